@@ -1,0 +1,25 @@
+"""Camera drivers, found by name."""
+
+from typing import Any
+
+from actrec.capture.base import Camera
+from actrec.registry import Registry
+
+DRIVERS = Registry(
+    "camera driver",
+    {
+        "simulated": "actrec.capture.simulated:SimulatedCamera",
+        "replay": "actrec.capture.replay:ReplayCamera",
+    },
+    install={"rosbags": "pip install rosbags", "av": "pip install av", "numba": "pip install numba"},
+)
+
+
+def create(name: str, **options: Any) -> Camera:
+    """Makes the driver `name`; `options` are the fields of its settings dataclass.
+
+    Raises:
+        ConfigError: Unknown driver or option; the known ones are listed.
+        MissingLibraryError: A library it needs is absent, with the command that installs it.
+    """
+    return DRIVERS.create(name, **options)

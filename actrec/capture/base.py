@@ -1,0 +1,46 @@
+"""What every camera driver offers."""
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+
+from actrec.frames import Intrinsics, RgbdFrame
+
+
+class Camera(ABC):
+    """A source of registered RGB-D frames, used as a context manager.
+
+    `with create("simulated") as camera: frame = camera.read(timeout_s=1.0)`
+    """
+
+    def __enter__(self) -> "Camera":
+        self.open()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @abstractmethod
+    def open(self) -> None:
+        """Starts the stream.
+
+        Raises:
+            DeviceError: There is no such camera or recording, with the remedy.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stops the stream; safe to call twice."""
+
+    @abstractmethod
+    def read(self, timeout_s: float = 1.0) -> RgbdFrame:
+        """The next frame; blocks until it is due.
+
+        Raises:
+            EndOfStream: The recording has ended.
+            DeviceError: No frame within `timeout_s`.
+        """
+
+    @property
+    @abstractmethod
+    def intrinsics(self) -> Intrinsics:
+        """Intrinsics of the images that `read` returns; valid once open."""

@@ -1,0 +1,91 @@
+"""Typed settings: a frozen dataclass per component is the only place where a default lives."""
+
+import dataclasses
+import types
+import typing
+from typing import Any, TypeVar
+
+from actrec.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def setting(
+    default: Any,
+    description: str,
+    *,
+    unit: str = "",
+    range: tuple[float, float] | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A dataclass field that carries what a person and a ROS parameter need to know of it.
+
+    Args:
+        default: The default value; its type (or the annotation) is the setting's type.
+        description: One sentence, shown by `ros2 param describe` and `--help`.
+        unit: SI unit, empty for none.
+        range: Inclusive lower and upper bound of a number.
+        choices: The strings allowed.
+    """
+    metadata = {"description": description, "unit": unit, "range": range, "choices": choices}
+    if isinstance(default, (list, dict, set)):
+        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def build(config_class: type[T], options: dict[str, Any] | None = None) -> T:
+    """Makes a validated `config_class` from a plain dictionary.
+
+    Raises:
+        ConfigError: An option is unknown (the known ones are listed), mistyped or out of range.
+    """
+    options = dict(options or {})
+    known = {f.name for f in dataclasses.fields(config_class)}  # type: ignore[arg-type]
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise ConfigError(f"unknown option {', '.join(unknown)} of {config_class.__name__}; known: {', '.join(sorted(known))}")
+    config = config_class(**options)
+    validate(config)
+    return config
+
+
+def validate(config: Any) -> None:
+    """Checks each field of a settings dataclass against its type, range and choices.
+
+    Raises:
+        ConfigError: names the field, its value and what is allowed.
+    """
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        where = f"{type(config).__name__}.{field.name}"
+        if not _is_instance(value, hints[field.name]):
+            raise ConfigError(f"{where} is {value!r}, expected {_type_name(hints[field.name])}")
+        _check_bounds(where, value, field.metadata)
+
+
+def _check_bounds(where: str, value: Any, metadata: Any) -> None:
+    bounds, choices, unit = metadata.get("range"), metadata.get("choices"), metadata.get("unit") or ""
+    if bounds and value is not None and not bounds[0] <= value <= bounds[1]:
+        raise ConfigError(f"{where} is {value}, allowed: {bounds[0]} to {bounds[1]} {unit}".rstrip())
+    if choices and value is not None and value not in choices:
+        raise ConfigError(f"{where} is '{value}', allowed: {', '.join(choices)}")
+
+
+def _is_instance(value: Any, hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_is_instance(value, h) for h in typing.get_args(hint))
+    if origin in (list, tuple):
+        return isinstance(value, (list, tuple))
+    if origin is dict:
+        return isinstance(value, dict)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return hint is Any or isinstance(value, hint)
+
+
+def _type_name(hint: Any) -> str:
+    return getattr(hint, "__name__", None) or str(hint).replace("typing.", "")

@@ -1,0 +1,39 @@
+"""Projection and the changes of axes between sensors' frames."""
+
+import numpy as np
+
+from actrec.frames import Intrinsics
+
+KINECT_TO_OPTICAL = np.array([-1.0, -1.0, 1.0], dtype=np.float32)
+"""Kinect camera space has y up and x to the sensor's left; optical has y down and x to the right."""
+
+
+def kinect_to_optical(positions: np.ndarray) -> np.ndarray:
+    """Turns [..., 3] metres in Kinect camera space to the optical frame (and back: it is its own inverse)."""
+    return (positions * KINECT_TO_OPTICAL).astype(np.float32)
+
+
+def project(positions: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
+    """Projects [..., 3] metres (optical frame) to [..., 2] pixels, without distortion; NaN behind the camera."""
+    positions = np.asarray(positions, dtype=np.float64)
+    z = np.where(positions[..., 2] > 1e-6, positions[..., 2], np.nan)
+    u = intrinsics.fx * positions[..., 0] / z + intrinsics.cx
+    v = intrinsics.fy * positions[..., 1] / z + intrinsics.cy
+    return np.stack([u, v], axis=-1).astype(np.float32)
+
+
+def unproject(pixels: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
+    """Lifts [..., 2] pixels with their [...] depth in metres to [..., 3] metres (optical frame)."""
+    z = np.asarray(depth, dtype=np.float64)
+    x = (pixels[..., 0] - intrinsics.cx) / intrinsics.fx * z
+    y = (pixels[..., 1] - intrinsics.cy) / intrinsics.fy * z
+    return np.stack([x, y, z], axis=-1).astype(np.float32)
+
+
+def rotation(axis: int, radians: float) -> np.ndarray:
+    """The 3×3 right-handed rotation about coordinate axis 0, 1 or 2, float32."""
+    c, s = np.cos(radians), np.sin(radians)
+    matrix = np.eye(3, dtype=np.float32)
+    i, j = (axis + 1) % 3, (axis + 2) % 3
+    matrix[i, i], matrix[i, j], matrix[j, i], matrix[j, j] = c, -s, s, c
+    return matrix

@@ -1,0 +1,1 @@
+"""Skeleton layouts and the conversions between them."""

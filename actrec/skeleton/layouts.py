@@ -1,0 +1,146 @@
+"""Named joint layouts. `kinect_v2_25` (NTU RGB+D order) is the one that networks see."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from actrec.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The joints of a skeleton and the tree that connects them.
+
+    Attributes:
+        name: As it stands in messages and model packages.
+        joints: V joint names in order; a side is named by the suffix `_left` or `_right`, the person's own.
+        parents: V indices; the root is its own parent. Bone v is joint v minus joint parents[v].
+    """
+
+    name: str
+    joints: tuple[str, ...]
+    parents: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.joints)
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Joint name to index."""
+        return {joint: v for v, joint in enumerate(self.joints)}
+
+    @cached_property
+    def edges(self) -> tuple[tuple[int, int], ...]:
+        """(joint, parent) of every joint but the root."""
+        return tuple((v, p) for v, p in enumerate(self.parents) if v != p)
+
+    @cached_property
+    def mirror(self) -> tuple[int, ...]:
+        """The index of each joint's counterpart on the other side of the body."""
+        swap = {"_left": "_right", "_right": "_left"}
+        return tuple(
+            self.index.get(j[: -len(s)] + swap[s], v) if (s := _side(j)) else v for v, j in enumerate(self.joints)
+        )
+
+
+def _side(joint: str) -> str:
+    return next((s for s in ("_left", "_right") if joint.endswith(s)), "")
+
+
+def _layout(name: str, table: str) -> Layout:
+    """Reads "joint:parent joint:parent …"; the root names itself."""
+    pairs = [entry.split(":") for entry in table.split()]
+    joints = tuple(joint for joint, _ in pairs)
+    return Layout(name, joints, tuple(joints.index(parent) for _, parent in pairs))
+
+
+def _both(table: str) -> str:
+    """Repeats a table written for {s} for the left side, then the right."""
+    return table.replace("{s}", "left") + " " + table.replace("{s}", "right")
+
+
+KINECT_V2_25 = _layout(
+    "kinect_v2_25",
+    "spine_base:spine_base spine_mid:spine_base neck:spine_shoulder head:neck "
+    + _both("shoulder_{s}:spine_shoulder elbow_{s}:shoulder_{s} wrist_{s}:elbow_{s} hand_{s}:wrist_{s}")
+    + " "
+    + _both("hip_{s}:spine_base knee_{s}:hip_{s} ankle_{s}:knee_{s} foot_{s}:ankle_{s}")
+    + " spine_shoulder:spine_mid "
+    + _both("hand_tip_{s}:hand_{s} thumb_{s}:hand_{s}"),
+)
+
+KINECT_V1_20 = _layout(
+    "kinect_v1_20",
+    "hip_centre:hip_centre spine:hip_centre shoulder_centre:spine head:shoulder_centre "
+    + _both("shoulder_{s}:shoulder_centre elbow_{s}:shoulder_{s} wrist_{s}:elbow_{s} hand_{s}:wrist_{s}")
+    + " "
+    + _both("hip_{s}:hip_centre knee_{s}:hip_{s} ankle_{s}:knee_{s} foot_{s}:ankle_{s}"),
+)
+
+AZURE_KINECT_32 = _layout(
+    "azure_kinect_32",
+    "pelvis:pelvis spine_navel:pelvis spine_chest:spine_navel neck:spine_chest "
+    + _both(
+        "clavicle_{s}:spine_chest shoulder_{s}:clavicle_{s} elbow_{s}:shoulder_{s} wrist_{s}:elbow_{s} "
+        "hand_{s}:wrist_{s} hand_tip_{s}:hand_{s} thumb_{s}:wrist_{s}"
+    )
+    + " "
+    + _both("hip_{s}:pelvis knee_{s}:hip_{s} ankle_{s}:knee_{s} foot_{s}:ankle_{s}")
+    + " head:neck nose:head "
+    + _both("eye_{s}:head ear_{s}:head"),
+)
+
+MEDIAPIPE_33 = _layout(
+    "mediapipe_33",
+    "nose:nose eye_inner_left:nose eye_left:eye_inner_left eye_outer_left:eye_left "
+    "eye_inner_right:nose eye_right:eye_inner_right eye_outer_right:eye_right "
+    "ear_left:eye_outer_left ear_right:eye_outer_right mouth_left:nose mouth_right:nose "
+    "shoulder_left:nose shoulder_right:nose elbow_left:shoulder_left elbow_right:shoulder_right "
+    "wrist_left:elbow_left wrist_right:elbow_right pinky_left:wrist_left pinky_right:wrist_right "
+    "index_left:wrist_left index_right:wrist_right thumb_left:wrist_left thumb_right:wrist_right "
+    "hip_left:shoulder_left hip_right:shoulder_right knee_left:hip_left knee_right:hip_right "
+    "ankle_left:knee_left ankle_right:knee_right heel_left:ankle_left heel_right:ankle_right "
+    "foot_index_left:heel_left foot_index_right:heel_right",
+)
+
+
+def _fingers(tips: tuple[str, ...], root: str) -> str:
+    entries = []
+    for finger in ("thumb", "index", "middle", "ring", "pinky"):
+        parts = [f"{finger}_{tip}" for tip in tips]
+        entries += [f"{part}:{parent}" for part, parent in zip(parts, [root, *parts[:-1]], strict=True)]
+    return " ".join(entries)
+
+
+HAND_21 = _layout("hand_21", "wrist:wrist " + _fingers(("base", "first", "second", "tip"), "wrist"))
+HAND_22 = _layout("hand_22", "wrist:wrist palm:wrist " + _fingers(("base", "first", "second", "tip"), "palm"))
+
+
+def _face_68() -> Layout:
+    """The 68-point order: jaw, brows, nose, eyes, lips, each a chain that hangs from the nose's root (27)."""
+    chains = {"jaw": (0, 17), "brow_right": (17, 22), "brow_left": (22, 27), "nose": (27, 36), "eye_right": (36, 42),
+              "eye_left": (42, 48), "lip_outer": (48, 60), "lip_inner": (60, 68)}  # fmt: skip
+    joints, parents = [], []
+    for name, (start, stop) in chains.items():
+        for v in range(start, stop):
+            joints.append(f"{name}_{v}")
+            parents.append(27 if v == start else v - 1)
+    return Layout("face_68", tuple(joints), tuple(parents))
+
+
+FACE_68 = _face_68()
+
+LAYOUTS = {
+    layout.name: layout
+    for layout in (KINECT_V2_25, KINECT_V1_20, AZURE_KINECT_32, MEDIAPIPE_33, HAND_21, HAND_22, FACE_68)
+}
+
+
+def get(name: str) -> Layout:
+    """The layout called `name`.
+
+    Raises:
+        ConfigError: Unknown name; the known ones are listed.
+    """
+    if name not in LAYOUTS:
+        raise ConfigError(f"unknown skeleton layout '{name}'; known: {', '.join(sorted(LAYOUTS))}")
+    return LAYOUTS[name]
