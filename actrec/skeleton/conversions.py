@@ -1,0 +1,135 @@
+"""Conversions between skeleton layouts, each joint a weighted sum of the source's joints.
+
+Every table leads to `kinect_v2_25`. Where a sensor lacks a joint (finger tips on Kinect v1, the spine in MediaPipe) it is
+built from its neighbours on the line that the Kinect v2 puts it on; such joints carry half their sources' score.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+
+from actrec.errors import InputError
+from actrec.skeleton import layouts
+
+CANONICAL = "kinect_v2_25"
+BUILT_SCORE = 0.5
+"""Factor on the score of a joint that is extrapolated beyond its sources."""
+
+Weights = dict[str, float]
+
+
+def _sides(table: dict[str, Weights]) -> dict[str, Weights]:
+    """Repeats rows written for {s} for both sides."""
+    rows: dict[str, Weights] = {}
+    for target, weights in table.items():
+        for side in ("left", "right") if "{s}" in target else ("",):
+            rows[target.replace("{s}", side)] = {k.replace("{s}", side): w for k, w in weights.items()}
+    return rows
+
+
+def _same(*joints: str) -> dict[str, Weights]:
+    return {joint: {joint: 1.0} for joint in joints}
+
+
+_LIMBS = _same("shoulder_{s}", "elbow_{s}", "wrist_{s}", "hip_{s}", "knee_{s}", "ankle_{s}")
+
+TABLES: dict[str, dict[str, Weights]] = {
+    "kinect_v1_20": _sides(
+        {
+            **_LIMBS,
+            **_same("hand_{s}", "foot_{s}", "head"),
+            "spine_base": {"hip_centre": 1.0},
+            # Kinect v1's "spine" lies a hand's breadth above the hips, v2's half way up.
+            "spine_mid": {"hip_centre": 0.5, "shoulder_centre": 0.5},
+            "spine_shoulder": {"shoulder_centre": 1.0},
+            "neck": {"shoulder_centre": 0.7, "head": 0.3},
+            "hand_tip_{s}": {"hand_{s}": 2.0, "wrist_{s}": -1.0},
+            "thumb_{s}": {"hand_{s}": 1.0},
+        }
+    ),
+    "azure_kinect_32": _sides(
+        {
+            **_LIMBS,
+            **_same("hand_{s}", "foot_{s}", "head", "neck", "hand_tip_{s}", "thumb_{s}"),
+            "spine_base": {"pelvis": 1.0},
+            "spine_mid": {"pelvis": 0.5, "spine_chest": 0.25, "neck": 0.25},
+            "spine_shoulder": {"spine_chest": 0.25, "neck": 0.75},
+        }
+    ),
+    "mediapipe_33": _sides(
+        {
+            **_LIMBS,
+            "spine_base": {"hip_left": 0.5, "hip_right": 0.5},
+            "spine_mid": {"hip_left": 0.25, "hip_right": 0.25, "shoulder_left": 0.25, "shoulder_right": 0.25},
+            "spine_shoulder": {"shoulder_left": 0.5, "shoulder_right": 0.5},
+            "neck": {"shoulder_left": 0.35, "shoulder_right": 0.35, "ear_left": 0.15, "ear_right": 0.15},
+            "head": {"ear_left": 0.5, "ear_right": 0.5},
+            "hand_{s}": {"index_{s}": 0.5, "pinky_{s}": 0.5},
+            "hand_tip_{s}": {"index_{s}": 0.95, "pinky_{s}": 0.95, "wrist_{s}": -0.9},
+            "thumb_{s}": {"thumb_{s}": 1.0},
+            "foot_{s}": {"foot_index_{s}": 1.0},
+        }
+    ),
+    CANONICAL: {joint: {joint: 1.0} for joint in layouts.KINECT_V2_25.joints},
+}
+
+
+@lru_cache(maxsize=None)
+def matrix(source: str) -> np.ndarray:
+    """[25, V] float32 weights that take `source` joints to `kinect_v2_25`.
+
+    Raises:
+        InputError: There is no conversion from `source`; those that exist are listed.
+    """
+    if source not in TABLES:
+        raise InputError(f"no conversion from layout '{source}' to {CANONICAL}; known: {', '.join(sorted(TABLES))}")
+    origin, target = layouts.get(source), layouts.get(CANONICAL)
+    weights = np.zeros((len(target), len(origin)), dtype=np.float32)
+    for joint, row in TABLES[source].items():
+        for name, weight in row.items():
+            weights[target.index[joint], origin.index[name]] = weight
+    return weights
+
+
+def convert(
+    positions: np.ndarray, scores: np.ndarray, source: str, target: str = CANONICAL
+) -> tuple[np.ndarray, np.ndarray]:
+    """Converts joints of one layout to another.
+
+    Args:
+        positions: [..., V, D] metres or pixels, NaN for missing.
+        scores: [..., V] in 0..1.
+        source: Layout of the input.
+        target: `source` itself or `kinect_v2_25`.
+
+    Returns:
+        Positions [..., 25, D] and scores [..., 25], float32. A joint one of whose sources is missing is NaN with score 0.
+
+    Raises:
+        InputError: Unknown pair of layouts, or V is not the source layout's.
+    """
+    positions = np.asarray(positions, dtype=np.float32)
+    scores = np.asarray(scores, dtype=np.float32)
+    expected = len(layouts.get(source))
+    if positions.shape[-2] != expected or scores.shape != positions.shape[:-1]:
+        raise InputError(
+            f"positions {list(positions.shape)} and scores {list(scores.shape)} do not fit {source}, "
+            f"which has {expected} joints"
+        )
+    if source == target:
+        return positions, scores
+    if target != CANONICAL:
+        raise InputError(f"no conversion from layout '{source}' to '{target}', only to {CANONICAL}")
+    return _convert(positions, scores, matrix(source))
+
+
+def _convert(positions: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    used = weights != 0
+    missing = np.isnan(positions).any(axis=-1)
+    lost = missing.astype(np.float32) @ used.T.astype(np.float32) > 0
+    moved = weights @ np.nan_to_num(positions)
+    moved[lost] = np.nan
+    # The least certain source decides; what reaches beyond its sources is a guess.
+    least = np.min(np.where(used, scores[..., None, :], np.inf), axis=-1)
+    least = least * np.where((weights < 0).any(axis=1), BUILT_SCORE, 1.0)
+    return moved.astype(np.float32), np.where(lost, 0.0, least).astype(np.float32)
