@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from types import TracebackType
+from typing import ClassVar
 
 from actrec.frames import Intrinsics, RgbdFrame
 
@@ -10,7 +11,13 @@ class Camera(ABC):
     """A source of registered RGB-D frames, used as a context manager.
 
     `with create("simulated") as camera: frame = camera.read(timeout_s=1.0)`
+
+    Attributes:
+        config_class: The settings dataclass that the constructor builds from its options; `camera_node` declares its
+            fields as parameters `<driver>.<field>`.
     """
+
+    config_class: ClassVar[type]
 
     def __enter__(self) -> "Camera":
         self.open()
