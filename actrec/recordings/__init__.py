@@ -1,0 +1,1 @@
+"""Readers of recordings: bags, colour and depth folders, videos, skeleton files; and the bag writer."""

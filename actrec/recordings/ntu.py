@@ -1,0 +1,151 @@
+"""NTU RGB+D `.skeleton` files (Shahroudy et al., CVPR 2016): Kinect v2, 30 Hz, up to six bodies a frame.
+
+The text is numbers alone: frames; for each frame bodies; for each body a line of ten values and, for each of its
+25 joints, twelve: x y z (metres, camera space), depth x y, colour x y (pixels), orientation w x y z, state.
+The images of the dataset are mirrored, as the Kinect v2 records them, and so are the file's pixels.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actrec.errors import InputError
+from actrec.recordings.sequence import TRACKED_SCORES, SkeletonSequence, from_kinect, read_text, stamps_at
+
+FPS = 30.0
+JOINTS = 25
+COLOUR_SIZE = (1920, 1080)
+DEPTH_SIZE = (512, 424)
+BODY_FIELDS = (
+    "clipped_edges", "hand_left_confidence", "hand_left_state", "hand_right_confidence", "hand_right_state",
+    "restricted", "lean_x", "lean_y", "tracking_state",
+)  # fmt: skip
+_NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})")
+_JOINT_VALUES = 12
+
+
+@dataclass(frozen=True)
+class NtuRecording:
+    """A `.skeleton` file as it stands, in Kinect camera space, every value kept.
+
+    Attributes:
+        body_ids: M tracking ids, in order of appearance.
+        positions: [M, T, 25, 3] metres, y up and x to the sensor's left; NaN where the body is not in the frame.
+        depth_pixels, colour_pixels: [M, T, 25, 2] in the mirrored 512×424 and 1920×1080 images.
+        orientations: [M, T, 25, 4] quaternions w x y z.
+        states: [M, T, 25] int8: 0 not tracked, 1 inferred, 2 tracked, −1 where the body is not in the frame.
+        body_values: [M, T, 9] values of `BODY_FIELDS`.
+    """
+
+    body_ids: tuple[int, ...]
+    positions: np.ndarray
+    depth_pixels: np.ndarray
+    colour_pixels: np.ndarray
+    orientations: np.ndarray
+    states: np.ndarray
+    body_values: np.ndarray
+
+
+def read_ntu_file(path: str | Path) -> NtuRecording:
+    """Reads a `.skeleton` file to its last byte.
+
+    Raises:
+        DeviceError: There is no such file.
+        InputError: It is truncated, has values too many, or is no `.skeleton` file.
+    """
+    path = Path(path)
+    frames, observations = _parse(path, read_text(path).split())
+    ids = tuple(dict.fromkeys(body_id for _, body_id, _, _ in observations))
+    joints = np.full((len(ids), frames, JOINTS, _JOINT_VALUES), np.nan)
+    values = np.full((len(ids), frames, len(BODY_FIELDS)), np.nan)
+    for t, body_id, body_values, body_joints in observations:
+        m = ids.index(body_id)
+        values[m, t], joints[m, t] = body_values, body_joints
+    seen = joints.astype(np.float32)
+    states = np.where(np.isnan(joints[..., 11]), -1, joints[..., 11]).astype(np.int8)
+    return NtuRecording(ids, seen[..., 0:3], seen[..., 3:5], seen[..., 5:7], seen[..., 7:11], states, values)
+
+
+def _parse(path: Path, tokens: list[str]) -> tuple[int, list[tuple[int, int, np.ndarray, np.ndarray]]]:
+    """Number of frames, and (frame, body id, [9] values, [25, 12] joints) of each body in each frame."""
+    try:
+        numbers = np.array(tokens, dtype=np.float64)
+    except ValueError as error:
+        raise InputError(f"'{path}' is not an NTU .skeleton file: {error}") from error
+    observations = []
+    cursor = _Cursor(path, numbers)
+    frames = cursor.count("frames")
+    for t in range(frames):
+        for _ in range(cursor.count("bodies")):
+            start = cursor.at
+            values = cursor.take(1 + len(BODY_FIELDS))[1:]
+            if (joints := cursor.count("joints")) != JOINTS:
+                raise InputError(f"'{path}': frame {t + 1} has a body of {joints} joints, expected {JOINTS}")
+            block = cursor.take(JOINTS * _JOINT_VALUES).reshape(JOINTS, _JOINT_VALUES)
+            observations.append((t, int(tokens[start]), values, block))  # an id has more digits than a float64
+    if cursor.at != len(numbers):
+        raise InputError(f"'{path}': {len(numbers) - cursor.at} values after the last of {frames} frames")
+    return frames, observations
+
+
+class _Cursor:
+    def __init__(self, path: Path, numbers: np.ndarray):
+        self.at, self._path, self._numbers = 0, path, numbers
+
+    def take(self, count: int) -> np.ndarray:
+        values = self._numbers[self.at : self.at + count]
+        if len(values) < count:
+            raise InputError(f"'{self._path}' is truncated: it ends {count - len(values)} values early; copy it again")
+        self.at += count
+        return values
+
+    def count(self, what: str) -> int:
+        value = float(self.take(1)[0])
+        if not (value.is_integer() and 0 <= value < 1e6):
+            raise InputError(f"'{self._path}' is not an NTU .skeleton file: {value} where a number of {what} stands")
+        return int(value)
+
+
+def parse_name(name: str) -> dict[str, int]:
+    """Setup, camera, subject, replication and action from "SsssCcccPpppRrrrAaaa"; empty for another name."""
+    match = _NAME.search(name)
+    if not match:
+        return {}
+    return dict(zip(("setup", "camera", "subject", "replication", "action"), map(int, match.groups()), strict=True))
+
+
+def unmirror(pixels: np.ndarray, width: int) -> np.ndarray:
+    """[..., 2] pixels of a mirrored image as they lie in the image turned back."""
+    turned = np.array(pixels, dtype=np.float32)
+    turned[..., 0] = (width - 1) - turned[..., 0]
+    return turned
+
+
+def read_ntu_skeleton(path: str | Path, fps: float = FPS) -> SkeletonSequence:
+    """Reads a `.skeleton` file to the data contract, every body of it.
+
+    `pixels` lie in the colour image turned back from the dataset's mirroring, where the person's left is theirs
+    (1919 − the file's u); `read_ntu_file` has the file's own.
+
+    Raises:
+        DeviceError: There is no such file.
+        InputError: It is truncated or corrupt.
+    """
+    path = Path(path)
+    recording = read_ntu_file(path)
+    meta: dict[str, Any] = {"format": "ntu", "fps": fps, "image_size": COLOUR_SIZE, **parse_name(path.stem)}
+    pixels = unmirror(recording.colour_pixels, COLOUR_SIZE[0])
+    return from_kinect(
+        path.stem,
+        recording.positions,
+        "kinect_v2_25",
+        stamps_at(fps, recording.positions.shape[1]),
+        scores=TRACKED_SCORES[np.clip(recording.states, 0, 2)],
+        pixels=np.where(np.isfinite(pixels), pixels, np.nan),
+        body_ids=tuple(f"body_{body_id}" for body_id in recording.body_ids),
+        label=meta.get("action"),
+        meta=meta,
+    )

@@ -1,0 +1,82 @@
+"""UTD-MHAD (Chen et al., ICIP 2015): Kinect v1 joints at 30 Hz, 27 actions of 8 subjects.
+
+Joint order and layout are those of `Skeleton_joint_order.txt`, which comes with the dataset; it differs from the Kinect
+SDK's. The right hand (joint 11) moves in the right-handed actions and the toes lie nearer to the sensor than the
+ankles, so the sides are the person's own and x grows to the sensor's left.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actrec.errors import DeviceError, InputError
+from actrec.recordings.sequence import SkeletonSequence, from_kinect, load_npz, split_frames, stamps_at
+from actrec.skeleton import layouts
+
+FPS = 30.0
+CLASSES = (
+    "swipe left", "swipe right", "wave", "clap", "throw", "cross arms on the chest", "basketball shoot", "draw x",
+    "draw circle clockwise", "draw circle counter-clockwise", "draw triangle", "bowling", "boxing", "baseball swing",
+    "tennis swing", "arm curl", "tennis serve", "push", "knock on door", "catch", "pick up and throw", "jog in place",
+    "walk in place", "sit to stand", "stand to sit", "forward lunge", "squat",
+)  # fmt: skip
+JOINTS = (
+    "head", "shoulder_centre", "spine", "hip_centre",
+    "shoulder_left", "elbow_left", "wrist_left", "hand_left",
+    "shoulder_right", "elbow_right", "wrist_right", "hand_right",
+    "hip_left", "knee_left", "ankle_left", "foot_left",
+    "hip_right", "knee_right", "ankle_right", "foot_right",
+)  # fmt: skip
+TO_KINECT_V1 = tuple(JOINTS.index(joint) for joint in layouts.KINECT_V1_20.joints)
+_NAME = re.compile(r"a(\d+)_s(\d+)_t(\d+)")
+
+
+def read_utd_mhad_mat(path: str | Path, fps: float = FPS) -> SkeletonSequence:
+    """Reads `aA_sS_tT_skeleton.mat`: `d_skel` [20, 3, T] metres.
+
+    Raises:
+        DeviceError: There is no such file.
+        InputError: It is truncated, corrupt, or holds no `d_skel`.
+    """
+    from scipy.io import loadmat
+
+    path = Path(path)
+    if not path.is_file():
+        raise DeviceError(f"there is no file '{path}'; check the path")
+    try:
+        skeleton = np.asarray(loadmat(path, variable_names=["d_skel"])["d_skel"], dtype=np.float32)
+    except KeyError as error:
+        raise InputError(f"'{path}' holds no 'd_skel': it is no UTD-MHAD skeleton file") from error
+    except Exception as error:  # scipy raises a dozen types for a damaged file
+        raise InputError(f"'{path}' is corrupt or no MATLAB file; copy it again ({error})") from error
+    if skeleton.ndim != 3 or skeleton.shape[:2] != (20, 3):
+        raise InputError(f"'{path}': d_skel is {list(skeleton.shape)}, expected [20, 3, frames]")
+    match = _NAME.match(path.stem)
+    action, subject, trial = map(int, match.groups()) if match else (None, None, None)
+    return _sequence(path.stem.removesuffix("_skeleton"), skeleton.transpose(2, 0, 1), action, subject, trial, fps)
+
+
+def read_utd_mhad_npz(path: str | Path, fps: float = FPS) -> list[SkeletonSequence]:
+    """Reads all sequences of `utd_mhad_skeletons.npz` (xyz, length, action, subject, trial).
+
+    Raises:
+        DeviceError: There is no such file.
+        InputError: It is corrupt, or its arrays contradict each other.
+    """
+    path = Path(path)
+    arrays = load_npz(path, ("xyz", "length", "action", "subject", "trial"))
+    parts = split_frames(path, arrays["xyz"], arrays["length"], 20)
+    rows = zip(parts, arrays["action"], arrays["subject"], arrays["trial"], strict=True)
+    return [_sequence(f"a{a}_s{s}_t{t}", part, int(a), int(s), int(t), fps) for part, a, s, t in rows]
+
+
+def _sequence(
+    name: str, xyz: np.ndarray, action: int | None, subject: int | None, trial: int | None, fps: float
+) -> SkeletonSequence:
+    meta: dict[str, Any] = {"format": "utd_mhad", "fps": fps}
+    if action is not None and 1 <= action <= len(CLASSES):
+        meta.update(action=action, subject=subject, trial=trial, label_name=CLASSES[action - 1])
+    ordered = xyz[None][:, :, TO_KINECT_V1]  # (1, T, 20, 3), UTD-MHAD's order to the SDK's
+    return from_kinect(name, ordered, "kinect_v1_20", stamps_at(fps, len(xyz)), label=action, meta=meta)
