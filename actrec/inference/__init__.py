@@ -1,0 +1,38 @@
+"""Runs model packages: `session = load("models/zoo/…")`, `session.predict({"bodies": clip})`."""
+
+from pathlib import Path
+from typing import Any
+
+from actrec import zoo
+from actrec.inference.session import Backend, Prediction, Session
+from actrec.package import ModelPackage
+from actrec.registry import Registry
+
+__all__ = ["BACKENDS", "Backend", "Prediction", "Session", "load"]
+
+BACKENDS = Registry(
+    "inference backend",
+    {"onnxruntime": "actrec.inference.onnxruntime_backend:OnnxRuntimeBackend"},
+    install={"onnxruntime": "pip install onnxruntime"},
+)
+AUTO_ORDER = ("onnxruntime",)
+"""What `auto` means: the first of these, the fastest first, whose library is installed."""
+
+
+def load(package: str | Path | ModelPackage, backend: str = "auto", **options: Any) -> Session:
+    """Opens a model package, checks the network against its description and warms it up.
+
+    Args:
+        package: A package folder, the name of a zoo package, or a package already loaded.
+        backend: A name in `BACKENDS`, or "auto".
+        **options: The backend's settings.
+
+    Raises:
+        PackageError: The package is missing, corrupt or foreign, or contradicts the network in it.
+        ConfigError: Unknown backend or option.
+        MissingLibraryError: The backend's library is not installed.
+        DeviceError: The accelerator that was asked for is not there.
+    """
+    found = package if isinstance(package, ModelPackage) else zoo.find(package)
+    name = AUTO_ORDER[0] if backend == "auto" else backend
+    return Session(found, BACKENDS.create(name, package=found, **options))

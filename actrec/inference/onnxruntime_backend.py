@@ -1,0 +1,111 @@
+"""ONNX Runtime, on the CPU or through its CUDA provider."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from actrec import config
+from actrec.config import setting
+from actrec.errors import DeviceError, InputError, PackageError
+from actrec.package import ModelPackage
+
+logger = logging.getLogger(__name__)
+
+_CUDA = "CUDAExecutionProvider"
+_CPU = "CPUExecutionProvider"
+
+
+@dataclass(frozen=True)
+class OnnxRuntimeConfig:
+    """Settings of the ONNX Runtime backend."""
+
+    device: str = setting("auto", "auto takes CUDA where it works and says so, else the CPU", choices=("auto", "cpu", "cuda"))
+    threads: int = setting(1, "CPU threads for one run; the graph's other nodes need the rest", range=(1, 256))
+
+
+class OnnxRuntimeBackend:
+    """Runs a package's `model.onnx`; see `actrec.inference.session.Backend`.
+
+    Args:
+        package: The package.
+        **options: Fields of `OnnxRuntimeConfig`.
+
+    Raises:
+        PackageError: The file is corrupt or not a network of this kind.
+        DeviceError: CUDA was asked for and is not there.
+    """
+
+    def __init__(self, package: ModelPackage, **options: Any):
+        self.config = config.build(OnnxRuntimeConfig, options)
+        self._session = self._open(package)
+        self.inputs = {value.name: _shape(value.shape) for value in self._session.get_inputs()}
+        self._check_types(package)
+        self.output = _shape(self._session.get_outputs()[0].shape)
+        on_cuda = _CUDA in self._session.get_providers()
+        threads = f"CPU, {self.config.threads} thread{'s' if self.config.threads > 1 else ''}"
+        self.device = "CUDA" if on_cuda else threads
+        logger.info("%s runs in ONNX Runtime %s on %s", package.name, onnxruntime.__version__, self.device)
+
+    def run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        """Logits [N, classes] float32 of inputs [N, …] float32.
+
+        Raises:
+            InputError: The network refuses the shapes.
+        """
+        try:
+            return self._session.run(None, inputs)[0]
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            raise InputError(f"the network failed: {_first_line(error)}") from error
+
+    def _open(self, package: ModelPackage) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.config.threads
+        options.inter_op_num_threads = 1
+        # Threads that spin between two frames take the cores that the estimators need.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        content = package.read_onnx()
+        try:
+            session = onnxruntime.InferenceSession(content, options, providers=self._providers())
+        except DeviceError:
+            raise
+        except Exception as error:  # as above
+            raise PackageError(f"{package.onnx_path} cannot be opened: {_first_line(error)}; export it again") from error
+        self._check_device(session)
+        return session
+
+    def _check_device(self, session: onnxruntime.InferenceSession) -> None:
+        """ONNX Runtime falls back to the CPU by itself when CUDA does not start: refuse it, or at least say it."""
+        if _CUDA not in self._providers() or _CUDA in session.get_providers():
+            return
+        problem = "ONNX Runtime could not start CUDA: check the driver, CUDA and cuDNN"
+        if self.config.device == "cuda":
+            raise DeviceError(f"{problem}, or device=cpu")
+        logger.warning("%s; device=auto goes on with the CPU", problem)
+
+    def _providers(self) -> list[str]:
+        there = _CUDA in onnxruntime.get_available_providers()
+        if self.config.device == "cuda" and not there:
+            raise DeviceError(
+                "CUDA was asked for but this ONNX Runtime has no CUDA provider: pip install onnxruntime-gpu, or device=cpu"
+            )
+        return [_CUDA, _CPU] if there and self.config.device != "cpu" else [_CPU]
+
+    def _check_types(self, package: ModelPackage) -> None:
+        values = [*self._session.get_inputs(), *self._session.get_outputs()]
+        wrong = [f"'{value.name}' {value.type}" for value in values if value.type != "tensor(float)"]
+        outputs = self._session.get_outputs()
+        if wrong or len(outputs) != 1:
+            problem = f"{wrong[0]}, expected tensor(float)" if wrong else f"{len(outputs)} outputs, expected the logits alone"
+            raise PackageError(f"{package.onnx_path} has {problem}: export it again")
+
+
+def _shape(sizes: list[Any]) -> tuple[int | None, ...]:
+    return tuple(size if isinstance(size, int) else None for size in sizes)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -1,0 +1,293 @@
+"""Model packages: a folder with `model.onnx` and the `model.yaml` that says what the network takes and means.
+
+Loading one reads YAML with the safe loader and the ONNX file's bytes; nothing is ever unpickled. Whether the graph inside
+the ONNX file agrees with `model.yaml` is checked where a session is made (`actrec.inference`).
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from actrec import schema
+from actrec.errors import PackageError
+
+SCHEMA_VERSION = 1
+DESCRIPTION = "model.yaml"
+NETWORK = "model.onnx"
+WEIGHTS = "model.safetensors"
+UNKNOWN = "unknown"
+"""The label of what the model does not know; no package may have a class of that name."""
+_MAX_DESCRIPTION_BYTES = 1 << 20
+_REMEDY = "get or export the package again (`actrec models` lists those that are installed)"
+
+
+@dataclass(frozen=True)
+class WindowSpec:
+    """The stretch of time that the network sees: `seconds` long, resampled to `frames` (T)."""
+
+    seconds: float
+    frames: int
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input tensor of a network.
+
+    Attributes:
+        name: The ONNX graph's input.
+        modality: What it is made of ("body", "bones", …), as `actrec.features` knows it.
+        layout: Joint layout, or the axes of an image, e.g. "kinect_v2_25".
+        shape: Without the batch axis.
+        unit: SI unit of its values before normalising, "" for none.
+        preprocessing: Options of the feature that makes it.
+    """
+
+    name: str
+    modality: str
+    layout: str
+    shape: tuple[int, ...]
+    unit: str = ""
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """When a label is not to be trusted.
+
+    Attributes:
+        threshold: A confidence (probability of the best class) below this is published as `unknown`.
+        temperature: Logits are divided by this before the softmax.
+        calibrated_on: What the two were fitted on, for the reader.
+    """
+
+    threshold: float = 0.0
+    temperature: float = 1.0
+    calibrated_on: str = ""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a model comes from.
+
+    Attributes:
+        dataset, split: What it was trained on and how that was divided.
+        seed, epochs: Of the training run.
+        accuracy: Top-1 on the split's test part, 0..1.
+        licence: Note on what the data's licence allows ("research use").
+        recipe: The command that trains it again.
+        commit: Of the source that trained it.
+        created: ISO 8601 date and time.
+        onnx_sha256: Hash of `model.onnx`; `write` fills it in.
+        figures: Further named figures.
+    """
+
+    dataset: str
+    split: str
+    seed: int
+    epochs: int
+    accuracy: float
+    licence: str
+    recipe: str
+    commit: str
+    created: str
+    onnx_sha256: str = ""
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelPackage:
+    """A validated model package.
+
+    Attributes:
+        schema_version: Of `model.yaml`.
+        family, variant: The network (`actrec_models` name) and what distinguishes this one.
+        labels: Class names in the order of the logits.
+        window: The time window it sees.
+        bodies: M, the number of people that it looks at together.
+        inputs: Input tensors.
+        rejection: Threshold and temperature.
+        provenance: Where it comes from.
+        path: The folder; not part of the file.
+    """
+
+    schema_version: int
+    family: str
+    variant: str
+    labels: tuple[str, ...]
+    window: WindowSpec
+    bodies: int
+    inputs: tuple[InputSpec, ...]
+    rejection: Rejection
+    provenance: Provenance
+    path: Path = field(default=Path(), metadata={"hidden": True})
+
+    @property
+    def name(self) -> str:
+        """The folder's name, by which the zoo and `ActionLabel.model_name` know it."""
+        return self.path.name
+
+    @property
+    def onnx_path(self) -> Path:
+        """The network's file."""
+        return self.path / NETWORK
+
+    def read_onnx(self) -> bytes:
+        """The network's bytes, checked against the hash in `model.yaml`.
+
+        Raises:
+            PackageError: The file is missing or is not the one that was exported.
+        """
+        try:
+            content = self.onnx_path.read_bytes()
+        except OSError as error:
+            raise PackageError(f"{self.onnx_path}: {error.strerror or error}; {_REMEDY}") from error
+        found, expected = hashlib.sha256(content).hexdigest(), self.provenance.onnx_sha256
+        if found != expected:
+            raise PackageError(
+                f"{self.onnx_path} is not the file that {DESCRIPTION} describes (SHA-256 {found[:12]}…, expected "
+                f"{expected[:12]}…): truncated or replaced; {_REMEDY}"
+            )
+        return content
+
+
+def load(path: str | Path, verify: bool = True) -> ModelPackage:
+    """Reads and validates a package folder.
+
+    Args:
+        path: The folder.
+        verify: Also read `model.onnx` and check its hash.
+
+    Raises:
+        PackageError: It is missing, corrupt or foreign; one line that names the file and the remedy.
+    """
+    folder = Path(path).expanduser().resolve()
+    file = folder / DESCRIPTION
+    mapping = _read_yaml(folder, file)
+    try:
+        _check_version(mapping)
+        package = schema.read(ModelPackage, mapping, DESCRIPTION)
+        _check(package)
+    except PackageError as error:
+        raise PackageError(f"{file}: {str(error).removeprefix(DESCRIPTION + ': ')}; {_REMEDY}") from error
+    package = dataclasses.replace(package, path=folder)
+    if verify:
+        package.read_onnx()
+    return package
+
+
+def write(
+    folder: str | Path,
+    package: ModelPackage,
+    onnx: bytes,
+    weights: bytes | None = None,
+    card: str = "",
+    overwrite: bool = False,
+) -> ModelPackage:
+    """Writes a package: everything to a temporary folder beside it, validated there, then renamed into place.
+
+    Args:
+        folder: Where to; its last part becomes the package's name.
+        package: Its description; path and hash are filled in here.
+        onnx: The exported network.
+        weights: Content of `model.safetensors`, if it is to be kept.
+        card: Content of `README.md`, the model's card.
+        overwrite: Replace a package that is there.
+
+    Returns:
+        The package as `load` reads it.
+
+    Raises:
+        PackageError: The description is invalid, or the folder exists and `overwrite` is false.
+    """
+    target = Path(folder).expanduser().resolve()
+    if target.exists() and not overwrite:
+        raise PackageError(f"{target} exists: choose another name or pass overwrite")
+    provenance = dataclasses.replace(package.provenance, onnx_sha256=hashlib.sha256(onnx).hexdigest())
+    mapping = schema.plain(dataclasses.replace(package, provenance=provenance))
+    files = {DESCRIPTION: yaml.safe_dump(mapping, sort_keys=False, allow_unicode=True, width=110).encode(), NETWORK: onnx}
+    if weights is not None:
+        files[WEIGHTS] = weights
+    if card:
+        files["README.md"] = card.encode()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        staging.chmod(0o755)
+        for name, content in files.items():
+            (staging / name).write_bytes(content)
+        load(staging)
+        _move_into_place(staging, target)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    return load(target)
+
+
+def _move_into_place(staging: Path, target: Path) -> None:
+    """Renames; a package that is there is put aside first and brought back if the renaming fails."""
+    if not target.exists():
+        os.rename(staging, target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    os.rename(target, aside / target.name)
+    try:
+        os.rename(staging, target)
+    except OSError:
+        os.rename(aside / target.name, target)
+        raise
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(aside)
+
+
+def _read_yaml(folder: Path, file: Path) -> Any:
+    if not folder.is_dir():
+        raise PackageError(f"{folder}: no such model package folder; {_REMEDY}")
+    try:
+        if file.stat().st_size > _MAX_DESCRIPTION_BYTES:
+            raise PackageError(f"{file} is larger than 1 MiB, no model package's; {_REMEDY}")
+        return yaml.safe_load(file.read_bytes())
+    except OSError as error:
+        raise PackageError(f"{file}: {error.strerror or error}, so {folder} is no model package; {_REMEDY}") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        at = f" (line {line + 1})" if line is not None else ""
+        raise PackageError(f"{file} cannot be read as plain YAML{at}; {_REMEDY}") from error
+
+
+def _check_version(mapping: Any) -> None:
+    version = mapping.get("schema_version") if isinstance(mapping, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise PackageError(f"schema_version is {version}, newer than this actrec reads ({SCHEMA_VERSION}): update actrec")
+
+
+def _check(package: ModelPackage) -> None:
+    """What types alone do not say."""
+    rules = [
+        (package.schema_version == SCHEMA_VERSION, f"schema_version is {package.schema_version}, expected {SCHEMA_VERSION}"),
+        (len(package.labels) >= 2, f"labels has {len(package.labels)} entries, expected at least 2"),
+        (all(package.labels), "labels has an empty name"),
+        (len(set(package.labels)) == len(package.labels), "labels has a name twice"),
+        (UNKNOWN not in package.labels, f"labels has '{UNKNOWN}', which is kept for rejected windows"),
+        (0 < package.window.seconds <= 600, f"window: seconds is {package.window.seconds}, allowed: above 0 to 600"),
+        (1 <= package.window.frames <= 4096, f"window: frames is {package.window.frames}, allowed: 1 to 4096"),
+        (1 <= package.bodies <= 16, f"bodies is {package.bodies}, allowed: 1 to 16"),
+        (bool(package.inputs), "inputs is empty"),
+        (len({i.name for i in package.inputs}) == len(package.inputs), "inputs has a name twice"),
+        (all(i.shape and min(i.shape) > 0 for i in package.inputs), "inputs has a shape that is empty or not positive"),
+        (0 <= package.rejection.threshold <= 1, f"rejection: threshold is {package.rejection.threshold}, allowed: 0 to 1"),
+        (package.rejection.temperature > 0, f"rejection: temperature is {package.rejection.temperature}, must be above 0"),
+        (0 <= package.provenance.accuracy <= 1, f"provenance: accuracy is {package.provenance.accuracy}, allowed: 0 to 1"),
+        (len(package.provenance.onnx_sha256) == 64, "provenance: onnx_sha256 is no SHA-256"),
+    ]
+    for holds, message in rules:
+        if not holds:
+            raise PackageError(message)

@@ -1,0 +1,78 @@
+"""Finds model packages by name: those of the user, then those that ship."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from actrec import package
+from actrec.errors import PackageError
+from actrec.package import DESCRIPTION, ModelPackage
+
+VARIABLE = "ACTREC_MODELS"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A package found in one of the folders.
+
+    Attributes:
+        name, path: Of its folder.
+        package: What it holds; None where it is broken.
+        problem: Why it is broken, one line, else "".
+    """
+
+    name: str
+    path: Path
+    package: ModelPackage | None
+    problem: str = ""
+
+
+def folders() -> list[Path]:
+    """Where packages are looked for, first match wins: `ACTREC_MODELS`, the user's, the installed and the source's zoo."""
+    asked = [Path(p).expanduser() for p in os.environ.get(VARIABLE, "").split(os.pathsep) if p]
+    data = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser()
+    prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p] + [sys.prefix]
+    installed = [Path(prefix) / "share/actrec/models/zoo" for prefix in prefixes]
+    source = Path(__file__).resolve().parents[1] / "models/zoo"
+    return list(dict.fromkeys([*asked, data / "actrec/models", *installed, source]))
+
+
+def find(name_or_path: str | Path) -> ModelPackage:
+    """The package at a path, or the zoo's package of that name.
+
+    Raises:
+        PackageError: There is none (the known names are listed), or it is broken.
+    """
+    text = str(name_or_path)
+    if not text:
+        raise PackageError(f"no model is named; known: {_known()}, or give a package folder")
+    if isinstance(name_or_path, Path) or os.sep in text or text.startswith((".", "~")):
+        return package.load(name_or_path)
+    for folder in folders():
+        if (folder / text / DESCRIPTION).is_file():
+            return package.load(folder / text)
+    if Path(text).is_dir():
+        return package.load(text)
+    raise PackageError(f"no model package '{text}'; known: {_known()}, or give its folder (or add its parent to {VARIABLE})")
+
+
+def list_packages() -> list[Entry]:
+    """Every package in `folders()`, by name; a broken one is listed with its problem. A name counts once, as in `find`."""
+    found: dict[str, Entry] = {}
+    for folder in folders():
+        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+            if path.name not in found and not path.name.startswith(".") and (path / DESCRIPTION).is_file():
+                found[path.name] = _entry(path)
+    return [found[name] for name in sorted(found)]
+
+
+def _entry(path: Path) -> Entry:
+    try:
+        return Entry(path.name, path, package.load(path))
+    except PackageError as error:
+        return Entry(path.name, path, None, str(error))
+
+
+def _known() -> str:
+    return ", ".join(entry.name for entry in list_packages() if entry.package) or "none"
