@@ -1,0 +1,228 @@
+"""The base of every node: lifecycle, parameters, errors of one line, statistics."""
+
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.task import Future
+from std_msgs.msg import String
+
+from actrec.config import setting
+from actrec.errors import ActrecError
+from actrec_nodes import diagnostics, params, qos
+from actrec_nodes.statistics import Statistics
+
+ConfigT = TypeVar("ConfigT")
+
+REPEAT_S = 5.0
+"""The same complaint is logged at most this often."""
+
+
+@dataclass(frozen=True)
+class CommonConfig:
+    """What every node has."""
+
+    autostart: bool = setting(False, "Configure and activate at start, without a lifecycle manager.")
+    statistics_period_s: float = setting(
+        10.0, "How often figures are published and logged; 0 for never.", unit="s", range=(0.0, 3600.0)
+    )
+
+
+class ActrecNode(LifecycleNode, Generic[ConfigT]):
+    """A lifecycle node made from a settings dataclass.
+
+    A subclass sets what it needs in the four hooks `configure`, `activate`, `deactivate` and `cleanup`, any of which may
+    raise. An `ActrecError` becomes one logged line, a diagnostic, and a failed transition.
+
+    Args:
+        name: Node name.
+        config_class: Settings dataclass; its fields are the node's parameters.
+        **node_options: Passed to rclpy (`context`, `namespace`, `parameter_overrides`, `cli_args`, …).
+
+    Attributes:
+        config: The validated settings, from `configure` on.
+        statistics: Counters, reset by each activation.
+        done: A future that is set with an exit status where the node has nothing more to do.
+    """
+
+    config: ConfigT
+
+    def __init__(self, name: str, config_class: type[ConfigT], **node_options: Any):
+        super().__init__(name, **node_options)
+        self._settings = params.declare(self, config_class)
+        self._common = params.declare(self, CommonConfig)
+        self.statistics = Statistics()
+        self.last_error = ""
+        self.done: Future = Future()
+        self._complaints: dict[str, tuple[float, int]] = {}
+        self._complaints_lock = threading.Lock()
+        self._timer: Any = None
+        self._diagnostics = diagnostics.Publisher(self)
+        self._statistics_publisher = self.create_publisher(String, "~/statistics", qos.LATCHED)
+
+    # -- hooks ---------------------------------------------------------------------------------------------------------
+
+    def configure(self) -> None:
+        """Builds the core and the publishers from `self.config`; may raise ActrecError."""
+
+    def activate(self) -> None:
+        """Subscribes and starts threads; may raise ActrecError."""
+
+    def deactivate(self) -> None:
+        """Unsubscribes and stops threads; also called where `activate` failed half-way."""
+
+    def cleanup(self) -> None:
+        """Frees what `configure` made; also called where `configure` failed half-way."""
+
+    # -- transitions ---------------------------------------------------------------------------------------------------
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Reads the parameters and builds the core."""
+        return self._attempt("configure", self._configure, self.cleanup)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Enables the publishers, then starts."""
+        self.statistics.reset()
+        super().on_activate(state)
+        result = self._attempt("activate", self.activate, self.deactivate)
+        if result == TransitionCallbackReturn.SUCCESS:
+            self._start_timer()
+        else:
+            super().on_deactivate(state)
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stops, then disables the publishers."""
+        self._stop_timer()
+        result = self._attempt("deactivate", self.deactivate)
+        self.report()
+        super().on_deactivate(state)
+        return result
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Frees the core."""
+        return self._attempt("clean up", self.cleanup)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stops and frees whatever state the node is in."""
+        if state.label == "active":
+            self.on_deactivate(state)
+        return self._attempt("shut down", self.cleanup)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """After an unexpected error the node is unconfigured again and can be retried."""
+        self._stop_timer()
+        self._attempt("deactivate", self.deactivate)
+        return self._attempt("clean up", self.cleanup)
+
+    def start(self) -> bool:
+        """Configures and activates; False where either failed (already reported)."""
+        return (
+            self.trigger_configure() == TransitionCallbackReturn.SUCCESS
+            and self.trigger_activate() == TransitionCallbackReturn.SUCCESS
+        )
+
+    @property
+    def autostart(self) -> bool:
+        """Whether the process that runs the node is to start it."""
+        return bool(self.get_parameter("autostart").value)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the node is in the lifecycle state `active`."""
+        return self._state_machine.current_state[1] == "active"
+
+    def finish(self, status: int) -> None:
+        """Says that there is nothing more to do; the process or the runner may end with `status`."""
+        if not self.done.done():
+            self.done.set_result(status)
+
+    # -- errors and figures --------------------------------------------------------------------------------------------
+
+    def fail(self, error: Exception) -> None:
+        """Reports an error as one line: logged (repeats counted), kept for the statistics and diagnostics."""
+        line = one_line(error)
+        self.last_error = line
+        self.statistics.error(line)
+        self.complain(line)
+        if not isinstance(error, ActrecError):
+            self.get_logger().debug("".join(traceback.format_exception(type(error), error, error.__traceback__)))
+
+    def complain(self, line: str, level: str = "error") -> None:
+        """Logs a line, but the same one at most every few seconds; says how often it came in between."""
+        now = time.monotonic()
+        with self._complaints_lock:
+            last, held = self._complaints.get(line, (float("-inf"), 0))
+            if now - last < REPEAT_S:
+                self._complaints[line] = (last, held + 1)
+                return
+            self._complaints[line] = (now, 0)
+        message = f"{line} (and {held} times more)" if held else line
+        # rclpy ties a severity to a line of code, so each has its own.
+        if level == "warning":
+            self.get_logger().warning(message)
+        else:
+            self.get_logger().error(message)
+
+    def age(self, stamp_ns: int) -> float:
+        """Seconds from a stamp to now on the node's clock (simulated where `use_sim_time`)."""
+        return (self.get_clock().now().nanoseconds - stamp_ns) / 1e9
+
+    def report(self) -> None:
+        """Publishes and logs the figures now."""
+        snapshot = self.statistics.snapshot()
+        self._statistics_publisher.publish(String(data=snapshot.json()))
+        self._diagnostics.publish(snapshot, self.is_active, self.statistics.seconds_since_error())
+        if snapshot.received:
+            self.get_logger().info(snapshot.line())
+
+    def destroy_node(self) -> None:
+        """Stops what still runs, then destroys the node."""
+        self._stop_timer()
+        if self.is_active:
+            self._attempt("deactivate", self.deactivate)
+        self._attempt("clean up", self.cleanup)
+        super().destroy_node()
+
+    def _configure(self) -> None:
+        self._common.read()
+        self.config = self._settings.read()
+        self.configure()
+
+    def _attempt(self, what: str, action: Callable[[], None], undo: Callable[[], None] | None = None) -> Any:
+        try:
+            action()
+            return TransitionCallbackReturn.SUCCESS
+        except Exception as error:
+            line = f"cannot {what}: {one_line(error)}"
+            self.last_error = line
+            self.statistics.error(line)
+            self.get_logger().error(line)
+            self._diagnostics.publish(self.statistics.snapshot(), False, 0.0)
+            if not isinstance(error, ActrecError):
+                self.get_logger().debug(traceback.format_exc())
+        if undo is not None:
+            self._attempt(f"undo {what}", undo)
+        return TransitionCallbackReturn.FAILURE
+
+    def _start_timer(self) -> None:
+        period = self._common.read().statistics_period_s
+        if period > 0:
+            # A steady clock: figures are of this machine's time, whatever the simulated clock does.
+            self._timer = self.create_timer(period, self.report, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self.destroy_timer(self._timer)
+            self._timer = None
+
+
+def one_line(error: Exception) -> str:
+    """An error as one line; one that nobody foresaw says its type too."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ActrecError) else f"{type(error).__name__}: {text}"

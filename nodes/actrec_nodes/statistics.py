@@ -1,0 +1,127 @@
+"""What a node counts of itself: frames received, processed and dropped, latency, the last error."""
+
+import json
+import threading
+import time
+from collections import deque
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+KEPT = 1000
+"""Latencies kept for the percentiles: over half a minute at 30 Hz."""
+
+PLAUSIBLE_LATENCY_S = 30.0
+"""A stamp older than this is a recording's, not a clock's that can be compared with ours."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A node's figures since it was activated.
+
+    Attributes:
+        received, processed, dropped, failed: Counts of inputs. A dropped one gave way to a newer one.
+        unpaired: Images that found no partner with their stamp.
+        rate_hz: Processed inputs per second over the last ones kept.
+        latency_p50_ms, latency_p95_ms: Stamp of the input to its result being published; NaN where the stamps are not
+            of this clock (a recording's).
+        work_p50_ms, work_p95_ms: Time in the node's own work.
+        queue: Inputs waiting now.
+        last_error: One line, empty for none.
+    """
+
+    received: int
+    processed: int
+    dropped: int
+    failed: int
+    unpaired: int
+    rate_hz: float
+    latency_p50_ms: float
+    latency_p95_ms: float
+    work_p50_ms: float
+    work_p95_ms: float
+    queue: int
+    last_error: str
+
+    def line(self) -> str:
+        """The figures in one line, for a log."""
+        parts = [f"{self.processed} of {self.received} processed at {self.rate_hz:.1f} Hz", f"{self.dropped} dropped"]
+        parts += [f"{self.failed} failed"] * bool(self.failed) + [f"{self.unpaired} unpaired"] * bool(self.unpaired)
+        parts.append(f"work p50 {self.work_p50_ms:.0f} ms p95 {self.work_p95_ms:.0f} ms")
+        if np.isfinite(self.latency_p50_ms):
+            parts.append(f"latency p50 {self.latency_p50_ms:.0f} ms p95 {self.latency_p95_ms:.0f} ms")
+        return ", ".join(parts)
+
+    def json(self) -> str:
+        """The figures as a JSON object; a figure that does not exist is null."""
+        values = {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in asdict(self).items()}
+        return json.dumps(values)
+
+
+class Statistics:
+    """Counters that a node's threads share."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.reset()
+
+    def reset(self) -> None:
+        """Starts counting from zero."""
+        with self._lock:
+            self._counts = dict.fromkeys(("received", "processed", "dropped", "failed", "unpaired"), 0)
+            self._latency: deque[float] = deque(maxlen=KEPT)
+            self._work: deque[float] = deque(maxlen=KEPT)
+            self._times: deque[float] = deque(maxlen=KEPT)
+            self._queue = 0
+            self._last_error = ""
+            self._error_time = float("-inf")
+
+    def count(self, what: str, number: int = 1) -> None:
+        """Adds to `received`, `processed`, `dropped`, `failed` or `unpaired`."""
+        with self._lock:
+            self._counts[what] += number
+
+    def queue(self, length: int) -> None:
+        """Notes how many inputs wait."""
+        with self._lock:
+            self._queue = length
+
+    def done(self, work_s: float, latency_s: float | None = None) -> None:
+        """Notes one input processed: the time its work took, and the age of its stamp where that is known."""
+        with self._lock:
+            self._counts["processed"] += 1
+            self._times.append(time.monotonic())
+            self._work.append(work_s)
+            if latency_s is not None and 0.0 <= latency_s < PLAUSIBLE_LATENCY_S:
+                self._latency.append(latency_s)
+
+    def error(self, line: str) -> None:
+        """Notes a failed input."""
+        with self._lock:
+            self._last_error = line
+            self._error_time = time.monotonic()
+
+    def seconds_since_error(self) -> float:
+        """Infinite where there was none."""
+        with self._lock:
+            return time.monotonic() - self._error_time
+
+    def snapshot(self) -> Snapshot:
+        """The figures now."""
+        with self._lock:
+            latency, work, times = list(self._latency), list(self._work), list(self._times)
+            counts, queue, last_error = dict(self._counts), self._queue, self._last_error
+        span = times[-1] - times[0] if len(times) > 1 else 0.0
+        rate = (len(times) - 1) / span if span > 0 else 0.0
+        (l50, l95), (w50, w95) = _percentiles(latency), _percentiles(work)
+        return Snapshot(
+            **counts, rate_hz=rate, latency_p50_ms=l50, latency_p95_ms=l95, work_p50_ms=w50, work_p95_ms=w95,
+            queue=queue, last_error=last_error,
+        )  # fmt: skip
+
+
+def _percentiles(seconds: list[float]) -> tuple[float, float]:
+    if not seconds:
+        return float("nan"), float("nan")
+    p50, p95 = np.percentile(seconds, (50, 95)) * 1e3
+    return float(p50), float(p95)
