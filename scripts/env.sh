@@ -34,15 +34,15 @@ else
     fi
   fi
   [ "$VIRTUAL_ENV" = "$_actrec_root/.venv" ] || . "$_actrec_root/.venv/bin/activate"
-  if [ -f "$_actrec_root/ros2_ws/install/local_setup.$_actrec_shell" ]; then
-    . "$_actrec_root/ros2_ws/install/local_setup.$_actrec_shell"
-  fi
+  # The messages alone: the package actrec runs from the working tree, not from a copy that colcon installed.
+  _actrec_messages="$_actrec_root/ros2_ws/install/actrec_msgs/share/actrec_msgs/package.$_actrec_shell"
+  [ -f "$_actrec_messages" ] && COLCON_CURRENT_PREFIX="$_actrec_root/ros2_ws/install/actrec_msgs" . "$_actrec_messages"
 fi
 
 # An empty entry would make the loader search the current folder.
 [ -n "$LD_LIBRARY_PATH" ] && export LD_LIBRARY_PATH="${LD_LIBRARY_PATH%:}"
 
 [ -n "$_actrec_nounset" ] && set -u
-unset _actrec_root _actrec_nounset _actrec_old _actrec_shell _actrec_ros
+unset _actrec_root _actrec_nounset _actrec_old _actrec_shell _actrec_ros _actrec_messages COLCON_CURRENT_PREFIX
 unset -f _actrec_prepend
 true

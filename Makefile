@@ -1,0 +1,66 @@
+# actrec: `make` lists the targets. Two of them set everything up on a fresh machine: `make demo` and `make test`.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help system venv build demo test lint format bench workspace clean distclean
+
+# What .venv holds besides ROS 2 and the core: any of live, train, dev, view. On a robot: make venv EXTRAS=live
+EXTRAS ?= live train dev
+# The Python that .venv is made with, 3.10 to 3.12.
+PYTHON ?= python3
+# Tests side by side; each takes a ROS domain of its own.
+WORKERS ?= 2
+ENV := . scripts/env.sh
+
+REQUIREMENTS := $(wildcard requirements/*.txt)
+MESSAGES := $(wildcard ros2_ws/src/actrec_msgs/*.* ros2_ws/src/actrec_msgs/*/*)
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+system: ## install the Debian/Ubuntu packages that are missing (asks for root only where some are)
+	@scripts/install_system.sh $(PYTHON)
+
+venv: .venv/.ready ## make .venv: ROS 2 from wheels, or the sourced distribution, and the Python packages
+
+.venv/.ready: $(REQUIREMENTS) scripts/make_venv.sh
+	@scripts/install_system.sh $(PYTHON)
+	@PYTHON=$(PYTHON) scripts/make_venv.sh "$(EXTRAS)"
+	@touch $@
+
+build: .venv/.ready ros2_ws/install/.ready .venv/.ready_actrec ## build the messages and install actrec into .venv, editable
+
+ros2_ws/install/.ready: .venv/.ready $(MESSAGES)
+	@$(ENV) && cd ros2_ws && colcon build --packages-select actrec_msgs
+	@touch $@
+
+.venv/.ready_actrec: .venv/.ready setup.py setup.cfg
+	@$(ENV) && python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: build ## run the simulated camera through every node for 20 s and print the recognised actions
+	@$(ENV) && scripts/demo.sh
+
+test: build ## run every test (ARGS="-k name" for some)
+	@$(ENV) && python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+lint: build ## ruff and mypy
+	@$(ENV) && ruff check . && ruff format --check . && mypy
+
+format: build ## let ruff rewrite what it can
+	@$(ENV) && ruff format . && ruff check --fix .
+
+bench: build ## list the benchmarks, or run one: make bench NAME=transport
+	@$(ENV) && actrec bench $(NAME)
+
+workspace: .venv/.ready ## build both packages with colcon, as on a robot (then: . ros2_ws/install/setup.bash)
+	@$(ENV) && cd ros2_ws && colcon build $(ARGS)
+
+clean: ## remove what was built, keep .venv
+	rm -rf build install log ros2_ws/build ros2_ws/install ros2_ws/log actrec.egg-info .venv/.ready_actrec
+	rm -rf .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+distclean: clean ## remove .venv too
+	rm -rf .venv

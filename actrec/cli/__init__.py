@@ -1,0 +1,114 @@
+"""The command line `actrec`: a table of commands, each imported only when it is called.
+
+A command is a module `actrec.cli.<name>` with `add_arguments(parser)` and `run(args) -> int`. Exit statuses: 0 done,
+1 failed, 2 wrong use, 130 interrupted.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from types import ModuleType
+from typing import NoReturn
+
+from actrec import __version__
+from actrec.errors import ActrecError, ConfigError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("actrec.cli.run", "run the whole graph in one process, from camera to /action_label"),
+    "simulate": ("actrec.cli.simulate", "render the simulated actor to a window, a video or a recording"),
+    "record": ("actrec.cli.record", "record the graph's topics to a rosbag2 file"),
+    "models": ("actrec.cli.models", "list, check and describe model packages"),
+    "train": ("actrec.cli.train", "train a network on a dataset"),
+    "eval": ("actrec.cli.eval", "score a model package or a checkpoint on a dataset"),
+    "export": ("actrec.cli.export", "export a trained network to a model package"),
+    "bench": ("actrec.cli.bench", "measure one part of the graph, or all of it"),
+    "doctor": ("actrec.cli.doctor", "say what is installed and connected, and what to do about what is missing"),
+}
+
+DESCRIPTION = "From an RGB-D camera to action labels. 'actrec COMMAND --help' explains a command, with an example."
+
+EPILOG = """\
+Example:
+  actrec run --driver simulated --duration 20
+  actrec doctor
+"""
+
+REMEDIES = {
+    "actrec_msgs": "build the messages and load them: make build && . scripts/env.sh",
+    "actrec_nodes": "install the package: make build",
+    "actrec_models": "install the package: make build",
+    "lightning": "pip install 'actrec[train]', or: make venv EXTRAS='live train'",
+    "rclpy": "source a ROS 2 distribution, or: make venv build && . scripts/env.sh",
+    "torch": "pip install 'actrec[train]', or: make venv EXTRAS='live train'",
+}
+"""What to do when a command's import of a top-level module fails."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports wrong use in one line, as every other error is reported."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints `message` with where help is, and exits with 2."""
+        self.exit(2, f"actrec: {message} (see: {self.prog} --help)\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command and returns its exit status.
+
+    Args:
+        argv: The arguments after the program's name; those of the process by default.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = next((argument for argument in arguments if not argument.startswith("-")), None)
+    try:
+        command = _import(name) if name in COMMANDS else None
+        parser = _parser(name, command)
+        if not arguments:
+            parser.print_help()
+            return 0
+        args = parser.parse_args(arguments)
+        if command is None:
+            parser.error(f"name a command: {', '.join(COMMANDS)}")
+        status = command.run(args)
+        sys.stdout.flush()
+        return status
+    except ConfigError as error:
+        return _fail(error, 2)
+    except ActrecError as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) left: hand Python a stdout that it can still flush when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except ModuleNotFoundError as error:
+        remedy = REMEDIES.get((error.name or "").split(".")[0])
+        if remedy is None:
+            raise
+        return _fail(f"'{error.name}' is not installed: {remedy}", 1)
+
+
+def _parser(name: str | None, command: ModuleType | None) -> argparse.ArgumentParser:
+    """The parser that lists every command and knows the arguments of `command` alone."""
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = Parser("actrec", description=DESCRIPTION, epilog=EPILOG, formatter_class=layout)
+    parser.add_argument("--version", action="version", version=f"actrec {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for known, (_, help_line) in COMMANDS.items():
+        sub = commands.add_parser(known, help=help_line, description=f"{help_line[0].upper()}{help_line[1:]}.")
+        sub.formatter_class = layout
+        if known == name and command is not None:
+            command.add_arguments(sub)
+    return parser
+
+
+def _import(name: str) -> ModuleType:
+    return importlib.import_module(COMMANDS[name][0])
+
+
+def _fail(message: object, status: int) -> int:
+    line = " ".join(str(message).split())
+    print(f"actrec: {line}", file=sys.stderr)
+    return status

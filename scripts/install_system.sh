@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Installs the system packages that actrec needs on Debian or Ubuntu, only those that are missing.
+#
+#   scripts/install_system.sh [python3]
+#
+# As root (or with sudo) it installs them; otherwise it prints the line to run and fails.
+set -euo pipefail
+
+python="${1:-python3}"
+missing=()
+
+have_library() { { ldconfig -p 2>/dev/null || /sbin/ldconfig -p; } | grep -q "$1 "; }
+
+# Building the messages: a C++ compiler, CMake, Python's headers.
+command -v git >/dev/null || missing+=(git)
+command -v make >/dev/null || missing+=(make)
+command -v cmake >/dev/null || missing+=(cmake)
+command -v g++ >/dev/null || missing+=(g++)
+if ! command -v "$python" >/dev/null; then
+  missing+=(python3 python3-venv python3-dev)
+else
+  "$python" -c "import ensurepip, venv" 2>/dev/null || missing+=(python3-venv)
+  "$python" -c "import pathlib, sys, sysconfig
+sys.exit(not (pathlib.Path(sysconfig.get_paths()['include']) / 'Python.h').exists())" || missing+=(python3-dev)
+fi
+# OpenCV's wheel links Qt, which links these two; every other wheel brings its libraries along.
+have_library libGL.so.1 || missing+=(libgl1)
+have_library libgthread-2.0.so.0 || missing+=(libglib2.0-0)
+
+if [ ${#missing[@]} -eq 0 ]; then
+  exit 0
+fi
+if ! command -v apt-get >/dev/null; then
+  echo "actrec: missing: ${missing[*]} (names of Debian packages): install them with this system's package manager" >&2
+  exit 1
+fi
+sudo=""
+if [ "$(id -u)" -ne 0 ]; then
+  if ! command -v sudo >/dev/null || { ! sudo -n true 2>/dev/null && [ ! -t 0 ]; }; then
+    echo "actrec: system packages are missing; as root run: apt-get install -y ${missing[*]}" >&2
+    exit 1
+  fi
+  sudo=sudo
+fi
+echo "actrec: installing ${missing[*]}"
+$sudo apt-get update -q
+$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"

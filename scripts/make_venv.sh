@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Makes .venv in the project folder:  scripts/make_venv.sh "live train dev"
+#
+# Where a ROS 2 distribution is sourced, the environment sees its Python packages and takes rclpy and colcon from there;
+# elsewhere it holds ROS 2 Jazzy from wheels. The choice is written to .venv/ros2.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+extras="${1:-live train dev}"
+python="${PYTHON:-python3}"
+
+ros=wheels
+if [ -n "${ROS_DISTRO:-}" ] && [ -n "${AMENT_PREFIX_PATH:-}" ] && "$python" -c "import rclpy" 2>/dev/null; then
+  ros="$ROS_DISTRO"
+fi
+"$python" - <<'CHECK'
+import sys
+if not (3, 10) <= sys.version_info[:2] <= (3, 12):
+    sys.exit(f"actrec: Python {sys.version.split()[0]} is not supported, 3.10 to 3.12 are: make venv PYTHON=python3.11")
+CHECK
+
+if [ -f .venv/ros2 ] && [ "$(cat .venv/ros2)" != "$ros" ]; then
+  # Another ROS 2 than the one that .venv was made for: two sets of libraries must not mix, so it is made anew.
+  rm -rf .venv
+fi
+if [ "$ros" = wheels ]; then
+  files=(ros-wheels core)
+  [ -x .venv/bin/python ] || "$python" -m venv .venv
+else
+  files=(core)
+  [ -x .venv/bin/python ] || "$python" -m venv --system-site-packages .venv
+fi
+echo "$ros" > .venv/ros2
+touch .venv/COLCON_IGNORE
+echo "actrec: ROS 2 from $ros, $("$python" --version), requirements: ${files[*]} $extras"
+
+arguments=()
+for name in "${files[@]}" $extras; do
+  if [ ! -f "requirements/$name.txt" ]; then
+    echo "actrec: no requirements/$name.txt; known: $(cd requirements && ls *.txt | sed 's/\.txt//' | xargs)" >&2
+    exit 2
+  fi
+  arguments+=(-r "requirements/$name.txt")
+done
+if "$python" -c "import sys; sys.exit(sys.version_info < (3, 11))"; then
+  arguments+=(-c requirements/constraints.txt)
+fi
+.venv/bin/python -m pip install --disable-pip-version-check "${arguments[@]}"
+
+if [ "$ros" != wheels ]; then
+  # The distribution's colcon, run by this environment's Python, so that node executables start with that Python.
+  printf '#!%s\nimport sys\n\nfrom colcon_core.command import main\n\nsys.exit(main())\n' "$PWD/.venv/bin/python" \
+    > .venv/bin/colcon
+  chmod +x .venv/bin/colcon
+  .venv/bin/python -c "import colcon_core" 2>/dev/null || {
+    echo "actrec: colcon is not installed: sudo apt-get install python3-colcon-common-extensions" >&2
+    exit 1
+  }
+fi

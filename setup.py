@@ -1,0 +1,74 @@
+"""The ament_python package `actrec`: four import packages, each in the folder that bears its role."""
+
+from glob import glob
+from pathlib import Path
+
+from setuptools import setup
+
+# Listed by hand: colcon's symlink install and `pip install -e` map only what is named here. tests/house keeps the list
+# equal to what is on disk.
+PACKAGE_DIR = {
+    "actrec_nodes": "nodes/actrec_nodes",
+    "actrec_models": "models/actrec_models",
+    "actrec_calibration": "calibration/actrec_calibration",
+}
+PACKAGES = [
+    "actrec",
+    "actrec.capture",
+    "actrec.cli",
+    "actrec.diagnosis",
+    "actrec.features",
+    "actrec.recordings",
+    "actrec.skeleton",
+    "actrec_calibration",
+    "actrec_models",
+    "actrec_models.networks",
+    "actrec_nodes",
+]
+NODES = ["camera_node", "skeleton_node", "hand_node", "face_node", "scene_flow_node", "recognizer_node", "record_node"]
+
+CORE = ["numpy<2", "opencv-contrib-python", "PyYAML", "tqdm"]
+EXTRAS = {
+    "live": ["mediapipe>=0.10.14,<0.10.22", "onnxruntime>=1.17", "numba>=0.59", "rosbags>=0.10", "av>=12", "psutil"],
+    "train": ["torch>=2.4", "lightning>=2.4", "onnx>=1.16", "onnxscript", "safetensors"],
+    "dev": ["pytest>=8", "pytest-timeout", "pytest-xdist", "ruff", "mypy", "pre-commit"],
+    "view": ["rerun-sdk>=0.23"],
+}
+
+
+def shared_files() -> list[tuple[str, list[str]]]:
+    """What goes to share/actrec: launch and parameter files, and the trained model packages, folder by folder."""
+    folders = [("launch", "launch/*"), ("config", "config/*")]
+    files = [(f"share/actrec/{name}", sorted(glob(pattern))) for name, pattern in folders]
+    for package in sorted(Path("models/zoo").glob("*/")):
+        files.append((f"share/actrec/models/zoo/{package.name}", sorted(str(path) for path in package.glob("*.*"))))
+    return files
+
+
+setup(
+    name="actrec",
+    version="0.1.0",
+    description="From an RGB-D camera to action labels, as ROS 2 nodes and as a library",
+    maintainer="actrec maintainers",
+    maintainer_email="maintainers@actrec.example",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    package_dir=PACKAGE_DIR,
+    packages=PACKAGES,
+    package_data={name: ["*.yaml", "*.json", "*.npz", "*.npy", "py.typed"] for name in PACKAGES},
+    data_files=[
+        ("share/ament_index/resource_index/packages", ["resource/actrec"]),
+        ("share/actrec", ["package.xml"]),
+        *shared_files(),
+    ],
+    install_requires=["setuptools", *CORE],
+    extras_require=EXTRAS,
+    entry_points={
+        "console_scripts": [
+            "actrec = actrec.cli:main",
+            *(f"{node} = actrec_nodes.{node}:main" for node in NODES),
+            "graph = actrec_nodes.graph:main",
+        ]
+    },
+    zip_safe=False,
+)

@@ -1,0 +1,37 @@
+"""Fixtures that every test may use, and a ROS domain of its own for each pytest worker."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# DDS finds other participants by domain: tests side by side, or beside a running graph, must not hear one another.
+# 101 is the highest domain that every platform supports; the first ones are what people use by hand.
+FIRST_DOMAIN, LAST_DOMAIN = 40, 101
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    span = LAST_DOMAIN - FIRST_DOMAIN + 1
+    first = int(os.environ.get("ACTREC_TEST_DOMAIN", FIRST_DOMAIN))
+    os.environ["ROS_DOMAIN_ID"] = str(FIRST_DOMAIN + (first - FIRST_DOMAIN + int(worker)) % span)
+    os.environ.setdefault("ROS_LOG_DIR", str(Path(os.environ.get("TMPDIR", "/tmp")) / "actrec_test_logs"))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository's root folder."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of recorded data: ACTREC_DATA, by default ../shared/data beside the repository."""
+    folder = Path(os.environ.get("ACTREC_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        reason = f"no recorded data in {folder}: set ACTREC_DATA to their folder"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder
