@@ -1,0 +1,5 @@
+"""The networks and their training, in PyTorch."""
+
+from actrec_models.registry import create, list_models
+
+__all__ = ["create", "list_models"]

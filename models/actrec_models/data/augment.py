@@ -1,0 +1,113 @@
+"""Augmentation of skeleton clips: what differs between a Kinect's recordings and a robot's live estimates.
+
+Time first (speed, frame rate, where the window ends), then the body (tilt, proportions, noise, missing limbs, mirror) in
+metres before normalisation, then what normalisation does not remove (turn and size).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from actrec import windows
+from actrec.config import setting
+from actrec.frames import NANOSECONDS
+from actrec.geometry import rotation
+from actrec.skeleton.layouts import KINECT_V2_25
+from actrec_models.data.clips import Clip
+
+_X, _Y, _Z = 0, 1, 2
+_BRANCHES = tuple(
+    tuple(KINECT_V2_25.index[f"{joint}_{side}"] for joint in joints)
+    for side in ("left", "right")
+    for joints in (
+        ("elbow", "wrist", "hand", "hand_tip", "thumb"),
+        ("wrist", "hand", "hand_tip", "thumb"),
+        ("knee", "ankle", "foot"),
+        ("ankle", "foot"),
+    )
+)
+_LEGS = tuple(KINECT_V2_25.index[f"{j}_{s}"] for s in ("left", "right") for j in ("knee", "ankle", "foot"))
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How much each clip is varied in training; the defaults are those of the shipped model."""
+
+    speed: float = setting(1.35, "clips are played up to so many times faster or slower", range=(1.0, 3.0))
+    cut: float = setting(0.5, "share of clips whose window ends before the action does", range=(0.0, 1.0))
+    hold_s: float = setting(0.8, "the last pose is held up to so long after the action", unit="s", range=(0.0, 5.0))
+    frame_loss: float = setting(0.3, "up to this share of frames is dropped", range=(0.0, 0.9))
+    tilt_deg: float = setting(15.0, "camera pitch and roll", unit="deg", range=(0.0, 90.0))
+    turn_deg: float = setting(25.0, "turn left after facing is normalised", unit="deg", range=(0.0, 180.0))
+    size: float = setting(0.1, "relative size left after scale is normalised", range=(0.0, 0.5))
+    proportions: float = setting(0.1, "relative change of each bone's length", range=(0.0, 0.5))
+    noise_m: float = setting(0.02, "largest standard deviation of joint noise", unit="m", range=(0.0, 0.2))
+    missing: float = setting(0.3, "share of clips in which limbs are lost for a while", range=(0.0, 1.0))
+    mirror: bool = setting(True, "half of the clips are mirrored")
+
+
+def sample_window(
+    clip: Clip, seconds: float, frames: int, options: Augmentation, rng: np.random.Generator
+) -> np.ndarray:
+    """A window [M, frames, 25, 3] of `clip` at a random speed, end and frame rate."""
+    stamps = (clip.stamps_ns - clip.stamps_ns[0]) * options.speed ** rng.uniform(-1, 1)
+    keep = rng.random(len(stamps)) >= rng.uniform(0, options.frame_loss)
+    keep[[0, -1]] = True
+    end = float(stamps[-1])
+    if rng.random() < options.cut:
+        # A window that ends early must still hold most of a short action, or any full window of a long one.
+        end = rng.uniform(min(0.6 * end, 0.7 * seconds * NANOSECONDS), end)
+    else:
+        end += rng.uniform(0, options.hold_s) * NANOSECONDS
+    wanted = windows.sample_stamps(int(end), seconds, frames)
+    kept = stamps[keep].astype(np.int64)
+    return np.stack([windows.resample(kept, body[keep], wanted) for body in clip.bodies])
+
+
+def vary_bodies(bodies: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
+    """Varies [M, T, 25, 3] metres before normalisation."""
+    turn = rotation(_X, np.radians(rng.uniform(-1, 1) * options.tilt_deg))
+    turn = turn @ rotation(_Z, np.radians(rng.uniform(-1, 1) * options.tilt_deg))
+    root = bodies[:1, :1, :1]
+    varied = (bodies - root) @ turn.T + root
+    varied = _vary_proportions(varied, options.proportions, rng)
+    varied += rng.normal(0, 1, varied.shape).astype(np.float32) * np.float32(rng.uniform(0, options.noise_m))
+    if rng.random() < options.missing:
+        _lose_limbs(varied, rng)
+    if options.mirror and rng.random() < 0.5:
+        varied = mirror(varied)
+    return varied.astype(np.float32)
+
+
+def vary_normalised(bodies: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
+    """Turns and sizes [M, T, 25, 3] after normalisation, as an estimator's bias would."""
+    turn = rotation(_Y, np.radians(rng.uniform(-1, 1) * options.turn_deg))
+    size = 1 + rng.uniform(-1, 1) * options.size
+    return ((bodies @ turn.T) * size).astype(np.float32)
+
+
+def mirror(bodies: np.ndarray) -> np.ndarray:
+    """The clip [M, T, 25, 3] as a mirror shows it: x negated, left and right joints exchanged."""
+    return (bodies * np.array([-1, 1, 1], np.float32))[..., list(KINECT_V2_25.mirror), :]
+
+
+def _vary_proportions(bodies: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
+    """Scales each bone by its own constant factor, the same on both sides, and rebuilds the joints from the root."""
+    parents = KINECT_V2_25.parents
+    factor = 1 + rng.uniform(-amount, amount, 25).astype(np.float32)
+    factor = (factor + factor[list(KINECT_V2_25.mirror)]) / 2
+    varied = bodies.copy()
+    for v in (1, 20, 2, 3, 4, 5, 6, 7, 21, 22, 8, 9, 10, 11, 23, 24, 12, 13, 14, 15, 16, 17, 18, 19):  # parents first
+        varied[..., v, :] = varied[..., parents[v], :] + factor[v] * (bodies[..., v, :] - bodies[..., parents[v], :])
+    return varied
+
+
+def _lose_limbs(bodies: np.ndarray, rng: np.random.Generator) -> None:
+    """Sets one or two limbs to NaN for a while; now and then both legs for the whole clip (a person behind a table)."""
+    frames = bodies.shape[1]
+    if rng.random() < 0.2:
+        bodies[:, :, list(_LEGS)] = np.nan
+    for _ in range(rng.integers(1, 3)):
+        limb = _BRANCHES[rng.integers(len(_BRANCHES))]
+        start, length = rng.integers(frames), rng.integers(2, frames // 2)
+        bodies[:, start : start + length, list(limb)] = np.nan

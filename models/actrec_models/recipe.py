@@ -1,0 +1,65 @@
+"""A training recipe: everything that decides what a run produces, read from one YAML file."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from actrec import config
+from actrec.config import setting
+from actrec.errors import ConfigError
+from actrec_models.data.augment import Augmentation
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to train, on what, and how."""
+
+    model: str = setting("deepacts_graph", "network, a name of actrec_models.list_models()")
+    options: dict = setting({}, "options of the network")
+    dataset: str = setting("nucla", "dataset, a name of actrec_models.data.DATASETS")
+    split: str = setting("view", "the dataset's protocol")
+    unknown_dataset: str = setting("utd_mhad", "actions outside the classes, for the rejection threshold; empty: none")
+    unknown_exclude: list = setting([], "its actions that are among the classes after all")
+    window_s: float = setting(5.0, "time that the network sees", unit="s", range=(0.1, 60.0))
+    frames: int = setting(60, "T, samples of that window", range=(1, 1000))
+    augmentation: dict = setting({}, "fields of actrec_models.data.augment.Augmentation")
+    epochs: int = setting(60, "passes over the training part", range=(1, 10_000))
+    batch: int = setting(32, "clips a step", range=(1, 4096))
+    learning_rate: float = setting(1e-3, "peak of the one-cycle schedule", range=(1e-7, 10.0))
+    weight_decay: float = setting(0.05, "of AdamW", range=(0.0, 1.0))
+    label_smoothing: float = setting(0.1, "of the cross-entropy", range=(0.0, 0.9))
+    average_decay: float = setting(0.99, "of the exponential moving average of the weights, a step", range=(0.0, 1.0))
+    precision: str = setting("32-true", "Lightning's precision", choices=("32-true", "bf16-mixed", "16-mixed"))
+    seed: int = setting(1, "of everything random", range=(0, 2**31 - 1))
+
+    def check(self) -> Augmentation:
+        """Validates the recipe and returns its augmentation."""
+        config.validate(self)
+        return config.build(Augmentation, self.augmentation)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for YAML and checkpoints."""
+        return dataclasses.asdict(self)
+
+
+def read(path: str | Path) -> Recipe:
+    """Reads and validates a recipe.
+
+    Raises:
+        ConfigError: No such file, no YAML mapping, or a field is unknown or out of range.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read recipe '{path}': {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"recipe '{path}' is not YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"recipe '{path}' holds no settings; see models/recipes for examples")
+    recipe = config.build(Recipe, content)
+    recipe.check()
+    return recipe

@@ -1,0 +1,128 @@
+"""Training of a network by a recipe, on Lightning."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from actrec import config
+from actrec.features import skeleton as features
+from actrec.features.skeleton import SkeletonPreprocessing
+from actrec_models import data
+from actrec_models.data import ClipDataset, augment
+from actrec_models.recipe import Recipe
+from actrec_models.registry import create
+
+Sample = dict[str, Any]
+
+
+class Samples(Dataset[Sample]):
+    """Clips as network inputs, varied anew on each access where an augmentation is given.
+
+    Args:
+        clips: The dataset.
+        specs: The network's inputs.
+        recipe: Window length and seed.
+        augmentation: None for the window that the live recognizer would have at the clip's end.
+    """
+
+    def __init__(self, clips: ClipDataset, specs: list, recipe: Recipe, augmentation: augment.Augmentation | None):
+        self.clips, self.specs, self.recipe, self.augmentation = clips, specs, recipe, augmentation
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> Sample:
+        clip = self.clips[index]
+        if self.augmentation is None:
+            made = features.inputs(clip.window(self.recipe.window_s, self.recipe.frames), self.specs)
+        else:
+            made = self._varied(index, self.augmentation)
+        return {**made, "label": clip.label}
+
+    def _varied(self, index: int, options: augment.Augmentation) -> dict[str, np.ndarray]:
+        # Seeded by what is drawn, not by the order of drawing: the same whatever the number of workers, or after resuming.
+        rng = np.random.default_rng([self.recipe.seed, self.epoch, index])
+        window = augment.sample_window(self.clips[index], self.recipe.window_s, self.recipe.frames, options, rng)
+        preprocessing = config.build(SkeletonPreprocessing, self.specs[0].preprocessing)
+        joints = features.normalise(augment.vary_bodies(window, options, rng), preprocessing)
+        joints = augment.vary_normalised(joints, options, rng)
+        return {spec.name: features.stack(joints, spec.modality, spec.layout) for spec in self.specs}
+
+
+class Recognition(lightning.LightningModule):
+    """Optimises a network's own loss with AdamW on a one-cycle schedule."""
+
+    def __init__(self, recipe: dict[str, Any], classes: list[str]):
+        super().__init__()
+        self.save_hyperparameters()
+        self.recipe = config.build(Recipe, recipe)
+        options = {"frames": self.recipe.frames, **self.recipe.options}
+        self.network = create(self.recipe.model, num_classes=len(classes), **options)
+
+    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        scores = self.network(**{s.name: batch[s.name] for s in self.network.input_specs})
+        smoothing = self.recipe.label_smoothing
+        loss = torch.nn.functional.cross_entropy(scores, batch["label"], label_smoothing=smoothing)
+        accuracy = (scores.argmax(1) == batch["label"]).float().mean()
+        self.log_dict({"loss": loss, "accuracy": accuracy}, on_epoch=True, on_step=False, prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        decayed = [p for p in self.network.parameters() if p.ndim > 1]
+        plain = [p for p in self.network.parameters() if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": self.recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        optimiser = torch.optim.AdamW(groups, lr=self.recipe.learning_rate)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.recipe.learning_rate, steps, pct_start=0.15)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class _Epochs(lightning.Callback):
+    """Tells the samples which epoch they are drawn for."""
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        trainer.train_dataloader.dataset.epoch = trainer.current_epoch  # type: ignore[union-attr]
+
+
+def train(recipe: Recipe, data_root: str, out: Path, *, resume: bool = True, progress: bool = True) -> Path:
+    """Trains by `recipe` and returns the last checkpoint.
+
+    Args:
+        recipe: What to do.
+        data_root: Folder that holds a folder a dataset.
+        out: Folder for checkpoints (each epoch) and `metrics.csv`.
+        resume: Go on from `out`'s last checkpoint where there is one.
+        progress: Show a progress bar.
+    """
+    augmentation = recipe.check()
+    lightning.seed_everything(recipe.seed, verbose=False)
+    clips = data.create(recipe.dataset, f"{data_root}/{recipe.dataset}", split=recipe.split, part="train")
+    module = Recognition(recipe.as_dict(), list(clips.classes))
+    samples = Samples(clips, module.network.input_specs, recipe, augmentation)
+    loader = DataLoader(samples, recipe.batch, shuffle=True, drop_last=True)
+    last = out / "last.ckpt"
+    trainer = lightning.Trainer(
+        accelerator="auto",
+        precision=recipe.precision,  # type: ignore[arg-type]
+        max_epochs=recipe.epochs,
+        logger=CSVLogger(out, name="", version=""),
+        callbacks=[_Epochs(), EMAWeightAveraging(decay=recipe.average_decay), _checkpoint(out)],
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        gradient_clip_val=1.0,
+        log_every_n_steps=1,
+    )
+    trainer.fit(module, loader, ckpt_path=str(last) if resume and last.is_file() else None)
+    return last
+
+
+def _checkpoint(out: Path) -> ModelCheckpoint:
+    return ModelCheckpoint(dirpath=out, filename="epoch{epoch}", save_last=True, save_top_k=1, monitor=None)
