@@ -1,0 +1,209 @@
+"""Model packages: what is written is read back; what is missing, corrupt or foreign is refused in one line."""
+
+import os
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from actrec import package, zoo
+from actrec.errors import PackageError
+from tests.tiny_model import LABELS, tiny_description, tiny_onnx, write_tiny
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_tiny(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def edit(folder: Path, **changes: object) -> None:
+    """Changes keys of model.yaml; "a.b" reaches into a, None removes."""
+    file = folder / "model.yaml"
+    content = yaml.safe_load(file.read_text())
+    for key, value in changes.items():
+        *path, last = key.split("__")
+        place = content
+        for step in path:
+            place = place[int(step)] if step.isdigit() else place[step]
+        if value is None:
+            del place[last]
+        else:
+            place[last] = value
+    file.write_text(yaml.safe_dump(content))
+
+
+def refused(folder: Path, *words: str) -> None:
+    with pytest.raises(PackageError) as caught:
+        package.load(folder)
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 600
+    for word in (str(folder), "actrec", *words):
+        assert word in message, message
+
+
+def test_what_is_written_is_read_back(folder: Path) -> None:
+    read = package.load(folder)
+    assert read.name == "tiny"
+    assert read.labels == LABELS
+    expected = replace(tiny_description(), path=folder, provenance=read.provenance)
+    assert read == expected
+    assert read.read_onnx() == tiny_onnx()
+
+
+def test_weights_and_card_are_kept(tmp_path: Path) -> None:
+    package.write(tmp_path / "p", tiny_description(), tiny_onnx(), weights=b"tensors", card="# Card\n")
+    assert (tmp_path / "p/model.safetensors").read_bytes() == b"tensors"
+    assert (tmp_path / "p/README.md").read_text() == "# Card\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["p"]
+
+
+def test_existing_package_is_replaced_only_when_asked(folder: Path) -> None:
+    with pytest.raises(PackageError, match="exists"):
+        write_tiny(folder)
+    package.write(folder, tiny_description(threshold=0.9), tiny_onnx(), overwrite=True)
+    assert package.load(folder).rejection.threshold == 0.9
+    assert [p.name for p in folder.parent.iterdir()] == ["tiny"]
+
+
+def test_invalid_description_leaves_the_old_package(folder: Path) -> None:
+    with pytest.raises(PackageError, match="twice"):
+        package.write(folder, tiny_description(labels=("a", "a", "b")), tiny_onnx(), overwrite=True)
+    assert package.load(folder).labels == LABELS
+    assert [p.name for p in folder.parent.iterdir()] == ["tiny"]
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    refused(tmp_path / "absent", "no such model package")
+
+
+def test_missing_files(folder: Path, tmp_path: Path) -> None:
+    (folder / "model.onnx").unlink()
+    refused(folder, "model.onnx", "No such file")
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", "model.yaml", "no model package")
+
+
+@pytest.mark.parametrize("change", ["truncated", "replaced"])
+def test_network_that_is_not_the_exported_one(folder: Path, change: str) -> None:
+    file = folder / "model.onnx"
+    file.write_bytes(file.read_bytes()[:-20] if change == "truncated" else tiny_onnx(frames=9))
+    refused(folder, "model.onnx", "SHA-256")
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"labels": None}, "lacks the key 'labels'"),
+        ({"labels": "left"}, "labels is 'left', expected a list"),
+        ({"labels": ["a", 3]}, "labels[1] is 3, expected text"),
+        ({"labels": ["a", True]}, "labels[1] is True, expected text"),
+        ({"labels": ["a"]}, "at least 2"),
+        ({"labels": ["a", "a"]}, "twice"),
+        ({"labels": ["a", ""]}, "empty name"),
+        ({"labels": ["a", "unknown"]}, "'unknown'"),
+        ({"surprise": 1}, "unknown key 'surprise'"),
+        ({"path": "/etc"}, "unknown key 'path'"),
+        ({"window__seconds": "two"}, "window: seconds is 'two', expected a number"),
+        ({"window__seconds": float("nan")}, "finite"),
+        ({"window__seconds": -1}, "seconds is -1.0"),
+        ({"window__frames": 2.5}, "frames is 2.5, expected a whole number"),
+        ({"window__frames": 0}, "frames is 0"),
+        ({"window": [2, 8]}, "window is a list, expected keys and values"),
+        ({"inputs": []}, "inputs is empty"),
+        ({"inputs__0__shape": [1, -3]}, "shape"),
+        ({"inputs__0__shape": []}, "shape"),
+        ({"inputs__0__modality": None}, "inputs[0] lacks the key 'modality'"),
+        ({"rejection__threshold": 1.5}, "threshold is 1.5"),
+        ({"rejection__temperature": 0}, "temperature is 0.0"),
+        ({"provenance__accuracy": 94.6}, "accuracy is 94.6"),
+        ({"provenance__onnx_sha256": "abc"}, "SHA-256"),
+        ({"provenance__seed": True}, "seed is True, expected a whole number"),
+        ({"bodies": 0}, "bodies is 0"),
+        ({"schema_version": 0}, "schema_version is 0, expected 1"),
+        ({"schema_version": 2, "new_key": 1}, "update actrec"),
+        ({"schema_version": "1"}, "schema_version is '1', expected a whole number"),
+    ],
+)
+def test_wrong_descriptions(folder: Path, changes: dict[str, object], word: str) -> None:
+    edit(folder, **changes)
+    refused(folder, "model.yaml", word)
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ("labels: [a, b", "cannot be read"),
+        ("", "empty"),
+        ("- a\n- b\n", "a list"),
+        ("just text", "'just text'"),
+        ("family: resnet\nweights: best.pth\n", "unknown key 'weights'"),
+        ("[" * 50_000, "cannot be read"),
+        ("schema_version: 1\n" + "# " + "x" * (1 << 20), "larger than"),
+    ],
+)
+def test_foreign_files(folder: Path, content: str, word: str) -> None:
+    (folder / "model.yaml").write_text(content)
+    refused(folder, "model.yaml", word)
+
+
+def test_binary_rubbish(folder: Path) -> None:
+    (folder / "model.yaml").write_bytes(bytes(range(256)) * 4)
+    refused(folder, "model.yaml", "cannot be read")
+
+
+def test_python_tags_do_not_run(folder: Path, tmp_path: Path) -> None:
+    witness = tmp_path / "witness"
+    (folder / "model.yaml").write_text(f"labels: !!python/object/apply:os.system ['touch {witness}']\n")
+    refused(folder, "cannot be read as plain YAML (line 1)")
+    assert not witness.exists()
+
+
+def test_nothing_is_unpickled(folder: Path, tmp_path: Path) -> None:
+    witness = tmp_path / "witness"
+
+    class Hostile:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {witness}",)
+
+    for name in ("model.pkl", "model.pt", "model.safetensors"):
+        (folder / name).write_bytes(pickle.dumps(Hostile()))
+    package.load(folder)
+    assert not witness.exists()
+
+
+def test_find_by_path_and_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACTREC_MODELS", f"/nowhere{os.pathsep}{folder.parent}")
+    assert zoo.find("tiny").path == folder
+    assert zoo.find(folder).path == folder
+    assert zoo.find(str(folder)).path == folder
+    monkeypatch.chdir(folder.parent)
+    assert zoo.find("./tiny").path == folder
+
+
+def test_users_packages_hide_those_behind(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "home/actrec/models/tiny"
+    write_tiny(own, threshold=0.7)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("ACTREC_MODELS", raising=False)
+    assert zoo.find("tiny").path == own
+    monkeypatch.setenv("ACTREC_MODELS", str(folder.parent))
+    assert zoo.find("tiny").path == folder
+
+
+def test_unknown_name_lists_the_known(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACTREC_MODELS", str(folder.parent))
+    for name in ("tony", ""):
+        with pytest.raises(PackageError, match="tiny"):
+            zoo.find(name)
+
+
+def test_list_names_broken_packages_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tiny(folder.parent / "broken")
+    (folder.parent / "broken/model.onnx").write_bytes(b"")
+    monkeypatch.setenv("ACTREC_MODELS", str(folder.parent))
+    entries = {entry.name: entry for entry in zoo.list_packages()}
+    assert entries["tiny"].package is not None and entries["tiny"].problem == ""
+    assert entries["broken"].package is None and "SHA-256" in entries["broken"].problem

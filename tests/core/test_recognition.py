@@ -1,0 +1,304 @@
+"""The recognizer core: windows by body, who is labelled when, and that nothing stale is ever said."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actrec import inference
+from actrec.errors import ConfigError, InputError, PackageError
+from actrec.frames import Body
+from actrec.inference import Session
+from actrec.package import InputSpec
+from actrec.recognition import LabelledWindow, Recognizer
+from actrec.skeleton import layouts
+from dataclasses import replace
+from tests.tiny_model import person_at, write_tiny
+
+PERIOD_NS = 100_000_000
+START_NS = 1_700_000_000_000_000_000
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    return inference.load(write_tiny(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+def stamp(frame: float) -> int:
+    return START_NS + round(frame * PERIOD_NS)
+
+
+def body(x: float, body_id: str = "body_1", z: float = 2.0, layout: str = "kinect_v2_25") -> Body:
+    joints = len(layouts.get(layout))
+    positions = np.tile(person_at(x, z)[:1], (joints, 1))
+    return Body(body_id, layout, positions, np.full((joints, 2), np.nan, np.float32), np.ones(joints, np.float32))
+
+
+def feed(recognizer: Recognizer, frames: range, *bodies: Body) -> list[LabelledWindow]:
+    """Feeds the same bodies in each of the frames; returns the last frame's labels."""
+    return [recognizer.update(stamp(frame), list(bodies)) for frame in frames][-1]
+
+
+def test_label_carries_stamps_of_its_window(session: Session) -> None:
+    recognizer = Recognizer(session)
+    (label,) = feed(recognizer, range(31), body(1.0))
+    assert (label.body_id, label.label, label.class_id, label.model_name) == ("body_1", "right", 1, "tiny")
+    assert label.stamp_ns == stamp(30)
+    assert label.window_start_ns == stamp(10)  # the tiny model looks 2 s back
+    assert label.confidence == label.top_probabilities[0] > 0.99
+    assert label.top_labels[0] == "right" and len(label.top_labels) == 3
+
+
+def test_window_is_resampled_by_time_not_by_frames(session: Session) -> None:
+    """A person who moved half way through is judged alike at 30 Hz and at 6 Hz."""
+    results = []
+    for step in (1 / 3, 5 / 3):
+        recognizer = Recognizer(session)
+        for frame in np.arange(0, 20 + 1e-6, step):
+            (label,) = recognizer.update(stamp(frame), [body(-0.05 if frame < 10 else 0.05, z=4.0)])
+        results.append(dict(zip(label.top_labels, label.top_probabilities, strict=True)))
+    assert results[0]["right"] == pytest.approx(results[1]["right"], abs=0.03)
+
+
+def test_two_bodies_have_a_window_each_and_one_run(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    recognizer = Recognizer(session)
+    feed(recognizer, range(10), body(-1.0, "body_1"), body(1.0, "body_2"))
+    sizes = []
+    run = session.backend.run
+    monkeypatch.setattr(session.backend, "run", lambda inputs: sizes.append(len(inputs["body"])) or run(inputs))
+    labels = recognizer.update(stamp(10), [body(-1.0, "body_1"), body(1.0, "body_2")])
+    assert {label.body_id: label.label for label in labels} == {"body_1": "left", "body_2": "right"}
+    assert sizes == [2]
+
+
+def test_rejected_label_is_unknown_with_the_networks_thoughts(session: Session) -> None:
+    (label,) = feed(Recognizer(session), range(10), body(0.0, z=4.0))
+    assert (label.label, label.class_id) == ("unknown", -1)
+    assert label.confidence == pytest.approx(1 / 3, abs=1e-3)
+    assert set(label.top_labels) == {"left", "right", "far"}
+
+
+def test_new_body_is_unknown_until_min_seconds(session: Session) -> None:
+    recognizer = Recognizer(session, min_seconds=0.5)
+    said = [recognizer.update(stamp(frame), [body(1.0)])[0] for frame in range(7)]
+    assert [label.label for label in said] == ["unknown"] * 5 + ["right"] * 2
+    assert said[0].top_labels == () and said[0].class_id == -1 and said[0].confidence == 0.0
+    assert Recognizer(session, min_seconds=0.0).update(stamp(0), [body(1.0)])[0].label == "right"
+
+
+def test_min_seconds_beyond_the_window_waits_for_a_full_window_only(session: Session) -> None:
+    (label,) = feed(Recognizer(session, min_seconds=30.0), range(31), body(1.0))
+    assert label.label == "right"
+
+
+def test_interval_spaces_labels_by_stamp(session: Session) -> None:
+    recognizer = Recognizer(session, interval_s=0.3, min_seconds=0.0)
+    said = [frame for frame in range(13) if recognizer.update(stamp(frame), [body(1.0)])]
+    assert said == [0, 3, 6, 9, 12]
+
+
+def test_empty_scene_is_unknown_stamped_with_the_frame(session: Session) -> None:
+    recognizer = Recognizer(session)
+    for frame in range(3):
+        (label,) = recognizer.update(stamp(frame), [])
+        assert (label.body_id, label.label, label.class_id) == ("", "unknown", -1)
+        assert label.stamp_ns == label.window_start_ns == stamp(frame)
+
+
+def test_body_that_leaves_gets_one_unknown_then_nothing(session: Session) -> None:
+    recognizer = Recognizer(session, lost_after_s=0.3)
+    assert feed(recognizer, range(10), body(1.0, "body_1"), body(-1.0, "body_2"))[0].label == "right"
+    said = [recognizer.update(stamp(frame), [body(-1.0, "body_2")]) for frame in range(10, 20)]
+    of_first = [label for labels in said for label in labels if label.body_id == "body_1"]
+    assert [(label.label, label.stamp_ns) for label in of_first] == [("unknown", stamp(12))]
+    assert all(label.label == "left" for labels in said for label in labels if label.body_id == "body_2")
+
+
+def test_last_body_that_leaves(session: Session) -> None:
+    """Nobody there is said at once, the body's own end after lost_after_s; its label is never repeated."""
+    recognizer = Recognizer(session, lost_after_s=0.2)
+    feed(recognizer, range(10), body(1.0))
+    said = [label for frame in range(10, 15) for label in recognizer.update(stamp(frame), [])]
+    assert {label.label for label in said} == {"unknown"}
+    assert [label.stamp_ns for label in said if label.body_id == "body_1"] == [stamp(11)]
+    assert [label.stamp_ns for label in said if label.body_id == ""] == [stamp(frame) for frame in range(10, 15)]
+
+
+def test_body_that_returns_starts_anew(session: Session) -> None:
+    recognizer = Recognizer(session, lost_after_s=0.3)
+    feed(recognizer, range(20), body(1.0))
+    feed(recognizer, range(20, 30))
+    (label,) = recognizer.update(stamp(30), [body(-1.0)])
+    assert (label.label, label.window_start_ns) == ("unknown", stamp(30))
+    (label,) = feed(recognizer, range(31, 40), body(-1.0))
+    assert (label.label, label.window_start_ns) == ("left", stamp(30))
+
+
+def test_short_absence_keeps_the_window(session: Session) -> None:
+    recognizer = Recognizer(session, lost_after_s=0.5)
+    feed(recognizer, range(10), body(1.0))
+    feed(recognizer, range(10, 12))
+    (label,) = recognizer.update(stamp(12), [body(1.0)])
+    assert (label.label, label.window_start_ns) == ("right", stamp(0))
+
+
+def test_pause_of_the_whole_stream_restarts(session: Session) -> None:
+    recognizer = Recognizer(session)
+    feed(recognizer, range(10), body(1.0))
+    (label,) = recognizer.update(stamp(60), [body(1.0)])
+    assert (label.label, label.window_start_ns) == ("unknown", stamp(60))
+
+
+def test_stamps_that_jump_back_restart_all_windows(session: Session) -> None:
+    recognizer = Recognizer(session)
+    feed(recognizer, range(50, 70), body(1.0, "body_1"), body(1.0, "body_2"))
+    labels = recognizer.update(stamp(0), [body(-1.0, "body_1")])
+    assert [(label.body_id, label.label, label.stamp_ns) for label in labels] == [
+        ("body_2", "unknown", stamp(0)),
+        ("body_1", "unknown", stamp(0)),
+    ]
+    (label,) = feed(recognizer, range(1, 10), body(-1.0, "body_1"))
+    assert (label.label, label.window_start_ns) == ("left", stamp(0))
+    assert recognizer.counts.restarts == 1
+
+
+def test_duplicate_frame_is_ignored(session: Session) -> None:
+    recognizer = Recognizer(session)
+    feed(recognizer, range(10), body(1.0))
+    assert recognizer.update(stamp(9), [body(-1.0)]) == []
+    assert recognizer.counts.duplicates == 1 and recognizer.counts.frames == 10
+
+
+def test_frames_fed_without_predicting_enter_the_window(session: Session) -> None:
+    recognizer, other = Recognizer(session), Recognizer(session)
+    for frame in range(20):
+        assert recognizer.update(stamp(frame), [body(1.0)], predict=False) == []
+    feed(other, range(20), body(1.0))
+    assert recognizer.update(stamp(20), [body(1.0)]) == other.update(stamp(20), [body(1.0)])
+    assert recognizer.counts.skipped == 20
+
+
+def test_endings_are_reported_even_without_predicting(session: Session) -> None:
+    recognizer = Recognizer(session, lost_after_s=0.2)
+    feed(recognizer, range(10), body(1.0))
+    labels = [label for f in range(10, 20) for label in recognizer.update(stamp(f), [], predict=False)]
+    assert [(label.body_id, label.label) for label in labels] == [("body_1", "unknown")]
+
+
+def test_missing_joints_do_not_stop_it(session: Session) -> None:
+    partly = body(1.0)
+    partly.positions[5:12] = np.nan
+    (label,) = feed(Recognizer(session), range(10), partly)
+    assert label.label == "right"
+
+
+def test_body_without_any_joint_is_not_there(session: Session) -> None:
+    nobody = body(1.0)
+    nobody.positions[:] = np.nan
+    recognizer = Recognizer(session, lost_after_s=0.3)
+    (label,) = recognizer.update(stamp(0), [nobody])
+    assert (label.body_id, label.label) == ("", "unknown")
+    feed(recognizer, range(1, 11), body(1.0))
+    said = [label for frame in range(11, 20) for label in recognizer.update(stamp(frame), [nobody])]
+    assert {label.label for label in said} == {"unknown"}
+    assert [label.stamp_ns for label in said if label.body_id] == [stamp(13)]
+
+
+def test_network_that_gives_nan_is_unknown(tmp_path: Path) -> None:
+    recognizer = Recognizer(inference.load(write_tiny(tmp_path / "poison", poison=True)), smoothing_s=1.0)
+    labels = feed(recognizer, range(10), body(1.0, "body_1", z=0.5), body(1.0, "body_2", z=2.0))
+    by_id = {label.body_id: label for label in labels}
+    assert (by_id["body_1"].label, by_id["body_1"].top_labels, by_id["body_1"].confidence) == ("unknown", (), 0.0)
+    assert by_id["body_2"].label == "right"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layout": "octopus_64"}, "unknown layout 'octopus_64'; known: .*kinect_v2_25"),
+        ({"layout": "hand_21", "positions": np.zeros((21, 3), np.float32)}, "no conversion from layout 'hand_21'"),
+        ({"positions": np.zeros((20, 3), np.float32)}, r"positions \[20, 3\], expected \[25, 3\] of kinect_v2_25"),
+        ({"positions": np.full((25, 3), np.inf, np.float32)}, "infinite"),
+        ({"body_id": ""}, "no id"),
+        ({"body_id": "body_2"}, "two bodies"),
+    ],
+)
+def test_bad_bodies_are_refused_and_change_nothing(session: Session, change: dict[str, object], message: str) -> None:
+    recognizer = Recognizer(session)
+    feed(recognizer, range(10), body(1.0, "body_2"))
+    with pytest.raises(InputError, match=message):
+        recognizer.update(stamp(10), [body(1.0, "body_2"), replace(body(1.0, "body_1"), **change)])  # type: ignore[arg-type]
+    (label,) = recognizer.update(stamp(11), [body(1.0, "body_2")])
+    assert (label.body_id, label.label, label.window_start_ns) == ("body_2", "right", stamp(0))
+
+
+@pytest.mark.parametrize("layout", ["kinect_v1_20", "azure_kinect_32", "mediapipe_33"])
+def test_other_skeleton_layouts_are_converted(session: Session, layout: str) -> None:
+    (label,) = feed(Recognizer(session), range(10), body(1.0, layout=layout))
+    assert label.label == "right"
+
+
+def test_crowd_keeps_those_followed_and_the_nearest(session: Session) -> None:
+    recognizer = Recognizer(session, max_bodies=2, min_seconds=0.0)
+    recognizer.update(stamp(0), [body(1.0, "far", z=5.0)])
+    crowd = [body(1.0, "far", z=5.0), body(1.0, "near", z=1.0), body(1.0, "middle", z=3.0)]
+    assert {label.body_id for label in recognizer.update(stamp(1), crowd)} == {"far", "near"}
+    assert recognizer.counts.left_out == 1
+
+
+def test_smoothing_averages_probabilities_over_time(session: Session) -> None:
+    recognizer = Recognizer(session, smoothing_s=1.0)
+    feed(recognizer, range(40), body(-0.2))
+    raw, smooth = Recognizer(session), recognizer
+    feed(raw, range(40), body(-0.2))
+    for frame in range(40, 60):
+        (before,), (after,) = (each.update(stamp(frame), [body(0.2)]) for each in (raw, smooth))
+    share = dict(zip(after.top_labels, after.top_probabilities, strict=True))["right"]
+    assert 0.5 < share < dict(zip(before.top_labels, before.top_probabilities, strict=True))["right"]
+    assert sum(after.top_probabilities) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_model_of_two_bodies_sees_the_nearest_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = inference.load(write_tiny(tmp_path / "pair", bodies=2))
+    recognizer = Recognizer(session)
+    seen = []
+    predict = session.predict_many
+    monkeypatch.setattr(session, "predict_many", lambda clips: seen.append(clips) or predict(clips))
+    feed(recognizer, range(10), body(0.0, "a"), body(1.0, "b"), body(5.0, "c"))
+    pairs = [[float(clip["bodies"][m, -1, 0, 0]) for m in range(2)] for clip in seen[-1]]
+    assert pairs == [[0.0, 1.0], [1.0, 0.0], [5.0, 1.0]]
+    feed(recognizer, range(10, 30), body(0.0, "a"))
+    assert seen[-1][0]["bodies"].shape == (1, 8, 25, 3)
+
+
+def test_model_is_swapped_while_running(session: Session, tmp_path: Path) -> None:
+    recognizer = Recognizer(session, lost_after_s=0.3)
+    feed(recognizer, range(10), body(1.0, "body_1"), body(1.0, "body_2"))
+    recognizer.use(inference.load(write_tiny(tmp_path / "longer", frames=16, seconds=4.0)))
+    labels = feed(recognizer, range(10, 21), body(1.0, "body_1"))
+    assert [(label.label, label.model_name, label.window_start_ns) for label in labels] == [
+        ("right", "longer", stamp(10))
+    ]
+
+
+def test_body_lost_during_a_swap_still_ends(session: Session, tmp_path: Path) -> None:
+    recognizer = Recognizer(session, lost_after_s=0.3)
+    feed(recognizer, range(10), body(1.0))
+    recognizer.use(inference.load(write_tiny(tmp_path / "other")))
+    said = [label for frame in range(10, 20) for label in recognizer.update(stamp(frame), [])]
+    assert [label.label for label in said if label.body_id == "body_1"] == ["unknown"]
+
+
+def test_model_of_another_layout_is_refused(session: Session) -> None:
+    spec: InputSpec = replace(session.package.inputs[0], layout="hand_22")
+    hands = Session.__new__(Session)
+    hands.package, hands.backend = replace(session.package, inputs=(spec,)), session.backend
+    with pytest.raises(PackageError, match="takes hand_22"):
+        Recognizer(hands)
+
+
+def test_settings_are_validated(session: Session) -> None:
+    with pytest.raises(ConfigError, match="unknown option interval"):
+        Recognizer(session, interval=1.0)
+    with pytest.raises(ConfigError, match="lost_after_s is -1"):
+        Recognizer(session, lost_after_s=-1.0)
