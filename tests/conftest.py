@@ -9,13 +9,15 @@ ROOT = Path(__file__).resolve().parent.parent
 # DDS finds other participants by domain: tests side by side, or beside a running graph, must not hear one another.
 # 101 is the highest domain that every platform supports; the first ones are what people use by hand.
 FIRST_DOMAIN, LAST_DOMAIN = 40, 101
+WORKERS = 8
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
-    span = LAST_DOMAIN - FIRST_DOMAIN + 1
-    first = int(os.environ.get("ACTREC_TEST_DOMAIN", FIRST_DOMAIN))
-    os.environ["ROS_DOMAIN_ID"] = str(FIRST_DOMAIN + (first - FIRST_DOMAIN + int(worker)) % span)
+    # The main process picks a block of domains by its process id; the workers inherit the choice and take one each.
+    blocks = (LAST_DOMAIN - FIRST_DOMAIN + 1) // WORKERS
+    block = int(os.environ.setdefault("ACTREC_TEST_DOMAINS", str(os.getpid() % blocks)))
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    os.environ["ROS_DOMAIN_ID"] = str(FIRST_DOMAIN + block * WORKERS + worker % WORKERS)
     os.environ.setdefault("ROS_LOG_DIR", str(Path(os.environ.get("TMPDIR", "/tmp")) / "actrec_test_logs"))
 
 

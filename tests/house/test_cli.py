@@ -1,0 +1,149 @@
+"""The command line: help with an example for every command, exit statuses, errors of one line."""
+
+import importlib
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from actrec import __version__, cli
+from actrec.cli import bench
+from actrec.errors import ConfigError, DeviceError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_main(arguments: list[str]) -> int:
+    """The exit status, whether main returns it or argparse exits with it."""
+    try:
+        return cli.main(arguments)
+    except SystemExit as leave:
+        return int(leave.code or 0)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A command `probe` whose `run` a test replaces."""
+    module = types.ModuleType("actrec_probe")
+    module.add_arguments = lambda parser: parser.add_argument("--number", type=int)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "actrec_probe", module)
+    monkeypatch.setitem(cli.COMMANDS, "probe", ("actrec_probe", "probe the dispatcher"))
+    return module
+
+
+@pytest.mark.parametrize("name", sorted(cli.COMMANDS))
+def test_help_has_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main([name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "Example" in shown
+    assert f"actrec {name}" in shown.split("Example", 1)[1]
+
+
+@pytest.mark.parametrize("name", sorted(cli.COMMANDS))
+def test_wrong_use_exits_with_two_and_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main([name, "--no-such-option"]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_alone_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main([]) == 0
+    assert all(name in capsys.readouterr().out for name in ["actrec"])
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert [name for name in cli.COMMANDS if name not in shown] == []
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == f"actrec {__version__}"
+
+
+def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main(["fly"]) == 2
+    error = capsys.readouterr().err
+    assert "fly" in error
+    assert "record" in error
+
+
+def test_options_without_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main(["--wings"]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"),
+    [(DeviceError("no camera\nplug one in"), 1), (ConfigError("no such driver"), 2), (KeyboardInterrupt(), 130)],
+)
+def test_errors_become_one_line_and_a_status(
+    raised: BaseException, status: int, command: types.ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(args: object) -> int:
+        raise raised
+
+    command.run = run  # type: ignore[attr-defined]
+    assert run_main(["probe"]) == status
+    expected = [f"actrec: {' '.join(str(raised).split())}"] if str(raised) else []
+    assert capsys.readouterr().err.splitlines() == expected
+
+
+def test_arguments_reach_the_command(command: types.ModuleType) -> None:
+    command.run = lambda args: args.number  # type: ignore[attr-defined]
+    assert run_main(["probe", "--number", "7"]) == 7
+
+
+def test_missing_library_says_how_to_install_it(command: types.ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(args: object) -> int:
+        raise ModuleNotFoundError("No module named 'rclpy'", name="rclpy.node")
+
+    command.run = run  # type: ignore[attr-defined]
+    assert run_main(["probe"]) == 1
+    assert "source a ROS 2 distribution" in capsys.readouterr().err
+
+
+def test_unexpected_missing_module_is_not_hidden(command: types.ModuleType) -> None:
+    def run(args: object) -> int:
+        raise ModuleNotFoundError("No module named 'tyop'", name="tyop")
+
+    command.run = run  # type: ignore[attr-defined]
+    with pytest.raises(ModuleNotFoundError):
+        cli.main(["probe"])
+
+
+def test_a_reader_that_leaves_is_no_traceback() -> None:
+    code = "import sys; from actrec.cli import main; sys.exit(main(['--help']))"
+    shell = f"'{sys.executable}' -c \"{code}\" | true"
+    done = subprocess.run(["bash", "-c", shell], cwd=ROOT, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+
+
+def test_bench_lists_and_refuses(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main(["bench"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in bench.BENCHMARKS)
+    assert run_main(["bench", "no_such"]) == 2
+    assert "known" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", sorted(bench.BENCHMARKS))
+def test_benchmarks_resolve(name: str) -> None:
+    module, function = bench.BENCHMARKS[name][0].split(":")
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_bench_prints_tables_and_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    module = types.ModuleType("actrec_probe_bench")
+    figures = {"frames": 3, "by joint": [{"joint": "head", "error_mm": 12.5}, {"joint": "neck", "error_mm": 7.25}]}
+    module.measure = lambda arguments: {**figures, "arguments": " ".join(arguments)}  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "actrec_probe_bench", module)
+    monkeypatch.setitem(bench.BENCHMARKS, "probe", ("actrec_probe_bench:measure", "probes"))
+    assert run_main(["bench", "probe", "--frames", "3"]) == 0
+    shown = capsys.readouterr().out
+    assert "| head | 12.5 |" in shown
+    assert "| arguments | --frames 3 |" in shown
+    assert run_main(["bench", "probe", "--json"]) == 0
+    assert '"error_mm": 7.25' in capsys.readouterr().out

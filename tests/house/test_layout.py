@@ -1,0 +1,129 @@
+"""What setup.py, package.xml and the requirements say equals what is on disk, and modules stay small."""
+
+import ast
+import configparser
+import re
+import runpy
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import pytest
+import setuptools
+import yaml
+
+import actrec
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ["actrec", "nodes/actrec_nodes", "models/actrec_models", "calibration/actrec_calibration"]
+LONGEST_MODULE = 400
+
+
+@pytest.fixture(scope="module")
+def setup() -> dict[str, Any]:
+    """The arguments that setup.py hands to setuptools."""
+    captured: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.setattr(setuptools, "setup", lambda **arguments: captured.update(arguments))
+        runpy.run_path(str(ROOT / "setup.py"))
+    return captured
+
+
+def folder_of(package: str, setup: dict[str, Any]) -> Path:
+    top, *rest = package.split(".")
+    return Path(ROOT, setup["package_dir"].get(top, top), *rest)
+
+
+def test_package_list_equals_the_disk(setup: dict[str, Any]) -> None:
+    on_disk = set()
+    for source in SOURCES:
+        for path in (ROOT / source).rglob("__init__.py"):
+            on_disk.add(".".join(path.parent.relative_to((ROOT / source).parent).parts))
+    assert sorted(setup["packages"]) == sorted(on_disk)
+
+
+def test_every_folder_with_modules_is_a_package() -> None:
+    folders = {path.parent for source in SOURCES for path in (ROOT / source).rglob("*.py")}
+    assert [str(folder) for folder in folders if not (folder / "__init__.py").is_file()] == []
+
+
+def test_version_is_the_same_everywhere(setup: dict[str, Any]) -> None:
+    manifests = [ROOT / "package.xml", ROOT / "ros2_ws/src/actrec_msgs/package.xml"]
+    versions = {ElementTree.parse(path).getroot().findtext("version") for path in manifests}
+    assert versions | {setup["version"], actrec.__version__} == {actrec.__version__}
+
+
+@pytest.mark.parametrize("folder", ["launch", "config"])
+def test_launch_and_config_files_are_installed(folder: str, setup: dict[str, Any]) -> None:
+    on_disk = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).iterdir() if path.is_file()}
+    installed = {name for target, names in setup["data_files"] for name in names if target == f"share/actrec/{folder}"}
+    assert on_disk
+    assert installed == on_disk
+
+
+def test_every_zoo_file_is_installed(setup: dict[str, Any]) -> None:
+    on_disk = {path.relative_to(ROOT).as_posix() for path in (ROOT / "models/zoo").glob("*/*") if path.is_file()}
+    installed = {name for target, names in setup["data_files"] for name in names if "models/zoo" in target}
+    assert installed == on_disk
+
+
+def test_files_that_packages_read_are_installed(setup: dict[str, Any]) -> None:
+    left_out = []
+    for package in setup["packages"]:
+        folder = folder_of(package, setup)
+        named = {path for pattern in setup["package_data"][package] for path in folder.glob(pattern)}
+        present = {path for path in folder.iterdir() if path.is_file() and path.suffix not in {".py", ".md", ".pyc"}}
+        left_out += [path.name for path in present - named]
+    assert left_out == []
+
+
+def test_console_scripts_resolve(setup: dict[str, Any]) -> None:
+    for script in setup["entry_points"]["console_scripts"]:
+        target = script.split("=")[1].strip()
+        module, function = target.split(":")
+        package, _, name = module.rpartition(".")
+        path = folder_of(package or module, setup)
+        file = path / f"{name}.py" if (path / f"{name}.py").is_file() else folder_of(module, setup) / "__init__.py"
+        functions = {node.name for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef)}
+        assert function in functions, script
+
+
+def test_executables_go_where_ros2_run_looks() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    assert config["install"]["install_scripts"] == config["develop"]["script_dir"] == "$base/lib/actrec"
+
+
+def test_no_module_is_too_long() -> None:
+    lengths = {
+        path.relative_to(ROOT).as_posix(): len(path.read_text(encoding="utf-8").splitlines())
+        for source in [*SOURCES, "tests", "launch", "scripts"]
+        for path in (ROOT / source).rglob("*.py")
+    }
+    assert {name: length for name, length in lengths.items() if length > LONGEST_MODULE} == {}
+
+
+def test_workspace_names_both_packages() -> None:
+    for path, folder in [
+        (ROOT / "colcon_defaults.yaml", ROOT),
+        (ROOT / "ros2_ws/colcon_defaults.yaml", ROOT / "ros2_ws"),
+    ]:
+        defaults = yaml.safe_load(path.read_text())
+        for verb in ("build", "test", "list", "graph"):
+            bases = {(folder / base).resolve() for base in defaults[verb]["base-paths"]}
+            assert bases == {ROOT, ROOT / "ros2_ws" / "src"}, (path, verb)
+
+
+def test_committed_files_name_no_machine() -> None:
+    home = re.compile(r"/home/\w+|/root/|/work/(main|shared)|find-links|index-url")
+    found = []
+    for path in [
+        *ROOT.glob("*.*"),
+        ROOT / "Makefile",
+        *(ROOT / "scripts").iterdir(),
+        *(ROOT / "requirements").iterdir(),
+    ]:
+        if path.is_file() and home.search(path.read_text(encoding="utf-8", errors="ignore")):
+            found.append(path.name)
+    assert found == []

@@ -1,0 +1,63 @@
+"""setup.py states ranges, requirements/ the exact versions tested: the second must lie in the first."""
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import setuptools
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "requirements"
+
+
+def read(name: str) -> list[Requirement]:
+    lines = (FOLDER / name).read_text(encoding="utf-8").splitlines()
+    stripped = [line.split("#")[0].strip() for line in lines]
+    return [Requirement(line) for line in stripped if line]
+
+
+def pins(*names: str) -> dict[str, list[str]]:
+    """Canonical name to the versions pinned (one a marker)."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        for requirement in read(name):
+            (specifier,) = requirement.specifier
+            assert specifier.operator == "==", f"{name}: {requirement} is not pinned"
+            found.setdefault(canonicalize_name(requirement.name), []).append(specifier.version)
+    return found
+
+
+@pytest.fixture(scope="module")
+def setup() -> dict[str, Any]:
+    captured: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.setattr(setuptools, "setup", lambda **arguments: captured.update(arguments))
+        runpy.run_path(str(ROOT / "setup.py"))
+    return captured
+
+
+@pytest.mark.parametrize("extra", ["core", "live", "train", "dev", "view"])
+def test_pins_lie_in_the_ranges(extra: str, setup: dict[str, Any]) -> None:
+    ranges = setup["install_requires"] if extra == "core" else setup["extras_require"][extra]
+    pinned = pins(f"{extra}.txt")
+    for text in ranges:
+        requirement = Requirement(text)
+        versions = pinned[canonicalize_name(requirement.name)]
+        assert all(requirement.specifier.contains(version) for version in versions), text
+
+
+def test_no_version_is_pinned_twice() -> None:
+    named: list[str] = []
+    for path in FOLDER.glob("*.txt"):
+        named += sorted(pins(path.name))
+    assert len(named) == len(set(named))
+
+
+def test_one_opencv_alone() -> None:
+    """Two OpenCV wheels overwrite each other's cv2: mediapipe brings opencv-contrib-python."""
+    named = pins(*(path.name for path in FOLDER.glob("*.txt")))
+    assert [name for name in named if name.startswith("opencv")] == ["opencv-contrib-python"]
