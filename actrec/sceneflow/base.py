@@ -1,0 +1,85 @@
+"""What every scene flow method offers, and what all of them check and resize alike."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import cv2
+import numpy as np
+
+from actrec.errors import InputError
+from actrec.frames import Intrinsics
+
+
+class SceneFlow(ABC):
+    """Estimates scene flow between two registered RGB-D images.
+
+    Attributes:
+        config_class: The settings dataclass that the constructor builds from its options.
+    """
+
+    config_class: ClassVar[type]
+
+    def estimate(
+        self,
+        colour0: np.ndarray,
+        depth0: np.ndarray,
+        colour1: np.ndarray,
+        depth1: np.ndarray,
+        intrinsics: Intrinsics,
+        dt: float,
+    ) -> np.ndarray:
+        """The velocity of the surface that each pixel of the first image shows.
+
+        Args:
+            colour0, colour1: [H, W, 3] uint8 RGB.
+            depth0, depth1: [H, W] float32 metres, NaN where missing.
+            intrinsics: Of all four images.
+            dt: Seconds from the first to the second.
+
+        Returns:
+            [H, W, 3] float32 m/s in the optical frame; NaN where either depth is missing or the surface is hidden in the
+            second image.
+
+        Raises:
+            InputError: Sizes or types differ, or dt is not positive.
+        """
+        _check(colour0, depth0, colour1, depth1, intrinsics, dt)
+        return self._estimate(colour0, depth0, colour1, depth1, intrinsics, dt)
+
+    @abstractmethod
+    def _estimate(
+        self,
+        colour0: np.ndarray,
+        depth0: np.ndarray,
+        colour1: np.ndarray,
+        depth1: np.ndarray,
+        intrinsics: Intrinsics,
+        dt: float,
+    ) -> np.ndarray:
+        """As `estimate`, with inputs that are sound."""
+
+
+def resize(
+    colour: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics, width: int, height: int
+) -> tuple[np.ndarray, np.ndarray, Intrinsics]:
+    """A smaller RGB-D image: colour averaged over areas, depth sampled (an average would invent surfaces)."""
+    if (width, height) == (intrinsics.width, intrinsics.height):
+        return colour, depth, intrinsics
+    small = cv2.resize(colour, (width, height), interpolation=cv2.INTER_AREA)
+    return small, cv2.resize(depth, (width, height), interpolation=cv2.INTER_NEAREST), intrinsics.resized(width, height)
+
+
+def _check(
+    colour0: np.ndarray, depth0: np.ndarray, colour1: np.ndarray, depth1: np.ndarray, intrinsics: Intrinsics, dt: float
+) -> None:
+    size = (intrinsics.height, intrinsics.width)
+    for name, image in (("first", colour0), ("second", colour1)):
+        if image.shape != (*size, 3) or image.dtype != np.uint8:
+            raise InputError(f"{name} colour is {image.dtype}{list(image.shape)}, expected uint8{[*size, 3]}")
+    for name, image in (("first", depth0), ("second", depth1)):
+        if image.shape != size or image.dtype != np.float32:
+            raise InputError(
+                f"{name} depth is {image.dtype}{list(image.shape)}, expected float32{list(size)} in metres"
+            )
+    if not (np.isfinite(dt) and dt > 0):
+        raise InputError(f"the second image is {dt} s after the first, expected more than 0")

@@ -1,0 +1,166 @@
+"""Publishes what a camera driver reads: colour, depth, camera_info, and joints where the source knows them."""
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from actrec_msgs.msg import SkeletonArray
+from sensor_msgs.msg import CameraInfo, Image
+
+from actrec import capture
+from actrec.capture.base import Camera
+from actrec.config import setting
+from actrec.errors import ActrecError, DeviceError, EndOfStream
+from actrec.frames import RgbdFrame
+from actrec_nodes import conversions, params, process, qos, topics
+from actrec_nodes.lifecycle import ActrecNode
+
+
+@dataclass(frozen=True)
+class CameraConfig:
+    """Which camera, and what to do when it ends or is lost. The driver's own settings are `<driver>.<setting>`."""
+
+    driver: str = setting("simulated", "Camera driver: a name in actrec.capture.")
+    on_end: str = setting(
+        "exit", "At the end of a recording.", choices=("exit", "deactivate", "stay")
+    )
+    read_timeout_s: float = setting(
+        2.0, "A camera that gives no frame for this long is lost.", unit="s", range=(0.1, 60.0)
+    )
+    retry_s: float = setting(
+        1.0, "Wait before the first attempt to reopen a lost camera; doubled at each.", unit="s", range=(0.01, 60.0)
+    )
+    retry_max_s: float = setting(30.0, "Longest wait between two attempts.", unit="s", range=(0.01, 3600.0))
+
+
+class CameraNode(ActrecNode[CameraConfig]):
+    """Runs a driver in a thread of its own and publishes its frames."""
+
+    def __init__(self, **node_options: Any):
+        super().__init__("camera_node", CameraConfig, **node_options)
+        self._camera: Camera | None = None
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._outputs: dict[str, Any] = {}
+
+    def configure(self) -> None:
+        """Finds the driver, declares its settings and makes it; the device is opened by activation."""
+        driver = capture.DRIVERS.get(self.config.driver)
+        options = params.declare(self, driver.config_class, self.config.driver).read()
+        self._camera = driver(**params.as_options(options))
+        for name, kind, profile in (
+            (topics.COLOUR, Image, qos.IMAGE_PUBLISHER),
+            (topics.COLOUR_INFO, CameraInfo, qos.IMAGE_PUBLISHER),
+            (topics.DEPTH, Image, qos.IMAGE_PUBLISHER),
+            (topics.DEPTH_INFO, CameraInfo, qos.IMAGE_PUBLISHER),
+            (topics.TRUE_SKELETONS, SkeletonArray, qos.SMALL),
+        ):
+            self._outputs[name] = self.create_lifecycle_publisher(kind, name, profile)
+
+    def activate(self) -> None:
+        """Opens the device and starts reading.
+
+        Raises:
+            DeviceError: There is no such camera or recording.
+        """
+        assert self._camera is not None
+        self._camera.open()
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._run, name="camera", daemon=True)
+        self._thread.start()
+
+    def deactivate(self) -> None:
+        """Stops reading and closes the device."""
+        self._stop.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+            self._thread = None
+        if self._camera is not None:
+            self._camera.close()
+
+    def cleanup(self) -> None:
+        """Forgets the driver."""
+        for publisher in self._outputs.values():
+            self.destroy_lifecycle_publisher(publisher)
+        self._outputs = {}
+        self._camera = None
+
+    def publish(self, frame: RgbdFrame) -> None:
+        """Publishes one frame; every message bears its stamp."""
+        head = conversions.header(frame.stamp_ns, frame.frame_id)
+        if frame.colour is None:
+            self._publish_joints(topics.SKELETONS, frame, head)
+            return
+        frame.check()
+        # Colour goes last: whoever pairs the two has depth already and starts at once.
+        info = conversions.intrinsics_to_info(frame.intrinsics, head)
+        self._outputs[topics.COLOUR_INFO].publish(info)
+        if frame.depth is not None:
+            self._outputs[topics.DEPTH_INFO].publish(info)
+            self._outputs[topics.DEPTH].publish(conversions.depth_to_image(frame.depth, head))
+        self._outputs[topics.COLOUR].publish(conversions.colour_to_image(frame.colour, head))
+        if frame.skeletons:
+            self._publish_joints(topics.TRUE_SKELETONS, frame, head)
+
+    def _publish_joints(self, topic: str, frame: RgbdFrame, head: Any) -> None:
+        if topic not in self._outputs:
+            # Only a source of joints alone publishes `skeletons`: with images that is the skeleton node's.
+            self._outputs[topic] = self.create_lifecycle_publisher(SkeletonArray, topic, qos.SMALL)
+            self._outputs[topic].on_activate(None)
+        self._outputs[topic].publish(conversions.bodies_to_message(frame.skeletons, head))
+
+    def _run(self) -> None:
+        assert self._camera is not None
+        while not self._stop.is_set():
+            try:
+                frame = self._camera.read(self.config.read_timeout_s)
+            except EndOfStream as end:
+                self._end(end)
+                return
+            except Exception as error:  # a driver's fault of any kind must not end the thread unseen
+                self.fail(error)
+                self._reopen()
+                continue
+            self._publish_counted(frame)
+
+    def _publish_counted(self, frame: RgbdFrame) -> None:
+        self.statistics.count("received")
+        began = time.monotonic()
+        try:
+            self.publish(frame)
+        except Exception as error:  # as above
+            if self._stop.is_set():
+                return
+            self.statistics.count("failed")
+            self.fail(error)
+        else:
+            self.statistics.done(time.monotonic() - began, self.age(frame.stamp_ns))
+
+    def _reopen(self) -> None:
+        """Closes and opens the camera again, with growing pauses, until it answers or the node stops."""
+        assert self._camera is not None
+        pause = self.config.retry_s
+        while not self._stop.wait(pause):
+            try:
+                self._camera.close()
+                self._camera.open()
+            except ActrecError as error:
+                pause = min(2 * pause, self.config.retry_max_s)
+                self.fail(DeviceError(f"{error} (next attempt in {pause:g} s)"))
+            else:
+                self.get_logger().info(f"camera '{self.config.driver}' is back")
+                return
+
+    def _end(self, end: EndOfStream) -> None:
+        self.get_logger().info(f"{end} ({self.config.on_end} as on_end says)")
+        if self.config.on_end == "exit":
+            self.finish(0)
+        elif self.config.on_end == "deactivate" and self.executor is not None:
+            # Not from here: deactivation joins this thread.
+            self.executor.create_task(self.trigger_deactivate)
+
+
+def main() -> int:
+    """Entry point of the executable `camera_node`."""
+    return process.spin(CameraNode)

@@ -1,0 +1,61 @@
+"""The base of the nodes that work on RGB-D frames."""
+
+from abc import abstractmethod
+from typing import Any, TypeVar
+
+from sensor_msgs.msg import CameraInfo, Image
+
+from actrec.frames import RgbdFrame
+from actrec_nodes import params, qos, topics
+from actrec_nodes.lifecycle import ActrecNode
+from actrec_nodes.synchroniser import RgbdMessages, Synchroniser, SynchroniserConfig, to_frame
+from actrec_nodes.worker import Worker
+
+ConfigT = TypeVar("ConfigT")
+
+
+class FrameNode(ActrecNode[ConfigT]):
+    """Subscribes to colour, depth and camera_info while active, and hands the newest frame to `process` in a thread.
+
+    Args:
+        name: Node name.
+        config_class: The node's settings; those of `SynchroniserConfig` are parameters too.
+        **node_options: Passed to rclpy.
+    """
+
+    def __init__(self, name: str, config_class: type[ConfigT], **node_options: Any):
+        super().__init__(name, config_class, **node_options)
+        self._synchroniser_settings = params.declare(self, SynchroniserConfig)
+        self._image_subscriptions: list[Any] = []
+        self._worker: Worker[RgbdMessages] | None = None
+
+    @abstractmethod
+    def process(self, frame: RgbdFrame) -> None:
+        """Works on a frame and publishes what comes of it, with the frame's stamp."""
+
+    def activate(self) -> None:
+        """Subscribes and starts the worker."""
+        config = self._synchroniser_settings.read()
+        worker = Worker(self._work, self.fail, self.statistics, age=lambda m: self.age(m.stamp_ns))
+        worker.start(self.get_name())
+        self._worker = worker
+        synchroniser = Synchroniser(config, worker.put, self._warn, lambda n: self.statistics.count("unpaired", n))
+        wanted = [(Image, topics.COLOUR, synchroniser.add_colour), (CameraInfo, topics.COLOUR_INFO, synchroniser.add_info)]
+        if config.use_depth:
+            wanted.append((Image, topics.DEPTH, synchroniser.add_depth))
+        self._image_subscriptions = [self.create_subscription(t, n, c, qos.IMAGE_SUBSCRIBER) for t, n, c in wanted]
+
+    def deactivate(self) -> None:
+        """Unsubscribes and stops the worker."""
+        for subscription in self._image_subscriptions:
+            self.destroy_subscription(subscription)
+        self._image_subscriptions = []
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+
+    def _work(self, messages: RgbdMessages) -> None:
+        self.process(to_frame(messages, self._warn))
+
+    def _warn(self, line: str) -> None:
+        self.complain(line, "warning")

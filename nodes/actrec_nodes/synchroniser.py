@@ -1,0 +1,218 @@
+"""Pairs colour with depth by stamp, and copes with depth that is absent, late or of another size."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from sensor_msgs.msg import CameraInfo, Image
+
+from actrec.config import setting
+from actrec.errors import InputError
+from actrec.frames import NANOSECONDS, RgbdFrame
+from actrec_nodes import conversions
+
+PENDING = 8
+"""Images kept while their partner is on its way."""
+
+FIRST_TOLERANCE_NS = NANOSECONDS // 60
+"""Half a frame at 30 Hz, until the camera's own interval is known."""
+
+
+@dataclass(frozen=True)
+class SynchroniserConfig:
+    """How a node takes its images."""
+
+    use_depth: bool = setting(True, "Take depth; without it joints have no metric position but the estimator's own.")
+    depth_wait_s: float = setting(
+        1.0, "After this long without depth, work on colour alone and say so.", unit="s", range=(0.0, 60.0)
+    )
+    sync_tolerance_s: float | None = setting(
+        None, "Greatest distance of colour's and depth's stamps; unset: half a frame.", unit="s", range=(0.0, 1.0)
+    )
+
+
+@dataclass(frozen=True)
+class RgbdMessages:
+    """One frame as it came: converted only by whoever works on it."""
+
+    colour: Image
+    depth: Image | None
+    info: CameraInfo
+
+    @property
+    def stamp_ns(self) -> int:
+        """The colour image's stamp."""
+        return conversions.stamp_to_ns(self.colour.header.stamp)
+
+
+class Synchroniser:
+    """Feeds on messages, emits frames in the order of their stamps.
+
+    A colour image waits for the depth image nearest to it in time. Where none comes for `depth_wait_s`, colour is
+    emitted alone, at once, until depth comes back. A stamp that jumps back (a recording that starts again) forgets all
+    that waited. Not thread-safe: its callbacks belong in one mutually exclusive group.
+
+    Args:
+        config: The settings.
+        emit: Called with each frame.
+        complain: Called with a line where the input is degraded; may be called with the same line at every frame.
+        unpaired: Called with the number of colour images that were given up.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        config: SynchroniserConfig,
+        emit: Callable[[RgbdMessages], None],
+        complain: Callable[[str], None],
+        unpaired: Callable[[int], None] = lambda number: None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._config = config
+        self._emit = emit
+        self._complain = complain
+        self._unpaired = unpaired
+        self._clock = clock
+        self._info: CameraInfo | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets every image, not the camera_info."""
+        self._colour: deque[tuple[int, Image]] = deque()
+        self._depth: deque[tuple[int, Image]] = deque()
+        self._intervals: deque[int] = deque(maxlen=9)
+        self._newest_ns: int | None = None
+        self._emitted_ns: int | None = None
+        self._paired_at: float | None = None
+        self._without_depth = not self._config.use_depth
+
+    def add_info(self, message: CameraInfo) -> None:
+        """The colour camera's newest camera_info."""
+        self._info = message
+
+    def add_colour(self, message: Image) -> None:
+        """A colour image: goes out with its depth, or waits for it."""
+        stamp = conversions.stamp_to_ns(message.header.stamp)
+        self._note(stamp)
+        if self._paired_at is None:
+            self._paired_at = self._clock()
+        if not self._config.use_depth:
+            self._send(stamp, message, None)
+            return
+        match = _nearest(self._depth, stamp, self._tolerance_ns())
+        if match is not None:
+            self._pair(stamp, message, *match)
+        elif self._without_depth or self._clock() - self._paired_at > self._config.depth_wait_s:
+            self._give_up_depth(stamp, message)
+        else:
+            self._colour.append((stamp, message))
+            self._limit(self._colour)
+
+    def add_depth(self, message: Image) -> None:
+        """A depth image: goes out with its colour, or waits for it."""
+        stamp = conversions.stamp_to_ns(message.header.stamp)
+        if self._depth and stamp < self._depth[-1][0]:
+            self._depth.clear()
+        tolerance = self._tolerance_ns()
+        if self._emitted_ns is not None and abs(stamp - self._emitted_ns) <= tolerance and self._without_depth:
+            # Its colour has gone ahead; those that follow wait again.
+            self._without_depth = False
+            self._paired_at = self._clock()
+            return
+        match = _nearest(self._colour, stamp, tolerance)
+        if match is not None:
+            self._pair(*match, stamp, message)
+            return
+        self._depth.append((stamp, message))
+        if len(self._depth) > PENDING:
+            self._depth.popleft()
+
+    def _note(self, stamp: int) -> None:
+        """Watches the stamps' order and interval."""
+        if self._newest_ns is not None and stamp <= self._newest_ns:
+            # What belongs to the time before the jump is later than this colour image; depth may have jumped first.
+            self._unpaired(len(self._colour))
+            tolerance = self._tolerance_ns()
+            depth = [item for item in self._depth if item[0] <= stamp + tolerance]
+            without = self._without_depth
+            self.reset()
+            self._depth.extend(depth)
+            self._without_depth = without
+        elif self._newest_ns is not None:
+            self._intervals.append(stamp - self._newest_ns)
+        self._newest_ns = stamp
+
+    def _tolerance_ns(self) -> int:
+        if self._config.sync_tolerance_s is not None:
+            return int(self._config.sync_tolerance_s * NANOSECONDS)
+        # The least of the recent intervals: where frames are lost the others are multiples of it.
+        return min(self._intervals) // 2 if self._intervals else FIRST_TOLERANCE_NS
+
+    def _pair(self, colour_ns: int, colour: Image, depth_ns: int, depth: Image) -> None:
+        self._without_depth = False
+        self._paired_at = self._clock()
+        older = [item for item in self._colour if item[0] < colour_ns]
+        self._unpaired(len(older))
+        self._colour = deque(item for item in self._colour if item[0] > colour_ns)
+        self._depth = deque(item for item in self._depth if item[0] > depth_ns)
+        self._send(colour_ns, colour, depth)
+
+    def _give_up_depth(self, stamp: int, colour: Image) -> None:
+        if not self._depth:
+            self._complain(f"no depth image for {self._config.depth_wait_s:g} s: working on colour alone")
+        else:
+            apart = min(abs(stamp - d) for d, _ in self._depth) / 1e6
+            self._complain(
+                f"depth's stamps are {apart:.0f} ms or more from colour's (allowed {self._tolerance_ns() / 1e6:.0f} ms): "
+                "working on colour alone; synchronise the streams or set sync_tolerance_s"
+            )
+        self._without_depth = True
+        self._unpaired(len(self._colour))
+        self._colour.clear()
+        self._send(stamp, colour, None)
+
+    def _limit(self, pending: deque[tuple[int, Image]]) -> None:
+        if len(pending) > PENDING:
+            pending.popleft()
+            self._unpaired(1)
+
+    def _send(self, stamp: int, colour: Image, depth: Image | None) -> None:
+        self._emitted_ns = stamp
+        if self._info is None:
+            self._complain("no camera_info yet: frames are left out until it comes")
+            self._unpaired(1)
+            return
+        self._emit(RgbdMessages(colour, depth, self._info))
+
+
+def _nearest(pending: deque[tuple[int, Image]], stamp: int, tolerance: int) -> tuple[int, Image] | None:
+    best = min(pending, key=lambda item: abs(item[0] - stamp), default=None)
+    return best if best is not None and abs(best[0] - stamp) <= tolerance else None
+
+
+def to_frame(messages: RgbdMessages, complain: Callable[[str], None]) -> RgbdFrame:
+    """Converts a frame; depth that does not fit colour is left out with a complaint.
+
+    Raises:
+        InputError: Encoding not supported, or camera_info of another size than the image.
+    """
+    colour = conversions.image_to_colour(messages.colour)
+    intrinsics = conversions.info_to_intrinsics(messages.info)
+    if (intrinsics.height, intrinsics.width) != colour.shape[:2]:
+        raise InputError(
+            f"camera_info is of a {intrinsics.width}×{intrinsics.height} image, but colour is "
+            f"{colour.shape[1]}×{colour.shape[0]}"
+        )
+    depth = None
+    if messages.depth is not None and (messages.depth.height, messages.depth.width) != colour.shape[:2]:
+        complain(
+            f"depth is {messages.depth.width}×{messages.depth.height}, colour is {colour.shape[1]}×{colour.shape[0]}: "
+            "working on colour alone; register depth to colour in the camera's driver (align_depth)"
+        )
+    elif messages.depth is not None:
+        depth = conversions.image_to_depth(messages.depth)
+        if np.isnan(depth).all():
+            complain("depth has no valid pixel: the sensor is covered, too close or not running")
+    return RgbdFrame(messages.stamp_ns, colour, depth, intrinsics, messages.colour.header.frame_id)
