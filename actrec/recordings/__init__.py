@@ -1,1 +1,66 @@
 """Readers of recordings: bags, colour and depth folders, videos, skeleton files; and the bag writer."""
+
+from pathlib import Path
+from typing import Any
+
+from actrec.errors import InputError
+from actrec.recordings.base import Recording, RecordingConfig, existing
+from actrec.registry import Registry
+
+FORMATS = Registry(
+    "recording format",
+    {
+        "bag": "actrec.recordings.bag:BagRecording",
+        "folder": "actrec.recordings.folder:FolderRecording",
+        "video": "actrec.recordings.video:VideoRecording",
+        "skeleton": "actrec.recordings.skeleton_recording:SkeletonRecording",
+    },
+    install={"rosbags": "pip install rosbags", "av": "pip install av", "cv2": "pip install opencv-contrib-python"},
+)
+_VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg")
+
+
+def sniff(path: str | Path) -> str:
+    """The name in `FORMATS` of the recording at `path`.
+
+    Raises:
+        DeviceError: There is nothing there.
+        InputError: It is of no known format; lists those.
+    """
+    from actrec.recordings import skeletons
+
+    path = existing(path)
+    if path.is_dir():
+        files = [path / "metadata.yaml", *path.glob("*.mcap"), *path.glob("*.db3")]
+        return "bag" if any(file.is_file() for file in files) else "folder"
+    if path.suffix.lower() in _VIDEO_SUFFIXES:
+        return "video"
+    if path.suffix in (".mcap", ".db3"):
+        return "bag"
+    if skeletons.sniff(path) is not None:
+        return "skeleton"
+    raise InputError(
+        f"'{path}' is no recording that is known by its name: bags (.mcap, .db3, their folder), folders of images, "
+        f"videos ({', '.join(_VIDEO_SUFFIXES)}), skeleton files (.skeleton, .json, .mat, .npz, .csv); or name its format: "
+        f"{', '.join(FORMATS.names())}"
+    )
+
+
+def open_recording(path: str | Path, config: RecordingConfig | None = None, format: str = "auto") -> Recording:
+    """Opens a recording of any known format; a context manager.
+
+    Args:
+        path: The file or folder.
+        config: What the recording does not tell of itself.
+        format: A name in `FORMATS`, or "auto".
+
+    Raises:
+        DeviceError: There is nothing there.
+        InputError: It is corrupt, of no known format, or lacks what its frames need.
+        ConfigError: An option does not fit it.
+        MissingLibraryError: A library is not installed; says how to install it.
+    """
+    name = sniff(path) if format == "auto" else format
+    arguments: dict[str, Any] = {"path": path, "config": config or RecordingConfig()}
+    recording: Recording = FORMATS.create(name, **arguments)
+    return recording

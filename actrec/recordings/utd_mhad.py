@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from actrec.errors import DeviceError, InputError
+from actrec.errors import DeviceError, InputError, MissingLibraryError
 from actrec.recordings.sequence import SkeletonSequence, from_kinect, load_npz, split_frames, stamps_at
 from actrec.skeleton import layouts
 
@@ -39,8 +39,12 @@ def read_utd_mhad_mat(path: str | Path, fps: float = FPS) -> SkeletonSequence:
     Raises:
         DeviceError: There is no such file.
         InputError: It is truncated, corrupt, or holds no `d_skel`.
+        MissingLibraryError: scipy is not installed.
     """
-    from scipy.io import loadmat
+    try:
+        from scipy.io import loadmat
+    except ModuleNotFoundError as error:
+        raise MissingLibraryError("a UTD-MHAD .mat needs scipy, which is not installed: pip install scipy") from error
 
     path = Path(path)
     if not path.is_file():

@@ -1,0 +1,231 @@
+"""rosbag2 bags, mcap or sqlite3, through `rosbags`: no ROS needed."""
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rosbags.rosbag2 import Reader
+from rosbags.typesys import Stores, get_typestore
+
+from actrec.errors import ActrecError, InputError
+from actrec.frames import NANOSECONDS, Intrinsics, RgbdFrame
+from actrec.recordings import images, intrinsics
+from actrec.recordings.bag_topics import INFO, Topics, find_topics
+from actrec.recordings.base import Recording, RecordingConfig, existing, log
+from actrec.recordings.pairing import Pairer, half_period_ns
+
+STORE = get_typestore(Stores.ROS2_HUMBLE)
+"""Images and CameraInfo are the same in every ROS 2 distribution since Humble."""
+_PEEK = 30
+"""Colour messages looked at to learn the frame rate."""
+
+
+def stamp_ns(raw: bytes | memoryview) -> int:
+    """The header's stamp in nanoseconds of a serialised message that starts with a header."""
+    sec, nanosec = struct.unpack_from("<iI" if raw[1] & 1 else ">iI", raw, 4)
+    return sec * NANOSECONDS + nanosec
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns whatever the libraries raise for a damaged bag into one line that names it."""
+    try:
+        yield
+    except (ActrecError, GeneratorExit):
+        raise
+    except Exception as error:  # rosbags, sqlite3, zstd, lz4, struct each raise their own
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(
+            f"bag '{path}' is corrupt, truncated or unfinished ({what}); an mcap can be saved with "
+            f"`actrec record --recover '{path}' --out NEW`"
+        ) from error
+
+
+class BagRecording(Recording):
+    """Plays the colour, depth and intrinsics of a bag; colour without depth within half a frame is left out.
+
+    Attributes:
+        topics: The topics that are played.
+        unpaired: Colour messages left out so far for want of depth.
+
+    Args:
+        path: The bag's folder or file.
+        config: Options; topics, and intrinsics for a bag without camera_info.
+
+    Raises:
+        DeviceError: There is no such bag.
+        InputError: It is corrupt, has no colour, or no camera_info.
+        ConfigError: A topic is absent, or there are several and none is chosen.
+    """
+
+    def __init__(self, path: str | Path, config: RecordingConfig):
+        super().__init__(existing(path), config)
+        self.unpaired = 0
+        if self.path.is_dir() and not (self.path / "metadata.yaml").is_file():
+            raise InputError(
+                f"bag '{self.path}' has no metadata.yaml: it was not finished; save it with "
+                f"`actrec record --recover '{self.path}' --out NEW`, or play its .mcap or .db3 file itself"
+            )
+        with reading(self.path):
+            self._reader = Reader(self.path)
+            self._reader.open()
+        try:
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def intrinsics(self) -> Intrinsics:
+        """As the colour topic's camera_info, or the options, say."""
+        return self._intrinsics
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from the first message of the bag to the last."""
+        return self._reader.duration / NANOSECONDS
+
+    def close(self) -> None:
+        """Closes the bag; safe to call twice."""
+        if self._reader.is_open:
+            self._reader.close()
+
+    def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
+        """Every frame from `start_s` after the first colour message."""
+        start = self._first_time + round(start_s * NANOSECONDS)
+        if self.topics.depth is None:
+            for raw in self._raw(self.topics.colour, start):
+                yield self._frame(raw, None)
+            return
+        pairer = Pairer(self._tolerance)
+        produced = 0
+        with reading(self.path):
+            # Depth may have been written just before the colour that it belongs to.
+            for topic, time, raw in self._messages([self.topics.colour, self.topics.depth], start - self._tolerance):
+                if topic == self.topics.depth:
+                    ready = pairer.add_depth(stamp_ns(raw), raw)
+                elif time < start:
+                    continue
+                else:
+                    ready = pairer.add_colour(stamp_ns(raw), raw)
+                for colour, depth in ready:
+                    produced += 1
+                    yield self._frame(colour, depth)
+            for colour, depth in pairer.flush():
+                produced += 1
+                yield self._frame(colour, depth)
+        self._report(pairer, produced)
+
+    def _prepare(self) -> None:
+        with reading(self.path):
+            self.topics: Topics = find_topics(self.path, self._reader, self.config, self._encoding)
+            first, times, stamps = None, [], []
+            for _, time, raw in self._messages([self.topics.colour]):
+                first = raw if first is None else first
+                times.append(time)
+                stamps.append(stamp_ns(raw))
+                if len(stamps) >= _PEEK:
+                    break
+        if first is None:
+            raise InputError(f"bag '{self.path}' has no message on its colour topic {self.topics.colour}")
+        self._first_time = times[0]
+        self._tolerance = half_period_ns(stamps)
+        if self.topics.depth is None:
+            log.warning("bag '%s' has no depth topic: frames come without depth", self.path)
+        with reading(self.path):
+            height, width = self._colour(first)[0].shape[:2]
+            self._intrinsics = self._resolve_intrinsics(width, height)
+
+    def _resolve_intrinsics(self, width: int, height: int) -> Intrinsics:
+        if self.config.intrinsics or not self.topics.info:
+            try:
+                return intrinsics.resolve(self.path, self.config, width, height)
+            except InputError as error:
+                if self.config.intrinsics or self.config.hfov_deg:
+                    raise
+                raise InputError(
+                    f"bag '{self.path}' has no camera_info for {self.topics.colour}: {intrinsics.REMEDY}"
+                ) from error
+        for _, _, raw in self._messages([self.topics.info]):
+            return _camera_info(self.topics.info, STORE.deserialize_cdr(raw, INFO), width, height)
+        raise InputError(f"bag '{self.path}' has no message on {self.topics.info}: {intrinsics.REMEDY}")
+
+    def _messages(self, topics: list[str], start: int | None = None) -> Iterator[tuple[str, int, bytes]]:
+        connections = [c for c in self._reader.connections if c.topic in topics]
+        for connection, time, raw in self._reader.messages(connections, start=start):
+            yield connection.topic, time, raw
+
+    def _raw(self, topic: str, start: int) -> Iterator[bytes]:
+        with reading(self.path):
+            for _, _, raw in self._messages([topic], start):
+                yield raw
+
+    def _encoding(self, topic: str) -> str:
+        """The encoding of a topic's first image; empty where it has none."""
+        for _, _, raw in self._messages([topic]):
+            message = self._deserialize(topic, raw)
+            return message.encoding if hasattr(message, "encoding") else message.format
+        return ""
+
+    def _deserialize(self, topic: str, raw: bytes) -> Any:
+        kind = next(c.msgtype for c in self._reader.connections if c.topic == topic)
+        return STORE.deserialize_cdr(raw, kind)
+
+    def _colour(self, raw: bytes) -> tuple[np.ndarray, str]:
+        """The image and its frame_id."""
+        message = self._deserialize(self.topics.colour, raw)
+        if hasattr(message, "format"):
+            return images.decompress_colour(message.data), message.header.frame_id
+        return images.colour(message.encoding, _pixels(message)), message.header.frame_id
+
+    def _depth(self, raw: bytes) -> np.ndarray:
+        assert self.topics.depth is not None
+        message = self._deserialize(self.topics.depth, raw)
+        scale = self.config.depth_scale or images.MILLIMETRE
+        if hasattr(message, "format"):
+            return images.decompress_depth(message.format, message.data, scale)
+        return images.depth(message.encoding, _pixels(message), scale)
+
+    def _frame(self, colour: bytes, depth: bytes | None) -> RgbdFrame:
+        try:
+            image, frame_id = self._colour(colour)
+            metres = None if depth is None else self._depth(depth)
+            frame = RgbdFrame(stamp_ns(colour), image, metres, self._intrinsics, frame_id)
+            frame.check()
+        except ActrecError as error:
+            raise type(error)(f"bag '{self.path}': {error}") from error
+        return frame
+
+    def _report(self, pairer: Pairer, produced: int) -> None:
+        self.unpaired += pairer.unpaired
+        if not produced and pairer.unpaired:
+            raise InputError(
+                f"bag '{self.path}': none of {pairer.unpaired} colour images has depth within "
+                f"{self._tolerance / 1e6:.1f} ms; play without with depth_topic='none'"
+            )
+        if pairer.unpaired:
+            log.warning("bag '%s': left out %d colour images without depth", self.path, pairer.unpaired)
+
+
+def _pixels(message: Any) -> np.ndarray:
+    return images.pixels(
+        message.encoding, message.width, message.height, message.step, bool(message.is_bigendian), message.data
+    )
+
+
+def _camera_info(topic: str, info: Any, width: int, height: int) -> Intrinsics:
+    if (info.width, info.height) != (width, height):
+        raise InputError(
+            f"{topic} is of {info.width}×{info.height} images, but the colour images are {width}×{height}; "
+            "choose another with camera_info_topic, or give the option intrinsics"
+        )
+    k = [float(value) for value in info.k]
+    if k[0] <= 0 or k[4] <= 0:
+        raise InputError(f"{topic} is of an uncalibrated camera (fx is {k[0]:g}): {intrinsics.REMEDY}")
+    if info.distortion_model not in ("", "plumb_bob", "rational_polynomial"):
+        raise InputError(f"{topic} has distortion '{info.distortion_model}'; play the rectified images instead")
+    distortion = tuple(float(value) for value in info.d)
+    return Intrinsics(width, height, k[0], k[4], k[2], k[5], distortion if any(distortion) else ())

@@ -1,0 +1,119 @@
+"""Which topics of a bag are the colour, the depth and the intrinsics: by type, name and encoding."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from actrec.errors import ConfigError, InputError
+from actrec.recordings.base import RecordingConfig
+from actrec.recordings.images import COLOUR_ENCODINGS, DEPTH_ENCODINGS
+
+IMAGE = "sensor_msgs/msg/Image"
+COMPRESSED = "sensor_msgs/msg/CompressedImage"
+INFO = "sensor_msgs/msg/CameraInfo"
+_DEPTH_PREFERRED = ("aligned_depth_to_color", "depth_registered", "depth_to_rgb")
+_COLOUR_WORDS = ("color", "colour", "rgb")
+
+
+@dataclass(frozen=True)
+class Topics:
+    """The topics to play; `depth` and `info` are None where the bag has none. `compressed` is of the colour."""
+
+    colour: str
+    depth: str | None
+    info: str | None
+    compressed: bool
+
+
+def find_topics(path: Path, reader: Any, config: RecordingConfig, encoding_of: Callable[[str], str]) -> Topics:
+    """Chooses the topics of an open bag.
+
+    Args:
+        path: The bag, for messages.
+        reader: An open `rosbags.rosbag2.Reader`.
+        config: May name the topics.
+        encoding_of: Gives the encoding (or compressed format) of a topic's first message.
+
+    Raises:
+        ConfigError: A named topic is absent or no image, or several are as good and none is named.
+        InputError: No image topic has a colour encoding; names what there is.
+    """
+    types = {c.topic: c.msgtype for c in reader.connections if c.msgcount != 0}
+    kinds = {topic: _kind(topic, encoding_of(topic)) for topic, kind in types.items() if kind in (IMAGE, COMPRESSED)}
+    colour = _named(path, "colour_topic", config.colour_topic, types, (IMAGE, COMPRESSED))
+    if colour is None:
+        colour = _best_colour(path, kinds, types, encoding_of)
+    depth: str | None = None
+    if config.depth_topic != "none":
+        depth = _named(path, "depth_topic", config.depth_topic, types, (IMAGE, COMPRESSED))
+        depth = depth or _best_depth(path, [t for t, kind in kinds.items() if kind == "depth"], types)
+    info = _named(path, "camera_info_topic", config.camera_info_topic, types, (INFO,)) or _info_beside(colour, types)
+    return Topics(colour, depth, info, types[colour] == COMPRESSED)
+
+
+def _kind(topic: str, encoding: str) -> str:
+    if encoding in DEPTH_ENCODINGS or "compressedDepth" in encoding:
+        return "depth"
+    if encoding in COLOUR_ENCODINGS:
+        return "colour"
+    if "jpeg" in encoding or "jpg" in encoding or "png" in encoding:
+        return "depth" if "16UC1" in encoding or "depth" in topic else "colour"
+    return "other"
+
+
+def _named(path: Path, option: str, name: str, types: dict[str, str], allowed: tuple[str, ...]) -> str | None:
+    if not name:
+        return None
+    topic = name if name.startswith("/") else f"/{name}"
+    if types.get(topic) not in allowed:
+        found = ", ".join(sorted(t for t, kind in types.items() if kind in allowed)) or "none"
+        raise ConfigError(f"bag '{path}' has no messages on {option} '{topic}'; it has: {found}")
+    return topic
+
+
+def _best_colour(path: Path, kinds: dict[str, str], types: dict[str, str], encoding_of: Callable[[str], str]) -> str:
+    topics = [topic for topic, kind in kinds.items() if kind == "colour"]
+    if not topics:
+        found = ", ".join(f"{t} ({encoding_of(t)})" for t in sorted(kinds)) or "no image topic"
+        raise InputError(
+            f"bag '{path}' has no colour images of a supported encoding ({', '.join(COLOUR_ENCODINGS)}, jpeg, png); "
+            f"it has: {found}"
+        )
+
+    def rank(topic: str) -> tuple[int, ...]:
+        named = any(word in topic.lower() for word in _COLOUR_WORDS)
+        raw = types[topic] == IMAGE
+        return not named, not raw, "image_rect" not in topic and "image_raw" not in topic
+
+    return _only(path, "colour_topic", topics, rank)
+
+
+def _best_depth(path: Path, topics: list[str], types: dict[str, str]) -> str | None:
+    if not topics:
+        return None
+
+    def rank(topic: str) -> tuple[int, ...]:
+        registered = any(word in topic for word in _DEPTH_PREFERRED)
+        return not registered, types[topic] != IMAGE
+
+    return _only(path, "depth_topic", topics, rank)
+
+
+def _only(path: Path, option: str, topics: list[str], rank: Callable[[str], tuple[int, ...]]) -> str:
+    ordered = sorted(topics, key=lambda topic: (rank(topic), topic))
+    best = [topic for topic in ordered if rank(topic) == rank(ordered[0])]
+    if len(best) > 1:
+        raise ConfigError(f"bag '{path}' has several: {', '.join(best)}; choose one with {option}")
+    return best[0]
+
+
+def _info_beside(colour: str, types: dict[str, str]) -> str | None:
+    """The CameraInfo in the colour topic's namespace, or the bag's only one."""
+    infos = [topic for topic, kind in types.items() if kind == INFO]
+    parts = colour.strip("/").split("/")
+    for cut in range(len(parts) - 1, 0, -1):  # …/image_raw/compressed lies one deeper
+        beside = "/" + "/".join([*parts[:cut], "camera_info"])
+        if beside in infos:
+            return beside
+    return infos[0] if len(infos) == 1 and "depth" not in infos[0] else None

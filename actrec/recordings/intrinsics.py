@@ -1,0 +1,104 @@
+"""Where a recording's intrinsics come from: an option, a file beside the images, a stated field of view."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from actrec.errors import ConfigError, DeviceError, InputError
+from actrec.frames import Intrinsics
+from actrec.recordings.base import RecordingConfig, log
+
+FILE_NAME = "intrinsics.yaml"
+REMEDY = (
+    "give option intrinsics='fx,fy,cx,cy' or a YAML file, put intrinsics.yaml (width, height, fx, fy, cx, cy) beside "
+    "the images, or state the field of view with hfov_deg"
+)
+
+
+def from_hfov(width: int, height: int, hfov_deg: float) -> Intrinsics:
+    """Square pixels, principal point in the middle, of a horizontal field of view in degrees."""
+    focal = width / 2 / math.tan(math.radians(hfov_deg) / 2)
+    return Intrinsics(width, height, focal, focal, (width - 1) / 2, (height - 1) / 2)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        DeviceError: It is not there.
+        InputError: It is not YAML, or no mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise DeviceError(f"cannot read intrinsics '{path}': {error.strerror}; check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"'{path}' is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"'{path}' holds no mapping; expected width, height, fx, fy, cx, cy")
+    return content
+
+
+def from_yaml(path: Path) -> Intrinsics:
+    """Reads `width, height, fx, fy, cx, cy[, distortion]`, or the YAML that ROS's camera_calibration writes.
+
+    Raises:
+        DeviceError: It is not there.
+        InputError: A key is missing or no number.
+    """
+    content = load_yaml(path)
+    try:
+        if "camera_matrix" in content:
+            k = [float(value) for value in content["camera_matrix"]["data"]]
+            d = content.get("distortion_coefficients", {}).get("data", [])
+            size = int(content["image_width"]), int(content["image_height"])
+            return Intrinsics(*size, k[0], k[4], k[2], k[5], _distortion(d))
+        size = int(content["width"]), int(content["height"])
+        fx, fy, cx, cy = (float(content[key]) for key in ("fx", "fy", "cx", "cy"))
+        return Intrinsics(*size, fx, fy, cx, cy, _distortion(content.get("distortion", [])))
+    except KeyError as error:
+        raise InputError(f"'{path}' lacks {error}; expected width, height, fx, fy, cx, cy") from error
+    except (TypeError, ValueError, IndexError, AttributeError) as error:
+        raise InputError(f"'{path}' is no camera's intrinsics: {error}") from error
+
+
+def _distortion(values: Any) -> tuple[float, ...]:
+    coefficients = tuple(float(value) for value in values)
+    return coefficients if any(coefficients) else ()
+
+
+def _from_option(text: str, width: int, height: int) -> Intrinsics:
+    if text.count(",") == 3:
+        try:
+            fx, fy, cx, cy = (float(value) for value in text.split(","))
+            return Intrinsics(width, height, fx, fy, cx, cy)
+        except ValueError as error:
+            raise ConfigError(f"intrinsics is '{text}', expected four numbers 'fx,fy,cx,cy' or a YAML file") from error
+    return from_yaml(Path(text).expanduser())
+
+
+def resolve(path: Path, config: RecordingConfig, width: int, height: int, beside: Path | None = None) -> Intrinsics:
+    """The intrinsics of width×height images of the recording at `path`.
+
+    An option wins over `intrinsics.yaml` in the folder `beside`, which wins over a field of view.
+
+    Raises:
+        InputError: Nothing says what they are, or they are of another image size.
+    """
+    if config.intrinsics:
+        found = _from_option(config.intrinsics, width, height)
+    elif beside is not None and (beside / FILE_NAME).is_file():
+        found = from_yaml(beside / FILE_NAME)
+    elif config.hfov_deg > 0:
+        log.warning("'%s': assuming a horizontal field of view of %g degrees and no distortion", path, config.hfov_deg)
+        found = from_hfov(width, height, config.hfov_deg)
+    else:
+        raise InputError(f"'{path}' has no intrinsics: {REMEDY}")
+    if (found.width, found.height) != (width, height):
+        raise InputError(
+            f"'{path}': the intrinsics are of {found.width}×{found.height} images, but these are {width}×{height}; "
+            "give those of this size"
+        )
+    return found
