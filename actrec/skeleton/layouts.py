@@ -14,11 +14,13 @@ class Layout:
         name: As it stands in messages and model packages.
         joints: V joint names in order; a side is named by the suffix `_left` or `_right`, the person's own.
         parents: V indices; the root is its own parent. Bone v is joint v minus joint parents[v].
+        counterparts: V indices of each joint's counterpart on the other side, where names do not tell; see `mirror`.
     """
 
     name: str
     joints: tuple[str, ...]
     parents: tuple[int, ...]
+    counterparts: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.joints)
@@ -36,6 +38,8 @@ class Layout:
     @cached_property
     def mirror(self) -> tuple[int, ...]:
         """The index of each joint's counterpart on the other side of the body."""
+        if self.counterparts:
+            return self.counterparts
         swap = {"_left": "_right", "_right": "_left"}
         return tuple(
             self.index.get(j[: -len(s)] + swap[s], v) if (s := _side(j)) else v for v, j in enumerate(self.joints)
@@ -115,6 +119,16 @@ HAND_21 = _layout("hand_21", "wrist:wrist " + _fingers(("base", "first", "second
 HAND_22 = _layout("hand_22", "wrist:wrist palm:wrist " + _fingers(("base", "first", "second", "tip"), "palm"))
 
 
+_FACE_68_COUNTERPARTS = (
+    *range(16, -1, -1),  # jaw
+    *range(26, 16, -1),  # brows
+    27, 28, 29, 30, 35, 34, 33, 32, 31,  # nose
+    45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40,  # eyes: upper lids with upper lids
+    54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55,  # outer lips
+    64, 63, 62, 61, 60, 67, 66, 65,  # inner lips
+)  # fmt: skip
+
+
 def _face_68() -> Layout:
     """The 68-point order: jaw, brows, nose, eyes, lips, each a chain that hangs from the nose's root (27)."""
     chains = {"jaw": (0, 17), "brow_right": (17, 22), "brow_left": (22, 27), "nose": (27, 36), "eye_right": (36, 42),
@@ -124,7 +138,7 @@ def _face_68() -> Layout:
         for v in range(start, stop):
             joints.append(f"{name}_{v}")
             parents.append(27 if v == start else v - 1)
-    return Layout("face_68", tuple(joints), tuple(parents))
+    return Layout("face_68", tuple(joints), tuple(parents), _FACE_68_COUNTERPARTS)
 
 
 FACE_68 = _face_68()

@@ -1,0 +1,173 @@
+"""Faces by MediaPipe's face mesh (Kartynnik et al., 2019), its 468 points reduced to layout `face_68`.
+
+Where bodies are known the face detector looks at a square around each head (a face at two metres is 35 of 640 pixels: too few
+for it in the whole image), and the mesh from then on where its own points were. With no bodies it searches the whole image.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from actrec.config import build
+from actrec.estimators import mediapipe_graph as mp
+from actrec.estimators.base import Detection, StampGuard, colour_of
+from actrec.estimators.face_points import EYE_CORNERS, EYE_CORNERS_M, FACE_68
+from actrec.estimators.regions import Region, around, head_from_body, towards
+from actrec.estimators.settings import FaceEstimatorConfig
+from actrec.frames import Body, RgbdFrame
+
+SCALE = 1.5
+"""How much larger than the face the mesh's region is (face_landmark_landmarks_to_roi.pbtxt)."""
+
+EYES = [0, 1]
+"""Right and left eye of the face detector's six keypoints."""
+
+
+class MediaPipeFace:
+    """Finds and follows the faces of bodies, or any faces where there are no bodies.
+
+    Args:
+        options: Fields of `FaceEstimatorConfig`.
+
+    Raises:
+        ConfigError: An option is unknown or out of range.
+        MissingLibraryError: MediaPipe lacks its models.
+    """
+
+    config_class = FaceEstimatorConfig
+
+    def __init__(self, **options: Any):
+        self.config = build(FaceEstimatorConfig, options)
+        model = "face_landmark_with_attention" if self.config.face_attention else "face_landmark"
+        self._mesh = mp.Graph(
+            "FaceLandmarkCpu",
+            {"IMAGE": "image", "ROI": "region"},
+            {"LANDMARKS": "landmarks"},
+            (f"face_landmark/{model}.tflite",),
+            flags={"WITH_ATTENTION": self.config.face_attention},
+        )
+        self._detector = mp.Graph(
+            "FaceDetectionShortRangeCpu",
+            {"IMAGE": "image"},
+            {"DETECTIONS": "found"},
+            ("face_detection/face_detection_short_range.tflite",),
+        )
+        self._guard = StampGuard(self.config.face_max_gap_s)
+        self._regions: dict[str, Region] = {}
+        self._wait: dict[str, int] = {}
+        self._loose: list[Region] = []
+
+    def estimate(self, frame: RgbdFrame, bodies: list[Body]) -> list[Detection]:
+        """The faces in `frame`, at most one of each body.
+
+        Args:
+            frame: With colour.
+            bodies: `kinect_v2_25` bodies of this or a recent frame; empty to search the whole image.
+
+        Raises:
+            InputError: The frame has no colour image or contradicts its intrinsics.
+        """
+        colour = colour_of(frame)
+        if self._guard.broken(frame.stamp_ns):
+            self.reset()
+        image = mp.image_packet(colour)
+        if not bodies:
+            self._regions, self._wait = {}, {}
+            return self._anywhere(colour, image)
+        self._loose = []
+        present = {body.body_id for body in bodies}
+        self._regions = {key: region for key, region in self._regions.items() if key in present}
+        self._wait = {key: wait for key, wait in self._wait.items() if key in present}
+        found = [self._of_body(colour, image, frame, body) for body in bodies]
+        return [detection for detection in found if detection is not None]
+
+    def reset(self) -> None:
+        """Forgets the faces followed."""
+        self._regions, self._wait, self._loose = {}, {}, []
+
+    def close(self) -> None:
+        """Frees the models."""
+        self._mesh.close()
+        self._detector.close()
+
+    def _of_body(self, colour: np.ndarray, image: Any, frame: RgbdFrame, body: Body) -> Detection | None:
+        size = (colour.shape[1], colour.shape[0])
+        head = head_from_body(body, frame.intrinsics, self.config.head_window_m)
+        followed = self._regions.pop(body.body_id, None)
+        if head is None or not head.meets(*size):
+            return None
+        if followed is not None and np.hypot(followed.u - head.u, followed.v - head.v) < 0.5 * head.size:
+            mesh = self._face(image, followed, size)
+            if mesh is not None:
+                return self._keep(body.body_id, mesh, size)
+        self._wait[body.body_id] = self._wait.get(body.body_id, 0) - 1
+        if self._wait[body.body_id] > 0:
+            return None
+        self._wait[body.body_id] = self.config.face_retry_every
+        regions = self._search(colour, head)
+        mesh = self._face(image, regions[0], size) if regions else None
+        return self._keep(body.body_id, mesh, size) if mesh is not None else None
+
+    def _keep(self, body_id: str, mesh: np.ndarray, size: tuple[int, int]) -> Detection:
+        self._regions[body_id] = _follow(mesh)
+        self._wait.pop(body_id, None)
+        detection = _detection(mesh, size)
+        detection.body_id = body_id
+        return detection
+
+    def _anywhere(self, colour: np.ndarray, image: Any) -> list[Detection]:
+        height, width = colour.shape[:2]
+        size = (width, height)
+        meshes = [mesh for region in self._loose if (mesh := self._face(image, region, size)) is not None]
+        if len(meshes) < self.config.num_faces:
+            whole = Region((width - 1) / 2, (height - 1) / 2, max(width, height))
+            for region in self._search(colour, whole):
+                if len(meshes) < self.config.num_faces and not any(_covers(region, mesh) for mesh in meshes):
+                    mesh = self._face(image, region, size)
+                    meshes += [mesh] if mesh is not None else []
+        self._loose = [_follow(mesh) for mesh in meshes]
+        return [_detection(mesh, size) for mesh in meshes]
+
+    def _search(self, colour: np.ndarray, region: Region) -> list[Region]:
+        """Regions of the faces that the detector sees in an upright square, best first."""
+        height, width = colour.shape[:2]
+        left, top = max(int(region.u - region.size / 2), 0), max(int(region.v - region.size / 2), 0)
+        right, bottom = (
+            min(int(region.u + region.size / 2) + 1, width),
+            min(int(region.v + region.size / 2) + 1, height),
+        )
+        crop = np.ascontiguousarray(colour[top:bottom, left:right])
+        found = self._detector.run(image=mp.image_packet(crop)).get("found")
+        regions = []
+        for _, box, points in mp.detections(found, right - left, bottom - top) if found is not None else []:
+            eyes = points[EYES]
+            centre = box[:2] + box[2:] / 2
+            angle = towards(eyes[0], eyes[1]) - np.pi / 2
+            regions.append(Region(float(centre[0] + left), float(centre[1] + top), SCALE * float(box[2:].max()), angle))
+        return regions
+
+    def _face(self, image: Any, region: Region, size: tuple[int, int]) -> np.ndarray | None:
+        """[468, 3] mesh in pixels in a region; None where the network sees no face."""
+        if not region.meets(*size):
+            return None
+        result = self._mesh.run(image=image, region=mp.region_packet(region, *size))
+        return mp.landmarks(result["landmarks"], *size)[:, :3] if "landmarks" in result else None
+
+
+def _follow(mesh: np.ndarray) -> Region:
+    right, left = mesh[list(EYE_CORNERS), :2]
+    return around(mesh[:, :2], towards(right, left) - np.pi / 2, SCALE)
+
+
+def _covers(region: Region, mesh: np.ndarray) -> bool:
+    centre = mesh[:, :2].mean(axis=0)
+    return bool(np.hypot(centre[0] - region.u, centre[1] - region.v) < 0.35 * region.size)
+
+
+def _detection(mesh: np.ndarray, size: tuple[int, int]) -> Detection:
+    """The 68 points, in metres on the assumption that the eyes are as far apart as in the canonical face."""
+    points = mesh[list(FACE_68)]
+    right, left = mesh[list(EYE_CORNERS)]
+    world = (points - mesh.mean(axis=0)) * (EYE_CORNERS_M / max(float(np.linalg.norm(left - right)), 1e-6))
+    inside = ((points[:, :2] >= -0.5) & (points[:, :2] < np.float32(size) - 0.5)).all(axis=1)
+    return Detection("face_68", points[:, :2], world.astype(np.float32), inside.astype(np.float32))

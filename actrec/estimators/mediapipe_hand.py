@@ -1,0 +1,174 @@
+"""Hands by MediaPipe (Zhang et al., "MediaPipe Hands", 2020), layout `hand_21`.
+
+A hand at two metres covers some 40 of 640 pixels and MediaPipe's palm detector, which sees the whole image at 192×192,
+finds none. Where bodies are known the landmark network therefore looks at a square around each wrist, and from then on where
+its own landmarks were. With no bodies the palm detector searches the whole image.
+"""
+
+from typing import Any
+
+import numpy as np
+from mediapipe.python import packet_getter
+
+from actrec.config import build
+from actrec.estimators import mediapipe_graph as mp
+from actrec.estimators.base import Detection, StampGuard, colour_of
+from actrec.estimators.regions import Region, hand_from_body, hand_from_landmarks, towards
+from actrec.estimators.settings import HandEstimatorConfig
+from actrec.frames import Body, RgbdFrame
+from actrec.skeleton import layouts
+
+SIDES = ("left", "right")
+WRIST, MIDDLE = 0, 2
+"""Of the palm detector's seven keypoints."""
+
+
+class MediaPipeHand:
+    """Finds and follows the hands of bodies, or any hands where there are no bodies.
+
+    Args:
+        options: Fields of `HandEstimatorConfig`.
+
+    Raises:
+        ConfigError: An option is unknown or out of range.
+        MissingLibraryError: MediaPipe lacks its models.
+    """
+
+    config_class = HandEstimatorConfig
+
+    def __init__(self, **options: Any):
+        self.config = build(HandEstimatorConfig, options)
+        complexity = 1 if self.config.hand_model == "full" else 0
+        self._landmarker = mp.Graph(
+            "HandLandmarkCpu",
+            {"IMAGE": "image", "ROI": "region"},
+            {"LANDMARKS": "landmarks", "WORLD_LANDMARKS": "world", "HANDEDNESS": "handedness"},
+            (f"hand_landmark/hand_landmark_{self.config.hand_model}.tflite",),
+            complexity=complexity,
+        )
+        self._palms: mp.Graph | None = None
+        self._complexity = complexity
+        self._guard = StampGuard(self.config.hand_max_gap_s)
+        self._regions: dict[tuple[str, str], Region] = {}
+        self._wait: dict[tuple[str, str], int] = {}
+        self._loose: list[Region] = []
+
+    def estimate(self, frame: RgbdFrame, bodies: list[Body]) -> list[Detection]:
+        """The hands in `frame`.
+
+        Args:
+            frame: With colour.
+            bodies: `kinect_v2_25` bodies of this or a recent frame; empty to search the whole image.
+
+        Returns:
+            At most a left and a right hand of each body, with its id; or up to `num_hands` without one, their side as the
+            network judges it.
+
+        Raises:
+            InputError: The frame has no colour image or contradicts its intrinsics.
+        """
+        colour = colour_of(frame)
+        if self._guard.broken(frame.stamp_ns):
+            self.reset()
+        image, size = mp.image_packet(colour), (colour.shape[1], colour.shape[0])
+        if not bodies:
+            self._regions, self._wait = {}, {}
+            return self._anywhere(image, size)
+        self._loose = []
+        self._forget({(body.body_id, side) for body in bodies for side in SIDES})
+        found = [self._of_body(image, size, frame, body, side) for body in bodies for side in SIDES]
+        return [detection for detection in found if detection is not None]
+
+    def reset(self) -> None:
+        """Forgets the hands followed."""
+        self._regions, self._wait, self._loose = {}, {}, []
+
+    def close(self) -> None:
+        """Frees the models."""
+        self._landmarker.close()
+        if self._palms is not None:
+            self._palms.close()
+
+    def _forget(self, present: set[tuple[str, str]]) -> None:
+        self._regions = {key: region for key, region in self._regions.items() if key in present}
+        self._wait = {key: wait for key, wait in self._wait.items() if key in present}
+
+    def _of_body(self, image: Any, size: tuple[int, int], frame: RgbdFrame, body: Body, side: str) -> Detection | None:
+        key = (body.body_id, side)
+        expected = hand_from_body(body, side, frame.intrinsics, self.config.hand_window_m)
+        followed = self._regions.pop(key, None)
+        if expected is None or not expected.meets(*size):
+            return None
+        wrist = body.pixels[layouts.get(body.layout).index[f"wrist_{side}"]]
+        if followed is not None and (detection := self._at_wrist(image, followed, size, wrist, expected.size)):
+            return self._keep(key, detection, side)
+        self._wait[key] = self._wait.get(key, 0) - 1
+        if self._wait[key] > 0:
+            return None
+        self._wait[key] = self.config.hand_retry_every
+        detection = self._at_wrist(image, expected, size, wrist, expected.size)
+        return self._keep(key, detection, side) if detection else None
+
+    def _keep(self, key: tuple[str, str], detection: Detection, side: str) -> Detection:
+        self._regions[key] = hand_from_landmarks(detection.pixels)
+        self._wait.pop(key, None)
+        detection.side, detection.body_id = side, key[0]
+        return detection
+
+    def _at_wrist(
+        self, image: Any, region: Region, size: tuple[int, int], wrist: np.ndarray, reach: float
+    ) -> Detection | None:
+        """The hand in a region, if its wrist is where the body has it and its size is a hand's."""
+        detection = self._hand(image, region, size)
+        if detection is None:
+            return None
+        apart = float(np.linalg.norm(detection.pixels[0] - wrist))
+        span = float(np.ptp(detection.pixels, axis=0).max())
+        return detection if apart < 0.5 * reach and 0.1 * reach < span < 1.2 * reach else None
+
+    def _hand(self, image: Any, region: Region, size: tuple[int, int]) -> Detection | None:
+        result = self._landmarker.run(image=image, region=mp.region_packet(region, *size))
+        if not {"landmarks", "world", "handedness"} <= set(result):
+            return None
+        points = mp.landmarks(result["landmarks"], *size)
+        judged = packet_getter.get_proto(result["handedness"]).classification[0]
+        inside = ((points[:, :2] >= -0.5) & (points[:, :2] < np.float32(size) - 0.5)).all(axis=1)
+        scores = np.where(inside, judged.score, 0.0).astype(np.float32)
+        # MediaPipe takes the image for a mirror's; a camera's is none.
+        side = "right" if judged.label.lower().startswith("left") else "left"
+        return Detection("hand_21", points[:, :2], mp.world_landmarks(result["world"]), scores, side)
+
+    def _anywhere(self, image: Any, size: tuple[int, int]) -> list[Detection]:
+        hands = [hand for region in self._loose if (hand := self._hand(image, region, size))]
+        if len(hands) < self.config.num_hands:
+            for region in self._search(image, size):
+                if len(hands) < self.config.num_hands and not any(_covers(region, hand) for hand in hands):
+                    hand = self._hand(image, region, size)
+                    hands += [hand] if hand else []
+        self._loose = [hand_from_landmarks(hand.pixels) for hand in hands]
+        return hands
+
+    def _search(self, image: Any, size: tuple[int, int]) -> list[Region]:
+        """Regions of hands around the palms that the detector sees in the whole image."""
+        if self._palms is None:
+            self._palms = mp.Graph(
+                "PalmDetectionCpu",
+                {"IMAGE": "image"},
+                {"DETECTIONS": "found"},
+                (f"palm_detection/palm_detection_{self.config.hand_model}.tflite",),
+                complexity=self._complexity,
+            )
+        found = self._palms.run(image=image).get("found")
+        regions = []
+        for _, box, points in mp.detections(found, *size) if found is not None else []:
+            centre, edge = box[:2] + box[2:] / 2, float(box[2:].max())
+            palm = Region(float(centre[0]), float(centre[1]), edge, towards(points[WRIST], points[MIDDLE]))
+            # palm_detection_detection_to_roi.pbtxt: half a palm towards the fingers, 2.6 times as large.
+            moved = palm.shifted(0.0, -0.5)
+            regions.append(Region(moved.u, moved.v, 2.6 * edge, moved.angle))
+        return regions
+
+
+def _covers(region: Region, hand: Detection) -> bool:
+    centre = hand.pixels.mean(axis=0)
+    return bool(np.hypot(centre[0] - region.u, centre[1] - region.v) < 0.35 * region.size)

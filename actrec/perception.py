@@ -1,0 +1,193 @@
+"""From an RGB-D frame to tracked bodies, hands and faces: all that a node needs."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from actrec import estimators
+from actrec.config import build, setting
+from actrec.estimators.base import Detection
+from actrec.estimators.settings import BodyEstimatorConfig, FaceEstimatorConfig, HandEstimatorConfig
+from actrec.frames import Body, Face, Hand, RgbdFrame
+from actrec.lifting import Lifter, LiftingConfig, radii_of
+from actrec.skeleton.conversions import CANONICAL, convert
+from actrec.tracking import Tracker, TrackerConfig
+
+T = TypeVar("T")
+
+
+def part(config: Any, kind: type[T]) -> T:
+    """The fields of `config` that make up the settings `kind`, which it inherits."""
+    return kind(**{f.name: getattr(config, f.name) for f in dataclasses.fields(kind)})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class BodyPerceptionConfig(BodyEstimatorConfig, LiftingConfig, TrackerConfig):
+    """Settings of the way from a frame to tracked bodies: those of its three parts."""
+
+
+@dataclass(frozen=True)
+class HandPerceptionConfig(HandEstimatorConfig):
+    """Settings of the way from a frame to hands."""
+
+    hand_depth_m: float = setting(
+        0.12, "Depth further than this from the hand's shape is refused", unit="m", range=(0.01, 1.0)
+    )
+    hand_joint_window_m: float = setting(
+        0.015, "Edge of the square around a finger joint in which depth is read", unit="m", range=(0.002, 0.1)
+    )
+
+
+@dataclass(frozen=True)
+class FacePerceptionConfig(FaceEstimatorConfig):
+    """Settings of the way from a frame to faces."""
+
+    face_depth_m: float = setting(
+        0.10, "Depth further than this from the face's shape is refused", unit="m", range=(0.01, 1.0)
+    )
+    face_point_window_m: float = setting(
+        0.015, "Edge of the square around a face point in which depth is read", unit="m", range=(0.002, 0.1)
+    )
+
+
+FINGER_RADIUS_M = 0.008
+"""From a finger's skin to its joints' centres."""
+
+
+class BodyPerception:
+    """Estimates poses, lifts them by depth, converts them to `kinect_v2_25` and tracks them.
+
+    Args:
+        options: Fields of `BodyPerceptionConfig`.
+
+    Raises:
+        ConfigError: An option is unknown or out of range.
+        MissingLibraryError: The estimator's library is absent.
+    """
+
+    config_class = BodyPerceptionConfig
+
+    def __init__(self, **options: Any):
+        self.config = build(BodyPerceptionConfig, options)
+        self._estimator = estimators.create("body", **dataclasses.asdict(part(self.config, BodyEstimatorConfig)))
+        self._lifter = Lifter(part(self.config, LiftingConfig))
+        self._tracker = Tracker(**dataclasses.asdict(part(self.config, TrackerConfig)))
+
+    def process(self, frame: RgbdFrame) -> list[Body]:
+        """The bodies in `frame`, `kinect_v2_25`, with ids "body_1", …; empty for an empty scene.
+
+        Raises:
+            InputError: The frame has no colour image or contradicts its intrinsics.
+        """
+        return self._tracker.update(frame.stamp_ns, [self._body(d, frame) for d in self._estimator.estimate(frame)])
+
+    def reset(self) -> None:
+        """Forgets everybody, as if the next frame were the first; ids go on counting."""
+        self._estimator.reset()
+        self._tracker.reset()
+
+    def close(self) -> None:
+        """Frees the models."""
+        self._estimator.close()
+
+    def _body(self, detection: Detection, frame: RgbdFrame) -> Body:
+        positions, scores = self._lifter.lift(
+            detection.pixels,
+            detection.world,
+            detection.scores,
+            frame.depth,
+            frame.intrinsics,
+            radii_of(detection.layout),
+        )
+        positions, scores = convert(positions, scores, detection.layout, CANONICAL)
+        pixels, _ = convert(detection.pixels, detection.scores, detection.layout, CANONICAL)
+        return Body("", CANONICAL, positions, pixels, scores)
+
+
+class HandPerception:
+    """Estimates hands, at bodies' wrists where bodies are known, and lifts them.
+
+    Args:
+        options: Fields of `HandPerceptionConfig`.
+    """
+
+    config_class = HandPerceptionConfig
+
+    def __init__(self, **options: Any):
+        self.config = build(HandPerceptionConfig, options)
+        self._estimator = estimators.create("hand", **dataclasses.asdict(part(self.config, HandEstimatorConfig)))
+        self._lifter = _small(self.config.hand_joint_window_m, self.config.hand_depth_m)
+
+    def process(self, frame: RgbdFrame, bodies: list[Body]) -> list[Hand]:
+        """The hands of `bodies` (or, with none given, any hands) in `frame`, `hand_21`.
+
+        Raises:
+            InputError: The frame has no colour image or contradicts its intrinsics.
+        """
+        found = self._estimator.estimate(frame, bodies)
+        hands = []
+        for detection in found:
+            positions, scores = _lifted(self._lifter, detection, frame, FINGER_RADIUS_M)
+            hands.append(
+                Hand(detection.body_id, detection.layout, positions, detection.pixels, scores, side=detection.side)
+            )
+        return hands
+
+    def reset(self) -> None:
+        """Forgets the hands followed."""
+        self._estimator.reset()
+
+    def close(self) -> None:
+        """Frees the models."""
+        self._estimator.close()
+
+
+class FacePerception:
+    """Estimates faces, at bodies' heads where bodies are known, and lifts them.
+
+    Args:
+        options: Fields of `FacePerceptionConfig`.
+    """
+
+    config_class = FacePerceptionConfig
+
+    def __init__(self, **options: Any):
+        self.config = build(FacePerceptionConfig, options)
+        self._estimator = estimators.create("face", **dataclasses.asdict(part(self.config, FaceEstimatorConfig)))
+        self._lifter = _small(self.config.face_point_window_m, self.config.face_depth_m)
+
+    def process(self, frame: RgbdFrame, bodies: list[Body]) -> list[Face]:
+        """The faces of `bodies` (or, with none given, any faces) in `frame`, `face_68`.
+
+        Raises:
+            InputError: The frame has no colour image or contradicts its intrinsics.
+        """
+        faces = []
+        for detection in self._estimator.estimate(frame, bodies):
+            positions, scores = _lifted(self._lifter, detection, frame, 0.0)
+            faces.append(Face(detection.body_id, detection.layout, positions, detection.pixels, scores))
+        return faces
+
+    def reset(self) -> None:
+        """Forgets the faces followed."""
+        self._estimator.reset()
+
+    def close(self) -> None:
+        """Frees the models."""
+        self._estimator.close()
+
+
+def _small(window_m: float, depth_m: float) -> Lifter:
+    """A lifter for something small whose landmarks have no visibility of their own."""
+    return Lifter(
+        build(
+            LiftingConfig,
+            {"window_m": window_m, "max_disagreement_m": depth_m, "surface_gap_m": 0.02, "min_joint_score": 0.0},
+        )
+    )
+
+
+def _lifted(lifter: Lifter, detection: Detection, frame: RgbdFrame, radius: float) -> tuple[np.ndarray, np.ndarray]:
+    return lifter.lift(detection.pixels, detection.world, detection.scores, frame.depth, frame.intrinsics, radius)

@@ -1,0 +1,151 @@
+"""Gives bodies stable ids from frame to frame, and smooths their joints."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from actrec.assignment import assign
+from actrec.config import build, setting
+from actrec.errors import InputError
+from actrec.frames import NANOSECONDS, Body
+from actrec.smoothing import OneEuro
+
+STATURE_M = 1.7
+"""Turns distances in pixels to metres where positions are unknown: a person's extent in the image is taken for this."""
+
+FAR = 1e3
+
+
+@dataclass(frozen=True)
+class TrackerConfig:
+    """Settings of the body tracker."""
+
+    gate_m: float = setting(
+        0.6, "Mean joint distance from the prediction beyond which it is another body", unit="m", range=(0.01, 10.0)
+    )
+    max_lost_s: float = setting(
+        1.0, "A body unseen for longer is gone; seen again it gets a new id", unit="s", range=(0.0, 60.0)
+    )
+    min_hits: int = setting(2, "Frames in which a new body must be seen before it is reported", range=(1, 100))
+    smooth: bool = setting(True, "Filter joints with a One-Euro filter")
+    min_cutoff_hz: float = setting(
+        2.0, "One-Euro: cutoff of joints at rest; lower is smoother", unit="Hz", range=(0.01, 100.0)
+    )
+    beta: float = setting(
+        5.0, "One-Euro: rise of the cutoff with speed in m/s; higher lags less", unit="Hz/(m/s)", range=(0.0, 1000.0)
+    )
+
+
+@dataclass
+class Track:
+    """One body followed over time: its last joints, velocity (metres and pixels per second) and sightings."""
+
+    body_id: str
+    body: Body
+    seen_ns: int
+    hits: int = 1
+    velocity: np.ndarray = field(default_factory=lambda: np.zeros(3, np.float32))
+    drift: np.ndarray = field(default_factory=lambda: np.zeros(2, np.float32))
+    filter: OneEuro | None = None
+
+    def predicted(self, stamp_ns: int) -> tuple[np.ndarray, np.ndarray]:
+        """Positions [V, 3] and pixels [V, 2] expected at `stamp_ns`, at constant velocity for at most half a second."""
+        dt = min((stamp_ns - self.seen_ns) / NANOSECONDS, 0.5)
+        return self.body.positions + self.velocity * dt, self.body.pixels + self.drift * dt
+
+    def renew(self, stamp_ns: int, body: Body) -> None:
+        """Takes over a new sighting."""
+        dt = max((stamp_ns - self.seen_ns) / NANOSECONDS, 1e-3)
+        share = 1 - np.exp(-dt / 0.15)
+        self.velocity = _blend(self.velocity, body.positions - self.body.positions, dt, share)
+        self.drift = _blend(self.drift, body.pixels - self.body.pixels, dt, share)
+        self.body, self.seen_ns, self.hits = body, stamp_ns, self.hits + 1
+
+
+class Tracker:
+    """Assigns each frame's bodies to those known, so that a person keeps an id while in sight.
+
+    The cost is the mean joint distance from a constant-velocity prediction, in metres, or in pixels scaled by the person's
+    extent where positions are unknown; the assignment is optimal. Ids are "body_1", "body_2", …, never used twice.
+
+    Args:
+        options: Fields of `TrackerConfig`.
+    """
+
+    config_class = TrackerConfig
+
+    def __init__(self, **options: Any):
+        self.config = build(TrackerConfig, options)
+        self._tracks: list[Track] = []
+        self._count = 0
+        self._stamp_ns: int | None = None
+
+    def update(self, stamp_ns: int, bodies: list[Body]) -> list[Body]:
+        """Names (and smooths) the bodies of one frame.
+
+        Args:
+            stamp_ns: The frame's time. A stamp before the last one forgets all bodies: time was reset.
+            bodies: As estimated, ids ignored, all of one layout.
+
+        Returns:
+            Copies with ids of those seen now and often enough before, in order of id.
+
+        Raises:
+            InputError: Bodies of different layouts.
+        """
+        if len({body.layout for body in bodies} | {track.body.layout for track in self._tracks}) > 1:
+            raise InputError("the tracker was given bodies of different layouts: convert them to one first")
+        if self._stamp_ns is not None and stamp_ns < self._stamp_ns:
+            self.reset()
+        self._stamp_ns = stamp_ns
+        limit = self.config.max_lost_s * NANOSECONDS
+        self._tracks = [track for track in self._tracks if stamp_ns - track.seen_ns <= limit]
+        bodies = [body for body in bodies if np.isfinite(body.positions).any() or np.isfinite(body.pixels).any()]
+        self._match(stamp_ns, bodies)
+        seen = [t for t in self._tracks if t.seen_ns == stamp_ns and t.hits >= self.config.min_hits]
+        return [self._named(track) for track in seen]
+
+    def reset(self) -> None:
+        """Forgets all bodies; ids go on counting."""
+        self._tracks, self._stamp_ns = [], None
+
+    def _match(self, stamp_ns: int, bodies: list[Body]) -> None:
+        costs = np.array([[_cost(*t.predicted(stamp_ns), body) for body in bodies] for t in self._tracks])
+        costs = costs.reshape(len(self._tracks), len(bodies))
+        free = set(range(len(bodies)))
+        for row, column in assign(np.where(costs <= self.config.gate_m, costs, FAR)):
+            if costs[row, column] <= self.config.gate_m:
+                self._tracks[row].renew(stamp_ns, bodies[column])
+                free.discard(column)
+        for column in sorted(free):
+            self._count += 1
+            filtered = OneEuro(self.config.min_cutoff_hz, self.config.beta) if self.config.smooth else None
+            self._tracks.append(Track(f"body_{self._count}", bodies[column], stamp_ns, filter=filtered))
+
+    def _named(self, track: Track) -> Body:
+        positions = track.body.positions
+        if track.filter is not None:
+            positions = track.filter.update(track.seen_ns / NANOSECONDS, positions)
+        return replace(track.body, body_id=track.body_id, positions=positions)
+
+
+def _blend(old: np.ndarray, moved: np.ndarray, dt: float, share: float) -> np.ndarray:
+    """The body's velocity: the median of its joints', averaged over time."""
+    known = moved[np.isfinite(moved).all(axis=1)]
+    if not len(known):
+        return old
+    return (old + share * (np.median(known, axis=0) / dt - old)).astype(np.float32)
+
+
+def _cost(positions: np.ndarray, pixels: np.ndarray, body: Body) -> float:
+    """Mean distance in metres of a body's joints from where they are expected, each at most one metre."""
+    apart = np.linalg.norm(positions - body.positions, axis=1)
+    weight = np.where(np.isfinite(apart), body.scores + 0.05, 0.0)
+    if weight.sum() == 0:
+        extent = float(np.linalg.norm(np.nanmax(body.pixels, axis=0) - np.nanmin(body.pixels, axis=0)))
+        apart = np.linalg.norm(pixels - body.pixels, axis=1) * STATURE_M / max(extent, 1.0)
+        weight = np.where(np.isfinite(apart), body.scores + 0.05, 0.0)
+    if weight.sum() == 0:
+        return FAR
+    return float((weight * np.minimum(np.nan_to_num(apart), 1.0)).sum() / weight.sum())
