@@ -15,15 +15,19 @@ class Camera(ABC):
     Attributes:
         config_class: The settings dataclass that the constructor builds from its options; `camera_node` declares its
             fields as parameters `<driver>.<field>`.
+        live: Whether a stream that broke off is worth opening again; opening a recording again would start it over.
     """
 
     config_class: ClassVar[type]
+    live: ClassVar[bool] = True
 
     def __enter__(self) -> "Camera":
         self.open()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     @abstractmethod

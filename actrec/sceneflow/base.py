@@ -31,14 +31,16 @@ class SceneFlow(ABC):
         """The velocity of the surface that each pixel of the first image shows.
 
         Args:
-            colour0, colour1: [H, W, 3] uint8 RGB.
-            depth0, depth1: [H, W] float32 metres, NaN where missing.
+            colour0: [H, W, 3] uint8 RGB.
+            depth0: [H, W] float32 metres, NaN where missing.
+            colour1: The second image.
+            depth1: Its depth.
             intrinsics: Of all four images.
             dt: Seconds from the first to the second.
 
         Returns:
-            [H, W, 3] float32 m/s in the optical frame; NaN where either depth is missing or the surface is hidden in the
-            second image.
+            [H, W, 3] float32 m/s in the optical frame; NaN where either depth is missing or the surface is hidden
+            in the second image.
 
         Raises:
             InputError: Sizes or types differ, or dt is not positive.

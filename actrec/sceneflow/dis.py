@@ -1,5 +1,6 @@
-"""Scene flow from dense optical flow (OpenCV's DIS: Kroeger et al., "Fast Optical Flow using Dense Inverse Search",
-ECCV 2016), lifted to space by the depth at both ends of each pixel's path.
+"""Scene flow from dense optical flow, lifted to space by the depth at both ends of each pixel's path.
+
+The optical flow is OpenCV's DIS: Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016.
 """
 
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class DisFlow(SceneFlow):
 
     def __init__(self, **options: Any):
         self.config = config.build(DisConfig, options)
-        self._flow = cv2.DISOpticalFlow_create(PRESETS[self.config.preset])
+        self._flow = cv2.DISOpticalFlow.create(PRESETS[self.config.preset])
 
     def _estimate(
         self,
@@ -63,7 +64,6 @@ class DisFlow(SceneFlow):
         dt: float,
     ) -> np.ndarray:
         grey0, grey1 = (cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY) for colour in (colour0, colour1))
-        # Without its own start DIS would be given the last pair's result by some bindings: pass none.
         pixels = self._flow.calc(grey0, grey1, None)
         smooth0, smooth1 = (self._smooth(np.ascontiguousarray(depth)) for depth in (depth0, depth1))
         c = intrinsics
@@ -84,7 +84,7 @@ class DisFlow(SceneFlow):
         return out
 
     def _smooth(self, depth: np.ndarray) -> np.ndarray:
-        """Averages depth over one surface: a sensor's noise, over a frame's 33 ms, is a speed of decimetres a second."""
+        """Averages depth over one surface: a sensor's noise over a frame's 33 ms is a speed of decimetres a second."""
         if self.config.smoothing_px == 0:
             return depth
         out = np.empty_like(depth)

@@ -22,9 +22,7 @@ class CameraConfig:
     """Which camera, and what to do when it ends or is lost. The driver's own settings are `<driver>.<setting>`."""
 
     driver: str = setting("simulated", "Camera driver: a name in actrec.capture.")
-    on_end: str = setting(
-        "exit", "At the end of a recording.", choices=("exit", "deactivate", "stay")
-    )
+    on_end: str = setting("exit", "At the end of a recording.", choices=("exit", "deactivate", "stay"))
     read_timeout_s: float = setting(
         2.0, "A camera that gives no frame for this long is lost.", unit="s", range=(0.1, 60.0)
     )
@@ -116,13 +114,18 @@ class CameraNode(ActrecNode[CameraConfig]):
             try:
                 frame = self._camera.read(self.config.read_timeout_s)
             except EndOfStream as end:
-                self._end(end)
+                self.get_logger().info(f"{end} (on_end: {self.config.on_end})")
+                self._end(0)
                 return
             except Exception as error:  # a driver's fault of any kind must not end the thread unseen
                 self.fail(error)
-                self._reopen()
-                continue
-            self._publish_counted(frame)
+                if self._camera.live:
+                    self._reopen()
+                elif not isinstance(error, DeviceError):
+                    self._end(1)
+                    return
+            else:
+                self._publish_counted(frame)
 
     def _publish_counted(self, frame: RgbdFrame) -> None:
         self.statistics.count("received")
@@ -152,10 +155,9 @@ class CameraNode(ActrecNode[CameraConfig]):
                 self.get_logger().info(f"camera '{self.config.driver}' is back")
                 return
 
-    def _end(self, end: EndOfStream) -> None:
-        self.get_logger().info(f"{end} ({self.config.on_end} as on_end says)")
+    def _end(self, status: int) -> None:
         if self.config.on_end == "exit":
-            self.finish(0)
+            self.finish(status)
         elif self.config.on_end == "deactivate" and self.executor is not None:
             # Not from here: deactivation joins this thread.
             self.executor.create_task(self.trigger_deactivate)

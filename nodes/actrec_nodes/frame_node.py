@@ -40,7 +40,10 @@ class FrameNode(ActrecNode[ConfigT]):
         worker.start(self.get_name())
         self._worker = worker
         synchroniser = Synchroniser(config, worker.put, self._warn, lambda n: self.statistics.count("unpaired", n))
-        wanted = [(Image, topics.COLOUR, synchroniser.add_colour), (CameraInfo, topics.COLOUR_INFO, synchroniser.add_info)]
+        wanted = [
+            (Image, topics.COLOUR, synchroniser.add_colour),
+            (CameraInfo, topics.COLOUR_INFO, synchroniser.add_info),
+        ]
         if config.use_depth:
             wanted.append((Image, topics.DEPTH, synchroniser.add_depth))
         self._image_subscriptions = [self.create_subscription(t, n, c, qos.IMAGE_SUBSCRIBER) for t, n, c in wanted]
@@ -53,6 +56,11 @@ class FrameNode(ActrecNode[ConfigT]):
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """As the base says."""
+        worker = self._worker
+        return worker is None or worker.wait_idle(timeout_s)
 
     def _work(self, messages: RgbdMessages) -> None:
         self.process(to_frame(messages, self._warn))

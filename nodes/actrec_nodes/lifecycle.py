@@ -9,7 +9,6 @@ from typing import Any, Generic, TypeVar
 
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.task import Future
 from std_msgs.msg import String
 
 from actrec.config import setting
@@ -36,8 +35,8 @@ class CommonConfig:
 class ActrecNode(LifecycleNode, Generic[ConfigT]):
     """A lifecycle node made from a settings dataclass.
 
-    A subclass sets what it needs in the four hooks `configure`, `activate`, `deactivate` and `cleanup`, any of which may
-    raise. An `ActrecError` becomes one logged line, a diagnostic, and a failed transition.
+    A subclass sets what it needs in the four hooks `configure`, `activate`, `deactivate` and `cleanup`, any of which
+    may raise. An `ActrecError` becomes one logged line, a diagnostic, and a failed transition.
 
     Args:
         name: Node name.
@@ -47,7 +46,8 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
     Attributes:
         config: The validated settings, from `configure` on.
         statistics: Counters, reset by each activation.
-        done: A future that is set with an exit status where the node has nothing more to do.
+        exit_status: Set where the node has nothing more to do (a recording has ended, the node was shut down).
+        on_finish: Called when `exit_status` is set; for whoever runs the node.
     """
 
     config: ConfigT
@@ -58,7 +58,8 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         self._common = params.declare(self, CommonConfig)
         self.statistics = Statistics()
         self.last_error = ""
-        self.done: Future = Future()
+        self.exit_status: int | None = None
+        self.on_finish: Callable[[], None] = lambda: None
         self._complaints: dict[str, tuple[float, int]] = {}
         self._complaints_lock = threading.Lock()
         self._timer: Any = None
@@ -78,6 +79,10 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
 
     def cleanup(self) -> None:
         """Frees what `configure` made; also called where `configure` failed half-way."""
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Blocks until every input received has been worked on; False where that took longer than `timeout_s`."""
+        return True
 
     # -- transitions ---------------------------------------------------------------------------------------------------
 
@@ -112,7 +117,9 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         """Stops and frees whatever state the node is in."""
         if state.label == "active":
             self.on_deactivate(state)
-        return self._attempt("shut down", self.cleanup)
+        result = self._attempt("shut down", self.cleanup)
+        self.finish(0)
+        return result
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """After an unexpected error the node is unconfigured again and can be retried."""
@@ -139,8 +146,9 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
 
     def finish(self, status: int) -> None:
         """Says that there is nothing more to do; the process or the runner may end with `status`."""
-        if not self.done.done():
-            self.done.set_result(status)
+        if self.exit_status is None:
+            self.exit_status = status
+            self.on_finish()
 
     # -- errors and figures --------------------------------------------------------------------------------------------
 
@@ -181,13 +189,12 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         if snapshot.received:
             self.get_logger().info(snapshot.line())
 
-    def destroy_node(self) -> None:
-        """Stops what still runs, then destroys the node."""
-        self._stop_timer()
+    def close(self) -> None:
+        """Stops and frees whatever state the node is in, before it is destroyed. Safe to call twice."""
         if self.is_active:
-            self._attempt("deactivate", self.deactivate)
-        self._attempt("clean up", self.cleanup)
-        super().destroy_node()
+            self.trigger_deactivate()
+        if self._state_machine.current_state[1] == "inactive":
+            self.trigger_cleanup()
 
     def _configure(self) -> None:
         self._common.read()

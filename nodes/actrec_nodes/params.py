@@ -103,6 +103,11 @@ def declare(node: Node, config_class: type[T], prefix: str = "") -> Parameters[T
     return Parameters(node, config_class, prefix)
 
 
+def as_options(settings: Any) -> dict[str, Any]:
+    """A settings dataclass as the keyword arguments of the component that it belongs to."""
+    return {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+
+
 def _default(field: "dataclasses.Field[Any]") -> Any:
     value = field.default
     if field.default_factory is not dataclasses.MISSING:

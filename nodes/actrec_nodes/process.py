@@ -1,50 +1,41 @@
-"""One node in a process of its own."""
+"""One node in a process of its own: `python -m actrec_nodes.process camera_node --ros-args …`."""
 
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import rclpy
-from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
-
-from actrec_nodes import transport
+from actrec.errors import ActrecError
+from actrec_nodes import graph
+from actrec_nodes.host import Host, ros
 from actrec_nodes.lifecycle import ActrecNode
 
 
-def spin(node_class: Callable[[], ActrecNode[Any]], args: Sequence[str] | None = None) -> int:
-    """Runs a node until it is done or interrupted.
+def spin(node_class: Callable[..., ActrecNode[Any]], args: Sequence[str] | None = None) -> int:
+    """Runs a node until it has nothing more to do or is interrupted.
 
     With the parameter `autostart` the node configures and activates itself; otherwise a lifecycle manager does.
+
+    Args:
+        node_class: Makes the node from `context`.
+        args: Command line; that of the process by default.
 
     Returns:
         Exit status: 0 at a clean end, 1 where the node could not start.
     """
-    transport.prepare()
-    rclpy.init(args=list(args) if args is not None else sys.argv)
-    # Launch and a terminal's Ctrl-C can both send SIGINT: the second one must not cut the clean-up short.
-    status = 1
-    node = node_class()
-    executor = make_executor()
     try:
-        executor.add_node(node)
-        status = 0
-        if node.autostart and not node.start():
-            status = 1
-        else:
-            executor.spin_until_future_complete(node.done)
-            status = int(node.done.result()) if node.done.done() else 0
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        executor.remove_node(node)
-        node.destroy_node()
-        executor.shutdown()
-        rclpy.try_shutdown()
-    return status
+        with ros(sys.argv if args is None else args) as context, Host(context) as host:
+            node = node_class(context=context)
+            host.add(node)
+            if node.autostart and host.start() is not None:
+                return 1
+            host.wait()
+            return node.exit_status or 0
+    except KeyboardInterrupt:
+        return 0
+    except ActrecError as error:
+        print(f"actrec: {error}", file=sys.stderr)
+        return 1
 
 
-def make_executor(context: Any = None) -> Executor:
-    """The executor that a node spins in."""
-    return SingleThreadedExecutor(context=context)
+if __name__ == "__main__":
+    sys.exit(spin(graph.find(sys.argv[1]).load(), sys.argv[1:]))

@@ -11,7 +11,7 @@ IMAGE_PUBLISHER = _profile(5, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLAT
 """Images and camera_info as published: reliable, so that a subscriber of either kind connects."""
 
 IMAGE_SUBSCRIBER = _profile(5, ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
-"""Images and camera_info as subscribed: best effort, so that every vendor's driver connects; a lost image is history."""
+"""Images and camera_info as subscribed: best effort, so that any driver connects; a lost image is history."""
 
 SMALL = _profile(50, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
 """Skeletons, hands, face and labels on both sides: small, and a lost frame damages a window."""

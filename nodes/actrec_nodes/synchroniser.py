@@ -163,9 +163,9 @@ class Synchroniser:
         if not self._depth:
             self._complain(f"no depth image for {self._config.depth_wait_s:g} s: working on colour alone")
         else:
-            apart = min(abs(stamp - d) for d, _ in self._depth) / 1e6
+            apart, allowed = min(abs(stamp - d) for d, _ in self._depth) / 1e6, self._tolerance_ns() / 1e6
             self._complain(
-                f"depth's stamps are {apart:.0f} ms or more from colour's (allowed {self._tolerance_ns() / 1e6:.0f} ms): "
+                f"depth's stamps are {apart:.0f} ms or more from colour's (allowed {allowed:.0f} ms): "
                 "working on colour alone; synchronise the streams or set sync_tolerance_s"
             )
         self._without_depth = True

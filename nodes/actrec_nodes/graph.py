@@ -1,0 +1,88 @@
+"""The graph, stated once: which nodes there are, what each is for, and in which order they start.
+
+`actrec run`, the launch files and the tests read this. It imports no ROS, so that a launch file can.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from actrec.errors import ConfigError
+from actrec.registry import Registry
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One node of the graph.
+
+    Attributes:
+        name: ROS name, also of its executable and of its module in `actrec_nodes`.
+        switch: What turns it on or off: a launch argument, and a word for `actrec run --nodes` and `--without`.
+        class_name: Its class.
+        purpose: One line, for help texts.
+    """
+
+    name: str
+    switch: str
+    class_name: str
+    purpose: str
+
+    @property
+    def target(self) -> str:
+        """The class as `module:class`."""
+        return f"actrec_nodes.{self.name}:{self.class_name}"
+
+    def load(self) -> Any:
+        """The class, imported now."""
+        return Registry("node", {self.name: self.target}, _INSTALL).get(self.name)
+
+
+_INSTALL = {
+    "rclpy": "source a ROS 2 distribution, or: make venv build && . scripts/env.sh",
+    "mediapipe": "pip install 'mediapipe>=0.10.14,<0.10.22'",
+}
+
+GRAPH = (
+    NodeSpec("recognizer_node", "recognizer", "RecognizerNode", "skeletons to action labels, by a model package"),
+    NodeSpec("skeleton_node", "skeleton", "SkeletonNode", "RGB-D frames to people's skeletons"),
+    NodeSpec("hand_node", "hand", "HandNode", "RGB-D frames to the hands of each person"),
+    NodeSpec("face_node", "face", "FaceNode", "RGB-D frames to the face of each person"),
+    NodeSpec("scene_flow_node", "scene_flow", "SceneFlowNode", "pairs of RGB-D frames to the motion of each pixel"),
+    NodeSpec("camera_node", "camera", "CameraNode", "a camera, a recording or the simulated actor to RGB-D frames"),
+)
+"""In the order of activation: who listens starts before who speaks, so that the first frame finds everyone ready."""
+
+
+def switches() -> list[str]:
+    """The short names, in the order of activation."""
+    return [spec.switch for spec in GRAPH]
+
+
+def find(name: str) -> NodeSpec:
+    """The node of this name or switch.
+
+    Raises:
+        ConfigError: There is none; the known ones are listed.
+    """
+    for spec in GRAPH:
+        if name in (spec.name, spec.switch):
+            return spec
+    raise ConfigError(f"unknown node '{name}'; known: {', '.join(switches())}")
+
+
+def select(nodes: Sequence[str] = (), without: Sequence[str] = ()) -> list[NodeSpec]:
+    """The nodes to run, in the order of activation.
+
+    Args:
+        nodes: Names or switches of those wanted; all where empty.
+        without: Names or switches of those left out.
+
+    Raises:
+        ConfigError: A name is unknown, or nothing is left.
+    """
+    wanted = [find(name) for name in nodes] or list(GRAPH)
+    left_out = [find(name) for name in without]
+    chosen = [spec for spec in GRAPH if spec in wanted and spec not in left_out]
+    if not chosen:
+        raise ConfigError("no node is left to run")
+    return chosen
