@@ -1,6 +1,6 @@
 """Model packages: a folder with `model.onnx` and the `model.yaml` that says what the network takes and means.
 
-Loading one reads YAML with the safe loader and the ONNX file's bytes; nothing is ever unpickled. Whether the graph inside
+Loading one reads YAML with the safe loader and the ONNX file's bytes; nothing is ever unpickled. Whether the graph in
 the ONNX file agrees with `model.yaml` is checked where a session is made (`actrec.inference`).
 """
 
@@ -212,7 +212,10 @@ def write(
         raise PackageError(f"{target} exists: choose another name or pass overwrite")
     provenance = dataclasses.replace(package.provenance, onnx_sha256=hashlib.sha256(onnx).hexdigest())
     mapping = schema.plain(dataclasses.replace(package, provenance=provenance))
-    files = {DESCRIPTION: yaml.safe_dump(mapping, sort_keys=False, allow_unicode=True, width=110).encode(), NETWORK: onnx}
+    files = {
+        DESCRIPTION: yaml.safe_dump(mapping, sort_keys=False, allow_unicode=True, width=110).encode(),
+        NETWORK: onnx,
+    }
     if weights is not None:
         files[WEIGHTS] = weights
     if card:
@@ -266,27 +269,29 @@ def _read_yaml(folder: Path, file: Path) -> Any:
 def _check_version(mapping: Any) -> None:
     version = mapping.get("schema_version") if isinstance(mapping, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise PackageError(f"schema_version is {version}, newer than this actrec reads ({SCHEMA_VERSION}): update actrec")
+        raise PackageError(f"schema_version is {version}, this actrec reads up to {SCHEMA_VERSION}: update actrec")
 
 
 def _check(package: ModelPackage) -> None:
     """What types alone do not say."""
+    version, labels, window, inputs = package.schema_version, package.labels, package.window, package.inputs
+    rejection, provenance = package.rejection, package.provenance
     rules = [
-        (package.schema_version == SCHEMA_VERSION, f"schema_version is {package.schema_version}, expected {SCHEMA_VERSION}"),
-        (len(package.labels) >= 2, f"labels has {len(package.labels)} entries, expected at least 2"),
-        (all(package.labels), "labels has an empty name"),
-        (len(set(package.labels)) == len(package.labels), "labels has a name twice"),
-        (UNKNOWN not in package.labels, f"labels has '{UNKNOWN}', which is kept for rejected windows"),
-        (0 < package.window.seconds <= 600, f"window: seconds is {package.window.seconds}, allowed: above 0 to 600"),
-        (1 <= package.window.frames <= 4096, f"window: frames is {package.window.frames}, allowed: 1 to 4096"),
+        (version == SCHEMA_VERSION, f"schema_version is {version}, expected {SCHEMA_VERSION}"),
+        (len(labels) >= 2, f"labels has {len(labels)} entries, expected at least 2"),
+        (all(labels), "labels has an empty name"),
+        (len(set(labels)) == len(labels), "labels has a name twice"),
+        (UNKNOWN not in labels, f"labels has '{UNKNOWN}', which is kept for rejected windows"),
+        (0 < window.seconds <= 600, f"window: seconds is {window.seconds}, allowed: above 0 to 600"),
+        (1 <= window.frames <= 4096, f"window: frames is {window.frames}, allowed: 1 to 4096"),
         (1 <= package.bodies <= 16, f"bodies is {package.bodies}, allowed: 1 to 16"),
-        (bool(package.inputs), "inputs is empty"),
-        (len({i.name for i in package.inputs}) == len(package.inputs), "inputs has a name twice"),
-        (all(i.shape and min(i.shape) > 0 for i in package.inputs), "inputs has a shape that is empty or not positive"),
-        (0 <= package.rejection.threshold <= 1, f"rejection: threshold is {package.rejection.threshold}, allowed: 0 to 1"),
-        (package.rejection.temperature > 0, f"rejection: temperature is {package.rejection.temperature}, must be above 0"),
-        (0 <= package.provenance.accuracy <= 1, f"provenance: accuracy is {package.provenance.accuracy}, allowed: 0 to 1"),
-        (len(package.provenance.onnx_sha256) == 64, "provenance: onnx_sha256 is no SHA-256"),
+        (bool(inputs), "inputs is empty"),
+        (len({i.name for i in inputs}) == len(inputs), "inputs has a name twice"),
+        (all(i.shape and min(i.shape) > 0 for i in inputs), "inputs has a shape that is empty or not positive"),
+        (0 <= rejection.threshold <= 1, f"rejection: threshold is {rejection.threshold}, allowed: 0 to 1"),
+        (rejection.temperature > 0, f"rejection: temperature is {rejection.temperature}, must be above 0"),
+        (0 <= provenance.accuracy <= 1, f"provenance: accuracy is {provenance.accuracy}, allowed: 0 to 1"),
+        (len(provenance.onnx_sha256) == 64, "provenance: onnx_sha256 is no SHA-256"),
     ]
     for holds, message in rules:
         if not holds:

@@ -1,4 +1,4 @@
-"""From tracked skeletons to labelled windows: one window a body, all bodies in one run. All of the recognizer but ROS."""
+"""From tracked skeletons to labelled windows: one window a body, all bodies in one run; the recognizer without ROS."""
 
 import math
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class RecognitionConfig:
     """Settings of a `Recognizer`."""
 
     interval_s: float = setting(
-        0.0, "least time between two labels of a body; 0 labels every frame", unit="s", range=(0.0, 60.0)
+        0.2, "least time between two labels of a body; 0 labels every frame", unit="s", range=(0.0, 60.0)
     )
     min_seconds: float = setting(
         0.5, "a body seen for less than this is published as unknown", unit="s", range=(0.0, 60.0)
@@ -31,8 +31,12 @@ class RecognitionConfig:
     lost_after_s: float = setting(
         0.5, "a body unseen for this long gets one last unknown and is forgotten", unit="s", range=(0.0, 60.0)
     )
-    max_gap_s: float = setting(0.5, "a longer pause of a body's joints restarts its window", unit="s", range=(0.01, 60.0))
-    max_bodies: int = setting(6, "bodies followed at once; of more, the newcomers farthest away are left out", range=(1, 64))
+    max_gap_s: float = setting(
+        0.5, "a longer pause of a body's joints restarts its window", unit="s", range=(0.01, 60.0)
+    )
+    max_bodies: int = setting(
+        6, "bodies followed at once; of more, the newcomers farthest away are left out", range=(1, 64)
+    )
     smoothing_s: float = setting(
         0.0, "time constant over which a body's probabilities are averaged; 0 for none", unit="s", range=(0.0, 60.0)
     )
@@ -48,8 +52,8 @@ class LabelledWindow:
         label: An action, or `unknown`: rejected, body too new, body left, empty scene.
         class_id: −1 for `unknown`.
         confidence: Probability of the best class, 0 where the network was not asked.
-        top_labels, top_probabilities: Best classes first, also where they were rejected; empty where the network was not
-            asked.
+        top_labels, top_probabilities: Best classes first, also where they were rejected; empty where the network was
+            not asked.
         window_start_ns: Stamp of the oldest frame used.
         stamp_ns: Stamp of the newest frame used.
         model_name: The package that judged.
@@ -92,8 +96,8 @@ class _Track:
 class Recognizer:
     """Keeps a window for each body and labels it.
 
-    A frame without anybody gives one `unknown` with an empty body id. A body that has gone gets one last `unknown` after
-    `lost_after_s`; one that comes back after that starts anew. Until then nothing is said of it. When stamps jump back
+    A frame without anybody gives one `unknown` with an empty body id. A body that has gone gets one last `unknown`
+    after `lost_after_s`; one that comes back later starts anew. Until then nothing is said of it. When stamps jump back
     (a recording that loops) every window restarts. For a package that looks at M > 1 bodies, a body's clip holds itself
     first, then the others in view from near to far.
 
@@ -267,7 +271,7 @@ def _canonical_only(session: Session) -> Session:
     for spec in session.package.inputs:
         if spec.layout != CANONICAL:
             raise PackageError(
-                f"model {session.package.name} takes {spec.layout} but live skeletons are {CANONICAL}: train it on that layout"
+                f"model {session.package.name} takes {spec.layout} but live skeletons are {CANONICAL}: train it so"
             )
     return session
 
@@ -299,6 +303,7 @@ def _canonical(body: Body) -> np.ndarray:
     expected = (len(layouts.get(body.layout)), 3)
     if body.positions.shape != expected:
         raise InputError(
-            f"body '{body.body_id}' has positions {list(body.positions.shape)}, expected {list(expected)} of {body.layout}"
+            f"body '{body.body_id}' has positions {list(body.positions.shape)}, "
+            f"expected {list(expected)} of {body.layout}"
         )
     return convert(body.positions, np.ones(expected[0], dtype=np.float32), body.layout, CANONICAL)[0]

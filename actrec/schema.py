@@ -81,7 +81,13 @@ def _checked(hint: type, value: Any, where: str) -> Any:
     return value
 
 
-_WORDS: dict[type, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "keys and values"}
+_WORDS: dict[type, str] = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    dict: "keys and values",
+}
 
 
 def _kind(value: Any) -> str:

@@ -29,7 +29,7 @@ class Entry:
 
 
 def folders() -> list[Path]:
-    """Where packages are looked for, first match wins: `ACTREC_MODELS`, the user's, the installed and the source's zoo."""
+    """Where packages are looked for, in order: `ACTREC_MODELS`, the user's, the installed and the source's zoo."""
     asked = [Path(p).expanduser() for p in os.environ.get(VARIABLE, "").split(os.pathsep) if p]
     data = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser()
     prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p] + [sys.prefix]
@@ -54,11 +54,13 @@ def find(name_or_path: str | Path) -> ModelPackage:
             return package.load(folder / text)
     if Path(text).is_dir():
         return package.load(text)
-    raise PackageError(f"no model package '{text}'; known: {_known()}, or give its folder (or add its parent to {VARIABLE})")
+    raise PackageError(
+        f"no model package '{text}'; known: {_known()}, or give its folder (or add its parent to {VARIABLE})"
+    )
 
 
 def list_packages() -> list[Entry]:
-    """Every package in `folders()`, by name; a broken one is listed with its problem. A name counts once, as in `find`."""
+    """Every package in `folders()`, by name, the first of each as in `find`; a broken one with its problem."""
     found: dict[str, Entry] = {}
     for folder in folders():
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:

@@ -1,8 +1,8 @@
 """A real but tiny model package for tests: the network judges where a person stands.
 
-The one input is [N, M, 3, T, 25] in metres. The network takes its mean over everything but the coordinates and the batch
-and multiplies: logits = (−8 x, 8 x, 8 (z − 4)) for "left", "right", "far". A person at x = −1 m, z = 2 m is on the "left" with
-near certainty, one at x = 0, z = 4 gives three equal probabilities.
+The one input is [N, M, 3, T, 25] in metres. The network takes its mean over everything but the coordinates and the
+batch and multiplies: logits = (−8 x, 8 x, 8 (z − 4)) for "left", "right", "far". A person at x = −1 m, z = 2 m is on
+the "left" with near certainty, one at x = 0, z = 4 gives three equal probabilities.
 """
 
 from pathlib import Path
@@ -43,9 +43,9 @@ def tiny_onnx(
             helper.make_node("Div", ["depth", "depth"], ["unit"]),
             helper.make_node("Mul", ["scores", "unit"], ["logits"]),
         ]
-    constants = {"weights": weights, "bias": bias}
+    constants: dict[str, np.ndarray] = {"weights": weights, "bias": bias}
     if poison:
-        constants |= {"one": np.float32([1.0]), "z": np.array([2], dtype=np.int64)}
+        constants |= {"one": np.array([1.0], dtype=np.float32), "z": np.array([2], dtype=np.int64)}
     graph = helper.make_graph(
         nodes,
         "tiny",

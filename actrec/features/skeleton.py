@@ -2,24 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 
 from actrec import config
 from actrec.config import setting
 from actrec.errors import InputError
+from actrec.package import InputSpec
 from actrec.skeleton import layouts
-
-
-class InputSpec(Protocol):
-    """What this module reads of a model's input specification."""
-
-    name: str
-    modality: str
-    layout: str
-    shape: tuple[int, ...]
-    preprocessing: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -127,7 +117,7 @@ def inputs(bodies: np.ndarray, specs: Iterable[InputSpec]) -> dict[str, np.ndarr
     """Every input of a skeleton network.
 
     Args:
-        bodies: [M, T, V, 3] metres in the optical frame, NaN for missing; fewer than the model's M are padded as absent.
+        bodies: [M, T, V, 3] metres in the optical frame, NaN for missing; fewer than M are padded as absent.
         specs: The model's inputs, shape (M, 3, T, V) each.
 
     Returns:

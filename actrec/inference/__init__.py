@@ -8,7 +8,7 @@ from actrec.inference.session import Backend, Prediction, Session
 from actrec.package import ModelPackage
 from actrec.registry import Registry
 
-__all__ = ["BACKENDS", "Backend", "Prediction", "Session", "load"]
+__all__ = ["BACKENDS", "Backend", "Prediction", "Session", "load", "resolve"]
 
 BACKENDS = Registry(
     "inference backend",
@@ -17,6 +17,11 @@ BACKENDS = Registry(
 )
 AUTO_ORDER = ("onnxruntime",)
 """What `auto` means: the first of these, the fastest first, whose library is installed."""
+
+
+def resolve(backend: str) -> str:
+    """The backend's name in `BACKENDS` that `backend`, which may be "auto", stands for."""
+    return AUTO_ORDER[0] if backend == "auto" else backend
 
 
 def load(package: str | Path | ModelPackage, backend: str = "auto", **options: Any) -> Session:
@@ -34,5 +39,4 @@ def load(package: str | Path | ModelPackage, backend: str = "auto", **options: A
         DeviceError: The accelerator that was asked for is not there.
     """
     found = package if isinstance(package, ModelPackage) else zoo.find(package)
-    name = AUTO_ORDER[0] if backend == "auto" else backend
-    return Session(found, BACKENDS.create(name, package=found, **options))
+    return Session(found, BACKENDS.create(resolve(backend), package=found, **options))

@@ -22,7 +22,9 @@ _CPU = "CPUExecutionProvider"
 class OnnxRuntimeConfig:
     """Settings of the ONNX Runtime backend."""
 
-    device: str = setting("auto", "auto takes CUDA where it works and says so, else the CPU", choices=("auto", "cpu", "cuda"))
+    device: str = setting(
+        "auto", "auto takes CUDA where it works and says so, else the CPU", choices=("auto", "cpu", "cuda")
+    )
     threads: int = setting(1, "CPU threads for one run; the graph's other nodes need the rest", range=(1, 256))
 
 
@@ -37,6 +39,8 @@ class OnnxRuntimeBackend:
         PackageError: The file is corrupt or not a network of this kind.
         DeviceError: CUDA was asked for and is not there.
     """
+
+    config_class = OnnxRuntimeConfig
 
     def __init__(self, package: ModelPackage, **options: Any):
         self.config = config.build(OnnxRuntimeConfig, options)
@@ -73,7 +77,9 @@ class OnnxRuntimeBackend:
         except DeviceError:
             raise
         except Exception as error:  # as above
-            raise PackageError(f"{package.onnx_path} cannot be opened: {_first_line(error)}; export it again") from error
+            raise PackageError(
+                f"{package.onnx_path} cannot be opened: {_first_line(error)}: export it again"
+            ) from error
         self._check_device(session)
         return session
 
@@ -90,7 +96,8 @@ class OnnxRuntimeBackend:
         there = _CUDA in onnxruntime.get_available_providers()
         if self.config.device == "cuda" and not there:
             raise DeviceError(
-                "CUDA was asked for but this ONNX Runtime has no CUDA provider: pip install onnxruntime-gpu, or device=cpu"
+                "CUDA was asked for but this ONNX Runtime has no CUDA provider: "
+                "pip install onnxruntime-gpu, or device=cpu"
             )
         return [_CUDA, _CPU] if there and self.config.device != "cpu" else [_CPU]
 
@@ -99,7 +106,9 @@ class OnnxRuntimeBackend:
         wrong = [f"'{value.name}' {value.type}" for value in values if value.type != "tensor(float)"]
         outputs = self._session.get_outputs()
         if wrong or len(outputs) != 1:
-            problem = f"{wrong[0]}, expected tensor(float)" if wrong else f"{len(outputs)} outputs, expected the logits alone"
+            problem = (
+                f"{wrong[0]}, expected tensor(float)" if wrong else f"{len(outputs)} outputs, expected the logits alone"
+            )
             raise PackageError(f"{package.onnx_path} has {problem}: export it again")
 
 

@@ -81,7 +81,7 @@ class Session:
             self.backend.run(empty)
 
     def predict(self, clip: Clip) -> Prediction:
-        """The prediction for one clip: {"bodies": [M, T, V, 3]} in kinect_v2_25, metres, optical frame, NaN for missing.
+        """The prediction for one clip: {"bodies": [M, T, V, 3]}, kinect_v2_25, metres, optical frame, NaN for missing.
 
         Fewer bodies than the package's M are padded as absent. T must be the package's `window.frames`, sampled over
         `window.seconds` (`actrec.windows` does that).
@@ -100,7 +100,7 @@ class Session:
         return [self.judge(row) for row in self.probabilities(clips)]
 
     def probabilities(self, clips: Sequence[Clip]) -> np.ndarray:
-        """Softmax of logits over the package's temperature: [N, classes] float32, NaN rows where the network gave NaN."""
+        """Softmax of the logits over the temperature: [N, classes] float32, rows of NaN where the network gave NaN."""
         logits = self.backend.run(self._inputs(clips)).astype(np.float64)
         broken = ~np.isfinite(logits).all(axis=1)
         if broken.any():
@@ -171,7 +171,7 @@ def _check_input(file: str, package: ModelPackage, spec: InputSpec, shape: Shape
     try:
         made = skeleton.inputs(bodies, [spec])[spec.name].shape
     except (ActrecError, ValueError) as error:
-        raise PackageError(f"{file}: input '{spec.name}' cannot be made: {error}; update actrec or export it again") from error
+        raise PackageError(f"{file}: input '{spec.name}' cannot be made: {error}; export it again") from error
     if made != spec.shape or spec.shape[0] != package.bodies:
         raise PackageError(
             f"{file}: input '{spec.name}' is stated as {list(spec.shape)} but is made as {list(made)} "

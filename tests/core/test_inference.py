@@ -1,6 +1,7 @@
 """Sessions: predictions of a network whose answer can be worked out by hand, and what they refuse."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ from actrec import inference, package
 from actrec.errors import ConfigError, DeviceError, InputError, MissingLibraryError, PackageError
 from actrec.inference import Session
 from actrec.package import InputSpec, ModelPackage
-from dataclasses import replace
 from tests.tiny_model import FRAMES, LABELS, RAW, person_at, tiny_description, tiny_onnx, write_tiny
 
 
@@ -163,7 +163,7 @@ def test_backends_are_found_by_name(tmp_path: Path) -> None:
     assert inference.load(tiny, backend="onnxruntime", threads=2).backend.device == "CPU, 2 threads"
     with pytest.raises(ConfigError, match="unknown inference backend 'caffe'; known: onnxruntime"):
         inference.load(tiny, backend="caffe")
-    with pytest.raises(ConfigError, match="unknown option thread .*known: device, threads"):
+    with pytest.raises(ConfigError, match=r"unknown option thread .*known: device, threads"):
         inference.load(tiny, thread=2)
     with pytest.raises(ConfigError, match="threads is 0"):
         inference.load(tiny, threads=0)

@@ -1,5 +1,6 @@
 """The recognizer core: windows by body, who is labelled when, and that nothing stale is ever said."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,10 @@ import pytest
 from actrec import inference
 from actrec.errors import ConfigError, InputError, PackageError
 from actrec.frames import Body
-from actrec.inference import Session
+from actrec.inference import Prediction, Session
 from actrec.package import InputSpec
 from actrec.recognition import LabelledWindow, Recognizer
 from actrec.skeleton import layouts
-from dataclasses import replace
 from tests.tiny_model import person_at, write_tiny
 
 PERIOD_NS = 100_000_000
@@ -34,13 +34,20 @@ def body(x: float, body_id: str = "body_1", z: float = 2.0, layout: str = "kinec
     return Body(body_id, layout, positions, np.full((joints, 2), np.nan, np.float32), np.ones(joints, np.float32))
 
 
+class EachFrame(Recognizer):
+    """Labels every frame."""
+
+    def __init__(self, session: Session, **options: object):
+        super().__init__(session, **{"interval_s": 0.0, **options})
+
+
 def feed(recognizer: Recognizer, frames: range, *bodies: Body) -> list[LabelledWindow]:
     """Feeds the same bodies in each of the frames; returns the last frame's labels."""
     return [recognizer.update(stamp(frame), list(bodies)) for frame in frames][-1]
 
 
 def test_label_carries_stamps_of_its_window(session: Session) -> None:
-    recognizer = Recognizer(session)
+    recognizer = EachFrame(session)
     (label,) = feed(recognizer, range(31), body(1.0))
     assert (label.body_id, label.label, label.class_id, label.model_name) == ("body_1", "right", 1, "tiny")
     assert label.stamp_ns == stamp(30)
@@ -53,7 +60,7 @@ def test_window_is_resampled_by_time_not_by_frames(session: Session) -> None:
     """A person who moved half way through is judged alike at 30 Hz and at 6 Hz."""
     results = []
     for step in (1 / 3, 5 / 3):
-        recognizer = Recognizer(session)
+        recognizer = EachFrame(session)
         for frame in np.arange(0, 20 + 1e-6, step):
             (label,) = recognizer.update(stamp(frame), [body(-0.05 if frame < 10 else 0.05, z=4.0)])
         results.append(dict(zip(label.top_labels, label.top_probabilities, strict=True)))
@@ -61,44 +68,49 @@ def test_window_is_resampled_by_time_not_by_frames(session: Session) -> None:
 
 
 def test_two_bodies_have_a_window_each_and_one_run(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    recognizer = Recognizer(session)
+    recognizer = EachFrame(session)
     feed(recognizer, range(10), body(-1.0, "body_1"), body(1.0, "body_2"))
     sizes = []
     run = session.backend.run
-    monkeypatch.setattr(session.backend, "run", lambda inputs: sizes.append(len(inputs["body"])) or run(inputs))
+
+    def count(inputs: dict[str, np.ndarray]) -> np.ndarray:
+        sizes.append(len(inputs["body"]))
+        return run(inputs)
+
+    monkeypatch.setattr(session.backend, "run", count)
     labels = recognizer.update(stamp(10), [body(-1.0, "body_1"), body(1.0, "body_2")])
     assert {label.body_id: label.label for label in labels} == {"body_1": "left", "body_2": "right"}
     assert sizes == [2]
 
 
 def test_rejected_label_is_unknown_with_the_networks_thoughts(session: Session) -> None:
-    (label,) = feed(Recognizer(session), range(10), body(0.0, z=4.0))
+    (label,) = feed(EachFrame(session), range(10), body(0.0, z=4.0))
     assert (label.label, label.class_id) == ("unknown", -1)
     assert label.confidence == pytest.approx(1 / 3, abs=1e-3)
     assert set(label.top_labels) == {"left", "right", "far"}
 
 
 def test_new_body_is_unknown_until_min_seconds(session: Session) -> None:
-    recognizer = Recognizer(session, min_seconds=0.5)
+    recognizer = EachFrame(session, min_seconds=0.5)
     said = [recognizer.update(stamp(frame), [body(1.0)])[0] for frame in range(7)]
     assert [label.label for label in said] == ["unknown"] * 5 + ["right"] * 2
     assert said[0].top_labels == () and said[0].class_id == -1 and said[0].confidence == 0.0
-    assert Recognizer(session, min_seconds=0.0).update(stamp(0), [body(1.0)])[0].label == "right"
+    assert EachFrame(session, min_seconds=0.0).update(stamp(0), [body(1.0)])[0].label == "right"
 
 
 def test_min_seconds_beyond_the_window_waits_for_a_full_window_only(session: Session) -> None:
-    (label,) = feed(Recognizer(session, min_seconds=30.0), range(31), body(1.0))
+    (label,) = feed(EachFrame(session, min_seconds=30.0), range(31), body(1.0))
     assert label.label == "right"
 
 
 def test_interval_spaces_labels_by_stamp(session: Session) -> None:
-    recognizer = Recognizer(session, interval_s=0.3, min_seconds=0.0)
+    recognizer = EachFrame(session, interval_s=0.3, min_seconds=0.0)
     said = [frame for frame in range(13) if recognizer.update(stamp(frame), [body(1.0)])]
     assert said == [0, 3, 6, 9, 12]
 
 
 def test_empty_scene_is_unknown_stamped_with_the_frame(session: Session) -> None:
-    recognizer = Recognizer(session)
+    recognizer = EachFrame(session)
     for frame in range(3):
         (label,) = recognizer.update(stamp(frame), [])
         assert (label.body_id, label.label, label.class_id) == ("", "unknown", -1)
@@ -106,7 +118,7 @@ def test_empty_scene_is_unknown_stamped_with_the_frame(session: Session) -> None
 
 
 def test_body_that_leaves_gets_one_unknown_then_nothing(session: Session) -> None:
-    recognizer = Recognizer(session, lost_after_s=0.3)
+    recognizer = EachFrame(session, lost_after_s=0.3)
     assert feed(recognizer, range(10), body(1.0, "body_1"), body(-1.0, "body_2"))[0].label == "right"
     said = [recognizer.update(stamp(frame), [body(-1.0, "body_2")]) for frame in range(10, 20)]
     of_first = [label for labels in said for label in labels if label.body_id == "body_1"]
@@ -116,7 +128,7 @@ def test_body_that_leaves_gets_one_unknown_then_nothing(session: Session) -> Non
 
 def test_last_body_that_leaves(session: Session) -> None:
     """Nobody there is said at once, the body's own end after lost_after_s; its label is never repeated."""
-    recognizer = Recognizer(session, lost_after_s=0.2)
+    recognizer = EachFrame(session, lost_after_s=0.2)
     feed(recognizer, range(10), body(1.0))
     said = [label for frame in range(10, 15) for label in recognizer.update(stamp(frame), [])]
     assert {label.label for label in said} == {"unknown"}
@@ -125,7 +137,7 @@ def test_last_body_that_leaves(session: Session) -> None:
 
 
 def test_body_that_returns_starts_anew(session: Session) -> None:
-    recognizer = Recognizer(session, lost_after_s=0.3)
+    recognizer = EachFrame(session, lost_after_s=0.3)
     feed(recognizer, range(20), body(1.0))
     feed(recognizer, range(20, 30))
     (label,) = recognizer.update(stamp(30), [body(-1.0)])
@@ -135,7 +147,7 @@ def test_body_that_returns_starts_anew(session: Session) -> None:
 
 
 def test_short_absence_keeps_the_window(session: Session) -> None:
-    recognizer = Recognizer(session, lost_after_s=0.5)
+    recognizer = EachFrame(session, lost_after_s=0.5)
     feed(recognizer, range(10), body(1.0))
     feed(recognizer, range(10, 12))
     (label,) = recognizer.update(stamp(12), [body(1.0)])
@@ -143,14 +155,14 @@ def test_short_absence_keeps_the_window(session: Session) -> None:
 
 
 def test_pause_of_the_whole_stream_restarts(session: Session) -> None:
-    recognizer = Recognizer(session)
+    recognizer = EachFrame(session)
     feed(recognizer, range(10), body(1.0))
     (label,) = recognizer.update(stamp(60), [body(1.0)])
     assert (label.label, label.window_start_ns) == ("unknown", stamp(60))
 
 
 def test_stamps_that_jump_back_restart_all_windows(session: Session) -> None:
-    recognizer = Recognizer(session)
+    recognizer = EachFrame(session)
     feed(recognizer, range(50, 70), body(1.0, "body_1"), body(1.0, "body_2"))
     labels = recognizer.update(stamp(0), [body(-1.0, "body_1")])
     assert [(label.body_id, label.label, label.stamp_ns) for label in labels] == [
@@ -163,14 +175,14 @@ def test_stamps_that_jump_back_restart_all_windows(session: Session) -> None:
 
 
 def test_duplicate_frame_is_ignored(session: Session) -> None:
-    recognizer = Recognizer(session)
+    recognizer = EachFrame(session)
     feed(recognizer, range(10), body(1.0))
     assert recognizer.update(stamp(9), [body(-1.0)]) == []
     assert recognizer.counts.duplicates == 1 and recognizer.counts.frames == 10
 
 
 def test_frames_fed_without_predicting_enter_the_window(session: Session) -> None:
-    recognizer, other = Recognizer(session), Recognizer(session)
+    recognizer, other = EachFrame(session), EachFrame(session)
     for frame in range(20):
         assert recognizer.update(stamp(frame), [body(1.0)], predict=False) == []
     feed(other, range(20), body(1.0))
@@ -179,7 +191,7 @@ def test_frames_fed_without_predicting_enter_the_window(session: Session) -> Non
 
 
 def test_endings_are_reported_even_without_predicting(session: Session) -> None:
-    recognizer = Recognizer(session, lost_after_s=0.2)
+    recognizer = EachFrame(session, lost_after_s=0.2)
     feed(recognizer, range(10), body(1.0))
     labels = [label for f in range(10, 20) for label in recognizer.update(stamp(f), [], predict=False)]
     assert [(label.body_id, label.label) for label in labels] == [("body_1", "unknown")]
@@ -188,14 +200,14 @@ def test_endings_are_reported_even_without_predicting(session: Session) -> None:
 def test_missing_joints_do_not_stop_it(session: Session) -> None:
     partly = body(1.0)
     partly.positions[5:12] = np.nan
-    (label,) = feed(Recognizer(session), range(10), partly)
+    (label,) = feed(EachFrame(session), range(10), partly)
     assert label.label == "right"
 
 
 def test_body_without_any_joint_is_not_there(session: Session) -> None:
     nobody = body(1.0)
     nobody.positions[:] = np.nan
-    recognizer = Recognizer(session, lost_after_s=0.3)
+    recognizer = EachFrame(session, lost_after_s=0.3)
     (label,) = recognizer.update(stamp(0), [nobody])
     assert (label.body_id, label.label) == ("", "unknown")
     feed(recognizer, range(1, 11), body(1.0))
@@ -205,7 +217,7 @@ def test_body_without_any_joint_is_not_there(session: Session) -> None:
 
 
 def test_network_that_gives_nan_is_unknown(tmp_path: Path) -> None:
-    recognizer = Recognizer(inference.load(write_tiny(tmp_path / "poison", poison=True)), smoothing_s=1.0)
+    recognizer = EachFrame(inference.load(write_tiny(tmp_path / "poison", poison=True)), smoothing_s=1.0)
     labels = feed(recognizer, range(10), body(1.0, "body_1", z=0.5), body(1.0, "body_2", z=2.0))
     by_id = {label.body_id: label for label in labels}
     assert (by_id["body_1"].label, by_id["body_1"].top_labels, by_id["body_1"].confidence) == ("unknown", (), 0.0)
@@ -224,7 +236,7 @@ def test_network_that_gives_nan_is_unknown(tmp_path: Path) -> None:
     ],
 )
 def test_bad_bodies_are_refused_and_change_nothing(session: Session, change: dict[str, object], message: str) -> None:
-    recognizer = Recognizer(session)
+    recognizer = EachFrame(session)
     feed(recognizer, range(10), body(1.0, "body_2"))
     with pytest.raises(InputError, match=message):
         recognizer.update(stamp(10), [body(1.0, "body_2"), replace(body(1.0, "body_1"), **change)])  # type: ignore[arg-type]
@@ -234,12 +246,12 @@ def test_bad_bodies_are_refused_and_change_nothing(session: Session, change: dic
 
 @pytest.mark.parametrize("layout", ["kinect_v1_20", "azure_kinect_32", "mediapipe_33"])
 def test_other_skeleton_layouts_are_converted(session: Session, layout: str) -> None:
-    (label,) = feed(Recognizer(session), range(10), body(1.0, layout=layout))
+    (label,) = feed(EachFrame(session), range(10), body(1.0, layout=layout))
     assert label.label == "right"
 
 
 def test_crowd_keeps_those_followed_and_the_nearest(session: Session) -> None:
-    recognizer = Recognizer(session, max_bodies=2, min_seconds=0.0)
+    recognizer = EachFrame(session, max_bodies=2, min_seconds=0.0)
     recognizer.update(stamp(0), [body(1.0, "far", z=5.0)])
     crowd = [body(1.0, "far", z=5.0), body(1.0, "near", z=1.0), body(1.0, "middle", z=3.0)]
     assert {label.body_id for label in recognizer.update(stamp(1), crowd)} == {"far", "near"}
@@ -247,9 +259,9 @@ def test_crowd_keeps_those_followed_and_the_nearest(session: Session) -> None:
 
 
 def test_smoothing_averages_probabilities_over_time(session: Session) -> None:
-    recognizer = Recognizer(session, smoothing_s=1.0)
+    recognizer = EachFrame(session, smoothing_s=1.0)
     feed(recognizer, range(40), body(-0.2))
-    raw, smooth = Recognizer(session), recognizer
+    raw, smooth = EachFrame(session), recognizer
     feed(raw, range(40), body(-0.2))
     for frame in range(40, 60):
         (before,), (after,) = (each.update(stamp(frame), [body(0.2)]) for each in (raw, smooth))
@@ -260,10 +272,15 @@ def test_smoothing_averages_probabilities_over_time(session: Session) -> None:
 
 def test_model_of_two_bodies_sees_the_nearest_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = inference.load(write_tiny(tmp_path / "pair", bodies=2))
-    recognizer = Recognizer(session)
+    recognizer = EachFrame(session)
     seen = []
     predict = session.predict_many
-    monkeypatch.setattr(session, "predict_many", lambda clips: seen.append(clips) or predict(clips))
+
+    def note(clips: list[dict[str, np.ndarray]]) -> list[Prediction]:
+        seen.append(clips)
+        return predict(clips)
+
+    monkeypatch.setattr(session, "predict_many", note)
     feed(recognizer, range(10), body(0.0, "a"), body(1.0, "b"), body(5.0, "c"))
     pairs = [[float(clip["bodies"][m, -1, 0, 0]) for m in range(2)] for clip in seen[-1]]
     assert pairs == [[0.0, 1.0], [1.0, 0.0], [5.0, 1.0]]
@@ -272,7 +289,7 @@ def test_model_of_two_bodies_sees_the_nearest_other(tmp_path: Path, monkeypatch:
 
 
 def test_model_is_swapped_while_running(session: Session, tmp_path: Path) -> None:
-    recognizer = Recognizer(session, lost_after_s=0.3)
+    recognizer = EachFrame(session, lost_after_s=0.3)
     feed(recognizer, range(10), body(1.0, "body_1"), body(1.0, "body_2"))
     recognizer.use(inference.load(write_tiny(tmp_path / "longer", frames=16, seconds=4.0)))
     labels = feed(recognizer, range(10, 21), body(1.0, "body_1"))
@@ -282,7 +299,7 @@ def test_model_is_swapped_while_running(session: Session, tmp_path: Path) -> Non
 
 
 def test_body_lost_during_a_swap_still_ends(session: Session, tmp_path: Path) -> None:
-    recognizer = Recognizer(session, lost_after_s=0.3)
+    recognizer = EachFrame(session, lost_after_s=0.3)
     feed(recognizer, range(10), body(1.0))
     recognizer.use(inference.load(write_tiny(tmp_path / "other")))
     said = [label for frame in range(10, 20) for label in recognizer.update(stamp(frame), [])]
@@ -294,11 +311,11 @@ def test_model_of_another_layout_is_refused(session: Session) -> None:
     hands = Session.__new__(Session)
     hands.package, hands.backend = replace(session.package, inputs=(spec,)), session.backend
     with pytest.raises(PackageError, match="takes hand_22"):
-        Recognizer(hands)
+        EachFrame(hands)
 
 
 def test_settings_are_validated(session: Session) -> None:
     with pytest.raises(ConfigError, match="unknown option interval"):
-        Recognizer(session, interval=1.0)
+        EachFrame(session, interval=1.0)
     with pytest.raises(ConfigError, match="lost_after_s is -1"):
-        Recognizer(session, lost_after_s=-1.0)
+        EachFrame(session, lost_after_s=-1.0)
