@@ -67,6 +67,7 @@ class ReplayCamera(Camera):
     """
 
     config_class = ReplayConfig
+    live = False
 
     def __init__(self, **options: Any):
         self.config: ReplayConfig = build(ReplayConfig, options)
