@@ -6,15 +6,6 @@
 _actrec_root="$(cd "$(dirname "${BASH_SOURCE[0]:-$0}")/.." >/dev/null && pwd)"
 case "$-" in *u*) _actrec_nounset=1; set +u ;; *) _actrec_nounset= ;; esac
 
-# Puts a folder at the front of a colon-separated variable unless it is there already.
-_actrec_prepend() {
-  eval "_actrec_old=\${$1}"
-  case ":$_actrec_old:" in
-    *":$2:"*) ;;
-    *) export "$1=$2${_actrec_old:+:$_actrec_old}" ;;
-  esac
-}
-
 _actrec_shell=bash
 [ -n "$ZSH_VERSION" ] && _actrec_shell=zsh
 
@@ -24,8 +15,7 @@ else
   # Which ROS 2 the environment was made with: "wheels", or the name of a distribution (scripts/make_venv.sh writes it).
   _actrec_ros="$(cat "$_actrec_root/.venv/ros2" 2>/dev/null || echo wheels)"
   if [ "$_actrec_ros" = wheels ]; then
-    _actrec_prepend AMENT_PREFIX_PATH "$_actrec_root/.venv"
-    _actrec_prepend CMAKE_PREFIX_PATH "$_actrec_root/.venv"
+    . "$_actrec_root/.venv/local_setup.$_actrec_shell"
   elif [ -z "$ROS_DISTRO" ]; then
     if [ -f "/opt/ros/$_actrec_ros/setup.$_actrec_shell" ]; then
       . "/opt/ros/$_actrec_ros/setup.$_actrec_shell"
@@ -43,6 +33,5 @@ fi
 [ -n "$LD_LIBRARY_PATH" ] && export LD_LIBRARY_PATH="${LD_LIBRARY_PATH%:}"
 
 [ -n "$_actrec_nounset" ] && set -u
-unset _actrec_root _actrec_nounset _actrec_old _actrec_shell _actrec_ros _actrec_messages COLCON_CURRENT_PREFIX
-unset -f _actrec_prepend
+unset _actrec_root _actrec_nounset _actrec_shell _actrec_ros _actrec_messages COLCON_CURRENT_PREFIX
 true

@@ -32,6 +32,12 @@ else
 fi
 echo "$ros" > .venv/ros2
 touch .venv/COLCON_IGNORE
+if [ "$ros" = wheels ]; then
+  # The wheels are the workspace's underlay as /opt/ros/… is: colcon's setup files source this before their own.
+  for shell in sh bash zsh; do
+    sed "s|@PREFIX@|$PWD/.venv|" scripts/wheels_setup.sh.in > ".venv/local_setup.$shell"
+  done
+fi
 echo "actrec: ROS 2 from $ros, $("$python" --version), requirements: ${files[*]} $extras"
 
 arguments=()

@@ -1,0 +1,145 @@
+"""`actrec doctor`: each check against a healthy and a broken world, and the whole command."""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from actrec import cli
+from actrec.cli import doctor
+from actrec.diagnosis import Finding, hardware, models, software, transport
+from actrec.errors import DeviceError
+
+
+def plug_in(usb: Path, vendor: str, product: str, speed: str = "5000", port: str = "2-1") -> None:
+    """Makes a device folder as the kernel shows one."""
+    folder = usb / port
+    folder.mkdir(parents=True)
+    for name, text in {"idVendor": vendor, "product": product, "speed": speed}.items():
+        (folder / name).write_text(text + "\n")
+
+
+def test_no_camera_says_what_to_do(tmp_path: Path) -> None:
+    (finding,) = hardware.cameras(tmp_path)
+    assert finding.state == "gap"
+    assert "--driver simulated" in finding.remedy
+
+
+def test_camera_without_its_driver_library(tmp_path: Path) -> None:
+    plug_in(tmp_path, "8086", "Intel(R) RealSense(TM) Depth Camera 435i")
+    finding = next(hardware.cameras(tmp_path))
+    assert finding.name == "Intel RealSense"
+    assert "435i" in finding.value
+    assert finding.ok == (importlib.util.find_spec("pyrealsense2") is not None)
+    assert "pyrealsense2" in finding.remedy
+
+
+def test_other_devices_of_a_camera_maker_are_no_cameras(tmp_path: Path) -> None:
+    plug_in(tmp_path, "8086", "Bluetooth 9460/9560")
+    plug_in(tmp_path, "045e", "Wired Keyboard 600", port="1-2")
+    (finding,) = hardware.cameras(tmp_path)
+    assert finding.value == "none on USB"
+
+
+def test_usb2_link_is_a_gap(tmp_path: Path) -> None:
+    plug_in(tmp_path, "2bc5", "Orbbec Gemini 335", speed="480")
+    found = list(hardware.cameras(tmp_path))
+    assert any(finding.name == "Orbbec link" and "USB 3" in finding.remedy for finding in found)
+
+
+def test_small_socket_buffers_are_a_gap(tmp_path: Path) -> None:
+    (tmp_path / "receive").write_text("212992\n")
+    (tmp_path / "send").write_text("4194304\n")
+    small, large = transport.socket_buffers(tmp_path / "receive", tmp_path / "send")
+    assert (small.state, large.state) == ("gap", "ok")
+    assert "sysctl -w net.core.rmem_max" in small.remedy
+
+
+def figures(share: float) -> dict[str, float]:
+    arrived = round(60 * share)
+    return {"sent": 60, "arrived": arrived, "share": share, "median_ms": 2.5, "p95_ms": 4.0}
+
+
+def test_transport_that_loses_images_is_a_fault_with_the_profile_and_a_gap_without() -> None:
+    found = {f.name: f for f in transport.findings(lambda seconds, with_profile: figures(0.2))}
+    assert found["images, actrec's profile"].state == "fault"
+    assert found["images, default profile"].state == "gap"
+    assert "20%" in found["images, default profile"].value
+
+
+def test_transport_where_nothing_arrives_shows_no_latency() -> None:
+    found = {f.name: f for f in transport.findings(lambda seconds, with_profile: figures(0.0))}
+    assert "median" not in found["images, actrec's profile"].value
+
+
+def test_transport_that_cannot_be_measured_is_one_line() -> None:
+    def broken(seconds: float, with_profile: bool) -> dict[str, float]:
+        raise DeviceError("no discovery")
+
+    found = list(transport.findings(broken))
+    assert [f.value for f in found if "images" in f.name] == ["no discovery"] * 2
+
+
+def test_missing_required_library_is_a_fault() -> None:
+    finding = software.library("no_such_library", "install it", required=True)
+    assert (finding.state, finding.remedy) == ("fault", "install it")
+
+
+def test_two_opencv_wheels_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "4.11.0" if name.startswith("opencv-") else real(name)
+    )
+    finding = software.opencv_clash()
+    assert finding.state == "fault"
+    assert "pip uninstall" in finding.remedy
+
+
+def test_broken_package_is_named_and_none_usable_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "broken_model"
+    broken.mkdir()
+    (broken / "model.yaml").write_text("schema: [")
+    monkeypatch.setattr(models.zoo, "folders", lambda: [tmp_path])
+    found = list(models.findings())
+    assert [(f.name, f.state) for f in found] == [("broken_model", "gap"), ("model package", "fault")]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, found: list[Finding], *options: str) -> int:
+    monkeypatch.setattr(doctor, "findings", lambda with_transport: iter(found))
+    return cli.main(["doctor", *options])
+
+
+GOOD = Finding("software", "numpy", True, "1.26.4", required=True)
+GAP = Finding("cameras", "RGB-D camera", False, "none on USB", "plug one in")
+FAULT = Finding("software", "ROS 2", False, "rclpy is not importable", "source it", required=True)
+
+
+def test_exit_status_says_whether_the_graph_can_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, [GOOD, GAP]) == 0
+    assert "plug one in" in capsys.readouterr().out
+    assert run(monkeypatch, [GOOD, FAULT]) == 1
+    assert "cannot run: ROS 2" in capsys.readouterr().out
+
+
+def test_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, [GOOD, GAP], "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["can_run"] is True
+    assert [row["state"] for row in report["findings"]] == ["ok", "gap"]
+
+
+def test_on_this_machine_every_gap_has_a_remedy() -> None:
+    for finding in doctor.findings(with_transport=False):
+        assert finding.value
+        assert finding.ok or finding.remedy, finding
+
+
+def test_arguments_parse() -> None:
+    parser = argparse.ArgumentParser()
+    doctor.add_arguments(parser)
+    assert parser.parse_args(["--no-transport"]).no_transport

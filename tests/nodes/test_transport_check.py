@@ -1,0 +1,23 @@
+"""The image transport between two real processes: with the profile that ships, images arrive."""
+
+import os
+
+import pytest
+
+from actrec.errors import DeviceError
+from actrec_nodes import transport_check
+
+
+@pytest.mark.ros
+def test_images_arrive_with_the_profile() -> None:
+    figures = transport_check.measure(seconds=1.0)
+    assert figures["sent"] == 30
+    assert figures["share"] >= 0.9
+    assert figures["median_ms"] > 0
+
+
+def test_failure_in_a_process_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "RMW_IMPLEMENTATION", "rmw_of_nobody")
+    with pytest.raises(DeviceError) as caught:
+        transport_check.measure(seconds=0.1)
+    assert len(str(caught.value).splitlines()) == 1
