@@ -20,6 +20,7 @@ PACKAGES = [
     "actrec.estimators",
     "actrec.features",
     "actrec.inference",
+    "actrec.inference",
     "actrec.recordings",
     "actrec.sceneflow",
     "actrec.skeleton",
