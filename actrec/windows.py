@@ -1,7 +1,8 @@
 """Sliding windows of skeletons, resampled by time to what a network takes.
 
-A window always spans `seconds` and ends at the newest observation, so that speed keeps its meaning whatever the camera's
-frame rate. Before the first observation the first pose is held. Training and the live recognizer both sample here.
+A window always spans `seconds` and ends at the newest observation, so that speed keeps its meaning whatever the
+camera's frame rate. Before the first observation the first pose is held. Training and the live recognizer both sample
+here.
 """
 
 from collections import deque

@@ -1,10 +1,10 @@
 """Conversions between skeleton layouts, each joint a weighted sum of the source's joints.
 
-Every table leads to `kinect_v2_25`. Where a sensor lacks a joint (finger tips on Kinect v1, the spine in MediaPipe) it is
-built from its neighbours on the line that the Kinect v2 puts it on; such joints carry half their sources' score.
+Every table leads to `kinect_v2_25`. Where a sensor lacks a joint (finger tips on Kinect v1, the spine in MediaPipe) it
+is built from its neighbours on the line that the Kinect v2 puts it on; what is extrapolated carries half the score.
 """
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -74,7 +74,7 @@ TABLES: dict[str, dict[str, Weights]] = {
 }
 
 
-@lru_cache(maxsize=None)
+@cache
 def matrix(source: str) -> np.ndarray:
     """[25, V] float32 weights that take `source` joints to `kinect_v2_25`.
 
@@ -103,7 +103,7 @@ def convert(
         target: `source` itself or `kinect_v2_25`.
 
     Returns:
-        Positions [..., 25, D] and scores [..., 25], float32. A joint one of whose sources is missing is NaN with score 0.
+        Positions [..., 25, D] and scores [..., 25], float32. A joint with a missing source is NaN with score 0.
 
     Raises:
         InputError: Unknown pair of layouts, or V is not the source layout's.

@@ -47,14 +47,24 @@ class Samples(Dataset[Sample]):
             made = self._varied(index, self.augmentation)
         return {**made, "label": clip.label}
 
+    def varied_bodies(self, index: int) -> np.ndarray:
+        """The clip as an augmented window [M, T, 25, 3] in metres, before normalisation."""
+        assert self.augmentation is not None
+        rng = self._rng(index, step=0)
+        window = augment.sample_window(
+            self.clips[index], self.recipe.window_s, self.recipe.frames, self.augmentation, rng
+        )
+        return augment.vary_bodies(window, self.augmentation, rng)
+
     def _varied(self, index: int, options: augment.Augmentation) -> dict[str, np.ndarray]:
-        # Seeded by what is drawn, not by the order of drawing: the same whatever the number of workers, or after resuming.
-        rng = np.random.default_rng([self.recipe.seed, self.epoch, index])
-        window = augment.sample_window(self.clips[index], self.recipe.window_s, self.recipe.frames, options, rng)
         preprocessing = config.build(SkeletonPreprocessing, self.specs[0].preprocessing)
-        joints = features.normalise(augment.vary_bodies(window, options, rng), preprocessing)
-        joints = augment.vary_normalised(joints, options, rng)
+        joints = features.normalise(self.varied_bodies(index), preprocessing)
+        joints = augment.vary_normalised(joints, options, self._rng(index, step=1))
         return {spec.name: features.stack(joints, spec.modality, spec.layout) for spec in self.specs}
+
+    def _rng(self, index: int, step: int) -> np.random.Generator:
+        # Seeded by what is drawn, not by the order of drawing: the same for any number of workers, or after resuming.
+        return np.random.default_rng([self.recipe.seed, self.epoch, index, step])
 
 
 class Recognition(lightning.LightningModule):
@@ -68,6 +78,7 @@ class Recognition(lightning.LightningModule):
         self.network = create(self.recipe.model, num_classes=len(classes), **options)
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        """Cross-entropy of one batch; logs loss and accuracy an epoch."""
         scores = self.network(**{s.name: batch[s.name] for s in self.network.input_specs})
         smoothing = self.recipe.label_smoothing
         loss = torch.nn.functional.cross_entropy(scores, batch["label"], label_smoothing=smoothing)
@@ -76,6 +87,7 @@ class Recognition(lightning.LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
+        """AdamW without decay of biases and norms, one cycle over all steps."""
         decayed = [p for p in self.network.parameters() if p.ndim > 1]
         plain = [p for p in self.network.parameters() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": self.recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
@@ -92,7 +104,9 @@ class _Epochs(lightning.Callback):
         trainer.train_dataloader.dataset.epoch = trainer.current_epoch  # type: ignore[union-attr]
 
 
-def train(recipe: Recipe, data_root: str, out: Path, *, resume: bool = True, progress: bool = True) -> Path:
+def train(
+    recipe: Recipe, data_root: str, out: Path, *, resume: bool = True, progress: bool = True, threads: int = 0
+) -> Path:
     """Trains by `recipe` and returns the last checkpoint.
 
     Args:
@@ -101,7 +115,10 @@ def train(recipe: Recipe, data_root: str, out: Path, *, resume: bool = True, pro
         out: Folder for checkpoints (each epoch) and `metrics.csv`.
         resume: Go on from `out`'s last checkpoint where there is one.
         progress: Show a progress bar.
+        threads: CPU threads; 0 for all.
     """
+    if threads:
+        torch.set_num_threads(threads)
     augmentation = recipe.check()
     lightning.seed_everything(recipe.seed, verbose=False)
     clips = data.create(recipe.dataset, f"{data_root}/{recipe.dataset}", split=recipe.split, part="train")

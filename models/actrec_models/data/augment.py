@@ -1,7 +1,7 @@
 """Augmentation of skeleton clips: what differs between a Kinect's recordings and a robot's live estimates.
 
-Time first (speed, frame rate, where the window ends), then the body (tilt, proportions, noise, missing limbs, mirror) in
-metres before normalisation, then what normalisation does not remove (turn and size).
+Time first (speed, frame rate, where the window ends), then the body (tilt, proportions, noise, missing limbs, mirror)
+in metres before normalisation, then what normalisation does not remove (turn and size).
 """
 
 from dataclasses import dataclass

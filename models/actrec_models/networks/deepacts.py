@@ -16,7 +16,7 @@ from actrec.package import InputSpec
 from actrec_models.networks.graph import GraphBlock, partition
 
 LAYERS = ((1, 1), (1, 1), (1, 1), (1, 1), (2, 2), (2, 1), (2, 1), (4, 2), (4, 1), (4, 1))
-"""(multiple of the base width, temporal stride) of ST-GCN's ten blocks: 64 ×4, 128 ×3, 256 ×3 at the base width of 64."""
+"""(multiple of the base width, temporal stride) of ST-GCN's ten blocks: 64 ×4, 128 ×3, 256 ×3 at base width 64."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,11 @@ class DeepActsGraph(nn.Module):
 
     @property
     def input_specs(self) -> list[InputSpec]:
-        """One input a modality, (M, 3, T, V) without the batch axis, in torso lengths."""
+        """One input a modality, (M, 3, T, V) without the batch axis."""
         preprocessing = dataclasses.asdict(SkeletonPreprocessing())
         shape = (self.config.bodies, 3, self.config.frames, 25)
         return [
-            InputSpec(m, m, self.layout, shape, unit="torso lengths", preprocessing=preprocessing)
-            for m in self.config.modalities
+            InputSpec(m, m, self.layout, shape, unit="m", preprocessing=preprocessing) for m in self.config.modalities
         ]
 
     def forward(self, **inputs: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ def partition(layout: str) -> Tensor:
         layout: Name of a skeleton layout with V joints.
 
     Returns:
-        [3, V, V] float32: neighbours at the same distance from the root as the joint (itself), nearer, farther. Columns are
-        divided by the joint's degree, self-loop counted, as ST-GCN's `normalize_digraph` does.
+        [3, V, V] float32: neighbours as far from the root as the joint (itself), nearer, farther. Columns are divided
+        by the joint's degree, self-loop counted, as ST-GCN's `normalize_digraph` does.
     """
     skeleton = layouts.get(layout)
     count = len(skeleton)
