@@ -18,3 +18,6 @@ SMALL = _profile(50, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
 
 LATCHED = _profile(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
 """What changes rarely and a late subscriber still wants: lists, statistics."""
+
+WINDOW_SUBSCRIBER = _profile(1000, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
+"""Skeletons where every one must enter a window: the queue outlasts a pause of half a minute."""

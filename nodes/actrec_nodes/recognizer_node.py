@@ -75,7 +75,8 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self._heard = False
         self._worker = Worker(self._work, self.fail, self.statistics, CAPACITY, age=self._age)
         self._worker.start(self.get_name())
-        self._subscription = self.create_subscription(SkeletonArray, topics.SKELETONS, self._on_skeletons, qos.SMALL)
+        profile = qos.WINDOW_SUBSCRIBER
+        self._subscription = self.create_subscription(SkeletonArray, topics.SKELETONS, self._on_skeletons, profile)
         if self.config.watchdog_s > 0:
             # A steady clock: it guards this machine's graph, whatever the simulated clock does.
             steady = Clock(clock_type=ClockType.STEADY_TIME)

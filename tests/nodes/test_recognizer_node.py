@@ -1,0 +1,373 @@
+"""The recognizer node over real DDS: labels, stamps, bad input, and swapping the model while frames flow."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rclpy
+from actrec_msgs.msg import ActionLabel, SkeletonArray
+from actrec_msgs.srv import ListModels, LoadModel
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from std_msgs.msg import String
+
+from actrec.frames import Body
+from actrec_nodes import conversions, qos, topics
+from actrec_nodes.recognizer_node import RecognizerNode
+from tests.tiny_model import person_at, write_tiny
+
+pytestmark = pytest.mark.ros
+
+TIMEOUT_S = 20.0
+PERIOD_NS = 100_000_000
+START_NS = 1_700_000_000_000_000_000
+
+
+def stamp(frame: float) -> int:
+    return START_NS + round(frame * PERIOD_NS)
+
+
+def body(x: float, body_id: str = "body_1", layout: str = "kinect_v2_25") -> Body:
+    return Body(body_id, layout, person_at(x), np.full((25, 2), np.nan, np.float32), np.ones(25, np.float32))
+
+
+class Graph:
+    """A recognizer node and a peer that publishes skeletons and keeps the labels, spun by one thread."""
+
+    def __init__(self, **parameters: Any):
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        overrides = [Parameter(name.replace("__", "."), value=value) for name, value in parameters.items()]
+        self.node = RecognizerNode(context=self.context, parameter_overrides=overrides)
+        self.peer = Node("peer", context=self.context)
+        self.labels: list[ActionLabel] = []
+        self.texts: list[str] = []
+        self._arrived = threading.Condition()
+        self._publisher = self.peer.create_publisher(SkeletonArray, topics.SKELETONS, qos.SMALL)
+        self.peer.create_subscription(ActionLabel, topics.ACTION_LABEL, self._on_label, qos.SMALL)
+        self.peer.create_subscription(String, topics.ACTION_LABEL_TEXT, self._on_text, qos.SMALL)
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor.add_node(self.node)
+        self._executor.add_node(self.peer)
+        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
+
+    def start(self) -> bool:
+        """Starts the node and waits until it and the peer have found each other."""
+        started = self.node.start()
+        self._thread.start()
+        if started:
+            self._discover()
+        return started
+
+    def _discover(self) -> None:
+        """An empty scene is published until its label comes back: DDS tells of no lesser sign."""
+        tries = range(200)
+        for attempt in tries:
+            self.publish(stamp(-1000 + attempt))
+            with self._arrived:
+                if self._arrived.wait_for(lambda: bool(self.labels and self.texts), 0.1):
+                    break
+        last = stamp(-1000 + attempt)
+        self.wait(lambda: self.labels[-1].header.stamp == conversions.ns_to_stamp(last))
+        self.labels.clear()
+
+    def stop(self) -> None:
+        self._executor.shutdown()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self.node.destroy_node()
+        self.peer.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+    def publish(self, stamp_ns: int, *bodies: Body) -> None:
+        self._publisher.publish(conversions.bodies_to_message(bodies, conversions.header(stamp_ns, "camera")))
+
+    def step(self, stamp_ns: int, *bodies: Body) -> list[ActionLabel]:
+        """Publishes one frame and waits for the labels that bear its stamp."""
+        self.publish(stamp_ns, *bodies)
+        wanted = conversions.ns_to_stamp(stamp_ns)
+        count = max(len(bodies), 1)
+        self.wait(lambda: sum(label.header.stamp == wanted for label in self.labels) >= count)
+        return [label for label in self.labels if label.header.stamp == wanted]
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        with self._arrived:
+            assert self._arrived.wait_for(condition, TIMEOUT_S), f"waited in vain; {self.node.last_error or 'no error'}"
+
+    def call(self, kind: Any, name: str, request: Any) -> Any:
+        client = self.peer.create_client(kind, f"recognizer_node/{name}")
+        assert client.wait_for_service(TIMEOUT_S)
+        done = threading.Event()
+        future = client.call_async(request)
+        future.add_done_callback(lambda _: done.set())
+        assert done.wait(TIMEOUT_S), f"{name} did not answer"
+        self.peer.destroy_client(client)
+        return future.result()
+
+    def load_model(self, package: str | Path) -> Any:
+        return self.call(LoadModel, "load_model", LoadModel.Request(package=str(package)))
+
+    def settle(self) -> None:
+        """Waits until the node's thread has nothing left to do."""
+        worker = self.node._worker
+        assert worker is not None and worker.wait_idle(TIMEOUT_S)
+
+    def _on_label(self, message: ActionLabel) -> None:
+        with self._arrived:
+            self.labels.append(message)
+            self._arrived.notify_all()
+
+    def _on_text(self, message: String) -> None:
+        with self._arrived:
+            self.texts.append(message.data)
+            self._arrived.notify_all()
+
+
+Make = Callable[..., Graph]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    graphs: list[Graph] = []
+
+    def create(**parameters: Any) -> Graph:
+        graphs.append(Graph(**{"interval_s": 0.0, "watchdog_s": 0.0, **parameters}))
+        return graphs[-1]
+
+    yield create
+    for graph in graphs:
+        graph.stop()
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> str:
+    return str(write_tiny(tmp_path / "tiny").path)
+
+
+def test_labels_carry_the_frames_stamp_and_the_models_name(make: Make, tiny: str) -> None:
+    graph = make(model=tiny)
+    assert graph.start()
+    for frame in range(31):
+        (label,) = graph.step(stamp(frame), body(1.0))
+    assert (label.body_id, label.label, label.class_id, label.model_name) == ("body_1", "right", 1, "tiny")
+    assert label.header.frame_id == "camera"
+    assert conversions.stamp_to_ns(label.window_start) == stamp(10)
+    assert label.top_labels[0] == "right" and list(label.top_probabilities) == sorted(label.top_probabilities)[::-1]
+    assert label.confidence == label.top_probabilities[0]
+    graph.wait(lambda: graph.texts[-31:] == ["unknown"] * 5 + ["right"] * 26)
+
+
+def test_every_message_enters_the_window_however_fast(make: Make, tiny: str) -> None:
+    """500 frames in one burst: none is lost, the last one is labelled, what lies between may be skipped."""
+    graph = make(model=tiny)
+    assert graph.start()
+    received = graph.node.statistics.snapshot().received
+    for frame in range(500):
+        graph.publish(stamp(frame), body(1.0))
+    last = conversions.ns_to_stamp(stamp(499))
+    graph.wait(lambda: bool(graph.labels) and graph.labels[-1].header.stamp == last)
+    snapshot = graph.node.statistics.snapshot()
+    assert (snapshot.received - received, snapshot.dropped, snapshot.failed) == (500, 0, 0)
+    assert graph.labels[-1].label == "right"
+    assert conversions.stamp_to_ns(graph.labels[-1].window_start) == stamp(479)
+
+
+def test_bodies_come_and_go_and_nothing_stale_is_said(make: Make, tiny: str) -> None:
+    graph = make(model=tiny, lost_after_s=0.3)
+    assert graph.start()
+    for frame in range(10):
+        graph.step(stamp(frame), body(1.0, "body_1"), body(-1.0, "body_2"))
+    graph.labels.clear()
+    for frame in range(10, 15):
+        graph.step(stamp(frame), body(-1.0, "body_2"))
+    for frame in range(15, 25):
+        (*_, label) = graph.step(stamp(frame))
+        assert (label.body_id, label.label) in {("", "unknown"), ("body_2", "unknown")}
+    of_first = [(label.label, label.class_id) for label in graph.labels if label.body_id == "body_1"]
+    assert of_first == [("unknown", -1)]
+    after = [label.label for label in graph.labels if conversions.stamp_to_ns(label.header.stamp) >= stamp(15)]
+    assert set(after) == {"unknown"}
+
+
+def test_stamps_that_jump_back_start_anew(make: Make, tiny: str) -> None:
+    graph = make(model=tiny)
+    assert graph.start()
+    for frame in range(100, 120):
+        graph.step(stamp(frame), body(1.0))
+    (label,) = graph.step(stamp(0), body(-1.0))
+    assert (label.label, conversions.stamp_to_ns(label.window_start)) == ("unknown", stamp(0))
+    for frame in range(1, 10):
+        (label,) = graph.step(stamp(frame), body(-1.0))
+    assert (label.label, conversions.stamp_to_ns(label.window_start)) == ("left", stamp(0))
+
+
+@pytest.mark.parametrize("fault", ["layout", "joints", "lengths", "infinite", "id"])
+def test_bad_skeletons_are_reported_and_the_node_goes_on(make: Make, tiny: str, fault: str) -> None:
+    graph = make(model=tiny)
+    assert graph.start()
+    graph.step(stamp(0), body(1.0))
+    bad = conversions.bodies_to_message([body(1.0)], conversions.header(stamp(1), "camera"))
+    skeleton = bad.skeletons[0]
+    if fault == "layout":
+        skeleton.layout = "octopus_64"
+    elif fault == "joints":
+        skeleton.positions = skeleton.positions[:20]
+        skeleton.pixels, skeleton.confidences = skeleton.pixels[:40], skeleton.confidences[:20]
+    elif fault == "lengths":
+        skeleton.confidences = skeleton.confidences[:3]
+    elif fault == "infinite":
+        skeleton.positions[3].x = float("inf")
+    else:
+        skeleton.body_id = ""
+    graph._publisher.publish(bad)
+    graph.step(stamp(2), body(1.0))
+    assert graph.node.statistics.snapshot().failed == 1
+    words = {
+        "layout": "octopus_64",
+        "joints": "[20, 3]",
+        "lengths": "3 confidences",
+        "infinite": "infinite",
+        "id": "id",
+    }
+    assert words[fault] in graph.node.last_error and "\n" not in graph.node.last_error
+    for frame in range(3, 10):
+        (label,) = graph.step(stamp(frame), body(1.0))
+    assert (label.label, conversions.stamp_to_ns(label.window_start)) == ("right", stamp(0))
+
+
+def test_missing_joints_and_missing_bodies(make: Make, tiny: str) -> None:
+    graph = make(model=tiny)
+    assert graph.start()
+    partly, nobody = body(1.0), body(1.0)
+    partly.positions[8:12] = np.nan
+    nobody.positions[:] = np.nan
+    for frame in range(10):
+        (label,) = graph.step(stamp(frame), partly)
+    assert label.label == "right"
+    (label,) = graph.step(stamp(10), nobody)
+    assert (label.body_id, label.label) == ("", "unknown")
+
+
+@pytest.mark.parametrize(
+    ("model", "word"), [("", "no model is named"), ("tony", "no model package 'tony'"), ("/nowhere/at/all", "no such")]
+)
+def test_missing_model_fails_to_configure_with_one_line(make: Make, model: str, word: str) -> None:
+    graph = make(model=model)
+    assert not graph.start()
+    assert word in graph.node.last_error and "\n" not in graph.node.last_error
+    answer = graph.load_model(model)
+    assert not answer.success and "configure" in answer.message
+
+
+def test_unknown_backend_and_wrong_backend_settings(make: Make, tiny: str) -> None:
+    for parameters, word in (
+        ({"backend": "caffe"}, "unknown inference backend 'caffe'; known: onnxruntime"),
+        ({"onnxruntime__threads": 0}, "threads"),
+        ({"onnxruntime__device": "tpu"}, "allowed: auto, cpu, cuda"),
+        ({"interval_s": -1.0}, "interval_s"),
+    ):
+        graph = make(model=tiny, **parameters)
+        assert not graph.start()
+        assert word in graph.node.last_error
+
+
+def test_model_is_swapped_while_frames_flow(make: Make, tiny: str, tmp_path: Path) -> None:
+    other = write_tiny(tmp_path / "other", labels=("west", "east", "far"), seconds=1.0)
+    graph = make(model=tiny, min_seconds=0.0)
+    assert graph.start()
+    stop = threading.Event()
+    sent: list[int] = []
+
+    def flow() -> None:
+        while not stop.is_set():
+            sent.append(stamp(len(sent)))
+            graph.step(sent[-1], body(1.0))
+
+    stream = threading.Thread(target=flow)
+    stream.start()
+    graph.wait(lambda: len(graph.labels) > 5)
+    answer = graph.load_model(other.path)
+    assert (answer.success, answer.message, answer.model_name) == (True, "", "other")
+    graph.wait(lambda: graph.labels[-1].model_name == "other")
+    stop.set()
+    stream.join()
+    labels = graph.labels
+    assert {(label.model_name, label.label) for label in labels} == {("tiny", "right"), ("other", "east")}
+    names = [label.model_name for label in labels]
+    assert names == sorted(names, reverse=True), "each label comes from one model, the new one after the old"
+    assert [conversions.stamp_to_ns(label.header.stamp) for label in labels] == sent
+    assert graph.node.get_parameter("model").value == str(other.path)
+
+
+@pytest.mark.parametrize("fault", ["missing", "corrupt", "foreign"])
+def test_bad_model_leaves_the_loaded_one(make: Make, tiny: str, tmp_path: Path, fault: str) -> None:
+    graph = make(model=tiny)
+    assert graph.start()
+    for frame in range(10):
+        graph.step(stamp(frame), body(1.0))
+    bad = write_tiny(tmp_path / "bad").path
+    if fault == "missing":
+        bad = tmp_path / "absent"
+    elif fault == "corrupt":
+        (bad / "model.onnx").write_bytes(b"\0" * 100)
+    else:
+        (bad / "model.yaml").write_text("!!python/object/apply:os.system ['true']\n")
+    answer = graph.load_model(bad)
+    assert not answer.success and answer.model_name == "tiny"
+    assert str(bad) in answer.message and "\n" not in answer.message
+    (label,) = graph.step(stamp(10), body(1.0))
+    assert (label.label, label.model_name) == ("right", "tiny")
+    assert conversions.stamp_to_ns(label.window_start) == stamp(0), "the window was not even restarted"
+    assert graph.node.get_parameter("model").value == tiny
+
+
+def test_list_models(make: Make, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACTREC_MODELS", str(Path(tiny).parent))
+    write_tiny(Path(tiny).parent / "broken")
+    (Path(tiny).parent / "broken/model.onnx").write_bytes(b"")
+    graph = make(model="tiny")
+    assert graph.start()
+    answer = graph.call(ListModels, "list_models", ListModels.Request())
+    listed = dict(zip(answer.names, answer.paths, strict=True))
+    assert listed["tiny"] == tiny and "broken" not in listed and answer.loaded == "tiny"
+
+
+def test_silence_is_reported_and_nothing_stale_published(make: Make, tiny: str) -> None:
+    graph = make(model=tiny, watchdog_s=0.3)
+    reported = threading.Event()
+    fail = graph.node.fail
+
+    def note(error: Exception) -> None:
+        fail(error)
+        reported.set()
+
+    graph.node.fail = note  # type: ignore[method-assign]
+    assert graph.start()
+    for frame in range(10):
+        graph.step(stamp(frame), body(1.0))
+    graph.labels.clear()
+    reported.clear()
+    assert reported.wait(TIMEOUT_S)
+    assert "no skeletons on /skeletons for 0.3 s" in graph.node.last_error
+    assert graph.labels == []
+
+
+def test_deactivated_node_is_silent_and_starts_anew(make: Make, tiny: str) -> None:
+    graph = make(model=tiny)
+    assert graph.start()
+    for frame in range(10):
+        graph.step(stamp(frame), body(1.0))
+    graph.node.trigger_deactivate()
+    graph.labels.clear()
+    graph.publish(stamp(10), body(1.0))
+    graph.node.trigger_activate()
+    graph._discover()
+    (label,) = graph.step(stamp(12), body(1.0))
+    assert conversions.stamp_to_ns(label.window_start) == stamp(12)
+    graph.node.trigger_deactivate()
+    graph.node.trigger_cleanup()
+    assert graph.node.start()
