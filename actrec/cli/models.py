@@ -1,0 +1,112 @@
+"""`actrec models`: lists model packages and networks; checks and describes one package."""
+
+import argparse
+import importlib
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+from actrec import inference, schema, zoo
+from actrec.package import ModelPackage
+
+EPILOG = """\
+Example:
+  actrec models
+  actrec models deepacts_graph_nucla
+  actrec models ~/my_package --json
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `actrec models`."""
+    parser.epilog = EPILOG
+    parser.add_argument("package", nargs="?", help="check and describe this one: a name from the list, or a folder")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the list, or one package after its network was opened and run once."""
+    if args.package is not None:
+        figures = _describe(args.package)
+        print(json.dumps(figures, indent=2) if args.json else _description(figures))
+        return 0
+    packages = [_entry(entry) for entry in zoo.list_packages()]
+    networks = _networks()
+    if args.json:
+        print(json.dumps({"packages": packages, "networks": networks}, indent=2))
+    else:
+        print(_listing(packages, networks))
+    return 0
+
+
+def _entry(entry: zoo.Entry) -> dict[str, Any]:
+    if entry.package is None:
+        return {"name": entry.name, "path": str(entry.path), "problem": entry.problem}
+    return {"name": entry.name, "path": str(entry.path), **_figures(entry.package)}
+
+
+def _figures(package: ModelPackage) -> dict[str, Any]:
+    return {
+        "family": package.family,
+        "dataset": package.provenance.dataset,
+        "labels": list(package.labels),
+        "accuracy": package.provenance.accuracy,
+        "window_s": package.window.seconds,
+        "bytes": sum(file.stat().st_size for file in package.path.iterdir() if file.is_file()),
+    }
+
+
+def _networks() -> list[str] | None:
+    """Names of the networks that can be trained here; None where PyTorch is not installed."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+    names: list[str] = importlib.import_module("actrec_models").list_models()
+    return names
+
+
+def _describe(name: str) -> dict[str, Any]:
+    session = inference.load(name)
+    package = session.package
+    described: dict[str, Any] = schema.plain(package)
+    return {"name": package.name, "path": str(package.path), "runs_on": session.backend.device, **described}
+
+
+def _listing(packages: list[dict[str, Any]], networks: list[str] | None) -> str:
+    lines = ["Model packages:"]
+    width = max((len(package["name"]) for package in packages), default=0)
+    for package in packages:
+        lines.append(f"  {package['name']:<{width}}  {package.get('problem') or _summary(package)}")
+    if not packages:
+        lines.append(f"  none; they are looked for in {', '.join(str(folder) for folder in zoo.folders())}")
+    lines += ["", "Networks (actrec train):"]
+    if networks is None:
+        lines.append("  PyTorch is not installed: pip install 'actrec[train]'")
+    else:
+        lines += [f"  {name}" for name in networks]
+    return "\n".join(lines)
+
+
+def _summary(package: dict[str, Any]) -> str:
+    return (
+        f"{package['family']}, {len(package['labels'])} actions of {package['dataset']}, "
+        f"{package['accuracy']:.1%} top-1, {package['window_s']:g} s window, {package['bytes'] / 1e6:.1f} MB"
+    )
+
+
+def _description(figures: dict[str, Any]) -> str:
+    window, rejection, provenance = figures["window"], figures["rejection"], figures["provenance"]
+    lines = [
+        f"{figures['name']}: {figures['family']} ({figures['variant']}), {Path(figures['path'])}",
+        f"  actions    {', '.join(figures['labels'])}",
+        f"  window     {window['seconds']:g} s as {window['frames']} frames, {figures['bodies']} body/bodies together",
+    ]
+    for spec in figures["inputs"]:
+        lines.append(f"  input      {spec['name']} {spec['shape']}: {spec['modality']} of {spec['layout']}")
+    lines += [
+        f"  rejection  unknown below {rejection['threshold']:g} ({rejection['calibrated_on'] or 'not calibrated'})",
+        f"  trained on {provenance['dataset']} ({provenance['split']}), {provenance['accuracy']:.1%} top-1 on its test",
+        f"  licence    {provenance['licence']}",
+        f"  runs on    {figures['runs_on']}",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,65 @@
+"""`actrec models`: the list, a broken package in it, one package described, and what is not there."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from actrec import cli
+from actrec.cli import models
+from tests.tiny_model import LABELS, write_tiny
+
+
+@pytest.fixture(autouse=True)
+def zoo_of_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    write_tiny(tmp_path / "tiny")
+    write_tiny(tmp_path / "broken")
+    (tmp_path / "broken/model.onnx").write_bytes(b"")
+    monkeypatch.setenv("ACTREC_MODELS", str(tmp_path))
+    return tmp_path
+
+
+def test_list(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "_networks", lambda: ["deepacts_graph"])
+    assert cli.main(["models"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
+    assert "3 actions of made up, 100.0% top-1, 2 s window" in lines["tiny"]
+    assert "SHA-256" in lines["broken"]
+    assert "deepacts_graph" in lines
+
+
+def test_list_as_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "_networks", lambda: None)
+    assert cli.main(["models", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    packages = {package["name"]: package for package in listed["packages"]}
+    assert packages["tiny"]["labels"] == list(LABELS) and packages["tiny"]["bytes"] > 500
+    assert "problem" in packages["broken"] and listed["networks"] is None
+
+
+def test_networks_are_listed_where_torch_is(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch", reason="networks need PyTorch")
+    assert "deepacts_graph" in (models._networks() or [])
+
+
+def test_one_package(capsys: pytest.CaptureFixture[str], zoo_of_two: Path) -> None:
+    assert cli.main(["models", "tiny"]) == 0
+    text = capsys.readouterr().out
+    assert "left, right, far" in text and "CPU, 1 thread" in text
+    assert cli.main(["models", str(zoo_of_two / "tiny"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["window"] == {"seconds": 2.0, "frames": 8}
+
+
+@pytest.mark.parametrize("name", ["absent", "broken"])
+def test_missing_and_broken_packages_fail_in_one_line(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert cli.main(["models", name]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("actrec: ") and error.count("\n") == 1 and name in error
+
+
+def test_without_torch_it_says_how_to_get_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "_networks", lambda: None)
+    assert cli.main(["models"]) == 0
+    assert "pip install 'actrec[train]'" in capsys.readouterr().out
