@@ -9,7 +9,7 @@ def place(shape: np.ndarray, rays: np.ndarray, weights: np.ndarray) -> np.ndarra
     """Translates a metric shape so that it projects onto rays: weighted linear least squares.
 
     x/z of each moved point shall equal its ray's x/z, which is linear in the translation: tx − rx·tz = rx·Z − X. The
-    errors are in units of z; dividing them by the last z makes them reprojection errors, two rounds suffice.
+    errors are in units of z; in the second of two rounds they are divided by z to be reprojection errors.
 
     Args:
         shape: [V, 3] metres, NaN where unknown.
@@ -17,7 +17,8 @@ def place(shape: np.ndarray, rays: np.ndarray, weights: np.ndarray) -> np.ndarra
         weights: [V] ≥ 0.
 
     Returns:
-        [V, 3] float32, NaN where the shape is; all NaN with fewer than three usable points or no solution before the camera.
+        [V, 3] float32, NaN where the shape is; all NaN with fewer than three usable points or no solution before the
+        camera.
     """
     usable = np.isfinite(shape).all(axis=1) & np.isfinite(rays).all(axis=1) & (weights > 0.05)
     if usable.sum() < MIN_POINTS:
@@ -28,7 +29,7 @@ def place(shape: np.ndarray, rays: np.ndarray, weights: np.ndarray) -> np.ndarra
     rows[:, :, 2] = -directions[:, :2].T
     target = (directions[:, :2] * points[:, 2:] - points[:, :2]).T
     scale, move = weight, np.zeros(3)
-    for _ in range(3):
+    for _ in range(2):
         a, b = (rows * scale[None, :, None]).reshape(-1, 3), (target * scale).reshape(-1)
         move = np.linalg.lstsq(a, b, rcond=None)[0]
         z = points[:, 2] + move[2]
@@ -43,10 +44,12 @@ def similarity(source: np.ndarray, target: np.ndarray, weights: np.ndarray, outl
     """`source` moved onto `target` by the similarity that fits best, robust against outliers.
 
     Umeyama, "Least-squares estimation of transformation parameters between two point patterns", 1991, reweighted by
-    Tukey's function of the residuals. Scale stays within 0.7..1.4. With fewer than six usable points it only translates.
+    Tukey's function of the residuals. Each round's scale stays within 0.7..1.4. With fewer than six usable points it
+    only translates.
 
     Args:
-        source, target: [V, 3] metres, NaN where unknown.
+        source: [V, 3] metres, NaN where unknown.
+        target: [V, 3] metres, NaN where unknown.
         weights: [V] ≥ 0, 0 leaves a point out.
         outlier_m: Residual from which a point no longer counts.
 
@@ -62,7 +65,7 @@ def similarity(source: np.ndarray, target: np.ndarray, weights: np.ndarray, outl
     moved, everything = a + move, everything + move
     if len(a) < 6:
         return everything.astype(np.float32)
-    for _ in range(4):
+    for _ in range(3):
         residual = np.linalg.norm(moved - b, axis=1)
         reach = max(outlier_m, 2 * float(np.median(residual)))
         weight = base * np.clip(1 - (residual / reach) ** 2, 0, None) ** 2

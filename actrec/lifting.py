@@ -4,12 +4,13 @@ The steps of `Lifter.lift`:
 
 1. The world landmarks are placed so that they project onto the pixels (least squares). That alone gives the person's
    distance to some 20 %, and is all there is without depth.
-2. Around each joint the valid depth of a small window, its size constant in metres, is sorted and cut into surfaces at gaps.
-   The nearest surface that fills enough of the window and lies where the world landmarks expect the joint is taken: on the
-   edge of an arm that is the arm and not the wall, nor the torso behind it.
+2. Around each joint the valid depth of a small window, its size constant in metres, is sorted and cut into surfaces
+   at gaps. The nearest that fills enough of the window and lies about where the joint is expected is taken.
 3. The surface lies in front of the joint's centre by the radius of the body there, which is added along the ray.
-4. A similarity (rotation, scale, translation) takes the world landmarks robustly onto the lifted joints. A joint that
-   disagrees with it, or was missed, is placed on its own pixel's ray at the depth of the fitted landmark, corrected by what
+4. A similarity (rotation, scale, translation) takes the world landmarks robustly onto the lifted joints, and surfaces
+   are chosen once more against it. Where another limb is expected just at the surface, before the joint, it hides
+   the joint: a far shoulder, an arm behind the back.
+5. A joint without a surface is placed on its own pixel's ray at the depth of the fitted landmark, corrected by what
    its lifted neighbours disagree.
 """
 
@@ -19,20 +20,15 @@ from typing import Any
 
 import numpy as np
 
+from actrec import surfaces
+from actrec.anatomy import hidden
 from actrec.config import build, setting
 from actrec.errors import InputError
 from actrec.fitting import place, similarity
 from actrec.frames import Intrinsics
-from actrec.skeleton import layouts
 
-GRID = 9
-"""Depth samples along each edge of a joint's window."""
-
-BODY_RADII = {
-    "shoulder": 0.06, "elbow": 0.04, "wrist": 0.03, "hip": 0.09, "knee": 0.055, "ankle": 0.04, "heel": 0.03,
-    "foot_index": 0.02, "pinky": 0.015, "index": 0.015, "thumb": 0.015, "ear": 0.03,
-}  # fmt: skip
-"""Metres from the skin to the joint's centre, by the stem of the joint's name; what is not named lies on the skin."""
+NEIGHBOUR_M = 0.25
+"""Within this, lifted joints correct the depth of one that was missed."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ class LiftingConfig:
     """Settings of the lifting from pixels to metres."""
 
     window_m: float = setting(
-        0.08, "Edge of the square around a joint in which depth is read", unit="m", range=(0.005, 0.5)
+        0.08, "Edge of the square around a joint in which depth is read", unit="m", range=(0.002, 0.5)
     )
     surface_gap_m: float = setting(
         0.05, "Depths further apart than this belong to different surfaces", unit="m", range=(0.005, 1.0)
@@ -49,22 +45,16 @@ class LiftingConfig:
         0.2, "Share of the window's valid depth that a surface must fill to be taken", range=(0.0, 1.0)
     )
     max_disagreement_m: float = setting(
-        0.35,
-        "Depth further than this from what the other joints and the world landmarks say is refused",
-        unit="m",
-        range=(0.01, 2.0),
+        0.35, "A surface further than this from where the joint is expected is refused", unit="m", range=(0.01, 2.0)
+    )
+    hidden_m: float = setting(
+        0.3, "A surface nearer than this before the expected joint is taken to hide it", unit="m", range=(0.01, 2.0)
     )
     min_joint_score: float = setting(
-        0.5, "Joints below this score are taken as hidden: depth there is the hiding thing's", range=(0.0, 1.0)
+        0.5, "Below this score a joint is believed only where depth agrees three times as well", range=(0.0, 1.0)
     )
     filled_score: float = setting(0.6, "Factor on the score of a joint that depth missed", range=(0.0, 1.0))
     no_depth_score: float = setting(0.5, "Factor on all scores where there is no depth at all", range=(0.0, 1.0))
-
-
-def radii_of(layout: str) -> np.ndarray:
-    """[V] float32 metres from skin to joint centre for a body layout, from `BODY_RADII`."""
-    stems = [joint.removesuffix("_left").removesuffix("_right") for joint in layouts.get(layout).joints]
-    return np.array([BODY_RADII.get(stem, 0.0) for stem in stems], dtype=np.float32)
 
 
 def lift(
@@ -74,6 +64,7 @@ def lift(
     depth: np.ndarray | None,
     intrinsics: Intrinsics,
     radii: np.ndarray | Sequence[float] | float = 0.0,
+    links: np.ndarray | None = None,
     **options: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lifts joints from pixels to metres.
@@ -84,19 +75,20 @@ def lift(
         scores: [V] in 0..1.
         depth: [H, W] metres registered to the image, NaN or 0 where missing; None for no depth.
         intrinsics: Of the image.
-        radii: [V] or one number: metres from the visible surface to the joint's centre (`radii_of` for bodies).
+        radii: [V] or one number: metres from the visible surface to the joint's centre (`anatomy.radii_of` for bodies).
+        links: [L, 2] joints joined by limbs that can hide other joints (`anatomy.links_of` for bodies).
         options: Fields of `LiftingConfig`.
 
     Returns:
-        Positions [V, 3] float32 metres in the optical frame, NaN where nothing is known, and scores [V] float32: as given where
-        depth was read, times `filled_score` where the world landmarks stood in, times `no_depth_score` without any
-        depth (None, all NaN or all zero are the same), 0 where the position is NaN.
+        Positions [V, 3] float32 metres in the optical frame, NaN where nothing is known, and scores [V] float32: as
+        given where depth was read, times `filled_score` where the world landmarks stood in, times `no_depth_score`
+        without any depth (None, all NaN or all zero are the same), 0 where the position is NaN.
 
     Raises:
         InputError: Shapes do not fit each other.
         ConfigError: An option is unknown or out of range.
     """
-    return Lifter(build(LiftingConfig, options)).lift(pixels, world, scores, depth, intrinsics, radii)
+    return Lifter(build(LiftingConfig, options)).lift(pixels, world, scores, depth, intrinsics, radii, links)
 
 
 class Lifter:
@@ -113,49 +105,52 @@ class Lifter:
         depth: np.ndarray | None,
         intrinsics: Intrinsics,
         radii: np.ndarray | Sequence[float] | float = 0.0,
+        links: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """As `lift`."""
+        """As the function `lift`."""
         pixels, scores, world = _checked(pixels, scores, world, depth, intrinsics)
         rays = _rays(pixels, intrinsics)
         placed = place(world, rays, scores)
-        surface = self._surface(pixels, placed, scores, depth, intrinsics) if depth is not None else None
-        if surface is None or not np.isfinite(surface).any():
-            return _answer(placed, scores * np.float32(self.config.no_depth_score))
+        surface, fitted = np.full(len(pixels), np.nan), placed
+        if depth is not None:
+            surface, fitted = self._surface(pixels, rays, placed, scores, depth, intrinsics.fx, np.asarray(radii))
+        if links is not None and np.isfinite(fitted).all():
+            surface[hidden(rays, surface, fitted, links)] = np.nan
         seen = np.isfinite(surface)
-        lifted = rays * (surface + np.asarray(radii, dtype=np.float32))[:, None]
-        fitted = similarity(placed, lifted, np.where(seen, scores, 0.0), self.config.max_disagreement_m)
-        with np.errstate(invalid="ignore"):
-            seen &= ~(np.linalg.norm(lifted - fitted, axis=1) > self.config.max_disagreement_m)
         if not seen.any():
-            return _answer(placed, scores * np.float32(self.config.no_depth_score))
-        filled = _filled(fitted, lifted, seen, rays)
-        return _answer(
-            np.where(seen[:, None], lifted, filled),
-            np.where(seen, scores, scores * np.float32(self.config.filled_score)),
-        )
+            return _answer(placed, scores * self.config.no_depth_score)
+        lifted = _along(rays, surface + radii)
+        positions = np.where(seen[:, None], lifted, _filled(fitted, lifted, seen, rays))
+        return _answer(positions, np.where(seen, scores, scores * self.config.filled_score))
 
     def _surface(
-        self, pixels: np.ndarray, placed: np.ndarray, scores: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics
-    ) -> np.ndarray | None:
-        """[V] depth of the surface that each joint lies under, NaN where none fits; None where depth is empty."""
+        self,
+        pixels: np.ndarray,
+        rays: np.ndarray,
+        placed: np.ndarray,
+        scores: np.ndarray,
+        depth: np.ndarray,
+        focal: float,
+        radii: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """[V] depth of each joint's surface, NaN where none fits, and the world landmarks fitted to those joints."""
         config = self.config
-        roughly = placed[:, 2] if np.isfinite(placed[:, 2]).any() else np.full(len(pixels), _nearby(pixels, depth))
-        samples = _samples(pixels, roughly, depth, intrinsics, config.window_m)
-        if not np.isfinite(samples).any():
-            return None
-        first, size, middle = _surfaces(samples, config.surface_gap_m)
-        enough = size >= np.maximum(config.min_share * np.isfinite(samples).sum(axis=1, keepdims=True), 3)
-        relative = (
-            placed[:, 2] - np.nanmedian(placed[:, 2]) if np.isfinite(placed[:, 2]).any() else np.zeros(len(pixels))
-        )
-        distance = _distance(first, enough, middle, np.nan_to_num(relative), scores, placed)
-        expected = distance + np.nan_to_num(relative)
-        # A hidden joint is believed only where depth says nearly what the landmarks say.
-        gate = np.where(scores >= config.min_joint_score, config.max_disagreement_m, config.max_disagreement_m / 3)
-        fits = enough & (np.abs(middle - expected[:, None]) < gate[:, None])
-        nearest = fits.argmax(axis=1)
-        rows = np.arange(len(pixels))
-        return np.where(fits[rows, nearest], middle[rows, nearest], np.nan).astype(np.float32)
+        shaped = np.isfinite(placed).all()
+        middle = float(np.median(placed[:, 2])) if shaped else float("nan")
+        relative = placed[:, 2] - middle if shaped else np.zeros(len(pixels))
+        half = 0.5 * config.window_m * focal / (placed[:, 2] if shaped else _nearby(pixels, depth))
+        # At least 5×5 pixels: no joint is known better, and single pixels are noisy.
+        half = np.broadcast_to(np.clip(half, 2.0, 0.1 * depth.shape[1]), len(pixels))
+        samples = surfaces.sample(depth, pixels, half)
+        layers = surfaces.split(samples, config.surface_gap_m, config.min_share)
+        trust = np.where(scores >= config.min_joint_score, 1.0, 1 / 3)
+        wide, narrow = trust * config.max_disagreement_m, trust * config.hidden_m
+        expected = surfaces.distance(layers, relative, scores, middle) + relative
+        surface = surfaces.pick(layers, expected, narrow, wide)
+        if not shaped or not np.isfinite(surface).any():
+            return surface, placed
+        fitted = similarity(placed, _along(rays, surface + radii), scores, config.max_disagreement_m)
+        return surfaces.pick(layers, fitted[:, 2] - radii, narrow, wide), fitted
 
 
 def _checked(
@@ -179,116 +174,40 @@ def _checked(
 
 def _rays(pixels: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
     """[V, 3] directions with z = 1 through the pixels, lens distortion removed."""
-    flat = np.stack(
-        [(pixels[:, 0] - intrinsics.cx) / intrinsics.fx, (pixels[:, 1] - intrinsics.cy) / intrinsics.fy], axis=1
-    )
-    if any(intrinsics.distortion):
+    rays = np.ones((len(pixels), 3), dtype=np.float32)
+    rays[:, 0] = (pixels[:, 0] - intrinsics.cx) / intrinsics.fx
+    rays[:, 1] = (pixels[:, 1] - intrinsics.cy) / intrinsics.fy
+    known = np.isfinite(pixels).all(axis=1)
+    if any(intrinsics.distortion) and known.any():
         import cv2
 
-        known = np.isfinite(flat).all(axis=1)
-        if known.any():
-            straight = cv2.undistortPoints(
-                pixels[known, None].astype(np.float64), intrinsics.matrix, np.array(intrinsics.distortion)
-            )
-            flat[known] = straight[:, 0]
-    return np.concatenate([flat, np.ones((len(flat), 1))], axis=1).astype(np.float32)
+        bent = pixels[known, None].astype(np.float64)
+        rays[known, :2] = cv2.undistortPoints(bent, intrinsics.matrix, np.array(intrinsics.distortion))[:, 0]
+    return rays
 
 
 def _nearby(pixels: np.ndarray, depth: np.ndarray) -> float:
     """A first guess of the distance without world landmarks: the median depth exactly at the joints."""
-    height, width = depth.shape
-    known = pixels[np.isfinite(pixels).all(axis=1)].round()
-    inside = known[((known >= 0) & (known < [width, height])).all(axis=1)].astype(int)
-    values = depth[inside[:, 1], inside[:, 0]]
-    values = values[values > 0]
-    return float(np.median(values)) if len(values) else 1.0
+    values = surfaces.sample(depth, pixels, np.zeros(len(pixels)))
+    return float(np.nanmedian(values)) if np.isfinite(values).any() else 1.0
 
 
-def _samples(
-    pixels: np.ndarray, roughly: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics, window_m: float
-) -> np.ndarray:
-    """[V, GRID²] sorted valid depth in a window around each joint, NaN last."""
-    height, width = depth.shape
-    with np.errstate(invalid="ignore", divide="ignore"):
-        half = np.nan_to_num(0.5 * window_m * intrinsics.fx / roughly, nan=2.0, posinf=2.0)
-    # At least 5×5 pixels: a joint is not known better than that, and single pixels are noisy.
-    half = np.clip(half, 2.0, 0.1 * width)
-    steps = np.linspace(-1, 1, GRID)
-    known = np.isfinite(pixels).all(axis=1)
-    centre = np.where(known[:, None], np.clip(np.nan_to_num(pixels), -1e6, 1e6), -1e6)
-    u = np.rint(centre[:, 0, None] + half[:, None] * steps).astype(np.int64)
-    v = np.rint(centre[:, 1, None] + half[:, None] * steps).astype(np.int64)
-    inside = ((u >= 0) & (u < width))[:, None, :] & ((v >= 0) & (v < height))[:, :, None]
-    values = depth[np.clip(v, 0, height - 1)[:, :, None], np.clip(u, 0, width - 1)[:, None, :]]
-    with np.errstate(invalid="ignore"):
-        values = np.where(inside & (values > 0) & (values < np.inf), values, np.nan)
-    return np.sort(values.reshape(len(pixels), -1), axis=1)
-
-
-def _surfaces(samples: np.ndarray, gap_m: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cuts each row of sorted depth where it jumps.
-
-    Returns:
-        For each of the [V, K] samples: the index where its surface starts, the number of samples in the surface, and the
-        surface's median depth (NaN for NaN).
-    """
-    count = samples.shape[1]
-    index = np.broadcast_to(np.arange(count), samples.shape)
-    with np.errstate(invalid="ignore"):
-        # Sensor noise grows with z²: the gap grows too, from 2 m on.
-        jump = ~(np.diff(samples, axis=1) <= gap_m * np.maximum(1.0, (samples[:, :-1] / 2.0) ** 2))
-    edge = np.ones((len(samples), 1), dtype=bool)
-    first = np.maximum.accumulate(np.where(np.hstack([edge, jump]), index, 0), axis=1)
-    last = np.minimum.accumulate(np.where(np.hstack([jump, edge]), index, count)[:, ::-1], axis=1)[:, ::-1]
-    middle = np.take_along_axis(samples, (first + last) // 2, axis=1)
-    return first, np.where(np.isfinite(samples), last - first + 1, 0), middle
-
-
-def _distance(
-    first: np.ndarray,
-    enough: np.ndarray,
-    middle: np.ndarray,
-    relative: np.ndarray,
-    scores: np.ndarray,
-    placed: np.ndarray,
-) -> float:
-    """The object's distance: what most joints' surfaces, less the joints' relative depth, agree on.
-
-    Every surface of every window votes with its share; with world landmarks only votes within 40 % of their distance count.
-    """
-    votes = middle - relative[:, None]
-    usable = enough & np.isfinite(votes)
-    near = np.nanmedian(placed[:, 2]) if np.isfinite(placed[:, 2]).any() else np.nan
-    if np.isfinite(near):
-        close = usable & (np.abs(votes - near) < 0.4 * near)
-        usable = close if close.any() else usable
-    if not usable.any():
-        return float("nan")
-    weight = (np.broadcast_to(scores[:, None], votes.shape) + 1e-3)[usable]
-    values = votes[usable]
-    # The mode and not the median: in sparse views more of the windows may show the wall than the person.
-    order = np.argsort(values)
-    values, total = values[order], np.concatenate([[0.0], np.cumsum(weight[order])])
-    stop = np.searchsorted(values, values + 0.3, side="right")
-    mass = total[stop] - total[np.arange(len(values))]
-    # Of equals the nearer: a person stands before the wall and not behind it.
-    start = int(np.argmax(mass * (1 - 0.02 * values / max(values[-1], 1e-6))))
-    return float(np.median(values[start : stop[start]]))
+def _along(rays: np.ndarray, z: np.ndarray) -> np.ndarray:
+    return (rays * z[:, None]).astype(np.float32)
 
 
 def _filled(fitted: np.ndarray, lifted: np.ndarray, seen: np.ndarray, rays: np.ndarray) -> np.ndarray:
     """Joints on their own rays at the fitted landmarks' depth plus what lifted neighbours deviate from theirs."""
-    if not np.isfinite(fitted).any():
-        return np.full_like(lifted, np.nan)
     deviation = np.where(seen, lifted[:, 2] - fitted[:, 2], 0.0)
     apart = np.linalg.norm(fitted[:, None] - fitted[None], axis=2)
-    near = np.exp(-((apart / 0.25) ** 2)) * seen
+    near = np.exp(-((apart / NEIGHBOUR_M) ** 2)) * seen
     z = fitted[:, 2] + (near @ deviation) / (near.sum(axis=1) + 0.2)
     return np.where(np.isfinite(rays).all(axis=1)[:, None], rays * z[:, None], fitted)
 
 
 def _answer(positions: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    known = np.isfinite(positions).all(axis=1) & (np.nan_to_num(positions[:, 2]) > 0)
+    with np.errstate(invalid="ignore"):
+        known = np.isfinite(positions).all(axis=1) & (positions[:, 2] > 0)
     return (
         np.where(known[:, None], positions, np.nan).astype(np.float32),
         np.where(known, scores, 0.0).astype(np.float32),

@@ -7,11 +7,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from actrec import estimators
+from actrec.anatomy import links_of, radii_of
 from actrec.config import build, setting
 from actrec.estimators.base import Detection
 from actrec.estimators.settings import BodyEstimatorConfig, FaceEstimatorConfig, HandEstimatorConfig
 from actrec.frames import Body, Face, Hand, RgbdFrame
-from actrec.lifting import Lifter, LiftingConfig, radii_of
+from actrec.lifting import Lifter, LiftingConfig
 from actrec.skeleton.conversions import CANONICAL, convert
 from actrec.tracking import Tracker, TrackerConfig
 
@@ -100,6 +101,7 @@ class BodyPerception:
             frame.depth,
             frame.intrinsics,
             radii_of(detection.layout),
+            links_of(detection.layout),
         )
         positions, scores = convert(positions, scores, detection.layout, CANONICAL)
         pixels, _ = convert(detection.pixels, detection.scores, detection.layout, CANONICAL)

@@ -66,8 +66,9 @@ class Track:
 class Tracker:
     """Assigns each frame's bodies to those known, so that a person keeps an id while in sight.
 
-    The cost is the mean joint distance from a constant-velocity prediction, in metres, or in pixels scaled by the person's
-    extent where positions are unknown; the assignment is optimal. Ids are "body_1", "body_2", …, never used twice.
+    The cost is the mean joint distance from a constant-velocity prediction, in metres, or in pixels scaled by the
+    person's extent where positions are unknown; the assignment is optimal. Ids are "body_1", "body_2", …, never used
+    twice.
 
     Args:
         options: Fields of `TrackerConfig`.

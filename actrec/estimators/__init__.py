@@ -21,7 +21,7 @@ ESTIMATORS = Registry(
 def create(kind: str, **options: Any) -> Any:
     """Makes the estimator of `kind` ("body", "hand" or "face"); `options` are the fields of its settings dataclass.
 
-    A body estimator has `.estimate(frame) -> list[Detection]`, the others `.estimate(frame, bodies) -> list[Detection]`.
+    A body estimator has `.estimate(frame) -> list[Detection]`, the others `.estimate(frame, bodies)` alike.
 
     Raises:
         ConfigError: Unknown kind or option; the known ones are listed.

@@ -1,9 +1,9 @@
 """Poses of several people by MediaPipe BlazePose (Bazarevsky et al., 2020), layout `mediapipe_33`.
 
-The person detector costs 11 ms, each pose 18 ms. MediaPipe's own multi-person task runs its detector on every frame in which
-it sees fewer people than it may, so on nearly every frame; here each person is followed from frame to frame by the pose's own
-region, and the detector looks for newcomers every few frames only. It sees 224×224 pixels and merges people who are close to
-each other there, so it looks at the whole image and at square tiles of it in turn.
+The person detector costs 11 ms, each pose 18 ms. MediaPipe's own multi-person task runs its detector on every frame in
+which it sees fewer people than it may, so on nearly every frame; here each person is followed from frame to frame by
+the pose's own region, and the detector looks for newcomers every few frames only. It sees 224×224 pixels and merges
+people who are close to each other there, so it looks at the whole image and at square tiles of it in turn.
 """
 
 from typing import Any
@@ -96,8 +96,8 @@ class MediaPipeBody:
         for score, box, points in mp.detections(found, right - left, bottom - top) if found is not None else []:
             if len(poses) >= self.config.num_poses or score < self.config.min_detection_score:
                 break
-            points = points + [left, top]
-            head = box[:2] + box[2:] / 2 + [left, top]
+            points = points + np.array([left, top])
+            head = box[:2] + box[2:] / 2 + np.array([left, top])
             if not any(_is_of(detection, head, points) for detection, _ in poses):
                 pose = self._pose(image, circled(points[0], points[1], SCALE), size)
                 poses = _distinct([*poses, pose]) if pose else poses
@@ -111,7 +111,7 @@ class MediaPipeBody:
         points = mp.landmarks(result["landmarks"], *size)
         presence = [p.presence for p in packet_getter.get_proto(result["landmarks"]).landmark]
         circle = mp.landmarks(result["circle"], *size)[:, :2]
-        scores = np.minimum(points[:, 3], np.float32(presence))
+        scores = np.minimum(points[:, 3], np.array(presence, dtype=np.float32))
         detection = Detection("mediapipe_33", points[:, :2], mp.world_landmarks(result["world"]), scores)
         return detection, circled(circle[0], circle[1], SCALE)
 
@@ -126,7 +126,7 @@ def _views(width: int, height: int) -> list[tuple[int, int, int, int]]:
 
 
 def _is_of(detection: Detection, head: np.ndarray, points: np.ndarray) -> bool:
-    """Whether the detector's find (face centre; hip centre and rim of the body's circle) is a person already followed."""
+    """Whether the detector's find (face; hip centre and rim of the body's circle) is a person already followed."""
     radius = np.linalg.norm(points[1] - points[0])
     hips = detection.pixels[HIPS].mean(axis=0)
     face = detection.pixels[NOSE]

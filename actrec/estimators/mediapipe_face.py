@@ -1,7 +1,8 @@
 """Faces by MediaPipe's face mesh (Kartynnik et al., 2019), its 468 points reduced to layout `face_68`.
 
-Where bodies are known the face detector looks at a square around each head (a face at two metres is 35 of 640 pixels: too few
-for it in the whole image), and the mesh from then on where its own points were. With no bodies it searches the whole image.
+Where bodies are known the face detector looks at a square around each head (a face at two metres is 35 of 640 pixels:
+too few for it in the whole image), and the mesh from then on where its own points were. With no bodies it searches the
+whole image.
 """
 
 from typing import Any
@@ -169,5 +170,5 @@ def _detection(mesh: np.ndarray, size: tuple[int, int]) -> Detection:
     points = mesh[list(FACE_68)]
     right, left = mesh[list(EYE_CORNERS)]
     world = (points - mesh.mean(axis=0)) * (EYE_CORNERS_M / max(float(np.linalg.norm(left - right)), 1e-6))
-    inside = ((points[:, :2] >= -0.5) & (points[:, :2] < np.float32(size) - 0.5)).all(axis=1)
+    inside = ((points[:, :2] >= -0.5) & (points[:, :2] < np.array(size) - 0.5)).all(axis=1)
     return Detection("face_68", points[:, :2], world.astype(np.float32), inside.astype(np.float32))

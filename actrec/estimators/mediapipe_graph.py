@@ -1,8 +1,8 @@
 """Runs MediaPipe's own detection and landmark subgraphs on image regions that we choose.
 
-MediaPipe's ready-made solutions decide themselves where to look: one person, and hands only where its palm detector sees
-them, which at two metres it does not. The subgraphs beneath take the region as an input. Version 0.10.21 is the last whose
-wheel carries the models; nothing is ever downloaded.
+MediaPipe's ready-made solutions decide themselves where to look: one person, and hands only where its palm detector
+sees them, which at two metres it does not. The subgraphs beneath take the region as an input. Version 0.10.21 is the
+last whose wheel carries the models; nothing is ever downloaded.
 """
 
 import os
@@ -124,7 +124,9 @@ def landmarks(packet: Any, width: int, height: int) -> np.ndarray:
     """[V, 4] float32 (u, v, z, visibility) of a NormalizedLandmarkList; z in pixels, away from the camera."""
     points = packet_getter.get_proto(packet).landmark
     values = np.array([(p.x, p.y, p.z, p.visibility) for p in points], dtype=np.float32)
-    return values * np.float32([width, height, width, 1]) - np.float32([0.5, 0.5, 0, 0])
+    values *= np.array([width, height, width, 1], dtype=np.float32)
+    values[:, :2] -= 0.5
+    return values
 
 
 def world_landmarks(packet: Any) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Hands by MediaPipe (Zhang et al., "MediaPipe Hands", 2020), layout `hand_21`.
 
 A hand at two metres covers some 40 of 640 pixels and MediaPipe's palm detector, which sees the whole image at 192×192,
-finds none. Where bodies are known the landmark network therefore looks at a square around each wrist, and from then on where
-its own landmarks were. With no bodies the palm detector searches the whole image.
+finds none. Where bodies are known the landmark network therefore looks at a square around each wrist, and from then on
+where its own landmarks were. With no bodies the palm detector searches the whole image.
 """
 
 from typing import Any
@@ -61,8 +61,8 @@ class MediaPipeHand:
             bodies: `kinect_v2_25` bodies of this or a recent frame; empty to search the whole image.
 
         Returns:
-            At most a left and a right hand of each body, with its id; or up to `num_hands` without one, their side as the
-            network judges it.
+            At most a left and a right hand of each body, with its id; or up to `num_hands` without one, their side as
+            the network judges it.
 
         Raises:
             InputError: The frame has no colour image or contradicts its intrinsics.
@@ -132,7 +132,7 @@ class MediaPipeHand:
             return None
         points = mp.landmarks(result["landmarks"], *size)
         judged = packet_getter.get_proto(result["handedness"]).classification[0]
-        inside = ((points[:, :2] >= -0.5) & (points[:, :2] < np.float32(size) - 0.5)).all(axis=1)
+        inside = ((points[:, :2] >= -0.5) & (points[:, :2] < np.array(size) - 0.5)).all(axis=1)
         scores = np.where(inside, judged.score, 0.0).astype(np.float32)
         # MediaPipe takes the image for a mirror's; a camera's is none.
         side = "right" if judged.label.lower().startswith("left") else "left"
