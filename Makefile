@@ -40,7 +40,7 @@ ros2_ws/install/.ready: .venv/.ready $(MESSAGES)
 	@touch $@
 
 demo: build ## run the simulated camera through every node for 20 s and print the recognised actions
-	@$(ENV) && scripts/demo.sh
+	@$(ENV) && actrec run --driver simulated --duration 20
 
 test: build ## run every test (ARGS="-k name" for some)
 	@$(ENV) && python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)

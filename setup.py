@@ -72,7 +72,7 @@ setup(
         "console_scripts": [
             "actrec = actrec.cli:main",
             *(f"{node} = actrec_nodes.{node}:main" for node in NODES),
-            "graph = actrec_nodes.graph:main",
+            "graph = actrec_nodes.run:main",
         ]
     },
     zip_safe=False,
