@@ -104,10 +104,15 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         with self._swap:
             self._session = self._recognizer = None
 
-    def destroy_node(self) -> None:
-        """Waits for a model that is being loaded, then destroys the node."""
+    def wait_idle(self, timeout_s: float) -> bool:
+        """As the base says."""
+        worker = self._worker
+        return worker is None or worker.wait_idle(timeout_s)
+
+    def close(self) -> None:
+        """Waits for a model that is being loaded, then stops and frees the rest."""
         self._loader.shutdown(wait=True, cancel_futures=True)
-        super().destroy_node()
+        super().close()
 
     def report(self) -> None:
         """Logs the recognizer's own figures beside the node's."""

@@ -79,6 +79,7 @@ class Graph:
         self._executor.shutdown()
         if self._thread.ident is not None:
             self._thread.join()
+        self.node.close()
         self.node.destroy_node()
         self.peer.destroy_node()
         rclpy.shutdown(context=self.context)
@@ -110,11 +111,6 @@ class Graph:
 
     def load_model(self, package: str | Path) -> Any:
         return self.call(LoadModel, "load_model", LoadModel.Request(package=str(package)))
-
-    def settle(self) -> None:
-        """Waits until the node's thread has nothing left to do."""
-        worker = self.node._worker
-        assert worker is not None and worker.wait_idle(TIMEOUT_S)
 
     def _on_label(self, message: ActionLabel) -> None:
         with self._arrived:
