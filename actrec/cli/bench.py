@@ -11,7 +11,10 @@ from typing import Any
 
 from actrec.errors import ConfigError
 
-BENCHMARKS: dict[str, tuple[str, str]] = {}
+BENCHMARKS: dict[str, tuple[str, str]] = {
+    "estimators": ("actrec.estimators.benchmark:measure", "time and yield of the body, hand and face estimators"),
+    "mediapipe-ntu": ("actrec.estimators.benchmark:mediapipe_ntu", "MediaPipe against the Kinect on an NTU video"),
+}
 """Name to (`module:function`, one line of what it measures)."""
 
 

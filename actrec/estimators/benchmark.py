@@ -1,0 +1,142 @@
+"""Benchmarks of the estimators: MediaPipe against the Kinect on NTU RGB+D, and the time and yield of each estimator."""
+
+import argparse
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actrec import capture, estimators
+from actrec.errors import EndOfStream
+from actrec.estimators.base import Detection
+from actrec.frames import RgbdFrame
+from actrec.lifting import lift
+from actrec.perception import BodyPerception, FacePerception, HandPerception
+from actrec.recordings.ntu import read_ntu_file, unmirror
+from actrec.skeleton.conversions import convert
+from actrec.skeleton.layouts import KINECT_V2_25
+
+NTU_NAME = "S001C001P001R001A001"
+ROOT = KINECT_V2_25.index["spine_base"]
+SHOULDERS = [KINECT_V2_25.index["shoulder_left"], KINECT_V2_25.index["shoulder_right"]]
+
+
+def _arguments(name: str, text: str, arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=f"actrec bench {name}", description=text)
+    default = os.environ.get("ACTREC_DATA", "../shared/data")
+    parser.add_argument("--data", type=Path, default=Path(default), help=f"folder of recorded data, default {default}")
+    parser.add_argument("--frames", type=int, default=100, help="frames of each recording, default 100")
+    return parser.parse_args(arguments)
+
+
+def _play(driver: str, count: int, **options: Any) -> Iterator[RgbdFrame]:
+    with capture.create(driver, **options) as camera:
+        try:
+            for _ in range(count):
+                yield camera.read(timeout_s=10.0)
+        except EndOfStream:
+            return
+
+
+def mediapipe_ntu(arguments: list[str]) -> dict[str, Any]:
+    """MediaPipe's joints against the Kinect's on the NTU RGB+D video in the recorded data.
+
+    The dataset's images are mirrored. Compared are the images turned back, as the replay driver gives them, and, to show
+    what forgetting it costs, the images as they are. Joints that the Kinect itself only inferred are left out.
+    """
+    args = _arguments("mediapipe-ntu", "MediaPipe against the Kinect v2 on one NTU RGB+D video.", arguments)
+    kinect = read_ntu_file(args.data / "ntu/skeleton" / f"{NTU_NAME}.skeleton")
+    video = str(args.data / "ntu/rgb" / f"{NTU_NAME}_rgb.avi")
+    tracked = kinect.states[0, :, :, None] == 2
+    raw = np.where(tracked, kinect.colour_pixels[0], np.nan)
+    positions = np.where(tracked, kinect.positions[0], np.nan)
+    turned, shape, found = _against(video, "yes", unmirror(raw, 1920), positions, args.frames)
+    mirrored, _, _ = _against(video, "no", raw, positions, args.frames)
+    rows = [
+        {
+            "joint": joint,
+            "px": float(np.nanmedian(turned[:, v])),
+            "px_p95": float(np.nanpercentile(turned[:, v], 95)),
+            "px_mirror_forgotten": float(np.nanmedian(mirrored[:, v])),
+            "mm_from_spine_base": float(1e3 * np.nanmedian(shape[:, v])),
+            "kinect_tracked_share": float(tracked[: len(found), v].mean()),
+        }
+        for v, joint in enumerate(KINECT_V2_25.joints)
+    ]
+    width = np.linalg.norm(raw[:, SHOULDERS[0]] - raw[:, SHOULDERS[1]], axis=-1)
+    return {
+        "frames": len(found),
+        "detected_share": float(np.mean(found)),
+        "shoulder_width_px": float(np.nanmedian(width)),
+        "median_px": float(np.nanmedian(turned)),
+        "median_px_mirror_forgotten": float(np.nanmedian(mirrored)),
+        "median_mm_from_spine_base_without_depth": float(1e3 * np.nanmedian(shape)),
+        "joints": rows,
+    }
+
+
+def _against(
+    video: str, mirror: str, pixels: np.ndarray, positions: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray, list[bool]]:
+    """Distances in pixels [T, 25], in metres from the spine base [T, 25], and whether somebody was found."""
+    body = estimators.create("body", num_poses=1)
+    apart, shape = np.full((2, len(pixels), len(KINECT_V2_25)), np.nan)
+    found = []
+    for t, frame in enumerate(_play("replay", min(count, len(pixels)), path=video, mirror=mirror, rate=0.0)):
+        detections: list[Detection] = body.estimate(frame)
+        found.append(bool(detections))
+        if not detections:
+            continue
+        seen = detections[0]
+        apart[t] = np.linalg.norm(convert(seen.pixels, seen.scores, seen.layout)[0] - pixels[t], axis=1)
+        joints, _ = convert(*lift(seen.pixels, seen.world, seen.scores, None, frame.intrinsics), seen.layout)
+        # Kinect camera space has y up and x to the sensor's left; the image turned back has the same x as the optical frame.
+        truth = positions[t] * [-1, -1, 1]
+        shape[t] = np.linalg.norm((joints - joints[ROOT]) - (truth - truth[ROOT]), axis=1)
+    body.close()
+    return apart, shape, found
+
+
+def measure(arguments: list[str]) -> dict[str, Any]:
+    """Milliseconds of processor time a frame, and what is found, of bodies, hands and faces on several sources."""
+    args = _arguments("estimators", "Time and yield of the body, hand and face estimators.", arguments)
+    data = args.data
+    sources: dict[str, dict[str, Any]] = {
+        "simulated wave 640x480": {"driver": "simulated"},
+        "person_turning 640x480": {
+            "driver": "replay", "path": str(data / "rgbd/person_turning"), "depth_scale": 0.001,
+            "intrinsics": "525,525,319.5,239.5", "rate": 0.0,
+        },
+        "NTU 1920x1080": {
+            "driver": "replay", "path": str(data / "ntu/rgb" / f"{NTU_NAME}_rgb.avi"), "rate": 0.0,
+        },
+    }  # fmt: skip
+    return {"sources": [_measured(name, args.frames, **options) for name, options in sources.items()]}
+
+
+def _measured(name: str, count: int, driver: str, **options: Any) -> dict[str, Any]:
+    parts = (BodyPerception(), HandPerception(), FacePerception())
+    spent, found = [], []
+    for frame in _play(driver, count, **options):
+        marks = [time.process_time()]
+        bodies = parts[0].process(frame)
+        marks.append(time.process_time())
+        hands = parts[1].process(frame, bodies)
+        marks.append(time.process_time())
+        faces = parts[2].process(frame, bodies)
+        marks.append(time.process_time())
+        spent.append(1e3 * np.diff(marks))
+        found.append(
+            (len(bodies), *(sum(hand.side == side for hand in hands) for side in ("left", "right")), len(faces))
+        )
+    for part in parts:
+        part.close()
+    row: dict[str, Any] = {"source": name, "frames": len(spent)}
+    for column, what in enumerate(("body", "hands", "face")):
+        row[f"{what}_ms"] = float(np.mean(spent, axis=0)[column])
+        row[f"{what}_ms_p95"] = float(np.percentile(spent, 95, axis=0)[column])
+    row.update(zip(("bodies", "left_hands", "right_hands", "faces"), np.mean(found, axis=0).tolist(), strict=True))
+    return row
