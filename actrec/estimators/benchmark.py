@@ -13,6 +13,7 @@ from actrec import capture, estimators
 from actrec.errors import EndOfStream
 from actrec.estimators.base import Detection
 from actrec.frames import RgbdFrame
+from actrec.geometry import kinect_to_optical
 from actrec.lifting import lift
 from actrec.perception import BodyPerception, FacePerception, HandPerception
 from actrec.recordings.ntu import read_ntu_file, unmirror
@@ -44,8 +45,8 @@ def _play(driver: str, count: int, **options: Any) -> Iterator[RgbdFrame]:
 def mediapipe_ntu(arguments: list[str]) -> dict[str, Any]:
     """MediaPipe's joints against the Kinect's on the NTU RGB+D video in the recorded data.
 
-    The dataset's images are mirrored. Compared are the images turned back, as the replay driver gives them, and, to show
-    what forgetting it costs, the images as they are. Joints that the Kinect itself only inferred are left out.
+    The dataset's images are mirrored. Compared are the images turned back, as the replay driver gives them, and, to
+    show what forgetting it costs, the images as they are. Joints that the Kinect itself only inferred are left out.
     """
     args = _arguments("mediapipe-ntu", "MediaPipe against the Kinect v2 on one NTU RGB+D video.", arguments)
     kinect = read_ntu_file(args.data / "ntu/skeleton" / f"{NTU_NAME}.skeleton")
@@ -93,8 +94,7 @@ def _against(
         seen = detections[0]
         apart[t] = np.linalg.norm(convert(seen.pixels, seen.scores, seen.layout)[0] - pixels[t], axis=1)
         joints, _ = convert(*lift(seen.pixels, seen.world, seen.scores, None, frame.intrinsics), seen.layout)
-        # Kinect camera space has y up and x to the sensor's left; the image turned back has the same x as the optical frame.
-        truth = positions[t] * [-1, -1, 1]
+        truth = kinect_to_optical(positions[t])
         shape[t] = np.linalg.norm((joints - joints[ROOT]) - (truth - truth[ROOT]), axis=1)
     body.close()
     return apart, shape, found

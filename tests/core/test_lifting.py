@@ -1,0 +1,222 @@
+"""Lifting on synthetic silhouettes: exact depth of simple shapes before a wall."""
+
+import numpy as np
+import pytest
+
+from actrec.anatomy import links_of, radii_of
+from actrec.errors import ConfigError, InputError
+from actrec.fitting import place, similarity
+from actrec.frames import Intrinsics
+from actrec.geometry import project, rotation
+from actrec.lifting import lift
+from actrec.skeleton.layouts import MEDIAPIPE_33 as LAYOUT
+
+CAMERA = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
+WALL = 3.5
+J = LAYOUT.index
+
+
+def standing(yaw=0.0):
+    """A plausible standing person in `mediapipe_33`, hip-centred, metres, optical axes."""
+    joints = np.zeros((33, 3), np.float32)
+    left = {
+        "shoulder": (0.18, -0.50, 0.0), "elbow": (0.25, -0.22, 0.02), "wrist": (0.28, 0.04, -0.05),
+        "pinky": (0.29, 0.12, -0.06), "index": (0.28, 0.13, -0.08), "thumb": (0.26, 0.10, -0.09),
+        "hip": (0.10, 0.0, 0.0), "knee": (0.11, 0.42, 0.0), "ankle": (0.11, 0.82, 0.05),
+        "heel": (0.11, 0.87, 0.08), "foot_index": (0.13, 0.88, -0.10), "ear": (0.08, -0.72, 0.0),
+        "eye": (0.03, -0.75, -0.09), "eye_inner": (0.02, -0.75, -0.095), "eye_outer": (0.045, -0.75, -0.08),
+        "mouth": (0.025, -0.68, -0.09),
+    }  # fmt: skip
+    for stem, point in left.items():
+        joints[J[f"{stem}_left"]] = point
+        joints[J[f"{stem}_right"]] = np.array(point) * [-1, 1, 1]
+    joints[J["nose"]] = (0, -0.71, -0.12)
+    return joints @ rotation(1, yaw).T
+
+
+def depth_of(points, radius, wall=WALL):
+    """Depth of balls on [N, 3] points and of the limbs' way between them, before a wall."""
+    depth = np.full((CAMERA.height, CAMERA.width), wall, np.float32)
+    for x, y, z in points:
+        centre, reach = project(np.array([x, y, z]), CAMERA), radius * CAMERA.fx / z
+        (left, top), (right, bottom) = np.clip(centre - reach, 0, None).astype(int), (centre + reach + 2).astype(int)
+        part = depth[top:bottom, left:right]
+        v, u = np.mgrid[top : top + part.shape[0], left : left + part.shape[1]]
+        apart = np.hypot(u - centre[0], v - centre[1]) / reach
+        front = z - radius * np.sqrt(np.clip(1 - apart**2, 0, None))
+        np.minimum(part, front, out=part, where=apart < 1)
+    return depth
+
+
+def body_depth(joints, radius=0.06):
+    links = links_of("mediapipe_33")
+    steps = np.linspace(0, 1, 12)[:, None]
+    points = np.concatenate([joints[a] + steps * (joints[b] - joints[a]) for a, b in links])
+    return depth_of(points, radius)
+
+
+def error(found, truth):
+    return np.linalg.norm(found - truth, axis=1)
+
+
+def test_a_person_before_a_wall_is_lifted_to_a_few_centimetres():
+    world = standing()
+    truth = world + np.array([0.2, -0.1, 2.4], np.float32)
+    positions, scores = lift(project(truth, CAMERA), world, np.ones(33), body_depth(truth), CAMERA, 0.06)
+    assert positions.dtype == scores.dtype == np.float32
+    assert np.median(error(positions, truth)) < 0.02
+    assert error(positions, truth).max() < 0.12
+    np.testing.assert_allclose(project(positions, CAMERA), project(truth, CAMERA), atol=0.5)
+
+
+def test_world_landmarks_of_another_size_and_turned_do_not_matter():
+    truth = standing() + np.array([0, 0, 2.4], np.float32)
+    world = 1.15 * standing(yaw=0.25)
+    positions, _ = lift(project(truth, CAMERA), world, np.ones(33), body_depth(truth), CAMERA, 0.06)
+    assert np.median(error(positions, truth)) < 0.03
+
+
+@pytest.mark.parametrize("offset", [-6, -4, 4, 6])
+def test_a_joint_on_the_edge_of_an_arm_takes_the_arm(offset):
+    # An upright arm 6 cm wide, 13 pixels at 2 m, in front of the wall; the pixel is up to its very edge.
+    truth = np.stack([np.zeros(9), np.linspace(-0.4, 0.4, 9), np.full(9, 2.0)], axis=1).astype(np.float32)
+    depth = depth_of(np.stack([np.zeros(99), np.linspace(-0.5, 0.5, 99), np.full(99, 2.0)], axis=1), 0.03)
+    pixels = project(truth, CAMERA) + np.float32([offset, 0])
+    positions, _ = lift(pixels, truth - truth.mean(axis=0), np.ones(9), depth, CAMERA, 0.03)
+    assert np.abs(positions[:, 2] - 2.0).max() < 0.02
+    alone, _ = lift(pixels, None, np.ones(9), depth, CAMERA, 0.03)
+    assert np.abs(alone[:, 2] - 2.0).max() < 0.02
+
+
+def test_an_arm_before_the_torso_is_not_mixed_with_it():
+    truth = standing() + np.array([0, 0, 2.2], np.float32)
+    reach = {"elbow_right": (-0.15, -0.30, 1.95), "wrist_right": (-0.02, -0.25, 1.75)}
+    for joint, point in reach.items():
+        truth[J[joint]] = point
+    for finger in ("pinky", "index", "thumb"):
+        truth[J[f"{finger}_right"]] = (0.03, -0.24, 1.70)
+    positions, _ = lift(
+        project(truth, CAMERA), truth - truth[23:25].mean(axis=0), np.ones(33), body_depth(truth), CAMERA, 0.06
+    )
+    assert error(positions, truth)[[J["wrist_right"], J["elbow_right"]]].max() < 0.06
+
+
+def test_a_shoulder_behind_the_other_is_not_put_on_it():
+    world = standing(yaw=np.pi / 2)
+    truth = world + np.array([0, 0, 2.2], np.float32)
+    shoulders = [J["shoulder_left"], J["shoulder_right"]]
+    positions, scores = lift(
+        project(truth, CAMERA), world, np.ones(33), body_depth(truth), CAMERA, 0.06, links_of("mediapipe_33")
+    )
+    assert error(positions, truth)[shoulders].max() < 0.08
+    assert sorted(scores[shoulders].tolist()) == pytest.approx([0.6, 1.0])
+
+
+def test_holes_are_filled_from_the_world_landmarks():
+    world = standing()
+    truth = world + np.array([-0.3, 0, 2.5], np.float32)
+    depth = body_depth(truth)
+    lost = [J["wrist_left"], J["knee_right"]]
+    for u, v in project(truth, CAMERA)[lost].astype(int):
+        depth[v - 25 : v + 25, u - 25 : u + 25] = np.nan
+    positions, scores = lift(project(truth, CAMERA), world, np.ones(33), depth, CAMERA, 0.06)
+    assert error(positions, truth)[lost].max() < 0.06
+    np.testing.assert_allclose(scores[lost], 0.6)
+    without, scores = lift(project(truth, CAMERA), None, np.ones(33), depth, CAMERA, 0.06)
+    assert np.isnan(without[lost]).all() and (scores[lost] == 0).all()
+    assert np.isfinite(without[J["shoulder_left"]]).all()
+
+
+def test_a_joint_whose_pixel_lies_on_the_wall_is_refused():
+    world = standing()
+    truth = world + np.array([0, 0, 2.2], np.float32)
+    pixels = project(truth, CAMERA)
+    pixels[J["wrist_left"]] += [60, 0]
+    positions, scores = lift(pixels, world, np.ones(33), body_depth(truth), CAMERA, 0.06)
+    assert abs(positions[J["wrist_left"], 2] - truth[J["wrist_left"], 2]) < 0.1
+    assert scores[J["wrist_left"]] == pytest.approx(0.6)
+
+
+def test_noise_of_a_depth_camera():
+    world = standing()
+    truth = world + np.array([0, 0, 3.0], np.float32)
+    random = np.random.default_rng(3)
+    depth = body_depth(truth) + random.normal(0, 0.0025 * 9, (480, 640)).astype(np.float32)
+    depth[random.random(depth.shape) < 0.3] = 0
+    pixels = project(truth, CAMERA) + random.normal(0, 2, (33, 2)).astype(np.float32)
+    positions, _ = lift(pixels, world + random.normal(0, 0.03, (33, 3)), np.ones(33), depth, CAMERA, 0.06)
+    assert np.median(error(positions, truth)) < 0.05
+
+
+@pytest.mark.parametrize("depth", [None, np.full((480, 640), np.nan, np.float32), np.zeros((480, 640), np.float32)])
+def test_without_depth_the_world_landmarks_place_the_body(depth):
+    world = standing()
+    truth = world + np.array([0.4, 0.1, 2.8], np.float32)
+    positions, scores = lift(project(truth, CAMERA), world, np.full(33, 0.8), depth, CAMERA, 0.06)
+    assert error(positions, truth).max() < 0.01
+    np.testing.assert_allclose(scores, 0.4, rtol=1e-6)
+    nothing, scores = lift(project(truth, CAMERA), None, np.ones(33), depth, CAMERA)
+    assert np.isnan(nothing).all() and not scores.any()
+
+
+def test_unknown_joints_stay_unknown_and_the_rest_is_lifted():
+    world = standing()
+    truth = world + np.array([0, 0, 2.4], np.float32)
+    pixels = project(truth, CAMERA)
+    pixels[5:9] = np.nan
+    positions, scores = lift(pixels, None, np.ones(33), body_depth(truth), CAMERA)
+    assert np.isnan(positions[5:9]).all() and not scores[5:9].any()
+    assert np.isfinite(positions[J["hip_left"]]).all()
+    off = project(truth, CAMERA)
+    off[J["ankle_left"]] = [5000, -9000]
+    positions, scores = lift(off, world, np.ones(33), body_depth(truth), CAMERA)
+    assert np.isfinite(positions[J["hip_left"]]).all() and scores[J["ankle_left"]] < 1
+    nothing, scores = lift(np.full((33, 2), np.nan), world, np.ones(33), body_depth(truth), CAMERA)
+    assert np.isnan(nothing).all() and not scores.any()
+
+
+def test_lens_distortion_is_removed():
+    import cv2
+
+    bent = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5, (0.1, -0.2, 0.001, 0.001, 0.0))
+    world = standing()
+    truth = world + np.array([0.6, 0, 2.4], np.float32)
+    pixels, _ = cv2.projectPoints(truth.astype(float), np.zeros(3), np.zeros(3), bent.matrix, np.array(bent.distortion))
+    positions, _ = lift(pixels[:, 0], world, np.ones(33), None, bent)
+    assert error(positions, truth).max() < 0.01
+
+
+def test_bad_input_is_named():
+    pixels, scores = np.zeros((33, 2)), np.ones(33)
+    with pytest.raises(InputError, match="do not fit"):
+        lift(pixels, np.zeros((32, 3)), scores, None, CAMERA)
+    with pytest.raises(InputError, match="register depth to colour"):
+        lift(pixels, None, scores, np.zeros((240, 320), np.float32), CAMERA)
+    with pytest.raises(ConfigError, match="window_m"):
+        lift(pixels, None, scores, None, CAMERA, window_m=-1.0)
+
+
+def test_body_tables_name_real_joints():
+    assert radii_of("mediapipe_33").max() == pytest.approx(0.09)
+    links = links_of("mediapipe_33")
+    assert links.min() >= 0 and links.max() < 33 and (J["shoulder_left"], J["hip_right"]) in map(tuple, links)
+
+
+def test_placing_needs_three_points_before_the_camera():
+    world = standing()
+    rays = np.ones((33, 3), np.float32)
+    weights = np.zeros(33)
+    weights[:2] = 1
+    assert np.isnan(place(world, rays, weights)).all()
+
+
+def test_similarity_resists_outliers_and_works_with_few_points():
+    source = standing()
+    target = 1.1 * source @ rotation(1, 0.4).T + np.array([1, 0, 2], np.float32)
+    spoiled = target.copy()
+    spoiled[:6] += 1.0
+    fitted = similarity(source, spoiled, np.ones(33), 0.35)
+    assert error(fitted, target).max() < 0.03
+    spoiled[3:] = np.nan
+    assert np.isfinite(similarity(source, spoiled, np.ones(33), 0.35)).all()
+    np.testing.assert_array_equal(similarity(source, np.full((33, 3), np.nan), np.ones(33), 0.35), source)

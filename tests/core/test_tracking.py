@@ -1,0 +1,122 @@
+"""Ids stay with people: crossing, leaving, coming back, time running backwards."""
+
+import numpy as np
+import pytest
+
+from actrec.errors import ConfigError, InputError
+from actrec.frames import Body, Intrinsics
+from actrec.geometry import project
+from actrec.tracking import Tracker
+
+CAMERA = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
+RATE = 15
+SHAPE = np.random.default_rng(0).uniform([-0.25, -0.8, -0.1], [0.25, 0.9, 0.1], (25, 3)).astype(np.float32)
+
+
+def person(x, z, noise=0.0, seed=0, positions=True):
+    joints = SHAPE + np.array([x, 0, z], np.float32)
+    joints = joints + np.random.default_rng(seed).normal(0, noise, joints.shape).astype(np.float32)
+    pixels = project(joints, CAMERA)
+    if not positions:
+        joints = np.full_like(joints, np.nan)
+    return Body("", "kinect_v2_25", joints, pixels, np.ones(25, np.float32))
+
+
+def stamp(frame):
+    return int(frame * 1e9 / RATE)
+
+
+def play(tracker, frames, start=0):
+    """Feeds frames of bodies; returns the ids of each."""
+    return [[body.body_id for body in tracker.update(stamp(start + k), bodies)] for k, bodies in enumerate(frames)]
+
+
+def test_one_person_keeps_one_id():
+    tracker = Tracker(min_hits=1)
+    frames = [[person(0.02 * k, 2.5, 0.02, k)] for k in range(60)]
+    assert play(tracker, frames) == [["body_1"]] * 60
+
+
+@pytest.mark.parametrize("positions", [True, False])
+def test_two_people_walk_past_each_other(positions):
+    tracker = Tracker(min_hits=1, smooth=False)
+    # 1 m/s each, at different depths, given in an order that changes; without positions they are told by pixels.
+    walk = np.linspace(-1.2, 1.2, 36)
+    for k, x in enumerate(walk):
+        there, back = person(x, 2.2, 0.02, k, positions), person(-x, 3.2, 0.02, 100 + k, positions)
+        bodies = [there, back] if k % 2 else [back, there]
+        named = {b.body_id: b for b in tracker.update(stamp(k), bodies)}
+        assert set(named) == {"body_1", "body_2"}
+        if k == 0:
+            first = {id: b.pixels[0].copy() for id, b in named.items()}
+            ours = min(first, key=lambda id: np.linalg.norm(first[id] - there.pixels[0]))
+        np.testing.assert_array_equal(named[ours].pixels, there.pixels)
+
+
+def test_the_one_behind_is_hidden_while_they_cross():
+    tracker = Tracker(min_hits=1, smooth=False)
+    walk = np.linspace(-1.0, 1.0, 31)
+    for k, x in enumerate(walk):
+        front, behind = person(x, 2.0, 0.02, k), person(-x, 3.2, 0.02, 50 + k)
+        bodies = [front] if abs(x) < 0.3 else [behind, front]
+        named = {b.body_id: b for b in tracker.update(stamp(k), bodies)}
+        assert len(named) == len(bodies)
+        if k == 0:
+            ours = next(id for id, b in named.items() if b.positions[:, 2].mean() < 2.5)
+        assert named[ours].positions[:, 2].mean() < 2.5
+    assert set(named) == {"body_1", "body_2"}
+
+
+def test_a_newcomer_is_reported_from_its_second_frame():
+    tracker = Tracker(min_hits=2)
+    assert play(tracker, [[person(0, 2)]] * 3) == [[], ["body_1"], ["body_1"]]
+    assert play(tracker, [[person(0, 2), person(1.5, 2)]] * 2, start=3) == [["body_1"], ["body_1", "body_2"]]
+
+
+def test_a_short_loss_keeps_the_id_a_long_one_gives_a_new_one():
+    tracker = Tracker(min_hits=1, max_lost_s=1.0)
+    assert play(tracker, [[person(0, 2)]] * 5)[-1] == ["body_1"]
+    assert play(tracker, [[]] * 10, start=5) == [[]] * 10
+    assert play(tracker, [[person(0.1, 2)]], start=15) == [["body_1"]]
+    assert play(tracker, [[]] * 20, start=16)[-1] == []
+    assert play(tracker, [[person(0.1, 2)]], start=36) == [["body_2"]]
+
+
+def test_somebody_else_elsewhere_is_somebody_else():
+    tracker = Tracker(min_hits=1)
+    assert play(tracker, [[person(-1, 2)], [person(1, 2)]]) == [["body_1"], ["body_2"]]
+
+
+def test_stamps_that_jump_back_start_over_but_ids_go_on():
+    tracker = Tracker(min_hits=1)
+    assert play(tracker, [[person(0, 2)]] * 2, start=100) == [["body_1"]] * 2
+    assert play(tracker, [[person(0, 2)]] * 2, start=0) == [["body_2"]] * 2
+
+
+def test_empty_scene_and_bodies_of_nothing():
+    tracker = Tracker(min_hits=1)
+    nothing = Body("", "kinect_v2_25", np.full((25, 3), np.nan), np.full((25, 2), np.nan), np.zeros(25))
+    assert play(tracker, [[], [nothing], []]) == [[], [], []]
+
+
+def test_smoothing_is_an_option():
+    raw = [person(0, 2, 0.02, k) for k in range(20)]
+    plain, filtered = Tracker(min_hits=1, smooth=False), Tracker(min_hits=1)
+    for k, body in enumerate(raw):
+        exact = plain.update(stamp(k), [body])[0]
+        smooth = filtered.update(stamp(k), [body])[0]
+        np.testing.assert_array_equal(exact.positions, body.positions)
+        np.testing.assert_array_equal(smooth.pixels, body.pixels)
+    assert (
+        np.abs(smooth.positions - person(0, 2).positions).mean()
+        < 0.7 * np.abs(body.positions - person(0, 2).positions).mean()
+    )
+
+
+def test_refuses_bodies_of_two_layouts_and_unknown_options():
+    tracker = Tracker()
+    other = Body("", "kinect_v1_20", np.zeros((20, 3), np.float32), np.zeros((20, 2), np.float32), np.ones(20))
+    with pytest.raises(InputError, match="different layouts"):
+        tracker.update(0, [person(0, 2), other])
+    with pytest.raises(ConfigError, match="known: .*gate_m"):
+        Tracker(gate=1)
