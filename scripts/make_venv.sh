@@ -25,6 +25,8 @@ if [ -f .venv/ros2 ] && [ "$(cat .venv/ros2)" != "$ros" ]; then
 fi
 if [ "$ros" = wheels ]; then
   files=(ros-wheels core)
+  # pip would take what lies on these paths for installed.
+  unset PYTHONPATH
   [ -x .venv/bin/python ] || "$python" -m venv .venv
 else
   files=(core)
