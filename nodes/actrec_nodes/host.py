@@ -1,6 +1,7 @@
 """Runs nodes in this process, each in an executor thread of its own, and ends cleanly."""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -9,12 +10,13 @@ from typing import Any
 
 import rclpy
 from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from actrec.errors import ConfigError
 from actrec_nodes import transport
-from actrec_nodes.lifecycle import ActrecNode
+from actrec_nodes.lifecycle import ActrecNode, one_line
 
 DRAIN_S = 5.0
 """How long the last inputs may take when a recording has ended."""
@@ -22,29 +24,58 @@ DRAIN_S = 5.0
 
 @contextlib.contextmanager
 def ros(args: Sequence[str] | None = None) -> Iterator[Context]:
-    """ROS set up for this process, with image transport that works; SIGTERM is taken as Ctrl-C.
+    """ROS set up for this process, with image transport that works and an end that can be asked for.
 
     rclpy's own signal handlers are left out: they invalidate every publisher before a node can say its last.
 
     Args:
         args: Command line, of which what follows `--ros-args` counts.
+
+    Raises:
+        ConfigError: ROS cannot read the command line or a parameter file that it names.
     """
     transport.prepare()
     context = Context()
-    rclpy.init(args=list(args or []), context=context, signal_handler_options=SignalHandlerOptions.NO)
-    previous = None
-    if threading.current_thread() is threading.main_thread():
-        previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        yield context
+        rclpy.init(args=list(args or []), context=context, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:
+        raise ConfigError(f"ROS refuses its arguments: {' '.join(str(error).split())}") from error
+    try:
+        with _interruptible():
+            yield context
     finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
         context.try_shutdown()
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """The first SIGINT or SIGTERM raises KeyboardInterrupt; a second one must not cut the clean-up short, a third may.
+
+    A terminal and a launch file can both send SIGINT at one Ctrl-C.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    count = 0
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal count
+        count += 1
+        if count == 1:
+            raise KeyboardInterrupt
+        if count > 2:
+            os._exit(128 + number)
+
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _nothing() -> None:
+    """Work that makes an executor return from its wait."""
 
 
 class Host:
@@ -60,6 +91,7 @@ class Host:
         self._executors: list[SingleThreadedExecutor] = []
         self._threads: list[threading.Thread] = []
         self._finished = threading.Event()
+        self._stopping = threading.Event()
 
     def __enter__(self) -> "Host":
         return self
@@ -78,7 +110,7 @@ class Host:
         executor.add_node(node)
         if isinstance(node, ActrecNode):
             node.on_finish = self._finished.set
-        thread = threading.Thread(target=self._spin, args=(executor,), name=node.get_name(), daemon=True)
+        thread = threading.Thread(target=self._spin, args=(executor, node), name=node.get_name(), daemon=True)
         self._nodes.append(node)
         self._executors.append(executor)
         self._threads.append(thread)
@@ -102,17 +134,23 @@ class Host:
 
     def stop(self) -> None:
         """Stops spinning, then deactivates and destroys the nodes, the last added first. Safe to call twice."""
-        for executor in self._executors:
-            executor.shutdown(timeout_sec=0)
-        for thread in self._threads:
+        self._stopping.set()
+        for executor, thread in zip(self._executors, self._threads, strict=True):
+            # A last task, not a shutdown: a callback under way may still need its executor.
+            executor.create_task(_nothing)
             thread.join()
+            executor.shutdown()
         for node in reversed(self._nodes):
             if isinstance(node, ActrecNode):
                 node.close()
             node.destroy_node()
         self._nodes, self._executors, self._threads = [], [], []
 
-    @staticmethod
-    def _spin(executor: SingleThreadedExecutor) -> None:
-        with contextlib.suppress(ExternalShutdownException):
-            executor.spin()
+    def _spin(self, executor: SingleThreadedExecutor, node: Node) -> None:
+        while not self._stopping.is_set():
+            try:
+                executor.spin_once()
+            except (ExternalShutdownException, ShutdownException):
+                return
+            except Exception as error:  # a callback's fault must not silence the node
+                node.get_logger().error(f"in a callback: {one_line(error)}")

@@ -1,0 +1,83 @@
+"""Listens to a running graph: labels as they change, their latency, every node's figures."""
+
+import json
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from actrec_msgs.msg import ActionLabel
+from rclpy.node import Node
+from std_msgs.msg import String
+
+from actrec.frames import NANOSECONDS
+from actrec_nodes import conversions, qos, topics
+from actrec_nodes.statistics import PLAUSIBLE_LATENCY_S
+
+KEPT = 100_000
+"""Latencies kept: most of an hour at 30 Hz."""
+
+
+class Monitor(Node):
+    """Subscribes to `action_label` and to the statistics of nodes.
+
+    Args:
+        nodes: Names of the nodes whose `~/statistics` to follow.
+        on_label: Called with (seconds since the first label, body id, label, confidence) when a body's label changes.
+        **node_options: Passed to rclpy.
+
+    Attributes:
+        labels: How many labels came.
+        changes: (seconds, body id, label, confidence) of every change.
+    """
+
+    def __init__(self, nodes: Sequence[str], on_label: Callable[[float, str, str, float], None], **node_options: Any):
+        super().__init__("actrec_monitor", **node_options)
+        self.labels = 0
+        self.changes: list[tuple[float, str, str, float]] = []
+        self._on_label = on_label
+        self._last: dict[str, str] = {}
+        self._first_ns: int | None = None
+        self._latency: deque[float] = deque(maxlen=KEPT)
+        self._statistics: dict[str, dict[str, Any]] = {}
+        self._lock = threading.Lock()
+        self.create_subscription(ActionLabel, topics.ACTION_LABEL, self._label, qos.SMALL)
+        for name in nodes:
+            self.create_subscription(String, f"{name}/statistics", self._keep(name), qos.LATCHED)
+
+    def latency_ms(self) -> dict[str, float | None]:
+        """Frame to label: p50 and p95 in milliseconds; None where stamps are not of this machine's clock."""
+        with self._lock:
+            latency = list(self._latency)
+        if not latency:
+            return {"p50": None, "p95": None}
+        p50, p95 = np.percentile(latency, (50, 95)) * 1e3
+        return {"p50": round(float(p50), 1), "p95": round(float(p95), 1)}
+
+    def statistics(self) -> dict[str, dict[str, Any]]:
+        """The newest figures of each node, as `Snapshot.json` writes them."""
+        with self._lock:
+            return dict(self._statistics)
+
+    def _keep(self, name: str) -> Callable[[String], None]:
+        def keep(message: String) -> None:
+            with self._lock:
+                self._statistics[name] = json.loads(message.data)
+
+        return keep
+
+    def _label(self, message: ActionLabel) -> None:
+        stamp = conversions.stamp_to_ns(message.header.stamp)
+        latency = (self.get_clock().now().nanoseconds - stamp) / NANOSECONDS
+        if self._first_ns is None:
+            self._first_ns = stamp
+        with self._lock:
+            self.labels += 1
+            if 0 <= latency < PLAUSIBLE_LATENCY_S:
+                self._latency.append(latency)
+        if self._last.get(message.body_id) != message.label:
+            self._last[message.body_id] = message.label
+            change = ((stamp - self._first_ns) / NANOSECONDS, message.body_id, message.label, message.confidence)
+            self.changes.append(change)
+            self._on_label(*change)

@@ -1,0 +1,296 @@
+"""Runs the graph, all nodes in this process or each in its own: behind `actrec run` and the executable `graph`."""
+
+import argparse
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rclpy.context import Context
+
+from actrec.errors import ActrecError, ConfigError, DeviceError
+from actrec_nodes import graph, memory
+from actrec_nodes.graph import NodeSpec
+from actrec_nodes.host import Host, ros
+from actrec_nodes.monitor import Monitor
+
+EXIT_S = 15.0
+"""How long a node's process may take to end."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run.
+
+    Attributes:
+        specs: Nodes in the order of activation.
+        ros_args: What follows `--ros-args` on every node's command line.
+        duration_s: None: until interrupted or the recording has ended.
+        processes: Whether each node gets a process of its own.
+        quiet: Whether labels are not printed as they change.
+    """
+
+    specs: list[NodeSpec]
+    ros_args: list[str] = field(default_factory=list)
+    duration_s: float | None = None
+    processes: bool = False
+    quiet: bool = False
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `actrec run`."""
+    parser.add_argument("--driver", help="camera driver, as the parameter driver of camera_node")
+    parser.add_argument(
+        "--driver-option", metavar="KEY=VALUE", action="append", default=[], help="a setting of that driver; repeatable"
+    )
+    parser.add_argument("--model", help="model package: the name of an installed one, or its folder")
+    parser.add_argument("--params", metavar="FILE", action="append", default=[], help="ROS parameter file; repeatable")
+    parser.add_argument("--duration", metavar="SECONDS", type=float, help="stop after this long")
+    switches = ", ".join(graph.switches())
+    parser.add_argument("--nodes", metavar="NAMES", default="", help=f"comma-separated; all by default: {switches}")
+    parser.add_argument("--without", metavar="NAMES", default="", help="nodes to leave out, comma-separated")
+    parser.add_argument("--processes", action="store_true", help="a process for each node, as a launch file makes them")
+    parser.add_argument("--log-level", choices=("debug", "info", "warn", "error"), help="of all nodes")
+    parser.add_argument("--json", action="store_true", help="print the final figures as JSON, and nothing else")
+    parser.add_argument(
+        "--ros-args", nargs=argparse.REMAINDER, default=[], help="all that follows goes to ROS: remaps, parameters"
+    )
+
+
+def plan(args: argparse.Namespace) -> Plan:
+    """Reads the command line.
+
+    Raises:
+        ConfigError: A node or option is unknown, or a file does not exist.
+    """
+    if args.duration is not None and not args.duration > 0:
+        raise ConfigError(f"--duration is {args.duration:g} s, expected more than 0")
+    specs = graph.select(_names(args.nodes), _names(args.without))
+    return Plan(specs, _ros_args(args), args.duration, args.processes, args.json)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _ros_args(args: argparse.Namespace) -> list[str]:
+    out: list[str] = []
+    for path in args.params:
+        if not os.path.isfile(path):
+            raise ConfigError(f"there is no parameter file {path}")
+        out += ["--params-file", path]
+    if args.driver:
+        out += ["-p", f"camera_node:driver:={args.driver}"]
+    for option in args.driver_option:
+        key, equals, value = option.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--driver-option is '{option}', expected KEY=VALUE")
+        if not args.driver:
+            raise ConfigError("--driver-option needs --driver: it is a setting of that driver")
+        out += ["-p", f"camera_node:{args.driver}.{key}:={value}"]
+    if args.model:
+        out += ["-p", f"recognizer_node:model:={args.model}"]
+    if args.log_level:
+        out += ["--log-level", args.log_level]
+    return out + [argument for argument in args.ros_args if argument != "--"]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the graph as the command line says; 0 only if it ran."""
+    chosen = plan(args)
+    result = run_graph(chosen)
+    if result is None:
+        return 1
+    print(json.dumps(result) if args.json else table(result))
+    problem = verdict(result)
+    if problem:
+        raise DeviceError(problem)
+    return 0
+
+
+def run_graph(chosen: Plan) -> dict[str, Any] | None:
+    """Runs the graph to its end.
+
+    Returns:
+        Its figures: `nodes` by name, `labels`, `changes`, `latency_ms`, `duration_s`, `memory_mb` by process. None
+        where a node failed to start, which it has said.
+    """
+    with ros(["--ros-args", *chosen.ros_args]) as context, Host(context) as host:
+        monitor = Monitor(
+            [spec.name for spec in chosen.specs], _ignore if chosen.quiet else print_label, context=context
+        )
+        host.add(monitor)
+        runner = _in_processes if chosen.processes else _in_this_process
+        began = time.monotonic()
+        with runner(chosen, context, host) as running:
+            if running is None:
+                return None
+            began = time.monotonic()
+            with contextlib.suppress(KeyboardInterrupt):
+                if not running.wait(chosen.duration_s):
+                    return None
+            seconds = time.monotonic() - began
+            used = running.memory()
+            nodes = running.finish(monitor)
+        return {
+            "nodes": nodes,
+            "labels": monitor.labels,
+            "changes": monitor.changes,
+            "latency_ms": monitor.latency_ms(),
+            "duration_s": round(seconds, 2),
+            "memory_mb": used,
+        }
+
+
+def verdict(result: dict[str, Any]) -> str | None:
+    """Why a run was none: None where every node worked on something and labels came."""
+    for name, figures in result["nodes"].items():
+        if not figures:
+            return f"{name} gave no sign of life"
+        if not figures["processed"]:
+            return f"{name} processed nothing: {figures['last_error'] or 'no input reached it'}"
+    if "recognizer_node" in result["nodes"] and not result["labels"]:
+        return "no label came on action_label"
+    return None
+
+
+def print_label(seconds: float, body_id: str, label: str, confidence: float) -> None:
+    """One line for a label that has changed."""
+    print(f"{seconds:8.2f} s  {body_id or 'nobody':<10} {label:<24} {confidence:5.2f}", flush=True)
+
+
+def _ignore(*_: object) -> None:
+    pass
+
+
+def table(result: dict[str, Any]) -> str:
+    """The figures of a run as a markdown table."""
+    lines = [
+        "",
+        "| node | in | done | dropped | Hz | work p50/p95 ms | latency p50/p95 ms |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, f in result["nodes"].items():
+        work, latency = (_pair(f, kind) for kind in ("work", "latency"))
+        rate = f"{f['rate_hz']:.1f}"
+        lines.append(f"| {name} | {f['received']} | {f['processed']} | {f['dropped']} | {rate} | {work} | {latency} |")
+    latency = result["latency_ms"]
+    shown = f"{latency['p50']:.0f} / {latency['p95']:.0f} ms" if latency["p50"] is not None else "unknown"
+    used = ", ".join(f"{name} {m['pss'] or m['rss']} MB" for name, m in result["memory_mb"].items() if m["rss"])
+    lines += ["", f"{result['labels']} labels in {result['duration_s']:.1f} s; frame to label p50 / p95: {shown}"]
+    return "\n".join([*lines, f"memory: {used}"])
+
+
+def _pair(figures: dict[str, Any], kind: str) -> str:
+    p50, p95 = figures[f"{kind}_p50_ms"], figures[f"{kind}_p95_ms"]
+    return "–" if p50 is None else f"{p50:.0f} / {p95:.0f}"
+
+
+# -- all nodes in this process -----------------------------------------------------------------------------------------
+
+
+class _Threads:
+    """The nodes of this process."""
+
+    def __init__(self, host: Host):
+        self._host = host
+
+    def wait(self, duration_s: float | None) -> bool:
+        self._host.wait(duration_s)
+        return True
+
+    def memory(self) -> dict[str, Any]:
+        return {"all": memory.megabytes(os.getpid())}
+
+    def finish(self, monitor: Monitor) -> dict[str, Any]:
+        return {node.get_name(): json.loads(node.statistics.snapshot().json()) for node in self._host.nodes}
+
+
+@contextlib.contextmanager
+def _in_this_process(chosen: Plan, context: Context, host: Host) -> Iterator[_Threads | None]:
+    for spec in chosen.specs:
+        host.add(spec.load()(context=context))
+    yield None if host.start() is not None else _Threads(host)
+
+
+# -- a process for each node -------------------------------------------------------------------------------------------
+
+
+class _Processes:
+    """The processes of the nodes, by name."""
+
+    def __init__(self, children: "dict[str, subprocess.Popen[bytes]]"):
+        self.children = children
+
+    def wait(self, duration_s: float | None) -> bool:
+        """Until a process ends or the time is over; False where one could not start and has said so.
+
+        Raises:
+            DeviceError: One has crashed.
+        """
+        pidfds = {os.pidfd_open(child.pid): name for name, child in self.children.items()}
+        try:
+            ended, _, _ = select.select(list(pidfds), [], [], duration_s)
+            for descriptor in ended:
+                name = pidfds[descriptor]
+                status = self.children[name].wait()
+                if status not in (0, 1):
+                    raise DeviceError(f"{name} has crashed (exit status {status})")
+                if status == 1:
+                    return False
+            return True
+        finally:
+            for descriptor in pidfds:
+                os.close(descriptor)
+
+    def memory(self) -> dict[str, Any]:
+        return {name: memory.megabytes(child.pid) for name, child in self.children.items()}
+
+    def finish(self, monitor: Monitor) -> dict[str, Any]:
+        """Interrupts the nodes, sources first; each publishes its last figures as it stops."""
+        self.stop()
+        return {name: monitor.statistics().get(name, {}) for name in self.children}
+
+    def stop(self) -> None:
+        """Interrupts, and kills what does not end. Safe to call twice."""
+        for child in reversed(list(self.children.values())):
+            if child.poll() is None:
+                child.send_signal(signal.SIGINT)
+        for child in self.children.values():
+            try:
+                child.wait(EXIT_S)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+
+@contextlib.contextmanager
+def _in_processes(chosen: Plan, context: Context, host: Host) -> Iterator[_Processes | None]:
+    children = {}
+    for spec in chosen.specs:
+        command = [sys.executable, "-m", "actrec_nodes.process", spec.name, "--ros-args", "-p", "autostart:=true"]
+        # A terminal's Ctrl-C goes to the whole group; the nodes get theirs from us, in order.
+        children[spec.name] = subprocess.Popen([*command, *chosen.ros_args], start_new_session=True)
+    running = _Processes(children)
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the executable `graph`: `actrec run` for launch files."""
+    parser = argparse.ArgumentParser("graph", description="Runs all nodes of the graph in one process.")
+    add_arguments(parser)
+    try:
+        return run(parser.parse_args(argv))
+    except ActrecError as error:
+        print(f"actrec: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
