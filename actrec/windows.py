@@ -69,9 +69,15 @@ def _interpolate_each(
         early = (wanted < kept[0]) & (wanted >= times[0])
         gap[early] = (kept[0] - wanted)[early]
         gap[wanted < times[0]] = kept[0] - times[0]
-        exact = np.isin(wanted, kept)
-        out[(gap > max_gap_s) & ~exact, v] = np.nan
+        out[(gap > max_gap_s) & ~_observed(kept, wanted), v] = np.nan
     return out
+
+
+def _observed(kept: np.ndarray, wanted: np.ndarray, tolerance_s: float = 1e-3) -> np.ndarray:
+    """Whether each of `wanted` [T] coincides with one of `kept` [K], both increasing."""
+    right = np.clip(np.searchsorted(kept, wanted), 0, len(kept) - 1)
+    left = np.maximum(right - 1, 0)
+    return np.minimum(np.abs(kept[right] - wanted), np.abs(wanted - kept[left])) <= tolerance_s
 
 
 class Window:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from actrec import config
+from actrec.errors import ConfigError
 from actrec.features import skeleton as features
 from actrec.features.skeleton import SkeletonPreprocessing
 from actrec_models import data
@@ -112,10 +113,13 @@ def train(
     Args:
         recipe: What to do.
         data_root: Folder that holds a folder a dataset.
-        out: Folder for checkpoints (each epoch) and `metrics.csv`.
+        out: Folder for the checkpoints of the first and the last epoch and for `log/version_N/metrics.csv`.
         resume: Go on from `out`'s last checkpoint where there is one.
         progress: Show a progress bar.
         threads: CPU threads; 0 for all.
+
+    Raises:
+        ConfigError: `out` holds a run by another recipe.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -126,11 +130,13 @@ def train(
     samples = Samples(clips, module.network.input_specs, recipe, augmentation)
     loader = DataLoader(samples, recipe.batch, shuffle=True, drop_last=True)
     last = out / "last.ckpt"
+    if resume and last.is_file():
+        _check_same_run(last, recipe)
     trainer = lightning.Trainer(
         accelerator="auto",
         precision=recipe.precision,  # type: ignore[arg-type]
         max_epochs=recipe.epochs,
-        logger=CSVLogger(out, name="", version=""),
+        logger=CSVLogger(out, name="log"),
         callbacks=[_Epochs(), EMAWeightAveraging(decay=recipe.average_decay), _checkpoint(out)],
         enable_progress_bar=progress,
         enable_model_summary=False,
@@ -139,6 +145,15 @@ def train(
     )
     trainer.fit(module, loader, ckpt_path=str(last) if resume and last.is_file() else None)
     return last
+
+
+def _check_same_run(checkpoint: Path, recipe: Recipe) -> None:
+    before = torch.load(checkpoint, map_location="cpu", weights_only=True)["hyper_parameters"]["recipe"]
+    changed = [name for name, value in recipe.as_dict().items() if before.get(name) != value]
+    if changed:
+        raise ConfigError(
+            f"{checkpoint.parent} holds a run with another {', '.join(changed)}: choose another --out, or --fresh"
+        )
 
 
 def _checkpoint(out: Path) -> ModelCheckpoint:

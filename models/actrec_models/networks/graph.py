@@ -55,7 +55,7 @@ class GraphConvolution(nn.Module):
     def forward(self, f_in: Tensor) -> Tensor:
         """(N, C_in, T, V) to (N, C_out, T, V)."""
         n, _, t, v = f_in.shape
-        k = len(self.adjacency)
+        k = self.adjacency.shape[0]
         f = self.weight(f_in)  # (N, K·C, T, V)
         f = f.reshape(n, k, -1, v)  # (N, K, C·T, V)
         f = torch.matmul(f, self.adjacency * self.mask).sum(dim=1)  # (N, C·T, V)

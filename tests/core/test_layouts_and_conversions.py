@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+
+from actrec.errors import ConfigError, InputError
+from actrec.recordings.skeletons import read_ntu_skeleton, read_nucla_npz
+from actrec.skeleton import layouts
+from actrec.skeleton.conversions import BUILT_SCORE, TABLES, convert, matrix
+
+SIZES = {
+    "kinect_v2_25": 25, "kinect_v1_20": 20, "azure_kinect_32": 32, "mediapipe_33": 33, "hand_21": 21, "hand_22": 22,
+    "face_68": 68,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_layout_is_a_tree_whose_mirror_undoes_itself(name):
+    layout = layouts.get(name)
+    assert len(layout) == SIZES[name] == len(set(layout.joints))
+    roots = [v for v, parent in enumerate(layout.parents) if v == parent]
+    assert len(roots) == 1
+    for v in range(len(layout)):
+        hops = 0
+        while layout.parents[v] != v:
+            v, hops = layout.parents[v], hops + 1
+            assert hops < len(layout)
+        assert v == roots[0]
+    assert [layout.mirror[m] for m in layout.mirror] == list(range(len(layout)))
+
+
+def test_ntu_order():
+    # The order that NTU RGB+D documents, joint 1 to 25.
+    names = layouts.KINECT_V2_25.joints
+    assert names[:4] == ("spine_base", "spine_mid", "neck", "head")
+    assert (names[20], names[21], names[24]) == ("spine_shoulder", "hand_tip_left", "thumb_right")
+    assert layouts.KINECT_V2_25.mirror[7] == 11
+
+
+def test_unknown_layout_lists_the_known_ones():
+    with pytest.raises(ConfigError, match=r"coco_17.*kinect_v2_25"):
+        layouts.get("coco_17")
+
+
+@pytest.mark.parametrize("source", TABLES)
+def test_weights_sum_to_one(source):
+    # Only then does a conversion follow a person who moves.
+    np.testing.assert_allclose(matrix(source).sum(axis=1), 1.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("source", TABLES)
+def test_conversion_of_a_mirrored_body_is_the_mirrored_conversion(source):
+    rng = np.random.default_rng(1)
+    positions = rng.normal(size=(len(layouts.get(source)), 3)).astype(np.float32)
+    scores = rng.uniform(size=len(positions)).astype(np.float32)
+    flip = np.array([-1, 1, 1], np.float32)
+    there = list(layouts.get(source).mirror)
+    back = list(layouts.KINECT_V2_25.mirror)
+    plain, plain_scores = convert(positions, scores, source)
+    mirrored, mirrored_scores = convert((positions * flip)[there], scores[there], source)
+    np.testing.assert_allclose((mirrored * flip)[back], plain, atol=1e-5)
+    np.testing.assert_allclose(mirrored_scores[back], plain_scores, atol=1e-6)
+
+
+def test_missing_source_makes_missing_joint_and_no_other():
+    positions = np.ones((33, 3), np.float32)
+    positions[layouts.MEDIAPIPE_33.index["wrist_left"]] = np.nan
+    found, scores = convert(positions, np.ones(33), "mediapipe_33")
+    index = layouts.KINECT_V2_25.index
+    lost = {v for v in range(25) if np.isnan(found[v]).any()}
+    assert lost == {index["wrist_left"], index["hand_tip_left"]}
+    assert all(scores[v] == 0 for v in lost)
+    assert scores[index["hand_tip_right"]] == BUILT_SCORE
+    assert scores[index["hand_right"]] == 1
+
+
+def test_wrong_joint_count_names_both_sides():
+    with pytest.raises(InputError, match=r"\[32, 3\].*mediapipe_33.*33 joints"):
+        convert(np.zeros((32, 3)), np.ones(32), "mediapipe_33")
+    with pytest.raises(InputError, match="no conversion from layout 'hand_21'"):
+        convert(np.zeros((21, 3)), np.ones(21), "hand_21")
+    with pytest.raises(InputError, match="only to kinect_v2_25"):
+        convert(np.zeros((33, 3)), np.ones(33), "mediapipe_33", "kinect_v1_20")
+
+
+def test_kinect_v1_bodies_become_plausible_kinect_v2_bodies(data_root):
+    """Segment lengths of converted N-UCLA bodies lie where those of a real Kinect v2 (NTU) do."""
+    ntu = read_ntu_skeleton(data_root / "ntu/skeleton/S001C001P001R001A001.skeleton").bodies[0]
+    nucla = read_nucla_npz(data_root / "nucla/nucla_skeletons.npz")[0].bodies[0]
+
+    def length(body, a, b):
+        index = layouts.KINECT_V2_25.index
+        return np.nanmedian(np.linalg.norm(body[:, index[a]] - body[:, index[b]], axis=-1))
+
+    for a, b in (("spine_base", "spine_shoulder"), ("shoulder_left", "elbow_left"), ("knee_right", "ankle_right"),
+                 ("spine_base", "spine_mid")):  # fmt: skip
+        assert length(nucla, a, b) == pytest.approx(length(ntu, a, b), rel=0.35)

@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+
+from actrec.errors import ConfigError, InputError
+from actrec.features.skeleton import SkeletonPreprocessing, bones, inputs, normalise, seat_missing, stack
+from actrec.geometry import rotation
+from actrec.package import InputSpec
+from actrec.recordings.skeletons import read_nucla_npz
+from actrec.skeleton.layouts import KINECT_V2_25 as LAYOUT
+
+AS_TRAINED = SkeletonPreprocessing()
+
+
+@pytest.fixture(scope="module")
+def clip(data_root):
+    """A real person, [1, 60, 25, 3]."""
+    sequence = next(s for s in read_nucla_npz(data_root / "nucla/nucla_skeletons.npz") if len(s) >= 60)
+    return sequence.bodies[:, :60]
+
+
+def test_place_facing_and_height_do_not_matter(clip):
+    moved = (clip * 1.2) @ rotation(1, 1.1).T + np.array([0.4, -0.2, 1.5], np.float32)
+    np.testing.assert_allclose(normalise(moved, AS_TRAINED), normalise(clip, AS_TRAINED), atol=2e-4)
+
+
+def test_a_person_turned_away_still_faces_the_camera_afterwards(clip):
+    away = normalise(clip @ rotation(1, np.pi).T, AS_TRAINED)
+    left, right = away[0, :, LAYOUT.index["shoulder_left"]], away[0, :, LAYOUT.index["shoulder_right"]]
+    assert (left - right)[:, 0].mean() > 0.2
+    assert away[0, :, LAYOUT.index["head"], 1].mean() < -0.5  # y is down
+
+
+def test_torso_is_the_unit_and_spine_base_the_origin(clip):
+    made = normalise(clip, AS_TRAINED)
+    torso = np.linalg.norm(made[0, :, LAYOUT.index["spine_shoulder"]] - made[0, :, LAYOUT.index["spine_base"]], axis=-1)
+    assert np.median(torso) == pytest.approx(1, abs=1e-3)
+    np.testing.assert_allclose(made[0, :, 0].mean(axis=0), 0, atol=1e-4)
+
+
+def test_each_step_can_be_left_out(clip):
+    off = SkeletonPreprocessing("none", "none", "none")
+    np.testing.assert_array_equal(normalise(clip, off), clip)
+    with pytest.raises(ConfigError, match=r"align.*yaw, none"):
+        inputs(clip, [spec("body", preprocessing={"align": "pitch"})])
+
+
+def test_missing_joints_sit_on_their_parents(clip):
+    holed = clip.copy()
+    arm = [LAYOUT.index[j] for j in ("wrist_left", "hand_left", "hand_tip_left", "thumb_left")]
+    holed[:, 10:20, arm] = np.nan
+    made = normalise(holed, AS_TRAINED)
+    assert np.isfinite(made).all()
+    np.testing.assert_array_equal(made[0, 10:20, arm[1]], made[0, 10:20, LAYOUT.index["elbow_left"]])
+    assert (bones(made)[0, 10:20, arm] == 0).all()
+    np.testing.assert_allclose(made[0, 30:], normalise(clip, AS_TRAINED)[0, 30:], atol=1e-4)
+
+
+def test_nobody_at_all_is_all_zero():
+    assert (normalise(np.full((2, 60, 25, 3), np.nan, np.float32), AS_TRAINED) == 0).all()
+
+
+def test_whole_body_seen_only_in_part_keeps_what_is_seen():
+    body = np.full((1, 60, 25, 3), np.nan, np.float32)
+    body[:, :, 3] = [0.1, -0.3, 2.0]  # a head alone
+    made = normalise(body, AS_TRAINED)
+    assert np.isfinite(made).all()
+
+
+def test_bones_are_target_minus_source(clip):
+    made = bones(clip)
+    for v, parent in LAYOUT.edges:
+        np.testing.assert_array_equal(made[0, :, v], clip[0, :, v] - clip[0, :, parent])
+    assert (made[..., 0, :] == 0).all()
+
+
+def test_seating_leaves_complete_bodies_alone(clip):
+    np.testing.assert_array_equal(seat_missing(clip, LAYOUT.name), clip)
+
+
+def spec(modality, bodies=1, frames=60, preprocessing=None):
+    return InputSpec(modality, modality, LAYOUT.name, (bodies, 3, frames, 25), "m", preprocessing or {})
+
+
+def test_inputs_have_the_specs_shapes_and_pad_absent_bodies(clip):
+    made = inputs(clip, [spec("body", 2), spec("bones", 2)])
+    assert {k: v.shape for k, v in made.items()} == {"body": (2, 3, 60, 25), "bones": (2, 3, 60, 25)}
+    assert (made["body"][1] == 0).all()
+    assert (made["bones"][1] == 0).all()
+    np.testing.assert_array_equal(made["body"][:1], stack(normalise(clip, AS_TRAINED), "body"))
+
+
+def test_wrong_shapes_are_named(clip):
+    with pytest.raises(InputError, match=r"\[1, 30, 25, 3\].*up to 1 bodies of 60 frames × 25 joints"):
+        inputs(clip[:, :30], [spec("body")])
+    with pytest.raises(InputError, match=r"\[2, 60, 25, 3\].*up to 1 bodies"):
+        inputs(np.concatenate([clip, clip]), [spec("body")])
+    with pytest.raises(InputError, match="'face' is not made from skeletons"):
+        inputs(clip, [spec("face")])

@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+
+from actrec.errors import InputError
+from actrec.frames import NANOSECONDS
+from actrec.windows import Window, resample, sample_stamps
+
+
+def moving(stamps_ns, joints=25):
+    """Joints that move at 1 m/s along x and 0.5 m/s along z from where they were at time 0."""
+    seconds = np.asarray(stamps_ns)[:, None] / NANOSECONDS
+    start = np.arange(joints)[None] * 0.1
+    return np.stack([start + seconds, start + 0 * seconds, 2 + 0.5 * seconds + 0 * start], axis=-1).astype(np.float32)
+
+
+def test_samples_are_even_and_end_at_the_newest():
+    stamps = sample_stamps(10 * NANOSECONDS, 5.0, 60)
+    assert stamps[-1] == 10 * NANOSECONDS
+    np.testing.assert_allclose(np.diff(stamps), NANOSECONDS / 12, atol=1)
+
+
+@pytest.mark.parametrize("fps", [8, 15, 30, 60])
+def test_uniform_motion_is_sampled_exactly_at_any_frame_rate(fps):
+    rng = np.random.default_rng(fps)
+    stamps = np.sort((np.arange(6 * fps) / fps + rng.uniform(0, 0.3 / fps, 6 * fps)) * NANOSECONDS).astype(np.int64)
+    window = Window(5.0, 60)
+    for stamp, joints in zip(stamps, moving(stamps), strict=True):
+        assert not window.add(int(stamp), joints)
+    np.testing.assert_allclose(window.positions(), moving(sample_stamps(int(stamps[-1]), 5.0, 60)), atol=2e-5)
+    assert window.duration_s == pytest.approx(5.0, abs=0.01)
+
+
+def test_first_pose_is_held_before_the_first_observation():
+    stamps = (np.arange(13) / 12 * NANOSECONDS).astype(np.int64)
+    window = Window(5.0, 60)
+    for stamp, joints in zip(stamps, moving(stamps), strict=True):
+        window.add(int(stamp), joints)
+    sampled = window.positions()
+    np.testing.assert_array_equal(sampled[:47], np.broadcast_to(moving(stamps)[0], (47, 25, 3)))
+    assert window.duration_s == pytest.approx(1.0, abs=1e-6)
+    assert window.start_ns == 0
+
+
+def test_one_observation_fills_the_window():
+    window = Window(5.0, 60)
+    window.add(7, np.ones((25, 3)))
+    assert window.positions().shape == (60, 25, 3)
+    assert (window.positions() == 1).all()
+
+
+def test_memory_is_bounded_and_older_frames_do_not_matter():
+    long, short = Window(2.0, 24), Window(2.0, 24)
+    stamps = (np.arange(600) / 30 * NANOSECONDS).astype(np.int64)
+    for i, (stamp, joints) in enumerate(zip(stamps, moving(stamps), strict=True)):
+        long.add(int(stamp), joints)
+        if i >= 600 - 63:
+            short.add(int(stamp), joints)
+    assert len(long) <= 62
+    np.testing.assert_array_equal(long.positions(), short.positions())
+
+
+@pytest.mark.parametrize(("jump_s", "restarts"), [(-1.0, True), (0.0, True), (0.4, False), (0.6, True)])
+def test_stamp_that_jumps_back_or_far_ahead_restarts(jump_s, restarts):
+    window = Window(5.0, 60, max_gap_s=0.5)
+    window.add(10 * NANOSECONDS, np.zeros((25, 3)))
+    assert window.add(int((10 + jump_s) * NANOSECONDS), np.ones((25, 3))) is restarts
+    assert len(window) == (1 if restarts else 2)
+    assert (window.positions() == 1).all() == restarts
+
+
+def test_short_gap_of_a_joint_is_bridged_and_a_long_one_stays_missing():
+    stamps = (np.arange(61) / 12 * NANOSECONDS).astype(np.int64)
+    joints = moving(stamps)
+    joints[20:24, 3] = np.nan  # 5 frames between neighbours: 0.42 s
+    joints[30:40, 4] = np.nan  # 11 frames: 0.92 s
+    sampled = resample(stamps, joints, sample_stamps(int(stamps[-1]), 5.0, 60))
+    expected = moving(sample_stamps(int(stamps[-1]), 5.0, 60))
+    np.testing.assert_allclose(sampled[:, 3], expected[:, 3], atol=2e-5)
+    assert np.flatnonzero(np.isnan(sampled[:, 4, 0])).tolist() == list(range(29, 39))
+    assert not np.isnan(np.delete(sampled, 4, axis=1)).any()
+
+
+def test_joint_lost_at_the_end_is_held_shortly_then_missing():
+    stamps = (np.arange(61) / 12 * NANOSECONDS).astype(np.int64)
+    joints = moving(stamps)
+    joints[40:, 7] = np.nan
+    sampled = resample(stamps, joints, sample_stamps(int(stamps[-1]), 5.0, 60))
+    held = sampled[39:45, 7]  # sample k is observation k + 1
+    np.testing.assert_allclose(held, np.broadcast_to(joints[39, 7], held.shape))
+    assert np.isnan(sampled[46:, 7]).all()
+
+
+def test_joint_never_seen_is_missing_and_a_lone_body_is_not_invented():
+    stamps = (np.arange(5) / 12 * NANOSECONDS).astype(np.int64)
+    joints = moving(stamps)
+    joints[:, 2] = np.nan
+    sampled = resample(stamps, joints, sample_stamps(int(stamps[-1]), 5.0, 60))
+    assert np.isnan(sampled[:, 2]).all()
+    assert not np.isnan(sampled[:, 3]).any()
+
+
+def test_other_number_of_joints_is_refused():
+    window = Window(5.0, 60)
+    window.add(0, np.zeros((25, 3)))
+    with pytest.raises(InputError, match=r"\[20, 3\].*\[25, 3\]"):
+        window.add(1, np.zeros((20, 3)))

@@ -1,0 +1,197 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from actrec import inference
+from actrec.cli import main
+from actrec.errors import ConfigError, DeviceError, InputError
+from actrec.frames import NANOSECONDS
+from actrec.skeleton.layouts import KINECT_V2_25
+from actrec_models import calibration, data, evaluation, recipe, training
+from actrec_models.data import Clip, ClipDataset, augment
+
+SMALL = {"options": {"width": 4}, "epochs": 2, "batch": 64, "learning_rate": 3e-3}
+
+
+@pytest.fixture(scope="module")
+def nucla(data_root):
+    return {part: data.create("nucla", str(data_root / "nucla"), part=part) for part in ("train", "test")}
+
+
+def test_nucla_is_the_official_split(nucla):
+    assert (len(nucla["train"]), len(nucla["test"])) == (1020, 464)
+    assert len(nucla["train"].classes) == 10
+    assert {nucla["test"][i].label for i in range(464)} == set(range(10))
+    assert all(nucla["test"][i].name.endswith("v03") for i in range(464))
+
+
+def test_utd_mhad_is_the_official_split(data_root):
+    parts = [data.create("utd_mhad", str(data_root / "utd_mhad"), part=p) for p in ("train", "test")]
+    assert [len(p) for p in parts] == [431, 430]
+    assert len(parts[0].classes) == 27
+
+
+def test_unknown_dataset_split_and_missing_files(tmp_path):
+    with pytest.raises(ConfigError, match=r"unknown dataset 'kth'; known: .*nucla"):
+        data.create("kth", str(tmp_path))
+    with pytest.raises(ConfigError, match="split 'view'"):
+        data.create("nucla", str(tmp_path), split="subject")
+    with pytest.raises(DeviceError, match="nucla_skeletons"):
+        data.create("nucla", str(tmp_path))
+
+
+def test_augmentation_keeps_the_contract_and_repeats_by_seed(nucla):
+    clip, options = nucla["train"][0], augment.Augmentation(missing=1.0)
+    draws = []
+    for _ in range(2):
+        rng = np.random.default_rng(5)
+        window = augment.sample_window(clip, 5.0, 60, options, rng)
+        draws.append(augment.vary_bodies(window, options, rng))
+    assert draws[0].shape == (1, 60, 25, 3)
+    assert draws[0].dtype == np.float32
+    np.testing.assert_array_equal(draws[0], draws[1])
+    assert 0 < np.isnan(draws[0]).mean() < 0.7
+
+
+def test_augmentation_of_nothing_is_the_live_window(nucla):
+    clip = nucla["train"][3]
+    off = augment.Augmentation(1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, False)
+    rng = np.random.default_rng(1)
+    window = augment.vary_bodies(augment.sample_window(clip, 5.0, 60, off, rng), off, rng)
+    np.testing.assert_allclose(window, clip.window(5.0, 60), atol=1e-5)
+
+
+def test_mirror_exchanges_sides_and_undoes_itself(nucla):
+    bodies = nucla["train"][0].bodies
+    mirrored = augment.mirror(bodies)
+    left, right = KINECT_V2_25.index["hand_left"], KINECT_V2_25.index["hand_right"]
+    np.testing.assert_array_equal(mirrored[..., left, 0], -bodies[..., right, 0])
+    np.testing.assert_array_equal(augment.mirror(mirrored), bodies)
+
+
+def test_proportions_scale_bones_alike_on_both_sides(nucla):
+    body = nucla["train"][0].bodies
+    varied = augment._vary_proportions(body, 0.3, np.random.default_rng(2))
+    index = KINECT_V2_25.index
+
+    def ratio(a, b):
+        old, new = (np.linalg.norm(x[0, :, index[a]] - x[0, :, index[b]], axis=-1) for x in (body, varied))
+        return new / old
+
+    left, right = ratio("elbow_left", "wrist_left"), ratio("elbow_right", "wrist_right")
+    np.testing.assert_allclose(left, left[0], rtol=1e-3)
+    np.testing.assert_allclose(left, right, rtol=1e-3)
+    assert abs(left[0] - 1) > 0.01
+
+
+def test_a_clip_of_one_frame_can_be_augmented():
+    clip = Clip("short", 0, np.array([0]), np.ones((1, 1, 25, 3), np.float32))
+    window = augment.sample_window(clip, 5.0, 60, augment.Augmentation(), np.random.default_rng(1))
+    assert window.shape == (1, 60, 25, 3)
+    assert (window == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("epochs: 0", "epochs is 0, allowed: 1 to"),
+        ("optimiser: sgd", "unknown option optimiser"),
+        ("augmentation: {spin: 1}", "unknown option spin"),
+        ("- a list", "holds no settings"),
+        ("epochs: [", "is not YAML"),
+        ("!!python/object/apply:os.getcwd []", "is not YAML"),
+    ],
+)
+def test_bad_recipes_are_refused_in_one_line(tmp_path, content, message):
+    (tmp_path / "recipe.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        recipe.read(tmp_path / "recipe.yaml")
+
+
+def test_shipped_recipes_are_valid(root):
+    for path in (root / "models/recipes").glob("*.yaml"):
+        recipe.read(path)
+
+
+def test_training_learns_resumes_exports_and_evaluates(data_root, tmp_path, monkeypatch, capsys):
+    """The commands a user runs, on a small network and few clips."""
+    whole = data.create
+
+    def every_eighth(name, root, **options):
+        clips = whole(name, root, **options)
+        return ClipDataset([clips[i] for i in range(0, len(clips), 8)], clips.classes)
+
+    monkeypatch.setattr(data, "create", every_eighth)
+    settings = tmp_path / "recipe.yaml"
+    out, folder = tmp_path / "run", tmp_path / "package"
+    settings.write_text(yaml.safe_dump({**SMALL, "epochs": 3, "batch": 16}))
+    command = ["train", str(settings), "--data", str(data_root), "--out", str(out), "--quiet", "--threads", "1"]
+    with monkeypatch.context() as power_cut:
+        draw, calls = augment.sample_window, iter(range(190))
+
+        def cut(*arguments):
+            if next(calls, None) is None:
+                raise RuntimeError("power cut")
+            return draw(*arguments)
+
+        power_cut.setattr(augment, "sample_window", cut)
+        with pytest.raises(RuntimeError, match="power cut"):
+            main(command)
+    assert torch.load(out / "last.ckpt", weights_only=True)["epoch"] == 0
+    assert main(command) == 0
+    done = torch.load(out / "last.ckpt", weights_only=True)
+    assert (done["epoch"], done["global_step"]) == (2, 3 * (len(every_eighth("nucla", str(data_root / "nucla"))) // 16))
+    settings.write_text(yaml.safe_dump({**SMALL, "epochs": 3, "batch": 32}))
+    assert main(command) == 2
+    assert "another batch" in capsys.readouterr().err
+    assert main(["export", str(out / "last.ckpt"), "--out", str(folder), "--data", str(data_root)]) == 0
+    session = inference.load(folder)
+    clips = every_eighth("nucla", str(data_root / "nucla"), part="test")
+    report = evaluation.evaluate(session, clips)
+    assert session.package.provenance.accuracy == pytest.approx(report.accuracy)
+    assert report.confusion.sum() == len(clips)
+    assert "Accuracy" in (folder / "README.md").read_text()
+    capsys.readouterr()
+    assert main(["eval", str(folder), "--data", str(data_root), "--json"]) == 0
+    assert '"accuracy"' in capsys.readouterr().out
+    with pytest.raises(InputError, match="evaluate it on the dataset it was trained for"):
+        evaluation.evaluate(session, every_eighth("utd_mhad", str(data_root / "utd_mhad"), part="test"))
+
+
+def test_loss_falls_over_a_few_steps(nucla):
+    torch.manual_seed(1)
+    settings = dataclasses.replace(recipe.Recipe(), **SMALL)
+    module = training.Recognition(settings.as_dict(), list(nucla["train"].classes))
+    samples = training.Samples(nucla["train"], module.network.input_specs, settings, None)
+    items = [samples[i] for i in range(0, 960, 15)]
+    batch = {k: torch.from_numpy(np.stack([np.asarray(item[k]) for item in items])) for k in items[0]}
+    optimiser = torch.optim.AdamW(module.network.parameters(), 5e-3)
+    losses = []
+    for _ in range(12):
+        loss = module.network.losses(batch)["loss"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_threshold_separates_known_from_unknown():
+    rng = np.random.default_rng(1)
+    known, unknown = rng.uniform(0.5, 1.0, 500), rng.uniform(0.1, 0.6, 500)
+    chosen = calibration.choose_threshold(known, unknown)
+    assert 0.45 <= chosen.value <= 0.61
+    assert chosen.known_kept >= 0.8
+    assert chosen.unknown_rejected >= 0.75
+    assert calibration.choose_threshold(known, known + 1).known_kept == 1.0  # nothing to gain: nothing is rejected
+
+
+def test_clip_window_ends_with_the_clip():
+    stamps = (np.arange(24) / 12 * NANOSECONDS).astype(np.int64)
+    bodies = np.arange(24, dtype=np.float32)[None, :, None, None] * np.ones((1, 1, 25, 3), np.float32)
+    window = Clip("c", 0, stamps, bodies).window(5.0, 60)
+    np.testing.assert_allclose(window[0, -24:, 0, 0], np.arange(24), atol=1e-4)
+    assert (window[0, :36] == 0).all()
