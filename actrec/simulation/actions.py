@@ -1,0 +1,225 @@
+"""The actions that a simulated actor performs, each a smooth function of time to a posture.
+
+Written for the right side; the left is the mirror image. Every action starts and ends at rest, standing or seated, so that any
+two can follow each other.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from actrec.errors import ConfigError
+from actrec.simulation import posture as body
+from actrec.simulation.motion import Curve, Style, ease
+from actrec.simulation.walking import WALK_SECONDS, walk
+from actrec.skeleton.layouts import KINECT_V2_25
+
+STANDING = body.REST
+SEAT_HEIGHT = 0.45
+"""Of the stool, metres at the reference stature."""
+SEAT_BEHIND = 0.43
+"""How far behind the actor's place the stool stands, metres."""
+_Posture = np.ndarray
+
+
+def _both(**channels: float) -> dict[str, float]:
+    return {f"{name}_{side}": value for name, value in channels.items() for side in ("left", "right")}
+
+
+def _hands_on_lap(vector: _Posture) -> _Posture:
+    vector = body.changed(vector, **_both(palm_x=-0.25, palm_y=-1.0, palm_z=0.0, elbow_x=0.8, elbow_y=-0.3, elbow_z=-1.0, flex=0.0))
+    vector = body.reaching(vector, "left", (0.13, 0.665, -0.17))
+    return body.reaching(vector, "right", (-0.13, 0.665, -0.17))
+
+
+SEATED = _hands_on_lap(body.posture(drop=0.375, z=-SEAT_BEHIND, tilt=-0.08, bend=0.10, **_both(knee_x=0.35, foot_x=0.13)))
+
+
+@dataclass(frozen=True)
+class Action:
+    """One thing to do.
+
+    Attributes:
+        name: Its label.
+        seconds: Duration at speed 1.
+        start, end: "standing" or "seated".
+        posture: Maps seconds since the start and a style (of which `side` and `speed` are taken care of) to a posture.
+    """
+
+    name: str
+    seconds: float
+    start: str
+    end: str
+    posture: Callable[[float, Style], _Posture]
+
+    def at(self, elapsed: float, style: Style) -> _Posture:
+        """The posture `elapsed` seconds after the start."""
+        vector = self.posture(float(np.clip(elapsed * style.speed, 0.0, self.seconds)), style)
+        return body.mirrored(vector) if style.side == "left" else vector
+
+    def duration(self, style: Style) -> float:
+        """Seconds that it takes in that style."""
+        return self.seconds / style.speed
+
+
+def _keyed(make: Callable[[float, float], tuple[tuple[float, ...], tuple[_Posture, ...]]]) -> Callable[[float, Style], _Posture]:
+    """An action that runs through key postures; `make(size, turn)` gives their times and the postures."""
+
+    @lru_cache(maxsize=64)
+    def curve(size: float, turn: float) -> Curve:
+        return Curve.through(*make(size, turn))
+
+    return lambda elapsed, style: curve(style.size, style.turn)(elapsed)
+
+
+def _idle(elapsed: float, style: Style) -> _Posture:
+    return STANDING
+
+
+def _idle_seated(elapsed: float, style: Style) -> _Posture:
+    return SEATED
+
+
+def _wave(elapsed: float, style: Style) -> _Posture:
+    raised = body.changed(
+        STANDING, arm_x_right=0.62, arm_y_right=0.62, arm_z_right=0.42, reach_right=0.76, elbow_x_right=0.8, elbow_y_right=-1.0,
+        elbow_z_right=0.1, palm_x_right=0.0, palm_y_right=0.0, palm_z_right=1.0, flex_right=-0.05, curl_right=0.06, index_right=0.04,
+        thumb_right=0.05, lean=-0.02,
+    )  # fmt: skip
+    share = float(ease(elapsed / 0.8) * ease((3.6 - elapsed) / 0.8))
+    vector = STANDING + share * (raised - STANDING)
+    swing = np.sin(2 * np.pi * 1.5 * (elapsed - 0.6)) * float(ease((elapsed - 0.5) / 0.5) * ease((3.1 - elapsed) / 0.5))
+    vector[body.index("arm_x_right")] += 0.30 * style.size * swing
+    vector[body.index("arm_y_right")] -= 0.08 * style.size * swing
+    return vector
+
+
+def _between(share: float, lean: float) -> _Posture:
+    """On the way from standing (0) to seated (1), the trunk `lean` radians further forward, hands on the knees."""
+    vector = STANDING + share * (SEATED - STANDING)
+    vector = body.changed(vector, tilt=0.6 * lean - 0.08 * share, bend=0.4 * lean + 0.10 * share, head_pitch=-0.4 * lean)
+    joints = body.pose(vector, body.Physique()).joints
+    grasp = float(ease(share / 0.4))
+    for side in ("left", "right"):
+        hanging, knee, hip = (joints[KINECT_V2_25.index[f"{joint}_{side}"]] for joint in ("wrist", "knee", "hip"))
+        lap = knee + 0.42 * (hip - knee) + np.array([0.0, 0.115, 0.0])
+        vector = body.reaching(vector, side, hanging + grasp * (lap - hanging))
+    return vector
+
+
+def _sit_down(size: float, turn: float) -> tuple[tuple[float, ...], tuple[_Posture, ...]]:
+    times = np.linspace(0.0, 1.9, 11)
+    shares = ease(times / 1.9)
+    keys = [_between(float(s), 0.85 * float(np.sin(np.pi * s))) for s in shares[1:-1]]
+    return tuple(times), (STANDING, *keys, SEATED)
+
+
+def _stand_up(size: float, turn: float) -> tuple[tuple[float, ...], tuple[_Posture, ...]]:
+    # The trunk leans forward before the hips rise.
+    times = np.linspace(0.0, 2.0, 11)
+    shares = 1 - ease((times - 0.35) / 1.6)
+    leans = 0.85 * ease(times / 0.8) * ease((1.95 - times) / 1.1)
+    keys = [_between(float(s), float(lean)) for s, lean in zip(shares[1:-1], leans[1:-1], strict=True)]
+    return tuple(times), (SEATED, *keys, STANDING)
+
+
+def _pick_up(size: float, turn: float) -> tuple[tuple[float, ...], tuple[_Posture, ...]]:
+    low = body.changed(
+        STANDING, drop=0.40, z=-0.14, tilt=0.62, bend=0.72, twist=0.18, lean=-0.10, head_pitch=-0.45, heel_right=0.30, knee_x_left=0.35,
+        knee_x_right=0.45, elbow_x_right=0.6, elbow_y_right=0.0, elbow_z_right=-1.0, palm_x_right=-0.6, palm_y_right=0.0, palm_z_right=-0.8,
+        arm_x_left=0.30, arm_y_left=-0.70, arm_z_left=0.55, reach_left=0.86,
+    )  # fmt: skip
+    reach = body.reaching(low, "right", (-0.20 - 0.2 * np.sin(turn), 0.20, 0.36))
+    open_hand = body.changed(reach, curl_right=0.12, index_right=0.10, thumb_right=0.05)
+    grip = body.changed(reach, curl_right=0.62, index_right=0.58, thumb_right=0.65)
+    halfway = body.changed(STANDING + 0.45 * (open_hand - STANDING), tilt=0.32, bend=0.36)
+    rising = body.changed(STANDING + 0.45 * (grip - STANDING), tilt=0.34, bend=0.40)
+    hold = body.changed(
+        STANDING, arm_x_right=0.05, arm_y_right=-0.62, arm_z_right=0.75, reach_right=0.70, elbow_x_right=0.5, elbow_y_right=-0.8,
+        elbow_z_right=-0.6, palm_x_right=-0.9, palm_y_right=0.3, palm_z_right=0.0, curl_right=0.62, index_right=0.58, thumb_right=0.65,
+        head_pitch=0.22,
+    )  # fmt: skip
+    return (0.0, 0.55, 1.25, 1.55, 2.15, 2.7, 3.1, 3.8), (STANDING, halfway, open_hand, grip, rising, hold, hold, STANDING)
+
+
+def _throw(size: float, turn: float) -> tuple[tuple[float, ...], tuple[_Posture, ...]]:
+    fist = {"curl_right": 0.60, "index_right": 0.55, "thumb_right": 0.6}
+    step = {"foot_z_left": 0.26, "foot_x_left": 0.14}
+    wind = body.changed(
+        STANDING, arm_x_right=0.75, arm_y_right=0.05, arm_z_right=0.10, reach_right=0.66, elbow_x_right=0.9, elbow_y_right=-0.2,
+        elbow_z_right=-0.6, palm_x_right=0.1, palm_y_right=-0.6, palm_z_right=0.6, twist=-0.35, x=-0.03, z=-0.02,
+        foot_y_left=0.05, foot_z_left=0.10, **fist,
+    )  # fmt: skip
+    cocked = body.changed(
+        STANDING, arm_x_right=0.72, arm_y_right=0.66, arm_z_right=-0.18, reach_right=0.62, elbow_x_right=1.0, elbow_y_right=-0.55,
+        elbow_z_right=-0.1, palm_x_right=-0.1, palm_y_right=0.4, palm_z_right=0.9, twist=-0.50 * size, bend=-0.08, x=-0.02, z=0.03,
+        drop=0.04, arm_x_left=0.25, arm_y_left=-0.25, arm_z_left=0.85, reach_left=0.85, **step, **fist,
+    )  # fmt: skip
+    release = body.changed(
+        STANDING, arm_x_right=0.22, arm_y_right=0.52, arm_z_right=0.85, reach_right=0.93, elbow_x_right=0.9, elbow_y_right=-0.5,
+        elbow_z_right=-0.1, palm_x_right=0.0, palm_y_right=-0.8, palm_z_right=0.5, twist=0.25 * size, bend=0.18, z=0.10, drop=0.045,
+        arm_x_left=0.3, arm_y_left=-0.7, arm_z_left=0.2, reach_left=0.8, heel_right=0.3, curl_right=0.12, index_right=0.08, thumb_right=0.1,
+        **step,
+    )  # fmt: skip
+    through = body.changed(
+        STANDING, arm_x_right=-0.35, arm_y_right=-0.45, arm_z_right=0.80, reach_right=0.88, elbow_x_right=0.9, elbow_y_right=-0.4,
+        elbow_z_right=-0.3, palm_x_right=-0.6, palm_y_right=-0.6, palm_z_right=-0.2, twist=0.42 * size, bend=0.32, z=0.12, drop=0.05,
+        heel_right=0.45, curl_right=0.2, head_pitch=-0.15, **step,
+    )  # fmt: skip
+    back = body.changed(STANDING + 0.35 * (through - STANDING), foot_y_left=0.05, foot_z_left=0.12, heel_right=0.0)
+    return (0.0, 0.65, 1.05, 1.30, 1.55, 2.15, 2.7), (STANDING, wind, cocked, release, through, back, STANDING)
+
+
+def _drink(size: float, turn: float) -> tuple[tuple[float, ...], tuple[_Posture, ...]]:
+    grip = {"curl_right": 0.55, "index_right": 0.50, "thumb_right": 0.45}
+    hold = {"palm_x_right": -1.0, "palm_y_right": 0.0, "palm_z_right": 0.15, "elbow_x_right": 0.75, "elbow_y_right": -1.0, "elbow_z_right": 0.0}
+    chest = body.reaching(body.changed(STANDING, **grip, **hold, head_pitch=0.12), "right", (-0.13, 1.24, 0.33))
+    mouth = body.reaching(body.changed(STANDING, **grip, **hold, flex_right=0.0, head_pitch=0.02), "right", (-0.115, 1.48, 0.17))
+    tilted = body.reaching(
+        body.changed(STANDING, **grip, **hold, flex_right=0.25, head_pitch=-0.26 * size, bend=-0.05), "right", (-0.125, 1.53, 0.15)
+    )
+    times = (0.0, 0.8, 1.35, 1.75, 2.35, 2.75, 3.4, 4.1)
+    return times, (STANDING, chest, mouth, tilted, tilted, mouth, chest, STANDING)
+
+
+def _point(size: float, turn: float) -> tuple[tuple[float, ...], tuple[_Posture, ...]]:
+    x, z = np.sin(0.45 + turn), np.cos(0.45 + turn)
+    aim = body.changed(
+        STANDING, arm_x_right=x, arm_y_right=0.08, arm_z_right=z, reach_right=0.985, elbow_x_right=0.7, elbow_y_right=-1.0, elbow_z_right=0.0,
+        palm_x_right=-0.6, palm_y_right=-0.8, palm_z_right=0.0, flex_right=0.0, index_right=0.0, curl_right=0.95, thumb_right=0.75,
+        twist=-0.10, head_yaw=-0.25 * x,
+    )  # fmt: skip
+    halfway = body.changed(STANDING + 0.5 * (aim - STANDING), reach_right=0.82)
+    again = body.changed(aim, arm_y_right=0.14, reach_right=0.96)
+    return (0.0, 0.45, 0.9, 1.5, 2.1, 2.55, 3.0), (STANDING, halfway, aim, again, aim, halfway, STANDING)
+
+
+ACTIONS: dict[str, Action] = {
+    action.name: action
+    for action in (
+        Action("idle", 2.0, "standing", "standing", _idle),
+        Action("idle_seated", 2.0, "seated", "seated", _idle_seated),
+        Action("wave", 3.6, "standing", "standing", _wave),
+        Action("sit_down", 1.9, "standing", "seated", _keyed(_sit_down)),
+        Action("stand_up", 2.0, "seated", "standing", _keyed(_stand_up)),
+        Action("pick_up", 3.8, "standing", "standing", _keyed(_pick_up)),
+        Action("throw", 2.7, "standing", "standing", _keyed(_throw)),
+        Action("walk", WALK_SECONDS, "standing", "standing", walk),
+        Action("drink", 4.1, "standing", "standing", _keyed(_drink)),
+        Action("point", 3.0, "standing", "standing", _keyed(_point)),
+    )
+}
+"""Every action by name. "idle_seated" is labelled "idle" when performed."""
+
+
+def get(name: str) -> Action:
+    """The action called `name`.
+
+    Raises:
+        ConfigError: Unknown name; the known ones are listed.
+    """
+    if name not in ACTIONS:
+        raise ConfigError(f"unknown simulated action '{name}'; known: all, {', '.join(sorted(ACTIONS))}")
+    return ACTIONS[name]

@@ -1,0 +1,21 @@
+"""Compiles the renderer's loops, with the compiled code kept on disk wherever that is possible."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+
+# NaN marks missing depth, so "no NaN" and "no infinity" must not be assumed.
+_FASTMATH = {"contract", "reassoc", "arcp", "nsz", "afn"}
+
+
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiles `function` to machine code without the GIL.
+
+    The code is cached beside the module or in the user's cache folder; where neither can be written (a read-only image without
+    a home) it is compiled once per process instead.
+    """
+    try:
+        return numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)(function)
+    except RuntimeError:  # numba: "cannot cache function …: no locator available"
+        return numba.njit(nogil=True, fastmath=_FASTMATH)(function)

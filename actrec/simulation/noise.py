@@ -1,0 +1,138 @@
+"""What a real RGB-D sensor does to exact depth and colour. Every draw follows from the seed and the frame's number."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from actrec.config import build, setting
+from actrec.frames import Intrinsics
+from actrec.registry import Registry
+from actrec.simulation.noise_kernels import degrade_colour, degrade_depth
+
+_TILE = 1024
+
+
+@dataclass(frozen=True)
+class DepthSensor:
+    """The error model of a depth sensor.
+
+    The axial standard deviation is s0 + s1·(z − z0)² + tilt·z^tilt_power·θ²/(π/2 − θ)² with θ the angle of incidence.
+    """
+
+    s0: float = setting(0.0012, "Axial noise at depth z0.", unit="m", range=(0, 1))
+    s1: float = setting(0.0019, "Growth of the axial noise with the square of the depth beyond z0.", unit="1/m", range=(0, 1))
+    z0: float = setting(0.4, "Depth of the least axial noise.", unit="m", range=(0, 10))
+    tilt: float = setting(0.0001, "Growth of the axial noise with the angle of incidence.", unit="m", range=(0, 1))
+    tilt_power: float = setting(-0.5, "Power of the depth in the term of the angle.", range=(-4, 4))
+    tilt_from: float = setting(1.047, "Angle of incidence from which that term counts.", unit="rad", range=(0, 1.57))
+    lateral: float = setting(0.8, "Standard deviation of the place where a pixel is measured.", unit="px", range=(0, 5))
+    disparity_step: float = setting(2.85e-3, "Depth quantum at 1 m; grows with the square of the depth.", unit="1/m", range=(0, 0.1))
+    baseline: float = setting(0.075, "From camera to projector (or second camera), to the right; casts shadows.", unit="m", range=(-1, 1))
+    correlation: float = setting(1.0, "Size of the patches that share their error.", unit="px", range=(0, 20))
+    grazing: float = setting(0.15, "Cosine of the angle of incidence below which there is no measurement.", range=(0, 1))
+    flying: float = setting(0.0, "Share of silhouette pixels that lie between both surfaces.", range=(0, 1))
+    silhouette_loss: float = setting(0.25, "Share of silhouette pixels without a measurement.", range=(0, 1))
+    dropout: float = setting(0.002, "Share of pixels without a measurement anywhere.", range=(0, 1))
+    near: float = setting(0.5, "Nearest depth measured.", unit="m", range=(0, 100))
+    far: float = setting(5.0, "Farthest depth measured.", unit="m", range=(0, 100))
+
+    def sigma(self, depth: np.ndarray, cosine: np.ndarray) -> np.ndarray:
+        """The model's axial standard deviation in metres at `depth` metres and that cosine of the angle of incidence."""
+        angle = np.arccos(np.clip(cosine, 0.0, 1.0))
+        steep = self.tilt * depth**self.tilt_power * angle**2 / np.maximum(np.pi / 2 - angle, 0.05) ** 2
+        return self.s0 + self.s1 * (depth - self.z0) ** 2 + np.where(angle >= self.tilt_from, steep, 0.0)
+
+
+def structured_light(**options: float) -> DepthSensor:
+    """Kinect v1, Xtion: axial and lateral noise of Nguyen, Izadi and Lovell 2012; quanta of Khoshelham and Elberink 2012."""
+    return build(DepthSensor, options)
+
+
+def time_of_flight(**options: float) -> DepthSensor:
+    """Kinect v2, Azure Kinect: axial noise of Fankhauser et al. 2015, 1.5 − 0.5z + 0.3z² mm + 0.1 mm·z^1.5 in the angle; flying pixels."""
+    # 1.5 − 0.5 z + 0.3 z² = 1.2917 + 0.3·(z − 0.8333)²
+    model = {
+        "s0": 0.0012917, "s1": 0.0003, "z0": 0.8333, "tilt": 0.0001, "tilt_power": 1.5, "tilt_from": 0.0, "lateral": 0.3,
+        "disparity_step": 0.0, "baseline": 0.0, "correlation": 0.0, "grazing": 0.10, "flying": 0.35, "silhouette_loss": 0.25,
+        "dropout": 0.001, "far": 6.0,
+    }  # fmt: skip
+    return build(DepthSensor, {**model, **options})
+
+
+def stereo(**options: float) -> DepthSensor:
+    """RealSense D400: error z²·0.08 px/(f·B) of Intel's tuning guide (f 420 px, B 50 mm), in patches; quanta of 1/32 px."""
+    model = {
+        "s0": 0.0005, "s1": 0.08 / (420 * 0.05), "z0": 0.0, "tilt": 0.0, "lateral": 0.8, "disparity_step": 1 / 32 / (420 * 0.05),
+        "baseline": 0.05, "correlation": 3.0, "grazing": 0.12, "dropout": 0.004, "near": 0.3, "far": 8.0,
+    }  # fmt: skip
+    return build(DepthSensor, {**model, **options})
+
+
+SENSORS = Registry(
+    "depth sensor model",
+    {name: f"actrec.simulation.noise:{name}" for name in ("structured_light", "time_of_flight", "stereo")},
+)
+
+
+class SensorNoise:
+    """Degrades frames.
+
+    Args:
+        sensor: The depth sensor's model.
+        intrinsics: Of the images.
+        seed: Of every draw.
+    """
+
+    def __init__(self, sensor: DepthSensor, intrinsics: Intrinsics, seed: int = 0):
+        self.sensor = sensor
+        self._seed = seed
+        random = np.random.default_rng([seed, 3])
+        self._white = _tile(random, 0.0)
+        self._patches = _tile(random, sensor.correlation) if sensor.correlation > 0 else self._white
+        self._chance = random.random((_TILE, _TILE), dtype=np.float32)
+        self._shift = np.float32(intrinsics.fx * sensor.baseline)
+        # Shot noise grows with the root of the light, read noise does not.
+        self._colour_sigma = np.sqrt(1.2**2 + 0.035 * np.arange(256)).astype(np.float32)
+        s = sensor
+        self._model = np.array(
+            [s.s0, s.s1, s.z0, s.tilt, s.tilt_power, s.tilt_from, s.lateral, s.disparity_step, s.grazing, s.flying,
+             s.silhouette_loss, s.dropout, s.near, s.far], np.float32
+        )  # fmt: skip
+
+    def depth(self, exact: np.ndarray, facing: np.ndarray, number: int) -> np.ndarray:
+        """Depth as the sensor measures it.
+
+        Args:
+            exact: [H, W] float32 metres.
+            facing: [H, W] float32 cosine of the angle of incidence.
+            number: The frame's number; the same number gives the same noise.
+
+        Returns:
+            [H, W] float32 metres in whole millimetres, NaN where there is no measurement.
+        """
+        measured = np.empty_like(exact)
+        degrade_depth(
+            exact, facing, self._model, self._shift, self._patches, self._white, self._chance, self._offsets(number, 0), measured
+        )
+        return measured
+
+    def colour(self, exact: np.ndarray, number: int) -> np.ndarray:
+        """[H, W, 3] uint8 with the lens's blur and the imager's noise."""
+        blurred = cv2.GaussianBlur(exact, (3, 3), 0.55)
+        degrade_colour(blurred, self._colour_sigma, self._white, self._offsets(number, 1))
+        return blurred
+
+    def _offsets(self, number: int, purpose: int) -> np.ndarray:
+        """[8] where in the tiles this frame's draws begin."""
+        return np.random.default_rng([self._seed, number, purpose]).integers(0, _TILE, 8)
+
+
+def _tile(random: np.random.Generator, size: float) -> np.ndarray:
+    """[1024, 1024] float32 Gaussian noise of unit variance that tiles, smooth over `size` pixels."""
+    white = random.standard_normal((_TILE, _TILE), dtype=np.float32)
+    if size > 0:
+        pad = int(4 * size) + 4
+        white = cv2.GaussianBlur(np.pad(white, pad, mode="wrap"), (0, 0), size)[pad:-pad, pad:-pad]
+        white = (white - white.mean()) / white.std()
+    return np.ascontiguousarray(white)

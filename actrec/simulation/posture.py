@@ -1,0 +1,292 @@
+"""A body's joint angles and how they become joints: forward kinematics for the trunk and arms, legs that keep their feet.
+
+The body's frame lies on the floor under the actor's place: columns left, up, forward; metres.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from actrec.simulation.appearance import ANKLE_HEIGHT, REFERENCE_STATURE, TOE_HEIGHT
+from actrec.simulation.rig import ActorPose, finger_frames
+from actrec.skeleton.layouts import KINECT_V2_25
+
+_J = KINECT_V2_25.index
+_SIDE = {"left": 1.0, "right": -1.0}
+
+# Bone lengths at the reference stature, metres (proportions of Drillis and Contini 1966; spine joints where a Kinect v2 puts them).
+_LENGTHS = {
+    "spine_mid": 0.275, "spine_shoulder": 0.210, "neck": 0.068, "head": 0.138, "shoulder": 0.162, "elbow": 0.288, "wrist": 0.250,
+    "hip": 0.085, "knee": 0.428, "ankle": 0.412,
+}  # fmt: skip
+_FOOT_FORWARD = 0.125
+_PALM = 0.085  # wrist to the Kinect's hand joint
+
+# The channels of a posture, each with its value at rest; angles in radians, lengths in units of the reference stature's metres.
+_TRUNK = {
+    "x": 0.0, "z": 0.0, "drop": 0.012, "yaw": 0.0, "tilt": 0.0, "roll": 0.0, "bend": 0.02, "lean": 0.0, "twist": 0.0,
+    "head_yaw": 0.0, "head_pitch": 0.0, "head_roll": 0.0,
+}  # fmt: skip
+_ARM = {
+    "arm_x": 0.16, "arm_y": -0.98, "arm_z": 0.08, "reach": 0.97, "elbow_x": 0.35, "elbow_y": 0.0, "elbow_z": -1.0,
+    "palm_x": -0.9, "palm_y": 0.0, "palm_z": -0.35, "flex": 0.1, "thumb": 0.25, "index": 0.22, "curl": 0.28,
+}  # fmt: skip
+_LEG = {"foot_x": 0.105, "foot_y": 0.0, "foot_z": 0.0, "foot_yaw": 0.12, "heel": 0.0, "knee_x": 0.12}
+CHANNELS: dict[str, float] = {
+    **_TRUNK,
+    **{f"{name}_{side}": value for side in _SIDE for name, value in {**_ARM, **_LEG}.items()},
+}
+"""Name to value at rest. Lateral values (…_x) of limbs count outwards from the body on either side."""
+_INDEX = {name: i for i, name in enumerate(CHANNELS)}
+REST = np.array(list(CHANNELS.values()))
+
+
+@dataclass(frozen=True)
+class Physique:
+    """The bones of a procedural actor, from its stature in metres."""
+
+    stature: float = 1.75
+
+    @property
+    def scale(self) -> float:
+        """Size relative to the reference stature."""
+        return self.stature / REFERENCE_STATURE
+
+    @property
+    def hand_length(self) -> float:
+        """Wrist to tip of the middle finger, metres."""
+        return 0.108 * self.stature
+
+    def length(self, joint: str) -> float:
+        """Length of the bone that ends in `joint` (without side), metres."""
+        return _LENGTHS[joint] * self.scale
+
+    @property
+    def hip_height(self) -> float:
+        """Of the hips over the floor with straight legs, metres."""
+        return self.length("knee") + self.length("ankle") + ANKLE_HEIGHT * self.scale
+
+
+def posture(**channels: float) -> np.ndarray:
+    """A posture vector: rest, with the named channels changed.
+
+    Raises:
+        KeyError: A channel is unknown.
+    """
+    return changed(REST, **channels)
+
+
+def index(name: str) -> int:
+    """Where a channel lies in a posture vector."""
+    return _INDEX[name]
+
+
+def changed(vector: np.ndarray, **channels: float) -> np.ndarray:
+    """A copy of `vector` with the named channels changed.
+
+    Raises:
+        KeyError: A channel is unknown.
+    """
+    vector = vector.copy()
+    for name, value in channels.items():
+        vector[_INDEX[name]] = value
+    return vector
+
+
+@lru_cache(maxsize=1)
+def mirror_index() -> np.ndarray:
+    """[channels] where each channel's value comes from in the mirrored posture."""
+    swap = {"_left": "_right", "_right": "_left"}
+    other = [next((n[: -len(s)] + swap[s] for s in swap if n.endswith(s)), n) for n in CHANNELS]
+    return np.array([_INDEX[name] for name in other])
+
+
+def mirrored(vector: np.ndarray) -> np.ndarray:
+    """The posture with left and right exchanged."""
+    result = vector[..., mirror_index()]
+    for name in ("x", "yaw", "roll", "lean", "twist", "head_yaw", "head_roll"):
+        result[..., _INDEX[name]] *= -1
+    return result
+
+
+def _rotation(axis: int, angle: float) -> np.ndarray:
+    c, s = np.cos(angle), np.sin(angle)
+    matrix = np.eye(3)
+    i, j = (axis + 1) % 3, (axis + 2) % 3
+    matrix[i, i], matrix[i, j], matrix[j, i], matrix[j, j] = c, -s, s, c
+    return matrix
+
+
+def _turn(yaw: float, tilt: float, roll: float) -> np.ndarray:
+    """Yaw to the left, tilt forward, roll to the left, in left-up-forward axes."""
+    return _rotation(1, yaw) @ _rotation(0, tilt) @ _rotation(2, -roll)
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return vector / max(float(np.linalg.norm(vector)), 1e-9)
+
+
+def two_bones(start: np.ndarray, end: np.ndarray, first: float, second: float, hint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The middle joint of a two-bone chain and where its end lands.
+
+    Args:
+        start, end: Where the chain begins and where it shall end; brought within reach if it is not.
+        first, second: Bone lengths.
+        hint: Direction to which the middle joint yields.
+    """
+    along = end - start
+    distance = float(np.linalg.norm(along))
+    along = along / max(distance, 1e-9)
+    distance = float(np.clip(distance, abs(first - second) + 1e-3, (first + second) * 0.9995))
+    out = _unit(hint - along * float(hint @ along))
+    forward = (first**2 - second**2 + distance**2) / (2 * distance)
+    aside = float(np.sqrt(max(first**2 - forward**2, 0.0)))
+    return start + along * forward + out * aside, start + along * distance
+
+
+def pose(vector: np.ndarray, physique: Physique) -> ActorPose:
+    """Joints of a posture.
+
+    Args:
+        vector: [channels].
+        physique: The bones.
+
+    Returns:
+        The pose in the body's place frame (left, up, forward), feet on the floor at up = 0.
+    """
+    value = dict(zip(CHANNELS, vector.tolist(), strict=True))
+    s = physique.scale
+    joints = np.zeros((25, 3))
+    pelvis = _turn(value["yaw"], value["tilt"], value["roll"])
+    base = np.array([value["x"] * s, physique.hip_height - value["drop"] * s, value["z"] * s])
+    base = _within_reach_of_feet(base, pelvis, value, physique)
+    joints[_J["spine_base"]] = base
+    chest = _spine(joints, base, pelvis, value, physique)
+    head = chest @ _turn(value["head_yaw"], value["head_pitch"], value["head_roll"])
+    joints[_J["head"]] = joints[_J["neck"]] + (0.45 * chest + 0.55 * head)[:, 1] * physique.length("head") / np.linalg.norm(
+        (0.45 * chest + 0.55 * head)[:, 1]
+    )
+    hands = np.zeros((2, 3, 3))
+    curl = np.zeros((2, 5))
+    for i, (side, sign) in enumerate(_SIDE.items()):
+        curl[i] = [value[f"thumb_{side}"], value[f"index_{side}"], *[value[f"curl_{side}"]] * 3]
+        hands[i] = _arm(joints, chest, side, sign, value, physique)
+        _leg(joints, pelvis, side, sign, value, physique)
+    curl = np.clip(curl, 0, 1)
+    _hand_joints(joints, hands, curl, physique)
+    return ActorPose(joints, head, hands, curl)
+
+
+def reaching(vector: np.ndarray, side: str, target: tuple[float, float, float]) -> np.ndarray:
+    """A copy of `vector` whose arm brings the wrist of a person of the reference stature to `target`.
+
+    Args:
+        vector: The posture, arm aside.
+        side: "left" or "right".
+        target: In the place frame (left, up, forward), metres; out of reach, the arm points at it.
+    """
+    physique, sign = Physique(), _SIDE[side]
+    for _ in range(3):  # the shoulder itself follows the arm a little
+        joints = pose(vector, physique).joints
+        up = _unit(joints[_J["spine_shoulder"]] - joints[_J["spine_mid"]])
+        left = joints[_J["shoulder_left"]] - joints[_J["shoulder_right"]]
+        left = _unit(left - up * float(left @ up))
+        chest = np.stack([left, up, np.cross(left, up)], axis=1)
+        away = chest.T @ (np.asarray(target) - joints[_J[f"shoulder_{side}"]])
+        distance = float(np.linalg.norm(away))
+        reach = min(distance / (physique.length("elbow") + physique.length("wrist")), 0.995)
+        x, y, z = away / distance
+        vector = changed(vector, **{f"arm_x_{side}": sign * x, f"arm_y_{side}": y, f"arm_z_{side}": z, f"reach_{side}": reach})
+    return vector
+
+
+def _within_reach_of_feet(base: np.ndarray, pelvis: np.ndarray, value: dict[str, float], physique: Physique) -> np.ndarray:
+    """Lowers the pelvis until both legs reach their feet."""
+    reach = (physique.length("knee") + physique.length("ankle")) * 0.9985
+    height = base[1]
+    for side, sign in _SIDE.items():
+        hip = pelvis[:, 0] * sign * physique.length("hip")
+        ankle = _ankle(side, sign, value, physique)
+        level = np.hypot(base[0] + hip[0] - ankle[0], base[2] + hip[2] - ankle[2])
+        height = min(height, ankle[1] - hip[1] + np.sqrt(max(reach**2 - level**2, 0.01)))
+    return np.array([base[0], height, base[2]])
+
+
+def _ankle(side: str, sign: float, value: dict[str, float], physique: Physique) -> np.ndarray:
+    s, heel = physique.scale, value[f"heel_{side}"]
+    # The heel rises about the ball of the foot.
+    ball = _foot_direction(side, sign, value) * _FOOT_FORWARD * s
+    rise, run = (ANKLE_HEIGHT - TOE_HEIGHT) * s, _FOOT_FORWARD * s
+    up, back = rise * np.cos(heel) + run * np.sin(heel), run * np.cos(heel) - rise * np.sin(heel)
+    place = np.array([sign * value[f"foot_x_{side}"], value[f"foot_y_{side}"], value[f"foot_z_{side}"]]) * s
+    direction = _foot_direction(side, sign, value)
+    return place + ball - direction * back + np.array([0.0, up + TOE_HEIGHT * s, 0.0])
+
+
+def _foot_direction(side: str, sign: float, value: dict[str, float]) -> np.ndarray:
+    yaw = sign * value[f"foot_yaw_{side}"]
+    return np.array([np.sin(yaw), 0.0, np.cos(yaw)])
+
+
+def _spine(joints: np.ndarray, base: np.ndarray, pelvis: np.ndarray, value: dict[str, float], physique: Physique) -> np.ndarray:
+    """Fills the spine and shoulders; returns the chest's axes."""
+    part = _turn(value["twist"] * 0.4, value["bend"] * 0.45, value["lean"] * 0.45)
+    belly = pelvis @ part
+    chest = belly @ _turn(value["twist"] * 0.6, value["bend"] * 0.55, value["lean"] * 0.55)
+    mid = base + belly[:, 1] * physique.length("spine_mid")
+    top = mid + chest[:, 1] * physique.length("spine_shoulder")
+    joints[_J["spine_mid"]], joints[_J["spine_shoulder"]] = mid, top
+    joints[_J["neck"]] = top + chest[:, 1] * physique.length("neck")
+    return chest
+
+
+def _arm(
+    joints: np.ndarray, chest: np.ndarray, side: str, sign: float, value: dict[str, float], physique: Physique
+) -> np.ndarray:
+    """Fills shoulder, elbow and wrist; returns the hand's axes."""
+
+    def outward(name: str) -> np.ndarray:
+        return np.array([sign * value[f"{name}_x_{side}"], value[f"{name}_y_{side}"], value[f"{name}_z_{side}"]])
+
+    direction = _unit(outward("arm"))
+    # The shoulder girdle follows a raised arm a little.
+    lift = 0.30 * max(direction[1], 0.0) + 0.02
+    socket = chest @ (np.array([sign * np.cos(lift), np.sin(lift) - 0.10, 0.0]) * physique.length("shoulder"))
+    socket *= physique.length("shoulder") / np.linalg.norm(socket)
+    shoulder = joints[_J["spine_shoulder"]] + socket
+    upper, fore = physique.length("elbow"), physique.length("wrist")
+    target = shoulder + chest @ direction * (upper + fore) * value[f"reach_{side}"]
+    elbow, wrist = two_bones(shoulder, target, upper, fore, chest @ outward("elbow"))
+    joints[_J[f"shoulder_{side}"]], joints[_J[f"elbow_{side}"]], joints[_J[f"wrist_{side}"]] = shoulder, elbow, wrist
+    along = _unit(wrist - elbow)
+    palm = chest @ outward("palm")
+    palm = _unit(palm - along * float(palm @ along))
+    flex = value[f"flex_{side}"]
+    fingers = along * np.cos(flex) + palm * np.sin(flex)
+    palm = palm * np.cos(flex) - along * np.sin(flex)
+    return np.stack([np.cross(fingers, palm) * -sign, fingers, palm], axis=1)
+
+
+def _leg(joints: np.ndarray, pelvis: np.ndarray, side: str, sign: float, value: dict[str, float], physique: Physique) -> None:
+    hip = joints[_J["spine_base"]] + pelvis[:, 0] * sign * physique.length("hip")
+    ankle = _ankle(side, sign, value, physique)
+    toes = _foot_direction(side, sign, value)
+    hint = toes + pelvis[:, 2] + pelvis[:, 0] * sign * value[f"knee_x_{side}"]
+    knee, end = two_bones(hip, ankle, physique.length("knee"), physique.length("ankle"), hint)
+    heel = value[f"heel_{side}"]
+    s = physique.scale
+    run, rise = _FOOT_FORWARD * s, (ANKLE_HEIGHT - TOE_HEIGHT) * s
+    foot = end + toes * (run * np.cos(heel) - rise * np.sin(heel)) - np.array([0, rise * np.cos(heel) + run * np.sin(heel), 0])
+    joints[_J[f"hip_{side}"]], joints[_J[f"knee_{side}"]] = hip, knee
+    joints[_J[f"ankle_{side}"]], joints[_J[f"foot_{side}"]] = end, foot
+
+
+def _hand_joints(joints: np.ndarray, hands: np.ndarray, curl: np.ndarray, physique: Physique) -> None:
+    """Palm, finger tip and thumb as a Kinect names them."""
+    points, _ = finger_frames(curl, physique.hand_length)
+    for i, side in enumerate(_SIDE):
+        wrist = joints[_J[f"wrist_{side}"]]
+        joints[_J[f"hand_{side}"]] = wrist + hands[i] @ np.array([0.0, _PALM * physique.scale, 0.0])
+        joints[_J[f"hand_tip_{side}"]] = wrist + hands[i] @ points[i, 2, 3]
+        joints[_J[f"thumb_{side}"]] = wrist + hands[i] @ points[i, 0, 3]

@@ -1,0 +1,182 @@
+"""From joints to the frames that carry a body's shapes: one frame a bone, one a phalanx.
+
+A body frame has its columns along left, up (or along the bone) and forward. All points are in one right-handed frame, whichever.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from actrec.skeleton.layouts import KINECT_V2_25
+
+_J = KINECT_V2_25.index
+SIDES = ("left", "right")
+FINGERS = ("thumb", "index", "middle", "ring", "pinky")
+
+# Bone frames: name, joint at the origin, joint along y.
+_BONES = (
+    ("pelvis", "spine_base", "spine_mid"),
+    ("abdomen", "spine_base", "spine_mid"),
+    ("chest", "spine_mid", "spine_shoulder"),
+    ("neck", "spine_shoulder", "head"),
+    *(
+        (f"{bone}_{side}", f"{start}_{side}" if start != "spine_shoulder" else start, f"{end}_{side}")
+        for bone, start, end in (
+            ("clavicle", "spine_shoulder", "shoulder"),
+            ("upper_arm", "shoulder", "elbow"),
+            ("forearm", "elbow", "wrist"),
+            ("thigh", "hip", "knee"),
+            ("shank", "knee", "ankle"),
+            ("foot", "ankle", "foot"),
+        )
+        for side in SIDES
+    ),
+)
+BONE_START = np.array([_J[start] for _, start, _ in _BONES])
+BONE_END = np.array([_J[end] for _, _, end in _BONES])
+NAMES = (
+    *(name for name, _, _ in _BONES),
+    "head",
+    *(f"palm_{side}" for side in SIDES),
+    *(f"{finger}{k}_{side}" for side in SIDES for finger in FINGERS for k in range(3)),
+)
+FRAME = {name: i for i, name in enumerate(NAMES)}
+_TRUNK = len(("pelvis", "abdomen", "chest", "neck"))
+
+# A hand of unit length (wrist to tip of the middle finger); x to the thumb's side, y along the fingers, z out of the palm.
+_KNUCKLE = np.array(
+    [[0.16, 0.14, 0.09], [0.155, 0.50, 0.0], [0.045, 0.525, -0.01], [-0.065, 0.50, -0.005], [-0.165, 0.45, 0.01]]
+)
+PHALANX = np.array(
+    [[0.20, 0.17, 0.14], [0.225, 0.13, 0.105], [0.245, 0.15, 0.11], [0.225, 0.145, 0.11], [0.175, 0.105, 0.095]]
+)
+_SPREAD = np.radians([0.0, 8.0, 1.0, -6.0, -14.0])
+_BEND = np.radians([0.0, 84.0, 100.0, 66.0])[1:]  # of the three joints of a closed finger
+_THUMB_OPEN = np.array([[0.62, 0.72, 0.30], [0.60, 0.78, 0.18], [0.52, 0.84, 0.12]])
+_THUMB_SHUT = np.array([[0.42, 0.72, 0.55], [-0.15, 0.80, 0.58], [-0.55, 0.70, 0.45]])
+
+
+@dataclass
+class ActorPose:
+    """How a body stands at one instant.
+
+    Attributes:
+        joints: [25, 3] `kinect_v2_25`, metres.
+        head: [3, 3], columns left, up, forward.
+        hands: [2, 3, 3] left and right hand, columns towards the thumb, along the fingers, out of the palm.
+        curl: [2, 5] how far each finger is bent, thumb first: 0 straight, 1 a fist.
+    """
+
+    joints: np.ndarray
+    head: np.ndarray
+    hands: np.ndarray
+    curl: np.ndarray
+
+    def transformed(self, rotation: np.ndarray, shift: np.ndarray) -> "ActorPose":
+        """The same pose in another frame: p ↦ rotation·p + shift."""
+        return ActorPose(self.joints @ rotation.T + shift, rotation @ self.head, rotation @ self.hands, self.curl)
+
+
+def bone_lengths(joints: np.ndarray) -> np.ndarray:
+    """[bones] lengths of the frames' bones, the median over time of [..., 25, 3] joints, metres."""
+    length = np.linalg.norm(joints[..., BONE_END, :] - joints[..., BONE_START, :], axis=-1)
+    return np.maximum(np.median(length.reshape(-1, len(BONE_START)), axis=0), 0.02)
+
+
+def frames(pose: ActorPose, rest: np.ndarray, hand_length: float) -> tuple[np.ndarray, np.ndarray]:
+    """Places every frame of `NAMES`.
+
+    Args:
+        pose: The joints and orientations.
+        rest: [bones] lengths of `bone_lengths`; a bone of another length stretches its frame along y.
+        hand_length: Wrist to tip of the middle finger, metres.
+
+    Returns:
+        Origins [F, 3] and axes [F, 3, 3] (columns), float64.
+    """
+    joints = np.asarray(pose.joints, np.float64)
+    along = joints[BONE_END] - joints[BONE_START]
+    length = np.maximum(np.linalg.norm(along, axis=-1), 1e-6)
+    y = along / length[:, None]
+    z = _forward_hints(joints, y, pose.head)
+    x = _unit(np.cross(y, z))
+    axes = np.stack([x, y * (length / rest)[:, None], np.cross(x, y)], axis=-1)
+    wrists = joints[[_J["wrist_left"], _J["wrist_right"]]]
+    points, finger_axes = finger_frames(pose.curl, hand_length)
+    finger_points = np.einsum("sij,sfkj->sfki", pose.hands, points[:, :, :3]) + wrists[:, None, None]
+    finger_axes = pose.hands[:, None, None] @ finger_axes
+    origins = np.concatenate([joints[BONE_START], joints[[_J["head"]]], wrists, finger_points.reshape(-1, 3)])
+    return origins, np.concatenate([axes, pose.head[None], pose.hands, finger_axes.reshape(-1, 3, 3)])
+
+
+def finger_frames(curl: np.ndarray, hand_length: float) -> tuple[np.ndarray, np.ndarray]:
+    """Bends the fingers of both hands.
+
+    Args:
+        curl: [2, 5] 0 straight to 1 a fist.
+        hand_length: Metres.
+
+    Returns:
+        Joint positions [2, 5, 4, 3] (base, first, second, tip) in the hand's frame and phalanx axes [2, 5, 3, 3, 3].
+    """
+    bend = np.cumsum(curl[:, 1:, None] * _BEND, axis=-1)  # (2, 4, 3)
+    spread = (_SPREAD[1:] * (1 - curl[:, 1:]))[..., None]
+    along = np.empty((2, 5, 3, 3))
+    along[:, 1:] = np.stack([np.cos(bend) * np.sin(spread), np.cos(bend) * np.cos(spread), np.sin(bend)], axis=-1)
+    share = curl[:, 0, None, None]
+    along[:, 0] = _unit((1 - share) * _THUMB_OPEN + share * _THUMB_SHUT)
+    steps = along * (PHALANX * hand_length)[None, :, :, None]
+    points = np.concatenate([np.zeros((2, 5, 1, 3)), np.cumsum(steps, axis=2)], axis=2)
+    points += (_KNUCKLE * hand_length)[None, :, None]
+    x = _unit(np.array([1.0, 0.0, 0.0]) - along * along[..., :1])
+    return points, np.stack([x, along, np.cross(x, along)], axis=-1)
+
+
+def hand_joints(pose: ActorPose, hand_length: float) -> np.ndarray:
+    """[2, 21, 3] exact joints of the left and right hand, layout `hand_21`, in the pose's frame."""
+    points, _ = finger_frames(pose.curl, hand_length)
+    local = np.concatenate([np.zeros((2, 1, 3)), points.reshape(2, 20, 3)], axis=1)
+    wrists = pose.joints[[_J["wrist_left"], _J["wrist_right"]]]
+    return local @ np.swapaxes(pose.hands, 1, 2) + wrists[:, None]
+
+
+def _forward_hints(joints: np.ndarray, y: np.ndarray, head: np.ndarray) -> np.ndarray:
+    """[bones, 3] what each frame's z shall point along, carried from bone to bone so that it never flips."""
+    hips = _unit(joints[_J["hip_left"]] - joints[_J["hip_right"]])
+    shoulders = _unit(joints[_J["shoulder_left"]] - joints[_J["shoulder_right"]])
+    left = np.stack([hips, _unit(hips + 0.5 * shoulders), _unit(hips + 2 * shoulders), head[:, 0]])
+    hints = np.empty_like(y)
+    hints[:_TRUNK] = np.cross(left, y[:_TRUNK])
+    pelvis, chest = _frame(hips, y[0]), _frame(left[2], y[2])
+    # Each limb starts from the direction in which it most often points, so that the shortest rotation is never ambiguous.
+    out = np.array([1.0, -1.0])
+    ones = np.ones(2)
+    arm_rest = np.stack([0.6 * out, -0.6 * ones, 0.53 * ones], axis=1) @ chest.T
+    leg_rest = np.stack([0.1 * out, -0.9 * ones, 0.42 * ones], axis=1) @ pelvis.T
+    arm = _carry(arm_rest, y[6:8], np.broadcast_to(chest[:, 2], (2, 3)))
+    leg = _carry(leg_rest, y[10:12], np.broadcast_to(pelvis[:, 2], (2, 3)))
+    hints[4:6] = chest[:, 2]
+    hints[6:8], hints[8:10] = arm, _carry(y[6:8], y[8:10], arm)
+    shank = _carry(y[10:12], y[12:14], leg)
+    hints[10:12], hints[12:14] = leg, shank
+    hints[14:16] = -y[12:14]  # the foot's z is up along the shank
+    return hints
+
+
+def _frame(left: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """[3, 3] columns left, up, forward; `up` exact."""
+    forward = _unit(np.cross(left, up))
+    return np.stack([np.cross(up, forward), up, forward], axis=-1)
+
+
+def _carry(source: np.ndarray, target: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    """Turns `vector` by the shortest rotation that takes `source` to `target` (rows of unit vectors)."""
+    source = _unit(source)
+    axis = np.cross(source, target)
+    cosine = np.sum(source * target, axis=-1, keepdims=True)
+    dot = np.sum(axis * vector, axis=-1, keepdims=True)
+    return vector * cosine + np.cross(axis, vector) + axis * dot / np.maximum(1 + cosine, 1e-3)
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return vector / np.maximum(np.linalg.norm(vector, axis=-1, keepdims=True), 1e-9)

@@ -1,0 +1,225 @@
+"""A recorded skeleton as a script: made plausible for a body of fixed bones, then asked for at any time.
+
+What is rendered is the smoothed skeleton, and that is the exact truth: a recording's own noise is no part of it.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from actrec.errors import InputError
+from actrec.simulation.posture import Physique
+from actrec.simulation.rig import ActorPose
+from actrec.skeleton.layouts import KINECT_V2_25
+
+_J = KINECT_V2_25.index
+_PARENTS = np.array(KINECT_V2_25.parents)
+_ORDER = (0, 1, 20, 2, 3, 4, 5, 6, 7, 21, 22, 8, 9, 10, 11, 23, 24, 12, 13, 14, 15, 16, 17, 18, 19)
+"""Joints from the root outwards."""
+_NEEDED = ("spine_base", "spine_shoulder", "head", *(f"{j}_{s}" for j in ("shoulder", "hip") for s in ("left", "right")))
+_RELAXED_CURL = np.full((2, 5), 0.3)
+
+
+@dataclass(frozen=True)
+class Script:
+    """One body's track.
+
+    Attributes:
+        times: [T] seconds from the start of the recording, rising.
+        present: [T] bool, whether the body was seen.
+        root: [T, 3] spine base, metres, optical frame.
+        directions: [T, 25, 3] unit vector of each bone, from its parent.
+        lengths: [25] of the bones, metres, the same in every frame.
+        heads: [T, 3, 3] columns left, up, forward.
+        hands: [T, 2, 3, 3] columns towards the thumb, along the fingers, out of the palm.
+        step: Seconds between frames (median).
+        name: Of the recording.
+    """
+
+    times: np.ndarray
+    present: np.ndarray
+    root: np.ndarray
+    directions: np.ndarray
+    lengths: np.ndarray
+    heads: np.ndarray
+    hands: np.ndarray
+    step: float
+    name: str = "script"
+
+    @property
+    def duration(self) -> float:
+        """Seconds; the last frame lasts as long as the others."""
+        return float(self.times[-1]) + self.step
+
+    @cached_property
+    def joints(self) -> np.ndarray:
+        """[T, 25, 3] metres, what is rendered at the recording's own stamps."""
+        return _grow(self.root, self.directions, self.lengths)
+
+    @property
+    def stature(self) -> float:
+        """Estimated from legs and trunk, metres."""
+        reference = Physique()
+        legs = self.lengths[[_J[f"{j}_{s}"] for j in ("knee", "ankle") for s in ("left", "right")]].sum() / 2
+        trunk = self.lengths[[_J["spine_mid"], _J["spine_shoulder"]]].sum()
+        expected_legs = reference.length("knee") + reference.length("ankle")
+        expected_trunk = reference.length("spine_mid") + reference.length("spine_shoulder")
+        ratio = 0.5 * (legs / expected_legs + trunk / expected_trunk)
+        return float(np.clip(ratio * reference.stature, 1.0, 2.2))
+
+    def pose(self, time: float) -> ActorPose | None:
+        """The pose at `time` seconds, interpolated between frames; None while nobody is there."""
+        k = int(np.clip(np.searchsorted(self.times, time, side="right") - 1, 0, len(self.times) - 1))
+        n = min(k + 1, len(self.times) - 1)
+        if not self.present[k]:
+            return None
+        if n == k or not self.present[n]:
+            return ActorPose(self.joints[k], self.heads[k], self.hands[k], _RELAXED_CURL)
+        share = float(np.clip((time - self.times[k]) / max(self.times[n] - self.times[k], 1e-9), 0, 1))
+
+        def between(values: np.ndarray) -> np.ndarray:
+            return values[k] + share * (values[n] - values[k])
+
+        joints = _grow(between(self.root)[None], _unit(between(self.directions))[None], self.lengths)[0]
+        return ActorPose(joints, _orthonormal(between(self.heads), 1, 0), _orthonormal(between(self.hands), 1, 2), _RELAXED_CURL)
+
+
+def from_recording(
+    positions: np.ndarray, times: np.ndarray, name: str = "script", smoothing: float = 1.0
+) -> Script:
+    """Makes a script of recorded joints.
+
+    Args:
+        positions: [T, 25, 3] `kinect_v2_25` in the optical frame, metres, NaN where missing. A frame without any joint is one in which
+            the body is absent.
+        times: [T] seconds, rising.
+        name: Of the recording, for messages.
+        smoothing: Standard deviation of the smoothing over time, in frames; 0 for none.
+
+    Raises:
+        InputError: The shapes or times are wrong, or a joint of the trunk is never seen.
+    """
+    positions, times = np.asarray(positions, np.float64), np.asarray(times, np.float64)
+    if positions.ndim != 3 or positions.shape[1:] != (25, 3) or times.shape != positions.shape[:1] or not len(times):
+        raise InputError(f"script '{name}': positions {list(positions.shape)} and times {list(times.shape)}, expected [T, 25, 3] and [T]")
+    if (np.diff(times) <= 0).any():
+        k = int(np.argmax(np.diff(times) <= 0))
+        raise InputError(f"script '{name}': the stamp of frame {k + 1} is not later than that of frame {k}; sort the recording")
+    seen = np.isfinite(positions).all(-1)
+    present = seen.any(-1)
+    never = [joint for joint in _NEEDED if not seen[:, _J[joint]].any()]
+    if never:
+        raise InputError(f"script '{name}': {', '.join(never)} missing in every frame; an actor cannot be posed without")
+    filled = _complete(positions, seen, times)
+    filled = _smooth(filled, smoothing)
+    lengths = _lengths(filled[present])
+    bones = filled - filled[:, _PARENTS]
+    directions = _directions(bones)
+    joints = _grow(filled[:, 0], directions, lengths)
+    step = float(np.median(np.diff(times))) if len(times) > 1 else 1 / 30
+    heads, hands = _heads(joints), _hands(joints, filled)
+    times = times - times[0]
+    return Script(times, present, filled[:, 0], directions, lengths, _smooth_axes(heads, smoothing, 1, 0), _smooth_axes(hands, 2 * smoothing, 1, 2), step, name)
+
+
+def _complete(positions: np.ndarray, seen: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Fills gaps: over time where a joint is seen at other times, from its parents where it never is."""
+    filled = positions.copy()
+    for v in _ORDER:
+        known = seen[:, v]
+        if known.any():
+            for axis in range(3):
+                filled[:, v, axis] = np.interp(times, times[known], positions[known, v, axis])
+        else:
+            # Goes on along its parent's bone, as far as a body of ordinary size does.
+            parent, grand = _PARENTS[v], _PARENTS[_PARENTS[v]]
+            filled[:, v] = filled[:, parent] + 0.1 * _unit(filled[:, parent] - filled[:, grand])
+    return filled
+
+
+def _smooth(values: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian smoothing over the first axis, its ends held."""
+    if sigma <= 0 or len(values) < 3:
+        return values
+    radius = int(np.ceil(3 * sigma))
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    weights /= weights.sum()
+    padded = np.concatenate([np.repeat(values[:1], radius, 0), values, np.repeat(values[-1:], radius, 0)])
+    return sum(w * padded[i : i + len(values)] for i, w in enumerate(weights))  # type: ignore[return-value]
+
+
+def _lengths(joints: np.ndarray) -> np.ndarray:
+    """[25] median bone lengths, both sides alike."""
+    lengths = np.median(np.linalg.norm(joints - joints[:, _PARENTS], axis=-1), axis=0)
+    return 0.5 * (lengths + lengths[list(KINECT_V2_25.mirror)])
+
+
+def _directions(bones: np.ndarray) -> np.ndarray:
+    """[T, 25, 3] unit vectors; a bone without length points as its parent does."""
+    length = np.linalg.norm(bones, axis=-1)
+    directions = bones / np.maximum(length, 1e-9)[..., None]
+    for v in _ORDER[1:]:
+        lost = length[:, v] < 1e-4
+        directions[lost, v] = directions[lost, _PARENTS[v]] if _PARENTS[v] != 0 else np.array([0.0, -1.0, 0.0])
+    return directions
+
+
+def _grow(root: np.ndarray, directions: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """[T, 25, 3] joints of a tree of fixed bones."""
+    joints = np.empty((len(root), 25, 3))
+    joints[:, 0] = root
+    for v in _ORDER[1:]:
+        joints[:, v] = joints[:, _PARENTS[v]] + directions[:, v] * lengths[v]
+    return joints
+
+
+def _heads(joints: np.ndarray) -> np.ndarray:
+    """[T, 3, 3] a head that looks where the shoulders face, tilted half as far as neck and chest say."""
+    left = _unit(joints[:, _J["shoulder_left"]] - joints[:, _J["shoulder_right"]])
+    chest = _unit(joints[:, _J["spine_shoulder"]] - joints[:, _J["spine_mid"]])
+    neck = _unit(joints[:, _J["head"]] - joints[:, _J["spine_shoulder"]])
+    up = _unit(0.5 * chest + 0.5 * neck + np.array([0.0, -0.6, 0.0]))
+    forward = _unit(np.cross(left, up))
+    return np.stack([np.cross(up, forward), up, forward], axis=-1)
+
+
+def _hands(joints: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """[T, 2, 3, 3]: fingers go on from the forearm as the hand joint says; the thumb lies where it was seen, else on the inside of
+    the bent elbow."""
+    sides = []
+    forward = _heads(joints)[:, :, 2]
+    for side, sign in (("left", 1.0), ("right", -1.0)):
+        shoulder, elbow, wrist = (joints[:, _J[f"{j}_{side}"]] for j in ("shoulder", "elbow", "wrist"))
+        fore = _unit(wrist - elbow)
+        fingers = _unit(0.6 * fore + 0.4 * _unit(measured[:, _J[f"hand_{side}"]] - measured[:, _J[f"wrist_{side}"]]))
+        thumb = measured[:, _J[f"thumb_{side}"]] - measured[:, _J[f"wrist_{side}"]]
+        aside = thumb - fingers * np.sum(thumb * fingers, -1, keepdims=True)
+        trust = np.clip(np.linalg.norm(aside, axis=-1, keepdims=True) / 0.03, 0, 1)
+        bent = np.cross(_unit(elbow - shoulder), fore)
+        inside = _unit(shoulder - elbow) * np.linalg.norm(bent, axis=-1, keepdims=True) + 0.4 * forward
+        radial = trust * _unit(aside) + (1 - trust) * _unit(inside)
+        radial = _unit(radial - fingers * np.sum(radial * fingers, -1, keepdims=True))
+        sides.append(np.stack([radial, fingers, np.cross(radial, fingers) * -sign], axis=-1))
+    return np.stack(sides, axis=1)
+
+
+def _smooth_axes(axes: np.ndarray, sigma: float, first: int, second: int) -> np.ndarray:
+    return _orthonormal(_smooth(axes, sigma), first, second)
+
+
+def _orthonormal(axes: np.ndarray, first: int, second: int) -> np.ndarray:
+    """Makes the columns orthonormal again: `first` keeps its direction, `second` its side, the third its handedness."""
+    third = 3 - first - second
+    a = _unit(axes[..., first])
+    b = axes[..., second] - a * np.sum(axes[..., second] * a, -1, keepdims=True)
+    b = _unit(b)
+    c = np.cross(a, b)
+    c = c * np.where(np.sum(c * axes[..., third], -1, keepdims=True) < 0, -1.0, 1.0)
+    result = np.empty_like(axes)
+    result[..., first], result[..., second], result[..., third] = a, b, c
+    return result
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return vector / np.maximum(np.linalg.norm(vector, axis=-1, keepdims=True), 1e-9)

@@ -1,0 +1,135 @@
+"""Sets a scene: actors who perform, or who follow a recorded skeleton from the view of the camera that recorded it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from actrec.errors import InputError
+from actrec.frames import NANOSECONDS, Intrinsics
+from actrec.recordings.sequence import SkeletonSequence
+from actrec.recordings.skeletons import open_sequence
+from actrec.simulation import actions, room
+from actrec.simulation.appearance import REFERENCE_STATURE, TOE_HEIGHT, WARDROBE
+from actrec.simulation.performance import CYCLE, Performance
+from actrec.simulation.scene import CameraPose, ProceduralActor, Scene, ScriptedActor
+from actrec.simulation.script import Script, from_recording
+from actrec.skeleton.layouts import KINECT_V2_25
+
+_PLACES = ((0.0, 0.0), (-0.62, -0.15), (0.72, 0.30))  # one actor alone; the first and the second of two; from `distance`
+_BEHIND = 1.5  # metres from the farthest actor to the wall
+
+
+def performed_scene(
+    intrinsics: Intrinsics,
+    names: Sequence[str] = ("all",),
+    actors: int = 1,
+    *,
+    seed: int = 0,
+    side: str = "any",
+    camera: CameraPose | None = None,
+    distance: float = 2.9,
+) -> Scene:
+    """A room in which actors perform.
+
+    Args:
+        intrinsics: Of the camera.
+        names: Actions in turn, "all" for every one.
+        actors: How many people, 0 to 2. The second performs the same actions in its own order and tempo.
+        seed: Of performances and room.
+        side: Which arm acts: "left", "right", or "any" for either in turn.
+        camera: Where the camera is.
+        distance: From the camera to the first actor's place, metres.
+
+    Raises:
+        ConfigError: An action is unknown; the known ones are listed.
+    """
+    camera = camera or CameraPose()
+    cast, stools = [], []
+    sitting = any(actions.ACTIONS[name].end == "seated" for entry in names for name in _expand(entry))
+    for i in range(actors):
+        x, z = _PLACES[i if actors == 1 else i + 1]
+        looks = WARDROBE[i % len(WARDROBE)]
+        own_side = "" if side == "any" else side
+        order = list(names) if i == 0 else _rotated(names)
+        performance = Performance(
+            tuple(order), seed + 1000 * i, own_side, room=1.0 if actors == 1 else 0.65, stature=looks.stature
+        )
+        cast.append(ProceduralActor(performance, looks, camera, (x, distance + z)))
+        if sitting:
+            stools.append((x, distance + z + actions.SEAT_BEHIND * looks.stature / REFERENCE_STATURE))
+    return Scene(cast, intrinsics, camera, room.furnished(back=distance + _BEHIND, seed=seed), stools)
+
+
+def _expand(name: str) -> tuple[str, ...]:
+    return CYCLE if name == "all" else (actions.get(name).name,)
+
+
+def _rotated(names: Sequence[str]) -> list[str]:
+    """The same actions from the middle on, so that two actors seldom do the same."""
+    cycle = [name for entry in names for name in _expand(entry)]
+    middle = len(cycle) // 2
+    return cycle[middle:] + cycle[:middle]
+
+
+def scripted_scene(
+    intrinsics: Intrinsics, path: str | Path, sequence: str = "", *, actors: int = 1, loop: bool = False, seed: int = 0
+) -> Scene:
+    """A room in which actors follow a recorded skeleton, seen as the recording camera saw it.
+
+    Args:
+        intrinsics: Of the camera that renders.
+        path: Any skeleton recording.
+        sequence: Name or index of the sequence in a file that holds several.
+        actors: How many bodies to follow, those that are seen longest.
+        loop: Begin again at the end.
+        seed: Of the room.
+
+    Raises:
+        DeviceError: There is no such file.
+        ConfigError: No such sequence in it.
+        InputError: It is no skeleton recording, or no body in it can be posed.
+    """
+    recording = open_sequence(path, sequence or None)
+    scripts = scripts_of(recording, actors)
+    return scene_of_scripts(intrinsics, scripts, label_of(recording), loop=loop, seed=seed)
+
+
+def scripts_of(recording: SkeletonSequence, actors: int = 1) -> list[Script]:
+    """The bodies of a recording that are seen longest, as scripts.
+
+    Raises:
+        InputError: No joints in it, or too few to pose an actor.
+    """
+    seen = np.isfinite(recording.bodies).all(-1).any(-1).sum(axis=1)
+    chosen = [m for m in np.argsort(-seen, kind="stable")[:actors] if seen[m]]
+    if not chosen and actors:
+        raise InputError(f"skeleton recording '{recording.name}' has no joint in any frame")
+    times = (recording.stamps_ns - recording.stamps_ns[:1]) / NANOSECONDS
+    return [from_recording(recording.bodies[m], times, f"{recording.name} {recording.body_ids[m]}") for m in sorted(chosen)]
+
+
+def scene_of_scripts(
+    intrinsics: Intrinsics, scripts: Sequence[Script], label: str, *, loop: bool = False, seed: int = 0
+) -> Scene:
+    """A room built around scripts: its floor under the lowest foot, its walls behind and beside them."""
+    looks = [replace(WARDROBE[i % len(WARDROBE)], stature=script.stature) for i, script in enumerate(scripts)]
+    actors = [ScriptedActor(script, look, label, loop) for script, look in zip(scripts, looks, strict=True)]
+    joints = np.concatenate([s.joints[s.present] for s in scripts]) if scripts else np.zeros((1, 25, 3))
+    index = KINECT_V2_25.index
+    feet = joints[:, [index["foot_left"], index["foot_right"]]]
+    toe = TOE_HEIGHT * max((s.stature for s in scripts), default=REFERENCE_STATURE) / REFERENCE_STATURE
+    # The recording does not say how its camera was tilted: a level one, over the lowest that a foot ever comes.
+    height = float(np.clip(np.percentile(feet[..., 1].max(axis=1), 99) + toe + 0.01, 0.3, 2.5)) if scripts else 1.0
+    back, aside = float(joints[..., 2].max()), float(np.abs(joints[..., 0]).max())
+    width = 2 * max(2.7, aside + 0.5)
+    return Scene(actors, intrinsics, CameraPose(height), room.furnished(max(back, 2.5) + _BEHIND, width, seed))
+
+
+def label_of(recording: SkeletonSequence) -> str:
+    """What the recording shows: its label's name, else its number, else its own name."""
+    name = recording.meta.get("label_name")
+    if name:
+        return str(name)
+    return recording.name if recording.label is None else str(recording.label)
