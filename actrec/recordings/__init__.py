@@ -41,8 +41,8 @@ def sniff(path: str | Path) -> str:
         return "skeleton"
     raise InputError(
         f"'{path}' is no recording that is known by its name: bags (.mcap, .db3, their folder), folders of images, "
-        f"videos ({', '.join(_VIDEO_SUFFIXES)}), skeleton files (.skeleton, .json, .mat, .npz, .csv); or name its format: "
-        f"{', '.join(FORMATS.names())}"
+        f"videos ({', '.join(_VIDEO_SUFFIXES)}), skeleton files (.skeleton, .json, .mat, .npz, .csv); or name its "
+        f"format: {', '.join(FORMATS.names())}"
     )
 
 

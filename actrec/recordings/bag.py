@@ -97,8 +97,9 @@ class BagRecording(Recording):
         """Every frame from `start_s` after the first colour message."""
         start = self._first_time + round(start_s * NANOSECONDS)
         if self.topics.depth is None:
-            for raw in self._raw(self.topics.colour, start):
-                yield self._frame(raw, None)
+            with reading(self.path):
+                for _, _, raw in self._messages([self.topics.colour], start):
+                    yield self._frame(raw, None)
             return
         pairer = Pairer(self._tolerance)
         produced = 0
@@ -157,11 +158,6 @@ class BagRecording(Recording):
         connections = [c for c in self._reader.connections if c.topic in topics]
         for connection, time, raw in self._reader.messages(connections, start=start):
             yield connection.topic, time, raw
-
-    def _raw(self, topic: str, start: int) -> Iterator[bytes]:
-        with reading(self.path):
-            for _, _, raw in self._messages([topic], start):
-                yield raw
 
     def _encoding(self, topic: str) -> str:
         """The encoding of a topic's first image; empty where it has none."""

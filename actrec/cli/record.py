@@ -1,0 +1,154 @@
+"""`actrec record`: the graph's topics, or a camera's frames, to a rosbag2 mcap."""
+
+import argparse
+import importlib
+import json
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from actrec.errors import ConfigError, DeviceError, EndOfStream
+
+READ_TIMEOUT_S = 5.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.add_argument("--out", required=True, metavar="BAG", help="folder of the bag to make; must not exist")
+    parser.add_argument(
+        "--topics", nargs="+", default=[], metavar="TOPIC", help="topics to record (default: the graph's)"
+    )
+    parser.add_argument(
+        "--duration", type=float, default=0.0, metavar="S", help="seconds to record (default: until Ctrl-C)"
+    )
+    parser.add_argument("--driver", help="record this camera driver directly, with no ROS graph running")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="OPTION=VALUE", help="options of the driver, as path=recording.mp4"
+    )
+    parser.add_argument(
+        "--depth-encoding",
+        default="16UC1",
+        metavar="ENCODING",
+        help="of --driver: 16UC1 millimetres, or 32FC1 exact metres",
+    )
+    parser.add_argument("--recover", metavar="BAG", help="save what a killed recorder left of this bag to --out")
+    parser.add_argument("--json", action="store_true", help="print what was recorded as JSON")
+    parser.epilog = (
+        "Examples:\n"
+        "  actrec record --out kitchen                              the running graph, until Ctrl-C\n"
+        "  actrec record --out labels --topics /action_label --duration 60\n"
+        "  actrec record --out actor --driver simulated --duration 10\n"
+        "  actrec record --recover kitchen --out kitchen_saved      after a crash\n\n"
+        "Play it with `ros2 bag play BAG`, with RViz or Foxglove, or with\n"
+        "  actrec run --driver replay"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Records, or recovers, and prints what is in the bag."""
+    if args.recover:
+        from actrec.recordings.recover import recover
+
+        return _report(args, recover(args.recover, args.out), {})
+    if args.driver and args.topics:
+        raise ConfigError("--driver records a camera and --topics a running graph: give one of them")
+    stopped = threading.Event()
+    with _signals(stopped):
+        counts, more = (_record_driver if args.driver else _record_graph)(args, stopped)
+    _end_line()
+    return _report(args, counts, more)
+
+
+def _record_graph(args: argparse.Namespace, stopped: threading.Event) -> tuple[dict[str, int], dict[str, Any]]:
+    recorder = importlib.import_module("actrec_nodes.record_node")
+    transport = importlib.import_module("actrec_nodes.transport")
+    rclpy = importlib.import_module("rclpy")
+    transport.prepare()
+    rclpy.init(signal_handler_options=importlib.import_module("rclpy.signals").SignalHandlerOptions.NO)
+    try:
+        node = recorder.record(stopped, args.duration, _show_node, out=args.out, topics=args.topics)
+    finally:
+        rclpy.try_shutdown()
+    if not any(node.counts.values()):
+        raise DeviceError(f"nothing was published on {', '.join(node.missing)}: start the graph first (actrec run)")
+    return node.counts, {"dropped": node.dropped, "lost": node.lost, "not_published": node.missing}
+
+
+def _record_driver(args: argparse.Namespace, stopped: threading.Event) -> tuple[dict[str, int], dict[str, Any]]:
+    from actrec import capture
+    from actrec.recordings.bag_writer import BagWriter
+
+    with capture.create(args.driver, **_options(args.set)) as camera:
+        with BagWriter(args.out, args.depth_encoding) as bag:
+            first, shown = None, time.monotonic()
+            while not stopped.is_set():
+                try:
+                    frame = camera.read(READ_TIMEOUT_S)
+                except EndOfStream:
+                    break
+                first = frame.stamp_ns if first is None else first
+                seconds = (frame.stamp_ns - first) / 1e9
+                if args.duration and seconds >= args.duration:
+                    break
+                bag.write_frame(frame)
+                if time.monotonic() - shown >= 1.0:
+                    shown = time.monotonic()
+                    _show(seconds, bag.counts, bag.bytes_written, "")
+    return bag.counts, {}
+
+
+def _options(pairs: list[str]) -> dict[str, Any]:
+    """OPTION=VALUE words as options; a value is read as YAML reads it."""
+    options = {}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not (name and sign):
+            raise ConfigError(f"--set takes OPTION=VALUE, not '{pair}'")
+        options[name] = yaml.safe_load(value) if value else ""
+    return options
+
+
+class _signals:  # noqa: N801  (a context manager, named as a function is)
+    """SIGINT and SIGTERM set the event instead of ending the process, so that the bag is finished."""
+
+    def __init__(self, stopped: threading.Event):
+        self._stopped = stopped
+
+    def __enter__(self) -> None:
+        kinds = (signal.SIGINT, signal.SIGTERM)
+        self._before = {kind: signal.signal(kind, lambda *_: self._stopped.set()) for kind in kinds}
+
+    def __exit__(self, *_: object) -> None:
+        for kind, handler in self._before.items():
+            signal.signal(kind, handler)
+
+
+def _show_node(node: Any, seconds: float) -> None:
+    waiting = f", waiting for {len(node.missing)} topics" if node.missing else ""
+    _show(seconds, node.counts, node.bytes_written, f", dropped {node.dropped + node.lost}{waiting}")
+
+
+def _show(seconds: float, counts: dict[str, int], size: int, more: str) -> None:
+    line = f"{seconds:6.1f} s  {sum(counts.values())} messages on {len(counts)} topics, {size / 1e6:.1f} MB{more}"
+    print(f"\r{line:<100}", end="" if sys.stderr.isatty() else "\n", file=sys.stderr, flush=True)
+
+
+def _end_line() -> None:
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+
+
+def _report(args: argparse.Namespace, counts: dict[str, int], more: dict[str, Any]) -> int:
+    if args.json:
+        print(json.dumps({"bag": str(Path(args.out).resolve()), "counts": counts, **more}))
+        return 0
+    for topic, count in sorted(counts.items()):
+        print(f"{count:8d}  {topic}")
+    notes = [f"{key.replace('_', ' ')}: {', '.join(v) if isinstance(v, list) else v}" for key, v in more.items() if v]
+    print(f"{args.out}: {sum(counts.values())} messages" + "".join(f"; {note}" for note in notes))
+    return 0

@@ -1,0 +1,318 @@
+"""Bags as any driver writes them."""
+
+import sqlite3
+import struct
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from rosbags.rosbag2 import StoragePlugin
+
+from actrec.errors import ConfigError, DeviceError, InputError
+from actrec.recordings import open_recording
+from actrec.recordings.base import RecordingConfig
+
+COLOUR, DEPTH = "/camera/color/image_raw", "/camera/depth_registered/image_raw"
+INFO, DEPTH_INFO = "/camera/color/camera_info", "/camera/depth_registered/camera_info"
+START, PERIOD = 1_700_000_000_000_000_000, 33_333_333
+H, W = 48, 64
+RNG = np.random.default_rng(7)
+RGB = RNG.integers(0, 256, (H, W, 3), dtype=np.uint8)
+MILLIMETRES = RNG.integers(0, 5000, (H, W)).astype(np.uint16)
+MILLIMETRES[:4] = 0
+METRES = np.where(MILLIMETRES > 0, MILLIMETRES * np.float32(0.001), np.nan).astype(np.float32)
+
+
+def stamps(count):
+    return [START + k * PERIOD for k in range(count)]
+
+
+def frames_of(path: Any, start_s: float = 0.0, **options: Any) -> list[Any]:
+    with open_recording(path, RecordingConfig(**options)) as recording:
+        return list(recording.frames(start_s))
+
+
+@pytest.mark.parametrize("plugin", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
+def test_round_trip_of_both_storages(tmp_path, bag, plugin):
+    with bag(tmp_path / "b", plugin) as b:
+        b.info(INFO, START, W, H)
+        for k, stamp in enumerate(stamps(5)):
+            b.image(DEPTH, stamp, np.roll(MILLIMETRES, k, axis=1), "16UC1")
+            b.image(COLOUR, stamp, np.roll(RGB, k, axis=1), "rgb8")
+    with open_recording(tmp_path / "b") as recording:
+        frames: list[Any] = list(recording.frames())
+        assert recording.intrinsics.distortion == (0.1, -0.2, 0.001, 0.002, 0.05)
+        assert (recording.intrinsics.fx, recording.intrinsics.fy) == (600, 601)
+        assert recording.duration_s == pytest.approx(4 * PERIOD / 1e9)
+    assert [frame.stamp_ns for frame in frames] == stamps(5)
+    assert {frame.frame_id for frame in frames} == {"lens"}
+    for k, frame in enumerate(frames):
+        np.testing.assert_array_equal(frame.colour, np.roll(RGB, k, axis=1))
+        np.testing.assert_array_equal(frame.depth, np.roll(METRES, k, axis=1))
+    files = [*(tmp_path / "b").glob("*.mcap"), *(tmp_path / "b").glob("*.db3")]
+    assert len(frames_of(files[0])) == 5  # the file itself, without its folder's metadata
+
+
+@pytest.mark.parametrize("pad", [0, 1, 6])
+@pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "rgba8", "bgra8", "mono8"])
+def test_colour_encodings_and_padding(tmp_path, bag, encoding, pad):
+    pixels = {
+        "rgb8": RGB,
+        "bgr8": RGB[..., ::-1],
+        "rgba8": np.dstack([RGB, RGB[..., 0]]),
+        "bgra8": np.dstack([RGB[..., ::-1], RGB[..., 0]]),
+        "mono8": RGB[..., 0],
+    }[encoding]
+    with bag(tmp_path / "b") as b:
+        b.info(INFO, START, W, H)
+        b.image(COLOUR, START, pixels, encoding, pad=pad)
+    (frame,) = frames_of(tmp_path / "b")
+    np.testing.assert_array_equal(frame.colour, np.repeat(RGB[..., :1], 3, -1) if encoding == "mono8" else RGB)
+
+
+@pytest.mark.parametrize("pad", [0, 2, 3])
+@pytest.mark.parametrize("big", [False, True])
+def test_depth_encodings_byte_order_and_padding(tmp_path, bag, big, pad):
+    metres = METRES.copy()
+    metres[0, :3] = [np.inf, -1.0, 0.0]
+    for encoding, pixels in (("16UC1", MILLIMETRES), ("32FC1", metres)):
+        with bag(tmp_path / encoding) as b:
+            b.info(INFO, START, W, H)
+            b.image(DEPTH, START, pixels, encoding, pad=pad, big=big)
+            b.image(COLOUR, START, RGB, "rgb8")
+        (frame,) = frames_of(tmp_path / encoding)
+        np.testing.assert_array_equal(frame.depth, METRES)
+
+
+def test_compressed_images(tmp_path, bag):
+    smooth = cv2.GaussianBlur(RGB, (0, 0), 5)
+    bgr = cv2.cvtColor(smooth, cv2.COLOR_RGB2BGR)
+    png = cv2.imencode(".png", bgr)[1].tobytes()
+    jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+    depth_png = cv2.imencode(".png", MILLIMETRES)[1].tobytes()
+    with bag(tmp_path / "b") as b:
+        b.info(INFO, START, W, H)
+        b.compressed(
+            f"{DEPTH}/compressedDepth", START, "16UC1; compressedDepth png", struct.pack("<iff", 0, 0, 0) + depth_png
+        )
+        b.compressed(f"{COLOUR}/compressed", START, "rgb8; png compressed bgr8", png)
+        b.compressed(f"{DEPTH}/compressedDepth", START + PERIOD, "16UC1; compressedDepth png", bytes(12) + depth_png)
+        b.compressed(f"{COLOUR}/compressed", START + PERIOD, "rgb8; jpeg compressed bgr8", jpeg)
+    first, second = frames_of(tmp_path / "b")
+    np.testing.assert_array_equal(first.colour, smooth)
+    assert np.abs(second.colour.astype(int) - smooth).mean() < 2
+    np.testing.assert_array_equal(first.depth, METRES)
+    assert first.frame_id == "lens"
+
+
+def test_quantised_float_depth(tmp_path, bag):
+    """32FC1 in compressedDepth is inverse depth, quantised: depth = a / (value − b)."""
+    a, b_ = 100 * 101.0, 1 - 100 * 101.0 / 10
+    metres = np.linspace(0.6, 9.5, H * W).reshape(H, W).astype(np.float32)
+    quantised = (a / metres + b_).astype(np.uint16)
+    quantised[0] = 0
+    data = struct.pack("<iff", 0, a, b_) + cv2.imencode(".png", quantised)[1].tobytes()
+    with bag(tmp_path / "b") as b:
+        b.info(INFO, START, W, H)
+        b.compressed(f"{DEPTH}/compressedDepth", START, "32FC1; compressedDepth png", data)
+        b.image(COLOUR, START, RGB, "rgb8")
+    (frame,) = frames_of(tmp_path / "b")
+    assert np.isnan(frame.depth[0]).all()
+    np.testing.assert_allclose(frame.depth[1:], metres[1:], rtol=2e-3)
+
+
+def test_unsupported_encoding_names_the_supported_ones(tmp_path, bag):
+    with bag(tmp_path / "b") as b:
+        b.info(INFO, START, W, H)
+        b.image(COLOUR, START, RGB[..., :2], "yuv422")
+    with pytest.raises(InputError, match=r"supported encoding \(rgb8, bgr8, .*has: /camera/color/image_raw \(yuv422\)"):
+        open_recording(tmp_path / "b")
+    with pytest.raises(InputError, match="image encoding 'yuv422' is not supported; supported: rgb8"):
+        open_recording(tmp_path / "b", RecordingConfig(colour_topic=COLOUR))
+
+
+def test_a_bag_without_depth_says_so_once(tmp_path, bag, caplog):
+    with bag(tmp_path / "b") as b:
+        b.info(INFO, START, W, H)
+        for stamp in stamps(4):
+            b.image(COLOUR, stamp, RGB, "rgb8")
+    frames = frames_of(tmp_path / "b")
+    assert len(frames) == 4 and all(frame.depth is None for frame in frames)
+    assert sum("has no depth topic" in record.message for record in caplog.records) == 1
+
+
+def test_a_bag_without_camera_info(tmp_path, bag):
+    with bag(tmp_path / "b") as b:
+        b.image(COLOUR, START, RGB, "rgb8")
+    with pytest.raises(InputError, match="has no camera_info for /camera/color/image_raw: give option intrinsics="):
+        open_recording(tmp_path / "b")
+    with open_recording(tmp_path / "b", RecordingConfig(intrinsics="50,51,31.5,23.5")) as recording:
+        assert (recording.intrinsics.fx, recording.intrinsics.cy, recording.intrinsics.width) == (50, 23.5, W)
+    with open_recording(tmp_path / "b", RecordingConfig(hfov_deg=90.0)) as recording:
+        assert recording.intrinsics.fx == pytest.approx(W / 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"width": 32, "height": 24}, "is of 32×24 images, but the colour images are 64×48"),
+        ({"width": W, "height": H, "fx": 0.0}, "uncalibrated camera"),
+        ({"width": W, "height": H, "model": "equidistant"}, "distortion 'equidistant'"),
+    ],
+)
+def test_camera_info_that_does_not_fit(tmp_path, bag, arguments, message):
+    with bag(tmp_path / "b") as b:
+        b.info(INFO, START, **arguments)
+        b.image(COLOUR, START, RGB, "rgb8")
+    with pytest.raises(InputError, match=message):
+        open_recording(tmp_path / "b")
+
+
+def test_depth_of_another_size(tmp_path, bag):
+    with bag(tmp_path / "b") as b:
+        b.info(INFO, START, W, H)
+        b.image(DEPTH, START, MILLIMETRES[::2, ::2], "16UC1")
+        b.image(COLOUR, START, RGB, "rgb8")
+    with pytest.raises(InputError, match="register depth to colour first"):
+        frames_of(tmp_path / "b")
+
+
+def test_depth_pairs_within_half_a_frame(tmp_path, bag, caplog):
+    with bag(tmp_path / "b") as b:
+        b.info(INFO, START, W, H)
+        for k, stamp in enumerate(stamps(6)):
+            late = {3: PERIOD // 2 + 4_000_000}.get(k, 5_000_000)  # the fourth depth image comes too late
+            b.image(COLOUR, stamp, np.full((H, W, 3), k, np.uint8), "rgb8")
+            b.image(DEPTH, stamp + late, np.full((H, W), 1000 + k, np.uint16), "16UC1")
+    frames = frames_of(tmp_path / "b")
+    pairs = [(int(f.colour[0, 0, 0]), round(float(f.depth[0, 0]) * 1000) - 1000) for f in frames]
+    assert pairs == [(0, 0), (1, 1), (2, 2), (4, 3), (5, 5)] or pairs == [(0, 0), (1, 1), (2, 2), (4, 4), (5, 5)]
+    assert "left out 1 colour images without depth" in caplog.text
+
+
+def test_depth_that_never_pairs(tmp_path, bag):
+    with bag(tmp_path / "b") as b:
+        b.info(INFO, START, W, H)
+        for stamp in stamps(5):
+            b.image(COLOUR, stamp, RGB, "rgb8")
+            b.image(DEPTH, stamp + 10**10, MILLIMETRES, "16UC1", log_time=stamp)
+    with pytest.raises(InputError, match="none of 5 colour images has depth within 16.7 ms.*depth_topic='none'"):
+        frames_of(tmp_path / "b")
+    assert len(frames_of(tmp_path / "b", depth_topic="none")) == 5
+
+
+def test_depth_at_half_the_rate(tmp_path, bag):
+    with bag(tmp_path / "b") as b:
+        b.info(INFO, START, W, H)
+        for k, stamp in enumerate(stamps(8)):
+            b.image(COLOUR, stamp, RGB, "rgb8")
+            if k % 2 == 0:
+                b.image(DEPTH, stamp + 100, MILLIMETRES, "16UC1")
+    assert [frame.stamp_ns for frame in frames_of(tmp_path / "b")] == stamps(8)[::2]
+
+
+def test_stamps_that_jump_back_pass_as_recorded(tmp_path, bag):
+    recorded = [*stamps(5), *[stamp - 10**9 for stamp in stamps(5)]]
+    with bag(tmp_path / "b") as b:
+        b.info(INFO, START, W, H)
+        for k, stamp in enumerate(recorded):
+            b.image(DEPTH, stamp, np.full((H, W), 1000 + k, np.uint16), "16UC1", log_time=START + k * PERIOD)
+            b.image(COLOUR, stamp, np.full((H, W, 3), k, np.uint8), "rgb8", log_time=START + k * PERIOD)
+    frames = frames_of(tmp_path / "b")
+    assert [frame.stamp_ns for frame in frames] == recorded
+    assert [round(float(frame.depth[0, 0]) * 1000) - 1000 for frame in frames] == list(range(10))
+
+
+def test_seek(tmp_path, bag):
+    with bag(tmp_path / "b") as b:
+        b.info(INFO, START - 10**9, W, H)
+        for stamp in stamps(30):
+            b.image(DEPTH, stamp, MILLIMETRES, "16UC1")
+            b.image(COLOUR, stamp, RGB, "rgb8")
+    assert [f.stamp_ns for f in frames_of(tmp_path / "b", start_s=20 * PERIOD / 1e9)] == stamps(30)[20:]
+
+
+def test_topics_by_name_and_by_preference(tmp_path, bag):
+    with bag(tmp_path / "b") as b:
+        b.info("/cam/color/camera_info", START, W, H, fx=700.0)
+        b.info("/cam/infra1/camera_info", START, W, H, fx=400.0)
+        b.image("/cam/infra1/image_rect_raw", START, RGB[..., 0], "mono8")
+        b.image("/cam/depth/image_rect_raw", START, MILLIMETRES[::2, ::2], "16UC1")
+        b.image("/cam/aligned_depth_to_color/image_raw", START, MILLIMETRES, "16UC1")
+        b.image("/cam/color/image_raw", START, RGB, "rgb8")
+    with open_recording(tmp_path / "b") as recording:
+        frame: Any = next(recording.frames())
+        assert recording.intrinsics.fx == 700
+    np.testing.assert_array_equal(frame.colour, RGB)
+    np.testing.assert_array_equal(frame.depth, METRES)
+    infra = RecordingConfig(colour_topic="/cam/infra1/image_rect_raw", depth_topic="none")
+    with open_recording(tmp_path / "b", infra) as recording:
+        assert recording.intrinsics.fx == 400
+    with pytest.raises(ConfigError, match="no messages on colour_topic '/nothing'; it has: /cam/aligned"):
+        open_recording(tmp_path / "b", RecordingConfig(colour_topic="nothing"))
+
+
+def test_two_cameras_alike(tmp_path, bag):
+    with bag(tmp_path / "b") as b:
+        for name in ("left", "right"):
+            b.info(f"/{name}/color/camera_info", START, W, H)
+            b.image(f"/{name}/color/image_raw", START, RGB, "rgb8")
+    with pytest.raises(
+        ConfigError, match="several: /left/color/image_raw, /right/color/image_raw; choose one with colour_topic"
+    ):
+        open_recording(tmp_path / "b")
+    assert len(frames_of(tmp_path / "b", colour_topic="/right/color/image_raw")) == 1
+
+
+def test_a_bag_without_images(tmp_path, bag):
+    with bag(tmp_path / "b") as b:
+        b.put("/talk", "std_msgs/msg/String", START, b.store.types["std_msgs/msg/String"](data="hello"))
+    with pytest.raises(InputError, match="has no colour images .*it has: no image topic"):
+        open_recording(tmp_path / "b")
+
+
+def test_truncated_and_corrupt_bags(tmp_path, bag):
+    for plugin, suffix in ((StoragePlugin.MCAP, "mcap"), (StoragePlugin.SQLITE3, "db3")):
+        folder = tmp_path / suffix
+        with bag(folder, plugin) as b:
+            b.info(INFO, START, W, H)
+            for stamp in stamps(40):
+                b.image(COLOUR, stamp, RGB, "rgb8")
+        file = next(folder.glob(f"*.{suffix}"))
+        whole = file.read_bytes()
+        for damaged in (whole[: len(whole) // 2], b"", b"no bag at all", whole[: len(whole) // 3] + bytes(2000)):
+            file.write_bytes(damaged)
+            with pytest.raises(InputError, match=f"bag '.*{suffix}' (is corrupt|has no)") as caught:
+                frames_of(folder)
+            assert "\n" not in str(caught.value)
+        file.unlink()
+        with pytest.raises(InputError, match="is corrupt"):
+            open_recording(folder)
+
+
+def test_a_flipped_byte_inside(tmp_path, bag):
+    with bag(tmp_path / "b", StoragePlugin.SQLITE3) as b:
+        b.info(INFO, START, W, H)
+        for stamp in stamps(3):
+            b.image(COLOUR, stamp, RGB, "rgb8")
+    file = next((tmp_path / "b").glob("*.db3"))
+    with sqlite3.connect(file) as database:
+        database.execute("UPDATE messages SET data = substr(data, 1, 100) WHERE id = 3")
+    with pytest.raises(InputError, match="is corrupt"):
+        frames_of(tmp_path / "b")
+
+
+def test_unfinished_and_absent_bags(tmp_path, bag):
+    with bag(tmp_path / "b") as b:
+        b.image(COLOUR, START, RGB, "rgb8")
+    (tmp_path / "b/metadata.yaml").unlink()
+    with pytest.raises(InputError, match=r"has no metadata\.yaml: .*actrec record --recover"):
+        open_recording(tmp_path / "b")
+    with pytest.raises(DeviceError, match="there is no recording"):
+        open_recording(tmp_path / "nowhere")
+    (tmp_path / "x.txt").write_text("x")
+    with pytest.raises(InputError, match="is no recording that is known by its name"):
+        open_recording(tmp_path / "x.txt")
+    with pytest.raises(ConfigError, match="unknown recording format 'rosbag1'; known: bag, folder, skeleton, video"):
+        open_recording(tmp_path / "x.txt", format="rosbag1")

@@ -1,0 +1,228 @@
+"""What is written is read back as it was, here and by others; what was cut off is saved."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from rosbags.highlevel import AnyReader
+
+from actrec.errors import ConfigError, DeviceError, InputError
+from actrec.frames import Body, Intrinsics, RgbdFrame
+from actrec.recordings import open_recording, skeletons
+from actrec.recordings.bag_writer import BagWriter, qos
+from actrec.recordings.recover import recover
+
+FOREVER = {"sec": 9223372036, "nsec": 854775807}
+
+
+def write(path, frames, **options):
+    with BagWriter(path, **options) as writer:
+        for frame in frames:
+            writer.write_frame(frame)
+    return writer
+
+
+@pytest.mark.parametrize("encoding", ["16UC1", "32FC1"])
+def test_round_trip_is_exact(tmp_path, person_frames, encoding):
+    write(tmp_path / "b", person_frames, depth_encoding=encoding)
+    with open_recording(tmp_path / "b") as recording:
+        read: list[Any] = list(recording.frames())
+        assert recording.intrinsics == person_frames[0].intrinsics
+    assert len(read) == len(person_frames)
+    for before, after in zip(person_frames, read, strict=True):
+        np.testing.assert_array_equal(before.colour, after.colour)
+        np.testing.assert_array_equal(before.depth, after.depth)
+        assert (before.stamp_ns, before.frame_id) == (after.stamp_ns, after.frame_id)
+
+
+def test_depth_that_no_millimetre_fits(tmp_path):
+    depth = np.array([[0.0004, 1.00049, 65.535, 70.0, np.nan, np.inf, -1.0, 2.0]], np.float32)
+    frame = RgbdFrame(5, np.zeros((1, 8, 3), np.uint8), depth, Intrinsics(8, 1, 9, 9, 4, 0))
+    write(tmp_path / "b", [frame])
+    with open_recording(tmp_path / "b") as recording:
+        read: Any = next(recording.frames())
+    nan = np.nan
+    np.testing.assert_allclose(read.depth, [[nan, 1.0, 65.535, nan, nan, nan, nan, 2.0]], rtol=1e-6)
+
+
+def test_eight_distortion_coefficients(tmp_path, person_frames):
+    k = Intrinsics(640, 480, 500, 501, 320, 240, (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8))
+    frame = RgbdFrame(7, person_frames[0].colour, person_frames[0].depth, k)
+    write(tmp_path / "b", [frame])
+    with open_recording(tmp_path / "b") as recording:
+        assert recording.intrinsics == k
+
+
+def test_metadata_is_as_rosbag2_writes_it(tmp_path, person_frames):
+    """Version 8 with QoS as text of integers: Humble and Jazzy read it (rosbag2_storage's yaml.hpp, qos.cpp)."""
+    write(tmp_path / "b", person_frames)
+    about = yaml.safe_load((tmp_path / "b/metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    assert about["version"] == 8 and about["storage_identifier"] == "mcap"
+    assert about["relative_file_paths"] == ["b.mcap"] and about["message_count"] == 4 * len(person_frames)
+    assert about["compression_format"] == about["compression_mode"] == ""
+    assert about["starting_time"]["nanoseconds_since_epoch"] == person_frames[0].stamp_ns
+    assert about["duration"]["nanoseconds"] == person_frames[-1].stamp_ns - person_frames[0].stamp_ns
+    assert about["files"][0]["path"] == "b.mcap" and about["files"][0]["message_count"] == about["message_count"]
+    for topic in about["topics_with_message_count"]:
+        metadata = topic["topic_metadata"]
+        assert metadata["serialization_format"] == "cdr" and metadata["type"].startswith("sensor_msgs/msg/")
+        assert metadata["type_description_hash"].startswith("RIHS01_")
+        assert isinstance(metadata["offered_qos_profiles"], str)
+        (profile,) = yaml.safe_load(metadata["offered_qos_profiles"])
+        assert profile == {
+            "history": 3, "depth": 0, "reliability": 1, "durability": 2, "deadline": FOREVER, "lifespan": FOREVER,
+            "liveliness": 1, "liveliness_lease_duration": FOREVER, "avoid_ros_namespace_conventions": False,
+        }  # fmt: skip
+
+
+def test_rosbags_reads_joints_and_text(tmp_path, data_root):
+    sequence = skeletons.open_sequence(data_root / "ntu/skeleton/S001C001P001R001A001.skeleton")
+    with BagWriter(tmp_path / "b") as writer:
+        for index, stamp in enumerate(sequence.stamps_ns):
+            writer.write_bodies("/skeletons", int(stamp), "lens", sequence.bodies_at(index))
+        writer.add_topic("/action_label/text", "std_msgs/msg/String", [qos(reliable=False, latched=True)])
+        writer.write("/action_label/text", 10, b"\x00\x01\x00\x00\x06\x00\x00\x00drink\x00")
+    with AnyReader([tmp_path / "b"]) as reader:
+        connection: Any = next(c for c in reader.connections if c.topic == "/skeletons")
+        messages: list[Any] = [
+            reader.deserialize(raw, connection.msgtype) for _, _, raw in reader.messages([connection])
+        ]
+        text: Any = next(c for c in reader.connections if c.topic == "/action_label/text")
+        texts: list[Any] = [reader.deserialize(raw, text.msgtype) for _, _, raw in reader.messages([text])]
+        (offered,) = text.ext.offered_qos_profiles
+    assert [message.data for message in texts] == ["drink"] and (offered.reliability.name, offered.durability.name) == (
+        "BEST_EFFORT",
+        "TRANSIENT_LOCAL",
+    )
+    assert len(messages) == 103
+    last = messages[-1].skeletons[0]
+    assert (last.body_id, last.layout) == ("body_72057594037931101", "kinect_v2_25")
+    positions = np.array([(p.x, p.y, p.z) for p in last.positions], np.float32)
+    np.testing.assert_array_equal(positions, sequence.bodies[0, -1])
+    np.testing.assert_array_equal(last.pixels.reshape(25, 2), sequence.pixels[0, -1])
+    np.testing.assert_array_equal(last.confidences, sequence.scores[0, -1])
+
+
+def test_type_hashes_are_ros_own(tmp_path, root):
+    """The RIHS01 of our messages against the one that ROS's own generator computed when they were built."""
+    import json
+
+    from actrec.recordings.definitions import typestore_with
+
+    built = root / "ros2_ws/install/actrec_msgs/share/actrec_msgs/msg"
+    if not built.is_dir():
+        pytest.skip("the messages are not built: make build")
+    for name in ("SkeletonArray", "HandArray", "FaceArray", "ActionLabel"):
+        known = {
+            h["type_name"]: h["hash_string"] for h in json.loads((built / f"{name}.json").read_text())["type_hashes"]
+        }
+        msgtype = f"actrec_msgs/msg/{name}"
+        assert typestore_with(msgtype).hash_rihs01(msgtype) == known[msgtype]
+
+
+def test_joints_alone_go_to_skeletons_and_truth_beside_images(tmp_path, person_frames):
+    body = Body("body_1", "kinect_v2_25", np.zeros((25, 3), np.float32), np.zeros((25, 2), np.float32), np.ones(25))
+    alone = RgbdFrame(1, None, None, Intrinsics(8, 1, 9, 9, 4, 0), skeletons=[body])
+    assert list(write(tmp_path / "alone", [alone]).counts) == ["/skeletons"]
+    both = RgbdFrame(1, person_frames[0].colour, None, person_frames[0].intrinsics, skeletons=[body])
+    assert "/ground_truth/skeletons" in write(tmp_path / "both", [both]).counts
+
+
+def test_wrong_use(tmp_path, person_frames):
+    (tmp_path / "there").mkdir()
+    with pytest.raises(DeviceError, match="exists already"):
+        BagWriter(tmp_path / "there")
+    with pytest.raises(ConfigError, match="depth encoding is '8UC1'"):
+        BagWriter(tmp_path / "new", depth_encoding="8UC1")
+    with BagWriter(tmp_path / "c") as writer:
+        with pytest.raises(InputError, match="definition of no_such/msg/Thing is found neither"):
+            writer.add_topic("/x", "no_such/msg/Thing")
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.95])
+def test_a_file_cut_anywhere_is_saved(tmp_path, person_frames, share):
+    write(tmp_path / "b", person_frames)
+    whole = (tmp_path / "b/b.mcap").read_bytes()
+    (tmp_path / "cut.mcap").write_bytes(whole[: int(len(whole) * share)])
+    counts = recover(tmp_path / "cut.mcap", tmp_path / "saved")
+    with open_recording(tmp_path / "saved") as recording:
+        read: list[Any] = list(recording.frames())
+    assert len(read) == counts["/camera/color/image_raw"] >= int(len(person_frames) * share) - 1
+    for before, after in zip(person_frames, read, strict=False):
+        np.testing.assert_array_equal(before.colour, after.colour)
+        np.testing.assert_array_equal(before.depth, after.depth)
+
+
+def test_recovering_what_cannot_be(tmp_path, person_frames):
+    (tmp_path / "x.mcap").write_bytes(b"rubbish and more rubbish")
+    with pytest.raises(InputError, match="is no mcap file"):
+        recover(tmp_path / "x.mcap", tmp_path / "y")
+    (tmp_path / "z.mcap").write_bytes(b"\x89MCAP0\r\n")
+    with pytest.raises(InputError, match="holds no whole message"):
+        recover(tmp_path / "z.mcap", tmp_path / "y")
+    with pytest.raises(DeviceError, match="holds 0 .mcap files"):
+        recover(tmp_path / "nothing", tmp_path / "y")
+    write(tmp_path / "b", person_frames[:1])
+    with pytest.raises(DeviceError, match="exists already"):
+        recover(tmp_path / "b", tmp_path / "b")
+
+
+CHILD = """
+import resource, signal, sys
+import numpy as np
+from actrec.errors import DeviceError
+from actrec.frames import Intrinsics, RgbdFrame
+from actrec.recordings.bag_writer import BagWriter
+path, mode = sys.argv[1:]
+if mode == "full":  # a file that may not grow further stands in for a full disk
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, resource.RLIM_INFINITY))
+writer = BagWriter(path)
+colour = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
+k = Intrinsics(320, 240, 300, 300, 160, 120)
+try:
+    for stamp in range(30):
+        writer.write_frame(RgbdFrame(stamp, colour, np.full((240, 320), 1.5, np.float32), k))
+        if stamp == 19 and mode == "kill":
+            writer.flush()
+            print("flushed", flush=True)
+            sys.stdin.read()
+except DeviceError as error:
+    print(error)
+    sys.exit(1)
+"""
+
+
+def child(path, mode):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(path), mode],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+
+
+def test_a_full_disk_is_one_line_and_can_be_saved(tmp_path):
+    process = child(tmp_path / "b", "full")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (1, "")
+    assert out.count("\n") == 1 and "stopped after" in out and "File too large" in out and "--recover" in out
+    assert recover(tmp_path / "b", tmp_path / "saved")["/camera/color/image_raw"] >= 5
+    with open_recording(tmp_path / "saved") as recording:
+        assert len(list(recording.frames())) >= 5
+
+
+def test_a_killed_recorder_loses_nothing_that_was_flushed(tmp_path):
+    process = child(tmp_path / "b", "kill")
+    assert process.stdout is not None and process.stdout.readline() == "flushed\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=60)
+    assert not (tmp_path / "b/metadata.yaml").exists()
+    with pytest.raises(InputError, match="was not finished; save it with `actrec record --recover"):
+        open_recording(tmp_path / "b")
+    assert recover(tmp_path / "b", tmp_path / "saved")["/camera/color/image_raw"] == 20

@@ -1,0 +1,174 @@
+"""Folders of images and plain videos, on the recordings at hand."""
+
+import shutil
+from itertools import pairwise
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from actrec.errors import ConfigError, InputError
+from actrec.recordings import open_recording
+from actrec.recordings.base import RecordingConfig
+
+F525 = "525,525,319.5,239.5"
+
+
+def frames_of(path: Any, start_s: float = 0.0, **options: Any) -> list[Any]:
+    with open_recording(path, RecordingConfig(**options)) as recording:
+        return list(recording.frames(start_s))
+
+
+def test_person_turning(data_root):
+    folder = data_root / "rgbd/person_turning"
+    with open_recording(folder, RecordingConfig(intrinsics=F525, depth_scale=0.001)) as recording:
+        assert recording.duration_s == pytest.approx(99 / 30)
+        frames: list[Any] = [frame for frame, _ in zip(recording.frames(), range(3), strict=False)]
+        last: list[Any] = list(recording.frames(98.9 / 30))
+    raw = cv2.imread(str(folder / "0000000001_depth.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(np.isnan(frames[1].depth), raw == 0)
+    np.testing.assert_allclose(np.nan_to_num(frames[1].depth), raw / 1000, atol=1e-6)
+    bgr = cv2.imread(str(folder / "0000000001.jpg"))
+    np.testing.assert_array_equal(frames[1].colour, bgr[..., ::-1])
+    assert len(last) == 1 and last[0].stamp_ns == 3_300_000_000
+
+
+def test_pairs_of_5000_to_the_metre(data_root):
+    for folder in sorted((data_root / "rgbd/pairs").iterdir()):
+        frames = frames_of(folder, intrinsics=F525, depth_scale=1 / 5000)
+        assert len(frames) == 2
+        raw = cv2.imread(str(folder / "depth1.png"), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_allclose(np.nan_to_num(frames[1].depth), raw / 5000, rtol=1e-6)
+        assert 0.5 < np.nanmedian(frames[0].depth) < 6
+
+
+def test_realsense_npz(data_root):
+    folder = data_root / "rgbd/realsense_hands/G06_palm_clip01"
+    frames = frames_of(folder, hfov_deg=69.0)
+    raw = np.load(folder / "depth_mm.npz")["depth"]
+    assert len(frames) == len(raw) == 15
+    np.testing.assert_allclose(np.nan_to_num(frames[14].depth), raw[14] / 1000, rtol=1e-6)
+
+
+def test_nothing_is_guessed(data_root):
+    folder = data_root / "rgbd/person_turning"
+    with pytest.raises(InputError, match="has no intrinsics: give option intrinsics="):
+        open_recording(folder)
+    with pytest.raises(InputError, match=r"does not say how long a unit of depth is: give option depth_scale \(0\.001"):
+        open_recording(folder, RecordingConfig(intrinsics=F525))
+    with pytest.raises(ConfigError, match="expected four numbers"):
+        open_recording(folder, RecordingConfig(intrinsics="525,525,x,1"))
+
+
+def small_folder(folder, names, size=(24, 32), depth_size=(24, 32)):
+    for colour, depth in names:
+        for name, image in (
+            (colour, np.full((*size, 3), 9, np.uint8)),
+            (depth, np.full(depth_size, 2000, np.uint16)),
+        ):
+            if name:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(folder / name), image)
+    return folder
+
+
+def test_intrinsics_yaml_in_the_folder(tmp_path, caplog):
+    small_folder(tmp_path / "f", [("rgb/000009.png", "depth/000009.png"), ("rgb/000010.png", "depth/000010.png")])
+    text = "width: 32\nheight: 24\nfx: 30\nfy: 31\ncx: 15.5\ncy: 11.5\n"
+    (tmp_path / "f/intrinsics.yaml").write_text(text + "depth_scale: 0.0005\nfps: 10\n")
+    frames = frames_of(tmp_path / "f")
+    assert [frame.stamp_ns for frame in frames] == [0, 100_000_000]
+    assert frames[0].intrinsics.fy == 31 and frames[0].depth[0, 0] == pytest.approx(1.0)
+    assert frames_of(tmp_path / "f", depth_scale=0.001)[0].depth[0, 0] == pytest.approx(2.0)
+    (tmp_path / "f/intrinsics.yaml").write_text(text.replace("width: 32", "width: 640"))
+    with pytest.raises(InputError, match="of 640×24 images, but these are 32×24"):
+        open_recording(tmp_path / "f", RecordingConfig(depth_scale=0.001))
+    for broken, message in (("fx: 30", "lacks 'width'"), ("width: [", "is not YAML"), ("7", "holds no mapping")):
+        (tmp_path / "f/intrinsics.yaml").write_text(broken)
+        with pytest.raises(InputError, match=message):
+            open_recording(tmp_path / "f")
+    ros = tmp_path / "camera.yaml"
+    ros.write_text(
+        "image_width: 32\nimage_height: 24\ncamera_matrix: {rows: 3, cols: 3, data: [40, 0, 15, 0, 41, 11, 0, 0, 1]}\n"
+        "distortion_coefficients: {rows: 1, cols: 5, data: [0.1, 0, 0, 0, 0]}\n"
+    )
+    (tmp_path / "f/intrinsics.yaml").unlink()
+    frames = frames_of(tmp_path / "f", intrinsics=str(ros), depth_scale=0.001)
+    assert frames[0].intrinsics.fy == 41 and frames[0].intrinsics.distortion == (0.1, 0, 0, 0, 0)
+
+
+def test_tum_stamps_pair_in_time(tmp_path, caplog):
+    names = [
+        ("rgb/1305031102.175304.png", "depth/1305031102.160407.png"),
+        ("rgb/1305031102.211214.png", "depth/1305031102.194330.png"),
+        ("rgb/1305031102.243211.png", "depth/1305031102.226738.png"),
+        ("rgb/1305031109.000000.png", ""),
+    ]
+    frames = frames_of(small_folder(tmp_path, names), intrinsics="30,30,15,11", depth_scale=0.0002)
+    assert len(frames) == 3
+    assert abs(frames[0].stamp_ns - 1305031102175304000) < 1000
+    assert "1 of 4 colour images have no depth" in caplog.text
+
+
+def test_colour_alone_and_sizes(tmp_path, caplog):
+    frames = frames_of(small_folder(tmp_path / "c", [("img_1.png", ""), ("img_2.png", "")]), hfov_deg=60.0)
+    assert [frame.depth for frame in frames] == [None, None] and "has no depth" in caplog.text
+    folder = small_folder(tmp_path / "d", [("color0.png", "depth0.png")], depth_size=(12, 16))
+    with pytest.raises(InputError, match=r"color0\.png.*register depth to colour first"):
+        frames_of(folder, hfov_deg=60.0, depth_scale=0.001)
+    folder = small_folder(tmp_path / "e", [("color0.png", "depth7.png")])
+    with pytest.raises(InputError, match="no depth image has a colour image's number"):
+        frames_of(folder, hfov_deg=60.0, depth_scale=0.001)
+
+
+def test_empty_folder_and_truncated_image(tmp_path, data_root):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no colour images"):
+        open_recording(tmp_path / "empty")
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    for name in ("0000000000.jpg", "0000000000_depth.png", "0000000001.jpg", "0000000001_depth.png"):
+        shutil.copy(data_root / "rgbd/person_turning" / name, folder / name)
+    depth = folder / "0000000001_depth.png"
+    depth.chmod(0o644)
+    depth.write_bytes(depth.read_bytes()[:50])
+    with pytest.raises(InputError, match=r"0000000001_depth\.png' cannot be decoded"):
+        frames_of(folder, intrinsics=F525, depth_scale=0.001)
+    cv2.imwrite(str(depth), np.zeros((480, 640), np.uint8))
+    with pytest.raises(InputError, match=r"is uint8\[480, 640\], expected 16-bit depth"):
+        frames_of(folder, intrinsics=F525, depth_scale=0.001)
+
+
+def test_ntu_video_is_turned_back(data_root, caplog):
+    file = data_root / "ntu/rgb/S001C001P001R001A001_rgb.avi"
+    with open_recording(file) as recording:
+        frames: list[Any] = [frame for frame, _ in zip(recording.frames(), range(2), strict=False)]
+        assert recording.intrinsics.fx == pytest.approx(1064, abs=1)
+    assert "assuming the Kinect v2's field of view" in caplog.text and "without depth" in caplog.text
+    with open_recording(file, RecordingConfig(mirror="no")) as recording:
+        raw: Any = next(recording.frames())
+    np.testing.assert_array_equal(frames[0].colour, raw.colour[:, ::-1])
+    assert [frame.stamp_ns for frame in frames] == [0, 33333333]
+
+
+def test_video_counts_seeks_and_needs_a_field_of_view(data_root):
+    file = data_root / "videos/people_1080p.mp4"
+    with pytest.raises(InputError, match="has no intrinsics"):
+        open_recording(file)
+    frames = frames_of(file, hfov_deg=70.0, start_s=2.0)
+    assert frames[0].stamp_ns >= 2_000_000_000 > frames[0].stamp_ns - 40_000_000
+    every = frames_of(file, hfov_deg=70.0)
+    assert len(every) == 72 and all(a.stamp_ns < b.stamp_ns for a, b in pairwise(every))
+    assert [f.stamp_ns for f in frames] == [f.stamp_ns for f in every if f.stamp_ns >= 2_000_000_000]
+    np.testing.assert_array_equal(frames[0].colour, every[-len(frames)].colour)
+    assert frames_of(file, hfov_deg=70.0, fps=10.0, start_s=6.9)[0].stamp_ns == 6_900_000_000
+
+
+def test_truncated_and_foreign_videos(tmp_path, data_root):
+    whole = (data_root / "videos/people_1080p.mp4").read_bytes()
+    for name, content in (("cut.mp4", whole[: len(whole) // 2]), ("not.mp4", b"not a video"), ("empty.avi", b"")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=name) as caught:
+            frames_of(tmp_path / name, hfov_deg=70.0)
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,212 @@
+"""The replay driver: pace, seek, loops, stamps, errors."""
+
+import threading
+import time
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from actrec import capture
+from actrec.capture.pace import Pace
+from actrec.capture.replay import ReplayCamera
+from actrec.errors import ConfigError, DeviceError, EndOfStream, InputError
+from actrec.recordings.bag_writer import BagWriter
+
+PERIOD = 33_333_333
+SKELETON = "ntu/skeleton/S001C001P001R001A001.skeleton"
+
+
+@pytest.fixture(scope="module")
+def person_bag(tmp_path_factory, person_frames):
+    path = tmp_path_factory.mktemp("replay") / "person"
+    with BagWriter(path) as writer:
+        for frame in person_frames:
+            writer.write_frame(frame)
+    return str(path)
+
+
+def play(limit: int = 10_000, **options: Any) -> tuple[list[Any], Any]:
+    with capture.create("replay", **options) as camera:
+        frames: list[Any] = []
+        try:
+            while len(frames) < limit:
+                frames.append(camera.read(10.0))
+        except EndOfStream:
+            pass
+    return frames, camera
+
+
+def test_frames_come_as_recorded(person_bag, person_frames):
+    frames, camera = play(path=person_bag, rate=0.0, restamp=False)
+    assert camera.frames_read == len(frames) == len(person_frames)
+    for before, after in zip(person_frames, frames, strict=True):
+        np.testing.assert_array_equal(before.colour, after.colour)
+        np.testing.assert_array_equal(before.depth, after.depth)
+        assert before.stamp_ns == after.stamp_ns
+
+
+def test_the_end_stays_the_end(person_bag):
+    replay = ReplayCamera(path=person_bag, rate=0.0, start_s=0.2)
+    with replay as camera:
+        assert camera.intrinsics.fx == 525
+        camera.read(10.0)
+        camera.read(10.0)
+        for _ in range(3):
+            with pytest.raises(EndOfStream, match="has ended"):
+                camera.read(10.0)
+        replay.seek(0.0)
+        assert camera.read(10.0).colour is not None
+
+
+def test_restamped_frames_start_now_and_keep_their_intervals(person_bag):
+    before = time.time_ns()
+    frames, _ = play(path=person_bag, rate=0.0)
+    assert before <= frames[0].stamp_ns <= time.time_ns()
+    assert {b.stamp_ns - a.stamp_ns for a, b in pairwise(frames)} <= {PERIOD, PERIOD + 1}
+
+
+def test_loops_are_monotonic(person_bag):
+    frames, camera = play(20, path=person_bag, rate=0.0, loop=True)
+    assert camera.loops == 2
+    assert {b.stamp_ns - a.stamp_ns for a, b in pairwise(frames)} <= {PERIOD, PERIOD + 1}
+    np.testing.assert_array_equal(frames[0].colour, frames[8].colour)
+    recorded, _ = play(20, path=person_bag, rate=0.0, loop=True, restamp=False)
+    assert recorded[8].stamp_ns == recorded[0].stamp_ns
+
+
+def test_start_and_duration(person_bag, person_frames):
+    frames, camera = play(path=person_bag, rate=0.0, restamp=False, start_s=0.1, duration_s=0.1)
+    assert [f.stamp_ns for f in frames] == [f.stamp_ns for f in person_frames[3:6]]
+    assert camera.config.start_s == 0.1
+    looped, _ = play(7, path=person_bag, rate=0.0, restamp=False, start_s=0.1, duration_s=0.1, loop=True)
+    assert [f.stamp_ns for f in looped] == [f.stamp_ns for f in person_frames[3:6] * 3][:7]
+
+
+def test_seek_while_playing(person_bag, person_frames):
+    replay = ReplayCamera(path=person_bag, rate=0.0, restamp=False)
+    with replay as camera:
+        camera.read(10.0)
+        replay.seek(0.2)
+        assert camera.read(10.0).stamp_ns == person_frames[6].stamp_ns
+        replay.seek(0.0)
+        assert camera.read(10.0).stamp_ns == person_frames[0].stamp_ns
+        with pytest.raises(ConfigError, match="cannot start .* at 9 s: it lasts 0.23 s"):
+            replay.seek(9.0)
+
+
+def test_restamped_stamps_grow_over_a_seek(person_bag):
+    replay = ReplayCamera(path=person_bag, rate=0.0)
+    with replay as camera:
+        stamps = [camera.read(10.0).stamp_ns for _ in range(4)]
+        replay.seek(0.0)
+        stamps += [camera.read(10.0).stamp_ns for _ in range(4)]
+    assert all(a < b for a, b in pairwise(stamps))
+
+
+def test_pace_follows_the_recording():
+    """When frames are due, without waiting for them."""
+    pace = Pace(rate=2.0)
+    pace.advance(10**9)
+    began = pace.due(10**9)
+    assert pace.due(2 * 10**9) == pytest.approx(began + 0.5, abs=1e-6)
+    pace.advance(2 * 10**9)
+    assert pace.due(10**9, passes=1) == pytest.approx(began + 1.0, abs=1e-6)  # one period after the last
+    pace.restart()
+    assert pace.due(5 * 10**9) == pytest.approx(began, abs=5.0)
+
+
+def test_growing_stamps_pass_over_a_clock_set_back():
+    pace = Pace(rate=0.0)
+    stamps = [pace.advance(stamp) for stamp in (0, PERIOD, 2 * PERIOD, PERIOD // 2, PERIOD // 2 + PERIOD)]
+    assert pace.stamps_back == 1 and np.diff(stamps).tolist() == [PERIOD] * 4
+
+
+def test_stamps_that_jump_back_in_a_bag(tmp_path, bag):
+    start, recorded = 1_700_000_000 * 10**9, [0, 1, 2, -30, -29, -28]
+    with bag(tmp_path / "b") as b:
+        b.info("/camera/color/camera_info", start, 8, 4)
+        for k, step in enumerate(recorded):
+            pixels = np.full((4, 8, 3), k, np.uint8)
+            b.image("/camera/color/image_raw", start + step * PERIOD, pixels, "rgb8", log_time=start + k * PERIOD)
+    frames, camera = play(path=str(tmp_path / "b"), rate=0.0, restamp=False)
+    assert [(f.stamp_ns - start) // PERIOD for f in frames] == recorded and camera.stamps_back == 1
+    frames, camera = play(path=str(tmp_path / "b"), rate=0.0)
+    assert all(b.stamp_ns - a.stamp_ns == PERIOD for a, b in pairwise(frames)) and camera.stamps_back == 1
+
+
+def test_skeleton_files_give_joints_alone(data_root):
+    frames, _ = play(path=str(data_root / SKELETON), rate=0.0)
+    assert len(frames) == 103 and all(f.colour is None and f.depth is None for f in frames)
+    assert all(len(f.skeletons) == 1 and f.skeletons[0].layout == "kinect_v2_25" for f in frames)
+    packed = str(data_root / "utd_mhad/utd_mhad_skeletons.npz")
+    frames, _ = play(path=packed, rate=0.0, sequence="a3_s2_t1", restamp=False, fps=15.0)
+    assert frames[15].stamp_ns == 10**9
+    with pytest.raises(ConfigError, match="choose one by name"):
+        play(path=packed)
+
+
+def test_folders_and_videos(data_root):
+    options = {"intrinsics": "525,525,319.5,239.5", "depth_scale": 0.001, "rate": 0.0}
+    frames, _ = play(5, path=str(data_root / "rgbd/person_turning"), **options)
+    assert all(f.depth is not None for f in frames)
+    frames, _ = play(5, path=str(data_root / "videos/street_720p.avi"), hfov_deg=70.0, rate=0.0, start_s=1.0)
+    assert all(f.depth is None and f.colour.shape == (720, 1280, 3) for f in frames)
+
+
+def test_wrong_use(tmp_path, person_bag):
+    with pytest.raises(ConfigError, match="needs a recording: set its option path"):
+        capture.create("replay")
+    with pytest.raises(ConfigError, match=r"ReplayConfig\.format is 'ros1'"):
+        capture.create("replay", path=person_bag, format="ros1")
+    with pytest.raises(ConfigError, match="unknown option speed .* known: .*rate"):
+        capture.create("replay", path=person_bag, speed=2)
+    with pytest.raises(ConfigError, match=r"rate is -1"):
+        capture.create("replay", path=person_bag, rate=-1.0)
+    with pytest.raises(DeviceError, match="there is no recording"):
+        capture.create("replay", path=str(tmp_path / "none")).open()
+    with pytest.raises(InputError, match="holds no colour images"):
+        capture.create("replay", path=str(tmp_path)).open()
+    camera: Any = capture.create("replay", path=person_bag)
+    for use in (lambda: camera.read(), lambda: camera.intrinsics, lambda: camera.seek(0.0)):
+        with pytest.raises(DeviceError, match="is not open"):
+            use()
+    camera.close()
+    camera.close()
+
+
+def test_an_error_in_the_middle_reaches_the_reader(tmp_path, bag):
+    with bag(tmp_path / "b") as b:
+        b.info("/camera/color/camera_info", 0, 8, 4)
+        for k in range(3):
+            size = (4, 8, 3) if k < 2 else (5, 8, 3)
+            b.image("/camera/color/image_raw", k * PERIOD, np.zeros(size, np.uint8), "rgb8")
+    with capture.create("replay", path=str(tmp_path / "b"), rate=0.0) as camera:
+        camera.read(10.0)
+        camera.read(10.0)
+        for _ in range(2):
+            with pytest.raises(InputError, match=r"bag '.*b': colour is uint8\[5, 8, 3\]"):
+                camera.read(10.0)
+
+
+def test_closing_wakes_a_reader_who_waits(person_bag):
+    camera = capture.create("replay", path=person_bag, rate=0.0001)
+    camera.open()
+    camera.read(10.0)
+    caught = []
+
+    def wait():
+        try:
+            camera.read(10.0)
+        except DeviceError as error:
+            caught.append(str(error))
+
+    reader = threading.Thread(target=wait)
+    reader.start()
+    camera.close()
+    reader.join(timeout=10)
+    assert not reader.is_alive() and len(caught) == 1
+    before = threading.active_count()
+    play(1, path=person_bag, rate=0.0, loop=True)
+    assert threading.active_count() == before

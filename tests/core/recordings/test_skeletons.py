@@ -1,0 +1,231 @@
+"""Skeleton files of every format, on the recordings as published."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from actrec.errors import ConfigError, DeviceError, InputError
+from actrec.frames import Intrinsics
+from actrec.geometry import project
+from actrec.recordings import skeletons
+from actrec.recordings.ntu import COLOUR_SIZE
+from actrec.skeleton.layouts import KINECT_V2_25
+
+LEFT, RIGHT = KINECT_V2_25.index["shoulder_left"], KINECT_V2_25.index["shoulder_right"]
+HEAD, BASE = KINECT_V2_25.index["head"], KINECT_V2_25.index["spine_base"]
+
+
+def check(sequence):
+    """The data contract: shapes, types, optical frame, missing joints."""
+    bodies, frames = len(sequence.body_ids), len(sequence)
+    assert sequence.bodies.shape == (bodies, frames, 25, 3)
+    assert sequence.scores.shape == (bodies, frames, 25)
+    assert sequence.pixels.shape == (bodies, frames, 25, 2)
+    assert {a.dtype for a in (sequence.bodies, sequence.scores, sequence.pixels)} == {np.dtype(np.float32)}
+    assert sequence.stamps_ns.dtype == np.int64 and (np.diff(sequence.stamps_ns) > 0).all()
+    assert all(body_id[0].isalpha() for body_id in sequence.body_ids)
+    assert sequence.scores.min() >= 0 and sequence.scores.max() <= 1
+    assert (np.isnan(sequence.bodies).any(-1) == (sequence.scores == 0)).all()
+    middle = np.nanmedian(sequence.bodies, axis=(0, 1))
+    assert 0.5 < middle[BASE, 2] < 5  # in front of the camera
+    assert middle[HEAD, 1] < middle[BASE, 1]  # y is down
+
+
+def test_ntu_files_to_the_last_byte(data_root):
+    files = sorted((data_root / "ntu/skeleton").glob("*.skeleton"))
+    assert len(files) == 11
+    for file in files:
+        sequence = skeletons.read_ntu_skeleton(file)
+        check(sequence)
+        lines = file.read_text().split("\n")
+        assert len(sequence) == int(lines[0])
+        assert sequence.label == int(file.stem[-3:])
+        assert sequence.stamps_ns[30] == 1_000_000_000
+        # The last joint of the last body, straight from the file's last line.
+        last = [float(value) for value in lines[-2].split()]
+        raw = skeletons.read_ntu_file(file)
+        np.testing.assert_allclose(raw.positions[-1, -1, -1], last[:3], rtol=1e-6)
+        np.testing.assert_allclose(raw.colour_pixels[-1, -1, -1], last[5:7], rtol=1e-6)
+        np.testing.assert_allclose(raw.orientations[-1, -1, -1], last[7:11], rtol=1e-6)
+        assert raw.states[-1, -1, -1] == last[11]
+
+
+def test_ntu_joints_project_to_the_files_own_pixels(data_root):
+    """Depth camera: one focal length and centre explain every pixel, x growing with the Kinect's x (mirrored)."""
+    for file in sorted((data_root / "ntu/skeleton").glob("*.skeleton")):
+        raw = skeletons.read_ntu_file(file)
+        seen = raw.states == 2
+        x, _, z = raw.positions[seen].T.astype(np.float64)
+        design = np.stack([x / z, np.ones_like(z)], axis=1)
+        (focal, centre), *_ = np.linalg.lstsq(design, raw.depth_pixels[seen][:, 0], rcond=None)
+        assert 360 < focal < 370 and 250 < centre < 270
+        assert np.abs(design @ [focal, centre] - raw.depth_pixels[seen][:, 0]).max() < 0.2
+
+
+def test_ntu_pixels_agree_with_the_optical_frame(data_root):
+    """Turned back from the mirroring, the pixels lie where the optical joints project, but for the cameras' offset."""
+    for file in sorted((data_root / "ntu/skeleton").glob("*.skeleton")):
+        sequence = skeletons.read_ntu_skeleton(file)
+        nominal = Intrinsics(*COLOUR_SIZE, 1060, 1060, 959.5, 539.5)
+        seen = sequence.scores == 1
+        apart = (project(sequence.bodies, nominal) - sequence.pixels)[seen]
+        assert np.abs(apart - np.median(apart, axis=0)).max() < 12
+        assert np.abs(np.median(apart, axis=0)).max() < 45  # 5 cm between the two cameras, and an off-centre lens
+
+
+def test_ntu_with_two_bodies_and_an_empty_frame(tmp_path, data_root):
+    lines = (data_root / "ntu/skeleton/S001C001P001R001A001.skeleton").read_text().split("\n")
+    first = lines[2:29]  # id line, number of joints, 25 joints
+    other = ["72057594037939999" + first[0][17:], *first[1:]]
+    file = tmp_path / "S001C001P001R001A050.skeleton"
+    file.write_text("\n".join(["3", "1", *first, "0", "2", *first, *other]) + "\n")
+    sequence = skeletons.open_sequence(file)
+    assert sequence.body_ids == ("body_72057594037931101", "body_72057594037939999")
+    assert np.isfinite(sequence.bodies).all((2, 3)).tolist() == [[True, False, True], [False, False, True]]
+    assert [len(sequence.bodies_at(t)) for t in range(3)] == [1, 0, 2]
+    assert sequence.label == 50
+
+
+@pytest.mark.parametrize("cut", [0.2, 0.5, 0.999])
+def test_truncated_ntu(tmp_path, data_root, cut):
+    text = (data_root / "ntu/skeleton/S001C001P001R001A001.skeleton").read_text()
+    file = tmp_path / "cut.skeleton"
+    file.write_text(text[: int(len(text) * cut)].rsplit(" ", 1)[0])
+    with pytest.raises(InputError, match=r"cut\.skeleton' is truncated"):
+        skeletons.read_ntu_skeleton(file)
+
+
+def test_ntu_with_values_too_many(tmp_path, data_root):
+    file = tmp_path / "long.skeleton"
+    file.write_text((data_root / "ntu/skeleton/S001C001P001R001A001.skeleton").read_text() + "1 2 3\n")
+    with pytest.raises(InputError, match="3 values after the last of 103 frames"):
+        skeletons.read_ntu_skeleton(file)
+
+
+@pytest.mark.parametrize("text", ["hello world", "", "2.5 1", "\x00\x01"])
+def test_not_an_ntu_file(tmp_path, text):
+    file = tmp_path / "x.skeleton"
+    file.write_text(text)
+    with pytest.raises(InputError, match="x.skeleton"):
+        skeletons.open_sequence(file)
+
+
+def test_nucla_json_and_npz_agree(data_root):
+    every = {s.name: s for s in skeletons.read_nucla_npz(data_root / "nucla/nucla_skeletons.npz")}
+    assert len(every) == 1484 and sum(s.meta["is_train"] for s in every.values()) == 1020
+    files = sorted((data_root / "nucla/raw").glob("*.json"))
+    assert len(files) == 50
+    for file in files:
+        single = skeletons.open_sequence(file)
+        check(single)
+        packed = every[single.name]
+        np.testing.assert_array_equal(single.bodies, packed.bodies)
+        assert single.label == packed.label
+        assert packed.meta["is_train"] == (packed.meta["view"] != 3)
+
+
+def test_nucla_raw_numbers(data_root):
+    """Joint by joint against the file, in the optical frame: x and y change sign, z stays."""
+    file = data_root / "nucla/raw/a01_s01_e00_v01.json"
+    sequence = skeletons.read_nucla_json(file, fps=10)
+    raw = np.array(json.loads(file.read_text())["skeletons"], np.float32)
+    np.testing.assert_array_equal(sequence.bodies[0, :, HEAD], raw[:, 3] * [-1, -1, 1])
+    np.testing.assert_array_equal(sequence.bodies[0, :, LEFT], raw[:, 4] * [-1, -1, 1])
+    assert sequence.stamps_ns[-1] == (len(raw) - 1) * 100_000_000
+    assert sequence.meta["label_name"] == "pick up with one hand"
+
+
+def test_missing_joints_are_nan(data_root):
+    every = skeletons.read_nucla_npz(data_root / "nucla/nucla_skeletons.npz")
+    missing = sum(int(np.isnan(s.bodies).any(-1).sum()) for s in every)
+    assert 0 < missing < 100  # twelve zero joints and what is built on them
+    assert not any((s.bodies == 0).all(-1).any() for s in every)
+
+
+def test_utd_mhad_mat_and_npz_agree(data_root):
+    every = {s.name: s for s in skeletons.read_utd_mhad_npz(data_root / "utd_mhad/utd_mhad_skeletons.npz")}
+    assert len(every) == 861
+    files = sorted((data_root / "utd_mhad/skeleton").glob("*.mat"))
+    assert len(files) == 14
+    for file in files:
+        single = skeletons.open_sequence(file)
+        check(single)
+        np.testing.assert_allclose(single.bodies, every[single.name].bodies, atol=1e-6)
+        assert (single.label, single.meta["subject"], single.meta["trial"]) == (every[single.name].label, 1, 1)
+
+
+def test_utd_mhad_right_hand_waves(data_root):
+    """The right-handed actions move the joint that is named the right hand, and it lies to the camera's left."""
+    hand_left, hand_right = KINECT_V2_25.index["hand_left"], KINECT_V2_25.index["hand_right"]
+    for sequence in skeletons.read_utd_mhad_npz(data_root / "utd_mhad/utd_mhad_skeletons.npz"):
+        if sequence.label in (1, 2, 3):
+            reach = np.ptp(sequence.bodies[0], axis=0).sum(-1)
+            assert reach[hand_right] > 3 * reach[hand_left]
+            assert (sequence.bodies[0, :, RIGHT, 0] < sequence.bodies[0, :, LEFT, 0]).all()
+
+
+def test_kinect_csv(data_root):
+    files = sorted((data_root / "kinect_v2_csv").glob("*.csv"))
+    assert len(files) == 7
+    for file in files:
+        sequence = skeletons.open_sequence(file)
+        check(sequence)
+        row = [float(value) for value in file.read_text().splitlines()[-1].rstrip(",").split(",")]
+        assert sequence.stamps_ns[-1] == int(row[0]) * 100
+        np.testing.assert_allclose(sequence.bodies[0, -1, -1], np.array(row[-4:-1]) * [-1, -1, 1], rtol=1e-6)
+        assert 0.030 < np.median(np.diff(sequence.stamps_ns)) / 1e9 < 0.036
+
+
+@pytest.mark.parametrize(("row", "message"), [("1,2,3", "line 1 has 3 values"), (",".join(["x"] * 101), "no Kinect")])
+def test_bad_csv(tmp_path, row, message):
+    file = tmp_path / "bad.csv"
+    file.write_text(row + "\n")
+    with pytest.raises(InputError, match=message):
+        skeletons.open_sequence(file)
+
+
+def test_choosing_a_sequence(data_root):
+    file = data_root / "nucla/nucla_skeletons.npz"
+    by_name = skeletons.open_sequence(file, "a01_s01_e01_v01")
+    every = skeletons.open_sequences(file)
+    index = [s.name for s in every].index("a01_s01_e01_v01")
+    assert skeletons.open_sequence(file, index).name == skeletons.open_sequence(file, str(index)).name == by_name.name
+    with pytest.raises(ConfigError, match="holds 1484 sequences; choose one by name"):
+        skeletons.open_sequence(file)
+    with pytest.raises(ConfigError, match="no sequence 'nobody'"):
+        skeletons.open_sequence(file, "nobody")
+    with pytest.raises(ConfigError, match="no sequence '1484'"):
+        skeletons.open_sequence(file, 1484)
+
+
+def test_absent_corrupt_and_foreign_files(tmp_path, data_root):
+    with pytest.raises(DeviceError, match="there is no file"):
+        skeletons.open_sequence(tmp_path / "none.json")
+    for name, content in (
+        ("a.npz", b"PK\x03\x04rubbish"),
+        ("b.mat", b"MATLAB 5.0 rubbish"),
+        ("c.json", b'{"skeletons": [['),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=name):
+            skeletons.open_sequences(tmp_path / name)
+    shutil.copy(data_root / "shrec17/shrec17_skeletons.npz", tmp_path / "d.npz")
+    with pytest.raises(InputError, match=r"d\.npz' is no skeleton recording; known formats: kinect_v2_csv"):
+        skeletons.open_sequences(tmp_path / "d.npz")
+    whole = (data_root / "utd_mhad/skeleton/a1_s1_t1_skeleton.mat").read_bytes()
+    (tmp_path / "e.mat").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"e\.mat' is corrupt"):
+        skeletons.open_sequences(tmp_path / "e.mat")
+    np.savez(tmp_path / "f.npz", xyz=np.zeros((4, 20, 3)), length=[3], name=["x"], label=[1], is_train=[True])
+    with pytest.raises(InputError, match="lengths add up to 3 but xyz holds 4 frames"):
+        skeletons.open_sequences(tmp_path / "f.npz")
+    with pytest.raises(ConfigError, match="unknown skeleton format 'cmu'"):
+        skeletons.open_sequences(tmp_path / "f.npz", format="cmu")
+
+
+def test_pickled_arrays_are_not_loaded(tmp_path):
+    np.savez(tmp_path / "p.npz", xyz=np.array([{}], dtype=object), length=[1], name=["x"], label=[1], is_train=[True])
+    with pytest.raises(InputError, match=r"p\.npz"):
+        skeletons.open_sequences(tmp_path / "p.npz")

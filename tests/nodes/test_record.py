@@ -1,0 +1,243 @@
+"""`actrec record` against real publishers, in processes and signals as a user has them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+pytest.importorskip("rclpy", reason="needs ROS 2: make venv build && . scripts/env.sh")
+pytest.importorskip("actrec_msgs", reason="needs the messages: make build && . scripts/env.sh")
+
+import rclpy
+from actrec_msgs.msg import Skeleton, SkeletonArray
+from geometry_msgs.msg import Point32
+from rclpy.executors import SingleThreadedExecutor
+from rosbags.highlevel import AnyReader
+from std_msgs.msg import String
+
+from actrec import capture
+from actrec.cli import main
+from actrec.errors import ConfigError, DeviceError
+from actrec.frames import Intrinsics
+from actrec.recordings import open_recording
+from actrec_nodes import conversions, qos, topics
+from actrec_nodes.record_node import RecordNode, record
+
+pytestmark = pytest.mark.ros
+RNG = np.random.default_rng(3)
+COLOUR = RNG.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+DEPTH = (RNG.integers(1, 5000, (48, 64)) * np.float32(0.001)).astype(np.float32)
+START = 1_700_000_000_000_000_000
+
+
+class Graph:
+    """Publishes what the graph publishes, on its own thread, until it is stopped."""
+
+    def __init__(self, context):
+        self.node = rclpy.create_node("graph", context=context)
+        self.sent = 0
+        self._stop = threading.Event()
+        make = self.node.create_publisher
+        self._colour = make(conversions.Image, topics.COLOUR, qos.IMAGE_PUBLISHER)
+        self._depth = make(conversions.Image, topics.DEPTH, qos.IMAGE_PUBLISHER)
+        self._info = make(conversions.CameraInfo, topics.COLOUR_INFO, qos.IMAGE_PUBLISHER)
+        self._skeletons = make(SkeletonArray, topics.SKELETONS, qos.SMALL)
+        self._text = make(String, topics.ACTION_LABEL_TEXT, qos.LATCHED)
+        self._text.publish(String(data="said before anybody listened"))
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self):
+        while not self._stop.wait(0.02):
+            head = conversions.header(START + self.sent * 33_333_333, "lens")
+            self._info.publish(conversions.intrinsics_to_info(Intrinsics(64, 48, 60.0, 61.0, 31.5, 23.5), head))
+            self._depth.publish(conversions.depth_to_image(DEPTH, head))
+            self._colour.publish(conversions.colour_to_image(np.roll(COLOUR, self.sent, axis=1), head))
+            point = Point32(x=float(self.sent), y=2.0, z=3.0)
+            self._skeletons.publish(
+                SkeletonArray(header=head, skeletons=[Skeleton(body_id="body_1", layout="none", positions=[point])])
+            )
+            self.sent += 1
+
+    def stop(self):
+        self._stop.set()
+        self._thread.join()
+        self.node.destroy_node()
+
+
+@pytest.fixture
+def ros():
+    rclpy.init()
+    yield rclpy.get_default_context()
+    rclpy.try_shutdown()
+
+
+@pytest.fixture
+def graph(ros):
+    graph = Graph(ros)
+    yield graph
+    graph.stop()
+
+
+def messages(path, topic):
+    with AnyReader([path]) as reader:
+        connections = [c for c in reader.connections if c.topic == topic]
+        return [reader.deserialize(raw, connections[0].msgtype) for _, _, raw in reader.messages(connections)]
+
+
+def enough(stopped, count):
+    """A progress callback that ends the recording once `count` skeletons are there."""
+
+    def show(node, seconds):
+        if node.counts.get("/skeletons", 0) >= count:
+            stopped.set()
+
+    return show
+
+
+def test_the_graphs_topics_are_recorded_as_they_are(graph, tmp_path):
+    stopped = threading.Event()
+    node = record(stopped, 0.0, enough(stopped, 20), out=str(tmp_path / "b"))
+    assert node.dropped == 0 and node.missing and "/skeletons" not in node.missing
+    about = yaml.safe_load((tmp_path / "b/metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    counts = {t["topic_metadata"]["name"]: t["message_count"] for t in about["topics_with_message_count"]}
+    assert counts == node.counts and counts["/skeletons"] >= 20
+    xs = [m.skeletons[0].positions[0].x for m in messages(tmp_path / "b", "/skeletons")]
+    assert xs == list(np.arange(xs[0], xs[0] + len(xs)))  # none lost
+    assert [m.data for m in messages(tmp_path / "b", "/action_label/text")] == ["said before anybody listened"]
+    (text,) = [t for t in about["topics_with_message_count"] if t["topic_metadata"]["name"] == "/action_label/text"]
+    (offered,) = yaml.safe_load(text["topic_metadata"]["offered_qos_profiles"])
+    assert (offered["reliability"], offered["durability"]) == (1, 1)
+    with open_recording(tmp_path / "b") as recording:
+        frames: list[Any] = list(recording.frames())
+        assert recording.intrinsics == Intrinsics(64, 48, 60.0, 61.0, 31.5, 23.5)
+    assert len(frames) >= 15
+    for frame in frames:
+        k = round((frame.stamp_ns - START) / 33_333_333)
+        np.testing.assert_array_equal(frame.colour, np.roll(COLOUR, k, axis=1))
+        np.testing.assert_array_equal(frame.depth, DEPTH)
+
+
+def test_replaying_the_recording_gives_the_same_frames(graph, tmp_path):
+    stopped = threading.Event()
+    record(stopped, 0.0, enough(stopped, 5), out=str(tmp_path / "b"))
+    with capture.create("replay", path=str(tmp_path / "b"), rate=0.0, restamp=False) as camera:
+        frame: Any = camera.read(10.0)
+    k = round((frame.stamp_ns - START) / 33_333_333)
+    np.testing.assert_array_equal(frame.colour, np.roll(COLOUR, k, axis=1))
+
+
+def test_named_topics_and_a_duration(graph, tmp_path):
+    node = record(threading.Event(), 0.3, lambda *_: None, out=str(tmp_path / "b"), topics=["skeletons"])
+    assert list(node.counts) == ["/skeletons"] and node.counts["/skeletons"] > 0
+
+
+def test_a_slow_disk_drops_and_counts(ros, graph, tmp_path, monkeypatch):
+    """The writer is held up; beyond its buffer messages are dropped, and the bag is whole nevertheless."""
+    node = RecordNode(out=str(tmp_path / "b"), topics=[topics.COLOUR], buffer_mb=1.0)
+    gate, write = threading.Event(), node._writer.write
+    monkeypatch.setattr(node._writer, "write", lambda *arguments: (gate.wait(60), write(*arguments)))
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    raw = bytes(400_000)
+    for _ in range(8):
+        node._receive("/camera/color/image_raw", raw)
+    assert node.dropped >= 4
+    while "/camera/color/image_raw" not in node._sinks:
+        executor.spin_once(timeout_sec=1.0)
+    gate.set()
+    executor.remove_node(node)
+    node._queue.clear()
+    node.finish()
+    node.destroy_node()
+    assert (tmp_path / "b/metadata.yaml").is_file()
+
+
+def test_a_full_disk_ends_the_recording_in_one_line(graph, tmp_path, monkeypatch):
+    from actrec.recordings import bag_writer
+
+    def full(self):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(bag_writer.BagWriter, "flush", full)
+    monkeypatch.setattr(bag_writer, "FLUSH_S", 0.0)
+    with pytest.raises(
+        DeviceError, match="stopped after .* messages: No space left on device; free space, then"
+    ) as caught:
+        record(threading.Event(), 30.0, lambda *_: None, out=str(tmp_path / "b"))
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_use(ros, tmp_path):
+    with pytest.raises(ConfigError, match="needs a bag to write: set its option out"):
+        RecordNode()
+    (tmp_path / "there").mkdir()
+    with pytest.raises(DeviceError, match="exists already"):
+        RecordNode(out=str(tmp_path / "there"))
+
+
+def command(*arguments):
+    """The command line in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "actrec", "record", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_bag(graph, tmp_path, kind):
+    process = command("--out", str(tmp_path / "b"), "--json")
+    deadline = time.monotonic() + 60
+    assert process.stderr is not None
+    for line in process.stderr:  # the progress lines
+        if " messages on " in line and " 0 messages" not in line:
+            break
+        assert time.monotonic() < deadline, line
+    process.send_signal(kind)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    said = json.loads(out)
+    assert said["counts"]["/skeletons"] > 0 and said["dropped"] == 0
+    assert len(messages(tmp_path / "b", "/skeletons")) == said["counts"]["/skeletons"]
+
+
+def test_nothing_published(tmp_path):
+    process = command("--out", str(tmp_path / "b"), "--topics", "/nobody")
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "waiting for 1 topics" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert (
+        err.strip().splitlines()[-1] == "actrec: nothing was published on /nobody: start the graph first (actrec run)"
+    )
+
+
+def test_a_driver_without_ros(tmp_path, data_root, capsys):
+    folder = data_root / "rgbd/person_turning"
+    options = ["--set", f"path={folder}", "intrinsics='525,525,319.5,239.5'", "depth_scale=0.001", "rate=0.0"]
+    assert (
+        main(["record", "--out", str(tmp_path / "b"), "--driver", "replay", "--duration", "0.3", "--json", *options])
+        == 0
+    )
+    said = json.loads(capsys.readouterr().out)
+    assert said["counts"]["/camera/color/image_raw"] == said["counts"]["/camera/depth_registered/image_raw"] == 9
+    with open_recording(tmp_path / "b") as recording:
+        assert len(list(recording.frames())) == 9
+    assert main(["record", "--out", str(tmp_path / "b"), "--driver", "replay", *options]) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert main(["record", "--out", str(tmp_path / "c"), "--driver", "replay", "--topics", "/x"]) == 2
+    assert "--driver records a camera and --topics a running graph" in capsys.readouterr().err
+    assert main(["record", "--out", str(tmp_path / "c"), "--driver", "replay", "--set", "path"]) == 2
+    assert main(["record", "--out", str(tmp_path / "s"), "--recover", str(tmp_path / "b")]) == 0
+    assert "36 messages" in capsys.readouterr().out
