@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
+
 from actrec.errors import ConfigError
 from actrec.registry import Registry
 
@@ -86,3 +88,20 @@ def select(nodes: Sequence[str] = (), without: Sequence[str] = ()) -> list[NodeS
     if not chosen:
         raise ConfigError("no node is left to run")
     return chosen
+
+
+def driver_options(driver: str, options: Sequence[str]) -> dict[str, Any]:
+    """Settings of a camera driver, written KEY=VALUE with values as in YAML, as parameters of `camera_node`.
+
+    Raises:
+        ConfigError: One is not KEY=VALUE, or there is no driver that it could be a setting of.
+    """
+    out = {}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"driver option is '{option}', expected KEY=VALUE")
+        if not driver:
+            raise ConfigError(f"driver option '{option}' needs a driver that it is a setting of")
+        out[f"{driver}.{key}"] = yaml.safe_load(value)
+    return out

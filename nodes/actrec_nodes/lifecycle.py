@@ -63,6 +63,7 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         self._complaints: dict[str, tuple[float, int]] = {}
         self._complaints_lock = threading.Lock()
         self._timer: Any = None
+        self._reported = 0
         self._diagnostics = diagnostics.Publisher(self)
         self._statistics_publisher = self.create_publisher(String, "~/statistics", qos.LATCHED)
 
@@ -93,6 +94,7 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Enables the publishers, then starts."""
         self.statistics.reset()
+        self._reported = 0
         super().on_activate(state)
         result = self._attempt("activate", self.activate, self.deactivate)
         if result == TransitionCallbackReturn.SUCCESS:
@@ -186,7 +188,8 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         snapshot = self.statistics.snapshot()
         self._statistics_publisher.publish(String(data=snapshot.json()))
         self._diagnostics.publish(snapshot, self.is_active, self.statistics.seconds_since_error())
-        if snapshot.received:
+        if snapshot.received != self._reported:
+            self._reported = snapshot.received
             self.get_logger().info(snapshot.line())
 
     def close(self) -> None:

@@ -55,6 +55,7 @@ class Parameters(Generic[T]):
         Raises:
             ConfigError: A value is of the wrong type or out of range; names the parameter and what is allowed.
         """
+        self._check_names()
         values = {field.name: self._value(field) for field in self._fields}
         values.update({name: nested.read() for name, nested in self._nested.items()})
         try:
@@ -64,6 +65,16 @@ class Parameters(Generic[T]):
             raise ConfigError(
                 f"parameter {str(error).replace(self._class.__name__ + '.', self.name(''), 1)}"
             ) from error
+
+    def _check_names(self) -> None:
+        """ROS ignores a parameter that nobody declares; under our own prefix it is a slip of the pen."""
+        if not self._prefix:
+            return
+        known = {self.name(field) for field in self._hints}
+        for name in getattr(self._node, "_parameter_overrides", {}):
+            inside = any(name.startswith(f"{self.name(field)}.") for field in self._nested)
+            if name.startswith(f"{self._prefix}.") and name not in known and not inside:
+                raise ConfigError(f"unknown parameter {name}; known: {', '.join(sorted(known))}")
 
     def _declare(self, field: "dataclasses.Field[Any]") -> None:
         name, hint = self.name(field.name), self._hints[field.name]

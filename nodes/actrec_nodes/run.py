@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rclpy.context import Context
+from rclpy.parameter import Parameter
 
 from actrec.errors import ActrecError, ConfigError, DeviceError
-from actrec_nodes import graph, memory
+from actrec_nodes import graph, memory, topics
 from actrec_nodes.graph import NodeSpec
 from actrec_nodes.host import Host, ros
 from actrec_nodes.monitor import Monitor
@@ -32,6 +33,7 @@ class Plan:
     Attributes:
         specs: Nodes in the order of activation.
         ros_args: What follows `--ros-args` on every node's command line.
+        overrides: Node name to its parameters, which outrank those in `ros_args`.
         duration_s: None: until interrupted or the recording has ended.
         processes: Whether each node gets a process of its own.
         quiet: Whether labels are not printed as they change.
@@ -39,6 +41,7 @@ class Plan:
 
     specs: list[NodeSpec]
     ros_args: list[str] = field(default_factory=list)
+    overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
     duration_s: float | None = None
     processes: bool = False
     quiet: bool = False
@@ -52,6 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", help="model package: the name of an installed one, or its folder")
     parser.add_argument("--params", metavar="FILE", action="append", default=[], help="ROS parameter file; repeatable")
+    parser.add_argument(
+        "--vendor", choices=sorted(topics.VENDORS), help="take images from this driver's node instead of camera_node"
+    )
     parser.add_argument("--duration", metavar="SECONDS", type=float, help="stop after this long")
     switches = ", ".join(graph.switches())
     parser.add_argument("--nodes", metavar="NAMES", default="", help=f"comma-separated; all by default: {switches}")
@@ -72,8 +78,20 @@ def plan(args: argparse.Namespace) -> Plan:
     """
     if args.duration is not None and not args.duration > 0:
         raise ConfigError(f"--duration is {args.duration:g} s, expected more than 0")
-    specs = graph.select(_names(args.nodes), _names(args.without))
-    return Plan(specs, _ros_args(args), args.duration, args.processes, args.json)
+    without = _names(args.without) + (["camera"] if args.vendor else [])
+    specs = graph.select(_names(args.nodes), without)
+    return Plan(specs, _ros_args(args), overrides(args), args.duration, args.processes, args.json)
+
+
+def overrides(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """The parameters that the command line sets, by node.
+
+    Raises:
+        ConfigError: A driver option is not KEY=VALUE, or has no driver.
+    """
+    camera = {"driver": args.driver} if args.driver else {}
+    camera.update(graph.driver_options(args.driver, args.driver_option))
+    return {"camera_node": camera, "recognizer_node": {"model": args.model} if args.model else {}}
 
 
 def _names(text: str) -> list[str]:
@@ -86,20 +104,11 @@ def _ros_args(args: argparse.Namespace) -> list[str]:
         if not os.path.isfile(path):
             raise ConfigError(f"there is no parameter file {path}")
         out += ["--params-file", path]
-    if args.driver:
-        out += ["-p", f"camera_node:driver:={args.driver}"]
-    for option in args.driver_option:
-        key, equals, value = option.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--driver-option is '{option}', expected KEY=VALUE")
-        if not args.driver:
-            raise ConfigError("--driver-option needs --driver: it is a setting of that driver")
-        out += ["-p", f"camera_node:{args.driver}.{key}:={value}"]
-    if args.model:
-        out += ["-p", f"recognizer_node:model:={args.model}"]
     if args.log_level:
         out += ["--log-level", args.log_level]
-    return out + [argument for argument in args.ros_args if argument != "--"]
+    for ours, theirs in topics.vendor_remaps(args.vendor) if args.vendor else ():
+        out += ["-r", f"{ours}:={theirs}"]
+    return out + [argument for argument in args.ros_args if argument != "--ros-args"]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -216,7 +225,9 @@ class _Threads:
 @contextlib.contextmanager
 def _in_this_process(chosen: Plan, context: Context, host: Host) -> Iterator[_Threads | None]:
     for spec in chosen.specs:
-        host.add(spec.load()(context=context))
+        given = chosen.overrides.get(spec.name, {})
+        parameters = [Parameter(name, value=value) for name, value in given.items()]
+        host.add(spec.load()(context=context, parameter_overrides=parameters))
     yield None if host.start() is not None else _Threads(host)
 
 
@@ -275,9 +286,13 @@ class _Processes:
 def _in_processes(chosen: Plan, context: Context, host: Host) -> Iterator[_Processes | None]:
     children = {}
     for spec in chosen.specs:
-        command = [sys.executable, "-m", "actrec_nodes.process", spec.name, "--ros-args", "-p", "autostart:=true"]
+        command = [sys.executable, "-m", "actrec_nodes.process", spec.name, "--ros-args"]
+        command += chosen.ros_args
+        for name, value in {"autostart": True, **chosen.overrides.get(spec.name, {})}.items():
+            # JSON is YAML: a string stays one whatever it looks like.
+            command += ["-p", f"{name}:={json.dumps(value)}"]
         # A terminal's Ctrl-C goes to the whole group; the nodes get theirs from us, in order.
-        children[spec.name] = subprocess.Popen([*command, *chosen.ros_args], start_new_session=True)
+        children[spec.name] = subprocess.Popen(command, start_new_session=True)
     running = _Processes(children)
     try:
         yield running
