@@ -14,6 +14,7 @@ from actrec.errors import ConfigError
 BENCHMARKS: dict[str, tuple[str, str]] = {
     "estimators": ("actrec.estimators.benchmark:measure", "time and yield of the body, hand and face estimators"),
     "mediapipe-ntu": ("actrec.estimators.benchmark:mediapipe_ntu", "MediaPipe against the Kinect on an NTU video"),
+    "nucla-live": ("actrec_nodes.benchmark_nucla:live", "N-UCLA's test part through the live recognizer and offline"),
 }
 """Name to (`module:function`, one line of what it measures)."""
 
