@@ -10,7 +10,7 @@ from actrec.registry import Registry
 FORMATS = Registry(
     "recording format",
     {
-        "bag": "actrec.recordings.bag:BagRecording",
+        "bag": "actrec.recordings.bag_reader:open_bag",
         "folder": "actrec.recordings.folder:FolderRecording",
         "video": "actrec.recordings.video:VideoRecording",
         "skeleton": "actrec.recordings.skeleton_recording:SkeletonRecording",

@@ -1,18 +1,16 @@
 """rosbag2 bags, mcap or sqlite3, through `rosbags`: no ROS needed."""
 
-import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_typestore
 
 from actrec.errors import ActrecError, InputError
 from actrec.frames import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.recordings import images, intrinsics
+from actrec.recordings.bag_reader import messages, open_reader, reading, stamp_ns
 from actrec.recordings.bag_topics import INFO, Topics, find_topics
 from actrec.recordings.base import Recording, RecordingConfig, existing, log
 from actrec.recordings.pairing import Pairer, half_period_ns
@@ -21,27 +19,6 @@ STORE = get_typestore(Stores.ROS2_HUMBLE)
 """Images and CameraInfo are the same in every ROS 2 distribution since Humble."""
 _PEEK = 30
 """Colour messages looked at to learn the frame rate."""
-
-
-def stamp_ns(raw: bytes | memoryview) -> int:
-    """The header's stamp in nanoseconds of a serialised message that starts with a header."""
-    sec, nanosec = struct.unpack_from("<iI" if raw[1] & 1 else ">iI", raw, 4)
-    return sec * NANOSECONDS + nanosec
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turns whatever the libraries raise for a damaged bag into one line that names it."""
-    try:
-        yield
-    except (ActrecError, GeneratorExit):
-        raise
-    except Exception as error:  # rosbags, sqlite3, zstd, lz4, struct each raise their own
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(
-            f"bag '{path}' is corrupt, truncated or unfinished ({what}); an mcap can be saved with "
-            f"`actrec record --recover '{path}' --out NEW`"
-        ) from error
 
 
 class BagRecording(Recording):
@@ -64,14 +41,7 @@ class BagRecording(Recording):
     def __init__(self, path: str | Path, config: RecordingConfig):
         super().__init__(existing(path), config)
         self.unpaired = 0
-        if self.path.is_dir() and not (self.path / "metadata.yaml").is_file():
-            raise InputError(
-                f"bag '{self.path}' has no metadata.yaml: it was not finished; save it with "
-                f"`actrec record --recover '{self.path}' --out NEW`, or play its .mcap or .db3 file itself"
-            )
-        with reading(self.path):
-            self._reader = Reader(self.path)
-            self._reader.open()
+        self._reader = open_reader(self.path)
         try:
             self._prepare()
         except BaseException:
@@ -155,9 +125,7 @@ class BagRecording(Recording):
         raise InputError(f"bag '{self.path}' has no message on {self.topics.info}: {intrinsics.REMEDY}")
 
     def _messages(self, topics: list[str], start: int | None = None) -> Iterator[tuple[str, int, bytes]]:
-        connections = [c for c in self._reader.connections if c.topic in topics]
-        for connection, time, raw in self._reader.messages(connections, start=start):
-            yield connection.topic, time, raw
+        return messages(self._reader, topics, start)
 
     def _encoding(self, topic: str) -> str:
         """The encoding of a topic's first image; empty where it has none."""

@@ -40,7 +40,7 @@ class RecordConfig:
 
     out: str = setting("", "Folder of the bag to make; must not exist")
     topics: list[str] = setting([], "Topics to record; none records the graph's")
-    discover_s: float = setting(0.25, "Interval at which new topics are looked for", unit="s", range=(0.01, 60.0))
+    discover_s: float = setting(0.1, "Interval at which new topics are looked for", unit="s", range=(0.01, 60.0))
     queue_depth: int = setting(100, "Messages that the middleware keeps for each topic", range=(1, 10_000))
     buffer_mb: float = setting(256.0, "Messages that wait for the disk; beyond it they are dropped", unit="MB",
                                range=(1.0, 65536.0))  # fmt: skip

@@ -7,10 +7,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import yaml
 from rosbags.rosbag2 import StoragePlugin
 
-from actrec.errors import ConfigError, DeviceError, InputError
-from actrec.recordings import open_recording
+from actrec.errors import ActrecError, ConfigError, DeviceError, InputError
+from actrec.frames import Body
+from actrec.recordings import open_recording, skeletons
+from actrec.recordings.bag_writer import BagWriter
 from actrec.recordings.base import RecordingConfig
 
 COLOUR, DEPTH = "/camera/color/image_raw", "/camera/depth_registered/image_raw"
@@ -316,3 +319,50 @@ def test_unfinished_and_absent_bags(tmp_path, bag):
         open_recording(tmp_path / "x.txt")
     with pytest.raises(ConfigError, match="unknown recording format 'rosbag1'; known: bag, folder, skeleton, video"):
         open_recording(tmp_path / "x.txt", format="rosbag1")
+
+
+def test_a_bag_of_joints_alone(tmp_path, data_root):
+    sequence = skeletons.open_sequence(data_root / "utd_mhad/skeleton/a3_s1_t1_skeleton.mat")
+    with BagWriter(tmp_path / "b") as writer:
+        for index, stamp in enumerate(sequence.stamps_ns):
+            bodies = sequence.bodies_at(index) if index != 5 else []
+            writer.write_bodies("/robot/skeletons", START + int(stamp), "lens", bodies)
+    frames = frames_of(tmp_path / "b", start_s=0.1)
+    assert [frame.stamp_ns - START for frame in frames] == sequence.stamps_ns[3:].tolist()
+    assert all(frame.colour is None and frame.frame_id == "lens" for frame in frames)
+    assert frames[2].skeletons == []
+    np.testing.assert_array_equal(frames[0].skeletons[0].positions, sequence.bodies[0, 3])
+    np.testing.assert_array_equal(frames[0].skeletons[0].scores, sequence.scores[0, 3])
+    with pytest.raises(ConfigError, match="choose one of its topics with skeleton_topic: /robot/skeletons"):
+        frames_of(tmp_path / "b", skeleton_topic="skeletons")
+
+
+def test_joints_of_another_layout_are_converted(tmp_path):
+    v1 = Body("body_1", "kinect_v1_20", np.ones((20, 3), np.float32), np.ones((20, 2), np.float32), np.ones(20))
+    with BagWriter(tmp_path / "b") as writer:
+        writer.write_bodies("/skeletons", START, "lens", [v1])
+    (frame,) = frames_of(tmp_path / "b")
+    assert frame.skeletons[0].layout == "kinect_v2_25" and frame.skeletons[0].positions.shape == (25, 3)
+    strange = Body("body_1", "smpl_24", np.ones((24, 3), np.float32), np.ones((24, 2), np.float32), np.ones(24))
+    with BagWriter(tmp_path / "c") as writer:
+        writer.write_bodies("/skeletons", START, "lens", [strange])
+    with pytest.raises(ActrecError, match="unknown skeleton layout 'smpl_24'"):
+        frames_of(tmp_path / "c")
+
+
+def test_a_bag_split_into_files(tmp_path, bag):
+    """As `ros2 bag record --max-bag-size` leaves it."""
+    for part in range(2):
+        with bag(tmp_path / f"p{part}") as b:
+            b.info(INFO, START, W, H)
+            for stamp in stamps(10)[5 * part : 5 * part + 5]:
+                b.image(COLOUR, stamp, RGB, "rgb8")
+    about = yaml.safe_load((tmp_path / "p0/metadata.yaml").read_text())
+    bag_about, other = about["rosbag2_bagfile_information"], tmp_path / "p0/p1.mcap"
+    other.write_bytes((tmp_path / "p1/p1.mcap").read_bytes())
+    bag_about["relative_file_paths"].append("p1.mcap")
+    (tmp_path / "p0/metadata.yaml").write_text(yaml.safe_dump(about))
+    assert [frame.stamp_ns for frame in frames_of(tmp_path / "p0")] == stamps(10)
+    other.unlink()
+    with pytest.raises(InputError, match=r"p1\.mcap"):
+        frames_of(tmp_path / "p0")
