@@ -37,11 +37,22 @@ class DepthSensor:
     near: float = setting(0.5, "Nearest depth measured.", unit="m", range=(0, 100))
     far: float = setting(5.0, "Farthest depth measured.", unit="m", range=(0, 100))
 
-    def sigma(self, depth: np.ndarray, cosine: np.ndarray) -> np.ndarray:
-        """The model's axial standard deviation in metres at `depth` metres and that cosine of the angle of incidence."""
+    def axial(self, depth: np.ndarray) -> np.ndarray:
+        """Standard deviation in metres of a surface that faces the camera at `depth` metres."""
+        return self.s0 + self.s1 * (depth - self.z0) ** 2
+
+    def tilted(self, depth: np.ndarray) -> np.ndarray:
+        """Factor of `steep` in metres at `depth` metres."""
+        return self.tilt * np.maximum(depth, 0.05) ** self.tilt_power
+
+    def steep(self, cosine: np.ndarray) -> np.ndarray:
+        """θ²/(π/2 − θ)² at that cosine of the angle of incidence, 0 below `tilt_from`."""
         angle = np.arccos(np.clip(cosine, 0.0, 1.0))
-        steep = self.tilt * depth**self.tilt_power * angle**2 / np.maximum(np.pi / 2 - angle, 0.05) ** 2
-        return self.s0 + self.s1 * (depth - self.z0) ** 2 + np.where(angle >= self.tilt_from, steep, 0.0)
+        return np.where(angle >= self.tilt_from, angle**2 / np.maximum(np.pi / 2 - angle, 0.05) ** 2, 0.0)
+
+    def sigma(self, depth: np.ndarray, cosine: np.ndarray) -> np.ndarray:
+        """The axial standard deviation in metres, before quantisation."""
+        return self.axial(depth) + self.tilted(depth) * self.steep(cosine)
 
 
 def structured_light(**options: float) -> DepthSensor:
@@ -91,14 +102,17 @@ class SensorNoise:
         self._white = _tile(random, 0.0)
         self._patches = _tile(random, sensor.correlation) if sensor.correlation > 0 else self._white
         self._chance = random.random((_TILE, _TILE), dtype=np.float32)
+        self._jitter = np.clip(np.rint(sensor.lateral * random.standard_normal((_TILE, _TILE, 2))), -9, 9).astype(np.int8)
         self._shift = np.float32(intrinsics.fx * sensor.baseline)
         # Shot noise grows with the root of the light, read noise does not.
         self._colour_sigma = np.sqrt(1.2**2 + 0.035 * np.arange(256)).astype(np.float32)
-        s = sensor
+        depths = np.linspace(0.0, sensor.far, 4096)
+        self._axial, self._tilted = sensor.axial(depths).astype(np.float32), sensor.tilted(depths).astype(np.float32)
+        self._steep = sensor.steep(np.linspace(0.0, 1.0, 1024)).astype(np.float32)
         self._model = np.array(
-            [s.s0, s.s1, s.z0, s.tilt, s.tilt_power, s.tilt_from, s.lateral, s.disparity_step, s.grazing, s.flying,
-             s.silhouette_loss, s.dropout, s.near, s.far], np.float32
-        )  # fmt: skip
+            [sensor.disparity_step, sensor.grazing, sensor.flying, sensor.silhouette_loss, sensor.dropout, sensor.near, sensor.far],
+            np.float32,
+        )
 
     def depth(self, exact: np.ndarray, facing: np.ndarray, number: int) -> np.ndarray:
         """Depth as the sensor measures it.
@@ -113,8 +127,9 @@ class SensorNoise:
         """
         measured = np.empty_like(exact)
         degrade_depth(
-            exact, facing, self._model, self._shift, self._patches, self._white, self._chance, self._offsets(number, 0), measured
-        )
+            exact, facing, self._axial, self._tilted, self._steep, self._model, self._shift, self._patches, self._white,
+            self._jitter, self._chance, self._offsets(number, 0), measured,
+        )  # fmt: skip
         return measured
 
     def colour(self, exact: np.ndarray, number: int) -> np.ndarray:
