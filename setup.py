@@ -20,7 +20,6 @@ PACKAGES = [
     "actrec.estimators",
     "actrec.features",
     "actrec.inference",
-    "actrec.inference",
     "actrec.recordings",
     "actrec.sceneflow",
     "actrec.simulation",

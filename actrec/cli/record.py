@@ -66,14 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _record_graph(args: argparse.Namespace, stopped: threading.Event) -> tuple[dict[str, int], dict[str, Any]]:
     recorder = importlib.import_module("actrec_nodes.record_node")
-    transport = importlib.import_module("actrec_nodes.transport")
-    rclpy = importlib.import_module("rclpy")
-    transport.prepare()
-    rclpy.init(signal_handler_options=importlib.import_module("rclpy.signals").SignalHandlerOptions.NO)
-    try:
-        node = recorder.record(stopped, args.duration, _show_node, out=args.out, topics=args.topics)
-    finally:
-        rclpy.try_shutdown()
+    node = recorder.run(stopped, args.duration, _show_node, out=args.out, topics=args.topics)
     if not any(node.counts.values()):
         raise DeviceError(f"nothing was published on {', '.join(node.missing)}: start the graph first (actrec run)")
     return node.counts, {"dropped": node.dropped, "lost": node.lost, "not_published": node.missing}

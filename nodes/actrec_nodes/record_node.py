@@ -4,6 +4,7 @@ It is no lifecycle node: it has nothing to configure and stops when it is told t
 """
 
 import importlib
+import sys
 import threading
 import time
 from collections import deque
@@ -14,13 +15,15 @@ from typing import Any
 import rclpy
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 
+from actrec import cli
 from actrec.config import build, setting
-from actrec.errors import ActrecError, ConfigError
+from actrec.errors import ActrecError, ConfigError, DeviceError
 from actrec.frames import NANOSECONDS
 from actrec.recordings.bag_writer import BagWriter
-from actrec_nodes import topics
+from actrec_nodes import topics, transport
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -168,6 +171,9 @@ class RecordNode(Node):
             except ActrecError as error:
                 self.error = error
                 return
+            except Exception as error:  # a fault of any kind must end the recording, not this thread alone
+                self.error = DeviceError(f"recording '{self.config.out}' stopped: {type(error).__name__}: {error}")
+                return
 
 
 def _message_class(msgtype: str) -> Any:
@@ -237,3 +243,20 @@ def record(
         finally:
             node.destroy_node()
     return node
+
+
+def run(
+    stopped: threading.Event, duration_s: float, progress: Callable[[RecordNode, float], None], **options: Any
+) -> RecordNode:
+    """`record` in a process where ROS is not running yet; the caller handles signals."""
+    transport.prepare()
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        return record(stopped, duration_s, progress, **options)
+    finally:
+        rclpy.try_shutdown()
+
+
+def main() -> int:
+    """The executable `record_node`: what `actrec record` does, found by `ros2 run`."""
+    return cli.main(["record", *sys.argv[1:]])
