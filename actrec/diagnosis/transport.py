@@ -7,8 +7,8 @@ from actrec.diagnosis.finding import Finding
 from actrec.errors import ActrecError
 
 AREA = "transport"
-ENOUGH = 0.9
-"""The share of images that must arrive."""
+ENOUGH, TOO_FEW = 0.9, 0.5
+"""Share of images below which the transport is a gap, and below which the graph cannot work."""
 RECEIVE_BUFFER = Path("/proc/sys/net/core/rmem_max")
 SEND_BUFFER = Path("/proc/sys/net/core/wmem_max")
 BUFFER_BYTES = 2 * 1024 * 1024
@@ -49,7 +49,7 @@ def _measured(name: str, measure: Callable[[], dict[str, float]], remedy: str, r
     value = f"{figures['share']:.0%} of {figures['sent']:.0f} images 640×480 at 30 Hz arrived"
     if figures["arrived"]:
         value += f", median {figures['median_ms']:.1f} ms, p95 {figures['p95_ms']:.1f} ms"
-    return Finding(AREA, name, figures["share"] >= ENOUGH, value, remedy, required)
+    return Finding(AREA, name, figures["share"] >= ENOUGH, value, remedy, required and figures["share"] < TOO_FEW)
 
 
 def socket_buffers(receive: Path = RECEIVE_BUFFER, send: Path = SEND_BUFFER) -> Iterator[Finding]:

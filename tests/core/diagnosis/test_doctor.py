@@ -70,6 +70,11 @@ def test_transport_that_loses_images_is_a_fault_with_the_profile_and_a_gap_witho
     assert "20%" in found["images, default profile"].value
 
 
+def test_transport_that_loses_some_images_is_a_gap() -> None:
+    found = {f.name: f for f in transport.findings(lambda seconds, with_profile: figures(0.7))}
+    assert found["images, actrec's profile"].state == "gap"
+
+
 def test_transport_where_nothing_arrives_shows_no_latency() -> None:
     found = {f.name: f for f in transport.findings(lambda seconds, with_profile: figures(0.0))}
     assert "median" not in found["images, actrec's profile"].value
