@@ -83,12 +83,11 @@ class Parameters(Generic[T]):
         default = _default(field)
         descriptor = _descriptor(field, hint, default)
         override = getattr(self._node, "_parameter_overrides", {}).get(name)
-        if override is not None and isinstance(default, float) and override.type_ == Parameter.Type.INTEGER:
-            # A parameter file says 30 where 30.0 is meant; rcl insists on the dot, a person does not.
-            self._node.declare_parameter(name, float(override.value), descriptor, ignore_override=True)
-            return
+        # A parameter file says 30 where 30.0 is meant; rcl insists on the dot, a person does not.
+        whole = override is not None and isinstance(default, float) and override.type_ == Parameter.Type.INTEGER
         try:
-            self._node.declare_parameter(name, default, descriptor)
+            value = float(override.value) if whole else default
+            self._node.declare_parameter(name, value, descriptor, ignore_override=whole)
         except (InvalidParameterTypeException, InvalidParameterValueException):
             given = repr(override.value) if override is not None else "unreadable"
             self._problems[name] = f"parameter {name} is {given}, {_allowed(field, hint)}"

@@ -1,0 +1,117 @@
+"""A ROS context of its own for each test, nodes in it, and ears that wait without polling."""
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not there: source a distribution or scripts/env.sh")
+pytest.importorskip("actrec_msgs.msg", reason="the messages are not built: make build")
+
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import CameraInfo, Image
+
+from actrec.frames import Intrinsics, RgbdFrame
+from actrec_nodes import conversions, qos, topics
+from actrec_nodes.host import Host, ros
+
+TIMEOUT_S = 30.0
+INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
+
+
+class Ears(Node):
+    """Keeps every message of the topics it listens to."""
+
+    def __init__(self, context: Any):
+        super().__init__("ears", context=context)
+        self.heard: dict[str, list[Any]] = {}
+        self._condition = threading.Condition()
+        self._mouths: dict[str, Any] = {}
+
+    def listen(self, kind: type, topic: str, profile: Any = qos.SMALL) -> None:
+        self.heard[topic] = []
+
+        def keep(message: Any) -> None:
+            with self._condition:
+                self.heard[topic].append(message)
+                self._condition.notify_all()
+
+        self.create_subscription(kind, topic, keep, profile)
+
+    def wait(self, condition: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> bool:
+        with self._condition:
+            return self._condition.wait_for(condition, timeout_s)
+
+    def wait_for(self, topic: str, number: int = 1) -> list[Any]:
+        assert self.wait(lambda: len(self.heard[topic]) >= number), f"{len(self.heard[topic])} of {number} on {topic}"
+        return list(self.heard[topic])
+
+    def say(self, topic: str, message: Any, profile: Any = qos.SMALL) -> None:
+        if topic not in self._mouths:
+            self._mouths[topic] = self.create_publisher(type(message), topic, profile)
+        self._mouths[topic].publish(message)
+
+    def show(self, frame: RgbdFrame, depth_image: Image | None = None, colour_image: Image | None = None) -> None:
+        """Publishes a frame as a camera does; an image given replaces the frame's own."""
+        head = conversions.header(frame.stamp_ns, frame.frame_id)
+        self.say(topics.COLOUR_INFO, conversions.intrinsics_to_info(frame.intrinsics, head), qos.IMAGE_PUBLISHER)
+        if depth_image is not None or frame.depth is not None:
+            depth_image = depth_image or conversions.depth_to_image(frame.depth, head)  # type: ignore[arg-type]
+            self.say(topics.DEPTH, depth_image, qos.IMAGE_PUBLISHER)
+        colour_image = colour_image or conversions.colour_to_image(frame.colour, head)  # type: ignore[arg-type]
+        self.say(topics.COLOUR, colour_image, qos.IMAGE_PUBLISHER)
+
+    def show_until(self, frames: Iterator[RgbdFrame], condition: Callable[[], bool], **images: Any) -> None:
+        """Shows frame after frame, a tenth of a second apart, until what they cause has been heard."""
+        for frame in frames:
+            self.show(frame, **images)
+            if self.wait(condition, 0.1):
+                return
+        raise AssertionError("the frames have ended and the condition does not hold")
+
+
+@pytest.fixture
+def context() -> Iterator[Any]:
+    with ros() as context:
+        yield context
+
+
+@pytest.fixture
+def host(context: Any) -> Iterator[Host]:
+    with Host(context) as host:
+        yield host
+
+
+@pytest.fixture
+def ears(context: Any, host: Host) -> Ears:
+    ears = Ears(context)
+    host.add(ears)
+    return ears
+
+
+@pytest.fixture
+def add(context: Any, host: Host) -> Callable[..., Any]:
+    """Adds a node of a class with parameters given by name, dots written as __."""
+
+    def add(node_class: Any, **parameters: Any) -> Any:
+        overrides = [Parameter(name.replace("__", "."), value=value) for name, value in parameters.items()]
+        node = node_class(context=context, parameter_overrides=overrides)
+        host.add(node)
+        return node
+
+    return add
+
+
+def still(number: int = 200, colour: np.ndarray | None = None, depth: Any = 2.0, dt: float = 1 / 15) -> Iterator[RgbdFrame]:
+    """The same picture at growing stamps."""
+    shape = (INTRINSICS.height, INTRINSICS.width)
+    colour = np.full((*shape, 3), 128, np.uint8) if colour is None else colour
+    depth = np.full(shape, depth, np.float32) if isinstance(depth, float) else depth
+    for k in range(number):
+        yield RgbdFrame(1_000_000_000 + int(k * dt * 1e9), colour, depth, INTRINSICS)
+
+
+__all__ = ["CameraInfo", "Ears", "still"]

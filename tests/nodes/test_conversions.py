@@ -1,0 +1,190 @@
+"""Messages and arrays are turned into each other without loss; what does not fit is named."""
+
+import array
+
+import numpy as np
+import pytest
+from sensor_msgs.msg import CameraInfo, Image
+
+from actrec.errors import InputError
+from actrec.frames import Body, Face, Hand, Intrinsics
+from actrec_nodes import conversions as c
+
+HEAD = c.header(1_700_000_000_123_456_789, "camera_color_optical_frame")
+
+
+@pytest.fixture
+def colour() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+
+
+def image(pixels: np.ndarray, encoding: str, pad: int = 0, bigendian: bool = False) -> Image:
+    """An image as another driver might write it: padded rows, foreign byte order."""
+    height, width = pixels.shape[:2]
+    dtype = pixels.dtype.newbyteorder(">" if bigendian else "<")
+    rows = pixels.astype(dtype).reshape(height, -1).view(np.uint8)
+    rows = np.pad(rows, ((0, 0), (0, pad)), constant_values=77)
+    data = array.array("B", rows.tobytes())
+    return Image(height=height, width=width, encoding=encoding, step=rows.shape[1], is_bigendian=bigendian, data=data)
+
+
+def test_stamps_survive_to_the_nanosecond() -> None:
+    for stamp in (0, 1, 999_999_999, 1_700_000_000_123_456_789):
+        assert c.stamp_to_ns(c.ns_to_stamp(stamp)) == stamp
+
+
+def test_colour_round_trip_is_exact_and_a_view(colour: np.ndarray) -> None:
+    message = c.colour_to_image(colour, HEAD)
+    back = c.image_to_colour(message)
+    assert (message.encoding, message.step, message.header.frame_id) == ("rgb8", 24, "camera_color_optical_frame")
+    np.testing.assert_array_equal(back, colour)
+    assert not back.flags.owndata
+    assert not back.flags.writeable
+
+
+@pytest.mark.parametrize("pad", [0, 3])
+@pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "rgba8", "bgra8", "mono8"])
+def test_every_colour_encoding(colour: np.ndarray, encoding: str, pad: int) -> None:
+    alpha = np.full((6, 8, 1), 200, np.uint8)
+    grey = colour[..., 0]
+    pixels = {
+        "rgb8": colour,
+        "bgr8": colour[..., ::-1],
+        "rgba8": np.concatenate([colour, alpha], -1),
+        "bgra8": np.concatenate([colour[..., ::-1], alpha], -1),
+        "mono8": grey,
+    }[encoding]
+    expected = np.repeat(grey[..., None], 3, -1) if encoding == "mono8" else colour
+    np.testing.assert_array_equal(c.image_to_colour(image(np.ascontiguousarray(pixels), encoding, pad)), expected)
+
+
+@pytest.mark.parametrize("bigendian", [False, True])
+@pytest.mark.parametrize("pad", [0, 1, 6])
+def test_depth_in_millimetres_and_in_metres(bigendian: bool, pad: int) -> None:
+    metres = np.array([[0.5, 1.234, 65.535], [np.nan, 2.0, 8.0]], np.float32)
+    millimetres = np.array([[500, 1234, 65535], [0, 2000, 8000]], np.uint16)
+    from_mm = c.image_to_depth(image(millimetres, "16UC1", pad, bigendian))
+    np.testing.assert_allclose(from_mm, metres, atol=1e-6)
+    np.testing.assert_array_equal(c.image_to_depth(image(metres, "32FC1", pad, bigendian)), metres)
+
+
+def test_what_is_no_depth_becomes_nan() -> None:
+    bad = np.array([[0.0, -1.0, np.inf, -np.inf, np.nan, 1.0]], np.float32)
+    np.testing.assert_array_equal(c.image_to_depth(image(bad, "32FC1")), [[np.nan] * 5 + [1.0]])
+
+
+def test_depth_is_written_in_millimetres_and_missing_as_zero() -> None:
+    depth = np.array([[1.2344, 1.2346, np.nan, np.inf, -1.0, 70.0]], np.float32)
+    message = c.depth_to_image(depth, HEAD)
+    assert message.encoding == "16UC1"
+    np.testing.assert_array_equal(c.image_to_array(message, ("16UC1",)), [[1234, 1235, 0, 0, 0, 0]])
+
+
+def test_scene_flow_round_trip_keeps_nan() -> None:
+    flow = np.random.default_rng(1).normal(size=(4, 5, 3)).astype(np.float32)
+    flow[1, 2] = np.nan
+    message = c.flow_to_image(flow, HEAD)
+    assert message.encoding == "32FC3"
+    np.testing.assert_array_equal(c.image_to_flow(message), flow)
+
+
+@pytest.mark.parametrize(
+    ("convert", "encoding", "supported"),
+    [(c.image_to_colour, "yuv422", "rgb8, bgr8"), (c.image_to_depth, "rgb8", "16UC1"), (c.image_to_flow, "8UC3", "32FC3")],
+)
+def test_another_encoding_is_named_with_the_supported_ones(convert, encoding: str, supported: str) -> None:
+    message = Image(height=2, width=2, encoding=encoding, step=6, data=array.array("B", bytes(12)))
+    with pytest.raises(InputError, match=f"'{encoding}' is not supported here; supported: .*{supported}"):
+        convert(message)
+
+
+@pytest.mark.parametrize(("step", "size"), [(8, 48), (24, 100)])
+def test_an_image_with_too_few_bytes_is_refused(step: int, size: int) -> None:
+    message = Image(height=6, width=8, encoding="rgb8", step=step, data=array.array("B", bytes(size)))
+    with pytest.raises(InputError, match=f"step is {step} and it has {size} bytes"):
+        c.image_to_colour(message)
+
+
+def test_an_empty_image_is_refused() -> None:
+    with pytest.raises(InputError, match="no pixels"):
+        c.image_to_colour(Image(encoding="rgb8"))
+
+
+@pytest.mark.parametrize(
+    ("write", "array_"),
+    [
+        (c.colour_to_image, np.zeros((4, 5), np.uint8)),
+        (c.colour_to_image, np.zeros((4, 5, 3), np.float32)),
+        (c.depth_to_image, np.zeros((4, 5), np.uint16)),
+        (c.flow_to_image, np.zeros((4, 5, 2), np.float32)),
+    ],
+)
+def test_arrays_outside_the_contract_are_refused(write, array_: np.ndarray) -> None:
+    with pytest.raises(InputError, match="expected"):
+        write(array_, HEAD)
+
+
+@pytest.mark.parametrize("distortion", [(), (0.1, -0.2, 0.001, 0.002, 0.05), (0.1, -0.2, 0.001, 0.002, 0.05, 0.1, 0.2, 0.3)])
+def test_intrinsics_round_trip(distortion: tuple[float, ...]) -> None:
+    intrinsics = Intrinsics(640, 480, 525.5, 526.5, 319.25, 239.75, distortion)
+    assert c.info_to_intrinsics(c.intrinsics_to_info(intrinsics, HEAD)) == intrinsics
+
+
+def test_a_camera_that_is_not_calibrated_is_refused() -> None:
+    with pytest.raises(InputError, match="not calibrated"):
+        c.info_to_intrinsics(CameraInfo(width=640, height=480))
+
+
+def test_distortion_and_binning_that_are_not_supported_are_refused() -> None:
+    info = c.intrinsics_to_info(Intrinsics(640, 480, 525, 525, 320, 240), HEAD)
+    info.distortion_model = "equidistant"
+    with pytest.raises(InputError, match="'equidistant' is not supported; supported: plumb_bob"):
+        c.info_to_intrinsics(info)
+    info.distortion_model, info.binning_x = "plumb_bob", 2
+    with pytest.raises(InputError, match="binning"):
+        c.info_to_intrinsics(info)
+
+
+def some(kind: type, joints: int, **more: str):
+    rng = np.random.default_rng(joints)
+    positions = rng.normal(size=(joints, 3)).astype(np.float32)
+    positions[1] = np.nan
+    pixels = rng.normal(size=(joints, 2)).astype(np.float32)
+    pixels[2] = np.nan
+    return kind("body_1", "some_layout", positions, pixels, rng.random(joints).astype(np.float32), **more)
+
+
+@pytest.mark.parametrize(
+    ("items", "write", "read"),
+    [
+        ([some(Body, 25), some(Body, 20)], c.bodies_to_message, c.message_to_bodies),
+        ([some(Hand, 21, side="left"), some(Hand, 21, side="right")], c.hands_to_message, c.message_to_hands),
+        ([some(Face, 68)], c.faces_to_message, c.message_to_faces),
+        ([], c.bodies_to_message, c.message_to_bodies),
+    ],
+)
+def test_joints_round_trip_with_nan(items, write, read) -> None:
+    message = write(items, HEAD)
+    assert c.stamp_to_ns(message.header.stamp) == 1_700_000_000_123_456_789
+    back = read(message)
+    assert len(back) == len(items)
+    for one, other in zip(items, back, strict=True):
+        assert (type(one), one.body_id, one.layout) == (type(other), other.body_id, other.layout)
+        assert getattr(one, "side", None) == getattr(other, "side", None)
+        for name in ("positions", "pixels", "scores"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+            assert getattr(other, name).dtype == np.float32
+
+
+def test_a_skeleton_whose_arrays_disagree_is_refused() -> None:
+    message = c.bodies_to_message([some(Body, 25)], HEAD)
+    message.skeletons[0].pixels = message.skeletons[0].pixels[:-2]
+    with pytest.raises(InputError, match="'body_1' has 25 positions, 48 pixel coordinates"):
+        c.message_to_bodies(message)
+
+
+def test_a_hand_without_a_side_is_refused() -> None:
+    message = c.hands_to_message([some(Hand, 21, side="left")], HEAD)
+    message.hands[0].side = "both"
+    with pytest.raises(InputError, match="side of hand 'body_1' is 'both', expected left or right"):
+        c.message_to_hands(message)

@@ -1,0 +1,104 @@
+"""Parameters come from a settings dataclass, and a bad one is named in one line."""
+
+from dataclasses import dataclass
+
+import pytest
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from actrec.config import setting
+from actrec.errors import ConfigError
+from actrec_nodes import params
+
+
+@dataclass(frozen=True)
+class Inner:
+    gain: float = setting(2.0, "a gain")
+
+
+@dataclass(frozen=True)
+class Settings:
+    rate: float = setting(15.0, "frames a second", unit="Hz", range=(1.0, 60.0))
+    count: int = setting(3, "how many", range=(0, 10))
+    name: str = setting("one", "which", choices=("one", "two"))
+    on: bool = setting(True, "whether")
+    limit: float | None = setting(None, "a limit, or none")
+    names: list[str] = setting([], "some names")
+    size: tuple[int, ...] = setting((640, 480), "a size")
+    inner: Inner = setting(Inner(), "nested")
+
+
+@pytest.fixture
+def make(context):
+    nodes = []
+
+    def make(**values):
+        overrides = [Parameter(name.replace("__", "."), value=value) for name, value in values.items()]
+        nodes.append(Node("params", context=context, parameter_overrides=overrides))
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        node.destroy_node()
+
+
+def test_defaults_come_from_the_dataclass(make) -> None:
+    assert params.declare(make(), Settings).read() == Settings()
+
+
+def test_values_given_are_read_with_their_types(make) -> None:
+    given = {"rate": 30.0, "count": 5, "name": "two", "on": False, "limit": 0.5, "names": ["a", "b"], "size": [320, 240]}
+    read = params.declare(make(**given, inner__gain=3.0), Settings).read()
+    assert read == Settings(30.0, 5, "two", False, 0.5, ["a", "b"], (320, 240), Inner(3.0))
+
+
+def test_a_whole_number_is_taken_for_a_real_one(make) -> None:
+    assert params.declare(make(rate=30), Settings).read().rate == 30.0
+
+
+def test_descriptors_say_description_range_unit_and_choices(make) -> None:
+    node = make()
+    params.declare(node, Settings)
+    rate, name = node.describe_parameter("rate"), node.describe_parameter("name")
+    assert rate.description == "frames a second [Hz]"
+    assert (rate.floating_point_range[0].from_value, rate.floating_point_range[0].to_value) == (1.0, 60.0)
+    assert node.describe_parameter("count").integer_range[0].to_value == 10
+    assert name.additional_constraints == "one of: one, two"
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"rate": 100.0}, "parameter rate is 100.0, allowed: float in 1.0 to 60.0 Hz"),
+        ({"rate": 100}, "parameter rate is 100"),
+        ({"rate": "fast"}, "parameter rate is 'fast', allowed: float"),
+        ({"count": 2.5}, "parameter count is 2.5, allowed: int in 0 to 10"),
+        ({"name": "three"}, "parameter name is 'three', allowed: one, two"),
+        ({"limit": "none"}, "parameter limit is 'none'"),
+        ({"inner__gain": "loud"}, "parameter inner.gain is 'loud', expected float"),
+    ],
+)
+def test_a_bad_value_is_named_when_read(make, values, line: str) -> None:
+    with pytest.raises(ConfigError, match=line):
+        params.declare(make(**values), Settings).read()
+
+
+def test_a_bad_value_can_be_set_right(make) -> None:
+    node = make(count=99)
+    settings = params.declare(node, Settings)
+    with pytest.raises(ConfigError):
+        settings.read()
+    node.set_parameters([Parameter("count", value=7)])
+    assert settings.read().count == 7
+
+
+def test_a_misspelt_name_under_a_prefix_is_refused_and_the_known_are_listed(make) -> None:
+    with pytest.raises(ConfigError, match=r"unknown parameter driver\.rat; known: driver\.count, driver\.inner"):
+        params.declare(make(driver__rat=3.0), Settings, "driver").read()
+    assert params.declare(make(driver__rate=3.0, driver__inner__gain=1.0, other__rat=3.0), Settings, "driver").read().rate == 3
+
+
+def test_declaring_twice_keeps_the_value(make) -> None:
+    node = make(rate=20.0)
+    params.declare(node, Settings)
+    assert params.declare(node, Settings).read().rate == 20.0

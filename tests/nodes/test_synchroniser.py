@@ -1,0 +1,178 @@
+"""Colour finds its depth by stamp, and does without where it must."""
+
+import numpy as np
+import pytest
+
+from actrec.errors import InputError
+from actrec.frames import NANOSECONDS, Intrinsics
+from actrec_nodes import conversions as c
+from actrec_nodes.synchroniser import RgbdMessages, Synchroniser, SynchroniserConfig, to_frame
+
+MS = NANOSECONDS // 1000
+INTRINSICS = Intrinsics(8, 6, 10, 10, 4, 3)
+
+
+def colour(ms: float):
+    return c.colour_to_image(np.zeros((6, 8, 3), np.uint8), c.header(int(ms * MS), "camera"))
+
+
+def depth(ms: float):
+    return c.depth_to_image(np.ones((6, 8), np.float32), c.header(int(ms * MS), "camera"))
+
+
+class Bench:
+    """A synchroniser with its ears and a clock that stands until it is moved."""
+
+    def __init__(self, info: bool = True, **options):
+        self.out: list[tuple[float, float | None]] = []
+        self.lines: list[str] = []
+        self.unpaired = 0
+        self.now = 0.0
+        self.sync = Synchroniser(SynchroniserConfig(**options), self.emit, self.lines.append, self.lost, lambda: self.now)
+        if info:
+            self.sync.add_info(c.intrinsics_to_info(INTRINSICS, c.header(0, "camera")))
+
+    def emit(self, frame: RgbdMessages) -> None:
+        paired = None if frame.depth is None else c.stamp_to_ns(frame.depth.header.stamp) / MS
+        self.out.append((frame.stamp_ns / MS, paired))
+
+    def lost(self, number: int) -> None:
+        self.unpaired += number
+
+
+@pytest.mark.parametrize("depth_first", [False, True])
+def test_pairs_by_stamp_whichever_comes_first(depth_first: bool) -> None:
+    bench = Bench()
+    for k in range(4):
+        steps = [lambda t: bench.sync.add_colour(colour(t)), lambda t: bench.sync.add_depth(depth(t + 2))]
+        for step in reversed(steps) if depth_first else steps:
+            step(100 + 33 * k)
+    assert bench.out == [(100 + 33 * k, 102 + 33 * k) for k in range(4)]
+    assert (bench.unpaired, bench.lines) == (0, [])
+
+
+def test_half_a_frame_is_the_limit() -> None:
+    bench = Bench()
+    for t in (100, 133, 166):
+        bench.sync.add_colour(colour(t))
+        bench.sync.add_depth(depth(t))
+    bench.sync.add_colour(colour(199))
+    bench.sync.add_depth(depth(199 + 17))
+    assert len(bench.out) == 3
+    bench.sync.add_colour(colour(232))
+    assert bench.out[-1] == (232, 216)
+
+
+def test_a_tolerance_given_is_kept() -> None:
+    bench = Bench(sync_tolerance_s=0.001)
+    bench.sync.add_colour(colour(100))
+    bench.sync.add_depth(depth(102))
+    assert bench.out == []
+    bench.sync.add_depth(depth(100.5))
+    assert bench.out == [(100, 100.5)]
+
+
+def test_a_lost_depth_image_costs_one_frame_that_is_counted() -> None:
+    bench = Bench()
+    for t in (100, 133, 166, 199):
+        bench.sync.add_colour(colour(t))
+        if t != 133:
+            bench.sync.add_depth(depth(t))
+    assert [t for t, _ in bench.out] == [100, 166, 199]
+    assert bench.unpaired == 1
+
+
+def test_without_depth_colour_goes_alone_after_a_wait_and_depth_may_come_back() -> None:
+    bench = Bench(depth_wait_s=1.0)
+    for k in range(40):
+        bench.now = k / 30
+        bench.sync.add_colour(colour(100 + 33 * k))
+    alone = len(bench.out)
+    assert alone == 9
+    assert all(d is None for _, d in bench.out)
+    assert set(bench.lines) == {"no depth image for 1 s: working on colour alone"}
+    for k in range(40, 43):
+        bench.now = k / 30
+        bench.sync.add_colour(colour(100 + 33 * k))
+        bench.sync.add_depth(depth(100 + 33 * k))
+    assert [d is None for _, d in bench.out[alone:]] == [True, False, False]
+
+
+def test_depth_of_another_clock_is_said_and_colour_goes_alone() -> None:
+    bench = Bench(depth_wait_s=0.5)
+    for k in range(30):
+        bench.now = k / 30
+        bench.sync.add_depth(depth(50_000 + 33 * k))
+        bench.sync.add_colour(colour(100 + 33 * k))
+    assert bench.out
+    assert all(d is None for _, d in bench.out)
+    assert "depth's stamps are" in bench.lines[0]
+
+
+def test_depth_not_wanted_is_not_waited_for() -> None:
+    bench = Bench(use_depth=False)
+    bench.sync.add_colour(colour(100))
+    assert bench.out == [(100, None)]
+
+
+@pytest.mark.parametrize("depth_first", [False, True])
+def test_stamps_that_jump_back_start_anew(depth_first: bool) -> None:
+    bench = Bench()
+    times = [5000, 5033, 5066, 100, 133, 166]
+    for t in times:
+        if depth_first:
+            bench.sync.add_depth(depth(t))
+        bench.sync.add_colour(colour(t))
+        if not depth_first:
+            bench.sync.add_depth(depth(t))
+    assert bench.out == [(t, t) for t in times]
+
+
+def test_frames_wait_for_camera_info() -> None:
+    bench = Bench(info=False)
+    bench.sync.add_colour(colour(100))
+    bench.sync.add_depth(depth(100))
+    assert bench.out == []
+    assert bench.lines == ["no camera_info yet: frames are left out until it comes"]
+    bench.sync.add_info(c.intrinsics_to_info(INTRINSICS, c.header(0, "camera")))
+    bench.sync.add_colour(colour(133))
+    bench.sync.add_depth(depth(133))
+    assert bench.out == [(133, 133)]
+
+
+def messages(depth_image=None, width: int = 8) -> RgbdMessages:
+    info = c.intrinsics_to_info(Intrinsics(width, 6, 10, 10, 4, 3), c.header(0, "camera"))
+    return RgbdMessages(colour(100), depth_image, info)
+
+
+def test_a_frame_keeps_stamp_and_frame_id() -> None:
+    lines: list[str] = []
+    frame = to_frame(messages(depth(100)), lines.append)
+    frame.check()
+    assert (frame.stamp_ns, frame.frame_id, lines) == (100 * MS, "camera", [])
+    assert frame.depth is not None
+    assert frame.depth[0, 0] == 1.0
+
+
+def test_depth_of_another_size_is_left_out_and_said() -> None:
+    lines: list[str] = []
+    other = c.depth_to_image(np.ones((12, 16), np.float32), c.header(100 * MS, "camera"))
+    assert to_frame(messages(other), lines.append).depth is None
+    assert lines == [
+        "depth is 16×12, colour is 8×6: working on colour alone; register depth to colour in the camera's driver (align_depth)"
+    ]
+
+
+def test_depth_without_a_valid_pixel_is_said() -> None:
+    lines: list[str] = []
+    blind = c.depth_to_image(np.full((6, 8), np.nan, np.float32), c.header(100 * MS, "camera"))
+    frame = to_frame(messages(blind), lines.append)
+    assert frame.depth is not None
+    assert np.isnan(frame.depth).all()
+    assert len(lines) == 1
+    assert "no valid pixel" in lines[0]
+
+
+def test_camera_info_of_another_size_is_an_error() -> None:
+    with pytest.raises(InputError, match="camera_info is of a 16×6 image, but colour is 8×6"):
+        to_frame(messages(width=16), lambda line: None)

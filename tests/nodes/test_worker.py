@@ -1,0 +1,98 @@
+"""The newest input wins, and what gave way is counted."""
+
+import json
+import threading
+
+import pytest
+
+from actrec_nodes.statistics import Statistics
+from actrec_nodes.worker import Worker
+
+
+class Slow:
+    """Work that stands still until it is let go."""
+
+    def __init__(self) -> None:
+        self.done: list[int] = []
+        self.entered = threading.Event()
+        self.go = threading.Event()
+
+    def __call__(self, item: int) -> None:
+        self.entered.set()
+        assert self.go.wait(10)
+        if item < 0:
+            raise ValueError(f"bad item {item}")
+        self.done.append(item)
+
+
+@pytest.fixture
+def statistics() -> Statistics:
+    return Statistics()
+
+
+def run(capacity: int, items: list[int], statistics: Statistics) -> tuple[list[int], list[Exception]]:
+    """Puts the first item, and the others while it is being worked on."""
+    work, errors = Slow(), []
+    worker = Worker(work, errors.append, statistics, capacity)
+    worker.start()
+    worker.put(items[0])
+    assert work.entered.wait(10)
+    for item in items[1:]:
+        worker.put(item)
+    work.go.set()
+    assert worker.wait_idle(10)
+    worker.stop()
+    return work.done, errors
+
+
+def test_the_newest_wins_and_the_dropped_are_counted(statistics: Statistics) -> None:
+    done, _ = run(1, [1, 2, 3, 4, 5], statistics)
+    snapshot = statistics.snapshot()
+    assert done == [1, 5]
+    assert (snapshot.received, snapshot.processed, snapshot.dropped, snapshot.queue) == (5, 2, 3, 0)
+
+
+def test_a_queue_keeps_what_it_can_and_drops_the_oldest(statistics: Statistics) -> None:
+    done, _ = run(3, [1, 2, 3, 4, 5], statistics)
+    assert done == [1, 3, 4, 5]
+    assert statistics.snapshot().dropped == 1
+
+
+def test_a_failure_is_reported_and_work_goes_on(statistics: Statistics) -> None:
+    done, errors = run(9, [1, -2, 3], statistics)
+    assert done == [1, 3]
+    assert [str(error) for error in errors] == ["bad item -2"]
+    assert (statistics.snapshot().processed, statistics.snapshot().failed) == (2, 1)
+
+
+def test_stopping_forgets_what_waits(statistics: Statistics) -> None:
+    work = Slow()
+    worker = Worker(work, lambda error: None, statistics)
+    worker.start()
+    worker.put(1)
+    assert work.entered.wait(10)
+    worker.put(2)
+    stopper = threading.Thread(target=worker.stop)
+    stopper.start()
+    work.go.set()
+    stopper.join(10)
+    worker.put(3)
+    worker.stop()
+    assert work.done == [1]
+
+
+def test_latency_is_kept_only_where_stamps_are_of_this_clock(statistics: Statistics) -> None:
+    for age in (0.05, -3.0, 1e9, None):
+        statistics.done(0.01, age)
+    snapshot = statistics.snapshot()
+    assert snapshot.processed == 4
+    assert snapshot.latency_p50_ms == pytest.approx(50)
+    assert snapshot.work_p95_ms == pytest.approx(10)
+
+
+def test_figures_that_do_not_exist_are_null_in_json(statistics: Statistics) -> None:
+    statistics.error("a camera was lost")
+    figures = json.loads(statistics.snapshot().json())
+    assert figures["latency_p50_ms"] is None
+    assert figures["last_error"] == "a camera was lost"
+    assert "0 of 0" in statistics.snapshot().line()
