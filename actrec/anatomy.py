@@ -8,7 +8,7 @@ from actrec.skeleton import layouts
 
 BODY_RADII = {
     "shoulder": 0.06, "elbow": 0.04, "wrist": 0.03, "hip": 0.09, "knee": 0.055, "ankle": 0.04, "heel": 0.03,
-    "foot_index": 0.02, "pinky": 0.015, "index": 0.015, "thumb": 0.015, "ear": 0.03,
+    "foot_index": 0.02, "pinky": 0.015, "index": 0.015, "thumb": 0.015, "ear": 0.055,
 }  # fmt: skip
 """Metres from the skin to the joint's centre, by the stem of the joint's name; what is not named lies on the skin."""
 

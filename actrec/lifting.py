@@ -113,9 +113,8 @@ class Lifter:
         placed = place(world, rays, scores)
         surface, fitted = np.full(len(pixels), np.nan), placed
         if depth is not None:
-            surface, fitted = self._surface(pixels, rays, placed, scores, depth, intrinsics.fx, np.asarray(radii))
-        if links is not None and np.isfinite(fitted).all():
-            surface[hidden(rays, surface, fitted, links)] = np.nan
+            depths = np.zeros(len(pixels)) + np.asarray(radii)
+            surface, fitted = self._surface(pixels, rays, placed, scores, depth, intrinsics.fx, depths, links)
         seen = np.isfinite(surface)
         if not seen.any():
             return _answer(placed, scores * self.config.no_depth_score)
@@ -132,6 +131,7 @@ class Lifter:
         depth: np.ndarray,
         focal: float,
         radii: np.ndarray,
+        links: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """[V] depth of each joint's surface, NaN where none fits, and the world landmarks fitted to those joints."""
         config = self.config
@@ -149,8 +149,17 @@ class Lifter:
         surface = surfaces.pick(layers, expected, narrow, wide)
         if not shaped or not np.isfinite(surface).any():
             return surface, placed
+        # What hides another joint must not bend the fit, and the fit tells better what is hidden.
+        surface = _unhidden(surface, rays, _along(rays, expected + radii), links)
         fitted = similarity(placed, _along(rays, surface + radii), scores, config.max_disagreement_m)
-        return surfaces.pick(layers, fitted[:, 2] - radii, narrow, wide), fitted
+        surface = surfaces.pick(layers, fitted[:, 2] - radii, narrow, wide)
+        return _unhidden(surface, rays, fitted, links), fitted
+
+
+def _unhidden(surface: np.ndarray, rays: np.ndarray, expected: np.ndarray, links: np.ndarray | None) -> np.ndarray:
+    if links is None or not np.isfinite(expected).all():
+        return surface
+    return np.where(hidden(rays, surface, expected, links), np.nan, surface)
 
 
 def _checked(

@@ -47,12 +47,8 @@ class MediaPipeFace:
             (f"face_landmark/{model}.tflite",),
             flags={"WITH_ATTENTION": self.config.face_attention},
         )
-        self._detector = mp.Graph(
-            "FaceDetectionShortRangeCpu",
-            {"IMAGE": "image"},
-            {"DETECTIONS": "found"},
-            ("face_detection/face_detection_short_range.tflite",),
-        )
+        self._near = _detector("short_range", "FaceDetectionShortRangeCpu")
+        self._far: mp.Graph | None = None
         self._guard = StampGuard(self.config.face_max_gap_s)
         self._regions: dict[str, Region] = {}
         self._wait: dict[str, int] = {}
@@ -89,7 +85,9 @@ class MediaPipeFace:
     def close(self) -> None:
         """Frees the models."""
         self._mesh.close()
-        self._detector.close()
+        self._near.close()
+        if self._far is not None:
+            self._far.close()
 
     def _of_body(self, colour: np.ndarray, image: Any, frame: RgbdFrame, body: Body) -> Detection | None:
         size = (colour.shape[1], colour.shape[0])
@@ -97,17 +95,17 @@ class MediaPipeFace:
         followed = self._regions.pop(body.body_id, None)
         if head is None or not head.meets(*size):
             return None
-        if followed is not None and np.hypot(followed.u - head.u, followed.v - head.v) < 0.5 * head.size:
+        if followed is not None:
             mesh = self._face(image, followed, size)
-            if mesh is not None:
+            if mesh is not None and _fits(mesh, head):
                 return self._keep(body.body_id, mesh, size)
         self._wait[body.body_id] = self._wait.get(body.body_id, 0) - 1
         if self._wait[body.body_id] > 0:
             return None
         self._wait[body.body_id] = self.config.face_retry_every
-        regions = self._search(colour, head)
+        regions = _search(self._near, colour, head)
         mesh = self._face(image, regions[0], size) if regions else None
-        return self._keep(body.body_id, mesh, size) if mesh is not None else None
+        return self._keep(body.body_id, mesh, size) if mesh is not None and _fits(mesh, head) else None
 
     def _keep(self, body_id: str, mesh: np.ndarray, size: tuple[int, int]) -> Detection:
         self._regions[body_id] = _follow(mesh)
@@ -122,30 +120,13 @@ class MediaPipeFace:
         meshes = [mesh for region in self._loose if (mesh := self._face(image, region, size)) is not None]
         if len(meshes) < self.config.num_faces:
             whole = Region((width - 1) / 2, (height - 1) / 2, max(width, height))
-            for region in self._search(colour, whole):
+            self._far = self._far or _detector("full_range_sparse", "FaceDetectionFullRangeCpu")
+            for region in _search(self._far, colour, whole):
                 if len(meshes) < self.config.num_faces and not any(_covers(region, mesh) for mesh in meshes):
                     mesh = self._face(image, region, size)
                     meshes += [mesh] if mesh is not None else []
         self._loose = [_follow(mesh) for mesh in meshes]
         return [_detection(mesh, size) for mesh in meshes]
-
-    def _search(self, colour: np.ndarray, region: Region) -> list[Region]:
-        """Regions of the faces that the detector sees in an upright square, best first."""
-        height, width = colour.shape[:2]
-        left, top = max(int(region.u - region.size / 2), 0), max(int(region.v - region.size / 2), 0)
-        right, bottom = (
-            min(int(region.u + region.size / 2) + 1, width),
-            min(int(region.v + region.size / 2) + 1, height),
-        )
-        crop = np.ascontiguousarray(colour[top:bottom, left:right])
-        found = self._detector.run(image=mp.image_packet(crop)).get("found")
-        regions = []
-        for _, box, points in mp.detections(found, right - left, bottom - top) if found is not None else []:
-            eyes = points[EYES]
-            centre = box[:2] + box[2:] / 2
-            angle = towards(eyes[0], eyes[1]) - np.pi / 2
-            regions.append(Region(float(centre[0] + left), float(centre[1] + top), SCALE * float(box[2:].max()), angle))
-        return regions
 
     def _face(self, image: Any, region: Region, size: tuple[int, int]) -> np.ndarray | None:
         """[468, 3] mesh in pixels in a region; None where the network sees no face."""
@@ -155,9 +136,41 @@ class MediaPipeFace:
         return mp.landmarks(result["landmarks"], *size)[:, :3] if "landmarks" in result else None
 
 
+def _detector(model: str, calculator: str) -> mp.Graph:
+    return mp.Graph(
+        calculator, {"IMAGE": "image"}, {"DETECTIONS": "found"}, (f"face_detection/face_detection_{model}.tflite",)
+    )
+
+
+def _search(detector: mp.Graph, colour: np.ndarray, region: Region) -> list[Region]:
+    """Regions of the faces that the detector sees in an upright square, best first."""
+    height, width = colour.shape[:2]
+    left, top = max(int(region.u - region.size / 2), 0), max(int(region.v - region.size / 2), 0)
+    right, bottom = (
+        min(int(region.u + region.size / 2) + 1, width),
+        min(int(region.v + region.size / 2) + 1, height),
+    )
+    crop = np.ascontiguousarray(colour[top:bottom, left:right])
+    found = detector.run(image=mp.image_packet(crop)).get("found")
+    regions = []
+    for _, box, points in mp.detections(found, right - left, bottom - top) if found is not None else []:
+        eyes = points[EYES]
+        centre = box[:2] + box[2:] / 2
+        angle = towards(eyes[0], eyes[1]) - np.pi / 2
+        regions.append(Region(float(centre[0] + left), float(centre[1] + top), SCALE * float(box[2:].max()), angle))
+    return regions
+
+
 def _follow(mesh: np.ndarray) -> Region:
     right, left = mesh[list(EYE_CORNERS), :2]
     return around(mesh[:, :2], towards(right, left) - np.pi / 2, SCALE)
+
+
+def _fits(mesh: np.ndarray, head: Region) -> bool:
+    """Whether a mesh is where the body's head is, and of a face's size: on a bowed head it slides to the chest."""
+    low, high = mesh[:, :2].min(axis=0), mesh[:, :2].max(axis=0)
+    apart = np.linalg.norm((low + high) / 2 - np.array([head.u, head.v]))
+    return bool(apart < 0.25 * head.size and 0.15 * head.size < (high - low).max() < 0.75 * head.size)
 
 
 def _covers(region: Region, mesh: np.ndarray) -> bool:

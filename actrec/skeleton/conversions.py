@@ -60,14 +60,18 @@ TABLES: dict[str, dict[str, Weights]] = {
         {
             **_LIMBS,
             "spine_base": {"hip_left": 0.5, "hip_right": 0.5},
-            "spine_mid": {"hip_left": 0.25, "hip_right": 0.25, "shoulder_left": 0.25, "shoulder_right": 0.25},
+            # As the Kinect v2 has them on its own recordings: the middle of the spine at 57 % of the way from its base to
+            # the shoulders, the neck at 114 %, the hips closer together, the feet short of the toes, the thumb longer.
+            "hip_left": {"hip_left": 0.93, "hip_right": 0.07},
+            "hip_right": {"hip_right": 0.93, "hip_left": 0.07},
+            "spine_mid": {"hip_left": 0.215, "hip_right": 0.215, "shoulder_left": 0.285, "shoulder_right": 0.285},
             "spine_shoulder": {"shoulder_left": 0.5, "shoulder_right": 0.5},
-            "neck": {"shoulder_left": 0.35, "shoulder_right": 0.35, "ear_left": 0.15, "ear_right": 0.15},
+            "neck": {"shoulder_left": 0.325, "shoulder_right": 0.325, "ear_left": 0.175, "ear_right": 0.175},
             "head": {"ear_left": 0.5, "ear_right": 0.5},
             "hand_{s}": {"index_{s}": 0.5, "pinky_{s}": 0.5},
             "hand_tip_{s}": {"index_{s}": 0.95, "pinky_{s}": 0.95, "wrist_{s}": -0.9},
-            "thumb_{s}": {"thumb_{s}": 1.0},
-            "foot_{s}": {"foot_index_{s}": 1.0},
+            "thumb_{s}": {"thumb_{s}": 1.6, "wrist_{s}": -0.6},
+            "foot_{s}": {"foot_index_{s}": 0.75, "ankle_{s}": 0.25},
         }
     ),
     CANONICAL: {joint: {joint: 1.0} for joint in layouts.KINECT_V2_25.joints},

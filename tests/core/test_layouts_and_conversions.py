@@ -66,7 +66,7 @@ def test_missing_source_makes_missing_joint_and_no_other():
     found, scores = convert(positions, np.ones(33), "mediapipe_33")
     index = layouts.KINECT_V2_25.index
     lost = {v for v in range(25) if np.isnan(found[v]).any()}
-    assert lost == {index["wrist_left"], index["hand_tip_left"]}
+    assert lost == {index["wrist_left"], index["hand_tip_left"], index["thumb_left"]}
     assert all(scores[v] == 0 for v in lost)
     assert scores[index["hand_tip_right"]] == BUILT_SCORE
     assert scores[index["hand_right"]] == 1

@@ -1,0 +1,113 @@
+"""Estimators by name, their regions and tables."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from actrec import estimators
+from actrec.errors import ConfigError, MissingLibraryError
+from actrec.estimators import face_points, regions
+from actrec.estimators.base import StampGuard
+from actrec.frames import Body, Intrinsics
+from actrec.skeleton.layouts import FACE_68, KINECT_V2_25, LAYOUTS
+
+CAMERA = Intrinsics(640, 480, 500.0, 500.0, 319.5, 239.5)
+J = KINECT_V2_25.index
+
+
+def body(z=2.0):
+    pixels = np.zeros((25, 2), np.float32)
+    pixels[J["head"]], pixels[J["neck"]] = (320, 100), (320, 140)
+    pixels[J["elbow_left"]], pixels[J["wrist_left"]], pixels[J["hand_left"]] = (400, 250), (460, 250), (475, 250)
+    positions = np.full((25, 3), z, np.float32)
+    return Body("body_1", "kinect_v2_25", positions, pixels, np.ones(25, np.float32))
+
+
+def test_kinds_are_found_by_name():
+    assert estimators.ESTIMATORS.names() == ["body", "face", "hand"]
+    with pytest.raises(ConfigError, match="unknown estimator 'foot'; known: body, face, hand"):
+        estimators.create("foot")
+    with pytest.raises(ConfigError, match="known: .*num_poses"):
+        estimators.create("body", num_people=2)
+
+
+def test_a_missing_mediapipe_says_how_to_install_it(monkeypatch):
+    for module in [m for m in sys.modules if m.startswith(("mediapipe", "actrec.estimators.mediapipe"))]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "mediapipe", None)
+    with pytest.raises(MissingLibraryError, match=r"pip install mediapipe==0\.10\.21"):
+        estimators.create("body")
+
+
+def test_a_mediapipe_without_its_models_says_which_to_install(monkeypatch, tmp_path):
+    from actrec.estimators import mediapipe_graph
+
+    monkeypatch.setattr(mediapipe_graph.mediapipe, "__file__", str(tmp_path / "mediapipe" / "__init__.py"))
+    with pytest.raises(MissingLibraryError, match=r"without its model pose_detection.*mediapipe==0\.10\.21"):
+        estimators.create("body")
+
+
+def test_the_hand_region_points_along_the_forearm():
+    region = regions.hand_from_body(body(), "left", CAMERA, hand_m=0.36)
+    assert (region.u, region.v) == (475, 250)
+    assert region.size == pytest.approx(0.36 * 500 / 2)
+    assert region.angle == pytest.approx(np.pi / 2)  # up in the region is right in the image
+    without = body(z=np.nan)
+    assert regions.hand_from_body(without, "left", CAMERA, 0.36).size == pytest.approx(1.2 * 60)
+    unsure = body()
+    unsure.scores[J["wrist_left"]] = 0.1
+    assert regions.hand_from_body(unsure, "left", CAMERA, 0.36) is None
+
+
+def test_the_head_region_has_the_heads_size():
+    assert regions.head_from_body(body(), CAMERA, 0.5).size == pytest.approx(125)
+    assert regions.head_from_body(body(z=np.nan), CAMERA, 0.5).size == pytest.approx(120)
+    lost = body()
+    lost.pixels[J["head"]] = np.nan
+    assert regions.head_from_body(lost, CAMERA, 0.5) is None
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.5, -2.0, 3.0])
+def test_a_square_around_points_turns_with_them(angle):
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    points = np.array([[-2.0, -1], [2, -1], [2, 1], [-2, 1]])
+    region = regions.around(points @ turn.T + [50, 60], angle, 2.0)
+    assert (region.u, region.v, region.size) == pytest.approx((50, 60, 8))
+    moved = regions.around(points @ turn.T, angle, 1.0, shift_down=-0.5)
+    assert (moved.u, moved.v) == pytest.approx(tuple(turn @ [0, -2]))
+
+
+def test_stamps_that_jump_are_noticed():
+    guard = StampGuard(max_gap_s=1.0)
+    assert not guard.broken(10_000_000_000)
+    assert not guard.broken(10_000_000_000)
+    assert not guard.broken(10_900_000_000)
+    assert guard.broken(10_800_000_000)
+    assert not guard.broken(10_850_000_000)
+    assert guard.broken(12_000_000_000)
+
+
+def test_face_points_are_symmetric_in_the_mesh():
+    points = face_points.FACE_68
+    assert len(points) == len(set(points)) + 0 == 68 and max(points) < 468
+    counterpart = dict(zip(points, (points[v] for v in FACE_68.mirror), strict=True))
+    # Pairs of the mesh that are the same on either side, from the canonical model.
+    for right, left in ((127, 356), (33, 263), (133, 362), (61, 291), (98, 327), (105, 334), (78, 308)):
+        assert counterpart[right] == left and counterpart[left] == right
+    for middle in (152, 168, 4, 2, 0, 17, 13, 14):
+        assert counterpart[middle] == middle
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=lambda layout: layout.name)
+def test_mirroring_twice_changes_nothing(layout):
+    mirror = np.array(layout.mirror)
+    np.testing.assert_array_equal(mirror[mirror], np.arange(len(layout)))
+
+
+def test_the_mirrored_face_keeps_its_parts():
+    swap = {"brow_right": "brow_left", "brow_left": "brow_right", "eye_right": "eye_left", "eye_left": "eye_right"}
+    for v, joint in enumerate(FACE_68.joints):
+        part, other = joint.rsplit("_", 1)[0], FACE_68.joints[FACE_68.mirror[v]].rsplit("_", 1)[0]
+        assert other == swap.get(part, part)
+    assert FACE_68.mirror[8] == 8 and FACE_68.mirror[0] == 16 and FACE_68.mirror[36] == 45 and FACE_68.mirror[41] == 46

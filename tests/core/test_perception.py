@@ -1,0 +1,285 @@
+"""From real frames to tracked bodies, hands and faces."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from actrec import capture
+from actrec.errors import ConfigError, EndOfStream, InputError
+from actrec.frames import Body, Intrinsics, RgbdFrame
+from actrec.geometry import project
+from actrec.perception import BodyPerception, FacePerception, HandPerception
+from actrec.recordings.ntu import read_ntu_skeleton
+from actrec.skeleton.layouts import FACE_68, HAND_21, KINECT_V2_25
+
+J = KINECT_V2_25.index
+
+
+def frames(path, count=1000, **options):
+    found = []
+    with capture.create("replay", path=str(path), rate=0.0, restamp=False, **options) as camera:
+        try:
+            while len(found) < count:
+                found.append(camera.read(timeout_s=20.0))
+        except EndOfStream:
+            pass
+    return found
+
+
+@pytest.fixture(scope="module")
+def turning(data_root):
+    return frames(data_root / "rgbd/person_turning", intrinsics="525,525,319.5,239.5", depth_scale=0.001)
+
+
+@pytest.fixture(scope="module")
+def standing(data_root):
+    return frames(data_root / "rgbd/pairs/person_standing", intrinsics="525,525,319.5,239.5", depth_scale=0.0002)
+
+
+@pytest.fixture(scope="module")
+def turned_bodies(turning):
+    body = BodyPerception(min_hits=1)
+    found = [body.process(frame) for frame in turning]
+    body.close()
+    return found
+
+
+def without_depth(frame):
+    return dataclasses.replace(frame, depth=None)
+
+
+def blank(stamp_ns=0, size=(640, 480), value=127):
+    width, height = size
+    colour = np.full((height, width, 3), value, np.uint8)
+    return RgbdFrame(stamp_ns, colour, None, Intrinsics(width, height, 525.0, 525.0, width / 2, height / 2))
+
+
+def check(thing, layout, frame):
+    count = len(layout)
+    assert thing.layout == layout.name
+    assert thing.positions.shape == (count, 3) and thing.pixels.shape == (count, 2) and thing.scores.shape == (count,)
+    assert {a.dtype for a in (thing.positions, thing.pixels, thing.scores)} == {np.dtype(np.float32)}
+    assert ((thing.scores >= 0) & (thing.scores <= 1)).all()
+    missing = np.isnan(thing.positions).any(axis=1)
+    assert not thing.scores[missing].any()
+
+
+def test_a_person_who_turns_is_one_body_in_every_frame(turning, turned_bodies):
+    assert len(turning) == 100
+    assert [[body.body_id for body in bodies] for bodies in turned_bodies] == [["body_1"]] * 100
+    for frame, (body,) in zip(turning, turned_bodies, strict=True):
+        check(body, KINECT_V2_25, frame)
+        # The chest's surface is 0.8 to 1.0 m away, the wall behind at 2.6 m.
+        assert 0.75 < body.positions[J["spine_shoulder"], 2] < 1.15
+        assert 0.75 < body.positions[J["head"], 2] < 1.15
+
+
+def test_bones_keep_their_length_while_the_person_turns(turned_bodies):
+    positions = np.array([bodies[0].positions for bodies in turned_bodies])
+
+    def length(a, b):
+        return np.linalg.norm(positions[:, J[a]] - positions[:, J[b]], axis=1)
+
+    shoulders = length("shoulder_left", "shoulder_right")
+    # Turned by 90 degrees one shoulder hides the other, whose depth lifting then has to refuse.
+    assert 0.26 < np.median(shoulders) < 0.42
+    assert np.percentile(shoulders, 5) > 0.7 * np.median(shoulders)
+    assert length("spine_shoulder", "head").std() < 0.05
+    assert length("spine_shoulder", "spine_mid").std() < 0.05
+
+
+def test_left_and_right_are_the_persons_own(turning, turned_bodies):
+    first = turned_bodies[0][0].positions
+    assert first[J["shoulder_left"], 0] > first[J["shoulder_right"], 0] + 0.2  # facing the camera
+    back = turned_bodies[48][0].positions
+    assert back[J["shoulder_left"], 0] < back[J["shoulder_right"], 0] - 0.2  # facing away
+
+
+def test_without_depth_bodies_are_placed_with_lower_scores(turning):
+    body = BodyPerception(min_hits=1, smooth=False)
+    with_depth = body.process(turning[0])[0]
+    body.reset()
+    (alone,) = body.process(without_depth(turning[0]))
+    hollow = dataclasses.replace(turning[0], depth=np.full_like(turning[0].depth, np.nan))
+    body.reset()
+    (empty,) = body.process(hollow)
+    body.close()
+    np.testing.assert_array_equal(alone.positions, empty.positions)
+    assert np.isfinite(alone.positions).all()
+    assert (alone.scores <= 0.5 * with_depth.scores.max() + 1e-6).all()
+    z = alone.positions[J["spine_shoulder"], 2]
+    assert z == pytest.approx(with_depth.positions[J["spine_shoulder"], 2], rel=0.35)
+
+
+def test_stamps_that_jump_back_start_over(turning):
+    body = BodyPerception(min_hits=1)
+    assert [b.body_id for b in body.process(turning[30])] == ["body_1"]
+    assert [b.body_id for b in body.process(turning[31])] == ["body_1"]
+    assert [b.body_id for b in body.process(turning[0])] == ["body_2"]
+    body.close()
+
+
+def test_two_people_in_one_scene(data_root):
+    pair = frames(data_root / "rgbd/pairs/two_people_moving", intrinsics="525,525,319.5,239.5", depth_scale=0.0002)
+    body = BodyPerception(min_hits=1)
+    seen = [body.process(pair[k % 2]) for k in (0, 0, 0)]
+    body.close()
+    assert len(seen[-1]) == 2
+    distances = sorted(float(np.nanmedian(b.positions[:4, 2])) for b in seen[-1])
+    assert 0.8 < distances[0] < distances[1] < 4
+
+
+def test_a_street_with_several_people_keeps_their_ids(data_root):
+    street = frames(data_root / "videos/street_720p.avi", count=60, hfov_deg=60.0)
+    body = BodyPerception(num_poses=4)
+    seen = [body.process(frame) for frame in street]
+    body.close()
+    assert np.mean([len(bodies) for bodies in seen[20:]]) > 1.5
+    ids = [b.body_id for bodies in seen for b in bodies]
+    longest = max(set(ids), key=ids.count)
+    assert ids.count(longest) > 40
+    # A body may leave and come back as another, but ids do not flicker.
+    assert len(set(ids)) <= 8
+
+
+def test_the_hands_and_face_of_a_body(standing):
+    body, hand, face = BodyPerception(min_hits=1), HandPerception(), FacePerception()
+    frame = standing[0]
+    bodies = body.process(frame)
+    hands, faces = hand.process(frame, bodies), face.process(frame, bodies)
+    assert sorted(h.side for h in hands) == ["left", "right"] and len(faces) == 1
+    for found in hands:
+        check(found, HAND_21, frame)
+        assert found.body_id == "body_1"
+        wrist = J[f"wrist_{found.side}"]
+        assert np.linalg.norm(found.pixels[0] - bodies[0].pixels[wrist]) < 20
+        assert np.linalg.norm(found.positions[0] - bodies[0].positions[wrist]) < 0.15
+        # Raised hands, palms forward: fingertips above the wrist, a hand's length away.
+        assert found.pixels[12, 1] < found.pixels[0, 1]
+        assert 0.12 < np.linalg.norm(found.positions[12] - found.positions[0]) < 0.24
+    left, right = sorted(hands, key=lambda h: h.side)
+    assert left.pixels[0, 0] > right.pixels[0, 0]
+    (only,) = faces
+    check(only, FACE_68, frame)
+    # The mouth is below the nose, the nose below the eyes; the right eye lies left in the image.
+    assert only.pixels[57, 1] > only.pixels[33, 1] > only.pixels[[36, 45], 1].mean()
+    assert only.pixels[36, 0] < only.pixels[45, 0]
+    assert 0.07 < np.linalg.norm(only.positions[36] - only.positions[45]) < 0.12
+    assert np.abs(only.positions[:, 2] - bodies[0].positions[J["head"], 2]).max() < 0.25
+    for part in (body, hand, face):
+        part.close()
+
+
+def test_no_face_where_the_person_looks_away(turning, turned_bodies):
+    face = FacePerception()
+    found = [len(face.process(frame, bodies)) for frame, bodies in zip(turning, turned_bodies, strict=True)]
+    face.close()
+    assert sum(found[:12]) >= 11 and sum(found[-8:]) >= 7
+    assert sum(found[40:60]) == 0
+
+
+@pytest.mark.parametrize(("clip", "side"), [("G06_palm_clip01", "right"), ("G09_stop_clip01", "right")])
+def test_a_hand_without_a_body_is_lifted_to_the_hands_own_depth(data_root, clip, side):
+    clip = frames(data_root / "rgbd/realsense_hands" / clip, intrinsics="615,615,319.5,239.5", depth_scale=0.001)
+    hand = HandPerception()
+    for frame in clip:
+        found = hand.process(frame, [])
+        assert [h.side for h in found] == [side] and found[0].body_id == ""
+        positions = found[0].positions
+        check(found[0], HAND_21, frame)
+        u, v = found[0].pixels[9].astype(int)
+        palm = np.nanmedian(frame.depth[v - 8 : v + 9, u - 8 : u + 9])
+        assert np.abs(positions[:, 2] - palm).max() < 0.12
+        assert 0.13 < np.linalg.norm(positions[12] - positions[0]) < 0.24
+        np.testing.assert_allclose(project(positions, frame.intrinsics), found[0].pixels, atol=0.5)
+    hand.close()
+
+
+def test_a_face_without_a_body(standing):
+    face = FacePerception()
+    (found,) = face.process(standing[0], [])
+    assert found.body_id == "" and np.isfinite(found.positions).all()
+    face.close()
+
+
+def test_ntu_joints_lie_where_the_kinect_saw_them(data_root):
+    name = "S001C001P001R001A001"
+    video = frames(data_root / f"ntu/rgb/{name}_rgb.avi", count=30)
+    kinect = read_ntu_skeleton(data_root / f"ntu/skeleton/{name}.skeleton")
+    body = BodyPerception(num_poses=1, min_hits=1)
+    sure = [
+        J[j] for j in ("head", "neck", "spine_shoulder", "spine_base", "shoulder_left", "shoulder_right", "elbow_right")
+    ]
+    for t, frame in enumerate(video):
+        (found,) = body.process(frame)
+        apart = np.linalg.norm(found.pixels - kinect.pixels[0, t], axis=1)
+        assert np.median(apart[sure]) < 15  # shoulders are 65 px apart; left for right would be 65 off
+        assert 2.5 < found.positions[0, 2] < 5.5
+    body.close()
+
+
+def test_an_empty_scene_has_nobody(data_root):
+    body, hand, face = BodyPerception(), HandPerception(), FacePerception()
+    for k in range(3):
+        frame = blank(k * 33_000_000)
+        assert body.process(frame) == [] and hand.process(frame, []) == [] and face.process(frame, []) == []
+    for part in (body, hand, face):
+        part.close()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (1, 400), (2000, 8)])
+def test_absurd_image_sizes_show_nobody(size):
+    body, hand, face = BodyPerception(), HandPerception(), FacePerception()
+    frame = blank(size=size)
+    assert body.process(frame) == [] and hand.process(frame, []) == [] and face.process(frame, []) == []
+    for part in (body, hand, face):
+        part.close()
+
+
+def test_bad_frames_are_named_and_do_no_harm(turning):
+    good = turning[0]
+    bad = {
+        "colour is float32": dataclasses.replace(good, colour=good.colour.astype(np.float32)),
+        r"colour is uint8\[480, 640\]": dataclasses.replace(good, colour=good.colour[..., 0]),
+        r"colour is uint8\[240, 640, 3\]": dataclasses.replace(good, colour=good.colour[:240]),
+        "register depth to colour": dataclasses.replace(good, depth=good.depth[:240]),
+        "needs a colour image": dataclasses.replace(good, colour=None),
+    }
+    body, hand, face = BodyPerception(min_hits=1), HandPerception(), FacePerception()
+    for message, frame in bad.items():
+        for process in (body.process, lambda f: hand.process(f, []), lambda f: face.process(f, [])):
+            with pytest.raises(InputError, match=message):
+                process(frame)
+    assert len(body.process(good)) == 1
+    for part in (body, hand, face):
+        part.close()
+
+
+def test_bodies_with_missing_joints_and_outside_the_image_are_survived(turning):
+    nothing = Body(
+        "body_1",
+        "kinect_v2_25",
+        np.full((25, 3), np.nan, np.float32),
+        np.full((25, 2), np.nan, np.float32),
+        np.ones(25, np.float32),
+    )
+    outside = dataclasses.replace(nothing, body_id="body_2", pixels=np.full((25, 2), 1e5, np.float32))
+    near = dataclasses.replace(outside, body_id="body_3", positions=np.full((25, 3), 1e-9, np.float32))
+    hand, face = HandPerception(), FacePerception()
+    assert hand.process(turning[0], [nothing, outside, near]) == []
+    assert face.process(turning[0], [nothing, outside, near]) == []
+    hand.close()
+    face.close()
+
+
+def test_options_reach_their_part_and_unknown_ones_are_named():
+    body = BodyPerception(num_poses=3, window_m=0.1, gate_m=0.9)
+    assert (body.config.num_poses, body.config.window_m, body.config.gate_m) == (3, 0.1, 0.9)
+    body.close()
+    with pytest.raises(ConfigError, match="unknown option poses of BodyPerceptionConfig; known: .*num_poses"):
+        BodyPerception(poses=3)
+    with pytest.raises(ConfigError, match="num_poses is 0"):
+        BodyPerception(num_poses=0)
+    with pytest.raises(ConfigError, match="hand_model"):
+        HandPerception(hand_model="heavy")
