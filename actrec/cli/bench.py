@@ -15,6 +15,9 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "estimators": ("actrec.estimators.benchmark:measure", "time and yield of the body, hand and face estimators"),
     "mediapipe-ntu": ("actrec.estimators.benchmark:mediapipe_ntu", "MediaPipe against the Kinect on an NTU video"),
     "nucla-live": ("actrec_nodes.benchmark_nucla:live", "N-UCLA's test part through the live recognizer and offline"),
+    "simulated-nucla": ("actrec_nodes.benchmark_simulated:simulated", "from pixels to label, with the truth known"),
+    "recordings": ("actrec.recordings.benchmark:measure", "CPU time to write and to replay a frame, by format"),
+    "transport": ("actrec_nodes.transport_check:bench", "images from one process to another: share and latency"),
 }
 """Name to (`module:function`, one line of what it measures)."""
 

@@ -3,6 +3,7 @@
 `actrec doctor` calls `measure`; the two processes are this module run with `publish` and `subscribe`.
 """
 
+import argparse
 import array
 import json
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import rclpy
 from rclpy.node import Node
@@ -71,12 +73,25 @@ def measure(seconds: float = 2.0, with_profile: bool = True) -> dict[str, float]
     }
 
 
+def bench(arguments: list[str]) -> dict[str, Any]:
+    """The benchmark `transport`: with the profile that ships, and with Fast DDS as it comes.
+
+    Args:
+        arguments: `--seconds S`.
+    """
+    parser = argparse.ArgumentParser(prog="actrec bench transport", description="Images between two processes.")
+    parser.add_argument("--seconds", type=float, default=10.0, help="how long to publish (default: %(default)s)")
+    seconds = parser.parse_args(arguments).seconds
+    profiles = {"actrec's": True, "Fast DDS's default": False}
+    return {"640×480 at 30 Hz": [{"profile": name, **measure(seconds, own)} for name, own in profiles.items()]}
+
+
 def _start(arguments: list[str], environment: dict[str, str]) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "actrec_nodes.transport_check", *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def _result(process: "subprocess.Popen[str]", seconds: float) -> dict:
+def _result(process: "subprocess.Popen[str]", seconds: float) -> dict[str, Any]:
     try:
         output, errors = process.communicate(timeout=2 * DISCOVERY_S + seconds)
     except subprocess.TimeoutExpired:
@@ -89,7 +104,7 @@ def _result(process: "subprocess.Popen[str]", seconds: float) -> dict:
     return json.loads(output.strip().splitlines()[-1])
 
 
-def publish(node: Node, seconds: float) -> dict:
+def publish(node: Node, seconds: float) -> dict[str, Any]:
     """Publishes images once a subscriber is there, then says that it is done."""
     images = node.create_publisher(Image, "transport_check/image", IMAGE_PUBLISHER)
     done = node.create_publisher(Empty, "transport_check/done", LATCHED)
@@ -108,7 +123,7 @@ def publish(node: Node, seconds: float) -> dict:
     return {"sent": count}
 
 
-def subscribe(node: Node) -> dict:
+def subscribe(node: Node) -> dict[str, Any]:
     """Collects the latency of each image in milliseconds until the publisher is done."""
     latencies: list[float] = []
     finished: list[Empty] = []

@@ -22,51 +22,37 @@ FORBIDDEN = {
     "actrec_models": ROS | {"actrec_nodes"},
     "actrec_calibration": ROS | TORCH | {"actrec_nodes", "actrec_models"},
 }
-# An installed distribution is found through its index; nothing else of ROS is touched there.
-ALLOWED = {("actrec/zoo.py", "ament_index_python"), ("actrec/diagnosis/software.py", "ament_index_python")}
 
 
-def imported(path: Path) -> Iterator[tuple[str, int]]:
-    """Every top-level module that a file imports anywhere in it, with the line."""
+def imported(path: Path) -> Iterator[tuple[str, int, bool]]:
+    """Every top-level module that a file imports anywhere in it: name, line, whether through importlib."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from ((alias.name.split(".")[0], node.lineno) for alias in node.names)
+            yield from ((alias.name.split(".")[0], node.lineno, False) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield (node.module or "").split(".")[0], node.lineno
-        elif _imports_by_name(node):
-            yield node.args[0].value.split(".")[0], node.lineno  # type: ignore[attr-defined]
+            yield (node.module or "").split(".")[0], node.lineno, False
+        elif isinstance(node, ast.Call) and _written_name(node):
+            yield _written_name(node).split(".")[0], node.lineno, True
 
 
-def _imports_by_name(node: ast.AST) -> bool:
-    """Whether it is import_module("...") or __import__("...") with the name written out."""
-    if not isinstance(node, ast.Call) or not node.args or not isinstance(node.args[0], ast.Constant):
-        return False
-    function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-    return function in {"import_module", "__import__"} and isinstance(node.args[0].value, str)
+def _written_name(call: ast.Call) -> str:
+    """The module that `import_module("...")` or `__import__("...")` names, where it is written out; else ""."""
+    function = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    first = call.args[0] if call.args else None
+    if function in {"import_module", "__import__"} and isinstance(first, ast.Constant) and isinstance(first.value, str):
+        return first.value
+    return ""
 
 
 def violations(package: str) -> list[str]:
     found = []
     for path in sorted(FOLDERS[package].rglob("*.py")):
         name = path.relative_to(ROOT).as_posix()
-        # The command line reaches the other packages by name, which `importlib.import_module("...")` is.
-        by_name = {"actrec_nodes", "actrec_models", "actrec_calibration"} if name.startswith("actrec/cli/") else set()
-        statements = {
-            alias.split(".")[0]
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-            for alias in _statement_names(node)
-        }
-        for module, line in imported(path):
-            excused = (name, module) in ALLOWED or (module in by_name and module not in statements)
-            if module in FORBIDDEN[package] and not excused:
+        for module, line, by_name in imported(path):
+            command_line = name.startswith("actrec/cli/") and by_name and module in FOLDERS
+            if module in FORBIDDEN[package] and not command_line:
                 found.append(f"{name}:{line} imports {module}")
     return found
-
-
-def _statement_names(node: ast.AST) -> list[str]:
-    if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names]
-    return [node.module or ""] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
 
 
 @pytest.mark.parametrize("package", FOLDERS)
@@ -77,7 +63,7 @@ def test_imports_stay_in_the_house_rules(package: str) -> None:
 def test_rule_sees_lazy_imports(tmp_path: Path) -> None:
     file = tmp_path / "module.py"
     file.write_text("def f():\n    import torch.nn\n    importlib.import_module('rclpy.node')\n")
-    assert list(imported(file)) == [("torch", 2), ("rclpy", 3)]
+    assert list(imported(file)) == [("torch", 2, False), ("rclpy", 3, True)]
 
 
 def test_importing_the_core_loads_nothing_heavy() -> None:
