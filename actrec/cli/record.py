@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--driver", help="record this camera driver directly, with no ROS graph running")
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="OPTION=VALUE", help="options of the driver, as path=recording.mp4"
+        "--driver-option", metavar="KEY=VALUE", action="append", default=[], help="a setting of that driver; repeatable"
     )
     parser.add_argument(
         "--depth-encoding",
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  actrec record --out actor --driver simulated --duration 10\n"
         "  actrec record --recover kitchen --out kitchen_saved      after a crash\n\n"
         "Play it with `ros2 bag play BAG`, with RViz or Foxglove, or with\n"
-        "  actrec run --driver replay"
+        "  actrec run --driver replay --driver-option path=BAG"
     )
 
 
@@ -76,7 +76,7 @@ def _record_driver(args: argparse.Namespace, stopped: threading.Event) -> tuple[
     from actrec import capture
     from actrec.recordings.bag_writer import BagWriter
 
-    with capture.create(args.driver, **_options(args.set)) as camera:
+    with capture.create(args.driver, **_options(args.driver_option)) as camera:
         with BagWriter(args.out, args.depth_encoding) as bag:
             first, shown = None, time.monotonic()
             while not stopped.is_set():
@@ -96,13 +96,13 @@ def _record_driver(args: argparse.Namespace, stopped: threading.Event) -> tuple[
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:
-    """OPTION=VALUE words as options; a value is read as YAML reads it."""
+    """KEY=VALUE words as options; a value is read as YAML reads it."""
     options = {}
     for pair in pairs:
-        name, sign, value = pair.partition("=")
-        if not (name and sign):
-            raise ConfigError(f"--set takes OPTION=VALUE, not '{pair}'")
-        options[name] = yaml.safe_load(value) if value else ""
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise ConfigError(f"driver option is '{pair}', expected KEY=VALUE")
+        options[key] = yaml.safe_load(value) if value else ""
     return options
 
 

@@ -28,7 +28,7 @@ class RecordingConfig:
     depth_scale: float = setting(0.0, "Length of one unit of an integer depth image", unit="m", range=(0.0, 1.0))
     fps: float = setting(0.0, "Frame rate of a recording without stamps; 0 takes its format's own", unit="Hz",
                          range=(0.0, 1000.0))  # fmt: skip
-    sequence: str = setting("", "Which sequence of a file with several: its name, or its index from 0")
+    sequence: str = setting("", "Which sequence of a file with several: its name, or, in quotes, its index from 0")
     mirror: str = setting("auto", "Turns mirrored images back; 'auto' does so for NTU RGB+D videos alone",
                           choices=("auto", "yes", "no"))  # fmt: skip
 

@@ -226,3 +226,10 @@ def test_a_killed_recorder_loses_nothing_that_was_flushed(tmp_path):
     with pytest.raises(InputError, match="was not finished; save it with `actrec record --recover"):
         open_recording(tmp_path / "b")
     assert recover(tmp_path / "b", tmp_path / "saved")["/camera/color/image_raw"] == 20
+
+
+def test_the_benchmark():
+    from actrec.recordings.benchmark import measure
+
+    rows = measure(["--frames", "3"])["rows"]
+    assert len(rows) == 4 and all(row["cpu_ms"] > 0 and row["mb"] > 0 for row in rows)
