@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _record_graph(args: argparse.Namespace, stopped: threading.Event) -> tuple[dict[str, int], dict[str, Any]]:
     recorder = importlib.import_module("actrec_nodes.record_node")
-    node = recorder.run(stopped, args.duration, _show_node, out=args.out, topics=args.topics)
+    node = recorder.run(stopped, _show_node, out=args.out, topics=args.topics, duration_s=args.duration)
     if not any(node.counts.values()):
         raise DeviceError(f"nothing was published on {', '.join(node.missing)}: start the graph first (actrec run)")
     return node.counts, {"dropped": node.dropped, "lost": node.lost, "not_published": node.missing}

@@ -4,6 +4,7 @@ It is no lifecycle node: it has nothing to configure and stops when it is told t
 """
 
 import importlib
+import signal
 import sys
 import threading
 import time
@@ -13,17 +14,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import rclpy
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 
-from actrec import cli
 from actrec.config import build, setting
 from actrec.errors import ActrecError, ConfigError, DeviceError
 from actrec.frames import NANOSECONDS
 from actrec.recordings.bag_writer import BagWriter
-from actrec_nodes import topics, transport
+from actrec_nodes import params, topics, transport
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -43,6 +45,8 @@ class RecordConfig:
 
     out: str = setting("", "Folder of the bag to make; must not exist")
     topics: list[str] = setting([], "Topics to record; none records the graph's")
+    duration_s: float = setting(0.0, "How long to record from the first message on; 0 until told to stop", unit="s",
+                                range=(0.0, 1e9))  # fmt: skip
     discover_s: float = setting(0.1, "Interval at which new topics are looked for", unit="s", range=(0.01, 60.0))
     queue_depth: int = setting(100, "Messages that the middleware keeps for each topic", range=(1, 10_000))
     buffer_mb: float = setting(256.0, "Messages that wait for the disk; beyond it they are dropped", unit="MB",
@@ -59,7 +63,7 @@ class RecordNode(Node):
 
     Args:
         node_options: Keyword arguments of `rclpy.node.Node`.
-        options: Fields of `RecordConfig`.
+        options: Fields of `RecordConfig`, in place of the node's parameters of these names.
 
     Raises:
         ConfigError: No `out`, or an option is unknown.
@@ -67,8 +71,10 @@ class RecordNode(Node):
     """
 
     def __init__(self, node_options: dict[str, Any] | None = None, **options: Any):
-        super().__init__("record_node", **(node_options or {}))
-        self.config: RecordConfig = build(RecordConfig, options)
+        build(RecordConfig, options)  # unknown and mistyped options are reported before ROS sees them
+        overrides = [Parameter(name, value=value) for name, value in options.items() if value != []]
+        super().__init__("record_node", parameter_overrides=overrides, **(node_options or {}))
+        self.config: RecordConfig = params.declare(self, RecordConfig).read()
         if not self.config.out:
             raise ConfigError("the recorder needs a bag to write: set its option out")
         self.dropped, self.lost = 0, 0
@@ -203,14 +209,11 @@ def _offered(profile: QoSProfile) -> Qos:
     )
 
 
-def record(
-    stopped: threading.Event, duration_s: float, progress: Callable[[RecordNode, float], None], **options: Any
-) -> RecordNode:
-    """Records until `stopped` is set, `duration_s` is over (0: never) or the disk is full; finishes the bag.
+def record(stopped: threading.Event, progress: Callable[[RecordNode, float], None], **options: Any) -> RecordNode:
+    """Records until `stopped` is set, `duration_s` is over or the disk is full; finishes the bag.
 
     Args:
         stopped: Set it, from a signal handler if need be, to end the recording.
-        duration_s: How long, from the first message on.
         progress: Called about once a second with the node and the seconds recorded.
         options: Fields of `RecordConfig`.
 
@@ -221,7 +224,8 @@ def record(
         ConfigError, DeviceError: As `RecordNode`.
     """
     node = RecordNode(**options)
-    executor = rclpy.executors.SingleThreadedExecutor()
+    duration = node.config.duration_s
+    executor = SingleThreadedExecutor()
     executor.add_node(node)
     began, shown = 0.0, time.monotonic()
     try:
@@ -230,7 +234,7 @@ def record(
             now = time.monotonic()
             if not began and any(node.counts.values()):
                 began = now
-            if began and duration_s and now - began >= duration_s:
+            if began and duration and now - began >= duration:
                 break
             if now - shown >= 1.0:
                 shown = now
@@ -246,17 +250,36 @@ def record(
 
 
 def run(
-    stopped: threading.Event, duration_s: float, progress: Callable[[RecordNode, float], None], **options: Any
+    stopped: threading.Event,
+    progress: Callable[[RecordNode, float], None],
+    arguments: list[str] | None = None,
+    **options: Any,
 ) -> RecordNode:
-    """`record` in a process where ROS is not running yet; the caller handles signals."""
+    """`record` in a process where ROS is not running yet; the caller handles signals.
+
+    Args:
+        stopped: As in `record`.
+        progress: As in `record`.
+        arguments: The command line, for ROS to find its own in (`--ros-args`).
+        options: Fields of `RecordConfig`.
+    """
     transport.prepare()
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
     try:
-        return record(stopped, duration_s, progress, **options)
+        return record(stopped, progress, **options)
     finally:
         rclpy.try_shutdown()
 
 
 def main() -> int:
-    """The executable `record_node`: what `actrec record` does, found by `ros2 run`."""
-    return cli.main(["record", *sys.argv[1:]])
+    """Entry point of the executable `record_node`, set by ROS parameters; SIGINT and SIGTERM finish the bag."""
+    stopped = threading.Event()
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, lambda *_: stopped.set())
+    try:
+        node = run(stopped, lambda node, seconds: node.get_logger().debug(f"{seconds:.0f} s {node.counts}"), sys.argv)
+    except ActrecError as error:
+        print(f"record_node: {error}", file=sys.stderr)
+        return 1
+    print(f"record_node: {node.config.out}: {sum(node.counts.values())} messages, {node.dropped + node.lost} lost")
+    return 0

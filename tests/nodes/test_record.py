@@ -105,7 +105,7 @@ def enough(stopped, count):
 
 def test_the_graphs_topics_are_recorded_as_they_are(graph, tmp_path):
     stopped = threading.Event()
-    node = record(stopped, 0.0, enough(stopped, 20), out=str(tmp_path / "b"))
+    node = record(stopped, enough(stopped, 20), out=str(tmp_path / "b"))
     assert node.dropped == 0 and node.missing and "/skeletons" not in node.missing
     about = yaml.safe_load((tmp_path / "b/metadata.yaml").read_text())["rosbag2_bagfile_information"]
     counts = {t["topic_metadata"]["name"]: t["message_count"] for t in about["topics_with_message_count"]}
@@ -128,7 +128,7 @@ def test_the_graphs_topics_are_recorded_as_they_are(graph, tmp_path):
 
 def test_replaying_the_recording_gives_the_same_frames(graph, tmp_path):
     stopped = threading.Event()
-    record(stopped, 0.0, enough(stopped, 5), out=str(tmp_path / "b"))
+    record(stopped, enough(stopped, 5), out=str(tmp_path / "b"))
     with capture.create("replay", path=str(tmp_path / "b"), rate=0.0, restamp=False) as camera:
         frame: Any = camera.read(10.0)
     k = round((frame.stamp_ns - START) / 33_333_333)
@@ -136,7 +136,7 @@ def test_replaying_the_recording_gives_the_same_frames(graph, tmp_path):
 
 
 def test_named_topics_and_a_duration(graph, tmp_path):
-    node = record(threading.Event(), 0.3, lambda *_: None, out=str(tmp_path / "b"), topics=["skeletons"])
+    node = record(threading.Event(), lambda *_: None, out=str(tmp_path / "b"), topics=["skeletons"], duration_s=0.3)
     assert list(node.counts) == ["/skeletons"] and node.counts["/skeletons"] > 0
 
 
@@ -171,13 +171,15 @@ def test_a_full_disk_ends_the_recording_in_one_line(graph, tmp_path, monkeypatch
     with pytest.raises(
         DeviceError, match="stopped after .* messages: No space left on device; free space, then"
     ) as caught:
-        record(threading.Event(), 30.0, lambda *_: None, out=str(tmp_path / "b"))
+        record(threading.Event(), lambda *_: None, out=str(tmp_path / "b"))
     assert "\n" not in str(caught.value)
 
 
 def test_wrong_use(ros, tmp_path):
     with pytest.raises(ConfigError, match="needs a bag to write: set its option out"):
         RecordNode()
+    with pytest.raises(ConfigError, match="unknown option speed of RecordConfig; known: buffer_mb"):
+        RecordNode(out=str(tmp_path / "b"), speed=3)
     (tmp_path / "there").mkdir()
     with pytest.raises(DeviceError, match="exists already"):
         RecordNode(out=str(tmp_path / "there"))
@@ -206,6 +208,18 @@ def test_a_signal_finishes_the_bag(graph, tmp_path, kind):
     said = json.loads(out)
     assert said["counts"]["/skeletons"] > 0 and said["dropped"] == 0
     assert len(messages(tmp_path / "b", "/skeletons")) == said["counts"]["/skeletons"]
+
+
+def test_the_executable_reads_parameters(graph, tmp_path):
+    code = "from actrec_nodes.record_node import main; raise SystemExit(main())"
+    parameters = [f"out:={tmp_path / 'b'}", "topics:=[skeletons]", "duration_s:=0.2"]
+    words = [word for parameter in parameters for word in ("-p", parameter)]
+    arguments = [sys.executable, "-c", code, "--ros-args", *words]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "messages, 0 lost" in done.stdout and len(messages(tmp_path / "b", "/skeletons")) > 0
+    again = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+    assert again.returncode == 1 and "exists already" in again.stderr and "Traceback" not in again.stderr
 
 
 def test_nothing_published(tmp_path):
