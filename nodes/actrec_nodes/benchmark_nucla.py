@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -28,6 +28,11 @@ from actrec.recordings.nucla import read_nucla_npz
 from actrec.recordings.sequence import SkeletonSequence
 from actrec_nodes.benchmark_peer import Peer, node_process
 from actrec_nodes.host import Host, ros
+
+T = TypeVar("T")
+
+FILE = "nucla/nucla_skeletons.npz"
+"""Under the folder of recorded data."""
 
 PAUSE_NS = 2 * NANOSECONDS
 """Between two sequences: long enough for the first one's body to be forgotten."""
@@ -59,7 +64,7 @@ def live(arguments: Sequence[str]) -> dict[str, Any]:
     args = _parser().parse_args(list(arguments))
     sequences = test_sequences(args.data)[: args.limit]
     session = inference.load(args.model)
-    _check_classes(session, sequences)
+    check_classes(session, sequences)
     namespace = f"actrec_bench_{os.getpid()}"
     parameters = {"model": session.package.path, "interval_s": 0.0, "min_seconds": 0.0, "watchdog_s": 0.0}
     began = time.monotonic()
@@ -103,11 +108,12 @@ def test_sequences(data: Path) -> list[SkeletonSequence]:
     Raises:
         DeviceError: The data are not there.
     """
-    sequences = read_nucla_npz(data / "nucla/nucla_skeletons.npz")
+    sequences = read_nucla_npz(data / FILE)
     return [sequence for sequence in sequences if not sequence.meta["is_train"]]
 
 
-def _check_classes(session: Session, sequences: Sequence[SkeletonSequence]) -> None:
+def check_classes(session: Session, sequences: Sequence[SkeletonSequence]) -> None:
+    """Raises InputError where the model does not know the sequences' classes."""
     foreign = {sequence.meta["label_name"] for sequence in sequences} - set(session.package.labels)
     if foreign:
         raise InputError(
@@ -166,12 +172,12 @@ def _figures(outcomes: Sequence[Outcome], sent: int, received: int, labels: int)
         "messages lost": sent - received,
         "labels published": labels,
         "sequences without a label": len(outcomes) - len(arrived),
-        "top-1 live": _share(outcomes, lambda o: o.live_top == o.truth),
-        "top-1 offline": _share(outcomes, lambda o: o.offline_top == o.truth),
-        "right after rejection live": _share(outcomes, lambda o: o.live_label == o.truth),
-        "right after rejection offline": _share(outcomes, lambda o: o.offline_label == o.truth),
-        "unknown live": _share(outcomes, lambda o: o.live_label == UNKNOWN),
-        "unknown offline": _share(outcomes, lambda o: o.offline_label == UNKNOWN),
+        "top-1 live": share(outcomes, lambda o: o.live_top == o.truth),
+        "top-1 offline": share(outcomes, lambda o: o.offline_top == o.truth),
+        "right after rejection live": share(outcomes, lambda o: o.live_label == o.truth),
+        "right after rejection offline": share(outcomes, lambda o: o.offline_label == o.truth),
+        "unknown live": share(outcomes, lambda o: o.live_label == UNKNOWN),
+        "unknown offline": share(outcomes, lambda o: o.offline_label == UNKNOWN),
         "sequences that agree": len(arrived) - len(differing),
         "largest difference of confidence": max(apart, default=float("nan")),
     }
@@ -180,7 +186,8 @@ def _figures(outcomes: Sequence[Outcome], sent: int, received: int, labels: int)
     return figures
 
 
-def _share(outcomes: Sequence[Outcome], holds: Callable[[Outcome], bool]) -> float:
+def share(outcomes: Sequence[T], holds: Callable[[T], bool]) -> float:
+    """Share of the outcomes for which something holds; NaN of none."""
     return sum(map(holds, outcomes)) / len(outcomes) if outcomes else float("nan")
 
 

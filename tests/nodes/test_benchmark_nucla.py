@@ -1,0 +1,102 @@
+"""The N-UCLA benchmarks: nothing is lost, live is offline, the draw is even and fixed."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actrec import inference
+from actrec.errors import DeviceError, InputError
+from actrec.frames import Body
+from actrec.recordings.nucla import CLASSES
+from actrec.skeleton.layouts import KINECT_V2_25
+from actrec_nodes import benchmark_nucla, benchmark_simulated
+from actrec_nodes.benchmark_simulated import Outcome
+from actrec_nodes.benchmark_witness import Seen, _is_swapped, _nearest
+from tests.tiny_model import person_at, write_tiny
+
+
+@pytest.mark.ros
+def test_live_is_offline_and_nothing_is_lost(data_root: Path, tmp_path: Path) -> None:
+    model = write_tiny(tmp_path / "tiny", labels=CLASSES, seconds=5.0, frames=60, threshold=0.6)
+    arguments = [
+        "--model",
+        str(model.path),
+        "--data",
+        str(data_root),
+        "--limit",
+        "12",
+        "--out",
+        str(tmp_path / "o.csv"),
+    ]
+    figures = benchmark_nucla.live([*where, "--limit", "12"])
+    assert figures["sequences"] == figures["sequences that agree"] == 12
+    assert figures["messages sent"] == figures["messages received"] > 200
+    assert figures["sequences without a label"] == figures["messages lost"] == 0
+    assert figures["top-1 live"] == figures["top-1 offline"]
+    assert figures["largest difference of confidence"] < 1e-6
+    rows = (tmp_path / "o.csv").read_text().splitlines()
+    assert len(rows) == 13 and rows[0].startswith("name,truth,live_top")
+
+
+@pytest.mark.ros
+def test_node_that_does_not_start_ends_the_benchmark(data_root: Path, tmp_path: Path) -> None:
+    model = write_tiny(tmp_path / "tiny", labels=CLASSES)
+    namespace = "actrec_test_bench"
+    parameters = {"model": model.path, "onnxruntime.device": "tpu"}
+    with benchmark_nucla.node_process("recognizer_node", namespace, parameters) as child:
+        child.wait(30)
+        with pytest.raises(DeviceError, match="ended with status 1"):
+            benchmark_nucla._check_alive(child)
+
+
+def test_model_of_other_classes_is_refused(data_root: Path, tmp_path: Path) -> None:
+    session = inference.load(write_tiny(tmp_path / "tiny"))
+    with pytest.raises(InputError, match="does not know .*carry"):
+        benchmark_nucla.check_classes(session, benchmark_nucla.test_sequences(data_root))
+
+
+def test_draw_is_even_fixed_and_of_the_test_part(data_root: Path) -> None:
+    sequences = benchmark_nucla.test_sequences(data_root)
+    assert len(sequences) == 464
+    drawn = benchmark_simulated.choose(sequences, 4)
+    assert Counter(sequence.meta["label_name"] for sequence in drawn) == dict.fromkeys(CLASSES, 4)
+    assert len({sequence.name for sequence in drawn}) == 40
+    assert all(sequence.meta["view"] == 3 and len(sequence) >= 12 for sequence in drawn)
+    assert [s.name for s in benchmark_simulated.choose(sequences, 4)] == [s.name for s in drawn]
+
+
+def body(positions: np.ndarray) -> Body:
+    return Body("body_1", "kinect_v2_25", positions, np.zeros((25, 2), np.float32), np.ones(25, np.float32))
+
+
+def test_false_detection_beside_the_person_is_left_aside() -> None:
+    truth, near, far = body(person_at(0.0)), body(person_at(0.1)), body(person_at(2.0))
+    assert _nearest([far, near], truth) is near
+
+
+def test_exchanged_sides_are_noticed() -> None:
+    rng = np.random.default_rng(0)
+    truth = body(rng.normal(size=(25, 3)).astype(np.float32))
+    swapped = body(truth.positions[list(KINECT_V2_25.mirror)])
+    assert _is_swapped(swapped, truth) and not _is_swapped(truth, truth)
+
+
+def test_figures_of_the_simulated_benchmark() -> None:
+    errors = np.full((4, 25), 0.05)
+    errors[:, 0] = np.nan
+    seen = Seen(
+        10, 8, 5, 4, 4, 1, {"left hand": 2, "right hand": 1, "any hand": 3, "face": 4}, errors, "carry", "carry", 0.9
+    )
+    outcomes = [
+        Outcome("a", "carry", "carry", "carry", 0.9, "carry", "carry", seen),
+        Outcome("b", "throw", "carry", "unknown", 0.3, "throw", "unknown", seen),
+    ]
+    figures = benchmark_simulated.figures(outcomes)
+    assert figures["top-1 from pixels"] == 0.5 and figures["unknown from pixels"] == 0.5
+    assert figures["top-1 of the recorded joints"] == 1.0
+    assert figures["frames with a skeleton, of those it took"] == 0.5
+    assert figures["frames with any hand, of those its node took"] == 0.6
+    assert figures["joint error, median mm"] == 50.0
+    assert figures["by joint"][0]["found"] == 0.0 and figures["by joint"][1]["median mm"] == 50.0
