@@ -17,7 +17,7 @@ REQUIREMENTS := $(wildcard requirements/*.txt)
 MESSAGES := $(wildcard ros2_ws/src/actrec_msgs/*.* ros2_ws/src/actrec_msgs/*/*)
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
 
 system: ## install the Debian/Ubuntu packages that are missing (asks for root only where some are)
 	@scripts/install_system.sh $(PYTHON)
