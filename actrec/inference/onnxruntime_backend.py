@@ -70,7 +70,7 @@ class OnnxRuntimeBackend:
         options.inter_op_num_threads = 1
         # Threads that spin between two frames take the cores that the estimators need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what goes wrong is raised, in one line
         content = package.read_onnx()
         try:
             session = onnxruntime.InferenceSession(content, options, providers=self._providers())

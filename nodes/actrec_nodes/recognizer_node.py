@@ -51,6 +51,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self._swap = threading.Lock()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load_model")
         self._newest: SkeletonArray | None = None
+        self._skipped = 0
         self._heard = False
         self._worker: Worker[SkeletonArray] | None = None
         self._subscription: Any = None
@@ -70,9 +71,10 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
 
     def activate(self) -> None:
         """Subscribes, with windows that start anew."""
-        assert self._session is not None
-        self._recognizer = Recognizer(self._session, **dataclasses.asdict(self._recognition.read()))
-        self._heard = False
+        with self._swap:
+            assert self._session is not None
+            self._recognizer = Recognizer(self._session, **dataclasses.asdict(self._recognition.read()))
+        self._heard, self._skipped = False, 0
         self._worker = Worker(self._work, self.fail, self.statistics, CAPACITY, age=self._age)
         self._worker.start(self.get_name())
         profile = qos.WINDOW_SUBSCRIBER
@@ -137,6 +139,9 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
             if self._recognizer is None:
                 return
             windows = self._recognizer.update(stamp_ns, bodies, predict=message is self._newest)
+            skipped = self._recognizer.counts.skipped
+        self.statistics.count("skipped", skipped - self._skipped)
+        self._skipped = skipped
         for window in windows:
             self._publish(window, message.header.frame_id)
 
@@ -198,9 +203,10 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         try:
             session = self._load(model)
             with self._swap:
-                if self._recognizer is not None:
-                    self._recognizer.use(session)
-                    self._session = session
+                if self._recognizer is None:
+                    raise DeviceError("the recognizer was cleaned up meanwhile: configure it with this model")
+                self._recognizer.use(session)
+                self._session = session
         except Exception as error:  # whatever it is, the old model goes on and the caller is told
             problem = one_line(error)
             self.complain(f"the loaded model stays: {problem}")

@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+COUNTED = ("received", "processed", "dropped", "failed", "unpaired", "skipped")
+"""What is counted; each is explained in `Snapshot`."""
+
 KEPT = 1000
 """Latencies kept for the percentiles: over half a minute at 30 Hz."""
 
@@ -22,6 +25,7 @@ class Snapshot:
     Attributes:
         received, processed, dropped, failed: Counts of inputs. A dropped one gave way to a newer one.
         unpaired: Images that found no partner with their stamp.
+        skipped: Labels left out because newer skeletons already waited; the skeletons are in the window all the same.
         rate_hz: Processed inputs per second over the last ones kept.
         latency_p50_ms, latency_p95_ms: Stamp of the input to its result being published; NaN where the stamps are not
             of this clock (a recording's).
@@ -35,6 +39,7 @@ class Snapshot:
     dropped: int
     failed: int
     unpaired: int
+    skipped: int
     rate_hz: float
     latency_p50_ms: float
     latency_p95_ms: float
@@ -46,7 +51,8 @@ class Snapshot:
     def line(self) -> str:
         """The figures in one line, for a log."""
         parts = [f"{self.processed} of {self.received} processed at {self.rate_hz:.1f} Hz", f"{self.dropped} dropped"]
-        parts += [f"{self.failed} failed"] * bool(self.failed) + [f"{self.unpaired} unpaired"] * bool(self.unpaired)
+        for what in ("failed", "unpaired", "skipped"):
+            parts += [f"{getattr(self, what)} {what}"] * bool(getattr(self, what))
         parts.append(f"work p50 {self.work_p50_ms:.0f} ms p95 {self.work_p95_ms:.0f} ms")
         if np.isfinite(self.latency_p50_ms):
             parts.append(f"latency p50 {self.latency_p50_ms:.0f} ms p95 {self.latency_p95_ms:.0f} ms")
@@ -68,7 +74,7 @@ class Statistics:
     def reset(self) -> None:
         """Starts counting from zero."""
         with self._lock:
-            self._counts = dict.fromkeys(("received", "processed", "dropped", "failed", "unpaired"), 0)
+            self._counts = dict.fromkeys(COUNTED, 0)
             self._latency: deque[float] = deque(maxlen=KEPT)
             self._work: deque[float] = deque(maxlen=KEPT)
             self._times: deque[float] = deque(maxlen=KEPT)
@@ -77,7 +83,7 @@ class Statistics:
             self._error_time = float("-inf")
 
     def count(self, what: str, number: int = 1) -> None:
-        """Adds to `received`, `processed`, `dropped`, `failed` or `unpaired`."""
+        """Adds to one of `COUNTED`."""
         with self._lock:
             self._counts[what] += number
 

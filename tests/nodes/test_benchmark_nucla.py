@@ -20,16 +20,7 @@ from tests.tiny_model import person_at, write_tiny
 @pytest.mark.ros
 def test_live_is_offline_and_nothing_is_lost(data_root: Path, tmp_path: Path) -> None:
     model = write_tiny(tmp_path / "tiny", labels=CLASSES, seconds=5.0, frames=60, threshold=0.6)
-    arguments = [
-        "--model",
-        str(model.path),
-        "--data",
-        str(data_root),
-        "--limit",
-        "12",
-        "--out",
-        str(tmp_path / "o.csv"),
-    ]
+    where = ["--model", str(model.path), "--data", str(data_root), "--out", str(tmp_path / "o.csv")]
     figures = benchmark_nucla.live([*where, "--limit", "12"])
     assert figures["sequences"] == figures["sequences that agree"] == 12
     assert figures["messages sent"] == figures["messages received"] > 200
