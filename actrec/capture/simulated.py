@@ -24,7 +24,9 @@ class SimulatedConfig:
     width: int = setting(640, "Image width.", unit="px", range=(32, 4096))
     height: int = setting(480, "Image height.", unit="px", range=(32, 4096))
     fps: float = setting(30.0, "Frames a second.", unit="Hz", range=(0.1, 1000))
-    hfov: float = setting(62.7, "Horizontal field of view (62.7° is a Kinect's, f = 525 px at 640).", unit="deg", range=(5, 150))
+    hfov: float = setting(
+        62.7, "Horizontal field of view (62.7° is a Kinect's, f = 525 px at 640).", unit="deg", range=(5, 150)
+    )
     actions: list[str] = setting(["all"], "Actions in turn; 'all' stands for every one.")
     side: str = setting("any", "Which arm acts.", choices=("any", "left", "right"))
     actors: int = setting(1, "People in the scene (actions) or followed of a script.", range=(0, 2))
@@ -32,14 +34,20 @@ class SimulatedConfig:
     sequence: str = setting("", "Name or index of the sequence in a script that holds several.")
     loop: bool = setting(False, "Play a script again when it ends.")
     noise: bool = setting(True, "Degrade depth and colour as a real sensor does.")
-    sensor: str = setting("structured_light", "Error model of the depth sensor.", choices=("structured_light", "time_of_flight", "stereo"))
+    sensor: str = setting(
+        "structured_light", "Error model of the depth sensor.", choices=("structured_light", "time_of_flight", "stereo")
+    )
     seed: int = setting(0, "Of performances and noise.", range=(0, 2**31 - 1))
     camera_height: float = setting(1.0, "Of the camera over the floor (actions only).", unit="m", range=(0.1, 3))
     camera_pitch: float = setting(0.0, "How far the camera looks down (actions only).", unit="deg", range=(-45, 45))
     distance: float = setting(2.9, "From the camera to the first actor's place (actions only).", unit="m", range=(1, 8))
-    realtime: bool = setting(True, "Keep to the clock: wait for each frame, skip what is late. Otherwise as fast as it is read.")
+    realtime: bool = setting(
+        True, "Keep to the clock: wait for each frame, skip what is late. Otherwise as fast as it is read."
+    )
     duration: float = setting(0.0, "Ends after so long; 0 for never.", unit="s", range=(0, 1e9))
-    start_stamp_ns: int = setting(-1, "Stamp of the first frame; -1 takes the system's clock.", unit="ns", range=(-1, 2**63 - 1))
+    start_stamp_ns: int = setting(
+        -1, "Stamp of the first frame; -1 takes the system's clock.", unit="ns", range=(-1, 2**63 - 1)
+    )
     frame_id: str = setting("camera_color_optical_frame", "Name of the optical frame.")
 
 
@@ -67,7 +75,9 @@ class SimulatedCamera(Camera):
         if c.sequence and not c.script:
             raise ConfigError("SimulatedConfig.sequence names a part of a script: set script=FILE as well")
         if not c.script:
-            Performance(tuple(c.actions))  # an unknown action is a wrong setting, whether or not the camera is ever opened
+            Performance(
+                tuple(c.actions)
+            )  # an unknown action is a wrong setting, whether or not the camera is ever opened
         focal = c.width / 2 / np.tan(np.radians(c.hfov) / 2)
         self._intrinsics = Intrinsics(c.width, c.height, focal, focal, (c.width - 1) / 2, (c.height - 1) / 2)
         self.skipped = 0
@@ -91,7 +101,9 @@ class SimulatedCamera(Camera):
         """
         c = self.config
         if c.script:
-            self.scene = scripted_scene(self._intrinsics, c.script, c.sequence, actors=c.actors, loop=c.loop, seed=c.seed)
+            self.scene = scripted_scene(
+                self._intrinsics, c.script, c.sequence, actors=c.actors, loop=c.loop, seed=c.seed
+            )
         else:
             camera = CameraPose(c.camera_height, float(np.radians(c.camera_pitch)))
             self.scene = performed_scene(
@@ -126,7 +138,9 @@ class SimulatedCamera(Camera):
             wait = self._began + elapsed - time.monotonic()
             if wait > timeout_s:
                 self._closed.wait(timeout_s)
-                raise DeviceError(f"simulated camera: no frame within {timeout_s} s; at {self.config.fps} fps wait longer")
+                raise DeviceError(
+                    f"simulated camera: no frame within {timeout_s} s; at {self.config.fps} fps wait longer"
+                )
             if wait > 0 and self._closed.wait(wait):
                 raise DeviceError("the simulated camera was closed while a frame was awaited")
         self.skipped += number - self._next
@@ -168,6 +182,9 @@ class SimulatedCamera(Camera):
         snapshot = scene.at(elapsed)
         colour, depth = snapshot.rendering.colour, snapshot.rendering.depth
         if self._noise is not None:
-            colour, depth = self._noise.colour(colour, number), self._noise.depth(depth, snapshot.rendering.facing, number)
+            colour, depth = (
+                self._noise.colour(colour, number),
+                self._noise.depth(depth, snapshot.rendering.facing, number),
+            )
         stamp = self._start_ns + round(elapsed * NANOSECONDS)
         return RgbdFrame(stamp, colour, depth, self._intrinsics, self.config.frame_id, snapshot.bodies), snapshot

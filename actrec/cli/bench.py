@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "simulated-nucla": ("actrec_nodes.benchmark_simulated:simulated", "from pixels to label, with the truth known"),
     "recordings": ("actrec.recordings.benchmark:measure", "CPU time to write and to replay a frame, by format"),
     "transport": ("actrec_nodes.transport_check:bench", "images from one process to another: share and latency"),
+    "renderer": ("actrec.simulation.benchmark:measure", "frames a second of the simulated camera on one core"),
 }
 """Name to (`module:function`, one line of what it measures)."""
 

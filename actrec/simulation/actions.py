@@ -1,6 +1,7 @@
 """The actions that a simulated actor performs, each a smooth function of time to a posture.
 
-Written for the right side; the left is the mirror image. Every action starts and ends at rest, standing or seated, so that any
+Written for the right side; the left is the mirror image. Every action starts and ends at rest, standing or seated, so
+that any
 two can follow each other.
 """
 
@@ -29,12 +30,16 @@ def _both(**channels: float) -> dict[str, float]:
 
 
 def _hands_on_lap(vector: _Posture) -> _Posture:
-    vector = body.changed(vector, **_both(palm_x=-0.25, palm_y=-1.0, palm_z=0.0, elbow_x=0.8, elbow_y=-0.3, elbow_z=-1.0, flex=0.0))
+    vector = body.changed(
+        vector, **_both(palm_x=-0.25, palm_y=-1.0, palm_z=0.0, elbow_x=0.8, elbow_y=-0.3, elbow_z=-1.0, flex=0.0)
+    )
     vector = body.reaching(vector, "left", (0.13, 0.665, -0.17))
     return body.reaching(vector, "right", (-0.13, 0.665, -0.17))
 
 
-SEATED = _hands_on_lap(body.posture(drop=0.375, z=-SEAT_BEHIND, tilt=-0.08, bend=0.10, **_both(knee_x=0.35, foot_x=0.13)))
+SEATED = _hands_on_lap(
+    body.posture(drop=0.375, z=-SEAT_BEHIND, tilt=-0.08, bend=0.10, **_both(knee_x=0.35, foot_x=0.13))
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,9 @@ class Action:
         return self.seconds / style.speed
 
 
-def _keyed(make: Callable[[float, float], tuple[tuple[float, ...], tuple[_Posture, ...]]]) -> Callable[[float, Style], _Posture]:
+def _keyed(
+    make: Callable[[float, float], tuple[tuple[float, ...], tuple[_Posture, ...]]],
+) -> Callable[[float, Style], _Posture]:
     """An action that runs through key postures; `make(size, turn)` gives their times and the postures."""
 
     @lru_cache(maxsize=64)
@@ -84,8 +91,10 @@ def _idle_seated(elapsed: float, style: Style) -> _Posture:
 
 def _wave(elapsed: float, style: Style) -> _Posture:
     raised = body.changed(
-        STANDING, arm_x_right=0.62, arm_y_right=0.62, arm_z_right=0.42, reach_right=0.76, elbow_x_right=0.8, elbow_y_right=-1.0,
-        elbow_z_right=0.1, palm_x_right=0.0, palm_y_right=0.0, palm_z_right=1.0, flex_right=-0.05, curl_right=0.06, index_right=0.04,
+        STANDING, arm_x_right=0.62, arm_y_right=0.62, arm_z_right=0.42, reach_right=0.76, elbow_x_right=0.8,
+        elbow_y_right=-1.0,
+        elbow_z_right=0.1, palm_x_right=0.0, palm_y_right=0.0, palm_z_right=1.0, flex_right=-0.05, curl_right=0.06,
+        index_right=0.04,
         thumb_right=0.05, lean=-0.02,
     )  # fmt: skip
     share = float(ease(elapsed / 0.8) * ease((3.6 - elapsed) / 0.8))
@@ -99,7 +108,9 @@ def _wave(elapsed: float, style: Style) -> _Posture:
 def _between(share: float, lean: float) -> _Posture:
     """On the way from standing (0) to seated (1), the trunk `lean` radians further forward, hands on the knees."""
     vector = STANDING + share * (SEATED - STANDING)
-    vector = body.changed(vector, tilt=0.6 * lean - 0.08 * share, bend=0.4 * lean + 0.10 * share, head_pitch=-0.4 * lean)
+    vector = body.changed(
+        vector, tilt=0.6 * lean - 0.08 * share, bend=0.4 * lean + 0.10 * share, head_pitch=-0.4 * lean
+    )
     joints = body.pose(vector, body.Physique()).joints
     grasp = float(ease(share / 0.4))
     for side in ("left", "right"):
@@ -127,8 +138,10 @@ def _stand_up(size: float, turn: float) -> tuple[tuple[float, ...], tuple[_Postu
 
 def _pick_up(size: float, turn: float) -> tuple[tuple[float, ...], tuple[_Posture, ...]]:
     low = body.changed(
-        STANDING, drop=0.40, z=-0.14, tilt=0.62, bend=0.72, twist=0.18, lean=-0.10, head_pitch=-0.45, heel_right=0.30, knee_x_left=0.35,
-        knee_x_right=0.45, elbow_x_right=0.6, elbow_y_right=0.0, elbow_z_right=-1.0, palm_x_right=-0.6, palm_y_right=0.0, palm_z_right=-0.8,
+        STANDING, drop=0.40, z=-0.14, tilt=0.62, bend=0.72, twist=0.18, lean=-0.10, head_pitch=-0.45, heel_right=0.30,
+        knee_x_left=0.35,
+        knee_x_right=0.45, elbow_x_right=0.6, elbow_y_right=0.0, elbow_z_right=-1.0, palm_x_right=-0.6,
+        palm_y_right=0.0, palm_z_right=-0.8,
         arm_x_left=0.30, arm_y_left=-0.70, arm_z_left=0.55, reach_left=0.86,
     )  # fmt: skip
     reach = body.reaching(low, "right", (-0.20 - 0.2 * np.sin(turn), 0.20, 0.36))
@@ -137,35 +150,54 @@ def _pick_up(size: float, turn: float) -> tuple[tuple[float, ...], tuple[_Postur
     halfway = body.changed(STANDING + 0.45 * (open_hand - STANDING), tilt=0.32, bend=0.36)
     rising = body.changed(STANDING + 0.45 * (grip - STANDING), tilt=0.34, bend=0.40)
     hold = body.changed(
-        STANDING, arm_x_right=0.05, arm_y_right=-0.62, arm_z_right=0.75, reach_right=0.70, elbow_x_right=0.5, elbow_y_right=-0.8,
-        elbow_z_right=-0.6, palm_x_right=-0.9, palm_y_right=0.3, palm_z_right=0.0, curl_right=0.62, index_right=0.58, thumb_right=0.65,
+        STANDING, arm_x_right=0.05, arm_y_right=-0.62, arm_z_right=0.75, reach_right=0.70, elbow_x_right=0.5,
+        elbow_y_right=-0.8,
+        elbow_z_right=-0.6, palm_x_right=-0.9, palm_y_right=0.3, palm_z_right=0.0, curl_right=0.62, index_right=0.58,
+        thumb_right=0.65,
         head_pitch=0.22,
     )  # fmt: skip
-    return (0.0, 0.55, 1.25, 1.55, 2.15, 2.7, 3.1, 3.8), (STANDING, halfway, open_hand, grip, rising, hold, hold, STANDING)
+    return (0.0, 0.55, 1.25, 1.55, 2.15, 2.7, 3.1, 3.8), (
+        STANDING,
+        halfway,
+        open_hand,
+        grip,
+        rising,
+        hold,
+        hold,
+        STANDING,
+    )
 
 
 def _throw(size: float, turn: float) -> tuple[tuple[float, ...], tuple[_Posture, ...]]:
     fist = {"curl_right": 0.60, "index_right": 0.55, "thumb_right": 0.6}
     step = {"foot_z_left": 0.26, "foot_x_left": 0.14}
     wind = body.changed(
-        STANDING, arm_x_right=0.75, arm_y_right=0.05, arm_z_right=0.10, reach_right=0.66, elbow_x_right=0.9, elbow_y_right=-0.2,
+        STANDING, arm_x_right=0.75, arm_y_right=0.05, arm_z_right=0.10, reach_right=0.66, elbow_x_right=0.9,
+        elbow_y_right=-0.2,
         elbow_z_right=-0.6, palm_x_right=0.1, palm_y_right=-0.6, palm_z_right=0.6, twist=-0.35, x=-0.03, z=-0.02,
         foot_y_left=0.05, foot_z_left=0.10, **fist,
     )  # fmt: skip
     cocked = body.changed(
-        STANDING, arm_x_right=0.72, arm_y_right=0.66, arm_z_right=-0.18, reach_right=0.62, elbow_x_right=1.0, elbow_y_right=-0.55,
-        elbow_z_right=-0.1, palm_x_right=-0.1, palm_y_right=0.4, palm_z_right=0.9, twist=-0.50 * size, bend=-0.08, x=-0.02, z=0.03,
+        STANDING, arm_x_right=0.72, arm_y_right=0.66, arm_z_right=-0.18, reach_right=0.62, elbow_x_right=1.0,
+        elbow_y_right=-0.55,
+        elbow_z_right=-0.1, palm_x_right=-0.1, palm_y_right=0.4, palm_z_right=0.9, twist=-0.50 * size, bend=-0.08,
+        x=-0.02, z=0.03,
         drop=0.04, arm_x_left=0.25, arm_y_left=-0.25, arm_z_left=0.85, reach_left=0.85, **step, **fist,
     )  # fmt: skip
     release = body.changed(
-        STANDING, arm_x_right=0.22, arm_y_right=0.52, arm_z_right=0.85, reach_right=0.93, elbow_x_right=0.9, elbow_y_right=-0.5,
-        elbow_z_right=-0.1, palm_x_right=0.0, palm_y_right=-0.8, palm_z_right=0.5, twist=0.25 * size, bend=0.18, z=0.10, drop=0.045,
-        arm_x_left=0.3, arm_y_left=-0.7, arm_z_left=0.2, reach_left=0.8, heel_right=0.3, curl_right=0.12, index_right=0.08, thumb_right=0.1,
+        STANDING, arm_x_right=0.22, arm_y_right=0.52, arm_z_right=0.85, reach_right=0.93, elbow_x_right=0.9,
+        elbow_y_right=-0.5,
+        elbow_z_right=-0.1, palm_x_right=0.0, palm_y_right=-0.8, palm_z_right=0.5, twist=0.25 * size, bend=0.18,
+        z=0.10, drop=0.045,
+        arm_x_left=0.3, arm_y_left=-0.7, arm_z_left=0.2, reach_left=0.8, heel_right=0.3, curl_right=0.12,
+        index_right=0.08, thumb_right=0.1,
         **step,
     )  # fmt: skip
     through = body.changed(
-        STANDING, arm_x_right=-0.35, arm_y_right=-0.45, arm_z_right=0.80, reach_right=0.88, elbow_x_right=0.9, elbow_y_right=-0.4,
-        elbow_z_right=-0.3, palm_x_right=-0.6, palm_y_right=-0.6, palm_z_right=-0.2, twist=0.42 * size, bend=0.32, z=0.12, drop=0.05,
+        STANDING, arm_x_right=-0.35, arm_y_right=-0.45, arm_z_right=0.80, reach_right=0.88, elbow_x_right=0.9,
+        elbow_y_right=-0.4,
+        elbow_z_right=-0.3, palm_x_right=-0.6, palm_y_right=-0.6, palm_z_right=-0.2, twist=0.42 * size, bend=0.32,
+        z=0.12, drop=0.05,
         heel_right=0.45, curl_right=0.2, head_pitch=-0.15, **step,
     )  # fmt: skip
     back = body.changed(STANDING + 0.35 * (through - STANDING), foot_y_left=0.05, foot_z_left=0.12, heel_right=0.0)
@@ -174,11 +206,22 @@ def _throw(size: float, turn: float) -> tuple[tuple[float, ...], tuple[_Posture,
 
 def _drink(size: float, turn: float) -> tuple[tuple[float, ...], tuple[_Posture, ...]]:
     grip = {"curl_right": 0.55, "index_right": 0.50, "thumb_right": 0.45}
-    hold = {"palm_x_right": -1.0, "palm_y_right": 0.0, "palm_z_right": 0.15, "elbow_x_right": 0.75, "elbow_y_right": -1.0, "elbow_z_right": 0.0}
+    hold = {
+        "palm_x_right": -1.0,
+        "palm_y_right": 0.0,
+        "palm_z_right": 0.15,
+        "elbow_x_right": 0.75,
+        "elbow_y_right": -1.0,
+        "elbow_z_right": 0.0,
+    }
     chest = body.reaching(body.changed(STANDING, **grip, **hold, head_pitch=0.12), "right", (-0.13, 1.24, 0.33))
-    mouth = body.reaching(body.changed(STANDING, **grip, **hold, flex_right=0.0, head_pitch=0.02), "right", (-0.115, 1.48, 0.17))
+    mouth = body.reaching(
+        body.changed(STANDING, **grip, **hold, flex_right=0.0, head_pitch=0.02), "right", (-0.115, 1.48, 0.17)
+    )
     tilted = body.reaching(
-        body.changed(STANDING, **grip, **hold, flex_right=0.25, head_pitch=-0.26 * size, bend=-0.05), "right", (-0.125, 1.53, 0.15)
+        body.changed(STANDING, **grip, **hold, flex_right=0.25, head_pitch=-0.26 * size, bend=-0.05),
+        "right",
+        (-0.125, 1.53, 0.15),
     )
     times = (0.0, 0.8, 1.35, 1.75, 2.35, 2.75, 3.4, 4.1)
     return times, (STANDING, chest, mouth, tilted, tilted, mouth, chest, STANDING)
@@ -187,8 +230,10 @@ def _drink(size: float, turn: float) -> tuple[tuple[float, ...], tuple[_Posture,
 def _point(size: float, turn: float) -> tuple[tuple[float, ...], tuple[_Posture, ...]]:
     x, z = np.sin(0.45 + turn), np.cos(0.45 + turn)
     aim = body.changed(
-        STANDING, arm_x_right=x, arm_y_right=0.08, arm_z_right=z, reach_right=0.985, elbow_x_right=0.7, elbow_y_right=-1.0, elbow_z_right=0.0,
-        palm_x_right=-0.6, palm_y_right=-0.8, palm_z_right=0.0, flex_right=0.0, index_right=0.0, curl_right=0.95, thumb_right=0.75,
+        STANDING, arm_x_right=x, arm_y_right=0.08, arm_z_right=z, reach_right=0.985, elbow_x_right=0.7,
+        elbow_y_right=-1.0, elbow_z_right=0.0,
+        palm_x_right=-0.6, palm_y_right=-0.8, palm_z_right=0.0, flex_right=0.0, index_right=0.0, curl_right=0.95,
+        thumb_right=0.75,
         twist=-0.10, head_yaw=-0.25 * x,
     )  # fmt: skip
     halfway = body.changed(STANDING + 0.5 * (aim - STANDING), reach_right=0.82)

@@ -15,6 +15,7 @@ ANKLE_HEIGHT = 0.085
 TOE_HEIGHT = 0.030
 """Of the foot joint (ball of the foot) above the sole, metres at the reference stature."""
 _Colour = tuple[float, float, float]
+_Point = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -100,24 +101,41 @@ class _Tailor:
         density = {CLOTH: 2.5, DENIM: 2.5, SKIN: 4.0, HAIR: 4.0}[kind]
         gloss = 0.10 if kind == SKIN else 0.0
         self.builder.add(
-            FRAME[frame], start, end, radii, colour, stretch=stretch, texture=self.texture[kind], texture_scale=density, gloss=gloss
+            FRAME[frame],
+            start,
+            end,
+            radii,
+            colour,
+            stretch=stretch,
+            texture=self.texture[kind],
+            texture_scale=density,
+            gloss=gloss,
         )
 
     def trunk(self) -> None:
         """Pelvis, belly, rib cage, shoulders, neck."""
         g, looks = self.g, self.looks
         belly, ribs, neck = self.rest["abdomen"], self.rest["chest"], self.rest["neck"]
-        self._add("pelvis", (0, -0.01, -0.005), (0, 0.055, -0.005), (0.098 * g, 0.104 * g), looks.trousers, DENIM, (1.50, 1.0, 1.10))
+        self._add(
+            "pelvis",
+            (0, -0.01, -0.005),
+            (0, 0.055, -0.005),
+            (0.098 * g, 0.104 * g),
+            looks.trousers,
+            DENIM,
+            (1.50, 1.0, 1.10),
+        )
         for x in (-0.07, 0.07):
             self._add("pelvis", (x * g, -0.05, -0.045 * g), None, (0.082 * g, 0), looks.trousers, DENIM)
         self._add("abdomen", (0, 0.06, 0), (0, belly, 0), (0.104 * g, 0.104 * g), looks.shirt, CLOTH, (1.40, 1, 1))
-        self._add("chest", (0, -0.02, 0), (0, 0.55 * ribs, 0.008), (0.106 * g, 0.116 * g), looks.shirt, CLOTH, (1.40, 1, 1))
+        self._add(
+            "chest", (0, -0.02, 0), (0, 0.55 * ribs, 0.008), (0.106 * g, 0.116 * g), looks.shirt, CLOTH, (1.40, 1, 1)
+        )
         self._add("chest", (0, 0.66 * ribs, 0), None, (0.104 * g, 0), looks.shirt, CLOTH, (1.62, 0.82, 1.02))
-        for x in (-1.0, 1.0):
-            self._add(
-                "chest", (x * 0.115 * g, 0.93 * ribs, -0.01), (x * 0.03 * g, ribs + 0.045, -0.014), (0.046 * g, 0.042 * g),
-                looks.shirt, CLOTH,
-            )  # fmt: skip
+        for side in SIDES:
+            name = f"trapezius_{side}"
+            slope = self.rest[name]
+            self._add(name, (0, 0.30 * slope, 0), (0, 0.80 * slope, 0), (0.052 * g, 0.044 * g), looks.shirt, CLOTH)
         self._add("neck", (0, 0.0, 0.0), (0, 0.8 * neck, 0.006), (0.054 * g, 0.050 * g), looks.face.skin, SKIN)
 
     def head(self) -> None:
@@ -125,10 +143,20 @@ class _Tailor:
         k = 0.93 * self.s
         face, hair = self.texture[FACE], self.texture[HAIR]
 
-        def add(start, end, radii, stretch=(1.0, 1.0, 1.0), colour=(1.0, 1.0, 1.0), texture=face, gloss=0.06):  # type: ignore[no-untyped-def]
-            scaled = [tuple(k * c for c in p) if p is not None else None for p in (start, end)]
+        def add(
+            start: _Point,
+            end: _Point | None,
+            radii: tuple[float, float],
+            stretch: _Point = (1.0, 1.0, 1.0),
+            colour: _Colour = (1.0, 1.0, 1.0),
+            texture: int = face,
+            gloss: float = 0.06,
+        ) -> None:
+            first = (k * start[0], k * start[1], k * start[2])
+            last = None if end is None else (k * end[0], k * end[1], k * end[2])
             self.builder.add(
-                FRAME["head"], scaled[0], scaled[1], (radii[0] * k, radii[1] * k), colour, stretch=stretch, texture=texture,
+                FRAME["head"], first, last, (radii[0] * k, radii[1] * k), colour, stretch=stretch,
+                texture=texture,
                 texture_scale=HEAD_DENSITY / k, gloss=gloss,
             )  # fmt: skip
 
@@ -138,7 +166,14 @@ class _Tailor:
         add((0, 0.002, 0.087), (0, -0.034, 0.101), (0.009, 0.0135), gloss=0.12)
         for x in (-1.0, 1.0):
             add((x * 0.030, -0.030, 0.052), None, (0.032, 0))
-            add((x * 0.077, -0.010, -0.008), None, (0.032, 0), (0.35, 1.0, 0.6), self.looks.face.skin, self.texture[SKIN])
+            add(
+                (x * 0.077, -0.010, -0.008),
+                None,
+                (0.032, 0),
+                (0.35, 1.0, 0.6),
+                self.looks.face.skin,
+                self.texture[SKIN],
+            )
         add((0, 0.036, -0.024), None, (0.094, 0), (0.89, 1.0, 1.0), self.looks.face.hair, hair, 0.05)
 
     def arm(self, side: str) -> None:
@@ -161,7 +196,14 @@ class _Tailor:
         thigh, shank, foot = (self.rest[f"{bone}_{side}"] for bone in ("thigh", "shank", "foot"))
         self._add(f"thigh_{side}", (0, -0.01, 0), (0, thigh, 0), (0.091 * g, 0.060 * g), looks.trousers, DENIM)
         self._add(f"shank_{side}", (0, 0, 0), (0, 0.35 * shank, -0.01), (0.058 * g, 0.059 * g), looks.trousers, DENIM)
-        self._add(f"shank_{side}", (0, 0.35 * shank, -0.01), (0, 0.97 * shank, 0), (0.059 * g, 0.046 * g), looks.trousers, DENIM)
+        self._add(
+            f"shank_{side}",
+            (0, 0.35 * shank, -0.01),
+            (0, 0.97 * shank, 0),
+            (0.059 * g, 0.046 * g),
+            looks.trousers,
+            DENIM,
+        )
         # The foot's frame: y from ankle to toes, z up; the sole is flat though y dips.
         dip = min(max((ANKLE_HEIGHT - TOE_HEIGHT) * s / foot, -0.9), 0.9)
         level = float(np.sqrt(1 - dip * dip))
@@ -172,14 +214,26 @@ class _Tailor:
 
         heel, ball = at(-0.045 * s, (0.036 - ANKLE_HEIGHT) * s), (0.0, foot, 0.0)
         self._add(name, heel, ball, (0.036 * s, TOE_HEIGHT * s), shoe, CLOTH, (1.15, 1, 1))
-        self._add(name, ball, at(foot * level + 0.05 * s, (0.024 - ANKLE_HEIGHT) * s), (TOE_HEIGHT * s, 0.024 * s), shoe, CLOTH, (1.4, 1, 1))
-        self._add(name, (0, 0.01, -0.01), at(0.075 * s, (0.042 - ANKLE_HEIGHT) * s), (0.042 * s, 0.034 * s), shoe, CLOTH)
+        self._add(
+            name,
+            ball,
+            at(foot * level + 0.05 * s, (0.024 - ANKLE_HEIGHT) * s),
+            (TOE_HEIGHT * s, 0.024 * s),
+            shoe,
+            CLOTH,
+            (1.4, 1, 1),
+        )
+        self._add(
+            name, (0, 0.01, -0.01), at(0.075 * s, (0.042 - ANKLE_HEIGHT) * s), (0.042 * s, 0.034 * s), shoe, CLOTH
+        )
 
     def hand(self, side: str) -> None:
         """Palm, ball of the thumb and fifteen phalanges."""
         size, skin = self.looks.hand_length, self.looks.face.skin
         palm = f"palm_{side}"
-        self._add(palm, (0, 0.02 * size, 0), (0, 0.43 * size, 0), (0.105 * size, 0.118 * size), skin, SKIN, (1.75, 1, 0.72))
+        self._add(
+            palm, (0, 0.02 * size, 0), (0, 0.43 * size, 0), (0.105 * size, 0.118 * size), skin, SKIN, (1.75, 1, 0.72)
+        )
         self._add(palm, (0.10 * size, 0.14 * size, 0.05 * size), (0.17 * size, 0.30 * size, 0.07 * size),
                   (0.085 * size, 0.06 * size), skin, SKIN)  # fmt: skip
         widths = {"thumb": 0.058, "index": 0.047, "middle": 0.048, "ring": 0.045, "pinky": 0.039}

@@ -5,6 +5,9 @@ from typing import Any
 
 import numba
 
+Real = Any
+"""A float32 in compiled code; numpy's type stubs do not know what becomes of two of them."""
+
 # NaN marks missing depth, so "no NaN" and "no infinity" must not be assumed.
 _FASTMATH = {"contract", "reassoc", "arcp", "nsz", "afn"}
 
@@ -12,7 +15,8 @@ _FASTMATH = {"contract", "reassoc", "arcp", "nsz", "afn"}
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compiles `function` to machine code without the GIL.
 
-    The code is cached beside the module or in the user's cache folder; where neither can be written (a read-only image without
+    The code is cached beside the module or in the user's cache folder; where neither can be written (a read-only image
+    without
     a home) it is compiled once per process instead.
     """
     try:

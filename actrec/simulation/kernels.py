@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from actrec.simulation.jit import kernel
+from actrec.simulation.jit import Real, kernel
 
 _ZERO = np.float32(0)
 _HALF = np.float32(0.5)
@@ -16,7 +16,16 @@ _FAR = np.float32(1e30)
 
 
 @kernel
-def sphere_bounds(centre, axes, radius, row, focal, principal, size, near):
+def sphere_bounds(
+    centre: np.ndarray,
+    axes: np.ndarray,
+    radius: Real,
+    row: int,
+    focal: Real,
+    principal: Real,
+    size: int,
+    near: Real,
+) -> tuple[int, int]:
     """First and last pixel along image axis `row` (0 u, 1 v) of an ellipsoid's exact outline.
 
     Lines ũ = const touch the ellipsoid with covariance S = r²·A·Aᵀ where (w_x − ũ·w_z)² = S_xx − 2ũ·S_xz + ũ²·S_zz.
@@ -39,10 +48,13 @@ def sphere_bounds(centre, axes, radius, row, focal, principal, size, near):
 
 
 @kernel
-def ray_round_cone(o0, o1, o2, d0, d1, d2, length, r0, r1):
+def ray_round_cone(
+    o0: Real, o1: Real, o2: Real, d0: Real, d1: Real, d2: Real, length: Real, r0: Real, r1: Real
+) -> Real:
     """Smallest t at which o + t·d meets a round cone along y, or 1e30.
 
-    The cone is convex and its two spheres lie inside it, so the entry is the nearest of the valid hits of the three parts.
+    The cone is convex and its two spheres lie inside it, so the entry is the nearest of the valid hits of the three
+    parts.
     """
     dd = d0 * d0 + d1 * d1 + d2 * d2
     od = o0 * d0 + o1 * d1 + o2 * d2
@@ -80,7 +92,16 @@ def ray_round_cone(o0, o1, o2, d0, d1, d2, length, r0, r1):
 
 
 @kernel
-def rasterise(origin, to_camera, to_local, profile, camera, near, depth, ids):
+def rasterise(
+    origin: np.ndarray,
+    to_camera: np.ndarray,
+    to_local: np.ndarray,
+    profile: np.ndarray,
+    camera: np.ndarray,
+    near: Real,
+    depth: np.ndarray,
+    ids: np.ndarray,
+) -> tuple[int, int, int, int]:
     """Casts rays at every primitive within its image bounds and keeps what is nearest.
 
     Args:
@@ -133,7 +154,7 @@ def rasterise(origin, to_camera, to_local, profile, camera, near, depth, ids):
 
 
 @kernel
-def local_point(m, origin, x, y, z):
+def local_point(m: np.ndarray, origin: np.ndarray, x: Real, y: Real, z: Real) -> tuple[Real, Real, Real]:
     """A camera-frame point in a primitive's own coordinates."""
     x, y, z = x - origin[0], y - origin[1], z - origin[2]
     return (
@@ -144,7 +165,9 @@ def local_point(m, origin, x, y, z):
 
 
 @kernel
-def surface_normal(m, q0, q1, q2, length, r0, r1):
+def surface_normal(
+    m: np.ndarray, q0: Real, q1: Real, q2: Real, length: Real, r0: Real, r1: Real
+) -> tuple[Real, Real, Real]:
     """Unit outward normal in the camera frame at local surface point q."""
     if length > _ZERO:
         slope = r0 - r1
@@ -165,10 +188,13 @@ def surface_normal(m, q0, q1, q2, length, r0, r1):
 
 
 @kernel
-def sample(atlas, texture, level, levels, x, y, z):
+def sample(
+    atlas: np.ndarray, texture: int, level: int, levels: np.ndarray, x: Real, y: Real, z: Real
+) -> tuple[Real, Real, Real]:
     """Texel (r, g, b in 0..1 twice over: 0.5 is neutral) of a cylindrical texture about the frame's y axis.
 
-    u runs once around, v once a unit of y; both wrap. Atlas is [K, texels, 3] uint8, every level of a texture one after another.
+    u runs once around, v once a unit of y; both wrap. Atlas is [K, texels, 3] uint8, every level of a texture one
+    after another.
     """
     size = levels[level, 1]
     u = (math.atan2(x, z) * np.float32(0.15915494) + _HALF) * np.float32(size) - _HALF
@@ -190,9 +216,24 @@ def sample(atlas, texture, level, levels, x, y, z):
 
 @kernel
 def shade(
-    window, depth, ids, origin, to_local, profile, albedo, texture, mapping, density, gloss, atlas, levels,
-    camera, light, colour, facing
-):
+    window: tuple[int, int, int, int],
+    depth: np.ndarray,
+    ids: np.ndarray,
+    origin: np.ndarray,
+    to_local: np.ndarray,
+    profile: np.ndarray,
+    albedo: np.ndarray,
+    texture: np.ndarray,
+    mapping: np.ndarray,
+    density: np.ndarray,
+    gloss: np.ndarray,
+    atlas: np.ndarray,
+    levels: np.ndarray,
+    camera: np.ndarray,
+    light: np.ndarray,
+    colour: np.ndarray,
+    facing: np.ndarray,
+) -> None:
     """Colours the pixels that show a primitive.
 
     Args:
@@ -240,7 +281,18 @@ def shade(
 
 
 @kernel
-def scene_flow(depth, ids, origin0, to_local0, origin1, to_camera1, camera, move, per_second, flow):
+def scene_flow(
+    depth: np.ndarray,
+    ids: np.ndarray,
+    origin0: np.ndarray,
+    to_local0: np.ndarray,
+    origin1: np.ndarray,
+    to_camera1: np.ndarray,
+    camera: np.ndarray,
+    move: np.ndarray,
+    per_second: Real,
+    flow: np.ndarray,
+) -> None:
     """Velocity of each visible surface point on its way to the next frame.
 
     Args:
@@ -248,7 +300,8 @@ def scene_flow(depth, ids, origin0, to_local0, origin1, to_camera1, camera, move
         origin0, to_local0: The primitives then.
         origin1, to_camera1: The same primitives in the next frame.
         camera: [4] fx, fy, cx, cy.
-        move: [3, 4] float32, takes a point that rests in the room from the first camera frame to the next (identity for a fixed camera).
+        move: [3, 4] float32, takes a point that rests in the room from the first camera frame to the next (identity
+            for a fixed camera).
         per_second: 1 / seconds between the frames.
         flow: [H, W, 3] float32 m/s, out.
     """
@@ -269,81 +322,3 @@ def scene_flow(depth, ids, origin0, to_local0, origin1, to_camera1, camera, move
                 for k in range(3):
                     here = x if k == 0 else (y if k == 1 else z)
                     flow[v, u, k] = (move[k, 0] * x + move[k, 1] * y + move[k, 2] * z + move[k, 3] - here) * per_second
-
-
-@kernel
-def cast_boxes(lows, highs, rotation, position, camera, depth, face, box):
-    """Casts rays from inside box 0 (the room) at axis-aligned boxes.
-
-    Args:
-        lows, highs: [B, 3] float32 corners in room coordinates.
-        rotation, position: [3, 3] camera axes as columns and [3] camera centre in room coordinates.
-        camera: [4] fx, fy, cx, cy.
-        depth: [H, W] float32, out.
-        face: [H, W] int8, out: 2·axis + (1 where the normal points to the positive side).
-        box: [H, W] int16, out: index of the box less one, −1 the room.
-    """
-    height, width = depth.shape
-    fx, fy, cx, cy = camera[0], camera[1], camera[2], camera[3]
-    ray = np.empty(3, np.float32)
-    for v in range(height):
-        for u in range(width):
-            x, y = (np.float32(u) - cx) / fx, (np.float32(v) - cy) / fy
-            best, best_face, best_box = _FAR, 0, -1
-            for k in range(3):
-                d = rotation[k, 0] * x + rotation[k, 1] * y + rotation[k, 2]
-                ray[k] = d if abs(d) > np.float32(1e-7) else np.float32(1e-7)
-                t = ((highs[0, k] if ray[k] > _ZERO else lows[0, k]) - position[k]) / ray[k]
-                if t < best:
-                    best, best_face = t, 2 * k + (0 if ray[k] > _ZERO else 1)
-            for b in range(1, len(lows)):
-                enter, leave, axis = -_FAR, _FAR, 0
-                for k in range(3):
-                    first, last = (lows[b, k] - position[k]) / ray[k], (highs[b, k] - position[k]) / ray[k]
-                    if first > last:
-                        first, last = last, first
-                    if first > enter:
-                        enter, axis = first, k
-                    leave = min(leave, last)
-                if np.float32(0.05) < enter < leave and enter < best:
-                    best, best_box = enter, b - 1
-                    best_face = 2 * axis + (0 if ray[axis] > _ZERO else 1)
-            depth[v, u], face[v, u], box[v, u] = best, best_face, best_box
-
-
-@kernel
-def ground_shadow(points, radii, strength, floor, camera, depth, ids, colour):
-    """Darkens the floor softly around points that something stands over.
-
-    Args:
-        points: [K, 3] float32 camera frame, on the floor.
-        radii: [K] float32 metres.
-        strength: Share of the light that is lost at the centre.
-        floor: [H, W] bool.
-        colour: [H, W, 3] uint8, in and out.
-    """
-    height, width = depth.shape
-    fx, fy, cx, cy = camera[0], camera[1], camera[2], camera[3]
-    reach = np.float32(2.2)
-    u0, u1, v0, v1 = width, -1, height, -1
-    for k in range(len(points)):
-        z = points[k, 2]
-        if z < np.float32(0.3):
-            continue
-        u, v, r = points[k, 0] / z * fx + cx, points[k, 1] / z * fy + cy, reach * radii[k] * fx / z
-        u0, u1 = min(u0, int(u - r)), max(u1, int(u + r))
-        v0, v1 = min(v0, int(v - r)), max(v1, int(v + r))
-    for v in range(max(v0, 0), min(v1 + 1, height)):
-        for u in range(max(u0, 0), min(u1 + 1, width)):
-            if not floor[v, u] or ids[v, u] >= 0:
-                continue
-            z = depth[v, u]
-            x, y = (np.float32(u) - cx) / fx * z, (np.float32(v) - cy) / fy * z
-            light = _ONE
-            for k in range(len(points)):
-                dx, dy, dz = x - points[k, 0], y - points[k, 1], z - points[k, 2]
-                square = (dx * dx + dy * dy + dz * dz) / (radii[k] * radii[k])
-                if square < reach * reach:
-                    light *= _ONE - strength * math.exp(-square)
-            for c in range(3):
-                colour[v, u, c] = np.uint8(colour[v, u, c] * light + _HALF)

@@ -33,7 +33,9 @@ def ease(x: float | np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Curve:
-    """A monotone piecewise cubic through keys: no overshoot, at rest wherever a channel turns back (Fritsch and Butland, 1984).
+    """A monotone piecewise cubic through keys (Fritsch and Butland, 1984).
+
+    It does not overshoot, and is at rest wherever a channel turns back.
 
     Attributes:
         times: [K] seconds, rising.
@@ -71,8 +73,10 @@ class Curve:
 
 
 _RESTLESS = {
-    "bend": 0.010, "lean": 0.010, "twist": 0.012, "x": 0.006, "z": 0.004, "head_yaw": 0.06, "head_pitch": 0.025, "head_roll": 0.02,
-    "arm_z_left": 0.012, "arm_z_right": 0.012, "arm_x_left": 0.008, "arm_x_right": 0.008, "curl_left": 0.03, "curl_right": 0.03,
+    "bend": 0.010, "lean": 0.010, "twist": 0.012, "x": 0.006, "z": 0.004, "head_yaw": 0.06, "head_pitch": 0.025,
+    "head_roll": 0.02,
+    "arm_z_left": 0.012, "arm_z_right": 0.012, "arm_x_left": 0.008, "arm_x_right": 0.008, "curl_left": 0.03,
+    "curl_right": 0.03,
 }  # fmt: skip
 
 

@@ -21,16 +21,24 @@ class DepthSensor:
     """
 
     s0: float = setting(0.0012, "Axial noise at depth z0.", unit="m", range=(0, 1))
-    s1: float = setting(0.0019, "Growth of the axial noise with the square of the depth beyond z0.", unit="1/m", range=(0, 1))
+    s1: float = setting(
+        0.0019, "Growth of the axial noise with the square of the depth beyond z0.", unit="1/m", range=(0, 1)
+    )
     z0: float = setting(0.4, "Depth of the least axial noise.", unit="m", range=(0, 10))
     tilt: float = setting(0.0001, "Growth of the axial noise with the angle of incidence.", unit="m", range=(0, 1))
     tilt_power: float = setting(-0.5, "Power of the depth in the term of the angle.", range=(-4, 4))
     tilt_from: float = setting(1.047, "Angle of incidence from which that term counts.", unit="rad", range=(0, 1.57))
     lateral: float = setting(0.8, "Standard deviation of the place where a pixel is measured.", unit="px", range=(0, 5))
-    disparity_step: float = setting(2.85e-3, "Depth quantum at 1 m; grows with the square of the depth.", unit="1/m", range=(0, 0.1))
-    baseline: float = setting(0.075, "From camera to projector (or second camera), to the right; casts shadows.", unit="m", range=(-1, 1))
+    disparity_step: float = setting(
+        2.85e-3, "Depth quantum at 1 m; grows with the square of the depth.", unit="1/m", range=(0, 0.1)
+    )
+    baseline: float = setting(
+        0.075, "From camera to projector (or second camera), to the right; casts shadows.", unit="m", range=(-1, 1)
+    )
     correlation: float = setting(1.0, "Size of the patches that share their error.", unit="px", range=(0, 20))
-    grazing: float = setting(0.15, "Cosine of the angle of incidence below which there is no measurement.", range=(0, 1))
+    grazing: float = setting(
+        0.15, "Cosine of the angle of incidence below which there is no measurement.", range=(0, 1)
+    )
     flying: float = setting(0.0, "Share of silhouette pixels that lie between both surfaces.", range=(0, 1))
     silhouette_loss: float = setting(0.25, "Share of silhouette pixels without a measurement.", range=(0, 1))
     dropout: float = setting(0.002, "Share of pixels without a measurement anywhere.", range=(0, 1))
@@ -56,25 +64,37 @@ class DepthSensor:
 
 
 def structured_light(**options: float) -> DepthSensor:
-    """Kinect v1, Xtion: axial and lateral noise of Nguyen, Izadi and Lovell 2012; quanta of Khoshelham and Elberink 2012."""
+    """Kinect v1, Xtion.
+
+    Axial and lateral noise of Nguyen, Izadi and Lovell (2012); quanta of Khoshelham and Elberink (2012).
+    """
     return build(DepthSensor, options)
 
 
 def time_of_flight(**options: float) -> DepthSensor:
-    """Kinect v2, Azure Kinect: axial noise of Fankhauser et al. 2015, 1.5 − 0.5z + 0.3z² mm + 0.1 mm·z^1.5 in the angle; flying pixels."""
+    """Kinect v2, Azure Kinect: flying pixels at silhouettes, no shadows.
+
+    Axial noise of Fankhauser et al. (2015): 1.5 − 0.5z + 0.3z² mm, and 0.1 mm·z^1.5 in the angle.
+    """
     # 1.5 − 0.5 z + 0.3 z² = 1.2917 + 0.3·(z − 0.8333)²
     model = {
-        "s0": 0.0012917, "s1": 0.0003, "z0": 0.8333, "tilt": 0.0001, "tilt_power": 1.5, "tilt_from": 0.0, "lateral": 0.3,
-        "disparity_step": 0.0, "baseline": 0.0, "correlation": 0.0, "grazing": 0.10, "flying": 0.35, "silhouette_loss": 0.25,
+        "s0": 0.0012917, "s1": 0.0003, "z0": 0.8333, "tilt": 0.0001, "tilt_power": 1.5, "tilt_from": 0.0,
+        "lateral": 0.3,
+        "disparity_step": 0.0, "baseline": 0.0, "correlation": 0.0, "grazing": 0.10, "flying": 0.35,
+        "silhouette_loss": 0.25,
         "dropout": 0.001, "far": 6.0,
     }  # fmt: skip
     return build(DepthSensor, {**model, **options})
 
 
 def stereo(**options: float) -> DepthSensor:
-    """RealSense D400: error z²·0.08 px/(f·B) of Intel's tuning guide (f 420 px, B 50 mm), in patches; quanta of 1/32 px."""
+    """RealSense D400: errors in patches, quanta of 1/32 px.
+
+    Error z²·0.08 px/(f·B) of Intel's tuning guide, with f 420 px and B 50 mm.
+    """
     model = {
-        "s0": 0.0005, "s1": 0.08 / (420 * 0.05), "z0": 0.0, "tilt": 0.0, "lateral": 0.8, "disparity_step": 1 / 32 / (420 * 0.05),
+        "s0": 0.0005, "s1": 0.08 / (420 * 0.05), "z0": 0.0, "tilt": 0.0, "lateral": 0.8,
+        "disparity_step": 1 / 32 / (420 * 0.05),
         "baseline": 0.05, "correlation": 3.0, "grazing": 0.12, "dropout": 0.004, "near": 0.3, "far": 8.0,
     }  # fmt: skip
     return build(DepthSensor, {**model, **options})
@@ -102,7 +122,9 @@ class SensorNoise:
         self._white = _tile(random, 0.0)
         self._patches = _tile(random, sensor.correlation) if sensor.correlation > 0 else self._white
         self._chance = random.random((_TILE, _TILE), dtype=np.float32)
-        self._jitter = np.clip(np.rint(sensor.lateral * random.standard_normal((_TILE, _TILE, 2))), -9, 9).astype(np.int8)
+        self._jitter = np.clip(np.rint(sensor.lateral * random.standard_normal((_TILE, _TILE, 2))), -9, 9).astype(
+            np.int8
+        )
         self._shift = np.float32(intrinsics.fx * sensor.baseline)
         # Shot noise grows with the root of the light, read noise does not.
         self._colour_sigma = np.sqrt(1.2**2 + 0.035 * np.arange(256)).astype(np.float32)
@@ -110,7 +132,15 @@ class SensorNoise:
         self._axial, self._tilted = sensor.axial(depths).astype(np.float32), sensor.tilted(depths).astype(np.float32)
         self._steep = sensor.steep(np.linspace(0.0, 1.0, 1024)).astype(np.float32)
         self._model = np.array(
-            [sensor.disparity_step, sensor.grazing, sensor.flying, sensor.silhouette_loss, sensor.dropout, sensor.near, sensor.far],
+            [
+                sensor.disparity_step,
+                sensor.grazing,
+                sensor.flying,
+                sensor.silhouette_loss,
+                sensor.dropout,
+                sensor.near,
+                sensor.far,
+            ],
             np.float32,
         )
 

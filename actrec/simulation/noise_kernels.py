@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from actrec.simulation.jit import kernel
+from actrec.simulation.jit import Real, kernel
 
 _ZERO = np.float32(0)
 _ONE = np.float32(1)
@@ -12,10 +12,25 @@ _SILHOUETTE = np.float32(0.05)
 
 
 @kernel
-def degrade_depth(exact, facing, axial, tilted, steep, model, shift, patches, white, jitter, chance, offsets, measured):
+def degrade_depth(
+    exact: np.ndarray,
+    facing: np.ndarray,
+    axial: np.ndarray,
+    tilted: np.ndarray,
+    steep: np.ndarray,
+    model: np.ndarray,
+    shift: Real,
+    patches: np.ndarray,
+    white: np.ndarray,
+    jitter: np.ndarray,
+    chance: np.ndarray,
+    offsets: np.ndarray,
+    measured: np.ndarray,
+) -> None:
     """See `SensorNoise.depth`.
 
-    A row is walked against the baseline: a point whose column in the projector's view lies beyond that of a point already passed
+    A row is walked against the baseline: a point whose column in the projector's view lies beyond that of a point
+    already passed
     is in its shadow.
 
     Args:
@@ -84,7 +99,7 @@ def degrade_depth(exact, facing, axial, tilted, steep, model, shift, patches, wh
 
 
 @kernel
-def degrade_colour(colour, sigma, white, offsets):
+def degrade_colour(colour: np.ndarray, sigma: np.ndarray, white: np.ndarray, offsets: np.ndarray) -> None:
     """Adds Gaussian noise in place: sigma[value] to each channel on its own, [H, W, 3] uint8."""
     height, width = colour.shape[:2]
     mask = white.shape[0] - 1

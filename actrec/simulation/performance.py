@@ -33,7 +33,8 @@ class Performance:
     """Performs actions in turn, for ever.
 
     Args:
-        names: The actions, or "all" among them for every one in `CYCLE`. What needs another posture first (sitting down before standing
+        names: The actions, or "all" among them for every one in `CYCLE`. What needs another posture first (sitting
+            down before standing
             up) is inserted under its own label.
         seed: Of sides, speeds, pauses and small movements.
         side: The acting side, "left", "right", or "" for either in turn.
@@ -43,7 +44,9 @@ class Performance:
         ConfigError: An action is unknown or there is none; the known ones are listed.
     """
 
-    def __init__(self, names: tuple[str, ...] = ("all",), seed: int = 0, side: str = "", room: float = 1.0, stature: float = 1.75):
+    def __init__(
+        self, names: tuple[str, ...] = ("all",), seed: int = 0, side: str = "", room: float = 1.0, stature: float = 1.75
+    ):
         cycle = [entry for name in names for entry in (CYCLE if name == "all" else (name,))]
         if not cycle:
             raise ConfigError(f"no action to perform; known: all, {', '.join(sorted(ACTIONS))}")
@@ -82,7 +85,10 @@ class Performance:
         random, idle = self._random, action.name.startswith("idle")
         size = self._room if action.name == "walk" else float(random.choice(_SIZES))
         style = Style(
-            self._side or str(random.choice(["left", "right"])), float(random.uniform(*_SPEEDS)), size, float(random.choice(_TURNS))
+            self._side or str(random.choice(["left", "right"])),
+            float(random.uniform(*_SPEEDS)),
+            size,
+            float(random.choice(_TURNS)),
         )
         start = self._ends[-1] if self._ends else 0.0
         seconds = float(random.uniform(*_PAUSE)) if idle else action.duration(style)

@@ -1,4 +1,4 @@
-"""A body's joint angles and how they become joints: forward kinematics for the trunk and arms, legs that keep their feet.
+"""A body's posture and how it becomes joints: forward kinematics for trunk and arms, legs that keep their feet.
 
 The body's frame lies on the floor under the actor's place: columns left, up, forward; metres.
 """
@@ -15,15 +15,18 @@ from actrec.skeleton.layouts import KINECT_V2_25
 _J = KINECT_V2_25.index
 _SIDE = {"left": 1.0, "right": -1.0}
 
-# Bone lengths at the reference stature, metres (proportions of Drillis and Contini 1966; spine joints where a Kinect v2 puts them).
+# Bone lengths at the reference stature, metres (proportions of Drillis and Contini 1966; spine joints where a Kinect
+# v2 puts them).
 _LENGTHS = {
-    "spine_mid": 0.275, "spine_shoulder": 0.210, "neck": 0.068, "head": 0.138, "shoulder": 0.162, "elbow": 0.288, "wrist": 0.250,
+    "spine_mid": 0.275, "spine_shoulder": 0.210, "neck": 0.068, "head": 0.138, "shoulder": 0.162, "elbow": 0.288,
+    "wrist": 0.250,
     "hip": 0.085, "knee": 0.428, "ankle": 0.412,
 }  # fmt: skip
 _FOOT_FORWARD = 0.125
 _PALM = 0.085  # wrist to the Kinect's hand joint
 
-# The channels of a posture, each with its value at rest; angles in radians, lengths in units of the reference stature's metres.
+# The channels of a posture, each with its value at rest; angles in radians, lengths in units of the reference
+# stature's metres.
 _TRUNK = {
     "x": 0.0, "z": 0.0, "drop": 0.012, "yaw": 0.0, "tilt": 0.0, "roll": 0.0, "bend": 0.02, "lean": 0.0, "twist": 0.0,
     "head_yaw": 0.0, "head_pitch": 0.0, "head_roll": 0.0,
@@ -127,7 +130,9 @@ def _unit(vector: np.ndarray) -> np.ndarray:
     return vector / max(float(np.linalg.norm(vector)), 1e-9)
 
 
-def two_bones(start: np.ndarray, end: np.ndarray, first: float, second: float, hint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def two_bones(
+    start: np.ndarray, end: np.ndarray, first: float, second: float, hint: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """The middle joint of a two-bone chain and where its end lands.
 
     Args:
@@ -164,9 +169,9 @@ def pose(vector: np.ndarray, physique: Physique) -> ActorPose:
     joints[_J["spine_base"]] = base
     chest = _spine(joints, base, pelvis, value, physique)
     head = chest @ _turn(value["head_yaw"], value["head_pitch"], value["head_roll"])
-    joints[_J["head"]] = joints[_J["neck"]] + (0.45 * chest + 0.55 * head)[:, 1] * physique.length("head") / np.linalg.norm(
-        (0.45 * chest + 0.55 * head)[:, 1]
-    )
+    joints[_J["head"]] = joints[_J["neck"]] + (0.45 * chest + 0.55 * head)[:, 1] * physique.length(
+        "head"
+    ) / np.linalg.norm((0.45 * chest + 0.55 * head)[:, 1])
     hands = np.zeros((2, 3, 3))
     curl = np.zeros((2, 5))
     for i, (side, sign) in enumerate(_SIDE.items()):
@@ -197,11 +202,15 @@ def reaching(vector: np.ndarray, side: str, target: tuple[float, float, float]) 
         distance = float(np.linalg.norm(away))
         reach = min(distance / (physique.length("elbow") + physique.length("wrist")), 0.995)
         x, y, z = away / distance
-        vector = changed(vector, **{f"arm_x_{side}": sign * x, f"arm_y_{side}": y, f"arm_z_{side}": z, f"reach_{side}": reach})
+        vector = changed(
+            vector, **{f"arm_x_{side}": sign * x, f"arm_y_{side}": y, f"arm_z_{side}": z, f"reach_{side}": reach}
+        )
     return vector
 
 
-def _within_reach_of_feet(base: np.ndarray, pelvis: np.ndarray, value: dict[str, float], physique: Physique) -> np.ndarray:
+def _within_reach_of_feet(
+    base: np.ndarray, pelvis: np.ndarray, value: dict[str, float], physique: Physique
+) -> np.ndarray:
     """Lowers the pelvis until both legs reach their feet."""
     reach = (physique.length("knee") + physique.length("ankle")) * 0.9985
     height = base[1]
@@ -229,7 +238,9 @@ def _foot_direction(side: str, sign: float, value: dict[str, float]) -> np.ndarr
     return np.array([np.sin(yaw), 0.0, np.cos(yaw)])
 
 
-def _spine(joints: np.ndarray, base: np.ndarray, pelvis: np.ndarray, value: dict[str, float], physique: Physique) -> np.ndarray:
+def _spine(
+    joints: np.ndarray, base: np.ndarray, pelvis: np.ndarray, value: dict[str, float], physique: Physique
+) -> np.ndarray:
     """Fills the spine and shoulders; returns the chest's axes."""
     part = _turn(value["twist"] * 0.4, value["bend"] * 0.45, value["lean"] * 0.45)
     belly = pelvis @ part
@@ -268,7 +279,9 @@ def _arm(
     return np.stack([np.cross(fingers, palm) * -sign, fingers, palm], axis=1)
 
 
-def _leg(joints: np.ndarray, pelvis: np.ndarray, side: str, sign: float, value: dict[str, float], physique: Physique) -> None:
+def _leg(
+    joints: np.ndarray, pelvis: np.ndarray, side: str, sign: float, value: dict[str, float], physique: Physique
+) -> None:
     hip = joints[_J["spine_base"]] + pelvis[:, 0] * sign * physique.length("hip")
     ankle = _ankle(side, sign, value, physique)
     toes = _foot_direction(side, sign, value)
@@ -277,7 +290,11 @@ def _leg(joints: np.ndarray, pelvis: np.ndarray, side: str, sign: float, value: 
     heel = value[f"heel_{side}"]
     s = physique.scale
     run, rise = _FOOT_FORWARD * s, (ANKLE_HEIGHT - TOE_HEIGHT) * s
-    foot = end + toes * (run * np.cos(heel) - rise * np.sin(heel)) - np.array([0, rise * np.cos(heel) + run * np.sin(heel), 0])
+    foot = (
+        end
+        + toes * (run * np.cos(heel) - rise * np.sin(heel))
+        - np.array([0, rise * np.cos(heel) + run * np.sin(heel), 0])
+    )
     joints[_J[f"hip_{side}"]], joints[_J[f"knee_{side}"]] = hip, knee
     joints[_J[f"ankle_{side}"]], joints[_J[f"foot_{side}"]] = end, foot
 

@@ -1,7 +1,9 @@
 """The one shape that everything that moves is made of: a round cone under an affine map.
 
-In its own coordinates a round cone is the hull of a sphere of radius r0 at the origin and one of radius r1 at (0, length, 0).
-A sphere has length 0; an ellipsoid is a stretched sphere, a chest a stretched cone. A ray's depth survives the affine map, so that
+In its own coordinates a round cone is the hull of a sphere of radius r0 at the origin and one of radius r1 at (0,
+length, 0).
+A sphere has length 0; an ellipsoid is a stretched sphere, a chest a stretched cone. A ray's depth survives the affine
+map, so that
 one intersection serves all of them.
 """
 

@@ -9,6 +9,7 @@ from actrec.frames import Intrinsics
 from actrec.simulation import kernels
 from actrec.simulation.primitives import Placed
 from actrec.simulation.room import Background
+from actrec.simulation.room_kernels import ground_shadow
 from actrec.simulation.textures import Atlas
 
 NEAR = 0.05
@@ -80,7 +81,8 @@ class Renderer:
         Args:
             placed: What moves.
             background: What rests.
-            contacts: [K, 4] float32 points on the floor (camera frame) and the radius of the soft shadow around each, metres.
+            contacts: [K, 4] float32 points on the floor (camera frame) and the radius of the soft shadow around each,
+                metres.
         """
         shapes = placed.shapes
         colour, depth, facing = background.colour.copy(), background.depth.copy(), background.facing.copy()
@@ -89,12 +91,15 @@ class Renderer:
             placed.origin, placed.to_camera, placed.to_local, shapes.profile, self._camera, np.float32(NEAR), depth, ids
         )
         kernels.shade(
-            window, depth, ids, placed.origin, placed.to_local, shapes.profile, shapes.colour, shapes.texture, shapes.mapping,
-            shapes.density, shapes.gloss, self._atlas.texels, self._atlas.levels, self._camera, self._light, colour, facing,
+            window, depth, ids, placed.origin, placed.to_local, shapes.profile, shapes.colour, shapes.texture,
+            shapes.mapping,
+            shapes.density, shapes.gloss, self._atlas.texels, self._atlas.levels, self._camera, self._light, colour,
+            facing,
         )  # fmt: skip
         if contacts is not None and len(contacts):
-            kernels.ground_shadow(
-                contacts[:, :3].astype(np.float32), contacts[:, 3].astype(np.float32), np.float32(_SHADOW), background.floor,
+            ground_shadow(
+                contacts[:, :3].astype(np.float32), contacts[:, 3].astype(np.float32), np.float32(_SHADOW),
+                background.floor,
                 self._camera, depth, ids, colour,
             )  # fmt: skip
         return Rendering(colour, depth, ids, facing, placed)
@@ -123,7 +128,8 @@ class Renderer:
         move = np.eye(3, 4, dtype=np.float32) if move is None else np.asarray(move, np.float32)
         flow = np.empty((*frame.depth.shape, 3), np.float32)
         kernels.scene_flow(
-            frame.depth, frame.ids, first.origin, first.to_local, following.origin, following.to_camera, self._camera, move,
+            frame.depth, frame.ids, first.origin, first.to_local, following.origin, following.to_camera, self._camera,
+            move,
             np.float32(1.0 / dt), flow,
         )  # fmt: skip
         return flow

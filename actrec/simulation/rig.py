@@ -1,6 +1,7 @@
 """From joints to the frames that carry a body's shapes: one frame a bone, one a phalanx.
 
-A body frame has its columns along left, up (or along the bone) and forward. All points are in one right-handed frame, whichever.
+A body frame has its columns along left, up (or along the bone) and forward. All points are in one right-handed frame,
+whichever.
 """
 
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ _BONES = (
         )
         for side in SIDES
     ),
+    *((f"trapezius_{side}", f"shoulder_{side}", "neck") for side in SIDES),
 )
 BONE_START = np.array([_J[start] for _, start, _ in _BONES])
 BONE_END = np.array([_J[end] for _, _, end in _BONES])
@@ -43,7 +45,8 @@ NAMES = (
 FRAME = {name: i for i, name in enumerate(NAMES)}
 _TRUNK = len(("pelvis", "abdomen", "chest", "neck"))
 
-# A hand of unit length (wrist to tip of the middle finger); x to the thumb's side, y along the fingers, z out of the palm.
+# A hand of unit length (wrist to tip of the middle finger); x to the thumb's side, y along the fingers, z out of the
+# palm.
 _KNUCKLE = np.array(
     [[0.16, 0.14, 0.09], [0.155, 0.50, 0.0], [0.045, 0.525, -0.01], [-0.065, 0.50, -0.005], [-0.165, 0.45, 0.01]]
 )
@@ -148,7 +151,8 @@ def _forward_hints(joints: np.ndarray, y: np.ndarray, head: np.ndarray) -> np.nd
     hints = np.empty_like(y)
     hints[:_TRUNK] = np.cross(left, y[:_TRUNK])
     pelvis, chest = _frame(hips, y[0]), _frame(left[2], y[2])
-    # Each limb starts from the direction in which it most often points, so that the shortest rotation is never ambiguous.
+    # Each limb starts from the direction in which it most often points, so that the shortest rotation is never
+    # ambiguous.
     out = np.array([1.0, -1.0])
     ones = np.ones(2)
     arm_rest = np.stack([0.6 * out, -0.6 * ones, 0.53 * ones], axis=1) @ chest.T
@@ -160,6 +164,7 @@ def _forward_hints(joints: np.ndarray, y: np.ndarray, head: np.ndarray) -> np.nd
     shank = _carry(y[10:12], y[12:14], leg)
     hints[10:12], hints[12:14] = leg, shank
     hints[14:16] = -y[12:14]  # the foot's z is up along the shank
+    hints[16:18] = chest[:, 2]
     return hints
 
 

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 
 from actrec.frames import Intrinsics
-from actrec.simulation.kernels import cast_boxes
 from actrec.simulation.primitives import ShapeBuilder, Shapes
+from actrec.simulation.room_kernels import cast_boxes
 
 FLOOR, CEILING, WALL, BOX, PICTURE = range(5)
 
@@ -91,7 +91,9 @@ def stool_shapes(height: float = 0.45) -> Shapes:
     return builder.build()
 
 
-def render(room: Room, intrinsics: Intrinsics, rotation: np.ndarray, position: np.ndarray, oversample: int = 2) -> Background:
+def render(
+    room: Room, intrinsics: Intrinsics, rotation: np.ndarray, position: np.ndarray, oversample: int = 2
+) -> Background:
     """Ray-casts the empty room.
 
     Args:
@@ -130,7 +132,9 @@ def _cast(
     lows = np.array([room.low, *(b.low for b in room.boxes)], np.float32)
     highs = np.array([room.high, *(b.high for b in room.boxes)], np.float32)
     camera = np.array([intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy], np.float32)
-    cast_boxes(lows, highs, np.asarray(rotation, np.float32), np.asarray(position, np.float32), camera, depth, face, box)
+    cast_boxes(
+        lows, highs, np.asarray(rotation, np.float32), np.asarray(position, np.float32), camera, depth, face, box
+    )
     # Faces are numbered 2·axis + (1 where the normal points to the positive side).
     normal = np.array([[-1, 0, 0], [1, 0, 0], [0, -1, 0], [0, 1, 0], [0, 0, -1], [0, 0, 1]], np.float32)[face]
     kinds = np.array([b.kind for b in room.boxes] + [WALL])
@@ -153,7 +157,12 @@ def _paint(room: Room, points: np.ndarray, normal: np.ndarray, box: np.ndarray, 
     strength = np.select([kind == FLOOR, kind == BOX, kind == CEILING, kind == PICTURE], [0.10, 0.14, 0.03, 0.2], 0.07)
     planks = (_plank_tint(random, along, across) - 0.5) * 0.28
     picture = _noise(random, along * 6 + 40, across * 6) > 0.5
-    tint = 1 + (grain - 0.5) * 2 * strength + np.where(kind == FLOOR, planks, 0) + np.where(kind == PICTURE, picture * 0.5 - 0.3, 0)
+    tint = (
+        1
+        + (grain - 0.5) * 2 * strength
+        + np.where(kind == FLOOR, planks, 0)
+        + np.where(kind == PICTURE, picture * 0.5 - 0.3, 0)
+    )
     return np.clip(albedo * tint[..., None] * _light(room, points, normal)[..., None], 0, 1).astype(np.float32)
 
 

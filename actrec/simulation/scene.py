@@ -76,7 +76,12 @@ class ProceduralActor:
     duration = float("inf")
 
     def __init__(
-        self, performance: Performance, appearance: Appearance, camera: CameraPose, place: tuple[float, float], facing: float = 0.0
+        self,
+        performance: Performance,
+        appearance: Appearance,
+        camera: CameraPose,
+        place: tuple[float, float],
+        facing: float = 0.0,
     ):
         self.appearance = appearance
         self._performance = performance
@@ -131,7 +136,8 @@ class Snapshot:
         time: Seconds since the scene's start.
         rendering: Exact colour, depth, ids.
         poses: Each actor's pose in the camera's frame, None while absent.
-        bodies: Exact joints of everybody present, `kinect_v2_25`, ids "actor_1", … A joint that is hidden or outside the image has
+        bodies: Exact joints of everybody present, `kinect_v2_25`, ids "actor_1", … A joint that is hidden or outside
+            the image has
             score 0.5, a visible one 1.
         labels: What each actor does, by its id.
     """

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from actrec.errors import InputError
+from actrec.simulation.ground import Ground, estimate
 from actrec.simulation.posture import Physique
 from actrec.simulation.rig import ActorPose
 from actrec.skeleton.layouts import KINECT_V2_25
@@ -17,7 +18,12 @@ _J = KINECT_V2_25.index
 _PARENTS = np.array(KINECT_V2_25.parents)
 _ORDER = (0, 1, 20, 2, 3, 4, 5, 6, 7, 21, 22, 8, 9, 10, 11, 23, 24, 12, 13, 14, 15, 16, 17, 18, 19)
 """Joints from the root outwards."""
-_NEEDED = ("spine_base", "spine_shoulder", "head", *(f"{j}_{s}" for j in ("shoulder", "hip") for s in ("left", "right")))
+_NEEDED = (
+    "spine_base",
+    "spine_shoulder",
+    "head",
+    *(f"{j}_{s}" for j in ("shoulder", "hip") for s in ("left", "right")),
+)
 _RELAXED_CURL = np.full((2, 5), 0.3)
 
 
@@ -47,6 +53,11 @@ class Script:
     step: float
     name: str = "script"
 
+    @cached_property
+    def ground(self) -> Ground:
+        """The floor that the feet stand on."""
+        return estimate(self.joints[self.present], self.stature)
+
     @property
     def duration(self) -> float:
         """Seconds; the last frame lasts as long as the others."""
@@ -60,13 +71,7 @@ class Script:
     @property
     def stature(self) -> float:
         """Estimated from legs and trunk, metres."""
-        reference = Physique()
-        legs = self.lengths[[_J[f"{j}_{s}"] for j in ("knee", "ankle") for s in ("left", "right")]].sum() / 2
-        trunk = self.lengths[[_J["spine_mid"], _J["spine_shoulder"]]].sum()
-        expected_legs = reference.length("knee") + reference.length("ankle")
-        expected_trunk = reference.length("spine_mid") + reference.length("spine_shoulder")
-        ratio = 0.5 * (legs / expected_legs + trunk / expected_trunk)
-        return float(np.clip(ratio * reference.stature, 1.0, 2.2))
+        return _stature(self.lengths)
 
     def pose(self, time: float) -> ActorPose | None:
         """The pose at `time` seconds, interpolated between frames; None while nobody is there."""
@@ -82,16 +87,17 @@ class Script:
             return values[k] + share * (values[n] - values[k])
 
         joints = _grow(between(self.root)[None], _unit(between(self.directions))[None], self.lengths)[0]
-        return ActorPose(joints, _orthonormal(between(self.heads), 1, 0), _orthonormal(between(self.hands), 1, 2), _RELAXED_CURL)
+        return ActorPose(
+            joints, _orthonormal(between(self.heads), 1, 0), _orthonormal(between(self.hands), 1, 2), _RELAXED_CURL
+        )
 
 
-def from_recording(
-    positions: np.ndarray, times: np.ndarray, name: str = "script", smoothing: float = 1.0
-) -> Script:
+def from_recording(positions: np.ndarray, times: np.ndarray, name: str = "script", smoothing: float = 1.0) -> Script:
     """Makes a script of recorded joints.
 
     Args:
-        positions: [T, 25, 3] `kinect_v2_25` in the optical frame, metres, NaN where missing. A frame without any joint is one in which
+        positions: [T, 25, 3] `kinect_v2_25` in the optical frame, metres, NaN where missing. A frame without any joint
+            is one in which
             the body is absent.
         times: [T] seconds, rising.
         name: Of the recording, for messages.
@@ -102,15 +108,22 @@ def from_recording(
     """
     positions, times = np.asarray(positions, np.float64), np.asarray(times, np.float64)
     if positions.ndim != 3 or positions.shape[1:] != (25, 3) or times.shape != positions.shape[:1] or not len(times):
-        raise InputError(f"script '{name}': positions {list(positions.shape)} and times {list(times.shape)}, expected [T, 25, 3] and [T]")
+        raise InputError(
+            f"script '{name}': positions {list(positions.shape)} and times {list(times.shape)}, "
+            "expected [T, 25, 3] and [T]"
+        )
     if (np.diff(times) <= 0).any():
         k = int(np.argmax(np.diff(times) <= 0))
-        raise InputError(f"script '{name}': the stamp of frame {k + 1} is not later than that of frame {k}; sort the recording")
+        raise InputError(
+            f"script '{name}': the stamp of frame {k + 1} is not later than that of frame {k}; sort the recording"
+        )
     seen = np.isfinite(positions).all(-1)
     present = seen.any(-1)
     never = [joint for joint in _NEEDED if not seen[:, _J[joint]].any()]
     if never:
-        raise InputError(f"script '{name}': {', '.join(never)} missing in every frame; an actor cannot be posed without")
+        raise InputError(
+            f"script '{name}': {', '.join(never)} missing in every frame; an actor cannot be posed without"
+        )
     filled = _complete(positions, seen, times)
     filled = _smooth(filled, smoothing)
     lengths = _lengths(filled[present])
@@ -118,9 +131,20 @@ def from_recording(
     directions = _directions(bones)
     joints = _grow(filled[:, 0], directions, lengths)
     step = float(np.median(np.diff(times))) if len(times) > 1 else 1 / 30
-    heads, hands = _heads(joints), _hands(joints, filled)
-    times = times - times[0]
-    return Script(times, present, filled[:, 0], directions, lengths, _smooth_axes(heads, smoothing, 1, 0), _smooth_axes(hands, 2 * smoothing, 1, 2), step, name)
+    heads = _smooth_axes(_heads(joints, estimate(joints[present], _stature(lengths)).up), smoothing, 1, 0)
+    hands = _smooth_axes(_hands(joints, filled, heads), 2 * smoothing, 1, 2)
+    return Script(times - times[0], present, filled[:, 0], directions, lengths, heads, hands, step, name)
+
+
+def _stature(lengths: np.ndarray) -> float:
+    """Estimated from the bones of legs and trunk, metres."""
+    reference = Physique()
+    legs = lengths[[_J[f"{j}_{s}"] for j in ("knee", "ankle") for s in ("left", "right")]].sum() / 2
+    trunk = lengths[[_J["spine_mid"], _J["spine_shoulder"]]].sum()
+    expected_legs = reference.length("knee") + reference.length("ankle")
+    expected_trunk = reference.length("spine_mid") + reference.length("spine_shoulder")
+    ratio = 0.5 * (legs / expected_legs + trunk / expected_trunk)
+    return float(np.clip(ratio * reference.stature, 1.0, 2.2))
 
 
 def _complete(positions: np.ndarray, seen: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -146,7 +170,7 @@ def _smooth(values: np.ndarray, sigma: float) -> np.ndarray:
     weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     weights /= weights.sum()
     padded = np.concatenate([np.repeat(values[:1], radius, 0), values, np.repeat(values[-1:], radius, 0)])
-    return sum(w * padded[i : i + len(values)] for i, w in enumerate(weights))  # type: ignore[return-value]
+    return np.sum([w * padded[i : i + len(values)] for i, w in enumerate(weights)], axis=0)
 
 
 def _lengths(joints: np.ndarray) -> np.ndarray:
@@ -174,21 +198,24 @@ def _grow(root: np.ndarray, directions: np.ndarray, lengths: np.ndarray) -> np.n
     return joints
 
 
-def _heads(joints: np.ndarray) -> np.ndarray:
+def _heads(joints: np.ndarray, upright: np.ndarray) -> np.ndarray:
     """[T, 3, 3] a head that looks where the shoulders face, tilted half as far as neck and chest say."""
     left = _unit(joints[:, _J["shoulder_left"]] - joints[:, _J["shoulder_right"]])
     chest = _unit(joints[:, _J["spine_shoulder"]] - joints[:, _J["spine_mid"]])
     neck = _unit(joints[:, _J["head"]] - joints[:, _J["spine_shoulder"]])
-    up = _unit(0.5 * chest + 0.5 * neck + np.array([0.0, -0.6, 0.0]))
+    up = _unit(0.45 * chest + 0.35 * neck + 0.8 * upright)
     forward = _unit(np.cross(left, up))
     return np.stack([np.cross(up, forward), up, forward], axis=-1)
 
 
-def _hands(joints: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """[T, 2, 3, 3]: fingers go on from the forearm as the hand joint says; the thumb lies where it was seen, else on the inside of
-    the bent elbow."""
+def _hands(joints: np.ndarray, measured: np.ndarray, heads: np.ndarray) -> np.ndarray:
+    """[T, 2, 3, 3] axes of the hands.
+
+    The fingers go on from the forearm as far as the hand joint says; the thumb lies where it was seen, else on the
+    inside of the bent elbow.
+    """
     sides = []
-    forward = _heads(joints)[:, :, 2]
+    forward = heads[:, :, 2]
     for side, sign in (("left", 1.0), ("right", -1.0)):
         shoulder, elbow, wrist = (joints[:, _J[f"{j}_{side}"]] for j in ("shoulder", "elbow", "wrist"))
         fore = _unit(wrist - elbow)

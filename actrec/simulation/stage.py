@@ -11,13 +11,17 @@ from actrec.frames import NANOSECONDS, Intrinsics
 from actrec.recordings.sequence import SkeletonSequence
 from actrec.recordings.skeletons import open_sequence
 from actrec.simulation import actions, room
-from actrec.simulation.appearance import REFERENCE_STATURE, TOE_HEIGHT, WARDROBE
+from actrec.simulation.appearance import REFERENCE_STATURE, WARDROBE
+from actrec.simulation.ground import estimate
 from actrec.simulation.performance import CYCLE, Performance
 from actrec.simulation.scene import CameraPose, ProceduralActor, Scene, ScriptedActor
 from actrec.simulation.script import Script, from_recording
-from actrec.skeleton.layouts import KINECT_V2_25
 
-_PLACES = ((0.0, 0.0), (-0.62, -0.15), (0.72, 0.30))  # one actor alone; the first and the second of two; from `distance`
+_PLACES = (
+    (0.0, 0.0),
+    (-0.62, -0.15),
+    (0.72, 0.30),
+)  # one actor alone; the first and the second of two; from `distance`
 _BEHIND = 1.5  # metres from the farthest actor to the wall
 
 
@@ -107,7 +111,9 @@ def scripts_of(recording: SkeletonSequence, actors: int = 1) -> list[Script]:
     if not chosen and actors:
         raise InputError(f"skeleton recording '{recording.name}' has no joint in any frame")
     times = (recording.stamps_ns - recording.stamps_ns[:1]) / NANOSECONDS
-    return [from_recording(recording.bodies[m], times, f"{recording.name} {recording.body_ids[m]}") for m in sorted(chosen)]
+    return [
+        from_recording(recording.bodies[m], times, f"{recording.name} {recording.body_ids[m]}") for m in sorted(chosen)
+    ]
 
 
 def scene_of_scripts(
@@ -116,15 +122,14 @@ def scene_of_scripts(
     """A room built around scripts: its floor under the lowest foot, its walls behind and beside them."""
     looks = [replace(WARDROBE[i % len(WARDROBE)], stature=script.stature) for i, script in enumerate(scripts)]
     actors = [ScriptedActor(script, look, label, loop) for script, look in zip(scripts, looks, strict=True)]
-    joints = np.concatenate([s.joints[s.present] for s in scripts]) if scripts else np.zeros((1, 25, 3))
-    index = KINECT_V2_25.index
-    feet = joints[:, [index["foot_left"], index["foot_right"]]]
-    toe = TOE_HEIGHT * max((s.stature for s in scripts), default=REFERENCE_STATURE) / REFERENCE_STATURE
-    # The recording does not say how its camera was tilted: a level one, over the lowest that a foot ever comes.
-    height = float(np.clip(np.percentile(feet[..., 1].max(axis=1), 99) + toe + 0.01, 0.3, 2.5)) if scripts else 1.0
-    back, aside = float(joints[..., 2].max()), float(np.abs(joints[..., 0]).max())
-    width = 2 * max(2.7, aside + 0.5)
-    return Scene(actors, intrinsics, CameraPose(height), room.furnished(max(back, 2.5) + _BEHIND, width, seed))
+    if not scripts:
+        return Scene(actors, intrinsics, CameraPose(), room.furnished(seed=seed))
+    seen = np.concatenate([s.joints[s.present] for s in scripts])
+    ground = estimate(seen, max(s.stature for s in scripts))
+    camera = CameraPose(ground.height, ground.pitch)
+    points = seen.reshape(-1, 3) @ camera.rotation.T + camera.position
+    width = 2 * max(2.7, float(np.abs(points[:, 0]).max()) + 0.5)
+    return Scene(actors, intrinsics, camera, room.furnished(max(float(points[:, 2].max()), 2.5) + _BEHIND, width, seed))
 
 
 def label_of(recording: SkeletonSequence) -> str:

@@ -1,5 +1,6 @@
 """Painted textures: a face, cloth. 0.5 is neutral: a texel doubles to a factor on the primitive's albedo."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -45,7 +46,8 @@ def atlas(looks: tuple[Looks, ...]) -> Atlas:
     random = np.random.default_rng(7)
     images = [paint_face(look) for look in looks]
     images += [_cloth(random), _denim(random), _grain(random, 0.02, 4.0), _strands(random)]
-    levels, texels = [], [[] for _ in images]
+    levels: list[tuple[int, int]] = []
+    texels: list[list[np.ndarray]] = [[] for _ in images]
     start = 0
     for level in range(_LEVELS):
         side = SIZE >> level
@@ -93,7 +95,8 @@ def _grey(image: np.ndarray) -> np.ndarray:
 def paint_face(looks: Looks) -> np.ndarray:
     """[256, 256, 3] float32 (halved albedo) unrolled around the head; the front is in the middle, up is up.
 
-    Drawn at four times the size. Millimetres: x along the surface from the middle of the face to the person's left, y up from
+    Drawn at four times the size. Millimetres: x along the surface from the middle of the face to the person's left, y
+    up from
     the head's centre (which lies at the height of the ears; the eyes are there as well).
     """
     brush = _Brush(looks)
@@ -122,7 +125,7 @@ class _Brush:
     def _y(self, mm: float) -> float:
         return (0.5 - mm * HEAD_DENSITY / 1000) * self.side
 
-    def _points(self, points: list[tuple[float, float]]) -> np.ndarray:
+    def _points(self, points: Sequence[tuple[float, float]]) -> np.ndarray:
         return np.array([[self._x(x), self._y(y)] for x, y in points], np.float32)
 
     def _blend(self, mask: np.ndarray, colour: tuple[float, ...], soft: float, strength: float) -> None:
@@ -131,13 +134,22 @@ class _Brush:
         alpha = cv2.GaussianBlur(mask, (0, 0), sigma)[..., None] * strength
         self.image[:] = self.image * (1 - alpha) + np.array(colour, np.float32) * alpha
 
-    def area(self, points: list[tuple[float, float]], colour: tuple[float, ...], soft: float = 0.8, strength: float = 1.0) -> None:
+    def area(
+        self, points: Sequence[tuple[float, float]], colour: tuple[float, ...], soft: float = 0.8, strength: float = 1.0
+    ) -> None:
         mask = np.zeros((self.side, self.side), np.float32)
         cv2.fillPoly(mask, [np.round(self._points(points)).astype(np.int32)], 1.0)
         self._blend(mask, colour, soft, strength)
 
     def ellipse(
-        self, x: float, y: float, rx: float, ry: float, colour: tuple[float, ...], soft: float = 0.5, strength: float = 1.0
+        self,
+        x: float,
+        y: float,
+        rx: float,
+        ry: float,
+        colour: tuple[float, ...],
+        soft: float = 0.5,
+        strength: float = 1.0,
     ) -> None:
         angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
         self.area([(x + rx * np.cos(a), y + ry * np.sin(a)) for a in angles], colour, soft, strength)
@@ -164,12 +176,17 @@ class _Brush:
         x, y = side * 32.0, 3.0
         self.ellipse(x, y + 3, 21, 13, self.darker(0.70), 5, 0.75)
         self.ellipse(side * 15, y + 2, 7, 12, self.darker(0.66), 4, 0.6)
-        almond = [(x + dx, y + dy) for dx, dy in ((-15, -1), (-9, 5), (0, 7), (9, 5), (15, 0), (8, -5), (0, -6), (-8, -5))]
+        almond = [
+            (x + dx, y + dy) for dx, dy in ((-15, -1), (-9, 5), (0, 7), (9, 5), (15, 0), (8, -5), (0, -6), (-8, -5))
+        ]
         self.area(almond, (0.90, 0.88, 0.86), 0.5)
         self.ellipse(x, y + 0.5, 6.3, 6.3, self.looks.iris, 0.5)
         self.ellipse(x, y + 0.5, 3.0, 3.0, (0.03, 0.03, 0.03), 0.4)
         self.ellipse(x - 2, y + 3, 1.3, 1.3, (0.95, 0.95, 0.95), 0.3)
-        lid = [(x + dx, y + dy) for dx, dy in ((-16, -1), (-9, 6), (0, 8.5), (9, 6), (16, 1), (9, 3.6), (0, 5.6), (-9, 3.6))]
+        lid = [
+            (x + dx, y + dy)
+            for dx, dy in ((-16, -1), (-9, 6), (0, 8.5), (9, 6), (16, 1), (9, 3.6), (0, 5.6), (-9, 3.6))
+        ]
         self.area(lid, (0.13, 0.09, 0.07), 0.6, 0.95)
         crease = [(x + dx, y + dy) for dx, dy in ((-15, 4), (0, 13), (15, 5), (0, 10.5))]
         self.area(crease, self.darker(0.6), 1.0, 0.7)
@@ -183,7 +200,9 @@ class _Brush:
             self.ellipse(side * 12, -18, 5, 22, self.darker(0.82), 3.5, 0.5)
             self.ellipse(side * 8, -38, 4.4, 2.8, self.darker(0.38), 1.0, 0.9)
             self.ellipse(side * 18, -36, 4, 7, self.darker(0.74), 2.5, 0.7)
-            self.area([(side * 20, -36), (side * 30, -58), (side * 32, -58), (side * 23, -35)], self.darker(0.75), 2.5, 0.6)
+            self.area(
+                [(side * 20, -36), (side * 30, -58), (side * 32, -58), (side * 23, -35)], self.darker(0.75), 2.5, 0.6
+            )
         self.ellipse(0, -18, 4, 24, tuple(min(1.0, c * 1.1) for c in self.looks.skin), 3, 0.6)
         self.ellipse(0, -43, 13, 4, self.darker(0.72), 3, 0.7)
         lips, inner = self.looks.lips, tuple(0.45 * c for c in self.looks.lips)

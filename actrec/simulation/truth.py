@@ -15,8 +15,10 @@ HIDDEN_SCORE = 0.5
 
 # How deep under the skin each joint lies at most, metres (kinect_v2_25 order).
 _DEPTHS = {
-    "spine_base": 0.16, "spine_mid": 0.15, "spine_shoulder": 0.13, "neck": 0.11, "head": 0.13, "shoulder": 0.09, "elbow": 0.07,
-    "wrist": 0.06, "hand": 0.05, "hand_tip": 0.04, "thumb": 0.04, "hip": 0.14, "knee": 0.09, "ankle": 0.08, "foot": 0.07,
+    "spine_base": 0.16, "spine_mid": 0.15, "spine_shoulder": 0.13, "neck": 0.11, "head": 0.13, "shoulder": 0.09,
+    "elbow": 0.07,
+    "wrist": 0.06, "hand": 0.05, "hand_tip": 0.04, "thumb": 0.04, "hip": 0.14, "knee": 0.09, "ankle": 0.08,
+    "foot": 0.07,
 }  # fmt: skip
 _UNDER_SKIN = np.array([_DEPTHS[j.replace("_left", "").replace("_right", "")] for j in KINECT_V2_25.joints])
 _UNDER_SKIN_HAND = 0.04
@@ -31,7 +33,9 @@ def body_truth(index: int, pose: ActorPose, rendering: Rendering, intrinsics: In
     return Body(f"actor_{index + 1}", KINECT_V2_25.name, positions, pixels, scores)
 
 
-def hand_truth(index: int, pose: ActorPose, appearance: Appearance, rendering: Rendering, intrinsics: Intrinsics) -> list[Hand]:
+def hand_truth(
+    index: int, pose: ActorPose, appearance: Appearance, rendering: Rendering, intrinsics: Intrinsics
+) -> list[Hand]:
     """Exact joints of both hands, left first."""
     hands = []
     for side, joints in zip(rig.SIDES, rig.hand_joints(pose, appearance.hand_length), strict=True):
@@ -43,7 +47,9 @@ def hand_truth(index: int, pose: ActorPose, appearance: Appearance, rendering: R
     return hands
 
 
-def visibility(index: int, positions: np.ndarray, pixels: np.ndarray, under_skin: np.ndarray, rendering: Rendering) -> np.ndarray:
+def visibility(
+    index: int, positions: np.ndarray, pixels: np.ndarray, under_skin: np.ndarray, rendering: Rendering
+) -> np.ndarray:
     """Whether each joint's own flesh is what the camera sees at its pixel.
 
     Args:

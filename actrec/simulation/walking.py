@@ -17,7 +17,9 @@ _SIGN = {"left": 1.0, "right": -1.0}
 
 def _body_at(time: float, size: float) -> tuple[float, float, float]:
     """Where the body is: left and forward of its place in metres, and its heading, radians to the left."""
-    s = float(ease((time - 0.25) / (WALK_SECONDS - 0.5))) * 0.25 + 0.75 * float(np.clip((time - 0.45) / (WALK_SECONDS - 0.9), 0, 1))
+    s = float(ease((time - 0.25) / (WALK_SECONDS - 0.5))) * 0.25 + 0.75 * float(
+        np.clip((time - 0.45) / (WALK_SECONDS - 0.9), 0, 1)
+    )
     around = 2 * np.pi * s
     x, z = size * _HALF_WIDTH * np.sin(around), size * _HALF_DEPTH * (1 - np.cos(around))
     # Along the ellipse's tangent, which turns by 2π; from facing the camera at the start to facing it at the end.
@@ -36,7 +38,9 @@ def _footprint(time: float, side: str, size: float) -> np.ndarray:
     at_rest = time <= 0 or time >= WALK_SECONDS
     apart = body.CHANNELS[f"foot_x_{side}"] if at_rest else 0.085
     sign = _SIGN[side]
-    return np.array([x + sign * apart * np.cos(yaw), z - sign * apart * np.sin(yaw), yaw + sign * body.CHANNELS[f"foot_yaw_{side}"]])
+    return np.array(
+        [x + sign * apart * np.cos(yaw), z - sign * apart * np.sin(yaw), yaw + sign * body.CHANNELS[f"foot_yaw_{side}"]]
+    )
 
 
 @lru_cache(maxsize=64)
@@ -78,5 +82,6 @@ def walk(elapsed: float, style: Style) -> np.ndarray:
     return body.posture(
         x=x + sway * np.cos(yaw), z=z - sway * np.sin(yaw), yaw=yaw + 0.07 * stride, twist=-0.14 * stride, bend=0.05,
         drop=0.012 + (0.022 + 0.008 * np.cos(2 * phase)) * going, roll=0.03 * np.sin(phase) * going,
-        reach_left=0.97 - 0.04 * going, reach_right=0.97 - 0.04 * going, **arms, **_foot(elapsed, "left", style.size), **_foot(elapsed, "right", style.size),
+        reach_left=0.97 - 0.04 * going, reach_right=0.97 - 0.04 * going, **arms, **_foot(elapsed, "left", style.size),
+        **_foot(elapsed, "right", style.size),
     )  # fmt: skip

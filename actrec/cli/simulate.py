@@ -1,0 +1,144 @@
+"""`actrec simulate`: renders the simulated actor to a folder of images, to a video, or to a recording of its joints."""
+
+import argparse
+import dataclasses
+import json
+import typing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actrec.errors import ConfigError, EndOfStream
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.add_argument(
+        "--out", metavar="FOLDER", help="write N.png, N_depth.png (16 bit, mm), joints.npz, intrinsics.yaml here"
+    )
+    parser.add_argument("--preview", metavar="FILE.mp4", help="write a video of colour beside depth")
+    parser.add_argument(
+        "--seconds", type=float, default=None, metavar="S", help="how long (default: 5, or a script's length)"
+    )
+    parser.add_argument(
+        "--action", nargs="+", metavar="NAME", help="actions in turn, 'all' for every one (default: all)"
+    )
+    parser.add_argument("--actors", type=int, metavar="N", help="people in the scene, 0 to 2")
+    parser.add_argument("--script", metavar="FILE", help="follow a skeleton recording instead of actions")
+    parser.add_argument("--sequence", metavar="NAME", help="which sequence of a script that holds several")
+    parser.add_argument("--seed", type=int, metavar="N", help="of performances and noise")
+    parser.add_argument("--no-noise", action="store_true", help="exact colour and depth")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="OPTION=VALUE", help="any other option of the camera, as fps=15"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
+    parser.add_argument("--list", action="store_true", help="list the actions and the camera's options")
+    parser.add_argument("--json", action="store_true", help="print what was written as JSON")
+    parser.epilog = (
+        "Examples:\n"
+        "  actrec simulate --action wave --seconds 5 --out wave\n"
+        "  actrec simulate --actors 2 --seconds 20 --preview two.mp4\n"
+        "  actrec simulate --script nucla_skeletons.npz --sequence a01_s01_e00_v03 --out pick_up\n\n"
+        "Play the folder with: actrec run --driver replay (option path)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Renders and writes."""
+    if args.list:
+        print(_listing())
+        return 0
+    if not args.out and not args.preview:
+        raise ConfigError("nothing to write: give --out FOLDER, --preview FILE.mp4, or both (or --list)")
+    from tqdm import tqdm
+
+    from actrec.capture.simulated import SimulatedCamera
+    from actrec.simulation.writer import FolderWriter, PreviewWriter
+
+    camera = SimulatedCamera(**camera_options(args))
+    writers: list[Any] = []
+    with camera:
+        assert camera.scene is not None
+        if args.out:
+            writers.append(FolderWriter(Path(args.out), camera.intrinsics, camera.config.fps, args.overwrite))
+        if args.preview:
+            writers.append(PreviewWriter(Path(args.preview), camera.config.fps))
+        seconds = min(camera.config.duration or np.inf, camera.scene.duration)
+        frames = 0
+        with tqdm(total=int(np.ceil(seconds * camera.config.fps - 1e-9)), unit="frame", disable=None) as bar:
+            try:
+                while True:
+                    frame = camera.read()
+                    for writer in writers:
+                        writer.add(frame, camera.actions_at(frame.stamp_ns))
+                    frames += 1
+                    bar.update()
+            except EndOfStream:
+                pass
+    for writer in writers:
+        writer.close()
+    written = [str(path) for path in (args.out, args.preview) if path]
+    print(
+        json.dumps({"frames": frames, "written": written}) if args.json else f"{frames} frames in {', '.join(written)}"
+    )
+    return 0
+
+
+def camera_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The camera's options from the command line.
+
+    Raises:
+        ConfigError: Both actions and a script were given, or `--set` has no `OPTION=VALUE`.
+    """
+    if args.script and args.action:
+        raise ConfigError("--action and --script both say what the actor does: give one of them")
+    options = _set_options(args.set)
+    options.update(realtime=False)
+    given = {
+        "actions": args.action,
+        "actors": args.actors,
+        "script": args.script,
+        "sequence": args.sequence,
+        "seed": args.seed,
+    }
+    options.update({name: value for name, value in given.items() if value is not None})
+    if args.no_noise:
+        options["noise"] = False
+    if args.seconds is not None and not args.seconds > 0:
+        raise ConfigError(f"--seconds is {args.seconds}, expected more than 0")
+    if args.seconds is not None or not args.script:
+        options["duration"] = args.seconds if args.seconds is not None else 5.0
+    return options
+
+
+def _set_options(pairs: list[str]) -> dict[str, Any]:
+    import yaml
+
+    options = {}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not (name and sign):
+            raise ConfigError(f"--set takes OPTION=VALUE, not '{pair}'")
+        options[name] = yaml.safe_load(value) if value else ""
+    return options
+
+
+def _listing() -> str:
+    from actrec.capture.simulated import SimulatedConfig
+    from actrec.simulation.actions import ACTIONS
+    from actrec.simulation.performance import CYCLE
+
+    hints = typing.get_type_hints(SimulatedConfig)
+    lines = [
+        f"Actions: {', '.join(sorted(ACTIONS))}",
+        f"'all' stands for: {', '.join(CYCLE)}",
+        "",
+        "Options of the camera (--set):",
+    ]
+    defaults = SimulatedConfig()
+    for field in dataclasses.fields(SimulatedConfig):
+        default = getattr(defaults, field.name)
+        kind = getattr(hints[field.name], "__name__", str(hints[field.name]))
+        lines.append(f"  {field.name:<15} {kind:<6} {default!s:<28} {field.metadata['description']}")
+    return "\n".join(lines)

@@ -1,0 +1,155 @@
+"""Writes simulated frames: a folder of images that `actrec.recordings` reads, or a video to look at."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import yaml
+
+from actrec.errors import DeviceError, MissingLibraryError
+from actrec.frames import Intrinsics, RgbdFrame
+from actrec.skeleton.layouts import KINECT_V2_25
+
+_PREVIEW_RANGE = 6.0  # metres, from red to blue
+
+
+class FolderWriter:
+    """Colour `N.png`, depth `N_depth.png` (16 bit, millimetres, 0 missing), `intrinsics.yaml`, at the end `joints.npz`.
+
+    `joints.npz` holds stamps_ns [T], positions [M, T, 25, 3] metres in the optical frame, pixels [M, T, 25, 2], scores
+    [M, T, 25], body_ids [M] and actions [M, T]; a body that is absent has NaN and "".
+
+    Args:
+        folder: Where to; made if it does not exist.
+        intrinsics: Of the images.
+        fps: Frames a second.
+        overwrite: Write although there is something in it.
+
+    Raises:
+        DeviceError: The folder is not empty, or cannot be made.
+    """
+
+    def __init__(self, folder: Path, intrinsics: Intrinsics, fps: float, overwrite: bool = False):
+        if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
+            raise DeviceError(f"'{folder}' is not empty; choose another folder or overwrite it (--overwrite)")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DeviceError(f"cannot make the folder '{folder}': {error.strerror}") from error
+        self._folder = folder
+        self._stamps: list[int] = []
+        self._bodies: list[dict[str, tuple[np.ndarray, np.ndarray, np.ndarray, str]]] = []
+        about = {
+            "width": intrinsics.width, "height": intrinsics.height, "fx": intrinsics.fx, "fy": intrinsics.fy,
+            "cx": intrinsics.cx,
+            "cy": intrinsics.cy, "depth_scale": 0.001, "fps": fps,
+        }  # fmt: skip
+        about = {key: int(value) if key in ("width", "height") else float(value) for key, value in about.items()}
+        (folder / "intrinsics.yaml").write_text(yaml.safe_dump(about, sort_keys=False), encoding="utf-8")
+
+    def add(self, frame: RgbdFrame, actions: dict[str, str]) -> None:
+        """Writes one frame.
+
+        Raises:
+            DeviceError: An image cannot be written.
+        """
+        assert frame.colour is not None and frame.depth is not None
+        name = f"{len(self._stamps):06d}"
+        millimetres = np.nan_to_num(np.rint(frame.depth * 1000), nan=0).clip(0, 65535).astype(np.uint16)
+        self._image(f"{name}.png", cv2.cvtColor(frame.colour, cv2.COLOR_RGB2BGR))
+        self._image(f"{name}_depth.png", millimetres)
+        self._stamps.append(frame.stamp_ns)
+        self._bodies.append(
+            {b.body_id: (b.positions, b.pixels, b.scores, actions.get(b.body_id, "")) for b in frame.skeletons}
+        )
+
+    def close(self) -> None:
+        """Writes the joints."""
+        ids = sorted({body_id for bodies in self._bodies for body_id in bodies})
+        shape = (len(ids), len(self._stamps), len(KINECT_V2_25))
+        positions, pixels = np.full((*shape, 3), np.nan, np.float32), np.full((*shape, 2), np.nan, np.float32)
+        scores, actions = np.zeros(shape, np.float32), np.full(shape[:2], "", "<U32")
+        for t, bodies in enumerate(self._bodies):
+            for body_id, values in bodies.items():
+                m = ids.index(body_id)
+                positions[m, t], pixels[m, t], scores[m, t], actions[m, t] = values
+        np.savez_compressed(
+            self._folder / "joints.npz", stamps_ns=np.array(self._stamps, np.int64), positions=positions, pixels=pixels,
+            scores=scores, body_ids=np.array(ids, "<U32"), actions=actions,
+        )  # fmt: skip
+
+    def _image(self, name: str, image: np.ndarray) -> None:
+        if not cv2.imwrite(str(self._folder / name), image):
+            raise DeviceError(f"cannot write '{self._folder / name}': is the disk full or read-only?")
+
+
+class PreviewWriter:
+    """An mp4 of colour with the joints drawn in, beside depth.
+
+    Args:
+        file: The video to write.
+        fps: Frames a second.
+
+    Raises:
+        MissingLibraryError: PyAV is not installed.
+        DeviceError: The file cannot be made.
+    """
+
+    def __init__(self, file: Path, fps: float):
+        try:
+            import av
+        except ModuleNotFoundError as error:
+            raise MissingLibraryError("a preview video needs the library 'av': pip install av") from error
+        self._frame_class = av.VideoFrame
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._container = av.open(str(file), "w")
+        except (OSError, ValueError) as error:
+            raise DeviceError(f"cannot write the video '{file}': {error}") from error
+        self._fps = round(fps)
+        self._stream: Any = None
+
+    def add(self, frame: RgbdFrame, actions: dict[str, str]) -> None:
+        """Appends one frame."""
+        assert frame.colour is not None and frame.depth is not None
+        picture = np.hstack([draw_joints(frame, actions), _depth_picture(frame.depth)])
+        height, width = picture.shape[0] & ~1, picture.shape[1] & ~1
+        if self._stream is None:
+            self._stream = self._container.add_stream("libx264", rate=max(self._fps, 1))
+            self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
+        video = self._frame_class.from_ndarray(np.ascontiguousarray(picture[:height, :width]), format="rgb24")
+        for packet in self._stream.encode(video):
+            self._container.mux(packet)
+
+    def close(self) -> None:
+        """Finishes the file."""
+        if self._stream is not None:
+            for packet in self._stream.encode():
+                self._container.mux(packet)
+        self._container.close()
+
+
+def draw_joints(frame: RgbdFrame, actions: dict[str, str]) -> np.ndarray:
+    """[H, W, 3] a copy of the colour image with exact joints (hidden ones hollow) and what each actor does."""
+    assert frame.colour is not None
+    picture = frame.colour.copy()
+    for body in frame.skeletons:
+        points = np.nan_to_num(body.pixels, nan=-1e4).clip(-1e4, 1e4).astype(int)
+        for joint, parent in KINECT_V2_25.edges:
+            cv2.line(
+                picture, tuple(map(int, points[joint])), tuple(map(int, points[parent])), (60, 230, 90), 1, cv2.LINE_AA
+            )
+        for point, score in zip(points, body.scores, strict=True):
+            cv2.circle(picture, tuple(map(int, point)), 3, (255, 210, 40), -1 if score > 0.5 else 1, cv2.LINE_AA)
+        place = (max(int(points[3, 0]) - 40, 2), max(int(points[3, 1]) - 30, 14))
+        text = f"{body.body_id}: {actions.get(body.body_id, '')}"
+        cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
+    return picture
+
+
+def _depth_picture(depth: np.ndarray) -> np.ndarray:
+    grey = np.nan_to_num(depth / _PREVIEW_RANGE * 255, nan=0).clip(0, 255).astype(np.uint8)
+    picture = cv2.cvtColor(cv2.applyColorMap(255 - grey, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)
+    picture[np.isnan(depth)] = 0
+    return picture
