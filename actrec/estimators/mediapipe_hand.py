@@ -22,6 +22,9 @@ SIDES = ("left", "right")
 WRIST, MIDDLE = 0, 2
 """Of the palm detector's seven keypoints."""
 
+MAX_APART, MIN_SPAN, MAX_SPAN = 0.9, 0.12, 1.4
+"""How far from the body's wrist a hand's wrist may be (bodies may be a frame old), and its extent, in windows."""
+
 
 class MediaPipeHand:
     """Finds and follows the hands of bodies, or any hands where there are no bodies.
@@ -50,7 +53,6 @@ class MediaPipeHand:
         self._complexity = complexity
         self._guard = StampGuard(self.config.hand_max_gap_s)
         self._regions: dict[tuple[str, str], Region] = {}
-        self._wait: dict[tuple[str, str], int] = {}
         self._loose: list[Region] = []
 
     def estimate(self, frame: RgbdFrame, bodies: list[Body]) -> list[Detection]:
@@ -72,16 +74,17 @@ class MediaPipeHand:
             self.reset()
         image, size = mp.image_packet(colour), (colour.shape[1], colour.shape[0])
         if not bodies:
-            self._regions, self._wait = {}, {}
+            self._regions = {}
             return self._anywhere(image, size)
         self._loose = []
-        self._forget({(body.body_id, side) for body in bodies for side in SIDES})
+        present = {(body.body_id, side) for body in bodies for side in SIDES}
+        self._regions = {key: region for key, region in self._regions.items() if key in present}
         found = [self._of_body(image, size, frame, body, side) for body in bodies for side in SIDES]
-        return [detection for detection in found if detection is not None]
+        return self._single([entry for entry in found if entry is not None])
 
     def reset(self) -> None:
         """Forgets the hands followed."""
-        self._regions, self._wait, self._loose = {}, {}, []
+        self._regions, self._loose = {}, []
 
     def close(self) -> None:
         """Frees the models."""
@@ -89,42 +92,34 @@ class MediaPipeHand:
         if self._palms is not None:
             self._palms.close()
 
-    def _forget(self, present: set[tuple[str, str]]) -> None:
-        self._regions = {key: region for key, region in self._regions.items() if key in present}
-        self._wait = {key: wait for key, wait in self._wait.items() if key in present}
-
-    def _of_body(self, image: Any, size: tuple[int, int], frame: RgbdFrame, body: Body, side: str) -> Detection | None:
-        key = (body.body_id, side)
+    def _of_body(
+        self, image: Any, size: tuple[int, int], frame: RgbdFrame, body: Body, side: str
+    ) -> tuple[float, Detection] | None:
+        """The hand on one arm and how far from the body's wrist it was found, in windows."""
         expected = hand_from_body(body, side, frame.intrinsics, self.config.hand_window_m)
-        followed = self._regions.pop(key, None)
+        followed = self._regions.pop((body.body_id, side), None)
         if expected is None or not expected.meets(*size):
             return None
         wrist = body.pixels[layouts.get(body.layout).index[f"wrist_{side}"]]
-        if followed is not None and (detection := self._at_wrist(image, followed, size, wrist, expected.size)):
-            return self._keep(key, detection, side)
-        self._wait[key] = self._wait.get(key, 0) - 1
-        if self._wait[key] > 0:
-            return None
-        self._wait[key] = self.config.hand_retry_every
-        detection = self._at_wrist(image, expected, size, wrist, expected.size)
-        return self._keep(key, detection, side) if detection else None
+        for region in (followed, expected):
+            detection = self._hand(image, region, size) if region is not None else None
+            if detection is None:
+                continue
+            apart = float(np.linalg.norm(detection.pixels[0] - wrist)) / expected.size
+            span = float(np.ptp(detection.pixels, axis=0).max()) / expected.size
+            if apart < MAX_APART and MIN_SPAN < span < MAX_SPAN:
+                detection.side, detection.body_id = side, body.body_id
+                return apart, detection
+        return None
 
-    def _keep(self, key: tuple[str, str], detection: Detection, side: str) -> Detection:
-        self._regions[key] = hand_from_landmarks(detection.pixels)
-        self._wait.pop(key, None)
-        detection.side, detection.body_id = side, key[0]
-        return detection
-
-    def _at_wrist(
-        self, image: Any, region: Region, size: tuple[int, int], wrist: np.ndarray, reach: float
-    ) -> Detection | None:
-        """The hand in a region, if its wrist is where the body has it and its size is a hand's."""
-        detection = self._hand(image, region, size)
-        if detection is None:
-            return None
-        apart = float(np.linalg.norm(detection.pixels[0] - wrist))
-        span = float(np.ptp(detection.pixels, axis=0).max())
-        return detection if apart < 0.5 * reach and 0.1 * reach < span < 1.2 * reach else None
+    def _single(self, found: list[tuple[float, Detection]]) -> list[Detection]:
+        """Leaves of two hands found in one place the one nearer to its wrist, and follows what is left."""
+        kept: list[Detection] = []
+        for _, detection in sorted(found, key=lambda entry: entry[0]):
+            if not any(_coincide(detection, other) for other in kept):
+                kept.append(detection)
+        self._regions = {(hand.body_id, hand.side): hand_from_landmarks(hand.pixels) for hand in kept}
+        return [detection for _, detection in found if any(detection is hand for hand in kept)]
 
     def _hand(self, image: Any, region: Region, size: tuple[int, int]) -> Detection | None:
         result = self._landmarker.run(image=image, region=mp.region_packet(region, *size))
@@ -167,6 +162,11 @@ class MediaPipeHand:
             moved = palm.shifted(0.0, -0.5)
             regions.append(Region(moved.u, moved.v, 2.6 * edge, moved.angle))
         return regions
+
+
+def _coincide(a: Detection, b: Detection) -> bool:
+    apart = float(np.linalg.norm(a.pixels - b.pixels, axis=1).mean())
+    return apart < 0.25 * float(np.ptp(a.pixels, axis=0).max())
 
 
 def _covers(region: Region, hand: Detection) -> bool:
