@@ -15,11 +15,13 @@ class Camera(ABC):
     Attributes:
         config_class: The settings dataclass that the constructor builds from its options; `camera_node` declares its
             fields as parameters `<driver>.<field>`.
+        skipped: Frames left out since it was opened because the reader came too late for them, where the driver can tell.
         live: Whether a stream that broke off is worth opening again; opening a recording again would start it over.
     """
 
     config_class: ClassVar[type]
     live: ClassVar[bool] = True
+    skipped: int = 0
 
     def __enter__(self) -> "Camera":
         self.open()

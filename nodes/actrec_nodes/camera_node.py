@@ -16,6 +16,9 @@ from actrec.frames import RgbdFrame
 from actrec_nodes import conversions, params, process, qos, topics
 from actrec_nodes.lifecycle import ActrecNode
 
+HUNG_S = 1.0
+"""A driver that exceeds its own timeout by more than this is not waited for."""
+
 
 @dataclass(frozen=True)
 class CameraConfig:
@@ -41,6 +44,7 @@ class CameraNode(ActrecNode[CameraConfig]):
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._outputs: dict[str, Any] = {}
+        self._skipped = 0
 
     def configure(self) -> None:
         """Finds the driver, declares its settings and makes it; the device is opened by activation."""
@@ -64,6 +68,7 @@ class CameraNode(ActrecNode[CameraConfig]):
         """
         assert self._camera is not None
         self._camera.open()
+        self._skipped = 0
         self._stop.clear()
         self._thread = threading.Thread(target=self._run, name="camera", daemon=True)
         self._thread.start()
@@ -72,7 +77,9 @@ class CameraNode(ActrecNode[CameraConfig]):
         """Stops reading and closes the device."""
         self._stop.set()
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(self.config.read_timeout_s + HUNG_S)
+            if self._thread.is_alive():
+                self.complain(f"driver '{self.config.driver}' does not return from reading: closing it all the same")
             self._thread = None
         if self._camera is not None:
             self._camera.close()
@@ -109,26 +116,31 @@ class CameraNode(ActrecNode[CameraConfig]):
         self._outputs[topic].publish(conversions.bodies_to_message(frame.skeletons, head))
 
     def _run(self) -> None:
-        assert self._camera is not None
+        camera = self._camera
+        assert camera is not None
         while not self._stop.is_set():
             try:
-                frame = self._camera.read(self.config.read_timeout_s)
+                frame = camera.read(self.config.read_timeout_s)
             except EndOfStream as end:
                 self.get_logger().info(f"{end} (on_end: {self.config.on_end})")
                 self._end(0)
                 return
             except Exception as error:  # a driver's fault of any kind must not end the thread unseen
+                if self._stop.is_set():
+                    return
                 self.fail(error)
-                if self._camera.live:
-                    self._reopen()
+                if camera.live:
+                    self._reopen(camera)
                 elif not isinstance(error, DeviceError):
                     self._end(1)
                     return
             else:
+                late, self._skipped = max(camera.skipped - self._skipped, 0), camera.skipped
+                self.statistics.count("received", 1 + late)
+                self.statistics.count("dropped", late)
                 self._publish_counted(frame)
 
     def _publish_counted(self, frame: RgbdFrame) -> None:
-        self.statistics.count("received")
         began = time.monotonic()
         try:
             self.publish(frame)
@@ -140,14 +152,13 @@ class CameraNode(ActrecNode[CameraConfig]):
         else:
             self.statistics.done(time.monotonic() - began, self.age(frame.stamp_ns))
 
-    def _reopen(self) -> None:
+    def _reopen(self, camera: Camera) -> None:
         """Closes and opens the camera again, with growing pauses, until it answers or the node stops."""
-        assert self._camera is not None
         pause = self.config.retry_s
         while not self._stop.wait(pause):
             try:
-                self._camera.close()
-                self._camera.open()
+                camera.close()
+                camera.open()
             except ActrecError as error:
                 pause = min(2 * pause, self.config.retry_max_s)
                 self.fail(DeviceError(f"{error} (next attempt in {pause:g} s)"))

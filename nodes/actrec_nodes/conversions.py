@@ -117,7 +117,7 @@ def image_to_depth(message: Image) -> np.ndarray:
     """
     pixels = image_to_array(message, DEPTH_ENCODINGS)
     if pixels.dtype == np.uint16:
-        depth = np.multiply(pixels, np.float32(1 / MILLIMETRES), dtype=np.float32)
+        depth = np.divide(pixels, np.float32(MILLIMETRES), dtype=np.float32)
         np.putmask(depth, pixels == 0, np.nan)
         return depth
     depth = pixels.astype(np.float32)

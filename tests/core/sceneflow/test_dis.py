@@ -1,0 +1,127 @@
+"""DIS scene flow against motion that is known exactly."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from actrec import sceneflow
+from actrec.errors import ConfigError, InputError
+from actrec.frames import Intrinsics
+from actrec.sceneflow.base import resize
+
+INTRINSICS = Intrinsics(320, 240, 262.5, 262.5, 159.5, 119.5)
+DT = 1 / 30
+
+
+@pytest.fixture(scope="module")
+def texture() -> np.ndarray:
+    noise = np.random.default_rng(0).normal(size=(400, 480, 3)).astype(np.float32)
+    smooth = cv2.GaussianBlur(noise, (0, 0), 3)
+    return cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+
+
+def view(texture: np.ndarray, du: int = 0, dv: int = 0) -> np.ndarray:
+    """The texture, its content moved by (du, dv) pixels."""
+    return np.ascontiguousarray(texture[80 - dv : 320 - dv, 80 - du : 400 - du])
+
+
+def plane(z: float) -> np.ndarray:
+    return np.full((240, 320), z, np.float32)
+
+
+@pytest.mark.parametrize(("du", "dv"), [(3, 0), (0, -2), (-4, 2)])
+def test_a_plane_that_slides(texture, du: int, dv: int) -> None:
+    flow = sceneflow.create("dis").estimate(view(texture), plane(2.0), view(texture, du, dv), plane(2.0), INTRINSICS, DT)
+    expected = np.array([du, dv, 0]) / 262.5 * 2.0 / DT
+    inner = flow[20:-20, 20:-20].reshape(-1, 3)
+    np.testing.assert_allclose(np.median(inner, axis=0), expected, atol=0.03)
+    assert flow.shape == (240, 320, 3)
+    assert flow.dtype == np.float32
+
+
+def test_a_plane_that_approaches(texture) -> None:
+    flow = sceneflow.create("dis").estimate(view(texture), plane(2.0), view(texture), plane(1.95), INTRINSICS, DT)
+    assert np.median(flow[..., 2]) == pytest.approx(-1.5, abs=1e-3)
+
+
+def test_identical_frames_stand_still_and_missing_depth_stays_missing(texture) -> None:
+    depth = plane(2.0)
+    depth[100:140, 50:90] = np.nan
+    flow = sceneflow.create("dis").estimate(view(texture), depth, view(texture), depth, INTRINSICS, DT)
+    np.testing.assert_array_equal(np.isnan(flow).any(-1), np.isnan(depth))
+    assert np.nanmax(np.abs(flow)) == 0
+
+
+def test_a_surface_that_is_hidden_is_left_out(texture) -> None:
+    behind = plane(3.0)
+    hidden = behind.copy()
+    hidden[60:180, 100:200] = 1.0
+    flow = sceneflow.create("dis").estimate(view(texture), behind, view(texture), hidden, INTRINSICS, DT)
+    assert np.isnan(flow[65:175, 105:195]).all()
+    assert np.isfinite(flow[:50]).all()
+
+
+def test_averaging_depth_tames_the_sensors_noise(texture) -> None:
+    rng = np.random.default_rng(2)
+    noisy = [plane(3.0) + rng.normal(0, 0.012, (240, 320)).astype(np.float32) for _ in range(2)]
+    spread = {}
+    for radius in (0, 2):
+        method = sceneflow.create("dis", smoothing_px=radius)
+        flow = method.estimate(view(texture), noisy[0], view(texture), noisy[1], INTRINSICS, DT)
+        spread[radius] = np.nanstd(flow[..., 2])
+    assert spread[2] < 0.3 * spread[0]
+
+
+def test_all_missing_depth_gives_nothing(texture) -> None:
+    blind = plane(np.nan)
+    flow = sceneflow.create("dis").estimate(view(texture), blind, view(texture), blind, INTRINSICS, DT)
+    assert np.isnan(flow).all()
+
+
+@pytest.mark.parametrize("dt", [0.0, -0.1, float("nan")])
+def test_time_that_does_not_advance_is_refused(texture, dt: float) -> None:
+    with pytest.raises(InputError, match="expected more than 0"):
+        sceneflow.create("dis").estimate(view(texture), plane(2.0), view(texture), plane(2.0), INTRINSICS, dt)
+
+
+@pytest.mark.parametrize("wrong", range(4))
+def test_sizes_and_types_that_differ_are_refused(texture, wrong: int) -> None:
+    images = [view(texture), plane(2.0), view(texture), plane(2.0)]
+    images[wrong] = images[wrong][:100] if wrong % 2 else images[wrong].astype(np.float32)
+    with pytest.raises(InputError, match=rf"{'first' if wrong < 2 else 'second'} (colour|depth) is .*, expected"):
+        sceneflow.create("dis").estimate(*images, INTRINSICS, DT)
+
+
+def test_unknown_methods_and_settings_are_named() -> None:
+    with pytest.raises(ConfigError, match="unknown scene flow method 'x'; known: .*dis"):
+        sceneflow.create("x")
+    with pytest.raises(ConfigError, match=r"DisConfig.smoothing_px is 99, allowed: 0 to 8"):
+        sceneflow.create("dis", smoothing_px=99)
+
+
+def test_resizing_keeps_where_things_are(texture) -> None:
+    depth = plane(2.0)
+    depth[:, :160] = np.nan
+    colour, small, intrinsics = resize(view(texture), depth, INTRINSICS, 160, 120)
+    assert (colour.shape, small.shape, intrinsics) == ((120, 160, 3), (120, 160), INTRINSICS.resized(160, 120))
+    assert np.isnan(small[:, :80]).all()
+    assert (small[:, 80:] == 2.0).all()
+
+
+def test_people_that_move_move_and_the_room_does_not(data_root: Path) -> None:
+    folder = data_root / "rgbd" / "pairs" / "two_people_moving"
+    pair = []
+    for k in range(2):
+        colour = cv2.cvtColor(cv2.imread(str(folder / f"color{k}.png")), cv2.COLOR_BGR2RGB)
+        depth = cv2.imread(str(folder / f"depth{k}.png"), cv2.IMREAD_UNCHANGED).astype(np.float32) / 5000
+        depth[depth == 0] = np.nan
+        pair.append(resize(colour, depth, Intrinsics(640, 480, 525, 525, 319.5, 239.5), 320, 240))
+    (c0, d0, small), (c1, d1, _) = pair
+    flow = sceneflow.create("dis").estimate(c0, d0, c1, d1, small, DT)
+    speed = np.linalg.norm(flow, axis=-1)
+    assert not np.isfinite(speed[np.isnan(d0)]).any()
+    near, far = d0 < 2.5, d0 > 3.0
+    print(np.nanmedian(speed[near]), np.nanmedian(speed[far]), near.mean(), far.mean())
+    assert np.nanpercentile(speed, 95) > 3 * np.nanmedian(speed)

@@ -1,0 +1,301 @@
+"""The camera node: what it publishes, and what it does when a camera is absent, ends or is lost."""
+
+import re
+import sys
+import threading
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from actrec_msgs.msg import SkeletonArray
+from sensor_msgs.msg import CameraInfo, Image
+
+from actrec import capture
+from actrec.capture.base import Camera
+from actrec.config import build, setting
+from actrec.errors import DeviceError, EndOfStream, InputError
+from actrec.frames import Body, Intrinsics, RgbdFrame
+from actrec_nodes import conversions as c
+from actrec_nodes import qos, topics
+from actrec_nodes.camera_node import CameraNode
+
+pytestmark = pytest.mark.ros
+
+INTRINSICS = Intrinsics(8, 6, 10.0, 10.0, 3.5, 2.5)
+STEP_NS = 33_333_333
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    start: int = setting(5, "first stamp in frames", range=(0, 1000))
+
+
+class StageCamera(Camera):
+    """Absent hardware: plays a programme of frames and faults, one by one, at once."""
+
+    config_class = StageConfig
+    programme: tuple[Any, ...] = ()
+    opened: int = 0
+    absent: int = 0
+
+    def __init__(self, **options: Any):
+        self.config = build(StageConfig, options)
+        self._k = 0
+
+    @property
+    def intrinsics(self) -> Intrinsics:
+        return INTRINSICS
+
+    def open(self) -> None:
+        cls = type(self)
+        cls.opened += 1
+        if cls.opened in range(2, 2 + cls.absent) or cls.absent < 0:
+            raise DeviceError("no stage camera is connected: check its cable")
+
+    def close(self) -> None:
+        pass
+
+    def read(self, timeout_s: float = 1.0) -> RgbdFrame:
+        if self._k == len(self.programme):
+            raise EndOfStream("the programme is over")
+        step, self._k = self.programme[self._k], self._k + 1
+        if isinstance(step, Exception):
+            raise step
+        return step(self.config.start + self._k - 1)
+
+
+def rgbd(k: int) -> RgbdFrame:
+    colour = np.full((6, 8, 3), k, np.uint8)
+    depth = np.full((6, 8), 1.5, np.float32)
+    depth[0] = np.nan
+    return RgbdFrame(k * STEP_NS, colour, depth, INTRINSICS)
+
+
+def colour_only(k: int) -> RgbdFrame:
+    return RgbdFrame(k * STEP_NS, np.full((6, 8, 3), k, np.uint8), None, INTRINSICS)
+
+
+def body() -> Body:
+    return Body("body_1", "kinect_v2_25", np.ones((25, 3), np.float32), np.ones((25, 2), np.float32), np.ones(25, np.float32))
+
+
+def joints_alone(k: int) -> RgbdFrame:
+    return RgbdFrame(k * STEP_NS, None, None, INTRINSICS, skeletons=[body()])
+
+
+def with_truth(k: int) -> RgbdFrame:
+    frame = rgbd(k)
+    frame.skeletons = [body()]
+    return frame
+
+
+@pytest.fixture
+def stage(monkeypatch):
+    """Makes the driver `stage` known with a programme."""
+
+    def stage(*programme: Any, live: bool = True, absent: int = 0) -> None:
+        attributes = {"programme": programme, "live": live, "opened": 0, "absent": absent}
+        module = types.ModuleType("stage_driver")
+        module.Driver = type("Driver", (StageCamera,), attributes)  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "stage_driver", module)
+        monkeypatch.setitem(capture.DRIVERS._targets, "stage", "stage_driver:Driver")
+
+    return stage
+
+
+@pytest.fixture
+def listening(ears):
+    """Hears everything a camera node can say; reliably, since these tests count."""
+    for kind, topic in (
+        (Image, topics.COLOUR),
+        (Image, topics.DEPTH),
+        (CameraInfo, topics.COLOUR_INFO),
+        (CameraInfo, topics.DEPTH_INFO),
+        (SkeletonArray, topics.SKELETONS),
+        (SkeletonArray, topics.TRUE_SKELETONS),
+    ):
+        ears.listen(kind, topic, qos.SMALL)
+    return ears
+
+
+def stamps(messages: list[Any]) -> list[int]:
+    return [c.stamp_to_ns(message.header.stamp) // STEP_NS for message in messages]
+
+
+def test_every_message_bears_its_frames_stamp(stage, host, add, listening) -> None:
+    stage(rgbd, rgbd, rgbd)
+    add(CameraNode, driver="stage", stage__start=7)
+    assert host.start() is None
+    for topic in topics.CAMERA_TOPICS:
+        messages = listening.wait_for(topic, 3)
+        assert stamps(messages) == [7, 8, 9]
+        assert {message.header.frame_id for message in messages} == {"camera_color_optical_frame"}
+    colour, depth = listening.heard[topics.COLOUR][1], listening.heard[topics.DEPTH][1]
+    np.testing.assert_array_equal(c.image_to_colour(colour), rgbd(8).colour)
+    np.testing.assert_array_equal(c.image_to_depth(depth), rgbd(8).depth)
+    assert c.info_to_intrinsics(listening.heard[topics.DEPTH_INFO][0]) == INTRINSICS
+    assert listening.heard[topics.SKELETONS] == []
+
+
+def test_a_source_without_depth_publishes_colour_alone(stage, host, add, listening) -> None:
+    stage(colour_only, colour_only)
+    add(CameraNode, driver="stage")
+    assert host.start() is None
+    listening.wait_for(topics.COLOUR, 2)
+    assert listening.heard[topics.DEPTH] == []
+
+
+def test_a_source_of_joints_alone_publishes_skeletons(stage, host, add, listening) -> None:
+    stage(joints_alone, joints_alone)
+    add(CameraNode, driver="stage")
+    assert host.start() is None
+    messages = listening.wait_for(topics.SKELETONS, 2)
+    assert stamps(messages) == [5, 6]
+    assert messages[0].skeletons[0].layout == "kinect_v2_25"
+    assert listening.heard[topics.TRUE_SKELETONS] == []
+
+
+def test_a_source_that_knows_the_truth_says_it_apart(stage, host, add, listening) -> None:
+    stage(with_truth)
+    add(CameraNode, driver="stage")
+    assert host.start() is None
+    assert stamps(listening.wait_for(topics.TRUE_SKELETONS)) == [5]
+    assert listening.heard[topics.SKELETONS] == []
+
+
+@pytest.mark.parametrize(
+    ("parameters", "line"),
+    [
+        ({"driver": "kinect_v9"}, "unknown camera driver 'kinect_v9'; known: .*replay, simulated"),
+        ({"driver": "stage", "stage__start": -1}, r"parameter stage\.start is -1, allowed: int in 0 to 1000"),
+        ({"driver": "stage", "stage__stat": 1}, r"unknown parameter stage\.stat; known: stage\.start"),
+        ({"driver": "replay", "replay__path": "/nowhere.mcap"}, "/nowhere.mcap"),
+        ({"driver": "replay"}, "needs a recording: set its option path"),
+        ({"on_end": "burn"}, "parameter on_end is 'burn', allowed: exit, deactivate, stay"),
+    ],
+)
+def test_wrong_settings_fail_in_one_line(stage, host, add, capfd, parameters, line) -> None:
+    stage(rgbd)
+    node = add(CameraNode, **parameters)
+    assert host.start() == "camera_node"
+    written = capfd.readouterr().err
+    assert "Traceback" not in written
+    assert len([text for text in written.splitlines() if "cannot" in text]) == 1
+    assert re.search(line, node.last_error)
+
+
+def test_no_camera_fails_activation(stage, host, add) -> None:
+    stage(absent=-1)
+    node = add(CameraNode, driver="stage")
+    assert host.start() == "camera_node"
+    assert node.last_error == "cannot activate: no stage camera is connected: check its cable"
+
+
+def test_the_end_of_a_recording_ends_the_node(stage, host, add, listening) -> None:
+    stage(rgbd, EndOfStream("the recording has ended"), live=False)
+    node = add(CameraNode, driver="stage")
+    assert host.start() is None
+    assert host.wait(20)
+    assert node.exit_status == 0
+    assert len(listening.wait_for(topics.COLOUR, 1)) == 1
+
+
+def test_the_end_of_a_recording_may_deactivate(stage, host, add) -> None:
+    stage(EndOfStream("the recording has ended"), live=False)
+    node = add(CameraNode, driver="stage", on_end="deactivate")
+    inactive = threading.Event()
+    original = node.deactivate
+    node.deactivate = lambda: (original(), inactive.set())
+    assert host.start() is None
+    assert inactive.wait(20)
+    assert node.exit_status is None
+
+
+def test_a_lost_camera_is_opened_again_until_it_answers(stage, host, add, listening, capfd) -> None:
+    stage(rgbd, DeviceError("the camera has stopped answering"), rgbd, rgbd, absent=2)
+    add(CameraNode, driver="stage", retry_s=0.01)
+    assert host.start() is None
+    assert stamps(listening.wait_for(topics.COLOUR, 3)) == [5, 7, 8]
+    assert sys.modules["stage_driver"].Driver.opened == 4
+    written = capfd.readouterr().err
+    assert "the camera has stopped answering" in written
+    assert "no stage camera is connected: check its cable (next attempt in 0.02 s)" in written
+    assert "Traceback" not in written
+
+
+def test_a_recording_that_stalls_is_read_on_and_not_opened_again(stage, host, add, listening) -> None:
+    stage(rgbd, DeviceError("no frame within 2 s; read again"), rgbd, live=False)
+    add(CameraNode, driver="stage")
+    assert host.start() is None
+    assert stamps(listening.wait_for(topics.COLOUR, 2)) == [5, 7]
+    assert sys.modules["stage_driver"].Driver.opened == 1
+
+
+def test_a_corrupt_recording_ends_the_node_with_a_failure(stage, host, add) -> None:
+    stage(rgbd, InputError("the recording is cut off"), live=False)
+    node = add(CameraNode, driver="stage")
+    assert host.start() is None
+    assert host.wait(20)
+    assert (node.exit_status, node.last_error) == (1, "the recording is cut off")
+
+
+def test_a_driver_that_hangs_does_not_hold_up_the_end(stage, host, add, capfd) -> None:
+    release, entered = threading.Event(), threading.Event()
+
+    def hang(k: int) -> RgbdFrame:
+        entered.set()
+        release.wait(30)
+        return rgbd(k)
+
+    stage(hang)
+    add(CameraNode, driver="stage", read_timeout_s=0.1)
+    assert host.start() is None
+    assert entered.wait(20)
+    host.stop()
+    release.set()
+    assert "does not return from reading" in capfd.readouterr().err
+
+
+def test_a_frame_that_contradicts_itself_is_left_out(stage, host, add, listening) -> None:
+    def crooked(k: int) -> RgbdFrame:
+        return RgbdFrame(k * STEP_NS, rgbd(k).colour, np.ones((12, 16), np.float32), INTRINSICS)
+
+    stage(crooked, rgbd)
+    node = add(CameraNode, driver="stage")
+    assert host.start() is None
+    assert stamps(listening.wait_for(topics.COLOUR)) == [6]
+    assert "register depth to colour" in node.last_error
+    assert node.statistics.snapshot().failed == 1
+
+
+def test_a_real_recording_is_published_as_it_was_recorded(host, add, listening, data_root: Path) -> None:
+    add(
+        CameraNode,
+        driver="replay",
+        replay__path=str(data_root / "rgbd" / "person_turning"),
+        replay__intrinsics="525,525,319.5,239.5",
+        replay__depth_scale=0.001,
+        replay__duration_s=0.3,
+        replay__restamp=False,
+    )
+    assert host.start() is None
+    assert host.wait(30)
+    listening.wait(lambda: len(listening.heard[topics.COLOUR]) >= 9, 5)
+    colour, depth = listening.heard[topics.COLOUR], listening.heard[topics.DEPTH]
+    assert len(colour) == len(depth) >= 9
+    assert [m.header.stamp for m in colour] == [m.header.stamp for m in depth]
+    metres = c.image_to_depth(depth[0])
+    assert 0.6 < np.isfinite(metres).mean() < 0.9
+    assert 0.5 < np.nanmedian(metres) < 6.0
+
+
+def test_the_simulated_camera_is_the_default(host, add, listening) -> None:
+    add(CameraNode, simulated__width=160, simulated__height=120, simulated__duration=0.5, simulated__realtime=False)
+    assert host.start() is None
+    assert host.wait(60)
+    truth = listening.wait_for(topics.TRUE_SKELETONS, 1)
+    assert truth[0].skeletons[0].layout == "kinect_v2_25"
+    assert c.image_to_colour(listening.wait_for(topics.COLOUR, 1)[0]).shape == (120, 160, 3)

@@ -1,0 +1,189 @@
+"""Transitions of every node's base: what goes wrong is one line, and the node can be tried again."""
+
+import json
+import sys
+import types
+from dataclasses import dataclass
+
+import pytest
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rclpy.parameter import Parameter
+from std_msgs.msg import String
+
+from actrec.config import setting
+from actrec.errors import DeviceError
+from actrec_nodes import qos
+from actrec_nodes.lifecycle import ActrecNode, one_line
+
+pytestmark = pytest.mark.ros
+
+
+@dataclass(frozen=True)
+class Config:
+    level: int = setting(3, "a level", range=(0, 5))
+
+
+class Probe(ActrecNode[Config]):
+    """Notes what is called, and fails where it is told to."""
+
+    def __init__(self, fail_in: str = "", error: Exception | None = None, **options):
+        super().__init__("probe", Config, **options)
+        self.calls: list[str] = []
+        self._fail_in, self._error = fail_in, error or DeviceError("no camera is connected: plug one in")
+
+    def _note(self, call: str) -> None:
+        self.calls.append(call)
+        if call == self._fail_in:
+            raise self._error
+
+    def configure(self) -> None:
+        self._note("configure")
+
+    def activate(self) -> None:
+        self._note("activate")
+
+    def deactivate(self) -> None:
+        self._note("deactivate")
+
+    def cleanup(self) -> None:
+        self._note("cleanup")
+
+
+def state(node: ActrecNode) -> str:
+    return node._state_machine.current_state[1]
+
+
+def test_a_whole_life(context, host) -> None:
+    node = Probe(context=context)
+    host.add(node)
+    assert host.start() is None
+    assert node.is_active
+    assert node.config == Config()
+    host.stop()
+    assert node.calls == ["configure", "activate", "deactivate", "cleanup"]
+
+
+@pytest.mark.parametrize(
+    ("fail_in", "calls", "ends"),
+    [
+        ("configure", ["configure", "cleanup"], "unconfigured"),
+        ("activate", ["configure", "activate", "deactivate"], "inactive"),
+    ],
+)
+def test_a_failed_transition_is_undone_and_said_in_one_line(context, host, capfd, fail_in, calls, ends) -> None:
+    node = Probe(fail_in, context=context)
+    host.add(node)
+    assert host.start() == "probe"
+    assert (state(node), node.calls) == (ends, calls)
+    assert node.last_error == f"cannot {fail_in}: no camera is connected: plug one in"
+    written = capfd.readouterr().err
+    assert written.count("no camera is connected") == 1
+    assert "Traceback" not in written
+
+
+def test_an_error_that_nobody_foresaw_is_one_line_with_its_type(context, host, capfd) -> None:
+    node = Probe("configure", ZeroDivisionError("division\nby zero"), context=context)
+    host.add(node)
+    assert host.start() == "probe"
+    assert node.last_error == "cannot configure: ZeroDivisionError: division by zero"
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_node_that_failed_can_be_set_right_and_started(context, host) -> None:
+    node = Probe(context=context, parameter_overrides=[Parameter("level", value=9)])
+    host.add(node)
+    assert host.start() == "probe"
+    assert node.last_error == "cannot configure: parameter level is 9, allowed: int in 0 to 5"
+    node.set_parameters([Parameter("level", value=2)])
+    assert host.start() is None
+    assert node.config.level == 2
+
+
+def test_a_lifecycle_manager_drives_it_and_shutdown_ends_it(context, host, ears) -> None:
+    node = Probe(context=context)
+    host.add(node)
+    client = ears.create_client(ChangeState, "probe/change_state")
+    assert client.wait_for_service(10)
+    for transition, expected in (
+        (Transition.TRANSITION_CONFIGURE, "inactive"),
+        (Transition.TRANSITION_ACTIVATE, "active"),
+        (Transition.TRANSITION_ACTIVE_SHUTDOWN, "finalized"),
+    ):
+        request = ChangeState.Request(transition=Transition(id=transition))
+        assert client.call(request, timeout_sec=10).success
+        assert state(node) == expected
+    assert host.wait(10)
+    assert node.exit_status == 0
+    assert node.calls == ["configure", "activate", "deactivate", "cleanup"]
+
+
+def test_figures_are_published_for_those_who_come_late(context, host, ears) -> None:
+    node = Probe(context=context)
+    host.add(node)
+    assert host.start() is None
+    node.statistics.count("received", 4)
+    node.statistics.done(0.02, 0.05)
+    node.report()
+    ears.listen(String, "probe/statistics", qos.LATCHED)
+    figures = json.loads(ears.wait_for("probe/statistics")[0].data)
+    assert (figures["received"], figures["processed"], figures["latency_p95_ms"]) == (4, 1, 50.0)
+
+
+def test_the_same_complaint_is_not_repeated_at_every_frame(context, host, capfd) -> None:
+    node = Probe(context=context)
+    host.add(node)
+    for _ in range(100):
+        node.fail(DeviceError("the cable is loose"))
+    node.complain("another matter", "warning")
+    written = capfd.readouterr().err
+    assert written.count("the cable is loose") == 1
+    assert written.count("another matter") == 1
+    assert node.statistics.snapshot().last_error == "the cable is loose"
+
+
+class Record:
+    """Stands in for a diagnostic_msgs type, which has no wheel."""
+
+    def __init__(self, **fields):
+        self.header = types.SimpleNamespace(stamp=None)
+        self.__dict__.update(fields)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "dropped", "active", "level", "message"),
+    [(1.0, 0, True, b"\x02", "a lens is gone"), (99.0, 9, True, b"\x01", "dropped 9 of 10"), (99.0, 0, False, b"\x01", "not active"),
+     (99.0, 0, True, b"\x00", "0.0 Hz")],
+)  # fmt: skip
+def test_diagnostics_judge_the_figures(monkeypatch, context, host, seconds, dropped, active, level, message) -> None:
+    from actrec_nodes import diagnostics
+
+    node = Probe(context=context)
+    host.add(node)
+    sent = []
+    publisher = diagnostics.Publisher(node)
+    publisher._msg = types.SimpleNamespace(DiagnosticArray=Record, DiagnosticStatus=Record, KeyValue=Record)
+    publisher._publisher = types.SimpleNamespace(publish=sent.append)
+    node.statistics.count("received", 10)
+    node.statistics.count("dropped", dropped)
+    node.statistics.error("a lens is gone")
+    publisher.publish(node.statistics.snapshot(), active, seconds)
+    status = sent[0].status[0]
+    assert (status.level, status.message, status.name) == (level, message, "/probe")
+    assert {value.key for value in status.values} >= {"received", "dropped", "latency_p95_ms"}
+
+
+def test_without_diagnostic_msgs_nothing_is_published(monkeypatch, context, host) -> None:
+    from actrec_nodes import diagnostics
+
+    monkeypatch.setitem(sys.modules, "diagnostic_msgs", None)
+    monkeypatch.setitem(sys.modules, "diagnostic_msgs.msg", None)
+    node = Probe(context=context)
+    host.add(node)
+    diagnostics.Publisher(node).publish(node.statistics.snapshot(), True, 0.0)
+    assert "/diagnostics" not in [name for name, _ in node.get_topic_names_and_types()]
+
+
+def test_errors_become_one_line() -> None:
+    assert one_line(DeviceError("two\n  lines")) == "two lines"
+    assert one_line(KeyError("x")) == "KeyError: 'x'"

@@ -1,0 +1,239 @@
+"""Skeleton, hand, face and scene flow nodes over real DDS, on recorded and on impossible frames."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from actrec_msgs.msg import FaceArray, HandArray, SkeletonArray
+from sensor_msgs.msg import CameraInfo, Image
+
+from actrec.frames import Body, RgbdFrame
+from actrec_nodes import conversions as c
+from actrec_nodes import qos, topics
+from actrec_nodes.face_node import FaceNode
+from actrec_nodes.hand_node import HandNode
+from actrec_nodes.scene_flow_node import SceneFlowNode
+from actrec_nodes.skeleton_node import SkeletonNode
+from tests.nodes.conftest import INTRINSICS, still
+
+pytestmark = pytest.mark.ros
+
+START_NS = 1_700_000_000_000_000_000
+STEP_NS = 66_666_667
+
+
+@pytest.fixture(scope="module")
+def person(data_root: Path) -> list[RgbdFrame]:
+    """Fifteen real frames of a person, every other one of the recording."""
+    folder = data_root / "rgbd" / "person_turning"
+    frames = []
+    for k in range(15):
+        colour = cv2.cvtColor(cv2.imread(str(folder / f"{2 * k:010d}.jpg")), cv2.COLOR_BGR2RGB)
+        depth = cv2.imread(str(folder / f"{2 * k:010d}_depth.png"), cv2.IMREAD_UNCHANGED).astype(np.float32) / 1000
+        depth[depth == 0] = np.nan
+        frames.append(RgbdFrame(START_NS + k * STEP_NS, colour, depth, INTRINSICS))
+    return frames
+
+
+def again(frames: list[RgbdFrame], times: int = 20) -> Iterator[RgbdFrame]:
+    """The frames to and fro, with stamps that go on."""
+    there_and_back = frames + frames[-2:0:-1]
+    for k, frame in enumerate(itertools.islice(itertools.cycle(there_and_back), times * len(frames))):
+        yield RgbdFrame(START_NS + k * STEP_NS, frame.colour, frame.depth, frame.intrinsics)
+
+
+def stamp(message) -> int:
+    return c.stamp_to_ns(message.header.stamp)
+
+
+def test_skeletons_of_a_real_person(host, add, ears, person) -> None:
+    ears.listen(SkeletonArray, topics.SKELETONS)
+    node = add(SkeletonNode)
+    assert host.start() is None
+    heard = ears.heard[topics.SKELETONS]
+    ears.show_until(again(person), lambda: len([m for m in heard if m.skeletons]) >= 5)
+    found = [m for m in heard if m.skeletons]
+    assert all((stamp(m) - START_NS) % STEP_NS == 0 for m in heard)
+    assert [stamp(m) for m in heard] == sorted({stamp(m) for m in heard})
+    body = c.message_to_bodies(found[-1])[0]
+    assert (body.body_id, body.layout) == ("body_1", "kinect_v2_25")
+    assert found[-1].header.frame_id == "camera_color_optical_frame"
+    # The person stands where the depth image sees something at their joints' pixels.
+    frame = person[0]
+    assert frame.depth is not None
+    assert np.nanmin(frame.depth) < np.nanmedian(body.positions[:, 2]) < 5
+    assert node.statistics.snapshot().failed == 0
+
+
+def test_an_empty_scene_gives_empty_messages(host, add, ears) -> None:
+    ears.listen(SkeletonArray, topics.SKELETONS)
+    add(SkeletonNode)
+    assert host.start() is None
+    heard = ears.heard[topics.SKELETONS]
+    ears.show_until(still(), lambda: len(heard) >= 3)
+    assert all(not m.skeletons for m in heard)
+
+
+@pytest.mark.parametrize("kind", ["nan", "zero", "absent", "other size"])
+def test_skeletons_without_usable_depth(host, add, ears, person, kind, capfd) -> None:
+    ears.listen(SkeletonArray, topics.SKELETONS)
+    node = add(SkeletonNode, depth_wait_s=0.2)
+    assert host.start() is None
+    depth = {
+        "nan": np.full((480, 640), np.nan, np.float32),
+        "zero": np.zeros((480, 640), np.float32),
+        "absent": None,
+        "other size": np.full((240, 320), 2.0, np.float32),
+    }[kind]
+
+    def frames() -> Iterator[RgbdFrame]:
+        for frame in again(person):
+            yield RgbdFrame(frame.stamp_ns, frame.colour, depth, frame.intrinsics)
+
+    heard = ears.heard[topics.SKELETONS]
+    ears.show_until(frames(), lambda: len([m for m in heard if m.skeletons]) >= 2)
+    line = {"nan": "no valid pixel", "zero": "no valid pixel", "absent": "no depth image", "other size": "register depth"}
+    written = capfd.readouterr().err
+    assert written.count(line[kind]) == 1
+    assert "Traceback" not in written
+    assert node.statistics.snapshot().failed == 0
+
+
+def test_a_wrong_encoding_is_one_line_and_the_node_goes_on(host, add, ears, capfd) -> None:
+    ears.listen(SkeletonArray, topics.SKELETONS)
+    node = add(SkeletonNode)
+    assert host.start() is None
+    heard = ears.heard[topics.SKELETONS]
+    frames = still()
+    for frame in frames:
+        image = c.colour_to_image(frame.colour, c.header(frame.stamp_ns, "camera"))
+        image.encoding = "yuv422_yuy2"
+        ears.show(frame, colour_image=image)
+        if ears.wait(lambda: node.statistics.snapshot().failed >= 2, 0.1):
+            break
+    assert node.last_error.startswith("image encoding 'yuv422_yuy2' is not supported here; supported: rgb8")
+    assert capfd.readouterr().err.count("yuv422_yuy2") == 1
+    assert heard == []
+    ears.show_until(frames, lambda: len(heard) >= 1)
+    assert node.is_active
+
+
+def test_stamps_that_jump_back_do_not_stop_the_skeletons(host, add, ears, person) -> None:
+    ears.listen(SkeletonArray, topics.SKELETONS)
+    node = add(SkeletonNode)
+    assert host.start() is None
+    heard = ears.heard[topics.SKELETONS]
+    ears.show_until(again(person), lambda: len([m for m in heard if m.skeletons]) >= 3)
+    newest = stamp(heard[-1])
+    ears.show_until(again(person), lambda: any(stamp(m) < newest and m.skeletons for m in heard[-3:]))
+    assert node.statistics.snapshot().failed == 0
+
+
+def test_only_an_active_node_subscribes(host, add, ears) -> None:
+    node = add(SkeletonNode)
+    node.trigger_configure()
+    assert ears.count_subscribers(topics.COLOUR) == 0
+    node.trigger_activate()
+    assert node.count_subscribers(topics.COLOUR) == 1
+    node.trigger_deactivate()
+    assert node.count_subscribers(topics.COLOUR) == 0
+
+
+def test_hands_of_a_real_person_are_given_to_the_body(host, add, ears, person) -> None:
+    ears.listen(HandArray, topics.HANDS)
+    ears.listen(SkeletonArray, topics.SKELETONS)
+    add(SkeletonNode)
+    add(HandNode)
+    assert host.start() is None
+    heard = ears.heard[topics.HANDS]
+    ears.show_until(again(person, 6), lambda: len(heard) >= 8)
+    hands = [hand for m in heard for hand in c.message_to_hands(m)]
+    assert all((stamp(m) - START_NS) % STEP_NS == 0 for m in heard)
+    assert {(hand.layout, len(hand.positions)) for hand in hands} <= {("hand_21", 21)}
+    assert {hand.body_id for hand in hands} <= {"body_1"}
+
+
+def test_faces_follow_their_frames(host, add, ears, person) -> None:
+    ears.listen(FaceArray, topics.FACE)
+    add(FaceNode)
+    assert host.start() is None
+    heard = ears.heard[topics.FACE]
+    ears.show_until(again(person, 6), lambda: len(heard) >= 3)
+    faces = [face for m in heard for face in c.message_to_faces(m)]
+    assert all((stamp(m) - START_NS) % STEP_NS == 0 for m in heard)
+    assert all(face.layout == "face_68" and face.positions.shape == (68, 3) for face in faces)
+
+
+def test_skeletons_that_are_too_old_do_not_say_where_to_look(host, add, ears) -> None:
+    node = add(FaceNode, skeleton_max_age_s=0.5)
+    assert host.start() is None
+    seen: list[list[str]] = []
+    node.look = lambda frame, bodies: seen.append([body.body_id for body in bodies])
+    body = Body("body_7", "kinect_v2_25", np.ones((25, 3), np.float32), np.ones((25, 2), np.float32), np.ones(25, np.float32))
+    frames = still()
+    for frame in frames:
+        ears.say(topics.SKELETONS, c.bodies_to_message([body], c.header(frame.stamp_ns, "camera")))
+        ears.show(frame)
+        if ears.wait(lambda: ["body_7"] in seen, 0.1):
+            break
+    assert ["body_7"] in seen
+    ears.show_until(frames, lambda: seen[-1] == [])
+
+
+def test_scene_flow_is_stamped_with_the_frame_whose_pixels_move(host, add, ears, person) -> None:
+    ears.listen(Image, topics.SCENE_FLOW)
+    ears.listen(CameraInfo, topics.SCENE_FLOW_INFO)
+    add(SceneFlowNode)
+    assert host.start() is None
+    heard = ears.heard[topics.SCENE_FLOW]
+    ears.show_until(again(person), lambda: len(heard) >= 3)
+    flow = c.image_to_flow(heard[-1])
+    assert flow.shape == (240, 320, 3)
+    assert 0.3 < np.isfinite(flow).all(-1).mean() < 0.9
+    assert np.nanmax(np.linalg.norm(flow, axis=-1)) <= 8.0
+    assert all((stamp(m) - START_NS) % STEP_NS == 0 for m in heard)
+    intrinsics = c.info_to_intrinsics(ears.wait_for(topics.SCENE_FLOW_INFO)[0])
+    assert intrinsics == INTRINSICS.resized(320, 240)
+
+
+def test_scene_flow_of_a_still_scene_is_nought_and_a_gap_makes_no_pair(host, add, ears) -> None:
+    ears.listen(Image, topics.SCENE_FLOW)
+    node = add(SceneFlowNode, width=64, height=48, max_gap_s=0.2)
+    assert host.start() is None
+    heard = ears.heard[topics.SCENE_FLOW]
+    ears.show_until(still(), lambda: len(heard) >= 2)
+    np.testing.assert_array_equal(c.image_to_flow(heard[0]), 0)
+    number, before = len(heard), node.statistics.snapshot().processed
+    for frame in still(dt=1.0):
+        ears.show(frame)
+        if ears.wait(lambda: node.statistics.snapshot().processed >= before + 4, 0.1):
+            break
+    # The last of the old frames may still have been on its way.
+    assert len(heard) <= number + 1
+
+
+def test_scene_flow_without_depth_says_so(host, add, ears, capfd) -> None:
+    node = add(SceneFlowNode, depth_wait_s=0.0)
+    assert host.start() is None
+    for frame in still(depth=None):
+        ears.show(frame)
+        if ears.wait(lambda: node.statistics.snapshot().failed >= 1, 0.1):
+            break
+    assert node.last_error == "scene flow needs depth, and this frame has none"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "line"),
+    [
+        ({"method": "sf2se3"}, "cannot configure: unknown scene flow method 'sf2se3'; known: dis"),
+        ({"dis__preset": "slow"}, "cannot configure: parameter dis.preset is 'slow', allowed: ultrafast, fast, medium"),
+        ({"dis__preste": "fast"}, "cannot configure: unknown parameter dis.preste; known: dis."),
+    ],
+)
+def test_wrong_settings_of_scene_flow(host, add, parameters, line) -> None:
+    node = add(SceneFlowNode, **parameters)
+    assert host.start() == "scene_flow_node"
+    assert node.last_error.startswith(line)
