@@ -1,0 +1,103 @@
+"""Perception against the simulated actor, whose joints are known exactly."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from actrec import capture
+from actrec.perception import BodyPerception, FacePerception, HandPerception
+from actrec.skeleton.layouts import KINECT_V2_25
+
+J = KINECT_V2_25.index
+SURE = [J[f"{joint}_{side}"] for joint in ("shoulder", "elbow", "wrist", "knee", "ankle") for side in ("left", "right")]
+
+
+def play(count, **options):
+    """Frames of the simulated camera with the exact hands in each."""
+    with capture.create("simulated", realtime=False, fps=15.0, start_stamp_ns=0, **options) as camera:
+        for _ in range(count):
+            frame = camera.read()
+            yield frame, camera.scene.hands(camera.snapshot)
+
+
+@pytest.fixture(scope="module")
+def wave():
+    return list(play(30, actions=["wave"]))
+
+
+@pytest.fixture(scope="module")
+def seen(wave):
+    body = BodyPerception(num_poses=1, min_hits=1)
+    found = [body.process(frame) for frame, _ in wave]
+    body.close()
+    return found
+
+
+def test_joints_are_lifted_to_a_few_centimetres(wave, seen):
+    assert [len(bodies) for bodies in seen] == [1] * 30
+    errors = np.array(
+        [bodies[0].positions - frame.skeletons[0].positions for (frame, _), bodies in zip(wave, seen, strict=True)]
+    )
+    apart = np.linalg.norm(errors, axis=2)
+    assert np.median(apart) < 0.035
+    assert np.median(apart[:, SURE], axis=0).max() < 0.06
+    # Surfaces lie before joints: without their radii everything would be some 5 cm too near.
+    assert abs(np.median(errors[:, :, 2])) < 0.015
+
+
+def test_filtering_leaves_the_waving_wrist_where_it_is(wave, seen):
+    side = "left" if np.ptp([f.skeletons[0].positions[J["wrist_left"], 0] for f, _ in wave]) > 0.2 else "right"
+    apart = [
+        np.linalg.norm(bodies[0].positions[J[f"wrist_{side}"]] - frame.skeletons[0].positions[J[f"wrist_{side}"]])
+        for (frame, _), bodies in zip(wave, seen, strict=True)
+    ]
+    assert np.median(apart) < 0.06 and max(apart) < 0.25
+
+
+def test_hands_and_faces_are_found_at_the_bodies(wave, seen):
+    hand, face = HandPerception(), FacePerception()
+    visible, errors, pixels, faces = 0, [], [], 0
+    for (frame, truth), bodies in zip(wave, seen, strict=True):
+        found = {h.side: h for h in hand.process(frame, bodies)}
+        faces += len(face.process(frame, bodies))
+        for exact in truth:
+            if (exact.scores > 0.6).mean() < 0.4:
+                continue
+            visible += 1
+            if exact.side in found:
+                errors.append(np.linalg.norm(found[exact.side].positions - exact.positions, axis=1))
+                pixels.append(np.linalg.norm(found[exact.side].pixels - exact.pixels, axis=1))
+    hand.close()
+    face.close()
+    assert len(errors) > 0.85 * visible > 20
+    assert np.median(pixels) < 4 and np.median(errors) < 0.045
+    assert faces > 24
+
+
+def test_without_depth_the_distance_is_right_to_a_fifth(wave):
+    body = BodyPerception(num_poses=1, min_hits=1)
+    for frame, _ in wave[:10]:
+        (found,) = body.process(dataclasses.replace(frame, depth=None))
+        ratio = np.median(found.positions[:, 2] / frame.skeletons[0].positions[:, 2])
+        assert 0.8 < ratio < 1.2
+        assert found.scores.max() <= 0.5
+    body.close()
+
+
+def test_two_actors_keep_their_ids():
+    body = BodyPerception()
+    owners: dict[str, set[str]] = {}
+    both = 0
+    for frame, _ in play(25, actions=["wave"], actors=2):
+        bodies = body.process(frame)
+        both += len(bodies) == 2
+        for found in bodies:
+            exact = min(
+                frame.skeletons, key=lambda s: np.nanmean(np.linalg.norm(s.positions - found.positions, axis=1))
+            )
+            assert np.nanmedian(np.linalg.norm(exact.positions - found.positions, axis=1)) < 0.15
+            owners.setdefault(found.body_id, set()).add(exact.body_id)
+    body.close()
+    assert both > 18
+    assert sorted(map(sorted, owners.values())) == [["actor_1"], ["actor_2"]]
