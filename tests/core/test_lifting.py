@@ -81,7 +81,7 @@ def test_a_joint_on_the_edge_of_an_arm_takes_the_arm(offset):
     # An upright arm 6 cm wide, 13 pixels at 2 m, in front of the wall; the pixel is up to its very edge.
     truth = np.stack([np.zeros(9), np.linspace(-0.4, 0.4, 9), np.full(9, 2.0)], axis=1).astype(np.float32)
     depth = depth_of(np.stack([np.zeros(99), np.linspace(-0.5, 0.5, 99), np.full(99, 2.0)], axis=1), 0.03)
-    pixels = project(truth, CAMERA) + np.float32([offset, 0])
+    pixels = project(truth, CAMERA) + np.array([offset, 0], np.float32)
     positions, _ = lift(pixels, truth - truth.mean(axis=0), np.ones(9), depth, CAMERA, 0.03)
     assert np.abs(positions[:, 2] - 2.0).max() < 0.02
     alone, _ = lift(pixels, None, np.ones(9), depth, CAMERA, 0.03)

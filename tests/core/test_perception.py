@@ -17,7 +17,7 @@ J = KINECT_V2_25.index
 
 
 def frames(path, count=1000, **options):
-    found = []
+    found: list[RgbdFrame] = []
     with capture.create("replay", path=str(path), rate=0.0, restamp=False, **options) as camera:
         try:
             while len(found) < count:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from actrec import capture
+from actrec.capture.simulated import SimulatedCamera
 from actrec.perception import BodyPerception, FacePerception, HandPerception
 from actrec.skeleton.layouts import KINECT_V2_25
 
@@ -15,9 +15,11 @@ SURE = [J[f"{joint}_{side}"] for joint in ("shoulder", "elbow", "wrist", "knee",
 
 def play(count, **options):
     """Frames of the simulated camera with the exact hands in each."""
-    with capture.create("simulated", realtime=False, fps=15.0, start_stamp_ns=0, **options) as camera:
+    camera = SimulatedCamera(realtime=False, fps=15.0, start_stamp_ns=0, **options)
+    with camera:
         for _ in range(count):
             frame = camera.read()
+            assert camera.scene is not None and camera.snapshot is not None
             yield frame, camera.scene.hands(camera.snapshot)
 
 

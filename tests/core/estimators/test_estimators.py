@@ -50,19 +50,21 @@ def test_a_mediapipe_without_its_models_says_which_to_install(monkeypatch, tmp_p
 
 def test_the_hand_region_points_along_the_forearm():
     region = regions.hand_from_body(body(), "left", CAMERA, hand_m=0.36)
+    assert region is not None
     assert (region.u, region.v) == (475, 250)
     assert region.size == pytest.approx(0.36 * 500 / 2)
     assert region.angle == pytest.approx(np.pi / 2)  # up in the region is right in the image
-    without = body(z=np.nan)
-    assert regions.hand_from_body(without, "left", CAMERA, 0.36).size == pytest.approx(1.2 * 60)
+    without = regions.hand_from_body(body(z=np.nan), "left", CAMERA, 0.36)
+    assert without is not None and without.size == pytest.approx(1.2 * 60)
     unsure = body()
     unsure.scores[J["wrist_left"]] = 0.1
     assert regions.hand_from_body(unsure, "left", CAMERA, 0.36) is None
 
 
 def test_the_head_region_has_the_heads_size():
-    assert regions.head_from_body(body(), CAMERA, 0.5).size == pytest.approx(125)
-    assert regions.head_from_body(body(z=np.nan), CAMERA, 0.5).size == pytest.approx(120)
+    for z, size in ((2.0, 125), (np.nan, 120)):
+        region = regions.head_from_body(body(z), CAMERA, 0.5)
+        assert region is not None and region.size == pytest.approx(size)
     lost = body()
     lost.pixels[J["head"]] = np.nan
     assert regions.head_from_body(lost, CAMERA, 0.5) is None
@@ -90,7 +92,7 @@ def test_stamps_that_jump_are_noticed():
 
 def test_face_points_are_symmetric_in_the_mesh():
     points = face_points.FACE_68
-    assert len(points) == len(set(points)) + 0 == 68 and max(points) < 468
+    assert len(points) == len(set(points)) == 68 and max(points) < 468
     counterpart = dict(zip(points, (points[v] for v in FACE_68.mirror), strict=True))
     # Pairs of the mesh that are the same on either side, from the canonical model.
     for right, left in ((127, 356), (33, 263), (133, 362), (61, 291), (98, 327), (105, 334), (78, 308)):
