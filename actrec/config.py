@@ -43,7 +43,8 @@ def build(config_class: type[T], options: dict[str, Any] | None = None) -> T:
     known = {f.name for f in dataclasses.fields(config_class)}  # type: ignore[arg-type]
     unknown = sorted(set(options) - known)
     if unknown:
-        raise ConfigError(f"unknown option {', '.join(unknown)} of {config_class.__name__}; known: {', '.join(sorted(known))}")
+        names, allowed = ", ".join(unknown), ", ".join(sorted(known))
+        raise ConfigError(f"unknown option {names} of {config_class.__name__}; known: {allowed}")
     config = config_class(**options)
     validate(config)
     return config

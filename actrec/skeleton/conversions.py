@@ -60,8 +60,9 @@ TABLES: dict[str, dict[str, Weights]] = {
         {
             **_LIMBS,
             "spine_base": {"hip_left": 0.5, "hip_right": 0.5},
-            # As the Kinect v2 has them on its own recordings: the middle of the spine at 57 % of the way from its base to
-            # the shoulders, the neck at 114 %, the hips closer together, the feet short of the toes, the thumb longer.
+            # As the Kinect v2 has them on its own recordings: the middle of the spine at 57 % of the way from its base
+            # to the shoulders, the neck at 114 %, the hips closer together, the feet short of the toes, the thumb
+            # longer.
             "hip_left": {"hip_left": 0.93, "hip_right": 0.07},
             "hip_right": {"hip_right": 0.93, "hip_left": 0.07},
             "spine_mid": {"hip_left": 0.215, "hip_right": 0.215, "shoulder_left": 0.285, "shoulder_right": 0.285},

@@ -102,7 +102,7 @@ class _Epochs(lightning.Callback):
     """Tells the samples which epoch they are drawn for."""
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        trainer.train_dataloader.dataset.epoch = trainer.current_epoch  # type: ignore[union-attr]
+        trainer.train_dataloader.dataset.epoch = trainer.current_epoch
 
 
 def train(
@@ -134,7 +134,7 @@ def train(
         _check_same_run(last, recipe)
     trainer = lightning.Trainer(
         accelerator="auto",
-        precision=recipe.precision,  # type: ignore[arg-type]
+        precision=recipe.precision,
         max_epochs=recipe.epochs,
         logger=CSVLogger(out, name="log"),
         callbacks=[_Epochs(), EMAWeightAveraging(decay=recipe.average_decay), _checkpoint(out)],
