@@ -15,18 +15,22 @@ from actrec.config import setting
 from actrec.frames import Intrinsics
 from actrec.sceneflow.base import SceneFlow
 
-PRESETS = {
-    "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
-    "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
-    "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
-}
+# NaN marks missing depth, so "no NaN" must not be assumed.
+_FASTMATH = {"contract", "reassoc", "nsz"}
 
 
 @dataclass(frozen=True)
 class DisConfig:
     """Settings of `DisFlow`."""
 
-    preset: str = setting("fast", "Speed against accuracy of the optical flow.", choices=tuple(PRESETS))
+    finest_scale: int = setting(
+        1, "Finest level of the image pyramid that is searched: 0 full size, 1 half.", range=(0, 5)
+    )
+    patch_stride: int = setting(4, "Distance between the patches that are searched for.", unit="px", range=(1, 8))
+    iterations: int = setting(16, "Steps of gradient descent for each patch.", range=(1, 256))
+    refinement: int = setting(
+        0, "Steps of variational refinement; on people they cost time and blur the edges.", range=(0, 50)
+    )
     smoothing_px: int = setting(
         2, "Radius over which depth is averaged on one surface; 0 for none.", unit="px", range=(0, 8)
     )
@@ -52,7 +56,11 @@ class DisFlow(SceneFlow):
 
     def __init__(self, **options: Any):
         self.config = config.build(DisConfig, options)
-        self._flow = cv2.DISOpticalFlow.create(PRESETS[self.config.preset])
+        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._flow.setFinestScale(self.config.finest_scale)
+        self._flow.setPatchStride(self.config.patch_stride)
+        self._flow.setGradientDescentIterations(self.config.iterations)
+        self._flow.setVariationalRefinementIterations(self.config.refinement)
 
     def _estimate(
         self,
@@ -88,29 +96,35 @@ class DisFlow(SceneFlow):
         if self.config.smoothing_px == 0:
             return depth
         out = np.empty_like(depth)
-        _smooth_surface(depth, self.config.smoothing_px, self.config.surface_step, out)
+        _smooth_surface(depth, self.config.smoothing_px, np.float32(self.config.surface_step), out)
         return out
 
 
-@numba.njit(nogil=True, cache=True)
-def _smooth_surface(depth: np.ndarray, radius: int, step: float, out: np.ndarray) -> None:
+@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+def _accumulate(centre: np.ndarray, other: np.ndarray, step: np.float32, total: np.ndarray, count: np.ndarray) -> None:
+    """Adds to total and count what of a shifted row lies on the centres' surfaces. Plain enough to become SIMD."""
+    for k in range(centre.size):
+        near = abs(other[k] - centre[k]) <= step * centre[k]
+        total[k] += other[k] if near else np.float32(0)
+        count[k] += np.float32(1) if near else np.float32(0)
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+def _smooth_surface(depth: np.ndarray, radius: int, step: np.float32, out: np.ndarray) -> None:
     """Writes to out [H, W] the mean of the valid depths around each pixel that are on its own surface."""
     height, width = depth.shape
+    total, count = np.empty(width, np.float32), np.empty(width, np.float32)
     for v in range(height):
+        total[:] = 0
+        count[:] = 0
+        for j in range(max(v - radius, 0), min(v + radius + 1, height)):
+            for i in range(-radius, radius + 1):
+                low, high = max(0, -i), min(width, width - i)
+                row, shifted = depth[v, low:high], depth[j, low + i : high + i]
+                _accumulate(row, shifted, step, total[low:high], count[low:high])
         for u in range(width):
-            z = depth[v, u]
             # A missing depth stays missing: its neighbours may be another surface's.
-            if not z > 0:
-                out[v, u] = np.nan
-                continue
-            limit = step * z
-            total, count = 0.0, 0
-            for j in range(max(v - radius, 0), min(v + radius + 1, height)):
-                for i in range(max(u - radius, 0), min(u + radius + 1, width)):
-                    if abs(depth[j, i] - z) <= limit:
-                        total += depth[j, i]
-                        count += 1
-            out[v, u] = total / count
+            out[v, u] = total[u] / count[u] if depth[v, u] > 0 else np.nan
 
 
 @numba.njit(nogil=True, cache=True)

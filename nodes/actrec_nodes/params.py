@@ -86,7 +86,7 @@ class Parameters(Generic[T]):
         # A parameter file says 30 where 30.0 is meant; rcl insists on the dot, a person does not.
         whole = override is not None and isinstance(default, float) and override.type_ == Parameter.Type.INTEGER
         try:
-            value = float(override.value) if whole else default
+            value = float(override.value) if override is not None and whole else default
             self._node.declare_parameter(name, value, descriptor, ignore_override=whole)
         except (InvalidParameterTypeException, InvalidParameterValueException):
             given = repr(override.value) if override is not None else "unreadable"

@@ -105,7 +105,9 @@ def add(context: Any, host: Host) -> Callable[..., Any]:
     return add
 
 
-def still(number: int = 200, colour: np.ndarray | None = None, depth: Any = 2.0, dt: float = 1 / 15) -> Iterator[RgbdFrame]:
+def still(
+    number: int = 200, colour: np.ndarray | None = None, depth: Any = 2.0, dt: float = 1 / 15
+) -> Iterator[RgbdFrame]:
     """The same picture at growing stamps."""
     shape = (INTRINSICS.height, INTRINSICS.width)
     colour = np.full((*shape, 3), 128, np.uint8) if colour is None else colour

@@ -90,7 +90,11 @@ def test_scene_flow_round_trip_keeps_nan() -> None:
 
 @pytest.mark.parametrize(
     ("convert", "encoding", "supported"),
-    [(c.image_to_colour, "yuv422", "rgb8, bgr8"), (c.image_to_depth, "rgb8", "16UC1"), (c.image_to_flow, "8UC3", "32FC3")],
+    [
+        (c.image_to_colour, "yuv422", "rgb8, bgr8"),
+        (c.image_to_depth, "rgb8", "16UC1"),
+        (c.image_to_flow, "8UC3", "32FC3"),
+    ],
 )
 def test_another_encoding_is_named_with_the_supported_ones(convert, encoding: str, supported: str) -> None:
     message = Image(height=2, width=2, encoding=encoding, step=6, data=array.array("B", bytes(12)))
@@ -124,7 +128,9 @@ def test_arrays_outside_the_contract_are_refused(write, array_: np.ndarray) -> N
         write(array_, HEAD)
 
 
-@pytest.mark.parametrize("distortion", [(), (0.1, -0.2, 0.001, 0.002, 0.05), (0.1, -0.2, 0.001, 0.002, 0.05, 0.1, 0.2, 0.3)])
+@pytest.mark.parametrize(
+    "distortion", [(), (0.1, -0.2, 0.001, 0.002, 0.05), (0.1, -0.2, 0.001, 0.002, 0.05, 0.1, 0.2, 0.3)]
+)
 def test_intrinsics_round_trip(distortion: tuple[float, ...]) -> None:
     intrinsics = Intrinsics(640, 480, 525.5, 526.5, 319.25, 239.75, distortion)
     assert c.info_to_intrinsics(c.intrinsics_to_info(intrinsics, HEAD)) == intrinsics

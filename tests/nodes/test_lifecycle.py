@@ -4,6 +4,7 @@ import json
 import sys
 import types
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from lifecycle_msgs.msg import Transition
@@ -152,17 +153,22 @@ class Record:
 
 @pytest.mark.parametrize(
     ("seconds", "dropped", "active", "level", "message"),
-    [(1.0, 0, True, b"\x02", "a lens is gone"), (99.0, 9, True, b"\x01", "dropped 9 of 10"), (99.0, 0, False, b"\x01", "not active"),
-     (99.0, 0, True, b"\x00", "0.0 Hz")],
-)  # fmt: skip
+    [
+        (1.0, 0, True, b"\x02", "a lens is gone"),
+        (99.0, 9, True, b"\x01", "dropped 9 of 10"),
+        (99.0, 0, False, b"\x01", "not active"),
+        (99.0, 0, True, b"\x00", "0.0 Hz"),
+    ],
+)
 def test_diagnostics_judge_the_figures(monkeypatch, context, host, seconds, dropped, active, level, message) -> None:
     from actrec_nodes import diagnostics
 
     node = Probe(context=context)
     host.add(node)
-    sent = []
+    sent: list[Any] = []
     publisher = diagnostics.Publisher(node)
-    publisher._msg = types.SimpleNamespace(DiagnosticArray=Record, DiagnosticStatus=Record, KeyValue=Record)
+    msg: Any = types.SimpleNamespace(DiagnosticArray=Record, DiagnosticStatus=Record, KeyValue=Record)
+    publisher._msg = msg
     publisher._publisher = types.SimpleNamespace(publish=sent.append)
     node.statistics.count("received", 10)
     node.statistics.count("dropped", dropped)

@@ -47,7 +47,15 @@ def test_defaults_come_from_the_dataclass(make) -> None:
 
 
 def test_values_given_are_read_with_their_types(make) -> None:
-    given = {"rate": 30.0, "count": 5, "name": "two", "on": False, "limit": 0.5, "names": ["a", "b"], "size": [320, 240]}
+    given = {
+        "rate": 30.0,
+        "count": 5,
+        "name": "two",
+        "on": False,
+        "limit": 0.5,
+        "names": ["a", "b"],
+        "size": [320, 240],
+    }
     read = params.declare(make(**given, inner__gain=3.0), Settings).read()
     assert read == Settings(30.0, 5, "two", False, 0.5, ["a", "b"], (320, 240), Inner(3.0))
 
@@ -95,7 +103,10 @@ def test_a_bad_value_can_be_set_right(make) -> None:
 def test_a_misspelt_name_under_a_prefix_is_refused_and_the_known_are_listed(make) -> None:
     with pytest.raises(ConfigError, match=r"unknown parameter driver\.rat; known: driver\.count, driver\.inner"):
         params.declare(make(driver__rat=3.0), Settings, "driver").read()
-    assert params.declare(make(driver__rate=3.0, driver__inner__gain=1.0, other__rat=3.0), Settings, "driver").read().rate == 3
+    assert (
+        params.declare(make(driver__rate=3.0, driver__inner__gain=1.0, other__rat=3.0), Settings, "driver").read().rate
+        == 3
+    )
 
 
 def test_declaring_twice_keeps_the_value(make) -> None:

@@ -12,7 +12,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from actrec.frames import Body, RgbdFrame
 from actrec_nodes import conversions as c
-from actrec_nodes import qos, topics
+from actrec_nodes import topics
 from actrec_nodes.face_node import FaceNode
 from actrec_nodes.hand_node import HandNode
 from actrec_nodes.scene_flow_node import SceneFlowNode
@@ -95,7 +95,12 @@ def test_skeletons_without_usable_depth(host, add, ears, person, kind, capfd) ->
 
     heard = ears.heard[topics.SKELETONS]
     ears.show_until(frames(), lambda: len([m for m in heard if m.skeletons]) >= 2)
-    line = {"nan": "no valid pixel", "zero": "no valid pixel", "absent": "no depth image", "other size": "register depth"}
+    line = {
+        "nan": "no valid pixel",
+        "zero": "no valid pixel",
+        "absent": "no depth image",
+        "other size": "register depth",
+    }
     written = capfd.readouterr().err
     assert written.count(line[kind]) == 1
     assert "Traceback" not in written
@@ -109,6 +114,7 @@ def test_a_wrong_encoding_is_one_line_and_the_node_goes_on(host, add, ears, capf
     heard = ears.heard[topics.SKELETONS]
     frames = still()
     for frame in frames:
+        assert frame.colour is not None
         image = c.colour_to_image(frame.colour, c.header(frame.stamp_ns, "camera"))
         image.encoding = "yuv422_yuy2"
         ears.show(frame, colour_image=image)
@@ -172,7 +178,9 @@ def test_skeletons_that_are_too_old_do_not_say_where_to_look(host, add, ears) ->
     assert host.start() is None
     seen: list[list[str]] = []
     node.look = lambda frame, bodies: seen.append([body.body_id for body in bodies])
-    body = Body("body_7", "kinect_v2_25", np.ones((25, 3), np.float32), np.ones((25, 2), np.float32), np.ones(25, np.float32))
+    body = Body(
+        "body_7", "kinect_v2_25", np.ones((25, 3), np.float32), np.ones((25, 2), np.float32), np.ones(25, np.float32)
+    )
     frames = still()
     for frame in frames:
         ears.say(topics.SKELETONS, c.bodies_to_message([body], c.header(frame.stamp_ns, "camera")))
@@ -229,8 +237,8 @@ def test_scene_flow_without_depth_says_so(host, add, ears, capfd) -> None:
     ("parameters", "line"),
     [
         ({"method": "sf2se3"}, "cannot configure: unknown scene flow method 'sf2se3'; known: dis"),
-        ({"dis__preset": "slow"}, "cannot configure: parameter dis.preset is 'slow', allowed: ultrafast, fast, medium"),
-        ({"dis__preste": "fast"}, "cannot configure: unknown parameter dis.preste; known: dis."),
+        ({"dis__finest_scale": 9}, "cannot configure: parameter dis.finest_scale is 9, allowed: int in 0 to 5"),
+        ({"dis__finest": 1}, "cannot configure: unknown parameter dis.finest; known: dis."),
     ],
 )
 def test_wrong_settings_of_scene_flow(host, add, parameters, line) -> None:

@@ -32,7 +32,8 @@ def statistics() -> Statistics:
 
 def run(capacity: int, items: list[int], statistics: Statistics) -> tuple[list[int], list[Exception]]:
     """Puts the first item, and the others while it is being worked on."""
-    work, errors = Slow(), []
+    work = Slow()
+    errors: list[Exception] = []
     worker = Worker(work, errors.append, statistics, capacity)
     worker.start()
     worker.put(items[0])

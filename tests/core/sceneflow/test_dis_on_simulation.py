@@ -1,0 +1,49 @@
+"""DIS scene flow of the simulated actor against the flow that the renderer knows exactly."""
+
+import numpy as np
+import pytest
+
+from actrec import sceneflow
+from actrec.capture.simulated import SimulatedCamera
+from actrec.sceneflow.base import resize
+
+DT = 1 / 30
+
+
+def pairs(noise: bool):
+    """Every tenth pair of frames of the first seconds, with the exact flow and where the actor is, at half size."""
+    camera = SimulatedCamera(realtime=False, start_stamp_ns=0, noise=noise)
+    with camera:
+        for k in range(100):
+            frame = camera.read()
+            if k % 10 > 1:
+                continue
+            assert frame.colour is not None
+            assert frame.depth is not None
+            assert camera.scene is not None
+            assert camera.snapshot is not None
+            small = resize(frame.colour, frame.depth, frame.intrinsics, 320, 240)
+            if k % 10 == 0:
+                truth = camera.scene.scene_flow(camera.snapshot, DT)[::2, ::2]
+                first = (*small, truth, camera.snapshot.rendering.people[::2, ::2] >= 0)
+            else:
+                yield first, small
+
+
+@pytest.mark.parametrize(("noise", "background_limit"), [(False, 0.01), (True, 0.6)])
+def test_moving_limbs_are_seen_moving(noise: bool, background_limit: float) -> None:
+    method = sceneflow.create("dis")
+    errors, speeds, background, known = [], [], [], []
+    for (c0, d0, intrinsics, truth, actor), (c1, d1, _) in pairs(noise):
+        flow = method.estimate(c0, d0, c1, d1, intrinsics, DT)
+        error, speed = np.linalg.norm(flow - truth, axis=-1), np.linalg.norm(truth, axis=-1)
+        moving = actor & (speed > 0.3)
+        errors.append(error[moving])
+        speeds.append(speed[moving])
+        background.append(error[~actor])
+        known.append(np.isfinite(flow[moving]).all(-1))
+    error = np.concatenate(errors)
+    assert len(error) > 1000
+    assert np.nanmedian(error) < 0.5 * np.concatenate(speeds).mean()
+    assert np.nanmedian(np.concatenate(background)) < background_limit
+    assert np.concatenate(known).mean() > 0.6
