@@ -6,11 +6,11 @@ Example:
 
 from pathlib import Path
 
+from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 
 from actrec_nodes import graph
-from launch import LaunchDescription
 
 
 def generate_launch_description() -> LaunchDescription:

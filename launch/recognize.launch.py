@@ -11,12 +11,12 @@ Example:
 
 import shlex
 
+from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from actrec_nodes import graph, topics, transport
-from launch import LaunchContext, LaunchDescription
 
 ARGUMENTS = {
     "driver": "camera driver; empty: as params_file or the node's default says",
