@@ -16,6 +16,10 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "mediapipe-ntu": ("actrec.estimators.benchmark:mediapipe_ntu", "MediaPipe against the Kinect on an NTU video"),
     "nucla-live": ("actrec_nodes.benchmark_nucla:live", "N-UCLA's test part through the live recognizer and offline"),
     "simulated-nucla": ("actrec_nodes.benchmark_simulated:simulated", "from pixels to label, with the truth known"),
+    "pipeline": (
+        "actrec_nodes.benchmark_pipeline:pipeline",
+        "the whole graph: pace, latency, memory, growth of queues",
+    ),
     "recordings": ("actrec.recordings.benchmark:measure", "CPU time to write and to replay a frame, by format"),
     "transport": ("actrec_nodes.transport_check:bench", "images from one process to another: share and latency"),
     "renderer": ("actrec.simulation.benchmark:measure", "frames a second of the simulated camera on one core"),

@@ -11,6 +11,7 @@ from typing import Any
 import rclpy
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
@@ -117,12 +118,15 @@ class Host:
         thread.start()
 
     def start(self) -> str | None:
-        """Configures and activates the nodes in order.
+        """Configures all nodes in order, then activates them in order: loading is done before the first frame comes.
 
         Returns:
             The name of the first that failed, which has said why; None where all run.
         """
-        return next((node.get_name() for node in self.nodes if not node.start()), None)
+        success = TransitionCallbackReturn.SUCCESS
+        steps = [(node, ActrecNode.trigger_configure) for node in self.nodes]
+        steps += [(node, ActrecNode.trigger_activate) for node in self.nodes]
+        return next((node.get_name() for node, step in steps if step(node) != success), None)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Blocks until a node has nothing more to do (True) or the time is over (False)."""

@@ -30,6 +30,7 @@ class Monitor(Node):
     Attributes:
         labels: How many labels came.
         changes: (seconds, body id, label, confidence) of every change.
+        latencies: (stamp of the frame in nanoseconds, seconds from it to its label) of the newest labels.
     """
 
     def __init__(self, nodes: Sequence[str], on_label: Callable[[float, str, str, float], None], **node_options: Any):
@@ -39,7 +40,7 @@ class Monitor(Node):
         self._on_label = on_label
         self._last: dict[str, str] = {}
         self._first_ns: int | None = None
-        self._latency: deque[float] = deque(maxlen=KEPT)
+        self.latencies: deque[tuple[int, float]] = deque(maxlen=KEPT)
         self._statistics: dict[str, dict[str, Any]] = {}
         self._lock = threading.Lock()
         self.create_subscription(ActionLabel, topics.ACTION_LABEL, self._label, qos.SMALL)
@@ -49,7 +50,7 @@ class Monitor(Node):
     def latency_ms(self) -> dict[str, float | None]:
         """Frame to label: p50 and p95 in milliseconds; None where stamps are not of this machine's clock."""
         with self._lock:
-            latency = list(self._latency)
+            latency = [seconds for _, seconds in self.latencies]
         if not latency:
             return {"p50": None, "p95": None}
         p50, p95 = np.percentile(latency, (50, 95)) * 1e3
@@ -75,7 +76,7 @@ class Monitor(Node):
         with self._lock:
             self.labels += 1
             if 0 <= latency < PLAUSIBLE_LATENCY_S:
-                self._latency.append(latency)
+                self.latencies.append((stamp, latency))
         if self._last.get(message.body_id) != message.label:
             self._last[message.body_id] = message.label
             change = ((stamp - self._first_ns) / NANOSECONDS, message.body_id, message.label, message.confidence)

@@ -9,18 +9,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from rclpy.context import Context
 from rclpy.parameter import Parameter
 
 from actrec.errors import ActrecError, ConfigError, DeviceError
-from actrec_nodes import graph, memory, topics
+from actrec_nodes import graph, topics
 from actrec_nodes.graph import NodeSpec
 from actrec_nodes.host import Host, ros
 from actrec_nodes.monitor import Monitor
+from actrec_nodes.usage import usage
 
 EXIT_S = 15.0
 """How long a node's process may take to end."""
@@ -124,11 +125,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_graph(chosen: Plan) -> dict[str, Any] | None:
+def run_graph(chosen: Plan, watch: Callable[["Running", Monitor], None] | None = None) -> dict[str, Any] | None:
     """Runs the graph to its end.
 
+    Args:
+        chosen: What to run.
+        watch: Waits instead, for `duration_s`, and may look at what runs meanwhile.
+
     Returns:
-        Its figures: `nodes` by name, `labels`, `changes`, `latency_ms`, `duration_s`, `memory_mb` by process. None
+        Its figures: `nodes` by name, `labels`, `changes`, `latency_ms`, `duration_s`, `usage` by process. None
         where a node failed to start, which it has said.
     """
     with ros(["--ros-args", *chosen.ros_args]) as context, Host(context) as host:
@@ -143,10 +148,12 @@ def run_graph(chosen: Plan) -> dict[str, Any] | None:
                 return None
             began = time.monotonic()
             with contextlib.suppress(KeyboardInterrupt):
-                if not running.wait(chosen.duration_s):
+                if watch is not None:
+                    watch(running, monitor)
+                elif not running.wait(chosen.duration_s):
                     return None
             seconds = time.monotonic() - began
-            used = running.memory()
+            used = running.usage()
             nodes = running.finish(monitor)
         return {
             "nodes": nodes,
@@ -154,7 +161,7 @@ def run_graph(chosen: Plan) -> dict[str, Any] | None:
             "changes": monitor.changes,
             "latency_ms": monitor.latency_ms(),
             "duration_s": round(seconds, 2),
-            "memory_mb": used,
+            "usage": used,
         }
 
 
@@ -192,7 +199,7 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"| {name} | {f['received']} | {f['processed']} | {f['dropped']} | {rate} | {work} | {latency} |")
     latency = result["latency_ms"]
     shown = f"{latency['p50']:.0f} / {latency['p95']:.0f} ms" if latency["p50"] is not None else "unknown"
-    used = ", ".join(f"{name} {m['pss'] or m['rss']} MB" for name, m in result["memory_mb"].items() if m["rss"])
+    used = ", ".join(f"{name} {u['pss'] or u['rss']:.0f} MB" for name, u in result["usage"].items() if u["rss"])
     lines += ["", f"{result['labels']} labels in {result['duration_s']:.1f} s; frame to label p50 / p95: {shown}"]
     return "\n".join([*lines, f"memory: {used}"])
 
@@ -200,6 +207,19 @@ def table(result: dict[str, Any]) -> str:
 def _pair(figures: dict[str, Any], kind: str) -> str:
     p50, p95 = figures[f"{kind}_p50_ms"], figures[f"{kind}_p95_ms"]
     return "–" if p50 is None else f"{p50:.0f} / {p95:.0f}"
+
+
+class Running(Protocol):
+    """A graph that runs."""
+
+    def wait(self, duration_s: float | None) -> bool:
+        """Until it has nothing more to do or the time is over; False where it could not start and has said so."""
+
+    def usage(self) -> dict[str, dict[str, float | None]]:
+        """Memory and processor time by process."""
+
+    def finish(self, monitor: Monitor) -> dict[str, Any]:
+        """Stops it, and gives each node's last figures."""
 
 
 # -- all nodes in this process -----------------------------------------------------------------------------------------
@@ -215,8 +235,8 @@ class _Threads:
         self._host.wait(duration_s)
         return True
 
-    def memory(self) -> dict[str, Any]:
-        return {"all": memory.megabytes(os.getpid())}
+    def usage(self) -> dict[str, Any]:
+        return {"all": usage(os.getpid())}
 
     def finish(self, monitor: Monitor) -> dict[str, Any]:
         return {node.get_name(): json.loads(node.statistics.snapshot().json()) for node in self._host.nodes}
@@ -261,8 +281,8 @@ class _Processes:
             for descriptor in pidfds:
                 os.close(descriptor)
 
-    def memory(self) -> dict[str, Any]:
-        return {name: memory.megabytes(child.pid) for name, child in self.children.items()}
+    def usage(self) -> dict[str, Any]:
+        return {name: usage(child.pid) for name, child in self.children.items()}
 
     def finish(self, monitor: Monitor) -> dict[str, Any]:
         """Interrupts the nodes, sources first; each publishes its last figures as it stops."""
