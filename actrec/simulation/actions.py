@@ -37,9 +37,7 @@ def _hands_on_lap(vector: _Posture) -> _Posture:
     return body.reaching(vector, "right", (-0.13, 0.665, -0.17))
 
 
-SEATED = _hands_on_lap(
-    body.posture(drop=0.375, z=-SEAT_BEHIND, tilt=-0.08, bend=0.10, **_both(knee_x=0.35, foot_x=0.13))
-)
+SEATED = _hands_on_lap(body.posture(drop=0.375, z=-SEAT_BEHIND, tilt=-0.08, bend=0.10, **_both(knee_x=0.35)))
 
 
 @dataclass(frozen=True)

@@ -127,13 +127,13 @@ def from_recording(positions: np.ndarray, times: np.ndarray, name: str = "script
     filled = _complete(positions, seen, times)
     filled = _smooth(filled, smoothing)
     lengths = _lengths(filled[present])
-    bones = filled - filled[:, _PARENTS]
-    directions = _directions(bones)
-    joints = _grow(filled[:, 0], directions, lengths)
+    fitted = _relax(filled, lengths)
+    directions = _directions(fitted - fitted[:, _PARENTS])
+    joints = _grow(fitted[:, 0], directions, lengths)
     step = float(np.median(np.diff(times))) if len(times) > 1 else 1 / 30
     heads = _smooth_axes(_heads(joints, estimate(joints[present], _stature(lengths)).up), smoothing, 1, 0)
     hands = _smooth_axes(_hands(joints, filled, heads), 2 * smoothing, 1, 2)
-    return Script(times - times[0], present, filled[:, 0], directions, lengths, heads, hands, step, name)
+    return Script(times - times[0], present, fitted[:, 0], directions, lengths, heads, hands, step, name)
 
 
 def _stature(lengths: np.ndarray) -> float:
@@ -177,6 +177,19 @@ def _lengths(joints: np.ndarray) -> np.ndarray:
     """[25] median bone lengths, both sides alike."""
     lengths = np.median(np.linalg.norm(joints - joints[:, _PARENTS], axis=-1), axis=0)
     return 0.5 * (lengths + lengths[list(KINECT_V2_25.mirror)])
+
+
+def _relax(joints: np.ndarray, lengths: np.ndarray, rounds: int = 40) -> np.ndarray:
+    """[T, 25, 3] the nearest joints whose bones have (nearly) those lengths: both ends of a bone yield alike."""
+    relaxed = joints.copy()
+    for _ in range(rounds):
+        for v in _ORDER[1:]:
+            bone = relaxed[:, v] - relaxed[:, _PARENTS[v]]
+            length = np.linalg.norm(bone, axis=-1, keepdims=True)
+            shift = 0.5 * bone * (1 - lengths[v] / np.maximum(length, 1e-6))
+            relaxed[:, v] -= shift
+            relaxed[:, _PARENTS[v]] += shift
+    return relaxed
 
 
 def _directions(bones: np.ndarray) -> np.ndarray:

@@ -95,7 +95,7 @@ def _grey(image: np.ndarray) -> np.ndarray:
 def paint_face(looks: Looks) -> np.ndarray:
     """[256, 256, 3] float32 (halved albedo) unrolled around the head; the front is in the middle, up is up.
 
-    Drawn at four times the size. Millimetres: x along the surface from the middle of the face to the person's left, y
+    Drawn at twice the size. Millimetres: x along the surface from the middle of the face to the person's left, y
     up from
     the head's centre (which lies at the height of the ears; the eyes are there as well).
     """
@@ -111,7 +111,7 @@ def paint_face(looks: Looks) -> np.ndarray:
 class _Brush:
     """Draws in millimetres on the unrolled head."""
 
-    side = 1024
+    side = 512
     radius = 84.0  # of the head where the face is drawn, mm
 
     def __init__(self, looks: Looks):
@@ -128,18 +128,25 @@ class _Brush:
     def _points(self, points: Sequence[tuple[float, float]]) -> np.ndarray:
         return np.array([[self._x(x), self._y(y)] for x, y in points], np.float32)
 
-    def _blend(self, mask: np.ndarray, colour: tuple[float, ...], soft: float, strength: float) -> None:
-        """Lays `colour` over the image where `mask`, its edge blurred by `soft` mm."""
-        sigma = max(soft * HEAD_DENSITY / 1000 * self.side, 0.5)
-        alpha = cv2.GaussianBlur(mask, (0, 0), sigma)[..., None] * strength
-        self.image[:] = self.image * (1 - alpha) + np.array(colour, np.float32) * alpha
-
     def area(
-        self, points: Sequence[tuple[float, float]], colour: tuple[float, ...], soft: float = 0.8, strength: float = 1.0
+        self,
+        points: Sequence[tuple[float, float]],
+        colour: tuple[float, ...],
+        soft: float = 0.8,
+        strength: float = 1.0,
     ) -> None:
-        mask = np.zeros((self.side, self.side), np.float32)
-        cv2.fillPoly(mask, [np.round(self._points(points)).astype(np.int32)], 1.0)
-        self._blend(mask, colour, soft, strength)
+        """Lays `colour` over a polygon, its edge blurred by `soft` mm."""
+        sigma = max(soft * HEAD_DENSITY / 1000 * self.side, 0.5)
+        corners = self._points(points)
+        margin = int(3 * sigma) + 2
+        low = np.maximum(np.floor(corners.min(axis=0)).astype(int) - margin, 0)
+        high = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + margin, self.side)
+        mask = np.zeros((high[1] - low[1], high[0] - low[0]), np.float32)
+        # Sixteenths of a pixel: thin lids and brows would else be rough.
+        cv2.fillPoly(mask, [np.round((corners - low) * 16).astype(np.int32)], 1.0, shift=4)
+        alpha = cv2.GaussianBlur(mask, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)[..., None] * strength
+        window = self.image[low[1] : high[1], low[0] : high[0]]
+        window[:] = window * (1 - alpha) + np.array(colour, np.float32) * alpha
 
     def ellipse(
         self,

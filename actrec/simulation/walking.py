@@ -80,8 +80,9 @@ def walk(elapsed: float, style: Style) -> np.ndarray:
     sway, stride = -0.022 * np.sin(phase) * going, np.cos(phase) * going
     arms = {f"arm_z_{side}": 0.08 - 0.30 * sign * stride for side, sign in _SIGN.items()}
     return body.posture(
-        x=x + sway * np.cos(yaw), z=z - sway * np.sin(yaw), yaw=yaw + 0.07 * stride, twist=-0.14 * stride, bend=0.05,
+        x=x + sway * np.cos(yaw), z=z - sway * np.sin(yaw), yaw=yaw + 0.07 * stride, twist=-0.14 * stride,
+        bend=0.02 + 0.03 * going,
         drop=0.012 + (0.022 + 0.008 * np.cos(2 * phase)) * going, roll=0.03 * np.sin(phase) * going,
-        reach_left=0.97 - 0.04 * going, reach_right=0.97 - 0.04 * going, **arms, **_foot(elapsed, "left", style.size),
-        **_foot(elapsed, "right", style.size),
+        reach_left=0.97 - 0.04 * going, reach_right=0.97 - 0.04 * going,
+        **arms, **_foot(elapsed, "left", style.size), **_foot(elapsed, "right", style.size),
     )  # fmt: skip

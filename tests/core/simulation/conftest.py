@@ -1,0 +1,33 @@
+"""Small scenes, made once."""
+
+import numpy as np
+import pytest
+
+from actrec.frames import Intrinsics
+from actrec.simulation import posture
+from actrec.simulation.rig import bone_lengths
+
+
+@pytest.fixture(scope="session")
+def intrinsics() -> Intrinsics:
+    return Intrinsics(320, 240, 262.5, 262.5, 159.5, 119.5)
+
+
+class PosedActor:
+    """A resting body that a function moves: seconds to (rotation [3, 3], shift [3]) in the camera's frame, or None."""
+
+    duration = float("inf")
+
+    def __init__(self, appearance, motion) -> None:
+        self.appearance = appearance
+        self._motion = motion
+        turned = np.diag([1.0, -1.0, -1.0])
+        self._pose = posture.pose(posture.REST, posture.Physique(appearance.stature)).transformed(turned, np.zeros(3))
+        self.rest = bone_lengths(self._pose.joints)
+
+    def pose(self, time):
+        placement = self._motion(time)
+        return None if placement is None else self._pose.transformed(*placement)
+
+    def label(self, time) -> str:
+        return "still"

@@ -1,0 +1,149 @@
+"""The ray caster against a slow search for the surface in numpy, in double precision."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from actrec.simulation import kernels
+from actrec.simulation.primitives import ShapeBuilder, join, place
+
+CAMERA = np.array([120.0, 120.0, 39.5, 29.5], np.float32)
+SIZE = (60, 80)
+
+
+def inside(points: np.ndarray, length: float, r0: float, r1: float) -> np.ndarray:
+    """Signed distance of local points to the hull of two spheres along y (Quilez' exact formula, retold)."""
+    radial, y = np.hypot(points[..., 0], points[..., 2]), points[..., 1]
+    if length <= abs(r0 - r1):
+        centre, radius = (length, r1) if r1 > r0 else (0.0, r0)
+        return np.hypot(radial, y - centre) - radius
+    sine = (r0 - r1) / length
+    cosine = np.sqrt(1 - sine**2)
+    # Along the slope of the lateral surface: before its first tangent point, after its second, or between.
+    along = y * cosine - radial * sine
+    distance = radial * cosine + y * sine - r0
+    distance = np.where(along < 0, np.hypot(radial, y) - r0, distance)
+    return np.where(along > length * cosine, np.hypot(radial, y - length) - r1, distance)
+
+
+def slow_depth(placed) -> np.ndarray:
+    v, u = np.mgrid[: SIZE[0], : SIZE[1]]
+    rays = np.stack([(u - CAMERA[2]) / CAMERA[0], (v - CAMERA[3]) / CAMERA[1], np.ones(SIZE)], -1).astype(np.float64)
+    best = np.full(SIZE, np.inf)
+    steps = np.linspace(0.5, 5.0, 900)
+    for n in range(len(placed.origin)):
+        to_local = np.linalg.inv(placed.to_camera[n].astype(np.float64))
+        d = rays @ to_local.T
+        o = -to_local @ placed.origin[n].astype(np.float64)
+        f = lambda t, d=d, o=o, n=n: inside(o + t[..., None] * d, *placed.shapes.profile[n].astype(np.float64))  # noqa: E731
+        low, high = np.full(SIZE, np.nan), np.full(SIZE, np.nan)
+        for a, b in pairwise(steps):
+            enters = np.isnan(low) & (f(np.full(SIZE, b)) < 0)
+            low[enters], high[enters] = a, b
+        for _ in range(40):
+            middle = (low + high) / 2
+            within = f(middle) < 0
+            high, low = np.where(within, middle, high), np.where(within, low, middle)
+        best = np.fmin(best, high)
+    return best
+
+
+def random_primitives(seed: int, count: int):
+    random = np.random.default_rng(seed)
+    builder = ShapeBuilder()
+    for k in range(count):
+        r0, r1 = random.uniform(0.05, 0.25, 2)
+        end = random.uniform(-0.5, 0.5, 3) if k % 3 else None
+        stretch = tuple(random.uniform(0.5, 1.6, 3)) if k % 2 else (1.0, 1.0, 1.0)
+        builder.add(
+            k,
+            (0.0, 0.0, 0.0),
+            None if end is None else tuple(end),
+            (r0, r1 if k % 3 else r0),
+            (1.0, 1.0, 1.0),
+            stretch=stretch,
+        )
+    origins = np.stack(
+        [random.uniform(-0.6, 0.6, count), random.uniform(-0.4, 0.4, count), random.uniform(1, 4, count)], 1
+    )
+    axes = np.linalg.qr(random.standard_normal((count, 3, 3)))[0]  # some of them mirrored
+    return place(builder.build(), origins, axes, 0)
+
+
+def rasterise(placed):
+    depth, ids = np.full(SIZE, 1e9, np.float32), np.full(SIZE, -1, np.int16)
+    arguments = (placed.origin, placed.to_camera, placed.to_local, placed.shapes.profile, CAMERA, np.float32(0.05))
+    kernels.rasterise(*arguments, depth, ids)
+    return depth, ids
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_depth_agrees_with_a_slow_search(seed) -> None:
+    placed = random_primitives(seed, 6)
+    depth, ids = rasterise(placed)
+    expected = slow_depth(placed)
+    hit = ids >= 0
+    assert hit.sum() > 100
+    # A ray that grazes a surface may be seen by one and missed by the other.
+    both = hit & np.isfinite(expected)
+    assert (hit != np.isfinite(expected)).mean() < 0.005
+    error = np.abs(depth - expected)[both]
+    assert np.quantile(error, 0.99) < 2e-5
+    assert (error > 1e-3).mean() < 0.005
+
+
+def test_a_capsule_that_points_at_the_camera() -> None:
+    builder = ShapeBuilder()
+    builder.add(0, (0.0, 0.0, 2.0), (0.0, 0.0, 3.0), (0.05, 0.20), (1.0, 1.0, 1.0))
+    placed = place(builder.build(), np.zeros((1, 3)), np.eye(3)[None], 0)
+    depth, ids = rasterise(placed)
+    expected = slow_depth(placed)
+    both = (ids >= 0) & np.isfinite(expected)
+    assert both.sum() > 150
+    np.testing.assert_allclose(depth[both], expected[both], atol=1e-4)
+    assert depth[29:31, 39:41].min() == pytest.approx(1.95, abs=3e-3)
+
+
+def test_the_nearer_primitive_is_seen_whatever_the_order() -> None:
+    builder = ShapeBuilder()
+    builder.add(0, (0.0, 0.0, 2.0), None, (0.3, 0.3), (1.0, 0.0, 0.0))
+    builder.add(0, (0.0, 0.0, 1.0), None, (0.1, 0.1), (0.0, 1.0, 0.0))
+    placed = place(builder.build(), np.zeros((1, 3)), np.eye(3)[None], 0)
+    depth, ids = rasterise(placed)
+    assert ids[30, 40] == 1
+    assert depth[30, 40] == pytest.approx(0.9, abs=5e-4)
+    assert (ids == 0).any()
+
+
+def test_what_lies_behind_the_camera_is_not_drawn() -> None:
+    builder = ShapeBuilder()
+    builder.add(0, (0.0, 0.0, -2.0), None, (0.5, 0), (1.0, 1.0, 1.0))
+    _, ids = rasterise(place(builder.build(), np.zeros((1, 3)), np.eye(3)[None], 0))
+    assert (ids == -1).all()
+
+
+def test_normals_are_those_of_the_surface() -> None:
+    placed = random_primitives(9, 6)
+    depth, ids = rasterise(placed)
+    rows, columns = np.nonzero(ids >= 0)
+    for v, u in list(zip(rows, columns, strict=True))[::40]:
+        n, z = ids[v, u], depth[v, u]
+        point = np.array([(u - CAMERA[2]) / CAMERA[0] * z, (v - CAMERA[3]) / CAMERA[1] * z, z], np.float64)
+        to_local = placed.to_local[n]
+        q = kernels.local_point(to_local, placed.origin[n], *point.astype(np.float32))
+        normal = np.array(kernels.surface_normal(to_local, *q, *placed.shapes.profile[n]))
+        slow = np.empty(3)
+        for k in range(3):
+            step = np.eye(3)[k] * 1e-5
+            local = [(point + s * step - placed.origin[n]) @ to_local.astype(np.float64).T for s in (1, -1)]
+            profile = placed.shapes.profile[n].astype(np.float64)
+            slow[k] = inside(local[0], *profile) - inside(local[1], *profile)
+        assert normal @ slow / np.linalg.norm(slow) > 0.999
+
+
+def test_join_keeps_every_primitive() -> None:
+    first, second = random_primitives(1, 3), random_primitives(2, 4)
+    joined = join([first, second])
+    assert len(joined.shapes) == len(joined.origin) == 7
+    np.testing.assert_array_equal(joined.origin[3:], second.origin)

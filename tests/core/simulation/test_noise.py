@@ -1,0 +1,115 @@
+"""The sensor noise against its own published models."""
+
+import numpy as np
+import pytest
+
+from actrec.errors import ConfigError
+from actrec.frames import Intrinsics
+from actrec.simulation.noise import SENSORS, SensorNoise, stereo, structured_light, time_of_flight
+
+INTRINSICS = Intrinsics(320, 240, 525.0, 525.0, 159.5, 119.5)
+
+
+def wall(depth: float, cosine: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    return np.full((240, 320), depth, np.float32), np.full((240, 320), cosine, np.float32)
+
+
+@pytest.mark.parametrize("model", [structured_light, time_of_flight, stereo])
+@pytest.mark.parametrize("depth", [0.9, 2.0, 3.7])
+def test_a_walls_noise_has_the_models_spread_and_no_bias(model, depth) -> None:
+    sensor = model()
+    noise = SensorNoise(sensor, INTRINSICS, seed=1)
+    samples = np.stack([noise.depth(*wall(depth), number) for number in range(6)])
+    quantum = sensor.disparity_step * depth**2
+    expected = np.sqrt(sensor.sigma(np.array(depth), np.array(1.0)) ** 2 + quantum**2 / 12 + 0.001**2 / 12)
+    assert np.nanstd(samples) == pytest.approx(expected, rel=0.10)
+    assert abs(np.nanmean(samples) - depth) < 0.25 * expected + 0.5 * quantum * 0.2
+
+
+def test_published_figures() -> None:
+    one = np.array(1.0)
+    # Nguyen 2012: 0.0012 + 0.0019·(2 − 0.4)² at 2 m, face on.
+    assert structured_light().sigma(np.array(2.0), one) == pytest.approx(0.006064)
+    # Fankhauser 2015: 1.5 − 0.5·2 + 0.3·4 mm.
+    assert time_of_flight().sigma(np.array(2.0), one) == pytest.approx(0.0017, rel=1e-3)
+    # Intel: 0.08 px at 2 m with f 420 px and B 50 mm.
+    assert stereo().sigma(np.array(2.0), one) == pytest.approx(0.0005 + 4 * 0.08 / 21, rel=1e-6)
+
+
+def test_noise_grows_towards_grazing_angles_and_ends_in_holes() -> None:
+    noise = SensorNoise(structured_light(), INTRINSICS)
+    spread = [np.nanstd(noise.depth(*wall(2.0, cosine), 0)) for cosine in (1.0, 0.45, 0.25)]
+    assert spread[1] == pytest.approx(spread[0], rel=0.1) and spread[2] > 1.03 * spread[1]
+    assert np.isnan(noise.depth(*wall(2.0, 0.05), 0)).all()
+
+
+def test_depth_comes_in_the_sensors_quanta() -> None:
+    noise = SensorNoise(structured_light(), INTRINSICS)
+    values = np.unique(noise.depth(*wall(3.5), 0)[100:140, 100:140])
+    values = values[np.isfinite(values)]
+    # Khoshelham 2012: 2.85 mm · 3.5² = 35 mm between levels.
+    assert np.median(np.diff(values)) == pytest.approx(2.85e-3 * 3.5**2, rel=0.1)
+
+
+def test_out_of_range_is_missing() -> None:
+    noise = SensorNoise(structured_light(), INTRINSICS)
+    for depth in (0.3, 6.5):
+        assert np.isnan(noise.depth(*wall(depth), 0)).all()
+
+
+def test_an_object_casts_the_projectors_shadow_to_its_left() -> None:
+    sensor = structured_light(dropout=0.0, lateral=0.0, silhouette_loss=0.0)
+    depth, facing = wall(4.0)
+    depth[:, 150:200] = 2.0
+    measured = SensorNoise(sensor, INTRINSICS).depth(depth, facing, 0)
+    missing = np.isnan(measured).mean(axis=0) > 0.5
+    width = 525.0 * sensor.baseline * (1 / 2.0 - 1 / 4.0)
+    assert missing[:150].sum() == pytest.approx(width, abs=1.5)
+    assert missing[150 - int(width) + 1 : 150].all() and not missing[150:].any()
+
+
+def test_time_of_flight_has_flying_pixels_but_no_shadow() -> None:
+    depth, facing = wall(4.0)
+    depth[:, 150:200] = 2.0
+    measured = SensorNoise(time_of_flight(), INTRINSICS).depth(depth, facing, 0)
+    between = (measured > 2.1) & (measured < 3.9)
+    assert between[:, 149:151].mean() > 0.2
+    assert between[:, :147].sum() == 0
+    assert np.isnan(measured[:, 120:147]).mean() < 0.01
+
+
+def test_stereo_errors_come_in_patches() -> None:
+    correlations = []
+    for sensor in (stereo(dropout=0.0, lateral=0.0), time_of_flight(dropout=0.0, lateral=0.0)):
+        error = SensorNoise(sensor, INTRINSICS).depth(*wall(2.0), 0)[10:-10, 60:-10] - 2.0
+        correlations.append(np.corrcoef(error[:, :-2].ravel(), error[:, 2:].ravel())[0, 1])
+    assert correlations[0] > 0.7 and abs(correlations[1]) < 0.05
+
+
+def test_colour_noise_is_shot_and_read_noise() -> None:
+    noise = SensorNoise(structured_light(), INTRINSICS)
+    for value in (40, 200):
+        flat = np.full((240, 320, 3), value, np.uint8)
+        noisy = noise.colour(flat, 0).astype(np.float64)
+        assert noisy.std() == pytest.approx(np.sqrt(1.2**2 + 0.035 * value + 1 / 12), rel=0.05)
+        assert noisy.mean() == pytest.approx(value, abs=0.1)
+        assert (flat == value).all()
+
+
+def test_every_draw_follows_from_seed_and_number() -> None:
+    first, again, other = (SensorNoise(structured_light(), INTRINSICS, seed) for seed in (1, 1, 2))
+    depth, facing = wall(2.0)
+    np.testing.assert_array_equal(first.depth(depth, facing, 5), again.depth(depth, facing, 5))
+    assert not np.array_equal(first.depth(depth, facing, 5), first.depth(depth, facing, 6), equal_nan=True)
+    assert not np.array_equal(first.depth(depth, facing, 5), other.depth(depth, facing, 5), equal_nan=True)
+
+
+def test_unknown_sensors_and_options_list_the_known() -> None:
+    with pytest.raises(
+        ConfigError, match="unknown depth sensor model 'lidar'; known: stereo, structured_light, time_of"
+    ):
+        SENSORS.create("lidar")
+    with pytest.raises(ConfigError, match="unknown option colour of DepthSensor"):
+        structured_light(colour=1.0)
+    with pytest.raises(ConfigError, match=r"DepthSensor.dropout is 2.0, allowed: 0 to 1"):
+        stereo(dropout=2.0)

@@ -1,0 +1,199 @@
+"""Geometry, visibility and exact scene flow of rendered scenes."""
+
+import numpy as np
+import pytest
+
+from actrec.errors import InputError
+from actrec.frames import Intrinsics
+from actrec.geometry import project, rotation
+from actrec.simulation.appearance import WARDROBE
+from actrec.simulation.renderer import Renderer
+from actrec.simulation.room import furnished, render
+from actrec.simulation.scene import CameraPose, Scene
+from actrec.simulation.stage import performed_scene
+from actrec.simulation.textures import atlas
+from actrec.skeleton.layouts import KINECT_V2_25
+from tests.core.simulation.conftest import PosedActor
+
+INDEX = KINECT_V2_25.index
+
+
+def standing(shift=(0.0, 1.0, 2.6), velocity=(0.0, 0.0, 0.0), turn=0.0, looks=0):
+    """A resting body at `shift` in the camera's frame, moving at `velocity`, turning at `turn` rad/s about y."""
+    return PosedActor(
+        WARDROBE[looks],
+        lambda t: (rotation(1, turn * t).astype(np.float64), np.array(shift) + t * np.array(velocity)),
+    )
+
+
+def points_of(rendering, intrinsics):
+    v, u = np.mgrid[: intrinsics.height, : intrinsics.width]
+    z = rendering.depth.astype(np.float64)
+    return np.stack([(u - intrinsics.cx) / intrinsics.fx * z, (v - intrinsics.cy) / intrinsics.fy * z, z], -1)
+
+
+def test_depth_at_the_joints_is_that_of_the_skin_before_them(intrinsics) -> None:
+    scene = performed_scene(intrinsics, ("wave", "point", "pick_up"), seed=3)
+    for time in (0.0, 1.5, 4.5, 8.0, 10.0):
+        snapshot = scene.at(time)
+        body = snapshot.bodies[0]
+        assert body.body_id == "actor_1" and body.layout == "kinect_v2_25"
+        np.testing.assert_allclose(body.pixels, project(body.positions, intrinsics), atol=1e-3)
+        u, v = np.round(body.pixels).astype(int).T
+        seen = body.scores == 1
+        assert seen.sum() >= 10
+        before_joint = body.positions[seen, 2] - snapshot.rendering.depth[v[seen], u[seen]]
+        # Skin lies before the joint; beside a thin limb's axis a pixel may show what is just behind it.
+        assert (before_joint > -0.03).all() and (before_joint < 0.17).all()
+        assert (snapshot.rendering.people[v[seen], u[seen]] == 0).all()
+
+
+def test_the_empty_room_is_where_it_should_be(intrinsics) -> None:
+    room, camera = furnished(back=4.0), CameraPose(1.2, np.radians(12.0))
+    background = render(room, intrinsics, camera.rotation, camera.position, oversample=1)
+    v, u = np.mgrid[: intrinsics.height, : intrinsics.width]
+    rays = np.stack([(u - intrinsics.cx) / intrinsics.fx, (v - intrinsics.cy) / intrinsics.fy, np.ones(u.shape)], -1)
+    points = (rays * background.depth[..., None]) @ camera.rotation.T + camera.position
+    assert np.isfinite(background.depth).all()
+    np.testing.assert_allclose(points[background.floor][:, 1], 0.0, atol=1e-4)
+    assert background.floor.mean() > 0.2
+    low, high = np.array(room.low) - 1e-3, np.array(room.high) + 1e-3
+    assert ((points > low) & (points < high)).all()
+    assert (background.facing >= 0).all() and background.facing.max() <= 1.0001
+
+
+def test_scene_flow_of_a_translation_is_its_velocity(intrinsics) -> None:
+    velocity = np.array([0.3, -0.2, 0.5])
+    scene = Scene([standing(velocity=velocity)], intrinsics, CameraPose())
+    snapshot = scene.at(0.0)
+    flow = scene.scene_flow(snapshot, 1 / 30)
+    person = snapshot.rendering.people == 0
+    assert person.sum() > 3000
+    np.testing.assert_allclose(flow[person], np.broadcast_to(velocity, (person.sum(), 3)), atol=2e-3)
+    assert (flow[~person] == 0).all()
+
+
+def test_scene_flow_of_a_rotation_is_that_of_its_points(intrinsics) -> None:
+    spin, dt = 0.8, 1 / 60
+    scene = Scene([standing(turn=spin)], intrinsics, CameraPose())
+    snapshot = scene.at(0.0)
+    flow = scene.scene_flow(snapshot, dt)
+    person = snapshot.rendering.people == 0
+    centre = np.array([0.0, 1.0, 2.6])
+    points = points_of(snapshot.rendering, intrinsics)[person]
+    moved = (points - centre) @ rotation(1, spin * dt).T.astype(np.float64) + centre
+    np.testing.assert_allclose(flow[person], (moved - points) / dt, atol=3e-3)
+
+
+def test_scene_flow_leads_to_the_next_frames_surface(intrinsics) -> None:
+    scene, dt = performed_scene(intrinsics, ("throw", "walk"), seed=2), 1 / 30
+    for time in (1.2, 1.6, 5.5, 7.0):
+        first, second = scene.at(time), scene.at(time + dt)
+        flow = scene.scene_flow(first, dt)
+        person = first.rendering.people == 0
+        assert np.linalg.norm(flow[person], axis=-1).max() > 0.05
+        arrived = points_of(first.rendering, intrinsics)[person] + flow[person] * dt
+        u, v = np.round(project(arrived, intrinsics)).astype(int).T
+        inside = (u >= 0) & (v >= 0) & (u < intrinsics.width) & (v < intrinsics.height)
+        gap = arrived[inside, 2] - second.rendering.depth[v[inside], u[inside]]
+        # What is hidden by then lies behind the surface; nothing lies well before it but at silhouettes.
+        assert np.median(np.abs(gap)) < 2e-3
+        assert (gap < -0.02).mean() < 0.06
+
+
+def test_nothing_flows_when_nothing_moves(intrinsics) -> None:
+    scene = Scene([standing()], intrinsics, CameraPose())
+    flow = scene.scene_flow(scene.at(0.0), 0.1)
+    np.testing.assert_allclose(flow, 0.0, atol=1e-4)
+    assert np.isfinite(flow).all()
+
+
+def test_a_moving_camera_sees_the_room_flow(intrinsics) -> None:
+    scene = Scene([standing()], intrinsics, CameraPose())
+    snapshot, dt = scene.at(0.0), 0.1
+    move = np.concatenate([np.eye(3), [[0.0], [0.0], [-0.05]]], axis=1)  # the camera advances 5 cm
+    renderer = Renderer(intrinsics, atlas((WARDROBE[0].face,)), np.array([0.0, -1.0, 0.0]))
+    flow = renderer.scene_flow(snapshot.rendering, snapshot.rendering.placed, dt, move)
+    room = snapshot.rendering.ids < 0
+    np.testing.assert_allclose(flow[room], np.broadcast_to([0.0, 0.0, -0.5], (room.sum(), 3)), atol=1e-4)
+
+
+def test_the_nearer_of_two_actors_hides_the_other(intrinsics) -> None:
+    near, far = standing((0.05, 1.0, 2.2)), standing((0.0, 1.0, 3.2), looks=1)
+    scene = Scene([far, near], intrinsics, CameraPose())
+    snapshot = scene.at(0.0)
+    people = snapshot.rendering.people
+    assert set(np.unique(people)) == {-1, 0, 1}
+    assert snapshot.rendering.depth[people == 1].max() < 2.6 < snapshot.rendering.depth[people == 0].min()
+    far_body, near_body = snapshot.bodies
+    assert (far_body.body_id, near_body.body_id) == ("actor_1", "actor_2")
+    trunk = [INDEX[j] for j in ("spine_base", "spine_mid", "spine_shoulder")]
+    assert (near_body.scores[trunk] == 1).all()
+    assert (far_body.scores[trunk] == 0.5).all()
+    alone = Scene([near], intrinsics, CameraPose()).at(0.0)
+    np.testing.assert_array_equal(alone.rendering.depth[people == 1], snapshot.rendering.depth[people == 1])
+
+
+def test_joints_outside_the_image_are_known_but_not_seen(intrinsics) -> None:
+    snapshot = Scene([standing((0.0, 1.0, 1.0))], intrinsics, CameraPose()).at(0.0)
+    body = snapshot.bodies[0]
+    ankle = INDEX["ankle_left"]
+    assert body.pixels[ankle, 1] > intrinsics.height and body.scores[ankle] == 0.5
+    assert np.isfinite(body.positions).all()
+
+
+def test_an_actor_who_leaves_is_gone_and_has_no_flow(intrinsics) -> None:
+    still = (np.eye(3), np.array([0.0, 1.0, 2.6]))
+    scene = Scene([PosedActor(WARDROBE[0], lambda t: still if t < 1 else None)], intrinsics, CameraPose())
+    before, after = scene.at(0.95), scene.at(1.5)
+    assert before.bodies and before.labels == {"actor_1": "still"}
+    assert not after.bodies and not after.labels and (after.rendering.people == -1).all()
+    flow = scene.scene_flow(before, 0.1)
+    assert np.isnan(flow[before.rendering.people == 0]).all()
+    assert (flow[before.rendering.people == -1] == 0).all()
+    assert (scene.scene_flow(after, 0.1) == 0).all()
+
+
+def test_hands_are_known_to_the_finger_tips(intrinsics) -> None:
+    scene = performed_scene(intrinsics, ("wave",), side="right")
+    hands = scene.hands(scene.at(1.5))
+    assert [(hand.side, hand.layout, hand.body_id) for hand in hands] == [
+        ("left", "hand_21", "actor_1"), ("right", "hand_21", "actor_1"),
+    ]  # fmt: skip
+    for hand in hands:
+        reach = np.linalg.norm(hand.positions[1:] - hand.positions[0], axis=-1)
+        assert reach.min() > 0.01 and reach.max() < 0.21
+    # Raised to the camera, the palm hides no finger.
+    assert (hands[1].scores == 1).mean() > 0.8
+
+
+def test_an_empty_scene_is_a_room(intrinsics) -> None:
+    snapshot = Scene([], intrinsics, CameraPose()).at(0.0)
+    assert snapshot.bodies == [] and (snapshot.rendering.ids == -1).all()
+    assert snapshot.rendering.colour.std() > 10
+
+
+def test_the_sole_touches_the_floor_that_is_drawn(intrinsics) -> None:
+    camera = CameraPose(1.3, np.radians(15.0))
+    scene = performed_scene(intrinsics, ("idle",), camera=camera)
+    snapshot = scene.at(0.5)
+    person = snapshot.rendering.people == 0
+    room = points_of(snapshot.rendering, intrinsics)[person] @ camera.rotation.T + camera.position
+    assert -0.03 < room[:, 1].max() < 1e-3
+
+
+def test_what_cannot_be_rendered_says_why(intrinsics) -> None:
+    scene = Scene([standing()], intrinsics, CameraPose())
+    with pytest.raises(InputError, match="the second frame must be later"):
+        scene.scene_flow(scene.at(0.0), 0.0)
+    bent = Intrinsics(320, 240, 262.5, 262.5, 159.5, 119.5, (0.1, 0.0, 0.0, 0.0, 0.0))
+    with pytest.raises(InputError, match="without distortion"):
+        Scene([standing()], bent, CameraPose())
+
+
+def test_surfaces_have_texture_for_optical_flow(intrinsics) -> None:
+    snapshot = Scene([standing()], intrinsics, CameraPose()).at(0.0)
+    grey = snapshot.rendering.colour.mean(axis=-1)
+    slope = np.hypot(*np.gradient(grey))
+    for region in (snapshot.rendering.people == 0, snapshot.rendering.people == -1):
+        assert np.median(slope[region]) > 0.5

@@ -1,0 +1,91 @@
+"""`actrec simulate`: what it writes is what replay reads."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from actrec.capture.simulated import SimulatedCamera
+from actrec.cli import main
+from actrec.errors import EndOfStream
+from actrec.recordings import open_recording
+
+SMALL = ["--set", "width=160", "height=120", "fps=10", "start_stamp_ns=0"]
+
+
+def test_a_folder_reads_back_as_it_was_rendered(tmp_path, capsys) -> None:
+    out = tmp_path / "wave"
+    arguments = ["simulate", "--action", "wave", "--seconds", "0.5", "--seed", "3", "--out", str(out), "--json", *SMALL]
+    assert main(arguments) == 0
+    assert json.loads(capsys.readouterr().out) == {"frames": 5, "written": [str(out)]}
+    options = {"width": 160, "height": 120, "fps": 10.0, "start_stamp_ns": 0}
+    with (
+        open_recording(out) as recording,
+        SimulatedCamera(actions=["wave"], seed=3, duration=0.5, realtime=False, **options) as camera,
+    ):
+        for frame in recording.frames():
+            rendered = camera.read()
+            np.testing.assert_array_equal(frame.colour, rendered.colour)
+            np.testing.assert_allclose(frame.depth, rendered.depth, atol=1e-6)
+            assert frame.stamp_ns == rendered.stamp_ns
+            assert frame.intrinsics.fx == pytest.approx(rendered.intrinsics.fx)
+        with pytest.raises(EndOfStream):
+            camera.read()
+    joints = np.load(out / "joints.npz")
+    assert joints["positions"].shape == (1, 5, 25, 3) and joints["pixels"].shape == (1, 5, 25, 2)
+    assert joints["body_ids"].tolist() == ["actor_1"] and set(joints["actions"].ravel()) == {"wave"}
+    np.testing.assert_array_equal(joints["stamps_ns"], np.arange(5) * 100_000_000)
+
+
+def test_a_preview_plays(tmp_path) -> None:
+    av = pytest.importorskip("av")
+    file = tmp_path / "two.mp4"
+    assert main(["simulate", "--actors", "2", "--seconds", "0.4", "--preview", str(file), *SMALL]) == 0
+    with av.open(str(file)) as container:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(pictures) == 4 and pictures[0].shape == (120, 320, 3)
+
+
+def test_exact_depth_is_written_whole(tmp_path) -> None:
+    assert main(["simulate", "--no-noise", "--seconds", "0.1", "--out", str(tmp_path / "exact"), *SMALL]) == 0
+    depth = cv2.imread(str(tmp_path / "exact" / "000000_depth.png"), cv2.IMREAD_UNCHANGED)
+    assert depth.dtype == np.uint16 and depth.min() > 500
+
+
+def test_the_list_names_actions_and_options(capsys) -> None:
+    assert main(["simulate", "--list"]) == 0
+    text = capsys.readouterr().out
+    assert "pick_up" in text and "camera_pitch" in text and "structured_light" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ([], 2, "nothing to write: give --out FOLDER"),
+        (["--out", "{tmp}/x", "--action", "juggle"], 2, "unknown simulated action 'juggle'; known: all"),
+        (["--out", "{tmp}/x", "--seconds", "-1"], 2, "--seconds is -1.0, expected more than 0"),
+        (["--out", "{tmp}/x", "--set", "fps"], 2, "--set takes OPTION=VALUE, not 'fps'"),
+        (["--out", "{tmp}/x", "--action", "wave", "--script", "a.npz"], 2, "give one of them"),
+        (["--out", "{tmp}/x", "--script", "{tmp}/gone.npz"], 1, "there is no file"),
+        (["--out", "{tmp}"], 1, "is not empty; choose another folder"),
+    ],
+)
+def test_wrong_use_is_one_line(arguments, status, message, tmp_path, capsys) -> None:
+    (tmp_path / "something").write_text("here")
+    assert main(["simulate", *(argument.replace("{tmp}", str(tmp_path)) for argument in arguments)]) == status
+    error = capsys.readouterr().err.strip()
+    assert message in error and len(error.splitlines()) == 1
+
+
+def test_the_benchmark_measures_every_case() -> None:
+    from actrec.simulation.benchmark import measure
+
+    figures = measure(["--frames", "2", "--width", "160", "--height", "120"])
+    assert [(row["actors"], row["noise"]) for row in figures["renderer"]] == [
+        (1, "off"),
+        (1, "on"),
+        (2, "off"),
+        (2, "on"),
+    ]
+    assert all(row["fps_of_one_core"] > 0 for row in figures["renderer"])

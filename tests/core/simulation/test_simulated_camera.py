@@ -1,0 +1,206 @@
+"""The simulated camera as a driver: pace, ends, truth, bad settings."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from actrec import capture
+from actrec.capture import simulated
+from actrec.capture.simulated import SimulatedCamera
+from actrec.errors import ConfigError, DeviceError, EndOfStream, InputError
+
+SMALL = {"width": 160, "height": 120, "start_stamp_ns": 0}
+
+
+def frames(**options):
+    with SimulatedCamera(realtime=False, **{**SMALL, **options}) as camera:
+        result = []
+        with pytest.raises(EndOfStream):
+            while True:
+                result.append(camera.read())
+    return result
+
+
+def test_frames_keep_the_contract() -> None:
+    result = frames(duration=0.5, fps=30.0)
+    assert len(result) == 15
+    assert [f.stamp_ns for f in result[:3]] == [0, 33333333, 66666667]
+    for frame in result:
+        frame.check()
+        assert frame.colour.dtype == np.uint8 and frame.depth.dtype == np.float32
+        assert frame.frame_id == "camera_color_optical_frame"
+        known = frame.depth[np.isfinite(frame.depth)]
+        assert known.min() > 0.4 and known.max() < 6 and 0 < np.isnan(frame.depth).mean() < 0.2
+        (body,) = frame.skeletons
+        assert (body.body_id, body.layout) == ("actor_1", "kinect_v2_25")
+        assert body.positions.shape == (25, 3) and body.positions.dtype == np.float32
+
+
+def test_the_seed_decides_everything() -> None:
+    first, again, other = (frames(duration=0.2, seed=seed, actions=["throw"]) for seed in (5, 5, 6))
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a.colour, b.colour)
+        np.testing.assert_array_equal(a.depth, b.depth)
+        np.testing.assert_array_equal(a.skeletons[0].positions, b.skeletons[0].positions)
+    assert not np.array_equal(first[2].colour, other[2].colour)
+
+
+def test_without_noise_depth_is_exact_and_whole() -> None:
+    with SimulatedCamera(noise=False, realtime=False, **SMALL) as camera:
+        frame = camera.read()
+        assert np.isfinite(frame.depth).all()
+        np.testing.assert_array_equal(frame.depth, camera.snapshot.rendering.depth)
+
+
+def test_actions_are_known_at_every_stamp() -> None:
+    with SimulatedCamera(actions=["wave"], actors=2, realtime=False, **SMALL) as camera:
+        frame = camera.read()
+        assert camera.actions_at(frame.stamp_ns) == {"actor_1": "wave", "actor_2": "wave"}
+        assert {camera.actions_at(round(t * 1e9))["actor_1"] for t in np.arange(0, 20, 0.2)} == {"wave", "idle"}
+        assert len(frame.skeletons) == 2
+
+
+def test_scene_flow_of_the_last_frame() -> None:
+    with SimulatedCamera(actions=["walk"], realtime=False, fps=1.0, **SMALL) as camera:
+        with pytest.raises(DeviceError, match="no frame yet"):
+            camera.scene_flow(0.1)
+        for _ in range(3):
+            camera.read()
+        flow = camera.scene_flow(1 / 30)
+        person = camera.snapshot.rendering.people == 0
+        assert np.linalg.norm(flow[person], axis=-1).mean() > 0.3
+        assert (flow[~person] == 0).all()
+
+
+def test_an_empty_scene() -> None:
+    (frame, *_) = frames(actors=0, duration=0.1)
+    assert frame.skeletons == []
+
+
+class Clock:
+    """Stands in for `time` in the driver: its reader's waiting is what makes it go on."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.waits: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time_ns(self) -> int:
+        return round(self.now * 1e9)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+
+    def wait(event, seconds=None) -> bool:
+        clock.waits.append(seconds)
+        clock.now += seconds
+        return False
+
+    monkeypatch.setattr(simulated, "time", clock)
+    monkeypatch.setattr(threading.Event, "wait", wait)
+    return clock
+
+
+def test_real_time_waits_until_a_frame_is_due(clock) -> None:
+    with SimulatedCamera(fps=10.0, **{**SMALL, "start_stamp_ns": -1}) as camera:
+        stamps = [camera.read().stamp_ns for _ in range(4)]
+    assert stamps == [100_000_000_000 + k * 100_000_000 for k in range(4)]
+    assert clock.waits == pytest.approx([0.1, 0.1, 0.1])
+    assert camera.skipped == 0
+
+
+def test_a_late_reader_gets_the_newest_frame_and_the_loss_is_counted(clock) -> None:
+    with SimulatedCamera(fps=10.0, **SMALL) as camera:
+        camera.read()
+        clock.now += 0.57
+        assert camera.read().stamp_ns == 500_000_000
+        assert camera.skipped == 4
+        assert camera.read().stamp_ns == 600_000_000
+        assert camera.skipped == 4
+
+
+def test_no_frame_within_the_timeout(clock) -> None:
+    with SimulatedCamera(fps=0.2, **SMALL) as camera:
+        camera.read()
+        with pytest.raises(DeviceError, match=r"no frame within 1.0 s; at 0.2 fps wait longer"):
+            camera.read(timeout_s=1.0)
+        assert camera.read(timeout_s=10.0).stamp_ns == 5_000_000_000
+
+
+def test_closing_wakes_a_reader_that_waits() -> None:
+    camera = SimulatedCamera(fps=0.1, **SMALL)
+    camera.open()
+    camera.read()
+    caught: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            camera.read(timeout_s=60.0)
+        except DeviceError as error:
+            caught.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    camera.close()
+    reader.join(timeout=20)
+    assert not reader.is_alive() and len(caught) == 1
+    with pytest.raises(DeviceError, match="is not open"):
+        camera.read()
+    camera.close()
+
+
+def test_reopening_starts_over() -> None:
+    camera = SimulatedCamera(realtime=False, **SMALL)
+    stamps = []
+    for _ in range(2):
+        camera.open()
+        stamps.append([camera.read().stamp_ns for _ in range(2)])
+        camera.close()
+    assert stamps[0] == stamps[1]
+    with pytest.raises(DeviceError, match="is not open"):
+        camera.actions_at(0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"actions": ["juggle"]}, "unknown simulated action 'juggle'; known: all, drink"),
+        ({"actions": []}, "no action to perform"),
+        ({"fps": 0.0}, r"SimulatedConfig.fps is 0.0, allowed: 0.1 to 1000"),
+        ({"actors": 7}, "SimulatedConfig.actors is 7, allowed: 0 to 2"),
+        ({"sensor": "lidar"}, "allowed: structured_light, time_of_flight, stereo"),
+        ({"sequence": "a01"}, "set script=FILE"),
+        ({"colour": True}, "unknown option colour of SimulatedConfig; known: actions"),
+    ],
+)
+def test_wrong_settings_say_what_is_allowed(options, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        capture.create("simulated", **options)
+
+
+def test_wrong_scripts_say_what_is_wrong(tmp_path) -> None:
+    with pytest.raises(DeviceError, match="there is no file"):
+        SimulatedCamera(script=str(tmp_path / "gone.npz")).open()
+    (tmp_path / "broken.npz").write_bytes(b"PK no archive")
+    with pytest.raises(InputError, match="corrupt"):
+        SimulatedCamera(script=str(tmp_path / "broken.npz")).open()
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(InputError, match="no skeleton recording; known formats"):
+        SimulatedCamera(script=str(tmp_path / "notes.txt")).open()
+
+
+def test_a_script_ends_or_loops(data_root) -> None:
+    script = {"script": str(data_root / "nucla" / "raw" / "a01_s07_e00_v03.json"), "fps": 5.0}
+    played = frames(**script)
+    assert len(played) > 5
+    again = frames(**script, loop=True, duration=(len(played) + 3) / 5)
+    assert len(again) == len(played) + 3
+    with pytest.raises(ConfigError, match="holds no sequence 'a99'"):
+        SimulatedCamera(**script, sequence="a99").open()
+    with SimulatedCamera(**script, realtime=False, **SMALL) as camera:
+        assert camera.actions_at(camera.read().stamp_ns) == {"actor_1": "pick up with one hand"}
