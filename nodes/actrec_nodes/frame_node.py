@@ -1,14 +1,15 @@
 """The base of the nodes that work on RGB-D frames."""
 
 from abc import abstractmethod
+from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
-from sensor_msgs.msg import CameraInfo, Image
-
 from actrec.frames import RgbdFrame
-from actrec_nodes import params, qos, topics
+from actrec_nodes import params
 from actrec_nodes.lifecycle import ActrecNode
-from actrec_nodes.synchroniser import RgbdMessages, Synchroniser, SynchroniserConfig, to_frame
+from actrec_nodes.shared_frames import Listener, listen
+from actrec_nodes.synchroniser import RgbdMessages, SynchroniserConfig
 from actrec_nodes.worker import Worker
 
 ConfigT = TypeVar("ConfigT")
@@ -26,7 +27,7 @@ class FrameNode(ActrecNode[ConfigT]):
     def __init__(self, name: str, config_class: type[ConfigT], **node_options: Any):
         super().__init__(name, config_class, **node_options)
         self._synchroniser_settings = params.declare(self, SynchroniserConfig)
-        self._image_subscriptions: list[Any] = []
+        self._stop_listening: Callable[[], None] | None = None
         self._worker: Worker[RgbdMessages] | None = None
 
     @abstractmethod
@@ -39,20 +40,14 @@ class FrameNode(ActrecNode[ConfigT]):
         worker = Worker(self._work, self.fail, self.statistics, age=lambda m: self.age(m.stamp_ns))
         worker.start(self.get_name())
         self._worker = worker
-        synchroniser = Synchroniser(config, worker.put, self._warn, lambda n: self.statistics.count("unpaired", n))
-        wanted = [
-            (Image, topics.COLOUR, synchroniser.add_colour),
-            (CameraInfo, topics.COLOUR_INFO, synchroniser.add_info),
-        ]
-        if config.use_depth:
-            wanted.append((Image, topics.DEPTH, synchroniser.add_depth))
-        self._image_subscriptions = [self.create_subscription(t, n, c, qos.IMAGE_SUBSCRIBER) for t, n, c in wanted]
+        unpaired = partial(self.statistics.count, "unpaired")
+        self._stop_listening = listen(Listener(self, worker.put, self._warn, unpaired), config)
 
     def deactivate(self) -> None:
         """Unsubscribes and stops the worker."""
-        for subscription in self._image_subscriptions:
-            self.destroy_subscription(subscription)
-        self._image_subscriptions = []
+        if self._stop_listening is not None:
+            self._stop_listening()
+            self._stop_listening = None
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
@@ -63,7 +58,7 @@ class FrameNode(ActrecNode[ConfigT]):
         return worker is None or worker.wait_idle(timeout_s)
 
     def _work(self, messages: RgbdMessages) -> None:
-        self.process(to_frame(messages, self._warn))
+        self.process(messages.frame(self._warn))
 
     def _warn(self, line: str) -> None:
         self.complain(line, "warning")

@@ -1,5 +1,6 @@
 """Pairs colour with depth by stamp, and copes with depth that is absent, late or of another size."""
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -33,18 +34,37 @@ class SynchroniserConfig:
     )
 
 
-@dataclass(frozen=True)
 class RgbdMessages:
-    """One frame as it came: converted only by whoever works on it."""
+    """One frame as it came: converted when somebody works on it, and once for all who do.
 
-    colour: Image
-    depth: Image | None
-    info: CameraInfo
+    Args:
+        colour: The colour image.
+        depth: The depth image paired with it, or None.
+        info: The colour camera's camera_info.
 
-    @property
-    def stamp_ns(self) -> int:
-        """The colour image's stamp."""
-        return conversions.stamp_to_ns(self.colour.header.stamp)
+    Attributes:
+        stamp_ns: The colour image's stamp.
+    """
+
+    def __init__(self, colour: Image, depth: Image | None, info: CameraInfo):
+        self.colour, self.depth, self.info = colour, depth, info
+        self.stamp_ns = conversions.stamp_to_ns(colour.header.stamp)
+        self._frame: RgbdFrame | None = None
+        self._lock = threading.Lock()
+
+    def frame(self, complain: Callable[[str], None]) -> RgbdFrame:
+        """The frame, its arrays read-only since others may hold them too.
+
+        Args:
+            complain: Called with a line where depth is left out or useless.
+
+        Raises:
+            InputError: Encoding not supported, or camera_info of another size than the image.
+        """
+        with self._lock:
+            if self._frame is None:
+                self._frame = to_frame(self, complain)
+            return self._frame
 
 
 class Synchroniser:
@@ -213,6 +233,7 @@ def to_frame(messages: RgbdMessages, complain: Callable[[str], None]) -> RgbdFra
         )
     elif messages.depth is not None:
         depth = conversions.image_to_depth(messages.depth)
+        depth.flags.writeable = False
         if np.isnan(depth).all():
             complain("depth has no valid pixel: the sensor is covered, too close or not running")
     return RgbdFrame(messages.stamp_ns, colour, depth, intrinsics, messages.colour.header.frame_id)

@@ -245,3 +245,32 @@ def test_wrong_settings_of_scene_flow(host, add, parameters, line) -> None:
     node = add(SceneFlowNode, **parameters)
     assert host.start() == "scene_flow_node"
     assert node.last_error.startswith(line)
+
+
+def test_nodes_of_one_process_share_their_subscriptions_and_hand_them_on(host, add, ears) -> None:
+    first, second = add(SceneFlowNode, width=64, height=48), add(FaceNode)
+    frames: dict[str, list[RgbdFrame]] = {"first": [], "second": []}
+    first.process = frames["first"].append
+    second.look = lambda frame, bodies: frames["second"].append(frame)
+    assert host.start() is None
+    shown = still()
+    ears.show_until(shown, lambda: all(len(seen) >= 3 for seen in frames.values()))
+    assert first.count_subscribers(topics.COLOUR) == 1
+    stamps = {frame.stamp_ns: frame for frame in frames["first"]}
+    both = [(stamps[frame.stamp_ns], frame) for frame in frames["second"] if frame.stamp_ns in stamps]
+    assert both
+    assert all(one is other for one, other in both)
+    assert both[0][0].depth is not None
+    assert not both[0][0].depth.flags.writeable
+    first.trigger_deactivate()
+    before = len(frames["second"])
+    ears.show_until(shown, lambda: len(frames["second"]) >= before + 2)
+    assert second.count_subscribers(topics.COLOUR) == 1
+    second.trigger_deactivate()
+    assert second.count_subscribers(topics.COLOUR) == 0
+
+
+def test_nodes_that_want_other_images_do_not_share(host, add, ears) -> None:
+    first, second = add(SceneFlowNode), add(FaceNode, use_depth=False)
+    assert host.start() is None
+    assert (first.count_subscribers(topics.COLOUR), second.count_subscribers(topics.DEPTH)) == (2, 1)
