@@ -1,0 +1,206 @@
+"""The graph as it is stated, and what `actrec run` makes of it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+from actrec.cli import main
+from actrec.errors import ConfigError
+from actrec_nodes import graph, run, topics, transport
+from tests.tiny_model import write_tiny
+
+pytestmark = pytest.mark.ros
+
+SMALL = ["--driver", "simulated"] + [
+    item
+    for option in ("width=320", "height=240", "fps=15")
+    for item in ("--driver-option", option)
+]  # fmt: skip
+
+
+def plan(*arguments: str) -> run.Plan:
+    parser = ArgumentParser()
+    run.add_arguments(parser)
+    return run.plan(parser.parse_args(list(arguments)))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    write_tiny(folder)
+    return str(folder)
+
+
+def test_every_node_is_what_it_is_called(root: Path) -> None:
+    for spec in graph.GRAPH:
+        assert (root / "nodes" / "actrec_nodes" / f"{spec.name}.py").is_file()
+        assert spec.load().__name__ == spec.class_name
+        assert f'"{spec.name}"' in (root / "setup.py").read_text()
+
+
+def test_who_listens_starts_before_who_speaks() -> None:
+    order = [spec.switch for spec in graph.GRAPH]
+    assert order[-1] == "camera"
+    assert order.index("recognizer") < order.index("skeleton")
+
+
+def test_nodes_are_chosen_by_switch_or_name_in_the_order_of_activation() -> None:
+    assert [s.switch for s in graph.select(["camera", "skeleton_node"])] == ["skeleton", "camera"]
+    assert [s.switch for s in graph.select(without=["hand", "face", "scene_flow"])] == [
+        "recognizer",
+        "skeleton",
+        "camera",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "without", "line"),
+    [(["nose"], [], "unknown node 'nose'; known: recognizer"), (["hand"], ["hand"], "no node is left to run")],
+)
+def test_a_choice_that_makes_no_sense_is_refused(nodes, without, line) -> None:
+    with pytest.raises(ConfigError, match=line):
+        graph.select(nodes, without)
+
+
+def test_the_command_line_becomes_parameters_of_the_right_nodes() -> None:
+    made = plan("--driver", "replay", "--driver-option", "path=/x=y", "--driver-option", "loop=true", "--model", "m")
+    assert made.overrides["camera_node"] == {"driver": "replay", "replay.path": "/x=y", "replay.loop": True}
+    assert made.overrides["recognizer_node"] == {"model": "m"}
+
+
+def test_a_vendors_driver_replaces_the_camera_node() -> None:
+    made = plan("--vendor", "realsense2_camera", "--ros-args", "-r", "__ns:=/robot")
+    assert "camera_node" not in [spec.name for spec in made.specs]
+    assert f"{topics.COLOUR}:=/camera/camera/color/image_raw" in made.ros_args
+    assert made.ros_args[-2:] == ["-r", "__ns:=/robot"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--driver-option", "a=b"], "needs a driver"),
+        (["--driver", "replay", "--driver-option", "a"], "driver option is 'a', expected KEY=VALUE"),
+        (["--params", "/nowhere.yaml"], "there is no parameter file /nowhere.yaml"),
+        (["--nodes", "nose"], "unknown node 'nose'"),
+        (["--duration", "0"], "--duration is 0 s"),
+    ],
+)
+def test_wrong_use_is_one_line_and_status_2(arguments, line, capsys) -> None:
+    assert main(["run", *arguments]) == 2
+    written = capsys.readouterr().err
+    assert line in written
+    assert written.count("\n") == 1
+
+
+@pytest.mark.parametrize("processes", [[], ["--processes"]])
+def test_a_node_that_cannot_configure_ends_the_run(capfd, processes) -> None:
+    assert main(["run", "--nodes", "camera", "--driver", "kinect_v9", *processes]) == 1
+    written = capfd.readouterr().err
+    assert written.count("unknown camera driver 'kinect_v9'; known:") == 1
+    assert "Traceback" not in written
+
+
+def test_arguments_that_ros_refuses_are_one_line(capfd) -> None:
+    assert main(["run", "--nodes", "camera", "--ros-args", "-p", "nonsense"]) == 2
+    assert "ROS refuses its arguments" in capfd.readouterr().err
+
+
+def test_a_missing_model_ends_the_run(capfd) -> None:
+    assert main(["run", "--model", "/nowhere/model", *SMALL]) == 1
+    written = capfd.readouterr().err
+    assert "/nowhere/model" in written
+    assert "Traceback" not in written
+
+
+@pytest.mark.parametrize("processes", [[], ["--processes"]])
+def test_frames_become_labels(capfd, model, processes) -> None:
+    nodes = ["--nodes", "camera,skeleton,scene_flow,recognizer"]
+    status = main(["run", "--json", "--duration", "12", "--model", model, *nodes, *SMALL, *processes])
+    out, err = capfd.readouterr()
+    assert status == 0, err
+    result = json.loads(out.strip().splitlines()[-1])
+    assert result["labels"] > 0
+    assert set(result["nodes"]) == {"camera_node", "skeleton_node", "scene_flow_node", "recognizer_node"}
+    assert all(figures["processed"] > 0 for figures in result["nodes"].values())
+    assert result["latency_ms"]["p50"] > 0
+    assert set(result["usage"]) == (set(result["nodes"]) if processes else {"all"})
+    assert "Traceback" not in err
+
+
+def test_a_recording_that_ends_ends_the_run_though_nothing_was_recognised(capfd, data_root: Path) -> None:
+    path = data_root / "rgbd" / "person_turning"
+    options = (f"path={path}", "intrinsics=525,525,319.5,239.5", "depth_scale=0.001", "duration_s=1")
+    given = [item for option in options for item in ("--driver-option", option)]
+    assert main(["run", "--nodes", "camera,scene_flow", "--driver", "replay", *given]) == 0
+    out, err = capfd.readouterr()
+    assert "has ended (on_end: exit)" in err
+    assert "| camera_node |" in out
+
+
+def test_a_run_in_which_nothing_came_is_a_failure(capfd) -> None:
+    assert main(["run", "--nodes", "skeleton", "--duration", "1"]) == 1
+    assert "skeleton_node processed nothing: no input reached it" in capfd.readouterr().err
+
+
+def test_ctrl_c_twice_ends_cleanly() -> None:
+    command = [sys.executable, "-m", "actrec_nodes.process", "camera_node", "--ros-args", "-p", "autostart:=true"]
+    command += ["-p", "statistics_period_s:=0.2", "-p", "simulated.width:=64", "-p", "simulated.height:=48"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert any("processed at" in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(20) == 0
+    assert "Traceback" not in rest
+
+
+def test_parameter_files_reach_nodes_in_any_namespace(root: Path, tmp_path: Path) -> None:
+    from actrec_nodes.camera_node import CameraNode
+    from actrec_nodes.host import ros
+
+    assert (
+        "driver" in yaml.safe_load((root / "config" / "replay.yaml").read_text())["/**/camera_node"]["ros__parameters"]
+    )
+    for namespace in ("/", "/robot"):
+        arguments = ["--ros-args", "--params-file", str(root / "config" / "replay.yaml"), "-r", f"__ns:={namespace}"]
+        with ros(arguments) as context:
+            node = CameraNode(context=context)
+            assert node.get_parameter("driver").value == "replay"
+            node.destroy_node()
+
+
+def test_shipped_parameter_files_hold_only_what_nodes_know(root: Path) -> None:
+    from actrec_nodes.host import ros
+
+    for path in sorted((root / "config").glob("*.yaml")):
+        for name, content in yaml.safe_load(path.read_text()).items():
+            given = content["ros__parameters"]
+            specs = [graph.find(name.rpartition("/")[2])] if name != "/**" else list(graph.GRAPH)
+            with ros() as context:
+                nodes = [spec.load()(context=context) for spec in specs]
+                known = {parameter for node in nodes for parameter in node._parameters}
+                assert {key for key, value in given.items() if not isinstance(value, dict)} <= known, path.name
+                for node in nodes:
+                    node.destroy_node()
+
+
+@pytest.mark.parametrize("name", [*transport.OWN_CHOICE])
+def test_a_transport_that_the_user_chose_is_kept(name: str) -> None:
+    assert transport.profile_environment({name: "mine"}) == {}
+
+
+def test_the_profile_is_for_fast_dds_alone() -> None:
+    assert transport.profile_environment({"RMW_IMPLEMENTATION": "rmw_cyclonedds_cpp"}) == {}
+    for rmw in ({}, {"RMW_IMPLEMENTATION": "rmw_fastrtps_cpp"}):
+        environment = dict(rmw)
+        assert transport.prepare(environment)
+        assert os.path.isfile(environment["FASTRTPS_DEFAULT_PROFILES_FILE"])
+        assert not transport.prepare(environment)
