@@ -132,7 +132,8 @@ class Host:
         """Blocks until a node has nothing more to do (True) or the time is over (False)."""
         if not self._finished.wait(timeout_s):
             return False
-        for node in self.nodes:
+        # From source to sink; twice, for what was between two nodes the first time.
+        for node in 2 * self.nodes[::-1]:
             node.wait_idle(DRAIN_S)
         return True
 
