@@ -2,9 +2,11 @@
 
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from actrec.frames import Intrinsics, RgbdFrame
+
+_Self = TypeVar("_Self", bound="Camera")
 
 
 class Camera(ABC):
@@ -23,7 +25,7 @@ class Camera(ABC):
     live: ClassVar[bool] = True
     skipped: int = 0
 
-    def __enter__(self) -> "Camera":
+    def __enter__(self: _Self) -> _Self:
         self.open()
         return self
 

@@ -10,7 +10,7 @@ import numpy as np
 from actrec.capture.base import Camera
 from actrec.config import build, setting
 from actrec.errors import ConfigError, DeviceError, EndOfStream
-from actrec.frames import NANOSECONDS, Intrinsics, RgbdFrame
+from actrec.frames import NANOSECONDS, Hand, Intrinsics, RgbdFrame
 from actrec.simulation.noise import SENSORS, SensorNoise
 from actrec.simulation.performance import Performance
 from actrec.simulation.scene import CameraPose, Scene, Snapshot
@@ -110,7 +110,7 @@ class SimulatedCamera(Camera):
                 self._intrinsics, c.actions, c.actors, seed=c.seed, side=c.side, camera=camera, distance=c.distance
             )
         self._noise = SensorNoise(SENSORS.create(c.sensor), self._intrinsics, c.seed) if c.noise else None
-        self.scene.at(0.0)  # compiles, or loads what was compiled, before the clock starts
+        self._render(self.scene, 0)  # compiles, or loads what was compiled, before the clock starts
         self._closed.clear()
         self._start_ns = time.time_ns() if c.start_stamp_ns < 0 else c.start_stamp_ns
         self._began, self._next, self.skipped, self.snapshot = time.monotonic(), 0, 0, None
@@ -156,15 +156,26 @@ class SimulatedCamera(Camera):
         seconds = max(stamp_ns - self._start_ns, 0) / NANOSECONDS
         return {f"actor_{i + 1}": actor.label(seconds) for i, actor in enumerate(self._opened().actors)}
 
+    def hands(self) -> list[Hand]:
+        """Exact finger joints (`hand_21`) of everybody in the last frame, left hand before right.
+
+        Raises:
+            DeviceError: Nothing has been read yet.
+        """
+        return self._opened().hands(self._last())
+
     def scene_flow(self, dt: float) -> np.ndarray:
         """[H, W, 3] exact velocities, m/s, of what the last frame shows over the `dt` seconds that follow it.
 
         Raises:
             DeviceError: Nothing has been read yet.
         """
+        return self._opened().scene_flow(self._last(), dt)
+
+    def _last(self) -> Snapshot:
         if self.snapshot is None:
             raise DeviceError("the simulated camera has given no frame yet; read one first")
-        return self._opened().scene_flow(self.snapshot, dt)
+        return self.snapshot
 
     def _opened(self) -> Scene:
         if self.scene is None:

@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     ),
     "recordings": ("actrec.recordings.benchmark:measure", "CPU time to write and to replay a frame, by format"),
     "transport": ("actrec_nodes.transport_check:bench", "images from one process to another: share and latency"),
+    "actor": ("actrec.simulation.benchmark:recognise", "the simulated actor as the perception sees it, by action"),
     "renderer": ("actrec.simulation.benchmark:measure", "frames a second of the simulated camera on one core"),
 }
 """Name to (`module:function`, one line of what it measures)."""

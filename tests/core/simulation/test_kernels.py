@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from actrec.simulation import kernels
+from actrec.simulation import jit, kernels
 from actrec.simulation.primitives import ShapeBuilder, join, place
 
 CAMERA = np.array([120.0, 120.0, 39.5, 29.5], np.float32)
@@ -147,3 +147,15 @@ def test_join_keeps_every_primitive() -> None:
     joined = join([first, second])
     assert len(joined.shapes) == len(joined.origin) == 7
     np.testing.assert_array_equal(joined.origin[3:], second.origin)
+
+
+def test_without_a_place_to_cache_the_code_is_compiled_all_the_same(monkeypatch) -> None:
+    compile_ = jit.numba.njit
+
+    def no_cache(**options):
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return compile_(**options)
+
+    monkeypatch.setattr(jit.numba, "njit", no_cache)
+    assert jit.kernel(lambda x: x + 1)(2) == 3

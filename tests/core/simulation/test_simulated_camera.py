@@ -68,6 +68,7 @@ def test_scene_flow_of_the_last_frame() -> None:
         for _ in range(3):
             camera.read()
         flow = camera.scene_flow(1 / 30)
+        assert [hand.side for hand in camera.hands()] == ["left", "right"]
         person = camera.snapshot.rendering.people == 0
         assert np.linalg.norm(flow[person], axis=-1).mean() > 0.3
         assert (flow[~person] == 0).all()
