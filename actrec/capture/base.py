@@ -17,13 +17,15 @@ class Camera(ABC):
     Attributes:
         config_class: The settings dataclass that the constructor builds from its options; `camera_node` declares its
             fields as parameters `<driver>.<field>`.
-        skipped: Frames left out since it was opened because the reader came too late for them, where the driver can tell.
+        skipped: Frames left out since it was opened because the reader came too late, where the driver can tell.
+        paced: Whether frames come at a pace of their own; false where they are to come as fast as they are taken.
         live: Whether a stream that broke off is worth opening again; opening a recording again would start it over.
     """
 
     config_class: ClassVar[type]
     live: ClassVar[bool] = True
     skipped: int = 0
+    paced: bool = True
 
     def __enter__(self: _Self) -> _Self:
         self.open()

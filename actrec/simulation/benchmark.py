@@ -1,4 +1,4 @@
-"""`actrec bench renderer` and `actrec bench actor`: how fast the simulated camera is, and how well its actor is seen."""
+"""`actrec bench renderer` and `actrec bench actor`: how fast the simulated camera is, how well its actor is seen."""
 
 import argparse
 import time
@@ -93,8 +93,8 @@ def _recognised(action: str, seconds: float, fps: float) -> dict[str, Any]:
     for part in parts:
         part.close()
     return {
-        "action": action, "frames": len(found["body"]), "body": _share(found["body"]), "limbs_px_p50": _at(found["px"], 50),
-        "limbs_px_p90": _at(found["px"], 90), "limbs_mm_p50": _at(found["mm"], 50), "face": _share(found["face"]),
+        "action": action, "frames": len(found["body"]), "body": _share(found["body"]),
+        "limbs_px_p50": _at(found["px"], 50), "limbs_px_p90": _at(found["px"], 90), "limbs_mm_p50": _at(found["mm"], 50), "face": _share(found["face"]),
         "hands": _share(found["hand"]), "fingers_px_p50": _at(found["hand_px"], 50),
     }  # fmt: skip
 
