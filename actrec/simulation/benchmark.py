@@ -94,7 +94,8 @@ def _recognised(action: str, seconds: float, fps: float) -> dict[str, Any]:
         part.close()
     return {
         "action": action, "frames": len(found["body"]), "body": _share(found["body"]),
-        "limbs_px_p50": _at(found["px"], 50), "limbs_px_p90": _at(found["px"], 90), "limbs_mm_p50": _at(found["mm"], 50), "face": _share(found["face"]),
+        "limbs_px_p50": _at(found["px"], 50), "limbs_px_p90": _at(found["px"], 90),
+        "limbs_mm_p50": _at(found["mm"], 50), "face": _share(found["face"]),
         "hands": _share(found["hand"]), "fingers_px_p50": _at(found["hand_px"], 50),
     }  # fmt: skip
 
