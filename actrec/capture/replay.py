@@ -64,6 +64,11 @@ class ReplayCamera(Camera):
         self._lock = threading.Lock()  # held while the decoder is exchanged
 
     @property
+    def paced(self) -> bool:  # type: ignore[override]
+        """False where the rate is 0."""
+        return self.config.rate > 0
+
+    @property
     def stamps_back(self) -> int:
         """Frames whose recorded stamp was before the one preceding it."""
         return self._pace.stamps_back

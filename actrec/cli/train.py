@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", type=Path, help="YAML file; see models/recipes")
     add_data_argument(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and metrics.csv")
+    parser.add_argument("--init", type=Path, help="checkpoint of an earlier run whose weights to start from")
     parser.add_argument("--fresh", action="store_true", help="start anew instead of going on from OUT/last.ckpt")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -34,9 +35,6 @@ def run(args: argparse.Namespace) -> int:
     """Trains; prints the checkpoint's path."""
     recipe = importlib.import_module("actrec_models.recipe").read(args.recipe)
     training = importlib.import_module("actrec_models.training")
-    print(
-        training.train(
-            recipe, args.data, args.out, resume=not args.fresh, progress=not args.quiet, threads=args.threads
-        )
-    )
+    options = {"resume": not args.fresh, "progress": not args.quiet, "threads": args.threads, "init": args.init}
+    print(training.train(recipe, args.data, args.out, **options))
     return 0

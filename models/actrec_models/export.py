@@ -181,8 +181,11 @@ def _judge(
 def _varied_confidences(recipe: Recipe, session: inference.Session, clips: ClipDataset) -> np.ndarray:
     """Confidences on augmented training clips: the nearest to unseen ones that does not touch the test part."""
     samples = training.Samples(clips, list(session.package.inputs), recipe, recipe.check())
-    samples.epoch = recipe.epochs  # draws that training did not see
-    windows = [{"bodies": samples.varied_bodies(index)} for index in range(len(samples))]
+    # Seeded with an epoch beyond the last one: draws that training did not see.
+    windows = [
+        {"bodies": samples.varied_bodies(index, np.random.default_rng([recipe.seed, recipe.epochs, index]))}
+        for index in range(len(samples))
+    ]
     return np.concatenate([session.probabilities(windows[i : i + 16]) for i in range(0, len(windows), 16)]).max(axis=1)
 
 

@@ -31,6 +31,8 @@ class Recipe:
     learning_rate: float = setting(1e-3, "peak of the one-cycle schedule", range=(1e-7, 10.0))
     weight_decay: float = setting(0.05, "of AdamW", range=(0.0, 1.0))
     label_smoothing: float = setting(0.1, "of the cross-entropy", range=(0.0, 0.9))
+    outliers: float = setting(0.0, "share of samples that show made-up actions of no class", range=(0.0, 0.9))
+    outlier_weight: float = setting(0.5, "of their loss, the cross-entropy to equal probabilities", range=(0.0, 10.0))
     average_decay: float = setting(0.99, "of the exponential moving average of the weights, a step", range=(0.0, 1.0))
     precision: str = setting("32-true", "Lightning's precision", choices=("32-true", "bf16-mixed", "16-mixed"))
     seed: int = setting(1, "of everything random", range=(0, 2**31 - 1))

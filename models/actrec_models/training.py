@@ -16,11 +16,13 @@ from actrec.errors import ConfigError
 from actrec.features import skeleton as features
 from actrec.features.skeleton import SkeletonPreprocessing
 from actrec_models import data
-from actrec_models.data import ClipDataset, augment
+from actrec_models.data import ClipDataset, augment, outliers
 from actrec_models.recipe import Recipe
 from actrec_models.registry import create
 
 Sample = dict[str, Any]
+OUTLIER = -1
+"""Label of a sample that shows no class."""
 
 
 class Samples(Dataset[Sample]):
@@ -44,28 +46,28 @@ class Samples(Dataset[Sample]):
         clip = self.clips[index]
         if self.augmentation is None:
             made = features.inputs(clip.window(self.recipe.window_s, self.recipe.frames), self.specs)
-        else:
-            made = self._varied(index, self.augmentation)
-        return {**made, "label": clip.label}
+            return {**made, "label": clip.label}
+        # Seeded by what is drawn, not by the order of drawing: the same for any number of workers, or after resuming.
+        rng = np.random.default_rng([self.recipe.seed, self.epoch, index])
+        if rng.random() < self.recipe.outliers:
+            window = outliers.other_action(clip, self.recipe.window_s, self.recipe.frames, rng)
+            window = augment.vary_bodies(window, self.augmentation, rng)
+            return {**self._network_inputs(window, rng), "label": OUTLIER}
+        return {**self._network_inputs(self.varied_bodies(index, rng), rng), "label": clip.label}
 
-    def varied_bodies(self, index: int) -> np.ndarray:
+    def varied_bodies(self, index: int, rng: np.random.Generator) -> np.ndarray:
         """The clip as an augmented window [M, T, 25, 3] in metres, before normalisation."""
         assert self.augmentation is not None
-        rng = self._rng(index, step=0)
         window = augment.sample_window(
             self.clips[index], self.recipe.window_s, self.recipe.frames, self.augmentation, rng
         )
         return augment.vary_bodies(window, self.augmentation, rng)
 
-    def _varied(self, index: int, options: augment.Augmentation) -> dict[str, np.ndarray]:
+    def _network_inputs(self, window: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        assert self.augmentation is not None
         preprocessing = config.build(SkeletonPreprocessing, self.specs[0].preprocessing)
-        joints = features.normalise(self.varied_bodies(index), preprocessing)
-        joints = augment.vary_normalised(joints, options, self._rng(index, step=1))
+        joints = augment.vary_normalised(features.normalise(window, preprocessing), self.augmentation, rng)
         return {spec.name: features.stack(joints, spec.modality, spec.layout) for spec in self.specs}
-
-    def _rng(self, index: int, step: int) -> np.random.Generator:
-        # Seeded by what is drawn, not by the order of drawing: the same for any number of workers, or after resuming.
-        return np.random.default_rng([self.recipe.seed, self.epoch, index, step])
 
 
 class Recognition(lightning.LightningModule):
@@ -79,11 +81,16 @@ class Recognition(lightning.LightningModule):
         self.network = create(self.recipe.model, num_classes=len(classes), **options)
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
-        """Cross-entropy of one batch; logs loss and accuracy an epoch."""
+        """Cross-entropy of one batch, to equal probabilities for what is no class; logs loss and accuracy an epoch."""
         scores = self.network(**{s.name: batch[s.name] for s in self.network.input_specs})
+        known = batch["label"] != OUTLIER
         smoothing = self.recipe.label_smoothing
-        loss = torch.nn.functional.cross_entropy(scores, batch["label"], label_smoothing=smoothing)
-        accuracy = (scores.argmax(1) == batch["label"]).float().mean()
+        losses = torch.nn.functional.cross_entropy(
+            scores, batch["label"], reduction="none", ignore_index=OUTLIER, label_smoothing=smoothing
+        )
+        unsure = -torch.log_softmax(scores, dim=1).mean(dim=1)
+        loss = torch.where(known, losses, self.recipe.outlier_weight * unsure).mean()
+        accuracy = (scores.argmax(1) == batch["label"])[known].float().mean()
         self.log_dict({"loss": loss, "accuracy": accuracy}, on_epoch=True, on_step=False, prog_bar=True)
         return loss
 
@@ -106,7 +113,14 @@ class _Epochs(lightning.Callback):
 
 
 def train(
-    recipe: Recipe, data_root: str, out: Path, *, resume: bool = True, progress: bool = True, threads: int = 0
+    recipe: Recipe,
+    data_root: str,
+    out: Path,
+    *,
+    resume: bool = True,
+    progress: bool = True,
+    threads: int = 0,
+    init: Path | None = None,
 ) -> Path:
     """Trains by `recipe` and returns the last checkpoint.
 
@@ -117,6 +131,7 @@ def train(
         resume: Go on from `out`'s last checkpoint where there is one.
         progress: Show a progress bar.
         threads: CPU threads; 0 for all.
+        init: Checkpoint of an earlier run whose weights to start from.
 
     Raises:
         ConfigError: `out` holds a run by another recipe.
@@ -127,6 +142,9 @@ def train(
     lightning.seed_everything(recipe.seed, verbose=False)
     clips = data.create(recipe.dataset, f"{data_root}/{recipe.dataset}", split=recipe.split, part="train")
     module = Recognition(recipe.as_dict(), list(clips.classes))
+    if init is not None:
+        # The weights alone: schedule and optimiser start anew.
+        module.load_state_dict(torch.load(init, map_location="cpu", weights_only=True)["state_dict"])
     samples = Samples(clips, module.network.input_specs, recipe, augmentation)
     loader = DataLoader(samples, recipe.batch, shuffle=True, drop_last=True)
     last = out / "last.ckpt"

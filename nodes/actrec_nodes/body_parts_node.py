@@ -1,6 +1,8 @@
 """The base of the nodes that look closer at each person: hands, face."""
 
+import threading
 from abc import abstractmethod
+from collections import deque
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,26 +23,38 @@ class BodyPartsConfig:
     skeleton_max_age_s: float = setting(
         0.5, "Skeletons older than this against the frame do not say where to look.", unit="s", range=(0.0, 10.0)
     )
+    skeleton_wait_s: float = setting(
+        0.15,
+        "How long a frame waits for its own skeletons; a hand sought where it was a frame ago is missed more often.",
+        unit="s",
+        range=(0.0, 10.0),
+    )
+
+
+_KEPT = 8
+"""Skeleton messages remembered: those of the frames that may be waiting."""
 
 
 class BodyPartsNode(FrameNode[ConfigT]):
-    """Knows the newest skeletons while it works on a frame."""
+    """Knows the skeletons of a frame, or the nearest ones in time, while it works on the frame."""
 
     def __init__(self, name: str, config_class: type[ConfigT], **node_options: Any):
         super().__init__(name, config_class, **node_options)
         self._parts_settings = params.declare(self, BodyPartsConfig)
         self._skeletons: Any = None
-        self._newest: SkeletonArray | None = None
-        self._max_age_ns = 0
+        self._recent: deque[tuple[int, SkeletonArray]] = deque(maxlen=_KEPT)
+        self._arrived = threading.Condition()
+        self._max_age_ns, self._wait_s = 0, 0.0
 
     @abstractmethod
     def look(self, frame: RgbdFrame, bodies: list[Body]) -> None:
-        """Works on a frame, with the newest skeletons (none where they are too old)."""
+        """Works on a frame, with its skeletons (none where the nearest are too old)."""
 
     def activate(self) -> None:
         """Subscribes to skeletons too."""
-        self._max_age_ns = int(self._parts_settings.read().skeleton_max_age_s * NANOSECONDS)
-        self._newest = None
+        settings = self._parts_settings.read()
+        self._max_age_ns, self._wait_s = int(settings.skeleton_max_age_s * NANOSECONDS), settings.skeleton_wait_s
+        self._recent.clear()
         self._skeletons = self.create_subscription(SkeletonArray, topics.SKELETONS, self._keep, qos.SMALL)
         super().activate()
 
@@ -52,11 +66,24 @@ class BodyPartsNode(FrameNode[ConfigT]):
             self._skeletons = None
 
     def process(self, frame: RgbdFrame) -> None:
-        """Adds the newest skeletons to the frame."""
-        newest = self._newest
-        age = abs(frame.stamp_ns - conversions.stamp_to_ns(newest.header.stamp)) if newest is not None else None
-        fresh = newest is not None and age is not None and age <= self._max_age_ns
-        self.look(frame, conversions.message_to_bodies(newest) if fresh else [])
+        """Adds its skeletons to the frame."""
+        message = self._nearest(frame.stamp_ns)
+        self.look(frame, conversions.message_to_bodies(message) if message is not None else [])
+
+    def _nearest(self, stamp_ns: int) -> SkeletonArray | None:
+        """The skeletons of that frame, waited for a moment, or the nearest that are not too old."""
+        with self._arrived:
+            if self.count_publishers(topics.SKELETONS):
+                # Skeletons of a later frame mean that this one's will not come.
+                self._arrived.wait_for(lambda: self._recent and self._recent[-1][0] >= stamp_ns, self._wait_s)
+            recent = list(self._recent)
+        age, message = min(((abs(stamp_ns - stamp), i) for i, (stamp, _) in enumerate(recent)), default=(0, -1))
+        return recent[message][1] if message >= 0 and age <= self._max_age_ns else None
 
     def _keep(self, message: SkeletonArray) -> None:
-        self._newest = message
+        stamp_ns = conversions.stamp_to_ns(message.header.stamp)
+        with self._arrived:
+            if self._recent and stamp_ns < self._recent[-1][0]:
+                self._recent.clear()  # the recording started over
+            self._recent.append((stamp_ns, message))
+            self._arrived.notify_all()

@@ -14,6 +14,7 @@ from actrec.config import setting
 from actrec.errors import ActrecError, DeviceError, EndOfStream
 from actrec.frames import RgbdFrame
 from actrec_nodes import conversions, params, process, qos, topics
+from actrec_nodes.flow_control import FlowControl
 from actrec_nodes.lifecycle import ActrecNode
 
 HUNG_S = 1.0
@@ -28,6 +29,12 @@ class CameraConfig:
     on_end: str = setting("exit", "At the end of a recording.", choices=("exit", "deactivate", "stay"))
     read_timeout_s: float = setting(
         2.0, "A camera that gives no frame for this long is lost.", unit="s", range=(0.1, 60.0)
+    )
+    frames_ahead: int = setting(
+        2, "Of a recording without a pace: images that may be under way in the graph.", range=(1, 100)
+    )
+    joints_ahead: int = setting(
+        16, "Of a recording without a pace and of joints alone: frames that may be under way.", range=(1, 1000)
     )
     retry_s: float = setting(
         1.0, "Wait before the first attempt to reopen a lost camera; doubled at each.", unit="s", range=(0.01, 60.0)
@@ -45,6 +52,7 @@ class CameraNode(ActrecNode[CameraConfig]):
         self._stop = threading.Event()
         self._outputs: dict[str, Any] = {}
         self._skipped = 0
+        self._flow: FlowControl | None = None
 
     def configure(self) -> None:
         """Finds the driver, declares its settings and makes it; the device is opened by activation."""
@@ -69,6 +77,7 @@ class CameraNode(ActrecNode[CameraConfig]):
         assert self._camera is not None
         self._camera.open()
         self._skipped = 0
+        self._flow = None if self._camera.paced else FlowControl(self)
         self._stop.clear()
         self._thread = threading.Thread(target=self._run, name="camera", daemon=True)
         self._thread.start()
@@ -76,6 +85,8 @@ class CameraNode(ActrecNode[CameraConfig]):
     def deactivate(self) -> None:
         """Stops reading and closes the device."""
         self._stop.set()
+        if self._flow is not None:
+            self._flow.close()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(self.config.read_timeout_s + HUNG_S)
             if self._thread.is_alive():
@@ -138,7 +149,15 @@ class CameraNode(ActrecNode[CameraConfig]):
                 late, self._skipped = max(camera.skipped - self._skipped, 0), camera.skipped
                 self.statistics.count("received", 1 + late)
                 self.statistics.count("dropped", late)
+                self._await_graph(joints_alone=frame.colour is None)
                 self._publish_counted(frame)
+
+    def _await_graph(self, joints_alone: bool) -> None:
+        if self._flow is None:
+            return
+        ahead = self.config.joints_ahead if joints_alone else self.config.frames_ahead
+        if not self._flow.wait(ahead - 1, joints_alone):
+            self.complain("the graph does not answer: is the recognizer active? The recording goes on", "warning")
 
     def _publish_counted(self, frame: RgbdFrame) -> None:
         began = time.monotonic()
@@ -151,6 +170,8 @@ class CameraNode(ActrecNode[CameraConfig]):
             self.fail(error)
         else:
             self.statistics.done(time.monotonic() - began, self.age(frame.stamp_ns))
+            if self._flow is not None:
+                self._flow.sent(frame.stamp_ns)
 
     def _reopen(self, camera: Camera) -> None:
         """Closes and opens the camera again, with growing pauses, until it answers or the node stops."""
@@ -170,6 +191,9 @@ class CameraNode(ActrecNode[CameraConfig]):
         if self.config.on_end == "exit":
             self.finish(status)
         elif self.config.on_end == "deactivate" and self.executor is not None:
+            # A recording of a frame or two ends before activation does, and only an active node can be deactivated.
+            while not self.is_active and not self._stop.wait(0.01):
+                pass
             # Not from here: deactivation joins this thread.
             self.executor.create_task(self.trigger_deactivate)
 

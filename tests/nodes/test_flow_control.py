@@ -1,0 +1,68 @@
+"""A recording without a pace runs as fast as the graph takes it, and no faster."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+from actrec_msgs.msg import ActionLabel, SkeletonArray
+
+from actrec_nodes import conversions, qos, topics
+from actrec_nodes.camera_node import CameraNode
+from actrec_nodes.flow_control import FlowControl
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.fixture
+def recording(tmp_path):
+    """A N-UCLA file of 300 frames."""
+    joints = np.random.default_rng(1).normal([0, 0, 2.5], 0.3, (300, 20, 3)).round(4).tolist()
+    path = tmp_path / "a01_s01_e00_v01.json"
+    path.write_text(json.dumps({"file_name": path.stem, "skeletons": joints, "label": 1}))
+    return path
+
+
+class SlowRecognizer:
+    """Answers one frame in three, as one that judges only the newest does, each after a word from the test."""
+
+    def __init__(self, ears):
+        self.seen, self.ahead, self._label = [], 0, ears.create_publisher(ActionLabel, topics.ACTION_LABEL, qos.SMALL)
+        self.answered, self.gate = -1, threading.Event()
+        ears.create_subscription(SkeletonArray, topics.SKELETONS, self._on_skeletons, qos.WINDOW_SUBSCRIBER)
+
+    def _on_skeletons(self, message):
+        self.seen.append(conversions.stamp_to_ns(message.header.stamp))
+        self.ahead = max(self.ahead, len(self.seen) - 1 - self.answered)
+        if len(self.seen) % 3 == 0 and self.gate.is_set():
+            self.answer(message.header)
+
+    def answer(self, header):
+        self.answered = len(self.seen) - 1
+        self._label.publish(ActionLabel(header=header))
+
+
+def play(add, host, recording, **more):
+    node = add(CameraNode, driver="replay", on_end="stay", replay__path=str(recording), replay__rate=0.0, **more)
+    assert host.start() is None
+    return node
+
+
+def test_every_frame_arrives_and_few_are_ahead(add, host, ears, recording):
+    recognizer = SlowRecognizer(ears)
+    recognizer.gate.set()
+    ears.listen(SkeletonArray, topics.SKELETONS, qos.WINDOW_SUBSCRIBER)
+    play(add, host, recording, joints_ahead=9)
+    ears.wait_for(topics.SKELETONS, 300)
+    assert len(recognizer.seen) == 300
+    assert recognizer.ahead <= 9
+
+
+def test_a_graph_that_does_not_answer_holds_it_back_for_a_moment_only(add, host, ears, recording, monkeypatch):
+    monkeypatch.setattr(FlowControl.__init__, "__defaults__", (0.02, 1.0))
+    recognizer = SlowRecognizer(ears)  # never answers
+    ears.listen(SkeletonArray, topics.SKELETONS, qos.WINDOW_SUBSCRIBER)
+    node = play(add, host, recording, joints_ahead=30)
+    ears.wait_for(topics.SKELETONS, 300)
+    assert recognizer.answered == -1
+    assert node.is_active
