@@ -21,6 +21,7 @@ class Recipe:
     options: dict = setting({}, "options of the network")
     dataset: str = setting("nucla", "dataset, a name of actrec_models.data.DATASETS")
     split: str = setting("view", "the dataset's protocol")
+    rendered: str = setting("", "clips made by actrec_models.data.rendered, added to the training part")
     unknown_dataset: str = setting("utd_mhad", "actions outside the classes, for the rejection threshold; empty: none")
     unknown_exclude: list = setting([], "its actions that are among the classes after all")
     window_s: float = setting(5.0, "time that the network sees", unit="s", range=(0.1, 60.0))

@@ -16,7 +16,7 @@ from actrec.errors import ConfigError
 from actrec.features import skeleton as features
 from actrec.features.skeleton import SkeletonPreprocessing
 from actrec_models import data
-from actrec_models.data import ClipDataset, augment, outliers
+from actrec_models.data import ClipDataset, augment, outliers, rendered
 from actrec_models.recipe import Recipe
 from actrec_models.registry import create
 
@@ -58,8 +58,9 @@ class Samples(Dataset[Sample]):
     def varied_bodies(self, index: int, rng: np.random.Generator) -> np.ndarray:
         """The clip as an augmented window [M, T, 25, 3] in metres, before normalisation."""
         assert self.augmentation is not None
+        before = self.clips[int(rng.integers(len(self.clips)))]
         window = augment.sample_window(
-            self.clips[index], self.recipe.window_s, self.recipe.frames, self.augmentation, rng
+            self.clips[index], self.recipe.window_s, self.recipe.frames, self.augmentation, rng, before
         )
         return augment.vary_bodies(window, self.augmentation, rng)
 
@@ -140,7 +141,7 @@ def train(
         torch.set_num_threads(threads)
     augmentation = recipe.check()
     lightning.seed_everything(recipe.seed, verbose=False)
-    clips = data.create(recipe.dataset, f"{data_root}/{recipe.dataset}", split=recipe.split, part="train")
+    clips = training_clips(recipe, data_root)
     module = Recognition(recipe.as_dict(), list(clips.classes))
     if init is not None:
         # The weights alone: schedule and optimiser start anew.
@@ -163,6 +164,15 @@ def train(
     )
     trainer.fit(module, loader, ckpt_path=str(last) if resume and last.is_file() else None)
     return last
+
+
+def training_clips(recipe: Recipe, data_root: str) -> ClipDataset:
+    """The recipe's training part, with the rendered clips where it names some."""
+    clips = data.create(recipe.dataset, f"{data_root}/{recipe.dataset}", split=recipe.split, part="train")
+    if not recipe.rendered:
+        return clips
+    more = rendered.read(Path(recipe.rendered))
+    return ClipDataset([*(clips[i] for i in range(len(clips))), *more], clips.classes)
 
 
 def _check_same_run(checkpoint: Path, recipe: Recipe) -> None:

@@ -5,13 +5,14 @@ import pytest
 import torch
 import yaml
 
-from actrec import inference
+from actrec import inference, windows
 from actrec.cli import main
 from actrec.errors import ConfigError, DeviceError, InputError
 from actrec.frames import NANOSECONDS
+from actrec.recordings.nucla import read_nucla_npz
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec_models import calibration, data, evaluation, recipe, training
-from actrec_models.data import Clip, ClipDataset, augment
+from actrec_models.data import Clip, ClipDataset, augment, outliers, rendered
 
 SMALL = {"options": {"width": 4}, "epochs": 2, "batch": 64, "learning_rate": 3e-3}
 
@@ -58,7 +59,7 @@ def test_augmentation_keeps_the_contract_and_repeats_by_seed(nucla):
 
 def test_augmentation_of_nothing_is_the_live_window(nucla):
     clip = nucla["train"][3]
-    off = augment.Augmentation(1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, False)
+    off = augment.Augmentation(1.0, *[0.0] * 12, mirror=False)
     rng = np.random.default_rng(1)
     window = augment.vary_bodies(augment.sample_window(clip, 5.0, 60, off, rng), off, rng)
     np.testing.assert_allclose(window, clip.window(5.0, 60), atol=1e-5)
@@ -70,6 +71,51 @@ def test_mirror_exchanges_sides_and_undoes_itself(nucla):
     left, right = KINECT_V2_25.index["hand_left"], KINECT_V2_25.index["hand_right"]
     np.testing.assert_array_equal(mirrored[..., left, 0], -bodies[..., right, 0])
     np.testing.assert_array_equal(augment.mirror(mirrored), bodies)
+
+
+def test_a_clip_follows_another_without_a_jump(nucla):
+    before, clip = nucla["train"][0], nucla["train"][40]
+    joined = augment.follow(before, clip, np.random.default_rng(1))
+    assert len(joined.stamps_ns) == joined.bodies.shape[1] == len(before.stamps_ns) + len(clip.stamps_ns)
+    assert (np.diff(joined.stamps_ns) > 0).all()
+    cut = len(before.stamps_ns)
+    np.testing.assert_allclose(joined.bodies[0, cut - 1, 0], joined.bodies[0, cut, 0], atol=1e-6)
+    np.testing.assert_array_equal(joined.bodies[:, cut:], clip.bodies)
+    assert joined.label == clip.label
+
+
+def test_exchanged_sides_come_back(nucla):
+    bodies = nucla["train"][0].window(5.0, 60)
+    changed = bodies.copy()
+    augment._exchange_sides(changed, np.random.default_rng(3))
+    different = (changed != bodies).any(axis=(0, 2, 3))
+    assert 0 < different.sum() <= 30
+    np.testing.assert_array_equal(changed[:, different], bodies[:, different][:, :, list(KINECT_V2_25.mirror)])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_made_up_actions_keep_bones_and_move_smoothly(nucla, seed):
+    window = outliers.other_action(nucla["train"][seed], 5.0, 60, np.random.default_rng(seed))
+    assert window.shape == (1, 60, 25, 3)
+    bones = np.linalg.norm(window[0] - window[0][:, list(KINECT_V2_25.parents)], axis=-1)
+    np.testing.assert_allclose(bones, np.broadcast_to(bones[0], bones.shape), atol=1e-4)
+    assert np.abs(np.diff(window[0], axis=0)).max() < 1.5  # an arm's length a twelfth of a second at the most
+
+
+def test_rendered_clips_are_near_the_recording_and_round_trip(data_root, tmp_path):
+    recording = next(s for s in read_nucla_npz(data_root / "nucla/nucla_skeletons.npz") if 15 <= len(s) <= 20)
+    clip = rendered.estimate(recording, 3, 15.0, 1)
+    assert clip is not None
+    truth = windows.resample(recording.stamps_ns, recording.bodies[0], clip.stamps_ns)
+    assert np.nanmedian(np.linalg.norm(truth - clip.bodies[0], axis=-1)) < 0.12
+    rendered.write(tmp_path / "clips.npz", [clip, clip])
+    again = rendered.read(tmp_path / "clips.npz")
+    assert [(c.name, c.label) for c in again] == [(recording.name, 3)] * 2
+    np.testing.assert_array_equal(again[1].bodies, clip.bodies)
+    np.testing.assert_array_equal(again[1].stamps_ns, clip.stamps_ns)
+    np.savez(tmp_path / "foreign.npz", bodies=np.zeros(3))
+    with pytest.raises(InputError, match=r"foreign.npz.*has no array"):
+        rendered.read(tmp_path / "foreign.npz")
 
 
 def test_proportions_scale_bones_alike_on_both_sides(nucla):

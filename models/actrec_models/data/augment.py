@@ -36,32 +36,58 @@ class Augmentation:
     speed: float = setting(1.35, "clips are played up to so many times faster or slower", range=(1.0, 3.0))
     cut: float = setting(0.5, "share of clips whose window ends before the action does", range=(0.0, 1.0))
     hold_s: float = setting(0.8, "the last pose is held up to so long after the action", unit="s", range=(0.0, 5.0))
+    before: float = setting(0.3, "share of clips that follow upon another one, as live actions do", range=(0.0, 1.0))
     frame_loss: float = setting(0.3, "up to this share of frames is dropped", range=(0.0, 0.9))
     tilt_deg: float = setting(15.0, "camera pitch and roll", unit="deg", range=(0.0, 90.0))
     turn_deg: float = setting(25.0, "turn left after facing is normalised", unit="deg", range=(0.0, 180.0))
     size: float = setting(0.1, "relative size left after scale is normalised", range=(0.0, 0.5))
     proportions: float = setting(0.1, "relative change of each bone's length", range=(0.0, 0.5))
     noise_m: float = setting(0.02, "largest standard deviation of joint noise", unit="m", range=(0.0, 0.2))
+    bias_m: float = setting(0.02, "standard deviation of each joint's constant error", unit="m", range=(0.0, 0.2))
+    exchange: float = setting(
+        0.15, "share of clips in which left and right are exchanged for a while", range=(0.0, 1.0)
+    )
     missing: float = setting(0.3, "share of clips in which limbs are lost for a while", range=(0.0, 1.0))
     mirror: bool = setting(True, "half of the clips are mirrored")
 
 
 def sample_window(
-    clip: Clip, seconds: float, frames: int, options: Augmentation, rng: np.random.Generator
+    clip: Clip,
+    seconds: float,
+    frames: int,
+    options: Augmentation,
+    rng: np.random.Generator,
+    before: Clip | None = None,
 ) -> np.ndarray:
-    """A window [M, frames, 25, 3] of `clip` at a random speed, end and frame rate."""
-    stamps = (clip.stamps_ns - clip.stamps_ns[0]) * options.speed ** rng.uniform(-1, 1)
+    """A window [M, frames, 25, 3] of `clip` at a random speed, end and frame rate; `before` may lead up to it."""
+    length_ns = clip.stamps_ns[-1] - clip.stamps_ns[0]
+    if before is not None and rng.random() < options.before:
+        clip = follow(before, clip, rng)
+    speed = options.speed ** rng.uniform(-1, 1)
+    stamps = (clip.stamps_ns - clip.stamps_ns[0]) * speed
     keep = rng.random(len(stamps)) >= rng.uniform(0, options.frame_loss)
     keep[[0, -1]] = True
     end = float(stamps[-1])
     if rng.random() < options.cut:
         # A window that ends early must still hold most of a short action, or any full window of a long one.
-        end = rng.uniform(min(0.6 * end, 0.7 * seconds * NANOSECONDS), end)
+        action = float(length_ns) * speed
+        end -= action - rng.uniform(min(0.6 * action, 0.7 * seconds * NANOSECONDS), action)
     else:
         end += rng.uniform(0, options.hold_s) * NANOSECONDS
     wanted = windows.sample_stamps(int(end), seconds, frames)
     kept = stamps[keep].astype(np.int64)
     return np.stack([windows.resample(kept, body[keep], wanted) for body in clip.bodies])
+
+
+def follow(before: Clip, clip: Clip, rng: np.random.Generator) -> Clip:
+    """`clip` as it goes on from where the person of `before` stands: what a live window shows of a second action."""
+    pause = round(rng.uniform(0.2, 0.6) * NANOSECONDS)
+    root = KINECT_V2_25.index["spine_base"]
+    moved = before.bodies + (clip.bodies[:, :1, root] - before.bodies[:, -1:, root])[:, :, None]
+    stamps = before.stamps_ns - before.stamps_ns[-1] + clip.stamps_ns[0] - pause
+    return Clip(
+        clip.name, clip.label, np.concatenate([stamps, clip.stamps_ns]), np.concatenate([moved, clip.bodies], axis=1)
+    )
 
 
 def vary_bodies(bodies: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
@@ -72,6 +98,9 @@ def vary_bodies(bodies: np.ndarray, options: Augmentation, rng: np.random.Genera
     varied = (bodies - root) @ turn.T + root
     varied = _vary_proportions(varied, options.proportions, rng)
     varied += rng.normal(0, 1, varied.shape).astype(np.float32) * np.float32(rng.uniform(0, options.noise_m))
+    varied += rng.normal(0, options.bias_m, (1, 1, 25, 3)).astype(np.float32)
+    if rng.random() < options.exchange:
+        _exchange_sides(varied, rng)
     if rng.random() < options.missing:
         _lose_limbs(varied, rng)
     if options.mirror and rng.random() < 0.5:
@@ -100,6 +129,14 @@ def _vary_proportions(bodies: np.ndarray, amount: float, rng: np.random.Generato
     for v in (1, 20, 2, 3, 4, 5, 6, 7, 21, 22, 8, 9, 10, 11, 23, 24, 12, 13, 14, 15, 16, 17, 18, 19):  # parents first
         varied[..., v, :] = varied[..., parents[v], :] + factor[v] * (bodies[..., v, :] - bodies[..., parents[v], :])
     return varied
+
+
+def _exchange_sides(bodies: np.ndarray, rng: np.random.Generator) -> None:
+    """Takes the left for the right for up to half of the clip, as estimators do of a person seen from the side."""
+    frames = bodies.shape[1]
+    start, length = rng.integers(frames), rng.integers(1, max(frames // 2, 2))
+    part = slice(start, start + length)
+    bodies[:, part] = bodies[:, part][:, :, list(KINECT_V2_25.mirror)]
 
 
 def _lose_limbs(bodies: np.ndarray, rng: np.random.Generator) -> None:
