@@ -34,7 +34,15 @@ NODES = ["camera_node", "skeleton_node", "hand_node", "face_node", "scene_flow_n
 
 CORE = ["numpy<2", "opencv-contrib-python", "PyYAML", "tqdm"]
 EXTRAS = {
-    "live": ["mediapipe>=0.10.14,<0.10.22", "onnxruntime>=1.17", "numba>=0.59", "rosbags>=0.11.9", "av>=12", "psutil"],
+    "live": [
+        "mediapipe>=0.10.14,<0.10.22",
+        "onnxruntime>=1.17",
+        "numba>=0.59",
+        "rosbags>=0.11.9",
+        "av>=12",
+        "psutil",
+        "scipy",
+    ],
     "train": ["torch>=2.4", "lightning>=2.4", "onnx>=1.16", "onnxscript", "safetensors"],
     "dev": ["pytest>=8", "pytest-timeout", "pytest-xdist", "ruff", "mypy", "pre-commit"],
     "view": ["rerun-sdk>=0.23"],

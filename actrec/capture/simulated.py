@@ -88,6 +88,11 @@ class SimulatedCamera(Camera):
         self._start_ns, self._began, self._next = 0, 0.0, 0
 
     @property
+    def paced(self) -> bool:  # type: ignore[override]
+        """False where frames come as fast as they are read."""
+        return self.config.realtime
+
+    @property
     def intrinsics(self) -> Intrinsics:
         """Intrinsics of both images: no distortion."""
         return self._intrinsics

@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,9 @@ class RecognizerConfig:
     watchdog_s: float = setting(
         2.0, "Report an error when no skeletons come for this long; 0 for never.", unit="s", range=(0.0, 3600.0)
     )
+    startup_s: float = setting(
+        10.0, "After activation, how long the skeletons' first may take: estimators load.", unit="s", range=(0.0, 600.0)
+    )
 
 
 class RecognizerNode(ActrecNode[RecognizerConfig]):
@@ -53,6 +57,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self._newest: SkeletonArray | None = None
         self._skipped = 0
         self._heard = False
+        self._activated = 0.0
         self._worker: Worker[SkeletonArray] | None = None
         self._subscription: Any = None
         self._watchdog: Any = None
@@ -74,7 +79,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         with self._swap:
             assert self._session is not None
             self._recognizer = Recognizer(self._session, **dataclasses.asdict(self._recognition.read()))
-        self._heard, self._skipped = False, 0
+        self._heard, self._skipped, self._activated = False, 0, time.monotonic()
         self._worker = Worker(self._work, self.fail, self.statistics, CAPACITY, age=self._age)
         self._worker.start(self.get_name())
         profile = qos.WINDOW_SUBSCRIBER
@@ -165,7 +170,10 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         return self.age(conversions.stamp_to_ns(message.header.stamp))
 
     def _on_watchdog(self) -> None:
-        if not self._heard:
+        starting = (
+            not self.statistics.snapshot().received and time.monotonic() - self._activated < self.config.startup_s
+        )
+        if not self._heard and not starting:
             topic = self.resolve_topic_name(topics.SKELETONS)
             self.fail(
                 DeviceError(

@@ -59,7 +59,7 @@ def test_augmentation_keeps_the_contract_and_repeats_by_seed(nucla):
 
 def test_augmentation_of_nothing_is_the_live_window(nucla):
     clip = nucla["train"][3]
-    off = augment.Augmentation(1.0, *[0.0] * 12, mirror=False)
+    off = augment.Augmentation(1.0, *[0.0] * 12, False)  # type: ignore[arg-type]
     rng = np.random.default_rng(1)
     window = augment.vary_bodies(augment.sample_window(clip, 5.0, 60, off, rng), off, rng)
     np.testing.assert_allclose(window, clip.window(5.0, 60), atol=1e-5)

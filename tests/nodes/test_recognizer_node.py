@@ -333,7 +333,7 @@ def test_list_models(make: Make, tiny: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_silence_is_reported_and_nothing_stale_published(make: Make, tiny: str) -> None:
-    graph = make(model=tiny, watchdog_s=0.3)
+    graph = make(model=tiny, watchdog_s=0.3, startup_s=0.0)
     reported = threading.Event()
     fail = graph.node.fail
 

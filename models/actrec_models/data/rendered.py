@@ -6,6 +6,7 @@ once; a recipe's `rendered` adds them.
 """
 
 import argparse
+import multiprocessing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -85,25 +86,33 @@ def read(path: Path) -> list[Clip]:
     return [Clip(str(name), int(label), stamps, bodies[None]) for (bodies, stamps), label, name in labelled]
 
 
+def _task(arguments: tuple[SkeletonSequence, float, int]) -> Clip | str:
+    """One clip in a worker process, or why there is none."""
+    recording, fps, seed = arguments
+    try:
+        return estimate(recording, (recording.label or 0) - 1, fps, seed) or "nobody is seen in half of its frames"
+    except ActrecError as error:
+        return str(error)
+
+
 def main() -> None:
     """Renders every n-th training clip of N-UCLA."""
     parser = argparse.ArgumentParser(prog="python -m actrec_models.data.rendered", description=main.__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder that holds nucla/nucla_skeletons.npz")
     parser.add_argument("--out", type=Path, required=True, help="file to write (.npz)")
-    parser.add_argument("--every", type=int, default=3, help="take every n-th clip (default: %(default)s)")
+    parser.add_argument("--every", type=int, default=4, help="take every n-th clip (default: %(default)s)")
     parser.add_argument("--fps", type=float, default=15.0, help="of the rendering (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
     args = parser.parse_args()
     recordings = read_nucla_npz(args.data / "nucla/nucla_skeletons.npz")
     chosen = [r for r in recordings if r.meta["view"] in VIEWS["train"]][:: args.every]
-    clips = []
-    for seed, recording in enumerate(tqdm(chosen, unit="clip")):
-        try:
-            clip = estimate(recording, (recording.label or 0) - 1, args.fps, seed)
-        except ActrecError as error:
-            tqdm.write(f"{recording.name} left out: {error}")
-            continue
-        if clip is not None:
-            clips.append(clip)
+    tasks = [(recording, args.fps, seed) for seed, recording in enumerate(chosen)]
+    with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
+        results = list(tqdm(pool.imap(_task, tasks), total=len(tasks), unit="clip"))
+    clips = [result for result in results if isinstance(result, Clip)]
+    for recording, result in zip(chosen, results, strict=True):
+        if isinstance(result, str):
+            print(f"{recording.name} left out: {result}")
     write(args.out, clips)
     print(f"{len(clips)} of {len(chosen)} clips in {args.out}")
 
