@@ -5,7 +5,7 @@ import pytest
 import torch
 import yaml
 
-from actrec import inference, windows
+from actrec import config, inference, windows
 from actrec.cli import main
 from actrec.errors import ConfigError, DeviceError, InputError
 from actrec.frames import NANOSECONDS
@@ -59,7 +59,8 @@ def test_augmentation_keeps_the_contract_and_repeats_by_seed(nucla):
 
 def test_augmentation_of_nothing_is_the_live_window(nucla):
     clip = nucla["train"][3]
-    off = augment.Augmentation(1.0, *[0.0] * 12, False)  # type: ignore[arg-type]
+    nothing = {field.name: 0.0 for field in dataclasses.fields(augment.Augmentation)}
+    off = config.build(augment.Augmentation, {**nothing, "speed": 1.0, "mirror": False})
     rng = np.random.default_rng(1)
     window = augment.vary_bodies(augment.sample_window(clip, 5.0, 60, off, rng), off, rng)
     np.testing.assert_allclose(window, clip.window(5.0, 60), atol=1e-5)
