@@ -1,8 +1,8 @@
 """Made-up actions outside every class, so that a network learns not to be sure of what it does not know.
 
-Outlier exposure (Hendrycks et al., ICLR 2019) without a second dataset: a real person's pose stands still, or waves its
-arms and now and then its legs about at random. No recorded action outside the classes is used, so that those can still
-judge the rejection.
+Outlier exposure (Hendrycks et al., ICLR 2019) without a second dataset: a real person's pose stands still, gestures
+(its hands go from place to place within reach), or throws its arms and now and then its legs about. No recorded action
+outside the classes is used, so that those can still judge the rejection.
 """
 
 import numpy as np
@@ -25,20 +25,83 @@ LEGS = tuple((_chain(s, "hip", "knee", "ankle", "foot"), _chain(s, "knee", "ankl
 
 def other_action(clip: Clip, seconds: float, frames: int, rng: np.random.Generator) -> np.ndarray:
     """A window [1, frames, 25, 3] in metres of a person of `clip` doing something that is none of the classes."""
-    pose = clip.bodies[0, rng.integers(clip.bodies.shape[1])]
+    # Most clips begin with somebody who stands.
+    pose = clip.bodies[0, 0 if rng.random() < 0.6 else rng.integers(clip.bodies.shape[1])]
     if np.isnan(pose).any():
         pose = np.where(np.isnan(pose), pose[_J["spine_mid"]], pose)
     times = np.arange(frames) * seconds / frames
-    body = np.repeat(pose[None], frames, axis=0) + smooth_noise(times, rng, 0.02, 0.5)[:, None]
-    if rng.random() < 0.2:
-        return body[None].astype(np.float32)  # idle
+    body = np.repeat(pose[None].astype(np.float64), frames, axis=0)
+    kind = rng.random()
+    if kind < 0.65:
+        _gesture(body, times, rng)
+    elif kind < 0.85:
+        _thrash(body, times, rng)
+    return (body + smooth_noise(times, rng, 0.02, 0.5)[:, None])[None].astype(np.float32)
+
+
+def _gesture(body: np.ndarray, times: np.ndarray, rng: np.random.Generator) -> None:
+    """Leads one hand or both from place to place before the body, both often in each other's mirror image."""
+    left = body[0, _J["shoulder_left"]] - body[0, _J["shoulder_right"]]
+    left /= max(np.linalg.norm(left), 1e-6)
+    up = body[0, _J["spine_shoulder"]] - body[0, _J["spine_base"]]
+    up = up - (up @ left) * left
+    up /= max(np.linalg.norm(up), 1e-6)
+    axes = np.stack([left, up, np.cross(left, up)])  # left, up, forward
+    sides = [("left", "right"), ("left",), ("right",)][rng.choice(3, p=[0.5, 0.25, 0.25])]
+    start, stop = np.sort(rng.uniform(times[0] - 1.0, times[-1] + 1.0, 2))
+    marks = np.linspace(start, max(stop, start + 0.5), rng.integers(3, 9))
+    places = rng.uniform([-0.35, -0.5, 0.05], [0.6, 0.7, 0.7], (len(marks), 3))
+    if rng.random() < 0.5:  # to and fro between two places, as waving, clapping or boxing does
+        places = places[np.arange(len(marks)) % 2] + rng.normal(0, 0.03, places.shape)
+    mirrored = rng.random() < 0.6
+    for side in sides:
+        own = places if mirrored or side == sides[0] else places[::-1]
+        outward = 1.0 if side == "left" else -1.0
+        _lead(body, side, times, marks, (own * [outward, 1, 1]) @ axes, axes)
+
+
+def _lead(
+    body: np.ndarray, side: str, times: np.ndarray, marks: np.ndarray, places: np.ndarray, axes: np.ndarray
+) -> None:
+    """Moves an arm so that its wrist passes `places` [K, 3] (from the shoulder) at `marks` and rests before and after."""
+    shoulder, elbow, wrist = (_J[f"{joint}_{side}"] for joint in ("shoulder", "elbow", "wrist"))
+    rest = body[0, wrist] - body[0, shoulder]
+    marks = np.concatenate([[marks[0] - 0.5], marks, [marks[-1] + 0.5]])
+    places = np.concatenate([[rest], places, [rest]])
+    path = np.stack([_eased(times, marks, places[:, i]) for i in range(3)], axis=1)
+    upper = max(float(np.linalg.norm(body[0, elbow] - body[0, shoulder])), 0.05)
+    fore = max(float(np.linalg.norm(body[0, wrist] - body[0, elbow])), 0.05)
+    reach = np.clip(np.linalg.norm(path, axis=1), abs(upper - fore) + 0.02, upper + fore - 0.005)[:, None]
+    along = path / np.maximum(np.linalg.norm(path, axis=1, keepdims=True), 1e-6)
+    # The elbow lies on a circle about the line from shoulder to wrist, and hangs down and outwards on it.
+    hint = -axes[1] + (0.5 if side == "left" else -0.5) * axes[0]
+    aside = hint - (along @ hint)[:, None] * along
+    aside /= np.maximum(np.linalg.norm(aside, axis=1, keepdims=True), 1e-6)
+    foot = (upper**2 - fore**2 + reach**2) / (2 * reach)
+    bent = along * foot + aside * np.sqrt(np.maximum(upper**2 - foot**2, 0))
+    origin = body[:, shoulder]
+    ends = [body[0, _J[f"{j}_{side}"]] - body[0, wrist] for j in ("hand", "hand_tip", "thumb")]
+    body[:, elbow], body[:, wrist] = origin + bent, origin + along * reach
+    forearm = (along * reach - bent) / fore
+    for joint, end in zip(("hand", "hand_tip", "thumb"), ends, strict=True):
+        body[:, _J[f"{joint}_{side}"]] = body[:, wrist] + forearm * np.linalg.norm(end)
+
+
+def _eased(times: np.ndarray, marks: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Values at `times`, easing in and out between marks."""
+    k = np.clip(np.searchsorted(marks, times) - 1, 0, len(marks) - 2)
+    share = np.clip((times - marks[k]) / np.maximum(marks[k + 1] - marks[k], 1e-6), 0, 1)
+    share = share * share * (3 - 2 * share)
+    return values[k] * (1 - share) + values[k + 1] * share
+
+
+def _thrash(body: np.ndarray, times: np.ndarray, rng: np.random.Generator) -> None:
     for limb in ARMS:
         if rng.random() < 0.7:
             _swing(body, limb, times, rng, largest=2.0)
-    if rng.random() < 0.3:
+    if rng.random() < 0.5:
         for limb in LEGS:
             _swing(body, limb, times, rng, largest=0.8)
-    return body[None].astype(np.float32)
 
 
 def _swing(
