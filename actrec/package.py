@@ -65,12 +65,15 @@ class Rejection:
     Attributes:
         threshold: A confidence (probability of the best class) below this is published as `unknown`.
         temperature: Logits are divided by this before the softmax.
-        calibrated_on: What the two were fitted on, for the reader.
+        calibrated_on: What these were fitted on, for the reader.
+        background: Logit of "none of these", a class of its own in the softmax; None for none. With it the confidence
+            falls where every class is weak, not only where two are alike.
     """
 
     threshold: float = 0.0
     temperature: float = 1.0
     calibrated_on: str = ""
+    background: float | None = None
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class Prediction:
         label: Name of the best class; `unknown` below the package's rejection threshold or where the network gave NaN.
         class_id: Its index; −1 for `unknown`.
         confidence: Probability of the best class, whether or not it was rejected; 0 where the network gave NaN.
-        probabilities: [classes] float32 that sum to 1, or NaN.
+        probabilities: [classes] float32, or NaN; what they lack to 1 is the background's, where the package has one.
         labels: Names of the classes.
     """
 
@@ -100,15 +100,26 @@ class Session:
         return [self.judge(row) for row in self.probabilities(clips)]
 
     def probabilities(self, clips: Sequence[Clip]) -> np.ndarray:
-        """Softmax of the logits over the temperature: [N, classes] float32, rows of NaN where the network gave NaN."""
-        logits = self.backend.run(self._inputs(clips)).astype(np.float64)
+        """[N, classes] float32: the softmax of the clips' logits, rows of NaN where the network gave NaN."""
+        return self.softmax(self.logits(clips))
+
+    def logits(self, clips: Sequence[Clip]) -> np.ndarray:
+        """[N, classes] float32, what the network gives."""
+        return self.backend.run(self._inputs(clips))
+
+    def softmax(self, logits: np.ndarray) -> np.ndarray:
+        """Probabilities [N, classes] float32 of logits, with the package's temperature and background."""
+        rejection, classes = self.package.rejection, logits.shape[1]
+        logits = logits.astype(np.float64)
         broken = ~np.isfinite(logits).all(axis=1)
         if broken.any():
-            logger.warning("%s gave NaN for %d of %d clips: unknown", self.package.name, broken.sum(), len(clips))
+            logger.warning("%s gave NaN for %d of %d clips: unknown", self.package.name, broken.sum(), len(logits))
             logits[broken] = np.nan
-        scaled = logits / self.package.rejection.temperature
+        if rejection.background is not None:
+            logits = np.pad(logits, ((0, 0), (0, 1)), constant_values=rejection.background)
+        scaled = logits / rejection.temperature
         raised = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-        return (raised / raised.sum(axis=1, keepdims=True)).astype(np.float32)
+        return (raised / raised.sum(axis=1, keepdims=True))[:, :classes].astype(np.float32)
 
     def judge(self, probabilities: np.ndarray) -> Prediction:
         """The prediction that [classes] probabilities amount to, rejection applied."""

@@ -7,6 +7,7 @@ def card(model: ModelPackage) -> str:
     """README.md of a package, from its description alone."""
     provenance, figures, rejection = model.provenance, model.provenance.figures, model.rejection
     training = f"{provenance.dataset}, split {provenance.split}, {provenance.epochs} epochs, seed {provenance.seed}"
+    background = "" if rejection.background is None else f", beside a background logit of {rejection.background:g}"
     accuracy = f"{provenance.accuracy:.1%} of {figures.get('test_clips', '?')} test clips"
     rows = [
         ("Network", f"`{model.family}` ({model.variant}), {figures.get('parameters', 0):,} parameters"),
@@ -15,7 +16,8 @@ def card(model: ModelPackage) -> str:
         ("Labels", ", ".join(model.labels)),
         ("Trained on", training),
         ("Accuracy", f"{accuracy} (top-1, before rejection)"),
-        ("Rejection", f"confidence below {rejection.threshold:g} is `unknown`; chosen on {rejection.calibrated_on}"),
+        ("Rejection", f"confidence below {rejection.threshold:g}{background} is `unknown`"),
+        ("Chosen on", rejection.calibrated_on),
         ("Trained again by", f"`{provenance.recipe}`"),
         ("Source", f"commit {provenance.commit}, {provenance.created}"),
         ("Licence", provenance.licence),

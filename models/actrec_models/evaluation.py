@@ -1,5 +1,6 @@
 """Scores a model package on a dataset by its official protocol, through the very session that runs live."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,11 +67,16 @@ class Report:
         }
 
 
-def probabilities(session: Session, clips: ClipDataset, batch: int = 16) -> np.ndarray:
+def logits(session: Session, clips: ClipDataset, batch: int = 16) -> np.ndarray:
     """[N, classes] of the window [M, T, V, 3] that the live recognizer has when each clip ends."""
     window = session.package.window
-    windows = [{"bodies": clips[i].window(window.seconds, window.frames)} for i in range(len(clips))]
-    return np.concatenate([session.probabilities(windows[i : i + batch]) for i in range(0, len(windows), batch)])
+    return logits_of(session, [clips[i].window(window.seconds, window.frames) for i in range(len(clips))], batch)
+
+
+def logits_of(session: Session, windows: Sequence[np.ndarray], batch: int = 16) -> np.ndarray:
+    """[N, classes] of windows [M, T, V, 3] in metres."""
+    clips = [{"bodies": window} for window in windows]
+    return np.concatenate([session.logits(clips[i : i + batch]) for i in range(0, len(clips), batch)])
 
 
 def evaluate(session: Session, clips: ClipDataset) -> Report:
@@ -85,4 +91,6 @@ def evaluate(session: Session, clips: ClipDataset) -> Report:
             f"{', '.join(clips.classes)}: evaluate it on the dataset it was trained for"
         )
     labels = np.array([clips[i].label for i in range(len(clips))])
-    return Report(tuple(clips.classes), labels, probabilities(session, clips), session.package.rejection.threshold)
+    return Report(
+        tuple(clips.classes), labels, session.softmax(logits(session, clips)), session.package.rejection.threshold
+    )

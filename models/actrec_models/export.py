@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from actrec import config, inference, package
-from actrec.errors import ActrecError, PackageError
-from actrec_models import calibration, data, evaluation, training
+from actrec.errors import PackageError
+from actrec_models import data, evaluation, rejection, training
 from actrec_models.card import card
-from actrec_models.data import ClipDataset
 from actrec_models.recipe import Recipe
 
 OPSET = 17
@@ -150,54 +149,28 @@ def _describe(recipe: Recipe, classes: list[str], network: nn.Module) -> package
 def _judge(
     recipe: Recipe, session: inference.Session, network: nn.Module, data_root: str
 ) -> tuple[package.Rejection, dict[str, Any]]:
-    """The rejection threshold, and the figures of the card."""
-    root = f"{data_root}/{recipe.dataset}"
-    test = evaluation.evaluate(session, data.create(recipe.dataset, root, split=recipe.split, part="test"))
+    """The rejection, and the figures of the card."""
+    test = data.create(recipe.dataset, f"{data_root}/{recipe.dataset}", split=recipe.split, part="test")
+    scores = evaluation.logits(session, test)
+    right = scores.argmax(axis=1) == [test[i].label for i in range(len(test))]
     figures: dict[str, Any] = {
-        "accuracy": test.accuracy,
-        "test_clips": len(test.labels),
+        "accuracy": float(right.mean()),
+        "test_clips": len(test),
         "parameters": sum(p.numel() for p in network.parameters()),
         "streams": len(network.input_specs),
     }
     if not recipe.unknown_dataset:
         return package.Rejection(), figures
-    known = _varied_confidences(recipe, session, data.create(recipe.dataset, root, split=recipe.split, part="train"))
-    threshold = calibration.choose_threshold(known, _unknown_confidences(recipe, session, data_root, "train"))
-    held_out = _unknown_confidences(recipe, session, data_root, "test")
-    accepted = test.probabilities.max(axis=1) >= threshold.value
+    chosen, described = rejection.calibrate(recipe, session, data_root)
+    accepted = chosen.confidence(scores) >= chosen.threshold
+    unknown = chosen.confidence(rejection.unknown_logits(recipe, session, data_root, "test"))
     figures.update(
         test_rejected=float((~accepted).mean()),
-        test_right_and_accepted=float((accepted & (test.predicted == test.labels)).mean()),
-        unknown_rejected=float((held_out < threshold.value).mean()),
-        unknown_clips=len(held_out),
+        test_right_and_accepted=float((accepted & right).mean()),
+        unknown_rejected=float((unknown < chosen.threshold).mean()),
+        unknown_clips=len(unknown),
     )
-    source = (
-        f"{recipe.dataset} train part, augmented ({threshold.known_kept:.1%} kept), against {recipe.unknown_dataset} "
-        f"train part ({threshold.unknown_rejected:.1%} rejected); without: {', '.join(recipe.unknown_exclude)}"
-    )
-    return package.Rejection(threshold.value, 1.0, source), figures
-
-
-def _varied_confidences(recipe: Recipe, session: inference.Session, clips: ClipDataset) -> np.ndarray:
-    """Confidences on augmented training clips: the nearest to unseen ones that does not touch the test part."""
-    samples = training.Samples(clips, list(session.package.inputs), recipe, recipe.check())
-    # Seeded with an epoch beyond the last one: draws that training did not see.
-    windows = [
-        {"bodies": samples.varied_bodies(index, np.random.default_rng([recipe.seed, recipe.epochs, index]))}
-        for index in range(len(samples))
-    ]
-    return np.concatenate([session.probabilities(windows[i : i + 16]) for i in range(0, len(windows), 16)]).max(axis=1)
-
-
-def _unknown_confidences(recipe: Recipe, session: inference.Session, data_root: str, part: str) -> np.ndarray:
-    clips = data.create(recipe.unknown_dataset, f"{data_root}/{recipe.unknown_dataset}", part=part)
-    absent = set(recipe.unknown_exclude) - set(clips.classes)
-    if absent:
-        raise ActrecError(
-            f"unknown_exclude names {', '.join(sorted(absent))}, which {recipe.unknown_dataset} does not have"
-        )
-    chosen = [c for c in (clips[i] for i in range(len(clips))) if clips.classes[c.label] not in recipe.unknown_exclude]
-    return evaluation.probabilities(session, ClipDataset(chosen, clips.classes)).max(axis=1)
+    return package.Rejection(chosen.threshold, 1.0, described, chosen.background), figures
 
 
 def _commit() -> str:

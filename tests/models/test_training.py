@@ -9,10 +9,12 @@ from actrec import config, inference, windows
 from actrec.cli import main
 from actrec.errors import ConfigError, DeviceError, InputError
 from actrec.frames import NANOSECONDS
+from actrec.package import Rejection
 from actrec.recordings.nucla import read_nucla_npz
 from actrec.skeleton.layouts import KINECT_V2_25
-from actrec_models import calibration, data, evaluation, recipe, training
+from actrec_models import data, evaluation, recipe, rejection, training
 from actrec_models.data import Clip, ClipDataset, augment, outliers, rendered
+from tests.tiny_model import write_tiny
 
 SMALL = {"options": {"width": 4}, "epochs": 2, "batch": 64, "learning_rate": 3e-3}
 
@@ -226,14 +228,25 @@ def test_loss_falls_over_a_few_steps(nucla):
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_threshold_separates_known_from_unknown():
+def test_rejection_separates_known_from_unknown():
     rng = np.random.default_rng(1)
-    known, unknown = rng.uniform(0.5, 1.0, 500), rng.uniform(0.1, 0.6, 500)
-    chosen = calibration.choose_threshold(known, unknown)
-    assert 0.45 <= chosen.value <= 0.61
-    assert chosen.known_kept >= 0.8
-    assert chosen.unknown_rejected >= 0.75
-    assert calibration.choose_threshold(known, known + 1).known_kept == 1.0  # nothing to gain: nothing is rejected
+    known = rng.normal(0, 0.3, (400, 5)) + 6 * np.eye(5)[rng.integers(5, size=400)]
+    weak = rng.normal(0, 0.3, (300, 5)) + 2 * np.eye(5)[rng.integers(5, size=300)]  # one class ahead, but of little
+    chosen = rejection.choose(known, weak)
+    assert chosen.known_kept >= 0.9
+    assert chosen.unknown_rejected > 0.95
+    assert rejection.choose(known, known + 3).known_kept == 1.0  # nothing to gain: nothing is rejected
+
+
+def test_session_and_calibration_agree_on_confidence(tmp_path):
+    plain = inference.load(write_tiny(tmp_path / "tiny"))
+    logits = np.random.default_rng(2).normal(0, 3, (20, 3)).astype(np.float32)
+    np.testing.assert_allclose(plain.softmax(logits).sum(axis=1), 1, atol=1e-6)
+    package = dataclasses.replace(plain.package, rejection=Rejection(0.5, background=1.5))
+    session = inference.Session(package, plain.backend)
+    np.testing.assert_allclose(session.softmax(logits).max(axis=1), rejection.confidence(logits, 1.5), rtol=1e-5)
+    assert (session.softmax(logits).argmax(axis=1) == logits.argmax(axis=1)).all()
+    assert (session.softmax(logits).sum(axis=1) < 1).all()
 
 
 def test_clip_window_ends_with_the_clip():

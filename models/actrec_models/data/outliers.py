@@ -63,7 +63,7 @@ def _gesture(body: np.ndarray, times: np.ndarray, rng: np.random.Generator) -> N
 def _lead(
     body: np.ndarray, side: str, times: np.ndarray, marks: np.ndarray, places: np.ndarray, axes: np.ndarray
 ) -> None:
-    """Moves an arm so that its wrist passes `places` [K, 3] (from the shoulder) at `marks` and rests before and after."""
+    """Moves an arm: its wrist passes `places` [K, 3] (from the shoulder) at `marks` and rests before and after."""
     shoulder, elbow, wrist = (_J[f"{joint}_{side}"] for joint in ("shoulder", "elbow", "wrist"))
     rest = body[0, wrist] - body[0, shoulder]
     marks = np.concatenate([[marks[0] - 0.5], marks, [marks[-1] + 0.5]])

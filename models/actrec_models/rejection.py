@@ -1,0 +1,92 @@
+"""Chooses when a label is published as `unknown`."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from actrec.errors import ConfigError
+from actrec.inference import Session
+from actrec_models import data, evaluation, training
+from actrec_models.data import ClipDataset
+from actrec_models.recipe import Recipe
+
+LEAST_KEPT = 0.9
+"""Share of the known actions that rejection must leave alone."""
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A threshold on the confidence, and the logit of "none of these" that makes the confidence.
+
+    Attributes:
+        threshold: Confidence, 0..1.
+        background: Logit of "none of these".
+        known_kept: Share of the known actions' clips that reach the threshold.
+        unknown_rejected: Share of other actions' clips that do not.
+    """
+
+    threshold: float
+    background: float
+    known_kept: float
+    unknown_rejected: float
+
+    def confidence(self, logits: np.ndarray) -> np.ndarray:
+        """[N] of logits [N, classes]: the best class's probability, the background's share taken off."""
+        return confidence(logits, self.background)
+
+
+def confidence(logits: np.ndarray, background: float) -> np.ndarray:
+    """[N] probability of the best class of logits [N, classes] beside a background logit."""
+    best = logits.max(axis=1)
+    return 1 / (np.exp(logits - best[:, None]).sum(axis=1) + np.exp(background - best))
+
+
+def choose(known: np.ndarray, unknown: np.ndarray, least_kept: float = LEAST_KEPT) -> Rejection:
+    """The rejection that best separates logits of known actions [N, classes] from those of others [K, classes].
+
+    It maximises the sum of the two shares (Youden's J) among those that keep at least `least_kept` of the known.
+    """
+    span = np.quantile(np.concatenate([known.max(axis=1), unknown.max(axis=1)]), [0.01, 0.99])
+    found = [_at(known, unknown, float(b), least_kept) for b in np.linspace(span[0] - 2, span[1] + 2, 41).round(2)]
+    return max(found, key=lambda r: r.known_kept + r.unknown_rejected)
+
+
+def _at(known: np.ndarray, unknown: np.ndarray, background: float, least_kept: float) -> Rejection:
+    ours, others = confidence(known, background), confidence(unknown, background)
+    candidates = np.concatenate([[0.0], np.quantile(ours, np.linspace(0, 1 - least_kept, 50))])
+    # Rounded down, so that model.yaml reads well and no more is rejected than allowed.
+    candidates = np.unique(np.floor(candidates * 1000) / 1000)
+    shares = [((ours >= c).mean(), (others < c).mean()) for c in candidates]
+    best = int(np.argmax([kept + rejected for kept, rejected in shares]))
+    return Rejection(float(candidates[best]), background, float(shares[best][0]), float(shares[best][1]))
+
+
+def calibrate(recipe: Recipe, session: Session, data_root: str) -> tuple[Rejection, str]:
+    """Chooses on augmented training clips and the unknown dataset's training part; also says so in words.
+
+    Augmented draws that training did not see are the nearest to unseen clips that does not touch the test part.
+    """
+    clips = data.create(recipe.dataset, f"{data_root}/{recipe.dataset}", split=recipe.split, part="train")
+    samples = training.Samples(clips, list(session.package.inputs), recipe, recipe.check())
+    draws = [np.random.default_rng([recipe.seed, recipe.epochs, index]) for index in range(len(samples))]
+    known = evaluation.logits_of(session, [samples.varied_bodies(i, rng) for i, rng in enumerate(draws)])
+    chosen = choose(known, unknown_logits(recipe, session, data_root, "train"))
+    described = (
+        f"{recipe.dataset} train part, augmented ({chosen.known_kept:.1%} kept), against {recipe.unknown_dataset} "
+        f"train part ({chosen.unknown_rejected:.1%} rejected); without: {', '.join(recipe.unknown_exclude)}"
+    )
+    return chosen, described
+
+
+def unknown_logits(recipe: Recipe, session: Session, data_root: str, part: str) -> np.ndarray:
+    """[K, classes] of the unknown dataset's clips, those left out whose action is among the classes.
+
+    Raises:
+        ConfigError: The recipe leaves out an action that the dataset does not have.
+    """
+    clips = data.create(recipe.unknown_dataset, f"{data_root}/{recipe.unknown_dataset}", part=part)
+    absent = sorted(set(recipe.unknown_exclude) - set(clips.classes))
+    if absent:
+        raise ConfigError(f"unknown_exclude names {', '.join(absent)}, which {recipe.unknown_dataset} does not have")
+    chosen = [c for c in (clips[i] for i in range(len(clips))) if clips.classes[c.label] not in recipe.unknown_exclude]
+    return evaluation.logits(session, ClipDataset(chosen, clips.classes))
