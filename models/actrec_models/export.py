@@ -129,7 +129,7 @@ def _describe(recipe: Recipe, classes: list[str], network: nn.Module) -> package
         epochs=recipe.epochs,
         accuracy=0.0,
         licence="research use: the dataset carries no clear licence to redistribute or to use commercially",
-        recipe=f"actrec train models/recipes/{recipe.model}_{recipe.dataset}.yaml",
+        recipe=recipe.command,
         commit=_commit(),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )

@@ -17,6 +17,7 @@ from actrec_models.data.augment import Augmentation
 class Recipe:
     """What to train, on what, and how."""
 
+    command: str = setting("", "how a person makes this model again, for its card")
     model: str = setting("deepacts_graph", "network, a name of actrec_models.list_models()")
     options: dict = setting({}, "options of the network")
     dataset: str = setting("nucla", "dataset, a name of actrec_models.data.DATASETS")

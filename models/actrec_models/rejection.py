@@ -13,6 +13,9 @@ from actrec_models.recipe import Recipe
 LEAST_KEPT = 0.9
 """Share of the known actions that rejection must leave alone."""
 
+LOWEST = 0.25
+"""Lowest threshold: a great background would separate as well with tiny confidences, which nobody could read."""
+
 
 @dataclass(frozen=True)
 class Rejection:
@@ -53,9 +56,9 @@ def choose(known: np.ndarray, unknown: np.ndarray, least_kept: float = LEAST_KEP
 
 def _at(known: np.ndarray, unknown: np.ndarray, background: float, least_kept: float) -> Rejection:
     ours, others = confidence(known, background), confidence(unknown, background)
-    candidates = np.concatenate([[0.0], np.quantile(ours, np.linspace(0, 1 - least_kept, 50))])
     # Rounded down, so that model.yaml reads well and no more is rejected than allowed.
-    candidates = np.unique(np.floor(candidates * 1000) / 1000)
+    candidates = np.unique(np.floor(np.quantile(ours, np.linspace(0, 1 - least_kept, 50)) * 1000) / 1000)
+    candidates = np.concatenate([[0.0], candidates[candidates >= LOWEST]])
     shares = [((ours >= c).mean(), (others < c).mean()) for c in candidates]
     best = int(np.argmax([kept + rejected for kept, rejected in shares]))
     return Rejection(float(candidates[best]), background, float(shares[best][0]), float(shares[best][1]))
