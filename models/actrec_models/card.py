@@ -3,8 +3,8 @@
 from actrec.package import ModelPackage
 
 
-def card(model: ModelPackage) -> str:
-    """README.md of a package, from its description alone."""
+def card(model: ModelPackage, name: str) -> str:
+    """README.md of the package called `name`, from its description alone."""
     provenance, figures, rejection = model.provenance, model.provenance.figures, model.rejection
     training = f"{provenance.dataset}, split {provenance.split}, {provenance.epochs} epochs, seed {provenance.seed}"
     background = "" if rejection.background is None else f", beside a background logit of {rejection.background:g}"
@@ -27,4 +27,4 @@ def card(model: ModelPackage) -> str:
         rows.insert(7, ("With rejection", f"test part: {kept}; {figures['unknown_rejected']:.1%} of "
                         f"{figures['unknown_clips']} held-out clips of other actions are rejected"))  # fmt: skip
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    return f"# {model.path.name or model.family}\n\n| | |\n| --- | --- |\n{table}\n"
+    return f"# {name}\n\n| | |\n| --- | --- |\n{table}\n"

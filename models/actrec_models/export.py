@@ -118,7 +118,7 @@ def export(checkpoint: Path, folder: Path, data_root: str, overwrite: bool = Fal
         judged, figures = _judge(recipe, session, network, data_root)
     provenance = dataclasses.replace(draft.provenance, accuracy=figures["accuracy"], figures=figures)
     final = dataclasses.replace(draft, rejection=judged, provenance=provenance)
-    return package.write(folder, final, content, weights, card(final), overwrite)
+    return package.write(folder, final, content, weights, card(final, folder.name), overwrite)
 
 
 def _describe(recipe: Recipe, classes: list[str], network: nn.Module) -> package.ModelPackage:
