@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from actrec import __version__
 from actrec.errors import ActrecError, ConfigError
+from actrec.threads import single_threaded_blas
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("actrec.cli.run", "run the whole graph in one process, from camera to /action_label"),
@@ -59,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     Args:
         argv: The arguments after the program's name; those of the process by default.
     """
+    single_threaded_blas()  # before any command imports numpy
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:

@@ -1,6 +1,7 @@
 """The command line: help with an example for every command, exit statuses, errors of one line."""
 
 import importlib
+import os
 import subprocess
 import sys
 import types
@@ -147,3 +148,11 @@ def test_bench_prints_tables_and_json(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "| arguments | --frames 3 |" in shown
     assert run_main(["bench", "probe", "--json"]) == 0
     assert '"error_mm": 7.25' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("program", ["import actrec.cli; actrec.cli.main([])", "import actrec_nodes"])
+def test_numpy_will_start_with_one_thread(program):
+    check = "assert 'numpy' not in sys.modules and os.environ['OPENBLAS_NUM_THREADS'] == '1'"
+    code = f"import os, sys; os.environ.pop('OPENBLAS_NUM_THREADS', None); {program}; {check}"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=environment)
