@@ -34,7 +34,7 @@ class CameraConfig:
         2, "Of a recording without a pace: images that may be under way in the graph.", range=(1, 100)
     )
     joints_ahead: int = setting(
-        16, "Of a recording without a pace and of joints alone: frames that may be under way.", range=(1, 1000)
+        40, "Of a recording without a pace and of joints alone: frames that may be under way.", range=(1, 1000)
     )
     retry_s: float = setting(
         1.0, "Wait before the first attempt to reopen a lost camera; doubled at each.", unit="s", range=(0.01, 60.0)

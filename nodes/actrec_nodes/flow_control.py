@@ -14,9 +14,10 @@ _DISCOVERY_STEP_S = 0.05
 class FlowControl:
     """Lets a source run only so far ahead of what the graph's last node has answered.
 
-    The answer to a frame is the label stamped with its time or a later one; where nobody publishes labels, the
-    skeletons made from its images; where nobody does that either, nothing holds the source back. A frame that is never
-    answered (a node fell behind, or died) holds it back for `patience_s` only.
+    The answer to an image is the skeletons stamped with its time or a later one; the answer to joints is a label (as to
+    images where nobody looks for skeletons), of which there is one every `interval_s` of the recognizer. Where nobody
+    publishes either, nothing holds the source back. A frame that is never answered (a node fell behind, or died) holds
+    it back for `patience_s` only.
 
     Args:
         node: Whose subscriptions to use.
@@ -82,7 +83,7 @@ class FlowControl:
         return topic
 
     def _answering_topic(self, joints_alone: bool) -> str | None:
-        candidates = [topics.ACTION_LABEL] if joints_alone else [topics.ACTION_LABEL, topics.SKELETONS]
+        candidates = [topics.ACTION_LABEL] if joints_alone else [topics.SKELETONS, topics.ACTION_LABEL]
         return next((topic for topic in candidates if self._node.count_publishers(topic)), None)
 
     def _listener(self, topic: str) -> Any:

@@ -3,9 +3,11 @@
 import json
 import threading
 
+import cv2
 import numpy as np
 import pytest
 from actrec_msgs.msg import ActionLabel, SkeletonArray
+from sensor_msgs.msg import Image
 
 from actrec_nodes import conversions, qos, topics
 from actrec_nodes.camera_node import CameraNode
@@ -66,3 +68,27 @@ def test_a_graph_that_does_not_answer_holds_it_back_for_a_moment_only(add, host,
     ears.wait_for(topics.SKELETONS, 300)
     assert recognizer.answered == -1
     assert node.is_active
+
+
+def test_images_are_answered_by_skeletons_each_one(add, host, ears, tmp_path):
+    """Labels come only now and then; a film must not wait for them."""
+    for k in range(20):
+        cv2.imwrite(str(tmp_path / f"{k:04d}.png"), np.full((48, 64, 3), 10 * k, np.uint8))
+        cv2.imwrite(str(tmp_path / f"{k:04d}_depth.png"), np.full((48, 64), 2000, np.uint16))
+    (tmp_path / "intrinsics.yaml").write_text(
+        "{width: 64, height: 48, fx: 50.0, fy: 50.0, cx: 31.5, cy: 23.5, depth_scale: 0.001}"
+    )
+    ears.create_publisher(ActionLabel, topics.ACTION_LABEL, qos.SMALL)  # says nothing
+    skeletons = ears.create_publisher(SkeletonArray, topics.SKELETONS, qos.SMALL)
+    seen = []
+
+    def answer(image):
+        seen.append(image)
+        skeletons.publish(SkeletonArray(header=image.header))
+
+    ears.create_subscription(Image, topics.COLOUR, answer, qos.IMAGE_PUBLISHER)
+    ears.listen(Image, topics.COLOUR, qos.IMAGE_PUBLISHER)
+    node = play(add, host, tmp_path)
+    ears.wait_for(topics.COLOUR, 20)
+    assert len(seen) == 20
+    assert node.statistics.snapshot().failed == 0
