@@ -10,8 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from actrec import keyvalues
 from actrec.errors import ConfigError, DeviceError, EndOfStream
 
 READ_TIMEOUT_S = 5.0
@@ -76,7 +75,7 @@ def _record_driver(args: argparse.Namespace, stopped: threading.Event) -> tuple[
     from actrec import capture
     from actrec.recordings.bag_writer import BagWriter
 
-    with capture.create(args.driver, **_options(args.driver_option)) as camera:
+    with capture.create(args.driver, **keyvalues.read(args.driver_option, "driver option")) as camera:
         with BagWriter(args.out, args.depth_encoding) as bag:
             first, shown = None, time.monotonic()
             while not stopped.is_set():
@@ -93,17 +92,6 @@ def _record_driver(args: argparse.Namespace, stopped: threading.Event) -> tuple[
                     shown = time.monotonic()
                     _show(seconds, bag.counts, bag.bytes_written, "")
     return bag.counts, {}
-
-
-def _options(pairs: list[str]) -> dict[str, Any]:
-    """KEY=VALUE words as options; a value is read as YAML reads it."""
-    options = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not (key and equals):
-            raise ConfigError(f"driver option is '{pair}', expected KEY=VALUE")
-        options[key] = yaml.safe_load(value) if value else ""
-    return options
 
 
 class _signals:  # noqa: N801  (a context manager, named as a function is)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from actrec import keyvalues
 from actrec.errors import ConfigError, EndOfStream
 
 
@@ -93,7 +94,7 @@ def camera_options(args: argparse.Namespace) -> dict[str, Any]:
     """
     if args.script and args.action:
         raise ConfigError("--action and --script both say what the actor does: give one of them")
-    options = _set_options(args.set)
+    options = keyvalues.read(args.set, "--set")
     options.update(realtime=False)
     given = {
         "actions": args.action,
@@ -109,18 +110,6 @@ def camera_options(args: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError(f"--seconds is {args.seconds}, expected more than 0")
     if args.seconds is not None or not args.script:
         options["duration"] = args.seconds if args.seconds is not None else 5.0
-    return options
-
-
-def _set_options(pairs: list[str]) -> dict[str, Any]:
-    import yaml
-
-    options = {}
-    for pair in pairs:
-        name, sign, value = pair.partition("=")
-        if not (name and sign):
-            raise ConfigError(f"--set takes OPTION=VALUE, not '{pair}'")
-        options[name] = yaml.safe_load(value) if value else ""
     return options
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from actrec import config, inference, package
 from actrec.errors import PackageError
-from actrec_models import data, evaluation, rejection, training
+from actrec_models import checkpoint, data, evaluation, rejection, training
 from actrec_models.card import card
 from actrec_models.recipe import Recipe
 
@@ -31,18 +31,15 @@ def load_checkpoint(path: Path) -> tuple[Recipe, list[str], nn.Module]:
     Raises:
         PackageError: The file is missing or no checkpoint of `actrec train`.
     """
+    content = checkpoint.read(path)
+    parameters = content["hyper_parameters"]
+    recipe = config.build(Recipe, parameters["recipe"])
+    module = training.Recognition(parameters["recipe"], parameters["classes"])
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        parameters = content["hyper_parameters"]
-        recipe = config.build(Recipe, parameters["recipe"])
-        module = training.Recognition(parameters["recipe"], parameters["classes"])
         module.load_state_dict(content["state_dict"])
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError, EOFError) as error:
-        line = (str(error).splitlines() or [""])[0]
-        raise PackageError(f"{path} is no checkpoint of `actrec train` ({type(error).__name__}: {line})") from error
-    except Exception as error:  # pickle.UnpicklingError: weights_only refused what the file wants to run
-        raise PackageError(f"{path} is refused: it is no plain checkpoint of `actrec train`") from error
-    return recipe, list(parameters["classes"]), module.network.eval()
+    except RuntimeError as error:
+        raise PackageError(f"{path} does not fit the network that its recipe names: train it again") from error
+    return recipe, parameters["classes"], module.network.eval()
 
 
 class _Positional(nn.Module):
@@ -97,11 +94,11 @@ def _check_parity(network: nn.Module, names: list[str], content: bytes) -> None:
             )
 
 
-def export(checkpoint: Path, folder: Path, data_root: str, overwrite: bool = False) -> package.ModelPackage:
+def export(source: Path, folder: Path, data_root: str, overwrite: bool = False) -> package.ModelPackage:
     """Writes a model package with its rejection threshold and its accuracy on the test part.
 
     Args:
-        checkpoint: Of `actrec train`.
+        source: Checkpoint of `actrec train`.
         folder: Where to; its name becomes the package's.
         data_root: Folder that holds a folder a dataset.
         overwrite: Replace a package that is there.
@@ -109,7 +106,7 @@ def export(checkpoint: Path, folder: Path, data_root: str, overwrite: bool = Fal
     Raises:
         PackageError: No checkpoint, or what was exported disagrees with PyTorch.
     """
-    recipe, classes, network = load_checkpoint(checkpoint)
+    recipe, classes, network = load_checkpoint(source)
     content = to_onnx(network)
     weights = safetensors.torch.save({k: v.clone().contiguous() for k, v in network.state_dict().items()})
     draft = _describe(recipe, classes, network)

@@ -15,7 +15,7 @@ from actrec import config
 from actrec.errors import ConfigError
 from actrec.features import skeleton as features
 from actrec.features.skeleton import SkeletonPreprocessing
-from actrec_models import data
+from actrec_models import checkpoint, data
 from actrec_models.data import ClipDataset, augment, outliers, rendered
 from actrec_models.recipe import Recipe
 from actrec_models.registry import create
@@ -128,14 +128,15 @@ def train(
     Args:
         recipe: What to do.
         data_root: Folder that holds a folder a dataset.
-        out: Folder for the checkpoints of the first and the last epoch and for `log/version_N/metrics.csv`.
+        out: Folder for the checkpoint after each epoch (`last.ckpt`) and `log/version_N/metrics.csv`.
         resume: Go on from `out`'s last checkpoint where there is one.
         progress: Show a progress bar.
         threads: CPU threads; 0 for all.
         init: Checkpoint of an earlier run whose weights to start from.
 
     Raises:
-        ConfigError: `out` holds a run by another recipe.
+        ConfigError: `out` holds a run by another recipe, or `init` another network.
+        PackageError: A checkpoint is missing, damaged or foreign.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -145,7 +146,7 @@ def train(
     module = Recognition(recipe.as_dict(), list(clips.classes))
     if init is not None:
         # The weights alone: schedule and optimiser start anew.
-        module.load_state_dict(torch.load(init, map_location="cpu", weights_only=True)["state_dict"])
+        _take_weights(module, init)
     samples = Samples(clips, module.network.input_specs, recipe, augmentation)
     loader = DataLoader(samples, recipe.batch, shuffle=True, drop_last=True)
     last = out / "last.ckpt"
@@ -175,12 +176,19 @@ def training_clips(recipe: Recipe, data_root: str) -> ClipDataset:
     return ClipDataset([*(clips[i] for i in range(len(clips))), *more], clips.classes)
 
 
-def _check_same_run(checkpoint: Path, recipe: Recipe) -> None:
-    before = torch.load(checkpoint, map_location="cpu", weights_only=True)["hyper_parameters"]["recipe"]
+def _take_weights(module: Recognition, source: Path) -> None:
+    try:
+        module.load_state_dict(checkpoint.read(source)["state_dict"])
+    except RuntimeError as error:
+        raise ConfigError(f"{source} holds another network than the recipe's: choose another --init") from error
+
+
+def _check_same_run(last: Path, recipe: Recipe) -> None:
+    before = checkpoint.read(last)["hyper_parameters"]["recipe"]
     changed = [name for name, value in recipe.as_dict().items() if before.get(name) != value]
     if changed:
         raise ConfigError(
-            f"{checkpoint.parent} holds a run with another {', '.join(changed)}: choose another --out, or --fresh"
+            f"{last.parent} holds a run with another {', '.join(changed)}: choose another --out, or --fresh"
         )
 
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
+from actrec import keyvalues
 from actrec.errors import ConfigError
 from actrec.registry import Registry
 
@@ -96,12 +95,7 @@ def driver_options(driver: str, options: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: One is not KEY=VALUE, or there is no driver that it could be a setting of.
     """
-    out = {}
-    for option in options:
-        key, equals, value = option.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"driver option is '{option}', expected KEY=VALUE")
-        if not driver:
-            raise ConfigError(f"driver option '{option}' needs a driver that it is a setting of")
-        out[f"{driver}.{key}"] = yaml.safe_load(value)
-    return out
+    settings = keyvalues.read(options, "driver option")
+    if settings and not driver:
+        raise ConfigError(f"driver option '{options[0]}' needs a driver that it is a setting of")
+    return {f"{driver}.{key}": value for key, value in settings.items()}

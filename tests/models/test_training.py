@@ -210,6 +210,20 @@ def test_training_learns_resumes_exports_and_evaluates(data_root, tmp_path, monk
         evaluation.evaluate(session, every_eighth("utd_mhad", str(data_root / "utd_mhad"), part="test"))
 
 
+def test_weights_to_start_from_are_checked(data_root, tmp_path, capsys):
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(SMALL))
+    (tmp_path / "text.ckpt").write_text("no checkpoint")
+    other = training.Recognition({**recipe.Recipe().as_dict(), "options": {"width": 8}}, ["a", "b"])
+    parameters = {"recipe": dict(other.recipe.as_dict()), "classes": ["a", "b"]}
+    torch.save({"hyper_parameters": parameters, "state_dict": other.state_dict()}, tmp_path / "other.ckpt")
+    for name, status in (("missing", 1), ("text", 1), ("other", 2)):
+        command = ["train", str(tmp_path / "recipe.yaml"), "--data", str(data_root), "--out", str(tmp_path / "run")]
+        assert main([*command, "--quiet", "--init", str(tmp_path / f"{name}.ckpt")]) == status
+        error = capsys.readouterr().err.strip().splitlines()
+        assert f"{name}.ckpt" in error[-1]
+        assert "Traceback" not in "".join(error)
+
+
 def test_loss_falls_over_a_few_steps(nucla):
     torch.manual_seed(1)
     settings = dataclasses.replace(recipe.Recipe(), **SMALL)

@@ -86,6 +86,7 @@ def test_a_vendors_driver_replaces_the_camera_node() -> None:
     ("arguments", "line"),
     [
         (["--driver-option", "a=b"], "needs a driver"),
+        (["--driver", "replay", "--driver-option", "a={"], "driver option 'a={': the value cannot be read as YAML"),
         (["--driver", "replay", "--driver-option", "a"], "driver option is 'a', expected KEY=VALUE"),
         (["--params", "/nowhere.yaml"], "there is no parameter file /nowhere.yaml"),
         (["--nodes", "nose"], "unknown node 'nose'"),

@@ -65,7 +65,7 @@ def test_the_list_names_actions_and_options(capsys) -> None:
         ([], 2, "nothing to write: give --out FOLDER"),
         (["--out", "{tmp}/x", "--action", "juggle"], 2, "unknown simulated action 'juggle'; known: all"),
         (["--out", "{tmp}/x", "--seconds", "-1"], 2, "--seconds is -1.0, expected more than 0"),
-        (["--out", "{tmp}/x", "--set", "fps"], 2, "--set takes OPTION=VALUE, not 'fps'"),
+        (["--out", "{tmp}/x", "--set", "fps"], 2, "--set is 'fps', expected KEY=VALUE"),
         (["--out", "{tmp}/x", "--action", "wave", "--script", "a.npz"], 2, "give one of them"),
         (["--out", "{tmp}/x", "--script", "{tmp}/gone.npz"], 1, "there is no file"),
         (["--out", "{tmp}"], 1, "is not empty; choose another folder"),

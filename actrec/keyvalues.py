@@ -1,0 +1,30 @@
+"""Settings written KEY=VALUE on a command line."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+
+from actrec.errors import ConfigError
+
+
+def read(pairs: Iterable[str], what: str) -> dict[str, Any]:
+    """KEY=VALUE words as settings; a value is read as YAML reads it, an empty one is an empty text.
+
+    Args:
+        pairs: The words.
+        what: What to call one of them in messages ("driver option").
+
+    Raises:
+        ConfigError: One is not KEY=VALUE, or its value is no YAML.
+    """
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise ConfigError(f"{what} is '{pair}', expected KEY=VALUE")
+        try:
+            settings[key] = yaml.safe_load(value) if value else ""
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{what} '{pair}': the value cannot be read as YAML; quote it") from error
+    return settings
