@@ -1,7 +1,6 @@
 """The base of the nodes that look closer at each person: hands, face."""
 
 import threading
-from abc import abstractmethod
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -9,9 +8,9 @@ from typing import Any, TypeVar
 from actrec_msgs.msg import SkeletonArray
 
 from actrec.config import setting
-from actrec.frames import NANOSECONDS, Body, RgbdFrame
+from actrec.frames import NANOSECONDS, RgbdFrame
 from actrec_nodes import conversions, params, qos, topics
-from actrec_nodes.frame_node import FrameNode
+from actrec_nodes.perception_node import PerceptionNode
 
 ConfigT = TypeVar("ConfigT")
 
@@ -35,20 +34,16 @@ _KEPT = 8
 """Skeleton messages remembered: those of the frames that may be waiting."""
 
 
-class BodyPartsNode(FrameNode[ConfigT]):
+class BodyPartsNode(PerceptionNode[ConfigT]):
     """Knows the skeletons of a frame, or the nearest ones in time, while it works on the frame."""
 
-    def __init__(self, name: str, config_class: type[ConfigT], **node_options: Any):
-        super().__init__(name, config_class, **node_options)
+    def __init__(self, name: str, **node_options: Any):
+        super().__init__(name, **node_options)
         self._parts_settings = params.declare(self, BodyPartsConfig)
         self._skeletons: Any = None
         self._recent: deque[tuple[int, SkeletonArray]] = deque(maxlen=_KEPT)
         self._arrived = threading.Condition()
         self._max_age_ns, self._wait_s = 0, 0.0
-
-    @abstractmethod
-    def look(self, frame: RgbdFrame, bodies: list[Body]) -> None:
-        """Works on a frame, with its skeletons (none where the nearest are too old)."""
 
     def activate(self) -> None:
         """Subscribes to skeletons too."""
@@ -65,10 +60,11 @@ class BodyPartsNode(FrameNode[ConfigT]):
             self.destroy_subscription(self._skeletons)
             self._skeletons = None
 
-    def process(self, frame: RgbdFrame) -> None:
-        """Adds its skeletons to the frame."""
+    def look(self, frame: RgbdFrame) -> list[Any]:
+        """What is found in a frame, sought where its skeletons say (anywhere, where there are none)."""
         message = self._nearest(frame.stamp_ns)
-        self.look(frame, conversions.message_to_bodies(message) if message is not None else [])
+        bodies = conversions.message_to_bodies(message) if message is not None else []
+        return list(self._perception.process(frame, bodies))
 
     def _nearest(self, stamp_ns: int) -> SkeletonArray | None:
         """The skeletons of that frame, waited for a moment, or the nearest that are not too old."""

@@ -177,7 +177,12 @@ def test_skeletons_that_are_too_old_do_not_say_where_to_look(host, add, ears) ->
     node = add(FaceNode, skeleton_max_age_s=0.5)
     assert host.start() is None
     seen: list[list[str]] = []
-    node.look = lambda frame, bodies: seen.append([body.body_id for body in bodies])
+
+    def process(frame, bodies):
+        seen.append([body.body_id for body in bodies])
+        return []
+
+    node._perception.process = process
     body = Body(
         "body_7", "kinect_v2_25", np.ones((25, 3), np.float32), np.ones((25, 2), np.float32), np.ones(25, np.float32)
     )
@@ -251,7 +256,7 @@ def test_nodes_of_one_process_share_their_subscriptions_and_hand_them_on(host, a
     first, second = add(SceneFlowNode, width=64, height=48), add(FaceNode)
     frames: dict[str, list[RgbdFrame]] = {"first": [], "second": []}
     first.process = frames["first"].append
-    second.look = lambda frame, bodies: frames["second"].append(frame)
+    second.process = frames["second"].append
     assert host.start() is None
     shown = still()
     ears.show_until(shown, lambda: all(len(seen) >= 3 for seen in frames.values()))
