@@ -25,16 +25,39 @@ NETWORK = "model.onnx"
 WEIGHTS = "model.safetensors"
 UNKNOWN = "unknown"
 """The label of what the model does not know; no package may have a class of that name."""
+COMBINE = ("mean", "logits", "max")
 _MAX_DESCRIPTION_BYTES = 1 << 20
 _REMEDY = "get or export the package again (`actrec models` lists those that are installed)"
 
 
 @dataclass(frozen=True)
 class WindowSpec:
-    """The stretch of time that the network sees: `seconds` long, resampled to `frames` (T)."""
+    """The stretch of time that a label is about: `seconds` long, resampled to `frames`.
+
+    Attributes:
+        seconds, frames: Length, and number of samples.
+        clip: T, frames that the network takes at once; 0 for all of them.
+        stride: Frames from the start of one clip to that of the next; 0 where one clip is the window.
+        combine: How the clips' scores become the window's: "mean" of their probabilities, mean of their "logits", or "max"
+            of their probabilities (scaled to sum to 1 again).
+    """
 
     seconds: float
     frames: int
+    clip: int = 0
+    stride: int = 0
+    combine: str = "mean"
+
+    @property
+    def clip_frames(self) -> int:
+        """T, frames that the network takes at once."""
+        return self.clip or self.frames
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """First frame of each clip. The last clip ends with the window."""
+        length = self.clip_frames
+        return tuple(range((self.frames - length) % (self.stride or 1), self.frames - length + 1, self.stride or 1))
 
 
 @dataclass(frozen=True)
@@ -287,6 +310,13 @@ def _check(package: ModelPackage) -> None:
         (UNKNOWN not in labels, f"labels has '{UNKNOWN}', which is kept for rejected windows"),
         (0 < window.seconds <= 600, f"window: seconds is {window.seconds}, allowed: above 0 to 600"),
         (1 <= window.frames <= 4096, f"window: frames is {window.frames}, allowed: 1 to 4096"),
+        (0 <= window.clip <= window.frames, f"window: clip is {window.clip}, allowed: 0 to frames ({window.frames})"),
+        (window.stride >= 0, f"window: stride is {window.stride}, allowed: 0 and more"),
+        (
+            window.stride > 0 or window.clip_frames == window.frames,
+            f"window: clips of {window.clip} frames in {window.frames} need a stride",
+        ),
+        (window.combine in COMBINE, f"window: combine is '{window.combine}', allowed: {', '.join(COMBINE)}"),
         (1 <= package.bodies <= 16, f"bodies is {package.bodies}, allowed: 1 to 16"),
         (bool(inputs), "inputs is empty"),
         (len({i.name for i in inputs}) == len(inputs), "inputs has a name twice"),

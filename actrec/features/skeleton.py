@@ -1,13 +1,14 @@
 """Normalised joints and bones, the inputs of the skeleton networks."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
 from actrec import config
 from actrec.config import setting
 from actrec.errors import InputError
+from actrec.features.base import Clip, Feature, absent
 from actrec.package import InputSpec
 from actrec.skeleton import layouts
 
@@ -113,28 +114,70 @@ def stack(joints: np.ndarray, modality: str, layout: str = "kinect_v2_25") -> np
     return np.ascontiguousarray(values.transpose(0, 3, 1, 2), dtype=np.float32)  # (M, C, T, V)
 
 
-def inputs(bodies: np.ndarray, specs: Iterable[InputSpec]) -> dict[str, np.ndarray]:
-    """Every input of a skeleton network.
+class BodyFeature(Feature):
+    """Normalised joints, (M, 3, T, V)."""
+
+    config_class = SkeletonPreprocessing
+    streams: ClassVar = {"bodies": True}
+    modality = "body"
+
+    def make(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
+        """From "bodies"; fewer than M are padded as absent."""
+        return stack(normalised(clip, spec, memo), self.modality, spec.layout)
+
+
+class BonesFeature(BodyFeature):
+    """Bones of the normalised joints, (M, 3, T, V)."""
+
+    modality = "bones"
+
+
+class PoseFeature(Feature):
+    """Normalised joints of the body that the clip is about, (3, t_p, J): t_p frames evenly spaced over the clip's T."""
+
+    config_class = SkeletonPreprocessing
+    streams: ClassVar = {"bodies": True}
+
+    def make(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
+        """From "bodies"."""
+        _, frames, joints = spec.shape
+        bodies = _bodies(clip, spec)
+        if bodies.shape[2:] != (joints, 3) or bodies.shape[1] < frames:
+            raise InputError(
+                f"bodies are {list(bodies.shape)} [M, T, V, 3] but input '{spec.name}' takes at least {frames} frames "
+                f"× {joints} joints ({spec.layout})"
+            )
+        # The last frame is always among them, as in `actrec.windows.sample_stamps`.
+        kept = np.round(np.arange(1, frames + 1) * bodies.shape[1] / frames).astype(int) - 1
+        whole = normalise(bodies[:1], self.options(spec), spec.layout)[0]
+        return np.ascontiguousarray(whole[kept].transpose(2, 0, 1), dtype=np.float32)  # (C, t_p, J)
+
+
+def normalised(clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
+    """[M, T, V, 3] joints of a clip, normalised as the spec's `preprocessing` says; made once a clip.
 
     Args:
-        bodies: [M, T, V, 3] metres in the optical frame, NaN for missing; fewer than M are padded as absent.
-        specs: The model's inputs, shape (M, 3, T, V) each.
-
-    Returns:
-        Input name to [M, 3, T, V] float32, without the batch axis.
+        clip: Holds "bodies" [M, T, V, 3] metres; fewer than M are padded as absent.
+        spec: Shape (M, 3, T, V).
+        memo: As `Feature.make` has it.
 
     Raises:
         InputError: Shapes disagree, both are named.
     """
-    made: dict[str, np.ndarray] = {}
-    normalised: dict[str, np.ndarray] = {}
-    for spec in specs:
-        key = f"{spec.layout} {sorted(spec.preprocessing.items())}"
-        if key not in normalised:
-            options = config.build(SkeletonPreprocessing, spec.preprocessing)
-            normalised[key] = normalise(_fit(bodies, spec), options, spec.layout)
-        made[spec.name] = stack(normalised[key], spec.modality, spec.layout)
-    return made
+    key = ("normalised", spec.layout, spec.shape, tuple(sorted(spec.preprocessing.items())))
+    if key not in memo:
+        options = config.build(SkeletonPreprocessing, spec.preprocessing)
+        memo[key] = normalise(_fit(_bodies(clip, spec), spec), options, spec.layout)
+    return memo[key]
+
+
+def _bodies(clip: Clip, spec: InputSpec) -> np.ndarray:
+    if "bodies" not in clip:
+        raise absent(spec, "bodies", clip)
+    bodies = np.asarray(clip["bodies"])
+    if bodies.ndim != 4:
+        raise InputError(f"bodies are {list(bodies.shape)}, expected [M, T, V, 3] for input '{spec.name}'")
+    return bodies
 
 
 def _fit(bodies: np.ndarray, spec: InputSpec) -> np.ndarray:
@@ -143,5 +186,5 @@ def _fit(bodies: np.ndarray, spec: InputSpec) -> np.ndarray:
     wanted = f"input '{spec.name}' takes up to {count} bodies of {frames} frames × {joints} joints ({spec.layout})"
     if bodies.ndim != 4 or bodies.shape[1:] != (frames, joints, 3) or bodies.shape[0] > count:
         raise InputError(f"bodies are {list(bodies.shape)} [M, T, V, 3] but {wanted}")
-    absent = np.full((count - len(bodies), *bodies.shape[1:]), np.nan, dtype=np.float32)
-    return np.concatenate([bodies.astype(np.float32), absent])
+    absent_bodies = np.full((count - len(bodies), *bodies.shape[1:]), np.nan, dtype=np.float32)
+    return np.concatenate([bodies.astype(np.float32), absent_bodies])

@@ -7,8 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
+from actrec import features
 from actrec.errors import ActrecError, InputError, PackageError
-from actrec.features import skeleton
 from actrec.package import DESCRIPTION, NETWORK, UNKNOWN, InputSpec, ModelPackage
 
 logger = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ class Session:
         return Prediction(labels[best], best, confidence, probabilities, labels)
 
     def _inputs(self, clips: Sequence[Clip]) -> dict[str, np.ndarray]:
-        made = [skeleton.inputs(clip["bodies"], self.package.inputs) for clip in clips]
+        made = [features.inputs(clip, self.package.inputs) for clip in clips]
         return {spec.name: np.stack([each[spec.name] for each in made]) for spec in self.package.inputs}
 
     def _empty_clip(self) -> Clip:
@@ -180,7 +180,7 @@ def _check_input(file: str, package: ModelPackage, spec: InputSpec, shape: Shape
         )
     bodies = np.zeros((package.bodies, package.window.frames, spec.shape[-1], 3), dtype=np.float32)
     try:
-        made = skeleton.inputs(bodies, [spec])[spec.name].shape
+        made = features.inputs({"bodies": bodies}, [spec])[spec.name].shape
     except (ActrecError, ValueError) as error:
         raise PackageError(f"{file}: input '{spec.name}' cannot be made: {error}; export it again") from error
     if made != spec.shape or spec.shape[0] != package.bodies:

@@ -11,9 +11,9 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from actrec import config
+from actrec import config, features
 from actrec.errors import ConfigError
-from actrec.features import skeleton as features
+from actrec.features import skeleton
 from actrec.features.skeleton import SkeletonPreprocessing
 from actrec_models import checkpoint, data
 from actrec_models.data import ClipDataset, augment, outliers, rendered
@@ -45,7 +45,7 @@ class Samples(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         clip = self.clips[index]
         if self.augmentation is None:
-            made = features.inputs(clip.window(self.recipe.window_s, self.recipe.frames), self.specs)
+            made = features.inputs({"bodies": clip.window(self.recipe.window_s, self.recipe.frames)}, self.specs)
             return {**made, "label": clip.label}
         # Seeded by what is drawn, not by the order of drawing: the same for any number of workers, or after resuming.
         rng = np.random.default_rng([self.recipe.seed, self.epoch, index])
@@ -67,8 +67,8 @@ class Samples(Dataset[Sample]):
     def _network_inputs(self, window: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
         assert self.augmentation is not None
         preprocessing = config.build(SkeletonPreprocessing, self.specs[0].preprocessing)
-        joints = augment.vary_normalised(features.normalise(window, preprocessing), self.augmentation, rng)
-        return {spec.name: features.stack(joints, spec.modality, spec.layout) for spec in self.specs}
+        joints = augment.vary_normalised(skeleton.normalise(window, preprocessing), self.augmentation, rng)
+        return {spec.name: skeleton.stack(joints, spec.modality, spec.layout) for spec in self.specs}
 
 
 class Recognition(lightning.LightningModule):

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from actrec import features
 from actrec.errors import ConfigError, InputError
-from actrec.features.skeleton import SkeletonPreprocessing, bones, inputs, normalise, seat_missing, stack
+from actrec.features.skeleton import SkeletonPreprocessing, bones, normalise, seat_missing, stack
 from actrec.geometry import rotation
 from actrec.package import InputSpec
 from actrec.recordings.skeletons import read_nucla_npz
@@ -41,7 +42,7 @@ def test_each_step_can_be_left_out(clip):
     off = SkeletonPreprocessing("none", "none", "none")
     np.testing.assert_array_equal(normalise(clip, off), clip)
     with pytest.raises(ConfigError, match=r"align.*yaw, none"):
-        inputs(clip, [spec("body", preprocessing={"align": "pitch"})])
+        features.inputs({"bodies": clip}, [spec("body", preprocessing={"align": "pitch"})])
 
 
 def test_missing_joints_sit_on_their_parents(clip):
@@ -82,7 +83,7 @@ def spec(modality, bodies=1, frames=60, preprocessing=None):
 
 
 def test_inputs_have_the_specs_shapes_and_pad_absent_bodies(clip):
-    made = inputs(clip, [spec("body", 2), spec("bones", 2)])
+    made = features.inputs({"bodies": clip}, [spec("body", 2), spec("bones", 2)])
     assert {k: v.shape for k, v in made.items()} == {"body": (2, 3, 60, 25), "bones": (2, 3, 60, 25)}
     assert (made["body"][1] == 0).all()
     assert (made["bones"][1] == 0).all()
@@ -91,8 +92,10 @@ def test_inputs_have_the_specs_shapes_and_pad_absent_bodies(clip):
 
 def test_wrong_shapes_are_named(clip):
     with pytest.raises(InputError, match=r"\[1, 30, 25, 3\].*up to 1 bodies of 60 frames × 25 joints"):
-        inputs(clip[:, :30], [spec("body")])
+        features.inputs({"bodies": clip[:, :30]}, [spec("body")])
     with pytest.raises(InputError, match=r"\[2, 60, 25, 3\].*up to 1 bodies"):
-        inputs(np.concatenate([clip, clip]), [spec("body")])
-    with pytest.raises(InputError, match="'face' is not made from skeletons"):
-        inputs(clip, [spec("face")])
+        features.inputs({"bodies": np.concatenate([clip, clip])}, [spec("body")])
+    with pytest.raises(ConfigError, match="unknown modality 'sound'; known: .*body, .*bones"):
+        features.inputs({"bodies": clip}, [spec("sound")])
+    with pytest.raises(InputError, match=r"'body' \(body\) is made from 'bodies' \[M, T, V, 3\].*holds hands"):
+        features.inputs({"hands": clip}, [spec("body")])

@@ -1,6 +1,7 @@
 """A ROS context of its own for each test, nodes in it, and ears that wait without polling."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -48,6 +49,13 @@ class Ears(Node):
     def wait_for(self, topic: str, number: int = 1) -> list[Any]:
         assert self.wait(lambda: len(self.heard[topic]) >= number), f"{len(self.heard[topic])} of {number} on {topic}"
         return list(self.heard[topic])
+
+    def wait_for_subscribers(self, topic: str, number: int) -> None:
+        """The graph is told of a subscription's birth and death a moment after they happen."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while self.count_subscribers(topic) != number:
+            assert time.monotonic() < deadline, f"{self.count_subscribers(topic)} subscribe {topic}, not {number}"
+            self.wait(lambda: False, 0.02)
 
     def say(self, topic: str, message: Any, profile: Any = qos.SMALL) -> None:
         if topic not in self._mouths:

@@ -141,11 +141,11 @@ def test_stamps_that_jump_back_do_not_stop_the_skeletons(host, add, ears, person
 def test_only_an_active_node_subscribes(host, add, ears) -> None:
     node = add(SkeletonNode)
     node.trigger_configure()
-    assert ears.count_subscribers(topics.COLOUR) == 0
+    ears.wait_for_subscribers(topics.COLOUR, 0)
     node.trigger_activate()
-    assert node.count_subscribers(topics.COLOUR) == 1
+    ears.wait_for_subscribers(topics.COLOUR, 1)
     node.trigger_deactivate()
-    assert node.count_subscribers(topics.COLOUR) == 0
+    ears.wait_for_subscribers(topics.COLOUR, 0)
 
 
 def test_hands_of_a_real_person_are_given_to_the_body(host, add, ears, person) -> None:
@@ -260,7 +260,7 @@ def test_nodes_of_one_process_share_their_subscriptions_and_hand_them_on(host, a
     assert host.start() is None
     shown = still()
     ears.show_until(shown, lambda: all(len(seen) >= 3 for seen in frames.values()))
-    assert first.count_subscribers(topics.COLOUR) == 1
+    ears.wait_for_subscribers(topics.COLOUR, 1)
     stamps = {frame.stamp_ns: frame for frame in frames["first"]}
     both = [(stamps[frame.stamp_ns], frame) for frame in frames["second"] if frame.stamp_ns in stamps]
     assert both
@@ -270,12 +270,13 @@ def test_nodes_of_one_process_share_their_subscriptions_and_hand_them_on(host, a
     first.trigger_deactivate()
     before = len(frames["second"])
     ears.show_until(shown, lambda: len(frames["second"]) >= before + 2)
-    assert second.count_subscribers(topics.COLOUR) == 1
+    ears.wait_for_subscribers(topics.COLOUR, 1)
     second.trigger_deactivate()
-    assert second.count_subscribers(topics.COLOUR) == 0
+    ears.wait_for_subscribers(topics.COLOUR, 0)
 
 
 def test_nodes_that_want_other_images_do_not_share(host, add, ears) -> None:
     first, second = add(SceneFlowNode), add(FaceNode, use_depth=False)
     assert host.start() is None
-    assert (first.count_subscribers(topics.COLOUR), second.count_subscribers(topics.DEPTH)) == (2, 1)
+    ears.wait_for_subscribers(topics.COLOUR, 2)
+    ears.wait_for_subscribers(topics.DEPTH, 1)

@@ -1,0 +1,139 @@
+"""What a clip holds, and what every feature offers."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from actrec import config
+from actrec.errors import InputError
+from actrec.package import InputSpec
+
+Clip = Mapping[str, np.ndarray]
+
+KEYS: dict[str, tuple[int | None, str, str]] = {
+    "bodies": (1, "[M, T, V, 3]", "joints, metres in the optical frame"),
+    "pixels": (1, "[M, T, V, 2]", "the joints in the colour image, px (u, v)"),
+    "hands": (1, "[M, T, 2, 21, 3]", "left and right hand, metres"),
+    "hand_pixels": (1, "[M, T, 2, 21, 2]", "the hands in the colour image, px"),
+    "face": (1, "[M, T, 68, 3]", "metres"),
+    "face_pixels": (1, "[M, T, 68, 2]", "the face in the colour image, px"),
+    "motion": (1, "[M, T, V, 2]", "optical flow at the joints, px/s of the colour image"),
+    "size": (None, "[2]", "width and height of the colour image, px"),
+    "colour": (0, "[T, H, W, 3]", "uint8 RGB"),
+    "flow": (0, "[T, H, W, 3]", "scene flow, m/s, of the colour image's field of view at any size"),
+}
+"""Key of a clip to (its time axis, its shape, what it is). Body 0 is the one that the clip is about. A clip may also
+hold, under the name of an input whose feature is a `FrameFeature`, that input's `observe`d frames [T, …] of body 0
+instead of "colour" or "flow": the live recognizer keeps crops, not pictures."""
+
+STREAMS = {
+    "bodies": ("bodies", "pixels"),
+    "hands": ("hands", "hand_pixels"),
+    "face": ("face", "face_pixels"),
+    "flow": ("flow", "motion"),
+    "colour": ("colour",),
+}
+"""What the live recognizer subscribes to, and the keys of a clip that come from it."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One frame, as far as one body is concerned; None for a stream that is absent.
+
+    Attributes:
+        positions: [V, 3] metres, NaN for missing.
+        pixels: [V, 2] px in the colour image, NaN for missing.
+        hand_pixels: [2, 21, 2] px, alike.
+        size: Width and height of the colour image, px.
+        colour: [H, W, 3] uint8 RGB.
+        flow: [h, w, 3] m/s, NaN for missing, of the same field of view.
+    """
+
+    positions: np.ndarray | None = None
+    pixels: np.ndarray | None = None
+    hand_pixels: np.ndarray | None = None
+    size: tuple[int, int] | None = None
+    colour: np.ndarray | None = None
+    flow: np.ndarray | None = None
+
+
+class Feature(ABC):
+    """Makes one network input. Has no state: what it needs to know stands in the spec.
+
+    Attributes:
+        config_class: Dataclass of the spec's `preprocessing`.
+        streams: Name in `STREAMS` to whether the input cannot be made without it; where False, absence gives zeros.
+    """
+
+    config_class: ClassVar[type]
+    streams: ClassVar[dict[str, bool]]
+
+    @abstractmethod
+    def make(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
+        """The input of one clip.
+
+        Args:
+            clip: What was seen; see `KEYS`.
+            spec: Shape, layout and preprocessing.
+            memo: Empty for each clip; features keep there what others of the same clip can use again.
+
+        Returns:
+            Float32 of `spec.shape`.
+
+        Raises:
+            InputError: A key is absent or has the wrong shape; both shapes are named.
+        """
+
+    def options(self, spec: InputSpec) -> Any:
+        """The spec's preprocessing, validated."""
+        return config.build(self.config_class, spec.preprocessing)
+
+
+class FrameFeature(Feature):
+    """An input that is a stack of pictures, each made from one frame alone: live, frames are reduced as they come."""
+
+    @abstractmethod
+    def observe(self, view: View, spec: InputSpec) -> np.ndarray:
+        """One frame's share, small (uint8 where it is a picture). The same shape for every view."""
+
+    @abstractmethod
+    def finish(self, frames: np.ndarray, spec: InputSpec) -> np.ndarray:
+        """The input, float32 of `spec.shape`, from `observe`d frames [T, …]."""
+
+    def make(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
+        """As the base says."""
+        frames = clip.get(spec.name)
+        if frames is None:
+            frames = np.stack([self.observe(view, spec) for view in self._views(clip, spec)])
+        return self.finish(np.asarray(frames), spec)
+
+    def _views(self, clip: Clip, spec: InputSpec) -> list[View]:
+        for stream, needed in self.streams.items():
+            if needed and STREAMS[stream][0] not in clip:
+                raise absent(spec, STREAMS[stream][0], clip)
+        size = clip.get("size")
+        if size is None and "colour" in clip:
+            size = np.array(clip["colour"].shape[2:0:-1])
+        whole = None if size is None else (int(size[0]), int(size[1]))
+        per_body = {"positions": "bodies", "pixels": "pixels", "hand_pixels": "hand_pixels"}
+        count = next(clip[key].shape[KEYS[key][0] or 0] for key in ("colour", "flow", "bodies") if key in clip)
+        return [
+            View(
+                size=whole,
+                **{field: clip[key][0, t] for field, key in per_body.items() if key in clip},
+                **{key: clip[key][t] for key in ("colour", "flow") if key in clip},
+            )
+            for t in range(count)
+        ]
+
+
+def absent(spec: InputSpec, key: str, clip: Clip) -> InputError:
+    """What to raise where a clip lacks `key`."""
+    _, shape, meaning = KEYS[key]
+    return InputError(
+        f"input '{spec.name}' ({spec.modality}) is made from '{key}' {shape} ({meaning}), "
+        f"but the clip holds {', '.join(sorted(clip)) or 'nothing'}"
+    )

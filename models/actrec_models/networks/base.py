@@ -1,0 +1,55 @@
+"""What every network offers."""
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from actrec import config
+from actrec.package import InputSpec, WindowSpec
+
+OUTLIER = -1
+"""Label of a sample that shows no class; it takes no part in the cross-entropy."""
+
+
+class Network(nn.Module):
+    """A classifier of clips that takes its inputs by name and returns logits.
+
+    Attributes:
+        config_class: Frozen dataclass of its options, with at least `num_classes` and `frames` (T of a clip).
+        config: The options it was made with.
+        window: Seconds, clip length, stride and combination of scores that its paper evaluates with.
+    """
+
+    config_class: ClassVar[type]
+
+    def __init__(self, **options: Any):
+        super().__init__()
+        self.config: Any = config.build(self.config_class, options)
+
+    @property
+    @abstractmethod
+    def input_specs(self) -> list[InputSpec]:
+        """Its inputs, shapes without the batch axis; every one is float32."""
+
+    @property
+    def window(self) -> WindowSpec:
+        """The paper's window; the default is one clip of T frames over five seconds."""
+        return WindowSpec(5.0, self.config.frames)
+
+    @abstractmethod
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Logits (N, classes) of inputs by name, each (N, *shape)."""
+
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the paper trains on.
+
+        Args:
+            batch: The inputs by name, and "label" [N] (−1 takes no part).
+
+        Returns:
+            "loss", the sum to minimise, "logits" [N, classes], and each part under its own name.
+        """
+        logits = self(**{spec.name: batch[spec.name] for spec in self.input_specs})
+        loss = nn.functional.cross_entropy(logits, batch["label"], ignore_index=OUTLIER)
+        return {"loss": loss, "logits": logits}
