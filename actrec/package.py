@@ -38,8 +38,8 @@ class WindowSpec:
         seconds, frames: Length, and number of samples.
         clip: T, frames that the network takes at once; 0 for all of them.
         stride: Frames from the start of one clip to that of the next; 0 where one clip is the window.
-        combine: How the clips' scores become the window's: "mean" of their probabilities, mean of their "logits", or "max"
-            of their probabilities (scaled to sum to 1 again).
+        combine: How the clips' scores become the window's: "mean" of their probabilities, mean of their "logits", or
+            "max" of their probabilities (scaled to sum to 1 again).
     """
 
     seconds: float

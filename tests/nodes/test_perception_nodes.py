@@ -276,7 +276,8 @@ def test_nodes_of_one_process_share_their_subscriptions_and_hand_them_on(host, a
 
 
 def test_nodes_that_want_other_images_do_not_share(host, add, ears) -> None:
-    first, second = add(SceneFlowNode), add(FaceNode, use_depth=False)
+    add(SceneFlowNode)
+    add(FaceNode, use_depth=False)
     assert host.start() is None
     ears.wait_for_subscribers(topics.COLOUR, 2)
     ears.wait_for_subscribers(topics.DEPTH, 1)
