@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from actrec import config
 from actrec.config import setting
 from actrec.features.skeleton import SkeletonPreprocessing
 from actrec.package import InputSpec
+from actrec_models.networks.base import Network
 from actrec_models.networks.graph import GraphBlock, partition
 
 LAYERS = ((1, 1), (1, 1), (1, 1), (1, 1), (2, 2), (2, 1), (2, 1), (4, 2), (4, 1), (4, 1))
@@ -28,6 +28,7 @@ class DeepActsGraphConfig:
     frames: int = setting(60, "T, frames of a clip (200 on SYSU)", range=(1, 1000))
     bodies: int = setting(1, "M, bodies of a clip; their features are averaged", range=(1, 8))
     width: int = setting(64, "channels of the first block", range=(4, 512))
+    kernel: int = setting(9, "temporal kernel of a block, odd", range=(1, 31))
     dropout: float = setting(0.0, "in each block", range=(0.0, 0.9))
 
 
@@ -41,7 +42,7 @@ class GraphBranch(nn.Module):
         widths = [options.width * multiple for multiple, _ in LAYERS]
         self.blocks = nn.Sequential(
             *(
-                GraphBlock(before, after, adjacency, stride, dropout=options.dropout, residual=layer > 0)
+                GraphBlock(before, after, adjacency, stride, options.kernel, options.dropout, residual=layer > 0)
                 for layer, (before, after, (_, stride)) in enumerate(zip([3, *widths], widths, LAYERS, strict=False))
             )
         )
@@ -58,19 +59,18 @@ class GraphBranch(nn.Module):
         return self.fc(f)
 
 
-class DeepActsGraph(nn.Module):
+class DeepActsGraph(Network):
     """The graph network of Fig. 3, one branch a modality, scores summed.
 
     Args:
         options: Fields of `DeepActsGraphConfig`.
     """
 
-    family = "deepacts"
+    config_class = DeepActsGraphConfig
     layout = "kinect_v2_25"
 
     def __init__(self, **options: object):
-        super().__init__()
-        self.config = config.build(DeepActsGraphConfig, options)
+        super().__init__(**options)
         self.branches = nn.ModuleDict({m: GraphBranch(self.config, self.layout) for m in self.config.modalities})
 
     @property
@@ -86,8 +86,3 @@ class DeepActsGraph(nn.Module):
         """Sum of the branches' class scores, (N, classes)."""
         scores = [branch(inputs[modality]) for modality, branch in self.branches.items()]
         return torch.stack(scores).sum(dim=0)
-
-    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Cross-entropy of `batch["label"]` [N]; the inputs lie in `batch` by name."""
-        scores = self(**{spec.name: batch[spec.name] for spec in self.input_specs})
-        return {"loss": nn.functional.cross_entropy(scores, batch["label"])}
