@@ -1,0 +1,98 @@
+"""Clips that nobody recorded but a camera might have: to try a network, to warm it up, to check its export."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from actrec import features
+from actrec.features.base import STREAMS
+from actrec.frames import Intrinsics
+from actrec.geometry import project
+from actrec.package import InputSpec
+from actrec.simulation import rig
+from actrec.simulation.performance import Performance
+from actrec.skeleton import layouts
+
+RATE_HZ = 15.0
+CAMERA = Intrinsics(320, 240, 300.0, 300.0, 160.0, 120.0)
+_CAMERA_HEIGHT, _DISTANCE, _APART = 1.0, 2.6, 0.9
+_HAND_LENGTH, _FACE_RADIUS = 0.19, 0.09
+_FLOW_SIZE = (120, 160)
+_CANONICAL = "kinect_v2_25"
+
+
+def example_clip(specs: Iterable[InputSpec], frames: int, bodies: int = 1, seed: int = 0) -> dict[str, np.ndarray]:
+    """A clip that holds every stream which these inputs can use; nothing in it is missing.
+
+    Bodies, hands and face are those of simulated actors at 15 frames a second, seen by a 320×240 camera. Pictures and
+    flow are smooth noise.
+
+    Args:
+        specs: Inputs of a network. Where their joints have a layout other than `kinect_v2_25`, that layout's joints
+            move at random.
+        frames: T of the clip, `clip_frames` of the network's window.
+        bodies: M.
+        seed: Another one gives another clip; the same one the same.
+
+    Returns:
+        Keys as in `actrec.features.base.KEYS`.
+    """
+    specs = list(specs)
+    rng = np.random.default_rng([seed, 11])
+    keys = {"size", *(key for stream in features.streams(specs) for key in STREAMS[stream])}
+    clip = _people(frames, bodies, seed, rng)
+    layout = _layout(specs)
+    if layout != _CANONICAL:
+        clip["bodies"] = np.stack([_wriggling(layout, frames, rng) for _ in range(bodies)])
+    clip = {name: value.astype(np.float32) for name, value in clip.items()}
+    for joints, pixels in (("bodies", "pixels"), ("hands", "hand_pixels"), ("face", "face_pixels")):
+        clip[pixels] = project(clip[joints], CAMERA)
+    clip["motion"] = np.gradient(clip["pixels"], 1 / RATE_HZ, axis=1) if frames > 1 else np.zeros_like(clip["pixels"])
+    clip["size"] = np.array([CAMERA.width, CAMERA.height], dtype=np.float32)
+    if "colour" in keys:
+        clip["colour"] = (_smooth_noise((frames, CAMERA.height, CAMERA.width), rng) * 60 + 128).clip(0, 255)
+        clip["colour"] = clip["colour"].astype(np.uint8)
+    if "flow" in keys:
+        clip["flow"] = 0.4 * _smooth_noise((frames, *_FLOW_SIZE), rng)
+    return {name: value for name, value in clip.items() if name in keys}
+
+
+def _people(frames: int, bodies: int, seed: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Joints [M, T, 25, 3], hands [M, T, 2, 21, 3] and face [M, T, 68, 3] of actors side by side, optical frame."""
+    to_optical = np.diag([1.0, -1.0, -1.0])  # from left, up, forward of somebody who faces the camera
+    face = rng.normal(0, _FACE_RADIUS / 2, (68, 3))
+    found: dict[str, list[np.ndarray]] = {"bodies": [], "hands": [], "face": []}
+    for m in range(bodies):
+        actor = Performance(seed=seed * 16 + m, room=0.3)
+        place = np.array([(m - (bodies - 1) / 2) * _APART, _CAMERA_HEIGHT, _DISTANCE])
+        poses = [actor.pose(1.0 + t / RATE_HZ).transformed(to_optical, place) for t in range(frames)]
+        found["bodies"].append(np.stack([pose.joints for pose in poses]))
+        found["hands"].append(np.stack([rig.hand_joints(pose, _HAND_LENGTH) for pose in poses]))
+        found["face"].append(np.stack([pose.joints[3] + face @ pose.head.T for pose in poses]))
+    return {name: np.stack(values) for name, values in found.items()}
+
+
+def _layout(specs: list[InputSpec]) -> str:
+    """The layout of "bodies": the first that an input names which is a body's or, in its place, a lone hand's."""
+    of_others = {"hands", "face", "hands_stamp", "face_stamp"}
+    named = [spec.layout for spec in specs if spec.modality not in of_others and spec.layout in layouts.LAYOUTS]
+    return named[0] if named else _CANONICAL
+
+
+def _wriggling(layout: str, frames: int, rng: np.random.Generator) -> np.ndarray:
+    """[T, V, 3] of any layout: bones of 3 cm about their parents, in smooth motion a metre before the camera."""
+    tree = layouts.get(layout)
+    bones = 0.03 * (rng.normal(0, 1, (len(tree), 3)) + 0.3 * np.cumsum(rng.normal(0, 0.3, (frames, len(tree), 3)), 0))
+    root = np.array(tree.parents) == np.arange(len(tree))
+    joints = np.zeros((frames, len(tree), 3))
+    for _ in range(len(tree)):  # each pass seats one more joint of every chain
+        joints = np.where(root[:, None], [0.0, 0.0, 1.0], joints[:, list(tree.parents)] + bones)
+    return joints
+
+
+def _smooth_noise(shape: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:
+    """[T, H, W, 3] float32 of about unit variance: coarse noise, its cells 16 pixels wide, that drifts over time."""
+    frames, height, width = shape
+    still = rng.normal(0, 1, (1, height // 16 + 1, width // 16 + 1, 3))
+    moving = rng.normal(0, 0.3, (frames, *still.shape[1:]))
+    return np.repeat(np.repeat(still + moving, 16, 1), 16, 2)[:, :height, :width].astype(np.float32)
