@@ -79,24 +79,27 @@ def sizes(x: Tensor) -> list[int]:
         return [int(n) for n in x.shape[2:]]
 
 
-def pad_same(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
-    """Zeros around x (N, C, T, H, W) as TensorFlow's "SAME" has them: the odd one goes behind.
-
-    Zeros serve the pools as well: what they see follows a ReLU and is nowhere below 0.
-    """
-    pads: list[int] = []
-    for n, k, s in zip(sizes(x), kernel, stride, strict=True):
-        total = max(k - (n % s or s), 0)
-        pads = [total // 2, total - total // 2, *pads]  # the last axis comes first
-    return functional.pad(x, pads) if any(pads) else x
+def same(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> list[tuple[int, int]]:
+    """Before and behind along T, H and W, how far TensorFlow's "SAME" pads x (N, C, T, H, W); the odd one goes behind."""
+    totals = [max(k - (n % s or s), 0) for n, k, s in zip(sizes(x), kernel, stride, strict=True)]
+    return [(total // 2, total - total // 2) for total in totals]
 
 
-class MaxPool3dSame(nn.MaxPool3d):
+class MaxPool3dSame(nn.Module):
     """Max pool with "SAME" padding."""
 
+    def __init__(self, kernel: Sequence[int], stride: Sequence[int]):
+        super().__init__()
+        self.kernel, self.stride = tuple(kernel), tuple(stride)
+
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, T, H, W) to (N, C, ⌈T/s⌉, ⌈H/s⌉, ⌈W/s⌉)."""
-        return super().forward(pad_same(x, self.kernel_size, self.stride))
+        """(N, C, T, H, W) to (N, C, ⌈T/s⌉, ⌈H/s⌉, ⌈W/s⌉).
+
+        The port pads with zeros, this ignores what is outside: the same, as x follows a ReLU and is nowhere below 0.
+        """
+        front = [before for before, _ in same(x, self.kernel, self.stride)]
+        # Rounding up lets the last window reach over the end, which is the padding behind.
+        return functional.max_pool3d(x, self.kernel, self.stride, front, ceil_mode=True)
 
 
 class Unit3d(nn.Module):
@@ -106,13 +109,19 @@ class Unit3d(nn.Module):
         super().__init__()
         self.kernel, self.stride, self.is_logits = (kernel,) * 3, (stride,) * 3, logits
         self.conv3d = nn.Conv3d(before, after, kernel, stride, bias=logits)
+        # The default of Sonnet, which I3D was written in.
+        nn.init.trunc_normal_(self.conv3d.weight, std=(before * kernel**3) ** -0.5)
         if not logits:
             self.bn = nn.BatchNorm3d(after, eps=1e-3, momentum=0.01)
-            nn.init.kaiming_normal_(self.conv3d.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, before, T, H, W) to (N, after, ⌈T/s⌉, ⌈H/s⌉, ⌈W/s⌉)."""
-        x = self.conv3d(pad_same(x, self.kernel, self.stride))
+        pads = same(x, self.kernel, self.stride)
+        padding = [before for before, _ in pads]
+        if any(before != behind for before, behind in pads):  # the first layer, on even sizes
+            x = functional.pad(x, [side for pair in reversed(pads) for side in pair])  # the last axis comes first
+            padding = [0, 0, 0]
+        x = functional.conv3d(x, self.conv3d.weight, self.conv3d.bias, self.stride, padding)
         return x if self.is_logits else functional.relu(self.bn(x))
 
 
