@@ -80,7 +80,7 @@ def sizes(x: Tensor) -> list[int]:
 
 
 def same(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> list[tuple[int, int]]:
-    """Before and behind along T, H and W, how far TensorFlow's "SAME" pads x (N, C, T, H, W); the odd one goes behind."""
+    """Before and behind along T, H and W, how far "SAME" (TensorFlow) pads x (N, C, T, H, W); the odd one goes behind."""
     totals = [max(k - (n % s or s), 0) for n, k, s in zip(sizes(x), kernel, stride, strict=True)]
     return [(total // 2, total - total // 2) for total in totals]
 

@@ -1,0 +1,231 @@
+"""P-I3D's glimpse sensor: body, left hand and right hand cut from the colour picture where the 2D joints are (Eq. 1).
+
+Das et al., "Where to Focus on for Human Action Recognition?", WACV 2019. VPN takes the body crop from here as well.
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import cv2
+import numpy as np
+
+from actrec.config import setting
+from actrec.errors import InputError
+from actrec.features.base import FrameFeature, View, absent
+from actrec.package import InputSpec
+from actrec.skeleton import layouts
+
+LENGTHS = {
+    ("spine_base", "spine_shoulder"): 0.52,
+    ("shoulder_left", "shoulder_right"): 0.36,
+    ("shoulder_left", "elbow_left"): 0.29,
+    ("shoulder_right", "elbow_right"): 0.29,
+    ("elbow_left", "wrist_left"): 0.25,
+    ("elbow_right", "wrist_right"): 0.25,
+    ("hip_left", "knee_left"): 0.42,
+    ("hip_right", "knee_right"): 0.42,
+    ("knee_left", "ankle_left"): 0.40,
+    ("knee_right", "ankle_right"): 0.40,
+}
+"""Metres between joints of an adult. A segment seen at a slant is shorter in the picture, never longer."""
+
+Box = tuple[float, float, float]
+"""Centre (u, v) and side of a square in the colour image, px."""
+
+
+@dataclass(frozen=True)
+class PicturePreprocessing:
+    """Of the whole picture there is nothing to choose."""
+
+
+@dataclass(frozen=True)
+class BodyCropPreprocessing:
+    """The square about a body."""
+
+    margin: float = setting(1.2, "side of the square by the larger side of the box about the joints", range=(1.0, 3.0))
+
+
+@dataclass(frozen=True)
+class HandCropPreprocessing:
+    """The square about a hand."""
+
+    side: float = setting(0.45, "side of the square at the body's distance", unit="m", range=(0.1, 2.0))
+
+
+def cut(picture: np.ndarray, box: Box, size: int) -> np.ndarray:
+    """A square of a picture, scaled.
+
+    Args:
+        picture: [H, W, 3] uint8.
+        box: The square; what lies outside the picture is black.
+        size: S, px.
+
+    Returns:
+        [S, S, 3] uint8.
+    """
+    height, width = picture.shape[:2]
+    side = max(round(box[2]), 1)
+    left, top = round(box[0] - side / 2), round(box[1] - side / 2)
+    x0, x1 = max(left, 0), min(left + side, width)
+    y0, y1 = max(top, 0), min(top + side, height)
+    out = np.zeros((size, size, 3), dtype=np.uint8)
+    if x0 >= x1 or y0 >= y1:
+        return out
+    # Where the visible part comes to lie in the scaled square; at least a pixel of it.
+    u0, v0 = min((x0 - left) * size // side, size - 1), min((y0 - top) * size // side, size - 1)
+    u1, v1 = max(-(-(x1 - left) * size // side), u0 + 1), max(-(-(y1 - top) * size // side), v0 + 1)
+    how = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
+    out[v0:v1, u0:u1] = cv2.resize(picture[y0:y1, x0:x1], (u1 - u0, v1 - v0), interpolation=how)
+    return out
+
+
+def pixels_per_metre(pixels: np.ndarray, layout: str) -> float:
+    """How large a metre at the body's distance is in the picture, however the body is turned; 0 where it is not seen.
+
+    The second largest ratio over `LENGTHS`: one misplaced joint shall not decide.
+
+    Args:
+        pixels: [V, 2] px, NaN for missing.
+        layout: Of V, with the Kinect's joint names.
+    """
+    index = layouts.get(layout).index
+    ends = np.array([(index[a], index[b]) for a, b in LENGTHS])
+    ratios = np.hypot(*(pixels[ends[:, 0]] - pixels[ends[:, 1]]).T) / np.array(list(LENGTHS.values()))
+    known = np.sort(ratios[np.isfinite(ratios)])
+    return float(known[-2:][0]) if len(known) else 0.0
+
+
+def body_box(pixels: np.ndarray, margin: float) -> Box | None:
+    """The square about the joints [V, 2] that are seen; None for fewer than two."""
+    seen = pixels[np.isfinite(pixels).all(axis=-1)]
+    if len(seen) < 2:
+        return None
+    low, high = seen.min(axis=0), seen.max(axis=0)
+    centre = (low + high) / 2
+    return float(centre[0]), float(centre[1]), float((high - low).max()) * margin
+
+
+def hand_box(
+    pixels: np.ndarray, hand: np.ndarray | None, side: str, metres: float, layout: str = "kinect_v2_25"
+) -> Box | None:
+    """The square about a hand: about its 21 points where the hand was found, else about the wrist, hand and tip joints.
+
+    Args:
+        pixels: [V, 2] px of the body.
+        hand: [21, 2] px, or None.
+        side: "left" or "right".
+        metres: Side of the square at the body's distance, so that what the hand holds is on it.
+        layout: Of V.
+
+    Returns:
+        None where neither is seen, or the body's size cannot be told.
+    """
+    index = layouts.get(layout).index
+    joints = pixels[[index[f"{joint}_{side}"] for joint in ("wrist", "hand", "hand_tip")]]
+    for points in (hand, joints):
+        if points is None:
+            continue
+        seen = points[np.isfinite(points).all(axis=-1)]
+        length = metres * pixels_per_metre(pixels, layout)
+        if len(seen) and length > 0:
+            centre = (seen.min(axis=0) + seen.max(axis=0)) / 2
+            return float(centre[0]), float(centre[1]), length
+    return None
+
+
+class Picture(FrameFeature):
+    """A stack of square pictures, (3, T, S, S) in [−1, 1] as I3D has them; black (−1) where there is nothing to see."""
+
+    config_class: ClassVar[type] = PicturePreprocessing
+    streams: ClassVar = {"bodies": True, "colour": True}
+
+    @abstractmethod
+    def box(self, view: View, spec: InputSpec) -> Box | None:
+        """What to cut out; None where it is not seen."""
+
+    def observe(self, view: View, spec: InputSpec) -> np.ndarray:
+        """[S, S, 3] uint8 of one frame.
+
+        Raises:
+            InputError: The frame has no picture, or it is no [H, W, 3] uint8.
+        """
+        size = _size(spec)
+        if view.colour is None:
+            raise absent(spec, "colour", {})
+        if view.colour.ndim != 3 or view.colour.shape[2] != 3 or view.colour.dtype != np.uint8:
+            raise InputError(
+                f"the colour picture is {list(view.colour.shape)} {view.colour.dtype}, but input '{spec.name}' is cut "
+                "from [H, W, 3] uint8"
+            )
+        box = self.box(view, spec)
+        return np.zeros((size, size, 3), dtype=np.uint8) if box is None else cut(view.colour, box, size)
+
+    def finish(self, frames: np.ndarray, spec: InputSpec) -> np.ndarray:
+        """From [T, S, S, 3] uint8."""
+        channels, count, size, _ = spec.shape
+        if frames.shape != (count, size, size, channels):
+            raise InputError(
+                f"input '{spec.name}' takes {count} pictures of {size}×{size}×{channels}, but they are "
+                f"{list(frames.shape)}"
+            )
+        planes = np.ascontiguousarray(frames.transpose(3, 0, 1, 2))  # (3, T, S, S), moved while it is small
+        scaled = np.multiply(planes, np.float32(1 / 127.5), dtype=np.float32)
+        scaled -= 1
+        return scaled
+
+
+class Image(Picture):
+    """The whole picture (the row "Full image" of P-I3D's tables), black above and below where it is wider than high."""
+
+    def box(self, view: View, spec: InputSpec) -> Box | None:
+        """The square about the picture."""
+        assert view.colour is not None
+        height, width = view.colour.shape[:2]
+        return width / 2, height / 2, float(max(height, width))
+
+
+class BodyCrop(Picture):
+    """The whole body, from its 2D joints."""
+
+    config_class = BodyCropPreprocessing
+
+    def box(self, view: View, spec: InputSpec) -> Box | None:
+        """The square about the joints, with a margin."""
+        return body_box(_pixels(view, spec), self.options(spec).margin)
+
+
+class LeftHandCrop(Picture):
+    """The left hand, where the hand's points are or else the wrist's, hand's and tip's joints."""
+
+    config_class = HandCropPreprocessing
+    streams: ClassVar = {"bodies": True, "colour": True, "hands": False}
+    side = "left"
+
+    def box(self, view: View, spec: InputSpec) -> Box | None:
+        """The square about the hand."""
+        hand = None if view.hand_pixels is None else view.hand_pixels[("left", "right").index(self.side)]
+        return hand_box(_pixels(view, spec), hand, self.side, self.options(spec).side, spec.layout)
+
+
+class RightHandCrop(LeftHandCrop):
+    """The right hand, alike."""
+
+    side = "right"
+
+
+def _size(spec: InputSpec) -> int:
+    if len(spec.shape) != 4 or spec.shape[0] != 3 or spec.shape[2] != spec.shape[3]:
+        raise InputError(f"input '{spec.name}' has shape {list(spec.shape)}, but a picture input is [3, T, S, S]")
+    return spec.shape[2]
+
+
+def _pixels(view: View, spec: InputSpec) -> np.ndarray:
+    if view.pixels is None:
+        raise absent(spec, "pixels", {})
+    joints = len(layouts.get(spec.layout))
+    if view.pixels.shape != (joints, 2):
+        raise InputError(
+            f"pixels are {list(view.pixels.shape)} [V, 2] but input '{spec.name}' takes {joints} joints ({spec.layout})"
+        )
+    return view.pixels
