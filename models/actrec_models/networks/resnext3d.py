@@ -4,6 +4,8 @@ Parameter names are those of the widely used `kenshohara/3D-ResNets-PyTorch` (`c
 `fc`), so that its Kinetics checkpoints load key for key.
 """
 
+import math
+
 from torch import Tensor, nn
 
 BLOCKS = (3, 4, 23, 3)
@@ -25,7 +27,7 @@ class Bottleneck(nn.Module):
     def __init__(self, channels_in: int, channels: int, stride: int = 1):
         super().__init__()
         channels_out = EXPANSION * channels
-        groups = min(CARDINALITY, channels)
+        groups = math.gcd(CARDINALITY, channels)  # all 32 at the published width
         self.conv1 = nn.Conv3d(channels_in, channels, 1, bias=False)
         self.bn1 = nn.BatchNorm3d(channels)
         self.conv2 = nn.Conv3d(channels, channels, 3, stride, padding=1, groups=groups, bias=False)
@@ -52,18 +54,18 @@ class ResNext3d(nn.Module):
 
     Args:
         num_classes: Outputs of `fc`; 0 for the feature map alone, without `fc`.
-        width: Channels of the first convolution, 64 in the paper; all others scale with it (at least 32 are needed for
-            the full cardinality in the first stage, a narrower stage has one channel a group).
+        width: Factor on all channels (for tests and small machines; 1 is the published network).
     """
 
-    def __init__(self, num_classes: int = 400, width: int = 64):
+    def __init__(self, num_classes: int = 400, width: float = 1.0):
         super().__init__()
-        self.conv1 = nn.Conv3d(3, width, 7, stride=(1, 2, 2), padding=3, bias=False)
-        self.bn1 = nn.BatchNorm3d(width)
+        stem = max(1, round(64 * width))
+        self.conv1 = nn.Conv3d(3, stem, 7, stride=(1, 2, 2), padding=3, bias=False)
+        self.bn1 = nn.BatchNorm3d(stem)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool3d(3, stride=2, padding=1)
-        planes = [2 * width * 2**stage for stage in range(4)]
-        self.layer1 = _stage(width, planes[0], BLOCKS[0], stride=1)
+        planes = [2 * stem * 2**stage for stage in range(4)]
+        self.layer1 = _stage(stem, planes[0], BLOCKS[0], stride=1)
         self.layer2 = _stage(EXPANSION * planes[0], planes[1], BLOCKS[1], stride=2)
         self.layer3 = _stage(EXPANSION * planes[1], planes[2], BLOCKS[2], stride=2)
         self.layer4 = _stage(EXPANSION * planes[2], planes[3], BLOCKS[3], stride=2)
