@@ -1,0 +1,288 @@
+"""Hands, face and motion as pictures show them: 2D points and optical flow, the 2D part of Deep Action Stamps.
+
+DeepActsNet, "The Proposed Deep Action Stamps": channels x, y and x + y, of a hand's 21 joints, of the face's 68
+landmarks, and of the optical flow at the body's joints.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+
+from actrec.config import setting
+from actrec.errors import InputError
+from actrec.features.base import KEYS, Clip, Feature, absent
+from actrec.features.skeleton import seat_missing
+from actrec.frames import Intrinsics
+from actrec.package import InputSpec
+from actrec.skeleton import layouts
+
+BODY_LAYOUT = "kinect_v2_25"
+"""Layout of "pixels", by which keypoints are centred and scaled."""
+
+
+@dataclass(frozen=True)
+class MotionPreprocessing:
+    """How optical flow is made independent of the camera."""
+
+    scale: str = setting(
+        "body",
+        "unit of length: the body's median torso, the image's height, or the pixel",
+        choices=("body", "image", "none"),
+    )
+
+
+@dataclass(frozen=True)
+class KeypointPreprocessing:
+    """How 2D points are made independent of the camera and of where a person stands."""
+
+    centre: str = setting(
+        "body",
+        "origin: mean of the body's spine_base over the window, the image's centre, or its corner",
+        choices=("body", "image", "none"),
+    )
+    scale: str = setting(
+        "body",
+        "unit of length: the body's median torso, the image's height, or the pixel",
+        choices=("body", "image", "none"),
+    )
+
+
+class KeypointsFeature(Feature):
+    """2D points of the bodies as (x, y, x + y), (M, 3, T, V); zero where the stream, or the body's share, is absent.
+
+    Attributes:
+        key: Of the clip.
+        sets: How many sets of the layout's joints a body has; they follow one another along V.
+    """
+
+    config_class: ClassVar[type] = KeypointPreprocessing
+    key: ClassVar[str]
+    sets: ClassVar[int] = 1
+
+    def make(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
+        """As the base says; made once a clip."""
+        memo_key = (self.key, spec.layout, spec.shape, tuple(sorted(spec.preprocessing.items())))
+        if memo_key not in memo:
+            memo[memo_key] = self._make(clip, spec)
+        return memo[memo_key]
+
+    def _make(self, clip: Clip, spec: InputSpec) -> np.ndarray:
+        bodies, channels, frames, joints = spec.shape
+        if (channels, joints) != (3, self.sets * len(layouts.get(spec.layout))):
+            raise InputError(
+                f"input '{spec.name}' ({spec.modality}) has shape {list(spec.shape)}, but {self.sets} × {spec.layout} "
+                f"gives [M, 3, T, {self.sets * len(layouts.get(spec.layout))}]"
+            )
+        made = np.zeros((bodies, frames, joints, 2), np.float32)
+        points = clip.get(self.key)
+        if points is not None:
+            self._check(np.asarray(points), spec)
+            shaped = np.array(points, np.float32).reshape(len(points), frames, joints, 2)
+            if not np.isnan(shaped).all():
+                made[: len(points)] = self._seat(self._normalise(shaped, clip, spec), spec.layout)
+        return with_sum(made)
+
+    def _check(self, points: np.ndarray, spec: InputSpec) -> None:
+        bodies, _, frames, joints = spec.shape
+        per_set = (self.sets, joints // self.sets, 2) if self.sets > 1 else (joints, 2)
+        if points.shape[1:] != (frames, *per_set) or len(points) > bodies:
+            raise InputError(
+                f"{self.key} is {list(points.shape)} {KEYS[self.key][1]} but input '{spec.name}' takes up to {bodies} "
+                f"bodies of {frames} frames × {' × '.join(map(str, per_set[:-1]))} points ({spec.layout})"
+            )
+
+    def _normalise(self, points: np.ndarray, clip: Clip, spec: InputSpec) -> np.ndarray:
+        options = self.options(spec)
+        body = _body_pixels(clip, spec) if "body" in dataclasses.astuple(options) else None
+        return (points - _origin(options.centre, points, body, clip, spec)) / _unit(
+            options.scale, points, body, clip, spec
+        )
+
+    def _seat(self, points: np.ndarray, layout: str) -> np.ndarray:
+        """Puts a missing point on its parent, a set's missing root amid its other points; absent sets are zero."""
+        shape = points.shape
+        sets = points.reshape(*shape[:2], self.sets, -1, 2)  # (M, T, sets, V / sets, 2)
+        root = next(v for v, parent in enumerate(layouts.get(layout).parents) if v == parent)
+        known = ~np.isnan(sets).any(axis=-1, keepdims=True)
+        middle = np.where(known, sets, 0).sum(axis=-2) / np.maximum(known.sum(axis=-2), 1)
+        sets[..., root, :] = np.where(known[..., root, :], sets[..., root, :], middle)
+        return seat_missing(sets, layout).reshape(shape)
+
+
+class HandsFeature(KeypointsFeature):
+    """Both hands' 2D joints, left then right, (M, 3, T, 42)."""
+
+    streams: ClassVar = {"hands": False}
+    key = "hand_pixels"
+    sets = 2
+
+
+class FaceFeature(KeypointsFeature):
+    """The face's 2D landmarks, (M, 3, T, 68)."""
+
+    streams: ClassVar = {"face": False}
+    key = "face_pixels"
+
+
+class MotionFeature(KeypointsFeature):
+    """Optical flow at the body's joints, (M, 3, T, 25); a joint whose flow is unknown moves as its parent does."""
+
+    config_class = MotionPreprocessing
+    streams: ClassVar = {"flow": False}
+    key = "motion"
+
+    def _normalise(self, points: np.ndarray, clip: Clip, spec: InputSpec) -> np.ndarray:
+        scale = self.options(spec).scale
+        body = _body_pixels(clip, spec) if scale == "body" else None
+        return points / _unit(scale, points, body, clip, spec)
+
+    def _seat(self, points: np.ndarray, layout: str) -> np.ndarray:
+        return seat_missing(points, layout)
+
+
+def with_sum(points: np.ndarray) -> np.ndarray:
+    """[M, T, V, 2] points as (M, 3, T, V): channels x, y and x + y (DeepActsNet)."""
+    channels = np.concatenate([points, points.sum(axis=-1, keepdims=True)], axis=-1)
+    return np.ascontiguousarray(channels.transpose(0, 3, 1, 2), dtype=np.float32)  # (M, C, T, V)
+
+
+def _body_pixels(clip: Clip, spec: InputSpec) -> np.ndarray:
+    """The joints [T, V, 2] px of the body that the clip is about."""
+    if "pixels" not in clip:
+        raise absent(spec, "pixels", clip)
+    pixels = np.asarray(clip["pixels"], np.float32)
+    if pixels.ndim != 4 or pixels.shape[2:] != (len(layouts.get(BODY_LAYOUT)), 2):
+        raise InputError(
+            f"pixels are {list(pixels.shape)}, but input '{spec.name}' is centred and scaled by [M, T, 25, 2] "
+            f"({BODY_LAYOUT}); other bodies need preprocessing without 'body'"
+        )
+    return pixels[0]
+
+
+def _origin(
+    centre: str, points: np.ndarray, body: np.ndarray | None, clip: Clip, spec: InputSpec
+) -> np.ndarray | np.float32:
+    """The point [2] px that becomes zero."""
+    if centre == "image":
+        return _image_size(clip, spec) / 2
+    if centre == "none":
+        return np.float32(0)
+    assert body is not None
+    for candidate in (body[:, layouts.get(BODY_LAYOUT).index["spine_base"]], body, points):
+        found = _present(candidate)
+        if len(found):
+            return found.mean(axis=0)
+    return np.float32(0)
+
+
+def _unit(scale: str, points: np.ndarray, body: np.ndarray | None, clip: Clip, spec: InputSpec) -> float:
+    """The length in px that becomes one."""
+    if scale == "image":
+        return float(_image_size(clip, spec)[1])
+    if scale == "none":
+        return 1.0
+    assert body is not None
+    index = layouts.get(BODY_LAYOUT).index
+    for a, b, torsos in (("spine_shoulder", "spine_base", 1.0), ("shoulder_left", "shoulder_right", 0.7)):
+        length = np.linalg.norm(body[:, index[a]] - body[:, index[b]], axis=-1)
+        length = length[np.isfinite(length) & (length > 1.0)]
+        if len(length):
+            return float(np.median(length)) / torsos
+    # No torso in the picture: a person's joints lie about one torso from their middle.
+    for candidate in (body, points):
+        found = _present(candidate)
+        spread = float(np.sqrt(found.var(axis=0).sum())) if len(found) else 0.0
+        if spread > 1.0:
+            return spread
+    return 1.0
+
+
+def _present(points: np.ndarray) -> np.ndarray:
+    flat = points.reshape(-1, 2)
+    return flat[np.isfinite(flat).all(axis=-1)]
+
+
+def _image_size(clip: Clip, spec: InputSpec) -> np.ndarray:
+    if "size" not in clip:
+        raise absent(spec, "size", clip)
+    return np.asarray(clip["size"], np.float32)
+
+
+def motion_at_joints(
+    flow: np.ndarray, positions: np.ndarray, pixels: np.ndarray, size: tuple[int, int], intrinsics: Intrinsics
+) -> np.ndarray:
+    """Optical flow at the joints of one frame, from scene flow: u̇ = fx (Vx − x/z Vz) / z, and v̇ alike.
+
+    Args:
+        flow: [h, w, 3] m/s in the optical frame, NaN where unknown, of the colour image's field of view.
+        positions: [V, 3] joints, metres in the optical frame, NaN for missing.
+        pixels: [V, 2] the joints in the colour image, px.
+        size: Width and height of the colour image, px.
+        intrinsics: Of the colour image at any size.
+
+    Returns:
+        [V, 2] px/s of the colour image; NaN where a joint is missing, outside of the image or of unknown velocity.
+
+    Raises:
+        InputError: The shapes disagree.
+    """
+    joints = len(positions)
+    if flow.ndim != 3 or flow.shape[2] != 3 or positions.shape != (joints, 3) or pixels.shape != (joints, 2):
+        raise InputError(
+            f"flow is {list(flow.shape)}, positions {list(positions.shape)}, pixels {list(pixels.shape)}; "
+            "expected [h, w, 3], [V, 3] and [V, 2]"
+        )
+    camera = intrinsics.resized(*size)
+    ratio = np.array([flow.shape[1] / size[0], flow.shape[0] / size[1]])
+    velocity = _sample(flow, (np.asarray(pixels, np.float64) + 0.5) * ratio - 0.5)  # (V, 3)
+    depth = positions[:, 2:]
+    depth = np.where(depth > 0, depth, np.nan)
+    focal = np.array([camera.fx, camera.fy])
+    moved = focal * (velocity[:, :2] - positions[:, :2] / depth * velocity[:, 2:]) / depth
+    return moved.astype(np.float32)
+
+
+def motion_between_images(before: np.ndarray, after: np.ndarray, pixels: np.ndarray, seconds: float) -> np.ndarray:
+    """Optical flow at the joints, from two colour images by DIS (Kroeger et al., ECCV 2016).
+
+    Args:
+        before: [H, W, 3] uint8 RGB.
+        after: The next image.
+        pixels: [V, 2] joints in `before`, px, NaN for missing.
+        seconds: From the first image to the second.
+
+    Returns:
+        [V, 2] px/s; NaN where a joint is missing or outside of the image.
+
+    Raises:
+        InputError: The images differ in size, or the time is not positive.
+    """
+    if before.shape != after.shape or before.ndim != 3 or pixels.shape[1:] != (2,):
+        raise InputError(
+            f"images are {list(before.shape)} and {list(after.shape)}, pixels {list(pixels.shape)}; "
+            "expected [H, W, 3] twice and [V, 2]"
+        )
+    if not seconds > 0:
+        raise InputError(f"seconds from image to image is {seconds}, must be above 0")
+    grey0, grey1 = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (before, after))
+    moved = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(grey0, grey1, None)
+    return (_sample(moved, np.asarray(pixels, np.float64)) / seconds).astype(np.float32)
+
+
+def _sample(image: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Median [V, C] of what is known in the 3×3 pixels about each of points [V, 2] (u, v); NaN where nothing is."""
+    height, width = image.shape[:2]
+    out = np.full((len(points), image.shape[2]), np.nan)
+    for v, point in enumerate(points):
+        if not np.isfinite(point).all():
+            continue
+        column, row = np.round(point).astype(int)
+        if 0 <= column < width and 0 <= row < height:
+            patch = image[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2].reshape(-1, image.shape[2])
+            known = patch[np.isfinite(patch).all(axis=1)]
+            if len(known):
+                out[v] = np.median(known, axis=0)
+    return out

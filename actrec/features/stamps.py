@@ -1,0 +1,194 @@
+"""Deep Action Stamps: joints over time as pictures for convolutional networks (DeepActsNet, Eq. 1 and Fig. 2)."""
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+
+from actrec.config import setting
+from actrec.errors import ConfigError, InputError
+from actrec.features.base import Clip, Feature
+from actrec.features.keypoints import (
+    FaceFeature,
+    HandsFeature,
+    KeypointPreprocessing,
+    KeypointsFeature,
+    MotionFeature,
+    MotionPreprocessing,
+)
+from actrec.features.skeleton import BodyFeature, BonesFeature, SkeletonPreprocessing
+from actrec.package import InputSpec
+from actrec.skeleton import layouts
+
+
+@dataclass(frozen=True)
+class _Extrema:
+    """What Eq. 1 needs to know. The defaults hold what joints in torso lengths reach in everyday actions."""
+
+    minimum: float = setting(-4.0, "c_min of Eq. 1: the least coordinate of the training data")
+    maximum: float = setting(4.0, "c_max of Eq. 1: the greatest coordinate of the training data")
+    frames: int = setting(60, "T, frames of the clip that becomes W columns", range=(1, 1000))
+
+
+@dataclass(frozen=True)
+class BodyStampPreprocessing(_Extrema, SkeletonPreprocessing):
+    """Of the normalised joints."""
+
+
+@dataclass(frozen=True)
+class BonesStampPreprocessing(_Extrema, SkeletonPreprocessing):
+    """Of the bones; no bone is longer than about a torso."""
+
+    minimum: float = setting(-1.5, "c_min of Eq. 1: the least coordinate of the training data")
+    maximum: float = setting(1.5, "c_max of Eq. 1: the greatest coordinate of the training data")
+
+
+@dataclass(frozen=True)
+class KeypointStampPreprocessing(_Extrema, KeypointPreprocessing):
+    """Of hands and face."""
+
+
+@dataclass(frozen=True)
+class MotionStampPreprocessing(_Extrema, MotionPreprocessing):
+    """Of the optical flow, torso lengths a second."""
+
+    minimum: float = setting(-8.0, "c_min of Eq. 1: the least coordinate of the training data")
+    maximum: float = setting(8.0, "c_max of Eq. 1: the greatest coordinate of the training data")
+
+
+def normalise(values: np.ndarray, minimum: float, maximum: float) -> np.ndarray:
+    """Eq. 1: d = 255 × (p − c_min) / (c_max − c_min); what lies beyond the stored extrema is clipped to 0…255."""
+    d = 255.0 * (values - minimum) / (maximum - minimum)
+    return np.clip(d, 0.0, 255.0).astype(np.float32)
+
+
+def stamp(values: np.ndarray, minimum: float, maximum: float, size: int) -> np.ndarray:
+    """The Deep Action Stamp of one body.
+
+    Args:
+        values: [3, T, V] coordinates.
+        minimum, maximum: Extrema c_min and c_max of the training data.
+        size: Width and height of the stamp, px.
+
+    Returns:
+        (3, size, size) float32 in 0…255: time along the width, joints along the height.
+    """
+    picture = normalise(values, minimum, maximum).transpose(2, 1, 0)  # (H = V, W = T, C)
+    resized = cv2.resize(picture, (size, size), interpolation=cv2.INTER_LINEAR)
+    return np.ascontiguousarray(resized.transpose(2, 0, 1))  # (C, H, W)
+
+
+class Stamp(Feature):
+    """Stamps of M bodies, (M, 3, size, size) in 0…255. All zero where the stream, or the body's share, is absent.
+
+    Attributes:
+        source: Makes the coordinates.
+        source_config: The part of the preprocessing that is the source's.
+    """
+
+    source: ClassVar[type[Feature]]
+    source_config: ClassVar[type]
+
+    def make(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
+        """As the base says."""
+        options = self.options(spec)
+        if not options.minimum < options.maximum:
+            raise ConfigError(
+                f"input '{spec.name}': minimum is {options.minimum:g}, maximum {options.maximum:g}; "
+                "Eq. 1 needs the lesser one first"
+            )
+        _, channels, height, width = spec.shape
+        if channels != 3 or height != width:
+            raise InputError(f"input '{spec.name}' has shape {list(spec.shape)}, expected [M, 3, size, size]")
+        made = np.zeros(spec.shape, np.float32)
+        for m, values in enumerate(self.coordinates(clip, spec, memo)):
+            if values.any():
+                made[m] = stamp(values, options.minimum, options.maximum, width)
+        return made
+
+    def coordinates(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
+        """What Eq. 1 maps, (M, 3, T, V): the input that the graph network takes of the same clip."""
+        made: np.ndarray = self.source().make(clip, self._source_spec(spec), memo)
+        return made
+
+    def _source_spec(self, spec: InputSpec) -> InputSpec:
+        options = self.options(spec)
+        sets = self.source.sets if issubclass(self.source, KeypointsFeature) else 1
+        shape = (spec.shape[0], 3, options.frames, sets * len(layouts.get(spec.layout)))
+        own = {field.name: getattr(options, field.name) for field in dataclasses.fields(self.source_config)}
+        return dataclasses.replace(spec, shape=shape, preprocessing=own)
+
+
+class BodyStamp(Stamp):
+    """Of the normalised 3D joints."""
+
+    streams: ClassVar = BodyFeature.streams
+    config_class = BodyStampPreprocessing
+    source, source_config = BodyFeature, SkeletonPreprocessing
+
+
+class BonesStamp(Stamp):
+    """Of the bones."""
+
+    streams: ClassVar = BonesFeature.streams
+    config_class = BonesStampPreprocessing
+    source, source_config = BonesFeature, SkeletonPreprocessing
+
+
+class HandsStamp(Stamp):
+    """Of both hands' 2D joints."""
+
+    streams: ClassVar = HandsFeature.streams
+    config_class = KeypointStampPreprocessing
+    source, source_config = HandsFeature, KeypointPreprocessing
+
+
+class FaceStamp(Stamp):
+    """Of the face's 2D landmarks."""
+
+    streams: ClassVar = FaceFeature.streams
+    config_class = KeypointStampPreprocessing
+    source, source_config = FaceFeature, KeypointPreprocessing
+
+
+class MotionStamp(Stamp):
+    """Of the optical flow at the joints."""
+
+    streams: ClassVar = MotionFeature.streams
+    config_class = MotionStampPreprocessing
+    source, source_config = MotionFeature, MotionPreprocessing
+
+
+STAMPS: dict[str, type[Stamp]] = {
+    "body_stamp": BodyStamp,
+    "bones_stamp": BonesStamp,
+    "hands_stamp": HandsStamp,
+    "face_stamp": FaceStamp,
+    "motion_stamp": MotionStamp,
+}
+
+
+def extrema(clips: Iterable[Clip], specs: Iterable[InputSpec]) -> dict[str, list[float]]:
+    """c_min and c_max of Eq. 1 over a dataset, as the option `extrema` of the DeepActs networks takes them.
+
+    Args:
+        clips: Those of the training part.
+        specs: Inputs of the network; those that are no stamps are passed over.
+
+    Returns:
+        Modality ("body", "hands", …) to [minimum, maximum] of all its coordinates. One that no clip shows is left out.
+    """
+    wanted = [spec for spec in specs if spec.modality in STAMPS]
+    found: dict[str, list[float]] = {}
+    for clip in clips:
+        memo: dict[Any, Any] = {}
+        for spec in wanted:
+            values = STAMPS[spec.modality]().coordinates(clip, spec, memo)
+            if values.any():
+                name = spec.modality.removesuffix("_stamp")
+                low, high = found.get(name, [np.inf, -np.inf])
+                found[name] = [min(low, float(values.min())), max(high, float(values.max()))]
+    return found
