@@ -1,20 +1,29 @@
-"""From a clip to a prediction: features, network, softmax, rejection. The same whatever runs the network."""
+"""From a window to a prediction: features, network, scores of its clips combined, softmax, rejection.
+
+The same whatever runs the network.
+"""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
 
 from actrec import features
-from actrec.errors import ActrecError, InputError, PackageError
+from actrec.errors import ActrecError, PackageError
+from actrec.features.base import Clip
+from actrec.inference import clips as windowed
 from actrec.package import DESCRIPTION, NETWORK, UNKNOWN, InputSpec, ModelPackage
 
 logger = logging.getLogger(__name__)
 
-Clip = Mapping[str, np.ndarray]
 Shape = tuple[int | None, ...]
+
+RUN_BYTES = 32 << 20
+"""Inputs of one run of the network: what is larger goes through in several, since a network's memory grows with it."""
 
 
 class Backend(Protocol):
@@ -66,7 +75,7 @@ class Session:
     Args:
         package: The package.
         backend: Holds its network.
-        warm_up_runs: Runs on an empty clip before the first real one, so that this is not slower than the rest.
+        warm_up_runs: Runs on an example clip before the first real one, so that this is not slower than the rest.
 
     Raises:
         PackageError: Network and description contradict each other.
@@ -75,37 +84,57 @@ class Session:
     def __init__(self, package: ModelPackage, backend: Backend, warm_up_runs: int = 2):
         self.package = package
         self.backend = backend
-        _check_graph(package, backend)
-        empty = self._inputs([self._empty_clip()])
+        example = _check_graph(package, backend)
+        self._at_once = max(1, RUN_BYTES // sum(value.nbytes for value in example.values()))
         for _ in range(warm_up_runs):
-            self.backend.run(empty)
+            self.backend.run({name: value[None] for name, value in example.items()})
+
+    @cached_property
+    def keys(self) -> frozenset[str]:
+        """The keys of a clip that the inputs are made from, those that are stacks of pictures left aside."""
+        return windowed.keys(self.package)
 
     def predict(self, clip: Clip) -> Prediction:
-        """The prediction for one clip: {"bodies": [M, T, V, 3]}, kinect_v2_25, metres, optical frame, NaN for missing.
+        """The prediction for one window.
 
-        Fewer bodies than the package's M are padded as absent. T must be the package's `window.frames`, sampled over
-        `window.seconds` (`actrec.windows` does that).
+        Args:
+            clip: See `actrec.features.base.KEYS`; T is the package's `window.frames`, sampled over `window.seconds`
+                (`actrec.windows` does that). Missing joints are NaN; fewer bodies than the package's M are padded as
+                absent. An input that is a stack of pictures may be given as its T observed frames under its own name.
 
         Raises:
-            InputError: Wrong key, type or shape, no joint at all, infinite values.
+            InputError: Wrong key, type or shape, no joint at all, infinite values, or something that an input needs is
+                absent.
         """
         return self.predict_many([clip])[0]
 
     def predict_many(self, clips: Sequence[Clip]) -> list[Prediction]:
-        """As `predict`, for several clips in one run of the network."""
+        """As `predict`, for several windows, in one run of the network where they are not too large."""
         if not clips:
             return []
         for clip in clips:
-            _check_clip(clip)
+            windowed.check(clip, self.package)
         return [self.judge(row) for row in self.probabilities(clips)]
 
     def probabilities(self, clips: Sequence[Clip]) -> np.ndarray:
-        """[N, classes] float32: the softmax of the clips' logits, rows of NaN where the network gave NaN."""
+        """[N, classes] float32: the softmax of the windows' logits, rows of NaN where the network gave NaN."""
         return self.softmax(self.logits(clips))
 
     def logits(self, clips: Sequence[Clip]) -> np.ndarray:
-        """[N, classes] float32, what the network gives."""
-        return self.backend.run(self._inputs(clips))
+        """[N, classes] float32: what the network gives; of a window of several clips, their scores combined.
+
+        See `actrec.inference.clips.combined`.
+        """
+        scores = self._run(made for clip in clips for made in windowed.inputs(clip, self.package))
+        window = self.package.window
+        return windowed.combined(scores.reshape(len(clips), len(window.starts), -1), window.combine)
+
+    def _run(self, made: Iterator[dict[str, np.ndarray]]) -> np.ndarray:
+        """[clips, classes], as many at once as `RUN_BYTES` allow."""
+        rows = []
+        while batch := list(islice(made, self._at_once)):
+            rows.append(self.backend.run({name: np.stack([each[name] for each in batch]) for name in batch[0]}))
+        return np.concatenate(rows)
 
     def softmax(self, logits: np.ndarray) -> np.ndarray:
         """Probabilities [N, classes] float32 of logits, with the package's temperature and background."""
@@ -132,62 +161,47 @@ class Session:
             return Prediction(UNKNOWN, -1, confidence, probabilities, labels)
         return Prediction(labels[best], best, confidence, probabilities, labels)
 
-    def _inputs(self, clips: Sequence[Clip]) -> dict[str, np.ndarray]:
-        made = [features.inputs(clip, self.package.inputs) for clip in clips]
-        return {spec.name: np.stack([each[spec.name] for each in made]) for spec in self.package.inputs}
 
-    def _empty_clip(self) -> Clip:
-        joints = self.package.inputs[0].shape[-1]
-        return {"bodies": np.zeros((self.package.bodies, self.package.window.frames, joints, 3), dtype=np.float32)}
+def _check_graph(package: ModelPackage, backend: Backend) -> dict[str, np.ndarray]:
+    """Compares model.yaml with the network and with the features that this version can make.
 
-
-def _check_clip(clip: Clip) -> None:
-    unknown = sorted(set(clip) - {"bodies"})
-    if unknown or "bodies" not in clip:
-        raise InputError(f"a clip has the keys {sorted(clip)}, expected 'bodies'")
-    bodies = np.asarray(clip["bodies"])
-    if bodies.dtype.kind != "f":
-        raise InputError(f"bodies are {bodies.dtype}, expected float32 metres")
-    if np.isinf(bodies).any():
-        raise InputError("bodies hold infinite values; a missing joint is NaN")
-    if bodies.size == 0 or np.isnan(bodies).all():
-        raise InputError(f"bodies {list(bodies.shape)} hold no joint: there is nobody to recognise")
-
-
-def _check_graph(package: ModelPackage, backend: Backend) -> None:
-    """Compares model.yaml with the network and with the features that this version can make."""
+    Returns:
+        Example inputs by name, without the batch axis.
+    """
     file = package.path / DESCRIPTION
     stated = {spec.name: spec for spec in package.inputs}
     if set(stated) != set(backend.inputs):
         raise PackageError(
             f"{file} states the inputs {sorted(stated)} but {NETWORK} takes {sorted(backend.inputs)}: export it again"
         )
-    for name, spec in stated.items():
-        _check_input(file.as_posix(), package, spec, backend.inputs[name])
+    made = {
+        name: _check_input(file.as_posix(), package, spec, backend.inputs[name]) for name, spec in stated.items()
+    }
     classes = len(package.labels)
     if len(backend.output) != 2 or backend.output[0] is not None or backend.output[1] != classes:
         raise PackageError(
             f"{file} names {classes} labels but {NETWORK} gives {_text(backend.output)}, expected [N, {classes}]: "
             "export it again"
         )
+    return made
 
 
-def _check_input(file: str, package: ModelPackage, spec: InputSpec, shape: Shape) -> None:
+def _check_input(file: str, package: ModelPackage, spec: InputSpec, shape: Shape) -> np.ndarray:
     if shape != (None, *spec.shape):
         raise PackageError(
             f"{file} states [N, {', '.join(map(str, spec.shape))}] for input '{spec.name}' but {NETWORK} takes "
             f"{_text(shape)}: export it again"
         )
-    bodies = np.zeros((package.bodies, package.window.frames, spec.shape[-1], 3), dtype=np.float32)
     try:
-        made = features.inputs({"bodies": bodies}, [spec])[spec.name].shape
+        made = features.inputs(windowed.example(package, spec), [spec])[spec.name]
     except (ActrecError, ValueError) as error:
         raise PackageError(f"{file}: input '{spec.name}' cannot be made: {error}; export it again") from error
-    if made != spec.shape or spec.shape[0] != package.bodies:
+    if made.shape != spec.shape:
         raise PackageError(
-            f"{file}: input '{spec.name}' is stated as {list(spec.shape)} but is made as {list(made)} "
+            f"{file}: input '{spec.name}' is stated as {list(spec.shape)} but is made as {list(made.shape)} "
             f"of {package.bodies} bodies: export it again"
         )
+    return made
 
 
 def _text(shape: Shape) -> str:

@@ -92,8 +92,17 @@ def test_wrong_clips_are_refused_with_their_shape(session: Session, bodies: np.n
 
 
 def test_clip_keys_are_checked(session: Session) -> None:
-    for clip in ({}, {"body": clip_at(0)["bodies"]}, {**clip_at(0), "hands": np.zeros(3)}):
-        with pytest.raises(InputError, match="expected 'bodies'"):
+    for clip, message in (
+        ({}, "no key; known: bodies, pixels"),
+        ({"body": clip_at(0)["bodies"]}, "unknown key 'body'; known: bodies"),
+        ({"pixels": np.zeros((1, FRAMES, 25, 2), np.float32)}, "made from 'bodies'.*clip holds pixels"),
+        ({**clip_at(0), "hands": np.zeros(3, np.float32)}, r"hands are \[3\], expected \[M, T, 2, 21, 3\] of 8 frames"),
+        ({**clip_at(0), "pixels": np.zeros((1, FRAMES, 20, 2), np.float32)}, r"\[1, 8, 20, 2\].*V = 25"),
+        ({**clip_at(0), "motion": np.full((1, FRAMES, 25, 2), np.inf, np.float32)}, "motion hold infinite"),
+        ({**clip_at(0), "colour": np.zeros((FRAMES, 4, 4, 3), np.float32)}, "colour are float32, expected uint8"),
+        ({**clip_at(0), "flow": np.zeros((FRAMES - 1, 4, 4, 3), np.float32)}, r"\[7, 4, 4, 3\].*8 frames"),
+    ):
+        with pytest.raises(InputError, match=message):
             session.predict(clip)
 
 
