@@ -53,13 +53,16 @@ def _interpolate(times: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> n
 def _interpolate_each(
     times: np.ndarray, positions: np.ndarray, seen: np.ndarray, wanted: np.ndarray, max_gap_s: float
 ) -> np.ndarray:
-    """As `_interpolate`, joint by joint over the frames in which it was seen; long gaps stay NaN."""
+    """As `_interpolate`, each joint over the frames in which it was seen; long gaps stay NaN."""
     out = np.full((len(wanted), *positions.shape[1:]), np.nan, dtype=np.float32)
-    for v in range(positions.shape[1]):
-        kept = times[seen[:, v]]
+    # Joints that were seen in the same frames (a hand's, a face's) are interpolated together.
+    patterns, alike = np.unique(seen, axis=1, return_inverse=True)
+    for number, pattern in enumerate(patterns.T):
+        joints = np.flatnonzero(alike.reshape(-1) == number)
+        kept = times[pattern]
         if len(kept) == 0:
             continue
-        out[:, v] = _interpolate(kept, positions[seen[:, v], v], wanted)
+        values = _interpolate(kept, positions[pattern][:, joints], wanted)
         after = np.searchsorted(kept, wanted)
         inside = (after > 0) & (after < len(kept))
         gap = np.zeros(len(wanted))
@@ -69,7 +72,8 @@ def _interpolate_each(
         early = (wanted < kept[0]) & (wanted >= times[0])
         gap[early] = (kept[0] - wanted)[early]
         gap[wanted < times[0]] = kept[0] - times[0]
-        out[(gap > max_gap_s) & ~_observed(kept, wanted), v] = np.nan
+        values[(gap > max_gap_s) & ~_observed(kept, wanted)] = np.nan
+        out[:, joints] = values
     return out
 
 

@@ -1,6 +1,6 @@
 """The network inputs of a window that holds several clips, one after the other."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -10,10 +10,22 @@ from actrec.features.base import KEYS, Clip
 from actrec.package import InputSpec, WindowSpec
 
 
+def of_window(spec: InputSpec) -> bool:
+    """Whether an input shows the whole window, whichever of its clips the network takes."""
+    return bool(spec.preprocessing.get("scope") == "window")
+
+
 def window_inputs(
     clip: Clip, specs: Iterable[InputSpec], window: WindowSpec, starts: Sequence[int] | None = None
 ) -> list[dict[str, np.ndarray]]:
-    """The inputs of each clip of a window.
+    """As `each_clip`, all of them at once."""
+    return list(each_clip(clip, specs, window, starts))
+
+
+def each_clip(
+    clip: Clip, specs: Iterable[InputSpec], window: WindowSpec, starts: Sequence[int] | None = None
+) -> Iterator[dict[str, np.ndarray]]:
+    """The inputs of each clip of a window, one after the other: of pictures there are many megabytes.
 
     An input whose preprocessing has `scope: window` is made once, from the whole window, and given with every clip.
 
@@ -23,18 +35,19 @@ def window_inputs(
         window: How long the clips are and where they start.
         starts: First frames of the clips; None for `window.starts`.
 
-    Returns:
+    Yields:
         For each start, input name to float32 of the spec's shape.
 
     Raises:
         InputError: The window is shorter than one clip, or as `features.inputs`.
     """
     specs = list(specs)
-    whole = [spec for spec in specs if spec.preprocessing.get("scope") == "window"]
+    whole = [spec for spec in specs if of_window(spec)]
     others = [spec for spec in specs if spec not in whole]
     shared = features.inputs(clip, whole)
     starts = window.starts if starts is None else starts
-    return [{**shared, **features.inputs(cut(clip, start, window.clip_frames), others)} for start in starts]
+    for start in starts:
+        yield {**shared, **features.inputs(cut(clip, start, window.clip_frames), others)}
 
 
 def cut(clip: Clip, start: int, frames: int) -> dict[str, np.ndarray]:
@@ -46,9 +59,10 @@ def cut(clip: Clip, start: int, frames: int) -> dict[str, np.ndarray]:
     part = {}
     for name, value in clip.items():
         axis = KEYS[name][0] if name in KEYS else 0  # else: the observed frames of an input of that name
-        if axis is not None and not 0 <= start <= start + frames <= value.shape[axis]:
+        if axis is not None and not 0 <= start <= start + frames <= (value.shape[axis] if axis else len(value)):
             raise InputError(
-                f"'{name}' {list(value.shape)} has no frames {start} to {start + frames}: the window is too short"
+                f"'{name}' {list(np.shape(value))} has no frames {start} to {start + frames}: the window is too short"
             )
-        part[name] = value if axis is None else value[(slice(None),) * axis + (slice(start, start + frames),)]
+        span = slice(start, start + frames)
+        part[name] = value if axis is None else value[:, span] if axis else value[span]
     return part

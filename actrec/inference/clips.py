@@ -1,13 +1,12 @@
-"""What a session asks of a clip, how a window is cut into the network's clips, and how their scores become one."""
+"""What a session asks of a window, and how the scores of its clips become one."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
-
 import numpy as np
 
 from actrec import features
 from actrec.errors import InputError, PackageError
 from actrec.features.base import KEYS, Clip, FrameFeature
+from actrec.features.clips import of_window
 from actrec.features.example import example_clip
 from actrec.package import InputSpec, ModelPackage
 from actrec.skeleton import layouts
@@ -75,35 +74,7 @@ def _check_key(key: str, value: np.ndarray, sizes: dict[str, int]) -> None:
         raise InputError(f"{key} hold infinite values; what is missing is NaN")
 
 
-# -- windows and clips -------------------------------------------------------------------------------------------------
-
-
-def of_window(spec: InputSpec) -> bool:
-    """Whether an input shows the whole window, whichever of its clips the network takes."""
-    return bool(spec.preprocessing.get("scope") == "window")
-
-
-def cut(clip: Clip, start: int, frames: int) -> dict[str, Any]:
-    """The `frames` samples of a window from `start` on: views, except of what has no time axis."""
-    out: dict[str, Any] = {}
-    for key, value in clip.items():
-        axis = KEYS[key][0] if key in KEYS else 0
-        part = slice(start, start + frames)
-        out[key] = value if axis is None else value[part] if axis == 0 else value[:, part]
-    return out
-
-
-def inputs(window: Clip, package: ModelPackage) -> Iterator[dict[str, np.ndarray]]:
-    """The network's inputs for each clip of a window, in order, one at a time.
-
-    Raises:
-        InputError: The window lacks what an input is made of, or shapes disagree.
-    """
-    whole = features.inputs(window, [spec for spec in package.inputs if of_window(spec)])
-    parts = [spec for spec in package.inputs if not of_window(spec)]
-    length = package.window.clip_frames
-    for start in package.window.starts:
-        yield {**whole, **features.inputs(cut(window, start, length), parts)}
+# -- scores ------------------------------------------------------------------------------------------------------------
 
 
 def combined(logits: np.ndarray, how: str) -> np.ndarray:

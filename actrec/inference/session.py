@@ -15,6 +15,7 @@ import numpy as np
 from actrec import features
 from actrec.errors import ActrecError, PackageError
 from actrec.features.base import Clip
+from actrec.features.clips import each_clip
 from actrec.inference import clips as windowed
 from actrec.package import DESCRIPTION, NETWORK, UNKNOWN, InputSpec, ModelPackage
 
@@ -125,8 +126,8 @@ class Session:
 
         See `actrec.inference.clips.combined`.
         """
-        scores = self._run(made for clip in clips for made in windowed.inputs(clip, self.package))
-        window = self.package.window
+        inputs, window = self.package.inputs, self.package.window
+        scores = self._run(made for clip in clips for made in each_clip(clip, inputs, window))
         return windowed.combined(scores.reshape(len(clips), len(window.starts), -1), window.combine)
 
     def _run(self, made: Iterator[dict[str, np.ndarray]]) -> np.ndarray:
