@@ -4,4 +4,5 @@ from typing import Any
 
 SMALL: dict[str, dict[str, Any]] = {
     "deepacts_graph": {"width": 8, "frames": 16},
+    "p_i3d": {"frames": 8, "size": 32, "width": 0.05, "hidden": 8, "pose_frames": 4, "attention_units": 8},
 }

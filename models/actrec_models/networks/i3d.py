@@ -80,7 +80,7 @@ def sizes(x: Tensor) -> list[int]:
 
 
 def same(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> list[tuple[int, int]]:
-    """Before and behind along T, H and W, how far "SAME" (TensorFlow) pads x (N, C, T, H, W); the odd one goes behind."""
+    """How far TensorFlow's "SAME" pads x (N, C, T, H, W), before and behind, along T, H and W; an odd one goes behind."""
     totals = [max(k - (n % s or s), 0) for n, k, s in zip(sizes(x), kernel, stride, strict=True)]
     return [(total // 2, total - total // 2) for total in totals]
 
@@ -158,16 +158,25 @@ class InceptionI3d(nn.Module):
         width: Factor on all channels (for tests and small machines; 1 is the published network).
         in_channels: 3 for colour, 2 for optical flow.
         dropout: Before the logits.
+        after: Build only the layers behind this endpoint, whose output is then the input, of `in_channels`.
 
     Attributes:
         channels: Endpoint to its number of channels, e.g. 1024 of "Mixed_5c".
     """
 
-    def __init__(self, num_classes: int = 400, width: float = 1.0, in_channels: int = 3, dropout: float = 0.5):
+    def __init__(
+        self,
+        num_classes: int = 400,
+        width: float = 1.0,
+        in_channels: int = 3,
+        dropout: float = 0.5,
+        after: str = "",
+    ):
         super().__init__()
         self.channels: dict[str, int] = {}
+        self.after = after
         c = in_channels
-        for name in ENDPOINTS:
+        for name in chain(after, ENDPOINTS[-1]):
             layer, c = self._layer(name, c, width)
             self.add_module(name, layer)
             self.channels[name] = c
@@ -192,7 +201,7 @@ class InceptionI3d(nn.Module):
         Args:
             x: (N, C, T, H, W) in [−1, 1], or the output of endpoint `after`.
             until: The last endpoint to run.
-            after: The endpoint that x comes from; empty for a picture.
+            after: The endpoint that x comes from; by default x is the network's input.
 
         Returns:
             (N, 1024, T/8, H/32, W/32) at "Mixed_5c" of the full width, each size rounded up at each halving.
@@ -200,7 +209,7 @@ class InceptionI3d(nn.Module):
         Raises:
             ConfigError: Unknown endpoint.
         """
-        for name in _between(after, until):
+        for name in chain(after or self.after, until):
             x = self.get_submodule(name)(x)
         return x
 
@@ -227,7 +236,12 @@ def average_pool(x: Tensor) -> Tensor:
     return functional.avg_pool3d(x, (2, 1, 1), stride=1) if sizes(x)[0] > 1 else x
 
 
-def _between(after: str, until: str) -> tuple[str, ...]:
+def chain(after: str, until: str) -> tuple[str, ...]:
+    """The endpoints behind `after` (from the first one where it is empty) up to `until`.
+
+    Raises:
+        ConfigError: Unknown endpoint.
+    """
     for name in (after, until):
         if name and name not in ENDPOINTS:
             raise ConfigError(f"I3D has no endpoint '{name}'; known: {', '.join(ENDPOINTS)}")

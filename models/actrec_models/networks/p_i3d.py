@@ -1,0 +1,280 @@
+"""P-I3D (Das et al., "Where to Focus on for Human Action Recognition?", WACV 2019).
+
+Three I3D see the left hand, the right hand and the whole body; an LSTM that reads the poses says how much each counts.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from actrec.config import setting
+from actrec.errors import ConfigError
+from actrec.features.skeleton import SkeletonPreprocessing
+from actrec.package import InputSpec, WindowSpec
+from actrec_models.networks.base import OUTLIER, Network
+from actrec_models.networks.i3d import InceptionI3d, chain, picture_spec
+
+PARTS = ("left_hand_crop", "right_hand_crop", "body_crop", "image")
+AGGREGATED_AFTER = {
+    "sum_0": "Mixed_5c",
+    "sum_1": "Mixed_5b",
+    "sum_2": "MaxPool3d_5a_2x2",
+    "concat_0": "Mixed_5c",
+}
+"""sum_r adds the parts' features behind 9 − r of the nine inception blocks (and the pool that follows the seventh)."""
+JOINTS = 25
+FPS = 30.0
+"""Of the Kinect v2, at which the paper's 64 frames were taken."""
+
+
+@dataclass(frozen=True)
+class PI3dConfig:
+    """Options of `p_i3d`; the defaults are the paper's for NTU RGB+D."""
+
+    num_classes: int = setting(60, "classes (10 on N-UCLA)", range=(1, 100_000))
+    frames: int = setting(64, "T, frames of a clip", range=(1, 1024))
+    parts: tuple[str, ...] = setting(
+        PARTS[:3], 'what is cut out of the picture; one alone is a row of Tables 1 and 2 ("image": Full image)'
+    )
+    aggregation: str = setting("sum_0", "how and where the parts meet (Table 1)", choices=tuple(AGGREGATED_AFTER))
+    attention: bool = setting(True, "weigh the parts by the pose (Eq. 4) instead of adding them as they are")
+    pose_frames: int = setting(20, "t_p, poses that the LSTM reads (5 on N-UCLA)", range=(1, 1024))
+    hidden: int = setting(512, "units of each of the three LSTM layers (128 on N-UCLA)", range=(1, 4096))
+    attention_units: int = setting(128, "rows of W_h in Eq. 2", range=(1, 4096))
+    dropout: float = setting(0.5, "between the LSTM layers, behind them, and before I3D's logits", range=(0.0, 0.9))
+    lambda_1: float = setting(1e-5, "weight of the attention's regulariser in Eq. 5 (1e-4 on N-UCLA)", range=(0.0, 1.0))
+    lambda_2: float = setting(1e-3, "weight of the weights' regulariser in Eq. 5", range=(0.0, 1.0))
+    clips: int = setting(5, "sub-sequences whose logits are averaged at test time", range=(1, 32))
+    size: int = setting(224, "side of the pictures", unit="px", range=(16, 1024))
+    width: float = setting(1.0, "factor on I3D's channels", range=(0.01, 4.0))
+
+
+class PoseLstm(nn.Module):
+    """The three stacked LSTM layers, with the classifier that they are pre-trained with (Algorithm 1, step 3)."""
+
+    def __init__(self, options: PI3dConfig):
+        super().__init__()
+        self.lstm = nn.LSTM(3 * JOINTS, options.hidden, num_layers=3, batch_first=True, dropout=options.dropout)
+        self.dropout = nn.Dropout(options.dropout)
+        self.features = options.pose_frames * options.hidden
+        self.classifier = nn.Linear(self.features, options.num_classes)
+        for name, parameter in self.lstm.named_parameters():  # as Keras, which the paper used, begins
+            if name.startswith("weight_ih"):
+                nn.init.xavier_uniform_(parameter)
+            elif name.startswith("weight_hh"):
+                nn.init.orthogonal_(parameter)
+            else:
+                nn.init.zeros_(parameter)
+                # The gates lie in the order input, forget, cell, output; of the two biases one is enough.
+                nn.init.constant_(parameter[options.hidden : 2 * options.hidden], float(name.startswith("bias_ih")))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """h^s, the last layer's hidden states at all time steps, (N, t_p·hidden), of poses x (N, 3, t_p, J)."""
+        n, c, t, j = x.shape
+        x = x.permute(0, 2, 3, 1).reshape(n, t, j * c)  # (N, t_p, J·3): x_t = (x_t,1, …, x_t,J)
+        h, _ = self.lstm(x)  # (N, t_p, hidden)
+        return self.dropout(h.reshape(-1, self.features))  # (N, t_p·hidden)
+
+
+class Attention(nn.Module):
+    """Eq. 2 and 3: h^s (N, t_p·hidden) to the weights α of the K parts, (N, K)."""
+
+    def __init__(self, features: int, units: int, parts: int):
+        super().__init__()
+        self.w_h = nn.Linear(features, units)
+        self.w_s = nn.Linear(units, parts)
+        # Algorithm 1, step 4: equal scores, the rest Gaussian.
+        nn.init.normal_(self.w_h.weight, std=features**-0.5)
+        for parameter in (self.w_h.bias, self.w_s.weight, self.w_s.bias):
+            nn.init.zeros_(parameter)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """α."""
+        s = self.w_s(torch.tanh(self.w_h(h)))  # Eq. 2: (N, K)
+        return functional.softmax(s, dim=1)  # Eq. 3
+
+
+class PI3d(Network):
+    """The network of Fig. 2, its ablations (Tables 1 and 2), its loss (Eq. 5) and the stages of Algorithm 1.
+
+    Args:
+        options: Fields of `PI3dConfig`.
+
+    Attributes:
+        stages: The stages of its training, in order; see `stage`.
+    """
+
+    family = "p_i3d"
+    config_class = PI3dConfig
+    config: PI3dConfig
+    joint_layout: ClassVar[str] = "kinect_v2_25"
+
+    def __init__(self, **options: object):
+        super().__init__(**options)
+        o = self.config
+        _check(o)
+        self.aggregated_after = AGGREGATED_AFTER[o.aggregation]
+        self.parts = nn.ModuleDict({p: InceptionI3d(o.num_classes, o.width, dropout=o.dropout) for p in o.parts})
+        self.stages: tuple[str, ...] = ("parts",)
+        if len(o.parts) > 1:
+            channels = self.parts[o.parts[0]].channels[self.aggregated_after]
+            channels *= len(o.parts) if o.aggregation.startswith("concat") else 1
+            # What follows the aggregation: r inception blocks and the logits.
+            self.second = InceptionI3d(o.num_classes, o.width, channels, o.dropout, after=self.aggregated_after)
+            self.stages = ("parts", "joint")
+        if o.attention:
+            self.pose = PoseLstm(o)
+            self.attention = Attention(self.pose.features, o.attention_units, len(o.parts))
+            self.stages = ("parts", "pose", "attention", "joint")
+        # Kinetics' weights for every I3D (Algorithm 1, step 1) and for the blocks behind the aggregation.
+        targets = tuple(f"parts.{part}" for part in o.parts)
+        self.weight_targets = {"i3d": (*targets, "second") if self.aggregated_after != "Mixed_5c" else targets}
+        self._stage = ""
+        self._set_trainable()
+
+    @property
+    def input_specs(self) -> list[InputSpec]:
+        """One picture input a part, (3, T, S, S), and, with attention, "pose" (3, t_p, 25)."""
+        o = self.config
+        specs = [picture_spec(part, o.frames, o.size) for part in o.parts]
+        if o.attention:
+            preprocessing = dataclasses.asdict(SkeletonPreprocessing())
+            shape = (3, o.pose_frames, JOINTS)
+            specs.append(InputSpec("pose", "pose", self.joint_layout, shape, unit="m", preprocessing=preprocessing))
+        return specs
+
+    @property
+    def window(self) -> WindowSpec:
+        """Clips of T frames at 30 Hz, a quarter of T apart; their logits are averaged."""
+        clip = self.config.frames
+        stride = max(clip // 4, 1)
+        frames = clip + (self.config.clips - 1) * stride
+        return WindowSpec(frames / FPS, frames, clip, stride, combine="logits")
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Logits (N, classes)."""
+        if len(self.config.parts) == 1:
+            (part,) = self.config.parts
+            return self.parts[part](inputs[part])
+        return self._classify(inputs, self.attend(inputs["pose"]) if self.config.attention else None)
+
+    def attend(self, pose: Tensor) -> Tensor:
+        """The weights α (N, K) of the parts, in the order of `config.parts`, by poses (N, 3, t_p, J)."""
+        return self.attention(self.pose(pose))
+
+    def _classify(self, inputs: dict[str, Tensor], alpha: Tensor | None) -> Tensor:
+        """Eq. 1 and 4, and the layers that follow; without α the parts count as they are."""
+        g = [i3d.forward_features(inputs[part], self.aggregated_after) for part, i3d in self.parts.items()]  # Eq. 1
+        if alpha is not None:
+            weights = alpha.reshape(-1, len(g), 1, 1, 1, 1).unbind(dim=1)  # K × (N, 1, 1, 1, 1)
+            g = [weight * g_k for weight, g_k in zip(weights, g, strict=True)]
+        if self.config.aggregation.startswith("concat"):
+            f = torch.cat(g, dim=1)  # (N, K·C, T/8, S/32, S/32)
+        else:
+            f = torch.stack(g).sum(dim=0)  # Eq. 4: (N, C, T/8, S/32, S/32)
+        return self.second(f)
+
+    def stage(self, name: str) -> None:
+        """Sets what is trained, and what `losses` gives, to a stage of Algorithm 1. Weights are left as they are.
+
+        "parts": each I3D with its own classifier on its own crops (step 2). "pose": the LSTM with its classifier
+        (step 3). "attention": the LSTM, the attention and the last classifier on the I3D's fixed features, for N1
+        epochs (step 5). "joint": everything but the LSTM, for N2 epochs (step 6).
+
+        Raises:
+            ConfigError: It has no such stage.
+        """
+        if name not in self.stages:
+            raise ConfigError(f"p_i3d with these options has no stage '{name}'; it has: {', '.join(self.stages)}")
+        self._stage = name
+        self._set_trainable()
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "PI3d":
+        """As `nn.Module.train`; what the stage does not train keeps its statistics and drops nothing out."""
+        super().train(mode)
+        for module in self.children():
+            if not any(p.requires_grad for p in module.parameters()):
+                module.eval()
+        return self
+
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The stage's loss: Eq. 5 where the parts meet, else cross-entropy.
+
+        Args:
+            batch: The inputs by name, and "label" [N] (−1 takes no part).
+
+        Returns:
+            "loss", "logits" (N, classes) of what is trained, and, of Eq. 5, "cross_entropy", "attention_regulariser"
+            and "weight_regulariser".
+        """
+        label = batch["label"]
+        if self._stage == "parts" or len(self.config.parts) == 1:
+            scores = [i3d(batch[part]) for part, i3d in self.parts.items()]
+            return {"loss": sum(_cross_entropy(s, label) for s in scores), "logits": torch.stack(scores).mean(dim=0)}
+        if self._stage == "pose":
+            logits = self.pose.classifier(self.pose(batch["pose"]))
+            return {"loss": _cross_entropy(logits, label), "logits": logits}
+        alpha = self.attend(batch["pose"]) if self.config.attention else None
+        logits = self._classify(batch, alpha)
+        terms = {"cross_entropy": _cross_entropy(logits, label), "weight_regulariser": self._weight_norm()}
+        loss = terms["cross_entropy"] + self.config.lambda_2 * terms["weight_regulariser"]
+        if alpha is not None:
+            terms["attention_regulariser"] = (1 - alpha).square().sum(dim=1).mean()
+            loss = loss + self.config.lambda_1 * terms["attention_regulariser"]
+        return {"loss": loss, "logits": logits, **terms}
+
+    def _weight_norm(self) -> Tensor:
+        """‖W_uv‖₂ with the weights between all layers u and v that the logits come through taken as one matrix."""
+        weights = [p for module in self._used() for p in module.parameters() if p.ndim > 1]
+        return torch.stack([w.square().sum() for w in weights]).sum().sqrt()
+
+    def _used(self) -> list[nn.Module]:
+        """What `forward` goes through: no classifier of the pre-training, no part's blocks behind the aggregation."""
+        if len(self.config.parts) == 1:
+            return [self.parts]
+        return [*self._features(), self.second, *([self.pose.lstm, self.attention] if self.config.attention else [])]
+
+    def _features(self) -> Iterator[nn.Module]:
+        """f_g of Eq. 1: the layers of each I3D up to the aggregation."""
+        for i3d in self.parts.values():
+            yield from (i3d.get_submodule(name) for name in chain("", self.aggregated_after))
+
+    def _set_trainable(self) -> None:
+        if self._stage == "parts":
+            trained = [self.parts]
+        elif self._stage == "pose":
+            trained = [self.pose]
+        elif self._stage == "attention":
+            trained = [self.pose.lstm, self.attention, self.second]
+        else:
+            trained = self._used()
+        self.requires_grad_(False)
+        for module in trained:
+            module.requires_grad_(True)
+        if self._stage == "joint" and self.config.attention:
+            self.pose.requires_grad_(False)
+
+
+def _cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    return functional.cross_entropy(logits, label, ignore_index=OUTLIER)
+
+
+def _check(options: PI3dConfig) -> None:
+    """What types alone do not say."""
+    parts = options.parts
+    if not parts or len(set(parts)) < len(parts) or set(parts) - set(PARTS):
+        raise ConfigError(f"PI3dConfig.parts is {list(parts)}, allowed: one or more of {', '.join(PARTS)}, each once")
+    if len(parts) == 1 and (options.attention or options.aggregation != "sum_0"):
+        raise ConfigError(
+            f"{parts[0]} alone leaves nothing to weigh or join: set attention to false, aggregation to sum_0"
+        )
+    if options.attention and options.pose_frames > options.frames:
+        raise ConfigError(
+            f"PI3dConfig.pose_frames is {options.pose_frames}, allowed: 1 to {options.frames} (frames of a clip)"
+        )
