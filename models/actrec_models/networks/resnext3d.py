@@ -6,11 +6,14 @@ Parameter names are those of the widely used `kenshohara/3D-ResNets-PyTorch` (`c
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 BLOCKS = (3, 4, 23, 3)
 """Bottlenecks in each of ResNeXt-101's four stages."""
 CARDINALITY = 32
+MEAN = (114.7748, 107.7354, 99.4750)
+"""Red, green and blue of ActivityNet's pictures, 0..255, which the port takes off before its Kinetics networks."""
 EXPANSION = 2
 """Channels of a bottleneck's output to those of its grouped convolution."""
 
@@ -50,15 +53,19 @@ class Bottleneck(nn.Module):
 
 
 class ResNext3d(nn.Module):
-    """3D ResNeXt-101: (N, 3, T, H, W) to class scores; published for T = 64 and H = W = 112.
+    """3D ResNeXt-101: RGB in [−1, 1] (N, 3, T, H, W) to class scores; published for T = 64 and H = W = 112.
 
     Args:
         num_classes: Outputs of `fc`; 0 for the feature map alone, without `fc`.
         width: Factor on all channels (for tests and small machines; 1 is the published network).
     """
 
+    offset: Tensor
+
     def __init__(self, num_classes: int = 400, width: float = 1.0):
         super().__init__()
+        # Not among the weights, as the port's checkpoints lack it.
+        self.register_buffer("offset", 127.5 - torch.tensor(MEAN).reshape(3, 1, 1, 1), persistent=False)
         stem = max(1, round(64 * width))
         self.conv1 = nn.Conv3d(3, stem, 7, stride=(1, 2, 2), padding=3, bias=False)
         self.bn1 = nn.BatchNorm3d(stem)
@@ -84,6 +91,7 @@ class ResNext3d(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, 3, T, H, W) to (N, 2048, T / 16, H / 32, W / 32), the last stage's output."""
+        x = 127.5 * x + self.offset  # 0..255 less the mean, as the port has it
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
