@@ -80,7 +80,7 @@ def sizes(x: Tensor) -> list[int]:
 
 
 def same(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> list[tuple[int, int]]:
-    """How far TensorFlow's "SAME" pads x (N, C, T, H, W), before and behind, along T, H and W; an odd one goes behind."""
+    """How far TensorFlow's "SAME" pads x (N, C, T, H, W), before and behind, along T, H, W; an odd one goes behind."""
     totals = [max(k - (n % s or s), 0) for n, k, s in zip(sizes(x), kernel, stride, strict=True)]
     return [(total // 2, total - total // 2) for total in totals]
 
