@@ -7,4 +7,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "p_i3d": {"frames": 8, "size": 32, "width": 0.05, "hidden": 8, "pose_frames": 4, "attention_units": 8},
     "vpn_i3d": {"frames": 16, "size": 64, "poses": 8, "width": 0.125, "embedding_size": 16},
     "vpn_resnext101": {"frames": 16, "size": 64, "poses": 8, "width": 0.125, "embedding_size": 16},
+    "res_tcn_bjcn": {"width": 8, "frames": 60},
+    "c3d_flow": {"width": 4, "size": 32, "fc": 32},
+    "c3d_flow_at1": {"width": 4, "size": 32, "fc": 32},
+    "c3d_flow_at2": {"width": 4, "size": 32, "fc": 32, "skeleton_width": 8, "map_frames": 160},
+    "flow_skeleton": {"width": 4, "size": 32, "fc": 32, "skeleton_width": 8, "map_frames": 160},
 }

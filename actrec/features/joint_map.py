@@ -1,0 +1,89 @@
+"""The whole sequence of joints as one matrix, the input of Res-TCN-BJCN (Magoulianitis & Psaltis, Section 4.2)."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from actrec.config import setting
+from actrec.errors import ConfigError, InputError
+from actrec.features.base import Clip, Feature, absent
+from actrec.features.skeleton import seat_missing
+from actrec.package import InputSpec
+from actrec.skeleton import layouts
+
+
+@dataclass(frozen=True)
+class JointMapPreprocessing:
+    """Which values map to −1 and 1, and what the map is of."""
+
+    lower_m: tuple[float, ...] = setting((-2.5, -2.5, 0.0), "x, y and z that map to −1; less is cut", unit="m")
+    upper_m: tuple[float, ...] = setting((2.5, 2.5, 5.0), "x, y and z that map to 1; more is cut", unit="m")
+    scope: str = setting(
+        "clip", "the map shows the clip, or the whole window that the clip is a part of", choices=("clip", "window")
+    )
+    rate: int = setting(1, "columns for each frame of the clip, interpolated linearly", range=(1, 30))
+
+
+class JointMap(Feature):
+    """Joints placed successively, body after body, over time: (3·K, N) float32 in [−1, 1], K = M·V.
+
+    Row 3k + d is dimension d of joint k, as Eq. 2 takes it. Absent bodies, and the columns after the last frame, are
+    zero.
+    """
+
+    config_class = JointMapPreprocessing
+    streams: ClassVar = {"bodies": True}
+
+    def make(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
+        """From "bodies" of any T with T · rate ≤ N."""
+        options: JointMapPreprocessing = self.options(spec)
+        bodies = _checked(clip, spec, options.rate)
+        values = seat_missing(normalise(interpolate(bodies, options.rate), options), spec.layout)
+        count, frames, joints, _ = values.shape
+        made = np.zeros(spec.shape, np.float32)
+        rows = values.transpose(0, 2, 3, 1).reshape(count * joints * 3, frames)  # (M·V·3, T)
+        made[: len(rows), :frames] = rows
+        return made
+
+
+def normalise(bodies: np.ndarray, options: JointMapPreprocessing) -> np.ndarray:
+    """Maps each plane of motion of [M, T, V, 3] linearly to [−1, 1]; NaN stays.
+
+    Raises:
+        ConfigError: The bounds are not three, or not in order.
+    """
+    lower, upper = np.array(options.lower_m, np.float32), np.array(options.upper_m, np.float32)
+    if lower.shape != (3,) or upper.shape != (3,) or (lower >= upper).any():
+        raise ConfigError(
+            f"JointMapPreprocessing maps {options.lower_m} to {options.upper_m} m, expected three lower bounds, "
+            "each below its upper one"
+        )
+    return np.clip((bodies - lower) * (2 / (upper - lower)) - 1, -1, 1)
+
+
+def interpolate(bodies: np.ndarray, rate: int) -> np.ndarray:
+    """[M, T, V, 3] at `rate` times as many instants, the last one unmoved; the first pose is held before its frame."""
+    if rate == 1:
+        return bodies
+    frames = bodies.shape[1]
+    at = np.maximum(np.arange(1, frames * rate + 1) / rate - 1, 0.0)
+    before = np.floor(at).astype(int)
+    after = np.ceil(at).astype(int)
+    share = (at - before).astype(np.float32)[:, None, None]
+    return bodies[:, before] * (1 - share) + bodies[:, after] * share
+
+
+def _checked(clip: Clip, spec: InputSpec, rate: int) -> np.ndarray:
+    if "bodies" not in clip:
+        raise absent(spec, "bodies", clip)
+    bodies = np.asarray(clip["bodies"], np.float32)
+    rows, columns = spec.shape
+    joints = len(layouts.get(spec.layout))
+    most, longest = rows // (3 * joints), columns // rate
+    if bodies.ndim != 4 or bodies.shape[2:] != (joints, 3) or len(bodies) > most or bodies.shape[1] > longest:
+        raise InputError(
+            f"bodies are {list(bodies.shape)} [M, T, V, 3] but input '{spec.name}' takes up to {most} bodies of up to "
+            f"{longest} frames × {joints} joints ({spec.layout})"
+        )
+    return bodies

@@ -1,0 +1,268 @@
+"""Scene flow guided by the skeleton: Res-TCN-BJCN, C3D-F, its two levels of attention, and their fusion.
+
+Magoulianitis & Psaltis, "Learning Scene Flow With Skeleton Guidance For 3D Action Recognition".
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from actrec.config import setting
+from actrec.errors import ConfigError
+from actrec.features.flow_rgb import FlowPreprocessing
+from actrec.features.joint_map import JointMapPreprocessing
+from actrec.features.joint_pixels import PixelPreprocessing
+from actrec.package import InputSpec, WindowSpec
+from actrec_models.networks.attention import JointMasks
+from actrec_models.networks.base import Network
+from actrec_models.networks.c3d import C3d
+from actrec_models.networks.glorot import glorot
+from actrec_models.networks.res_tcn import SCORES, TwoBranches, informativeness
+
+LAYOUT = "kinect_v2_25"
+JOINTS = 25
+KINECT_HZ = 30
+FLOW_STEP = 3
+"""The flow is downsampled in time by this; the skeleton is not."""
+
+
+@dataclass(frozen=True)
+class ResTcnBjcnConfig:
+    """Options of `res_tcn_bjcn`; the defaults are the paper's."""
+
+    num_classes: int = setting(60, "classes", range=(1, 100_000))
+    frames: int = setting(
+        300, "N, columns of the joint map, a multiple of 4; shorter sequences end in zeros", range=(8, 3000)
+    )
+    bodies: int = setting(2, "skeletons in the joint map", range=(1, 8))
+    width: int = setting(64, "filters of Res-TCN's first layer; Res-BJCN has twice as many", range=(4, 512))
+    dropout: float = setting(0.5, "after each activation", range=(0.0, 0.9))
+    l1: float = setting(1e-4, "weight of the L1 norm of the convolutions in the loss", range=(0.0, 1.0))
+    bjcn: bool = setting(True, "with Res-BJCN; without it this is Res-TCN, Table 1's reference")
+
+
+@dataclass(frozen=True)
+class C3dFlowConfig:
+    """Options of `c3d_flow`; the defaults are the paper's."""
+
+    num_classes: int = setting(60, "classes", range=(1, 100_000))
+    frames: int = setting(16, "T, frames of a clip, a multiple of 16", range=(16, 64))
+    size: int = setting(112, "height and width of a clip, a multiple of 16", unit="px", range=(16, 448))
+    width: int = setting(64, "channels of conv1", range=(4, 256))
+    fc: int = setting(4096, "neurons of fc6 and fc7", range=(8, 16384))
+    dropout: float = setting(0.5, "after fc6 and fc7", range=(0.0, 0.9))
+
+
+@dataclass(frozen=True)
+class C3dFlowAt1Config(C3dFlowConfig):
+    """Options of `c3d_flow_at1`; the defaults are the paper's."""
+
+    bodies: int = setting(2, "skeletons whose joints draw attention", range=(1, 8))
+    radius: float = setting(0.05, "r of a characteristic area, in widths of the feature", range=(0.0, 1.0))
+
+
+@dataclass(frozen=True)
+class C3dFlowAt2Config(C3dFlowAt1Config):
+    """Options of `c3d_flow_at2`; the defaults are the paper's."""
+
+    layer: str = setting("sum", "BJCN layer that the score is drawn from (Table 2), or their sum", choices=SCORES)
+    skeleton: str = setting(
+        "frozen", "whether the skeleton model is trained along or keeps its weights", choices=("joint", "frozen")
+    )
+    map_frames: int = setting(300, "N, columns of the joint map of the whole window, a multiple of 4", range=(8, 3000))
+    skeleton_width: int = setting(64, "filters of Res-TCN's first layer", range=(4, 512))
+    skeleton_dropout: float = setting(0.5, "after each activation of the skeleton model", range=(0.0, 0.9))
+    l1: float = setting(1e-4, "weight of the L1 norm of the skeleton model's convolutions", range=(0.0, 1.0))
+
+
+@dataclass(frozen=True)
+class FlowSkeletonConfig(C3dFlowAt2Config):
+    """Options of `flow_skeleton`; the defaults are the paper's."""
+
+    skeleton: str = setting(
+        "joint", "whether the skeleton model is trained along or keeps its weights (Table 3)",
+        choices=("joint", "frozen"),
+    )  # fmt: skip
+
+
+class ResTcnBjcn(Network):
+    """Res-TCN-BJCN: joints of the whole sequence to classes."""
+
+    config_class = ResTcnBjcnConfig
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        c = self.config
+        _check_multiple(c, 4, "frames")
+        self.skeleton = TwoBranches(3 * JOINTS * c.bodies, c.frames, c.width, c.dropout, c.bjcn)
+        self.fc_skeleton = nn.Linear(self.skeleton.channels, c.num_classes)
+        self.fc_skeleton.apply(glorot)
+
+    @property
+    def input_specs(self) -> list[InputSpec]:
+        """The joint map, (150, 300) for two bodies."""
+        return [_map_spec(self.config.bodies, self.config.frames, "clip", 1)]
+
+    @property
+    def window(self) -> WindowSpec:
+        """The whole sequence at the Kinect's 30 Hz."""
+        return WindowSpec(self.config.frames / KINECT_HZ, self.config.frames)
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Logits of "joint_map" (N, 3·K, frames)."""
+        features, _ = self.skeleton(inputs["joint_map"])
+        return self.fc_skeleton(features)
+
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Cross-entropy and the L1 norm of the convolutions."""
+        return _regularised(super().losses(batch), self.config.l1, self.skeleton)
+
+
+class C3dFlow(Network):
+    """C3D-F: RGB-coded scene flow to classes."""
+
+    config_class = C3dFlowConfig
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        c = self.config
+        _check_multiple(c, 16, "frames", "size")
+        self.c3d = C3d(self._outputs(), c.frames, c.size, c.width, c.fc, c.dropout)
+
+    def _outputs(self) -> int:
+        """Neurons of fc8."""
+        return self.config.num_classes
+
+    @property
+    def input_specs(self) -> list[InputSpec]:
+        """The flow clip, (3, 16, 112, 112)."""
+        c = self.config
+        preprocessing = dataclasses.asdict(FlowPreprocessing())
+        return [InputSpec("flow_rgb", "flow_rgb", "CTHW", (3, c.frames, c.size, c.size), "m/s", preprocessing)]
+
+    @property
+    def window(self) -> WindowSpec:
+        """16-frame clips of every third frame, half overlapping, whose scores are averaged."""
+        frames = 3 * self.config.frames
+        return WindowSpec(frames * FLOW_STEP / KINECT_HZ, frames, self.config.frames, self.config.frames // 2, "mean")
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Logits of "flow_rgb" (N, 3, T, H, W)."""
+        return self.c3d(inputs["flow_rgb"])
+
+
+class C3dFlowAt1(C3dFlow):
+    """C3D-F + AT-1: features around the joints are boosted, all alike."""
+
+    config_class = C3dFlowAt1Config
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self.masks = JointMasks(self.config.frames, self.config.size, self.config.radius)
+
+    @property
+    def input_specs(self) -> list[InputSpec]:
+        """The flow clip, and the joints in it, (16, 50, 2)."""
+        c = self.config
+        preprocessing = dataclasses.asdict(PixelPreprocessing(size=c.size))
+        shape = (c.frames, JOINTS * c.bodies, 2)
+        return [*super().input_specs, InputSpec("joint_pixels", "joint_pixels", LAYOUT, shape, "px", preprocessing)]
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Logits of "flow_rgb" (N, 3, T, H, W) and "joint_pixels" (N, T, K, 2)."""
+        return self.c3d(inputs["flow_rgb"], self.masks(inputs["joint_pixels"]))
+
+
+class C3dFlowAt2(C3dFlowAt1):
+    """C3D-F + AT-2: features around a joint are boosted as much as the skeleton model finds it informative."""
+
+    config_class = C3dFlowAt2Config
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        c = self.config
+        _check_multiple(c, 4, "map_frames")
+        if self.window.frames * FLOW_STEP > c.map_frames:
+            raise ConfigError(
+                f"{type(c).__name__}.map_frames is {c.map_frames}, but a window of {self.window.frames} frames "
+                f"fills {self.window.frames * FLOW_STEP} columns of the joint map"
+            )
+        self.skeleton = TwoBranches(3 * JOINTS * c.bodies, c.map_frames, c.skeleton_width, c.skeleton_dropout)
+        self.skeleton.requires_grad_(False)
+        if c.skeleton == "joint":
+            for part in self._trained_parts():
+                part.requires_grad_(True)
+
+    def _trained_parts(self) -> list[nn.Module]:
+        """What of the skeleton model the logits depend on."""
+        return self.skeleton.score_parts()
+
+    def train(self, mode: bool = True) -> "C3dFlowAt2":
+        """A frozen skeleton model stays as it is when it runs: no dropout, its own statistics."""
+        super().train(mode)
+        if self.config.skeleton == "frozen":
+            self.skeleton.eval()
+        return self
+
+    @property
+    def input_specs(self) -> list[InputSpec]:
+        """The flow clip, the joints in it, and the joint map of the whole window at the skeleton's 30 Hz."""
+        return [*super().input_specs, _map_spec(self.config.bodies, self.config.map_frames, "window", FLOW_STEP)]
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Logits of "flow_rgb", "joint_pixels" and "joint_map"."""
+        layers = self.skeleton.joints(inputs["joint_map"])
+        score = informativeness(layers, self.config.layer)  # (N, K)
+        return self.c3d(inputs["flow_rgb"], self.masks(inputs["joint_pixels"], score))
+
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Cross-entropy, and the L1 norm of the skeleton model's convolutions that are trained."""
+        weight = self.config.l1 if self.config.skeleton == "joint" else 0.0
+        return _regularised(super().losses(batch), weight, self.skeleton)
+
+
+class FlowSkeleton(C3dFlowAt2):
+    """The late fused model (Fig. 2): FC-4096 of C3D-F + AT-2 and FC-768 of Res-TCN-BJCN, concatenated."""
+
+    config_class = FlowSkeletonConfig
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self.fc_fused = nn.Linear(self.config.fc + self.skeleton.channels, self.config.num_classes)
+        self.fc_fused.apply(glorot)
+
+    def _outputs(self) -> int:
+        return 0  # "softmax layers used for single-modal predictions are discarded"
+
+    def _trained_parts(self) -> list[nn.Module]:
+        return [self.skeleton]
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Logits of "flow_rgb", "joint_pixels" and "joint_map"."""
+        skeleton, layers = self.skeleton(inputs["joint_map"])  # FC-768
+        score = informativeness(layers, self.config.layer)  # (N, K)
+        flow = self.c3d(inputs["flow_rgb"], self.masks(inputs["joint_pixels"], score))  # FC-4096
+        return self.fc_fused(torch.cat([flow, skeleton], dim=1))
+
+
+def _map_spec(bodies: int, frames: int, scope: str, rate: int) -> InputSpec:
+    preprocessing = dataclasses.asdict(JointMapPreprocessing(scope=scope, rate=rate))
+    return InputSpec("joint_map", "joint_map", LAYOUT, (3 * JOINTS * bodies, frames), "m", preprocessing)
+
+
+def _check_multiple(options: Any, of: int, *names: str) -> None:
+    for name in names:
+        if getattr(options, name) % of:
+            raise ConfigError(
+                f"{type(options).__name__}.{name} is {getattr(options, name)}, expected a multiple of {of}"
+            )
+
+
+def _regularised(losses: dict[str, Tensor], weight: float, skeleton: TwoBranches) -> dict[str, Tensor]:
+    if not weight:
+        return losses
+    l1 = weight * skeleton.l1()
+    return {**losses, "loss": losses["loss"] + l1, "cross_entropy": losses["loss"], "l1": l1}
