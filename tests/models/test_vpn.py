@@ -6,8 +6,10 @@ import actrec_models
 from actrec import features
 from actrec.errors import ConfigError, InputError
 from actrec.skeleton import layouts
-from actrec_models import onnx_graph
+from actrec_models import initial_weights, onnx_graph
 from actrec_models.networks import vpn_layer
+from actrec_models.networks.i3d import InceptionI3d
+from actrec_models.networks.resnext3d import ResNext3d
 from actrec_models.networks.vpn import VpnI3d, VpnResnext101
 from actrec_models.networks.vpn_layer import Attention, PoseGraphs, SpatialEmbedding, VpnLayer, VpnLayerConfig
 
@@ -143,16 +145,16 @@ def test_gcn_backbone_literally():
 def test_lstm_backbone_keeps_the_states_of_all_poses():
     net = layer(pose_backbone="lstm")
     lstm = net.attention.backbone.lstm
-    assert (lstm.input_size, lstm.hidden_size, lstm.num_layers) == (75, 128, 3)
+    assert (lstm.input_size, lstm.hidden_size, lstm.num_layers) == (75, 512, 3)
     P = feature_map_and_poses()[1]
     with torch.no_grad():
         h = net.attention.backbone(P)
         later = P.clone()
         later[:, :, 5:] += 1
         changed = net.attention.backbone(later)
-    assert h.shape == (2, 8 * 128)
-    np.testing.assert_array_equal(h[:, : 5 * 128], changed[:, : 5 * 128])
-    assert not torch.allclose(h[:, 5 * 128 :], changed[:, 5 * 128 :])
+    assert h.shape == (2, 8 * 512)
+    np.testing.assert_array_equal(h[:, : 5 * 512], changed[:, : 5 * 512])
+    assert not torch.allclose(h[:, 5 * 512 :], changed[:, 5 * 512 :])
 
 
 # --- spatial embedding ---
@@ -302,14 +304,15 @@ def test_published_shapes_and_sizes():
     assert live(resnext) == pytest.approx(47.5e6, rel=0.05)
 
 
+LSTM = {"pose_backbone": "lstm", "lstm_units": 32}
 ABLATIONS = {
     "l1": {"attention": "none", "embedding": "none"},
     "l2": {"embedding": "none"},
     "l3": {},
-    "l4": {"pose_backbone": "lstm", "attention": "dissociated"},
+    "l4": {**LSTM, "attention": "dissociated"},
     "l5": {"attention": "dissociated"},
-    "l6": {"pose_backbone": "lstm"},
-    "table 4, LSTM": {"pose_backbone": "lstm", "attention": "spatial", "embedding": "none"},
+    "l6": LSTM,
+    "table 4, LSTM": {**LSTM, "attention": "spatial", "embedding": "none"},
     "table 4, GCN": {"attention": "spatial"},
 }
 
@@ -334,6 +337,21 @@ def test_ablations_differ_and_learn():
 )
 def test_ablations_export(name, options):
     onnx_graph.to_onnx(network(name, **options))
+
+
+@pytest.mark.parametrize("name, port", [("vpn_i3d", InceptionI3d), ("vpn_resnext101", ResNext3d)])
+def test_kinetics_checkpoints_load_key_for_key(tmp_path, name, port):
+    torch.manual_seed(7)
+    kinetics = port(400, width=SMALL["width"]).state_dict()
+    torch.save({"state_dict": {f"module.{key}": value for key, value in kinetics.items()}}, tmp_path / "kinetics.pth")
+    net = network(name)
+    report = initial_weights.load(net, name, tmp_path / "kinetics.pth")
+    found = net.visual.state_dict()
+    assert report.missing == report.reshaped == report.unfit == ()
+    assert len(report.loaded) == len(found)
+    assert all(key.startswith(("fc.", "logits.")) for key in report.unexpected)
+    for key, value in found.items():
+        torch.testing.assert_close(value, kinetics[key])
 
 
 def test_embedding_is_not_part_of_the_graph():

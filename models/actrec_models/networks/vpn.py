@@ -1,6 +1,7 @@
 """VPN: video-pose network (Das et al., ECCV 2020): the VPN layer upon I3D or 3D ResNeXt-101, and its loss (Eq. 5)."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -129,6 +130,8 @@ class Vpn(Network):
 class VpnI3d(Vpn):
     """VPN upon I3D's `Mixed_5c`: (N, 1024, 8, 7, 7) of 64 frames of 224 × 224 px."""
 
+    weight_targets: Mapping[str, tuple[str, ...]] = {"i3d": ("visual",)}
+
     def _backbone(self) -> nn.Module:
         return InceptionI3d(num_classes=0, width=self.config.width)
 
@@ -145,6 +148,7 @@ class VpnResnext101(Vpn):
     """VPN upon 3D ResNeXt-101 (Table 5): (N, 2048, 4, 4, 4) of 64 frames of 112 × 112 px."""
 
     config_class = VpnResnext101Config
+    weight_targets: Mapping[str, tuple[str, ...]] = {"resnext3d_101": ("visual",)}
 
     def _backbone(self) -> nn.Module:
         return ResNext3d(num_classes=0, width=self.config.width)

@@ -16,7 +16,7 @@ from actrec.skeleton import layouts
 
 GCN_CHANNELS = 64
 CONV_CHANNELS = (64, 64, 128)
-LSTM_UNITS, LSTM_LAYERS = 128, 3
+LSTM_LAYERS = 3
 HIDDEN = (256, 128)
 """Outputs of W_h1 and W_h2; the paper does not give them."""
 EMBEDDINGS = ("euclidean", "kl_visual_pose", "kl_pose_visual", "kl_bidirectional", "none")
@@ -29,6 +29,7 @@ class VpnLayerConfig:
 
     poses: int = setting(20, "t_p, poses of a clip (30 on Smarthome, 5 on N-UCLA)", range=(4, 64))
     pose_backbone: str = setting("gcn", "what makes h* of the poses (Tables 2 and 4)", choices=("gcn", "lstm"))
+    lstm_units: int = setting(512, "of each LSTM layer, for pose_backbone lstm (128 on N-UCLA)", range=(1, 4096))
     attention: str = setting("coupled", "how A_S and A_T modulate f (Tables 1, 2 and 4)", choices=ATTENTIONS)
     embedding: str = setting("euclidean", "L_e (Tables 1, 3 and 4)", choices=EMBEDDINGS)
     alpha: float = setting(5.0, "α, e_ij of joints that are connected", range=(0.0, 100.0))
@@ -117,7 +118,7 @@ class GcnBackbone(nn.Module):
 
 
 class LstmBackbone(nn.Module):
-    """The pose backbone of l4 and l6 in Table 2: three stacked LSTM layers, as in Separable STA.
+    """The pose backbone of l4 and l6 in Table 2: three stacked LSTM layers, as in P-I3D and Separable STA.
 
     Args:
         layout: Of the J joints.
@@ -126,13 +127,13 @@ class LstmBackbone(nn.Module):
 
     def __init__(self, layout: str, options: VpnLayerConfig):
         super().__init__()
-        self.lstm = nn.LSTM(3 * len(layouts.get(layout)), LSTM_UNITS, LSTM_LAYERS, batch_first=True)
-        self.channels = LSTM_UNITS * options.poses
+        self.lstm = nn.LSTM(3 * len(layouts.get(layout)), options.lstm_units, LSTM_LAYERS, batch_first=True)
+        self.channels = options.lstm_units * options.poses
 
     def forward(self, P: Tensor) -> Tensor:
-        """(N, 3, t_p, J) to h*, the last layer's states of all poses, (N, t_p·128)."""
+        """(N, 3, t_p, J) to h*, the last layer's states of all poses, (N, t_p·units)."""
         x = P.permute(0, 2, 1, 3).flatten(2)  # (N, t_p, 3·J)
-        return self.lstm(x)[0].flatten(1)  # (N, t_p·128)
+        return self.lstm(x)[0].flatten(1)  # (N, t_p·units)
 
 
 class AttentionNetwork(nn.Module):
