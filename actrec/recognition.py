@@ -1,85 +1,29 @@
-"""From tracked skeletons to labelled windows: one window a body, all bodies in one run; the recognizer without ROS."""
+"""From what is seen of tracked people to labelled windows: one window a body; the recognizer without ROS."""
 
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from actrec import config
-from actrec.config import setting
-from actrec.errors import InputError, PackageError
-from actrec.frames import NANOSECONDS, Body
+from actrec import config, seen
+from actrec.errors import PackageError
+from actrec.frames import NANOSECONDS, Body, Face, Hand, Intrinsics
+from actrec.inference.clips import body_layout
 from actrec.inference.session import Prediction, Session
+from actrec.labels import Counts, LabelledWindow, RecognitionConfig
+from actrec.observations import Observations
 from actrec.package import UNKNOWN
-from actrec.skeleton import layouts
-from actrec.skeleton.conversions import CANONICAL, convert
-from actrec.windows import Window
+from actrec.seen import Seen
+from actrec.skeleton.conversions import CANONICAL
+from actrec.windows import Window, sample_stamps
 
+__all__ = ["Counts", "LabelledWindow", "RecognitionConfig", "Recognizer"]
 
-@dataclass(frozen=True)
-class RecognitionConfig:
-    """Settings of a `Recognizer`."""
-
-    interval_s: float = setting(
-        0.2, "least time between two labels of a body; 0 labels every frame", unit="s", range=(0.0, 60.0)
-    )
-    min_seconds: float = setting(
-        0.5, "a body seen for less than this is published as unknown", unit="s", range=(0.0, 60.0)
-    )
-    lost_after_s: float = setting(
-        0.5, "a body unseen for this long gets one last unknown and is forgotten", unit="s", range=(0.0, 60.0)
-    )
-    max_gap_s: float = setting(
-        0.5, "a longer pause of a body's joints restarts its window", unit="s", range=(0.01, 60.0)
-    )
-    max_bodies: int = setting(
-        6, "bodies followed at once; of more, the newcomers farthest away are left out", range=(1, 64)
-    )
-    smoothing_s: float = setting(
-        0.0, "time constant over which a body's probabilities are averaged; 0 for none", unit="s", range=(0.0, 60.0)
-    )
-    top_k: int = setting(5, "classes listed with each label", range=(1, 1000))
-
-
-@dataclass(frozen=True)
-class LabelledWindow:
-    """What one body is doing, as of one frame.
-
-    Attributes:
-        body_id: Whose; empty where nobody is in the scene.
-        label: An action, or `unknown`: rejected, body too new, body left, empty scene.
-        class_id: −1 for `unknown`.
-        confidence: Probability of the best class, 0 where the network was not asked.
-        top_labels, top_probabilities: Best classes first, also where they were rejected; empty where the network was
-            not asked.
-        window_start_ns: Stamp of the oldest frame used.
-        stamp_ns: Stamp of the newest frame used.
-        model_name: The package that judged.
-    """
-
-    body_id: str
-    label: str
-    class_id: int
-    confidence: float
-    top_labels: tuple[str, ...]
-    top_probabilities: tuple[float, ...]
-    window_start_ns: int
-    stamp_ns: int
-    model_name: str
-
-
-@dataclass
-class Counts:
-    """What a recognizer has done since it started."""
-
-    frames: int = 0
-    labels: int = 0
-    skipped: int = 0
-    duplicates: int = 0
-    restarts: int = 0
-    left_out: int = 0
+HANDS = ("hand_21", "hand_22")
+"""Layouts of the models that label hands instead of bodies."""
 
 
 @dataclass
@@ -93,6 +37,15 @@ class _Track:
     smoothed_ns: int = 0
 
 
+@dataclass(frozen=True)
+class _Frame:
+    """A frame that nobody has judged yet."""
+
+    stamp_ns: int
+    present: list[str]
+    empty: bool
+
+
 class Recognizer:
     """Keeps a window for each body and labels it.
 
@@ -101,21 +54,33 @@ class Recognizer:
     (a recording that loops) every window restarts. For a package that looks at M > 1 bodies, a body's clip holds itself
     first, then the others in view from near to far.
 
+    Streams beside the skeletons are added as they come; a late or lost message holds nothing up. While one that the
+    model cannot do without is missing, bodies are `unknown` and the label says why; one that it can do without is left
+    out, which the features fill with zeros. A model of hands labels each hand as if it were a body: its frames come
+    from the hands.
+
+    `update` may be split in two, for a network that takes longer than a frame: one thread may `observe` (and add other
+    streams) while another one is in `judge`.
+
     Args:
         session: The model.
         **options: Fields of `RecognitionConfig`.
 
     Raises:
-        PackageError: The model takes another layout than kinect_v2_25.
+        PackageError: The model takes another layout than kinect_v2_25 or a hand's, or whole pictures.
     """
 
     def __init__(self, session: Session, **options: Any):
         self.config = config.build(RecognitionConfig, options)
         self.counts = Counts()
-        self._session = _canonical_only(session)
+        self._lock = threading.RLock()
         self._tracks: dict[str, _Track] = {}
         self._last_ns: int | None = None
         self._empty_since_judged_ns: int | None = None
+        self._pending: _Frame | None = None
+        self._session, self._observations, self._layout = self._opened(session)
+
+    # -- the model -----------------------------------------------------------------------------------------------------
 
     @property
     def session(self) -> Session:
@@ -124,16 +89,87 @@ class Recognizer:
 
     def use(self, session: Session) -> None:
         """Swaps the model. Bodies stay known, but their windows start anew: a window's length belongs to the model."""
-        self._session = _canonical_only(session)
-        for track in self._tracks.values():
-            track.window, track.judged_ns, track.smoothed = self._window(), None, None
+        opened = self._opened(session)
+        with self._lock:
+            opened[1].size = self._observations.size
+            other_joints = opened[2] != self._layout
+            self._session, self._observations, self._layout = opened
+            if other_joints:
+                self._skip()
+            for body_id, track in self._tracks.items():
+                old, track.window = track.window, self._window()
+                track.judged_ns, track.smoothed = None, None
+                self._observations.follow(body_id)
+                if self._pending is not None and body_id in self._pending.present:
+                    track.window.add(old.end_ns, old.newest)  # this frame is the new model's to judge
+
+    def _opened(self, session: Session) -> tuple[Session, Observations, str]:
+        layout = body_layout(session.package)
+        if layout not in (CANONICAL, *HANDS):
+            raise PackageError(
+                f"model {session.package.name} takes {layout} but live skeletons are {CANONICAL}: train it so"
+            )
+        return session, Observations(session, self.config.max_gap_s, self.config.stream_timeout_s), layout
+
+    @property
+    def subject(self) -> str:
+        """The stream whose frames are labelled: "bodies", or "hands" for a model of hands."""
+        return "hands" if self._layout in HANDS else "bodies"
+
+    @property
+    def streams(self) -> dict[str, bool]:
+        """What the model needs, and whether it is needed at all costs; see `actrec.features.streams`."""
+        others = {name: needed for name, needed in self._observations.streams.items() if name != "bodies"}
+        return {**others, self.subject: True}
+
+    @property
+    def needs_size(self) -> bool:
+        """Whether `set_size` must be called though colour images are not needed."""
+        return self._observations.needs_size
+
+    @property
+    def waiting(self) -> dict[str, str]:
+        """What is missing now, in words, by stream; a stream that the model can do without too."""
+        with self._lock:
+            missing = {stream: self._observations.absent(stream) for stream in self.streams}
+        return {stream: words for stream, words in missing.items() if words}
+
+    # -- streams -------------------------------------------------------------------------------------------------------
+
+    def add_hands(self, stamp_ns: int, hands: Sequence[Hand]) -> None:
+        """The hands found in a frame. A model of hands is given them by `observe` or `update` instead."""
+        with self._lock:
+            self._observations.add_hands(stamp_ns, hands)
+
+    def add_faces(self, stamp_ns: int, faces: Sequence[Face]) -> None:
+        """The faces found in a frame."""
+        with self._lock:
+            self._observations.add_faces(stamp_ns, faces)
+
+    def add_flow(self, stamp_ns: int, flow: np.ndarray, intrinsics: Intrinsics) -> None:
+        """Scene flow [h, w, 3] m/s, stamped with the first frame of its pair; intrinsics of its pixels."""
+        with self._lock:
+            self._observations.add_flow(stamp_ns, flow, intrinsics)
+
+    def add_colour(self, stamp_ns: int, colour: np.ndarray) -> None:
+        """A colour image [H, W, 3] uint8 RGB, which must not change any more."""
+        with self._lock:
+            self._observations.add_colour(stamp_ns, colour)
+
+    def set_size(self, width: int, height: int) -> None:
+        """The size of the colour image in which pixels are counted."""
+        with self._lock:
+            self._observations.size = (width, height)
+
+    # -- frames --------------------------------------------------------------------------------------------------------
 
     def update(self, stamp_ns: int, bodies: Sequence[Body], predict: bool = True) -> list[LabelledWindow]:
         """Takes one frame's skeletons in and labels the bodies that are due.
 
         Args:
             stamp_ns: The frame's stamp.
-            bodies: Those in the frame, in any layout that converts to kinect_v2_25, each with its own id.
+            bodies: Those in the frame, in any layout that converts to kinect_v2_25, each with its own id; hands for a
+                model of hands.
             predict: False only feeds the windows (a newer frame is already waiting); endings are still reported.
 
         Returns:
@@ -143,64 +179,108 @@ class Recognizer:
             InputError: A body without id or with that of another, of unknown layout or with the wrong number of joints,
                 or with infinite coordinates. Nothing of that frame is used.
         """
-        seen = _joints_by_id(bodies)
-        if stamp_ns == self._last_ns:
-            self.counts.duplicates += 1
-            return []
-        self.counts.frames += 1
-        labels = self._restart(stamp_ns, seen) if self._last_ns is not None and stamp_ns < self._last_ns else []
-        self._last_ns = stamp_ns
-        labels += self._drop_lost(stamp_ns, seen)
-        for body_id in self._followed(seen):
-            self._observe(body_id, stamp_ns, seen[body_id])
-        present = [body_id for body_id, track in self._tracks.items() if track.last_seen_ns == stamp_ns]
-        due = [body_id for body_id in present if self._due(self._tracks[body_id].judged_ns, stamp_ns)]
-        if not predict:
-            self.counts.skipped += len(due)
-            return labels
-        if not seen:
-            return labels + self._empty_scene(stamp_ns)
-        self._empty_since_judged_ns = None
-        return labels + self._judge(due, present, stamp_ns)
+        labels = self.observe(stamp_ns, bodies)
+        return labels + self.judge() if predict else labels
 
-    def _restart(self, stamp_ns: int, seen: dict[str, np.ndarray]) -> list[LabelledWindow]:
+    def observe(self, stamp_ns: int, bodies: Sequence[Body]) -> list[LabelledWindow]:
+        """The first half of `update`: feeds the windows; gives one entry a body that has left."""
+        with self._lock:
+            found = seen.by_id(bodies, self._layout, self._observations.needs_pixels)
+            if stamp_ns == self._last_ns:
+                self.counts.duplicates += 1
+                return []
+            self.counts.frames += 1
+            self._skip()
+            back = self._last_ns is not None and stamp_ns < self._last_ns
+            labels = self._restart(stamp_ns, found) if back else []
+            self._last_ns = stamp_ns
+            labels += self._drop_lost(stamp_ns, found)
+            for body_id in self._followed(found):
+                self._see(body_id, stamp_ns, found[body_id])
+            self._observations.add_skeletons(stamp_ns, found)
+            present = [body_id for body_id, track in self._tracks.items() if track.last_seen_ns == stamp_ns]
+            self._pending = _Frame(stamp_ns, present, not found)
+            return labels
+
+    def judge(self) -> list[LabelledWindow]:
+        """The second half of `update`: labels the bodies that are due in the newest frame, once.
+
+        All in one run of the network where they are not too large; those too new or whose streams are missing are
+        `unknown`. Others may observe meanwhile.
+        """
+        with self._lock:
+            frame, self._pending = self._pending, None
+            if frame is None:
+                return []
+            if frame.empty:
+                return self._empty_scene(frame.stamp_ns)
+            self._empty_since_judged_ns = None
+            session = self._session
+            labels, ready = self._ready(frame)
+            starts = [track.window.start_ns for _, track in ready]
+            clips = self._clips([body_id for body_id, _ in ready], frame)
+        predictions = session.predict_many(clips)
+        with self._lock:
+            for (body_id, track), start_ns, prediction in zip(ready, starts, predictions, strict=True):
+                smoothed = self._smooth(session, track, prediction, frame.stamp_ns)
+                labels.append(self._labelled(session, body_id, start_ns, frame.stamp_ns, smoothed))
+        return labels
+
+    def _skip(self) -> None:
+        """Counts what will not be said of a frame that nobody has judged."""
+        if self._pending is not None:
+            self.counts.skipped += len(self._due_in(self._pending))
+            self._pending = None
+
+    def _restart(self, stamp_ns: int, found: dict[str, Seen]) -> list[LabelledWindow]:
         """Forgets all windows because time jumped back; what is no longer there is reported as ended."""
         self.counts.restarts += 1
-        gone = [self._unknown(body_id, stamp_ns) for body_id in self._tracks if body_id not in seen]
+        gone = [self._unknown(body_id, stamp_ns) for body_id in self._tracks if body_id not in found]
         self._tracks.clear()
+        self._observations.rewind(stamp_ns)
         self._empty_since_judged_ns = None
         return gone
 
-    def _followed(self, seen: dict[str, np.ndarray]) -> list[str]:
+    def _followed(self, found: dict[str, Seen]) -> list[str]:
         """Ids to follow: those known already, then newcomers from near to far while there is room."""
-        known = [body_id for body_id in seen if body_id in self._tracks]
-        new = sorted((b for b in seen if b not in self._tracks), key=lambda b: float(np.nanmedian(seen[b][:, 2])))
+        known = [body_id for body_id in found if body_id in self._tracks]
+        new = sorted(
+            (b for b in found if b not in self._tracks), key=lambda b: float(np.nanmedian(found[b].positions[:, 2]))
+        )
         room = max(self.config.max_bodies - len(self._tracks), 0)
         self.counts.left_out += len(new[room:])
         return known + new[:room]
 
-    def _observe(self, body_id: str, stamp_ns: int, joints: np.ndarray) -> None:
+    def _see(self, body_id: str, stamp_ns: int, body: Seen) -> None:
         track = self._tracks.get(body_id)
         if track is None:
             track = self._tracks[body_id] = _Track(self._window())
-        if track.window.add(stamp_ns, joints):
+            self._observations.follow(body_id)
+        if track.window.add(stamp_ns, body.positions):
             self.counts.restarts += 1
             track.smoothed = None
+            self._observations.follow(body_id)
         track.last_seen_ns = stamp_ns
 
     def _window(self) -> Window:
         window = self._session.package.window
         return Window(window.seconds, window.frames, self.config.max_gap_s)
 
-    def _drop_lost(self, stamp_ns: int, seen: dict[str, np.ndarray]) -> list[LabelledWindow]:
+    def _drop_lost(self, stamp_ns: int, found: dict[str, Seen]) -> list[LabelledWindow]:
         limit = stamp_ns - int(self.config.lost_after_s * NANOSECONDS)
-        lost = [b for b, track in self._tracks.items() if b not in seen and track.last_seen_ns <= limit]
+        lost = [b for b, track in self._tracks.items() if b not in found and track.last_seen_ns <= limit]
         for body_id in lost:
             del self._tracks[body_id]
+            self._observations.drop(body_id)
         return [self._unknown(body_id, stamp_ns) for body_id in lost]
+
+    # -- labels --------------------------------------------------------------------------------------------------------
 
     def _due(self, judged_ns: int | None, stamp_ns: int) -> bool:
         return judged_ns is None or stamp_ns - judged_ns >= self.config.interval_s * NANOSECONDS
+
+    def _due_in(self, frame: _Frame) -> list[str]:
+        return [b for b in frame.present if b in self._tracks and self._due(self._tracks[b].judged_ns, frame.stamp_ns)]
 
     def _empty_scene(self, stamp_ns: int) -> list[LabelledWindow]:
         if not self._due(self._empty_since_judged_ns, stamp_ns):
@@ -208,40 +288,47 @@ class Recognizer:
         self._empty_since_judged_ns = stamp_ns
         return [self._unknown("", stamp_ns)]
 
-    def _unknown(self, body_id: str, stamp_ns: int, start_ns: int | None = None) -> LabelledWindow:
+    def _unknown(self, body_id: str, stamp_ns: int, start_ns: int | None = None, reason: str = "") -> LabelledWindow:
         start = stamp_ns if start_ns is None else start_ns
-        return LabelledWindow(body_id, UNKNOWN, -1, 0.0, (), (), start, stamp_ns, self._session.package.name)
+        return LabelledWindow(body_id, UNKNOWN, -1, 0.0, (), (), start, stamp_ns, self._session.package.name, reason)
 
-    def _judge(self, due: list[str], present: list[str], stamp_ns: int) -> list[LabelledWindow]:
-        """Labels the bodies that are due, in one run of the network; those too new are unknown."""
+    def _ready(self, frame: _Frame) -> tuple[list[LabelledWindow], list[tuple[str, _Track]]]:
+        """The bodies that are due: labels of those that cannot be judged, and the others."""
         labels, ready = [], []
-        for body_id in due:
+        for body_id in self._due_in(frame):
             track = self._tracks[body_id]
-            track.judged_ns = stamp_ns
-            if track.window.duration_s < min(self.config.min_seconds, track.window.seconds) - 1e-6:
-                labels.append(self._unknown(body_id, stamp_ns, track.window.start_ns))
+            track.judged_ns = frame.stamp_ns
+            young = track.window.duration_s < min(self.config.min_seconds, track.window.seconds) - 1e-6
+            reason = "" if young else self._observations.lacking(body_id)
+            self.counts.waiting += bool(reason)
+            if young or reason:
+                labels.append(self._unknown(body_id, frame.stamp_ns, track.window.start_ns, reason))
             else:
-                ready.append(body_id)
+                ready.append((body_id, track))
         self.counts.labels += len(ready)
-        for body_id, prediction in zip(ready, self._session.predict_many(self._clips(ready, present)), strict=True):
-            labels.append(self._labelled(body_id, stamp_ns, self._smooth(self._tracks[body_id], prediction, stamp_ns)))
-        return labels
+        return labels, ready
 
-    def _clips(self, ready: list[str], present: list[str]) -> list[dict[str, np.ndarray]]:
+    def _clips(self, ready: list[str], frame: _Frame) -> list[dict[str, Any]]:
         """One clip [M, T, V, 3] a body, itself first, then those nearest to it."""
-        count = self._session.package.bodies
-        needed = present if count > 1 else ready
-        joints = {body_id: self._tracks[body_id].window.positions() for body_id in (needed if ready else [])}
+        package = self._session.package
+        count = package.bodies
+        needed = (frame.present if count > 1 else ready) if ready else []
+        joints = {body_id: self._tracks[body_id].window.positions() for body_id in needed}
         centres = {body_id: np.nanmedian(clip[-1], axis=0) for body_id, clip in joints.items()} if count > 1 else {}
+        wanted = sample_stamps(frame.stamp_ns, package.window.seconds, package.window.frames)
         clips = []
         for body_id in ready:
             others = sorted((b for b in centres if b != body_id), key=lambda b: _distance(centres[b], centres[body_id]))
-            clips.append({"bodies": np.stack([joints[b] for b in [body_id, *others[: count - 1]]])})
+            chosen = [body_id, *others[: count - 1]]
+            # Before a body was first seen its first pose is held, and so is all else.
+            stamps = [np.maximum(wanted, self._tracks[b].window.start_ns) for b in chosen]
+            clips.append({"bodies": np.stack([joints[b] for b in chosen]), **self._observations.clip(chosen, stamps)})
         return clips
 
-    def _smooth(self, track: _Track, prediction: Prediction, stamp_ns: int) -> Prediction:
+    def _smooth(self, session: Session, track: _Track, prediction: Prediction, stamp_ns: int) -> Prediction:
         """Exponential average in time of a body's probabilities, then the rejection anew."""
-        if self.config.smoothing_s == 0 or np.isnan(prediction.probabilities).any():
+        other_model = session is not self._session  # it was swapped in while the network ran
+        if self.config.smoothing_s == 0 or other_model or np.isnan(prediction.probabilities).any():
             return prediction
         if track.smoothed is None:
             track.smoothed = prediction.probabilities
@@ -250,9 +337,11 @@ class Recognizer:
             keep = math.exp(-elapsed / self.config.smoothing_s)
             track.smoothed = keep * track.smoothed + (1 - keep) * prediction.probabilities
         track.smoothed_ns = stamp_ns
-        return self._session.judge(track.smoothed)
+        return session.judge(track.smoothed)
 
-    def _labelled(self, body_id: str, stamp_ns: int, prediction: Prediction) -> LabelledWindow:
+    def _labelled(
+        self, session: Session, body_id: str, start_ns: int, stamp_ns: int, prediction: Prediction
+    ) -> LabelledWindow:
         top = prediction.top(self.config.top_k)
         return LabelledWindow(
             body_id,
@@ -261,49 +350,11 @@ class Recognizer:
             prediction.confidence,
             tuple(label for label, _ in top),
             tuple(probability for _, probability in top),
-            self._tracks[body_id].window.start_ns,
+            start_ns,
             stamp_ns,
-            self._session.package.name,
+            session.package.name,
         )
-
-
-def _canonical_only(session: Session) -> Session:
-    for spec in session.package.inputs:
-        if spec.layout != CANONICAL:
-            raise PackageError(
-                f"model {session.package.name} takes {spec.layout} but live skeletons are {CANONICAL}: train it so"
-            )
-    return session
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a - b)) if np.isfinite([a, b]).all() else math.inf
-
-
-def _joints_by_id(bodies: Sequence[Body]) -> dict[str, np.ndarray]:
-    """Id to [25, 3] joints of the bodies of which anything is seen; a body without any joint counts as not there."""
-    seen: dict[str, np.ndarray] = {}
-    for body in bodies:
-        if not body.body_id:
-            raise InputError("a body has no id: track the skeletons first (skeleton_node does)")
-        if body.body_id in seen:
-            raise InputError(f"two bodies of one frame have the id '{body.body_id}'")
-        joints = _canonical(body)
-        if np.isinf(joints).any():
-            raise InputError(f"body '{body.body_id}' has infinite coordinates; a missing joint is NaN")
-        if not np.isnan(joints).any(axis=-1).all():
-            seen[body.body_id] = joints
-    return seen
-
-
-def _canonical(body: Body) -> np.ndarray:
-    if body.layout not in layouts.LAYOUTS:
-        known = ", ".join(sorted(layouts.LAYOUTS))
-        raise InputError(f"body '{body.body_id}' has the unknown layout '{body.layout}'; known: {known}")
-    expected = (len(layouts.get(body.layout)), 3)
-    if body.positions.shape != expected:
-        raise InputError(
-            f"body '{body.body_id}' has positions {list(body.positions.shape)}, "
-            f"expected {list(expected)} of {body.layout}"
-        )
-    return convert(body.positions, np.ones(expected[0], dtype=np.float32), body.layout, CANONICAL)[0]

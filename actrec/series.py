@@ -14,6 +14,23 @@ JUMP_S = 2.0
 """A stamp older than the newest by more than this is no late message: time has jumped back (a recording loops)."""
 
 
+def sampled(
+    stamps_ns: np.ndarray, values: np.ndarray, wanted_ns: np.ndarray, pictures: bool, max_gap_s: float = 0.5
+) -> np.ndarray:
+    """A whole recording's stream at a window's stamps, as the live recognizer samples it.
+
+    Args:
+        stamps_ns: [L] increasing stamps.
+        values: [L, ...]: points of any arrangement [L, ..., D], NaN for missing; or pictures.
+        wanted_ns: [T] stamps to sample at, none before the body was first seen (`numpy.maximum`).
+        pictures: Take the nearest in time instead of interpolating.
+        max_gap_s: As `Series.interpolated` has it.
+    """
+    series: Series[np.ndarray] = Series(float("1e9"), len(values) + 1)
+    series._stamps, series._values = [int(stamp) for stamp in stamps_ns], list(values)
+    return np.stack(series.nearest(wanted_ns)) if pictures else series.interpolated(wanted_ns, max_gap_s)
+
+
 class Series(Generic[T]):
     """Values by stamp.
 
@@ -40,6 +57,12 @@ class Series(Generic[T]):
         near = self._stamps[max(at - 1, 0) : at + 1]
         apart = min(abs(stamp_ns - other) for other in near)
         return apart > 0 and apart >= self._spacing_ns and stamp_ns > self._stamps[-1] - self._seconds_ns
+
+    def replace(self, stamp_ns: int, value: T) -> None:
+        """Puts a better value in the place of the one with this very stamp, if there is one."""
+        at = bisect_left(self._stamps, stamp_ns)
+        if at < len(self._stamps) and self._stamps[at] == stamp_ns:
+            self._values[at] = value
 
     def add(self, stamp_ns: int, value: T) -> None:
         """Keeps a value, unless `takes` says no. Where time has jumped back, what was there is forgotten."""

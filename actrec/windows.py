@@ -131,6 +131,11 @@ class Window:
         self._positions.clear()
 
     @property
+    def newest(self) -> np.ndarray:
+        """The newest observation, [V, 3]."""
+        return self._positions[-1]
+
+    @property
     def end_ns(self) -> int:
         """Stamp of the newest observation."""
         return self._stamps[-1]

@@ -1,6 +1,7 @@
 """What a session asks of a window, and how the scores of its clips become one."""
 
 from collections.abc import Iterator, Mapping
+
 import numpy as np
 
 from actrec import features

@@ -175,9 +175,7 @@ def _check_graph(package: ModelPackage, backend: Backend) -> dict[str, np.ndarra
         raise PackageError(
             f"{file} states the inputs {sorted(stated)} but {NETWORK} takes {sorted(backend.inputs)}: export it again"
         )
-    made = {
-        name: _check_input(file.as_posix(), package, spec, backend.inputs[name]) for name, spec in stated.items()
-    }
+    made = {name: _check_input(file.as_posix(), package, spec, backend.inputs[name]) for name, spec in stated.items()}
     classes = len(package.labels)
     if len(backend.output) != 2 or backend.output[0] is not None or backend.output[1] != classes:
         raise PackageError(

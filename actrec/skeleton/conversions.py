@@ -1,7 +1,8 @@
 """Conversions between skeleton layouts, each joint a weighted sum of the source's joints.
 
-Every table leads to `kinect_v2_25`. Where a sensor lacks a joint (finger tips on Kinect v1, the spine in MediaPipe) it
-is built from its neighbours on the line that the Kinect v2 puts it on; what is extrapolated carries half the score.
+Every table but a hand's leads to `kinect_v2_25`. Where a sensor lacks a joint (finger tips on Kinect v1, the spine in
+MediaPipe) it is built from its neighbours on the line that the Kinect v2 puts it on; what is extrapolated carries half
+the score.
 """
 
 from functools import cache
@@ -79,20 +80,30 @@ TABLES: dict[str, dict[str, Weights]] = {
 }
 
 
+HANDS: dict[str, dict[str, Weights]] = {
+    # SHREC'17's palm lies amid the metacarpals.
+    "hand_21": {**_same(*layouts.HAND_21.joints), "palm": {"wrist": 0.5, "middle_base": 0.5}}
+}
+"""Tables that lead to `hand_22`."""
+
+
 @cache
-def matrix(source: str) -> np.ndarray:
-    """[25, V] float32 weights that take `source` joints to `kinect_v2_25`.
+def matrix(source: str, target: str = CANONICAL) -> np.ndarray:
+    """[V', V] float32 weights that take `source` joints to those of `target`.
 
     Raises:
-        InputError: There is no conversion from `source`; those that exist are listed.
+        InputError: There is no such conversion; those that exist are listed.
     """
-    if source not in TABLES:
-        raise InputError(f"no conversion from layout '{source}' to {CANONICAL}; known: {', '.join(sorted(TABLES))}")
-    origin, target = layouts.get(source), layouts.get(CANONICAL)
-    weights = np.zeros((len(target), len(origin)), dtype=np.float32)
-    for joint, row in TABLES[source].items():
+    tables = {CANONICAL: TABLES, "hand_22": HANDS}.get(target)
+    if tables is None:
+        raise InputError(f"no conversion from layout '{source}' to '{target}', only to {CANONICAL} and hand_22")
+    if source not in tables:
+        raise InputError(f"no conversion from layout '{source}' to {target}; known: {', '.join(sorted(tables))}")
+    origin, goal = layouts.get(source), layouts.get(target)
+    weights = np.zeros((len(goal), len(origin)), dtype=np.float32)
+    for joint, row in tables[source].items():
         for name, weight in row.items():
-            weights[target.index[joint], origin.index[name]] = weight
+            weights[goal.index[joint], origin.index[name]] = weight
     return weights
 
 
@@ -105,10 +116,10 @@ def convert(
         positions: [..., V, D] metres or pixels, NaN for missing.
         scores: [..., V] in 0..1.
         source: Layout of the input.
-        target: `source` itself or `kinect_v2_25`.
+        target: `source` itself, `kinect_v2_25`, or for a hand `hand_22`.
 
     Returns:
-        Positions [..., 25, D] and scores [..., 25], float32. A joint with a missing source is NaN with score 0.
+        Positions [..., V', D] and scores [..., V'], float32. A joint with a missing source is NaN with score 0.
 
     Raises:
         InputError: Unknown pair of layouts, or V is not the source layout's.
@@ -123,9 +134,7 @@ def convert(
         )
     if source == target:
         return positions, scores
-    if target != CANONICAL:
-        raise InputError(f"no conversion from layout '{source}' to '{target}', only to {CANONICAL}")
-    return _convert(positions, scores, matrix(source))
+    return _convert(positions, scores, matrix(source, target))
 
 
 def _convert(positions: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -307,11 +307,11 @@ def test_body_lost_during_a_swap_still_ends(session: Session, tmp_path: Path) ->
 
 
 def test_model_of_another_layout_is_refused(session: Session) -> None:
-    spec: InputSpec = replace(session.package.inputs[0], layout="hand_22")
-    hands = Session.__new__(Session)
-    hands.package, hands.backend = replace(session.package, inputs=(spec,)), session.backend
-    with pytest.raises(PackageError, match="takes hand_22"):
-        EachFrame(hands)
+    spec: InputSpec = replace(session.package.inputs[0], layout="kinect_v1_20")
+    older = Session.__new__(Session)
+    older.package, older.backend = replace(session.package, inputs=(spec,)), session.backend
+    with pytest.raises(PackageError, match="takes kinect_v1_20"):
+        EachFrame(older)
 
 
 def test_settings_are_validated(session: Session) -> None:
