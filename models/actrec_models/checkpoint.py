@@ -24,4 +24,14 @@ def read(path: Path) -> dict[str, Any]:
         raise PackageError(f"{path} is refused: it is no plain checkpoint of `actrec train`") from error
     if not known:
         raise PackageError(f"{path} is refused: it is no plain checkpoint of `actrec train`")
+    _state_modalities(recipe, content["state_dict"])
     return dict(content)
+
+
+def _state_modalities(recipe: dict[str, Any], state: dict[str, Any]) -> None:
+    """Recipes of `deepacts_graph` from before its default had five modalities did not name their two."""
+    options = recipe.get("options")
+    if recipe.get("model") == "deepacts_graph" and isinstance(options, dict) and "modalities" not in options:
+        prefix = "network.branches."
+        branches = [name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)]
+        options["modalities"] = list(dict.fromkeys(branches))

@@ -4,6 +4,9 @@ from typing import Any
 
 SMALL: dict[str, dict[str, Any]] = {
     "deepacts_graph": {"width": 8, "frames": 16},
+    "deepacts_cnn": {"modalities": ("body", "hands"), "cnn_width": 0.1, "size": 32, "frames": 16},
+    "deepacts": {"modalities": ("body", "hands"), "width": 4, "cnn_width": 0.1, "size": 32, "frames": 16},
+    "deepacts_multi": {"modalities": ("body", "hands"), "width": 4, "cnn_width": 0.1, "size": 32, "frames": 16},
     "p_i3d": {"frames": 8, "size": 32, "width": 0.05, "hidden": 8, "pose_frames": 4, "attention_units": 8},
     "vpn_i3d": {"frames": 16, "size": 64, "poses": 8, "width": 0.125, "embedding_size": 16},
     "vpn_resnext101": {"frames": 16, "size": 64, "poses": 8, "width": 0.125, "embedding_size": 16},

@@ -14,9 +14,10 @@ from actrec.recordings.nucla import read_nucla_npz
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec_models import data, evaluation, recipe, rejection, training
 from actrec_models.data import Clip, ClipDataset, augment, outliers, rendered
+from actrec_models.samples import Samples
 from tests.tiny_model import write_tiny
 
-SMALL = {"options": {"width": 4}, "epochs": 2, "batch": 64, "learning_rate": 3e-3}
+SMALL = {"options": {"width": 4, "modalities": ["body", "bones"]}, "epochs": 2, "batch": 64, "learning_rate": 3e-3}
 
 
 @pytest.fixture(scope="module")
@@ -228,8 +229,9 @@ def test_loss_falls_over_a_few_steps(nucla):
     torch.manual_seed(1)
     settings = dataclasses.replace(recipe.Recipe(), **SMALL)
     module = training.Recognition(settings.as_dict(), list(nucla["train"].classes))
-    samples = training.Samples(nucla["train"], module.network.input_specs, settings, None)
-    items = [samples[i] for i in range(0, 960, 15)]
+    window = settings.window(module.network)
+    drawn = Samples(nucla["train"], module.network.input_specs, window, settings, None)
+    items = [drawn[i] for i in range(0, 960, 15)]
     batch = {k: torch.from_numpy(np.stack([np.asarray(item[k]) for item in items])) for k in items[0]}
     optimiser = torch.optim.AdamW(module.network.parameters(), 5e-3)
     losses = []

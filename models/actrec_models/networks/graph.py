@@ -1,32 +1,38 @@
 """Spatial-temporal graph convolution (ST-GCN, Yan et al. 2018), the block that the graph networks share."""
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from actrec.skeleton import layouts
 
 
-def partition(layout: str) -> Tensor:
+def adjacency(layout: str) -> Tensor:
+    """A_t of Eq. 2, [V, V]: 1 where a bone connects two joints of the layout, 0 otherwise."""
+    skeleton = layouts.get(layout)
+    matrix = torch.zeros(len(skeleton), len(skeleton))
+    for a, b in skeleton.edges:
+        matrix[a, b] = matrix[b, a] = 1.0
+    return matrix
+
+
+def partition(layout: str, sets: int = 1) -> Tensor:
     """The normalised adjacencies A_k of Eq. 3 under ST-GCN's spatial configuration partition.
 
     Args:
         layout: Name of a skeleton layout with V joints.
+        sets: How many of these skeletons lie side by side, unconnected: two hands.
 
     Returns:
-        [3, V, V] float32: neighbours as far from the root as the joint (itself), nearer, farther. Columns are divided
-        by the joint's degree, self-loop counted, as ST-GCN's `normalize_digraph` does.
+        [3, sets·V, sets·V] float32: neighbours as far from the root as the joint (itself), nearer, farther. Columns are
+        divided by the joint's degree, self-loop counted, as ST-GCN's `normalize_digraph` does.
     """
-    skeleton = layouts.get(layout)
-    count = len(skeleton)
-    hop = np.array([_hops_to_root(skeleton.parents, v) for v in range(count)])
-    adjacency = np.eye(count, dtype=np.float32)
-    for a, b in skeleton.edges:
-        adjacency[a, b] = adjacency[b, a] = 1.0
-    adjacency /= adjacency.sum(axis=0, keepdims=True)
+    parents = layouts.get(layout).parents
+    hop = torch.tensor([_hops_to_root(parents, v) for v in range(len(parents))])
+    linked = adjacency(layout) + torch.eye(len(parents))
+    linked = linked / linked.sum(dim=0, keepdim=True)
     difference = hop[:, None] - hop[None, :]  # [source, target]
     groups = (difference == 0, difference < 0, difference > 0)
-    return torch.from_numpy(np.stack([np.where(group, adjacency, 0.0) for group in groups]).astype(np.float32))
+    return torch.stack([torch.block_diag(*[linked * group] * sets) for group in groups])
 
 
 def _hops_to_root(parents: tuple[int, ...], v: int) -> int:
@@ -109,3 +115,8 @@ class GraphBlock(nn.Module):
         if self.residual is not None:
             f = f + self.residual(f_in)
         return torch.relu(f)
+
+
+def present(value: Tensor) -> Tensor:
+    """(N, 1): 1 for a sample of (N, …) that holds anything, 0 where all is zero, as an absent stream is."""
+    return (value.flatten(1).abs().amax(dim=1, keepdim=True) > 0).to(value.dtype)

@@ -3,12 +3,14 @@
 import torch
 from torch import Tensor, nn
 
+from actrec_models.networks.graph import present
+
 POOLED = 16
 """Four poolings halve time and channels each."""
 
 
 class Hcn(nn.Module):
-    """Joints of M bodies to class scores (N, classes).
+    """Joints of M bodies to class scores (N, classes), zero for an input that is all zero.
 
     Args:
         num_classes: Outputs.
@@ -44,7 +46,7 @@ class Hcn(nn.Module):
         f = torch.cat([self.position(position), self.motion(motion)], dim=1)  # (N·M, C, T / 4, W / 4)
         f = self.conv6(self.conv5(f))  # (N·M, C, T / 16, W / 16)
         f = f.reshape(n, m, -1).amax(dim=1)  # the strongest of all bodies, (N, C·T·W)
-        return self.fc8(self.fc7(f))
+        return self.fc8(self.fc7(f)) * present(joints)
 
 
 class _JointsFirst(nn.Module):
