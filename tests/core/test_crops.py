@@ -1,0 +1,211 @@
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+
+from actrec import features
+from actrec.errors import ConfigError, InputError
+from actrec.features.base import View
+from actrec.features.crops import body_box, cut, hand_box, pixels_per_metre
+from actrec.features.example import CAMERA, example_clip
+from actrec.frames import Intrinsics
+from actrec.geometry import project, rotation
+from actrec.package import InputSpec
+from actrec.recordings.ntu import read_ntu_file
+from actrec.skeleton.layouts import KINECT_V2_25 as LAYOUT
+
+NAMES = ("image", "body_crop", "left_hand_crop", "right_hand_crop")
+V2 = "kinect_v2_25"
+
+
+def spec(name="body_crop", frames=4, size=32, **preprocessing):
+    return InputSpec(name, name, V2, (3, frames, size, size), preprocessing=preprocessing)
+
+
+def observe(view, name="body_crop", **options):
+    return features.feature(name).observe(view, spec(name, **options))
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return example_clip([spec(name) for name in NAMES], 4)
+
+
+@pytest.fixture
+def view(clip):
+    """Somebody before a 320×240 camera, hands not looked for."""
+    return View(pixels=clip["pixels"][0, 0], colour=clip["colour"][0], size=(320, 240))
+
+
+@pytest.fixture(scope="module")
+def noise():
+    return np.random.default_rng(1).integers(1, 256, (60, 80, 3)).astype(np.uint8)
+
+
+def _metres():
+    """The joints [25, 3] of the example's actor."""
+    return example_clip([InputSpec("body", "body", V2, (1, 3, 1, 25))], 1)["bodies"][0, 0]
+
+
+def test_a_square_of_its_own_size_is_copied(noise):
+    np.testing.assert_array_equal(cut(noise, (40.0, 30.0, 20.0), 20), noise[20:40, 30:50])
+
+
+def test_a_square_is_scaled_down_by_areas_and_up_between_pixels(noise):
+    down = noise[10:50, 20:60].reshape(20, 2, 20, 2, 3).mean(axis=(1, 3))
+    assert np.abs(cut(noise, (40.0, 30.0, 40.0), 20) - down).max() <= 1
+    up = cv2.resize(noise[20:40, 30:50], (50, 50), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_array_equal(cut(noise, (40.0, 30.0, 20.0), 50), up)
+
+
+def test_outside_the_picture_is_black(noise):
+    corner = cut(noise, (0.0, 0.0, 20.0), 20)
+    np.testing.assert_array_equal(corner[10:, 10:], noise[:10, :10])
+    assert not corner[:10].any() and not corner[:, :10].any()
+    for box in ((-50.0, 30.0, 20.0), (40.0, 500.0, 20.0), (1e9, -1e9, 3.0)):
+        assert not cut(noise, box, 20).any()
+
+
+@pytest.mark.parametrize("box", [(79.6, 30.0, 10.0), (0.2, 59.9, 1000.0), (40.0, 30.0, 0.0), (40.0, 30.0, 1e6)])
+def test_slivers_and_extreme_squares_keep_the_size(noise, box):
+    assert cut(noise, box, 16).shape == (16, 16, 3)
+
+
+def test_body_box_holds_every_joint_that_is_seen():
+    pixels = np.full((25, 2), np.nan)
+    assert body_box(pixels, 1.2) is None
+    pixels[3] = (100, 50)
+    assert body_box(pixels, 1.2) is None  # one joint tells no size
+    pixels[14], pixels[10] = (120, 250), (160, np.nan)
+    assert body_box(pixels, 1.2) == (110.0, 150.0, pytest.approx(240.0))
+
+
+@pytest.mark.parametrize("yaw", [0.0, 0.7, np.pi / 2, np.pi])
+@pytest.mark.parametrize("distance", [1.5, 4.0])
+def test_the_scale_is_found_however_a_body_is_turned(yaw, distance):
+    still = _metres()
+    about = (still - still[0]) @ rotation(1, yaw).T + np.array([0.2, 0.0, distance])
+    assert pixels_per_metre(project(about, CAMERA), V2) == pytest.approx(CAMERA.fx / distance, rel=0.25)
+
+
+def test_one_misplaced_joint_does_not_decide_the_scale(view):
+    right = pixels_per_metre(view.pixels, V2)
+    wrong = view.pixels.copy()
+    wrong[LAYOUT.index["ankle_left"]] += 500
+    assert pixels_per_metre(wrong, V2) == pytest.approx(right, rel=0.25)
+    assert pixels_per_metre(np.full((25, 2), np.nan), V2) == 0.0
+
+
+def test_hand_box_follows_the_hand_and_falls_back_to_the_joints(view):
+    found = np.array([[200.0, 90.0], [210.0, 80.0]] + 19 * [[np.nan, np.nan]])
+    lost = np.full((21, 2), np.nan)
+    assert hand_box(view.pixels, found, "left", 0.4)[:2] == (205.0, 85.0)
+    joints = view.pixels[[LAYOUT.index[f"{j}_left"] for j in ("wrist", "hand", "hand_tip")]]
+    middle = (joints.min(axis=0) + joints.max(axis=0)) / 2
+    for hand in (lost, None):
+        box = hand_box(view.pixels, hand, "left", 0.4)
+        np.testing.assert_allclose(box[:2], middle)
+        assert box[2] == pytest.approx(0.4 * pixels_per_metre(view.pixels, V2))
+    assert hand_box(view.pixels, found, "left", 0.4)[2] == box[2]  # the same size: the picture does not jump
+    unseen = view.pixels.copy()
+    unseen[[LAYOUT.index[f"{j}_left"] for j in ("wrist", "hand", "hand_tip")]] = np.nan
+    assert hand_box(unseen, lost, "left", 0.4) is None
+    assert hand_box(np.full((25, 2), np.nan), found, "left", 0.4) is None  # no body, no size
+
+
+@pytest.mark.parametrize(("name", "side"), [("left_hand_crop", "left"), ("right_hand_crop", "right")])
+def test_each_hand_has_its_own_crop(view, name, side):
+    picture = np.zeros_like(view.colour)
+    u, v = np.round(view.pixels[LAYOUT.index[f"hand_{side}"]]).astype(int)
+    cv2.circle(picture, (int(u), int(v)), 4, (255, 0, 0), -1)
+    marked = dataclasses.replace(view, colour=picture)
+    other = "right_hand_crop" if side == "left" else "left_hand_crop"
+    assert observe(marked, name)[12:20, 12:20, 0].max() > 200
+    assert not observe(marked, other, side=0.2).any()
+    # The stream of hands says where it is, where it is there: first the left one, then the right one.
+    hands = np.full((2, 21, 2), np.nan)
+    hands[("left", "right").index(side)] = (u, v)
+    away = dataclasses.replace(marked, hand_pixels=hands, pixels=view.pixels + 60)
+    assert observe(away, name)[12:20, 12:20, 0].max() > 200
+    assert not observe(away, other, side=0.2).any()
+
+
+def test_who_is_not_seen_is_black(view):
+    nobody = dataclasses.replace(view, pixels=np.full((25, 2), np.nan))
+    for name in NAMES[1:]:
+        assert not observe(nobody, name).any()
+    assert observe(nobody, "image").any()
+
+
+def test_the_whole_picture_stays_in_proportion(view):
+    picture = observe(view, "image", size=32)
+    assert not picture[:4].any() and not picture[-4:].any()
+    np.testing.assert_array_equal(picture[4:28], cv2.resize(view.colour, (32, 24), interpolation=cv2.INTER_AREA))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_input_is_the_same_from_pictures_and_from_observed_frames(clip, name):
+    whole = features.inputs(clip, [spec(name)])[name]
+    assert whole.shape == (3, 4, 32, 32) and whole.dtype == np.float32 and whole.flags.c_contiguous
+    views = [View(colour=clip["colour"][t], **{k: clip[k][0, t] for k in ("pixels", "hand_pixels")}) for t in range(4)]
+    frames = np.stack([observe(view, name) for view in views])
+    assert frames.dtype == np.uint8
+    np.testing.assert_array_equal(features.inputs({name: frames}, [spec(name)])[name], whole)
+    for t, c in ((0, 0), (3, 2)):
+        np.testing.assert_allclose(whole[c, t], frames[t, :, :, c] / 127.5 - 1, atol=1e-6)
+
+
+def test_hands_may_be_absent_but_pictures_may_not(clip):
+    bare = {name: clip[name] for name in ("bodies", "pixels", "colour")}
+    assert features.inputs(bare, [spec("left_hand_crop")])["left_hand_crop"].shape == (3, 4, 32, 32)
+    streams = features.streams([spec(name) for name in NAMES])
+    assert streams == {"bodies": True, "colour": True, "hands": False}
+    for missing in ("colour", "pixels"):
+        lacking = {name: value for name, value in bare.items() if name != missing}
+        with pytest.raises(InputError, match=f"input 'body_crop'.* is made from '{missing}'"):
+            features.inputs(lacking, [spec()])
+
+
+def test_bad_input_is_refused_with_both_shapes(clip, view):
+    with pytest.raises(InputError, match=r"pixels are \[20, 2\] .* takes 25 joints \(kinect_v2_25\)"):
+        observe(dataclasses.replace(view, pixels=np.zeros((20, 2))))
+    with pytest.raises(InputError, match=r"\[240, 320, 3\] float32, .* \[H, W, 3\] uint8"):
+        observe(dataclasses.replace(view, colour=view.colour.astype(np.float32)))
+    with pytest.raises(InputError, match=r"takes 5 pictures of 32×32×3, but they are \[4, 32, 32, 3\]"):
+        features.inputs(clip, [spec(frames=5)])
+    with pytest.raises(InputError, match=r"shape \[3, 4, 32, 16\], but a picture input is \[3, T, S, S\]"):
+        features.inputs(clip, [InputSpec("body_crop", "body_crop", V2, (3, 4, 32, 16))])
+    with pytest.raises(ConfigError, match="unknown"):
+        features.inputs(clip, [dataclasses.replace(spec(), layout="octopus_8")])
+    with pytest.raises(ConfigError, match="margin is 0.5, allowed: 1.0 to 3.0"):
+        observe(view, margin=0.5)
+
+
+def test_crops_of_a_recorded_video(data_root):
+    """NTU's pixels are of its picture: each hand's crop has in its middle what lies at that hand's joints."""
+    recording = read_ntu_file(data_root / "ntu/skeleton/S001C001P001R001A001.skeleton")
+    video = cv2.VideoCapture(str(data_root / "ntu/rgb/S001C001P001R001A001_rgb.avi"))
+    read, frame = video.read()
+    video.release()
+    assert read
+    pixels = recording.colour_pixels[0, 0].astype(np.float32)
+    seen = View(pixels=pixels, colour=np.ascontiguousarray(frame[..., ::-1]))
+    # A person 4 m from a Kinect v2 (f about 1060 px).
+    assert pixels_per_metre(pixels, V2) == pytest.approx(1060 / recording.positions[0, 0, 0, 2], rel=0.2)
+    side = 0.45 * pixels_per_metre(pixels, V2)
+    for name, joint in (("left_hand_crop", "hand_left"), ("right_hand_crop", "hand_right")):
+        u, v = np.round(pixels[LAYOUT.index[joint]]).astype(int)
+        patch = seen.colour[v - 12 : v + 13, u - 12 : u + 13].mean(axis=(0, 1))
+        half = round(12 / side * 224)
+        middle = observe(seen, name, size=224)[112 - half : 113 + half, 112 - half : 113 + half].mean(axis=(0, 1))
+        np.testing.assert_allclose(middle, patch, atol=30)
+
+
+def test_a_camera_close_by_sees_large_crops():
+    near = Intrinsics(320, 240, 300.0, 300.0, 160.0, 120.0)
+    person = _metres()
+    far_box = hand_box(project(person + np.array([0, 0, 2.0]), near), None, "left", 0.45)
+    near_box = hand_box(project(person, near), None, "left", 0.45)
+    ratio = (person[0, 2] + 2.0) / person[0, 2]
+    assert near_box[2] / far_box[2] == pytest.approx(ratio, rel=0.15)

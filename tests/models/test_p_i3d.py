@@ -1,0 +1,339 @@
+import numpy as np
+import onnx
+import pytest
+import torch
+
+import actrec_models
+from actrec import features
+from actrec.errors import ConfigError, InputError
+from actrec.features.example import example_clip
+from actrec_models import export
+from actrec_models.networks.i3d import InceptionI3d
+
+SMALL = {"frames": 8, "size": 32, "width": 0.05, "hidden": 6, "pose_frames": 4, "attention_units": 5}
+K = 3
+
+
+def network(seed=1, **options):
+    torch.manual_seed(seed)
+    return actrec_models.create("p_i3d", num_classes=4, **{**SMALL, **options})
+
+
+def batch_for(model, size=4):
+    rng = torch.Generator().manual_seed(2)
+    inputs = {s.name: torch.randn(size, *s.shape, generator=rng) for s in model.input_specs}
+    return {**inputs, "label": torch.arange(size) % 4}
+
+
+def inputs_of(batch):
+    return {name: value for name, value in batch.items() if name != "label"}
+
+
+def unequal(model):
+    """With attention weights that have been learnt, so to say."""
+    torch.manual_seed(7)
+    with torch.no_grad():
+        model.attention.w_s.weight.normal_()
+        model.attention.w_s.bias.normal_()
+        model.attention.w_h.bias.normal_()
+    return model
+
+
+def numpy_of(module):
+    return {name: value.detach().double().numpy() for name, value in module.state_dict().items()}
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def hidden_states(p, x, units):
+    """h^s of one sample: the last of three LSTM layers at every time step; x [t_p][J·3]."""
+    for layer in range(3):
+        h, c, out = np.zeros(units), np.zeros(units), []
+        for x_t in x:
+            gates = p[f"weight_ih_l{layer}"] @ x_t + p[f"bias_ih_l{layer}"]
+            gates = gates + p[f"weight_hh_l{layer}"] @ h + p[f"bias_hh_l{layer}"]
+            i, f, g, o = gates.reshape(4, units)
+            c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+            h = sigmoid(o) * np.tanh(c)
+            out.append(h)
+        x = out
+    return np.concatenate(x)
+
+
+def attention_by_hand(model, pose):
+    """Eq. 2 and 3, sample by sample."""
+    lstm, attention, alphas = numpy_of(model.pose.lstm), numpy_of(model.attention), []
+    for sample in pose.double().numpy():
+        x = [np.concatenate([sample[:, t, j] for j in range(25)]) for t in range(sample.shape[1])]
+        h_s = hidden_states(lstm, x, model.config.hidden)
+        inner = np.tanh(attention["w_h.weight"] @ h_s + attention["w_h.bias"])
+        s = attention["w_s.weight"] @ inner + attention["w_s.bias"]
+        alphas.append([np.exp(s[k]) / sum(np.exp(s[i]) for i in range(K)) for k in range(K)])
+    return np.array(alphas)
+
+
+def logits_by_hand(model, batch, alpha):
+    """Eq. 1 and 4, then I3D's last layers."""
+    with torch.no_grad():
+        g = [model.parts[part].forward_features(batch[part]).double().numpy() for part in model.config.parts]
+    f = sum(alpha[:, k, None, None, None, None] * g[k] for k in range(K))
+    pooled = f.mean(axis=(3, 4))
+    steps = f.shape[2]
+    if steps > 1:
+        pooled = np.stack([(pooled[:, :, t] + pooled[:, :, t + 1]) / 2 for t in range(steps - 1)], axis=2)
+    last = numpy_of(model.second)
+    weight, bias = last["logits.conv3d.weight"][:, :, 0, 0, 0], last["logits.conv3d.bias"]
+    return np.mean([pooled[:, :, t] @ weight.T + bias for t in range(pooled.shape[2])], axis=0)
+
+
+@pytest.mark.parametrize("frames", [8, 24])
+def test_equations_1_to_4_literally(frames):
+    model = unequal(network(frames=frames)).eval()
+    batch = batch_for(model, 2)
+    with torch.no_grad():
+        alpha, logits = model.attend(batch["pose"]).numpy(), model(**inputs_of(batch)).numpy()
+    expected = attention_by_hand(model, batch["pose"])
+    np.testing.assert_allclose(alpha, expected, atol=1e-5)
+    assert np.ptp(alpha) > 0.1
+    np.testing.assert_allclose(logits, logits_by_hand(model, batch, expected), atol=1e-5)
+
+
+def test_equation_5_literally():
+    model = unequal(network(lambda_1=0.3, lambda_2=0.02)).eval()
+    batch = {**batch_for(model), "label": torch.tensor([2, 0, -1, 3])}  # the third shows no class
+    found = {name: value.detach().double().numpy() for name, value in model.losses(batch).items()}
+    alpha = attention_by_hand(model, batch["pose"])
+    logits = logits_by_hand(model, batch, alpha)
+    y_hat = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    entropy = -np.mean([np.log(y_hat[n, label]) for n, label in ((0, 2), (1, 0), (3, 3))])
+    uneven = np.mean([sum((1 - alpha[n, k]) ** 2 for k in range(K)) for n in range(4)])
+    unused = ("pose.classifier", *(f"parts.{part}.logits" for part in model.config.parts))
+    squares = sum(
+        (p.detach().double() ** 2).sum().item()
+        for name, p in model.named_parameters()
+        if p.ndim > 1 and not name.startswith(unused)
+    )
+    assert found["cross_entropy"] == pytest.approx(entropy, abs=1e-5)
+    assert found["attention_regulariser"] == pytest.approx(uneven, abs=1e-5)
+    assert found["weight_regulariser"] == pytest.approx(np.sqrt(squares), rel=1e-5)
+    assert found["loss"] == pytest.approx(entropy + 0.3 * uneven + 0.02 * np.sqrt(squares), abs=1e-4)
+
+
+def test_attention_begins_exactly_equal():
+    model = network(hidden=16).train()
+    alpha = model.attend(batch_for(model)["pose"])
+    assert torch.equal(alpha, torch.full((4, K), 1 / 3))
+    w_h = model.attention.w_h.weight
+    assert w_h.std().item() == pytest.approx(w_h.shape[1] ** -0.5, rel=0.2)  # the rest is Gaussian
+
+
+TRAINED = {
+    "parts": ("parts.",),
+    "pose": ("pose.",),
+    "attention": ("pose.lstm.", "attention.", "second."),
+    "joint": ("parts.", "attention.", "second."),
+    "": ("parts.", "pose.lstm.", "attention.", "second."),
+}
+
+
+@pytest.mark.parametrize("stage", TRAINED)
+@pytest.mark.parametrize("aggregation", ["sum_0", "sum_2"])
+def test_a_stage_trains_what_it_says_and_nothing_else(stage, aggregation):
+    model = network(aggregation=aggregation)
+    if stage:
+        model.stage(stage)
+    model.train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.Adam(trained, lr=0.01)
+    for _ in range(2):  # at first W_s is zero and lets nothing through to what lies before it
+        optimiser.zero_grad()
+        model.losses(batch_for(model))["loss"].backward()
+        assert all(p.grad is not None for p in trained)
+        optimiser.step()
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    behind = ("Mixed_5b", "Mixed_5c") if aggregation == "sum_2" else ()
+    unused = (
+        () if stage == "parts" else tuple(f"parts.{p}.{e}" for p in model.config.parts for e in (*behind, "logits"))
+    )
+    named = {name for name in before if name.startswith(TRAINED[stage]) and not name.startswith(unused)}
+    assert changed <= named
+    assert {name for name, p in model.named_parameters() if name in named} <= changed
+    for prefix in TRAINED[stage]:
+        assert any(name.startswith(prefix) for name in changed)
+
+
+def test_what_a_stage_fixes_is_in_evaluation_mode():
+    model = network()
+    expected = {
+        "parts": {"parts"},
+        "pose": {"pose"},
+        "attention": {"pose", "attention", "second"},
+        "joint": {"parts", "attention", "second"},
+    }
+    for stage, modules in expected.items():
+        model.stage(stage)
+        model.train()
+        assert {name for name, module in model.named_children() if module.training} == modules
+        model.eval()
+        assert not any(module.training for module in model.modules())
+
+
+def test_losses_of_the_pre_training():
+    model = network().eval()
+    batch, label = batch_for(model), torch.arange(4)
+    model.stage("parts")
+    scores = [model.parts[part](batch[part]) for part in model.config.parts]
+    found = model.losses(batch)
+    torch.testing.assert_close(found["loss"], sum(-s.log_softmax(1)[label, label].mean() for s in scores))
+    torch.testing.assert_close(found["logits"], sum(scores) / 3)
+    model.stage("pose")
+    found = model.losses(batch)
+    scores = model.pose.classifier(model.pose(batch["pose"]))
+    torch.testing.assert_close(found["logits"], scores)
+    torch.testing.assert_close(found["loss"], -scores.log_softmax(1)[label, label].mean())
+
+
+def test_algorithm_1_lowers_every_stage_s_loss():
+    model = network(width=0.1, dropout=0.0)
+    batch = batch_for(model)
+    for stage in model.stages:
+        model.stage(stage)
+        model.train()
+        optimiser = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=5e-4)
+        losses = []
+        for _ in range(4):
+            optimiser.zero_grad()
+            losses.append(model.losses(batch)["loss"])
+            losses[-1].backward()
+            optimiser.step()
+        assert losses[-1] < losses[0], stage
+
+
+def test_stages_are_those_of_the_configuration():
+    assert network().stages == ("parts", "pose", "attention", "joint")
+    plain = network(attention=False)
+    assert plain.stages == ("parts", "joint")
+    with pytest.raises(ConfigError, match="no stage 'pose'; it has: parts, joint"):
+        plain.stage("pose")
+
+
+ABLATIONS = [
+    {"attention": False},
+    {"attention": False, "aggregation": "sum_1"},
+    {"attention": False, "aggregation": "sum_2"},
+    {"attention": False, "aggregation": "concat_0"},
+    {"aggregation": "sum_2"},
+    {"aggregation": "concat_0"},
+    *({"attention": False, "parts": (part,)} for part in ("image", "body_crop", "left_hand_crop", "right_hand_crop")),
+]
+
+
+@pytest.mark.parametrize("options", ABLATIONS)
+def test_ablations_build_and_differ(options):
+    model, full = network(**options).eval(), network().eval()
+    batch = batch_for(model)
+    parts = options.get("parts", full.config.parts)
+    assert [s.name for s in model.input_specs] == [*parts, *(["pose"] if model.config.attention else [])]
+    losses = model.losses(batch)
+    assert losses["logits"].shape == (4, 4) and losses["loss"].isfinite()
+    assert ("attention_regulariser" in losses) == model.config.attention
+    assert set(full.state_dict()) != set(model.state_dict()) or any(
+        v.shape != model.state_dict()[k].shape for k, v in full.state_dict().items()
+    )
+
+
+def test_without_attention_the_parts_are_added_as_they_are():
+    model = network(attention=False).eval()
+    batch = batch_for(model)
+    with torch.no_grad():
+        found = model(**inputs_of(batch)).numpy()
+    np.testing.assert_allclose(found, logits_by_hand(model, batch, np.ones((4, K))), atol=1e-5)
+
+
+def test_sum_2_goes_on_behind_seven_blocks():
+    model = network(attention=False, aggregation="sum_2").eval()
+    batch = batch_for(model)
+    with torch.no_grad():
+        half = sum(model.parts[p].forward_features(batch[p], "MaxPool3d_5a_2x2") for p in model.config.parts)
+        expected = model.second.classify(model.second.Mixed_5c(model.second.Mixed_5b(half)))
+        torch.testing.assert_close(model(**inputs_of(batch)), expected)
+
+
+def test_concatenated_parts_keep_their_own_channels():
+    model = network(attention=False, aggregation="concat_0").eval()
+    batch = batch_for(model)
+    weight = model.second.logits.conv3d.weight.detach()[:, :, 0, 0, 0]
+    with torch.no_grad():
+        pooled = [model.parts[p].forward_features(batch[p]).mean(dim=(2, 3, 4)) for p in model.config.parts]
+        expected = torch.cat(pooled, dim=1) @ weight.T + model.second.logits.conv3d.bias
+        torch.testing.assert_close(model(**inputs_of(batch)), expected)
+
+
+def test_kinetics_weights_fill_every_part():
+    torch.manual_seed(5)
+    kinetics = InceptionI3d(400, SMALL["width"]).state_dict()
+    for aggregation in ("sum_0", "sum_1"):
+        model = network(aggregation=aggregation)
+        targets = model.weight_targets["i3d"]
+        assert ("second" in targets) == (aggregation == "sum_1")
+        for target in targets:
+            module = model.get_submodule(target)
+            wanted = {k: v for k, v in module.state_dict().items() if not k.startswith("logits")}
+            assert all(kinetics[k].shape == v.shape for k, v in wanted.items()) and wanted
+
+
+def test_published_configuration():
+    model = actrec_models.create("p_i3d", num_classes=60)
+    assert model.config.parts == ("left_hand_crop", "right_hand_crop", "body_crop")
+    i3d = 12_287_264 + 60 * 1024 + 60
+    lstm = 4 * 512 * (75 + 512 + 2) + 2 * 4 * 512 * (512 + 512 + 2)
+    assert sum(p.numel() for p in model.parts.parameters()) == 3 * i3d
+    assert sum(p.numel() for p in model.pose.lstm.parameters()) == lstm
+    assert model.input_specs[0].shape == (3, 64, 224, 224)
+    assert model.input_specs[-1].shape == (3, 20, 25)
+    window = model.window
+    assert (window.clip, window.combine, len(window.starts), window.starts[-1] + 64) == (64, "logits", 5, window.frames)
+    assert window.seconds == pytest.approx(window.frames / 30)
+    nucla = actrec_models.create("p_i3d", num_classes=10, hidden=128, pose_frames=5, lambda_1=1e-4, width=0.05)
+    assert nucla.pose.lstm.hidden_size == 128 and nucla.input_specs[-1].shape == (3, 5, 25)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"parts": ()}, "allowed: one or more of left_hand_crop, right_hand_crop, body_crop, image"),
+        ({"parts": ("foot",)}, r"parts is \['foot'\]"),
+        ({"parts": ("image", "image")}, "each once"),
+        ({"parts": ("image",)}, "image alone leaves nothing to weigh or join: set attention to false"),
+        ({"parts": ("image",), "attention": False, "aggregation": "sum_1"}, "aggregation to sum_0"),
+        ({"pose_frames": 9}, r"pose_frames is 9, allowed: 1 to 8 \(frames"),
+        ({"aggregation": "concat_1"}, "allowed: sum_0, sum_1, sum_2, concat_0"),
+    ],
+)
+def test_options_that_contradict_one_another_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        network(**options)
+
+
+def test_from_a_clip_to_logits():
+    model = network().eval()
+    clip = example_clip(model.input_specs, 8)
+    made = features.inputs(clip, model.input_specs)
+    with torch.no_grad():
+        logits = model(**{name: torch.from_numpy(value)[None] for name, value in made.items()})
+    assert logits.isfinite().all()
+    without = {name: value for name, value in clip.items() if not name.startswith("hand")}
+    assert set(features.inputs(without, model.input_specs)) == set(made)
+    with pytest.raises(InputError, match="made from 'colour'"):
+        features.inputs({name: value for name, value in clip.items() if name != "colour"}, model.input_specs)
+
+
+@pytest.mark.parametrize("options", [{"aggregation": "sum_2"}, {"attention": False, "aggregation": "concat_0"}])
+def test_ablations_export(options):
+    graph = onnx.load_from_string(export.to_onnx(network(**options))).graph  # parity is checked inside
+    kinds = [node.op_type for node in graph.node]
+    assert kinds.count("LSTM") == (3 if options.get("attention", True) else 0)
+    assert kinds.count("Pad") == 3  # one an I3D: the first convolution's, a constant
