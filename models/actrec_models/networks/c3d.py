@@ -59,17 +59,26 @@ class C3d(nn.Module):
 
         Args:
             clip: (N, 3, T, H, W).
-            masks: Empty, or for each stage M (N, 1, l, h, w), which boosts what every convolution of the stage yields:
-                F = (1 + M) * Y, Eq. 4 of "Learning Scene Flow With Skeleton Guidance".
+            masks: Empty, or for each stage M (N, 1, l, h, w), which boosts what each of its convolutions yields.
         """
         f = clip
         for stage, names in enumerate(STAGES):
             for name in names:
                 f = torch.relu(getattr(self, name)(f))  # Y (N, c, l, h, w)
                 if masks:
-                    f = (1 + masks[stage]) * f  # F (N, c, l, h, w)
+                    f = boosted(f, masks[stage])  # F (N, c, l, h, w)
             f = getattr(self, f"pool{stage + 1}")(f)
         f = f.flatten(1)  # (N, c·l·h·w)
         f = self.dropout(torch.relu(self.fc6(f)))
         f = self.dropout(torch.relu(self.fc7(f)))
         return self.fc8(f)
+
+
+def boosted(y: Tensor, mask: Tensor) -> Tensor:
+    """Eq. 4 of "Learning Scene Flow With Skeleton Guidance": F = (1 + M) * Y.
+
+    Args:
+        y: Y (N, c, l, h, w).
+        mask: M (N, 1, l, h, w), repeated over the channels.
+    """
+    return (1 + mask) * y

@@ -4,6 +4,7 @@ Magoulianitis & Psaltis, "Learning Scene Flow With Skeleton Guidance For 3D Acti
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,6 +126,7 @@ class C3dFlow(Network):
     """C3D-F: RGB-coded scene flow to classes."""
 
     config_class = C3dFlowConfig
+    weight_targets: Mapping[str, tuple[str, ...]] = {"c3d": ("c3d",)}
 
     def __init__(self, **options: Any):
         super().__init__(**options)

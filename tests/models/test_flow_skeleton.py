@@ -1,0 +1,380 @@
+import numpy as np
+import pytest
+import torch
+
+import actrec_models
+from actrec import features
+from actrec.errors import ConfigError, InputError
+from actrec.features.example import example_clip
+from actrec_models.networks import attention
+from actrec_models.networks.attention import JointMasks, areas, between, binary, weighted
+from actrec_models.networks.res_tcn import LAYERS, Branch, TwoBranches, Unit, informativeness
+from tests.models.small import SMALL
+
+FUSED = ("c3d_flow_at2", "flow_skeleton")
+
+
+def network(name, **options):
+    torch.manual_seed(1)
+    return actrec_models.create(name, num_classes=5, **{**SMALL[name], **options})
+
+
+def batch_for(model, size=2):
+    rng = torch.Generator().manual_seed(2)
+    inputs = {s.name: torch.randn(size, *s.shape, generator=rng) for s in model.input_specs}
+    if "joint_pixels" in inputs:
+        inputs["joint_pixels"] = torch.rand(inputs["joint_pixels"].shape, generator=rng) * model.config.size
+    return {**inputs, "label": torch.arange(size) % 5}
+
+
+def logits(model, batch):
+    with torch.no_grad():
+        return model.eval()(**{s.name: batch[s.name] for s in model.input_specs})
+
+
+def lively(module):
+    """Statistics as after training, so that batch normalisation does something."""
+    for norm in (m for m in module.modules() if isinstance(m, torch.nn.BatchNorm1d)):
+        norm.running_mean.uniform_(-0.3, 0.3)
+        norm.running_var.uniform_(0.5, 1.5)
+        torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+        torch.nn.init.uniform_(norm.bias, -0.3, 0.3)
+    return module.eval()
+
+
+# -- Eq. 1: the skeleton model -----------------------------------------------------------------------------------------
+
+
+def convolve(x, filters, stride=1):
+    """W * x of x [C, L], element by element: filter of length f reaches (f − 1) // 2 back, the rest ahead."""
+    weight, bias = filters.weight.detach().numpy(), filters.bias.detach().numpy()
+    length, reach = weight.shape[2], (weight.shape[2] - 1) // 2
+    out = np.zeros((len(weight), x.shape[1] // stride))
+    for t in range(out.shape[1]):
+        for f in range(length):
+            at = t * stride + f - reach
+            if 0 <= at < x.shape[1]:
+                out[:, t] += weight[:, :, f] @ x[:, at]
+    return out + bias[:, None]
+
+
+def activated(x, norm):
+    mean, var = norm.running_mean.numpy()[:, None], norm.running_var.numpy()[:, None]
+    weight, bias = norm.weight.detach().numpy()[:, None], norm.bias.detach().numpy()[:, None]
+    return np.maximum(0, (x - mean) / np.sqrt(var + norm.eps) * weight + bias)
+
+
+@pytest.mark.parametrize("kernel", [8, 1])
+def test_equation_1_literally(kernel):
+    """X^(N) = X^(1) + Σ W^i * max(0, X^(i−1)), X^(1) = W_1 X^(0)."""
+    torch.manual_seed(3)
+    branch = lively(Branch(6, 4, kernel, dropout=0.5))
+    x0 = torch.randn(1, 6, 20)
+    found = [x[0].detach().numpy() for x in branch.bottom(x0)]
+    expected = [convolve(x0[0].numpy(), branch.first.filters)]
+    total = expected[0].copy()
+    for unit in branch.units[:3]:
+        total = total + convolve(activated(expected[-1], unit.norm), unit.conv.filters)
+        expected.append(total)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", [8, 1])
+def test_where_the_filters_are_doubled_a_convolution_of_size_1_takes_the_residual_along(kernel):
+    torch.manual_seed(3)
+    unit = lively(Unit(4, 8, kernel, stride=2, dropout=0.5))
+    x = torch.randn(1, 4, 20)
+    expected = convolve(x[0].numpy(), unit.downsample.filters, 2)
+    expected += convolve(activated(x[0].numpy(), unit.norm), unit.conv.filters, 2)
+    np.testing.assert_allclose(unit(x)[0].detach(), expected, atol=1e-5)
+
+
+def test_shapes_of_both_branches():
+    """Fig. 1 at full size: 150 joint coordinates over 300 frames."""
+    with torch.device("meta"):
+        model = TwoBranches(150, 300)
+        x0 = torch.zeros(2, 150, 300)
+        shapes = [tuple(x.shape[1:]) for x in model.tcn.bottom(x0)]
+        assert shapes == [(64, 300)] * 4
+        layers = model.joints(x0)
+        assert [tuple(x.shape[1:]) for x in layers] == [(128, 150)] * 4  # twice the filters, rows still joints
+        x = layers[-1]
+        for unit in model.bjcn.units[3:]:
+            x = unit(x)
+        assert x.shape[1:] == (512, 38)
+        assert model(x0)[0].shape == (2, 768)
+    assert model.bjcn.first.filters.weight.shape == (128, 60, 1)  # every fifth frame; filter size 1, as long as N
+    assert (model.fc_tcn.out_features, model.fc_bjcn.out_features) == (256, 512)
+    assert [m for m, _ in LAYERS] == [1] * 4 + [2] * 3 + [4] * 3
+
+
+def branch_size(channels, width, kernel):
+    total, before = channels * width * kernel + width, width
+    for multiple, stride in LAYERS[1:]:
+        after = width * multiple
+        total += 2 * before + before * after * kernel + after
+        total += before * after + after if stride == 2 else 0
+        before = after
+    return total + 2 * before
+
+
+def test_parameters():
+    def parameters(**options):
+        return sum(p.numel() for p in actrec_models.create("res_tcn_bjcn", num_classes=60, **options).parameters())
+
+    tcn = branch_size(150, 64, 8)
+    fully_connected = 256 * 256 + 256 + 512 * 512 + 512 + 768 * 60 + 60
+    assert parameters(bjcn=False) == tcn + 256 * 60 + 60
+    assert parameters() == tcn + branch_size(60, 128, 1) + 2 + fully_connected
+
+
+def test_res_bjcn_shares_its_filters_across_joints_and_sees_every_fifth_frame():
+    torch.manual_seed(3)
+    model = lively(TwoBranches(150, 40, width=4))
+    x0 = torch.randn(1, 150, 40)
+    order = torch.randperm(150)
+    for layer, exchanged in zip(model.joints(x0), model.joints(x0[:, order]), strict=True):
+        torch.testing.assert_close(exchanged, layer[:, :, order], atol=1e-5, rtol=1e-5)
+    first = convolve(x0[0, :, ::5].T.numpy(), model.bjcn.first.filters)
+    np.testing.assert_allclose(model.joints(x0)[0][0].detach(), first, atol=1e-5)
+
+
+def test_fc_512_ends_in_a_softmax():
+    model = lively(TwoBranches(150, 40, width=4))
+    found, _ = model(torch.randn(3, 150, 40))
+    assert found.shape == (3, 16 + 32)
+    torch.testing.assert_close(found[:, 16:].sum(dim=1), torch.ones(3))
+    assert (found[:, :16] >= 0).all()
+
+
+# -- Eq. 2: the score --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", ["1", "2", "3", "4", "sum"])
+def test_equation_2_literally(layer):
+    layers = [torch.randn(2, 8, 150, generator=torch.Generator().manual_seed(n)) for n in range(4)]
+    found = informativeness(layers, layer).numpy()
+    for n in range(2):
+        score = np.zeros(50)
+        for k in range(50):
+            for i in range(3 * k, 3 * k + 3):
+                for j in range(8):
+                    chosen = range(4) if layer == "sum" else [int(layer) - 1]
+                    score[k] += sum(float(layers[at][n, j, i]) for at in chosen)
+        np.testing.assert_allclose(found[n], (score - score.min()) / (score.max() - score.min()), atol=1e-4)
+    assert found.shape == (2, 50)
+    assert found.min() == 0
+    assert found.max() == pytest.approx(1, abs=1e-4)
+
+
+def test_nobody_to_tell_apart_scores_nothing():
+    assert (informativeness([torch.ones(1, 4, 75)] * 4, "sum") == 0).all()
+
+
+# -- Eqs. 3 and 5: the masks -------------------------------------------------------------------------------------------
+
+
+def on_grid(joint, size, width):
+    """The pixel of a feature, `width` wide, on which a joint of the picture falls: its centre is at its integer."""
+    return [int(np.floor((float(c) + 0.5) * width / size)) for c in joint]
+
+
+@pytest.mark.parametrize("width", [28, 14, 7])
+def test_equations_3_and_5_literally(width):
+    size, radius = 112, 0.05 * width
+    joints = torch.rand(2, 3, 6, 2, generator=torch.Generator().manual_seed(4)) * size
+    joints[0, 0, 1] = joints[0, 0, 0] + 1.0  # two that overlap
+    score = torch.rand(2, 6, generator=torch.Generator().manual_seed(5))
+    found = areas(joints, size, width, radius)
+    once, scored = np.zeros((2, 3, width, width)), np.zeros((2, 3, width, width))
+    for n, frame, j, i in np.ndindex(once.shape):
+        there = []
+        for k in range(6):
+            a, b = on_grid(joints[n, frame, k], size, width)
+            if (i - a) ** 2 + (j - b) ** 2 <= radius**2:
+                there.append(float(score[n, k]))
+        if there:
+            once[n, frame, j, i] = 1
+            scored[n, frame, j, i] = 1 + np.mean(there)
+    np.testing.assert_array_equal(binary(found), once)
+    np.testing.assert_allclose(weighted(found, score), scored, atol=1e-6)
+    assert once.sum() > 0
+    assert (once.sum() > 6 * 3 * 2) == (radius >= 1)  # below, an area is the joint's own pixel
+
+
+def test_masks_fit_every_stage_and_joints_are_halved_in_time_before_they_are_scaled():
+    joints = torch.rand(2, 16, 50, 2, generator=torch.Generator().manual_seed(6)) * 112
+    masks = JointMasks(16, 112, 0.05)(joints)
+    shapes = [(16, 112), (16, 56), (8, 28), (4, 14), (2, 7)]
+    assert [tuple(m.shape) for m in masks] == [(2, 1, frames, width, width) for frames, width in shapes]
+    middle = joints.numpy()
+    for mask, (frames, width) in zip(masks, shapes, strict=True):
+        if frames < middle.shape[1]:
+            middle = np.stack([(middle[:, 2 * t] + middle[:, 2 * t + 1]) / 2 for t in range(frames)], axis=1)
+        expected = binary(areas(torch.from_numpy(middle), 112, width, 0.05 * width))
+        torch.testing.assert_close(mask[:, 0], expected)
+
+
+def test_absent_joints_draw_no_attention_and_do_not_drag_others():
+    joints = torch.full((1, 16, 50, 2), -56.0)
+    assert all((mask == 0).all() for mask in JointMasks(16, 112, 0.05)(joints))
+    assert all((mask == 0).all() for mask in JointMasks(16, 112, 0.05)(joints, torch.ones(1, 50)))
+    seen_once = torch.tensor([[[[-56.0, -56.0]], [[40.0, 60.0]], [[30.0, 10.0]], [[-56.0, -56.0]]]])  # (1, 4, 1, 2)
+    found = between(seen_once, attention.LOST * 112)
+    assert found.tolist() == [[[[40.0, 60.0]], [[30.0, 10.0]]]]
+    assert between(found, attention.LOST * 112).tolist() == [[[[35.0, 35.0]]]]
+
+
+def test_the_feature_and_the_network_agree_on_what_is_absent():
+    model = network("c3d_flow_at1")
+    specs = model.input_specs
+    clip = example_clip(specs, 16, 1)
+    clip["pixels"] = np.full_like(clip["pixels"], np.nan)
+    made = features.inputs(clip, specs)["joint_pixels"]
+    assert (made < attention.LOST * model.config.size).all()
+    assert all((mask == 0).all() for mask in model.masks(torch.from_numpy(made)[None]))
+
+
+# -- the rows of Tables 1 to 3 -----------------------------------------------------------------------------------------
+
+
+def test_each_level_of_attention_changes_the_logits():
+    plain, first = network("c3d_flow"), network("c3d_flow_at1")
+    second = network("c3d_flow_at2")
+    for model in (first, second):
+        model.c3d.load_state_dict(plain.c3d.state_dict())
+    batch = batch_for(second)
+    found = [logits(model, batch) for model in (plain, first, second)]
+    assert not torch.allclose(found[0], found[1], atol=1e-4)
+    assert not torch.allclose(found[1], found[2], atol=1e-4)
+    batch["joint_pixels"] = torch.full_like(batch["joint_pixels"], -0.5 * second.config.size)
+    for model in (first, second):
+        torch.testing.assert_close(logits(model, batch), found[0])
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_table_2_each_layer_gives_another_score(name):
+    rows = [network(name, layer=layer) for layer in ("1", "2", "3", "4", "sum")]
+    for model in rows[1:]:
+        model.load_state_dict(rows[0].state_dict())
+    batch = batch_for(rows[0])
+    found = [logits(model, batch) for model in rows]
+    for i, j in np.argwhere(np.triu(np.ones((5, 5)), 1)):
+        assert not torch.allclose(found[i], found[j], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_table_3_a_frozen_skeleton_model_keeps_its_weights(name):
+    model = network(name, skeleton="frozen").train()
+    before = {k: v.clone() for k, v in model.skeleton.state_dict().items()}
+    optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.05)
+    found = model.losses(batch_for(model))
+    found["loss"].backward()
+    optimiser.step()
+    assert "l1" not in found
+    assert all(p.grad is None for p in model.skeleton.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in model.skeleton.state_dict().items())
+    assert not model.skeleton.training
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_table_3_a_joint_one_learns_through_the_mask(name):
+    """Eq. 6: φ's gradient; of what only the mask depends on, it comes through the mask alone."""
+    model = network(name, skeleton="joint", l1=0.0).train()
+    model.losses(batch_for(model))["loss"].backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    assert all(p.requires_grad for p in model.parameters()) == (name == "flow_skeleton")
+    assert model.skeleton.bjcn.first.filters.weight.grad.abs().max() > 0
+
+
+def test_late_fusion_concatenates_fc_4096_and_fc_768():
+    with torch.device("meta"):
+        full = actrec_models.create("flow_skeleton", num_classes=60)
+    assert full.fc_fused.in_features == 4096 + 768
+    model = network("flow_skeleton")
+    batch = batch_for(model)
+    with torch.no_grad():
+        skeleton, layers = model.eval().skeleton(batch["joint_map"])
+        masks = model.masks(batch["joint_pixels"], informativeness(layers, "sum"))
+        expected = model.fc_fused(torch.cat([model.c3d(batch["flow_rgb"], masks), skeleton], dim=1))
+    torch.testing.assert_close(logits(model, batch), expected)
+
+
+def test_checkpoints_of_the_parts_fit_the_whole():
+    whole = network("flow_skeleton").state_dict()
+    for name in ("res_tcn_bjcn", "c3d_flow_at2"):
+        options = {"frames": 160} if name == "res_tcn_bjcn" else {}
+        part = network(name, **options).state_dict()
+        shared = {k for k, v in part.items() if k in whole and v.shape == whole[k].shape}
+        assert {k.rsplit(".", 1)[0] for k in set(part) - shared} <= {"fc_skeleton", "c3d.fc8"}
+
+
+@pytest.mark.parametrize("name", ["res_tcn_bjcn", "flow_skeleton"])
+def test_the_loss_holds_the_l1_norm_of_the_convolutions(name):
+    model = network(name)
+    found = model.losses(batch_for(model))
+    weights = [m.weight for m in model.skeleton.modules() if isinstance(m, torch.nn.Conv1d | torch.nn.Conv2d)]
+    assert (
+        len(weights) == 2 * 12 + 1
+    )  # ten layers and two that take the residual along, twice; the temporal downsampling
+    expected = 1e-4 * sum(float(np.abs(w.detach().numpy()).sum()) for w in weights)
+    assert found["l1"].item() == pytest.approx(expected, rel=1e-4)
+    torch.testing.assert_close(found["loss"], found["cross_entropy"] + found["l1"])
+
+
+def test_windows_are_the_papers():
+    for name in ("c3d_flow", *FUSED):
+        window = actrec_models.create(name, num_classes=5, width=4, fc=16).window
+        assert (window.clip_frames, window.stride, window.combine) == (16, 8, "mean")
+        assert window.frames / window.seconds == pytest.approx(10)  # the Kinect's 30 Hz, every third frame
+        assert window.starts == (0, 8, 16, 24, 32)
+    window = actrec_models.create("res_tcn_bjcn", num_classes=5, width=4).window
+    assert (window.seconds, window.frames, window.starts) == (10, 300, (0,))
+
+
+def test_input_shapes_are_the_papers():
+    with torch.device("meta"):
+        specs = actrec_models.create("flow_skeleton", num_classes=60).input_specs
+    assert {s.name: s.shape for s in specs} == {
+        "flow_rgb": (3, 16, 112, 112), "joint_pixels": (16, 50, 2), "joint_map": (150, 300)
+    }  # fmt: skip
+    assert [s.name for s in specs if s.preprocessing.get("scope") == "window"] == ["joint_map"]
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("c3d_flow", {"frames": 20}, "frames is 20, expected a multiple of 16"),
+        ("c3d_flow", {"size": 100}, "size is 100, expected a multiple of 16"),
+        ("res_tcn_bjcn", {"frames": 302}, "frames is 302, expected a multiple of 4"),
+        ("c3d_flow_at2", {"map_frames": 140}, "48 frames fills 144 columns"),
+        ("c3d_flow_at2", {"layer": "5"}, "layer is '5', allowed: 1, 2, 3, 4, sum"),
+        ("flow_skeleton", {"skeleton": "half"}, "skeleton is 'half', allowed: joint, frozen"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(name, options, message):
+    with pytest.raises(ConfigError, match=message):
+        network(name, **options)
+
+
+@pytest.mark.parametrize("name", ["c3d_flow", "c3d_flow_at1", *FUSED])
+def test_a_clip_without_scene_flow_is_refused(name):
+    specs = network(name).input_specs
+    clip = {k: v for k, v in example_clip(specs, 16, 2).items() if k != "flow"}
+    with pytest.raises(InputError, match=r"'flow_rgb' .*made from 'flow'"):
+        features.inputs(clip, specs)
+
+
+def test_a_second_body_may_be_absent():
+    model = network("flow_skeleton").eval()
+    clip = example_clip(model.input_specs, 16, 2)
+    alone = {k: v[:1] if k in ("bodies", "pixels") else v for k, v in clip.items()}
+    nobody = {k: np.concatenate([v[:1], v[1:] * np.nan]) if k in ("bodies", "pixels") else v for k, v in clip.items()}
+    found = [features.inputs(c, model.input_specs) for c in (alone, nobody)]
+    for name in found[0]:
+        np.testing.assert_array_equal(found[0][name], found[1][name])
+        assert np.isfinite(found[0][name]).all()
