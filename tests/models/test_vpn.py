@@ -317,6 +317,13 @@ ABLATIONS = {
 }
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("frames, size, poses", [(27, 70, 5), (40, 48, 30)])
+def test_other_sizes(name, frames, size, poses):
+    net = network(name, frames=frames, size=size, poses=poses)
+    assert net.losses(batch_for(net, 2))["logits"].shape == (2, 5)
+
+
 def test_ablations_differ_and_learn():
     counts, losses = {}, {}
     for row, options in ABLATIONS.items():
