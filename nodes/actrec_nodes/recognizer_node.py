@@ -1,13 +1,12 @@
-"""Labels what tracked people do: `skeletons` in, `action_label` out."""
+"""Labels what tracked people do: `skeletons` and whatever else its model needs in, `action_label` out."""
 
 import dataclasses
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from actrec_msgs.msg import ActionLabel, SkeletonArray
+from actrec_msgs.msg import ActionLabel
 from actrec_msgs.srv import ListModels, LoadModel
 from rclpy.clock import Clock, ClockType
 from rclpy.parameter import Parameter
@@ -21,10 +20,11 @@ from actrec.inference import Session
 from actrec.recognition import LabelledWindow, RecognitionConfig, Recognizer
 from actrec_nodes import conversions, params, process, qos, topics
 from actrec_nodes.lifecycle import ActrecNode, one_line
+from actrec_nodes.recognizer_inputs import Frame, Inputs
 from actrec_nodes.worker import Worker
 
 CAPACITY = 5000
-"""Messages that may wait: minutes of them, since feeding a window takes well under a millisecond."""
+"""Frames that may wait to be labelled; each is but a stamp, and all but the newest are passed over."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,18 @@ class RecognizerConfig:
     model: str = setting("deepacts_graph_nucla", "Model package: the name of an installed one, or its folder.")
     backend: str = setting("auto", "What runs the network: a name in actrec.inference, or auto.")
     watchdog_s: float = setting(
-        2.0, "Report an error when no skeletons come for this long; 0 for never.", unit="s", range=(0.0, 3600.0)
+        2.0,
+        "Report an error when something that the model needs does not come for this long; 0 for never.",
+        unit="s",
+        range=(0.0, 3600.0),
     )
     startup_s: float = setting(
-        10.0, "After activation, how long the skeletons' first may take: estimators load.", unit="s", range=(0.0, 600.0)
+        10.0, "How long the first message of an input may take: estimators load.", unit="s", range=(0.0, 600.0)
     )
 
 
 class RecognizerNode(ActrecNode[RecognizerConfig]):
-    """Feeds every frame's skeletons to a `Recognizer` in a thread of its own and publishes what it says.
+    """Feeds what comes to a `Recognizer` at once, and publishes what it says from a thread of its own.
 
     When frames come faster than the network runs, each still enters its window, but only the newest is judged.
     """
@@ -54,12 +57,11 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self._recognizer: Recognizer | None = None
         self._swap = threading.Lock()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load_model")
-        self._newest: SkeletonArray | None = None
+        self._inputs: Inputs | None = None
+        self._newest: Frame | None = None
         self._skipped = 0
-        self._heard = False
-        self._activated = 0.0
-        self._worker: Worker[SkeletonArray] | None = None
-        self._subscription: Any = None
+        self._reason = ""
+        self._worker: Worker[Frame] | None = None
         self._watchdog: Any = None
         self._labels: Any = None
         self._text: Any = None
@@ -79,11 +81,11 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         with self._swap:
             assert self._session is not None
             self._recognizer = Recognizer(self._session, **dataclasses.asdict(self._recognition.read()))
-        self._heard, self._skipped, self._activated = False, 0, time.monotonic()
-        self._worker = Worker(self._work, self.fail, self.statistics, CAPACITY, age=self._age)
+        self._skipped, self._reason = 0, ""
+        self._worker = Worker(self._work, self.fail, self.statistics, CAPACITY, age=lambda f: self.age(f.stamp_ns))
         self._worker.start(self.get_name())
-        profile = qos.WINDOW_SUBSCRIBER
-        self._subscription = self.create_subscription(SkeletonArray, topics.SKELETONS, self._on_skeletons, profile)
+        self._inputs = Inputs(self, self._recognizer, self._on_frame, self._on_bad_message)
+        self._inputs.open()
         if self.config.watchdog_s > 0:
             # A steady clock: it guards this machine's graph, whatever the simulated clock does.
             steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -94,9 +96,9 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         if self._watchdog is not None:
             self.destroy_timer(self._watchdog)
             self._watchdog = None
-        if self._subscription is not None:
-            self.destroy_subscription(self._subscription)
-            self._subscription = None
+        if self._inputs is not None:
+            self._inputs.close()
+            self._inputs = None
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
@@ -129,26 +131,30 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
             counts = ", ".join(f"{name} {count}" for name, count in dataclasses.asdict(recognizer.counts).items())
             self.get_logger().info(f"model {recognizer.session.package.name}: {counts}")
 
-    # -- skeletons to labels -------------------------------------------------------------------------------------------
+    # -- frames to labels ----------------------------------------------------------------------------------------------
 
-    def _on_skeletons(self, message: SkeletonArray) -> None:
-        self._heard = True
-        self._newest = message
+    def _on_frame(self, frame: Frame) -> None:
+        self._newest = frame
         if self._worker is not None:
-            self._worker.put(message)
+            self._worker.put(frame)
 
-    def _work(self, message: SkeletonArray) -> None:
-        stamp_ns = conversions.stamp_to_ns(message.header.stamp)
-        bodies = conversions.message_to_bodies(message)
-        with self._swap:
-            if self._recognizer is None:
-                return
-            windows = self._recognizer.update(stamp_ns, bodies, predict=message is self._newest)
-            skipped = self._recognizer.counts.skipped
+    def _on_bad_message(self, error: Exception) -> None:
+        self.statistics.count("received")
+        self.statistics.count("failed")
+        self.fail(error)
+
+    def _work(self, frame: Frame) -> None:
+        recognizer = self._recognizer
+        if recognizer is None:
+            return
+        windows = frame.endings + (recognizer.judge() if frame is self._newest else [])
+        skipped = recognizer.counts.skipped
         self.statistics.count("skipped", skipped - self._skipped)
         self._skipped = skipped
         for window in windows:
-            self._publish(window, message.header.frame_id)
+            self._publish(window, frame.frame_id)
+        if len(windows) > len(frame.endings):
+            self._reason = next((window.reason for window in windows if window.reason), "")
 
     def _publish(self, window: LabelledWindow, frame_id: str) -> None:
         self._labels.publish(
@@ -166,22 +172,20 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         )
         self._text.publish(String(data=window.label))
 
-    def _age(self, message: SkeletonArray) -> float:
-        return self.age(conversions.stamp_to_ns(message.header.stamp))
-
     def _on_watchdog(self) -> None:
-        starting = (
-            not self.statistics.snapshot().received and time.monotonic() - self._activated < self.config.startup_s
-        )
-        if not self._heard and not starting:
-            topic = self.resolve_topic_name(topics.SKELETONS)
-            self.fail(
-                DeviceError(
-                    f"no skeletons on {topic} for {self.config.watchdog_s:g} s, so there are no labels: "
-                    "is skeleton_node active, and is the topic remapped right?"
-                )
-            )
-        self._heard = False
+        inputs, recognizer = self._inputs, self._recognizer
+        if inputs is None or recognizer is None:
+            return
+        silent, needed = inputs.silent(self.config.startup_s), recognizer.streams
+        missing = [words for stream, words in silent.items() if needed[stream]]
+        if missing:
+            line = f"waiting for {' and for '.join(missing)}"
+            self.fail(DeviceError(f"{line} (nothing for {self.config.watchdog_s:g} s: no labels, or unknown ones)"))
+        elif self._reason:
+            self.fail(DeviceError(f"labels are unknown: {self._reason}"))
+        for stream, words in silent.items():
+            if not needed[stream]:
+                self.complain(f"working without {words}", "warning")
 
     # -- models --------------------------------------------------------------------------------------------------------
 
@@ -215,14 +219,20 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
                     raise DeviceError("the recognizer was cleaned up meanwhile: configure it with this model")
                 self._recognizer.use(session)
                 self._session = session
+                self._reason = ""
         except Exception as error:  # whatever it is, the old model goes on and the caller is told
             problem = one_line(error)
             self.complain(f"the loaded model stays: {problem}")
         else:
             self.get_logger().info(f"model {session.package.name} on {session.backend.device}")
         if self.executor is not None:
-            # Through the executor, which it wakes.
-            self.executor.create_task(loaded.set_result, problem)
+            # Through the executor, which it wakes, and whose thread alone may change subscriptions.
+            self.executor.create_task(self._loaded, problem, loaded)
+
+    def _loaded(self, problem: str, loaded: Future) -> None:
+        if self._inputs is not None and not problem:
+            self._inputs.open()
+        loaded.set_result(problem)
 
     def _on_list_models(self, _request: ListModels.Request, response: ListModels.Response) -> ListModels.Response:
         entries = [entry for entry in zoo.list_packages() if entry.package is not None]

@@ -348,7 +348,7 @@ def test_silence_is_reported_and_nothing_stale_published(make: Make, tiny: str) 
     graph.labels.clear()
     reported.clear()
     assert reported.wait(TIMEOUT_S)
-    assert "no skeletons on /skeletons for 0.3 s" in graph.node.last_error
+    assert "waiting for skeletons on /skeletons: is skeleton_node active? (nothing for 0.3 s" in graph.node.last_error
     assert graph.labels == []
 
 
