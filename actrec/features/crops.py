@@ -3,7 +3,9 @@
 Das et al., "Where to Focus on for Human Action Recognition?", WACV 2019. VPN takes the body crop from here as well.
 """
 
+import dataclasses
 from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -34,23 +36,44 @@ Box = tuple[float, float, float]
 """Centre (u, v) and side of a square in the colour image, px."""
 
 
+JITTER = (256 - 224) / 2 / 224
+"""I3D is trained on 224×224 px of 256×256 at random places: the square moves by so much of its side, either way."""
+
+
 @dataclass(frozen=True)
 class PicturePreprocessing:
-    """Of the whole picture there is nothing to choose."""
+    """Where a square lies; off its place or mirrored only in training, see `jittered`."""
+
+    shift_x: float = setting(0.0, "how far the square is moved to the right, by its side", range=(-0.5, 0.5))
+    shift_y: float = setting(0.0, "how far the square is moved down, by its side", range=(-0.5, 0.5))
+    mirror: bool = setting(False, "exchange left and right in the square")
 
 
 @dataclass(frozen=True)
-class BodyCropPreprocessing:
+class BodyCropPreprocessing(PicturePreprocessing):
     """The square about a body."""
 
     margin: float = setting(1.2, "side of the square by the larger side of the box about the joints", range=(1.0, 3.0))
 
 
 @dataclass(frozen=True)
-class HandCropPreprocessing:
+class HandCropPreprocessing(PicturePreprocessing):
     """The square about a hand."""
 
     side: float = setting(0.45, "side of the square at the body's distance", unit="m", range=(0.1, 2.0))
+
+
+def jittered(specs: Iterable[InputSpec], rng: np.random.Generator) -> list[InputSpec]:
+    """The specs with every square moved to one random place, and mirrored or not, for a whole clip: as I3D is trained."""
+    names = {field.name for field in dataclasses.fields(PicturePreprocessing)}
+    shift_x, shift_y = rng.uniform(-JITTER, JITTER, 2)
+    varied = {"shift_x": float(shift_x), "shift_y": float(shift_y), "mirror": bool(rng.random() < 0.5)}
+    return [
+        dataclasses.replace(spec, preprocessing={**spec.preprocessing, **varied})
+        if names <= spec.preprocessing.keys()
+        else spec
+        for spec in specs
+    ]
 
 
 def cut(picture: np.ndarray, box: Box, size: int) -> np.ndarray:
@@ -159,7 +182,12 @@ class Picture(FrameFeature):
                 "from [H, W, 3] uint8"
             )
         box = self.box(view, spec)
-        return np.zeros((size, size, 3), dtype=np.uint8) if box is None else cut(view.colour, box, size)
+        if box is None:
+            return np.zeros((size, size, 3), dtype=np.uint8)
+        options = self.options(spec)
+        moved = (box[0] + options.shift_x * box[2], box[1] + options.shift_y * box[2], box[2])
+        out = cut(view.colour, moved, size)
+        return np.ascontiguousarray(out[:, ::-1]) if options.mirror else out
 
     def finish(self, frames: np.ndarray, spec: InputSpec) -> np.ndarray:
         """From [T, S, S, 3] uint8."""

@@ -7,7 +7,7 @@ import pytest
 from actrec import features
 from actrec.errors import ConfigError, InputError
 from actrec.features.base import View
-from actrec.features.crops import body_box, cut, hand_box, pixels_per_metre
+from actrec.features.crops import JITTER, body_box, cut, hand_box, jittered, pixels_per_metre
 from actrec.features.example import CAMERA, example_clip
 from actrec.frames import Intrinsics
 from actrec.geometry import project, rotation
@@ -165,6 +165,26 @@ def test_hands_may_be_absent_but_pictures_may_not(clip):
         lacking = {name: value for name, value in bare.items() if name != missing}
         with pytest.raises(InputError, match=f"input 'body_crop'.* is made from '{missing}'"):
             features.inputs(lacking, [spec()])
+
+
+def test_jitter_moves_and_mirrors_every_square_of_a_clip_alike(view):
+    specs = [
+        dataclasses.replace(spec(n), preprocessing={"shift_x": 0.0, "shift_y": 0.0, "mirror": False}) for n in NAMES
+    ]
+    other = InputSpec("pose", "pose", V2, (3, 4, 25), preprocessing={"scale": "torso"})
+    rng = np.random.default_rng(1)
+    seen = set()
+    for _ in range(20):
+        *varied, same = jittered([*specs, other], rng)
+        assert same is other
+        (drawn,) = {tuple(sorted(s.preprocessing.items())) for s in varied}
+        options = dict(drawn)
+        assert abs(options["shift_x"]) <= JITTER and abs(options["shift_y"]) <= JITTER
+        seen.add(options["mirror"])
+    assert seen == {True, False}
+    box = body_box(view.pixels, 1.2)
+    moved = cut(view.colour, (box[0] + 0.1 * box[2], box[1] - 0.05 * box[2], box[2]), 32)
+    np.testing.assert_array_equal(observe(view, shift_x=0.1, shift_y=-0.05, mirror=True), moved[:, ::-1])
 
 
 def test_bad_input_is_refused_with_both_shapes(clip, view):

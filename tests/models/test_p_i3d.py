@@ -7,7 +7,7 @@ import actrec_models
 from actrec import features
 from actrec.errors import ConfigError, InputError
 from actrec.features.example import example_clip
-from actrec_models import export
+from actrec_models import export, initial_weights
 from actrec_models.networks.i3d import InceptionI3d
 
 SMALL = {"frames": 8, "size": 32, "width": 0.05, "hidden": 6, "pose_frames": 4, "attention_units": 5}
@@ -272,17 +272,17 @@ def test_concatenated_parts_keep_their_own_channels():
         torch.testing.assert_close(model(**inputs_of(batch)), expected)
 
 
-def test_kinetics_weights_fill_every_part():
+@pytest.mark.parametrize("aggregation", ["sum_0", "sum_1"])
+def test_kinetics_weights_fill_every_part(tmp_path, aggregation):
     torch.manual_seed(5)
     kinetics = InceptionI3d(400, SMALL["width"]).state_dict()
-    for aggregation in ("sum_0", "sum_1"):
-        model = network(aggregation=aggregation)
-        targets = model.weight_targets["i3d"]
-        assert ("second" in targets) == (aggregation == "sum_1")
-        for target in targets:
-            module = model.get_submodule(target)
-            wanted = {k: v for k, v in module.state_dict().items() if not k.startswith("logits")}
-            assert all(kinetics[k].shape == v.shape for k, v in wanted.items()) and wanted
+    torch.save(kinetics, tmp_path / "rgb_imagenet.pt")
+    model = network(aggregation=aggregation)
+    initial_weights.load(model, "p_i3d", tmp_path / "rgb_imagenet.pt")
+    filled = [*model.parts.values(), *([model.second] if aggregation == "sum_1" else [])]
+    for module in filled:
+        found = {k: v for k, v in module.state_dict().items() if not k.startswith("logits")}
+        assert found and all(torch.equal(kinetics[k], v) for k, v in found.items())
 
 
 def test_published_configuration():

@@ -4,6 +4,7 @@ The parameters are named as in the widely used PyTorch port (piergiaj/pytorch-i3
 (`rgb_imagenet.pt`) load key for key. P-I3D and VPN take their visual features from here.
 """
 
+import dataclasses
 import warnings
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from actrec import features
 from actrec.errors import ConfigError
 from actrec.package import InputSpec
 
@@ -64,7 +66,8 @@ def picture_spec(name: str, frames: int, size: int) -> InputSpec:
         frames: T.
         size: S, px.
     """
-    return InputSpec(name, name, "kinect_v2_25", (3, frames, size, size))
+    preprocessing = dataclasses.asdict(features.feature(name).config_class())
+    return InputSpec(name, name, "kinect_v2_25", (3, frames, size, size), preprocessing=preprocessing)
 
 
 def scaled(channels: int, width: float) -> int:
