@@ -52,6 +52,7 @@ def _figures(package: ModelPackage) -> dict[str, Any]:
         "dataset": package.provenance.dataset,
         "labels": list(package.labels),
         "accuracy": package.provenance.accuracy,
+        "trained": package.provenance.epochs > 0,
         "window_s": package.window.seconds,
         "bytes": sum(file.stat().st_size for file in package.path.iterdir() if file.is_file()),
     }
@@ -88,25 +89,33 @@ def _listing(packages: list[dict[str, Any]], networks: list[str] | None) -> str:
 
 
 def _summary(package: dict[str, Any]) -> str:
-    return (
-        f"{package['family']}, {len(package['labels'])} actions of {package['dataset']}, "
-        f"{package['accuracy']:.1%} top-1, {package['window_s']:g} s window, {package['bytes'] / 1e6:.1f} MB"
-    )
+    actions = f"{len(package['labels'])} actions of {package['dataset']}, {package['accuracy']:.1%} top-1"
+    if not package["trained"]:
+        actions = f"{len(package['labels'])} labels, not trained"
+    return f"{package['family']}, {actions}, {package['window_s']:g} s window, {package['bytes'] / 1e6:.1f} MB"
 
 
 def _description(figures: dict[str, Any]) -> str:
     window, rejection, provenance = figures["window"], figures["rejection"], figures["provenance"]
+    clips = f", clips of {window['clip']} ({window['combine']})" if window["clip"] else ""
     lines = [
         f"{figures['name']}: {figures['family']} ({figures['variant']}), {Path(figures['path'])}",
         f"  actions    {', '.join(figures['labels'])}",
-        f"  window     {window['seconds']:g} s as {window['frames']} frames, {figures['bodies']} body/bodies together",
+        f"  window     {window['seconds']:g} s as {window['frames']} frames{clips}, {figures['bodies']} body/bodies "
+        "together",
     ]
     for spec in figures["inputs"]:
         lines.append(f"  input      {spec['name']} {spec['shape']}: {spec['modality']} of {spec['layout']}")
     lines += [
         f"  rejection  unknown below {rejection['threshold']:g} ({rejection['calibrated_on'] or 'not calibrated'})",
-        f"  trained on {provenance['dataset']} ({provenance['split']}), {provenance['accuracy']:.1%} top-1 on its test",
+        f"  trained on {_training(provenance)}",
         f"  licence    {provenance['licence']}",
         f"  runs on    {figures['runs_on']}",
     ]
     return "\n".join(lines)
+
+
+def _training(provenance: dict[str, Any]) -> str:
+    if provenance["epochs"] == 0:
+        return f"nothing ({provenance['split']}): its labels mean nothing"
+    return f"{provenance['dataset']} ({provenance['split']}), {provenance['accuracy']:.1%} top-1 on its test"

@@ -2,18 +2,19 @@
 
 from actrec.package import ModelPackage
 
+_COMBINED = {"mean": "probabilities averaged", "logits": "logits averaged", "max": "probabilities maximised"}
+
 
 def card(model: ModelPackage, name: str) -> str:
     """README.md of the package called `name`, from its description alone."""
+    if model.provenance.epochs == 0:
+        return _untrained(model, name)
     provenance, figures, rejection = model.provenance, model.provenance.figures, model.rejection
     training = f"{provenance.dataset}, split {provenance.split}, {provenance.epochs} epochs, seed {provenance.seed}"
     background = "" if rejection.background is None else f", beside a background logit of {rejection.background:g}"
     accuracy = f"{provenance.accuracy:.1%} of {figures.get('test_clips', '?')} test clips"
     rows = [
-        ("Network", f"`{model.family}` ({model.variant}), {figures.get('parameters', 0):,} parameters"),
-        ("Streams", f"{figures.get('streams', len(model.inputs))}: {', '.join(i.modality for i in model.inputs)}"),
-        ("Window", f"{model.window.seconds:g} s resampled to {model.window.frames} frames, {model.bodies} body"),
-        ("Labels", ", ".join(model.labels)),
+        *_network(model),
         ("Trained on", training),
         ("Accuracy", f"{accuracy} (top-1, before rejection)"),
         ("Rejection", f"confidence below {rejection.threshold:g}{background} is `unknown`"),
@@ -26,5 +27,36 @@ def card(model: ModelPackage, name: str) -> str:
         kept = f"{figures['test_right_and_accepted']:.1%} right and accepted, {figures['test_rejected']:.1%} rejected"
         rows.insert(7, ("With rejection", f"test part: {kept}; {figures['unknown_rejected']:.1%} of "
                         f"{figures['unknown_clips']} held-out clips of other actions are rejected"))  # fmt: skip
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    return f"# {name}\n\n| | |\n| --- | --- |\n{table}\n"
+    return f"# {name}\n\n{_table(rows)}"
+
+
+def _untrained(model: ModelPackage, name: str) -> str:
+    warning = (
+        f"**This model is not trained** ({model.provenance.split}). It shows whether a network fits a robot's clock "
+        "and memory; its labels mean nothing, and it never says `unknown`."
+    )
+    rows = [
+        *_network(model),
+        ("Made again by", f"`{model.provenance.recipe}`"),
+        ("Source", f"commit {model.provenance.commit}, {model.provenance.created}"),
+        ("Licence", model.provenance.licence),
+    ]
+    return f"# {name}\n\n{warning}\n\n{_table(rows)}"
+
+
+def _network(model: ModelPackage) -> list[tuple[str, str]]:
+    figures, window = model.provenance.figures, model.window
+    people = "1 body" if model.bodies == 1 else f"up to {model.bodies} bodies"
+    clips = len(window.starts)
+    within = "" if clips == 1 else f", {clips} clips of {window.clip_frames}, {_COMBINED[window.combine]}"
+    return [
+        ("Network", f"`{model.family}` ({model.variant}), {figures.get('parameters', 0):,} parameters"),
+        ("Streams", f"{figures.get('streams', len(model.inputs))}: {', '.join(i.modality for i in model.inputs)}"),
+        ("Window", f"{window.seconds:g} s resampled to {window.frames} frames{within}, {people}"),
+        ("Labels", ", ".join(model.labels)),
+    ]
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
+    lines = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    return f"| | |\n| --- | --- |\n{lines}\n"

@@ -1,12 +1,14 @@
 """Scores a model package on a dataset by its official protocol, through the very session that runs live."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from actrec.errors import InputError
+from actrec.features.base import Clip
 from actrec.inference import Session
 from actrec_models.data import ClipDataset
 
@@ -68,15 +70,21 @@ class Report:
 
 
 def logits(session: Session, clips: ClipDataset, batch: int = 16) -> np.ndarray:
-    """[N, classes] of the window [M, T, V, 3] that the live recognizer has when each clip ends."""
+    """[N, classes] of the window that the live recognizer has when each clip ends."""
     window = session.package.window
-    return logits_of(session, [clips[i].window(window.seconds, window.frames) for i in range(len(clips))], batch)
+    return _logits(session, (clips[i].sample(window.seconds, window.frames) for i in range(len(clips))), batch)
 
 
-def logits_of(session: Session, windows: Sequence[np.ndarray], batch: int = 16) -> np.ndarray:
+def logits_of(session: Session, windows: Iterable[np.ndarray], batch: int = 16) -> np.ndarray:
     """[N, classes] of windows [M, T, V, 3] in metres."""
-    clips = [{"bodies": window} for window in windows]
-    return np.concatenate([session.logits(clips[i : i + batch]) for i in range(0, len(clips), batch)])
+    return _logits(session, ({"bodies": window} for window in windows), batch)
+
+
+def _logits(session: Session, samples: Iterator[Clip], batch: int) -> np.ndarray:
+    rows = []
+    while together := list(islice(samples, batch)):
+        rows.append(session.logits(together))
+    return np.concatenate(rows)
 
 
 def evaluate(session: Session, clips: ClipDataset) -> Report:

@@ -1,31 +1,28 @@
-"""From a checkpoint to a model package: ONNX, parity check, rejection threshold, card."""
+"""From a network, trained or not, to a model package: ONNX, parity check, rejection threshold, card."""
 
 import dataclasses
 import datetime
-import io
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime
 import safetensors.torch
 import torch
-from torch import Tensor, nn
 
 from actrec import config, inference, package
 from actrec.errors import PackageError
-from actrec_models import checkpoint, data, evaluation, rejection, training
+from actrec_models import checkpoint, data, evaluation, initial_weights, registry, rejection, training
 from actrec_models.card import card
+from actrec_models.networks.base import Network
+from actrec_models.onnx_graph import to_onnx
 from actrec_models.recipe import Recipe
 
-OPSET = 17
-PARITY = 1e-4
-"""Largest difference of logits between PyTorch and ONNX Runtime, in float32."""
+__all__ = ["export", "export_network", "load_checkpoint", "to_onnx"]
 
 
-def load_checkpoint(path: Path) -> tuple[Recipe, list[str], nn.Module]:
+def load_checkpoint(path: Path) -> tuple[Recipe, list[str], Network]:
     """The recipe, class names and network of a training checkpoint, without unpickling.
 
     Raises:
@@ -42,58 +39,6 @@ def load_checkpoint(path: Path) -> tuple[Recipe, list[str], nn.Module]:
     return recipe, parameters["classes"], module.network.eval()
 
 
-class _Positional(nn.Module):
-    """Takes the network's inputs in the order of its specs, as ONNX export wants them."""
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network = network
-        self.names = [spec.name for spec in network.input_specs]
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.network(**dict(zip(self.names, inputs, strict=True)))
-
-
-def to_onnx(network: nn.Module) -> bytes:
-    """The network as ONNX with static M, T, V and a dynamic batch, checked against PyTorch.
-
-    Raises:
-        PackageError: ONNX Runtime's logits differ by more than 1e-4.
-    """
-    network = network.eval()
-    examples = tuple(torch.randn(2, *spec.shape) for spec in network.input_specs)
-    names = [spec.name for spec in network.input_specs]
-    buffer = io.BytesIO()
-    with torch.no_grad():
-        torch.onnx.export(
-            _Positional(network).eval(),
-            examples,
-            buffer,
-            input_names=names,
-            output_names=["logits"],
-            dynamic_axes={name: {0: "batch"} for name in [*names, "logits"]},
-            opset_version=OPSET,
-            dynamo=False,
-        )
-    content = buffer.getvalue()
-    _check_parity(network, names, content)
-    return content
-
-
-def _check_parity(network: nn.Module, names: list[str], content: bytes) -> None:
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    for batch in (1, 3):
-        inputs = {n: torch.randn(batch, *s.shape) for n, s in zip(names, network.input_specs, strict=True)}
-        with torch.no_grad():
-            expected = network(**inputs).numpy()
-        found = session.run(None, {n: x.numpy() for n, x in inputs.items()})[0]
-        difference = float(np.abs(found - expected).max())
-        if not difference <= PARITY:
-            raise PackageError(
-                f"ONNX and PyTorch differ by {difference:.2g} (batch {batch}), allowed: {PARITY:g}: not written"
-            )
-
-
 def export(source: Path, folder: Path, data_root: str, overwrite: bool = False) -> package.ModelPackage:
     """Writes a model package with its rejection threshold and its accuracy on the test part.
 
@@ -108,17 +53,6 @@ def export(source: Path, folder: Path, data_root: str, overwrite: bool = False) 
     """
     recipe, classes, network = load_checkpoint(source)
     content = to_onnx(network)
-    weights = safetensors.torch.save({k: v.clone().contiguous() for k, v in network.state_dict().items()})
-    draft = _describe(recipe, classes, network)
-    with tempfile.TemporaryDirectory() as scratch:
-        session = inference.load(package.write(Path(scratch) / folder.name, draft, content))
-        judged, figures = _judge(recipe, session, network, data_root)
-    provenance = dataclasses.replace(draft.provenance, accuracy=figures["accuracy"], figures=figures)
-    final = dataclasses.replace(draft, rejection=judged, provenance=provenance)
-    return package.write(folder, final, content, weights, card(final, folder.name), overwrite)
-
-
-def _describe(recipe: Recipe, classes: list[str], network: nn.Module) -> package.ModelPackage:
     provenance = package.Provenance(
         dataset=recipe.dataset,
         split=recipe.split,
@@ -128,23 +62,106 @@ def _describe(recipe: Recipe, classes: list[str], network: nn.Module) -> package
         licence="research use: the dataset carries no clear licence to redistribute or to use commercially",
         recipe=recipe.command,
         commit=_commit(),
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        created=_now(),
     )
+    draft = _describe(recipe.model, recipe.options, classes, network, provenance)
+    draft = dataclasses.replace(draft, window=recipe.window(network))
+    with tempfile.TemporaryDirectory() as scratch:
+        session = inference.load(package.write(Path(scratch) / folder.name, draft, content))
+        judged, figures = _judge(recipe, session, network, data_root)
+    provenance = dataclasses.replace(provenance, accuracy=figures["accuracy"], figures=figures)
+    final = dataclasses.replace(draft, rejection=judged, provenance=provenance)
+    return package.write(folder, final, content, _weights(network), card(final, folder.name), overwrite)
+
+
+def export_network(
+    name: str,
+    options: dict[str, Any],
+    classes: Sequence[str],
+    folder: Path,
+    *,
+    init: Sequence[Path] = (),
+    seed: int = 1,
+    overwrite: bool = False,
+) -> package.ModelPackage:
+    """Writes a package of a network that nobody trained, to try it in the graph or to measure it.
+
+    Args:
+        name: A name of `actrec_models.list_models()`.
+        options: Fields of its configuration.
+        classes: Labels, in the order of the logits.
+        folder: Where to.
+        init: Files of initial weights (`initial_weights.load`).
+        seed: Of the random weights.
+        overwrite: Replace a package that is there.
+
+    Raises:
+        ConfigError: Unknown network or option, or initial weights that do not fit.
+        PackageError: The graph disagrees with PyTorch or cannot become an engine.
+    """
+    torch.manual_seed(seed)
+    network = registry.create(name, num_classes=len(classes), **options)
+    for file in init:
+        initial_weights.load(network, name, file)
+    begun = f"initialised from {', '.join(file.name for file in init)}, not trained" if init else "untrained"
+    provenance = package.Provenance(
+        dataset="none",
+        split=begun,
+        seed=seed,
+        epochs=0,
+        accuracy=0.0,
+        licence="that of the initial weights" if init else "none needed: random weights",
+        recipe=_command(name, options, init, classes, folder),
+        commit=_commit(),
+        created=_now(),
+        figures={"parameters": _parameters(network), "streams": len(network.input_specs)},
+    )
+    content = to_onnx(network)
+    described = _describe(name, options, classes, network, provenance)
+    weights = _weights(network) if init else None
+    return package.write(folder, described, content, weights, card(described, folder.name), overwrite)
+
+
+def _command(name: str, options: dict[str, Any], init: Sequence[Path], classes: Sequence[str], folder: Path) -> str:
+    words = ["actrec export --network", name]
+    words += [f"--option {key}={value}" for key, value in options.items()]
+    words += [f"--init {file.name}" for file in init]
+    return " ".join([*words, f"--classes '{','.join(classes)}' --out {folder.name}"])
+
+
+def _describe(
+    name: str, options: dict[str, Any], classes: Sequence[str], network: Network, provenance: package.Provenance
+) -> package.ModelPackage:
     return package.ModelPackage(
         schema_version=package.SCHEMA_VERSION,
-        family=recipe.model,
-        variant=", ".join(f"{k} {v}" for k, v in sorted(recipe.options.items())) or "as published",
+        family=name,
+        variant=", ".join(f"{k} {v}" for k, v in sorted(options.items())) or "as published",
         labels=tuple(classes),
-        window=package.WindowSpec(recipe.window_s, recipe.frames),
-        bodies=network.input_specs[0].shape[0],
+        window=network.window,
+        bodies=getattr(network.config, "bodies", 1),
         inputs=tuple(network.input_specs),
         rejection=package.Rejection(),
         provenance=provenance,
     )
 
 
+def _weights(network: Network) -> bytes:
+    """The network's values as safetensors, which wants each in a memory of its own."""
+    seen: set[int] = set()
+    values = {}
+    for name, value in network.state_dict().items():
+        memory = value.untyped_storage().data_ptr()
+        values[name] = value.clone().contiguous() if memory in seen else value.contiguous()
+        seen.add(memory)
+    return bytes(safetensors.torch.save(values))
+
+
+def _parameters(network: Network) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
 def _judge(
-    recipe: Recipe, session: inference.Session, network: nn.Module, data_root: str
+    recipe: Recipe, session: inference.Session, network: Network, data_root: str
 ) -> tuple[package.Rejection, dict[str, Any]]:
     """The rejection, and the figures of the card."""
     test = data.create(recipe.dataset, f"{data_root}/{recipe.dataset}", split=recipe.split, part="test")
@@ -153,11 +170,12 @@ def _judge(
     figures: dict[str, Any] = {
         "accuracy": float(right.mean()),
         "test_clips": len(test),
-        "parameters": sum(p.numel() for p in network.parameters()),
+        "parameters": _parameters(network),
         "streams": len(network.input_specs),
     }
-    if not recipe.unknown_dataset:
-        return package.Rejection(), figures
+    missing = rejection.hindrance(recipe, network.input_specs)
+    if missing:
+        return package.Rejection(calibrated_on=f"not calibrated: {missing}"), figures
     chosen, described = rejection.calibrate(recipe, session, data_root)
     accepted = chosen.confidence(scores) >= chosen.threshold
     unknown = chosen.confidence(rejection.unknown_logits(recipe, session, data_root, "test"))
@@ -168,6 +186,10 @@ def _judge(
         unknown_clips=len(unknown),
     )
     return package.Rejection(chosen.threshold, 1.0, described, chosen.background), figures
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def _commit() -> str:

@@ -1,14 +1,20 @@
 """Chooses when a label is published as `unknown`."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
+from actrec import features
 from actrec.errors import ConfigError
 from actrec.inference import Session
-from actrec_models import data, evaluation, training
+from actrec.package import InputSpec
+from actrec.skeleton.conversions import CANONICAL
+from actrec.skeleton.layouts import LAYOUTS
+from actrec_models import data, evaluation
 from actrec_models.data import ClipDataset
 from actrec_models.recipe import Recipe
+from actrec_models.samples import Samples
 
 LEAST_KEPT = 0.9
 """Share of the known actions that rejection must leave alone."""
@@ -64,13 +70,25 @@ def _at(known: np.ndarray, unknown: np.ndarray, background: float, least_kept: f
     return Rejection(float(candidates[best]), background, float(shares[best][0]), float(shares[best][1]))
 
 
+def hindrance(recipe: Recipe, specs: Iterable[InputSpec]) -> str:
+    """Why no threshold can be chosen for a network with these inputs; empty where it can."""
+    if not recipe.unknown_dataset:
+        return "the recipe names no unknown_dataset"
+    specs = list(specs)
+    others = sorted(set(features.streams(specs)) - {"bodies"})
+    if others:
+        return f"the network also takes {', '.join(others)}, which {recipe.unknown_dataset} does not hold"
+    foreign = sorted({spec.layout for spec in specs if spec.layout in LAYOUTS} - {CANONICAL})
+    return f"the network takes {foreign[0]}, {recipe.unknown_dataset} holds {CANONICAL}" if foreign else ""
+
+
 def calibrate(recipe: Recipe, session: Session, data_root: str) -> tuple[Rejection, str]:
     """Chooses on augmented training clips and the unknown dataset's training part; also says so in words.
 
     Augmented draws that training did not see are the nearest to unseen clips that does not touch the test part.
     """
     clips = data.create(recipe.dataset, f"{data_root}/{recipe.dataset}", split=recipe.split, part="train")
-    samples = training.Samples(clips, list(session.package.inputs), recipe, recipe.check())
+    samples = Samples(clips, list(session.package.inputs), session.package.window, recipe, recipe.check())
     draws = [np.random.default_rng([recipe.seed, recipe.epochs, index]) for index in range(len(samples))]
     known = evaluation.logits_of(session, [samples.varied_bodies(i, rng) for i, rng in enumerate(draws)])
     chosen = choose(known, unknown_logits(recipe, session, data_root, "train"))

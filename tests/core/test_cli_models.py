@@ -47,7 +47,9 @@ def test_one_package(capsys: pytest.CaptureFixture[str], zoo_of_two: Path) -> No
     text = capsys.readouterr().out
     assert "left, right, far" in text and "CPU, 1 thread" in text
     assert cli.main(["models", str(zoo_of_two / "tiny"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["window"] == {"seconds": 2.0, "frames": 8}
+    assert json.loads(capsys.readouterr().out)["window"] == {
+        "seconds": 2.0, "frames": 8, "clip": 0, "stride": 0, "combine": "mean",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["absent", "broken"])

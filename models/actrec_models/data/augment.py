@@ -79,6 +79,23 @@ def sample_window(
     return np.stack([windows.resample(kept, body[keep], wanted) for body in clip.bodies])
 
 
+def sample_stamps(
+    clip: Clip, seconds: float, frames: int, options: Augmentation, rng: np.random.Generator
+) -> np.ndarray:
+    """The [frames] stamps of a window of `clip` at a random speed and end, in the clip's own time.
+
+    For clips of more than bodies: what is seen at a stamp stays together.
+    """
+    length = int(clip.stamps_ns[-1] - clip.stamps_ns[0])
+    speed = options.speed ** rng.uniform(-1, 1)
+    end = float(clip.stamps_ns[-1])
+    if rng.random() < options.cut:
+        end -= length - rng.uniform(min(0.6 * length, 0.7 * seconds * speed * NANOSECONDS), length)
+    else:
+        end += rng.uniform(0, options.hold_s) * NANOSECONDS
+    return windows.sample_stamps(int(end), seconds * speed, frames)
+
+
 def follow(before: Clip, clip: Clip, rng: np.random.Generator) -> Clip:
     """`clip` as it goes on from where the person of `before` stands: what a live window shows of a second action."""
     pause = round(rng.uniform(0.2, 0.6) * NANOSECONDS)

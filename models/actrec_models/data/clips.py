@@ -1,12 +1,18 @@
 """What every dataset yields: labelled clips in the data contract."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from actrec import windows
+from actrec.errors import InputError
+from actrec.features.base import KEYS, STREAMS
 from actrec.recordings.sequence import SkeletonSequence
+from actrec.series import Series
+
+_ENDLESS_S = 1e6
+_MAX_GAP_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -17,18 +23,49 @@ class Clip:
         name: As the dataset calls it.
         label: Index into the dataset's `classes`.
         stamps_ns: [T] int64 nanoseconds.
-        bodies: [M, T, 25, 3] float32 metres, `kinect_v2_25` in the optical frame, NaN for missing.
+        bodies: [M, T, V, 3] float32 metres in the optical frame, NaN for missing; `kinect_v2_25` where the dataset does
+            not say otherwise.
+        others: Further keys of the data contract (`actrec.features.base.KEYS`), of the same T frames.
     """
 
     name: str
     label: int
     stamps_ns: np.ndarray
     bodies: np.ndarray
+    others: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def window(self, seconds: float, frames: int) -> np.ndarray:
-        """The [M, frames, 25, 3] window that the live recognizer has when the clip ends."""
+        """The [M, frames, V, 3] bodies that the live recognizer has when the clip ends."""
         wanted = windows.sample_stamps(int(self.stamps_ns[-1]), seconds, frames)
         return np.stack([windows.resample(self.stamps_ns, body, wanted) for body in self.bodies])
+
+    def sample(self, seconds: float, frames: int) -> dict[str, np.ndarray]:
+        """The clip, in the data contract, that the live recognizer has when the recording ends."""
+        return self.sampled(windows.sample_stamps(int(self.stamps_ns[-1]), seconds, frames))
+
+    def sampled(self, wanted_ns: np.ndarray) -> dict[str, np.ndarray]:
+        """The clip at the stamps [frames]: points interpolated in time, of pictures and flow the nearest one."""
+        bodies = np.stack([windows.resample(self.stamps_ns, body, wanted_ns) for body in self.bodies])
+        return {"bodies": bodies, **{key: self._sampled(key, wanted_ns) for key in self.others}}
+
+    def _sampled(self, key: str, wanted_ns: np.ndarray) -> np.ndarray:
+        if key not in KEYS:
+            raise InputError(f"clip '{self.name}' holds '{key}'; known: {', '.join(KEYS)}")
+        axis, value = KEYS[key][0], self.others[key]
+        if axis is None:
+            return value
+        if value.shape[axis] != len(self.stamps_ns):
+            raise InputError(f"clip '{self.name}': {key} {list(value.shape)} for {len(self.stamps_ns)} stamps")
+        if axis == 0:
+            return np.stack(_series(self.stamps_ns, value).nearest(wanted_ns))
+        return np.stack([_series(self.stamps_ns, body).interpolated(wanted_ns, _MAX_GAP_S) for body in value])
+
+
+def _series(stamps_ns: np.ndarray, values: np.ndarray) -> Series[np.ndarray]:
+    series: Series[np.ndarray] = Series(_ENDLESS_S, most=len(stamps_ns))
+    for stamp, value in zip(stamps_ns, values, strict=True):
+        series.add(int(stamp), value)
+    return series
 
 
 class ClipDataset:
@@ -36,16 +73,23 @@ class ClipDataset:
 
     Attributes:
         classes: Class names by label.
+        layout: Of the bodies' joints.
     """
 
-    def __init__(self, clips: Iterable[Clip], classes: Sequence[str]):
-        self._clips, self.classes = list(clips), tuple(classes)
+    def __init__(self, clips: Iterable[Clip], classes: Sequence[str], layout: str = "kinect_v2_25"):
+        self._clips, self.classes, self.layout = list(clips), tuple(classes), layout
 
     def __len__(self) -> int:
         return len(self._clips)
 
     def __getitem__(self, index: int) -> Clip:
         return self._clips[index]
+
+    @property
+    def streams(self) -> frozenset[str]:
+        """The streams (`actrec.features.base.STREAMS`) that every clip has."""
+        held = frozenset.intersection(*(frozenset(clip.others) | {"bodies"} for clip in self._clips))
+        return frozenset(stream for stream, keys in STREAMS.items() if keys[0] in held)
 
 
 def clip_of(sequence: SkeletonSequence, label: int) -> Clip:

@@ -1,0 +1,195 @@
+"""Weights to start from: public checkpoints under the names of their well-known ports, and our own.
+
+Nothing is unpickled: safetensors, or torch files that hold tensors alone. Which submodules of a network a public
+checkpoint fills stands in its `weight_targets`.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from actrec.errors import ConfigError
+from actrec_models import weight_files
+from actrec_models.networks.base import Network
+from actrec_models.weight_files import WeightFile
+
+logger = logging.getLogger(__name__)
+
+_LEAST = 0.5
+"""A file of which less than this share is used, and that fills less than this share of its targets, is a mistake."""
+_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `load` did with a file.
+
+    Attributes:
+        file: Its name.
+        kind: Format or network that it holds.
+        loaded: Names in the network that got their value as it is.
+        reshaped: "name [from] → [to]" of those that were fitted: other input channels, pictures to clips, 1×1
+            convolution to linear layer.
+        kept: Classifier layers of the network, which keep their values because the file knows other classes.
+        missing: Names in the filled submodules that the file does not have.
+        unexpected: Names in the file that no filled submodule has.
+        unfit: "name [from] → [to]" of those whose shapes cannot be fitted.
+    """
+
+    file: str
+    kind: str
+    loaded: tuple[str, ...] = ()
+    reshaped: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    unfit: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.loaded)} loaded"]
+        lists = {"reshaped": self.reshaped, "classifier kept": self.kept, "missing": self.missing,
+                 "unexpected": self.unexpected, "of another shape": self.unfit}  # fmt: skip
+        parts += [f"{len(names)} {what} ({_some(names)})" for what, names in lists.items() if names]
+        return f"{self.file} ({self.kind}): {', '.join(parts)}"
+
+
+def load(network: Network, name: str, path: Path) -> Report:
+    """Gives `network` the weights of a file, and says in the log what became of them.
+
+    Args:
+        network: Changed in place, or left as it is where an error is raised.
+        name: What `actrec_models.create` calls it.
+        path: .safetensors, a torch file of tensors, a checkpoint of `actrec train`, or a model package's folder.
+
+    Returns:
+        What was loaded and what was not.
+
+    Raises:
+        PackageError: The file is missing, damaged, or would run code when read.
+        ConfigError: It fits the network not at all, or only in small part; the names are listed.
+    """
+    file = weight_files.read(path)
+    kind, tensors, targets, partial = _match(network, name, file)
+    public = weight_files.FORMATS.get(kind)
+    plan = _Plan(network, file.classes, public.classifier if public else "")
+    for prefix in targets:
+        plan.add(prefix, tensors)
+    report = plan.report(path.name, kind, tensors)
+    used = len(plan.values) / max(1, len(tensors) - len(report.kept))
+    filled = len(plan.values) / max(1, plan.wanted)
+    fits = max(used, filled) >= _LEAST if partial else not (report.missing or report.unexpected or report.unfit)
+    if not fits:
+        raise ConfigError(f"{report}: it does not fit {name}, choose another --init")
+    with torch.no_grad():
+        for parameter, value in plan.values.values():
+            parameter.copy_(value)
+    logger.info("%s", report)
+    return report
+
+
+def _match(network: Network, name: str, file: WeightFile) -> tuple[str, Mapping[str, Tensor], tuple[str, ...], bool]:
+    """What the file holds, its tensors by the names of that, the submodules to fill, whether part of them will do."""
+    known = set(network.state_dict())
+    if file.network == name or (not file.network and known == set(file.tensors)):
+        return name, file.tensors, ("",), False
+    shared = known & set(file.tensors)
+    for kind, tensors in ((file.network, file.tensors), weight_files.recognise(file.tensors)):
+        if kind and network.weight_targets.get(kind):
+            return kind, tensors, network.weight_targets[kind], True
+    if shared:
+        return file.network or "names of this network", file.tensors, ("",), True
+    found = file.network or weight_files.recognise(file.tensors)[0]
+    what = f"holds {weight_files.title(found)}" if found else f"has unknown names ({_some(sorted(file.tensors))})"
+    takes = ", ".join(weight_files.title(kind) for kind in network.weight_targets) or "its own alone"
+    raise ConfigError(f"{file.path.name} {what}; {name} takes: {takes}")
+
+
+@dataclass
+class _Plan:
+    """Which value goes where, before anything is changed."""
+
+    network: Network
+    classes: int
+    classifier: str
+    values: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    wanted: int = 0
+    used: set[str] = field(default_factory=set)
+    lists: dict[str, list[str]] = field(
+        default_factory=lambda: {name: [] for name in ("loaded", "reshaped", "kept", "missing", "unfit")}
+    )
+
+    def add(self, prefix: str, tensors: Mapping[str, Tensor]) -> None:
+        """Plans one submodule."""
+        for name, short, target in _under(self.network, prefix):
+            source = tensors.get(short)
+            if source is not None:
+                self.used.add(short)
+            classifier = bool(self.classifier) and short.startswith(self.classifier)
+            self.wanted += not classifier
+            if source is None:
+                # Checkpoints older than PyTorch 0.4 do not count batches; nothing is computed from the count.
+                if not (classifier or short.endswith("num_batches_tracked")):
+                    self.lists["missing"].append(name)
+            elif (value := fitted(source, tuple(target.shape))) is None:
+                other = classifier or self._of_other_classes(source, target)
+                change = f"{name} {list(source.shape)} → {list(target.shape)}"
+                self.lists["kept" if other else "unfit"].append(name if other else change)
+            else:
+                same = source.shape == target.shape
+                change = f"{name} {list(source.shape)} → {list(target.shape)}"
+                self.lists["loaded" if same else "reshaped"].append(name if same else change)
+                self.values[name] = (target, value)
+
+    def _of_other_classes(self, source: Tensor, target: Tensor) -> bool:
+        """Whether the two differ in nothing but the number of classes."""
+        ours = getattr(self.network.config, "num_classes", 0)
+        return (
+            source.ndim == target.ndim > 0
+            and source.shape[1:] == target.shape[1:]
+            and target.shape[0] == ours
+            and (not self.classes or source.shape[0] == self.classes)
+        )
+
+    def report(self, file: str, kind: str, tensors: Mapping[str, Tensor]) -> Report:
+        """The lists, as tuples."""
+        unexpected = tuple(name for name in tensors if name not in self.used)
+        return Report(file, kind, unexpected=unexpected, **{name: tuple(names) for name, names in self.lists.items()})
+
+
+def fitted(source: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+    """`source` in another shape where its meaning allows it, else None.
+
+    The first convolution's three input channels become another number of them (their mean, scaled so that the sum of
+    the responses stays), a kernel over pictures is spread evenly over time, axes of size 1 come and go.
+    """
+    if tuple(source.shape) == shape:
+        return source
+    if source.ndim + 1 == len(shape) == 5:  # (O, I, k, k) to (O, I, t, k, k)
+        inflated = source.unsqueeze(2).repeat(1, 1, shape[2], 1, 1) / shape[2]
+        return fitted(inflated, shape)
+    if [size for size in source.shape if size != 1] == [size for size in shape if size != 1]:
+        return source.reshape(shape)
+    stem = source.ndim == len(shape) >= 4 and source.shape[1] == 3
+    if stem and source.shape[0] == shape[0] and tuple(source.shape[2:]) == shape[2:]:
+        mean = source.mean(dim=1, keepdim=True) * (3 / shape[1])
+        return mean.repeat(1, shape[1], *[1] * (source.ndim - 2))
+    return None
+
+
+def _under(network: Network, prefix: str) -> Iterator[tuple[str, str, Tensor]]:
+    """(name, name below the prefix, value) of the parameters and buffers of a submodule."""
+    start = f"{prefix}." if prefix else ""
+    found = False
+    for name, value in network.state_dict().items():
+        if name.startswith(start):
+            found = True
+            yield name, name.removeprefix(start), value
+    assert found, f"{type(network).__name__}.weight_targets names '{prefix}', which it does not have"
+
+
+def _some(names: tuple[str, ...] | list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")

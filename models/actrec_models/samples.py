@@ -1,0 +1,122 @@
+"""Clips of a dataset as what a network is trained on: inputs by name and a label."""
+
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from actrec import config, features
+from actrec.errors import ConfigError
+from actrec.features import flow_rgb, skeleton
+from actrec.features.clips import window_inputs
+from actrec.features.skeleton import SkeletonPreprocessing
+from actrec.package import InputSpec, WindowSpec
+from actrec_models.data import ClipDataset, augment, outliers
+from actrec_models.networks.base import OUTLIER
+from actrec_models.recipe import Recipe
+
+Sample = dict[str, Any]
+
+
+class Samples(Dataset[Sample]):
+    """Clips as network inputs, varied anew on each access where an augmentation is given.
+
+    What is varied depends on what the network looks at. Of bodies alone: time, body and camera. Of pictures, hands or
+    flow too: time, and where a picture is cut, because a body that is turned or lost no longer fits its picture.
+
+    Args:
+        clips: The dataset.
+        specs: The network's inputs.
+        window: The network's window; one of its clips is a sample.
+        recipe: Seed and outliers.
+        augmentation: None for the clip with which the live recognizer's window would end as the recording does.
+
+    Attributes:
+        epoch: Whichever is being drawn for.
+    """
+
+    def __init__(
+        self,
+        clips: ClipDataset,
+        specs: list[InputSpec],
+        window: WindowSpec,
+        recipe: Recipe,
+        augmentation: augment.Augmentation | None,
+    ):
+        self.clips, self.specs, self.window, self.recipe = clips, specs, window, recipe
+        self.augmentation = augmentation
+        self.epoch = 0
+        self._bodies_alone = set(features.streams(specs)) == {"bodies"}
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> Sample:
+        clip = self.clips[index]
+        if self.augmentation is None:
+            sample = clip.sample(self.window.seconds, self.window.frames)
+            return {**self._of_clip(sample, self.specs, self.window.starts[-1]), "label": clip.label}
+        # Seeded by what is drawn, not by the order of drawing: the same for any number of workers, or after resuming.
+        rng = np.random.default_rng([self.recipe.seed, self.epoch, index])
+        if rng.random() < self.recipe.outliers:
+            bodies = outliers.other_action(clip, self.window.seconds, self.window.frames, rng)
+            bodies = augment.vary_bodies(bodies, self.augmentation, rng)
+            return {**self._of_bodies(bodies, rng), "label": OUTLIER}
+        if self._bodies_alone:
+            return {**self._of_bodies(self.varied_bodies(index, rng), rng), "label": clip.label}
+        stamps = augment.sample_stamps(clip, self.window.seconds, self.window.frames, self.augmentation, rng)
+        specs = flow_rgb.jittered(self.specs, rng)
+        return {**self._of_clip(clip.sampled(stamps), specs, self._start(rng)), "label": clip.label}
+
+    def varied_bodies(self, index: int, rng: np.random.Generator) -> np.ndarray:
+        """The clip as an augmented window [M, T, 25, 3] in metres, before normalisation."""
+        assert self.augmentation is not None
+        before = self.clips[int(rng.integers(len(self.clips)))]
+        window = augment.sample_window(
+            self.clips[index], self.window.seconds, self.window.frames, self.augmentation, rng, before
+        )
+        return augment.vary_bodies(window, self.augmentation, rng)
+
+    def _of_bodies(self, bodies: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Inputs of an augmented window; joints and bones are turned and sized once more after they are normalised."""
+        assert self.augmentation is not None
+        if not _joints_and_bones(self.specs):
+            return self._of_clip({"bodies": bodies}, self.specs, self._start(rng))
+        preprocessing = config.build(SkeletonPreprocessing, self.specs[0].preprocessing)
+        joints = augment.vary_normalised(skeleton.normalise(bodies, preprocessing), self.augmentation, rng)
+        return {spec.name: skeleton.stack(joints, spec.modality, spec.layout) for spec in self.specs}
+
+    def _of_clip(self, clip: dict[str, np.ndarray], specs: list[InputSpec], start: int) -> dict[str, np.ndarray]:
+        return window_inputs(clip, specs, self.window, starts=[start])[0]
+
+    def _start(self, rng: np.random.Generator) -> int:
+        starts = self.window.starts
+        return starts[int(rng.integers(len(starts)))] if len(starts) > 1 else starts[0]
+
+
+def _joints_and_bones(specs: list[InputSpec]) -> bool:
+    """Whether the inputs are no more than joints and bones of the canonical layout, all normalised alike."""
+    return all(
+        spec.modality in ("body", "bones")
+        and spec.layout == "kinect_v2_25"
+        and spec.preprocessing == specs[0].preprocessing
+        and spec.shape == specs[0].shape
+        for spec in specs
+    )
+
+
+def check_streams(clips: ClipDataset, specs: list[InputSpec], recipe: Recipe) -> None:
+    """Refuses to train on a dataset that lacks what the network looks at.
+
+    Raises:
+        ConfigError: Names what is missing and what is there.
+    """
+    needed = [stream for stream, required in features.streams(specs).items() if required]
+    lacking = sorted(set(needed) - clips.streams)
+    if lacking:
+        raise ConfigError(
+            f"{recipe.model} takes {', '.join(sorted(needed))}, but dataset '{recipe.dataset}' has no "
+            f"{', '.join(lacking)} (it holds {', '.join(sorted(clips.streams))}): choose another network or dataset"
+        )
+    if recipe.outliers and set(features.streams(specs)) != {"bodies"}:
+        raise ConfigError(f"outliers are made-up skeletons, but {recipe.model} takes more: set outliers to 0")

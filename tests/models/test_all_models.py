@@ -1,0 +1,231 @@
+"""What every network of `list_models()` must satisfy, each in a small but structurally complete form (`small.py`)."""
+
+import dataclasses
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import safetensors.torch
+import torch
+
+import actrec_models
+from actrec import features
+from actrec.errors import ConfigError
+from actrec.features.clips import window_inputs
+from actrec.features.example import example_clip
+from actrec_models import export, tensorrt_operators
+from actrec_models.networks.base import Network
+from actrec_models.onnx_graph import example_inputs
+from tests.models.small import SMALL
+
+CLASSES = 5
+HALF_PRECISION = 0.05
+"""Largest difference of a float16 graph's logits, relative to the spread of the float32 ones."""
+
+pytestmark = pytest.mark.parametrize("name", actrec_models.list_models())
+
+
+def small(name: str, seed: int = 1) -> Network:
+    torch.manual_seed(seed)
+    return actrec_models.create(name, num_classes=CLASSES, **SMALL[name])
+
+
+@pytest.fixture(scope="module")
+def batches() -> dict[str, dict[str, torch.Tensor]]:
+    """Inputs by network, made once: those of pictures take longest."""
+    return {}
+
+
+@pytest.fixture
+def batch(name: str, batches: dict[str, dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    if name not in batches:
+        batches[name] = {**example_inputs(small(name), 4), "label": torch.arange(4) % CLASSES}
+    return dict(batches[name])
+
+
+def inputs_of(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key: value for key, value in batch.items() if key != "label"}
+
+
+def settled(name: str, batch: dict[str, torch.Tensor]) -> Network:
+    """In evaluation mode, with statistics of normalisation that fit the inputs, as a trained network has them."""
+    network = small(name)
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.momentum = None  # the mean over the passes that follow
+    network.train()
+    with torch.no_grad():
+        for _ in range(2):
+            network(**inputs_of(batch))
+    return network.eval()
+
+
+def test_forward_gives_one_finite_row_of_logits_a_clip(name, batch):
+    with torch.no_grad():
+        logits = settled(name, batch)(**inputs_of(batch))
+    assert logits.shape == (4, CLASSES)
+    assert torch.isfinite(logits).all()
+    assert (logits[0] != logits[1]).any(), "two different clips give the same logits"
+
+
+def test_inputs_are_what_the_features_make(name):
+    network = small(name)
+    specs, window = network.input_specs, network.window
+    assert len({spec.name for spec in specs}) == len(specs)
+    bodies = getattr(network.config, "bodies", 1)
+    clip = example_clip(specs, window.frames, bodies, seed=3)
+    made = window_inputs(clip, specs, window)
+    assert len(made) == len(window.starts) >= 1
+    for spec in specs:
+        assert features.FEATURES.get(spec.modality), spec.modality
+        for inputs in made:
+            assert inputs[spec.name].shape == spec.shape, spec.name
+            assert inputs[spec.name].dtype == np.float32, spec.name
+            assert np.isfinite(inputs[spec.name]).all(), spec.name
+
+
+def test_inputs_stay_finite_where_joints_are_missing(name):
+    network = small(name)
+    specs, window = network.input_specs, network.window
+    clip = example_clip(specs, window.frames, getattr(network.config, "bodies", 1), seed=4)
+    for key in ("bodies", "pixels", "hands", "hand_pixels", "face", "face_pixels", "motion"):
+        if key in clip:
+            clip[key][:, : window.frames // 2, ..., 0:2, :] = np.nan
+    clip["bodies"][:, 1] = np.nan
+    for inputs in window_inputs(clip, specs, window):
+        assert all(np.isfinite(value).all() for value in inputs.values())
+
+
+def test_gradients_reach_every_parameter_and_a_step_lowers_the_loss(name, batch):
+    network = small(name).train()
+    optimiser = torch.optim.SGD(network.parameters(), 1e-3)
+    losses = []
+    for _ in range(2):
+        torch.manual_seed(7)  # the same dropout before and after the step
+        parts = network.losses(batch)
+        losses.append(parts["loss"].item())
+        assert parts["logits"].shape == (4, CLASSES)
+        optimiser.zero_grad()
+        parts["loss"].backward()
+        missed = [n for n, p in network.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
+        assert missed == []
+        optimiser.step()
+    # After one step, so that what begins at zero has let gradients through.
+    dead = [n for n, p in network.named_parameters() if not p.grad.any()]
+    assert dead == []
+    assert losses[1] < losses[0]
+
+
+def test_what_is_no_class_takes_no_part_in_the_loss(name, batch):
+    network = small(name).eval()
+    with torch.no_grad():
+        alone = network.losses({key: value[:2] for key, value in batch.items()})["loss"]
+        label = torch.cat([batch["label"][:2], torch.tensor([-1, -1])])
+        beside = network.losses({**batch, "label": label})
+    assert torch.isfinite(beside["loss"])
+    assert beside["logits"].shape == (4, CLASSES)
+    assert torch.isfinite(alone)
+
+
+def test_a_seed_repeats_training_bit_for_bit(name, batch):
+    weights = []
+    for _ in range(2):
+        network = small(name, seed=5).train()
+        torch.manual_seed(6)
+        optimiser = torch.optim.SGD(network.parameters(), 1e-3)
+        network.losses(batch)["loss"].backward()
+        optimiser.step()
+        weights.append(network.state_dict())
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_evaluation_has_no_randomness_and_leaves_the_network_as_it_is(name, batch):
+    network = small(name).eval()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    with torch.no_grad():
+        first, second = (network(**inputs_of(batch)) for _ in range(2))
+        alone = network(**{key: value[:1] for key, value in inputs_of(batch).items()})
+    assert torch.equal(first, second)
+    scale = max(1.0, float(first.abs().max()))
+    assert float((alone - first[:1]).abs().max()) <= 1e-4 * scale, "a clip's logits depend on its neighbours"
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+
+def test_weights_survive_safetensors(name, batch, tmp_path):
+    network = settled(name, batch)
+    (tmp_path / "model.safetensors").write_bytes(export._weights(network))
+    other = small(name, seed=9).eval()
+    other.load_state_dict(safetensors.torch.load_file(tmp_path / "model.safetensors"))
+    with torch.no_grad():
+        assert torch.equal(network(**inputs_of(batch)), other(**inputs_of(batch)))
+
+
+def test_onnx_graph(name, batch):
+    """Parity to 1e-4, dynamic batch, static rest, operators that TensorRT parses, sanity in half precision."""
+    network = settled(name, batch)
+    content = export.to_onnx(network)  # refuses what differs by more than 1e-4 at batch 1 and 3
+    model = onnx.load_model_from_string(content)
+    onnx.checker.check_model(model)
+    assert tensorrt_operators.problems(model) == []
+    assert tensorrt_operators.operators(model) <= tensorrt_operators.SUPPORTED
+    shapes = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.input}
+    assert shapes == {spec.name: ["batch", *spec.shape] for spec in network.input_specs}
+    output = [d.dim_param or d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim]
+    assert output == ["batch", CLASSES]
+    inputs = inputs_of(batch)
+    with torch.no_grad():
+        expected = network(**inputs).numpy()
+    found = run(content, inputs)
+    spread = float(np.ptp(expected, axis=1).max())
+    assert np.abs(found - expected).max() <= 1e-3 * spread, "1e-4 holds only because the logits are tiny"
+    half = run(in_half_precision(model).SerializeToString(), inputs)
+    assert np.isfinite(half).all()
+    assert np.abs(half - expected).max() <= HALF_PRECISION * max(spread, 1e-3)
+
+
+def run(content: bytes, inputs: dict[str, torch.Tensor]) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return session.run(None, {key: value.numpy() for key, value in inputs.items()})[0]
+
+
+def in_half_precision(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with each weight and each node's result rounded to float16, as an engine in half precision has them.
+
+    The CPU has no float16 kernels for most operators, so that these compute in float32 in between. Inputs stay as they
+    are: an engine takes them in float32.
+    """
+    model = onnx.shape_inference.infer_shapes(model)
+    graph = model.graph
+    floats = {v.name for v in graph.value_info if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
+    for tensor in graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            with np.errstate(over="ignore"):
+                rounded = onnx.numpy_helper.to_array(tensor).astype(np.float16).astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(rounded, tensor.name))
+    nodes = []
+    for node in graph.node:
+        nodes.append(node)
+        for place, output in enumerate(node.output):
+            if output in floats:
+                node.output[place] = f"{output}/exact"
+                nodes += [
+                    onnx.helper.make_node("Cast", [f"{output}/exact"], [f"{output}/half"], to=onnx.TensorProto.FLOAT16),
+                    onnx.helper.make_node("Cast", [f"{output}/half"], [output], to=onnx.TensorProto.FLOAT),
+                ]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return model
+
+
+def test_unknown_options_list_the_known_ones(name):
+    with pytest.raises(ConfigError, match=r"unknown option colour_of_hair of \w+; known: .*num_classes"):
+        actrec_models.create(name, num_classes=CLASSES, colour_of_hair="red")
+
+
+def test_options_are_described(name):
+    for field in dataclasses.fields(small(name).config):
+        assert field.metadata.get("description"), field.name
