@@ -64,7 +64,7 @@ class HandCropPreprocessing(PicturePreprocessing):
 
 
 def jittered(specs: Iterable[InputSpec], rng: np.random.Generator) -> list[InputSpec]:
-    """The specs with every square moved to one random place, and mirrored or not, for a whole clip: as I3D is trained."""
+    """The specs with every square moved to one random place, and mirrored or not: a clip as I3D is trained on it."""
     names = {field.name for field in dataclasses.fields(PicturePreprocessing)}
     shift_x, shift_y = rng.uniform(-JITTER, JITTER, 2)
     varied = {"shift_x": float(shift_x), "shift_y": float(shift_y), "mirror": bool(rng.random() < 0.5)}
