@@ -238,8 +238,8 @@ def motion_at_joints(
     camera = intrinsics.resized(*size)
     ratio = np.array([flow.shape[1] / size[0], flow.shape[0] / size[1]])
     velocity = _sample(flow, (np.asarray(pixels, np.float64) + 0.5) * ratio - 0.5)  # (V, 3)
-    depth = positions[:, 2:]
-    depth = np.where(depth > 0, depth, np.nan)
+    seen = np.isfinite(positions).all(axis=1) & (positions[:, 2] > 0)
+    depth = np.where(seen, positions[:, 2], np.nan)[:, None]
     focal = np.array([camera.fx, camera.fy])
     moved = focal * (velocity[:, :2] - positions[:, :2] / depth * velocity[:, 2:]) / depth
     return moved.astype(np.float32)
