@@ -140,7 +140,8 @@ def pictures_of_a_moving_wall():
     for t in (0.0, SECONDS):
         x, y, z = VELOCITY * t + [0, 0, DEPTH]
         at = [(u - CAMERA.cx) / CAMERA.fx * z - x, (v - CAMERA.cy) / CAMERA.fy * z - y]  # metres on the wall
-        grey = cv2.remap(texture, *((a * 180 + c).astype(np.float32) for a, c in zip(at, (450, 350), strict=True)), 1)
+        columns, rows = ((a * 180 + c).astype(np.float32) for a, c in zip(at, (450, 350), strict=True))
+        grey = cv2.remap(texture, columns, rows, cv2.INTER_LINEAR)
         made.append(np.repeat(np.round(grey).astype(np.uint8)[..., None], 3, axis=2))
     return made
 
@@ -157,7 +158,8 @@ def test_motion_from_scene_flow_is_the_derivative_of_the_projection():
 
 def test_motion_from_pictures_and_from_scene_flow_agree():
     pixels = project(JOINTS, CAMERA)
-    by_pictures = motion_between_images(*pictures_of_a_moving_wall(), pixels, SECONDS)
+    before, after = pictures_of_a_moving_wall()
+    by_pictures = motion_between_images(before, after, pixels, SECONDS)
     flow = np.broadcast_to(VELOCITY.astype(np.float32), (240, 320, 3))
     by_flow = motion_at_joints(flow, JOINTS, pixels, (320, 240), CAMERA)
     assert np.linalg.norm(by_flow, axis=1).min() > 40
@@ -184,15 +186,15 @@ def test_motion_is_nan_where_it_is_unknown():
     assert np.isnan(found[1:]).all()
     in_hole = motion_at_joints(flow, positions[:1], np.array([[4.0, 12.0]]), (32, 24), camera)
     assert np.isnan(in_hole).all()
-    images = np.zeros((2, 24, 32, 3), np.uint8)
-    assert np.isnan(motion_between_images(*images, pixels, 0.1)[2:4]).all()
+    black = np.zeros((24, 32, 3), np.uint8)
+    assert np.isnan(motion_between_images(black, black, pixels, 0.1)[2:4]).all()
 
 
 def test_motion_refuses_shapes_that_disagree():
     with pytest.raises(InputError, match=r"flow is \[24, 32, 2\]"):
         motion_at_joints(np.zeros((24, 32, 2)), JOINTS, JOINTS[:, :2], (32, 24), CAMERA)
-    images = np.zeros((2, 24, 32, 3), np.uint8)
+    black = np.zeros((24, 32, 3), np.uint8)
     with pytest.raises(InputError, match="seconds from image to image is 0"):
-        motion_between_images(*images, JOINTS[:, :2], 0.0)
+        motion_between_images(black, black, JOINTS[:, :2], 0.0)
     with pytest.raises(InputError, match=r"\[24, 32, 3\] and \[24, 30, 3\]"):
-        motion_between_images(images[0], images[1][:, :30], JOINTS[:, :2], 0.1)
+        motion_between_images(black, black[:, :30], JOINTS[:, :2], 0.1)
