@@ -260,7 +260,7 @@ class Observations:
         if heard is None:
             return f"no {WORDS[stream]} so far"
         if newest is not None and newest - heard > self._timeout_ns:
-            return f"no {WORDS[stream]} since {(newest - heard) / NANOSECONDS:.1f} s"
+            return f"no {WORDS[stream]} any more"
         return ""
 
     def lacking(self, body_id: str) -> str:

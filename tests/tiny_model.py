@@ -1,17 +1,21 @@
-"""A real but tiny model package for tests: the network judges where a person stands.
+"""Real but tiny model packages for tests: a network that judges where a person stands, and one over any inputs.
 
 The one input is [N, M, 3, T, 25] in metres. The network takes its mean over everything but the coordinates and the
 batch and multiplies: logits = (−8 x, 8 x, 8 (z − 4)) for "left", "right", "far". A person at x = −1 m, z = 2 m is on
 the "left" with near certainty, one at x = 0, z = 4 gives three equal probabilities.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from actrec import package
+from actrec.inference import Session
 from actrec.package import InputSpec, ModelPackage, Provenance, Rejection, WindowSpec
 
 LABELS = ("left", "right", "far")
@@ -76,7 +80,7 @@ def tiny_description(
         inputs=(InputSpec("body", "body", "kinect_v2_25", (bodies, 3, frames, 25), "m", RAW),),
         rejection=Rejection(threshold, 1.0, "nothing"),
         provenance=Provenance(
-            "made up", "none", 0, 0, 1.0, "none", "tests/tiny_model.py", "0000000", "2025-01-01T00:00:00"
+            "made up", "none", 0, 1, 1.0, "none", "tests/tiny_model.py", "0000000", "2025-01-01T00:00:00"
         ),
     )
 
@@ -91,3 +95,75 @@ def write_tiny(folder: Path, poison: bool = False, **changes: object) -> ModelPa
 def person_at(x: float, z: float = 2.0) -> np.ndarray:
     """[25, 3] joints of somebody who is a single point in metres, as far as the tiny model can tell."""
     return np.tile(np.array([x, 0.0, z], dtype=np.float32), (25, 1))
+
+
+def averaging_onnx(specs: Sequence[InputSpec], weights: np.ndarray) -> bytes:
+    """Logits [N, classes] = the mean of each input @ weights [inputs, classes]: can be worked out by hand."""
+    nodes, means = [], []
+    for spec in specs:
+        axes = list(range(1, len(spec.shape) + 1))
+        nodes.append(helper.make_node("ReduceMean", [spec.name], [f"{spec.name}_all"], axes=axes, keepdims=1))
+        nodes.append(helper.make_node("Flatten", [f"{spec.name}_all"], [f"{spec.name}_mean"]))
+        means.append(f"{spec.name}_mean")
+    nodes += [
+        helper.make_node("Concat", means, ["means"], axis=1),
+        helper.make_node("MatMul", ["means", "weights"], ["logits"]),
+    ]
+    return _onnx(nodes, specs, {"weights": np.asarray(weights, np.float32)}, np.shape(weights)[1])
+
+
+def projecting_onnx(specs: Sequence[InputSpec], classes: int = 3, seed: int = 0) -> bytes:
+    """Logits that depend on every number of every input: each flattened, times random weights."""
+    rng = np.random.default_rng(seed)
+    nodes, constants = [], {}
+    for spec in specs:
+        size = int(np.prod(spec.shape))
+        constants[f"{spec.name}_weights"] = rng.normal(0, 2 / np.sqrt(size), (size, classes)).astype(np.float32)
+        nodes.append(helper.make_node("Flatten", [spec.name], [f"{spec.name}_flat"]))
+        nodes.append(helper.make_node("MatMul", [f"{spec.name}_flat", f"{spec.name}_weights"], [f"{spec.name}_part"]))
+    nodes.append(helper.make_node("Sum", [f"{spec.name}_part" for spec in specs], ["logits"]))
+    return _onnx(nodes, specs, constants, classes)
+
+
+def _onnx(
+    nodes: list[onnx.NodeProto], specs: Sequence[InputSpec], constants: dict[str, np.ndarray], classes: int
+) -> bytes:
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info(spec.name, TensorProto.FLOAT, ["N", *spec.shape]) for spec in specs],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", classes])],
+        [numpy_helper.from_array(value, key) for key, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def write_any(
+    folder: Path,
+    specs: Sequence[InputSpec],
+    window: WindowSpec,
+    bodies: int = 1,
+    weights: np.ndarray | None = None,
+    threshold: float = 0.0,
+) -> ModelPackage:
+    """A package over any inputs: averaging with `weights`, else projecting."""
+    network = projecting_onnx(specs) if weights is None else averaging_onnx(specs, weights)
+    description = replace(
+        tiny_description(bodies, threshold=threshold), inputs=tuple(specs), window=window, variant="any"
+    )
+    return package.write(folder, description, network)
+
+
+def note_runs(session: Session, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, np.ndarray]]:
+    """A list that the inputs of each further run of the network are put on."""
+    runs: list[dict[str, np.ndarray]] = []
+    run = session.backend.run
+
+    def note(inputs: dict[str, np.ndarray]) -> np.ndarray:
+        runs.append(inputs)
+        return run(inputs)
+
+    monkeypatch.setattr(session.backend, "run", note)
+    return runs

@@ -9,9 +9,22 @@ import pytest
 
 from actrec import inference, package
 from actrec.errors import ConfigError, DeviceError, InputError, MissingLibraryError, PackageError
-from actrec.inference import Session
-from actrec.package import InputSpec, ModelPackage
-from tests.tiny_model import FRAMES, LABELS, RAW, person_at, tiny_description, tiny_onnx, write_tiny
+from actrec.features.example import example_clip
+from actrec.inference import Session, clips
+from actrec.inference import session as sessions
+from actrec.package import InputSpec, ModelPackage, Rejection, WindowSpec
+from tests.tiny_model import (
+    FRAMES,
+    LABELS,
+    RAW,
+    averaging_onnx,
+    note_runs,
+    person_at,
+    tiny_description,
+    tiny_onnx,
+    write_any,
+    write_tiny,
+)
 
 
 @pytest.fixture
@@ -112,6 +125,133 @@ def test_network_that_gives_nan_says_unknown(tmp_path: Path, caplog: pytest.LogC
     assert (near.label, near.class_id, near.confidence, near.top(3)) == ("unknown", -1, 0.0, [])
     assert far.label == "left"
     assert "gave NaN for 1 of 2 clips" in caplog.text
+
+
+JOINTS = InputSpec("body", "body", "kinect_v2_25", (1, 3, 4, 25), "m", RAW)
+WEIGHTS = np.array([[2.0, -1.0, 0.0]])
+
+
+def in_three(combine: str) -> WindowSpec:
+    """Ten frames as clips of four: 0–3, 3–6, 6–9."""
+    return WindowSpec(2.0, 10, clip=4, stride=3, combine=combine)
+
+
+def moving_clip() -> dict[str, np.ndarray]:
+    return {"bodies": np.stack([person_at(0.3 * t, 1.0 - 0.1 * t) for t in range(10)])[None]}
+
+
+def clip_scores(window: WindowSpec) -> np.ndarray:
+    """[clips, classes] logits, by hand."""
+    bodies = moving_clip()["bodies"]
+    return np.array([bodies[:, s : s + 4].mean() for s in window.starts])[:, None] * WEIGHTS
+
+
+def probabilities_of(logits: np.ndarray) -> np.ndarray:
+    return np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("combine", ["mean", "logits", "max"])
+def test_scores_of_a_windows_clips_are_combined(tmp_path: Path, combine: str) -> None:
+    window = in_three(combine)
+    assert window.starts == (0, 3, 6)
+    session = inference.load(write_any(tmp_path / "p", [JOINTS], window, weights=WEIGHTS))
+    scores = clip_scores(window)
+    each = probabilities_of(scores)
+    assert np.ptp(each[:, 0]) > 0.1
+    wanted = {
+        "mean": each.mean(axis=0),
+        "logits": probabilities_of(scores.mean(axis=0)),
+        "max": each.max(axis=0) / each.max(axis=0).sum(),
+    }[combine]
+    found = session.predict(moving_clip())
+    np.testing.assert_allclose(found.probabilities, wanted, atol=1e-5)
+    np.testing.assert_allclose(session.softmax(session.logits([moving_clip()] * 2)), [wanted] * 2, atol=1e-5)
+    assert found.confidence == pytest.approx(found.probabilities.sum() * wanted.max(), abs=1e-5)
+
+
+def test_rejection_comes_after_the_clips_are_combined(tmp_path: Path) -> None:
+    """Temperature and background act on the window, and mean for equal clips what they mean for one."""
+    rejection = Rejection(threshold=0.5, temperature=2.0, background=1.0)
+    one = replace(tiny_description(), inputs=(JOINTS,), window=WindowSpec(0.8, 4), rejection=rejection)
+    network = averaging_onnx([JOINTS], WEIGHTS)
+    package.write(tmp_path / "one", one, network)
+    alone = inference.load(tmp_path / "one").predict({"bodies": np.tile(person_at(0.3), (1, 4, 1, 1))})
+    for combine in ("mean", "logits", "max"):
+        package.write(tmp_path / combine, replace(one, window=in_three(combine)), network)
+        together = inference.load(tmp_path / combine).predict({"bodies": np.tile(person_at(0.3), (1, 10, 1, 1))})
+        np.testing.assert_allclose(together.probabilities, alone.probabilities, atol=1e-5)
+        assert together.probabilities.sum() < 0.9 and together.label == alone.label
+
+
+def test_window_with_a_broken_clip_is_unknown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for combine in ("mean", "logits", "max"):
+        scores = np.zeros((2, 3, 4), np.float32)
+        scores[1, 2, 0] = np.nan
+        found = clips.combined(scores, combine)
+        assert np.isfinite(found[0]).all() and np.isnan(found[1]).any()
+
+
+def test_extreme_scores_do_not_overflow() -> None:
+    scores = np.array([[[1e4, -1e4, 0.0], [-1e4, 1e4, 0.0]]], np.float32)
+    mean, largest = (probabilities_of(clips.combined(scores, how)[0] - 1e4) for how in ("mean", "max"))
+    np.testing.assert_allclose(mean, [0.5, 0.5, 0.0], atol=1e-6)
+    np.testing.assert_allclose(largest, [0.5, 0.5, 0.0], atol=1e-6)
+
+
+def test_input_of_the_whole_window_is_given_with_every_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = InputSpec("joint_map", "joint_map", "kinect_v2_25", (75, 12), "m", {"scope": "window"})
+    session = inference.load(write_any(tmp_path / "p", [JOINTS, whole], in_three("mean")))
+    runs = note_runs(session, monkeypatch)
+    session.predict(moving_clip())
+    (inputs,) = runs
+    assert inputs["body"].shape == (3, 1, 3, 4, 25) and inputs["joint_map"].shape == (3, 75, 12)
+    assert (inputs["joint_map"] == inputs["joint_map"][:1]).all() and np.ptp(inputs["joint_map"][0, 0, :10]) > 0.5
+    np.testing.assert_allclose(inputs["body"][:, 0, 0, 0, 0], [0.0, 0.9, 1.8], atol=1e-6)
+
+
+def test_large_inputs_go_through_the_network_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = inference.load(write_any(tmp_path / "p", [JOINTS], in_three("mean"), weights=WEIGHTS))
+    monkeypatch.setattr(sessions, "RUN_BYTES", 2 * 4 * 3 * 4 * 25)
+    session = inference.load(tmp_path / "p")
+    runs = note_runs(session, monkeypatch)
+    np.testing.assert_allclose(
+        session.probabilities([moving_clip()] * 3), together.probabilities([moving_clip()] * 3), atol=1e-6
+    )
+    assert [len(inputs["body"]) for inputs in runs] == [2, 2, 2, 2, 1]
+
+
+def test_observed_frames_stand_for_pictures(tmp_path: Path) -> None:
+    crop = InputSpec("crop", "body_crop", "kinect_v2_25", (3, 4, 16, 16))
+    session = inference.load(write_any(tmp_path / "p", [crop], in_three("mean")))
+    clip = example_clip([crop], 10)
+    (spec, feature), *_ = clips.frame_inputs(session.package)
+    frames = np.stack([feature.observe(view, spec) for view in feature._views(clip, spec)])  # type: ignore[attr-defined]
+    kept = {"bodies": clip["bodies"], "crop": frames}
+    np.testing.assert_array_equal(session.predict(kept).probabilities, session.predict(clip).probabilities)
+    with pytest.raises(InputError, match="'crop' holds 9 observed frames, expected 10 frames"):
+        session.predict({**kept, "crop": frames[:9]})
+    with pytest.raises(InputError, match="made from 'colour'.*clip holds bodies"):
+        session.predict({"bodies": clip["bodies"]})
+
+
+def test_what_the_inputs_are_made_from_is_found_out(tmp_path: Path) -> None:
+    specs = [
+        JOINTS,
+        InputSpec("hands", "hands", "hand_21", (1, 3, 4, 42), "px"),
+        InputSpec("crop", "body_crop", "kinect_v2_25", (3, 4, 16, 16)),
+    ]
+    session = inference.load(write_any(tmp_path / "p", specs, in_three("mean")))
+    assert session.keys == {"bodies", "pixels", "hand_pixels"}
+
+
+def test_bodies_of_two_layouts_are_refused(tmp_path: Path) -> None:
+    other = InputSpec("hand", "body", "hand_22", (1, 3, 4, 22), "m", RAW)
+    message = foreign(
+        tmp_path / "p",
+        replace(tiny_description(), inputs=(JOINTS, other), window=WindowSpec(1.0, 4)),
+        averaging_onnx([JOINTS, other], np.ones((2, 3))),
+    )
+    assert "hand_22 and as kinect_v2_25" in message
 
 
 def foreign(folder: Path, description: ModelPackage, network: bytes) -> str:
