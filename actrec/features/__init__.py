@@ -38,6 +38,9 @@ FEATURES = Registry(
         "right_hand_crop": "actrec.features.crops:RightHandCrop",
         "voxel_features": "actrec.features.voxels:VoxelFeatures",
         "voxel_neighbours": "actrec.features.voxels:VoxelNeighbours",
+        "voxel_sums": "actrec.features.voxels:VoxelSums",
+        "voxel_times": "actrec.features.voxels:VoxelTimes",
+        "voxel_cells": "actrec.features.voxels:VoxelCells",
     },
 )
 

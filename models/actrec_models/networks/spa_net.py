@@ -1,0 +1,247 @@
+"""SPA-Net (Shi et al., "What and Where", 2021, §3.2): the spatial perspective, sparse convolutions over joints in space.
+
+SPA-blocks (Fig. 6) of sparse 3D convolution and multi-scale temporal convolution (SPA-3+1D), or of sparse 4D
+convolution (SPA-4D); sparse max-pooling halves the space between levels.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from actrec.config import setting
+from actrec.errors import ConfigError
+from actrec.features.voxels import VoxelPreprocessing
+from actrec.package import InputSpec
+from actrec.skeleton import layouts
+from actrec_models.networks.base import Network
+from actrec_models.networks.sparse import Neighbourhood, PointNorm, SparseConvolution, TemporalConvolution, max_pool
+
+SPACES = (32, 64, 128)
+ROOM = ((1.3, 8), (2.5, 12), (7.5, 24), (10.5, 28), (13.0, 32), (13.0, 32))
+"""(pairs for each joint, neighbours of one joint) that a level has room for where voxels are 1/128, 1/64, 1/32, 1/16, 1/8,
+1/4 of the space wide, at k = 5 within a frame. Measured on N-UCLA, on pairs of its people half a metre apart, and on
+SHREC'17: room for every clip's pairs."""
+
+
+@dataclass(frozen=True)
+class SpaNetConfig:
+    """Options of `spa_net_3p1d`; the defaults are the paper's where it gives them."""
+
+    num_classes: int = setting(60, "classes", range=(1, 100_000))
+    frames: int = setting(64, "T, frames of a clip", range=(1, 1000))
+    bodies: int = setting(2, "M, bodies that share the space", range=(1, 8))
+    layout: str = setting(
+        "kinect_v2_25", "joints: NTU's 25 of a body, or SHREC'17's 22 of a hand", choices=("kinect_v2_25", "hand_22")
+    )
+    space: int = setting(64, "s of Table 5, voxels along each side of the space: 32, 64 or 128", range=(32, 128))
+    kernel: int = setting(5, "k of Table 5, voxels along each side of the convolution", range=(1, 9))
+    width: int = setting(32, "channels of the first level, a multiple of the number of dilations", range=(4, 512))
+    widths: tuple[int, ...] = setting((1, 1, 2, 2), "channels of each level, in multiples of `width`")
+    depths: tuple[int, ...] = setting((2, 2, 2, 2), "SPA-blocks of each level")
+    dilations: tuple[int, ...] = setting((1, 3, 5, 7), "of the temporal convolution's branches; one for no multi-scale")
+    merge: str = setting(
+        "sum", "features of joints in one voxel: the sum, as in Eq. 9, or the first's", choices=("sum", "first")
+    )
+    dropout: float = setting(0.0, "before the classifier", range=(0.0, 0.9))
+
+
+@dataclass(frozen=True)
+class SpaNet4dConfig(SpaNetConfig):
+    """Options of `spa_net_4d`; `dilations` takes no part."""
+
+    temporal: int = setting(0, "frames that the 4D convolution spans; 0 for as many as k", range=(0, 9))
+
+
+class Spa3p1dBlock(nn.Module):
+    """Fig. 6 (a): sparse 3D convolution within each frame, then temporal convolution."""
+
+    def __init__(self, channels_in: int, channels_out: int, options: SpaNetConfig):
+        super().__init__()
+        self.spatial = SparseConvolution(channels_in, channels_out, options.kernel)
+        self.norm = PointNorm(channels_out)
+        self.temporal = TemporalConvolution(channels_out, tuple(options.dilations))
+        self.shortcut = Shortcut(channels_in, channels_out)
+
+    def forward(self, f_in: Tensor, near: Neighbourhood) -> Tensor:
+        """(N, P, C) to (N, P, C′)."""
+        f = torch.relu(self.norm(self.spatial(f_in, near), near.present))
+        f = self.temporal(f, near)
+        return torch.relu(f + self.shortcut(f_in, near))
+
+
+class Spa4dBlock(nn.Module):
+    """Fig. 6 (b): sparse 4D convolution over space and time at once."""
+
+    def __init__(self, channels_in: int, channels_out: int, options: SpaNet4dConfig):
+        super().__init__()
+        self.spatiotemporal = SparseConvolution(
+            channels_in, channels_out, options.kernel, options.temporal or options.kernel
+        )
+        self.norm = PointNorm(channels_out)
+        self.shortcut = Shortcut(channels_in, channels_out)
+
+    def forward(self, f_in: Tensor, near: Neighbourhood) -> Tensor:
+        """(N, P, C) to (N, P, C′)."""
+        f = self.norm(self.spatiotemporal(f_in, near), near.present)
+        return torch.relu(f + self.shortcut(f_in, near))
+
+
+class Shortcut(nn.Module):
+    """The residual connection: identity, or 1×1 convolution where channels change."""
+
+    def __init__(self, channels_in: int, channels_out: int):
+        super().__init__()
+        self.same = channels_in == channels_out
+        if not self.same:
+            self.linear = nn.Linear(channels_in, channels_out, bias=False)
+            self.norm = PointNorm(channels_out)
+
+    def forward(self, f: Tensor, near: Neighbourhood) -> Tensor:
+        """(N, P, C) to (N, P, C′)."""
+        return f if self.same else self.norm(self.linear(f), near.present)
+
+
+class SpaNet3p1d(Network):
+    """SPA-3+1D of Table 4.
+
+    Args:
+        options: Fields of `SpaNetConfig`.
+    """
+
+    config_class: ClassVar[type] = SpaNetConfig
+    block: ClassVar[type[nn.Module]] = Spa3p1dBlock
+    tile: ClassVar[int] = 16  # B
+    tables: ClassVar[tuple[str, ...]] = ("neighbours", "sums", "times", "cells")
+
+    def __init__(self, **options: object):
+        super().__init__(**options)
+        self._check()
+        before, stages = len(layouts.get(self.config.layout)), []
+        for multiple, depth in zip(self.config.widths, self.config.depths, strict=True):
+            width = self.config.width * multiple
+            widths = [before] + [width] * depth
+            stages.append(
+                nn.ModuleList(self.block(a, b, self.config) for a, b in zip(widths, widths[1:], strict=False))
+            )
+            before = width
+        self.levels = nn.ModuleList(stages)
+        self.dropout = nn.Dropout(self.config.dropout)
+        self.fc = nn.Linear(before, self.config.num_classes)
+
+    def _check(self) -> None:
+        c = self.config
+        if c.space not in SPACES:
+            raise ConfigError(f"space is {c.space}, allowed: {', '.join(map(str, SPACES))}")
+        if not 1 <= len(c.widths) == len(c.depths) <= 4 or min(*c.widths, *c.depths) < 1:
+            raise ConfigError(f"widths {c.widths} and depths {c.depths}: one positive number a level, 1 to 4 levels")
+        if not c.dilations or min(c.dilations) < 1 or c.width % len(c.dilations):
+            raise ConfigError(f"width {c.width} does not divide into branches of dilations {c.dilations}")
+
+    @property
+    def _temporal(self) -> int:
+        """Frames that the sparse convolution spans."""
+        return 1
+
+    @property
+    def preprocessing(self) -> VoxelPreprocessing:
+        """The space, and the room that its neighbourhoods have; see `ROOM`."""
+        c = self.config
+        joints = c.bodies * len(layouts.get(c.layout))
+        span = self._temporal
+        stretch = max(1.0, (c.kernel / 5) ** 2)
+        levels = range(SPACES[::-1].index(c.space), SPACES[::-1].index(c.space) + len(c.widths))
+        most = span * joints - 1
+        tiles, addends = [], []
+        for pairs, neighbours in (ROOM[level] for level in levels):
+            pairs_of_clip = math.ceil(min(pairs * stretch * span, most) * joints * c.frames)
+            tiles.append(math.ceil(pairs_of_clip / self.tile) + (c.kernel**3 * span) // 2)
+            addends.append(max(1, min(math.ceil(neighbours * stretch) * span, most)))
+        return VoxelPreprocessing(
+            bodies=c.bodies,
+            frames=c.frames,
+            space=c.space,
+            kernel=c.kernel,
+            temporal=span,
+            dilations=tuple(c.dilations),
+            align="yaw" if c.layout == "kinect_v2_25" else "none",
+            merge=c.merge,
+            tile=self.tile,
+            tiles=tuple(tiles),
+            addends=tuple(addends),
+        )
+
+    @property
+    def input_specs(self) -> list[InputSpec]:
+        """F of Eq. 8 and the neighbourhoods of every level."""
+        c, made = self.config, self.preprocessing
+        joints, levels = len(layouts.get(c.layout)), len(c.widths)
+        points = c.bodies * c.frames * joints
+        shapes = {
+            "features": (c.bodies, c.frames, joints, joints),
+            "neighbours": (sum(made.tiles), 1 + made.tile),
+            "sums": (points, sum(made.addends)),
+            "times": (levels, points, 2 * len(c.dilations)),
+            "cells": (levels, points, 8),
+        }
+        preprocessing = dataclasses.asdict(made)
+        return [
+            InputSpec(f"voxel_{name}", f"voxel_{name}", c.layout, shapes[name], preprocessing=preprocessing)
+            for name in ("features", *self.tables)
+        ]
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Logits (N, classes) of the tables and features by name."""
+        f = inputs["voxel_features"]
+        f = f.flatten(1, 3)  # (N, M, T, V, V) -> (N, M·T·V, V): F of Eq. 8
+        for level, (blocks, near) in enumerate(zip(self.levels, self._neighbourhoods(inputs), strict=True)):
+            f = max_pool(f, near) if level else f
+            for block in blocks:
+                f = block(f, near)
+        return self.fc(self.dropout(mean(f, near.present)))
+
+    def _neighbourhoods(self, inputs: dict[str, Tensor]) -> list[Neighbourhood]:
+        """The tables, level by level, as integers."""
+        made = self.preprocessing
+        tiles = inputs["voxel_neighbours"].long().split(list(made.tiles), dim=1)  # (N, Q, 1 + B)
+        sums = inputs["voxel_sums"].long().split(list(made.addends), dim=2)  # (N, P, J)
+        cells = inputs["voxel_cells"].long()  # (N, L, P, 8)
+        times = inputs["voxel_times"].long() if "times" in self.tables else None  # (N, L, P, 2·D)
+        return [
+            Neighbourhood(
+                kernel=tiles[level][:, :, 0],
+                tiles=tiles[level][:, :, 1:].flatten(1),
+                sums=sums[level].flatten(1),
+                times=None if times is None else times[:, level].flatten(1),
+                cells=cells[:, level].flatten(1),
+                present=cells[:, level, :, 0] > 0,
+            )
+            for level in range(len(tiles))
+        ]
+
+
+def mean(f: Tensor, present: Tensor) -> Tensor:
+    """Global average pooling over the points that are there: (N, P, C) to (N, C)."""
+    weight = present.to(f.dtype).unsqueeze(1)  # (N, 1, P)
+    weight = weight / weight.sum(dim=2, keepdim=True).clamp(min=1.0)
+    return torch.matmul(weight, f).squeeze(1)
+
+
+class SpaNet4d(SpaNet3p1d):
+    """SPA-4D of Table 4.
+
+    Args:
+        options: Fields of `SpaNet4dConfig`.
+    """
+
+    config_class = SpaNet4dConfig
+    block = Spa4dBlock
+    tile = 32
+    tables = ("neighbours", "sums", "cells")
+
+    @property
+    def _temporal(self) -> int:
+        return self.config.temporal or self.config.kernel
