@@ -1,0 +1,292 @@
+"""SEM-Net (Shi et al., "What and Where", 2021): the semantic perspective, a transformer over joints.
+
+SEM-blocks (Fig. 5) of global-regularised cross-frame self-attention (Eq. 2–7, Fig. 3) and a multi-scale temporal
+feed-forward layer (Fig. 4). The paper gives no widths; these reproduce every size of its Tables 1 and 2 together.
+"""
+
+import dataclasses
+import functools
+import math
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from actrec.config import setting
+from actrec.errors import ConfigError
+from actrec.features.skeleton import SkeletonPreprocessing
+from actrec.package import InputSpec
+from actrec.skeleton import layouts
+from actrec_models.networks.base import OUTLIER, Network
+from actrec_models.networks.feed_forward import MultiScaleFeedForward
+
+MODALITIES = {"joint": ("body",), "bone": ("bones",), "fuse": ("body", "bones")}
+
+
+@dataclass(frozen=True)
+class SemNetConfig:
+    """Options of `sem_net`; the defaults are the paper's."""
+
+    num_classes: int = setting(60, "classes", range=(1, 100_000))
+    frames: int = setting(256, "T, frames of a clip", range=(1, 1000))
+    bodies: int = setting(2, "M, bodies of a clip; their features are averaged", range=(1, 8))
+    layout: str = setting(
+        "kinect_v2_25", "joints: NTU's 25 of a body, or SHREC'17's 22 of a hand", choices=("kinect_v2_25", "hand_22")
+    )
+    streams: str = setting("joint", "Table 3: joints, bones, or the sum of both softmaxes", choices=tuple(MODALITIES))
+    channels: tuple[int, ...] = setting((64, 128, 128, 256, 256, 512, 512), "C_out of each block")
+    strides: tuple[int, ...] = setting((2, 2, 1, 2, 1, 2, 1), "over time, of each block's feed-forward layer")
+    heads: int = setting(6, "S, attention heads of a block", range=(1, 64))
+    embedding: int = setting(16, "C_e, channels of f1 and f2", range=(1, 1024))
+    attention: str = setting(
+        "cross_frame", "Table 1: Eq. 2–3, Eq. 4–5 or Eq. 6", choices=("unified", "single_frame", "cross_frame")
+    )
+    global_regularization: bool = setting(True, "Eq. 7's α̂ of each pair of joints, learned")
+    beta: float = setting(1.0, "β of Eq. 7 to start from, learned a head", range=(0.0, 1000.0))
+    kernels: tuple[int, ...] = setting((3, 3, 3, 3), "Table 2: temporal kernel of each branch, odd")
+    dilations: tuple[int, ...] = setting((1, 3, 5, 7), "Table 2: temporal dilation of each branch")
+    causal: bool = setting(False, "nothing looks ahead, so that it can run frame by frame (`networks.streaming`)")
+    dropout: float = setting(0.0, "in each block", range=(0.0, 0.9))
+
+
+class GrCfsa(nn.Module):
+    """S heads of global-regularised cross-frame self-attention, side by side.
+
+    f1 and f2 are linear, so that the sums over τ of Eq. 6 are taken before them: Σ_τ f(x_τ) = T · f(mean_τ x_τ), and the
+    T² goes into β.
+
+    Args:
+        channels_in: C_in.
+        joints: N of the paper, V here.
+        memory: Frames, at this depth, that a running mean goes over where nothing may look ahead.
+        options: The network's.
+    """
+
+    def __init__(self, channels_in: int, joints: int, memory: int, options: SemNetConfig):
+        super().__init__()
+        self.heads, self.embedding = options.heads, options.embedding
+        self.mode, self.causal, self.memory = options.attention, options.causal, memory
+        self.scale = 1 / math.sqrt(options.embedding)
+        self.f1 = nn.Conv2d(channels_in, options.heads * options.embedding, kernel_size=1)
+        self.f2 = nn.Conv2d(channels_in, options.heads * options.embedding, kernel_size=1)
+        self.beta = nn.Parameter(torch.full((options.heads, 1, 1), float(options.beta)))
+        self.alpha_hat = (
+            nn.Parameter(torch.zeros(options.heads, joints, joints)) if options.global_regularization else None
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, T, V) to the heads' outputs, concatenated: (N, S·C, T, V)."""
+        if self.mode == "unified":
+            return self._unified(x)
+        if self.mode == "single_frame":
+            return self.within_frames(x, x)
+        if self.causal:
+            return self.within_frames(x, running_mean(x, self.memory))
+        c, t, v = sizes(x)
+        weights = self.weights(x.mean(dim=2, keepdim=True))  # (N, S, V, V): the same for all frames
+        y = torch.matmul(x.reshape(-1, 1, c * t, v), weights.transpose(-1, -2))  # Eq. 4: (N, S, C·T, V)
+        return y.reshape(-1, self.heads * c, t, v)  # (N, S·C, T, V)
+
+    def within_frames(self, x: Tensor, described_by: Tensor) -> Tensor:
+        """Eq. 4, each frame with attention of its own, computed from `described_by`: both (N, C, T, V)."""
+        c, t, v = sizes(x)
+        described_by = described_by.transpose(1, 2).reshape(-1, c, 1, v)  # (N·T, C, 1, V)
+        weights = self.weights(described_by).transpose(-1, -2)  # (N·T, S, V, V)
+        rows = x.transpose(1, 2).reshape(-1, 1, c, v)  # (N·T, 1, C, V)
+        y = torch.matmul(rows, weights).reshape(-1, t, self.heads * c, v)  # (N, T, S·C, V)
+        return y.transpose(1, 2)  # (N, S·C, T, V)
+
+    def weights(self, x: Tensor) -> Tensor:
+        """σ(α / √C_e) of Eq. 7 from the features (N, C, 1, V) of one frame, or of the mean frame: (N, S, V, V)."""
+        return torch.softmax(self._alpha(x) * self.scale, dim=-1)
+
+    def _alpha(self, x: Tensor) -> Tensor:
+        """β f1(x)·f2(x)ᵀ + α̂ between all positions of (N, C, T, V): (N, S, T·V, T·V); rows attend to columns."""
+        _, t, v = sizes(x)
+        f1 = self.f1(x).reshape(-1, self.heads, self.embedding, t * v)  # (N, S, C_e, T·V)
+        f2 = self.f2(x).reshape(-1, self.heads, self.embedding, t * v)
+        alpha = torch.matmul(f1.transpose(-1, -2), f2) * self.beta
+        if self.alpha_hat is None:
+            return alpha
+        return alpha + (self.alpha_hat if t == 1 else self.alpha_hat.repeat(1, t, t))
+
+    def _unified(self, x: Tensor) -> Tensor:
+        """Eq. 2 and 3: every joint of every frame attends to all others."""
+        c, t, v = sizes(x)
+        weights = self.weights(x).transpose(-1, -2)  # (N, S, T·V, T·V)
+        y = torch.matmul(x.reshape(-1, 1, c, t * v), weights)  # (N, S, C, T·V)
+        return y.reshape(-1, self.heads * c, t, v)  # (N, S·C, T, V)
+
+
+def sizes(x: Tensor) -> tuple[int, ...]:
+    """What stands behind the batch axis, as plain numbers: an exported graph then holds constants, no arithmetic."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        return tuple(int(size) for size in x.shape[1:])
+
+
+def running_mean(x: Tensor, memory: int) -> Tensor:
+    """Mean over time of (N, C, T, V) up to each frame; after `memory` frames the old ones fade instead of adding up."""
+    weights = torch.from_numpy(running_mean_weights(sizes(x)[1], memory)).to(device=x.device, dtype=x.dtype)
+    return torch.matmul(weights, x)  # (T, T) × (N, C, T, V)
+
+
+@functools.lru_cache(maxsize=64)
+def running_mean_weights(frames: int, memory: int) -> np.ndarray:
+    """[T, T]: m_t = Σ_τ w_tτ x_τ of the recursion m_t = m_{t−1} + (x_t − m_{t−1}) / min(t, memory), t from 1."""
+    weights = np.zeros((frames, frames), dtype=np.float32)
+    before = np.zeros(frames)
+    for t in range(frames):
+        share = 1 / min(t + 1, memory)
+        before = before * (1 - share)
+        before[t] = share
+        weights[t] = before
+    return weights
+
+
+class SemBlock(nn.Module):
+    """Fig. 5: S heads concatenated, a linear layer, MS-TFF; a residual connection around each half.
+
+    Args:
+        channels_in, channels_out: C_in and C_out.
+        stride: Over time.
+        joints: V.
+        memory: See `GrCfsa`.
+        options: The network's.
+    """
+
+    def __init__(
+        self, channels_in: int, channels_out: int, stride: int, joints: int, memory: int, options: SemNetConfig
+    ):
+        super().__init__()
+        self.attention = GrCfsa(channels_in, joints, memory, options)
+        self.linear = _pointwise(options.heads * channels_in, channels_out)
+        self.shortcut: nn.Module = (
+            nn.Identity() if channels_in == channels_out else _pointwise(channels_in, channels_out)
+        )
+        self.feed_forward = MultiScaleFeedForward(
+            channels_out, stride, options.kernels, options.dilations, options.causal, options.dropout
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, T, V) to (N, C_out, T / stride, V)."""
+        return self.feed_forward(self.mix(x, self.attention(x)))
+
+    def mix(self, x: Tensor, heads: Tensor) -> Tensor:
+        """The block's first half from its input (N, C_in, T, V) and the heads (N, S·C_in, T, V): (N, C_out, T, V)."""
+        return torch.relu(self.linear(heads) + self.shortcut(x))
+
+
+def _pointwise(channels_in: int, channels_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels_in, channels_out, kernel_size=1), nn.BatchNorm2d(channels_out))
+
+
+class SemStream(nn.Module):
+    """The stack of SEM-blocks on one modality: (N, M, 3, T, V) to class scores (N, classes)."""
+
+    def __init__(self, options: SemNetConfig):
+        super().__init__()
+        joints = len(layouts.get(options.layout))
+        self.norm = nn.BatchNorm1d(3 * joints)
+        lengths = [math.ceil(options.frames / math.prod(options.strides[:i])) for i in range(len(options.strides) + 1)]
+        self.length = lengths[-1]  # T of the last block's output
+        before = (3, *options.channels)
+        self.blocks = nn.Sequential(
+            *(
+                SemBlock(before[i], options.channels[i], stride, joints, lengths[i], options)
+                for i, stride in enumerate(options.strides)
+            )
+        )
+        self.fc = nn.Linear(options.channels[-1], options.num_classes)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+                nn.init.zeros_(module.bias)
+        nn.init.normal_(self.fc.weight, 0, math.sqrt(2 / self.fc.out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, M, 3, T, V) to (N, classes)."""
+        f = self.blocks(self.normalise(x))  # (N·M, C, T', V)
+        f = f[:, :, -self.length :].mean(dim=(2, 3))  # (N·M, C)
+        return self.fc(f.reshape(-1, sizes(x)[0], self.fc.in_features).mean(dim=1))  # mean of (N, M, C) over M
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """Batch normalisation of each coordinate of each joint: (N, M, 3, T, V) to (N·M, 3, T, V)."""
+        _, c, t, v = sizes(x)
+        f = x.reshape(-1, c, t, v).permute(0, 1, 3, 2).reshape(-1, c * v, t)  # (N·M, C·V, T)
+        return self.norm(f).reshape(-1, c, v, t).permute(0, 1, 3, 2)  # (N·M, C, T, V)
+
+
+class SemNet(Network):
+    """SEM-Net. Logits of "fuse" are the logarithm of the streams' summed softmaxes.
+
+    Args:
+        options: Fields of `SemNetConfig`.
+    """
+
+    config_class = SemNetConfig
+    config: SemNetConfig
+
+    def __init__(self, **options: object):
+        super().__init__(**options)
+        _check(self.config)
+        self.streams = nn.ModuleDict({name: SemStream(self.config) for name in MODALITIES[self.config.streams]})
+
+    @property
+    def input_specs(self) -> list[InputSpec]:
+        """One input a stream, (M, 3, T, V) without the batch axis."""
+        options = SkeletonPreprocessing()
+        if self.config.layout == "hand_22":  # has no spine to centre on, and no torso
+            options = SkeletonPreprocessing(centre="none", align="none", scale="none")
+        shape = (self.config.bodies, 3, self.config.frames, len(layouts.get(self.config.layout)))
+        return [
+            InputSpec(name, name, self.config.layout, shape, unit="m", preprocessing=dataclasses.asdict(options))
+            for name in self.streams
+        ]
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Class scores, (N, classes)."""
+        return combine([stream(inputs[name]) for name, stream in self.streams.items()])
+
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Cross-entropy of each stream, summed: they are trained apart and only their scores meet."""
+        scores = {name: stream(batch[name]) for name, stream in self.streams.items()}
+        parts = {
+            name: nn.functional.cross_entropy(score, batch["label"], ignore_index=OUTLIER)
+            for name, score in scores.items()
+        }
+        own = parts if len(parts) > 1 else {}
+        return {"loss": torch.stack(list(parts.values())).sum(), "logits": combine(list(scores.values())), **own}
+
+
+def combine(scores: list[Tensor]) -> Tensor:
+    """One stream's class scores, or log(softmax(a) + softmax(b)) of two: (N, classes)."""
+    if len(scores) == 1:
+        return scores[0]
+    a, b = (torch.log_softmax(score, dim=1) for score in scores)
+    return torch.maximum(a, b) + torch.log(1 + torch.exp(-(a - b).abs()))
+
+
+def _check(options: SemNetConfig) -> None:
+    if len(options.channels) != len(options.strides) or not options.channels:
+        raise ConfigError(
+            f"channels names {len(options.channels)} blocks and strides {len(options.strides)}: one entry a block each"
+        )
+    if len(options.kernels) != len(options.dilations) or not options.kernels:
+        raise ConfigError(
+            f"kernels names {len(options.kernels)} branches and dilations {len(options.dilations)}: one entry each"
+        )
+    if min((*options.channels, *options.strides, *options.kernels, *options.dilations)) < 1:
+        raise ConfigError("channels, strides, kernels and dilations must be 1 and more")
+    if any(kernel % 2 == 0 for kernel in options.kernels):
+        raise ConfigError(f"kernels are {options.kernels}, a branch that keeps T has an odd one")
+    uneven = [c for c in options.channels if c % len(options.kernels)]
+    if uneven:
+        raise ConfigError(f"{uneven[0]} channels cannot be split into {len(options.kernels)} branches")
+    if options.causal and options.attention == "unified":
+        raise ConfigError("attention 'unified' looks at all frames, so it cannot be causal: choose cross_frame")
