@@ -174,8 +174,8 @@ def test_what_a_stage_fixes_is_in_evaluation_mode():
         "joint": {"parts", "attention", "second"},
     }
     for stage, modules in expected.items():
-        model.stage(stage)
         model.train()
+        model.stage(stage)
         assert {name for name, module in model.named_children() if module.training} == modules
         model.eval()
         assert not any(module.training for module in model.modules())
