@@ -113,6 +113,22 @@ def add(context: Any, host: Host) -> Callable[..., Any]:
     return add
 
 
+@pytest.fixture
+def make() -> Iterator[Callable[..., Any]]:
+    """Makes recognizer graphs; see `tests.nodes.recognizer_graph`."""
+    from tests.nodes.recognizer_graph import Graph
+
+    graphs: list[Graph] = []
+
+    def create(**parameters: Any) -> Graph:
+        graphs.append(Graph(**{"interval_s": 0.0, "watchdog_s": 0.0, **parameters}))
+        return graphs[-1]
+
+    yield create
+    for graph in graphs:
+        graph.stop()
+
+
 def still(
     number: int = 200, colour: np.ndarray | None = None, depth: Any = 2.0, dt: float = 1 / 15
 ) -> Iterator[RgbdFrame]:

@@ -1,142 +1,17 @@
 """The recognizer node over real DDS: labels, stamps, bad input, and swapping the model while frames flow."""
 
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import rclpy
-from actrec_msgs.msg import ActionLabel, SkeletonArray
-from actrec_msgs.srv import ListModels, LoadModel
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
-from rclpy.parameter import Parameter
-from std_msgs.msg import String
+from actrec_msgs.srv import ListModels
 
-from actrec.frames import Body
-from actrec_nodes import conversions, qos, topics
-from actrec_nodes.recognizer_node import RecognizerNode
-from tests.tiny_model import person_at, write_tiny
+from actrec_nodes import conversions
+from tests.nodes.recognizer_graph import TIMEOUT_S, Make, body, stamp
+from tests.tiny_model import write_tiny
 
 pytestmark = pytest.mark.ros
-
-TIMEOUT_S = 20.0
-PERIOD_NS = 100_000_000
-START_NS = 1_700_000_000_000_000_000
-
-
-def stamp(frame: float) -> int:
-    return START_NS + round(frame * PERIOD_NS)
-
-
-def body(x: float, body_id: str = "body_1", layout: str = "kinect_v2_25") -> Body:
-    return Body(body_id, layout, person_at(x), np.full((25, 2), np.nan, np.float32), np.ones(25, np.float32))
-
-
-class Graph:
-    """A recognizer node and a peer that publishes skeletons and keeps the labels, spun by one thread."""
-
-    def __init__(self, **parameters: Any):
-        self.context = rclpy.Context()
-        rclpy.init(context=self.context)
-        overrides = [Parameter(name.replace("__", "."), value=value) for name, value in parameters.items()]
-        self.node = RecognizerNode(context=self.context, parameter_overrides=overrides)
-        self.peer = Node("peer", context=self.context)
-        self.labels: list[ActionLabel] = []
-        self.texts: list[str] = []
-        self._arrived = threading.Condition()
-        self._publisher = self.peer.create_publisher(SkeletonArray, topics.SKELETONS, qos.SMALL)
-        self.peer.create_subscription(ActionLabel, topics.ACTION_LABEL, self._on_label, qos.SMALL)
-        self.peer.create_subscription(String, topics.ACTION_LABEL_TEXT, self._on_text, qos.SMALL)
-        self._executor = SingleThreadedExecutor(context=self.context)
-        self._executor.add_node(self.node)
-        self._executor.add_node(self.peer)
-        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
-
-    def start(self) -> bool:
-        """Starts the node and waits until it and the peer have found each other."""
-        started = self.node.start()
-        self._thread.start()
-        if started:
-            self._discover()
-        return started
-
-    def _discover(self) -> None:
-        """An empty scene is published until its label comes back: DDS tells of no lesser sign."""
-        tries = range(200)
-        for attempt in tries:
-            self.publish(stamp(-1000 + attempt))
-            with self._arrived:
-                if self._arrived.wait_for(lambda: bool(self.labels and self.texts), 0.1):
-                    break
-        last = stamp(-1000 + attempt)
-        self.wait(lambda: self.labels[-1].header.stamp == conversions.ns_to_stamp(last))
-        self.labels.clear()
-
-    def stop(self) -> None:
-        self._executor.shutdown()
-        if self._thread.ident is not None:
-            self._thread.join()
-        self.node.close()
-        self.node.destroy_node()
-        self.peer.destroy_node()
-        rclpy.shutdown(context=self.context)
-
-    def publish(self, stamp_ns: int, *bodies: Body) -> None:
-        self._publisher.publish(conversions.bodies_to_message(bodies, conversions.header(stamp_ns, "camera")))
-
-    def step(self, stamp_ns: int, *bodies: Body) -> list[ActionLabel]:
-        """Publishes one frame and waits for the labels that bear its stamp."""
-        self.publish(stamp_ns, *bodies)
-        wanted = conversions.ns_to_stamp(stamp_ns)
-        count = max(len(bodies), 1)
-        self.wait(lambda: sum(label.header.stamp == wanted for label in self.labels) >= count)
-        return [label for label in self.labels if label.header.stamp == wanted]
-
-    def wait(self, condition: Callable[[], bool]) -> None:
-        with self._arrived:
-            assert self._arrived.wait_for(condition, TIMEOUT_S), f"waited in vain; {self.node.last_error or 'no error'}"
-
-    def call(self, kind: Any, name: str, request: Any) -> Any:
-        client = self.peer.create_client(kind, f"recognizer_node/{name}")
-        assert client.wait_for_service(TIMEOUT_S)
-        done = threading.Event()
-        future = client.call_async(request)
-        future.add_done_callback(lambda _: done.set())
-        assert done.wait(TIMEOUT_S), f"{name} did not answer"
-        self.peer.destroy_client(client)
-        return future.result()
-
-    def load_model(self, package: str | Path) -> Any:
-        return self.call(LoadModel, "load_model", LoadModel.Request(package=str(package)))
-
-    def _on_label(self, message: ActionLabel) -> None:
-        with self._arrived:
-            self.labels.append(message)
-            self._arrived.notify_all()
-
-    def _on_text(self, message: String) -> None:
-        with self._arrived:
-            self.texts.append(message.data)
-            self._arrived.notify_all()
-
-
-Make = Callable[..., Graph]
-
-
-@pytest.fixture
-def make() -> Iterator[Make]:
-    graphs: list[Graph] = []
-
-    def create(**parameters: Any) -> Graph:
-        graphs.append(Graph(**{"interval_s": 0.0, "watchdog_s": 0.0, **parameters}))
-        return graphs[-1]
-
-    yield create
-    for graph in graphs:
-        graph.stop()
 
 
 @pytest.fixture

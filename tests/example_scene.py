@@ -1,0 +1,94 @@
+"""Example people, told to a recognizer message by message; and an input of every kind that a network may take."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from actrec.features.base import STREAMS
+from actrec.features.example import CAMERA, example_clip
+from actrec.features.keypoints import motion_at_joints
+from actrec.frames import NANOSECONDS, Body, Face, Hand
+from actrec.package import InputSpec, WindowSpec
+from actrec.recognition import Recognizer
+from tests.tiny_model import RAW
+
+RATE_HZ = 15
+FRAMES = 16
+WINDOW = WindowSpec(FRAMES / RATE_HZ, FRAMES)
+START_NS = 1_700_000_000_000_000_000
+PIXELS = {"centre": "image", "scale": "image"}
+
+BODY = InputSpec("joints", "body", "kinect_v2_25", (1, 3, FRAMES, 25), "m", RAW)
+HANDS = InputSpec("hands", "hands", "hand_21", (1, 3, FRAMES, 42), "px")
+FACE = InputSpec("mien", "face", "face_68", (1, 3, FRAMES, 68), "px", PIXELS)
+MOTION = InputSpec("motion", "motion", "kinect_v2_25", (1, 3, FRAMES, 25), "px/s")
+FLOW = InputSpec("flow_rgb", "flow_rgb", "CTHW", (3, FRAMES, 32, 32), "m/s")
+PLACES = InputSpec("joint_pixels", "joint_pixels", "kinect_v2_25", (FRAMES, 25, 2), "px", {"size": 32})
+CROP = InputSpec("body_crop", "body_crop", "kinect_v2_25", (3, FRAMES, 24, 24))
+HAND_CROP = InputSpec("right", "right_hand_crop", "kinect_v2_25", (3, FRAMES, 24, 24))
+ALL = [BODY, HANDS, FACE, MOTION, FLOW, PLACES, CROP, HAND_CROP]
+
+
+def stamp(frame: float) -> int:
+    return START_NS + round(frame * NANOSECONDS / RATE_HZ)
+
+
+@dataclass
+class Scene:
+    """Example people, told message by message as the nodes would."""
+
+    clip: Mapping[str, np.ndarray] = field(default_factory=lambda: example_clip(ALL, 3 * FRAMES, bodies=2, seed=3))
+
+    def bodies(self, t: int, count: int = 1) -> list[Body]:
+        ones = np.ones(25, np.float32)
+        joints, pixels = self.clip["bodies"], self.clip["pixels"]
+        return [Body(f"body_{m + 1}", "kinect_v2_25", joints[m, t], pixels[m, t], ones) for m in range(count)]
+
+    def hands(self, t: int) -> list[Hand]:
+        points, pixels, ones = self.clip["hands"][0, t], self.clip["hand_pixels"][0, t], np.ones(21, np.float32)
+        return [Hand("body_1", "hand_21", points[s], pixels[s], ones, side) for s, side in enumerate(("left", "right"))]
+
+    def faces(self, t: int) -> list[Face]:
+        points, pixels = self.clip["face"][0, t], self.clip["face_pixels"][0, t]
+        return [Face("body_1", "face_68", points, pixels, np.ones(68, np.float32))]
+
+    def tell(self, recognizer: Recognizer, t: int, leave_out: tuple[str, ...] = (), at: float | None = None) -> None:
+        """All of one frame, pictures first, as a camera's frame spreads through the graph."""
+        ns = stamp(t if at is None else at)
+        streams = [stream for stream in recognizer.streams if stream not in leave_out]
+        if recognizer.needs_size:
+            recognizer.set_size(CAMERA.width, CAMERA.height)
+        if "colour" in streams:
+            recognizer.add_colour(ns, self.clip["colour"][t])
+        if recognizer.subject == "bodies":
+            recognizer.observe(ns, self.bodies(t))
+        if "hands" in streams and recognizer.subject == "bodies":
+            recognizer.add_hands(ns, self.hands(t))
+        if "face" in streams:
+            recognizer.add_faces(ns, self.faces(t))
+        if "flow" in streams:
+            recognizer.add_flow(ns, self.clip["flow"][t], CAMERA.resized(160, 120))
+
+    def offline(self, frames: range, leave_out: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+        """The same as a clip of the first body, cut from a recording."""
+        left_out = {key for stream in leave_out for key in STREAMS[stream]}
+        part = slice(frames.start, frames.stop)
+        clip = {}
+        for key, value in self.clip.items():
+            if key not in left_out:
+                clip[key] = value if key == "size" else value[part] if key in ("colour", "flow") else value[:1, part]
+        if "motion" in clip:
+            clip["motion"] = np.stack(
+                [
+                    motion_at_joints(
+                        self.clip["flow"][t],
+                        self.clip["bodies"][0, t],
+                        self.clip["pixels"][0, t],
+                        (CAMERA.width, CAMERA.height),
+                        CAMERA.resized(160, 120),
+                    )
+                    for t in frames
+                ]
+            )[None]
+        return clip

@@ -1,0 +1,147 @@
+"""A recognizer node over real DDS, beside a peer that feeds it and keeps what it says."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rclpy
+from actrec_msgs.msg import ActionLabel, SkeletonArray
+from actrec_msgs.srv import LoadModel
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from std_msgs.msg import String
+
+from actrec.frames import Body
+from actrec_nodes import conversions, qos, topics
+from actrec_nodes.recognizer_node import RecognizerNode
+from tests.tiny_model import person_at
+
+TIMEOUT_S = 20.0
+PERIOD_NS = 100_000_000
+START_NS = 1_700_000_000_000_000_000
+
+
+def stamp(frame: float) -> int:
+    return START_NS + round(frame * PERIOD_NS)
+
+
+def body(x: float, body_id: str = "body_1", layout: str = "kinect_v2_25") -> Body:
+    return Body(body_id, layout, person_at(x), np.full((25, 2), np.nan, np.float32), np.ones(25, np.float32))
+
+
+class Graph:
+    """A recognizer node and a peer that publishes skeletons and keeps the labels, spun by one thread."""
+
+    def __init__(self, **parameters: Any):
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        overrides = [Parameter(name.replace("__", "."), value=value) for name, value in parameters.items()]
+        self.node = RecognizerNode(context=self.context, parameter_overrides=overrides)
+        self.peer = Node("peer", context=self.context)
+        self.labels: list[ActionLabel] = []
+        self.texts: list[str] = []
+        self._mouths: dict[str, Any] = {}
+        self._arrived = threading.Condition()
+        self._publisher = self.peer.create_publisher(SkeletonArray, topics.SKELETONS, qos.SMALL)
+        self.peer.create_subscription(ActionLabel, topics.ACTION_LABEL, self._on_label, qos.SMALL)
+        self.peer.create_subscription(String, topics.ACTION_LABEL_TEXT, self._on_text, qos.SMALL)
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor.add_node(self.node)
+        self._executor.add_node(self.peer)
+        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
+
+    def start(self) -> bool:
+        """Starts the node and waits until it and the peer have found each other."""
+        started = self.node.start()
+        self._thread.start()
+        if started:
+            self._discover()
+        return started
+
+    def _discover(self) -> None:
+        """An empty scene is published until its label comes back: DDS tells of no lesser sign."""
+        tries = range(200)
+        for attempt in tries:
+            self.publish(stamp(-1000 + attempt))
+            with self._arrived:
+                if self._arrived.wait_for(lambda: bool(self.labels and self.texts), 0.1):
+                    break
+        last = stamp(-1000 + attempt)
+        self.wait(lambda: self.labels[-1].header.stamp == conversions.ns_to_stamp(last))
+        self.labels.clear()
+
+    def stop(self) -> None:
+        self._executor.shutdown()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self.node.close()
+        self.node.destroy_node()
+        self.peer.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+    def publish(self, stamp_ns: int, *bodies: Body) -> None:
+        self._publisher.publish(conversions.bodies_to_message(bodies, conversions.header(stamp_ns, "camera")))
+
+    def step(self, stamp_ns: int, *bodies: Body) -> list[ActionLabel]:
+        """Publishes one frame and waits for the labels that bear its stamp."""
+        self.publish(stamp_ns, *bodies)
+        wanted = conversions.ns_to_stamp(stamp_ns)
+        count = max(len(bodies), 1)
+        self.wait(lambda: sum(label.header.stamp == wanted for label in self.labels) >= count)
+        return [label for label in self.labels if label.header.stamp == wanted]
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        with self._arrived:
+            assert self._arrived.wait_for(condition, TIMEOUT_S), f"waited in vain; {self.node.last_error or 'no error'}"
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Waits for something that no message tells of."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while not condition():
+            assert time.monotonic() < deadline, f"waited in vain; {self.node.last_error or 'no error'}"
+            time.sleep(0.01)
+
+    def say(self, topic: str, message: Any) -> None:
+        """Publishes on any topic, reliably."""
+        if topic not in self._mouths:
+            self._mouths[topic] = self.peer.create_publisher(type(message), topic, qos.SMALL)
+        self._mouths[topic].publish(message)
+
+    def wait_for_subscribers(self, topic: str, number: int) -> None:
+        """The graph is told of a subscription's birth and death a moment after they happen."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while self.peer.count_subscribers(topic) != number:
+            found = self.peer.count_subscribers(topic)
+            assert time.monotonic() < deadline, f"{found} subscribe {topic}, not {number}"
+            time.sleep(0.02)
+
+    def call(self, kind: Any, name: str, request: Any) -> Any:
+        client = self.peer.create_client(kind, f"recognizer_node/{name}")
+        assert client.wait_for_service(TIMEOUT_S)
+        done = threading.Event()
+        future = client.call_async(request)
+        future.add_done_callback(lambda _: done.set())
+        assert done.wait(TIMEOUT_S), f"{name} did not answer"
+        self.peer.destroy_client(client)
+        return future.result()
+
+    def load_model(self, package: str | Path) -> Any:
+        return self.call(LoadModel, "load_model", LoadModel.Request(package=str(package)))
+
+    def _on_label(self, message: ActionLabel) -> None:
+        with self._arrived:
+            self.labels.append(message)
+            self._arrived.notify_all()
+
+    def _on_text(self, message: String) -> None:
+        with self._arrived:
+            self.texts.append(message.data)
+            self._arrived.notify_all()
+
+
+Make = Callable[..., Graph]
+"""Makes a graph of parameters given by name, dots written as __; stopped when the test ends."""
