@@ -21,12 +21,14 @@ class NodeSpec:
         switch: What turns it on or off: a launch argument, and a word for `actrec run --nodes` and `--without`.
         class_name: Its class.
         purpose: One line, for help texts.
+        stream: The recognizer's stream that nobody but this node publishes; see `actrec.features.base.STREAMS`.
     """
 
     name: str
     switch: str
     class_name: str
     purpose: str
+    stream: str = ""
 
     @property
     def target(self) -> str:
@@ -46,9 +48,11 @@ _INSTALL = {
 GRAPH = (
     NodeSpec("recognizer_node", "recognizer", "RecognizerNode", "skeletons to action labels, by a model package"),
     NodeSpec("skeleton_node", "skeleton", "SkeletonNode", "RGB-D frames to people's skeletons"),
-    NodeSpec("hand_node", "hand", "HandNode", "RGB-D frames to the hands of each person"),
-    NodeSpec("face_node", "face", "FaceNode", "RGB-D frames to the face of each person"),
-    NodeSpec("scene_flow_node", "scene_flow", "SceneFlowNode", "pairs of RGB-D frames to the motion of each pixel"),
+    NodeSpec("hand_node", "hand", "HandNode", "RGB-D frames to the hands of each person", "hands"),
+    NodeSpec("face_node", "face", "FaceNode", "RGB-D frames to the face of each person", "face"),
+    NodeSpec(
+        "scene_flow_node", "scene_flow", "SceneFlowNode", "pairs of RGB-D frames to the motion of each pixel", "flow"
+    ),
     NodeSpec("camera_node", "camera", "CameraNode", "a camera, a recording or the simulated actor to RGB-D frames"),
 )
 """In the order of activation: who listens starts before who speaks, so that the first frame finds everyone ready."""
@@ -87,6 +91,30 @@ def select(nodes: Sequence[str] = (), without: Sequence[str] = ()) -> list[NodeS
     if not chosen:
         raise ConfigError("no node is left to run")
     return chosen
+
+
+def left_out(specs: Sequence[NodeSpec], model: str) -> list[str]:
+    """What a model takes but none of these nodes publishes, a line each.
+
+    Args:
+        specs: The nodes that are to run.
+        model: The recognizer's package.
+
+    Raises:
+        PackageError: There is no such package.
+    """
+    from actrec import features, zoo  # a launch file has no need of them
+
+    if "recognizer_node" not in [spec.name for spec in specs]:
+        return []
+    streams = features.streams(zoo.find(model).inputs)
+    return [
+        f"model {model} {'needs' if streams[spec.stream] else 'can use'} {spec.stream}, and {spec.name} is left out: "
+        + ("labels stay unknown" if streams[spec.stream] else "it works without")
+        + f" unless {spec.name} runs elsewhere"
+        for spec in GRAPH
+        if spec.stream in streams and spec not in specs
+    ]
 
 
 def driver_options(driver: str, options: Sequence[str]) -> dict[str, Any]:

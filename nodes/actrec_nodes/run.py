@@ -115,6 +115,9 @@ def _ros_args(args: argparse.Namespace) -> list[str]:
 def run(args: argparse.Namespace) -> int:
     """Runs the graph as the command line says; 0 only if it ran."""
     chosen = plan(args)
+    if args.model:
+        for line in graph.left_out(chosen.specs, args.model):
+            print(f"actrec: {line}", file=sys.stderr)
     result = run_graph(chosen)
     if result is None:
         return 1

@@ -14,7 +14,8 @@ import yaml
 from actrec.cli import main
 from actrec.errors import ConfigError
 from actrec_nodes import graph, run, topics, transport
-from tests.tiny_model import write_tiny
+from tests.example_scene import FLOW, HANDS, WINDOW
+from tests.tiny_model import write_any, write_tiny
 
 pytestmark = pytest.mark.ros
 
@@ -100,6 +101,18 @@ def test_wrong_use_is_one_line_and_status_2(arguments, line, capsys) -> None:
     assert written.count("\n") == 1
 
 
+def test_nodes_that_the_model_needs_and_are_left_out_are_told(tmp_path: Path, model: str) -> None:
+    needy = str(write_any(tmp_path / "needy", [FLOW, HANDS], WINDOW).path)
+    assert graph.left_out(graph.select(), needy) == []
+    lines = graph.left_out(graph.select(["camera", "skeleton", "recognizer"]), needy)
+    assert [line.removeprefix(f"model {needy} ") for line in lines] == [
+        "can use hands, and hand_node is left out: it works without unless hand_node runs elsewhere",
+        "needs flow, and scene_flow_node is left out: labels stay unknown unless scene_flow_node runs elsewhere",
+    ]
+    assert graph.left_out(graph.select(["camera"]), needy) == []
+    assert graph.left_out(graph.select(["camera", "skeleton", "recognizer"]), model) == []
+
+
 @pytest.mark.parametrize("processes", [[], ["--processes"]])
 def test_a_node_that_cannot_configure_ends_the_run(capfd, processes) -> None:
     assert main(["run", "--nodes", "camera", "--driver", "kinect_v9", *processes]) == 1
@@ -116,7 +129,7 @@ def test_arguments_that_ros_refuses_are_one_line(capfd) -> None:
 def test_a_missing_model_ends_the_run(capfd) -> None:
     assert main(["run", "--model", "/nowhere/model", *SMALL]) == 1
     written = capfd.readouterr().err
-    assert "/nowhere/model" in written
+    assert written.count("/nowhere/model") == 1
     assert "Traceback" not in written
 
 
