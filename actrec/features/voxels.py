@@ -31,7 +31,9 @@ class VoxelPreprocessing:
     dilations: tuple[int, ...] = setting((1, 3, 5, 7), "of the temporal convolution, frames")
     align: str = setting("yaw", "turn about the vertical until the person faces the camera", choices=("yaw", "none"))
     merge: str = setting(
-        "sum", "features of joints in one voxel: the sum, as Eq. 9 adds them up, or the first's", choices=("sum", "first")
+        "sum",
+        "features of joints in one voxel: the sum, as Eq. 9 adds them up, or the first's",
+        choices=("sum", "first"),
     )
     tile: int = setting(16, "B, pairs of a tile", range=(1, 256))
     tiles: tuple[int, ...] = setting((312, 812, 1112, 1362), "Q, tiles that each level has room for")

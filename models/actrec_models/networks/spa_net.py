@@ -114,15 +114,15 @@ class SpaNet3p1d(Network):
 
     config_class: ClassVar[type] = SpaNetConfig
     block: ClassVar[type[nn.Module]] = Spa3p1dBlock
-    tile: ClassVar[int] = 16  # B
+    tile: ClassVar[int] = 32  # B
     tables: ClassVar[tuple[str, ...]] = ("neighbours", "sums", "times", "cells")
 
     def __init__(self, **options: object):
         super().__init__(**options)
         self._check()
         before, stages = len(layouts.get(self.config.layout)), []
-        for multiple, depth in zip(self.config.widths, self.config.depths, strict=True):
-            width = self.config.width * multiple
+        self._channels = [self.config.width * multiple for multiple in self.config.widths]
+        for width, depth in zip(self._channels, self.config.depths, strict=True):
             widths = [before] + [width] * depth
             stages.append(
                 nn.ModuleList(self.block(a, b, self.config) for a, b in zip(widths, widths[1:], strict=False))
@@ -198,20 +198,24 @@ class SpaNet3p1d(Network):
         f = inputs["voxel_features"]
         f = f.flatten(1, 3)  # (N, M, T, V, V) -> (N, M·T·V, V): F of Eq. 8
         for level, (blocks, near) in enumerate(zip(self.levels, self._neighbourhoods(inputs), strict=True)):
-            f = max_pool(f, near) if level else f
+            f = max_pool(f, near, self._channels[level - 1]) if level else f
             for block in blocks:
                 f = block(f, near)
         return self.fc(self.dropout(mean(f, near.present)))
 
     def _neighbourhoods(self, inputs: dict[str, Tensor]) -> list[Neighbourhood]:
         """The tables, level by level, as integers."""
-        made = self.preprocessing
+        c, made = self.config, self.preprocessing
         tiles = inputs["voxel_neighbours"].long().split(list(made.tiles), dim=1)  # (N, Q, 1 + B)
         sums = inputs["voxel_sums"].long().split(list(made.addends), dim=2)  # (N, P, J)
         cells = inputs["voxel_cells"].long()  # (N, L, P, 8)
         times = inputs["voxel_times"].long() if "times" in self.tables else None  # (N, L, P, 2·D)
         return [
             Neighbourhood(
+                points=c.bodies * c.frames * len(layouts.get(c.layout)),
+                size=made.tile,
+                pairs=made.tiles[level] * made.tile,
+                addends=made.addends[level],
                 kernel=tiles[level][:, :, 0],
                 tiles=tiles[level][:, :, 1:].flatten(1),
                 sums=sums[level].flatten(1),
@@ -219,7 +223,7 @@ class SpaNet3p1d(Network):
                 cells=cells[:, level].flatten(1),
                 present=cells[:, level, :, 0] > 0,
             )
-            for level in range(len(tiles))
+            for level in range(len(c.widths))
         ]
 
 

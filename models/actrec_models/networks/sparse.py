@@ -14,17 +14,22 @@ from actrec.features.voxel_tables import offsets
 
 
 class Neighbourhood(NamedTuple):
-    """Who is whose neighbour on one level: P points, Q tiles of B pairs, J neighbours at most, all int64.
+    """Who is whose neighbour on one level. Sizes are plain numbers, so that an exported graph holds them as constants.
 
     Attributes:
-        kernel: (N, Q), which W_{R(i) − R(j)} each tile uses.
-        tiles: (N, Q·B), the rows F_in(j) of each tile's pairs.
-        sums: (N, P·J), the pairs whose products point i adds up.
-        times: (N, P·2·D), the rows in the same voxel at t − d and t + d of each dilation d; None where none are needed.
-        cells: (N, P·8), the rows of the level below that the point pools.
+        points, size, pairs, addends: P, B, Q·B and J.
+        kernel: (N, Q) int64, which W_{R(i) − R(j)} each tile uses.
+        tiles: (N, Q·B) int64, the rows F_in(j) of each tile's pairs.
+        sums: (N, P·J) int64, the pairs whose products point i adds up.
+        times: (N, P·2·D) int64, the rows in the same voxel at t − d and t + d of each dilation d; None in SPA-4D.
+        cells: (N, P·8) int64, the rows of the level below that the point pools.
         present: (N, P) bool, False for a slot that holds no point.
     """
 
+    points: int
+    size: int
+    pairs: int
+    addends: int
     kernel: Tensor
     tiles: Tensor
     sums: Tensor
@@ -54,38 +59,38 @@ class SparseConvolution(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, kernel: int, temporal: int = 1):
         super().__init__()
         relative = offsets(kernel, temporal)
-        self.channels = (channels_in, channels_out)
+        self.channels, self.positions = (channels_in, channels_out), len(relative)
         self.centre = int((relative == 0).all(axis=1).argmax())
-        self.weight = nn.Parameter(torch.empty(len(relative), channels_in, channels_out))  # W, in the order of `offsets`
+        self.weight = nn.Parameter(
+            torch.empty(len(relative), channels_in, channels_out)
+        )  # W, in the order of `offsets`
         # As a linear layer of the centre alone: most of the window is empty.
         nn.init.uniform_(self.weight, -(channels_in**-0.5), channels_in**-0.5)
 
     def forward(self, f: Tensor, near: Neighbourhood) -> Tensor:
         """(N, P, C) to (N, P, C′)."""
         c, c_out = self.channels
-        points, count = int(near.present.shape[1]), int(near.tiles.shape[1])
-        size = count // int(near.kernel.shape[1])  # B
-        w = functional.embedding(near.kernel.clamp(0, len(self.weight) - 1), self.weight.flatten(1))
-        w = w.reshape(-1, c, c_out)  # (N·Q, C, C′)
-        x = rows(f, near.tiles, points).reshape(-1, size, c)  # (N·Q, B, C)
-        products = torch.matmul(x, w).reshape(-1, count, c_out)  # (N, Q·B, C′)
-        addends = rows(products, near.sums, count)  # (N, P·J, C′)
-        neighbours = addends.reshape(-1, points, int(near.sums.shape[1]) // points, c_out).sum(dim=2)  # (N, P, C′)
+        w = functional.embedding(near.kernel.clamp(0, self.positions - 1), self.weight.flatten(1))
+        w = w.reshape(-1, c, c_out)  # (N, Q, C·C′) -> (N·Q, C, C′)
+        x = rows(f, near.tiles, near.points).reshape(-1, near.size, c)  # (N, Q·B, C) -> (N·Q, B, C)
+        products = torch.matmul(x, w).reshape(-1, near.pairs, c_out)  # (N·Q, B, C′) -> (N, Q·B, C′)
+        addends = rows(products, near.sums, near.pairs)  # (N, P·J, C′)
+        neighbours = addends.reshape(-1, near.points, near.addends, c_out).sum(dim=2)  # (N, P, J, C′) -> (N, P, C′)
         return torch.matmul(f, self.weight[self.centre]) + neighbours
 
 
-def max_pool(f: Tensor, near: Neighbourhood) -> Tensor:
+def max_pool(f: Tensor, near: Neighbourhood, channels: int) -> Tensor:
     """Eq. 10: F_out(i) = max F_in(j) over the points j of the level below in i's voxel; (N, P, C) to (N, P, C)."""
-    points, channels = int(f.shape[1]), int(f.shape[2])
-    return rows(f, near.cells, points).reshape(-1, points, 8, channels).amax(dim=2)
+    children = rows(f, near.cells, near.points)  # (N, P·8, C)
+    return children.reshape(-1, near.points, 8, channels).amax(dim=2)
 
 
 class PointNorm(nn.BatchNorm1d):
     """Batch normalisation over the points that are there."""
 
-    def forward(self, f: Tensor, present: Tensor | None = None) -> Tensor:
+    def forward(self, f: Tensor, present: Tensor) -> Tensor:  # type: ignore[override]
         """(N, P, C) of which (N, P) are there; what the other rows hold afterwards has no meaning."""
-        if self.training and present is not None:
+        if self.training:
             normal = torch.zeros_like(f)
             normal[present] = super().forward(f[present])  # (points, C)
             return normal
@@ -115,12 +120,11 @@ class TemporalConvolution(nn.Module):
     def forward(self, f: Tensor, near: Neighbourhood) -> Tensor:
         """(N, P, C) to (N, P, C)."""
         assert near.times is not None
-        points, branches = int(f.shape[1]), len(self.branches)
         f = torch.relu(self.split_norm(self.split(f), near.present))
-        times = near.times.reshape(-1, points, branches, 2)
+        times = near.times.reshape(-1, near.points, len(self.branches), 2)  # (N, P, D, 2)
         scales = []
         for b, (branch, part) in enumerate(zip(self.branches, f.split(self.width, dim=2), strict=True)):
-            around = rows(part, times[:, :, b].flatten(1), points)  # (N, P·2, C / B)
-            around = around.reshape(-1, points, 2 * self.width)  # (N, P, 2·C / B): earlier, later
+            around = rows(part, times[:, :, b].flatten(1), near.points)  # (N, P·2, C / B)
+            around = around.reshape(-1, near.points, 2 * self.width)  # (N, P, 2·C / B): earlier, later
             scales.append(branch(torch.cat([around, part], dim=2)))
         return self.norm(torch.cat(scales, dim=2), near.present)
