@@ -26,9 +26,10 @@ class PixelPreprocessing(PictureCrop):
 
 
 class JointPixels(Feature):
-    """2D joints in the coordinates of `flow_rgb`'s square, pixel centres at integers: (T, K, 2) float32.
+    """2D joints in the coordinates of `flow_rgb`'s square: (T, K, 2) float32, K = M·V, body after body.
 
-    K = M·V, body after body; absent joints are at `FAR`.
+    They lie on whole pixels (counted from 0), so that the areas around them are the same in half precision; absent
+    joints are at `FAR`.
     """
 
     config_class = PixelPreprocessing
@@ -39,7 +40,7 @@ class JointPixels(Feature):
         pixels, picture = _checked(clip, spec)
         options: PixelPreprocessing = self.options(spec)
         far = np.float32(FAR * options.size)
-        placed = place(pixels, picture, options)
+        placed = np.rint(place(pixels, picture, options))
         inside = (placed >= -MARGIN * options.size) & (placed <= (1 + MARGIN) * options.size)  # False for NaN
         placed = np.where(inside.all(axis=-1, keepdims=True), placed, far)
         bodies, frames, joints, _ = placed.shape

@@ -118,15 +118,16 @@ def test_joints_lie_where_their_motion_is_seen(picture, reduction):
             spot = np.maximum(made["flow_rgb"][0, t], 0)
             rows, columns = np.indices(spot.shape)
             seen = np.array([(spot * columns).sum(), (spot * rows).sum()]) / spot.sum()
-            np.testing.assert_allclose(made["joint_pixels"][t, 7], seen, atol=0.8)
+            # Half a pixel by rounding the joint, up to 0.9 by cutting half-size flow at whole pixels of its own.
+            np.testing.assert_allclose(made["joint_pixels"][t, 7], seen, atol=1.4)
 
 
 def test_kinect_pixels_literally():
     pixels = np.full((1, 4, 25, 2), np.nan, np.float32)
     pixels[0, :, 0] = [200, 180]
     found = make(PIXELS, pixels=pixels, size=np.array([512, 424]))
-    # 200.5 from the corner; 96 cut off; halved; 24 of 160 cut off to the left; back to the pixel's centre.
-    np.testing.assert_allclose(found[0, 0], [(200.5 - 96) / 2 - 24 - 0.5, (180.5 - 92) / 2 - 4 - 0.5])
+    # 200.5 from the corner; 96 cut off; halved; 24 of 160 cut off to the left; the pixel on which that falls.
+    np.testing.assert_array_equal(found[0, 0], np.floor([(200.5 - 96) / 2 - 24, (180.5 - 92) / 2 - 4]))
 
 
 def test_random_crops_are_shared_and_reach_every_place():

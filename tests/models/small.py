@@ -2,6 +2,8 @@
 
 from typing import Any
 
+FLOW = {"width": 4, "size": 32, "fc": 32, "scale": 1 / 128}
+
 SMALL: dict[str, dict[str, Any]] = {
     "deepacts_graph": {"width": 8, "frames": 16},
     "deepacts_cnn": {"modalities": ("body", "hands"), "cnn_width": 0.1, "size": 32, "frames": 16},
@@ -9,10 +11,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "deepacts_multi": {"modalities": ("body", "hands"), "width": 4, "cnn_width": 0.1, "size": 32, "frames": 16},
     "p_i3d": {"frames": 8, "size": 32, "width": 0.05, "hidden": 8, "pose_frames": 4, "attention_units": 8},
     "vpn_i3d": {"frames": 16, "size": 64, "poses": 8, "width": 0.125, "embedding_size": 16},
-    "vpn_resnext101": {"frames": 16, "size": 64, "poses": 8, "width": 0.125, "embedding_size": 16},
+    "vpn_resnext101": {"frames": 32, "size": 64, "poses": 8, "width": 0.125, "embedding_size": 16},
     "res_tcn_bjcn": {"width": 8, "frames": 60},
-    "c3d_flow": {"width": 4, "size": 32, "fc": 32},
-    "c3d_flow_at1": {"width": 4, "size": 32, "fc": 32},
-    "c3d_flow_at2": {"width": 4, "size": 32, "fc": 32, "skeleton_width": 8, "map_frames": 160},
-    "flow_skeleton": {"width": 4, "size": 32, "fc": 32, "skeleton_width": 8, "map_frames": 160},
+    "c3d_flow": FLOW,
+    "c3d_flow_at1": FLOW,
+    "c3d_flow_at2": {**FLOW, "skeleton_width": 8, "map_frames": 160, "skeleton": "joint"},
+    "flow_skeleton": {**FLOW, "skeleton_width": 8, "map_frames": 160},
 }

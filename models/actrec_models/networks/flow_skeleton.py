@@ -21,7 +21,7 @@ from actrec_models.networks.attention import JointMasks
 from actrec_models.networks.base import Network
 from actrec_models.networks.c3d import C3d
 from actrec_models.networks.glorot import glorot
-from actrec_models.networks.res_tcn import SCORES, TwoBranches, informativeness
+from actrec_models.networks.res_tcn import SCORES, ResBjcn, ResTcn, TwoBranches, informativeness, l1_norm
 
 LAYOUT = "kinect_v2_25"
 JOINTS = 25
@@ -55,6 +55,9 @@ class C3dFlowConfig:
     width: int = setting(64, "channels of conv1", range=(4, 256))
     fc: int = setting(4096, "neurons of fc6 and fc7", range=(8, 16384))
     dropout: float = setting(0.5, "after fc6 and fc7", range=(0.0, 0.9))
+    scale: float = setting(
+        1.0, "of the colours less 128: 1 for Sports-1M weights; from random ones 1/128 trains well", range=(1e-4, 10.0)
+    )
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,12 @@ class ResTcnBjcn(Network):
         super().__init__(**options)
         c = self.config
         _check_multiple(c, 4, "frames")
-        self.skeleton = TwoBranches(3 * JOINTS * c.bodies, c.frames, c.width, c.dropout, c.bjcn)
+        rows = 3 * JOINTS * c.bodies
+        self.skeleton: ResTcn | TwoBranches
+        if c.bjcn:
+            self.skeleton = TwoBranches(rows, c.frames, c.width, c.dropout)
+        else:
+            self.skeleton = ResTcn(rows, c.width, c.dropout)
         self.fc_skeleton = nn.Linear(self.skeleton.channels, c.num_classes)
         self.fc_skeleton.apply(glorot)
 
@@ -114,8 +122,8 @@ class ResTcnBjcn(Network):
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Logits of "joint_map" (N, 3·K, frames)."""
-        features, _ = self.skeleton(inputs["joint_map"])
-        return self.fc_skeleton(features)
+        found = self.skeleton(inputs["joint_map"])
+        return self.fc_skeleton(found[0] if self.config.bjcn else found)
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Cross-entropy and the L1 norm of the convolutions."""
@@ -142,7 +150,7 @@ class C3dFlow(Network):
     def input_specs(self) -> list[InputSpec]:
         """The flow clip, (3, 16, 112, 112)."""
         c = self.config
-        preprocessing = dataclasses.asdict(FlowPreprocessing())
+        preprocessing = dataclasses.asdict(FlowPreprocessing(scale=c.scale))
         return [InputSpec("flow_rgb", "flow_rgb", "CTHW", (3, c.frames, c.size, c.size), "m/s", preprocessing)]
 
     @property
@@ -192,15 +200,14 @@ class C3dFlowAt2(C3dFlowAt1):
                 f"{type(c).__name__}.map_frames is {c.map_frames}, but a window of {self.window.frames} frames "
                 f"fills {self.window.frames * FLOW_STEP} columns of the joint map"
             )
-        self.skeleton = TwoBranches(3 * JOINTS * c.bodies, c.map_frames, c.skeleton_width, c.skeleton_dropout)
-        self.skeleton.requires_grad_(False)
-        if c.skeleton == "joint":
-            for part in self._trained_parts():
-                part.requires_grad_(True)
+        self.skeleton = self._skeleton()
+        self.skeleton.requires_grad_(c.skeleton == "joint")
+        self.train()
 
-    def _trained_parts(self) -> list[nn.Module]:
-        """What of the skeleton model the logits depend on."""
-        return self.skeleton.score_parts()
+    def _skeleton(self) -> ResBjcn:
+        """BJCN-1 to BJCN-4, which the score is drawn from."""
+        c = self.config
+        return ResBjcn(c.map_frames, 2 * c.skeleton_width, c.skeleton_dropout)
 
     def train(self, mode: bool = True) -> "C3dFlowAt2":
         """A frozen skeleton model stays as it is when it runs: no dropout, its own statistics."""
@@ -221,7 +228,7 @@ class C3dFlowAt2(C3dFlowAt1):
         return self.c3d(inputs["flow_rgb"], self.masks(inputs["joint_pixels"], score))
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Cross-entropy, and the L1 norm of the skeleton model's convolutions that are trained."""
+        """Cross-entropy, and the L1 norm of the skeleton model's convolutions where it is trained."""
         weight = self.config.l1 if self.config.skeleton == "joint" else 0.0
         return _regularised(super().losses(batch), weight, self.skeleton)
 
@@ -230,6 +237,7 @@ class FlowSkeleton(C3dFlowAt2):
     """The late fused model (Fig. 2): FC-4096 of C3D-F + AT-2 and FC-768 of Res-TCN-BJCN, concatenated."""
 
     config_class = FlowSkeletonConfig
+    skeleton: TwoBranches
 
     def __init__(self, **options: Any):
         super().__init__(**options)
@@ -239,8 +247,9 @@ class FlowSkeleton(C3dFlowAt2):
     def _outputs(self) -> int:
         return 0  # "softmax layers used for single-modal predictions are discarded"
 
-    def _trained_parts(self) -> list[nn.Module]:
-        return [self.skeleton]
+    def _skeleton(self) -> TwoBranches:
+        c = self.config
+        return TwoBranches(3 * JOINTS * c.bodies, c.map_frames, c.skeleton_width, c.skeleton_dropout)
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Logits of "flow_rgb", "joint_pixels" and "joint_map"."""
@@ -263,8 +272,8 @@ def _check_multiple(options: Any, of: int, *names: str) -> None:
             )
 
 
-def _regularised(losses: dict[str, Tensor], weight: float, skeleton: TwoBranches) -> dict[str, Tensor]:
+def _regularised(losses: dict[str, Tensor], weight: float, skeleton: nn.Module) -> dict[str, Tensor]:
     if not weight:
         return losses
-    l1 = weight * skeleton.l1()
+    l1 = weight * l1_norm(skeleton)
     return {**losses, "loss": losses["loss"] + l1, "cross_entropy": losses["loss"], "l1": l1}

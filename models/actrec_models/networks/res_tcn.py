@@ -71,34 +71,84 @@ class Branch(nn.Module):
         width: N_1.
         kernel: f_l.
         dropout: After each activation.
+        depth: How many of `LAYERS`.
     """
 
-    def __init__(self, channels: int, width: int, kernel: int, dropout: float):
+    def __init__(self, channels: int, width: int, kernel: int, dropout: float, depth: int = len(LAYERS)):
         super().__init__()
-        widths = [width * multiple for multiple, _ in LAYERS]
+        widths = [width * multiple for multiple, _ in LAYERS[:depth]]
         self.first = Convolution(channels, width, kernel)
         self.units = nn.ModuleList(
             Unit(before, after, kernel, stride, dropout)
             for before, after, (_, stride) in zip(widths, widths[1:], LAYERS[1:], strict=False)
         )
-        self.norm = nn.BatchNorm1d(widths[-1])
         self.channels = widths[-1]
 
-    def bottom(self, x: Tensor) -> list[Tensor]:
-        """X^(1) to X^(4), each (N, N_l, L), of X^(0) (N, C, L)."""
-        layers = [self.first(x)]
-        for unit in self.units[: BOTTOM - 1]:
+    def forward(self, x0: Tensor) -> list[Tensor]:
+        """X^(1), X^(2), … of X^(0) (N, C, L), each (N, N_l, L / strides)."""
+        layers = [self.first(x0)]
+        for unit in self.units:
             layers.append(unit(layers[-1]))
         return layers
 
-    def top(self, x: Tensor) -> Tensor:
-        """X^(4) to the last layer's activations, averaged along the last axis: (N, channels)."""
-        for unit in self.units[BOTTOM - 1 :]:
-            x = unit(x)
+
+class Pooling(nn.Module):
+    """The activations of a branch's last layer, averaged along the last axis."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, L) to (N, C)."""
         return torch.relu(self.norm(x)).mean(dim=2)
 
 
-class TwoBranches(nn.Module):
+class ResTcn(nn.Module):
+    """Res-TCN up to its average pooling.
+
+    Args:
+        rows: 3·K.
+        width: Filters of the first layer.
+        dropout: After each activation.
+    """
+
+    def __init__(self, rows: int, width: int = 64, dropout: float = DROPOUT):
+        super().__init__()
+        self.tcn = Branch(rows, width, kernel=8, dropout=dropout)
+        self.pool_tcn = Pooling(self.tcn.channels)
+        self.channels = self.tcn.channels
+        self.apply(glorot)
+
+    def forward(self, x0: Tensor) -> Tensor:
+        """(N, 256) of X^(0) (N, 3·K, frames)."""
+        return self.pool_tcn(self.tcn(x0)[-1])
+
+
+class ResBjcn(nn.Module):
+    """Res-BJCN, or its bottom, which is all that the score needs.
+
+    Args:
+        frames: N.
+        width: Filters of the first layer.
+        dropout: After each activation.
+        depth: How many of `LAYERS`.
+    """
+
+    def __init__(self, frames: int, width: int = 128, dropout: float = DROPOUT, depth: int = BOTTOM):
+        super().__init__()
+        self.smooth = nn.Conv2d(1, 1, kernel_size=1, stride=(1, SMOOTHING))
+        self.bjcn = Branch(-(-frames // SMOOTHING), width, kernel=1, dropout=dropout, depth=depth)
+        self.apply(glorot)
+        nn.init.ones_(self.smooth.weight)  # one number: at random it might hide the joints
+
+    def joints(self, x0: Tensor) -> list[Tensor]:
+        """BJCN-1, BJCN-2, … of X^(0) (N, 3·K, frames), each (N, N_l, 3·K): the movements of each row."""
+        x = self.smooth(x0.unsqueeze(1)).squeeze(1)  # (N, 3·K, frames / 5)
+        return self.bjcn(x.transpose(1, 2))  # (N, frames / 5, 3·K)
+
+
+class TwoBranches(ResBjcn):
     """Fig. 1 without the softmax layer: Res-TCN over time, Res-BJCN over joints, FC-256 and FC-512 concatenated.
 
     Args:
@@ -106,64 +156,43 @@ class TwoBranches(nn.Module):
         frames: N, a multiple of 4, so that both strides meet an even length.
         width: Filters of Res-TCN's first layer; Res-BJCN has twice as many in every layer.
         dropout: After each activation.
-        bjcn: Whether Res-BJCN is there; without it this is Res-TCN up to its average pooling.
     """
 
-    def __init__(self, rows: int, frames: int, width: int = 64, dropout: float = DROPOUT, bjcn: bool = True):
-        super().__init__()
-        self.tcn = Branch(rows, width, kernel=8, dropout=dropout)
-        self.channels = self.tcn.channels
-        self.bjcn: Branch | None = None
-        if bjcn:
-            self.smooth = nn.Conv2d(1, 1, kernel_size=1, stride=(1, SMOOTHING))
-            self.bjcn = Branch(-(-frames // SMOOTHING), 2 * width, kernel=1, dropout=dropout)
-            self.fc_tcn = nn.Linear(self.tcn.channels, self.tcn.channels)  # FC-256
-            self.fc_bjcn = nn.Linear(self.bjcn.channels, self.bjcn.channels)  # FC-512
-            self.channels += self.bjcn.channels
+    def __init__(self, rows: int, frames: int, width: int = 64, dropout: float = DROPOUT):
+        super().__init__(frames, 2 * width, dropout, depth=len(LAYERS))
+        tcn, bjcn = 4 * width, self.bjcn.channels
+        self.res_tcn = ResTcn(rows, width, dropout)
+        self.pool_bjcn = Pooling(bjcn)
+        self.fc_tcn = nn.Linear(tcn, tcn).apply(glorot)  # FC-256
+        self.fc_bjcn = nn.Linear(bjcn, bjcn).apply(glorot)  # FC-512
         self.dropout = nn.Dropout(dropout)
-        self.apply(glorot)  # "initialized with Glorot's algorithm"
-        if bjcn:
-            nn.init.ones_(self.smooth.weight)  # one number: at random it might hide the joints
+        self.channels = tcn + bjcn
 
     def forward(self, x0: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """FC-768 (N, 768), and X^(1) to X^(4) of Res-BJCN, each (N, N_l, 3·K), of X^(0) (N, 3·K, N frames)."""
-        tcn = self.tcn.top(self.tcn.bottom(x0)[-1])  # (N, 256)
-        if self.bjcn is None:
-            return tcn, []
+        """FC-768 (N, 768) of X^(0) (N, 3·K, frames), and the layers of Res-BJCN."""
         layers = self.joints(x0)
-        bjcn = torch.softmax(self.fc_bjcn(self.bjcn.top(layers[-1])), dim=1)  # (N, 512)
-        features = torch.cat([torch.relu(self.fc_tcn(tcn)), bjcn], dim=1)  # (N, 768)
-        return self.dropout(features), layers
+        bjcn = torch.softmax(self.fc_bjcn(self.pool_bjcn(layers[-1])), dim=1)  # (N, 512)
+        tcn = torch.relu(self.fc_tcn(self.res_tcn(x0)))  # (N, 256)
+        return self.dropout(torch.cat([tcn, bjcn], dim=1)), layers
 
-    def joints(self, x0: Tensor) -> list[Tensor]:
-        """BJCN-1 to BJCN-4, each (N, N_l, 3·K): the movement of each row over the whole action."""
-        assert self.bjcn is not None
-        x = self.smooth(x0.unsqueeze(1)).squeeze(1)  # (N, 3·K, frames / 5)
-        return self.bjcn.bottom(x.transpose(1, 2))  # (N, frames / 5, 3·K)
 
-    def score_parts(self) -> list[nn.Module]:
-        """What BJCN-1 to BJCN-4 are computed with."""
-        assert self.bjcn is not None
-        return [self.smooth, self.bjcn.first, *self.bjcn.units[: BOTTOM - 1]]
-
-    def l1(self) -> Tensor:
-        """Σ |w| over all convolutions that are trained."""
-        convolutions = (m for m in self.modules() if isinstance(m, nn.Conv1d | nn.Conv2d))
-        weights = [c.weight.abs().sum() for c in convolutions if c.weight.requires_grad]
-        return torch.stack(weights).sum()
+def l1_norm(module: nn.Module) -> Tensor:
+    """Σ |w| over the weights of all convolutions."""
+    convolutions = [m for m in module.modules() if isinstance(m, nn.Conv1d | nn.Conv2d)]
+    return torch.stack([c.weight.abs().sum() for c in convolutions]).sum()
 
 
 def informativeness(layers: list[Tensor], layer: str) -> Tensor:
     """Eq. 2: how much each joint's movements tell, linearly normalised to [0, 1] over the joints.
 
     Args:
-        layers: X^(1) to X^(4) of Res-BJCN, each (N, N_l, 3·K).
-        layer: l, "1" to "4", or "sum" of all.
+        layers: X^(1) to X^(4) of Res-BJCN, each (N, N_l, 3·K); further ones are left aside.
+        layer: l, "1" to "4", or "sum" of these four.
 
     Returns:
         (N, K).
     """
-    x = torch.stack(layers).sum(dim=0) if layer == "sum" else layers[int(layer) - 1]
+    x = torch.stack(layers[:BOTTOM]).sum(dim=0) if layer == "sum" else layers[int(layer) - 1]
     rows = x.sum(dim=1)  # (N, 3·K): over j
     score = rows.reshape(rows.shape[0], -1, PLANES).sum(dim=2)  # (N, K): over i = 3k … 3k + 2
     low, high = score.amin(dim=1, keepdim=True), score.amax(dim=1, keepdim=True)
