@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from actrec_models.networks.shapes import sizes
+
 
 class TemporalBranch(nn.Module):
     """One branch: a convolution over time that keeps the channels, k × 1 with a dilation, and its normalisation.
@@ -25,14 +27,14 @@ class TemporalBranch(nn.Module):
     def forward(self, f: Tensor) -> Tensor:
         """(N, C, T, V) to (N, C, ⌈T / stride⌉, V)."""
         if self.causal:
-            first = last_aligned(f.shape[2], self.stride)
+            first = last_aligned(sizes(f)[1], self.stride)
             f = nn.functional.pad(f, (0, 0, self.dilation * (self.kernel - 1) - first, 0))
         return self.norm(self.conv(f))
 
 
 def last_aligned(frames: int, stride: int) -> int:
     """The first of every `stride`th frame such that the last frame is among them."""
-    return (int(frames) - 1) % stride
+    return (frames - 1) % stride
 
 
 class MultiScaleFeedForward(nn.Module):
@@ -60,19 +62,21 @@ class MultiScaleFeedForward(nn.Module):
         self.width = channels // len(kernels)
         self.split = nn.Sequential(nn.Conv2d(channels, channels, kernel_size=1), nn.BatchNorm2d(channels), nn.ReLU())
         self.branches = nn.ModuleList(
-            TemporalBranch(self.width, k, d, stride, causal)
-            for k, d in zip(kernels, dilations, strict=True)
+            TemporalBranch(self.width, k, d, stride, causal) for k, d in zip(kernels, dilations, strict=True)
         )
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, T, V) to (N, C, ⌈T / stride⌉, V)."""
-        parts = self.split(x).split(self.width, dim=1)  # B × (N, C / B, T, V)
-        f = torch.cat([branch(part) for branch, part in zip(self.branches, parts, strict=True)], dim=1)
+        f = torch.cat([branch(part) for branch, part in zip(self.branches, self.parts(x), strict=True)], dim=1)
         return torch.relu(self.dropout(f) + self.shortcut(x))
+
+    def parts(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The branches' inputs: B × (N, C / B, T, V)."""
+        return self.split(x).split(self.width, dim=1)
 
     def shortcut(self, x: Tensor) -> Tensor:
         """The frames of (N, C, T, V) that outputs are about."""
         if self.stride == 1:
             return x
-        return x[:, :, (last_aligned(x.shape[2], self.stride) if self.causal else 0) :: self.stride]
+        return x[:, :, (last_aligned(sizes(x)[1], self.stride) if self.causal else 0) :: self.stride]

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from actrec.skeleton import layouts
+from actrec_models.networks.shapes import sizes
 
 
 def adjacency(layout: str) -> Tensor:
@@ -78,6 +79,8 @@ class GraphBlock(nn.Module):
         kernel: Temporal kernel size, odd.
         dropout: After the temporal convolution.
         residual: Whether the block's input is added to its output.
+        padding: Whether the temporal convolution sees zeros beyond the clip; otherwise the clip gets shorter, and the
+            last output is about the last `kernel` frames.
     """
 
     def __init__(
@@ -89,13 +92,15 @@ class GraphBlock(nn.Module):
         kernel: int = 9,
         dropout: float = 0.0,
         residual: bool = True,
+        padding: bool = True,
     ):
         super().__init__()
+        self.kernel, self.stride, self.padding = kernel, stride, padding
         self.spatial = GraphConvolution(channels_in, channels_out, adjacency)
         self.temporal = nn.Sequential(
             nn.BatchNorm2d(channels_out),
             nn.ReLU(inplace=True),
-            nn.Conv2d(channels_out, channels_out, (kernel, 1), (stride, 1), (kernel // 2, 0)),
+            nn.Conv2d(channels_out, channels_out, (kernel, 1), (stride, 1), (kernel // 2 if padding else 0, 0)),
             nn.BatchNorm2d(channels_out),
             nn.Dropout(dropout),
         )
@@ -110,11 +115,21 @@ class GraphBlock(nn.Module):
         )
 
     def forward(self, f_in: Tensor) -> Tensor:
-        """(N, C_in, T, V) to (N, C_out, T / stride, V)."""
+        """(N, C_in, T, V) to (N, C_out, T', V); T' = T / stride, or `unpadded_frames`."""
+        middle = f_in
+        if not self.padding:
+            frames, reach = sizes(f_in)[1], self.kernel // 2
+            first = (frames - self.kernel) % self.stride  # such that the last output ends with the last frame
+            f_in, middle = f_in[:, :, first:], f_in[:, :, first + reach : frames - reach]
         f = self.temporal(self.spatial(f_in))
         if self.residual is not None:
-            f = f + self.residual(f_in)
+            f = f + self.residual(middle)
         return torch.relu(f)
+
+
+def unpadded_frames(frames: int, kernel: int, stride: int) -> int:
+    """Outputs of an unpadded temporal convolution over `frames`; below 1 where there are too few."""
+    return (frames - kernel) // stride + 1
 
 
 def present(value: Tensor) -> Tensor:

@@ -7,10 +7,8 @@ feed-forward layer (Fig. 4). The paper gives no widths; these reproduce every si
 import dataclasses
 import functools
 import math
-import warnings
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +19,7 @@ from actrec.package import InputSpec
 from actrec.skeleton import layouts
 from actrec_models.networks.base import OUTLIER, Network
 from actrec_models.networks.feed_forward import MultiScaleFeedForward
+from actrec_models.networks.shapes import sizes
 
 MODALITIES = {"joint": ("body",), "bone": ("bones",), "fuse": ("body", "bones")}
 
@@ -54,8 +53,8 @@ class SemNetConfig:
 class GrCfsa(nn.Module):
     """S heads of global-regularised cross-frame self-attention, side by side.
 
-    f1 and f2 are linear, so that the sums over τ of Eq. 6 are taken before them: Σ_τ f(x_τ) = T · f(mean_τ x_τ), and the
-    T² goes into β.
+    f1 and f2 are linear, so that the sums over τ of Eq. 6 are taken before them: Σ_τ f(x_τ) = T · f(mean_τ x_τ), and
+    the T² goes into β.
 
     Args:
         channels_in: C_in.
@@ -120,29 +119,21 @@ class GrCfsa(nn.Module):
         return y.reshape(-1, self.heads * c, t, v)  # (N, S·C, T, V)
 
 
-def sizes(x: Tensor) -> tuple[int, ...]:
-    """What stands behind the batch axis, as plain numbers: an exported graph then holds constants, no arithmetic."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        return tuple(int(size) for size in x.shape[1:])
-
-
 def running_mean(x: Tensor, memory: int) -> Tensor:
     """Mean over time of (N, C, T, V) up to each frame; after `memory` frames the old ones fade instead of adding up."""
-    weights = torch.from_numpy(running_mean_weights(sizes(x)[1], memory)).to(device=x.device, dtype=x.dtype)
+    weights = torch.tensor(running_mean_weights(sizes(x)[1], memory), device=x.device, dtype=x.dtype)
     return torch.matmul(weights, x)  # (T, T) × (N, C, T, V)
 
 
 @functools.lru_cache(maxsize=64)
-def running_mean_weights(frames: int, memory: int) -> np.ndarray:
+def running_mean_weights(frames: int, memory: int) -> list[list[float]]:
     """[T, T]: m_t = Σ_τ w_tτ x_τ of the recursion m_t = m_{t−1} + (x_t − m_{t−1}) / min(t, memory), t from 1."""
-    weights = np.zeros((frames, frames), dtype=np.float32)
-    before = np.zeros(frames)
+    weights, row = [], [0.0] * frames
     for t in range(frames):
         share = 1 / min(t + 1, memory)
-        before = before * (1 - share)
-        before[t] = share
-        weights[t] = before
+        row = [weight * (1 - share) for weight in row]
+        row[t] = share
+        weights.append(row)
     return weights
 
 
@@ -207,7 +198,6 @@ class SemStream(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
                 nn.init.zeros_(module.bias)
-        nn.init.normal_(self.fc.weight, 0, math.sqrt(2 / self.fc.out_features))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, M, 3, T, V) to (N, classes)."""

@@ -1,0 +1,231 @@
+"""Frame by frame: a step takes one new frame and what was kept of earlier ones, and gives the logits as of that frame.
+
+Evaluated à trous: a layer behind temporal strides of s is computed at every frame, and its temporal kernel reaches over
+frames s apart. So the step gives at every frame what the window form gives for the window that ends there, with the
+same weights, and computes each layer for one frame only. The window forms are `deepacts_graph` with padding: none, of
+any T that its kernel allows (the step gives the same after T frames, whatever came before), and `sem_net` with causal:
+true, of all frames since the first (its running means of Eq. 6 never end).
+
+What a step needs of the past are values of its own at given distances (`State.lags`). Whoever runs it keeps them in
+rings (`actrec.inference.streaming`), so that nothing in the graph is shifted or copied.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from actrec.errors import ConfigError
+from actrec_models.networks.base import Network
+from actrec_models.networks.deepacts import DeepActsGraph, GraphBranch
+from actrec_models.networks.feed_forward import MultiScaleFeedForward
+from actrec_models.networks.graph import GraphBlock, present
+from actrec_models.networks.sem_net import GrCfsa, SemBlock, SemNet, SemStream, combine
+
+
+@dataclass(frozen=True)
+class State:
+    """A value that a step hands to later ones.
+
+    Attributes:
+        name: The step takes `past_<name>` (N·M, C, lags, V) and gives `new_<name>` (N·M, C, 1, V).
+        shape: (C, V).
+        lags: Which frames of it the step takes, counted back from its own, the oldest first. Before the first frame
+            the value is zero.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    lags: tuple[int, ...]
+
+
+class Past:
+    """What a step may read of earlier frames, and what it leaves for later ones.
+
+    Args:
+        values: State name to (N·M, C, lags, V); None to read zeros and find out which states there are.
+    """
+
+    def __init__(self, values: dict[str, Tensor] | None):
+        self.values = values
+        self.states: dict[str, State] = {}
+        self.new: dict[str, Tensor] = {}
+
+    def read(self, name: str, like: Tensor, lags: list[int]) -> Tensor:
+        """The state at `lags`, (N·M, C, lags, V), of the shape of one frame's value (N·M, C, 1, V)."""
+        self.states[name] = State(name, (like.shape[1], like.shape[3]), tuple(lags))
+        if self.values is None:
+            return like.new_zeros(like.shape[0], like.shape[1], len(lags), like.shape[3])
+        return self.values[name]
+
+    def write(self, name: str, value: Tensor) -> None:
+        """Leaves this frame's value (N·M, C, 1, V)."""
+        self.new[name] = value
+
+    def window(self, name: str, value: Tensor, step: int, count: int) -> Tensor:
+        """This frame's value after those of `count` − 1 frames before it, `step` apart: (N·M, C, count, V)."""
+        if count == 1:
+            return value
+        past = self.read(name, value, [step * i for i in range(count - 1, 0, -1)])
+        self.write(name, value)
+        return torch.cat([past, value], dim=2)
+
+    def mean(self, name: str, value: Tensor, step: int, memory: int) -> Tensor:
+        """Running mean of the values `step` frames apart, fading after `memory` of them: (N·M, C, 1, V)."""
+        one = torch.ones_like(value[:, :1, :, :1])
+        count = (self.read(f"{name}.count", one, [step]) + 1).clamp(max=memory)
+        before = self.read(name, value, [step])
+        mean = before + (value - before) / count
+        self.write(f"{name}.count", count)
+        self.write(name, mean)
+        return mean
+
+
+class Step(nn.Module):
+    """A network's step. It shares the network's weights.
+
+    Args:
+        network: What `ADAPTERS` has.
+
+    Attributes:
+        states: What a runner has to keep.
+
+    Raises:
+        ConfigError: The network has no such form, or was not made for it.
+    """
+
+    def __init__(self, network: Network):
+        super().__init__()
+        self.network = network
+        self._logits = _adapter(network)
+        past = Past(None)
+        with torch.no_grad():
+            self._logits(
+                network.eval(), {name: torch.zeros(1, *shape) for name, shape in self.frame_shapes.items()}, past
+            )
+        self.states = tuple(past.states.values())
+
+    @property
+    def frame_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Input name to the shape of one frame, (M, 3, 1, V)."""
+        return {s.name: (*s.shape[:2], 1, s.shape[3]) for s in self.network.input_specs}
+
+    def past_shape(self, state: State, batch: int = 1) -> tuple[int, ...]:
+        """(N·M, C, lags, V) of what the step takes of a state."""
+        rows = batch * next(iter(self.frame_shapes.values()))[0]
+        return (rows, state.shape[0], len(state.lags), state.shape[1])
+
+    @property
+    def example_inputs(self) -> dict[str, Tensor]:
+        """All inputs of a first step, zero."""
+        frames = {name: torch.zeros(1, *shape) for name, shape in self.frame_shapes.items()}
+        return {**frames, **{f"past_{s.name}": torch.zeros(self.past_shape(s)) for s in self.states}}
+
+    def forward(self, **inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits (N, classes) as of this frame, and each state's new value.
+
+        Args:
+            inputs: The frame by input name, (N, M, 3, 1, V), and `past_<state>` of each state.
+        """
+        past = Past({s.name: inputs[f"past_{s.name}"] for s in self.states})
+        logits = self._logits(self.network, {name: inputs[name] for name in self.frame_shapes}, past)
+        return logits, past.new
+
+
+Logits = Callable[..., Tensor]
+
+
+def _adapter(network: Network) -> Logits:
+    for kind, adapter in ADAPTERS.items():
+        if isinstance(network, kind):
+            return adapter
+    names = ", ".join(kind.__name__ for kind in ADAPTERS)
+    raise ConfigError(f"{type(network).__name__} cannot run frame by frame; these can: {names}")
+
+
+def _sem_net(network: SemNet, frames: dict[str, Tensor], past: Past) -> Tensor:
+    if not network.config.causal:
+        raise ConfigError("this sem_net looks ahead, so it cannot run frame by frame: train it with causal: true")
+    return combine([_sem_stream(stream, frames[name], past, name) for name, stream in network.streams.items()])
+
+
+def _sem_stream(stream: SemStream, x: Tensor, past: Past, name: str) -> Tensor:
+    bodies = x.shape[1]
+    f, step = stream.normalise(x), 1
+    for i, block in enumerate(stream.blocks):
+        f = _sem_block(block, f, past, f"{name}.{i}", step)
+        step *= block.feed_forward.stride
+    f = _pool(f, past, f"{name}.pool", step, stream.length)
+    return stream.fc(f.reshape(-1, bodies, stream.fc.in_features).mean(dim=1))  # mean of (N, M, C) over M
+
+
+def _sem_block(block: SemBlock, x: Tensor, past: Past, name: str, step: int) -> Tensor:
+    attention: GrCfsa = block.attention
+    described_by = x
+    if attention.mode == "cross_frame":
+        described_by = past.mean(f"{name}.mean", x, step, attention.memory)
+    f = block.mix(x, attention.within_frames(x, described_by))
+    return _feed_forward(block.feed_forward, f, past, name, step)
+
+
+def _feed_forward(layer: MultiScaleFeedForward, x: Tensor, past: Past, name: str, step: int) -> Tensor:
+    outputs = []
+    for i, (branch, part) in enumerate(zip(layer.branches, layer.parts(x), strict=True)):
+        window = past.window(f"{name}.branch{i}", part, step * branch.dilation, branch.kernel)
+        outputs.append(branch.norm(_convolve(branch.conv, window)))
+    return torch.relu(torch.cat(outputs, dim=1) + x)
+
+
+def _deepacts_graph(network: DeepActsGraph, frames: dict[str, Tensor], past: Past) -> Tensor:
+    branches = zip(network.names, network.branches.values(), strict=True)
+    scores = [_graph_branch(branch, frames[name], past, name, network.config.frames) for name, branch in branches]
+    return sum(scores[1:], scores[0])
+
+
+def _graph_branch(branch: GraphBranch, f_in: Tensor, past: Past, name: str, frames: int) -> Tensor:
+    bodies, step = f_in.shape[1], 1
+    f = branch.normalise(f_in)
+    for i, block in enumerate(branch.blocks):
+        f = _graph_block(block, f, past, f"{name}.{i}", step)
+        step *= block.stride
+    f = _pool(f, past, f"{name}.pool", step, branch.length)
+    f = f.reshape(-1, bodies, branch.fc.in_features).mean(dim=1)  # (N, C)
+    return branch.fc(f) * _present_lately(f_in, past, f"{name}.present", frames)
+
+
+def _graph_block(block: GraphBlock, f_in: Tensor, past: Past, name: str, step: int) -> Tensor:
+    norm, relu, conv, norm_after, _ = block.temporal
+    window = past.window(f"{name}.time", relu(norm(block.spatial(f_in))), step, block.kernel)
+    f = norm_after(_convolve(conv, window))
+    if block.residual is not None:
+        # An output is about the middle of its kernel, which is that many frames ago.
+        middle = past.window(f"{name}.shortcut", f_in, step * (block.kernel // 2), min(block.kernel, 2))
+        f = f + block.residual(middle[:, :, :1])
+    return torch.relu(f)
+
+
+def _convolve(conv: nn.Conv2d, window: Tensor) -> Tensor:
+    """The temporal convolution's one output for exactly the frames that its kernel meets."""
+    return nn.functional.conv2d(window, conv.weight, conv.bias)
+
+
+def _pool(f: Tensor, past: Past, name: str, step: int, count: int) -> Tensor:
+    """Mean over V and the last `count` outputs, or as many as there have been: (N·M, C, 1, 1)."""
+    f = f.mean(dim=3, keepdim=True)
+    one = torch.ones_like(f[:, :1])
+    together = past.window(name, torch.cat([f, one], dim=1), step, count).sum(dim=2, keepdim=True)
+    return together[:, :-1] / together[:, -1:]
+
+
+def _present_lately(f_in: Tensor, past: Past, name: str, frames: int) -> Tensor:
+    """(N, 1): 1 where any of the last `frames` frames of (N, M, 3, 1, V) holds anything."""
+    bodies = f_in.shape[1]
+    here = present(f_in).reshape(-1, 1, 1, 1).repeat(1, bodies, 1, 1).reshape(-1, 1, 1, 1)  # (N·M, 1, 1, 1)
+    left = (past.read(name, here, [1]) - 1).clamp(min=0)  # frames for which the last presence still counts
+    left = torch.maximum(left, here * frames)
+    past.write(name, left)
+    return left.reshape(-1, bodies)[:, :1].clamp(max=1)
+
+
+ADAPTERS: dict[type, Logits] = {SemNet: _sem_net, DeepActsGraph: _deepacts_graph}
