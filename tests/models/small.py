@@ -4,11 +4,14 @@ from typing import Any
 
 FLOW = {"width": 4, "size": 32, "fc": 32, "scale": 1 / 128}
 
+DEEPACTS_CNN = {"cnn_width": 0.1, "cnn_depth": 0.1, "size": 128}
+"""On smaller stamps an untrained network makes so much of so little that half precision is not enough."""
+
 SMALL: dict[str, dict[str, Any]] = {
     "deepacts_graph": {"width": 8, "frames": 16},
-    "deepacts_cnn": {"modalities": ("body", "hands"), "cnn_width": 0.1, "size": 32, "frames": 16},
-    "deepacts": {"modalities": ("body", "hands"), "width": 4, "cnn_width": 0.1, "size": 32, "frames": 16},
-    "deepacts_multi": {"modalities": ("body", "hands"), "width": 4, "cnn_width": 0.1, "size": 32, "frames": 16},
+    "deepacts_cnn": {"modalities": ("body", "hands"), "frames": 16, **DEEPACTS_CNN},
+    "deepacts": {"modalities": ("body", "hands"), "frames": 16, "width": 4, **DEEPACTS_CNN},
+    "deepacts_multi": {"modalities": ("body", "hands"), "frames": 16, "width": 4, **DEEPACTS_CNN},
     "p_i3d": {"frames": 8, "size": 32, "width": 0.05, "hidden": 8, "pose_frames": 4, "attention_units": 8},
     "vpn_i3d": {"frames": 16, "size": 64, "poses": 8, "width": 0.125, "embedding_size": 16},
     "vpn_resnext101": {"frames": 32, "size": 64, "poses": 8, "width": 0.125, "embedding_size": 16},

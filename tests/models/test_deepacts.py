@@ -20,7 +20,7 @@ from actrec_models.networks.graph import adjacency, partition, present
 from actrec_models.networks.hcn import Hcn, motion_matrix
 from actrec_models.networks.resnet import ResNet50
 
-SMALL = {"frames": 16, "size": 32, "cnn_width": 0.05, "width": 4}
+SMALL = {"frames": 16, "size": 32, "cnn_width": 0.05, "cnn_depth": 0.1, "width": 4}
 TWO = ("body", "hands")
 
 
@@ -252,7 +252,7 @@ def test_imagenet_weights_have_a_place_in_every_branch():
     assert model.weight_targets == {
         name: tuple(f"cnns.{name}.branches.{m}.net" for m in TWO) for name in ("efficientnet_b0", "resnet50")
     }
-    for name, net in (("efficientnet_b0", EfficientNetB0(5, 0.05)), ("resnet50", ResNet50(5, 0.05))):
+    for name, net in (("efficientnet_b0", EfficientNetB0(5, 0.05, 0.1)), ("resnet50", ResNet50(5, 0.05, 0.1))):
         for target in model.weight_targets[name]:
             model.get_submodule(target).load_state_dict(net.state_dict())
     assert network("deepacts_cnn", cnn="hcn").weight_targets == {}

@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +30,7 @@ from actrec_models.networks.deepacts_options import (
     stamp_specs,
 )
 from actrec_models.networks.efficientnet import EfficientNetB0
-from actrec_models.networks.graph import GraphBlock, partition, present
+from actrec_models.networks.graph import GraphBlock, partition, present, unpadded_frames
 from actrec_models.networks.hcn import POOLED, Hcn
 from actrec_models.networks.resnet import ResNet50
 
@@ -38,17 +39,41 @@ LAYERS = ((1, 1), (1, 1), (1, 1), (1, 1), (2, 2), (2, 1), (2, 1), (4, 2), (4, 1)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+def pooled_frames(options: DeepActsGraphConfig) -> int:
+    """T' of the last block's output, which the global average pool goes over.
+
+    Raises:
+        ConfigError: The clip is too short for unpadded convolutions.
+    """
+    frames = options.frames
+    for _, stride in LAYERS:
+        frames = -(-frames // stride) if options.padding == "same" else unpadded_frames(frames, options.kernel, stride)
+    if frames < 1:
+        raise ConfigError(
+            f"frames is {options.frames}: without padding, kernel {options.kernel} needs "
+            f"{receptive_field(options.kernel)}"
+        )
+    return frames
+
+
+def receptive_field(kernel: int) -> int:
+    """Frames that one output of the last block is about."""
+    step = np.cumprod([1, *(stride for _, stride in LAYERS[:-1])])
+    return 1 + int(step.sum()) * (kernel - 1)
+
+
 class GraphBranch(nn.Module):
     """ST-GCN on one modality: (N, M, 3, T, V) to class scores (N, classes), zero for an input that is all zero."""
 
     def __init__(self, options: Any, joints: Joints):
         super().__init__()
         adjacency = partition(joints.layout, joints.sets)
+        self.padding, self.length = options.padding == "same", pooled_frames(options)
         self.norm = nn.BatchNorm1d(3 * len(joints))
         widths = [options.width * multiple for multiple, _ in LAYERS]
         self.blocks = nn.Sequential(
             *(
-                GraphBlock(before, after, adjacency, stride, options.kernel, options.dropout, residual=layer > 0)
+                GraphBlock(before, after, adjacency, stride, options.kernel, options.dropout, layer > 0, self.padding)
                 for layer, (before, after, (_, stride)) in enumerate(zip([3, *widths], widths, LAYERS, strict=False))
             )
         )
@@ -56,33 +81,38 @@ class GraphBranch(nn.Module):
 
     def forward(self, f_in: Tensor) -> Tensor:
         """(N, M, 3, T, V) to (N, classes)."""
+        n, m = f_in.shape[:2]
+        f = self.blocks(self.normalise(f_in)).mean(dim=(2, 3))  # global average pool: (N·M, C)
+        f = f.reshape(n, m, -1).mean(dim=1)  # (N, C)
+        return self.fc(f) * present(f_in)
+
+    def normalise(self, f_in: Tensor) -> Tensor:
+        """Batch normalisation of each coordinate of each joint: (N, M, 3, T, V) to (N·M, 3, T, V)."""
         n, m, c, t, v = f_in.shape
         f = f_in.reshape(n * m, c, t, v)  # (N·M, C, T, V)
         f = f.permute(0, 3, 1, 2).reshape(n * m, v * c, t)  # (N·M, V·C, T)
-        f = self.norm(f).reshape(n * m, v, c, t).permute(0, 2, 3, 1)  # (N·M, C, T, V)
-        f = self.blocks(f).mean(dim=(2, 3))  # global average pool: (N·M, C)
-        f = f.reshape(n, m, -1).mean(dim=1)  # (N, C)
-        return self.fc(f) * present(f_in)
+        return self.norm(f).reshape(n * m, v, c, t).permute(0, 2, 3, 1)  # (N·M, C, T, V)
 
 
 class StampBranch(nn.Module):
     """A picture network on one modality's stamps: (N, M, 3, H, W) in 0…255 to scores (N, classes), 0 for no stamp."""
 
     mean: Tensor
-    std: Tensor
+    scale: Tensor
 
     def __init__(self, net: nn.Module, classes: int):
         super().__init__()
         self.net = net
         self.classes = classes
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).reshape(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).reshape(3, 1, 1), persistent=False)
+        self.register_buffer("mean", 255 * torch.tensor(IMAGENET_MEAN).reshape(3, 1, 1), persistent=False)
+        self.register_buffer("scale", 1 / (255 * torch.tensor(IMAGENET_STD)).reshape(3, 1, 1), persistent=False)
 
     def forward(self, stamps: Tensor) -> Tensor:
         """(N, M, 3, H, W) to (N, classes), averaged over the bodies that are there."""
         n, m, c, h, w = stamps.shape
         pictures = stamps.reshape(n * m, c, h, w)  # (N·M, C, H, W)
-        scores = self.net((pictures / 255 - self.mean) / self.std).reshape(n, m, self.classes)  # (N, M, classes)
+        # The mean is taken off first: around 0.5 a half-precision number is coarser than around 0.
+        scores = self.net((pictures - self.mean) * self.scale).reshape(n, m, self.classes)  # (N, M, classes)
         there = present(pictures).reshape(n, m, 1)  # (N, M, 1)
         return (scores * there).sum(dim=1) / there.sum(dim=1).clamp(min=1)  # (N, classes)
 
@@ -146,7 +176,7 @@ class DeepActsCnn(_Branches):
                 raise ConfigError(f"frames is {c.frames}: HCN halves them four times, so that it needs {POOLED}")
             return Hcn(c.num_classes, c.frames, len(joints), **options)
         network = {"efficientnet_b0": EfficientNetB0, "resnet50": ResNet50}[c.cnn]
-        return StampBranch(network(c.num_classes, **options), c.num_classes)
+        return StampBranch(network(c.num_classes, depth=c.cnn_depth, **options), c.num_classes)
 
     @property
     def input_specs(self) -> list[InputSpec]:

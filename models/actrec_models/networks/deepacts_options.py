@@ -52,6 +52,11 @@ class DeepActsGraphConfig(DeepActsOptions):
 
     width: int = setting(64, "channels of the first block", range=(4, 512))
     kernel: int = setting(9, "temporal kernel of a block, odd", range=(1, 31))
+    padding: str = setting(
+        "same",
+        "of the temporal convolutions; none: as streaming has it, with no zeros beyond the clip",
+        choices=("same", "none"),
+    )
     dropout: float = setting(0.0, "in each block of the graph network", range=(0.0, 0.9))
 
 
@@ -61,6 +66,7 @@ class CnnOptions(DeepActsOptions):
 
     size: int = setting(224, "width and height of a stamp", unit="px", range=(32, 1024))
     cnn_width: float = setting(1.0, "multiple of the convolutional networks' published channels", range=(0.05, 4.0))
+    cnn_depth: float = setting(1.0, "multiple of their published blocks a stage; HCN has none", range=(0.05, 4.0))
     cnn_dropout: float | None = setting(
         None, "in the convolutional networks; none: as each was published (0.2, 0, HCN 0.5)", range=(0.0, 0.9)
     )

@@ -26,20 +26,21 @@ class EfficientNetB0(nn.Module):
 
     Args:
         num_classes: Outputs.
-        width: Multiple of the published channels; 1 for B0.
+        width, depth: Multiples of B0's channels and of its stages' blocks.
         dropout: Before the classifier.
     """
 
-    def __init__(self, num_classes: int = 1000, width: float = 1.0, dropout: float = 0.2):
+    def __init__(self, num_classes: int = 1000, width: float = 1.0, depth: float = 1.0, dropout: float = 0.2):
         super().__init__()
         channels = divisible(STEM * width)
         layers: list[nn.Module] = [convolution(3, channels, 3, stride=2)]
-        total, done = sum(stage[-1] for stage in STAGES), 0
-        for expansion, kernel, stride, published, count in STAGES:
+        counts = [math.ceil(stage[-1] * depth) for stage in STAGES]
+        done = 0
+        for (expansion, kernel, stride, published, _), count in zip(STAGES, counts, strict=True):
             blocks: list[nn.Module] = []
             for first in (True, *[False] * (count - 1)):
                 after = divisible(published * width)
-                drop = DROP_PATH * done / total
+                drop = DROP_PATH * done / sum(counts)
                 blocks.append(MBConv(channels, after, expansion, kernel, stride if first else 1, drop))
                 channels, done = after, done + 1
             layers.append(nn.Sequential(*blocks))

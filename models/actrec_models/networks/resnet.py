@@ -1,5 +1,7 @@
 """ResNet-50 (He et al., CVPR 2016), with torchvision's parameter names, so that its ImageNet checkpoints load."""
 
+import math
+
 from torch import Tensor, nn
 
 LAYERS = ((1, 3, 1), (2, 4, 2), (4, 6, 2), (8, 3, 2))
@@ -12,11 +14,11 @@ class ResNet50(nn.Module):
 
     Args:
         num_classes: Outputs.
-        width: Multiple of the published 64 base channels.
+        width, depth: Multiples of the published 64 base channels and of the stages' blocks.
         dropout: Before the classifier; 0 as published.
     """
 
-    def __init__(self, num_classes: int = 1000, width: float = 1.0, dropout: float = 0.0):
+    def __init__(self, num_classes: int = 1000, width: float = 1.0, depth: float = 1.0, dropout: float = 0.0):
         super().__init__()
         base = max(4, round(64 * width))
         self.conv1 = nn.Conv2d(3, base, 7, 2, 3, bias=False)
@@ -25,7 +27,7 @@ class ResNet50(nn.Module):
         channels = base
         for number, (multiple, count, stride) in enumerate(LAYERS, start=1):
             blocks = []
-            for step in (stride, *[1] * (count - 1)):
+            for step in (stride, *[1] * (math.ceil(count * depth) - 1)):
                 blocks.append(Bottleneck(channels, base * multiple, step))
                 channels = base * multiple * EXPANSION
             self.add_module(f"layer{number}", nn.Sequential(*blocks))
