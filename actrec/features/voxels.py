@@ -16,7 +16,7 @@ from actrec.package import InputSpec
 from actrec.skeleton import layouts
 
 MIN_EXTENT = {"kinect_v2_25": 1.5, "hand_22": 0.15}
-"""Metres that the space spans at least: a clip of one joint, or of a seated person's hands, is not blown up to fill it."""
+"""Metres that the space spans at least: a clip of a few joints that stand still is not blown up to fill it."""
 
 
 @dataclass(frozen=True)

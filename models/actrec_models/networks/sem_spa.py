@@ -56,7 +56,7 @@ class SemSpa(Network):
         return [*self.sem.input_specs, *self.spa.input_specs]
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """log of the mean of both softmaxes, (N, classes)."""
+        """Logarithm of the mean of both softmaxes, (N, classes)."""
         return mean(*(network(**_own(network, inputs)) for network in (self.sem, self.spa)))
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -71,5 +71,5 @@ def _own(network: Network, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def mean(sem: Tensor, spa: Tensor) -> Tensor:
-    """log((softmax(a) + softmax(b)) / 2) of two networks' logits, (N, classes)."""
+    """Logarithm log((softmax(a) + softmax(b)) / 2) of two networks' logits, (N, classes)."""
     return combine([sem, spa]) - math.log(2)

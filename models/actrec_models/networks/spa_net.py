@@ -1,10 +1,11 @@
-"""SPA-Net (Shi et al., "What and Where", 2021, §3.2): the spatial perspective, sparse convolutions over joints in space.
+"""SPA-Net (Shi et al., "What and Where", 2021, §3.2): the spatial perspective, joints as points in space.
 
 SPA-blocks (Fig. 6) of sparse 3D convolution and multi-scale temporal convolution (SPA-3+1D), or of sparse 4D
 convolution (SPA-4D); sparse max-pooling halves the space between levels.
 """
 
 import dataclasses
+import itertools
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -21,10 +22,10 @@ from actrec_models.networks.base import Network
 from actrec_models.networks.sparse import Neighbourhood, PointNorm, SparseConvolution, TemporalConvolution, max_pool
 
 SPACES = (32, 64, 128)
-ROOM = ((1.3, 8), (2.5, 12), (7.5, 24), (10.5, 28), (13.0, 32), (13.0, 32))
-"""(pairs for each joint, neighbours of one joint) that a level has room for where voxels are 1/128, 1/64, 1/32, 1/16, 1/8,
-1/4 of the space wide, at k = 5 within a frame. Measured on N-UCLA, on pairs of its people half a metre apart, and on
-SHREC'17: room for every clip's pairs."""
+ROOM = ((1.5, 8), (3.0, 16), (9.0, 24), (11.0, 32), (13.0, 36), (13.0, 36))
+"""(pairs for each joint, neighbours of one joint) that a level has room for where voxels are 1/128, 1/64, 1/32, 1/16,
+1/8, 1/4 of the space wide, at k = 5 within a frame. Sized by N-UCLA, pairs of its people half a metre apart, and
+SHREC'17, so that every clip's pairs have room."""
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,7 @@ class SpaNet3p1d(Network):
         self._channels = [self.config.width * multiple for multiple in self.config.widths]
         for width, depth in zip(self._channels, self.config.depths, strict=True):
             widths = [before] + [width] * depth
-            stages.append(
-                nn.ModuleList(self.block(a, b, self.config) for a, b in zip(widths, widths[1:], strict=False))
-            )
+            stages.append(nn.ModuleList(self.block(a, b, self.config) for a, b in itertools.pairwise(widths)))
             before = width
         self.levels = nn.ModuleList(stages)
         self.dropout = nn.Dropout(self.config.dropout)

@@ -88,7 +88,7 @@ def max_pool(f: Tensor, near: Neighbourhood, channels: int) -> Tensor:
 class PointNorm(nn.BatchNorm1d):
     """Batch normalisation over the points that are there."""
 
-    def forward(self, f: Tensor, present: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, f: Tensor, present: Tensor) -> Tensor:
         """(N, P, C) of which (N, P) are there; what the other rows hold afterwards has no meaning."""
         if self.training:
             normal = torch.zeros_like(f)

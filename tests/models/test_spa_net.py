@@ -1,0 +1,254 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+import actrec_models
+from actrec import features
+from actrec.errors import ConfigError
+from actrec.features import voxel_tables, voxels
+from actrec.features.example import example_clip
+from actrec_models.networks.sparse import Neighbourhood, PointNorm, SparseConvolution, TemporalConvolution, max_pool
+
+SMALL = {"frames": 6, "bodies": 1, "width": 8, "widths": (1, 2), "depths": (1, 1)}
+
+
+def network(name="spa_net_3p1d", **options):
+    torch.manual_seed(1)
+    return actrec_models.create(name, num_classes=7, **{**SMALL, **options})
+
+
+def people(bodies=1, frames=6, joints=25, seed=0):
+    rng = np.random.default_rng(seed)
+    start = rng.normal(0, 0.5, (bodies, 1, joints, 3))
+    return (start + np.cumsum(rng.normal(0, 0.03, (bodies, frames, joints, 3)), axis=1) + 2).astype(np.float32)
+
+
+def inputs(model, clips):
+    made = [features.inputs({"bodies": clip}, model.input_specs) for clip in clips]
+    return {name: torch.from_numpy(np.stack([m[name] for m in made])) for name in made[0]}
+
+
+def logits(model, *clips):
+    with torch.no_grad():
+        return model.eval()(**inputs(model, clips))
+
+
+def near(cells, kernel=3, temporal=1, level=0, dilations=(1,), batch=1):
+    """The neighbourhood of one level of voxels [M, T, V, 3], as the network sees it."""
+    made = voxel_tables.build(cells, level, kernel, temporal, dilations, (1500, 4, 60))
+    assert made.dropped == 0
+    tables = [torch.from_numpy(t).long().repeat(batch, 1, 1) for t in made[:4]]
+    tiles, sums, times, children = tables
+    return Neighbourhood(
+        points=sums.shape[1], size=4, pairs=6000, addends=60, kernel=tiles[:, :, 0], tiles=tiles[:, :, 1:].flatten(1),
+        sums=sums.flatten(1), times=times.flatten(1), cells=children.flatten(1), present=children[:, :, 0] > 0,
+    )  # fmt: skip
+
+
+def distinct_cells(size, frames, joints, seed=0):
+    """[1, T, V, 3]: joints of a frame in voxels of their own, one of them missing."""
+    rng = np.random.default_rng(seed)
+    places = np.array(list(itertools.product(range(size), repeat=3)))
+    cells = np.stack([places[rng.permutation(len(places))[:joints]] for _ in range(frames)])[None].astype(np.int32)
+    cells[0, 0, 1] = -1
+    return cells
+
+
+def literal_convolution(cells, f, weight, kernel, temporal):
+    """Eq. 9 point by point: R and F as lists, W by relative position."""
+    position = {tuple(o): n for n, o in enumerate(voxel_tables.offsets(kernel, temporal))}
+    _, frames, joints, _ = cells.shape
+    r = [(*cells[0, t, v], t) for t in range(frames) for v in range(joints)]
+    out = np.zeros((len(r), weight.shape[2]))
+    for i, j in itertools.product(range(len(r)), repeat=2):
+        if min(r[i][0], r[j][0]) >= 0 and tuple(np.subtract(r[i], r[j])) in position:
+            out[i] += f[j] @ weight[position[tuple(np.subtract(r[i], r[j]))]]
+    return out
+
+
+@pytest.mark.parametrize(("kernel", "temporal"), [(3, 1), (5, 1), (6, 1), (3, 3), (2, 2)])
+def test_sparse_convolution_is_equation_9(kernel, temporal):
+    torch.manual_seed(0)
+    cells = distinct_cells(6, 3, 7)
+    layer = SparseConvolution(4, 5, kernel, temporal)
+    f = torch.randn(1, 21, 4) * near(cells).present.unsqueeze(2)
+    found = layer(f, near(cells, kernel, temporal))[0].detach().numpy()
+    expected = literal_convolution(cells, f[0].numpy(), layer.weight.detach().numpy(), kernel, temporal)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", [3, 4, 5, 6])
+def test_sparse_3d_convolution_is_the_dense_one_where_there_are_points(kernel):
+    torch.manual_seed(0)
+    cells, size = distinct_cells(7, 2, 9), 7
+    layer = SparseConvolution(4, 5, kernel)
+    f = torch.randn(1, 18, 4) * near(cells).present.unsqueeze(2)
+    found = layer(f, near(cells, kernel))[0].reshape(2, 9, 5)
+    grid = torch.zeros(2, 4, size, size, size)
+    for t, v in itertools.product(range(2), range(9)):
+        if cells[0, t, v, 0] >= 0:
+            grid[(t, slice(None), *cells[0, t, v])] = f[0, t * 9 + v]
+    # Eq. 9 counts W by R(i) − R(j), torch by R(j) − R(i): the kernel is turned about.
+    weight = layer.weight.reshape(kernel, kernel, kernel, 4, 5).flip(0, 1, 2).permute(4, 3, 0, 1, 2)
+    rim = ((kernel - 1) // 2, kernel // 2) * 3  # "same"
+    dense = torch.nn.functional.conv3d(torch.nn.functional.pad(grid, rim), weight)
+    for t, v in itertools.product(range(2), range(9)):
+        if cells[0, t, v, 0] >= 0:
+            torch.testing.assert_close(found[t, v], dense[(t, slice(None), *cells[0, t, v])], atol=1e-5, rtol=1e-4)
+
+
+def test_sparse_4d_convolution_is_the_dense_one_where_there_are_points():
+    torch.manual_seed(0)
+    cells = distinct_cells(4, 4, 6)
+    layer = SparseConvolution(2, 3, 3, 3)
+    f = torch.randn(1, 24, 2) * near(cells).present.unsqueeze(2)
+    found = layer(f, near(cells, 3, 3))[0].detach().numpy().reshape(4, 6, 3)
+    grid = np.zeros((6, 6, 6, 6, 2))  # x, y, z, t with a rim of one
+    for t, v in itertools.product(range(4), range(6)):
+        if cells[0, t, v, 0] >= 0:
+            grid[(*(cells[0, t, v] + 1), t + 1)] = f[0, t * 6 + v].numpy()
+    weight = layer.weight.detach().numpy().reshape(3, 3, 3, 3, 2, 3)
+    for t, v in itertools.product(range(4), range(6)):
+        if cells[0, t, v, 0] < 0:
+            continue
+        x, y, z = cells[0, t, v] + 1
+        expected = sum(
+            grid[x - a, y - b, z - c, t + 1 - d] @ weight[a + 1, b + 1, c + 1, d + 1]
+            for a, b, c, d in itertools.product((-1, 0, 1), repeat=4)
+        )
+        np.testing.assert_allclose(found[t, v], expected, atol=1e-5)
+
+
+def test_gradients_of_the_sparse_convolution_are_those_of_equation_9():
+    torch.manual_seed(0)
+    layer = SparseConvolution(2, 2, 3).double()
+    around = near(distinct_cells(4, 2, 5))
+    f = torch.randn(1, 10, 2, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda f, w: torch.func.functional_call(layer, {"weight": w}, (f, around)),
+                                    (f, layer.weight))  # fmt: skip
+
+
+def test_sparse_max_pool_is_equation_10():
+    cells = distinct_cells(8, 2, 20, seed=3)
+    f = torch.randn(1, 40, 3) - 5  # below zero: an empty place must not win
+    found = max_pool(f, near(cells, level=1), 3)[0]
+    flat = cells.reshape(-1, 3)
+    coarse = near(cells, level=1).present[0]
+    for i in np.flatnonzero(coarse.numpy()):
+        inside = [j for j in range(40) if j // 20 == i // 20 and (flat[j] >> 1 == flat[i] >> 1).all()]
+        torch.testing.assert_close(found[i], f[0, inside].amax(dim=0))
+
+
+def test_temporal_convolution_looks_at_the_same_voxel_in_each_branchs_frames():
+    torch.manual_seed(0)
+    cells = np.random.default_rng(0).integers(0, 2, (1, 8, 3, 3)).astype(np.int32)
+    dilations = (1, 3)
+    layer, around = TemporalConvolution(4, dilations).eval(), near(cells, dilations=dilations)
+    f = torch.randn(1, 24, 4)
+    found = layer(f, around)[0].detach().numpy()
+    h = torch.relu(layer.split_norm(layer.split(f), around.present))[0].detach().numpy()
+    present = around.present[0].numpy()
+    place = {(*cells[0, n // 3, n % 3], n // 3): n for n in range(24) if present[n]}
+    scale = 1 / np.sqrt(1 + layer.norm.eps)
+    for n in np.flatnonzero(present):
+        for b, d in enumerate(dilations):
+            part = slice(2 * b, 2 * b + 2)
+            taps = [place.get((*cells[0, n // 3, n % 3], n // 3 + step)) for step in (-d, d)]
+            window = [h[m, part] if m is not None else np.zeros(2) for m in taps] + [h[n, part]]
+            expected = layer.branches[b].weight.detach().numpy() @ np.concatenate(window) * scale
+            np.testing.assert_allclose(found[n, part], expected, atol=1e-5)
+
+
+def test_normalisation_counts_the_points_that_are_there():
+    norm, f = PointNorm(3), torch.randn(2, 10, 3) * 4 + 2
+    present = torch.rand(2, 10) > 0.4
+    f[~present] = 1e4  # what an empty slot holds takes no part
+    found = norm(f, present)[present]
+    torch.testing.assert_close(found.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(norm.running_mean, 0.1 * f[present].mean(0))
+    norm.eval()
+    expected = torch.nn.functional.batch_norm(f[present], norm.running_mean, norm.running_var)
+    torch.testing.assert_close(norm(f, present)[present], expected)
+
+
+@pytest.mark.parametrize("name", ["spa_net_3p1d", "spa_net_4d"])
+def test_an_absent_second_body_changes_nothing(name):
+    one, two = network(name, kernel=3), network(name, kernel=3, bodies=2)
+    clip = people()
+    absent = np.concatenate([clip, np.full_like(clip, np.nan)])
+    torch.testing.assert_close(logits(one, clip), logits(two, clip))
+    torch.testing.assert_close(logits(one, clip), logits(two, absent))
+
+
+def test_bodies_may_come_in_any_order():
+    model = network(kernel=3, bodies=2, layout="hand_22")  # a hand is not turned by the first body's shoulders
+    clip = people(bodies=2, joints=22) * 0.1
+    torch.testing.assert_close(logits(model, clip), logits(model, clip[::-1].copy()), atol=1e-5, rtol=1e-4)
+
+
+def test_missing_joints_and_nobody_at_all_give_finite_scores():
+    model, clip = network(), people()
+    lost = clip.copy()
+    lost[0, 2:4, 5:9] = np.nan
+    scores = logits(model, clip, lost, np.full_like(clip, np.nan))
+    assert torch.isfinite(scores).all()
+    assert (scores[0] != scores[1]).any()
+    torch.testing.assert_close(scores[2], model.fc.bias)
+
+
+def test_clips_of_a_batch_do_not_mix():
+    model = network(kernel=3)
+    a, b = people(seed=1), people(seed=2)
+    torch.testing.assert_close(logits(model, a, b), torch.cat([logits(model, a), logits(model, b)]))
+
+
+def test_table_5_kernel_and_space_sizes():
+    clip = people()
+    scores = {}
+    for space, kernel in ((32, 5), (64, 5), (128, 5), (64, 3), (64, 6)):
+        model = network(space=space, kernel=kernel)
+        assert len(model.levels[0][0].spatial.weight) == kernel**3
+        assert model.preprocessing.space == space
+        scores[space, kernel] = tuple(logits(model, clip)[0].tolist())
+    assert len(set(scores.values())) == 5
+
+
+def test_table_4_a_4d_kernel_spans_as_many_frames_as_voxels_and_has_more_parameters():
+    model = network("spa_net_4d")
+    assert [len(level[0].spatiotemporal.weight) for level in model.levels] == [625, 625]
+    assert len(network("spa_net_4d", temporal=3).levels[0][0].spatiotemporal.weight) == 375
+    count = {name: sum(p.numel() for p in network(name).parameters()) for name in ("spa_net_3p1d", "spa_net_4d")}
+    assert count["spa_net_4d"] > 4 * count["spa_net_3p1d"]
+
+
+def test_full_size_parameters_and_inputs():
+    count = {}
+    for name in ("spa_net_3p1d", "spa_net_4d"):
+        model = actrec_models.create(name, num_classes=60)
+        count[name] = sum(p.numel() for p in model.parameters())
+        assert {s.name for s in model.input_specs} == {f"voxel_{t}" for t in ("features", *model.tables)}
+        assert model.input_specs[0].shape == (2, 64, 25, 25)
+    assert count == {"spa_net_3p1d": 2_321_084, "spa_net_4d": 11_387_708}
+
+
+def test_options_that_do_not_fit_are_refused():
+    with pytest.raises(ConfigError, match=r"space is 48, allowed: 32, 64, 128"):
+        network(space=48)
+    with pytest.raises(ConfigError, match=r"width 6 .*dilations"):
+        network(width=6)
+    with pytest.raises(ConfigError, match="one positive number a level"):
+        network(widths=(1, 2, 2))
+    with pytest.raises(ConfigError, match=r"layout is 'mediapipe_33', allowed: kinect_v2_25, hand_22"):
+        network(layout="mediapipe_33")
+    assert len(network(dilations=(1,)).levels[0][0].temporal.branches) == 1
+
+
+@pytest.mark.parametrize(("name", "bodies"), [("spa_net_3p1d", 1), ("spa_net_3p1d", 2), ("spa_net_4d", 1)])
+def test_people_in_motion_find_room_for_all_their_neighbours(name, bodies):
+    model = actrec_models.create(name, num_classes=10, bodies=bodies)
+    clip = example_clip(model.input_specs, 64, bodies)
+    tables = voxels.tables(voxels.coordinates(clip["bodies"], model.preprocessing, "kinect_v2_25"), model.preprocessing)
+    assert [level.dropped for level in tables] == [0, 0, 0, 0]
+    assert all(level.pairs > 100 for level in tables)
