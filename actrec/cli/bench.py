@@ -12,6 +12,7 @@ from typing import Any
 from actrec.errors import ConfigError
 
 BENCHMARKS: dict[str, tuple[str, str]] = {
+    "networks": ("actrec_models.benchmark:networks", "size, time and memory of every network in ONNX Runtime"),
     "estimators": ("actrec.estimators.benchmark:measure", "time and yield of the body, hand and face estimators"),
     "mediapipe-ntu": ("actrec.estimators.benchmark:mediapipe_ntu", "MediaPipe against the Kinect on an NTU video"),
     "nucla-live": ("actrec_nodes.benchmark_nucla:live", "N-UCLA's test part through the live recognizer and offline"),

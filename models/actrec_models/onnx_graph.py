@@ -49,13 +49,10 @@ def to_onnx(network: Network) -> bytes:
     """The network as ONNX with static M, T, V and a dynamic batch, checked against PyTorch.
 
     Raises:
-        PackageError: An operator is none that TensorRT parses, or ONNX Runtime's logits differ by more than `PARITY`.
+        PackageError: As `check_operators`, or ONNX Runtime's logits differ by more than `PARITY`.
     """
     content = trace(network)
-    found = _problems(network, onnx.load_model_from_string(content))
-    if found:
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        raise PackageError(f"the ONNX graph cannot become a TensorRT engine: {found[0]}{more}: not written")
+    check_operators(network, content)
     for batch in CHECKED_BATCHES:
         difference = parity_error(network, content, batch)
         if not difference <= PARITY:  # a NaN is no agreement either
@@ -65,10 +62,19 @@ def to_onnx(network: Network) -> bytes:
     return content
 
 
-def _problems(network: Network, model: onnx.ModelProto) -> list[str]:
-    stated, taken = [spec.name for spec in network.input_specs], {value.name for value in model.graph.input}
-    unused = [f"input '{name}' reaches no logit" for name in stated if name not in taken]
-    return unused + tensorrt_operators.problems(model)
+def check_operators(network: Network, content: bytes) -> None:
+    """Refuses an ONNX graph that could not become a TensorRT engine.
+
+    Raises:
+        PackageError: Names the node, and with it the layer, that TensorRT's parser does not take.
+    """
+    model = onnx.load_model_from_string(content)
+    taken = {value.name for value in model.graph.input}
+    found = [f"input '{spec.name}' reaches no logit" for spec in network.input_specs if spec.name not in taken]
+    found += tensorrt_operators.problems(model)
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise PackageError(f"the ONNX graph cannot become a TensorRT engine: {found[0]}{more}: not written")
 
 
 def trace(network: Network) -> bytes:

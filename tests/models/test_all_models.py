@@ -1,6 +1,7 @@
 """What every network of `list_models()` must satisfy, each in a small but structurally complete form (`small.py`)."""
 
 import dataclasses
+import re
 
 import numpy as np
 import onnx
@@ -20,8 +21,13 @@ from actrec_models.onnx_graph import example_inputs
 from tests.models.small import SMALL
 
 CLASSES = 5
-HALF_PRECISION = 0.05
-"""Largest difference of a float16 graph's logits, relative to the spread of the float32 ones."""
+HALF_PRECISION = 0.1
+"""Largest difference of a float16 graph's logits, relative to the spread of the float32 ones: what lies on the edge of a
+mask of joints falls to either side of it."""
+STEP = 0.01
+"""Share of the loss by which a step is to lower it, if the loss were linear."""
+LEFT_OUT = {"p_i3d": r"parts\.\w+\.logits\.|pose\.classifier\."}
+"""Parameters that a network has for the earlier stages of its training alone."""
 
 pytestmark = pytest.mark.parametrize("name", actrec_models.list_models())
 
@@ -58,6 +64,9 @@ def settled(name: str, batch: dict[str, torch.Tensor]) -> Network:
     with torch.no_grad():
         for _ in range(2):
             network(**inputs_of(batch))
+    for norm in norms:
+        # Over four clips a channel's variance can be all but zero; dividing by it would blow rounding errors up.
+        norm.running_var += 0.3 * norm.running_var.mean()
     return network.eval()
 
 
@@ -99,22 +108,24 @@ def test_inputs_stay_finite_where_joints_are_missing(name):
 
 def test_gradients_reach_every_parameter_and_a_step_lowers_the_loss(name, batch):
     network = small(name).train()
-    optimiser = torch.optim.SGD(network.parameters(), 1e-3)
+    left_out = re.compile(LEFT_OUT.get(name, "$^"))
+    trained = {n: p for n, p in network.named_parameters() if p.requires_grad and not left_out.match(n)}
     losses = []
     for _ in range(2):
         torch.manual_seed(7)  # the same dropout before and after the step
         parts = network.losses(batch)
-        losses.append(parts["loss"].item())
+        losses.append(parts["loss"])
         assert parts["logits"].shape == (4, CLASSES)
-        optimiser.zero_grad()
+        network.zero_grad()
         parts["loss"].backward()
-        missed = [n for n, p in network.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
-        assert missed == []
+        assert [n for n, p in trained.items() if p.grad is None or not torch.isfinite(p.grad).all()] == []
+        steepness = sum(float(p.grad.square().sum()) for p in trained.values())
+        optimiser = torch.optim.SGD(trained.values(), STEP * float(parts["loss"]) / steepness)
         optimiser.step()
     # After one step, so that what begins at zero has let gradients through.
-    dead = [n for n, p in network.named_parameters() if not p.grad.any()]
-    assert dead == []
+    assert [n for n, p in trained.items() if not p.grad.any()] == []
     assert losses[1] < losses[0]
+    assert [n for n, p in network.named_parameters() if left_out.match(n) and p.grad is not None] == []
 
 
 def test_what_is_no_class_takes_no_part_in_the_loss(name, batch):

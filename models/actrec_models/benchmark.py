@@ -1,0 +1,193 @@
+"""`actrec bench networks`: size, time and memory of every network, and that ONNX Runtime agrees with PyTorch."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from actrec import keyvalues
+from actrec.errors import ConfigError, PackageError
+from actrec_models import onnx_graph, registry
+from actrec_models.complexity import complexity
+
+CLASSES = 60
+PAGE = Path("docs/networks.md")
+BEGIN, END = "<!-- actrec bench networks: begin -->", "<!-- actrec bench networks: end -->"
+_FURTHER = ("sem_net:frames=64",)
+"""What is measured beside every network as published."""
+
+STATED = {"sem_net": "4.8 M, 7.4 G (Table 2)"}
+"""Parameters and multiply-adds that a network's own paper gives."""
+
+PUBLISHED = (
+    {"network": "ST-GCN", "parameters_m": 3.1, "multiply_adds_g": 16.3, "frames": 300, "bodies": 2},
+    {"network": "CTR-GCN", "parameters_m": 1.46, "multiply_adds_g": 1.97, "frames": 64, "bodies": 2},
+)
+"""One stream each. ST-GCN's size is as EfficientGCN (Song et al., 2022) gives it, CTR-GCN's as its own paper does."""
+
+REFERENCE = (
+    {"network": "CTR-GCN", "frames": 64, "bodies": 2, "pytorch_ms": 59.0},
+    {"network": "ST-GCN", "frames": 64, "bodies": 2, "pytorch_ms": 28.0},
+    {"network": "ST-GCN", "frames": 300, "bodies": 2, "pytorch_ms": 139.0},
+)
+"""Measured for issue 3, in PyTorch, on two cores."""
+
+
+def networks(arguments: list[str]) -> dict[str, Any]:
+    """Every network at its published size, each in processes of its own."""
+    args = _parser().parse_args(arguments)
+    wanted = args.models.split(",") if args.models else [*registry.list_models(), *_FURTHER]
+    for entry in wanted:
+        _read(entry)  # a wrong name or page is said before hours of work, not after
+    if args.write is not None:
+        _around(args.write)
+    rows = []
+    for number, entry in enumerate(wanted, start=1):
+        print(f"[{number}/{len(wanted)}] {entry}", file=sys.stderr, flush=True)
+        rows.append(_row(entry, args.runs, args.threads))
+    figures = {
+        "runs": args.runs,
+        "threads": args.threads,
+        "cores": os.cpu_count(),
+        "networks": rows,
+        "published": list(PUBLISHED),
+        "reference": list(REFERENCE),
+    }
+    if args.write is not None:
+        write(args.write, figures)
+    return figures
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="actrec bench networks", description=networks.__doc__)
+    parser.add_argument("--models", help="names separated by commas, with options as name:key=value;key=value")
+    parser.add_argument("--runs", type=int, default=30, help="measured runs, after three others (default: 30)")
+    parser.add_argument("--threads", type=int, default=2, help="of ONNX Runtime (default: 2)")
+    parser.add_argument(
+        "--write", type=Path, nargs="?", const=PAGE, help=f"put the table between the marks of this page ({PAGE})"
+    )
+    parser.epilog = "Example:\n  actrec bench networks --models sem_net,spa_net_4d --runs 10"
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    return parser
+
+
+def _read(entry: str) -> tuple[str, dict[str, Any]]:
+    name, _, options = entry.partition(":")
+    registry.NETWORKS.get(name)
+    return name, keyvalues.read(filter(None, options.split(";")), "network option")
+
+
+def _row(entry: str, runs: int, threads: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as scratch:
+        prepared = _child("actrec_models.benchmark", entry, scratch)
+        graph, examples = Path(scratch, "model.onnx"), Path(scratch, "inputs.npz")
+        options = ["--runs", str(runs), "--threads", str(threads)]
+        timed = _child("actrec_models.run_time", str(graph), str(examples), *options)
+    clips = prepared["clips"]
+    return {
+        "network": entry,
+        "parameters_m": prepared["parameters"] / 1e6,
+        "multiply_adds_g": prepared["multiply_adds"] / 1e9,
+        "stated": STATED.get(entry, ""),
+        "frames": prepared["frames"],
+        "clips": clips,
+        "ms_a_clip": timed["ms"],
+        "ms_a_window": timed["ms"] * clips,
+        "peak_mb": timed["peak_mb"],
+        "parity": prepared["parity"],
+    }
+
+
+def _child(module: str, *arguments: str) -> dict[str, Any]:
+    """Runs a module in a process of its own and reads the JSON that it prints."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, text=True, env=environment, check=False
+    )
+    if done.returncode:
+        raise PackageError(f"measuring {arguments[0]} failed (exit status {done.returncode}); see above")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def prepare(entry: str, folder: Path) -> dict[str, Any]:
+    """Writes `model.onnx` and `inputs.npz` of one clip, and gives what is known before the network runs.
+
+    Raises:
+        PackageError: TensorRT would not parse the graph.
+    """
+    name, options = _read(entry)
+    torch.manual_seed(1)
+    network = registry.create(name, num_classes=CLASSES, **options)
+    size = complexity(network)
+    content = onnx_graph.trace(network)
+    onnx_graph.check_operators(network, content)
+    parity = onnx_graph.parity_error(network, content, batch=1)
+    (folder / "model.onnx").write_bytes(content)
+    inputs = onnx_graph.example_inputs(network, 1)
+    np.savez(folder / "inputs.npz", **{name: value.numpy() for name, value in inputs.items()})
+    return {
+        "parameters": size.parameters,
+        "multiply_adds": size.multiply_adds,
+        "frames": network.window.clip_frames,
+        "clips": len(network.window.starts),
+        "parity": parity,
+    }
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+
+def write(page: Path, figures: dict[str, Any]) -> None:
+    """Replaces what stands between the marks of a page.
+
+    Raises:
+        ConfigError: There is no such page, or it has no marks.
+    """
+    before, after = _around(page)
+    page.write_text(f"{before}\n\n{table(figures)}\n\n{after}", encoding="utf-8")
+
+
+def _around(page: Path) -> tuple[str, str]:
+    """What stands before and after the table, marks included."""
+    try:
+        text = page.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read {page}: {error.strerror}") from error
+    if not 0 <= text.find(BEGIN) < text.find(END):
+        raise ConfigError(f"{page} lacks the marks '{BEGIN}' and '{END}' between which the table goes")
+    return text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The figures as one markdown table; what was not measured is left empty."""
+    head = ("network", "parameters", "multiply-adds a clip", "its paper says", "T", "clips", "ms a clip",
+            "ms a window", "peak memory", "ONNX against PyTorch")  # fmt: skip
+    rows = [
+        (f"`{r['network']}`", f"{r['parameters_m']:.1f} M", f"{r['multiply_adds_g']:.2f} G", r["stated"], r["frames"],
+         r["clips"], f"{r['ms_a_clip']:.1f}", f"{r['ms_a_window']:.1f}", f"{r['peak_mb']:.0f} MB", f"{r['parity']:.0e}")
+        for r in figures["networks"]
+    ]  # fmt: skip
+    rows += [
+        (f"{r['network']} (published)", f"{r['parameters_m']:g} M", f"{r['multiply_adds_g']:g} G", "", r["frames"],
+         *[""] * 5)
+        for r in figures["published"]
+    ]  # fmt: skip
+    rows += [
+        (f"{r['network']} (PyTorch, M = {r['bodies']})", "", "", "", r["frames"], 1, f"{r['pytorch_ms']:.1f}",
+         f"{r['pytorch_ms']:.1f}", "", "")
+        for r in figures["reference"]
+    ]  # fmt: skip
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    print(json.dumps(prepare(sys.argv[1], Path(sys.argv[2]))))
