@@ -43,7 +43,8 @@ def rows(f: Tensor, index: Tensor, points: int) -> Tensor:
 
     Out of range counts as the nearest row, so that no input can read another clip's rows.
     """
-    padded = functional.pad(f, (0, 0, 1, 0)).flatten(0, 1)  # (N·(1 + P), C)
+    nothing = f.new_zeros(f.shape[0], 1, f.shape[2])
+    padded = torch.cat([nothing, f], dim=1).flatten(0, 1)  # (N, 1 + P, C) -> (N·(1 + P), C)
     first = torch.arange(f.shape[0], device=f.device).unsqueeze(1) * (points + 1)
     return functional.embedding(index.clamp(0, points) + first, padded)  # (N, K, C)
 
