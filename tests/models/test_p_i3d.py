@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import onnx
 import pytest
@@ -7,7 +9,7 @@ import actrec_models
 from actrec import features
 from actrec.errors import ConfigError, InputError
 from actrec.features.example import example_clip
-from actrec_models import export, initial_weights
+from actrec_models import checkpoint, data, export, initial_weights, recipe, training
 from actrec_models.networks.i3d import InceptionI3d
 
 SMALL = {"frames": 8, "size": 32, "width": 0.05, "hidden": 6, "pose_frames": 4, "attention_units": 5}
@@ -210,6 +212,37 @@ def test_algorithm_1_lowers_every_stage_s_loss():
             losses[-1].backward()
             optimiser.step()
         assert losses[-1] < losses[0], stage
+
+
+def test_algorithm_1_runs_as_one_recipe(root, tmp_path, monkeypatch):
+    """The shipped recipe on a few short clips: each stage goes on from what the one before it learnt."""
+    shipped = recipe.read(root / "models/recipes/p_i3d_ntu60.yaml")
+    assert [stage.name for stage in shipped.plan()] == list(network().stages)
+    assert [stage.epochs for stage in shipped.plan()[2:]] == [10, 25]  # N1, N2
+    small = dataclasses.replace(
+        shipped,
+        options={**SMALL, "clips": 2},
+        stages=[{"name": stage.name, "epochs": 1, "learning_rate": 1e-3} for stage in shipped.plan()],
+        batch=2,
+        precision="32-true",
+    )
+    monkeypatch.setattr(data, "create", lambda *_, **__: recorded(4))
+    training.train(small, "", tmp_path, progress=False, threads=1)
+    folders = ["stage_1_parts", "stage_2_pose", "stage_3_attention", ""]
+    learnt = [checkpoint.read(tmp_path / folder / "last.ckpt")["state_dict"] for folder in folders]
+    for before, after, name in zip(learnt, learnt[1:], ("pose", "attention", "joint"), strict=False):
+        changed = {k.removeprefix("network.") for k, v in after.items() if not torch.equal(v, before[k])}
+        assert changed and all(k.startswith(TRAINED[name]) for k in changed), name
+
+
+def recorded(count):
+    """Clips with colour, as a dataset yields them."""
+    clips = []
+    for n in range(count):
+        held = dict(example_clip(network().input_specs, 12, seed=n))
+        stamps = np.arange(12, dtype=np.int64) * 33_000_000
+        clips.append(data.Clip(f"clip {n}", n % 2, stamps, held.pop("bodies"), held))
+    return data.ClipDataset(clips, ["one", "other"])
 
 
 def test_stages_are_those_of_the_configuration():
