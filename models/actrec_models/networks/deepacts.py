@@ -33,6 +33,7 @@ from actrec_models.networks.efficientnet import EfficientNetB0
 from actrec_models.networks.graph import GraphBlock, partition, present, unpadded_frames
 from actrec_models.networks.hcn import POOLED, Hcn
 from actrec_models.networks.resnet import ResNet50
+from actrec_models.networks.shapes import sizes
 
 LAYERS = ((1, 1), (1, 1), (1, 1), (1, 1), (2, 2), (2, 1), (2, 1), (4, 2), (4, 1), (4, 1))
 """(multiple of the base width, temporal stride) of ST-GCN's ten blocks: 64 ×4, 128 ×3, 256 ×3 at base width 64."""
@@ -81,17 +82,16 @@ class GraphBranch(nn.Module):
 
     def forward(self, f_in: Tensor) -> Tensor:
         """(N, M, 3, T, V) to (N, classes)."""
-        n, m = f_in.shape[:2]
         f = self.blocks(self.normalise(f_in)).mean(dim=(2, 3))  # global average pool: (N·M, C)
-        f = f.reshape(n, m, -1).mean(dim=1)  # (N, C)
+        f = f.reshape(-1, sizes(f_in)[0], self.fc.in_features).mean(dim=1)  # mean of (N, M, C) over M
         return self.fc(f) * present(f_in)
 
     def normalise(self, f_in: Tensor) -> Tensor:
         """Batch normalisation of each coordinate of each joint: (N, M, 3, T, V) to (N·M, 3, T, V)."""
-        n, m, c, t, v = f_in.shape
-        f = f_in.reshape(n * m, c, t, v)  # (N·M, C, T, V)
-        f = f.permute(0, 3, 1, 2).reshape(n * m, v * c, t)  # (N·M, V·C, T)
-        return self.norm(f).reshape(n * m, v, c, t).permute(0, 2, 3, 1)  # (N·M, C, T, V)
+        _, c, t, v = sizes(f_in)
+        f = f_in.reshape(-1, c, t, v)  # (N·M, C, T, V)
+        f = f.permute(0, 3, 1, 2).reshape(-1, v * c, t)  # (N·M, V·C, T)
+        return self.norm(f).reshape(-1, v, c, t).permute(0, 2, 3, 1)  # (N·M, C, T, V)
 
 
 class StampBranch(nn.Module):

@@ -61,12 +61,12 @@ class GraphConvolution(nn.Module):
 
     def forward(self, f_in: Tensor) -> Tensor:
         """(N, C_in, T, V) to (N, C_out, T, V)."""
-        n, _, t, v = f_in.shape
-        k = self.adjacency.shape[0]
         f = self.weight(f_in)  # (N, K·C, T, V)
-        f = f.reshape(n, k, -1, v)  # (N, K, C·T, V)
+        channels, t, v = sizes(f)
+        k, c = len(self.adjacency), channels // len(self.adjacency)
+        f = f.reshape(-1, k, c * t, v)  # (N, K, C·T, V)
         f = torch.matmul(f, self.adjacency * self.mask).sum(dim=1)  # (N, C·T, V)
-        return f.reshape(n, -1, t, v)  # (N, C, T, V)
+        return f.reshape(-1, c, t, v)  # (N, C, T, V)
 
 
 class GraphBlock(nn.Module):

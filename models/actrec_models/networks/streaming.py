@@ -6,8 +6,8 @@ same weights, and computes each layer for one frame only. The window forms are `
 any T that its kernel allows (the step gives the same after T frames, whatever came before), and `sem_net` with causal:
 true, of all frames since the first (its running means of Eq. 6 never end).
 
-What a step needs of the past are values of its own at given distances (`State.lags`). Whoever runs it keeps them in
-rings (`actrec.inference.streaming`), so that nothing in the graph is shifted or copied.
+What a step needs of the past are values of its own, equally spaced in time (`State.step`). Whoever runs it keeps them
+in rings (`actrec.inference.streaming`), so that nothing in the graph is shifted or copied.
 """
 
 from collections.abc import Callable
@@ -22,6 +22,7 @@ from actrec_models.networks.deepacts import DeepActsGraph, GraphBranch
 from actrec_models.networks.feed_forward import MultiScaleFeedForward
 from actrec_models.networks.graph import GraphBlock, present
 from actrec_models.networks.sem_net import GrCfsa, SemBlock, SemNet, SemStream, combine
+from actrec_models.networks.shapes import sizes
 
 
 @dataclass(frozen=True)
@@ -29,22 +30,23 @@ class State:
     """A value that a step hands to later ones.
 
     Attributes:
-        name: The step takes `past_<name>` (N·M, C, lags, V) and gives `new_<name>` (N·M, C, 1, V).
+        name: The step takes `past_<name>` (N·M, C, count, V) and gives `new_<name>` (N·M, C, 1, V).
         shape: (C, V).
-        lags: Which frames of it the step takes, counted back from its own, the oldest first. Before the first frame
-            the value is zero.
+        step, count: It takes the values of `count` frames, `step` frames apart, the oldest first; the newest is `step`
+            frames ago. Before the first frame a value is zero.
     """
 
     name: str
     shape: tuple[int, int]
-    lags: tuple[int, ...]
+    step: int
+    count: int
 
 
 class Past:
     """What a step may read of earlier frames, and what it leaves for later ones.
 
     Args:
-        values: State name to (N·M, C, lags, V); None to read zeros and find out which states there are.
+        values: State name to (N·M, C, count, V); None to read zeros and find out which states there are.
     """
 
     def __init__(self, values: dict[str, Tensor] | None):
@@ -52,11 +54,12 @@ class Past:
         self.states: dict[str, State] = {}
         self.new: dict[str, Tensor] = {}
 
-    def read(self, name: str, like: Tensor, lags: list[int]) -> Tensor:
-        """The state at `lags`, (N·M, C, lags, V), of the shape of one frame's value (N·M, C, 1, V)."""
-        self.states[name] = State(name, (like.shape[1], like.shape[3]), tuple(lags))
+    def read(self, name: str, like: Tensor, step: int, count: int = 1) -> Tensor:
+        """The last `count` values, `step` frames apart, (N·M, C, count, V), each like one frame's (N·M, C, 1, V)."""
+        _, channels, _, joints = like.shape
+        self.states[name] = State(name, (int(channels), int(joints)), step, count)
         if self.values is None:
-            return like.new_zeros(like.shape[0], like.shape[1], len(lags), like.shape[3])
+            return like.new_zeros(like.shape[0], channels, count, joints)
         return self.values[name]
 
     def write(self, name: str, value: Tensor) -> None:
@@ -67,19 +70,22 @@ class Past:
         """This frame's value after those of `count` − 1 frames before it, `step` apart: (N·M, C, count, V)."""
         if count == 1:
             return value
-        past = self.read(name, value, [step * i for i in range(count - 1, 0, -1)])
+        past = self.read(name, value, step, count - 1)
         self.write(name, value)
         return torch.cat([past, value], dim=2)
 
     def mean(self, name: str, value: Tensor, step: int, memory: int) -> Tensor:
         """Running mean of the values `step` frames apart, fading after `memory` of them: (N·M, C, 1, V)."""
-        one = torch.ones_like(value[:, :1, :, :1])
-        count = (self.read(f"{name}.count", one, [step]) + 1).clamp(max=memory)
-        before = self.read(name, value, [step])
-        mean = before + (value - before) / count
-        self.write(f"{name}.count", count)
+        before = self.read(name, value, step)
+        mean = before + (value - before) / self.count(f"{name}.count", value, step, memory)
         self.write(name, mean)
         return mean
+
+    def count(self, name: str, value: Tensor, step: int, most: int) -> Tensor:
+        """How many values `step` frames apart there have been, this one too and `most` at most: (N·M, 1, 1, 1)."""
+        count = (self.read(name, value[:, :1, :, :1], step) + 1).clamp(max=most)
+        self.write(name, count)
+        return count
 
 
 class Step(nn.Module):
@@ -112,9 +118,9 @@ class Step(nn.Module):
         return {s.name: (*s.shape[:2], 1, s.shape[3]) for s in self.network.input_specs}
 
     def past_shape(self, state: State, batch: int = 1) -> tuple[int, ...]:
-        """(N·M, C, lags, V) of what the step takes of a state."""
+        """(N·M, C, count, V) of what the step takes of a state."""
         rows = batch * next(iter(self.frame_shapes.values()))[0]
-        return (rows, state.shape[0], len(state.lags), state.shape[1])
+        return (rows, state.shape[0], state.count, state.shape[1])
 
     @property
     def example_inputs(self) -> dict[str, Tensor]:
@@ -151,7 +157,7 @@ def _sem_net(network: SemNet, frames: dict[str, Tensor], past: Past) -> Tensor:
 
 
 def _sem_stream(stream: SemStream, x: Tensor, past: Past, name: str) -> Tensor:
-    bodies = x.shape[1]
+    bodies = sizes(x)[0]
     f, step = stream.normalise(x), 1
     for i, block in enumerate(stream.blocks):
         f = _sem_block(block, f, past, f"{name}.{i}", step)
@@ -184,7 +190,7 @@ def _deepacts_graph(network: DeepActsGraph, frames: dict[str, Tensor], past: Pas
 
 
 def _graph_branch(branch: GraphBranch, f_in: Tensor, past: Past, name: str, frames: int) -> Tensor:
-    bodies, step = f_in.shape[1], 1
+    bodies, step = sizes(f_in)[0], 1
     f = branch.normalise(f_in)
     for i, block in enumerate(branch.blocks):
         f = _graph_block(block, f, past, f"{name}.{i}", step)
@@ -213,16 +219,15 @@ def _convolve(conv: nn.Conv2d, window: Tensor) -> Tensor:
 def _pool(f: Tensor, past: Past, name: str, step: int, count: int) -> Tensor:
     """Mean over V and the last `count` outputs, or as many as there have been: (N·M, C, 1, 1)."""
     f = f.mean(dim=3, keepdim=True)
-    one = torch.ones_like(f[:, :1])
-    together = past.window(name, torch.cat([f, one], dim=1), step, count).sum(dim=2, keepdim=True)
-    return together[:, :-1] / together[:, -1:]
+    outputs = past.window(name, f, step, count).sum(dim=2, keepdim=True)
+    return outputs / past.count(f"{name}.count", f, step, count)
 
 
 def _present_lately(f_in: Tensor, past: Past, name: str, frames: int) -> Tensor:
     """(N, 1): 1 where any of the last `frames` frames of (N, M, 3, 1, V) holds anything."""
-    bodies = f_in.shape[1]
-    here = present(f_in).reshape(-1, 1, 1, 1).repeat(1, bodies, 1, 1).reshape(-1, 1, 1, 1)  # (N·M, 1, 1, 1)
-    left = (past.read(name, here, [1]) - 1).clamp(min=0)  # frames for which the last presence still counts
+    bodies = sizes(f_in)[0]
+    here = present(f_in).repeat(1, bodies).reshape(-1, 1, 1, 1)  # (N·M, 1, 1, 1)
+    left = (past.read(name, here, 1) - 1).clamp(min=0)  # frames for which the last presence still counts
     left = torch.maximum(left, here * frames)
     past.write(name, left)
     return left.reshape(-1, bodies)[:, :1].clamp(max=1)
