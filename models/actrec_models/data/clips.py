@@ -9,10 +9,7 @@ from actrec import windows
 from actrec.errors import InputError
 from actrec.features.base import KEYS, STREAMS
 from actrec.recordings.sequence import SkeletonSequence
-from actrec.series import Series
-
-_ENDLESS_S = 1e6
-_MAX_GAP_S = 0.5
+from actrec.series import sampled
 
 
 @dataclass(frozen=True)
@@ -56,16 +53,11 @@ class Clip:
             return value
         if value.shape[axis] != len(self.stamps_ns):
             raise InputError(f"clip '{self.name}': {key} {list(value.shape)} for {len(self.stamps_ns)} stamps")
+        # Before the recording its first frame is held, as the first pose is.
+        held_ns = np.maximum(wanted_ns, self.stamps_ns[0])
         if axis == 0:
-            return np.stack(_series(self.stamps_ns, value).nearest(wanted_ns))
-        return np.stack([_series(self.stamps_ns, body).interpolated(wanted_ns, _MAX_GAP_S) for body in value])
-
-
-def _series(stamps_ns: np.ndarray, values: np.ndarray) -> Series[np.ndarray]:
-    series: Series[np.ndarray] = Series(_ENDLESS_S, most=len(stamps_ns))
-    for stamp, value in zip(stamps_ns, values, strict=True):
-        series.add(int(stamp), value)
-    return series
+            return sampled(self.stamps_ns, value, held_ns, pictures=True)
+        return np.stack([sampled(self.stamps_ns, body, held_ns, pictures=False) for body in value])
 
 
 class ClipDataset:

@@ -1,0 +1,245 @@
+import math
+
+import pytest
+import torch
+
+import actrec_models
+from actrec.cli import main
+from actrec.errors import ConfigError, PackageError
+from actrec_models import export, initial_weights, weight_files
+from tests.models import public_checkpoints as public
+from tests.models.small import SMALL
+
+SIZES = {
+    "i3d": (12_697_264, 287),
+    "c3d": (79_991_015, 22),
+    "resnext3d_101": (48_340_816, 626),
+    "efficientnet_b0": (5_288_548, 360),
+    "resnet50": (25_557_032, 320),
+}
+"""Parameters, and entries of the state dict, of the published checkpoints."""
+USES = [
+    ("p_i3d", "i3d", {}, 3),
+    ("vpn_i3d", "i3d", {}, 1),
+    ("vpn_resnext101", "resnext3d_101", {}, 1),
+    ("c3d_flow", "c3d", {}, 1),
+    ("c3d_flow_at1", "c3d", {}, 1),
+    ("c3d_flow_at2", "c3d", {}, 1),
+    ("flow_skeleton", "c3d", {}, 1),
+    ("deepacts_cnn", "efficientnet_b0", {"modalities": ("body", "hands")}, 2),
+    ("deepacts_cnn", "resnet50", {"modalities": ("body",), "cnn": "resnet50"}, 1),
+    ("deepacts", "efficientnet_b0", {"modalities": ("body",), "width": 4}, 1),
+    ("deepacts_multi", "efficientnet_b0", {"modalities": ("body", "face"), "width": 4}, 2),
+    ("deepacts_multi", "resnet50", {"modalities": ("body", "face"), "width": 4}, 2),
+]
+
+
+def is_learnt(name):
+    return not name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    return {kind: public.saved(folder / f"{kind}.pt", shapes()) for kind, shapes in public.PUBLIC.items()}
+
+
+def small(name, classes=5, **options):
+    torch.manual_seed(1)
+    return actrec_models.create(name, num_classes=classes, **{**SMALL[name], **options})
+
+
+@pytest.mark.parametrize("kind", list(public.PUBLIC))
+def test_lists_of_names_are_the_published_ones(kind):
+    shapes = public.PUBLIC[kind]()
+    parameters = sum(math.prod(shape) for name, shape in shapes.items() if is_learnt(name))
+    assert (parameters, len(shapes)) == SIZES[kind]
+    assert weight_files.recognise(public.tensors(shapes))[0] == kind
+
+
+@pytest.mark.parametrize(("name", "kind", "options", "copies"), USES)
+def test_public_checkpoints_fill_the_published_networks(name, kind, options, copies, files):
+    network = actrec_models.create(name, num_classes=5, **options)
+    targets = network.weight_targets[kind]
+    assert len(targets) == copies
+    report = initial_weights.load(network, name, files[kind])
+    classifier = weight_files.FORMATS[kind].classifier
+    assert (report.missing, report.unfit, report.reshaped) == ((), (), ())
+    assert all(entry.startswith(classifier) for entry in report.unexpected)
+    state, places = network.state_dict(), {n: p for p, n in enumerate(public.PUBLIC[kind](), start=1)}
+    for target in targets:
+        filled = {n.removeprefix(f"{target}."): v for n, v in state.items() if n.startswith(f"{target}.")}
+        for entry, value in filled.items():
+            if not entry.startswith(classifier) and entry in places:
+                assert (value == places[entry]).all(), entry
+        learnt = {entry for entry in filled if is_learnt(entry) and not entry.startswith(classifier)}
+        assert learnt <= set(places)
+    assert len(report.loaded) >= copies * (len([n for n in places if not n.startswith(classifier)]))
+
+
+def test_other_names_of_the_same_layers(files, tmp_path):
+    known = public.tensors(public.c3d())
+    caffe = {"conv1": "conv1a", "conv2": "conv2a", "fc6": "fc6-1", "fc7": "fc7-1", "fc8": "fc8-1"}
+    renamed = {".".join([caffe.get(n.split(".")[0], n.split(".")[0]), n.split(".")[1]]): v for n, v in known.items()}
+    assert "fc6-1.weight" in renamed
+    mmaction = {}
+    for name, value in known.items():
+        layer, part = name.split(".")
+        layer = {"conv1": "conv1a", "conv2": "conv2a"}.get(layer, layer)
+        mmaction[f"backbone.{layer}.conv.{part}" if layer.startswith("conv") else f"backbone.{layer}.{part}"] = value
+    wrapped = {"arch": "c3d", "epoch": 3, "state_dict": {f"module.{n}": v for n, v in known.items()}}
+    for content in (renamed, mmaction, wrapped):
+        torch.save(content, tmp_path / "other.pt")
+        kind, tensors = weight_files.recognise(weight_files.read(tmp_path / "other.pt").tensors)
+        assert kind == "c3d"
+        assert {n: tuple(v.shape) for n, v in tensors.items()} == public.c3d()
+
+
+def test_a_classifier_of_as_many_classes_is_taken_another_is_kept(files):
+    network = actrec_models.create("deepacts_cnn", num_classes=1000, modalities=("body",))
+    report = initial_weights.load(network, "deepacts_cnn", files["efficientnet_b0"])
+    assert report.kept == ()
+    assert (network.branches["body"].net.classifier[1].weight == 359).all()
+    network = actrec_models.create("deepacts_cnn", num_classes=7, modalities=("body",))
+    before = network.branches["body"].net.classifier[1].weight.clone()
+    report = initial_weights.load(network, "deepacts_cnn", files["efficientnet_b0"])
+    assert len(report.kept) == 2
+    assert torch.equal(network.branches["body"].net.classifier[1].weight, before)
+    assert "2 classifier kept" in str(report)
+
+
+def test_fitting_keeps_the_response():
+    rgb = torch.randn(8, 3, 7, 7)
+    for channels in (1, 2, 6):
+        made = initial_weights.fitted(rgb, (8, channels, 7, 7))
+        torch.testing.assert_close(made.sum(dim=1), rgb.sum(dim=1))
+    clip = initial_weights.fitted(rgb, (8, 3, 5, 7, 7))
+    torch.testing.assert_close(clip.sum(dim=2), rgb)
+    torch.testing.assert_close(initial_weights.fitted(rgb, (8, 2, 5, 7, 7)).sum(dim=(1, 2)), rgb.sum(dim=1))
+    assert initial_weights.fitted(torch.ones(4, 6, 1, 1, 1), (4, 6)).shape == (4, 6)
+    for shape in ((9, 3, 7, 7), (8, 3, 5, 5), (8, 3, 7), (8 * 3 * 49,)):
+        assert initial_weights.fitted(rgb, shape) is None
+    assert initial_weights.fitted(torch.ones(8, 16, 3, 3), (8, 4, 3, 3)) is None, "not the first convolution"
+
+
+def test_what_fits_in_part_only_is_refused_with_the_lists_and_changes_nothing(files):
+    network = small("vpn_i3d")
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with pytest.raises(ConfigError, match=r"i3d.pt .*of another shape \(visual\..* → .*\): it does not fit vpn_i3d"):
+        initial_weights.load(network, "vpn_i3d", files["i3d"])
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert len(str(initial_weights.Report("f", "k", missing=tuple("abcdefghij"))).splitlines()) == 1
+
+
+def test_a_network_says_what_it_takes(files, tmp_path):
+    with pytest.raises(ConfigError, match=r"c3d.pt holds C3D .*; p_i3d takes: Inception I3D"):
+        initial_weights.load(small("p_i3d"), "p_i3d", files["c3d"])
+    with pytest.raises(ConfigError, match=r"res_tcn_bjcn takes: its own alone"):
+        initial_weights.load(small("res_tcn_bjcn"), "res_tcn_bjcn", files["c3d"])
+    torch.save({"layer.weight": torch.zeros(2)}, tmp_path / "foreign.pt")
+    with pytest.raises(ConfigError, match=r"foreign.pt has unknown names \(layer.weight\)"):
+        initial_weights.load(small("p_i3d"), "p_i3d", tmp_path / "foreign.pt")
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_files_that_would_run_code_are_refused_with_the_remedy(tmp_path):
+    torch.save({"state_dict": Bomb(tmp_path / "boom")}, tmp_path / "bomb.pt")
+    with pytest.raises(PackageError, match=r"bomb.pt is refused: .*safetensors"):
+        weight_files.read(tmp_path / "bomb.pt")
+    assert not (tmp_path / "boom").exists()
+
+
+def test_damaged_and_foreign_files_give_one_line(tmp_path, files):
+    (tmp_path / "text.pt").write_text("no weights")
+    (tmp_path / "cut.pt").write_bytes(files["c3d"].read_bytes()[:2000])
+    (tmp_path / "text.safetensors").write_text("no weights")
+    torch.save([1, 2], tmp_path / "list.pt")
+    torch.save({"epoch": 3}, tmp_path / "empty.pt")
+    torch.save({"a.weight": torch.tensor([1.0, float("nan")])}, tmp_path / "nan.pt")
+    for name in (
+        "text.pt",
+        "cut.pt",
+        "text.safetensors",
+        "list.pt",
+        "empty.pt",
+        "nan.pt",
+        "gone.pt",
+        "gone.safetensors",
+    ):
+        with pytest.raises(PackageError, match=name) as raised:
+            weight_files.read(tmp_path / name)
+        assert "\n" not in str(raised.value)
+
+
+def test_our_own_weights_of_the_same_network(tmp_path):
+    source, target = small("res_tcn_bjcn"), small("res_tcn_bjcn")
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.add_(1)
+    (tmp_path / "model.safetensors").write_bytes(export._weights(source))
+    report = initial_weights.load(target, "res_tcn_bjcn", tmp_path / "model.safetensors")
+    assert set(report.loaded) == set(source.state_dict())
+    assert all(torch.equal(value, source.state_dict()[name]) for name, value in target.state_dict().items())
+    more = small("res_tcn_bjcn", classes=9)
+    report = initial_weights.load(more, "res_tcn_bjcn", tmp_path / "model.safetensors")
+    assert report.kept and not report.unfit
+    other = small("res_tcn_bjcn", width=16)
+    with pytest.raises(ConfigError, match="of another shape"):
+        initial_weights.load(other, "res_tcn_bjcn", tmp_path / "model.safetensors")
+
+
+def test_a_trained_part_starts_the_whole(tmp_path):
+    part, whole = small("c3d_flow"), small("flow_skeleton")
+    torch.save(
+        {"hyper_parameters": {"recipe": {"model": "c3d_flow"}, "classes": list("abcde")},
+         "state_dict": {f"network.{name}": value for name, value in part.state_dict().items()}},
+        tmp_path / "c3d_flow.ckpt",
+    )  # fmt: skip
+    report = initial_weights.load(whole, "flow_skeleton", tmp_path / "c3d_flow.ckpt")
+    assert torch.equal(whole.state_dict()["c3d.conv1.weight"], part.state_dict()["c3d.conv1.weight"])
+    assert report.kind == "c3d_flow"
+    assert any(name.startswith("skeleton.") for name in report.missing)
+
+
+def test_a_network_can_be_exported_without_training(tmp_path, capsys, caplog):
+    weights = tmp_path / "start.safetensors"
+    weights.write_bytes(export._weights(small("res_tcn_bjcn", classes=2)))
+    options = [word for key, value in SMALL["res_tcn_bjcn"].items() for word in ("--option", f"{key}={value}")]
+    command = ["export", "--network", "res_tcn_bjcn", *options, "--classes", "wave, point"]
+    assert main([*command, "--out", str(tmp_path / "random")]) == 0
+    assert "untrained; its labels mean nothing" in capsys.readouterr().out
+    assert main([*command, "--init", str(weights), "--out", str(tmp_path / "begun")]) == 0
+    assert "initialised from start.safetensors, not trained" in capsys.readouterr().out
+    assert "start.safetensors (res_tcn_bjcn):" in caplog.text
+    for name, words in {"random": "untrained", "begun": "initialised from start.safetensors"}.items():
+        text = (tmp_path / name / "README.md").read_text()
+        assert "not trained" in text and words in text and "Accuracy" not in text
+        assert main(["models", str(tmp_path / name)]) == 0
+        assert "its labels mean nothing" in capsys.readouterr().out
+    assert (tmp_path / "begun/model.safetensors").exists() and not (tmp_path / "random/model.safetensors").exists()
+    # A package is a start too.
+    assert main([*command, "--init", str(tmp_path / "begun"), "--out", str(tmp_path / "again")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name either a checkpoint or a --network"),
+        (["--network", "res_tcn_bjcn"], "needs --classes with at least two"),
+        (["--network", "lstm", "--classes", "a,b"], "unknown network 'lstm'"),
+        (["--network", "res_tcn_bjcn", "--classes", "a,b", "--option", "depth=3"], "unknown option depth"),
+        (["--network", "res_tcn_bjcn", "--classes", "a,b", "--option", "depth"], "expected KEY=VALUE"),
+        (["run.ckpt", "--network", "res_tcn_bjcn"], "name either a checkpoint or a --network"),
+    ],
+)
+def test_wrong_use_of_export_is_said_in_one_line(arguments, message, tmp_path, capsys):
+    assert main(["export", *arguments, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and "\n" not in error
