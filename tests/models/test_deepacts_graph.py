@@ -8,7 +8,7 @@ import torch
 import actrec_models
 from actrec.errors import ConfigError, PackageError
 from actrec.skeleton import layouts
-from actrec_models import export, onnx_graph
+from actrec_models import export, onnx_graph, recipe, training
 from actrec_models.networks.graph import GraphConvolution, partition
 
 
@@ -123,3 +123,13 @@ def test_foreign_checkpoints_are_refused_without_unpickling(tmp_path):
         with pytest.raises(PackageError, match=f"{name}.ckpt"):
             export.load_checkpoint(tmp_path / f"{name}.ckpt")
     assert not (tmp_path / "boom").exists()
+
+
+def test_a_checkpoint_from_before_five_modalities_still_loads(tmp_path):
+    stated = {**recipe.Recipe().as_dict(), "options": {"width": 4, "modalities": ["body", "bones"]}}
+    module = training.Recognition(stated, ["a", "b"])
+    silent = {**stated, "options": {"width": 4}}
+    content = {"hyper_parameters": {"recipe": silent, "classes": ["a", "b"]}, "state_dict": module.state_dict()}
+    torch.save(content, tmp_path / "old.ckpt")
+    _, _, loaded = export.load_checkpoint(tmp_path / "old.ckpt")
+    assert [spec.name for spec in loaded.input_specs] == ["body", "bones"]
