@@ -1,0 +1,116 @@
+"""From the simulated camera to labels, through a network of each family: exported small and untrained, swapped into one
+running graph. With ACTREC_EVERY_NETWORK=1 through every network that there is.
+"""
+
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch", reason="the networks need PyTorch: make venv")
+
+import torch
+from actrec_msgs.msg import ActionLabel
+from actrec_msgs.srv import LoadModel
+from rclpy.parameter import Parameter
+
+from actrec import package
+from actrec.frames import NANOSECONDS
+from actrec_models import create, list_models
+from actrec_models.onnx_graph import trace
+from actrec_nodes import conversions, graph, topics
+from actrec_nodes.host import Host, ros
+from tests.models.small import SMALL
+from tests.nodes.conftest import Ears
+from tests.tiny_model import tiny_description, write_tiny
+
+pytestmark = pytest.mark.ros
+
+ONE_A_FAMILY = ("deepacts_cnn", "deepacts_graph", "flow_skeleton", "p_i3d", "sem_spa", "vpn_i3d")
+NAMES = list_models() if os.environ.get("ACTREC_EVERY_NETWORK") else list(ONE_A_FAMILY)
+WINDOW_S = 1.0
+"""Shorter than the papers' windows, so that each is soon full; what fills it is the same."""
+PATIENCE_S = 100.0
+CAMERA = {"driver": "simulated", "simulated.width": 320, "simulated.height": 240, "simulated.fps": 15.0}
+
+
+class LiveGraph:
+    """All nodes in this process, on the simulated camera, and who hears the labels."""
+
+    def __init__(self, host: Host, context: Any, model: str):
+        self.ears = Ears(context)
+        self.ears.listen(ActionLabel, topics.ACTION_LABEL)
+        host.add(self.ears)
+        parameters: dict[str, dict[str, Any]] = {"camera_node": CAMERA, "recognizer_node": {"model": model}}
+        self.nodes = {}
+        for spec in graph.select():
+            given = [Parameter(name, value=value) for name, value in parameters.get(spec.name, {}).items()]
+            self.nodes[spec.name] = spec.load()(context=context, parameter_overrides=given)
+            host.add(self.nodes[spec.name])
+        assert host.start() is None
+        self._client = self.ears.create_client(LoadModel, "recognizer_node/load_model")
+        assert self._client.wait_for_service(PATIENCE_S)
+
+    def load(self, folder: Path) -> None:
+        done = threading.Event()
+        future = self._client.call_async(LoadModel.Request(package=str(folder)))
+        future.add_done_callback(lambda _: done.set())
+        assert done.wait(PATIENCE_S), "load_model did not answer"
+        assert future.result().success, future.result().message
+
+    def judged(self, model: str) -> list[ActionLabel]:
+        """Labels of a model's full windows for which the network was asked."""
+        return [
+            label
+            for label in list(self.ears.heard[topics.ACTION_LABEL])
+            if label.model_name == model
+            and label.top_labels
+            and conversions.stamp_to_ns(label.header.stamp) - conversions.stamp_to_ns(label.window_start)
+            >= 0.8 * WINDOW_S * NANOSECONDS
+        ]
+
+
+def write_small(name: str, folder: Path) -> package.ModelPackage:
+    """A package of the network, small and untrained, with a short window and nothing rejected."""
+    torch.manual_seed(0)
+    network: Any = create(name, num_classes=3, **SMALL.get(name, {})).eval()
+    described = replace(
+        tiny_description(getattr(network.config, "bodies", 1), threshold=0.0),
+        family=name,
+        window=replace(network.window, seconds=WINDOW_S),
+        inputs=tuple(network.input_specs),
+    )
+    return package.write(folder / name, described, trace(network))
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, package.ModelPackage]:
+    """Exported before the graph runs, which would take half of the machine."""
+    folder = tmp_path_factory.mktemp("networks")
+    return {name: write_small(name, folder) for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory, packages: dict[str, package.ModelPackage]) -> Iterator[LiveGraph]:
+    first = write_tiny(tmp_path_factory.mktemp("models") / "tiny")
+    with ros() as context, Host(context) as host:
+        yield LiveGraph(host, context, str(first.path))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", NAMES)
+def test_it_labels_what_the_simulated_camera_shows(
+    live: LiveGraph, packages: dict[str, package.ModelPackage], name: str
+) -> None:
+    made = packages[name]
+    live.load(made.path)
+    recognizer = live.nodes["recognizer_node"]
+    assert live.ears.wait(lambda: len(live.judged(name)) >= 2, PATIENCE_S), recognizer.last_error or "no error"
+    assert recognizer.statistics.snapshot().failed == 0, recognizer.last_error
+    (label, *_) = live.judged(name)
+    assert label.body_id.startswith("body_") and label.label in made.labels
+    assert sum(label.top_probabilities) == pytest.approx(1.0, abs=1e-3)
