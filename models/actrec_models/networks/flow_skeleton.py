@@ -56,7 +56,9 @@ class C3dFlowConfig:
     fc: int = setting(4096, "neurons of fc6 and fc7", range=(8, 16384))
     dropout: float = setting(0.5, "after fc6 and fc7", range=(0.0, 0.9))
     scale: float = setting(
-        1.0, "of the colours less 128: 1 for Sports-1M weights; from random ones 1/128 trains well", range=(1e-4, 10.0)
+        1.0,
+        "of the colours less 128: 1 for Sports-1M weights; 1/128 keeps the first losses of random ones small",
+        range=(1e-4, 10.0),
     )
 
 
