@@ -19,7 +19,8 @@ from actrec.frames import Intrinsics, RgbdFrame
 from actrec_nodes import conversions, qos, topics
 from actrec_nodes.host import Host, ros
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
+"""For what takes a moment on an idle machine; a loaded one may need much longer."""
 INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
 
 
@@ -50,6 +51,13 @@ class Ears(Node):
         assert self.wait(lambda: len(self.heard[topic]) >= number), f"{len(self.heard[topic])} of {number} on {topic}"
         return list(self.heard[topic])
 
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
+        """Waits for something that no message to these ears tells of."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < deadline, "waited in vain"
+            time.sleep(0.01)
+
     def wait_for_subscribers(self, topic: str, number: int) -> None:
         """The graph is told of a subscription's birth and death a moment after they happen."""
         deadline = time.monotonic() + TIMEOUT_S
@@ -73,7 +81,7 @@ class Ears(Node):
         self.say(topics.COLOUR, colour_image, qos.IMAGE_PUBLISHER)
 
     def show_until(self, frames: Iterator[RgbdFrame], condition: Callable[[], bool], **images: Any) -> None:
-        """Shows frame after frame, a tenth of a second apart, until what they cause has been heard."""
+        """Shows frame after frame, a tenth of a second apart, until what they cause has been heard or seen."""
         for frame in frames:
             self.show(frame, **images)
             if self.wait(condition, 0.1):
@@ -130,14 +138,14 @@ def make() -> Iterator[Callable[..., Any]]:
 
 
 def still(
-    number: int = 200, colour: np.ndarray | None = None, depth: Any = 2.0, dt: float = 1 / 15
+    number: int = 600, colour: np.ndarray | None = None, depth: Any = 2.0, dt: float = 1 / 15, start_s: float = 1.0
 ) -> Iterator[RgbdFrame]:
-    """The same picture at growing stamps."""
+    """The same picture at growing stamps; shown at ten a second, they last a minute."""
     shape = (INTRINSICS.height, INTRINSICS.width)
     colour = np.full((*shape, 3), 128, np.uint8) if colour is None else colour
     depth = np.full(shape, depth, np.float32) if isinstance(depth, float) else depth
     for k in range(number):
-        yield RgbdFrame(1_000_000_000 + int(k * dt * 1e9), colour, depth, INTRINSICS)
+        yield RgbdFrame(int((start_s + k * dt) * 1e9), colour, depth, INTRINSICS)
 
 
 __all__ = ["CameraInfo", "Ears", "still"]

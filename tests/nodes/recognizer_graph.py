@@ -20,7 +20,7 @@ from actrec_nodes import conversions, qos, topics
 from actrec_nodes.recognizer_node import RecognizerNode
 from tests.tiny_model import person_at
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 PERIOD_NS = 100_000_000
 START_NS = 1_700_000_000_000_000_000
 
@@ -64,7 +64,7 @@ class Graph:
 
     def _discover(self) -> None:
         """An empty scene is published until its label comes back: DDS tells of no lesser sign."""
-        tries = range(200)
+        tries = range(600)
         for attempt in tries:
             self.publish(stamp(-1000 + attempt))
             with self._arrived:

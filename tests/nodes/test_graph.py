@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from argparse import ArgumentParser
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import yaml
 from actrec.cli import main
 from actrec.errors import ConfigError
 from actrec_nodes import graph, run, topics, transport
+from actrec_nodes.monitor import Monitor
 from tests.example_scene import FLOW, HANDS, WINDOW
 from tests.tiny_model import write_any, write_tiny
 
@@ -133,18 +135,31 @@ def test_a_missing_model_ends_the_run(capfd) -> None:
     assert "Traceback" not in written
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("processes", [[], ["--processes"]])
 def test_frames_become_labels(capfd, model, processes) -> None:
     nodes = ["--nodes", "camera,skeleton,scene_flow,recognizer"]
-    status = main(["run", "--json", "--duration", "12", "--model", model, *nodes, *SMALL, *processes])
-    out, err = capfd.readouterr()
-    assert status == 0, err
-    result = json.loads(out.strip().splitlines()[-1])
+    often = ["--ros-args", "-p", "statistics_period_s:=0.5"]
+    chosen = plan("--model", model, *nodes, *SMALL, *processes, *often)
+    names = {"camera_node", "skeleton_node", "scene_flow_node", "recognizer_node"}
+
+    def until_all_have_worked(running: run.Running, monitor: Monitor) -> None:
+        deadline = time.monotonic() + 200
+        while time.monotonic() < deadline:
+            figures = monitor.statistics()
+            if monitor.labels and all(figures.get(name, {}).get("processed") for name in names):
+                return
+            time.sleep(0.1)
+
+    result = run.run_graph(chosen, until_all_have_worked)
+    _, err = capfd.readouterr()
+    assert result is not None, err
+    assert run.verdict(result) is None, err
     assert result["labels"] > 0
-    assert set(result["nodes"]) == {"camera_node", "skeleton_node", "scene_flow_node", "recognizer_node"}
+    assert set(result["nodes"]) == names
     assert all(figures["processed"] > 0 for figures in result["nodes"].values())
     assert result["latency_ms"]["p50"] > 0
-    assert set(result["usage"]) == (set(result["nodes"]) if processes else {"all"})
+    assert set(result["usage"]) == (names if processes else {"all"})
     assert "Traceback" not in err
 
 
@@ -152,10 +167,14 @@ def test_a_recording_that_ends_ends_the_run_though_nothing_was_recognised(capfd,
     path = data_root / "rgbd" / "person_turning"
     options = (f"path={path}", "intrinsics=525,525,319.5,239.5", "depth_scale=0.001", "duration_s=1")
     given = [item for option in options for item in ("--driver-option", option)]
-    assert main(["run", "--nodes", "camera,scene_flow", "--driver", "replay", *given]) == 0
+    arguments = ["run", "--nodes", "camera,scene_flow", "--driver", "replay", *given]
+    assert main(arguments) == 0
     out, err = capfd.readouterr()
     assert "has ended (on_end: exit)" in err
     assert "| camera_node |" in out
+    assert main([*arguments, "--json"]) == 0
+    figures = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
+    assert set(figures["nodes"]) == {"camera_node", "scene_flow_node"} and figures["labels"] == 0
 
 
 def test_a_run_in_which_nothing_came_is_a_failure(capfd) -> None:
@@ -172,7 +191,7 @@ def test_ctrl_c_twice_ends_cleanly() -> None:
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     assert "Traceback" not in rest
 
 

