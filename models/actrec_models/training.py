@@ -1,6 +1,7 @@
 """Training of a network by a recipe, on Lightning."""
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -175,7 +176,10 @@ def _fit(
         log_every_n_steps=1,
     )
     loader = DataLoader(samples, recipe.batch, shuffle=True, drop_last=True)
-    trainer.fit(module, loader, ckpt_path=str(last) if resume else None)
+    with warnings.catch_warnings():
+        # What a stage does not train is meant to be in evaluation mode.
+        warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+        trainer.fit(module, loader, ckpt_path=str(last) if resume else None)
     # The next stage starts from the averaged weights, which are what the checkpoint holds.
     module.load_state_dict(checkpoint.read(last)["state_dict"])
 

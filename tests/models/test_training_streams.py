@@ -1,0 +1,192 @@
+"""Training of networks that look at more than bodies, on clips of simulated people with made-up pictures and flow."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import actrec_models
+from actrec import config, inference
+from actrec.cli import main
+from actrec.errors import ConfigError
+from actrec.features.base import KEYS
+from actrec.features.example import RATE_HZ, example_clip
+from actrec.frames import NANOSECONDS
+from actrec_models import data, export, recipe, training
+from actrec_models.data import Clip, ClipDataset, augment
+from actrec_models.recipe import Recipe
+from actrec_models.samples import Samples
+from tests.models.small import SMALL
+
+CLASSES = ("dark", "bright")
+FRAMES = 24
+STAMPS = (np.arange(FRAMES) / RATE_HZ * NANOSECONDS).astype(np.int64)
+
+
+def made_up(name, count):
+    """Clips with every stream that a network can use; of the second class, pictures and flow are brighter."""
+    network = actrec_models.create(name, num_classes=2, **SMALL[name])
+    clips = []
+    for n in range(count):
+        clip = example_clip(network.input_specs, FRAMES, seed=n)
+        label = n % 2
+        if "colour" in clip:
+            clip["colour"] = np.clip(clip["colour"].astype(int) + 80 * label - 40, 0, 255).astype(np.uint8)
+        if "flow" in clip:
+            clip["flow"] = clip["flow"] + np.float32(0.5 * label)
+        clips.append(Clip(f"clip{n}", label, STAMPS, clip.pop("bodies"), clip))
+    return ClipDataset(clips, CLASSES)
+
+
+@pytest.fixture
+def dataset(monkeypatch):
+    """Gives a function that lets every dataset be these clips."""
+
+    def use(clips):
+        monkeypatch.setattr(data, "create", lambda name, root, **options: clips)
+
+    return use
+
+
+def write(path, name, **settings):
+    content = {
+        "model": name, "options": dict(SMALL[name]), "dataset": "made_up", "unknown_dataset": "", "epochs": 1,
+        "batch": 4, "augmentation": {"before": 0.0}, **settings,
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump({**content, "options": {k: _plain(v) for k, v in content["options"].items()}}))
+    return path
+
+
+def _plain(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+def metrics(folder):
+    with open(folder / "log/version_0/metrics.csv", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_clips_are_sampled_as_the_live_recognizer_does():
+    clip = made_up("p_i3d", 1)[0]
+    window = clip.sample(1.0, 15)
+    assert set(window) == {"bodies", "pixels", "hands", "hand_pixels", "colour", "size"} & (set(window) | {"bodies"})
+    for key, value in window.items():
+        axis = KEYS[key][0]
+        assert axis is None or value.shape[axis] == 15, key
+    np.testing.assert_array_equal(window["colour"][-1], clip.others["colour"][-1])
+    np.testing.assert_allclose(window["pixels"][:, -1], clip.others["pixels"][:, -1], atol=1e-3)
+    longer = clip.sample(10.0, 20)
+    np.testing.assert_array_equal(longer["colour"][0], clip.others["colour"][0])
+    assert np.isfinite(longer["pixels"]).all(), "before the recording its first frame is held"
+
+
+def test_streams_of_a_dataset_are_those_that_every_clip_has():
+    whole = made_up("p_i3d", 2)
+    assert {"bodies", "colour"} <= whole.streams
+    bare = Clip("bare", 0, STAMPS, whole[0].bodies)
+    assert ClipDataset([whole[0], bare], CLASSES).streams == {"bodies"}
+
+
+def test_other_streams_keep_to_the_stamps_that_are_drawn():
+    clip, options = made_up("c3d_flow", 1)[0], augment.Augmentation()
+    network = actrec_models.create("c3d_flow", num_classes=2, **SMALL["c3d_flow"])
+    settings = config.build(Recipe, {"model": "c3d_flow", "unknown_dataset": ""})
+    samples = Samples(ClipDataset([clip], CLASSES), network.input_specs, network.window, settings, options)
+    first, again = samples[0], samples[0]
+    samples.epoch = 1
+    other = samples[0]
+    assert first["label"] == 0
+    for spec in network.input_specs:
+        assert first[spec.name].shape == spec.shape
+        np.testing.assert_array_equal(first[spec.name], again[spec.name])
+    assert any((first[spec.name] != other[spec.name]).any() for spec in network.input_specs)
+
+
+def test_p_i3d_goes_through_its_stages_and_resumes(dataset, tmp_path, capsys):
+    dataset(made_up("p_i3d", 8))
+    stages = [{"name": name, "epochs": 1, "learning_rate": 1e-3} for name in ("parts", "pose", "attention")]
+    stages.append({"name": "joint", "epochs": 2, "learning_rate": 1e-3})
+    path, out = write(tmp_path / "recipe.yaml", "p_i3d", stages=stages), tmp_path / "run"
+    command = ["train", str(path), "--data", str(tmp_path), "--out", str(out), "--quiet", "--threads", "1"]
+    assert main(command) == 0
+    folders = [out / "stage_1_parts", out / "stage_2_pose", out / "stage_3_attention", out]
+    epochs = [torch.load(folder / "last.ckpt", weights_only=True)["epoch"] for folder in folders]
+    assert epochs == [0, 0, 0, 1]
+    assert all(float(row["loss"]) > 0 for folder in folders for row in metrics(folder) if row["loss"])
+    states = [torch.load(folder / "last.ckpt", weights_only=True)["state_dict"] for folder in folders]
+    frozen = {  # what a stage must leave as the stage before left it: pose and attention the parts, joint the LSTM
+        stage: [name for name in states[0] if name.startswith(f"network.{prefix}")]
+        for stage, prefix in ((1, "parts."), (2, "parts."), (3, "pose."))
+    }
+    for stage, names in frozen.items():
+        assert names
+        for name in names:  # their running average with themselves rounds
+            torch.testing.assert_close(states[stage][name], states[stage - 1][name], rtol=1e-5, atol=1e-7)
+    moved = [name for name in states[0] if not torch.allclose(states[2][name], states[3][name], rtol=1e-3)]
+    assert any(name.startswith("network.parts.") for name in moved)
+    (out / "last.ckpt").unlink()
+    assert main(command) == 0  # the stages that are done are not done again
+    again = torch.load(out / "last.ckpt", weights_only=True)["state_dict"]
+    assert torch.load(folders[0] / "last.ckpt", weights_only=True)["epoch"] == 0
+    assert set(again) == set(states[3])
+
+
+def test_a_loss_of_several_parts_is_logged_and_falls(dataset, tmp_path):
+    dataset(made_up("vpn_i3d", 8))
+    settings = write(tmp_path / "recipe.yaml", "vpn_i3d", epochs=4, learning_rate=3e-3, batch=8)
+    training.train(recipe.read(settings), str(tmp_path), tmp_path / "run", progress=False)
+    rows = metrics(tmp_path / "run")
+    parts = set(rows[0]) - {"epoch", "step", "loss", "accuracy"}
+    assert len(parts) >= 2
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+
+
+@pytest.mark.parametrize("name", ["flow_skeleton", "deepacts"])
+def test_from_recipe_to_package_and_back_to_accuracy(name, dataset, tmp_path, capsys):
+    """Windows of several clips, and stamps whose extrema come from the training part."""
+    dataset(made_up(name, 8))
+    path, out, folder = write(tmp_path / "recipe.yaml", name), tmp_path / "run", tmp_path / "package"
+    assert main(["train", str(path), "--data", str(tmp_path), "--out", str(out), "--quiet", "--threads", "1"]) == 0
+    assert main(["export", str(out / "last.ckpt"), "--out", str(folder), "--data", str(tmp_path)]) == 0
+    package = inference.load(folder).package
+    network = actrec_models.create(name, num_classes=2, **SMALL[name])
+    assert (package.window, package.labels) == (network.window, CLASSES)
+    assert "not calibrated" in package.rejection.calibrated_on
+    assert package.rejection.threshold == 0
+    if name == "deepacts":
+        stamp = next(spec for spec in package.inputs if spec.modality == "body_stamp")
+        trained = training.Recognition(*export.checkpoint.read(out / "last.ckpt")["hyper_parameters"].values())
+        low, high = trained.recipe.options["extrema"]["body"]
+        assert (stamp.preprocessing["minimum"], stamp.preprocessing["maximum"]) == (low, high)
+        assert -4 < low < high < 4
+    capsys.readouterr()
+    assert main(["eval", str(folder), "--data", str(tmp_path)]) == 0
+    assert "8 clips" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("p_i3d", {"stages": [{"name": "warm_up"}]}, "stage 'warm_up' is none of p_i3d's; its stages: parts, pose"),
+        ("c3d_flow", {"stages": [{"name": "joint"}]}, "c3d_flow's; it is trained in one go"),
+        ("p_i3d", {"stages": ["joint"]}, "stages holds an entry that is no mapping"),
+        ("p_i3d", {"stages": [{"name": "joint", "epoch": 2}]}, "unknown option epoch of Stage"),
+        ("p_i3d", {"outliers": 0.3}, "outliers are made-up skeletons"),
+    ],
+)
+def test_recipes_that_the_network_cannot_follow_are_refused(name, settings, message, dataset, tmp_path):
+    dataset(made_up(name, 4))
+    with pytest.raises(ConfigError, match=message):
+        chosen = recipe.read(write(tmp_path / "recipe.yaml", name, **settings))
+        training.train(chosen, str(tmp_path), tmp_path / "run", progress=False)
+
+
+def test_a_dataset_without_the_streams_is_refused_before_training(dataset, tmp_path):
+    whole = made_up("p_i3d", 4)
+    dataset(
+        ClipDataset([Clip(c.name, c.label, c.stamps_ns, c.bodies) for c in map(whole.__getitem__, range(4))], CLASSES)
+    )
+    with pytest.raises(ConfigError, match=r"p_i3d takes bodies, colour.* has no colour \(it holds bodies\)"):
+        training.train(recipe.read(write(tmp_path / "recipe.yaml", "p_i3d")), str(tmp_path), tmp_path, progress=False)
