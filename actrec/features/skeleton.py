@@ -35,15 +35,40 @@ def normalise(bodies: np.ndarray, options: SkeletonPreprocessing, layout: str = 
     Returns:
         [M, T, V, 3] float32 without NaN; an absent body is all zero.
     """
+    clip = np.asarray(bodies, dtype=np.float32)
+    return placement(clip[0], options, layout).apply(clip, layout)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a person is, which way they face and how tall they are.
+
+    Attributes:
+        origin: [3] metres.
+        turn: [3, 3], lays their right-to-left axis along +x.
+        unit: Metres that count as 1.
+    """
+
+    origin: np.ndarray
+    turn: np.ndarray
+    unit: float
+
+    def apply(self, bodies: np.ndarray, layout: str) -> np.ndarray:
+        """Joints [..., V, 3] seen from there, missing ones seated on their parents."""
+        return seat_missing(((bodies - self.origin) @ self.turn.T) / np.float32(self.unit), layout)
+
+
+def placement(body: np.ndarray, options: SkeletonPreprocessing, layout: str = "kinect_v2_25") -> Placement:
+    """The placement that `options` ask for of one body's frames [T, V, 3]."""
     index = layouts.get(layout).index
-    clip = np.array(bodies, dtype=np.float32)
+    origin, turn, unit = np.zeros(3, dtype=np.float32), np.eye(3, dtype=np.float32), 1.0
     if options.centre != "none":
-        clip -= _mean(clip[0, :, index[options.centre]], fallback=clip[0])
+        origin = _mean(body[:, index[options.centre]], fallback=body)
     if options.align == "yaw":
-        clip = clip @ _facing_rotation(clip[0], index).T
+        turn = _facing_rotation(body, index)
     if options.scale == "torso":
-        clip /= _torso_length(clip[0], index)
-    return seat_missing(clip, layout)
+        unit = _torso_length(body, index)
+    return Placement(origin, turn, unit)
 
 
 def _mean(values: np.ndarray, fallback: np.ndarray) -> np.ndarray:

@@ -56,6 +56,7 @@ class GraphConvolution(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, adjacency: Tensor):
         super().__init__()
         self.register_buffer("adjacency", adjacency)
+        self.subsets = len(adjacency)  # K_v
         self.mask = nn.Parameter(torch.ones_like(adjacency))  # M_k
         self.weight = nn.Conv2d(channels_in, channels_out * len(adjacency), kernel_size=1)  # W_k, all k at once
 
@@ -63,7 +64,7 @@ class GraphConvolution(nn.Module):
         """(N, C_in, T, V) to (N, C_out, T, V)."""
         f = self.weight(f_in)  # (N, K·C, T, V)
         channels, t, v = sizes(f)
-        k, c = len(self.adjacency), channels // len(self.adjacency)
+        k, c = self.subsets, channels // self.subsets
         f = f.reshape(-1, k, c * t, v)  # (N, K, C·T, V)
         f = torch.matmul(f, self.adjacency * self.mask).sum(dim=1)  # (N, C·T, V)
         return f.reshape(-1, c, t, v)  # (N, C, T, V)

@@ -19,7 +19,7 @@ from actrec.package import InputSpec
 from actrec.skeleton import layouts
 from actrec_models.networks.base import OUTLIER, Network
 from actrec_models.networks.feed_forward import MultiScaleFeedForward
-from actrec_models.networks.shapes import sizes
+from actrec_models.networks.shapes import sizes, table
 
 MODALITIES = {"joint": ("body",), "bone": ("bones",), "fuse": ("body", "bones")}
 
@@ -121,8 +121,8 @@ class GrCfsa(nn.Module):
 
 def running_mean(x: Tensor, memory: int) -> Tensor:
     """Mean over time of (N, C, T, V) up to each frame; after `memory` frames the old ones fade instead of adding up."""
-    weights = torch.tensor(running_mean_weights(sizes(x)[1], memory), device=x.device, dtype=x.dtype)
-    return torch.matmul(weights, x)  # (T, T) × (N, C, T, V)
+    weights = table(running_mean_weights(sizes(x)[1], memory), like=x)  # (T, T)
+    return torch.matmul(weights, x)  # (N, C, T, V)
 
 
 @functools.lru_cache(maxsize=64)

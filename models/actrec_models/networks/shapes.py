@@ -1,6 +1,7 @@
-"""Shapes as plain numbers."""
+"""Shapes as plain numbers, and tables made from them."""
 
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -11,3 +12,10 @@ def sizes(x: Tensor) -> tuple[int, ...]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         return tuple(int(size) for size in x.shape[1:])
+
+
+def table(values: Sequence[Sequence[float]], like: Tensor) -> Tensor:
+    """The rows of `values` as a matrix of the kind of `like`, a constant in an exported graph."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        return torch.tensor(values, device=like.device, dtype=like.dtype)

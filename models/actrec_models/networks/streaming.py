@@ -56,8 +56,8 @@ class Past:
 
     def read(self, name: str, like: Tensor, step: int, count: int = 1) -> Tensor:
         """The last `count` values, `step` frames apart, (N·M, C, count, V), each like one frame's (N·M, C, 1, V)."""
-        _, channels, _, joints = like.shape
-        self.states[name] = State(name, (int(channels), int(joints)), step, count)
+        channels, _, joints = sizes(like)
+        self.states[name] = State(name, (channels, joints), step, count)
         if self.values is None:
             return like.new_zeros(like.shape[0], channels, count, joints)
         return self.values[name]

@@ -1,0 +1,131 @@
+"""`actrec bench streaming-accuracy`: what running frame by frame costs in accuracy, with the same weights."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from actrec import config, package, windows
+from actrec.features import inputs
+from actrec.features.running import RunningNormaliser
+from actrec.features.skeleton import SkeletonPreprocessing, stack
+from actrec.inference.streaming import StreamingSession
+from actrec_models import data, export, streaming_graph
+from actrec_models.data import Clip, ClipDataset, augment
+from actrec_models.networks.base import Network
+from actrec_models.registry import create
+
+BATCH = 64
+
+
+def measure(arguments: list[str]) -> dict[str, Any]:
+    """Top-1 on N-UCLA's test part of one network: by windows, and frame by frame."""
+    parser = argparse.ArgumentParser(prog="actrec bench streaming-accuracy", description=__doc__)
+    parser.add_argument("model", help="a checkpoint of actrec train, or a model package of a skeleton network")
+    parser.add_argument("--data", default="../shared/data", help="folder that holds nucla (default: ../shared/data)")
+    options = parser.parse_args(arguments)
+    network, seconds = _load(Path(options.model))
+    clips = data.create("nucla", f"{options.data}/nucla", split="view", part="test")
+    labels = np.array([clips[i].label for i in range(len(clips))])
+    forms = _Forms(network, seconds, clips)
+    predicted = {
+        "window": forms.windows(),
+        "step, the window's frames, normalised by the window": forms.stream(forms.window_frames),
+        "step, the window's frames, normalised as they come": forms.stream(forms.running_frames),
+        "step, another action before, normalised as they come": forms.stream(forms.continued_frames),
+    }
+    rows = [
+        {
+            "form": name,
+            "top-1, %": 100 * float((p == labels).mean()),
+            "as the window, %": 100 * float((p == predicted["window"]).mean()),
+        }
+        for name, p in predicted.items()
+    ]
+    return {"model": options.model, "test clips": len(labels), "accuracy": rows}
+
+
+def _load(path: Path) -> tuple[Network, float]:
+    """A network in evaluation mode, and the seconds of its window."""
+    if path.is_file():
+        recipe, _, network = export.load_checkpoint(path)
+        return network, recipe.window(network).seconds
+    found = package.load(path)
+    options: dict[str, Any] = {"modalities": [spec.modality for spec in found.inputs]}
+    weights = safetensors.torch.load_file(found.path / package.WEIGHTS)
+    width = next(value for name, value in weights.items() if name.endswith("blocks.0.spatial.weight.bias")).numel() // 3
+    network = create(found.family, num_classes=len(found.labels), frames=found.window.frames, width=width, **options)
+    network.load_state_dict(weights)
+    return network.eval(), found.window.seconds
+
+
+class _Forms:
+    """The ways to put the test clips to a network."""
+
+    def __init__(self, network: Network, seconds: float, clips: ClipDataset):
+        self.network, self.seconds, self.clips = network, seconds, clips
+        self.specs = network.input_specs
+        self.frames, self.bodies = self.specs[0].shape[2], self.specs[0].shape[0]
+        self.options = config.build(SkeletonPreprocessing, self.specs[0].preprocessing)
+        self.session = StreamingSession(streaming_graph.to_onnx(network), batch=BATCH)
+
+    def windows(self) -> np.ndarray:
+        """Classes by the window form."""
+        found = []
+        for batch in self._batches():
+            made = [
+                inputs({"bodies": clip.window(self.seconds, self.frames)[: self.bodies]}, self.specs) for clip in batch
+            ]
+            with torch.no_grad():
+                logits = self.network(
+                    **{s.name: torch.from_numpy(np.stack([m[s.name] for m in made])) for s in self.specs}
+                )
+            found += logits.argmax(dim=1).tolist()
+        return np.array(found)
+
+    def stream(self, frames: Any) -> np.ndarray:
+        """Classes as of the last frame of what `frames` makes of a clip: input name to (M, 3, T, V)."""
+        found: list[int] = []
+        for batch in self._batches():
+            made = [frames(clip) for clip in batch]
+            made += made[-1:] * (BATCH - len(made))
+            clip = {s.name: np.stack([m[s.name] for m in made]) for s in self.specs}
+            self.session.reset()
+            for t in range(clip[self.specs[0].name].shape[3]):
+                logits = self.session.step({name: value[:, :, :, t : t + 1] for name, value in clip.items()})
+            found += logits.argmax(axis=1)[: len(batch)].tolist()
+        return np.array(found)
+
+    def window_frames(self, clip: Clip) -> dict[str, np.ndarray]:
+        """The window's own inputs."""
+        return inputs({"bodies": clip.window(self.seconds, self.frames)[: self.bodies]}, self.specs)
+
+    def running_frames(self, clip: Clip) -> dict[str, np.ndarray]:
+        """The window's frames, each normalised by those up to it."""
+        return self._running(clip.window(self.seconds, self.frames)[: self.bodies])
+
+    def continued_frames(self, clip: Clip) -> dict[str, np.ndarray]:
+        """Two windows' time that ends with the clip, led up to by another clip."""
+        before = self.clips[(self._index[clip.name] + len(self.clips) // 2) % len(self.clips)]
+        joined = augment.follow(before, clip, np.random.default_rng(1))
+        wanted = windows.sample_stamps(int(joined.stamps_ns[-1]), 2 * self.seconds, 2 * self.frames)
+        return self._running(
+            np.stack([windows.resample(joined.stamps_ns, b, wanted) for b in joined.bodies])[: self.bodies]
+        )
+
+    def _running(self, bodies: np.ndarray) -> dict[str, np.ndarray]:
+        normaliser = RunningNormaliser(self.frames, self.options)
+        joints = np.stack([normaliser.step(bodies[:, t]) for t in range(bodies.shape[1])], axis=1)
+        return {spec.name: stack(joints, spec.modality) for spec in self.specs}
+
+    @property
+    def _index(self) -> dict[str, int]:
+        return {self.clips[i].name: i for i in range(len(self.clips))}
+
+    def _batches(self) -> Iterator[list[Clip]]:
+        for start in range(0, len(self.clips), BATCH):
+            yield [self.clips[i] for i in range(start, min(start + BATCH, len(self.clips)))]

@@ -1,0 +1,39 @@
+import numpy as np
+import pytest
+
+from actrec.errors import InputError
+from actrec.features import skeleton
+from actrec.features.running import RunningNormaliser
+from actrec.features.skeleton import SkeletonPreprocessing
+
+
+def walk(frames=20, bodies=1):
+    rng = np.random.default_rng(1)
+    pose = rng.normal(size=(25, 3)).astype(np.float32)
+    path = np.cumsum(rng.normal(0, 0.05, (bodies, frames, 1, 3)), axis=1)
+    return (pose + path + rng.normal(0, 0.02, (bodies, frames, 25, 3))).astype(np.float32)
+
+
+def test_the_newest_frame_is_normalised_as_the_window_that_ends_with_it():
+    clip, options = walk(bodies=2), SkeletonPreprocessing()
+    clip[0, 3:9, 7] = np.nan
+    running = RunningNormaliser(8, options)
+    for t in range(20):
+        found = running.step(clip[:, t])
+        expected = skeleton.normalise(clip[:, max(0, t - 7) : t + 1], options)[:, -1]
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_reset_forgets_and_inputs_are_those_of_the_network():
+    clip, running = walk(), RunningNormaliser(8, SkeletonPreprocessing())
+    first = running.step(clip[:, 0])
+    running.step(clip[:, 1])
+    running.reset()
+    made = running.inputs(clip[:, 0], ("body", "bones"))
+    np.testing.assert_array_equal(made["body"][0, :, 0].T, first[0])
+    np.testing.assert_array_equal(made["bones"][0, :, 0].T, skeleton.bones(first[0]))
+
+
+def test_wrong_joints_are_refused():
+    with pytest.raises(InputError, match=r"\[1, 20, 3\], expected \[M, 25, 3\] \(kinect_v2_25\)"):
+        RunningNormaliser(8, SkeletonPreprocessing()).step(np.zeros((1, 20, 3)))
