@@ -120,7 +120,7 @@ def test_gradients_reach_every_parameter_and_a_step_lowers_the_loss(name, batch)
         parts["loss"].backward()
         assert [n for n, p in trained.items() if p.grad is None or not torch.isfinite(p.grad).all()] == []
         steepness = sum(float(p.grad.square().sum()) for p in trained.values())
-        optimiser = torch.optim.SGD(trained.values(), STEP * float(parts["loss"]) / steepness)
+        optimiser = torch.optim.SGD(trained.values(), STEP * parts["loss"].item() / steepness)
         optimiser.step()
     # After one step, so that what begins at zero has let gradients through.
     assert [n for n, p in trained.items() if not p.grad.any()] == []

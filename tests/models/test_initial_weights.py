@@ -195,13 +195,35 @@ def test_our_own_weights_of_the_same_network(tmp_path):
         initial_weights.load(other, "res_tcn_bjcn", tmp_path / "model.safetensors")
 
 
+def checkpoint(path, name, network):
+    """As `actrec train` leaves it, as far as initial weights are concerned."""
+    state = {f"network.{key}": value for key, value in network.state_dict().items()}
+    parameters = {"recipe": {"model": name}, "classes": list("abcde")}
+    torch.save({"hyper_parameters": parameters, "state_dict": state}, path)
+    return path
+
+
+def test_networks_trained_apart_start_the_one_that_joins_them(tmp_path):
+    whole = small("sem_spa")
+    options, shared = SMALL["sem_spa"], {"num_classes": 5, "bodies": 2}
+    parts = {
+        "sem_net": actrec_models.create("sem_net", **shared, **options["sem_options"], frames=16, streams="fuse"),
+        "spa_net_4d": actrec_models.create("spa_net_4d", **shared, **options["spa_options"], frames=8),
+    }
+    for name, place in {"sem_net": "sem", "spa_net_4d": "spa"}.items():
+        file = checkpoint(tmp_path / f"{name}.ckpt", name, parts[name])
+        report = initial_weights.load(whole, "sem_spa", file)
+        assert (report.missing, report.unexpected, report.unfit) == ((), (), ())
+        filled = whole.get_submodule(place).state_dict()
+        assert all(torch.equal(filled[key], value) for key, value in parts[name].state_dict().items())
+    file = checkpoint(tmp_path / "other.ckpt", "spa_net_3p1d", small("spa_net_3p1d"))
+    with pytest.raises(ConfigError, match="holds weights of spa_net_3p1d; sem_spa takes: weights of sem_net"):
+        initial_weights.load(whole, "sem_spa", file)
+
+
 def test_a_trained_part_starts_the_whole(tmp_path):
     part, whole = small("c3d_flow"), small("flow_skeleton")
-    torch.save(
-        {"hyper_parameters": {"recipe": {"model": "c3d_flow"}, "classes": list("abcde")},
-         "state_dict": {f"network.{name}": value for name, value in part.state_dict().items()}},
-        tmp_path / "c3d_flow.ckpt",
-    )  # fmt: skip
+    checkpoint(tmp_path / "c3d_flow.ckpt", "c3d_flow", part)
     report = initial_weights.load(whole, "flow_skeleton", tmp_path / "c3d_flow.ckpt")
     assert torch.equal(whole.state_dict()["c3d.conv1.weight"], part.state_dict()["c3d.conv1.weight"])
     assert report.kind == "c3d_flow"

@@ -20,9 +20,9 @@ class Network(nn.Module):
         config_class: Frozen dataclass of its options, with at least `num_classes` and `frames` (T of a clip).
         config: The options it was made with.
         window: Seconds, clip length, stride and combination of scores that its paper evaluates with.
-        weight_targets: Public checkpoint format (`actrec_models.initial_weights.FORMATS`) to the submodules that it
-            fills, "" for the network itself; under them, parameters bear the names that the format's port gives them.
-            An attribute, or a property where it depends on the options.
+        weight_targets: Public checkpoint format (`actrec_models.weight_files.FORMATS`), or name of another network of
+            ours, to the submodules that it fills, "" for the network itself; under them, parameters bear the names that
+            the format's port gives them. An attribute, or a property where it depends on the options.
     """
 
     config_class: ClassVar[type]

@@ -214,12 +214,16 @@ class _Ensemble(Network):
 
     @property
     def weight_targets(self) -> Mapping[str, tuple[str, ...]]:  # type: ignore[override]
-        """Those of the convolutional networks."""
-        return {
+        """Those of the convolutional networks, and the networks that it joins, trained apart."""
+        public = {
             form: tuple(f"cnns.{name}.{target}" for target in targets)
             for name, cnn in self.cnns.items()
             for form, targets in cnn.weight_targets.items()
         }
+        apart: dict[str, tuple[str, ...]] = {"deepacts_graph": ("graph",)}
+        if len(self.cnns) == 1:
+            apart["deepacts_cnn"] = tuple(f"cnns.{name}" for name in self.cnns)
+        return {**public, **apart}
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Sum of all branches' class scores, (N, classes)."""
