@@ -22,8 +22,8 @@ from tests.models.small import SMALL
 
 CLASSES = 5
 HALF_PRECISION = 0.1
-"""Largest difference of a float16 graph's logits, relative to the spread of the float32 ones: what lies on the edge of a
-mask of joints falls to either side of it."""
+"""Largest difference of a float16 graph's logits, relative to the spread of the float32 ones: what lies on the edge of
+a mask of joints falls to either side of it."""
 STEP = 0.01
 """Share of the loss by which a step is to lower it, if the loss were linear."""
 LEFT_OUT = {"p_i3d": r"parts\.\w+\.logits\.|pose\.classifier\."}

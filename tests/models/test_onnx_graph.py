@@ -1,0 +1,149 @@
+"""What the export refuses to write, and what it accepts."""
+
+from dataclasses import dataclass
+
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from torch import nn
+
+from actrec.config import setting
+from actrec.errors import PackageError
+from actrec.package import InputSpec
+from actrec_models import onnx_graph, tensorrt_operators
+from actrec_models.networks.base import Network
+
+
+@dataclass(frozen=True)
+class ToyConfig:
+    num_classes: int = setting(3, "classes")
+    frames: int = setting(8, "T")
+
+
+class Toy(Network):
+    """Sums joints over time and looks at them with a linear layer; `twist` is put between."""
+
+    config_class = ToyConfig
+
+    def __init__(self, twist, inputs=("body",)):
+        super().__init__()
+        self.twist, self.inputs = twist, inputs
+        self.fc = nn.Linear(75, 3)
+
+    @property
+    def input_specs(self):
+        return [InputSpec(name, "body", "kinect_v2_25", (1, 3, 8, 25)) for name in self.inputs]
+
+    def forward(self, **inputs):
+        f = inputs["body"].sum(dim=3).reshape(-1, 75)  # (N, C·V)
+        return self.fc(self.twist(f))
+
+
+def plain(f):
+    return f
+
+
+def nonzero(f):
+    return f + torch.nonzero(f).sum().to(f.dtype)
+
+
+class Pool(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.pool = nn.MaxPool1d(3, stride=1, padding=1)
+
+    def forward(self, f):
+        return self.pool(f[:, None])[:, 0]
+
+
+def randomness(f):
+    return f + torch.rand_like(f)
+
+
+def test_a_plain_network_passes():
+    model = onnx.load_model_from_string(onnx_graph.to_onnx(Toy(plain)))
+    assert tensorrt_operators.problems(model) == []
+    assert "Gemm" in tensorrt_operators.operators(model)
+
+
+@pytest.mark.parametrize(
+    ("twist", "message"),
+    [
+        (nonzero, r"node '.*NonZero.*' is a NonZero, which TensorRT's parser does not take"),
+        (Pool(), r"node '/network/twist/pool/MaxPool' is a MaxPool over 1 axes, TensorRT's pool 2 or 3"),
+        (randomness, r"is a RandomUniformLike, which"),
+    ],
+)
+def test_what_tensorrt_does_not_parse_is_refused_by_node_and_layer(twist, message):
+    with pytest.raises(PackageError, match=message) as raised:
+        onnx_graph.to_onnx(Toy(twist))
+    assert "\n" not in str(raised.value)
+
+
+def test_an_input_that_reaches_nothing_is_refused(monkeypatch):
+    network = Toy(plain)
+    content = onnx_graph.trace(network)
+    network.inputs = ("body", "more")
+    with pytest.raises(PackageError, match="input 'more' reaches no logit"):
+        onnx_graph.check_operators(network, content)
+
+
+def test_a_graph_that_disagrees_is_refused(monkeypatch):
+    network = Toy(plain)
+    content = onnx_graph.trace(network)
+    monkeypatch.setattr(onnx_graph, "trace", lambda same: content)
+    with torch.no_grad():
+        network.fc.bias += 1e-3
+    with pytest.raises(PackageError, match=r"ONNX and PyTorch differ by 0.000\d+ \(batch 1\), allowed: 0.0001"):
+        onnx_graph.to_onnx(network)
+    with torch.no_grad():
+        network.fc.bias += float("nan")
+    with pytest.raises(PackageError, match="differ by nan"):
+        onnx_graph.to_onnx(network)
+
+
+def test_large_logits_are_compared_relative_to_themselves():
+    network = Toy(plain)
+    content = onnx_graph.trace(network)
+    with torch.no_grad():
+        network.fc.bias.fill_(1e6)
+    assert onnx_graph.parity_error(network, content, 1) == pytest.approx(1.0, rel=0.01)
+
+
+def value(name, shape, kind=TensorProto.FLOAT):
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def graph(nodes, inputs, outputs):
+    return helper.make_model(helper.make_graph(nodes, "made", inputs, outputs))
+
+
+def test_inputs_that_are_not_float32_and_free_axes_are_named():
+    relu = helper.make_node("Relu", ["x"], ["y"])
+    cases = {
+        "'x' has ONNX type 7": (value("x", ["batch", 3], TensorProto.INT64), value("y", ["batch", 3])),
+        r"'x' has the shape ['batch', 'T']: an axis beside the batch is not fixed": (
+            value("x", ["batch", "T"]),
+            value("y", ["batch", 3]),
+        ),
+        "'x' has the shape [2, 3]: the batch is not dynamic": (value("x", [2, 3]), value("y", ["batch", 3])),
+    }
+    for message, (given, taken) in cases.items():
+        found = tensorrt_operators.problems(graph([relu], [given], [taken]))
+        assert any(line.startswith(message) for line in found), found
+
+
+def test_axes_that_are_computed_foreign_domains_and_dilated_pools_are_named():
+    x, y = value("x", ["batch", 3]), value("y", ["batch", 3])
+    foreign = helper.make_node("Relu", ["x"], ["y"], name="n", domain="com.microsoft")
+    assert "com.microsoft.Relu" in tensorrt_operators.problems(graph([foreign], [x], [y]))[0]
+    shape = helper.make_node("Shape", ["x"], ["axes"])
+    computed = helper.make_node("ReduceSum", ["x", "axes"], ["y"], name="sum")
+    assert "whose input 1 is computed" in tensorrt_operators.problems(graph([shape, computed], [x], [y]))[0]
+    constant = helper.make_node("Constant", [], ["c"], value=helper.make_tensor("c", TensorProto.INT64, [1], [1]))
+    same = helper.make_node("Identity", ["c"], ["axes"])
+    assert tensorrt_operators.problems(graph([constant, same, computed], [x], [y])) == []
+    pool = helper.make_node("MaxPool", ["x"], ["y", "where"], kernel_shape=[2, 2], dilations=[2, 1], name="pool")
+    found = tensorrt_operators.problems(graph([pool], [x], [y]))
+    assert ["dilated" in line or "indices" in line for line in found] == [True, True]
