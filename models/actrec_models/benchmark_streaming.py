@@ -22,7 +22,12 @@ FORMS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("sem_net as published, causal", "sem_net", {"causal": True}),
     ("sem_net, causal, M 1", "sem_net", {"causal": True, "bodies": 1}),
     (
-        "deepacts_graph as published, no padding, T 213",
+        "deepacts_graph as published, T 60 (padded, so that the step's logits are others)",
+        "deepacts_graph",
+        {"modalities": BODY_AND_BONES},
+    ),
+    (
+        "deepacts_graph, no padding, T 213",
         "deepacts_graph",
         {"modalities": BODY_AND_BONES, "padding": "none", "frames": 213},
     ),
@@ -32,7 +37,7 @@ FORMS: tuple[tuple[str, str, dict[str, Any]], ...] = (
         {"modalities": BODY_AND_BONES, "padding": "none", "kernel": 3},
     ),
 )
-"""What it is called, the network, and its options: window forms that the step equals."""
+"""What it is called, the network, and its options."""
 
 
 def measure(arguments: list[str]) -> dict[str, Any]:
