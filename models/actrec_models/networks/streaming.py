@@ -92,7 +92,7 @@ class Step(nn.Module):
     """A network's step. It shares the network's weights.
 
     Args:
-        network: What `ADAPTERS` has.
+        network: One that `ADAPTERS` has; it is in evaluation mode afterwards.
 
     Attributes:
         states: What a runner has to keep.
