@@ -11,8 +11,9 @@ R(i) − R(j); those of one position fill tiles of B pairs, so that a tile share
 from functools import lru_cache
 from typing import NamedTuple
 
-import numba
 import numpy as np
+
+from actrec.simulation.jit import kernel as compiled
 
 
 class Tables(NamedTuple):
@@ -95,12 +96,12 @@ def by_frame(values: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(values.transpose(1, 0, 2, 3).reshape(frames, -1, size))
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _same(a, b):  # type: ignore[no-untyped-def]
     return a[0] == b[0] and a[1] == b[1] and a[2] == b[2]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def owners(cells):  # type: ignore[no-untyped-def]
     """[T, U]: the first joint in each joint's voxel, −1 where there is none."""
     frames, count, _ = cells.shape
@@ -117,7 +118,7 @@ def owners(cells):  # type: ignore[no-untyped-def]
     return owner
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _scan(cells, owner, rows, kernel, temporal, rank, place, pairs):  # type: ignore[no-untyped-def]
     """Goes through all pairs (i, j) in a kernel; `place[rank]` counts them, or says where in `pairs` they go."""
     frames, count, _ = cells.shape
@@ -145,7 +146,7 @@ def _scan(cells, owner, rows, kernel, temporal, rank, place, pairs):  # type: ig
                     place[rank[o]] += 1
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _place(pairs, starts, order, points, tile_count, tile_size, addends):  # type: ignore[no-untyped-def]
     """Fills tiles and sums from pairs sorted by rank: (tiles [Q, 1 + B], sums [P, J], number of pairs left over)."""
     tiles = np.zeros((tile_count, 1 + tile_size), np.float32)
@@ -171,7 +172,7 @@ def _place(pairs, starts, order, points, tile_count, tile_size, addends):  # typ
     return tiles, sums, len(pairs) - placed
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _same_voxel(cells, owner, rows, dilations):  # type: ignore[no-untyped-def]
     frames, count, _ = cells.shape
     times = np.zeros((rows.size, 2 * len(dilations)), np.float32)
@@ -190,7 +191,7 @@ def _same_voxel(cells, owner, rows, dilations):  # type: ignore[no-untyped-def]
     return times
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _children(cells, owner, fine, fine_owner, rows):  # type: ignore[no-untyped-def]
     """[P, 8]; on level 0, where `fine` is `cells`, a point's one child is itself."""
     frames, count, _ = cells.shape
