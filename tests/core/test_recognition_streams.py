@@ -196,7 +196,7 @@ def test_memory_is_bounded(tmp_path: Path, scene: Scene) -> None:
     recognizer = eager(load(tmp_path, *ALL))
     for t in range(20 * FRAMES):  # ten times the camera's rate
         scene.tell(recognizer, t % (3 * FRAMES), at=t / 10)
-    kept = recognizer._observations
+    kept = recognizer._followed.others
     assert len(kept._colour) <= PICTURES and len(kept._flow) <= PICTURES
     frames = [*kept._scene.values(), *(kept._bodies["body_1"][name] for name in ("body_crop", "right"))]
     assert all(FRAMES < len(series) <= FRAMES_A_SAMPLE * FRAMES + 2 for series in frames)
