@@ -266,8 +266,9 @@ class Observations:
     def lacking(self, body_id: str) -> str:
         """Why a body's window cannot be judged, in words; empty where it can."""
         reasons = [words for stream, needed in self.streams.items() if needed and (words := self.absent(stream))]
-        if "size" in self._keys and self.size is None:
-            reasons.append("no size of the colour image so far")
+        sized = "size" in self._keys or ("motion" in self._keys and not self.absent("flow"))
+        if sized and self.size is None:
+            reasons.append("no camera_info so far, so the size of the colour image is unknown")
         for spec, feature in self._pictures:
             if not reasons and not len(self._series(spec, feature, body_id)):
                 wanted = " and ".join(WORDS[s] for s in ("colour", "flow") if feature.streams.get(s))

@@ -13,6 +13,7 @@ from actrec.followed import Followed, Track
 from actrec.frames import NANOSECONDS, Body, Face, Hand, Intrinsics
 from actrec.inference.session import Prediction, Session
 from actrec.labels import Counts, LabelledWindow, RecognitionConfig
+from actrec.observations import WORDS
 from actrec.package import UNKNOWN
 
 __all__ = ["Counts", "LabelledWindow", "RecognitionConfig", "Recognizer"]
@@ -97,8 +98,9 @@ class Recognizer:
     def waiting(self) -> dict[str, str]:
         """What is missing now, in words, by stream; a stream that the model can do without too."""
         with self._lock:
-            missing = {stream: self._followed.others.absent(stream) for stream in self.streams}
-        return {stream: words for stream, words in missing.items() if words}
+            others = {stream: self._followed.others.absent(stream) for stream in self.streams if stream != self.subject}
+            first = {self.subject: f"no {WORDS[self.subject]} so far"} if self._last_ns is None else {}
+        return {**first, **{stream: words for stream, words in others.items() if words}}
 
     # -- streams -------------------------------------------------------------------------------------------------------
 

@@ -132,6 +132,18 @@ def test_required_stream_that_falls_silent_and_comes_back(tmp_path: Path, scene:
     assert recognizer.judge()[0].reason == ""
 
 
+@pytest.mark.parametrize("spec", [MOTION, PLACES], ids=lambda spec: spec.modality)
+def test_size_of_the_picture_that_never_came(tmp_path: Path, scene: Scene, spec: InputSpec) -> None:
+    recognizer = eager(load(tmp_path, spec), min_seconds=0.0)
+    recognizer.observe(stamp(0), scene.bodies(0))
+    if "flow" in recognizer.streams:
+        recognizer.add_flow(stamp(0), scene.clip["flow"][0], CAMERA.resized(160, 120))
+    assert "no camera_info so far" in recognizer.judge()[0].reason
+    recognizer.set_size(320, 240)
+    recognizer.observe(stamp(1), scene.bodies(1))
+    assert recognizer.judge()[0].reason == ""
+
+
 def test_pictures_of_other_frames_are_not_taken_for_a_bodys(tmp_path: Path, scene: Scene) -> None:
     """A colour camera on another clock."""
     recognizer = eager(load(tmp_path, CROP))
@@ -304,8 +316,10 @@ def test_model_of_hands_labels_each_hand(tmp_path: Path, scene: Scene, layout: s
     session = load(tmp_path, InputSpec("body", "body", layout, (1, 3, FRAMES, joints), "m", RAW))
     recognizer = eager(session)
     assert recognizer.subject == "hands" and recognizer.streams == {"hands": True}
+    assert recognizer.waiting == {"hands": "no hands so far"}
     for t in range(FRAMES):
         labels = recognizer.update(stamp(t), scene.hands(t))
+    assert recognizer.waiting == {}
     by_id = {label.body_id: label for label in labels}
     assert set(by_id) == {"body_1_left", "body_1_right"}
     clip = scene.clip["hands"][:1, :FRAMES, 1]
