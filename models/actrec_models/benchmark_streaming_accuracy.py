@@ -1,7 +1,7 @@
 """`actrec bench streaming-accuracy`: what running frame by frame costs in accuracy, with the same weights."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from actrec import config, package, windows
+from actrec import config, package
 from actrec.features import inputs
 from actrec.features.running import RunningNormaliser
 from actrec.features.skeleton import SkeletonPreprocessing, stack
@@ -20,6 +20,7 @@ from actrec_models.networks.base import Network
 from actrec_models.registry import create
 
 BATCH = 64
+Frames = Callable[[Clip], dict[str, np.ndarray]]
 
 
 def measure(arguments: list[str]) -> dict[str, Any]:
@@ -33,9 +34,10 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     labels = np.array([clips[i].label for i in range(len(clips))])
     forms = _Forms(network, seconds, clips)
     predicted = {
-        "window": forms.windows(),
-        "step, the window's frames, normalised by the window": forms.stream(forms.window_frames),
+        "window": forms.windows(forms.window_frames),
+        "step, the window's frames": forms.stream(forms.window_frames),
         "step, the window's frames, normalised as they come": forms.stream(forms.running_frames),
+        "window, another action before": forms.windows(forms.continued_window),
         "step, another action before, normalised as they come": forms.stream(forms.continued_frames),
     }
     rows = [
@@ -71,29 +73,26 @@ class _Forms:
         self.specs = network.input_specs
         self.frames, self.bodies = self.specs[0].shape[2], self.specs[0].shape[0]
         self.options = config.build(SkeletonPreprocessing, self.specs[0].preprocessing)
+        self._index = {clips[i].name: i for i in range(len(clips))}
         self.session = StreamingSession(streaming_graph.to_onnx(network), batch=BATCH)
 
-    def windows(self) -> np.ndarray:
+    def windows(self, frames: Frames) -> np.ndarray:
         """Classes by the window form."""
-        found = []
+        found: list[int] = []
         for batch in self._batches():
-            made = [
-                inputs({"bodies": clip.window(self.seconds, self.frames)[: self.bodies]}, self.specs) for clip in batch
-            ]
+            clip = self._stacked([frames(clip) for clip in batch])
             with torch.no_grad():
-                logits = self.network(
-                    **{s.name: torch.from_numpy(np.stack([m[s.name] for m in made])) for s in self.specs}
-                )
+                logits = self.network(**{name: torch.from_numpy(value) for name, value in clip.items()})
             found += logits.argmax(dim=1).tolist()
         return np.array(found)
 
-    def stream(self, frames: Any) -> np.ndarray:
+    def stream(self, frames: Frames) -> np.ndarray:
         """Classes as of the last frame of what `frames` makes of a clip: input name to (M, 3, T, V)."""
         found: list[int] = []
         for batch in self._batches():
             made = [frames(clip) for clip in batch]
             made += made[-1:] * (BATCH - len(made))
-            clip = {s.name: np.stack([m[s.name] for m in made]) for s in self.specs}
+            clip = self._stacked(made)
             self.session.reset()
             for t in range(clip[self.specs[0].name].shape[3]):
                 logits = self.session.step({name: value[:, :, :, t : t + 1] for name, value in clip.items()})
@@ -109,22 +108,25 @@ class _Forms:
         return self._running(clip.window(self.seconds, self.frames)[: self.bodies])
 
     def continued_frames(self, clip: Clip) -> dict[str, np.ndarray]:
-        """Two windows' time that ends with the clip, led up to by another clip."""
+        """Two windows' time that ends with the clip, led up to by another clip; each frame normalised as it comes."""
+        return self._running(self._continued(clip))
+
+    def continued_window(self, clip: Clip) -> dict[str, np.ndarray]:
+        """The last window of that time."""
+        return inputs({"bodies": self._continued(clip)[:, -self.frames :]}, self.specs)
+
+    def _continued(self, clip: Clip) -> np.ndarray:
         before = self.clips[(self._index[clip.name] + len(self.clips) // 2) % len(self.clips)]
         joined = augment.follow(before, clip, np.random.default_rng(1))
-        wanted = windows.sample_stamps(int(joined.stamps_ns[-1]), 2 * self.seconds, 2 * self.frames)
-        return self._running(
-            np.stack([windows.resample(joined.stamps_ns, b, wanted) for b in joined.bodies])[: self.bodies]
-        )
+        return joined.window(2 * self.seconds, 2 * self.frames)[: self.bodies]
+
+    def _stacked(self, made: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        return {spec.name: np.stack([m[spec.name] for m in made]) for spec in self.specs}
 
     def _running(self, bodies: np.ndarray) -> dict[str, np.ndarray]:
         normaliser = RunningNormaliser(self.frames, self.options)
         joints = np.stack([normaliser.step(bodies[:, t]) for t in range(bodies.shape[1])], axis=1)
         return {spec.name: stack(joints, spec.modality) for spec in self.specs}
-
-    @property
-    def _index(self) -> dict[str, int]:
-        return {self.clips[i].name: i for i in range(len(self.clips))}
 
     def _batches(self) -> Iterator[list[Clip]]:
         for start in range(0, len(self.clips), BATCH):
