@@ -88,8 +88,10 @@ def trace(network: Network) -> bytes:
     buffer = io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings():
         # The TorchScript exporter is the one whose graphs TensorRT parses without surprises; torch calls it the old
-        # one at every use.
+        # one at every use, and doubts that a recurrent layer takes another batch than it was traced with. It does:
+        # parity is checked at two others.
         warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", UserWarning)
         try:
             torch.onnx.export(
                 wrapped,
