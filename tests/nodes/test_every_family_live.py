@@ -1,8 +1,5 @@
-"""From the simulated camera to labels, through a network of each family: exported small and untrained, swapped into one
-running graph. With ACTREC_EVERY_NETWORK=1 through every network that there is.
-"""
+"""From the simulated camera to labels, through every network: exported small and untrained, swapped into one graph."""
 
-import os
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,8 +27,6 @@ from tests.tiny_model import tiny_description, write_tiny
 
 pytestmark = pytest.mark.ros
 
-ONE_A_FAMILY = ("deepacts_cnn", "deepacts_graph", "flow_skeleton", "p_i3d", "sem_spa", "vpn_i3d")
-NAMES = list_models() if os.environ.get("ACTREC_EVERY_NETWORK") else list(ONE_A_FAMILY)
 WINDOW_S = 1.0
 """Shorter than the papers' windows, so that each is soon full; what fills it is the same."""
 PATIENCE_S = 100.0
@@ -91,7 +86,7 @@ def write_small(name: str, folder: Path) -> package.ModelPackage:
 def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, package.ModelPackage]:
     """Exported before the graph runs, which would take half of the machine."""
     folder = tmp_path_factory.mktemp("networks")
-    return {name: write_small(name, folder) for name in NAMES}
+    return {name: write_small(name, folder) for name in list_models()}
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +97,7 @@ def live(tmp_path_factory: pytest.TempPathFactory, packages: dict[str, package.M
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", list_models())
 def test_it_labels_what_the_simulated_camera_shows(
     live: LiveGraph, packages: dict[str, package.ModelPackage], name: str
 ) -> None:
