@@ -74,6 +74,14 @@ class Past:
         self.write(name, value)
         return torch.cat([past, value], dim=2)
 
+    def delayed(self, name: str, value: Tensor, step: int) -> Tensor:
+        """The value `step` frames ago, (N·M, C, 1, V)."""
+        if step == 0:
+            return value
+        before = self.read(name, value, step)
+        self.write(name, value)
+        return before
+
     def mean(self, name: str, value: Tensor, step: int, memory: int) -> Tensor:
         """Running mean of the values `step` frames apart, fading after `memory` of them: (N·M, C, 1, V)."""
         before = self.read(name, value, step)
@@ -206,8 +214,7 @@ def _graph_block(block: GraphBlock, f_in: Tensor, past: Past, name: str, step: i
     f = norm_after(_convolve(conv, window))
     if block.residual is not None:
         # An output is about the middle of its kernel, which is that many frames ago.
-        middle = past.window(f"{name}.shortcut", f_in, step * (block.kernel // 2), min(block.kernel, 2))
-        f = f + block.residual(middle[:, :, :1])
+        f = f + block.residual(past.delayed(f"{name}.shortcut", f_in, step * (block.kernel // 2)))
     return torch.relu(f)
 
 
