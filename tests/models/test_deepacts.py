@@ -250,7 +250,8 @@ def test_stored_extrema_reach_the_inputs():
 def test_imagenet_weights_have_a_place_in_every_branch():
     model = network("deepacts_multi")
     assert model.weight_targets == {
-        name: tuple(f"cnns.{name}.branches.{m}.net" for m in TWO) for name in ("efficientnet_b0", "resnet50")
+        **{name: tuple(f"cnns.{name}.branches.{m}.net" for m in TWO) for name in ("efficientnet_b0", "resnet50")},
+        "deepacts_graph": ("graph",),
     }
     for name, net in (("efficientnet_b0", EfficientNetB0(5, 0.05, 0.1)), ("resnet50", ResNet50(5, 0.05, 0.1))):
         for target in model.weight_targets[name]:
