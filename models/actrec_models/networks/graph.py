@@ -65,8 +65,8 @@ class GraphConvolution(nn.Module):
         f = self.weight(f_in)  # (N, K·C, T, V)
         channels, t, v = sizes(f)
         k, c = self.subsets, channels // self.subsets
-        f = f.reshape(-1, k, c * t, v)  # (N, K, C·T, V)
-        f = torch.matmul(f, self.adjacency * self.mask).sum(dim=1)  # (N, C·T, V)
+        f = f.reshape(-1, k, c * t, v).transpose(1, 2).reshape(-1, c * t, k * v)  # (N, C·T, K·V)
+        f = torch.matmul(f, (self.adjacency * self.mask).reshape(k * v, v))  # (N, C·T, V), summed over k
         return f.reshape(-1, c, t, v)  # (N, C, T, V)
 
 
