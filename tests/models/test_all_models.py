@@ -136,7 +136,8 @@ def test_what_is_no_class_takes_no_part_in_the_loss(name, batch):
         beside = network.losses({**batch, "label": label})
     assert torch.isfinite(beside["loss"])
     assert beside["logits"].shape == (4, CLASSES)
-    assert torch.isfinite(alone)
+    if type(network).losses is Network.losses:  # others also have terms that need no label
+        torch.testing.assert_close(alone, beside["loss"])
 
 
 def test_a_seed_repeats_training_bit_for_bit(name, batch):
