@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,7 +25,14 @@ def spec(name="body_crop", frames=4, size=32, **preprocessing):
 
 
 def observe(view, name="body_crop", **options):
-    return features.feature(name).observe(view, spec(name, **options))
+    feature: Any = features.feature(name)
+    return feature.observe(view, spec(name, **options))
+
+
+def boxed(box: Any) -> Any:
+    """A box that is known to be there."""
+    assert box is not None
+    return box
 
 
 @pytest.fixture(scope="module")
@@ -100,14 +108,14 @@ def test_one_misplaced_joint_does_not_decide_the_scale(view):
 def test_hand_box_follows_the_hand_and_falls_back_to_the_joints(view):
     found = np.array([[200.0, 90.0], [210.0, 80.0]] + 19 * [[np.nan, np.nan]])
     lost = np.full((21, 2), np.nan)
-    assert hand_box(view.pixels, found, "left", 0.4)[:2] == (205.0, 85.0)
+    assert boxed(hand_box(view.pixels, found, "left", 0.4))[:2] == (205.0, 85.0)
     joints = view.pixels[[LAYOUT.index[f"{j}_left"] for j in ("wrist", "hand", "hand_tip")]]
     middle = (joints.min(axis=0) + joints.max(axis=0)) / 2
     for hand in (lost, None):
-        box = hand_box(view.pixels, hand, "left", 0.4)
+        box = boxed(hand_box(view.pixels, hand, "left", 0.4))
         np.testing.assert_allclose(box[:2], middle)
         assert box[2] == pytest.approx(0.4 * pixels_per_metre(view.pixels, V2))
-    assert hand_box(view.pixels, found, "left", 0.4)[2] == box[2]  # the same size: the picture does not jump
+    assert boxed(hand_box(view.pixels, found, "left", 0.4))[2] == box[2]  # the same size: the picture does not jump
     unseen = view.pixels.copy()
     unseen[[LAYOUT.index[f"{j}_left"] for j in ("wrist", "hand", "hand_tip")]] = np.nan
     assert hand_box(unseen, lost, "left", 0.4) is None
@@ -182,7 +190,7 @@ def test_jitter_moves_and_mirrors_every_square_of_a_clip_alike(view):
         assert abs(options["shift_x"]) <= JITTER and abs(options["shift_y"]) <= JITTER
         seen.add(options["mirror"])
     assert seen == {True, False}
-    box = body_box(view.pixels, 1.2)
+    box = boxed(body_box(view.pixels, 1.2))
     moved = cut(view.colour, (box[0] + 0.1 * box[2], box[1] - 0.05 * box[2], box[2]), 32)
     np.testing.assert_array_equal(observe(view, shift_x=0.1, shift_y=-0.05, mirror=True), moved[:, ::-1])
 
@@ -210,13 +218,14 @@ def test_crops_of_a_recorded_video(data_root):
     video.release()
     assert read
     pixels = recording.colour_pixels[0, 0].astype(np.float32)
-    seen = View(pixels=pixels, colour=np.ascontiguousarray(frame[..., ::-1]))
+    colour = np.ascontiguousarray(frame[..., ::-1])
+    seen = View(pixels=pixels, colour=colour)
     # A person 4 m from a Kinect v2 (f about 1060 px).
     assert pixels_per_metre(pixels, V2) == pytest.approx(1060 / recording.positions[0, 0, 0, 2], rel=0.2)
     side = 0.45 * pixels_per_metre(pixels, V2)
     for name, joint in (("left_hand_crop", "hand_left"), ("right_hand_crop", "hand_right")):
         u, v = np.round(pixels[LAYOUT.index[joint]]).astype(int)
-        patch = seen.colour[v - 12 : v + 13, u - 12 : u + 13].mean(axis=(0, 1))
+        patch = colour[v - 12 : v + 13, u - 12 : u + 13].mean(axis=(0, 1))
         half = round(12 / side * 224)
         middle = observe(seen, name, size=224)[112 - half : 113 + half, 112 - half : 113 + half].mean(axis=(0, 1))
         np.testing.assert_allclose(middle, patch, atol=30)
@@ -225,7 +234,7 @@ def test_crops_of_a_recorded_video(data_root):
 def test_a_camera_close_by_sees_large_crops():
     near = Intrinsics(320, 240, 300.0, 300.0, 160.0, 120.0)
     person = _metres()
-    far_box = hand_box(project(person + np.array([0, 0, 2.0]), near), None, "left", 0.45)
-    near_box = hand_box(project(person, near), None, "left", 0.45)
+    far_box = boxed(hand_box(project(person + np.array([0, 0, 2.0]), near), None, "left", 0.45))
+    near_box = boxed(hand_box(project(person, near), None, "left", 0.45))
     ratio = (person[0, 2] + 2.0) / person[0, 2]
     assert near_box[2] / far_box[2] == pytest.approx(ratio, rel=0.15)

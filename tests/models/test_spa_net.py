@@ -89,14 +89,16 @@ def test_sparse_3d_convolution_is_the_dense_one_where_there_are_points(kernel):
     grid = torch.zeros(2, 4, size, size, size)
     for t, v in itertools.product(range(2), range(9)):
         if cells[0, t, v, 0] >= 0:
-            grid[(t, slice(None), *cells[0, t, v])] = f[0, t * 9 + v]
+            x, y, z = cells[0, t, v]
+            grid[t, :, x, y, z] = f[0, t * 9 + v]
     # Eq. 9 counts W by R(i) − R(j), torch by R(j) − R(i): the kernel is turned about.
     weight = layer.weight.reshape(kernel, kernel, kernel, 4, 5).flip(0, 1, 2).permute(4, 3, 0, 1, 2)
     rim = ((kernel - 1) // 2, kernel // 2) * 3  # "same"
     dense = torch.nn.functional.conv3d(torch.nn.functional.pad(grid, rim), weight)
     for t, v in itertools.product(range(2), range(9)):
         if cells[0, t, v, 0] >= 0:
-            torch.testing.assert_close(found[t, v], dense[(t, slice(None), *cells[0, t, v])], atol=1e-5, rtol=1e-4)
+            x, y, z = cells[0, t, v]
+            torch.testing.assert_close(found[t, v], dense[t, :, x, y, z], atol=1e-5, rtol=1e-4)
 
 
 def test_sparse_4d_convolution_is_the_dense_one_where_there_are_points():
@@ -108,7 +110,8 @@ def test_sparse_4d_convolution_is_the_dense_one_where_there_are_points():
     grid = np.zeros((6, 6, 6, 6, 2))  # x, y, z, t with a rim of one
     for t, v in itertools.product(range(4), range(6)):
         if cells[0, t, v, 0] >= 0:
-            grid[(*(cells[0, t, v] + 1), t + 1)] = f[0, t * 6 + v].numpy()
+            x, y, z = cells[0, t, v] + 1
+            grid[x, y, z, t + 1] = f[0, t * 6 + v].numpy()
     weight = layer.weight.detach().numpy().reshape(3, 3, 3, 3, 2, 3)
     for t, v in itertools.product(range(4), range(6)):
         if cells[0, t, v, 0] < 0:
