@@ -73,7 +73,7 @@ def load(network: Network, name: str, path: Path) -> Report:
         ConfigError: It fits the network not at all, or only in small part; the names are listed.
     """
     file = weight_files.read(path)
-    kind, tensors, targets, partial = _match(network, name, file)
+    kind, tensors, targets = _match(network, name, file)
     public = weight_files.FORMATS.get(kind)
     plan = _Plan(network, file.classes, public.classifier if public else "")
     for prefix in targets:
@@ -81,27 +81,28 @@ def load(network: Network, name: str, path: Path) -> Report:
     report = plan.report(path.name, kind, tensors)
     used = len(plan.values) / max(1, len(tensors) - len(report.kept))
     filled = len(plan.values) / max(1, plan.wanted)
-    fits = max(used, filled) >= _LEAST if partial else not (report.missing or report.unexpected or report.unfit)
-    if not fits:
+    if max(used, filled) < _LEAST:
         raise ConfigError(f"{report}: it does not fit {name}, choose another --init")
     with torch.no_grad():
         for parameter, value in plan.values.values():
             parameter.copy_(value)
-    logger.info("%s", report)
+    # Of the same network, with other options: what it does not fill must not be overlooked.
+    whole = kind != name or not (report.missing or report.unexpected or report.unfit)
+    logger.log(logging.INFO if whole else logging.WARNING, "%s", report)
     return report
 
 
-def _match(network: Network, name: str, file: WeightFile) -> tuple[str, Mapping[str, Tensor], tuple[str, ...], bool]:
-    """What the file holds, its tensors by the names of that, the submodules to fill, whether part of them will do."""
+def _match(network: Network, name: str, file: WeightFile) -> tuple[str, Mapping[str, Tensor], tuple[str, ...]]:
+    """What the file holds, its tensors by the names of that, the submodules to fill."""
     known = set(network.state_dict())
     if file.network == name or (not file.network and known == set(file.tensors)):
-        return name, file.tensors, ("",), False
+        return name, file.tensors, ("",)
     shared = known & set(file.tensors)
     for kind, tensors in ((file.network, file.tensors), weight_files.recognise(file.tensors)):
         if kind and network.weight_targets.get(kind):
-            return kind, tensors, network.weight_targets[kind], True
+            return kind, tensors, network.weight_targets[kind]
     if shared:
-        return file.network or "names of this network", file.tensors, ("",), True
+        return file.network or "names of this network", file.tensors, ("",)
     found = file.network or weight_files.recognise(file.tensors)[0]
     what = f"holds {weight_files.title(found)}" if found else f"has unknown names ({_some(sorted(file.tensors))})"
     takes = ", ".join(weight_files.title(kind) for kind in network.weight_targets) or "its own alone"

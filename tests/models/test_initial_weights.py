@@ -273,3 +273,15 @@ def test_wrong_use_of_export_is_said_in_one_line(arguments, message, tmp_path, c
     assert main(["export", *arguments, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err.strip()
     assert message in error and "\n" not in error
+
+
+def test_a_variant_starts_the_published_network_and_what_it_lacks_is_said(tmp_path, caplog):
+    """VPN, Sect. 3.3: the visual backbone is trained alone first."""
+    backbone, whole = small("vpn_i3d", attention="none", embedding="none"), small("vpn_i3d")
+    checkpoint(tmp_path / "l1.ckpt", "vpn_i3d", backbone)
+    with caplog.at_level("WARNING"):
+        report = initial_weights.load(whole, "vpn_i3d", tmp_path / "l1.ckpt")
+    assert set(report.loaded) == set(backbone.state_dict())
+    assert report.missing and f"{len(report.missing)} missing" in caplog.text
+    name = "visual.Mixed_3b.b0.conv3d.weight"
+    assert torch.equal(whole.state_dict()[name], backbone.state_dict()[name])
