@@ -64,10 +64,15 @@ class HandCropPreprocessing(PicturePreprocessing):
 
 
 def jittered(specs: Iterable[InputSpec], rng: np.random.Generator) -> list[InputSpec]:
-    """The specs with every square moved to one random place, and mirrored or not: a clip as I3D is trained on it."""
+    """The specs with every square moved to one random place, and mirrored or not: a clip as I3D is trained on it.
+
+    Pictures that go with poses are not mirrored, or the two would show different sides.
+    """
     names = {field.name for field in dataclasses.fields(PicturePreprocessing)}
+    specs = list(specs)
     shift_x, shift_y = rng.uniform(-JITTER, JITTER, 2)
-    varied = {"shift_x": float(shift_x), "shift_y": float(shift_y), "mirror": bool(rng.random() < 0.5)}
+    alone = all(names <= spec.preprocessing.keys() for spec in specs)
+    varied = {"shift_x": float(shift_x), "shift_y": float(shift_y), "mirror": bool(rng.random() < 0.5) and alone}
     return [
         dataclasses.replace(spec, preprocessing={**spec.preprocessing, **varied})
         if names <= spec.preprocessing.keys()

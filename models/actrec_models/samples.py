@@ -7,7 +7,7 @@ from torch.utils.data import Dataset
 
 from actrec import config, features
 from actrec.errors import ConfigError
-from actrec.features import flow_rgb, skeleton
+from actrec.features import crops, flow_rgb, skeleton
 from actrec.features.clips import window_inputs
 from actrec.features.skeleton import SkeletonPreprocessing
 from actrec.package import InputSpec, WindowSpec
@@ -65,7 +65,7 @@ class Samples(Dataset[Sample]):
         if self._bodies_alone:
             return {**self._of_bodies(self.varied_bodies(index, rng), rng), "label": clip.label}
         stamps = augment.sample_stamps(clip, self.window.seconds, self.window.frames, self.augmentation, rng)
-        specs = flow_rgb.jittered(self.specs, rng)
+        specs = crops.jittered(flow_rgb.jittered(self.specs, rng), rng)
         return {**self._of_clip(clip.sampled(stamps), specs, self._start(rng)), "label": clip.label}
 
     def varied_bodies(self, index: int, rng: np.random.Generator) -> np.ndarray:

@@ -188,7 +188,8 @@ def test_jitter_moves_and_mirrors_every_square_of_a_clip_alike(view):
         (drawn,) = {tuple(sorted(s.preprocessing.items())) for s in varied}
         options = dict(drawn)
         assert abs(options["shift_x"]) <= JITTER and abs(options["shift_y"]) <= JITTER
-        seen.add(options["mirror"])
+        assert not options["mirror"], "the poses that go with them are not mirrored"
+        seen.add(jittered(specs, rng)[0].preprocessing["mirror"])
     assert seen == {True, False}
     box = boxed(body_box(view.pixels, 1.2))
     moved = cut(view.colour, (box[0] + 0.1 * box[2], box[1] - 0.05 * box[2], box[2]), 32)
