@@ -14,7 +14,7 @@ class RunningNormaliser:
     """Normalises each new frame by where the person has been over the last `frames` frames, this one included.
 
     A window is normalised as a whole, by all of its frames; a stream cannot change frames that are gone. So each frame
-    keeps the placement that was known when it came. That of the last frame of a window is the window's.
+    keeps the placement that was known when it came. A window with `placing` "running" is normalised alike.
 
     Args:
         frames: T of the network's window.

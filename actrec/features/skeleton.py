@@ -22,6 +22,11 @@ class SkeletonPreprocessing:
     )
     align: str = setting("yaw", "turn about the vertical until the person faces the camera", choices=("yaw", "none"))
     scale: str = setting("torso", "unit of length: the median torso, or the metre", choices=("torso", "none"))
+    placing: str = setting(
+        "window",
+        "what centre, turn and scale of a frame are taken from: all frames, or, as a stream has it, those up to it",
+        choices=("window", "running"),
+    )
 
 
 def normalise(bodies: np.ndarray, options: SkeletonPreprocessing, layout: str = "kinect_v2_25") -> np.ndarray:
@@ -36,6 +41,11 @@ def normalise(bodies: np.ndarray, options: SkeletonPreprocessing, layout: str = 
         [M, T, V, 3] float32 without NaN; an absent body is all zero.
     """
     clip = np.asarray(bodies, dtype=np.float32)
+    if options.placing == "running":
+        frames = range(clip.shape[1])
+        return np.stack(
+            [placement(clip[0, : t + 1], options, layout).apply(clip[:, t], layout) for t in frames], axis=1
+        )
     return placement(clip[0], options, layout).apply(clip, layout)
 
 

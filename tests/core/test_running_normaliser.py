@@ -24,6 +24,14 @@ def test_the_newest_frame_is_normalised_as_the_window_that_ends_with_it():
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+def test_a_window_of_running_placing_is_normalised_as_a_stream_of_its_frames():
+    clip, options = walk(bodies=2), SkeletonPreprocessing(placing="running")
+    running = RunningNormaliser(20, options)
+    streamed = np.stack([running.step(clip[:, t]) for t in range(20)], axis=1)
+    np.testing.assert_allclose(streamed, skeleton.normalise(clip, options), atol=1e-6)
+    assert not np.allclose(streamed, skeleton.normalise(clip, SkeletonPreprocessing()))
+
+
 def test_reset_forgets_and_inputs_are_those_of_the_network():
     clip, running = walk(), RunningNormaliser(8, SkeletonPreprocessing())
     first = running.step(clip[:, 0])

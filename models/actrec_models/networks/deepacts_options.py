@@ -107,7 +107,16 @@ def check_choice(name: str, chosen: tuple[str, ...] | list[str], known: tuple[st
 def graph_specs(options: DeepActsOptions) -> list[InputSpec]:
     """An input (M, 3, T, N) a modality: joints over time, as the graph network and HCN take them."""
     shape = (options.bodies, 3, options.frames)
-    return [_spec(name, MODALITIES[name], (*shape, len(MODALITIES[name])), {}) for name in options.modalities]
+    streamed = isinstance(options, DeepActsGraphConfig) and options.padding == "none"
+    return [
+        _spec(
+            name,
+            MODALITIES[name],
+            (*shape, len(MODALITIES[name])),
+            {"placing": "running"} if streamed and name in ("body", "bones") else {},
+        )
+        for name in options.modalities
+    ]
 
 
 def stamp_specs(options: CnnOptions) -> list[InputSpec]:

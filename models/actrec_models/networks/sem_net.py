@@ -230,7 +230,7 @@ class SemNet(Network):
     @property
     def input_specs(self) -> list[InputSpec]:
         """One input a stream, (M, 3, T, V) without the batch axis."""
-        options = SkeletonPreprocessing()
+        options = SkeletonPreprocessing(placing="running" if self.config.causal else "window")
         if self.config.layout == "hand_22":  # has no spine to centre on, and no torso
             options = SkeletonPreprocessing(centre="none", align="none", scale="none")
         shape = (self.config.bodies, 3, self.config.frames, len(layouts.get(self.config.layout)))
