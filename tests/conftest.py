@@ -11,6 +11,10 @@ ROOT = Path(__file__).resolve().parent.parent
 FIRST_DOMAIN, LAST_DOMAIN = 40, 101
 WORKERS = 8
 
+# Before numpy and torch are imported. Tests run side by side, a worker for each core: threads of several workers that
+# spin on the same cores, waiting for one another, take many times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     # The main process picks a block of domains by its process id; the workers inherit the choice and take one each.
