@@ -87,11 +87,6 @@ class Series(Generic[T]):
         kept = bisect_left(self._stamps, stamp_ns + int(JUMP_S * NANOSECONDS))
         del self._stamps[kept:], self._values[kept:]
 
-    @property
-    def newest_ns(self) -> int | None:
-        """The newest stamp; None where there is no value."""
-        return self._stamps[-1] if self._stamps else None
-
     def at(self, stamp_ns: int, tolerance_s: float) -> T | None:
         """The value nearest to a stamp, if it is near enough."""
         if not self._stamps:
