@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     provenance = session.package.provenance
     dataset = args.dataset or provenance.dataset
     data = importlib.import_module("actrec_models.data")
-    clips = data.create(dataset, f"{args.data}/{dataset}", split=args.split or provenance.split, part=args.part)
+    clips = data.create(dataset, data.folder(args.data, dataset), split=args.split or provenance.split, part=args.part)
     report = importlib.import_module("actrec_models.evaluation").evaluate(session, clips)
     figures = {"package": session.package.name, "dataset": dataset, "part": args.part, **report.as_dict()}
     print(json.dumps(figures, indent=2) if args.json else _text(figures))

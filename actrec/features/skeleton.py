@@ -18,10 +18,14 @@ class SkeletonPreprocessing:
     """How joints are made independent of where a person stands, faces and how tall they are."""
 
     centre: str = setting(
-        "spine_base", "joint whose mean over the window becomes the origin", choices=("spine_base", "none")
+        "spine_base", "joint whose mean over the window becomes the origin", choices=("spine_base", "palm", "none")
     )
     align: str = setting("yaw", "turn about the vertical until the person faces the camera", choices=("yaw", "none"))
-    scale: str = setting("torso", "unit of length: the median torso, or the metre", choices=("torso", "none"))
+    scale: str = setting(
+        "torso",
+        "unit of length: the median torso, a hand's median length from wrist to middle finger, or the metre",
+        choices=("torso", "hand", "none"),
+    )
     placing: str = setting(
         "window",
         "what centre, turn and scale of a frame are taken from: all frames, or, as a stream has it, those up to it",
@@ -77,7 +81,9 @@ def placement(body: np.ndarray, options: SkeletonPreprocessing, layout: str = "k
     if options.align == "yaw":
         turn = _facing_rotation(body, index)
     if options.scale == "torso":
-        unit = _torso_length(body, index)
+        unit = _length(body, index["spine_base"], index["spine_shoulder"], shortest=0.05, usual=0.5)
+    elif options.scale == "hand":
+        unit = _length(body, index["wrist"], index["middle_base"], shortest=0.02, usual=0.1)
     return Placement(origin, turn, unit)
 
 
@@ -105,10 +111,11 @@ def _facing_rotation(body: np.ndarray, index: dict[str, int]) -> np.ndarray:
     return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]], dtype=np.float32)
 
 
-def _torso_length(body: np.ndarray, index: dict[str, int]) -> float:
-    torso = np.linalg.norm(body[:, index["spine_shoulder"]] - body[:, index["spine_base"]], axis=-1)
-    torso = torso[np.isfinite(torso) & (torso > 0.05)]
-    return float(np.median(torso)) if len(torso) else 0.5
+def _length(body: np.ndarray, start: int, end: int, shortest: float, usual: float) -> float:
+    """Median distance in metres between two joints of [T, V, 3], `usual` where they are never seen far enough apart."""
+    length = np.linalg.norm(body[:, end] - body[:, start], axis=-1)
+    length = length[np.isfinite(length) & (length > shortest)]
+    return float(np.median(length)) if len(length) else usual
 
 
 def seat_missing(bodies: np.ndarray, layout: str) -> np.ndarray:

@@ -164,7 +164,7 @@ def _judge(
     recipe: Recipe, session: inference.Session, network: Network, data_root: str
 ) -> tuple[package.Rejection, dict[str, Any]]:
     """The rejection, and the figures of the card."""
-    test = data.create(recipe.dataset, f"{data_root}/{recipe.dataset}", split=recipe.split, part="test")
+    test = data.create(recipe.dataset, data.folder(data_root, recipe.dataset), split=recipe.split, part="test")
     scores = evaluation.logits(session, test)
     right = scores.argmax(axis=1) == [test[i].label for i in range(len(test))]
     figures: dict[str, Any] = {

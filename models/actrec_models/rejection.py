@@ -87,7 +87,7 @@ def calibrate(recipe: Recipe, session: Session, data_root: str) -> tuple[Rejecti
 
     Augmented draws that training did not see are the nearest to unseen clips that does not touch the test part.
     """
-    clips = data.create(recipe.dataset, f"{data_root}/{recipe.dataset}", split=recipe.split, part="train")
+    clips = data.create(recipe.dataset, data.folder(data_root, recipe.dataset), split=recipe.split, part="train")
     samples = Samples(clips, list(session.package.inputs), session.package.window, recipe, recipe.check())
     draws = [np.random.default_rng([recipe.seed, recipe.epochs, index]) for index in range(len(samples))]
     known = evaluation.logits_of(session, [samples.varied_bodies(i, rng) for i, rng in enumerate(draws)])
@@ -105,7 +105,7 @@ def unknown_logits(recipe: Recipe, session: Session, data_root: str, part: str) 
     Raises:
         ConfigError: The recipe leaves out an action that the dataset does not have.
     """
-    clips = data.create(recipe.unknown_dataset, f"{data_root}/{recipe.unknown_dataset}", part=part)
+    clips = data.create(recipe.unknown_dataset, data.folder(data_root, recipe.unknown_dataset), part=part)
     absent = sorted(set(recipe.unknown_exclude) - set(clips.classes))
     if absent:
         raise ConfigError(f"unknown_exclude names {', '.join(absent)}, which {recipe.unknown_dataset} does not have")

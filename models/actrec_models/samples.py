@@ -11,7 +11,7 @@ from actrec.features import crops, flow_rgb, skeleton
 from actrec.features.clips import window_inputs
 from actrec.features.skeleton import SkeletonPreprocessing
 from actrec.package import InputSpec, WindowSpec
-from actrec_models.data import ClipDataset, augment, outliers
+from actrec_models.data import ClipDataset, augment, augment_hands, outliers
 from actrec_models.networks.base import OUTLIER
 from actrec_models.recipe import Recipe
 
@@ -69,13 +69,14 @@ class Samples(Dataset[Sample]):
         return {**self._of_clip(clip.sampled(stamps), specs, self._start(rng)), "label": clip.label}
 
     def varied_bodies(self, index: int, rng: np.random.Generator) -> np.ndarray:
-        """The clip as an augmented window [M, T, 25, 3] in metres, before normalisation."""
+        """The clip as an augmented window [M, T, V, 3] in metres, before normalisation."""
         assert self.augmentation is not None
+        options, seconds, frames = self.augmentation, self.window.seconds, self.window.frames
         before = self.clips[int(rng.integers(len(self.clips)))]
-        window = augment.sample_window(
-            self.clips[index], self.window.seconds, self.window.frames, self.augmentation, rng, before
-        )
-        return augment.vary_bodies(window, self.augmentation, rng)
+        window = augment.sample_window(self.clips[index], seconds, frames, options, rng, before, self.clips.layout)
+        if self.clips.layout == "hand_22":
+            return augment_hands.vary_hands(window, options, rng)
+        return augment.vary_bodies(window, options, rng)
 
     def _of_bodies(self, bodies: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Inputs of an augmented window; joints and bones are turned and sized once more after they are normalised."""

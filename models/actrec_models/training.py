@@ -186,7 +186,7 @@ def _fit(
 
 def training_clips(recipe: Recipe, data_root: str) -> ClipDataset:
     """The recipe's training part, with the rendered clips where it names some."""
-    clips = data.create(recipe.dataset, f"{data_root}/{recipe.dataset}", split=recipe.split, part="train")
+    clips = data.create(recipe.dataset, data.folder(data_root, recipe.dataset), split=recipe.split, part="train")
     if not recipe.rendered:
         return clips
     more = rendered.read(Path(recipe.rendered))

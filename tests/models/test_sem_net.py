@@ -226,7 +226,7 @@ def test_hands_of_shrec17():
     model = network(layout="hand_22", bodies=1)
     (spec,) = model.input_specs
     assert (spec.layout, spec.shape) == ("hand_22", (1, 3, 8, 22))
-    assert {spec.preprocessing[name] for name in ("centre", "align", "scale")} == {"none"}
+    assert {spec.preprocessing[name] for name in ("centre", "align", "scale")} == {"palm", "none", "hand"}
     assert model(body=torch.randn(2, *spec.shape)).shape == (2, 5)
 
 

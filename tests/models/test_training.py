@@ -41,7 +41,7 @@ def test_utd_mhad_is_the_official_split(data_root):
 def test_unknown_dataset_split_and_missing_files(tmp_path):
     with pytest.raises(ConfigError, match=r"unknown dataset 'kth'; known: .*nucla"):
         data.create("kth", str(tmp_path))
-    with pytest.raises(ConfigError, match="split 'view'"):
+    with pytest.raises(ConfigError, match="nucla has split view; got 'subject'"):
         data.create("nucla", str(tmp_path), split="subject")
     with pytest.raises(DeviceError, match="nucla_skeletons"):
         data.create("nucla", str(tmp_path))

@@ -12,6 +12,7 @@ from actrec import windows
 from actrec.config import setting
 from actrec.frames import NANOSECONDS
 from actrec.geometry import rotation
+from actrec.skeleton import layouts
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec_models.data.clips import Clip
 
@@ -58,11 +59,12 @@ def sample_window(
     options: Augmentation,
     rng: np.random.Generator,
     before: Clip | None = None,
+    layout: str = "kinect_v2_25",
 ) -> np.ndarray:
-    """A window [M, frames, 25, 3] of `clip` at a random speed, end and frame rate; `before` may lead up to it."""
+    """A window [M, frames, V, 3] of `clip` at a random speed, end and frame rate; `before` may lead up to it."""
     length_ns = clip.stamps_ns[-1] - clip.stamps_ns[0]
     if before is not None and rng.random() < options.before:
-        clip = follow(before, clip, rng)
+        clip = follow(before, clip, rng, layout)
     speed = options.speed ** rng.uniform(-1, 1)
     stamps = (clip.stamps_ns - clip.stamps_ns[0]) * speed
     keep = rng.random(len(stamps)) >= rng.uniform(0, options.frame_loss)
@@ -96,10 +98,10 @@ def sample_stamps(
     return windows.sample_stamps(int(end), seconds * speed, frames)
 
 
-def follow(before: Clip, clip: Clip, rng: np.random.Generator) -> Clip:
+def follow(before: Clip, clip: Clip, rng: np.random.Generator, layout: str = "kinect_v2_25") -> Clip:
     """`clip` as it goes on from where the person of `before` stands: what a live window shows of a second action."""
     pause = round(rng.uniform(0.2, 0.6) * NANOSECONDS)
-    root = KINECT_V2_25.index["spine_base"]
+    root = layouts.get(layout).index["palm" if layout == "hand_22" else "spine_base"]
     moved = before.bodies + (clip.bodies[:, :1, root] - before.bodies[:, -1:, root])[:, :, None]
     stamps = before.stamps_ns - before.stamps_ns[-1] + clip.stamps_ns[0] - pause
     return Clip(

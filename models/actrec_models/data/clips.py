@@ -1,7 +1,9 @@
 """What every dataset yields: labelled clips in the data contract."""
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,6 +12,9 @@ from actrec.errors import InputError
 from actrec.features.base import KEYS, STREAMS
 from actrec.recordings.sequence import SkeletonSequence
 from actrec.series import sampled
+
+if TYPE_CHECKING:
+    from actrec_models.data.source import Entry, Source
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class Clip:
 
 
 class ClipDataset:
-    """A map-style dataset held in memory.
+    """A map-style dataset of clips, held in memory.
 
     Attributes:
         classes: Class names by label.
@@ -78,10 +83,77 @@ class ClipDataset:
         return self._clips[index]
 
     @property
+    def labels(self) -> np.ndarray:
+        """[N] label of each clip; reads none."""
+        return np.array([clip.label for clip in self._clips], dtype=np.int64)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of each clip; reads none."""
+        return tuple(clip.name for clip in self._clips)
+
+    @property
+    def metas(self) -> tuple[Mapping[str, int | str], ...]:
+        """Who did it, from where, of each clip; reads none. Empty where nobody says."""
+        return tuple({} for _ in self._clips)
+
+    @property
     def streams(self) -> frozenset[str]:
         """The streams (`actrec.features.base.STREAMS`) that every clip has."""
         held = frozenset.intersection(*(frozenset(clip.others) | {"bodies"} for clip in self._clips))
         return frozenset(stream for stream, keys in STREAMS.items() if keys[0] in held)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over names, labels and joints: whether two runs were trained on the same data."""
+        digest = hashlib.sha256("\n".join(self.classes).encode())
+        for clip in self._clips:
+            digest.update(f"{clip.name} {clip.label}".encode())
+            digest.update(np.ascontiguousarray(clip.bodies).tobytes())
+        return digest.hexdigest()
+
+
+class SourceDataset(ClipDataset):
+    """A part of a dataset, each clip read when it is asked for.
+
+    Args:
+        source: The dataset as published.
+        entries: The items of the part.
+    """
+
+    def __init__(self, source: "Source", entries: Sequence["Entry"]):
+        self.source, self.entries = source, list(entries)
+        self.classes, self.layout = tuple(source.classes), source.layout
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> Clip:
+        return self.source.read(self.entries[index])
+
+    @property
+    def labels(self) -> np.ndarray:
+        """As the base has it."""
+        return np.array([entry.label for entry in self.entries], dtype=np.int64)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """As the base has it."""
+        return tuple(entry.name for entry in self.entries)
+
+    @property
+    def metas(self) -> tuple[Mapping[str, int | str], ...]:
+        """As the base has it."""
+        return tuple(entry.meta for entry in self.entries)
+
+    @property
+    def streams(self) -> frozenset[str]:
+        """As the base has it; the first clip speaks for all."""
+        held = frozenset(self[0].others) | {"bodies"}
+        return frozenset(stream for stream, keys in STREAMS.items() if keys[0] in held)
+
+    def fingerprint(self) -> str:
+        """As the source has it."""
+        return self.source.fingerprint(self.entries)
 
 
 def clip_of(sequence: SkeletonSequence, label: int) -> Clip:

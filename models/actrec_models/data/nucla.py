@@ -1,28 +1,31 @@
 """Northwestern-UCLA (Wang et al., CVPR 2014): 10 actions, 10 subjects, 3 views, Kinect v1."""
 
-from pathlib import Path
+from typing import ClassVar
 
-from actrec.errors import ConfigError
 from actrec.recordings.nucla import CLASSES, read_nucla_npz
-from actrec_models.data.clips import ClipDataset, clip_of
+from actrec_models.data.archive import ArchiveSource
+from actrec_models.data.clips import Clip, clip_of
+from actrec_models.data.source import Entry
 
-VIEWS = {"train": (1, 2), "test": (3,)}
+KEYS = ("action", "subject", "episode", "view")
 
 
-def load(root: str, split: str = "view", part: str = "train") -> ClipDataset:
-    """The cross-view protocol: views 1 and 2 train (1,020 clips), view 3 tests (464).
+class Nucla(ArchiveSource):
+    """Split "view", the official one: views 1 and 2 train (1,020 clips), view 3 tests (464)."""
 
-    Args:
-        root: Folder that holds `nucla_skeletons.npz`.
-        split: "view", the dataset's official one.
-        part: "train" or "test".
+    classes = CLASSES
+    splits: ClassVar = ("view",)
+    archive: ClassVar = "nucla_skeletons.npz"
 
-    Raises:
-        ConfigError: Another split or part.
-        DeviceError: The file is not there.
-    """
-    if split != "view" or part not in VIEWS:
-        raise ConfigError(f"nucla has split 'view' with parts {', '.join(VIEWS)}; got split '{split}', part '{part}'")
-    sequences = read_nucla_npz(Path(root) / "nucla_skeletons.npz")
-    chosen = [s for s in sequences if s.meta["view"] in VIEWS[part]]
-    return ClipDataset((clip_of(s, (s.label or 0) - 1) for s in chosen), CLASSES)
+    def read_all(self) -> list[tuple[Entry, Clip]]:
+        """As the base says."""
+        path, read = self.root / self.archive, []
+        for s in read_nucla_npz(path):
+            clip = clip_of(s, (s.label or 0) - 1)
+            read.append((Entry(s.name, clip.label, {k: s.meta[k] for k in KEYS}, {"skeleton": path}), clip))
+        return read
+
+    def part(self, entry: Entry, split: str) -> str:
+        """As the base says."""
+        self.check(split)
+        return "test" if entry.meta["view"] == 3 else "train"

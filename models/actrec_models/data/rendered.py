@@ -22,9 +22,9 @@ from actrec.simulation.noise import SensorNoise, structured_light
 from actrec.simulation.scene import Scene
 from actrec.simulation.stage import scene_of_scripts, scripts_of
 from actrec_models.data.clips import Clip
-from actrec_models.data.nucla import VIEWS
 
 INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
+_TRAINING_VIEWS = (1, 2)  # of N-UCLA
 KEYS = ("bodies", "length", "stamps_ns", "label", "name")
 
 
@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
     args = parser.parse_args()
     recordings = read_nucla_npz(args.data / "nucla/nucla_skeletons.npz")
-    chosen = [r for r in recordings if r.meta["view"] in VIEWS["train"]][:: args.every]
+    chosen = [r for r in recordings if r.meta["view"] in _TRAINING_VIEWS][:: args.every]
     tasks = [(recording, args.fps, seed) for seed, recording in enumerate(chosen)]
     with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
         results = list(tqdm(pool.imap(_task, tasks), total=len(tasks), unit="clip"))

@@ -1,30 +1,31 @@
 """UTD-MHAD (Chen et al., ICIP 2015): 27 actions, 8 subjects, Kinect v1."""
 
-from pathlib import Path
+from typing import ClassVar
 
-from actrec.errors import ConfigError
 from actrec.recordings.utd_mhad import CLASSES, read_utd_mhad_npz
-from actrec_models.data.clips import ClipDataset, clip_of
+from actrec_models.data.archive import ArchiveSource
+from actrec_models.data.clips import Clip, clip_of
+from actrec_models.data.source import Entry
 
-PARTS = {"train": 1, "test": 0}
+KEYS = ("action", "subject", "trial")
 
 
-def load(root: str, split: str = "subject", part: str = "train") -> ClipDataset:
-    """The cross-subject protocol: odd subjects train (431 clips), even ones test (430).
+class UtdMhad(ArchiveSource):
+    """Split "subject", the official one: odd subjects train (431 clips), even ones test (430)."""
 
-    Args:
-        root: Folder that holds `utd_mhad_skeletons.npz`.
-        split: "subject", the dataset's official one.
-        part: "train" or "test".
+    classes = CLASSES
+    splits: ClassVar = ("subject",)
+    archive: ClassVar = "utd_mhad_skeletons.npz"
 
-    Raises:
-        ConfigError: Another split or part.
-        DeviceError: The file is not there.
-    """
-    if split != "subject" or part not in PARTS:
-        raise ConfigError(
-            f"utd_mhad has split 'subject' with parts {', '.join(PARTS)}; got split '{split}', part '{part}'"
-        )
-    sequences = read_utd_mhad_npz(Path(root) / "utd_mhad_skeletons.npz")
-    chosen = [s for s in sequences if s.meta["subject"] % 2 == PARTS[part]]
-    return ClipDataset((clip_of(s, (s.label or 0) - 1) for s in chosen), CLASSES)
+    def read_all(self) -> list[tuple[Entry, Clip]]:
+        """As the base says."""
+        path, read = self.root / self.archive, []
+        for s in read_utd_mhad_npz(path):
+            clip = clip_of(s, (s.label or 0) - 1)
+            read.append((Entry(s.name, clip.label, {k: s.meta[k] for k in KEYS}, {"skeleton": path}), clip))
+        return read
+
+    def part(self, entry: Entry, split: str) -> str:
+        """As the base says."""
+        self.check(split)
+        return "train" if int(entry.meta["subject"]) % 2 else "test"

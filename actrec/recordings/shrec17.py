@@ -1,0 +1,131 @@
+"""SHREC'17 track (De Smedt et al., 3DOR 2017): hand gestures before an Intel RealSense, 22 joints, 30 frames a second.
+
+Its world axes are x to the image's right, y up, z away from the camera, of a mirrored image with the origin in its
+corner. Read as numbers of a right-handed frame they show right hands (fingers curl to the palm's side of thumb ×
+fingers in 12 frames of 13), which all subjects used; so half a turn about z leads to the optical frame: fingers up is
+−y, and a swipe to the user's right goes to −x, which is the left of the image.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from actrec.errors import InputError
+from actrec.recordings.sequence import load_npz, read_text, split_frames, stamps_at
+
+FPS = 30.0
+CLASSES = (
+    "grab", "tap", "expand", "pinch", "rotation clockwise", "rotation counterclockwise", "swipe right", "swipe left",
+    "swipe up", "swipe down", "swipe x", "swipe v", "swipe +", "shake",
+)  # fmt: skip
+FINGERS = {1: "one finger", 2: "whole hand"}
+COLUMNS = ("gesture", "finger", "subject", "essai", "label14", "label28", "frames")
+_JOINTS = 22
+
+
+@dataclass(frozen=True)
+class GestureSequence:
+    """One recorded gesture of one hand, in layout `hand_22`.
+
+    Attributes:
+        name: As the dataset's folders call it, e.g. `gesture_1/finger_1/subject_2/essai_1`.
+        stamps_ns: [T] int64 nanoseconds from 0.
+        hands: [1, T, 22, 3] float32 metres in the optical frame, moved by a constant (see the module).
+        gesture: 1 to 14, as the dataset counts.
+        finger: 1 for one finger, 2 for the whole hand.
+        subject, essai: Who, and which repetition.
+        train: Whether the official split trains on it; None where the file does not tell.
+    """
+
+    name: str
+    stamps_ns: np.ndarray
+    hands: np.ndarray
+    gesture: int
+    finger: int
+    subject: int
+    essai: int
+    train: bool | None = None
+
+
+def read_shrec17_npz(path: str | Path, fps: float = FPS) -> list[GestureSequence]:
+    """Reads all sequences of `shrec17_skeletons.npz` (xyz, length, gesture, finger, subject, essai, is_train).
+
+    Raises:
+        DeviceError: There is no such file.
+        InputError: It is corrupt, or its arrays contradict each other.
+    """
+    path = Path(path)
+    arrays = load_npz(path, ("xyz", "length", "gesture", "finger", "subject", "essai", "is_train"))
+    parts = split_frames(path, arrays["xyz"], arrays["length"], _JOINTS)
+    keys = (arrays[key].tolist() for key in ("gesture", "finger", "subject", "essai", "is_train"))
+    return [_sequence(part, fps, *of) for part, *of in zip(parts, *keys, strict=True)]
+
+
+def read_shrec17(root: str | Path, entry: tuple[int, ...], train: bool, fps: float = FPS) -> GestureSequence:
+    """Reads one sequence as published.
+
+    Args:
+        root: Folder of the dataset, which holds `gesture_1` and so on.
+        entry: One row of `read_list`.
+        train: Which list it is from.
+        fps: Frames a second.
+
+    Raises:
+        DeviceError: There is no such file.
+        InputError: It is truncated, corrupt or of another form, or has not as many frames as the list says.
+    """
+    gesture, finger, subject, essai, _, _, frames = entry
+    path = Path(root) / _name(gesture, finger, subject, essai) / "skeletons_world.txt"
+    xyz = _table(path, 3 * _JOINTS, np.float32).reshape(-1, _JOINTS, 3)
+    if len(xyz) != frames:
+        raise InputError(f"'{path}' has {len(xyz)} frames but the list says {frames}: it is truncated, copy it again")
+    return _sequence(xyz, fps, gesture, finger, subject, essai, train)
+
+
+def read_list(path: str | Path) -> list[tuple[int, ...]]:
+    """The rows of an official list (`train_gestures.txt`, `test_gestures.txt`) by `COLUMNS`.
+
+    Raises:
+        DeviceError: There is no such file.
+        InputError: It is corrupt, or names a sequence twice.
+    """
+    path = Path(path)
+    rows = [tuple(row) for row in _table(path, len(COLUMNS), np.int64).tolist()]
+    seen: set[tuple[int, ...]] = set()
+    for number, row in enumerate(rows, start=1):
+        gesture, finger, subject, essai = row[:4]
+        if not (1 <= gesture <= len(CLASSES) and finger in FINGERS):
+            raise InputError(f"'{path}' line {number}: no gesture {gesture} with finger {finger} in SHREC'17")
+        if row[:4] in seen:
+            raise InputError(f"'{path}' line {number}: {_name(gesture, finger, subject, essai)} is listed twice")
+        seen.add(row[:4])
+    return rows
+
+
+def _table(path: Path, columns: int, dtype: type) -> np.ndarray:
+    lines = read_text(path).split("\n")
+    rows = [line.split() for line in lines if line.strip()]
+    if not rows:
+        raise InputError(f"'{path}' is empty; copy it again")
+    wrong = next((i for i, row in enumerate(rows) if len(row) != columns), None)
+    if wrong is not None:
+        raise InputError(f"'{path}' line {wrong + 1} has {len(rows[wrong])} columns, expected {columns}")
+    try:
+        return np.array(rows, dtype=np.float64).astype(dtype)
+    except ValueError as error:
+        raise InputError(f"'{path}' is corrupt: {error}") from error
+
+
+def _name(gesture: int, finger: int, subject: int, essai: int) -> str:
+    return f"gesture_{gesture}/finger_{finger}/subject_{subject}/essai_{essai}"
+
+
+def _sequence(
+    xyz: np.ndarray, fps: float, gesture: int, finger: int, subject: int, essai: int, train: bool
+) -> GestureSequence:
+    hands = (xyz * np.array([-1, -1, 1], np.float32))[None].astype(np.float32)
+    missing = ~np.isfinite(hands).all(-1) | (hands == 0).all(-1)
+    hands[missing] = np.nan
+    name = _name(gesture, finger, subject, essai)
+    return GestureSequence(name, stamps_at(fps, len(xyz)), hands, gesture, finger, subject, essai, bool(train))

@@ -1,0 +1,41 @@
+"""Augmentation of hand clips (`hand_22`): what differs between people, cameras and hand trackers."""
+
+import numpy as np
+
+from actrec.geometry import rotation
+from actrec.skeleton.layouts import HAND_22
+from actrec_models.data.augment import Augmentation
+
+_X, _Y, _Z = 0, 1, 2
+
+
+def vary_hands(hands: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
+    """Varies [M, T, 22, 3] metres: camera, size, proportions, noise. Never mirrored: swipes and turns have a side."""
+    root = hands[:1, :1, :1]
+    turn = rotation(_X, np.radians(rng.uniform(-1, 1) * options.tilt_deg))
+    turn = turn @ rotation(_Z, np.radians(rng.uniform(-1, 1) * options.tilt_deg))
+    turn = turn @ rotation(_Y, np.radians(rng.uniform(-1, 1) * options.turn_deg))
+    stretch = 1 + rng.uniform(-options.size, options.size, 3).astype(np.float32)
+    varied = ((hands - root) * stretch) @ turn.T.astype(np.float32)
+    varied = _vary_proportions(varied, options.proportions, rng)
+    varied += rng.normal(0, 1, varied.shape).astype(np.float32) * np.float32(rng.uniform(0, options.noise_m))
+    varied += rng.normal(0, options.bias_m, (1, 1, len(HAND_22), 3)).astype(np.float32)
+    if rng.random() < options.missing:
+        _lose(varied, rng)
+    return varied.astype(np.float32)
+
+
+def _vary_proportions(hands: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
+    """Scales each bone by its own constant factor and rebuilds the joints from the wrist."""
+    varied = hands.copy()
+    for v, parent in enumerate(HAND_22.parents[1:], start=1):  # parents come first in this layout
+        factor = np.float32(1 + rng.uniform(-amount, amount))
+        varied[..., v, :] = varied[..., parent, :] + factor * (hands[..., v, :] - hands[..., parent, :])
+    return varied
+
+
+def _lose(hands: np.ndarray, rng: np.random.Generator) -> None:
+    """Loses the whole hand for a short while, as trackers do when it moves fast."""
+    frames = hands.shape[1]
+    start = int(rng.integers(frames))
+    hands[:, start : start + int(rng.integers(1, max(frames // 10, 2)))] = np.nan

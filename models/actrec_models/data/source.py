@@ -1,0 +1,89 @@
+"""What every dataset offers before it is read: its items, their labels and who did them, its official splits."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from actrec.errors import ConfigError
+from actrec_models.data.clips import Clip
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One item of a dataset that has not been read yet.
+
+    Attributes:
+        name: Unique in the dataset.
+        label: Index into the source's `classes`.
+        meta: What splits and fusions go by: subject, view, setup, …
+        files: What it is read from: "skeleton", "colour", "depth", …; those that do not exist are left out.
+    """
+
+    name: str
+    label: int
+    meta: Mapping[str, int | str] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
+
+
+class Source(ABC):
+    """A dataset as published. Can be pickled, so that several processes may read it.
+
+    Args:
+        root: Folder of the dataset's files.
+
+    Attributes:
+        classes: Class names by label.
+        layout: Of the bodies' joints.
+        splits: Official protocols, the one that `create` takes by default first.
+        root: Folder of the dataset's files.
+    """
+
+    classes: tuple[str, ...]
+    layout: str = "kinect_v2_25"
+    splits: ClassVar[tuple[str, ...]]
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root)
+
+    @abstractmethod
+    def entries(self) -> list[Entry]:
+        """Every item, in an order that depends on the dataset alone.
+
+        Raises:
+            DeviceError: The dataset is not there.
+            InputError: A list is corrupt, or names an item twice.
+        """
+
+    @abstractmethod
+    def read(self, entry: Entry) -> Clip:
+        """The clip of an item; pictures are decoded when they are looked at (`actrec_models.data.lazy`).
+
+        Raises:
+            DeviceError: A file is not there.
+            InputError: A file is truncated, corrupt or empty, or shows nobody; names it.
+        """
+
+    @abstractmethod
+    def part(self, entry: Entry, split: str) -> str:
+        """The part of `split` that an item belongs to: "train", "test", or "" for neither."""
+
+    def fingerprint(self, entries: Sequence[Entry]) -> str:
+        """SHA-256 over what tells these items from others: names, labels and the sizes of files."""
+        digest = hashlib.sha256("\n".join(self.classes).encode())
+        for entry in entries:
+            sizes = [f"{key} {file.stat().st_size}" for key, file in sorted(entry.files.items())]
+            digest.update(f"{entry.name} {entry.label} {' '.join(sizes)}".encode())
+        return digest.hexdigest()
+
+    def check(self, split: str) -> None:
+        """Refuses a split that the dataset does not have.
+
+        Raises:
+            ConfigError: Lists those that it has.
+        """
+        if split not in self.splits:
+            name = type(self).__module__.rsplit(".", 1)[-1]
+            raise ConfigError(f"{name} has split {', '.join(self.splits)}; got '{split}'")
