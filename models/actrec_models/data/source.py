@@ -2,12 +2,13 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from actrec.errors import ConfigError
+from actrec.errors import ConfigError, InputError
+from actrec.frames import RgbdFrame
 from actrec_models.data.clips import Clip
 
 
@@ -69,6 +70,19 @@ class Source(ABC):
     @abstractmethod
     def part(self, entry: Entry, split: str) -> str:
         """The part of `split` that an item belongs to: "train", "test", or "" for neither."""
+
+    def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
+        """What the camera saw, one frame after another: what `actrec prepare` makes hands, faces and flow from.
+
+        Stamps count from the same zero as those of the clip that `read` gives, and there is a frame for each of them
+        unless the recording lost it. Depth, registered to colour, is None where the dataset has none.
+
+        Raises:
+            DeviceError: A file is not there.
+            InputError: A file is corrupt, or the dataset has no pictures.
+        """
+        kind = type(self).__module__.rsplit(".", 1)[-1]
+        raise InputError(f"'{entry.name}': {kind} has no camera frames here: prepare it without --estimate")
 
     def fingerprint(self, entries: Sequence[Entry]) -> str:
         """SHA-256 over what tells these items from others: names, labels and the sizes of files."""
