@@ -9,7 +9,7 @@ from actrec import features
 from actrec.errors import ConfigError
 from actrec.features import voxel_tables, voxels
 from actrec.features.example import example_clip
-from actrec_models.networks.sparse import Neighbourhood, PointNorm, SparseConvolution, TemporalConvolution, max_pool
+from actrec_models.networks.sparse import Neighbourhood, PointNorm, SparseConvolution, TemporalConvolution
 
 SMALL = {"frames": 6, "bodies": 1, "width": 8, "widths": (1, 2), "depths": (1, 1)}
 
@@ -136,7 +136,7 @@ def test_gradients_of_the_sparse_convolution_are_those_of_equation_9():
 def test_sparse_max_pool_is_equation_10():
     cells = distinct_cells(8, 2, 20, seed=3)
     f = torch.randn(1, 40, 3) - 5  # below zero: an empty place must not win
-    found = max_pool(f, near(cells, level=1), 3)[0]
+    found = near(cells, level=1).pool(f, 3)[0]
     flat = cells.reshape(-1, 3)
     coarse = near(cells, level=1).present[0]
     for i in np.flatnonzero(coarse.numpy()):
@@ -151,7 +151,7 @@ def test_temporal_convolution_looks_at_the_same_voxel_in_each_branchs_frames():
     layer, around = TemporalConvolution(4, dilations).eval(), near(cells, dilations=dilations)
     f = torch.randn(1, 24, 4)
     found = layer(f, around)[0].detach().numpy()
-    h = torch.relu(layer.split_norm(layer.split(f), around.present))[0].detach().numpy()
+    h = torch.relu(layer.split_norm(layer.split(f)))[0].detach().numpy()
     present = around.present[0].numpy()
     place = {(*cells[0, n // 3, n % 3], n // 3): n for n in range(24) if present[n]}
     scale = 1 / np.sqrt(1 + layer.norm.eps)
@@ -164,16 +164,34 @@ def test_temporal_convolution_looks_at_the_same_voxel_in_each_branchs_frames():
             np.testing.assert_allclose(found[n, part], expected, atol=1e-5)
 
 
-def test_normalisation_counts_the_points_that_are_there():
+def test_normalisation_by_running_statistics_is_the_same_padded_or_not():
     norm, f = PointNorm(3), torch.randn(2, 10, 3) * 4 + 2
     present = torch.rand(2, 10) > 0.4
-    f[~present] = 1e4  # what an empty slot holds takes no part
-    found = norm(f, present)[present]
-    torch.testing.assert_close(found.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
+    norm(f[present])
     torch.testing.assert_close(norm.running_mean, 0.1 * f[present].mean(0))
     norm.eval()
-    expected = torch.nn.functional.batch_norm(f[present], norm.running_mean, norm.running_var)
-    torch.testing.assert_close(norm(f, present)[present], expected)
+    torch.testing.assert_close(norm(f)[present], norm(f[present]))
+
+
+@pytest.mark.parametrize("name", ["spa_net_3p1d", "spa_net_4d"])
+def test_points_without_padding_give_the_scores_and_gradients_of_the_tables(name):
+    torch.manual_seed(0)
+    model = network(name, kernel=3, bodies=2).eval()
+    clips = [people(bodies=2), people(bodies=2)[::-1].copy()]
+    clips[1][1, 2:] = np.nan
+    clips[0][0, 1:3, 4:9] = np.nan
+    made = inputs(model, clips)
+    f = made["voxel_features"].flatten(1, 3)
+    levels = model._points(made)
+    assert levels[0].count < f.shape[0] * f.shape[1]
+    gradients = []
+    for scores in (model(**made), model.scores(f.flatten(0, 1)[levels[0].slots], levels)):
+        model.zero_grad()
+        scores.square().sum().backward()
+        gradients.append((scores.detach(), [p.grad.clone() for p in model.parameters()]))
+    torch.testing.assert_close(gradients[0][0], gradients[1][0], atol=1e-5, rtol=1e-4)
+    for padded, compact in zip(gradients[0][1], gradients[1][1], strict=True):
+        torch.testing.assert_close(padded, compact, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["spa_net_3p1d", "spa_net_4d"])

@@ -7,6 +7,7 @@ convolution (SPA-4D); sparse max-pooling halves the space between levels.
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,7 +20,8 @@ from actrec.features.voxels import VoxelPreprocessing
 from actrec.package import InputSpec
 from actrec.skeleton import layouts
 from actrec_models.networks.base import Network
-from actrec_models.networks.sparse import Neighbourhood, PointNorm, SparseConvolution, TemporalConvolution, max_pool
+from actrec_models.networks.points import Points
+from actrec_models.networks.sparse import Near, Neighbourhood, PointNorm, SparseConvolution, TemporalConvolution
 
 SPACES = (32, 64, 128)
 ROOM = ((1.5, 8), (3.0, 16), (9.0, 24), (11.0, 32), (13.0, 36), (13.0, 36))
@@ -67,11 +69,11 @@ class Spa3p1dBlock(nn.Module):
         self.temporal = TemporalConvolution(channels_out, tuple(options.dilations))
         self.shortcut = Shortcut(channels_in, channels_out)
 
-    def forward(self, f_in: Tensor, near: Neighbourhood) -> Tensor:
+    def forward(self, f_in: Tensor, near: Near) -> Tensor:
         """(N, P, C) to (N, P, C′)."""
-        f = torch.relu(self.norm(self.spatial(f_in, near), near.present))
+        f = torch.relu(self.norm(self.spatial(f_in, near)))
         f = self.temporal(f, near)
-        return torch.relu(f + self.shortcut(f_in, near))
+        return torch.relu(f + self.shortcut(f_in))
 
 
 class Spa4dBlock(nn.Module):
@@ -85,10 +87,10 @@ class Spa4dBlock(nn.Module):
         self.norm = PointNorm(channels_out)
         self.shortcut = Shortcut(channels_in, channels_out)
 
-    def forward(self, f_in: Tensor, near: Neighbourhood) -> Tensor:
+    def forward(self, f_in: Tensor, near: Near) -> Tensor:
         """(N, P, C) to (N, P, C′)."""
-        f = self.norm(self.spatiotemporal(f_in, near), near.present)
-        return torch.relu(f + self.shortcut(f_in, near))
+        f = self.norm(self.spatiotemporal(f_in, near))
+        return torch.relu(f + self.shortcut(f_in))
 
 
 class Shortcut(nn.Module):
@@ -101,9 +103,9 @@ class Shortcut(nn.Module):
             self.linear = nn.Linear(channels_in, channels_out, bias=False)
             self.norm = PointNorm(channels_out)
 
-    def forward(self, f: Tensor, near: Neighbourhood) -> Tensor:
+    def forward(self, f: Tensor) -> Tensor:
         """(N, P, C) to (N, P, C′)."""
-        return f if self.same else self.norm(self.linear(f), near.present)
+        return f if self.same else self.norm(self.linear(f))
 
 
 class SpaNet3p1d(Network):
@@ -196,11 +198,26 @@ class SpaNet3p1d(Network):
         """Logits (N, classes) of the tables and features by name."""
         f = inputs["voxel_features"]
         f = f.flatten(1, 3)  # (N, M, T, V, V) -> (N, M·T·V, V): F of Eq. 8
-        for level, (blocks, near) in enumerate(zip(self.levels, self._neighbourhoods(inputs), strict=True)):
-            f = max_pool(f, near, self._channels[level - 1]) if level else f
+        if not self.training:
+            return self.scores(f, self._neighbourhoods(inputs))
+        levels = self._points(inputs)
+        return self.scores(f.flatten(0, 1)[levels[0].slots], levels)  # (N, P, V) -> (points, V)
+
+    def scores(self, f: Tensor, levels: Sequence[Near]) -> Tensor:
+        """Logits (N, classes) of the features of the first level's points, (N, P, V) or (points, V)."""
+        for level, (blocks, near) in enumerate(zip(self.levels, levels, strict=True)):
+            f = near.pool(f, self._channels[level - 1]) if level else f
             for block in blocks:
                 f = block(f, near)
-        return self.fc(self.dropout(mean(f, near.present)))
+        return self.fc(self.dropout(near.mean(f)))
+
+    def _points(self, inputs: dict[str, Tensor]) -> list[Points]:
+        """The neighbourhoods without their padding, level by level."""
+        levels: list[Points] = []
+        positions = self.config.kernel**3 * self._temporal
+        for near in self._neighbourhoods(inputs):
+            levels.append(Points(near, positions, levels[-1] if levels else None))
+        return levels
 
     def _neighbourhoods(self, inputs: dict[str, Tensor]) -> list[Neighbourhood]:
         """The tables, level by level, as integers."""
@@ -224,13 +241,6 @@ class SpaNet3p1d(Network):
             )
             for level in range(len(c.widths))
         ]
-
-
-def mean(f: Tensor, present: Tensor) -> Tensor:
-    """Global average pooling over the points that are there: (N, P, C) to (N, C)."""
-    weight = present.to(f.dtype).unsqueeze(1)  # (N, 1, P)
-    weight = weight / weight.sum(dim=2, keepdim=True).clamp(min=1.0)
-    return torch.matmul(weight, f).squeeze(1)
 
 
 class SpaNet4d(SpaNet3p1d):

@@ -2,15 +2,34 @@
 
 Which points are neighbours is found outside the network (`actrec.features.voxel_tables`), so that shapes are static and
 the graph holds no search. Rows of the tables count from 1; row 0 reads as zeros.
+
+The layers ask a neighbourhood for what is around each point. `Neighbourhood` reads the padded tables as they are, for
+export. `networks.points.Points` drops the padding of a whole batch, for training; its features are (points, C).
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from actrec.features.voxel_tables import offsets
+
+
+class Near(Protocol):
+    """What the layers ask of a level's neighbourhood."""
+
+    def convolve(self, f: Tensor, weight: Tensor) -> Tensor:
+        """Σ of Eq. 9 over the neighbours but the centre."""
+
+    def around(self, f: Tensor, branch: int, branches: int, channels: int) -> Tensor:
+        """The points in the same voxel, earlier and later by a branch's dilation."""
+
+    def pool(self, f: Tensor, channels: int) -> Tensor:
+        """Eq. 10, from the level below."""
+
+    def mean(self, f: Tensor) -> Tensor:
+        """Global average pooling over the points that are there."""
 
 
 class Neighbourhood(NamedTuple):
@@ -37,6 +56,33 @@ class Neighbourhood(NamedTuple):
     cells: Tensor
     present: Tensor
 
+    def convolve(self, f: Tensor, weight: Tensor) -> Tensor:
+        """Σ of Eq. 9 over the neighbours but the centre, weight (positions, C, C′): (N, P, C) to (N, P, C′)."""
+        positions, c, c_out = weight.shape
+        w = functional.embedding(self.kernel.clamp(0, positions - 1), weight.flatten(1))
+        w = w.reshape(-1, c, c_out)  # (N, Q, C·C′) -> (N·Q, C, C′)
+        x = rows(f, self.tiles, self.points).reshape(-1, self.size, c)  # (N, Q·B, C) -> (N·Q, B, C)
+        products = torch.matmul(x, w).reshape(-1, self.pairs, c_out)  # (N·Q, B, C′) -> (N, Q·B, C′)
+        addends = rows(products, self.sums, self.pairs)  # (N, P·J, C′)
+        return addends.reshape(-1, self.points, self.addends, c_out).sum(dim=2)  # (N, P, J, C′) -> (N, P, C′)
+
+    def around(self, f: Tensor, branch: int, branches: int, channels: int) -> Tensor:
+        """The points in the same voxel, earlier and later by a branch's dilation: (N, P, C) to (N, P, 2·C)."""
+        assert self.times is not None
+        times = self.times.reshape(-1, self.points, branches, 2)[:, :, branch]  # (N, P, 2)
+        return rows(f, times.flatten(1), self.points).reshape(-1, self.points, 2 * channels)
+
+    def pool(self, f: Tensor, channels: int) -> Tensor:
+        """Eq. 10: F_out(i) = max F_in(j) over the points j of the level below in i's voxel; (N, P, C) to (N, P, C)."""
+        children = rows(f, self.cells, self.points)  # (N, P·8, C)
+        return children.reshape(-1, self.points, 8, channels).amax(dim=2)
+
+    def mean(self, f: Tensor) -> Tensor:
+        """Global average pooling over the points that are there: (N, P, C) to (N, C)."""
+        weight = self.present.to(f.dtype).unsqueeze(1)  # (N, 1, P)
+        weight = weight / weight.sum(dim=2, keepdim=True).clamp(min=1.0)
+        return torch.matmul(weight, f).squeeze(1)
+
 
 def rows(f: Tensor, index: Tensor, points: int) -> Tensor:
     """Rows of (N, P, C) by an index (N, K) that counts from 1: (N, K, C), zeros for 0.
@@ -60,7 +106,6 @@ class SparseConvolution(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, kernel: int, temporal: int = 1):
         super().__init__()
         relative = offsets(kernel, temporal)
-        self.channels, self.positions = (channels_in, channels_out), len(relative)
         self.centre = int((relative == 0).all(axis=1).argmax())
         self.weight = nn.Parameter(
             torch.empty(len(relative), channels_in, channels_out)
@@ -68,33 +113,18 @@ class SparseConvolution(nn.Module):
         # As a linear layer of the centre alone: most of the window is empty.
         nn.init.uniform_(self.weight, -(channels_in**-0.5), channels_in**-0.5)
 
-    def forward(self, f: Tensor, near: Neighbourhood) -> Tensor:
+    def forward(self, f: Tensor, near: "Near") -> Tensor:
         """(N, P, C) to (N, P, C′)."""
-        c, c_out = self.channels
-        w = functional.embedding(near.kernel.clamp(0, self.positions - 1), self.weight.flatten(1))
-        w = w.reshape(-1, c, c_out)  # (N, Q, C·C′) -> (N·Q, C, C′)
-        x = rows(f, near.tiles, near.points).reshape(-1, near.size, c)  # (N, Q·B, C) -> (N·Q, B, C)
-        products = torch.matmul(x, w).reshape(-1, near.pairs, c_out)  # (N·Q, B, C′) -> (N, Q·B, C′)
-        addends = rows(products, near.sums, near.pairs)  # (N, P·J, C′)
-        neighbours = addends.reshape(-1, near.points, near.addends, c_out).sum(dim=2)  # (N, P, J, C′) -> (N, P, C′)
-        return torch.matmul(f, self.weight[self.centre]) + neighbours
-
-
-def max_pool(f: Tensor, near: Neighbourhood, channels: int) -> Tensor:
-    """Eq. 10: F_out(i) = max F_in(j) over the points j of the level below in i's voxel; (N, P, C) to (N, P, C)."""
-    children = rows(f, near.cells, near.points)  # (N, P·8, C)
-    return children.reshape(-1, near.points, 8, channels).amax(dim=2)
+        return torch.matmul(f, self.weight[self.centre]) + near.convolve(f, self.weight)
 
 
 class PointNorm(nn.BatchNorm1d):
     """Batch normalisation over the points that are there."""
 
-    def forward(self, f: Tensor, present: Tensor) -> Tensor:
-        """(N, P, C) of which (N, P) are there; what the other rows hold afterwards has no meaning."""
-        if self.training:
-            normal = torch.zeros_like(f)
-            normal[present] = super().forward(f[present])  # (points, C)
-            return normal
+    def forward(self, f: Tensor) -> Tensor:
+        """(points, C), or (N, P, C) whose absent rows have no meaning afterwards: then from the running statistics."""
+        if f.ndim == 2:
+            return super().forward(f)
         assert self.running_mean is not None and self.running_var is not None
         scale = self.weight * torch.rsqrt(self.running_var + self.eps)
         return f * scale + (self.bias - self.running_mean * scale)
@@ -118,14 +148,11 @@ class TemporalConvolution(nn.Module):
         self.branches = nn.ModuleList(nn.Linear(3 * self.width, self.width, bias=False) for _ in dilations)
         self.norm = PointNorm(channels)
 
-    def forward(self, f: Tensor, near: Neighbourhood) -> Tensor:
+    def forward(self, f: Tensor, near: "Near") -> Tensor:
         """(N, P, C) to (N, P, C)."""
-        assert near.times is not None
-        f = torch.relu(self.split_norm(self.split(f), near.present))
-        times = near.times.reshape(-1, near.points, len(self.branches), 2)  # (N, P, D, 2)
+        f = torch.relu(self.split_norm(self.split(f)))
         scales = []
-        for b, (branch, part) in enumerate(zip(self.branches, f.split(self.width, dim=2), strict=True)):
-            around = rows(part, times[:, :, b].flatten(1), near.points)  # (N, P·2, C / B)
-            around = around.reshape(-1, near.points, 2 * self.width)  # (N, P, 2·C / B): earlier, later
-            scales.append(branch(torch.cat([around, part], dim=2)))
-        return self.norm(torch.cat(scales, dim=2), near.present)
+        for b, (branch, part) in enumerate(zip(self.branches, f.split(self.width, dim=-1), strict=True)):
+            around = near.around(part, b, len(self.branches), self.width)  # (N, P, 2·C / B): earlier, later
+            scales.append(branch(torch.cat([around, part], dim=-1)))
+        return self.norm(torch.cat(scales, dim=-1))
