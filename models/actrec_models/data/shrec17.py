@@ -59,6 +59,7 @@ class Shrec17Fine(Shrec17):
     """28 classes: gestures of one finger and of the whole hand told apart."""
 
     classes = CLASSES_28
+    merges: ClassVar = {"shrec17_14": tuple(label // len(FINGERS) for label in range(len(CLASSES_28)))}
 
     def label(self, sequence: GestureSequence) -> int:
         """As the base says."""

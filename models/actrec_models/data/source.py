@@ -39,12 +39,18 @@ class Source(ABC):
         classes: Class names by label.
         layout: Of the bodies' joints.
         splits: Official protocols, the one that `create` takes by default first.
+        measure: What the official protocol reports: "accuracy" (top-1) or "mean_class_accuracy".
+        folds: Into how many folds each split is divided, chosen by the option `fold` (from 1); 0 for none.
+        merges: A coarser dataset of the same items, by its registered name, to the class there of each class here.
         root: Folder of the dataset's files.
     """
 
     classes: tuple[str, ...]
     layout: str = "kinect_v2_25"
     splits: ClassVar[tuple[str, ...]]
+    measure: ClassVar[str] = "accuracy"
+    folds: ClassVar[int] = 0
+    merges: ClassVar[Mapping[str, tuple[int, ...]]] = {}
 
     def __init__(self, root: str | Path):
         self.root = Path(root)
