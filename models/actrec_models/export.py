@@ -64,7 +64,7 @@ def export(source: Path, folder: Path, data_root: str, overwrite: bool = False) 
         commit=_commit(),
         created=_now(),
     )
-    draft = _describe(recipe.model, recipe.options, classes, network, provenance)
+    draft = describe(recipe.model, recipe.options, classes, network, provenance)
     draft = dataclasses.replace(draft, window=recipe.window(network))
     with tempfile.TemporaryDirectory() as scratch:
         session = inference.load(package.write(Path(scratch) / folder.name, draft, content))
@@ -117,7 +117,7 @@ def export_network(
         figures={"parameters": _parameters(network), "streams": len(network.input_specs)},
     )
     content = to_onnx(network)
-    described = _describe(name, options, classes, network, provenance)
+    described = describe(name, options, classes, network, provenance)
     weights = _weights(network) if init else None
     return package.write(folder, described, content, weights, card(described, folder.name), overwrite)
 
@@ -129,9 +129,10 @@ def _command(name: str, options: dict[str, Any], init: Sequence[Path], classes: 
     return " ".join([*words, f"--classes '{','.join(classes)}' --out {folder.name}"])
 
 
-def _describe(
+def describe(
     name: str, options: dict[str, Any], classes: Sequence[str], network: Network, provenance: package.Provenance
 ) -> package.ModelPackage:
+    """The description of a network's package, with the network's own window and no rejection."""
     return package.ModelPackage(
         schema_version=package.SCHEMA_VERSION,
         family=name,
@@ -172,6 +173,7 @@ def _judge(
         "test_clips": len(test),
         "parameters": _parameters(network),
         "streams": len(network.input_specs),
+        "clips": recipe.clips,
     }
     missing = rejection.hindrance(recipe, network.input_specs)
     if missing:

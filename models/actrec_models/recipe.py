@@ -40,6 +40,12 @@ class Recipe:
         None, "time that the network sees; by default its paper's", unit="s", range=(0.1, 60.0)
     )
     frames: int | None = setting(None, "T, frames of a clip of that window; by default its paper's", range=(1, 1000))
+    clips: str = setting(
+        "live",
+        "what evaluation takes of a recording: the window that ends with it, or windows over all of it (whole), as "
+        "papers on videos do",
+        choices=("live", "whole"),
+    )
     augmentation: dict = setting({}, "fields of actrec_models.data.augment.Augmentation")
     stages: list = setting([], "fields of Stage, one entry a stage; then epochs and learning_rate above are not used")
     epochs: int = setting(60, "passes over the training part", range=(1, 10_000))
