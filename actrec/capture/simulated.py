@@ -41,6 +41,17 @@ class SimulatedConfig:
     camera_height: float = setting(1.0, "Of the camera over the floor (actions only).", unit="m", range=(0.1, 3))
     camera_pitch: float = setting(0.0, "How far the camera looks down (actions only).", unit="deg", range=(-45, 45))
     distance: float = setting(2.9, "From the camera to the first actor's place (actions only).", unit="m", range=(1, 8))
+    facing: float = setting(
+        0.0,
+        "Which way the actors face, to their left from facing the camera (actions only).",
+        unit="deg",
+        range=(-180, 180),
+    )
+    person: int = setting(
+        0,
+        "Who performs, a number of actrec.simulation.cast; 0 for the standing cast (actions only).",
+        range=(0, 1_000_000),
+    )
     realtime: bool = setting(
         True, "Keep to the clock: wait for each frame, skip what is late. Otherwise as fast as it is read."
     )
@@ -112,7 +123,15 @@ class SimulatedCamera(Camera):
         else:
             camera = CameraPose(c.camera_height, float(np.radians(c.camera_pitch)))
             self.scene = performed_scene(
-                self._intrinsics, c.actions, c.actors, seed=c.seed, side=c.side, camera=camera, distance=c.distance
+                self._intrinsics,
+                c.actions,
+                c.actors,
+                seed=c.seed,
+                side=c.side,
+                camera=camera,
+                distance=c.distance,
+                person=c.person,
+                facing=float(np.radians(c.facing)),
             )
         self._noise = SensorNoise(SENSORS.create(c.sensor), self._intrinsics, c.seed) if c.noise else None
         self._render(self.scene, 0)  # compiles, or loads what was compiled, before the clock starts

@@ -39,22 +39,30 @@ class Performance:
         seed: Of sides, speeds, pauses and small movements.
         side: The acting side, "left", "right", or "" for either in turn.
         room: Factor on how far the actor walks.
+        physique: The actor's bones; by default those of the reference stature.
+        tempo: Factor on the speed of all that the actor does.
 
     Raises:
         ConfigError: An action is unknown or there is none; the known ones are listed.
     """
 
     def __init__(
-        self, names: tuple[str, ...] = ("all",), seed: int = 0, side: str = "", room: float = 1.0, stature: float = 1.75
+        self,
+        names: tuple[str, ...] = ("all",),
+        seed: int = 0,
+        side: str = "",
+        room: float = 1.0,
+        physique: Physique | None = None,
+        tempo: float = 1.0,
     ):
         cycle = [entry for name in names for entry in (CYCLE if name == "all" else (name,))]
         if not cycle:
             raise ConfigError(f"no action to perform; known: all, {', '.join(sorted(ACTIONS))}")
         self._cycle = [actions.get(name) for name in cycle]
         self._random = np.random.default_rng([seed, 5])
-        self._side, self._room = side, room
+        self._side, self._room, self._tempo = side, room, tempo
         self._restless = Restlessness(seed)
-        self._physique = Physique(stature)
+        self.physique = physique or Physique()
         self._state = self._cycle[0].start
         self._segments: list[Segment] = []
         self._ends: list[float] = []
@@ -70,7 +78,7 @@ class Performance:
         """The pose in the actor's place frame (left, up, forward)."""
         segment = self.segment(time)
         vector = segment.action.at(time - segment.start, segment.style)
-        return pose(self._restless.add(vector, time), self._physique)
+        return pose(self._restless.add(vector, time), self.physique)
 
     def _append_next(self) -> None:
         action = self._cycle[self._next % len(self._cycle)]
@@ -86,7 +94,7 @@ class Performance:
         size = self._room if action.name == "walk" else float(random.choice(_SIZES))
         style = Style(
             self._side or str(random.choice(["left", "right"])),
-            float(random.uniform(*_SPEEDS)),
+            float(random.uniform(*_SPEEDS)) * self._tempo,
             size,
             float(random.choice(_TURNS)),
         )

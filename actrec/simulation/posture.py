@@ -22,6 +22,7 @@ _LENGTHS = {
     "wrist": 0.250,
     "hip": 0.085, "knee": 0.428, "ankle": 0.412,
 }  # fmt: skip
+_LIMBS = ("elbow", "wrist", "knee", "ankle")
 _FOOT_FORWARD = 0.125
 _PALM = 0.085  # wrist to the Kinect's hand joint
 
@@ -47,9 +48,15 @@ REST = np.array(list(CHANNELS.values()))
 
 @dataclass(frozen=True)
 class Physique:
-    """The bones of a procedural actor, from its stature in metres."""
+    """The bones of a procedural actor.
+
+    Attributes:
+        stature: Metres, at ordinary proportions.
+        limbs: Factor on the bones of arms and legs.
+    """
 
     stature: float = 1.75
+    limbs: float = 1.0
 
     @property
     def scale(self) -> float:
@@ -63,7 +70,7 @@ class Physique:
 
     def length(self, joint: str) -> float:
         """Length of the bone that ends in `joint` (without side), metres."""
-        return _LENGTHS[joint] * self.scale
+        return _LENGTHS[joint] * self.scale * (self.limbs if joint in _LIMBS else 1.0)
 
     @property
     def hip_height(self) -> float:

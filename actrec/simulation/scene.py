@@ -89,7 +89,7 @@ class ProceduralActor:
         turned = np.diag([1.0, -1.0, -1.0]) @ np.array([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
         self._rotation = camera.rotation.T @ turned
         self._shift = camera.to_camera(np.array([place[0], 0.0, place[1]]))
-        standing = posture.pose(posture.REST, posture.Physique(appearance.stature))
+        standing = posture.pose(posture.REST, performance.physique)
         self.rest = rig.bone_lengths(standing.joints)
 
     def pose(self, time: float) -> ActorPose:

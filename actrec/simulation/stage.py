@@ -10,11 +10,11 @@ from actrec.errors import InputError
 from actrec.frames import NANOSECONDS, Intrinsics
 from actrec.recordings.sequence import SkeletonSequence
 from actrec.recordings.skeletons import open_sequence
-from actrec.simulation import actions, room
+from actrec.simulation import actions, cast, room
 from actrec.simulation.appearance import REFERENCE_STATURE, WARDROBE
 from actrec.simulation.ground import estimate
 from actrec.simulation.performance import CYCLE, Performance
-from actrec.simulation.scene import CameraPose, ProceduralActor, Scene, ScriptedActor
+from actrec.simulation.scene import Actor, CameraPose, ProceduralActor, Scene, ScriptedActor
 from actrec.simulation.script import Script, from_recording
 
 _PLACES = (
@@ -34,6 +34,8 @@ def performed_scene(
     side: str = "any",
     camera: CameraPose | None = None,
     distance: float = 2.9,
+    person: int = 0,
+    facing: float = 0.0,
 ) -> Scene:
     """A room in which actors perform.
 
@@ -45,25 +47,40 @@ def performed_scene(
         side: Which arm acts: "left", "right", or "any" for either in turn.
         camera: Where the camera is.
         distance: From the camera to the first actor's place, metres.
+        person: Number of the first actor in `actrec.simulation.cast`; 0 for those of the `WARDROBE`.
+        facing: Which way the actors face, radians to their left from facing the camera.
 
     Raises:
         ConfigError: An action is unknown; the known ones are listed.
     """
     camera = camera or CameraPose()
-    cast, stools = [], []
+    players: list[Actor] = []
+    stools = []
     sitting = any(actions.ACTIONS[name].end == "seated" for entry in names for name in _expand(entry))
     for i in range(actors):
         x, z = _PLACES[i if actors == 1 else i + 1]
-        looks = WARDROBE[i % len(WARDROBE)]
+        place = (x, distance + z)
+        who = cast.person(person + i) if person else cast.Person(WARDROBE[i % len(WARDROBE)], 1.0, 1.0)
         own_side = "" if side == "any" else side
         order = list(names) if i == 0 else _rotated(names)
         performance = Performance(
-            tuple(order), seed + 1000 * i, own_side, room=1.0 if actors == 1 else 0.65, stature=looks.stature
+            tuple(order),
+            seed + 1000 * i,
+            own_side,
+            room=1.0 if actors == 1 else 0.65,
+            physique=who.physique,
+            tempo=who.tempo,
         )
-        cast.append(ProceduralActor(performance, looks, camera, (x, distance + z)))
+        players.append(ProceduralActor(performance, who.appearance, camera, place, facing))
         if sitting:
-            stools.append((x, distance + z + actions.SEAT_BEHIND * looks.stature / REFERENCE_STATURE))
-    return Scene(cast, intrinsics, camera, room.furnished(back=distance + _BEHIND, seed=seed), stools)
+            stools.append(stool_place(place, facing, who.appearance.stature))
+    return Scene(players, intrinsics, camera, room.furnished(back=distance + _BEHIND, seed=seed), stools)
+
+
+def stool_place(place: tuple[float, float], facing: float, stature: float) -> tuple[float, float]:
+    """X and z in the room of the stool of an actor at `place`, metres."""
+    behind = actions.SEAT_BEHIND * stature / REFERENCE_STATURE
+    return place[0] - behind * float(np.sin(facing)), place[1] + behind * float(np.cos(facing))
 
 
 def _expand(name: str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ DATASETS = Registry(
     "dataset",
     {
         "nucla": "actrec_models.data.nucla:Nucla",
+        "rendered": "actrec_models.data.rendered_rgbd:RenderedRgbd",
         "shrec17_14": "actrec_models.data.shrec17:Shrec17",
         "shrec17_28": "actrec_models.data.shrec17:Shrec17Fine",
         "utd_mhad": "actrec_models.data.utd_mhad:UtdMhad",

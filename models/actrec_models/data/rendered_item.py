@@ -1,0 +1,197 @@
+"""One clip of the simulated camera: who does what in which room, and what the camera sees of it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from actrec import sceneflow
+from actrec.config import setting
+from actrec.errors import InputError
+from actrec.features.keypoints import motion_at_joints
+from actrec.frames import NANOSECONDS, Intrinsics, RgbdFrame
+from actrec.geometry import project
+from actrec.simulation import cast, rig, room
+from actrec.simulation.actions import ACTIONS
+from actrec.simulation.noise import SENSORS, SensorNoise
+from actrec.simulation.performance import CYCLE, Performance, Segment
+from actrec.simulation.scene import CameraPose, ProceduralActor, Scene, Snapshot
+from actrec.simulation.stage import stool_place
+from actrec_models.data.source import Entry
+
+_BEHIND = 1.5  # metres from the actor's place to the wall
+_LEAD_S, _TAIL_S = 0.4, 0.3  # of idling, at most, before and after the action
+
+
+@dataclass(frozen=True)
+class View:
+    """From where the camera looks.
+
+    Attributes:
+        facing: Which way the actor faces, degrees to its left from facing the camera.
+        height: Of the camera over the floor, metres.
+        pitch: How far the camera looks down, degrees.
+        distance: To the actor's place, metres.
+    """
+
+    facing: float
+    height: float
+    pitch: float
+    distance: float
+
+
+VIEWS = (View(-35.0, 0.85, -2.0, 2.8), View(35.0, 1.45, 9.0, 3.2), View(0.0, 1.1, 2.0, 2.95))
+"""Views 1, 2 and 3; the last one is what split "cross_view" holds out."""
+
+
+@dataclass(frozen=True)
+class RenderedConfig:
+    """What is rendered. The defaults make 384 clips, of which 240 (cross_actor) or 256 (cross_view) train."""
+
+    width: int = setting(160, "width of the pictures", unit="px", range=(64, 1920))
+    height: int = setting(120, "height of the pictures", unit="px", range=(48, 1080))
+    hfov: float = setting(62.7, "horizontal field of view", unit="deg", range=(20, 120))
+    fps: float = setting(15.0, "frames a second", unit="Hz", range=(2, 120))
+    actors: int = setting(8, "people, numbers 1, 2, … of actrec.simulation.cast", range=(2, 1000))
+    held_out: int = setting(3, "of these, the last so many are split cross_actor's test part", range=(1, 999))
+    takes: int = setting(2, "clips of each action, actor and view", range=(1, 100))
+    flow: str = setting("exact", "scene flow: the truth, or as it is estimated live", choices=("exact", "dis"))
+    flow_shrink: int = setting(2, "of so many columns and rows of the flow one is kept", range=(1, 16))
+    noise: bool = setting(True, "degrade colour and depth as a real sensor does")
+    sensor: str = setting("structured_light", "error model of the depth sensor", choices=tuple(SENSORS.names()))
+    seed: int = setting(1, "of performances, rooms and noise", range=(0, 2**31 - 1))
+
+
+class RenderedItem:
+    """What happens in one item of the dataset, and its pictures. Everything follows from the options and the entry.
+
+    Args:
+        options: The dataset's.
+        entry: The item.
+
+    Attributes:
+        intrinsics: Of colour and depth.
+        stamps_ns: [T] from zero.
+
+    Raises:
+        InputError: The entry is none of this dataset's.
+    """
+
+    def __init__(self, options: RenderedConfig, entry: Entry):
+        try:
+            subject, view, take = (int(entry.meta[key]) for key in ("subject", "view", "take"))
+            self._view, name = VIEWS[view - 1], CYCLE[entry.label]
+        except (KeyError, IndexError, ValueError) as error:
+            raise InputError(f"'{entry.name}' is no item of the rendered dataset: {dict(entry.meta)}") from error
+        self.options, self._who = options, cast.person(subject)
+        states = np.random.SeedSequence([options.seed, entry.label, subject, view, take]).generate_state(4)
+        self._seed, self._room_seed, self._noise_seed, chance = (int(state) for state in states)
+        self.intrinsics = _camera(options)
+        self._pose = CameraPose(self._view.height, float(np.radians(self._view.pitch)))
+        self._place, self._facing = (0.0, self._view.distance), float(np.radians(self._view.facing))
+        self._actor, action = self._performer(name)
+        self._sits = "seated" in (action.action.start, action.action.end)
+        lead, tail = np.random.default_rng(chance).random(2) * (_LEAD_S, _TAIL_S)
+        start = action.start - float(lead)
+        ticks = np.arange(max(2, int((action.end + float(tail) - start) * options.fps) + 1))
+        self._times = start + ticks / options.fps
+        self.stamps_ns = np.round(ticks / options.fps * NANOSECONDS).astype(np.int64)
+
+    def _performer(self, name: str) -> tuple[ProceduralActor, Segment]:
+        """The actor, and when the action is performed: after a moment of idling in the posture that it starts from."""
+        before = "idle" if ACTIONS[name].start == "standing" else "idle_seated"
+        played = Performance((before, name), self._seed, physique=self._who.physique, tempo=self._who.tempo)
+        segment = played.segment(0.0)
+        while segment.action.name != name:
+            segment = played.segment(segment.end)
+        return ProceduralActor(played, self._who.appearance, self._pose, self._place, self._facing), segment
+
+    @cached_property
+    def scene(self) -> Scene:
+        """The actor in its room."""
+        look = room.furnished(back=self._view.distance + _BEHIND, seed=self._room_seed)
+        stools = [stool_place(self._place, self._facing, self._who.appearance.stature)] if self._sits else []
+        return Scene([self._actor], self.intrinsics, self._pose, look, stools)
+
+    @cached_property
+    def bodies(self) -> np.ndarray:
+        """[1, T, 25, 3] exact joints, metres; those that the camera cannot see too."""
+        return np.stack([self._actor.pose(time).joints for time in self._times]).astype(np.float32)[None]
+
+    @property
+    def streams(self) -> Mapping[str, Callable[[], np.ndarray]]:
+        """Key of the data contract to what makes it; there is no face, whose points the truth does not hold."""
+        return {
+            "pixels": lambda: project(self.bodies, self.intrinsics),
+            "hands": self.hands,
+            "hand_pixels": lambda: project(self.hands(), self.intrinsics),
+            "size": lambda: np.array([self.options.width, self.options.height], np.float32),
+            "colour": self.colour,
+            "flow": self.flow,
+            "motion": self.motion,
+        }
+
+    def hands(self) -> np.ndarray:
+        """[1, T, 2, 21, 3] exact joints of both hands, metres."""
+        length = self._who.appearance.hand_length
+        return np.stack([rig.hand_joints(self._actor.pose(time), length) for time in self._times]).astype(np.float32)[
+            None
+        ]
+
+    def colour(self) -> np.ndarray:
+        """[T, H, W, 3] uint8."""
+        return np.stack([self._seen(number)[0] for number in range(len(self._times))])
+
+    def flow(self) -> np.ndarray:
+        """[T, h, w, 3] float16 m/s, every `flow_shrink`-th column and row."""
+        return self._moving[0]
+
+    def motion(self) -> np.ndarray:
+        """[1, T, 25, 2] optical flow at the joints, px/s."""
+        return self._moving[1]
+
+    @cached_property
+    def _moving(self) -> tuple[np.ndarray, np.ndarray]:
+        """Flow and motion, which come from the same fields."""
+        size, step, flow, motion = (self.options.width, self.options.height), self.options.flow_shrink, [], []
+        pixels = project(self.bodies, self.intrinsics)
+        for field, joints, places in zip(self._fields(), self.bodies[0], pixels[0], strict=True):
+            flow.append(field[step // 2 :: step, step // 2 :: step].astype(np.float16))
+            motion.append(motion_at_joints(field, joints, places, size, self.intrinsics))
+        return np.stack(flow), np.stack(motion)[None]
+
+    def frames(self) -> Iterator[RgbdFrame]:
+        """What the camera gives, with exact skeletons."""
+        for number, stamp in enumerate(self.stamps_ns):
+            colour, depth, shown = self._seen(number)
+            yield RgbdFrame(int(stamp), colour, depth, self.intrinsics, skeletons=shown.bodies)
+
+    def _seen(self, number: int) -> tuple[np.ndarray, np.ndarray, Snapshot]:
+        """Colour and depth of one frame, also of the one after the last, and the exact instant behind them."""
+        shown = self.scene.at(float(self._times[0] + number / self.options.fps))
+        colour, depth = shown.rendering.colour, shown.rendering.depth
+        if self.options.noise:
+            colour, depth = self._noise.colour(colour, number), self._noise.depth(depth, shown.rendering.facing, number)
+        return colour, depth, shown
+
+    def _fields(self) -> Iterator[np.ndarray]:
+        """[H, W, 3] m/s of each frame, over the time until the next one."""
+        dt, count = 1 / self.options.fps, len(self._times)
+        if self.options.flow == "exact":
+            yield from (self.scene.scene_flow(self.scene.at(float(time)), dt) for time in self._times)
+            return
+        method = sceneflow.create(self.options.flow)
+        colour, depth, _ = self._seen(0)
+        for number in range(1, count + 1):
+            before, (colour, depth, _) = (colour, depth), self._seen(number)
+            yield method.estimate(*before, colour, depth, self.intrinsics, dt)
+
+    @cached_property
+    def _noise(self) -> SensorNoise:
+        return SensorNoise(SENSORS.create(self.options.sensor), self.intrinsics, self._noise_seed)
+
+
+def _camera(options: RenderedConfig) -> Intrinsics:
+    focal = options.width / 2 / np.tan(np.radians(options.hfov) / 2)
+    return Intrinsics(options.width, options.height, focal, focal, (options.width - 1) / 2, (options.height - 1) / 2)
