@@ -14,21 +14,26 @@ JUMP_S = 2.0
 """A stamp older than the newest by more than this is no late message: time has jumped back (a recording loops)."""
 
 
-def sampled(
-    stamps_ns: np.ndarray, values: np.ndarray, wanted_ns: np.ndarray, pictures: bool, max_gap_s: float = 0.5
-) -> np.ndarray:
-    """A whole recording's stream at a window's stamps, as the live recognizer samples it.
+def sampled(stamps_ns: np.ndarray, values: np.ndarray, wanted_ns: np.ndarray, max_gap_s: float = 0.5) -> np.ndarray:
+    """A whole recording's points at a window's stamps, as the live recognizer samples them.
 
     Args:
         stamps_ns: [L] increasing stamps.
-        values: [L, ...]: points of any arrangement [L, ..., D], NaN for missing; or pictures.
+        values: [L, ..., D] points of any arrangement, NaN for missing.
         wanted_ns: [T] stamps to sample at, none before the body was first seen (`numpy.maximum`).
-        pictures: Take the nearest in time instead of interpolating.
         max_gap_s: As `Series.interpolated` has it.
     """
     series: Series[np.ndarray] = Series(float("1e9"), len(values) + 1)
     series._stamps, series._values = [int(stamp) for stamp in stamps_ns], list(values)
-    return np.stack(series.nearest(wanted_ns)) if pictures else series.interpolated(wanted_ns, max_gap_s)
+    return series.interpolated(wanted_ns, max_gap_s)
+
+
+def nearest(stamps_ns: np.ndarray, wanted_ns: np.ndarray) -> np.ndarray:
+    """[T] indices of the increasing `stamps_ns` [L] that are nearest to `wanted_ns` [T], the earlier of two alike."""
+    right = np.clip(np.searchsorted(stamps_ns, wanted_ns), 1, max(len(stamps_ns) - 1, 1))
+    right = np.minimum(right, len(stamps_ns) - 1)
+    left = np.maximum(right - 1, 0)
+    return np.where(np.abs(stamps_ns[right] - wanted_ns) < np.abs(wanted_ns - stamps_ns[left]), right, left)
 
 
 class Series(Generic[T]):
@@ -113,8 +118,4 @@ class Series(Generic[T]):
         return found.reshape(len(wanted_ns), *values.shape[1:])
 
     def _nearest(self, wanted_ns: np.ndarray) -> np.ndarray:
-        stamps = np.array(self._stamps, dtype=np.int64)
-        right = np.clip(np.searchsorted(stamps, wanted_ns), 1, max(len(stamps) - 1, 1))
-        right = np.minimum(right, len(stamps) - 1)
-        left = np.maximum(right - 1, 0)
-        return np.where(np.abs(stamps[right] - wanted_ns) < np.abs(wanted_ns - stamps[left]), right, left)
+        return nearest(np.array(self._stamps, dtype=np.int64), wanted_ns)

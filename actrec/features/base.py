@@ -1,7 +1,7 @@
 """What a clip holds, and what every feature offers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -37,6 +37,31 @@ STREAMS = {
     "colour": ("colour",),
 }
 """What the live recognizer subscribes to, and the keys of a clip that come from it."""
+
+
+class LazyClip(Mapping[str, np.ndarray]):
+    """A clip whose values are made when they are first looked at, and kept: pictures that nobody takes cost nothing.
+
+    Args:
+        make: Key to what returns its array.
+    """
+
+    def __init__(self, make: Mapping[str, Callable[[], np.ndarray]]):
+        self._make, self._made = dict(make), dict[str, np.ndarray]()
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        if key not in self._made:
+            self._made[key] = self._make[key]()
+        return self._made[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._make
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._make)
+
+    def __len__(self) -> int:
+        return len(self._make)
 
 
 @dataclass(frozen=True)
@@ -119,12 +144,13 @@ class FrameFeature(Feature):
             size = np.array(clip["colour"].shape[2:0:-1])
         whole = None if size is None else (int(size[0]), int(size[1]))
         per_body = {"positions": "bodies", "pixels": "pixels", "hand_pixels": "hand_pixels"}
-        count = next(clip[key].shape[KEYS[key][0] or 0] for key in ("colour", "flow", "bodies") if key in clip)
+        pictures = [key for key in ("colour", "flow") if key in self.streams and key in clip]
+        count = next(clip[key].shape[KEYS[key][0] or 0] for key in (*pictures, "bodies") if key in clip)
         return [
             View(
                 size=whole,
                 **{field: clip[key][0, t] for field, key in per_body.items() if key in clip},
-                **{key: clip[key][t] for key in ("colour", "flow") if key in clip},
+                **{key: clip[key][t] for key in pictures},
             )
             for t in range(count)
         ]

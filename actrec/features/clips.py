@@ -1,12 +1,13 @@
 """The network inputs of a window that holds several clips, one after the other."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
 from actrec import features
 from actrec.errors import InputError
-from actrec.features.base import KEYS, Clip
+from actrec.features.base import KEYS, Clip, LazyClip
 from actrec.package import InputSpec, WindowSpec
 
 
@@ -50,19 +51,22 @@ def each_clip(
         yield {**shared, **features.inputs(cut(clip, start, window.clip_frames), others)}
 
 
-def cut(clip: Clip, start: int, frames: int) -> dict[str, np.ndarray]:
+def cut(clip: Clip, start: int, frames: int) -> Clip:
     """Frames `start` to `start + frames` of a clip; what has no time axis stays as it is.
 
     Raises:
-        InputError: The clip does not hold these frames.
+        InputError: The clip does not hold these frames; of a `LazyClip`, when they are looked at.
     """
-    part = {}
-    for name, value in clip.items():
-        axis = KEYS[name][0] if name in KEYS else 0  # else: the observed frames of an input of that name
-        if axis is not None and not 0 <= start <= start + frames <= (value.shape[axis] if axis else len(value)):
-            raise InputError(
-                f"'{name}' {list(np.shape(value))} has no frames {start} to {start + frames}: the window is too short"
-            )
-        span = slice(start, start + frames)
-        part[name] = value if axis is None else value[:, span] if axis else value[span]
-    return part
+    parts = {name: partial(_cut, clip, name, start, frames) for name in clip}
+    return LazyClip(parts) if isinstance(clip, LazyClip) else {name: part() for name, part in parts.items()}
+
+
+def _cut(clip: Clip, name: str, start: int, frames: int) -> np.ndarray:
+    value = clip[name]
+    axis = KEYS[name][0] if name in KEYS else 0  # else: the observed frames of an input of that name
+    if axis is not None and not 0 <= start <= start + frames <= (value.shape[axis] if axis else len(value)):
+        raise InputError(
+            f"'{name}' {list(np.shape(value))} has no frames {start} to {start + frames}: the window is too short"
+        )
+    span = slice(start, start + frames)
+    return value if axis is None else value[:, span] if axis else value[span]

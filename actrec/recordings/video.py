@@ -10,7 +10,7 @@ import numpy as np
 
 from actrec.errors import InputError
 from actrec.frames import NANOSECONDS, Intrinsics, RgbdFrame
-from actrec.recordings import intrinsics
+from actrec.recordings import decoding, intrinsics
 from actrec.recordings.base import Recording, RecordingConfig, existing, log
 
 NTU_HFOV_DEG = 84.1
@@ -37,12 +37,12 @@ class VideoRecording(Recording):
         super().__init__(existing(path), config)
         ntu = bool(_NTU_NAME.fullmatch(self.path.stem))
         self._mirror = config.mirror == "yes" or (config.mirror == "auto" and ntu)
-        with self._open() as container:
+        with decoding.open_video(self.path) as container:
             stream = container.streams.video[0]
             self._rate = float(stream.average_rate or 0)
             ticks = container.duration  # microseconds; None where the container does not say
             self._duration = ticks / av.time_base if ticks else stream.frames / self._rate if self._rate else 0.0
-            first = self._image(next(self._decoded(container), None))
+            first = self._image(next(decoding.pictures(self.path, container), None))
         height, width = first.shape[:2]
         if ntu and not (config.intrinsics or config.hfov_deg):
             log.warning("'%s': assuming the Kinect v2's field of view of %g degrees", self.path, NTU_HFOV_DEG)
@@ -63,14 +63,14 @@ class VideoRecording(Recording):
 
     def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
         """Every frame from `start_s` after the first."""
-        with self._open() as container:
+        with decoding.open_video(self.path) as container:
             stream = container.streams.video[0]
             # AVI stores no presentation stamps: those that FFmpeg makes up go to and fro where there are B-frames.
             numbered = self.config.fps > 0 or not stream.time_base or container.format.name == "avi"
             if start_s > 1.0 and not numbered:  # seeks to the key frame before, decodes on from there
                 container.seek(round((start_s - 0.5) * av.time_base), backward=True)
             origin = (stream.start_time or 0) * stream.time_base if stream.time_base else 0
-            for index, picture in enumerate(self._decoded(container)):
+            for index, picture in enumerate(decoding.pictures(self.path, container)):
                 if numbered or picture.pts is None:
                     seconds = index / (self.config.fps or self._rate or 30.0)
                 else:
@@ -79,33 +79,7 @@ class VideoRecording(Recording):
                     continue
                 yield RgbdFrame(round(seconds * NANOSECONDS), self._image(picture), None, self._intrinsics)
 
-    def _open(self) -> Any:
-        try:
-            container = av.open(str(self.path))
-        except (av.error.FFmpegError, OSError, ValueError) as error:
-            raise InputError(
-                f"'{self.path}' is no video that FFmpeg reads, or is truncated: {_one_line(error)}"
-            ) from error
-        if not container.streams.video:
-            container.close()
-            raise InputError(f"'{self.path}' holds no video stream")
-        container.streams.video[0].thread_type = "AUTO"
-        return container
-
-    def _decoded(self, container: Any) -> Iterator[Any]:
-        try:
-            yield from container.decode(video=0)
-        except av.error.FFmpegError as error:
-            raise InputError(f"'{self.path}' is corrupt or truncated: {_one_line(error)}") from error
-
     def _image(self, picture: Any) -> np.ndarray:
         if picture is None:
             raise InputError(f"'{self.path}' holds no frame: it is truncated; copy it again")
-        image = picture.to_ndarray(format="rgb24")
-        if turns := round(picture.rotation / 90) % 4:  # a phone's upright video is stored lying
-            image = np.rot90(image, turns)
-        return np.ascontiguousarray(image[:, ::-1] if self._mirror else image)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+        return decoding.rgb(picture, self._mirror)

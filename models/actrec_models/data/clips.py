@@ -3,15 +3,17 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from actrec import windows
 from actrec.errors import InputError
-from actrec.features.base import KEYS, STREAMS
+from actrec.features.base import KEYS, STREAMS, LazyClip
 from actrec.recordings.sequence import SkeletonSequence
-from actrec.series import sampled
+from actrec.series import nearest, sampled
+from actrec_models.data.lazy import LazyStreams
 
 if TYPE_CHECKING:
     from actrec_models.data.source import Entry, Source
@@ -41,28 +43,37 @@ class Clip:
         wanted = windows.sample_stamps(int(self.stamps_ns[-1]), seconds, frames)
         return np.stack([windows.resample(self.stamps_ns, body, wanted) for body in self.bodies])
 
-    def sample(self, seconds: float, frames: int) -> dict[str, np.ndarray]:
+    def sample(self, seconds: float, frames: int) -> LazyClip:
         """The clip, in the data contract, that the live recognizer has when the recording ends."""
         return self.sampled(windows.sample_stamps(int(self.stamps_ns[-1]), seconds, frames))
 
-    def sampled(self, wanted_ns: np.ndarray) -> dict[str, np.ndarray]:
-        """The clip at the stamps [frames]: points interpolated in time, of pictures and flow the nearest one."""
-        bodies = np.stack([windows.resample(self.stamps_ns, body, wanted_ns) for body in self.bodies])
-        return {"bodies": bodies, **{key: self._sampled(key, wanted_ns) for key in self.others}}
+    def sampled(self, wanted_ns: np.ndarray) -> LazyClip:
+        """The clip at the stamps [frames]: points interpolated in time, of pictures and flow the nearest one.
+
+        Nothing is sampled before it is looked at, and of pictures no more are decoded than are wanted.
+        """
+        others = {key: partial(self._sampled, key, wanted_ns) for key in self.others}
+        return LazyClip({"bodies": partial(self._bodies, wanted_ns), **others})
+
+    def _bodies(self, wanted_ns: np.ndarray) -> np.ndarray:
+        return np.stack([windows.resample(self.stamps_ns, body, wanted_ns) for body in self.bodies])
 
     def _sampled(self, key: str, wanted_ns: np.ndarray) -> np.ndarray:
         if key not in KEYS:
             raise InputError(f"clip '{self.name}' holds '{key}'; known: {', '.join(KEYS)}")
-        axis, value = KEYS[key][0], self.others[key]
+        axis = KEYS[key][0]
+        # Before the recording its first frame is held, as the first pose is.
+        held_ns = np.maximum(wanted_ns, self.stamps_ns[0])
+        if axis == 0 and isinstance(self.others, LazyStreams):
+            return self.others.at(key, nearest(self.stamps_ns, held_ns))
+        value = self.others[key]
         if axis is None:
             return value
         if value.shape[axis] != len(self.stamps_ns):
             raise InputError(f"clip '{self.name}': {key} {list(value.shape)} for {len(self.stamps_ns)} stamps")
-        # Before the recording its first frame is held, as the first pose is.
-        held_ns = np.maximum(wanted_ns, self.stamps_ns[0])
         if axis == 0:
-            return sampled(self.stamps_ns, value, held_ns, pictures=True)
-        return np.stack([sampled(self.stamps_ns, body, held_ns, pictures=False) for body in value])
+            return value[nearest(self.stamps_ns, held_ns)]
+        return np.stack([sampled(self.stamps_ns, body, held_ns) for body in value])
 
 
 class ClipDataset:
