@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from actrec.errors import InputError
-from actrec.recordings.sequence import TRACKED_SCORES, SkeletonSequence, from_kinect, read_text, stamps_at
+from actrec.recordings.sequence import TRACKED_SCORES, SkeletonSequence, from_kinect, read_bytes, stamps_at
 
 FPS = 30.0
 JOINTS = 25
@@ -25,11 +25,12 @@ BODY_FIELDS = (
 )  # fmt: skip
 _NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})")
 _JOINT_VALUES = 12
+_HEAD_VALUES = 2 + len(BODY_FIELDS)  # id, fields, number of joints
 
 
 @dataclass(frozen=True)
 class NtuRecording:
-    """A `.skeleton` file as it stands, in Kinect camera space, every value kept.
+    """A `.skeleton` file as it stands, in Kinect camera space, every value kept (float64, as written).
 
     Attributes:
         body_ids: M tracking ids, in order of appearance.
@@ -54,56 +55,76 @@ def read_ntu_file(path: str | Path) -> NtuRecording:
 
     Raises:
         DeviceError: There is no such file.
-        InputError: It is truncated, has values too many, or is no `.skeleton` file.
+        InputError: It is empty, truncated, has values too many or lines of other lengths, or is no `.skeleton` file.
     """
     path = Path(path)
-    frames, observations = _parse(path, read_text(path).split())
-    ids = tuple(dict.fromkeys(body_id for _, body_id, _, _ in observations))
+    values, seen, frames = _parse(path)
+    ids = tuple(dict.fromkeys(body_id for _, body_id, _ in seen))
+    number = {body_id: m for m, body_id in enumerate(ids)}
     joints = np.full((len(ids), frames, JOINTS, _JOINT_VALUES), np.nan)
-    values = np.full((len(ids), frames, len(BODY_FIELDS)), np.nan)
-    for t, body_id, body_values, body_joints in observations:
-        m = ids.index(body_id)
-        values[m, t], joints[m, t] = body_values, body_joints
-    seen = joints.astype(np.float32)
+    of_bodies = np.full((len(ids), frames, len(BODY_FIELDS)), np.nan)
+    if seen:
+        t = np.array([frame for frame, _, _ in seen])
+        m = np.array([number[body_id] for _, body_id, _ in seen])
+        start = np.array([at for _, _, at in seen])[:, None]
+        of_bodies[m, t] = values[start + 1 + np.arange(len(BODY_FIELDS))]
+        block = values[start + _HEAD_VALUES + np.arange(JOINTS * _JOINT_VALUES)]
+        joints[m, t] = block.reshape(-1, JOINTS, _JOINT_VALUES)
     states = np.where(np.isnan(joints[..., 11]), -1, joints[..., 11]).astype(np.int8)
-    return NtuRecording(ids, seen[..., 0:3], seen[..., 3:5], seen[..., 5:7], seen[..., 7:11], states, values)
+    return NtuRecording(ids, joints[..., 0:3], joints[..., 3:5], joints[..., 5:7], joints[..., 7:11], states, of_bodies)
 
 
-def _parse(path: Path, tokens: list[str]) -> tuple[int, list[tuple[int, int, np.ndarray, np.ndarray]]]:
-    """Number of frames, and (frame, body id, [9] values, [25, 12] joints) of each body in each frame."""
+def _parse(path: Path) -> tuple[np.ndarray, list[tuple[int, int, int]], int]:
+    """All values; (frame, body id, index of its first value) of each body in each frame; number of frames."""
+    from actrec.recordings.numbers import read_numbers  # numba takes a second to load
+
     try:
-        numbers = np.array(tokens, dtype=np.float64)
+        numbers = read_numbers(read_bytes(path))
     except ValueError as error:
         raise InputError(f"'{path}' is not an NTU .skeleton file: {error}") from error
-    observations = []
-    cursor = _Cursor(path, numbers)
+    if not len(numbers.values):
+        raise InputError(f"'{path}' is empty; copy it again")
+    _check_columns(path, numbers.lines)
+    seen: dict[tuple[int, int], int] = {}
+    cursor = _Cursor(path, numbers.values)
     frames = cursor.count("frames")
     for t in range(frames):
         for _ in range(cursor.count("bodies")):
-            start = cursor.at
-            values = cursor.take(1 + len(BODY_FIELDS))[1:]
+            start = cursor.take(1 + len(BODY_FIELDS))
             if (joints := cursor.count("joints")) != JOINTS:
                 raise InputError(f"'{path}': frame {t + 1} has a body of {joints} joints, expected {JOINTS}")
-            block = cursor.take(JOINTS * _JOINT_VALUES).reshape(JOINTS, _JOINT_VALUES)
-            observations.append((t, int(tokens[start]), values, block))  # an id has more digits than a float64
-    if cursor.at != len(numbers):
-        raise InputError(f"'{path}': {len(numbers) - cursor.at} values after the last of {frames} frames")
-    return frames, observations
+            cursor.take(JOINTS * _JOINT_VALUES)
+            body = (t, int(numbers.word(start)))
+            if body in seen:
+                raise InputError(f"'{path}': frame {t + 1} has body {body[1]} twice")
+            seen[body] = start
+    if cursor.at != len(numbers.values):
+        raise InputError(f"'{path}': {len(numbers.values) - cursor.at} values after the last of {frames} frames")
+    return numbers.values, [(*body, start) for body, start in seen.items()], frames
+
+
+def _check_columns(path: Path, lines: np.ndarray) -> None:
+    widths = np.bincount(lines)
+    wrong = np.flatnonzero(~np.isin(widths, (0, 1, 1 + len(BODY_FIELDS), _JOINT_VALUES)))
+    if len(wrong) and wrong[0] != lines[-1]:  # a short last line is where the file was cut
+        raise InputError(
+            f"'{path}' line {wrong[0]} has {widths[wrong[0]]} values; a number, a body or a joint has "
+            f"1, {1 + len(BODY_FIELDS)} or {_JOINT_VALUES}"
+        )
 
 
 class _Cursor:
-    def __init__(self, path: Path, numbers: np.ndarray):
-        self.at, self._path, self._numbers = 0, path, numbers
+    def __init__(self, path: Path, values: np.ndarray):
+        self.at, self._path, self._values, self._end = 0, path, values, len(values)
 
-    def take(self, count: int) -> np.ndarray:
-        values = self._numbers[self.at : self.at + count]
-        if len(values) < count:
-            raise InputError(f"'{self._path}' is truncated: it ends {count - len(values)} values early; copy it again")
-        self.at += count
-        return values
+    def take(self, count: int) -> int:
+        start, self.at = self.at, self.at + count
+        if self.at > self._end:
+            raise InputError(f"'{self._path}' is truncated: it ends {self.at - self._end} values early; copy it again")
+        return start
 
     def count(self, what: str) -> int:
-        value = float(self.take(1)[0])
+        value = float(self._values[self.take(1)])
         if not (value.is_integer() and 0 <= value < 1e6):
             raise InputError(f"'{self._path}' is not an NTU .skeleton file: {value} where a number of {what} stands")
         return int(value)

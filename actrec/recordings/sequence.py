@@ -112,6 +112,18 @@ def read_text(path: Path) -> str:
         raise InputError(f"'{path}' is not a text file: it is corrupt or of another format") from error
 
 
+def read_bytes(path: Path) -> bytes:
+    """The content of a recording.
+
+    Raises:
+        DeviceError: There is no such file, or it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DeviceError(f"cannot read '{path}': {error.strerror}; check the path") from error
+
+
 def load_npz(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Arrays of an .npz; never unpickles.
 
