@@ -1,4 +1,4 @@
-"""`actrec record`: the graph's topics, or a camera's frames, to a rosbag2 mcap."""
+"""`actrec record`: the graph's topics, a camera's frames, or takes of a person's own action, to rosbag2 mcaps."""
 
 import argparse
 import importlib
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from actrec import keyvalues
+from actrec.cli import takes
 from actrec.errors import ConfigError, DeviceError, EndOfStream
 
 READ_TIMEOUT_S = 5.0
@@ -18,7 +19,9 @@ READ_TIMEOUT_S = 5.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("--out", required=True, metavar="BAG", help="folder of the bag to make; must not exist")
+    parser.add_argument(
+        "--out", metavar="BAG", help="folder of the bag to make, which must not exist; with --label, of the takes"
+    )
     parser.add_argument(
         "--topics", nargs="+", default=[], metavar="TOPIC", help="topics to record (default: the graph's)"
     )
@@ -37,12 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--recover", metavar="BAG", help="save what a killed recorder left of this bag to --out")
     parser.add_argument("--json", action="store_true", help="print what was recorded as JSON")
+    takes.add_arguments(parser)
     parser.epilog = (
         "Examples:\n"
         "  actrec record --out kitchen                              the running graph, until Ctrl-C\n"
         "  actrec record --out labels --topics /action_label --duration 60\n"
         "  actrec record --out actor --driver simulated --duration 10\n"
-        "  actrec record --recover kitchen --out kitchen_saved      after a crash\n\n"
+        "  actrec record --recover kitchen --out kitchen_saved      after a crash\n"
+        "  actrec record --label wave --repeat 12 --driver simulated --driver-option actions=[wave]\n\n"
         "Play it with `ros2 bag play BAG`, with RViz or Foxglove, or with\n"
         "  actrec run --driver replay --driver-option path=BAG"
     )
@@ -50,6 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Records, or recovers, and prints what is in the bag."""
+    if args.label is not None and not args.recover:
+        stopped = threading.Event()
+        with _signals(stopped):
+            return takes.run(args, stopped)
+    takes.refuse_without_label(args)
+    if args.out is None:
+        raise ConfigError("name the bag to make with --out, or an action of your own with --label")
     if args.recover:
         from actrec.recordings.recover import recover
 

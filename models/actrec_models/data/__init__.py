@@ -11,6 +11,9 @@ from actrec_models.data.source import Entry, Source
 DATASETS = Registry(
     "dataset",
     {
+        "folder": "actrec_models.data.user_folder:Folder",
+        "ntu120": "actrec_models.data.ntu:Ntu120",
+        "ntu60": "actrec_models.data.ntu:Ntu60",
         "nucla": "actrec_models.data.nucla:Nucla",
         "rendered": "actrec_models.data.rendered_rgbd:RenderedRgbd",
         "shrec17_14": "actrec_models.data.shrec17:Shrec17",

@@ -1,0 +1,167 @@
+"""The labels file of a person's own recordings: one line a clip, as CSV with a header.
+
+    recording,label,start_s,end_s,person,body,part
+    wave_001,wave,0,4.02,anna,body_1,
+
+`recording` (a path beside the file) and `label` must be there, the others may be empty or left out.
+"""
+
+import contextlib
+import csv
+import fcntl
+import io
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass, fields, replace
+from pathlib import Path
+
+from actrec.errors import DeviceError, InputError
+from actrec.recordings.sequence import read_text
+
+FILE = "labels.csv"
+PARTS = ("train", "test", "")
+REQUIRED = ("recording", "label")
+
+
+@dataclass(frozen=True)
+class LabelledClip:
+    """One line.
+
+    Attributes:
+        recording: Path of the recording, relative to the labels file's folder.
+        label: What is done in it.
+        start_s, end_s: Where, in seconds from its first frame; by default all of it.
+        person: Who does it; empty where nobody says.
+        body: Id of the body that it is about; empty: whoever is in view most.
+        part: "train" or "test", for the split "part"; empty for neither.
+    """
+
+    recording: str
+    label: str
+    start_s: float = 0.0
+    end_s: float = math.inf
+    person: str = ""
+    body: str = ""
+    part: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is all of the recording."""
+        return self.start_s == 0.0 and self.end_s == math.inf
+
+
+COLUMNS = tuple(field.name for field in fields(LabelledClip))
+
+
+def read_labels(path: str | Path) -> list[LabelledClip]:
+    """The clips that a labels file names, in its order. Whether the recordings are there is not looked at.
+
+    Raises:
+        DeviceError: There is no such file.
+        InputError: A column is unknown or missing, a line is wrong, or two lines name the same clip; names the line.
+    """
+    path = Path(path)
+    lines = csv.reader(io.StringIO(read_text(path)), strict=True)
+    try:
+        header = [name.strip().lower() for name in next(lines, [])]
+        _check_header(path, header)
+        clips: dict[tuple[str, float, float], LabelledClip] = {}
+        for values in lines:
+            if not any(value.strip() for value in values):
+                continue
+            where = f"'{path}' line {lines.line_num}"
+            clip = _clip(where, header, values)
+            key = clip.recording, clip.start_s, clip.end_s
+            if key in clips:
+                raise InputError(f"{where} names '{clip.recording}' a second time, from {clip.start_s:g} s: remove one")
+            clips[key] = clip
+    except csv.Error as error:
+        raise InputError(f"'{path}' line {lines.line_num} is no CSV: {error}; quote what holds a comma") from error
+    return list(clips.values())
+
+
+def _check_header(path: Path, header: Sequence[str]) -> None:
+    missing = [name for name in REQUIRED if name not in header]
+    unknown = [name for name in header if name not in COLUMNS]
+    if missing or unknown or len(set(header)) < len(header):
+        wrong = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(unknown) or 'one column twice'}"
+        raise InputError(f"'{path}' {wrong}: its first line must name columns of {','.join(COLUMNS)}")
+
+
+def _clip(where: str, header: Sequence[str], values: Sequence[str]) -> LabelledClip:
+    if len(values) != len(header):
+        raise InputError(f"{where} has {len(values)} values for {len(header)} columns; complete it")
+    given = {name: value.strip() for name, value in zip(header, values, strict=True) if value.strip()}
+    for name in REQUIRED:
+        if name not in given:
+            raise InputError(f"{where} has no {name}; fill it in or remove the line")
+    times = {name: _seconds(where, name, given.pop(name)) for name in ("start_s", "end_s") if name in given}
+    clip = replace(LabelledClip(**given), **times)
+    if clip.end_s <= clip.start_s:
+        raise InputError(f"{where}: end_s {clip.end_s:g} is not after start_s {clip.start_s:g}")
+    if clip.part not in PARTS:
+        raise InputError(f"{where}: part is '{clip.part}', expected train, test or nothing")
+    return clip
+
+
+def _seconds(where: str, name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise InputError(f"{where}: {name} is '{text}', expected seconds from the recording's first frame")
+    return value
+
+
+def write_labels(path: str | Path, clips: Sequence[LabelledClip]) -> None:
+    """Writes a labels file whole, at once: a reader sees the old or the new one.
+
+    Raises:
+        DeviceError: The disk is full or read-only.
+    """
+    path = Path(path)
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(COLUMNS)
+    rows.writerows([_text(value) for value in astuple(clip)] for clip in clips)
+    staging = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with staging.open("w", encoding="utf-8") as file:
+            file.write(text.getvalue())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(staging, path)
+    except OSError as error:
+        staging.unlink(missing_ok=True)
+        raise DeviceError(f"cannot write '{path}': {error.strerror}; free space or choose another folder") from error
+
+
+def _text(value: str | float) -> str:
+    if isinstance(value, float):
+        return "" if math.isinf(value) else f"{value:.3f}".rstrip("0").rstrip(".")
+    return value
+
+
+def add_label(path: str | Path, clip: LabelledClip) -> None:
+    """Adds a line to a labels file, which is made where there is none; several programs may do so at once.
+
+    Raises:
+        DeviceError: It cannot be written.
+        InputError: The file that is there is wrong.
+    """
+    path = Path(path)
+    with _alone(path.parent):
+        write_labels(path, [*(read_labels(path) if path.exists() else []), clip])
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Holds a folder's lock, which the system lets go of even where this process is killed."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,244 @@
+"""A person's own recordings: a folder a class, or any files with a labels file beside them.
+
+    DIR/wave/first.mcap                  DIR/labels.csv     recording,label,start_s,end_s,person
+    DIR/wave/monday (a bag's folder)     DIR/wave_001       wave_001,wave,0,4,anna
+    DIR/clap/a.skeleton                  DIR/party.mp4      party.mp4,clap,12.5,15,ben
+    DIR/unknown/pacing.mcap                                 party.mp4,unknown,0,12.5,
+
+A recording is a bag, a skeleton file (.skeleton, .json, .mat, .npz, .csv), a video or a folder of images; joints are
+taken from it where it has some, else found by the body estimator, as in the live graph (`actrec.recordings.people`).
+"""
+
+import hashlib
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from actrec import config
+from actrec.errors import ActrecError, ConfigError, DeviceError, InputError
+from actrec.frames import NANOSECONDS, RgbdFrame
+from actrec.package import UNKNOWN
+from actrec.recordings import open_recording, sniff
+from actrec.recordings.base import RecordingConfig
+from actrec.recordings.labels import FILE, LabelledClip, read_labels
+from actrec.recordings.people import read_people
+from actrec.recordings.sequence import SkeletonSequence
+from actrec_models.data.clips import Clip
+from actrec_models.data.source import Entry, Source
+
+logger = logging.getLogger(__name__)
+
+OTHER = -1
+"""Label of recordings called `unknown`: they show none of the classes."""
+
+
+class Folder(Source):
+    """The user's recordings. `classes` are their labels in alphabetical order, `unknown` left aside.
+
+    Splits: "all" trains on everything; "part" goes by the labels file's column of that name; "person" tests on the
+    people that `held_out` names. Recordings labelled `unknown` are no entries: `others()` lists them, with label −1.
+
+    Args:
+        root: The folder.
+        held_out: Who is tested on in split "person".
+        bodies: M, how many people a clip keeps: whom it is about, then those in view longest.
+        recording: Fields of `RecordingConfig`, for recordings that do not tell of themselves (`hfov_deg` of a video).
+
+    Raises:
+        DeviceError: There is no such folder, or it holds no recording.
+        InputError: The labels file is wrong, or names what is not there.
+        ConfigError: An option is unknown.
+    """
+
+    splits: ClassVar = ("all", "part", "person")
+
+    def __init__(
+        self,
+        root: str | Path,
+        held_out: Sequence[str] = (),
+        bodies: int = 1,
+        recording: dict[str, Any] | None = None,
+    ):
+        super().__init__(Path(root).expanduser())
+        if bodies < 1:
+            raise ConfigError(f"bodies is {bodies}, expected 1 or more")
+        self.held_out = (held_out,) if isinstance(held_out, str) else tuple(held_out)
+        self.bodies, self.recording = bodies, config.build(RecordingConfig, recording)
+        self._clips = self._labelled()
+        self.classes = tuple(sorted({clip.label for clip in self._clips} - {UNKNOWN}))
+        people = {clip.person for clip in self._clips if clip.person}
+        if absent := sorted(set(self.held_out) - people):
+            known = ", ".join(sorted(people)) or "none"
+            raise ConfigError(f"'{self.root}' has nobody called {', '.join(absent)}; its people: {known}")
+        self._last: tuple[str, SkeletonSequence] | None = None
+
+    def entries(self) -> list[Entry]:
+        """Every clip of a class, in the order of the labels file, or of names."""
+        return [entry for entry in self._entries() if entry.label != OTHER]
+
+    def others(self) -> list[Entry]:
+        """Every clip labelled `unknown`, with label −1."""
+        return [entry for entry in self._entries() if entry.label == OTHER]
+
+    def part(self, entry: Entry, split: str) -> str:
+        """As the base says.
+
+        Raises:
+            ConfigError: Split "person" and nobody is held out.
+        """
+        self.check(split)
+        if split == "all":
+            return "train"
+        if split == "part":
+            return str(entry.meta["part"])
+        if not self.held_out:
+            raise ConfigError("split person needs the option held_out: the people to test on")
+        return "test" if entry.meta["person"] in self.held_out else "train"
+
+    def read(self, entry: Entry) -> Clip:
+        """The clip from the first frame in which its person is seen to the last; frames without them are left out.
+
+        Raises:
+            DeviceError: The recording is not there.
+            InputError: It is truncated or corrupt, holds neither joints nor images, or shows nobody then.
+        """
+        path = self._path(entry)
+        try:
+            sequence = self._sequence(str(path))
+            return _clip(entry, sequence, self.bodies)
+        except DeviceError:
+            raise
+        except ActrecError as error:
+            raise InputError(f"recording '{path}' cannot be used: {error}") from error
+
+    def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
+        """As the base says.
+
+        Raises:
+            DeviceError: The recording is not there.
+            InputError: It is corrupt, or holds joints alone.
+        """
+        path = self._path(entry)
+        begin, end = int(entry.meta["start_ms"]) / 1e3, int(entry.meta["end_ms"]) / 1e3
+        with open_recording(path, self.recording) as recording:
+            first = None
+            for frame in recording.frames():
+                first = frame.stamp_ns if first is None else first
+                if frame.colour is None:
+                    raise InputError(f"recording '{path}' holds joints and no images: record it with --images")
+                seconds = (frame.stamp_ns - first) / NANOSECONDS
+                if end >= 0 and seconds > end:
+                    return
+                if seconds >= begin:
+                    yield frame
+
+    def fingerprint(self, entries: Sequence[Entry]) -> str:
+        """SHA-256 over names, labels, spans and the sizes of all files of their recordings."""
+        digest = hashlib.sha256("\n".join(self.classes).encode())
+        for entry in entries:
+            path = self._path(entry)
+            files = sorted(path.rglob("*")) if path.is_dir() else [path]
+            sizes = " ".join(f"{file.name} {file.stat().st_size}" for file in files if file.is_file())
+            digest.update(f"{entry.name} {entry.label} {sorted(entry.meta.items())} {sizes}".encode())
+        return digest.hexdigest()
+
+    def _labelled(self) -> list[LabelledClip]:
+        """What the labels file, or the folders' names, say."""
+        if not self.root.is_dir():
+            raise DeviceError(
+                f"there is no folder '{self.root}'; check the path, or record: actrec record --label NAME"
+            )
+        file = self.root / FILE
+        clips = read_labels(file) if file.exists() else _by_folder(self.root)
+        absent = [clip.recording for clip in clips if not (self.root / clip.recording).exists()]
+        if absent:
+            raise InputError(
+                f"'{file}' names {len(absent)} recordings that are not there, first '{absent[0]}': correct or remove it"
+            )
+        if not clips:
+            raise DeviceError(f"'{self.root}' holds no recording: make some with `actrec record --label NAME`")
+        return clips
+
+    def _entries(self) -> list[Entry]:
+        classes = {label: number for number, label in enumerate(self.classes)} | {UNKNOWN: OTHER}
+        return [_entry(clip, classes[clip.label], self.root) for clip in self._clips]
+
+    def _path(self, entry: Entry) -> Path:
+        return self.root / str(entry.meta["recording"])
+
+    def _sequence(self, path: str) -> SkeletonSequence:
+        """The recording, the last one kept: several clips may be cut from it."""
+        if self._last is None or self._last[0] != path:
+            self._last = path, read_people(path, self.recording)
+        return self._last[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last": None}  # another process reads its own
+
+
+def _by_folder(root: Path) -> list[LabelledClip]:
+    """A folder a class. What is no recording is left out and named."""
+    clips = []
+    for label in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        if _is_recording(label):
+            raise InputError(
+                f"'{label}' lies outside any class: put it in a folder named as its label, or write {FILE}"
+            )
+        for path in sorted(path for path in label.iterdir() if not path.name.startswith(".")):
+            if _is_recording(path):
+                clips.append(LabelledClip(f"{label.name}/{path.name}", label.name))
+            else:
+                logger.warning("'%s' is no recording and is left out", path)
+    return clips
+
+
+def _is_recording(path: Path) -> bool:
+    try:
+        kind = sniff(path)
+    except InputError:
+        return path.suffix == ".npz"  # damaged, which is said when it is read
+    return kind != "folder" or any(
+        file.suffix.lower() in (".png", ".jpg", ".jpeg") for file in [*path.glob("*"), *path.glob("*/*")]
+    )
+
+
+def _entry(clip: LabelledClip, label: int, root: Path) -> Entry:
+    end_ms = -1 if clip.end_s == math.inf else round(1e3 * clip.end_s)
+    span = "" if clip.whole else f"@{clip.start_s:g}-{'' if end_ms < 0 else f'{clip.end_s:g}'}"
+    meta: dict[str, int | str] = {
+        "recording": clip.recording,
+        "person": clip.person,
+        "body": clip.body,
+        "part": clip.part,
+        "start_ms": round(1e3 * clip.start_s),
+        "end_ms": end_ms,
+    }
+    return Entry(clip.recording + span, label, meta, {"recording": root / clip.recording})
+
+
+def _clip(entry: Entry, sequence: SkeletonSequence, bodies: int) -> Clip:
+    """The span and the people of an entry."""
+    times = (sequence.stamps_ns - sequence.stamps_ns[0]) // 1_000_000
+    end = int(entry.meta["end_ms"])
+    within = (times >= int(entry.meta["start_ms"])) & ((times <= end) | (end < 0))
+    if not within.any():
+        raise InputError(
+            f"nothing lies between the start and end that its label gives: it lasts {times[-1] / 1e3:.2f} s"
+        )
+    seen = np.isfinite(sequence.bodies[:, within]).any(axis=(2, 3))  # (M, T)
+    order = sorted(range(len(seen)), key=lambda m: -int(seen[m].sum()))
+    if wanted := str(entry.meta["body"]):
+        if wanted not in sequence.body_ids:
+            raise InputError(f"it shows no body '{wanted}'; it shows {', '.join(sequence.body_ids)}")
+        first = sequence.body_ids.index(wanted)
+        order = [first, *(m for m in order if m != first)]
+    if not seen[order[0]].any():
+        raise InputError("nobody is seen in it" + (f" as '{wanted}'" if wanted else ""))
+    frames = np.flatnonzero(within)[seen[order[0]]]
+    kept = sequence.bodies[order[:bodies]][:, frames]
+    absent = np.full((bodies - len(kept), *kept.shape[1:]), np.nan, np.float32)
+    return Clip(entry.name, entry.label, sequence.stamps_ns[frames], np.concatenate([kept, absent]))
