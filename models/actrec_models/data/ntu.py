@@ -1,0 +1,253 @@
+"""NTU RGB+D (Shahroudy et al., CVPR 2016) and NTU RGB+D 120 (Liu et al., TPAMI 2019), from their own files."""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from actrec import config
+from actrec.config import setting
+from actrec.errors import DeviceError, InputError
+from actrec.recordings.cleaning import BodyCleaning, clean
+from actrec.recordings.ntu import COLOUR_SIZE, parse_name, read_ntu_skeleton
+from actrec.recordings.ntu_actions import ACTIONS
+from actrec.recordings.sequence import SkeletonSequence, read_text
+from actrec_models.data.clips import Clip
+from actrec_models.data.source import Entry, Source
+from actrec_models.data.video_streams import ColourVideo, VideoConfig
+
+SUBJECTS_60 = frozenset({1, 2, 4, 5, 8, 9, 13, 14, 15, 16, 17, 18, 19, 25, 27, 28, 31, 34, 35, 38})
+"""The 20 of 40 subjects that "cross_subject" of NTU RGB+D trains on."""
+SUBJECTS_120 = SUBJECTS_60 | {
+    45, 46, 47, 49, 50, 52, 53, 54, 55, 56, 57, 58, 59, 70, 74, 78, 80, 81, 82, 83, 84, 85, 86, 89, 91, 92, 93, 94, 95,
+    97, 98, 100, 103,
+}  # fmt: skip
+"""The 53 of 106 subjects that "cross_subject" of NTU RGB+D 120 trains on."""
+CAMERAS = frozenset({2, 3})
+"""Those that "cross_view" trains on."""
+_NAME = re.compile(r"S\d{3}C\d{3}P\d{3}R\d{3}A\d{3}")
+_VIDEO = re.compile(rf"({_NAME.pattern})_rgb\.(?:avi|mp4)", re.IGNORECASE)
+_LIST_HEAD = re.compile(r"(\d+) of the captured samples")
+_LARGEST = {"setup": 32, "camera": 3, "subject": 106, "replication": 2, "action": len(ACTIONS)}
+
+
+@dataclass(frozen=True)
+class NtuConfig(BodyCleaning, VideoConfig):
+    """How NTU RGB+D is read: bodies cleaned as its users do, videos scaled."""
+
+    incomplete: str = setting(
+        "listed",
+        "samples with missing skeletons: leave out those that the dataset's own list (in the root) names, or keep all",
+        choices=("listed", "keep"),
+    )
+
+
+class Ntu60(Source):
+    """NTU RGB+D: 60 actions by 40 subjects before 3 cameras, 56,880 samples of which 302 are incomplete.
+
+    Root holds, in whatever folders, `SsssCcccPpppRrrrAaaa.skeleton`; colour videos (`…_rgb.avi`, .mp4) and folders of
+    depth maps (named as the sample) where there are any. Samples of NTU RGB+D 120 may lie there too, and are passed by.
+    Splits: "cross_subject" (40,091 train, 16,487 test) and "cross_view" (cameras 2 and 3: 37,646 train, 18,932 test).
+
+    Args:
+        root: Folder of the files.
+        options: Of `NtuConfig`.
+
+    Raises:
+        ConfigError: Unknown option.
+    """
+
+    splits: ClassVar = ("cross_subject", "cross_view")
+    classes: tuple[str, ...] = ACTIONS[:60]
+    lists: ClassVar[tuple[str, ...]] = (
+        "NTU_RGBD_samples_with_missing_skeletons.txt",
+        "NTU_RGBD120_samples_with_missing_skeletons.txt",  # holds the other's names too
+    )
+    training_subjects: ClassVar = SUBJECTS_60
+
+    def __init__(self, root: str | Path, **options: Any):
+        super().__init__(root)
+        self.config = config.build(NtuConfig, options)
+
+    def entries(self) -> list[Entry]:
+        """Every sample, by name; those that the list of incomplete ones names are left out.
+
+        Raises:
+            DeviceError: There is no `.skeleton` file in the root, or no list though `incomplete` is "listed".
+            InputError: A sample lies in two folders, a `.skeleton` file bears another name, or the list is corrupt.
+        """
+        found = _Files.under(self.root)
+        left_out = self._incomplete()
+        metas = {name: _meta(path) for name, path in sorted(found.skeletons.items()) if name not in left_out}
+        return [
+            Entry(name, meta["action"] - 1, meta, found.of(name))
+            for name, meta in metas.items()
+            if meta["action"] <= len(self.classes)
+        ]
+
+    def read(self, entry: Entry) -> Clip:
+        """Bodies cleaned, their pixels in the picture turned back from its mirroring, and colour where it is there.
+
+        Raises:
+            DeviceError: A file is not there.
+            InputError: The file is empty, truncated or corrupt, or shows nobody; names it.
+        """
+        sequence = self._sequence(entry)
+        video = self._video(entry, sequence)
+        if video is None:
+            others: Any = {"pixels": sequence.pixels, "size": np.array(COLOUR_SIZE, np.float32)}
+        else:
+            others = video.streams(sequence.pixels, COLOUR_SIZE)
+        return Clip(entry.name, entry.label, sequence.stamps_ns, sequence.bodies, others)
+
+    def part(self, entry: Entry, split: str) -> str:
+        """As the base says."""
+        self.check(split)
+        if split == "cross_subject":
+            return "train" if entry.meta["subject"] in self.training_subjects else "test"
+        return "train" if entry.meta["camera"] in CAMERAS else "test"
+
+    def fingerprint(self, entries: Sequence[Entry]) -> str:
+        """As the base has it, and what the options do to the clips."""
+        return hashlib.sha256(f"{super().fingerprint(entries)} {asdict(self.config)}".encode()).hexdigest()
+
+    def _sequence(self, entry: Entry) -> SkeletonSequence:
+        file = entry.files["skeleton"]
+        sequence = clean(read_ntu_skeleton(file), self.config)
+        if not len(sequence.bodies):
+            remedy = "" if self.config.incomplete == "listed" else ": read the dataset with incomplete='listed'"
+            raise InputError(f"'{file}' shows nobody in {len(sequence)} frames{remedy}")
+        return sequence
+
+    def _video(self, entry: Entry, sequence: SkeletonSequence) -> ColourVideo | None:
+        if "colour" not in entry.files:
+            return None
+        # Pictures are mirrored as published; the sequence's pixels lie in the picture turned back.
+        return ColourVideo(entry.files["colour"], sequence.stamps_ns, self.config, mirror=True)
+
+    def _incomplete(self) -> frozenset[str]:
+        if self.config.incomplete == "keep":
+            return frozenset()
+        path = next((self.root / name for name in self.lists if (self.root / name).is_file()), None)
+        if path is None:
+            raise DeviceError(
+                f"'{self.root}' has no {self.lists[0]}, the dataset's list of incomplete samples: copy it there from "
+                "github.com/shahroudy/NTURGB-D, or keep them with incomplete='keep'"
+            )
+        return read_list(path)
+
+
+class Ntu120(Ntu60):
+    """NTU RGB+D 120: 120 actions by 106 subjects in 32 setups, 114,480 samples of which 535 are incomplete.
+
+    Root as of `Ntu60`, with the samples of both. Splits: "cross_subject" (63,026 train, 50,919 test) and "cross_setup",
+    which trains on the setups of even number (54,468) and tests on the others (59,477).
+    """
+
+    splits: ClassVar = ("cross_subject", "cross_setup")
+    classes = ACTIONS
+    lists: ClassVar[tuple[str, ...]] = ("NTU_RGBD120_samples_with_missing_skeletons.txt",)
+    training_subjects: ClassVar = SUBJECTS_120
+
+    def part(self, entry: Entry, split: str) -> str:
+        """As the base says."""
+        self.check(split)
+        if split == "cross_setup":
+            return "test" if int(entry.meta["setup"]) % 2 else "train"
+        return super().part(entry, split)
+
+
+def read_list(path: Path) -> frozenset[str]:
+    """The names in a published list of samples with missing skeletons: a head that says how many, then a name a line.
+
+    A name that the root has no file of is no error: nothing is to be left out.
+
+    Raises:
+        DeviceError: There is no such file.
+        InputError: A line is no name, names twice what was named, or there are not as many as the head says.
+    """
+    lines = read_text(path).splitlines()
+    promised = [int(match[1]) for line in lines if (match := _LIST_HEAD.match(line))]
+    begin = next((i for i, line in enumerate(lines) if _NAME.fullmatch(line.strip())), len(lines))
+    names: set[str] = set()
+    for number, line in enumerate(lines[begin:], start=begin + 1):
+        name = line.strip()
+        if not name:
+            continue
+        if not _NAME.fullmatch(name):
+            raise InputError(f"'{path}' line {number}: '{name[:40]}' is no sample's name; copy the list again")
+        if name in names:
+            raise InputError(f"'{path}' line {number}: {name} is listed twice; copy the list again")
+        names.add(name)
+    if not names or (promised and promised[0] != len(names)):
+        expected = f", its head says {promised[0]}" if promised else ""
+        raise InputError(f"'{path}' names {len(names)} samples{expected}: it is truncated; copy the list again")
+    return frozenset(names)
+
+
+@dataclass
+class _Files:
+    """What lies under a root: by sample, its skeleton, video and folder of depth maps."""
+
+    root: Path
+    skeletons: dict[str, Path] = field(default_factory=dict)
+    videos: dict[str, Path] = field(default_factory=dict)
+    depths: dict[str, Path] = field(default_factory=dict)
+    masked: dict[str, Path] = field(default_factory=dict)
+
+    @classmethod
+    def under(cls, root: Path) -> "_Files":
+        if not root.is_dir():
+            raise DeviceError(f"there is no folder '{root}'; check the path")
+        files = cls(root)
+        for folder, names in _walk(root, files):
+            for name in names:
+                files.take(folder, name)
+        if not files.skeletons:
+            raise DeviceError(f"'{root}' holds no .skeleton file; give the folder that nturgb+d_skeletons lies in")
+        return files
+
+    def take(self, folder: Path, name: str) -> None:
+        """Notes a file."""
+        if name.endswith(".skeleton"):
+            sample = name.removesuffix(".skeleton")
+            if not _NAME.fullmatch(sample):
+                raise InputError(f"'{folder / name}' is not named SsssCcccPpppRrrrAaaa.skeleton; move it elsewhere")
+            self.put(self.skeletons, sample, folder / name)
+        elif match := _VIDEO.fullmatch(name):
+            self.put(self.videos, match[1].upper(), folder / name)
+
+    def put(self, found: dict[str, Path], sample: str, path: Path) -> None:
+        """Notes what belongs to a sample, once."""
+        if sample in found:
+            raise InputError(f"'{path}' and '{found[sample]}' are of the same sample; remove one of them")
+        found[sample] = path
+
+    def of(self, sample: str) -> dict[str, Path]:
+        """What belongs to a sample."""
+        depths = self.depths if sample in self.depths else self.masked  # whole maps before those of the bodies alone
+        kinds = {"skeleton": self.skeletons, "colour": self.videos, "depth": depths}
+        return {kind: paths[sample] for kind, paths in kinds.items() if sample in paths}
+
+
+def _walk(root: Path, files: _Files) -> Iterator[tuple[Path, list[str]]]:
+    """Every folder and its files, but for those of depth maps, which are noted and not looked into."""
+    for folder, folders, names in os.walk(root, followlinks=True):
+        for name in [name for name in folders if _NAME.fullmatch(name)]:
+            masked = "masked" in Path(folder).name.lower()
+            files.put(files.masked if masked else files.depths, name, Path(folder, name))
+            folders.remove(name)
+        yield Path(folder), names
+
+
+def _meta(path: Path) -> dict[str, int]:
+    meta = parse_name(path.stem)
+    for key, value in meta.items():
+        if not 1 <= value <= _LARGEST[key]:
+            raise InputError(f"'{path}' is of {key} {value}, but NTU RGB+D 120 has 1 to {_LARGEST[key]}; move it away")
+    return meta
