@@ -1,0 +1,151 @@
+"""The simulated camera's clips as a dataset."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the networks need PyTorch: make venv")
+
+from actrec.errors import ConfigError, InputError
+from actrec.features.base import KEYS
+from actrec.geometry import project
+from actrec.simulation import cast
+from actrec.simulation.performance import CYCLE
+from actrec_models import data
+from actrec_models.data import Entry
+from actrec_models.data.rendered_item import VIEWS, RenderedItem
+
+TINY = {"width": 80, "height": 60, "fps": 4.0, "takes": 1, "flow_shrink": 1}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return data.source("rendered", tmp_path_factory.mktemp("rendered"), **TINY)
+
+
+@pytest.fixture(scope="module")
+def clip(source):
+    return source.read(next(e for e in source.entries() if e.name == "sit_down_p2_v2_t1"))
+
+
+def test_items_are_every_action_actor_view_and_take(source):
+    entries = source.entries()
+    assert source.classes == CYCLE
+    assert len(entries) == len({e.name for e in entries}) == 8 * 8 * len(VIEWS)
+    assert len(data.source("rendered", source.root).entries()) == 2 * len(entries)
+    assert {(e.label, *e.meta.values()) for e in entries} == {
+        (label, subject, view, 1) for label in range(8) for subject in range(1, 9) for view in (1, 2, 3)
+    }
+
+
+def test_splits_hold_out_actors_and_a_view(source):
+    for split, key, held in (("cross_actor", "subject", {6, 7, 8}), ("cross_view", "view", {3})):
+        parts = {part: data.create("rendered", source.root, split=split, part=part, **TINY) for part in data.PARTS}
+        seen = {part: {meta[key] for meta in clips.metas} for part, clips in parts.items()}
+        assert seen["test"] == held
+        assert seen["train"].isdisjoint(held)
+        assert sum(len(clips) for clips in parts.values()) == len(source.entries())
+        assert all(set(clips.labels) == set(range(8)) for clips in parts.values())
+    with pytest.raises(ConfigError, match="split cross_actor, cross_view; got 'cross_subject'"):
+        source.part(source.entries()[0], "cross_subject")
+
+
+def test_a_clip_holds_what_the_contract_says(clip):
+    frames = len(clip.stamps_ns)
+    shapes = {
+        "pixels": (1, frames, 25, 2), "hands": (1, frames, 2, 21, 3), "hand_pixels": (1, frames, 2, 21, 2),
+        "size": (2,), "colour": (frames, 60, 80, 3), "flow": (frames, 60, 80, 3), "motion": (1, frames, 25, 2),
+    }  # fmt: skip
+    assert {key: clip.others[key].shape for key in clip.others} == shapes
+    assert shapes.keys() < KEYS.keys()
+    assert clip.bodies.shape == (1, frames, 25, 3)
+    assert clip.bodies.dtype == np.float32
+    assert clip.others["colour"].dtype == np.uint8
+    assert (np.diff(clip.stamps_ns) == 250_000_000).all()
+
+
+def test_joints_lie_on_the_actor_and_move_as_the_flow_says(source, clip):
+    item = RenderedItem(source.config, next(e for e in source.entries() if e.name == clip.name))
+    frame = next(iter(item.frames()))
+    body = frame.skeletons[0]
+    np.testing.assert_allclose(body.positions, clip.bodies[0, 0], atol=1e-5)
+    np.testing.assert_allclose(project(clip.bodies, item.intrinsics), clip.others["pixels"], atol=1e-3)
+    assert body.scores.max() == 1.0, "no joint of hers is seen"
+    # The spine's joints go down as she sits down: her skin, which flow and motion are of, goes with them.
+    pixels, motion = clip.others["pixels"][0, :, 20], clip.others["motion"][0, :, 20]
+    moved = np.diff(pixels, axis=0) * source.config.fps
+    fastest = np.abs(moved[:, 1]).argmax()
+    np.testing.assert_allclose(motion[fastest], moved[fastest], atol=0.25 * np.abs(moved).max())
+    u, v = np.round(pixels[fastest]).astype(int)
+    velocity = (clip.bodies[0, fastest + 1, 20] - clip.bodies[0, fastest, 20]) * source.config.fps
+    np.testing.assert_allclose(clip.others["flow"][fastest, v, u], velocity, atol=0.3 * np.abs(velocity).max())
+
+
+def test_everything_follows_from_the_entry(source):
+    one, again = source.entries()[30], pickle.loads(pickle.dumps(source)).entries()[30]
+    first, second = source.read(one), source.read(again)
+    np.testing.assert_array_equal(first.bodies, second.bodies)
+    for key in ("colour", "flow"):
+        np.testing.assert_array_equal(first.others[key], second.others[key])
+    other = data.source("rendered", source.root, **TINY, seed=2)
+    assert other.fingerprint([one]) != source.fingerprint([one]) == source.fingerprint([again])
+    assert not np.array_equal(other.read(one).bodies[:, 0], first.bodies[:, 0])
+
+
+def test_pictures_are_rendered_when_they_are_looked_at(source, monkeypatch):
+    monkeypatch.setattr("actrec.simulation.scene.Scene.at", lambda *_: pytest.fail("rendered"))
+    read = source.read(source.entries()[0])
+    assert np.isfinite(read.bodies).all()
+    assert np.isfinite(read.others["hand_pixels"]).all()
+
+
+def test_frames_match_the_clip(source, clip):
+    entry = next(e for e in source.entries() if e.name == clip.name)
+    frames = list(source.frames(entry))
+    assert [frame.stamp_ns for frame in frames] == clip.stamps_ns.tolist()
+    np.testing.assert_array_equal(np.stack([frame.colour for frame in frames]), clip.others["colour"])
+    for frame in frames:
+        frame.check()
+        assert 0.5 < np.nanmedian(frame.depth) < 5.0
+        assert np.isnan(frame.depth).any(), "a sensor leaves holes"
+
+
+def test_flow_can_be_estimated_as_it_is_live(source):
+    entry = next(e for e in source.entries() if e.name == "walk_p1_v3_t1")
+    wide = {**TINY, "width": 160, "height": 120, "fps": 10.0}
+    exact, estimated = (data.source("rendered", source.root, **wide, flow=how).read(entry) for how in ("exact", "dis"))
+    truth, found = (c.others["flow"].astype(np.float32)[5:15] for c in (exact, estimated))
+    walking = np.linalg.norm(truth, axis=-1) > 0.3
+    error = np.linalg.norm(found - truth, axis=-1)[walking]
+    assert np.nanmedian(error) < 0.5 * np.median(np.linalg.norm(truth[walking], axis=-1))
+
+
+def test_options_lie_beside_the_data_and_are_checked(tmp_path):
+    (tmp_path / "rendered.yaml").write_text("actors: 4\nheld_out: 1\n")
+    assert data.source("rendered", tmp_path).config.actors == 4
+    assert data.source("rendered", tmp_path, actors=5).config.actors == 5
+    assert data.source("rendered", tmp_path / "nowhere").config.actors == 8
+    with pytest.raises(ConfigError, match="held_out is 3 of 3 actors"):
+        data.source("rendered", tmp_path / "nowhere", actors=3)
+    with pytest.raises(ConfigError, match="unknown option size"):
+        data.source("rendered", tmp_path, size=3)
+    for content in (b"- 1\n", b"width: [", b"\xff\xfe\x00", b""):
+        (tmp_path / "rendered.yaml").write_bytes(content)
+        with pytest.raises(ConfigError, match="rendered.yaml"):
+            data.source("rendered", tmp_path)
+
+
+@pytest.mark.parametrize("meta", [{}, {"subject": 1, "view": 9, "take": 1}, {"subject": "x", "view": 1, "take": 1}])
+def test_a_foreign_entry_is_named(source, meta):
+    with pytest.raises(InputError, match="'S001' is no item of the rendered dataset"):
+        source.read(Entry("S001", 0, meta))
+
+
+def test_people_differ_and_stay_the_same():
+    people = [cast.person(number) for number in range(1, 9)]
+    assert people == [cast.person(number) for number in range(1, 9)]
+    assert len({p.appearance.shirt for p in people}) == len({p.limbs for p in people}) == 8
+    statures = sorted(p.appearance.stature for p in people)
+    assert 1.52 <= statures[0] < 1.60
+    assert 1.85 < statures[-1] <= 1.92
