@@ -56,4 +56,5 @@ class RunningNormaliser:
             InputError: Wrong shape, or a modality that is not made from skeletons alone.
         """
         joints = self.step(bodies)[:, None]  # (M, 1, V, 3)
-        return {modality: skeleton.stack(joints, modality, self.layout) for modality in modalities}
+        root = self.options.root_bone
+        return {modality: skeleton.stack(joints, modality, self.layout, root) for modality in modalities}

@@ -26,6 +26,11 @@ class SkeletonPreprocessing:
         "unit of length: the median torso, a hand's median length from wrist to middle finger, or the metre",
         choices=("torso", "hand", "none"),
     )
+    root_bone: str = setting(
+        "zero",
+        "the root has no bone: zero, or its place from the origin, without which bones do not tell where a hand goes",
+        choices=("zero", "origin"),
+    )
     placing: str = setting(
         "window",
         "what centre, turn and scale of a frame are taken from: all frames, or, as a stream has it, those up to it",
@@ -139,12 +144,17 @@ def _root_first(layout: str) -> list[int]:
     return sorted(range(len(parents)), key=depth)
 
 
-def bones(joints: np.ndarray, layout: str = "kinect_v2_25") -> np.ndarray:
-    """Bone vectors of joints [..., V, 3]: target minus source (DeepActsNet), zero at the root."""
-    return joints - joints[..., list(layouts.get(layout).parents), :]
+def bones(joints: np.ndarray, layout: str = "kinect_v2_25", root_bone: str = "zero") -> np.ndarray:
+    """Bone vectors of joints [..., V, 3]: target minus source (DeepActsNet); the root's as `root_bone` says."""
+    parents = layouts.get(layout).parents
+    vectors = joints - joints[..., list(parents), :]
+    if root_bone == "origin":
+        roots = [v for v, parent in enumerate(parents) if v == parent]
+        vectors[..., roots, :] = joints[..., roots, :]
+    return vectors
 
 
-def stack(joints: np.ndarray, modality: str, layout: str = "kinect_v2_25") -> np.ndarray:
+def stack(joints: np.ndarray, modality: str, layout: str = "kinect_v2_25", root_bone: str = "zero") -> np.ndarray:
     """Network input [M, 3, T, V] of normalised joints [M, T, V, 3]; `modality` is "body" or "bones".
 
     Raises:
@@ -152,7 +162,7 @@ def stack(joints: np.ndarray, modality: str, layout: str = "kinect_v2_25") -> np
     """
     if modality not in ("body", "bones"):
         raise InputError(f"modality '{modality}' is not made from skeletons alone; known here: body, bones")
-    values = joints if modality == "body" else bones(joints, layout)
+    values = joints if modality == "body" else bones(joints, layout, root_bone)
     return np.ascontiguousarray(values.transpose(0, 3, 1, 2), dtype=np.float32)  # (M, C, T, V)
 
 
@@ -165,7 +175,8 @@ class BodyFeature(Feature):
 
     def make(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
         """From "bodies"; fewer than M are padded as absent."""
-        return stack(normalised(clip, spec, memo), self.modality, spec.layout)
+        joints = normalised(clip, spec, memo)
+        return stack(joints, self.modality, spec.layout, self.options(spec).root_bone)
 
 
 class BonesFeature(BodyFeature):

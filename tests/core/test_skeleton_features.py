@@ -99,3 +99,19 @@ def test_wrong_shapes_are_named(clip):
         features.inputs({"bodies": clip}, [spec("sound")])
     with pytest.raises(InputError, match=r"'body' \(body\) is made from 'bodies' \[M, T, V, 3\].*holds hands"):
         features.inputs({"hands": clip}, [spec("body")])
+
+
+def test_a_hand_is_centred_on_its_palm_sized_by_itself_and_its_bones_tell_where_it_goes():
+    rng = np.random.default_rng(0)
+    hand = rng.normal(size=(22, 3)).astype(np.float32) * 0.05
+    path = np.linspace([0, 0, 0.5], [0.3, 0, 0.5], 8, dtype=np.float32)
+    clip = (hand + path[:, None])[None]
+    options = SkeletonPreprocessing(centre="palm", align="none", scale="hand", root_bone="origin")
+    made = normalise(clip, options, "hand_22")
+    np.testing.assert_allclose(made[0, :, 1].mean(0), 0, atol=1e-4)
+    unit = np.linalg.norm(hand[10] - hand[0])
+    np.testing.assert_allclose(made[0, -1, 0] - made[0, 0, 0], [0.3 / unit, 0, 0], atol=1e-3)
+    vectors = bones(made, "hand_22", "origin")
+    np.testing.assert_array_equal(vectors[..., 0, :], made[..., 0, :])
+    np.testing.assert_array_equal(vectors[..., 1:, :], bones(made, "hand_22")[..., 1:, :])
+    assert (bones(made, "hand_22")[..., 0, :] == 0).all()

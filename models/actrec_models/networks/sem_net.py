@@ -232,7 +232,7 @@ class SemNet(Network):
         """One input a stream, (M, 3, T, V) without the batch axis."""
         options = SkeletonPreprocessing(placing="running" if self.config.causal else "window")
         if self.config.layout == "hand_22":  # has no spine to centre on, and no torso
-            options = dataclasses.replace(options, centre="palm", align="none", scale="hand")
+            options = dataclasses.replace(options, centre="palm", align="none", scale="hand", root_bone="origin")
         shape = (self.config.bodies, 3, self.config.frames, len(layouts.get(self.config.layout)))
         return [
             InputSpec(name, name, self.config.layout, shape, unit="m", preprocessing=dataclasses.asdict(options))
