@@ -58,10 +58,15 @@ def read_nucla_npz(path: str | Path, fps: float = FPS) -> list[SkeletonSequence]
     ]
 
 
+def parse_name(name: str) -> dict[str, int]:
+    """Action, subject, episode and view from "aAA_sSS_eEE_vVV"; empty for another name."""
+    match = _NAME.fullmatch(name)
+    return dict(zip(("action", "subject", "episode", "view"), map(int, match.groups()), strict=True)) if match else {}
+
+
 def _sequence(name: str, xyz: np.ndarray, label: int, fps: float, **more: Any) -> SkeletonSequence:
     meta: dict[str, Any] = {"format": "nucla", "fps": fps, **more}
     if 1 <= label <= len(CLASSES):
         meta["label_name"] = CLASSES[label - 1]
-    if match := _NAME.fullmatch(name):
-        meta.update(zip(("action", "subject", "episode", "view"), map(int, match.groups()), strict=True))
+    meta.update(parse_name(name))
     return from_kinect(name, xyz[None], "kinect_v1_20", stamps_at(fps, len(xyz)), label=label, meta=meta)

@@ -21,6 +21,7 @@ CLASSES = (
 )  # fmt: skip
 FINGERS = {1: "one finger", 2: "whole hand"}
 COLUMNS = ("gesture", "finger", "subject", "essai", "label14", "label28", "frames")
+FILE_NAME = "skeletons_world.txt"
 _JOINTS = 22
 
 
@@ -76,7 +77,7 @@ def read_shrec17(root: str | Path, entry: tuple[int, ...], train: bool, fps: flo
         InputError: It is truncated, corrupt or of another form, or has not as many frames as the list says.
     """
     gesture, finger, subject, essai, _, _, frames = entry
-    path = Path(root) / _name(gesture, finger, subject, essai) / "skeletons_world.txt"
+    path = Path(root) / sequence_name(gesture, finger, subject, essai) / FILE_NAME
     xyz = _table(path, 3 * _JOINTS, np.float32).reshape(-1, _JOINTS, 3)
     if len(xyz) != frames:
         raise InputError(f"'{path}' has {len(xyz)} frames but the list says {frames}: it is truncated, copy it again")
@@ -97,8 +98,14 @@ def read_list(path: str | Path) -> list[tuple[int, ...]]:
         gesture, finger, subject, essai = row[:4]
         if not (1 <= gesture <= len(CLASSES) and finger in FINGERS):
             raise InputError(f"'{path}' line {number}: no gesture {gesture} with finger {finger} in SHREC'17")
+        if row[4:6] != (gesture, 2 * (gesture - 1) + finger):
+            raise InputError(
+                f"'{path}' line {number}: labels {row[4]} and {row[5]} do not fit gesture {gesture}, finger {finger}"
+            )
         if row[:4] in seen:
-            raise InputError(f"'{path}' line {number}: {_name(gesture, finger, subject, essai)} is listed twice")
+            raise InputError(
+                f"'{path}' line {number}: {sequence_name(gesture, finger, subject, essai)} is listed twice"
+            )
         seen.add(row[:4])
     return rows
 
@@ -117,7 +124,8 @@ def _table(path: Path, columns: int, dtype: type) -> np.ndarray:
         raise InputError(f"'{path}' is corrupt: {error}") from error
 
 
-def _name(gesture: int, finger: int, subject: int, essai: int) -> str:
+def sequence_name(gesture: int, finger: int, subject: int, essai: int) -> str:
+    """The folder of a sequence, below the dataset's."""
     return f"gesture_{gesture}/finger_{finger}/subject_{subject}/essai_{essai}"
 
 
@@ -127,5 +135,5 @@ def _sequence(
     hands = (xyz * np.array([-1, -1, 1], np.float32))[None].astype(np.float32)
     missing = ~np.isfinite(hands).all(-1) | (hands == 0).all(-1)
     hands[missing] = np.nan
-    name = _name(gesture, finger, subject, essai)
+    name = sequence_name(gesture, finger, subject, essai)
     return GestureSequence(name, stamps_at(fps, len(xyz)), hands, gesture, finger, subject, essai, bool(train))

@@ -55,11 +55,17 @@ def read_utd_mhad_mat(path: str | Path, fps: float = FPS) -> SkeletonSequence:
         raise InputError(f"'{path}' holds no 'd_skel': it is no UTD-MHAD skeleton file") from error
     except Exception as error:  # scipy raises a dozen types for a damaged file
         raise InputError(f"'{path}' is corrupt or no MATLAB file; copy it again ({error})") from error
-    if skeleton.ndim != 3 or skeleton.shape[:2] != (20, 3):
+    if skeleton.ndim != 3 or skeleton.shape[:2] != (20, 3) or not skeleton.shape[2]:
         raise InputError(f"'{path}': d_skel is {list(skeleton.shape)}, expected [20, 3, frames]")
-    match = _NAME.match(path.stem)
-    action, subject, trial = map(int, match.groups()) if match else (None, None, None)
-    return _sequence(path.stem.removesuffix("_skeleton"), skeleton.transpose(2, 0, 1), action, subject, trial, fps)
+    name = path.stem.removesuffix("_skeleton")
+    of = parse_name(name)
+    return _sequence(name, skeleton.transpose(2, 0, 1), of.get("action"), of.get("subject"), of.get("trial"), fps)
+
+
+def parse_name(name: str) -> dict[str, int]:
+    """Action, subject and trial from "aA_sS_tT"; empty for another name."""
+    match = _NAME.fullmatch(name)
+    return dict(zip(("action", "subject", "trial"), map(int, match.groups()), strict=True)) if match else {}
 
 
 def read_utd_mhad_npz(path: str | Path, fps: float = FPS) -> list[SkeletonSequence]:

@@ -1,20 +1,25 @@
 """SHREC'17 (De Smedt et al., 3DOR 2017): 14 hand gestures by 28 subjects, with one finger or the whole hand."""
 
+from pathlib import Path
 from typing import ClassVar
 
+from actrec.errors import DeviceError, InputError
 from actrec.recordings.shrec17 import (
     CLASSES,
+    COLUMNS,
+    FILE_NAME,
     FINGERS,
-    GestureSequence,
     read_list,
     read_shrec17,
     read_shrec17_npz,
+    sequence_name,
 )
 from actrec_models.data.archive import ArchiveSource
 from actrec_models.data.clips import Clip
 from actrec_models.data.source import Entry
 
 CLASSES_28 = tuple(f"{gesture}, {finger}" for gesture in CLASSES for finger in FINGERS.values())
+META = ("gesture", "finger", "subject", "essai", "frames")
 LISTS = {"train": "train_gestures.txt", "test": "test_gestures.txt"}
 
 
@@ -29,25 +34,41 @@ class Shrec17(ArchiveSource):
     splits: ClassVar = ("official",)
     archive: ClassVar = "shrec17_skeletons.npz"
 
-    def label(self, sequence: GestureSequence) -> int:
-        """Its index into `classes`."""
-        return sequence.gesture - 1
+    def label(self, gesture: int, finger: int) -> int:
+        """Index into `classes`."""
+        return gesture - 1
 
     def read_all(self) -> list[tuple[Entry, Clip]]:
         """As the base says."""
-        return [self._item(sequence) for sequence in self._sequences()]
+        path, read = self.root / self.archive, []
+        for s in read_shrec17_npz(path):
+            meta = {"gesture": s.gesture, "finger": s.finger, "subject": s.subject, "essai": s.essai}
+            entry = self._entry(s.name, meta, "train" if s.train else "test", path)
+            read.append((entry, Clip(s.name, entry.label, s.stamps_ns, s.hands)))
+        return read
 
-    def _sequences(self) -> list[GestureSequence]:
-        path = self.root / self.archive
-        if path.is_file() or not (self.root / LISTS["train"]).is_file():
-            return read_shrec17_npz(path)
-        lists = {part: read_list(self.root / file) for part, file in LISTS.items()}
-        return [read_shrec17(self.root, entry, part == "train") for part, rows in lists.items() for entry in rows]
+    def published(self) -> list[Entry]:
+        """As the base says: every sequence of the official lists, whether its file is there or not."""
+        if not (self.root / LISTS["train"]).is_file():
+            raise DeviceError(f"'{self.root}' holds neither {self.archive} nor {LISTS['train']}; check the path")
+        entries: dict[str, Entry] = {}
+        for part, file in LISTS.items():
+            for row in read_list(self.root / file):
+                name, meta = sequence_name(*row[:4]), {key: row[COLUMNS.index(key)] for key in META}
+                if name in entries:
+                    raise InputError(f"'{self.root}': {' and '.join(LISTS.values())} both list {name}; copy them again")
+                entries[name] = self._entry(name, meta, part, self.root / name / FILE_NAME)
+        return list(entries.values())
 
-    def _item(self, s: GestureSequence) -> tuple[Entry, Clip]:
-        meta = {"gesture": s.gesture, "finger": s.finger, "subject": s.subject, "essai": s.essai}
-        clip = Clip(s.name, self.label(s), s.stamps_ns, s.hands)
-        return Entry(s.name, clip.label, {**meta, "part": "train" if s.train else "test"}), clip
+    def read_published(self, entry: Entry) -> Clip:
+        """As the base says."""
+        row = tuple(int(entry.meta.get(key, 0)) for key in COLUMNS)
+        s = read_shrec17(self.root, row, entry.meta["part"] == "train")
+        return Clip(s.name, entry.label, s.stamps_ns, s.hands)
+
+    def _entry(self, name: str, meta: dict[str, int], part: str, file: Path) -> Entry:
+        files = {"skeleton": file} if file.is_file() else {}
+        return Entry(name, self.label(meta["gesture"], meta["finger"]), {**meta, "part": part}, files)
 
     def part(self, entry: Entry, split: str) -> str:
         """As the base says."""
@@ -61,6 +82,6 @@ class Shrec17Fine(Shrec17):
     classes = CLASSES_28
     merges: ClassVar = {"shrec17_14": tuple(label // len(FINGERS) for label in range(len(CLASSES_28)))}
 
-    def label(self, sequence: GestureSequence) -> int:
+    def label(self, gesture: int, finger: int) -> int:
         """As the base says."""
-        return 2 * (sequence.gesture - 1) + sequence.finger - 1
+        return 2 * (gesture - 1) + finger - 1

@@ -1,17 +1,25 @@
 """UTD-MHAD (Chen et al., ICIP 2015): 27 actions, 8 subjects, Kinect v1."""
 
+from pathlib import Path
 from typing import ClassVar
 
-from actrec.recordings.utd_mhad import CLASSES, read_utd_mhad_npz
-from actrec_models.data.archive import ArchiveSource
+from actrec.errors import DeviceError, InputError
+from actrec.recordings.utd_mhad import CLASSES, parse_name, read_utd_mhad_mat, read_utd_mhad_npz
+from actrec_models.data.archive import ArchiveSource, files_by_name
 from actrec_models.data.clips import Clip, clip_of
 from actrec_models.data.source import Entry
 
 KEYS = ("action", "subject", "trial")
+PUBLISHED = {"skeleton": "skeleton.mat", "depth": "depth.mat", "colour": "color.avi"}
+"""How the names of an item's files end, by kind."""
 
 
 class UtdMhad(ArchiveSource):
-    """Split "subject", the official one: odd subjects train (431 clips), even ones test (430)."""
+    """Split "subject", the official one: odd subjects train (431 clips), even ones test (430).
+
+    Root holds `utd_mhad_skeletons.npz`, or the files as published: `aA_sS_tT_skeleton.mat` and, where they are,
+    `…_depth.mat` and `…_color.avi`, in whatever folders. Clips are skeletons; the other files stand in `Entry.files`.
+    """
 
     classes = CLASSES
     splits: ClassVar = ("subject",)
@@ -24,6 +32,32 @@ class UtdMhad(ArchiveSource):
             clip = clip_of(s, (s.label or 0) - 1)
             read.append((Entry(s.name, clip.label, {k: s.meta[k] for k in KEYS}, {"skeleton": path}), clip))
         return read
+
+    def published(self) -> list[Entry]:
+        """As the base says."""
+        files = {kind: self._files(kind) for kind in PUBLISHED}
+        entries = []
+        for name, path in files["skeleton"].items():
+            meta = parse_name(name)
+            if not (1 <= meta["action"] <= len(CLASSES) and 1 <= meta["subject"] <= 8):
+                raise InputError(
+                    f"'{path}' is of an action or a subject that UTD-MHAD does not have; move it elsewhere"
+                )
+            own = {kind: paths[name] for kind, paths in files.items() if name in paths}
+            entries.append(Entry(name, meta["action"] - 1, meta, own))
+        return sorted(entries, key=lambda entry: [entry.meta[key] for key in KEYS])
+
+    def _files(self, kind: str) -> dict[str, Path]:
+        try:
+            return files_by_name(self.root, self.archive, rf"(a\d+_s\d+_t\d+)_{PUBLISHED[kind]}")
+        except DeviceError:
+            if kind == "skeleton":
+                raise
+            return {}
+
+    def read_published(self, entry: Entry) -> Clip:
+        """As the base says."""
+        return clip_of(read_utd_mhad_mat(entry.files["skeleton"]), entry.label)
 
     def part(self, entry: Entry, split: str) -> str:
         """As the base says."""
