@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "simulate": ("actrec.cli.simulate", "render the simulated actor to a window, a video or a recording"),
     "record": ("actrec.cli.record", "record the graph's topics to a rosbag2 file"),
     "models": ("actrec.cli.models", "list, check and describe model packages"),
+    "prepare": ("actrec.cli.prepare", "read a dataset once into a store from which training reads fast"),
     "train": ("actrec.cli.train", "train a network on a dataset"),
     "eval": ("actrec.cli.eval", "score a model package or a checkpoint on a dataset"),
     "export": ("actrec.cli.export", "export a trained network to a model package"),

@@ -7,6 +7,7 @@ from actrec.errors import ConfigError
 from actrec.registry import Registry
 from actrec_models.data.clips import Clip, ClipDataset, SourceDataset
 from actrec_models.data.source import Entry, Source
+from actrec_models.data.store import PreparedDataset, is_store
 
 DATASETS = Registry(
     "dataset",
@@ -39,27 +40,60 @@ def create(name: str, root: str | Path, *, split: str = "", part: str = "train",
 
     Args:
         name: One of `DATASETS.names()`.
-        root: Folder of its files.
+        root: Folder of its files, or of the store that `actrec prepare` made of them.
         split: One of its official protocols; empty for its first.
         part: "train" or "test".
-        options: Of the dataset.
+        options: Of the dataset; of a store those that it was prepared with, and the fold.
 
     Raises:
         ConfigError: Unknown name, split, part or option.
         DeviceError: The files are not there.
         InputError: A list or an archive is corrupt.
     """
+    if part not in PARTS:
+        raise ConfigError(f"{name} has parts {', '.join(PARTS)}; got '{part}'")
+    if is_store(root):
+        return _of_store(name, PreparedDataset(root), split, part, options)
     read = source(name, root, **options)
     split = split or read.splits[0]
     read.check(split)
-    if part not in PARTS:
-        raise ConfigError(f"{name} has parts {', '.join(PARTS)}; got '{part}'")
     return SourceDataset(read, [entry for entry in read.entries() if read.part(entry, split) == part])
 
 
+def _of_store(name: str, store: PreparedDataset, split: str, part: str, options: dict[str, Any]) -> PreparedDataset:
+    head = store.head
+    if head.dataset != name:
+        raise ConfigError(f"'{store.folder}' holds {head.dataset}, not {name}: prepare it into a folder called {name}")
+    other = [key for key, value in options.items() if key != "fold" and head.options.get(key) != value]
+    if other:
+        made = f"{other[0]}={head.options[other[0]]}" if other[0] in head.options else f"no {other[0]}"
+        raise ConfigError(f"'{store.folder}' was prepared with {made}: prepare {name} anew with the option you want")
+    if "fold" not in options:
+        return store.part(split, part)
+    read = source(name, store.folder, **{**head.options, **options})
+    split = split or read.splits[0]
+    read.check(split)
+    items = enumerate(zip(store.names, store.labels, store.metas, strict=True))
+    return store.subset([n for n, item in items if read.part(Entry(item[0], int(item[1]), item[2]), split) == part])
+
+
 def folder(data_root: str | Path, name: str) -> str:
-    """Where the dataset `name` lies in a folder of datasets: the variants of one share its files."""
+    """Where the dataset `name` lies in a folder of datasets: a store under its own name, files with its variants."""
+    if is_store(f"{data_root}/{name}"):
+        return f"{data_root}/{name}"
     return f"{data_root}/{'shrec17' if name.startswith('shrec17_') else name}"
 
 
-__all__ = ["DATASETS", "PARTS", "Clip", "ClipDataset", "Entry", "Source", "SourceDataset", "create", "folder", "source"]
+__all__ = [
+    "DATASETS",
+    "PARTS",
+    "Clip",
+    "ClipDataset",
+    "Entry",
+    "PreparedDataset",
+    "Source",
+    "SourceDataset",
+    "create",
+    "folder",
+    "source",
+]

@@ -32,6 +32,10 @@ class LazyStreams(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self._decode)
 
+    def partly(self, key: str) -> bool:
+        """Whether some pictures of the stream can be decoded without the others."""
+        return key in self._frames
+
     def at(self, key: str, indices: np.ndarray) -> np.ndarray:
         """Frames `indices` [N] of pictures [T, …]: no others are decoded where the stream can."""
         return self._frames[key](indices) if key in self._frames else self[key][indices]

@@ -1,0 +1,139 @@
+"""`actrec prepare`: reads a dataset once and writes a store from which training reads fast."""
+
+import argparse
+import dataclasses
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from actrec import config, keyvalues
+from actrec.cli.train import add_data_argument
+from actrec.errors import ConfigError
+
+EPILOG = """\
+The store holds the dataset in a few large files, memory-mapped when they are read. Training, evaluation and export read
+a store wherever they read a dataset: let --data name the folder that holds the store under the dataset's own name.
+
+A run that was stopped, whatever by, goes on where it was when the same command is run again; a finished one takes in
+what is new or has changed. Items that cannot be read are skipped, named in OUT/skipped.json and tried again next time.
+
+Examples:
+  actrec prepare ntu60 --data ~/datasets --out ~/prepared/ntu60
+  actrec train models/recipes/deepacts_graph_ntu60.yaml --data ~/prepared --out runs/ntu60
+  actrec prepare rendered --out ~/prepared/rendered --streams bodies,colour --estimate flow --picture-size 120
+  actrec prepare ntu60 --data /nfs/datasets --out /nfs/prepared/ntu60 --scheduler tcp://head:8786
+  actrec prepare ntu60 --out ~/prepared/ntu60 --check
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `actrec prepare`."""
+    parser.epilog = EPILOG
+    parser.add_argument("dataset", help="name of a dataset; 'actrec prepare list' lists them")
+    add_data_argument(parser)
+    parser.add_argument("--out", type=Path, help="folder of the store (default: prepared/DATASET)")
+    parser.add_argument(
+        "--streams", default="", metavar="NAMES",
+        help="what every clip must have and is kept, with commas between: bodies, hands, face, motion, flow, colour "
+        "(default: all points that the dataset has, no pictures)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--estimate", default="", metavar="NAMES",
+        help="what is estimated from colour and depth, as the live nodes do it: bodies, hands, face, motion, flow",
+    )  # fmt: skip
+    parser.add_argument(
+        "--picture-size", type=int, default=0, metavar="PX",
+        help="height that colour is reduced to, and pixels with it (default: as it is)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the dataset; repeatable"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="another setting of the preparation, e.g. picture_quality=90 or flow='{width: 160, height: 120}'",
+    )  # fmt: skip
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, metavar="N",
+        help="processes of this machine; 0 for this one alone (default: one a core, %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--scheduler", default="", metavar="ADDRESS",
+        help="dask.distributed scheduler of a cluster to run on instead; every worker must see --data and --out",
+    )  # fmt: skip
+    parser.add_argument("--check", action="store_true", help="only verify every checksum of the store")
+    parser.add_argument("--repair", action="store_true", help="verify every checksum and prepare anew what is damaged")
+    parser.add_argument("--strict", action="store_true", help="fail where an item had to be skipped")
+    parser.add_argument("--json", action="store_true", help="print what was done as JSON")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prepares, or checks, and prints what came of it."""
+    data = importlib.import_module("actrec_models.data")
+    if args.dataset == "list":
+        names = data.DATASETS.names()
+        print(json.dumps(names) if args.json else "\n".join(names))
+        return 0
+    data.DATASETS.get(args.dataset)
+    if args.workers < 0:
+        raise ConfigError(f"--workers is {args.workers}, expected 0 or more")
+    out = args.out or Path("prepared") / args.dataset
+    return _check(args, out) if args.check else _prepare(args, out, data)
+
+
+def _prepare(args: argparse.Namespace, out: Path, data: Any) -> int:
+    prepare = importlib.import_module("actrec_models.data.prepare")
+    summary = prepare.prepare(
+        args.dataset,
+        data.folder(args.data, args.dataset),
+        out,
+        options=keyvalues.read(args.option, "option"),
+        settings=_settings(args),
+        run=prepare.Run(args.workers, args.scheduler, args.repair, not args.quiet),
+    )
+    print(json.dumps(dataclasses.asdict(summary)) if args.json else _text(summary))
+    count = len(summary.skipped)
+    if count:
+        word = "actrec" if args.strict else "actrec: warning"
+        names = ", ".join(item["name"] for item in summary.skipped[:3]) + (", …" if count > 3 else "")
+        items = f"{count} item{'s' if count > 1 else ''}"
+        print(f"{word}: {items} skipped ({names}): {out / 'skipped.json'} says why", file=sys.stderr)
+    return 1 if count and args.strict else 0
+
+
+def _settings(args: argparse.Namespace) -> Any:
+    settings = importlib.import_module("actrec_models.data.prepare_settings").PrepareConfig
+    named = {"streams": _names(args.streams), "estimate": _names(args.estimate), "picture_height": args.picture_size}
+    return config.build(settings, {**named, **keyvalues.read(args.set, "setting")})
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _check(args: argparse.Namespace, out: Path) -> int:
+    store = importlib.import_module("actrec_models.data.store").PreparedDataset(out)
+    if store.head.dataset != args.dataset:
+        raise ConfigError(f"'{out}' holds {store.head.dataset}, not {args.dataset}")
+    clips = tqdm(store.damaged(), total=len(store), unit="clip", disable=args.quiet)
+    damaged = [{"name": name, "reason": wrong} for name, wrong in clips if wrong]
+    if args.json:
+        print(json.dumps({"folder": str(out), "clips": len(store), "damaged": damaged}))
+    else:
+        print(
+            "\n".join([*(item["reason"] for item in damaged), f"{out}: {len(damaged)} of {len(store)} clips damaged"])
+        )
+    return 1 if damaged else 0
+
+
+def _text(summary: Any) -> str:
+    size = f"{summary.bytes / 1e9:.2f} GB in {summary.shards} file{'s' if summary.shards > 1 else ''}"
+    return (
+        f"{summary.folder}: {summary.clips} clips of {summary.dataset}, {size}; {summary.prepared} prepared now in "
+        f"{summary.seconds:.0f} s, {len(summary.skipped)} skipped"
+    )

@@ -1,0 +1,243 @@
+"""What the live nodes would have seen of a clip: bodies, hands, face, motion and scene flow from its camera frames."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from actrec import config, sceneflow
+from actrec.errors import InputError
+from actrec.features.keypoints import motion_at_joints, motion_between_images
+from actrec.frames import NANOSECONDS, Body, Face, Hand, RgbdFrame
+from actrec.geometry import project
+from actrec.perception import BodyPerception, FacePerception, HandPerception
+from actrec.sceneflow.pairs import Flow, FlowPairs, SceneFlowConfig
+from actrec.series import nearest
+from actrec.skeleton.conversions import CANONICAL
+from actrec_models.data.clips import Clip
+from actrec_models.data.prepare_settings import STREAM_KEYS, PrepareConfig
+from actrec_models.data.store_codecs import Pictures
+
+SIDES = ("left", "right")
+SHAPES = {"hands": (2, 21, 3), "hand_pixels": (2, 21, 2), "face": (68, 3), "face_pixels": (68, 2), "motion": (25, 2)}
+"""Of one body in one frame."""
+
+
+@dataclass
+class Seen:
+    """What is known of one frame."""
+
+    stamp_ns: int
+    size: tuple[int, int]
+    bodies: list[Body]
+    hands: list[Hand] = field(default_factory=list)
+    faces: list[Face] = field(default_factory=list)
+    motion: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the estimators found in a clip.
+
+    Attributes:
+        clip: The one that was known, or of the bodies found.
+        points: Keys of the data contract that were found, which go before those of the clip.
+        pictures: "flow" and "colour", where they were made or seen on the way.
+    """
+
+    clip: Clip
+    points: dict[str, np.ndarray]
+    pictures: dict[str, Pictures]
+
+
+class Estimation:
+    """Runs the estimators over one clip after another. Of one thread.
+
+    Args:
+        settings: What is to be found.
+
+    Raises:
+        ConfigError: A setting of an estimator is unknown or out of range.
+        MissingLibraryError: The estimators' library is absent.
+    """
+
+    def __init__(self, settings: PrepareConfig):
+        self.settings, wanted = settings, set(settings.estimate)
+        self._body = BodyPerception(**settings.body) if "bodies" in wanted else None
+        self._hand = HandPerception(**settings.hand) if "hands" in wanted else None
+        self._face = FacePerception(**settings.face) if "face" in wanted else None
+        self._pairs: FlowPairs | None = None
+        if "flow" in wanted or ("motion" in wanted and settings.motion_from == "depth"):
+            options = config.build(SceneFlowConfig, settings.flow)
+            self._pairs = FlowPairs(sceneflow.create(options.method), options)
+
+    def close(self) -> None:
+        """Frees the models."""
+        for perception in (self._body, self._hand, self._face):
+            if perception is not None:
+                perception.close()
+
+    def run(self, name: str, label: int, frames: Iterable[RgbdFrame], known: Clip | None) -> Found:
+        """Goes once over a clip's frames.
+
+        Args:
+            name: Of the clip.
+            label: Of the clip.
+            frames: What the camera saw.
+            known: The clip whose bodies are looked at; None to estimate bodies.
+
+        Raises:
+            InputError: Nobody is found, or the frames lack what is needed, or do not belong to the clip.
+        """
+        for part in (self._body, self._hand, self._face, self._pairs):
+            if part is not None:
+                part.reset()
+        pictures = {key: Pictures(key, self.settings.picture_quality, self.settings.flow_limit_m_s)
+                    for key in ("flow", "colour")}  # fmt: skip
+        seen: list[Seen] = []
+        last: RgbdFrame | None = None
+        for frame in frames:
+            if frame.colour is None:
+                raise InputError(f"clip '{name}' has a frame without colour, in which nothing can be found")
+            bodies = self._body.process(frame) if self._body is not None else _bodies_at(known, frame)
+            if bodies is None:
+                continue  # a frame that the clip does not have
+            now = Seen(frame.stamp_ns, (frame.intrinsics.width, frame.intrinsics.height), bodies)
+            self._look(frame, now)
+            self._move(name, last, frame, seen, pictures["flow"])
+            if known is None and "colour" in self.settings.kept:
+                pictures["colour"].add(frame.stamp_ns, shrunk(frame.colour, self.settings.picture_height))
+            seen.append(now)
+            last = frame
+        if not seen:
+            raise InputError(f"clip '{name}' has no camera frames, or none at the time of its joints")
+        if "flow" in self.settings.estimate and not pictures["flow"]:
+            raise InputError(f"clip '{name}' has no two frames near enough in time for scene flow")
+        if known is None:
+            ids, seen = self._main(name, seen)
+            known = _clip_of(name, label, ids, seen)
+        else:
+            ids = [_id(m) for m in range(len(known.bodies))]
+        made = {key: value for key, value in pictures.items() if len(value)}
+        return Found(known, self._points(known, ids, seen), made)
+
+    # -- a frame -------------------------------------------------------------------------------------------------------
+
+    def _look(self, frame: RgbdFrame, now: Seen) -> None:
+        # Without bodies the estimators would search everywhere, for hands and faces that belong to nobody.
+        if self._hand is not None and now.bodies:
+            now.hands = self._hand.process(frame, now.bodies)
+        if self._face is not None and now.bodies:
+            now.faces = self._face.process(frame, now.bodies)
+
+    def _move(self, name: str, last: RgbdFrame | None, frame: RgbdFrame, seen: list[Seen], flows: Pictures) -> None:
+        """Motion from the frame before to this one, which belongs to the one before."""
+        flow: Flow | None = None
+        if self._pairs is not None:
+            if frame.depth is None:
+                remedy = (
+                    "" if "flow" in self.settings.estimate else ", or take motion from pictures: motion_from=pictures"
+                )
+                raise InputError(f"clip '{name}' has no depth, which scene flow needs: leave flow out{remedy}")
+            flow = self._pairs.add(frame)
+            if flow is not None and "flow" in self.settings.estimate:
+                flows.add(flow.stamp_ns, flow.velocity)
+        if last is None or not seen or "motion" not in self.settings.estimate:
+            return
+        before = seen[-1]
+        for body in before.bodies:
+            if flow is not None:
+                moved = motion_at_joints(flow.velocity, body.positions, body.pixels, before.size, flow.intrinsics)
+                before.motion[body.body_id] = moved
+            elif self._pairs is None and frame.stamp_ns > last.stamp_ns:
+                assert last.colour is not None and frame.colour is not None
+                seconds = (frame.stamp_ns - last.stamp_ns) / NANOSECONDS
+                before.motion[body.body_id] = motion_between_images(last.colour, frame.colour, body.pixels, seconds)
+
+    # -- a clip --------------------------------------------------------------------------------------------------------
+
+    def _main(self, name: str, seen: list[Seen]) -> tuple[list[str], list[Seen]]:
+        """The bodies that the clip is about, and the frames from the first to the last sight of one."""
+        counts = Counter(body.body_id for now in seen for body in now.bodies)
+        ids = [body_id for body_id, _ in counts.most_common(self.settings.max_bodies)]
+        most = counts[ids[0]] if ids else 0
+        if not most or most < self.settings.min_seen * len(seen):
+            raise InputError(f"clip '{name}' shows a body in {most} of {len(seen)} frames: too few")
+        shown = [k for k, now in enumerate(seen) if any(body.body_id in ids for body in now.bodies)]
+        return ids, seen[shown[0] : shown[-1] + 1]
+
+    def _points(self, clip: Clip, ids: list[str], seen: list[Seen]) -> dict[str, np.ndarray]:
+        """Hands, face, motion and the joints' pixels in their places; NaN where nothing was found."""
+        keys = [key for name in self.settings.estimate for key in STREAM_KEYS[name] if key in SHAPES]
+        if "pixels" not in clip.others:
+            keys.append("pixels")
+        joints, frames = clip.bodies.shape[2], len(clip.stamps_ns)
+        shapes = {**SHAPES, "motion": (joints, 2), "pixels": (joints, 2)}
+        made = {key: np.full((len(ids), frames, *shapes[key]), np.nan, np.float32) for key in keys}
+        size = np.array(seen[0].size, np.float32)
+        for now in seen:
+            t = int(nearest(clip.stamps_ns, np.array([now.stamp_ns]))[0])
+            for key, body_id, place, value in _parts(now):
+                if key in made and body_id in ids:
+                    at: tuple[int, ...] = (ids.index(body_id), t, *place)
+                    made[key][at] = value
+        if "size" in clip.others and not np.array_equal(clip.others["size"], size):
+            told = np.asarray(clip.others["size"]).tolist()
+            raise InputError(f"clip '{clip.name}' counts pixels in {told} px, but its frames are {size.tolist()} px")
+        return {**made, "size": size}
+
+
+def _clip_of(name: str, label: int, ids: list[str], seen: list[Seen]) -> Clip:
+    """The clip of the bodies `ids`; NaN where one is not seen."""
+    bodies = np.full((len(ids), len(seen), 25, 3), np.nan, np.float32)
+    for t, now in enumerate(seen):
+        for body in now.bodies:
+            if body.body_id in ids:
+                bodies[ids.index(body.body_id), t] = body.positions
+    return Clip(name, label, np.array([now.stamp_ns for now in seen], np.int64), bodies)
+
+
+def _parts(now: Seen) -> Iterator[tuple[str, str, tuple[int, ...], np.ndarray]]:
+    """Key, body, place in that body's frame, and value, of all that was found in a frame."""
+    for body in now.bodies:
+        yield "pixels", body.body_id, (), body.pixels
+    for hand in now.hands:
+        side = SIDES.index(hand.side)
+        yield "hands", hand.body_id, (side,), hand.positions
+        yield "hand_pixels", hand.body_id, (side,), hand.pixels
+    for face in now.faces:
+        yield "face", face.body_id, (), face.positions
+        yield "face_pixels", face.body_id, (), face.pixels
+    for body_id, moved in now.motion.items():
+        yield "motion", body_id, (), moved
+
+
+def _id(body: int) -> str:
+    return f"body_{body + 1}"
+
+
+def _bodies_at(clip: Clip | None, frame: RgbdFrame) -> list[Body] | None:
+    """The clip's bodies at a frame's stamp; None where the clip has no frame then."""
+    assert clip is not None
+    stamps = clip.stamps_ns
+    t = int(nearest(stamps, np.array([frame.stamp_ns]))[0])
+    spacing = float(np.median(np.diff(stamps))) if len(stamps) > 1 else NANOSECONDS / 30
+    if abs(int(stamps[t]) - frame.stamp_ns) > spacing / 2:
+        return None
+    bodies = []
+    for m, joints in enumerate(clip.bodies[:, t]):
+        pixels = clip.others["pixels"][m, t] if "pixels" in clip.others else project(joints, frame.intrinsics)
+        known = np.isfinite(joints).all(axis=-1)
+        if known.any():
+            bodies.append(Body(_id(m), CANONICAL, joints, pixels, known.astype(np.float32)))
+    return bodies
+
+
+def shrunk(picture: np.ndarray, height: int) -> np.ndarray:
+    """A picture [H, W, 3] reduced to a height; as it is where it is not higher, or the height is 0."""
+    if not 0 < height < picture.shape[0]:
+        return picture
+    width = max(round(picture.shape[1] * height / picture.shape[0]), 1)
+    return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA))

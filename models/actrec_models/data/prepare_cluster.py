@@ -1,0 +1,142 @@
+"""Runs a preparation's tasks on dask.distributed: processes of this machine, or a cluster of others."""
+
+import contextlib
+import tempfile
+import time
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from typing import Any
+
+from actrec.errors import DeviceError, MissingLibraryError
+from actrec_models.data.prepare_tasks import Job, Outcome, release, work
+from actrec_models.data.source import Entry
+
+ATTEMPTS = 3
+"""How often an item may be with a worker that dies before it is left out."""
+WAIT_S = 60.0
+"""For the first worker of a cluster."""
+_COUNT_S = 5.0
+
+
+@dataclass
+class Batch:
+    """Items that one task prepares.
+
+    Attributes:
+        entries: The items.
+        deaths: Workers that died with it.
+    """
+
+    entries: list[Entry]
+    deaths: int = 0
+
+
+def run_here(job: Job, pending: deque[Batch]) -> Generator[Outcome, None, None]:
+    """Prepares in this process, one batch after the other; stops where `pending` is cleared."""
+    try:
+        while pending:
+            yield work(job, pending.popleft().entries)
+    finally:
+        release(job.run)
+
+
+def run_on_cluster(job: Job, pending: deque[Batch], workers: int, scheduler: str) -> Generator[Outcome, None, None]:
+    """Prepares on workers; what a dead one had is done by another.
+
+    Few tasks are under way at any time, so that neither the scheduler nor this process holds what is to come.
+
+    Args:
+        job: What workers are told.
+        pending: What is to be done; cleared by the caller to stop.
+        workers: Processes of this machine, where there is no scheduler.
+        scheduler: Address of a cluster's; empty for this machine.
+
+    Raises:
+        DeviceError: The cluster does not answer, or fails.
+        MissingLibraryError: dask.distributed is absent.
+    """
+    try:
+        import distributed
+    except ModuleNotFoundError as error:
+        raise MissingLibraryError(
+            "preparation on workers needs the library 'distributed': pip install 'actrec[train]', or --workers 0"
+        ) from error
+    with _client(workers, scheduler) as client:
+        done = distributed.as_completed()
+        running: dict[Any, Batch] = {}
+        counted, room = -_COUNT_S, 0
+        while pending or running:
+            if time.monotonic() - counted >= _COUNT_S:
+                counted, threads = time.monotonic(), sum(client.nthreads().values())
+                room = threads + max(threads // 2, 1)
+            while pending and len(running) < room:
+                batch = pending.popleft()
+                future = client.submit(work, job, batch.entries, pure=False)
+                running[future] = batch
+                done.add(future)
+            if not running:
+                time.sleep(0.2)  # every worker is being started anew
+                continue
+            future = next(done)
+            yield _result(future, running.pop(future), pending, scheduler)
+        with contextlib.suppress(Exception):  # a courtesy to long-lived workers; everything is on the disk
+            client.run(release, job.run)
+
+
+def _result(future: Any, batch: Batch, pending: deque[Batch], scheduler: str) -> Outcome:
+    """What a task returned; where its worker died, its items are taken up again, one by one."""
+    import distributed
+
+    try:
+        outcome: Outcome = future.result()
+        return outcome
+    except distributed.KilledWorker:
+        deaths = batch.deaths + 1
+        if deaths >= ATTEMPTS and len(batch.entries) == 1:
+            return Outcome(skipped=[(batch.entries[0].name, f"{deaths} workers died while they worked on it")])
+        pending.extendleft(Batch([entry], deaths) for entry in reversed(batch.entries))
+        return Outcome()
+    except CancelledError as error:
+        raise DeviceError(
+            f"the scheduler {scheduler or 'of this machine'} is gone: run the same command again to go on"
+        ) from error
+    except Exception as error:
+        raise DeviceError(
+            f"a worker failed ({type(error).__name__}: {error}): workers need the same actrec and the same folders"
+        ) from error
+
+
+@contextlib.contextmanager
+def _client(workers: int, scheduler: str) -> Iterator[Any]:
+    import dask
+    import distributed
+
+    if scheduler:
+        try:
+            client = distributed.Client(scheduler, timeout=10)
+        except (OSError, ValueError) as error:
+            raise DeviceError(f"no scheduler answers at '{scheduler}': start one with dask scheduler") from error
+        with client:
+            try:
+                client.wait_for_workers(1, timeout=WAIT_S)
+            except TimeoutError as error:
+                raise DeviceError(f"'{scheduler}' has no workers: start some with dask worker {scheduler}") from error
+            yield client
+        return
+    # A dead worker's task comes back at once: here it is split and counted, there it would be tried as a whole.
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        tempfile.TemporaryDirectory(prefix="actrec_prepare_") as scratch,
+        distributed.LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            local_directory=scratch,
+            silence_logs="CRITICAL",
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client

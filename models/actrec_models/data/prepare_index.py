@@ -1,0 +1,98 @@
+"""Ends a preparation: the index of what is in the shards, and nothing else left in the folder."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from actrec_models.data.source import Entry, Source
+from actrec_models.data.store_format import (
+    PARTS,
+    ROW,
+    SKIPPED,
+    STORED_KEYS,
+    Head,
+    Index,
+    write_head,
+    write_index,
+    write_whole,
+)
+from actrec_models.data.store_journal import Journal, Record
+from actrec_models.data.store_writer import store_error
+
+
+def finish(journal: Journal, head: Head, source: Source, held: Sequence[Entry]) -> None:
+    """Writes the index of the entries `held`, which are in the journal, then the head of a finished store.
+
+    Raises:
+        StoreError: The disk is full; what was prepared is kept.
+    """
+    records = [journal.records[entry.name] for entry in held]
+    index = build(source, held, records)
+    streams = frozenset.intersection(*(frozenset(STORED_KEYS[row[0]] for row in record.rows) for record in records))
+    try:
+        digest = write_index(journal.folder, index)
+        done = dataclasses.replace(
+            head,
+            complete=True,
+            streams=[key for key in STORED_KEYS if key in streams],
+            clips=len(index),
+            index_sha256=digest,
+        )
+        write_head(journal.folder, done)
+    except OSError as error:
+        raise store_error(journal.folder, error) from error
+    tidy(journal.folder, records)
+
+
+def build(source: Source, entries: Sequence[Entry], records: Sequence[Record]) -> Index:
+    """The index of clips."""
+    shards = sorted({record.shard for record in records})
+    place = {name: number for number, name in enumerate(shards)}
+    sizes = np.zeros(len(shards), np.int64)
+    for record in records:
+        sizes[place[record.shard]] = max(sizes[place[record.shard]], record.end)
+    rows = [(*row[:4], tuple(row[4]), *row[5:]) for record in records for row in record.rows]
+    parts = [[PARTS.index(source.part(entry, split)) for entry in entries] for split in source.splits]
+    metas = json.dumps([dict(entry.meta) for entry in entries]).encode()
+    return Index(
+        names=np.array([entry.name for entry in entries]),
+        labels=np.array([entry.label for entry in entries], np.int64),
+        lengths=np.array([record.frames for record in records], np.int32),
+        shard=np.array([place[record.shard] for record in records], np.int32),
+        first=np.cumsum([0, *(len(record.rows) for record in records)]).astype(np.int64),
+        rows=np.array(rows, ROW),
+        shards=np.array(shards),
+        sizes=sizes,
+        splits=np.array(source.splits),
+        parts=np.array(parts, np.uint8).reshape(len(source.splits), len(entries)),
+        metas_json=np.frombuffer(metas, np.uint8),
+    )
+
+
+def write_skipped(folder: Path, skipped: Sequence[tuple[str, str]]) -> None:
+    """The list of what could not be read, an empty one too.
+
+    Raises:
+        StoreError: The disk is full.
+    """
+    content = [{"name": name, "reason": reason} for name, reason in skipped]
+    try:
+        write_whole(folder / SKIPPED, json.dumps(content, indent=1, ensure_ascii=False).encode())
+    except OSError as error:
+        raise store_error(folder, error) from error
+
+
+def tidy(folder: Path, records: Iterable[Record]) -> None:
+    """Removes what dead workers left: shards in which no record is, and what lies behind the last one of a shard."""
+    used: dict[str, int] = {}
+    for record in records:
+        used[record.shard] = max(used.get(record.shard, 0), record.end)
+    for path in folder.glob("shard_*.bin"):
+        if path.name not in used:
+            path.unlink()
+        elif path.stat().st_size > used[path.name]:
+            os.truncate(path, used[path.name])

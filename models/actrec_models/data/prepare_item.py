@@ -1,0 +1,129 @@
+"""One item of a dataset as what a prepared store keeps of it: read, checked, estimated, compressed."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from actrec.errors import InputError
+from actrec.features.base import KEYS
+from actrec.skeleton import layouts
+from actrec_models.data.clips import Clip
+from actrec_models.data.estimate import Estimation, Found, shrunk
+from actrec_models.data.lazy import LazyStreams
+from actrec_models.data.prepare_settings import STREAM_KEYS, PrepareConfig
+from actrec_models.data.source import Entry, Source
+from actrec_models.data.store_codecs import Encoded, Pictures, encode_raw
+
+PICTURE_BYTES = 256 * 2**20
+"""Of decoded pictures that are held at once, where the source can decode some of them alone."""
+IN_PICTURE = ("pixels", "hand_pixels", "face_pixels")
+
+
+def encode(source: Source, entry: Entry, settings: PrepareConfig, estimation: Estimation | None) -> list[Encoded]:
+    """An item's arrays, stamps first.
+
+    Raises:
+        ActrecError: It cannot be read, contradicts the data contract, shows nobody, or lacks a stream.
+    """
+    found = _found(source, entry, settings, estimation)
+    clip = found.clip
+    check(clip, source.layout)
+    held = {*clip.others, *found.points, *found.pictures}
+    lacking = [stream for stream in settings.required if STREAM_KEYS[stream][0] not in held and stream != "bodies"]
+    if lacking:
+        raise InputError(
+            f"clip '{entry.name}' has no {lacking[0]} (it has {', '.join(sorted(held)) or 'bodies alone'}): leave it "
+            "out of --streams, or --estimate it"
+        )
+    keys = [key for stream in settings.kept for key in STREAM_KEYS[stream] if key in held]
+    points = {key: _value(found, key) for key in keys if KEYS[key][0] != 0}
+    pictures = {key: _pictures(found, key, settings) for key in keys if KEYS[key][0] == 0}
+    for key, value in points.items():
+        _check_points(clip, key, value)
+    if "colour" in pictures:
+        points = _resized(points, pictures["colour"].shape)
+    arrays: dict[str, np.ndarray] = {
+        "stamps_ns": clip.stamps_ns.astype(np.int64),
+        "bodies": clip.bodies.astype(np.float32),
+        **points,
+    }
+    plain = [encode_raw(key, value) for key, value in arrays.items()]
+    return plain + [made.encoded(clip.stamps_ns) for made in pictures.values()]
+
+
+def check(clip: Clip, layout: str) -> None:
+    """Refuses a clip that contradicts the data contract.
+
+    Raises:
+        InputError: Says where.
+    """
+    bodies, stamps, joints = clip.bodies, clip.stamps_ns, len(layouts.get(layout))
+    if bodies.ndim != 4 or bodies.shape[2:] != (joints, 3) or stamps.shape != bodies.shape[1:2]:
+        raise InputError(
+            f"clip '{clip.name}' has bodies {list(bodies.shape)} and stamps {list(stamps.shape)}, expected "
+            f"[M, T, {joints}, 3] of {layout} and [T]"
+        )
+    if not len(stamps) or not np.isfinite(bodies).any():
+        raise InputError(f"clip '{clip.name}' shows nobody")
+    if (np.diff(stamps) <= 0).any():
+        raise InputError(f"clip '{clip.name}' has stamps that do not increase")
+
+
+def _found(source: Source, entry: Entry, settings: PrepareConfig, estimation: Estimation | None) -> Found:
+    if estimation is None:
+        return Found(source.read(entry), {}, {})
+    if source.layout != "kinect_v2_25":
+        raise InputError(
+            f"'{entry.name}' has joints {source.layout}: hands, face and motion are of kinect_v2_25 bodies"
+        )
+    known = None if "bodies" in settings.estimate else source.read(entry)
+    return estimation.run(entry.name, entry.label, source.frames(entry), known)
+
+
+def _value(found: Found, key: str) -> np.ndarray:
+    value = np.asarray(found.points[key] if key in found.points else found.clip.others[key])
+    return value.astype(np.float32) if value.dtype.kind == "f" or key == "size" else value
+
+
+def _check_points(clip: Clip, key: str, value: np.ndarray) -> None:
+    axis, shape, _ = KEYS[key]
+    start = (len(clip.bodies), len(clip.stamps_ns)) if axis == 1 else ()
+    if value.shape[: len(start)] != start:
+        raise InputError(f"clip '{clip.name}' has {key} {list(value.shape)}, expected {shape} with M, T = {start}")
+
+
+def _pictures(found: Found, key: str, settings: PrepareConfig) -> Pictures:
+    if key in found.pictures:
+        return found.pictures[key]
+    made = Pictures(key, settings.picture_quality, settings.flow_limit_m_s)
+    height = settings.picture_height if key == "colour" else 0
+    for stamp, picture in zip(found.clip.stamps_ns, _decoded(found.clip, key), strict=True):
+        made.add(int(stamp), shrunk(picture, height))
+    return made
+
+
+def _decoded(clip: Clip, key: str) -> Iterator[np.ndarray]:
+    """Each picture of a clip, never more of them at once than they need to be."""
+    others, total = clip.others, len(clip.stamps_ns)
+    if not (isinstance(others, LazyStreams) and others.partly(key)):
+        value = others[key]
+        if len(value) != total:
+            raise InputError(f"clip '{clip.name}' has {len(value)} pictures of {key} for {total} stamps")
+        yield from value
+        return
+    first = others.at(key, np.arange(1))
+    step = max(PICTURE_BYTES // max(first.nbytes, 1), 1)
+    for start in range(0, total, step):
+        yield from others.at(key, np.arange(start, min(start + step, total)))
+
+
+def _resized(points: dict[str, np.ndarray], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Points as they lie in the pictures that are kept, of `shape` [H, W, 3]."""
+    kept = np.array([shape[1], shape[0]], np.float32)
+    scale = kept / points["size"] if "size" in points else np.ones(2, np.float32)
+    if (scale == 1).all():
+        return {**points, "size": kept}
+    moved = {key: ((points[key] + 0.5) * scale - 0.5).astype(np.float32) for key in IN_PICTURE if key in points}
+    if "motion" in points:
+        moved["motion"] = (points["motion"] * scale).astype(np.float32)
+    return {**points, **moved, "size": kept}

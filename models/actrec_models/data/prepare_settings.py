@@ -1,0 +1,76 @@
+"""Settings of `actrec prepare`: what a store keeps and what is estimated for it."""
+
+from dataclasses import dataclass
+
+from actrec import config
+from actrec.config import setting
+from actrec.errors import ConfigError
+
+STREAM_KEYS = {
+    "bodies": ("pixels", "size"),
+    "hands": ("hands", "hand_pixels"),
+    "face": ("face", "face_pixels"),
+    "motion": ("motion",),
+    "flow": ("flow",),
+    "colour": ("colour",),
+}
+"""What may be kept beside bodies and stamps, and the keys of a clip that it is made of."""
+POINTS = ("bodies", "hands", "face", "motion")
+ESTIMATES = ("bodies", "hands", "face", "motion", "flow")
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """What a store keeps, and how what the dataset does not have is estimated."""
+
+    streams: list = setting(
+        [], "what every clip must have and is kept: bodies, hands, face, motion, flow, colour; "
+        "empty: all points that the dataset has, no pictures",
+    )  # fmt: skip
+    estimate: list = setting([], "what is estimated from the camera's frames: bodies, hands, face, motion, flow")
+    picture_height: int = setting(
+        0, "height that colour is reduced to, its pixels' coordinates with it; 0 leaves it as it is", unit="px",
+        range=(0, 4320),
+    )  # fmt: skip
+    picture_quality: int = setting(95, "JPEG quality of colour", range=(1, 100))
+    flow_limit_m_s: float = setting(
+        4.0, "speed along an axis at which scene flow is cut off; it is kept to a 127th of it", unit="m/s",
+        range=(0.1, 100.0),
+    )  # fmt: skip
+    motion_from: str = setting(
+        "depth", "optical flow at the joints from scene flow, as live, or from colour pictures alone",
+        choices=("depth", "pictures"),
+    )  # fmt: skip
+    max_bodies: int = setting(2, "bodies estimated at most, those seen longest", range=(1, 16))
+    min_seen: float = setting(0.5, "share of the frames in which a body must be found", range=(0.0, 1.0))
+    flow: dict = setting({}, "settings of actrec.sceneflow.pairs.SceneFlowConfig")
+    body: dict = setting({}, "settings of actrec.perception.BodyPerceptionConfig")
+    hand: dict = setting({}, "settings of actrec.perception.HandPerceptionConfig")
+    face: dict = setting({}, "settings of actrec.perception.FacePerceptionConfig")
+
+    def check(self) -> None:
+        """Refuses what is no stream or cannot be estimated.
+
+        Raises:
+            ConfigError: Lists what is known.
+        """
+        config.validate(self)
+        for field, known in (("streams", tuple(STREAM_KEYS)), ("estimate", ESTIMATES)):
+            unknown = [name for name in getattr(self, field) if name not in known]
+            if unknown:
+                raise ConfigError(f"--{field} has '{unknown[0]}'; known: {', '.join(known)}")
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The streams that are kept where a clip has them."""
+        return tuple(dict.fromkeys([*(self.streams or POINTS), *self.estimate]))
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The streams without which a clip is not prepared."""
+        return tuple(dict.fromkeys([*self.streams, *self.estimate]))
+
+    @property
+    def heavy(self) -> bool:
+        """Whether a clip takes seconds, not milliseconds."""
+        return bool(self.estimate) or bool({"flow", "colour"} & set(self.kept))

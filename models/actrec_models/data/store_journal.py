@@ -1,0 +1,136 @@
+"""What a preparation has done so far, kept line by line so that a kill at any moment loses no line."""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from actrec.errors import DeviceError, InputError
+from actrec_models.data.store_format import JOURNAL
+from actrec_models.data.store_writer import Row, store_error
+
+LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A prepared clip.
+
+    Attributes:
+        name: Of the clip.
+        signature: Of the entry that it was made from: another one means that it must be made anew.
+        frames: T.
+        shard: File name.
+        rows: Its arrays.
+    """
+
+    name: str
+    signature: int
+    frames: int
+    shard: str
+    rows: list[Row]
+
+    @property
+    def end(self) -> int:
+        """Bytes of the shard up to its end."""
+        return max(row[5] + row[6] for row in self.rows)
+
+
+class Journal:
+    """The records of a store, by name; the last one of a name counts. One process may have it open.
+
+    Args:
+        folder: The store's; there already.
+
+    Raises:
+        DeviceError: Another process prepares into this folder.
+        InputError: The journal is damaged.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self.path = folder, folder / JOURNAL
+        self.records: dict[str, Record] = {}
+        try:
+            self._lock = open(folder / LOCK, "w", encoding="ascii")  # noqa: SIM115 (open for the object\'s life)
+            self._file = open(self.path, "ab")  # noqa: SIM115 (open for the object\'s life)
+        except OSError as error:
+            raise store_error(folder, error) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.close()
+            raise DeviceError(f"another actrec prepare is writing to '{folder}': wait for it, or end it") from error
+        try:
+            self._read()
+        except InputError:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets others prepare."""
+        self._file.close()
+        self._lock.close()
+
+    def add(self, records: Iterable[Record]) -> None:
+        """Keeps clips whose bytes are on the disk.
+
+        Raises:
+            StoreError: The disk is full; the journal is as it was before.
+        """
+        records = list(records)
+        content = [[r.name, r.signature, r.frames, r.shard, r.rows] for r in records]
+        self._append({"clips": content})
+        self.records |= {record.name: record for record in records}
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Forgets clips, which must be prepared again.
+
+        Raises:
+            StoreError: The disk is full.
+        """
+        names = [name for name in names if name in self.records]
+        if names:
+            self._append({"drop": names})
+        for name in names:
+            del self.records[name]
+
+    def _append(self, content: dict[str, Any]) -> None:
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            self._file.write(json.dumps(content, separators=(",", ":")).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            # A buffer that could not be written would come out later: begin with a new one.
+            with contextlib.suppress(OSError):
+                self._file.close()
+            os.truncate(self.path, end)
+            self._file = open(self.path, "ab")  # noqa: SIM115 (open for the object\'s life)
+            raise store_error(self.folder, error) from error
+
+    def _read(self) -> None:
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        for number, line in enumerate(content[:whole].splitlines(), start=1):
+            try:
+                read = json.loads(line)
+                for name, signature, frames, shard, rows in read.get("clips", ()):
+                    self.records[name] = Record(name, signature, frames, shard, rows)
+                for name in read.get("drop", ()):
+                    self.records.pop(name, None)
+            except (ValueError, TypeError, AttributeError) as error:
+                raise InputError(
+                    f"'{self.path}' is damaged in line {number}: delete '{self.folder}' and prepare the dataset again"
+                ) from error
+        if whole < len(content):  # the kill came while a line was written
+            os.truncate(self.path, whole)
