@@ -13,11 +13,13 @@ import numpy as np
 from actrec import config
 from actrec.config import setting
 from actrec.errors import DeviceError, InputError
+from actrec.frames import RgbdFrame
 from actrec.recordings.cleaning import BodyCleaning, clean
 from actrec.recordings.ntu import COLOUR_SIZE, parse_name, read_ntu_skeleton
 from actrec.recordings.ntu_actions import ACTIONS
 from actrec.recordings.sequence import SkeletonSequence, read_text
 from actrec_models.data.clips import Clip
+from actrec_models.data.ntu_frames import ntu_frames
 from actrec_models.data.source import Entry, Source
 from actrec_models.data.video_streams import ColourVideo, VideoConfig
 
@@ -104,6 +106,14 @@ class Ntu60(Source):
         else:
             others = video.streams(sequence.pixels, COLOUR_SIZE)
         return Clip(entry.name, entry.label, sequence.stamps_ns, sequence.bodies, others)
+
+    def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
+        """As the base says; depth where there are depth maps, registered to colour by cameras found from the joints."""
+        sequence = self._sequence(entry)
+        video = self._video(entry, sequence)
+        if video is None:
+            raise InputError(f"'{entry.name}' has no colour video: put {entry.name}_rgb.avi into '{self.root}'")
+        return ntu_frames(entry.files["skeleton"], video, entry.files.get("depth"))
 
     def part(self, entry: Entry, split: str) -> str:
         """As the base says."""

@@ -91,6 +91,16 @@ class ColourVideo:
             pictures[self._source[indices] == number] = picture
         return pictures
 
+    def shown(self) -> Iterator[tuple[int, np.ndarray]]:
+        """(index of the stamp, [H, W, 3] uint8 RGB) in turn; a picture of several stamps comes once, at the first.
+
+        Raises:
+            DeviceError, InputError: As `at`.
+        """
+        first = {int(number): t for t, number in reversed(list(enumerate(self._source)))}
+        for number, picture in self._pictures(np.array(sorted(first))):
+            yield first[number], picture
+
     def motion(self, pixels: np.ndarray) -> np.ndarray:
         """Optical flow at joints, from each picture to the next; of the last as of the one before.
 
