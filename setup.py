@@ -27,6 +27,7 @@ PACKAGES = [
     "actrec_calibration",
     "actrec_models",
     "actrec_models.data",
+    "actrec_models.evaluation",
     "actrec_models.networks",
     "actrec_nodes",
 ]

@@ -1,50 +1,109 @@
-"""`actrec eval`: scores a model package on a dataset."""
+"""`actrec eval`: scores model packages and checkpoints on a dataset."""
 
 import argparse
 import importlib
 import json
+from pathlib import Path
 from typing import Any
 
-from actrec import inference
+from actrec import keyvalues
 from actrec.cli.train import add_data_argument
+from actrec.errors import ConfigError
 
 EPILOG = """\
 Example:
-  actrec eval deepacts_graph_nucla --data ~/datasets
-  actrec eval runs/my_package --dataset nucla --part test --json
+  actrec eval deepacts_graph_nucla --data ~/datasets --report reports/nucla
+  actrec eval runs/my_run/last.ckpt --json
+  actrec eval joint bone motion --fuse softmax --weights 1 1 0.6
+  actrec eval my_shrec17_28_package --dataset shrec17_14
+  actrec eval seed1 seed2 seed3 --seeds
+  actrec eval fold*/package --folds all
+
+Several models without --fuse, --seeds or --folds are compared; those that differ by nothing but their seed get the mean
+and spread as well. Clips that cannot be read are refused by name; --skip-unreadable counts them as wrong.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `actrec eval`."""
     parser.epilog = EPILOG
-    parser.add_argument("package", help="model package: a folder, or the name of one in the zoo")
-    parser.add_argument("--dataset", help="default: the one it was trained on")
-    parser.add_argument("--split", help="default: the one it was trained on")
-    parser.add_argument("--part", default="test", help="train or test (default: test)")
-    add_data_argument(parser)
+    parser.add_argument(
+        "models",
+        nargs="+",
+        metavar="MODEL",
+        help="model package (a folder, or the name of one in the zoo) or checkpoint of a training (.ckpt)",
+    )
+    _add_target(parser)
+    parser.add_argument(
+        "--clips",
+        choices=("live", "whole"),
+        help="what is taken of a recording: the window that the live recognizer has when it ends, or windows over all "
+        "of it, their scores combined as the package says (default: what the model's recipe says, else live)",
+    )
+    parser.add_argument(
+        "--skip-unreadable", action="store_true", help="count clips that cannot be read as wrong instead of refusing"
+    )
+    _add_several(parser)
+    parser.add_argument("--backend", default="onnxruntime", help="runs packages (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
+    parser.add_argument("--workers", type=int, help="processes that read and prepare clips (default: this one)")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write report.html, report.md, figures.json, CSVs")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what to score on")
+    group.add_argument("--dataset", help="default: the one it was trained on; a coarser one of the same clips fits too")
+    group.add_argument("--split", help="default: the one it was trained on")
+    group.add_argument("--part", help="train or test (default: test)")
+    add_data_argument(parser)
+    group.add_argument("--root", help="folder of the dataset itself (default: its own folder in --data)")
+    group.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE", help="option of the dataset; several times"
+    )
+
+
+def _add_several(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("several models")
+    group.add_argument("--fuse", choices=("softmax", "logits"), help="streams of one: sum their softmaxes or logits")
+    group.add_argument("--weights", type=float, nargs="+", metavar="W", help="of the streams (default: all alike)")
+    group.add_argument("--fit-weights", action="store_true", help="choose the weights on the training part")
+    group.add_argument("--seeds", action="store_true", help="repetitions that differ by seed: mean and spread")
+    group.add_argument("--folds", metavar="all|K,K,…", help="one model a fold of the dataset: mean and spread")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints accuracy, per class and with rejection."""
-    session = inference.load(args.package)
-    provenance = session.package.provenance
-    dataset = args.dataset or provenance.dataset
-    data = importlib.import_module("actrec_models.data")
-    clips = data.create(dataset, data.folder(args.data, dataset), split=args.split or provenance.split, part=args.part)
-    report = importlib.import_module("actrec_models.evaluation").evaluate(session, clips)
-    figures = {"package": session.package.name, "dataset": dataset, "part": args.part, **report.as_dict()}
-    print(json.dumps(figures, indent=2) if args.json else _text(figures))
+    """Prints the figures, and writes the report where one is asked for."""
+    evaluation = importlib.import_module("actrec_models.evaluation.study")
+    files = importlib.import_module("actrec_models.evaluation.files")
+    opening = importlib.import_module("actrec_models.evaluation.opening")
+    options = evaluation.Options(**_options(args))
+    models = [opening.open_model(path, backend=args.backend, threads=args.threads) for path in args.models]
+    study = evaluation.run(models, args.data, options, progress=not args.quiet)
+    if args.report is not None:
+        files.write(study, args.report)
+    if args.json:
+        tables = importlib.import_module("actrec_models.evaluation.tables")
+        print(json.dumps(tables.as_dict(study), indent=2, allow_nan=False))
+    else:
+        print(files.text(study))
     return 0
 
 
-def _text(figures: dict[str, Any]) -> str:
-    lines = [
-        f"{figures['package']} on {figures['dataset']} ({figures['part']}, {figures['clips']} clips)",
-        f"  top-1 {figures['accuracy']:.1%}, top-5 {figures['top5']:.1%}",
-        f"  with rejection below {figures['threshold']:g}: {figures['right_and_accepted']:.1%} right, "
-        f"{figures['rejected']:.1%} unknown",
-    ]
-    lines += [f"  {accuracy:6.1%}  {name}" for name, accuracy in figures["per_class"].items()]
-    return "\n".join(lines)
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    """Fields of `actrec_models.evaluation.study.Options` that were given."""
+    names = ("dataset", "split", "part", "root", "clips", "fuse", "weights", "workers")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    flags = {name: True for name in ("fit_weights", "seeds", "skip_unreadable") if getattr(args, name)}
+    folds = {"folds": _folds(args.folds)} if args.folds else {}
+    return {**given, **flags, **folds, "dataset_options": keyvalues.read(args.option, "dataset option")}
+
+
+def _folds(text: str) -> list[int]:
+    if text == "all":
+        return [0]
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--folds is '{text}', expected 'all' or numbers with commas, e.g. 1,2,3") from None

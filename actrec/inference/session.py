@@ -4,7 +4,7 @@ The same whatever runs the network.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -127,12 +127,16 @@ class Session:
         See `actrec.inference.clips.combined`.
         """
         inputs, window = self.package.inputs, self.package.window
-        scores = self._run(made for clip in clips for made in each_clip(clip, inputs, window))
+        scores = self.run(made for clip in clips for made in each_clip(clip, inputs, window))
         return windowed.combined(scores.reshape(len(clips), len(window.starts), -1), window.combine)
 
-    def _run(self, made: Iterator[dict[str, np.ndarray]]) -> np.ndarray:
-        """[clips, classes], as many at once as `RUN_BYTES` allow."""
-        rows = []
+    def at_once(self, most: int) -> int:
+        """How many of the network's inputs go through it together: `most`, or fewer where `RUN_BYTES` say so."""
+        return min(most, self._at_once)
+
+    def run(self, made: Iterable[dict[str, np.ndarray]]) -> np.ndarray:
+        """[clips, classes] float32 of inputs by name that are made already, as many at once as `RUN_BYTES` allow."""
+        made, rows = iter(made), []
         while batch := list(islice(made, self._at_once)):
             rows.append(self.backend.run({name: np.stack([each[name] for each in batch]) for name in batch[0]}))
         return np.concatenate(rows)

@@ -1,0 +1,98 @@
+"""What is to be scored: a model package, or a checkpoint of a training that may still be going on."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from actrec import inference, package
+from actrec.inference import Session
+from actrec.inference.session import Shape
+from actrec_models import checkpoint, export
+from actrec_models.networks.base import Network
+
+SUFFIX = ".ckpt"
+
+
+class TorchBackend:
+    """Runs a network in PyTorch; see `actrec.inference.session.Backend`.
+
+    Args:
+        network: In evaluation mode.
+    """
+
+    def __init__(self, network: Network):
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._network = network.to(self.device)
+        self.inputs: dict[str, Shape] = {spec.name: (None, *spec.shape) for spec in network.input_specs}
+        self.output: Shape = (None, network.config.num_classes)
+
+    def run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        """Logits [N, classes] float32 of inputs [N, …] float32."""
+        with torch.inference_mode():
+            given = {name: torch.from_numpy(value).to(self.device) for name, value in inputs.items()}
+            logits: np.ndarray = self._network(**given).float().cpu().numpy()
+        return logits
+
+
+@dataclass(frozen=True)
+class Model:
+    """Something that can be scored.
+
+    Attributes:
+        name: Of the package, or run and file of the checkpoint.
+        session: Runs it.
+        clips: How its recipe wants recordings taken: "live" or "whole" (`scoring.score`).
+    """
+
+    name: str
+    session: Session
+    clips: str = "live"
+
+    @property
+    def package(self) -> package.ModelPackage:
+        """Its description; of a checkpoint, one that was never written."""
+        return self.session.package
+
+
+def open_model(path: str | Path, *, backend: str = "onnxruntime", threads: int = 0) -> Model:
+    """Opens a package (a folder, or a name in the zoo) or a checkpoint of `actrec train` (a file).
+
+    Args:
+        path: What to open.
+        backend: Runs a package; a checkpoint runs in PyTorch.
+        threads: CPU threads; 0 for as many as there are.
+
+    Raises:
+        PackageError: It is missing, corrupt or foreign.
+    """
+    threads = threads or torch.get_num_threads()
+    if Path(path).is_file() or str(path).endswith(SUFFIX):
+        torch.set_num_threads(threads)
+        return _open_checkpoint(Path(path))
+    options = {"threads": threads} if inference.resolve(backend) == "onnxruntime" else {}
+    session = inference.load(path, backend, **options)
+    return Model(session.package.name, session, str(session.package.provenance.figures.get("clips", "live")))
+
+
+def _open_checkpoint(path: Path) -> Model:
+    recipe, classes, network = export.load_checkpoint(path)
+    done = int(checkpoint.read(path).get("epoch", -1)) + 1
+    provenance = package.Provenance(
+        dataset=recipe.dataset,
+        split=recipe.split,
+        seed=recipe.seed,
+        epochs=done,
+        accuracy=0.0,
+        licence="",
+        recipe=recipe.command,
+        commit="",
+        created="",
+    )
+    described = export.describe(recipe.model, recipe.options, classes, network, provenance)
+    described = dataclasses.replace(described, window=recipe.window(network), path=path.resolve())
+    # A run's folder tells its checkpoints from another run's: they are all called `last.ckpt`.
+    name = f"{path.resolve().parent.name}/{path.name}"
+    return Model(name, Session(described, TorchBackend(network), warm_up_runs=0), recipe.clips)

@@ -1,0 +1,239 @@
+"""Logits of a dataset's clips, through the very session that runs live; one clip is held at a time."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from tqdm import tqdm
+
+from actrec import windows
+from actrec.errors import ConfigError, DeviceError, InputError
+from actrec.features.clips import each_clip, of_window
+from actrec.frames import NANOSECONDS
+from actrec.inference import Session
+from actrec.inference import clips as windowed
+from actrec.package import InputSpec, ModelPackage, WindowSpec
+from actrec_models.data import Clip, ClipDataset
+from actrec_models.evaluation.fusion import merge
+from actrec_models.evaluation.report import Report
+
+MODES = ("live", "whole")
+BATCH = 64
+"""Clips of T frames that go through the network together, where their inputs are small."""
+
+Inputs = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a session makes of a dataset.
+
+    Attributes:
+        logits: [N, classes]; zeros where the clip could not be read.
+        unread: Index of a clip that could not be read to why.
+    """
+
+    logits: np.ndarray
+    unread: dict[int, str]
+
+
+def score(
+    session: Session,
+    clips: ClipDataset,
+    mode: str = "live",
+    *,
+    skip_unreadable: bool = False,
+    workers: int = 0,
+    progress: bool = False,
+) -> Scores:
+    """Scores every clip.
+
+    Args:
+        session: The model.
+        clips: The dataset; each clip is read when it is its turn.
+        mode: "live": the window that the recognizer has when the recording ends. "whole": windows over all of it, their
+            scores combined as the package combines those of a window's clips.
+        skip_unreadable: Go on where a clip cannot be read, and note why.
+        workers: Processes that read and prepare; 0 for this one.
+        progress: Show a bar.
+
+    Raises:
+        ConfigError: Unknown mode.
+        InputError: There is no clip, model and dataset do not fit, or a clip cannot be read; the clip is named.
+    """
+    if mode not in MODES:
+        raise ConfigError(f"clips of a recording are taken {' or '.join(MODES)}; got '{mode}'")
+    if not len(clips):
+        raise InputError(f"{session.package.name}: the dataset's part is empty, there is no clip to score")
+    check_fit(session.package, clips)
+    loader = DataLoader(
+        _Made(clips, session.package.inputs, session.package.window, mode),
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+    )
+    rows: list[list[np.ndarray]] = [[] for _ in range(len(clips))]
+    unread: dict[int, str] = {}
+    with tqdm(total=len(clips), unit="clip", desc=session.package.name, disable=None if progress else True) as bar:
+        for index, logits in _run(session, _readable(iter(loader), unread, skip_unreadable, bar)):
+            rows[index].append(logits)
+    combine = session.package.window.combine
+    known = {i: windowed.combined(np.stack(row)[None], combine)[0] for i, row in enumerate(rows) if i not in unread}
+    if not known:
+        raise InputError(f"none of {len(clips)} clips can be read; first: {unread[0]}")
+    nothing = np.zeros(len(session.package.labels), np.float32)
+    return Scores(np.stack([known.get(i, nothing) for i in range(len(clips))]), unread)
+
+
+def evaluate(
+    session: Session,
+    clips: ClipDataset,
+    mode: str = "live",
+    *,
+    name: str = "",
+    merged: Sequence[int] | None = None,
+    scores: Scores | None = None,
+) -> Report:
+    """The report of a session on a dataset, with the package's temperature, background and threshold.
+
+    Args:
+        session: The model.
+        clips: The dataset.
+        mode: As `score` takes it.
+        name: For the report; empty for the package's.
+        merged: The dataset's class of each of the model's, where the model's are finer; their probabilities are summed.
+        scores: What `score` made of them, where that is known already.
+
+    Raises:
+        InputError: The model's classes are not the dataset's, or as `score`.
+    """
+    package = session.package
+    name = name or package.name
+    if merged is None and tuple(package.labels) != tuple(clips.classes):
+        raise InputError(
+            f"{name} knows {', '.join(package.labels)} but the dataset's classes are {', '.join(clips.classes)}: "
+            "evaluate it on the dataset it was trained for"
+        )
+    scores = score(session, clips, mode) if scores is None else scores
+    probabilities = session.softmax(scores.logits)
+    return report_of(name, clips, probabilities, scores.unread, merged, package.rejection.threshold)
+
+
+def report_of(
+    name: str,
+    clips: ClipDataset,
+    probabilities: np.ndarray,
+    unread: Mapping[int, str],
+    merged: Sequence[int] | None = None,
+    threshold: float | None = None,
+) -> Report:
+    """The report of probabilities [N, the model's classes], those of clips that could not be read left aside."""
+    if merged is not None:
+        probabilities = merge(probabilities, merged, len(clips.classes))
+    probabilities = probabilities.copy()
+    probabilities[list(unread)] = 0.0
+    names = clips.names
+    told = {names[index]: why for index, why in sorted(unread.items())}
+    return Report(name, tuple(clips.classes), tuple(names), clips.labels, probabilities, threshold, told)
+
+
+def logits(session: Session, clips: ClipDataset) -> np.ndarray:
+    """[N, classes] of the window that the live recognizer has when each clip ends."""
+    return score(session, clips).logits
+
+
+def logits_of(session: Session, bodies: Iterable[np.ndarray], batch: int = 16) -> np.ndarray:
+    """[N, classes] of windows [M, T, V, 3] in metres."""
+    samples, rows = ({"bodies": window} for window in bodies), []
+    while together := list(islice(samples, batch)):
+        rows.append(session.logits(together))
+    return np.concatenate(rows)
+
+
+def check_fit(package: ModelPackage, clips: ClipDataset) -> None:
+    """Refuses a dataset whose joints are not those that the package takes.
+
+    Raises:
+        InputError: Names both layouts.
+    """
+    wanted = windowed.body_layout(package)
+    if wanted != clips.layout:
+        raise InputError(
+            f"package {package.name} takes joints of {wanted} but the dataset's are {clips.layout}: evaluate it on a "
+            "dataset of its kind"
+        )
+
+
+def _readable(
+    made: Iterable[tuple[int, Inputs | str]], unread: dict[int, str], skip: bool, bar: Any
+) -> Iterator[tuple[int, Inputs]]:
+    """What could be read; of the rest, the first is refused, or all are noted."""
+    seen: set[int] = set()
+    for index, inputs in made:
+        bar.update(index not in seen)
+        seen.add(index)
+        if not isinstance(inputs, str):
+            yield index, inputs
+        elif skip:
+            unread[index] = inputs
+        else:
+            raise InputError(f"{inputs}; repair it, or count it as wrong with --skip-unreadable")
+
+
+def _run(session: Session, made: Iterator[tuple[int, Inputs]]) -> Iterator[tuple[int, np.ndarray]]:
+    """(index of the clip, logits [classes]) of each."""
+    while together := list(islice(made, session.at_once(BATCH))):
+        scores = session.run(inputs for _, inputs in together)
+        yield from zip((index for index, _ in together), scores, strict=True)
+
+
+class _Made(IterableDataset[tuple[int, Inputs | str]]):
+    """(index of a clip, a network's inputs) for each clip of T frames in it, or why it cannot be read."""
+
+    def __init__(self, clips: ClipDataset, inputs: tuple[InputSpec, ...], window: WindowSpec, mode: str):
+        self.clips, self.inputs, self.window, self.mode = clips, inputs, window, mode
+
+    def __iter__(self) -> Iterator[tuple[int, Inputs | str]]:
+        worker = get_worker_info()
+        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        names = self.clips.names
+        for index in range(first, len(self.clips), step):
+            try:
+                yield from ((index, made) for made in self._of(self.clips[index]))
+            except (InputError, DeviceError) as error:
+                # Not raised: from another process it would arrive with that one's traceback in it.
+                yield index, str(error) if names[index] in str(error) else f"clip '{names[index]}': {error}"
+
+    def _of(self, clip: Clip) -> Iterator[Inputs]:
+        for wanted, part in parts(clip, self.inputs, self.window, self.mode):
+            yield from each_clip(clip.sampled(wanted), self.inputs, part)
+
+
+def parts(
+    clip: Clip, inputs: Iterable[InputSpec], window: WindowSpec, mode: str
+) -> Iterator[tuple[np.ndarray, WindowSpec]]:
+    """The stamps at which a recording is sampled, part by part, and the window that each part is.
+
+    "whole" goes from the recording's beginning to its end in steps of the package's stride: clips of T frames, or whole
+    windows where an input shows those. Without a stride, the step is half of that. The last part ends with the
+    recording; the first may begin before it, with the first pose held as in a window that is not full yet.
+    """
+    end = int(clip.stamps_ns[-1])
+    if mode == "live":
+        yield windows.sample_stamps(end, window.seconds, window.frames), window
+        return
+    rate = window.frames / window.seconds
+    part = window if any(map(of_window, inputs)) else WindowSpec(window.clip_frames / rate, window.clip_frames)
+    step = (window.stride if part.frames < window.frames else 0) or max(part.frames // 2, 1)
+    needed = max(int((end - int(clip.stamps_ns[0])) / NANOSECONDS * rate) + 1, window.frames)
+    frames = part.frames + -(-(needed - part.frames) // step) * step
+    stamps = windows.sample_stamps(end, frames / rate, frames)
+    for start in range(0, frames - part.frames + 1, step):
+        yield stamps[start : start + part.frames], part
+
+
+def _as_it_is(value: Any) -> Any:
+    return value

@@ -1,0 +1,139 @@
+"""What models are scored on: a part of a dataset by an official split, and how their classes relate to its own."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from actrec.errors import ConfigError, InputError
+from actrec_models import data
+from actrec_models.data import ClipDataset, Source
+from actrec_models.evaluation.opening import Model
+
+
+@dataclass(frozen=True)
+class Target:
+    """A part of a dataset.
+
+    Attributes:
+        dataset, split, part: As `actrec_models.data.create` takes them.
+        root: Folder of the dataset's files.
+        options: Of the dataset.
+    """
+
+    dataset: str
+    split: str
+    part: str
+    root: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def open(self, part: str = "", fold: int = 0) -> ClipDataset:
+        """The clips of the part, or of another one; of one fold where `fold` is not 0.
+
+        Raises:
+            ConfigError, DeviceError, InputError: As `actrec_models.data.create`.
+        """
+        options = {**self.options, **({"fold": fold} if fold else {})}
+        return data.create(self.dataset, self.root, split=self.split, part=part or self.part, **options)
+
+    @property
+    def source(self) -> type[Source]:
+        """The dataset's class, nothing read."""
+        found: type[Source] = data.DATASETS.get(self.dataset)
+        return found
+
+    def with_fold(self, fold: int) -> "Target":
+        """One fold alone."""
+        return dataclasses.replace(self, options={**self.options, "fold": fold})
+
+    @property
+    def folds(self) -> int:
+        """How many folds the dataset has.
+
+        Raises:
+            ConfigError: It has none.
+        """
+        if not self.source.folds:
+            raise ConfigError(f"dataset {self.dataset} is not divided into folds: leave out --folds")
+        return self.source.folds
+
+
+def target_of(
+    models: Sequence[Model],
+    data_root: str,
+    *,
+    dataset: str,
+    split: str,
+    part: str,
+    root: str,
+    options: Mapping[str, Any],
+) -> Target:
+    """What several models are scored on: what is asked for, else what they were trained on.
+
+    Raises:
+        ConfigError: They were not trained on the same, or one was trained on another split, whose training part holds
+            test clips of this one.
+    """
+    first = models[0].package.provenance
+    dataset, split = dataset or first.dataset, split or first.split
+    for model in models:
+        trained = model.package.provenance
+        if trained.dataset == dataset and trained.split != split:
+            raise ConfigError(
+                f"{model.name} was trained on split '{trained.split}' of {dataset}, {_other(models, model, split)}; "
+                "parts of different splits overlap, so it has trained on clips that it would be tested on"
+            )
+    if dataset not in data.DATASETS.names():
+        raise ConfigError(
+            f"{models[0].name} was trained on '{dataset}', which is no dataset here; choose one with --dataset: "
+            f"{', '.join(data.DATASETS.names())}"
+        )
+    return Target(dataset, split, part, root or data.folder(data_root, dataset), options)
+
+
+def _other(models: Sequence[Model], model: Model, split: str) -> str:
+    if model is models[0]:
+        return f"not '{split}'"
+    return f"{models[0].name} on '{split}'"
+
+
+def merging(model: Model, target: Target, clips: ClipDataset) -> tuple[int, ...] | None:
+    """The dataset's class of each of the model's; None where they are the same.
+
+    A model of finer classes fits where the dataset that it was trained on says so (`Source.merges`).
+
+    Raises:
+        InputError: The classes have nothing to do with each other.
+    """
+    labels = tuple(model.package.labels)
+    if labels == tuple(clips.classes):
+        return None
+    trained = model.package.provenance.dataset
+    if trained in data.DATASETS.names():
+        finer: type[Source] = data.DATASETS.get(trained)
+        merged = finer.merges.get(target.dataset)
+        if merged is not None and labels == tuple(finer.classes):
+            return merged
+    raise InputError(
+        f"{model.name} knows {', '.join(labels)} but the classes of {target.dataset} are {', '.join(clips.classes)}: "
+        "evaluate it on the dataset it was trained for"
+    )
+
+
+def check_same_classes(models: Sequence[Model]) -> None:
+    """Refuses to fuse models of different classes.
+
+    Raises:
+        InputError: Names two that differ.
+    """
+    first = models[0]
+    for model in models[1:]:
+        if model.package.labels != first.package.labels:
+            raise InputError(
+                f"{_classes(first)} but {_classes(model)}: only models of the same classes can be fused or repeated"
+            )
+
+
+def _classes(model: Model) -> str:
+    labels = model.package.labels
+    return f"{model.name} knows {len(labels)} classes ({', '.join(labels)})"
