@@ -76,6 +76,22 @@ TABLES: dict[str, dict[str, Weights]] = {
             "foot_{s}": {"foot_index_{s}": 0.75, "ankle_{s}": 0.25},
         }
     ),
+    "lcrnet_13": _sides(
+        {
+            **_LIMBS,
+            **_same("head"),
+            "spine_base": {"hip_left": 0.5, "hip_right": 0.5},
+            # Medians over NTU RGB+D's recordings here: the middle of the spine at 60 % of the way from the hips to the
+            # shoulders, the neck at 44 % of that to the head, the hand 30 % of the forearm beyond the wrist.
+            "spine_mid": {"hip_left": 0.2, "hip_right": 0.2, "shoulder_left": 0.3, "shoulder_right": 0.3},
+            "spine_shoulder": {"shoulder_left": 0.5, "shoulder_right": 0.5},
+            "neck": {"shoulder_left": 0.28, "shoulder_right": 0.28, "head": 0.44},
+            "hand_{s}": {"wrist_{s}": 1.3, "elbow_{s}": -0.3},
+            "hand_tip_{s}": {"wrist_{s}": 1.5, "elbow_{s}": -0.5},
+            "thumb_{s}": {"wrist_{s}": 1.3, "elbow_{s}": -0.3},
+            "foot_{s}": {"ankle_{s}": 1.1, "knee_{s}": -0.1},
+        }
+    ),
     CANONICAL: {joint: {joint: 1.0} for joint in layouts.KINECT_V2_25.joints},
 }
 

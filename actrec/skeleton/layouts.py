@@ -106,6 +106,13 @@ MEDIAPIPE_33 = _layout(
     "foot_index_left:heel_left foot_index_right:heel_right",
 )
 
+LCRNET_13 = _layout(
+    "lcrnet_13",
+    "ankle_right:knee_right ankle_left:knee_left knee_right:hip_right knee_left:hip_left "
+    "hip_right:shoulder_right hip_left:shoulder_left wrist_right:elbow_right wrist_left:elbow_left "
+    "elbow_right:shoulder_right elbow_left:shoulder_left shoulder_right:head shoulder_left:head head:head",
+)
+
 
 def _fingers(tips: tuple[str, ...], root: str) -> str:
     entries = []
@@ -145,7 +152,7 @@ FACE_68 = _face_68()
 
 LAYOUTS = {
     layout.name: layout
-    for layout in (KINECT_V2_25, KINECT_V1_20, AZURE_KINECT_32, MEDIAPIPE_33, HAND_21, HAND_22, FACE_68)
+    for layout in (KINECT_V2_25, KINECT_V1_20, AZURE_KINECT_32, MEDIAPIPE_33, LCRNET_13, HAND_21, HAND_22, FACE_68)
 }
 
 

@@ -7,8 +7,8 @@ from actrec.skeleton import layouts
 from actrec.skeleton.conversions import BUILT_SCORE, TABLES, convert, matrix
 
 SIZES = {
-    "kinect_v2_25": 25, "kinect_v1_20": 20, "azure_kinect_32": 32, "mediapipe_33": 33, "hand_21": 21, "hand_22": 22,
-    "face_68": 68,
+    "kinect_v2_25": 25, "kinect_v1_20": 20, "azure_kinect_32": 32, "mediapipe_33": 33, "lcrnet_13": 13,
+    "hand_21": 21, "hand_22": 22, "face_68": 68,
 }  # fmt: skip
 
 
@@ -33,6 +33,24 @@ def test_ntu_order():
     assert names[:4] == ("spine_base", "spine_mid", "neck", "head")
     assert (names[20], names[21], names[24]) == ("spine_shoulder", "hand_tip_left", "thumb_right")
     assert layouts.KINECT_V2_25.mirror[7] == 11
+
+
+def test_lcrnet_joints_become_a_kinects():
+    # A person who stands before the camera, arms hanging, in the optical frame: their right is on the left.
+    sides = {"right": -1.0, "left": 1.0}
+    rows = {"ankle": (0.1, 0.9), "knee": (0.1, 0.45), "hip": (0.1, 0.0), "wrist": (0.2, 0.0), "elbow": (0.2, -0.25),
+            "shoulder": (0.18, -0.5)}  # fmt: skip
+    points = {f"{joint}_{side}": (sign * x, y, 3.0) for joint, (x, y) in rows.items() for side, sign in sides.items()}
+    points["head"] = (0.0, -0.75, 3.0)
+    joints = np.array([points[joint] for joint in layouts.get("lcrnet_13").joints], np.float32)
+    scores = np.ones(13, np.float32)
+    converted, certain = convert(joints, scores, "lcrnet_13")
+    index = layouts.KINECT_V2_25.index
+    expected = {"spine_base": (0, 0), "spine_mid": (0, -0.3), "spine_shoulder": (0, -0.5), "neck": (0, -0.61),
+                "hand_right": (-0.2, 0.075), "hand_tip_left": (0.2, 0.125), "foot_left": (0.1, 0.945)}  # fmt: skip
+    for joint, place in expected.items():
+        np.testing.assert_allclose(converted[index[joint], :2], place, atol=1e-6, err_msg=joint)
+    assert certain[index["hand_left"]] == BUILT_SCORE and certain[index["knee_left"]] == 1
 
 
 def test_unknown_layout_lists_the_known_ones():

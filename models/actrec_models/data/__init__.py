@@ -19,6 +19,8 @@ DATASETS = Registry(
         "rendered": "actrec_models.data.rendered_rgbd:RenderedRgbd",
         "shrec17_14": "actrec_models.data.shrec17:Shrec17",
         "shrec17_28": "actrec_models.data.shrec17:Shrec17Fine",
+        "smarthome": "actrec_models.data.smarthome:Smarthome",
+        "sysu": "actrec_models.data.sysu:Sysu",
         "utd_mhad": "actrec_models.data.utd_mhad:UtdMhad",
     },
 )

@@ -11,7 +11,7 @@ from actrec import series
 from actrec.config import setting
 from actrec.errors import DeviceError, InputError
 from actrec.features.keypoints import motion_between_images
-from actrec.frames import NANOSECONDS
+from actrec.frames import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.recordings import decoding
 from actrec_models.data.lazy import LazyStreams
 
@@ -123,6 +123,20 @@ class ColourVideo:
         if before is not None and before[0]:
             moved[:, before[0] :] = moved[:, before[0] - 1 : before[0]]
         return moved
+
+    def frames(self, intrinsics: Intrinsics) -> Iterator[RgbdFrame]:
+        """Picture after picture, one for each stamp, as `Source.frames` gives them; without depth.
+
+        Args:
+            intrinsics: Of the pictures at any size.
+        """
+        width, height = (int(side) for side in self.size())
+        resized = intrinsics.resized(width, height)
+        stamps = self.stamps_ns[np.argsort(self._source, kind="stable")]
+        order = np.sort(self._source)
+        for number, picture in self._pictures(np.unique(order)):
+            for stamp in stamps[np.searchsorted(order, number) : np.searchsorted(order, number, side="right")]:
+                yield RgbdFrame(int(stamp), picture, None, resized)
 
     def streams(self, pixels: np.ndarray | None = None, pixels_size: tuple[int, int] | None = None) -> LazyStreams:
         """The keys of the data contract that the video gives: colour and size, with joints also pixels and motion.

@@ -1,0 +1,234 @@
+"""Toyota Smarthome (Das et al., ICCV 2019): skeletons that LCR-Net++ found in colour video, 13 joints a person.
+
+A file is `{"frames": [[person, …], …]}`, one list a video frame; a person has `pose2d`, 13 u then 13 v in px of the
+640×480 picture, `pose3d`, 13 x then y then z in metres about the person, and `cumscore`, how sure the estimator is.
+
+Which way the axes of `pose3d` point, the picture itself tells: its x runs with u or against it, its y with v or against
+it. Estimators differ (LCR-Net's own y is up); both say the truth about left and right, so that the frame is
+right-handed and z follows. Where a person stands is where their pose, moved as a whole, lies over `pose2d`.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actrec import config
+from actrec.assignment import assign
+from actrec.config import setting
+from actrec.errors import InputError
+from actrec.fitting import place
+from actrec.frames import Intrinsics
+from actrec.recordings.sequence import SkeletonSequence, read_text, stamps_at
+from actrec.skeleton import layouts
+from actrec.skeleton.conversions import convert
+
+LAYOUT = "lcrnet_13"
+JOINTS = 13
+INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
+"""Nominal, of the colour camera of the Kinect v1 that the dataset was recorded with."""
+CLASSES = (
+    "Cook.Cleandishes", "Cook.Cleanup", "Cook.Cut", "Cook.Stir", "Cook.Usestove", "Cutbread", "Drink.Frombottle",
+    "Drink.Fromcan", "Drink.Fromcup", "Drink.Fromglass", "Eat.Attable", "Eat.Snack", "Enter", "Getup", "Laydown",
+    "Leave", "Makecoffee.Pourgrains", "Makecoffee.Pourwater", "Maketea.Boilwater", "Maketea.Insertteabag",
+    "Pour.Frombottle", "Pour.Fromcan", "Pour.Fromkettle", "Readbook", "Sitdown", "Takepills", "Uselaptop",
+    "Usetelephone", "Usetablet", "Walk", "WatchTV",
+)  # fmt: skip
+_NAME = re.compile(r"([A-Za-z.]+)_p(\d+)_r(\d+)_v(\d+)_c(\d+)")
+_TRUNK_M = (0.2, 1.0)
+"""What the middle trunk, hips to shoulders, may measure if the numbers are metres."""
+_AGREEMENT = 0.5
+"""Least correlation of an axis of `pose3d` with its axis of the picture."""
+_GATE_M, _SPEED_M_S = 1.0, 1.5
+"""A person is found again within the one, and for each second unseen the other."""
+_STEADY = 9
+"""Frames over which a person's place is the median: a single picture tells depth to some tenths of a metre."""
+
+
+@dataclass(frozen=True)
+class SmarthomeConfig:
+    """How Toyota Smarthome's skeletons are read."""
+
+    fps: float = setting(20.0, "frames a second of the trimmed videos", unit="Hz", range=(1.0, 240.0))
+    bodies: int = setting(2, "persons kept, those seen most first", range=(1, 8))
+    least_score: float = setting(0.0, "persons that the estimator is less sure of are left out", range=(0.0, 100.0))
+
+
+def parse_name(name: str) -> dict[str, Any]:
+    """Activity, subject, recording, video and camera from "Activity_pPP_rRR_vVV_cCC"; empty for another name."""
+    match = _NAME.match(name)
+    if not match:
+        return {}
+    numbers = map(int, match.groups()[1:])
+    return {"activity": match[1], **dict(zip(("subject", "recording", "video", "camera"), numbers, strict=True))}
+
+
+def read_smarthome(path: str | Path, options: SmarthomeConfig | None = None) -> SkeletonSequence:
+    """Reads one file to the data contract: bodies in the optical frame, tracked, those seen most first.
+
+    Raises:
+        DeviceError: There is no such file.
+        InputError: It is truncated, corrupt, of another form, without 3D poses, or shows nobody.
+    """
+    path, options = Path(path), options or config.build(SmarthomeConfig)
+    people = _people(path, options.least_score)
+    if not any(len(found.scores) for found in people):
+        raise InputError(f"'{path}' shows nobody in {len(people)} frames; leave it out")
+    axes = _axes(path, np.concatenate([p.poses for p in people]), np.concatenate([p.pixels for p in people]))
+    tracks = _tracks([_placed(found, axes) for found in people], 1.0 / options.fps)[: options.bodies]
+    if not tracks:
+        raise InputError(f"'{path}': no pose lies before the camera over its pixels; leave it out")
+    meta = {"format": "smarthome", "fps": options.fps, "image_size": (INTRINSICS.width, INTRINSICS.height)}
+    return _sequence(_bare(path), tracks, len(people), options.fps, {**meta, **parse_name(path.stem)})
+
+
+@dataclass(frozen=True)
+class _People:
+    """Those in one frame: [N, 13, 3] metres, [N, 13, 2] px, [N]."""
+
+    poses: np.ndarray
+    pixels: np.ndarray
+    scores: np.ndarray
+
+
+Track = dict[int, tuple[np.ndarray, np.ndarray, float]]
+"""Of one person: frame to joints [13, 3] in the optical frame, [13, 2] px, score."""
+
+
+def _bare(path: Path) -> str:
+    match = _NAME.match(path.stem)
+    return match[0] if match else path.stem
+
+
+def _people(path: Path, least_score: float) -> list[_People]:
+    try:
+        frames = json.loads(read_text(path))["frames"]
+    except json.JSONDecodeError as error:
+        raise InputError(f"'{path}' is truncated or no JSON; copy it again ({error})") from error
+    except (KeyError, TypeError) as error:
+        raise InputError(f"'{path}' holds no 'frames': it is no Toyota Smarthome skeleton file") from error
+    if not isinstance(frames, list) or not frames:
+        raise InputError(f"'{path}' holds no frames; copy it again")
+    return [_frame(path, t, frame, least_score) for t, frame in enumerate(frames)]
+
+
+def _frame(path: Path, t: int, frame: Any, least_score: float) -> _People:
+    if not isinstance(frame, list):
+        raise InputError(f"'{path}': frame {t + 1} is no list of persons")
+    poses, pixels, scores = [], [], []
+    for person in frame:
+        score = float(person.get("cumscore", 1.0)) if isinstance(person, dict) else 0.0
+        if score < least_score:
+            continue
+        pixels.append(_values(path, t, person, "pose2d", 2))
+        poses.append(_values(path, t, person, "pose3d", 3))
+        scores.append(score)
+    return _People(np.reshape(poses, (-1, JOINTS, 3)), np.reshape(pixels, (-1, JOINTS, 2)), np.array(scores))
+
+
+def _values(path: Path, t: int, person: Any, key: str, dimensions: int) -> np.ndarray:
+    """[13, D] of the numbers of one person, all of a coordinate first."""
+    if not isinstance(person, dict) or key not in person:
+        remedy = ": take the skeletons with 3D poses" if key == "pose3d" else ""
+        raise InputError(f"'{path}': frame {t + 1} has a person without '{key}'{remedy}")
+    try:
+        values = np.array(person[key], np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"'{path}': frame {t + 1}, '{key}' is not numbers ({error})") from error
+    if values.shape != (dimensions * JOINTS,) or not np.isfinite(values).all():
+        raise InputError(
+            f"'{path}': frame {t + 1}, '{key}' has shape {list(values.shape)} or is not finite, expected "
+            f"{dimensions} × {JOINTS} numbers"
+        )
+    return values.reshape(dimensions, JOINTS).T
+
+
+def _axes(path: Path, poses: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """[3] signs that turn `pose3d` to the optical frame (see the module), its unit checked.
+
+    Args:
+        path: Named in errors.
+        poses: [N, 13, 3].
+        pixels: [N, 13, 2].
+    """
+    index = layouts.get(LAYOUT).index
+    hips, shoulders = (
+        poses[:, [index[f"{joint}_left"], index[f"{joint}_right"]]].mean(axis=1) for joint in ("hip", "shoulder")
+    )
+    trunk = float(np.median(np.linalg.norm(shoulders - hips, axis=1)))
+    if not _TRUNK_M[0] <= trunk <= _TRUNK_M[1]:
+        raise InputError(
+            f"'{path}': the trunk measures {trunk:.3g}, expected {_TRUNK_M[0]} to {_TRUNK_M[1]}: 'pose3d' is not in "
+            "metres"
+        )
+    about = poses[..., :2] - poses[..., :2].mean(axis=1, keepdims=True)
+    seen = pixels - pixels.mean(axis=1, keepdims=True)
+    spread = np.sqrt((about**2).sum(axis=(0, 1)) * (seen**2).sum(axis=(0, 1)))
+    agreement = (about * seen).sum(axis=(0, 1)) / np.maximum(spread, 1e-9)
+    if (np.abs(agreement) < _AGREEMENT).any():
+        raise InputError(
+            f"'{path}': 'pose3d' does not lie over 'pose2d' (correlations {agreement[0]:.2f}, {agreement[1]:.2f}): "
+            "they are of different persons or of another form"
+        )
+    signs = np.sign(agreement)
+    return np.array([signs[0], signs[1], signs[0] * signs[1]])
+
+
+def _placed(found: _People, axes: np.ndarray) -> _People:
+    """Those who can be put before the camera, there."""
+    k = INTRINSICS
+    rays = np.concatenate(
+        [(found.pixels - [k.cx, k.cy]) / [k.fx, k.fy], np.ones((*found.pixels.shape[:2], 1))], axis=-1
+    )
+    weights = np.ones(JOINTS)
+    put = [place(pose * axes, ray, weights) for pose, ray in zip(found.poses, rays, strict=True)]
+    kept = [n for n, pose in enumerate(put) if np.isfinite(pose).all()]
+    return _People(np.reshape([put[n] for n in kept], (-1, JOINTS, 3)), found.pixels[kept], found.scores[kept])
+
+
+def _tracks(people: list[_People], spacing_s: float) -> list[Track]:
+    """Who is who from frame to frame: the nearest in space; those seen most first."""
+    tracks: list[Track] = []
+    for t, found in enumerate(people):
+        pairs = []
+        if tracks and len(found.scores):
+            last = [max(track) for track in tracks]
+            known = np.array([tracks[m][at][0].mean(axis=0) for m, at in enumerate(last)])
+            apart = np.linalg.norm(known[:, None] - found.poses.mean(axis=1)[None], axis=-1)
+            gate = _GATE_M + _SPEED_M_S * spacing_s * (t - np.array(last) - 1)
+            pairs = [(m, n) for m, n in assign(apart) if apart[m, n] <= gate[m]]
+        owner = {n: m for m, n in pairs}
+        for n, score in enumerate(found.scores):
+            if n not in owner:
+                owner[n] = len(tracks)
+                tracks.append({})
+            tracks[owner[n]][t] = (found.poses[n], found.pixels[n], float(score))
+    return sorted(tracks, key=lambda track: -sum(max(score, 1e-3) for _, _, score in track.values()))
+
+
+def _steady(track: Track) -> np.ndarray:
+    """[N, 13, 3] a track's poses, each at the median of the places about its time."""
+    poses = np.stack([joints for joints, _, _ in track.values()])
+    places = poses.mean(axis=1, keepdims=True)
+    half = _STEADY // 2
+    padded = np.pad(places, ((half, half), (0, 0), (0, 0)), mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, _STEADY, axis=0)
+    return poses - places + np.median(windows, axis=-1)
+
+
+def _sequence(name: str, tracks: list[Track], frames: int, fps: float, meta: dict[str, Any]) -> SkeletonSequence:
+    joints = np.full((len(tracks), frames, JOINTS, 3), np.nan, np.float32)
+    pixels = np.full((len(tracks), frames, JOINTS, 2), np.nan, np.float32)
+    for m, track in enumerate(tracks):
+        at = list(track)
+        joints[m, at], pixels[m, at] = _steady(track), [px for _, px, _ in track.values()]
+    known = np.isfinite(joints).all(axis=-1).astype(np.float32)
+    bodies, scores = convert(joints, known, LAYOUT)
+    ids = tuple(f"body_{m + 1}" for m in range(len(tracks)))
+    activity = str(meta.get("activity", ""))
+    label = CLASSES.index(activity) + 1 if activity in CLASSES else None
+    placed, _ = convert(pixels, known, LAYOUT)
+    return SkeletonSequence(name, stamps_at(fps, frames), bodies, scores, placed, ids, label, meta)

@@ -1,0 +1,148 @@
+"""Toyota Smarthome, trimmed (Das et al., ICCV 2019): 31 activities of daily living, 18 subjects, 7 cameras."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from actrec import config
+from actrec.config import setting
+from actrec.errors import DeviceError, InputError
+from actrec.frames import RgbdFrame
+from actrec.recordings.sequence import SkeletonSequence
+from actrec.recordings.smarthome import CLASSES, INTRINSICS, SmarthomeConfig, parse_name, read_smarthome
+from actrec_models.data.clips import Clip
+from actrec_models.data.source import Entry, Source
+from actrec_models.data.video_streams import ColourVideo, VideoConfig
+
+CLASSES_CROSS_VIEW = (
+    "Cutbread", "Drink.Frombottle", "Drink.Fromcan", "Drink.Fromcup", "Drink.Fromglass", "Eat.Attable", "Eat.Snack",
+    "Enter", "Getup", "Leave", "Pour.Frombottle", "Pour.Fromcan", "Readbook", "Sitdown", "Takepills", "Uselaptop",
+    "Usetablet", "Usetelephone", "Walk",
+)  # fmt: skip
+"""The 19 activities that were seen from more than one side."""
+SUBJECTS = frozenset({3, 4, 6, 7, 9, 12, 13, 15, 17, 19, 25})
+"""The 11 of 18 that "cross_subject" trains on."""
+CAMERAS = {"cross_view_1": frozenset({1}), "cross_view_2": frozenset({1, 3, 4, 6, 7})}
+"""Those that a split trains on."""
+TEST_CAMERA = 2
+"""Camera 5 is the validation set of both, which neither trains nor tests on."""
+KINDS = {".json": "skeleton", ".mp4": "colour", ".avi": "colour"}
+
+
+@dataclass(frozen=True)
+class SmarthomeSourceConfig(SmarthomeConfig, VideoConfig):
+    """How Toyota Smarthome is read."""
+
+    activities: str = setting(
+        "all",
+        "all 31 activities, or the 19 of the cross-view splits as the only classes",
+        choices=("all", "cross_view"),
+    )
+
+
+class Smarthome(Source):
+    """Splits "cross_subject", "cross_view_1" and "cross_view_2".
+
+    Root holds, in whatever folders, the skeletons (`Activity_pPP_rRR_vVV_cCC.json`, also with a suffix such as
+    `_pose3d`) and, where there are any, the videos of the same names (.mp4). The cross-view splits are of 19
+    activities: the clips of the other 12 are in neither part. With `activities="cross_view"` these 19 are the only
+    classes, as in the papers' figures; with "all" a network has 12 outputs that the split never shows it.
+
+    Args:
+        root: Folder of the files.
+        options: Of `SmarthomeSourceConfig`.
+
+    Raises:
+        ConfigError: Unknown option.
+    """
+
+    splits: ClassVar = ("cross_subject", "cross_view_1", "cross_view_2")
+
+    def __init__(self, root: str | Path, **options: Any):
+        super().__init__(root)
+        self.config = config.build(SmarthomeSourceConfig, options)
+        self.classes = CLASSES if self.config.activities == "all" else CLASSES_CROSS_VIEW
+
+    def entries(self) -> list[Entry]:
+        """Every clip whose activity is one of `classes`, by name.
+
+        Raises:
+            DeviceError: The root holds no skeletons.
+            InputError: A clip lies in two files of a kind, or a file is of an unknown activity.
+        """
+        found = self._files()
+        skeletons = [name for name, files in sorted(found.items()) if "skeleton" in files]
+        if not skeletons:
+            raise DeviceError(f"'{self.root}' holds no skeletons named Activity_pPP_rRR_vVV_cCC.json; check the path")
+        made = [self._entry(name, found[name]) for name in skeletons]
+        return [entry for entry in made if entry is not None]
+
+    def read(self, entry: Entry) -> Clip:
+        """Bodies tracked, those seen most first; colour, pixels in it and motion where the video is there.
+
+        Raises:
+            DeviceError: A file is not there.
+            InputError: A file is truncated or corrupt, or shows nobody; names it.
+        """
+        sequence = read_smarthome(entry.files["skeleton"], self.config)
+        size = (INTRINSICS.width, INTRINSICS.height)
+        others: Any = {"pixels": sequence.pixels, "size": np.array(size, np.float32)}
+        if "colour" in entry.files:
+            others = self._video(entry, sequence).streams(sequence.pixels, size)
+        return Clip(entry.name, entry.label, sequence.stamps_ns, sequence.bodies, others)
+
+    def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
+        """The video's pictures; there is no depth."""
+        if "colour" not in entry.files:
+            return super().frames(entry)
+        sequence = read_smarthome(entry.files["skeleton"], self.config)
+        return self._video(entry, sequence).frames(INTRINSICS)
+
+    def part(self, entry: Entry, split: str) -> str:
+        """As the base says; "" for camera 5 and for what the split's activities do not hold."""
+        self.check(split)
+        if split == "cross_subject":
+            return "train" if entry.meta["subject"] in SUBJECTS else "test"
+        if entry.meta["activity"] not in CLASSES_CROSS_VIEW:
+            return ""
+        if entry.meta["camera"] in CAMERAS[split]:
+            return "train"
+        return "test" if entry.meta["camera"] == TEST_CAMERA else ""
+
+    def fingerprint(self, entries: Sequence[Entry]) -> str:
+        """As the base has it, and what the options do to the clips."""
+        return hashlib.sha256(f"{super().fingerprint(entries)} {asdict(self.config)}".encode()).hexdigest()
+
+    def _video(self, entry: Entry, sequence: SkeletonSequence) -> ColourVideo:
+        return ColourVideo(entry.files["colour"], sequence.stamps_ns, self.config)
+
+    def _files(self) -> dict[str, dict[str, Path]]:
+        """By clip, its files by kind."""
+        if not self.root.is_dir():
+            raise DeviceError(f"there is no folder '{self.root}'; check the path")
+        found: dict[str, dict[str, Path]] = {}
+        for folder, _, names in os.walk(self.root, followlinks=True):
+            for path in (Path(folder, name) for name in names):
+                kind, meta = KINDS.get(path.suffix.lower()), parse_name(path.name)
+                if kind is None or not meta:
+                    continue
+                name = "{activity}_p{subject:02}_r{recording:02}_v{video:02}_c{camera:02}".format(**meta)
+                other = found.setdefault(name, {}).setdefault(kind, path)
+                if other != path:
+                    raise InputError(f"'{path}' and '{other}' are of the same clip; remove one of them")
+        return found
+
+    def _entry(self, name: str, files: dict[str, Path]) -> Entry | None:
+        meta = parse_name(name)
+        if meta["activity"] not in CLASSES:
+            raise InputError(
+                f"'{files['skeleton']}' is of '{meta['activity']}', no activity of Smarthome; move it away"
+            )
+        if meta["activity"] not in self.classes:
+            return None
+        return Entry(name, self.classes.index(meta["activity"]), meta, files)
