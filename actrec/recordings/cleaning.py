@@ -63,6 +63,7 @@ def _noise(bodies: np.ndarray, options: BodyCleaning) -> np.ndarray:
     """[M, T] where a body is wider than a person."""
     known = np.isfinite(bodies).all(-1)[..., None]
     spread = np.where(known, bodies, -np.inf).max(2) - np.where(known, bodies, np.inf).min(2)  # (M, T, 3)
+    spread = np.where(np.isfinite(spread), spread, 0)  # of a body that is not there
     return (spread[..., 0] > options.spread * spread[..., 1]) & (options.spread > 0)
 
 

@@ -1,0 +1,142 @@
+"""NTU RGB+D's `.skeleton` files and the cameras found from them."""
+
+import numpy as np
+import pytest
+
+from actrec.errors import DeviceError, InputError
+from actrec.geometry import kinect_to_optical, project
+from actrec.recordings.ntu import COLOUR_SIZE, DEPTH_SIZE, read_ntu_file, read_ntu_skeleton, unmirror
+from actrec.recordings.ntu_cameras import fit_cameras
+from tests import ntu_text
+
+NAME = "S001C001P001R001A001"
+
+
+@pytest.fixture
+def lines(data_root):
+    return (data_root / f"ntu/skeleton/{NAME}.skeleton").read_text().split("\n")
+
+
+def test_every_number_of_every_file(data_root):
+    """Written out again, the recordings are the files: each number as written, in each line as many, no line more."""
+    files = sorted((data_root / "ntu/skeleton").glob("*.skeleton"))
+    assert len(files) == 11
+    for file in files:
+        text = file.read_text()
+        written = [line.split() for line in text.splitlines()]
+        again = ntu_text.tokens(read_ntu_file(file))
+        assert [len(line) for line in again] == [len(line) for line in written] and text.endswith("\n")
+        assert [int(line[0]) for line in written if len(line) == 10] == [line[0] for line in again if len(line) == 10]
+        flat, numbers = (np.array([float(x) for line in every for x in line]) for every in (written, again))
+        np.testing.assert_array_equal(flat, numbers)
+
+
+def test_cameras_explain_every_files_pixels(data_root):
+    """Joints projected by the cameras found from them lie within a pixel of the file's own, inferred ones too."""
+    for file in sorted((data_root / "ntu/skeleton").glob("*.skeleton")):
+        recording = read_ntu_file(file)
+        cameras, joints = fit_cameras(recording), kinect_to_optical(recording.positions)
+        colour, depth = (
+            unmirror(recording.colour_pixels, COLOUR_SIZE[0]),
+            unmirror(recording.depth_pixels, DEPTH_SIZE[0]),
+        )
+        assert np.linalg.norm(cameras.pixels(joints) - colour, axis=-1).max() < 1
+        assert np.linalg.norm(project(joints, cameras.depth) - depth, axis=-1).max() < 0.5
+        # What the Kinect v2's cameras are known to be.
+        assert 362 < cameras.depth.fx < 370 and 1040 < cameras.colour.fx < 1080
+        assert 0.03 < -cameras.offset[0] < 0.08 and abs(cameras.offset[1]) < 0.02
+
+
+def test_depth_as_the_colour_camera_sees_it(data_root):
+    """A wall with a box before it: the picture shows both where they are, with no gaps, the box over the wall."""
+    cameras = fit_cameras(read_ntu_file(data_root / f"ntu/skeleton/{NAME}.skeleton"))
+    wall, box = 3.0, 1.5
+    depth = np.full(DEPTH_SIZE[::-1], wall, np.float32)
+    depth[150:250, 200:300] = box
+    seen = cameras.register(depth, 960, 540)
+    assert set(np.unique(seen[np.isfinite(seen)])) == {np.float32(wall), np.float32(box)}
+    corners = np.array([[200, 150], [299, 249]], np.float32)
+    points = np.stack([(corners[:, 0] - cameras.depth.cx) / cameras.depth.fx * box,
+                       (corners[:, 1] - cameras.depth.cy) / cameras.depth.fy * box, [box, box]], axis=1)  # fmt: skip
+    (left, top), (right, bottom) = np.round((cameras.pixels(points) + 0.5) / 2 - 0.5).astype(int)
+    rows, columns = np.nonzero(seen == np.float32(box))
+    assert np.abs([rows.min() - top, rows.max() - bottom, columns.min() - left, columns.max() - right]).max() <= 1
+    assert (seen[top + 1 : bottom, left + 1 : right] == np.float32(box)).all()
+    assert np.isfinite(seen[:, 150:800]).mean() > 0.95  # but for what the box hides from the other camera
+    with pytest.raises(InputError, match=r"\[10, 10\], expected \[424, 512\]"):
+        cameras.register(np.ones((10, 10), np.float32), 960, 540)
+
+
+def test_cameras_need_joints(tmp_path):
+    file = ntu_text.write(tmp_path / "a.skeleton", {7: ntu_text.person(1)}, 1)
+    with pytest.raises(InputError, match="25 joints with pixels are too few"):
+        fit_cameras(read_ntu_file(file))
+
+
+def test_joints_out_of_the_picture_do_not_spoil_the_cameras(tmp_path):
+    path = ntu_text.write(tmp_path / "a.skeleton", {7: ntu_text.person(40, move=0.3)}, 40)
+    truth = fit_cameras(read_ntu_file(path))
+    rows = path.read_text().split("\n")
+    for number in (5, 60, 200, 700):  # what the SDK writes of a point that it cannot map, and a wrong one
+        words = rows[number].split()
+        words[5:7] = ["-Infinity", "-Infinity"] if number < 100 else ["-9000", "4000"]
+        rows[number] = " ".join(words)
+    path.write_text("\n".join(rows))
+    found = fit_cameras(read_ntu_file(path))
+    assert abs(found.colour.fx - truth.colour.fx) < 0.5 and abs(found.colour.cx - truth.colour.cx) < 0.5
+
+
+def test_identities_beyond_a_float64_are_told_apart(tmp_path):
+    first, second = 72057594037931101, 72057594037931102
+    assert float(first) == float(second)
+    people = {first: ntu_text.person(3), second: ntu_text.person(3, seed=1, x=1)}
+    sequence = read_ntu_skeleton(ntu_text.write(tmp_path / "a.skeleton", people, 3))
+    assert sequence.body_ids == (f"body_{first}", f"body_{second}")
+    assert np.isfinite(sequence.bodies).all()
+
+
+@pytest.mark.parametrize("content", ["3\n0\n0\n0\n", "0\n"])
+def test_nobody(tmp_path, content):
+    (tmp_path / "a.skeleton").write_text(content)
+    recording = read_ntu_file(tmp_path / "a.skeleton")
+    assert recording.positions.shape == (0, int(content[0]), 25, 3) and recording.body_ids == ()
+
+
+def test_windows_line_ends_and_byte_order_mark(tmp_path, lines):
+    plain, other = tmp_path / "a.skeleton", tmp_path / "b.skeleton"
+    plain.write_text("\n".join(lines))
+    other.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    np.testing.assert_array_equal(read_ntu_file(plain).positions, read_ntu_file(other).positions)
+
+
+def test_wrong_columns(tmp_path, lines):
+    """A value moved from one joint to the next: as many numbers, but neither joint is one."""
+    moved = lines[10].split()
+    lines[10], lines[11] = " ".join(moved[:-1]), moved[-1] + " " + lines[11]
+    (tmp_path / "a.skeleton").write_text("\n".join(lines))
+    with pytest.raises(InputError, match=r"a\.skeleton' line 11 has 11 values; .* has 1, 10 or 12"):
+        read_ntu_file(tmp_path / "a.skeleton")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: [*lines[:3], "24", *lines[4:]], "frame 1 has a body of 24 joints, expected 25"),
+        (lambda lines: ["1", "2", *lines[2:29], *lines[2:29], ""], "frame 1 has body 72057594037931101 twice"),
+        (lambda lines: [*lines[:8], "a b " + lines[8], *lines[9:]], "line 9: 'a' is no number"),
+        (lambda lines: ["104", *lines[1:]], "is truncated: it ends 1 values early"),
+        (lambda lines: ["102", *lines[1:]], "312 values after the last of 102 frames"),
+        (lambda lines: ["-1", *lines[1:]], "-1.0 where a number of frames stands"),
+        (lambda lines: [""], "is empty; copy it again"),
+    ],
+)
+def test_bad_files(tmp_path, lines, change, message):
+    (tmp_path / "a.skeleton").write_text("\n".join(change(lines)))
+    with pytest.raises(InputError, match=message) as raised:
+        read_ntu_file(tmp_path / "a.skeleton")
+    assert "a.skeleton" in str(raised.value)
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(DeviceError, match=r"none\.skeleton"):
+        read_ntu_file(tmp_path / "none.skeleton")
