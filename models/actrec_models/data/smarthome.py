@@ -62,6 +62,7 @@ class Smarthome(Source):
     """
 
     splits: ClassVar = ("cross_subject", "cross_view_1", "cross_view_2")
+    measure: ClassVar = "mean_class_accuracy"
 
     def __init__(self, root: str | Path, **options: Any):
         super().__init__(root)

@@ -1,4 +1,5 @@
-"""Colour, joints in it and their motion, of a clip whose video lies beside its skeleton: decoded when looked at."""
+"""Colour, joints in it and their motion, of a clip whose video (a file, or a folder of pictures) lies beside its
+skeleton: decoded when looked at."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from actrec.config import setting
 from actrec.errors import DeviceError, InputError
 from actrec.features.keypoints import motion_between_images
 from actrec.frames import NANOSECONDS, Intrinsics, RgbdFrame
-from actrec.recordings import decoding
+from actrec.recordings import decoding, picture_folder
 from actrec_models.data.lazy import LazyStreams
 
 
@@ -42,10 +43,10 @@ SMALLEST = 16
 
 @dataclass(frozen=True, eq=False)
 class ColourVideo:
-    """A video file, frame by frame with the skeleton that was recorded with it. Opens nothing before it is asked.
+    """A video, frame by frame with the skeleton that was recorded with it. Opens nothing before it is asked.
 
     Attributes:
-        path: The file.
+        path: The file, or a folder of pictures in the order of the numbers in their names.
         stamps_ns: [T] of the skeleton, whose first frame and the video's first are of one time.
         config: Options.
         mirror: Exchange left and right of the pictures.
@@ -58,9 +59,9 @@ class ColourVideo:
 
     @cached_property
     def _head(self) -> decoding.VideoHead:
-        if not self.path.is_file():
+        if not self.path.exists():
             raise DeviceError(f"there is no file '{self.path}'; check the path")
-        return decoding.read_head(self.path)
+        return picture_folder.read_head(self.path) if self.path.is_dir() else decoding.read_head(self.path)
 
     @cached_property
     def _source(self) -> np.ndarray:
@@ -164,6 +165,9 @@ class ColourVideo:
         """(number, picture) of the video's pictures `wanted`, increasing; decodes up to the last of them."""
         width, height = (int(side) for side in self.size())
         size = None if (width, height) == self._head.size else (width, height)
+        if self.path.is_dir():
+            yield from picture_folder.pictures(self.path, wanted, self._head, self.mirror, size)
+            return
         left, last, number = list(wanted), None, -1
         with decoding.open_video(self.path) as container:
             for number, picture in enumerate(decoding.pictures(self.path, container)):

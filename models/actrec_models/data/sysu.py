@@ -1,0 +1,159 @@
+"""SYSU 3D Human-Object Interaction (Hu et al., CVPR 2015): 12 actions, 40 subjects, Kinect v1."""
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from actrec import config
+from actrec.config import setting
+from actrec.errors import DeviceError, InputError
+from actrec.frames import Intrinsics, RgbdFrame
+from actrec.recordings.sysu import CLASSES, COLOUR_SIZE, FPS, SysuSequence, read_sysu
+from actrec_models.data.clips import Clip
+from actrec_models.data.source import Entry, Source
+from actrec_models.data.sysu_folds import COUNT, PARTS_BY_LETTER, SUBJECTS, Folds, clip_number, letters, read_folds
+from actrec_models.data.video_streams import ColourVideo, VideoConfig
+
+INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
+"""Nominal, of the Kinect v1's colour camera."""
+_VIDEO = re.compile(r"video(\d+)")
+
+
+@dataclass(frozen=True)
+class SysuConfig(VideoConfig):
+    """How SYSU is read."""
+
+    fold: int = setting(1, "which of the 30 published folds `part` speaks of", range=(1, COUNT))
+    folds: str = setting(
+        "", "file of the folds, in the root or with its whole path; empty for <split>_folds.mat or .npz"
+    )
+
+
+class Sysu(Source):
+    """Splits "cross_subject" (half of the subjects train) and "same_subject" (half of each one's clips), of 30 folds.
+
+    Root holds `3DvideoNorm/<person>/video<1 to 12>` (or these folders of persons itself), each with `sklWorld.mat`,
+    `sklImage.mat` and the pictures in `rgb`, and the authors' lists of folds (`actrec_models.data.sysu_folds`). The
+    papers report the mean over the 30 folds, one after the other chosen by the option `fold`.
+
+    Args:
+        root: Folder of the files.
+        options: Of `SysuConfig`.
+
+    Raises:
+        ConfigError: Unknown option, or no such fold.
+    """
+
+    classes = CLASSES
+    splits: ClassVar = ("cross_subject", "same_subject")
+    folds: ClassVar = COUNT
+
+    def __init__(self, root: str | Path, **options: Any):
+        super().__init__(root)
+        self.config = config.build(SysuConfig, options)
+
+    def entries(self) -> list[Entry]:
+        """Every clip, by subject and action; a subject's number is their folder's place among the 40, by name.
+
+        Raises:
+            DeviceError: The root holds no clips, or not the list that option `folds` names.
+            InputError: A folder is of an action that there is not, there are more than 40 subjects, or a list of folds
+                is corrupt or counts more subjects than there are.
+        """
+        people = self._people()
+        lists = {split: self._list(split, people) for split in self.splits}
+        folds = {split: found for split, found in lists.items() if found is not None}
+        return [entry for n, folder in enumerate(people, start=1) for entry in self._of(n, folder, folds)]
+
+    def read(self, entry: Entry) -> Clip:
+        """Body, and colour, pixels in it and motion where the pictures are there.
+
+        Raises:
+            DeviceError: A file is not there.
+            InputError: A file is truncated or corrupt, or shows nobody; names it.
+        """
+        read = read_sysu(entry.files["skeleton"].parent, entry.name, FPS)
+        sequence = read.sequence
+        others: Any = {}
+        if np.isfinite(sequence.pixels).any():
+            others = {"pixels": sequence.pixels, "size": np.array(COLOUR_SIZE, np.float32)}
+            if "colour" in entry.files:
+                others = self._video(entry, read).streams(sequence.pixels, COLOUR_SIZE)
+        return Clip(entry.name, entry.label, sequence.stamps_ns, sequence.bodies, others)
+
+    def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
+        """The colour pictures; the unit of the depth pictures is not published."""
+        if "colour" not in entry.files:
+            return super().frames(entry)
+        read = read_sysu(entry.files["skeleton"].parent, entry.name, FPS)
+        return self._video(entry, read).frames(INTRINSICS)
+
+    def part(self, entry: Entry, split: str) -> str:
+        """As the base says, of the fold of option `fold`.
+
+        Raises:
+            DeviceError: The root has no list of the split's folds.
+        """
+        self.check(split)
+        if split not in entry.meta:
+            raise DeviceError(
+                f"'{self.root}' has no {split}_folds.mat, the authors' 30 folds of SYSU: copy it there from the "
+                "dataset's archive, or name it by the option 'folds'"
+            )
+        return PARTS_BY_LETTER[str(entry.meta[split])[self.config.fold - 1]]
+
+    def fingerprint(self, entries: Sequence[Entry]) -> str:
+        """As the base has it, and what the options do to the clips."""
+        options = {key: value for key, value in asdict(self.config).items() if not key.startswith("fold")}
+        return hashlib.sha256(f"{super().fingerprint(entries)} {options}".encode()).hexdigest()
+
+    def _video(self, entry: Entry, read: SysuSequence) -> ColourVideo:
+        return ColourVideo(entry.files["colour"], read.sequence.stamps_ns, self.config, mirror=read.mirrored)
+
+    def _list(self, split: str, people: list[Path]) -> Folds | None:
+        """The folds of a split; None where the root has no list of them."""
+        named = [self.root / (self.config.folds.format(split=split) or f"{split}_folds.mat")]
+        if not self.config.folds:
+            named.append(named[0].with_suffix(".npz"))
+        path = next((path for path in named if path.is_file()), None)
+        if path is None and self.config.folds:
+            raise DeviceError(f"there is no '{named[0]}'; check the option 'folds'")
+        if path is not None and len(people) != SUBJECTS:
+            raise InputError(
+                f"'{self.root}' holds {len(people)} subjects, but '{path}' counts {SUBJECTS}: copy the others there too"
+            )
+        return None if path is None else read_folds(path, split)
+
+    def _people(self) -> list[Path]:
+        """Folders of the subjects, in the order of their names' characters (capitals first)."""
+        inner = self.root / "3DvideoNorm"
+        root = inner if inner.is_dir() else self.root
+        if not root.is_dir():
+            raise DeviceError(f"there is no folder '{root}'; check the path")
+        people = sorted((f for f in root.iterdir() if any(f.glob("video*/sklWorld.mat"))), key=lambda f: f.name)
+        if not people:
+            raise DeviceError(f"'{self.root}' holds no <person>/video<n>/sklWorld.mat; give SYSU3DAction's folder")
+        if len(people) > SUBJECTS:
+            raise InputError(f"'{root}' holds {len(people)} subjects, SYSU has {SUBJECTS}; move the others away")
+        return people
+
+    def _of(self, subject: int, person: Path, folds: dict[str, Folds]) -> list[Entry]:
+        made = {}
+        for path in person.glob("video*/sklWorld.mat"):
+            match = _VIDEO.fullmatch(path.parent.name)
+            action = int(match[1]) if match else 0
+            if not 1 <= action <= len(CLASSES) or action in made:
+                raise InputError(f"'{path.parent}' is not one of video1 to video{len(CLASSES)}; move it away")
+            files = {"skeleton": path}
+            if (path.parent / "rgb").is_dir():
+                files["colour"] = path.parent / "rgb"
+            meta: dict[str, int | str] = {"subject": subject, "action": action, "person": person.name}
+            number = clip_number(subject, action)
+            meta.update({split: letters(found, number) for split, found in folds.items()})
+            made[action] = Entry(f"{person.name}_video{action}", action - 1, meta, files)
+        return [made[action] for action in sorted(made)]
