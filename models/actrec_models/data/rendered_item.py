@@ -1,6 +1,6 @@
 """One clip of the simulated camera: who does what in which room, and what the camera sees of it."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,6 +12,7 @@ from actrec.errors import InputError
 from actrec.features.keypoints import motion_at_joints
 from actrec.frames import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.geometry import project
+from actrec.sceneflow.base import SceneFlow
 from actrec.simulation import cast, rig, room
 from actrec.simulation.actions import ACTIONS
 from actrec.simulation.noise import SENSORS, SensorNoise
@@ -132,6 +133,11 @@ class RenderedItem:
             "motion": self.motion,
         }
 
+    @property
+    def pictures(self) -> Mapping[str, Callable[[np.ndarray], np.ndarray]]:
+        """Key to what makes some frames [N] of it alone."""
+        return {"colour": self.colour, "flow": self.flow}
+
     def hands(self) -> np.ndarray:
         """[1, T, 2, 21, 3] exact joints of both hands, metres."""
         length = self._who.appearance.hand_length
@@ -139,13 +145,16 @@ class RenderedItem:
             None
         ]
 
-    def colour(self) -> np.ndarray:
-        """[T, H, W, 3] uint8."""
-        return np.stack([self._seen(number)[0] for number in range(len(self._times))])
+    def colour(self, numbers: Iterable[int] | None = None) -> np.ndarray:
+        """[T, H, W, 3] uint8, or of the frames `numbers` alone."""
+        wanted = range(len(self._times)) if numbers is None else numbers
+        return np.stack([self._seen(int(number))[0] for number in wanted])
 
-    def flow(self) -> np.ndarray:
-        """[T, h, w, 3] float16 m/s, every `flow_shrink`-th column and row."""
-        return self._moving[0]
+    def flow(self, numbers: Iterable[int] | None = None) -> np.ndarray:
+        """[T, h, w, 3] float16 m/s, every `flow_shrink`-th column and row, or of the frames `numbers` alone."""
+        if numbers is None:
+            return self._moving[0]
+        return np.stack([self._shrunk(self._field(int(number))) for number in numbers])
 
     def motion(self) -> np.ndarray:
         """[1, T, 25, 2] optical flow at the joints, px/s."""
@@ -154,10 +163,11 @@ class RenderedItem:
     @cached_property
     def _moving(self) -> tuple[np.ndarray, np.ndarray]:
         """Flow and motion, which come from the same fields."""
-        size, step, flow, motion = (self.options.width, self.options.height), self.options.flow_shrink, [], []
-        pixels = project(self.bodies, self.intrinsics)
-        for field, joints, places in zip(self._fields(), self.bodies[0], pixels[0], strict=True):
-            flow.append(field[step // 2 :: step, step // 2 :: step].astype(np.float16))
+        size, pixels = (self.options.width, self.options.height), project(self.bodies, self.intrinsics)
+        flow, motion = [], []
+        for number, (joints, places) in enumerate(zip(self.bodies[0], pixels[0], strict=True)):
+            field = self._field(number)
+            flow.append(self._shrunk(field))
             motion.append(motion_at_joints(field, joints, places, size, self.intrinsics))
         return np.stack(flow), np.stack(motion)[None]
 
@@ -175,17 +185,21 @@ class RenderedItem:
             colour, depth = self._noise.colour(colour, number), self._noise.depth(depth, shown.rendering.facing, number)
         return colour, depth, shown
 
-    def _fields(self) -> Iterator[np.ndarray]:
-        """[H, W, 3] m/s of each frame, over the time until the next one."""
-        dt, count = 1 / self.options.fps, len(self._times)
+    def _field(self, number: int) -> np.ndarray:
+        """[H, W, 3] m/s of one frame, over the time until the next one."""
+        dt = 1 / self.options.fps
         if self.options.flow == "exact":
-            yield from (self.scene.scene_flow(self.scene.at(float(time)), dt) for time in self._times)
-            return
-        method = sceneflow.create(self.options.flow)
-        colour, depth, _ = self._seen(0)
-        for number in range(1, count + 1):
-            before, (colour, depth, _) = (colour, depth), self._seen(number)
-            yield method.estimate(*before, colour, depth, self.intrinsics, dt)
+            return self.scene.scene_flow(self.scene.at(float(self._times[number])), dt)
+        (colour0, depth0, _), (colour1, depth1, _) = self._seen(number), self._seen(number + 1)
+        return self._method.estimate(colour0, depth0, colour1, depth1, self.intrinsics, dt)
+
+    def _shrunk(self, field: np.ndarray) -> np.ndarray:
+        step = self.options.flow_shrink
+        return field[step // 2 :: step, step // 2 :: step].astype(np.float16)
+
+    @cached_property
+    def _method(self) -> SceneFlow:
+        return sceneflow.create(self.options.flow)
 
     @cached_property
     def _noise(self) -> SensorNoise:

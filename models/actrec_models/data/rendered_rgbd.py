@@ -63,7 +63,7 @@ class RenderedRgbd(Source):
     def read(self, entry: Entry) -> Clip:
         """As the base says; joints, hands and their pixels at once, colour, flow and motion when they are looked at."""
         shown = RenderedItem(self.config, entry)
-        return Clip(entry.name, entry.label, shown.stamps_ns, shown.bodies, LazyStreams(shown.streams))
+        return Clip(entry.name, entry.label, shown.stamps_ns, shown.bodies, LazyStreams(shown.streams, shown.pictures))
 
     def part(self, entry: Entry, split: str) -> str:
         """As the base says."""
