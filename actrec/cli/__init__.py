@@ -18,11 +18,12 @@ from actrec.threads import single_threaded_blas
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("actrec.cli.run", "run the whole graph in one process, from camera to /action_label"),
     "simulate": ("actrec.cli.simulate", "render the simulated actor to a window, a video or a recording"),
-    "record": ("actrec.cli.record", "record the graph's topics to a rosbag2 file"),
+    "record": ("actrec.cli.record", "record the graph's topics, or takes of an action of your own, to rosbag2 files"),
     "models": ("actrec.cli.models", "list, check and describe model packages"),
     "prepare": ("actrec.cli.prepare", "read a dataset once into a store from which training reads fast"),
     "train": ("actrec.cli.train", "train a network on a dataset"),
     "eval": ("actrec.cli.eval", "score a model package or a checkpoint on a dataset"),
+    "teach": ("actrec.cli.teach", "learn actions of your own from recordings of them"),
     "export": ("actrec.cli.export", "export a trained network to a model package"),
     "bench": ("actrec.cli.bench", "measure one part of the graph, or all of it"),
     "doctor": ("actrec.cli.doctor", "say what is installed and connected, and what to do about what is missing"),

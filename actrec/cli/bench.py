@@ -24,6 +24,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "recordings": ("actrec.recordings.benchmark:measure", "CPU time to write and to replay a frame, by format"),
     "streaming": ("actrec_models.benchmark_streaming:measure", "networks frame by frame against their window forms"),
     "streaming-accuracy": ("actrec_models.benchmark_streaming_accuracy:measure", "what running frame by frame costs"),
+    "teach": ("actrec_models.benchmark_teach:teach", "actrec teach on 12 clips of five UTD-MHAD actions"),
     "transport": ("actrec_nodes.transport_check:bench", "images from one process to another: share and latency"),
     "actor": ("actrec.simulation.benchmark:recognise", "the simulated actor as the perception sees it, by action"),
     "renderer": ("actrec.simulation.benchmark:measure", "frames a second of the simulated camera on one core"),

@@ -1,0 +1,130 @@
+"""`actrec bench teach`: `actrec teach` on a handful of UTD-MHAD actions, judged on people whom it has not seen.
+
+Twelve clips each of five actions by the odd subjects are written as a user's folder (bags of skeletons and labels.csv);
+the package is scored on all clips of the even subjects: those of the five actions, and as `unknown` those of the other
+22, of which it has seen none. The actions were chosen beforehand: "easy" are five that differ at first sight, "hard"
+five strokes of one hand that differ by its path alone.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actrec import config, inference
+from actrec.frames import Body
+from actrec.recordings.bag_writer import SKELETONS_TOPIC, BagWriter
+from actrec.recordings.labels import FILE, LabelledClip, write_labels
+from actrec_models import data, evaluation, teach_package
+from actrec_models import teach as teaching
+from actrec_models.data import Clip, ClipDataset
+
+SETS = {
+    "easy": ("wave", "clap", "boxing", "sit to stand", "squat"),
+    "hard": ("swipe left", "swipe right", "draw x", "draw circle clockwise", "draw triangle"),
+}
+CLIPS = 12
+
+
+def teach(arguments: Sequence[str]) -> dict[str, Any]:
+    """The benchmark `teach`; see the module."""
+    args = _parser().parse_args(list(arguments))
+    if args.threads:
+        import torch
+
+        torch.set_num_threads(args.threads)
+    root = data.folder(args.data, "utd_mhad")
+    train, test = (data.create("utd_mhad", root, part=part) for part in data.PARTS)
+    given = {name: getattr(args, name) for name in ("steps", "rehearsals", "minutes", "seed")}
+    settings = config.build(teaching.TeachConfig, {k: v for k, v in given.items() if v is not None})
+    rows = []
+    for name in args.sets.split(","):
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / name
+            write_folder(folder, train, SETS[name], CLIPS)
+            lesson = teaching.teach(folder, settings)
+            package = teach_package.write(lesson, Path(scratch) / f"{name}_model", "actrec bench teach", settings.seed)
+            rows.append({"set": name, **scores(inference.load(package.path), test), **_of(lesson)})
+    return {"steps": settings.steps, "rehearsals": settings.rehearsals, "seed": settings.seed, "sets": rows}
+
+
+def _parser() -> argparse.ArgumentParser:
+    import os
+
+    parser = argparse.ArgumentParser("actrec bench teach", description="Teaches five actions of UTD-MHAD.")
+    parser.add_argument("--data", default=os.environ.get("ACTREC_DATA", "../shared/data"), help="folder of datasets")
+    parser.add_argument("--sets", default=",".join(SETS), help=f"of {', '.join(SETS)} (default: all)")
+    parser.add_argument("--steps", type=int, help="as of actrec teach")
+    parser.add_argument("--rehearsals", type=int, help="as of actrec teach")
+    parser.add_argument("--minutes", type=float, help="as of actrec teach")
+    parser.add_argument("--seed", type=int, help="as of actrec teach")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
+    return parser
+
+
+def write_folder(folder: Path, clips: ClipDataset, actions: Sequence[str], count: int) -> None:
+    """Writes the first `count` clips of each action, taken turn about from the subjects, as a user's recordings."""
+    folder.mkdir(parents=True)
+    lines = []
+    for action in actions:
+        label = clips.classes.index(action)
+        mine = list(np.flatnonzero(clips.labels == label))
+        mine.sort(key=lambda i: (clips.metas[i]["trial"], clips.metas[i]["subject"]))
+        for i in mine[:count]:
+            clip = clips[int(i)]
+            write_bag(folder / clip.name, clip)
+            lines.append(LabelledClip(clip.name, action, person=f"subject {clips.metas[i]['subject']}"))
+    write_labels(folder / FILE, lines)
+
+
+def write_bag(path: Path, clip: Clip) -> None:
+    """Writes a clip's first body as `actrec record` does."""
+    pixels = np.full((25, 2), np.nan, np.float32)
+    with BagWriter(path) as bag:
+        for stamp, positions in zip(clip.stamps_ns, clip.bodies[0], strict=True):
+            known = np.isfinite(positions).all(axis=-1).astype(np.float32)
+            body = Body("body_1", "kinect_v2_25", positions, pixels, known)
+            bag.write_bodies(SKELETONS_TOPIC, int(stamp) + 1_000_000_000, "camera", [body])
+
+
+def scores(session: inference.Session, test: ClipDataset) -> dict[str, Any]:
+    """How a package does on people whom it has not seen, and on actions that it does not know."""
+    names = np.array([test.classes[label] for label in test.labels])
+    known = np.flatnonzero(np.isin(names, session.package.labels))
+    others = np.flatnonzero(~np.isin(names, session.package.labels))
+    ours, theirs = (_probabilities(session, test, chosen) for chosen in (known, others))
+    right = np.array(session.package.labels)[ours.argmax(axis=1)] == names[known]
+    threshold = session.package.rejection.threshold
+    accepted = ours.max(axis=1) >= threshold
+    return {
+        "test_clips": len(known),
+        "accuracy": float(right.mean()),
+        "right_and_accepted": float((right & accepted).mean()),
+        "rejected": float((~accepted).mean()),
+        "wrong_and_accepted": float((~right & accepted).mean()),
+        "other_clips": len(others),
+        "others_rejected": float((theirs.max(axis=1) < threshold).mean()),
+    }
+
+
+def _probabilities(session: inference.Session, test: ClipDataset, chosen: np.ndarray) -> np.ndarray:
+    clips = ClipDataset([test[int(i)] for i in chosen], test.classes, test.layout)
+    return session.softmax(evaluation.logits(session, clips))
+
+
+def _of(lesson: teaching.Lesson) -> dict[str, Any]:
+    figures = teach_package.report(lesson)
+    names = (
+        "judged_by",
+        "accuracy",
+        "rehearsed",
+        "rehearsed_clips",
+        "threshold",
+        "steps",
+        "minutes",
+        "processor_minutes",
+    )
+    return {f"own {name}" if name == "accuracy" else name: figures[name] for name in names}
