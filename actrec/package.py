@@ -105,7 +105,7 @@ class Provenance:
 
     Attributes:
         dataset, split: What it was trained on and how that was divided.
-        seed, epochs: Of the training run.
+        seed, epochs: Of the training run; epochs of all its stages.
         accuracy: Top-1 on the split's test part, 0..1.
         licence: Note on what the data's licence allows ("research use").
         recipe: The command that trains it again.
@@ -113,6 +113,12 @@ class Provenance:
         created: ISO 8601 date and time.
         onnx_sha256: Hash of `model.onnx`; `write` fills it in.
         figures: Further named figures.
+        settings: Every field of the recipe, as it was trained.
+        data_sha256: Fingerprint of the training part.
+        command: The command line that trained it.
+        packages: Versions of Python and of the libraries that computed.
+        trained_on: Machine and device.
+        hours: That the training took.
     """
 
     dataset: str
@@ -126,6 +132,12 @@ class Provenance:
     created: str
     onnx_sha256: str = ""
     figures: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    data_sha256: str = ""
+    command: str = ""
+    packages: dict[str, Any] = field(default_factory=dict)
+    trained_on: str = ""
+    hours: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,24 @@
 """`actrec train`: trains a network by a recipe."""
 
 import argparse
+import dataclasses
 import importlib
+import json
 import logging
 import os
+import sys
 from pathlib import Path
+from typing import Any
+
+from actrec import config
 
 EPILOG = """\
 Example:
   actrec train models/recipes/deepacts_graph_nucla.yaml --data ~/datasets --out runs/nucla
-  actrec train my_p_i3d.yaml --init rgb_imagenet.pt --out runs/p_i3d
+  actrec train models/recipes/p_i3d_ntu60.yaml --init rgb_imagenet.pt --out runs/p_i3d --devices 4
+  torchrun --nproc_per_node 2 -m actrec train models/recipes/sem_net_ntu60.yaml --out runs/sem_net
+
+The same command goes on where a run was ended or killed. For its curves: tensorboard --logdir runs
 """
 
 
@@ -23,6 +32,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fresh", action="store_true", help="start anew instead of going on from OUT/last.ckpt")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--json", action="store_true", help="print the checkpoint's path and how it came about as JSON")
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--accelerator", choices=("auto", "gpu", "cpu"), help="(default: gpu where there is one)")
+    machine.add_argument("--devices", type=int, help="GPUs of each node (default: all), or processes on a CPU")
+    machine.add_argument(
+        "--nodes", type=int, help="machines, with torchrun or SLURM on each; they share the folder OUT"
+    )
+    machine.add_argument(
+        "--workers", type=int, help="processes that read clips, for each device (default: by its cores)"
+    )
+    machine.add_argument("--checkpoint-minutes", type=float, metavar="N", help="keep the run so often within an epoch")
+    machine.add_argument("--checkpoint-steps", type=int, metavar="N", help="keep the run every so many steps")
 
 
 def add_data_argument(parser: argparse.ArgumentParser) -> None:
@@ -49,9 +70,24 @@ def add_init_argument(parser: argparse._ActionsContainer) -> None:
 def run(args: argparse.Namespace) -> int:
     """Trains; prints the checkpoint's path."""
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("actrec_models").setLevel(logging.INFO)
+    first = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"  # of several processes
+    logging.getLogger("actrec_models").setLevel(logging.INFO if first else logging.ERROR)
     recipe = importlib.import_module("actrec_models.recipe").read(args.recipe)
     training = importlib.import_module("actrec_models.training")
+    asked = {field.name: getattr(args, field.name) for field in dataclasses.fields(training.Machine)}
+    machine = config.build(training.Machine, {name: value for name, value in asked.items() if value is not None})
     options = {"resume": not args.fresh, "progress": not args.quiet, "threads": args.threads, "init": args.init}
-    print(training.train(recipe, args.data, args.out, **options))
+    try:
+        kept = training.train(recipe, args.data, args.out, machine=machine, **options)
+    except training.Stopped as stopped:
+        print(f"actrec: {stopped}", file=sys.stderr)
+        return 128 + int(stopped.signal)
+    if first:
+        print(json.dumps(_made(kept), indent=2) if args.json else kept)
     return 0
+
+
+def _made(path: Path) -> dict[str, Any]:
+    content = importlib.import_module("actrec_models.checkpoint").read(path)
+    provenance = importlib.import_module("actrec_models.provenance")
+    return {"checkpoint": str(path), "steps": content["global_step"], **provenance.of_checkpoint(content)}

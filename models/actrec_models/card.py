@@ -1,6 +1,6 @@
 """The card of a model package: what a person should know before trusting it."""
 
-from actrec.package import ModelPackage
+from actrec.package import ModelPackage, Provenance
 
 _COMBINED = {"mean": "probabilities averaged", "logits": "logits averaged", "max": "probabilities maximised"}
 
@@ -19,7 +19,8 @@ def card(model: ModelPackage, name: str) -> str:
         ("Accuracy", f"{accuracy} (top-1, before rejection)"),
         ("Rejection", f"confidence below {rejection.threshold:g}{background} is `unknown`"),
         ("Chosen on", rejection.calibrated_on),
-        ("Trained again by", f"`{provenance.recipe}`"),
+        ("Trained again by", f"`{provenance.recipe or provenance.command or '?'}`"),
+        *_run(provenance),
         ("Source", f"commit {provenance.commit}, {provenance.created}"),
         ("Licence", provenance.licence),
     ]  # fmt: skip
@@ -28,6 +29,18 @@ def card(model: ModelPackage, name: str) -> str:
         rows.insert(7, ("With rejection", f"test part: {kept}; {figures['unknown_rejected']:.1%} of "
                         f"{figures['unknown_clips']} held-out clips of other actions are rejected"))  # fmt: skip
     return f"# {name}\n\n{_table(rows)}"
+
+
+def _run(provenance: Provenance) -> list[tuple[str, str]]:
+    """What is known of the training run; packages from before it was kept say nothing."""
+    rows = []
+    if provenance.trained_on:
+        rows.append(("Trained in", f"{provenance.hours:.2f} h on {provenance.trained_on}"))
+    if provenance.packages:
+        rows.append(("Trained with", ", ".join(f"{name} {version}" for name, version in provenance.packages.items())))
+    if provenance.data_sha256:
+        rows.append(("Training data", f"fingerprint {provenance.data_sha256[:16]}…"))
+    return rows
 
 
 def _untrained(model: ModelPackage, name: str) -> str:

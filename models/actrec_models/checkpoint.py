@@ -1,11 +1,16 @@
 """Reads training checkpoints without unpickling."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from actrec.errors import PackageError
+
+logger = logging.getLogger(__name__)
+
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -26,6 +31,29 @@ def read(path: Path) -> dict[str, Any]:
         raise PackageError(f"{path} is refused: it is no plain checkpoint of `actrec train`")
     _state_modalities(recipe, content["state_dict"])
     return dict(content)
+
+
+def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint of a run that can be read, and its content; None where the run has not begun.
+
+    Where the last one is damaged or was being replaced, the one before it is taken, and a warning says so.
+
+    Raises:
+        PackageError: There are checkpoints, none of which can be read.
+    """
+    found = [folder / name for name in (LAST, PREVIOUS) if (folder / name).is_file()]
+    for number, path in enumerate(found):
+        try:
+            content = read(path)
+        except PackageError as error:
+            if number + 1 == len(found):
+                raise PackageError(f"{error}; start anew with --fresh, or choose another --out") from error
+            logger.warning("%s: damaged; going on from %s, the checkpoint before it", path, found[number + 1].name)
+            continue
+        if path.name == PREVIOUS and number == 0:
+            logger.warning("%s is missing: going on from %s, the checkpoint before it", folder / LAST, path.name)
+        return path, content
+    return None
 
 
 def _state_modalities(recipe: dict[str, Any], state: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from actrec import config, inference, package
+from actrec import config, inference, package, schema
 from actrec.errors import PackageError
 from actrec_models import checkpoint, data, evaluation, initial_weights, registry, rejection, training
+from actrec_models import provenance as provenances
 from actrec_models.card import card
 from actrec_models.networks.base import Network
 from actrec_models.onnx_graph import to_onnx
@@ -53,17 +53,7 @@ def export(source: Path, folder: Path, data_root: str, overwrite: bool = False) 
     """
     recipe, classes, network = load_checkpoint(source)
     content = to_onnx(network)
-    provenance = package.Provenance(
-        dataset=recipe.dataset,
-        split=recipe.split,
-        seed=recipe.seed,
-        epochs=recipe.epochs,
-        accuracy=0.0,
-        licence="research use: the dataset carries no clear licence to redistribute or to use commercially",
-        recipe=recipe.command,
-        commit=_commit(),
-        created=_now(),
-    )
+    provenance = _trained(recipe, provenances.of_checkpoint(checkpoint.read(source)))
     draft = describe(recipe.model, recipe.options, classes, network, provenance)
     draft = dataclasses.replace(draft, window=recipe.window(network))
     with tempfile.TemporaryDirectory() as scratch:
@@ -112,7 +102,7 @@ def export_network(
         accuracy=0.0,
         licence="that of the initial weights" if init else "none needed: random weights",
         recipe=_command(name, options, init, classes, folder),
-        commit=_commit(),
+        commit=provenances.commit(),
         created=_now(),
         figures={"parameters": _parameters(network), "streams": len(network.input_specs)},
     )
@@ -120,6 +110,27 @@ def export_network(
     described = describe(name, options, classes, network, provenance)
     weights = _weights(network) if init else None
     return package.write(folder, described, content, weights, card(described, folder.name), overwrite)
+
+
+def _trained(recipe: Recipe, run: dict[str, Any]) -> package.Provenance:
+    """What is known of the run that made a checkpoint; its accuracy is yet to be measured."""
+    return package.Provenance(
+        dataset=recipe.dataset,
+        split=recipe.split,
+        seed=recipe.seed,
+        epochs=run["epochs"],
+        accuracy=0.0,
+        licence="research use: the dataset carries no clear licence to redistribute or to use commercially",
+        recipe=recipe.command,
+        commit=run.get("commit", provenances.commit()),
+        created=_now(),
+        settings=schema.plain(recipe.as_dict()),
+        data_sha256=run.get("data_sha256", ""),
+        command=run.get("command", ""),
+        packages=run.get("packages", {}),
+        trained_on=", ".join(filter(None, [run.get("device", ""), run.get("host", "")])),
+        hours=round(run.get("hours", 0.0), 4),
+    )
 
 
 def _command(name: str, options: dict[str, Any], init: Sequence[Path], classes: Sequence[str], folder: Path) -> str:
@@ -192,16 +203,3 @@ def _judge(
 
 def _now() -> str:
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-
-
-def _commit() -> str:
-    """The source's commit, with "+" where it has uncommitted changes; empty outside a checkout."""
-    here = Path(__file__).parent
-    git = ["git", "-C", str(here)]
-    head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
-    if head.returncode:
-        return ""
-    changed = subprocess.run(
-        [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False
-    ).stdout
-    return head.stdout.strip() + ("+" if changed else "")

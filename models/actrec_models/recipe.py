@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -12,16 +12,32 @@ from actrec.config import setting
 from actrec.errors import ConfigError
 from actrec.package import WindowSpec
 from actrec_models.data.augment import Augmentation
+from actrec_models.draws import Sampling, Validation
 from actrec_models.networks.base import Network
+from actrec_models.optimisers import Optimiser, Schedule
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of a training that goes by stages (P-I3D's Algorithm 1)."""
+    """One part of a training that goes by stages (P-I3D's Algorithm 1). What it leaves out is the recipe's."""
 
     name: str = setting("", "what `Network.stage` takes; empty: the whole network, as it is without stages")
     epochs: int = setting(1, "passes over the training part", range=(1, 10_000))
-    learning_rate: float = setting(1e-3, "peak of the stage's own one-cycle schedule", range=(1e-7, 10.0))
+    learning_rate: float = setting(1e-3, "where the stage's own schedule begins or peaks", range=(1e-7, 10.0))
+    model: str = setting("", "another network, trained before that of the recipe, which starts from its weights")
+    options: dict = setting({}, "options of that network")
+    batch: int | None = setting(None, "as the recipe's", range=(1, 4096))
+    weight_decay: float | None = setting(None, "as the recipe's", range=(0.0, 1.0))
+    optimiser: dict | None = setting(None, "as the recipe's")
+    schedule: dict | None = setting(None, "as the recipe's")
+    sampling: dict | None = setting(None, "as the recipe's")
+
+    @property
+    def title(self) -> str:
+        """What its folder is called."""
+        return "_".join(filter(None, [self.model, self.name])) or "whole"
 
 
 @dataclass(frozen=True)
@@ -46,34 +62,75 @@ class Recipe:
         "papers on videos do",
         choices=("live", "whole"),
     )
+    augment: bool = setting(True, "vary clips anew at each draw; false: as recorded, one of a window's clips at random")
     augmentation: dict = setting({}, "fields of actrec_models.data.augment.Augmentation")
-    stages: list = setting([], "fields of Stage, one entry a stage; then epochs and learning_rate above are not used")
+    sampling: dict = setting({}, "fields of actrec_models.draws.Sampling: how often a clip is drawn an epoch")
+    validation: dict = setting({}, "fields of actrec_models.draws.Validation: what is held out of the training part")
+    stages: list = setting([], "fields of Stage, one entry a stage; then epochs and learning_rate below are not used")
     epochs: int = setting(60, "passes over the training part", range=(1, 10_000))
-    batch: int = setting(32, "clips a step", range=(1, 4096))
-    learning_rate: float = setting(1e-3, "peak of the one-cycle schedule", range=(1e-7, 10.0))
-    weight_decay: float = setting(0.05, "of AdamW", range=(0.0, 1.0))
+    batch: int = setting(32, "clips a step, of all devices together", range=(1, 4096))
+    accumulate: int = setting(1, "parts of a batch that go through the network one by one", range=(1, 4096))
+    learning_rate: float = setting(1e-3, "where the schedule begins, or peaks", range=(1e-7, 10.0))
+    optimiser: dict = setting({}, "fields of actrec_models.optimisers.Optimiser")
+    schedule: dict = setting({}, "fields of actrec_models.optimisers.Schedule")
+    weight_decay: float = setting(0.05, "of the optimiser", range=(0.0, 1.0))
+    gradient_clip: float = setting(1.0, "largest norm of the gradient of a step; 0: any", range=(0.0, 1e6))
     label_smoothing: float = setting(
         0.1, "of the cross-entropy; a network with a loss of its own takes none", range=(0.0, 0.9)
     )
     outliers: float = setting(0.0, "share of samples that show made-up actions of no class", range=(0.0, 0.9))
     outlier_weight: float = setting(0.5, "of their loss, the cross-entropy to equal probabilities", range=(0.0, 10.0))
-    average_decay: float = setting(0.99, "of the exponential moving average of the weights, a step", range=(0.0, 1.0))
+    average_decay: float = setting(
+        0.99, "of the exponential moving average of the weights, a step; 0: no average", range=(0.0, 1.0)
+    )
+    sync_batch_norm: bool = setting(True, "on several GPUs, batch norms count the whole batch, not each GPU's share")
     precision: str = setting("32-true", "Lightning's precision", choices=("32-true", "bf16-mixed", "16-mixed"))
     seed: int = setting(1, "of everything random", range=(0, 2**31 - 1))
 
     def check(self) -> Augmentation:
         """Validates the recipe and returns its augmentation."""
         config.validate(self)
-        self.plan()
+        for part in (self, *(self.of(stage) for stage in self.plan())):
+            part.parts()
         return config.build(Augmentation, self.augmentation)
 
+    def parts(self) -> tuple[Optimiser, Schedule, Sampling, Validation]:
+        """What the dictionaries among the fields say.
+
+        Raises:
+            ConfigError: One has an unknown field, or fields that do not go together.
+        """
+        optimiser, schedule = config.build(Optimiser, self.optimiser), config.build(Schedule, self.schedule)
+        optimiser.check()
+        schedule.check()
+        if self.batch % self.accumulate:
+            raise ConfigError(
+                f"a batch of {self.batch} clips does not divide into {self.accumulate} parts (accumulate)"
+            )
+        return optimiser, schedule, config.build(Sampling, self.sampling), config.build(Validation, self.validation)
+
     def plan(self) -> list[Stage]:
-        """The stages; one that trains everything where the recipe names none."""
+        """The stages; one that trains everything where the recipe names none.
+
+        Raises:
+            ConfigError: An entry is no stage, or the last one trains another network.
+        """
         if not self.stages:
             return [Stage("", self.epochs, self.learning_rate)]
         if not all(isinstance(entry, dict) for entry in self.stages):
             raise ConfigError("stages holds an entry that is no mapping, expected e.g. {name: joint, epochs: 25}")
-        return [config.build(Stage, entry) for entry in self.stages]
+        stages = [config.build(Stage, entry) for entry in self.stages]
+        if stages[-1].model:
+            raise ConfigError(f"the last stage trains {stages[-1].model}, but the recipe is for {self.model}")
+        return stages
+
+    def of(self, stage: Stage) -> "Recipe":
+        """The recipe of one stage, which has no stages itself."""
+        names = ("batch", "weight_decay", "optimiser", "schedule", "sampling")
+        own: dict[str, Any] = {name: getattr(stage, name) for name in names if getattr(stage, name) is not None}
+        if stage.model:
+            own |= {"model": stage.model, "options": stage.options, "window_s": None, "frames": None}
+        return dataclasses.replace(self, stages=[], epochs=stage.epochs, learning_rate=stage.learning_rate, **own)
 
     def network_options(self) -> dict[str, Any]:
         """Options of the network, with this recipe's T."""
@@ -100,7 +157,7 @@ def read(path: str | Path) -> Recipe:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read recipe '{path}': {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"recipe '{path}' is not YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"recipe '{path}' holds no settings; see models/recipes for examples")

@@ -90,7 +90,7 @@ def calibrate(recipe: Recipe, session: Session, data_root: str) -> tuple[Rejecti
     clips = data.create(recipe.dataset, data.folder(data_root, recipe.dataset), split=recipe.split, part="train")
     samples = Samples(clips, list(session.package.inputs), session.package.window, recipe, recipe.check())
     draws = [np.random.default_rng([recipe.seed, recipe.epochs, index]) for index in range(len(samples))]
-    known = evaluation.logits_of(session, [samples.varied_bodies(i, rng) for i, rng in enumerate(draws)])
+    known = evaluation.logits_of(session, [samples.varied_bodies(samples.clips[i], rng) for i, rng in enumerate(draws)])
     chosen = choose(known, unknown_logits(recipe, session, data_root, "train"))
     described = (
         f"{recipe.dataset} train part, augmented ({chosen.known_kept:.1%} kept), against {recipe.unknown_dataset} "

@@ -11,7 +11,8 @@ from actrec.features import crops, flow_rgb, skeleton
 from actrec.features.clips import window_inputs
 from actrec.features.skeleton import SkeletonPreprocessing
 from actrec.package import InputSpec, WindowSpec
-from actrec_models.data import ClipDataset, augment, augment_hands, outliers
+from actrec_models.data import Clip, ClipDataset, augment, augment_hands, outliers
+from actrec_models.draws import PAD, Draw
 from actrec_models.networks.base import OUTLIER
 from actrec_models.recipe import Recipe
 
@@ -19,7 +20,10 @@ Sample = dict[str, Any]
 
 
 class Samples(Dataset[Sample]):
-    """Clips as network inputs, varied anew on each access where an augmentation is given.
+    """Clips as network inputs, varied anew with each draw where an augmentation is given.
+
+    An item is asked for by its index, or by a `Draw`: what it shows follows from the seed and the draw, not from the
+    order of drawing, so that any number of workers and a run that is resumed see the same.
 
     What is varied depends on what the network looks at. Of bodies alone: time, body and camera. Of pictures, hands or
     flow too: time, and where a picture is cut, because a body that is turned or lost no longer fits its picture.
@@ -29,10 +33,8 @@ class Samples(Dataset[Sample]):
         specs: The network's inputs.
         window: The network's window; one of its clips is a sample.
         recipe: Seed and outliers.
-        augmentation: None for the clip with which the live recognizer's window would end as the recording does.
-
-    Attributes:
-        epoch: Whichever is being drawn for.
+        augmentation: None for the window that the live recognizer has when the recording ends.
+        any_clip: Without augmentation: any clip of the window, instead of the one that it ends with.
     """
 
     def __init__(
@@ -42,38 +44,41 @@ class Samples(Dataset[Sample]):
         window: WindowSpec,
         recipe: Recipe,
         augmentation: augment.Augmentation | None,
+        any_clip: bool = False,
     ):
         self.clips, self.specs, self.window, self.recipe = clips, specs, window, recipe
-        self.augmentation = augmentation
-        self.epoch = 0
+        self.augmentation, self.any_clip = augmentation, any_clip
         self._bodies_alone = set(features.streams(specs)) == {"bodies"}
 
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, draw: int | Draw) -> Sample:
+        epoch, index, again = draw if isinstance(draw, tuple) else (0, draw, 0)
+        if index == PAD:
+            return {**self[0], "label": OUTLIER}
         clip = self.clips[index]
+        rng = np.random.default_rng([self.recipe.seed, epoch, index, *([again] if again else [])])
         if self.augmentation is None:
+            start = self._start(rng) if self.any_clip else self.window.starts[-1]
             sample = clip.sample(self.window.seconds, self.window.frames)
-            return {**self._of_clip(sample, self.specs, self.window.starts[-1]), "label": clip.label}
-        # Seeded by what is drawn, not by the order of drawing: the same for any number of workers, or after resuming.
-        rng = np.random.default_rng([self.recipe.seed, self.epoch, index])
+            return {**self._of_clip(sample, self.specs, start), "label": clip.label}
         if rng.random() < self.recipe.outliers:
             bodies = outliers.other_action(clip, self.window.seconds, self.window.frames, rng)
             bodies = augment.vary_bodies(bodies, self.augmentation, rng)
             return {**self._of_bodies(bodies, rng), "label": OUTLIER}
         if self._bodies_alone:
-            return {**self._of_bodies(self.varied_bodies(index, rng), rng), "label": clip.label}
+            return {**self._of_bodies(self.varied_bodies(clip, rng), rng), "label": clip.label}
         stamps = augment.sample_stamps(clip, self.window.seconds, self.window.frames, self.augmentation, rng)
         specs = crops.jittered(flow_rgb.jittered(self.specs, rng), rng)
         return {**self._of_clip(clip.sampled(stamps), specs, self._start(rng)), "label": clip.label}
 
-    def varied_bodies(self, index: int, rng: np.random.Generator) -> np.ndarray:
-        """The clip as an augmented window [M, T, V, 3] in metres, before normalisation."""
+    def varied_bodies(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
+        """A clip as an augmented window [M, T, V, 3] in metres, before normalisation."""
         assert self.augmentation is not None
         options, seconds, frames = self.augmentation, self.window.seconds, self.window.frames
-        before = self.clips[int(rng.integers(len(self.clips)))]
-        window = augment.sample_window(self.clips[index], seconds, frames, options, rng, before, self.clips.layout)
+        before = self.clips[int(rng.integers(len(self.clips)))] if options.before else None
+        window = augment.sample_window(clip, seconds, frames, options, rng, before, self.clips.layout)
         if self.clips.layout == "hand_22":
             return augment_hands.vary_hands(window, options, rng)
         return augment.vary_bodies(window, options, rng)
@@ -85,9 +90,10 @@ class Samples(Dataset[Sample]):
             return self._of_clip({"bodies": bodies}, self.specs, self._start(rng))
         preprocessing = config.build(SkeletonPreprocessing, self.specs[0].preprocessing)
         joints = augment.vary_normalised(skeleton.normalise(bodies, preprocessing), self.augmentation, rng)
-        return {spec.name: skeleton.stack(joints, spec.modality, spec.layout) for spec in self.specs}
+        root = preprocessing.root_bone
+        return {spec.name: skeleton.stack(joints, spec.modality, spec.layout, root) for spec in self.specs}
 
-    def _of_clip(self, clip: dict[str, np.ndarray], specs: list[InputSpec], start: int) -> dict[str, np.ndarray]:
+    def _of_clip(self, clip: features.Clip, specs: list[InputSpec], start: int) -> dict[str, np.ndarray]:
         return window_inputs(clip, specs, self.window, starts=[start])[0]
 
     def _start(self, rng: np.random.Generator) -> int:

@@ -1,109 +1,83 @@
 """Training of a network by a recipe, on Lightning."""
 
 import dataclasses
+import logging
+import os
+import signal
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import lightning
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
-from torch import Tensor
+from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from actrec import config
+from actrec.config import setting
 from actrec.errors import ConfigError
 from actrec.features import stamps
-from actrec_models import checkpoint, data, initial_weights
+from actrec_models import checkpoint, data, initial_weights, provenance
 from actrec_models.data import ClipDataset, rendered
-from actrec_models.networks.base import OUTLIER, Network
+from actrec_models.draws import Epochs, Sampling, Shares
+from actrec_models.learning import Recognition
+from actrec_models.monitoring import Monitor
+from actrec_models.networks.base import Network
 from actrec_models.recipe import Recipe, Stage
 from actrec_models.registry import create
 from actrec_models.samples import Samples, check_streams
+from actrec_models.saving import AtomicIO, Checkpoints, Stopped
+
+__all__ = ["Machine", "Recognition", "Stopped", "train", "training_clips"]
+
+logger = logging.getLogger(__name__)
 
 
-class Recognition(lightning.LightningModule):
-    """Optimises a network's own loss with AdamW on a one-cycle schedule.
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """What a run uses of a machine and leaves on it; none of it changes what is learnt, but for rounding."""
 
-    Args:
-        recipe: Plain fields of `Recipe`.
-        classes: Class names.
+    accelerator: str = setting("auto", "gpu where there is one, else cpu", choices=("auto", "gpu", "cpu"))
+    devices: int = setting(0, "GPUs, or processes on a CPU, of each node; 0: all GPUs, one process", range=(0, 1024))
+    nodes: int = setting(1, "machines; start the command on each with torchrun", range=(1, 4096))
+    workers: int | None = setting(
+        None, "processes that read clips, for each device; by default none on a CPU, its cores shared out on GPUs",
+        range=(0, 256),
+    )  # fmt: skip
+    checkpoint_minutes: float = setting(10.0, "between checkpoints within an epoch; 0: none", range=(0.0, 1e6))
+    checkpoint_steps: int = setting(0, "likewise, in steps", range=(0, 10**9))
 
-    Attributes:
-        stage: The part of the training that is under way.
-    """
-
-    def __init__(self, recipe: dict[str, Any], classes: list[str]):
-        super().__init__()
-        self.save_hyperparameters()
-        self.recipe = config.build(Recipe, recipe)
-        self.network: Network = create(self.recipe.model, num_classes=len(classes), **self.recipe.network_options())
-        self.stage = self.recipe.plan()[0]
-
-    def enter(self, stage: Stage) -> None:
-        """Goes to a stage: what is trained, on which loss, how fast.
+    def trainer_options(self) -> dict[str, Any]:
+        """For `lightning.Trainer`. Under torchrun, processes and nodes are those that it made.
 
         Raises:
-            ConfigError: The network does not have it.
+            ConfigError: A GPU is asked for where there is none, or torchrun made other processes than are asked for.
         """
-        self.stage = stage
-        if not stage.name:
-            return
-        known = getattr(self.network, "stages", ())
-        if stage.name not in known:
-            has = f"its stages: {', '.join(known)}" if known else "it is trained in one go, without stages"
-            raise ConfigError(f"stage '{stage.name}' is none of {self.recipe.model}'s; {has}")
-        self.network.stage(stage.name)
+        gpus = torch.cuda.device_count() if self.accelerator != "cpu" else 0
+        if self.accelerator == "gpu" and not gpus:
+            raise ConfigError("--accelerator gpu, but PyTorch finds none: install its CUDA build, or leave the option")
+        devices, nodes = self.devices or max(gpus, 1), self.nodes
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            local = int(os.environ["LOCAL_WORLD_SIZE"])
+            if self.devices not in (0, local):
+                raise ConfigError(f"torchrun made {local} processes, but --devices asks for {self.devices}")
+            devices, nodes = local, int(os.environ["WORLD_SIZE"]) // local
+        if gpus and devices > gpus:
+            raise ConfigError(f"{devices} processes for {gpus} GPUs: choose as many, or --accelerator cpu")
+        strategy = "ddp" if devices * nodes > 1 else "auto"
+        return {
+            "accelerator": "gpu" if gpus else "cpu", "devices": devices, "num_nodes": nodes, "strategy": strategy,
+        }  # fmt: skip
 
-    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
-        """The loss of one batch; logs it, its parts and the accuracy an epoch."""
-        parts = self._smoothed(batch) if self.plain else self.network.losses(batch)
-        loss, scores, known = parts["loss"], parts["logits"], batch["label"] != OUTLIER
-        accuracy = (scores.argmax(1) == batch["label"])[known].float().mean()
-        logged = {name: value.detach() for name, value in parts.items() if value.ndim == 0 and name != "loss"}
-        figures = {**logged, "loss": loss, "accuracy": accuracy}
-        self.log_dict(figures, on_epoch=True, on_step=False, prog_bar=True, batch_size=len(scores))
-        return loss
-
-    @property
-    def plain(self) -> bool:
-        """Whether the network is trained on cross-entropy alone, which may be smoothed and shown outliers."""
-        return type(self.network).losses is Network.losses
-
-    def _smoothed(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Smoothed cross-entropy; what is no class is asked for equal probabilities."""
-        scores = self.network(**{s.name: batch[s.name] for s in self.network.input_specs})
-        known = batch["label"] != OUTLIER
-        smoothing = self.recipe.label_smoothing
-        losses = torch.nn.functional.cross_entropy(
-            scores, batch["label"], reduction="none", ignore_index=OUTLIER, label_smoothing=smoothing
-        )
-        unsure = -torch.log_softmax(scores, dim=1).mean(dim=1)
-        return {"loss": torch.where(known, losses, self.recipe.outlier_weight * unsure).mean(), "logits": scores}
-
-    def configure_optimizers(self) -> Any:
-        """AdamW without decay of biases and norms, one cycle over all steps of the stage."""
-        trained = [p for p in self.network.parameters() if p.requires_grad]
-        decayed = [p for p in trained if p.ndim > 1]
-        plain = [p for p in trained if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": self.recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        rate = self.stage.learning_rate
-        optimiser = torch.optim.AdamW([group for group in groups if group["params"]], lr=rate)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, steps, pct_start=0.15)
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-class _Epochs(lightning.Callback):
-    """Tells the samples which epoch they are drawn for; `before` were drawn in earlier stages."""
-
-    def __init__(self, before: int):
-        self.before = before
-
-    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        trainer.train_dataloader.dataset.epoch = self.before + trainer.current_epoch
+    def loader_workers(self, devices: int, gpu: bool) -> int:
+        """Worker processes of one device."""
+        if self.workers is not None:
+            return self.workers
+        return min(max((os.cpu_count() or 1) // devices - 1, 1), 16) if gpu else 0
 
 
 def train(
@@ -115,73 +89,191 @@ def train(
     progress: bool = True,
     threads: int = 0,
     init: Sequence[Path] = (),
+    machine: Machine | None = None,
 ) -> Path:
-    """Trains by `recipe` and returns the last checkpoint.
+    """Trains by `recipe` and returns the checkpoint: the best where the recipe holds clips out, else the last.
 
     Args:
         recipe: What to do.
         data_root: Folder that holds a folder a dataset.
-        out: Folder for the checkpoint after each epoch (`last.ckpt`) and `log/version_N/metrics.csv`. Where the recipe
-            has stages, those before the last one lie in folders of their own in it.
+        out: Folder for `last.ckpt`, the one before it (`previous.ckpt`), `best.ckpt` where clips are held out, and
+            `log/`: `version_N/metrics.csv`, and TensorBoard's files. Where the recipe has stages, those before the
+            last one lie in folders of their own in it. On several nodes it must be a folder that all of them see.
         resume: Go on from `out`'s last checkpoint where there is one.
         progress: Show a progress bar.
         threads: CPU threads; 0 for all.
         init: Files of initial weights; see `actrec_models.initial_weights`.
+        machine: Devices, workers, how often to keep what is done.
 
     Raises:
         ConfigError: `out` holds a run by another recipe, `init` another network, or network and dataset do not fit.
         PackageError: A checkpoint or a file of weights is missing, damaged or foreign.
+        DeviceError: A checkpoint cannot be written.
+        Stopped: SIGTERM or Ctrl-C; what was learnt is kept.
     """
     if threads:
         torch.set_num_threads(threads)
     recipe.check()
     lightning.seed_everything(recipe.seed, verbose=False)
-    clips = training_clips(recipe, data_root)
-    recipe = _with_extrema(recipe, clips)
-    module = Recognition(recipe.as_dict(), list(clips.classes))
-    check_streams(clips, module.network.input_specs, recipe)
-    if recipe.outliers and not module.plain:
-        raise ConfigError(f"{recipe.model} has a loss of its own, which knows no outliers: set outliers to 0")
+    run = _Run(recipe, data_root, resume, progress, machine or Machine())
+    recipe = run.with_extrema(recipe)
+    module = run.module(recipe)
     for file in init:
         # The weights alone: schedule and optimiser start anew.
         initial_weights.load(module.network, recipe.model, file)
-    plan, before = recipe.plan(), 0
+    plan, before, kept = recipe.plan(), 0, out / checkpoint.LAST
     for number, stage in enumerate(plan, start=1):
-        folder = out if number == len(plan) else out / f"stage_{number}_{stage.name}"
-        _fit(module, stage, clips, folder, before, resume, progress)
+        folder = out if number == len(plan) else out / f"stage_{number}_{stage.title}"
+        if stage.model:
+            own = run.with_extrema(recipe.of(stage))
+            # The next stage starts from what this one learnt.
+            kept = run.fit(run.module(own), dataclasses.replace(stage, model="", options={}), folder, before)
+            initial_weights.load(module.network, recipe.model, kept)
+        else:
+            kept = run.fit(module, stage, folder, before)
         before += stage.epochs
-    return out / "last.ckpt"
+    return kept
 
 
-def _fit(
-    module: Recognition, stage: Stage, clips: ClipDataset, folder: Path, before: int, resume: bool, progress: bool
-) -> None:
-    """One stage, which leaves its weights in `module` and in `folder`."""
-    recipe, last = module.recipe, folder / "last.ckpt"
-    module.enter(stage)
-    resume = resume and last.is_file()
-    if resume:
-        _check_same_run(last, recipe)
-    window = recipe.window(module.network)
-    samples = Samples(clips, module.network.input_specs, window, recipe, recipe.check())
-    trainer = lightning.Trainer(
-        accelerator="auto",
-        precision=recipe.precision,
-        max_epochs=stage.epochs,
-        logger=CSVLogger(folder, name="log"),
-        callbacks=[_Epochs(before), EMAWeightAveraging(decay=recipe.average_decay), _checkpoint(folder)],
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        gradient_clip_val=1.0,
-        log_every_n_steps=1,
-    )
-    loader = DataLoader(samples, recipe.batch, shuffle=True, drop_last=True)
-    with warnings.catch_warnings():
-        # What a stage does not train is meant to be in evaluation mode.
-        warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
-        trainer.fit(module, loader, ckpt_path=str(last) if resume else None)
-    # The next stage starts from the averaged weights, which are what the checkpoint holds.
-    module.load_state_dict(checkpoint.read(last)["state_dict"])
+class _Run:
+    """What the stages of a run share."""
+
+    def __init__(self, recipe: Recipe, data_root: str, resume: bool, progress: bool, machine: Machine):
+        self.resume, self.progress, self.machine = resume, progress, machine
+        self.options = machine.trainer_options()
+        whole = training_clips(recipe, data_root)
+        self.fingerprint = whole.fingerprint()
+        self.validation = recipe.parts()[3]
+        self.clips, self.held = self.validation.split(whole, recipe.seed)
+
+    def module(self, recipe: Recipe) -> Recognition:
+        """The recipe's network, which the dataset must suit."""
+        module = Recognition(recipe.as_dict(), list(self.clips.classes))
+        check_streams(self.clips, module.network.input_specs, recipe)
+        if recipe.outliers and not module.plain:
+            raise ConfigError(f"{recipe.model} has a loss of its own, which knows no outliers: set outliers to 0")
+        return module
+
+    def with_extrema(self, recipe: Recipe) -> Recipe:
+        """The recipe with Eq. 1's extrema of the training part, where its network takes stamps and it names none."""
+        with torch.random.fork_rng(devices=[]):  # a network made to look at must not change the next one's weights
+            network = create(recipe.model, num_classes=len(self.clips.classes), **recipe.network_options())
+        if "extrema" in recipe.options or not any(spec.modality in stamps.STAMPS for spec in network.input_specs):
+            return recipe
+        window = recipe.window(network)
+        samples = (self.clips[i].sample(window.seconds, window.frames) for i in range(len(self.clips)))
+        found = stamps.extrema(samples, network.input_specs)
+        return dataclasses.replace(recipe, options={**recipe.options, "extrema": found})
+
+    def fit(self, module: Recognition, stage: Stage, folder: Path, before: int) -> Path:
+        """One stage, which leaves its weights in `module` and in the checkpoint that is returned."""
+        module.enter(stage, before)
+        recipe = module.recipe.of(stage)
+        found = checkpoint.newest(folder) if self.resume else None
+        position: dict[str, Any] = {"epoch": 0, "steps": 0, "seconds": 0.0}
+        if found:
+            _check_same_run(found, module.recipe, self.fingerprint)
+            position = _position(found[1], recipe)
+        if not (found and position["finished"]):
+            self._fit(module, recipe, folder, before, position, found[0] if found else None)
+        kept = folder / (checkpoint.BEST if self.held is not None else checkpoint.LAST)
+        # The averaged weights, which are what the checkpoint holds.
+        module.load_state_dict(checkpoint.read(kept)["state_dict"])
+        return kept
+
+    def _fit(
+        self,
+        module: Recognition,
+        recipe: Recipe,
+        folder: Path,
+        before: int,
+        position: dict[str, Any],
+        last: Path | None,
+    ) -> None:
+        sampling = recipe.parts()[2]
+        trainer = lightning.Trainer(
+            **self.options,
+            precision=recipe.precision,
+            max_epochs=recipe.epochs,
+            logger=[CSVLogger(folder, name="log"), TensorBoardLogger(folder, name="log", version="tensorboard")],
+            callbacks=self._callbacks(recipe, folder, before, position),
+            plugins=[AtomicIO()],
+            enable_progress_bar=self.progress,
+            enable_model_summary=False,
+            gradient_clip_val=recipe.gradient_clip or None,
+            accumulate_grad_batches=recipe.accumulate,
+            sync_batchnorm=self._sync_batch_norm(recipe, module),
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+        )
+        loader = self._loader(module, recipe, trainer, sampling, before, position)
+        held = self._held_loader(module, recipe, trainer) if self.held is not None else None
+        with warnings.catch_warnings():
+            # What a stage does not train is meant to be in evaluation mode.
+            warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+            warnings.filterwarnings("ignore", message=r"You defined a `validation_step` but have no `val_dataloader`")
+            # Where it goes on, `Epochs` leaves out what was drawn.
+            warnings.filterwarnings("ignore", message=r"You're resuming from a checkpoint that ended before the epoch")
+            trainer.fit(module, loader, held, ckpt_path=str(last) if last else None, weights_only=True)
+
+    def _callbacks(
+        self, recipe: Recipe, folder: Path, before: int, position: dict[str, Any]
+    ) -> list[lightning.Callback]:
+        metric = self.validation.metric if self.held is not None else ""
+        devices = self.options["devices"] * self.options["num_nodes"]
+        made_of = provenance.describe(
+            recipe, self.fingerprint, len(self.clips), len(self.held or ()), _device(self.options), devices
+        )
+        machine = self.machine
+        callbacks: list[lightning.Callback] = [
+            Monitor(recipe.batch, recipe.accumulate),
+            Checkpoints(
+                folder, made_of, before, recipe.accumulate, machine.checkpoint_minutes, machine.checkpoint_steps,
+                metric, position["seconds"],
+            ),
+        ]  # fmt: skip
+        if recipe.average_decay:
+            callbacks.append(WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(recipe.average_decay)))
+        if metric and self.validation.patience:
+            mode = "max" if metric == "accuracy" else "min"
+            callbacks.append(EarlyStopping(f"val_{metric}", patience=self.validation.patience, mode=mode))
+        return callbacks
+
+    def _sync_batch_norm(self, recipe: Recipe, module: Recognition) -> bool:
+        several = self.options["strategy"] == "ddp" and recipe.sync_batch_norm
+        if several and self.options["accelerator"] == "cpu" and _has_batch_norm(module):
+            logger.warning("PyTorch shares batch norms among GPUs alone: here each process counts its own clips")
+            return False
+        return bool(several and self.options["accelerator"] == "gpu")
+
+    def _loader(
+        self, module: Recognition, recipe: Recipe, trainer: lightning.Trainer, sampling: Sampling, before: int,
+        position: dict[str, Any],
+    ) -> DataLoader:  # fmt: skip
+        augmentation = recipe.check() if recipe.augment else None
+        window = recipe.window(module.network)
+        samples = Samples(self.clips, module.network.input_specs, window, recipe, augmentation, any_clip=True)
+        epochs = Epochs(
+            self.clips.labels, sampling, recipe.seed, recipe.batch, recipe.accumulate, rank=trainer.global_rank,
+            world=trainer.world_size, epoch=before + position["epoch"], steps_done=position["steps"],
+        )  # fmt: skip
+        return DataLoader(samples, batch_sampler=epochs, **self._loader_options(recipe))
+
+    def _held_loader(self, module: Recognition, recipe: Recipe, trainer: lightning.Trainer) -> DataLoader:
+        assert self.held is not None
+        samples = Samples(self.held, module.network.input_specs, recipe.window(module.network), recipe, None)
+        size = max(recipe.batch // (recipe.accumulate * trainer.world_size), 1)
+        shares = Shares(len(self.held), size, trainer.global_rank, trainer.world_size)
+        return DataLoader(samples, batch_sampler=shares, **self._loader_options(recipe))
+
+    def _loader_options(self, recipe: Recipe) -> dict[str, Any]:
+        gpu = self.options["accelerator"] == "gpu"
+        workers = self.machine.loader_workers(self.options["devices"], gpu)
+        own = torch.Generator()
+        own.manual_seed(recipe.seed)  # so that making a loader draws nothing of the network's random numbers
+        more = {"persistent_workers": True, "prefetch_factor": 4, "worker_init_fn": _begin_worker} if workers else {}
+        return {"num_workers": workers, "pin_memory": gpu, "generator": own, **more}
 
 
 def training_clips(recipe: Recipe, data_root: str) -> ClipDataset:
@@ -193,26 +285,37 @@ def training_clips(recipe: Recipe, data_root: str) -> ClipDataset:
     return ClipDataset([*(clips[i] for i in range(len(clips))), *more], clips.classes)
 
 
-def _with_extrema(recipe: Recipe, clips: ClipDataset) -> Recipe:
-    """The recipe with Eq. 1's extrema of the training part, where its network takes stamps and it names none."""
-    with torch.random.fork_rng(devices=[]):  # a network made to look at must not change the next one's weights
-        network = create(recipe.model, num_classes=len(clips.classes), **recipe.network_options())
-    if "extrema" in recipe.options or not any(spec.modality in stamps.STAMPS for spec in network.input_specs):
-        return recipe
-    window = recipe.window(network)
-    samples = (clips[i].sample(window.seconds, window.frames) for i in range(len(clips)))
-    found = stamps.extrema(samples, network.input_specs)
-    return dataclasses.replace(recipe, options={**recipe.options, "extrema": found})
-
-
-def _check_same_run(last: Path, recipe: Recipe) -> None:
-    before = config.build(Recipe, checkpoint.read(last)["hyper_parameters"]["recipe"]).as_dict()
+def _check_same_run(found: tuple[Path, dict[str, Any]], recipe: Recipe, fingerprint: str) -> None:
+    path, content = found
+    before = config.build(Recipe, content["hyper_parameters"]["recipe"]).as_dict()
     changed = [name for name, value in recipe.as_dict().items() if before[name] != value]
+    known = provenance.of_checkpoint(content).get("data_sha256", fingerprint)
+    changed += ["data, although it is called the same"] if known != fingerprint else []
     if changed:
         raise ConfigError(
-            f"{last.parent} holds a run with another {', '.join(changed)}: choose another --out, or --fresh"
+            f"{path.parent} holds a run with another {', '.join(changed)}: choose another --out, or --fresh"
         )
 
 
-def _checkpoint(out: Path) -> ModelCheckpoint:
-    return ModelCheckpoint(dirpath=out, filename="epoch{epoch}", save_last=True, save_top_k=1, monitor=None)
+def _position(content: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """Where a run is; those from before this was kept have checkpoints of whole epochs alone."""
+    if "actrec" in content:
+        return dict(content["actrec"])
+    done = int(content["epoch"]) + 1
+    return {"epoch": done, "steps": 0, "seconds": 0.0, "finished": done >= recipe.epochs}
+
+
+def _device(options: dict[str, Any]) -> torch.device:
+    return torch.device("cuda" if options["accelerator"] == "gpu" else "cpu")
+
+
+def _has_batch_norm(module: Recognition) -> bool:
+    network: Network = module.network
+    return any(isinstance(part, torch.nn.modules.batchnorm._BatchNorm) for part in network.modules())
+
+
+def _begin_worker(_: int) -> None:
+    """A loader's process: signals are the trainer's to answer, and its threads would only be in one another's way."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    cv2.setNumThreads(0)

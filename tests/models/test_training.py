@@ -148,7 +148,7 @@ def test_a_clip_of_one_frame_can_be_augmented():
     ("content", "message"),
     [
         ("epochs: 0", "epochs is 0, allowed: 1 to"),
-        ("optimiser: sgd", "unknown option optimiser"),
+        ("optimiser: sgd", "Recipe.optimiser is .sgd., expected dict"),
         ("augmentation: {spin: 1}", "unknown option spin"),
         ("- a list", "holds no settings"),
         ("epochs: [", "is not YAML"),

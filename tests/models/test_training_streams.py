@@ -94,9 +94,8 @@ def test_other_streams_keep_to_the_stamps_that_are_drawn():
     network = actrec_models.create("c3d_flow", num_classes=2, **SMALL["c3d_flow"])
     settings = config.build(Recipe, {"model": "c3d_flow", "unknown_dataset": ""})
     samples = Samples(ClipDataset([clip], CLASSES), network.input_specs, network.window, settings, options)
-    first, again = samples[0], samples[0]
-    samples.epoch = 1
-    other = samples[0]
+    first, again = samples[0], samples[0, 0, 0]
+    other = samples[1, 0, 0]
     assert first["label"] == 0
     for spec in network.input_specs:
         assert first[spec.name].shape == spec.shape

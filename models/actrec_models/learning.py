@@ -1,0 +1,145 @@
+"""What Lightning trains: a network, its loss, its optimiser and schedule, as a recipe has them."""
+
+import zlib
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from actrec import config
+from actrec.errors import ConfigError
+from actrec_models.networks.base import OUTLIER, Network
+from actrec_models.recipe import Recipe, Stage
+from actrec_models.registry import create
+
+_MONITORED = ("val_loss", "loss")
+
+
+class Recognition(lightning.LightningModule):
+    """Optimises a network's own loss as a recipe says.
+
+    Args:
+        recipe: Plain fields of `Recipe`.
+        classes: Class names.
+
+    Attributes:
+        stage: The part of the training that is under way.
+        epochs_before: Those of earlier stages.
+    """
+
+    def __init__(self, recipe: dict[str, Any], classes: list[str]):
+        super().__init__()
+        self.save_hyperparameters()
+        self.recipe = config.build(Recipe, recipe)
+        self.network: Network = create(self.recipe.model, num_classes=len(classes), **self.recipe.network_options())
+        self.stage = self.recipe.plan()[-1]
+        self.epochs_before = 0
+        self._plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
+        self._plateau_state: dict[str, Any] | None = None
+        self._seen = torch.zeros(2, dtype=torch.float64)  # sum of losses and batches of the epoch so far
+
+    def enter(self, stage: Stage, epochs_before: int = 0) -> None:
+        """Goes to a stage: what is trained, on which loss, how fast.
+
+        Raises:
+            ConfigError: The network does not have it.
+        """
+        self.stage, self.epochs_before = stage, epochs_before
+        if not stage.name:
+            return
+        known = getattr(self.network, "stages", ())
+        if stage.name not in known:
+            has = f"its stages: {', '.join(known)}" if known else "it is trained in one go, without stages"
+            raise ConfigError(f"stage '{stage.name}' is none of {self.recipe.model}'s; {has}")
+        self.network.stage(stage.name)
+
+    # -- steps ---------------------------------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Seeds what is random in the network by where the training is, so that a run that goes on draws the same."""
+        epoch = self.epochs_before + self.current_epoch
+        position = f"{self.recipe.seed} {epoch} {batch_idx} {self.global_rank}"
+        torch.manual_seed(zlib.crc32(position.encode()))
+
+    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        """The loss of one batch; logs it, its parts and the accuracy an epoch."""
+        parts = self._smoothed(batch) if self.plain else self.network.losses(batch)
+        loss, scores, known = parts["loss"], parts["logits"], batch["label"] != OUTLIER
+        accuracy = (scores.argmax(1) == batch["label"])[known].float().mean()
+        logged = {name: value.detach() for name, value in parts.items() if value.ndim == 0 and name != "loss"}
+        if self._plateau is not None:
+            self._seen += torch.tensor([float(loss.detach()), 1.0], dtype=torch.float64)
+        figures = {**logged, "loss": loss, "accuracy": accuracy}
+        self.log_dict(
+            figures, on_epoch=True, on_step=False, prog_bar=True, batch_size=len(scores), sync_dist=self._shared
+        )
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
+        """Logs loss and accuracy on what is held out, neither smoothed nor varied."""
+        parts, known = self.network.losses(batch), batch["label"] != OUTLIER
+        count = int(known.sum())
+        right = (parts["logits"].argmax(1) == batch["label"])[known].float().sum()
+        loss = parts["loss"] if count else torch.zeros_like(parts["loss"])
+        figures = {"val_loss": loss, "val_accuracy": right / max(count, 1)}
+        self.log_dict(figures, on_epoch=True, on_step=False, prog_bar=True, batch_size=count, sync_dist=self._shared)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the network is trained on cross-entropy alone, which may be smoothed and shown outliers."""
+        return type(self.network).losses is Network.losses
+
+    @property
+    def _shared(self) -> bool:
+        return bool(self.trainer.world_size > 1)
+
+    def _smoothed(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Smoothed cross-entropy; what is no class is asked for equal probabilities."""
+        scores = self.network(**{s.name: batch[s.name] for s in self.network.input_specs})
+        known = batch["label"] != OUTLIER
+        smoothing = self.recipe.label_smoothing
+        losses = torch.nn.functional.cross_entropy(
+            scores, batch["label"], reduction="none", ignore_index=OUTLIER, label_smoothing=smoothing
+        )
+        unsure = -torch.log_softmax(scores, dim=1).mean(dim=1)
+        return {"loss": torch.where(known, losses, self.recipe.outlier_weight * unsure).mean(), "logits": scores}
+
+    # -- optimiser and schedule ----------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        """The stage's optimiser, and its schedule over all of the stage's steps."""
+        recipe = self.recipe.of(self.stage)
+        chosen, schedule, _, _ = recipe.parts()
+        optimiser = chosen.make(self.network.parameters(), recipe.learning_rate, recipe.weight_decay)
+        self._plateau = schedule.plateau(optimiser)
+        if self._plateau is not None and self._plateau_state is not None:
+            self._plateau.load_state_dict(self._plateau_state)
+        steps = int(self.trainer.estimated_stepping_batches)
+        by_step = schedule.make(optimiser, recipe.learning_rate, steps, recipe.epochs)
+        if by_step is None:
+            return optimiser
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": by_step, "interval": "step"}}
+
+    def on_train_epoch_end(self) -> None:
+        """Steps a plateau schedule: by the loss on what is held out, else by that of the epoch's training."""
+        if self._plateau is None:
+            return
+        figures = self.trainer.callback_metrics
+        if "val_loss" in figures:
+            loss = float(figures["val_loss"])
+        else:
+            total = self.trainer.strategy.reduce(self._seen.to(self.device, torch.float32), reduce_op="mean")
+            loss = float(total[0] / total[1])
+        self._plateau.step(loss)
+        self._seen = torch.zeros_like(self._seen)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what the plateau schedule knows."""
+        if self._plateau is not None:
+            checkpoint["plateau"] = {"schedule": self._plateau.state_dict(), "seen": self._seen}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes it up again."""
+        if "plateau" in checkpoint:
+            self._plateau_state, self._seen = checkpoint["plateau"]["schedule"], checkpoint["plateau"]["seen"]

@@ -1,0 +1,82 @@
+"""What a training run logs beside its loss: learning rate, clips a second, what the GPU does."""
+
+import time
+from functools import cache
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+
+EVERY = 10
+"""Steps from one point of TensorBoard's curves to the next."""
+
+
+class Monitor(lightning.Callback):
+    """Logs, an epoch, learning rate, clips a second and the GPU's memory and use; every few steps to TensorBoard.
+
+    Args:
+        batch: Clips a step of all processes.
+        accumulate: Parts of a batch.
+    """
+
+    def __init__(self, batch: int, accumulate: int):
+        self.batch, self.accumulate = batch, accumulate
+        self._epoch = self._point = time.perf_counter()
+        self._epoch_steps = 0
+        self._used: list[float] = []
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Starts the clocks."""
+        self._epoch = self._point = time.perf_counter()
+        self._epoch_steps, self._used = 0, []
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts a step; now and then gives TensorBoard a point."""
+        if (batch_idx + 1) % self.accumulate:
+            return
+        self._epoch_steps += 1
+        if self._epoch_steps % EVERY:
+            return
+        now = time.perf_counter()
+        figures = {"step/clips_per_s": EVERY * self.batch / (now - self._point), **self._rate(trainer, "step/")}
+        figures["step/loss"] = float(outputs["loss"] if isinstance(outputs, dict) else outputs) * self.accumulate
+        self._point = now
+        used = gpu_utilisation(pl_module.device)
+        if used is not None:
+            self._used.append(used)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.log_metrics(figures, step=trainer.global_step)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Logs the epoch's figures."""
+        seconds = time.perf_counter() - self._epoch
+        figures = {"clips_per_s": self._epoch_steps * self.batch / seconds, **self._rate(trainer)}
+        if pl_module.device.type == "cuda":
+            figures["gpu_memory_mb"] = torch.cuda.max_memory_allocated(pl_module.device) / 1e6
+        if self._used:
+            figures["gpu_utilisation"] = sum(self._used) / len(self._used)
+        pl_module.log_dict(figures, rank_zero_only=True)
+
+    @staticmethod
+    def _rate(trainer: lightning.Trainer, prefix: str = "") -> dict[str, float]:
+        return {f"{prefix}learning_rate": trainer.optimizers[0].param_groups[0]["lr"]}
+
+
+def gpu_utilisation(device: torch.device) -> float | None:
+    """Percent of the last moment in which the GPU was busy; None on a CPU or without NVIDIA's management library."""
+    if device.type != "cuda" or not _has_nvml():
+        return None
+    return float(torch.cuda.utilization(device))
+
+
+@cache
+def _has_nvml() -> bool:
+    try:
+        torch.cuda.utilization()
+    except (ImportError, RuntimeError):  # nvidia-ml-py is not installed, or the driver has no such library
+        return False
+    return True

@@ -1,0 +1,81 @@
+"""What a training run was made of: data, source, versions, machine."""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from actrec_models.recipe import Recipe
+
+PACKAGES = ("torch", "lightning", "numpy", "opencv-python-headless", "opencv-python", "scipy", "numba", "av")
+
+
+def commit() -> str:
+    """The source's commit, with "+" where it has uncommitted changes; empty outside a checkout."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    head = _output([*git, "rev-parse", "--short=12", "HEAD"])
+    return head + ("+" if head and _output([*git, "status", "--porcelain", "-uno"]) else "")
+
+
+def describe(recipe: Recipe, fingerprint: str, clips: int, held_out: int, device: torch.device, world: int) -> dict:
+    """Plain values for the checkpoint; the recipe itself stands beside them.
+
+    Args:
+        recipe: What is followed.
+        fingerprint: `ClipDataset.fingerprint` of the training part.
+        clips: That are trained on.
+        held_out: That are validated on.
+        device: That trains.
+        world: How many of these.
+    """
+    return {
+        "dataset": recipe.dataset,
+        "split": recipe.split,
+        "seed": recipe.seed,
+        "data_sha256": fingerprint,
+        "clips": clips,
+        "held_out": held_out,
+        "commit": commit(),
+        "packages": packages(),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "host": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "device": device_name(device, world),
+    }
+
+
+def packages() -> dict[str, str]:
+    """Version of Python, of actrec and of what it computes with."""
+    found = {"python": platform.python_version()}
+    for name in ("actrec", *PACKAGES):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # one of the two OpenCVs, or an optional one
+            continue
+    return found
+
+
+def device_name(device: torch.device, world: int = 1) -> str:
+    """What computes, e.g. "2 × NVIDIA H200", "cpu (2 threads)"."""
+    name = f"{device.type} ({torch.get_num_threads()} threads)"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    return f"{world} × {name}" if world > 1 else name
+
+
+def of_checkpoint(content: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of its run; of one from before this was kept, what can be told from the rest."""
+    kept = content.get("actrec")
+    if isinstance(kept, dict) and isinstance(kept.get("provenance"), dict):
+        return {**kept["provenance"], "epochs": kept["epochs"], "hours": kept["seconds"] / 3600}
+    return {"epochs": int(content.get("epoch", -1)) + 1}
+
+
+def _output(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""

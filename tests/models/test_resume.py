@@ -1,0 +1,193 @@
+"""A run that is killed and goes on ends where one ends that was left alone, to the bit."""
+
+import dataclasses
+import errno
+import logging
+import multiprocessing
+import os
+import signal
+
+import pytest
+import torch
+import yaml
+
+from actrec import config
+from actrec.cli import main
+from actrec.errors import ConfigError, DeviceError, PackageError
+from actrec_models import checkpoint, data, saving, training
+from actrec_models.learning import Recognition
+from actrec_models.recipe import Recipe
+from actrec_models.training import Machine
+from tests.models.made_up import TINY, skeletons, write
+
+EACH_STEP = Machine(checkpoint_steps=1, accelerator="cpu", workers=0)
+
+
+@pytest.fixture(autouse=True)
+def dataset(monkeypatch):
+    torch.set_num_threads(1)
+    monkeypatch.setattr(data, "create", lambda name, root, **options: skeletons())
+
+
+def run(out, machine=EACH_STEP, **changes):
+    recipe = config.build(Recipe, {**TINY, **changes})
+    return training.train(recipe, "", out, progress=False, threads=1, machine=machine)
+
+
+def at_step(monkeypatch, wanted, action):
+    """Has `action` run before a step of the whole run, counted from 0."""
+    step = Recognition.training_step
+
+    def changed(self, batch, index):
+        if self.trainer.global_step == wanted:
+            action()
+        return step(self, batch, index)
+
+    monkeypatch.setattr(Recognition, "training_step", changed)
+
+
+def killed(monkeypatch, out, step, machine=EACH_STEP, **changes):
+    """A run in a process of its own, which is killed before a step."""
+    with monkeypatch.context() as patched:
+        at_step(patched, step, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        child = multiprocessing.get_context("fork").Process(target=run, args=(out, machine), kwargs=changes)
+        child.start()
+        child.join(120)
+    assert child.exitcode == -signal.SIGKILL
+
+
+def state(path):
+    content = checkpoint.read(path)
+    kept = {"weights": content["state_dict"], "now": content.get("current_model_state", {})}
+    kept["optimiser"] = {
+        f"{index} {name}": value for index, values in content["optimizer_states"][0]["state"].items()
+        for name, value in values.items() if isinstance(value, torch.Tensor)
+    }  # fmt: skip
+    rates = [group["lr"] for group in content["optimizer_states"][0]["param_groups"]]
+    return kept, rates, content["global_step"]
+
+
+def same(one, other):
+    (ours, rates, steps), (theirs, other_rates, other_steps) = state(one), state(other)
+    assert (rates, steps) == (other_rates, other_steps)
+    for part, values in ours.items():
+        assert values.keys() == theirs[part].keys()
+        for name, value in values.items():
+            assert torch.equal(value, theirs[part][name]), (part, name)
+
+
+VARIANTS = {
+    "as recipes are": ({}, 0, 7),
+    "with workers": ({}, 2, 8),
+    "in parts, balanced, without average": (
+        {"accumulate": 2, "average_decay": 0.0, "sampling": {"repeats": 2, "balance": "classes"}}, 0, 13,
+    ),
+    "plateau of the training loss": (
+        {"optimiser": {"name": "sgd", "nesterov": True}, "schedule": {"name": "plateau", "patience": 0}, "epochs": 4,
+         "learning_rate": 2.0}, 0, 12,
+    ),
+    "with clips held out": ({"validation": {"share": 0.2, "by": "subject", "patience": 3}, "epochs": 3}, 0, 5),
+    "just after an epoch": ({"validation": {"share": 0.2}}, 0, 4),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_killed_run_goes_on_to_the_same_weights(variant, tmp_path, monkeypatch):
+    changes, workers, step = VARIANTS[variant]
+    machine = dataclasses.replace(EACH_STEP, workers=workers)
+    whole = run(tmp_path / "whole", machine, **changes)
+    killed(monkeypatch, tmp_path / "killed", step, machine, **changes)
+    position = checkpoint.read(tmp_path / "killed/last.ckpt")["actrec"]
+    assert not position["finished"]
+    assert checkpoint.read(tmp_path / "killed/last.ckpt")["global_step"] == step, "the last step was kept"
+    ended = run(tmp_path / "killed", machine, **changes)
+    assert whole.name == ended.name == ("best.ckpt" if "validation" in changes else "last.ckpt")
+    same(tmp_path / "whole/last.ckpt", tmp_path / "killed/last.ckpt")
+    same(whole, ended)
+    assert checkpoint.read(tmp_path / "killed/last.ckpt")["actrec"]["finished"]
+
+
+def test_a_signal_keeps_the_step_and_ends_the_command(tmp_path, monkeypatch, capsys):
+    path, out = write(tmp_path / "recipe.yaml"), tmp_path / "run"
+    command = ["train", str(path), "--data", str(tmp_path), "--out", str(out), "--quiet", "--threads", "1"]
+    before = signal.getsignal(signal.SIGTERM)
+    for number, status, step in ((signal.SIGTERM, 143, 3), (signal.SIGINT, 130, 6)):
+        with monkeypatch.context() as patched:
+            at_step(patched, step - 1, lambda number=number: os.kill(os.getpid(), number))
+            assert main(command) == status
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert f"stopped by {number.name}; step {step} is kept in {out / 'last.ckpt'}" in error
+        assert checkpoint.read(out / "last.ckpt")["global_step"] == step
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert main(command) == 0
+    same(run(tmp_path / "whole"), out / "last.ckpt")
+
+
+def test_a_damaged_checkpoint_costs_no_more_than_its_step(tmp_path, monkeypatch, caplog):
+    whole, out = run(tmp_path / "whole"), tmp_path / "run"
+    with monkeypatch.context() as patched:
+        at_step(patched, 8, lambda: (_ for _ in ()).throw(RuntimeError("power cut")))
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(out)
+    last = out / "last.ckpt"
+    last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
+    (out / ".last.ckpt.part").write_bytes(b"half a checkpoint")
+    with caplog.at_level(logging.WARNING, "actrec_models"):
+        run(out)
+    assert f"{last}: damaged; going on from previous.ckpt" in caplog.text
+    same(whole, last)
+    for path in (last, out / "previous.ckpt"):
+        path.write_bytes(b"")
+    with pytest.raises(PackageError, match=r"previous.ckpt is refused.*--fresh"):
+        run(out)
+
+
+def test_a_full_disk_costs_no_checkpoint(tmp_path, monkeypatch):
+    whole, out, left = run(tmp_path / "whole"), tmp_path / "run", iter(range(3))
+    write_whole = torch.save
+
+    def save(content, file):
+        if next(left, None) is None:
+            file.write(b"as much as there was room for")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_whole(content, file)
+
+    with monkeypatch.context() as full:
+        full.setattr(saving.torch, "save", save)
+        with pytest.raises(
+            DeviceError, match=r"last.ckpt: the disk is full; make room and give the same command again"
+        ):
+            run(out)
+    assert not list(out.glob(".*")), "room is not wasted on half a file"
+    assert checkpoint.read(out / "last.ckpt")["global_step"] == 3
+    run(out)
+    same(whole, out / "last.ckpt")
+
+
+def test_another_recipe_or_other_data_are_no_resumption(tmp_path, monkeypatch):
+    run(tmp_path)
+    with pytest.raises(ConfigError, match=r"holds a run with another optimiser, gradient_clip: choose another --out"):
+        run(tmp_path, optimiser={"name": "sgd"}, gradient_clip=0.5)
+    monkeypatch.setattr(data, "create", lambda name, root, **options: skeletons(24))
+    with pytest.raises(ConfigError, match="another data, although it is called the same"):
+        run(tmp_path)
+
+
+def test_a_finished_run_is_left_alone(tmp_path, monkeypatch):
+    kept = run(tmp_path)
+    written = kept.stat().st_mtime_ns
+    at_step(monkeypatch, 10, lambda: pytest.fail("trained on"))
+    assert run(tmp_path) == kept
+    assert kept.stat().st_mtime_ns == written
+
+
+def test_early_stop_by_held_out_subjects(tmp_path, monkeypatch):
+    validation = {"share": 0.3, "by": "subject", "patience": 1, "metric": "loss"}
+    monkeypatch.setattr(Recognition, "training_step", lambda self, batch, index: None)  # nothing is ever better
+    kept = run(tmp_path, validation=validation, epochs=9, schedule={"name": "constant"}, average_decay=0.0)
+    content = checkpoint.read(tmp_path / "last.ckpt")
+    assert content["actrec"]["finished"]
+    assert 0 < content["epoch"] < 8
+    assert kept.name == "best.ckpt"
+    assert content["actrec"]["provenance"]["held_out"] == 5, "one subject: two would be too many"
+    assert yaml.safe_load(yaml.safe_dump(content["actrec"]))["provenance"]["data_sha256"] == skeletons().fingerprint()
