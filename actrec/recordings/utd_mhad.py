@@ -55,6 +55,8 @@ def read_utd_mhad_mat(path: str | Path, fps: float = FPS) -> SkeletonSequence:
         raise InputError(f"'{path}' holds no 'd_skel': it is no UTD-MHAD skeleton file") from error
     except Exception as error:  # scipy raises a dozen types for a damaged file
         raise InputError(f"'{path}' is corrupt or no MATLAB file; copy it again ({error})") from error
+    if skeleton.ndim == 2:  # MATLAB stores an array of one frame without its last axis
+        skeleton = skeleton[..., None]
     if skeleton.ndim != 3 or skeleton.shape[:2] != (20, 3) or not skeleton.shape[2]:
         raise InputError(f"'{path}': d_skel is {list(skeleton.shape)}, expected [20, 3, frames]")
     name = path.stem.removesuffix("_skeleton")

@@ -1,6 +1,7 @@
 """Datasets that lie in one small archive, read whole, or as published: a file for each item."""
 
 import hashlib
+import os
 import re
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -103,7 +104,8 @@ def files_by_name(root: Path, archive: str, pattern: str) -> dict[str, Path]:
     if not root.is_dir():
         raise DeviceError(f"there is no folder '{root}'; check the path")
     found: dict[str, Path] = {}
-    for path in sorted(root.rglob("*")):
+    every = (Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names)
+    for path in sorted(every):
         match = re.fullmatch(pattern, path.name, re.IGNORECASE)
         if not match:
             continue

@@ -1,0 +1,273 @@
+"""N-UCLA, UTD-MHAD and SHREC'17 from the files as published, against the archives of the same recordings."""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from actrec.errors import ConfigError, DeviceError, InputError
+from actrec_models import data
+from actrec_models.data.archive import ArchiveSource
+
+
+def same(published: ArchiveSource, packed: ArchiveSource, count: int) -> None:
+    """Every published item that is there: the archive's clip, number for number, and its part of the split."""
+    assert packed.packed and not published.packed
+    known, there = {e.name: e for e in packed.entries()}, [e for e in published.entries() if e.files]
+    assert len(there) == count
+    for entry in there:
+        clip, other = published.read(entry), packed.read(known[entry.name])
+        assert (clip.name, clip.label, entry.label) == (entry.name, other.label, other.label)
+        np.testing.assert_array_equal(clip.bodies, other.bodies)
+        np.testing.assert_array_equal(clip.stamps_ns, other.stamps_ns)
+        for split in packed.splits:
+            assert published.part(entry, split) == packed.part(known[entry.name], split) != ""
+        assert {key: entry.meta[key] for key in known[entry.name].meta} == known[entry.name].meta
+
+
+def folder(root: Path, files) -> Path:
+    """Links to files in a folder of their own."""
+    root.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        shutil.copy(file, root / file.name)
+    return root
+
+
+# -- N-UCLA ------------------------------------------------------------------------------------------------------------
+
+
+def test_nucla_files(data_root):
+    same(data.source("nucla", data_root / "nucla/raw"), data.source("nucla", data_root / "nucla"), 50)
+
+
+def test_nucla_view_rule_is_the_published_split(data_root):
+    """Every one of the 1,484 names, and the label of each, as the list that the field shares has them."""
+    split = json.loads((data_root / "nucla/split_train_val.json").read_text())
+    source = data.source("nucla", data_root / "nucla")
+    entries = source.entries()
+    for part, listed in (("train", split["train"]), ("test", split["val"])):
+        ours = {e.name: e.label + 1 for e in entries if source.part(e, "view") == part}
+        assert ours == {item["file_name"]: item["label"] for item in listed}
+        lengths = {e.name: len(source.read(e).stamps_ns) for e in entries if source.part(e, "view") == part}
+        assert lengths == {item["file_name"]: item["length"] for item in listed}
+
+
+def test_nucla_bad_files(data_root, tmp_path):
+    raw = sorted((data_root / "nucla/raw").glob("*.json"))
+    root = folder(tmp_path / "all_sqe", raw[:6])
+    (root / raw[0].name).write_text("")
+    (root / raw[1].name).write_bytes(raw[1].read_bytes()[:1000])
+    content = json.loads(raw[2].read_text())
+    for name, change in ((raw[2].name, {"label": 7}), (raw[3].name, {}), (raw[4].name, {"skeletons": []})):
+        (root / name).write_text(json.dumps({**content, **change}))
+    (root / "split_train_val.json").write_text("{}")  # not a sequence
+    source = data.source("nucla", tmp_path)
+    entries = {e.name: e for e in source.entries()}
+    assert len(entries) == 6
+    messages = [
+        "corrupt or no N-UCLA",
+        "corrupt or no N-UCLA",
+        "of class 7, but its name",
+        "says that it is",
+        "is .0., exp",
+    ]
+    for file, message in zip(raw, messages, strict=False):
+        with pytest.raises(InputError, match=f"{file.name}.*{message}"):
+            source.read(entries[file.stem])
+    assert source.read(entries[raw[5].stem]).bodies.shape[2:] == (25, 3)
+    (root / raw[5].name).unlink()
+    with pytest.raises(DeviceError, match=raw[5].name):
+        source.read(entries[raw[5].stem])
+
+
+def test_nucla_bad_folders(data_root, tmp_path):
+    with pytest.raises(DeviceError, match=r"holds neither nucla_skeletons\.npz nor the files as published"):
+        data.create("nucla", tmp_path)
+    with pytest.raises(DeviceError, match="no folder"):
+        data.create("nucla", tmp_path / "none")
+    raw = sorted((data_root / "nucla/raw").glob("*.json"))
+    folder(tmp_path / "a", raw[:1])
+    folder(tmp_path / "b", raw[:1])
+    with pytest.raises(InputError, match="are of the same sample; remove one"):
+        data.create("nucla", tmp_path)
+    (tmp_path / "b" / raw[0].name).rename(tmp_path / "b" / "a07_s01_e00_v01.json")
+    with pytest.raises(InputError, match=r"a07_s01_e00_v01\.json' is of an action or a view that N-UCLA does not have"):
+        data.create("nucla", tmp_path)
+
+
+def test_an_archive_that_holds_an_item_twice(data_root, tmp_path):
+    with np.load(data_root / "nucla/nucla_skeletons.npz") as archive:
+        arrays = dict(archive)
+    frames = int(arrays["length"][:2].sum())
+    arrays = {key: value[:2] for key, value in arrays.items() if key != "xyz"} | {"xyz": arrays["xyz"][:frames]}
+    arrays["name"][1] = arrays["name"][0]
+    np.savez(tmp_path / "nucla_skeletons.npz", **arrays)
+    with pytest.raises(InputError, match=f"holds {arrays['name'][0]} twice"):
+        data.create("nucla", tmp_path)
+
+
+# -- UTD-MHAD ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def utd_mhad(data_root, tmp_path):
+    """The published folders alone."""
+    for kind in ("skeleton", "depth"):
+        (tmp_path / kind.capitalize()).symlink_to(data_root / "utd_mhad" / kind)
+    return tmp_path
+
+
+def test_utd_mhad_files(data_root, utd_mhad):
+    published = data.source("utd_mhad", utd_mhad)
+    same(published, data.source("utd_mhad", data_root / "utd_mhad"), 14)
+    for entry in published.entries():
+        assert set(entry.files) == {"skeleton", "depth"} and entry.files["depth"].name == f"{entry.name}_depth.mat"
+    assert [e.meta["action"] for e in published.entries()][:3] == [1, 3, 5]  # by number, not by letter
+    assert pickle.loads(pickle.dumps(published)).fingerprint(published.entries()) == published.fingerprint(
+        published.entries()
+    )
+
+
+def test_utd_mhad_bad_files(data_root, tmp_path):
+    raw = sorted((data_root / "utd_mhad/skeleton").glob("*.mat"))[:4]
+    root = folder(tmp_path / "Skeleton", raw)
+    (root / raw[0].name).write_bytes(b"")
+    (root / raw[1].name).write_bytes(raw[1].read_bytes()[:500])
+    shutil.copy(data_root / f"utd_mhad/depth/{raw[2].name.replace('skeleton', 'depth')}", root / raw[2].name)
+    source = data.source("utd_mhad", tmp_path)
+    entries = {f"{e.name}_skeleton.mat": e for e in source.entries()}
+    for file, message in zip(raw, ("corrupt or no MATLAB", "corrupt or no MATLAB", "holds no 'd_skel'"), strict=False):
+        with pytest.raises(InputError, match=f"{file.name}.*{message}"):
+            source.read(entries[file.name])
+    assert len(source.read(entries[raw[3].name]).bodies) == 1
+    (root / raw[0].name).rename(root / "a28_s1_t1_skeleton.mat")
+    with pytest.raises(InputError, match=r"a28_s1_t1_skeleton\.mat' is of an action or a subject"):
+        source.entries()
+
+
+def test_utd_mhad_with_a_single_frame_and_with_none(tmp_path):
+    joints = np.random.default_rng(0).normal(0, 0.3, (20, 3))
+    savemat(tmp_path / "a1_s1_t1_skeleton.mat", {"d_skel": joints})  # so MATLAB stores 20×3×1
+    savemat(tmp_path / "a1_s1_t2_skeleton.mat", {"d_skel": joints[..., None][..., :0]})
+    source = data.source("utd_mhad", tmp_path)
+    one, none = source.entries()
+    assert source.read(one).bodies.shape == (1, 1, 25, 3)
+    with pytest.raises(InputError, match=r"a1_s1_t2.*d_skel is \[20, 3, 0\], expected"):
+        source.read(none)
+
+
+# -- SHREC'17 ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["shrec17_14", "shrec17_28"])
+def test_shrec17_lists_and_files(data_root, name):
+    published, packed = data.source(name, data_root / "shrec17/raw"), data.source(name, data_root / "shrec17")
+    labels = {e.name: (e.label, published.part(e, "official")) for e in published.entries()}
+    assert labels == {e.name: (e.label, packed.part(e, "official")) for e in packed.entries()}
+    assert sum(part == "train" for _, part in labels.values()) == 1960 and len(labels) == 2800
+    same(published, packed, 28)
+    assert len(data.create(name, data_root / "shrec17/raw", part="test")) == 840  # read by nobody yet
+
+
+@pytest.fixture
+def shrec17(data_root, tmp_path):
+    """The sequences that are here, half of them in either list."""
+    raw, root = data_root / "shrec17/raw", tmp_path / "shrec17"
+    root.mkdir()
+    for source in sorted(raw.glob("gesture_*/*/*/*/skeletons_world.txt")):
+        target = root / source.relative_to(raw)
+        target.parent.mkdir(parents=True)
+        shutil.copy(source, target)
+    rows = [row for part in ("train", "test") for row in (raw / f"{part}_gestures.txt").read_text().splitlines()]
+    there = [row for row in rows if (root / path(row.split())).is_file()]
+    for part, listed in (("train", there[:14]), ("test", there[14:])):
+        (root / f"{part}_gestures.txt").write_text("\n".join(listed) + "\n")
+    return root
+
+
+def path(row):
+    return "gesture_{}/finger_{}/subject_{}/essai_{}/skeletons_world.txt".format(*row[:4])
+
+
+def rows_of(root, part="train"):
+    return [line.split() for line in (root / f"{part}_gestures.txt").read_text().splitlines()]
+
+
+def test_shrec17_bad_sequences(shrec17):
+    rows = rows_of(shrec17)
+    assert len(rows) > 5
+    files = [shrec17 / path(row) for row in rows]
+    text = files[0].read_text()
+    lines = text.rstrip("\n").split("\n")
+    half = text[: len(text) // 2].rsplit(" ", 1)[0]
+    damage = ["", half, "\n".join(lines[:-1]), "\n".join([*lines[:3], "1 2 3"]), "x " * 66]
+    for file, content in zip(files, damage, strict=False):
+        file.write_text(content)
+    files[5].unlink()
+    source = data.source("shrec17_14", shrec17)
+    entries = {e.name: e for e in source.entries()}
+    messages = ["is empty", "columns, expected 66", "frames but the list says", "line 4 has 3 columns", "is corrupt"]
+    for row, file, message in zip(rows, files, messages, strict=False):
+        with pytest.raises(InputError, match=f"{message}") as raised:
+            source.read(entries[str(Path(path(row)).parent)])
+        assert str(file) in str(raised.value)
+    gone = entries[str(Path(path(rows[5])).parent)]
+    assert gone.files == {}
+    with pytest.raises(DeviceError, match=path(rows[5])):
+        source.read(gone)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: [*rows, rows[0]], "is listed twice"),
+        (lambda rows: [rows[0][:6], *rows[1:]], "line 1 has 6 columns, expected 7"),
+        (lambda rows: [["15", *rows[0][1:]], *rows[1:]], "line 1: no gesture 15"),
+        (lambda rows: [[*rows[0][:4], "9", *rows[0][5:]], *rows[1:]], "line 1: labels 9 and"),
+        (lambda rows: [["a", *rows[0][1:]], *rows[1:]], "is corrupt"),
+        (lambda rows: [], "is empty"),
+    ],
+)
+def test_shrec17_bad_lists(shrec17, change, message):
+    rows = change(rows_of(shrec17))
+    (shrec17 / "train_gestures.txt").write_text("\n".join(" ".join(row) for row in rows))
+    with pytest.raises(InputError, match=message) as raised:
+        data.create("shrec17_14", shrec17)
+    assert "train_gestures.txt" in str(raised.value)
+
+
+def test_shrec17_lists_that_share_a_sequence_or_are_not_there(shrec17):
+    shutil.copy(shrec17 / "train_gestures.txt", shrec17 / "test_gestures.txt")
+    with pytest.raises(InputError, match=r"train_gestures\.txt and test_gestures\.txt both list gesture_"):
+        data.create("shrec17_14", shrec17)
+    (shrec17 / "test_gestures.txt").unlink()
+    with pytest.raises(DeviceError, match="test_gestures"):
+        data.create("shrec17_14", shrec17)
+    (shrec17 / "train_gestures.txt").unlink()
+    with pytest.raises(DeviceError, match=r"holds neither shrec17_skeletons\.npz nor train_gestures\.txt"):
+        data.create("shrec17_14", shrec17)
+
+
+# -- all of them -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["nucla", "utd_mhad", "shrec17_14"])
+def test_unknown_splits_and_parts(data_root, name):
+    root = data.folder(data_root, name)
+    with pytest.raises(ConfigError, match="has split .*; got 'other'"):
+        data.create(name, root, split="other")
+    with pytest.raises(ConfigError, match="has parts train, test; got 'val'"):
+        data.create(name, root, part="val")
+
+
+@pytest.mark.parametrize("name", ["nucla", "utd_mhad", "shrec17_14"])
+def test_a_damaged_archive(data_root, tmp_path, name):
+    packed = data.source(name, data.folder(data_root, name))
+    whole = (packed.root / packed.archive).read_bytes()
+    (tmp_path / packed.archive).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=packed.archive):
+        data.create(name, tmp_path)
