@@ -53,7 +53,7 @@ def export(source: Path, folder: Path, data_root: str, overwrite: bool = False) 
     """
     recipe, classes, network = load_checkpoint(source)
     content = to_onnx(network)
-    provenance = _trained(recipe, provenances.of_checkpoint(checkpoint.read(source)))
+    provenance = trained(recipe, provenances.of_checkpoint(checkpoint.read(source)))
     draft = describe(recipe.model, recipe.options, classes, network, provenance)
     draft = dataclasses.replace(draft, window=recipe.window(network))
     with tempfile.TemporaryDirectory() as scratch:
@@ -112,7 +112,7 @@ def export_network(
     return package.write(folder, described, content, weights, card(described, folder.name), overwrite)
 
 
-def _trained(recipe: Recipe, run: dict[str, Any]) -> package.Provenance:
+def trained(recipe: Recipe, run: dict[str, Any]) -> package.Provenance:
     """What is known of the run that made a checkpoint; its accuracy is yet to be measured."""
     return package.Provenance(
         dataset=recipe.dataset,
@@ -177,14 +177,13 @@ def _judge(
 ) -> tuple[package.Rejection, dict[str, Any]]:
     """The rejection, and the figures of the card."""
     test = data.create(recipe.dataset, data.folder(data_root, recipe.dataset), split=recipe.split, part="test")
-    scores = evaluation.logits(session, test)
-    right = scores.argmax(axis=1) == [test[i].label for i in range(len(test))]
+    scores = evaluation.score(session, test, recipe.clips).logits
+    right = scores.argmax(axis=1) == test.labels
     figures: dict[str, Any] = {
         "accuracy": float(right.mean()),
         "test_clips": len(test),
         "parameters": _parameters(network),
         "streams": len(network.input_specs),
-        "clips": recipe.clips,
     }
     missing = rejection.hindrance(recipe, network.input_specs)
     if missing:

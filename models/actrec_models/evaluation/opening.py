@@ -11,6 +11,7 @@ from actrec import inference, package
 from actrec.inference import Session
 from actrec.inference.session import Shape
 from actrec_models import checkpoint, export
+from actrec_models import provenance as provenances
 from actrec_models.networks.base import Network
 
 SUFFIX = ".ckpt"
@@ -74,23 +75,12 @@ def open_model(path: str | Path, *, backend: str = "onnxruntime", threads: int =
         return _open_checkpoint(Path(path))
     options = {"threads": threads} if inference.resolve(backend) == "onnxruntime" else {}
     session = inference.load(path, backend, **options)
-    return Model(session.package.name, session, str(session.package.provenance.figures.get("clips", "live")))
+    return Model(session.package.name, session, str(session.package.provenance.settings.get("clips", "live")))
 
 
 def _open_checkpoint(path: Path) -> Model:
     recipe, classes, network = export.load_checkpoint(path)
-    done = int(checkpoint.read(path).get("epoch", -1)) + 1
-    provenance = package.Provenance(
-        dataset=recipe.dataset,
-        split=recipe.split,
-        seed=recipe.seed,
-        epochs=done,
-        accuracy=0.0,
-        licence="",
-        recipe=recipe.command,
-        commit="",
-        created="",
-    )
+    provenance = export.trained(recipe, provenances.of_checkpoint(checkpoint.read(path)))
     described = export.describe(recipe.model, recipe.options, classes, network, provenance)
     described = dataclasses.replace(described, window=recipe.window(network), path=path.resolve())
     # A run's folder tells its checkpoints from another run's: they are all called `last.ckpt`.

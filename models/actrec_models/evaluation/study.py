@@ -1,8 +1,9 @@
 """One or several models scored on a dataset: alone, fused, or as repetitions over seeds or folds."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,10 @@ from actrec_models.evaluation.target import Target, check_same_classes, merging,
 
 SPREAD = ("accuracy", "top5", "mean_class_accuracy", "mean_f1", "mean_average_precision", "ece", "nll", "brier", "aurc")
 """The figures of which repetitions get a mean and a spread."""
+
+
+FREE = ("seed", "command")
+"""The fields of a recipe by which repetitions may differ."""
 
 
 @dataclass(frozen=True)
@@ -216,11 +221,21 @@ def _no_repetitions(models: Sequence[Model]) -> str:
         for what in ("dataset", "split"):
             if getattr(ours.provenance, what) != getattr(theirs.provenance, what):
                 return f"{first.name} and {model.name} were trained on another {what}"
+        changed = _changed(ours.provenance.settings, theirs.provenance.settings)
+        if changed:
+            return f"the recipes of {first.name} and {model.name} differ by their {', '.join(changed)}"
         if theirs.provenance.seed in seen:
             twin = seen[theirs.provenance.seed]
             return f"{twin.name} and {model.name} have the same seed {theirs.provenance.seed}"
         seen[theirs.provenance.seed] = model
     return ""
+
+
+def _changed(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """The fields of two recipes that differ, where both packages keep theirs; seed and words aside."""
+    if not (ours and theirs):
+        return []
+    return sorted(key for key in ours.keys() | theirs.keys() if key not in FREE and ours.get(key) != theirs.get(key))
 
 
 def _same_length(models: Sequence[Model]) -> bool:
