@@ -58,6 +58,10 @@ POOLS = {
 """Kernel and stride in (T, H, W) of the pools between the blocks."""
 
 
+NORM_MOMENTUM = 0.01
+"""Share of a batch in the batch norms' running statistics, as the port has it: right after some hundred steps."""
+
+
 def picture_spec(name: str, frames: int, size: int) -> InputSpec:
     """The input (3, T, S, S) in [−1, 1] that an I3D takes; `name` is also the modality ("body_crop", "image", …).
 
@@ -115,7 +119,7 @@ class Unit3d(nn.Module):
         # The default of Sonnet, which I3D was written in.
         nn.init.trunc_normal_(self.conv3d.weight, std=(before * kernel**3) ** -0.5)
         if not logits:
-            self.bn = nn.BatchNorm3d(after, eps=1e-3, momentum=0.01)
+            self.bn = nn.BatchNorm3d(after, eps=1e-3, momentum=NORM_MOMENTUM)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, before, T, H, W) to (N, after, ⌈T/s⌉, ⌈H/s⌉, ⌈W/s⌉)."""
@@ -162,6 +166,7 @@ class InceptionI3d(nn.Module):
         in_channels: 3 for colour, 2 for optical flow.
         dropout: Before the logits.
         after: Build only the layers behind this endpoint, whose output is then the input, of `in_channels`.
+        momentum: Of the batch norms.
 
     Attributes:
         channels: Endpoint to its number of channels, e.g. 1024 of "Mixed_5c".
@@ -174,6 +179,7 @@ class InceptionI3d(nn.Module):
         in_channels: int = 3,
         dropout: float = 0.5,
         after: str = "",
+        momentum: float = NORM_MOMENTUM,
     ):
         super().__init__()
         self.channels: dict[str, int] = {}
@@ -186,6 +192,9 @@ class InceptionI3d(nn.Module):
         self.dropout = nn.Dropout(dropout)
         if num_classes:
             self.logits = Unit3d(c, num_classes, logits=True)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm3d):
+                module.momentum = momentum
 
     @staticmethod
     def _layer(name: str, c: int, width: float) -> tuple[nn.Module, int]:

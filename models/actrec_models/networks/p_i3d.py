@@ -17,7 +17,7 @@ from actrec.errors import ConfigError
 from actrec.features.skeleton import SkeletonPreprocessing
 from actrec.package import InputSpec, WindowSpec
 from actrec_models.networks.base import OUTLIER, Network
-from actrec_models.networks.i3d import InceptionI3d, chain, picture_spec
+from actrec_models.networks.i3d import NORM_MOMENTUM, InceptionI3d, chain, picture_spec
 
 PARTS = ("left_hand_crop", "right_hand_crop", "body_crop", "image")
 AGGREGATED_AFTER = {
@@ -52,6 +52,10 @@ class PI3dConfig:
     clips: int = setting(5, "sub-sequences whose logits are averaged at test time", range=(1, 32))
     size: int = setting(224, "side of the pictures", unit="px", range=(16, 1024))
     width: float = setting(1.0, "factor on I3D's channels", range=(0.01, 4.0))
+    norm_momentum: float = setting(
+        NORM_MOMENTUM, "of the batch norms; after n steps (1 - it)^n of the statistics that they began with is left",
+        range=(1e-4, 1.0),
+    )  # fmt: skip
 
 
 class PoseLstm(nn.Module):
@@ -119,13 +123,17 @@ class PI3d(Network):
         o = self.config
         _check(o)
         self.aggregated_after = AGGREGATED_AFTER[o.aggregation]
-        self.parts = nn.ModuleDict({p: InceptionI3d(o.num_classes, o.width, dropout=o.dropout) for p in o.parts})
+        self.parts = nn.ModuleDict(
+            {p: InceptionI3d(o.num_classes, o.width, dropout=o.dropout, momentum=o.norm_momentum) for p in o.parts}
+        )
         self.stages: tuple[str, ...] = ("parts",)
         if len(o.parts) > 1:
             channels = self.parts[o.parts[0]].channels[self.aggregated_after]
             channels *= len(o.parts) if o.aggregation.startswith("concat") else 1
             # What follows the aggregation: r inception blocks and the logits.
-            self.second = InceptionI3d(o.num_classes, o.width, channels, o.dropout, after=self.aggregated_after)
+            self.second = InceptionI3d(
+                o.num_classes, o.width, channels, o.dropout, self.aggregated_after, o.norm_momentum
+            )
             self.stages = ("parts", "joint")
         if o.attention:
             self.pose = PoseLstm(o)

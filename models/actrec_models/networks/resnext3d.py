@@ -58,11 +58,12 @@ class ResNext3d(nn.Module):
     Args:
         num_classes: Outputs of `fc`; 0 for the feature map alone, without `fc`.
         width: Factor on all channels (for tests and small machines; 1 is the published network).
+        momentum: Of the batch norms.
     """
 
     offset: Tensor
 
-    def __init__(self, num_classes: int = 400, width: float = 1.0):
+    def __init__(self, num_classes: int = 400, width: float = 1.0, momentum: float = 0.1):
         super().__init__()
         # Not among the weights, as the port's checkpoints lack it.
         self.register_buffer("offset", 127.5 - torch.tensor(MEAN).reshape(3, 1, 1, 1), persistent=False)
@@ -81,6 +82,8 @@ class ResNext3d(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, nn.BatchNorm3d):
+                module.momentum = momentum
 
     def feature_shape(self, frames: int, size: int) -> tuple[int, int, int, int]:
         """(c, t_c, m, n) of the feature map of `frames` pictures of `size` × `size` px."""

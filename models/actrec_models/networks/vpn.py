@@ -14,7 +14,7 @@ from actrec.features.skeleton import SkeletonPreprocessing
 from actrec.package import InputSpec, WindowSpec
 from actrec.skeleton import layouts
 from actrec_models.networks.base import OUTLIER, Network
-from actrec_models.networks.i3d import InceptionI3d, picture_spec
+from actrec_models.networks.i3d import NORM_MOMENTUM, InceptionI3d, picture_spec
 from actrec_models.networks.resnext3d import ResNext3d
 from actrec_models.networks.vpn_layer import Attention, VpnLayer, VpnLayerConfig, attention_regulariser
 
@@ -34,6 +34,10 @@ class VpnConfig(VpnLayerConfig):
     lambda_1: float = setting(0.8, "λ1, share of L_C against L_e", range=(0.0, 1.0))
     lambda_2: float = setting(1e-5, "λ2, weight of L_a", range=(0.0, 1.0))
     dropout: float = setting(0.3, "before the classifier", range=(0.0, 0.9))
+    norm_momentum: float = setting(
+        NORM_MOMENTUM, "of the batch norms; after n steps (1 - it)^n of the statistics that they began with is left",
+        range=(1e-4, 1.0),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,9 @@ class VpnResnext101Config(VpnConfig):
     """Options of `vpn_resnext101`; its backbone is published for 112 × 112 px."""
 
     size: int = setting(112, "height and width of the body crop", unit="px", range=(32, 512))
+    norm_momentum: float = setting(
+        0.1, "share of a batch in the visual backbone's running statistics", range=(1e-4, 1.0)
+    )
 
 
 class Vpn(Network):
@@ -133,7 +140,7 @@ class VpnI3d(Vpn):
     weight_targets: Mapping[str, tuple[str, ...]] = {"i3d": ("visual",)}
 
     def _backbone(self) -> nn.Module:
-        return InceptionI3d(num_classes=0, width=self.config.width)
+        return InceptionI3d(num_classes=0, width=self.config.width, momentum=self.config.norm_momentum)
 
     def _feature_shape(self) -> tuple[int, int, int, int]:
         config = self.config
@@ -151,7 +158,7 @@ class VpnResnext101(Vpn):
     weight_targets: Mapping[str, tuple[str, ...]] = {"resnext3d_101": ("visual",)}
 
     def _backbone(self) -> nn.Module:
-        return ResNext3d(num_classes=0, width=self.config.width)
+        return ResNext3d(num_classes=0, width=self.config.width, momentum=self.config.norm_momentum)
 
     def _feature_shape(self) -> tuple[int, int, int, int]:
         return self.visual.feature_shape(self.config.frames, self.config.size)
