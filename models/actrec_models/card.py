@@ -28,7 +28,8 @@ def card(model: ModelPackage, name: str) -> str:
         kept = f"{figures['test_right_and_accepted']:.1%} right and accepted, {figures['test_rejected']:.1%} rejected"
         rows.insert(7, ("With rejection", f"test part: {kept}; {figures['unknown_rejected']:.1%} of "
                         f"{figures['unknown_clips']} held-out clips of other actions are rejected"))  # fmt: skip
-    return f"# {name}\n\n{_table(rows)}"
+    caveat = f"**{figures['caveat']}**\n\n" if "caveat" in figures else ""
+    return f"# {name}\n\n{caveat}{_table(rows)}"
 
 
 def _run(provenance: Provenance) -> list[tuple[str, str]]:

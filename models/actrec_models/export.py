@@ -120,7 +120,7 @@ def trained(recipe: Recipe, run: dict[str, Any]) -> package.Provenance:
         seed=recipe.seed,
         epochs=run["epochs"],
         accuracy=0.0,
-        licence="research use: the dataset carries no clear licence to redistribute or to use commercially",
+        licence=_of_dataset(recipe.dataset, "licence"),
         recipe=recipe.command,
         commit=run.get("commit", provenances.commit()),
         created=_now(),
@@ -172,6 +172,12 @@ def _parameters(network: Network) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
+def _of_dataset(name: str, attribute: str) -> str:
+    """What the dataset called `name`, or else any, says of itself."""
+    kind = data.DATASETS.get(name) if name in data.DATASETS.names() else data.Source
+    return str(getattr(kind, attribute))
+
+
 def _judge(
     recipe: Recipe, session: inference.Session, network: Network, data_root: str
 ) -> tuple[package.Rejection, dict[str, Any]]:
@@ -185,6 +191,8 @@ def _judge(
         "parameters": _parameters(network),
         "streams": len(network.input_specs),
     }
+    if caveat := _of_dataset(recipe.dataset, "caveat"):
+        figures["caveat"] = caveat
     missing = rejection.hindrance(recipe, network.input_specs)
     if missing:
         return package.Rejection(calibrated_on=f"not calibrated: {missing}"), figures

@@ -42,6 +42,10 @@ class RenderedRgbd(Source):
 
     classes = CYCLE
     splits: ClassVar = ("cross_actor", "cross_view")
+    caveat: ClassVar = (
+        "A test of the machinery on clips that the simulated camera rendered: it says nothing about people."
+    )
+    licence: ClassVar = "none needed: the clips are rendered by this program"
 
     def __init__(self, root: str | Path, **options: Any):
         super().__init__(root)

@@ -125,7 +125,7 @@ def run(models: Sequence[Model], data_root: str, options: Options, progress: boo
     clips = [target.open(fold=fold) for fold in folds] or [target.open()] * len(models)
     scores = [scorer.score(*each) for each in zip(models, clips, modes, strict=True)]
     reports = tuple(scorer.report(*each) for each in zip(models, clips, scores, strict=True))
-    study = Study(kind, target, modes, models, reports, folds=tuple(folds), notes=_notes(models, clips[0]))
+    study = Study(kind, target, modes, models, reports, folds=tuple(folds), notes=_notes(target, models, clips[0]))
     if kind == "fusion":
         return scorer.fused(study, clips[0], scores)
     return dataclasses.replace(study, joint=_pooled(study)) if kind in ("seeds", "folds") else study
@@ -267,11 +267,13 @@ def _pooled(study: Study) -> Report:
     )
 
 
-def _notes(models: Sequence[Model], clips: ClipDataset) -> tuple[str, ...]:
+def _notes(target: Target, models: Sequence[Model], clips: ClipDataset) -> tuple[str, ...]:
+    caveat = (target.source.caveat,) if target.source.caveat else ()
     finer = [model for model in models if model.package.labels != tuple(clips.classes)]
     if not finer:
-        return ()
+        return caveat
     return (
+        *caveat,
         f"{', '.join(model.name for model in finer)}: {len(finer[0].package.labels)} classes, whose probabilities are "
         f"summed to the dataset's {len(clips.classes)}.",
     )
