@@ -27,6 +27,10 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "teach": ("actrec_models.benchmark_teach:teach", "actrec teach on 12 clips of five UTD-MHAD actions"),
     "transport": ("actrec_nodes.transport_check:bench", "images from one process to another: share and latency"),
     "actor": ("actrec.simulation.benchmark:recognise", "the simulated actor as the perception sees it, by action"),
+    "rendered": (
+        "actrec_models.benchmark_rendered:rendered",
+        "every RGB and flow network trained, small, on simulated clips: a test of the machinery",
+    ),
     "renderer": ("actrec.simulation.benchmark:measure", "frames a second of the simulated camera on one core"),
 }
 """Name to (`module:function`, one line of what it measures)."""
