@@ -52,7 +52,8 @@ def pictures(
     for number in wanted:
         image = _read(found[number])
         if (image.shape[1], image.shape[0]) != head.size:
-            raise InputError(f"'{found[number]}' is {image.shape[1]}×{image.shape[0]}, the first is {head.size}")
+            sizes = f"{image.shape[1]}×{image.shape[0]}, the first {head.size[0]}×{head.size[1]}"
+            raise InputError(f"'{found[number]}' is {sizes}: they are of different videos")
         image = image if size is None else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         yield int(number), np.ascontiguousarray(image[:, ::-1] if mirror else image)
 

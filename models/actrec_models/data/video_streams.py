@@ -1,5 +1,7 @@
-"""Colour, joints in it and their motion, of a clip whose video (a file, or a folder of pictures) lies beside its
-skeleton: decoded when looked at."""
+"""Colour, joints in it and their motion, of a clip beside whose skeleton a video lies: decoded when looked at.
+
+A video is a file, or a folder of pictures.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

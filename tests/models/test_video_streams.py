@@ -1,0 +1,251 @@
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+import actrec_models
+from actrec.errors import DeviceError, InputError
+from actrec.features.clips import window_inputs
+from actrec.frames import Intrinsics, RgbdFrame
+from actrec.perception import BodyPerception
+from actrec.recordings.intrinsics import from_hfov
+from actrec.recordings.ntu import read_ntu_skeleton
+from actrec.recordings.sequence import stamps_at
+from actrec.skeleton.layouts import KINECT_V2_25
+from actrec_models.data import Clip
+from actrec_models.data.video_streams import ColourVideo, VideoConfig, scaled
+
+SIZE = (128, 96)
+MARK = 24
+TOP = 40
+"""Side of the square that moves, and its upper edge."""
+
+
+def picture(t):
+    """A textured square on a dark ground, one step to the right a frame; how bright a corner is tells t."""
+    image = np.full((SIZE[1], SIZE[0], 3), 20, np.uint8)
+    image[:16, -16:] = 8 * t
+    x = 4 + t
+    square = np.random.default_rng(7).integers(120, 255, (MARK, MARK, 3), dtype=np.uint8)
+    image[TOP : TOP + MARK, x : x + MARK] = square
+    return image
+
+
+def write_video(path, frames, fps=30):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=fps, options={"qscale": "2"})
+        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
+        for t in range(frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(t), format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def write_folder(folder, frames):
+    folder.mkdir()
+    for t in range(frames):
+        cv2.imwrite(str(folder / f"frame{t + 1}.png"), picture(t)[..., ::-1])
+    return folder
+
+
+@pytest.fixture(scope="module", params=["file", "folder"])
+def video(request, tmp_path_factory):
+    where = tmp_path_factory.mktemp("video")
+    return write_video(where / "v.avi", 30) if request.param == "file" else write_folder(where / "rgb", 30)
+
+
+def shown(pictures):
+    """Which frame each picture is, by the brightness of its corner."""
+    return np.round(np.asarray(pictures)[:, 2:10, -10:-2].mean(axis=(1, 2, 3)) / 8).astype(int).tolist()
+
+
+def test_frame_for_frame(video):
+    stream = ColourVideo(video, stamps_at(30.0, 30))
+    colour = stream.colour()
+    assert colour.shape == (30, 96, 128, 3) and colour.dtype == np.uint8
+    assert shown(colour) == list(range(30))
+    assert np.abs(colour[12].astype(int) - picture(12)).mean() < 6
+
+
+def test_only_frames_asked_for_are_converted(video, monkeypatch):
+    from actrec.recordings import decoding, picture_folder
+
+    converted = []
+    for module, name in ((decoding, "rgb"), (picture_folder, "_read")):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, real=real: converted.append(1) or real(*a))
+    stamps = stamps_at(30.0, 30)
+    clip = Clip("c", 0, stamps, np.zeros((1, 30, 25, 3), np.float32), ColourVideo(video, stamps).streams())
+    sampled = clip.sampled(clip.stamps_ns[[3, 9, 9, 20]] + 1_000_000)
+    assert "colour" in sampled and not converted  # nothing is decoded before it is looked at
+    assert shown(sampled["colour"]) == [3, 9, 9, 20]
+    assert len(converted) <= 4  # three pictures, and of a folder the one that tells the size
+    assert sampled["colour"] is sampled["colour"]
+
+
+def test_any_order_and_mirrored(video):
+    stamps = stamps_at(30.0, 30)
+    plain = ColourVideo(video, stamps).at(np.array([20, 3, 20]))
+    assert shown(plain) == [20, 3, 20]
+    turned = ColourVideo(video, stamps, mirror=True).at(np.array([20, 3, 20]))
+    np.testing.assert_array_equal(turned, plain[:, :, ::-1])
+
+
+def test_scaled_pictures_keep_joints_on_the_marker(video):
+    stamps = stamps_at(30.0, 30)
+    pixels = np.full((1, 30, 25, 2), np.nan, np.float32)
+    pixels[0, :, 0] = [[4 + t + (MARK - 1) / 2, TOP + (MARK - 1) / 2] for t in range(30)]
+    for side, size in ((0, SIZE), (64, (64, 48)), (500, SIZE)):
+        streams = ColourVideo(video, stamps, VideoConfig(max_side=side)).streams(pixels, SIZE)
+        assert streams["size"].tolist() == list(size)
+        assert streams["colour"].shape[1:3] == size[::-1]
+        for t in (0, 15, 29):
+            u, v = np.round(streams["pixels"][0, t, 0]).astype(int)
+            assert streams["colour"][t, v, u].mean() > 100
+            assert np.isnan(streams["pixels"][0, t, 1:]).all()
+
+
+def test_pixels_of_another_size_than_the_video(video):
+    pixels = np.full((1, 30, 1, 2), 10.0, np.float32)
+    streams = ColourVideo(video, stamps_at(30.0, 30)).streams(pixels, (640, 240))
+    np.testing.assert_allclose(streams["pixels"][0, 0, 0], [10.5 / 5 - 0.5, 10.5 / 2.5 - 0.5], rtol=1e-5)
+
+
+def test_motion_of_the_marker(video):
+    stamps = stamps_at(30.0, 30)
+    pixels = np.full((2, 30, 25, 2), np.nan, np.float32)
+    pixels[0, :, 0] = [[4 + t + (MARK - 1) / 2, TOP + (MARK - 1) / 2] for t in range(30)]
+    motion = ColourVideo(video, stamps).streams(pixels)["motion"]
+    assert motion.shape == pixels.shape and motion.dtype == np.float32
+    # One pixel a frame at 30 Hz, the last as the one before.
+    np.testing.assert_allclose(np.median(motion[0, :, 0], axis=0), [30, 0], atol=3)
+    np.testing.assert_array_equal(motion[0, -1], motion[0, -2])
+    assert np.isnan(motion[1]).all() and np.isnan(motion[0, :, 1:]).all()
+    assert ColourVideo(video, stamps).streams()["size"].tolist() == list(SIZE)
+
+
+def test_another_rate_is_followed_in_time(tmp_path):
+    path = write_video(tmp_path / "v.avi", 30, fps=15)  # two seconds
+    stream = ColourVideo(path, stamps_at(30.0, 60))
+    assert shown(stream.at(np.array([0, 1, 2, 30, 59]))) == [0, 0, 1, 15, 29]
+    frames = list(stream.frames(Intrinsics(640, 480, 500, 500, 319.5, 239.5)))
+    assert [frame.stamp_ns for frame in frames] == stamps_at(30.0, 60).tolist()
+    assert shown([frame.colour for frame in frames])[:5] == [0, 0, 1, 1, 2]
+    frames[0].check()
+
+
+def test_a_few_frames_less_are_held(tmp_path):
+    path = write_video(tmp_path / "v.avi", 28)
+    assert shown(ColourVideo(path, stamps_at(30.0, 30)).at(np.array([26, 27, 28, 29]))) == [26, 27, 27, 27]
+
+
+def test_another_length_is_refused_naming_both(tmp_path):
+    path = write_video(tmp_path / "v.avi", 20)
+    with pytest.raises(InputError, match=r"v\.avi' has 20 frames at 30 Hz but its skeleton 30"):
+        ColourVideo(path, stamps_at(30.0, 30)).colour()
+    folder = write_folder(tmp_path / "rgb", 20)
+    with pytest.raises(InputError, match=r"rgb' has 20 frames .* its skeleton 30"):
+        ColourVideo(folder, stamps_at(30.0, 30)).colour()
+    assert len(ColourVideo(path, stamps_at(30.0, 30), VideoConfig(tolerance=0.5)).colour()) == 30
+
+
+def test_bad_videos_are_named(tmp_path):
+    stamps = stamps_at(30.0, 30)
+    with pytest.raises(DeviceError, match=r"there is no file '.*gone\.avi'"):
+        ColourVideo(tmp_path / "gone.avi", stamps).colour()
+    (tmp_path / "text.avi").write_text("no video")
+    (tmp_path / "empty.avi").write_bytes(b"")
+    whole = write_video(tmp_path / "v.avi", 30).read_bytes()
+    (tmp_path / "cut.avi").write_bytes(whole[: len(whole) // 2])
+    for name in ("text", "empty", "cut"):
+        with pytest.raises(InputError, match=rf"{name}\.avi"):
+            ColourVideo(tmp_path / f"{name}.avi", stamps).colour()
+    (tmp_path / "rgb").mkdir()
+    with pytest.raises(InputError, match=r"rgb' holds no pictures"):
+        ColourVideo(tmp_path / "rgb", stamps).colour()
+    folder = write_folder(tmp_path / "rgb2", 30)
+    (folder / "frame7.png").write_bytes(b"\x89PNG")
+    with pytest.raises(InputError, match=r"frame7\.png' is truncated"):
+        ColourVideo(folder, stamps).colour()
+    cv2.imwrite(str(folder / "frame7.png"), np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(InputError, match=r"frame7\.png' is 4×4, the first 128×96"):
+        ColourVideo(folder, stamps).colour()
+
+
+def test_streams_travel_to_another_process(video):
+    stream = pickle.loads(pickle.dumps(ColourVideo(video, stamps_at(30.0, 30))))
+    assert shown(stream.at(np.array([5]))) == [5]
+
+
+# ------------------------------------------------------------------------------------------------ a real recording
+
+
+@dataclass(frozen=True)
+class Recorded:
+    path: Path
+    stamps_ns: np.ndarray
+    bodies: np.ndarray
+    pixels: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def ntu_video(data_root):
+    sequence = read_ntu_skeleton(data_root / "ntu/skeleton/S001C001P001R001A001.skeleton")
+    path = data_root / "ntu/rgb/S001C001P001R001A001_rgb.avi"
+    return Recorded(path, sequence.stamps_ns, sequence.bodies, sequence.pixels)
+
+
+@pytest.fixture(scope="module")
+def ntu(ntu_video):
+    video = ColourVideo(ntu_video.path, ntu_video.stamps_ns, VideoConfig(max_side=960), mirror=True)
+    streams = video.streams(ntu_video.pixels, (1920, 1080))
+    return Clip("S001C001P001R001A001", 0, ntu_video.stamps_ns, ntu_video.bodies, streams)
+
+
+def test_ntu_joints_lie_where_a_pose_estimator_sees_them(ntu):
+    limbs = [KINECT_V2_25.index[f"{j}_{s}"] for j in ("shoulder", "elbow", "wrist", "knee") for s in ("left", "right")]
+    at = np.array([5, 50, 95])
+    pixels, perception = ntu.others["pixels"][0], BodyPerception(min_hits=1, smooth=False)
+    width, height = (int(side) for side in ntu.others["size"])
+    assert (width, height) == (960, 540)
+    intrinsics = from_hfov(width, height, 84.1)
+    try:
+        for t, colour in zip(at, ntu.others.at("colour", at), strict=True):
+            bodies = perception.process(RgbdFrame(int(ntu.stamps_ns[t]), colour, None, intrinsics))
+            assert len(bodies) == 1
+            apart = np.linalg.norm(bodies[0].pixels[limbs] - pixels[t, limbs], axis=1) * 2  # px of 1920×1080
+            assert np.median(apart) <= 25, (t, apart)
+            # The person's own sides: exchanged, they would lie a shoulder's width off.
+            across = bodies[0].pixels[[limbs[1], limbs[0]]] - pixels[t, limbs[:2]]
+            assert np.linalg.norm(across, axis=1).min() * 2 > 40
+    finally:
+        perception.close()
+
+
+def test_ntu_clip_makes_the_inputs_of_p_i3d(ntu):
+    model = actrec_models.create("p_i3d", num_classes=60, frames=8, pose_frames=4, width=0.05, hidden=8)
+    window = model.window
+    made = window_inputs(ntu.sample(window.seconds, window.frames), model.input_specs, window)[0]
+    pictures = [spec.name for spec in model.input_specs if "crop" in spec.modality]
+    assert len(pictures) == 3
+    for spec in model.input_specs:
+        assert made[spec.name].shape == tuple(spec.shape) and np.isfinite(made[spec.name]).all()
+        assert made[spec.name].std() > 0.05  # not a blank
+    assert not np.allclose(made[pictures[1]], made[pictures[2]])
+
+
+def test_ntu_motion_follows_the_joints(ntu_video):
+    t = 60
+    video = ColourVideo(ntu_video.path, ntu_video.stamps_ns[:t], VideoConfig(max_side=480, tolerance=1.0), mirror=True)
+    small = scaled(ntu_video.pixels[:, :t], (1920, 1080), video.size())
+    motion = video.motion(small)
+    hand = KINECT_V2_25.index["hand_right"]
+    moved = np.gradient(small[0, :, hand, 1]) * 30  # px/s
+    assert np.isfinite(motion[0, :, hand]).all()
+    assert np.corrcoef(motion[0, :, hand, 1], moved)[0, 1] > 0.6
+    still = KINECT_V2_25.index["spine_base"]
+    assert np.median(np.abs(motion[0, :, still])) < 5
