@@ -22,8 +22,8 @@ from actrec.recordings.sequence import load_npz, stamps_at
 FPS = 30.0
 """Frame rate of a folder whose names are numbers and whose intrinsics.yaml gives no `fps`."""
 NPZ_NAME = "depth_mm.npz"
-_SUFFIXES = (".png", ".jpg", ".jpeg")
-_COLOUR_FOLDERS = ("rgb", "color", "colour")
+SUFFIXES = (".png", ".jpg", ".jpeg")
+COLOUR_FOLDERS = ("rgb", "color", "colour")
 _COLOUR_NAME = re.compile(
     r"^(?:colou?r|rgb|frame|image|img)?[_-]?(\d+(?:\.\d+)?)(?:[_-](?:colou?r|rgb))?$", re.IGNORECASE
 )
@@ -43,7 +43,7 @@ def _numbered(folder: Path, pattern: re.Pattern[str], depth: bool | None) -> lis
     """(number, file) of the images in `folder`; `depth` filters by name where both kinds lie together."""
     found = []
     for file in folder.iterdir():
-        if file.suffix.lower() not in _SUFFIXES or (depth is not None and ("depth" in file.stem.lower()) != depth):
+        if file.suffix.lower() not in SUFFIXES or (depth is not None and ("depth" in file.stem.lower()) != depth):
             continue
         if match := pattern.match(file.stem):
             found.append((float(match.group(1)), file))
@@ -51,7 +51,7 @@ def _numbered(folder: Path, pattern: re.Pattern[str], depth: bool | None) -> lis
 
 
 def _list(path: Path) -> _Listing:
-    sub = next((path / name for name in _COLOUR_FOLDERS if (path / name).is_dir()), None)
+    sub = next((path / name for name in COLOUR_FOLDERS if (path / name).is_dir()), None)
     npz = path / NPZ_NAME if (path / NPZ_NAME).is_file() else None
     if sub is None:
         return _Listing(_numbered(path, _COLOUR_NAME, False), _numbered(path, _DEPTH_NAME, True), npz)

@@ -24,6 +24,7 @@ from actrec.frames import NANOSECONDS, RgbdFrame
 from actrec.package import UNKNOWN
 from actrec.recordings import open_recording, sniff
 from actrec.recordings.base import RecordingConfig
+from actrec.recordings.folder import COLOUR_FOLDERS, SUFFIXES
 from actrec.recordings.labels import FILE, LabelledClip, read_labels
 from actrec.recordings.people import read_people
 from actrec.recordings.sequence import SkeletonSequence
@@ -184,7 +185,7 @@ def _by_folder(root: Path) -> list[LabelledClip]:
     """A folder a class. What is no recording is left out and named."""
     clips = []
     for label in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        if _is_recording(label):
+        if (label / "metadata.yaml").is_file() or _holds_images(label):
             raise InputError(
                 f"'{label}' lies outside any class: put it in a folder named as its label, or write {FILE}"
             )
@@ -198,12 +199,15 @@ def _by_folder(root: Path) -> list[LabelledClip]:
 
 def _is_recording(path: Path) -> bool:
     try:
-        kind = sniff(path)
+        return sniff(path) != "folder" or _holds_images(path)
     except InputError:
         return path.suffix == ".npz"  # damaged, which is said when it is read
-    return kind != "folder" or any(
-        file.suffix.lower() in (".png", ".jpg", ".jpeg") for file in [*path.glob("*"), *path.glob("*/*")]
-    )
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether a folder is itself a recording of images (`actrec.recordings.folder`)."""
+    files = [*folder.glob("*"), *(file for name in COLOUR_FOLDERS for file in folder.glob(f"{name}/*"))]
+    return any(file.suffix.lower() in SUFFIXES for file in files)
 
 
 def _entry(clip: LabelledClip, label: int, root: Path) -> Entry:

@@ -1,0 +1,178 @@
+"""Takes of an action: counting down, refusing, keeping; the labels file."""
+
+import dataclasses
+import itertools
+import math
+import threading
+
+import numpy as np
+import pytest
+
+from actrec import config, takes
+from actrec.errors import ConfigError, DeviceError, EndOfStream, InputError
+from actrec.frames import Body
+from actrec.recordings import labels
+from actrec.recordings.bag_writer import SKELETONS_TOPIC
+from actrec.recordings.people import read_people
+from actrec.takes import Sight, TakeConfig
+from tests.tiny_model import person_at
+
+PERIOD_NS = 100_000_000
+
+
+def body(x=0.0, body_id="body_1", z=2.0):
+    positions = person_at(x) + np.array([0, 0, z - 2.0], np.float32)
+    return Body(body_id, "kinect_v2_25", positions, np.full((25, 2), np.nan, np.float32), np.ones(25, np.float32))
+
+
+def sights(bodies_at, count=10_000, start=0):
+    """Reads one sight after the other, ten a second; `bodies_at(k)` says who is seen."""
+    numbers = itertools.count(start)
+
+    def read(timeout_s):
+        k = next(numbers)
+        if k >= count:
+            raise EndOfStream("over")
+        stamp, bodies = 1_000_000_000 + k * PERIOD_NS, bodies_at(k)
+        return Sight(stamp, bodies, lambda bag: bag.write_bodies(SKELETONS_TOPIC, stamp, "camera", bodies))
+
+    return read
+
+
+def record(tmp_path, read, stopped=None, **settings):
+    shown = []
+    settings = {"label": "wave", "out": str(tmp_path / "mine"), "countdown": 0.5, "seconds": 1.0, **settings}
+    done = takes.record(
+        read, config.build(TakeConfig, settings), stopped or threading.Event(), lambda text, stays: shown.append(text)
+    )
+    return done, shown
+
+
+def test_takes_are_counted_down_recorded_and_labelled(tmp_path):
+    done, shown = record(tmp_path, sights(lambda k: [body(0.001 * k)]), repeat=2, person="anna", countdown=2.0)
+    assert [clip.recording for clip in done.kept] == ["wave_001", "wave_002"]
+    assert labels.read_labels(tmp_path / "mine/labels.csv") == done.kept
+    assert (done.kept[0].person, done.kept[0].body, done.kept[0].label) == ("anna", "body_1", "wave")
+    assert [s for s in shown if "get ready" in s][:2] == [
+        "'wave', take 1 of 2: get ready … 2 (1 person in view)", "'wave', take 1 of 2: get ready … 1 (1 person in view)"
+    ]  # fmt: skip
+    first = read_people(tmp_path / "mine/wave_001")
+    assert first.stamps_ns[0] > 1_000_000_000 + 2_000_000_000 - 1  # nothing of the countdown
+    assert len(first) == 10 and first.stamps_ns[-1] - first.stamps_ns[0] == 9 * PERIOD_NS
+    more, _ = record(tmp_path, sights(lambda k: [body()]), label="clap")
+    assert more.kept[0].recording == "clap_001"
+    assert len(labels.read_labels(tmp_path / "mine/labels.csv")) == 3
+    assert not list((tmp_path / "mine/.unfinished").iterdir())
+
+
+def test_a_take_with_nobody_is_refused_and_repeated(tmp_path):
+    done, shown = record(tmp_path, sights(lambda k: [] if k < 20 else [body()]))
+    assert len(done.kept) == 1 and len(done.refused) == 1
+    assert "nobody was seen: stand 2 to 4 m before the camera" in done.refused[0]
+    assert any("refused, nobody was seen" in text for text in shown)
+    with pytest.raises(DeviceError, match="3 takes in a row were refused, the last because nobody was seen"):
+        record(tmp_path, sights(lambda k: []))
+    with pytest.raises(DeviceError, match="2 takes in a row.*one person was seen in 50% of the frames at most, 60%"):
+        record(tmp_path, sights(lambda k: [body()] if k % 2 else []), patience=2)
+    assert [p.name for p in (tmp_path / "mine").iterdir() if not p.name.startswith(".")].count("wave_002") == 0
+
+
+def test_the_nearest_of_several_people_is_named_and_all_are_kept(tmp_path):
+    crowd = [body(0.0, "far", z=4.0), body(0.3, "near", z=2.0), body(2.5, "aside", z=2.0)]
+    done, _ = record(tmp_path, sights(lambda k: [*crowd, *([body(0, "passer", z=1.0)] if k % 4 == 0 else [])]))
+    assert done.kept[0].body == "near"
+    assert set(read_people(tmp_path / "mine/wave_001").body_ids) == {"far", "near", "aside", "passer"}
+
+
+def test_an_interrupted_take_is_dropped_and_those_before_it_stay(tmp_path):
+    stopped = threading.Event()
+
+    def seen(k):
+        if k == 25:  # in the middle of the second take
+            stopped.set()
+        return [body()]
+
+    done, _ = record(tmp_path, sights(seen), stopped, repeat=5)
+    assert [clip.recording for clip in done.kept] == ["wave_001"]
+    assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == [".unfinished", "labels.csv", "wave_001"]
+    assert not list((tmp_path / "mine/.unfinished").iterdir())
+
+
+def test_a_stream_that_ends_starts_over_or_breaks(tmp_path):
+    with pytest.raises(DeviceError, match="ended after 1 of 3 takes"):
+        record(tmp_path, sights(lambda k: [body()], count=25), repeat=3)
+    assert len(labels.read_labels(tmp_path / "mine/labels.csv")) == 1
+
+    once = sights(lambda k: [body()], start=10)
+    ahead = iter([once(1.0) for _ in range(10)])
+    over = sights(lambda k: [body()])
+    done, _ = record(tmp_path, lambda t: next(ahead, None) or over(t))
+    assert done.refused == ["the camera's stamps went back in the middle of it"]
+    assert len(done.kept) == 1
+
+
+def test_a_full_disk_drops_the_take_alone(tmp_path, monkeypatch):
+    from actrec.recordings import bag_writer
+
+    record(tmp_path, sights(lambda k: [body()]))
+
+    def full(self):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(bag_writer.BagWriter, "flush", full)
+    monkeypatch.setattr(bag_writer, "FLUSH_S", -1.0)
+    with pytest.raises(DeviceError, match="take 'wave_002' is dropped: No space left on device; those before"):
+        record(tmp_path, sights(lambda k: [body()]))
+    assert len(labels.read_labels(tmp_path / "mine/labels.csv")) == 1
+    assert not list((tmp_path / "mine/.unfinished").iterdir())
+
+
+@pytest.mark.parametrize("label", ["", " wave", "a\nb", "x" * 81])
+def test_labels_that_are_none(tmp_path, label):
+    with pytest.raises(ConfigError, match="label is"):
+        record(tmp_path, sights(lambda k: [body()]), label=label)
+
+
+def test_labels_round_trip(tmp_path):
+    clips = [
+        labels.LabelledClip("a", "wave, slowly", 0.0, math.inf, "anna", "body_2", "train"),
+        labels.LabelledClip("b.mp4", "clap", 1.25, 3.5),
+        labels.LabelledClip("b.mp4", "unknown", 3.5, 4.0),
+    ]
+    labels.write_labels(tmp_path / "labels.csv", clips)
+    assert labels.read_labels(tmp_path / "labels.csv") == clips
+    labels.add_label(tmp_path / "labels.csv", dataclasses.replace(clips[0], recording="c"))
+    assert [clip.recording for clip in labels.read_labels(tmp_path / "labels.csv")] == ["a", "b.mp4", "b.mp4", "c"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "lacks recording, label"),
+        ("recording,start_s\na,1", "lacks label"),
+        ("recording,label,strat_s\na,b,1", "has strat_s: its first line must name columns of recording,label,start_s"),
+        ("recording,label\na", "line 2 has 1 values for 2 columns"),
+        ("recording,label\n\na,\n", "line 3 has no label"),
+        ("recording,label\n,wave", "line 2 has no recording"),
+        ("recording,label,start_s\na,wave,x", "start_s is 'x', expected seconds"),
+        ("recording,label,start_s,end_s\na,wave,2,1", "end_s 1 is not after start_s 2"),
+        ("recording,label,end_s\na,wave,nan", "end_s is 'nan'"),
+        ("recording,label,part\na,wave,dev", "part is 'dev', expected train, test or nothing"),
+        ("recording,label\na,wave\na,clap\n", "line 3 names 'a' a second time"),
+        ('recording,label\na,"wave\n', "is no CSV"),
+    ],
+)
+def test_wrong_labels_files_are_refused_by_line(tmp_path, text, message):
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        labels.read_labels(tmp_path / "labels.csv")
+    assert "labels.csv" in str(caught.value)
+
+
+def test_a_wrong_labels_file_stops_before_anything_is_recorded(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/labels.csv").write_text("recording\n")
+    with pytest.raises(InputError, match="lacks label"):
+        record(tmp_path, sights(lambda k: [body()]))
+    with pytest.raises(DeviceError, match=r"cannot read .*no\.csv"):
+        labels.read_labels(tmp_path / "no.csv")

@@ -1,0 +1,220 @@
+"""A person's own recordings as a dataset: labels, spans, people, and everything that can be wrong with them."""
+
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+
+from actrec.errors import ConfigError, DeviceError, InputError
+from actrec.frames import Body, Intrinsics, RgbdFrame
+from actrec.recordings import people
+from actrec.recordings.bag_writer import SKELETONS_TOPIC, BagWriter
+from actrec_models import data
+from actrec_models.data.user_folder import OTHER
+from tests.tiny_model import person_at
+
+PERIOD_NS = 100_000_000
+START = 1_700_000_000_000_000_000
+
+
+def body(x, body_id="body_1"):
+    return Body(body_id, "kinect_v2_25", person_at(x), np.full((25, 2), np.nan, np.float32), np.ones(25, np.float32))
+
+
+def write_bag(path, bodies_at, frames=20, images=False):
+    intrinsics = Intrinsics(64, 48, 60.0, 60.0, 31.5, 23.5)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with BagWriter(path) as bag:
+        for k in range(frames):
+            stamp = START + k * PERIOD_NS
+            bag.write_bodies(SKELETONS_TOPIC, stamp, "camera", bodies_at(k))
+            if images:
+                colour, depth = np.full((48, 64, 3), k, np.uint8), np.full((48, 64), 2.0, np.float32)
+                bag.write_frame(RgbdFrame(stamp, colour, depth, intrinsics))
+    return path
+
+
+def walker(k):
+    return [body(0.1 * k)]
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """Two recordings, four clips."""
+    write_bag(tmp_path / "one", walker)
+    write_bag(tmp_path / "two", lambda k: [body(5, "other"), *([body(0.1 * k)] if k >= 4 else [])], images=True)
+    (tmp_path / "labels.csv").write_text(
+        "recording,label,start_s,end_s,person,body,part\n"
+        "one,wave,,0.55,anna,,train\none,clap,0.6,,ben,,test\ntwo,wave,,,ben,body_1,\ntwo,unknown,0,0.5,,other,\n"
+    )
+    return tmp_path
+
+
+def test_labels_say_what_is_whose(mine):
+    source = data.source("folder", mine)
+    assert source.classes == ("clap", "wave")
+    entries = source.entries()
+    assert [(e.name, source.classes[e.label], e.meta["person"]) for e in entries] == [
+        ("one@0-0.55", "wave", "anna"), ("one@0.6-", "clap", "ben"), ("two", "wave", "ben")
+    ]  # fmt: skip
+    assert [(e.name, e.label) for e in source.others()] == [("two@0-0.5", OTHER)]
+    first, second, third = (source.read(entry) for entry in entries)
+    assert (first.stamps_ns[0], len(first.stamps_ns), second.stamps_ns[0]) == (START, 6, START + 6 * PERIOD_NS)
+    np.testing.assert_allclose(second.bodies[0, 0], person_at(0.6), atol=1e-6)
+    # Of whom the take is about, from where they come into view.
+    assert third.stamps_ns[0] == START + 4 * PERIOD_NS and third.bodies.shape == (1, 16, 25, 3)
+    np.testing.assert_allclose(third.bodies[0, 0], person_at(0.4), atol=1e-6)
+    assert source.read(source.others()[0]).label == OTHER
+
+
+def test_splits(mine):
+    clips = data.create("folder", mine)
+    assert (len(clips), list(clips.labels)) == (3, [1, 0, 1])
+    assert data.create("folder", mine, split="part", part="test").names == ("one@0.6-",)
+    assert data.create("folder", mine, split="part", part="train").names == ("one@0-0.55",)
+    left_out = data.create("folder", mine, split="person", part="test", held_out=["ben"])
+    assert left_out.names == ("one@0.6-", "two")
+    with pytest.raises(ConfigError, match="needs the option held_out"):
+        data.create("folder", mine, split="person")
+    with pytest.raises(ConfigError, match="nobody called carl; its people: anna, ben"):
+        data.create("folder", mine, held_out="carl")
+    with pytest.raises(ConfigError, match="has split all, part, person; got 'view'"):
+        data.create("folder", mine, split="view")
+    with pytest.raises(ConfigError, match="unknown option speed of RecordingConfig"):
+        data.create("folder", mine, recording={"speed": 1})
+
+
+def test_several_bodies_are_padded(mine):
+    clips = data.create("folder", mine, bodies=3)
+    assert clips[2].bodies.shape == (3, 16, 25, 3)
+    np.testing.assert_allclose(clips[2].bodies[1, 0], person_at(5), atol=1e-6)
+    assert np.isnan(clips[2].bodies[2]).all()
+
+
+def test_it_can_be_sent_to_another_process_and_tells_when_it_changes(mine):
+    clips = data.create("folder", mine)
+    again = pickle.loads(pickle.dumps(clips))
+    np.testing.assert_array_equal(again[1].bodies, clips[1].bodies)
+    before = clips.fingerprint()
+    assert again.fingerprint() == before
+    shutil.rmtree(mine / "one")
+    write_bag(mine / "one", walker, frames=21)
+    assert data.create("folder", mine).fingerprint() != before
+
+
+def test_frames_of_a_recording_with_images(mine):
+    source = data.source("folder", mine)
+    frames = list(source.frames(source.others()[0]))
+    assert [frame.colour[0, 0, 0] for frame in frames] == [0, 1, 2, 3, 4, 5]
+    assert frames[0].stamp_ns == START and frames[0].depth is not None
+    with pytest.raises(InputError, match="one' holds joints and no images: record it with --images"):
+        next(source.frames(source.entries()[0]))
+
+
+def test_a_folder_a_class(tmp_path, data_root, caplog):
+    write_bag(tmp_path / "walk/first", walker)
+    shutil.copy(write_bag(tmp_path / "b", walker) / "b.mcap", tmp_path / "walk/second.mcap")
+    shutil.rmtree(tmp_path / "b")
+    (tmp_path / "drink").mkdir()
+    (tmp_path / "unknown").mkdir()
+    (tmp_path / ".unfinished/x").mkdir(parents=True)
+    skeletons = sorted((data_root / "ntu/skeleton").glob("*.skeleton"))
+    shutil.copy(skeletons[0], tmp_path / "drink")
+    shutil.copy(sorted((data_root / "nucla/raw").rglob("*.json"))[0], tmp_path / "drink")
+    shutil.copy(sorted((data_root / "kinect_v2_csv").glob("*.csv"))[0], tmp_path / "unknown")
+    (tmp_path / "drink/notes.txt").write_text("not a recording")
+    source = data.source("folder", tmp_path)
+    assert source.classes == ("drink", "walk")
+    assert (len(source.entries()), len(source.others())) == (4, 1)
+    assert "notes.txt' is no recording and is left out" in caplog.text
+    for entry in [*source.entries(), *source.others()]:
+        clip = source.read(entry)
+        assert clip.bodies.shape[0] == 1 and clip.bodies.shape[2:] == (25, 3) and len(clip.stamps_ns) > 5
+
+
+def test_images_are_estimated_once(tmp_path, data_root, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    few = tmp_path / "mine/turn/person"
+    few.mkdir(parents=True)
+    found = sorted((data_root / "rgbd/person_turning").rglob("*.*"))
+    for file in found:
+        if file.suffix in (".png", ".jpg") and "".join(filter(str.isdigit, file.stem)).lstrip("0") in list("12345"):
+            target = few / file.relative_to(data_root / "rgbd/person_turning")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, target)
+    told = {"intrinsics": "525,525,319.5,239.5", "depth_scale": 0.001}
+    source = data.source("folder", tmp_path / "mine", recording=told)
+    clip = source.read(source.entries()[0])
+    assert len(clip.stamps_ns) >= 3 and np.isfinite(clip.bodies).any()
+    monkeypatch.setattr(people, "_seen", lambda frames: pytest.fail("estimated again"))
+    again = data.source("folder", tmp_path / "mine", recording=told)
+    np.testing.assert_array_equal(again.read(again.entries()[0]).bodies, clip.bodies)
+    (cached,) = (tmp_path / "cache/actrec/skeletons").iterdir()
+    cached.write_bytes(b"damaged")
+    monkeypatch.setattr(people, "_seen", lambda frames: iter([(1, [body(0)])]))
+    anew = data.source("folder", tmp_path / "mine", recording=told)
+    assert len(anew.read(anew.entries()[0]).stamps_ns) == 1
+
+
+def test_what_is_wrong_with_the_folder_is_said(tmp_path):
+    with pytest.raises(DeviceError, match=r"no folder .*none'.*actrec record --label NAME"):
+        data.source("folder", tmp_path / "none")
+    with pytest.raises(DeviceError, match="holds no recording: make some with"):
+        data.source("folder", tmp_path)
+    (tmp_path / "labels.csv").write_text("recording,label\ngone,wave\n")
+    with pytest.raises(InputError, match=r"labels\.csv' names 1 recordings that are not there, first 'gone'"):
+        data.source("folder", tmp_path)
+    (tmp_path / "labels.csv").unlink()
+    write_bag(tmp_path / "loose", walker)
+    with pytest.raises(InputError, match="loose' lies outside any class: put it in a folder named as its label"):
+        data.source("folder", tmp_path)
+
+
+def test_what_is_wrong_with_a_recording_is_said(tmp_path):
+    whole = write_bag(tmp_path / "wave/whole", walker)
+    write_bag(tmp_path / "wave/nobody", lambda k: [])
+    cut = write_bag(tmp_path / "wave/cut", walker)
+    content = (cut / "cut.mcap").read_bytes()
+    (cut / "cut.mcap").write_bytes(content[: len(content) // 2])
+    unfinished = tmp_path / "wave/killed"
+    unfinished.mkdir()
+    (unfinished / "killed.mcap").write_bytes(content[: len(content) // 2])
+    empty = tmp_path / "wave/empty"
+    with BagWriter(empty) as bag:
+        bag.add_topic("/chatter", "std_msgs/msg/String")
+    (tmp_path / "wave/film.mp4").write_bytes(b"no film")
+    (tmp_path / "wave/joints.skeleton").write_text("12\n1\n")
+    source = data.source("folder", tmp_path)
+    wrong = {}
+    for entry in source.entries():
+        try:
+            source.read(entry)
+        except InputError as error:
+            wrong[entry.name.split("/")[1]] = str(error)
+            assert "\n" not in str(error)
+    assert set(wrong) == {"nobody", "cut", "killed", "empty", "film.mp4", "joints.skeleton"}
+    assert "shows nobody in any of its 20 frames" in wrong["nobody"]
+    assert "actrec record --recover" in wrong["cut"] and "actrec record --recover" in wrong["killed"]
+    assert "no colour images" in wrong["empty"]
+    for name, message in wrong.items():
+        assert f"wave/{name}' cannot be used" in message
+    source = data.source("folder", tmp_path)
+    shutil.rmtree(whole)
+    with pytest.raises(DeviceError, match="no recording"):
+        source.read(next(entry for entry in source.entries() if entry.name == "wave/whole"))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("one,wave,5,6,", "nothing lies between the start and end that its label gives: it lasts 1.90 s"),
+        ("one,wave,,,nobody", "shows no body 'nobody'; it shows body_1"),
+    ],
+)
+def test_a_label_that_does_not_fit_its_recording(tmp_path, row, message):
+    write_bag(tmp_path / "one", walker)
+    (tmp_path / "labels.csv").write_text(f"recording,label,start_s,end_s,body\n{row}\n")
+    source = data.source("folder", tmp_path)
+    with pytest.raises(InputError, match=message):
+        source.read(source.entries()[0])
