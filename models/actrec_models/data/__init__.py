@@ -1,5 +1,6 @@
 """Datasets, found by name, read from their own published files."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -66,17 +67,12 @@ def _of_store(name: str, store: PreparedDataset, split: str, part: str, options:
     head = store.head
     if head.dataset != name:
         raise ConfigError(f"'{store.folder}' holds {head.dataset}, not {name}: prepare it into a folder called {name}")
-    other = [key for key, value in options.items() if key != "fold" and head.options.get(key) != value]
-    if other:
-        made = f"{other[0]}={head.options[other[0]]}" if other[0] in head.options else f"no {other[0]}"
-        raise ConfigError(f"'{store.folder}' was prepared with {made}: prepare {name} anew with the option you want")
-    if "fold" not in options:
-        return store.part(split, part)
-    read = source(name, store.folder, **{**head.options, **options})
-    split = split or read.splits[0]
-    read.check(split)
-    items = enumerate(zip(store.names, store.labels, store.metas, strict=True))
-    return store.subset([n for n, item in items if read.part(Entry(item[0], int(item[1]), item[2]), split) == part])
+    fold = int(options.pop("fold", 0))
+    for key, value in json.loads(json.dumps(options)).items():
+        if head.options.get(key) != value:
+            made = f"{key}={head.options[key]}" if key in head.options else f"no {key}"
+            raise ConfigError(f"'{store.folder}' was prepared with {made}: prepare {name} anew with {key}={value}")
+    return store.part(split, part, fold)
 
 
 def folder(data_root: str | Path, name: str) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import pickle
 import time
 import uuid
@@ -21,7 +22,7 @@ from actrec_models.data.prepare_cluster import Batch, run_here, run_on_cluster
 from actrec_models.data.prepare_index import finish, tidy, write_skipped
 from actrec_models.data.prepare_settings import PrepareConfig
 from actrec_models.data.prepare_tasks import Job, Outcome, signature
-from actrec_models.data.source import Entry
+from actrec_models.data.source import Entry, Source
 from actrec_models.data.store import PreparedDataset, map_file
 from actrec_models.data.store_format import INDEX, JOURNAL, SKIPPED, STORE, Head, read_head, write_head
 from actrec_models.data.store_journal import LOCK, Journal, Record
@@ -106,8 +107,9 @@ def prepare(
     # Absolute: a worker may have been started in another folder.
     source, out = data.source(dataset, Path(root).absolute(), **(options or {})), Path(out).absolute()
     pickled = pickle.dumps(source)  # before it has read anything
+    protocols = _protocols(dataset, source, options or {})
     head = Head(
-        dataset, dict(options or {}), dataclasses.asdict(settings), list(source.classes), source.layout,
+        dataset, _recorded(source, options or {}), dataclasses.asdict(settings), list(source.classes), source.layout,
         version=__version__,
     )  # fmt: skip
     began = time.monotonic()
@@ -120,23 +122,25 @@ def prepare(
         todo = _todo(journal, entries)
         _forget(journal, head, [entry.name for entry in todo])
         job = Job(uuid.uuid4().hex, out, pickled, settings, run.shard_bytes)
-        skipped = _run(job, run, journal, head, todo, len(entries) - len(todo)) if todo else []
+        skipped = _run(job, run, journal, head, source, todo, len(entries) - len(todo)) if todo else []
         held = [entry for entry in entries if entry.name in journal.records]
         if not held:
             reason = skipped[0][1] if skipped else "it has no items"
             raise InputError(f"none of the {len(entries)} items of {dataset} in '{root}' can be prepared: {reason}")
         write_skipped(out, skipped)
         if not _tells(out, held):
-            finish(journal, head, source, held)
+            finish(journal, head, protocols, held)
         return _summary(out, skipped, len(todo) - len(skipped), time.monotonic() - began)
 
 
-def _run(job: Job, run: Run, journal: Journal, head: Head, todo: list[Entry], done: int) -> list[tuple[str, str]]:
+def _run(
+    job: Job, run: Run, journal: Journal, head: Head, source: Source, todo: list[Entry], done: int
+) -> list[tuple[str, str]]:
     """Prepares the entries; gives what could not be read, in the entries' order."""
     size = 1 if job.settings.heavy else BATCH
     pending = deque(Batch(todo[start : start + size]) for start in range(0, len(todo), size))
     if run.workers == 0 and not run.scheduler:
-        outcomes = run_here(job, pending)
+        outcomes = run_here(job, pending, source)
     else:
         outcomes = run_on_cluster(job, pending, run.workers, run.scheduler)
     reasons: dict[str, str] = {}
@@ -229,6 +233,28 @@ def _write_head(out: Path, head: Head) -> None:
         write_head(out, head)
     except OSError as error:
         raise store_error(out, error) from error
+
+
+def _recorded(source: Source, options: dict[str, Any]) -> dict[str, Any]:
+    """All options of a dataset, those too that it took by default or from a file; but not the fold."""
+    settings: Any = getattr(source, "config", None)
+    told = {**(dataclasses.asdict(settings) if dataclasses.is_dataclass(settings) else {}), **options}
+    told.pop("fold", None)
+    plain: dict[str, Any] = json.loads(json.dumps(told))
+    return plain
+
+
+def _protocols(dataset: str, source: Source, options: dict[str, Any]) -> dict[str, Source]:
+    """Every split and every fold of one, with the source that knows its parts."""
+    if "fold" in options:
+        raise ConfigError(
+            f"a fold of {dataset} is chosen when it is trained on, all are prepared: leave the option out"
+        )
+    found = dict.fromkeys(source.splits, source)
+    for fold in range(1, source.folds + 1):
+        divided = data.source(dataset, source.root, **options, fold=fold)
+        found |= {f"{split}#{fold}": divided for split in source.splits}
+    return found
 
 
 def _check_names(dataset: str, entries: Sequence[Entry]) -> None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from actrec.errors import DeviceError, MissingLibraryError
-from actrec_models.data.prepare_tasks import Job, Outcome, release, work
-from actrec_models.data.source import Entry
+from actrec_models.data.prepare_tasks import Job, Outcome, adopt, release, work
+from actrec_models.data.source import Entry, Source
 
 ATTEMPTS = 3
 """How often an item may be with a worker that dies before it is left out."""
@@ -33,8 +33,9 @@ class Batch:
     deaths: int = 0
 
 
-def run_here(job: Job, pending: deque[Batch]) -> Generator[Outcome, None, None]:
+def run_here(job: Job, pending: deque[Batch], source: Source) -> Generator[Outcome, None, None]:
     """Prepares in this process, one batch after the other; stops where `pending` is cleared."""
+    adopt(job, source)
     try:
         while pending:
             yield work(job, pending.popleft().entries)

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +24,20 @@ from actrec_models.data.store_journal import Journal, Record
 from actrec_models.data.store_writer import store_error
 
 
-def finish(journal: Journal, head: Head, source: Source, held: Sequence[Entry]) -> None:
+def finish(journal: Journal, head: Head, protocols: Mapping[str, Source], held: Sequence[Entry]) -> None:
     """Writes the index of the entries `held`, which are in the journal, then the head of a finished store.
+
+    Args:
+        journal: What was prepared.
+        head: Of the store.
+        protocols: "split" or "split#fold" to the dataset that says the parts of it.
+        held: In the index's order.
 
     Raises:
         StoreError: The disk is full; what was prepared is kept.
     """
     records = [journal.records[entry.name] for entry in held]
-    index = build(source, held, records)
+    index = build(protocols, held, records)
     streams = frozenset.intersection(*(frozenset(STORED_KEYS[row[0]] for row in record.rows) for record in records))
     try:
         digest = write_index(journal.folder, index)
@@ -48,7 +54,7 @@ def finish(journal: Journal, head: Head, source: Source, held: Sequence[Entry]) 
     tidy(journal.folder, records)
 
 
-def build(source: Source, entries: Sequence[Entry], records: Sequence[Record]) -> Index:
+def build(protocols: Mapping[str, Source], entries: Sequence[Entry], records: Sequence[Record]) -> Index:
     """The index of clips."""
     shards = sorted({record.shard for record in records})
     place = {name: number for number, name in enumerate(shards)}
@@ -56,7 +62,8 @@ def build(source: Source, entries: Sequence[Entry], records: Sequence[Record]) -
     for record in records:
         sizes[place[record.shard]] = max(sizes[place[record.shard]], record.end)
     rows = [(*row[:4], tuple(row[4]), *row[5:]) for record in records for row in record.rows]
-    parts = [[PARTS.index(source.part(entry, split)) for entry in entries] for split in source.splits]
+    splits = [(source, name.split("#")[0]) for name, source in protocols.items()]
+    parts = [[PARTS.index(source.part(entry, split)) for entry in entries] for source, split in splits]
     metas = json.dumps([dict(entry.meta) for entry in entries]).encode()
     return Index(
         names=np.array([entry.name for entry in entries]),
@@ -67,8 +74,8 @@ def build(source: Source, entries: Sequence[Entry], records: Sequence[Record]) -
         rows=np.array(rows, ROW),
         shards=np.array(shards),
         sizes=sizes,
-        splits=np.array(source.splits),
-        parts=np.array(parts, np.uint8).reshape(len(source.splits), len(entries)),
+        splits=np.array(list(protocols)),
+        parts=np.array(parts, np.uint8).reshape(len(protocols), len(entries)),
         metas_json=np.frombuffer(metas, np.uint8),
     )
 

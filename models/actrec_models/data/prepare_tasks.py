@@ -56,8 +56,8 @@ class Outcome:
 class _Worker:
     """What a thread keeps from one task of a run to the next."""
 
-    def __init__(self, job: Job):
-        self.source: Source = pickle.loads(job.source)  # of our own run, not of a file
+    def __init__(self, job: Job, source: Source | None = None):
+        self.source: Source = source or pickle.loads(job.source)  # of our own run, not of a file
         self.writer = ShardWriter(job.folder, job.shard_bytes)
         self.estimation = Estimation(job.settings) if job.settings.estimate else None
 
@@ -107,6 +107,12 @@ def _worker(job: Job) -> _Worker:
         with _LOCK:
             _WORKERS[key] = found
     return found
+
+
+def adopt(job: Job, source: Source) -> None:
+    """Lets this thread work with a source that has read its lists already."""
+    with _LOCK:
+        _WORKERS[job.run, threading.get_ident()] = _Worker(job, source)
 
 
 def release(run: str) -> None:

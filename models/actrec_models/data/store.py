@@ -67,17 +67,27 @@ class PreparedDataset(ClipDataset):
         """Some of the clips [N], by their indices here."""
         return PreparedDataset(self.folder, self._chosen[np.asarray(chosen, np.int64)], (self.head, self._index))
 
-    def part(self, split: str, part: str) -> "PreparedDataset":
-        """A part of one of the dataset's protocols; empty for the first.
+    def part(self, split: str, part: str, fold: int = 0) -> "PreparedDataset":
+        """A part of one of the dataset's protocols.
+
+        Args:
+            split: Its name; empty for the first.
+            part: "train" or "test".
+            fold: From 1, where the dataset is divided into folds; 0 for the one that the dataset takes by default.
 
         Raises:
-            ConfigError: The dataset has no such split.
+            ConfigError: The dataset has no such split or fold.
         """
-        splits = self._index.splits.tolist()
+        known = self._index.splits.tolist()
+        splits = [name for name in known if "#" not in name]
         split = split or splits[0]
         if split not in splits:
             raise ConfigError(f"{self.head.dataset} has split {', '.join(splits)}; got '{split}'")
-        parts = self._index.parts[splits.index(split)][self._chosen]
+        wanted = f"{split}#{fold}" if fold else split
+        if wanted not in known:
+            folds = sum(name.startswith(f"{split}#") for name in known)
+            raise ConfigError(f"{self.head.dataset} has {folds or 'no'} folds; got fold {fold}")
+        parts = self._index.parts[known.index(wanted)][self._chosen]
         return self.subset(np.flatnonzero(parts == PARTS.index(part)))
 
     # -- what is known without reading a clip --------------------------------------------------------------------------

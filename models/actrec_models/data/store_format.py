@@ -86,7 +86,7 @@ class Index:
         rows: [R] of `ROW`.
         shards: File names.
         sizes: Bytes of each shard that are in use.
-        splits: [S] the dataset's protocols.
+        splits: [S] the dataset's protocols; one fold of one is called "split#fold".
         parts: [S, N] indices into `PARTS`.
         metas_json: A JSON list of the clips' meta.
     """

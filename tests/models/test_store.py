@@ -1,0 +1,308 @@
+"""The prepared store: what it holds is what the dataset has, whoever reads it; whatever is damaged is named."""
+
+import functools
+import json
+import multiprocessing
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+from torch.utils.data import DataLoader
+
+from actrec.cli import main
+from actrec.errors import ConfigError, DeviceError, InputError
+from actrec.features.example import example_clip
+from actrec_models import create as create_network
+from actrec_models import data
+from actrec_models.data import Clip, PreparedDataset, Source
+from actrec_models.data.prepare import Run, prepare
+from actrec_models.data.prepare_settings import PrepareConfig
+from actrec_models.data.source import Entry
+from actrec_models.data.store import MAPPED
+from actrec_models.data.store_codecs import Pictures, decode_frames, encode_raw
+from actrec_models.data.store_format import INDEX, STORE
+from actrec_models.data.store_writer import ShardWriter
+from tests.models.small import SMALL
+
+FRAMES = 6
+
+
+@functools.lru_cache
+def _specs():
+    return create_network("p_i3d", num_classes=2, **SMALL["p_i3d"]).input_specs
+
+
+class Pictured(Source):
+    """Six clips with every stream that there is."""
+
+    classes = ("still", "moving")
+    splits = ("odd", "even")
+
+    def entries(self):
+        return [Entry(f"clip{n}", n % 2, {"subject": n, "room": "hall"}) for n in range(6)]
+
+    def read(self, entry):
+        clip = example_clip(_specs(), FRAMES, seed=int(entry.meta["subject"]))
+        flow = np.random.default_rng(1).normal(0, 1, (FRAMES, 24, 32, 3)).astype(np.float32)
+        flow[:, :4] = np.nan
+        clip = {**clip, "flow": flow, "motion": np.random.default_rng(2).normal(size=(1, FRAMES, 25, 2))}
+        stamps = np.arange(FRAMES) * 33_000_000
+        return Clip(entry.name, entry.label, stamps, clip.pop("bodies"), clip)
+
+    def part(self, entry, split):
+        self.check(split)
+        if entry.meta["subject"] == 5:
+            return ""
+        return "train" if (entry.meta["subject"] % 2 == 1) == (split == "odd") else "test"
+
+
+@pytest.fixture
+def pictured(monkeypatch):
+    monkeypatch.setitem(data.DATASETS._targets, "pictured", f"{__name__}:Pictured")
+
+
+@pytest.fixture(scope="module")
+def root(data_root):
+    """Fifty sequences of N-UCLA as published."""
+    return data_root / "nucla/raw"
+
+
+@pytest.fixture(scope="module")
+def nucla(root, tmp_path_factory):
+    """The same, prepared."""
+    out = tmp_path_factory.mktemp("stores") / "nucla"
+    prepare("nucla", root, out)
+    return out
+
+
+@pytest.fixture
+def copy(nucla, tmp_path):
+    """A store that a test may damage."""
+    return shutil.copytree(nucla, tmp_path / "nucla")
+
+
+def test_a_store_is_the_dataset(nucla, root):
+    for part in data.PARTS:
+        stored = data.create("nucla", nucla, split="view", part=part)
+        source = data.create("nucla", root, split="view", part=part)
+        assert (stored.names, stored.metas, stored.classes) == (source.names, source.metas, source.classes)
+        assert (stored.layout, stored.streams, len(stored)) == (source.layout, source.streams, len(source))
+        np.testing.assert_array_equal(stored.labels, source.labels)
+        for one, other in zip(stored, source, strict=True):
+            assert (one.name, one.label) == (other.name, other.label)
+            np.testing.assert_array_equal(one.bodies, other.bodies)
+            np.testing.assert_array_equal(one.stamps_ns, other.stamps_ns)
+        np.testing.assert_array_equal(stored.lengths, [len(clip.stamps_ns) for clip in stored])
+
+
+def test_nothing_is_copied_and_nothing_can_be_written(nucla):
+    clip = PreparedDataset(nucla)[3]
+    assert isinstance(clip.bodies.base, memoryview) or clip.bodies.base is not None
+    assert not clip.bodies.flags.owndata
+    with pytest.raises(ValueError, match="read-only"):
+        clip.bodies[0] = 0
+
+
+def test_few_files_whatever_the_number_of_clips(nucla):
+    assert len(list(nucla.glob("shard_*.bin"))) == 1 < MAPPED
+    store = PreparedDataset(nucla)
+    assert store._maps == {}, "nothing is open before a clip is read"
+    for index in range(len(store)):
+        store[index]
+    assert len(store._maps) == 1
+
+
+def test_the_variants_of_a_dataset_are_found_under_their_own_names(nucla, data_root):
+    assert data.folder(nucla.parent, "nucla") == str(nucla)
+    assert data.folder(data_root, "shrec17_14") == f"{data_root}/shrec17"
+
+
+def _sum_of(store):
+    return float(sum(np.nansum(store[index].bodies) for index in range(10)))
+
+
+def test_processes_map_their_own(nucla):
+    store = data.create("nucla", nucla, part="test")
+    expected = _sum_of(store)
+    again = pickle.loads(pickle.dumps(store))
+    assert _sum_of(again) == expected and len(pickle.dumps(store)) < 20_000
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply(_sum_of, (store,)) == expected
+    loader = DataLoader(store, batch_size=50, num_workers=1, collate_fn=lambda clips: [c.name for c in clips])
+    assert tuple(name for names in loader for name in names) == store.names
+
+
+def test_fingerprints_tell_contents_not_places(nucla, copy, tmp_path, root):
+    train, test = (data.create("nucla", nucla, part=part).fingerprint() for part in data.PARTS)
+    assert train != test
+    assert PreparedDataset(copy).fingerprint() == PreparedDataset(nucla).fingerprint()
+    again = tmp_path / "again"
+    many = prepare("nucla", root, again, run=Run(shard_bytes=150_000))
+    assert many.shards > 3
+    assert many.fingerprint == PreparedDataset(nucla).fingerprint()
+
+
+@pytest.mark.usefixtures("pictured")
+def test_every_stream_comes_back(tmp_path):
+    settings = PrepareConfig(streams=["bodies", "hands", "motion", "flow", "colour"])
+    prepare("pictured", tmp_path, tmp_path / "out", settings=settings)
+    stored = PreparedDataset(tmp_path / "out")
+    source = Pictured(tmp_path)
+    assert stored.streams == {"bodies", "hands", "flow", "colour"}
+    for entry, clip in zip(source.entries(), stored, strict=True):
+        truth = source.read(entry).others
+        assert set(clip.others) == set(truth)
+        for key in set(truth) - {"colour", "flow"}:
+            np.testing.assert_array_equal(clip.others[key], truth[key].astype(np.float32))
+        assert np.abs(clip.others["colour"].astype(int) - truth["colour"]).mean() < 3
+        assert clip.others["colour"].dtype == np.uint8
+        np.testing.assert_array_equal(np.isnan(clip.others["flow"]), np.isnan(truth["flow"]))
+        bound = np.float32(0.5 * settings.flow_limit_m_s / 127 + 1e-6)
+        assert np.nanmax(np.abs(clip.others["flow"] - np.clip(truth["flow"], -4, 4))) <= bound
+        np.testing.assert_array_equal(clip.others.at("colour", np.array([5, 2, 2])), clip.others["colour"][[5, 2, 2]])
+        # What a network takes, with no more pictures decoded than it takes.
+        window = clip.sampled(np.array([0, 0, 100_000_000]))
+        np.testing.assert_array_equal(window["colour"], clip.others["colour"][[0, 0, 3]])
+
+
+@pytest.mark.usefixtures("pictured")
+def test_pixels_follow_pictures_that_are_reduced(tmp_path):
+    settings = PrepareConfig(streams=["bodies", "hands", "motion", "colour"], picture_height=60)
+    clip = _prepared_one(tmp_path, settings)
+    truth = Pictured(tmp_path).read(Pictured(tmp_path).entries()[0]).others
+    height, width = clip.others["colour"].shape[1:3]
+    assert height == 60
+    np.testing.assert_array_equal(clip.others["size"], [width, height])
+    scale = np.array([width, height]) / truth["size"]
+    # The centre of a pixel is at its integer: the picture's corners stay its corners.
+    for key in ("pixels", "hand_pixels"):
+        np.testing.assert_allclose(clip.others[key], (truth[key] + 0.5) * scale - 0.5, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(clip.others["motion"], truth["motion"] * scale, rtol=1e-4)
+
+
+def _prepared_one(folder, settings):
+    prepare("pictured", folder, folder / "out", settings=settings)
+    return PreparedDataset(folder / "out")[0]
+
+
+@pytest.mark.usefixtures("pictured")
+def test_parts_and_options_of_a_store(tmp_path):
+    prepare("pictured", tmp_path, tmp_path / "out")
+    assert data.create("pictured", tmp_path / "out", part="train").names == ("clip1", "clip3")
+    assert data.create("pictured", tmp_path / "out", split="even", part="train").names == ("clip0", "clip2", "clip4")
+    for wrong, message in (
+        ({"split": "lunar"}, "split odd, even; got 'lunar'"),
+        ({"part": "exam"}, "parts train, test"),
+        ({"fold": 2}, "no folds; got fold 2"),
+        ({"wings": 2}, "prepared with no wings"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            data.create("pictured", tmp_path / "out", **wrong)
+    with pytest.raises(ConfigError, match="holds pictured, not nucla"):
+        data.create("nucla", tmp_path / "out")
+
+
+# -- damage ------------------------------------------------------------------------------------------------------------
+
+
+def shard_of(store):
+    return next(store.glob("shard_*.bin"))
+
+
+def test_a_flipped_bit_is_named_with_its_clip_and_repaired(copy, root, tmp_path, capsys):
+    published = tmp_path / "published"
+    published.mkdir()
+    (published / "nucla").symlink_to(root)
+    victim = PreparedDataset(copy)
+    row = victim._index.rows[victim._index.first[7] + 1]
+    with open(shard_of(copy), "r+b") as file:
+        file.seek(int(row["offset"]) + 100)
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 4]))
+    name = victim.names[7]
+    with pytest.raises(InputError, match=rf"shard_\w+.bin' is damaged at byte \d+ \(bodies of clip '{name}'.*--repair"):
+        PreparedDataset(copy)[7]
+    command = ["prepare", "nucla", "--data", str(published), "--out", str(copy), "--quiet", "--workers", "0"]
+    assert main([*command, "--check"]) == 1
+    assert f"1 of {len(victim)} clips damaged" in capsys.readouterr().out
+    assert main([*command, "--repair", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["prepared"] == 1
+    assert main([*command, "--check", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["damaged"] == []
+
+
+def test_a_truncated_or_lost_shard_is_named_when_the_store_is_opened(copy, root):
+    path = shard_of(copy)
+    size = path.stat().st_size
+    with open(path, "r+b") as file:
+        file.truncate(size // 2)
+    with pytest.raises(InputError, match=rf"{path.name}' is truncated: {size // 2} of {size} bytes.*--repair"):
+        PreparedDataset(copy)
+    done = prepare("nucla", root, copy)
+    assert 0 < done.prepared < done.clips == 50
+    for shard in copy.glob("shard_*.bin"):
+        shard.unlink()
+    with pytest.raises(InputError, match="is missing"):
+        PreparedDataset(copy)
+    assert prepare("nucla", root, copy).prepared == 50
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "error", "message"),
+    [
+        (STORE, b"{", InputError, "store.json' is damaged"),
+        (STORE, b'{"schema": 99}', InputError, "schema 99, this actrec reads 1"),
+        (STORE, b'{"schema": 1, "wings": 2}', InputError, "damaged or foreign"),
+        (STORE, None, DeviceError, "no prepared dataset"),
+        (INDEX, b"", InputError, "index.npz' is damaged.*run the same actrec prepare again"),
+        (INDEX, None, InputError, "index.npz' cannot be read"),
+    ],
+)
+def test_a_damaged_head_or_index_is_named(copy, file, content, error, message):
+    (copy / file).unlink()
+    if content is not None:
+        (copy / file).write_bytes(content)
+    with pytest.raises(error, match=message):
+        PreparedDataset(copy)
+
+
+def test_a_lost_index_is_written_anew(copy, root):
+    before = PreparedDataset(copy).fingerprint()
+    (copy / INDEX).unlink()
+    again = prepare("nucla", root, copy)
+    assert (again.prepared, again.fingerprint) == (0, before)
+
+
+# -- codecs and writer -------------------------------------------------------------------------------------------------
+
+
+def test_pictures_are_kept_once_and_decoded_alone():
+    made = Pictures("colour", 95, 4.0)
+    for stamp in (0, 10):
+        made.add(stamp, np.full((8, 8, 3), 20 * stamp, np.uint8))
+    kept = made.encoded(np.array([0, 1, 2, 9, 10, 30]))
+    content = memoryview(b"".join(kept.parts))
+    shown = decode_frames(content, "jpeg", kept.shape, range(6), 4.0)
+    np.testing.assert_array_equal(shown[:, 0, 0, 0], [0, 0, 0, 200, 200, 200])
+    assert len(kept.parts) == 3
+    with pytest.raises(InputError, match="another|after"):
+        made.add(20, np.zeros((9, 8, 3), np.uint8))
+    with pytest.raises(InputError, match="two pictures of 10 ns"):
+        made.add(10, np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(InputError, match="picture 0 of 6 cannot be decoded"):
+        decode_frames(memoryview(bytes(kept.parts[0]) + bytes(len(content))), "jpeg", kept.shape, [0], 4.0)
+
+
+def test_a_writer_begins_new_shards_and_takes_clips_larger_than_one(tmp_path):
+    writer = ShardWriter(tmp_path, limit=1000)
+    names = []
+    for size in (100, 100, 900, 5000, 10):
+        writer.add([encode_raw("bodies", np.zeros(size, np.uint8))])
+        names.append(writer.name)
+    writer.close()
+    assert names[0] == names[1] != names[2] and len(set(names)) == 4
+    assert {path.name for path in tmp_path.iterdir()} == set(names)
+    with pytest.raises(InputError, match="complex"):
+        encode_raw("bodies", np.zeros(3, complex))
