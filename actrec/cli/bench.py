@@ -15,6 +15,10 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "networks": ("actrec_models.benchmark:networks", "size, time and memory of every network in ONNX Runtime"),
     "estimators": ("actrec.estimators.benchmark:measure", "time and yield of the body, hand and face estimators"),
     "mediapipe-ntu": ("actrec.estimators.benchmark:mediapipe_ntu", "MediaPipe against the Kinect on an NTU video"),
+    "ntu": (
+        "actrec.recordings.benchmark_ntu:measure",
+        "NTU RGB+D's files: clips a second, cameras found against pixels",
+    ),
     "nucla-live": ("actrec_nodes.benchmark_nucla:live", "N-UCLA's test part through the live recognizer and offline"),
     "simulated-nucla": ("actrec_nodes.benchmark_simulated:simulated", "from pixels to label, with the truth known"),
     "pipeline": (

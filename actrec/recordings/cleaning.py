@@ -46,12 +46,17 @@ def clean(sequence: SkeletonSequence, options: BodyCleaning) -> SkeletonSequence
     seen = np.isfinite(sequence.bodies).all(-1).any(-1)  # (M, T)
     left = np.flatnonzero(seen.any(1))
     if len(left) > 1:
-        left = _long_enough(left, seen, options)
-    noise = _noise(sequence.bodies, options)
+        left = _most_moving(sequence.bodies, left, seen, options)
+    return _slots(sequence, left, seen, options)
+
+
+def _most_moving(bodies: np.ndarray, left: np.ndarray, seen: np.ndarray, options: BodyCleaning) -> np.ndarray:
+    left = _long_enough(left, seen, options)
+    noise = _noise(bodies, options)
     if len(left) > 1:
         left = _upright(left, seen, noise, options)
-    motion = [_motion(sequence.bodies[m], seen[m] & ~noise[m]) for m in left]
-    return _slots(sequence, left[np.argsort(motion, kind="stable")[::-1]], seen, options)
+    motion = [_motion(bodies[m], seen[m] & ~noise[m]) for m in left]
+    return left[np.argsort(motion, kind="stable")[::-1]]
 
 
 def _long_enough(left: np.ndarray, seen: np.ndarray, options: BodyCleaning) -> np.ndarray:
