@@ -1,0 +1,248 @@
+import json
+import pickle
+
+import av
+import numpy as np
+import pytest
+
+from actrec.errors import ConfigError, DeviceError, InputError
+from actrec.geometry import project
+from actrec.recordings.smarthome import CLASSES, INTRINSICS, SmarthomeConfig, parse_name, read_smarthome
+from actrec.skeleton.conversions import convert
+from actrec.skeleton.layouts import KINECT_V2_25, LCRNET_13
+from actrec_models import data
+from actrec_models.data.smarthome import CLASSES_CROSS_VIEW, Smarthome
+
+NAME = "Cook.Cleanup_p02_r00_v02_c03"
+HEIGHTS = {"ankle": 0.8, "knee": 0.4, "hip": 0.0, "wrist": 0.0, "elbow": -0.25, "shoulder": -0.5}
+HALF_WIDTHS = {"ankle": 0.1, "knee": 0.1, "hip": 0.12, "wrist": 0.3, "elbow": 0.25, "shoulder": 0.18}
+
+
+def person(x=0.0, z=3.0, t=0):
+    """[13, 3] of somebody who stands at (x, z), facing the camera, the optical frame; their right hand waves."""
+    joints = {}
+    for side, sign in (("right", -1), ("left", 1)):
+        joints |= {f"{joint}_{side}": (x + sign * HALF_WIDTHS[joint], y, z) for joint, y in HEIGHTS.items()}
+    joints["head"] = (x, -0.75, z - 0.05)
+    joints["wrist_right"] = (x - 0.4, -0.6, z - 0.2 - 0.02 * t)
+    return np.array([joints[name] for name in LCRNET_13.joints])
+
+
+def published(people, axes=(-1, -1, 1), score=3.0):
+    """A frame as published: relative to the person's middle, of LCR-Net's axes (y up, x to the picture's left)."""
+    frame = []
+    for joints in people:
+        pose = (joints - joints.mean(axis=0)) * axes
+        frame.append({
+            "pose2d": project(joints, INTRINSICS).T.reshape(-1).tolist(), "pose3d": pose.T.reshape(-1).tolist(),
+            "cumscore": score,
+        })  # fmt: skip
+    return frame
+
+
+def write(folder, name=NAME, frames=None, **more):
+    folder.mkdir(parents=True, exist_ok=True)
+    frames = [published([person(t=t)]) for t in range(12)] if frames is None else frames
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps({"njts": 13, "K": 20, "frames": frames, **more}))
+    return path
+
+
+@pytest.mark.parametrize("axes", [(-1, -1, 1), (1, 1, 1), (1, -1, -1)])
+def test_joints_lie_where_the_person_stood(tmp_path, axes):
+    truth = [person(x=0.02 * t, t=t) for t in range(20)]
+    read = read_smarthome(write(tmp_path, frames=[published([joints], axes) for joints in truth]))
+    expected = convert(np.stack(truth), np.ones((20, 13)), "lcrnet_13")[0]
+    assert read.bodies.shape == (1, 20, 25, 3) and read.bodies.dtype == np.float32
+    np.testing.assert_allclose(read.bodies[0, 5:15], expected[5:15], atol=0.02)
+    # The person's right hand waves before them: left and right, near and far are as they were.
+    hand, base = KINECT_V2_25.index["wrist_right"], KINECT_V2_25.index["spine_base"]
+    assert (read.bodies[0, :, hand, 2] < read.bodies[0, :, base, 2]).all()
+    np.testing.assert_allclose(read.pixels[0, 3, hand], project(truth[3][6], INTRINSICS), atol=0.01)
+    assert read.stamps_ns[1] == 50_000_000  # 20 Hz
+    assert read.label == CLASSES.index("Cook.Cleanup") + 1
+    assert (read.meta["subject"], read.meta["camera"], read.name) == (2, 3, NAME)
+
+
+def test_people_keep_their_identity_and_those_seen_most_come_first(tmp_path):
+    frames = []
+    for t in range(30):
+        near, far = person(x=-1.0 + 0.05 * t, z=3.0), person(x=1.0, z=4.5)
+        here = [far, near] if t % 2 else [near, far]  # the file's order means nothing
+        if 10 <= t < 14:
+            here = [far]  # the near one is lost for a while
+        if t >= 20:
+            here = [*here, person(x=0.0, z=6.0)]
+        frames.append(published(here))
+    read = read_smarthome(write(tmp_path, frames=frames))
+    assert len(read.bodies) == 2  # of three, those seen most
+    base = KINECT_V2_25.index["spine_base"]
+    assert np.abs(read.bodies[0, :, base, 0] - 1.0).max() < 0.05  # the far one, seen in every frame
+    near = read.bodies[1, :, base, 0]
+    assert np.isnan(near[10:14]).all() and np.isfinite(np.delete(near, range(10, 14))).all()
+    assert np.nanmax(np.abs(near - (-1.0 + 0.05 * np.arange(30)))) < 0.25
+    everybody = read_smarthome(write(tmp_path, frames=frames), SmarthomeConfig(bodies=8))
+    assert len(everybody.bodies) == 3
+
+
+def test_the_unsure_are_left_out(tmp_path):
+    frames = [published([person()]) + published([person(x=1.5)], score=0.5) for _ in range(5)]
+    assert len(read_smarthome(write(tmp_path, frames=frames)).bodies) == 2
+    assert len(read_smarthome(write(tmp_path, frames=frames), SmarthomeConfig(least_score=1.0)).bodies) == 1
+
+
+def test_a_single_frame_and_frames_without_anybody(tmp_path):
+    assert read_smarthome(write(tmp_path, frames=[published([person()])])).bodies.shape == (1, 1, 25, 3)
+    read = read_smarthome(write(tmp_path, frames=[[], published([person()]), []]))
+    assert np.isnan(read.bodies[0, [0, 2]]).all() and np.isfinite(read.bodies[0, 1]).all()
+
+
+def changed(key, change):
+    frames = [published([person()]) for _ in range(3)]
+    frames[1][0][key] = change(frames[1][0][key])
+    return frames
+
+
+@pytest.mark.parametrize(("frames", "message"), [
+    ([[], []], "shows nobody in 2 frames"),
+    ([], "holds no frames"),
+    (changed("pose3d", lambda v: v[:-1]), r"frame 2, 'pose3d' has shape \[38\]"),
+    (changed("pose2d", lambda v: [*v[:-1], float("nan")]), "frame 2, 'pose2d' .* not finite"),
+    (changed("pose2d", lambda v: ["a"] * 26), "frame 2, 'pose2d' is not numbers"),
+    (changed("pose2d", lambda v: v + [0] * 8), r"'pose2d' has shape \[34\].*expected 2 × 13"),
+    ([[{"pose2d": [0] * 26}]], "without 'pose3d': take the skeletons with 3D poses"),
+    ([3], "frame 1 is no list of persons"),
+    ([["x"]], "frame 1 has a person without"),
+])  # fmt: skip
+def test_bad_files_are_named(tmp_path, frames, message):
+    path = write(tmp_path, frames=frames)
+    with pytest.raises(InputError, match=f"{NAME}.json.*{message}"):
+        read_smarthome(path)
+
+
+def test_other_units_and_other_people_are_refused(tmp_path):
+    millimetres = [published([person()], axes=(-1000, -1000, 1000)) for _ in range(3)]
+    with pytest.raises(InputError, match="not in metres"):
+        read_smarthome(write(tmp_path, frames=millimetres))
+    strange = [published([person()]) for _ in range(3)]
+    for frame in strange:
+        frame[0]["pose2d"] = np.random.default_rng(0).uniform(0, 480, 26).tolist()
+    with pytest.raises(InputError, match="does not lie over 'pose2d'"):
+        read_smarthome(write(tmp_path, frames=strange))
+
+
+def test_truncated_absent_and_foreign_files(tmp_path):
+    path = write(tmp_path)
+    path.write_text(path.read_text()[:500])
+    with pytest.raises(InputError, match=f"{NAME}.json' is truncated or no JSON"):
+        read_smarthome(path)
+    path.write_text("[1, 2]")
+    with pytest.raises(InputError, match="holds no 'frames'"):
+        read_smarthome(path)
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match="is truncated or no JSON"):
+        read_smarthome(path)
+    with pytest.raises(DeviceError, match="check the path"):
+        read_smarthome(tmp_path / "gone.json")
+
+
+def test_names():
+    assert parse_name("Walk_p25_r12_v15_c06_pose3d") == {
+        "activity": "Walk", "subject": 25, "recording": 12, "video": 15, "camera": 6,
+    }  # fmt: skip
+    assert parse_name("labels") == {}
+
+
+@pytest.fixture
+def root(tmp_path):
+    for name in ("Walk_p03_r00_v01_c01", "Walk_p02_r00_v01_c02", "Walk_p02_r01_v01_c05",
+                 "Drink.Fromcup_p02_r00_v01_c06", "WatchTV_p03_r00_v01_c01", "WatchTV_p02_r00_v01_c02"):  # fmt: skip
+        write(tmp_path / "json", name)
+    (tmp_path / "json" / "notes.json").write_text("{}")
+    return tmp_path
+
+
+def names(clips):
+    return list(clips.names)
+
+
+def test_splits(root):
+    def part(split, part, **options):
+        return [name[:-12] for name in names(data.create("smarthome", root, split=split, part=part, **options))]
+
+    assert part("cross_subject", "train") == ["Walk_p03", "WatchTV_p03"]
+    assert len(part("cross_subject", "test")) == 4
+    assert part("cross_view_1", "train") == ["Walk_p03"]  # WatchTV is none of the 19
+    assert part("cross_view_1", "test") == ["Walk_p02"]  # camera 5 is for validation
+    assert part("cross_view_2", "train") == ["Drink.Fromcup_p02", "Walk_p03"]
+    assert part("cross_view_2", "train", activities="cross_view") == ["Drink.Fromcup_p02", "Walk_p03"]
+    with pytest.raises(ConfigError, match="cross_view_1, cross_view_2; got 'cross_view'"):
+        part("cross_view", "train")
+
+
+def test_classes_depend_on_the_activities():
+    assert len(set(CLASSES)) == 31 and len(set(CLASSES_CROSS_VIEW)) == 19 and set(CLASSES_CROSS_VIEW) < set(CLASSES)
+
+
+def test_labels_follow_the_classes(root):
+    everything = Smarthome(root)
+    some = Smarthome(root, activities="cross_view")
+    assert everything.classes == CLASSES and some.classes == CLASSES_CROSS_VIEW
+    for source in (everything, some):
+        for entry in source.entries():
+            assert source.classes[entry.label] == entry.meta["activity"]
+    assert len(some.entries()) == 4
+    assert everything.fingerprint(everything.entries()) != some.fingerprint(some.entries())
+    assert pickle.loads(pickle.dumps(some)).classes == CLASSES_CROSS_VIEW
+    assert Smarthome.measure == "mean_class_accuracy"
+
+
+def test_bad_roots(root, tmp_path_factory):
+    empty = tmp_path_factory.mktemp("empty")
+    with pytest.raises(DeviceError, match="holds no skeletons"):
+        Smarthome(empty).entries()
+    with pytest.raises(DeviceError, match="there is no folder"):
+        Smarthome(empty / "gone").entries()
+    write(root / "again", "Walk_p03_r00_v01_c01_pose3d")
+    with pytest.raises(InputError, match=r"Walk_p03_r00_v01_c01.*are of the same clip"):
+        Smarthome(root).entries()
+    write(empty, "Dance_p03_r00_v01_c01")
+    with pytest.raises(InputError, match="'Dance', no activity of Smarthome"):
+        Smarthome(empty).entries()
+    with pytest.raises(ConfigError, match="activities"):
+        Smarthome(root, activities="some")
+
+
+def video(path, frames):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=20)
+        stream.width, stream.height, stream.pix_fmt = 640, 480, "yuv420p"
+        for t in range(frames):
+            image = np.full((480, 640, 3), 40, np.uint8)
+            u, v = np.round(project(person(t=t)[6], INTRINSICS)).astype(int)  # the right wrist
+            image[v - 12 : v + 13, u - 12 : u + 13] = (255, 0, 0)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def test_colour_and_pixels(root):
+    video(root / "Walk_p03_r00_v01_c01.mp4", 12)
+    source = Smarthome(root, max_side=320)
+    entries = {entry.name: entry for entry in source.entries()}
+    clip = source.read(entries["Walk_p03_r00_v01_c01"])
+    assert set(clip.others) == {"colour", "size", "pixels", "motion"}
+    assert clip.others["size"].tolist() == [320, 240]
+    sampled = clip.sampled(clip.stamps_ns[[0, 11]])
+    for t in range(2):
+        u, v = np.round(sampled["pixels"][0, t, KINECT_V2_25.index["wrist_right"]]).astype(int)
+        assert sampled["colour"][t, v, u, 0] > 150 > sampled["colour"][t, v, u, 2]
+    frames = list(source.frames(entries["Walk_p03_r00_v01_c01"]))
+    assert [frame.stamp_ns for frame in frames] == clip.stamps_ns.tolist()
+    assert frames[0].depth is None and frames[0].intrinsics.fx == pytest.approx(262.5)
+    without = source.read(entries["Walk_p02_r00_v01_c02"])
+    assert set(without.others) == {"pixels", "size"}
+    with pytest.raises(InputError, match="no camera frames"):
+        source.frames(entries["Walk_p02_r00_v01_c02"])
+    video(root / "Walk_p03_r00_v01_c01.mp4", 40)
+    with pytest.raises(InputError, match="has 40 frames at 20 Hz but its skeleton 12"):
+        source.read(entries["Walk_p03_r00_v01_c01"]).others["colour"]

@@ -1,0 +1,268 @@
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from actrec.errors import ConfigError, DeviceError, InputError
+from actrec.recordings.sysu import CLASSES, read_sysu
+from actrec.skeleton.layouts import KINECT_V1_20, KINECT_V2_25
+from actrec_models import data
+from actrec_models.data.sysu import Sysu
+from actrec_models.data.sysu_folds import clip_number, read_folds
+
+FRAMES = 6
+FOCAL, CENTRE = 525.0, (319.5, 239.5)
+UPWARDS = {"hip_centre": 0.0, "spine": 0.1, "shoulder_centre": 0.5, "head": 0.7, "shoulder": 0.45, "elbow": 0.2,
+           "wrist": 0.0, "hand": -0.05, "hip": -0.05, "knee": -0.45, "ankle": -0.85, "foot": -0.9}  # fmt: skip
+OUT = {"shoulder": 0.18, "elbow": 0.25, "wrist": 0.3, "hand": 0.3, "hip": 0.1, "knee": 0.1, "ankle": 0.1, "foot": 0.1}
+
+
+def world(t=0):
+    """[20, 3] of somebody who faces the sensor: y up, x to the sensor's left, where the person's right is."""
+    joints = []
+    for name in KINECT_V1_20.joints:
+        joint, _, side = name.rpartition("_")
+        sign = {"left": -1, "right": 1}.get(side, 0)
+        joints.append((sign * OUT.get(joint, 0) + 0.01 * t, UPWARDS.get(name if not sign else joint), 2.5))
+    return np.array(joints)
+
+
+def seen(joints, mirrored=False):
+    """[20, 2] px; in a picture that is not mirrored u falls as x grows."""
+    u = CENTRE[0] - FOCAL * joints[:, 0] / joints[:, 2]
+    v = CENTRE[1] - FOCAL * joints[:, 1] / joints[:, 2]
+    return np.stack([639 - u if mirrored else u, v], axis=1)
+
+
+def write(folder, frames=FRAMES, mirrored=False, pictures=False):
+    folder.mkdir(parents=True, exist_ok=True)
+    joints = [world(t) for t in range(frames)]
+    savemat(folder / "sklWorld.mat", {"SW": np.stack(joints, axis=-1)})
+    savemat(folder / "sklImage.mat", {"S": np.stack([seen(j, mirrored) for j in joints], axis=-1)})
+    if pictures:
+        (folder / "rgb").mkdir(exist_ok=True)
+        for t, j in enumerate(joints):
+            image = np.full((480, 640, 3), 40, np.uint8)
+            u, v = np.round(seen(j, mirrored)[KINECT_V1_20.index["hand_right"]]).astype(int)
+            cv2.rectangle(image, (int(u) - 8, int(v) - 8), (int(u) + 8, int(v) + 8), (0, 0, 255), -1)  # red
+            cv2.imwrite(str(folder / "rgb" / f"{t + 1}.jpg"), image)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """All 480 clips, as small as they can be."""
+    root = tmp_path_factory.mktemp("sysu")
+    write(root / "one", frames=1)
+    world_mat = (root / "one/sklWorld.mat").read_bytes()
+    for person in range(40):
+        for action in range(1, 13):
+            folder = root / f"3DvideoNorm/{'Pp'[person % 2]}{person:02}/video{action}"
+            folder.mkdir(parents=True)
+            (folder / "sklWorld.mat").write_bytes(world_mat)
+    return root
+
+
+def halves(rng, same):
+    """Fold by fold, the clips that train: of half of the subjects, or half of the clips of each."""
+    rows = []
+    for _ in range(30):
+        if same:
+            rows.append([clip_number(s, a) for s in range(1, 41) for a in sorted(rng.permutation(12)[:6] + 1)])
+        else:
+            rows.append([clip_number(s, a) for s in sorted(rng.permutation(40)[:20] + 1) for a in range(1, 13)])
+    return np.array(rows)
+
+
+def others(rows):
+    return np.array([sorted(set(range(1, 481)) - set(row)) for row in rows])
+
+
+def test_joints_in_the_optical_frame(tmp_path):
+    read = read_sysu(write(tmp_path / "video1"), "a")
+    sequence = read.sequence
+    assert sequence.bodies.shape == (1, FRAMES, 25, 3) and not read.mirrored
+    hand = KINECT_V2_25.index["hand_right"]
+    expected = world(3)[KINECT_V1_20.index["hand_right"]] * [-1, -1, 1]
+    np.testing.assert_allclose(sequence.bodies[0, 3, hand], expected, atol=1e-6)
+    np.testing.assert_allclose(sequence.pixels[0, 3, hand], seen(world(3))[KINECT_V1_20.index["hand_right"]], atol=1e-3)
+    # To the right in the frame is to the right in the picture.
+    u, x = sequence.pixels[0, 0, :, 0], sequence.bodies[0, 0, :, 0]
+    assert np.corrcoef(u, x)[0, 1] > 0.99
+
+
+def test_a_mirrored_picture_is_turned_back(tmp_path):
+    plain = read_sysu(write(tmp_path / "plain"), "a")
+    turned = read_sysu(write(tmp_path / "mirrored", mirrored=True), "a")
+    assert turned.mirrored
+    np.testing.assert_allclose(turned.sequence.pixels, plain.sequence.pixels, atol=1e-3)
+
+
+def test_missing_joints_and_a_single_frame(tmp_path):
+    folder = write(tmp_path / "video1")
+    joints = np.stack([world(t) for t in range(FRAMES)], axis=-1)
+    joints[KINECT_V1_20.index["foot_left"], :, 2] = 0
+    savemat(folder / "sklWorld.mat", {"SW": joints})
+    sequence = read_sysu(folder, "a").sequence
+    foot = KINECT_V2_25.index["foot_left"]
+    assert np.isnan(sequence.bodies[0, 2, foot]).all() and np.isnan(sequence.pixels[0, 2, foot]).all()
+    assert np.isfinite(sequence.bodies[0, 1, foot]).all()
+    assert len(read_sysu(write(tmp_path / "short", frames=1), "a").sequence) == 1
+
+
+@pytest.mark.parametrize(("file", "value", "message"), [
+    ("sklWorld.mat", {"SW": np.zeros((20, 3, 4))}, "shows nobody in 4 frames"),
+    ("sklWorld.mat", {"SW": np.ones((19, 3, 4))}, r"is \[19, 3, 4\], expected \[20, 3, frames\]"),
+    ("sklWorld.mat", {"SW": np.zeros((20, 3, 0))}, r"expected \[20, 3, frames\]"),
+    ("sklWorld.mat", {"X": np.ones(3)}, "holds no 'SW' but X"),
+    ("sklWorld.mat", {"SW": np.stack([1000 * world(t) for t in range(3)], -1)}, "not in the Kinect's space"),
+    ("sklWorld.mat", {"SW": np.stack([world(t) * [1, -1, 1] for t in range(3)], -1)}, "not in the Kinect's space"),
+    ("sklImage.mat", {"S": np.ones((20, 2, 4))}, "has 4 frames but 'sklWorld.mat' 6"),
+    ("sklImage.mat", {"S": np.ones((20, 3, 6))}, r"expected \[20, 2, frames\]"),
+])  # fmt: skip
+def test_bad_files_are_named(tmp_path, file, value, message):
+    folder = write(tmp_path / "video1")
+    savemat(folder / file, value)
+    with pytest.raises(InputError, match=f"{file}'.*{message}"):
+        read_sysu(folder, "a")
+
+
+def test_truncated_empty_and_absent(tmp_path):
+    folder = write(tmp_path / "video1")
+    path = folder / "sklWorld.mat"
+    for content in (path.read_bytes()[:300], b""):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"sklWorld\.mat' is corrupt or no MATLAB file"):
+            read_sysu(folder, "a")
+    path.unlink()
+    with pytest.raises(DeviceError, match="there is no file"):
+        read_sysu(folder, "a")
+
+
+def test_entries_and_folds(whole):
+    rng = np.random.default_rng(1)
+    subject_rows = halves(rng, same=False)
+    savemat(whole / "cross_subject_folds.mat", {"train": subject_rows, "test": others(subject_rows)})
+    cells = np.empty((1, 30), object)
+    same_rows = halves(rng, same=True)
+    for k in range(30):
+        cells[0, k] = same_rows[k][:, None]
+    savemat(whole / "same_subject_folds.mat", {"trainIndex": cells})
+    source = Sysu(whole)
+    entries = source.entries()
+    assert len(entries) == 480 and len({entry.name for entry in entries}) == 480
+    assert (entries[0].name, entries[12].name, entries[-1].name) == ("P00_video1", "P02_video1", "p39_video12")
+    assert [entry.label for entry in entries[:12]] == list(range(12)) and len(CLASSES) == 12
+    assert Sysu.folds == 30
+    for fold in (1, 17, 30):
+        for split, rows in (("cross_subject", subject_rows), ("same_subject", same_rows)):
+            picked = Sysu(whole, fold=fold)
+            parts = [picked.part(entry, split) for entry in entries]
+            assert [n + 1 for n, part in enumerate(parts) if part == "train"] == sorted(rows[fold - 1])
+            assert parts.count("test") == 240
+    train = data.create("sysu", whole, split="cross_subject", part="train", fold=3)
+    test = data.create("sysu", whole, split="cross_subject", part="test", fold=3)
+    subjects = [{meta["subject"] for meta in part.metas} for part in (train, test)]
+    assert not subjects[0] & subjects[1] and len(train) == len(test) == 240
+    # What a store keeps of an item is enough to tell its part.
+    assert pickle.loads(pickle.dumps(source)).part(entries[5], "same_subject") in ("train", "test")
+    assert source.fingerprint(entries[:3]) == Sysu(whole, fold=9).fingerprint(entries[:3])
+
+
+def test_folds_of_subjects_and_in_an_npz(whole, tmp_path):
+    rng = np.random.default_rng(2)
+    people = np.array([sorted(rng.permutation(40)[:20] + 1) for _ in range(30)])
+    savemat(tmp_path / "a.mat", {"tr_train_subjects": people.T})  # a column a fold
+    folds = read_folds(tmp_path / "a.mat", "cross_subject")
+    for n in (1, 240, 480):
+        expected = "train" if (n - 1) // 12 + 1 in people[4] else "test"
+        assert folds.part(5, n) == expected
+    np.savez(tmp_path / "b.npz", train=people, test=[sorted(set(range(1, 41)) - set(row)) for row in people])
+    assert read_folds(tmp_path / "b.npz", "cross_subject").parts == folds.parts
+    source = Sysu(whole, folds=str(tmp_path / "b.npz"))
+    assert source.part(source.entries()[0], "cross_subject") in ("train", "test")
+
+
+def bad(change):
+    rows = halves(np.random.default_rng(3), same=False)
+    arrays = {"train": rows, "test": others(rows)}
+    return change(arrays) or arrays
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda a: {"train": a["train"][:29]}, r"'train' \[29, 240\] is not 30 folds"),
+    (lambda a: {"x": a["train"]}, "has no array named train or test; it has: x"),
+    (lambda a: {**a, "train2": a["train"]}, "several arrays named train"),
+    (lambda a: a["train"].__setitem__((4, 0), 481), "fold 5 names 481, but there are 1 to 480"),
+    (lambda a: a["train"].__setitem__((4, 0), 0), "fold 5 names 0"),
+    (lambda a: a["train"].__setitem__((4, 0), a["train"][4, 1]), "fold 5 names .* twice"),
+    (lambda a: a["test"].__setitem__((6, 0), a["train"][6, 0]), "fold 7 trains and tests on clip"),
+    (lambda a: {"train": a["train"] + 0.5}, "of fold 1 is not whole numbers"),
+])  # fmt: skip
+def test_bad_lists_are_refused(tmp_path, change, message):
+    savemat(tmp_path / "folds.mat", bad(change))
+    with pytest.raises(InputError, match=rf"folds\.mat'.*{message}"):
+        read_folds(tmp_path / "folds.mat", "cross_subject")
+
+
+def test_a_list_of_the_other_split_is_refused(tmp_path):
+    savemat(tmp_path / "folds.mat", {"train": halves(np.random.default_rng(4), same=True)})
+    with pytest.raises(InputError, match="fold 1 trains and tests on subject 1: it is no list of split cross_subject"):
+        read_folds(tmp_path / "folds.mat", "cross_subject")
+    (tmp_path / "folds.npz").write_bytes(b"zip")
+    with pytest.raises(InputError, match=r"folds\.npz' is corrupt"):
+        read_folds(tmp_path / "folds.npz", "same_subject")
+
+
+def test_roots_that_lack_something(tmp_path):
+    with pytest.raises(DeviceError, match="there is no folder"):
+        Sysu(tmp_path / "gone").entries()
+    with pytest.raises(DeviceError, match="holds no <person>/video<n>/sklWorld.mat"):
+        Sysu(tmp_path).entries()
+    write(tmp_path / "3DvideoNorm/BoTong/video1")
+    source = Sysu(tmp_path)
+    with pytest.raises(DeviceError, match=r"has no same_subject_folds\.mat, the authors' 30 folds.*option 'folds'"):
+        source.part(source.entries()[0], "same_subject")
+    with pytest.raises(ConfigError, match="cross_subject, same_subject; got 'view'"):
+        source.part(source.entries()[0], "view")
+    with pytest.raises(ConfigError, match="fold is 31, allowed: 1 to 30"):
+        Sysu(tmp_path, fold=31)
+    with pytest.raises(DeviceError, match=r"there is no '.*mine\.mat'"):
+        Sysu(tmp_path, folds="mine.mat").entries()
+    savemat(tmp_path / "cross_subject_folds.mat", {"train": halves(np.random.default_rng(5), same=False)})
+    with pytest.raises(InputError, match="holds 1 subjects, but .* counts 40: copy the others"):
+        Sysu(tmp_path).entries()
+    (tmp_path / "cross_subject_folds.mat").unlink()
+    write(tmp_path / "3DvideoNorm/BoTong/video13")
+    with pytest.raises(InputError, match="video13' is not one of video1 to video12"):
+        Sysu(tmp_path).entries()
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_colour_lies_under_the_joints(tmp_path, mirrored):
+    write(tmp_path / "BoTong/video2", mirrored=mirrored, pictures=True)
+    source = Sysu(tmp_path, max_side=320)
+    clip = source.read(source.entries()[0])
+    assert (clip.name, clip.label) == ("BoTong_video2", 1)
+    assert set(clip.others) == {"colour", "size", "pixels", "motion"} and clip.others["size"].tolist() == [320, 240]
+    hand = KINECT_V2_25.index["hand_right"]
+    sampled = clip.sampled(clip.stamps_ns[[0, 5]])
+    for t in range(2):
+        u, v = np.round(sampled["pixels"][0, t, hand]).astype(int)
+        assert sampled["colour"][t, v, u, 0] > 150 > sampled["colour"][t, v, u, 2]
+    assert len(list(source.frames(source.entries()[0]))) == FRAMES
+    (tmp_path / "BoTong/video2/rgb/3.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match=r"3\.jpg' is truncated"):
+        clip.others["colour"]
+
+
+def test_without_pictures_or_pixels(tmp_path):
+    write(tmp_path / "BoTong/video2")
+    source = Sysu(tmp_path)
+    assert set(source.read(source.entries()[0]).others) == {"pixels", "size"}
+    with pytest.raises(InputError, match="no camera frames"):
+        source.frames(source.entries()[0])
+    (tmp_path / "BoTong/video2/sklImage.mat").unlink()
+    assert not source.read(source.entries()[0]).others
