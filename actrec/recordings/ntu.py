@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from actrec.errors import InputError
+from actrec.recordings.ntu_actions import ACTIONS
 from actrec.recordings.sequence import TRACKED_SCORES, SkeletonSequence, from_kinect, read_bytes, stamps_at
 
 FPS = 30.0
@@ -158,6 +159,8 @@ def read_ntu_skeleton(path: str | Path, fps: float = FPS) -> SkeletonSequence:
     path = Path(path)
     recording = read_ntu_file(path)
     meta: dict[str, Any] = {"format": "ntu", "fps": fps, "image_size": COLOUR_SIZE, **parse_name(path.stem)}
+    if 1 <= meta.get("action", 0) <= len(ACTIONS):
+        meta["label_name"] = ACTIONS[meta["action"] - 1]
     pixels = unmirror(recording.colour_pixels, COLOUR_SIZE[0])
     return from_kinect(
         path.stem,

@@ -1,5 +1,6 @@
 """Datasets, found by name, read from their own published files."""
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ DATASETS = Registry(
         "utd_mhad": "actrec_models.data.utd_mhad:UtdMhad",
     },
 )
+FAMILIES = {"ntu60": "ntu", "ntu120": "ntu", "shrec17_14": "shrec17", "shrec17_28": "shrec17"}
+"""Datasets that share their files, to the folder of those."""
 PARTS = ("train", "test")
 
 
@@ -34,7 +37,13 @@ def source(name: str, root: str | Path, **options: Any) -> Source:
     Raises:
         ConfigError: Unknown name or option.
     """
-    made: Source = DATASETS.create(name, root=root, **options)
+    kind = DATASETS.get(name)
+    parameters = inspect.signature(kind).parameters
+    known = [key for key, parameter in parameters.items() if parameter.kind != parameter.VAR_KEYWORD and key != "root"]
+    unknown = sorted(set(options) - set(known))
+    if unknown and not any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values()):
+        raise ConfigError(f"{name} has no option '{unknown[0]}'; known: {', '.join(known) or 'none'}")
+    made: Source = kind(root=root, **options)
     return made
 
 
@@ -76,10 +85,9 @@ def _of_store(name: str, store: PreparedDataset, split: str, part: str, options:
 
 
 def folder(data_root: str | Path, name: str) -> str:
-    """Where the dataset `name` lies in a folder of datasets: a store under its own name, files with its variants."""
-    if is_store(f"{data_root}/{name}"):
-        return f"{data_root}/{name}"
-    return f"{data_root}/{'shrec17' if name.startswith('shrec17_') else name}"
+    """Where the dataset `name` lies in a folder of datasets: under its own name, or in the folder of its `FAMILIES`."""
+    own = Path(data_root) / name
+    return str(own if name not in FAMILIES or own.is_dir() else Path(data_root) / FAMILIES[name])
 
 
 __all__ = [
