@@ -104,6 +104,8 @@ def prepare(
     """
     settings, run = settings or PrepareConfig(), run or Run()
     settings.check()
+    if "fold" in (options or {}):
+        raise ConfigError(f"all folds of {dataset} are prepared at once, one is chosen in training: leave fold out")
     # Absolute: a worker may have been started in another folder.
     source, out = data.source(dataset, Path(root).absolute(), **(options or {})), Path(out).absolute()
     pickled = pickle.dumps(source)  # before it has read anything

@@ -1,0 +1,37 @@
+"""Datasets that misbehave while they are prepared, importable by the workers of a preparation."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from actrec_models import data
+from actrec_models.data.nucla import Nucla
+
+
+class Deadly(Nucla):
+    """N-UCLA, of which some items kill the process that reads them: one once, one always."""
+
+    def __init__(self, root, once="", always="", marks=""):
+        super().__init__(root)
+        self.once, self.always, self.marks = once, always, marks
+
+    def read(self, entry):
+        mark = Path(self.marks) / f"{entry.name}.killed"
+        if entry.name == self.always or (entry.name == self.once and not mark.exists()):
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(entry)
+
+
+class Slow(Nucla):
+    """N-UCLA, which takes its time."""
+
+    def read(self, entry):
+        time.sleep(0.05)
+        return super().read(entry)
+
+
+def register():
+    """Makes them known in this process, as "deadly" and "slow"."""
+    data.DATASETS._targets.update(deadly=f"{__name__}:Deadly", slow=f"{__name__}:Slow")

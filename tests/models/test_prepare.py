@@ -1,0 +1,328 @@
+"""Preparation: workers killed, runs killed, disks full, items that cannot be read; nothing prepared is lost."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actrec.cli import main
+from actrec.errors import ConfigError, DeviceError, InputError
+from actrec_models import data
+from actrec_models.data import PreparedDataset, prepare_cluster, prepare_tasks
+from actrec_models.data import prepare as module
+from actrec_models.data.prepare import Run, prepare
+from actrec_models.data.prepare_settings import PrepareConfig
+from actrec_models.data.store_format import JOURNAL, SKIPPED, STORE, read_head
+from actrec_models.data.store_journal import Journal
+from tests.models import flaky
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def registered():
+    before = dict(data.DATASETS._targets)
+    flaky.register()
+    yield
+    data.DATASETS._targets.clear()
+    data.DATASETS._targets.update(before)
+
+
+@pytest.fixture
+def published(data_root, tmp_path):
+    """Twelve sequences of N-UCLA as published, to be damaged."""
+    folder = tmp_path / "published/nucla"
+    folder.mkdir(parents=True)
+    for path in sorted((data_root / "nucla/raw").glob("*.json"))[::4]:
+        shutil.copy(path, folder)
+    return folder
+
+
+def names_of(folder):
+    return sorted(path.stem for path in folder.glob("*.json"))
+
+
+def run_python(code, *arguments):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)], env=environment, stdout=subprocess.PIPE, text=True
+    )
+
+
+# -- items that cannot be read -----------------------------------------------------------------------------------------
+
+
+def damage(folder):
+    """Spoils four sequences; gives their names with a word of what is wrong."""
+    names = names_of(folder)
+    (folder / f"{names[0]}.json").write_text((folder / f"{names[0]}.json").read_text()[:500])
+    (folder / f"{names[1]}.json").write_text("")
+    for name, skeletons in ((names[2], []), (names[3], np.zeros((5, 20, 3)).tolist())):
+        content = json.loads((folder / f"{name}.json").read_text())
+        (folder / f"{name}.json").write_text(json.dumps({**content, "skeletons": skeletons}))
+    return names[:4]
+
+
+def test_what_cannot_be_read_is_named_skipped_and_tried_again(published, tmp_path, data_root, capsys):
+    spoilt = damage(published)
+    command = ["prepare", "nucla", "--data", str(published.parent), "--out", str(tmp_path / "out"), "--workers", "0"]
+    assert main([*command, "--quiet", "--json"]) == 0
+    shown = capsys.readouterr()
+    done = json.loads(shown.out)
+    assert (done["clips"], done["prepared"]) == (len(names_of(published)) - 4,) * 2
+    assert [item["name"] for item in done["skipped"]] == spoilt
+    assert "warning: 4 items skipped" in shown.err and "skipped.json" in shown.err
+    listed = json.loads((tmp_path / "out" / SKIPPED).read_text())
+    assert listed == done["skipped"] and all(len(item["reason"]) > 20 for item in listed)
+    assert all("\n" not in item["reason"] for item in listed)
+    assert main([*command, "--quiet", "--strict"]) == 1
+    shutil.copy(data_root / f"nucla/raw/{spoilt[0]}.json", published)
+    assert main([*command, "--quiet", "--json"]) == 0
+    done = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (done["prepared"], len(done["skipped"])) == (1, 3)
+
+
+def test_ntu_files_come_back_and_a_truncated_one_is_skipped(data_root, tmp_path):
+    folder = tmp_path / "ntu60"
+    folder.mkdir()
+    files = sorted((data_root / "ntu/skeleton").glob("*.skeleton"))[:3]
+    for path in files:
+        shutil.copy(path, folder)
+    whole = files[1].read_bytes()
+    (folder / files[1].name).write_bytes(whole[: len(whole) // 2])
+    done = prepare("ntu60", folder, tmp_path / "out", options={"incomplete": "keep"})
+    (skipped,) = done.skipped
+    assert skipped["name"] == files[1].stem and "truncated" in skipped["reason"]
+    stored = PreparedDataset(tmp_path / "out")
+    source = data.source("ntu60", folder, incomplete="keep")
+    for clip, entry in zip(
+        (stored[n] for n in range(len(stored))), (e for e in source.entries() if e.name != files[1].stem), strict=True
+    ):
+        truth = source.read(entry)
+        np.testing.assert_array_equal(clip.bodies, truth.bodies)
+        np.testing.assert_array_equal(clip.others["pixels"], truth.others["pixels"])
+    assert (
+        data.create("ntu60", tmp_path / "out", split="cross_view", part="test", incomplete="keep").names == stored.names
+    )
+    with pytest.raises(ConfigError, match="incomplete=keep: prepare ntu60 anew with incomplete=listed"):
+        data.create("ntu60", tmp_path / "out", incomplete="listed")
+
+
+def test_nothing_readable_is_an_error(published, tmp_path):
+    for path in published.glob("*.json"):
+        path.write_text("")
+    with pytest.raises(InputError, match=r"none of the \d+ items of nucla .* can be prepared: .*json"):
+        prepare("nucla", published, tmp_path / "out")
+    with pytest.raises(InputError, match="is not finished: run the same"):
+        PreparedDataset(tmp_path / "out")
+
+
+def test_a_name_twice_is_refused(published, tmp_path, monkeypatch):
+    twice = data.source("nucla", published).entries() * 2
+    monkeypatch.setattr("actrec_models.data.nucla.Nucla.entries", lambda self: twice)
+    with pytest.raises(InputError, match=f"names '{twice[0].name}' twice"):
+        prepare("nucla", published, tmp_path / "out")
+
+
+# -- again and again ---------------------------------------------------------------------------------------------------
+
+
+def test_again_is_nothing_new_is_added_changed_is_renewed_gone_is_left_out(published, tmp_path, data_root):
+    out = tmp_path / "out"
+    first = prepare("nucla", published, out)
+    files = {path: path.stat().st_mtime_ns for path in out.iterdir() if path.name not in (".lock", SKIPPED)}
+    again = prepare("nucla", published, out)
+    assert (again.prepared, again.fingerprint) == (0, first.fingerprint)
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+    reader = PreparedDataset(out)
+    names = names_of(published)
+    new = next(p for p in sorted((data_root / "nucla/raw").glob("*.json")) if p.stem not in names)
+    shutil.copy(new, published)
+    (published / f"{names[0]}.json").unlink()
+    changed = published / f"{names[1]}.json"
+    content = json.loads(changed.read_text())
+    changed.write_text(json.dumps({**content, "skeletons": content["skeletons"][:-2]}))
+    third = prepare("nucla", published, out)
+    assert third.prepared == 2 and third.fingerprint != first.fingerprint
+    assert sorted(PreparedDataset(out).names) == names_of(published)
+    index = PreparedDataset(out).names.index(names[1])
+    assert len(PreparedDataset(out)[index].stamps_ns) == len(content["skeletons"]) - 2
+    assert reader[len(reader) - 1].name == reader.names[-1], "whoever had it open goes on"
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "message"),
+    [
+        ({"picture_quality": 80}, {}, "prepared with picture_quality=95, not picture_quality=80: choose another --out"),
+        ({"streams": ["bodies"]}, {}, r"streams=\[\], not streams=\['bodies'\]"),
+        ({}, {"fold": 2}, "all folds of nucla are prepared at once"),
+        ({}, {"wings": 2}, "nucla has no option 'wings'; known: none"),
+        ({"streams": ["scent"]}, {}, "--streams has 'scent'; known: bodies"),
+        ({"estimate": ["age"]}, {}, "--estimate has 'age'; known: bodies"),
+    ],
+)
+def test_other_settings_are_refused(settings, options, message, published, tmp_path):
+    prepare("nucla", published, tmp_path / "out")
+    with pytest.raises(ConfigError, match=message):
+        prepare("nucla", published, tmp_path / "out", options=options, settings=PrepareConfig(**settings))
+
+
+def test_a_folder_of_other_things_is_refused(published, tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(ConfigError, match="holds other files"):
+        prepare("nucla", published, tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(DeviceError, match="cannot write to"):
+        prepare("nucla", published, tmp_path / "file")
+
+
+def test_two_at_once_are_refused(published, tmp_path):
+    prepare("nucla", published, tmp_path / "out")
+    with Journal(tmp_path / "out"), pytest.raises(DeviceError, match="another actrec prepare is writing"):
+        prepare("nucla", published, tmp_path / "out")
+
+
+def test_streams_that_a_dataset_lacks_are_said(published, tmp_path):
+    with pytest.raises(InputError, match="has no colour .*leave it out of --streams, or --estimate it"):
+        prepare("nucla", published, tmp_path / "out", settings=PrepareConfig(streams=["colour"]))
+    with pytest.raises(InputError, match="no camera frames here: prepare it without --estimate"):
+        prepare("nucla", published, tmp_path / "other", settings=PrepareConfig(estimate=["motion"]))
+
+
+# -- kills -------------------------------------------------------------------------------------------------------------
+
+PREPARE = """
+import sys
+from tests.models import flaky
+flaky.register()
+from actrec_models.data import prepare as module
+module.BATCH = 2
+print("ready", flush=True)
+module.prepare("slow", sys.argv[1], sys.argv[2])
+"""
+
+
+def test_a_run_killed_at_any_moment_loses_only_what_is_under_way(published, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    monkeypatch.setattr(module, "BATCH", 2)
+    child = run_python(PREPARE, published, out)
+    assert child.stdout.readline() == "ready\n"
+    journal = out / JOURNAL
+    while not (journal.exists() and journal.read_bytes().count(b"\n") >= 2):
+        assert child.poll() is None
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    assert not read_head(out).complete
+    kept = sum(len(json.loads(line)["clips"]) for line in journal.read_text().splitlines())
+    assert kept >= 4
+    # As if the kill had come while a line and a shard were being written.
+    with open(journal, "ab") as file:
+        file.write(b'{"clips":[["a01')
+    with open(next(out.glob("shard_*.bin")), "ab") as file:
+        file.write(b"half a clip")
+    (out / "shard_0123456789ab.bin").write_bytes(b"of a worker of which nothing is known")
+    done = prepare("slow", published, out)
+    assert done.prepared == len(names_of(published)) - kept
+    assert done.fingerprint == prepare("slow", published, tmp_path / "at_once").fingerprint
+    used = sum(path.stat().st_size for path in out.glob("shard_*.bin"))
+    assert used == done.bytes, "what dead workers left is removed"
+    assert all(not wrong for _, wrong in PreparedDataset(out).damaged())
+
+
+def test_a_killed_worker_costs_its_clip_alone(published, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BATCH", 4)
+    monkeypatch.setattr(prepare_cluster, "ATTEMPTS", 2)
+    names = names_of(published)
+    options = {"once": names[1], "always": names[2], "marks": str(tmp_path)}
+    done = prepare("deadly", published, tmp_path / "out", options=options, run=Run(workers=1))
+    assert done.skipped == [{"name": names[2], "reason": "2 workers died while they worked on it"}]
+    assert done.clips == len(names) - 1 and (tmp_path / f"{names[1]}.killed").exists()
+    shutil.copytree(published, tmp_path / "alike")
+    (tmp_path / f"alike/{names[2]}.json").unlink()
+    alike = prepare("nucla", tmp_path / "alike", tmp_path / "here")
+    assert alike.fingerprint == done.fingerprint
+
+
+def test_a_cluster_of_others_prepares_the_same(published, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    kinds = {"processes": False, "protocol": "tcp", "dashboard_address": None, "threads_per_worker": 2}
+    with distributed.LocalCluster(n_workers=1, silence_logs="CRITICAL", **kinds) as cluster:
+        done = prepare("nucla", published, tmp_path / "out", run=Run(scheduler=cluster.scheduler_address))
+    assert done.fingerprint == prepare("nucla", published, tmp_path / "here").fingerprint
+    assert prepare_tasks._WORKERS == {}, "its workers live on, and hold nothing open"
+
+
+def test_a_cluster_that_is_not_there_is_said(published, tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    real = distributed.Client
+    monkeypatch.setattr(distributed, "Client", lambda address, timeout: real(address, timeout=0.5))
+    with pytest.raises(DeviceError, match="no scheduler answers at 'tcp://127.0.0.1:9'"):
+        prepare("nucla", published, tmp_path / "out", run=Run(scheduler="tcp://127.0.0.1:9"))
+
+
+# -- a full disk -------------------------------------------------------------------------------------------------------
+
+LIMITED = """
+import resource, sys
+from actrec_models.data import prepare as module
+from actrec.errors import DeviceError
+module.BATCH = 2
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
+try:
+    module.prepare("nucla", sys.argv[1], sys.argv[2])
+except DeviceError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("limit", [1500, 60_000])
+def test_a_full_disk_stops_with_one_error_and_is_resumed(limit, published, tmp_path):
+    """At 1500 bytes the journal is the first that does not fit, at 60,000 a shard."""
+    out = tmp_path / "out"
+    child = run_python(LIMITED, published, out, limit)
+    said, _ = child.communicate(timeout=60)
+    assert said.startswith("no space is left in") and "nothing that was prepared is lost" in said
+    assert len(said.strip().splitlines()) == 1
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+    with Journal(out) as journal:
+        kept = len(journal.records)
+    done = prepare("nucla", published, out)
+    assert done.prepared == len(names_of(published)) - kept
+    assert (kept > 0) == (limit > 10_000)
+    assert done.fingerprint == prepare("nucla", published, tmp_path / "at_once").fingerprint
+
+
+def test_a_damaged_journal_is_named(published, tmp_path):
+    prepare("nucla", published, tmp_path / "out")
+    path = tmp_path / "out" / JOURNAL
+    path.write_bytes(b"nonsense\n" + path.read_bytes())
+    with pytest.raises(InputError, match="journal.jsonl' is damaged in line 1"):
+        prepare("nucla", published, tmp_path / "out")
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_lists_and_refuses(published, tmp_path, capsys):
+    assert main(["prepare", "list", "--json"]) == 0
+    assert "nucla" in json.loads(capsys.readouterr().out)
+    out = ["--data", str(published.parent), "--out", str(tmp_path / "out"), "--quiet"]
+    assert main(["prepare", "atlantis", *out]) == 2
+    assert main(["prepare", "nucla", *out, "--workers", "-1"]) == 2
+    assert main(["prepare", "nucla", *out, "--set", "wings=2"]) == 2
+    assert main(["prepare", "nucla", *out, "--check"]) == 1
+    assert main(["prepare", "nucla", "--data", str(tmp_path / "nowhere"), *out[2:], "--workers", "0"]) == 1
+    assert len(capsys.readouterr().err.strip().splitlines()) == 5
+    assert main(["prepare", "nucla", *out, "--workers", "0"]) == 0
+    assert main(["prepare", "utd_mhad", *out, "--check"]) == 2
+    assert (tmp_path / "out" / STORE).is_file()
