@@ -9,7 +9,7 @@ import numpy as np
 
 from actrec import config
 from actrec.config import setting
-from actrec.errors import ConfigError
+from actrec.errors import ConfigError, DeviceError, InputError
 from actrec_models.data import PARTS, ClipDataset
 from actrec_models.evaluation import fusion, scoring
 from actrec_models.evaluation.opening import Model
@@ -268,12 +268,26 @@ def _pooled(study: Study) -> Report:
 
 
 def _notes(target: Target, models: Sequence[Model], clips: ClipDataset) -> tuple[str, ...]:
-    caveat = (target.source.caveat,) if target.source.caveat else ()
+    """What a reader must know: the dataset's caveat, merged classes, and inputs that the dataset has nothing for."""
+    notes = [target.source.caveat] if target.source.caveat else []
     finer = [model for model in models if model.package.labels != tuple(clips.classes)]
-    if not finer:
-        return caveat
-    return (
-        *caveat,
-        f"{', '.join(model.name for model in finer)}: {len(finer[0].package.labels)} classes, whose probabilities are "
-        f"summed to the dataset's {len(clips.classes)}.",
-    )
+    if finer:
+        notes.append(
+            f"{', '.join(model.name for model in finer)}: {len(finer[0].package.labels)} classes, whose probabilities "
+            f"are summed to the dataset's {len(clips.classes)}."
+        )
+    for model in models:
+        lacking = sorted(model.session.keys - _held(clips) - {"size"})
+        if lacking:
+            notes.append(f"The dataset has no {', '.join(lacking)}: {model.name} gets zeros in their place.")
+    return tuple(notes)
+
+
+def _held(clips: ClipDataset) -> frozenset[str]:
+    """The keys of the first clip that can be read: it speaks for all."""
+    for index in range(len(clips)):
+        try:
+            return frozenset(clips[index].others) | {"bodies"}
+        except (InputError, DeviceError):  # has been named, or noted, when it was scored
+            continue
+    return frozenset()
