@@ -10,13 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from actrec import config
+from actrec import config, keyvalues
 
 EPILOG = """\
 Example:
   actrec train models/recipes/deepacts_graph_nucla.yaml --data ~/datasets --out runs/nucla
-  actrec train models/recipes/p_i3d_ntu60.yaml --init rgb_imagenet.pt --out runs/p_i3d --devices 4
-  torchrun --nproc_per_node 2 -m actrec train models/recipes/sem_net_ntu60.yaml --out runs/sem_net
+  actrec train models/recipes/papers/p_i3d_ntu60.yaml --init rgb_imagenet.pt --out runs/p_i3d --devices 4
+  actrec train models/recipes/papers/vpn_ntu60.yaml --set split=cross_view --set seed=2 --out runs/vpn_cv
+  torchrun --nproc_per_node 2 -m actrec train models/recipes/papers/sem_net_ntu60.yaml --out runs/sem_net
 
 The same command goes on where a run was ended or killed. For its curves: tensorboard --logdir runs
 """
@@ -26,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `actrec train`."""
     parser.epilog = EPILOG
     parser.add_argument("recipe", type=Path, help="YAML file; see models/recipes")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="another value of a field of the recipe; repeat"
+    )
     add_data_argument(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and metrics.csv")
     add_init_argument(parser)
@@ -72,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(format="%(message)s")
     first = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"  # of several processes
     logging.getLogger("actrec_models").setLevel(logging.INFO if first else logging.ERROR)
-    recipe = importlib.import_module("actrec_models.recipe").read(args.recipe)
+    changes = keyvalues.read(args.set, "field of the recipe")
+    recipe = importlib.import_module("actrec_models.recipe").read(args.recipe, changes)
     training = importlib.import_module("actrec_models.training")
     asked = {field.name: getattr(args, field.name) for field in dataclasses.fields(training.Machine)}
     machine = config.build(training.Machine, {name: value for name, value in asked.items() if value is not None})

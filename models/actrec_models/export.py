@@ -182,7 +182,8 @@ def _judge(
     recipe: Recipe, session: inference.Session, network: Network, data_root: str
 ) -> tuple[package.Rejection, dict[str, Any]]:
     """The rejection, and the figures of the card."""
-    test = data.create(recipe.dataset, data.folder(data_root, recipe.dataset), split=recipe.split, part="test")
+    root = data.folder(data_root, recipe.dataset)
+    test = data.create(recipe.dataset, root, split=recipe.split, part="test", **recipe.dataset_options)
     scores = evaluation.score(session, test, recipe.clips).logits
     right = scores.argmax(axis=1) == test.labels
     figures: dict[str, Any] = {

@@ -13,8 +13,6 @@ from actrec_models.networks.base import OUTLIER, Network
 from actrec_models.recipe import Recipe, Stage
 from actrec_models.registry import create
 
-_MONITORED = ("val_loss", "loss")
-
 
 class Recognition(lightning.LightningModule):
     """Optimises a network's own loss as a recipe says.
@@ -38,6 +36,7 @@ class Recognition(lightning.LightningModule):
         self._plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
         self._plateau_state: dict[str, Any] | None = None
         self._seen = torch.zeros(2, dtype=torch.float64)  # sum of losses and batches of the epoch so far
+        self._held = torch.zeros(3)  # sum of losses, right ones and number of the clips held out
 
     def enter(self, stage: Stage, epochs_before: int = 0) -> None:
         """Goes to a stage: what is trained, on which loss, how fast.
@@ -76,14 +75,21 @@ class Recognition(lightning.LightningModule):
         )
         return loss
 
+    def on_validation_epoch_start(self) -> None:
+        """Nothing is counted yet."""
+        self._held = torch.zeros(3, device=self.device)
+
     def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
-        """Logs loss and accuracy on what is held out, neither smoothed nor varied."""
+        """Counts loss and accuracy on what is held out, neither smoothed nor varied."""
         parts, known = self.network.losses(batch), batch["label"] != OUTLIER
-        count = int(known.sum())
-        right = (parts["logits"].argmax(1) == batch["label"])[known].float().sum()
-        loss = parts["loss"] if count else torch.zeros_like(parts["loss"])
-        figures = {"val_loss": loss, "val_accuracy": right / max(count, 1)}
-        self.log_dict(figures, on_epoch=True, on_step=False, prog_bar=True, batch_size=count, sync_dist=self._shared)
+        if known.any():
+            right = (parts["logits"].argmax(1) == batch["label"])[known].sum()
+            self._held += torch.stack([parts["loss"] * known.sum(), right, known.sum()]).float()
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs them, over all processes: each clip counts once."""
+        loss, right, count = self.trainer.strategy.reduce(self._held, reduce_op="sum").tolist()
+        self.log_dict({"val_loss": loss / count, "val_accuracy": right / count}, prog_bar=True)
 
     @property
     def plain(self) -> bool:

@@ -28,6 +28,7 @@ class Stage:
     learning_rate: float = setting(1e-3, "where the stage's own schedule begins or peaks", range=(1e-7, 10.0))
     model: str = setting("", "another network, trained before that of the recipe, which starts from its weights")
     options: dict = setting({}, "options of that network")
+    window_s: float | None = setting(None, "time that it sees; by default its paper's", unit="s", range=(0.1, 60.0))
     batch: int | None = setting(None, "as the recipe's", range=(1, 4096))
     weight_decay: float | None = setting(None, "as the recipe's", range=(0.0, 1.0))
     optimiser: dict | None = setting(None, "as the recipe's")
@@ -49,6 +50,7 @@ class Recipe:
     options: dict = setting({}, "options of the network")
     dataset: str = setting("nucla", "dataset, a name of actrec_models.data.DATASETS")
     split: str = setting("view", "the dataset's protocol")
+    dataset_options: dict = setting({}, "options of the dataset, e.g. SYSU's fold")
     rendered: str = setting("", "clips made by actrec_models.data.rendered, added to the training part")
     unknown_dataset: str = setting("utd_mhad", "actions outside the classes, for the rejection threshold; empty: none")
     unknown_exclude: list = setting([], "its actions that are among the classes after all")
@@ -129,7 +131,7 @@ class Recipe:
         names = ("batch", "weight_decay", "optimiser", "schedule", "sampling")
         own: dict[str, Any] = {name: getattr(stage, name) for name in names if getattr(stage, name) is not None}
         if stage.model:
-            own |= {"model": stage.model, "options": stage.options, "window_s": None, "frames": None}
+            own |= {"model": stage.model, "options": stage.options, "window_s": stage.window_s, "frames": None}
         return dataclasses.replace(self, stages=[], epochs=stage.epochs, learning_rate=stage.learning_rate, **own)
 
     def network_options(self) -> dict[str, Any]:
@@ -146,8 +148,12 @@ class Recipe:
         return dataclasses.asdict(self)
 
 
-def read(path: str | Path) -> Recipe:
+def read(path: str | Path, changes: dict[str, Any] | None = None) -> Recipe:
     """Reads and validates a recipe.
+
+    Args:
+        path: YAML file.
+        changes: Fields that have another value than the file gives.
 
     Raises:
         ConfigError: No such file, no YAML mapping, or a field is unknown or out of range.
@@ -161,6 +167,9 @@ def read(path: str | Path) -> Recipe:
         raise ConfigError(f"recipe '{path}' is not YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"recipe '{path}' holds no settings; see models/recipes for examples")
-    recipe = config.build(Recipe, content)
-    recipe.check()
+    try:
+        recipe = config.build(Recipe, {**content, **(changes or {})})
+        recipe.check()
+    except ConfigError as error:
+        raise ConfigError(f"recipe '{path}': {error}") from error
     return recipe

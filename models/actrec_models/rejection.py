@@ -87,7 +87,8 @@ def calibrate(recipe: Recipe, session: Session, data_root: str) -> tuple[Rejecti
 
     Augmented draws that training did not see are the nearest to unseen clips that does not touch the test part.
     """
-    clips = data.create(recipe.dataset, data.folder(data_root, recipe.dataset), split=recipe.split, part="train")
+    root = data.folder(data_root, recipe.dataset)
+    clips = data.create(recipe.dataset, root, split=recipe.split, part="train", **recipe.dataset_options)
     samples = Samples(clips, list(session.package.inputs), session.package.window, recipe, recipe.check())
     draws = [np.random.default_rng([recipe.seed, recipe.epochs, index]) for index in range(len(samples))]
     known = evaluation.logits_of(session, [samples.varied_bodies(samples.clips[i], rng) for i, rng in enumerate(draws)])

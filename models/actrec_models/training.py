@@ -278,7 +278,8 @@ class _Run:
 
 def training_clips(recipe: Recipe, data_root: str) -> ClipDataset:
     """The recipe's training part, with the rendered clips where it names some."""
-    clips = data.create(recipe.dataset, data.folder(data_root, recipe.dataset), split=recipe.split, part="train")
+    folder = data.folder(data_root, recipe.dataset)
+    clips = data.create(recipe.dataset, folder, split=recipe.split, part="train", **recipe.dataset_options)
     if not recipe.rendered:
         return clips
     more = rendered.read(Path(recipe.rendered))

@@ -216,7 +216,7 @@ def test_algorithm_1_lowers_every_stage_s_loss():
 
 def test_algorithm_1_runs_as_one_recipe(root, tmp_path, monkeypatch):
     """The shipped recipe on a few short clips: each stage goes on from what the one before it learnt."""
-    shipped = recipe.read(root / "models/recipes/p_i3d_ntu60.yaml")
+    shipped = recipe.read(root / "models/recipes/papers/p_i3d_ntu60.yaml")
     assert [stage.name for stage in shipped.plan()] == list(network().stages)
     assert [stage.epochs for stage in shipped.plan()[2:]] == [10, 25]  # N1, N2
     small = dataclasses.replace(

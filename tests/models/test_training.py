@@ -162,7 +162,7 @@ def test_bad_recipes_are_refused_in_one_line(tmp_path, content, message):
 
 
 def test_shipped_recipes_are_valid(root):
-    for path in (root / "models/recipes").glob("*.yaml"):
+    for path in (root / "models/recipes").rglob("*.yaml"):
         recipe.read(path)
 
 

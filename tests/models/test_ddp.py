@@ -1,0 +1,94 @@
+"""Two processes under torchrun learn what one does, to rounding, and go on from what they kept."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from actrec import config
+from actrec.errors import ConfigError
+from actrec_models import checkpoint, data, training
+from actrec_models.draws import PAD, Epochs, Sampling, Shares
+from actrec_models.recipe import Recipe
+from actrec_models.training import Machine
+from tests.models import ddp_run
+
+SCRIPT = Path(ddp_run.__file__)
+
+
+def torchrun(folder, out, *options):
+    """`torchrun --nproc_per_node 2 … train`, on clips that the script makes up."""
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(ddp_run.RECIPE))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(SCRIPT)]
+    command += ["train", str(recipe), "--out", str(out), "--data", str(folder), "--quiet", "--accelerator", "cpu"]
+    environment = {**os.environ, "ACTREC_TEST_NOTES": str(folder), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    return subprocess.run(
+        [*command, *options], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def test_two_processes_learn_what_one_does(tmp_path, monkeypatch):
+    out = tmp_path / "two"
+    done = torchrun(tmp_path, out, "--threads", "1")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split() == [str(out / "best.ckpt")], "the first process alone prints"
+    monkeypatch.setattr(data, "create", ddp_run.clips)
+    torch.set_num_threads(1)
+    training.train(config.build(Recipe, ddp_run.RECIPE), "", tmp_path / "one", progress=False, threads=1)
+    two, one = (checkpoint.read(folder / "last.ckpt") for folder in (out, tmp_path / "one"))
+    assert two["global_step"] == one["global_step"] == 4
+    for part in ("state_dict", "current_model_state"):
+        for name, value in one[part].items():
+            torch.testing.assert_close(two[part][name], value, rtol=1e-4, atol=1e-6)
+    moved = one["current_model_state"]["network.c3d.conv1.weight"] - one["state_dict"]["network.c3d.conv1.weight"]
+    assert moved.abs().max() > 1e-5, "the average is not the newest"
+    assert "2 × cpu" in two["actrec"]["provenance"]["device"]
+    best = [content["callbacks"]["Checkpoints"]["best"] for content in (two, one)]
+    assert best[0] == pytest.approx(best[1], abs=1e-5)
+    drawn = [(tmp_path / f"draws_{rank}.txt").read_text().splitlines() for rank in (0, 1)]
+    whole = Epochs(ddp_run.clips().labels[:8], Sampling(), 1, 4)
+    expected = [[f"{epoch}:{index}" for epoch, index, _ in batch] for _ in range(2) for batch in whole]
+    assert [f"{a} {b}".split() for a, b in zip(*drawn, strict=True)] == expected
+    assert sorted(path.name for path in (out / "log").iterdir()) == ["tensorboard", "version_0"]
+    assert not list(out.rglob("*.part"))
+
+
+def test_processes_share_every_batch_and_every_held_out_clip():
+    labels = torch.arange(23).numpy() % 3
+    options = {"sampling": Sampling(repeats=2), "seed": 3, "batch": 8}
+    one = Epochs(labels, **options)
+    whole = [batch for _ in range(2) for batch in one]
+    assert {epoch for batch in whole for epoch, _, _ in batch} == {0, 1}
+    for world, accumulate in ((2, 1), (2, 2), (4, 2)):
+        ranks = [Epochs(labels, **options, accumulate=accumulate, rank=r, world=world) for r in range(world)]
+        parts = [[batch for _ in range(2) for batch in rank] for rank in ranks]
+        together = [draw for step in zip(*parts, strict=True) for part in step for draw in part]
+        assert together == [draw for batch in whole for draw in batch]
+    with pytest.raises(ConfigError, match="a batch of 8 clips does not divide among 3 processes × 1 parts"):
+        Epochs(labels, **options, world=3)
+    with pytest.raises(ConfigError, match="a batch of 64 clips is more than the training part's 46"):
+        Epochs(labels, Sampling(repeats=2), 1, 64)
+    shares = [list(Shares(11, 2, rank, 3)) for rank in range(3)]
+    assert len({len(batches) for batches in shares}) == 1
+    indices = [index for batches in shares for batch in batches for index in batch]
+    assert sorted(index for index in indices if index != PAD) == list(range(11))
+
+
+def test_machines_that_cannot_be_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ConfigError, match="PyTorch finds none"):
+        Machine(accelerator="gpu").trainer_options()
+    for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("LOCAL_WORLD_SIZE", "2"), ("WORLD_SIZE", "4")):
+        monkeypatch.setenv(name, value)
+    options = Machine().trainer_options()
+    assert (options["devices"], options["num_nodes"], options["strategy"]) == (2, 2, "ddp")
+    with pytest.raises(ConfigError, match="torchrun made 2 processes, but --devices asks for 3"):
+        Machine(devices=3).trainer_options()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match="2 processes for 1 GPUs"):
+        Machine().trainer_options()

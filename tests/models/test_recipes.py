@@ -1,0 +1,151 @@
+"""Every shipped recipe can be followed: its network, stages, optimiser, schedule, dataset and split exist."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import actrec_models
+from actrec import config, features
+from actrec.errors import ConfigError
+from actrec_models import recipe
+from actrec_models.data import DATASETS
+from actrec_models.draws import Selection, Validation
+from actrec_models.learning import Recognition
+from actrec_models.recipe import Recipe
+from tests.models.made_up import skeletons
+
+FOLDER = Path(__file__).parents[2] / "models/recipes"
+SHIPPED = sorted(FOLDER.rglob("*.yaml"))
+OTHERS = [  # what the papers' recipes say that --set makes of them
+    *((f"deepacts_{name}", {"model": model}) for name in ("ntu60", "ntu120", "sysu")
+      for model in ("deepacts_multi", "deepacts_graph", "deepacts_cnn")),
+    ("deepacts_ntu60", {"split": "cross_view", "options": {"modalities": ["body"]}}),
+    ("deepacts_sysu", {"split": "same_subject", "dataset_options": {"fold": 7}}),
+    ("sem_net_ntu60", {"options": {"streams": "joint"}}),
+    ("sem_net_ntu120", {"split": "cross_setup"}),
+    ("spa_net_ntu60", {"model": "spa_net_3p1d", "split": "cross_view"}),
+    ("sem_spa_shrec17", {"dataset": "shrec17_14"}),
+    ("vpn_ntu60", {"model": "vpn_resnext101"}),
+    ("vpn_smarthome", {"split": "cross_view_2"}),
+    ("c3d_flow_ntu60", {"options": {"scale": 0.0078125}}),
+]  # fmt: skip
+
+
+def follow(chosen):
+    """Builds all that a recipe names, at full size but without memory."""
+    source = DATASETS.get(chosen.dataset)
+    assert chosen.split in source.splits
+    for stage in chosen.plan():
+        own = chosen.of(stage)
+        with torch.device("meta"):
+            module = Recognition(
+                own.as_dict(), [f"class {n}" for n in range(len(getattr(source, "classes", ())) or 31)]
+            )
+        module.enter(dataclasses.replace(stage, model="", options={}))
+        network = module.network
+        assert own.window(network).clip_frames == network.window.clip_frames
+        assert features.streams(network.input_specs)
+        if source.layout == "hand_22":
+            assert {spec.layout for spec in network.input_specs} == {"hand_22"}
+        chosen_optimiser, schedule, sampling, validation = own.parts()
+        optimiser = chosen_optimiser.make(network.parameters(), own.learning_rate, own.weight_decay)
+        schedule.make(optimiser, own.learning_rate, 1000, own.epochs)
+        assert own.batch % 4 == 0, "four GPUs can share it"
+        assert sampling.repeats >= 1
+        assert validation.share < 0.5
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(FOLDER)))
+def test_every_recipe_can_be_followed(path):
+    follow(recipe.read(path))
+
+
+@pytest.mark.parametrize(("name", "changes"), OTHERS)
+def test_so_can_what_its_comments_make_of_it(name, changes):
+    follow(recipe.read(FOLDER / f"papers/{name}.yaml", changes))
+
+
+def test_every_paper_has_a_recipe_for_its_datasets():
+    found = {(r.model, r.dataset) for r in map(recipe.read, (FOLDER / "papers").glob("*.yaml"))}
+    families = {
+        "deepacts": ("ntu60", "ntu120", "sysu"), "res_tcn_bjcn": ("ntu60",), "c3d_flow": ("ntu60",),
+        "c3d_flow_at1": ("ntu60",), "c3d_flow_at2": ("ntu60",), "flow_skeleton": ("ntu60",), "p_i3d": ("ntu60", "nucla"),
+        "sem_net": ("ntu60", "ntu120"), "spa_net_4d": ("ntu60", "ntu120"), "sem_spa": ("ntu60", "ntu120", "shrec17_28"),
+        "vpn_i3d": ("ntu60", "ntu120", "smarthome", "nucla"),
+    }  # fmt: skip
+    assert found == {(model, dataset) for model, datasets in families.items() for dataset in datasets}
+    others = {changes["model"] for _, changes in OTHERS if "model" in changes}
+    assert set(families) | others == set(actrec_models.list_models())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"optimiser": {"name": "lion"}}, "Optimiser.name is 'lion', allowed: adamw, adam, sgd"),
+        ({"optimiser": {"beta": 1}}, "unknown option beta of Optimiser; known: beta_2"),
+        ({"optimiser": {"nesterov": True}}, "nesterov needs sgd"),
+        ({"optimiser": {"name": "sgd", "nesterov": True, "momentum": 0.0}}, "nesterov needs sgd with a momentum"),
+        ({"schedule": {"name": "steps"}}, "Schedule steps goes by epochs: give it `every`, or milestones"),
+        ({"schedule": {"name": "exponential", "milestones": [3]}}, "milestones are those of steps, not of exponential"),
+        ({"schedule": {"name": "steps", "milestones": [9, 3]}}, "expected rising numbers of epochs"),
+        ({"schedule": {"name": "steps", "milestones": ["three"]}}, "expected rising numbers of epochs"),
+        ({"stages": [{"optimiser": {"name": "lion"}}]}, "Optimiser.name is 'lion'"),
+        ({"stages": [{"schedule": {"every": -1}}]}, "Schedule.every is -1, allowed"),
+        ({"stages": [{"model": "sem_net"}]}, "the last stage trains sem_net, but the recipe is for deepacts_graph"),
+        ({"stages": [3]}, "stages holds an entry that is no mapping"),
+        ({"batch": 10, "accumulate": 4}, "a batch of 10 clips does not divide into 4 parts"),
+        ({"validation": {"share": 0.9}}, "Validation.share is 0.9, allowed: 0.0 to 0.5"),
+        ({"sampling": {"balance": "subjects"}}, "Sampling.balance is 'subjects', allowed: none, classes"),
+        ({"gradient_clip": "large"}, "Recipe.gradient_clip is 'large', expected float"),
+        ({"seeds": 3}, "unknown option seeds of Recipe"),
+    ],
+)
+def test_recipes_that_cannot_be_followed_are_refused_in_one_line(content, message, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match=message) as raised:
+        recipe.read(tmp_path / "recipe.yaml")
+    assert "recipe.yaml" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_recipe_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "recipe.yaml").write_bytes(b"\xff\xfe\x00batch")
+    with pytest.raises(ConfigError, match="is not YAML"):
+        recipe.read(tmp_path / "recipe.yaml")
+
+
+def test_validation_holds_whole_subjects_of_the_training_part_out():
+    clips = skeletons(50)
+    kept, held = Validation(share=0.2, by="subject").split(clips, seed=1)
+    subjects = [{meta["subject"] for meta in part.metas} for part in (kept, held)]
+    assert subjects[0] | subjects[1] == set(range(5))
+    assert not subjects[0] & subjects[1]
+    assert (len(kept), len(held)) == (40, 10)
+    assert isinstance(held, Selection)
+    assert [held[i].name for i in range(10)] == list(held.names)
+    assert [held[i].label for i in range(10)] == list(held.labels)
+    assert held.fingerprint() == clips.fingerprint()
+    again = Validation(share=0.2, by="subject").split(clips, seed=1)[1]
+    assert again.names == held.names
+    singles = Validation(share=0.1).split(clips, seed=1)[1]
+    assert 4 <= len(singles) <= 6
+    assert Validation().split(clips, seed=1) == (clips, None)
+    with pytest.raises(ConfigError, match=r"validation by 'view': the dataset says subject of its clips"):
+        Validation(share=0.2, by="view").split(clips, seed=1)
+    one = Selection(clips, range(0, 50, 5))
+    with pytest.raises(ConfigError, match="would hold out all 10 clips"):
+        Validation(share=0.2, by="subject").split(one, seed=1)
+
+
+def test_stages_take_the_recipe_where_they_say_nothing():
+    chosen = config.build(
+        Recipe, {"model": "flow_skeleton", "window_s": 3.0, "batch": 60, "stages": [
+            {"model": "res_tcn_bjcn", "batch": 128, "epochs": 3}, {"weight_decay": 0.5, "learning_rate": 0.1}]},
+    )  # fmt: skip
+    first, second = (chosen.of(stage) for stage in chosen.plan())
+    assert (first.model, first.batch, first.window_s, first.epochs) == ("res_tcn_bjcn", 128, None, 3)
+    assert (second.model, second.batch, second.weight_decay, second.learning_rate) == ("flow_skeleton", 60, 0.5, 0.1)
+    assert chosen.plan()[0].title == "res_tcn_bjcn"
