@@ -26,6 +26,7 @@ BODY_FIELDS = (
 )  # fmt: skip
 _NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})")
 _JOINT_VALUES = 12
+_STATE = 11  # where a joint's state stands among them
 _HEAD_VALUES = 2 + len(BODY_FIELDS)  # id, fields, number of joints
 
 
@@ -71,7 +72,9 @@ def read_ntu_file(path: str | Path) -> NtuRecording:
         of_bodies[m, t] = values[start + 1 + np.arange(len(BODY_FIELDS))]
         block = values[start + _HEAD_VALUES + np.arange(JOINTS * _JOINT_VALUES)]
         joints[m, t] = block.reshape(-1, JOINTS, _JOINT_VALUES)
-    states = np.where(np.isnan(joints[..., 11]), -1, joints[..., 11]).astype(np.int8)
+        if not np.isin(block[:, _STATE::_JOINT_VALUES], (0, 1, 2)).all():
+            raise InputError(f"'{path}' is not an NTU .skeleton file: a joint's state is neither 0, 1 nor 2")
+    states = np.where(np.isnan(joints[..., _STATE]), -1, joints[..., _STATE]).astype(np.int8)
     return NtuRecording(ids, joints[..., 0:3], joints[..., 3:5], joints[..., 5:7], joints[..., 7:11], states, of_bodies)
 
 
@@ -95,13 +98,20 @@ def _parse(path: Path) -> tuple[np.ndarray, list[tuple[int, int, int]], int]:
             if (joints := cursor.count("joints")) != JOINTS:
                 raise InputError(f"'{path}': frame {t + 1} has a body of {joints} joints, expected {JOINTS}")
             cursor.take(JOINTS * _JOINT_VALUES)
-            body = (t, int(numbers.word(start)))
+            body = (t, _identity(path, numbers.word(start)))
             if body in seen:
                 raise InputError(f"'{path}': frame {t + 1} has body {body[1]} twice")
             seen[body] = start
     if cursor.at != len(numbers.values):
         raise InputError(f"'{path}': {len(numbers.values) - cursor.at} values after the last of {frames} frames")
     return numbers.values, [(*body, start) for body, start in seen.items()], frames
+
+
+def _identity(path: Path, word: str) -> int:
+    try:
+        return int(word)
+    except ValueError as error:
+        raise InputError(f"'{path}' is not an NTU .skeleton file: '{word}' where a body's identity stands") from error
 
 
 def _check_columns(path: Path, lines: np.ndarray) -> None:

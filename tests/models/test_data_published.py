@@ -78,7 +78,15 @@ def test_nucla_bad_files(data_root, tmp_path):
     for file, message in zip(raw, messages, strict=False):
         with pytest.raises(InputError, match=f"{file.name}.*{message}"):
             source.read(entries[file.stem])
+    content = json.loads(raw[5].read_text())
     assert source.read(entries[raw[5].stem]).bodies.shape[2:] == (25, 3)
+    for joints in (np.zeros((3, 20, 3)), np.ones((1, 20, 3))):  # nobody, and a single frame
+        (root / raw[5].name).write_text(json.dumps({**content, "skeletons": joints.tolist()}))
+        if joints.any():
+            assert source.read(entries[raw[5].stem]).bodies.shape == (1, 1, 25, 3)
+        else:
+            with pytest.raises(InputError, match=f"{raw[5].name}' shows nobody in 3 frames"):
+                source.read(entries[raw[5].stem])
     (root / raw[5].name).unlink()
     with pytest.raises(DeviceError, match=raw[5].name):
         source.read(entries[raw[5].stem])

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from actrec.errors import DeviceError, InputError
 from actrec_models.data.clips import Clip
 from actrec_models.data.source import Entry, Source
@@ -61,7 +63,12 @@ class ArchiveSource(Source):
 
     def read(self, entry: Entry) -> Clip:
         """As the base says."""
-        return self._all()[entry.name][1] if self.packed else self.read_published(entry)
+        if self.packed:
+            return self._all()[entry.name][1]
+        clip = self.read_published(entry)
+        if not np.isfinite(clip.bodies).any():
+            raise InputError(f"'{entry.files['skeleton']}' shows nobody in {len(clip.stamps_ns)} frames")
+        return clip
 
     def fingerprint(self, entries: Sequence[Entry]) -> str:
         """SHA-256 over names and joints; of published files over names, labels and sizes."""

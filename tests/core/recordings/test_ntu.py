@@ -5,6 +5,7 @@ import pytest
 
 from actrec.errors import DeviceError, InputError
 from actrec.geometry import kinect_to_optical, project
+from actrec.recordings import benchmark_ntu
 from actrec.recordings.ntu import COLOUR_SIZE, DEPTH_SIZE, read_ntu_file, read_ntu_skeleton, unmirror
 from actrec.recordings.ntu_cameras import fit_cameras
 from tests import ntu_text
@@ -128,6 +129,8 @@ def test_wrong_columns(tmp_path, lines):
         (lambda lines: ["102", *lines[1:]], "312 values after the last of 102 frames"),
         (lambda lines: ["-1", *lines[1:]], "-1.0 where a number of frames stands"),
         (lambda lines: [""], "is empty; copy it again"),
+        (lambda lines: [*lines[:2], "7.5" + lines[2][17:], *lines[3:]], "'7.5' where a body's identity stands"),
+        (lambda lines: [*lines[:4], lines[4][:-1] + "3", *lines[5:]], "a joint's state is neither 0, 1 nor 2"),
     ],
 )
 def test_bad_files(tmp_path, lines, change, message):
@@ -140,3 +143,38 @@ def test_bad_files(tmp_path, lines, change, message):
 def test_no_file(tmp_path):
     with pytest.raises(DeviceError, match=r"none\.skeleton"):
         read_ntu_file(tmp_path / "none.skeleton")
+
+
+def test_any_cut_is_noticed(tmp_path):
+    """A file cut anywhere is refused, but where white space alone, or digits of its last number, went."""
+    whole = ntu_text.write(tmp_path / "a.skeleton", {1: ntu_text.person(2), 2: ntu_text.person(2, seed=1)}, 2)
+    content = whole.read_bytes()
+    for at in np.random.default_rng(0).integers(0, len(content) - 2, 150):
+        whole.write_bytes(content[:at])
+        with pytest.raises(InputError, match=r"a\.skeleton"):
+            read_ntu_file(whole)
+
+
+def test_damage_is_refused_or_read_never_a_crash(tmp_path):
+    whole = ntu_text.write(tmp_path / "a.skeleton", {1: ntu_text.person(2), 2: ntu_text.person(2, seed=1)}, 2)
+    content, random = whole.read_bytes(), np.random.default_rng(1)
+    refused = 0
+    for _ in range(200):
+        damaged = bytearray(content)
+        damaged[random.integers(0, 400 if random.random() < 0.5 else len(damaged))] = random.integers(0, 256)
+        whole.write_bytes(damaged)
+        try:
+            sequence = read_ntu_skeleton(whole)
+        except InputError as error:
+            refused += "a.skeleton" in str(error)
+        else:
+            assert sequence.bodies.shape[1:] == (2, 25, 3)
+    assert refused > 100
+
+
+def test_benchmark(data_root):
+    figures = benchmark_ntu.measure(["--data", str(data_root / "ntu"), "--files", "2", "--repeat", "1"])
+    assert figures["files"] == 2 and figures["clips a second, bodies cleaned"] > 0
+    assert max(row["colour max px"] for row in figures["cameras"]) < 1
+    with pytest.raises(DeviceError, match=r"holds no \.skeleton file"):
+        benchmark_ntu.measure(["--data", str(data_root / "nucla")])
