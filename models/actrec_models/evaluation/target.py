@@ -75,20 +75,30 @@ def target_of(
             test clips of this one.
     """
     first = models[0].package.provenance
-    dataset, split = dataset or first.dataset, split or first.split
-    for model in models:
-        trained = model.package.provenance
-        if trained.dataset == dataset and trained.split != split:
-            raise ConfigError(
-                f"{model.name} was trained on split '{trained.split}' of {dataset}, {_other(models, model, split)}; "
-                "parts of different splits overlap, so it has trained on clips that it would be tested on"
-            )
+    dataset = dataset or first.dataset
     if dataset not in data.DATASETS.names():
         raise ConfigError(
             f"{models[0].name} was trained on '{dataset}', which is no dataset here; choose one with --dataset: "
             f"{', '.join(data.DATASETS.names())}"
         )
+    if not split:
+        known = data.DATASETS.get(dataset).splits
+        split = first.split if first.dataset == dataset or first.split in known else known[0]
+    for model in models:
+        trained = model.package.provenance
+        if trained.split != split and _same_items(trained.dataset, dataset):
+            raise ConfigError(
+                f"{model.name} was trained on split '{trained.split}' of {dataset}, {_other(models, model, split)}; "
+                "parts of different splits overlap, so it has trained on clips that it would be tested on"
+            )
     return Target(dataset, split, part, root or data.folder(data_root, dataset), options)
+
+
+def _same_items(trained: str, dataset: str) -> bool:
+    """Whether two datasets are the same recordings."""
+    if trained == dataset:
+        return True
+    return trained in data.DATASETS.names() and dataset in data.DATASETS.get(trained).merges
 
 
 def _other(models: Sequence[Model], model: Model, split: str) -> str:

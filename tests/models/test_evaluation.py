@@ -1,0 +1,232 @@
+"""`actrec eval`: models alone, fused, repeated, of finer classes; its reports; what it refuses."""
+
+import csv
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from actrec import package
+from actrec.cli import main
+from actrec.package import Provenance
+from actrec_models import data, recipe, training
+from tests.models.places import PLACES, TARGETS, Places
+from tests.tiny_model import LABELS, averaging_onnx, tiny_description, tiny_onnx, write_tiny
+
+
+@pytest.fixture(autouse=True)
+def places(monkeypatch):
+    monkeypatch.setattr(data.DATASETS, "_targets", {**data.DATASETS._targets, **TARGETS})
+    monkeypatch.setattr(Places, "read_names", [])
+
+
+def write(folder, dataset="places", split="all", seed=1, weights=None, **changes):
+    """A tiny package that says that it was trained on the made-up dataset; its path as text."""
+    of = Provenance(dataset, split, seed, 3, 0.0, "none", "made up", "0000000", "2025-01-01T00:00:00")
+    described = replace(tiny_description(), provenance=of, **changes)
+    plain = tiny_onnx(classes=len(described.labels))
+    package.write(folder, described, plain if weights is None else averaging_onnx(described.inputs, weights))
+    return str(folder)
+
+
+def evaluate(capsys, *arguments):
+    """The figures that the command prints."""
+    assert main(["eval", *arguments, "--data", "nowhere", "--json", "--quiet", "--threads", "1"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(capsys, *arguments, status=2):
+    """The one line with which the command refuses."""
+    assert main(["eval", *arguments, "--data", "nowhere", "--quiet", "--threads", "1"]) == status
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert len(said.err.strip().splitlines()) == 1
+    return said.err
+
+
+# -- one model ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_shipped_package_on_its_dataset(data_root, tmp_path, capsys):
+    out = tmp_path / "report"
+    arguments = ["eval", "deepacts_graph_nucla", "--data", str(data_root), "--threads", "1", "--quiet"]
+    assert main([*arguments, "--json", "--report", str(out)]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["clips"], figures["right"]) == (464, 430)
+    assert figures["accuracy"] == pytest.approx(0.9267, abs=1e-4)
+    assert figures["rejected"] == pytest.approx(0.0711, abs=1e-3)
+    assert figures == json.loads((out / "figures.json").read_text())
+    assert np.sum(figures["confusion"]) == 464
+    assert figures["accuracy_low"] < figures["accuracy"] < figures["accuracy_high"]
+    with (out / "predictions_deepacts_graph_nucla.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 464
+    assert sum(row["true"] == row["predicted"] for row in rows) == 430
+    assert all(row["clip"].endswith("v03") for row in rows)
+
+
+def test_a_report_holds_its_pictures_and_escapes_names(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Places, "classes", ("<b>left</b>", "right | far", "far"))
+    model = write(tmp_path / "odd", labels=("<b>left</b>", "right | far", "far"))
+    out = tmp_path / "deep" / "report"
+    assert main(["eval", model, "--data", "nowhere", "--report", str(out), "--quiet", "--threads", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "75.00 %" in shown
+    assert "official protocol reports top-1 accuracy" in shown
+    page, text = (out / "report.html").read_text(), (out / "report.md").read_text()
+    assert "<b>left" not in page
+    assert "&lt;b&gt;left&lt;/b&gt;" in page
+    assert page.count("data:image/png;base64,") == 3
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert "right \\| far" in text
+    for picture in re.findall(r"\]\((.*?\.png)\)", text):
+        assert (out / picture).read_bytes().startswith(b"\x89PNG")
+    assert main(["eval", model, "--data", "nowhere", "--report", "/proc/nothing", "--quiet", "--threads", "1"]) == 1
+    assert "cannot write the report to /proc/nothing" in capsys.readouterr().err
+
+
+def test_a_training_can_be_watched(data_root, tmp_path, capsys):
+    settings = replace(recipe.Recipe(), model="deepacts_graph", options={"modalities": ["body"], "width": 4}, frames=8)
+    torch.manual_seed(1)
+    module = training.Recognition(settings.as_dict(), list(data.DATASETS.get("utd_mhad").classes))
+    parameters = {"recipe": settings.as_dict(), "classes": list(data.DATASETS.get("utd_mhad").classes)}
+    folder = tmp_path / "my_run"
+    folder.mkdir()
+    content = {"hyper_parameters": parameters, "state_dict": module.state_dict(), "epoch": 4}
+    torch.save(content, folder / "last.ckpt")
+    arguments = ["eval", str(folder / "last.ckpt"), "--data", str(data_root), "--json", "--quiet", "--threads", "1"]
+    assert main([*arguments, "--dataset", "utd_mhad", "--split", "subject"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["package"], figures["epochs"], figures["clips"]) == ("my_run/last.ckpt", 5, 430)
+    assert refused(capsys, str(tmp_path / "absent.ckpt"), status=1).startswith("actrec: cannot read checkpoint")
+    (tmp_path / "text.ckpt").write_text("no checkpoint")
+    assert "no plain checkpoint" in refused(capsys, str(tmp_path / "text.ckpt"), status=1)
+
+
+def test_finer_classes_are_summed(tmp_path, capsys):
+    model = write(tmp_path / "fine")
+    fine, coarse = evaluate(capsys, model), evaluate(capsys, model, "--dataset", "places_coarse")
+    assert (fine["right"], coarse["right"]) == (6, 7)  # the one on the wrong side is near all the same
+    assert (fine["measure"], coarse["measure"]) == ("accuracy", "mean_class_accuracy")
+    assert coarse["per_class"]["near"]["recall"] == 1.0
+    assert "3 classes, whose probabilities are summed to the dataset's 2" in coarse["notes"][0]
+    swapped = write(tmp_path / "swapped", labels=("right", "left", "far"))
+    error = refused(capsys, swapped, "--dataset", "places_coarse", status=1)
+    assert "swapped knows right, left, far but the classes of places_coarse are near, far away" in error
+
+
+def test_clips_that_cannot_be_read(tmp_path, capsys):
+    model = write(tmp_path / "tiny")
+    broken = ("--option", "broken=[left_1]")
+    error = refused(capsys, model, *broken, status=1)
+    assert error == (
+        "actrec: nowhere/places/left_1.skeleton is truncated; repair it, or count it as wrong with --skip-unreadable\n"
+    )
+    figures = evaluate(capsys, model, *broken, "--skip-unreadable")
+    assert (figures["clips"], figures["right"], figures["unreadable"]) == (8, 5, 1)
+    assert figures["dataset_options"] == {"broken": ["left_1"]}
+
+
+# -- several models ----------------------------------------------------------------------------------------------------
+
+
+def test_streams_are_fused(tmp_path, capsys):
+    """The second stream knows no sides, only how far somebody is."""
+    second = write(tmp_path / "depth", variant="depth", weights=[[-3.0, -3.0, 3.0]])
+    streams, out = [write(tmp_path / "joint"), second], tmp_path / "report"
+    both = evaluate(capsys, *streams, "--fuse", "softmax", "--weights", "1", "0.6", "--report", str(out))
+    assert [model["package"] for model in both["models"]] == ["joint", "depth"]
+    assert both["weights"] == pytest.approx([1 / 1.6, 0.6 / 1.6])
+    assert "threshold" not in both["fusion"]
+    first, second, fused = (predictions(out / f"predictions_{name}.csv") for name in ("joint", "depth", "joint_depth"))
+    np.testing.assert_allclose(fused, (first + 0.6 * second) / 1.6, atol=2e-6)
+    labels = [label for _, label, *_ in PLACES]
+    assert [model["right"] for model in both["models"]] == [np.sum(p.argmax(1) == labels) for p in (first, second)]
+    # "far_unsure", of which the first stream knows nothing, is decided by the second.
+    assert both["fusion"]["right"] == np.sum(fused.argmax(1) == labels) == 7
+    assert "Fusion of 2 models, 2 input streams in all" in (out / "report.md").read_text()
+
+
+def predictions(path):
+    """[N, classes] probabilities of a CSV."""
+    with path.open() as file:
+        return np.array([[float(row[label]) for label in LABELS] for row in csv.DictReader(file)])
+
+
+def test_weights_are_fitted_on_the_training_part_alone(tmp_path, capsys):
+    streams = [write(tmp_path / name, "places_train", variant=name) for name in ("joint", "bone")]
+    figures = evaluate(capsys, *streams, "--fuse", "logits", "--fit-weights")
+    assert sum(figures["weights"]) == pytest.approx(1)
+    assert "fitted on the 8 clips of the training part" in figures["notes"][-1]
+    assert Places.read_names.count("train_left_1") == 2  # once a stream
+    error = refused(capsys, *streams, "--fuse", "logits", "--fit-weights", "--part", "train")
+    assert "evaluate the test part" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--weights", "1", "1"], "add --fuse softmax"),
+        (["--fuse", "softmax", "--weights", "1"], "1 weights for 2 streams"),
+        (["--fuse", "softmax", "--weights", "1", "-1"], "each must be 0 or more"),
+        (["--fuse", "softmax", "--weights", "1", "1", "--fit-weights"], "either given"),
+        (["--fuse", "softmax", "--seeds"], "--fuse and --seeds cannot be combined"),
+        (["--folds", "some"], "expected 'all' or numbers"),
+        (["--folds", "1,3"], "has folds 1 to 2; got 1, 3"),
+        (["--folds", "1"], "2 models for 1 folds"),
+        (["--part", "middle"], "train, test"),
+        (["--split", "half"], "was trained on split 'all' of places, not 'half'"),
+        (["--dataset", "kth"], "'kth', which is no dataset here"),
+        (["--option", "broken"], "expected KEY=VALUE"),
+    ],
+)
+def test_options_that_contradict_are_refused_before_anything_is_read(tmp_path, capsys, arguments, message):
+    models = [write(tmp_path / name, variant=name) for name in ("joint", "bone")]
+    assert message in refused(capsys, *models, *arguments)
+    assert Places.read_names == []
+
+
+def test_models_that_do_not_belong_together_are_refused(tmp_path, capsys):
+    joint, other = write(tmp_path / "joint"), write(tmp_path / "other", labels=("left", "right", "away"))
+    error = refused(capsys, joint, other, "--fuse", "softmax", status=1)
+    assert re.search("joint knows 3 classes .*far.* but other knows 3 classes .*away", error)
+    split = write(tmp_path / "split", split="none")
+    error = refused(capsys, joint, split, "--fuse", "softmax")
+    assert "split was trained on split 'none' of places, joint on 'all'" in error
+    assert "joint and twin have the same seed 1" in refused(capsys, joint, write(tmp_path / "twin"), "--seeds")
+    assert "--seeds needs two models" in refused(capsys, joint, "--seeds")
+    plain = str(write_tiny(tmp_path / "untrained").path)
+    assert "'made up', which is no dataset here; choose one with --dataset" in refused(capsys, plain)
+    assert "utd_mhad are swipe left" in refused_on(capsys, joint, "utd_mhad")
+
+
+def refused_on(capsys, model, dataset):
+    """The refusal to score a model of other classes; needs no files, as an empty archive has none."""
+    folder = data.DATASETS.get(dataset)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folder, "entries", lambda self: [])
+        return refused(capsys, model, "--dataset", dataset, status=1)
+
+
+def test_seeds_get_mean_and_spread_by_themselves(tmp_path, capsys):
+    models = [write(tmp_path / f"seed{seed}", seed=seed) for seed in (1, 2, 3)]
+    figures = evaluate(capsys, *models)
+    assert figures["kind"] == "seeds"
+    assert figures["spread"]["accuracy"] == {"mean": 0.75, "std": 0.0, "min": 0.75, "max": 0.75}
+    other = write(tmp_path / "wide", variant="wide", seed=4)
+    assert evaluate(capsys, models[0], other)["kind"] == "comparison"
+    assert "seed1 and wide differ by their variant" in refused(capsys, models[0], other, "--seeds")
+
+
+def test_folds_are_scored_one_a_model(tmp_path, capsys):
+    models = [write(tmp_path / name) for name in ("first", "second")]
+    figures = evaluate(capsys, *models, "--folds", "all")
+    assert [model["fold"] for model in figures["models"]] == [1, 2]
+    assert [model["accuracy"] for model in figures["models"]] == [3 / 4, 3 / 4]
+    assert {model["clips"] for model in figures["models"]} == {4}
+    assert evaluate(capsys, models[0], "--folds", "2")["models"][0]["fold"] == 2
+    nucla = write(tmp_path / "nucla", "nucla", "view", labels=LABELS)
+    assert "dataset nucla is not divided into folds" in refused(capsys, nucla, "--folds", "all")

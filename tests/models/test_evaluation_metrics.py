@@ -1,0 +1,198 @@
+"""Figures, against values worked out by hand; fusion; what is no probability; pictures that can be opened."""
+
+import cv2
+import numpy as np
+import pytest
+
+from actrec.errors import ConfigError, InputError
+from actrec_models.evaluation import fusion, metrics, pictures
+from actrec_models.evaluation.report import Report
+
+CLASSES = ("a", "b", "c")
+PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.4, 0.5, 0.1], [0.3, 0.6, 0.1], [0.2, 0.2, 0.6]])
+LABELS = np.array([0, 0, 1, 1])
+"""Right, wrong (a taken for b), right, wrong (b taken for c)."""
+
+
+def report(probabilities=PROBABILITIES, labels=LABELS, **changes):
+    names = tuple(f"clip{k}" for k in range(len(labels)))
+    return Report("model", CLASSES, names, np.asarray(labels), np.asarray(probabilities, float), **changes)
+
+
+def test_top_k_and_equal_probabilities():
+    assert metrics.top_k(PROBABILITIES, LABELS, 1).tolist() == [True, False, True, False]
+    assert metrics.top_k(PROBABILITIES, LABELS, 2).tolist() == [True, True, True, False]  # of 0.2 and 0.2 the first
+    assert metrics.top_k(PROBABILITIES, LABELS, 5).all()
+
+
+def test_calibration_error_by_hand():
+    confidence = np.array([0.95, 0.92, 0.3, 0.32])
+    right = np.array([True, False, True, True])
+    bins = metrics.binned(confidence, right, bins=10)
+    # (0.9, 1.0]: mean confidence 0.935, half right; (0.2, 0.3]: 0.3, all right; (0.3, 0.4]: 0.32, all right.
+    assert bins.counts.tolist() == [0, 0, 1, 1, 0, 0, 0, 0, 0, 2]
+    assert bins.ece == pytest.approx(0.5 * 0.435 + 0.25 * 0.7 + 0.25 * 0.68)
+    assert metrics.binned(np.array([0.0, 1.0]), np.array([False, True])).ece == 0.0
+    assert len(metrics.binned(confidence, right).counts) == 15
+
+
+def test_likelihood_and_brier_by_hand():
+    expected = -np.mean(np.log([0.7, 0.4, 0.6, 0.2]))
+    assert metrics.negative_log_likelihood(PROBABILITIES, LABELS) == pytest.approx(expected)
+    one = metrics.brier(np.array([[0.7, 0.2, 0.1]]), np.array([0]))
+    assert one == pytest.approx(0.3**2 + 0.2**2 + 0.1**2)
+    # With 0.2 for "none of these": that is a class which is never true.
+    assert metrics.brier(np.array([[0.5, 0.2, 0.1]]), np.array([0])) == pytest.approx(0.25 + 0.04 + 0.01 + 0.04)
+    assert metrics.negative_log_likelihood(np.array([[0.0, 1.0]]), np.array([0])) == pytest.approx(-np.log(1e-12))
+
+
+def test_average_precision_by_hand():
+    scores, positive = np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, False, True, False])
+    assert metrics.average_precision(scores, positive) == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+    # All alike: one step, at the share of positives.
+    assert metrics.average_precision(np.full(4, 0.5), positive) == pytest.approx(0.5)
+    assert metrics.average_precision(scores, np.zeros(4, bool)) is None
+
+
+def test_risk_coverage_by_hand():
+    risk = metrics.risk_coverage(np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, False, True, True]))
+    np.testing.assert_allclose(risk, [0, 1 / 2, 1 / 3, 1 / 4])
+    # Equal confidences share their errors: the order in which clips are read must not count.
+    alike = metrics.risk_coverage(np.full(4, 0.5), np.array([False, True, True, True]))
+    np.testing.assert_allclose(alike, 0.25)
+    assert metrics.at_coverage(risk, 0.5) == 0.5
+    assert metrics.at_coverage(risk, 0.51) == pytest.approx(1 / 3)
+
+
+def test_interval_holds_the_share_and_narrows():
+    few, many = (metrics.interval(np.arange(n) % 4 != 0) for n in (40, 4000))
+    assert few[0] < 0.75 < few[1]
+    # Binomial: 1.96 √(p (1 − p) / N).
+    assert many[1] - many[0] == pytest.approx(2 * 1.96 * np.sqrt(0.75 * 0.25 / 4000), rel=0.05)
+    assert metrics.interval(np.ones(10, bool)) == (1.0, 1.0)
+
+
+def test_report_by_hand():
+    figures = report(threshold=0.55).as_dict()
+    assert (figures["clips"], figures["right"], figures["accuracy"]) == (4, 2, 0.5)
+    assert figures["mean_class_accuracy"] == 0.5  # a 1/2, b 1/2; c has no clips and does not count
+    assert figures["confusion"] == [[1, 1, 0], [0, 1, 1], [0, 0, 0]]
+    b, c = figures["per_class"]["b"], figures["per_class"]["c"]
+    assert (b["clips"], b["predicted"], b["recall"], b["precision"], b["f1"]) == (2, 2, 0.5, 0.5, 0.5)
+    assert (c["recall"], c["precision"], c["f1"], c["average_precision"]) == (None, 0.0, 0.0, None)
+    assert figures["confused"] == [
+        {"true": "a", "predicted": "b", "clips": 1, "share": 0.5},
+        {"true": "b", "predicted": "c", "clips": 1, "share": 0.5},
+    ]
+    assert (figures["rejected"], figures["right_and_accepted"]) == (0.25, 0.5)
+    assert figures["accuracy_of_accepted"] == pytest.approx(2 / 3)
+    # 0.7 right, 0.6 half right (of two), 0.5 wrong: |1 − 0.7| / 4 + |0.5 − 0.6| / 2 + 0.5 / 4.
+    assert figures["ece"] == pytest.approx(0.3 / 4 + 0.1 / 2 + 0.5 / 4)
+    assert "threshold" not in report().as_dict()
+
+
+def test_what_cannot_be_read_is_wrong_and_rejected_but_not_miscalibrated():
+    probabilities = PROBABILITIES.copy()
+    probabilities[0] = 0
+    read = report(probabilities, threshold=0.0, unread={"clip0": "truncated"})
+    figures = read.as_dict()
+    assert (figures["clips"], figures["unreadable"], figures["right"]) == (4, 1, 1)
+    assert figures["per_class"]["a"]["recall"] == 0.0
+    assert np.sum(figures["confusion"]) == 3
+    assert figures["rejected"] == 0.25
+    assert figures["nll"] == pytest.approx(-np.mean(np.log([0.4, 0.6, 0.2])))
+    assert figures["unreadable_clips"] == {"clip0": "truncated"}
+
+
+def test_what_is_no_report_is_refused():
+    broken = PROBABILITIES.copy()
+    broken[2, 1] = np.nan
+    with pytest.raises(InputError, match=r"model gave NaN for 1 of 4 clips, first 'clip2'"):
+        report(broken)
+    with pytest.raises(InputError, match="'clip0' are no probabilities"):
+        report(PROBABILITIES * 2)
+    with pytest.raises(InputError, match="no clip to score"):
+        report(np.zeros((0, 3)), [])
+    with pytest.raises(InputError, match=r"\[4, 2\].*3 classes"):
+        report(PROBABILITIES[:, :2])
+    with pytest.raises(InputError, match="labels 0 to 3 of 3 classes"):
+        report(labels=[0, 1, 2, 3])
+
+
+# -- fusion ------------------------------------------------------------------------------------------------------------
+
+
+def test_fusion_by_hand():
+    first, second = np.log([[0.6, 0.3, 0.1]]), np.log([[0.2, 0.7, 0.1]])
+    np.testing.assert_allclose(fusion.fuse([first, second]), [[0.4, 0.5, 0.1]])
+    weighted = fusion.fuse([first, second], "softmax", [1, 0.6])
+    np.testing.assert_allclose(weighted, [[(0.6 + 0.12) / 1.6, (0.3 + 0.42) / 1.6, 0.1]])
+    mixed = np.sqrt([0.6 * 0.2, 0.3 * 0.7, 0.1 * 0.1])  # mean of logits: geometric mean of probabilities
+    np.testing.assert_allclose(fusion.fuse([first, second], "logits"), [mixed / mixed.sum()])
+    np.testing.assert_allclose(fusion.fuse([first, second], "logits", [0, 3]), [[0.2, 0.7, 0.1]])
+
+
+def test_wrong_weights_and_streams_are_refused():
+    streams = [np.zeros((2, 3)), np.zeros((2, 3))]
+    with pytest.raises(ConfigError, match="1 weights for 2 streams"):
+        fusion.fuse(streams, weights=[1])
+    for weights in ([1, -1], [0, 0], [1, np.nan]):
+        with pytest.raises(ConfigError, match="each must be 0 or more"):
+            fusion.fuse(streams, weights=weights)
+    with pytest.raises(ConfigError, match="softmax or logits; got 'product'"):
+        fusion.fuse(streams, "product")
+    with pytest.raises(InputError, match=r"\[2, 3\] and \[2, 4\] cannot be fused"):
+        fusion.fuse([streams[0], np.zeros((2, 4))])
+
+
+@pytest.mark.parametrize("how", fusion.HOW)
+def test_fitted_weights_are_the_best_of_a_fine_grid(how):
+    rng = np.random.default_rng(3)
+    labels = rng.integers(5, size=300)
+    truth = 3 * np.eye(5)[labels]
+    streams = [truth + rng.normal(0, noise, (300, 5)) for noise in (2.0, 3.0, 8.0)]
+
+    def likelihood(weights):
+        return -metrics.negative_log_likelihood(fusion.fuse(streams, how, weights), labels)
+
+    found = fusion.fit(streams, labels, how)
+    assert found.sum() == pytest.approx(1)
+    grid = [(i / 40, j / 40, (40 - i - j) / 40) for i in range(41) for j in range(41 - i)]
+    assert likelihood(found.tolist()) >= max(map(likelihood, grid)) - 1e-4
+    assert found[0] > found[2]
+
+
+def test_merged_classes_sum_their_probabilities():
+    merged = fusion.merge(np.array([[0.1, 0.2, 0.3, 0.4]]), (0, 0, 1, 1), 2)
+    np.testing.assert_allclose(merged, [[0.3, 0.7]])
+
+
+# -- pictures ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("classes", [2, 27, 200])
+def test_confusion_picture_can_be_read_whatever_the_classes(classes):
+    rng = np.random.default_rng(0)
+    labels = np.arange(3 * classes) % classes
+    probabilities = rng.dirichlet(np.ones(classes), len(labels)) * 0.5
+    probabilities[np.arange(len(labels)), labels] += 0.5
+    names = tuple(f"an action with a long name, the number {k}" for k in range(classes))
+    made = Report("model", names, tuple(map(str, labels + 1000)), labels, probabilities)
+    picture = opened(pictures.confusion(made))
+    assert min(picture.shape[:2]) > 400
+    assert max(picture.shape[:2]) < 2600
+    assert picture.std() > 5
+
+
+@pytest.mark.parametrize("name", list(pictures.PICTURES))
+def test_pictures_of_few_clips_can_be_opened(name):
+    draw = pictures.PICTURES[name][1]
+    assert opened(draw(report(threshold=0.5))).shape[2] == 3
+    assert opened(draw(report([[1.0, 0.0, 0.0]], [0]))).shape[2] == 3
+
+
+def opened(content):
+    assert content.startswith(b"\x89PNG")
+    picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None
+    return picture

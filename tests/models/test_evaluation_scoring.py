@@ -1,0 +1,151 @@
+"""Clips through a session: what is taken of a recording, what cannot be read, and what does not fit."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from actrec import inference
+from actrec.errors import ConfigError, InputError
+from actrec.inference import Session
+from actrec.package import InputSpec, WindowSpec
+from actrec_models import data, evaluation
+from actrec_models.data import ClipDataset
+from actrec_models.evaluation import scoring
+from tests.models.places import PLACES, TARGETS, Places, still
+from tests.tiny_model import LABELS, RAW, write_any, write_tiny
+
+BODY = InputSpec("body", "body", "kinect_v2_25", (1, 3, 4, 25), "m", RAW)
+WEIGHTS = np.array([[1.0, -1.0, 0.0]])
+
+
+@pytest.fixture(autouse=True)
+def places(monkeypatch):
+    monkeypatch.setattr(data.DATASETS, "_targets", {**data.DATASETS._targets, **TARGETS})
+    monkeypatch.setattr(Places, "read_names", [])
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    return inference.load(write_tiny(tmp_path / "tiny"))
+
+
+def clips(**options):
+    return data.create("places", "nowhere", split="all", part="test", **options)
+
+
+def test_scores_are_the_sessions_own(tiny):
+    found = scoring.score(tiny, clips())
+    own = [tiny.logits([clip.sample(2.0, 8)])[0] for clip in (clips()[i] for i in range(len(PLACES)))]
+    np.testing.assert_allclose(found.logits, own, atol=1e-5)
+    report = evaluation.evaluate(tiny, clips())
+    assert report.clips == tuple(name for name, *_ in PLACES)
+    assert (report.right.sum(), report.accuracy) == (6, 6 / 8)  # "far_unsure" is taken for "left", the first of three
+    assert report.per_class["left"]["recall"] == pytest.approx(2 / 3)
+
+
+def test_each_clip_is_read_once_and_none_is_kept(tiny, monkeypatch):
+    monkeypatch.setattr(scoring, "BATCH", 3)
+    made = scoring._Made(clips(), tiny.package.inputs, tiny.package.window, "live")
+    for number, _ in enumerate(made, start=1):
+        assert len(Places.read_names) == number  # read one by one, as they are asked for
+    Places.read_names.clear()
+    scoring.score(tiny, clips())
+    assert Places.read_names == [name for name, *_ in PLACES]
+
+
+def test_other_processes_read_the_same(tiny):
+    alone, shared = scoring.score(tiny, clips()), scoring.score(tiny, clips(broken=("far_1",)), skip_unreadable=True,
+                                                                workers=2)  # fmt: skip
+    kept = [k for k, (name, *_) in enumerate(PLACES) if name != "far_1"]
+    np.testing.assert_array_equal(alone.logits[kept], shared.logits[kept])
+    assert list(shared.unread) == [5]
+    with pytest.raises(InputError, match=r"^nowhere/far_1.skeleton is truncated; repair it, or .*--skip-unreadable$"):
+        scoring.score(tiny, clips(broken=("far_1",)), workers=2)
+
+
+def test_a_clip_that_cannot_be_read_is_named_or_counted_as_wrong(tiny):
+    with pytest.raises(InputError, match=r"left_2.skeleton is truncated"):
+        scoring.score(tiny, clips(broken=("left_2",)))
+    scores = scoring.score(tiny, clips(broken=("left_2",)), skip_unreadable=True)
+    report = evaluation.evaluate(tiny, clips(), scores=scores)
+    assert (len(report.labels), report.right.sum(), list(report.unread)) == (8, 5, ["left_2"])
+    with pytest.raises(InputError, match=r"none of 8 clips can be read; first: nowhere/left_1.skeleton"):
+        scoring.score(tiny, clips(broken=[name for name, *_ in PLACES]), skip_unreadable=True)
+
+
+def test_live_takes_the_end_of_a_recording_and_whole_all_of_it(tmp_path):
+    """x is 8 in the first second, 1 in the last; windows are of a second, 4 frames, their logits the mean of x."""
+    package = write_any(tmp_path / "any", [BODY], WindowSpec(1.0, 4, combine="logits"), weights=9.375 * WEIGHTS)
+    session = inference.load(package)
+    clip = still("walk", 0, [(8.0, 0.0)] * 4 + [(4.0, 0.0)] * 4 + [(1.0, 0.0)] * 4)
+    walk = ClipDataset([clip], LABELS)
+    mean = 9.375 / 3  # the network averages over x, y and z
+    assert scoring.score(session, walk, "live").logits[0, 0] == pytest.approx(1.0 * mean, rel=1e-4)
+    # Half a window on and on: 8 8 8 8 | 8 8 4 4 | 4 4 4 4 | 4 4 1 1 | 1 1 1 1.
+    expected = np.mean([8, 6, 4, 2.5, 1]) * mean
+    assert scoring.score(session, walk, "whole").logits[0, 0] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("combine", "expected"),
+    [("max", "most confident"), ("mean", "mean of probabilities")],
+)
+def test_whole_combines_all_clips_as_the_package_says(tmp_path, combine, expected):
+    """Windows of two clips of 4 frames: over the whole recording clips go on in the package's stride."""
+    package = write_any(tmp_path / "any", [BODY], WindowSpec(1.5, 6, 4, 2, combine), weights=WEIGHTS)
+    session = inference.load(package)
+    clip = still("walk", 0, [(6.0, 0.0)] * 4 + [(0.0, 0.0)] * 4)
+    found = session.softmax(scoring.score(session, ClipDataset([clip], LABELS), "whole").logits)[0]
+    logits = np.array([[x, -x, 0.0] for x in (2.0, 1.0, 0.0)])  # thirds of 6, 3 and 0
+    each = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    joint = each.max(axis=0) if combine == "max" else each.mean(axis=0)
+    np.testing.assert_allclose(found, joint / joint.sum(), rtol=1e-4, err_msg=expected)
+
+
+@pytest.mark.parametrize("frames", [1, 3, 9, 30, 61])
+@pytest.mark.parametrize("window", [WindowSpec(2.0, 8), WindowSpec(2.0, 8, 4, 3), WindowSpec(2.0, 8, 5, 2)])
+def test_parts_cover_a_recording_and_end_with_it(frames, window):
+    clip = still("clip", 0, [(0.0, 0.0)] * frames)
+    live = list(scoring.parts(clip, [BODY], window, "live"))
+    assert len(live) == 1
+    found = [stamps for stamps, _ in scoring.parts(clip, [BODY], window, "whole")]
+    assert found[-1][-1] == live[0][0][-1] == clip.stamps_ns[-1]
+    assert found[0][0] <= clip.stamps_ns[0]
+    starts = np.diff([stamps[0] for stamps in found]) / 250e6
+    assert (starts == (window.stride or 4)).all()
+    joined = np.unique(np.concatenate(found))
+    if window.stride <= window.clip_frames:
+        np.testing.assert_array_equal(np.diff(joined), 250e6)  # no gap: every sample of a quarter second is seen
+
+
+def test_inputs_of_the_whole_window_get_whole_windows():
+    shown = replace(BODY, modality="joint_map", preprocessing={"scope": "window"})
+    window = WindowSpec(2.0, 8, 4, 2)
+    clip = still("clip", 0, [(0.0, 0.0)] * 24)
+    found = list(scoring.parts(clip, [shown], window, "whole"))
+    assert {part for _, part in found} == {window}
+    assert [len(stamps) for stamps, _ in found] == [8] * len(found)
+
+
+def test_what_does_not_fit_is_refused(tmp_path, tiny):
+    with pytest.raises(ConfigError, match="live or whole; got 'first'"):
+        scoring.score(tiny, clips(), "first")
+    with pytest.raises(InputError, match=r"part is empty, there is no clip"):
+        scoring.score(tiny, data.create("places", "nowhere", split="none", part="test"))
+    hands = ClipDataset([still("hand", 0, [(0.0, 0.0)])], LABELS, "hand_22")
+    with pytest.raises(InputError, match="takes joints of kinect_v2_25 but the dataset's are hand_22"):
+        scoring.score(tiny, hands)
+    with pytest.raises(InputError, match="tiny knows left, right, far but the dataset's classes are a, b, c"):
+        evaluation.evaluate(tiny, ClipDataset([still("x", 0, [(0.0, 0.0)])], ("a", "b", "c")))
+    image = InputSpec("image", "image", "CTHW", (3, 4, 16, 16))
+    session = inference.load(write_any(tmp_path / "image", [BODY, image], WindowSpec(1.0, 4)))
+    with pytest.raises(InputError, match=r"clip 'left_1': input 'image' .*'colour'.*the clip holds bodies"):
+        scoring.score(session, clips())
+
+
+def test_nan_of_the_network_is_refused(tmp_path):
+    session: Session = inference.load(write_tiny(tmp_path / "broken", poison=True))
+    near = ClipDataset([still("fine", 0, [(0.0, 2.0)]), still("near", 0, [(0.0, 0.5)])], LABELS)
+    with pytest.raises(InputError, match="broken gave NaN for 1 of 2 clips, first 'near'"):
+        evaluation.evaluate(session, near)
