@@ -256,7 +256,9 @@ def tune(
     optimiser = torch.optim.AdamW(groups, config.learning_rate)
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     while taken < config.steps and time.monotonic() - began < seconds:
-        progress = max(taken / config.steps, (time.monotonic() - began) / seconds)
+        # By steps, so that the same seed gives the same network; by the clock where it runs ahead of them.
+        progress, passed = taken / config.steps, (time.monotonic() - began) / seconds
+        progress = passed if passed > (taken + 1) / config.steps else progress
         for group in optimiser.param_groups:
             group["lr"] = config.learning_rate * one_cycle(progress)
         chosen = [int(rng.choice(members[int(rng.integers(len(members)))])) for _ in range(config.batch)]

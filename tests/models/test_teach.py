@@ -1,0 +1,228 @@
+"""`actrec teach`: a zoo package's network takes over a few recordings of other people's actions."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from actrec import config, inference, package
+from actrec.cli import main
+from actrec.errors import ConfigError, InputError, PackageError
+from actrec.package import InputSpec
+from actrec_models import benchmark_teach, data, taking_over, teach, teach_package
+from actrec_models.data import Clip
+from actrec_models.folds import folds_of
+from actrec_models.networks.base import OUTLIER
+from actrec_models.registry import create
+from actrec_models.taking_over import TuningConfig
+
+pytestmark = pytest.mark.timeout(600)  # for a machine that does much else
+ACTIONS = ("clap", "sit to stand", "squat")
+QUICK = {"head_steps": 150, "steps": 1, "batch": 4, "draws": 2, "rehearsals": 1}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def utd(data_root):
+    return data.create("utd_mhad", str(data_root / "utd_mhad"), part="train")
+
+
+@pytest.fixture(scope="module")
+def base():
+    return taking_over.open_base("deepacts_graph_nucla")
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory, utd):
+    """Four clips each of three actions by four people, two of something else, one recording that is damaged."""
+    folder = tmp_path_factory.mktemp("teach") / "mine"
+    benchmark_teach.write_folder(folder, utd, ACTIONS, 4)
+    others = [i for i in range(len(utd)) if utd.classes[utd.labels[i]] == "bowling"][:2]
+    with (folder / "labels.csv").open("a") as file:
+        for i in others:
+            benchmark_teach.write_bag(folder / utd.names[i], utd[i])
+            file.write(f"{utd.names[i]},unknown,,,somebody else,,\n")
+        cut = folder / "cut.mcap"
+        cut.write_bytes((folder / utd.names[others[0]] / f"{utd.names[others[0]]}.mcap").read_bytes()[:2000])
+        file.write("cut.mcap,squat,,,subject 1,,\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lesson(mine):
+    return teach.teach(mine, config.build(teach.TeachConfig, QUICK), progress=False)
+
+
+def test_what_is_learnt_is_judged_on_people_left_out(lesson):
+    figures = teach_package.report(lesson)
+    assert figures["classes"] == list(ACTIONS) and figures["clips"] == 12 and figures["unknown_clips"] == 2
+    assert figures["judged_by"] == "leave one person out"
+    assert figures["left_out"] == ["subject 1", "subject 3", "subject 5", "subject 7"]
+    assert figures["accuracy"] >= 0.75  # by chance a third
+    assert figures["rehearsed_clips"] == 2  # of one person, without one class
+    assert len(figures["skipped"]) == 1 and "cut.mcap' cannot be used" in figures["skipped"][0]
+    assert np.sum(figures["confusion"]) == 12
+    assert lesson.rejection.background is not None and "a class left out" in lesson.rejection.calibrated_on
+    assert lesson.mirror and lesson.steps == 1
+
+
+def test_the_same_seed_gives_the_same_network(mine, lesson):
+    again = teach.teach(mine, config.build(teach.TeachConfig, QUICK), progress=False)
+    np.testing.assert_array_equal(again.logits, lesson.logits)
+    assert again.rejection == lesson.rejection
+    for name, value in lesson.network.state_dict().items():
+        assert torch.equal(value, again.network.state_dict()[name]), name
+
+
+def test_the_command_writes_a_package_that_works(mine, tmp_path, capsys, utd):
+    out = tmp_path / "taught"
+    command = ["teach", str(mine), "--out", str(out), "--steps", "0", "--rehearsals", "1", "--threads", "1", "--quiet"]
+    assert main([*command, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    session = inference.load(out)
+    assert session.package.labels == ACTIONS and said["package"] == str(out)
+    assert session.package.provenance.accuracy == said["accuracy"] >= 0.75
+    assert session.package.provenance.figures["taught_from"] == "deepacts_graph_nucla"
+    assert session.package.provenance.recipe == "actrec teach mine --steps 0 --rehearsals 1 --out taught"
+    assert session.package.rejection.threshold == said["threshold"]
+    window = session.package.window
+    clip = next(utd[i] for i in range(len(utd)) if utd.classes[utd.labels[i]] == "squat")
+    assert session.predict(clip.sample(window.seconds, window.frames)).top(1)[0][0] == "squat"
+    card = (out / "README.md").read_text()
+    assert "How it was taught" in card and "fewer than 10 clips of 'clap' (4)" in card
+    assert main(command) == 2
+    assert "exists: choose another --out, or --overwrite" in capsys.readouterr().err
+    # What was taught can be taught on.
+    assert taking_over.open_base(out).package.labels == ACTIONS
+
+
+def test_advice_names_what_is_confused(lesson):
+    stand, squat = 1, 2
+    truth = lesson.material.labels[lesson.material.labels >= 0]
+    logits = np.eye(3, dtype=np.float32)[np.where(truth == squat, stand, truth)]
+    advice = teach_package.words(dataclasses.replace(lesson, logits=logits))
+    assert "'squat' is taken for 'sit to stand' in 4 of 4 clips" in advice
+    assert "record more of 'squat': other people, places and speeds" in advice
+    assert any("1 recordings could not be used" in line for line in advice)
+    alone = dataclasses.replace(lesson, folds=folds_of(lesson.material.labels, [""] * 14, 5, 1))
+    assert alone.folds.words == "4-fold cross-validation"
+    assert any("name two or more with --person" in line for line in teach_package.words(alone))
+
+
+def test_folds_by_person_need_two_of_each_class():
+    labels = np.array([0, 0, 1, 1, -1])
+    by_person = folds_of(labels, ["a", "b", "a", "b", ""], 5, 1)
+    assert (by_person.by, by_person.names, list(by_person.of_clip[:4])) == ("person", ("a", "b"), [0, 1, 0, 1])
+    for people in (["a", "a", "b", "b", "c"], ["a", "b", "a", "", "a"], ["a"] * 5):
+        folds = folds_of(labels, people, 5, 1)
+        assert (folds.by, folds.count) == ("clip", 2)
+        assert sorted(folds.of_clip[labels == 0]) == sorted(folds.of_clip[labels == 1]) == [0, 1]
+    many = folds_of(np.repeat([0, 1, 2], 11), [""] * 33, 5, 3)
+    assert [np.bincount(many.of_clip[np.repeat([0, 1, 2], 11) == k]).tolist() for k in range(3)] == [
+        [3, 2, 2, 2, 2]
+    ] * 3
+
+
+def test_a_head_is_fitted_classes_alike_and_outliers_unsure():
+    generator = torch.Generator().manual_seed(1)
+    centres = torch.tensor([[4.0, 0, 100], [-4, 0, 100], [0, 8, 100]])  # the third shows no class
+    counts = (50, 5, 20)
+    features = torch.cat([c + torch.randn(n, 3, generator=generator) for c, n in zip(centres, counts, strict=True)])
+    labels = torch.repeat_interleave(torch.tensor([0, 1, OUTLIER]), torch.tensor(counts))
+    weight, bias = taking_over.fit_head(features, labels, 2, TuningConfig())
+    shares = torch.softmax(features @ weight.T + bias, dim=1)
+    known = labels != OUTLIER
+    assert (shares.argmax(1)[known] == labels[known]).all()
+    assert shares[~known].max(1).values.mean() < shares[known].max(1).values.mean() - 0.2
+
+
+def test_the_body_is_taken_over_and_the_head_is_new(base):
+    network = base.network(4)
+    assert base.head == tuple(name for name in base.tensors if ".fc." in name)
+    for name, value in network.state_dict().items():
+        if name in base.head:
+            assert value.shape[0] == 4 and not value.any()
+        else:
+            assert torch.equal(value, base.tensors[name])
+    weight, bias = torch.randn(4, 192), torch.randn(4)
+    taking_over.set_head(base.layers(network), weight, bias)
+    inputs = taking_over.example_inputs(network, 2)
+    features = torch.cat(base.features(network, inputs, "32-true"), dim=1)
+    with torch.no_grad():
+        torch.testing.assert_close(network(**inputs), features @ weight.T + bias, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"),
+    [
+        ("as published", {}),
+        ("dropout 0.1, width 24", {"dropout": 0.1, "width": 24}),
+        ("kernel 3, modalities ['body', 'bones'], padding none", {"kernel": 3, "padding": "none"}),
+    ],
+)
+def test_options_are_read_from_a_package(base, variant, expected):
+    found = taking_over.options_of(dataclasses.replace(base.package, variant=variant))
+    told = {"frames": 60, "bodies": 1, "modalities": ["body", "bones"]}
+    assert found == {**told, **expected}
+    create("deepacts_graph", num_classes=3, **found)
+
+
+def test_bases_that_cannot_be_taken_over(base, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(base.package.path, copy)
+    described = (copy / "model.yaml").read_text()
+    (copy / "model.yaml").write_text(described.replace("width 24", "width 16"))
+    with pytest.raises(PackageError, match="its weights are not those of deepacts_graph with .*'width': 16"):
+        taking_over.open_base(copy)
+    (copy / "model.yaml").write_text(described)
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(PackageError, match=r"came without model\.safetensors: export it again"):
+        taking_over.open_base(copy)
+    with pytest.raises(PackageError, match="no model package 'nothing'; known: .*deepacts_graph_nucla"):
+        taking_over.open_base("nothing")
+    hands = InputSpec("hands", "hands", "hand_21", (1, 3, 60, 42), "px", {})
+    foreign = dataclasses.replace(base, package=dataclasses.replace(base.package, inputs=(*base.package.inputs, hands)))
+    with pytest.raises(ConfigError, match="takes hands: choose a --from of bodies alone"):
+        teach._check_base(foreign)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["clap"] * 4, "at least two actions are needed; record more"),
+        (["clap"] * 4 + ["squat"] * 2, "three clips of each are the least, and 'squat' has 2"),
+    ],
+)
+def test_too_few_recordings_are_refused(tmp_path, utd, labels, message):
+    rows = []
+    for number, label in enumerate(labels):
+        benchmark_teach.write_bag(tmp_path / f"r{number}", utd[number])
+        rows.append(f"r{number},{label}\n")
+    (tmp_path / "labels.csv").write_text("recording,label\n" + "".join(rows))
+    with pytest.raises(InputError, match=message):
+        teach.teach(tmp_path, config.build(teach.TeachConfig, QUICK), progress=False)
+
+
+def test_labels_that_tell_a_side_are_not_mirrored():
+    settings = config.build(teach.TeachConfig, {})
+    assert settings.augmented(["wave", "leftover"]).mirror
+    assert not settings.augmented(["wave", "swipe-left"]).mirror
+    assert config.build(teach.TeachConfig, {"mirror": "yes"}).augmented(["turn left"]).mirror
+    assert not config.build(teach.TeachConfig, {"mirror": "no"}).augmented(["wave"]).mirror
+
+
+def test_the_training_ends_with_the_time(base, utd):
+    clips = [dataclasses.replace(utd[k], label=k % 2) for k in range(6)]
+    material = teach.Material(clips, ("a", "b"), ("",) * 6, (), "none")
+    settings = config.build(teach.TeachConfig, {**QUICK, "steps": 100_000, "minutes": 0.1, "folds": 2})
+    done = teach.learn(base, material, settings, progress=False)
+    assert 0 <= done.steps < 100_000 and done.rejection.threshold <= 1
+    assert isinstance(clips[0], Clip) and package.UNKNOWN not in material.classes
+    assert taking_over.one_cycle(0.15) == pytest.approx(1.0) and taking_over.one_cycle(1.0) == pytest.approx(0.0)

@@ -1,0 +1,187 @@
+"""`actrec record --label` from a running graph and from a camera; then the whole way to a label."""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2: make venv build && . scripts/env.sh")
+pytest.importorskip("actrec_msgs", reason="needs the messages: make build && . scripts/env.sh")
+
+import rclpy
+from actrec_msgs.msg import SkeletonArray
+from rclpy.node import Node
+
+from actrec.cli import main
+from actrec.frames import Body, Intrinsics
+from actrec.recordings import open_recording
+from actrec.recordings.labels import read_labels
+from actrec.recordings.people import read_people
+from actrec_nodes import conversions, qos, run, topics
+from tests.tiny_model import person_at
+
+pytestmark = pytest.mark.ros
+START = 1_700_000_000_000_000_000
+PERIOD_NS = 50_000_000
+QUICK = ["--countdown", "0.2", "--seconds", "0.5"]
+
+
+class People:
+    """Publishes skeletons, and images, twenty a second on a thread of its own, until it is stopped."""
+
+    def __init__(self, somebody=True):
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        self.node = Node("people", context=self.context)
+        self.somebody = somebody
+        self._stop = threading.Event()
+        make = self.node.create_publisher
+        self._skeletons = make(SkeletonArray, topics.SKELETONS, qos.SMALL)
+        self._colour = make(conversions.Image, topics.COLOUR, qos.IMAGE_PUBLISHER)
+        self._depth = make(conversions.Image, topics.DEPTH, qos.IMAGE_PUBLISHER)
+        self._info = make(conversions.CameraInfo, topics.COLOUR_INFO, qos.IMAGE_PUBLISHER)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self):
+        sent = 0
+        while not self._stop.wait(0.05):
+            head = conversions.header(START + sent * PERIOD_NS, "lens")
+            colour, depth = np.full((48, 64, 3), sent % 256, np.uint8), np.full((48, 64), 2.0, np.float32)
+            self._info.publish(conversions.intrinsics_to_info(Intrinsics(64, 48, 60.0, 60.0, 31.5, 23.5), head))
+            self._depth.publish(conversions.depth_to_image(depth, head))
+            self._colour.publish(conversions.colour_to_image(colour, head))
+            nowhere, sure = np.full((25, 2), np.nan, np.float32), np.ones(25, np.float32)
+            bodies = [Body("body_1", "kinect_v2_25", person_at(0.001 * sent), nowhere, sure)] if self.somebody else []
+            self._skeletons.publish(conversions.bodies_to_message(bodies, head))
+            sent += 1
+
+    def stop(self):
+        self._stop.set()
+        self._thread.join()
+        self.node.destroy_node()
+        rclpy.try_shutdown(context=self.context)
+
+
+@pytest.fixture
+def people():
+    people = People()
+    yield people
+    people.stop()
+
+
+def test_takes_of_a_running_graph(people, tmp_path, capsys):
+    out = tmp_path / "mine"
+    command = ["record", "--label", "wave", "--out", str(out), "--repeat", "2", "--person", "anna", "--images", *QUICK]
+    assert main([*command, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said == {"folder": str(out), "label": "wave", "kept": ["wave_001", "wave_002"], "refused": []}
+    assert [(clip.label, clip.person, clip.body) for clip in read_labels(out / "labels.csv")] == [
+        ("wave", "anna", "body_1")
+    ] * 2
+    joints = read_people(out / "wave_002")
+    assert len(joints) == 10 and (np.diff(joints.stamps_ns) == PERIOD_NS).all()
+    k = round((joints.stamps_ns[0] - START) / PERIOD_NS)
+    np.testing.assert_allclose(joints.bodies[0, 0], person_at(0.001 * k), atol=1e-6)
+    with open_recording(out / "wave_002") as recording:
+        frames = list(recording.frames())
+    assert len(frames) >= 5 and frames[0].depth is not None
+    assert not list((out / ".unfinished").iterdir())
+
+
+def test_nobody_in_view_is_refused(people, tmp_path, capsys):
+    people.somebody = False
+    assert main(["record", "--label", "wave", "--out", str(tmp_path / "mine"), *QUICK]) == 1
+    said = capsys.readouterr().err
+    assert "take 1 of 1: refused, nobody was seen" in said
+    assert "actrec: 3 takes in a row were refused" in said
+    assert not (tmp_path / "mine/labels.csv").exists()
+
+
+def test_ctrl_c_keeps_finished_takes(people, tmp_path):
+    out = tmp_path / "mine"
+    arguments = ["record", "--label", "wave", "--out", str(out), "--repeat", "50", "--json", *QUICK]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "actrec", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ),
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "take 3 of 50: GO!" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    kept = json.loads(said)["kept"]
+    assert kept[:2] == ["wave_001", "wave_002"]
+    assert [clip.recording for clip in read_labels(out / "labels.csv")] == kept
+    assert sorted(path.name for path in out.iterdir() if path.is_dir() and path.name != ".unfinished") == kept
+
+
+def test_no_graph_is_said(tmp_path, capsys, monkeypatch):
+    from actrec import takes
+
+    monkeypatch.setattr(takes, "READ_TIMEOUT_S", 0.3)
+    assert main(["record", "--label", "wave", "--out", str(tmp_path / "mine"), *QUICK]) == 1
+    assert "nothing is published on /skeletons: start the graph first (actrec run)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--label", ""], "label is ''"),
+        (["--label", "a", "--topics", "/x"], "leave --topics and --duration out"),
+        (["--label", "a", "--seconds", "0"], "seconds is 0.0, allowed: 0.5 to 600"),
+        (["--label", "a", "--driver-option", "fps=3"], "needs the --driver that it is a setting of"),
+        (["--label", "a", "--driver", "no_camera"], "unknown camera driver 'no_camera'"),
+        (["--out", "x", "--repeat", "3", "--images"], "--repeat, --images: for takes of an action, whose --label"),
+        ([], "name the bag to make with --out, or an action of your own with --label"),
+    ],
+)
+def test_wrong_use(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["record", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def simulated(action, *more):
+    options = [f"actions=[{action}]", "width=320", "height=240", "side=right", *more]
+    return ["--driver", "simulated", *(word for option in options for word in ("--driver-option", option))]
+
+
+@pytest.mark.timeout(600)  # for a machine that does much else
+def test_from_takes_to_the_label(tmp_path, capsys):
+    """One command records, one teaches, one runs: the graph says what the simulated actor was taught to do."""
+    pytest.importorskip("torch", reason="teaching needs PyTorch: make venv")
+    mine, model = tmp_path / "mine", tmp_path / "taught"
+    for action, seconds in (("wave", 2.0), ("pick_up", 2.0)):
+        words = ["--repeat", "3", "--countdown", "0.5", "--seconds", str(seconds), "--out", str(mine)]
+        camera = simulated(action, "fps=6", "realtime=false")
+        assert main(["record", "--label", action, *words, *camera]) == 0, capsys.readouterr().err
+    teach = ["teach", str(mine), "--out", str(model), "--steps", "0", "--rehearsals", "1", "--threads", "1", "--quiet"]
+    assert main(teach) == 0
+    heard = threading.Event()
+    labels = []
+
+    def watch(running, monitor):
+        deadline = time.monotonic() + 120
+        while not heard.is_set() and time.monotonic() < deadline:
+            labels[:] = [label for _, _, label, _ in list(monitor.changes)]
+            if "pick_up" in labels:
+                heard.set()
+            time.sleep(0.05)
+
+    parser = argparse.ArgumentParser()
+    run.add_arguments(parser)
+    command = ["--model", str(model), "--without", "hand,face,scene_flow", *simulated("pick_up", "fps=8")]
+    result = run.run_graph(run.plan(parser.parse_args(command)), watch)
+    assert result is not None and result["labels"] > 0
+    assert "pick_up" in labels, labels
