@@ -177,8 +177,10 @@ def test_bad_videos_are_named(tmp_path):
 
 
 def test_streams_travel_to_another_process(video):
-    stream = pickle.loads(pickle.dumps(ColourVideo(video, stamps_at(30.0, 30))))
-    assert shown(stream.at(np.array([5]))) == [5]
+    streams = ColourVideo(video, stamps_at(30.0, 30)).streams(np.zeros((1, 30, 25, 2), np.float32))
+    streams["size"]  # what is known of the video by then travels too
+    streams = pickle.loads(pickle.dumps(streams))
+    assert shown(streams.at("colour", np.array([5]))) == [5] and streams["pixels"].shape == (1, 30, 25, 2)
 
 
 # ------------------------------------------------------------------------------------------------ a real recording

@@ -3,9 +3,9 @@
 A video is a file, or a folder of pictures.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -114,10 +114,8 @@ class ColourVideo:
             [M, T, V, 2] px/s; NaN where a joint is missing or outside of the picture.
         """
         moved = np.full(pixels.shape, np.nan, np.float32)
-        before, seconds = None, self._seconds()
-        shown = {int(number): t for t, number in reversed(list(enumerate(self._source)))}  # its first stamp
-        for number, picture in self._pictures(np.array(sorted(shown))):
-            now = shown[number]
+        before, seconds = None, (self.stamps_ns - self.stamps_ns[0]) / NANOSECONDS
+        for now, picture in self.shown():
             if before is not None:
                 then, last = before
                 found = _moved(last, picture, pixels[:, then], max(seconds[now] - seconds[then], 1e-3))
@@ -135,11 +133,13 @@ class ColourVideo:
         """
         width, height = (int(side) for side in self.size())
         resized = intrinsics.resized(width, height)
-        stamps = self.stamps_ns[np.argsort(self._source, kind="stable")]
-        order = np.sort(self._source)
-        for number, picture in self._pictures(np.unique(order)):
-            for stamp in stamps[np.searchsorted(order, number) : np.searchsorted(order, number, side="right")]:
-                yield RgbdFrame(int(stamp), picture, None, resized)
+        last = None
+        for first, picture in self.shown():
+            if last is not None:  # the picture before is shown until this one is
+                yield from (RgbdFrame(int(stamp), last[1], None, resized) for stamp in self.stamps_ns[last[0] : first])
+            last = first, picture
+        if last is not None:
+            yield from (RgbdFrame(int(stamp), last[1], None, resized) for stamp in self.stamps_ns[last[0] :])
 
     def streams(self, pixels: np.ndarray | None = None, pixels_size: tuple[int, int] | None = None) -> LazyStreams:
         """The keys of the data contract that the video gives: colour and size, with joints also pixels and motion.
@@ -148,20 +148,18 @@ class ColourVideo:
             pixels: [M, T, V, 2] joints, NaN for missing, in the picture as it is given: turned back where mirrored.
             pixels_size: Width and height that they refer to; None for the video's own.
         """
-        if pixels is None:
-            return LazyStreams({"colour": self.colour, "size": self.size}, {"colour": self.at})
-
-        def placed() -> np.ndarray:
-            return scaled(pixels, pixels_size or self._head.size, self.size())
-
-        def motion() -> np.ndarray:
-            return self.motion(placed())
-
-        decode = {"colour": self.colour, "size": self.size, "pixels": placed, "motion": motion}
+        decode: dict[str, Callable[[], np.ndarray]] = {"colour": self.colour, "size": self.size}
+        if pixels is not None:
+            decode["pixels"] = partial(self.pixels, pixels, pixels_size)
+            decode["motion"] = partial(self._motion, pixels, pixels_size)
         return LazyStreams(decode, {"colour": self.at})
 
-    def _seconds(self) -> np.ndarray:
-        return (self.stamps_ns - self.stamps_ns[0]) / NANOSECONDS
+    def pixels(self, pixels: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
+        """[..., 2] pixels of pictures of `size` (the video's own for None), where they lie in the pictures given."""
+        return scaled(pixels, size or self._head.size, self.size())
+
+    def _motion(self, pixels: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+        return self.motion(self.pixels(pixels, size))
 
     def _pictures(self, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """(number, picture) of the video's pictures `wanted`, increasing; decodes up to the last of them."""
