@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -35,12 +36,12 @@ def ntu_frames(skeleton: Path, video: ColourVideo, depth: Path | None) -> Iterat
     except InputError as error:
         raise InputError(f"'{skeleton}': {error}") from error
     maps = None if depth is None else _maps(depth)
-    for t, picture in video.shown():
-        if maps is not None and t + 1 not in maps:
-            continue
-        height, width = picture.shape[:2]
-        registered = None if maps is None else cameras.register(_read(maps[t + 1]), width, height)
-        yield RgbdFrame(int(video.stamps_ns[t]), picture, registered, cameras.colour.resized(width, height))
+    for number, frame in enumerate(video.frames(cameras.colour), start=1):
+        if maps is None:
+            yield frame
+        elif number in maps:
+            registered = cameras.register(_read(maps[number]), frame.intrinsics.width, frame.intrinsics.height)
+            yield replace(frame, depth=registered)
 
 
 def _maps(folder: Path) -> dict[int, Path]:
