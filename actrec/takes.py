@@ -111,11 +111,7 @@ def record(read: Read, config: TakeConfig, stopped: threading.Event, show: Show)
     while len(takes.kept) < config.repeat:
         title = f"'{config.label}', take {len(takes.kept) + 1} of {config.repeat}"
         try:
-            if not _count_down(
-                read, config.countdown, stopped, lambda text, title=title: show(f"{title}: {text}", False)
-            ):
-                break
-            outcome = _take(read, config, folder, stopped, lambda text, title=title: show(f"{title}: {text}", False))
+            outcome = _next(read, config, folder, stopped, _titled(show, title))
         except EndOfStream as error:
             raise DeviceError(f"the recording has ended after {len(takes.kept)} of {config.repeat} takes") from error
         if outcome is None:
@@ -131,6 +127,18 @@ def record(read: Read, config: TakeConfig, stopped: threading.Event, show: Show)
         takes.kept.append(outcome)
         show(f"{title}: kept as {outcome.recording}", True)
     return takes
+
+
+def _titled(show: Show, title: str) -> Callable[[str], None]:
+    return lambda text: show(f"{title}: {text}", False)
+
+
+def _next(
+    read: Read, config: TakeConfig, folder: Path, stopped: threading.Event, show: Callable[[str], None]
+) -> LabelledClip | Refusal | None:
+    """Counts down and takes one take."""
+    ready = _count_down(read, config.countdown, stopped, show)
+    return _take(read, config, folder, stopped, show) if ready else None
 
 
 def _prepared(folder: Path) -> Path:

@@ -13,7 +13,7 @@ import io
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from actrec.errors import DeviceError, InputError
@@ -96,8 +96,17 @@ def _clip(where: str, header: Sequence[str], values: Sequence[str]) -> LabelledC
     for name in REQUIRED:
         if name not in given:
             raise InputError(f"{where} has no {name}; fill it in or remove the line")
-    times = {name: _seconds(where, name, given.pop(name)) for name in ("start_s", "end_s") if name in given}
-    clip = replace(LabelledClip(**given), **times)
+    start, end = (_seconds(where, name, given.get(name)) for name in ("start_s", "end_s"))
+    texts = [given.get(name, "") for name in ("recording", "label", "person", "body", "part")]
+    clip = LabelledClip(
+        texts[0],
+        texts[1],
+        start or 0.0,
+        math.inf if end is None else end,
+        person=texts[2],
+        body=texts[3],
+        part=texts[4],
+    )
     if clip.end_s <= clip.start_s:
         raise InputError(f"{where}: end_s {clip.end_s:g} is not after start_s {clip.start_s:g}")
     if clip.part not in PARTS:
@@ -105,7 +114,9 @@ def _clip(where: str, header: Sequence[str], values: Sequence[str]) -> LabelledC
     return clip
 
 
-def _seconds(where: str, name: str, text: str) -> float:
+def _seconds(where: str, name: str, text: str | None) -> float | None:
+    if text is None:
+        return None
     try:
         value = float(text)
     except ValueError:
