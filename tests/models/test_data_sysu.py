@@ -9,6 +9,7 @@ from actrec.errors import ConfigError, DeviceError, InputError
 from actrec.recordings.sysu import CLASSES, read_sysu
 from actrec.skeleton.layouts import KINECT_V1_20, KINECT_V2_25
 from actrec_models import data
+from actrec_models.data.source import Entry
 from actrec_models.data.sysu import Sysu
 from actrec_models.data.sysu_folds import clip_number, read_folds
 
@@ -181,6 +182,11 @@ def test_folds_of_subjects_and_in_an_npz(whole, tmp_path):
         assert folds.part(5, n) == expected
     np.savez(tmp_path / "b.npz", train=people, test=[sorted(set(range(1, 41)) - set(row)) for row in people])
     assert read_folds(tmp_path / "b.npz", "cross_subject").parts == folds.parts
+    bare = Sysu(whole / "one").root  # a list that came after the items had been listed
+    listed = [entry for entry in Sysu(whole).entries() if entry.name in ("P00_video1", "p39_video12")]
+    late = [Entry(e.name, e.label, {k: v for k, v in e.meta.items() if k not in Sysu.splits}) for e in listed]
+    named = Sysu(bare, folds=str(tmp_path / "b.npz"), fold=5)
+    assert [named.part(e, "cross_subject") for e in late] == [folds.part(5, 1), folds.part(5, 480)]
     source = Sysu(whole, folds=str(tmp_path / "b.npz"))
     assert source.part(source.entries()[0], "cross_subject") in ("train", "test")
 

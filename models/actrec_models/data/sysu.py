@@ -56,6 +56,7 @@ class Sysu(Source):
     def __init__(self, root: str | Path, **options: Any):
         super().__init__(root)
         self.config = config.build(SysuConfig, options)
+        self._lists: dict[str, Folds] = {}
 
     def entries(self) -> list[Entry]:
         """Every clip, by subject and action; a subject's number is their folder's place among the 40, by name.
@@ -66,9 +67,9 @@ class Sysu(Source):
                 is corrupt or counts more subjects than there are.
         """
         people = self._people()
-        lists = {split: self._list(split, people) for split in self.splits}
+        lists = {split: self._list(split, len(people)) for split in self.splits}
         folds = {split: found for split, found in lists.items() if found is not None}
-        return [entry for n, folder in enumerate(people, start=1) for entry in self._of(n, folder, folds)]
+        return [entry for n, folder in enumerate(people, start=1) for entry in self._of(n, folder, len(people), folds)]
 
     def read(self, entry: Entry) -> Clip:
         """Body, and colour, pixels in it and motion where the pictures are there.
@@ -100,12 +101,17 @@ class Sysu(Source):
             DeviceError: The root has no list of the split's folds.
         """
         self.check(split)
-        if split not in entry.meta:
+        if split in entry.meta:
+            return PARTS_BY_LETTER[str(entry.meta[split])[self.config.fold - 1]]
+        # The list was not there yet when the items were listed, as when a store was made of them.
+        found = self._lists.get(split) or self._list(split, int(entry.meta["subjects"]))
+        if found is None:
             raise DeviceError(
                 f"'{self.root}' has no {split}_folds.mat, the authors' 30 folds of SYSU: copy it there from the "
                 "dataset's archive, or name it by the option 'folds'"
             )
-        return PARTS_BY_LETTER[str(entry.meta[split])[self.config.fold - 1]]
+        self._lists[split] = found
+        return found.part(self.config.fold, clip_number(int(entry.meta["subject"]), int(entry.meta["action"])))
 
     def fingerprint(self, entries: Sequence[Entry]) -> str:
         """As the base has it, and what the options do to the clips."""
@@ -115,7 +121,7 @@ class Sysu(Source):
     def _video(self, entry: Entry, read: SysuSequence) -> ColourVideo:
         return ColourVideo(entry.files["colour"], read.sequence.stamps_ns, self.config, mirror=read.mirrored)
 
-    def _list(self, split: str, people: list[Path]) -> Folds | None:
+    def _list(self, split: str, subjects: int) -> Folds | None:
         """The folds of a split; None where the root has no list of them."""
         named = [self.root / (self.config.folds.format(split=split) or f"{split}_folds.mat")]
         if not self.config.folds:
@@ -123,9 +129,9 @@ class Sysu(Source):
         path = next((path for path in named if path.is_file()), None)
         if path is None and self.config.folds:
             raise DeviceError(f"there is no '{named[0]}'; check the option 'folds'")
-        if path is not None and len(people) != SUBJECTS:
+        if path is not None and subjects != SUBJECTS:
             raise InputError(
-                f"'{self.root}' holds {len(people)} subjects, but '{path}' counts {SUBJECTS}: copy the others there too"
+                f"'{self.root}' holds {subjects} subjects, but '{path}' counts {SUBJECTS}: copy the others there too"
             )
         return None if path is None else read_folds(path, split)
 
@@ -142,7 +148,7 @@ class Sysu(Source):
             raise InputError(f"'{root}' holds {len(people)} subjects, SYSU has {SUBJECTS}; move the others away")
         return people
 
-    def _of(self, subject: int, person: Path, folds: dict[str, Folds]) -> list[Entry]:
+    def _of(self, subject: int, person: Path, subjects: int, folds: dict[str, Folds]) -> list[Entry]:
         made = {}
         for path in person.glob("video*/sklWorld.mat"):
             match = _VIDEO.fullmatch(path.parent.name)
@@ -153,6 +159,7 @@ class Sysu(Source):
             if (path.parent / "rgb").is_dir():
                 files["colour"] = path.parent / "rgb"
             meta: dict[str, int | str] = {"subject": subject, "action": action, "person": person.name}
+            meta["subjects"] = subjects
             number = clip_number(subject, action)
             meta.update({split: letters(found, number) for split, found in folds.items()})
             made[action] = Entry(f"{person.name}_video{action}", action - 1, meta, files)
