@@ -1,10 +1,8 @@
 """NTU RGB+D (Shahroudy et al., CVPR 2016) and NTU RGB+D 120 (Liu et al., TPAMI 2019), from their own files."""
 
 import hashlib
-import os
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,10 +13,11 @@ from actrec.config import setting
 from actrec.errors import DeviceError, InputError
 from actrec.frames import RgbdFrame
 from actrec.recordings.cleaning import BodyCleaning, clean
-from actrec.recordings.ntu import COLOUR_SIZE, parse_name, read_ntu_skeleton
+from actrec.recordings.ntu import COLOUR_SIZE, read_ntu_skeleton
 from actrec.recordings.ntu_actions import ACTIONS
-from actrec.recordings.sequence import SkeletonSequence, read_text
+from actrec.recordings.sequence import SkeletonSequence
 from actrec_models.data.clips import Clip
+from actrec_models.data.ntu_files import NtuFiles, read_list, sample_meta
 from actrec_models.data.ntu_frames import ntu_frames
 from actrec_models.data.source import Entry, Source
 from actrec_models.data.video_streams import ColourVideo, VideoConfig
@@ -32,10 +31,6 @@ SUBJECTS_120 = SUBJECTS_60 | {
 """The 53 of 106 subjects that "cross_subject" of NTU RGB+D 120 trains on."""
 CAMERAS = frozenset({2, 3})
 """Those that "cross_view" trains on."""
-_NAME = re.compile(r"S\d{3}C\d{3}P\d{3}R\d{3}A\d{3}")
-_VIDEO = re.compile(rf"({_NAME.pattern})_rgb\.(?:avi|mp4)", re.IGNORECASE)
-_LIST_HEAD = re.compile(r"(\d+) of the captured samples")
-_LARGEST = {"setup": 32, "camera": 3, "subject": 106, "replication": 2, "action": len(ACTIONS)}
 
 
 @dataclass(frozen=True)
@@ -83,9 +78,9 @@ class Ntu60(Source):
             DeviceError: There is no `.skeleton` file in the root, or no list though `incomplete` is "listed".
             InputError: A sample lies in two folders, a `.skeleton` file bears another name, or the list is corrupt.
         """
-        found = _Files.under(self.root)
+        found = NtuFiles.under(self.root)
         left_out = self._incomplete()
-        metas = {name: _meta(path) for name, path in sorted(found.skeletons.items()) if name not in left_out}
+        metas = {name: sample_meta(path) for name, path in sorted(found.skeletons.items()) if name not in left_out}
         return [
             Entry(name, meta["action"] - 1, meta, found.of(name))
             for name, meta in metas.items()
@@ -170,94 +165,3 @@ class Ntu120(Ntu60):
         if split == "cross_setup":
             return "test" if int(entry.meta["setup"]) % 2 else "train"
         return super().part(entry, split)
-
-
-def read_list(path: Path) -> frozenset[str]:
-    """The names in a published list of samples with missing skeletons: a head that says how many, then a name a line.
-
-    A name that the root has no file of is no error: nothing is to be left out.
-
-    Raises:
-        DeviceError: There is no such file.
-        InputError: A line is no name, names twice what was named, or there are not as many as the head says.
-    """
-    lines = read_text(path).splitlines()
-    promised = [int(match[1]) for line in lines if (match := _LIST_HEAD.match(line))]
-    begin = next((i for i, line in enumerate(lines) if _NAME.fullmatch(line.strip())), len(lines))
-    names: set[str] = set()
-    for number, line in enumerate(lines[begin:], start=begin + 1):
-        name = line.strip()
-        if not name:
-            continue
-        if not _NAME.fullmatch(name):
-            raise InputError(f"'{path}' line {number}: '{name[:40]}' is no sample's name; copy the list again")
-        if name in names:
-            raise InputError(f"'{path}' line {number}: {name} is listed twice; copy the list again")
-        names.add(name)
-    if not names or (promised and promised[0] != len(names)):
-        expected = f", its head says {promised[0]}" if promised else ""
-        raise InputError(f"'{path}' names {len(names)} samples{expected}: it is truncated; copy the list again")
-    return frozenset(names)
-
-
-@dataclass
-class _Files:
-    """What lies under a root: by sample, its skeleton, video and folder of depth maps."""
-
-    root: Path
-    skeletons: dict[str, Path] = field(default_factory=dict)
-    videos: dict[str, Path] = field(default_factory=dict)
-    depths: dict[str, Path] = field(default_factory=dict)
-    masked: dict[str, Path] = field(default_factory=dict)
-
-    @classmethod
-    def under(cls, root: Path) -> "_Files":
-        if not root.is_dir():
-            raise DeviceError(f"there is no folder '{root}'; check the path")
-        files = cls(root)
-        for folder, names in _walk(root, files):
-            for name in names:
-                files.take(folder, name)
-        if not files.skeletons:
-            raise DeviceError(f"'{root}' holds no .skeleton file; give the folder that nturgb+d_skeletons lies in")
-        return files
-
-    def take(self, folder: Path, name: str) -> None:
-        """Notes a file."""
-        if name.endswith(".skeleton"):
-            sample = name.removesuffix(".skeleton")
-            if not _NAME.fullmatch(sample):
-                raise InputError(f"'{folder / name}' is not named SsssCcccPpppRrrrAaaa.skeleton; move it elsewhere")
-            self.put(self.skeletons, sample, folder / name)
-        elif match := _VIDEO.fullmatch(name):
-            self.put(self.videos, match[1].upper(), folder / name)
-
-    def put(self, found: dict[str, Path], sample: str, path: Path) -> None:
-        """Notes what belongs to a sample, once."""
-        if sample in found:
-            raise InputError(f"'{path}' and '{found[sample]}' are of the same sample; remove one of them")
-        found[sample] = path
-
-    def of(self, sample: str) -> dict[str, Path]:
-        """What belongs to a sample."""
-        depths = self.depths if sample in self.depths else self.masked  # whole maps before those of the bodies alone
-        kinds = {"skeleton": self.skeletons, "colour": self.videos, "depth": depths}
-        return {kind: paths[sample] for kind, paths in kinds.items() if sample in paths}
-
-
-def _walk(root: Path, files: _Files) -> Iterator[tuple[Path, list[str]]]:
-    """Every folder and its files, but for those of depth maps, which are noted and not looked into."""
-    for folder, folders, names in os.walk(root, followlinks=True):
-        for name in [name for name in folders if _NAME.fullmatch(name)]:
-            masked = "masked" in Path(folder).name.lower()
-            files.put(files.masked if masked else files.depths, name, Path(folder, name))
-            folders.remove(name)
-        yield Path(folder), names
-
-
-def _meta(path: Path) -> dict[str, int]:
-    meta = parse_name(path.stem)
-    for key, value in meta.items():
-        if not 1 <= value <= _LARGEST[key]:
-            raise InputError(f"'{path}' is of {key} {value}, but NTU RGB+D 120 has 1 to {_LARGEST[key]}; move it away")
-    return meta
