@@ -60,14 +60,12 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"'{out}' exists: choose another --out, or --overwrite")
     teaching = importlib.import_module("actrec_models.teach")
     packaging = importlib.import_module("actrec_models.teach_package")
-    if args.threads:
-        importlib.import_module("torch").set_num_threads(args.threads)
     given: dict[str, Any] = {
         name: getattr(args, name) for name in ("base", *OPTIONS) if getattr(args, name) is not None
     }
     settings = config.build(teaching.TeachConfig, given)
     recording = keyvalues.read(args.recording, "--recording")
-    lesson = teaching.teach(args.folder, settings, not args.quiet, recording=recording)
+    lesson = teaching.teach(args.folder, settings, not args.quiet, args.threads, recording=recording)
     command = shlex.join(["actrec", "teach", args.folder.name, *(_words(settings, given)), "--out", out.name])
     written = packaging.write(lesson, out, command, settings.seed, args.overwrite)
     if args.json:

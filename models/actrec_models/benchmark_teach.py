@@ -7,6 +7,7 @@ five strokes of one hand that differ by its path alone.
 """
 
 import argparse
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,10 +33,6 @@ CLIPS = 12
 def teach(arguments: Sequence[str]) -> dict[str, Any]:
     """The benchmark `teach`; see the module."""
     args = _parser().parse_args(list(arguments))
-    if args.threads:
-        import torch
-
-        torch.set_num_threads(args.threads)
     root = data.folder(args.data, "utd_mhad")
     train, test = (data.create("utd_mhad", root, part=part) for part in data.PARTS)
     given = {name: getattr(args, name) for name in ("steps", "rehearsals", "minutes", "seed")}
@@ -45,15 +42,13 @@ def teach(arguments: Sequence[str]) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / name
             write_folder(folder, train, SETS[name], CLIPS)
-            lesson = teaching.teach(folder, settings)
+            lesson = teaching.teach(folder, settings, threads=args.threads)
             package = teach_package.write(lesson, Path(scratch) / f"{name}_model", "actrec bench teach", settings.seed)
             rows.append({"set": name, **scores(inference.load(package.path), test), **_of(lesson)})
     return {"steps": settings.steps, "rehearsals": settings.rehearsals, "seed": settings.seed, "sets": rows}
 
 
 def _parser() -> argparse.ArgumentParser:
-    import os
-
     parser = argparse.ArgumentParser("actrec bench teach", description="Teaches five actions of UTD-MHAD.")
     parser.add_argument("--data", default=os.environ.get("ACTREC_DATA", "../shared/data"), help="folder of datasets")
     parser.add_argument("--sets", default=",".join(SETS), help=f"of {', '.join(SETS)} (default: all)")

@@ -155,13 +155,16 @@ def read_material(source: Folder, progress: bool = True) -> Material:
     return found
 
 
-def teach(folder: str | Path, settings: TeachConfig, progress: bool = True, **options: object) -> Lesson:
+def teach(
+    folder: str | Path, settings: TeachConfig, progress: bool = True, threads: int = 0, **options: object
+) -> Lesson:
     """Learns the actions in a folder of recordings (`actrec_models.data.user_folder`).
 
     Args:
         folder: The recordings.
         settings: How to learn.
         progress: Show progress bars.
+        threads: Of the CPU; 0 for as many as PyTorch takes.
         options: Of `Folder`.
 
     Raises:
@@ -170,6 +173,8 @@ def teach(folder: str | Path, settings: TeachConfig, progress: bool = True, **op
         ConfigError: The base's network cannot be taught from skeletons.
     """
     config.validate(settings)
+    if threads:
+        torch.set_num_threads(threads)
     base = open_base(settings.base)
     _check_base(base)
     source = Folder(folder, bodies=base.package.bodies, **options)  # type: ignore[arg-type]
