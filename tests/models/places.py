@@ -40,7 +40,7 @@ def still(name: str, label: int, positions: Sequence[tuple[float, float]], fps: 
 class Places(Source):
     """Option `broken` names those that cannot be read; `read_names` notes what was."""
 
-    classes = LABELS
+    classes: tuple[str, ...] = LABELS
     splits: ClassVar = ("all", "none")
     folds: ClassVar = 2
     merges: ClassVar = {"places_coarse": (0, 0, 1)}
@@ -51,7 +51,7 @@ class Places(Source):
         self.broken, self.fold = options.get("broken", ()), options.get("fold", 0)
 
     def entries(self) -> list[Entry]:
-        return [Entry(name, self.label(label), {"x": x, "z": z, "fold": fold}) for name, label, x, z, fold in PLACES]
+        return [Entry(name, self.label(label), {"fold": fold}) for name, label, _, _, fold in PLACES]
 
     def label(self, label: int) -> int:
         return label
@@ -60,7 +60,8 @@ class Places(Source):
         if entry.name in self.broken:
             raise InputError(f"{self.root / entry.name}.skeleton is truncated")
         self.read_names.append(entry.name)
-        return still(entry.name, entry.label, [(float(entry.meta["x"]), float(entry.meta["z"]))] * 8)
+        place = next((x, z) for name, _, x, z, _ in PLACES if entry.name.endswith(name))
+        return still(entry.name, entry.label, [place] * 8)
 
     def part(self, entry: Entry, split: str) -> str:
         self.check(split)
