@@ -12,6 +12,7 @@ from typing import Any
 from actrec.errors import ConfigError
 
 BENCHMARKS: dict[str, tuple[str, str]] = {
+    "data": ("actrec_models.benchmark_data:measure", "clips a second from datasets' files and from a prepared store"),
     "networks": ("actrec_models.benchmark:networks", "size, time and memory of every network in ONNX Runtime"),
     "estimators": ("actrec.estimators.benchmark:measure", "time and yield of the body, hand and face estimators"),
     "mediapipe-ntu": ("actrec.estimators.benchmark:mediapipe_ntu", "MediaPipe against the Kinect on an NTU video"),
@@ -29,6 +30,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "streaming": ("actrec_models.benchmark_streaming:measure", "networks frame by frame against their window forms"),
     "streaming-accuracy": ("actrec_models.benchmark_streaming_accuracy:measure", "what running frame by frame costs"),
     "teach": ("actrec_models.benchmark_teach:teach", "actrec teach on 12 clips of five UTD-MHAD actions"),
+    "training": ("actrec_models.benchmark_training:measure", "clips a second that each network learns from"),
     "transport": ("actrec_nodes.transport_check:bench", "images from one process to another: share and latency"),
     "actor": ("actrec.simulation.benchmark:recognise", "the simulated actor as the perception sees it, by action"),
     "rendered": (

@@ -269,11 +269,15 @@ class _Run:
 
     def _loader_options(self, recipe: Recipe) -> dict[str, Any]:
         gpu = self.options["accelerator"] == "gpu"
-        workers = self.machine.loader_workers(self.options["devices"], gpu)
-        own = torch.Generator()
-        own.manual_seed(recipe.seed)  # so that making a loader draws nothing of the network's random numbers
-        more = {"persistent_workers": True, "prefetch_factor": 4, "worker_init_fn": _begin_worker} if workers else {}
-        return {"num_workers": workers, "pin_memory": gpu, "generator": own, **more}
+        return loader_options(self.machine.loader_workers(self.options["devices"], gpu), gpu, recipe.seed)
+
+
+def loader_options(workers: int, gpu: bool, seed: int) -> dict[str, Any]:
+    """What a `DataLoader` of samples is made with, beside samples and draws."""
+    own = torch.Generator()
+    own.manual_seed(seed)  # so that making a loader draws nothing of the network's random numbers
+    more = {"persistent_workers": True, "prefetch_factor": 4, "worker_init_fn": _begin_worker} if workers else {}
+    return {"num_workers": workers, "pin_memory": gpu, "generator": own, **more}
 
 
 def training_clips(recipe: Recipe, data_root: str) -> ClipDataset:

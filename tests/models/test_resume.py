@@ -181,6 +181,23 @@ def test_a_finished_run_is_left_alone(tmp_path, monkeypatch):
     assert kept.stat().st_mtime_ns == written
 
 
+def test_a_run_from_before_positions_were_kept_goes_on(tmp_path, monkeypatch):
+    """Its checkpoints are of whole epochs, and say nothing of fields that recipes have got since."""
+    whole, out = run(tmp_path / "whole"), tmp_path / "run"
+    with monkeypatch.context() as patched:
+        at_step(patched, 7, lambda: (_ for _ in ()).throw(RuntimeError("power cut")))
+        with pytest.raises(RuntimeError):
+            run(out, Machine(checkpoint_minutes=0.0, accelerator="cpu", workers=0))
+    content = checkpoint.read(out / "last.ckpt")
+    assert content["global_step"] == 5
+    del content["actrec"], content["callbacks"]["Checkpoints"]
+    for name in ("optimiser", "schedule", "sampling", "validation", "accumulate", "gradient_clip", "augment"):
+        del content["hyper_parameters"]["recipe"][name]
+    torch.save(content, out / "last.ckpt")
+    run(out)
+    same(whole, out / "last.ckpt")
+
+
 def test_early_stop_by_held_out_subjects(tmp_path, monkeypatch):
     validation = {"share": 0.3, "by": "subject", "patience": 1, "metric": "loss"}
     monkeypatch.setattr(Recognition, "training_step", lambda self, batch, index: None)  # nothing is ever better
