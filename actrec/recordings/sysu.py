@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from actrec.errors import DeviceError, InputError, MissingLibraryError
+from actrec.errors import InputError
+from actrec.recordings.matlab import read_mat
 from actrec.recordings.sequence import SkeletonSequence, from_kinect, stamps_at
 from actrec.skeleton import layouts
 from actrec.skeleton.conversions import convert
@@ -38,34 +39,6 @@ class SysuSequence:
 
     sequence: SkeletonSequence
     mirrored: bool
-
-
-def read_mat(path: Path, key: str) -> Any:
-    """One array of a MATLAB file.
-
-    Raises:
-        DeviceError: There is no such file.
-        InputError: It is truncated, corrupt, or holds no such array.
-        MissingLibraryError: scipy is not installed.
-    """
-    arrays = read_mats(path)
-    if key not in arrays:
-        raise InputError(f"'{path}' holds no '{key}' but {', '.join(arrays) or 'nothing'}: it is another kind of file")
-    return arrays[key]
-
-
-def read_mats(path: Path) -> dict[str, Any]:
-    """Every array of a MATLAB file, by name. Raises as `read_mat`."""
-    try:
-        from scipy.io import loadmat
-    except ModuleNotFoundError as error:
-        raise MissingLibraryError("a .mat needs scipy, which is not installed: pip install scipy") from error
-    if not path.is_file():
-        raise DeviceError(f"there is no file '{path}'; check the path")
-    try:
-        return {key: value for key, value in loadmat(path).items() if not key.startswith("__")}
-    except Exception as error:  # scipy raises a dozen types for a damaged file
-        raise InputError(f"'{path}' is corrupt or no MATLAB file; copy it again ({error})") from error
 
 
 def read_sysu(folder: str | Path, name: str, fps: float = FPS) -> SysuSequence:

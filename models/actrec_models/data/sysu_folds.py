@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from actrec.errors import DeviceError, InputError
+from actrec.recordings.matlab import read_mats
 from actrec.recordings.sequence import load_npz
-from actrec.recordings.sysu import CLASSES, read_mats
+from actrec.recordings.sysu import CLASSES
 
 COUNT = 30
 SUBJECTS = 40

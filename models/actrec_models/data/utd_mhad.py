@@ -1,10 +1,13 @@
 """UTD-MHAD (Chen et al., ICIP 2015): 27 actions, 8 subjects, Kinect v1."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
 from actrec.errors import DeviceError, InputError
+from actrec.frames import RgbdFrame
 from actrec.recordings.utd_mhad import CLASSES, parse_name, read_utd_mhad_mat, read_utd_mhad_npz
+from actrec.recordings.utd_mhad_depth import INTRINSICS, read_utd_mhad_depth
 from actrec_models.data.archive import ArchiveSource, files_by_name
 from actrec_models.data.clips import Clip, clip_of
 from actrec_models.data.source import Entry
@@ -58,6 +61,22 @@ class UtdMhad(ArchiveSource):
     def read_published(self, entry: Entry) -> Clip:
         """As the base says."""
         return clip_of(read_utd_mhad_mat(entry.files["skeleton"]), entry.label)
+
+    def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
+        """The depth maps, without colour: what the two cameras are to one another is not published.
+
+        Raises:
+            InputError: There are none, or not as many as frames of the skeleton; names both counts.
+        """
+        if "depth" not in entry.files:
+            return super().frames(entry)
+        stamps, maps = self.read(entry).stamps_ns, read_utd_mhad_depth(entry.files["depth"])
+        if len(maps) != len(stamps):
+            raise InputError(
+                f"'{entry.files['depth']}' has {len(maps)} frames but its skeleton {len(stamps)}: copy both again"
+            )
+        pairs = zip(stamps, maps, strict=True)
+        return (RgbdFrame(int(stamp), None, depth, INTRINSICS) for stamp, depth in pairs)
 
     def part(self, entry: Entry, split: str) -> str:
         """As the base says."""
