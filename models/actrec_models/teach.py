@@ -177,7 +177,7 @@ def teach(
         torch.set_num_threads(threads)
     base = open_base(settings.base)
     _check_base(base)
-    source = Folder(folder, bodies=base.package.bodies, **options)  # type: ignore[arg-type]
+    source = Folder(folder, **options)  # type: ignore[arg-type]
     return learn(base, read_material(source, progress), settings, progress)
 
 
@@ -217,9 +217,17 @@ def learn(base: Base, material: Material, settings: TeachConfig, progress: bool 
 
 
 def _left_out_classes(material: Material, folds: Folds) -> list[int | None]:
-    """The class that each rehearsal leaves out: one after the other; none where two would not be left."""
+    """The class that the rehearsal of each fold leaves out, one after the other.
+
+    None where two would not be left, or nothing that is known in the fold.
+    """
     classes = len(material.classes)
-    return [fold % classes if classes > 2 else None for fold in range(folds.count)]
+    chosen: list[int | None] = []
+    for fold in range(folds.count):
+        held = set(material.labels[folds.of_clip == fold].tolist()) - {OTHER}
+        wanted = [(fold + k) % classes for k in range(classes)] if classes > 2 else []
+        chosen.append(next((left for left in wanted if held - {left}), None))
+    return chosen
 
 
 def _check_base(base: Base) -> None:
@@ -229,6 +237,8 @@ def _check_base(base: Base) -> None:
     if others or layouts:
         what = f"takes {', '.join(others)}" if others else f"takes joints of {layouts[0]}"
         raise ConfigError(f"{base.package.name} {what}: choose a --from of bodies alone ({CANONICAL})")
+    if base.package.bodies > 1:
+        raise ConfigError(f"{base.package.name} looks at {base.package.bodies} people together: choose a --from of one")
     base.check()
 
 

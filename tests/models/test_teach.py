@@ -14,7 +14,7 @@ from actrec.errors import ConfigError, InputError, PackageError
 from actrec.package import InputSpec
 from actrec_models import benchmark_teach, data, taking_over, teach, teach_package
 from actrec_models.data import Clip
-from actrec_models.folds import folds_of
+from actrec_models.folds import Folds, folds_of
 from actrec_models.networks.base import OUTLIER
 from actrec_models.registry import create
 from actrec_models.taking_over import TuningConfig
@@ -191,6 +191,22 @@ def test_bases_that_cannot_be_taken_over(base, tmp_path):
     foreign = dataclasses.replace(base, package=dataclasses.replace(base.package, inputs=(*base.package.inputs, hands)))
     with pytest.raises(ConfigError, match="takes hands: choose a --from of bodies alone"):
         teach._check_base(foreign)
+    crowd = dataclasses.replace(base, package=dataclasses.replace(base.package, bodies=2))
+    with pytest.raises(ConfigError, match="looks at 2 people together: choose a --from of one"):
+        teach._check_base(crowd)
+
+
+def test_rehearsals_leave_out_one_class_after_the_other(utd):
+    def left_out(labels, of_clip):
+        clips = [dataclasses.replace(utd[0], label=label) for label in labels]
+        classes = tuple("abc"[: max(labels) + 1])
+        material = teach.Material(clips, classes, ("",) * len(clips), (), "none")
+        folds = Folds(np.array(of_clip), tuple(f"fold {k}" for k in range(max(of_clip) + 1)), "clip")
+        return teach._left_out_classes(material, folds)
+
+    assert left_out([0, 1, 2, 0, 1, 2, -1], [0, 0, 0, 1, 1, 1, 0]) == [0, 1]
+    assert left_out([0, 0, 1, 2, 1], [0, 0, 1, 1, 1]) == [1, 1]  # the first fold holds nothing but class 0
+    assert left_out([0, 1, 0, 1], [0, 0, 1, 1]) == [None, None]
 
 
 @pytest.mark.parametrize(
