@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from actrec.errors import DeviceError, InputError, MissingLibraryError
 
 
@@ -26,14 +28,17 @@ def read_mats(path: Path) -> dict[str, Any]:
         raise InputError(f"'{path}' is corrupt or no MATLAB file; copy it again ({error})") from error
 
 
-def read_mat(path: Path, key: str) -> Any:
-    """One array of a MATLAB file.
+def read_mat(path: Path, key: str) -> np.ndarray:
+    """One array of numbers of a MATLAB file.
 
     Raises:
-        As `read_mats`.
-        InputError: It holds no such array; names those that it holds.
+        DeviceError, MissingLibraryError: As `read_mats`.
+        InputError: As `read_mats`, or it holds no such array of numbers.
     """
     arrays = read_mats(path)
     if key not in arrays:
         raise InputError(f"'{path}' holds no '{key}' but {', '.join(arrays) or 'nothing'}: it is another kind of file")
-    return arrays[key]
+    value = np.asarray(arrays[key])
+    if value.dtype.kind not in "uif":
+        raise InputError(f"'{path}': '{key}' is {value.dtype}, expected numbers: it is another kind of file")
+    return value

@@ -70,12 +70,9 @@ def read_sysu(folder: str | Path, name: str, fps: float = FPS) -> SysuSequence:
     return SysuSequence(sequence, mirrored)
 
 
-def _joints(path: Path, value: Any, dimensions: int) -> np.ndarray:
+def _joints(path: Path, value: np.ndarray, dimensions: int) -> np.ndarray:
     """[T, 20, D] of a published [20, D, T]."""
-    try:
-        joints = np.asarray(value, np.float32)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"'{path}' is no array of numbers ({error})") from error
+    joints = value.astype(np.float32)
     if joints.ndim == 2:
         joints = joints[..., None]  # MATLAB drops a last axis of one: a clip of a single frame
     if joints.ndim != 3 or joints.shape[:2] != (20, dimensions) or not joints.shape[2]:

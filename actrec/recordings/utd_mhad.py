@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from actrec.errors import DeviceError, InputError, MissingLibraryError
+from actrec.errors import InputError
+from actrec.recordings.matlab import read_mat
 from actrec.recordings.sequence import SkeletonSequence, from_kinect, load_npz, split_frames, stamps_at
 from actrec.skeleton import layouts
 
@@ -41,20 +42,8 @@ def read_utd_mhad_mat(path: str | Path, fps: float = FPS) -> SkeletonSequence:
         InputError: It is truncated, corrupt, or holds no `d_skel`.
         MissingLibraryError: scipy is not installed.
     """
-    try:
-        from scipy.io import loadmat
-    except ModuleNotFoundError as error:
-        raise MissingLibraryError("a UTD-MHAD .mat needs scipy, which is not installed: pip install scipy") from error
-
     path = Path(path)
-    if not path.is_file():
-        raise DeviceError(f"there is no file '{path}'; check the path")
-    try:
-        skeleton = np.asarray(loadmat(path, variable_names=["d_skel"])["d_skel"], dtype=np.float32)
-    except KeyError as error:
-        raise InputError(f"'{path}' holds no 'd_skel': it is no UTD-MHAD skeleton file") from error
-    except Exception as error:  # scipy raises a dozen types for a damaged file
-        raise InputError(f"'{path}' is corrupt or no MATLAB file; copy it again ({error})") from error
+    skeleton = read_mat(path, "d_skel").astype(np.float32)
     if skeleton.ndim == 2:  # MATLAB stores an array of one frame without its last axis
         skeleton = skeleton[..., None]
     if skeleton.ndim != 3 or skeleton.shape[:2] != (20, 3) or not skeleton.shape[2]:

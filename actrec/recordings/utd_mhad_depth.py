@@ -26,9 +26,9 @@ def read_utd_mhad_depth(path: str | Path) -> np.ndarray:
         MissingLibraryError: scipy is not installed.
     """
     path = Path(path)
-    value = np.asarray(read_mat(path, "d_depth"))
+    value = read_mat(path, "d_depth")
     if value.ndim == 2:  # MATLAB stores an array of one frame without its last axis
         value = value[..., None]
-    if value.ndim != 3 or value.shape[:2] != (240, 320) or not value.shape[2] or value.dtype.kind not in "uif":
+    if value.ndim != 3 or value.shape[:2] != (240, 320) or not value.shape[2]:
         raise InputError(f"'{path}': d_depth is {value.dtype}{list(value.shape)}, expected [240, 320, frames]")
     return depth_in_metres(np.ascontiguousarray(value.transpose(2, 0, 1)[:, :, ::-1]), MILLIMETRE)

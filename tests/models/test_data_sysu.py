@@ -120,6 +120,7 @@ def test_missing_joints_and_a_single_frame(tmp_path):
     ("sklWorld.mat", {"X": np.ones(3)}, "holds no 'SW' but X"),
     ("sklWorld.mat", {"SW": np.stack([1000 * world(t) for t in range(3)], -1)}, "not in the Kinect's space"),
     ("sklWorld.mat", {"SW": np.stack([world(t) * [1, -1, 1] for t in range(3)], -1)}, "not in the Kinect's space"),
+    ("sklWorld.mat", {"SW": "text"}, "'SW' is <U4, expected numbers"),
     ("sklImage.mat", {"S": np.ones((20, 2, 4))}, "has 4 frames but 'sklWorld.mat' 6"),
     ("sklImage.mat", {"S": np.ones((20, 3, 6))}, r"expected \[20, 2, frames\]"),
 ])  # fmt: skip
