@@ -149,3 +149,15 @@ def test_people_differ_and_stay_the_same():
     statures = sorted(p.appearance.stature for p in people)
     assert 1.52 <= statures[0] < 1.60
     assert 1.85 < statures[-1] <= 1.92
+
+
+def test_some_actions_alone_are_the_same_clips(source, tmp_path):
+    few = data.source("rendered", tmp_path, **TINY, actions=["walk", "wave"])
+    assert few.classes == ("walk", "wave")
+    entry = next(e for e in few.entries() if e.name == "wave_p2_v1_t1")
+    assert entry.label == 1
+    whole = next(e for e in source.entries() if e.name == entry.name)
+    np.testing.assert_array_equal(few.read(entry).bodies, source.read(whole).bodies)
+    for actions, told in ((["wave", "wave"], "wave, wave"), (["juggle"], "juggle"), ([], "empty")):
+        with pytest.raises(ConfigError, match=f"actions is {told}"):
+            data.source("rendered", tmp_path, actions=actions)

@@ -8,7 +8,7 @@ import numpy as np
 
 from actrec import sceneflow
 from actrec.config import setting
-from actrec.errors import InputError
+from actrec.errors import ConfigError, InputError
 from actrec.features.keypoints import motion_at_joints
 from actrec.frames import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.geometry import project
@@ -56,12 +56,26 @@ class RenderedConfig:
     fps: float = setting(15.0, "frames a second", unit="Hz", range=(2, 120))
     actors: int = setting(8, "people, numbers 1, 2, … of actrec.simulation.cast", range=(2, 1000))
     held_out: int = setting(3, "of these, the last so many are split cross_actor's test part", range=(1, 999))
+    actions: list = setting(["all"], f"classes: all, or some of {', '.join(CYCLE)}")
     takes: int = setting(2, "clips of each action, actor and view", range=(1, 100))
     flow: str = setting("exact", "scene flow: the truth, or as it is estimated live", choices=("exact", "dis"))
     flow_shrink: int = setting(2, "of so many columns and rows of the flow one is kept", range=(1, 16))
     noise: bool = setting(True, "degrade colour and depth as a real sensor does")
     sensor: str = setting("structured_light", "error model of the depth sensor", choices=tuple(SENSORS.names()))
     seed: int = setting(1, "of performances, rooms and noise", range=(0, 2**31 - 1))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the actions.
+
+        Raises:
+            ConfigError: One is unknown or named twice.
+        """
+        names = CYCLE if self.actions == ["all"] else tuple(self.actions)
+        if not names or not set(names) <= set(CYCLE) or len(set(names)) < len(names):
+            told = ", ".join(map(str, names)) or "empty"
+            raise ConfigError(f"RenderedConfig.actions is {told}; choose all, or from {', '.join(CYCLE)}, each once")
+        return names
 
 
 class RenderedItem:
@@ -82,11 +96,11 @@ class RenderedItem:
     def __init__(self, options: RenderedConfig, entry: Entry):
         try:
             subject, view, take = (int(entry.meta[key]) for key in ("subject", "view", "take"))
-            self._view, name = VIEWS[view - 1], CYCLE[entry.label]
+            self._view, name = VIEWS[view - 1], options.classes[entry.label]
         except (KeyError, IndexError, ValueError) as error:
             raise InputError(f"'{entry.name}' is no item of the rendered dataset: {dict(entry.meta)}") from error
         self.options, self._who = options, cast.person(subject)
-        states = np.random.SeedSequence([options.seed, entry.label, subject, view, take]).generate_state(4)
+        states = np.random.SeedSequence([options.seed, CYCLE.index(name), subject, view, take]).generate_state(4)
         self._seed, self._room_seed, self._noise_seed, chance = (int(state) for state in states)
         self.intrinsics = _camera(options)
         self._pose = CameraPose(self._view.height, float(np.radians(self._view.pitch)))

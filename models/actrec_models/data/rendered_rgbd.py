@@ -17,7 +17,6 @@ import yaml
 from actrec import __version__, config
 from actrec.errors import ConfigError
 from actrec.frames import RgbdFrame
-from actrec.simulation.performance import CYCLE
 from actrec_models.data.clips import Clip
 from actrec_models.data.lazy import LazyStreams
 from actrec_models.data.rendered_item import VIEWS, RenderedConfig, RenderedItem
@@ -40,7 +39,6 @@ class RenderedRgbd(Source):
         ConfigError: An option is unknown or out of range, or the file is no YAML mapping.
     """
 
-    classes = CYCLE
     splits: ClassVar = ("cross_actor", "cross_view")
     caveat: ClassVar = (
         "A test of the machinery on clips that the simulated camera rendered: it says nothing about people."
@@ -50,6 +48,7 @@ class RenderedRgbd(Source):
     def __init__(self, root: str | Path, **options: Any):
         super().__init__(root)
         self.config = config.build(RenderedConfig, {**_file_options(self.root / OPTIONS_FILE), **options})
+        self.classes = self.config.classes
         if self.config.held_out >= self.config.actors:
             raise ConfigError(
                 f"RenderedConfig.held_out is {self.config.held_out} of {self.config.actors} actors: leave one to train"
@@ -59,9 +58,9 @@ class RenderedRgbd(Source):
         """As the base says: action by action, actor by actor, view by view."""
         c, made = self.config, []
         numbers = range(1, c.actors + 1), range(1, len(VIEWS) + 1), range(1, c.takes + 1)
-        for label, subject, view, take in product(range(len(CYCLE)), *numbers):
+        for label, subject, view, take in product(range(len(self.classes)), *numbers):
             meta = {"subject": subject, "view": view, "take": take}
-            made.append(Entry(f"{CYCLE[label]}_p{subject}_v{view}_t{take}", label, meta))
+            made.append(Entry(f"{self.classes[label]}_p{subject}_v{view}_t{take}", label, meta))
         return made
 
     def read(self, entry: Entry) -> Clip:

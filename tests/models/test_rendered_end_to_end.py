@@ -1,0 +1,96 @@
+"""One family from rendering to the scored package, killed and resumed on the way: a test of the machinery.
+
+What it learns are three procedural actions. That it does says nothing about people.
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+
+import numpy as np
+import pytest
+import yaml
+
+pytest.importorskip("lightning", reason="training needs Lightning: make venv EXTRAS='live train'")
+
+from actrec import inference, package
+from actrec.cli import main
+from actrec_models import checkpoint
+from actrec_models.data import create
+from actrec_models.data.rendered_rgbd import RenderedRgbd
+from actrec_models.learning import Recognition
+
+ACTIONS = ["sit_down", "wave", "walk"]
+OPTIONS = {"actions": ACTIONS, "actors": 3, "held_out": 1, "takes": 1, "width": 80, "height": 60, "fps": 5.0}
+RECIPE = {
+    "model": "c3d_flow_at1",
+    "options": {"width": 4, "size": 32, "fc": 32, "bodies": 1, "dropout": 0.0, "scale": 1 / 64},
+    "dataset": "rendered",
+    "split": "cross_actor",
+    "unknown_dataset": "",
+    "window_s": 3.0,
+    "epochs": 30,
+    "batch": 9,
+    "learning_rate": 4e-3,
+    "weight_decay": 0.01,
+    "average_decay": 0.8,
+}
+STEPS, KILLED_AT = 60, 33
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Prepared clips, and the recipe."""
+    made = tmp_path_factory.mktemp("rendered")
+    (made / "rendered").mkdir()
+    (made / "rendered/rendered.yaml").write_text(yaml.safe_dump(OPTIONS))
+    (made / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    store = str(made / "data/rendered")
+    command = ["prepare", "rendered", "--data", str(made), "--out", store, "--streams", "bodies,flow"]
+    assert main([*command, "--workers", "0", "--quiet"]) == 0
+    return made
+
+
+def train(folder):
+    paths = ["--data", str(folder / "data"), "--out", str(folder / "run")]
+    return main(["train", str(folder / "recipe.yaml"), *paths, "--quiet", "--threads", "1"])
+
+
+def killed(folder):
+    """Trains in a process that is killed on the way."""
+    step = Recognition.training_step
+
+    def until(self, batch, index):
+        if self.trainer.global_step == KILLED_AT:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, batch, index)
+
+    Recognition.training_step = until
+    train(folder)
+
+
+@pytest.mark.timeout(900)
+def test_it_learns_held_out_actors_though_killed_and_is_scored_as_a_package(folder, capsys):
+    child = multiprocessing.get_context("fork").Process(target=killed, args=(folder,))
+    child.start()
+    child.join(300)
+    assert child.exitcode == -signal.SIGKILL
+    left = checkpoint.read(folder / "run/last.ckpt")["global_step"]
+    assert 0 < left <= KILLED_AT
+    assert train(folder) == 0
+    assert checkpoint.read(folder / "run/last.ckpt")["global_step"] == STEPS
+    data, made = str(folder / "data"), folder / "flow_of_the_simulated_camera"
+    assert main(["export", str(folder / "run/last.ckpt"), "--data", data, "--out", str(made)]) == 0
+    assert RenderedRgbd.caveat in (made / "README.md").read_text()
+    assert "rendered by this program" in package.load(made).provenance.licence
+    capsys.readouterr()
+    assert main(["eval", str(made), "--data", data, "--json", "--quiet"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["notes"] == [RenderedRgbd.caveat]
+    assert figures["clips"] == 9
+    assert figures["accuracy"] == package.load(made).provenance.accuracy >= 6 / 9, "chance is 3 of 9"
+    unprepared = create("rendered", folder / "rendered", part="test")
+    session, window = inference.load(made), package.load(made).window
+    scores = session.logits([unprepared[k].sample(window.seconds, window.frames) for k in range(3)])
+    assert np.isfinite(scores).all(), "straight from the renderer too"
