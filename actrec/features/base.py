@@ -44,10 +44,19 @@ class LazyClip(Mapping[str, np.ndarray]):
 
     Args:
         make: Key to what returns its array.
+        span: Key of pictures to what returns some of them alone, given the first and how many.
     """
 
-    def __init__(self, make: Mapping[str, Callable[[], np.ndarray]]):
-        self._make, self._made = dict(make), dict[str, np.ndarray]()
+    def __init__(
+        self,
+        make: Mapping[str, Callable[[], np.ndarray]],
+        span: Mapping[str, Callable[[int, int], np.ndarray]] | None = None,
+    ):
+        self._make, self._span, self._made = dict(make), dict(span or {}), dict[str, np.ndarray]()
+
+    def part(self, key: str, start: int, frames: int) -> np.ndarray | None:
+        """`frames` pictures from `start` on, no others made; None where it takes the whole array."""
+        return self._span[key](start, frames) if key in self._span and key not in self._made else None
 
     def __getitem__(self, key: str) -> np.ndarray:
         if key not in self._made:

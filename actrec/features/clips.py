@@ -48,20 +48,30 @@ def each_clip(
     shared = features.inputs(clip, whole)
     starts = window.starts if starts is None else starts
     for start in starts:
-        yield {**shared, **features.inputs(cut(clip, start, window.clip_frames), others)}
+        # Of several clips, which overlap, all pictures are made once; of one alone no more than it shows.
+        part = cut(clip, start, window.clip_frames, alone=len(starts) == 1 and not whole)
+        yield {**shared, **features.inputs(part, others)}
 
 
-def cut(clip: Clip, start: int, frames: int) -> Clip:
+def cut(clip: Clip, start: int, frames: int, alone: bool = False) -> Clip:
     """Frames `start` to `start + frames` of a clip; what has no time axis stays as it is.
+
+    Args:
+        clip: The clip.
+        start: First frame.
+        frames: How many.
+        alone: No other part of it is going to be looked at.
 
     Raises:
         InputError: The clip does not hold these frames; of a `LazyClip`, when they are looked at.
     """
-    parts = {name: partial(_cut, clip, name, start, frames) for name in clip}
+    parts = {name: partial(_cut, clip, name, start, frames, alone) for name in clip}
     return LazyClip(parts) if isinstance(clip, LazyClip) else {name: part() for name, part in parts.items()}
 
 
-def _cut(clip: Clip, name: str, start: int, frames: int) -> np.ndarray:
+def _cut(clip: Clip, name: str, start: int, frames: int, alone: bool) -> np.ndarray:
+    if alone and isinstance(clip, LazyClip) and (part := clip.part(name, start, frames)) is not None:
+        return part
     value = clip[name]
     axis = KEYS[name][0] if name in KEYS else 0  # else: the observed frames of an input of that name
     if axis is not None and not 0 <= start <= start + frames <= (value.shape[axis] if axis else len(value)):

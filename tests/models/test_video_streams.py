@@ -9,7 +9,7 @@ import pytest
 
 import actrec_models
 from actrec.errors import DeviceError, InputError
-from actrec.features.clips import window_inputs
+from actrec.features.clips import cut, window_inputs
 from actrec.frames import Intrinsics, RgbdFrame
 from actrec.perception import BodyPerception
 from actrec.recordings.intrinsics import from_hfov
@@ -85,6 +85,19 @@ def test_only_frames_asked_for_are_converted(video, monkeypatch):
     assert shown(sampled["colour"]) == [3, 9, 9, 20]
     assert len(converted) <= 4  # three pictures, and of a folder the one that tells the size
     assert sampled["colour"] is sampled["colour"]
+
+
+def test_of_one_clip_of_a_window_no_other_pictures_are_made(video, monkeypatch):
+    stamps, asked = stamps_at(30.0, 30), []
+    real = ColourVideo.at
+    monkeypatch.setattr(ColourVideo, "at", lambda self, indices: asked.append(len(indices)) or real(self, indices))
+    clip = Clip("c", 0, stamps, np.zeros((1, 30, 25, 3), np.float32), ColourVideo(video, stamps).streams())
+    whole = clip.sampled(stamps)
+    alone, among = cut(whole, 10, 5, alone=True), cut(clip.sampled(stamps), 10, 5)
+    np.testing.assert_array_equal(alone["colour"], among["colour"])
+    assert asked == [5, 30] and shown(alone["colour"]) == [10, 11, 12, 13, 14]
+    with pytest.raises(InputError, match="has no frames 28 to 33 of 30"):
+        cut(whole, 28, 5, alone=True)["colour"]
 
 
 def test_any_order_and_mirrored(video):

@@ -53,10 +53,17 @@ class Clip:
         Nothing is sampled before it is looked at, and of pictures no more are decoded than are wanted.
         """
         others = {key: partial(self._sampled, key, wanted_ns) for key in self.others}
-        return LazyClip({"bodies": partial(self._bodies, wanted_ns), **others})
+        pictures = [key for key in self.others if key in KEYS and KEYS[key][0] == 0]
+        spans = {key: partial(self._span, key, wanted_ns) for key in pictures}
+        return LazyClip({"bodies": partial(self._bodies, wanted_ns), **others}, spans)
 
     def _bodies(self, wanted_ns: np.ndarray) -> np.ndarray:
         return np.stack([windows.resample(self.stamps_ns, body, wanted_ns) for body in self.bodies])
+
+    def _span(self, key: str, wanted_ns: np.ndarray, start: int, frames: int) -> np.ndarray:
+        if not 0 <= start <= start + frames <= len(wanted_ns):
+            raise InputError(f"'{key}' has no frames {start} to {start + frames} of {len(wanted_ns)}")
+        return self._sampled(key, wanted_ns[start : start + frames])
 
     def _sampled(self, key: str, wanted_ns: np.ndarray) -> np.ndarray:
         if key not in KEYS:
