@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--streams", default="", metavar="NAMES",
         help="what every clip must have and is kept, with commas between: bodies, hands, face, motion, flow, colour "
-        "(default: all points that the dataset has, no pictures)",
+        "(default: bodies, and hands and face where there are any)",
     )  # fmt: skip
     parser.add_argument(
         "--estimate", default="", metavar="NAMES",

@@ -6,9 +6,8 @@ import json
 import pickle
 import time
 import uuid
-import zlib
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,15 @@ from actrec import __version__
 from actrec.errors import ActrecError, ConfigError, InputError
 from actrec_models import data
 from actrec_models.data.prepare_cluster import Batch, run_here, run_on_cluster
+from actrec_models.data.prepare_folder import damaged, forget, keep, opened, tells, todo
 from actrec_models.data.prepare_index import finish, tidy, write_skipped
 from actrec_models.data.prepare_settings import PrepareConfig
-from actrec_models.data.prepare_tasks import Job, Outcome, signature
+from actrec_models.data.prepare_tasks import Job
 from actrec_models.data.source import Entry, Source
-from actrec_models.data.store import PreparedDataset, map_file
-from actrec_models.data.store_format import INDEX, JOURNAL, SKIPPED, STORE, Head, read_head, write_head
-from actrec_models.data.store_journal import LOCK, Journal, Record
-from actrec_models.data.store_writer import SHARD_BYTES, store_error
+from actrec_models.data.store import PreparedDataset
+from actrec_models.data.store_format import Head
+from actrec_models.data.store_journal import Journal
+from actrec_models.data.store_writer import SHARD_BYTES
 
 BATCH = 32
 """Items of a task where an item takes milliseconds; where it takes seconds, a task is one item."""
@@ -102,37 +102,52 @@ def prepare(
         DeviceError: The dataset is not there, the disk is full, or the cluster fails; nothing prepared is lost.
         InputError: A list of the dataset is corrupt, or none of its items can be read.
     """
-    settings, run = settings or PrepareConfig(), run or Run()
+    options, settings = options or {}, settings or PrepareConfig()
     settings.check()
-    if "fold" in (options or {}):
+    if "fold" in options:
         raise ConfigError(f"all folds of {dataset} are prepared at once, one is chosen in training: leave fold out")
     # Absolute: a worker may have been started in another folder.
-    source, out = data.source(dataset, Path(root).absolute(), **(options or {})), Path(out).absolute()
+    source = data.source(dataset, Path(root).absolute(), **options)
+    protocols = _protocols(dataset, source, options)
+    return prepare_source(dataset, source, protocols, Path(out).absolute(), options, settings, run or Run())
+
+
+def prepare_source(
+    dataset: str,
+    source: Source,
+    protocols: Mapping[str, Source],
+    out: Path,
+    options: dict[str, Any],
+    settings: PrepareConfig,
+    run: Run,
+) -> Summary:
+    """As `prepare`, of a dataset that is at hand; `protocols` as `actrec_models.data.prepare_index.finish` has it."""
+    began = time.monotonic()
     pickled = pickle.dumps(source)  # before it has read anything
-    protocols = _protocols(dataset, source, options or {})
     head = Head(
-        dataset, _recorded(source, options or {}), dataclasses.asdict(settings), list(source.classes), source.layout,
+        dataset, _recorded(source, options), dataclasses.asdict(settings), list(source.classes), source.layout,
         version=__version__,
     )  # fmt: skip
-    began = time.monotonic()
     entries = source.entries()
     _check_names(dataset, entries)
-    with _opened(out, head) as journal:
+    with opened(out, head) as journal:
         tidy(out, journal.records.values())
         if run.repair:
-            _forget(journal, head, _damaged(journal, run.progress))
-        todo = _todo(journal, entries)
-        _forget(journal, head, [entry.name for entry in todo])
+            forget(journal, head, damaged(journal, run.progress))
+        missing = todo(journal, entries)
+        forget(journal, head, [entry.name for entry in missing])
         job = Job(uuid.uuid4().hex, out, pickled, settings, run.shard_bytes)
-        skipped = _run(job, run, journal, head, source, todo, len(entries) - len(todo)) if todo else []
+        skipped = _run(job, run, journal, head, source, missing, len(entries) - len(missing)) if missing else []
         held = [entry for entry in entries if entry.name in journal.records]
         if not held:
             reason = skipped[0][1] if skipped else "it has no items"
-            raise InputError(f"none of the {len(entries)} items of {dataset} in '{root}' can be prepared: {reason}")
+            raise InputError(
+                f"none of the {len(entries)} items of {dataset} in '{source.root}' can be prepared: {reason}"
+            )
         write_skipped(out, skipped)
-        if not _tells(out, held):
+        if not tells(out, held):
             finish(journal, head, protocols, held)
-        return _summary(out, skipped, len(todo) - len(skipped), time.monotonic() - began)
+        return _summary(out, skipped, len(missing) - len(skipped), time.monotonic() - began)
 
 
 def _run(
@@ -152,7 +167,7 @@ def _run(
         for outcome in outcomes:
             reasons |= dict(outcome.skipped)
             try:
-                _keep(journal, head, outcome)
+                keep(journal, head, outcome.records)
             except ActrecError as failed:
                 outcome.error = failed
             if outcome.error is not None:
@@ -166,81 +181,11 @@ def _run(
     return skipped
 
 
-def _keep(journal: Journal, head: Head, outcome: Outcome) -> None:
-    if outcome.records:
-        _open_again(journal.folder, head)
-        journal.add(outcome.records)
-
-
-def _forget(journal: Journal, head: Head, names: Sequence[str]) -> None:
-    if any(name in journal.records for name in names):
-        _open_again(journal.folder, head)
-        journal.drop(names)
-
-
-def _open_again(out: Path, head: Head) -> None:
-    """Before the journal changes: from here on the index no longer tells of everything."""
-    if read_head(out).complete:
-        _write_head(out, head)
-
-
-def _tells(out: Path, held: Sequence[Entry]) -> bool:
-    """Whether the store is finished and tells of these very entries."""
-    try:
-        return PreparedDataset(out).names == tuple(entry.name for entry in held)
-    except ActrecError:
-        return False
-
-
-# -- the folder --------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _opened(out: Path, head: Head) -> Iterator[Journal]:
-    """The journal of a store of this very kind, begun where there is none."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        others = [path.name for path in out.iterdir() if not _ours(path.name)]
-    except OSError as error:
-        raise store_error(out, error) from error
-    if others:
-        raise ConfigError(f"'{out}' holds other files ({sorted(others)[0]}): choose an empty folder with --out")
-    with Journal(out) as journal:
-        if (out / STORE).is_file():
-            _check_same(out, read_head(out), head)
-        else:
-            _write_head(out, head)
-        yield journal
-
-
-def _ours(name: str) -> bool:
-    known = {STORE, INDEX, JOURNAL, SKIPPED, LOCK}
-    return name.removesuffix(".new") in known or (name.startswith("shard_") and name.endswith(".bin"))
-
-
-def _check_same(out: Path, before: Head, head: Head) -> None:
-    """Refuses to mix what was prepared in another way."""
-    was, now = ({**h.settings, **h.options, "dataset": h.dataset, "classes": h.classes} for h in (before, head))
-    other = [key for key in {**was, **now} if was.get(key) != now.get(key)]
-    if other:
-        told = [f"{key}={values.get(key)}" for values in (was, now) for key in other[:1]]
-        told = [word if len(word) < 80 else f"another {other[0]}" for word in told]
-        raise ConfigError(
-            f"'{out}' was prepared with {told[0]}, not {told[1]}: choose another --out, or delete '{out}'"
-        )
-
-
-def _write_head(out: Path, head: Head) -> None:
-    try:
-        write_head(out, head)
-    except OSError as error:
-        raise store_error(out, error) from error
-
-
 def _recorded(source: Source, options: dict[str, Any]) -> dict[str, Any]:
     """All options of a dataset, those too that it took by default or from a file; but not the fold."""
     settings: Any = getattr(source, "config", None)
-    told = {**(dataclasses.asdict(settings) if dataclasses.is_dataclass(settings) else {}), **options}
+    own = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)} if settings else {}
+    told = {**own, **options}
     told.pop("fold", None)
     plain: dict[str, Any] = json.loads(json.dumps(told))
     return plain
@@ -248,10 +193,6 @@ def _recorded(source: Source, options: dict[str, Any]) -> dict[str, Any]:
 
 def _protocols(dataset: str, source: Source, options: dict[str, Any]) -> dict[str, Source]:
     """Every split and every fold of one, with the source that knows its parts."""
-    if "fold" in options:
-        raise ConfigError(
-            f"a fold of {dataset} is chosen when it is trained on, all are prepared: leave the option out"
-        )
     found = dict.fromkeys(source.splits, source)
     for fold in range(1, source.folds + 1):
         divided = data.source(dataset, source.root, **options, fold=fold)
@@ -263,42 +204,6 @@ def _check_names(dataset: str, entries: Sequence[Entry]) -> None:
     twice = [name for name, count in Counter(entry.name for entry in entries).items() if count > 1]
     if twice:
         raise InputError(f"{dataset} names '{twice[0]}' twice: remove one of them")
-
-
-# -- what is to be done ------------------------------------------------------------------------------------------------
-
-
-def _todo(journal: Journal, entries: Sequence[Entry]) -> list[Entry]:
-    """The entries that are not in the store, have changed, or whose bytes are gone."""
-    names = {record.shard for record in journal.records.values()}
-    sizes = {name: _size(journal.folder / name) for name in names}
-
-    def holds(record: Record | None, entry: Entry) -> bool:
-        return record is not None and record.signature == signature(entry) and record.end <= sizes[record.shard]
-
-    return [entry for entry in entries if not holds(journal.records.get(entry.name), entry)]
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else -1
-
-
-def _damaged(journal: Journal, progress: bool) -> list[str]:
-    """Names of the clips of which a checksum is wrong, or of which bytes are gone."""
-    opened: dict[str, memoryview] = {}
-
-    def whole(record: Record) -> bool:
-        try:
-            if record.shard not in opened:
-                opened.clear()  # one shard at a time: there may be more of them than files may be open
-                opened[record.shard] = map_file(journal.folder / record.shard, record.end)
-            content = opened[record.shard]
-            return all(zlib.crc32(content[row[5] : row[5] + row[6]]) == row[7] for row in record.rows)
-        except InputError:
-            return False
-
-    records = sorted(journal.records.values(), key=lambda record: (record.shard, record.end))
-    return [r.name for r in tqdm(records, desc="checking", unit="clip", disable=not progress) if not whole(r)]
 
 
 def _summary(out: Path, skipped: list[tuple[str, str]], prepared: int, seconds: float) -> Summary:

@@ -15,7 +15,8 @@ STREAM_KEYS = {
     "colour": ("colour",),
 }
 """What may be kept beside bodies and stamps, and the keys of a clip that it is made of."""
-POINTS = ("bodies", "hands", "face", "motion")
+POINTS = ("bodies", "hands", "face")
+"""What is kept by default: what no picture has to be decoded for."""
 ESTIMATES = ("bodies", "hands", "face", "motion", "flow")
 
 
@@ -25,7 +26,7 @@ class PrepareConfig:
 
     streams: list = setting(
         [], "what every clip must have and is kept: bodies, hands, face, motion, flow, colour; "
-        "empty: all points that the dataset has, no pictures",
+        "empty: bodies, and hands and face where there are any",
     )  # fmt: skip
     estimate: list = setting([], "what is estimated from the camera's frames: bodies, hands, face, motion, flow")
     picture_height: int = setting(
@@ -73,4 +74,4 @@ class PrepareConfig:
     @property
     def heavy(self) -> bool:
         """Whether a clip takes seconds, not milliseconds."""
-        return bool(self.estimate) or bool({"flow", "colour"} & set(self.kept))
+        return bool(self.estimate) or bool({"motion", "flow", "colour"} & set(self.kept))

@@ -1,0 +1,136 @@
+"""The folder that a preparation writes to: begun, gone on with, told from others; what is still to be done in it."""
+
+import contextlib
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from actrec.errors import ActrecError, ConfigError, InputError
+from actrec_models.data.prepare_tasks import signature
+from actrec_models.data.source import Entry
+from actrec_models.data.store import PreparedDataset, map_file
+from actrec_models.data.store_format import INDEX, JOURNAL, SKIPPED, STORE, Head, read_head, write_head
+from actrec_models.data.store_journal import LOCK, Journal, Record
+from actrec_models.data.store_writer import store_error
+
+
+def keep(journal: Journal, head: Head, records: Sequence[Record]) -> None:
+    """Takes in what a worker has prepared.
+
+    Raises:
+        StoreError: The disk is full.
+    """
+    if records:
+        _open_again(journal.folder, head)
+        journal.add(records)
+
+
+def forget(journal: Journal, head: Head, names: Sequence[str]) -> None:
+    """Gives up what must be prepared again.
+
+    Raises:
+        StoreError: The disk is full.
+    """
+    if any(name in journal.records for name in names):
+        _open_again(journal.folder, head)
+        journal.drop(names)
+
+
+def _open_again(out: Path, head: Head) -> None:
+    """Before the journal changes: from here on the index no longer tells of everything."""
+    if read_head(out).complete:
+        _write_head(out, head)
+
+
+def tells(out: Path, held: Sequence[Entry]) -> bool:
+    """Whether the store is finished and tells of these very entries."""
+    try:
+        return PreparedDataset(out).names == tuple(entry.name for entry in held)
+    except ActrecError:
+        return False
+
+
+@contextlib.contextmanager
+def opened(out: Path, head: Head) -> Iterator[Journal]:
+    """The journal of a store of this very kind, begun where there is none.
+
+    Raises:
+        ConfigError: The folder holds something else, or was prepared in another way.
+        DeviceError: It cannot be written to, or another run writes to it.
+        InputError: Its head or journal is damaged.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        others = [path.name for path in out.iterdir() if not _ours(path.name)]
+    except OSError as error:
+        raise store_error(out, error) from error
+    if others:
+        raise ConfigError(f"'{out}' holds other files ({sorted(others)[0]}): choose an empty folder with --out")
+    with Journal(out) as journal:
+        if (out / STORE).is_file():
+            _check_same(out, read_head(out), head)
+        else:
+            _write_head(out, head)
+        yield journal
+
+
+def _ours(name: str) -> bool:
+    known = {STORE, INDEX, JOURNAL, SKIPPED, LOCK}
+    return name.removesuffix(".new") in known or (name.startswith("shard_") and name.endswith(".bin"))
+
+
+def _check_same(out: Path, before: Head, head: Head) -> None:
+    """Refuses to mix what was prepared in another way."""
+    was, now = ({**h.settings, **h.options, "dataset": h.dataset, "classes": h.classes} for h in (before, head))
+    other = [key for key in {**was, **now} if was.get(key) != now.get(key)]
+    if other:
+        told = [f"{key}={values.get(key)}" for values in (was, now) for key in other[:1]]
+        told = [word if len(word) < 80 else f"another {other[0]}" for word in told]
+        raise ConfigError(
+            f"'{out}' was prepared with {told[0]}, not {told[1]}: choose another --out, or delete '{out}'"
+        )
+
+
+def _write_head(out: Path, head: Head) -> None:
+    try:
+        write_head(out, head)
+    except OSError as error:
+        raise store_error(out, error) from error
+
+
+# -- what is to be done ------------------------------------------------------------------------------------------------
+
+
+def todo(journal: Journal, entries: Sequence[Entry]) -> list[Entry]:
+    """The entries that are not in the store, have changed, or whose bytes are gone."""
+    names = {record.shard for record in journal.records.values()}
+    sizes = {name: _size(journal.folder / name) for name in names}
+
+    def holds(record: Record | None, entry: Entry) -> bool:
+        return record is not None and record.signature == signature(entry) and record.end <= sizes[record.shard]
+
+    return [entry for entry in entries if not holds(journal.records.get(entry.name), entry)]
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else -1
+
+
+def damaged(journal: Journal, progress: bool) -> list[str]:
+    """Names of the clips of which a checksum is wrong, or of which bytes are gone."""
+    opened: dict[str, memoryview] = {}
+
+    def whole(record: Record) -> bool:
+        try:
+            if record.shard not in opened:
+                opened.clear()  # one shard at a time: there may be more of them than files may be open
+                opened[record.shard] = map_file(journal.folder / record.shard, record.end)
+            content = opened[record.shard]
+            return all(zlib.crc32(content[row[5] : row[5] + row[6]]) == row[7] for row in record.rows)
+        except InputError:
+            return False
+
+    records = sorted(journal.records.values(), key=lambda record: (record.shard, record.end))
+    return [r.name for r in tqdm(records, desc="checking", unit="clip", disable=not progress) if not whole(r)]
