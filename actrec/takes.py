@@ -22,6 +22,8 @@ from actrec.recordings.bag_writer import BagWriter
 from actrec.recordings.labels import FILE, LabelledClip, add_label, read_labels
 
 READ_TIMEOUT_S = 10.0
+CLOCK = " s left"
+"""Ends a line that is shown with every frame."""
 UNFINISHED = ".unfinished"
 """Folder in which a take lies until it is one; what is found in it is what a killed recorder left."""
 
@@ -213,7 +215,7 @@ def _film(
                     if last - began >= seconds * NANOSECONDS:
                         return filmed
                     filmed.add(sight.bodies)
-                    show(f"{'●' if sight.bodies else '○'} {seconds - (last - began) / NANOSECONDS:4.1f} s left")
+                    show(f"{'●' if sight.bodies else '○'} {seconds - (last - began) / NANOSECONDS:4.1f}{CLOCK}")
                 sight.write(bag)
     except DeviceError as error:
         if isinstance(error.__cause__, OSError):
@@ -265,4 +267,4 @@ def _free_name(folder: Path, label: str) -> str:
     return f"{stem}_{max(taken, default=0) + 1:03d}"
 
 
-__all__ = ["Read", "Refusal", "Show", "Sight", "TakeConfig", "Takes", "record"]
+__all__ = ["CLOCK", "Read", "Refusal", "Show", "Sight", "TakeConfig", "Takes", "record"]

@@ -12,7 +12,7 @@ from typing import Any
 
 from actrec import config, keyvalues
 from actrec.errors import ConfigError
-from actrec.takes import TakeConfig, Takes, record
+from actrec.takes import CLOCK, TakeConfig, Takes, record
 
 HELP = {field.name: field.metadata["description"] for field in dataclasses.fields(TakeConfig)}
 OWN = ("person", "countdown", "seconds", "repeat")
@@ -77,16 +77,15 @@ class _Console:
     """One line on stderr that changes; lines that stay are kept."""
 
     def __init__(self, beep: bool):
-        self._beep, self._terminal, self._last = beep, sys.stderr.isatty(), ""
+        self._beep, self._terminal = beep, sys.stderr.isatty()
 
     def show(self, text: str, stays: bool) -> None:
-        """Shows a line; without a terminal, only what differs by more than the clock."""
+        """Shows a line; the running clock on a terminal alone."""
         bell = "\a" if self._beep and ("GO!" in text or stays) else ""
         if self._terminal:
             print(f"\r{text:<110}{bell}", end="\n" if stays else "", file=sys.stderr, flush=True)
-        elif stays or text.split(" s left")[0][:-4] != self._last:
+        elif stays or CLOCK not in text:
             print(text, file=sys.stderr, flush=True)
-        self._last = text.split(" s left")[0][:-4]
 
     def end(self) -> None:
         """Leaves the line."""

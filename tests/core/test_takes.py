@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from actrec import config, takes
+from actrec.cli import main
 from actrec.errors import ConfigError, DeviceError, EndOfStream, InputError
 from actrec.frames import Body
 from actrec.recordings import labels
@@ -176,3 +177,21 @@ def test_a_wrong_labels_file_stops_before_anything_is_recorded(tmp_path):
         record(tmp_path, sights(lambda k: [body()]))
     with pytest.raises(DeviceError, match=r"cannot read .*no\.csv"):
         labels.read_labels(tmp_path / "no.csv")
+
+
+def test_a_recording_of_joints_as_a_camera(tmp_path, data_root, capsys):
+    """The command, from a driver whose frames are joints alone: no estimator, no ROS."""
+    script = sorted((data_root / "kinect_v2_csv").glob("*.csv"))[0]
+    options = [word for o in (f"path={script}", "rate=0.0", "restamp=false") for word in ("--driver-option", o)]
+    out = tmp_path / "mine"
+    command = ["record", "--label", "gesture", "--out", str(out), "--countdown", "0.2", "--seconds", "0.5"]
+    assert main([*command, "--driver", "replay", *options]) == 0
+    said = capsys.readouterr()
+    assert "1 of 1 takes of 'gesture' in" in said.out and "GO!" in said.err
+    (clip,) = labels.read_labels(out / "labels.csv")
+    taken, played = read_people(out / clip.recording), read_people(script)
+    first = list(played.stamps_ns).index(taken.stamps_ns[0])
+    m = played.body_ids.index(clip.body)
+    np.testing.assert_allclose(taken.bodies[0], played.bodies[m, first : first + len(taken)], atol=1e-6)
+    assert main([*command, "--driver", "replay", *options, "--repeat", "1000"]) == 1
+    assert "the recording has ended after" in capsys.readouterr().err
