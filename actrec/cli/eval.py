@@ -17,6 +17,7 @@ Example:
   actrec eval joint bone motion --fuse softmax --weights 1 1 0.6
   actrec eval my_shrec17_28_package --dataset shrec17_14
   actrec eval seed1 seed2 seed3 --seeds
+  actrec eval joint1 bone1 joint2 bone2 joint3 bone3 --fuse softmax --seeds
   actrec eval fold*/package --folds all
 
 Several models without --fuse, --seeds or --folds are compared; those that differ by nothing but their seed get the mean
@@ -69,7 +70,11 @@ def _add_several(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--fuse", choices=("softmax", "logits"), help="streams of one: sum their softmaxes or logits")
     group.add_argument("--weights", type=float, nargs="+", metavar="W", help="of the streams (default: all alike)")
     group.add_argument("--fit-weights", action="store_true", help="choose the weights on the training part")
-    group.add_argument("--seeds", action="store_true", help="repetitions that differ by seed: mean and spread")
+    group.add_argument(
+        "--seeds",
+        action="store_true",
+        help="repetitions that differ by seed: mean and spread (with --fuse: of each seed's fusion)",
+    )
     group.add_argument("--folds", metavar="all|K,K,…", help="one model a fold of the dataset: mean and spread")
 
 
@@ -79,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     files = importlib.import_module("actrec_models.evaluation.files")
     opening = importlib.import_module("actrec_models.evaluation.opening")
     options = evaluation.Options(**_options(args))
-    models = [opening.open_model(path, backend=args.backend, threads=args.threads) for path in args.models]
+    models = opening.open_models(args.models, backend=args.backend, threads=args.threads)
     study = evaluation.run(models, args.data, options, progress=not args.quiet)
     if args.report is not None:
         files.write(study, args.report)

@@ -101,6 +101,7 @@ def test_a_training_can_be_watched(data_root, tmp_path, capsys):
     assert main([*arguments, "--dataset", "utd_mhad", "--split", "subject"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert (figures["package"], figures["epochs"], figures["clips"]) == ("my_run/last.ckpt", 5, 430)
+    assert "name its checkpoint" in refused(capsys, str(folder), status=1)
     assert refused(capsys, str(tmp_path / "absent.ckpt"), status=1).startswith("actrec: cannot read checkpoint")
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     assert "no plain checkpoint" in refused(capsys, str(tmp_path / "text.ckpt"), status=1)
@@ -173,7 +174,8 @@ def test_weights_are_fitted_on_the_training_part_alone(tmp_path, capsys):
         (["--fuse", "softmax", "--weights", "1"], "1 weights for 2 streams"),
         (["--fuse", "softmax", "--weights", "1", "-1"], "each must be 0 or more"),
         (["--fuse", "softmax", "--weights", "1", "1", "--fit-weights"], "either given"),
-        (["--fuse", "softmax", "--seeds"], "--fuse and --seeds cannot be combined"),
+        (["--fuse", "softmax", "--folds", "all"], "--fuse and --folds cannot be combined"),
+        (["--fuse", "softmax", "--seeds"], "2 of seed 1: give the same streams of each of several seeds"),
         (["--folds", "some"], "expected 'all' or numbers"),
         (["--folds", "1,3"], "has folds 1 to 2; got 1, 3"),
         (["--folds", "1"], "2 models for 1 folds"),
@@ -219,6 +221,30 @@ def test_seeds_get_mean_and_spread_by_themselves(tmp_path, capsys):
     other = write(tmp_path / "wide", variant="wide", seed=4)
     assert evaluate(capsys, models[0], other)["kind"] == "comparison"
     assert "seed1 and wide differ by their variant" in refused(capsys, models[0], other, "--seeds")
+
+
+def test_fusions_are_repeated_over_seeds(tmp_path, capsys):
+    joints = [write(tmp_path / f"joint{seed}", seed=seed) for seed in (1, 2)]
+    depths = [write(tmp_path / f"depth{s}", seed=s, variant="depth", weights=[[-3.0, -3.0, 3.0]]) for s in (1, 2)]
+    models = [joints[0], depths[0], joints[1], depths[1]]
+    figures = evaluate(capsys, *models, "--fuse", "softmax", "--weights", "1", "0.6", "--seeds")
+    assert [fused["package"] for fused in figures["fusions"]] == ["joint1 + depth1", "joint2 + depth2"]
+    assert [fused["right"] for fused in figures["fusions"]] == [7, 7]
+    assert figures["spread"]["accuracy"]["mean"] == 7 / 8
+    assert (figures["streams"], len(figures["weights"])) == (2, 2)
+    fit = ["--fuse", "logits", "--seeds"]
+    assert "2 of seed 1, 1 of seed 2: give the same streams" in refused(capsys, *models[:3], *fit)
+    crossed = [joints[0], depths[0], depths[1], joints[1]]
+    assert "differ by their variant: give the streams of each seed in the same order" in refused(capsys, *crossed, *fit)
+
+
+def test_models_of_one_name_are_told_apart(tmp_path, capsys):
+    models = [write(tmp_path / run / "package", seed=seed) for seed, run in ((1, "a"), (2, "b"))]
+    out = tmp_path / "report"
+    figures = evaluate(capsys, *models, models[1], "--report", str(out), "--clips", "whole")
+    assert [model["package"] for model in figures["models"]] == ["a/package", "b/package", "b/package (2)"]
+    assert {model["clips_of_recording"] for model in figures["models"]} == {"whole"}
+    assert len(list(out.glob("predictions_*.csv"))) == 3
 
 
 def test_folds_are_scored_one_a_model(tmp_path, capsys):

@@ -48,7 +48,7 @@ def write(study: Study, folder: str | Path) -> Path:
         for report, drawn in zip(study.main, pictures, strict=True):
             for name, content in drawn.items():
                 (folder / f"{_slug(study, report)}{name}.png").write_bytes(content)
-        for report in study.reports if study.joint is None else (*study.reports, study.joint):
+        for report in (*study.reports, *study.fused):
             _predictions(folder / f"predictions_{slug(report.name)}.csv", report)
         figures = json.dumps(tables.as_dict(study), indent=2, allow_nan=False)
         (folder / "figures.json").write_text(figures + "\n", encoding="utf-8")

@@ -66,8 +66,13 @@ def fit(logits: Sequence[np.ndarray], labels: np.ndarray, how: str = "softmax") 
 
     Both likelihoods are concave in the weights, so there is one best: of mixed probabilities found by
     expectation–maximisation, of mixed logits by exponentiated gradient with a step that shrinks until it helps.
+
+    Raises:
+        InputError: A stream gave NaN.
     """
     stacked = np.stack(logits).astype(np.float64)
+    if not np.isfinite(stacked).all():
+        raise InputError("weights cannot be fitted: a stream gave NaN; train it with a lower rate or export it again")
     weights = np.full(len(stacked), 1 / len(stacked))
     rows = np.arange(len(labels))
     if how == "softmax":

@@ -1,13 +1,16 @@
 """What is to be scored: a model package, or a checkpoint of a training that may still be going on."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from actrec import inference, package
+from actrec.errors import PackageError
 from actrec.inference import Session
 from actrec.inference.session import Shape
 from actrec_models import checkpoint, export
@@ -58,6 +61,23 @@ class Model:
         return self.session.package
 
 
+def open_models(paths: Sequence[str | Path], **options: Any) -> list[Model]:
+    """As `open_model` each; those of one name are told apart by the folders that they lie in, or by a number."""
+    models, seen = [open_model(path, **options) for path in paths], list[str]()
+    names = [model.name for model in models]
+    for model in models:
+        name = model.name if names.count(model.name) == 1 else f"{_folder(model).parent.name}/{model.name}"
+        seen.append(name)
+    numbered = [name if name not in seen[:k] else f"{name} ({seen[:k].count(name) + 1})" for k, name in enumerate(seen)]
+    return [dataclasses.replace(model, name=name) for model, name in zip(models, numbered, strict=True)]
+
+
+def _folder(model: Model) -> Path:
+    """Of a package, or of a checkpoint's run."""
+    path = model.package.path
+    return path.parent if path.is_file() else path
+
+
 def open_model(path: str | Path, *, backend: str = "onnxruntime", threads: int = 0) -> Model:
     """Opens a package (a folder, or a name in the zoo) or a checkpoint of `actrec train` (a file).
 
@@ -73,6 +93,9 @@ def open_model(path: str | Path, *, backend: str = "onnxruntime", threads: int =
     if Path(path).is_file() or str(path).endswith(SUFFIX):
         torch.set_num_threads(threads)
         return _open_checkpoint(Path(path))
+    last = Path(path, checkpoint.LAST)
+    if last.is_file() and not Path(path, package.DESCRIPTION).is_file():
+        raise PackageError(f"{path} is the folder of a training, no package: name its checkpoint, {last}")
     options = {"threads": threads} if inference.resolve(backend) == "onnxruntime" else {}
     session = inference.load(path, backend, **options)
     return Model(session.package.name, session, str(session.package.provenance.settings.get("clips", "live")))

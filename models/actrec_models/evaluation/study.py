@@ -1,46 +1,22 @@
 """One or several models scored on a dataset: alone, fused, or as repetitions over seeds or folds."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from actrec import config
-from actrec.config import setting
 from actrec.errors import ConfigError, DeviceError, InputError
-from actrec_models.data import PARTS, ClipDataset
+from actrec_models.data import ClipDataset
 from actrec_models.evaluation import fusion, scoring
 from actrec_models.evaluation.opening import Model
+from actrec_models.evaluation.relations import Options, folds_of, groups_of, kind_of
 from actrec_models.evaluation.report import Report
-from actrec_models.evaluation.target import Target, check_same_classes, merging, target_of
+from actrec_models.evaluation.target import Target, merging, target_of
 
 SPREAD = ("accuracy", "top5", "mean_class_accuracy", "mean_f1", "mean_average_precision", "ece", "nll", "brier", "aurc")
 """The figures of which repetitions get a mean and a spread."""
-
-
-FREE = ("seed", "command")
-"""The fields of a recipe by which repetitions may differ."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What to score, and how."""
-
-    dataset: str = setting("", "default: the one that the models were trained on")
-    split: str = setting("", "default: the one that the models were trained on")
-    part: str = setting("test", "part of the split", choices=PARTS)
-    root: str = setting("", "the dataset's own folder, where it does not lie in the folder of datasets")
-    dataset_options: dict = setting({}, "options of the dataset")
-    clips: str = setting("", "live or whole (`scoring.score`); default: what the model's recipe says")
-    fuse: str = setting("", "softmax or logits: score the models as streams of one; default: not")
-    weights: list = setting([], "of the fused streams, one each; default: all alike")
-    fit_weights: bool = setting(False, "choose the weights on the training part")
-    seeds: bool = setting(False, "the models are repetitions that differ by seed")
-    folds: list = setting([], "the models are repetitions, one a fold: these folds; [0] for all")
-    skip_unreadable: bool = setting(False, "count a clip that cannot be read as wrong instead of refusing")
-    workers: int = setting(0, "processes that read and prepare clips; 0: this one", range=(0, 256))
 
 
 @dataclass(frozen=True)
@@ -48,13 +24,14 @@ class Study:
     """What came of it.
 
     Attributes:
-        kind: "single", "comparison", "fusion", "seeds" or "folds".
+        kind: "single", "comparison", "fusion", "seeds" (of models, or of fusions) or "folds".
         target: What the models were scored on.
         clips: What was taken of each recording, by model: "live" or "whole".
         models: What was scored.
         reports: One a model.
         joint: Of the fused streams, or of all repetitions' clips together; None for one model, or a comparison.
-        weights: Of the fused streams; they sum to 1.
+        fused: Of the fused streams; one a seed where there are several.
+        weights: Of the fused streams, of any one seed; they sum to 1.
         how: How streams were fused.
         folds: Of the repetitions, by model.
         notes: What a reader must know.
@@ -66,6 +43,7 @@ class Study:
     models: tuple[Model, ...]
     reports: tuple[Report, ...]
     joint: Report | None = None
+    fused: tuple[Report, ...] = ()
     weights: tuple[float, ...] = ()
     how: str = ""
     folds: tuple[int, ...] = ()
@@ -77,12 +55,15 @@ class Study:
         return list(self.reports) if self.joint is None else [self.joint]
 
     @property
+    def repetitions(self) -> tuple[Report, ...]:
+        """What differs by seed or fold alone; empty where nothing does."""
+        return (self.fused or self.reports) if self.kind in ("seeds", "folds") else ()
+
+    @property
     def spread(self) -> dict[str, dict[str, float]]:
         """Figure to its mean and sample standard deviation over repetitions; empty where there are none."""
-        if self.kind not in ("seeds", "folds"):
-            return {}
-        rows = [report.summary() for report in self.reports]
-        return {figure: _spread([row[figure] for row in rows]) for figure in SPREAD}
+        rows = [report.summary() for report in self.repetitions]
+        return {figure: _spread([row[figure] for row in rows]) for figure in SPREAD} if rows else {}
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:
@@ -105,7 +86,7 @@ def run(models: Sequence[Model], data_root: str, options: Options, progress: boo
     """
     config.validate(options)
     models = tuple(models)
-    kind, folds = _kind(models, options), []
+    kind, groups = kind_of(models, options), groups_of(models, options)
     target = target_of(
         models,
         data_root,
@@ -115,20 +96,18 @@ def run(models: Sequence[Model], data_root: str, options: Options, progress: boo
         root=options.root,
         options=options.dataset_options,
     )
-    if kind == "folds":
-        folds = _folds(options.folds, target, len(models))
-    elif kind == "fusion":
-        check_same_classes(models)
-        fusion.normalised(options.weights, len(models))  # wrong weights are found before an hour of scoring
+    folds = folds_of(options.folds, target, len(models)) if kind == "folds" else []
     modes = tuple(options.clips or model.clips for model in models)
     scorer = _Scorer(target, options, progress)
     clips = [target.open(fold=fold) for fold in folds] or [target.open()] * len(models)
     scores = [scorer.score(*each) for each in zip(models, clips, modes, strict=True)]
     reports = tuple(scorer.report(*each) for each in zip(models, clips, scores, strict=True))
     study = Study(kind, target, modes, models, reports, folds=tuple(folds), notes=_notes(target, models, clips[0]))
-    if kind == "fusion":
-        return scorer.fused(study, clips[0], scores)
-    return dataclasses.replace(study, joint=_pooled(study)) if kind in ("seeds", "folds") else study
+    if groups:
+        study = scorer.fused(study, groups, clips[0], scores)
+    if study.repetitions:
+        return dataclasses.replace(study, joint=_pooled(study))
+    return dataclasses.replace(study, joint=study.fused[0]) if groups else study
 
 
 @dataclass(frozen=True)
@@ -152,110 +131,52 @@ class _Scorer:
         merged = merging(model, self.target, clips)
         return scoring.evaluate(model.session, clips, name=model.name, merged=merged, scores=scores)
 
-    def fused(self, study: Study, clips: ClipDataset, scores: Sequence[scoring.Scores]) -> Study:
-        """The study with its streams as one."""
-        options, models, notes = self.options, study.models, list(study.notes)
-        weights = fusion.normalised(options.weights, len(models))
-        if options.fit_weights:
-            weights, told = self._fitted(study)
-            notes.append(told)
-        probabilities = fusion.fuse([s.logits for s in scores], options.fuse, weights.tolist())
-        unread = {index: why for s in scores for index, why in s.unread.items()}
-        name = " + ".join(model.name for model in models)
-        joint = scoring.report_of(name, clips, probabilities, unread, merging(models[0], self.target, clips))
+    def fused(
+        self, study: Study, groups: Sequence[Sequence[int]], clips: ClipDataset, scores: Sequence[scoring.Scores]
+    ) -> Study:
+        """The study with the streams of each group as one."""
+        weights, notes = fusion.normalised(self.options.weights, len(groups[0])), study.notes
+        if self.options.fit_weights:
+            weights, told = self._fitted(study, groups)
+            notes = (*notes, told)
+        merged = merging(study.models[0], self.target, clips)
+        fused = []
+        for group in groups:
+            streams = [scores[index] for index in group]
+            probabilities = fusion.fuse([stream.logits for stream in streams], self.options.fuse, weights.tolist())
+            unread = {index: why for stream in streams for index, why in stream.unread.items()}
+            name = " + ".join(study.models[index].name for index in group)
+            fused.append(scoring.report_of(name, clips, probabilities, unread, merged))
         return dataclasses.replace(
-            study, joint=joint, weights=tuple(map(float, weights)), how=options.fuse, notes=tuple(notes)
+            study, fused=tuple(fused), weights=tuple(map(float, weights)), how=self.options.fuse, notes=notes
         )
 
-    def _fitted(self, study: Study) -> tuple[np.ndarray, str]:
+    def _fitted(self, study: Study, groups: Sequence[Sequence[int]]) -> tuple[np.ndarray, str]:
+        """Weights from the training part, and a word on them; the same for every seed."""
         if self.target.part == "train":
             raise ConfigError("--fit-weights chooses on the training part: evaluate the test part")
         clips = self.target.open("train")
-        scores = [
-            self.score(*each) for each in zip(study.models, [clips] * len(study.models), study.clips, strict=True)
+        if merging(study.models[0], self.target, clips) is not None:
+            trained = study.models[0].package.provenance.dataset
+            raise ConfigError(
+                f"weights are fitted on the classes that the models know: do so with --dataset {trained}, then give "
+                "them with --weights"
+            )
+        each = [self.score(model, clips, mode) for model, mode in zip(study.models, study.clips, strict=True)]
+        kept = [index for index in range(len(clips)) if not any(index in scores.unread for scores in each)]
+        streams = [
+            np.concatenate([each[index].logits[kept] for index in stream]) for stream in zip(*groups, strict=True)
         ]
-        kept = [index for index in range(len(clips)) if not any(index in s.unread for s in scores)]
-        merged = merging(study.models[0], self.target, clips)
-        if merged is not None:
-            raise ConfigError("--fit-weights needs the classes that the models were trained on: choose --dataset so")
-        weights = fusion.fit([s.logits[kept] for s in scores], clips.labels[kept], self.options.fuse)
+        weights = fusion.fit(streams, np.tile(clips.labels[kept], len(groups)), self.options.fuse)
         return weights, (
             f"Weights were fitted on the {len(kept)} clips of the training part, which the streams have learned from: "
             "the stream that has learned them best by heart weighs most."
         )
 
 
-def _kind(models: Sequence[Model], options: Options) -> str:
-    """What several models are to one another."""
-    asked = [name for name in ("fuse", "seeds", "folds") if getattr(options, name)]
-    if len(asked) > 1:
-        raise ConfigError(f"--{asked[0]} and --{asked[1]} cannot be combined: models are streams or repetitions")
-    if (options.weights or options.fit_weights) and not options.fuse:
-        raise ConfigError("weights are those of fused streams: add --fuse softmax or --fuse logits")
-    if options.weights and options.fit_weights:
-        raise ConfigError("weights are either given (--weights) or fitted (--fit-weights)")
-    if options.fuse:
-        fusion.check_how(options.fuse)
-    if options.folds:
-        return "folds"
-    if asked and len(models) < 2:
-        raise ConfigError(f"--{asked[0]} needs two models or more, got {models[0].name} alone")
-    if options.fuse:
-        return "fusion"
-    if len(models) == 1:
-        return "single"
-    different = _no_repetitions(models)
-    if options.seeds and different:
-        raise ConfigError(f"{different}: they are no repetitions that differ by seed")
-    return "comparison" if different or not _same_length(models) else "seeds"
-
-
-def _no_repetitions(models: Sequence[Model]) -> str:
-    """By what models differ besides their seed; empty where by nothing."""
-    first, seen = models[0], {models[0].package.provenance.seed: models[0]}
-    for model in models[1:]:
-        ours, theirs = first.package, model.package
-        for what in ("family", "variant", "labels", "window", "inputs"):
-            if getattr(ours, what) != getattr(theirs, what):
-                return f"{first.name} and {model.name} differ by their {what}"
-        for what in ("dataset", "split"):
-            if getattr(ours.provenance, what) != getattr(theirs.provenance, what):
-                return f"{first.name} and {model.name} were trained on another {what}"
-        changed = _changed(ours.provenance.settings, theirs.provenance.settings)
-        if changed:
-            return f"the recipes of {first.name} and {model.name} differ by their {', '.join(changed)}"
-        if theirs.provenance.seed in seen:
-            twin = seen[theirs.provenance.seed]
-            return f"{twin.name} and {model.name} have the same seed {theirs.provenance.seed}"
-        seen[theirs.provenance.seed] = model
-    return ""
-
-
-def _changed(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """The fields of two recipes that differ, where both packages keep theirs; seed and words aside."""
-    if not (ours and theirs):
-        return []
-    return sorted(key for key in ours.keys() | theirs.keys() if key not in FREE and ours.get(key) != theirs.get(key))
-
-
-def _same_length(models: Sequence[Model]) -> bool:
-    return len({model.package.provenance.epochs for model in models}) == 1
-
-
-def _folds(asked: Sequence[int], target: Target, models: int) -> list[int]:
-    """The folds to score, one a model."""
-    known = target.folds
-    folds = list(range(1, known + 1)) if list(asked) == [0] else [int(fold) for fold in asked]
-    if any(not 1 <= fold <= known for fold in folds):
-        raise ConfigError(f"dataset {target.dataset} has folds 1 to {known}; got {', '.join(map(str, folds))}")
-    if len(folds) != models:
-        raise ConfigError(f"{models} models for {len(folds)} folds: give one a fold, in their order")
-    return folds
-
-
 def _pooled(study: Study) -> Report:
     """All repetitions' clips in one report, for pictures and classes."""
-    reports = study.reports
+    reports = study.repetitions
     return Report(
         f"{len(reports)} {study.kind} together",
         reports[0].classes,

@@ -44,15 +44,14 @@ def facts(study: Study) -> list[str]:
         ours = [model.name for model, clips in zip(study.models, study.clips, strict=True) if clips == mode]
         who = f"{', '.join(ours)}: " if len(set(study.clips)) > 1 else ""
         lines.append(who + (LIVE if mode == "live" else WHOLE))
-    if study.kind == "fusion":
-        streams = sum(streams_of(model) for model in study.models)
+    if study.fused:
         summed = "softmaxes" if study.how == "softmax" else "logits"
         lines.append(
-            f"Fusion of {len(study.models)} models, {streams} input streams in all, by the weighted sum of their "
-            f"{summed}: {', '.join(f'{w:.3g}' for w in study.weights)}."
+            f"Fusion of {len(study.weights)} models, {_streams_fused(study)} input streams in all, by the weighted sum "
+            f"of their {summed}: {', '.join(f'{w:.3g}' for w in study.weights)}."
         )
-    if study.kind in ("seeds", "folds"):
-        lines.append(f"{len(study.models)} {study.kind}; ± is the sample standard deviation.")
+    if study.repetitions:
+        lines.append(f"{len(study.repetitions)} {study.kind}; ± is the sample standard deviation.")
     return [*lines, *study.notes]
 
 
@@ -65,6 +64,11 @@ def streams_of(model: Model) -> int:
     return int(model.package.provenance.figures.get("streams", len(model.package.inputs)))
 
 
+def _streams_fused(study: Study) -> int:
+    """Input streams of all models that are fused with one another."""
+    return sum(map(streams_of, study.models)) // len(study.fused)
+
+
 def overview(study: Study) -> Table:
     """A row a model, and one for what they are together."""
     columns = ("", "streams", "seed", *(["fold"] if study.folds else []), "epochs", "clips", "top-1", "95 % interval")
@@ -74,9 +78,9 @@ def overview(study: Study) -> Table:
         of, fold = model.package.provenance, [str(study.folds[number])] if study.folds else []
         inputs = f"{streams_of(model)}: {', '.join(dict.fromkeys(spec.modality for spec in model.package.inputs))}"
         rows.append((model.name, inputs, str(of.seed), *fold, str(of.epochs), *_headline(report)))
-    if study.kind == "fusion" and study.joint:
-        streams = str(sum(streams_of(model) for model in study.models))
-        rows.append(("fusion", streams, "", "", *_headline(study.joint)))
+    for report in study.fused:
+        name = "fusion" if len(study.fused) == 1 else f"fusion of {report.name}"
+        rows.append((name, str(_streams_fused(study)), "", "", *_headline(report)))
     if study.spread:
         rows.append(_spread_row(study))
     return Table("Models", columns, rows)
@@ -101,7 +105,7 @@ def _spread_row(study: Study) -> tuple[str, ...]:
 
     blank = [""] * (4 if study.folds else 3)
     cells = [cell("accuracy"), "", cell("top5"), cell("mean_class_accuracy"), cell("ece")]
-    return (f"mean of {len(study.models)} {study.kind}", *blank, "", *cells)
+    return (f"mean of {len(study.repetitions)} {study.kind}", *blank, "", *cells)
 
 
 def figures(report: Report) -> Table:
@@ -177,8 +181,10 @@ def as_dict(study: Study) -> dict[str, Any]:
     if study.kind == "single":
         return {**head, **models[0]}
     made: dict[str, Any] = {**head, "kind": study.kind, "models": models}
-    if study.kind == "fusion" and study.joint:
-        made |= {"fuse": study.how, "weights": list(study.weights), "fusion": study.joint.as_dict()}
+    if study.fused:
+        fused = [{"package": report.name, **report.as_dict()} for report in study.fused]
+        made |= {"fuse": study.how, "weights": list(study.weights), "streams": _streams_fused(study)}
+        made |= {"fusion": fused[0]} if len(fused) == 1 else {"fusions": fused}
     return {**made, "spread": study.spread} if study.spread else made
 
 
