@@ -56,13 +56,23 @@ def validate(config: Any) -> None:
     Raises:
         ConfigError: names the field, its value and what is allowed.
     """
-    hints = typing.get_type_hints(type(config))
+    hints = _hints(type(config))
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         where = f"{type(config).__name__}.{field.name}"
         if not _is_instance(value, hints[field.name]):
             raise ConfigError(f"{where} is {value!r}, expected {_type_name(hints[field.name])}")
         _check_bounds(where, value, field.metadata)
+
+
+_read: dict[type, dict[str, Any]] = {}
+
+
+def _hints(config_class: type) -> dict[str, Any]:
+    """Types of the fields, read once a class: features are configured for every clip."""
+    if config_class not in _read:
+        _read[config_class] = typing.get_type_hints(config_class)
+    return _read[config_class]
 
 
 def _check_bounds(where: str, value: Any, metadata: Any) -> None:

@@ -49,6 +49,9 @@ class Samples(Dataset[Sample]):
         self.clips, self.specs, self.window, self.recipe = clips, specs, window, recipe
         self.augmentation, self.any_clip = augmentation, any_clip
         self._bodies_alone = set(features.streams(specs)) == {"bodies"}
+        self._normalised = (
+            config.build(SkeletonPreprocessing, specs[0].preprocessing) if _joints_and_bones(specs) else None
+        )
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -86,11 +89,10 @@ class Samples(Dataset[Sample]):
     def _of_bodies(self, bodies: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Inputs of an augmented window; joints and bones are turned and sized once more after they are normalised."""
         assert self.augmentation is not None
-        if not _joints_and_bones(self.specs):
+        if self._normalised is None:
             return self._of_clip({"bodies": bodies}, self.specs, self._start(rng))
-        preprocessing = config.build(SkeletonPreprocessing, self.specs[0].preprocessing)
-        joints = augment.vary_normalised(skeleton.normalise(bodies, preprocessing), self.augmentation, rng)
-        root = preprocessing.root_bone
+        joints = augment.vary_normalised(skeleton.normalise(bodies, self._normalised), self.augmentation, rng)
+        root = self._normalised.root_bone
         return {spec.name: skeleton.stack(joints, spec.modality, spec.layout, root) for spec in self.specs}
 
     def _of_clip(self, clip: features.Clip, specs: list[InputSpec], start: int) -> dict[str, np.ndarray]:

@@ -144,10 +144,12 @@ def _vary_proportions(bodies: np.ndarray, amount: float, rng: np.random.Generato
     parents = KINECT_V2_25.parents
     factor = 1 + rng.uniform(-amount, amount, 25).astype(np.float32)
     factor = (factor + factor[list(KINECT_V2_25.mirror)]) / 2
-    varied = bodies.copy()
+    # Joints ahead, so that each is one row: it is added to its parent's.
+    varied = np.ascontiguousarray(np.moveaxis(bodies, -2, 0))  # (V, M, T, 3)
+    bones = factor[:, None, None, None] * (varied - varied[list(parents)])
     for v in (1, 20, 2, 3, 4, 5, 6, 7, 21, 22, 8, 9, 10, 11, 23, 24, 12, 13, 14, 15, 16, 17, 18, 19):  # parents first
-        varied[..., v, :] = varied[..., parents[v], :] + factor[v] * (bodies[..., v, :] - bodies[..., parents[v], :])
-    return varied
+        np.add(varied[parents[v]], bones[v], out=varied[v])
+    return np.ascontiguousarray(np.moveaxis(varied, 0, -2))
 
 
 def _exchange_sides(bodies: np.ndarray, rng: np.random.Generator) -> None:

@@ -27,11 +27,14 @@ def vary_hands(hands: np.ndarray, options: Augmentation, rng: np.random.Generato
 
 def _vary_proportions(hands: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
     """Scales each bone by its own constant factor and rebuilds the joints from the wrist."""
-    varied = hands.copy()
-    for v, parent in enumerate(HAND_22.parents[1:], start=1):  # parents come first in this layout
-        factor = np.float32(1 + rng.uniform(-amount, amount))
-        varied[..., v, :] = varied[..., parent, :] + factor * (hands[..., v, :] - hands[..., parent, :])
-    return varied
+    parents = list(HAND_22.parents)
+    factor = np.ones(len(parents), dtype=np.float32)
+    factor[1:] = 1 + rng.uniform(-amount, amount, len(parents) - 1)
+    varied = np.ascontiguousarray(np.moveaxis(hands, -2, 0))  # (V, M, T, 3): each joint one row
+    bones = factor[:, None, None, None] * (varied - varied[parents])
+    for v, parent in enumerate(parents[1:], start=1):  # parents come first in this layout
+        np.add(varied[parent], bones[v], out=varied[v])
+    return np.ascontiguousarray(np.moveaxis(varied, 0, -2))
 
 
 def _lose(hands: np.ndarray, rng: np.random.Generator) -> None:
