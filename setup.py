@@ -44,7 +44,15 @@ EXTRAS = {
         "psutil",
         "scipy",
     ],
-    "train": ["torch>=2.4", "lightning>=2.4", "tensorboard>=2.14", "onnx>=1.16", "onnxscript", "safetensors"],
+    "train": [
+        "torch>=2.4",
+        "lightning>=2.4",
+        "tensorboard>=2.14",
+        "matplotlib>=3.7",
+        "onnx>=1.16",
+        "onnxscript",
+        "safetensors",
+    ],
     "dev": ["pytest>=8", "pytest-timeout", "pytest-xdist", "ruff", "mypy", "pre-commit"],
     "view": ["rerun-sdk>=0.23"],
 }
