@@ -4,7 +4,7 @@ import pytest
 
 from actrec.cli import main
 from actrec.errors import ConfigError
-from actrec_models import benchmark_training
+from actrec_models import benchmark_steps, benchmark_training
 
 SMALL_ATTENTION = "c3d_flow_at1:width=4;size=32;fc=32"
 
@@ -38,7 +38,7 @@ def test_wrong_use_is_said_before_anything_is_measured(arguments, message, monke
 
 def test_every_network_has_a_recipe_and_a_gpus_figures_are_shown():
     for name in benchmark_training.registry.list_models():
-        chosen = benchmark_training.recipe_of(name)
+        chosen = benchmark_steps.recipe_of(name)
         assert chosen.model == name
         assert not chosen.stages
     row = {"network": "p_i3d", "precision": "bf16-mixed", "batch": 16, "recipe_batch": 16, "clips_per_s": 12.34,
