@@ -104,32 +104,50 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Clock:
+    """Time that has passed, and time that this process had a core: others may have had it meanwhile."""
+
+    def __init__(self) -> None:
+        self._wall, self._core = time.perf_counter(), time.process_time()
+
+    @property
+    def seconds(self) -> float:
+        """Passed."""
+        return time.perf_counter() - self._wall
+
+    def rates(self, count: int) -> dict[str, int]:
+        """Of `count` clips."""
+        core = time.process_time() - self._core
+        return {"clips_per_s": round(count / self.seconds), "clips_per_core_s": round(count / core)}
+
+
 def _reader(root: str, reader: tuple[str, dict[str, Any], str], seconds: float) -> dict[str, Any]:
     """A dataset's own reader, one file after the other."""
     name, options, within = reader
     source = data.source(name, Path(data.folder(root, name)) / within, **options)
     entries = source.entries()
     frames = sum(len(source.read(entry).stamps_ns) for entry in entries)  # also compiles what is compiled
-    count, began = 0, time.perf_counter()
-    while time.perf_counter() - began < seconds:
+    count, clock = 0, _Clock()
+    while clock.seconds < seconds:
         count += len([source.read(entry) for entry in entries])
-    rate = count / (time.perf_counter() - began)
+    rates = clock.rates(count)
     size = sum(path.stat().st_size for entry in entries for path in entry.files.values())
     return {
         "dataset": name,
         "files": len(entries),
-        "clips_per_s": round(rate, 1),
-        "frames_per_s": round(rate * frames / len(entries)),
-        "mb_per_s": round(rate * size / len(entries) / 1e6, 1),
+        "frames_a_clip": round(frames / len(entries)),
+        "kb_a_clip": round(size / len(entries) / 1e3),
+        **rates,
     }
 
 
 def _prepared(name: str, source: Repeated, out: Path) -> tuple[PreparedDataset, dict[str, Any]]:
     count = len(source.clips)  # read before the clock runs
+    clock = _Clock()
     summary = prepare_source(name, source, {"all": source}, out, {}, PrepareConfig(), Run())
-    rate = summary.clips / summary.seconds
-    row = {"dataset": name, "what": f"written ({count} clips repeated)", "clips_per_s": round(rate)}
-    return PreparedDataset(out), {**row, "mb_per_s": round(rate * summary.bytes / summary.clips / 1e6)}
+    size = round(summary.bytes / summary.clips / 1e3)
+    row = {"dataset": name, "what": f"written ({count} clips repeated)", "kb_a_clip": size}
+    return PreparedDataset(out), {**row, **clock.rates(summary.clips)}
 
 
 def _reads(name: str, store: PreparedDataset) -> Iterable[dict[str, Any]]:
@@ -144,16 +162,11 @@ def _reads(name: str, store: PreparedDataset) -> Iterable[dict[str, Any]]:
         ("later, shuffled, every array copied", shuffled, _copy),
     )
     for what, indices, look in ways:
-        began = time.perf_counter()
+        clock = _Clock()
         for index in indices.tolist():
             look(store[index])
-        rate = len(indices) / (time.perf_counter() - began)
-        yield {
-            "dataset": name,
-            "what": what,
-            "clips_per_s": round(rate),
-            "mb_per_s": round(rate * size / len(store) / 1e6),
-        }
+        row = {"dataset": name, "what": what, "kb_a_clip": round(size / len(store) / 1e3)}
+        yield {**row, **clock.rates(len(indices))}
 
 
 def _touch_none(clip: Clip) -> None:
@@ -175,16 +188,17 @@ def _samples(store: ClipDataset, workers: int, varied: bool, seconds: float) -> 
     samples = Samples(store, network.input_specs, recipe.window(network), recipe, augmentation)
     batch = 64
     loader = DataLoader(samples, batch, shuffle=True, num_workers=workers)
-    drawn, began = 0, time.perf_counter()
+    drawn, first, clock = 0, 4 * batch, _Clock()
     for _ in loader:
         drawn += batch
-        if drawn == 4 * batch:
-            began = time.perf_counter()  # workers have started by now
-        if drawn > 4 * batch and time.perf_counter() - began > seconds:
+        if drawn == first:
+            clock = _Clock()  # workers have started by now
+        if drawn > first and clock.seconds > seconds:
             break
-    rate = max(drawn - 4 * batch, 0) / (time.perf_counter() - began)
-    what = "augmented" if varied else "as they are"
-    return {"network": recipe.model, "samples": what, "workers": workers, "clips_per_s": round(rate)}
+    rates = clock.rates(drawn - first)
+    if workers:
+        del rates["clips_per_core_s"]  # theirs is not known here
+    return {"network": recipe.model, "samples": "augmented" if varied else "as they are", "workers": workers, **rates}
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from actrec import __version__
 from actrec.errors import ActrecError, ConfigError, InputError
+from actrec.skeleton.conversions import CANONICAL
 from actrec_models import data
 from actrec_models.data.prepare_cluster import Batch, run_here, run_on_cluster
 from actrec_models.data.prepare_folder import damaged, forget, keep, opened, tells, todo
@@ -128,6 +129,8 @@ def prepare_source(
         dataset, _recorded(source, options), dataclasses.asdict(settings), list(source.classes), source.layout,
         version=__version__,
     )  # fmt: skip
+    if settings.estimate and source.layout != CANONICAL:
+        raise ConfigError(f"{dataset} has joints {source.layout}: nothing is estimated of others than {CANONICAL}")
     entries = source.entries()
     _check_names(dataset, entries)
     with opened(out, head) as journal:

@@ -72,10 +72,6 @@ def check(clip: Clip, layout: str) -> None:
 def _found(source: Source, entry: Entry, settings: PrepareConfig, estimation: Estimation | None) -> Found:
     if estimation is None:
         return Found(source.read(entry), {}, {})
-    if source.layout != "kinect_v2_25":
-        raise InputError(
-            f"'{entry.name}' has joints {source.layout}: hands, face and motion are of kinect_v2_25 bodies"
-        )
     known = None if "bodies" in settings.estimate else source.read(entry)
     return estimation.run(entry.name, entry.label, source.frames(entry), known)
 

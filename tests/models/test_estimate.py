@@ -1,0 +1,178 @@
+"""Hands, face, motion, flow and bodies made from a clip's camera frames, through the live nodes' own functions."""
+
+import dataclasses
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from actrec.config import build
+from actrec.errors import ConfigError, InputError
+from actrec.frames import Intrinsics, RgbdFrame
+from actrec.recordings import open_recording
+from actrec.recordings.base import RecordingConfig
+from actrec_models import data
+from actrec_models.data import Clip, PreparedDataset
+from actrec_models.data.estimate import Estimation, shrunk
+from actrec_models.data.prepare import prepare
+from actrec_models.data.prepare_settings import PrepareConfig
+from actrec_models.data.rendered_rgbd import RenderedRgbd
+from actrec_models.data.source import Entry, Source
+
+FRAMES = 10
+OPTIONS = {"width": 640, "height": 480, "actors": 2, "held_out": 1, "takes": 1, "fps": 15.0}
+
+
+class Seen(RenderedRgbd):
+    """One clip of the simulated camera, in full size; of what is estimated nothing is known."""
+
+    def entries(self):
+        return [entry for entry in super().entries() if entry.name == "wave_p1_v3_t1"]
+
+    def read(self, entry):
+        clip = super().read(entry)
+        pixels = clip.others["pixels"][:, :FRAMES]
+        others = {"pixels": pixels, "size": clip.others["size"]}
+        return dataclasses.replace(
+            clip, stamps_ns=clip.stamps_ns[:FRAMES], bodies=clip.bodies[:, :FRAMES], others=others
+        )
+
+    def frames(self, entry):
+        # One frame that the clip does not have, and one of the clip's that is lost.
+        for number, frame in enumerate(islice(super().frames(entry), FRAMES + 1)):
+            if number != 4:
+                yield frame
+
+
+class Turning(Source):
+    """A real recording of a person, with colour and depth and without skeletons."""
+
+    classes = ("turn",)
+    splits = ("all",)
+
+    def entries(self):
+        return [Entry("turning", 0, {"subject": 1})]
+
+    def read(self, entry):
+        raise AssertionError("where bodies are estimated there are none to be read")
+
+    def frames(self, entry):
+        config = build(RecordingConfig, {"intrinsics": "525,525,319.5,239.5", "depth_scale": 0.001})
+        with open_recording(self.root, config) as recording:
+            yield from islice(recording.frames(), 12)
+
+    def part(self, entry, split):
+        return "train"
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    for name in ("Seen", "Turning"):
+        monkeypatch.setitem(data.DATASETS._targets, name.lower(), f"{__name__}:{name}")
+
+
+def test_hands_face_motion_and_flow_of_known_bodies(tmp_path):
+    settings = PrepareConfig(streams=["bodies"], estimate=["hands", "face", "motion", "flow"])
+    prepare("seen", tmp_path, tmp_path / "out", options=OPTIONS, settings=settings)
+    store = PreparedDataset(tmp_path / "out")
+    assert store.streams == {"bodies", "hands", "face", "flow"}
+    made = store[0].others
+    assert made["flow"].shape == (FRAMES, 240, 320, 3), "as the live node makes it"
+    truth = RenderedRgbd(tmp_path, **OPTIONS).read(store_entry()).others
+    hands = np.linalg.norm(made["hands"] - truth["hands"][:, :FRAMES], axis=-1)
+    assert np.isfinite(hands).mean() > 0.4 and np.nanmedian(hands) < 0.05
+    assert np.isnan(made["hands"][:, 4]).all() and np.isnan(made["motion"][:, 4]).all(), "that frame was lost"
+    pixels = truth["pixels"][:, : FRAMES + 1]
+    moved = np.diff(pixels, axis=1) * OPTIONS["fps"]
+    fast = np.linalg.norm(moved, axis=-1) > 30
+    wrong = np.linalg.norm(made["motion"] - moved, axis=-1)[fast]
+    assert np.isfinite(wrong).sum() > 5
+    assert np.nanmedian(wrong) < 0.6 * np.median(np.linalg.norm(moved[fast], axis=-1))
+    # The flow of the lost frame is that of its neighbour in time.
+    np.testing.assert_array_equal(made["flow"][-1], made["flow"][-2])
+
+
+def store_entry():
+    return Seen("nowhere", **OPTIONS).entries()[0]
+
+
+def test_bodies_of_a_real_recording_without_skeletons(data_root, tmp_path):
+    settings = PrepareConfig(streams=["bodies", "colour"], estimate=["bodies", "motion"], picture_height=240)
+    prepare("turning", data_root / "rgbd/person_turning", tmp_path / "out", settings=settings)
+    clip = PreparedDataset(tmp_path / "out")[0]
+    assert clip.bodies.shape[0] == 1 and 9 <= clip.bodies.shape[1] <= 12
+    assert clip.bodies.shape[2:] == (25, 3) and 0.5 < np.nanmedian(clip.bodies[..., 2]) < 5.0
+    frames = len(clip.stamps_ns)
+    assert clip.others["colour"].shape == (frames, 240, 320, 3)
+    np.testing.assert_array_equal(clip.others["size"], [320, 240])
+    assert np.nanmax(clip.others["pixels"][..., 0]) < 400, "pixels of the picture that is kept"
+    assert np.isfinite(clip.others["motion"][:, :-1]).mean() > 0.2
+    assert (np.diff(clip.stamps_ns) > 0).all()
+
+
+# -- what cannot be done -----------------------------------------------------------------------------------------------
+
+
+def frames_of(count, depth=True, colour=True):
+    intrinsics = Intrinsics(160, 120, 130.0, 130.0, 79.5, 59.5)
+    random = np.random.default_rng(0)
+    grey = random.integers(0, 255, (120, 160, 3), dtype=np.uint8)
+    far = np.full((120, 160), 3.0, np.float32)
+    return [
+        RgbdFrame(k * 33_000_000, np.roll(grey, 2 * k, 1) if colour else None, far if depth else None, intrinsics)
+        for k in range(count)
+    ]
+
+
+def body(frames, **others):
+    positions = np.tile(np.float32([0.1, 0.1, 3.0]), (1, frames, 25, 1))
+    return Clip("clip", 0, np.arange(frames) * 33_000_000, positions, others)
+
+
+def test_motion_from_pictures_alone_follows_what_moves():
+    settings = PrepareConfig(estimate=["motion"], motion_from="pictures")
+    found = Estimation(settings).run("clip", 0, frames_of(4, depth=False), body(4))
+    rates = found.points["motion"][0, :3]  # 2 px in 33 ms
+    np.testing.assert_allclose(np.median(rates, axis=(0, 1)), [2 / 0.033, 0], atol=6)
+    assert np.isnan(found.points["motion"][0, 3]).all()
+    np.testing.assert_array_equal(found.points["size"], [160, 120])
+    expected = 130.0 * 0.1 / 3.0 + np.array([79.5, 59.5])
+    np.testing.assert_allclose(found.points["pixels"][0, 0, 0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "frames", "known", "message"),
+    [
+        ({"estimate": ["motion"]}, frames_of(3, depth=False), body(3), "has no depth, .*motion_from=pictures"),
+        ({"estimate": ["flow"]}, frames_of(1), body(1), "no two frames near enough"),
+        ({"estimate": ["flow"]}, frames_of(2, colour=False), body(2), "a frame without colour"),
+        ({"estimate": ["flow"]}, [], body(2), "has no camera frames, or none at the time of its joints"),
+        (
+            {"estimate": ["flow"]},
+            frames_of(2),
+            body(2, pixels=np.zeros((1, 2, 25, 2), np.float32), size=np.float32([640, 480])),
+            r"counts pixels in \[640.0, 480.0\] px, but its frames are \[160.0, 120.0\]",
+        ),
+        ({"estimate": ["bodies"]}, frames_of(3), None, "shows a body in 0 of 3 frames"),
+    ],
+)
+def test_what_frames_cannot_give_is_said(settings, frames, known, message):
+    with pytest.raises(InputError, match=message):
+        Estimation(PrepareConfig(**settings)).run("clip", 0, frames, known)
+
+
+def test_joints_of_a_hand_alone_get_no_face(data_root, tmp_path):
+    with pytest.raises(ConfigError, match="has joints hand_22: nothing is estimated of others than kinect_v2_25"):
+        prepare("shrec17_14", data_root / "shrec17", tmp_path, settings=PrepareConfig(estimate=["face"]))
+
+
+def test_wrong_settings_of_an_estimator_stop_the_run(tmp_path):
+    settings = PrepareConfig(estimate=["flow"], flow={"wings": 2})
+    with pytest.raises(ConfigError, match="unknown option wings of SceneFlowConfig"):
+        prepare("seen", tmp_path, tmp_path / "out", options=OPTIONS, settings=settings)
+
+
+def test_pictures_are_reduced_never_enlarged():
+    picture = np.zeros((120, 160, 3), np.uint8)
+    assert shrunk(picture, 60).shape == (60, 80, 3)
+    assert shrunk(picture, 0) is picture and shrunk(picture, 240) is picture
