@@ -186,9 +186,9 @@ def test_folds_of_subjects_and_in_an_npz(whole, tmp_path):
     bare = Sysu(whole / "one").root  # a list that came after the items had been listed
     listed = [entry for entry in Sysu(whole).entries() if entry.name in ("P00_video1", "p39_video12")]
     late = [Entry(e.name, e.label, {k: v for k, v in e.meta.items() if k not in Sysu.splits}) for e in listed]
-    named = Sysu(bare, folds=str(tmp_path / "b.npz"), fold=5)
+    named = Sysu(bare, cross_subject_folds=str(tmp_path / "b.npz"), fold=5)
     assert [named.part(e, "cross_subject") for e in late] == [folds.part(5, 1), folds.part(5, 480)]
-    source = Sysu(whole, folds=str(tmp_path / "b.npz"))
+    source = Sysu(whole, cross_subject_folds=str(tmp_path / "b.npz"))
     assert source.part(source.entries()[0], "cross_subject") in ("train", "test")
 
 
@@ -218,6 +218,9 @@ def test_a_list_of_the_other_split_is_refused(tmp_path):
     savemat(tmp_path / "folds.mat", {"train": halves(np.random.default_rng(4), same=True)})
     with pytest.raises(InputError, match="fold 1 trains and tests on subject 1: it is no list of split cross_subject"):
         read_folds(tmp_path / "folds.mat", "cross_subject")
+    savemat(tmp_path / "folds.mat", {"train": halves(np.random.default_rng(4), same=False)})
+    with pytest.raises(InputError, match="does not train and test on subject 1: it is no list of split same_subject"):
+        read_folds(tmp_path / "folds.mat", "same_subject")
     (tmp_path / "folds.npz").write_bytes(b"zip")
     with pytest.raises(InputError, match=r"folds\.npz' is corrupt"):
         read_folds(tmp_path / "folds.npz", "same_subject")
@@ -230,17 +233,22 @@ def test_roots_that_lack_something(tmp_path):
         Sysu(tmp_path).entries()
     write(tmp_path / "3DvideoNorm/BoTong/video1")
     source = Sysu(tmp_path)
-    with pytest.raises(DeviceError, match=r"has no same_subject_folds\.mat, the authors' 30 folds.*option 'folds'"):
+    with pytest.raises(
+        DeviceError, match=r"there is no '.*same_subject_folds\.mat', the authors' 30 folds.*option same_"
+    ):
         source.part(source.entries()[0], "same_subject")
     with pytest.raises(ConfigError, match="cross_subject, same_subject; got 'view'"):
         source.part(source.entries()[0], "view")
     with pytest.raises(ConfigError, match="fold is 31, allowed: 1 to 30"):
         Sysu(tmp_path, fold=31)
-    with pytest.raises(DeviceError, match=r"there is no '.*mine\.mat'"):
-        Sysu(tmp_path, folds="mine.mat").entries()
+    with pytest.raises(DeviceError, match=r"there is no '.*mine\.mat', the authors' 30 folds"):
+        data.create("sysu", tmp_path, split="cross_subject", cross_subject_folds="mine.mat")
     savemat(tmp_path / "cross_subject_folds.mat", {"train": halves(np.random.default_rng(5), same=False)})
     with pytest.raises(InputError, match="holds 1 subjects, but .* counts 40: copy the others"):
         Sysu(tmp_path).entries()
+    assert Sysu(tmp_path).splits == ("cross_subject",)  # of the other there is no list
+    with pytest.raises(DeviceError, match="there is no .*same_subject_folds"):
+        data.create("sysu", tmp_path, split="same_subject")
     (tmp_path / "cross_subject_folds.mat").unlink()
     write(tmp_path / "3DvideoNorm/BoTong/video13")
     with pytest.raises(InputError, match="video13' is not one of video1 to video12"):

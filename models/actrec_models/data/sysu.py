@@ -29,9 +29,10 @@ class SysuConfig(VideoConfig):
     """How SYSU is read."""
 
     fold: int = setting(1, "which of the 30 published folds `part` speaks of", range=(1, COUNT))
-    folds: str = setting(
-        "", "file of the folds, in the root or with its whole path; empty for <split>_folds.mat or .npz"
+    cross_subject_folds: str = setting(
+        "cross_subject_folds.mat", "the authors' list of that split's folds (.mat or .npz), in the root or anywhere"
     )
+    same_subject_folds: str = setting("same_subject_folds.mat", "alike, of split same_subject")
 
 
 class Sysu(Source):
@@ -39,7 +40,8 @@ class Sysu(Source):
 
     Root holds `3DvideoNorm/<person>/video<1 to 12>` (or these folders of persons itself), each with `sklWorld.mat`,
     `sklImage.mat` and the pictures in `rgb`, and the authors' lists of folds (`actrec_models.data.sysu_folds`). The
-    papers report the mean over the 30 folds, one after the other chosen by the option `fold`.
+    papers report the mean over the 30 folds, one after the other chosen by the option `fold`. Where the root has the
+    list of one split alone, that is the dataset's only split.
 
     Args:
         root: Folder of the files.
@@ -57,18 +59,19 @@ class Sysu(Source):
         super().__init__(root)
         self.config = config.build(SysuConfig, options)
         self._lists: dict[str, Folds] = {}
+        listed = tuple(split for split in type(self).splits if self._path(split).is_file())
+        self.splits = listed or type(self).splits  # type: ignore[misc, assignment]  # those told here
 
     def entries(self) -> list[Entry]:
         """Every clip, by subject and action; a subject's number is their folder's place among the 40, by name.
 
         Raises:
-            DeviceError: The root holds no clips, or not the list that option `folds` names.
+            DeviceError: The root holds no clips.
             InputError: A folder is of an action that there is not, there are more than 40 subjects, or a list of folds
                 is corrupt or counts more subjects than there are.
         """
         people = self._people()
-        lists = {split: self._list(split, len(people)) for split in self.splits}
-        folds = {split: found for split, found in lists.items() if found is not None}
+        folds = {split: self._list(split, len(people)) for split in self.splits if self._path(split).is_file()}
         return [entry for n, folder in enumerate(people, start=1) for entry in self._of(n, folder, len(people), folds)]
 
     def read(self, entry: Entry) -> Clip:
@@ -104,36 +107,45 @@ class Sysu(Source):
         if split in entry.meta:
             return PARTS_BY_LETTER[str(entry.meta[split])[self.config.fold - 1]]
         # The list was not there yet when the items were listed, as when a store was made of them.
-        found = self._lists.get(split) or self._list(split, int(entry.meta["subjects"]))
-        if found is None:
-            raise DeviceError(
-                f"'{self.root}' has no {split}_folds.mat, the authors' 30 folds of SYSU: copy it there from the "
-                "dataset's archive, or name it by the option 'folds'"
-            )
-        self._lists[split] = found
-        return found.part(self.config.fold, clip_number(int(entry.meta["subject"]), int(entry.meta["action"])))
+        if not self._path(split).is_file():
+            raise self._unlisted(split)
+        if split not in self._lists:
+            self._lists[split] = self._list(split, int(entry.meta["subjects"]))
+        return self._lists[split].part(
+            self.config.fold, clip_number(int(entry.meta["subject"]), int(entry.meta["action"]))
+        )
+
+    def check(self, split: str) -> None:
+        """As the base says; DeviceError for a split of whose folds the root has no list."""
+        if split in type(self).splits and split not in self.splits:
+            raise self._unlisted(split)
+        super().check(split)
+
+    def _unlisted(self, split: str) -> DeviceError:
+        return DeviceError(
+            f"there is no '{self._path(split)}', the authors' 30 folds of SYSU's split {split}: copy it there from the "
+            f"dataset's archive, or name it by the option {split}_folds"
+        )
 
     def fingerprint(self, entries: Sequence[Entry]) -> str:
         """As the base has it, and what the options do to the clips."""
-        options = {key: value for key, value in asdict(self.config).items() if not key.startswith("fold")}
+        options = {key: value for key, value in asdict(self.config).items() if "fold" not in key}
         return hashlib.sha256(f"{super().fingerprint(entries)} {options}".encode()).hexdigest()
 
     def _video(self, entry: Entry, read: SysuSequence) -> ColourVideo:
         return ColourVideo(entry.files["colour"], read.sequence.stamps_ns, self.config, mirror=read.mirrored)
 
-    def _list(self, split: str, subjects: int) -> Folds | None:
-        """The folds of a split; None where the root has no list of them."""
-        named = [self.root / (self.config.folds.format(split=split) or f"{split}_folds.mat")]
-        if not self.config.folds:
-            named.append(named[0].with_suffix(".npz"))
-        path = next((path for path in named if path.is_file()), None)
-        if path is None and self.config.folds:
-            raise DeviceError(f"there is no '{named[0]}'; check the option 'folds'")
-        if path is not None and subjects != SUBJECTS:
+    def _path(self, split: str) -> Path:
+        """Where the list of a split's folds lies, or should."""
+        return self.root / str(getattr(self.config, f"{split}_folds"))
+
+    def _list(self, split: str, subjects: int) -> Folds:
+        path = self._path(split)
+        if subjects != SUBJECTS:
             raise InputError(
                 f"'{self.root}' holds {subjects} subjects, but '{path}' counts {SUBJECTS}: copy the others there too"
             )
-        return None if path is None else read_folds(path, split)
+        return read_folds(path, split)
 
     def _people(self) -> list[Path]:
         """Folders of the subjects, in the order of their names' characters (capitals first)."""

@@ -60,8 +60,8 @@ def read_folds(path: Path, split: str) -> Folds:
 
     Raises:
         DeviceError: There is no such file.
-        InputError: It is corrupt, has other than 30 folds, names a clip twice or one that there is not, or trains and
-            tests on the same clip or, in "cross_subject", on the same subject.
+        InputError: It is corrupt, has other than 30 folds, names a clip twice or one that there is not, trains and
+            tests on the same clip, or is of the other split by the subjects that it trains and tests on.
     """
     if not path.is_file():
         raise DeviceError(f"there is no file '{path}'; check the path")
@@ -132,4 +132,9 @@ def _check(path: Path, fold: int, sets: dict[str, frozenset[int]], split: str) -
     if split == "cross_subject" and both:
         raise InputError(
             f"'{path}': fold {fold} trains and tests on subject {min(both)}: it is no list of split cross_subject"
+        )
+    if split == "same_subject" and len(both) < SUBJECTS:
+        alone = min(set(range(1, SUBJECTS + 1)) - both)
+        raise InputError(
+            f"'{path}': fold {fold} does not train and test on subject {alone}: it is no list of split same_subject"
         )
