@@ -79,13 +79,15 @@ def run(args: argparse.Namespace) -> int:
     changes = keyvalues.read(args.set, "field of the recipe")
     recipe = importlib.import_module("actrec_models.recipe").read(args.recipe, changes)
     training = importlib.import_module("actrec_models.training")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # what it says else, the run's own lines say
     asked = {field.name: getattr(args, field.name) for field in dataclasses.fields(training.Machine)}
     machine = config.build(training.Machine, {name: value for name, value in asked.items() if value is not None})
     options = {"resume": not args.fresh, "progress": not args.quiet, "threads": args.threads, "init": args.init}
     try:
         kept = training.train(recipe, args.data, args.out, machine=machine, **options)
     except training.Stopped as stopped:
-        print(f"actrec: {stopped}", file=sys.stderr)
+        if first:
+            print(f"actrec: {stopped}", file=sys.stderr)
         return 128 + int(stopped.signal)
     if first:
         print(json.dumps(_made(kept), indent=2) if args.json else kept)

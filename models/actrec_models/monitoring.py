@@ -1,5 +1,6 @@
 """What a training run logs beside its loss: learning rate, clips a second, what the GPU does."""
 
+import math
 import time
 from functools import cache
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+
+from actrec.errors import ConfigError
 
 EVERY = 10
 """Steps from one point of TensorBoard's curves to the next."""
@@ -34,7 +37,11 @@ class Monitor(lightning.Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Counts a step; now and then gives TensorBoard a point."""
+        """Counts a step; now and then gives TensorBoard a point.
+
+        Raises:
+            ConfigError: The loss is not a number any more.
+        """
         if (batch_idx + 1) % self.accumulate:
             return
         self._epoch_steps += 1
@@ -42,7 +49,12 @@ class Monitor(lightning.Callback):
             return
         now = time.perf_counter()
         figures = {"step/clips_per_s": EVERY * self.batch / (now - self._point), **self._rate(trainer, "step/")}
-        figures["step/loss"] = float(outputs["loss"] if isinstance(outputs, dict) else outputs) * self.accumulate
+        loss = float(outputs["loss"] if isinstance(outputs, dict) else outputs) * self.accumulate
+        if not math.isfinite(loss):
+            raise ConfigError(
+                f"the loss is {loss} at step {trainer.global_step}: lower the learning_rate, or set a gradient_clip"
+            )
+        figures["step/loss"] = loss
         self._point = now
         used = gpu_utilisation(pl_module.device)
         if used is not None:

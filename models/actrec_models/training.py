@@ -20,6 +20,7 @@ from actrec.features import stamps
 from actrec_models import checkpoint, data, initial_weights, provenance
 from actrec_models.data import ClipDataset, rendered
 from actrec_models.draws import Epochs, Sampling, Shares
+from actrec_models.faults import explained
 from actrec_models.learning import Recognition
 from actrec_models.machine import Machine, loader_options
 from actrec_models.monitoring import Monitor
@@ -62,7 +63,8 @@ def train(
     Raises:
         ConfigError: `out` holds a run by another recipe, `init` another network, or network and dataset do not fit.
         PackageError: A checkpoint or a file of weights is missing, damaged or foreign.
-        DeviceError: A checkpoint cannot be written.
+        DeviceError: A checkpoint cannot be written, memory is full, or a reading process was killed.
+        InputError: A clip cannot be read; it is named.
         Stopped: SIGTERM or Ctrl-C; what was learnt is kept.
     """
     if threads:
@@ -128,6 +130,7 @@ class _Run:
         if found:
             _check_same_run(found, module.recipe, self.fingerprint)
             position = _position(found[1], recipe)
+            logger.info("%s: step %d; the run goes on from there", found[0], found[1]["global_step"])
         if not (found and position["finished"]):
             self._fit(module, recipe, folder, before, position, found[0] if found else None)
         kept = folder / (checkpoint.BEST if self.held is not None else checkpoint.LAST)
@@ -163,10 +166,13 @@ class _Run:
         )
         loader = self._loader(module, recipe, trainer, sampling, before, position)
         held = self._held_loader(module, recipe, trainer) if self.held is not None else None
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), explained(folder):
             # What a stage does not train is meant to be in evaluation mode.
             warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
             warnings.filterwarnings("ignore", message=r"You defined a `validation_step` but have no `val_dataloader`")
+            # Deprecated within Lightning; and how many processes read is `Machine`'s to say.
+            warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec.*is deprecated")
+            warnings.filterwarnings("ignore", message=r"The '\w+_dataloader' does not have many workers")
             # Where it goes on, `Epochs` leaves out what was drawn.
             warnings.filterwarnings("ignore", message=r"You're resuming from a checkpoint that ended before the epoch")
             trainer.fit(module, loader, held, ckpt_path=str(last) if last else None, weights_only=True)

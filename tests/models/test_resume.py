@@ -13,8 +13,8 @@ import yaml
 
 from actrec import config
 from actrec.cli import main
-from actrec.errors import ConfigError, DeviceError, PackageError
-from actrec_models import checkpoint, data, saving, training
+from actrec.errors import ConfigError, DeviceError, InputError, PackageError
+from actrec_models import checkpoint, data, faults, saving, training
 from actrec_models.learning import Recognition
 from actrec_models.recipe import Recipe
 from actrec_models.training import Machine
@@ -171,6 +171,52 @@ def test_another_recipe_or_other_data_are_no_resumption(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "create", lambda name, root, **options: skeletons(24))
     with pytest.raises(ConfigError, match="another data, although it is called the same"):
         run(tmp_path)
+
+
+class Torn(type(skeletons())):
+    """One clip of which cannot be read, or ends the process that reads it."""
+
+    fault = InputError("clip7.skeleton: the file ends in frame 3")
+
+    def __getitem__(self, index):
+        if index == 7:
+            if self.fault is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise self.fault
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_clip_that_cannot_be_read_is_named_in_one_line(workers, tmp_path, monkeypatch):
+    whole = skeletons()
+    torn = Torn(whole._clips, whole.classes)
+    monkeypatch.setattr(data, "create", lambda name, root, **options: torn)
+    with pytest.raises(InputError, match=r"^clip7.skeleton: the file ends in frame 3$"):
+        run(tmp_path, dataclasses.replace(EACH_STEP, workers=workers))
+    if workers:
+        monkeypatch.setattr(Torn, "fault", None)
+        with pytest.raises(DeviceError, match=r"a process that reads clips was killed.*take fewer --workers"):
+            run(tmp_path, dataclasses.replace(EACH_STEP, workers=workers))
+
+
+def test_full_memory_and_disks_are_said_in_one_line(tmp_path):
+    for raised, message in (
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "GPU's memory is full.*--set accumulate=4"),
+        (OSError(errno.ENOSPC, "No space left on device"), "cannot write to .*No space left.*make room"),
+    ):
+        with pytest.raises(DeviceError, match=message), faults.explained(tmp_path):
+            raise raised
+    with pytest.raises(OSError, match="other"), faults.explained(tmp_path):
+        raise OSError(errno.EIO, "other")
+    with pytest.raises(RuntimeError, match="mat1"), faults.explained(tmp_path):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path, monkeypatch):
+    step = Recognition.training_step
+    monkeypatch.setattr(Recognition, "training_step", lambda self, *batch: step(self, *batch) * torch.nan)
+    with pytest.raises(ConfigError, match=r"the loss is nan at step 10: lower the learning_rate"):
+        run(tmp_path, batch=2)
 
 
 def test_a_finished_run_is_left_alone(tmp_path, monkeypatch):
