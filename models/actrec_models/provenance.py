@@ -13,7 +13,17 @@ import torch
 
 from actrec_models.recipe import Recipe
 
-PACKAGES = ("torch", "lightning", "numpy", "opencv-python-headless", "opencv-python", "scipy", "numba", "av")
+PACKAGES = (
+    "torch",
+    "lightning",
+    "numpy",
+    "opencv-python-headless",
+    "opencv-python",
+    "opencv-contrib-python",
+    "scipy",
+    "numba",
+    "av",
+)
 
 
 def commit() -> str:
@@ -43,7 +53,7 @@ def describe(recipe: Recipe, fingerprint: str, clips: int, held_out: int, device
         "held_out": held_out,
         "commit": commit(),
         "packages": packages(),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([_program(), *sys.argv[1:]]),
         "host": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "device": device_name(device, world),
     }
@@ -74,6 +84,12 @@ def of_checkpoint(content: dict[str, Any]) -> dict[str, Any]:
     if isinstance(kept, dict) and isinstance(kept.get("provenance"), dict):
         return {**kept["provenance"], "epochs": kept["epochs"], "hours": kept["seconds"] / 3600}
     return {"epochs": int(content.get("epoch", -1)) + 1}
+
+
+def _program() -> str:
+    """What was started: `python -m actrec` is actrec too."""
+    name = Path(sys.argv[0]).name
+    return "actrec" if name == "__main__.py" else name
 
 
 def _output(command: list[str]) -> str:

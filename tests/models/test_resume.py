@@ -237,6 +237,7 @@ def test_a_run_from_before_positions_were_kept_goes_on(tmp_path, monkeypatch):
     content = checkpoint.read(out / "last.ckpt")
     assert content["global_step"] == 5
     del content["actrec"], content["callbacks"]["Checkpoints"]
+    content["callbacks"]["EMAWeightAveraging"] = content["callbacks"].pop("WeightAveraging")
     for name in ("optimiser", "schedule", "sampling", "validation", "accumulate", "gradient_clip", "augment"):
         del content["hyper_parameters"]["recipe"][name]
     torch.save(content, out / "last.ckpt")
