@@ -52,6 +52,7 @@ EXTRAS = {
         "onnx>=1.16",
         "onnxscript",
         "safetensors",
+        "distributed>=2024.1",
     ],
     "dev": ["pytest>=8", "pytest-timeout", "pytest-xdist", "ruff", "mypy", "pre-commit"],
     "view": ["rerun-sdk>=0.23"],

@@ -134,7 +134,7 @@ def _client(workers: int, scheduler: str) -> Iterator[Any]:
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             local_directory=scratch,
             silence_logs="CRITICAL",
         ) as cluster,
