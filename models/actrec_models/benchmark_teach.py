@@ -3,13 +3,14 @@
 Twelve clips each of five actions by the odd subjects are written as a user's folder (bags of skeletons and labels.csv);
 the package is scored on all clips of the even subjects: those of the five actions, and as `unknown` those of the other
 22, of which it has seen none. The actions were chosen beforehand: "easy" are five that differ at first sight, "hard"
-five strokes of one hand that differ by its path alone.
+five strokes of one hand that differ by its path alone. With `--unknown N`, N clips each of every second of the other
+actions are labelled `unknown`; those of the rest are still new to the package.
 """
 
 import argparse
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from actrec import config, inference
 from actrec.frames import Body
+from actrec.package import UNKNOWN
 from actrec.recordings.bag_writer import SKELETONS_TOPIC, BagWriter
 from actrec.recordings.labels import FILE, LabelledClip, write_labels
 from actrec_models import data, evaluation, teach_package
@@ -41,17 +43,29 @@ def teach(arguments: Sequence[str]) -> dict[str, Any]:
     for name in args.sets.split(","):
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / name
-            write_folder(folder, train, SETS[name], CLIPS)
+            shown = [c for c in train.classes if c not in SETS[name]][::2] if args.unknown else []
+            write_folder(
+                folder, train, {**dict.fromkeys(SETS[name], CLIPS), **dict.fromkeys(shown, args.unknown)}, shown
+            )
             lesson = teaching.teach(folder, settings, threads=args.threads)
             package = teach_package.write(lesson, Path(scratch) / f"{name}_model", "actrec bench teach", settings.seed)
-            rows.append({"set": name, **scores(inference.load(package.path), test), **_of(lesson)})
-    return {"steps": settings.steps, "rehearsals": settings.rehearsals, "seed": settings.seed, "sets": rows}
+            rows.append({"set": name, **scores(inference.load(package.path), test, shown), **_of(lesson)})
+    return {
+        "unknown": args.unknown,
+        "steps": settings.steps,
+        "rehearsals": settings.rehearsals,
+        "seed": settings.seed,
+        "sets": rows,
+    }
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("actrec bench teach", description="Teaches five actions of UTD-MHAD.")
     parser.add_argument("--data", default=os.environ.get("ACTREC_DATA", "../shared/data"), help="folder of datasets")
     parser.add_argument("--sets", default=",".join(SETS), help=f"of {', '.join(SETS)} (default: all)")
+    parser.add_argument(
+        "--unknown", type=int, default=0, metavar="N", help="clips labelled unknown of each of 11 others"
+    )
     parser.add_argument("--steps", type=int, help="as of actrec teach")
     parser.add_argument("--rehearsals", type=int, help="as of actrec teach")
     parser.add_argument("--minutes", type=float, help="as of actrec teach")
@@ -60,18 +74,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def write_folder(folder: Path, clips: ClipDataset, actions: Sequence[str], count: int) -> None:
-    """Writes the first `count` clips of each action, taken turn about from the subjects, as a user's recordings."""
+def write_folder(folder: Path, clips: ClipDataset, actions: Mapping[str, int], unknown: Sequence[str] = ()) -> None:
+    """Writes so many clips of each action, taken turn about from the subjects, as a user's recordings.
+
+    Args:
+        folder: To make.
+        clips: Of UTD-MHAD.
+        actions: Name to number of clips.
+        unknown: Those among them that are labelled `unknown`.
+    """
     folder.mkdir(parents=True)
     lines = []
-    for action in actions:
-        label = clips.classes.index(action)
-        mine = list(np.flatnonzero(clips.labels == label))
+    for action, count in actions.items():
+        mine = list(np.flatnonzero(clips.labels == clips.classes.index(action)))
         mine.sort(key=lambda i: (clips.metas[i]["trial"], clips.metas[i]["subject"]))
         for i in mine[:count]:
             clip = clips[int(i)]
             write_bag(folder / clip.name, clip)
-            lines.append(LabelledClip(clip.name, action, person=f"subject {clips.metas[i]['subject']}"))
+            label = UNKNOWN if action in unknown else action
+            lines.append(LabelledClip(clip.name, label, person=f"subject {clips.metas[i]['subject']}"))
     write_labels(folder / FILE, lines)
 
 
@@ -85,8 +106,8 @@ def write_bag(path: Path, clip: Clip) -> None:
             bag.write_bodies(SKELETONS_TOPIC, int(stamp) + 1_000_000_000, "camera", [body])
 
 
-def scores(session: inference.Session, test: ClipDataset) -> dict[str, Any]:
-    """How a package does on people whom it has not seen, and on actions that it does not know."""
+def scores(session: inference.Session, test: ClipDataset, shown: Sequence[str] = ()) -> dict[str, Any]:
+    """How a package does on people whom it has not seen, and on actions of no class, `shown` as unknown or not."""
     names = np.array([test.classes[label] for label in test.labels])
     known = np.flatnonzero(np.isin(names, session.package.labels))
     others = np.flatnonzero(~np.isin(names, session.package.labels))
@@ -94,14 +115,17 @@ def scores(session: inference.Session, test: ClipDataset) -> dict[str, Any]:
     right = np.array(session.package.labels)[ours.argmax(axis=1)] == names[known]
     threshold = session.package.rejection.threshold
     accepted = ours.max(axis=1) >= threshold
+    refused, new = theirs.max(axis=1) < threshold, ~np.isin(names[others], shown)
+    figures = {"others shown as unknown": int((~new).sum()), "of these rejected": float(refused[~new].mean())}
     return {
+        **(figures if shown else {}),
         "test_clips": len(known),
         "accuracy": float(right.mean()),
         "right_and_accepted": float((right & accepted).mean()),
         "rejected": float((~accepted).mean()),
         "wrong_and_accepted": float((~right & accepted).mean()),
-        "other_clips": len(others),
-        "others_rejected": float((theirs.max(axis=1) < threshold).mean()),
+        "other_clips": int(new.sum()),
+        "others_rejected": float(refused[new].mean()),
     }
 
 

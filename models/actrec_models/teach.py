@@ -111,6 +111,8 @@ class Lesson:
         rejection: For the package.
         rehearsed: Accuracy over the clips that the rehearsals left out.
         rehearsed_clips: How many these are.
+        known_kept: Share of these, and of augmented draws of them, that the threshold keeps.
+        others_rejected: Share that it rejects of the class left out and of recordings labelled unknown; NaN for none.
         mirror: Whether mirrored clips were learnt from.
         steps: Steps of the last training.
         seconds: Taken for all.
@@ -125,6 +127,8 @@ class Lesson:
     rejection: Rejection
     rehearsed: float
     rehearsed_clips: int
+    known_kept: float
+    others_rejected: float
     mirror: bool
     steps: int
     seconds: float
@@ -192,18 +196,22 @@ def learn(base: Base, material: Material, settings: TeachConfig, progress: bool 
     work = _Work(base, material, settings, progress)
     folds = folds_of(material.labels, material.people, settings.folds, settings.seed)
     logits = work.left_out(folds)
-    runs, known, unknown, right = settings.rehearsals, [], [], []
+    runs, known, real, made_up, right = settings.rehearsals, [], [], [], []
     rounds = [(fold, left) for fold, left in enumerate(_left_out_classes(material, folds))][:runs]
     ends = began + 60 * settings.minutes
     for number, (fold, left) in enumerate(rounds):
         allowed = (ends - time.monotonic()) / (len(rounds) - number + 1)
-        ours, others, score = work.rehearse(folds, fold, left, allowed, f"rehearsal {number + 1} of {len(rounds)}")
+        ours, others, invented, score = work.rehearse(
+            folds, fold, left, allowed, f"rehearsal {number + 1} of {len(rounds)}"
+        )
         known.append(ours)
-        unknown.append(others)
+        real.append(others)
+        made_up.append(invented)
         right.append(score)
     network, steps = work.train(np.arange(len(material.clips)), None, ends - time.monotonic(), "training")
-    chosen = rejection.choose(np.concatenate(known), np.concatenate(unknown))
-    scores = np.concatenate(right)
+    others, scores = _joined(real), np.concatenate(right)
+    chosen = rejection.choose(_joined(known), _alike(others, _joined(made_up)))
+    rejected = float((chosen.confidence(others) < chosen.threshold).mean()) if len(others) else float("nan")
     described = (
         f"clips of {len(rounds)} folds left out ({chosen.known_kept:.1%} kept), against "
         f"{work.unknown_words(len(rounds))} ({chosen.unknown_rejected:.1%} rejected)"
@@ -211,9 +219,22 @@ def learn(base: Base, material: Material, settings: TeachConfig, progress: bool 
     return Lesson(
         base.package, network, material, folds, logits,
         Rejection(chosen.threshold, 1.0, described, chosen.background),
-        float(scores.mean()), len(scores), work.augmentation.mirror, steps,
+        float(scores.mean()), len(scores), chosen.known_kept, rejected, work.augmentation.mirror, steps,
         time.monotonic() - began, time.process_time() - used,
     )  # fmt: skip
+
+
+def _joined(rows: list[np.ndarray]) -> np.ndarray:
+    """Logits of networks that may differ by a class, which those that lack it never choose."""
+    widest = max(part.shape[1] for part in rows)
+    padded = [np.pad(part, ((0, 0), (0, widest - part.shape[1])), constant_values=-np.inf) for part in rows]
+    return np.concatenate(padded)
+
+
+def _alike(real: np.ndarray, made_up: np.ndarray) -> np.ndarray:
+    """Both, what people did repeated until it counts as much as what is made up."""
+    times = -(-len(made_up) // len(real)) if len(real) else 0
+    return np.concatenate([*[real] * times, made_up])
 
 
 def _left_out_classes(material: Material, folds: Folds) -> list[int | None]:
@@ -289,11 +310,11 @@ class _Work:
 
     def rehearse(
         self, folds: Folds, fold: int, left: int | None, seconds: float, title: str
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The whole way without a fold and a class.
 
         Returns:
-            Logits of known clips left out, of clips of no class; which of the known clips (plain) are right.
+            Logits of known clips left out, of clips of no class, of made-up actions; which known clips are right.
         """
         held, ours = folds.of_clip == fold, self.labels
         absent = ours == left if left is not None else np.zeros(len(ours), bool)
@@ -303,9 +324,9 @@ class _Work:
         others = np.flatnonzero((held & (ours == OTHER)) | absent)
         plain = self._logits(network, known, None)
         right = plain.argmax(axis=1) == _shifted(ours[known], left)
-        made_up = self._made_up(network, learnt)
-        unknown = [self._logits(network, others, draw) for draw in (None, 0)] if len(others) else []
-        return np.concatenate([plain, self._logits(network, known, 0)]), np.concatenate([*unknown, made_up]), right
+        ours_twice = np.concatenate([plain, self._logits(network, known, 0)])
+        theirs = np.concatenate([self._logits(network, others, draw) for draw in (None, 0)])
+        return ours_twice, theirs, self._made_up(network, learnt), right
 
     def unknown_words(self, rehearsals: int) -> str:
         """What the threshold was chosen against."""
@@ -354,7 +375,7 @@ class _Work:
 
     @torch.no_grad()
     def _run(self, network: Network, items: list[dict]) -> np.ndarray:
-        rows: list[np.ndarray] = []
+        rows = [np.zeros((0, network.config.num_classes), np.float32)]
         for start in range(0, len(items), _CHUNK):
             with autocast(torch.device("cpu"), self.settings.precision):
                 rows.append(network(**stacked(items[start : start + _CHUNK])).float().numpy())

@@ -56,6 +56,8 @@ def write(lesson: Lesson, folder: Path, command: str, seed: int, overwrite: bool
             "data_sha256": lesson.material.fingerprint,
             "clips_per_class": figures["clips_per_class"],
             "rehearsed_accuracy": figures["rehearsed"],
+            "rehearsed_known_kept": lesson.known_kept,
+            "rehearsed_others_rejected": figures["others_rejected"],
             "steps": lesson.steps,
             "minutes": figures["minutes"],
             "mirrored": lesson.mirror,
@@ -94,6 +96,8 @@ def report(lesson: Lesson) -> dict[str, Any]:
         "confusion": counts.tolist(),
         "rehearsed": lesson.rehearsed,
         "rehearsed_clips": lesson.rehearsed_clips,
+        "known_kept": lesson.known_kept,
+        "others_rejected": None if np.isnan(lesson.others_rejected) else lesson.others_rejected,
         "threshold": lesson.rejection.threshold,
         "background": lesson.rejection.background,
         "calibrated_on": lesson.rejection.calibrated_on,
@@ -146,8 +150,11 @@ def advice(lesson: Lesson, figures: dict[str, Any]) -> list[str]:
             "nobody is named, or one person alone did an action, so that it is judged on people it knows: "
             "name two or more with --person"
         )
+    rejected = figures["others_rejected"]
     if not figures["unknown_clips"]:
         lines.append("nothing is labelled unknown: record what else people do there with --label unknown")
+    elif rejected is not None and rejected < _WEAK:
+        lines.append(f"of other actions {rejected:.0%} are told to be unknown: record more with --label unknown")
     if figures["skipped"]:
         lines.append(f"{len(figures['skipped'])} recordings could not be used: {figures['skipped'][0]}")
     return lines

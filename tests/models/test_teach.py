@@ -43,7 +43,7 @@ def base():
 def mine(tmp_path_factory, utd):
     """Four clips each of three actions by four people, two of something else, one recording that is damaged."""
     folder = tmp_path_factory.mktemp("teach") / "mine"
-    benchmark_teach.write_folder(folder, utd, ACTIONS, 4)
+    benchmark_teach.write_folder(folder, utd, dict.fromkeys(ACTIONS, 4))
     others = [i for i in range(len(utd)) if utd.classes[utd.labels[i]] == "bowling"][:2]
     with (folder / "labels.csv").open("a") as file:
         for i in others:
@@ -71,6 +71,7 @@ def test_what_is_learnt_is_judged_on_people_left_out(lesson):
     assert np.sum(figures["confusion"]) == 12
     assert lesson.rejection.background is not None and "a class left out" in lesson.rejection.calibrated_on
     assert lesson.mirror and lesson.steps == 1
+    assert figures["known_kept"] >= 0.9 and 0 <= figures["others_rejected"] <= 1
 
 
 def test_the_same_seed_gives_the_same_network(mine, lesson):
@@ -224,6 +225,16 @@ def test_too_few_recordings_are_refused(tmp_path, utd, labels, message):
     (tmp_path / "labels.csv").write_text("recording,label\n" + "".join(rows))
     with pytest.raises(InputError, match=message):
         teach.teach(tmp_path, config.build(teach.TeachConfig, QUICK), progress=False)
+
+
+def test_logits_of_rehearsals_are_joined():
+    three, two = np.array([[1.0, 2.0, 3.0]]), np.array([[4.0, 0.0], [5.0, 0.0]])
+    joined = teach._joined([three, two])
+    assert joined.shape == (3, 3) and joined[1, 2] == -np.inf
+    chosen = teach.rejection.choose(joined + 5, np.zeros((4, 3)))
+    assert chosen.known_kept == 1 and chosen.unknown_rejected == 1
+    assert len(teach._alike(two, np.zeros((5, 2)))) == 3 * 2 + 5
+    assert len(teach._alike(np.zeros((0, 2)), np.zeros((5, 2)))) == 5
 
 
 def test_labels_that_tell_a_side_are_not_mirrored():
