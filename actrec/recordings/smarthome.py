@@ -3,9 +3,10 @@
 A file is `{"frames": [[person, …], …]}`, one list a video frame; a person has `pose2d`, 13 u then 13 v in px of the
 640×480 picture, `pose3d`, 13 x then y then z in metres about the person, and `cumscore`, how sure the estimator is.
 
-Which way the axes of `pose3d` point, the picture itself tells: its x runs with u or against it, its y with v or against
-it. Estimators differ (LCR-Net's own y is up); both say the truth about left and right, so that the frame is
-right-handed and z follows. Where a person stands is where their pose, moved as a whole, lies over `pose2d`.
+Which way the axes of `pose3d` point, the picture itself tells: turned the right way, a pose lies over its own pixels.
+Mostly an axis runs with or against one of the picture's (LCR-Net's own y is up); poses that were lifted in another
+camera's frame are turned by the rotation that fits best. Every estimator tells left from right, so the turn is never a
+reflection. Where a person stands is where their pose, moved as a whole, lies over `pose2d`.
 """
 
 import json
@@ -40,8 +41,11 @@ CLASSES = (
 _NAME = re.compile(r"([A-Za-z.]+)_p(\d+)_r(\d+)_v(\d+)_c(\d+)")
 _TRUNK_M = (0.2, 1.0)
 """What the middle trunk, hips to shoulders, may measure if the numbers are metres."""
-_AGREEMENT = 0.5
-"""Least correlation of an axis of `pose3d` with its axis of the picture."""
+_UNEXPLAINED = 0.4
+"""Largest share of the pixels' variance that may be left when poses are laid over them."""
+_LOOSE = 0.1
+"""The share above which a rotation is tried that is none of the axes'."""
+_ROUNDS = 10
 _GATE_M, _SPEED_M_S = 1.0, 1.5
 """A person is found again within the one, and for each second unseen the other."""
 _STEADY = 9
@@ -147,7 +151,7 @@ def _values(path: Path, t: int, person: Any, key: str, dimensions: int) -> np.nd
 
 
 def _axes(path: Path, poses: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """[3] signs that turn `pose3d` to the optical frame (see the module), its unit checked.
+    """[3, 3] rotation that turns `pose3d` to the optical frame (see the module), its unit checked.
 
     Args:
         path: Named in errors.
@@ -164,17 +168,47 @@ def _axes(path: Path, poses: np.ndarray, pixels: np.ndarray) -> np.ndarray:
             f"'{path}': the trunk measures {trunk:.3g}, expected {_TRUNK_M[0]} to {_TRUNK_M[1]}: 'pose3d' is not in "
             "metres"
         )
-    about = poses[..., :2] - poses[..., :2].mean(axis=1, keepdims=True)
-    seen = pixels - pixels.mean(axis=1, keepdims=True)
-    spread = np.sqrt((about**2).sum(axis=(0, 1)) * (seen**2).sum(axis=(0, 1)))
-    agreement = (about * seen).sum(axis=(0, 1)) / np.maximum(spread, 1e-9)
-    if (np.abs(agreement) < _AGREEMENT).any():
+    poses = poses - poses.mean(axis=1, keepdims=True)
+    pixels = pixels - pixels.mean(axis=1, keepdims=True)
+    flips = [np.diag([x, y, x * y]) for x in (-1.0, 1.0) for y in (-1.0, 1.0)]
+    left, turn = min(((_unexplained(poses, pixels, flip), flip) for flip in flips), key=lambda found: found[0])
+    if left > _LOOSE:
+        fitted = _rotation(poses, pixels, turn)
+        if (better := _unexplained(poses, pixels, fitted)) < left / 2:
+            left, turn = better, fitted
+    if not left <= _UNEXPLAINED:
         raise InputError(
-            f"'{path}': 'pose3d' does not lie over 'pose2d' (correlations {agreement[0]:.2f}, {agreement[1]:.2f}): "
-            "they are of different persons or of another form"
+            f"'{path}': 'pose3d' does not lie over 'pose2d' ({left:.0%} of its variance is left): they are of "
+            "different persons or of another form"
         )
-    signs = np.sign(agreement)
-    return np.array([signs[0], signs[1], signs[0] * signs[1]])
+    return turn
+
+
+def _scales(poses: np.ndarray, pixels: np.ndarray, turn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Poses [N, 13, 2] as they are seen, and the px a metre [N, 1, 1] that lay them over the pixels best."""
+    seen = (poses @ turn.T)[..., :2]
+    scales = (seen * pixels).sum(axis=(1, 2)) / np.maximum((seen**2).sum(axis=(1, 2)), 1e-9)
+    return seen, np.maximum(scales, 0.0)[:, None, None]
+
+
+def _unexplained(poses: np.ndarray, pixels: np.ndarray, turn: np.ndarray) -> float:
+    """The share of the pixels' variance that is left when the turned poses are laid over them."""
+    seen, scales = _scales(poses, pixels, turn)
+    return float(((pixels - scales * seen) ** 2).sum() / max((pixels**2).sum(), 1e-9))
+
+
+def _rotation(poses: np.ndarray, pixels: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """The rotation [3, 3] that lays all poses over their pixels best, each at its own scale, from `turn` on."""
+    points = poses.reshape(-1, 3)
+    sizes = np.sqrt((poses**2).sum(axis=(1, 2)) / np.maximum((pixels**2).sum(axis=(1, 2)), 1e-9))[:, None, None]
+    for _ in range(_ROUNDS):
+        rows = np.linalg.lstsq(points, (pixels * sizes).reshape(-1, 2), rcond=1e-3)[0].T  # (2, 3)
+        u, _, v = np.linalg.svd(rows, full_matrices=False)
+        right, down = u @ v  # the orthonormal rows nearest to it
+        turn = np.stack([right, down, np.cross(right, down)])
+        scales = _scales(poses, pixels, turn)[1]
+        sizes = 1 / np.maximum(scales, 1e-3 * scales.max() + 1e-9)
+    return turn
 
 
 def _placed(found: _People, axes: np.ndarray) -> _People:
@@ -184,7 +218,7 @@ def _placed(found: _People, axes: np.ndarray) -> _People:
         [(found.pixels - [k.cx, k.cy]) / [k.fx, k.fy], np.ones((*found.pixels.shape[:2], 1))], axis=-1
     )
     weights = np.ones(JOINTS)
-    put = [place(pose * axes, ray, weights) for pose, ray in zip(found.poses, rays, strict=True)]
+    put = [place(pose @ axes.T, ray, weights) for pose, ray in zip(found.poses, rays, strict=True)]
     kept = [n for n, pose in enumerate(put) if np.isfinite(pose).all()]
     return _People(np.reshape([put[n] for n in kept], (-1, JOINTS, 3)), found.pixels[kept], found.scores[kept])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from actrec.errors import ConfigError, DeviceError, InputError
-from actrec.geometry import project
+from actrec.geometry import project, rotation
 from actrec.recordings.smarthome import CLASSES, INTRINSICS, SmarthomeConfig, parse_name, read_smarthome
 from actrec.skeleton.conversions import convert
 from actrec.skeleton.layouts import KINECT_V2_25, LCRNET_13
@@ -62,6 +62,34 @@ def test_joints_lie_where_the_person_stood(tmp_path, axes):
     assert read.stamps_ns[1] == 50_000_000  # 20 Hz
     assert read.label == CLASSES.index("Cook.Cleanup") + 1
     assert (read.meta["subject"], read.meta["camera"], read.name) == (2, 3, NAME)
+
+
+def test_what_an_estimator_errs_by_does_not_turn_the_person(tmp_path):
+    rng, frames, truth = np.random.default_rng(5), [], [person(t=t) for t in range(20)]
+    for joints in truth:
+        frame = published([joints + rng.normal(0, 0.04, joints.shape)])
+        frame[0]["pose2d"] = (np.array(frame[0]["pose2d"]) + rng.normal(0, 4, 26)).tolist()
+        frames.append(frame)
+    read = read_smarthome(write(tmp_path, frames=frames))
+    expected = convert(np.stack(truth), np.ones((20, 13)), "lcrnet_13")[0]
+    relative = [bodies - bodies.mean(axis=1, keepdims=True) for bodies in (read.bodies[0], expected)]
+    assert np.linalg.norm(relative[0] - relative[1], axis=-1).mean() < 0.1
+    assert np.abs((read.bodies[0] - expected).mean(axis=1)).max() < 0.3  # of 3 m
+
+
+def test_poses_of_another_cameras_frame_are_turned(tmp_path):
+    turned, truth = [], []
+    other = rotation(0, 1.45) @ rotation(1, 0.9)  # z up, and the camera looked another way
+    for t in range(24):
+        joints = person(t=t)
+        middle = joints.mean(axis=0)
+        truth.append((joints - middle) @ rotation(1, 0.2 * t).T + middle)  # they turn round
+        frame = published([truth[-1]], axes=1)
+        pose = np.reshape(frame[0]["pose3d"], (3, 13)).T @ other.T
+        turned.append([{**frame[0], "pose3d": pose.T.reshape(-1).tolist()}])
+    read = read_smarthome(write(tmp_path, frames=turned))
+    expected = convert(np.stack(truth), np.ones((24, 13)), "lcrnet_13")[0]
+    assert np.linalg.norm(read.bodies[0, 4:20] - expected[4:20], axis=-1).mean() < 0.05
 
 
 def test_people_keep_their_identity_and_those_seen_most_come_first(tmp_path):

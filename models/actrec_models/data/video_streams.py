@@ -163,6 +163,8 @@ class ColourVideo:
 
     def _pictures(self, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """(number, picture) of the video's pictures `wanted`, increasing; decodes up to the last of them."""
+        if not len(wanted):
+            return
         width, height = (int(side) for side in self.size())
         size = None if (width, height) == self._head.size else (width, height)
         if self.path.is_dir():
