@@ -52,7 +52,7 @@ def dataset(monkeypatch):
 
 def write(path, name, **settings):
     content = {
-        "model": name, "options": dict(SMALL[name]), "dataset": "made_up", "unknown_dataset": "", "epochs": 1,
+        "model": name, "options": dict(SMALL[name]), "dataset": "nucla", "unknown_dataset": "", "epochs": 1,
         "batch": 4, "augmentation": {"before": 0.0}, **settings,
     }  # fmt: skip
     path.write_text(yaml.safe_dump({**content, "options": {k: _plain(v) for k, v in content["options"].items()}}))
@@ -162,7 +162,7 @@ def test_from_recipe_to_package_and_back_to_accuracy(name, dataset, tmp_path, ca
         assert -4 < low < high < 4
     capsys.readouterr()
     assert main(["eval", str(folder), "--data", str(tmp_path)]) == 0
-    assert "8 clips" in capsys.readouterr().out
+    assert "Dataset nucla, split view, test part" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
