@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from actrec.cli import main
-from actrec.errors import ConfigError, DeviceError, InputError
+from actrec.errors import ConfigError, DeviceError, InputError, MissingLibraryError
 from actrec_models import data
 from actrec_models.data import PreparedDataset, prepare_cluster, prepare_tasks
 from actrec_models.data import prepare as module
@@ -68,6 +68,9 @@ def damage(folder):
     for name, skeletons in ((names[2], []), (names[3], np.zeros((5, 20, 3)).tolist())):
         content = json.loads((folder / f"{name}.json").read_text())
         (folder / f"{name}.json").write_text(json.dumps({**content, "skeletons": skeletons}))
+    single = folder / f"{names[4]}.json"
+    content = json.loads(single.read_text())
+    single.write_text(json.dumps({**content, "skeletons": content["skeletons"][:1]}))
     return names[:4]
 
 
@@ -79,6 +82,7 @@ def test_what_cannot_be_read_is_named_skipped_and_tried_again(published, tmp_pat
     done = json.loads(shown.out)
     assert (done["clips"], done["prepared"]) == (len(names_of(published)) - 4,) * 2
     assert [item["name"] for item in done["skipped"]] == spoilt
+    assert PreparedDataset(tmp_path / "out").lengths[0] == 1, "a single frame is a clip"
     assert "warning: 4 items skipped" in shown.err and "skipped.json" in shown.err
     listed = json.loads((tmp_path / "out" / SKIPPED).read_text())
     assert listed == done["skipped"] and all(len(item["reason"]) > 20 for item in listed)
@@ -114,6 +118,15 @@ def test_ntu_files_come_back_and_a_truncated_one_is_skipped(data_root, tmp_path)
     )
     with pytest.raises(ConfigError, match="incomplete=keep: prepare ntu60 anew with incomplete=listed"):
         data.create("ntu60", tmp_path / "out", incomplete="listed")
+
+
+def test_a_missing_library_stops_the_run(published, tmp_path, monkeypatch):
+    def read(self, entry):
+        raise ModuleNotFoundError("No module named 'av'")
+
+    monkeypatch.setattr("actrec_models.data.nucla.Nucla.read", read)
+    with pytest.raises(MissingLibraryError, match="No module named 'av'; install"):
+        prepare("nucla", published, tmp_path / "out")
 
 
 def test_nothing_readable_is_an_error(published, tmp_path):

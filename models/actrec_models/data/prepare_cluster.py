@@ -82,7 +82,7 @@ def run_on_cluster(job: Job, pending: deque[Batch], workers: int, scheduler: str
                 continue
             future = next(done)
             yield _result(future, running.pop(future), pending, scheduler)
-        with contextlib.suppress(Exception):  # a courtesy to long-lived workers; everything is on the disk
+        with contextlib.suppress(OSError, TimeoutError):  # for workers that live on; everything is on the disk
             client.run(release, job.run)
 
 

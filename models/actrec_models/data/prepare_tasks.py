@@ -85,6 +85,8 @@ def work(job: Job, entries: Sequence[Entry]) -> Outcome:
             except ActrecError as error:
                 outcome.skipped.append((entry.name, " ".join(str(error).split())))
                 continue
+            except ImportError as error:  # as it would be with every other item
+                raise MissingLibraryError(f"'{entry.name}' cannot be read: {error}; install the library") from error
             except Exception as error:  # a damaged file may fail in any library; the item is named, not the run ended
                 outcome.skipped.append((entry.name, f"{type(error).__name__}: {' '.join(str(error).split())}"))
                 continue
