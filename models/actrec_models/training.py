@@ -173,6 +173,8 @@ class _Run:
             # Deprecated within Lightning; and how many processes read is `Machine`'s to say.
             warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec.*is deprecated")
             warnings.filterwarnings("ignore", message=r"The '\w+_dataloader' does not have many workers")
+            # What is logged so is alike in all processes already.
+            warnings.filterwarnings("ignore", message=r"It is recommended to use `self.log\(.*sync_dist=True")
             # Where it goes on, `Epochs` leaves out what was drawn.
             warnings.filterwarnings("ignore", message=r"You're resuming from a checkpoint that ended before the epoch")
             trainer.fit(module, loader, held, ckpt_path=str(last) if last else None, weights_only=True)
