@@ -97,6 +97,7 @@ def test_a_store_is_the_dataset(nucla, root):
             assert (one.name, one.label) == (other.name, other.label)
             np.testing.assert_array_equal(one.bodies, other.bodies)
             np.testing.assert_array_equal(one.stamps_ns, other.stamps_ns)
+        assert isinstance(stored, PreparedDataset)
         np.testing.assert_array_equal(stored.lengths, [len(clip.stamps_ns) for clip in clips_of(stored)])
 
 
