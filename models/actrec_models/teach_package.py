@@ -151,6 +151,8 @@ def advice(lesson: Lesson, figures: dict[str, Any]) -> list[str]:
             "name two or more with --person"
         )
     rejected = figures["others_rejected"]
+    if not lesson.rejection.threshold:
+        lines.append("no threshold tells these actions from others: the package never says unknown")
     if not figures["unknown_clips"]:
         lines.append("nothing is labelled unknown: record what else people do there with --label unknown")
     elif rejected is not None and rejected < _WEAK:

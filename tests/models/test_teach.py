@@ -112,6 +112,8 @@ def test_advice_names_what_is_confused(lesson):
     assert "'squat' is taken for 'sit to stand' in 4 of 4 clips" in advice
     assert "record more of 'squat': other people, places and speeds" in advice
     assert any("1 recordings could not be used" in line for line in advice)
+    sure = dataclasses.replace(lesson, rejection=package.Rejection())
+    assert "no threshold tells these actions from others: the package never says unknown" in teach_package.words(sure)
     alone = dataclasses.replace(lesson, folds=folds_of(lesson.material.labels, [""] * 14, 5, 1))
     assert alone.folds.words == "4-fold cross-validation"
     assert any("name two or more with --person" in line for line in teach_package.words(alone))
