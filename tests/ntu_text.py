@@ -9,7 +9,7 @@ from actrec.recordings.ntu import NtuRecording
 
 def tokens(recording: NtuRecording) -> list[list[float]]:
     """Every number of the file that a recording was read from, line by line, with bodies in order of appearance."""
-    lines = [[recording.positions.shape[1]]]
+    lines: list[list[float]] = [[recording.positions.shape[1]]]
     for t in range(recording.positions.shape[1]):
         there = [m for m in range(len(recording.body_ids)) if recording.states[m, t, 0] >= 0]
         lines.append([len(there)])

@@ -47,7 +47,7 @@ def note(folder):
                 print(*(f"{epoch}:{index}" for epoch, index, _ in batch), file=file, flush=True)
                 yield batch
 
-    Epochs.__iter__ = noted
+    Epochs.__iter__ = noted  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

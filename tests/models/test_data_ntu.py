@@ -12,6 +12,7 @@ from actrec.recordings.ntu import read_ntu_file
 from actrec.recordings.ntu_cameras import fit_cameras
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec_models import data
+from actrec_models.data.lazy import LazyStreams
 from actrec_models.data.ntu import SUBJECTS_60, SUBJECTS_120, Ntu60, Ntu120
 from actrec_models.data.source import Entry
 from tests import ntu_text
@@ -209,7 +210,7 @@ def test_options_clean_bodies(tmp_path):
 
 
 def test_sources_travel_to_other_processes(dataset):
-    source = data.source("ntu60", dataset(name()), incomplete="keep", max_bodies=1)
+    source = Ntu60(dataset(name()), incomplete="keep", max_bodies=1)
     other = pickle.loads(pickle.dumps(source))
     assert other.config == source.config
     assert other.fingerprint(other.entries()) == source.fingerprint(source.entries())
@@ -244,6 +245,7 @@ def test_colour_is_turned_back_with_its_pixels(data_root):
     capture = cv2.VideoCapture(str(entry.files["colour"]))
     published = cv2.cvtColor(capture.read()[1], cv2.COLOR_BGR2RGB)
     capture.release()
+    assert isinstance(clip.others, LazyStreams)
     first = clip.others.at("colour", np.array([0]))[0]
     assert first.shape == (270, 480, 3) and clip.others["size"].tolist() == [480, 270]
     turned = cv2.resize(published[:, ::-1], (480, 270), interpolation=cv2.INTER_AREA)
@@ -263,6 +265,7 @@ def test_camera_frames_with_registered_depth(with_depth):
     assert [frame.stamp_ns for frame in frames] == clip.stamps_ns[[0, 1, 3]].tolist()  # the third has no depth map
     for frame, t in zip(frames, (0, 1, 3), strict=True):
         frame.check()
+        assert frame.depth is not None
         assert [frame.intrinsics.width, frame.intrinsics.height] == size
         u, v = pixels[0, t, hand].round().astype(int)
         assert abs(frame.depth[v, u] - clip.bodies[0, t, hand, 2]) < 0.001

@@ -275,6 +275,7 @@ def test_unknown_splits_and_parts(data_root, name):
 @pytest.mark.parametrize("name", ["nucla", "utd_mhad", "shrec17_14"])
 def test_a_damaged_archive(data_root, tmp_path, name):
     packed = data.source(name, data.folder(data_root, name))
+    assert isinstance(packed, ArchiveSource)
     whole = (packed.root / packed.archive).read_bytes()
     (tmp_path / packed.archive).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=packed.archive):

@@ -3,6 +3,7 @@
 import json
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from tests.models.made_up import skeletons
 
 FOLDER = Path(__file__).parents[2] / "models/recipes"
 SHIPPED = sorted(FOLDER.rglob("*.yaml"))
-OTHERS = [  # what the papers' recipes say that --set makes of them
+OTHERS: list[tuple[str, dict[str, Any]]] = [  # what the papers' recipes say that --set makes of them
     *((f"deepacts_{name}", {"model": model}) for name in ("ntu60", "ntu120", "sysu")
       for model in ("deepacts_multi", "deepacts_graph", "deepacts_cnn")),
     ("deepacts_ntu60", {"split": "cross_view", "options": {"modalities": ["body"]}}),

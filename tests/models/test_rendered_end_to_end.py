@@ -66,7 +66,7 @@ def killed(folder):
             os.kill(os.getpid(), signal.SIGKILL)
         return step(self, batch, index)
 
-    Recognition.training_step = until
+    Recognition.training_step = until  # type: ignore[method-assign]
     train(folder)
 
 

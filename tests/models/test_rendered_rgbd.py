@@ -15,6 +15,7 @@ from actrec.simulation.performance import CYCLE
 from actrec_models import data
 from actrec_models.data import Entry
 from actrec_models.data.rendered_item import VIEWS, RenderedItem
+from actrec_models.data.rendered_rgbd import RenderedRgbd
 
 TINY = {"width": 80, "height": 60, "fps": 4.0, "takes": 1, "flow_shrink": 1}
 
@@ -123,9 +124,9 @@ def test_flow_can_be_estimated_as_it_is_live(source):
 
 def test_options_lie_beside_the_data_and_are_checked(tmp_path):
     (tmp_path / "rendered.yaml").write_text("actors: 4\nheld_out: 1\n")
-    assert data.source("rendered", tmp_path).config.actors == 4
-    assert data.source("rendered", tmp_path, actors=5).config.actors == 5
-    assert data.source("rendered", tmp_path / "nowhere").config.actors == 8
+    assert RenderedRgbd(tmp_path).config.actors == 4
+    assert RenderedRgbd(tmp_path, actors=5).config.actors == 5
+    assert RenderedRgbd(tmp_path / "nowhere").config.actors == 8
     with pytest.raises(ConfigError, match="held_out is 3 of 3 actors"):
         data.source("rendered", tmp_path / "nowhere", actors=3)
     with pytest.raises(ConfigError, match="unknown option size"):

@@ -18,7 +18,7 @@ from actrec_models import checkpoint, data, faults, saving, training
 from actrec_models.learning import Recognition
 from actrec_models.recipe import Recipe
 from actrec_models.training import Machine
-from tests.models.made_up import TINY, skeletons, write
+from tests.models.made_up import TINY, Subjects, skeletons, write
 
 EACH_STEP = Machine(checkpoint_steps=1, accelerator="cpu", workers=0)
 
@@ -173,7 +173,7 @@ def test_another_recipe_or_other_data_are_no_resumption(tmp_path, monkeypatch):
         run(tmp_path)
 
 
-class Torn(type(skeletons())):
+class Torn(Subjects):
     """One clip of which cannot be read, or ends the process that reads it."""
 
     fault = InputError("clip7.skeleton: the file ends in frame 3")

@@ -79,7 +79,12 @@ def test_only_frames_asked_for_are_converted(video, monkeypatch):
     converted = []
     for module, name in ((decoding, "rgb"), (picture_folder, "_read")):
         real = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *a, real=real: converted.append(1) or real(*a))
+
+        def counted(*arguments, real=real):
+            converted.append(1)
+            return real(*arguments)
+
+        monkeypatch.setattr(module, name, counted)
     stamps = stamps_at(30.0, 30)
     clip = Clip("c", 0, stamps, np.zeros((1, 30, 25, 3), np.float32), ColourVideo(video, stamps).streams())
     sampled = clip.sampled(clip.stamps_ns[[3, 9, 9, 20]] + 1_000_000)
@@ -92,7 +97,12 @@ def test_only_frames_asked_for_are_converted(video, monkeypatch):
 def test_of_one_clip_of_a_window_no_other_pictures_are_made(video, monkeypatch):
     stamps, asked = stamps_at(30.0, 30), []
     real = ColourVideo.at
-    monkeypatch.setattr(ColourVideo, "at", lambda self, indices: asked.append(len(indices)) or real(self, indices))
+
+    def counted(self, indices):
+        asked.append(len(indices))
+        return real(self, indices)
+
+    monkeypatch.setattr(ColourVideo, "at", counted)
     clip = Clip("c", 0, stamps, np.zeros((1, 30, 25, 3), np.float32), ColourVideo(video, stamps).streams())
     whole = clip.sampled(stamps)
     alone, among = cut(whole, 10, 5, alone=True), cut(clip.sampled(stamps), 10, 5)
