@@ -85,6 +85,12 @@ class Recipe:
     average_decay: float = setting(
         0.99, "of the exponential moving average of the weights, a step; 0: no average", range=(0.0, 1.0)
     )
+    renew_norms: int = setting(
+        0,
+        "batches over which batch norms' statistics are estimated anew with the weights that are kept, after the last "
+        "step of each stage (with clips held out, after each epoch); 0: they keep their running ones, which lag",
+        range=(0, 100_000),
+    )
     sync_batch_norm: bool = setting(True, "on several GPUs, batch norms count the whole batch, not each GPU's share")
     precision: str = setting("32-true", "Lightning's precision", choices=("32-true", "bf16-mixed", "16-mixed"))
     seed: int = setting(1, "of everything random", range=(0, 2**31 - 1))

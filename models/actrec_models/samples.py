@@ -1,5 +1,6 @@
 """Clips of a dataset as what a network is trained on: inputs by name and a label."""
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ class Samples(Dataset[Sample]):
         recipe: Seed and outliers.
         augmentation: None for the window that the live recognizer has when the recording ends.
         any_clip: Without augmentation: any clip of the window, instead of the one that it ends with.
+        made: Names of the inputs that are made; None for all. What is varied, and how, is alike.
     """
 
     def __init__(
@@ -45,7 +47,9 @@ class Samples(Dataset[Sample]):
         recipe: Recipe,
         augmentation: augment.Augmentation | None,
         any_clip: bool = False,
+        made: Collection[str] | None = None,
     ):
+        self.made = made
         self.clips, self.specs, self.window, self.recipe = clips, specs, window, recipe
         self.augmentation, self.any_clip = augmentation, any_clip
         self._bodies_alone = set(features.streams(specs)) == {"bodies"}
@@ -96,7 +100,8 @@ class Samples(Dataset[Sample]):
         return {spec.name: skeleton.stack(joints, spec.modality, spec.layout, root) for spec in self.specs}
 
     def _of_clip(self, clip: features.Clip, specs: list[InputSpec], start: int) -> dict[str, np.ndarray]:
-        return window_inputs(clip, specs, self.window, starts=[start])[0]
+        made = [spec for spec in specs if self.made is None or spec.name in self.made]
+        return window_inputs(clip, made, self.window, starts=[start])[0]
 
     def _start(self, rng: np.random.Generator) -> int:
         starts = self.window.starts

@@ -3,13 +3,13 @@
 import dataclasses
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
@@ -19,12 +19,13 @@ from actrec.errors import ConfigError
 from actrec.features import stamps
 from actrec_models import checkpoint, data, initial_weights, provenance
 from actrec_models.data import ClipDataset, rendered
-from actrec_models.draws import Epochs, Sampling, Shares
+from actrec_models.draws import Epochs, Shares
 from actrec_models.faults import explained
 from actrec_models.learning import Recognition
 from actrec_models.machine import Machine, loader_options
 from actrec_models.monitoring import Monitor
 from actrec_models.networks.base import Network
+from actrec_models.norms import Averaging, Batches, RenewedNorms
 from actrec_models.recipe import Recipe, Stage
 from actrec_models.registry import create
 from actrec_models.samples import Samples, check_streams
@@ -147,13 +148,12 @@ class _Run:
         position: dict[str, Any],
         last: Path | None,
     ) -> None:
-        sampling = recipe.parts()[2]
         trainer = lightning.Trainer(
             **self.options,
             precision=recipe.precision,
             max_epochs=recipe.epochs,
             logger=[CSVLogger(folder, name="log"), TensorBoardLogger(folder, name="log", version="tensorboard")],
-            callbacks=self._callbacks(recipe, folder, before, position),
+            callbacks=self._callbacks(module, recipe, folder, before, position),
             plugins=[AtomicIO()],
             enable_progress_bar=self.progress,
             enable_model_summary=False,
@@ -164,7 +164,7 @@ class _Run:
             num_sanity_val_steps=0,
             log_every_n_steps=1,
         )
-        loader = self._loader(module, recipe, trainer, sampling, before, position)
+        loader = self._loader(module, recipe, trainer, before + position["epoch"], position["steps"])
         held = self._held_loader(module, recipe, trainer) if self.held is not None else None
         with warnings.catch_warnings(), explained(folder):
             # What a stage does not train is meant to be in evaluation mode.
@@ -180,7 +180,7 @@ class _Run:
             trainer.fit(module, loader, held, ckpt_path=str(last) if last else None, weights_only=True)
 
     def _callbacks(
-        self, recipe: Recipe, folder: Path, before: int, position: dict[str, Any]
+        self, module: Recognition, recipe: Recipe, folder: Path, before: int, position: dict[str, Any]
     ) -> list[lightning.Callback]:
         metric = self.validation.metric if self.held is not None else ""
         devices = self.options["devices"] * self.options["num_nodes"]
@@ -195,8 +195,15 @@ class _Run:
                 metric, position["seconds"],
             ),
         ]  # fmt: skip
-        if recipe.average_decay:
-            callbacks.append(WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(recipe.average_decay)))
+        averaging = Averaging(multi_avg_fn=get_ema_multi_avg_fn(recipe.average_decay)) if recipe.average_decay else None
+        callbacks += [averaging] if averaging else []
+        if recipe.renew_norms:
+
+            def draw(trainer: lightning.Trainer, epoch: int) -> Batches:
+                return _endless(self._loader(module, recipe, trainer, before + epoch, 0))
+
+            batches = recipe.renew_norms * recipe.accumulate
+            callbacks.append(RenewedNorms(batches, draw, averaging, self.held is not None))
         if metric and self.validation.patience:
             mode = "max" if metric == "accuracy" else "min"
             callbacks.append(EarlyStopping(f"val_{metric}", patience=self.validation.patience, mode=mode))
@@ -210,21 +217,23 @@ class _Run:
         return bool(several and self.options["accelerator"] == "gpu")
 
     def _loader(
-        self, module: Recognition, recipe: Recipe, trainer: lightning.Trainer, sampling: Sampling, before: int,
-        position: dict[str, Any],
-    ) -> DataLoader:  # fmt: skip
+        self, module: Recognition, recipe: Recipe, trainer: lightning.Trainer, epoch: int, steps_done: int
+    ) -> DataLoader:
+        """The batches of an epoch, counted from the first stage's first, and of those that follow."""
         augmentation = recipe.check() if recipe.augment else None
         window = recipe.window(module.network)
-        samples = Samples(self.clips, module.network.input_specs, window, recipe, augmentation, any_clip=True)
+        specs, made = module.network.input_specs, _made(module)
+        samples = Samples(self.clips, specs, window, recipe, augmentation, any_clip=True, made=made)
         epochs = Epochs(
-            self.clips.labels, sampling, recipe.seed, recipe.batch, recipe.accumulate, rank=trainer.global_rank,
-            world=trainer.world_size, epoch=before + position["epoch"], steps_done=position["steps"],
+            self.clips.labels, recipe.parts()[2], recipe.seed, recipe.batch, recipe.accumulate,
+            rank=trainer.global_rank, world=trainer.world_size, epoch=epoch, steps_done=steps_done,
         )  # fmt: skip
         return DataLoader(samples, batch_sampler=epochs, **self._loader_options(recipe))
 
     def _held_loader(self, module: Recognition, recipe: Recipe, trainer: lightning.Trainer) -> DataLoader:
         assert self.held is not None
-        samples = Samples(self.held, module.network.input_specs, recipe.window(module.network), recipe, None)
+        specs, window = module.network.input_specs, recipe.window(module.network)
+        samples = Samples(self.held, specs, window, recipe, None, made=_made(module))
         size = max(recipe.batch // (recipe.accumulate * trainer.world_size), 1)
         shares = Shares(len(self.held), size, trainer.global_rank, trainer.world_size)
         return DataLoader(samples, batch_sampler=shares, **self._loader_options(recipe))
@@ -232,6 +241,17 @@ class _Run:
     def _loader_options(self, recipe: Recipe) -> dict[str, Any]:
         gpu = self.options["accelerator"] == "gpu"
         return loader_options(self.machine.loader_workers(self.options["devices"], gpu), gpu, recipe.seed)
+
+
+def _made(module: Recognition) -> list[str]:
+    """The inputs that the stage reads."""
+    return [spec.name for spec in module.network.trained_specs]
+
+
+def _endless(loader: DataLoader) -> Iterator[dict[str, torch.Tensor]]:
+    """Epoch after epoch."""
+    while True:
+        yield from loader
 
 
 def training_clips(recipe: Recipe, data_root: str) -> ClipDataset:

@@ -107,7 +107,7 @@ def test_p_i3d_goes_through_its_stages_and_resumes(dataset, tmp_path, capsys):
     dataset(made_up("p_i3d", 8))
     stages = [{"name": name, "epochs": 1, "learning_rate": 1e-3} for name in ("parts", "pose", "attention")]
     stages.append({"name": "joint", "epochs": 2, "learning_rate": 1e-3})
-    path, out = write(tmp_path / "recipe.yaml", "p_i3d", stages=stages), tmp_path / "run"
+    path, out = write(tmp_path / "recipe.yaml", "p_i3d", stages=stages, renew_norms=1), tmp_path / "run"
     command = ["train", str(path), "--data", str(tmp_path), "--out", str(out), "--quiet", "--threads", "1"]
     assert main(command) == 0
     folders = [out / "stage_1_parts", out / "stage_2_pose", out / "stage_3_attention", out]
@@ -130,6 +130,23 @@ def test_p_i3d_goes_through_its_stages_and_resumes(dataset, tmp_path, capsys):
     again = torch.load(out / "last.ckpt", weights_only=True)["state_dict"]
     assert torch.load(folders[0] / "last.ckpt", weights_only=True)["epoch"] == 0
     assert set(again) == set(states[3])
+
+
+def test_a_stage_makes_the_inputs_that_it_reads_and_no_others():
+    network = actrec_models.create("p_i3d", num_classes=2, **SMALL["p_i3d"])
+    settings = config.build(Recipe, {"model": "p_i3d", "unknown_dataset": ""})
+    every = (made_up("p_i3d", 1), network.input_specs, network.window, settings, augment.Augmentation())
+    whole, pictures = Samples(*every)[2, 0, 0], set(network.parts)
+    for stage, names in {"parts": pictures, "pose": {"pose"}, "joint": {*pictures, "pose"}}.items():
+        network.stage(stage)
+        made = [spec.name for spec in network.trained_specs]
+        sample = Samples(*every, made=made)[2, 0, 0]
+        assert set(sample) == {*names, "label"}
+        for name in names:
+            np.testing.assert_array_equal(sample[name], whole[name])
+        network.losses(
+            {k: torch.as_tensor(np.asarray(v)[None]).repeat(2, *[1] * np.ndim(v)) for k, v in sample.items()}
+        )
 
 
 def test_a_loss_of_several_parts_is_logged_and_falls(dataset, tmp_path):

@@ -38,6 +38,11 @@ class Network(nn.Module):
         """Its inputs, shapes without the batch axis; every one is float32."""
 
     @property
+    def trained_specs(self) -> list[InputSpec]:
+        """Those that `losses` reads at the stage of training that is under way: the others are not made for it."""
+        return self.input_specs
+
+    @property
     def window(self) -> WindowSpec:
         """The paper's window; the default is one clip of T frames over five seconds."""
         return WindowSpec(5.0, self.config.frames)

@@ -157,6 +157,12 @@ class PI3d(Network):
         return specs
 
     @property
+    def trained_specs(self) -> list[InputSpec]:
+        """As the base says: the I3D look at pictures alone, the LSTM at poses alone."""
+        stage = self._stage
+        return [spec for spec in self.input_specs if stage != ("pose" if spec.name in self.config.parts else "parts")]
+
+    @property
     def window(self) -> WindowSpec:
         """Clips of T frames at 30 Hz, a quarter of T apart; their logits are averaged."""
         clip = self.config.frames
