@@ -268,7 +268,11 @@ def motion_between_images(before: np.ndarray, after: np.ndarray, pixels: np.ndar
     if not seconds > 0:
         raise InputError(f"seconds from image to image is {seconds}, must be above 0")
     grey0, grey1 = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (before, after))
-    moved = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(grey0, grey1, None)
+    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    # A hand is some ten pixels wide: the preset's search at half size, and smoothing, take most of its motion away.
+    method.setFinestScale(0)
+    method.setVariationalRefinementIterations(0)
+    moved = method.calc(grey0, grey1, None)
     return (_sample(moved, np.asarray(pixels, np.float64)) / seconds).astype(np.float32)
 
 
