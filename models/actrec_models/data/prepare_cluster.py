@@ -14,7 +14,7 @@ from actrec_models.data.prepare_tasks import Job, Outcome, adopt, release, work
 from actrec_models.data.source import Entry, Source
 
 ATTEMPTS = 3
-"""How often an item may be with a worker that dies before it is left out."""
+"""How often a worker may die that has an item alone, before the item is left out."""
 WAIT_S = 60.0
 """For the first worker of a cluster."""
 _COUNT_S = 5.0
@@ -26,10 +26,13 @@ class Batch:
 
     Attributes:
         entries: The items.
-        deaths: Workers that died with it.
+        alone: Whether nothing else may be under way with it: a worker's death is blamed on all tasks that it had, those
+            that only waited there among them, so what was in one is tried item by item with no other beside it.
+        deaths: Workers that died while they had it alone.
     """
 
     entries: list[Entry]
+    alone: bool = False
     deaths: int = 0
 
 
@@ -72,7 +75,7 @@ def run_on_cluster(job: Job, pending: deque[Batch], workers: int, scheduler: str
             if time.monotonic() - counted >= _COUNT_S:
                 counted, threads = time.monotonic(), sum(client.nthreads().values())
                 room = threads + max(threads // 2, 1)
-            while pending and len(running) < room:
+            while pending and len(running) < (1 if _alone(pending, running) else room):
                 batch = pending.popleft()
                 future = client.submit(work, job, batch.entries, pure=False)
                 running[future] = batch
@@ -86,18 +89,23 @@ def run_on_cluster(job: Job, pending: deque[Batch], workers: int, scheduler: str
             client.run(release, job.run)
 
 
+def _alone(pending: deque[Batch], running: dict[Any, Batch]) -> bool:
+    """Whether only one task may be under way: the next one, or the one that is."""
+    return pending[0].alone or any(batch.alone for batch in running.values())
+
+
 def _result(future: Any, batch: Batch, pending: deque[Batch], scheduler: str) -> Outcome:
-    """What a task returned; where its worker died, its items are taken up again, one by one."""
+    """What a task returned; where its worker died, its items are taken up again, one by one and alone."""
     import distributed
 
     try:
         outcome: Outcome = future.result()
         return outcome
     except distributed.KilledWorker:
-        deaths = batch.deaths + 1
-        if deaths >= ATTEMPTS and len(batch.entries) == 1:
+        deaths = batch.deaths + batch.alone
+        if deaths >= ATTEMPTS:
             return Outcome(skipped=[(batch.entries[0].name, f"{deaths} workers died while they worked on it")])
-        pending.extendleft(Batch([entry], deaths) for entry in reversed(batch.entries))
+        pending.extendleft(Batch([entry], True, deaths) for entry in reversed(batch.entries))
         return Outcome()
     except CancelledError as error:
         raise DeviceError(
