@@ -4,25 +4,24 @@ Loading one reads YAML with the safe loader and the ONNX file's bytes; nothing i
 the ONNX file agrees with `model.yaml` is checked where a session is made (`actrec.inference`).
 """
 
-import contextlib
 import dataclasses
 import hashlib
-import os
-import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from actrec import schema
+from actrec import folders, schema
 from actrec.errors import PackageError
 
 SCHEMA_VERSION = 1
 DESCRIPTION = "model.yaml"
 NETWORK = "model.onnx"
+HALF_NETWORK = "model.float16.onnx"
 WEIGHTS = "model.safetensors"
+PRECISIONS = ("float32", "float16")
+"""What a network computes in; `model.onnx` is the float32 one."""
 UNKNOWN = "unknown"
 """The label of what the model does not know; no package may have a class of that name."""
 COMBINE = ("mean", "logits", "max")
@@ -141,6 +140,24 @@ class Provenance:
 
 
 @dataclass(frozen=True)
+class HalfPrecision:
+    """The same network in float16, with the same float32 inputs and logits.
+
+    Attributes:
+        difference: Largest difference of its logits from the float32 network's on simulated people, as a share of the
+            spread of a clip's logits.
+        file: Its name in the package's folder.
+        sha256: Of the file; `write` fills it in.
+        accuracy: Top-1 on the split's test part, 0..1; None where it was not measured.
+    """
+
+    difference: float
+    file: str = HALF_NETWORK
+    sha256: str = ""
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True)
 class ModelPackage:
     """A validated model package.
 
@@ -153,6 +170,7 @@ class ModelPackage:
         inputs: Input tensors.
         rejection: Threshold and temperature.
         provenance: Where it comes from.
+        float16: The network in half precision; None where the package has none.
         path: The folder; not part of the file.
     """
 
@@ -165,6 +183,7 @@ class ModelPackage:
     inputs: tuple[InputSpec, ...]
     rejection: Rejection
     provenance: Provenance
+    float16: HalfPrecision | None = None
     path: Path = field(default=Path(), metadata={"hidden": True})
 
     @property
@@ -173,24 +192,45 @@ class ModelPackage:
         return self.path.name
 
     @property
-    def onnx_path(self) -> Path:
-        """The network's file."""
-        return self.path / NETWORK
+    def precisions(self) -> tuple[str, ...]:
+        """Those of `PRECISIONS` that it has a network in."""
+        return PRECISIONS[: 1 if self.float16 is None else 2]
 
-    def read_onnx(self) -> bytes:
-        """The network's bytes, checked against the hash in `model.yaml`.
+    def onnx_path(self, precision: str = "float32") -> Path:
+        """The file of the network in one of `PRECISIONS`.
 
         Raises:
-            PackageError: The file is missing or is not the one that was exported.
+            PackageError: The package has none in this precision.
         """
+        if precision == "float32":
+            return self.path / NETWORK
+        if precision not in self.precisions or self.float16 is None:
+            raise PackageError(
+                f"{self.path} has no network in {precision}: write one with `actrec export {self.path} --float16 "
+                "--out …`, or take precision float32"
+            )
+        return self.path / self.float16.file
+
+    def read_onnx(self, precision: str = "float32") -> bytes:
+        """The network's bytes, checked against the hash in `model.yaml`.
+
+        Args:
+            precision: One of `PRECISIONS`.
+
+        Raises:
+            PackageError: The package has none in this precision, the file is missing or is not the one that was
+                exported.
+        """
+        file = self.onnx_path(precision)
+        expected = self.float16.sha256 if precision == "float16" and self.float16 else self.provenance.onnx_sha256
         try:
-            content = self.onnx_path.read_bytes()
+            content = file.read_bytes()
         except OSError as error:
-            raise PackageError(f"{self.onnx_path}: {error.strerror or error}; {_REMEDY}") from error
-        found, expected = hashlib.sha256(content).hexdigest(), self.provenance.onnx_sha256
+            raise PackageError(f"{file}: {error.strerror or error}; {_REMEDY}") from error
+        found = hashlib.sha256(content).hexdigest()
         if found != expected:
             raise PackageError(
-                f"{self.onnx_path} is not the file that {DESCRIPTION} describes (SHA-256 {found[:12]}…, expected "
+                f"{file} is not the file that {DESCRIPTION} describes (SHA-256 {found[:12]}…, expected "
                 f"{expected[:12]}…): truncated or replaced; {_REMEDY}"
             )
         return content
@@ -201,7 +241,7 @@ def load(path: str | Path, verify: bool = True) -> ModelPackage:
 
     Args:
         path: The folder.
-        verify: Also read `model.onnx` and check its hash.
+        verify: Also read `model.onnx` and check its hash; that of another precision is checked where it is used.
 
     Raises:
         PackageError: It is missing, corrupt or foreign; one line that names the file and the remedy.
@@ -228,6 +268,7 @@ def write(
     weights: bytes | None = None,
     card: str = "",
     overwrite: bool = False,
+    float16: bytes | None = None,
 ) -> ModelPackage:
     """Writes a package: everything to a temporary folder beside it, validated there, then renamed into place.
 
@@ -238,6 +279,8 @@ def write(
         weights: Content of `model.safetensors`, if it is to be kept.
         card: Content of `README.md`, the model's card.
         overwrite: Replace a package that is there.
+        float16: The network in half precision, which the description's `float16` tells of; without it the package has
+            none, whatever the description says.
 
     Returns:
         The package as `load` reads it.
@@ -249,44 +292,29 @@ def write(
     if target.exists() and not overwrite:
         raise PackageError(f"{target} exists: choose another name or pass overwrite")
     provenance = dataclasses.replace(package.provenance, onnx_sha256=hashlib.sha256(onnx).hexdigest())
-    mapping = schema.plain(dataclasses.replace(package, provenance=provenance))
+    half = _half(package, float16)
+    mapping = schema.plain(dataclasses.replace(package, provenance=provenance, float16=half))
     files = {
         DESCRIPTION: yaml.safe_dump(mapping, sort_keys=False, allow_unicode=True, width=110).encode(),
         NETWORK: onnx,
     }
+    if half is not None and float16 is not None:
+        files[half.file] = float16
     if weights is not None:
         files[WEIGHTS] = weights
     if card:
         files["README.md"] = card.encode()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        staging.chmod(0o755)
-        for name, content in files.items():
-            (staging / name).write_bytes(content)
-        load(staging)
-        _move_into_place(staging, target)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+    folders.write(target, files, check=load)
     return load(target)
 
 
-def _move_into_place(staging: Path, target: Path) -> None:
-    """Renames; a package that is there is put aside first and brought back if the renaming fails."""
-    if not target.exists():
-        os.rename(staging, target)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    os.rename(target, aside / target.name)
-    try:
-        os.rename(staging, target)
-    except OSError:
-        os.rename(aside / target.name, target)
-        raise
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(aside)
+def _half(package: ModelPackage, content: bytes | None) -> HalfPrecision | None:
+    """What the package says of its network in half precision."""
+    if content is None:
+        return None
+    if package.float16 is None:
+        raise PackageError("a network in float16 needs a description: ModelPackage.float16")
+    return dataclasses.replace(package.float16, file=HALF_NETWORK, sha256=hashlib.sha256(content).hexdigest())
 
 
 def _read_yaml(folder: Path, file: Path) -> Any:
@@ -338,6 +366,18 @@ def _check(package: ModelPackage) -> None:
         (0 <= provenance.accuracy <= 1, f"provenance: accuracy is {provenance.accuracy}, allowed: 0 to 1"),
         (len(provenance.onnx_sha256) == 64, "provenance: onnx_sha256 is no SHA-256"),
     ]
+    half = package.float16
+    if half is not None:
+        rules += [
+            (_is_plain_name(half.file), f"float16: file is '{half.file}', expected the name of an ONNX file beside it"),
+            (len(half.sha256) == 64, "float16: sha256 is no SHA-256"),
+            (half.difference >= 0, f"float16: difference is {half.difference}, allowed: 0 and more"),
+            (0 <= (half.accuracy or 0) <= 1, f"float16: accuracy is {half.accuracy}, allowed: 0 to 1"),
+        ]
     for holds, message in rules:
         if not holds:
             raise PackageError(message)
+
+
+def _is_plain_name(name: str) -> bool:
+    return name.endswith(".onnx") and Path(name).name == name and name != NETWORK

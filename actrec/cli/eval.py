@@ -9,10 +9,12 @@ from typing import Any
 from actrec import keyvalues
 from actrec.cli.train import add_data_argument
 from actrec.errors import ConfigError
+from actrec.package import PRECISIONS
 
 EPILOG = """\
 Example:
   actrec eval deepacts_graph_nucla --data ~/datasets --report reports/nucla
+  actrec eval deepacts_graph_nucla --precision float16
   actrec eval runs/my_run/last.ckpt --json
   actrec eval joint bone motion --fuse softmax --weights 1 1 0.6
   actrec eval my_shrec17_28_package --dataset shrec17_14
@@ -46,6 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_several(parser)
     parser.add_argument("--backend", default="onnxruntime", help="runs packages (default: %(default)s)")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="what packages compute in; float16 where they were exported with it (default: %(default)s)",
+    )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
     parser.add_argument("--workers", type=int, help="processes that read and prepare clips (default: this one)")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write report.html, report.md, figures.json, CSVs")
@@ -84,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     files = importlib.import_module("actrec_models.evaluation.files")
     opening = importlib.import_module("actrec_models.evaluation.opening")
     options = evaluation.Options(**_options(args))
-    models = opening.open_models(args.models, backend=args.backend, threads=args.threads)
+    models = opening.open_models(args.models, backend=args.backend, threads=args.threads, precision=args.precision)
     study = evaluation.run(models, args.data, options, progress=not args.quiet)
     if args.report is not None:
         files.write(study, args.report)

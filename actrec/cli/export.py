@@ -5,13 +5,16 @@ import importlib
 import logging
 from pathlib import Path
 
-from actrec import keyvalues
+from actrec import keyvalues, zoo
 from actrec.cli.train import add_data_argument, add_init_argument
 from actrec.errors import ConfigError
+from actrec.package import DESCRIPTION, ModelPackage
 
 EPILOG = """\
 Example:
   actrec export runs/nucla/last.ckpt --out models/zoo/deepacts_graph_nucla
+  actrec export runs/nucla/last.ckpt --float16 --out ~/nucla
+  actrec export deepacts_graph_nucla --float16 --out ~/nucla_with_float16
   actrec export --network sem_net --option frames=32 --classes wave,point,walk --out ~/sem_net_untrained
 """
 
@@ -19,10 +22,20 @@ Example:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `actrec export`."""
     parser.epilog = EPILOG
-    parser.add_argument("checkpoint", type=Path, nargs="?", help="of `actrec train`")
+    parser.add_argument(
+        "source",
+        nargs="?",
+        metavar="checkpoint",
+        help="of `actrec train`; with --float16 also a package, or the name of one in the zoo, that has float32 alone",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the package; its name becomes the package's")
     add_data_argument(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a package that is there")
+    parser.add_argument(
+        "--float16",
+        action="store_true",
+        help="write the network in half precision beside it, checked against float32: half the size, for GPUs",
+    )
     untrained = parser.add_argument_group("without a checkpoint", "a package to try or to measure a network with")
     untrained.add_argument("--network", help="its name; `actrec models` lists them")
     untrained.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="of the network; repeat")
@@ -33,17 +46,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exports and checks against PyTorch; of a checkpoint, chooses the rejection threshold and scores the test part."""
-    if (args.checkpoint is None) == (args.network is None):
+    if (args.source is None) == (args.network is None):
         raise ConfigError("name either a checkpoint or a --network")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("actrec_models").setLevel(logging.INFO)
     if args.network is not None:
         return _untrained(args)
+    if _is_package(args.source):
+        return _add_float16(args)
     export = importlib.import_module("actrec_models.export").export
-    written = export(args.checkpoint, args.out, args.data, args.overwrite)
+    written = export(Path(args.source), args.out, args.data, args.overwrite, args.float16)
     accuracy, threshold = written.provenance.accuracy, written.rejection.threshold
     print(f"{written.path}: {accuracy:.1%} on the test part, rejection below {threshold:g}")
+    _tell_float16(written)
     return 0
+
+
+def _is_package(source: str) -> bool:
+    """Whether a folder with a description, or a name that the zoo knows."""
+    path = Path(source).expanduser()
+    return (path / DESCRIPTION).is_file() or (not path.exists() and source in {e.name for e in zoo.list_packages()})
+
+
+def _add_float16(args: argparse.Namespace) -> int:
+    """Writes a copy of a package that has float16 too."""
+    if not args.float16:
+        raise ConfigError(f"{args.source} is a package already; --float16 writes one with the network in float16 too")
+    add = importlib.import_module("actrec_models.half_package").add
+    _tell_float16(add(args.source, args.out, args.data, args.overwrite))
+    return 0
+
+
+def _tell_float16(written: ModelPackage) -> None:
+    half = written.float16
+    if half is None:
+        return
+    accuracy = "not measured on a dataset" if half.accuracy is None else f"{half.accuracy:.1%} on the test part"
+    print(
+        f"{written.onnx_path('float16')}: {accuracy}, logits within {half.difference:.2%} of their spread of float32's"
+    )
 
 
 def _untrained(args: argparse.Namespace) -> int:
@@ -52,6 +93,16 @@ def _untrained(args: argparse.Namespace) -> int:
         raise ConfigError("--network needs --classes with at least two labels, e.g. --classes wave,point")
     export = importlib.import_module("actrec_models.export").export_network
     options = keyvalues.read(args.option, "network option")
-    written = export(args.network, options, classes, args.out, init=args.init, seed=args.seed, overwrite=args.overwrite)
+    written = export(
+        args.network,
+        options,
+        classes,
+        args.out,
+        init=args.init,
+        seed=args.seed,
+        overwrite=args.overwrite,
+        float16=args.float16,
+    )
     print(f"{written.path}: {written.provenance.split}; its labels mean nothing")
+    _tell_float16(written)
     return 0

@@ -54,6 +54,7 @@ def _figures(package: ModelPackage) -> dict[str, Any]:
         "accuracy": package.provenance.accuracy,
         "trained": package.provenance.epochs > 0,
         "window_s": package.window.seconds,
+        "precisions": list(package.precisions),
         "bytes": sum(file.stat().st_size for file in package.path.iterdir() if file.is_file()),
     }
 
@@ -92,7 +93,19 @@ def _summary(package: dict[str, Any]) -> str:
     actions = f"{len(package['labels'])} actions of {package['dataset']}, {package['accuracy']:.1%} top-1"
     if not package["trained"]:
         actions = f"{len(package['labels'])} labels, not trained"
-    return f"{package['family']}, {actions}, {package['window_s']:g} s window, {package['bytes'] / 1e6:.1f} MB"
+    return f"{package['family']}, {actions}, {package['window_s']:g} s window, {_megabytes(package)}"
+
+
+def _megabytes(package: dict[str, Any]) -> str:
+    half = ", also float16" if "float16" in package["precisions"] else ""
+    return f"{package['bytes'] / 1e6:.1f} MB{half}"
+
+
+def _half(float16: dict[str, Any] | None) -> str:
+    if float16 is None:
+        return "float32"
+    accuracy = "" if float16["accuracy"] is None else f", {float16['accuracy']:.1%} top-1"
+    return f"float32 and float16 (logits within {float16['difference']:.2%} of their spread{accuracy})"
 
 
 def _description(figures: dict[str, Any]) -> str:
@@ -110,6 +123,7 @@ def _description(figures: dict[str, Any]) -> str:
         f"  rejection  unknown below {rejection['threshold']:g} ({rejection['calibrated_on'] or 'not calibrated'})",
         f"  trained on {_training(provenance)}",
         f"  licence    {provenance['licence']}",
+        f"  computes   in {_half(figures['float16'])}",
         f"  runs on    {figures['runs_on']}",
     ]
     return "\n".join(lines)

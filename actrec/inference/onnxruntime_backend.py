@@ -10,7 +10,7 @@ import onnxruntime
 from actrec import config
 from actrec.config import setting
 from actrec.errors import DeviceError, InputError, PackageError
-from actrec.package import ModelPackage
+from actrec.package import PRECISIONS, ModelPackage
 
 logger = logging.getLogger(__name__)
 
@@ -26,17 +26,24 @@ class OnnxRuntimeConfig:
         "auto", "auto takes CUDA where it works and says so, else the CPU", choices=("auto", "cpu", "cuda")
     )
     threads: int = setting(1, "CPU threads for one run; the graph's other nodes need the rest", range=(1, 256))
+    precision: str = setting(
+        "float32",
+        "what the network computes in; float16 takes a package that was exported with it, and a GPU to be faster: "
+        "the CPU is slower in it",
+        choices=PRECISIONS,
+    )
 
 
 class OnnxRuntimeBackend:
-    """Runs a package's `model.onnx`; see `actrec.inference.session.Backend`.
+    """Runs a package's `model.onnx`, or its float16 one; see `actrec.inference.session.Backend`.
 
     Args:
         package: The package.
         **options: Fields of `OnnxRuntimeConfig`.
 
     Raises:
-        PackageError: The file is corrupt or not a network of this kind.
+        PackageError: The file is missing, corrupt or not a network of this kind, or the package has none in this
+            precision.
         DeviceError: CUDA was asked for and is not there.
     """
 
@@ -50,7 +57,8 @@ class OnnxRuntimeBackend:
         self.output = _shape(self._session.get_outputs()[0].shape)
         on_cuda = _CUDA in self._session.get_providers()
         threads = f"CPU, {self.config.threads} thread{'s' if self.config.threads > 1 else ''}"
-        self.device = "CUDA" if on_cuda else threads
+        half = ", float16" if self.config.precision == "float16" else ""
+        self.device = ("CUDA" if on_cuda else threads) + half
         logger.info("%s runs in ONNX Runtime %s on %s", package.name, onnxruntime.__version__, self.device)
 
     def run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
@@ -71,14 +79,14 @@ class OnnxRuntimeBackend:
         # Threads that spin between two frames take the cores that the estimators need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4  # what goes wrong is raised, in one line
-        content = package.read_onnx()
+        content = package.read_onnx(self.config.precision)
         try:
             session = onnxruntime.InferenceSession(content, options, providers=self._providers())
         except DeviceError:
             raise
         except Exception as error:  # as above
             raise PackageError(
-                f"{package.onnx_path} cannot be opened: {_first_line(error)}: export it again"
+                f"{package.onnx_path(self.config.precision)} cannot be opened: {_first_line(error)}: export it again"
             ) from error
         self._check_device(session)
         return session
@@ -109,7 +117,7 @@ class OnnxRuntimeBackend:
             problem = (
                 f"{wrong[0]}, expected tensor(float)" if wrong else f"{len(outputs)} outputs, expected the logits alone"
             )
-            raise PackageError(f"{package.onnx_path} has {problem}: export it again")
+            raise PackageError(f"{package.onnx_path(self.config.precision)} has {problem}: export it again")
 
 
 def _shape(sizes: list[Any]) -> tuple[int | None, ...]:

@@ -17,6 +17,7 @@ def card(model: ModelPackage, name: str) -> str:
         *_network(model),
         ("Trained on", training),
         ("Accuracy", f"{accuracy} (top-1, before rejection)"),
+        *_half(model),
         ("Rejection", f"confidence below {rejection.threshold:g}{background} is `unknown`"),
         ("Chosen on", rejection.calibrated_on),
         ("Trained again by", f"`{provenance.recipe or provenance.command or '?'}`"),
@@ -26,10 +27,19 @@ def card(model: ModelPackage, name: str) -> str:
     ]  # fmt: skip
     if "unknown_rejected" in figures:
         kept = f"{figures['test_right_and_accepted']:.1%} right and accepted, {figures['test_rejected']:.1%} rejected"
-        rows.insert(7, ("With rejection", f"test part: {kept}; {figures['unknown_rejected']:.1%} of "
+        rows.insert(7 + len(_half(model)), ("With rejection", f"test part: {kept}; {figures['unknown_rejected']:.1%} of "
                         f"{figures['unknown_clips']} held-out clips of other actions are rejected"))  # fmt: skip
     caveat = f"**{figures['caveat']}**\n\n" if "caveat" in figures else ""
     return f"# {name}\n\n{caveat}{_table(rows)}"
+
+
+def _half(model: ModelPackage) -> list[tuple[str, str]]:
+    """What is known of the network in float16, where the package has it."""
+    half = model.float16
+    if half is None:
+        return []
+    accuracy = "" if half.accuracy is None else f"{half.accuracy:.1%} of the same clips; "
+    return [("In float16", f"{accuracy}logits within {half.difference:.2%} of their spread of the float32 network's")]
 
 
 def _run(provenance: Provenance) -> list[tuple[str, str]]:
@@ -51,6 +61,7 @@ def _untrained(model: ModelPackage, name: str) -> str:
     )
     rows = [
         *_network(model),
+        *_half(model),
         ("Made again by", f"`{model.provenance.recipe}`"),
         ("Source", f"commit {model.provenance.commit}, {model.provenance.created}"),
         ("Licence", model.provenance.licence),

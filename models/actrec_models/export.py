@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 
 from actrec import config, inference, package, schema
 from actrec.errors import PackageError
-from actrec_models import checkpoint, data, evaluation, initial_weights, registry, rejection, training
+from actrec_models import checkpoint, data, evaluation, half_precision, initial_weights, registry, rejection, training
 from actrec_models import provenance as provenances
 from actrec_models.card import card
 from actrec_models.networks.base import Network
@@ -39,7 +40,9 @@ def load_checkpoint(path: Path) -> tuple[Recipe, list[str], Network]:
     return recipe, parameters["classes"], module.network.eval()
 
 
-def export(source: Path, folder: Path, data_root: str, overwrite: bool = False) -> package.ModelPackage:
+def export(
+    source: Path, folder: Path, data_root: str, overwrite: bool = False, float16: bool = False
+) -> package.ModelPackage:
     """Writes a model package with its rejection threshold and its accuracy on the test part.
 
     Args:
@@ -47,21 +50,34 @@ def export(source: Path, folder: Path, data_root: str, overwrite: bool = False) 
         folder: Where to; its name becomes the package's.
         data_root: Folder that holds a folder a dataset.
         overwrite: Replace a package that is there.
+        float16: Write the network in half precision beside it.
 
     Raises:
-        PackageError: No checkpoint, or what was exported disagrees with PyTorch.
+        PackageError: No checkpoint, what was exported disagrees with PyTorch, or it cannot be written in float16.
     """
     recipe, classes, network = load_checkpoint(source)
     content = to_onnx(network)
     provenance = trained(recipe, provenances.of_checkpoint(checkpoint.read(source)))
     draft = describe(recipe.model, recipe.options, classes, network, provenance)
     draft = dataclasses.replace(draft, window=recipe.window(network))
+    draft, half = _with_half(draft, content) if float16 else (draft, None)
     with tempfile.TemporaryDirectory() as scratch:
-        session = inference.load(package.write(Path(scratch) / folder.name, draft, content))
-        judged, figures = _judge(recipe, session, network, data_root)
+        drafted = package.write(Path(scratch) / folder.name, draft, content, float16=half)
+        judged, figures = _judge(recipe, inference.load(drafted), network, data_root)
+        if draft.float16 is not None:
+            test = _test_part(recipe, data_root)
+            found = _scores(recipe, inference.load(drafted, "onnxruntime", precision="float16"), test)
+            accuracy = float((found.argmax(axis=1) == test.labels).mean())
+            draft = dataclasses.replace(draft, float16=dataclasses.replace(draft.float16, accuracy=accuracy))
     provenance = dataclasses.replace(provenance, accuracy=figures["accuracy"], figures=figures)
     final = dataclasses.replace(draft, rejection=judged, provenance=provenance)
-    return package.write(folder, final, content, _weights(network), card(final, folder.name), overwrite)
+    return package.write(folder, final, content, _weights(network), card(final, folder.name), overwrite, half)
+
+
+def _with_half(draft: package.ModelPackage, content: bytes) -> tuple[package.ModelPackage, bytes]:
+    """The description with that of its network in float16, and this."""
+    half, described = half_precision.of_package(draft, content)
+    return dataclasses.replace(draft, float16=described), half
 
 
 def export_network(
@@ -73,6 +89,7 @@ def export_network(
     init: Sequence[Path] = (),
     seed: int = 1,
     overwrite: bool = False,
+    float16: bool = False,
 ) -> package.ModelPackage:
     """Writes a package of a network that nobody trained, to try it in the graph or to measure it.
 
@@ -84,6 +101,7 @@ def export_network(
         init: Files of initial weights (`initial_weights.load`).
         seed: Of the random weights.
         overwrite: Replace a package that is there.
+        float16: Write the network in half precision beside it.
 
     Raises:
         ConfigError: Unknown network or option, or initial weights that do not fit.
@@ -108,8 +126,9 @@ def export_network(
     )
     content = to_onnx(network)
     described = describe(name, options, classes, network, provenance)
+    described, half = _with_half(described, content) if float16 else (described, None)
     weights = _weights(network) if init else None
-    return package.write(folder, described, content, weights, card(described, folder.name), overwrite)
+    return package.write(folder, described, content, weights, card(described, folder.name), overwrite, half)
 
 
 def trained(recipe: Recipe, run: dict[str, Any]) -> package.Provenance:
@@ -178,13 +197,23 @@ def _of_dataset(name: str, attribute: str) -> str:
     return str(getattr(kind, attribute))
 
 
+def _test_part(recipe: Recipe, data_root: str) -> data.ClipDataset:
+    root = data.folder(data_root, recipe.dataset)
+    return data.create(recipe.dataset, root, split=recipe.split, part="test", **recipe.dataset_options)
+
+
+def _scores(recipe: Recipe, session: inference.Session, clips: data.ClipDataset) -> np.ndarray:
+    """Logits [N, classes]."""
+    logits: np.ndarray = evaluation.score(session, clips, recipe.clips).logits
+    return logits
+
+
 def _judge(
     recipe: Recipe, session: inference.Session, network: Network, data_root: str
 ) -> tuple[package.Rejection, dict[str, Any]]:
     """The rejection, and the figures of the card."""
-    root = data.folder(data_root, recipe.dataset)
-    test = data.create(recipe.dataset, root, split=recipe.split, part="test", **recipe.dataset_options)
-    scores = evaluation.score(session, test, recipe.clips).logits
+    test = _test_part(recipe, data_root)
+    scores = _scores(recipe, session, test)
     right = scores.argmax(axis=1) == test.labels
     figures: dict[str, Any] = {
         "accuracy": float(right.mean()),

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from actrec.errors import PackageError
 from actrec.features.clips import window_inputs
 from actrec.features.example import example_clip
+from actrec.package import InputSpec, WindowSpec
 from actrec_models import tensorrt_operators
 from actrec_models.networks.base import Network
 
@@ -25,12 +27,20 @@ _MESSAGE_BYTES = 2**31 - 1
 
 def example_inputs(network: Network, count: int, seed: int = 0) -> dict[str, Tensor]:
     """Inputs (count, *shape) by name: the first clips of windows with simulated people, made by the core's features."""
-    window, bodies = network.window, getattr(network.config, "bodies", 1)
+    bodies = getattr(network.config, "bodies", 1)
+    made = inputs_for(network.input_specs, network.window, bodies, count, seed)
+    return {name: torch.from_numpy(value) for name, value in made.items()}
+
+
+def inputs_for(
+    specs: Sequence[InputSpec], window: WindowSpec, bodies: int, count: int, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """As `example_inputs`, for a network of which only the description is at hand."""
     made = []
     for n in range(count):
-        clip = example_clip(network.input_specs, window.frames, bodies, seed * 1000 + n)
-        made += window_inputs(clip, network.input_specs, window, starts=window.starts[:1])
-    return {spec.name: torch.from_numpy(np.stack([m[spec.name] for m in made])) for spec in network.input_specs}
+        clip = example_clip(specs, window.frames, bodies, seed * 1000 + n)
+        made += window_inputs(clip, specs, window, starts=window.starts[:1])
+    return {spec.name: np.stack([m[spec.name] for m in made]) for spec in specs}
 
 
 class _Positional(nn.Module):

@@ -312,7 +312,7 @@ def test_backends_are_found_by_name(tmp_path: Path) -> None:
     assert inference.load(tiny, backend="onnxruntime", threads=2).backend.device == "CPU, 2 threads"
     with pytest.raises(ConfigError, match="unknown inference backend 'caffe'; known: onnxruntime"):
         inference.load(tiny, backend="caffe")
-    with pytest.raises(ConfigError, match=r"unknown option thread .*known: device, threads"):
+    with pytest.raises(ConfigError, match=r"unknown option thread .*known: device, precision, threads"):
         inference.load(tiny, thread=2)
     with pytest.raises(ConfigError, match="threads is 0"):
         inference.load(tiny, threads=0)

@@ -78,25 +78,34 @@ def _folder(model: Model) -> Path:
     return path.parent if path.is_file() else path
 
 
-def open_model(path: str | Path, *, backend: str = "onnxruntime", threads: int = 0) -> Model:
+def open_model(
+    path: str | Path, *, backend: str = "onnxruntime", threads: int = 0, precision: str = "float32"
+) -> Model:
     """Opens a package (a folder, or a name in the zoo) or a checkpoint of `actrec train` (a file).
 
     Args:
         path: What to open.
         backend: Runs a package; a checkpoint runs in PyTorch.
         threads: CPU threads; 0 for as many as there are.
+        precision: What a package computes in; one of `actrec.package.PRECISIONS`.
 
     Raises:
-        PackageError: It is missing, corrupt or foreign.
+        PackageError: It is missing, corrupt or foreign, or has no network in this precision.
     """
     threads = threads or torch.get_num_threads()
     if Path(path).is_file() or str(path).endswith(SUFFIX):
+        if precision != "float32":
+            raise PackageError(
+                f"{path} is a checkpoint, which runs in float32: `actrec export {path} --{precision}` it"
+            )
         torch.set_num_threads(threads)
         return _open_checkpoint(Path(path))
     last = Path(path, checkpoint.LAST)
     if last.is_file() and not Path(path, package.DESCRIPTION).is_file():
         raise PackageError(f"{path} is the folder of a training, no package: name its checkpoint, {last}")
-    options = {"threads": threads} if inference.resolve(backend) == "onnxruntime" else {}
+    options: dict[str, Any] = {"threads": threads} if inference.resolve(backend) == "onnxruntime" else {}
+    if precision != "float32":
+        options["precision"] = precision
     session = inference.load(path, backend, **options)
     return Model(session.package.name, session, str(session.package.provenance.settings.get("clips", "live")))
 
