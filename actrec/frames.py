@@ -103,6 +103,10 @@ class Body:
     scores: np.ndarray
 
 
+LOOSE = "hand_"
+"""What the `body_id` of a hand begins with where no body is known: hand_1, hand_2, …"""
+
+
 @dataclass
 class Hand(Body):
     """One hand, layout `hand_21`; `side` is the person's own "left" or "right"."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from actrec.errors import InputError
-from actrec.frames import Body, Hand
+from actrec.frames import LOOSE, Body, Hand
 from actrec.skeleton import layouts
 from actrec.skeleton.conversions import convert
 
@@ -27,7 +27,8 @@ class Seen:
 def by_id(bodies: Sequence[Body], layout: str, with_pixels: bool = False) -> dict[str, Seen]:
     """The bodies of which anything is seen, by id; one without any joint counts as not there.
 
-    A hand is a body of its own, called after whose and which it is: "body_1_left".
+    A hand is a body of its own, called after whose and which it is, "body_1_left"; one of no known body bears its own
+    name, "hand_1".
 
     Args:
         bodies: Of one frame, in any layout that converts to `layout`.
@@ -40,7 +41,7 @@ def by_id(bodies: Sequence[Body], layout: str, with_pixels: bool = False) -> dic
     """
     seen: dict[str, Seen] = {}
     for body in bodies:
-        name = f"{body.body_id or 'hand'}_{body.side}" if isinstance(body, Hand) else body.body_id
+        name = _name(body)
         if not name:
             raise InputError("a body has no id: track the skeletons first (skeleton_node does)")
         if name in seen:
@@ -51,6 +52,12 @@ def by_id(bodies: Sequence[Body], layout: str, with_pixels: bool = False) -> dic
         if not np.isnan(positions).any(axis=-1).all():
             seen[name] = Seen(positions, _converted(body, name, body.pixels, 2, layout) if with_pixels else None)
     return seen
+
+
+def _name(body: Body) -> str:
+    if isinstance(body, Hand) and not body.body_id.startswith(LOOSE):
+        return f"{body.body_id or 'hand'}_{body.side}"
+    return body.body_id
 
 
 def _converted(body: Body, name: str, values: np.ndarray, axes: int, layout: str) -> np.ndarray:

@@ -5,6 +5,7 @@ finds none. Where bodies are known the landmark network therefore looks at a squ
 where its own landmarks were. With no bodies the palm detector searches the whole image.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,28 @@ from actrec.estimators import mediapipe_graph as mp
 from actrec.estimators.base import Detection, StampGuard, colour_of
 from actrec.estimators.regions import Region, hand_from_body, hand_from_landmarks, towards
 from actrec.estimators.settings import HandEstimatorConfig
-from actrec.frames import Body, RgbdFrame
+from actrec.frames import LOOSE, NANOSECONDS, Body, RgbdFrame
 from actrec.skeleton import layouts
 
 SIDES = ("left", "right")
 WRIST, MIDDLE = 0, 2
 """Of the palm detector's seven keypoints."""
 
+REACH = 1.0
+"""How far from where it was lost a hand of no known body may be found again, in the edge of its region."""
+
 MAX_APART, MIN_SPAN, MAX_SPAN = 0.9, 0.12, 1.4
 """How far from the body's wrist a hand's wrist may be (bodies may be a frame old), and its extent, in windows."""
+
+
+@dataclass
+class _Loose:
+    """A hand of no known body: MediaPipe's left and right flicker, so they are summed up over the frames."""
+
+    body_id: str
+    region: Region
+    seen_ns: int
+    to_the_right: float = 0.0
 
 
 class MediaPipeHand:
@@ -53,7 +67,8 @@ class MediaPipeHand:
         self._complexity = complexity
         self._guard = StampGuard(self.config.hand_max_gap_s)
         self._regions: dict[tuple[str, str], Region] = {}
-        self._loose: list[Region] = []
+        self._loose: list[_Loose] = []
+        self._met = 0
 
     def estimate(self, frame: RgbdFrame, bodies: list[Body]) -> list[Detection]:
         """The hands in `frame`.
@@ -63,8 +78,8 @@ class MediaPipeHand:
             bodies: `kinect_v2_25` bodies of this or a recent frame; empty to search the whole image.
 
         Returns:
-            At most a left and a right hand of each body, with its id; or up to `num_hands` without one, their side as
-            the network judges it.
+            At most a left and a right hand of each body, with its id; or up to `num_hands` of no known body, called
+            "hand_1", "hand_2", … for as long as they are followed, their side as the network judges it so far.
 
         Raises:
             InputError: The frame has no colour image or contradicts its intrinsics.
@@ -75,8 +90,7 @@ class MediaPipeHand:
         image, size = mp.image_packet(colour), (colour.shape[1], colour.shape[0])
         if not bodies:
             self._regions = {}
-            return self._anywhere(image, size)
-        self._loose = []
+            return self._anywhere(image, size, frame.stamp_ns)
         present = {(body.body_id, side) for body in bodies for side in SIDES}
         self._regions = {key: region for key, region in self._regions.items() if key in present}
         found = [self._of_body(image, size, frame, body, side) for body in bodies for side in SIDES]
@@ -133,15 +147,41 @@ class MediaPipeHand:
         side = "right" if judged.label.lower().startswith("left") else "left"
         return Detection("hand_21", points[:, :2], mp.world_landmarks(result["world"]), scores, side)
 
-    def _anywhere(self, image: Any, size: tuple[int, int]) -> list[Detection]:
-        hands = [hand for region in self._loose if (hand := self._hand(image, region, size))]
+    def _anywhere(self, image: Any, size: tuple[int, int], stamp_ns: int) -> list[Detection]:
+        lost_ns = stamp_ns - int(self.config.hand_max_gap_s * NANOSECONDS)
+        followed = [loose for loose in self._loose if loose.seen_ns >= lost_ns]
+        self._loose = sorted(followed, key=lambda loose: -loose.seen_ns)
+        hands: list[Detection] = []
+        for loose in self._loose:
+            hand = self._hand(image, loose.region, size) if len(hands) < self.config.num_hands else None
+            if hand is not None and not any(_coincide(hand, other) for other in hands):
+                hands.append(self._known(loose, hand, stamp_ns))
         if len(hands) < self.config.num_hands:
             for region in self._search(image, size):
                 if len(hands) < self.config.num_hands and not any(_covers(region, hand) for hand in hands):
                     hand = self._hand(image, region, size)
-                    hands += [hand] if hand else []
-        self._loose = [hand_from_landmarks(hand.pixels) for hand in hands]
+                    if hand is not None:
+                        hands.append(self._known(self._found(hand, stamp_ns), hand, stamp_ns))
         return hands
+
+    def _found(self, hand: Detection, stamp_ns: int) -> _Loose:
+        """The hand lost near where one is found now, or a new one."""
+        centre = hand.pixels.mean(axis=0)
+        lost = [loose for loose in self._loose if loose.seen_ns < stamp_ns]
+        apart = {id(loose): np.hypot(loose.region.u - centre[0], loose.region.v - centre[1]) for loose in lost}
+        near = [loose for loose in lost if apart[id(loose)] < REACH * loose.region.size]
+        if near:
+            return min(near, key=lambda loose: apart[id(loose)])
+        self._met += 1
+        self._loose.append(_Loose(f"{LOOSE}{self._met}", hand_from_landmarks(hand.pixels), stamp_ns))
+        return self._loose[-1]
+
+    def _known(self, loose: _Loose, hand: Detection, stamp_ns: int) -> Detection:
+        """The detection with the identity and the side of the hand that it is of."""
+        loose.region, loose.seen_ns = hand_from_landmarks(hand.pixels), stamp_ns
+        loose.to_the_right += float(hand.scores.max()) * (1 if hand.side == "right" else -1)
+        hand.body_id, hand.side = loose.body_id, "right" if loose.to_the_right >= 0 else "left"
+        return hand
 
     def _search(self, image: Any, size: tuple[int, int]) -> list[Region]:
         """Regions of hands around the palms that the detector sees in the whole image."""

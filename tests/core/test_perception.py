@@ -11,6 +11,7 @@ from actrec.frames import Body, Intrinsics, RgbdFrame
 from actrec.geometry import project
 from actrec.perception import BodyPerception, FacePerception, HandPerception
 from actrec.recordings.ntu import read_ntu_skeleton
+from actrec.seen import by_id
 from actrec.skeleton.layouts import FACE_68, HAND_21, KINECT_V2_25
 
 J = KINECT_V2_25.index
@@ -185,7 +186,7 @@ def test_a_hand_without_a_body_is_lifted_to_the_hands_own_depth(data_root, clip,
     hand = HandPerception()
     for frame in clip:
         found = hand.process(frame, [])
-        assert [h.side for h in found] == [side] and found[0].body_id == ""
+        assert [h.side for h in found] == [side] and found[0].body_id == "hand_1"
         positions = found[0].positions
         check(found[0], HAND_21, frame)
         u, v = found[0].pixels[9].astype(int)
@@ -283,3 +284,64 @@ def test_options_reach_their_part_and_unknown_ones_are_named():
         BodyPerception(num_poses=0)
     with pytest.raises(ConfigError, match="hand_model"):
         HandPerception(hand_model="heavy")
+
+
+def hands_of(data_root):
+    clip = data_root / "rgbd/realsense_hands/G06_palm_clip01"
+    return frames(clip, intrinsics="615,615,319.5,239.5", depth_scale=0.001)
+
+
+def test_hands_of_no_known_body_keep_their_names_and_are_told_apart(data_root):
+    hand, first = HandPerception(), None
+    for frame in hands_of(data_root)[:8]:
+        twice = dataclasses.replace(
+            frame,
+            colour=np.hstack([frame.colour, frame.colour]),
+            depth=np.hstack([frame.depth, frame.depth]),
+            intrinsics=dataclasses.replace(frame.intrinsics, width=2 * frame.intrinsics.width),
+        )
+        found = {h.body_id: h for h in hand.process(twice, [])}
+        assert sorted(found) == ["hand_1", "hand_2"]
+        assert [h.side for h in found.values()] == ["right", "right"]
+        places = {name: float(h.pixels[0, 0]) // frame.intrinsics.width for name, h in found.items()}
+        first = first or places
+        assert places == first
+        # A recognizer of hands takes both, by their names.
+        assert sorted(by_id(list(found.values()), "hand_22")) == ["hand_1", "hand_2"]
+    hand.close()
+
+
+def test_a_hand_that_is_lost_for_a_moment_keeps_its_name(data_root):
+    clip = hands_of(data_root)
+    hand = HandPerception(hand_max_gap_s=0.5)
+
+    def names(k, after_s=0.0, seen=True):
+        colour = clip[k].colour if seen else np.zeros_like(clip[k].colour)
+        stamp_ns = clip[0].stamp_ns + int((k / 30 + after_s) * 1e9)
+        found = hand.process(dataclasses.replace(clip[k], stamp_ns=stamp_ns, colour=colour), [])
+        return [h.body_id for h in found]
+
+    assert names(0) == names(1) == ["hand_1"]
+    assert names(2, seen=False) == names(3, seen=False) == []
+    assert names(4) == ["hand_1"]
+    assert names(5, after_s=0.4, seen=False) == names(6, after_s=0.8, seen=False) == []
+    assert names(7, after_s=1.0) == ["hand_2"]  # gone for longer: nobody knows whether it is the same
+    hand.close()
+
+
+def test_a_hands_side_is_what_most_frames_say(data_root, monkeypatch):
+    clip = hands_of(data_root)
+    hand = HandPerception()
+    seen = hand._estimator._hand
+    flicker = iter("rrlrlrrlr")
+
+    def judged(*args):
+        found = seen(*args)
+        found.side = {"l": "left", "r": "right"}[next(flicker)]
+        return found
+
+    monkeypatch.setattr(hand._estimator, "_hand", judged)
+    for frame in clip[:9]:
+        (found,) = hand.process(frame, [])
+        assert (found.body_id, found.side) == ("hand_1", "right")
+    hand.close()

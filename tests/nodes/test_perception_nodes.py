@@ -164,7 +164,8 @@ def test_hands_of_a_real_person_are_given_to_the_body(host, add, ears, person) -
     assert all((stamp(m) - START_NS) % STEP_NS == 0 for m in list(heard))
     assert {(hand.layout, len(hand.positions)) for hand in hands} <= {("hand_21", 21)}
     # Where the machine is so slow that a frame's skeletons come too late, its hands are nobody's.
-    assert {hand.body_id for hand in hands} <= {"", *(body.body_id for m in list(bodies) for body in m.skeletons)}
+    known = {body.body_id for m in list(bodies) for body in m.skeletons}
+    assert {hand.body_id for hand in hands if not hand.body_id.startswith("hand_")} <= known
 
 
 def test_faces_follow_their_frames(host, add, ears, person) -> None:
