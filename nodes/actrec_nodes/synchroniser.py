@@ -105,7 +105,7 @@ class Synchroniser:
         self._intervals: deque[int] = deque(maxlen=9)
         self._newest_ns: int | None = None
         self._emitted_ns: int | None = None
-        self._paired_at: float | None = None
+        self._waiting_since: float | None = None
         self._without_depth = not self._config.use_depth
 
     def add_info(self, message: CameraInfo) -> None:
@@ -116,15 +116,16 @@ class Synchroniser:
         """A colour image: goes out with its depth, or waits for it."""
         stamp = conversions.stamp_to_ns(message.header.stamp)
         self._note(stamp)
-        if self._paired_at is None:
-            self._paired_at = self._clock()
         if not self._config.use_depth:
             self._send(stamp, message, None)
             return
         match = _nearest(self._depth, stamp, self._tolerance_ns())
+        if self._waiting_since is None:
+            # What counts is how long colour waits: where nothing came at all for a while, depth may be right behind.
+            self._waiting_since = self._clock()
         if match is not None:
             self._pair(stamp, message, *match)
-        elif self._without_depth or self._clock() - self._paired_at > self._config.depth_wait_s:
+        elif self._without_depth or self._clock() - self._waiting_since > self._config.depth_wait_s:
             self._give_up_depth(stamp, message)
         else:
             self._colour.append((stamp, message))
@@ -139,7 +140,7 @@ class Synchroniser:
         if self._emitted_ns is not None and abs(stamp - self._emitted_ns) <= tolerance and self._without_depth:
             # Its colour has gone ahead; those that follow wait again.
             self._without_depth = False
-            self._paired_at = self._clock()
+            self._waiting_since = None
             return
         match = _nearest(self._colour, stamp, tolerance)
         if match is not None:
@@ -172,11 +173,11 @@ class Synchroniser:
 
     def _pair(self, colour_ns: int, colour: Image, depth_ns: int, depth: Image) -> None:
         self._without_depth = False
-        self._paired_at = self._clock()
         older = [item for item in self._colour if item[0] < colour_ns]
         self._unpaired(len(older))
         self._colour = deque(item for item in self._colour if item[0] > colour_ns)
         self._depth = deque(item for item in self._depth if item[0] > depth_ns)
+        self._waiting_since = self._clock() if self._colour else None
         self._send(colour_ns, colour, depth)
 
     def _give_up_depth(self, stamp: int, colour: Image) -> None:

@@ -100,6 +100,16 @@ def test_without_depth_colour_goes_alone_after_a_wait_and_depth_may_come_back() 
     assert [d is None for _, d in bench.out[alone:]] == [True, False, False]
 
 
+def test_a_pause_of_the_whole_camera_is_no_want_of_depth() -> None:
+    bench = Bench(depth_wait_s=1.0)
+    for k, now in enumerate((0.0, 0.03, 1.5, 1.53)):
+        bench.now = now
+        bench.sync.add_colour(colour(100 + 33 * k))
+        bench.sync.add_depth(depth(100 + 33 * k))
+    assert [d is None for _, d in bench.out] == [False] * 4
+    assert (bench.unpaired, bench.lines) == (0, [])
+
+
 def test_depth_of_another_clock_is_said_and_colour_goes_alone() -> None:
     bench = Bench(depth_wait_s=0.5)
     for k in range(30):
