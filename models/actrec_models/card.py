@@ -12,12 +12,13 @@ def card(model: ModelPackage, name: str) -> str:
     provenance, figures, rejection = model.provenance, model.provenance.figures, model.rejection
     training = f"{provenance.dataset}, split {provenance.split}, {provenance.epochs} epochs, seed {provenance.seed}"
     background = "" if rejection.background is None else f", beside a background logit of {rejection.background:g}"
+    half = _half(model)
     accuracy = f"{provenance.accuracy:.1%} of {figures.get('test_clips', '?')} test clips"
     rows = [
         *_network(model),
         ("Trained on", training),
         ("Accuracy", f"{accuracy} (top-1, before rejection)"),
-        *_half(model),
+        *half,
         ("Rejection", f"confidence below {rejection.threshold:g}{background} is `unknown`"),
         ("Chosen on", rejection.calibrated_on),
         ("Trained again by", f"`{provenance.recipe or provenance.command or '?'}`"),
@@ -27,7 +28,7 @@ def card(model: ModelPackage, name: str) -> str:
     ]  # fmt: skip
     if "unknown_rejected" in figures:
         kept = f"{figures['test_right_and_accepted']:.1%} right and accepted, {figures['test_rejected']:.1%} rejected"
-        rows.insert(7 + len(_half(model)), ("With rejection", f"test part: {kept}; {figures['unknown_rejected']:.1%} of "
+        rows.insert(7 + len(half), ("With rejection", f"test part: {kept}; {figures['unknown_rejected']:.1%} of "
                         f"{figures['unknown_clips']} held-out clips of other actions are rejected"))  # fmt: skip
     caveat = f"**{figures['caveat']}**\n\n" if "caveat" in figures else ""
     return f"# {name}\n\n{caveat}{_table(rows)}"

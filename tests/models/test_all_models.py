@@ -15,7 +15,7 @@ from actrec import features
 from actrec.errors import ConfigError
 from actrec.features.clips import window_inputs
 from actrec.features.example import example_clip
-from actrec_models import export, tensorrt_operators
+from actrec_models import export, half_precision, tensorrt_operators
 from actrec_models.networks.base import Network
 from actrec_models.onnx_graph import example_inputs
 from tests.models.small import SMALL
@@ -191,9 +191,24 @@ def test_onnx_graph(name, batch):
     found = run(content, inputs)
     spread = float(np.ptp(expected, axis=1).max())
     assert np.abs(found - expected).max() <= 1e-3 * spread, "1e-4 holds only because the logits are tiny"
-    half = run(in_half_precision(model).SerializeToString(), inputs)
+    half = run(half_precision.rounded(model).SerializeToString(), inputs)
     assert np.isfinite(half).all()
     assert np.abs(half - expected).max() <= HALF_PRECISION * max(spread, 1e-3)
+    converts(content, {key: value.numpy() for key, value in inputs.items()})
+
+
+def converts(content: bytes, inputs: dict[str, np.ndarray]) -> None:
+    """The graph in float16 agrees, takes and gives what it did, and holds its weights in float16."""
+    made, difference = half_precision.convert(content, inputs)  # refuses what differs by more than its limit
+    assert difference <= half_precision.LARGEST_DIFFERENCE
+    before, after = onnx.load_model_from_string(content), onnx.load_model_from_string(made)
+    assert (before.graph.input, before.graph.output) == (after.graph.input, after.graph.output)
+    assert tensorrt_operators.problems(after) == []
+    halves, floats = (
+        sum(np.prod(t.dims) for t in after.graph.initializer if t.data_type == kind)
+        for kind in (onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT)
+    )
+    assert halves > 1000 and floats < 0.01 * halves, "weights stayed in float32"
 
 
 def run(content: bytes, inputs: dict[str, torch.Tensor]) -> np.ndarray:
@@ -202,35 +217,6 @@ def run(content: bytes, inputs: dict[str, torch.Tensor]) -> np.ndarray:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return session.run(None, {key: value.numpy() for key, value in inputs.items()})[0]
-
-
-def in_half_precision(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with each weight and each node's result rounded to float16, as an engine in half precision has them.
-
-    The CPU has no float16 kernels for most operators, so that these compute in float32 in between. Inputs stay as they
-    are: an engine takes them in float32.
-    """
-    model = onnx.shape_inference.infer_shapes(model)
-    graph = model.graph
-    floats = {v.name for v in graph.value_info if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
-    for tensor in graph.initializer:
-        if tensor.data_type == onnx.TensorProto.FLOAT:
-            with np.errstate(over="ignore"):
-                rounded = onnx.numpy_helper.to_array(tensor).astype(np.float16).astype(np.float32)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(rounded, tensor.name))
-    nodes = []
-    for node in graph.node:
-        nodes.append(node)
-        for place, output in enumerate(node.output):
-            if output in floats:
-                node.output[place] = f"{output}/exact"
-                nodes += [
-                    onnx.helper.make_node("Cast", [f"{output}/exact"], [f"{output}/half"], to=onnx.TensorProto.FLOAT16),
-                    onnx.helper.make_node("Cast", [f"{output}/half"], [output], to=onnx.TensorProto.FLOAT),
-                ]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    return model
 
 
 def test_unknown_options_list_the_known_ones(name):
