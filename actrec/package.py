@@ -148,7 +148,7 @@ class HalfPrecision:
             spread of a clip's logits.
         file: Its name in the package's folder.
         sha256: Of the file; `write` fills it in.
-        accuracy: Top-1 on the split's test part, 0..1; None where it was not measured.
+        accuracy: Top-1 on the split's test part, 0..1, where it was exported; None where it was not measured.
     """
 
     difference: float

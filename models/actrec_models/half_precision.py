@@ -81,7 +81,7 @@ def convert(
     expected, direct = _run(content, inputs), _run(made, inputs)
     # ONNX Runtime's CPU has few float16 kernels: it computes in float32 in between. An accelerator rounds each result.
     each = _run(bytes(rounded(model, kept).SerializeToString()), inputs)
-    largest = max(difference(direct, expected), difference(each, expected))
+    largest = float(np.maximum(difference(direct, expected), difference(each, expected)))  # NaN, where one is
     if not largest <= LARGEST_DIFFERENCE:  # a NaN is no agreement either
         raise PackageError(
             f"its logits differ by {largest:.1%} of their spread in float16, allowed: {LARGEST_DIFFERENCE:.0%}"

@@ -10,6 +10,7 @@ import yaml
 
 from actrec import package, zoo
 from actrec.errors import PackageError
+from actrec.package import HalfPrecision
 from tests.tiny_model import LABELS, tiny_description, tiny_onnx, write_tiny
 
 
@@ -130,6 +131,37 @@ def test_network_that_is_not_the_exported_one(folder: Path, change: str) -> None
 def test_wrong_descriptions(folder: Path, changes: dict[str, object], word: str) -> None:
     edit(folder, **changes)
     refused(folder, "model.yaml", word)
+
+
+def test_a_network_in_float16_is_kept_beside_the_other(folder: Path) -> None:
+    half = tiny_onnx(poison=True)
+    described = replace(tiny_description(), float16=HalfPrecision(0.001, accuracy=0.9))
+    made = package.write(folder, described, tiny_onnx(), overwrite=True, float16=half)
+    assert made.precisions == ("float32", "float16")
+    assert (made.float16.file, made.float16.accuracy) == ("model.float16.onnx", 0.9)
+    assert (made.read_onnx(), made.read_onnx("float16")) == (tiny_onnx(), half)
+    for changes, word in (
+        ({"float16__file": "../other.onnx"}, "float16: file is '../other.onnx'"),
+        ({"float16__file": "model.onnx"}, "float16: file is 'model.onnx'"),
+        ({"float16__sha256": "abc"}, "float16: sha256 is no SHA-256"),
+        ({"float16__difference": -1}, "float16: difference is -1.0"),
+        ({"float16__accuracy": 94}, "float16: accuracy is 94.0"),
+        ({"float16": True}, "float16 is True, expected keys and values"),
+    ):
+        before = (folder / "model.yaml").read_text()
+        edit(folder, **changes)
+        refused(folder, "model.yaml", word)
+        (folder / "model.yaml").write_text(before)
+
+
+def test_without_its_bytes_a_package_has_no_float16(folder: Path) -> None:
+    described = replace(tiny_description(), float16=HalfPrecision(0.001))
+    made = package.write(folder, described, tiny_onnx(), overwrite=True)
+    assert made.float16 is None and made.precisions == ("float32",)
+    with pytest.raises(PackageError, match="no network in float16"):
+        made.read_onnx("float16")
+    with pytest.raises(PackageError, match="needs a description"):
+        package.write(folder, tiny_description(), tiny_onnx(), overwrite=True, float16=b"")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,235 @@
+"""float16: what stays in float32, what is refused, and packages that have both."""
+
+import dataclasses
+import json
+
+import numpy as np
+import onnx
+import pytest
+import yaml
+from onnx import TensorProto, helper, numpy_helper
+
+from actrec import inference, package
+from actrec.cli import main
+from actrec.errors import PackageError
+from actrec_models import half_package, half_precision
+from tests.models.small import SMALL
+from tests.tiny_model import FRAMES, tiny_description, tiny_onnx, write_tiny
+
+CLASSES = 4
+MANY = 200_000
+"""More places than float16 has numbers."""
+
+
+def graph(nodes: list[onnx.NodeProto], shape: list[int], constants: dict[str, np.ndarray]) -> bytes:
+    """A graph from "x" [N, *shape] to "logits" [N, CLASSES]."""
+    made = helper.make_graph(
+        nodes,
+        "made up",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", *shape])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", CLASSES])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())
+
+
+def node(kind: str, inputs: str, output: str, **attributes: object) -> onnx.NodeProto:
+    return helper.make_node(kind, inputs.split(), [output], **attributes)
+
+
+def test_an_index_is_the_same_one_however_large():
+    table = np.random.default_rng(1).normal(0, 1, (MANY, CLASSES)).astype(np.float32)
+    content = graph(
+        [
+            node("Add", "x one", "moved"),
+            node("Cast", "moved", "place", to=TensorProto.INT64),
+            node("Gather", "table place", "logits"),
+        ],
+        [],
+        {"one": np.ones((), np.float32), "table": table},
+    )
+    places = np.array([2047, 4095, 70_001, MANY - 2], np.float32)
+    made, difference = half_precision.convert(content, {"x": places})
+    assert difference < 1e-3
+    np.testing.assert_allclose(half_precision._run(made, {"x": places}), table[places.astype(int) + 1], atol=1e-2)
+    assert len(made) < 0.51 * len(content)
+
+
+def test_a_comparison_sees_what_it_saw():
+    """Two values that float16 cannot tell apart fall to either side of a limit as before."""
+    content = graph(
+        [
+            node("Sub", "x limit", "beyond"),
+            node("Greater", "beyond zero", "above"),
+            node("Cast", "above", "mask", to=TensorProto.FLOAT),
+            node("Mul", "mask weights", "logits"),
+        ],
+        [1],
+        {
+            "limit": np.array([1.0], np.float32),
+            "zero": np.zeros(1, np.float32),
+            "weights": np.array([1.0, -2.0, 3.0, 0.5], np.float32),
+        },
+    )
+    made, difference = half_precision.convert(content, {"x": np.array([[1.0001], [0.9999], [1.0]], np.float32)})
+    assert difference == 0.0
+    assert half_precision._run(made, {"x": np.array([[1.00001]], np.float32)}).tolist() == [[1.0, -2.0, 3.0, 0.5]]
+
+
+@pytest.mark.parametrize("scale", [3e5, 1e-12])
+def test_constants_beyond_float16_stay_in_float32(scale):
+    """A product with one, divided by one: neither overflows nor vanishes on the way."""
+    content = graph(
+        [node("Mul", "x scale", "far"), node("Div", "far scale", "logits")],
+        [CLASSES],
+        {"scale": np.array(scale, np.float32)},
+    )
+    inputs = {"x": np.array([[1.0, 2.0, -3.0, 0.5]], np.float32)}
+    made, difference = half_precision.convert(content, inputs)
+    assert difference < 1e-3
+    kept = [t for t in onnx.load_model_from_string(made).graph.initializer if t.data_type == TensorProto.FLOAT]
+    assert [float(numpy_helper.to_array(t)) for t in kept] == [pytest.approx(scale)]
+
+
+def overflowing() -> bytes:
+    """What is 9e10 on the way, of constants that float16 holds."""
+    weights = np.eye(CLASSES, dtype=np.float32) * 3e3
+    return graph(
+        [node("MatMul", "x weights", "a"), node("MatMul", "a weights", "b"), node("Mul", "b small", "logits")],
+        [CLASSES],
+        {"weights": weights, "small": np.full(CLASSES, 1e-4, np.float32)},
+    )
+
+
+def test_what_leaves_its_range_is_refused():
+    inputs = {"x": np.array([[1.0, 20.0, -30.0, 0.5]], np.float32)}
+    with pytest.raises(PackageError, match=r"logits differ by nan% of their spread|logits differ by inf%"):
+        half_precision.convert(overflowing(), inputs)
+    made, _ = half_precision.convert(
+        overflowing(), inputs, kept_operators=half_precision.KEPT_OPERATORS | {"MatMul", "Mul"}
+    )
+    assert np.isfinite(half_precision._run(made, inputs)).all()
+
+
+def test_operators_that_tensorrt_lacks_are_refused():
+    content = graph([node("Det", "x", "logits")], [CLASSES, 2, 2], {})
+    with pytest.raises(PackageError, match="in float16, node '.*' is a Det, which TensorRT's parser does not take"):
+        half_precision.convert(content, {"x": np.ones((1, CLASSES, 2, 2), np.float32)})
+
+
+def test_a_refusal_names_the_family(monkeypatch):
+    monkeypatch.setattr(half_precision, "LARGEST_DIFFERENCE", -1.0)
+    with pytest.raises(PackageError, match=r"^deepacts_graph \(tiny\) cannot be written in float16: .*: leave out --f"):
+        half_precision.of_package(tiny_description(), tiny_onnx())
+
+
+# -- packages ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_network_is_exported_in_both_and_runs_in_both(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ACTREC_MODELS", str(tmp_path))
+    folder = tmp_path / "both"
+    options = [word for key, value in SMALL["res_tcn_bjcn"].items() for word in ("--option", f"{key}={value}")]
+    command = ["export", "--network", "res_tcn_bjcn", *options, "--classes", "wave,point", "--float16"]
+    assert main([*command, "--out", str(folder)]) == 0
+    assert f"{folder}/model.float16.onnx: not measured on a dataset, logits within 0." in capsys.readouterr().out
+    made = package.load(folder)
+    assert made.precisions == ("float32", "float16")
+    assert 0 < made.float16.difference < half_precision.LARGEST_DIFFERENCE and made.float16.accuracy is None
+    assert (folder / "model.float16.onnx").stat().st_size < 0.7 * (folder / "model.onnx").stat().st_size
+    assert "| In float16 | logits within 0." in (folder / "README.md").read_text()
+    one, other = (inference.load(folder, "onnxruntime", precision=precision) for precision in made.precisions)
+    assert (one.backend.device, other.backend.device) == ("CPU, 1 thread", "CPU, 1 thread, float16")
+    inputs = {spec.name: np.random.default_rng(1).normal(0, 0.3, (3, *spec.shape)) for spec in made.inputs}
+    inputs = {name: value.astype(np.float32) for name, value in inputs.items()}
+    assert half_precision.difference(other.backend.run(inputs), one.backend.run(inputs)) < 0.02
+    assert main(["models", str(folder)]) == 0
+    assert "computes   in float32 and float16 (logits within" in capsys.readouterr().out
+    assert main(["models"]) == 0
+    assert "MB, also float16" in capsys.readouterr().out
+    assert main(["models", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["packages"][0]["precisions"] == ["float32", "float16"]
+
+
+@pytest.fixture
+def both(tmp_path):
+    """A package of the tiny network in both."""
+    write_tiny(tmp_path / "plain")
+    (tmp_path / "plain/README.md").write_text("# plain\n\nold table\n\n## How it was taught\n\n- well\n")
+    (tmp_path / "plain/model.safetensors").write_bytes(b"tensors")
+    return half_package.add(tmp_path / "plain", tmp_path / "both", str(tmp_path)).path
+
+
+def test_a_package_gets_float16_without_its_checkpoint(both, caplog):
+    made, plain = package.load(both), package.load(both.parent / "plain")
+    assert made.read_onnx() == plain.read_onnx() and made.read_onnx("float16") != made.read_onnx()
+    assert dataclasses.replace(made, float16=None, path=plain.path) == plain
+    assert made.float16.accuracy is None  # "made up" is no dataset
+    text = (both / "README.md").read_text()
+    assert text.startswith("# both\n") and "In float16" in text and text.endswith("## How it was taught\n\n- well\n")
+    assert (both / "model.safetensors").read_bytes() == b"tensors"
+    clip = {"bodies": np.full((1, FRAMES, 25, 3), 0.3, np.float32)}
+    assert inference.load(both, "onnxruntime", precision="float16").predict(clip).label == "right"
+
+
+def test_it_may_replace_the_package_itself(both):
+    plain = both.parent / "plain"
+    with pytest.raises(PackageError, match="exists"):
+        half_package.add(plain, plain, str(both))
+    assert package.load(plain).float16 is None
+    half_package.add(plain, plain, str(both), overwrite=True)
+    assert package.load(plain).float16 == package.load(both).float16
+
+
+def test_a_packages_float16_is_scored_where_the_data_are(both, data_root, tmp_path, monkeypatch):
+    asked = []
+
+    def score(made, root):
+        asked.append((made.precisions, root))
+        return 0.5
+
+    monkeypatch.setattr(half_package, "_accuracy", score)
+    made = half_package.add(both.parent / "plain", tmp_path / "scored", str(data_root))
+    assert asked == [(("float32", "float16"), str(data_root))]
+    assert made.float16.accuracy == 0.5
+    assert "| In float16 | 50.0% of the same clips; logits within" in (made.path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("change", ["missing", "truncated", "the other"])
+def test_a_damaged_float16_file_is_said_when_it_is_asked_for(both, change, capsys):
+    file = both / "model.float16.onnx"
+    content = {"truncated": file.read_bytes()[:-9], "the other": (both / "model.onnx").read_bytes()}
+    file.unlink() if change == "missing" else file.write_bytes(content[change])
+    assert inference.load(both).backend.device == "CPU, 1 thread"
+    with pytest.raises(PackageError, match=r"model\.float16\.onnx.*(No such file|SHA-256).*export the package again"):
+        inference.load(both, "onnxruntime", precision="float16")
+    assert main(["eval", str(both), "--precision", "float16", "--quiet"]) == 1
+    error = capsys.readouterr().err.strip()
+    assert "model.float16.onnx" in error and "\n" not in error
+
+
+def test_a_package_from_before_has_float32_alone(both, capsys):
+    file = both / "model.yaml"
+    content = yaml.safe_load(file.read_text())
+    del content["float16"]
+    file.write_text(yaml.safe_dump(content))
+    assert package.load(both).precisions == ("float32",)
+    with pytest.raises(PackageError, match=r"both has no network in float16: write one with `actrec export .*both --f"):
+        inference.load(both, "onnxruntime", precision="float16")
+    assert main(["models", str(both)]) == 0
+    assert "computes   in float32\n" in capsys.readouterr().out
+
+
+def test_wrong_use_is_said_in_one_line(both, tmp_path, capsys):
+    run = tmp_path / "last.ckpt"
+    run.write_bytes(b"")
+    for command, status, words in (
+        (["export", str(both), "--out", str(tmp_path / "out")], 2, "is a package already; --float16 writes"),
+        (["export", str(tmp_path), "--float16", "--out", str(tmp_path / "out")], 1, str(tmp_path)),
+        (["eval", str(run), "--precision", "float16"], 1, "checkpoint, which runs in float32"),
+    ):
+        assert main(command) == status
+        error = capsys.readouterr().err.strip()
+        assert words in error and "\n" not in error
