@@ -197,16 +197,23 @@ def test_training_learns_resumes_exports_and_evaluates(data_root, tmp_path, monk
     settings.write_text(yaml.safe_dump({**SMALL, "epochs": 3, "batch": 32}))
     assert main(command) == 2
     assert "another batch" in capsys.readouterr().err
-    assert main(["export", str(out / "last.ckpt"), "--out", str(folder), "--data", str(data_root)]) == 0
+    capsys.readouterr()
+    export = ["export", str(out / "last.ckpt"), "--out", str(folder), "--data", str(data_root), "--float16"]
+    assert main(export) == 0
+    assert "model.float16.onnx: " in capsys.readouterr().out
     session = inference.load(folder)
     clips = every_eighth("nucla", str(data_root / "nucla"), part="test")
     report = evaluation.evaluate(session, clips)
     assert session.package.provenance.accuracy == pytest.approx(report.accuracy)
     assert report.confusion.sum() == len(clips)
-    assert "Accuracy" in (folder / "README.md").read_text()
+    assert "Accuracy" in (folder / "README.md").read_text() and "In float16" in (folder / "README.md").read_text()
+    half = evaluation.evaluate(inference.load(folder, "onnxruntime", precision="float16"), clips)
+    assert session.package.float16.accuracy == pytest.approx(half.accuracy)
+    assert half.accuracy == pytest.approx(report.accuracy, abs=2.5 / len(clips))
     capsys.readouterr()
-    assert main(["eval", str(folder), "--data", str(data_root), "--json"]) == 0
-    assert '"accuracy"' in capsys.readouterr().out
+    for more in ([], ["--precision", "float16"]):
+        assert main(["eval", str(folder), "--data", str(data_root), "--json", *more]) == 0
+        assert '"accuracy"' in capsys.readouterr().out
     with pytest.raises(InputError, match="evaluate it on the dataset it was trained for"):
         evaluation.evaluate(session, every_eighth("utd_mhad", str(data_root / "utd_mhad"), part="test"))
 
