@@ -82,7 +82,9 @@ def convert(
     # ONNX Runtime's CPU has few float16 kernels: it computes in float32 in between. An accelerator rounds each result.
     each = _run(bytes(rounded(model, kept).SerializeToString()), inputs)
     largest = float(np.maximum(difference(direct, expected), difference(each, expected)))  # NaN, where one is
-    if not largest <= LARGEST_DIFFERENCE:  # a NaN is no agreement either
+    if not np.isfinite(largest):
+        raise PackageError(f"values on the way to its logits leave float16's range (±{_RANGE:g})")
+    if largest > LARGEST_DIFFERENCE:
         raise PackageError(
             f"its logits differ by {largest:.1%} of their spread in float16, allowed: {LARGEST_DIFFERENCE:.0%}"
         )

@@ -105,7 +105,7 @@ def overflowing() -> bytes:
 
 def test_what_leaves_its_range_is_refused():
     inputs = {"x": np.array([[1.0, 20.0, -30.0, 0.5]], np.float32)}
-    with pytest.raises(PackageError, match=r"logits differ by nan% of their spread|logits differ by inf%"):
+    with pytest.raises(PackageError, match=r"values on the way to its logits leave float16's range \(±65504\)"):
         half_precision.convert(overflowing(), inputs)
     made, _ = half_precision.convert(
         overflowing(), inputs, kept_operators=half_precision.KEPT_OPERATORS | {"MatMul", "Mul"}
