@@ -21,6 +21,8 @@ from actrec.recordings.sequence import stamps_at
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec_models import data
 from actrec_models.data import Clip
+from actrec_models.data.lazy import LazyStreams
+from actrec_models.data.rendered_rgbd import RenderedRgbd
 from actrec_models.data.video_streams import ColourVideo, VideoConfig, scaled
 
 SIZE = (128, 96)
@@ -305,11 +307,12 @@ class Measured:
 @pytest.fixture(scope="module")
 def rendered():
     """People who wave and throw, seen from two views."""
-    source = data.source("rendered", "none", width=320, height=240, actions=["wave", "throw"], actors=2, held_out=1)
+    source = RenderedRgbd("none", width=320, height=240, actions=["wave", "throw"], actors=2, held_out=1)
     fps, frames = source.config.fps, np.arange(6, 26)
     measured = []
     for entry in source.entries()[4::12]:
         clip = source.read(entry)
+        assert isinstance(clip.others, LazyStreams)
         colour, pixels = clip.others.at("colour", frames), clip.others["pixels"][0, frames]
         pairs = zip(colour[:-1], colour[1:], pixels[:-1], strict=True)
         motion = np.array([motion_between_images(before, after, joints, 1 / fps) for before, after, joints in pairs])
