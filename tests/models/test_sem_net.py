@@ -263,3 +263,16 @@ def test_defaults_are_the_published_ones():
     found = dataclasses.asdict(SemNetConfig())
     assert (found["bodies"], found["kernels"], found["dilations"]) == (2, (3, 3, 3, 3), (1, 3, 5, 7))
     assert (found["attention"], found["global_regularization"]) == ("cross_frame", True)
+
+
+def test_label_smoothing_is_of_each_stream():
+    torch.manual_seed(0)
+    plain, smoothed = network(streams="fuse").eval(), network(streams="fuse", label_smoothing=0.1).eval()
+    smoothed.load_state_dict(plain.state_dict())
+    batch = {spec.name: torch.randn(3, *spec.shape) for spec in plain.input_specs} | {"label": torch.tensor([0, 2, 4])}
+    expected = 0.0
+    for name, stream in plain.streams.items():
+        logs = torch.log_softmax(stream(batch[name]), dim=1)
+        expected += (-0.9 * logs[range(3), batch["label"]] - 0.1 * logs.mean(dim=1)).mean()
+    torch.testing.assert_close(smoothed.losses(batch)["loss"], expected)
+    torch.testing.assert_close(smoothed.losses(batch)["logits"], plain.losses(batch)["logits"])

@@ -48,6 +48,7 @@ class SemNetConfig:
     dilations: tuple[int, ...] = setting((1, 3, 5, 7), "Table 2: temporal dilation of each branch")
     causal: bool = setting(False, "nothing looks ahead, so that it can run frame by frame (`networks.streaming`)")
     dropout: float = setting(0.0, "in each block", range=(0.0, 0.9))
+    label_smoothing: float = setting(0.0, "of each stream's cross-entropy", range=(0.0, 0.9))
 
 
 class GrCfsa(nn.Module):
@@ -246,12 +247,13 @@ class SemNet(Network):
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Cross-entropy of each stream, summed: they are trained apart and only their scores meet."""
         scores = {name: stream(batch[name]) for name, stream in self.streams.items()}
-        parts = {
-            name: nn.functional.cross_entropy(score, batch["label"], ignore_index=OUTLIER)
-            for name, score in scores.items()
-        }
+        parts = {name: self._loss(score, batch["label"]) for name, score in scores.items()}
         own = parts if len(parts) > 1 else {}
         return {"loss": torch.stack(list(parts.values())).sum(), "logits": combine(list(scores.values())), **own}
+
+    def _loss(self, scores: Tensor, labels: Tensor) -> Tensor:
+        smoothing = self.config.label_smoothing
+        return nn.functional.cross_entropy(scores, labels, ignore_index=OUTLIER, label_smoothing=smoothing)
 
 
 def combine(scores: list[Tensor]) -> Tensor:
