@@ -1,20 +1,16 @@
 """Batch norms' statistics are those of the weights that are kept."""
 
 import copy
-import multiprocessing
-import os
-import signal
 
 import pytest
 import torch
 from torch import nn
 
-from actrec import config
-from actrec_models import checkpoint, data, norms, training
+from actrec_models import checkpoint, data, norms
 from actrec_models.learning import Recognition
-from actrec_models.recipe import Recipe
 from actrec_models.training import Machine
-from tests.models.made_up import CLASSES, TINY, skeletons
+from tests.models import children
+from tests.models.made_up import CLASSES, skeletons
 
 ON_CPU = Machine(checkpoint_steps=1, accelerator="cpu", workers=0)
 RENEWED = {"renew_norms": 3, "average_decay": 0.9}
@@ -27,8 +23,7 @@ def dataset(monkeypatch):
 
 
 def run(out, **changes):
-    recipe = config.build(Recipe, {**TINY, **RENEWED, **changes})
-    return training.train(recipe, "", out, progress=False, threads=1, machine=ON_CPU)
+    return children.run(out, ON_CPU, **{**RENEWED, **changes})
 
 
 @pytest.fixture
@@ -134,22 +129,10 @@ def test_more_batches_than_an_epoch_has_go_on_with_the_next(looked_at, tmp_path)
 
 
 @pytest.mark.parametrize("changes", [{}, {"validation": {"share": 0.2}}])
-def test_a_kill_while_they_are_estimated_is_made_good(changes, tmp_path, monkeypatch):
+def test_a_kill_while_they_are_estimated_is_made_good(changes, tmp_path):
     whole = run(tmp_path / "whole", **changes)
-    with monkeypatch.context() as patched:
-        estimate, count = norms.estimate, []
-
-        def dies(network, look, batches):
-            count.append(1)
-            if len(count) == (2 if changes else 1):
-                os.kill(os.getpid(), signal.SIGKILL)
-            return estimate(network, look, batches)
-
-        patched.setattr(norms, "estimate", dies)
-        child = multiprocessing.get_context("fork").Process(target=run, args=(tmp_path / "killed",), kwargs=changes)
-        child.start()
-        child.join(120)
-    assert child.exitcode == -signal.SIGKILL
+    number = 2 if changes else 1
+    children.killed(children.run_to_estimate, number, tmp_path / "killed", ON_CPU, {**RENEWED, **changes})
     assert not checkpoint.read(tmp_path / "killed/last.ckpt")["actrec"]["finished"]
     ended = run(tmp_path / "killed", **changes)
     ours, theirs = (checkpoint.read(path)["state_dict"] for path in (whole, ended))

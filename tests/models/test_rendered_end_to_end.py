@@ -4,9 +4,6 @@ What it learns are three procedural actions. That it does says nothing about peo
 """
 
 import json
-import multiprocessing
-import os
-import signal
 
 import numpy as np
 import pytest
@@ -19,7 +16,7 @@ from actrec.cli import main
 from actrec_models import checkpoint
 from actrec_models.data import create
 from actrec_models.data.rendered_rgbd import RenderedRgbd
-from actrec_models.learning import Recognition
+from tests.models import children
 
 ACTIONS = ["sit_down", "wave", "walk"]
 OPTIONS = {"actions": ACTIONS, "actors": 3, "held_out": 1, "takes": 1, "width": 80, "height": 60, "fps": 5.0}
@@ -57,25 +54,15 @@ def train(folder):
     return main(["train", str(folder / "recipe.yaml"), *paths, "--quiet", "--threads", "1"])
 
 
-def killed(folder):
+def train_to(step, folder):
     """Trains in a process that is killed on the way."""
-    step = Recognition.training_step
-
-    def until(self, batch, index):
-        if self.trainer.global_step == KILLED_AT:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return step(self, batch, index)
-
-    Recognition.training_step = until  # type: ignore[method-assign]
+    children.die_at_step(step)
     train(folder)
 
 
 @pytest.mark.timeout(900)
 def test_it_learns_held_out_actors_though_killed_and_is_scored_as_a_package(folder, capsys):
-    child = multiprocessing.get_context("fork").Process(target=killed, args=(folder,))
-    child.start()
-    child.join(300)
-    assert child.exitcode == -signal.SIGKILL
+    children.killed(train_to, KILLED_AT, folder)
     left = checkpoint.read(folder / "run/last.ckpt")["global_step"]
     assert 0 < left <= KILLED_AT
     assert train(folder) == 0

@@ -3,7 +3,6 @@
 import dataclasses
 import errno
 import logging
-import multiprocessing
 import os
 import signal
 
@@ -11,14 +10,13 @@ import pytest
 import torch
 import yaml
 
-from actrec import config
 from actrec.cli import main
 from actrec.errors import ConfigError, DeviceError, InputError, PackageError
-from actrec_models import checkpoint, data, faults, saving, training
+from actrec_models import checkpoint, data, faults, saving
 from actrec_models.learning import Recognition
-from actrec_models.recipe import Recipe
 from actrec_models.training import Machine
-from tests.models.made_up import TINY, Subjects, skeletons, write
+from tests.models import children
+from tests.models.made_up import Subjects, skeletons, write
 
 EACH_STEP = Machine(checkpoint_steps=1, accelerator="cpu", workers=0)
 
@@ -30,8 +28,7 @@ def dataset(monkeypatch):
 
 
 def run(out, machine=EACH_STEP, **changes):
-    recipe = config.build(Recipe, {**TINY, **changes})
-    return training.train(recipe, "", out, progress=False, threads=1, machine=machine)
+    return children.run(out, machine, **changes)
 
 
 def at_step(monkeypatch, wanted, action):
@@ -44,16 +41,6 @@ def at_step(monkeypatch, wanted, action):
         return step(self, batch, index)
 
     monkeypatch.setattr(Recognition, "training_step", changed)
-
-
-def killed(monkeypatch, out, step, machine=EACH_STEP, **changes):
-    """A run in a process of its own, which is killed before a step."""
-    with monkeypatch.context() as patched:
-        at_step(patched, step, lambda: os.kill(os.getpid(), signal.SIGKILL))
-        child = multiprocessing.get_context("fork").Process(target=run, args=(out, machine), kwargs=changes)
-        child.start()
-        child.join(120)
-    assert child.exitcode == -signal.SIGKILL
 
 
 def state(path):
@@ -96,7 +83,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(variant, tmp_path, monkeypatch
     changes, workers, step = VARIANTS[variant]
     machine = dataclasses.replace(EACH_STEP, workers=workers)
     whole = run(tmp_path / "whole", machine, **changes)
-    killed(monkeypatch, tmp_path / "killed", step, machine, **changes)
+    children.killed(children.run_to_step, step, tmp_path / "killed", machine, changes)
     position = checkpoint.read(tmp_path / "killed/last.ckpt")["actrec"]
     assert not position["finished"]
     assert checkpoint.read(tmp_path / "killed/last.ckpt")["global_step"] == step, "the last step was kept"

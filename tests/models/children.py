@@ -1,0 +1,69 @@
+"""Processes of their own in which trainings are killed.
+
+They are forked from a server that does nothing else: pytest's own process holds threads by then (dask's, compiled
+kernels'), and a fork of it may crash before it is killed.
+"""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from actrec import config
+from actrec_models import data, norms, training
+from actrec_models.learning import Recognition
+from actrec_models.recipe import Recipe
+from actrec_models.training import Machine
+from tests.models.made_up import TINY, skeletons
+
+
+def killed(target: Callable[..., Any], *arguments: Any) -> None:
+    """Runs `target`, which must end by being killed."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    child = context.Process(target=target, args=arguments)
+    child.start()
+    child.join(300)
+    assert child.exitcode == -signal.SIGKILL
+
+
+def run(out: Path, machine: Machine, **changes: Any) -> Path:
+    """A training on made-up clips."""
+    recipe = config.build(Recipe, {**TINY, **changes})
+    return training.train(recipe, "", out, progress=False, threads=1, machine=machine)
+
+
+def die_at_step(step: int) -> None:
+    """Has this process killed before a step of the whole run, counted from 0."""
+    training_step = Recognition.training_step
+
+    def until(self: Recognition, batch: Any, index: int) -> Any:
+        if self.trainer.global_step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return training_step(self, batch, index)
+
+    Recognition.training_step = until  # type: ignore[method-assign]
+
+
+def run_to_step(step: int, out: Path, machine: Machine, changes: dict[str, Any]) -> None:
+    """A run on made-up clips that is killed before a step."""
+    data.create = lambda name, root, **options: skeletons()  # type: ignore[assignment]
+    die_at_step(step)
+    run(out, machine, **changes)
+
+
+def run_to_estimate(number: int, out: Path, machine: Machine, changes: dict[str, Any]) -> None:
+    """A run on made-up clips that is killed at the start of an estimate of batch norms' statistics, counted from 1."""
+    data.create = lambda name, root, **options: skeletons()  # type: ignore[assignment]
+    estimate, begun = norms.estimate, []
+
+    def dies(*arguments: Any) -> Any:
+        begun.append(1)
+        if len(begun) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return estimate(*arguments)
+
+    norms.estimate = dies  # type: ignore[assignment]
+    run(out, machine, **changes)
