@@ -13,13 +13,12 @@ import numpy as np
 import torch
 
 from actrec import keyvalues
-from actrec.errors import ConfigError, PackageError
-from actrec_models import onnx_graph, registry
+from actrec.errors import PackageError
+from actrec_models import onnx_graph, page, registry
 from actrec_models.complexity import complexity
 
 CLASSES = 60
 PAGE = Path("docs/networks.md")
-BEGIN, END = "<!-- actrec bench networks: begin -->", "<!-- actrec bench networks: end -->"
 _FURTHER = ("sem_net:frames=64",)
 """What is measured beside every network as published."""
 
@@ -49,7 +48,7 @@ def networks(arguments: list[str]) -> dict[str, Any]:
     for entry in wanted:
         _read(entry)  # a wrong name or page is said before hours of work, not after
     if args.write is not None:
-        _around(args.write)
+        page.around(args.write, "networks")
     rows = []
     for number, entry in enumerate(wanted, start=1):
         print(f"[{number}/{len(wanted)}] {entry}", file=sys.stderr, flush=True)
@@ -63,7 +62,7 @@ def networks(arguments: list[str]) -> dict[str, Any]:
         "reference": list(REFERENCE),
     }
     if args.write is not None:
-        write(args.write, figures)
+        page.write(args.write, "networks", table(figures))
     return figures
 
 
@@ -145,27 +144,6 @@ def prepare(entry: str, folder: Path) -> dict[str, Any]:
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------
-
-
-def write(page: Path, figures: dict[str, Any]) -> None:
-    """Replaces what stands between the marks of a page.
-
-    Raises:
-        ConfigError: There is no such page, or it has no marks.
-    """
-    before, after = _around(page)
-    page.write_text(f"{before}\n\n{table(figures)}\n\n{after}", encoding="utf-8")
-
-
-def _around(page: Path) -> tuple[str, str]:
-    """What stands before and after the table, marks included."""
-    try:
-        text = page.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot read {page}: {error.strerror}") from error
-    if not 0 <= text.find(BEGIN) < text.find(END):
-        raise ConfigError(f"{page} lacks the marks '{BEGIN}' and '{END}' between which the table goes")
-    return text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
 
 
 def table(figures: dict[str, Any]) -> str:

@@ -15,8 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from actrec import config
-from actrec.errors import ConfigError
-from actrec_models import data
+from actrec_models import data, page
 from actrec_models.data import Clip, ClipDataset, Entry, PreparedDataset, Source
 from actrec_models.data.prepare import Run, prepare_source
 from actrec_models.data.prepare_settings import STREAM_KEYS, PrepareConfig
@@ -25,7 +24,6 @@ from actrec_models.registry import create
 from actrec_models.samples import Samples
 
 PAGE = Path("docs/benchmarks.md")
-BEGIN, END = "<!-- actrec bench data: begin -->", "<!-- actrec bench data: end -->"
 READERS: tuple[tuple[str, dict[str, Any], str], ...] = (("ntu60", {"incomplete": "keep"}, ""), ("nucla", {}, "raw"))
 """Datasets that are here as published, a file a clip: name, options, folder in its own."""
 EPILOG = """\
@@ -86,7 +84,9 @@ def measure(arguments: list[str]) -> dict[str, Any]:
                 ]
     figures = {"cores": os.cpu_count(), "clips": args.clips, "files": rows, "store": stores, "samples": samples}
     if args.write is not None:
-        _write(args.write, figures)
+        from actrec.cli.bench import markdown
+
+        page.write(args.write, "data", markdown("data", figures).split("\n\n", 1)[1])
     return figures
 
 
@@ -199,20 +199,3 @@ def _samples(store: ClipDataset, workers: int, varied: bool, seconds: float) -> 
     if workers:
         del rates["clips_per_core_s"]  # theirs is not known here
     return {"network": recipe.model, "samples": "augmented" if varied else "as they are", "workers": workers, **rates}
-
-
-# -- the page ----------------------------------------------------------------------------------------------------------
-
-
-def _write(page: Path, figures: dict[str, Any]) -> None:
-    from actrec.cli.bench import markdown
-
-    try:
-        text = page.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot read {page}: {error.strerror}") from error
-    if not 0 <= text.find(BEGIN) < text.find(END):
-        raise ConfigError(f"{page} lacks the marks '{BEGIN}' and '{END}' between which the tables go")
-    before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
-    tables = markdown("data", figures).split("\n\n", 1)[1]
-    page.write_text(f"{before}\n\n{tables}\n\n{after}", encoding="utf-8")

@@ -16,12 +16,12 @@ from typing import Any
 
 from actrec import keyvalues, package
 from actrec.errors import ActrecError, ConfigError
+from actrec_models import page
 from actrec_models import recipe as recipes
 from actrec_models.data.rendered_rgbd import RenderedRgbd
 
 RECIPES = Path("models/recipes/rendered")
 PAGE = Path("docs/benchmarks.md")
-BEGIN, END = "<!-- actrec bench rendered: begin -->", "<!-- actrec bench rendered: end -->"
 STREAMS = "bodies,hands,motion,flow,colour"
 _HEAD = ("network", "inputs", "parameters", "epochs", "chance", "held-out actors", "minutes", "CPU minutes")
 
@@ -31,7 +31,7 @@ def rendered(arguments: list[str]) -> dict[str, Any]:
     args = _parser().parse_args(arguments)
     names = _names(args.recipes, args.networks)
     if args.write is not None:
-        _around(args.write)  # a wrong page is said before an hour of work, not after
+        page.around(args.write, "rendered")  # a wrong page is said before an hour of work, not after
     data = args.out / "data"
     options = [word for entry in args.option for word in ("--option", entry)]
     prepared = data / "rendered"
@@ -42,8 +42,7 @@ def rendered(arguments: list[str]) -> dict[str, Any]:
         rows.append(_row(args.recipes / f"{name}.yaml", data, args.out / name, args.threads))
     figures = {"caveat": RenderedRgbd.caveat, "options": keyvalues.read(args.option, "--option"), "networks": rows}
     if args.write is not None:
-        before, after = _around(args.write)
-        args.write.write_text(f"{before}\n\n{table(figures)}\n\n{after}", encoding="utf-8")
+        page.write(args.write, "rendered", table(figures))
     return figures
 
 
@@ -117,17 +116,6 @@ def _actrec(command: str, *arguments: object) -> str:
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------
-
-
-def _around(page: Path) -> tuple[str, str]:
-    """What stands before and after the table, marks included."""
-    try:
-        text = page.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot read {page}: {error.strerror}") from error
-    if not 0 <= text.find(BEGIN) < text.find(END):
-        raise ConfigError(f"{page} lacks the marks '{BEGIN}' and '{END}' between which the table goes")
-    return text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
 
 
 def table(figures: dict[str, Any]) -> str:

@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 
-from actrec.errors import ConfigError, PackageError
-from actrec_models import provenance, registry
+from actrec.errors import PackageError
+from actrec_models import page, provenance, registry
 from actrec_models.benchmark_steps import recipe_of
 from actrec_models.machine import Machine
 
 PAGE = Path("docs/benchmarks.md")
-BEGIN, END = "<!-- actrec bench training: begin -->", "<!-- actrec bench training: end -->"
 
 
 def measure(arguments: list[str]) -> dict[str, Any]:
@@ -26,7 +25,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     for entry in wanted:
         recipe_of(entry)  # a wrong name is said before minutes of work, not after
     if args.write is not None:
-        _around(args.write)
+        page.around(args.write, "training")
     device = torch.device("cuda" if Machine(args.device).trainer_options()["accelerator"] == "gpu" else "cpu")
     rows = []
     for number, entry in enumerate(wanted, start=1):
@@ -35,7 +34,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     figures = {"device": provenance.device_name(device) if device.type == "cuda" else f"cpu ({args.threads} threads)",
                "cores": os.cpu_count(), "torch": torch.__version__, "networks": rows}  # fmt: skip
     if args.write is not None:
-        write(args.write, figures)
+        page.write(args.write, "training", table(figures))
     return figures
 
 
@@ -70,26 +69,6 @@ def _child(entry: str, device: torch.device, args: argparse.Namespace) -> dict[s
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------
-
-
-def write(page: Path, figures: dict[str, Any]) -> None:
-    """Replaces what stands between the marks of a page.
-
-    Raises:
-        ConfigError: There is no such page, or it has no marks.
-    """
-    before, after = _around(page)
-    page.write_text(f"{before}\n\n{table(figures)}\n\n{after}", encoding="utf-8")
-
-
-def _around(page: Path) -> tuple[str, str]:
-    try:
-        text = page.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot read {page}: {error.strerror}") from error
-    if not 0 <= text.find(BEGIN) < text.find(END):
-        raise ConfigError(f"{page} lacks the marks '{BEGIN}' and '{END}' between which the table goes")
-    return text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
 
 
 def table(figures: dict[str, Any]) -> str:

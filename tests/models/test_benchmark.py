@@ -6,13 +6,15 @@ import pytest
 from actrec.cli import main
 from actrec.errors import ConfigError
 from actrec_models import benchmark, run_time
+from actrec_models.page import marks
 
 MODEL = "deepacts_graph:width=4;frames=16;modalities=[bones]"
 
 
 def test_a_network_is_measured_in_processes_of_its_own(tmp_path, monkeypatch, capsys):
     page = tmp_path / "networks.md"
-    page.write_text(f"# Networks\n\n{benchmark.BEGIN}\nold\n{benchmark.END}\n\nEnd.\n")
+    begin, end = marks("networks")
+    page.write_text(f"# Networks\n\n{begin}\nold\n{end}\n\nEnd.\n")
     command = ["bench", "networks", "--models", MODEL, "--runs", "2", "--threads", "1", "--write", str(page), "--json"]
     assert main(command) == 0
     figures = json.loads(capsys.readouterr().out)
@@ -26,7 +28,7 @@ def test_a_network_is_measured_in_processes_of_its_own(tmp_path, monkeypatch, ca
     assert row["parity"] <= 1e-4
     text = page.read_text()
     assert "old" not in text
-    assert text.startswith("# Networks") and text.endswith(f"{benchmark.END}\n\nEnd.\n")
+    assert text.startswith("# Networks") and text.endswith(f"{end}\n\nEnd.\n")
     assert all(name in text for name in (f"`{MODEL}`", "CTR-GCN", "ST-GCN"))
 
 

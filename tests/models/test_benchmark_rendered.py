@@ -8,6 +8,7 @@ from actrec.errors import ActrecError, ConfigError
 from actrec_models import benchmark_rendered as benchmark
 from actrec_models import create, recipe
 from actrec_models.data.rendered_rgbd import RenderedRgbd
+from actrec_models.page import marks
 
 FAMILIES = {
     "res_tcn_bjcn", "c3d_flow", "c3d_flow_at1", "c3d_flow_at2", "flow_skeleton", "p_i3d", "vpn_i3d", "vpn_resnext101",
@@ -33,7 +34,8 @@ def test_there_is_a_recipe_for_every_network_on_pictures_or_flow(root):
 
 def test_it_prepares_once_trains_each_and_writes_the_page(tmp_path, monkeypatch):
     said, page = [], tmp_path / "page.md"
-    page.write_text(f"# Page\n{benchmark.BEGIN}\nold\n{benchmark.END}\nEnd.\n")
+    begin, end = marks("rendered")
+    page.write_text(f"# Page\n{begin}\nold\n{end}\nEnd.\n")
     monkeypatch.setattr(benchmark, "_actrec", lambda *words: said.append(words))
     monkeypatch.setattr(benchmark, "_row", lambda path, *rest: {**ROW, "network": path.stem})
     (tmp_path / "recipes").mkdir()
@@ -46,7 +48,7 @@ def test_it_prepares_once_trains_each_and_writes_the_page(tmp_path, monkeypatch)
     assert [words[:2] for words in said] == [("prepare", "rendered")]
     assert said[0][-2:] == ("--option", "takes=1")
     text = page.read_text()
-    assert text.startswith("# Page\n") and text.endswith(f"{benchmark.END}\nEnd.\n")
+    assert text.startswith("# Page\n") and text.endswith(f"{end}\nEnd.\n")
     assert "old" not in text
     assert RenderedRgbd.caveat in text
     assert "| `b` | body_crop, pose | 12,345 | 9 | 12.5% | **75.0%** of 144 | 2.5 | 2.2 |" in text

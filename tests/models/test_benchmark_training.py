@@ -5,13 +5,15 @@ import pytest
 from actrec.cli import main
 from actrec.errors import ConfigError
 from actrec_models import benchmark_steps, benchmark_training
+from actrec_models.page import marks
 
 SMALL_ATTENTION = "c3d_flow_at1:width=4;size=32;fc=32"
 
 
 def test_a_small_network_is_measured_and_written(tmp_path, capsys):
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{benchmark_training.BEGIN}\nold\n{benchmark_training.END}\nafter\n")
+    begin, end = marks("training")
+    page.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
     command = ["bench", "training", "--networks", SMALL_ATTENTION, "--device", "cpu", "--seconds", "0.2"]
     assert main([*command, "--threads", "1", "--batch", "2", "--write", str(page), "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["networks"]
