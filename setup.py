@@ -1,5 +1,6 @@
 """The ament_python package `actrec`: four import packages, each in the folder that bears its role."""
 
+import os
 from glob import glob
 from pathlib import Path
 
@@ -62,7 +63,8 @@ EXTRAS = {
 def shared_files() -> list[tuple[str, list[str]]]:
     """What goes to share/actrec: launch and parameter files, and the trained model packages, folder by folder."""
     folders = [("launch", "launch/*"), ("config", "config/*")]
-    files = [(f"share/actrec/{name}", sorted(glob(pattern))) for name, pattern in folders]
+    # Files alone: Python keeps a folder of compiled launch files beside them.
+    files = [(f"share/actrec/{name}", sorted(filter(os.path.isfile, glob(pattern)))) for name, pattern in folders]
     for package in sorted(Path("models/zoo").glob("*/")):
         files.append((f"share/actrec/models/zoo/{package.name}", sorted(str(path) for path in package.glob("*.*"))))
     return files
