@@ -63,10 +63,10 @@ class Base:
 
     @cached_property
     def head(self) -> tuple[str, ...]:
-        """Names of the parameters that depend on the number of classes."""
+        """Names of the parameters that depend on the number of classes, in the network's order."""
         with torch.device("meta"):
             other = create(self.package.family, num_classes=len(self.package.labels) + 1, **self.options).state_dict()
-        return tuple(name for name, value in self.tensors.items() if other[name].shape != value.shape)
+        return tuple(name for name, value in other.items() if self.tensors[name].shape != value.shape)
 
     def network(self, classes: int) -> Network:
         """The network for so many classes: the base's body, and a head of zeros.

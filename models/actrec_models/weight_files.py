@@ -121,7 +121,8 @@ def read(path: Path) -> WeightFile:
 
 def _safetensors(path: Path) -> dict[str, Any]:
     try:
-        return dict(safetensors.torch.load(path.read_bytes()))
+        # safetensors lists a file's names in another order each time.
+        return dict(sorted(safetensors.torch.load(path.read_bytes()).items()))
     except OSError as error:
         raise PackageError(f"cannot read initial weights {path}: {error.strerror or error}") from error
     except safetensors.SafetensorError as error:
