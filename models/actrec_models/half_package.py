@@ -57,9 +57,8 @@ def _accuracy(made: ModelPackage, data_root: str) -> float | None:
     if trained.dataset not in data.DATASETS.names() or not Path(data.folder(data_root, trained.dataset)).is_dir():
         logger.info("%s: float16 is not scored: its dataset, %s, is not in %s", made.name, trained.dataset, data_root)
         return None
-    options = study.Options(dataset_options=dict(trained.settings.get("dataset_options", {})))
     model = open_model(made.path, precision="float16")
-    return float(study.run([model], data_root, options).main[0].accuracy)
+    return float(study.run([model], data_root, study.Options()).main[0].accuracy)
 
 
 def _card(made: ModelPackage, name: str, before: str) -> str:

@@ -23,9 +23,10 @@ def places(monkeypatch):
     monkeypatch.setattr(Places, "read_names", [])
 
 
-def write(folder, dataset="places", split="all", seed=1, weights=None, **changes):
+def write(folder, dataset="places", split="all", seed=1, weights=None, settings=None, **changes):
     """A tiny package that says that it was trained on the made-up dataset; its path as text."""
     of = Provenance(dataset, split, seed, 3, 0.0, "none", "made up", "0000000", "2025-01-01T00:00:00")
+    of = replace(of, settings=settings or {})
     described = replace(tiny_description(), provenance=of, **changes)
     plain = tiny_onnx(classes=len(described.labels))
     package.write(folder, described, plain if weights is None else averaging_onnx(described.inputs, weights))
@@ -245,6 +246,19 @@ def test_models_of_one_name_are_told_apart(tmp_path, capsys):
     assert [model["package"] for model in figures["models"]] == ["a/package", "b/package", "b/package (2)"]
     assert {model["clips_of_recording"] for model in figures["models"]} == {"whole"}
     assert len(list(out.glob("predictions_*.csv"))) == 3
+
+
+def test_a_model_is_scored_on_the_fold_that_it_was_trained_on(tmp_path, capsys):
+    trained = [write(tmp_path / f"of_{fold}", settings={"dataset_options": {"fold": fold}}) for fold in (1, 2)]
+    assert evaluate(capsys, trained[1])["dataset_options"] == {"fold": 2}
+    assert [m["fold"] for m in evaluate(capsys, *trained, "--folds", "all")["models"]] == [1, 2]
+    for wrong in (
+        [trained[1], "--option", "fold=1"],
+        [trained[1], trained[0], "--folds", "all"],
+        [trained[1], trained[0]],
+    ):
+        assert "parts of different folds overlap" in refused(capsys, *wrong)
+    assert evaluate(capsys, trained[1], "--dataset", "places_coarse")["dataset_options"] == {"fold": 2}
 
 
 def test_folds_are_scored_one_a_model(tmp_path, capsys):

@@ -71,8 +71,8 @@ def target_of(
     """What several models are scored on: what is asked for, else what they were trained on.
 
     Raises:
-        ConfigError: They were not trained on the same, or one was trained on another split, whose training part holds
-            test clips of this one.
+        ConfigError: They were not trained on the same, or one was trained on another split or fold, whose training part
+            holds test clips of this one.
     """
     first = models[0].package.provenance
     dataset = dataset or first.dataset
@@ -91,7 +91,35 @@ def target_of(
                 f"{model.name} was trained on split '{trained.split}' of {dataset}, {_other(models, model, split)}; "
                 "parts of different splits overlap, so it has trained on clips that it would be tested on"
             )
-    return Target(dataset, split, part, root or data.folder(data_root, dataset), options)
+    ours = {**_told(models[0], dataset), **options}
+    return Target(dataset, split, part, root or data.folder(data_root, dataset), ours)
+
+
+def _told(model: Model, dataset: str) -> dict[str, Any]:
+    """The options of the dataset that a model was trained with; none where that was another dataset."""
+    trained = model.package.provenance
+    return dict(trained.settings.get("dataset_options", {})) if _same_items(trained.dataset, dataset) else {}
+
+
+def check_folds(models: Sequence[Model], target: Target, folds: Sequence[int]) -> None:
+    """Makes sure that no model is tested on what it has trained on.
+
+    Args:
+        models: The models.
+        target: What they are scored on.
+        folds: One a model; empty where all are scored on the target's own.
+
+    Raises:
+        ConfigError: A model was trained on another fold.
+    """
+    for index, model in enumerate(models):
+        trained = _told(model, target.dataset).get("fold")
+        scored = folds[index] if folds else target.options.get("fold")
+        if trained is not None and scored is not None and trained != scored:
+            raise ConfigError(
+                f"{model.name} was trained on fold {trained} of {target.dataset}, not {scored}; parts of different "
+                "folds overlap, so it has trained on clips that it would be tested on"
+            )
 
 
 def _same_items(trained: str, dataset: str) -> bool:
