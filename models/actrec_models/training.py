@@ -102,6 +102,7 @@ class _Run:
         self.fingerprint = whole.fingerprint()
         self.validation = recipe.parts()[3]
         self.clips, self.held = self.validation.split(whole, recipe.seed)
+        self.seconds = 0.0  # that the stages before took
 
     def module(self, recipe: Recipe) -> Recognition:
         """The recipe's network, which the dataset must suit."""
@@ -127,7 +128,7 @@ class _Run:
         module.enter(stage, before)
         recipe = module.recipe.of(stage)
         found = checkpoint.newest(folder) if self.resume else None
-        position: dict[str, Any] = {"epoch": 0, "steps": 0, "seconds": 0.0}
+        position: dict[str, Any] = {"epoch": 0, "steps": 0, "seconds": self.seconds}
         if found:
             _check_same_run(found, module.recipe, self.fingerprint)
             position = _position(found[1], recipe)
@@ -135,8 +136,9 @@ class _Run:
         if not (found and position["finished"]):
             self._fit(module, recipe, folder, before, position, found[0] if found else None)
         kept = folder / (checkpoint.BEST if self.held is not None else checkpoint.LAST)
-        # The averaged weights, which are what the checkpoint holds.
-        module.load_state_dict(checkpoint.read(kept)["state_dict"])
+        content = checkpoint.read(kept)
+        self.seconds = float(content.get("actrec", {}).get("seconds", 0.0))
+        module.load_state_dict(content["state_dict"])  # the averaged weights
         return kept
 
     def _fit(

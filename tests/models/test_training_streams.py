@@ -111,10 +111,12 @@ def test_p_i3d_goes_through_its_stages_and_resumes(dataset, tmp_path, capsys):
     command = ["train", str(path), "--data", str(tmp_path), "--out", str(out), "--quiet", "--threads", "1"]
     assert main(command) == 0
     folders = [out / "stage_1_parts", out / "stage_2_pose", out / "stage_3_attention", out]
-    epochs = [torch.load(folder / "last.ckpt", weights_only=True)["epoch"] for folder in folders]
-    assert epochs == [0, 0, 0, 1]
+    contents = [torch.load(folder / "last.ckpt", weights_only=True) for folder in folders]
+    assert [content["epoch"] for content in contents] == [0, 0, 0, 1]
+    seconds = [content["actrec"]["seconds"] for content in contents]  # of all stages so far
+    assert 0 < seconds[0] < seconds[1] < seconds[2] < seconds[3]
     assert all(float(row["loss"]) > 0 for folder in folders for row in metrics(folder) if row["loss"])
-    states = [torch.load(folder / "last.ckpt", weights_only=True)["state_dict"] for folder in folders]
+    states = [content["state_dict"] for content in contents]
     frozen = {  # what a stage must leave as the stage before left it: pose and attention the parts, joint the LSTM
         stage: [name for name in states[0] if name.startswith(f"network.{prefix}")]
         for stage, prefix in ((1, "parts."), (2, "parts."), (3, "pose."))
@@ -127,7 +129,9 @@ def test_p_i3d_goes_through_its_stages_and_resumes(dataset, tmp_path, capsys):
     assert any(name.startswith("network.parts.") for name in moved)
     (out / "last.ckpt").unlink()
     assert main(command) == 0  # the stages that are done are not done again
-    again = torch.load(out / "last.ckpt", weights_only=True)["state_dict"]
+    content = torch.load(out / "last.ckpt", weights_only=True)
+    assert content["actrec"]["seconds"] > seconds[2]
+    again = content["state_dict"]
     assert torch.load(folders[0] / "last.ckpt", weights_only=True)["epoch"] == 0
     assert set(again) == set(states[3])
 
