@@ -13,7 +13,7 @@ from actrec.features.base import Clip, Feature, FrameFeature, View
 from actrec.package import InputSpec
 from actrec.registry import Registry
 
-__all__ = ["FEATURES", "Clip", "Feature", "FrameFeature", "View", "feature", "inputs", "streams"]
+__all__ = ["FEATURES", "Clip", "Feature", "FrameFeature", "View", "feature", "inputs", "modalities", "streams"]
 
 FEATURES = Registry(
     "modality",
@@ -70,6 +70,11 @@ def inputs(clip: Clip, specs: Iterable[InputSpec]) -> dict[str, np.ndarray]:
     """
     memo: dict[Any, Any] = {}
     return {spec.name: feature(spec.modality).make(clip, spec, memo) for spec in specs}
+
+
+def modalities(specs: Iterable[InputSpec]) -> list[str]:
+    """What a network looks at, as papers count its input streams: the points and tables of voxels are one of them."""
+    return list(dict.fromkeys(feature(spec.modality).part_of or spec.modality for spec in specs))
 
 
 def streams(specs: Iterable[InputSpec]) -> dict[str, bool]:

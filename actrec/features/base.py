@@ -100,10 +100,12 @@ class Feature(ABC):
     Attributes:
         config_class: Dataclass of the spec's `preprocessing`.
         streams: Name in `STREAMS` to whether the input cannot be made without it; where False, absence gives zeros.
+        part_of: What it is together with other inputs of a network; empty where it is something by itself.
     """
 
     config_class: ClassVar[type]
     streams: ClassVar[dict[str, bool]]
+    part_of: ClassVar[str] = ""
 
     @abstractmethod
     def make(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:

@@ -97,6 +97,7 @@ class VoxelFeatures(Feature):
 
     config_class = VoxelPreprocessing
     streams: ClassVar = {"bodies": True}
+    part_of: ClassVar = "voxels"
 
     def make(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
         """From "bodies"; fewer than M are padded as absent."""

@@ -1,5 +1,6 @@
 """The card of a model package: what a person should know before trusting it."""
 
+from actrec import features
 from actrec.package import ModelPackage, Provenance
 
 _COMBINED = {"mean": "probabilities averaged", "logits": "logits averaged", "max": "probabilities maximised"}
@@ -73,11 +74,11 @@ def _untrained(model: ModelPackage, name: str) -> str:
 def _network(model: ModelPackage) -> list[tuple[str, str]]:
     figures, window = model.provenance.figures, model.window
     people = "1 body" if model.bodies == 1 else f"up to {model.bodies} bodies"
-    clips = len(window.starts)
+    clips, looks_at = len(window.starts), features.modalities(model.inputs)
     within = "" if clips == 1 else f", {clips} clips of {window.clip_frames}, {_COMBINED[window.combine]}"
     return [
         ("Network", f"`{model.family}` ({model.variant}), {figures.get('parameters', 0):,} parameters"),
-        ("Streams", f"{figures.get('streams', len(model.inputs))}: {', '.join(i.modality for i in model.inputs)}"),
+        ("Streams", f"{len(looks_at)}: {', '.join(looks_at)}"),
         ("Window", f"{window.seconds:g} s resampled to {window.frames} frames{within}, {people}"),
         ("Labels", ", ".join(model.labels)),
     ]

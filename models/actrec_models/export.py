@@ -11,7 +11,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from actrec import config, inference, package, schema
+from actrec import config, features, inference, package, schema
 from actrec.errors import PackageError
 from actrec_models import checkpoint, data, evaluation, half_precision, initial_weights, registry, rejection, training
 from actrec_models import provenance as provenances
@@ -122,7 +122,7 @@ def export_network(
         recipe=_command(name, options, init, classes, folder),
         commit=provenances.commit(),
         created=_now(),
-        figures={"parameters": _parameters(network), "streams": len(network.input_specs)},
+        figures={"parameters": _parameters(network), "streams": len(features.modalities(network.input_specs))},
     )
     content = to_onnx(network)
     described = describe(name, options, classes, network, provenance)
@@ -219,7 +219,7 @@ def _judge(
         "accuracy": float(right.mean()),
         "test_clips": len(test),
         "parameters": _parameters(network),
-        "streams": len(network.input_specs),
+        "streams": len(features.modalities(network.input_specs)),
     }
     if caveat := _of_dataset(recipe.dataset, "caveat"):
         figures["caveat"] = caveat

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 
-from actrec import package
+from actrec import features, package
 from actrec.package import ModelPackage, Provenance
 from actrec_models import provenance
 from actrec_models.card import card
@@ -49,7 +49,7 @@ def write(lesson: Lesson, folder: Path, command: str, seed: int, overwrite: bool
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         figures={
             "parameters": sum(p.numel() for p in lesson.network.parameters()),
-            "streams": len(base.inputs),
+            "streams": len(features.modalities(base.inputs)),
             "test_clips": figures["clips"],
             "taught_from": base.name,
             "taught_from_onnx_sha256": base.provenance.onnx_sha256,

@@ -70,6 +70,12 @@ def test_table_6_and_table_9_are_options():
     assert hand(**{k: v for k, v in batch(hand, joints=22).items() if k != "label"}).shape == (3, 5)
 
 
+def test_the_tables_of_voxels_count_as_one_stream():
+    network = actrec_models.create("sem_spa", num_classes=2, frames=16, spa_frames=16, bodies=1)
+    assert len(network.input_specs) > 3
+    assert features.modalities(network.input_specs) == ["body", "bones", "voxels"]
+
+
 def test_bad_input_is_refused():
     model = network()
     with pytest.raises(InputError, match=r"\[1, 12, 20, 3\]"):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from actrec import features
 from actrec_models.evaluation.opening import Model
 from actrec_models.evaluation.report import Report
 from actrec_models.evaluation.study import Study
@@ -61,7 +62,7 @@ WHOLE = "Of each recording, windows over all of it, their scores combined as the
 
 def streams_of(model: Model) -> int:
     """How many input streams a model has, as its card counts them."""
-    return int(model.package.provenance.figures.get("streams", len(model.package.inputs)))
+    return len(features.modalities(model.package.inputs))
 
 
 def _streams_fused(study: Study) -> int:
@@ -76,7 +77,7 @@ def overview(study: Study) -> Table:
     rows = []
     for number, (model, report) in enumerate(zip(study.models, study.reports, strict=True)):
         of, fold = model.package.provenance, [str(study.folds[number])] if study.folds else []
-        inputs = f"{streams_of(model)}: {', '.join(dict.fromkeys(spec.modality for spec in model.package.inputs))}"
+        inputs = f"{streams_of(model)}: {', '.join(features.modalities(model.package.inputs))}"
         rows.append((model.name, inputs, str(of.seed), *fold, str(of.epochs), *_headline(report)))
     for report in study.fused:
         name = "fusion" if len(study.fused) == 1 else f"fusion of {report.name}"
