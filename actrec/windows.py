@@ -19,6 +19,11 @@ def sample_stamps(end_ns: int, seconds: float, frames: int) -> np.ndarray:
     return end_ns - np.round(steps * seconds / frames * NANOSECONDS).astype(np.int64)
 
 
+def stretched_stamps(start_ns: int, end_ns: int, frames: int) -> np.ndarray:
+    """The [T] stamps in nanoseconds, evenly spaced, that hold all between `start_ns` and `end_ns`, both included."""
+    return np.round(np.linspace(start_ns, end_ns, frames)).astype(np.int64)
+
+
 def resample(stamps_ns: np.ndarray, positions: np.ndarray, wanted_ns: np.ndarray, max_gap_s: float = 0.5) -> np.ndarray:
     """Linear interpolation of joints in time.
 

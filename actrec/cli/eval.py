@@ -39,9 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_target(parser)
     parser.add_argument(
         "--clips",
-        choices=("live", "whole"),
+        choices=("live", "whole", "stretched"),
         help="what is taken of a recording: the window that the live recognizer has when it ends, or windows over all "
-        "of it, their scores combined as the package says (default: what the model's recipe says, else live)",
+        "of it, their scores combined as the package says, or one window into which all of it is stretched, as for "
+        "gestures that were cut out (default: what the model's recipe says, else live)",
     )
     parser.add_argument(
         "--skip-unreadable", action="store_true", help="count clips that cannot be read as wrong instead of refusing"

@@ -61,8 +61,8 @@ class Recipe:
     clips: str = setting(
         "live",
         "what evaluation takes of a recording: the window that ends with it, or windows over all of it (whole), as "
-        "papers on videos do",
-        choices=("live", "whole"),
+        "papers on videos do, or all of it in one window (stretched), as papers on gestures do",
+        choices=("live", "whole", "stretched"),
     )
     augment: bool = setting(True, "vary clips anew at each draw; false: as recorded, one of a window's clips at random")
     augmentation: dict = setting({}, "fields of actrec_models.data.augment.Augmentation")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from actrec import config, features
+from actrec import config, features, windows
 from actrec.errors import ConfigError
 from actrec.features import crops, flow_rgb, skeleton
 from actrec.features.clips import window_inputs
@@ -68,7 +68,7 @@ class Samples(Dataset[Sample]):
         rng = np.random.default_rng([self.recipe.seed, epoch, index, *([again] if again else [])])
         if self.augmentation is None:
             start = self._start(rng) if self.any_clip else self.window.starts[-1]
-            sample = clip.sample(self.window.seconds, self.window.frames)
+            sample = clip.sampled(self._stamps(clip))
             return {**self._of_clip(sample, self.specs, start), "label": clip.label}
         if rng.random() < self.recipe.outliers:
             bodies = outliers.other_action(clip, self.window.seconds, self.window.frames, rng)
@@ -103,6 +103,12 @@ class Samples(Dataset[Sample]):
         made = [spec for spec in specs if self.made is None or spec.name in self.made]
         return window_inputs(clip, made, self.window, starts=[start])[0]
 
+    def _stamps(self, clip: Clip) -> np.ndarray:
+        """What is sampled where nothing is varied: one window, of what evaluation takes of the recording."""
+        if self.recipe.clips == "stretched":
+            return windows.stretched_stamps(int(clip.stamps_ns[0]), int(clip.stamps_ns[-1]), self.window.frames)
+        return windows.sample_stamps(int(clip.stamps_ns[-1]), self.window.seconds, self.window.frames)
+
     def _start(self, rng: np.random.Generator) -> int:
         starts = self.window.starts
         return starts[int(rng.integers(len(starts)))] if len(starts) > 1 else starts[0]
@@ -132,5 +138,7 @@ def check_streams(clips: ClipDataset, specs: list[InputSpec], recipe: Recipe) ->
             f"{recipe.model} takes {', '.join(sorted(needed))}, but dataset '{recipe.dataset}' has no "
             f"{', '.join(lacking)} (it holds {', '.join(sorted(clips.streams))}): choose another network or dataset"
         )
+    if recipe.check().stretched and set(features.streams(specs)) != {"bodies"}:
+        raise ConfigError(f"only bodies are stretched in training, but {recipe.model} takes more: set stretched to 0")
     if recipe.outliers and set(features.streams(specs)) != {"bodies"}:
         raise ConfigError(f"outliers are made-up skeletons, but {recipe.model} takes more: set outliers to 0")

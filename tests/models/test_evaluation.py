@@ -259,6 +259,8 @@ def test_a_model_is_scored_on_the_fold_that_it_was_trained_on(tmp_path, capsys):
     ):
         assert "parts of different folds overlap" in refused(capsys, *wrong)
     assert evaluate(capsys, trained[1], "--dataset", "places_coarse")["dataset_options"] == {"fold": 2}
+    default = write(tmp_path / "default", settings={"dataset_options": {}})
+    assert "parts of different folds overlap" in refused(capsys, default, "--folds", "2")
 
 
 def test_folds_are_scored_one_a_model(tmp_path, capsys):

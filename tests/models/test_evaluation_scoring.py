@@ -87,6 +87,15 @@ def test_live_takes_the_end_of_a_recording_and_whole_all_of_it(tmp_path):
     assert scoring.score(session, walk, "whole").logits[0, 0] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("frames", [1, 3, 12, 40])
+def test_stretched_holds_all_of_a_recording_in_one_window(frames):
+    clip = still("walk", 0, [(float(i), 0.0) for i in range(frames)])
+    [(stamps, part)] = scoring.parts(clip, [BODY], window := WindowSpec(1.0, 4), "stretched")
+    assert part == window and len(stamps) == 4
+    assert (stamps[0], stamps[-1]) == (clip.stamps_ns[0], clip.stamps_ns[-1])
+    np.testing.assert_allclose(clip.sampled(stamps)["bodies"][0, :, 0, 0], np.linspace(0, frames - 1, 4), rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("combine", "expected"),
     [("max", "most confident"), ("mean", "mean of probabilities")],

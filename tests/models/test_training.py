@@ -69,6 +69,27 @@ def test_augmentation_of_nothing_is_the_live_window(nucla):
     np.testing.assert_allclose(window, clip.window(5.0, 60), atol=1e-5)
 
 
+def test_a_stretched_window_holds_a_clip_of_any_length():
+    """A step at the middle stays there, whatever the clip's length: no speed is left."""
+    off = augment.Augmentation(1.0, 1.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, mirror=False)
+    for frames in (10, 40, 400):
+        bodies = np.zeros((1, frames, 25, 3), np.float32)
+        bodies[:, frames // 2 :] = 1.0
+        clip = Clip("step", 0, np.arange(frames) * 33_000_000, bodies)
+        window = augment.sample_window(clip, 5.0, 20, off, np.random.default_rng(1))
+        assert (window[0, :9] == 0).all() and (window[0, 11:] == 1).all()
+
+
+def test_the_pace_of_a_stretched_clip_varies_between_fixed_ends():
+    options = augment.Augmentation(1.0, 2.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, mirror=False)
+    ramp = np.linspace(0, 1, 50, dtype=np.float32)[None, :, None, None] * np.ones((1, 1, 25, 3), np.float32)
+    clip, rng = Clip("ramp", 0, np.arange(50) * 33_000_000, ramp), np.random.default_rng(1)
+    found = [augment.sample_window(clip, 5.0, 21, options, rng)[0, :, 0, 0] for _ in range(30)]
+    assert np.allclose([w[0] for w in found], 0) and np.allclose([w[-1] for w in found], 1)
+    middles = [w[10] for w in found]
+    assert 0.2 < min(middles) < 0.35 and 0.65 < max(middles) < 0.8  # 0.5 to the power of 1/2 and of 2
+
+
 def test_mirror_exchanges_sides_and_undoes_itself(nucla):
     bodies = nucla["train"][0].bodies
     mirrored = augment.mirror(bodies)

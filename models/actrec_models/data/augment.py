@@ -34,6 +34,11 @@ _LEGS = tuple(KINECT_V2_25.index[f"{j}_{s}"] for s in ("left", "right") for j in
 class Augmentation:
     """How much each clip is varied in training; the defaults are those of the shipped model."""
 
+    stretched: float = setting(
+        0.0,
+        "share of clips of bodies whose window holds them from first frame to last, however long that is",
+        range=(0.0, 1.0),
+    )
     speed: float = setting(1.35, "clips are played up to so many times faster or slower", range=(1.0, 3.0))
     cut: float = setting(0.5, "share of clips whose window ends before the action does", range=(0.0, 1.0))
     hold_s: float = setting(0.8, "the last pose is held up to so long after the action", unit="s", range=(0.0, 5.0))
@@ -61,12 +66,18 @@ def sample_window(
     before: Clip | None = None,
     layout: str = "kinect_v2_25",
 ) -> np.ndarray:
-    """A window [M, frames, V, 3] of `clip` at a random speed, end and frame rate; `before` may lead up to it."""
+    """A window [M, frames, V, 3] of `clip` at a random speed, end and frame rate; `before` may lead up to it.
+
+    A stretched one begins with the clip, a little later or earlier, and its speed changes along the clip.
+    """
+    stretched = rng.random() < options.stretched if options.stretched else False
     length_ns = clip.stamps_ns[-1] - clip.stamps_ns[0]
-    if before is not None and rng.random() < options.before:
+    if before is not None and not stretched and rng.random() < options.before:
         clip = follow(before, clip, rng, layout)
     speed = options.speed ** rng.uniform(-1, 1)
     stamps = (clip.stamps_ns - clip.stamps_ns[0]) * speed
+    if stretched:
+        stamps = _paced(stamps, options.speed ** rng.uniform(-1, 1))
     keep = rng.random(len(stamps)) >= rng.uniform(0, options.frame_loss)
     keep[[0, -1]] = True
     end = float(stamps[-1])
@@ -76,9 +87,19 @@ def sample_window(
         end -= action - rng.uniform(min(0.6 * action, 0.7 * seconds * NANOSECONDS), action)
     else:
         end += rng.uniform(0, options.hold_s) * NANOSECONDS
-    wanted = windows.sample_stamps(int(end), seconds, frames)
+    if stretched:
+        start = rng.uniform(-options.hold_s * NANOSECONDS, 0.1 * options.cut * end)
+        wanted = windows.stretched_stamps(int(start), int(end), frames)
+    else:
+        wanted = windows.sample_stamps(int(end), seconds, frames)
     kept = stamps[keep].astype(np.int64)
     return np.stack([windows.resample(kept, body[keep], wanted) for body in clip.bodies])
+
+
+def _paced(stamps: np.ndarray, power: float) -> np.ndarray:
+    """The same span, gone through ever faster or ever slower."""
+    span = max(float(stamps[-1]), 1.0)
+    return np.asarray(span * (stamps / span) ** power)
 
 
 def sample_stamps(

@@ -48,7 +48,7 @@ class Model:
     Attributes:
         name: Of the package, or run and file of the checkpoint.
         session: Runs it.
-        clips: How its recipe wants recordings taken: "live" or "whole" (`scoring.score`).
+        clips: How its recipe wants recordings taken: "live", "whole" or "stretched" (`scoring.score`).
     """
 
     name: str

@@ -24,7 +24,7 @@ class Options:
     part: str = setting("test", "part of the split", choices=PARTS)
     root: str = setting("", "the dataset's own folder, where it does not lie in the folder of datasets")
     dataset_options: dict = setting({}, "options of the dataset")
-    clips: str = setting("", "live or whole (`scoring.score`); default: what the model's recipe says")
+    clips: str = setting("", "one of `scoring.MODES`; default: what the model's recipe says")
     fuse: str = setting("", "softmax or logits: score the models as streams of one; default: not")
     weights: list = setting([], "of the fused streams, one each; default: all alike")
     fit_weights: bool = setting(False, "choose the weights on the training part")

@@ -20,7 +20,7 @@ from actrec_models.data import Clip, ClipDataset
 from actrec_models.evaluation.fusion import merge
 from actrec_models.evaluation.report import Report
 
-MODES = ("live", "whole")
+MODES = ("live", "whole", "stretched")
 BATCH = 64
 """Clips of T frames that go through the network together, where their inputs are small."""
 
@@ -55,7 +55,8 @@ def score(
         session: The model.
         clips: The dataset; each clip is read when it is its turn.
         mode: "live": the window that the recognizer has when the recording ends. "whole": windows over all of it, their
-            scores combined as the package combines those of a window's clips.
+            scores combined as the package combines those of a window's clips. "stretched": one window that holds
+            all of it, from its first frame to its last, however long that is.
         skip_unreadable: Go on where a clip cannot be read, and note why.
         workers: Processes that read and prepare; 0 for this one.
         progress: Show a bar.
@@ -65,7 +66,7 @@ def score(
         InputError: There is no clip, model and dataset do not fit, or a clip cannot be read; the clip is named.
     """
     if mode not in MODES:
-        raise ConfigError(f"clips of a recording are taken {' or '.join(MODES)}; got '{mode}'")
+        raise ConfigError(f"clips of a recording are taken {', '.join(MODES)}; got '{mode}'")
     if not len(clips):
         raise InputError(f"{session.package.name}: the dataset's part is empty, there is no clip to score")
     check_fit(session.package, clips)
@@ -224,6 +225,9 @@ def parts(
     end = int(clip.stamps_ns[-1])
     if mode == "live":
         yield windows.sample_stamps(end, window.seconds, window.frames), window
+        return
+    if mode == "stretched":
+        yield windows.stretched_stamps(int(clip.stamps_ns[0]), end, window.frames), window
         return
     rate = window.frames / window.seconds
     part = window if any(map(of_window, inputs)) else WindowSpec(window.clip_frames / rate, window.clip_frames)

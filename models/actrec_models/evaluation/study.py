@@ -26,7 +26,7 @@ class Study:
     Attributes:
         kind: "single", "comparison", "fusion", "seeds" (of models, or of fusions) or "folds".
         target: What the models were scored on.
-        clips: What was taken of each recording, by model: "live" or "whole".
+        clips: What was taken of each recording, by model: "live", "whole" or "stretched".
         models: What was scored.
         reports: One a model.
         joint: Of the fused streams, or of all repetitions' clips together; None for one model, or a comparison.

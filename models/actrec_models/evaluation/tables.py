@@ -44,7 +44,7 @@ def facts(study: Study) -> list[str]:
     for mode in dict.fromkeys(study.clips):
         ours = [model.name for model, clips in zip(study.models, study.clips, strict=True) if clips == mode]
         who = f"{', '.join(ours)}: " if len(set(study.clips)) > 1 else ""
-        lines.append(who + (LIVE if mode == "live" else WHOLE))
+        lines.append(who + TAKEN[mode])
     if study.fused:
         summed = "softmaxes" if study.how == "softmax" else "logits"
         lines.append(
@@ -56,8 +56,11 @@ def facts(study: Study) -> list[str]:
     return [*lines, *study.notes]
 
 
-LIVE = "Of each recording, the window that the live recognizer has when it ends (live)."
-WHOLE = "Of each recording, windows over all of it, their scores combined as the package says (whole)."
+TAKEN = {
+    "live": "Of each recording, the window that the live recognizer has when it ends (live).",
+    "whole": "Of each recording, windows over all of it, their scores combined as the package says (whole).",
+    "stretched": "Of each recording, one window into which all of it is stretched, however long it is (stretched).",
+}
 
 
 def streams_of(model: Model) -> int:

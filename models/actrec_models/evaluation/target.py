@@ -10,6 +10,9 @@ from actrec_models import data
 from actrec_models.data import ClipDataset, Source
 from actrec_models.evaluation.opening import Model
 
+FIRST_FOLD = 1
+"""What a dataset that is divided into folds takes where none is named."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -113,13 +116,22 @@ def check_folds(models: Sequence[Model], target: Target, folds: Sequence[int]) -
         ConfigError: A model was trained on another fold.
     """
     for index, model in enumerate(models):
-        trained = _told(model, target.dataset).get("fold")
-        scored = folds[index] if folds else target.options.get("fold")
-        if trained is not None and scored is not None and trained != scored:
+        trained = _fold(model, target)
+        scored = folds[index] if folds else target.options.get("fold", FIRST_FOLD)
+        if trained is not None and trained != scored:
             raise ConfigError(
                 f"{model.name} was trained on fold {trained} of {target.dataset}, not {scored}; parts of different "
                 "folds overlap, so it has trained on clips that it would be tested on"
             )
+
+
+def _fold(model: Model, target: Target) -> int | None:
+    """The fold that a model was trained on; None where it was another dataset, has no folds, or nobody knows."""
+    trained = model.package.provenance
+    known = "dataset_options" in trained.settings and _same_items(trained.dataset, target.dataset)
+    if not (known and target.source.folds):
+        return None
+    return int(_told(model, target.dataset).get("fold", FIRST_FOLD))
 
 
 def _same_items(trained: str, dataset: str) -> bool:
