@@ -1,65 +1,121 @@
-"""The iterations of the primal-dual scene flow on the CPU: one sweep over the rows an iteration, in strips.
+"""The primal-dual scene flow on the CPU (numba), in strips of rows among threads."""
 
-A strip of rows is iterated several times before its neighbours are looked at again: an iteration carries a row's news
-one row down and one row up, so that a strip with as many further rows at each side as there are iterations is exact
-inside. Strips so stay in the cache, several threads work without meeting in between, and the result is that of whole
-sweeps, bit by bit.
-"""
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
 
-from concurrent.futures import ThreadPoolExecutor
-
-import numba
 import numpy as np
 
-# NaN never enters: missing depth is 0.
-_FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
-_F = np.float32
+from actrec.sceneflow.primal_dual import levels, median, sweeps
+from actrec.sceneflow.primal_dual.settings import PdFlowConfig
 
-STATE = 13
-"""Planes of a state: u, v, w, their extrapolations, pd, and the six duals of the total variations."""
-U, V, W, U_BAR, V_BAR, W_BAR, PD, PUX, PUY, PVX, PVY, PWX, PWY = range(STATE)
-
-TERMS = 15
-"""Planes of a level's terms; what a sweep needs, divisions done."""
-IT, IX, IY, ZT, ZX, ZY, MU, RX, RY, TAU_U, TAU_V, TAU_W, SIGMA, START_U, START_V = range(TERMS)
+_ROWS = 30
+"""Fewer rows a thread are not worth its waking."""
+_KEPT = ("u", "v", "w", "pd", "pux", "puy", "pvx", "pvy", "pwx", "pwy")
+"""Planes of a state that the next finer level starts from."""
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH, inline="always")
-def _unit(px: float, py: float) -> float:
-    """What makes a dual vector no longer than 1."""
-    return _F(1) / np.sqrt(max(px * px + py * py, _F(1)))
+@dataclass(frozen=True)
+class Level:
+    """A level of an image's pyramid: grey and depth [H, W], 0 for missing, and the camera's fx, fy, cx, cy."""
+
+    grey: np.ndarray
+    depth: np.ndarray
+    camera: tuple[float, float, float, float]
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
-def _dual_row(s: np.ndarray, t: np.ndarray, below: np.ndarray, t_below: np.ndarray, down: float) -> None:
-    """Ascent of the duals of a row: s [13, W] and t [15, W] of it, `below` and `t_below` of the next one.
+class CpuSolver:
+    """Solves on so many threads.
 
-    `down` is 0 in the last row of the image, whose lower differences are 0.
+    Args:
+        config: Settings.
+        threads: 1 for the caller's alone.
     """
-    width = s.shape[1]
-    u, v, w = s[U_BAR], s[V_BAR], s[W_BAR]
-    u0, v0 = t[START_U], t[START_V]
-    ub, vb, wb, u0b, v0b = below[U_BAR], below[V_BAR], below[W_BAR], t_below[START_U], t_below[START_V]
-    half = _F(0.5)
-    for x in range(width):
-        rho = t[ZT, x] + t[ZX, x] * u[x] + t[ZY, x] * v[x] - w[x]
-        s[PD, x] = min(max(s[PD, x] + t[SIGMA, x] * rho, _F(-1)), _F(1))
-    last = width - 1
-    for x in range(last):
-        a = s[PUX, x] + half * ((u[x + 1] + u0[x + 1]) - (u[x] + u0[x]))
-        b = s[PUY, x] + half * down * ((ub[x] + u0b[x]) - (u[x] + u0[x]))
-        k = _unit(a, b)
-        s[PUX, x], s[PUY, x] = a * k, b * k
-    for x in range(last):
-        a = s[PVX, x] + half * ((v[x + 1] + v0[x + 1]) - (v[x] + v0[x]))
-        b = s[PVY, x] + half * down * ((vb[x] + v0b[x]) - (v[x] + v0[x]))
-        k = _unit(a, b)
-        s[PVX, x], s[PVY, x] = a * k, b * k
-    for x in range(last):
-        a = s[PWX, x] + half * (w[x + 1] - w[x])
-        b = s[PWY, x] + half * down * (wb[x] - w[x])
-        k = _unit(a, b)
-        s[PWX, x], s[PWY, x] = a * k, b * k
-    _last_duals(s, down * half, u[last] + u0[last], ub[last] + u0b[last], PUX, PUY, last)
-    _last_duals(s, down * half, v[last] + v0[last], vb[last] + v0b[last], PVX, PVY, last)
-    _last_duals(s, down * half, w[last], wb[last], PWX, PWY, last)
+
+    def __init__(self, config: PdFlowConfig, threads: int):
+        self.config, self.threads = config, threads
+        self._pool: Executor | None = ThreadPoolExecutor(threads, "pd_flow") if threads > 1 else None
+
+    def pyramid(self, grey: np.ndarray, depth: np.ndarray, camera: tuple[float, float, float, float]) -> list[Level]:
+        """The levels of an image, finest first."""
+        out = [Level(grey, depth, camera)]
+        for _ in self.config.plan(grey.shape)[1:]:
+            fine = out[-1]
+            shape = ((fine.grey.shape[0] + 1) // 2, (fine.grey.shape[1] + 1) // 2)
+            grey, depth = np.empty(shape, np.float32), np.empty(shape, np.float32)
+            self._share(shape[0], levels.half, fine.grey, fine.depth, grey, depth)
+            fx, fy, cx, cy = fine.camera
+            out.append(Level(grey, depth, (fx / 2, fy / 2, cx / 2, cy / 2)))
+        return out
+
+    def solve(self, first: list[Level], second: list[Level], start: np.ndarray | None = None) -> np.ndarray:
+        """The flow u, v (pixels) and w (metres) as [3, H, W], from the coarsest level to the finest.
+
+        Args:
+            first, second: Pyramids.
+            start: A flow of full size to start from; None for rest.
+        """
+        plan = self.config.plan(first[0].grey.shape)
+        shape = first[-1].grey.shape
+        state = np.zeros((len(_KEPT), *shape), np.float32)
+        if start is not None:
+            factor = 1 << (len(plan) - 1)
+            state[:3] = start[:, ::factor, ::factor]
+            state[:2] /= factor
+        for level in range(len(plan) - 1, -1, -1):
+            shape = first[level].grey.shape
+            if state.shape[1:] != shape:
+                state = self._doubled(state, shape)
+            state = self._level(first[level], second[level], state, plan[level])
+        return state[:3]
+
+    def _doubled(self, state: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        out = np.empty((len(_KEPT), *shape), np.float32)
+        for k in range(len(_KEPT)):
+            levels.doubled(state[k], np.float32(2 if k < 2 else 1), out[k])
+        return out
+
+    def _level(self, first: Level, second: Level, start: np.ndarray, iterations: int) -> np.ndarray:
+        terms, change = self._terms(first, second, start)
+        state = np.empty((len(sweeps.STATE), *first.grey.shape), np.float32)
+        state[:3] = state[3:6] = start[:3]
+        state[6:] = start[3:]
+        state = sweeps.iterate(state, terms, iterations, self._pool, self.threads)
+        flow, filtered = state[:3], np.empty_like(start)
+        # At most a pixel more than the start; beyond that, its linear terms say nothing.
+        np.clip(flow[:2], start[:2] - 1, start[:2] + 1, out=flow[:2])
+        flow[2, first.depth <= 0] = 0
+        c = self.config
+        weigh = np.float32(c.median_depth), np.float32(c.median_change)
+        self._share(len(first.depth), median.median, flow, first.depth, change, *weigh, filtered[:3])
+        filtered[3:] = state[6:]
+        return filtered
+
+    def _terms(self, first: Level, second: Level, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The terms [18, H, W], and the change of depth [H, W] that the start leaves."""
+        rows, shape = len(first.grey), first.grey.shape
+        terms = np.empty((len(sweeps.TERMS), *shape), np.float32)
+        rx, ry, ix, iy, zx, zy = np.empty((6, *shape), np.float32)
+        self._share(rows, levels.surface, second.depth, *second.camera, rx, ry)
+        self._share(rows, levels.gradients, second.grey, second.depth, rx, ry, ix, iy, zx, zy)
+        self._share(rows, levels.surface, first.depth, *first.camera, terms[7], terms[8])
+        c = self.config
+        weights = tuple(map(np.float32, (c.smooth_image, c.smooth_depth, c.depth_weight, c.depth_edges)))
+        change = np.empty(shape, np.float32)
+        images = first.grey, first.depth, second.grey, second.depth
+        self._share(rows, levels.terms, *images, ix, iy, zx, zy, start[0], start[1], weights, terms, change)
+        return terms, change
+
+    def _share(self, rows: int, work: Callable[..., Any], *arguments: Any) -> None:
+        """Shares the rows of an output among the threads."""
+        strips = max(min(self.threads, rows // _ROWS), 1)
+        if self._pool is None or strips == 1:
+            work(*arguments, 0, rows)
+            return
+        edges = [rows * k // strips for k in range(strips + 1)]
+        jobs = [
+            self._pool.submit(work, *arguments, low, high) for low, high in zip(edges, edges[1:], strict=False)
+        ]
+        for job in jobs:
+            job.result()
