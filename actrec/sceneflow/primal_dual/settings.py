@@ -14,6 +14,11 @@ class PdFlowConfig:
         "What computes: cpu (numba), cuda (CuPy), reference (numpy, slow), or auto: cuda where there is one.",
         choices=("auto", "cpu", "cuda", "reference"),
     )
+    threads: int = setting(0, "CPU threads; 0 for all.", range=(0, 256))
+    warm_start: bool = setting(True, "Start from the flow of the pair before, where frames are given in order.")
+    max_speed_m_s: float = setting(
+        8.0, "Motion faster than this is a surface coming into view.", unit="m/s", range=(0.1, 100.0)
+    )
     smooth_image: float = setting(
         0.04, "λ_I, weight of the total variation of the motion in the picture.", range=(0.0, 10.0)
     )
