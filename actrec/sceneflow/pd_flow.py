@@ -31,7 +31,7 @@ class PdFlow(SceneFlow):
     def __init__(self, **options: Any):
         self.config = config.build(PdFlowConfig, options)
         self._solver = CpuSolver(self.config, self.config.threads or os.cpu_count() or 1)
-        self._last: tuple[np.ndarray, np.ndarray, list[Level], np.ndarray] | None = None
+        self._last: tuple[list[Level], np.ndarray] | None = None
 
     def _estimate(
         self,
@@ -43,19 +43,25 @@ class PdFlow(SceneFlow):
         dt: float,
     ) -> np.ndarray:
         camera = intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy
-        last, self._last = self._last, None
-        goes_on = last is not None and last[0] is colour0 and last[1] is depth0
-        if goes_on:
-            assert last is not None
-            first, before = last[2], last[3]
-        else:
-            first, before = self._solver.pyramid(_grey(colour0), _known(depth0), camera), None
-        second = self._solver.pyramid(_grey(colour1), _known(depth1), camera)
-        flow = self._solver.solve(first, second, before if self.config.warm_start else None)
-        self._last = colour1, depth1, second, flow
-        return self._velocity(flow, first[0], second[0], dt)
+        grey, depth = _grey(colour0), np.nan_to_num(depth0)
+        first, before = self._first(grey, depth, camera)
+        second = self._solver.pyramid(_grey(colour1), np.nan_to_num(depth1), camera)
+        flow = self._solver.solve(first, second, before)
+        self._last = second, flow
+        return self._velocity(flow, first[0], dt)
 
-    def _velocity(self, flow: np.ndarray, first: Level, second: Level, dt: float) -> np.ndarray:
+    def _first(
+        self, grey: np.ndarray, depth: np.ndarray, camera: tuple[float, float, float, float]
+    ) -> tuple[list[Level], np.ndarray | None]:
+        """The first image's pyramid, and the flow to start from where it is the last pair's second image."""
+        if self._last is not None:
+            (fine, *_), flow = self._last
+            same = camera == fine.camera and np.array_equal(grey, fine.grey) and np.array_equal(depth, fine.depth)
+            if same:
+                return self._last[0], flow if self.config.warm_start else None
+        return self._solver.pyramid(grey, depth, camera), None
+
+    def _velocity(self, flow: np.ndarray, first: Level, dt: float) -> np.ndarray:
         """[H, W, 3] m/s; NaN where the first image has no depth, or where nothing moves that fast."""
         moved = reference.metric(reference.State(*flow, *flow[:1].repeat(7, 0)), first) / np.float32(dt)
         moved[~(np.square(moved).sum(axis=-1) <= self.config.max_speed_m_s**2)] = np.nan
@@ -64,10 +70,5 @@ class PdFlow(SceneFlow):
 
 def _grey(colour: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY).astype(np.float32)
-
-
-def _known(depth: np.ndarray) -> np.ndarray:
-    """Depth with 0 where it is missing."""
-    return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0)).astype(np.float32)
 
 
