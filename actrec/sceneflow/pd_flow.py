@@ -63,7 +63,7 @@ class PdFlow(SceneFlow):
 
     def _velocity(self, flow: np.ndarray, first: Level, dt: float) -> np.ndarray:
         """[H, W, 3] m/s; NaN where the first image has no depth, or where nothing moves that fast."""
-        moved = reference.metric(reference.State(*flow, *flow[:1].repeat(7, 0)), first) / np.float32(dt)
+        moved = reference.metric(flow, first) / np.float32(dt)
         moved[~(np.square(moved).sum(axis=-1) <= self.config.max_speed_m_s**2)] = np.nan
         return moved
 

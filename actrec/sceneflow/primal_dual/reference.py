@@ -318,13 +318,14 @@ def flow(
     return state, course
 
 
-def metric(s: State, first: Image) -> np.ndarray:
-    """The motion in metres [H, W, 3] that a flow is; NaN where the first image has no depth."""
+def metric(flow: np.ndarray, first: Image) -> np.ndarray:
+    """The motion in metres [H, W, 3] that a flow [3, H, W] is; NaN where the first image has no depth."""
+    u, v, w = flow
     fx, fy, cx, cy = first.camera
     height, width = first.depth.shape
     z = np.where(first.depth > 0, first.depth, math.nan)
     x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
-    far = z + s.w
-    dx = ((x + s.u - cx) * far - (x - cx) * z) / fx
-    dy = ((y + s.v - cy) * far - (y - cy) * z) / fy
+    far = z + w
+    dx = ((x + u - cx) * far - (x - cx) * z) / fx
+    dy = ((y + v - cy) * far - (y - cy) * z) / fy
     return np.stack([dx, dy, far - z], axis=-1).astype(np.float32)

@@ -9,6 +9,7 @@ import pytest
 
 from actrec import sceneflow
 from actrec.frames import Intrinsics
+from actrec.sceneflow import benchmark
 from actrec.sceneflow.primal_dual import reference, sweeps
 from actrec.sceneflow.primal_dual.cpu import CpuSolver
 from actrec.sceneflow.primal_dual.settings import PdFlowConfig
@@ -140,20 +141,7 @@ def test_a_stream_goes_on_from_the_pair_before() -> None:
 @pytest.mark.parametrize(("pair", "moving", "least"), [("1", 50_000, 0.97), ("2", 500, 0.99)])
 def test_the_authors_program_says_the_same(data_root, pair: str, moving: int, least: float) -> None:
     """Where it reports motion of more than a centimetre: correlation and median difference of each component."""
-    folder = data_root / "pdflow" / pair
-    solver = CpuSolver(PdFlowConfig(), 2)
-    focal = 320 / np.tan(np.radians(62.5) / 2)
-    pyramids = []
-    for k in (1, 2):
-        grey = cv2.cvtColor(cv2.imread(str(folder / f"i{k}.png")), cv2.COLOR_BGR2GRAY).astype(np.float32)
-        depth = cv2.imread(str(folder / f"z{k}.png"), cv2.IMREAD_UNCHANGED).astype(np.float32) / 5000
-        # Its finest level is half of the image's size.
-        pyramids.append(solver.pyramid(grey, depth, (focal, focal, 319.5, 239.5))[1:])
-    flow = solver.solve(*pyramids)
-    first = reference.Image(pyramids[0][0].grey, pyramids[0][0].depth, pyramids[0][0].camera)
-    ours = reference.metric(reference.State(*flow, *flow[:1].repeat(7, 0)), first)
-    written = np.loadtxt(folder / "pdflow_results01.txt")[:, 2:].reshape(240, 320, 3)
-    theirs = written[..., [1, 2, 0]]  # forwards, right, down
+    ours, first, theirs = benchmark.authors_pair(data_root / "pdflow" / pair, threads=2)
     told = (first.depth > 0) & (np.linalg.norm(theirs, axis=-1) > 0.01)
     assert told.sum() > moving
     for axis in range(3):
