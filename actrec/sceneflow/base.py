@@ -9,7 +9,6 @@ import numpy as np
 from actrec.errors import InputError
 from actrec.frames import Intrinsics
 
-
 MAX_DEPTH_M = 100.0
 """No camera that flow is made of looks farther; depth in millimetres does."""
 

@@ -1,6 +1,7 @@
-"""`actrec bench scene-flow`: scene flow against exact motion, against its authors' program, by warping, and by the clock."""
+"""`actrec bench scene-flow`: against exact motion, against its authors' program, by warping, and by the clock."""
 
 import argparse
+import itertools
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from actrec.geometry import project, unproject
 from actrec.sceneflow.base import SceneFlow, resize
 from actrec.sceneflow.primal_dual import reference
 from actrec.sceneflow.primal_dual.cpu import CpuSolver
+from actrec.sceneflow.primal_dual.level import Level
 from actrec.sceneflow.primal_dual.settings import PdFlowConfig
 
 SIZES = ((160, 120), (320, 240), (640, 480))
@@ -66,7 +68,7 @@ def _methods(threads: int) -> dict[str, SceneFlow]:
 
 
 def truth(count: int, threads: int) -> list[dict[str, Any]]:
-    """The simulated camera's actors, whose motion is known: errors over a frame's 33 ms, where they move and elsewhere."""
+    """The simulated camera's actors, whose motion is known: errors over 33 ms, where they move and elsewhere."""
     rows = []
     for width, height in SIZES[:2]:
         for actors, noise in ((1, False), (1, True), (2, False), (2, True)):
@@ -76,7 +78,9 @@ def truth(count: int, threads: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _simulated(count: int, actors: int, noise: bool, step: int) -> Iterator[tuple[Images, Images, np.ndarray, np.ndarray]]:
+def _simulated(
+    count: int, actors: int, noise: bool, step: int
+) -> Iterator[tuple[Images, Images, np.ndarray, np.ndarray]]:
     """Pairs of frames half a second apart, with the exact flow and where somebody is."""
     with SimulatedCamera(realtime=False, start_stamp_ns=0, noise=noise, actors=actors) as camera:
         assert camera.scene is not None
@@ -114,7 +118,8 @@ def _judged(
         "moving_median_mm": round(float(np.median(error[seen])), 1),
         "of_motion": round(float(error[seen].mean() / motion[seen].mean()), 3),
         "known": round(float(np.concatenate(known).mean()), 3),
-        "still_median_mm": round(float(np.nanmedian(rest)), 2), "still_p95_mm": round(float(np.nanpercentile(rest, 95)), 1),
+        "still_median_mm": round(float(np.nanmedian(rest)), 2),
+        "still_p95_mm": round(float(np.nanpercentile(rest, 95)), 1),
     }  # fmt: skip
 
 
@@ -138,7 +143,7 @@ def authors(data: Path, threads: int) -> list[dict[str, Any]]:
     return rows
 
 
-def authors_pair(folder: Path, threads: int) -> tuple[np.ndarray, reference.Image, np.ndarray]:
+def authors_pair(folder: Path, threads: int) -> tuple[np.ndarray, Level, np.ndarray]:
     """Our motion in metres [240, 320, 3] of a pair, its first image, and the authors' motion in our axes."""
     solver, focal, pyramids = CpuSolver(PdFlowConfig(), threads or 2), 320 / np.tan(np.radians(62.5) / 2), []
     for k in (1, 2):
@@ -146,8 +151,8 @@ def authors_pair(folder: Path, threads: int) -> tuple[np.ndarray, reference.Imag
         depth = cv2.imread(str(folder / f"z{k}.png"), cv2.IMREAD_UNCHANGED).astype(np.float32) / 5000
         # The program's finest level is half of the image's size.
         pyramids.append(solver.pyramid(grey, depth, (focal, focal, 319.5, 239.5))[1:])
-    first = reference.Image(pyramids[0][0].grey, pyramids[0][0].depth, pyramids[0][0].camera)
-    flow = solver.solve(*pyramids)
+    first = pyramids[0][0]
+    flow = solver.solve(pyramids[0], pyramids[1])
     written = np.loadtxt(folder / "pdflow_results01.txt")[:, 2:].reshape(240, 320, 3)
     return reference.metric(flow, first), first, written[..., [1, 2, 0]]  # forwards, right, down
 
@@ -179,9 +184,7 @@ def _pairs(data: Path) -> Iterator[tuple[Images, Images]]:
 def _turning(data: Path, step: int = 5) -> Iterator[tuple[Images, Images]]:
     folder = data / "rgbd" / "person_turning"
     for k in range(0, 100 - 1, step):
-        yield tuple(
-            _image(folder / f"{i:010d}.jpg", folder / f"{i:010d}_depth.png", 1000) for i in (k, k + 1)
-        )  # type: ignore[misc]
+        yield tuple(_image(folder / f"{i:010d}.jpg", folder / f"{i:010d}_depth.png", 1000) for i in (k, k + 1))  # type: ignore[misc]
 
 
 def _image(colour: Path, depth: Path, scale: float) -> Images:
@@ -192,10 +195,10 @@ def _image(colour: Path, depth: Path, scale: float) -> Images:
 
 
 def _left(method: SceneFlow, first: Images, second: Images) -> tuple[float, float, float]:
-    """Mean absolute difference of grey (0 to 255), median of depth in mm, where something differed; and of how many pixels.
+    """What is left where something differed: mean of grey (0 to 255), median of depth in mm; and the share of pixels.
 
-    What differed before, by 3 grey values or 3 cm, is what had to be explained; pixels that a method leaves out count as
-    they are without flow.
+    What differed before, by 3 grey values or 3 cm, is what had to be explained; pixels that a method leaves out count
+    as they are without flow.
     """
     (colour0, depth0, camera), (colour1, depth1, _) = first, second
     flow = method.estimate(colour0, depth0, colour1, depth1, camera, DT)
@@ -244,7 +247,7 @@ class _Farneback(SceneFlow):
 
 def _rate(method: SceneFlow, images: list[Images], seconds: float) -> float:
     """Pairs a second, in order, after a first round that compiles and warms up."""
-    for (c0, d0, camera), (c1, d1, _) in zip(images[:3], images[1:4], strict=True):
+    for (c0, d0, camera), (c1, d1, _) in itertools.pairwise(images[:4]):
         method.estimate(c0, d0, c1, d1, camera, DT)
     done, began = 0, time.perf_counter()
     while time.perf_counter() - began < seconds:

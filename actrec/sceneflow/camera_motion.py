@@ -1,7 +1,7 @@
 """The camera's own motion in scene flow: found from what stands still, and taken away.
 
-A camera that moves sees everything move. A point at X in the first camera that stands still is at R X + t in the second; what
-the flow shows beyond that is the scene's own motion.
+A camera that moves sees everything move. A point at X in the first camera that stands still is at R X + t in the
+second; what the flow shows beyond that is the scene's own motion.
 """
 
 from dataclasses import dataclass
@@ -44,7 +44,9 @@ class CameraMotion:
         return CameraMotion(moved[:3, :3], moved[:3, 3])
 
 
-def own_motion(flow: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics, dt: float, camera: CameraMotion) -> np.ndarray:
+def own_motion(
+    flow: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics, dt: float, camera: CameraMotion
+) -> np.ndarray:
     """Scene flow less what the camera's motion alone would show: velocities in the first camera's frame.
 
     Args:
@@ -56,7 +58,9 @@ def own_motion(flow: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics, dt: 
     """
     points = _points(depth, intrinsics)
     # Back in the first camera's frame, a point that stands still is where it was.
-    moved = (points + flow * np.float32(dt) - camera.translation.astype(np.float32)) @ camera.rotation.astype(np.float32)
+    moved = (points + flow * np.float32(dt) - camera.translation.astype(np.float32)) @ camera.rotation.astype(
+        np.float32
+    )
     return ((moved - points) / np.float32(dt)).astype(np.float32)
 
 

@@ -1,5 +1,6 @@
-"""Scene flow by the primal-dual method of Jaimez et al., "A Primal-Dual Framework for Real-Time Dense RGB-D Scene Flow",
-ICRA 2015: photometric and geometric terms, regularised on the observed surface, coarse to fine.
+"""Scene flow by a primal-dual method: photometric and geometric terms, regularised on the surface, coarse to fine.
+
+Jaimez et al., "A Primal-Dual Framework for Real-Time Dense RGB-D Scene Flow", ICRA 2015.
 """
 
 import os
@@ -12,15 +13,16 @@ from actrec import config
 from actrec.frames import Intrinsics
 from actrec.sceneflow.base import SceneFlow
 from actrec.sceneflow.primal_dual import reference
-from actrec.sceneflow.primal_dual.cpu import CpuSolver, Level
+from actrec.sceneflow.primal_dual.cpu import CpuSolver
+from actrec.sceneflow.primal_dual.level import Level
 from actrec.sceneflow.primal_dual.settings import PdFlowConfig
 
 
 class PdFlow(SceneFlow):
     """The primal-dual scene flow, one formulation in several executions.
 
-    Where a stream of frames is given in order, the pyramid of each image is made once, and the flow of a pair is where the
-    next pair starts from (`warm_start`).
+    Where a stream of frames is given in order, the pyramid of each image is made once, and the flow of a pair is where
+    the next pair starts from (`warm_start`).
 
     Args:
         **options: Fields of `PdFlowConfig`.
@@ -70,5 +72,3 @@ class PdFlow(SceneFlow):
 
 def _grey(colour: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY).astype(np.float32)
-
-

@@ -1,28 +1,20 @@
 """The primal-dual scene flow on the CPU (numba), in strips of rows among threads."""
 
+import itertools
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from actrec.sceneflow.primal_dual import levels, median, sweeps
+from actrec.sceneflow.primal_dual.level import Level
 from actrec.sceneflow.primal_dual.settings import PdFlowConfig
 
 _ROWS = 30
 """Fewer rows a thread are not worth its waking."""
 _KEPT = ("u", "v", "w", "pd", "pux", "puy", "pvx", "pvy", "pwx", "pwy")
 """Planes of a state that the next finer level starts from."""
-
-
-@dataclass(frozen=True)
-class Level:
-    """A level of an image's pyramid: grey and depth [H, W], 0 for missing, and the camera's fx, fy, cx, cy."""
-
-    grey: np.ndarray
-    depth: np.ndarray
-    camera: tuple[float, float, float, float]
 
 
 class CpuSolver:
@@ -114,8 +106,6 @@ class CpuSolver:
             work(*arguments, 0, rows)
             return
         edges = [rows * k // strips for k in range(strips + 1)]
-        jobs = [
-            self._pool.submit(work, *arguments, low, high) for low, high in zip(edges, edges[1:], strict=False)
-        ]
+        jobs = [self._pool.submit(work, *arguments, low, high) for low, high in itertools.pairwise(edges)]
         for job in jobs:
             job.result()

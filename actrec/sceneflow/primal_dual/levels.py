@@ -1,7 +1,7 @@
 """What the primal-dual scene flow does once a level on the CPU: pyramid, terms of the energy, median, doubling.
 
-Each function does as its namesake in `reference`, for the rows `low` to `high` of its output where it takes them, so that
-threads may share an image.
+Each function does as its namesake in `reference`, for the rows `low` to `high` of its output where it takes them, so
+that threads may share an image.
 """
 
 import math

@@ -30,7 +30,11 @@ def median(values, depth, change, weigh_depth, weigh_change, out, low, high):  #
     """
     rows, columns = depth.shape
     weights, sorted_weights = np.zeros((9, columns), np.float32), np.empty((9, columns), np.float32)
-    near, total, found = np.empty((9, columns), np.float32), np.empty(columns, np.float32), np.empty(columns, np.float32)
+    near, total, found = (
+        np.empty((9, columns), np.float32),
+        np.empty(columns, np.float32),
+        np.empty(columns, np.float32),
+    )
     for y in range(low, high):
         total[:] = 0
         for n in range(9):

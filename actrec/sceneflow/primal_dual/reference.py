@@ -1,14 +1,13 @@
-"""The primal-dual scene flow of Jaimez et al. (ICRA 2015), literally, in numpy: what the fast executions are tested
-against.
+"""The primal-dual scene flow, literally, in numpy: what the fast executions are tested against.
 
-Unknowns of a pixel (x, y) of the first image are its motion in the picture (u, v) in pixels and its change of depth w in
-metres. Minimised, coarse to fine, is
+Jaimez et al., ICRA 2015. Unknowns of a pixel (x, y) of the first image are its motion in the picture (u, v) in pixels
+and its change of depth w in metres. Minimised, coarse to fine, is
 
     Σ |ρ_I(u, v)| + μ(x, y) |ρ_Z(u, v, w)|  +  λ_I (TV_r(u) + TV_r(v))  +  λ_D TV_r(w),
 
-with ρ_I = I₁(x + u, y + v) − I₀(x, y), ρ_Z = Z₁(x + u, y + v) − Z₀(x, y) − w, and a total variation on the observed surface,
-TV_r(f) = Σ |(r_x ∂f/∂x, r_y ∂f/∂y)|, r_x = 1 / |∂(X, Z)/∂x|: neighbours in the picture that are far apart in space need not
-move alike. Depth that is missing is 0 here.
+with ρ_I = I₁(x + u, y + v) − I₀(x, y), ρ_Z = Z₁(x + u, y + v) − Z₀(x, y) − w, and a total variation on the observed
+surface, TV_r(f) = Σ |(r_x ∂f/∂x, r_y ∂f/∂y)|, r_x = 1 / |∂(X, Z)/∂x|: neighbours in the picture that are far apart in
+space need not move alike. Depth that is missing is 0 here.
 """
 
 import math
@@ -16,20 +15,12 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from actrec.sceneflow.primal_dual.level import Level
 from actrec.sceneflow.primal_dual.settings import PdFlowConfig
 
 MASK = np.array([1, 4, 6, 4, 1], np.float32) / 16
 DEPTH_STEP = 0.1
 """Metres within which depths are averaged in the pyramid: farther ones are another surface's."""
-
-
-@dataclass
-class Image:
-    """A level of the pyramid: grey [H, W] 0 to 255, depth [H, W] metres with 0 for missing, and the camera's fx, fy, cx, cy."""
-
-    grey: np.ndarray
-    depth: np.ndarray
-    camera: tuple[float, float, float, float]
 
 
 @dataclass
@@ -54,12 +45,12 @@ class State:
     pwy: np.ndarray
 
     @staticmethod
-    def zeros(shape: tuple[int, int]) -> "State":
+    def zeros(shape: tuple[int, ...]) -> "State":
         """At rest."""
         return State(*(np.zeros(shape, np.float32) for _ in fields(State)))
 
 
-def pyramid(image: Image, levels: int) -> list[Image]:
+def pyramid(image: Level, levels: int) -> list[Level]:
     """The image and its halves, finest first. Pixel x of a level shows what pixel 2x shows of the level before."""
     out = [image]
     for _ in range(levels - 1):
@@ -67,7 +58,7 @@ def pyramid(image: Image, levels: int) -> list[Image]:
     return out
 
 
-def _half(image: Image) -> Image:
+def _half(image: Level) -> Level:
     weights = np.outer(MASK, MASK)
     rows, columns = image.grey.shape
     height, width = (rows + 1) // 2, (columns + 1) // 2
@@ -90,10 +81,10 @@ def _half(image: Image) -> Image:
             grey[y, x] = total / share
             depth[y, x] = deep / near if middle > 0 else 0.0
     fx, fy, cx, cy = image.camera
-    return Image(grey, depth, (fx / 2, fy / 2, cx / 2, cy / 2))
+    return Level(grey, depth, (fx / 2, fy / 2, cx / 2, cy / 2))
 
 
-def doubled(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def doubled(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """A level's values between the pixels of the next finer one: zeros put in between, then the binomial mask."""
     spread, known = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     spread[::2, ::2], known[::2, ::2] = values, 1.0
@@ -106,8 +97,8 @@ def _masked(values: np.ndarray) -> np.ndarray:
     return np.asarray(sum(MASK[k] * rows[:, k : k + values.shape[1]] for k in range(5)))
 
 
-def surface(image: Image) -> tuple[np.ndarray, np.ndarray]:
-    """r_x and r_y of the total variation, [H, W], from each pixel to its right and lower neighbour; 1 where both are missing.
+def surface(image: Level) -> tuple[np.ndarray, np.ndarray]:
+    """r_x and r_y, [H, W], from each pixel to its right and lower neighbour; 1 where both are missing.
 
     As in the authors' program these are twice 1 / |∂(X, Z)/∂x|, to which its λ belong.
     """
@@ -172,7 +163,7 @@ class Terms:
     ry: np.ndarray
 
 
-def terms(first: Image, second: Image, start: State, config: PdFlowConfig) -> Terms:
+def terms(first: Level, second: Level, start: State, config: PdFlowConfig) -> Terms:
     """The second image and its gradients, drawn back along the flow so far."""
     height, width = first.grey.shape
     x, y = np.arange(width) + start.u, np.arange(height)[:, None] + start.v
@@ -261,7 +252,7 @@ def _dual(px: np.ndarray, py: np.ndarray, f: np.ndarray) -> tuple[np.ndarray, np
     return px / length, py / length
 
 
-def filtered(s: State, start: State, first: Image, t: Terms, config: PdFlowConfig) -> State:
+def filtered(s: State, start: State, first: Level, t: Terms, config: PdFlowConfig) -> State:
     """The level's flow: at most a pixel added to the start's, then a median of 3×3, weighted by depth and by change."""
     u, v = (np.clip(f, -1, 1) + before for f, before in ((s.u, start.u), (s.v, start.v)))
     w = np.where(first.depth > 0, s.w, 0).astype(np.float32)
@@ -290,7 +281,7 @@ def _median(f: np.ndarray, depth: np.ndarray, change: np.ndarray, config: PdFlow
 
 
 def flow(
-    first: Image, second: Image, config: PdFlowConfig, start: State | None = None
+    first: Level, second: Level, config: PdFlowConfig, start: State | None = None
 ) -> tuple[State, list[list[float]]]:
     """From the coarsest level to the finest.
 
@@ -318,7 +309,7 @@ def flow(
     return state, course
 
 
-def metric(flow: np.ndarray, first: Image) -> np.ndarray:
+def metric(flow: np.ndarray, first: Level) -> np.ndarray:
     """The motion in metres [H, W, 3] that a flow [3, H, W] is; NaN where the first image has no depth."""
     u, v, w = flow
     fx, fy, cx, cy = first.camera

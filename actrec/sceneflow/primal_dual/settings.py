@@ -22,7 +22,9 @@ class PdFlowConfig:
     smooth_image: float = setting(
         0.04, "λ_I, weight of the total variation of the motion in the picture.", range=(0.0, 10.0)
     )
-    smooth_depth: float = setting(0.35, "λ_D, weight of the total variation of the change of depth.", range=(0.0, 100.0))
+    smooth_depth: float = setting(
+        0.35, "λ_D, weight of the total variation of the change of depth.", range=(0.0, 100.0)
+    )
     depth_weight: float = setting(75.0, "μ, weight of depth against intensity (0 to 255).", range=(0.0, 10_000.0))
     depth_edges: float = setting(
         1000.0, "How much less depth counts where it changes, in space or in time.", range=(0.0, 1e6)

@@ -1,13 +1,15 @@
 """The iterations of the primal-dual scene flow on the CPU: sweeps over the rows, in strips that stay in the cache.
 
 A strip of rows is iterated several times before it looks at its neighbours again. An iteration carries news one row up
-and one row down, so that a strip with as many further rows at each side as there are iterations is exact inside: threads
-work on strips without meeting in between, and what comes out is what whole sweeps give, however many strips there are.
+and one row down, so that a strip with as many further rows at each side as there are iterations is exact inside:
+threads work on strips without meeting in between, and what comes out is what whole sweeps give, however many strips
+there are.
 
 Loops are over single rows and over few arrays at a time: more, and the compiler gives up proving that they do not
 overlap, and with it SIMD.
 """
 
+import itertools
 from concurrent.futures import Executor
 
 import numba
@@ -58,8 +60,7 @@ def iterate(state: np.ndarray, terms: np.ndarray, iterations: int, threads: Exec
     while done < iterations:
         count = min(TOGETHER, iterations - done)
         jobs = [
-            threads.submit(_strip, state, terms, count, low, high, other)
-            for low, high in zip(edges, edges[1:], strict=False)
+            threads.submit(_strip, state, terms, count, low, high, other) for low, high in itertools.pairwise(edges)
         ]
         for job in jobs:
             job.result()
@@ -90,7 +91,9 @@ def _sweeps(s: np.ndarray, t: np.ndarray, first: int, count: int) -> None:
         for y in range(height):
             k, k_above = first + y, first + max(y - 1, 0)
             below = min(y + 1, height - 1)  # the last row has no difference downwards
-            _depth_dual(s[_PD, y], t[_SIGMA, k], t[_ZT, k], t[_ZX, k], t[_ZY, k], s[_U_BAR, y], s[_V_BAR, y], s[_W_BAR, y])
+            _depth_dual(
+                s[_PD, y], t[_SIGMA, k], t[_ZT, k], t[_ZX, k], t[_ZY, k], s[_U_BAR, y], s[_V_BAR, y], s[_W_BAR, y]
+            )
             _dual(s[_PUX, y], s[_PUY, y], s[_U_BAR, y], s[_U_BAR, below])
             _dual(s[_PVX, y], s[_PVY, y], s[_V_BAR, y], s[_V_BAR, below])
             _dual(s[_PWX, y], s[_PWY, y], s[_W_BAR, y], s[_W_BAR, below])
@@ -147,7 +150,7 @@ def _divergence(out, rx, px, ry, py, ry_above, py_above, up, down):  # type: ign
 
 @numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
 def _descend(divergence, f, tau, of_pd, pd):  # type: ignore[no-untyped-def]
-    """f + τ λ div p + (τ ∂ρ_Z) pd, in place of the divergence."""
+    """F + τ λ div p + (τ ∂ρ_Z) pd, in place of the divergence."""
     for x in range(f.size):
         divergence[x] = f[x] + tau[x] * divergence[x] + of_pd[x] * pd[x]
 

@@ -1,5 +1,6 @@
-"""The primal-dual scene flow: its fast execution against the literal one, against exact motion, and against its authors'."""
+"""The primal-dual scene flow: its fast execution against the literal one, exact motion, and its authors' program."""
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 
@@ -12,6 +13,7 @@ from actrec.frames import Intrinsics
 from actrec.sceneflow import benchmark
 from actrec.sceneflow.primal_dual import reference, sweeps
 from actrec.sceneflow.primal_dual.cpu import CpuSolver
+from actrec.sceneflow.primal_dual.level import Level
 from actrec.sceneflow.primal_dual.settings import PdFlowConfig
 
 DT = 1 / 30
@@ -19,7 +21,7 @@ SMALL = Intrinsics(80, 60, 66.0, 66.0, 39.5, 29.5)
 
 
 def scene(seed: int = 0, moved: tuple[float, float, float] = (0, 0, 0)) -> tuple[np.ndarray, np.ndarray]:
-    """Colour and depth of a textured box before a textured wall; the box moves by so many metres. A corner is unknown."""
+    """Colour and depth of a textured box before a wall; the box moves by so many metres. A corner is unknown."""
     rng = np.random.default_rng(seed)
     texture = cv2.GaussianBlur(rng.normal(size=(400, 400)).astype(np.float32), (0, 0), 4)
     texture = cv2.normalize(texture, None, 0, 255, cv2.NORM_MINMAX)
@@ -37,12 +39,14 @@ def scene(seed: int = 0, moved: tuple[float, float, float] = (0, 0, 0)) -> tuple
 def _seen(texture, x, y, z, offset):
     u = (np.broadcast_to(x, (60, 80)) * z - offset[0]) * 60 + 100
     v = (np.broadcast_to(y, (60, 80)) * z - offset[1]) * 60 + 200
-    return cv2.remap(texture, u.astype(np.float32), v.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    return cv2.remap(
+        texture, u.astype(np.float32), v.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+    )
 
 
-def image(colour: np.ndarray, depth: np.ndarray) -> reference.Image:
+def image(colour: np.ndarray, depth: np.ndarray) -> Level:
     grey = cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    return reference.Image(grey, np.nan_to_num(depth), (SMALL.fx, SMALL.fy, SMALL.cx, SMALL.cy))
+    return Level(grey, np.nan_to_num(depth), (SMALL.fx, SMALL.fy, SMALL.cx, SMALL.cy))
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -131,7 +135,7 @@ def test_a_stream_goes_on_from_the_pair_before() -> None:
     errors = {}
     for warm in (False, True):
         method = sceneflow.create("pd_flow", threads=1, warm_start=warm)
-        for before, after in zip(frames, frames[1:], strict=False):
+        for before, after in itertools.pairwise(frames):
             flow = method.estimate(*before, *after, SMALL, DT)
         errors[warm] = np.median(np.linalg.norm(flow - np.array([0.2, 0, 0]) / DT, axis=-1)[box])
     assert errors[True] < 0.03 * 0.2 / DT
