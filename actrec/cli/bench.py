@@ -27,6 +27,10 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
         "the whole graph: pace, latency, memory, growth of queues",
     ),
     "recordings": ("actrec.recordings.benchmark:measure", "CPU time to write and to replay a frame, by format"),
+    "scene-flow": (
+        "actrec.sceneflow.benchmark:measure",
+        "scene flow: exact motion, its authors, warping, frames a second",
+    ),
     "streaming": ("actrec_models.benchmark_streaming:measure", "networks frame by frame against their window forms"),
     "streaming-accuracy": ("actrec_models.benchmark_streaming_accuracy:measure", "what running frame by frame costs"),
     "teach": ("actrec_models.benchmark_teach:teach", "actrec teach on 12 clips of five UTD-MHAD actions"),

@@ -7,7 +7,7 @@ from actrec.sceneflow.base import SceneFlow
 
 METHODS = Registry(
     "scene flow method",
-    {"dis": "actrec.sceneflow.dis:DisFlow"},
+    {"dis": "actrec.sceneflow.dis:DisFlow", "pd_flow": "actrec.sceneflow.pd_flow:PdFlow"},
     install={"numba": "pip install numba", "cv2": "pip install opencv-contrib-python"},
 )
 

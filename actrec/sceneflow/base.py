@@ -9,6 +9,9 @@ import numpy as np
 from actrec.errors import InputError
 from actrec.frames import Intrinsics
 
+MAX_DEPTH_M = 100.0
+"""No camera that flow is made of looks farther; depth in millimetres does."""
+
 
 class SceneFlow(ABC):
     """Estimates scene flow between two registered RGB-D images.
@@ -43,10 +46,10 @@ class SceneFlow(ABC):
             in the second image.
 
         Raises:
-            InputError: Sizes or types differ, or dt is not positive.
+            InputError: Sizes or types differ, depth is not in metres, or dt is not positive.
         """
         _check(colour0, depth0, colour1, depth1, intrinsics, dt)
-        return self._estimate(colour0, depth0, colour1, depth1, intrinsics, dt)
+        return self._estimate(colour0, _sound(depth0), colour1, _sound(depth1), intrinsics, dt)
 
     @abstractmethod
     def _estimate(
@@ -58,7 +61,7 @@ class SceneFlow(ABC):
         intrinsics: Intrinsics,
         dt: float,
     ) -> np.ndarray:
-        """As `estimate`, with inputs that are sound."""
+        """As `estimate`, with inputs that are sound: depth is positive or NaN."""
 
 
 def resize(
@@ -69,6 +72,19 @@ def resize(
         return colour, depth, intrinsics
     small = cv2.resize(colour, (width, height), interpolation=cv2.INTER_AREA)
     return small, cv2.resize(depth, (width, height), interpolation=cv2.INTER_NEAREST), intrinsics.resized(width, height)
+
+
+def _sound(depth: np.ndarray) -> np.ndarray:
+    """Depth with NaN for whatever else cameras write where they see none."""
+    missing = ~((depth > 0) & (depth < np.inf))
+    return np.where(missing, np.float32(np.nan), depth) if missing.any() else depth
+
+
+def _median(depth: np.ndarray) -> float:
+    """The median of what is known, of a sixteenth of the pixels; 0 where nothing is."""
+    few = depth[::4, ::4]
+    known = few[np.isfinite(few) & (few > 0)]
+    return float(np.median(known)) if known.size else 0.0
 
 
 def _check(
@@ -83,5 +99,7 @@ def _check(
             raise InputError(
                 f"{name} depth is {image.dtype}{list(image.shape)}, expected float32{list(size)} in metres"
             )
+        if (away := _median(image)) > MAX_DEPTH_M:
+            raise InputError(f"{name} depth is {away:.0f} m in the middle, expected metres: is it in millimetres?")
     if not (np.isfinite(dt) and dt > 0):
         raise InputError(f"the second image is {dt} s after the first, expected more than 0")

@@ -1,5 +1,6 @@
 """Scene flow of a stream of frames: each is paired with the one before it, at the size that flow is estimated at."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +8,9 @@ import numpy as np
 from actrec.config import setting
 from actrec.errors import InputError
 from actrec.frames import NANOSECONDS, Intrinsics, RgbdFrame
+from actrec.sceneflow import camera_motion
 from actrec.sceneflow.base import SceneFlow, resize
+from actrec.sceneflow.camera_motion import CameraMotion
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,13 @@ class SceneFlowConfig:
     width: int = setting(320, "Width of the flow image.", unit="px", range=(16, 4096))
     height: int = setting(240, "Height of the flow image.", unit="px", range=(16, 4096))
     max_gap_s: float = setting(0.5, "Frames farther apart than this are no pair.", unit="s", range=(0.001, 10.0))
+    camera_motion: str = setting(
+        "none",
+        "What of the camera's own motion is taken away: nothing; what is estimated from the still part of the scene; "
+        "or what TF says (tf).",
+        choices=("none", "estimate", "tf"),
+    )
+    fixed_frame: str = setting("odom", "Frame in which TF tells where the camera is.")
 
 
 @dataclass(frozen=True)
@@ -36,16 +46,21 @@ class Flow:
     intrinsics: Intrinsics
 
 
+Moved = Callable[[RgbdFrame, RgbdFrame], CameraMotion | None]
+"""How the camera moved from one frame to another; None where nobody knows."""
+
+
 class FlowPairs:
     """Makes the flow of each frame with the one before it.
 
     Args:
         method: Estimates it.
-        config: Size and gap.
+        config: Size, gap, and whether the camera's own motion is taken away.
+        moved: Tells how the camera moved, where `camera_motion` is "tf".
     """
 
-    def __init__(self, method: SceneFlow, config: SceneFlowConfig):
-        self._method, self._config = method, config
+    def __init__(self, method: SceneFlow, config: SceneFlowConfig, moved: Moved | None = None):
+        self._method, self._config, self._moved = method, config, moved
         self._last: RgbdFrame | None = None
 
     def reset(self) -> None:
@@ -69,7 +84,16 @@ class FlowPairs:
         assert last.colour is not None and last.depth is not None
         assert newest.colour is not None and newest.depth is not None
         found = self._method.estimate(last.colour, last.depth, newest.colour, newest.depth, last.intrinsics, dt)
+        motion = self._camera_motion(found, last, newest, dt)
+        if motion is not None:
+            found = camera_motion.own_motion(found, last.depth, last.intrinsics, dt, motion)
         return Flow(last.stamp_ns, last.frame_id, found, last.intrinsics)
+
+    def _camera_motion(self, flow: np.ndarray, last: RgbdFrame, newest: RgbdFrame, dt: float) -> CameraMotion | None:
+        if self._config.camera_motion == "estimate":
+            assert last.depth is not None
+            return camera_motion.estimate(flow, last.depth, last.intrinsics, dt)
+        return self._moved(last, newest) if self._moved is not None else None
 
     def _resized(self, frame: RgbdFrame) -> RgbdFrame:
         if frame.colour is None or frame.depth is None:

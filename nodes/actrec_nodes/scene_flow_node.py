@@ -1,4 +1,4 @@
-"""Publishes the motion in space of what each pixel shows."""
+"""Publishes the motion in space of what each pixel shows, and a picture of it where somebody looks."""
 
 from typing import Any
 
@@ -7,7 +7,9 @@ from sensor_msgs.msg import CameraInfo, Image
 from actrec import sceneflow
 from actrec.frames import RgbdFrame
 from actrec.sceneflow.pairs import FlowPairs, SceneFlowConfig
+from actrec.sceneflow.preview import picture
 from actrec_nodes import conversions, params, process, qos, topics
+from actrec_nodes.camera_pose import TfCameraMotion
 from actrec_nodes.frame_node import FrameNode
 
 
@@ -19,14 +21,19 @@ class SceneFlowNode(FrameNode[SceneFlowConfig]):
         self._pairs: FlowPairs | None = None
         self._flow_publisher: Any = None
         self._info_publisher: Any = None
+        self._preview_publisher: Any = None
+        self._tf: TfCameraMotion | None = None
 
     def configure(self) -> None:
         """Finds the method, declares its settings and makes it."""
         method = sceneflow.METHODS.get(self.config.method)
         options = params.declare(self, method.config_class, self.config.method).read()
-        self._pairs = FlowPairs(method(**params.as_options(options)), self.config)
+        if self.config.camera_motion == "tf":
+            self._tf = TfCameraMotion(self, self.config.fixed_frame, self._warn)
+        self._pairs = FlowPairs(method(**params.as_options(options)), self.config, self._tf)
         self._flow_publisher = self.create_lifecycle_publisher(Image, topics.SCENE_FLOW, qos.IMAGE_PUBLISHER)
         self._info_publisher = self.create_lifecycle_publisher(CameraInfo, topics.SCENE_FLOW_INFO, qos.IMAGE_PUBLISHER)
+        self._preview_publisher = self.create_lifecycle_publisher(Image, topics.SCENE_FLOW_PREVIEW, qos.IMAGE_PUBLISHER)
 
     def activate(self) -> None:
         """Starts without a last frame."""
@@ -43,13 +50,17 @@ class SceneFlowNode(FrameNode[SceneFlowConfig]):
         head = conversions.header(flow.stamp_ns, flow.frame_id)
         self._info_publisher.publish(conversions.intrinsics_to_info(flow.intrinsics, head))
         self._flow_publisher.publish(conversions.flow_to_image(flow.velocity, head))
+        if self._preview_publisher.get_subscription_count():
+            self._preview_publisher.publish(conversions.colour_to_image(picture(flow.velocity), head))
 
     def cleanup(self) -> None:
         """Forgets the method."""
-        for publisher in (self._flow_publisher, self._info_publisher):
+        for publisher in (self._flow_publisher, self._info_publisher, self._preview_publisher):
             if publisher is not None:
                 self.destroy_lifecycle_publisher(publisher)
-        self._flow_publisher = self._info_publisher = self._pairs = None
+        if self._tf is not None:
+            self._tf.close()
+        self._flow_publisher = self._info_publisher = self._preview_publisher = self._pairs = self._tf = None
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ HANDS = "hands"
 FACE = "face"
 SCENE_FLOW = "scene_flow"
 SCENE_FLOW_INFO = "scene_flow/camera_info"
+SCENE_FLOW_PREVIEW = "scene_flow/preview"
 ACTION_LABEL = "action_label"
 ACTION_LABEL_TEXT = "action_label/text"
 

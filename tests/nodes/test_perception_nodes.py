@@ -218,6 +218,18 @@ def test_scene_flow_is_stamped_with_the_frame_whose_pixels_move(host, add, ears,
     assert intrinsics == INTRINSICS.resized(320, 240)
 
 
+def test_scene_flow_is_shown_as_a_picture_to_who_looks(host, add, ears, person) -> None:
+    node = add(SceneFlowNode, method="pd_flow", width=160, height=120, camera_motion="estimate")
+    assert host.start() is None
+    ears.show_until(again(person), lambda: node.statistics.snapshot().processed >= 3)
+    ears.listen(Image, topics.SCENE_FLOW_PREVIEW)
+    heard = ears.heard[topics.SCENE_FLOW_PREVIEW]
+    ears.show_until(again(person), lambda: len(heard) >= 2)
+    shown = c.image_to_colour(heard[-1])
+    assert shown.shape == (120, 160, 3)
+    assert (shown != 60).any()
+
+
 def test_scene_flow_of_a_still_scene_is_nought_and_a_gap_makes_no_pair(host, add, ears) -> None:
     ears.listen(Image, topics.SCENE_FLOW)
     node = add(SceneFlowNode, width=64, height=48, max_gap_s=0.2)
@@ -245,6 +257,7 @@ def test_scene_flow_without_depth_says_so(host, add, ears, capfd) -> None:
     ("parameters", "line"),
     [
         ({"method": "sf2se3"}, "cannot configure: unknown scene flow method 'sf2se3'; known: dis"),
+        ({"camera_motion": "tf"}, "cannot configure: camera_motion 'tf' needs tf2_ros, which comes with ROS 2"),
         ({"dis__finest_scale": 9}, "cannot configure: parameter dis.finest_scale is 9, allowed: int in 0 to 5"),
         ({"dis__finest": 1}, "cannot configure: unknown parameter dis.finest; known: dis."),
     ],

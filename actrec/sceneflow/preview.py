@@ -1,0 +1,30 @@
+"""A picture of scene flow for people."""
+
+import cv2
+import numpy as np
+
+
+def picture(flow: np.ndarray, full_m_s: float = 1.0) -> np.ndarray:
+    """The colour wheel: hue is the direction as seen, brightness the speed.
+
+    Right is red, down yellow-green, left cyan, up violet; what comes nearer or goes away is paler, what is not known
+    is grey.
+
+    Args:
+        flow: [H, W, 3] m/s in the optical frame, NaN where unknown.
+        full_m_s: Speed of full brightness.
+
+    Returns:
+        [H, W, 3] uint8 RGB.
+    """
+    known = np.isfinite(flow).all(axis=-1)
+    x, y, z = np.moveaxis(np.where(known[..., None], flow, 0), -1, 0)
+    across = np.hypot(x, y)
+    speed = np.hypot(across, z)
+    hue = np.degrees(np.arctan2(y, x)) % 360
+    saturation = np.divide(across, speed, out=np.zeros_like(speed), where=speed > 0)
+    wheel = np.stack([hue, saturation, np.clip(speed / full_m_s, 0, 1)], axis=-1).astype(np.float32)
+    rgb = cv2.cvtColor(wheel, cv2.COLOR_HSV2RGB)
+    out = np.round(255 * rgb).astype(np.uint8)
+    out[~known] = 60
+    return out

@@ -1,0 +1,47 @@
+"""What every scene flow method refuses, and what each stands."""
+
+import numpy as np
+import pytest
+
+from actrec import sceneflow
+from actrec.errors import InputError
+from actrec.frames import Intrinsics
+
+INTRINSICS = Intrinsics(64, 48, 60.0, 60.0, 31.5, 23.5)
+DT = 1 / 30
+
+pytestmark = pytest.mark.parametrize("name", sceneflow.METHODS.names())
+
+
+def picture() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+
+
+def plane(z: float = 2.0) -> np.ndarray:
+    return np.full((48, 64), z, np.float32)
+
+
+@pytest.mark.parametrize("wrong", range(4))
+def test_sizes_and_types_that_differ_are_refused(name: str, wrong: int) -> None:
+    images = [picture(), plane(), picture(), plane()]
+    images[wrong] = images[wrong][:20] if wrong % 2 else images[wrong].astype(np.float32)
+    with pytest.raises(InputError, match=rf"{'first' if wrong < 2 else 'second'} (colour|depth) is .*, expected"):
+        sceneflow.create(name).estimate(*images, INTRINSICS, DT)
+
+
+@pytest.mark.parametrize("which", [1, 3])
+def test_depth_in_millimetres_is_refused(name: str, which: int) -> None:
+    images = [picture(), plane(), picture(), plane()]
+    images[which] = images[which] * 1000
+    with pytest.raises(InputError, match="depth is 2000 m in the middle, expected metres: is it in millimetres"):
+        sceneflow.create(name).estimate(*images, INTRINSICS, DT)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -1.0, 0.0])
+def test_depth_that_is_none_is_missing(name: str, value: float) -> None:
+    depth = plane()
+    depth[10:20, 10:30] = value
+    flow = sceneflow.create(name).estimate(picture(), depth, picture(), depth, INTRINSICS, DT)
+    assert np.isnan(flow[10:20, 10:30]).all()
+    assert np.isfinite(flow[30:, 40:]).mean() > 0.9
+    assert np.nanmax(np.abs(flow)) < 1e-3

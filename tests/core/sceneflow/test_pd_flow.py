@@ -1,0 +1,153 @@
+"""The primal-dual scene flow: its fast execution against the literal one, exact motion, and its authors' program."""
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+
+import cv2
+import numpy as np
+import pytest
+
+from actrec import sceneflow
+from actrec.frames import Intrinsics
+from actrec.sceneflow import benchmark
+from actrec.sceneflow.primal_dual import reference, sweeps
+from actrec.sceneflow.primal_dual.cpu import CpuSolver
+from actrec.sceneflow.primal_dual.level import Level
+from actrec.sceneflow.primal_dual.settings import PdFlowConfig
+
+DT = 1 / 30
+SMALL = Intrinsics(80, 60, 66.0, 66.0, 39.5, 29.5)
+
+
+def scene(seed: int = 0, moved: tuple[float, float, float] = (0, 0, 0)) -> tuple[np.ndarray, np.ndarray]:
+    """Colour and depth of a textured box before a wall; the box moves by so many metres. A corner is unknown."""
+    rng = np.random.default_rng(seed)
+    texture = cv2.GaussianBlur(rng.normal(size=(400, 400)).astype(np.float32), (0, 0), 4)
+    texture = cv2.normalize(texture, None, 0, 255, cv2.NORM_MINMAX)
+    c = SMALL
+    x, y = (np.arange(80) - c.cx) / c.fx, (np.arange(60)[:, None] - c.cy) / c.fy
+    grey, depth = _seen(texture[:, 200:], x, y, 3.0, (0, 0)), np.full((60, 80), 3.0, np.float32)
+    z = 2.0 + moved[2]
+    inside = (abs(x * z - moved[0]) < 0.4) & (abs(y * z - moved[1]) < 0.4)
+    grey = np.where(inside, _seen(texture, x, y, z, moved[:2]), grey)
+    depth[inside] = z
+    depth[:8, :8] = np.nan
+    return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2), depth
+
+
+def _seen(texture, x, y, z, offset):
+    u = (np.broadcast_to(x, (60, 80)) * z - offset[0]) * 60 + 100
+    v = (np.broadcast_to(y, (60, 80)) * z - offset[1]) * 60 + 200
+    return cv2.remap(
+        texture, u.astype(np.float32), v.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+    )
+
+
+def image(colour: np.ndarray, depth: np.ndarray) -> Level:
+    grey = cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    return Level(grey, np.nan_to_num(depth), (SMALL.fx, SMALL.fy, SMALL.cx, SMALL.cy))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_fast_execution_is_the_literal_one(threads: int) -> None:
+    config = PdFlowConfig(iterations=40, fewer=10)
+    first, second = image(*scene()), image(*scene(moved=(0.03, -0.02, 0.04)))
+    expected, _ = reference.flow(first, second, config)
+    solver = CpuSolver(config, threads)
+    pyramids = [solver.pyramid(i.grey, i.depth, i.camera) for i in (first, second)]
+    found = solver.solve(*pyramids)
+    for name, plane in zip("uvw", found, strict=True):
+        np.testing.assert_allclose(plane, getattr(expected, name), atol=2e-3, err_msg=name)
+
+
+def test_pyramids_are_the_literal_ones() -> None:
+    first = image(*scene())
+    solver = CpuSolver(PdFlowConfig(coarsest=4), 1)
+    found = solver.pyramid(first.grey, first.depth, first.camera)
+    expected = reference.pyramid(first, len(found))
+    assert [level.grey.shape for level in found] == [(60, 80), (30, 40), (15, 20), (8, 10), (4, 5)]
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours.grey, theirs.grey, rtol=1e-5)
+        np.testing.assert_allclose(ours.depth, theirs.depth, rtol=1e-5)
+        assert ours.camera == theirs.camera
+
+
+@pytest.mark.parametrize("strips", [2, 3, 4])
+def test_strips_give_what_whole_sweeps_give(strips: int) -> None:
+    rng = np.random.default_rng(1)
+    state = rng.normal(size=(len(sweeps.STATE), 130, 37)).astype(np.float32)
+    terms = 0.1 * rng.uniform(size=(len(sweeps.TERMS), 130, 37)).astype(np.float32)
+    whole = sweeps.iterate(state, terms, 25, None, 1)
+    with ThreadPoolExecutor(strips) as threads:
+        np.testing.assert_array_equal(sweeps.iterate(state, terms, 25, threads, strips), whole)
+
+
+def test_every_level_lowers_the_energy() -> None:
+    config = PdFlowConfig()
+    state, course = reference.flow(image(*scene()), image(*scene(moved=(0.02, 0.01, 0.03))), config)
+    assert len(course) == 3
+    for energies in course:
+        assert energies[-1] < 0.8 * energies[0]
+        assert energies[-1] == pytest.approx(energies[-5], rel=0.02)  # settled
+    assert all(np.isfinite(getattr(state, f.name)).all() for f in fields(state))
+
+
+@pytest.mark.parametrize("moved", [(0.03, 0, 0), (0, -0.03, 0), (0, 0, 0.04), (0.02, 0.02, -0.03)])
+def test_a_box_that_moves(moved: tuple[float, float, float]) -> None:
+    flow = sceneflow.create("pd_flow", threads=1).estimate(*scene(), *scene(moved=moved), SMALL, DT)
+    box = scene()[1] == 2.0
+    inner = cv2.erode(box.astype(np.uint8), np.ones((5, 5))) > 0
+    error = np.linalg.norm(flow - np.array(moved) / DT, axis=-1)
+    assert np.median(error[inner]) < 0.15 * np.linalg.norm(moved) / DT
+    wall = cv2.erode((scene()[1] == 3.0).astype(np.uint8), np.ones((9, 9))) > 0
+    assert np.median(np.linalg.norm(flow[wall], axis=-1)) < 0.03
+    np.testing.assert_array_equal(np.isnan(flow).any(-1)[:8, :8], True)
+
+
+def test_identical_frames_stand_still() -> None:
+    colour, depth = scene()
+    flow = sceneflow.create("pd_flow", threads=1).estimate(colour, depth, colour, depth, SMALL, DT)
+    np.testing.assert_array_equal(np.isnan(flow).any(-1), np.isnan(depth))
+    assert np.nanmax(np.abs(flow)) < 1e-3
+
+
+def test_speed_is_by_time_passed() -> None:
+    frames = (*scene(), *scene(moved=(0.02, 0, 0)))
+    method = sceneflow.create("pd_flow", threads=1)
+    quick, slow = (method.estimate(*frames, SMALL, dt) for dt in (DT, 2 * DT))
+    np.testing.assert_allclose(quick, 2 * slow, rtol=1e-5)
+
+
+@pytest.mark.parametrize("value", [np.nan, 0.0, np.inf])
+def test_no_depth_gives_nothing(value: float) -> None:
+    colour, depth = scene()
+    blind = np.full_like(depth, value)
+    method = sceneflow.create("pd_flow", threads=1)
+    assert np.isnan(method.estimate(colour, blind, colour, depth, SMALL, DT)).all()
+    assert np.isfinite(method.estimate(colour, depth, colour, blind, SMALL, DT)[10:50, 10:70]).all()
+
+
+def test_a_stream_goes_on_from_the_pair_before() -> None:
+    """A box at 6 m/s, 6.6 pixels a frame: too far for one pair alone, not for what begins where the last pair ended."""
+    frames = [scene(moved=(0.2 * k, 0, 0)) for k in range(-2, 3)]
+    box = cv2.erode((frames[3][1] == 2.0).astype(np.uint8), np.ones((5, 5))) > 0
+    errors = {}
+    for warm in (False, True):
+        method = sceneflow.create("pd_flow", threads=1, warm_start=warm)
+        for before, after in itertools.pairwise(frames):
+            flow = method.estimate(*before, *after, SMALL, DT)
+        errors[warm] = np.median(np.linalg.norm(flow - np.array([0.2, 0, 0]) / DT, axis=-1)[box])
+    assert errors[True] < 0.03 * 0.2 / DT
+    assert errors[True] < 0.3 * errors[False]
+
+
+@pytest.mark.parametrize(("pair", "moving", "least"), [("1", 50_000, 0.97), ("2", 500, 0.99)])
+def test_the_authors_program_says_the_same(data_root, pair: str, moving: int, least: float) -> None:
+    """Where it reports motion of more than a centimetre: correlation and median difference of each component."""
+    ours, first, theirs = benchmark.authors_pair(data_root / "pdflow" / pair, threads=2)
+    told = (first.depth > 0) & (np.linalg.norm(theirs, axis=-1) > 0.01)
+    assert told.sum() > moving
+    for axis in range(3):
+        assert np.corrcoef(ours[told][:, axis], theirs[told][:, axis])[0, 1] > least
+        assert np.median(np.abs(ours - theirs)[told][:, axis]) < 5e-4

@@ -1,0 +1,22 @@
+import numpy as np
+import pytest
+
+from actrec.sceneflow.preview import picture
+
+
+@pytest.mark.parametrize(
+    ("velocity", "colour"),
+    [
+        ((1, 0, 0), (255, 0, 0)),
+        ((-1, 0, 0), (0, 255, 255)),
+        ((0, 0, -1), (255, 255, 255)),
+        ((5, 0, 0), (255, 0, 0)),
+        ((0.5, 0, 0), (128, 0, 0)),
+        ((0, 0, 0), (0, 0, 0)),
+        ((np.nan, 0, 0), (60, 60, 60)),
+    ],
+)
+def test_the_wheel(velocity, colour) -> None:
+    flow = np.full((4, 6, 3), velocity, np.float32)
+    np.testing.assert_allclose(picture(flow)[2, 3], colour, atol=1)
+    assert picture(flow).dtype == np.uint8

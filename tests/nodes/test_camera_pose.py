@@ -1,0 +1,70 @@
+"""The camera's motion from TF. tf2_ros comes with ROS 2 alone: its buffer is stood in for, the arithmetic is ours."""
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from geometry_msgs.msg import Quaternion, Vector3
+
+from actrec.frames import Intrinsics, RgbdFrame
+from actrec.geometry import rotation
+from actrec_nodes.camera_pose import TfCameraMotion, pose_matrix
+
+C = Intrinsics(4, 3, 5.0, 5.0, 1.5, 1.0)
+
+
+class UnknownError(Exception):
+    pass
+
+
+class Buffer:
+    """A camera that goes forward at 1 m/s and turns by 0.1 rad/s, known for 10 s."""
+
+    def lookup_transform(self, target, source, time):
+        assert (target, source) == ("odom", "camera")
+        seconds = time.nanoseconds / 1e9
+        if seconds > 10:
+            raise UnknownError("Lookup would require extrapolation into the future.\nMore of it.")
+        turn = Quaternion(x=0.0, y=float(np.sin(0.05 * seconds)), z=0.0, w=float(np.cos(0.05 * seconds)))
+        return SimpleNamespace(transform=SimpleNamespace(translation=Vector3(z=seconds), rotation=turn))
+
+
+@pytest.fixture
+def moved(monkeypatch):
+    listener = SimpleNamespace(unregister=lambda: None)
+    module = SimpleNamespace(
+        Buffer=Buffer, TransformListener=lambda buffer, node: listener, TransformException=UnknownError
+    )
+    monkeypatch.setitem(sys.modules, "tf2_ros", module)
+    said: list[str] = []
+    return TfCameraMotion(None, "odom", said.append), said  # type: ignore[arg-type]
+
+
+def frame(seconds: float) -> RgbdFrame:
+    return RgbdFrame(round(seconds * 1e9), None, None, C, "camera")
+
+
+def test_the_motion_between_two_frames(moved) -> None:
+    found = moved[0](frame(0.0), frame(0.1))
+    # A point that rests comes nearer, and turns the other way.
+    np.testing.assert_allclose(found.rotation, rotation(1, -0.01), atol=1e-6)
+    np.testing.assert_allclose(found.translation, rotation(1, -0.01) @ [0, 0, -0.1], atol=1e-6)
+
+
+def test_what_tf_does_not_tell_is_said(moved) -> None:
+    assert moved[0](frame(9.99), frame(10.1)) is None
+    assert moved[1] == [
+        "the camera's motion stays in the flow, TF does not tell it: Lookup would require extrapolation into the "
+        "future."
+    ]
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_poses_as_matrices(axis: int) -> None:
+    parts = [0.0, 0.0, 0.0]
+    parts[axis] = float(np.sin(0.2))
+    turn = Quaternion(x=parts[0], y=parts[1], z=parts[2], w=float(np.cos(0.2)))
+    found = pose_matrix(Vector3(x=1.0, y=2.0, z=3.0), turn)
+    np.testing.assert_allclose(found[:3, :3], rotation(axis, 0.4), atol=1e-6)
+    np.testing.assert_allclose(found[:3, 3], [1, 2, 3])
