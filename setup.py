@@ -23,6 +23,7 @@ PACKAGES = [
     "actrec.inference",
     "actrec.recordings",
     "actrec.sceneflow",
+    "actrec.sceneflow.primal_dual",
     "actrec.simulation",
     "actrec.skeleton",
     "actrec_calibration",

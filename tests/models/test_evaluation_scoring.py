@@ -138,7 +138,7 @@ def test_inputs_of_the_whole_window_get_whole_windows():
 
 
 def test_what_does_not_fit_is_refused(tmp_path, tiny):
-    with pytest.raises(ConfigError, match="live or whole; got 'first'"):
+    with pytest.raises(ConfigError, match="live, whole, stretched; got 'first'"):
         scoring.score(tiny, clips(), "first")
     with pytest.raises(InputError, match=r"part is empty, there is no clip"):
         scoring.score(tiny, data.create("places", "nowhere", split="none", part="test"))
