@@ -9,11 +9,6 @@ from actrec.config import setting
 class PdFlowConfig:
     """Settings of `PdFlow`."""
 
-    device: str = setting(
-        "auto",
-        "What computes: cpu (numba), cuda (CuPy), reference (numpy, slow), or auto: cuda where there is one.",
-        choices=("auto", "cpu", "cuda", "reference"),
-    )
     threads: int = setting(0, "CPU threads; 0 for all.", range=(0, 256))
     warm_start: bool = setting(True, "Start from the flow of the pair before, where frames are given in order.")
     max_speed_m_s: float = setting(
