@@ -12,6 +12,7 @@ import numpy as np
 
 from actrec import sceneflow
 from actrec.capture.simulated import SimulatedCamera
+from actrec.errors import ConfigError
 from actrec.frames import Intrinsics
 from actrec.geometry import project, unproject
 from actrec.sceneflow.base import SceneFlow, resize
@@ -46,7 +47,10 @@ def measure(arguments: list[str]) -> dict[str, Any]:
         "warping": lambda: warping(args.data, args.threads),
         "speed": lambda: speed(args.threads, args.seconds),
     }
-    return {part: parts[part]() for part in args.parts.split(",")}
+    wanted = args.parts.split(",")
+    if unknown := [part for part in wanted if part not in parts]:
+        raise ConfigError(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    return {part: parts[part]() for part in wanted}
 
 
 class _Zero(SceneFlow):
@@ -209,9 +213,11 @@ def _left(method: SceneFlow, first: Images, second: Images) -> tuple[float, floa
     at = project(points, camera)
     drawn = cv2.remap(grey1, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     deep = cv2.remap(depth1, at[..., 0], at[..., 1], cv2.INTER_NEAREST, borderValue=np.nan)
-    known = np.isfinite(depth0) & np.isfinite(depth1) & np.isfinite(deep)
+    known = np.isfinite(depth0) & np.isfinite(depth1)
     differed = known & ((np.abs(grey1 - grey0) > 3) | (np.abs(depth1 - depth0) > 0.03))
-    grey, away = np.abs(drawn - grey0)[differed], np.abs(deep - points[..., 2])[differed]
+    # Flow that leads to where nothing is seen has explained nothing.
+    away = np.where(np.isfinite(deep), np.abs(deep - points[..., 2]), np.abs(depth1 - depth0))[differed]
+    grey = np.abs(drawn - grey0)[differed]
     return float(grey.mean()), float(np.median(away)) * 1000, float(differed.mean())
 
 

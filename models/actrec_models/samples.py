@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from actrec import config, features, windows
+from actrec import config, features
 from actrec.errors import ConfigError
 from actrec.features import crops, flow_rgb, skeleton
 from actrec.features.clips import window_inputs
@@ -68,7 +68,8 @@ class Samples(Dataset[Sample]):
         rng = np.random.default_rng([self.recipe.seed, epoch, index, *([again] if again else [])])
         if self.augmentation is None:
             start = self._start(rng) if self.any_clip else self.window.starts[-1]
-            sample = clip.sampled(self._stamps(clip))
+            stretched = self.recipe.clips == "stretched"
+            sample = clip.sample(self.window.seconds, self.window.frames, stretched)
             return {**self._of_clip(sample, self.specs, start), "label": clip.label}
         if rng.random() < self.recipe.outliers:
             bodies = outliers.other_action(clip, self.window.seconds, self.window.frames, rng)
@@ -102,12 +103,6 @@ class Samples(Dataset[Sample]):
     def _of_clip(self, clip: features.Clip, specs: list[InputSpec], start: int) -> dict[str, np.ndarray]:
         made = [spec for spec in specs if self.made is None or spec.name in self.made]
         return window_inputs(clip, made, self.window, starts=[start])[0]
-
-    def _stamps(self, clip: Clip) -> np.ndarray:
-        """What is sampled where nothing is varied: one window, of what evaluation takes of the recording."""
-        if self.recipe.clips == "stretched":
-            return windows.stretched_stamps(int(clip.stamps_ns[0]), int(clip.stamps_ns[-1]), self.window.frames)
-        return windows.sample_stamps(int(clip.stamps_ns[-1]), self.window.seconds, self.window.frames)
 
     def _start(self, rng: np.random.Generator) -> int:
         starts = self.window.starts

@@ -119,7 +119,8 @@ class _Run:
         if "extrema" in recipe.options or not any(spec.modality in stamps.STAMPS for spec in network.input_specs):
             return recipe
         window = recipe.window(network)
-        samples = (self.clips[i].sample(window.seconds, window.frames) for i in range(len(self.clips)))
+        stretched = recipe.clips == "stretched"
+        samples = (self.clips[i].sample(window.seconds, window.frames, stretched) for i in range(len(self.clips)))
         found = stamps.extrema(samples, network.input_specs)
         return dataclasses.replace(recipe, options={**recipe.options, "extrema": found})
 

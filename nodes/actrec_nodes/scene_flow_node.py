@@ -28,9 +28,10 @@ class SceneFlowNode(FrameNode[SceneFlowConfig]):
         """Finds the method, declares its settings and makes it."""
         method = sceneflow.METHODS.get(self.config.method)
         options = params.declare(self, method.config_class, self.config.method).read()
+        made = method(**params.as_options(options))
         if self.config.camera_motion == "tf":
             self._tf = TfCameraMotion(self, self.config.fixed_frame, self._warn)
-        self._pairs = FlowPairs(method(**params.as_options(options)), self.config, self._tf)
+        self._pairs = FlowPairs(made, self.config, self._tf)
         self._flow_publisher = self.create_lifecycle_publisher(Image, topics.SCENE_FLOW, qos.IMAGE_PUBLISHER)
         self._info_publisher = self.create_lifecycle_publisher(CameraInfo, topics.SCENE_FLOW_INFO, qos.IMAGE_PUBLISHER)
         self._preview_publisher = self.create_lifecycle_publisher(Image, topics.SCENE_FLOW_PREVIEW, qos.IMAGE_PUBLISHER)

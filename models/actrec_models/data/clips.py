@@ -43,9 +43,16 @@ class Clip:
         wanted = windows.sample_stamps(int(self.stamps_ns[-1]), seconds, frames)
         return np.stack([windows.resample(self.stamps_ns, body, wanted) for body in self.bodies])
 
-    def sample(self, seconds: float, frames: int) -> LazyClip:
-        """The clip, in the data contract, that the live recognizer has when the recording ends."""
-        return self.sampled(windows.sample_stamps(int(self.stamps_ns[-1]), seconds, frames))
+    def window_stamps(self, seconds: float, frames: int, stretched: bool = False) -> np.ndarray:
+        """The [frames] stamps of the live recognizer's window when the recording ends; stretched: of all of it."""
+        start, end = int(self.stamps_ns[0]), int(self.stamps_ns[-1])
+        if stretched:
+            return windows.stretched_stamps(start, end, frames)
+        return windows.sample_stamps(end, seconds, frames)
+
+    def sample(self, seconds: float, frames: int, stretched: bool = False) -> LazyClip:
+        """The clip, in the data contract, of such a window."""
+        return self.sampled(self.window_stamps(seconds, frames, stretched))
 
     def sampled(self, wanted_ns: np.ndarray) -> LazyClip:
         """The clip at the stamps [frames]: points interpolated in time, of pictures and flow the nearest one.

@@ -223,11 +223,8 @@ def parts(
     recording; the first may begin before it, with the first pose held as in a window that is not full yet.
     """
     end = int(clip.stamps_ns[-1])
-    if mode == "live":
-        yield windows.sample_stamps(end, window.seconds, window.frames), window
-        return
-    if mode == "stretched":
-        yield windows.stretched_stamps(int(clip.stamps_ns[0]), end, window.frames), window
+    if mode != "whole":
+        yield clip.window_stamps(window.seconds, window.frames, mode == "stretched"), window
         return
     rate = window.frames / window.seconds
     part = window if any(map(of_window, inputs)) else WindowSpec(window.clip_frames / rate, window.clip_frames)

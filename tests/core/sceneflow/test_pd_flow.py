@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from actrec import sceneflow
+from actrec.errors import ConfigError
 from actrec.frames import Intrinsics
 from actrec.sceneflow import benchmark
 from actrec.sceneflow.primal_dual import reference, sweeps
@@ -140,6 +141,11 @@ def test_a_stream_goes_on_from_the_pair_before() -> None:
         errors[warm] = np.median(np.linalg.norm(flow - np.array([0.2, 0, 0]) / DT, axis=-1)[box])
     assert errors[True] < 0.03 * 0.2 / DT
     assert errors[True] < 0.3 * errors[False]
+
+
+def test_a_part_of_the_benchmark_that_there_is_not_is_named() -> None:
+    with pytest.raises(ConfigError, match="no part flow; there are truth, authors, warping, speed"):
+        benchmark.measure(["--parts", "speed,flow"])
 
 
 @pytest.mark.parametrize(("pair", "moving", "least"), [("1", 50_000, 0.97), ("2", 500, 0.99)])
