@@ -36,6 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write the network in half precision beside it, checked against float32: half the size, for GPUs",
     )
+    parser.add_argument(
+        "--no-weights",
+        action="store_true",
+        help="leave out PyTorch's weights: smaller, but nothing can be trained on from it or taught with it",
+    )
     untrained = parser.add_argument_group("without a checkpoint", "a package to try or to measure a network with")
     untrained.add_argument("--network", help="its name; `actrec models` lists them")
     untrained.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="of the network; repeat")
@@ -55,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     if _is_package(args.source):
         return _add_float16(args)
     export = importlib.import_module("actrec_models.export").export
-    written = export(Path(args.source), args.out, args.data, args.overwrite, args.float16)
+    written = export(Path(args.source), args.out, args.data, args.overwrite, args.float16, not args.no_weights)
     accuracy, threshold = written.provenance.accuracy, written.rejection.threshold
     print(f"{written.path}: {accuracy:.1%} on the test part, rejection below {threshold:g}")
     _tell_float16(written)

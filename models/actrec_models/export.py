@@ -41,7 +41,12 @@ def load_checkpoint(path: Path) -> tuple[Recipe, list[str], Network]:
 
 
 def export(
-    source: Path, folder: Path, data_root: str, overwrite: bool = False, float16: bool = False
+    source: Path,
+    folder: Path,
+    data_root: str,
+    overwrite: bool = False,
+    float16: bool = False,
+    weights: bool = True,
 ) -> package.ModelPackage:
     """Writes a model package with its rejection threshold and its accuracy on the test part.
 
@@ -51,6 +56,7 @@ def export(
         data_root: Folder that holds a folder a dataset.
         overwrite: Replace a package that is there.
         float16: Write the network in half precision beside it.
+        weights: Also write PyTorch's weights, from which training or teaching can go on.
 
     Raises:
         PackageError: No checkpoint, what was exported disagrees with PyTorch, or it cannot be written in float16.
@@ -71,7 +77,8 @@ def export(
             draft = dataclasses.replace(draft, float16=dataclasses.replace(draft.float16, accuracy=accuracy))
     provenance = dataclasses.replace(provenance, accuracy=figures["accuracy"], figures=figures)
     final = dataclasses.replace(draft, rejection=judged, provenance=provenance)
-    return package.write(folder, final, content, _weights(network), card(final, folder.name), overwrite, half)
+    kept = _weights(network) if weights else None
+    return package.write(folder, final, content, kept, card(final, folder.name), overwrite, half)
 
 
 def _with_half(draft: package.ModelPackage, content: bytes) -> tuple[package.ModelPackage, bytes]:

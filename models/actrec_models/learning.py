@@ -9,7 +9,7 @@ from torch import Tensor
 
 from actrec import config
 from actrec.errors import ConfigError
-from actrec_models.networks.base import OUTLIER, Network
+from actrec_models.networks.base import OUTLIER, Network, cross_entropy
 from actrec_models.recipe import Recipe, Stage
 from actrec_models.registry import create
 
@@ -31,6 +31,8 @@ class Recognition(lightning.LightningModule):
         self.save_hyperparameters()
         self.recipe = config.build(Recipe, recipe)
         self.network: Network = create(self.recipe.model, num_classes=len(classes), **self.recipe.network_options())
+        if self.recipe.outliers:
+            self.network.outlier_weight = self.recipe.outlier_weight
         self.stage = self.recipe.plan()[-1]
         self.epochs_before = 0
         self._plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
@@ -103,13 +105,8 @@ class Recognition(lightning.LightningModule):
     def _smoothed(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Smoothed cross-entropy; what is no class is asked for equal probabilities."""
         scores = self.network(**{s.name: batch[s.name] for s in self.network.input_specs})
-        known = batch["label"] != OUTLIER
-        smoothing = self.recipe.label_smoothing
-        losses = torch.nn.functional.cross_entropy(
-            scores, batch["label"], reduction="none", ignore_index=OUTLIER, label_smoothing=smoothing
-        )
-        unsure = -torch.log_softmax(scores, dim=1).mean(dim=1)
-        return {"loss": torch.where(known, losses, self.recipe.outlier_weight * unsure).mean(), "logits": scores}
+        weights = self.recipe.label_smoothing, self.recipe.outlier_weight
+        return {"loss": cross_entropy(scores, batch["label"], *weights), "logits": scores}
 
     # -- optimiser and schedule ----------------------------------------------------------------------------------------
 

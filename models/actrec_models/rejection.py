@@ -1,5 +1,6 @@
 """Chooses when a label is published as `unknown`."""
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -8,11 +9,13 @@ import numpy as np
 from actrec import features
 from actrec.errors import ConfigError
 from actrec.inference import Session
+from actrec.inference.clips import body_layout
 from actrec.package import InputSpec
 from actrec.skeleton.conversions import CANONICAL
 from actrec.skeleton.layouts import LAYOUTS
 from actrec_models import data, evaluation
 from actrec_models.data import ClipDataset
+from actrec_models.data.carried_hands import carried_hands
 from actrec_models.recipe import Recipe
 from actrec_models.samples import Samples
 
@@ -78,30 +81,35 @@ def hindrance(recipe: Recipe, specs: Iterable[InputSpec]) -> str:
     others = sorted(set(features.streams(specs)) - {"bodies"})
     if others:
         return f"the network also takes {', '.join(others)}, which {recipe.unknown_dataset} does not hold"
-    foreign = sorted({spec.layout for spec in specs if spec.layout in LAYOUTS} - {CANONICAL})
+    foreign = sorted({spec.layout for spec in specs if spec.layout in LAYOUTS} - {CANONICAL, "hand_22"})
     return f"the network takes {foreign[0]}, {recipe.unknown_dataset} holds {CANONICAL}" if foreign else ""
 
 
 def calibrate(recipe: Recipe, session: Session, data_root: str) -> tuple[Rejection, str]:
     """Chooses on augmented training clips and the unknown dataset's training part; also says so in words.
 
-    Augmented draws that training did not see are the nearest to unseen clips that does not touch the test part.
+    Augmented draws that training did not see are the nearest to unseen clips that does not touch the test part. Their
+    windows are taken as evaluation takes them, so that the threshold suits what is judged: all live or all stretched.
     """
-    root = data.folder(data_root, recipe.dataset)
-    clips = data.create(recipe.dataset, root, split=recipe.split, part="train", **recipe.dataset_options)
-    samples = Samples(clips, list(session.package.inputs), session.package.window, recipe, recipe.check())
+    clips = _part(recipe, data_root, "train")
+    varied = dataclasses.replace(recipe.check(), stretched=float(recipe.clips == "stretched"))
+    samples = Samples(clips, list(session.package.inputs), session.package.window, recipe, varied)
     draws = [np.random.default_rng([recipe.seed, recipe.epochs, index]) for index in range(len(samples))]
     known = evaluation.logits_of(session, [samples.varied_bodies(samples.clips[i], rng) for i, rng in enumerate(draws)])
     chosen = choose(known, unknown_logits(recipe, session, data_root, "train"))
+    hands = ", its right hands with poses of the gestures" if clips.layout == "hand_22" else ""
+    left_out = f"; without: {', '.join(recipe.unknown_exclude)}" if recipe.unknown_exclude else ""
     described = (
         f"{recipe.dataset} train part, augmented ({chosen.known_kept:.1%} kept), against {recipe.unknown_dataset} "
-        f"train part ({chosen.unknown_rejected:.1%} rejected); without: {', '.join(recipe.unknown_exclude)}"
+        f"train part{hands} ({chosen.unknown_rejected:.1%} rejected){left_out}"
     )
     return chosen, described
 
 
 def unknown_logits(recipe: Recipe, session: Session, data_root: str, part: str) -> np.ndarray:
     """[K, classes] of the unknown dataset's clips, those left out whose action is among the classes.
+
+    For a network of hands the bodies' right hands, with poses of the recipe's own dataset's part (`carried_hands`).
 
     Raises:
         ConfigError: The recipe leaves out an action that the dataset does not have.
@@ -110,5 +118,16 @@ def unknown_logits(recipe: Recipe, session: Session, data_root: str, part: str) 
     absent = sorted(set(recipe.unknown_exclude) - set(clips.classes))
     if absent:
         raise ConfigError(f"unknown_exclude names {', '.join(absent)}, which {recipe.unknown_dataset} does not have")
-    chosen = [c for c in (clips[i] for i in range(len(clips))) if clips.classes[c.label] not in recipe.unknown_exclude]
-    return evaluation.logits(session, ClipDataset(chosen, clips.classes))
+    kept = [i for i, label in enumerate(clips.labels) if clips.classes[label] not in recipe.unknown_exclude]
+    if body_layout(session.package) == "hand_22":
+        chosen = carried_hands(clips, _part(recipe, data_root, part), kept)
+    else:
+        chosen = ClipDataset([clips[i] for i in kept], clips.classes)
+    mode = "stretched" if recipe.clips == "stretched" else "live"
+    logits: np.ndarray = evaluation.score(session, chosen, mode).logits
+    return logits
+
+
+def _part(recipe: Recipe, data_root: str, part: str) -> ClipDataset:
+    root = data.folder(data_root, recipe.dataset)
+    return data.create(recipe.dataset, root, split=recipe.split, part=part, **recipe.dataset_options)

@@ -12,7 +12,7 @@ from actrec.features import crops, flow_rgb, skeleton
 from actrec.features.clips import window_inputs
 from actrec.features.skeleton import SkeletonPreprocessing
 from actrec.package import InputSpec, WindowSpec
-from actrec_models.data import Clip, ClipDataset, augment, augment_hands, outliers
+from actrec_models.data import Clip, ClipDataset, augment, augment_hands, outliers, outliers_hands
 from actrec_models.draws import PAD, Draw
 from actrec_models.networks.base import OUTLIER
 from actrec_models.recipe import Recipe
@@ -72,9 +72,7 @@ class Samples(Dataset[Sample]):
             sample = clip.sample(self.window.seconds, self.window.frames, stretched)
             return {**self._of_clip(sample, self.specs, start), "label": clip.label}
         if rng.random() < self.recipe.outliers:
-            bodies = outliers.other_action(clip, self.window.seconds, self.window.frames, rng)
-            bodies = augment.vary_bodies(bodies, self.augmentation, rng)
-            return {**self._of_bodies(bodies, rng), "label": OUTLIER}
+            return {**self._of_bodies(self._no_class(clip, rng), rng), "label": OUTLIER}
         if self._bodies_alone:
             return {**self._of_bodies(self.varied_bodies(clip, rng), rng), "label": clip.label}
         stamps = augment.sample_stamps(clip, self.window.seconds, self.window.frames, self.augmentation, rng)
@@ -86,10 +84,20 @@ class Samples(Dataset[Sample]):
         assert self.augmentation is not None
         options, seconds, frames = self.augmentation, self.window.seconds, self.window.frames
         before = self.clips[int(rng.integers(len(self.clips)))] if options.before else None
-        window = augment.sample_window(clip, seconds, frames, options, rng, before, self.clips.layout)
-        if self.clips.layout == "hand_22":
-            return augment_hands.vary_hands(window, options, rng)
-        return augment.vary_bodies(window, options, rng)
+        return self._varied(augment.sample_window(clip, seconds, frames, options, rng, before, self.clips.layout), rng)
+
+    def _no_class(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
+        """Somebody like the one of a clip, or a hand like it, who does nothing of the classes: as `varied_bodies`."""
+        make = outliers_hands.other_gesture if self._hands else outliers.other_action
+        return self._varied(make(clip, self.window.seconds, self.window.frames, rng), rng)
+
+    def _varied(self, bodies: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        assert self.augmentation is not None
+        return (augment_hands.vary_hands if self._hands else augment.vary_bodies)(bodies, self.augmentation, rng)
+
+    @property
+    def _hands(self) -> bool:
+        return self.clips.layout == "hand_22"
 
     def _of_bodies(self, bodies: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Inputs of an augmented window; joints and bones are turned and sized once more after they are normalised."""

@@ -108,7 +108,7 @@ class _Run:
         """The recipe's network, which the dataset must suit."""
         module = Recognition(recipe.as_dict(), list(self.clips.classes))
         check_streams(self.clips, module.network.input_specs, recipe)
-        if recipe.outliers and not module.plain:
+        if recipe.outliers and not (module.plain or module.network.knows_outliers):
             raise ConfigError(f"{recipe.model} has a loss of its own, which knows no outliers: set outliers to 0")
         return module
 

@@ -9,9 +9,11 @@ import pytest
 from actrec import inference, package, windows
 from actrec.frames import NANOSECONDS
 from actrec.inference import Session
+from actrec.inference.clips import body_layout
 from actrec.recognition import LabelledWindow, Recognizer
 from actrec.recordings.nucla import CLASSES, read_nucla_npz
 from actrec.recordings.sequence import SkeletonSequence
+from actrec.skeleton.layouts import LAYOUTS
 
 ZOO = Path(__file__).resolve().parents[2] / "models/zoo"
 PACKAGES = sorted(path.parent for path in ZOO.glob("*/model.yaml"))
@@ -21,7 +23,7 @@ PACKAGES = sorted(path.parent for path in ZOO.glob("*/model.yaml"))
 def test_it_opens_predicts_and_has_a_card(folder: Path) -> None:
     session = inference.load(folder)
     described = session.package
-    shape = (described.bodies, described.window.frames, 25, 3)
+    shape = (described.bodies, described.window.frames, len(LAYOUTS[body_layout(described)]), 3)
     clip = {"bodies": np.random.default_rng(0).normal(size=shape).astype(np.float32)}
     prediction = session.predict(clip)
     assert prediction.probabilities.shape == (len(described.labels),)

@@ -68,7 +68,7 @@ def _lead(
     rest = body[0, wrist] - body[0, shoulder]
     marks = np.concatenate([[marks[0] - 0.5], marks, [marks[-1] + 0.5]])
     places = np.concatenate([[rest], places, [rest]])
-    path = np.stack([_eased(times, marks, places[:, i]) for i in range(3)], axis=1)
+    path = np.stack([eased(times, marks, places[:, i]) for i in range(3)], axis=1)
     upper = max(float(np.linalg.norm(body[0, elbow] - body[0, shoulder])), 0.05)
     fore = max(float(np.linalg.norm(body[0, wrist] - body[0, elbow])), 0.05)
     reach = np.clip(np.linalg.norm(path, axis=1), abs(upper - fore) + 0.02, upper + fore - 0.005)[:, None]
@@ -87,7 +87,7 @@ def _lead(
         body[:, _J[f"{joint}_{side}"]] = body[:, wrist] + forearm * np.linalg.norm(end)
 
 
-def _eased(times: np.ndarray, marks: np.ndarray, values: np.ndarray) -> np.ndarray:
+def eased(times: np.ndarray, marks: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Values at `times`, easing in and out between marks."""
     k = np.clip(np.searchsorted(marks, times) - 1, 0, len(marks) - 2)
     share = np.clip((times - marks[k]) / np.maximum(marks[k + 1] - marks[k], 1e-6), 0, 1)
@@ -114,7 +114,7 @@ def _swing(
         amplitude = rng.uniform(0.2, largest)
         turns = envelope[:, None] * (rng.normal(0, 0.6, 3) + smooth_noise(times, rng, 1.0, rng.uniform(0.3, 2.0)))
         pivot = body[:, chain[0]][:, None]
-        rotation = _rotations(amplitude * turns)
+        rotation = rotations(amplitude * turns)
         body[:, list(chain)] = (body[:, list(chain)] - pivot) @ rotation.transpose(0, 2, 1) + pivot
 
 
@@ -126,7 +126,7 @@ def smooth_noise(times: np.ndarray, rng: np.random.Generator, size: float, rate:
     return (weight * np.sin(2 * np.pi * frequency * times + phase)).sum(axis=1).T
 
 
-def _rotations(vectors: np.ndarray) -> np.ndarray:
+def rotations(vectors: np.ndarray) -> np.ndarray:
     """[T, 3, 3] rotations of rotation vectors [T, 3] in radians (Rodrigues)."""
     angle = np.linalg.norm(vectors, axis=1)
     x, y, z = (vectors / np.maximum(angle, 1e-9)[:, None]).T

@@ -4,13 +4,14 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from actrec import config
 from actrec.package import InputSpec, WindowSpec
 
 OUTLIER = -1
-"""Label of a sample that shows no class; it takes no part in the cross-entropy."""
+"""Label of a sample that shows no class; without a weight of its own it takes no part in the cross-entropy."""
 
 
 class Network(nn.Module):
@@ -23,10 +24,14 @@ class Network(nn.Module):
         weight_targets: Public checkpoint format (`actrec_models.weight_files.FORMATS`), or name of another network of
             ours, to the submodules that it fills, "" for the network itself; under them, parameters bear the names that
             the format's port gives them. An attribute, or a property where it depends on the options.
+        knows_outliers: Whether a `losses` of its own takes samples that show no class for what they are.
+        outlier_weight: What such a `losses` weighs them with; the trainer sets it.
     """
 
     config_class: ClassVar[type]
     weight_targets: Mapping[str, tuple[str, ...]] = {}
+    knows_outliers: ClassVar[bool] = False
+    outlier_weight: float = 0.0
 
     def __init__(self, **options: Any):
         super().__init__()
@@ -61,5 +66,21 @@ class Network(nn.Module):
             "loss", the sum to minimise, "logits" [N, classes], and each part under its own name.
         """
         logits = self(**{spec.name: batch[spec.name] for spec in self.input_specs})
-        loss = nn.functional.cross_entropy(logits, batch["label"], ignore_index=OUTLIER)
-        return {"loss": loss, "logits": logits}
+        return {"loss": cross_entropy(logits, batch["label"]), "logits": logits}
+
+
+def cross_entropy(scores: Tensor, labels: Tensor, smoothing: float = 0.0, outlier_weight: float = 0.0) -> Tensor:
+    """Mean cross-entropy, smoothed; of samples that show no class, weighted, that to equal probabilities.
+
+    Args:
+        scores: (N, classes).
+        labels: (N); `OUTLIER` where no class is shown.
+        smoothing: Share of each label that is spread over all classes.
+        outlier_weight: Of those that show none; 0: the mean is over the others alone.
+    """
+    kind = nn.functional.cross_entropy
+    if not outlier_weight:
+        return kind(scores, labels, ignore_index=OUTLIER, label_smoothing=smoothing)
+    losses = kind(scores, labels, reduction="none", ignore_index=OUTLIER, label_smoothing=smoothing)
+    unsure = -torch.log_softmax(scores, dim=1).mean(dim=1)
+    return torch.where(labels != OUTLIER, losses, outlier_weight * unsure).mean()

@@ -17,7 +17,7 @@ from actrec.errors import ConfigError
 from actrec.features.skeleton import SkeletonPreprocessing
 from actrec.package import InputSpec
 from actrec.skeleton import layouts
-from actrec_models.networks.base import OUTLIER, Network
+from actrec_models.networks.base import Network, cross_entropy
 from actrec_models.networks.feed_forward import MultiScaleFeedForward
 from actrec_models.networks.shapes import sizes, table
 
@@ -222,6 +222,7 @@ class SemNet(Network):
 
     config_class = SemNetConfig
     config: SemNetConfig
+    knows_outliers = True
 
     def __init__(self, **options: object):
         super().__init__(**options)
@@ -252,8 +253,7 @@ class SemNet(Network):
         return {"loss": torch.stack(list(parts.values())).sum(), "logits": combine(list(scores.values())), **own}
 
     def _loss(self, scores: Tensor, labels: Tensor) -> Tensor:
-        smoothing = self.config.label_smoothing
-        return nn.functional.cross_entropy(scores, labels, ignore_index=OUTLIER, label_smoothing=smoothing)
+        return cross_entropy(scores, labels, self.config.label_smoothing, self.outlier_weight)
 
 
 def combine(scores: list[Tensor]) -> Tensor:

@@ -1,0 +1,179 @@
+"""Made-up and carried hands: what a network of gestures is taught, and judged by, beside its gestures."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import actrec_models
+from actrec import inference
+from actrec.errors import ConfigError
+from actrec.frames import NANOSECONDS
+from actrec.skeleton.layouts import HAND_22, KINECT_V2_25
+from actrec_models import data, export, recipe, rejection, training
+from actrec_models.data import Clip, ClipDataset
+from actrec_models.data import outliers_hands as made
+from actrec_models.data.carried_hands import carried_hand, carried_hands
+from actrec_models.networks.base import OUTLIER, cross_entropy
+from actrec_models.samples import Samples
+
+TINY: dict[str, Any] = {
+    "model": "sem_net", "dataset": "shrec17_28", "split": "official", "window_s": 3.2, "frames": 8, "epochs": 1,
+    "options": {"layout": "hand_22", "bodies": 1, "channels": [4, 8], "strides": [2, 2], "heads": 2, "embedding": 4,
+                "kernels": [3], "dilations": [1]},
+    "unknown_dataset": "utd_mhad", "unknown_exclude": ["swipe left", "swipe right"], "outliers": 0.5,
+    "batch": 64, "augmentation": {"before": 0.2, "stretched": 0.4},
+}  # fmt: skip
+FRAMES, SECONDS = 96, 3.2
+TIMES = np.arange(FRAMES) * SECONDS / FRAMES
+
+
+@pytest.fixture(scope="module")
+def hands(data_root):
+    return data.create("shrec17_28", str(data_root / "shrec17"), part="train")
+
+
+@pytest.fixture(scope="module")
+def people(data_root):
+    return data.create("utd_mhad", str(data_root / "utd_mhad"), part="train")
+
+
+def bones(hand):
+    return np.linalg.norm(hand - hand[:, list(HAND_22.parents)], axis=-1)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_made_up_gestures_keep_bones_and_move_smoothly(hands, seed):
+    window = made.other_gesture(hands[7 * seed], SECONDS, FRAMES, np.random.default_rng(seed))
+    assert window.shape == (1, FRAMES, 22, 3)
+    assert window.dtype == np.float32
+    lengths = bones(window[0])
+    np.testing.assert_allclose(lengths, np.broadcast_to(lengths[0], lengths.shape), atol=1e-4)
+    speed = np.linalg.norm(np.diff(window[0, :, 1], axis=0), axis=-1) * FRAMES / SECONDS
+    assert speed.max() < 20
+    again = made.other_gesture(hands[7 * seed], SECONDS, FRAMES, np.random.default_rng(seed))
+    np.testing.assert_array_equal(window, again)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_hand_that_is_led_slowly_is_no_swipe(hands, seed):
+    hand = np.repeat(hands[0].bodies[:1, 0].astype(np.float64), FRAMES, axis=0)
+    made._lead_slowly(hand, TIMES, np.random.default_rng(seed))
+    speed = np.linalg.norm(np.diff(hand[:, HAND_22.index["wrist"]], axis=0), axis=-1) * FRAMES / SECONDS
+    # Easing in and out goes at most half as fast again as the mean.
+    assert speed.max() <= 1.51 * made._SLOW
+
+
+def test_fingers_move_alone_and_the_hand_stays(hands):
+    hand = np.repeat(hands[0].bodies[:1, 0].astype(np.float64), FRAMES, axis=0)
+    still = hand.copy()
+    made._move_fingers(hand, TIMES, np.random.default_rng(3))
+    moved = np.abs(hand - still).max(axis=(0, 2)) > 1e-6
+    assert not moved[[HAND_22.index["wrist"], HAND_22.index["palm"]]].any()
+    assert 1 <= sum(moved[list(finger)].any() for finger in made.FINGERS) <= 4
+    assert not any(moved[finger[0]] for finger in made.FINGERS), "a knuckle stays in the hand"
+
+
+def test_a_hand_without_a_single_joint_is_survived():
+    clip = Clip("lost", 0, np.arange(3) * NANOSECONDS // 30, np.full((1, 3, 22, 3), np.nan, np.float32))
+    assert np.isfinite(made.other_gesture(clip, SECONDS, 8, np.random.default_rng(1))).all()
+
+
+def test_a_carried_hand_hangs_on_its_forearm(hands, people):
+    clip, pose = people[40], hands[0].bodies[0, 0]
+    carried = carried_hand(clip, pose)
+    assert carried.bodies.shape == (1, clip.bodies.shape[1], 22, 3)
+    elbow, wrist = (clip.bodies[0, :, KINECT_V2_25.index[f"{joint}_right"]] for joint in ("elbow", "wrist"))
+    np.testing.assert_allclose(carried.bodies[0, :, HAND_22.index["wrist"]], wrist, atol=1e-5)
+    along = carried.bodies[0, :, HAND_22.index["middle_base"]] - wrist
+    forearm = wrist - elbow
+    cosine = (along * forearm).sum(-1) / np.linalg.norm(along, axis=-1) / np.linalg.norm(forearm, axis=-1)
+    np.testing.assert_allclose(cosine, 1, atol=1e-4)
+    np.testing.assert_allclose(
+        bones(carried.bodies[0]), np.broadcast_to(bones(pose[None]), (len(wrist), 22)), atol=1e-4
+    )
+    assert np.linalg.det(pose[[5, 9, 17]] - pose[0]) * np.linalg.det(carried.bodies[0, 0, [5, 9, 17]] - wrist[0]) > 0
+
+
+def test_carried_hands_take_poses_in_turn_and_lose_what_the_body_lost(hands, people):
+    chosen = carried_hands(people, hands, [3, 50, 99])
+    assert (len(chosen), chosen.layout, chosen.names[1]) == (3, "hand_22", people.names[50])
+    lengths = [bones(chosen[i].bodies[0])[0] for i in range(3)]
+    assert not np.allclose(lengths[0], lengths[1])
+    lost = people[3].bodies.copy()
+    lost[0, 2, KINECT_V2_25.index["wrist_right"]] = np.nan
+    clip = dataclasses.replace(people[3], bodies=lost)
+    carried = carried_hand(clip, hands[0].bodies[0, 0]).bodies[0]
+    assert np.isnan(carried[2]).all() and np.isfinite(np.delete(carried, 2, axis=0)).all()
+
+
+def test_samples_of_hands_show_made_up_gestures(hands):
+    chosen = recipe.config.build(recipe.Recipe, TINY)
+    network = actrec_models.create("sem_net", num_classes=28, **chosen.network_options())
+    few = ClipDataset([hands[i] for i in range(0, 400, 10)], hands.classes, hands.layout)
+    samples = Samples(few, network.input_specs, chosen.window(network), chosen, chosen.check())
+    labels = [samples[i]["label"] for i in range(len(samples))]
+    assert 8 < labels.count(OUTLIER) < 32
+    assert all(np.isfinite(samples[i]["body"]).all() for i in range(8))
+
+
+def test_cross_entropy_asks_outliers_for_equal_probabilities():
+    scores, labels = torch.tensor([[4.0, 0.0], [0.0, 0.0], [3.0, 0.0]]), torch.tensor([0, OUTLIER, OUTLIER])
+    known = -torch.log_softmax(scores[0], 0)[0]
+    assert cross_entropy(scores, labels) == pytest.approx(known.item())
+    unsure = [-torch.log_softmax(row, 0).mean().item() for row in scores]
+    expected = (known.item() + 0.5 * (unsure[1] + unsure[2])) / 3
+    assert cross_entropy(scores, labels, outlier_weight=0.5) == pytest.approx(expected)
+    assert unsure[1] < unsure[2]
+
+
+def test_sem_net_learns_to_be_unsure_of_outliers():
+    torch.manual_seed(0)
+    network = actrec_models.create("sem_net", num_classes=3, frames=8, **{**TINY["options"], "streams": "fuse"})
+    assert network.knows_outliers and network.outlier_weight == 0
+    batch = {spec.name: torch.randn(6, *spec.shape) for spec in network.input_specs}
+    batch["label"] = torch.tensor([0, 1, 2, OUTLIER, OUTLIER, OUTLIER])
+    plain = network.losses(batch)["loss"]
+    network.outlier_weight = 1.0
+    assert network.losses(batch)["loss"] != plain
+    optimiser = torch.optim.Adam(network.parameters(), 0.01)
+    for _ in range(40):
+        optimiser.zero_grad()
+        network.losses(batch)["loss"].backward()
+        optimiser.step()
+    best = network.losses(batch)["logits"].softmax(1).max(1).values
+    assert best[3:].max() < 0.6 < best[:3].min()
+
+
+def test_the_trainer_hands_the_weight_on_and_refuses_who_does_not_know_outliers(data_root, tmp_path):
+    small = recipe.config.build(recipe.Recipe, {**TINY, "outlier_weight": 0.7})
+    assert training.Recognition(small.as_dict(), ["a", "b"]).network.outlier_weight == 0.7
+    none = recipe.config.build(recipe.Recipe, {**TINY, "outliers": 0.0})
+    assert training.Recognition(none.as_dict(), ["a", "b"]).network.outlier_weight == 0
+    options = {"layout": "hand_22", "bodies": 1}
+    refused = recipe.config.build(recipe.Recipe, {**TINY, "model": "sem_spa", "options": options, "frames": None})
+    with pytest.raises(ConfigError, match="knows no outliers"):
+        training.train(refused, str(data_root), tmp_path / "run")
+
+
+def test_a_threshold_is_chosen_for_hands_too(data_root, tmp_path, monkeypatch):
+    small = recipe.config.build(recipe.Recipe, TINY)
+    made_of = actrec_models.create("sem_net", num_classes=28, **small.network_options())
+    assert rejection.hindrance(small, made_of.input_specs) == ""
+    create: Any = data.create
+    monkeypatch.setattr(data, "create", lambda *args, **options: thinned(create(*args, **options)))
+    checkpoint = training.train(small, str(data_root), tmp_path / "run")
+    package = export.export(checkpoint, tmp_path / "hands", str(data_root), weights=False)
+    assert not (tmp_path / "hands/model.safetensors").exists()
+    assert "utd_mhad train part, its right hands with poses of the gestures" in package.rejection.calibrated_on
+    assert "without: swipe left, swipe right" in package.rejection.calibrated_on
+    assert package.provenance.figures["unknown_clips"] > 0
+    assert 0 <= package.provenance.figures["unknown_rejected"] <= 1
+    session = inference.load(tmp_path / "hands")
+    assert rejection.unknown_logits(small, session, str(data_root), "test").shape[1] == 28
+
+
+def thinned(clips):
+    return ClipDataset([clips[i] for i in range(0, len(clips), 20)], clips.classes, clips.layout)
