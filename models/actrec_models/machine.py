@@ -55,6 +55,14 @@ class Machine:
         return min(max((os.cpu_count() or 1) // devices - 1, 1), 16) if gpu else 0
 
 
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 itself; a CPU that imitates it takes several times as long as in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # older PyTorch does not tell
+    return any(value is True for name, value in capabilities.items() if "bf16" in name)
+
+
 def loader_options(workers: int, gpu: bool, seed: int) -> dict[str, Any]:
     """What a `DataLoader` of samples is made with, beside samples and draws."""
     own = torch.Generator()

@@ -23,6 +23,7 @@ from actrec.config import setting
 from actrec.errors import ConfigError, PackageError
 from actrec.package import ModelPackage
 from actrec_models import weight_files
+from actrec_models.machine import fast_bfloat16
 from actrec_models.networks.base import OUTLIER, Network
 from actrec_models.onnx_graph import example_inputs
 from actrec_models.registry import NETWORKS, create
@@ -44,7 +45,9 @@ class TuningConfig:
     weight_decay: float = setting(0.05, "of AdamW", range=(0.0, 1.0))
     label_smoothing: float = setting(0.1, "of the cross-entropy", range=(0.0, 0.9))
     outlier_weight: float = setting(1.0, "of the loss of what shows no class", range=(0.0, 10.0))
-    precision: str = setting("bf16-mixed", "of the body", choices=("bf16-mixed", "32-true"))
+    precision: str = setting(
+        "auto", "of the body; auto: bf16-mixed where the CPU is fast at it", choices=("auto", "bf16-mixed", "32-true")
+    )
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,8 @@ def options_of(found: ModelPackage) -> dict[str, Any]:
 
 def autocast(device: torch.device, precision: str) -> Any:
     """The context in which a body runs."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed")
+    enabled = fast_bfloat16(device) if precision == "auto" else precision == "bf16-mixed"
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
 def stacked(items: Sequence[dict[str, Any]], device: torch.device | None = None) -> Batch:

@@ -22,7 +22,7 @@ from actrec_models.data import ClipDataset, rendered
 from actrec_models.draws import Epochs, Shares
 from actrec_models.faults import explained
 from actrec_models.learning import Recognition
-from actrec_models.machine import Machine, loader_options
+from actrec_models.machine import Machine, fast_bfloat16, loader_options
 from actrec_models.monitoring import Monitor
 from actrec_models.networks.base import Network
 from actrec_models.norms import Averaging, Batches, RenewedNorms
@@ -98,6 +98,9 @@ class _Run:
     def __init__(self, recipe: Recipe, data_root: str, resume: bool, progress: bool, machine: Machine):
         self.resume, self.progress, self.machine = resume, progress, machine
         self.options = machine.trainer_options()
+        if recipe.precision == "bf16-mixed" and not fast_bfloat16(_device(self.options)):
+            logger.warning("this processor only imitates bfloat16, several times slower than float32: "
+                           "--set precision=32-true")  # fmt: skip
         whole = training_clips(recipe, data_root)
         self.fingerprint = whole.fingerprint()
         self.validation = recipe.parts()[3]

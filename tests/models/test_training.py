@@ -12,7 +12,7 @@ from actrec.frames import NANOSECONDS
 from actrec.package import Rejection
 from actrec.recordings.nucla import read_nucla_npz
 from actrec.skeleton.layouts import KINECT_V2_25
-from actrec_models import data, evaluation, recipe, rejection, training
+from actrec_models import data, evaluation, machine, recipe, rejection, taking_over, training
 from actrec_models.data import Clip, ClipDataset, augment, outliers, rendered
 from actrec_models.samples import Samples
 from tests.tiny_model import write_tiny
@@ -299,3 +299,26 @@ def test_clip_window_ends_with_the_clip():
     window = Clip("c", 0, stamps, bodies).window(5.0, 60)
     np.testing.assert_allclose(window[0, -24:, 0, 0], np.arange(24), atol=1e-4)
     assert (window[0, :36] == 0).all()
+
+
+def test_imitated_bfloat16_is_told_and_teaching_does_without(data_root, tmp_path, monkeypatch, caplog):
+    for fast in (True, False):
+        caplog.clear()
+        monkeypatch.setattr(training, "fast_bfloat16", lambda device, fast=fast: fast)
+        settings = recipe.config.build(recipe.Recipe, {**SMALL, "precision": "bf16-mixed"})
+        training._Run(settings, str(data_root), False, False, training.Machine())
+        assert ("--set precision=32-true" in caplog.text) is not fast
+        monkeypatch.setattr(taking_over, "fast_bfloat16", lambda device, fast=fast: fast)
+        for precision, expected in (("auto", fast), ("bf16-mixed", True), ("32-true", False)):
+            with taking_over.autocast(torch.device("cpu"), precision):
+                assert torch.is_autocast_enabled("cpu") is expected
+
+
+def test_bfloat16_is_fast_where_the_processor_says_so(monkeypatch):
+    cpu = torch.device("cpu")
+    for held, expected in (
+        ({"avx512_bf16": False, "amx_bf16": True, "cpu_name": "bf16"}, True),
+        ({"avx512_bf16": False, "avx2": True, "cpu_name": "bf16"}, False),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda held=held: held)
+        assert machine.fast_bfloat16(cpu) is expected
