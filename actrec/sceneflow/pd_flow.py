@@ -12,28 +12,32 @@ import numpy as np
 from actrec import config
 from actrec.frames import Intrinsics
 from actrec.sceneflow.base import SceneFlow
-from actrec.sceneflow.primal_dual import reference
+from actrec.sceneflow.primal_dual import cupy_device, reference
 from actrec.sceneflow.primal_dual.cpu import CpuSolver
+from actrec.sceneflow.primal_dual.gpu import GpuSolver
 from actrec.sceneflow.primal_dual.level import Level
 from actrec.sceneflow.primal_dual.settings import PdFlowConfig
 
 
 class PdFlow(SceneFlow):
-    """The primal-dual scene flow, one formulation in several executions.
+    """The primal-dual scene flow, one formulation in two executions: numba on the CPU, CUDA on a GPU.
 
     Where a stream of frames is given in order, the pyramid of each image is made once, and the flow of a pair is where
     the next pair starts from (`warm_start`).
 
     Args:
         **options: Fields of `PdFlowConfig`.
+
+    Raises:
+        MissingLibraryError, DeviceError: device is cuda, and CuPy or a GPU is absent.
     """
 
     config_class = PdFlowConfig
 
     def __init__(self, **options: Any):
         self.config = config.build(PdFlowConfig, options)
-        self._solver = CpuSolver(self.config, self.config.threads or os.cpu_count() or 1)
-        self._last: tuple[list[Level], np.ndarray] | None = None
+        self._solver: Any = _solver(self.config)
+        self._last: tuple[Level, list[Any], np.ndarray] | None = None
 
     def _estimate(
         self,
@@ -45,29 +49,36 @@ class PdFlow(SceneFlow):
         dt: float,
     ) -> np.ndarray:
         camera = intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy
-        grey, depth = _grey(colour0), np.nan_to_num(depth0)
-        first, before = self._first(grey, depth, camera)
-        second = self._solver.pyramid(_grey(colour1), np.nan_to_num(depth1), camera)
+        image0, image1 = (
+            Level(_grey(colour), np.nan_to_num(depth), camera)
+            for colour, depth in ((colour0, depth0), (colour1, depth1))
+        )
+        first, before = self._first(image0)
+        second = self._solver.pyramid(image1.grey, image1.depth, camera)
         flow = self._solver.solve(first, second, before)
-        self._last = second, flow
-        return self._velocity(flow, first[0], dt)
+        self._last = image1, second, flow
+        return self._velocity(flow, image0, dt)
 
-    def _first(
-        self, grey: np.ndarray, depth: np.ndarray, camera: tuple[float, float, float, float]
-    ) -> tuple[list[Level], np.ndarray | None]:
+    def _first(self, image: Level) -> tuple[list[Any], np.ndarray | None]:
         """The first image's pyramid, and the flow to start from where it is the last pair's second image."""
         if self._last is not None:
-            (fine, *_), flow = self._last
-            same = camera == fine.camera and np.array_equal(grey, fine.grey) and np.array_equal(depth, fine.depth)
-            if same:
-                return self._last[0], flow if self.config.warm_start else None
-        return self._solver.pyramid(grey, depth, camera), None
+            last, pyramid, flow = self._last
+            same = image.camera == last.camera and np.array_equal(image.grey, last.grey)
+            if same and np.array_equal(image.depth, last.depth):
+                return pyramid, flow if self.config.warm_start else None
+        return self._solver.pyramid(image.grey, image.depth, image.camera), None
 
     def _velocity(self, flow: np.ndarray, first: Level, dt: float) -> np.ndarray:
         """[H, W, 3] m/s; NaN where the first image has no depth, or where nothing moves that fast."""
         moved = reference.metric(flow, first) / np.float32(dt)
         moved[~(np.square(moved).sum(axis=-1) <= self.config.max_speed_m_s**2)] = np.nan
         return moved
+
+
+def _solver(config: PdFlowConfig) -> CpuSolver | GpuSolver:
+    if config.device == "cuda" or (config.device == "auto" and cupy_device.available()):
+        return GpuSolver(config, cupy_device.CupyDevice())
+    return CpuSolver(config, config.threads or os.cpu_count() or 1)
 
 
 def _grey(colour: np.ndarray) -> np.ndarray:

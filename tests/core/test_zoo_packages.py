@@ -1,18 +1,22 @@
-"""The packages that ship: each opens and predicts; the N-UCLA one is as good as stated, live as offline."""
+"""The packages that ship: each opens and predicts, is as good as stated, and live as offline."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from actrec import inference, package, windows
-from actrec.frames import NANOSECONDS
+from actrec.frames import NANOSECONDS, Body
 from actrec.inference import Session
 from actrec.inference.clips import body_layout
 from actrec.recognition import LabelledWindow, Recognizer
-from actrec.recordings.nucla import CLASSES, read_nucla_npz
-from actrec.recordings.sequence import SkeletonSequence
+from actrec.recordings.nucla import read_nucla_npz
+from actrec.recordings.shrec17 import CLASSES as SHREC17
+from actrec.recordings.shrec17 import FINGERS, read_shrec17_npz
+from actrec.recordings.utd_mhad import CLASSES as UTD
+from actrec.recordings.utd_mhad import read_utd_mhad_npz
 from actrec.skeleton.layouts import LAYOUTS
 
 ZOO = Path(__file__).resolve().parents[2] / "models/zoo"
@@ -35,9 +39,40 @@ def test_it_opens_predicts_and_has_a_card(folder: Path) -> None:
     assert not list(folder.glob("*.pkl")) + list(folder.glob("*.pt*")), "no pickles ship"
 
 
-@pytest.fixture(scope="module")
-def session() -> Session:
-    folder = ZOO / "deepacts_graph_nucla"
+@dataclass(frozen=True)
+class Recording:
+    """One recorded clip of one body or hand: [T] stamps, [T, V, 3] metres."""
+
+    truth: str
+    stamps_ns: np.ndarray
+    joints: np.ndarray
+    layout: str = "kinect_v2_25"
+
+
+def nucla(root: Path) -> list[Recording]:
+    read = read_nucla_npz(root / "nucla/nucla_skeletons.npz")
+    return [Recording(s.meta["label_name"], s.stamps_ns, s.bodies[0]) for s in read if not s.meta["is_train"]][::5]
+
+
+def utd_mhad(root: Path) -> list[Recording]:
+    read = read_utd_mhad_npz(root / "utd_mhad/utd_mhad_skeletons.npz")
+    even = [s for s in read if s.meta["subject"] % 2 == 0]
+    return [Recording(UTD[(s.label or 0) - 1], s.stamps_ns, s.bodies[0]) for s in even][::4]
+
+
+def shrec17(root: Path) -> list[Recording]:
+    test = [s for s in read_shrec17_npz(root / "shrec17/shrec17_skeletons.npz") if not s.train]
+    names = (f"{SHREC17[s.gesture - 1]}, {FINGERS[s.finger]}" for s in test)
+    return [Recording(name, s.stamps_ns, s.hands[0], "hand_22") for name, s in zip(names, test, strict=True)][::8]
+
+
+TESTED = {"deepacts_graph_nucla": nucla, "sem_net_utd_mhad": utd_mhad, "sem_net_shrec17": shrec17}
+"""A package to the recordings that it was not trained on, thinned out."""
+
+
+@pytest.fixture(scope="module", params=TESTED)
+def session(request: pytest.FixtureRequest) -> Session:
+    folder = ZOO / request.param
     if not folder.is_dir():
         reason = f"{folder} is not there: train and export it (models/recipes)"
         if os.environ.get("CI") == "true":
@@ -47,39 +82,39 @@ def session() -> Session:
 
 
 @pytest.fixture(scope="module")
-def sequences(data_root: Path) -> list[SkeletonSequence]:
-    """Every fifth sequence of the test part."""
-    return [s for s in read_nucla_npz(data_root / "nucla/nucla_skeletons.npz") if not s.meta["is_train"]][::5]
+def recordings(session: Session, data_root: Path) -> list[Recording]:
+    return TESTED[session.package.name](data_root)
 
 
-def offline(session: Session, sequence: SkeletonSequence) -> inference.Prediction:
+def offline(session: Session, recording: Recording) -> inference.Prediction:
     window = session.package.window
-    wanted = windows.sample_stamps(int(sequence.stamps_ns[-1]), window.seconds, window.frames)
-    return session.predict({"bodies": windows.resample(sequence.stamps_ns, sequence.bodies[0], wanted)[None]})
+    wanted = windows.sample_stamps(int(recording.stamps_ns[-1]), window.seconds, window.frames)
+    return session.predict({"bodies": windows.resample(recording.stamps_ns, recording.joints, wanted)[None]})
 
 
-def test_classes_and_accuracy_are_as_stated(session: Session, sequences: list[SkeletonSequence]) -> None:
-    assert session.package.labels == CLASSES
+def test_classes_and_accuracy_are_as_stated(session: Session, recordings: list[Recording]) -> None:
+    assert {recording.truth for recording in recordings} == set(session.package.labels)
     stated = session.package.provenance.accuracy
-    assert stated >= 0.88
-    right = [offline(session, sequence).top(1)[0][0] == sequence.meta["label_name"] for sequence in sequences]
+    assert stated >= 0.85
+    right = [offline(session, recording).top(1)[0][0] == recording.truth for recording in recordings]
     spread = 3 * np.sqrt(stated * (1 - stated) / len(right))
     assert np.mean(right) == pytest.approx(stated, abs=spread)
 
 
-def test_live_is_offline(session: Session, sequences: list[SkeletonSequence]) -> None:
-    """One recognizer through all sequences one after the other, each body with its own id."""
+def test_live_is_offline(session: Session, recordings: list[Recording]) -> None:
+    """One recognizer through all recordings one after the other, each body or hand with its own id."""
     recognizer = Recognizer(session, interval_s=0.0, min_seconds=0.0)
     start_ns = 0
-    for number, sequence in enumerate(sequences[:30]):
+    for number, recording in enumerate(recordings[:30]):
         last: list[LabelledWindow] = []
-        for index, stamp in enumerate(sequence.stamps_ns):
-            bodies = sequence.bodies_at(index)
-            for body in bodies:
-                body.body_id = f"body_{number}"
-            last = recognizer.update(start_ns + int(stamp), bodies, predict=index == len(sequence) - 1)
-        start_ns += int(sequence.stamps_ns[-1]) + 2 * NANOSECONDS
-        expected = offline(session, sequence)
+        for index, stamp in enumerate(recording.stamps_ns):
+            joints = recording.joints[index]
+            nowhere = np.full((len(joints), 2), np.nan, np.float32)
+            body = Body(f"body_{number}", recording.layout, joints, nowhere, np.ones(len(joints), np.float32))
+            seen = [body] if np.isfinite(joints).any() else []
+            last = recognizer.update(start_ns + int(stamp), seen, predict=index == len(recording.stamps_ns) - 1)
+        start_ns += int(recording.stamps_ns[-1]) + 2 * NANOSECONDS
+        expected = offline(session, recording)
         (live,) = [window for window in last if window.body_id == f"body_{number}"]
         assert (live.label, live.class_id) == (expected.label, expected.class_id)
         assert live.confidence == pytest.approx(expected.confidence, abs=1e-5)

@@ -9,6 +9,9 @@ from actrec.config import setting
 class PdFlowConfig:
     """Settings of `PdFlow`."""
 
+    device: str = setting(
+        "auto", "auto takes CUDA where CuPy finds a GPU, else the CPU", choices=("auto", "cpu", "cuda")
+    )
     threads: int = setting(0, "CPU threads; 0 for all.", range=(0, 256))
     warm_start: bool = setting(True, "Start from the flow of the pair before, where frames are given in order.")
     max_speed_m_s: float = setting(

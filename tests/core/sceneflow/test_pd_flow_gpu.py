@@ -1,0 +1,223 @@
+"""The GPU execution of the primal-dual scene flow: its kernels as plain C++, its launches, what CuPy is asked for."""
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+import types
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from actrec import sceneflow
+from actrec.errors import DeviceError, MissingLibraryError
+from actrec.sceneflow.pd_flow import PdFlow
+from actrec.sceneflow.primal_dual import cpu, cupy_device, gpu, reference, sweeps
+from actrec.sceneflow.primal_dual.cpu import CpuSolver
+from actrec.sceneflow.primal_dual.gpu import GpuSolver
+from actrec.sceneflow.primal_dual.level import Level
+from actrec.sceneflow.primal_dual.settings import PdFlowConfig
+from tests.core.sceneflow.plain_device import PlainDevice
+from tests.core.sceneflow.test_pd_flow import DT, SMALL, image, scene
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture
+def device(folder):
+    return PlainDevice(folder)
+
+
+def odd(level: Level) -> Level:
+    """An image whose sides are odd at every level."""
+    return Level(level.grey[:59, :77].copy(), level.depth[:59, :77].copy(), level.camera)
+
+
+@pytest.mark.parametrize("cut", [lambda level: level, odd])
+@pytest.mark.parametrize("iterations", [40, 41])
+def test_the_kernels_are_the_literal_method(device, cut, iterations):
+    config = PdFlowConfig(iterations=iterations, fewer=9)
+    first, second = cut(image(*scene())), cut(image(*scene(moved=(0.03, -0.02, 0.04))))
+    expected, _ = reference.flow(first, second, config)
+    solver = GpuSolver(config, device)
+    found = solver.solve(*(solver.pyramid(i.grey, i.depth, i.camera) for i in (first, second)))
+    for name, plane in zip("uvw", found, strict=True):
+        np.testing.assert_allclose(plane, getattr(expected, name), atol=2e-3, err_msg=name)
+
+
+def test_a_stream_of_pairs_is_that_of_the_cpu(device):
+    """Workspaces and recordings are used again, and a flow to start from is taken."""
+    config = PdFlowConfig(iterations=30, fewer=9)
+    solvers = GpuSolver(config, device), CpuSolver(config, 1)
+    images = [image(*scene(moved=(0.06 * k, 0, 0.02 * k))) for k in range(4)]
+    flows = []
+    for solver in solvers:
+        pyramids = [solver.pyramid(i.grey, i.depth, i.camera) for i in images]
+        start, own = None, []
+        for k in range(3):
+            start = solver.solve(pyramids[k], pyramids[k + 1], start)
+            own.append(start)
+        flows.append(own)
+    for ours, theirs in zip(*flows, strict=True):
+        assert np.quantile(np.abs(ours - theirs), 0.999) < 2e-3
+    assert device.recordings == 3, "one a level, not one a pair"
+
+
+def test_iterations_are_what_is_recorded(device):
+    config = PdFlowConfig(iterations=12, fewer=2)
+    solver = GpuSolver(config, device)
+    pyramids = [solver.pyramid(i.grey, i.depth, i.camera) for i in (image(*scene()), image(*scene()))]
+    solver.solve(*pyramids)
+    assert device.launched.count("iterate") == 12 + 10 + 8
+    assert device.launched.count("double_size") == 2
+    assert device.launched.count("half_size") == 4
+
+
+def test_planes_are_numbered_alike_on_both_sides():
+    source = cupy_device.KERNELS.read_text()
+    enums = [names.replace(" ", "").split(",") for names in re.findall(r"enum \{ (U,.*?|IT,.*?) \};", source)]
+    assert tuple(name.lower() for name in enums[0][:-1]) == sweeps.STATE
+    assert tuple(name.lower() for name in enums[1][:-1]) == sweeps.TERMS
+    assert (len(sweeps.STATE), len(sweeps.TERMS), len(cpu._KEPT)) == (gpu.STATE, gpu.TERMS, gpu.KEPT)
+    assert f"KEPT = {gpu.KEPT} " in source and sweeps.TERMS.index("rx") == gpu._RX
+    assert len(cpu._KEPT) == len(fields(reference.State))
+
+
+def test_the_method_runs_on_a_device(device, monkeypatch):
+    monkeypatch.setattr(cupy_device, "available", lambda: True)
+    monkeypatch.setattr(cupy_device, "CupyDevice", lambda: device)
+    options = {"iterations": 40, "fewer": 9}
+    on_gpu, on_cpu = sceneflow.create("pd_flow", **options), sceneflow.create("pd_flow", device="cpu", **options)
+    for moved in (0.03, 0.06):
+        frames = (*scene(moved=(moved - 0.03, 0, 0)), *scene(moved=(moved, 0, 0)))
+        ours, theirs = on_gpu.estimate(*frames, SMALL, DT), on_cpu.estimate(*frames, SMALL, DT)
+        np.testing.assert_array_equal(np.isnan(ours), np.isnan(theirs))
+        assert np.nanquantile(np.abs(ours - theirs), 0.99) < 2e-3
+    assert device.launched.count("half_size") == 3 * 2, "the second image's pyramid is the next pair's first"
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc here: the kernels are compiled as plain C++ alone")
+@pytest.mark.parametrize("architecture", ["sm_87", "sm_90"])  # Orin, Hopper
+def test_nvcc_compiles_the_kernels(tmp_path, architecture):
+    command = ["nvcc", "-std=c++14", "-ptx", f"-arch={architecture}", "-o", str(tmp_path / "k.ptx")]
+    subprocess.run([*command, str(cupy_device.KERNELS)], check=True)
+    entries = re.findall(r"\.entry (\w+)\(", (tmp_path / "k.ptx").read_text())
+    assert sorted(entries) == sorted(kernels())
+
+
+def kernels():
+    return re.findall(r"__global__ void (\w+)\(", cupy_device.KERNELS.read_text())
+
+
+class Cupy(types.ModuleType):
+    """What of CuPy the device uses, recorded; arrays are numpy's, kernels those of the plain device."""
+
+    def __init__(self, plain, gpus=1, broken=False):
+        super().__init__("cupy")
+        self.calls, self.float32, self.plain, self.broken = [], np.float32, plain, broken
+        self.cuda = types.SimpleNamespace(
+            runtime=types.SimpleNamespace(getDeviceCount=lambda: gpus),
+            Stream=lambda non_blocking: Stream(self),
+            compiler=types.SimpleNamespace(CompileException=RuntimeError),
+        )
+
+    def RawModule(self, code, options):  # noqa: N802  (CuPy's name)
+        return types.SimpleNamespace(compile=self._compile, get_function=lambda name: self._kernel(name))
+
+    def _compile(self):
+        if self.broken:
+            raise RuntimeError("\nno kernel image\nmore")
+
+    def _kernel(self, name):
+        def launch(grid, block, arguments):
+            assert all(isinstance(a, (np.ndarray, np.int32, np.float32)) for a in arguments)
+            assert self.calls[-1] == "enter", "launched on another stream than ours"
+            rows, columns = arguments[-2:]
+            assert grid[0] * block[0] >= columns > (grid[0] - 1) * block[0]
+            assert grid[1] * block[1] >= rows > (grid[1] - 1) * block[1]
+            plain = [a if isinstance(a, np.ndarray) else a.item() for a in arguments]
+            self.plain.launch(name, tuple(plain[:-2]), tuple(plain[-2:]))
+
+        return launch
+
+    def empty(self, shape, dtype):
+        return Array(np.full(shape, np.nan, dtype))
+
+    def asnumpy(self, values, stream):
+        return np.array(values)
+
+
+class Array(np.ndarray):
+    def __new__(cls, values):
+        return values.view(cls)
+
+    def set(self, values, stream):
+        assert values.dtype == np.float32 and values.flags.c_contiguous
+        self[:] = values
+
+
+class Stream:
+    def __init__(self, cupy):
+        self.cupy = cupy
+
+    def __enter__(self):
+        self.cupy.calls.append("enter")
+
+    def __exit__(self, *_):
+        self.cupy.calls.append("exit")
+
+    def synchronize(self):
+        pass
+
+    def begin_capture(self):
+        self.cupy.plain.recording = True
+
+    def end_capture(self):
+        return types.SimpleNamespace(launch=lambda stream: self.cupy.calls.append("graph"))
+
+
+def test_cupy_is_asked_for_what_it_has(device, monkeypatch):
+    """Against a stand-in; that CuPy really has these is looked up in its wheel where it is installed."""
+    cupy = Cupy(device)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    config = PdFlowConfig(iterations=4, fewer=0)
+    solver = GpuSolver(config, cupy_device.CupyDevice())
+    pyramids = [solver.pyramid(i.grey, i.depth, i.camera) for i in (image(*scene()), image(*scene(moved=(0.02, 0, 0))))]
+    found = solver.solve(*pyramids)
+    assert np.isfinite(found).all()
+    assert cupy.calls.count("graph") == 0
+    solver.solve(*pyramids)
+    assert cupy.calls.count("graph") == 3
+
+
+def test_no_cupy_no_gpu_and_a_gpu_that_it_cannot_compile_for(device, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert not cupy_device.available()
+    with pytest.raises(MissingLibraryError, match="pip install .cupy-cuda12x<14"):
+        sceneflow.create("pd_flow", device="cuda")
+    assert isinstance(PdFlow(threads=1)._solver, CpuSolver)
+    monkeypatch.setitem(sys.modules, "cupy", Cupy(device, gpus=0))
+    with pytest.raises(DeviceError, match="finds no GPU.*device=cpu"):
+        sceneflow.create("pd_flow", device="cuda")
+    monkeypatch.setitem(sys.modules, "cupy", Cupy(device, broken=True))
+    with pytest.raises(DeviceError, match="cannot compile kernels.cu for this GPU: no kernel image"):
+        sceneflow.create("pd_flow", device="cuda")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cupy") is None, reason="CuPy is not installed")
+def test_on_the_gpu():
+    if not cupy_device.available():
+        pytest.skip("CuPy finds no GPU")
+    config = PdFlowConfig()
+    first, second = image(*scene()), image(*scene(moved=(0.03, -0.02, 0.04)))
+    flows = []
+    for solver in (CpuSolver(config, 1), GpuSolver(config, cupy_device.CupyDevice())):
+        pyramids = [solver.pyramid(i.grey, i.depth, i.camera) for i in (first, second)]
+        flows += [solver.solve(*pyramids), solver.solve(*pyramids)]
+    np.testing.assert_array_equal(flows[2], flows[3])  # what was recorded gives what was launched
+    assert np.quantile(np.abs(flows[0] - flows[2]), 0.999) < 2e-3
