@@ -15,14 +15,15 @@ from actrec.capture.simulated import SimulatedCamera
 from actrec.errors import ConfigError
 from actrec.frames import Intrinsics
 from actrec.geometry import project, unproject
+from actrec.sceneflow import benchmark_motions
 from actrec.sceneflow.base import SceneFlow, resize
-from actrec.sceneflow.primal_dual import reference
+from actrec.sceneflow.primal_dual import cupy_device, reference
 from actrec.sceneflow.primal_dual.cpu import CpuSolver
 from actrec.sceneflow.primal_dual.level import Level
 from actrec.sceneflow.primal_dual.settings import PdFlowConfig
 
 SIZES = ((160, 120), (320, 240), (640, 480))
-PARTS = ("truth", "authors", "warping", "speed")
+PARTS = ("truth", "rigid", "camera", "authors", "warping", "speed")
 DT = 1 / 30
 
 Images = tuple[np.ndarray, np.ndarray, Intrinsics]
@@ -43,6 +44,8 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     cv2.setNumThreads(args.threads or -1)
     parts = {
         "truth": lambda: truth(args.pairs, args.threads),
+        "rigid": lambda: benchmark_motions.measure(_methods(args.threads), cameras=False),
+        "camera": lambda: benchmark_motions.measure(_estimators(args.threads), cameras=True),
         "authors": lambda: authors(args.data, args.threads),
         "warping": lambda: warping(args.data, args.threads),
         "speed": lambda: speed(args.threads, args.seconds),
@@ -62,9 +65,18 @@ class _Zero(SceneFlow):
 
 def _methods(threads: int) -> dict[str, SceneFlow]:
     return {
-        "pd_flow": sceneflow.create("pd_flow", threads=threads),
-        "dis": sceneflow.create("dis"),
+        **_estimators(threads),
         "zero": _Zero(),
+    }
+
+
+def _estimators(threads: int) -> dict[str, SceneFlow]:
+    """Those that estimate; on the GPU too where there is one."""
+    on_gpu = {"pd_flow_cuda": sceneflow.create("pd_flow", device="cuda")} if cupy_device.available() else {}
+    return {
+        **on_gpu,
+        "pd_flow": sceneflow.create("pd_flow", device="cpu", threads=threads),
+        "dis": sceneflow.create("dis"),
     }
 
 
@@ -76,30 +88,31 @@ def truth(count: int, threads: int) -> list[dict[str, Any]]:
     rows = []
     for width, height in SIZES[:2]:
         for actors, noise in ((1, False), (1, True), (2, False), (2, True)):
-            pairs = list(_simulated(count, actors, noise, 640 // width))
+            pairs = list(_simulated(count, actors, noise, width, height))
             for name, method in _methods(threads).items():
                 rows.append(_judged(f"{width}x{height}", actors, noise, name, method, pairs))
     return rows
 
 
 def _simulated(
-    count: int, actors: int, noise: bool, step: int
+    count: int, actors: int, noise: bool, width: int, height: int
 ) -> Iterator[tuple[Images, Images, np.ndarray, np.ndarray]]:
     """Pairs of frames half a second apart, with the exact flow and where somebody is."""
-    with SimulatedCamera(realtime=False, start_stamp_ns=0, noise=noise, actors=actors) as camera:
+    options = {"realtime": False, "start_stamp_ns": 0, "noise": noise, "actors": actors}
+    with SimulatedCamera(width=width, height=height, **options) as camera:
         assert camera.scene is not None
         for _ in range(count):
             for _ in range(13):
                 camera.read()
-            first = _small(camera.read(), step)
+            first = _images(camera.read())
             assert camera.snapshot is not None
-            exact = camera.scene.scene_flow(camera.snapshot, DT)[::step, ::step]
-            people = camera.snapshot.rendering.people[::step, ::step] >= 0
-            yield first, _small(camera.read(), step), exact, people
+            exact = camera.scene.scene_flow(camera.snapshot, DT)
+            people = camera.snapshot.rendering.people >= 0
+            yield first, _images(camera.read()), exact, people
 
 
-def _small(frame: Any, step: int) -> Images:
-    return resize(frame.colour, frame.depth, frame.intrinsics, 640 // step, 480 // step)
+def _images(frame: Any) -> Images:
+    return frame.colour, frame.depth, frame.intrinsics
 
 
 def _judged(

@@ -57,10 +57,17 @@ class FlowPairs:
         method: Estimates it.
         config: Size, gap, and whether the camera's own motion is taken away.
         moved: Tells how the camera moved, where `camera_motion` is "tf".
+        warn: Takes a line where `camera_motion` is "estimate" and nothing is found.
     """
 
-    def __init__(self, method: SceneFlow, config: SceneFlowConfig, moved: Moved | None = None):
-        self._method, self._config, self._moved = method, config, moved
+    def __init__(
+        self,
+        method: SceneFlow,
+        config: SceneFlowConfig,
+        moved: Moved | None = None,
+        warn: Callable[[str], None] = lambda line: None,
+    ):
+        self._method, self._config, self._moved, self._warn = method, config, moved, warn
         self._last: RgbdFrame | None = None
 
     def reset(self) -> None:
@@ -92,7 +99,10 @@ class FlowPairs:
     def _camera_motion(self, flow: np.ndarray, last: RgbdFrame, newest: RgbdFrame, dt: float) -> CameraMotion | None:
         if self._config.camera_motion == "estimate":
             assert last.depth is not None
-            return camera_motion.estimate(flow, last.depth, last.intrinsics, dt)
+            estimated = camera_motion.estimate(flow, last.depth, last.intrinsics, dt)
+            if estimated is None:
+                self._warn("the camera's motion stays in the flow: no third of what is seen moves as one")
+            return estimated
         return self._moved(last, newest) if self._moved is not None else None
 
     def _resized(self, frame: RgbdFrame) -> RgbdFrame:

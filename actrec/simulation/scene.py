@@ -247,6 +247,31 @@ class Scene:
                 flow[snapshot.rendering.people == i] = np.nan
         return flow
 
+    def flow_to(self, snapshot: Snapshot, other: "Scene", later: Snapshot, dt: float) -> np.ndarray:
+        """Exact velocity of what is seen on its way to another snapshot of it, from wherever that was seen.
+
+        Args:
+            snapshot: Of this scene.
+            other: The same actors in the same room, before a camera elsewhere.
+            later: Of that scene, with the same actors present.
+            dt: Seconds from one to the other.
+
+        Returns:
+            [H, W, 3] float32 m/s: from the place in this camera's frame to that in the other's.
+
+        Raises:
+            InputError: dt is not positive, or the actors differ.
+        """
+        following = other.place(later.poses)
+        if following is None:
+            raise InputError("nobody is in the second snapshot")
+        move = np.eye(4)
+        for camera, step in ((self.camera, np.asarray), (other.camera, np.linalg.inv)):
+            pose = np.eye(4)
+            pose[:3, :3], pose[:3, 3] = camera.rotation, camera.position
+            move = step(pose) @ move
+        return self._renderer.scene_flow(snapshot.rendering, following, dt, move[:3])
+
     def hands(self, snapshot: Snapshot) -> list[Hand]:
         """Exact finger joints of everybody present, left hand then right, layout `hand_21`."""
         return [

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.time import Time
 
@@ -12,9 +13,12 @@ from actrec.errors import MissingLibraryError
 from actrec.frames import RgbdFrame
 from actrec.sceneflow.camera_motion import CameraMotion
 
+WAIT_S = 0.05
+"""How long a pose is waited for: odometry often comes a little after the image of its time."""
+
 
 class TfCameraMotion:
-    """Looks the camera's poses up in TF.
+    """Looks the camera's poses up in TF, from another thread than the one that spins the node.
 
     Args:
         node: Listens to /tf and /tf_static.
@@ -52,7 +56,8 @@ class TfCameraMotion:
 
     def _pose(self, frame: RgbdFrame) -> np.ndarray:
         stamp = Time(nanoseconds=frame.stamp_ns)
-        found = self._buffer.lookup_transform(self._fixed_frame, frame.frame_id, stamp).transform
+        wait = Duration(seconds=WAIT_S)
+        found = self._buffer.lookup_transform(self._fixed_frame, frame.frame_id, stamp, wait).transform
         return pose_matrix(found.translation, found.rotation)
 
 

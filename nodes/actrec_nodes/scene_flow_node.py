@@ -31,7 +31,7 @@ class SceneFlowNode(FrameNode[SceneFlowConfig]):
         made = method(**params.as_options(options))
         if self.config.camera_motion == "tf":
             self._tf = TfCameraMotion(self, self.config.fixed_frame, self._warn)
-        self._pairs = FlowPairs(made, self.config, self._tf)
+        self._pairs = FlowPairs(made, self.config, self._tf, self._warn)
         self._flow_publisher = self.create_lifecycle_publisher(Image, topics.SCENE_FLOW, qos.IMAGE_PUBLISHER)
         self._info_publisher = self.create_lifecycle_publisher(CameraInfo, topics.SCENE_FLOW_INFO, qos.IMAGE_PUBLISHER)
         self._preview_publisher = self.create_lifecycle_publisher(Image, topics.SCENE_FLOW_PREVIEW, qos.IMAGE_PUBLISHER)

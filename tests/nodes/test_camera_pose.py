@@ -21,7 +21,8 @@ class UnknownError(Exception):
 class Buffer:
     """A camera that goes forward at 1 m/s and turns by 0.1 rad/s, known for 10 s."""
 
-    def lookup_transform(self, target, source, time):
+    def lookup_transform(self, target, source, time, timeout):
+        assert 0 < timeout.nanoseconds < 1e8
         assert (target, source) == ("odom", "camera")
         seconds = time.nanoseconds / 1e9
         if seconds > 10:

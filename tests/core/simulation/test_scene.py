@@ -118,6 +118,35 @@ def test_a_moving_camera_sees_the_room_flow(intrinsics) -> None:
     np.testing.assert_allclose(flow[room], np.broadcast_to([0.0, 0.0, -0.5], (room.sum(), 3)), atol=1e-4)
 
 
+def test_flow_to_another_camera_leads_to_what_it_sees(intrinsics) -> None:
+    dt, axes = 1 / 30, rotation(1, 0.02).astype(np.float64)
+    here, there = CameraPose(1.0), CameraPose(1.03, np.radians(1.5))
+    moved = there.rotation.T @ (here.position - there.position)
+    before = Scene([standing()], intrinsics, here)
+    turned = PosedActor(
+        WARDROBE[0],
+        lambda t: (
+            there.rotation.T @ here.rotation @ axes,
+            there.rotation.T @ here.rotation @ [0.05, 1.0, 2.6] + moved,
+        ),
+    )
+    after = Scene([turned], intrinsics, there)
+    first, second = before.at(0.0), after.at(0.0)
+    flow = before.flow_to(first, after, second, dt)
+    arrived = points_of(first.rendering, intrinsics) + flow * dt
+    u, v = np.round(project(arrived, intrinsics)).astype(int).transpose(2, 0, 1)
+    inside = (u >= 0) & (v >= 0) & (u < intrinsics.width) & (v < intrinsics.height)
+    gap = arrived[inside, 2] - second.rendering.depth[v[inside], u[inside]]
+    person = (first.rendering.people == 0)[inside]
+    assert np.median(np.abs(gap[person])) < 3e-3
+    assert np.median(np.abs(gap[~person])) < 3e-3
+    same = before.flow_to(first, before, before.at(0.0), dt)
+    np.testing.assert_allclose(same, 0, atol=1e-3)
+    nobody = Scene([], intrinsics, there)
+    with pytest.raises(InputError, match="nobody is in the second"):
+        before.flow_to(first, nobody, nobody.at(0.0), dt)
+
+
 def test_the_nearer_of_two_actors_hides_the_other(intrinsics) -> None:
     near, far = standing((0.05, 1.0, 2.2)), standing((0.0, 1.0, 3.2), looks=1)
     scene = Scene([far, near], intrinsics, CameraPose())

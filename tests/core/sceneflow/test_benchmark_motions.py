@@ -1,0 +1,52 @@
+"""The pairs of exact rigid motion that `actrec bench scene-flow` judges by."""
+
+import numpy as np
+import pytest
+
+from actrec import sceneflow
+from actrec.geometry import unproject
+from actrec.sceneflow import benchmark_motions, camera_motion
+from actrec.sceneflow.benchmark_motions import CAMERAS, DT, FULL, STATUES
+
+SMALL = FULL.resized(160, 120)
+
+
+def points(depth, intrinsics):
+    pixels = np.stack(np.meshgrid(np.arange(intrinsics.width), np.arange(intrinsics.height)), -1).astype(np.float32)
+    return unproject(pixels, depth, intrinsics)
+
+
+@pytest.mark.parametrize("motion", STATUES, ids=lambda motion: motion.name)
+def test_the_exact_flow_of_a_statue_is_its_motion(motion) -> None:
+    pair = next(benchmark_motions.pairs_of(motion, False, SMALL))
+    person = pair.person & np.isfinite(pair.first[1])
+    assert person.mean() > 0.05
+    here = points(pair.first[1], pair.first[2])[person]
+    found, moved = camera_motion.rigid(here, here + pair.exact[person] * DT)
+    np.testing.assert_allclose(found, motion.turn, atol=2e-4)
+    middle = here.mean(axis=0)
+    expected = np.array(motion.shift) if (motion.turn == np.eye(3)).all() else found @ middle + moved - middle
+    np.testing.assert_allclose(found @ middle + moved - middle, expected, atol=2e-4)
+    np.testing.assert_allclose(pair.exact[~pair.person], 0, atol=1e-3)
+
+
+@pytest.mark.parametrize("motion", CAMERAS, ids=lambda motion: motion.name)
+def test_the_exact_flow_before_a_moving_camera_is_that_of_the_room(motion) -> None:
+    pair = next(benchmark_motions.pairs_of(motion, False, SMALL))
+    back = motion.camera_turn.T
+    true = camera_motion.CameraMotion(back, -back @ np.array(motion.camera_shift))
+    own = camera_motion.own_motion(pair.exact, pair.first[1], pair.first[2], DT, true)
+    np.testing.assert_allclose(own[~pair.person], 0, atol=5e-3)
+    np.testing.assert_allclose(np.median(own[pair.person], axis=0) * DT, motion.shift, atol=2e-4)
+
+
+def test_rows_say_what_is_measured() -> None:
+    methods = {"dis": sceneflow.create("dis")}
+    pairs = [next(benchmark_motions.pairs_of(STATUES[1], True, FULL.resized(320, 240)))]
+    row = benchmark_motions._judged(methods["dis"], pairs)
+    assert 0 < row["of_motion"] < 1 and row["person_epe_mm"] < 60
+    pairs = [next(benchmark_motions.pairs_of(CAMERAS[1], False, FULL.resized(320, 240)))]
+    row = benchmark_motions._without_camera(CAMERAS[1], methods["dis"], pairs)
+    assert row["found"] == "1 of 1"
+    assert row["still_median_mm"] > 20
+    assert row["still_after_mm"] < 10
