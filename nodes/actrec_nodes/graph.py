@@ -104,10 +104,15 @@ def left_out(specs: Sequence[NodeSpec], model: str) -> list[str]:
         PackageError: There is no such package.
     """
     from actrec import features, zoo  # a launch file has no need of them
+    from actrec.followed import HANDS
+    from actrec.inference.clips import body_layout
 
     if "recognizer_node" not in [spec.name for spec in specs]:
         return []
-    streams = features.streams(zoo.find(model).inputs)
+    package = zoo.find(model)
+    streams = dict(features.streams(package.inputs))
+    if body_layout(package) in HANDS:  # what it labels are hands
+        streams["hands"] = True
     return [
         f"model {model} {'needs' if streams[spec.stream] else 'can use'} {spec.stream}, and {spec.name} is left out: "
         + ("labels stay unknown" if streams[spec.stream] else "it works without")

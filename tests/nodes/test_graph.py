@@ -14,6 +14,7 @@ import yaml
 
 from actrec.cli import main
 from actrec.errors import ConfigError
+from actrec.package import InputSpec
 from actrec_nodes import graph, run, topics, transport
 from actrec_nodes.monitor import Monitor
 from tests.example_scene import FLOW, HANDS, WINDOW
@@ -113,6 +114,16 @@ def test_nodes_that_the_model_needs_and_are_left_out_are_told(tmp_path: Path, mo
     ]
     assert graph.left_out(graph.select(["camera"]), needy) == []
     assert graph.left_out(graph.select(["camera", "skeleton", "recognizer"]), model) == []
+
+
+def test_a_model_of_hands_needs_the_hand_node(tmp_path: Path) -> None:
+    raw = {"centre": "none", "align": "none", "scale": "none"}
+    spec = InputSpec("hand", "body", "hand_22", (1, 3, WINDOW.frames, 22), "m", raw)
+    model = str(write_any(tmp_path / "gestures", [spec], WINDOW).path)
+    assert graph.left_out(graph.select(), model) == []
+    assert graph.left_out(graph.select(without=["hand"]), model) == [
+        f"model {model} needs hands, and hand_node is left out: labels stay unknown unless hand_node runs elsewhere"
+    ]
 
 
 @pytest.mark.parametrize("processes", [[], ["--processes"]])
