@@ -30,7 +30,7 @@ OPTIONAL = {
     "onnx": TRAIN,
 }
 NVIDIA = {
-    "cupy": "pip install cupy-cuda12x",
+    "cupy": "pip install 'cupy-cuda12x<14'",
     "tensorrt": "part of JetPack on a Jetson, elsewhere: pip install tensorrt",
 }
 """What makes use of an NVIDIA GPU; without one nothing is missing."""

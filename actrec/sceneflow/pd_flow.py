@@ -20,7 +20,7 @@ from actrec.sceneflow.primal_dual.settings import PdFlowConfig
 
 
 class PdFlow(SceneFlow):
-    """The primal-dual scene flow, one formulation in two executions: numba on the CPU, CUDA on a GPU.
+    """The primal-dual scene flow, one formulation in three executions: numba on the CPU, CUDA, literal numpy.
 
     Where a stream of frames is given in order, the pyramid of each image is made once, and the flow of a pair is where
     the next pair starts from (`warm_start`).
@@ -75,7 +75,9 @@ class PdFlow(SceneFlow):
         return moved
 
 
-def _solver(config: PdFlowConfig) -> CpuSolver | GpuSolver:
+def _solver(config: PdFlowConfig) -> CpuSolver | GpuSolver | reference.ReferenceSolver:
+    if config.device == "reference":
+        return reference.ReferenceSolver(config)
     if config.device == "cuda" or (config.device == "auto" and cupy_device.available()):
         return GpuSolver(config, cupy_device.CupyDevice())
     return CpuSolver(config, config.threads or os.cpu_count() or 1)

@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 
 from actrec.sceneflow.primal_dual import levels, median, sweeps
-from actrec.sceneflow.primal_dual.level import Level
+from actrec.sceneflow.primal_dual.level import KEPT, Level, coarse_start
 from actrec.sceneflow.primal_dual.settings import PdFlowConfig
 
 _ROWS = 30
 """Fewer rows a thread are not worth its waking."""
-_KEPT = ("u", "v", "w", "pd", "pux", "puy", "pvx", "pvy", "pwx", "pwy")
-"""Planes of a state that the next finer level starts from."""
 
 
 class CpuSolver:
@@ -49,12 +47,7 @@ class CpuSolver:
             start: A flow of full size to start from; None for rest.
         """
         plan = self.config.plan(first[0].grey.shape)
-        shape = first[-1].grey.shape
-        state = np.zeros((len(_KEPT), *shape), np.float32)
-        if start is not None:
-            factor = 1 << (len(plan) - 1)
-            state[:3] = start[:, ::factor, ::factor]
-            state[:2] /= factor
+        state = coarse_start(start, len(plan), first[-1].grey.shape)
         for level in range(len(plan) - 1, -1, -1):
             shape = first[level].grey.shape
             if state.shape[1:] != shape:
@@ -63,8 +56,8 @@ class CpuSolver:
         return state[:3]
 
     def _doubled(self, state: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        out = np.empty((len(_KEPT), *shape), np.float32)
-        for k in range(len(_KEPT)):
+        out = np.empty((len(KEPT), *shape), np.float32)
+        for k in range(len(KEPT)):
             levels.doubled(state[k], np.float32(2 if k < 2 else 1), out[k])
         return out
 

@@ -6,11 +6,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from actrec.sceneflow.primal_dual.level import KEPT, coarse_start
 from actrec.sceneflow.primal_dual.reference import DEPTH_STEP
 from actrec.sceneflow.primal_dual.settings import PdFlowConfig
 
-STATE, TERMS, KEPT = 13, 18, 10
-"""Planes of a state, of a level's terms and of what the next finer level starts from, as in `kernels.cu`."""
+STATE, TERMS = 13, 18
+"""Planes of a state and of a level's terms, as in `kernels.cu`."""
 _RX = 7
 
 Camera = tuple[float, float, float, float]
@@ -107,7 +108,7 @@ class GpuSolver:
         """
         plan = self.config.plan(first[0].shape)
         spaces = [self._space(level.shape, count) for level, count in zip(first, plan, strict=True)]
-        self._device.upload(_coarse(start, len(plan), first[-1].shape), spaces[-1].start)
+        self._device.upload(coarse_start(start, len(plan), first[-1].shape), spaces[-1].start)
         for level in range(len(plan) - 1, -1, -1):
             self._level(spaces[level], first[level], second[level], plan[level])
             if level:
@@ -146,16 +147,6 @@ class GpuSolver:
 
     def _space(self, shape: tuple[int, int], iterations: int) -> _Workspace:
         if (shape, iterations) not in self._spaces:
-            planes = ((KEPT,), (KEPT,), (STATE,), (STATE,), (TERMS,), (3,), (), (2,), (4,))
+            planes = ((len(KEPT),), (len(KEPT),), (STATE,), (STATE,), (TERMS,), (3,), (), (2,), (4,))
             self._spaces[shape, iterations] = _Workspace(*(self._device.empty((*count, *shape)) for count in planes))
         return self._spaces[shape, iterations]
-
-
-def _coarse(flow: np.ndarray | None, levels: int, shape: tuple[int, int]) -> np.ndarray:
-    """What the coarsest level starts from, [10, H, W], of a flow of full size."""
-    start = np.zeros((KEPT, *shape), np.float32)
-    if flow is not None:
-        factor = 1 << (levels - 1)
-        start[:3] = flow[:, ::factor, ::factor]
-        start[:2] /= factor
-    return start

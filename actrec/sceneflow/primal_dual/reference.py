@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from actrec.sceneflow.primal_dual.level import Level
+from actrec.sceneflow.primal_dual.level import Level, coarse_start
 from actrec.sceneflow.primal_dual.settings import PdFlowConfig
 
 MASK = np.array([1, 4, 6, 4, 1], np.float32) / 16
@@ -320,3 +320,20 @@ def metric(flow: np.ndarray, first: Level) -> np.ndarray:
     dx = ((x + u - cx) * far - (x - cx) * z) / fx
     dy = ((y + v - cy) * far - (y - cy) * z) / fy
     return np.stack([dx, dy, far - z], axis=-1).astype(np.float32)
+
+
+class ReferenceSolver:
+    """The same calls as `cpu.CpuSolver`, minutes a pair: for comparing."""
+
+    def __init__(self, config: PdFlowConfig):
+        self.config = config
+
+    def pyramid(self, grey: np.ndarray, depth: np.ndarray, camera: tuple[float, float, float, float]) -> list[Level]:
+        """The levels of an image, finest first."""
+        return pyramid(Level(grey, depth, camera), len(self.config.plan(grey.shape)))
+
+    def solve(self, first: list[Level], second: list[Level], start: np.ndarray | None = None) -> np.ndarray:
+        """As `cpu.CpuSolver.solve`."""
+        begin = State(*coarse_start(start, len(first), first[-1].grey.shape))
+        state, _ = flow(first[0], second[0], self.config, begin)
+        return np.stack([state.u, state.v, state.w])

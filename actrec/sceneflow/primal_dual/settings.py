@@ -10,7 +10,9 @@ class PdFlowConfig:
     """Settings of `PdFlow`."""
 
     device: str = setting(
-        "auto", "auto takes CUDA where CuPy finds a GPU, else the CPU", choices=("auto", "cpu", "cuda")
+        "auto",
+        "auto takes CUDA where CuPy finds a GPU, else the CPU; reference is the literal method in numpy, very slow",
+        choices=("auto", "cpu", "cuda", "reference"),
     )
     threads: int = setting(0, "CPU threads; 0 for all.", range=(0, 256))
     warm_start: bool = setting(True, "Start from the flow of the pair before, where frames are given in order.")

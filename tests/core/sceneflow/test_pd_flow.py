@@ -62,6 +62,16 @@ def test_the_fast_execution_is_the_literal_one(threads: int) -> None:
         np.testing.assert_allclose(plane, getattr(expected, name), atol=2e-3, err_msg=name)
 
 
+def test_the_literal_execution_is_a_device_too() -> None:
+    options = {"iterations": 25, "fewer": 5}
+    methods = [sceneflow.create("pd_flow", device=device, threads=1, **options) for device in ("reference", "cpu")]
+    for k in range(2):  # the second pair starts from the first one's flow
+        frames = (*scene(moved=(0.03 * k, 0, 0)), *scene(moved=(0.03 * (k + 1), 0, 0)))
+        ours, theirs = (method.estimate(*frames, SMALL, DT) for method in methods)
+        assert np.nanquantile(np.abs(ours - theirs), 0.99) < 2e-3
+        np.testing.assert_array_equal(np.isnan(ours), np.isnan(theirs))
+
+
 def test_pyramids_are_the_literal_ones() -> None:
     first = image(*scene())
     solver = CpuSolver(PdFlowConfig(coarsest=4), 1)
@@ -144,7 +154,7 @@ def test_a_stream_goes_on_from_the_pair_before() -> None:
 
 
 def test_a_part_of_the_benchmark_that_there_is_not_is_named() -> None:
-    with pytest.raises(ConfigError, match="no part flow; there are truth, authors, warping, speed"):
+    with pytest.raises(ConfigError, match="no part flow; there are truth, rigid, camera, authors, warping, speed"):
         benchmark.measure(["--parts", "speed,flow"])
 
 

@@ -14,10 +14,10 @@ import pytest
 from actrec import sceneflow
 from actrec.errors import DeviceError, MissingLibraryError
 from actrec.sceneflow.pd_flow import PdFlow
-from actrec.sceneflow.primal_dual import cpu, cupy_device, gpu, reference, sweeps
+from actrec.sceneflow.primal_dual import cupy_device, gpu, reference, sweeps
 from actrec.sceneflow.primal_dual.cpu import CpuSolver
 from actrec.sceneflow.primal_dual.gpu import GpuSolver
-from actrec.sceneflow.primal_dual.level import Level
+from actrec.sceneflow.primal_dual.level import KEPT, Level
 from actrec.sceneflow.primal_dual.settings import PdFlowConfig
 from tests.core.sceneflow.plain_device import PlainDevice
 from tests.core.sceneflow.test_pd_flow import DT, SMALL, image, scene
@@ -83,9 +83,9 @@ def test_planes_are_numbered_alike_on_both_sides():
     enums = [names.replace(" ", "").split(",") for names in re.findall(r"enum \{ (U,.*?|IT,.*?) \};", source)]
     assert tuple(name.lower() for name in enums[0][:-1]) == sweeps.STATE
     assert tuple(name.lower() for name in enums[1][:-1]) == sweeps.TERMS
-    assert (len(sweeps.STATE), len(sweeps.TERMS), len(cpu._KEPT)) == (gpu.STATE, gpu.TERMS, gpu.KEPT)
-    assert f"KEPT = {gpu.KEPT} " in source and sweeps.TERMS.index("rx") == gpu._RX
-    assert len(cpu._KEPT) == len(fields(reference.State))
+    assert (len(sweeps.STATE), len(sweeps.TERMS)) == (gpu.STATE, gpu.TERMS)
+    assert f"KEPT = {len(KEPT)} " in source and sweeps.TERMS.index("rx") == gpu._RX
+    assert tuple(field.name for field in fields(reference.State)) == KEPT
 
 
 def test_the_method_runs_on_a_device(device, monkeypatch):
