@@ -56,7 +56,15 @@ EXTRAS = {
         "safetensors",
         "distributed>=2024.1",
     ],
-    "dev": ["pytest>=8", "pytest-timeout", "pytest-xdist", "ruff", "mypy", "pre-commit"],
+    "dev": [
+        "pytest>=8",
+        "pytest-timeout",
+        "pytest-xdist",
+        "ruff",
+        "mypy",
+        "pre-commit",
+        "tensorrt-cu13-bindings>=10.16; platform_machine == 'x86_64' and platform_system == 'Linux'",
+    ],
     "view": ["rerun-sdk>=0.23"],
 }
 

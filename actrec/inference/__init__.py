@@ -12,7 +12,10 @@ __all__ = ["BACKENDS", "Backend", "Prediction", "Session", "load", "resolve"]
 
 BACKENDS = Registry(
     "inference backend",
-    {"onnxruntime": "actrec.inference.onnxruntime_backend:OnnxRuntimeBackend"},
+    {
+        "onnxruntime": "actrec.inference.onnxruntime_backend:OnnxRuntimeBackend",
+        "tensorrt": "actrec.inference.tensorrt_backend:TensorRtBackend",
+    },
     install={"onnxruntime": "pip install onnxruntime"},
 )
 AUTO_ORDER = ("onnxruntime",)

@@ -1,0 +1,244 @@
+"""Builds TensorRT engines of model packages: parsed, tuned, compared with ONNX Runtime, cached."""
+
+import importlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from actrec.config import setting
+from actrec.errors import DeviceError, MissingLibraryError, PackageError
+from actrec.inference.cuda_memory import Gpu
+from actrec.inference.engine_cache import EngineCache, EngineKey
+from actrec.package import ModelPackage
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = ("fp32", "fp16")
+INSTALL = "TensorRT is part of JetPack on a Jetson (python3-libnvinfer); elsewhere: pip install tensorrt"
+
+Progress = Callable[[str, int, int], None]
+"""Takes a phase's name, its step and how many it has."""
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """How an engine is built; with other values it is another engine."""
+
+    precision: str = setting("fp16", "what the network computes in; fp32 keeps TF32 out too", choices=PRECISIONS)
+    most: int = setting(4, "windows of one run at most; more go through in several", range=(1, 1024))
+    usual: int = setting(1, "windows of one run that the engine is tuned for", range=(1, 1024))
+    workspace_mb: int = setting(1024, "memory that kernels may use while they run", unit="MiB", range=(1, 1 << 20))
+    optimisation_level: int = setting(3, "how long kernels are searched for; 5 takes longest", range=(0, 5))
+
+    def shapes(self, package: ModelPackage) -> dict[str, tuple[tuple[int, ...], ...]]:
+        """Each input's smallest, usual and largest shape."""
+        counts = (1, min(self.usual, self.most), self.most)
+        return {spec.name: tuple((count, *spec.shape) for count in counts) for spec in package.inputs}
+
+
+def tensorrt() -> Any:
+    """The module.
+
+    Raises:
+        MissingLibraryError: It is not installed.
+        DeviceError: It is older than 8.6.
+    """
+    try:
+        found = importlib.import_module("tensorrt")
+    except ImportError as error:
+        raise MissingLibraryError(f"{INSTALL}; or take backend onnxruntime") from error
+    version = tuple(int(part) for part in found.__version__.split(".")[:2])
+    if version < (8, 6):
+        raise DeviceError(f"TensorRT {found.__version__} is too old, 8.6 is the first that will do: update JetPack")
+    return found
+
+
+def key_of(trt: Any, package: ModelPackage, config: BuildConfig, gpu: Gpu) -> EngineKey:
+    """What the engine of a package depends on."""
+    source = _source(trt, package, config)
+    options = {
+        "workspace_mb": config.workspace_mb,
+        "optimisation_level": config.optimisation_level,
+        "typed": source.typed,
+    }
+    return EngineKey(
+        package=package.name, onnx_sha256=source.sha256, precision=config.precision, shapes=config.shapes(package),
+        options=options, tensorrt=str(trt.__version__), cuda=gpu.cuda, gpu=gpu.identity,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The file that is parsed: which of the package's networks, its hash, and whether its own types hold."""
+
+    network: str
+    sha256: str
+    typed: bool
+
+
+def _source(trt: Any, package: ModelPackage, config: BuildConfig) -> _Source:
+    """TensorRT 10 takes the types of a float16 network as they are; 8.6 is told that it may compute in float16."""
+    new = int(str(trt.__version__).split(".")[0]) >= 10
+    if new and config.precision == "fp16" and package.float16 is not None:
+        return _Source("float16", package.float16.sha256, True)
+    return _Source("float32", package.provenance.onnx_sha256, new and config.precision == "fp32")
+
+
+def engine_of(
+    trt: Any,
+    package: ModelPackage,
+    config: BuildConfig,
+    gpu: Gpu,
+    cache: EngineCache,
+    check: Callable[[bytes], dict[str, Any]],
+    progress: Progress | None = None,
+) -> bytes:
+    """The engine of a package: from the cache, or built, checked and kept.
+
+    Args:
+        trt: The module `tensorrt`.
+        package: The package.
+        config: How to build.
+        gpu: What it is built for.
+        cache: Where engines are kept.
+        check: Raises where an engine does not say what ONNX Runtime says; else gives what was found.
+        progress: Told of each step.
+
+    Raises:
+        PackageError: The network cannot become an engine, or the engine disagrees.
+        DeviceError: The cache cannot be written to, or memory is full.
+    """
+    key = key_of(trt, package, config, gpu)
+    found = cache.find(key)
+    if found is not None:
+        return found
+    with cache.building(key) as built:
+        if built is not None:
+            return built
+        began = time.monotonic()
+        logger.info("building %s for %s; this takes minutes, once", key.name, gpu.name)
+        content, timings = _build(trt, package, config, cache.timings(key), progress)
+        details = {"seconds": round(time.monotonic() - began, 1), **check(content)}
+        if timings:
+            cache.store_timings(key, timings)
+        path = cache.store(key, content, details)
+        logger.info("%s: %.1f MB in %.0f s", path, len(content) / 1e6, details["seconds"])
+    return content
+
+
+def _build(
+    trt: Any, package: ModelPackage, config: BuildConfig, timings: bytes, progress: Progress | None
+) -> tuple[bytes, bytes]:
+    """The engine, and what was measured for it."""
+    log = _Log(trt)
+    builder = trt.Builder(log.logger)
+    source = _source(trt, package, config)
+    flags = 0 if _major(trt) >= 10 else 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
+    if source.typed:
+        flags |= 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(flags)
+    parser = trt.OnnxParser(network, log.logger)
+    if not parser.parse(package.read_onnx(source.network)):
+        problems = [str(parser.get_error(index)) for index in range(parser.num_errors)]
+        raise PackageError(f"TensorRT cannot parse {package.onnx_path(source.network)}: {_first(problems)}")
+    settings = builder.create_builder_config()
+    settings.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, config.workspace_mb << 20)
+    settings.builder_optimization_level = config.optimisation_level
+    if config.precision == "fp16" and not source.typed:
+        settings.set_flag(trt.BuilderFlag.FP16)
+    if config.precision == "fp32" and hasattr(settings, "clear_flag"):
+        settings.clear_flag(trt.BuilderFlag.TF32)
+    times = settings.create_timing_cache(timings)
+    settings.set_timing_cache(times, ignore_mismatch=False)
+    profile = builder.create_optimization_profile()
+    for name, shapes in config.shapes(package).items():
+        profile.set_shape(name, *shapes)
+    settings.add_optimization_profile(profile)
+    if progress is not None and hasattr(trt, "IProgressMonitor"):
+        settings.progress_monitor = monitor(trt, progress)
+    made = builder.build_serialized_network(network, settings)
+    if made is None:
+        raise _unbuilt(package, log.errors)
+    measured = settings.get_timing_cache()
+    return bytes(made), bytes(measured.serialize()) if measured is not None else b""
+
+
+def _unbuilt(package: ModelPackage, errors: list[str]) -> Exception:
+    why = _first(errors)
+    if "memory" in why.lower():
+        return DeviceError(f"{package.name}: not enough GPU memory to build its engine: {why}; end what else uses it")
+    return PackageError(f"TensorRT cannot build {package.name}: {why}")
+
+
+class _Log:
+    """TensorRT's log in Python's; keeps the errors."""
+
+    def __init__(self, trt: Any):
+        self.errors: list[str] = []
+        levels = {
+            trt.Logger.INTERNAL_ERROR: logging.ERROR, trt.Logger.ERROR: logging.ERROR,
+            trt.Logger.WARNING: logging.DEBUG, trt.Logger.INFO: logging.DEBUG,
+        }  # fmt: skip
+        errors = self.errors
+
+        class Logger(trt.ILogger):
+            def __init__(self) -> None:
+                trt.ILogger.__init__(self)
+
+            def log(self, severity: Any, message: str) -> None:
+                level = levels.get(severity, logging.DEBUG)
+                if level == logging.ERROR:
+                    errors.append(message)
+                logger.log(level, "TensorRT: %s", message)
+
+        self.logger = Logger()
+
+
+def monitor(trt: Any, progress: Progress) -> Any:
+    """TensorRT's progress, told to `progress`."""
+
+    class Monitor(trt.IProgressMonitor):
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._steps: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str, num_steps: int) -> None:
+            self._steps[phase_name] = num_steps
+            progress(phase_name, 0, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            progress(phase_name, step + 1, self._steps.get(phase_name, 0))
+            return True
+
+        def phase_finish(self, phase_name: str) -> None:
+            steps = self._steps.pop(phase_name, 0)
+            progress(phase_name, steps, steps)
+
+    return Monitor()
+
+
+def disagreement(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The largest difference of logits [N, classes], as a share of the spread of the right ones.
+
+    Raises:
+        PackageError: There are NaN among ours.
+    """
+    if not np.isfinite(ours).all():
+        raise PackageError(
+            f"the engine gives {np.isfinite(ours).size - int(np.isfinite(ours).sum())} values that are no numbers: "
+            "build it with --precision fp32"
+        )
+    spread = float(theirs.max() - theirs.min())
+    return float(np.abs(ours - theirs).max()) / max(spread, 1e-6)
+
+
+def _major(trt: Any) -> int:
+    return int(str(trt.__version__).split(".")[0])
+
+
+def _first(lines: Sequence[str]) -> str:
+    return next((line.strip().splitlines()[0][:300] for line in lines if line.strip()), "it does not say why")

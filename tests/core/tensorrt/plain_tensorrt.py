@@ -1,0 +1,223 @@
+"""TensorRT and CUDA played by numpy and ONNX Runtime: calls are recorded, engines give what the network gives."""
+
+import contextlib
+import ctypes
+import enum
+import types
+
+import numpy as np
+import onnxruntime
+
+from actrec.inference.cuda_memory import Buffer, Gpu
+
+MARK = b"ENGINE"
+
+
+class Cuda:
+    """A `Cuda` whose memory is the host's; copies are counted."""
+
+    library, stream = "plain", 7
+
+    def __init__(self, name="Orin", cuda="12.6"):
+        self.gpu = Gpu(name, "8.7", 8 << 30, True, cuda)
+        self.copies, self.inside, self.waited = [], 0, 0
+
+    @contextlib.contextmanager
+    def current(self):
+        self.inside += 1
+        try:
+            yield
+        finally:
+            self.inside -= 1
+
+    def buffer(self, shape):
+        assert self.inside
+        host = np.zeros(shape, np.float32)
+        return Buffer(host, host.ctypes.data, True, host)
+
+    def upload(self, buffer, count):
+        self.copies.append(("up", count))
+
+    def download(self, buffer, count):
+        self.copies.append(("down", count))
+
+    def synchronize(self):
+        assert self.inside
+        self.waited += 1
+
+
+class Recorded:
+    """Notes the calls of its methods as (class, method, positional, keywords)."""
+
+    calls: list
+
+    def __getattribute__(self, name):
+        value = object.__getattribute__(self, name)
+        if name.startswith("_") or not callable(value) or isinstance(value, type):
+            return value
+
+        def called(*args, **kwargs):
+            self.calls.append((type(self).__name__, name, args, kwargs))
+            return value(*args, **kwargs)
+
+        return called
+
+
+def module(version="10.3.0", fault=""):
+    """A module `tensorrt`. Faults: parse, build, memory, corrupt, context, nan, differs."""
+    calls = []
+
+    class Builder(Recorded):
+        def __init__(self, logger):
+            self._logger = logger
+
+        def create_network(self, flags=0):
+            calls.append(("flags", flags))
+            return types.SimpleNamespace()
+
+        def create_builder_config(self):
+            return IBuilderConfig()
+
+        def create_optimization_profile(self):
+            return IOptimizationProfile()
+
+        def build_serialized_network(self, network, config):
+            monitor = getattr(config, "progress_monitor", None)
+            if monitor is not None:
+                monitor.phase_start("Building", None, 2)
+                assert monitor.step_complete("Building", 0)
+                monitor.phase_finish("Building")
+            if fault in ("build", "memory"):
+                self._logger.log(Logger.ERROR, "out of memory" if fault == "memory" else "no implementation for node_3")
+                return None
+            return bytearray(MARK + network.onnx)
+
+    class IBuilderConfig(Recorded):
+        def __init__(self):
+            self._set = {"TF32"}
+
+        def set_memory_pool_limit(self, pool, pool_size):
+            calls.append(("workspace", pool_size))
+
+        def set_flag(self, flag):
+            calls.append(("set", flag))
+
+        def clear_flag(self, flag):
+            calls.append(("clear", flag))
+
+        def create_timing_cache(self, serialized_timing_cache):
+            calls.append(("timings", bytes(serialized_timing_cache)))
+            return ITimingCache()
+
+        def set_timing_cache(self, cache, ignore_mismatch):
+            return True
+
+        def get_timing_cache(self):
+            return ITimingCache()
+
+        def add_optimization_profile(self, profile):
+            return 0
+
+    class ITimingCache(Recorded):
+        def serialize(self):
+            return bytearray(b"times")
+
+    class IOptimizationProfile(Recorded):
+        def set_shape(self, input, min, opt, max):
+            calls.append(("shape", input, min, opt, max))
+
+    class OnnxParser(Recorded):
+        def __init__(self, network, logger):
+            self._network = network
+
+        num_errors = 1
+
+        def parse(self, model):
+            self._network.onnx = bytes(model)
+            return fault != "parse"
+
+        def get_error(self, index):
+            return "In node 3 (Einsum): UNSUPPORTED_NODE\nmore"
+
+    class Runtime(Recorded):
+        def __init__(self, logger):
+            pass
+
+        def deserialize_cuda_engine(self, serialized_engine):
+            content = bytes(serialized_engine)
+            return None if fault == "corrupt" or not content.startswith(MARK) else ICudaEngine(content[len(MARK) :])
+
+    class ICudaEngine(Recorded):
+        def __init__(self, onnx):
+            self._session = onnxruntime.InferenceSession(onnx)
+            self._tensors = [*self._session.get_inputs(), *self._session.get_outputs()]
+            self.num_io_tensors = len(self._tensors)
+
+        def get_tensor_name(self, index):
+            return self._tensors[index].name
+
+        def _shape(self, name):
+            (found,) = [t for t in self._tensors if t.name == name]
+            return tuple(-1 if isinstance(size, str) else size for size in found.shape)
+
+        def get_tensor_shape(self, name):
+            return self._shape(name)
+
+        def get_tensor_mode(self, name):
+            return TensorIOMode.OUTPUT if name == self._tensors[-1].name else TensorIOMode.INPUT
+
+        def create_execution_context(self):
+            return None if fault == "context" else IExecutionContext(self)
+
+    class IExecutionContext(Recorded):
+        def __init__(self, engine):
+            self._engine, self._addresses, self._shapes = engine, {}, {}
+
+        def set_tensor_address(self, name, memory):
+            self._addresses[name] = memory
+            return True
+
+        def set_input_shape(self, name, shape):
+            self._shapes[name] = tuple(shape)
+            return fault != "shape"
+
+        def execute_async_v3(self, stream_handle):
+            assert stream_handle == Cuda.stream
+            given = {name: _at(self._addresses[name], shape).copy() for name, shape in self._shapes.items()}
+            (logits,) = self._engine._session.run(None, given)
+            out = _at(self._addresses[self._engine._tensors[-1].name], logits.shape)
+            out[:] = np.nan if fault == "nan" else logits + (logits.std() * 3 if fault == "differs" else 0)
+            if fault == "differs":
+                out[:, 0] -= 2 * np.abs(logits).max() + 1
+            return fault != "start"
+
+    class ILogger:
+        def __init__(self):
+            pass
+
+    class Logger(ILogger):
+        INTERNAL_ERROR, ERROR, WARNING, INFO = range(4)
+
+        def __init__(self, severity=1):
+            pass
+
+    class IProgressMonitor:
+        def __init__(self):
+            pass
+
+    TensorIOMode = enum.Enum("TensorIOMode", "NONE INPUT OUTPUT")
+    Recorded.calls = calls
+    made = types.ModuleType("tensorrt")
+    made.__dict__.update(
+        __version__=version, Builder=Builder, OnnxParser=OnnxParser, Runtime=Runtime, Logger=Logger, ILogger=ILogger,
+        TensorIOMode=TensorIOMode, IProgressMonitor=IProgressMonitor, calls=calls,
+        BuilderFlag=enum.Enum("BuilderFlag", "FP16 TF32 INT8"),
+        MemoryPoolType=enum.Enum("MemoryPoolType", "WORKSPACE"),
+        NetworkDefinitionCreationFlag=enum.IntEnum("Flag", {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}),
+    )  # fmt: skip
+    return made
+
+
+def _at(address, shape):
+    count = int(np.prod(shape))
+    return np.ctypeslib.as_array((ctypes.c_float * count).from_address(address)).reshape(shape)

@@ -1,0 +1,166 @@
+"""The cache of engines: killed while building, two builders, other engines, folders that cannot be written to."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from dataclasses import replace
+
+import pytest
+
+from actrec.errors import DeviceError
+from actrec.inference import engine_cache
+from actrec.inference.engine_cache import EngineCache, EngineKey
+
+KEY = EngineKey(
+    package="tiny", onnx_sha256="a" * 64, precision="fp16", shapes={"body": ((1, 3), (1, 3), (4, 3))},
+    options={"workspace_mb": 64}, tensorrt="10.3.0", cuda="12.6", gpu="Orin, 8.7, 8192 MiB",
+)  # fmt: skip
+
+
+def test_what_is_stored_is_found_and_told_of(tmp_path):
+    cache = EngineCache(tmp_path / "engines")
+    assert cache.find(KEY) is None
+    path = cache.store(KEY, b"engine", {"seconds": 3.5})
+    assert cache.find(KEY) == b"engine"
+    assert EngineCache(tmp_path / "engines").find(KEY) == b"engine"
+    said = json.loads(path.with_suffix(".json").read_text())
+    assert said["key"]["gpu"] == KEY.gpu and said["seconds"] == 3.5
+    assert path.name.startswith("tiny_fp16_")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"onnx_sha256": "b" * 64}, {"precision": "fp32"}, {"shapes": {"body": ((1, 3), (2, 3), (4, 3))}},
+        {"options": {}}, {"tensorrt": "10.3.1"}, {"cuda": "13.0"}, {"gpu": "Orin, 8.7, 16384 MiB"},
+    ],
+)  # fmt: skip
+def test_with_another_value_it_is_another_engine(tmp_path, change):
+    cache = EngineCache(tmp_path)
+    cache.store(KEY, b"engine", {})
+    assert cache.find(replace(KEY, **change)) is None
+    assert cache.find(replace(KEY, package="renamed")) is None, "a name of its own, though the digest is the same"
+
+
+@pytest.mark.parametrize("damage", ["engine", "note", "foreign", "list", "cut"])
+def test_what_is_damaged_is_told_and_built_anew(tmp_path, damage, caplog):
+    cache = EngineCache(tmp_path)
+    path = cache.store(KEY, b"engine", {})
+    note = path.with_suffix(".json")
+    if damage == "engine":
+        path.write_bytes(b"engins")
+    elif damage == "cut":
+        path.write_bytes(b"")
+    elif damage == "note":
+        note.write_text("{")
+    elif damage == "list":
+        note.write_text("[]")
+    else:
+        note.write_text(json.dumps({**json.loads(note.read_text()), "key": {}}))
+    assert cache.find(KEY) is None
+    assert "built anew" in caplog.text
+    cache.store(KEY, b"engine", {})
+    assert cache.find(KEY) == b"engine"
+
+
+def test_an_engine_without_its_note_was_never_finished(tmp_path):
+    cache = EngineCache(tmp_path)
+    cache.store(KEY, b"engine", {}).with_suffix(".json").unlink()
+    assert cache.find(KEY) is None
+
+
+def build(folder, started, seconds, content):
+    cache = EngineCache(folder)
+    with cache.building(KEY) as built:
+        if built is not None:
+            os._exit(3)
+        started.set()
+        time.sleep(seconds)
+        cache.store(KEY, content, {})
+
+
+def child(*arguments):
+    context = multiprocessing.get_context("spawn")
+    started = context.Event()
+    process = context.Process(target=build, args=(arguments[0], started, *arguments[1:]))
+    process.start()
+    return process, started
+
+
+def test_the_second_builder_waits_and_takes_what_the_first_one_built(tmp_path, caplog):
+    caplog.set_level("INFO")
+    first, started = child(tmp_path, 1.5, b"first")
+    assert started.wait(60)
+    with EngineCache(tmp_path).building(KEY, waiting_s=0.5) as built:
+        assert built == b"first"
+    first.join()
+    assert "another process builds this engine" in caplog.text
+
+
+def test_a_builder_that_is_killed_leaves_nothing_and_holds_up_nobody(tmp_path):
+    first, started = child(tmp_path, 60, b"first")
+    assert started.wait(60)
+    os.kill(first.pid, signal.SIGKILL)
+    first.join()
+    cache = EngineCache(tmp_path)
+    with cache.building(KEY) as built:
+        assert built is None
+        cache.store(KEY, b"second", {})
+    assert cache.find(KEY) == b"second"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_kill_while_writing_leaves_the_old_engine(tmp_path, monkeypatch):
+    cache = EngineCache(tmp_path)
+    cache.store(KEY, b"old", {})
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine_cache.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        cache.store(KEY, b"new", {})
+    assert cache.find(KEY) == b"old"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    cache = EngineCache(tmp_path / "file/engines")
+    assert cache.find(KEY) is None or pytest.fail("found in a file")
+    message = r"engines cannot be kept in '.*file/engines': .*; name another folder in ACTREC_ENGINES"
+    with pytest.raises(DeviceError, match=message):
+        cache.store(KEY, b"engine", {})
+    with pytest.raises(DeviceError, match=message), cache.building(KEY):
+        pass
+    monkeypatch.setattr(
+        engine_cache.os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
+    with pytest.raises(DeviceError, match="No space left on device"):
+        EngineCache(tmp_path / "full").store(KEY, b"engine", {})
+    assert not list((tmp_path / "full").iterdir())
+
+
+def test_an_engine_that_is_there_is_found_in_a_read_only_folder(tmp_path, monkeypatch):
+    """As root every folder can be written to: refused here as the system would."""
+    EngineCache(tmp_path).store(KEY, b"engine", {})
+    monkeypatch.setattr(engine_cache.Path, "mkdir", lambda *_, **__: (_ for _ in ()).throw(OSError(30, "Read-only")))
+    assert EngineCache(tmp_path).find(KEY) == b"engine"
+
+
+def test_where_engines_are_kept(monkeypatch, tmp_path):
+    monkeypatch.delenv("ACTREC_ENGINES", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert EngineCache().folder == tmp_path / "actrec/engines"
+    monkeypatch.setenv("ACTREC_ENGINES", str(tmp_path / "mine"))
+    assert EngineCache().folder == tmp_path / "mine"
+
+
+def test_times_are_of_one_tensorrt_and_gpu(tmp_path):
+    cache = EngineCache(tmp_path)
+    assert cache.timings(KEY) == b""
+    cache.store_timings(KEY, b"times")
+    assert cache.timings(replace(KEY, precision="fp32", onnx_sha256="c" * 64)) == b"times"
+    assert cache.timings(replace(KEY, gpu="Xavier")) == b""

@@ -1,0 +1,280 @@
+"""The TensorRT backend against a stand-in whose engines are ONNX Runtime's; its calls against the real bindings."""
+
+import importlib.util
+import json
+import logging
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from actrec import inference
+from actrec.cli import main
+from actrec.errors import DeviceError, InputError, MissingLibraryError, PackageError
+from actrec.inference import cuda_graph, cuda_memory, tensorrt_backend
+from actrec.inference.onnxruntime_backend import OnnxRuntimeBackend
+from tests.core.tensorrt import plain_tensorrt
+from tests.tiny_model import write_tiny
+
+ENGINE = "TensorRT does not take the engine"
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    return write_tiny(tmp_path / "tiny")
+
+
+@pytest.fixture
+def gpu(monkeypatch, tmp_path):
+    """Plays a GPU; call it to change TensorRT, or the GPU."""
+    monkeypatch.setenv("ACTREC_ENGINES", str(tmp_path / "engines"))
+    monkeypatch.setattr(tensorrt_backend, "CudaGraph", Graph)
+    Graph.launched = 0
+
+    def put(cuda=None, **options):
+        cuda = cuda or plain_tensorrt.Cuda()
+        found = plain_tensorrt.module(**options)
+        monkeypatch.setitem(sys.modules, "tensorrt", found)
+        monkeypatch.setattr(cuda_memory, "open_cuda", lambda library="auto": cuda)
+        return found
+
+    put()
+    return put
+
+
+class Graph:
+    """What was recorded, launched again."""
+
+    launched = 0
+
+    def __init__(self, stream, work):
+        assert stream == plain_tensorrt.Cuda.stream
+        self._work = work
+
+    def launch(self):
+        Graph.launched += 1
+        self._work()
+
+
+def engines(tmp_path):
+    return sorted(path.name for path in (tmp_path / "engines").glob("*.engine"))
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 9])
+def test_an_engine_says_what_onnx_runtime_says(tiny, gpu, count):
+    ours, theirs = inference.load(tiny, "tensorrt"), inference.load(tiny, "onnxruntime")
+    made = tensorrt_backend.examples(tiny, count)
+    np.testing.assert_array_equal(ours.backend.run(made), theirs.backend.run(made))
+    assert ours.backend.inputs == theirs.backend.inputs and ours.backend.output == theirs.backend.output
+    assert "TensorRT 10.3.0 fp16 on Orin" in ours.backend.device
+    assert Graph.launched > 0
+
+
+def test_a_number_of_windows_is_recorded_once(tiny, gpu):
+    found = gpu()
+    backend = inference.load(tiny, "tensorrt").backend
+    made = tensorrt_backend.examples(tiny, 2)
+    found.calls.clear()
+    for _ in range(5):
+        backend.run(made)
+    assert sum(call[1] == "set_input_shape" for call in found.calls if len(call) == 4) == len(made)
+    assert Graph.launched >= 5
+
+
+def test_what_cannot_be_recorded_is_launched_plainly(tiny, gpu, monkeypatch, caplog):
+    def refuse(stream, work):
+        raise DeviceError("cuStreamEndCapture failed: operation not permitted")
+
+    monkeypatch.setattr(tensorrt_backend, "CudaGraph", refuse)
+    session = inference.load(tiny, "tensorrt")
+    made = tensorrt_backend.examples(tiny, 1)
+    assert np.isfinite(session.backend.run(made)).all()
+    assert "launched without a CUDA graph: cuStreamEndCapture failed" in caplog.text
+
+
+def test_an_engine_is_built_once_and_told_of(tiny, gpu, tmp_path):
+    found = gpu()
+    inference.load(tiny, "tensorrt")
+    (name,) = engines(tmp_path)
+    said = json.loads((tmp_path / "engines" / name).with_suffix(".json").read_text())
+    assert said["key"]["gpu"] == "Orin, 8.7, 8192 MiB" and said["key"]["tensorrt"] == "10.3.0"
+    assert said["difference"] < 1e-6 and said["seconds"] >= 0
+    found.calls.clear()
+    inference.load(tiny, "tensorrt")
+    assert not [call for call in found.calls if "build_serialized_network" in call]
+
+
+def test_anything_else_is_another_engine(tiny, gpu, tmp_path):
+    inference.load(tiny, "tensorrt")
+    for change in (
+        {"version": "10.9.1"},
+        {"cuda": plain_tensorrt.Cuda("Xavier")},
+        {"cuda": plain_tensorrt.Cuda(cuda="13.0")},
+    ):
+        gpu(**change)
+        before = len(engines(tmp_path))
+        inference.load(tiny, "tensorrt")
+        assert len(engines(tmp_path)) == before + 1
+    for option in ({"precision": "fp32"}, {"most": 2}, {"workspace_mb": 64}):
+        before = len(engines(tmp_path))
+        inference.load(tiny, "tensorrt", **option)
+        assert len(engines(tmp_path)) == before + 1
+
+
+def test_measured_times_are_kept_for_the_next_engine(tiny, gpu):
+    found = gpu()
+    inference.load(tiny, "tensorrt")
+    inference.load(tiny, "tensorrt", precision="fp32")
+    assert [call[1] for call in found.calls if call[0] == "timings"] == [b"", b"times"]
+
+
+def test_types_and_flags_by_version(tiny, gpu):
+    new = gpu(version="10.3.0")
+    inference.load(tiny, "tensorrt", precision="fp32")
+    assert ("flags", 2) in new.calls, "strongly typed"
+    old = gpu(version="8.6.2")
+    inference.load(tiny, "tensorrt", precision="fp16")
+    assert ("flags", 1) in old.calls, "explicit batch"
+    assert ("set", old.BuilderFlag.FP16) in old.calls
+    with pytest.raises(DeviceError, match=r"TensorRT 8.5.3 is too old, 8.6 is the first"):
+        gpu(version="8.5.3")
+        inference.load(tiny, "tensorrt")
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [
+        ("parse", PackageError, r"TensorRT cannot parse .*model.onnx: In node 3 \(Einsum\): UNSUPPORTED_NODE$"),
+        ("build", PackageError, "TensorRT cannot build tiny: no implementation for node_3"),
+        ("memory", DeviceError, "tiny: not enough GPU memory to build its engine: out of memory; end what else"),
+        ("corrupt", DeviceError, ENGINE),
+        ("context", DeviceError, "not enough GPU memory to run the engine"),
+        ("nan", PackageError, "values that are no numbers: build it with --precision fp32"),
+        (
+            "differs",
+            PackageError,
+            "tiny: the engine's logits differ from ONNX Runtime's by .* build it with precision fp32",
+        ),
+        ("shape", DeviceError, "TensorRT refuses 1 windows of"),
+        ("start", DeviceError, "TensorRT could not start the network"),
+    ],
+)
+def test_what_goes_wrong_is_one_line_and_nothing_is_kept(tiny, gpu, tmp_path, fault, error, message):
+    gpu(fault=fault)
+    with pytest.raises(error, match=message) as caught:
+        inference.load(tiny, "tensorrt")
+    assert "\n" not in str(caught.value)
+    assert engines(tmp_path) == []
+
+
+def test_inputs_that_do_not_fit_are_refused(tiny, gpu):
+    backend = inference.load(tiny, "tensorrt").backend
+    made = tensorrt_backend.examples(tiny, 1)
+    name = next(iter(made))
+    with pytest.raises(InputError, match="the network takes"):
+        backend.run({"other": made[name]})
+    with pytest.raises(InputError, match=f"input '{name}' is .* expected"):
+        backend.run({**made, name: made[name][..., :1]})
+
+
+def test_missing_libraries_name_the_remedy(tiny, gpu, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(MissingLibraryError, match="part of JetPack .* backend onnxruntime"):
+        inference.load(tiny, "tensorrt")
+    for name in ("pycuda.driver", "cuda.bindings.runtime", "cuda.cudart"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingLibraryError, match="pycuda .* or cuda-python"):
+        cuda_memory.open_cuda()
+    monkeypatch.setattr(cuda_graph.ctypes, "CDLL", lambda name: (_ for _ in ()).throw(OSError()))
+    with pytest.raises(DeviceError, match="libcuda.so.1 is missing"):
+        cuda_graph.CudaGraph(1, lambda: None)
+
+
+def test_the_command_builds_and_says_so(tiny, gpu, tmp_path, capsys):
+    assert main(["build-engine", str(tiny.path), "--precision", "fp32", "--most", "2"]) == 0
+    assert "tiny: TensorRT 10.3.0 fp32 on Orin, ready in" in capsys.readouterr().out
+    assert len(engines(tmp_path)) == 1
+    gpu(fault="parse")
+    assert main(["build-engine", str(tiny.path), "--precision", "fp16"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+LOOK = """
+import ctypes, json, sys
+for name in ("libnvinfer", "libnvinfer_plugin", "libnvonnxparser"):
+    ctypes.CDLL(f"{sys.argv[1]}/{name}.so.10", mode=ctypes.RTLD_GLOBAL)
+import tensorrt_bindings as trt
+told = {}
+for name in json.loads(sys.argv[2]):
+    kind, method = name.split(".")
+    found = getattr(getattr(trt, kind, None), method, None)
+    told[name] = None if found is None else (found.__doc__ or "")
+print(json.dumps(told))
+"""
+STUB = """
+#define F(n) void *n(void) { return 0; }
+F(createInferBuilder_INTERNAL) F(createInferRefitter_INTERNAL) F(createInferRuntime_INTERNAL)
+F(createNvOnnxParserRefitter_INTERNAL) F(createNvOnnxParser_INTERNAL) F(getPluginRegistry)
+F(getBuilderPluginRegistry) F(getLogger)
+int getNvOnnxParserVersion(void) { return 0; } int initLibNvInferPlugins(void *a, const char *b) { return 1; }
+"""
+
+
+def test_every_call_is_one_of_the_real_bindings(tiny, gpu, tmp_path):
+    if importlib.util.find_spec("tensorrt_bindings") is None:
+        pytest.skip("pip install tensorrt-cu13-bindings: the module without its libraries")
+    found = gpu()
+    backend = inference.load(tiny, "tensorrt").backend
+    backend.run(tensorrt_backend.examples(tiny, 3))
+    gpu(fault="parse")
+    with pytest.raises(PackageError):
+        inference.load(tiny, "tensorrt", precision="fp32")
+    calls = [call for call in found.calls + sys.modules["tensorrt"].calls if len(call) == 4]
+    (tmp_path / "stub.c").write_text(STUB)
+    for name in ("libnvinfer", "libnvinfer_plugin", "libnvonnxparser"):
+        goal = tmp_path / f"{name}.so.10"
+        command = ["gcc", "-shared", "-fPIC", "-o", str(goal), str(tmp_path / "stub.c"), f"-Wl,-soname,{goal.name}"]
+        subprocess.run(command, check=True)
+    names = sorted({f"{kind}.{method}" for kind, method, *_ in calls})
+    assert len(names) >= 18
+    command = [sys.executable, "-c", LOOK, str(tmp_path), json.dumps(names)]
+    told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    for kind, method, args, kwargs in calls:
+        doc = told[f"{kind}.{method}"]
+        assert doc is not None, f"TensorRT has no {kind}.{method}"
+        fits = [_fits(line, args, kwargs) for line in doc.splitlines() if re.search(rf"{method}\(self", line)]
+        assert any(fits), f"{kind}.{method}{args}{kwargs} is none of {doc}"
+
+
+def _fits(signature, args, kwargs):
+    """Whether arguments fit `name(self: kind, a: type, b: type = default) -> …`."""
+    inner = signature[signature.index("(") + 1 : signature.rindex(")")]
+    parameters = [part.strip() for part in re.split(r",(?![^\[]*\])", inner)][1:]
+    names = [part.split(":")[0] for part in parameters]
+    optional = sum("=" in part for part in parameters)
+    given = set(names[: len(args)]) | set(kwargs)
+    return len(args) <= len(names) and set(kwargs) <= set(names) and len(given) >= len(names) - optional
+
+
+def test_the_log_is_python_s(tiny, gpu, caplog):
+    gpu(fault="build")
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(PackageError):
+        inference.load(tiny, "tensorrt")
+    assert "TensorRT: no implementation for node_3" in caplog.text
+
+
+def test_onnx_runtime_is_the_judge(tiny, gpu, monkeypatch):
+    seen: list[int] = []
+    run = OnnxRuntimeBackend.run
+
+    def watched(self, given):
+        seen.append(len(next(iter(given.values()))))
+        return run(self, given)
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "run", watched)
+    inference.load(tiny, "tensorrt")
+    assert seen == [tensorrt_backend.CHECKED]
