@@ -67,11 +67,18 @@ class SceneFlow(ABC):
 def resize(
     colour: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics, width: int, height: int
 ) -> tuple[np.ndarray, np.ndarray, Intrinsics]:
-    """A smaller RGB-D image: colour averaged over areas, depth sampled (an average would invent surfaces)."""
+    """A smaller RGB-D image: colour averaged over areas, depth sampled (an average would invent surfaces).
+
+    Depth is that of the pixel nearest to the area's middle; of 640 columns made 160, of pixels 2, 6, 10, …
+    """
     if (width, height) == (intrinsics.width, intrinsics.height):
         return colour, depth, intrinsics
     small = cv2.resize(colour, (width, height), interpolation=cv2.INTER_AREA)
-    return small, cv2.resize(depth, (width, height), interpolation=cv2.INTER_NEAREST), intrinsics.resized(width, height)
+    return (
+        small,
+        cv2.resize(depth, (width, height), interpolation=cv2.INTER_NEAREST_EXACT),
+        intrinsics.resized(width, height),
+    )
 
 
 def _sound(depth: np.ndarray) -> np.ndarray:

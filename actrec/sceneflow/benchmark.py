@@ -88,31 +88,30 @@ def truth(count: int, threads: int) -> list[dict[str, Any]]:
     rows = []
     for width, height in SIZES[:2]:
         for actors, noise in ((1, False), (1, True), (2, False), (2, True)):
-            pairs = list(_simulated(count, actors, noise, width, height))
+            pairs = list(_simulated(count, actors, noise, 640 // width))
             for name, method in _methods(threads).items():
                 rows.append(_judged(f"{width}x{height}", actors, noise, name, method, pairs))
     return rows
 
 
 def _simulated(
-    count: int, actors: int, noise: bool, width: int, height: int
+    count: int, actors: int, noise: bool, step: int
 ) -> Iterator[tuple[Images, Images, np.ndarray, np.ndarray]]:
     """Pairs of frames half a second apart, with the exact flow and where somebody is."""
-    options = {"realtime": False, "start_stamp_ns": 0, "noise": noise, "actors": actors}
-    with SimulatedCamera(width=width, height=height, **options) as camera:
+    with SimulatedCamera(realtime=False, start_stamp_ns=0, noise=noise, actors=actors) as camera:
         assert camera.scene is not None
         for _ in range(count):
             for _ in range(13):
                 camera.read()
-            first = _images(camera.read())
+            first = _small(camera.read(), step)
             assert camera.snapshot is not None
-            exact = camera.scene.scene_flow(camera.snapshot, DT)
-            people = camera.snapshot.rendering.people >= 0
-            yield first, _images(camera.read()), exact, people
+            exact = benchmark_motions.sampled(camera.scene.scene_flow(camera.snapshot, DT), step)
+            people = benchmark_motions.sampled(camera.snapshot.rendering.people, step) >= 0
+            yield first, _small(camera.read(), step), exact, people
 
 
-def _images(frame: Any) -> Images:
-    return frame.colour, frame.depth, frame.intrinsics
+def _small(frame: Any, step: int) -> Images:
+    return resize(frame.colour, frame.depth, frame.intrinsics, 640 // step, 480 // step)
 
 
 def _judged(

@@ -9,7 +9,7 @@ import numpy as np
 from actrec.frames import Intrinsics
 from actrec.geometry import rotation
 from actrec.sceneflow import camera_motion
-from actrec.sceneflow.base import SceneFlow
+from actrec.sceneflow.base import SceneFlow, resize
 from actrec.simulation import cast, room
 from actrec.simulation.appearance import Appearance
 from actrec.simulation.noise import SensorNoise, structured_light
@@ -115,27 +115,33 @@ def measure(methods: dict[str, SceneFlow], cameras: bool, width: int = 320) -> l
     rows = []
     for motion in CAMERAS if cameras else STATUES:
         for noise in (False, True):
-            pairs = list(pairs_of(motion, noise, FULL.resized(width, width * 3 // 4)))
+            pairs = list(pairs_of(motion, noise, FULL, 640 // width))
             for name, method in methods.items():
                 row = {"motion": motion.name, "noise": "on" if noise else "off", "method": name}
                 rows.append({**row, **(_without_camera(motion, method, pairs) if cameras else _judged(method, pairs))})
     return rows
 
 
-def pairs_of(motion: Motion, noise: bool, intrinsics: Intrinsics) -> Iterator[Pair]:
-    """The motion at each distance, as a camera of these intrinsics sees it."""
+def sampled(image: np.ndarray, step: int) -> np.ndarray:
+    """What is known of the pixels whose depth `resize` keeps at a `step`-th of the size."""
+    return image[step // 2 :: step, step // 2 :: step]
+
+
+def pairs_of(motion: Motion, noise: bool, intrinsics: Intrinsics, step: int) -> Iterator[Pair]:
+    """The motion at each distance, as a camera of these intrinsics sees it, at a `step`-th of its size."""
     for number, distance in enumerate(DISTANCES):
         before, after = _scenes(motion, distance, number, intrinsics)
         shots = before.at(0.0), after.at(0.0)
-        exact = before.flow_to(shots[0], after, shots[1], DT)
+        exact = sampled(before.flow_to(shots[0], after, shots[1], DT), step)
+        size = intrinsics.width // step, intrinsics.height // step
         sensor = SensorNoise(structured_light(), intrinsics, number) if noise else None
         images = []
         for k, shot in enumerate(shots):
             colour, depth = shot.rendering.colour, shot.rendering.depth
             if sensor is not None:
                 colour, depth = sensor.colour(colour, k), sensor.depth(depth, shot.rendering.facing, k)
-            images.append((colour, depth, intrinsics))
-        yield Pair(images[0], images[1], exact, shots[0].rendering.people >= 0)
+            images.append(resize(colour, depth, intrinsics, *size))
+        yield Pair(images[0], images[1], exact, sampled(shots[0].rendering.people, step) >= 0)
 
 
 def _scenes(motion: Motion, distance: float, seed: int, intrinsics: Intrinsics) -> tuple[Scene, Scene]:

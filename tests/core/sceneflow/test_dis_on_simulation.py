@@ -24,8 +24,8 @@ def pairs(noise: bool):
             assert camera.snapshot is not None
             small = resize(frame.colour, frame.depth, frame.intrinsics, 320, 240)
             if k % 10 == 0:
-                truth = camera.scene.scene_flow(camera.snapshot, DT)[::2, ::2]
-                first = (*small, truth, camera.snapshot.rendering.people[::2, ::2] >= 0)
+                truth = camera.scene.scene_flow(camera.snapshot, DT)[1::2, 1::2]
+                first = (*small, truth, camera.snapshot.rendering.people[1::2, 1::2] >= 0)
             else:
                 yield first, small
 
