@@ -61,7 +61,7 @@ class TensorRtBackend:
         self.config = config.build(TensorRtConfig, options)
         self._trt = engine_builder.tensorrt()
         self._cuda = cuda_memory.open_cuda(self.config.memory)
-        cache = EngineCache(Path(self.config.cache).expanduser() if self.config.cache else None)
+        cache = _cache(self.config)
         with self._cuda.current():
             content = engine_builder.engine_of(
                 self._trt,
@@ -76,6 +76,14 @@ class TensorRtBackend:
         self.inputs, self.output = self._engine.inputs, self._engine.output
         self.device = f"TensorRT {self._trt.__version__} {self.config.precision} on {self._cuda.gpu.name}"
         logger.info("%s runs in %s through %s", package.name, self.device, self._cuda.library)
+
+    @classmethod
+    def ready(cls, package: ModelPackage, **options: Any) -> bool:
+        """Whether the engine is built: to open it takes seconds, not minutes. Options and errors as for the class."""
+        settings = config.build(TensorRtConfig, options)
+        trt, cuda = engine_builder.tensorrt(), cuda_memory.open_cuda(settings.memory)
+        key = engine_builder.key_of(trt, package, settings, cuda.gpu)
+        return _cache(settings).find(key) is not None
 
     def run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         """Logits [N, classes] float32 of inputs [N, …] float32.
@@ -109,6 +117,10 @@ class TensorRtBackend:
                 f"at most {self.config.largest_difference:.0%} may: build it with precision fp32"
             )
         return {"difference": difference, "bytes": len(content)}
+
+
+def _cache(settings: TensorRtConfig) -> EngineCache:
+    return EngineCache(Path(settings.cache).expanduser() if settings.cache else None)
 
 
 def examples(package: ModelPackage, count: int, seed: int = 0) -> dict[str, np.ndarray]:

@@ -28,11 +28,18 @@ class Publisher:
             return
         self._publisher = node.create_publisher(self._msg.DiagnosticArray, "/diagnostics", 10)
 
-    def publish(self, snapshot: Snapshot, active: bool, seconds_since_error: float) -> None:
-        """Publishes one status: its level from recent errors and drops, its values from the figures."""
+    def publish(self, snapshot: Snapshot, active: bool, seconds_since_error: float, busy: str = "") -> None:
+        """Publishes one status: its level from recent errors and drops, its values from the figures.
+
+        Args:
+            snapshot: The figures.
+            active: Whether the node is.
+            seconds_since_error: Since the last one.
+            busy: What it does before it can do its work; empty for nothing.
+        """
         if self._publisher is None:
             return
-        level, message = _judge(snapshot, active, seconds_since_error)
+        level, message = _judge(snapshot, active, seconds_since_error, busy)
         status = self._msg.DiagnosticStatus(
             level=bytes([level]),
             name=self._node.get_fully_qualified_name(),
@@ -45,10 +52,12 @@ class Publisher:
         self._publisher.publish(array)
 
 
-def _judge(snapshot: Snapshot, active: bool, seconds_since_error: float) -> tuple[int, str]:
+def _judge(snapshot: Snapshot, active: bool, seconds_since_error: float, busy: str = "") -> tuple[int, str]:
     """Level (0 ok, 1 warning, 2 error) and message."""
     if seconds_since_error < RECENT_S:
         return 2, snapshot.last_error
+    if busy:
+        return 1, busy
     if not active:
         return 1, "not active"
     if snapshot.received and snapshot.dropped > DROPPING * snapshot.received:

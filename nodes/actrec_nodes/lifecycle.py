@@ -47,6 +47,7 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         config: The validated settings, from `configure` on.
         statistics: Counters, reset by each activation.
         exit_status: Set where the node has nothing more to do (a recording has ended, the node was shut down).
+        busy: What it does before it can do its work, for the diagnostics; empty for nothing.
         on_finish: Called when `exit_status` is set; for whoever runs the node.
     """
 
@@ -59,6 +60,7 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         self.statistics = Statistics()
         self.last_error = ""
         self.exit_status: int | None = None
+        self.busy = ""
         self.on_finish: Callable[[], None] = lambda: None
         self._complaints: dict[str, tuple[float, int]] = {}
         self._complaints_lock = threading.Lock()
@@ -187,7 +189,7 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         """Publishes and logs the figures now."""
         snapshot = self.statistics.snapshot()
         self._statistics_publisher.publish(String(data=snapshot.json()))
-        self._diagnostics.publish(snapshot, self.is_active, self.statistics.seconds_since_error())
+        self._diagnostics.publish(snapshot, self.is_active, self.statistics.seconds_since_error(), self.busy)
         if snapshot.received != self._reported:
             self._reported = snapshot.received
             self.get_logger().info(snapshot.line())

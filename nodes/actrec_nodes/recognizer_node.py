@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +16,16 @@ from std_msgs.msg import String
 
 from actrec import inference, zoo
 from actrec.config import setting
-from actrec.errors import DeviceError
+from actrec.errors import ActrecError, DeviceError
 from actrec.inference import Session
 from actrec.recognition import LabelledWindow, RecognitionConfig, Recognizer
 from actrec_nodes import conversions, params, process, qos, topics
 from actrec_nodes.lifecycle import ActrecNode, one_line
 from actrec_nodes.recognizer_inputs import Frame, Inputs
 from actrec_nodes.worker import Worker
+
+FALLBACK = "onnxruntime"
+"""The backend that runs anywhere."""
 
 CAPACITY = 5000
 """Frames that may wait to be labelled; each is but a stamp, and all but the newest are passed over."""
@@ -33,6 +37,9 @@ class RecognizerConfig:
 
     model: str = setting("deepacts_graph_nucla", "Model package: the name of an installed one, or its folder.")
     backend: str = setting("auto", "What runs the network: a name in actrec.inference, or auto.")
+    allow_fallback: bool = setting(
+        False, "Run in ONNX Runtime while the backend's engine is built, and where the backend cannot be used."
+    )
     watchdog_s: float = setting(
         2.0,
         "Report an error when something that the model needs does not come for this long; 0 for never.",
@@ -70,7 +77,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
 
     def configure(self) -> None:
         """Loads the model and warms it up."""
-        self._session = self._load(self.config.model)
+        self._session = self._first(self.config.model)
         self._recognizer = Recognizer(self._session, **dataclasses.asdict(self._recognition.read()))
         self._labels = self.create_lifecycle_publisher(ActionLabel, topics.ACTION_LABEL, qos.SMALL)
         self._text = self.create_lifecycle_publisher(String, topics.ACTION_LABEL_TEXT, qos.SMALL)
@@ -189,10 +196,41 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
 
     # -- models --------------------------------------------------------------------------------------------------------
 
-    def _load(self, model: str) -> Session:
+    def _first(self, model: str) -> Session:
+        """The model on the backend; with `allow_fallback` on another one at once, if this one would take minutes."""
         name = inference.resolve(self.config.backend)
-        settings = params.declare(self, inference.BACKENDS.get(name).config_class, name).read()
-        return inference.load(model, name, **dataclasses.asdict(settings))
+        kind = inference.BACKENDS.get(name)
+        if not self.config.allow_fallback or name == FALLBACK or not hasattr(kind, "ready"):
+            return self._load(model)
+        try:
+            if kind.ready(zoo.find(model), **self._options(name)):
+                return self._load(model)
+        except ActrecError as error:
+            self.complain(f"{name} cannot be used, {FALLBACK} goes on: {one_line(error)}", "warning")
+            return self._load(model, FALLBACK)
+        self.get_logger().info(f"{name} builds its engine; until then {FALLBACK} labels")
+        self._loader.submit(self._replace, model, None)
+        return self._load(model, FALLBACK)
+
+    def _load(self, model: str, name: str = "") -> Session:
+        name = name or inference.resolve(self.config.backend)
+        options = self._options(name)
+        if not hasattr(inference.BACKENDS.get(name), "ready"):
+            return inference.load(model, name, **options)
+        began = time.monotonic()
+
+        def building(phase: str, step: int, steps: int) -> None:
+            self.busy = f"BUILDING an engine for {model}: {phase} {step}/{steps}, {time.monotonic() - began:.0f} s"
+            self.complain(f"building an engine for {model}, this takes minutes, once", "warning")
+
+        try:
+            return inference.load(model, name, progress=building, **options)
+        finally:
+            self.busy = ""
+
+    def _options(self, backend: str) -> dict[str, Any]:
+        settings = params.declare(self, inference.BACKENDS.get(backend).config_class, backend).read()
+        return dataclasses.asdict(settings)
 
     async def _on_load_model(self, request: LoadModel.Request, response: LoadModel.Response) -> LoadModel.Response:
         """Loads in another thread, so that frames keep flowing; the executor returns here when it is done."""
@@ -209,8 +247,8 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
             self.set_parameters([Parameter("model", value=request.package)])
         return response
 
-    def _replace(self, model: str, loaded: Future) -> None:
-        """Loads `model` and swaps it in; `loaded` becomes an empty text or what went wrong."""
+    def _replace(self, model: str, loaded: Future | None) -> None:
+        """Loads `model` and swaps it in; `loaded` becomes an empty text or what went wrong, where anybody waits."""
         problem = ""
         try:
             session = self._load(model)
@@ -229,10 +267,11 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
             # Through the executor, which it wakes, and whose thread alone may change subscriptions.
             self.executor.create_task(self._loaded, problem, loaded)
 
-    def _loaded(self, problem: str, loaded: Future) -> None:
+    def _loaded(self, problem: str, loaded: Future | None) -> None:
         if self._inputs is not None and not problem:
             self._inputs.open()
-        loaded.set_result(problem)
+        if loaded is not None:
+            loaded.set_result(problem)
 
     def _on_list_models(self, _request: ListModels.Request, response: ListModels.Response) -> ListModels.Response:
         entries = [entry for entry in zoo.list_packages() if entry.package is not None]

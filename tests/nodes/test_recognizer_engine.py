@@ -1,0 +1,118 @@
+"""The recognizer on a backend that builds an engine: TensorRT and CUDA are stood in for, the node is real."""
+
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from actrec.inference import cuda_memory, tensorrt_backend
+from tests.core.tensorrt import plain_tensorrt
+from tests.nodes.recognizer_graph import Make, body, stamp
+from tests.tiny_model import write_tiny
+
+pytestmark = pytest.mark.ros
+
+
+class Graph:
+    def __init__(self, stream, work):
+        self.launch = work
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> str:
+    return str(write_tiny(tmp_path / "tiny").path)
+
+
+@pytest.fixture
+def gate(monkeypatch, tmp_path):
+    """A GPU whose engines are built when the gate is opened."""
+    gate, found = threading.Event(), plain_tensorrt.module()
+    build = found.Builder.build_serialized_network
+
+    def held(self, network, config):
+        assert gate.wait(60)
+        return build(self, network, config)
+
+    monkeypatch.setattr(found.Builder, "build_serialized_network", held)
+    monkeypatch.setenv("ACTREC_ENGINES", str(tmp_path / "engines"))
+    monkeypatch.setattr(tensorrt_backend, "CudaGraph", Graph)
+    monkeypatch.setitem(sys.modules, "tensorrt", found)
+    monkeypatch.setattr(cuda_memory, "open_cuda", lambda library="auto": plain_tensorrt.Cuda())
+    return gate
+
+
+def complaints(node, monkeypatch) -> list[tuple[str, str]]:
+    """What the node complains of from now on, and what it was busy with then."""
+    seen: list[tuple[str, str]] = []
+    complain = node.complain
+
+    def watched(line: str, level: str = "error") -> None:
+        seen.append((node.busy, line))
+        complain(line, level)
+
+    monkeypatch.setattr(node, "complain", watched)
+    return seen
+
+
+def device(graph) -> str:
+    return graph.node._session.backend.device
+
+
+def test_an_engine_is_built_while_another_backend_labels(make: Make, tiny: str, gate) -> None:
+    graph = make(model=tiny, backend="tensorrt", allow_fallback=True)
+    assert graph.start()
+    assert device(graph).startswith("CPU")
+    for frame in range(12):
+        (label,) = graph.step(stamp(frame), body(1.0))
+    assert label.label == "right"
+    gate.set()
+    graph.wait_until(lambda: device(graph).startswith("TensorRT"))
+    for frame in range(12, 31):
+        (label,) = graph.step(stamp(frame), body(1.0))
+    assert label.label == "right"
+    assert graph.node.busy == ""
+
+
+def test_an_engine_that_is_there_is_taken_at_once(make: Make, tiny: str, gate) -> None:
+    gate.set()
+    first = make(model=tiny, backend="tensorrt")
+    assert first.start()
+    assert device(first).startswith("TensorRT")
+    gate.clear()
+    second = make(model=tiny, backend="tensorrt", allow_fallback=True)
+    assert second.start()
+    assert device(second).startswith("TensorRT")
+
+
+def test_building_is_told(make: Make, tiny: str, gate, monkeypatch) -> None:
+    graph = make(model=tiny, backend="tensorrt")
+    seen = complaints(graph.node, monkeypatch)
+    gate.set()
+    assert graph.start()
+    assert seen[0][0].startswith("BUILDING an engine for") and "Building 0/2" in seen[0][0]
+    assert "takes minutes" in seen[0][1]
+    assert graph.node.busy == ""
+
+
+@pytest.mark.parametrize("fallback", [False, True])
+def test_without_tensorrt_the_node_stays_inactive_or_falls_back(
+    make: Make, tiny: str, gate, monkeypatch, fallback
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    graph = make(model=tiny, backend="tensorrt", allow_fallback=fallback)
+    assert graph.start() is fallback
+    if fallback:
+        assert device(graph).startswith("CPU")
+    else:
+        assert "part of JetPack" in graph.node.last_error
+
+
+def test_a_build_that_fails_leaves_the_other_backend(make: Make, tiny: str, gate, monkeypatch) -> None:
+    found = plain_tensorrt.module(fault="build")
+    monkeypatch.setitem(sys.modules, "tensorrt", found)
+    graph = make(model=tiny, backend="tensorrt", allow_fallback=True)
+    seen = complaints(graph.node, monkeypatch)
+    assert graph.start()
+    graph.wait_until(lambda: any("the loaded model stays: TensorRT cannot build tiny" in line for _, line in seen))
+    assert device(graph).startswith("CPU")
