@@ -44,7 +44,7 @@ class CupyDevice:
         cupy = self._cupy
         self._stream = cupy.cuda.Stream(non_blocking=True)
         try:
-            module = cupy.RawModule(code=KERNELS.read_text(), options=("--std=c++14",))
+            module = cupy.RawModule(code=KERNELS.read_text(), options=("--std=c++17",))
             module.compile()
         except cupy.cuda.compiler.CompileException as error:
             raise DeviceError(f"CuPy cannot compile {KERNELS.name} for this GPU: {_first_line(error)}") from error

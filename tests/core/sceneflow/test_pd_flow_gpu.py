@@ -104,7 +104,7 @@ def test_the_method_runs_on_a_device(device, monkeypatch):
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc here: the kernels are compiled as plain C++ alone")
 @pytest.mark.parametrize("architecture", ["sm_87", "sm_90"])  # Orin, Hopper
 def test_nvcc_compiles_the_kernels(tmp_path, architecture):
-    command = ["nvcc", "-std=c++14", "-ptx", f"-arch={architecture}", "-o", str(tmp_path / "k.ptx")]
+    command = ["nvcc", "-std=c++17", "-ptx", f"-arch={architecture}", "-o", str(tmp_path / "k.ptx")]
     subprocess.run([*command, str(cupy_device.KERNELS)], check=True)
     entries = re.findall(r"\.entry (\w+)\(", (tmp_path / "k.ptx").read_text())
     assert sorted(entries) == sorted(kernels())
