@@ -1,0 +1,247 @@
+"""Memory and stream by pycuda and by cuda-python, both stood in for; cuda-python's calls also against its wheel."""
+
+import ctypes
+import importlib
+import importlib.util
+import sys
+import types
+from typing import Any
+
+import numpy as np
+import pytest
+
+from actrec.errors import DeviceError
+from actrec.inference import cuda_memory
+from actrec.inference.cuda_memory import open_cuda
+
+
+class Runtime(types.ModuleType):
+    """cuda-python's runtime, its GPU memory the host's; answers are (status, value)."""
+
+    cudaHostAllocMapped, cudaHostAllocDefault = 2, 0  # noqa: N815
+    cudaMemcpyKind = types.SimpleNamespace(cudaMemcpyHostToDevice="up", cudaMemcpyDeviceToHost="down")  # noqa: N815
+
+    def __init__(self, integrated, gone=(), bytes_left=1 << 30):
+        super().__init__("cuda.bindings.runtime")
+        self.integrated, self.gone, self.left = integrated, gone, bytes_left
+        self.calls, self.blocks = [], {}
+
+    def __getattr__(self, name):
+        if not name.startswith("cuda"):
+            raise AttributeError(name)
+
+        def call(*arguments):
+            self.calls.append((name, arguments))
+            if name in self.gone:
+                return (35,)
+            return (0, *getattr(self, f"do_{name}", lambda *_: ())(*arguments))
+
+        return call
+
+    def do_cudaGetDeviceProperties(self, _):  # noqa: N802
+        return (
+            types.SimpleNamespace(
+                name=b"Orin", major=8, minor=7, totalGlobalMem=8 << 30, integrated=int(self.integrated)
+            ),
+        )
+
+    def do_cudaDriverGetVersion(self):  # noqa: N802
+        return (12060,)
+
+    def do_cudaStreamCreate(self):  # noqa: N802
+        return (77,)
+
+    def do_cudaGetErrorString(self, _):  # noqa: N802
+        return (b"driver version is insufficient",)
+
+    def _take(self, size):
+        block = (ctypes.c_char * size)()
+        self.blocks[ctypes.addressof(block)] = block
+        return (ctypes.addressof(block),)
+
+    def do_cudaHostAlloc(self, size, _):  # noqa: N802
+        return self._take(size)
+
+    def do_cudaMalloc(self, size):  # noqa: N802
+        return self._take(size)
+
+    def do_cudaHostGetDevicePointer(self, pointer, _):  # noqa: N802
+        return (pointer,)
+
+    def do_cudaMemcpyAsync(self, goal, start, size, kind, stream):  # noqa: N802
+        assert stream == 77
+        ctypes.memmove(goal, start, size)
+        return ()
+
+
+class Driver(types.ModuleType):
+    """pycuda's driver, its GPU memory the host's."""
+
+    Error = type("Error", (Exception,), {})
+    device_attribute = types.SimpleNamespace(INTEGRATED="integrated")
+    host_alloc_flags = types.SimpleNamespace(DEVICEMAP="map")
+
+    def __init__(self, integrated, gone=""):
+        super().__init__("pycuda.driver")
+        self.integrated, self.gone, self.stack, self.copied = integrated, gone, 0, []
+
+    def init(self):
+        if self.gone == "init":
+            raise self.Error("no device")
+
+    def Device(self, number):  # noqa: N802
+        context = types.SimpleNamespace(push=lambda: self._move(1), pop=lambda: self._move(-1))
+        return types.SimpleNamespace(
+            retain_primary_context=lambda: context, get_attributes=lambda: {"integrated": int(self.integrated)},
+            compute_capability=lambda: (8, 7), name=lambda: "Orin", total_memory=lambda: 8 << 30,
+        )  # fmt: skip
+
+    def _move(self, by):
+        self.stack += by
+
+    def get_driver_version(self):
+        return 12060
+
+    def Stream(self):  # noqa: N802
+        assert self.stack == 1
+        return types.SimpleNamespace(handle=77, synchronize=self._synchronize)
+
+    def _synchronize(self):
+        if self.gone == "synchronize":
+            raise self.Error("an illegal memory access was encountered")
+
+    def pagelocked_zeros(self, shape, dtype, mem_flags=0):
+        if self.gone == "memory":
+            raise self.Error("out of memory")
+        assert (mem_flags == "map") is self.integrated
+
+        class Pinned(np.ndarray):
+            def get_device_pointer(self):
+                return self.ctypes.data
+
+        return np.zeros(shape, dtype).view(Pinned).view(np.ndarray) if not mem_flags else _based(Pinned, shape, dtype)
+
+    def mem_alloc(self, size):
+        self.block = (ctypes.c_char * size)()
+        return ctypes.addressof(self.block)
+
+    def memcpy_htod_async(self, address, host, stream):
+        self.copied.append(("up", host.nbytes))
+        ctypes.memmove(address, host.ctypes.data, host.nbytes)
+
+    def memcpy_dtoh_async(self, host, address, stream):
+        self.copied.append(("down", host.nbytes))
+        ctypes.memmove(host.ctypes.data, address, host.nbytes)
+
+
+def _based(kind, shape, dtype):
+    """An array whose base tells the GPU's address, as pycuda's has it."""
+    block = np.zeros(shape, dtype).view(kind)
+    return np.asarray(block)
+
+
+def opened(monkeypatch, library, integrated, **faults):
+    for name in ("pycuda", "pycuda.driver", "cuda", "cuda.bindings", "cuda.bindings.runtime", "cuda.cudart"):
+        monkeypatch.setitem(sys.modules, name, None)
+    if library == "pycuda":
+        monkeypatch.setitem(sys.modules, "pycuda", types.ModuleType("pycuda"))
+        made: Any = Driver(integrated, **faults)
+        monkeypatch.setitem(sys.modules, "pycuda.driver", made)
+    else:
+        made = Runtime(integrated, **faults)
+        monkeypatch.setitem(sys.modules, "cuda", types.ModuleType("cuda"))
+        monkeypatch.setitem(sys.modules, "cuda.bindings", types.ModuleType("cuda.bindings"))
+        monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", made)
+    return open_cuda(), made
+
+
+@pytest.mark.parametrize("integrated", [False, True])
+@pytest.mark.parametrize("library", cuda_memory.LIBRARIES)
+def test_what_is_written_comes_back_and_is_copied_only_where_it_must(monkeypatch, library, integrated):
+    cuda, played = opened(monkeypatch, library, integrated)
+    assert (cuda.library, cuda.stream) == (library, 77)
+    assert cuda.gpu == cuda_memory.Gpu("Orin", "8.7", 8 << 30, integrated, "12.6")
+    assert cuda.gpu.identity == "Orin, 8.7, 8192 MiB"
+    with cuda.current():
+        buffer = cuda.buffer((4, 3, 2))
+        assert buffer.host.shape == (4, 3, 2) and buffer.host.dtype == np.float32 and not buffer.host.any()
+        assert buffer.mapped is integrated
+        buffer.host[:] = np.arange(24).reshape(4, 3, 2)
+        cuda.upload(buffer, 2)
+        seen = np.ctypeslib.as_array((ctypes.c_float * 24).from_address(buffer.address))
+        np.testing.assert_array_equal(seen[:12], np.arange(12))
+        assert (seen[12:] == (np.arange(12, 24) if integrated else 0)).all(), "two rows of four"
+        seen[:12] = 7
+        cuda.download(buffer, 2)
+        cuda.synchronize()
+        assert (buffer.host[:2] == 7).all()
+    copies = played.copied if library == "pycuda" else [c for c in played.calls if c[0] == "cudaMemcpyAsync"]
+    assert len(copies) == (0 if integrated else 2)
+
+
+def test_pycuda_makes_its_context_the_threads_and_gives_it_back(monkeypatch):
+    cuda, driver = opened(monkeypatch, "pycuda", False)
+    with cuda.current():
+        assert driver.stack == 1
+    with pytest.raises(ValueError, match="^inside$"), cuda.current():
+        raise ValueError("inside")
+    assert driver.stack == 0
+
+
+def test_memory_is_given_back(monkeypatch):
+    cuda, runtime = opened(monkeypatch, "cuda-python", False)
+    buffer = cuda.buffer((2, 2))
+    del buffer
+    assert [name for name, _ in runtime.calls[-2:]] == ["cudaFree", "cudaFreeHost"]
+
+
+@pytest.mark.parametrize(
+    ("library", "faults", "message"),
+    [
+        ("pycuda", {"gone": "init"}, "CUDA does not start: no device; check nvidia-smi, or take backend onnxruntime"),
+        ("cuda-python", {"gone": ("cudaSetDevice",)}, "CUDA does not start: driver version is insufficient; check"),
+    ],
+)
+def test_no_gpu_is_one_line(monkeypatch, library, faults, message):
+    with pytest.raises(DeviceError, match=message):
+        opened(monkeypatch, library, False, **faults)
+
+
+@pytest.mark.parametrize(
+    ("library", "faults"), [("pycuda", {"gone": "memory"}), ("cuda-python", {"gone": ("cudaMalloc",)})]
+)
+def test_full_memory_says_how_much_was_wanted(monkeypatch, library, faults):
+    cuda, _ = opened(monkeypatch, library, False, **faults)
+    with cuda.current(), pytest.raises(DeviceError, match=r"4 MiB for \[1024, 1024\] cannot be had: .*end what else"):
+        cuda.buffer((1024, 1024))
+
+
+@pytest.mark.parametrize(
+    ("library", "faults"),
+    [("pycuda", {"gone": "synchronize"}), ("cuda-python", {"gone": ("cudaStreamSynchronize",)})],
+)
+def test_a_gpu_that_fails_is_one_line(monkeypatch, library, faults):
+    cuda, _ = opened(monkeypatch, library, False, **faults)
+    with cuda.current(), pytest.raises(DeviceError, match="the GPU failed: "):
+        cuda.synchronize()
+
+
+def test_the_first_library_that_is_installed_is_taken(monkeypatch):
+    assert opened(monkeypatch, "pycuda", True)[0].library == "pycuda"
+    assert opened(monkeypatch, "cuda-python", True)[0].library == "cuda-python"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cuda") is None, reason="pip install cuda-python: its names are looked up")
+def test_cuda_python_has_what_is_called():
+    runtime = importlib.import_module("cuda.bindings.runtime")
+
+    names = [name.removeprefix("do_") for name in vars(Runtime) if name.startswith("do_")]
+    more = [
+        "cudaSetDevice",
+        "cudaStreamSynchronize",
+        "cudaFree",
+        "cudaFreeHost",
+        "cudaHostAllocMapped",
+        "cudaMemcpyKind",
+    ]
+    assert all(hasattr(runtime, name) for name in [*names, *more])
