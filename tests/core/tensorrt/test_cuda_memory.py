@@ -114,12 +114,7 @@ class Driver(types.ModuleType):
         if self.gone == "memory":
             raise self.Error("out of memory")
         assert (mem_flags == "map") is self.integrated
-
-        class Pinned(np.ndarray):
-            def get_device_pointer(self):
-                return self.ctypes.data
-
-        return np.zeros(shape, dtype).view(Pinned).view(np.ndarray) if not mem_flags else _based(Pinned, shape, dtype)
+        return np.asarray(Pinned(np.zeros(shape, dtype)))
 
     def mem_alloc(self, size):
         self.block = (ctypes.c_char * size)()
@@ -134,10 +129,14 @@ class Driver(types.ModuleType):
         ctypes.memmove(host.ctypes.data, address, host.nbytes)
 
 
-def _based(kind, shape, dtype):
-    """An array whose base tells the GPU's address, as pycuda's has it."""
-    block = np.zeros(shape, dtype).view(kind)
-    return np.asarray(block)
+class Pinned:
+    """What an array of pycuda's page-locked memory has as its base."""
+
+    def __init__(self, values):
+        self._values, self.__array_interface__ = values, values.__array_interface__
+
+    def get_device_pointer(self):
+        return self._values.ctypes.data
 
 
 def opened(monkeypatch, library, integrated, **faults):
