@@ -236,13 +236,32 @@ def motion_at_joints(
             "expected [h, w, 3], [V, 3] and [V, 2]"
         )
     camera = intrinsics.resized(*size)
-    ratio = np.array([flow.shape[1] / size[0], flow.shape[0] / size[1]])
-    velocity = _sample(flow, (np.asarray(pixels, np.float64) + 0.5) * ratio - 0.5)  # (V, 3)
+    velocity = velocity_at_joints(flow, pixels, size)
     seen = np.isfinite(positions).all(axis=1) & (positions[:, 2] > 0)
     depth = np.where(seen, positions[:, 2], np.nan)[:, None]
     focal = np.array([camera.fx, camera.fy])
     moved = focal * (velocity[:, :2] - positions[:, :2] / depth * velocity[:, 2:]) / depth
     return moved.astype(np.float32)
+
+
+def velocity_at_joints(flow: np.ndarray, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The metric motion of the surface that is seen at the joints of one frame.
+
+    Args:
+        flow: [h, w, 3] m/s in the optical frame, NaN where unknown, of the colour image's field of view.
+        pixels: [V, 2] the joints in the colour image, px, NaN for missing.
+        size: Width and height of the colour image, px.
+
+    Returns:
+        [V, 3] m/s; NaN where a joint is missing, outside of the image or of unknown velocity.
+
+    Raises:
+        InputError: The shapes disagree.
+    """
+    if flow.ndim != 3 or flow.shape[2] != 3 or pixels.shape[1:] != (2,):
+        raise InputError(f"flow is {list(flow.shape)}, pixels {list(pixels.shape)}; expected [h, w, 3] and [V, 2]")
+    ratio = np.array([flow.shape[1] / size[0], flow.shape[0] / size[1]])
+    return _sample(flow, (np.asarray(pixels, np.float64) + 0.5) * ratio - 0.5).astype(np.float32)  # (V, 3)
 
 
 def motion_between_images(before: np.ndarray, after: np.ndarray, pixels: np.ndarray, seconds: float) -> np.ndarray:

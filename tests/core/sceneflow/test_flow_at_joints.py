@@ -1,0 +1,49 @@
+"""Flow at the joints, in pixels and in metres, from estimated scene flow against that of the simulated actor."""
+
+import numpy as np
+import pytest
+
+from actrec import sceneflow
+from actrec.errors import InputError
+from actrec.features.keypoints import motion_at_joints, velocity_at_joints
+from actrec.sceneflow import benchmark_motions
+from actrec.sceneflow.benchmark_motions import DT, FULL, STATUES
+
+INNER = [0, 1, 4, 8, 12, 16, 20]
+"""Joints of the trunk: what is seen there is the same body part, not an edge."""
+
+
+@pytest.fixture(scope="module")
+def statue():
+    """A person moved 60 mm to the right, half size, with their joints: [25, 3] metres and [25, 2] px."""
+    motion = STATUES[1]
+    pair = next(benchmark_motions.pairs_of(motion, False, FULL, 2))
+    before, _ = benchmark_motions._scenes(motion, benchmark_motions.DISTANCES[0], 0, FULL)
+    body = before.at(0.0).bodies[0]
+    return pair, body.positions, body.pixels
+
+
+@pytest.mark.parametrize("method", ["pd_flow", "dis"])
+def test_joints_move_as_the_statue_does(statue, method) -> None:
+    pair, positions, pixels = statue
+    (colour0, depth0, camera), (colour1, depth1, _) = pair.first, pair.second
+    options = {"device": "cpu", "threads": 1} if method == "pd_flow" else {}
+    flow = sceneflow.create(method, **options).estimate(colour0, depth0, colour1, depth1, camera, DT)
+    size = (640, 480)
+    metres = velocity_at_joints(flow, pixels, size) * DT
+    np.testing.assert_allclose(metres[INNER], np.broadcast_to([0.06, 0, 0], (len(INNER), 3)), atol=0.006)
+    moved = motion_at_joints(flow, positions, pixels, size, camera) * DT
+    expected = FULL.fx * 0.06 / positions[INNER, 2]
+    np.testing.assert_allclose(moved[INNER, 0], expected, rtol=0.12)
+    np.testing.assert_allclose(moved[INNER, 1], 0, atol=2)
+
+
+def test_what_is_not_seen_has_no_velocity(statue) -> None:
+    flow = np.ones((24, 32, 3), np.float32)
+    flow[:, :10] = np.nan
+    pixels = np.array([[20, 12], [4, 12], [np.nan, 12], [-3, 5]], np.float32)
+    found = velocity_at_joints(flow, pixels, (32, 24))
+    np.testing.assert_array_equal(found[0], [1, 1, 1])
+    assert np.isnan(found[1:]).all() and found.dtype == np.float32
+    with pytest.raises(InputError, match=r"flow is \[24, 32, 2\].*expected \[h, w, 3\] and \[V, 2\]"):
+        velocity_at_joints(flow[..., :2], pixels, (32, 24))
