@@ -44,11 +44,10 @@ class CudaGraph:
         """
         self._call("cuGraphLaunch", self._graph, self._stream)
 
-    def close(self) -> None:
-        """Frees it."""
-        if self._graph:
+    def __del__(self) -> None:
+        # Where there is no driver, or nothing was recorded, there is nothing to free.
+        if getattr(self, "_graph", None):
             self._driver.cuGraphExecDestroy(self._graph)
-            self._graph = ctypes.c_void_p()
 
     def _call(self, name: str, *arguments: Any) -> None:
         status = getattr(self._driver, name)(*arguments)

@@ -82,7 +82,7 @@ class _Source:
 
 def _source(trt: Any, package: ModelPackage, config: BuildConfig) -> _Source:
     """TensorRT 10 takes the types of a float16 network as they are; 8.6 is told that it may compute in float16."""
-    new = int(str(trt.__version__).split(".")[0]) >= 10
+    new = _major(trt) >= 10
     if new and config.precision == "fp16" and package.float16 is not None:
         return _Source("float16", package.float16.sha256, True)
     return _Source("float32", package.provenance.onnx_sha256, new and config.precision == "fp32")

@@ -71,7 +71,7 @@ def export(
         drafted = package.write(Path(scratch) / folder.name, draft, content, float16=half)
         judged, figures = _judge(recipe, inference.load(drafted), network, data_root)
         if draft.float16 is not None:
-            test = _test_part(recipe, data_root)
+            test = rejection.dataset_part(recipe, data_root, "test")
             found = _scores(recipe, inference.load(drafted, "onnxruntime", precision="float16"), test)
             accuracy = float((found.argmax(axis=1) == test.labels).mean())
             draft = dataclasses.replace(draft, float16=dataclasses.replace(draft.float16, accuracy=accuracy))
@@ -204,11 +204,6 @@ def _of_dataset(name: str, attribute: str) -> str:
     return str(getattr(kind, attribute))
 
 
-def _test_part(recipe: Recipe, data_root: str) -> data.ClipDataset:
-    root = data.folder(data_root, recipe.dataset)
-    return data.create(recipe.dataset, root, split=recipe.split, part="test", **recipe.dataset_options)
-
-
 def _scores(recipe: Recipe, session: inference.Session, clips: data.ClipDataset) -> np.ndarray:
     """Logits [N, classes]."""
     logits: np.ndarray = evaluation.score(session, clips, recipe.clips).logits
@@ -219,7 +214,7 @@ def _judge(
     recipe: Recipe, session: inference.Session, network: Network, data_root: str
 ) -> tuple[package.Rejection, dict[str, Any]]:
     """The rejection, and the figures of the card."""
-    test = _test_part(recipe, data_root)
+    test = rejection.dataset_part(recipe, data_root, "test")
     scores = _scores(recipe, session, test)
     right = scores.argmax(axis=1) == test.labels
     figures: dict[str, Any] = {

@@ -91,7 +91,7 @@ def calibrate(recipe: Recipe, session: Session, data_root: str) -> tuple[Rejecti
     Augmented draws that training did not see are the nearest to unseen clips that does not touch the test part. Their
     windows are taken as evaluation takes them, so that the threshold suits what is judged: all live or all stretched.
     """
-    clips = _part(recipe, data_root, "train")
+    clips = dataset_part(recipe, data_root, "train")
     varied = dataclasses.replace(recipe.check(), stretched=float(recipe.clips == "stretched"))
     samples = Samples(clips, list(session.package.inputs), session.package.window, recipe, varied)
     draws = [np.random.default_rng([recipe.seed, recipe.epochs, index]) for index in range(len(samples))]
@@ -120,7 +120,7 @@ def unknown_logits(recipe: Recipe, session: Session, data_root: str, part: str) 
         raise ConfigError(f"unknown_exclude names {', '.join(absent)}, which {recipe.unknown_dataset} does not have")
     kept = [i for i, label in enumerate(clips.labels) if clips.classes[label] not in recipe.unknown_exclude]
     if body_layout(session.package) == "hand_22":
-        chosen = carried_hands(clips, _part(recipe, data_root, part), kept)
+        chosen = carried_hands(clips, dataset_part(recipe, data_root, part), kept)
     else:
         chosen = ClipDataset([clips[i] for i in kept], clips.classes)
     mode = "stretched" if recipe.clips == "stretched" else "live"
@@ -128,6 +128,7 @@ def unknown_logits(recipe: Recipe, session: Session, data_root: str, part: str) 
     return logits
 
 
-def _part(recipe: Recipe, data_root: str, part: str) -> ClipDataset:
+def dataset_part(recipe: Recipe, data_root: str, part: str) -> ClipDataset:
+    """The "train" or "test" part of the dataset that a recipe names."""
     root = data.folder(data_root, recipe.dataset)
     return data.create(recipe.dataset, root, split=recipe.split, part=part, **recipe.dataset_options)

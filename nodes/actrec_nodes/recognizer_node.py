@@ -217,10 +217,15 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         options = self._options(name)
         if not hasattr(inference.BACKENDS.get(name), "ready"):
             return inference.load(model, name, **options)
-        began = time.monotonic()
+        began, told = time.monotonic(), float("-inf")
 
         def building(phase: str, step: int, steps: int) -> None:
-            self.busy = f"BUILDING an engine for {model}: {phase} {step}/{steps}, {time.monotonic() - began:.0f} s"
+            nonlocal told
+            now = time.monotonic()
+            self.busy = f"BUILDING an engine for {model}: {phase} {step}/{steps}, {now - began:.0f} s"
+            if now - told >= 1.0:  # while the node is configured, its own timer stands still
+                told = now
+                self.report()
             self.complain(f"building an engine for {model}, this takes minutes, once", "warning")
 
         try:

@@ -87,11 +87,19 @@ def test_an_engine_that_is_there_is_taken_at_once(make: Make, tiny: str, gate) -
 
 def test_building_is_told(make: Make, tiny: str, gate, monkeypatch) -> None:
     graph = make(model=tiny, backend="tensorrt")
-    seen = complaints(graph.node, monkeypatch)
+    seen, reported = complaints(graph.node, monkeypatch), []
+    report = graph.node.report
+
+    def watched() -> None:
+        reported.append(graph.node.busy)
+        report()
+
+    monkeypatch.setattr(graph.node, "report", watched)
     gate.set()
     assert graph.start()
     assert seen[0][0].startswith("BUILDING an engine for") and "Building 0/2" in seen[0][0]
     assert "takes minutes" in seen[0][1]
+    assert [line for line in reported if line] == [seen[0][0]], "told at once, then once a second"
     assert graph.node.busy == ""
 
 

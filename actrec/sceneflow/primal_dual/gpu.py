@@ -6,13 +6,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from actrec.sceneflow.primal_dual import sweeps
 from actrec.sceneflow.primal_dual.level import KEPT, coarse_start
 from actrec.sceneflow.primal_dual.reference import DEPTH_STEP
 from actrec.sceneflow.primal_dual.settings import PdFlowConfig
 
-STATE, TERMS = 13, 18
+STATE, TERMS = len(sweeps.STATE), len(sweeps.TERMS)
 """Planes of a state and of a level's terms, as in `kernels.cu`."""
-_RX = 7
+_RX = sweeps.TERMS.index("rx")
 
 Camera = tuple[float, float, float, float]
 

@@ -14,7 +14,7 @@ FINGERS = tuple(
     tuple(HAND_22.index[f"{finger}_{part}"] for part in ("base", "first", "second", "tip"))
     for finger in ("thumb", "index", "middle", "ring", "pinky")
 )
-_WRIST, _KNUCKLES = HAND_22.index["wrist"], ("index_base", "pinky_base")
+_WRIST, _INDEX, _PINKY = (HAND_22.index[joint] for joint in ("wrist", "index_base", "pinky_base"))
 _SLOWEST, _SLOW = 0.02, 0.12
 """Metres a second of a hand that is led elsewhere; a swipe is ten times as fast."""
 
@@ -74,20 +74,18 @@ def _wander(hand: np.ndarray, times: np.ndarray, rng: np.random.Generator) -> No
 
 def _move_fingers(hand: np.ndarray, times: np.ndarray, rng: np.random.Generator) -> None:
     """Bends and stretches some of the fingers, each in its own time, as in counting or playing."""
-    across = hand[0, HAND_22.index[_KNUCKLES[0]]] - hand[0, HAND_22.index[_KNUCKLES[1]]]
+    across = hand[0, _INDEX] - hand[0, _PINKY]
     across /= max(np.linalg.norm(across), 1e-6)
     moved = rng.permutation(len(FINGERS))[: rng.integers(1, len(FINGERS))]
     for finger in moved:
         marks = np.sort(rng.uniform(times[0], times[-1], rng.integers(3, 8)))
         bends = np.where(np.arange(len(marks)) % 2, rng.uniform(0.4, 1.2), 0.0) * rng.choice([-1, 1])
         bends[-1] = 0
-        angle = eased(times, marks, bends)
-        for first in range(len(FINGERS[finger]) - 1):  # each joint turns what lies beyond it
-            joints = list(FINGERS[finger])
-            pivot = hand[:, joints[first]][:, None]
-            turned = rotations(angle[:, None] * across)
-            rest = joints[first + 1 :]
-            hand[:, rest] = (hand[:, rest] - pivot) @ turned.transpose(0, 2, 1) + pivot
+        turned = rotations(eased(times, marks, bends)[:, None] * across).transpose(0, 2, 1)
+        joints = list(FINGERS[finger])
+        for first, joint in enumerate(joints[:-1], start=1):  # each joint turns what lies beyond it
+            pivot, rest = hand[:, joint][:, None], joints[first:]
+            hand[:, rest] = (hand[:, rest] - pivot) @ turned + pivot
 
 
 def _turn(hand: np.ndarray, vectors: np.ndarray) -> None:
