@@ -30,6 +30,13 @@ def unproject(pixels: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics) -> 
     return np.stack([x, y, z], axis=-1).astype(np.float32)
 
 
+def image_points(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
+    """[H, W, 3] metres (optical frame) of each pixel of a depth image [H, W]; NaN where it has none."""
+    height, width = depth.shape
+    pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float32)
+    return unproject(pixels, depth, intrinsics)
+
+
 def rotation(axis: int, radians: float) -> np.ndarray:
     """The 3×3 right-handed rotation about coordinate axis 0, 1 or 2, float32."""
     c, s = np.cos(radians), np.sin(radians)

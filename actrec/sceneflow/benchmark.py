@@ -14,7 +14,7 @@ from actrec import sceneflow
 from actrec.capture.simulated import SimulatedCamera
 from actrec.errors import ConfigError
 from actrec.frames import Intrinsics
-from actrec.geometry import project, unproject
+from actrec.geometry import image_points, project, unproject
 from actrec.sceneflow import benchmark_motions
 from actrec.sceneflow.base import SceneFlow, resize
 from actrec.sceneflow.primal_dual import cupy_device, reference
@@ -219,9 +219,8 @@ def _left(method: SceneFlow, first: Images, second: Images) -> tuple[float, floa
     (colour0, depth0, camera), (colour1, depth1, _) = first, second
     flow = method.estimate(colour0, depth0, colour1, depth1, camera, DT)
     grey0, grey1 = (cv2.cvtColor(c, cv2.COLOR_RGB2GRAY).astype(np.float32) for c in (colour0, colour1))
-    pixels = np.stack(np.meshgrid(np.arange(camera.width), np.arange(camera.height)), axis=-1).astype(np.float32)
     flow = np.where(np.isfinite(flow), flow, 0) * DT
-    points = unproject(pixels, depth0, camera) + flow
+    points = image_points(depth0, camera) + flow
     at = project(points, camera)
     drawn = cv2.remap(grey1, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     deep = cv2.remap(depth1, at[..., 0], at[..., 1], cv2.INTER_NEAREST, borderValue=np.nan)

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from actrec.frames import Intrinsics
+from actrec.frames import Intrinsics, RgbdFrame
 from actrec.geometry import rotation
-from actrec.sceneflow import camera_motion
+from actrec.sceneflow import camera_motion, turning
 from actrec.sceneflow.base import SceneFlow, resize
 from actrec.simulation import cast, room
 from actrec.simulation.appearance import Appearance
@@ -58,6 +58,8 @@ CAMERAS = (
     Motion("camera turns 1°", camera_turn=_turn(1, 1)),
     Motion("camera ahead 30 mm, turns 1°, person right 40 mm", (0.04, 0, 0), np.eye(3), (0, 0, 0.03), _turn(1, 1)),
     Motion("camera turns 5°, person right 40 mm", (0.04, 0, 0), camera_turn=_turn(1, 5)),
+    Motion("camera nods 4°, rolls 4°, right 20 mm", (0, 0, 0), np.eye(3), (0.02, 0, 0), _turn(0, 4) @ _turn(2, 4)),
+    Motion("camera turns 10°, person nearer 40 mm", (0, 0, -0.04), camera_turn=_turn(1, 10)),
 )
 
 
@@ -185,11 +187,16 @@ def _judged(method: SceneFlow, pairs: list[Pair]) -> dict[str, float]:
 
 
 def _without_camera(motion: Motion, method: SceneFlow, pairs: list[Pair]) -> dict[str, Any]:
-    """What is left where all stands still, as the flow is and once the estimated motion of the camera is taken away."""
+    """What is left where all stands still, as the flow is and once the estimated motion of the camera is taken away.
+
+    The flow is made as `FlowPairs` makes it, a fast turn turned back.
+    """
     true = camera_motion.CameraMotion(motion.camera_turn.T, -motion.camera_turn.T @ np.array(motion.camera_shift))
     before, after, person, angle, place, found = [], [], [], [], [], 0
     for pair in pairs:
-        flow, (_, depth, intrinsics) = _estimated(method, pair), pair.first
+        first, second = (RgbdFrame(k, *images, "camera") for k, images in enumerate((pair.first, pair.second)))
+        flow = turning.flow(method, first, second, DT, turning.estimate(first, second))
+        _, depth, intrinsics = pair.first
         before.append(np.linalg.norm(flow, axis=-1)[~pair.person])
         estimated = camera_motion.estimate(flow, depth, intrinsics, DT)
         if estimated is None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from actrec.errors import InputError
 from actrec.frames import Intrinsics
-from actrec.geometry import unproject
+from actrec.geometry import image_points
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def own_motion(
         dt: Seconds between the images.
         camera: How the camera moved.
     """
-    points = _points(depth, intrinsics)
+    points = image_points(depth, intrinsics)
     # Back in the first camera's frame, a point that stands still is where it was.
     moved = (points + flow * np.float32(dt) - camera.translation.astype(np.float32)) @ camera.rotation.astype(
         np.float32
@@ -85,7 +85,7 @@ def estimate(
     if len(pixels) < _LEAST:
         return None
     chosen = rng.choice(pixels, min(_SAMPLE, len(pixels)), replace=False)
-    before = _points(depth, intrinsics).reshape(-1, 3)[chosen].astype(np.float64)
+    before = image_points(depth, intrinsics).reshape(-1, 3)[chosen].astype(np.float64)
     after = before + flow.reshape(-1, 3)[chosen].astype(np.float64) * dt
     best = _most_agreed(before, after, close_m, rng)
     for _ in range(3):
@@ -101,26 +101,19 @@ _SAMPLE, _TRIALS, _LEAST = 1500, 64, 50
 
 def _most_agreed(before: np.ndarray, after: np.ndarray, close_m: float, rng: np.random.Generator) -> np.ndarray:
     """Which points move as the triple of them does with which most agree; standing still is tried first."""
-    best = np.linalg.norm(after - before, axis=1) < close_m
-    for _ in range(_TRIALS):
-        three = rng.choice(len(before), 3, replace=False)
-        rotation, translation = rigid(before[three], after[three])
-        agree = np.linalg.norm(before @ rotation.T + translation - after, axis=1) < close_m
-        if agree.sum() > best.sum():
-            best = agree
-    return best
+    still = np.linalg.norm(after - before, axis=1) < close_m
+    threes = rng.integers(0, len(before), (_TRIALS, 3))
+    rotations, translations = rigid(before[threes], after[threes])
+    moved = before @ rotations.swapaxes(1, 2) + translations[:, None]
+    agree = np.square(moved - after).sum(axis=-1) < close_m**2
+    best = agree[agree.sum(axis=1).argmax()]
+    return best if best.sum() > still.sum() else still
 
 
 def rigid(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """R and t that bring points [N, 3] nearest to others, in least squares (Kabsch 1976)."""
-    a, b = before.mean(axis=0), after.mean(axis=0)
-    u, _, vt = np.linalg.svd((after - b).T @ (before - a))
-    rotation = u @ np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt)) or 1.0]) @ vt
-    return rotation, b - rotation @ a
-
-
-def _points(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
-    """[H, W, 3] metres of each pixel."""
-    height, width = depth.shape
-    pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float32)
-    return unproject(pixels, depth, intrinsics)
+    """R [..., 3, 3] and t [..., 3] that bring points [..., N, 3] nearest to others, in least squares (Kabsch 1976)."""
+    a, b = before.mean(axis=-2, keepdims=True), after.mean(axis=-2, keepdims=True)
+    u, _, vt = np.linalg.svd((after - b).swapaxes(-1, -2) @ (before - a))
+    u[..., 2] *= np.where(np.linalg.det(u @ vt) < 0, -1.0, 1.0)[..., None]
+    rotation = u @ vt
+    return rotation, (b - a @ rotation.swapaxes(-1, -2))[..., 0, :]

@@ -8,7 +8,7 @@ import numpy as np
 from actrec.config import setting
 from actrec.errors import InputError
 from actrec.frames import NANOSECONDS, Intrinsics, RgbdFrame
-from actrec.sceneflow import camera_motion
+from actrec.sceneflow import camera_motion, turning
 from actrec.sceneflow.base import SceneFlow, resize
 from actrec.sceneflow.camera_motion import CameraMotion
 
@@ -88,22 +88,25 @@ class FlowPairs:
         # Time that jumps back, or a gap: this frame starts anew.
         if not 0 < dt <= self._config.max_gap_s:
             return None
-        assert last.colour is not None and last.depth is not None
-        assert newest.colour is not None and newest.depth is not None
-        found = self._method.estimate(last.colour, last.depth, newest.colour, newest.depth, last.intrinsics, dt)
-        motion = self._camera_motion(found, last, newest, dt)
+        known = self._moved(last, newest) if self._moved is not None else None
+        found = turning.flow(self._method, last, newest, dt, self._turn(last, newest, known))
+        assert last.depth is not None
+        motion = known if self._config.camera_motion != "estimate" else self._estimated(found, last, dt)
         if motion is not None:
             found = camera_motion.own_motion(found, last.depth, last.intrinsics, dt, motion)
         return Flow(last.stamp_ns, last.frame_id, found, last.intrinsics)
 
-    def _camera_motion(self, flow: np.ndarray, last: RgbdFrame, newest: RgbdFrame, dt: float) -> CameraMotion | None:
+    def _turn(self, last: RgbdFrame, newest: RgbdFrame, known: CameraMotion | None) -> np.ndarray | None:
         if self._config.camera_motion == "estimate":
-            assert last.depth is not None
-            estimated = camera_motion.estimate(flow, last.depth, last.intrinsics, dt)
-            if estimated is None:
-                self._warn("the camera's motion stays in the flow: no third of what is seen moves as one")
-            return estimated
-        return self._moved(last, newest) if self._moved is not None else None
+            return turning.estimate(last, newest)
+        return None if known is None else known.rotation
+
+    def _estimated(self, flow: np.ndarray, last: RgbdFrame, dt: float) -> CameraMotion | None:
+        assert last.depth is not None
+        estimated = camera_motion.estimate(flow, last.depth, last.intrinsics, dt)
+        if estimated is None:
+            self._warn("the camera's motion stays in the flow: no third of what is seen moves as one")
+        return estimated
 
     def _resized(self, frame: RgbdFrame) -> RgbdFrame:
         if frame.colour is None or frame.depth is None:

@@ -1,0 +1,94 @@
+"""A camera that turns fast: its turn is found, the second image turned back, the flow of both made whole."""
+
+import numpy as np
+import pytest
+
+from actrec import sceneflow
+from actrec.frames import Intrinsics, RgbdFrame
+from actrec.sceneflow import benchmark_motions, camera_motion, turning
+from actrec.sceneflow.benchmark_motions import DT, FULL, Motion, _turn
+from actrec.sceneflow.camera_motion import CameraMotion
+from actrec.sceneflow.pairs import FlowPairs, SceneFlowConfig
+
+STEP_NS = round(DT * 1e9)
+FAST = Motion("turns 5°, person right 40 mm", (0.04, 0, 0), camera_turn=_turn(1, 5))
+SLOW = Motion("turns 0.2°", camera_turn=_turn(1, 0.2))
+
+
+def frames(pair: benchmark_motions.Pair) -> list[RgbdFrame]:
+    return [
+        RgbdFrame(k * STEP_NS, colour, depth, intrinsics, "camera")
+        for k, (colour, depth, intrinsics) in enumerate((pair.first, pair.second))
+    ]
+
+
+@pytest.fixture(scope="module")
+def fast() -> benchmark_motions.Pair:
+    return next(benchmark_motions.pairs_of(FAST, False, FULL, 2))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("degrees", [0.0, 3.0, 8.0])
+def test_a_turn_is_found(axis: int, degrees: float) -> None:
+    motion = Motion("", (0.04, 0, 0), camera_shift=(0, 0, 0.03), camera_turn=_turn(axis, degrees))
+    first, second = frames(next(benchmark_motions.pairs_of(motion, True, FULL, 2)))
+    found = turning.estimate(first, second)
+    assert found is not None
+    assert turning.degrees(found @ motion.camera_turn) < 0.2
+    assert turning.degrees(found) == pytest.approx(degrees, abs=0.2)
+
+
+def test_turned_back_is_what_had_been_seen(fast: benchmark_motions.Pair) -> None:
+    """Room and person stand almost where they stood: what is seen of them is the first image, but at edges."""
+    colour, depth, seen = turning.turned_back(*fast.second, FAST.camera_turn.T)
+    share = np.abs(colour.astype(float) - fast.first[0]).max(axis=-1)[seen] < 25
+    assert share.mean() > 0.9
+    off = np.abs(depth - fast.first[1])[seen & ~fast.person & np.isfinite(depth)]
+    assert (off < 0.01).mean() > 0.95
+    assert 0.88 < seen.mean() < 0.92  # a tenth has turned out of sight
+    assert np.isnan(depth[~seen]).all()
+
+
+@pytest.mark.parametrize("name", ["dis", "pd_flow"])
+@pytest.mark.parametrize("told_by", ["estimate", "tf"])
+def test_a_person_is_seen_moving_before_a_camera_that_turns_fast(name, told_by, fast) -> None:
+    back = FAST.camera_turn.T
+    moved = {"tf": lambda first, second: CameraMotion(back, np.zeros(3))}.get(told_by)
+    pairs = FlowPairs(sceneflow.create(name), SceneFlowConfig(camera_motion=told_by), moved)
+    first, second = frames(fast)
+    assert pairs.add(first) is None
+    flow = pairs.add(second)
+    assert flow is not None
+    wanted = camera_motion.own_motion(fast.exact, first.depth, first.intrinsics, DT, CameraMotion(back, np.zeros(3)))
+    off = np.linalg.norm(flow.velocity - wanted, axis=-1) * DT
+    assert np.nanmedian(off[fast.person]) < 0.004
+    assert np.nanmedian(off[~fast.person]) < 0.004
+    known = np.isfinite(flow.velocity).all(axis=-1)
+    assert known[fast.person].mean() > 0.85
+
+
+def test_without_a_turn_the_flow_is_the_methods_own() -> None:
+    first, second = frames(next(benchmark_motions.pairs_of(SLOW, False, FULL, 4)))
+    method = sceneflow.create("dis")
+    plain = method.estimate(first.colour, first.depth, second.colour, second.depth, first.intrinsics, DT)
+    for turn in (None, SLOW.camera_turn.T, _turn(1, 60)):
+        np.testing.assert_array_equal(turning.flow(method, first, second, DT, turn), plain)
+
+
+def test_where_nothing_can_be_followed_no_turn_is_claimed(fast: benchmark_motions.Pair) -> None:
+    blank = Intrinsics(320, 240, 262.0, 262.0, 159.5, 119.5)
+    grey, far = np.full((240, 320, 3), 90, np.uint8), np.full((240, 320), 2, np.float32)
+    first, second = (RgbdFrame(k, grey, far, blank, "camera") for k in (0, 1))
+    assert turning.estimate(first, second) is None
+    rng = np.random.default_rng(0)
+    other = RgbdFrame(1, rng.integers(0, 255, (240, 320, 3), np.uint8), far, blank, "camera")
+    assert turning.estimate(frames(fast)[0], other) is None
+
+
+def test_images_of_two_sizes_are_refused_before_anything_is_turned(fast: benchmark_motions.Pair) -> None:
+    pairs = FlowPairs(sceneflow.create("dis"), SceneFlowConfig(camera_motion="estimate", width=160, height=120))
+    first, second = frames(fast)
+    assert second.colour is not None and second.depth is not None
+    assert pairs.add(first) is None
+    cropped = Intrinsics(300, 240, 262.0, 262.0, 159.5, 119.5)
+    assert pairs.add(RgbdFrame(STEP_NS, second.colour[:, :300], second.depth[:, :300], cropped, "camera")) is None
