@@ -6,6 +6,7 @@ the ONNX file agrees with `model.yaml` is checked where a session is made (`actr
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from actrec.errors import PackageError
 SCHEMA_VERSION = 1
 DESCRIPTION = "model.yaml"
 NETWORK = "model.onnx"
-HALF_NETWORK = "model.float16.onnx"
 WEIGHTS = "model.safetensors"
-PRECISIONS = ("float32", "float16")
-"""What a network computes in; `model.onnx` is the float32 one."""
+PRECISIONS = ("float32", "float16", "int8")
+"""What a network computes in, float32 in `model.onnx`, the others in `model.<precision>.onnx`."""
+_FILE = "model.{}.onnx"
+_MADE_BY = {"float16": "actrec export {} --float16 --out …", "int8": "actrec quantize {} --out …"}
 UNKNOWN = "unknown"
 """The label of what the model does not know; no package may have a class of that name."""
 COMBINE = ("mean", "logits", "max")
@@ -140,21 +142,25 @@ class Provenance:
 
 
 @dataclass(frozen=True)
-class HalfPrecision:
-    """The same network in float16, with the same float32 inputs and logits.
+class LowerPrecision:
+    """The same network in float16 or int8, with the same float32 inputs and logits.
 
     Attributes:
-        difference: Largest difference of its logits from the float32 network's on simulated people, as a share of the
-            spread of a clip's logits.
-        file: Its name in the package's folder.
+        difference: Largest difference of its logits from the float32 network's as a share of the spread of a clip's
+            logits: of float16 on simulated people, of int8 on recorded clips.
+        file: Its name in the package's folder; `write` fills it in.
         sha256: Of the file; `write` fills it in.
         accuracy: Top-1 on the split's test part, 0..1, where it was exported; None where it was not measured.
+        calibrated_on: The clips that int8's ranges are of, for the reader.
+        kept: Layer groups that stay in float32 (`actrec.inference.layer_groups`).
     """
 
     difference: float
-    file: str = HALF_NETWORK
+    file: str = ""
     sha256: str = ""
     accuracy: float | None = None
+    calibrated_on: str = ""
+    kept: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -170,7 +176,7 @@ class ModelPackage:
         inputs: Input tensors.
         rejection: Threshold and temperature.
         provenance: Where it comes from.
-        float16: The network in half precision; None where the package has none.
+        float16, int8: The network in lower precision; None where the package has none.
         path: The folder; not part of the file.
     """
 
@@ -183,7 +189,8 @@ class ModelPackage:
     inputs: tuple[InputSpec, ...]
     rejection: Rejection
     provenance: Provenance
-    float16: HalfPrecision | None = None
+    float16: LowerPrecision | None = None
+    int8: LowerPrecision | None = None
     path: Path = field(default=Path(), metadata={"hidden": True})
 
     @property
@@ -194,7 +201,11 @@ class ModelPackage:
     @property
     def precisions(self) -> tuple[str, ...]:
         """Those of `PRECISIONS` that it has a network in."""
-        return PRECISIONS[: 1 if self.float16 is None else 2]
+        return tuple(name for name in PRECISIONS if name == "float32" or self.lower(name))
+
+    def lower(self, precision: str) -> LowerPrecision | None:
+        """What it says of its network in "float16" or "int8"; None where it has none."""
+        return {"float16": self.float16, "int8": self.int8}.get(precision)
 
     def onnx_path(self, precision: str = "float32") -> Path:
         """The file of the network in one of `PRECISIONS`.
@@ -204,12 +215,13 @@ class ModelPackage:
         """
         if precision == "float32":
             return self.path / NETWORK
-        if precision not in self.precisions or self.float16 is None:
+        found = self.lower(precision)
+        if found is None:
             raise PackageError(
-                f"{self.path} has no network in {precision}: write one with `actrec export {self.path} --float16 "
-                "--out …`, or take precision float32"
+                f"{self.path} has no network in {precision}: write one with "
+                f"`{_MADE_BY[precision].format(self.path)}`, or take precision float32"
             )
-        return self.path / self.float16.file
+        return self.path / found.file
 
     def read_onnx(self, precision: str = "float32") -> bytes:
         """The network's bytes, checked against the hash in `model.yaml`.
@@ -222,7 +234,8 @@ class ModelPackage:
                 exported.
         """
         file = self.onnx_path(precision)
-        expected = self.float16.sha256 if precision == "float16" and self.float16 else self.provenance.onnx_sha256
+        lower = self.lower(precision)
+        expected = self.provenance.onnx_sha256 if lower is None else lower.sha256
         try:
             content = file.read_bytes()
         except OSError as error:
@@ -268,7 +281,7 @@ def write(
     weights: bytes | None = None,
     card: str = "",
     overwrite: bool = False,
-    float16: bytes | None = None,
+    lower: Mapping[str, bytes] | None = None,
 ) -> ModelPackage:
     """Writes a package: everything to a temporary folder beside it, validated there, then renamed into place.
 
@@ -279,8 +292,8 @@ def write(
         weights: Content of `model.safetensors`, if it is to be kept.
         card: Content of `README.md`, the model's card.
         overwrite: Replace a package that is there.
-        float16: The network in half precision, which the description's `float16` tells of; without it the package has
-            none, whatever the description says.
+        lower: The network in "float16" and "int8", which the description's fields of these names tell of; without it
+            the package has none, whatever the description says.
 
     Returns:
         The package as `load` reads it.
@@ -292,14 +305,14 @@ def write(
     if target.exists() and not overwrite:
         raise PackageError(f"{target} exists: choose another name or pass overwrite")
     provenance = dataclasses.replace(package.provenance, onnx_sha256=hashlib.sha256(onnx).hexdigest())
-    half = _half(package, float16)
-    mapping = schema.plain(dataclasses.replace(package, provenance=provenance, float16=half))
+    lower = lower or {}
+    told = {name: _lower(package, name, lower.get(name)) for name in PRECISIONS[1:]}
+    mapping = schema.plain(dataclasses.replace(package, provenance=provenance, **told))  # type: ignore[arg-type]
     files = {
         DESCRIPTION: yaml.safe_dump(mapping, sort_keys=False, allow_unicode=True, width=110).encode(),
         NETWORK: onnx,
     }
-    if half is not None and float16 is not None:
-        files[half.file] = float16
+    files |= {_FILE.format(name): content for name, content in lower.items()}
     if weights is not None:
         files[WEIGHTS] = weights
     if card:
@@ -308,13 +321,13 @@ def write(
     return load(target)
 
 
-def _half(package: ModelPackage, content: bytes | None) -> HalfPrecision | None:
-    """What the package says of its network in half precision."""
+def _lower(package: ModelPackage, name: str, content: bytes | None) -> LowerPrecision | None:
+    """What the package says of its network in a lower precision."""
     if content is None:
         return None
-    if package.float16 is None:
-        raise PackageError("a network in float16 needs a description: ModelPackage.float16")
-    return dataclasses.replace(package.float16, file=HALF_NETWORK, sha256=hashlib.sha256(content).hexdigest())
+    if (told := package.lower(name)) is None:
+        raise PackageError(f"a network in {name} needs a description: ModelPackage.{name}")
+    return dataclasses.replace(told, file=_FILE.format(name), sha256=hashlib.sha256(content).hexdigest())
 
 
 def _read_yaml(folder: Path, file: Path) -> Any:
@@ -327,8 +340,8 @@ def _read_yaml(folder: Path, file: Path) -> Any:
     except OSError as error:
         raise PackageError(f"{file}: {error.strerror or error}, so {folder} is no model package; {_REMEDY}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", None)
-        at = f" (line {line + 1})" if line is not None else ""
+        mark = getattr(error, "problem_mark", None)
+        at = "" if mark is None else f" (line {mark.line + 1})"
         raise PackageError(f"{file} cannot be read as plain YAML{at}; {_REMEDY}") from error
 
 
@@ -366,17 +379,19 @@ def _check(package: ModelPackage) -> None:
         (0 <= provenance.accuracy <= 1, f"provenance: accuracy is {provenance.accuracy}, allowed: 0 to 1"),
         (len(provenance.onnx_sha256) == 64, "provenance: onnx_sha256 is no SHA-256"),
     ]
-    half = package.float16
-    if half is not None:
-        rules += [
-            (_is_plain_name(half.file), f"float16: file is '{half.file}', expected the name of an ONNX file beside it"),
-            (len(half.sha256) == 64, "float16: sha256 is no SHA-256"),
-            (half.difference >= 0, f"float16: difference is {half.difference}, allowed: 0 and more"),
-            (0 <= (half.accuracy or 0) <= 1, f"float16: accuracy is {half.accuracy}, allowed: 0 to 1"),
-        ]
+    rules += [rule for name in PRECISIONS[1:] if (told := package.lower(name)) for rule in _lower_rules(name, told)]
     for holds, message in rules:
         if not holds:
             raise PackageError(message)
+
+
+def _lower_rules(name: str, told: LowerPrecision) -> list[tuple[bool, str]]:
+    return [
+        (_is_plain_name(told.file), f"{name}: file is '{told.file}', expected the name of an ONNX file beside it"),
+        (len(told.sha256) == 64, f"{name}: sha256 is no SHA-256"),
+        (told.difference >= 0, f"{name}: difference is {told.difference}, allowed: 0 and more"),
+        (0 <= (told.accuracy or 0) <= 1, f"{name}: accuracy is {told.accuracy}, allowed: 0 to 1"),
+    ]
 
 
 def _is_plain_name(name: str) -> bool:

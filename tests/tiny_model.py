@@ -36,8 +36,8 @@ def tiny_onnx(
     weights[0, :2], weights[2, 2:] = (-8.0, 8.0), 8.0
     bias = np.array([0.0, 0.0] + [-32.0] * (classes - 2), dtype=np.float32)
     nodes = [
-        helper.make_node("ReduceMean", [name], ["mean"], axes=[1, 3, 4], keepdims=0),
-        helper.make_node("Gemm", ["mean", "weights", "bias"], ["scores" if poison else "logits"]),
+        helper.make_node("ReduceMean", [name], ["mean"], "/network/place/ReduceMean", axes=[1, 3, 4], keepdims=0),
+        helper.make_node("Gemm", ["mean", "weights", "bias"], ["scores" if poison else "logits"], "/network/fc/Gemm"),
     ]
     if poison:
         nodes += [

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("actrec.cli.eval", "score a model package or a checkpoint on a dataset"),
     "teach": ("actrec.cli.teach", "learn actions of your own from recordings of them"),
     "export": ("actrec.cli.export", "export a trained network to a model package"),
+    "quantize": ("actrec.cli.quantize", "add the network in int8 to a model package"),
     "build-engine": ("actrec.cli.build_engine", "build the TensorRT engine of a model package, on the robot"),
     "bench": ("actrec.cli.bench", "measure one part of the graph, or all of it"),
     "doctor": ("actrec.cli.doctor", "say what is installed and connected, and what to do about what is missing"),

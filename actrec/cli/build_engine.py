@@ -14,6 +14,7 @@ EPILOG = """\
 Example:
   actrec build-engine deepacts_graph_nucla
   actrec build-engine ~/my_actions --precision fp32 --most 8
+  actrec build-engine ~/my_actions_int8 --precision int8 --recordings takes/wave.mcap,takes/point.mcap
 The recognizer takes it with:  actrec run --ros-args -p backend:=tensorrt
 """
 
@@ -22,7 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `actrec build-engine`."""
     parser.epilog = EPILOG
     parser.add_argument("package", help="name of one in the zoo, or its folder")
-    parser.add_argument("--precision", choices=("fp32", "fp16"), help="what the network computes in (default: fp16)")
+    parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), help="to compute in (default: fp16)")
+    parser.add_argument("--keep", metavar="GROUP,…", help="layer groups computed in float32 all the same")
+    parser.add_argument(
+        "--recordings",
+        metavar="PATH,…",
+        help="of people, to compare it on: bags, skeletons (default: simulated people)",
+    )
     parser.add_argument("--most", type=int, metavar="N", help="people at once (default: 4)")
     parser.add_argument("--workspace-mb", type=int, metavar="MIB", help="memory that kernels may use (default: 1024)")
     parser.add_argument("--optimisation-level", type=int, metavar="0-5", help="5 searches longest (default: 3)")

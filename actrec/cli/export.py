@@ -14,7 +14,7 @@ EPILOG = """\
 Example:
   actrec export runs/nucla/last.ckpt --out models/zoo/deepacts_graph_nucla
   actrec export runs/nucla/last.ckpt --float16 --out ~/nucla
-  actrec export deepacts_graph_nucla --float16 --out ~/nucla_with_float16
+  actrec export my_package --simplify --float16 --out ~/my_package_again
   actrec export --network sem_net --option frames=32 --classes wave,point,walk --out ~/sem_net_untrained
 """
 
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "source",
         nargs="?",
         metavar="checkpoint",
-        help="of `actrec train`; with --float16 also a package, or the name of one in the zoo, that has float32 alone",
+        help="of `actrec train`; with --float16 or --simplify also a package, or the name of one in the zoo",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the package; its name becomes the package's")
     add_data_argument(parser)
@@ -40,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-weights",
         action="store_true",
         help="leave out PyTorch's weights: smaller, but nothing can be trained on from it or taught with it",
+    )
+    parser.add_argument(
+        "--simplify",
+        action="store_true",
+        help="of a package: write its networks anew as this version does, simpler and faster, with the same logits",
     )
     untrained = parser.add_argument_group("without a checkpoint", "a package to try or to measure a network with")
     untrained.add_argument("--network", help="its name; `actrec models` lists them")
@@ -58,7 +63,9 @@ def run(args: argparse.Namespace) -> int:
     if args.network is not None:
         return _untrained(args)
     if _is_package(args.source):
-        return _add_float16(args)
+        return _again(args)
+    if args.simplify:
+        raise ConfigError(f"{args.source} is no package; what is exported from a checkpoint is simplified anyway")
     export = importlib.import_module("actrec_models.export").export
     written = export(Path(args.source), args.out, args.data, args.overwrite, args.float16, not args.no_weights)
     accuracy, threshold = written.provenance.accuracy, written.rejection.threshold
@@ -73,12 +80,17 @@ def _is_package(source: str) -> bool:
     return (path / DESCRIPTION).is_file() or (not path.exists() and source in {e.name for e in zoo.list_packages()})
 
 
-def _add_float16(args: argparse.Namespace) -> int:
-    """Writes a copy of a package that has float16 too."""
-    if not args.float16:
-        raise ConfigError(f"{args.source} is a package already; --float16 writes one with the network in float16 too")
-    add = importlib.import_module("actrec_models.half_package").add
-    _tell_float16(add(args.source, args.out, args.data, args.overwrite))
+def _again(args: argparse.Namespace) -> int:
+    """Writes a copy of a package with other files of its network."""
+    if not (args.float16 or args.simplify):
+        raise ConfigError(
+            f"{args.source} is a package already; --float16 writes one with the network in float16 too, --simplify its "
+            "networks anew"
+        )
+    again = importlib.import_module("actrec_models.repackage").again
+    written = again(args.source, args.out, args.data, args.overwrite, float16=args.float16, simplify=args.simplify)
+    print(f"{written.path}: {', '.join(written.precisions)}")
+    _tell_float16(written)
     return 0
 
 

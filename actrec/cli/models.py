@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from actrec import inference, schema, zoo
-from actrec.package import ModelPackage
+from actrec.package import PRECISIONS, ModelPackage
 
 EPILOG = """\
 Example:
@@ -97,15 +97,18 @@ def _summary(package: dict[str, Any]) -> str:
 
 
 def _megabytes(package: dict[str, Any]) -> str:
-    half = ", also float16" if "float16" in package["precisions"] else ""
-    return f"{package['bytes'] / 1e6:.1f} MB{half}"
+    lower = [name for name in package["precisions"] if name != "float32"]
+    return f"{package['bytes'] / 1e6:.1f} MB{', also ' + ' and '.join(lower) if lower else ''}"
 
 
-def _half(float16: dict[str, Any] | None) -> str:
-    if float16 is None:
-        return "float32"
-    accuracy = "" if float16["accuracy"] is None else f", {float16['accuracy']:.1%} top-1"
-    return f"float32 and float16 (logits within {float16['difference']:.2%} of their spread{accuracy})"
+def _precisions(figures: dict[str, Any]) -> str:
+    lower = [(name, figures[name]) for name in PRECISIONS[1:] if figures[name] is not None]
+    return " and ".join(["float32", *(f"{name} ({_told(told)})" for name, told in lower)])
+
+
+def _told(lower: dict[str, Any]) -> str:
+    accuracy = "" if lower["accuracy"] is None else f", {lower['accuracy']:.1%} top-1"
+    return f"logits within {lower['difference']:.2%} of their spread{accuracy}"
 
 
 def _description(figures: dict[str, Any]) -> str:
@@ -123,7 +126,7 @@ def _description(figures: dict[str, Any]) -> str:
         f"  rejection  unknown below {rejection['threshold']:g} ({rejection['calibrated_on'] or 'not calibrated'})",
         f"  trained on {_training(provenance)}",
         f"  licence    {provenance['licence']}",
-        f"  computes   in {_half(figures['float16'])}",
+        f"  computes   in {_precisions(figures)}",
         f"  runs on    {figures['runs_on']}",
     ]
     return "\n".join(lines)

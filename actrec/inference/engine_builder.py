@@ -13,11 +13,12 @@ from actrec.config import setting
 from actrec.errors import DeviceError, MissingLibraryError, PackageError
 from actrec.inference.cuda_memory import Gpu
 from actrec.inference.engine_cache import EngineCache, EngineKey
+from actrec.inference.layer_groups import group_of, is_kept
 from actrec.package import ModelPackage
 
 logger = logging.getLogger(__name__)
 
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "int8")
 INSTALL = "TensorRT is part of JetPack on a Jetson (python3-libnvinfer); elsewhere: pip install tensorrt"
 
 Progress = Callable[[str, int, int], None]
@@ -28,11 +29,22 @@ Progress = Callable[[str, int, int], None]
 class BuildConfig:
     """How an engine is built; with other values it is another engine."""
 
-    precision: str = setting("fp16", "what the network computes in; fp32 keeps TF32 out too", choices=PRECISIONS)
+    precision: str = setting(
+        "fp16", "what the network computes in; fp32 keeps TF32 out, int8 takes a package that `actrec quantize` wrote",
+        choices=PRECISIONS,
+    )  # fmt: skip
+    keep: str = setting(
+        "", "layer groups computed in float32, with commas between, where lower precision disturbs them"
+    )
     most: int = setting(4, "windows of one run at most; more go through in several", range=(1, 1024))
     usual: int = setting(1, "windows of one run that the engine is tuned for", range=(1, 1024))
     workspace_mb: int = setting(1024, "memory that kernels may use while they run", unit="MiB", range=(1, 1 << 20))
     optimisation_level: int = setting(3, "how long kernels are searched for; 5 takes longest", range=(0, 5))
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The layer groups that stay in float32."""
+        return tuple(name.strip() for name in self.keep.split(",") if name.strip())
 
     def shapes(self, package: ModelPackage) -> dict[str, tuple[tuple[int, ...], ...]]:
         """Each input's smallest, usual and largest shape."""
@@ -59,11 +71,12 @@ def tensorrt() -> Any:
 
 def key_of(trt: Any, package: ModelPackage, config: BuildConfig, gpu: Gpu) -> EngineKey:
     """What the engine of a package depends on."""
-    source = _source(trt, package, config)
+    source = source_of(trt, package, config)
     options = {
         "workspace_mb": config.workspace_mb,
         "optimisation_level": config.optimisation_level,
         "typed": source.typed,
+        "keep": sorted(config.kept),
     }
     return EngineKey(
         package=package.name, onnx_sha256=source.sha256, precision=config.precision, shapes=config.shapes(package),
@@ -72,7 +85,7 @@ def key_of(trt: Any, package: ModelPackage, config: BuildConfig, gpu: Gpu) -> En
 
 
 @dataclass(frozen=True)
-class _Source:
+class Source:
     """The file that is parsed: which of the package's networks, its hash, and whether its own types hold."""
 
     network: str
@@ -80,12 +93,24 @@ class _Source:
     typed: bool
 
 
-def _source(trt: Any, package: ModelPackage, config: BuildConfig) -> _Source:
-    """TensorRT 10 takes the types of a float16 network as they are; 8.6 is told that it may compute in float16."""
-    new = _major(trt) >= 10
-    if new and config.precision == "fp16" and package.float16 is not None:
-        return _Source("float16", package.float16.sha256, True)
-    return _Source("float32", package.provenance.onnx_sha256, new and config.precision == "fp32")
+def source_of(trt: Any, package: ModelPackage, config: BuildConfig) -> Source:
+    """Which network is parsed.
+
+    TensorRT 10 takes the types of a float16 network as they are. 8.6 is told that it may compute in float16, as is any
+    where groups of layers are kept from it, and for what an int8 network leaves in float32; a version that cannot be
+    told so (11) takes its types.
+
+    Raises:
+        PackageError: int8 is asked for, and the package has none.
+    """
+    new, flagged = _major(trt) >= 10, hasattr(trt.BuilderFlag, "INT8")
+    if config.precision == "int8":
+        package.onnx_path("int8")
+        assert package.int8 is not None
+        return Source("int8", package.int8.sha256, not flagged)
+    if new and config.precision == "fp16" and package.float16 is not None and not config.kept:
+        return Source("float16", package.float16.sha256, True)
+    return Source("float32", package.provenance.onnx_sha256, new and config.precision == "fp32")
 
 
 def engine_of(
@@ -121,7 +146,7 @@ def engine_of(
             return built
         began = time.monotonic()
         logger.info("building %s for %s; this takes minutes, once", key.name, gpu.name)
-        content, timings = _build(trt, package, config, cache.timings(key), progress)
+        content, timings = build(trt, package, config, cache.timings(key), progress)
         details = {"seconds": round(time.monotonic() - began, 1), **check(content)}
         if timings:
             cache.store_timings(key, timings)
@@ -130,26 +155,48 @@ def engine_of(
     return content
 
 
-def _build(
-    trt: Any, package: ModelPackage, config: BuildConfig, timings: bytes, progress: Progress | None
+def build(
+    trt: Any,
+    package: ModelPackage,
+    config: BuildConfig,
+    timings: bytes,
+    progress: Progress | None = None,
+    onnx: bytes | None = None,
 ) -> tuple[bytes, bytes]:
-    """The engine, and what was measured for it."""
+    """The engine, and what was measured for it.
+
+    Args:
+        trt: The module `tensorrt`.
+        package: The package.
+        config: How to build.
+        timings: Measured before; may be empty.
+        progress: Told of each step.
+        onnx: Parsed in place of the package's own network: the same with more outputs.
+
+    Raises:
+        PackageError, DeviceError: As `engine_of`.
+    """
     log = _Log(trt)
     builder = trt.Builder(log.logger)
-    source = _source(trt, package, config)
+    source = source_of(trt, package, config)
     flags = 0 if _major(trt) >= 10 else 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
     if source.typed:
         flags |= 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(flags)
     parser = trt.OnnxParser(network, log.logger)
-    if not parser.parse(package.read_onnx(source.network)):
+    if not parser.parse(package.read_onnx(source.network) if onnx is None else onnx):
         problems = [str(parser.get_error(index)) for index in range(parser.num_errors)]
         raise PackageError(f"TensorRT cannot parse {package.onnx_path(source.network)}: {_first(problems)}")
     settings = builder.create_builder_config()
     settings.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, config.workspace_mb << 20)
     settings.builder_optimization_level = config.optimisation_level
-    if config.precision == "fp16" and not source.typed:
+    if config.precision != "fp32" and not source.typed:
         settings.set_flag(trt.BuilderFlag.FP16)
+        if config.precision == "int8":
+            settings.set_flag(trt.BuilderFlag.INT8)
+        if config.kept:
+            settings.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+            _keep(trt, package, network, config.kept)
     if config.precision == "fp32" and hasattr(settings, "clear_flag"):
         settings.clear_flag(trt.BuilderFlag.TF32)
     times = settings.create_timing_cache(timings)
@@ -165,6 +212,26 @@ def _build(
         raise _unbuilt(package, log.errors)
     measured = settings.get_timing_cache()
     return bytes(made), bytes(measured.serialize()) if measured is not None else b""
+
+
+def _keep(trt: Any, package: ModelPackage, network: Any, kept: tuple[str, ...]) -> None:
+    """Has these groups' layers compute in float32.
+
+    Raises:
+        PackageError: There is no such group.
+    """
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    for name in kept:
+        if not any(is_kept(layer.name, (name,)) for layer in layers):
+            groups = dict.fromkeys(group_of(layer.name) for layer in layers)
+            raise PackageError(f"{package.name} has no layer group '{name}'; it has {', '.join(groups)}")
+    for layer in layers:
+        outputs = [layer.get_output(index) for index in range(layer.num_outputs)]
+        # Indices and shapes have no other precision.
+        if is_kept(layer.name, kept) and all(output.dtype in (trt.float32, trt.float16) for output in outputs):
+            layer.precision = trt.float32
+            for index in range(layer.num_outputs):
+                layer.set_output_type(index, trt.float32)
 
 
 def _unbuilt(package: ModelPackage, errors: list[str]) -> Exception:
@@ -222,16 +289,9 @@ def monitor(trt: Any, progress: Progress) -> Any:
 
 
 def disagreement(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The largest difference of logits [N, classes], as a share of the spread of the right ones.
-
-    Raises:
-        PackageError: There are NaN among ours.
-    """
+    """The largest difference of values [N, …], as a share of the right ones' spread; infinite where ours are NaN."""
     if not np.isfinite(ours).all():
-        raise PackageError(
-            f"the engine gives {np.isfinite(ours).size - int(np.isfinite(ours).sum())} values that are no numbers: "
-            "build it with --precision fp32"
-        )
+        return float("inf")
     spread = float(theirs.max() - theirs.min())
     return float(np.abs(ours - theirs).max()) / max(spread, 1e-6)
 

@@ -28,14 +28,14 @@ class OnnxRuntimeConfig:
     threads: int = setting(1, "CPU threads for one run; the graph's other nodes need the rest", range=(1, 256))
     precision: str = setting(
         "float32",
-        "what the network computes in; float16 takes a package that was exported with it, and a GPU to be faster: "
-        "the CPU is slower in it",
+        "what the network computes in; float16 and int8 take a package that has them, and a GPU to be faster: the CPU "
+        "is slower in them",
         choices=PRECISIONS,
     )
 
 
 class OnnxRuntimeBackend:
-    """Runs a package's `model.onnx`, or its float16 one; see `actrec.inference.session.Backend`.
+    """Runs a package's `model.onnx`, or its float16 or int8 one; see `actrec.inference.session.Backend`.
 
     Args:
         package: The package.
@@ -57,8 +57,8 @@ class OnnxRuntimeBackend:
         self.output = _shape(self._session.get_outputs()[0].shape)
         on_cuda = _CUDA in self._session.get_providers()
         threads = f"CPU, {self.config.threads} thread{'s' if self.config.threads > 1 else ''}"
-        half = ", float16" if self.config.precision == "float16" else ""
-        self.device = ("CUDA" if on_cuda else threads) + half
+        lower = "" if self.config.precision == "float32" else f", {self.config.precision}"
+        self.device = ("CUDA" if on_cuda else threads) + lower
         logger.info("%s runs in ONNX Runtime %s on %s", package.name, onnxruntime.__version__, self.device)
 
     def run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
@@ -118,6 +118,12 @@ class OnnxRuntimeBackend:
                 f"{wrong[0]}, expected tensor(float)" if wrong else f"{len(outputs)} outputs, expected the logits alone"
             )
             raise PackageError(f"{package.onnx_path(self.config.precision)} has {problem}: export it again")
+
+
+def outputs_of(content: bytes, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """All outputs of an ONNX graph by name, computed on the CPU."""
+    session = onnxruntime.InferenceSession(content, providers=[_CPU])
+    return dict(zip([value.name for value in session.get_outputs()], session.run(None, inputs), strict=True))
 
 
 def _shape(sizes: list[Any]) -> tuple[int | None, ...]:

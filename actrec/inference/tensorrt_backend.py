@@ -10,20 +10,23 @@ import numpy as np
 
 from actrec import config
 from actrec.config import setting
-from actrec.errors import DeviceError, InputError, PackageError
-from actrec.features.clips import each_clip
-from actrec.inference import clips as windowed
-from actrec.inference import cuda_memory, engine_builder
+from actrec.errors import ActrecError, DeviceError, InputError, PackageError
+from actrec.inference import cuda_memory, engine_builder, engine_clips, engine_diagnosis
 from actrec.inference.cuda_graph import CudaGraph
 from actrec.inference.cuda_memory import Cuda
 from actrec.inference.engine_builder import BuildConfig, Progress
 from actrec.inference.engine_cache import EngineCache
+from actrec.inference.onnxruntime_backend import OnnxRuntimeBackend
 from actrec.package import ModelPackage
 
 logger = logging.getLogger(__name__)
 
 CHECKED = 8
 """Windows that an engine is compared with ONNX Runtime on."""
+INT8_MARGIN = 3.0
+"""How much more an int8 engine may differ: a value that is rounded the other way is off by a whole step."""
+
+Inputs = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,17 @@ class TensorRtConfig(BuildConfig):
     )  # fmt: skip
     graph: bool = setting(True, "launch the network as one CUDA graph")
     largest_difference: float = setting(
-        0.05, "of an engine's logits from ONNX Runtime's, as a share of their spread", range=(0.0, 1.0)
+        0.05, "of an engine's logits from ONNX Runtime's, as a share of their spread; int8 three times that",
+        range=(0.0, 1.0),
+    )  # fmt: skip
+    recordings: str = setting(
+        "", "recordings of people that a new engine is compared on, with commas between; empty: simulated people"
     )
+
+    @property
+    def of_recordings(self) -> list[str]:
+        """The recordings' paths."""
+        return [path.strip() for path in self.recordings.split(",") if path.strip()]
 
 
 class TensorRtBackend:
@@ -85,7 +97,7 @@ class TensorRtBackend:
         key = engine_builder.key_of(trt, package, settings, cuda.gpu)
         return _cache(settings).find(key) is not None
 
-    def run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    def run(self, inputs: Inputs) -> np.ndarray:
         """Logits [N, classes] float32 of inputs [N, …] float32.
 
         Raises:
@@ -99,41 +111,57 @@ class TensorRtBackend:
             return np.concatenate([self._engine.run(part) for part in parts])
 
     def _check(self, package: ModelPackage, content: bytes) -> dict[str, Any]:
-        """Compares an engine that was just built with ONNX Runtime.
+        """Compares an engine that was just built with ONNX Runtime: in float32, or in int8 where that is what it is.
 
         Raises:
-            PackageError: They disagree.
+            PackageError: They disagree; it names the layers where that begins.
         """
-        from actrec.inference.onnxruntime_backend import OnnxRuntimeBackend
-
+        recordings = self.config.of_recordings
+        clips = engine_clips
+        made = clips.recorded(package, recordings, CHECKED) if recordings else clips.simulated(package, CHECKED)
+        count = len(next(iter(made.values())))
+        rows = [{name: value[at : at + 1] for name, value in made.items()} for at in range(count)]
         engine = Engine(self._trt, self._cuda, content, self.config.most, False)
-        made = examples(package, CHECKED)
-        ours = np.concatenate([engine.run({k: v[i : i + 1] for k, v in made.items()}) for i in range(CHECKED)])
-        theirs = OnnxRuntimeBackend(package, device="cpu").run(made)
-        difference = engine_builder.disagreement(ours, theirs)
-        if difference > self.config.largest_difference:
-            raise PackageError(
-                f"{package.name}: the engine's logits differ from ONNX Runtime's by {difference:.1%} of their spread, "
-                f"at most {self.config.largest_difference:.0%} may: build it with precision fp32"
-            )
-        return {"difference": difference, "bytes": len(content)}
+        ours = np.concatenate([engine.run(row) for row in rows])
+        precision, margin = ("int8", INT8_MARGIN) if self.config.precision == "int8" else ("float32", 1.0)
+        theirs = OnnxRuntimeBackend(package, device="cpu", precision=precision).run(made)
+        difference, allowed = engine_builder.disagreement(ours, theirs), margin * self.config.largest_difference
+        if difference > allowed:
+            raise PackageError(self._disagreeing(package, difference, allowed, rows[0]))
+        return {"difference": difference, "compared_on": recordings or "simulated people", "bytes": len(content)}
+
+    def _disagreeing(self, package: ModelPackage, difference: float, allowed: float, row: Inputs) -> str:
+        """What to say of an engine that disagrees, and what to do."""
+        share = f"differ from ONNX Runtime's by {difference:.1%} of their spread"
+        found = "are no numbers" if np.isinf(difference) else share
+        text = f"{package.name}: the engine's logits {found}, at most {allowed:.0%} may"
+        if self.config.precision == "fp32":
+            return f"{text}: take backend onnxruntime, and report it with TensorRT's version"
+        logger.warning("%s; looking for the layers where that begins, which takes another build", text)
+        try:
+            network = engine_builder.source_of(self._trt, package, self.config).network
+            group = engine_diagnosis.first_wrong_group(package.read_onnx(network), row, self._probed(package), allowed)
+        except ActrecError as error:
+            logger.warning("they were not found: %s", error)
+            group = None
+        if group is None:
+            return f"{text}: build it with --precision fp32 (pip install onnx to be told which layers it is)"
+        kept = ",".join([*self.config.kept, group])
+        first = "quantise it again (actrec quantize) with" if self.config.precision == "int8" else "build it with"
+        return f"{text}; it begins in layer group '{group}': {first} --keep {kept}, or build with --precision fp32"
+
+    def _probed(self, package: ModelPackage) -> engine_diagnosis.Run:
+        """Builds the engine of a graph with more outputs, and gives these."""
+
+        def run(onnx: bytes, row: Inputs) -> dict[str, np.ndarray]:
+            content, _ = engine_builder.build(self._trt, package, self.config, b"", onnx=onnx)
+            return Engine(self._trt, self._cuda, content, 1, False, probes=True).run_all(row)
+
+        return run
 
 
 def _cache(settings: TensorRtConfig) -> EngineCache:
     return EngineCache(Path(settings.cache).expanduser() if settings.cache else None)
-
-
-def examples(package: ModelPackage, count: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Inputs [count, …] float32 of clips like what cameras give: an example's, each moved a little at random."""
-    rng = np.random.default_rng(seed)
-    rows: list[dict[str, np.ndarray]] = []
-    while len(rows) < count:
-        clips = {spec.name: windowed.example(package, spec) for spec in package.inputs}
-        merged = {key: value for clip in clips.values() for key, value in clip.items()}
-        if "bodies" in merged:
-            merged["bodies"] = merged["bodies"] + rng.normal(0, 0.02, merged["bodies"].shape).astype(np.float32)
-        rows += each_clip(merged, package.inputs, package.window)
-    return {spec.name: np.stack([row[spec.name] for row in rows[:count]]) for spec in package.inputs}
 
 
 class Engine:
@@ -145,13 +173,14 @@ class Engine:
         content: The engine.
         most: Windows of one run.
         graph: Record each number of windows as a CUDA graph.
+        probes: It has outputs beside its logits, of any shape (`engine_diagnosis`).
 
     Raises:
         DeviceError: The engine is corrupt or of another TensorRT or GPU, or memory is full.
         PackageError: It has not one output.
     """
 
-    def __init__(self, trt: Any, cuda: Cuda, content: bytes, most: int, graph: bool):
+    def __init__(self, trt: Any, cuda: Cuda, content: bytes, most: int, graph: bool, probes: bool = False):
         self._cuda, self._most, self._graph = cuda, most, graph
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
         self._engine = self._runtime.deserialize_cuda_engine(content)
@@ -160,27 +189,38 @@ class Engine:
                 "TensorRT does not take the engine: it is corrupt, or of another TensorRT or GPU; delete it"
             )
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
-        shapes = {name: tuple(self._engine.get_tensor_shape(name))[1:] for name in names}
+        # An axis of free size is the batch.
+        shapes = {n: tuple(most if size < 0 else size for size in self._engine.get_tensor_shape(n)) for n in names}
         modes = {name: self._engine.get_tensor_mode(name) for name in names}
-        outputs = [name for name in names if modes[name] == trt.TensorIOMode.OUTPUT]
-        if len(outputs) != 1:
-            raise PackageError(f"the engine has {len(outputs)} outputs, expected the logits alone: export it again")
-        self._output_name = outputs[0]
-        self._buffers = {name: cuda.buffer((most, *shape)) for name, shape in shapes.items()}
-        self.inputs = {name: (None, *shape) for name, shape in shapes.items() if name != self._output_name}
-        self.output = (None, *shapes[self._output_name])
+        self._outputs = [name for name in names if modes[name] == trt.TensorIOMode.OUTPUT]
+        if len(self._outputs) != 1 and not probes:
+            raise PackageError(
+                f"the engine has {len(self._outputs)} outputs, expected the logits alone: export it again"
+            )
+        self._buffers = {name: cuda.buffer(shape) for name, shape in shapes.items()}
+        self.inputs = {name: (None, *shape[1:]) for name, shape in shapes.items() if name not in self._outputs}
+        self.output = (None, *shapes[self._outputs[0]][1:])
         self._runs: dict[int, _Run] = {}
 
-    def run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    def run(self, inputs: Inputs) -> np.ndarray:
         """Logits [N, classes] of at most `most` windows."""
+        count = self._run(inputs)
+        return self._buffers[self._outputs[0]].host[:count].copy()
+
+    def run_all(self, inputs: Inputs) -> dict[str, np.ndarray]:
+        """Every output of `most` windows by name."""
+        self._run(inputs)
+        return {name: self._buffers[name].host.copy() for name in self._outputs}
+
+    def _run(self, inputs: Inputs) -> int:
         count = self._take(inputs)
         if count not in self._runs:
             self._runs[count] = self._prepared(count)
         self._runs[count].start()
         self._cuda.synchronize()
-        return self._buffers[self._output_name].host[:count].copy()
+        return count
 
-    def _take(self, inputs: dict[str, np.ndarray]) -> int:
+    def _take(self, inputs: Inputs) -> int:
         if set(inputs) != set(self.inputs):
             raise InputError(f"the network takes {sorted(self.inputs)}, got {sorted(inputs)}")
         count = len(next(iter(inputs.values())))
@@ -220,7 +260,9 @@ class Engine:
             self._cuda.upload(self._buffers[name], count)
         if not context.execute_async_v3(self._cuda.stream):
             raise DeviceError("TensorRT could not start the network: see its log")
-        self._cuda.download(self._buffers[self._output_name], count)
+        for name in self._outputs:
+            host = self._buffers[name].host
+            self._cuda.download(self._buffers[name], count if len(host) == self._most else len(host))
 
 
 @dataclass

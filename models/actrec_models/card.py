@@ -1,7 +1,7 @@
 """The card of a model package: what a person should know before trusting it."""
 
 from actrec import features
-from actrec.package import ModelPackage, Provenance
+from actrec.package import PRECISIONS, ModelPackage, Provenance
 
 _COMBINED = {"mean": "probabilities averaged", "logits": "logits averaged", "max": "probabilities maximised"}
 
@@ -13,13 +13,13 @@ def card(model: ModelPackage, name: str) -> str:
     provenance, figures, rejection = model.provenance, model.provenance.figures, model.rejection
     training = f"{provenance.dataset}, split {provenance.split}, {provenance.epochs} epochs, seed {provenance.seed}"
     background = "" if rejection.background is None else f", beside a background logit of {rejection.background:g}"
-    half = _half(model)
+    lower = _lower(model)
     accuracy = f"{provenance.accuracy:.1%} of {figures.get('test_clips', '?')} test clips"
     rows = [
         *_network(model),
         ("Trained on", training),
         ("Accuracy", f"{accuracy} (top-1, before rejection)"),
-        *half,
+        *lower,
         ("Rejection", f"confidence below {rejection.threshold:g}{background} is `unknown`"),
         ("Chosen on", rejection.calibrated_on),
         ("Trained again by", f"`{provenance.recipe or provenance.command or '?'}`"),
@@ -29,19 +29,24 @@ def card(model: ModelPackage, name: str) -> str:
     ]  # fmt: skip
     if "unknown_rejected" in figures:
         kept = f"{figures['test_right_and_accepted']:.1%} right and accepted, {figures['test_rejected']:.1%} rejected"
-        rows.insert(7 + len(half), ("With rejection", f"test part: {kept}; {figures['unknown_rejected']:.1%} of "
+        rows.insert(7 + len(lower), ("With rejection", f"test part: {kept}; {figures['unknown_rejected']:.1%} of "
                         f"{figures['unknown_clips']} held-out clips of other actions are rejected"))  # fmt: skip
     caveat = f"**{figures['caveat']}**\n\n" if "caveat" in figures else ""
     return f"# {name}\n\n{caveat}{_table(rows)}"
 
 
-def _half(model: ModelPackage) -> list[tuple[str, str]]:
-    """What is known of the network in float16, where the package has it."""
-    half = model.float16
-    if half is None:
-        return []
-    accuracy = "" if half.accuracy is None else f"{half.accuracy:.1%} of the same clips; "
-    return [("In float16", f"{accuracy}logits within {half.difference:.2%} of their spread of the float32 network's")]
+def _lower(model: ModelPackage) -> list[tuple[str, str]]:
+    """What is known of the network in lower precision, where the package has it."""
+    rows = []
+    for name in PRECISIONS[1:]:
+        told = model.lower(name)
+        if told is None:
+            continue
+        accuracy = "" if told.accuracy is None else f"{told.accuracy:.1%} of the same clips; "
+        text = f"{accuracy}logits within {told.difference:.2%} of their spread of the float32 network's"
+        text += f"; ranges of {told.calibrated_on}" if told.calibrated_on else ""
+        rows.append((f"In {name}", text + (f"; in float32: {', '.join(told.kept)}" if told.kept else "")))
+    return rows
 
 
 def _run(provenance: Provenance) -> list[tuple[str, str]]:
@@ -63,7 +68,7 @@ def _untrained(model: ModelPackage, name: str) -> str:
     )
     rows = [
         *_network(model),
-        *_half(model),
+        *_lower(model),
         ("Made again by", f"`{model.provenance.recipe}`"),
         ("Source", f"commit {model.provenance.commit}, {model.provenance.created}"),
         ("Licence", model.provenance.licence),

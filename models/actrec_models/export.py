@@ -66,9 +66,9 @@ def export(
     provenance = trained(recipe, provenances.of_checkpoint(checkpoint.read(source)))
     draft = describe(recipe.model, recipe.options, classes, network, provenance)
     draft = dataclasses.replace(draft, window=recipe.window(network))
-    draft, half = _with_half(draft, content) if float16 else (draft, None)
+    draft, half = _with_half(draft, content) if float16 else (draft, {})
     with tempfile.TemporaryDirectory() as scratch:
-        drafted = package.write(Path(scratch) / folder.name, draft, content, float16=half)
+        drafted = package.write(Path(scratch) / folder.name, draft, content, lower=half)
         judged, figures = _judge(recipe, inference.load(drafted), network, data_root)
         if draft.float16 is not None:
             test = rejection.dataset_part(recipe, data_root, "test")
@@ -81,10 +81,10 @@ def export(
     return package.write(folder, final, content, kept, card(final, folder.name), overwrite, half)
 
 
-def _with_half(draft: package.ModelPackage, content: bytes) -> tuple[package.ModelPackage, bytes]:
-    """The description with that of its network in float16, and this."""
+def _with_half(draft: package.ModelPackage, content: bytes) -> tuple[package.ModelPackage, dict[str, bytes]]:
+    """The description with that of its network in float16, and this, as `package.write` takes it."""
     half, described = half_precision.of_package(draft, content)
-    return dataclasses.replace(draft, float16=described), half
+    return dataclasses.replace(draft, float16=described), {"float16": half}
 
 
 def export_network(
@@ -133,7 +133,7 @@ def export_network(
     )
     content = to_onnx(network)
     described = describe(name, options, classes, network, provenance)
-    described, half = _with_half(described, content) if float16 else (described, None)
+    described, half = _with_half(described, content) if float16 else (described, {})
     weights = _weights(network) if init else None
     return package.write(folder, described, content, weights, card(described, folder.name), overwrite, half)
 

@@ -11,7 +11,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from onnxruntime.transformers import float16
 
 from actrec.errors import PackageError
-from actrec.package import HalfPrecision, ModelPackage
+from actrec.package import LowerPrecision, ModelPackage
 from actrec_models import tensorrt_operators
 from actrec_models.onnx_graph import inputs_for
 
@@ -30,7 +30,7 @@ _SMALLEST_SPREAD = 1e-3
 _CLIPS = 4
 
 
-def of_package(package: ModelPackage, content: bytes) -> tuple[bytes, HalfPrecision]:
+def of_package(package: ModelPackage, content: bytes) -> tuple[bytes, LowerPrecision]:
     """A package's network in float16, and what the package is to say of it.
 
     Args:
@@ -47,7 +47,7 @@ def of_package(package: ModelPackage, content: bytes) -> tuple[bytes, HalfPrecis
         raise PackageError(
             f"{package.family} ({package.variant}) cannot be written in float16: {error}: leave out --float16"
         ) from error
-    return half, HalfPrecision(largest)
+    return half, LowerPrecision(largest)
 
 
 def convert(

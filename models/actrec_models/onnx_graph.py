@@ -16,6 +16,7 @@ from actrec.features.example import example_clip
 from actrec.package import InputSpec, WindowSpec
 from actrec_models import tensorrt_operators
 from actrec_models.networks.base import Network
+from actrec_models.simplify import simplified
 
 OPSET = 17
 PARITY = 1e-4
@@ -56,12 +57,12 @@ class _Positional(nn.Module):
 
 
 def to_onnx(network: Network) -> bytes:
-    """The network as ONNX with static M, T, V and a dynamic batch, checked against PyTorch.
+    """The network as ONNX with static M, T, V and a dynamic batch, simplified, checked against PyTorch.
 
     Raises:
         PackageError: As `check_operators`, or ONNX Runtime's logits differ by more than `PARITY`.
     """
-    content = trace(network)
+    content = simplified(trace(network))
     check_operators(network, content)
     for batch in CHECKED_BATCHES:
         difference = parity_error(network, content, batch)
@@ -88,7 +89,7 @@ def check_operators(network: Network, content: bytes) -> None:
 
 
 def trace(network: Network) -> bytes:
-    """The network as ONNX, unchecked; it is in evaluation mode afterwards.
+    """The network as ONNX, as PyTorch writes it, unchecked; it is in evaluation mode afterwards.
 
     Raises:
         PackageError: It is too large for one ONNX file, or has an operator that ONNX does not have.

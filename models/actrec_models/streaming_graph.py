@@ -16,6 +16,7 @@ from actrec_models import tensorrt_operators
 from actrec_models.networks.base import Network
 from actrec_models.networks.streaming import Step
 from actrec_models.onnx_graph import OPSET, PARITY
+from actrec_models.simplify import simplified
 
 
 class _Positional(nn.Module):
@@ -41,7 +42,7 @@ def to_onnx(network: Network) -> bytes:
         PackageError: An operator is none that TensorRT parses, or ONNX Runtime disagrees with PyTorch.
     """
     step = Step(network).eval()
-    content = _trace(step)
+    content = simplified(_trace(step))
     found = tensorrt_operators.problems(onnx.load_model_from_string(content))
     if found:
         raise PackageError(f"the step's ONNX graph cannot become a TensorRT engine: {found[0]}: not written")

@@ -13,12 +13,12 @@ _NAMES = """
     ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize
     ReverseSequence Round ScatterElements Selu Shape Shrink Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign
     SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Upsample Where
-    Xor
+    Xor QuantizeLinear DequantizeLinear
 """
 SUPPORTED = frozenset(_NAMES.split())
 """Operators marked Y in onnx-tensorrt's `docs/operators.md` for TensorRT 10 (read at 10.15), less what an engine for a
-robot should not hold: control flow, random numbers, quantised types, `NonZero` and `NonMaxSuppression` (whose output
-shape depends on the data) and `ScatterND`."""
+robot should not hold: control flow, random numbers, `NonZero` and `NonMaxSuppression` (whose output shape depends on
+the data) and `ScatterND`."""
 
 _POOLS = ("AveragePool", "MaxPool", "LpPool")
 _CONSTANT_INPUTS = {

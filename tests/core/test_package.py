@@ -10,7 +10,7 @@ import yaml
 
 from actrec import package, zoo
 from actrec.errors import PackageError
-from actrec.package import HalfPrecision
+from actrec.package import LowerPrecision
 from tests.tiny_model import LABELS, tiny_description, tiny_onnx, write_tiny
 
 
@@ -135,8 +135,8 @@ def test_wrong_descriptions(folder: Path, changes: dict[str, object], word: str)
 
 def test_a_network_in_float16_is_kept_beside_the_other(folder: Path) -> None:
     half = tiny_onnx(poison=True)
-    described = replace(tiny_description(), float16=HalfPrecision(0.001, accuracy=0.9))
-    made = package.write(folder, described, tiny_onnx(), overwrite=True, float16=half)
+    described = replace(tiny_description(), float16=LowerPrecision(0.001, accuracy=0.9))
+    made = package.write(folder, described, tiny_onnx(), overwrite=True, lower={"float16": half})
     assert made.precisions == ("float32", "float16")
     assert (made.float16.file, made.float16.accuracy) == ("model.float16.onnx", 0.9)
     assert (made.read_onnx(), made.read_onnx("float16")) == (tiny_onnx(), half)
@@ -155,13 +155,13 @@ def test_a_network_in_float16_is_kept_beside_the_other(folder: Path) -> None:
 
 
 def test_without_its_bytes_a_package_has_no_float16(folder: Path) -> None:
-    described = replace(tiny_description(), float16=HalfPrecision(0.001))
+    described = replace(tiny_description(), float16=LowerPrecision(0.001))
     made = package.write(folder, described, tiny_onnx(), overwrite=True)
     assert made.float16 is None and made.precisions == ("float32",)
     with pytest.raises(PackageError, match="no network in float16"):
         made.read_onnx("float16")
     with pytest.raises(PackageError, match="needs a description"):
-        package.write(folder, tiny_description(), tiny_onnx(), overwrite=True, float16=b"")
+        package.write(folder, tiny_description(), tiny_onnx(), overwrite=True, lower={"float16": b""})
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from actrec import inference, package
 from actrec.cli import main
 from actrec.errors import PackageError
-from actrec_models import half_package, half_precision
+from actrec_models import half_precision, repackage
 from tests.models.small import SMALL
 from tests.tiny_model import FRAMES, tiny_description, tiny_onnx, write_tiny
 
@@ -159,7 +159,7 @@ def both(tmp_path):
     write_tiny(tmp_path / "plain")
     (tmp_path / "plain/README.md").write_text("# plain\n\nold table\n\n## How it was taught\n\n- well\n")
     (tmp_path / "plain/model.safetensors").write_bytes(b"tensors")
-    return half_package.add(tmp_path / "plain", tmp_path / "both", str(tmp_path)).path
+    return repackage.again(tmp_path / "plain", tmp_path / "both", str(tmp_path), float16=True).path
 
 
 def test_a_package_gets_float16_without_its_checkpoint(both, caplog):
@@ -177,22 +177,22 @@ def test_a_package_gets_float16_without_its_checkpoint(both, caplog):
 def test_it_may_replace_the_package_itself(both):
     plain = both.parent / "plain"
     with pytest.raises(PackageError, match="exists"):
-        half_package.add(plain, plain, str(both))
+        repackage.again(plain, plain, str(both), float16=True)
     assert package.load(plain).float16 is None
-    half_package.add(plain, plain, str(both), overwrite=True)
+    repackage.again(plain, plain, str(both), overwrite=True, float16=True)
     assert package.load(plain).float16 == package.load(both).float16
 
 
 def test_a_packages_float16_is_scored_where_the_data_are(both, data_root, tmp_path, monkeypatch):
     asked = []
 
-    def score(made, root):
-        asked.append((made.precisions, root))
+    def score(made, root, precision):
+        asked.append((made.precisions, root, precision))
         return 0.5
 
-    monkeypatch.setattr(half_package, "_accuracy", score)
-    made = half_package.add(both.parent / "plain", tmp_path / "scored", str(data_root))
-    assert asked == [(("float32", "float16"), str(data_root))]
+    monkeypatch.setattr(repackage, "_accuracy", score)
+    made = repackage.again(both.parent / "plain", tmp_path / "scored", str(data_root), float16=True)
+    assert asked == [(("float32", "float16"), str(data_root), "float16")]
     assert made.float16.accuracy == 0.5
     assert "| In float16 | 50.0% of the same clips; logits within" in (made.path / "README.md").read_text()
 

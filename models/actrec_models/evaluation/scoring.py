@@ -203,14 +203,20 @@ class _Made(IterableDataset[tuple[int, Inputs | str]]):
         names = self.clips.names
         for index in range(first, len(self.clips), step):
             try:
-                yield from ((index, made) for made in self._of(self.clips[index]))
+                yield from ((index, made) for made in _made(self.clips[index], self.inputs, self.window, self.mode))
             except (InputError, DeviceError) as error:
                 # Not raised: from another process it would arrive with that one's traceback in it.
                 yield index, str(error) if names[index] in str(error) else f"clip '{names[index]}': {error}"
 
-    def _of(self, clip: Clip) -> Iterator[Inputs]:
-        for wanted, part in parts(clip, self.inputs, self.window, self.mode):
-            yield from each_clip(clip.sampled(wanted), self.inputs, part)
+
+def inputs_of(clip: Clip, package: ModelPackage, mode: str) -> Iterator[Inputs]:
+    """The inputs of a package's network for each clip of T frames in a recording, as `score` takes them."""
+    yield from _made(clip, package.inputs, package.window, mode)
+
+
+def _made(clip: Clip, inputs: tuple[InputSpec, ...], window: WindowSpec, mode: str) -> Iterator[Inputs]:
+    for wanted, part in parts(clip, inputs, window, mode):
+        yield from each_clip(clip.sampled(wanted), inputs, part)
 
 
 def parts(

@@ -6,6 +6,7 @@ import enum
 import types
 
 import numpy as np
+import onnx
 import onnxruntime
 
 from actrec.inference.cuda_memory import Buffer, Gpu
@@ -64,7 +65,7 @@ class Recorded:
 
 
 def module(version="10.3.0", fault=""):
-    """A module `tensorrt`. Faults: parse, build, memory, corrupt, context, nan, differs."""
+    """A module `tensorrt`. Faults: parse, build, memory, corrupt, context, nan, differs (early)."""
     calls = []
 
     class Builder(Recorded):
@@ -73,7 +74,7 @@ def module(version="10.3.0", fault=""):
 
         def create_network(self, flags=0):
             calls.append(("flags", flags))
-            return types.SimpleNamespace()
+            return INetworkDefinition()
 
         def create_builder_config(self):
             return IBuilderConfig()
@@ -91,6 +92,35 @@ def module(version="10.3.0", fault=""):
                 self._logger.log(Logger.ERROR, "out of memory" if fault == "memory" else "no implementation for node_3")
                 return None
             return bytearray(MARK + network.onnx)
+
+    class INetworkDefinition(Recorded):
+        onnx = b""
+
+        @property
+        def num_layers(self):
+            return len(self._nodes)
+
+        @property
+        def _nodes(self):
+            return onnx.load_model_from_string(self.onnx).graph.node
+
+        def get_layer(self, index):
+            return ILayer(self._nodes[index])
+
+    class ILayer(Recorded):
+        def __init__(self, node):
+            self.name, self.num_outputs = node.name, len(node.output)
+
+        def __setattr__(self, name, value):
+            if name == "precision":
+                calls.append(("precision", self.name, value))
+            object.__setattr__(self, name, value)
+
+        def get_output(self, index):
+            return types.SimpleNamespace(dtype="float32")
+
+        def set_output_type(self, index, dtype):
+            calls.append(("output type", self.name, index, dtype))
 
     class IBuilderConfig(Recorded):
         def __init__(self):
@@ -164,7 +194,8 @@ def module(version="10.3.0", fault=""):
             return self._shape(name)
 
         def get_tensor_mode(self, name):
-            return TensorIOMode.OUTPUT if name == self._tensors[-1].name else TensorIOMode.INPUT
+            outputs = [value.name for value in self._session.get_outputs()]
+            return TensorIOMode.OUTPUT if name in outputs else TensorIOMode.INPUT
 
         def create_execution_context(self):
             return None if fault == "context" else IExecutionContext(self)
@@ -184,11 +215,12 @@ def module(version="10.3.0", fault=""):
         def execute_async_v3(self, stream_handle):
             assert stream_handle == Cuda.stream
             given = {name: _at(self._addresses[name], shape).copy() for name, shape in self._shapes.items()}
-            (logits,) = self._engine._session.run(None, given)
-            out = _at(self._addresses[self._engine._tensors[-1].name], logits.shape)
-            out[:] = np.nan if fault == "nan" else logits + (logits.std() * 3 if fault == "differs" else 0)
-            if fault == "differs":
-                out[:, 0] -= 2 * np.abs(logits).max() + 1
+            outputs = self._engine._session.get_outputs()
+            for value, right in zip(outputs, self._engine._session.run(None, given), strict=True):
+                out = _at(self._addresses[value.name], right.shape)
+                out[:] = right
+                if value.name == "logits" or fault == "differs early":
+                    _spoil(out, fault)
             return fault != "start"
 
     class ILogger:
@@ -211,11 +243,20 @@ def module(version="10.3.0", fault=""):
     made.__dict__.update(
         __version__=version, Builder=Builder, OnnxParser=OnnxParser, Runtime=Runtime, Logger=Logger, ILogger=ILogger,
         TensorIOMode=TensorIOMode, IProgressMonitor=IProgressMonitor, calls=calls,
-        BuilderFlag=enum.Enum("BuilderFlag", "FP16 TF32 INT8"),
+        BuilderFlag=enum.Enum("BuilderFlag", "FP16 TF32 INT8 OBEY_PRECISION_CONSTRAINTS"),
+        float32="float32", float16="float16",
         MemoryPoolType=enum.Enum("MemoryPoolType", "WORKSPACE"),
         NetworkDefinitionCreationFlag=enum.IntEnum("Flag", {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}),
     )  # fmt: skip
     return made
+
+
+def _spoil(out, fault):
+    """Makes values wrong as a fault has it."""
+    if fault == "nan":
+        out[:] = np.nan
+    if fault.startswith("differs"):
+        out[:, 0] -= 2 * np.abs(out).max() + 1
 
 
 def _at(address, shape):

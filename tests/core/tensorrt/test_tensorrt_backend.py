@@ -1,20 +1,24 @@
 """The TensorRT backend against a stand-in whose engines are ONNX Runtime's; its calls against the real bindings."""
 
+import dataclasses
 import importlib.util
 import json
 import logging
 import re
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 
-from actrec import inference
+from actrec import inference, package
 from actrec.cli import main
-from actrec.errors import DeviceError, InputError, MissingLibraryError, PackageError
-from actrec.inference import cuda_graph, cuda_memory, tensorrt_backend
+from actrec.errors import ActrecError, ConfigError, DeviceError, InputError, MissingLibraryError, PackageError
+from actrec.inference import cuda_graph, cuda_memory, engine_clips, tensorrt_backend
 from actrec.inference.onnxruntime_backend import OnnxRuntimeBackend
+from actrec.package import LowerPrecision
+from tests import ntu_text
 from tests.core.tensorrt import plain_tensorrt
 from tests.tiny_model import write_tiny
 
@@ -65,7 +69,7 @@ def engines(tmp_path):
 @pytest.mark.parametrize("count", [1, 3, 4, 9])
 def test_an_engine_says_what_onnx_runtime_says(tiny, gpu, count):
     ours, theirs = inference.load(tiny, "tensorrt"), inference.load(tiny, "onnxruntime")
-    made = tensorrt_backend.examples(tiny, count)
+    made = engine_clips.simulated(tiny, count)
     np.testing.assert_array_equal(ours.backend.run(made), theirs.backend.run(made))
     assert ours.backend.inputs == theirs.backend.inputs and ours.backend.output == theirs.backend.output
     assert "TensorRT 10.3.0 fp16 on Orin" in ours.backend.device
@@ -75,7 +79,7 @@ def test_an_engine_says_what_onnx_runtime_says(tiny, gpu, count):
 def test_a_number_of_windows_is_recorded_once(tiny, gpu):
     found = gpu()
     backend = inference.load(tiny, "tensorrt").backend
-    made = tensorrt_backend.examples(tiny, 2)
+    made = engine_clips.simulated(tiny, 2)
     found.calls.clear()
     for _ in range(5):
         backend.run(made)
@@ -89,7 +93,7 @@ def test_what_cannot_be_recorded_is_launched_plainly(tiny, gpu, monkeypatch, cap
 
     monkeypatch.setattr(tensorrt_backend, "CudaGraph", refuse)
     session = inference.load(tiny, "tensorrt")
-    made = tensorrt_backend.examples(tiny, 1)
+    made = engine_clips.simulated(tiny, 1)
     assert np.isfinite(session.backend.run(made)).all()
     assert "launched without a CUDA graph: cuStreamEndCapture failed" in caplog.text
 
@@ -143,6 +147,83 @@ def test_types_and_flags_by_version(tiny, gpu):
         inference.load(tiny, "tensorrt")
 
 
+def test_groups_are_kept_in_float32_where_the_builder_is_told(tiny, gpu):
+    for version in ("8.6.2", "10.3.0"):
+        found = gpu(version=version)
+        inference.load(tiny, "tensorrt", precision="fp16", keep="place")
+        assert ("set", found.BuilderFlag.OBEY_PRECISION_CONSTRAINTS) in found.calls
+        assert ("precision", "/network/place/ReduceMean", "float32") in found.calls
+        assert ("output type", "/network/place/ReduceMean", 0, "float32") in found.calls
+        assert not [call for call in found.calls if call[:2] == ("precision", "/network/fc/Gemm")]
+        assert ("flags", 2) not in found.calls, "types are the builder's to choose"
+    gpu()
+    with pytest.raises(PackageError, match=r"tiny has no layer group 'places'; it has place, fc"):
+        inference.load(tiny, "tensorrt", keep="places")
+
+
+def quantised(folder, tiny):
+    """The tiny package with an int8 network; for the stand-in the float32 one is as good."""
+    lower = {"int8": tiny.read_onnx()}
+    told = dataclasses.replace(tiny, int8=LowerPrecision(0.01))
+    return package.write(folder, told, tiny.read_onnx(), lower=lower)
+
+
+def test_int8_takes_the_network_with_its_ranges(tiny, gpu, tmp_path):
+    with pytest.raises(PackageError, match=r"tiny has no network in int8: write one with `actrec quantize"):
+        inference.load(tiny, "tensorrt", precision="int8")
+    made = quantised(tmp_path / "int8", tiny)
+    for version in ("8.6.2", "10.3.0"):
+        found = gpu(version=version)
+        backend = inference.load(made, "tensorrt", precision="int8").backend
+        flags = {call[1] for call in found.calls if call[0] == "set"}
+        assert flags == {found.BuilderFlag.INT8, found.BuilderFlag.FP16}
+        assert backend.device.startswith(f"TensorRT {version} int8 on ")
+    later = gpu(version="11.0.0")
+    del later.BuilderFlag
+    later.BuilderFlag = types.SimpleNamespace(TF32="TF32")
+    inference.load(made, "tensorrt", precision="int8")
+    assert ("flags", 2) in later.calls, "without flags, its own types hold"
+    gpu(version="10.4.0", fault="differs")
+    with pytest.raises(
+        PackageError, match=r"at most 15% may; .*: quantise it again \(actrec quantize\) with --keep fc"
+    ):
+        inference.load(made, "tensorrt", precision="int8")
+
+
+def test_an_engine_is_compared_on_recordings(tiny, gpu, tmp_path):
+    rng = np.random.default_rng(0)
+    walk = (
+        np.linspace(-0.5, 0.5, 60)[:, None, None] * [1.0, 0.0, 0.0] + [0.0, 0.0, 2.5] + rng.normal(0, 0.1, (1, 25, 3))
+    )
+    first = ntu_text.write(tmp_path / "S001C001P001R001A001.skeleton", {7: walk}, 60)
+    second = ntu_text.write(tmp_path / "S001C001P001R001A002.skeleton", {8: -walk + [0, 0, 5]}, 60)
+    inference.load(tiny, "tensorrt", recordings=f"{first},{second}")
+    (note,) = (tmp_path / "engines").glob("*.json")
+    told = json.loads(note.read_text())
+    assert told["compared_on"] == [str(first), str(second)] and told["difference"] < 1e-5
+    made = engine_clips.recorded(tiny, [str(first), str(second)], 8)["body"]
+    assert made.shape == (8, *tiny.inputs[0].shape) and np.isfinite(made).all()
+    x = made.mean(axis=(1, 3, 4))[:, 0]
+    # The Kinect counts x to the other side.
+    assert (np.diff(x[:4]) < 0).all() and (np.diff(x[4:]) > 0).all(), "windows are spread over each recording"
+    gpu()
+    with pytest.raises(ActrecError, match="nowhere"):
+        inference.load(tiny, "tensorrt", recordings=str(tmp_path / "nowhere.skeleton"), most=2)
+    with pytest.raises(ConfigError, match="takes more than bodies"):
+        inference.load("sem_net_shrec17", "tensorrt", recordings=str(first))
+
+
+def test_without_the_library_onnx_no_layer_is_named(tiny, gpu, monkeypatch):
+    gpu(fault="differs")
+    monkeypatch.setattr(tensorrt_backend.engine_diagnosis, "first_wrong_group", lambda *arguments: None)
+    with pytest.raises(
+        PackageError, match=r"build it with --precision fp32 \(pip install onnx to be told which layers"
+    ):
+        inference.load(tiny, "tensorrt")
+    with pytest.raises(PackageError, match=r"at most 5% may: take backend onnxruntime, and report it"):
+        inference.load(tiny, "tensorrt", precision="fp32")
+
+
 @pytest.mark.parametrize(
     ("fault", "error", "message"),
     [
@@ -151,12 +232,19 @@ def test_types_and_flags_by_version(tiny, gpu):
         ("memory", DeviceError, "tiny: not enough GPU memory to build its engine: out of memory; end what else"),
         ("corrupt", DeviceError, ENGINE),
         ("context", DeviceError, "not enough GPU memory to run the engine"),
-        ("nan", PackageError, "values that are no numbers: build it with --precision fp32"),
+        (
+            "nan",
+            PackageError,
+            "tiny: the engine's logits are no numbers, at most 5% may; it begins in layer group 'fc': build it with "
+            "--keep fc, or build with --precision fp32",
+        ),
         (
             "differs",
             PackageError,
-            "tiny: the engine's logits differ from ONNX Runtime's by .* build it with precision fp32",
+            "tiny: the engine's logits differ from ONNX Runtime's by .* of their spread, at most 5% may; it begins in "
+            "layer group 'fc'",
         ),
+        ("differs early", PackageError, "it begins in layer group 'place': build it with --keep place"),
         ("shape", DeviceError, "TensorRT refuses 1 windows of"),
         ("start", DeviceError, "TensorRT could not start the network"),
     ],
@@ -171,7 +259,7 @@ def test_what_goes_wrong_is_one_line_and_nothing_is_kept(tiny, gpu, tmp_path, fa
 
 def test_inputs_that_do_not_fit_are_refused(tiny, gpu):
     backend = inference.load(tiny, "tensorrt").backend
-    made = tensorrt_backend.examples(tiny, 1)
+    made = engine_clips.simulated(tiny, 1)
     name = next(iter(made))
     with pytest.raises(InputError, match="the network takes"):
         backend.run({"other": made[name]})
@@ -228,7 +316,7 @@ def test_every_call_is_one_of_the_real_bindings(tiny, gpu, tmp_path):
         pytest.skip("pip install tensorrt-cu13-bindings: the module without its libraries")
     found = gpu()
     backend = inference.load(tiny, "tensorrt").backend
-    backend.run(tensorrt_backend.examples(tiny, 3))
+    backend.run(engine_clips.simulated(tiny, 3))
     gpu(fault="parse")
     with pytest.raises(PackageError):
         inference.load(tiny, "tensorrt", precision="fp32")

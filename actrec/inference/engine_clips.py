@@ -1,0 +1,61 @@
+"""The windows that a new engine is compared with ONNX Runtime on: of recordings, or of simulated people."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from actrec import features, windows
+from actrec.errors import ConfigError, InputError
+from actrec.features.clips import each_clip
+from actrec.inference import clips as windowed
+from actrec.package import ModelPackage
+from actrec.recordings.people import read_people
+from actrec.skeleton.conversions import CANONICAL
+
+Inputs = dict[str, np.ndarray]
+
+
+def recorded(package: ModelPackage, paths: Sequence[str], count: int) -> Inputs:
+    """Inputs [count, …] float32 of windows spread evenly over recordings.
+
+    Args:
+        package: Its inputs are made of bodies alone.
+        paths: Bags, skeleton files, videos, folders of images (`actrec.recordings.people.read_people`).
+        count: How many in all.
+
+    Raises:
+        ConfigError: The package takes more than bodies.
+        InputError: A recording cannot be read, or shows nobody; it is named.
+    """
+    if set(features.streams(package.inputs)) != {"bodies"} or windowed.body_layout(package) != CANONICAL:
+        raise ConfigError(f"{package.name} takes more than bodies, which recordings do not give here: leave them out")
+    rows: list[Inputs] = []
+    for number, path in enumerate(paths):
+        sequence = read_people(path)
+        wanted = (count - len(rows)) // (len(paths) - number)
+        stamps = sequence.stamps_ns
+        for end in np.linspace(stamps[0], stamps[-1], wanted + 1)[1:]:
+            at = windows.sample_stamps(int(end), package.window.seconds, package.window.frames)
+            bodies = np.stack([windows.resample(stamps, body, at) for body in sequence.bodies[: package.bodies]])
+            if np.isfinite(bodies).any():
+                rows += list(each_clip({"bodies": bodies.astype(np.float32)}, package.inputs, package.window))
+    if not rows:
+        raise InputError(f"nobody is seen in {', '.join(paths)}")
+    return _stacked(package, rows[:count])
+
+
+def simulated(package: ModelPackage, count: int, seed: int = 0) -> Inputs:
+    """Inputs [count, …] float32 of clips like what cameras give: an example's, each moved a little at random."""
+    rng = np.random.default_rng(seed)
+    rows: list[Inputs] = []
+    while len(rows) < count:
+        clips = {spec.name: windowed.example(package, spec) for spec in package.inputs}
+        merged: dict[str, np.ndarray] = {key: value for clip in clips.values() for key, value in clip.items()}
+        if "bodies" in merged:
+            merged["bodies"] = merged["bodies"] + rng.normal(0, 0.02, merged["bodies"].shape).astype(np.float32)
+        rows += each_clip(merged, package.inputs, package.window)
+    return _stacked(package, rows[:count])
+
+
+def _stacked(package: ModelPackage, rows: Sequence[Inputs]) -> Inputs:
+    return {spec.name: np.stack([row[spec.name] for row in rows]) for spec in package.inputs}

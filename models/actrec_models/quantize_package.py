@@ -1,0 +1,85 @@
+"""Adds the network in int8 to a model package, with ranges of the clips that it was trained on or of one's own."""
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from actrec import zoo
+from actrec.errors import ConfigError, PackageError
+from actrec.package import ModelPackage
+from actrec_models import data, quantize, repackage
+from actrec_models.data import ClipDataset
+from actrec_models.evaluation import scoring
+
+logger = logging.getLogger(__name__)
+
+CLIPS = 200
+_HELD_OUT = 100
+_LEAST = 20
+
+
+def add(
+    source: str | Path,
+    folder: Path,
+    data_root: str,
+    *,
+    dataset: str = "",
+    root: str = "",
+    clips: int = CLIPS,
+    keep: tuple[str, ...] = (),
+    overwrite: bool = False,
+) -> ModelPackage:
+    """Writes a copy of a package with the network in int8 beside it, scored where its test part is at hand.
+
+    Args:
+        source: A package's folder, or the name of one in the zoo.
+        folder: Where to; may be the source's own with `overwrite`.
+        data_root: Folder that holds a folder a dataset.
+        dataset: The clips whose training part the ranges come of; empty for the one that it was trained on.
+        root: Folder of that dataset itself; empty for its own in `data_root`.
+        clips: How many; besides them, up to 100 others are compared on.
+        keep: Layer groups that stay in float32.
+        overwrite: Replace a package that is there.
+
+    Raises:
+        PackageError: The package is missing or corrupt, or int8 disagrees with float32.
+        ConfigError: The dataset is not at hand, or has too few clips.
+    """
+    base = zoo.find(source)
+    trained = base.provenance
+    name = dataset or trained.dataset
+    if name not in data.DATASETS.names():
+        raise ConfigError(f"{base.name} was trained on '{name}', which is no dataset here: name one with --dataset")
+    split = trained.split if name == trained.dataset else ""
+    part = data.create(name, root or data.folder(data_root, name), split=split, part="train")
+    scoring.check_fit(base, part)
+    made = list(_inputs(base, part, clips + _HELD_OUT))
+    if len(made) < _LEAST:
+        raise ConfigError(
+            f"{name}'s training part gives {len(made)} clips, at least {_LEAST} are needed for int8's ranges"
+        )
+    used = made[: min(clips, len(made) * 2 // 3)]
+    others = made[len(used) :]
+    held_out = {key: np.stack([row[key] for row in others]) for key in others[0]}
+    content = base.read_onnx()
+    try:
+        found = quantize.quantised(content, used, held_out, keep)
+    except PackageError as error:
+        raise PackageError(f"{base.name}: {error}") from error
+    logger.info("int8 calls %.1f %% of %d other clips what float32 calls them", 100 * found.agreement, len(others))
+    lower = {precision: base.read_onnx(precision) for precision in base.precisions[1:]}
+    lower["int8"] = found.content
+    described = found.described(f"{len(used)} clips of {name}'s training part")
+    draft = repackage.scored(dataclasses.replace(base, int8=described), content, lower, "int8", data_root)
+    return repackage.write_like(base, draft, content, lower, folder, overwrite)
+
+
+def _inputs(base: ModelPackage, clips: ClipDataset, count: int) -> Iterator[quantize.Inputs]:
+    """A network's inputs of so many clips, drawn evenly at random, as it is evaluated; one of a window's clips each."""
+    mode = str(base.provenance.settings.get("clips", "live"))
+    order = np.random.default_rng(0).permutation(len(clips))[:count]
+    for index in order:
+        yield next(iter(scoring.inputs_of(clips[int(index)], base, mode)))

@@ -1,0 +1,141 @@
+"""Writes a model package again with other files of its network: in float16, simplified. No checkpoint is needed."""
+
+import dataclasses
+import logging
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from actrec import package, zoo
+from actrec.errors import PackageError
+from actrec.package import PRECISIONS, LowerPrecision, ModelPackage
+from actrec_models import data, half_precision, taking_over
+from actrec_models.card import card
+from actrec_models.evaluation import study
+from actrec_models.evaluation.opening import open_model
+from actrec_models.onnx_graph import PARITY, inputs_for, to_onnx
+from actrec_models.simplify import simplified
+
+logger = logging.getLogger(__name__)
+
+_CARD = "README.md"
+
+
+def again(
+    source: str | Path,
+    folder: Path,
+    data_root: str,
+    overwrite: bool = False,
+    *,
+    float16: bool = False,
+    simplify: bool = False,
+) -> ModelPackage:
+    """Writes a copy of a package with other files of its network.
+
+    Where the dataset that it was trained on is at hand, a new network is scored on the test part.
+
+    Args:
+        source: A package's folder, or the name of one in the zoo.
+        folder: Where to; may be the source's own with `overwrite`.
+        data_root: Folder that holds a folder a dataset.
+        overwrite: Replace a package that is there.
+        float16: Write the network in float16 too; also done where `simplify` changes the one that it is made of.
+        simplify: Write the float32 network anew: from its weights by this version where it has them, else from its own
+            graph.
+
+    Raises:
+        PackageError: The package is missing or corrupt, its network cannot be written in float16, or what was
+            simplified disagrees with what was there.
+    """
+    base = zoo.find(source)
+    content = _simpler(base) if simplify else base.read_onnx()
+    contents = {name: base.read_onnx(name) for name in base.precisions[1:] if not simplify}
+    if simplify and base.int8 is not None:
+        logger.warning("%s: its int8 network is left out: write it again with `actrec quantize`", base.name)
+    made = base if not simplify else dataclasses.replace(base, int8=None)
+    if float16 or (simplify and base.float16 is not None):
+        contents["float16"], described = half_precision.of_package(base, content)
+        made = scored(dataclasses.replace(made, float16=described), content, contents, "float16", data_root)
+    return write_like(base, made, content, contents, folder, overwrite)
+
+
+def write_like(
+    base: ModelPackage,
+    made: ModelPackage,
+    content: bytes,
+    contents: dict[str, bytes],
+    folder: Path,
+    overwrite: bool,
+) -> ModelPackage:
+    """Writes `made` with the weights of `base`, and its card with what followed the table in it.
+
+    Args:
+        base: The package that it comes from.
+        made: Its new description.
+        content: The network in float32.
+        contents: Those in lower precision.
+        folder: Where to.
+        overwrite: Replace a package that is there.
+    """
+    weights, told = base.path / package.WEIGHTS, base.path / _CARD
+    text = ""
+    if told.is_file():
+        before = told.read_text(encoding="utf-8")
+        more = before.find("\n## ")
+        text = card(made, folder.name) + (before[more:] if more >= 0 else "")
+    kept = weights.read_bytes() if weights.is_file() else None
+    return package.write(folder, made, content, kept, text, overwrite, contents)
+
+
+def scored(
+    draft: ModelPackage, content: bytes, contents: dict[str, bytes], precision: str, data_root: str
+) -> ModelPackage:
+    """The description with the accuracy in a lower precision, where the dataset is at hand."""
+    with tempfile.TemporaryDirectory() as scratch:
+        drafted = package.write(Path(scratch) / (draft.name or "draft"), draft, content, lower=contents)
+        accuracy = _accuracy(drafted, data_root, precision)
+    told = draft.lower(precision)
+    assert told is not None and precision in PRECISIONS
+    changed: dict[str, LowerPrecision] = {precision: dataclasses.replace(told, accuracy=accuracy)}
+    return dataclasses.replace(draft, **changed)  # type: ignore[arg-type]
+
+
+def _accuracy(made: ModelPackage, data_root: str, precision: str) -> float | None:
+    """Top-1 on the test part; None where the dataset is not at hand, which the log says."""
+    trained = made.provenance
+    if trained.dataset not in data.DATASETS.names() or not Path(data.folder(data_root, trained.dataset)).is_dir():
+        logger.info("%s: %s is not scored: its dataset, %s, is not in %s", made.name, precision, trained.dataset,
+                    data_root)  # fmt: skip
+        return None
+    model = open_model(made.path, precision=precision)
+    return float(study.run([model], data_root, study.Options()).main[0].accuracy)
+
+
+def _simpler(base: ModelPackage) -> bytes:
+    """The float32 network written anew.
+
+    Raises:
+        PackageError: It disagrees with the package's own.
+    """
+    before = base.read_onnx()
+    if (base.path / package.WEIGHTS).is_file():
+        opened = taking_over.open_base(base.path)
+        network = opened.network(len(base.labels))
+        network.load_state_dict(opened.tensors)
+        content = to_onnx(network)
+    else:
+        content = simplified(before)
+    inputs = inputs_for(base.inputs, base.window, base.bodies, 4)
+    expected, found = (_logits(each, inputs) for each in (before, content))
+    difference = float(np.abs(found - expected).max() / max(1.0, float(np.abs(expected).max())))
+    if not difference <= PARITY:
+        raise PackageError(f"{base.name}: simplified, its logits differ by {difference:.2g}: not written")
+    return content
+
+
+def _logits(content: bytes, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    logits: np.ndarray = session.run(None, inputs)[0]
+    return logits

@@ -1,0 +1,153 @@
+"""Networks in int8: Q/DQ as TensorRT reads them, ranges of recorded clips, what disturbs the logits left alone."""
+
+import dataclasses
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from actrec import inference, package, zoo
+from actrec.cli import main
+from actrec.errors import ConfigError, PackageError
+from actrec.inference.layer_groups import group_of, is_kept
+from actrec_models import onnx_graph, quantize, tensorrt_operators
+from actrec_models.registry import create
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def network() -> tuple[bytes, list[quantize.Inputs], quantize.Inputs]:
+    made = create("sem_net", num_classes=4, frames=16, channels=(8, 8, 8, 8, 8, 8, 8), streams="fuse")
+    inputs = {name: value.numpy() for name, value in onnx_graph.example_inputs(made, 24).items()}
+    rows = [{name: value[k] for name, value in inputs.items()} for k in range(16)]
+    return onnx_graph.to_onnx(made), rows, {name: value[16:] for name, value in inputs.items()}
+
+
+def test_groups_are_named_as_modules_are() -> None:
+    assert group_of("/network/bones/blocks/blocks.3/attention/MatMul") == "bones/blocks.3"
+    assert group_of("/network/body/blocks/blocks.3/linear/linear.0/Conv") == "body/blocks.3"
+    assert group_of("/network/fc/Gemm") == "fc"
+    assert group_of("/network/rgb/mixed_3b/branch/conv/Conv") == "rgb/mixed_3b"
+    assert group_of("Conv_3") == "Conv_3"
+    assert is_kept("/network/bones/blocks/blocks.3/Conv", ("bones",))
+    assert is_kept("/network/bones/blocks/blocks.3/Conv", ("fc", "bones/blocks.3"))
+    assert not is_kept("/network/bones/blocks/blocks.31/Conv", ("bones/blocks.3",))
+
+
+def test_q_dq_are_as_tensorrt_wants_them(network) -> None:
+    content, rows, held_out = network
+    made = quantize.quantised(content, rows, held_out)
+    model = onnx.load_model_from_string(made.content)
+    assert tensorrt_operators.problems(model) == []
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    pairs = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert len(pairs) > 20
+    for node in pairs:
+        assert not constants[node.input[2]].any() and constants[node.input[2]].dtype == np.int8  # no zero point
+    readers = [name for node in model.graph.node if node.op_type in quantize.OPERATORS for name in node.input]
+    dequantised = [node.output[0] for node in pairs if node.op_type == "DequantizeLinear"]
+    assert all(readers.count(name) <= 1 for name in dequantised)  # a pair for each that computes in int8
+    assert made.agreement >= quantize.LEAST_AGREEMENT and 0 < made.difference < 1
+
+
+def test_groups_may_be_kept_in_float32(network) -> None:
+    content, rows, held_out = network
+    all_of_it = quantize.quantised(content, rows, held_out)
+    made = quantize.quantised(content, rows, held_out, keep=["body/blocks.1"])
+    assert made.kept[0] == "body/blocks.1"
+
+    def quantised_inputs(graph: bytes) -> int:
+        nodes = onnx.load_model_from_string(graph).graph.node
+        return sum(node.op_type == "QuantizeLinear" for node in nodes)
+
+    assert quantised_inputs(made.content) < quantised_inputs(all_of_it.content)
+    with pytest.raises(ConfigError, match=r"no layer group 'blocks\.99'; there are "):
+        quantize.quantised(content, rows, held_out, keep=["blocks.99"])
+
+
+def wild(first: float) -> bytes:
+    """Two matrices; the values between them have a column `first` times larger than what decides."""
+    before = np.eye(8, dtype=np.float32)
+    before[0, 0] = first
+    after = np.eye(8, 4, k=-1, dtype=np.float32)  # the wild column is left out
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["h"], name="/network/calm/MatMul"),
+        helper.make_node("Relu", ["h"], ["r"], name="/network/calm/Relu"),
+        helper.make_node("MatMul", ["r", "b"], ["logits"], name="/network/wild/MatMul"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "wild",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 4])],
+        [numpy_helper.from_array(before, "a"), numpy_helper.from_array(after, "b")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+def test_what_disturbs_the_logits_stays_in_float32() -> None:
+    x = np.abs(RNG.normal(size=(60, 8))).astype(np.float32)
+    rows, held_out = [{"x": row} for row in x[:40]], {"x": x[40:]}
+    made = quantize.quantised(wild(1000.0), rows, held_out)
+    assert made.kept == ("wild",) and made.agreement >= quantize.LEAST_AGREEMENT
+    assert quantize.quantised(wild(1.0), rows, held_out).kept == ()
+
+
+def test_what_cannot_be_saved_is_refused() -> None:
+    x = np.abs(RNG.normal(size=(60, 8))).astype(np.float32)
+    x[:, 0] *= 1e4  # the input itself cannot be held in int8
+    rows, held_out = [{"x": row} for row in x[:40]], {"x": x[40:]}
+    with pytest.raises(PackageError, match=r"in int8 it calls .* of the clips what float32 calls them.*take float16"):
+        quantize.quantised(wild(1000.0), rows, held_out)
+
+
+def test_the_command_quantises_a_shipped_package(data_root, tmp_path, capsys) -> None:
+    """UTD-MHAD's package: within a point of float32 on all test clips, beside its other files, and it runs."""
+    out = tmp_path / "int8"
+    command = ["quantize", "sem_net_utd_mhad", "--data", str(data_root), "--out", str(out), "--clips", "60"]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    made, base = package.load(out), zoo.find("sem_net_utd_mhad")
+    assert made.precisions == ("float32", "float16", "int8")
+    assert made.int8 is not None and made.int8.accuracy is not None
+    assert made.int8.accuracy > base.provenance.accuracy - 0.01
+    assert f"{made.int8.accuracy:.1%} on the test part, float32 {base.provenance.accuracy:.1%}" in printed
+    assert made.int8.calibrated_on == "60 clips of utd_mhad's training part"
+    assert dataclasses.replace(made, int8=None, path=base.path) == base
+    assert made.read_onnx() == base.read_onnx() and made.read_onnx("float16") == base.read_onnx("float16")
+    assert "| In int8 | " in (out / "README.md").read_text()
+    session = inference.load(made, "onnxruntime", precision="int8")
+    assert session.backend.device == "CPU, 1 thread, int8"
+    assert main(["models", str(out)]) == 0
+    assert "and int8 (logits within" in capsys.readouterr().out
+    (out / "model.int8.onnx").write_bytes(b"torn")
+    with pytest.raises(PackageError, match=r"model\.int8\.onnx is not the file"):
+        inference.load(package.load(out), "onnxruntime", precision="int8")
+
+
+def test_wrong_use_is_said_in_one_line(data_root, tmp_path, capsys) -> None:
+    for words, message in (
+        (["--clips", "0"], "--clips is 0, expected 1 or more"),
+        (["--dataset", "no_such"], "no dataset here: name one with --dataset"),
+        (["--dataset", "nucla", "--root", str(tmp_path)], str(tmp_path)),
+        (["--keep", "nothing"], "no layer group 'nothing'; there are "),
+    ):
+        command = ["quantize", "sem_net_utd_mhad", "--data", str(data_root), "--out", str(tmp_path / "out"), *words]
+        assert main(command) in (1, 2)
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert message in error
+    with pytest.raises(PackageError, match="no network in int8: write one with `actrec quantize"):
+        zoo.find("sem_net_utd_mhad").read_onnx("int8")
+
+
+def test_int8_runs_at_every_batch(network) -> None:
+    content, rows, held_out = network
+    made = quantize.quantised(content, rows, held_out)
+    session = onnxruntime.InferenceSession(made.content, providers=["CPUExecutionProvider"])
+    together = session.run(None, held_out)[0]
+    alone = [session.run(None, {name: value[k : k + 1] for name, value in held_out.items()})[0] for k in range(8)]
+    np.testing.assert_allclose(together, np.concatenate(alone), rtol=1e-4, atol=1e-3)

@@ -1,0 +1,85 @@
+"""A simpler ONNX graph with the same logits."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from actrec import zoo
+from actrec_models import onnx_graph, tensorrt_operators
+from actrec_models.registry import create
+from actrec_models.simplify import simplified
+
+
+def run(content: bytes, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"]).run(None, inputs)[0]
+
+
+def counts(content: bytes) -> dict[str, int]:
+    nodes = [node.op_type for node in onnx.load_model_from_string(content).graph.node]
+    return {name: nodes.count(name) for name in nodes}
+
+
+def test_a_network_keeps_its_logits_and_loses_its_detours() -> None:
+    network = create("sem_net", num_classes=4, frames=16, channels=(8, 8, 8, 8, 8, 8, 8), streams="fuse")
+    plain = onnx_graph.trace(network)
+    simple = simplified(plain)
+    inputs = {name: value.numpy() for name, value in onnx_graph.example_inputs(network, 3).items()}
+    np.testing.assert_allclose(run(simple, inputs), run(plain, inputs), atol=1e-6)
+    assert counts(simple).get("Constant", 0) == 0 < counts(plain)["Constant"]
+    assert counts(simple)["Max"] >= counts(simple)["Softmax"]
+    assert not onnx.load_model_from_string(simple).graph.value_info
+    assert tensorrt_operators.problems(onnx.load_model_from_string(simple)) == []
+    again = simplified(simple)
+    assert counts(again) == counts(simple)
+
+
+def attention() -> bytes:
+    """Softmax of the scores given, times values: what attention is."""
+    values = numpy_helper.from_array(np.ones((4, 2), np.float32), "values")
+    nodes = [
+        helper.make_node("Softmax", ["scores"], ["weights"], name="softmax", axis=-1),
+        helper.make_node("MatMul", ["weights", "values"], ["logits"], name="sum"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "attention",
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2])],
+        [values],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+def test_attention_never_gives_subnormal_weights() -> None:
+    model = onnx.load_model_from_string(simplified(attention()))
+    model.graph.output.append(helper.make_tensor_value_info("weights", TensorProto.FLOAT, None))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    scores = np.array([[0, -95, -50, 1], [3, 3, 3, -100]], np.float32)
+    expected = np.exp(scores - scores.max(axis=1, keepdims=True))
+    logits, weights = session.run(["logits", "weights"], {"scores": scores})
+    assert weights.min() >= np.float32(1e-20)
+    np.testing.assert_allclose(weights, expected / expected.sum(axis=1, keepdims=True), atol=1e-7)
+    np.testing.assert_allclose(logits, 1.0, atol=1e-6)
+
+
+def test_probabilities_that_are_the_output_stay_as_they_are() -> None:
+    model = onnx.load_model_from_string(attention())
+    del model.graph.node[1]
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("weights", TensorProto.FLOAT, ["batch", 4]))
+    assert "Max" not in counts(simplified(bytes(model.SerializeToString())))
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in zoo.list_packages()])
+def test_the_shipped_networks_are_simple(name: str) -> None:
+    """What ships has been through it: nothing is left to fold, every attention is guarded; TensorRT takes each file."""
+    package = zoo.find(name)
+    for precision in package.precisions:
+        model = onnx.load_model_from_string(package.read_onnx(precision))
+        assert tensorrt_operators.problems(model) == []
+    found = counts(package.read_onnx())
+    assert not {"Constant", "Identity"} & set(found)
+    assert found.get("Max", 0) >= found.get("Softmax", 0)
