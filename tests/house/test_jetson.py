@@ -1,0 +1,169 @@
+"""The Jetson's files hold together: what install.sh would run, and that what one file names another one has."""
+
+import configparser
+import os
+import re
+import runpy
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+JETSON = ROOT / "jetson"
+SCRIPTS = sorted(path.name for path in JETSON.glob("*.sh"))
+UNITS = sorted(path.name for path in JETSON.glob("*.service"))
+
+
+def install(folder: Path, release: str, ubuntu: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """What `jetson/install.sh --dry-run` says on a machine whose release files are these."""
+    if release:
+        number, _, revision = release.partition(".")
+        line = f"# R{number} (release), REVISION: {revision}, GCID: 43, BOARD: generic, EABI: aarch64\n"
+        (folder / "nv_tegra_release").write_text(line)
+    (folder / "os-release").write_text(f'NAME="Ubuntu"\nID=ubuntu\nVERSION_ID="{ubuntu}"\n')
+    faked = {
+        "ACTREC_TEGRA_RELEASE": str(folder / "nv_tegra_release"),
+        "ACTREC_OS_RELEASE": str(folder / "os-release"),
+    }
+    command = ["bash", str(JETSON / "install.sh"), "--dry-run", *options]
+    return subprocess.run(command, env={**os.environ, **faked}, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("release", "ubuntu", "distribution", "codename", "cuda"),
+    [
+        ("36.4.3", "22.04", "humble", "jammy", "cuda-python==12.6."),
+        ("38.4.0", "24.04", "jazzy", "noble", "cuda-bindings==13.0."),
+        ("39.2.1", "24.04", "jazzy", "noble", "cuda-bindings==13.2."),
+    ],
+)
+def test_each_jetpack_gets_its_own(
+    tmp_path: Path, release: str, ubuntu: str, distribution: str, codename: str, cuda: str
+) -> None:
+    said = install(tmp_path, release, ubuntu, "--realsense")
+    assert said.returncode == 0, said.stderr
+    for name in ["ros-base", "diagnostic-msgs", "tf2-ros-py", "realsense2-camera"]:
+        assert f"ros-{distribution}-{name} " in said.stdout
+    assert "nvidia-cuda nvidia-tensorrt python3-libnvinfer" in said.stdout
+    assert f".{codename}_all.deb" in said.stdout
+    assert f"/opt/ros/{distribution}/setup.bash" in said.stdout
+    assert f"pip install --disable-pip-version-check {cuda}" in said.stdout
+    assert "import\\ tensorrt" in said.stdout
+    assert "systemctl" not in said.stdout
+
+
+@pytest.mark.parametrize(
+    ("release", "ubuntu", "reason"),
+    [
+        ("", "22.04", "this is no Jetson"),
+        ("35.4.1", "20.04", "Jetson Linux 35.4.1 is not supported"),
+        ("36.3.0", "22.04", "update to JetPack 6.1"),
+        ("36.4.3", "24.04", "comes with Ubuntu 22.04"),
+        ("40.1", "26.04", "Jetson Linux 40.1 is not supported"),
+    ],
+)
+def test_other_releases_are_refused_in_one_line(tmp_path: Path, release: str, ubuntu: str, reason: str) -> None:
+    said = install(tmp_path, release, ubuntu)
+    assert said.returncode == 1
+    assert said.stdout == ""
+    assert said.stderr.startswith("actrec: ") and said.stderr.count("\n") == 1
+    assert reason in said.stderr
+
+
+def test_an_unknown_option_is_wrong_use(tmp_path: Path) -> None:
+    said = install(tmp_path, "36.4.3", "22.04", "--fast")
+    assert said.returncode == 2
+    assert "unknown option '--fast'" in said.stderr
+
+
+def test_in_a_container_the_release_is_given_and_tensorrt_not_tried(tmp_path: Path) -> None:
+    said = install(tmp_path, "", "24.04", "--l4t", "39.2")
+    assert said.returncode == 0, said.stderr
+    assert "jetson/common\\ r39.2\\ main" in said.stdout
+    assert "import\\ tensorrt" not in said.stdout
+
+
+def test_ros_can_be_left_as_it_is(tmp_path: Path) -> None:
+    said = install(tmp_path, "36.4.3", "22.04", "--no-ros")
+    assert "ros2-apt-source" not in said.stdout
+    assert "ros-humble" not in said.stdout
+    assert ". /opt/ros/humble/setup.bash" in said.stdout.replace("\\", "")
+
+
+def test_the_service_is_installed_with_all_that_it_reads(tmp_path: Path) -> None:
+    said = install(tmp_path, "36.4.3", "22.04", "--service", "--realsense")
+    made = set(re.findall(r"install -m 644 \S+ (\S+)", said.stdout))
+    assert {f"/etc/systemd/system/{unit}" for unit in UNITS} <= made
+    for path in made:
+        assert (JETSON / Path(path).name).is_file()
+    read = re.findall(r"/etc/actrec/\w+\.\w+", "".join((JETSON / name).read_text() for name in [*UNITS, "actrec.env"]))
+    assert set(read) == {path for path in made if path.startswith("/etc/actrec/")}
+    assert "systemctl enable actrec.service actrec-camera.service" in said.stdout
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_scripts_are_bash(name: str) -> None:
+    path = JETSON / name
+    assert os.access(path, os.X_OK)
+    subprocess.run(["bash", "-n", str(path)], check=True)
+
+
+@pytest.mark.parametrize("name", ["actrec.service", "actrec-camera.service", "Dockerfile", *SCRIPTS])
+def test_paths_named_exist(name: str) -> None:
+    text = (JETSON / name).read_text()
+    here = r"(?:@ROOT@|\$root|/opt/actrec)/([\w./-]+)|(?<![/\w])((?:jetson|scripts|config)/[\w./-]+\.\w+)"
+    named = {a or b for a, b in re.findall(here, text)}
+    made = {".venv/bin/python", "ros2_ws/install/setup.bash"}  # by make venv and make workspace
+    assert [path for path in named - made if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_units_restart_for_ever(name: str) -> None:
+    unit = configparser.ConfigParser(interpolation=None, strict=False)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read_string((JETSON / name).read_text().replace("\\\n", " "))
+    service = unit["Service"]
+    expected = {"Type": "exec", "Restart": "always", "KillSignal": "SIGINT", "KillMode": "mixed", "User": "@USER@"}
+    assert {key: service[key] for key in expected} == expected
+    assert int(service["RestartSec"]) > 0 and int(service["TimeoutStopSec"]) > 0
+    assert service["EnvironmentFile"] == "/etc/actrec/actrec.env"
+    assert unit["Unit"]["StartLimitIntervalSec"] == "0"
+    assert "network-online.target" in unit["Unit"]["After"].split()
+    assert unit["Install"]["WantedBy"] == "multi-user.target"
+
+
+def test_the_graph_starts_after_the_camera_and_by_start_sh() -> None:
+    text = (JETSON / "actrec.service").read_text()
+    assert "After=network-online.target actrec-camera.service" in text
+    assert "ExecStart=@ROOT@/jetson/start.sh" in text
+    assert "recognize.launch.py" in (JETSON / "start.sh").read_text()
+
+
+def test_launch_arguments_exist() -> None:
+    launch = (ROOT / "launch/recognize.launch.py").read_text()
+    for name in ["actrec.env", "run.sh"]:
+        given = re.findall(r"(\w+):=(\S+)", (JETSON / name).read_text())
+        assert given
+        for argument, value in given:
+            assert f'"{argument}":' in launch, f"{name}: {argument}"
+            if argument == "vendor":
+                topics = runpy.run_path(str(ROOT / "nodes/actrec_nodes/topics.py"))
+                assert value in topics["VENDORS"]
+
+
+def test_the_parameter_file_sets_parameters_that_exist() -> None:
+    settings = yaml.safe_load((JETSON / "recognizer.yaml").read_text())
+    assert list(settings) == ["/**/recognizer_node"]
+    source = (ROOT / "nodes/actrec_nodes/recognizer_node.py").read_text()
+    for name in settings["/**/recognizer_node"]["ros__parameters"]:
+        assert re.search(rf"^    {name}: \w+ = setting\(", source, re.MULTILINE), name
+
+
+def test_the_image_has_what_it_needs() -> None:
+    """What .dockerignore leaves out must not be what the image's build reads."""
+    ignored = set((ROOT / ".dockerignore").read_text().split("\n"))
+    for needed in ["actrec", "nodes", "launch", "config", "jetson", "requirements", "scripts", "models", "ros2_ws"]:
+        assert (ROOT / needed).is_dir() and needed not in ignored
+    assert {".git", ".venv"} <= ignored
