@@ -26,6 +26,10 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
         "actrec_nodes.benchmark_pipeline:pipeline",
         "the whole graph: pace, latency, memory, growth of queues",
     ),
+    "inference": (
+        "actrec.inference.benchmark:measure",
+        "model packages in ONNX Runtime: latency by precision, first call, memory of the recognizer",
+    ),
     "recordings": ("actrec.recordings.benchmark:measure", "CPU time to write and to replay a frame, by format"),
     "scene-flow": (
         "actrec.sceneflow.benchmark:measure",

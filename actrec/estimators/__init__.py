@@ -14,7 +14,7 @@ ESTIMATORS = Registry(
         "hand": "actrec.estimators.mediapipe_hand:MediaPipeHand",
         "face": "actrec.estimators.mediapipe_face:MediaPipeFace",
     },
-    install={"mediapipe": "pip install mediapipe==0.10.21"},
+    install={"mediapipe": "pip install mediapipe==0.10.21 (0.10.18 on arm64)"},
 )
 
 

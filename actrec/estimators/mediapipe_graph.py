@@ -22,7 +22,7 @@ from mediapipe.framework import calculator_pb2
 from mediapipe.framework.formats import rect_pb2
 from mediapipe.python import CalculatorGraph, ImageFormat, packet_creator, packet_getter, resource_util
 
-REMEDY = "pip install mediapipe==0.10.21"
+REMEDY = "pip install mediapipe==0.10.21 (0.10.18 on arm64)"
 
 
 class Graph:

@@ -1,12 +1,18 @@
 """Runs model packages: `session = load("models/zoo/…")`, `session.predict({"bodies": clip})`."""
 
+import importlib.util
+import logging
+import sys
 from pathlib import Path
 from typing import Any
 
 from actrec import zoo
+from actrec.errors import ActrecError
 from actrec.inference.session import Backend, Prediction, Session
 from actrec.package import ModelPackage
 from actrec.registry import Registry
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["BACKENDS", "Backend", "Prediction", "Session", "load", "resolve"]
 
@@ -18,13 +24,27 @@ BACKENDS = Registry(
     },
     install={"onnxruntime": "pip install onnxruntime"},
 )
-AUTO_ORDER = ("onnxruntime",)
-"""What `auto` means: the first of these, the fastest first, whose library is installed."""
 
 
-def resolve(backend: str) -> str:
-    """The backend's name in `BACKENDS` that `backend`, which may be "auto", stands for."""
-    return AUTO_ORDER[0] if backend == "auto" else backend
+def resolve(backend: str, package: ModelPackage | None = None) -> str:
+    """The backend's name in `BACKENDS` that `backend` stands for.
+
+    "auto" is TensorRT where the package's engine, of default settings, is built already, else ONNX Runtime: an engine
+    takes minutes, which are not for "auto" to spend.
+    """
+    if backend != "auto":
+        return backend
+    return "tensorrt" if package is not None and _has_engine(package) else "onnxruntime"
+
+
+def _has_engine(package: ModelPackage) -> bool:
+    if "tensorrt" not in sys.modules and importlib.util.find_spec("tensorrt") is None:
+        return False
+    try:
+        return bool(BACKENDS.get("tensorrt").ready(package))
+    except ActrecError as error:
+        logger.info("auto: TensorRT is left out: %s", error)
+        return False
 
 
 def load(package: str | Path | ModelPackage, backend: str = "auto", **options: Any) -> Session:
@@ -32,7 +52,7 @@ def load(package: str | Path | ModelPackage, backend: str = "auto", **options: A
 
     Args:
         package: A package folder, the name of a zoo package, or a package already loaded.
-        backend: A name in `BACKENDS`, or "auto".
+        backend: A name in `BACKENDS`, or "auto" (`resolve`; with options, which are one backend's, ONNX Runtime).
         **options: The backend's settings, e.g. `precision="float16"` where the package has a network in it
             (`ModelPackage.precisions`): half the memory, and faster on a GPU; on a CPU it is slower than float32.
 
@@ -44,4 +64,5 @@ def load(package: str | Path | ModelPackage, backend: str = "auto", **options: A
         DeviceError: The accelerator that was asked for is not there.
     """
     found = package if isinstance(package, ModelPackage) else zoo.find(package)
-    return Session(found, BACKENDS.create(resolve(backend), package=found, **options))
+    name = resolve(backend, None if options else found)
+    return Session(found, BACKENDS.create(name, package=found, **options))

@@ -79,7 +79,7 @@ class Session:
         warm_up_runs: Runs on an example clip before the first real one, so that this is not slower than the rest.
 
     Raises:
-        PackageError: Network and description contradict each other.
+        PackageError: Network and description contradict each other, or an example clip gives no numbers.
     """
 
     def __init__(self, package: ModelPackage, backend: Backend, warm_up_runs: int = 2):
@@ -88,7 +88,12 @@ class Session:
         example = _check_graph(package, backend)
         self._at_once = max(1, RUN_BYTES // sum(value.nbytes for value in example.values()))
         for _ in range(warm_up_runs):
-            self.backend.run({name: value[None] for name, value in example.items()})
+            logits = self.backend.run({name: value[None] for name, value in example.items()})
+            if not np.isfinite(logits).all():
+                raise PackageError(
+                    f"{package.path}: the network gives NaN for an example clip on {backend.device}: export it again, "
+                    "or take it in float32"
+                )
 
     @cached_property
     def keys(self) -> frozenset[str]:

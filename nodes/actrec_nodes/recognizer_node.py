@@ -198,7 +198,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
 
     def _first(self, model: str) -> Session:
         """The model on the backend; with `allow_fallback` on another one at once, if this one would take minutes."""
-        name = inference.resolve(self.config.backend)
+        name = self._backend(model)
         kind = inference.BACKENDS.get(name)
         if not self.config.allow_fallback or name == FALLBACK or not hasattr(kind, "ready"):
             return self._load(model)
@@ -213,7 +213,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         return self._load(model, FALLBACK)
 
     def _load(self, model: str, name: str = "") -> Session:
-        name = name or inference.resolve(self.config.backend)
+        name = name or self._backend(model)
         options = self._options(name)
         if not hasattr(inference.BACKENDS.get(name), "ready"):
             return inference.load(model, name, **options)
@@ -232,6 +232,9 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
             return inference.load(model, name, progress=building, **options)
         finally:
             self.busy = ""
+
+    def _backend(self, model: str) -> str:
+        return inference.resolve(self.config.backend, zoo.find(model))
 
     def _options(self, backend: str) -> dict[str, Any]:
         settings = params.declare(self, inference.BACKENDS.get(backend).config_class, backend).read()

@@ -307,6 +307,16 @@ def test_network_that_is_none(tmp_path: Path, content: bytes) -> None:
     assert "model.onnx cannot be opened" in foreign(tmp_path / "p", tiny_description(), content)
 
 
+def test_an_operator_that_the_runtime_lacks_is_named(tmp_path: Path) -> None:
+    told = foreign(tmp_path / "p", tiny_description(), tiny_onnx(operator="Telepathy"))
+    assert "model.onnx cannot be opened" in told and "Telepathy" in told and "export it again" in told
+
+
+def test_a_network_that_never_gives_numbers_is_refused(tmp_path: Path) -> None:
+    told = foreign(tmp_path / "p", tiny_description(), tiny_onnx(bias_at=float("nan")))
+    assert "the network gives NaN for an example clip on CPU, 1 thread: export it again" in told
+
+
 def test_backends_are_found_by_name(tmp_path: Path) -> None:
     tiny = write_tiny(tmp_path / "tiny")
     assert inference.load(tiny, backend="onnxruntime", threads=2).backend.device == "CPU, 2 threads"

@@ -12,7 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from actrec import inference, package
 from actrec.cli import main
 from actrec.errors import PackageError
+from actrec.package import LowerPrecision
 from actrec_models import half_precision, repackage
+from actrec_models.simplify import simplified
 from tests.models.small import SMALL
 from tests.tiny_model import FRAMES, tiny_description, tiny_onnx, write_tiny
 
@@ -181,6 +183,27 @@ def test_it_may_replace_the_package_itself(both):
     assert package.load(plain).float16 is None
     repackage.again(plain, plain, str(both), overwrite=True, float16=True)
     assert package.load(plain).float16 == package.load(both).float16
+
+
+def test_a_package_is_simplified_with_all_that_it_has(both, tmp_path, capsys, caplog):
+    """Its networks are written anew, with the same logits; what is not made of the new one is left out and said."""
+    before = package.load(both)
+    with_int8 = package.write(
+        tmp_path / "three",
+        dataclasses.replace(before, int8=LowerPrecision(0.1)),
+        before.read_onnx(),
+        lower={"float16": before.read_onnx("float16"), "int8": before.read_onnx()},
+    )
+    assert main(["export", str(with_int8.path), "--simplify", "--out", str(tmp_path / "simple")]) == 0
+    made = package.load(tmp_path / "simple")
+    assert made.precisions == ("float32", "float16")
+    assert "its int8 network is left out: write it again with `actrec quantize`" in caplog.text
+    assert made.read_onnx() == simplified(before.read_onnx())
+    clip = {"bodies": np.full((1, FRAMES, 25, 3), 0.3, np.float32)}
+    for precision in made.precisions:
+        assert inference.load(made, "onnxruntime", precision=precision).predict(clip).label == "right"
+    assert main(["export", str(tmp_path / "run.ckpt"), "--simplify", "--out", str(tmp_path / "out")]) == 2
+    assert "is no package; what is exported from a checkpoint is simplified anyway" in capsys.readouterr().err
 
 
 def test_a_packages_float16_is_scored_where_the_data_are(both, data_root, tmp_path, monkeypatch):

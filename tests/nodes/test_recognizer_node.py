@@ -2,14 +2,16 @@
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from actrec_msgs.srv import ListModels
 
+from actrec import package
 from actrec_nodes import conversions
 from tests.nodes.recognizer_graph import TIMEOUT_S, Make, body, stamp
-from tests.tiny_model import write_tiny
+from tests.tiny_model import tiny_description, tiny_onnx, write_tiny
 
 pytestmark = pytest.mark.ros
 
@@ -132,6 +134,30 @@ def test_missing_model_fails_to_configure_with_one_line(make: Make, model: str, 
     assert word in graph.node.last_error and "\n" not in graph.node.last_error
     answer = graph.load_model(model)
     assert not answer.success and "configure" in answer.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"bias_at": float("nan")}, "the network gives NaN for an example clip"),
+        ({"operator": "Telepathy"}, "Telepathy"),
+        ({"classes": 4}, "names 3 labels but model.onnx gives [N, 4]"),
+    ],
+)
+def test_a_model_that_cannot_be_trusted_leaves_the_node_inactive(
+    make: Make, tmp_path: Path, changes: dict[str, Any], word: str
+) -> None:
+    broken = package.write(tmp_path / "broken", tiny_description(), tiny_onnx(**changes))
+    graph = make(model=str(broken.path))
+    assert not graph.start()
+    assert word in graph.node.last_error and "\n" not in graph.node.last_error
+
+
+def test_a_model_of_another_file_than_described_leaves_the_node_inactive(make: Make, tiny: str) -> None:
+    Path(tiny, "model.onnx").write_bytes(tiny_onnx(bias_at=1.0))
+    graph = make(model=tiny)
+    assert not graph.start()
+    assert "model.onnx is not the file that model.yaml describes" in graph.node.last_error
 
 
 def test_unknown_backend_and_wrong_backend_settings(make: Make, tiny: str) -> None:

@@ -127,6 +127,19 @@ def test_anything_else_is_another_engine(tiny, gpu, tmp_path):
         assert len(engines(tmp_path)) == before + 1
 
 
+def test_auto_takes_an_engine_that_is_there(tiny, gpu, monkeypatch):
+    assert inference.load(tiny).backend.device == "CPU, 1 thread", "none is built"
+    inference.load(tiny, "tensorrt")
+    assert inference.load(tiny).backend.device.startswith("TensorRT")
+    assert inference.load(tiny, threads=2).backend.device == "CPU, 2 threads", "options are one backend's"
+    monkeypatch.setattr(cuda_memory, "open_cuda", lambda library="auto": _no_gpu())
+    assert inference.resolve("auto", tiny) == "onnxruntime"
+
+
+def _no_gpu():
+    raise DeviceError("no GPU")
+
+
 def test_measured_times_are_kept_for_the_next_engine(tiny, gpu):
     found = gpu()
     inference.load(tiny, "tensorrt")
