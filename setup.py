@@ -64,6 +64,7 @@ EXTRAS = {
         "mypy",
         "pre-commit",
         "tensorrt-cu13-bindings>=10.16; platform_machine == 'x86_64' and platform_system == 'Linux'",
+        "cuda-bindings>=13; platform_machine == 'x86_64' and platform_system == 'Linux'",
     ],
     "view": ["rerun-sdk>=0.23"],
 }
