@@ -120,7 +120,7 @@ def module(version="10.3.0", fault=""):
             return types.SimpleNamespace(dtype="float32")
 
         def set_output_type(self, index, dtype):
-            calls.append(("output type", self.name, index, dtype))
+            calls.append(("output type", self.name, (index, dtype)))
 
     class IBuilderConfig(Recorded):
         def __init__(self):

@@ -166,7 +166,7 @@ def test_groups_are_kept_in_float32_where_the_builder_is_told(tiny, gpu):
         inference.load(tiny, "tensorrt", precision="fp16", keep="place")
         assert ("set", found.BuilderFlag.OBEY_PRECISION_CONSTRAINTS) in found.calls
         assert ("precision", "/network/place/ReduceMean", "float32") in found.calls
-        assert ("output type", "/network/place/ReduceMean", 0, "float32") in found.calls
+        assert ("output type", "/network/place/ReduceMean", (0, "float32")) in found.calls
         assert not [call for call in found.calls if call[:2] == ("precision", "/network/fc/Gemm")]
         assert ("flags", 2) not in found.calls, "types are the builder's to choose"
     gpu()
@@ -324,12 +324,24 @@ int getNvOnnxParserVersion(void) { return 0; } int initLibNvInferPlugins(void *a
 """
 
 
+ATTRIBUTES = """
+    BuilderFlag.FP16 BuilderFlag.INT8 BuilderFlag.OBEY_PRECISION_CONSTRAINTS BuilderFlag.TF32 MemoryPoolType.WORKSPACE
+    NetworkDefinitionCreationFlag.STRONGLY_TYPED TensorIOMode.OUTPUT IBuilderConfig.builder_optimization_level
+    IBuilderConfig.progress_monitor INetworkDefinition.num_layers ILayer.name ILayer.precision ILayer.num_outputs
+    ITensor.dtype ICudaEngine.num_io_tensors OnnxParser.num_errors IProgressMonitor.phase_start
+    IProgressMonitor.step_complete IProgressMonitor.phase_finish ILogger.log DataType.FLOAT DataType.HALF
+"""
+"""What is read or set, not called."""
+
+
 def test_every_call_is_one_of_the_real_bindings(tiny, gpu, tmp_path):
     if importlib.util.find_spec("tensorrt_bindings") is None:
         pytest.skip("pip install tensorrt-cu13-bindings: the module without its libraries")
     found = gpu()
     backend = inference.load(tiny, "tensorrt").backend
     backend.run(engine_clips.simulated(tiny, 3))
+    inference.load(tiny, "tensorrt", keep="place")
+    inference.load(quantised(tmp_path / "int8", tiny), "tensorrt", precision="int8")
     gpu(fault="parse")
     with pytest.raises(PackageError):
         inference.load(tiny, "tensorrt", precision="fp32")
@@ -340,9 +352,10 @@ def test_every_call_is_one_of_the_real_bindings(tiny, gpu, tmp_path):
         command = ["gcc", "-shared", "-fPIC", "-o", str(goal), str(tmp_path / "stub.c"), f"-Wl,-soname,{goal.name}"]
         subprocess.run(command, check=True)
     names = sorted({f"{kind}.{method}" for kind, method, *_ in calls})
-    assert len(names) >= 18
-    command = [sys.executable, "-c", LOOK, str(tmp_path), json.dumps(names)]
+    assert len(names) >= 21
+    command = [sys.executable, "-c", LOOK, str(tmp_path), json.dumps([*names, *ATTRIBUTES.split()])]
     told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert [name for name in ATTRIBUTES.split() if told[name] is None] == []
     for kind, method, args, kwargs in calls:
         doc = told[f"{kind}.{method}"]
         assert doc is not None, f"TensorRT has no {kind}.{method}"
