@@ -25,7 +25,8 @@ def estimate(first: RgbdFrame, second: RgbdFrame) -> np.ndarray | None:
     like a turn, as it should: less of it is left to the flow.
 
     Returns:
-        The turn; None where fewer than 20 corners are found again.
+        The turn; None where fewer than 20 corners are found again, or no third of them agrees on one, or as many
+        stand still.
     """
     grey0, grey1 = (cv2.cvtColor(frame.colour, cv2.COLOR_RGB2GRAY) for frame in (first, second))
     corners = cv2.goodFeaturesToTrack(grey0, _CORNERS, 0.003, first.intrinsics.width / 27)
@@ -37,10 +38,13 @@ def estimate(first: RgbdFrame, second: RgbdFrame) -> np.ndarray | None:
     same &= np.linalg.norm(back - corners, axis=-1).ravel() < 1
     if same.sum() < _LEAST_CORNERS:
         return None
-    return _turn_of_rays(*(_rays(points[same, 0], first.intrinsics) for points in (corners, there)))
+    before, after = (_rays(points[same, 0], first.intrinsics) for points in (corners, there))
+    turn = _turn_of_rays(before, after)
+    turned, still = (np.linalg.norm(each - after, axis=1) < 2 * _CLOSE_RAD for each in (before @ turn.T, before))
+    return turn if turned.mean() >= _LEAST_SHARE and turned.sum() > still.sum() else None
 
 
-_CORNERS, _LEAST_CORNERS = 300, 20
+_CORNERS, _LEAST_CORNERS, _LEAST_SHARE = 300, 20, 1 / 3
 _FOLLOW = {"winSize": (15, 15), "maxLevel": 4, "criteria": (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 20, 0.03)}
 _FAR_RAD, _CLOSE_RAD = 0.04, 0.003
 

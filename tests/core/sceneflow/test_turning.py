@@ -1,11 +1,15 @@
 """A camera that turns fast: its turn is found, the second image turned back, the flow of both made whole."""
 
+import itertools
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from actrec import sceneflow
 from actrec.frames import Intrinsics, RgbdFrame
-from actrec.sceneflow import benchmark_motions, camera_motion, turning
+from actrec.sceneflow import benchmark, benchmark_motions, camera_motion, turning
+from actrec.sceneflow.base import resize
 from actrec.sceneflow.benchmark_motions import DT, FULL, Motion, _turn
 from actrec.sceneflow.camera_motion import CameraMotion
 from actrec.sceneflow.pairs import FlowPairs, SceneFlowConfig
@@ -33,9 +37,27 @@ def test_a_turn_is_found(axis: int, degrees: float) -> None:
     motion = Motion("", (0.04, 0, 0), camera_shift=(0, 0, 0.03), camera_turn=_turn(axis, degrees))
     first, second = frames(next(benchmark_motions.pairs_of(motion, True, FULL, 2)))
     found = turning.estimate(first, second)
+    if degrees == 0.0:
+        assert found is None or turning.degrees(found) < 0.2
+        return
     assert found is not None
     assert turning.degrees(found @ motion.camera_turn) < 0.2
     assert turning.degrees(found) == pytest.approx(degrees, abs=0.2)
+
+
+def test_on_recordings_nothing_turns_that_stands(data_root: Path) -> None:
+    """A person who turns before a camera that stands; hand-held pairs, of which one scene moves every which way."""
+    for pair in itertools.islice(benchmark._turning(data_root, 20), 5):
+        found = turning.estimate(*frames_of(pair))
+        assert found is None or turning.degrees(found) < 0.1
+    told = [turning.estimate(*frames_of(pair)) for pair in benchmark._pairs(data_root)]
+    assert [found is None for found in told] == [False, True, False]
+    # As the flow of the whole image has it: 1.0 and 0.4 degrees, and a shift that looks like a turn.
+    assert all(found is None or 0.3 < turning.degrees(found) < 1.3 for found in told)
+
+
+def frames_of(pair: tuple[benchmark.Images, benchmark.Images]) -> list[RgbdFrame]:
+    return [RgbdFrame(k, *resize(*images, 320, 240), "camera") for k, images in enumerate(pair)]
 
 
 def test_turned_back_is_what_had_been_seen(fast: benchmark_motions.Pair) -> None:
