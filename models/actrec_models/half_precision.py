@@ -125,9 +125,9 @@ def rounded(model: ModelProto, kept: frozenset[str] = frozenset()) -> ModelProto
             continue
         for place, output in enumerate(node.output):
             if output and types.get(output) == TensorProto.FLOAT:
-                node.output[place] = f"{output}/exact"
+                node.output[place] = f"{output}/unrounded"
                 nodes += [
-                    onnx.helper.make_node("Cast", [f"{output}/exact"], [f"{output}/half"], to=TensorProto.FLOAT16),
+                    onnx.helper.make_node("Cast", [f"{output}/unrounded"], [f"{output}/half"], to=TensorProto.FLOAT16),
                     onnx.helper.make_node("Cast", [f"{output}/half"], [output], to=TensorProto.FLOAT),
                 ]
     del graph.node[:]
