@@ -132,7 +132,8 @@ def test_processes_map_their_own(nucla):
     expected = _sum_of(store)
     again = pickle.loads(pickle.dumps(store))
     assert _sum_of(again) == expected and len(pickle.dumps(store)) < 20_000
-    with multiprocessing.get_context("fork").Pool(1) as pool:
+    # Not forked: a lock that one of pytest's or tqdm's threads holds at that moment would never be given back.
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(_sum_of, (store,)) == expected
     loader = DataLoader(store, batch_size=50, num_workers=1, collate_fn=lambda clips: [c.name for c in clips])
     assert tuple(name for names in loader for name in names) == store.names
