@@ -61,8 +61,8 @@ def tensorrt() -> Any:
     """
     try:
         found = importlib.import_module("tensorrt")
-    except ImportError as error:
-        raise MissingLibraryError(f"{INSTALL}; or take backend onnxruntime") from error
+    except (ImportError, OSError) as error:  # the module may be there without its libraries
+        raise MissingLibraryError(f"{INSTALL}; or take backend onnxruntime ({error})") from error
     version = tuple(int(part) for part in found.__version__.split(".")[:2])
     if version < (8, 6):
         raise DeviceError(f"TensorRT {found.__version__} is too old, 8.6 is the first that will do: update JetPack")

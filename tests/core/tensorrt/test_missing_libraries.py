@@ -1,0 +1,17 @@
+"""A TensorRT that is installed and cannot be used: `auto` goes on without, who asks for it is told."""
+
+import pytest
+
+from actrec import inference
+from actrec.errors import MissingLibraryError
+from tests.tiny_model import write_tiny
+
+
+def test_a_tensorrt_without_its_libraries_is_as_none(monkeypatch, tmp_path):
+    """As pip leaves it on a machine without CUDA: the module is found, its import fails."""
+    tiny = write_tiny(tmp_path / "tiny")
+    (tmp_path / "tensorrt.py").write_text("raise FileNotFoundError('Could not find: libnvinfer.so.10')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert inference.load(tiny).backend.device == "CPU, 1 thread"
+    with pytest.raises(MissingLibraryError, match=r"backend onnxruntime \(Could not find: libnvinfer\.so\.10\)"):
+        inference.load(tiny, "tensorrt")
