@@ -27,22 +27,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_argument(parser)
     parser.add_argument("--dataset", default="", help="whose training part gives the ranges (default: its own)")
     parser.add_argument("--root", default="", help="folder of the dataset itself (default: its own folder in --data)")
-    parser.add_argument("--clips", type=int, default=200, metavar="N", help="clips for the ranges (default: 200)")
+    parser.add_argument("--clips", type=int, metavar="N", help="clips for the ranges (default: 200)")
     parser.add_argument("--keep", default="", metavar="GROUP,…", help="layer groups that stay in float32")
     parser.add_argument("--overwrite", action="store_true", help="replace a package that is there")
 
 
 def run(args: argparse.Namespace) -> int:
     """Quantises, compares, and prints the accuracy before and after."""
-    if args.clips < 1:
+    if args.clips is not None and args.clips < 1:
         raise ConfigError(f"--clips is {args.clips}, expected 1 or more")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("actrec_models").setLevel(logging.INFO)
     keep = tuple(name.strip() for name in args.keep.split(",") if name.strip())
     add = importlib.import_module("actrec_models.quantize_package").add
+    options = {} if args.clips is None else {"clips": args.clips}
     written = add(
-        args.package, args.out, args.data, dataset=args.dataset, root=args.root, clips=args.clips, keep=keep,
-        overwrite=args.overwrite,
+        args.package, args.out, args.data, dataset=args.dataset, root=args.root, keep=keep, overwrite=args.overwrite,
+        **options,
     )  # fmt: skip
     told, before = written.int8, written.provenance.accuracy
     accuracy = "not scored" if told.accuracy is None else f"{told.accuracy:.1%} on the test part, float32 {before:.1%}"
