@@ -16,10 +16,8 @@ from actrec.labels import Counts, RecognitionConfig
 from actrec.observations import Observations
 from actrec.seen import Seen
 from actrec.skeleton.conversions import CANONICAL
+from actrec.skeleton.layouts import HANDS
 from actrec.windows import Window, sample_stamps
-
-HANDS = ("hand_21", "hand_22")
-"""Layouts of the models that label hands instead of bodies."""
 
 
 @dataclass

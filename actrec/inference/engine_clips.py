@@ -9,8 +9,10 @@ from actrec.errors import ConfigError, InputError
 from actrec.features.clips import each_clip
 from actrec.inference import clips as windowed
 from actrec.package import ModelPackage
+from actrec.recordings.hands import read_hands
 from actrec.recordings.people import read_people
 from actrec.skeleton.conversions import CANONICAL
+from actrec.skeleton.layouts import HANDS
 
 Inputs = dict[str, np.ndarray]
 
@@ -19,29 +21,38 @@ def recorded(package: ModelPackage, paths: Sequence[str], count: int) -> Inputs:
     """Inputs [count, …] float32 of windows spread evenly over recordings.
 
     Args:
-        package: Its inputs are made of bodies alone.
-        paths: Bags, skeleton files, videos, folders of images (`actrec.recordings.people.read_people`).
+        package: Its inputs are made of bodies, or of hands as bodies, alone.
+        paths: Bags, skeleton files, videos, folders of images (`actrec.recordings.people.read_people`); of hands what
+            `actrec.recordings.hands.read_hands` takes.
         count: How many in all.
 
     Raises:
         ConfigError: The package takes more than bodies.
         InputError: A recording cannot be read, or shows nobody; it is named.
     """
-    if set(features.streams(package.inputs)) != {"bodies"} or windowed.body_layout(package) != CANONICAL:
-        raise ConfigError(f"{package.name} takes more than bodies, which recordings do not give here: leave them out")
+    layout = windowed.body_layout(package)
+    if set(features.streams(package.inputs)) != {"bodies"} or layout not in (CANONICAL, *HANDS):
+        raise ConfigError(f"{package.name} takes more than joints, which recordings do not give here: leave them out")
     rows: list[Inputs] = []
     for number, path in enumerate(paths):
-        sequence = read_people(path)
+        stamps, tracks = _joints(path, layout)
         wanted = (count - len(rows)) // (len(paths) - number)
-        stamps = sequence.stamps_ns
         for end in np.linspace(stamps[0], stamps[-1], wanted + 1)[1:]:
             at = windows.sample_stamps(int(end), package.window.seconds, package.window.frames)
-            bodies = np.stack([windows.resample(stamps, body, at) for body in sequence.bodies[: package.bodies]])
+            bodies = np.stack([windows.resample(stamps, body, at) for body in tracks[: package.bodies]])
             if np.isfinite(bodies).any():
                 rows += list(each_clip({"bodies": bodies.astype(np.float32)}, package.inputs, package.window))
     if not rows:
         raise InputError(f"nobody is seen in {', '.join(paths)}")
     return _stacked(package, rows[:count])
+
+
+def _joints(path: str, layout: str) -> tuple[np.ndarray, np.ndarray]:
+    """Stamps [T] and joints [M, T, V, 3] of a recording."""
+    if layout in HANDS:
+        return read_hands(path, layout)
+    sequence = read_people(path)
+    return sequence.stamps_ns, sequence.bodies
 
 
 def simulated(package: ModelPackage, count: int, seed: int = 0) -> Inputs:

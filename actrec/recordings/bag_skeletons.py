@@ -41,8 +41,8 @@ class SkeletonBagRecording(Recording):
         super().__init__(existing(path), config)
         self._reader = open_reader(self.path)
         try:
-            self.topic = self._choose()
-            self._store = self._typestore()
+            self.topic = choose_topic(self.path, self._reader, SKELETONS, PREFERRED, config.skeleton_topic)
+            self._store = typestore_of(self.path, self._reader, self.topic, SKELETONS)
             given = config.intrinsics or config.hfov_deg
             size = KINECT_V1.width, KINECT_V1.height
             self._intrinsics = intrinsics.resolve(self.path, config, *size) if given else KINECT_V1
@@ -76,22 +76,29 @@ class SkeletonBagRecording(Recording):
                 bodies = [_body(skeleton) for skeleton in message.skeletons]
                 yield RgbdFrame(stamp_ns(raw), None, None, self._intrinsics, message.header.frame_id, bodies)
 
-    def _choose(self) -> str:
-        topics = sorted({c.topic for c in self._reader.connections if c.msgtype == SKELETONS and c.msgcount})
-        name = self.config.skeleton_topic
-        wanted = f"/{name.lstrip('/')}" if name else next((t for t in PREFERRED if t in topics), topics[0])
-        if wanted not in topics or (not name and wanted not in PREFERRED and len(topics) > 1):
-            raise ConfigError(f"bag '{self.path}': choose one of its topics with skeleton_topic: {', '.join(topics)}")
-        return wanted
 
-    def _typestore(self) -> Any:
-        definition = next(c.msgdef for c in self._reader.connections if c.topic == self.topic)
-        if definition.format != MessageDefinitionFormat.MSG:  # sqlite3 of Humble stores none
-            return typestore_with(SKELETONS)
-        store = get_typestore(Stores.EMPTY)
-        with reading(self.path):
-            store.register(get_types_from_msg(definition.data, SKELETONS))
-        return store
+def choose_topic(path: Path, reader: Any, kind: str, preferred: tuple[str, ...], name: str = "") -> str:
+    """The topic of messages of type `kind` that is played: the one named, a preferred one, or the only one.
+
+    Raises:
+        ConfigError: It is absent, or there are several and none is named.
+    """
+    topics = sorted({c.topic for c in reader.connections if c.msgtype == kind and c.msgcount})
+    wanted = f"/{name.lstrip('/')}" if name else next((t for t in preferred if t in topics), topics[0])
+    if wanted not in topics or (not name and wanted not in preferred and len(topics) > 1):
+        raise ConfigError(f"bag '{path}': choose one of its topics with skeleton_topic: {', '.join(topics)}")
+    return wanted
+
+
+def typestore_of(path: Path, reader: Any, topic: str, kind: str) -> Any:
+    """What deserialises a topic's messages: the definition that the bag brings, or else the installed one."""
+    definition = next(c.msgdef for c in reader.connections if c.topic == topic)
+    if definition.format != MessageDefinitionFormat.MSG:  # sqlite3 of Humble stores none
+        return typestore_with(kind)
+    store = get_typestore(Stores.EMPTY)
+    with reading(path):
+        store.register(get_types_from_msg(definition.data, kind))
+    return store
 
 
 def _body(skeleton: Any) -> Body:

@@ -6,6 +6,7 @@ fingers in 12 frames of 13), which all subjects used; so half a turn about z lea
 −y, and a swipe to the user's right goes to −x, which is the left of the image.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def read_shrec17_npz(path: str | Path, fps: float = FPS) -> list[GestureSequence
     """
     path = Path(path)
     arrays = load_npz(path, ("xyz", "length", "gesture", "finger", "subject", "essai", "is_train"))
+    arrays["is_train"] = arrays["is_train"].astype(bool)
     parts = split_frames(path, arrays["xyz"], arrays["length"], _JOINTS)
     keys = (arrays[key].tolist() for key in ("gesture", "finger", "subject", "essai", "is_train"))
     return [_sequence(part, fps, *of) for part, *of in zip(parts, *keys, strict=True)]
@@ -82,6 +84,20 @@ def read_shrec17(root: str | Path, entry: tuple[int, ...], train: bool, fps: flo
     if len(xyz) != frames:
         raise InputError(f"'{path}' has {len(xyz)} frames but the list says {frames}: it is truncated, copy it again")
     return _sequence(xyz, fps, gesture, finger, subject, essai, train)
+
+
+def read_gesture(path: str | Path, fps: float = FPS) -> GestureSequence:
+    """Reads a `skeletons_world.txt` by itself; the folders it lies in tell which it is, if they are named so.
+
+    Raises:
+        DeviceError: There is no such file.
+        InputError: It is truncated, corrupt or of another form.
+    """
+    path = Path(path).resolve()
+    xyz = _table(path, 3 * _JOINTS, np.float32).reshape(-1, _JOINTS, 3)
+    named = re.search(r"gesture_(\d+)/finger_(\d+)/subject_(\d+)/essai_(\d+)$", path.parent.as_posix())
+    gesture, finger, subject, essai = map(int, named.groups()) if named else (0, 0, 0, 0)
+    return _sequence(xyz, fps, gesture, finger, subject, essai, None)
 
 
 def read_list(path: str | Path) -> list[tuple[int, ...]]:
@@ -130,10 +146,10 @@ def sequence_name(gesture: int, finger: int, subject: int, essai: int) -> str:
 
 
 def _sequence(
-    xyz: np.ndarray, fps: float, gesture: int, finger: int, subject: int, essai: int, train: bool
+    xyz: np.ndarray, fps: float, gesture: int, finger: int, subject: int, essai: int, train: bool | None
 ) -> GestureSequence:
     hands = (xyz * np.array([-1, -1, 1], np.float32))[None].astype(np.float32)
     missing = ~np.isfinite(hands).all(-1) | (hands == 0).all(-1)
     hands[missing] = np.nan
     name = sequence_name(gesture, finger, subject, essai)
-    return GestureSequence(name, stamps_at(fps, len(xyz)), hands, gesture, finger, subject, essai, bool(train))
+    return GestureSequence(name, stamps_at(fps, len(xyz)), hands, gesture, finger, subject, essai, train)

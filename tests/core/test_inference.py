@@ -1,6 +1,7 @@
 """Sessions: predictions of a network whose answer can be worked out by hand, and what they refuse."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from actrec.errors import ConfigError, DeviceError, InputError, MissingLibraryEr
 from actrec.features.example import example_clip
 from actrec.inference import Session, clips
 from actrec.inference import session as sessions
+from actrec.inference.onnxruntime_backend import OnnxRuntimeBackend
 from actrec.package import InputSpec, ModelPackage, Rejection, WindowSpec
 from tests.tiny_model import (
     FRAMES,
@@ -70,6 +72,24 @@ def test_many_clips_in_one_run_are_as_one_by_one(session: Session) -> None:
     for clip, prediction in zip(clips, together, strict=True):
         np.testing.assert_allclose(session.predict(clip).probabilities, prediction.probabilities, atol=1e-6)
     assert session.predict_many([]) == []
+
+
+def test_bound_arrays_are_nobody_elses(session: Session) -> None:
+    """Logits are written into an array of their own run, whatever the batch, the strides or the thread."""
+    runtime = session.backend
+    assert isinstance(runtime, OnnxRuntimeBackend)
+    rng = np.random.default_rng(0)
+    batches = [rng.normal(0, 1, (n, 1, 3, FRAMES, 25)).astype(np.float32) for n in (1, 4, 1, 3)] * 20
+    expected = [runtime._session.run(None, {"body": batch})[0] for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        kept = list(pool.map(lambda batch: runtime.run({"body": batch}), batches))
+    for logits, right in zip(kept, expected, strict=True):
+        np.testing.assert_array_equal(logits, right)
+    turned = np.asfortranarray(batches[1])
+    np.testing.assert_array_equal(runtime.run({"body": turned}), expected[1])
+    for wrong in ({}, {"other": batches[0]}, {"body": batches[0][..., :7]}, {"body": batches[0].astype(np.float64)}):
+        with pytest.raises(InputError, match="the network failed"):
+            runtime.run(wrong)
 
 
 def test_missing_joints_are_allowed(session: Session) -> None:

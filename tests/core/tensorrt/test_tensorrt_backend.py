@@ -14,7 +14,7 @@ import pytest
 
 from actrec import inference, package
 from actrec.cli import main
-from actrec.errors import ActrecError, ConfigError, DeviceError, InputError, MissingLibraryError, PackageError
+from actrec.errors import ActrecError, DeviceError, InputError, MissingLibraryError, PackageError
 from actrec.inference import cuda_graph, cuda_memory, engine_clips, tensorrt_backend
 from actrec.inference.onnxruntime_backend import OnnxRuntimeBackend
 from actrec.package import LowerPrecision
@@ -222,8 +222,6 @@ def test_an_engine_is_compared_on_recordings(tiny, gpu, tmp_path):
     gpu()
     with pytest.raises(ActrecError, match="nowhere"):
         inference.load(tiny, "tensorrt", recordings=str(tmp_path / "nowhere.skeleton"), most=2)
-    with pytest.raises(ConfigError, match="takes more than bodies"):
-        inference.load("sem_net_shrec17", "tensorrt", recordings=str(first))
 
 
 def test_without_the_library_onnx_no_layer_is_named(tiny, gpu, monkeypatch):

@@ -1,0 +1,100 @@
+"""What a new engine of hands is compared on: recorded hands, from bags and from SHREC'17's own files."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rosbags.rosbag2 import Writer
+
+from actrec import zoo
+from actrec.errors import ConfigError, InputError
+from actrec.inference import engine_clips
+from actrec.package import InputSpec
+from actrec.recordings.definitions import typestore_with
+from actrec.recordings.hands import HANDS, read_hands
+from actrec.recordings.shrec17 import read_shrec17_npz
+
+STEP_NS = 33_000_000
+
+
+def hands_bag(path: Path, frames: list[dict[str, np.ndarray]], topic: str = "/hands") -> Path:
+    """A bag of `HandArray`s: a frame's hands by side, joints in `hand_21`."""
+    store = typestore_with(HANDS)
+    kinds = store.types
+    with Writer(path, version=9) as writer:
+        connection = writer.add_connection(topic, HANDS, typestore=store)
+        for t, hands in enumerate(frames):
+            stamp = kinds["builtin_interfaces/msg/Time"](sec=5, nanosec=t * STEP_NS)
+            header = kinds["std_msgs/msg/Header"](stamp=stamp, frame_id="camera")
+            made = [_message(kinds, side, joints) for side, joints in hands.items()]
+            raw = store.serialize_cdr(kinds[HANDS](header=header, hands=made), HANDS)
+            writer.write(connection, 5_000_000_000 + t * STEP_NS, raw)
+    return path
+
+
+def _message(kinds: dict, side: str, joints: np.ndarray) -> object:
+    points = [kinds["geometry_msgs/msg/Point32"](*map(float, joint)) for joint in joints]
+    return kinds["actrec_msgs/msg/Hand"](
+        body_id="body_1", side=side, layout="hand_21", positions=points,
+        pixels=np.full(42, np.nan, np.float32), confidences=np.ones(21, np.float32),
+    )  # fmt: skip
+
+
+def test_a_bags_hands_are_read_as_recorded(tmp_path):
+    rng = np.random.default_rng(0)
+    right = rng.normal((0, 0, 0.6), 0.05, (20, 21, 3))
+    frames = [{"right": joints, **({"left": joints + 0.2} if t > 9 else {})} for t, joints in enumerate(right)]
+    bag = hands_bag(tmp_path / "bag", frames)
+    stamps, hands = read_hands(bag, "hand_21")
+    assert hands.shape == (2, 20, 21, 3) and (np.diff(stamps) == STEP_NS).all()
+    np.testing.assert_allclose(hands[0], right, atol=1e-6)
+    assert np.isnan(hands[1, :10]).all() and np.isfinite(hands[1, 10:]).all()
+    palm = read_hands(bag, "hand_22")[1][0, :, 1]
+    np.testing.assert_allclose(palm, (right[:, 0] + right[:, 9]) / 2, atol=1e-6)
+
+
+def test_windows_of_hands_from_bags_and_from_the_datasets_files(tmp_path, data_root):
+    package = zoo.find("sem_net_shrec17")
+    files = sorted((data_root / "shrec17/raw").glob("gesture_*/**/skeletons_world.txt"))[:2]
+    swinging = [{"right": np.full((21, 3), 0.01 * t) + np.arange(63).reshape(21, 3) / 600} for t in range(90)]
+    bag = hands_bag(tmp_path / "bag", swinging)
+    made = engine_clips.recorded(package, [str(bag), *map(str, files)], 6)
+    assert set(made) == {"body", "bones"} and made["body"].shape == (6, *package.inputs[0].shape)
+    assert all(np.isfinite(value).all() for value in made.values())
+    assert len({row.tobytes() for row in made["body"]}) == 6, "windows differ"
+
+
+def test_a_file_alone_is_the_sequence_of_the_whole_dataset(data_root):
+    file = next((data_root / "shrec17/raw").glob("gesture_*/**/skeletons_world.txt"))
+    stamps, hands = read_hands(file, "hand_22")
+    name = "/".join(file.parts[-5:-1])
+    whole = next(s for s in read_shrec17_npz(data_root / "shrec17/shrec17_skeletons.npz") if s.name == name)
+    np.testing.assert_allclose(hands, whole.hands, atol=1e-6)
+    assert (stamps == whole.stamps_ns).all()
+
+
+def test_recordings_without_hands(tmp_path, data_root):
+    package = zoo.find("sem_net_shrec17")
+    empty = hands_bag(tmp_path / "empty", [{}, {}])
+    with pytest.raises(InputError, match="shows no hand in any of its 2 frames"):
+        engine_clips.recorded(package, [str(empty)], 2)
+    skeleton = next((data_root / "ntu/skeleton").glob("*.skeleton"))
+    with pytest.raises(InputError, match="holds no hands: give bags with actrec_msgs/msg/HandArray"):
+        engine_clips.recorded(package, [str(skeleton)], 2)
+    two = tmp_path / "folder"
+    two.mkdir()
+    with pytest.raises(InputError, match="holds no hands"):
+        read_hands(two, "hand_22")
+    other = hands_bag(tmp_path / "other", [{"left": np.zeros((21, 3))}], "/robot/hands")
+    assert read_hands(other, "hand_21")[1].shape == (1, 1, 21, 3), "its only topic of hands"
+    (tmp_path / "skeletons_world.txt").write_text("1 2 3\n")
+    with pytest.raises(InputError, match="3 columns, expected 66"):
+        read_hands(tmp_path / "skeletons_world.txt", "hand_22")
+
+
+def test_a_network_of_more_than_joints_is_told_so():
+    package = zoo.find("sem_net_utd_mhad")
+    colour = InputSpec("image", "image", "rgb", (3, 16, 112, 112))
+    with pytest.raises(ConfigError, match="takes more than joints"):
+        engine_clips.recorded(replace(package, inputs=(*package.inputs, colour)), ["anything"], 2)
