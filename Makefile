@@ -13,7 +13,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 ENV := . scripts/env.sh
 
-REQUIREMENTS := $(wildcard requirements/*.txt)
+REQUIREMENTS := $(wildcard requirements/*.txt requirements/no_deps/*.txt)
 MESSAGES := $(wildcard ros2_ws/src/actrec_msgs/*.* ros2_ws/src/actrec_msgs/*/*)
 
 help: ## list the targets

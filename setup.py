@@ -45,6 +45,7 @@ EXTRAS = {
         "av>=12",
         "psutil",
         "scipy",
+        "pyrealsense2>=2.55",
     ],
     "train": [
         "torch>=2.4",

@@ -5,6 +5,7 @@ depth's has a block of our own beside it: where the depth camera sits, and what 
 `SERIAL_mount.yaml` is the camera's place on the robot, a static transform.
 """
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,4 +233,5 @@ def _write(path: Path, content: dict[str, Any], note: str) -> None:
     except OSError as error:
         raise DeviceError(f"cannot write '{path}': {error.strerror}; choose another folder") from error
     finally:
-        staging.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            staging.unlink(missing_ok=True)

@@ -26,6 +26,8 @@ fi
 # OpenCV's wheel links Qt, which links these two; every other wheel brings its libraries along.
 have_library libGL.so.1 || missing+=(libgl1)
 have_library libgthread-2.0.so.0 || missing+=(libglib2.0-0)
+# pyrealsense2 links it.
+have_library libusb-1.0.so.0 || missing+=(libusb-1.0-0)
 
 if [ ${#missing[@]} -eq 0 ]; then
   exit 0

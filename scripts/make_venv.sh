@@ -54,6 +54,11 @@ if "$python" -c "import sys; sys.exit(sys.version_info < (3, 11))"; then
   arguments+=(-c requirements/constraints.txt)
 fi
 .venv/bin/python -m pip install --disable-pip-version-check "${arguments[@]}"
+for name in $extras; do
+  if [ -f "requirements/no_deps/$name.txt" ]; then
+    .venv/bin/python -m pip install --disable-pip-version-check --no-deps -r "requirements/no_deps/$name.txt"
+  fi
+done
 
 if [ "$ros" != wheels ]; then
   # The distribution's colcon, run by this environment's Python, so that node executables start with that Python.

@@ -8,10 +8,18 @@ from actrec.registry import Registry
 DRIVERS = Registry(
     "camera driver",
     {
+        "realsense": "actrec.capture.realsense:RealSenseCamera",
+        "azure_kinect": "actrec.capture.azure_kinect:AzureKinectCamera",
         "simulated": "actrec.capture.simulated:SimulatedCamera",
         "replay": "actrec.capture.replay:ReplayCamera",
     },
-    install={"rosbags": "pip install rosbags", "av": "pip install av", "numba": "pip install numba"},
+    install={
+        "rosbags": "pip install rosbags",
+        "av": "pip install av",
+        "numba": "pip install numba",
+        "pyrealsense2": "pip install pyrealsense2 (it needs libusb: sudo apt-get install libusb-1.0-0)",
+        "pykinect_azure": "pip install --no-deps pykinect-azure (it asks for an OpenCV that we have already)",
+    },
 )
 
 

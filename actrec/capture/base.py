@@ -57,6 +57,10 @@ class Camera(ABC):
             DeviceError: No frame within `timeout_s`.
         """
 
+    def figures(self) -> dict[str, float | int]:
+        """What the driver knows of its frames for the node's diagnostics: delays in ms, frames left out and why."""
+        return {}
+
     @property
     @abstractmethod
     def intrinsics(self) -> Intrinsics:

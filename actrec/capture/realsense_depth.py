@@ -1,0 +1,76 @@
+"""Depth of a RealSense as its colour camera sees it: filtered, in metres, registered."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import pyrealsense2 as rs
+
+from actrec import camera_files
+from actrec.capture import realsense_filters
+from actrec.capture.realsense_filters import FilterSettings
+from actrec.capture.realsense_lens import from_realsense
+from actrec.capture.registration import Registration
+from actrec.frames import Intrinsics
+
+logger = logging.getLogger(__name__)
+
+
+class RegisteredDepth:
+    """Registers by the camera's own calibration, or by its files of `actrec calibrate` where it has some.
+
+    librealsense's own aligner moves the pixels but keeps the depth that the depth camera read: centimetres off where
+    the two cameras are tilted by a degree. `Registration` does both, in less time.
+
+    Attributes:
+        colour: Intrinsics of the colour images, and so of the depth.
+
+    Args:
+        profile: The pipeline's, started.
+        settings: Which filters run.
+        files: What is known of this camera beside what it tells itself.
+
+    Raises:
+        InputError: A calibration is of another aspect.
+    """
+
+    def __init__(self, profile: Any, settings: FilterSettings, files: camera_files.CameraFiles):
+        colour = profile.get_stream(rs.stream.color).as_video_stream_profile()
+        self.colour: Intrinsics
+        if files.colour is not None:
+            self.colour = camera_files.fitted(files.colour, colour.width(), colour.height())
+        else:
+            self.colour = from_realsense(colour.get_intrinsics())
+        self._filters = realsense_filters.chain(settings)
+        self._files = files
+        self._geometry = files.geometry or _factory_geometry(profile.get_stream(rs.stream.depth), colour)
+        self._registration: Registration | None = None
+        if files.colour is not None or files.geometry is not None:
+            logger.info("RealSense %s: registered by its files of actrec calibrate", files.serial)
+
+    def of(self, frames: Any) -> np.ndarray:
+        """[H, W] float32 metres in the colour image, NaN where missing, of a frameset."""
+        for each in self._filters:
+            frames = each.process(frames).as_frameset()
+        frame = frames.get_depth_frame()
+        if self._registration is None:  # made now, as a filter may have changed the size
+            self._registration = Registration(self._lens(frame), self.colour, self._geometry)
+        return self._registration.register(_metres(frame))
+
+    def _lens(self, frame: Any) -> Intrinsics:
+        own = from_realsense(frame.get_profile().as_video_stream_profile().get_intrinsics())
+        return own if self._files.depth is None else camera_files.fitted(self._files.depth, own.width, own.height)
+
+
+def _factory_geometry(depth: Any, colour: Any) -> camera_files.DepthGeometry:
+    moved = depth.get_extrinsics_to(colour)
+    pose = np.eye(4)
+    pose[:3, :3] = np.array(moved.rotation).reshape(3, 3).T  # librealsense counts column by column
+    pose[:3, 3] = moved.translation
+    return camera_files.DepthGeometry(pose)
+
+
+def _metres(frame: Any) -> np.ndarray:
+    depth = np.asanyarray(frame.get_data()).astype(np.float32) * np.float32(frame.get_units())
+    depth[depth == 0] = np.nan
+    return depth

@@ -1,0 +1,106 @@
+"""A RealSense in software: librealsense's own `software_device`, behind its real pipeline, aligner and filters."""
+
+import time
+from typing import Any
+
+import numpy as np
+import pyrealsense2 as rs
+
+from actrec.frames import Intrinsics
+from tests.core.capture.two_views import COLOUR, TwoViews
+
+UNITS = 0.00025
+"""Metres a depth unit: not the usual millimetre, so that a driver that takes that for granted is found out."""
+
+VIEWS = TwoViews(depth=Intrinsics(640, 480, 385.0, 385.5, 318.7, 241.3))
+
+
+class SoftwareRealSense:
+    """A camera that can be plugged in and out, and gives what it is told to.
+
+    Args:
+        serial: Its number.
+        views: What it sees.
+        usb: As it reports it.
+        fps: Of its one profile.
+    """
+
+    def __init__(self, serial: str = "843112070001", views: TwoViews | None = None, usb: str = "3.2", fps: int = 30):
+        self.serial, self.fps = serial, fps
+        self.views = views or VIEWS
+        self.usb = usb
+        self._seen: list[Any] = []
+        self._number = 0
+
+    def plug_into(self, context: Any) -> None:
+        """Connects it; anew, if it was unplugged."""
+        self.device = rs.software_device()
+        for what, text in (
+            (rs.camera_info.serial_number, self.serial),
+            (rs.camera_info.name, "Software RealSense"),
+            (rs.camera_info.usb_type_descriptor, self.usb),
+        ):
+            self.device.register_info(what, text)
+        self._depth_sensor = self.device.add_sensor("Stereo Module")
+        self._colour_sensor = self.device.add_sensor("RGB Camera")
+        self._depth = self._stream(self._depth_sensor, rs.stream.depth, rs.format.z16, 2, self.views.depth)
+        self._colour = self._stream(self._colour_sensor, rs.stream.color, rs.format.rgb8, 3, self.views.colour)
+        self._depth_sensor.add_read_only_option(rs.option.depth_units, UNITS)
+        self._depth_sensor.add_option(rs.option.laser_power, rs.option_range(), True)
+        place = rs.extrinsics()
+        place.rotation = self.views.to_colour[:3, :3].T.ravel().tolist()
+        place.translation = self.views.to_colour[:3, 3].tolist()
+        self._depth.register_extrinsics_to(self._colour, place)
+        self.device.create_matcher(rs.matchers.default)
+        # A context knows a software device only as long as somebody holds the list in which it was announced.
+        context.set_devices_changed_callback(lambda event: self._seen.append(event.get_new_devices()))
+        self.device.add_to(context)
+        deadline = time.monotonic() + 5
+        while not self._seen and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+    def unplug(self) -> None:
+        """Leaves the context's list."""
+        self._seen.clear()
+
+    def give(
+        self,
+        colour: np.ndarray | None,
+        depth: np.ndarray | None,
+        stamp_ms: float | None = None,
+        depth_stamp_ms: float | None = None,
+        domain: Any = rs.timestamp_domain.global_time,
+    ) -> None:
+        """One pair: colour [H, W, 3] uint8, depth [h, w] metres; None for an image that gets lost."""
+        stamp = time.time() * 1e3 if stamp_ms is None else stamp_ms
+        if depth is not None:
+            raw = np.round(np.nan_to_num(depth) / UNITS).astype(np.uint16)
+            self._send(self._depth_sensor, self._depth, raw, depth_stamp_ms or stamp, domain, UNITS)
+        if colour is not None:
+            self._send(self._colour_sensor, self._colour, np.ascontiguousarray(colour), stamp, domain, 0.0)
+        self._number += 1
+
+    def _stream(self, sensor: Any, kind: Any, form: Any, size: int, lens: Intrinsics) -> Any:
+        stream = rs.video_stream()
+        stream.type, stream.index, stream.uid, stream.fmt = kind, 0, int(kind) * 10 + 1, form
+        stream.width, stream.height, stream.fps, stream.bpp = lens.width, lens.height, self.fps, size
+        made = rs.intrinsics()
+        made.width, made.height, made.fx, made.fy, made.ppx, made.ppy = (
+            lens.width, lens.height, lens.fx, lens.fy, lens.cx, lens.cy,
+        )  # fmt: skip
+        made.model = rs.distortion.brown_conrady if lens.distortion else rs.distortion.none
+        made.coeffs = list(lens.distortion or (0.0,) * 5)
+        stream.intrinsics = made
+        return sensor.add_video_stream(stream, True)
+
+    def _send(self, sensor: Any, profile: Any, pixels: np.ndarray, stamp: float, domain: Any, units: float) -> None:
+        frame = rs.software_video_frame()
+        frame.pixels, frame.profile = pixels, profile.as_video_stream_profile()
+        frame.stride, frame.bpp = pixels.strides[0], pixels.strides[1]
+        frame.timestamp, frame.domain, frame.frame_number, frame.depth_units = stamp, domain, self._number, units
+        sensor.on_video_frame(frame)
+
+
+def blank(value: int = 90) -> np.ndarray:
+    """A grey colour image."""
+    return np.full((COLOUR.height, COLOUR.width, 3), value, np.uint8)

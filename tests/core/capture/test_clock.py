@@ -1,0 +1,66 @@
+"""A device's clock mapped to the system's, and the figures of stamps."""
+
+import numpy as np
+
+from actrec.capture.clock import DeviceClock, StampFigures
+
+SECOND = 1_000_000_000
+
+
+def frames(count, *, drift=0.0, offset=5 * SECOND, least=4_000_000, seed=0):
+    """Device stamps, the true system times and the arrivals of 30 frames a second with delays of up to 20 ms."""
+    rng = np.random.default_rng(seed)
+    device = np.arange(count) * 33_333_333
+    true = offset + (device * (1 + drift)).astype(np.int64)
+    arrival = true + least + rng.exponential(4e6, count).astype(np.int64)
+    return device.tolist(), true, arrival.tolist()
+
+
+def test_late_arrivals_do_not_move_the_stamps():
+    device, true, arrival = frames(600)
+    clock = DeviceClock(delay_ns=4_000_000)
+    stamps = np.array([clock.system_ns(d, a) for d, a in zip(device, arrival, strict=True)])
+    assert np.abs(stamps - true)[60:].max() < 0.5e6, "half a millisecond, where arrivals are late by 4 on average"
+    assert np.abs(np.diff(stamps)[60:] - 33_333_333).max() < 0.2e6
+    assert abs(clock.offset_ns - 5 * SECOND) < 0.5e6 and 2e6 < clock.jitter_ns < 7e6
+    assert (stamps <= np.array(arrival)).all()
+
+
+def test_a_clock_that_drifts_is_followed():
+    device, true, arrival = frames(9000, drift=50e-6)
+    clock = DeviceClock(delay_ns=4_000_000)
+    stamps = np.array([clock.system_ns(d, a) for d, a in zip(device, arrival, strict=True)])
+    assert np.abs(stamps - true)[60:].max() < 1e6
+    assert (np.diff(stamps) > 0).all()
+
+
+def test_a_clock_that_was_set_anew_starts_over():
+    device, true, arrival = frames(300)
+    clock = DeviceClock()
+    for d, a in zip(device, arrival, strict=True):
+        clock.system_ns(d, a)
+    later = [clock.system_ns(d, a + 20 * SECOND) for d, a in zip(device, arrival, strict=True)]
+    assert clock.restarts == 1
+    assert np.abs(np.array(later) - true - 20 * SECOND)[60:].max() < 5e6
+
+
+def test_stamps_never_go_back_while_the_offset_is_found():
+    clock = DeviceClock()
+    first = clock.system_ns(0, 10 * SECOND)  # 300 ms late
+    second = clock.system_ns(33_000_000, 10 * SECOND - 267_000_000)
+    assert second == first + 1
+    assert clock.system_ns(10 * SECOND, 20 * SECOND - 300_000_000) == 20 * SECOND - 300_000_000
+
+
+def test_nothing_seen_yet():
+    assert DeviceClock().offset_ns == 0
+
+
+def test_delay_and_jitter_of_stamps():
+    figures = StampFigures()
+    rng = np.random.default_rng(0)
+    for i in range(400):
+        stamp = i * 33_333_333 + int(rng.normal(0, 1e6))
+        figures.seen(stamp, stamp + 12_000_000)
+    assert abs(figures.delay_ms - 12) < 1e-6
+    assert 0.4 < figures.jitter_ms < 2.5

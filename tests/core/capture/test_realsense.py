@@ -1,0 +1,338 @@
+"""The RealSense driver against the real librealsense: a software device behind its pipeline and filters."""
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pyrealsense2 as rs
+import pytest
+
+from actrec import camera_files, capture
+from actrec.capture import realsense, realsense_device
+from actrec.capture.realsense import RealSenseCamera
+from actrec.errors import ConfigError, DeviceError, EndOfStream, InputError
+from actrec.frames import Intrinsics
+from tests.core.capture.software_realsense import UNITS, SoftwareRealSense, blank
+from tests.core.capture.two_views import COLOUR, TwoViews, within
+
+FLAT = np.full((480, 640), 1.5, np.float32)
+
+
+@pytest.fixture
+def context(monkeypatch, tmp_path):
+    monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path / "cameras"))
+    made = rs.context()
+    monkeypatch.setattr(realsense, "open_context", lambda: made)
+    return made
+
+
+@pytest.fixture
+def device(context):
+    made = SoftwareRealSense()
+    made.plug_into(context)
+    return made
+
+
+def test_depth_is_where_and_what_the_colour_camera_sees(device):
+    colour, exact, depth = device.views.at(1.0)
+    with capture.create("realsense") as camera:
+        device.give(colour, depth)
+        frame = camera.read()
+        frame.check()
+        assert camera.intrinsics == frame.intrinsics
+        np.testing.assert_allclose(frame.intrinsics.matrix, COLOUR.matrix, atol=1e-4)
+    np.testing.assert_array_equal(frame.colour, colour)
+    assert np.isfinite(frame.depth).mean() > 0.99 and frame.depth.dtype == np.float32
+    assert within(frame.depth, exact, pixels=1, metres=0.002) > 0.999
+    assert np.nanmedian(np.abs(frame.depth - exact)) < UNITS
+
+
+def test_a_bent_lens_and_the_vendors_filters_keep_the_geometry(context):
+    bent = Intrinsics(640, 480, 385.0, 385.5, 318.7, 241.3, (-0.05, 0.06, 0.0005, -0.0008, -0.02))
+    device = SoftwareRealSense(views=TwoViews(depth=Intrinsics(640, 480, 385.0, 385.5, 318.7, 241.3)))
+    device.plug_into(context)
+    colour, exact, depth = device.views.at(1.0)
+    options = {"decimation": 2, "spatial": True, "temporal": True, "hole_filling": "nearest", "farthest": 6.0}
+    with RealSenseCamera(**options) as camera:
+        for _ in range(3):
+            device.give(colour, depth)
+            frame = camera.read()
+    inside = np.abs(frame.depth - exact) < 0.05
+    assert inside.mean() > 0.95 and np.median(np.abs(frame.depth - exact)[inside]) < 0.01
+    assert bent.distortion and realsense_lens_of(bent).distortion == pytest.approx(bent.distortion, abs=1e-6)
+
+
+def realsense_lens_of(lens: Intrinsics, model=rs.distortion.brown_conrady) -> Intrinsics:
+    from actrec.capture.realsense_lens import from_realsense
+
+    made = rs.intrinsics()
+    made.width, made.height, made.fx, made.fy, made.ppx, made.ppy = (
+        lens.width, lens.height, lens.fx, lens.fy, lens.cx, lens.cy,
+    )  # fmt: skip
+    made.model, made.coeffs = model, list(lens.distortion)
+    return from_realsense(made)
+
+
+def test_lens_models_of_librealsense_become_opencvs():
+    import cv2
+
+    coefficients = (-0.05, 0.06, 0.0005, -0.0008, -0.02)
+    lens = Intrinsics(640, 480, 600.0, 601.0, 320.0, 238.0, coefficients)
+    found = realsense_lens_of(lens, rs.distortion.inverse_brown_conrady)
+    made = rs.intrinsics()
+    made.width, made.height, made.fx, made.fy, made.ppx, made.ppy = 640, 480, 600.0, 601.0, 320.0, 238.0
+    made.model, made.coeffs = rs.distortion.inverse_brown_conrady, list(coefficients)
+    points = np.random.default_rng(0).uniform((-0.5, -0.38, 1), (0.5, 0.38, 1), (50, 3))
+    theirs = np.array([rs.rs2_project_point_to_pixel(made, point.tolist()) for point in points])
+    ours = cv2.projectPoints(points, np.zeros(3), np.zeros(3), found.matrix, np.array(found.distortion))[0][:, 0]
+    assert np.abs(ours - theirs).max() < 0.1
+    assert realsense_lens_of(Intrinsics(640, 480, 600, 600, 320, 240, (0.0,) * 5)).distortion == ()
+    with pytest.raises(DeviceError, match=r"px off what five coefficients describe: calibrate it"):
+        realsense_lens_of(Intrinsics(640, 480, 300, 300, 320, 240, (0.5, 0.3, 0.3, 0.3, 0)), rs.distortion.ftheta)
+
+
+def test_stamps_are_of_capture(device):
+    with RealSenseCamera() as camera:
+        taken = time.time() * 1e3 - 25
+        device.give(blank(), FLAT, taken)
+        assert camera.read().stamp_ns == round(taken * 1e6)
+        assert 20 < camera.figures()["stamp_delay_ms"] < 5000
+
+
+def test_a_clock_of_the_devices_own_is_mapped(device):
+    with RealSenseCamera() as camera:
+        stamps = []
+        for i in range(10):
+            before = time.time_ns()
+            device.give(blank(), FLAT, 5000.0 + 33.333 * i, domain=rs.timestamp_domain.hardware_clock)
+            stamps.append(camera.read().stamp_ns)
+            assert stamps[-1] <= time.time_ns()
+        np.testing.assert_allclose(np.diff(stamps), 33.333e6, atol=33e6)
+        assert before - stamps[-1] < 1e9 and camera.figures()["clock_offset_ms"] > 1e9
+
+
+def test_the_newest_frame_wins_and_lost_ones_are_counted(device):
+    with RealSenseCamera() as camera:
+        device.give(blank(0), FLAT)
+        camera.read()
+        for shade in (10, 20, 30, 40):
+            device.give(blank(shade), FLAT)
+            time.sleep(0.05)
+        assert camera.read().colour[0, 0, 0] == 40
+        assert camera.skipped == 3 == camera.figures()["skipped"]
+
+
+def test_images_taken_too_far_apart_are_dropped_and_counted(device):
+    with RealSenseCamera() as camera:
+        now = time.time() * 1e3
+        for i in range(5):
+            device.give(blank(), FLAT, now + 100 * i, now + 100 * i - 50)
+            with pytest.raises(DeviceError, match="connected but gave no frame within"):
+                camera.read(0.1)
+        assert camera.unpaired + camera.halves >= 2
+        for i in range(10, 13):
+            device.give(blank(), FLAT, now + 100 * i, now + 100 * i - 10)
+        assert camera.read().stamp_ns == round((now + 1200) * 1e6), "ten milliseconds are less than half a frame"
+
+
+def test_half_framesets_are_dropped(device, monkeypatch):
+    class Half:
+        def get_color_frame(self):
+            return None
+
+        get_depth_frame = get_color_frame
+
+    with RealSenseCamera() as camera:
+        given = [Half(), Half()]
+        real = camera._next
+        monkeypatch.setattr(camera, "_next", lambda deadline: given.pop() if given else real(deadline))
+        device.give(blank(), FLAT)
+        camera.read()
+        assert camera.halves == 2 == camera.figures()["without_colour_or_depth"]
+
+
+def test_unplugged_and_plugged_in_again(device, context, monkeypatch):
+    camera = RealSenseCamera()
+    camera.open()
+    device.give(blank(), FLAT)
+    camera.read()
+    device.unplug()
+    # The pipeline keeps the software device alive, which no cable does.
+    with monkeypatch.context() as gone:
+        gone.setattr(realsense_device, "connected", lambda context: {})
+        with pytest.raises(DeviceError, match="843112070001 was unplugged: plug it in, it is opened again by itself"):
+            camera.read(0.1)
+    camera.close()
+    with pytest.raises(DeviceError, match="no RealSense is connected"):
+        camera.open()
+    device.plug_into(context)
+    camera.open()
+    device.give(blank(77), FLAT)
+    assert camera.read().colour[0, 0, 0] == 77
+    camera.close()
+    camera.close()
+
+
+def test_a_stall_resets_the_camera_when_it_is_opened_again(device, monkeypatch, caplog):
+    camera = RealSenseCamera()
+    camera.open()
+    with pytest.raises(DeviceError, match="it is reset when it is opened again"):
+        camera.read(0.05)
+    camera.close()
+    with caplog.at_level("WARNING"):
+        camera.open()
+    assert "resetting RealSense 843112070001" in caplog.text and "cannot be reset" in caplog.text
+    device.give(blank(), FLAT)
+    camera.read()
+    camera.close()
+    caplog.clear()
+    camera.open()
+    assert "resetting" not in caplog.text, "it did not stall"
+    camera.close()
+
+
+def test_a_reset_camera_is_waited_for(context, device, monkeypatch):
+    found = iter([DeviceError("gone"), DeviceError("gone"), "back"])
+
+    def find(*_):
+        each = next(found)
+        if isinstance(each, Exception):
+            raise each
+        return each
+
+    monkeypatch.setattr(realsense_device, "find", find)
+    assert realsense_device.returned(context, "1", 5.0) == "back"
+    monkeypatch.setattr(realsense_device, "find", lambda *_: (_ for _ in ()).throw(DeviceError("gone")))
+    with pytest.raises(DeviceError, match=r"did not come back within 0.1 s of its reset: unplug it"):
+        realsense_device.returned(context, "1", 0.1)
+
+
+def test_closing_wakes_a_reader(device):
+    camera = RealSenseCamera()
+    camera.open()
+    told: list[Exception] = []
+
+    def read():
+        try:
+            camera.read(20.0)
+        except DeviceError as error:
+            told.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    time.sleep(0.2)
+    camera.close()
+    reader.join(30)
+    assert told and not reader.is_alive()
+    with pytest.raises(DeviceError, match="is not open"):
+        camera.read()
+
+
+def test_which_camera(context, device):
+    second = SoftwareRealSense("999")
+    second.plug_into(context)
+    with pytest.raises(ConfigError, match=r"there are 2 RealSense cameras: choose one with the setting serial: .*999"):
+        RealSenseCamera().open()
+    with pytest.raises(DeviceError, match=r"no RealSense has serial number 5; connected: .*843112070001 \(Software"):
+        RealSenseCamera(serial="5").open()
+    with RealSenseCamera(serial="999") as camera:
+        second.give(blank(9), FLAT)
+        assert camera.read().colour[0, 0, 0] == 9
+
+
+def test_a_profile_that_there_is_not(context, device):
+    with pytest.raises(ConfigError, match=r"does not give colour 1280×720 .* at 30 Hz; it gives colour 640×480 at 30"):
+        RealSenseCamera(width=1280, height=720).open()
+    slow = SoftwareRealSense("777", usb="2.1")
+    slow.plug_into(context)
+    with pytest.raises(
+        DeviceError, match=r"hangs on USB 2.1, which has not the bandwidth .* use a USB 3 port and cable"
+    ):
+        RealSenseCamera(serial="777", fps=60).open()
+
+
+def test_what_starting_errors_mean(device):
+    def told(text):
+        return str(realsense_device.explained(RuntimeError(text), device.device, "colour"))
+
+    assert "99-realsense-libusb.rules" in told("xioctl(VIDIOC_S_FMT) failed, errno=13 Last Error: Permission denied")
+    assert "used by another program" in told("xioctl(VIDIOC_S_FMT) failed Last Error: Device or resource busy")
+    assert "try reset: always" in told("get_device_time_ms failed")
+
+
+def test_a_camera_on_usb_that_may_not_be_opened(context, monkeypatch, tmp_path):
+    (tmp_path / "2-1").mkdir()
+    (tmp_path / "2-1/idVendor").write_text("8086\n")
+    (tmp_path / "2-1/product").write_text("Intel(R) RealSense(TM) Depth Camera 435\n")
+    monkeypatch.setattr(realsense_device, "USB", tmp_path)
+    with pytest.raises(DeviceError, match=r"Camera 435 on USB, but permission to open it is denied: .*udev"):
+        RealSenseCamera().open()
+
+
+def test_options_of_the_camera(device):
+    with RealSenseCamera(options="depth.frames_queue_size=8"):
+        pass
+    for text, message in (
+        ("depth.foo=1", "has no option 'foo' that can be set; it has frames_queue_size"),
+        ("depth.frames_queue_size=1e9", "expected 0 to"),
+        ("depth.frames_queue_size=many", "expected 0 to"),
+        ("laser=1", "expected depth.NAME=VALUE or color.NAME=VALUE"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            RealSenseCamera(options=text).open()
+
+
+def test_files_of_calibrate_take_the_place_of_the_factorys(device, caplog):
+    colour, exact, depth = device.views.at(1.0)
+    views, serial = device.views, device.serial
+    half = views.colour.resized(320, 240)
+    camera_files.write_intrinsics(camera_files.path_of(serial, "color"), half, serial)
+    geometry = camera_files.DepthGeometry(views.to_colour, scale=1.02, bias=-0.01)
+    camera_files.write_intrinsics(camera_files.path_of(serial, "depth"), views.depth, serial, geometry)
+    misread = (depth + 0.01) / np.float32(1.02)
+    with RealSenseCamera() as camera, caplog.at_level("INFO"):
+        device.give(colour, misread)
+        frame = camera.read()
+        np.testing.assert_allclose(frame.intrinsics.matrix, views.colour.matrix, atol=1e-9)
+    assert within(frame.depth, exact) > 0.999
+    assert np.nanmedian(np.abs(frame.depth - exact)) < 2 * UNITS
+    with RealSenseCamera(calibration="factory") as camera:
+        device.give(colour, misread)
+        assert np.nanmedian(np.abs(camera.read().depth - exact)) > 0.02
+    camera_files.write_intrinsics(camera_files.path_of(serial, "color"), COLOUR.resized(640, 360), serial)
+    with pytest.raises(InputError, match="of another aspect: calibrate at this size"):
+        RealSenseCamera().open()
+
+
+def test_a_recording_of_librealsense(device, context, tmp_path: Path):
+    bag = tmp_path / "run.db3"
+    recorder = rs.recorder(str(bag), device.device)
+    sensors = recorder.query_sensors()
+    queue = rs.frame_queue(50)
+    for sensor in sensors:
+        sensor.open(sensor.get_stream_profiles()[0])
+        sensor.start(queue)
+    start = 1_700_000_000_000.0
+    for i in range(12):
+        device.give(blank(10 * i), FLAT, start + 33.4 * i)
+        time.sleep(0.02)
+    for sensor in sensors:
+        sensor.stop()
+        sensor.close()
+    del recorder, sensors, sensor
+    with RealSenseCamera(recording=str(bag), realtime=False, restamp=False) as camera:
+        assert not camera.live and not camera.paced
+        frames = []
+        with pytest.raises(EndOfStream, match="has been played"):
+            while True:
+                frames.append(camera.read(5.0))
+    stamps = [frame.stamp_ns for frame in frames]
+    assert len(frames) >= 10
+    np.testing.assert_allclose(np.diff(stamps), 33.4e6, atol=1e5)
+    np.testing.assert_allclose(np.nanmedian(frames[0].depth), 1.5, atol=0.03)
+    with pytest.raises(DeviceError, match="there is no recording"):
+        RealSenseCamera(recording=str(tmp_path / "none.bag")).open()
+    (tmp_path / "odd.bag").write_text("no bag")
+    with pytest.raises(DeviceError, match="is no recording of librealsense"):
+        RealSenseCamera(recording=str(tmp_path / "odd.bag")).open()

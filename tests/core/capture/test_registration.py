@@ -1,0 +1,83 @@
+"""Depth registered by calibration, against exact pictures of the same scene and against rays worked out one by one."""
+
+import cv2
+import numpy as np
+import pytest
+
+from actrec.camera_files import DepthGeometry
+from actrec.capture.registration import Registration, rays
+from actrec.frames import Intrinsics
+from tests.core.capture.two_views import COLOUR, DEPTH, TwoViews, within
+
+BENT = (0.08, -0.12, 0.001, -0.0006, 0.05)
+RATIONAL = (0.52, -2.4, 0.0006, -0.0002, 1.4, 0.4, -2.2, 1.3)
+
+
+@pytest.fixture(scope="module")
+def views() -> TwoViews:
+    return TwoViews(depth=Intrinsics(640, 480, 381.0, 381.5, 318.0, 241.0))
+
+
+def test_the_simulated_cameras_exact_geometry(views):
+    _, exact, depth = views.at(1.0)
+    found = Registration(views.depth, views.colour, DepthGeometry(views.to_colour)).register(depth)
+    assert found.dtype == np.float32 and np.isfinite(found).mean() > 0.99
+    assert within(found, exact, pixels=1, metres=0.002) > 0.999
+    assert np.nanmedian(np.abs(found - exact)) < 1e-4
+
+
+def test_a_coarser_depth_image_leaves_no_holes(views):
+    coarse = TwoViews(depth=DEPTH)
+    _, exact, depth = coarse.at(1.0)
+    found = Registration(DEPTH, COLOUR, DepthGeometry(coarse.to_colour)).register(depth)
+    assert np.isfinite(found).mean() > 0.99
+    assert within(found, exact, pixels=2, metres=0.002) > 0.998, "one of its pixels covers three of the colour's"
+
+
+@pytest.mark.parametrize("distortion", [BENT, RATIONAL])
+def test_lenses_that_bend(distortion):
+    """A tilted plane, whose depth along every ray of the colour camera is known."""
+    colour = Intrinsics(640, 480, 600.0, 602.0, 316.0, 243.0, distortion)
+    depth = Intrinsics(512, 424, 366.0, 366.0, 256.0, 208.0, BENT)
+    to_colour = np.eye(4)
+    to_colour[:3, :3] = cv2.Rodrigues(np.array([0.05, -0.03, 0.01]))[0]
+    to_colour[:3, 3] = [0.05, -0.002, 0.004]
+    normal, distance = np.array([0.2, -0.3, 1.0]), 2.0  # n · p = d in the depth camera
+    image = _plane(depth, normal, distance)
+    found = Registration(depth, colour, DepthGeometry(to_colour)).register(image)
+    turned = to_colour[:3, :3] @ normal
+    expected = _plane(colour, turned, distance + turned @ to_colour[:3, 3])
+    known = np.isfinite(found)
+    slope = np.abs(np.gradient(expected)[0]) + np.abs(np.gradient(expected)[1])
+    assert known.mean() > 0.7 and known[120:-120, 160:-160].all()
+    assert (np.abs(found - expected)[known] <= (slope[known] + 0.0005)).all(), "within a pixel"
+
+
+def _plane(camera: Intrinsics, normal: np.ndarray, distance: float) -> np.ndarray:
+    pixels = np.stack(np.meshgrid(np.arange(camera.width), np.arange(camera.height)), -1).astype(float)
+    through = np.concatenate([rays(camera, pixels), np.ones((camera.height, camera.width, 1))], -1)
+    return (distance / (through @ normal)).astype(np.float32)
+
+
+def test_the_nearest_surface_wins_and_readings_are_put_right():
+    camera = Intrinsics(64, 48, 60.0, 60.0, 31.5, 23.5)
+    depth = np.full((48, 64), 3.0, np.float32)
+    depth[:, 20:40] = 1.0
+    depth[0], depth[1, :5], depth[2, :5] = np.nan, np.inf, -1.0
+    aside = np.eye(4)
+    aside[0, 3] = 0.1
+    found = Registration(camera, camera, DepthGeometry(aside, scale=2.0, bias=-0.5)).register(depth)
+    assert set(np.unique(found[np.isfinite(found)]).tolist()) == {1.5, 5.5}
+    assert (found[10:, 24:44] == 1.5).all() and np.isnan(found[10:, 22:23]).all(), "what the near one hides is missing"
+    assert np.isnan(found[0]).all() and np.isnan(found[1:3, :4]).all()
+
+
+def test_what_lies_behind_or_far_outside_is_left_out():
+    camera = Intrinsics(64, 48, 60.0, 60.0, 31.5, 23.5, (-0.3, 0.05, 0.0, 0.0, 0.0))
+    wide = Intrinsics(64, 48, 15.0, 15.0, 31.5, 23.5)
+    found = Registration(wide, camera, DepthGeometry(np.eye(4))).register(np.full((48, 64), 2.0, np.float32))
+    assert (found == 2.0).mean() > 0.99
+    back = np.diag([1.0, -1.0, -1.0, 1.0])
+    assert np.isnan(Registration(wide, camera, DepthGeometry(back)).register(np.ones((48, 64), np.float32))).all()
+    with pytest.raises(ValueError, match=r"depth is \[3, 4\], its intrinsics are of \[48, 64\]"):
+        Registration(wide, camera, DepthGeometry(np.eye(4))).register(np.ones((3, 4), np.float32))

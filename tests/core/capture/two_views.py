@@ -1,0 +1,69 @@
+"""One simulated scene seen by two cameras side by side, as an RGB-D camera's colour and depth cameras see it."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import cv2
+import numpy as np
+
+from actrec.frames import Intrinsics
+from actrec.geometry import rotation
+from actrec.simulation.scene import CameraPose, Scene
+from actrec.simulation.stage import performed_scene
+
+COLOUR = Intrinsics(640, 480, 610.0, 608.0, 322.4, 237.1)
+DEPTH = Intrinsics(424, 240, 213.0, 213.5, 211.2, 121.7)
+
+
+@dataclass(frozen=True)
+class Placed(CameraPose):
+    """A camera at any place: [3, 3] axes as columns and [3] centre, in the room."""
+
+    axes: np.ndarray = field(default_factory=lambda: np.eye(3))
+    centre: np.ndarray = field(default_factory=lambda: np.array([0.0, -1.0, 0.0]))
+
+    @property
+    def rotation(self) -> np.ndarray:
+        return self.axes
+
+    @property
+    def position(self) -> np.ndarray:
+        return self.centre
+
+
+class TwoViews:
+    """An actor who waves, rendered exactly from the colour and from the depth camera.
+
+    Attributes:
+        to_colour: [4, 4] from the depth camera's frame to the colour camera's.
+    """
+
+    def __init__(self, colour: Intrinsics = COLOUR, depth: Intrinsics = DEPTH, baseline: float = 0.03):
+        self.colour, self.depth = colour, depth
+        self.to_colour = np.eye(4)
+        self.to_colour[:3, :3] = rotation(0, 0.012).astype(np.float64) @ rotation(1, -0.008).astype(np.float64)
+        self.to_colour[:3, 3] = [baseline, 0.002, -0.001]
+
+    @cached_property
+    def _scenes(self) -> tuple[Scene, Scene]:
+        """Rendered when first looked at; the colour camera's axes are the room's."""
+        centre = CameraPose().position
+        seen = Placed(axes=np.eye(3), centre=centre)
+        beside = Placed(axes=self.to_colour[:3, :3], centre=centre + self.to_colour[:3, 3])
+        return tuple(
+            performed_scene(lens, ["wave"], camera=camera, distance=2.4)
+            for lens, camera in ((self.colour, seen), (self.depth, beside))
+        )
+
+    def at(self, seconds: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Colour [H, W, 3] with its exact depth [H, W] metres, and the depth camera's image [h, w] metres."""
+        seen = self._scenes[0].at(seconds).rendering
+        return seen.colour, seen.depth, self._scenes[1].at(seconds).rendering.depth
+
+
+def within(registered: np.ndarray, exact: np.ndarray, pixels: int = 1, metres: float = 0.002) -> float:
+    """Share of the registered pixels whose depth lies, to `metres`, in what is within `pixels` of them in truth."""
+    window = np.ones((2 * pixels + 1, 2 * pixels + 1))
+    near, far = cv2.erode(exact, window), cv2.dilate(exact, window)
+    known = np.isfinite(registered)
+    return float(((registered >= near - metres) & (registered <= far + metres))[known].mean())

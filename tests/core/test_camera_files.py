@@ -1,0 +1,121 @@
+"""Files of cameras' calibrations: as ROS writes and reads them, scaled, refused, found by serial number."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from scipy.spatial.transform import Rotation
+
+from actrec import camera_files
+from actrec.camera_files import COLOUR, DEPTH, MOUNT, DepthGeometry, Mount
+from actrec.errors import DeviceError, InputError
+from actrec.frames import Intrinsics
+
+LENS = Intrinsics(1280, 720, 910.5, 911.25, 640.125, 360.75, (0.1, -0.2, 0.001, -0.002, 0.05))
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path / "cameras"))
+    return tmp_path / "cameras"
+
+
+def test_all_of_a_camera_comes_back(folder: Path) -> None:
+    pose = np.eye(4)
+    pose[:3, :3], pose[:3, 3] = Rotation.from_euler("xyz", [0.3, -0.2, 2.9]).as_matrix(), [0.1, -0.2, 1.3]
+    assert camera_files.load("A1") == camera_files.CameraFiles("A1")
+    camera_files.write_intrinsics(camera_files.path_of("A1", COLOUR), LENS, "A1", note="12 views\nRMS 0.2 px")
+    geometry = DepthGeometry(pose, 1.01, -0.004)
+    camera_files.write_intrinsics(camera_files.path_of("A1", DEPTH), LENS, "A1_depth", geometry)
+    camera_files.write_mount(camera_files.path_of("A1", MOUNT), Mount("base_link", "camera", pose))
+    found = camera_files.load("A1")
+    assert found.colour == LENS == found.depth
+    np.testing.assert_allclose(found.geometry.to_colour, pose, atol=1e-15)
+    assert (found.geometry.scale, found.geometry.bias) == (1.01, -0.004)
+    assert (found.mount.parent, found.mount.child) == ("base_link", "camera")
+    np.testing.assert_allclose(found.mount.pose, pose, atol=1e-12)
+    assert (folder / "A1_color.yaml").read_text().startswith("# 12 views\n# RMS 0.2 px\n")
+    assert sorted(path.name for path in folder.iterdir()) == ["A1_color.yaml", "A1_depth.yaml", "A1_mount.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("distortion", "model", "count"),
+    [((), "plumb_bob", 5), (LENS.distortion, "plumb_bob", 5), (tuple(np.arange(1, 9) / 10), "rational_polynomial", 8)],
+)
+def test_the_file_is_ross_camera_info(distortion: tuple[float, ...], model: str, count: int) -> None:
+    path = camera_files.path_of("B", COLOUR)
+    lens = Intrinsics(640, 480, 600.0, 601.0, 320.0, 240.0, distortion)
+    camera_files.write_intrinsics(path, lens, "B")
+    content = yaml.safe_load(path.read_text())
+    assert (content["image_width"], content["image_height"], content["camera_name"]) == (640, 480, "B")
+    assert content["distortion_model"] == model and content["distortion_coefficients"]["cols"] == count
+    for name, rows, columns in (("camera_matrix", 3, 3), ("rectification_matrix", 3, 3), ("projection_matrix", 3, 4)):
+        block = content[name]
+        assert (block["rows"], block["cols"], len(block["data"])) == (rows, columns, rows * columns)
+    assert content["projection_matrix"]["data"][:4] == [600.0, 0.0, 320.0, 0.0]
+    assert camera_files.load("B").colour == lens
+
+
+def test_quaternions_at_every_angle() -> None:
+    rng = np.random.default_rng(0)
+    turns = [*Rotation.random(200, random_state=0), Rotation.identity()]
+    turns += [Rotation.from_rotvec(np.pi * axis / np.linalg.norm(axis)) for axis in rng.normal(size=(50, 3))]
+    for turn in turns:
+        x, y, z, w = camera_files.quaternion(turn.as_matrix())
+        assert w >= 0
+        np.testing.assert_allclose(camera_files.rotation_matrix(x, y, z, w), turn.as_matrix(), atol=1e-9)
+        assert abs(np.dot([x, y, z, w], turn.as_quat())) == pytest.approx(1, abs=1e-9)
+    np.testing.assert_allclose(camera_files.rotation_matrix(0, 0, 2, 2), [[0, -1, 0], [1, 0, 0], [0, 0, 1]], atol=1e-15)
+
+
+def test_other_sizes_are_scaled_where_the_aspect_agrees() -> None:
+    assert camera_files.fitted(LENS, 640, 360) == LENS.resized(640, 360)
+    assert camera_files.fitted(LENS, 960, 540).fx == pytest.approx(910.5 * 0.75)
+    with pytest.raises(InputError, match=r"calibration is of 1280×720 images and these are 640×480, of another aspect"):
+        camera_files.fitted(LENS, 640, 480)
+
+
+def test_where_they_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ACTREC_CAMERAS")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    checkout, home = camera_files.folders()
+    assert checkout.parts[-2:] == ("calibration", "cameras") and home == tmp_path / "actrec/cameras"
+    home.mkdir(parents=True)
+    assert camera_files.path_of("C", COLOUR).parent == checkout, "written to the first"
+    (home / "C_color.yaml").touch()
+    assert camera_files.path_of("C", COLOUR).parent == home, "found in the second"
+    monkeypatch.setattr(camera_files, "_CHECKOUT", tmp_path / "none")
+    assert camera_files.folders() == [home]
+
+
+@pytest.mark.parametrize("serial", ["", "../x", "a/b", "a b"])
+def test_numbers_that_are_no_file_names(serial: str) -> None:
+    with pytest.raises(InputError, match="cannot be part of a file's name"):
+        camera_files.path_of(serial, COLOUR)
+
+
+def test_damaged_files_are_named(folder: Path) -> None:
+    folder.mkdir()
+    for part, text in (
+        ("color", "image_width: 3\ncamera_matrix: {data: [1]}\n"),
+        ("depth", "[1, 2"),
+        ("mount", "parent_frame: base\n"),
+    ):
+        (folder / f"D_{part}.yaml").write_text(text)
+        with pytest.raises(InputError, match=f"D_{part}.yaml"):
+            camera_files.load("D")
+        (folder / f"D_{part}.yaml").unlink()
+    camera_files.write_intrinsics(camera_files.path_of("D", DEPTH), LENS, "D", DepthGeometry(np.eye(4)))
+    path = camera_files.path_of("D", DEPTH)
+    content = yaml.safe_load(path.read_text())
+    content["depth_to_color"]["data"].pop()
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(InputError, match="depth_to_color is no transform"):
+        camera_files.load("D")
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DeviceError, match="cannot write .*choose another folder"):
+        camera_files.write_intrinsics(tmp_path / "file/E_color.yaml", LENS, "E")
