@@ -45,7 +45,10 @@ def build(config_class: type[T], options: dict[str, Any] | None = None) -> T:
     if unknown:
         names, allowed = ", ".join(unknown), ", ".join(sorted(known))
         raise ConfigError(f"unknown option {names} of {config_class.__name__}; known: {allowed}")
-    config = config_class(**options)
+    hints = _hints(config_class)
+    # YAML and shells take a serial number for a number.
+    texts = {name: str(value) for name, value in options.items() if hints[name] is str and type(value) is int}
+    config = config_class(**{**options, **texts})
     validate(config)
     return config
 

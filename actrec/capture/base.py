@@ -19,6 +19,7 @@ class Camera(ABC):
             fields as parameters `<driver>.<field>`.
         skipped: Frames left out since it was opened because the reader came too late, where the driver can tell.
         paced: Whether frames come at a pace of their own; false where they are to come as fast as they are taken.
+        serial: The device's number, once open; empty where it has none.
         live: Whether a stream that broke off is worth opening again; opening a recording again would start it over.
     """
 
@@ -26,6 +27,7 @@ class Camera(ABC):
     live: ClassVar[bool] = True
     skipped: int = 0
     paced: bool = True
+    serial: str = ""
 
     def __enter__(self: _Self) -> _Self:
         self.open()

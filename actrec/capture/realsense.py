@@ -101,6 +101,11 @@ class RealSenseCamera(Camera):
         return self.live or self.config.realtime
 
     @property
+    def serial(self) -> str:  # type: ignore[override]
+        """The device's, also that of the one that made a recording; valid once open."""
+        return self._serial
+
+    @property
     def intrinsics(self) -> Intrinsics:
         """Intrinsics of the colour images, and so of the depth; valid once open."""
         self._opened()
@@ -235,7 +240,7 @@ class RealSenseCamera(Camera):
 
     def _prepare(self, profile: Any) -> None:
         """What frames need that the streams alone tell."""
-        serial = realsense_device.serial_of(profile.get_device())
+        self._serial = serial = realsense_device.serial_of(profile.get_device())
         factory = self.config.calibration == "factory" or not serial
         files = camera_files.CameraFiles(serial) if factory else camera_files.load(serial)
         settings = {field.name: getattr(self.config, field.name) for field in fields(FilterSettings)}

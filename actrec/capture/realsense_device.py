@@ -46,9 +46,11 @@ def find(context: Any, serial: str) -> Any:
     if not devices:
         raise DeviceError(_nothing())
     if serial:
-        if serial not in devices:
+        # One that went through YAML as a number has lost the noughts that it begins with.
+        same = [number for number in devices if number.lstrip("0") == serial.lstrip("0")]
+        if not same:
             raise DeviceError(f"no RealSense has serial number {serial}; connected: {found}")
-        return devices[serial]
+        return devices[same[0]]
     if len(devices) > 1:
         raise ConfigError(f"there are {len(devices)} RealSense cameras: choose one with the setting serial: {found}")
     return next(iter(devices.values()))

@@ -14,6 +14,7 @@ from actrec.config import setting
 from actrec.errors import ActrecError, DeviceError, EndOfStream
 from actrec.frames import RgbdFrame
 from actrec_nodes import conversions, params, process, qos, topics
+from actrec_nodes.camera_mount import CameraMount
 from actrec_nodes.flow_control import FlowControl
 from actrec_nodes.lifecycle import ActrecNode
 
@@ -53,6 +54,14 @@ class CameraNode(ActrecNode[CameraConfig]):
         self._outputs: dict[str, Any] = {}
         self._skipped = 0
         self._flow: FlowControl | None = None
+        self._mount = CameraMount(self)
+
+    def figures(self) -> dict[str, float | int]:
+        """The driver's own."""
+        try:
+            return self._camera.figures() if self._camera is not None else {}
+        except DeviceError:  # not open
+            return {}
 
     def configure(self) -> None:
         """Finds the driver, declares its settings and makes it; the device is opened by activation."""
@@ -76,6 +85,7 @@ class CameraNode(ActrecNode[CameraConfig]):
         """
         assert self._camera is not None
         self._camera.open()
+        self._mount.publish(self._camera)
         self._skipped = 0
         self._flow = None if self._camera.paced else FlowControl(self)
         self._stop.clear()

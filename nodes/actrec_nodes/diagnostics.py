@@ -2,7 +2,9 @@
 
 import importlib
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
 from rclpy.node import Node
@@ -28,7 +30,14 @@ class Publisher:
             return
         self._publisher = node.create_publisher(self._msg.DiagnosticArray, "/diagnostics", 10)
 
-    def publish(self, snapshot: Snapshot, active: bool, seconds_since_error: float, busy: str = "") -> None:
+    def publish(
+        self,
+        snapshot: Snapshot,
+        active: bool,
+        seconds_since_error: float,
+        busy: str = "",
+        more: Mapping[str, float | int] = MappingProxyType({}),
+    ) -> None:
         """Publishes one status: its level from recent errors and drops, its values from the figures.
 
         Args:
@@ -36,6 +45,7 @@ class Publisher:
             active: Whether the node is.
             seconds_since_error: Since the last one.
             busy: What it does before it can do its work; empty for nothing.
+            more: Figures of the node's own.
         """
         if self._publisher is None:
             return
@@ -45,7 +55,7 @@ class Publisher:
             name=self._node.get_fully_qualified_name(),
             message=message,
             hardware_id="actrec",
-            values=[self._msg.KeyValue(key=k, value=_text(v)) for k, v in asdict(snapshot).items()],
+            values=[self._msg.KeyValue(key=k, value=_text(v)) for k, v in {**asdict(snapshot), **more}.items()],
         )
         array = self._msg.DiagnosticArray(status=[status])
         array.header.stamp = self._node.get_clock().now().to_msg()

@@ -83,6 +83,10 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
     def cleanup(self) -> None:
         """Frees what `configure` made; also called where `configure` failed half-way."""
 
+    def figures(self) -> dict[str, float | int]:
+        """Figures of the node's own, beside those that every node counts."""
+        return {}
+
     def wait_idle(self, timeout_s: float) -> bool:
         """Blocks until every input received has been worked on; False where that took longer than `timeout_s`."""
         return True
@@ -187,9 +191,9 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
 
     def report(self) -> None:
         """Publishes and logs the figures now."""
-        snapshot = self.statistics.snapshot()
-        self._statistics_publisher.publish(String(data=snapshot.json()))
-        self._diagnostics.publish(snapshot, self.is_active, self.statistics.seconds_since_error(), self.busy)
+        snapshot, own = self.statistics.snapshot(), self.figures()
+        self._statistics_publisher.publish(String(data=snapshot.json(own)))
+        self._diagnostics.publish(snapshot, self.is_active, self.statistics.seconds_since_error(), self.busy, own)
         if snapshot.received != self._reported:
             self._reported = snapshot.received
             self.get_logger().info(snapshot.line())

@@ -83,10 +83,10 @@ class Parameters(Generic[T]):
         default = _default(field)
         descriptor = _descriptor(field, hint, default)
         override = getattr(self._node, "_parameter_overrides", {}).get(name)
-        # A parameter file says 30 where 30.0 is meant; rcl insists on the dot, a person does not.
-        whole = override is not None and isinstance(default, float) and override.type_ == Parameter.Type.INTEGER
+        # A parameter file says 30 where 30.0 or a serial number is meant; rcl insists on its types, a person does not.
+        whole = override is not None and type(default) in (float, str) and override.type_ == Parameter.Type.INTEGER
         try:
-            value = float(override.value) if override is not None and whole else default
+            value = type(default)(override.value) if override is not None and whole else default
             self._node.declare_parameter(name, value, descriptor, ignore_override=whole)
         except (InvalidParameterTypeException, InvalidParameterValueException):
             given = repr(override.value) if override is not None else "unreadable"

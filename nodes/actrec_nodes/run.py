@@ -242,7 +242,9 @@ class _Threads:
         return {"all": usage(os.getpid())}
 
     def finish(self, monitor: Monitor) -> dict[str, Any]:
-        return {node.get_name(): json.loads(node.statistics.snapshot().json()) for node in self._host.nodes}
+        return {
+            node.get_name(): json.loads(node.statistics.snapshot().json(node.figures())) for node in self._host.nodes
+        }
 
 
 @contextlib.contextmanager

@@ -4,7 +4,9 @@ import json
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -58,9 +60,10 @@ class Snapshot:
             parts.append(f"latency p50 {self.latency_p50_ms:.0f} ms p95 {self.latency_p95_ms:.0f} ms")
         return ", ".join(parts)
 
-    def json(self) -> str:
-        """The figures as a JSON object; a figure that does not exist is null."""
-        values = {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in asdict(self).items()}
+    def json(self, more: Mapping[str, float | int] = MappingProxyType({})) -> str:
+        """The figures, and `more` of the node's own, as a JSON object; a figure that does not exist is null."""
+        figures = {**asdict(self), **more}
+        values = {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in figures.items()}
         return json.dumps(values)
 
 

@@ -1,6 +1,14 @@
-"""A RealSense in software: librealsense's own `software_device`, behind its real pipeline, aligner and filters."""
+"""A RealSense in software: librealsense's own `software_device`, behind its real pipeline and filters.
 
+`python -m tests.core.capture.software_realsense --minutes 10` runs `actrec bench camera` on one.
+"""
+
+import json
+import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -104,3 +112,42 @@ class SoftwareRealSense:
 def blank(value: int = 90) -> np.ndarray:
     """A grey colour image."""
     return np.full((COLOUR.height, COLOUR.width, 3), value, np.uint8)
+
+
+@contextmanager
+def streaming(device: SoftwareRealSense) -> Iterator[None]:
+    """Gives frames at the device's pace, from a thread of its own, the actor in them moving."""
+    kept = [device.views.at(k / 4) for k in range(8)]
+    stopped = threading.Event()
+
+    def run() -> None:
+        due = time.monotonic()
+        number = 0
+        while not stopped.wait(max(0.0, due - time.monotonic())):
+            colour, _, depth = kept[number % len(kept)]
+            device.give(colour, depth)
+            number, due = number + 1, due + 1 / device.fps
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def main() -> None:
+    """Runs the benchmark with the arguments that it takes."""
+    from actrec.capture import benchmark, realsense
+
+    context = rs.context()
+    realsense.open_context = lambda: context
+    device = SoftwareRealSense()
+    device.plug_into(context)
+    with streaming(device):
+        print(json.dumps(benchmark.measure(["--driver", "realsense", *sys.argv[1:]]), indent=1))
+
+
+if __name__ == "__main__":
+    main()

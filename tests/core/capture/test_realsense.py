@@ -9,11 +9,11 @@ import pyrealsense2 as rs
 import pytest
 
 from actrec import camera_files, capture
-from actrec.capture import realsense, realsense_device
+from actrec.capture import benchmark, realsense, realsense_device
 from actrec.capture.realsense import RealSenseCamera
 from actrec.errors import ConfigError, DeviceError, EndOfStream, InputError
 from actrec.frames import Intrinsics
-from tests.core.capture.software_realsense import UNITS, SoftwareRealSense, blank
+from tests.core.capture.software_realsense import UNITS, SoftwareRealSense, blank, streaming
 from tests.core.capture.two_views import COLOUR, TwoViews, within
 
 FLAT = np.full((480, 640), 1.5, np.float32)
@@ -119,7 +119,7 @@ def test_the_newest_frame_wins_and_lost_ones_are_counted(device):
         for shade in (10, 20, 30, 40):
             device.give(blank(shade), FLAT)
             time.sleep(0.05)
-        assert camera.read().colour[0, 0, 0] == 40
+        assert camera.read().colour.flat[0] == 40
         assert camera.skipped == 3 == camera.figures()["skipped"]
 
 
@@ -169,7 +169,7 @@ def test_unplugged_and_plugged_in_again(device, context, monkeypatch):
     device.plug_into(context)
     camera.open()
     device.give(blank(77), FLAT)
-    assert camera.read().colour[0, 0, 0] == 77
+    assert camera.read().colour.flat[0] == 77
     camera.close()
     camera.close()
 
@@ -230,15 +230,16 @@ def test_closing_wakes_a_reader(device):
 
 
 def test_which_camera(context, device):
-    second = SoftwareRealSense("999")
+    second = SoftwareRealSense("00999")
     second.plug_into(context)
     with pytest.raises(ConfigError, match=r"there are 2 RealSense cameras: choose one with the setting serial: .*999"):
         RealSenseCamera().open()
     with pytest.raises(DeviceError, match=r"no RealSense has serial number 5; connected: .*843112070001 \(Software"):
         RealSenseCamera(serial="5").open()
-    with RealSenseCamera(serial="999") as camera:
+    with RealSenseCamera(serial=999) as camera:
+        assert camera.serial == "00999"
         second.give(blank(9), FLAT)
-        assert camera.read().colour[0, 0, 0] == 9
+        assert camera.read().colour.flat[0] == 9
 
 
 def test_a_profile_that_there_is_not(context, device):
@@ -336,3 +337,12 @@ def test_a_recording_of_librealsense(device, context, tmp_path: Path):
     (tmp_path / "odd.bag").write_text("no bag")
     with pytest.raises(DeviceError, match="is no recording of librealsense"):
         RealSenseCamera(recording=str(tmp_path / "odd.bag")).open()
+
+
+def test_the_camera_benchmark(device, monkeypatch):
+    with streaming(device):
+        figures = benchmark.measure(["--driver", "realsense", "--minutes", "0.05"])
+    assert figures["frames"] > 5 and figures["delay_p99_ms"] > 0 and figures["memory_mb_at_the_end"] > 50
+    assert figures["colour_and_depth_apart"] == 0
+    with pytest.raises(ConfigError, match="--minutes is 0"):
+        benchmark.measure(["--minutes", "0"])

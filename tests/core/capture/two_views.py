@@ -38,8 +38,16 @@ class TwoViews:
         to_colour: [4, 4] from the depth camera's frame to the colour camera's.
     """
 
-    def __init__(self, colour: Intrinsics = COLOUR, depth: Intrinsics = DEPTH, baseline: float = 0.03):
+    def __init__(
+        self,
+        colour: Intrinsics = COLOUR,
+        depth: Intrinsics = DEPTH,
+        baseline: float = 0.03,
+        actions: tuple[str, ...] = ("wave",),
+        distance: float = 2.4,
+    ):
         self.colour, self.depth = colour, depth
+        self._actions, self._distance = actions, distance
         self.to_colour = np.eye(4)
         self.to_colour[:3, :3] = rotation(0, 0.012).astype(np.float64) @ rotation(1, -0.008).astype(np.float64)
         self.to_colour[:3, 3] = [baseline, 0.002, -0.001]
@@ -50,9 +58,9 @@ class TwoViews:
         centre = CameraPose().position
         seen = Placed(axes=np.eye(3), centre=centre)
         beside = Placed(axes=self.to_colour[:3, :3], centre=centre + self.to_colour[:3, 3])
-        return tuple(
-            performed_scene(lens, ["wave"], camera=camera, distance=2.4)
-            for lens, camera in ((self.colour, seen), (self.depth, beside))
+        return (
+            performed_scene(self.colour, self._actions, camera=seen, distance=self._distance),
+            performed_scene(self.depth, self._actions, camera=beside, distance=self._distance),
         )
 
     def at(self, seconds: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,0 +1,95 @@
+"""The simulated actor filmed by two cameras, as an Azure Kinect's depth and colour cameras are placed."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import cv2
+import numpy as np
+
+from actrec.frames import Intrinsics
+from actrec.simulation.scene import CameraPose, Snapshot
+from actrec.simulation.stage import performed_scene
+from actrec.skeleton.layouts import AZURE_KINECT_32, KINECT_V2_25
+from tests.core.capture.k4a.simulated_sdk import Shot, Staged
+
+DEPTH = Intrinsics(640, 576, 504.2, 504.3, 321.4, 333.1)
+COLOUR = Intrinsics(1280, 720, 607.4, 607.1, 637.9, 364.6)
+LENS = (0.52, -2.71, 0.0006, -0.0001, 1.57, 0.40, -2.53, 1.49)  # as the colour cameras' are
+_PIXELS_FROM_EDGES = 3
+_EDGE = 0.05  # metres from one pixel to the next but one
+
+
+@dataclass(frozen=True)
+class Place(CameraPose):
+    """A camera also aside of and ahead of the room's origin."""
+
+    aside: float = 0.0
+    ahead: float = 0.0
+
+    @property
+    def position(self) -> np.ndarray:
+        return np.array([self.aside, -self.height, self.ahead])
+
+
+COLOUR_PLACE = Place(1.0, 0.0)
+DEPTH_PLACE = Place(1.002, float(np.radians(6.0)), aside=0.032, ahead=-0.004)
+
+
+def pose(place: Place) -> np.ndarray:
+    """[4, 4] camera to room."""
+    out = np.eye(4)
+    out[:3, :3], out[:3, 3] = place.rotation, place.position
+    return out
+
+
+TO_COLOUR = np.linalg.inv(pose(COLOUR_PLACE)) @ pose(DEPTH_PLACE)
+
+
+@cache
+def filmed(seconds: float = 2.0, colour: Intrinsics = COLOUR) -> tuple[Snapshot, Snapshot]:
+    """The instant as the colour and as the depth camera see it."""
+    views = ((colour, COLOUR_PLACE), (DEPTH, DEPTH_PLACE))
+    scenes = [performed_scene(camera, ["wave"], camera=place) for camera, place in views]
+    seen = [scene.at(seconds) for scene in scenes]
+    return seen[0], seen[1]
+
+
+@cache
+def shot(seconds: float = 2.0, colour: Intrinsics = COLOUR) -> Shot:
+    by_colour, by_depth = filmed(seconds, colour)
+    return Shot(by_colour.rendering.colour, by_depth.rendering.depth)
+
+
+def staged(*shots: Shot, lens: tuple[float, ...] = (), **options: object) -> Staged:
+    """An Azure Kinect that films the actor."""
+    c = COLOUR
+    colour = Intrinsics(c.width, c.height, c.fx, c.fy, c.cx, c.cy, lens)
+    return Staged(colour, DEPTH, TO_COLOUR, list(shots) or [shot()], **options)  # type: ignore[arg-type]
+
+
+def azure_joints(joints: np.ndarray) -> np.ndarray:
+    """[32, 3] joints that a body tracker would find, of exact ones [25, 3] in `kinect_v2_25`."""
+    source, target = KINECT_V2_25.index, AZURE_KINECT_32.index
+    out = np.full((32, 3), np.nan)
+    for name in target:
+        if name in source:
+            out[target[name]] = joints[source[name]]
+    out[target["pelvis"]] = joints[source["spine_base"]]
+    out[target["spine_chest"]] = 4 * joints[source["spine_shoulder"]] - 3 * joints[source["neck"]]
+    # What the canonical layout has no use for must still be somewhere.
+    return np.where(np.isnan(out), joints[source["head"]], out)
+
+
+def agreement(depth: np.ndarray, exact: np.ndarray, pixels: int = 1) -> np.ndarray:
+    """Per known pixel of `depth`, metres by which it is outside what `exact` has within `pixels` of it."""
+    around = np.ones((2 * pixels + 1, 2 * pixels + 1), np.uint8)
+    low, high = cv2.erode(exact, around), cv2.dilate(exact, around)
+    known = np.isfinite(depth)
+    return np.maximum(np.maximum(low - depth, depth - high), 0)[known]
+
+
+def inside(exact: np.ndarray) -> np.ndarray:
+    """[H, W] bool: pixels away from edges."""
+    around = np.ones((3, 3), np.uint8)
+    edges = (cv2.dilate(exact, around) - cv2.erode(exact, around) > _EDGE).astype(np.uint8)
+    return cv2.dilate(edges, around, iterations=_PIXELS_FROM_EDGES) == 0

@@ -1,0 +1,172 @@
+"""The driver of the Azure Kinect against a simulated libk4a: frames, stamps, what is left out, what is given back."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from actrec.capture.azure_kinect import AzureKinectCamera
+from actrec.errors import ConfigError, DeviceError
+from tests.core.capture.k4a import studio
+from tests.core.capture.k4a.simulated_sdk import COLOUR, DEPTH, Shot
+
+PERIOD_US = 33_333
+
+
+@pytest.fixture
+def camera(sdk, tmp_path):
+    sdk.plug(studio.staged().write(tmp_path / "scene"))
+    with AzureKinectCamera(library=sdk.library) as opened:
+        yield opened
+
+
+def test_depth_is_where_the_colour_camera_sees_it_to_a_pixel_and_2_mm(sdk, camera):
+    sdk.push(0, 1_000_000)
+    frame = camera.read()
+    frame.check()
+    exact = studio.filmed()[0].rendering
+    outside = studio.agreement(frame.depth, exact.depth)
+    assert (outside < 0.002).mean() > 0.999
+    flat = studio.inside(exact.depth) & np.isfinite(frame.depth)
+    off = np.abs(frame.depth - exact.depth)[flat]
+    assert flat.mean() > 0.45 and np.quantile(off, 0.99) < 0.002 and np.median(off) < 0.0006
+    assert frame.depth.dtype == np.float32 and not (frame.depth == 0).any()
+    # Beyond the depth camera's field of view nothing is known.
+    assert np.isnan(frame.depth[:, :20]).all()
+
+
+def test_colour_is_rgb_as_rendered(sdk, camera):
+    sdk.push(0, 1_000_000)
+    frame = camera.read()
+    exact = studio.filmed()[0].rendering.colour
+    assert np.abs(frame.colour.astype(int) - exact).mean() < 3  # JPEG
+    assert frame.frame_id == "camera_color_optical_frame" and frame.skeletons == []
+    assert camera.intrinsics == frame.intrinsics
+    assert (frame.intrinsics.fx, frame.intrinsics.width) == (pytest.approx(607.4), 1280)
+
+
+def test_bgra_is_passed_on_exactly(sdk, tmp_path):
+    sdk.plug(studio.staged(colour_format="bgra32").write(tmp_path / "scene"))
+    with AzureKinectCamera(library=sdk.library, colour_format="bgra32") as camera:
+        sdk.push(0, 1_000_000)
+        assert (camera.read().colour == studio.filmed()[0].rendering.colour).all()
+        assert sdk.configured()["format"] == 3
+
+
+def test_the_camera_is_started_as_set_and_without_its_imu(sdk, tmp_path):
+    staged = studio.staged(depth_mode=4, colour_resolution=6)
+    sdk.plug(staged.write(tmp_path / "scene"))
+    options = {"colour_mode": "3072p", "depth_mode": "wfov_unbinned", "fps": 15}
+    with AzureKinectCamera(library=sdk.library, **options):
+        assert sdk.configured() == {
+            "format": 0, "resolution": 6, "depth_mode": 4, "rate": 1, "synchronized": 0, "imu_starts": 0
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "options, named",
+    [
+        ({"fps": 20}, "5, 15, 30"),
+        ({"colour_mode": "3072p"}, "fps=15"),
+        ({"depth_mode": "wfov_unbinned"}, "fps=15"),
+        ({"colour_mode": "4320p"}, "720p"),
+        ({"depth_mode": "narrow"}, "nfov_unbinned"),
+        ({"exposure": 1}, "known"),
+    ],
+)
+def test_what_the_camera_cannot_do_is_refused(options, named):
+    with pytest.raises(ConfigError, match=named):
+        AzureKinectCamera(**options)
+
+
+def test_the_newest_frame_wins(sdk, camera):
+    for i in range(6):
+        sdk.push(0, 1_000_000 + i * PERIOD_US)
+    first = camera.read().stamp_ns
+    assert camera.skipped == 5
+    sdk.push(0, 1_000_000 + 6 * PERIOD_US)
+    assert camera.read().stamp_ns - first == pytest.approx(PERIOD_US * 1000, abs=3e6)
+    assert camera.skipped == 5
+
+
+def test_halves_and_unpaired_captures_are_dropped_and_counted(sdk, camera):
+    sdk.push(0, 1_000_000, parts=COLOUR)
+    sdk.push(0, 1_000_000 + PERIOD_US, parts=DEPTH)
+    sdk.push(0, 1_000_000 + 2 * PERIOD_US, depth_us=1_000_000 + 2 * PERIOD_US + 17_000)
+    sdk.push(0, 1_000_000 + 3 * PERIOD_US, depth_us=1_000_000 + 3 * PERIOD_US + 16_000)
+    sdk.push(0, 1_000_000 + 4 * PERIOD_US, parts=COLOUR)
+    camera.read()
+    figures = camera.figures()
+    left_out = [figures[name] for name in ("without_colour_or_depth", "colour_and_depth_apart", "skipped")]
+    assert left_out == [3, 1, 0]
+
+
+def test_a_damaged_jpeg_is_dropped_and_counted(sdk, tmp_path):
+    good = studio.shot()
+    bad = Shot(good.colour, good.depth, jpeg=b"\xff\xd8 torn")
+    sdk.plug(studio.staged(bad, good).write(tmp_path / "scene"))
+    with AzureKinectCamera(library=sdk.library) as camera:
+        sdk.push(0, 1_000_000)
+        with pytest.raises(DeviceError, match="in time"):
+            camera.read(timeout_s=0.1)
+        sdk.push(1, 1_000_000 + PERIOD_US)
+        assert camera.read().colour is not None
+        assert camera.figures()["damaged_colour"] == 1
+
+
+def test_stamps_are_of_the_exposure_however_late_a_frame_comes(sdk, camera):
+    offset = time.time_ns() - time.monotonic_ns()
+    errors = []
+    for late_ms in (0, 5, 12, 3, 25, 8, 40):
+        exposed_ns = time.monotonic_ns() - late_ms * 1_000_000
+        sdk.push(0, exposed_ns // 1000)
+        errors.append((camera.read().stamp_ns - exposed_ns - offset) / 1e6)
+    assert np.abs(errors).max() < 3
+    assert camera.figures()["stamp_delay_ms"] > 3
+
+
+def test_waiting_in_the_queue_does_not_count_as_delay(sdk, camera):
+    offset = time.time_ns() - time.monotonic_ns()
+    taken_ns = time.monotonic_ns() - 3_000_000_000  # 3 s ago, and received then
+    sdk.push(0, taken_ns // 1000, late_ns=3_000_000_000)
+    assert abs(camera.read().stamp_ns - (taken_ns + offset)) < 50e6
+    assert camera.figures()["stamp_delay_ms"] < 50
+
+
+def test_no_frame_in_time_is_an_error_and_the_next_read_goes_on(sdk, camera):
+    with pytest.raises(DeviceError, match="no frame in time"):
+        camera.read(timeout_s=0.12)
+    sdk.push(0, 1_000_000)
+    assert camera.read().colour is not None
+
+
+def test_everything_is_given_back_frame_by_frame(sdk, camera):
+    made = sdk.made("image")
+    for i in range(150):
+        sdk.push(0, 1_000_000 + i * PERIOD_US, parts=COLOUR if i % 10 == 4 else COLOUR | DEPTH)
+        if i % 3 == 2:
+            camera.read()
+            assert sdk.live() == {"device": 1, "transformation": 1}
+    assert sdk.made("image") - made > 300
+    camera.close()
+    assert sdk.live() == {}
+
+
+def test_closing_wakes_a_reader(sdk, camera):
+    errors = []
+
+    def read() -> None:
+        try:
+            camera.read(timeout_s=60)
+        except DeviceError as error:
+            errors.append(str(error))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    time.sleep(0.1)
+    camera.close()
+    reader.join(20)
+    assert not reader.is_alive() and "closed" in errors[0]
+    with pytest.raises(DeviceError, match="not open"):
+        camera.read()

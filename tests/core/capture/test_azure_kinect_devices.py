@@ -1,0 +1,122 @@
+"""Finding, losing and refusing Azure Kinects, and libraries that are not there."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from actrec.capture.azure_kinect import AzureKinectCamera
+from actrec.errors import DeviceError, MissingLibraryError
+from tests.core.capture.k4a import studio
+from tests.core.capture.k4a.simulated_sdk import BUSY, NO_ACCESS, STARVED
+
+FIRST, SECOND = "000111111111", "000222222222"
+
+
+@pytest.fixture
+def two(sdk, tmp_path):
+    for slot, serial in enumerate((FIRST, SECOND)):
+        sdk.plug(studio.staged(serial=serial).write(tmp_path / serial), slot)
+    return sdk
+
+
+def opened(sdk, **options):
+    with AzureKinectCamera(library=sdk.library, **options) as camera:
+        return camera.serial
+
+
+def refusal(sdk, **options) -> str:
+    with pytest.raises(DeviceError) as error:
+        opened(sdk, **options)
+    assert sdk.live() == {}
+    return str(error.value)
+
+
+def test_a_camera_is_found_by_its_serial_number(two):
+    assert opened(two, serial=SECOND) == SECOND
+    assert opened(two, serial=FIRST) == FIRST
+
+
+def test_two_cameras_and_no_serial_number(two):
+    said = refusal(two)
+    assert "2 Azure Kinects" in said and FIRST in said and SECOND in said and "option serial" in said
+
+
+def test_a_serial_number_that_is_not_there(two):
+    said = refusal(two, serial="000333333333")
+    assert "000333333333" in said and FIRST in said and SECOND in said
+
+
+def test_a_camera_in_use_does_not_hide_the_other(two):
+    with AzureKinectCamera(library=two.library, serial=FIRST) as first:
+        assert opened(two, serial=SECOND) == SECOND
+        with pytest.raises(DeviceError, match=f"connected: {SECOND}; one more cannot be opened: it is used by another"):
+            opened(two, serial="000333333333")
+        two.push(0, 1_000_000)
+        assert first.read().colour is not None
+
+
+def test_no_camera(sdk):
+    assert "no Azure Kinect is connected" in refusal(sdk)
+
+
+@pytest.mark.parametrize(
+    "trouble, remedy",
+    [(NO_ACCESS, "99-k4a.rules (idVendor 045e"), (BUSY, "used by another program"), (STARVED, "USB 3 of its own")],
+)
+def test_a_camera_that_cannot_be_used_says_why(sdk, tmp_path, trouble, remedy):
+    sdk.plug(studio.staged().write(tmp_path / "scene"))
+    sdk.trouble(trouble)
+    assert remedy in refusal(sdk)
+    sdk.trouble(0)
+    assert opened(sdk)
+
+
+def test_unplugged_and_plugged_in_again(sdk, tmp_path):
+    scene = studio.staged().write(tmp_path / "scene")
+    sdk.plug(scene)
+    camera = AzureKinectCamera(library=sdk.library)
+    assert camera.live and camera.paced
+    for _ in range(3):
+        camera.open()
+        sdk.push(0, 1_000_000)
+        camera.read()
+        sdk.unplug()
+        with pytest.raises(DeviceError, match="unplugged"):
+            camera.read()
+        camera.close()
+        with pytest.raises(DeviceError, match="no Azure Kinect is connected"):
+            camera.open()
+        sdk.plug(scene)
+    camera.close()
+    assert sdk.live() == {}
+
+
+def test_a_library_that_is_not_there(sdk, tmp_path):
+    with pytest.raises(MissingLibraryError, match=r"nowhere.*libk4a1.4.*Orbbec.*option library"):
+        AzureKinectCamera(library="/nowhere/libk4a.so").open()
+    sdk.plug(studio.staged().write(tmp_path / "scene"))
+    with pytest.raises(MissingLibraryError, match=r"libk4abt.*Body Tracking SDK.*bodies=false"):
+        opened(sdk, bodies=True, body_library="/nowhere/libk4abt.so")
+    assert sdk.live() == {}
+
+
+def test_another_copy_of_a_loaded_library_is_refused(sdk, tmp_path):
+    opened_once = refusal(sdk)
+    copy = tmp_path / "libk4a.so"
+    copy.write_bytes(Path(sdk.library).read_bytes())
+    with pytest.raises(DeviceError, match="another process"):
+        AzureKinectCamera(library=str(copy)).open()
+    assert refusal(sdk) == opened_once
+
+
+def test_without_the_sdk_the_process_lives_on():
+    script = (
+        "from actrec.capture.azure_kinect import AzureKinectCamera\n"
+        "from actrec.errors import MissingLibraryError\n"
+        "try:\n    AzureKinectCamera(library='libk4a_absent.so').open()\n"
+        "except MissingLibraryError as error:\n    print('said:', error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("said: ") and done.stdout.count("\n") == 1 and not done.stderr

@@ -1,0 +1,94 @@
+"""Recordings of an Azure Kinect, played through the simulated libk4arecord."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actrec.capture.azure_kinect import AzureKinectCamera
+from actrec.errors import DeviceError, EndOfStream, MissingLibraryError
+from tests.core.capture.k4a import studio
+from tests.core.capture.k4a.simulated_sdk import COLOUR
+
+PERIOD_US = 33_333
+LONG = 12
+
+
+@pytest.fixture
+def recording(tmp_path):
+    """Twelve frames, one without depth, one whose images are of different instants."""
+    shots = [
+        dataclasses.replace(studio.shot(), colour_us=500_000 + i * PERIOD_US, depth_us=500_000 + i * PERIOD_US)
+        for i in range(LONG)
+    ]
+    shots[3] = dataclasses.replace(shots[3], parts=COLOUR)
+    shots[5] = dataclasses.replace(shots[5], depth_us=shots[5].depth_us + 20_000)
+    return str(studio.staged(*shots).write(tmp_path / "take.mkv"))
+
+
+def test_a_recording_plays_to_its_end(sdk, recording):
+    camera = AzureKinectCamera(library=sdk.library, recording=recording, rate=0.0)
+    assert not camera.live and not camera.paced
+    with camera:
+        frames = [camera.read() for _ in range(LONG - 2)]
+        with pytest.raises(EndOfStream, match="take.mkv"):
+            camera.read()
+        assert camera.serial == "000123456789"
+        assert (camera.halves, camera.unpaired, camera.skipped) == (1, 1, 0)
+    exact = studio.filmed()[0].rendering
+    assert (studio.agreement(frames[0].depth, exact.depth) < 0.002).mean() > 0.999
+    assert np.abs(frames[0].colour.astype(int) - exact.colour).mean() < 3
+    steps = np.diff([frame.stamp_ns for frame in frames]) / PERIOD_US / 1000
+    assert steps == pytest.approx([1, 1, 2, 2, 1, 1, 1, 1, 1])
+
+
+def test_it_keeps_its_pace_and_starts_over_when_opened_again(sdk, recording):
+    camera = AzureKinectCamera(library=sdk.library, recording=recording, rate=1000.0)
+    assert camera.paced
+    last = 0
+    for _ in range(2):
+        with camera:
+            first = camera.read()
+            assert first.stamp_ns > last
+            for _ in range(LONG - 3):
+                last = camera.read().stamp_ns
+            with pytest.raises(EndOfStream):
+                camera.read()
+
+
+@pytest.mark.parametrize("colour_format", ["bgra32", "nv12", "yuy2"])
+def test_every_colour_format_that_is_recorded(sdk, tmp_path, colour_format):
+    path = studio.staged(colour_format=colour_format).write(tmp_path / "take.mkv")
+    with AzureKinectCamera(library=sdk.library, recording=str(path), rate=0.0) as camera:
+        colour = camera.read().colour
+    assert np.abs(colour.astype(int) - studio.filmed()[0].rendering.colour).mean() < 3
+
+
+def test_libk4arecord_is_looked_for_beside_libk4a(sdk, recording):
+    with pytest.raises(MissingLibraryError, match=r"libk4arecord.*option record_library"):
+        AzureKinectCamera(library=sdk.library, record_library="/nowhere/librec.so", recording=recording).open()
+
+
+@pytest.mark.parametrize(
+    "change, said", [({"tracks": 1}, "has no depth"), ({"tracks": 2}, "has no colour"), ({"model": 1}, "lens model 1")]
+)
+def test_recordings_that_cannot_be_registered(sdk, tmp_path, change, said):
+    path = studio.staged(**change).write(tmp_path / "take.mkv")
+    with pytest.raises(DeviceError, match=said):
+        AzureKinectCamera(library=sdk.library, recording=str(path)).open()
+
+
+def test_files_that_are_no_recordings(sdk, tmp_path, recording):
+    with pytest.raises(DeviceError, match="there is no recording"):
+        AzureKinectCamera(library=sdk.library, recording=str(tmp_path / "none.mkv")).open()
+    (tmp_path / "text.mkv").write_text("no recording")
+    with pytest.raises(DeviceError, match=r"no recording of an Azure Kinect \(.*EBML"):
+        AzureKinectCamera(library=sdk.library, recording=str(tmp_path / "text.mkv")).open()
+    torn = tmp_path / "torn.mkv"
+    whole = Path(recording).read_bytes()
+    torn.write_bytes(whole[: len(whole) // 8])
+    with AzureKinectCamera(library=sdk.library, recording=str(torn), rate=0.0) as camera:
+        camera.read()
+        with pytest.raises(DeviceError, match="damaged"):
+            camera.read()

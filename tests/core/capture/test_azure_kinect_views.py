@@ -1,0 +1,133 @@
+"""Sizes, lenses and calibrations of our own in the Azure Kinect driver."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+
+from actrec import camera_files
+from actrec.camera_files import DepthGeometry
+from actrec.capture.azure_kinect import AzureKinectCamera
+from actrec.errors import ConfigError, InputError
+from actrec.frames import Intrinsics
+from tests.core.capture.k4a import studio
+
+SERIAL = "000123456789"
+
+
+@pytest.fixture
+def take(sdk, tmp_path):
+    """One frame of a camera with these settings, and what the camera is."""
+
+    def read(lens=(), **options):
+        sdk.plug(studio.staged(lens=lens).write(tmp_path / "scene"))
+        with AzureKinectCamera(library=sdk.library, **options) as camera:
+            sdk.push(0, 1_000_000)
+            frame = camera.read()
+        frame.check()
+        return frame
+
+    return read
+
+
+def share_right(depth: np.ndarray) -> float:
+    return float((studio.agreement(depth, studio.filmed()[0].rendering.depth) < 0.002).mean())
+
+
+def test_eight_lens_coefficients_in_opencv_order(take):
+    frame = take(lens=studio.LENS)
+    assert frame.intrinsics.distortion == pytest.approx(studio.LENS, abs=1e-6)
+    # Straightened by them the image is the one that a camera without distortion has.
+    c = studio.COLOUR
+    size, straight = (c.width, c.height), c.matrix
+    maps = cv2.initUndistortRectifyMap(
+        frame.intrinsics.matrix, np.array(frame.intrinsics.distortion), None, straight, size, cv2.CV_32FC1
+    )
+    depth = cv2.remap(frame.depth, *maps, cv2.INTER_NEAREST, borderValue=np.nan)
+    assert share_right(depth) > 0.999 and share_right(frame.depth) < 0.95
+
+
+def test_rectified_images_are_straight(take):
+    frame = take(lens=studio.LENS, rectify=True)
+    assert frame.intrinsics.distortion == ()
+    exact = studio.filmed()[0].rendering.depth
+    assert (studio.agreement(frame.depth, exact) < 0.002).mean() > 0.999
+
+
+def test_images_of_a_chosen_width_are_registered_at_that_size(take):
+    frame = take(width=640)
+    assert frame.depth.shape == (360, 640)
+    c = studio.COLOUR.resized(640, 360)
+    assert (frame.intrinsics.fx, frame.intrinsics.cx) == (pytest.approx(c.fx), pytest.approx(c.cx))
+    exact = studio.filmed(2.0, c)[0].rendering
+    assert (studio.agreement(frame.depth, exact.depth) < 0.002).mean() > 0.999
+    assert np.abs(frame.colour.astype(int) - exact.colour).mean() < 6
+
+
+def test_a_width_that_no_half_of_the_image_has(take):
+    frame = take(width=500)
+    assert frame.depth.shape == (281, 500)
+    smaller = cv2.resize(studio.shot().colour, (500, 281), interpolation=cv2.INTER_AREA)
+    assert np.abs(frame.colour.astype(int) - smaller).mean() < 3
+
+
+def test_images_are_not_enlarged(take):
+    with pytest.raises(ConfigError, match="1280 wide"):
+        take(width=1920)
+
+
+def measured(colour: Intrinsics | None = None, geometry: DepthGeometry | None = None) -> None:
+    """Writes the camera's own calibration, as `actrec calibrate` does."""
+    if colour is not None:
+        camera_files.write_intrinsics(camera_files.path_of(SERIAL, camera_files.COLOUR), colour, SERIAL)
+    if geometry is not None:
+        path = camera_files.path_of(SERIAL, camera_files.DEPTH)
+        camera_files.write_intrinsics(path, studio.DEPTH, SERIAL, geometry)
+
+
+@pytest.fixture
+def wrong_factory(monkeypatch):
+    """A camera whose factory calibration is off, as after a fall."""
+    turned = np.eye(4)
+    turned[:3, :3] = cv2.Rodrigues(np.array([0.01, -0.015, 0.0]))[0]
+    turned[:3, 3] = 0.004, -0.003, 0.006
+    monkeypatch.setattr(studio, "TO_COLOUR", turned @ studio.TO_COLOUR)
+    return np.linalg.inv(turned) @ studio.TO_COLOUR
+
+
+def test_our_own_calibration_replaces_the_factorys(take, wrong_factory):
+    assert share_right(take().depth) < 0.8
+    measured(studio.COLOUR, DepthGeometry(wrong_factory))
+    frame = take()
+    assert frame.intrinsics == studio.COLOUR
+    assert share_right(frame.depth) > 0.99
+    assert share_right(take(calibration="factory").depth) < 0.8
+
+
+def test_its_scale_and_bias_are_applied(take, sdk, tmp_path):
+    good = studio.shot()
+    off = dataclasses.replace(good, depth=(good.depth - 0.012) / 1.01)
+    measured(studio.COLOUR, DepthGeometry(studio.TO_COLOUR, 1.01, 0.012))
+    sdk.plug(studio.staged(off).write(tmp_path / "off"))
+    with AzureKinectCamera(library=sdk.library) as camera:
+        sdk.push(0, 1_000_000)
+        assert share_right(camera.read().depth) > 0.99
+
+
+def test_colour_intrinsics_alone_go_into_the_sdks_registration(take):
+    c = studio.COLOUR
+    measured(Intrinsics(640, 360, c.fx / 2 * 1.05, c.fy / 2 * 1.05, c.cx / 2, c.cy / 2))
+    frame = take()
+    assert (frame.intrinsics.width, frame.intrinsics.fx) == (1280, pytest.approx(c.fx * 1.05))
+    zoomed = dataclasses.replace(frame.intrinsics)
+    exact = studio.filmed(2.0, zoomed)[0].rendering.depth
+    assert (studio.agreement(frame.depth, exact) < 0.002).mean() > 0.999
+
+
+def test_a_calibration_of_another_aspect_is_refused(take, sdk):
+    measured(Intrinsics(640, 480, 500, 500, 319.5, 239.5))
+    with pytest.raises(InputError, match="another aspect"):
+        take()
+    assert sdk.live() == {}
+    assert take(calibration="factory").depth is not None

@@ -1,0 +1,94 @@
+"""The camera's place on the robot goes out as a static transform, and its driver's figures with the node's."""
+
+import json
+import sys
+import types
+from typing import Any
+
+import numpy as np
+import pytest
+from geometry_msgs.msg import TransformStamped
+from std_msgs.msg import String
+
+from actrec import camera_files
+from actrec_nodes import qos
+from actrec_nodes.camera_mount import TOPIC
+from actrec_nodes.camera_node import CameraNode
+
+pytestmark = pytest.mark.ros
+
+POSE = np.array([[0, 0, 1, 0.2], [-1, 0, 0, 0.05], [0, -1, 0, 1.1], [0, 0, 0, 1]], float)
+
+
+@pytest.fixture
+def camera(host, add, monkeypatch, tmp_path):
+    """A simulated camera that has a serial number and figures, as a real one has."""
+    from actrec.capture.simulated import SimulatedCamera
+
+    monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path))
+    monkeypatch.setattr(SimulatedCamera, "serial", "S1")
+    monkeypatch.setattr(SimulatedCamera, "figures", lambda self: {"stamp_jitter_ms": 0.25, "unpaired": 3})
+    return lambda: add(CameraNode, driver="simulated", simulated__width=64, simulated__height=48)
+
+
+class Message:
+    """tf2_msgs has no wheel: of its one message, what the node uses."""
+
+    def __init__(self, transforms: list[TransformStamped]):
+        self.transforms = transforms
+
+
+def test_the_place_is_published_for_tf(camera, monkeypatch):
+    sent: list[tuple[str, Any, Any]] = []
+    tf = types.ModuleType("tf2_msgs.msg")
+    monkeypatch.setattr(tf, "TFMessage", Message, raising=False)
+    monkeypatch.setitem(sys.modules, "tf2_msgs", types.ModuleType("tf2_msgs"))
+    monkeypatch.setitem(sys.modules, "tf2_msgs.msg", tf)
+    mount = camera_files.Mount("base_link", "camera_color_optical_frame", POSE)
+    camera_files.write_mount(camera_files.path_of("S1", camera_files.MOUNT), mount)
+    real = CameraNode.create_publisher
+
+    def create(self, kind, topic, profile, **more):
+        if topic != TOPIC:
+            return real(self, kind, topic, profile, **more)
+        return types.SimpleNamespace(publish=lambda message: sent.append((kind.__name__, profile, message)))
+
+    monkeypatch.setattr(CameraNode, "create_publisher", create)
+    node = camera()
+    assert node.start()
+    ((kind, profile, message),) = sent
+    assert kind == "Message" and profile == qos.LATCHED, "a late listener gets it too"
+    (transform,) = message.transforms
+    assert isinstance(transform, TransformStamped)
+    assert (transform.header.frame_id, transform.child_frame_id) == ("base_link", "camera_color_optical_frame")
+    assert transform.header.stamp.sec > 0
+    t, r = transform.transform.translation, transform.transform.rotation
+    np.testing.assert_allclose([t.x, t.y, t.z], POSE[:3, 3])
+    np.testing.assert_allclose(camera_files.rotation_matrix(r.x, r.y, r.z, r.w), POSE[:3, :3], atol=1e-12)
+
+
+def test_without_tf2_msgs_it_is_said(camera, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tf2_msgs", None)
+    monkeypatch.setitem(sys.modules, "tf2_msgs.msg", None)
+    camera_files.write_mount(camera_files.path_of("S1", camera_files.MOUNT), camera_files.Mount("base", "c", POSE))
+    told: list[str] = []
+    monkeypatch.setattr(CameraNode, "complain", lambda self, line, level="error": told.append(line))
+    assert camera().start()
+    assert any("place in base is not published: it needs tf2_msgs" in line for line in told)
+
+
+def test_a_damaged_file_does_not_stop_the_camera(camera, monkeypatch, tmp_path):
+    (tmp_path / "S1_mount.yaml").write_text("parent_frame: base\n")
+    told: list[str] = []
+    monkeypatch.setattr(CameraNode, "complain", lambda self, line, level="error": told.append(line))
+    assert camera().start()
+    assert any("S1_mount.yaml" in line for line in told)
+
+
+def test_the_drivers_figures_are_among_the_nodes(camera, ears):
+    ears.listen(String, "camera_node/statistics", qos.LATCHED)
+    node = camera()
+    assert node.start()
+    node.report()
+    figures = json.loads(ears.wait_for("camera_node/statistics")[0].data)
+    assert (figures["stamp_jitter_ms"], figures["unpaired"]) == (0.25, 3) and "rate_hz" in figures

@@ -1,0 +1,90 @@
+"""Vendors' own ROS drivers in place of camera_node: their topic names, encodings and camera_info."""
+
+from array import array
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from actrec_msgs.msg import SkeletonArray
+from sensor_msgs.msg import CameraInfo, Image
+
+from actrec.capture.simulated import SimulatedCamera
+from actrec.frames import RgbdFrame
+from actrec_nodes import conversions, qos, topics
+from actrec_nodes.skeleton_node import SkeletonNode
+
+pytestmark = pytest.mark.ros
+
+# Colour encoding, depth encoding, distortion model and number of coefficients, as each driver publishes them.
+DRIVERS = [
+    ("realsense2_camera", "rgb8", "16UC1", "plumb_bob", 5),
+    ("azure_kinect_ros_driver", "bgra8", "16UC1", "rational_polynomial", 8),
+    ("azure_kinect_ros_driver", "bgra8", "32FC1", "rational_polynomial", 8),
+    ("orbbec_camera", "rgb8", "16UC1", "rational_polynomial", 8),
+    ("orbbec_camera", "bgr8", "16UC1", "plumb_bob", 5),
+]
+
+
+@pytest.fixture(scope="module")
+def frame() -> RgbdFrame:
+    with SimulatedCamera(width=320, height=240, noise=False, realtime=False) as camera:
+        return camera.read()
+
+
+def image(pixels: np.ndarray, encoding: str, frame: RgbdFrame) -> Image:
+    height, width = pixels.shape[:2]
+    step = pixels.strides[0]
+    return Image(
+        header=conversions.header(frame.stamp_ns, "vendors_optical_frame"), height=height, width=width,
+        encoding=encoding, step=step, data=array("B", pixels.tobytes()),
+    )  # fmt: skip
+
+
+def as_published(frame: RgbdFrame, colour: str, depth: str) -> tuple[Image, Image]:
+    order = {"rgb8": [0, 1, 2], "bgr8": [2, 1, 0], "bgra8": [2, 1, 0]}[colour]
+    pixels = np.ascontiguousarray(np.asarray(frame.colour)[..., order])
+    if colour == "bgra8":
+        pixels = np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])
+    metres = np.nan_to_num(frame.depth)
+    raw = np.round(metres * 1000).astype(np.uint16) if depth == "16UC1" else frame.depth.astype(np.float32)
+    return image(pixels, colour, frame), image(raw, depth, frame)
+
+
+@pytest.mark.parametrize(("vendor", "colour", "depth", "model", "coefficients"), DRIVERS)
+def test_people_are_found_in_what_a_vendors_driver_publishes(
+    context, host, ears, frame, vendor, colour, depth, model, coefficients
+):
+    remaps = [item for ours, theirs in topics.vendor_remaps(vendor) for item in ("-r", f"{ours}:={theirs}")]
+    node = SkeletonNode(context=context, cli_args=["--ros-args", *remaps])
+    host.add(node)
+    ears.listen(SkeletonArray, topics.SKELETONS)
+    assert node.start()
+    names = topics.VENDORS[vendor]
+    info = conversions.intrinsics_to_info(frame.intrinsics, conversions.header(frame.stamp_ns, "vendors"))
+    info.distortion_model, info.d = model, [0.0] * coefficients
+    seen = as_published(frame, colour, depth)
+
+    def show() -> bool:
+        for topic, message in ((names[topics.COLOUR_INFO], info), (names[topics.DEPTH_INFO], info)):
+            assert isinstance(message, CameraInfo)
+            ears.say(topic, message, qos.IMAGE_PUBLISHER)
+        ears.say(names[topics.DEPTH], seen[1], qos.IMAGE_PUBLISHER)
+        ears.say(names[topics.COLOUR], seen[0], qos.IMAGE_PUBLISHER)
+        return ears.wait(lambda: any(message.skeletons for message in ears.heard[topics.SKELETONS]), 0.3)
+
+    assert any(show() for _ in range(60)), "nobody found"
+    found = next(message for message in ears.heard[topics.SKELETONS] if message.skeletons)
+    assert conversions.stamp_to_ns(found.header.stamp) == frame.stamp_ns
+    assert found.header.frame_id == "vendors_optical_frame"
+    (body,) = conversions.message_to_bodies(found)
+    (truth,) = frame.skeletons
+    trunk = [0, 1, 4, 8, 12, 16]  # spine, shoulders, hips: at rest on what depth sees of them
+    assert np.nanmedian(np.linalg.norm(body.positions[trunk] - truth.positions[trunk], axis=1)) < 0.12
+
+
+@pytest.mark.parametrize("vendor", sorted(topics.VENDORS))
+def test_each_vendor_has_a_file_that_says_how_to_start_it(root: Path, vendor: str):
+    text = (root / "config" / f"{vendor}.yaml").read_text()
+    assert f"ros2 launch {vendor} " in text and f"vendor:={vendor} params_file:=" in text
+    assert list(yaml.safe_load(text)) == ["/**"]
