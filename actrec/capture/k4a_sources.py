@@ -178,7 +178,8 @@ def _find(k4a: Any, serial: str) -> tuple[Any, str]:
             refusals.append(refusal)
             continue
         seen.append(_serial_of(k4a, handle))
-        if serial == seen[-1] or (not serial and count == 1):
+        # A number that went through YAML has lost the noughts that it begins with.
+        if (serial and serial.lstrip("0") == seen[-1].lstrip("0")) or (not serial and count == 1):
             return handle, seen[-1]
         k4a.k4a_device_close(handle)
     unopened = "".join(f"; one more cannot be opened: {refusal}" for refusal in refusals)

@@ -36,6 +36,7 @@ def refusal(sdk, **options) -> str:
 def test_a_camera_is_found_by_its_serial_number(two):
     assert opened(two, serial=SECOND) == SECOND
     assert opened(two, serial=FIRST) == FIRST
+    assert opened(two, serial=int(FIRST)) == FIRST, "as YAML reads it"
 
 
 def test_two_cameras_and_no_serial_number(two):

@@ -160,13 +160,19 @@ class SimulatedSdk:
         return self._k4a.fake_faults()
 
 
+_BUILT: list[SimulatedSdk] = []
+
+
 @pytest.fixture(scope="session")
 def built_sdk(tmp_path_factory: pytest.TempPathFactory) -> SimulatedSdk:
     if shutil.which("cc") is None:
         if os.environ.get("CI") == "true":
             pytest.fail("no C compiler: install gcc")
         pytest.skip("no C compiler: install gcc")
-    return SimulatedSdk(tmp_path_factory.mktemp("libk4a"))
+    # Once a process, whichever folders' tests ask for it: a second libk4a is refused.
+    if not _BUILT:
+        _BUILT.append(SimulatedSdk(tmp_path_factory.mktemp("libk4a")))
+    return _BUILT[0]
 
 
 @pytest.fixture

@@ -1,0 +1,112 @@
+"""A camera that is pulled out and put back: the camera node opens it again by itself, whichever maker's it is."""
+
+import re
+import time
+
+import numpy as np
+import pyrealsense2 as rs
+import pytest
+
+from actrec.capture import realsense, realsense_device
+from actrec_nodes.camera_node import CameraNode
+from tests.core.capture.k4a import studio
+from tests.core.capture.k4a.simulated_sdk import built_sdk, sdk
+from tests.core.capture.software_realsense import SoftwareRealSense, blank
+
+pytestmark = pytest.mark.ros
+
+__all__ = ["built_sdk", "sdk"]
+FLAT = np.full((480, 640), 1.5, np.float32)
+
+
+class RealSense:
+    """A RealSense in software, in the hand of somebody with a cable."""
+
+    gone = r"RealSense 843112070001 was unplugged|no RealSense is connected"
+
+    def __init__(self, request):
+        self.options = {"driver": "realsense"}
+        self.patch = request.getfixturevalue("monkeypatch")
+        self.patch.setenv("ACTREC_CAMERAS", str(request.getfixturevalue("tmp_path")))
+        self.context = rs.context()
+        self.patch.setattr(realsense, "open_context", lambda: self.context)
+        self.device = SoftwareRealSense()
+        self.plug()
+
+    def plug(self):
+        self.patch.setattr(realsense_device, "connected", CONNECTED)
+        self.device.plug_into(self.context)
+
+    def unplug(self):
+        self.device.unplug()
+        # The pipeline keeps the software device alive, which no cable does.
+        self.patch.setattr(realsense_device, "connected", lambda context: {})
+
+    def give(self, number):
+        self.device.give(blank(), FLAT)
+
+
+CONNECTED = realsense_device.connected
+
+
+class AzureKinect:
+    """An Azure Kinect of the simulated SDK."""
+
+    gone = r"Azure Kinect .*(unplugged|no Azure Kinect is connected)|no Azure Kinect is connected"
+
+    def __init__(self, request):
+        self.sdk = request.getfixturevalue("sdk")
+        self.path = studio.staged().write(request.getfixturevalue("tmp_path") / "stage")
+        self.options = {"driver": "azure_kinect", "azure_kinect__library": self.sdk.library}
+        self.plug()
+
+    def plug(self):
+        self.sdk.plug(self.path)
+
+    def unplug(self):
+        self.sdk.unplug()
+
+    def give(self, number):
+        try:
+            self.sdk.push(0, 1_000_000 + 33_333 * number)
+        except AssertionError:  # not started yet
+            return
+
+
+@pytest.mark.parametrize("kind", [RealSense, AzureKinect])
+def test_it_comes_back_by_itself(kind, request, add, monkeypatch):
+    camera = kind(request)
+    told: list[str] = []
+    monkeypatch.setattr(CameraNode, "complain", lambda self, line, level="error": told.append(line))
+    node = add(CameraNode, read_timeout_s=1.0, retry_s=0.05, retry_max_s=0.2, **camera.options)
+    assert node.start()
+
+    number = 0
+
+    def frames_until(condition) -> None:
+        nonlocal number
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline, told
+            camera.give(number)
+            number += 1
+            time.sleep(0.03)
+
+    def processed() -> int:
+        return node.statistics.snapshot().processed
+
+    for _ in range(2):
+        before = processed()
+        frames_until(lambda before=before: processed() >= before + 3)
+        told.clear()
+        camera.unplug()
+        deadline = time.monotonic() + 60
+        while not any(re.search(camera.gone, line) for line in told) or sum("next attempt in" in x for x in told) < 2:
+            assert time.monotonic() < deadline, told
+            time.sleep(0.05)
+        assert node.is_active, "the node waits for it"
+        camera.plug()
+    before = processed()
+    frames_until(lambda: processed() >= before + 3)
+    assert node.figures()["without_colour_or_depth"] == 0
+    node.close()

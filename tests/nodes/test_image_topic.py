@@ -1,0 +1,126 @@
+"""Images of a topic for `actrec calibrate`: the newest one, whoever publishes it, and what is said where none comes."""
+
+import json
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2: make venv build && . scripts/env.sh")
+
+import rclpy
+from rclpy.node import Node
+from sensor_msgs.msg import Image
+
+from actrec import camera_files
+from actrec.cli import main
+from actrec.errors import DeviceError, InputError
+from actrec.frames import Intrinsics
+from actrec_calibration.boards import Board
+from actrec_nodes import conversions, qos
+from actrec_nodes.image_topic import images
+from tests.calibration.rendering import render, views
+
+pytestmark = pytest.mark.ros
+TOPIC = "some_camera/image"
+
+
+class Camera:
+    """Publishes images whose first value counts, twenty a second, until it is stopped."""
+
+    def __init__(self, encoding: str = "rgb8", picture: np.ndarray | None = None):
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        self.node = Node("some_camera", context=self.context)
+        self._publisher = self.node.create_publisher(Image, TOPIC, qos.IMAGE_PUBLISHER)
+        self._encoding, self.picture = encoding, picture
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self):
+        sent = 0
+        while not self._stop.wait(0.05):
+            colour = np.full((48, 64, 3), 7, np.uint8) if self.picture is None else self.picture
+            if self.picture is None:
+                colour[..., 0] = sent % 256
+            stamp_ns = 1000 + sent if self.picture is None else time.time_ns()
+            message = conversions.colour_to_image(colour, conversions.header(stamp_ns, "lens"))
+            message.encoding = self._encoding
+            self._publisher.publish(message)
+            sent += 1
+
+    def stop(self):
+        self._stop.set()
+        self._thread.join()
+        self.node.destroy_node()
+        rclpy.try_shutdown(context=self.context)
+
+
+@pytest.fixture
+def camera(request):
+    camera = Camera(getattr(request, "param", "rgb8"))
+    yield camera
+    camera.stop()
+
+
+def test_the_newest_image_with_its_stamp(camera):
+    with images(TOPIC) as read:
+        stamps = []
+        for _ in range(4):
+            stamp_ns, colour = read(20.0)
+            assert colour.shape == (48, 64, 3) and colour.dtype == np.uint8
+            assert colour[0, 0].tolist() == [(stamp_ns - 1000) % 256, 7, 7]
+            stamps.append(stamp_ns)
+        assert stamps == sorted(set(stamps))  # none twice
+
+
+@pytest.mark.parametrize("camera", ["8UC3"], indirect=True)
+def test_an_encoding_that_is_none(camera):
+    with images(TOPIC) as read, pytest.raises(InputError, match="encoding '8UC3' is not supported"):
+        read(20.0)
+
+
+def test_silence_names_who_does_publish(camera):
+    with images("wrong/topic") as read:
+        with images(TOPIC) as other:
+            other(20.0)  # by now the camera is known
+        with pytest.raises(DeviceError, match=r"nobody publishes /wrong/topic; images are on /some_camera/image"):
+            read(1.0)
+
+
+def test_a_name_that_no_topic_can_have():
+    with pytest.raises(DeviceError, match="cannot subscribe to 'no topic!'"), images("no topic!"):
+        pass
+
+
+def test_a_camera_is_calibrated_from_its_topic_until_ctrl_c(tmp_path, monkeypatch, capsys):
+    """The board is shown in one way until a view of it is taken, then in the next; then somebody presses Ctrl-C."""
+    monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path / "cameras"))
+    lens, board = Intrinsics(640, 480, 525.0, 523.0, 322.3, 237.1), Board.of()
+    shown = [render(board, lens, pose, noise=2, seed=number)[0] for number, pose in enumerate(views(board, lens, 9, 7))]
+    kept = tmp_path / "report/pictures"
+    camera = Camera(picture=shown[0])
+
+    def show() -> None:
+        ends = time.monotonic() + 60
+        for number, picture in enumerate(shown, 1):
+            camera.picture = picture
+            while len(list(kept.glob("[!.]*.png"))) < number and time.monotonic() < ends:
+                time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    hand = threading.Thread(target=show, daemon=True)
+    hand.start()
+    try:
+        command = ["calibrate", "intrinsics", "--topic", TOPIC, "--serial", "77", "--report", str(tmp_path / "report")]
+        assert main([*command, "--json"]) == 0
+    finally:
+        hand.join()
+        camera.stop()
+    assert len(json.loads(capsys.readouterr().out)["views"]) == 9
+    found = camera_files.load("77").colour
+    assert found.fx == pytest.approx(525, rel=0.003) and found.cx == pytest.approx(322.3, abs=1)
