@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from actrec import camera_files
 from actrec.diagnosis.finding import Finding
+from actrec.errors import ActrecError
 
 USB = Path("/sys/bus/usb/devices")
 JETSON_RELEASE = Path("/etc/nv_tegra_release")
@@ -33,17 +35,11 @@ class Maker:
     remedy: str
 
 
+_AZURE = "install the Azure Kinect SDK (libk4a) or Orbbec's K4A wrapper, then: pip install --no-deps pykinect-azure"
 MAKERS = {
     "8086": Maker("Intel RealSense", ("RealSense",), "pyrealsense2", "pip install pyrealsense2"),
-    "045e": Maker(
-        "Azure Kinect",
-        ("Azure Kinect", "Kinect"),
-        "pykinect_azure",
-        "install the Azure Kinect SDK (libk4a), then: pip install pykinect-azure",
-    ),
-    "2bc5": Maker(
-        "Orbbec", (), "pyorbbecsdk", "pip install pyorbbecsdk, or start Orbbec's ROS driver and remap its topics"
-    ),
+    "045e": Maker("Azure Kinect", ("Azure Kinect", "Kinect"), "pykinect_azure", _AZURE),
+    "2bc5": Maker("Orbbec", (), "pykinect_azure", f"{_AZURE}; or start Orbbec's ROS driver: vendor:=orbbec_camera"),
 }
 """USB vendor id to maker."""
 
@@ -66,8 +62,10 @@ def cameras(usb: Path = USB) -> Iterator[Finding]:
         if 0 < speed_mbps < 5000:
             remedy = "use a USB 3 port and cable: colour and depth together need more than USB 2 carries"
             yield Finding("cameras", f"{maker.name} link", False, f"{speed_mbps:g} Mbit/s", remedy)
-    if importlib.util.find_spec("pyrealsense2") is not None:
+    if MAKERS["8086"] in [maker for maker, *_ in seen] and importlib.util.find_spec("pyrealsense2") is not None:
         yield _realsense_devices()
+    if any(maker.library == "pykinect_azure" for maker, *_ in seen):
+        yield _azure_library()
     if not seen:
         remedy = "plug one in, or run: actrec run --driver simulated"
         yield Finding("cameras", "RGB-D camera", False, "none on USB", remedy)
@@ -82,16 +80,36 @@ def _usb_cameras(usb: Path) -> Iterator[tuple[Maker, str, float]]:
 
 
 def _realsense_devices() -> Finding:
-    realsense = importlib.import_module("pyrealsense2")
     try:
-        devices = [
-            f"{device.get_info(realsense.camera_info.name)} {device.get_info(realsense.camera_info.serial_number)}"
-            for device in realsense.context().query_devices()
-        ]
-    except RuntimeError as error:
-        remedy = "install librealsense's udev rules and plug the camera in again"
+        realsense = importlib.import_module("actrec.capture.realsense")
+        devices = importlib.import_module("actrec.capture.realsense_device").connected(realsense.open_context())
+    except (ImportError, RuntimeError) as error:
+        remedy = "apt-get install libusb-1.0-0, install librealsense's udev rules and plug the camera in again"
         return Finding("cameras", "pyrealsense2", False, f"cannot list devices: {error}", remedy)
-    return Finding("cameras", "pyrealsense2", True, "; ".join(devices) or "sees no device")
+    told = [f"serial {serial}, {_calibrated(serial)}" for serial in devices]
+    if not told:
+        remedy = "install librealsense's udev rules and plug the camera in again"
+        return Finding("cameras", "pyrealsense2", False, "sees no device", remedy)
+    return Finding("cameras", "pyrealsense2", True, "; ".join(told))
+
+
+def _azure_library() -> Finding:
+    """Whether the SDK that drives an Azure Kinect can be loaded."""
+    try:
+        importlib.import_module("actrec.capture.k4a_library").load("k4a")
+    except ActrecError as error:
+        return Finding("cameras", "libk4a", False, str(error), _AZURE)
+    return Finding("cameras", "libk4a", True, "loads")
+
+
+def _calibrated(serial: str) -> str:
+    """Which calibration a camera has."""
+    try:
+        files = camera_files.load(serial)
+    except ActrecError as error:
+        return str(error)
+    has = [name for name in ("colour", "depth", "mount") if getattr(files, name) is not None]
+    return f"own calibration of {', '.join(has)}" if has else "the factory's calibration"
 
 
 def accelerators() -> Iterator[Finding]:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from actrec import cli
+from actrec import camera_files, cli
 from actrec.cli import doctor
 from actrec.diagnosis import Finding, hardware, models, software, transport
-from actrec.errors import DeviceError
+from actrec.errors import DeviceError, MissingLibraryError
+from actrec.frames import Intrinsics
 
 
 def plug_in(usb: Path, vendor: str, product: str, speed: str = "5000", port: str = "2-1") -> None:
@@ -35,6 +36,37 @@ def test_camera_without_its_driver_library(tmp_path: Path) -> None:
     assert "435i" in finding.value
     assert finding.ok == (importlib.util.find_spec("pyrealsense2") is not None)
     assert "pyrealsense2" in finding.remedy
+
+
+def test_what_a_realsense_is_and_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from actrec.capture import realsense_device
+
+    plug_in(tmp_path, "8086", "Intel(R) RealSense(TM) Depth Camera 435i")
+    *_, found = hardware.cameras(tmp_path)
+    assert not found.ok and found.value == "sees no device" and "udev" in found.remedy
+    monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path / "cameras"))
+    lens = Intrinsics(640, 480, 600.0, 600.0, 320.0, 240.0)
+    camera_files.write_intrinsics(camera_files.path_of("12", camera_files.COLOUR), lens, "12")
+    (tmp_path / "cameras/34_mount.yaml").write_text("parent_frame: base\n")
+    monkeypatch.setattr(realsense_device, "connected", lambda context: dict.fromkeys(("12", "34", "56")))
+    *_, found = hardware.cameras(tmp_path)
+    assert found.ok and found.value.startswith("serial 12, own calibration of colour; serial 34, ")
+    assert "34_mount.yaml" in found.value and found.value.endswith("serial 56, the factory's calibration")
+
+
+def test_an_azure_kinect_without_its_sdk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from actrec.capture import k4a_library
+
+    def load(part: str) -> None:
+        raise MissingLibraryError("no libk4a")
+
+    plug_in(tmp_path, "045e", "Azure Kinect 4K Camera")
+    monkeypatch.setattr(k4a_library, "load", load)
+    *_, found = hardware.cameras(tmp_path)
+    assert (found.name, found.ok, found.value) == ("libk4a", False, "no libk4a") and "K4A wrapper" in found.remedy
+    monkeypatch.setattr(k4a_library, "load", lambda part: None)
+    *_, found = hardware.cameras(tmp_path)
+    assert found.ok
 
 
 def test_other_devices_of_a_camera_maker_are_no_cameras(tmp_path: Path) -> None:
