@@ -227,6 +227,9 @@ class RealSenseCamera(Camera):
             wanted.enable_device_from_file(str(path), repeat_playback=False)
             wanted.enable_stream(rs.stream.color)
             wanted.enable_stream(rs.stream.depth)
+            # Before it starts: at its own pace the first frames would be gone by then.
+            device = wanted.resolve(rs.pipeline_wrapper(self._pipeline)).get_device()
+            device.as_playback().set_real_time(self.config.realtime)
             profile = self._pipeline.start(wanted)
         except RuntimeError as error:
             told = " ".join(str(error).split())
@@ -235,7 +238,6 @@ class RealSenseCamera(Camera):
                 "for driver replay, an old .bag may need rs-convert"
             ) from error
         self._playback = profile.get_device().as_playback()
-        self._playback.set_real_time(self.config.realtime)
         self._prepare(profile)
 
     def _prepare(self, profile: Any) -> None:
