@@ -17,6 +17,10 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
         "intrinsics against the truth of rendered boards, and from photographs of OpenCV's chessboard",
     ),
     "camera": ("actrec.capture.benchmark:measure", "a camera driver over minutes: pace, delay, frames lost, memory"),
+    "calibration-robot": (
+        "actrec_calibration.benchmark_robot:measure",
+        "depth extrinsics and bias, hand-eye, floor: errors against known truth",
+    ),
     "data": ("actrec_models.benchmark_data:measure", "clips a second from datasets' files and from a prepared store"),
     "networks": ("actrec_models.benchmark:networks", "size, time and memory of every network in ONNX Runtime"),
     "estimators": ("actrec.estimators.benchmark:measure", "time and yield of the body, hand and face estimators"),

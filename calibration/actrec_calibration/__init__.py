@@ -1,4 +1,6 @@
-"""Calibration of cameras: intrinsics and the transform between colour and depth.
+"""Calibration of cameras, behind `actrec calibrate`.
 
-Empty so far: the drivers take the factory calibration that a camera or a recording brings along.
+A lens from views of a board (`intrinsics`) and whether it still holds (`holding`); where a depth camera sits and what
+its readings are off by (`extrinsics`, `depth`); a camera's place on a robot (`hand_eye`, `floor`). What comes out are
+files that `actrec.camera_files` writes and every driver loads by serial number.
 """

@@ -1,0 +1,327 @@
+"""`actrec calibrate depth`, `hand-eye`, `floor` and `points`: a depth camera, and a camera's place on a robot."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actrec import camera_files, keyvalues
+from actrec.camera_files import COLOUR, DEPTH, MOUNT, DepthGeometry, Mount
+from actrec.errors import ConfigError, InputError
+from actrec.frames import Intrinsics
+from actrec_calibration import extrinsics, floor, hand_eye, options, pairs, pictures, points, results, robot_poses
+
+OPTICAL = "camera_color_optical_frame"
+
+
+def add(subparsers: Any) -> None:
+    """Adds the commands."""
+    for name, help_line, declare, run, epilog in (
+        ("depth", "where the depth camera sits, and what its readings are off by", _add_depth, run_depth, _DEPTH),
+        ("hand-eye", "the camera's place on an arm, or beside it", _add_hand_eye, run_hand_eye, _HAND_EYE),
+        ("floor", "the camera's place on a mobile robot, by floor and board", _add_floor, run_floor, _FLOOR),
+        ("points", "intrinsics from points in space and their pixels", _add_points, run_points, _POINTS),
+    ):
+        parser = subparsers.add_parser(
+            name,
+            help=help_line,
+            description=f"{help_line[0].upper()}{help_line[1:]}.",
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        declare(parser)
+        results.add_output(parser)
+        parser.set_defaults(run=run)
+
+
+# -- depth -------------------------------------------------------------------------------------------------------------
+
+_DEPTH = """\
+FOLDER holds colour/, depth/ (16-bit PNG, millimetres, 0 for nothing) and, where the depth camera has them, ir/;
+pictures that belong together have the same number. Show the board near and far, tilted about two axes, 15 times or
+more.
+
+Example:
+  actrec calibrate depth views --serial 0123 --columns 10 --rows 7 --square 0.06 --marker 0.045
+  actrec calibrate depth --driver realsense --registered --serial 0123
+"""
+
+
+def _add_depth(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs="?", metavar="FOLDER", help="views, see below")
+    parser.add_argument("--driver", help="take the views from this running camera; its depth is registered")
+    parser.add_argument("--driver-option", action="append", default=[], metavar="KEY=VALUE", help="a setting of it")
+    parser.add_argument("--views", type=int, default=20, help="how many to take from the driver")
+    parser.add_argument(
+        "--registered", action="store_true", help="depth is registered to colour: find its scale and bias alone"
+    )
+    parser.add_argument(
+        "--model", choices=extrinsics.MODELS, default="scale", help="of the readings: scale and bias, bias, or none"
+    )
+    parser.add_argument("--unit", type=float, default=0.001, metavar="M", help="metres of one step of the depth images")
+    parser.add_argument("--colour-intrinsics", type=Path, metavar="YAML", help="(default: SERIAL_color.yaml)")
+    parser.add_argument("--depth-intrinsics", type=Path, metavar="YAML", help="(default: SERIAL_depth.yaml)")
+    options.add_board(parser)
+
+
+def run_depth(args: argparse.Namespace) -> int:
+    """Calibrates, writes SERIAL_depth.yaml, prints."""
+    if bool(args.images) == bool(args.driver):
+        raise ConfigError("name a folder of views or a camera with --driver: one of them")
+    if args.driver and not args.registered:
+        raise ConfigError("a driver's depth is registered to colour: add --registered, or give a folder of raw views")
+    board, path = options.board_of(args), results.target(args, DEPTH)
+    depth = results.intrinsics(args, args.depth_intrinsics, DEPTH, "--depth-intrinsics")
+    known = camera_files.load(args.serial, args.cameras).geometry
+    if known is not None or args.depth_intrinsics:
+        results.refuse_existing(path, args.overwrite)
+    cameras, views = _depth_views(args, board, depth, known)
+    found = extrinsics.calibrate(board, views, cameras, args.model)
+    geometry = found.geometry
+    if args.registered and known is not None:
+        geometry = DepthGeometry(known.to_colour, geometry.scale, geometry.bias)
+    figures = _depth_figures(found, path)
+    camera_files.write_intrinsics(path, depth, f"{args.serial}_depth", geometry, results.note("depth", figures))
+    results.report(args, figures)
+    return 0
+
+
+def _depth_views(
+    args: argparse.Namespace, board: Any, depth: Intrinsics, known: DepthGeometry | None
+) -> tuple[extrinsics.Cameras, list[extrinsics.Pair]]:
+    if args.registered:
+        if known is None:
+            raise InputError(
+                f"where the depth camera {args.serial} sits is not known: calibrate with raw depth first, without "
+                "--registered"
+            )
+        if (known.scale, known.bias) != (1.0, 0.0):
+            raise InputError(
+                "registered depth is corrected already, by the depth_scale and depth_bias of "
+                f"'{results.target(args, DEPTH)}': set them to 1 and 0, and take the views again"
+            )
+    if args.driver:
+        camera, views = pairs.live(args.driver, keyvalues.read(args.driver_option, "driver option"), board, args.views)
+        return extrinsics.Cameras(camera, camera, np.eye(4)), views
+    colour = results.intrinsics(args, args.colour_intrinsics, COLOUR, "--colour-intrinsics")
+    if args.registered:
+        return extrinsics.Cameras(colour, colour, np.eye(4)), pairs.read(
+            args.images, board, (colour, colour), args.unit
+        )
+    cameras = extrinsics.Cameras(colour, depth, None, None if known is None else known.to_colour)
+    return cameras, pairs.read(args.images, board, (colour, depth), args.unit)
+
+
+def _depth_figures(found: extrinsics.Found, path: Path) -> dict[str, Any]:
+    geometry = found.geometry
+    figures: dict[str, Any] = {
+        "file": str(path),
+        "views": found.views,
+        "depth_to_colour": results.pose_figures(geometry.to_colour, found.sigma_m, found.sigma_deg),
+        "scale": round(geometry.scale, 6),
+        "sigma_scale": round(found.sigma_scale, 6),
+        "bias_mm": round(1e3 * geometry.bias, 3),
+        "sigma_bias_mm": round(1e3 * found.sigma_bias, 3),
+        "rms_colour_px": round(found.rms_colour, 3),
+    }
+    if np.isfinite(found.rms_infrared):
+        figures["rms_infrared_px"] = round(found.rms_infrared, 3)
+    return figures | {"residuals": found.rows, "left_out": found.rejected}
+
+
+# -- hand-eye ----------------------------------------------------------------------------------------------------------
+
+_HAND_EYE = """\
+POSES (CSV or YAML) has one pose for each picture, gripper → base: the gripper's pose in the base frame, as robots show
+it and as `ros2 run tf2_ros tf2_echo BASE GRIPPER` prints it. CSV: image,x,y,z,qx,qy,qz,qw or image,x,y,z,rx,ry,rz.
+--mount hand: the camera rides on the gripper, the board lies still; the result is camera → gripper (parent: gripper).
+--mount base: the camera stands still, the gripper holds the board; the result is camera → base (parent: base).
+Turn the hand by 20° to 60° about two axes or more, 15 times or more, the board large in the picture.
+
+Example:
+  actrec calibrate hand-eye pictures --poses poses.csv --mount hand --parent tool0 --serial 0123
+"""
+
+
+def _add_hand_eye(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", metavar="FOLDER", help="pictures of the board")
+    parser.add_argument("--poses", required=True, metavar="FILE", help="the robot's pose at each picture, see below")
+    parser.add_argument("--mount", required=True, choices=hand_eye.MOUNTS, help="where the camera is")
+    parser.add_argument("--parent", required=True, help="frame of the gripper (hand) or of the base (base), e.g. tool0")
+    parser.add_argument("--child", default=OPTICAL, help="the camera's optical frame")
+    parser.add_argument("--unit", choices=tuple(robot_poses.UNITS), default="m", help="of the poses' translations")
+    parser.add_argument("--inverted", action="store_true", help="the file has base → gripper")
+    parser.add_argument("--intrinsics", type=Path, metavar="YAML", help="of the pictures (default: SERIAL_color.yaml)")
+    expected = hand_eye.Errors()
+    parser.add_argument(
+        "--robot-mm", type=float, default=1e3 * expected.metres, help="error of the robot's position, mm"
+    )
+    parser.add_argument("--robot-deg", type=float, default=expected.degrees, help="error of its orientation, degrees")
+    options.add_board(parser)
+
+
+def run_hand_eye(args: argparse.Namespace) -> int:
+    """Calibrates, writes SERIAL_mount.yaml, prints."""
+    if args.robot_mm <= 0 or args.robot_deg <= 0:
+        raise ConfigError("--robot-mm and --robot-deg are standard deviations above 0")
+    board, path = options.board_of(args), results.target(args, MOUNT)
+    results.refuse_existing(path, args.overwrite)
+    if board.ambiguous:
+        raise InputError("this chessboard looks the same after half a turn: use a ChArUco board for hand-eye")
+    camera = results.intrinsics(args, args.intrinsics, COLOUR, "--intrinsics")
+    views = _hand_views(args, board, camera)
+    errors = hand_eye.Errors(metres=args.robot_mm / 1e3, degrees=args.robot_deg)
+    found = hand_eye.calibrate(views, camera, args.mount, errors)
+    parent = "gripper" if args.mount == "hand" else "base"
+    figures = {
+        "file": str(path),
+        "views": len(found.kept),
+        f"camera_to_{parent}": results.pose_figures(found.camera, found.sigma_m, found.sigma_deg),
+        "rms_px": round(found.rms, 3),
+        "left_out": {name: f"{away:.1f} px" for name, away in found.rejected.items()},
+    }
+    camera_files.write_mount(path, Mount(args.parent, args.child, found.camera), results.note("hand-eye", figures))
+    results.report(args, figures)
+    return 0
+
+
+def _hand_views(args: argparse.Namespace, board: Any, camera: Intrinsics) -> list[hand_eye.View]:
+    poses = robot_poses.read(args.poses, args.unit, args.inverted)
+    views, without = [], []
+    for file in pictures.of_folder(args.images):
+        pose = poses.get(file.name, poses.get(file.stem))
+        if pose is None:
+            without.append(file.name)
+            continue
+        image = pictures.read_file(file).colour
+        if image.shape[:2] != (camera.height, camera.width):
+            raise InputError(
+                f"'{file}' is {image.shape[1]}×{image.shape[0]} and the intrinsics are of "
+                f"{camera.width}×{camera.height}: give those of this size"
+            )
+        if (seen := board.detect(image)) is not None:
+            views.append(hand_eye.View(file.name, board.points[seen.ids], seen.pixels, pose))
+    if not views and without:
+        raise InputError(
+            f"no pose of '{args.poses}' is of a picture in '{args.images}' (e.g. {without[0]}): name them alike"
+        )
+    return views
+
+
+# -- floor -------------------------------------------------------------------------------------------------------------
+
+_FLOOR = """\
+FOLDER holds colour/ and depth/ (16-bit PNG) as for `actrec calibrate depth`, one picture or more, the robot standing
+still. The base frame has x forward, y left, z up, its origin --base-height over the floor. The board lies on the floor,
+face up, its origin (the outer corner of its top left square) at x, y metres; yaw is the angle in degrees from the
+robot's x axis to the print's left-to-right, counter-clockwise: -90 where the print stands upright for who looks ahead.
+
+Example:
+  actrec calibrate floor views --board-pose=0.9,0.25,-90 --parent base_footprint --registered --serial 0123
+"""
+
+
+def _add_floor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", metavar="FOLDER", help="views, see below")
+    parser.add_argument("--board-pose", required=True, metavar="X,Y,YAW", help="where the board lies, see below")
+    parser.add_argument("--thickness", type=float, default=0.0, metavar="M", help="of the board")
+    parser.add_argument("--base-height", type=float, default=0.0, metavar="M", help="of the base frame over the floor")
+    parser.add_argument("--up", default="0,-1,0", metavar="X,Y,Z", help="roughly where up is in the optical frame")
+    parser.add_argument("--registered", action="store_true", help="depth is registered to colour")
+    parser.add_argument("--unit", type=float, default=0.001, metavar="M", help="metres of one step of the depth images")
+    parser.add_argument("--parent", required=True, help="the robot's frame, e.g. base_link")
+    parser.add_argument("--child", default=OPTICAL, help="the camera's optical frame")
+    parser.add_argument("--colour-intrinsics", type=Path, metavar="YAML", help="(default: SERIAL_color.yaml)")
+    options.add_board(parser)
+
+
+def run_floor(args: argparse.Namespace) -> int:
+    """Calibrates, writes SERIAL_mount.yaml, prints."""
+    board, path = options.board_of(args), results.target(args, MOUNT)
+    results.refuse_existing(path, args.overwrite)
+    lying = floor.Lying(*_three(args.board_pose, "--board-pose"), thickness=args.thickness)
+    up = _three(args.up, "--up")
+    colour = results.intrinsics(args, args.colour_intrinsics, COLOUR, "--colour-intrinsics")
+    depth, geometry = colour, DepthGeometry(np.eye(4))
+    if not args.registered:
+        known = camera_files.load(args.serial, args.cameras)
+        if known.depth is None or known.geometry is None:
+            raise InputError(
+                f"where the depth camera {args.serial} sits is not known: run actrec calibrate depth first, or add "
+                "--registered where depth is registered to colour"
+            )
+        depth, geometry = known.depth, known.geometry
+    views = pairs.read(args.images, board, (colour, depth), args.unit)
+    seen = []
+    for view in views:
+        assert view.depth is not None
+        seen.append((view.colour, floor.find_floor(geometry.scale * view.depth + geometry.bias, depth, up)))
+    found = floor.calibrate(board, seen, lying, colour, geometry.to_colour, args.base_height)
+    first = seen[0][1]
+    figures = {
+        "file": str(path),
+        "views": len(seen),
+        "height_m": round(first.height, 4),
+        "pitch_down_deg": round(first.pitch, 3),
+        "roll_deg": round(first.roll, 3),
+        "camera_to_base": results.pose_figures(found.camera, found.sigma_m, found.sigma_deg),
+        "rms_px": round(found.rms, 3),
+        "board_over_floor_mm": round(1e3 * found.apart_m, 2),
+        "board_to_floor_deg": round(found.apart_deg, 3),
+    }
+    camera_files.write_mount(path, Mount(args.parent, args.child, found.camera), results.note("floor", figures))
+    results.report(args, figures)
+    return 0
+
+
+def _three(text: str, option: str) -> tuple[float, float, float]:
+    try:
+        a, b, c = (float(word) for word in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"{option} is '{text}', expected three numbers with commas, e.g. 0.9,0.25,-90") from error
+    return a, b, c
+
+
+# -- points ------------------------------------------------------------------------------------------------------------
+
+_POINTS = """\
+For recordings that come without a calibration but give points in space with their pixels: CSV with a header x,y,z,u,v
+(metres in a right-handed frame, pixels), or NTU RGB+D's .skeleton files (turned back from the dataset's mirroring).
+--pose free seeks the camera's pose as well; shift only its place (points in the optical frame of a camera beside it);
+fixed takes the points as given in its own optical frame.
+
+Example:
+  actrec calibrate points S001C001*.skeleton --part depth --pose fixed --serial ntu_s001c001
+  actrec calibrate points corners.csv --size 640,480 --serial 0123
+"""
+
+
+def _add_points(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE", help="CSV or .skeleton, see below")
+    parser.add_argument("--part", choices=(COLOUR, DEPTH), default=COLOUR, help="which camera's pixels, and which file")
+    parser.add_argument("--size", metavar="W,H", help="of the picture in pixels (known for .skeleton)")
+    parser.add_argument("--pose", choices=points.POSES, default="free", help="what of the camera's pose is sought")
+
+
+def run_points(args: argparse.Namespace) -> int:
+    """Finds the intrinsics, writes them, prints."""
+    from actrec_calibration import point_files
+
+    path = results.target(args, args.part)
+    results.refuse_existing(path, args.overwrite)
+    given = point_files.read([Path(file) for file in args.files], args.part, args.size)
+    found = points.calibrate(given.points, given.pixels, given.size, args.pose)
+    camera = found.camera
+    figures = {
+        "file": str(path),
+        **{name: round(getattr(camera, name), 3) for name in ("fx", "fy", "cx", "cy")},
+        "sigma_px": [round(float(value), 3) for value in found.sigma],
+        "rms_px": round(found.rms, 3),
+        "points": f"{found.used} of {found.given}",
+        "points_to_camera": results.pose_figures(found.pose, np.zeros(3), np.zeros(3)),
+    }
+    del figures["points_to_camera"]["sigma_mm"], figures["points_to_camera"]["sigma_deg"]
+    camera_files.write_intrinsics(path, camera, f"{args.serial}_{args.part}", note=results.note("points", figures))
+    results.report(args, figures)
+    return 0

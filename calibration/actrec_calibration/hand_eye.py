@@ -1,0 +1,276 @@
+"""The camera's place on a robot, from pictures of a board and the robot's own poses.
+
+Two ways to mount it:
+
+- `hand`: the camera rides on the gripper, the board lies still in the robot's base frame. Found: camera → gripper.
+- `base`: the camera stands still beside the robot, the board is held by the gripper. Found: camera → base.
+
+"camera → gripper" is the 4×4 that carries a point from the camera's optical frame into the gripper's, which is the pose
+of the camera in the gripper's frame, which is what a static transform with parent gripper and child camera says. The
+robot's poses are gripper → base alike: the pose of the gripper in the base, what robots display and
+`tf2_echo base gripper` prints.
+
+With A the gripper → base of each picture for `base`, and its inverse for `hand`, X the camera's place sought and B the
+board's on the other side: board → camera = X⁻¹ A B (Shah 2013 writes A B = X C). A closed form starts; then all
+corners of all pictures decide together, each picture with a small error of the robot of its own.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from actrec.errors import InputError
+from actrec.frames import Intrinsics
+from actrec_calibration import bundle
+from actrec_calibration.motion import check_motion
+from actrec_calibration.poses import BoardPose, board_pose, projected
+from actrec_calibration.transforms import apply, inverse, mean, pose_of, turn, vector_of
+
+MOUNTS = ("hand", "base")
+LEAST_VIEWS = 5
+METHODS = (cv2.CALIB_HAND_EYE_PARK, cv2.CALIB_HAND_EYE_HORAUD, cv2.CALIB_HAND_EYE_DANIILIDIS)
+_SAMPLES = 60  # subsets of views tried against wrong ones
+_SAMPLE_VIEWS = 4
+
+
+@dataclass(frozen=True)
+class View:
+    """One picture.
+
+    Attributes:
+        name: Of its file, for messages.
+        points: [N, 3] metres on the board.
+        pixels: [N, 2] where they are seen.
+        gripper: [4, 4] gripper → base when it was taken.
+    """
+
+    name: str
+    points: np.ndarray
+    pixels: np.ndarray
+    gripper: np.ndarray
+
+
+@dataclass(frozen=True)
+class Errors:
+    """What is expected to be inexact, one standard deviation each.
+
+    Attributes:
+        pixels: Of a corner, px.
+        metres, degrees: Of the robot's pose: its repeatability and what its kinematics are off by.
+    """
+
+    pixels: float = 0.2
+    metres: float = 1e-4
+    degrees: float = 0.02
+
+
+@dataclass(frozen=True)
+class HandEye:
+    """What was found.
+
+    Attributes:
+        mount: "hand" or "base".
+        camera: [4, 4] camera → gripper (hand) or camera → base (base).
+        board: [4, 4] board → base (hand) or board → gripper (base).
+        sigma_m, sigma_deg: [3] standard deviations of the camera's place, in metres along and degrees about its own
+            axes.
+        rms: px of all corners of the views kept, the robot taken at its word.
+        kept: Names of the views that agree.
+        rejected: Names of those left out, with their rms in px.
+    """
+
+    mount: str
+    camera: np.ndarray
+    board: np.ndarray
+    sigma_m: np.ndarray
+    sigma_deg: np.ndarray
+    rms: float
+    kept: tuple[str, ...]
+    rejected: dict[str, float]
+
+
+def calibrate(views: list[View], camera: Intrinsics, mount: str, errors: Errors | None = None) -> HandEye:
+    """Finds the camera's place.
+
+    Args:
+        views: Pictures of one board, with the robot's poses in metres.
+        camera: Intrinsics of the pictures.
+        mount: One of `MOUNTS`.
+        errors: What to expect of the corners and of the robot.
+
+    Raises:
+        InputError: Too few views, motion that leaves something undetermined (it says which), poses the wrong way round,
+            or poses that do not belong to the pictures.
+    """
+    if mount not in MOUNTS:
+        raise InputError(f"mount is '{mount}', expected {' or '.join(MOUNTS)}")
+    errors = errors or Errors()
+    if len(views) < LEAST_VIEWS:
+        raise InputError(
+            f"{len(views)} views of the board are too few for hand-eye: take {LEAST_VIEWS} at least, 15 to be exact"
+        )
+    seen = [board_pose(view.points, view.pixels, camera) for view in views]
+    check_motion([view.gripper for view in views], "the robot's hand")
+    problem = _Problem(views, seen, camera, mount, errors)
+    arms = [_arm(view.gripper, mount) for view in views]
+    found = problem.solve(arms)
+    problem.refuse_inverted(found, arms)
+    if found.kept.sum() < max(LEAST_VIEWS, 0.6 * len(views)):
+        raise InputError(
+            f"only {found.kept.sum()} of {len(views)} views agree on one place of the camera "
+            f"(rms {found.typical:.1f} px): check that each pose belongs to its picture, that the board did not slip, "
+            "the order of quaternions (x, y, z, w), and the accuracy stated for the robot (--robot-mm)"
+        )
+    return problem.result(found, arms)
+
+
+def _arm(gripper: np.ndarray, mount: str) -> np.ndarray:
+    return inverse(gripper) if mount == "hand" else gripper
+
+
+@dataclass(frozen=True)
+class _Start:
+    """A place found in closed form: X, B, rms px of each view under them, and the views that agree."""
+
+    x: np.ndarray
+    b: np.ndarray
+    away: np.ndarray
+    kept: np.ndarray
+
+    @property
+    def typical(self) -> float:
+        return float(np.median(self.away))
+
+
+class _Problem:
+    """The views of one calibration."""
+
+    def __init__(self, views: list[View], seen: list[BoardPose], camera: Intrinsics, mount: str, errors: Errors):
+        self.views, self.seen, self.camera, self.mount, self.errors = views, seen, camera, mount, errors
+        near = float(np.median([pose.pose[2, 3] for pose in seen]))
+        # What a right view may be off by, px: the corners, and the robot's error as it shows at that distance.
+        robot = camera.fx * (errors.metres / near + np.radians(errors.degrees) * 2)
+        corners = max(errors.pixels, float(np.median([pose.rms for pose in seen])))
+        self.allowed = 4 * float(np.hypot(corners, robot))
+
+    def solve(self, arms: list[np.ndarray]) -> _Start:
+        """The start that most views agree on, made exact with those alone."""
+        clear = [i for i, pose in enumerate(self.seen) if not pose.ambiguous]
+        best = self._start(arms, clear if len(clear) >= LEAST_VIEWS else list(range(len(arms))))
+        if not best.kept.all():
+            random = np.random.default_rng(0)
+            for _ in range(_SAMPLES):
+                some = random.choice(len(arms), min(_SAMPLE_VIEWS, len(arms)), replace=False)
+                best = max(best, self._start(arms, list(some)), key=_agreement)
+        for _ in range(4):
+            kept = np.flatnonzero(best.kept) if best.kept.sum() >= LEAST_VIEWS else np.argsort(best.away)[:LEAST_VIEWS]
+            exact = self._refined(arms, best, list(kept), slack=False)
+            again = self._judged(pose_of(exact.shared[:6]), pose_of(exact.shared[6:]), arms)
+            if (again.kept == best.kept).all() or _agreement(again) < _agreement(best):
+                return max(again, best, key=_agreement)
+            best = again
+        return best
+
+    def refuse_inverted(self, found: _Start, arms: list[np.ndarray]) -> None:
+        """Poses written base → gripper, or the other mount, fit far better upside down: say so."""
+        if found.typical <= self.allowed:
+            return
+        turned = self.solve([inverse(arm) for arm in arms])
+        if not turned.typical * 5 < found.typical:
+            return
+        other = "base" if self.mount == "hand" else "hand"
+        raise InputError(
+            f"the robot's poses fit {found.typical / turned.typical:.0f} times better inverted "
+            f"({turned.typical:.2f} px against {found.typical:.1f} px): either they are base → gripper where "
+            "gripper → base (the pose of the gripper in the base frame) is expected: add --inverted; or the camera is "
+            f"mounted the other way: --mount {other}"
+        )
+
+    def result(self, found: _Start, arms: list[np.ndarray]) -> HandEye:
+        """The exact solution over the views kept, each with its own small error of the robot."""
+        kept = list(np.flatnonzero(found.kept))
+        exact = self._refined(arms, found, kept, slack=True)
+        final = self._judged(pose_of(exact.shared[:6]), pose_of(exact.shared[6:]), arms)
+        rejected = {
+            view.name: float(away)
+            for view, away, keep in zip(self.views, final.away, found.kept, strict=True)
+            if not keep
+        }
+        return HandEye(
+            self.mount,
+            final.x,
+            final.b,
+            *_own_axes(exact.shared[:6], exact.covariance[:6, :6]),
+            float(np.sqrt((final.away[kept] ** 2).mean())),
+            tuple(self.views[i].name for i in kept),
+            rejected,
+        )
+
+    def _start(self, arms: list[np.ndarray], some: list[int]) -> _Start:
+        """Of OpenCV's closed forms over some of the views, the one that all views like best."""
+        starts = [self._judged(*found, arms) for method in METHODS if (found := self._closed(arms, some, method))]
+        if not starts:
+            identity = np.eye(4)
+            return _Start(identity, identity, np.full(len(arms), np.inf), np.zeros(len(arms), bool))
+        return max(starts, key=_agreement)
+
+    def _closed(self, arms: list[np.ndarray], some: list[int], method: int) -> tuple[np.ndarray, np.ndarray] | None:
+        grippers, boards = [inverse(arms[i]) for i in some], [self.seen[i].pose for i in some]
+        try:
+            r, t = cv2.calibrateHandEye(
+                [g[:3, :3] for g in grippers],
+                [g[:3, 3] for g in grippers],
+                [b[:3, :3] for b in boards],
+                [b[:3, 3] for b in boards],
+                method=method,
+            )
+        except cv2.error:  # a subset without enough motion
+            return None
+        x = np.eye(4)
+        x[:3, :3], x[:3, 3] = r, t.ravel()
+        if not np.isfinite(x).all() or abs(np.linalg.det(r) - 1) > 0.1:
+            return None
+        return x, mean([g @ x @ b for g, b in zip(grippers, boards, strict=True)])
+
+    def _judged(self, x: np.ndarray, b: np.ndarray, arms: list[np.ndarray]) -> _Start:
+        away = np.array([self._rms(x, arm @ b, view) for arm, view in zip(arms, self.views, strict=True)])
+        return _Start(x, b, away, away <= self.allowed)
+
+    def _rms(self, x: np.ndarray, board: np.ndarray, view: View) -> float:
+        points = apply(inverse(x) @ board, view.points)
+        if not (points[:, 2] > 1e-3).all():
+            return float("inf")
+        return float(np.sqrt(((projected(points, self.camera) - view.pixels) ** 2).sum(1).mean()))
+
+    def _refined(self, arms: list[np.ndarray], start: _Start, kept: list[int], slack: bool) -> bundle.Bundle:
+        robot = np.repeat([np.radians(self.errors.degrees), self.errors.metres], 3)
+
+        def residuals(shared: np.ndarray, own: np.ndarray, number: int) -> np.ndarray:
+            view, arm = self.views[kept[number]], arms[kept[number]]
+            if slack:  # in the gripper's own axes
+                arm = pose_of(own) @ arm if self.mount == "hand" else arm @ pose_of(own)
+            pose = inverse(pose_of(shared[:6])) @ arm @ pose_of(shared[6:])
+            away = (projected(apply(pose, view.points), self.camera) - view.pixels).ravel() / self.errors.pixels
+            return np.concatenate([away, own / robot]) if slack else away
+
+        shared = np.concatenate([vector_of(start.x), vector_of(start.b)])
+        return bundle.solve(residuals, shared, np.zeros((len(kept), 6 if slack else 0)))
+
+
+def _agreement(start: _Start) -> tuple[int, float]:
+    away = np.where(np.isfinite(start.away), start.away, 1e9)
+    return int(start.kept.sum()), -float(np.median(away))
+
+
+def _own_axes(vector: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Standard deviations in metres along and degrees about the camera's axes, of a covariance of six numbers."""
+    pose, step = pose_of(vector), 1e-6
+    turns = np.empty((3, 3))
+    for i in range(3):
+        ahead = vector.copy()
+        ahead[i] += step
+        turns[:, i] = turn(inverse(pose) @ pose_of(ahead)) / step
+    shift = pose[:3, :3].T
+    metres = np.sqrt(np.diag(shift @ covariance[3:, 3:] @ shift.T))
+    return metres, np.degrees(np.sqrt(np.diag(turns @ covariance[:3, :3] @ turns.T)))

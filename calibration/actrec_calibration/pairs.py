@@ -1,0 +1,141 @@
+"""Views by a colour and a depth camera at the same time: from a folder, or from a camera that runs.
+
+The folder: `colour/` (or `color/`, `rgb/`) with pictures, `depth/` with 16-bit PNG in millimetres (or another unit) and
+0 where nothing was measured, and, where there is one, `ir/` (or `infrared/`) with the depth camera's infrared or
+amplitude images of 8 or 16 bit. Files that belong together have the same number in their names.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from actrec import capture
+from actrec.errors import DeviceError, EndOfStream, InputError
+from actrec.frames import Intrinsics
+from actrec.recordings.picture_folder import files
+from actrec_calibration.boards import Board
+from actrec_calibration.extrinsics import Pair
+from actrec_calibration.live import READ_TIMEOUT_S, Collector, LiveConfig
+from actrec_calibration.pictures import Picture, read_file
+
+COLOUR, DEPTH, INFRARED = ("colour", "color", "rgb"), ("depth",), ("ir", "infrared")
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)\D*$")
+
+
+def read(folder: str | Path, board: Board, sizes: tuple[Intrinsics, Intrinsics], unit: float = 0.001) -> list[Pair]:
+    """The views of a folder that show the board in colour.
+
+    Args:
+        folder: See above.
+        board: Looked for.
+        sizes: Intrinsics of colour and depth: images must be of their sizes.
+        unit: Metres of one step of the depth images.
+
+    Raises:
+        DeviceError: There is no such folder.
+        InputError: A part is missing, an image is damaged, of another size, or mirrored; no view shows the board.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise DeviceError(f"'{folder}' is no folder: give one with colour/ and depth/")
+    colour, depth, infrared = _numbered(folder, COLOUR), _numbered(folder, DEPTH), _numbered(folder, INFRARED)
+    for names, found in ((COLOUR, colour), (DEPTH, depth)):
+        if not found:
+            raise InputError(f"'{folder}' has no pictures in {names[0]}/: expected colour/, depth/ and, if any, ir/")
+    both = sorted(set(colour) & set(depth))
+    if not both:
+        raise InputError(f"'{folder}': no picture in colour/ has the number of one in depth/: name them alike")
+    pairs: list[Pair] = []
+    for number in both:
+        seen = board.detect(_sized(colour[number], read_file(colour[number]).colour, sizes[0]))
+        if seen is None:
+            continue
+        values = _sized(depth[number], read_depth(depth[number], unit), sizes[1])
+        in_infrared = None
+        if number in infrared:
+            in_infrared = board.detect(_sized(infrared[number], read_infrared(infrared[number]), sizes[1]))
+        pairs.append(Pair(colour[number].name, seen, values, in_infrared))
+    if not pairs:
+        raise InputError(
+            f"no picture of the {len(both)} in '{folder}' shows the board: check --kind, --columns and --rows"
+        )
+    return pairs
+
+
+def live(driver: str, options: dict[str, Any], board: Board, count: int) -> tuple[Intrinsics, list[Pair]]:
+    """Views from a running camera, taken whenever the board is held still as in no view before.
+
+    Args:
+        driver: A name in `actrec.capture.DRIVERS`; its depth is registered to colour.
+        options: Its settings.
+        board: Looked for.
+        count: Of views.
+
+    Raises:
+        DeviceError: There is no such camera, or it stopped.
+        InputError: It gives no depth.
+    """
+    collector = Collector(board, LiveConfig(most_views=max(count, 3)))
+    pairs: list[Pair] = []
+    with capture.create(driver, **options) as camera:
+        while len(pairs) < count:
+            try:
+                frame = camera.read(READ_TIMEOUT_S)
+            except EndOfStream:
+                break
+            if frame.colour is None or frame.depth is None:
+                raise InputError(f"driver {driver} gives no colour and depth here: choose a camera that has both")
+            name = f"view {len(pairs) + 1}"
+            if collector.look(Picture(name, frame.stamp_ns, frame.colour)) and collector.detection is not None:
+                pairs.append(Pair(name, collector.detection, frame.depth))
+        return camera.intrinsics, pairs
+
+
+def read_depth(path: Path, unit: float) -> np.ndarray:
+    """[H, W] float32 metres of a 16-bit image, NaN where it is 0.
+
+    Raises:
+        InputError: It is damaged, or of 8 bit.
+    """
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if image is None or image.dtype != np.uint16 or image.ndim != 2:
+        raise InputError(f"'{path}' is no 16-bit depth image: save depth as 16-bit PNG (millimetres)")
+    return np.where(image > 0, image * np.float32(unit), np.float32(np.nan)).astype(np.float32)
+
+
+def read_infrared(path: Path) -> np.ndarray:
+    """[H, W] uint8, stretched to what can be seen: infrared falls off with the square of the distance.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise InputError(f"'{path}' is no picture that can be read: take it out of the folder or copy it again")
+    grey = image.mean(axis=2) if image.ndim == 3 else image.astype(np.float64)
+    if image.dtype == np.uint8:
+        return np.round(grey).astype(np.uint8)
+    low, high = np.percentile(grey, [1, 99])
+    bright = np.clip((grey - low) / max(high - low, 1), 0, 1)
+    return np.round(255 * np.sqrt(bright)).astype(np.uint8)
+
+
+def _numbered(folder: Path, names: tuple[str, ...]) -> dict[float, Path]:
+    place = next((folder / name for name in names if (folder / name).is_dir()), None)
+    found: dict[float, Path] = {}
+    for path in files(place) if place else []:
+        if match := _NUMBER.search(path.stem):
+            found[float(match.group(1))] = path
+    return found
+
+
+def _sized(path: Path, image: np.ndarray, camera: Intrinsics) -> np.ndarray:
+    if image.shape[:2] != (camera.height, camera.width):
+        raise InputError(
+            f"'{path}' is {image.shape[1]}×{image.shape[0]} and its intrinsics are of {camera.width}×{camera.height}: "
+            "give intrinsics of this size"
+        )
+    return image

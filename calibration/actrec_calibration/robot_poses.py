@@ -1,0 +1,101 @@
+"""A robot's poses, one a picture, from a file.
+
+CSV with a header: `image,x,y,z,qx,qy,qz,qw`, or `image,x,y,z,rx,ry,rz` with a rotation vector in radians (what a UR
+prints). YAML: a list of `{image, translation: {x, y, z}, rotation: {x, y, z, w}}` (what tf2_echo and geometry_msgs
+have), or of `{image, pose: [16 numbers, row by row]}`. Each is gripper → base: the gripper's pose in the base frame.
+"""
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from actrec.camera_files import rotation_matrix
+from actrec.errors import DeviceError, InputError
+from actrec_calibration.transforms import inverse, pose_of
+
+UNITS = {"m": 1.0, "mm": 0.001}
+
+
+def read(path: str | Path, unit: str = "m", inverted: bool = False) -> dict[str, np.ndarray]:
+    """Poses [4, 4] gripper → base by picture's name.
+
+    Args:
+        path: CSV or YAML.
+        unit: Of the translations, one of `UNITS`.
+        inverted: The file has base → gripper.
+
+    Raises:
+        DeviceError: There is no such file.
+        InputError: A row is no pose, or a picture has two.
+    """
+    path = Path(path).expanduser()
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise DeviceError(f"cannot read poses '{path}': {error.strerror}; check the path") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"'{path}' is no text: give poses as CSV or YAML") from error
+    rows = _csv(text) if path.suffix.lower() == ".csv" else _yaml(path, text)
+    poses: dict[str, np.ndarray] = {}
+    for number, row in enumerate(rows, 1):
+        try:
+            name, pose = _pose(row)
+        except (KeyError, TypeError, ValueError) as error:
+            what = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise InputError(f"'{path}' pose {number}: {what}; expected image, x, y, z and qx, qy, qz, qw") from error
+        if name in poses:
+            raise InputError(f"'{path}' pose {number}: '{name}' has a pose already; give one a picture")
+        pose[:3, 3] *= UNITS[unit]
+        poses[name] = inverse(pose) if inverted else pose
+    if not poses:
+        raise InputError(f"'{path}' holds no poses; expected a header image,x,y,z,qx,qy,qz,qw and a row a picture")
+    return poses
+
+
+def _csv(text: str) -> Iterable[dict[str, Any]]:
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    return csv.DictReader(lines, skipinitialspace=True, strict=True)
+
+
+def _yaml(path: Path, text: str) -> list[dict[str, Any]]:
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"'{path}' is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, list):
+        raise InputError(f"'{path}' is no list of poses; expected - {{image, translation, rotation}} for each picture")
+    return content
+
+
+def _pose(row: dict[str, Any]) -> tuple[str, np.ndarray]:
+    name = str(row["image"]).strip()
+    if "pose" in row:
+        return name, _rigid(np.array(row["pose"], np.float64).reshape(4, 4))
+    if "translation" in row:
+        row = {**row["translation"], **{f"q{axis}": row["rotation"][axis] for axis in "xyzw"}}
+    pose = np.eye(4)
+    if "qw" in row:
+        q = np.array([float(row[f"q{axis}"]) for axis in "xyzw"])
+        if not abs(np.linalg.norm(q) - 1) < 0.01:
+            raise ValueError(f"a quaternion of length {np.linalg.norm(q):.3f}, not 1")
+        pose[:3, :3] = rotation_matrix(*q)
+    else:
+        vector = np.array([float(row[f"r{axis}"]) for axis in "xyz"])
+        if not np.linalg.norm(vector) < 2 * np.pi + 0.01:
+            raise ValueError("a rotation vector longer than a full turn: give radians")
+        pose[:3, :3] = pose_of(np.concatenate([vector, np.zeros(3)]))[:3, :3]
+    pose[:3, 3] = [float(row[axis]) for axis in "xyz"]
+    if not np.isfinite(pose).all():
+        raise ValueError("not all numbers are finite")
+    return name, pose
+
+
+def _rigid(pose: np.ndarray) -> np.ndarray:
+    r = pose[:3, :3]
+    if not np.allclose(r @ r.T, np.eye(3), atol=1e-3) or not np.linalg.det(r) > 0:
+        raise ValueError("a matrix whose upper left 3×3 is no rotation")
+    return pose

@@ -1,0 +1,235 @@
+"""`actrec calibrate board`, `intrinsics` and `check` as a user runs them, from folders and live."""
+
+import dataclasses
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from actrec import camera_files
+from actrec.camera_files import COLOUR, DEPTH, DepthGeometry
+from actrec.cli import main
+from actrec.errors import DeviceError, EndOfStream
+from actrec.frames import NANOSECONDS, Intrinsics
+from actrec_calibration.boards import Board
+from actrec_calibration.coverage import CoverageConfig
+from actrec_calibration.live import Collector, LiveConfig, collect, preview
+from actrec_calibration.pictures import Picture
+from tests.calibration.rendering import render, views
+
+VGA = Intrinsics(640, 480, 525.0, 523.0, 322.3, 237.1, (0.08, -0.15, 0.001, -0.0015, 0.03))
+BOARD = Board.of()
+PERIOD_NS = 100_000_000
+
+
+def write(path: Path, picture: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), picture[..., ::-1])
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """Sixteen pictures of the board and one without it."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number, pose in enumerate(views(BOARD, VGA, 16, seed=7)):
+        write(folder / f"{number}.png", render(BOARD, VGA, pose, blur=0.8, noise=2, seed=number)[0])
+    write(folder / "16.png", np.full((480, 640, 3), 90, np.uint8))
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path / "cameras"))
+    return tmp_path
+
+
+def status(arguments: list[str]) -> int:
+    try:
+        return main(["calibrate", *arguments])
+    except SystemExit as leave:
+        return int(leave.code or 0)
+
+
+def test_from_pictures_to_the_cameras_file(pictures, place, capsys):
+    assert status(["intrinsics", str(pictures), "--serial", "0123", "--json"]) == 0
+    streams = capsys.readouterr()
+    said = json.loads(streams.out)
+    assert "the board is in 16 of 17 pictures" in streams.err
+    assert said["file"] == str(place / "cameras/0123_color.yaml")
+    found = camera_files.load("0123").colour
+    assert found.fx == said["intrinsics"]["fx"] == pytest.approx(525, rel=0.003)
+    assert found.cx == pytest.approx(322.3, abs=1) and len(found.distortion) == 5
+    note = Path(said["file"]).read_text().splitlines()[:2]
+    assert "actrec calibrate intrinsics, 20" in note[0] and "standard deviations: fx 0." in note[1]
+    report = place / "calibration_0123_color"
+    assert (report / "report.md").is_file() and len(list((report / "views").glob("*.jpg"))) == len(said["views"])
+
+    assert status(["intrinsics", str(pictures), "--serial", "0123"]) == 2
+    assert "is there already: add --overwrite" in capsys.readouterr().err
+    assert (
+        status(["intrinsics", str(pictures), "--serial", "0123", "--overwrite", "--model", "rational_polynomial"]) == 0
+    )
+    assert "wrote" in capsys.readouterr().out
+    assert len(camera_files.load("0123").colour.distortion) == 8
+
+
+def test_a_depth_lens_keeps_its_place(pictures, place, capsys):
+    known = DepthGeometry(np.eye(4), 1.01, 0.002)
+    path = camera_files.path_of("0123", DEPTH)
+    camera_files.write_intrinsics(path, dataclasses.replace(VGA, fx=500.0), "0123_depth", known)
+    assert status(["intrinsics", str(pictures), "--serial", "0123", "--part", "depth", "--overwrite"]) == 0
+    assert "run actrec calibrate depth again" in capsys.readouterr().err
+    files = camera_files.load("0123")
+    assert files.geometry.scale == 1.01 and files.depth.fx == pytest.approx(525, rel=0.003) and files.colour is None
+
+
+@pytest.mark.parametrize(
+    ("change", "holds"), [({}, True), ({"fx": 530.25, "fy": 528.23}, False), ({"cx": 327.3}, False)]
+)
+def test_check(pictures, place, capsys, change, holds):
+    path = camera_files.path_of("0123", COLOUR)
+    camera_files.write_intrinsics(path, dataclasses.replace(VGA, **change), "0123_color")
+    assert status(["check", str(pictures), "--serial", "0123", "--json"]) == (0 if holds else 1)
+    said = json.loads(capsys.readouterr().out)
+    assert said["holds"] is holds and (said["moved_px"] > said["tolerance_px"]) is not holds
+    assert status(["check", str(pictures), "--against", str(path)]) == (0 if holds else 1)
+    assert ("does not hold" in capsys.readouterr().out) is not holds
+
+
+def test_check_of_another_size(pictures, place, capsys):
+    path = camera_files.path_of("0123", COLOUR)
+    camera_files.write_intrinsics(path, VGA.resized(1280, 960), "0123_color")
+    assert status(["check", str(pictures), "--serial", "0123"]) == 0
+    camera_files.write_intrinsics(path, dataclasses.replace(VGA, width=1280, height=720), "0123_color")
+    assert status(["check", str(pictures), "--serial", "0123"]) == 1
+    assert "of another aspect" in capsys.readouterr().err
+
+
+def test_wrong_use(pictures, place, capsys):
+    for arguments, message in (
+        ([], "name what to calibrate"),
+        (["intrinsics", str(pictures)], "name the camera with --serial"),
+        (["intrinsics", "--serial", "1"], "give one of: a FOLDER of pictures, --topic, --driver"),
+        (["intrinsics", str(pictures), "--driver", "replay", "--serial", "1"], "folder and driver are given"),
+        (["intrinsics", str(pictures), "--driver-option", "a=1", "--serial", "1"], "needs the --driver"),
+        (["intrinsics", str(pictures), "--serial", "1", "--square", "-1"], "square is -1.0, allowed"),
+        (["intrinsics", str(pictures), "--serial", "1", "--kind", "circles"], "invalid choice"),
+        (["board", "--out", "board.svg"], "neither .pdf nor .png"),
+    ):
+        assert status(arguments) == 2, arguments
+        said = capsys.readouterr().err
+        assert message in said and len(said.strip().splitlines()) == 1
+
+
+def test_what_cannot_be_done(pictures, place, capsys):
+    (place / "empty").mkdir()
+    write(place / "blank/1.png", np.zeros((480, 640, 3), np.uint8))
+    write(place / "mirrored/7.png", cv2.imread(str(pictures / "3.png"))[:, ::-1, ::-1])
+    (place / "damaged").mkdir()
+    (place / "damaged/5.png").write_bytes(b"no picture")
+    (place / "few").mkdir()
+    for number in range(3):
+        shutil.copy(pictures / f"{number}.png", place / "few")
+    for folder, message in (
+        ("nowhere", "'nowhere' is no folder"),
+        ("empty", "holds no pictures"),
+        ("blank", "the board is in none of the pictures"),
+        ("mirrored", "7.png: the picture of the board is mirrored"),
+        ("damaged", "5.png' is no picture that can be read"),
+        ("few", "3 views of the board are too few: 8 at least"),
+    ):
+        assert status(["intrinsics", folder, "--serial", "1"]) == 1, folder
+        assert message in capsys.readouterr().err.splitlines()[-1]
+    assert status(["check", str(pictures), "--serial", "1"]) == 1
+    assert "run actrec calibrate intrinsics first" in capsys.readouterr().err
+    assert not (place / "cameras").exists()
+
+
+def test_board(place, capsys):
+    assert status(["board", "--out", "board.pdf", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["paper"] == "a4"
+    assert (place / "board.pdf").read_bytes().startswith(b"%PDF")
+    assert status(["board", "--out", "c.png", "--kind", "chessboard", "--columns", "7", "--rows", "5"]) == 0
+    assert "looks the same upside down" in capsys.readouterr().err
+
+
+def waved(count: int, rest: int, seed: int = 7) -> list[Picture]:
+    """The board held still for `rest` pictures at each of `count` places, and seen on its way between them."""
+    found: list[Picture] = []
+    for number, pose in enumerate(views(BOARD, VGA, count, seed)):
+        moving = pose.copy()
+        moving[:3, 3] += (0.01, 0.005, 0.02)
+        for step in range(rest + 1):
+            image, _ = render(BOARD, VGA, moving if step == 0 else pose, noise=2, seed=100 * number + step)
+            found.append(Picture(f"{len(found):03d}", len(found) * PERIOD_NS, image))
+    return found
+
+
+def test_live_views_are_taken_when_the_board_is_still_and_new():
+    stream = waved(4, 4)
+    collector = Collector(BOARD, LiveConfig(still_s=0.2))
+    taken = [picture.name for picture in stream if collector.look(picture)]
+    # 0 is on its way, 1 is the first at rest, 2 has not moved since, 4 not for 0.2 s.
+    assert taken == ["004", "009", "014", "019"]
+    assert collector.coverage.views == 4 and not collector.done
+    later = [dataclasses.replace(picture, stamp_ns=picture.stamp_ns + NANOSECONDS * 10) for picture in stream]
+    assert not any(collector.look(picture) for picture in later)  # as before: nothing new
+    drawn = preview(stream[-1], collector)
+    assert drawn.shape == (480, 640, 3) and (drawn != stream[-1].colour).any()
+
+
+def test_live_ends_when_the_views_suffice_or_somebody_stops_it():
+    stream = waved(4, 4)
+
+    def read_from(source):
+        def read(timeout_s):
+            picture = next(source, None)
+            if picture is None:
+                raise EndOfStream("played")
+            return picture
+
+        return read
+
+    few = CoverageConfig(views=2 + 1, filled=0.0, tilted=0, near=0.0, zoom=1.0)
+    seen = []
+    enough = collect(
+        read_from(iter(stream)), Collector(BOARD, wanted=few), threading.Event(), lambda p, t: seen.append(p)
+    )
+    assert len(enough) == 3 and len(seen) == 15  # the fourth place is not looked at any more
+    assert len(collect(read_from(iter(stream)), Collector(BOARD), threading.Event(), lambda p, t: None)) == 4
+    stopped = threading.Event()
+    after_one = collect(
+        read_from(iter(stream)), Collector(BOARD), stopped, lambda p, taken: stopped.set() if taken else None
+    )
+    assert len(after_one) == 1
+
+    def silent(timeout_s):
+        raise DeviceError("nothing comes")
+
+    with pytest.raises(DeviceError, match="nothing comes"):
+        collect(silent, Collector(BOARD), threading.Event(), lambda p, t: None)
+
+
+def test_live_from_a_driver(place, capsys):
+    for picture in waved(9, 4):
+        write(place / f"stream/rgb/{picture.name}.png", picture.colour)
+    source = ["--driver", "replay"]
+    for option in (f"path={place / 'stream'}", "rate=0", "fps=10", "intrinsics='500,500,320,240'"):
+        source += ["--driver-option", option]
+    assert status(["intrinsics", *source, "--serial", "0123", "--preview", "live.jpg", "--report", "report"]) == 0
+    streams = capsys.readouterr()
+    assert "9 views, " in streams.err and "show the board in the image's" in streams.err
+    found = camera_files.load("0123").colour
+    assert found.fx == pytest.approx(525, rel=0.003) and found.cy == pytest.approx(237.1, abs=1)
+    assert cv2.imread("live.jpg").shape == (480, 640, 3)
+    kept = sorted(path.name for path in (place / "report/pictures").iterdir())
+    assert len(kept) == 9
+    # The kept pictures calibrate the same again.
+    assert status(["intrinsics", "report/pictures", "--serial", "again", "--report", "again"]) == 0
+    assert camera_files.load("again").colour == found
+    assert status(["check", *source, "--serial", "0123", "--report", "check"]) == 0

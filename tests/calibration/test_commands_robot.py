@@ -1,0 +1,203 @@
+"""`actrec calibrate depth | hand-eye | floor | points` on small folders of rendered pictures."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from actrec import camera_files, cli
+from actrec.camera_files import DepthGeometry, quaternion
+from actrec.simulation.noise import SENSORS, SensorNoise
+from actrec_calibration import simulated
+from actrec_calibration.boards import Board
+from actrec_calibration.transforms import apart, inverse
+from tests.calibration.rendering import render
+
+BOARD = Board.of(columns=10, rows=7, square=0.06, marker=0.045)
+WORDS = ["--columns", "10", "--rows", "7", "--square", "0.06", "--marker", "0.045"]
+RIG = simulated.kinect(scale=1.004, bias=-0.012)
+VIEWS = 10
+
+
+@pytest.fixture(autouse=True)
+def cameras(tmp_path, monkeypatch):
+    """Files of a camera whose lenses are known."""
+    folder = tmp_path / "cameras"
+    monkeypatch.setenv("ACTREC_CAMERAS", str(folder))
+    for part, lens in (("color", RIG.colour), ("depth", RIG.depth)):
+        camera_files.write_intrinsics(folder / f"0123_{part}.yaml", lens, f"0123_{part}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def views(tmp_path_factory):
+    """colour/, depth/ and ir/ of a board, rendered."""
+    folder, random = tmp_path_factory.mktemp("views"), np.random.default_rng(1)
+    noise = SensorNoise(SENSORS.create(RIG.sensor), RIG.depth, 1)
+    for name in ("colour", "depth", "ir"):
+        (folder / name).mkdir()
+    for number in range(VIEWS):
+        pose = simulated.held(BOARD, RIG.colour, random, 0.7, 1.5, 40)
+        in_depth = inverse(RIG.to_colour) @ pose
+        image = render(BOARD, RIG.colour, pose, blur=0.6, noise=3, seed=number)[0]
+        grey = render(BOARD, RIG.depth, in_depth, blur=0.6, noise=3, seed=number)[0][..., 0]
+        amplitude = (grey.astype(np.uint16) ** 2) // 16  # dark far from white, as infrared is
+        _write(folder / f"colour/{number}.png", image[..., ::-1])
+        _write(folder / f"ir/ir_{number}.png", amplitude)
+        _write_depth(folder / f"depth/{number}.png", simulated.depth_of_board(BOARD, RIG, in_depth, noise, number))
+    return folder
+
+
+def _write(path, image):
+    assert cv2.imwrite(str(path), image)
+
+
+def _write_depth(path, metres):
+    _write(path, np.where(np.isfinite(metres), np.round(1000 * np.nan_to_num(metres)), 0).astype(np.uint16))
+
+
+def _run(capsys, *words):
+    status = cli.main(["calibrate", *map(str, words)])
+    out, err = capsys.readouterr()
+    assert err.count("\n") <= 1
+    return status, (json.loads(out) if out.startswith("{") else out), err
+
+
+def test_depth(views, cameras, capsys):
+    status, said, _ = _run(capsys, "depth", views, "--serial", "0123", "--json", *WORDS)
+    found = camera_files.load("0123")
+    metres, degrees = apart(found.geometry.to_colour, RIG.to_colour)
+    assert status == 0 and metres < 0.002 and degrees < 0.1
+    assert abs(found.geometry.bias - RIG.bias) < 0.001 and found.depth == RIG.depth
+    assert said["bias_mm"] == pytest.approx(1e3 * found.geometry.bias, abs=1e-3) and said["rms_infrared_px"] < 0.5
+    written = (cameras / "0123_depth.yaml").read_text()
+    assert written.startswith("# actrec calibrate depth, 20") and "bias_mm" in written
+    # Measured once, it is not lost by accident.
+    status, _, err = _run(capsys, "depth", views, "--serial", "0123", *WORDS)
+    assert status == 2 and "add --overwrite" in err and (cameras / "0123_depth.yaml").read_text() == written
+    status, out, _ = _run(capsys, "depth", views, "--serial", "0123", "--overwrite", "--model", "none", *WORDS)
+    assert status == 0 and "corrected_mm" in out and camera_files.load("0123").geometry.bias == 0
+
+
+def test_depth_in_error(views, tmp_path, capsys):
+    for words, message in (
+        ([], "name a folder of views or a camera"),
+        ([views, "--driver", "simulated"], "one of them"),
+        (["--driver", "simulated"], "add --registered"),
+        ([views, "--registered"], "sits is not known"),
+        ([tmp_path / "none"], "is no folder"),
+        ([tmp_path], "no pictures in colour/"),
+        ([views, "--columns", "9"], "shows the board"),
+    ):
+        status, _, err = _run(capsys, "depth", "--serial", "0123", *WORDS, *words)
+        assert status in (1, 2) and message in err
+    status, _, err = _run(capsys, "depth", views, "--serial", "77", *WORDS)
+    assert status == 1 and "run actrec calibrate intrinsics first" in err
+    (tmp_path / "colour").mkdir()
+    (tmp_path / "depth").mkdir()
+    _write(tmp_path / "colour/1.png", cv2.imread(str(views / "colour/1.png")))
+    _write(tmp_path / "depth/1.png", np.zeros((424, 512), np.uint8))
+    status, _, err = _run(capsys, "depth", tmp_path, "--serial", "0123", *WORDS)
+    assert status == 1 and "no 16-bit depth image" in err
+    _write(tmp_path / "colour/1.png", np.zeros((10, 10, 3), np.uint8))
+    status, _, err = _run(capsys, "depth", tmp_path, "--serial", "0123", *WORDS)
+    assert status == 1 and "10×10 and its intrinsics are of 960×540" in err
+    assert camera_files.load("0123").geometry is None
+
+
+def test_registered_depth_keeps_its_place_and_is_not_corrected_twice(views, capsys):
+    path = camera_files.path_of("0123", "depth")
+    camera_files.write_intrinsics(path, RIG.depth, "0123_depth", DepthGeometry(RIG.to_colour, 1.01, 0.0))
+    status, _, err = _run(capsys, "depth", views, "--registered", "--overwrite", "--serial", "0123", *WORDS)
+    assert status == 1 and "corrected already" in err
+
+
+def _arm(folder, mount):
+    board, random, arm = Board.of(), np.random.default_rng(0), simulated.Arm.drawn(mount, 0)
+    lines = ["image,x,y,z,qx,qy,qz,qw"]
+    for number in range(12):
+        pose = simulated.held(board, RIG.colour, random, 0.4, 0.6, 35)
+        _write(folder / f"{number}.png", render(board, RIG.colour, pose, blur=0.6, noise=3, seed=number)[0])
+        gripper = simulated.shaken(arm.gripper(pose), random, 1e-4, 0.02)
+        lines.append(",".join(map(str, [f"{number}.png", *gripper[:3, 3], *quaternion(gripper[:3, :3])])))
+    (folder / "poses.csv").write_text("\n".join(lines))
+    return arm
+
+
+def test_hand_eye(tmp_path, capsys):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    arm = _arm(pictures, "hand")
+    words = ["hand-eye", pictures, "--poses", pictures / "poses.csv", "--serial", "0123", "--parent", "tool0"]
+    status, said, _ = _run(capsys, *words, "--mount", "hand", "--json")
+    mount = camera_files.load("0123").mount
+    metres, degrees = apart(mount.pose, arm.camera)
+    assert status == 0 and metres < 0.002 and degrees < 0.1
+    assert (mount.parent, mount.child) == ("tool0", "camera_color_optical_frame")
+    assert said["views"] == 12 and said["camera_to_gripper"]["matrix"][3] == [0, 0, 0, 1]
+    status, _, err = _run(capsys, *words, "--mount", "hand")
+    assert status == 2 and "add --overwrite" in err
+    status, _, err = _run(capsys, *words, "--mount", "base", "--overwrite")
+    assert status == 1 and "add --inverted" in err and "--mount hand" in err
+    status, _, err = _run(capsys, *words, "--mount", "hand", "--overwrite", "--kind", "chessboard", "--columns", "8")
+    assert status == 1 and "half a turn" in err
+    (pictures / "poses.csv").write_text("image,x,y,z,qx,qy,qz,qw\nother.png,0,0,0,0,0,0,1\n")
+    status, _, err = _run(capsys, *words, "--mount", "hand", "--overwrite")
+    assert status == 1 and "no pose of" in err
+
+
+def test_floor(tmp_path, capsys):
+    board, folder = Board.of(columns=7, rows=5, square=0.08, marker=0.06), tmp_path / "views"
+    rig, room = simulated.kinect(scale=1.004, bias=-0.012), simulated.Room.drawn(board, 3)
+    for name in ("colour", "depth"):
+        (folder / name).mkdir(parents=True)
+    for number in range(3):
+        image = render(board, rig.colour, room.board(), blur=0.6, noise=3, seed=number)[0]
+        _write(folder / f"colour/{number}.png", image)
+        _write_depth(folder / f"depth/{number}.png", room.depth(rig, 3, number))
+    lying = f"--board-pose={room.lying.x},{room.lying.y},{room.lying.yaw}"
+    words = [
+        "floor",
+        folder,
+        "--serial",
+        "0123",
+        "--parent",
+        "base_footprint",
+        "--json",
+        "--columns",
+        "7",
+        "--rows",
+        "5",
+    ]
+    words += ["--square", "0.08", "--marker", "0.06"]
+    status, _, err = _run(capsys, *words, lying)
+    assert status == 1 and "run actrec calibrate depth first" in err
+    path = camera_files.path_of("0123", "depth")
+    camera_files.write_intrinsics(path, rig.depth, "0123_depth", DepthGeometry(rig.to_colour, rig.scale, rig.bias))
+    status, said, _ = _run(capsys, *words, lying)
+    mount = camera_files.load("0123").mount
+    metres, degrees = apart(mount.pose, room.camera)
+    assert status == 0 and metres < 0.002 and degrees < 0.1 and mount.parent == "base_footprint"
+    assert abs(said["height_m"] - (room.camera @ rig.to_colour)[2, 3]) < 0.002
+    status, _, err = _run(capsys, *words, "--board-pose=1,2", "--overwrite")
+    assert status == 2 and "three numbers" in err
+
+
+def test_points(data_root, capsys):
+    files = sorted((data_root / "ntu/skeleton").glob("S001C001*.skeleton"))[:2]
+    status, said, _ = _run(capsys, "points", *files, "--part", "depth", "--pose", "fixed", "--serial", "ntu", "--json")
+    assert (
+        status == 0
+        and abs(said["fx"] - 366.3) < 0.5
+        and camera_files.load("ntu").depth.fx == pytest.approx(said["fx"], abs=1e-3)
+    )
+    status, _, err = _run(capsys, "points", *files, "--part", "depth", "--serial", "ntu")
+    assert status == 2 and "add --overwrite" in err
+
+
+@pytest.mark.parametrize("command", ["depth", "hand-eye", "floor", "points"])
+def test_help_has_an_example(command, capsys):
+    with pytest.raises(SystemExit) as done:
+        cli.main(["calibrate", command, "--help"])
+    assert done.value.code == 0 and f"actrec calibrate {command}" in capsys.readouterr().out.split("Example")[1]

@@ -1,0 +1,117 @@
+"""A camera's place on a mobile robot, by the floor and a board on it, with known truth."""
+
+import numpy as np
+import pytest
+
+from actrec.errors import InputError
+from actrec_calibration import simulated
+from actrec_calibration.boards import Board
+from actrec_calibration.depth import plane_depth
+from actrec_calibration.floor import Lying, calibrate, find_floor
+from actrec_calibration.poses import rays
+from actrec_calibration.transforms import apart, inverse, pose_of
+from tests.calibration.rendering import render
+
+BOARD = Board.of(columns=7, rows=5, square=0.08, marker=0.06)
+
+
+def _truth(room):
+    up = room.camera[2, :3]  # in the camera's frame
+    return room.camera[2, 3], -np.degrees(np.arcsin(up[2])), np.degrees(np.arctan2(-up[0], -up[1]))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("sensor", ["time_of_flight", "stereo"])
+def test_height_pitch_and_roll(sensor, seed):
+    """A wall stands on the floor; the depth camera is the colour camera here."""
+    rig = simulated.kinect(sensor=sensor)
+    rig = simulated.Rig(rig.colour, rig.depth, np.eye(4), sensor=sensor)
+    room = simulated.Room.drawn(BOARD, seed)
+    found = find_floor(room.depth(rig, seed), rig.depth)
+    height, pitch, roll = _truth(room)
+    assert abs(found.height - height) < 0.002
+    assert abs(found.pitch - pitch) < 0.1 and abs(found.roll - roll) < 0.1
+
+
+@pytest.mark.parametrize("sensor", ["time_of_flight", "stereo"])
+def test_rendered_board_within_2_mm_and_a_tenth_of_a_degree(sensor):
+    rig, room = simulated.kinect(sensor=sensor), simulated.Room.drawn(BOARD, 3)
+    views = []
+    for number in range(5):
+        image, _ = render(BOARD, rig.colour, room.board(), blur=0.7, noise=4, seed=number)
+        views.append((BOARD.detect(image), find_floor(room.depth(rig, 3, number), rig.depth)))
+    found = calibrate(BOARD, views, room.lying, rig.colour, rig.to_colour)
+    metres, degrees = apart(found.camera, room.camera)
+    assert metres < 0.002 and degrees < 0.1
+    assert metres < 4 * np.linalg.norm(found.sigma_m) and abs(found.apart_m) < 0.01 and found.apart_deg < 1
+
+
+def test_base_height_and_thickness():
+    """A base link 0.2 m over the floor, a board 5 mm thick: the same picture, the camera's place accordingly."""
+    rig, room = simulated.kinect(), simulated.Room.drawn(BOARD, 1)
+    lying = Lying(room.lying.x, room.lying.y, room.lying.yaw, 0.005)
+    seen = simulated.corners(BOARD, rig.colour, inverse(room.camera) @ lying.pose(0), 0.1, np.random.default_rng(0))
+    plane = find_floor(room.depth(rig, 1), rig.depth)
+    found = calibrate(BOARD, [(seen, plane)], lying, rig.colour, rig.to_colour, base_height=0.2)
+    assert abs(found.camera[2, 3] - (room.camera[2, 3] - 0.2)) < 0.002
+
+
+def _plane_image(rig, plane):
+    v, u = np.indices((rig.depth.height, rig.depth.width))
+    z = plane_depth(plane, rays(np.stack([u.ravel(), v.ravel()], 1), rig.depth))
+    return np.where(z > 0, z, np.inf).reshape(u.shape).astype(np.float32)
+
+
+def test_largest_is_in_square_metres():
+    """A table close by fills more pixels than the floor behind it."""
+    rig, room = simulated.kinect(), simulated.Room.drawn(BOARD, 0)
+    to_depth = inverse(room.camera @ rig.to_colour)
+    floor, table = np.eye(4), np.eye(4)
+    table[2, 3] = 0.5 * room.camera[2, 3]
+    floor_z, table_z = (_plane_image(rig, to_depth @ plane) for plane in (floor, table))
+    rows = np.arange(rig.depth.height)[:, None] > 0.45 * rig.depth.height
+    depth = np.where(rows, table_z, floor_z)
+    assert rows.mean() > 0.5
+    assert abs(find_floor(depth, rig.depth).height - (room.camera @ rig.to_colour)[2, 3]) < 0.005
+
+
+def test_a_table_alone_before_the_floor_is_refused():
+    rig, room = simulated.kinect(), simulated.Room.drawn(BOARD, 0)
+    to_depth = inverse(room.camera @ rig.to_colour)
+    table = np.eye(4)
+    table[2, 3] = 0.2
+    table_z, floor_z = _plane_image(rig, to_depth @ table), _plane_image(rig, to_depth)
+    columns = np.arange(rig.depth.width)[None] > 0.3 * rig.depth.width
+    with pytest.raises(InputError, match="is it a table"):
+        find_floor(np.where(columns, table_z, floor_z), rig.depth)
+
+
+def test_no_floor():
+    rig = simulated.kinect()
+    wall = np.full((424, 512), 2.0, np.float32)
+    with pytest.raises(InputError, match="point the camera at the floor"):
+        find_floor(wall, rig.depth)
+    with pytest.raises(InputError, match="0 readings below 5 m"):
+        find_floor(np.full((424, 512), np.nan, np.float32), rig.depth)
+
+
+def test_camera_on_its_side_needs_the_hint():
+    rig, room = simulated.kinect(), simulated.Room.drawn(BOARD, 2)
+    room = simulated.Room(room.camera @ pose_of(np.array([0, 0, np.pi / 2, 0, 0, 0])), room.lying)
+    depth = room.depth(rig, 2)
+    found = find_floor(depth, rig.depth, up=(-1, 0, 0))
+    assert abs(found.height - (room.camera @ rig.to_colour)[2, 3]) < 0.002
+
+
+def test_a_board_held_over_the_floor_is_refused():
+    rig, room = simulated.kinect(), simulated.Room.drawn(BOARD, 1)
+    raised = Lying(room.lying.x, room.lying.y, room.lying.yaw, 0.1)
+    seen = simulated.corners(BOARD, rig.colour, inverse(room.camera) @ raised.pose(0), 0.1, np.random.default_rng(0))
+    plane = find_floor(room.depth(rig, 1), rig.depth)
+    with pytest.raises(
+        InputError, match="does not lie on the floor.*100 mm above|does not lie on the floor.*99 mm above"
+    ):
+        calibrate(BOARD, [(seen, plane)], room.lying, rig.colour, rig.to_colour)
+    chess = Board.of(kind="chessboard", columns=6, rows=4, square=0.08)
+    with pytest.raises(InputError, match="forward from backward"):
+        calibrate(chess, [(seen, plane)], room.lying, rig.colour, rig.to_colour)

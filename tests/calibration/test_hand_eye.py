@@ -1,0 +1,154 @@
+"""A camera's place on an arm or beside it, with known truth."""
+
+import numpy as np
+import pytest
+
+from actrec.camera_files import quaternion
+from actrec.errors import DeviceError, InputError
+from actrec.frames import Intrinsics
+from actrec_calibration import robot_poses, simulated
+from actrec_calibration.boards import Board
+from actrec_calibration.hand_eye import View, calibrate
+from actrec_calibration.transforms import apart, inverse, pose_of
+from tests.calibration.rendering import render
+
+BOARD = Board.of()
+CAMERA = Intrinsics(1280, 720, 910, 910, 641, 358, (0.1, -0.2, 0.001, 0.0, 0.0))
+
+
+def _views(mount, seed=0, count=15):
+    arm = simulated.Arm.drawn(mount, seed)
+    return arm, simulated.arm_views(arm, BOARD, CAMERA, count, seed)
+
+
+def _with(view, gripper):
+    return View(view.name, view.points, view.pixels, gripper)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("mount", ["hand", "base"])
+def test_within_2_mm_and_a_tenth_of_a_degree(mount, seed):
+    arm, views = _views(mount, seed)
+    found = calibrate(views, CAMERA, mount)
+    metres, degrees = apart(found.camera, arm.camera)
+    assert metres < 0.002 and degrees < 0.1 and not found.rejected
+    assert metres < 4 * np.linalg.norm(found.sigma_m) and degrees < 4 * np.linalg.norm(found.sigma_deg)
+    assert apart(found.board, arm.board)[0] < 0.002
+
+
+@pytest.mark.parametrize("mount", ["hand", "base"])
+def test_rendered_pictures(mount):
+    """Corners found in blurred and noisy pictures; the robot with its repeatability."""
+    arm, random, views = simulated.Arm.drawn(mount, 4), np.random.default_rng(4), []
+    while len(views) < 15:
+        pose = simulated.held(BOARD, CAMERA, random, 0.4, 0.7, 35)
+        seen = BOARD.detect(render(BOARD, CAMERA, pose, blur=0.7, noise=4, seed=len(views))[0])
+        if seen is not None:
+            gripper = simulated.shaken(arm.gripper(pose), random, 1e-4, 0.02)
+            views.append(View(str(len(views)), BOARD.points[seen.ids], seen.pixels, gripper))
+    metres, degrees = apart(calibrate(views, CAMERA, mount).camera, arm.camera)
+    assert metres < 0.002 and degrees < 0.1
+
+
+def test_exact_views_give_the_exact_place():
+    arm, views = _views("hand")
+    random, exact = np.random.default_rng(0), []
+    for view in views:
+        pose = simulated.held(BOARD, CAMERA, random, 0.4, 0.7, 35)
+        seen = simulated.corners(BOARD, CAMERA, pose, 0.0, random)
+        exact.append(View(view.name, BOARD.points[seen.ids], seen.pixels, arm.gripper(pose)))
+    metres, degrees = apart(calibrate(exact, CAMERA, "hand").camera, arm.camera)
+    assert metres < 1e-6 and degrees < 1e-4
+
+
+def test_wrong_poses_are_left_out():
+    arm, views = _views("hand", 1)
+    bumped = [_with(view, view.gripper @ pose_of(np.array([0.05, 0, 0, 0.02, 0, 0]))) for view in views[:3]]
+    found = calibrate(bumped + views[3:], CAMERA, "hand")
+    assert set(found.rejected) == {"0.png", "1.png", "2.png"}
+    metres, degrees = apart(found.camera, arm.camera)
+    assert metres < 0.002 and degrees < 0.1
+
+
+@pytest.mark.parametrize(("mount", "other"), [("hand", "base"), ("base", "hand")])
+def test_inverted_poses_are_recognised(mount, other):
+    _, views = _views(mount, 2)
+    turned = [_with(view, inverse(view.gripper)) for view in views]
+    with pytest.raises(InputError, match=rf"times better inverted.*--inverted.*--mount {other}"):
+        calibrate(turned, CAMERA, mount)
+    with pytest.raises(InputError, match="--mount"):
+        calibrate(views, CAMERA, other)
+
+
+def test_shuffled_poses_belong_to_no_picture():
+    _, views = _views("hand", 3)
+    shuffled = [_with(view, other.gripper) for view, other in zip(views, [*views[4:], *views[:4]], strict=True)]
+    with pytest.raises(InputError, match="of 15 views agree on one place.*each pose belongs to its picture"):
+        calibrate(shuffled, CAMERA, "hand")
+
+
+def _turning(turns, count=8):
+    arm, random, views = simulated.Arm.drawn("hand", 0), np.random.default_rng(0), []
+    for number in range(count):
+        turn = turns(random, number)
+        pose = pose_of(np.concatenate([np.radians(turn), [0, 0, 0]]))
+        pose[:3, 3] = [0, 0, 0.5] - pose[:3, :3] @ np.array([*BOARD.size, 0]) / 2 + random.uniform(-0.03, 0.03, 3)
+        seen = simulated.corners(BOARD, CAMERA, pose, 0.1, random)
+        views.append(View(str(number), BOARD.points[seen.ids], seen.pixels, arm.gripper(pose)))
+    return views
+
+
+def test_motions_that_leave_something_open():
+    with pytest.raises(InputError, match="turns by 0.0° at most"):
+        calibrate(_turning(lambda random, number: [10, 5, 0]), CAMERA, "hand")
+    with pytest.raises(InputError, match="turns about one axis alone"):
+        calibrate(_turning(lambda random, number: [0, 0, 9 * number]), CAMERA, "hand")
+    with pytest.raises(InputError, match="4 views of the board are too few"):
+        calibrate(_views("hand")[1][:4], CAMERA, "hand")
+    with pytest.raises(InputError, match="mount is 'head'"):
+        calibrate(_views("hand")[1], CAMERA, "head")
+
+
+def test_millimetres_are_recognised():
+    _, views = _views("hand")
+    for view in views:
+        view.gripper[:3, 3] *= 1000
+    with pytest.raises(InputError, match="are they millimetres"):
+        calibrate(views, CAMERA, "hand")
+
+
+def test_pose_files_say_the_same(tmp_path):
+    pose = pose_of(np.array([0.3, -0.2, 1.0, 0.4, 0.1, 0.7]))
+    x, y, z, w = quaternion(pose[:3, :3])
+    files = {
+        "a.csv": f"image,x,y,z,qx,qy,qz,qw\n1.png,0.4,0.1,0.7,{x},{y},{z},{w}\n",
+        "b.csv": "image, x, y, z, rx, ry, rz\n1.png, 0.4, 0.1, 0.7, 0.3, -0.2, 1.0\n",
+        "c.yaml": f"- {{image: 1.png, pose: {pose.ravel().tolist()}}}\n",
+        "d.yaml": "- {image: 1.png, translation: {x: 0.4, y: 0.1, z: 0.7}, rotation: "
+        f"{{x: {x}, y: {y}, z: {z}, w: {w}}}}}\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+        np.testing.assert_allclose(robot_poses.read(tmp_path / name)["1.png"], pose, atol=1e-6, err_msg=name)
+    back = robot_poses.read(tmp_path / "a.csv", inverted=True)["1.png"]
+    np.testing.assert_allclose(back @ pose, np.eye(4), atol=1e-6)
+    assert robot_poses.read(tmp_path / "a.csv", unit="mm")["1.png"][0, 3] == pytest.approx(0.0004)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,x,y,z,qx,qy,qz,qw\n1,0,0,0,0,0,0,2\n", "quaternion of length 2.000"),
+        ("image,x,y,z\n1,0,0,0\n", "no 'rx'"),
+        ("image,x,y,z,rx,ry,rz\n1,0,0,0,90,0,0\n", "give radians"),
+        ("image,x,y,z,rx,ry,rz\n1,0,0,a,0,0,0\n", "could not convert"),
+        ("image,x,y,z,rx,ry,rz\n1,0,0,0,0,0,0\n1,0,0,0,0,0,0\n", "has a pose already"),
+        ("image,x,y,z,rx,ry,rz\n", "holds no poses"),
+    ],
+)
+def test_pose_files_in_error(tmp_path, text, message):
+    (tmp_path / "poses.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        robot_poses.read(tmp_path / "poses.csv")
+    with pytest.raises(DeviceError, match="check the path"):
+        robot_poses.read(tmp_path / "none.csv")
