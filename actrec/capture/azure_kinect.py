@@ -154,6 +154,11 @@ class AzureKinectCamera(Camera):
                 if frame is not None:
                     return frame
 
+    def calibration(self) -> camera_files.CameraFiles:
+        """The factory's, or that of its files in use."""
+        _, view = self._opened()
+        return camera_files.CameraFiles(self.serial, view.intrinsics, view.depth_lens, view.geometry)
+
     def figures(self) -> dict[str, float | int]:
         """Delay and jitter of the stamps, the clocks' offset, and what was left out since it was opened and why."""
         return {

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import ClassVar, TypeVar
 
+from actrec.camera_files import CameraFiles
 from actrec.frames import Intrinsics, RgbdFrame
 
 _Self = TypeVar("_Self", bound="Camera")
@@ -58,6 +59,10 @@ class Camera(ABC):
             EndOfStream: The recording has ended.
             DeviceError: No frame within `timeout_s`.
         """
+
+    def calibration(self) -> CameraFiles:
+        """What its frames go by; valid once open. Where its depth camera sits is None where the driver cannot tell."""
+        return CameraFiles(self.serial, self.intrinsics)
 
     def figures(self) -> dict[str, float | int]:
         """What the driver knows of its frames for the node's diagnostics: delays in ms, frames left out and why."""

@@ -24,6 +24,7 @@ class View:
 
     Attributes:
         intrinsics: Of both images.
+        depth_lens, geometry: Intrinsics of the depth camera, where it sits, and what its readings are off by.
         to_colour: [4, 4] float64: a point of the depth camera, metres, in the colour camera.
 
     Args:
@@ -53,14 +54,15 @@ class View:
         geometry = _factory_geometry(calibration)
         self._registration: Registration | None = None
         self._transformation = None
+        depth = intrinsics_of(calibration.depth_camera_calibration)
         if files is not None and files.geometry is not None and files.depth is not None:
             geometry = files.geometry
-            camera = calibration.depth_camera_calibration
-            depth = fitted(files.depth, camera.resolution_width, camera.resolution_height)
+            depth = fitted(files.depth, depth.width, depth.height)
             self._registration = Registration(depth, self.intrinsics, geometry)
         else:
             self._transformation = self._make_transformation(calibration)
         self.to_colour = geometry.to_colour
+        self.depth_lens, self.geometry = depth, geometry
 
     def colour(self, image: Image) -> np.ndarray | None:
         """[H, W, 3] uint8 RGB; None where the image is damaged."""

@@ -165,6 +165,11 @@ class RealSenseCamera(Camera):
                 continue
             return self._frame(frames, colour, stamp, arrival)
 
+    def calibration(self) -> camera_files.CameraFiles:
+        """The camera's own, or its files' in use."""
+        self._opened()
+        return self._depth.calibration
+
     def figures(self) -> dict[str, float | int]:
         """Delay and jitter of the stamps, the clocks' offset, framesets that were dropped and why."""
         self._opened()

@@ -24,6 +24,7 @@ class RegisteredDepth:
 
     Attributes:
         colour: Intrinsics of the colour images, and so of the depth.
+        calibration: All that it goes by.
 
     Args:
         profile: The pipeline's, started.
@@ -36,14 +37,17 @@ class RegisteredDepth:
 
     def __init__(self, profile: Any, settings: FilterSettings, files: camera_files.CameraFiles):
         colour = profile.get_stream(rs.stream.color).as_video_stream_profile()
+        self._filters = realsense_filters.chain(settings)
+        self._files = files
         self.colour: Intrinsics
         if files.colour is not None:
             self.colour = camera_files.fitted(files.colour, colour.width(), colour.height())
         else:
             self.colour = from_realsense(colour.get_intrinsics())
-        self._filters = realsense_filters.chain(settings)
-        self._files = files
-        self._geometry = files.geometry or _factory_geometry(profile.get_stream(rs.stream.depth), colour)
+        depth = profile.get_stream(rs.stream.depth).as_video_stream_profile()
+        self._geometry = files.geometry or _factory_geometry(depth, colour)
+        lens = self._lens(depth.get_intrinsics())
+        self.calibration = camera_files.CameraFiles(files.serial, self.colour, lens, self._geometry)
         self._registration: Registration | None = None
         if files.colour is not None or files.geometry is not None:
             logger.info("RealSense %s: registered by its files of actrec calibrate", files.serial)
@@ -54,11 +58,13 @@ class RegisteredDepth:
             frames = each.process(frames).as_frameset()
         frame = frames.get_depth_frame()
         if self._registration is None:  # made now, as a filter may have changed the size
-            self._registration = Registration(self._lens(frame), self.colour, self._geometry)
+            lens = self._lens(frame.get_profile().as_video_stream_profile().get_intrinsics())
+            self._registration = Registration(lens, self.colour, self._geometry)
         return self._registration.register(_metres(frame))
 
-    def _lens(self, frame: Any) -> Intrinsics:
-        own = from_realsense(frame.get_profile().as_video_stream_profile().get_intrinsics())
+    def _lens(self, told: Any) -> Intrinsics:
+        """Of depth images for which the camera tells these intrinsics."""
+        own = from_realsense(told)
         return own if self._files.depth is None else camera_files.fitted(self._files.depth, own.width, own.height)
 
 

@@ -30,7 +30,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     """
     parser = argparse.ArgumentParser(prog="actrec bench calibration-robot", description=measure.__doc__)
     parser.add_argument("--seeds", type=int, default=10, help="calibrations of each kind")
-    parser.add_argument("--views", type=int, default=15, help="of each calibration (the floor takes 5)")
+    parser.add_argument("--views", type=int, default=25, help="of each calibration (the floor takes 5)")
     args = parser.parse_args(arguments)
     rows = []
     for sensor in SENSORS:

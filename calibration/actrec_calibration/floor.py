@@ -19,6 +19,9 @@ from actrec_calibration.transforms import apply, inverse, pose_of, vector_of
 
 MOST_TILT = 65.0  # degrees between the floor's normal and the hint of where up is
 REACH = 5.0  # metres; farther readings are too coarse to help
+_NEAR, _NEAR_TIMES = 2.5, 1.6
+"""The fit takes the floor up to 2.5 m, or to 1.6 times where it begins to be seen: noise grows with the square of the
+distance, until the foot of a wall lies within it and draws the floor up."""
 _TRIALS, _SAMPLE = 600, 4000
 _LEAST_SHARE = 0.05  # of the surface seen
 _BELOW = 0.15  # share of the surface seen that may lie under the floor (reflections, holes)
@@ -121,13 +124,21 @@ def find_floor(
     some = random.choice(len(readings), min(_SAMPLE, len(readings)), replace=False)
     normal, height = _largest(directions[some] * readings[some, None], np.array(up, np.float64), random)
     sigma = _allowed(readings)
+    reach = _reach(directions, readings, sigma, normal, height)
     for _ in range(8):
-        true, on = _on(directions, readings, sigma, normal, height)
+        true, on = _on(directions, readings, sigma, normal, height, reach)
         normal, height = _fitted(directions[on], readings[on], true[on], sigma[on], normal)
         # From the noise itself: what stands on the floor would draw its foot in, and the floor with it.
         true = _true(directions, normal, height)
         sigma = _noise(readings[on], true[on], true)
-    return _described(directions, readings, sigma, normal, height)
+    return _described(directions, readings, sigma, normal, height, reach)
+
+
+def _reach(directions: np.ndarray, readings: np.ndarray, sigma: np.ndarray, normal: np.ndarray, height: float) -> float:
+    """How far the floor is fitted, metres of depth."""
+    true, on = _on(directions, readings, sigma, normal, height, REACH)
+    nearest = float(np.percentile(true[on], 2)) if on.any() else REACH
+    return min(REACH, max(_NEAR, _NEAR_TIMES * nearest))
 
 
 def _true(directions: np.ndarray, normal: np.ndarray, height: float) -> np.ndarray:
@@ -137,18 +148,17 @@ def _true(directions: np.ndarray, normal: np.ndarray, height: float) -> np.ndarr
 
 
 def _on(
-    directions: np.ndarray, readings: np.ndarray, sigma: np.ndarray, normal: np.ndarray, height: float
+    directions: np.ndarray, readings: np.ndarray, sigma: np.ndarray, normal: np.ndarray, height: float, reach: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The floor's depth, and which readings are of it.
+    """The floor's depth, and which readings up to `reach` are of it.
 
     All limits go by the floor's depth, never by the reading's: those that are too far by chance would be let through
     more easily, and the floor would sink.
     """
     true = _true(directions, normal, height)
-    reach = np.minimum(true, REACH)
     facing = np.abs(directions @ normal)
-    near = np.abs(readings - true) * facing <= np.minimum(_allowed(reach), 3 * sigma * facing)
-    return true, near & (true < REACH)
+    near = np.abs(readings - true) * facing <= np.minimum(_allowed(np.minimum(true, reach)), 3 * sigma * facing)
+    return true, near & (true < reach)
 
 
 def _seen(depth: np.ndarray, camera: Intrinsics) -> tuple[np.ndarray, np.ndarray]:
@@ -203,12 +213,12 @@ def _fitted(
 
 
 def _described(
-    directions: np.ndarray, readings: np.ndarray, sigma: np.ndarray, normal: np.ndarray, height: float
+    directions: np.ndarray, readings: np.ndarray, sigma: np.ndarray, normal: np.ndarray, height: float, reach: float
 ) -> Floor:
-    _, on = _on(directions, readings, sigma, normal, height)
+    _, wide = _on(directions, readings, sigma, normal, height, REACH)
     below = directions @ normal * readings + height < -0.05 - _allowed(readings)
     area = _area(readings)
-    share = float(area[on].sum() / area.sum())
+    share = float(area[wide].sum() / area.sum())
     if share < _LEAST_SHARE or height <= 0:
         raise InputError(f"the largest level plane is {share:.0%} of what is seen: point the camera at the floor")
     if area[below].sum() > _BELOW * area.sum():
@@ -216,6 +226,7 @@ def _described(
             f"much of what is seen lies below the largest level plane, {height:.2f} m under the camera: is it a table? "
             "point the camera at the floor"
         )
+    _, on = _on(directions, readings, sigma, normal, height, reach)
     directions, readings, sigma = directions[on], readings[on], sigma[on]
     some = np.unique(np.linspace(0, len(readings) - 1, _MOST_READINGS).astype(int))
     return Floor(normal, height, directions[some], readings[some], sigma[some], share)

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from actrec import capture
+from actrec.camera_files import CameraFiles
 from actrec.errors import DeviceError, EndOfStream, InputError
 from actrec.frames import Intrinsics
 from actrec.recordings.picture_folder import files
@@ -65,8 +66,8 @@ def read(folder: str | Path, board: Board, sizes: tuple[Intrinsics, Intrinsics],
     return pairs
 
 
-def live(driver: str, options: dict[str, Any], board: Board, count: int) -> tuple[Intrinsics, list[Pair]]:
-    """Views from a running camera, taken whenever the board is held still as in no view before.
+def live(driver: str, options: dict[str, Any], board: Board, count: int) -> tuple[CameraFiles, list[Pair]]:
+    """What a running camera goes by, and views from it, taken whenever the board is held still as in no view before.
 
     Args:
         driver: A name in `actrec.capture.DRIVERS`; its depth is registered to colour.
@@ -91,7 +92,7 @@ def live(driver: str, options: dict[str, Any], board: Board, count: int) -> tupl
             name = f"view {len(pairs) + 1}"
             if collector.look(Picture(name, frame.stamp_ns, frame.colour)) and collector.detection is not None:
                 pairs.append(Pair(name, collector.detection, frame.depth))
-        return camera.intrinsics, pairs
+        return camera.calibration(), pairs
 
 
 def read_depth(path: Path, unit: float) -> np.ndarray:

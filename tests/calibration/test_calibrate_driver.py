@@ -1,0 +1,83 @@
+"""`actrec calibrate` on a running camera: a RealSense in software before which a board is moved."""
+
+import json
+import threading
+
+import numpy as np
+import pyrealsense2 as rs
+import pytest
+
+from actrec import camera_files
+from actrec.camera_files import DEPTH
+from actrec.capture import realsense
+from actrec.capture.realsense import RealSenseCamera
+from actrec.cli import main
+from actrec.frames import Intrinsics
+from actrec_calibration.boards import Board
+from actrec_calibration.poses import board_pose
+from tests.calibration.rendering import render, views
+from tests.core.capture.software_realsense import SoftwareRealSense
+from tests.core.capture.two_views import TwoViews
+
+BIAS = -0.012
+BOARD = Board.of(columns=10, rows=7, square=0.06, marker=0.045)
+ARGUMENTS = ["--columns", "10", "--rows", "7", "--square", "0.06", "--marker", "0.045"]
+
+
+@pytest.fixture
+def device(monkeypatch, tmp_path):
+    """A camera whose depth reads 12 mm too far, before a board that is held in ten places, each for half a second."""
+    monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path / "cameras"))
+    context = rs.context()
+    monkeypatch.setattr(realsense, "open_context", lambda: context)
+    made = SoftwareRealSense(views=TwoViews(depth=Intrinsics(640, 480, 385.0, 385.5, 318.7, 241.3)), fps=15)
+    made.plug_into(context)
+    shown = []
+    for seed, pose in enumerate(views(BOARD, made.views.colour, 10, seed=5)):
+        colour, _ = render(BOARD, made.views.colour, pose, blur=0.6, noise=2, seed=seed)
+        _, depth = render(BOARD, made.views.depth, np.linalg.inv(made.views.to_colour) @ pose)
+        shown.append((colour, depth - BIAS))
+    stopped = threading.Event()
+
+    def hold() -> None:
+        number = 0
+        while not stopped.wait(1 / made.fps):
+            made.give(*shown[number // 8 % len(shown)])
+            number += 1
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    yield made
+    stopped.set()
+    thread.join()
+
+
+def test_depth_of_a_camera_that_knows_where_its_depth_camera_sits(device, capsys):
+    command = ["calibrate", "depth", "--driver", "realsense", "--driver-option", "fps=15", "--registered"]
+    command += ["--views", "6", "--model", "bias", "--json", "--serial", device.serial, *ARGUMENTS]
+    assert main(command) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["views"] == 6 and figures["bias_mm"] == pytest.approx(1e3 * BIAS, abs=1)
+    files = camera_files.load(device.serial)
+    np.testing.assert_allclose(files.geometry.to_colour, device.views.to_colour, atol=1e-6)
+    np.testing.assert_allclose(files.depth.matrix, device.views.depth.matrix, atol=1e-3)
+    with RealSenseCamera(fps=15) as camera:
+        frame = camera.read(20.0)
+    seen = BOARD.detect(frame.colour)
+    assert seen is not None
+    corners = BOARD.points[seen.ids]
+    pose = board_pose(corners, seen.pixels, frame.intrinsics).pose
+    u, v = np.round(seen.pixels).astype(int).T
+    away = frame.depth[v, u] - (corners @ pose[:3, :3].T + pose[:3, 3])[:, 2]
+    assert abs(np.nanmedian(away)) < 0.002, "the driver takes the file and puts the readings right"
+    assert main(command) == 2, "it is not overwritten"
+    assert "add --overwrite" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 1
+    assert "is corrected already" in capsys.readouterr().err
+
+
+def test_another_camera_than_named(device, capsys):
+    command = ["calibrate", "depth", "--driver", "realsense", "--driver-option", "fps=15", "--registered"]
+    assert main([*command, "--views", "3", "--serial", "other", *ARGUMENTS]) == 2
+    assert f"the camera's serial number is {device.serial}, not other" in capsys.readouterr().err
+    assert not camera_files.path_of("other", DEPTH).exists()
