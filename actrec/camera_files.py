@@ -179,7 +179,7 @@ def fitted(camera: Intrinsics, width: int, height: int) -> Intrinsics:
 
 def quaternion(rotation: np.ndarray) -> tuple[float, float, float, float]:
     """x, y, z, w (w ≥ 0) of a rotation matrix [3, 3]."""
-    r = np.asarray(rotation, np.float64)
+    r = np.asarray(rotation, np.float64).reshape(3, 3)
     # Of the symmetric form whose largest eigenvector is the quaternion (Bar-Itzhack 2000): well behaved at every angle.
     k = np.array(
         [

@@ -44,6 +44,14 @@ class Registry:
             raise MissingLibraryError(
                 f"{self.kind} '{name}' needs the library '{missing}', which is not installed: {remedy}"
             ) from error
+        except ImportError as error:
+            # It is installed, and the system lacks a library that it links.
+            broken = (error.name or "").split(".")[0]
+            if broken not in self._install:
+                raise
+            raise MissingLibraryError(
+                f"{self.kind} '{name}': '{broken}' cannot be loaded ({error}): {self._install[broken]}"
+            ) from error
 
     def create(self, name: str, **options: Any) -> Any:
         """Imports the target and calls it with `options`."""

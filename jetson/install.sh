@@ -124,7 +124,7 @@ if [ -n "$ros_packages" ]; then
 fi
 [ -z "$realsense" ] || packages+=("ros-$ros-realsense2-camera")
 # What scripts/install_system.sh would ask for.
-packages+=(cmake g++ python3-venv python3-dev libgl1)
+packages+=(cmake g++ python3-venv python3-dev libgl1 libusb-1.0-0)
 as_root apt-get update
 apt_install "${packages[@]}"
 

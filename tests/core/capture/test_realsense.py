@@ -1,5 +1,6 @@
 """The RealSense driver against the real librealsense: a software device behind its pipeline and filters."""
 
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from actrec import camera_files, capture
 from actrec.capture import benchmark, realsense, realsense_device
 from actrec.capture.realsense import RealSenseCamera
-from actrec.errors import ConfigError, DeviceError, EndOfStream, InputError
+from actrec.errors import ConfigError, DeviceError, EndOfStream, InputError, MissingLibraryError
 from actrec.frames import Intrinsics
 from tests.core.capture.software_realsense import UNITS, SoftwareRealSense, blank, streaming
 from tests.core.capture.two_views import COLOUR, TwoViews, within
@@ -346,3 +347,21 @@ def test_the_camera_benchmark(device, monkeypatch):
     assert figures["colour_and_depth_apart"] == 0
     with pytest.raises(ConfigError, match="--minutes is 0"):
         benchmark.measure(["--minutes", "0"])
+
+
+def test_librealsense_that_is_not_there_or_cannot_be_loaded(monkeypatch):
+    for module in [name for name in sys.modules if name.startswith("actrec.capture.realsense")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "pyrealsense2", None)
+    with pytest.raises(MissingLibraryError, match=r"'realsense' needs the library 'pyrealsense2'.*pip install pyreal"):
+        capture.create("realsense")
+
+    class Broken:
+        def find_spec(self, name, path=None, target=None):
+            if name == "pyrealsense2":
+                raise ImportError("libusb-1.0.so.0: cannot open shared object file", name="pyrealsense2.pyrealsense2")
+
+    monkeypatch.delitem(sys.modules, "pyrealsense2")
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    with pytest.raises(MissingLibraryError, match=r"libusb-1.0.so.0: cannot open .*apt-get install libusb-1.0-0"):
+        capture.create("realsense")
