@@ -278,34 +278,33 @@ def calibrate(
         return projected(apply(inverse(camera) @ on_base, board.points[seen.ids]), colour) - seen.pixels
 
     # Bands of the floor stand each for itself: what neighbouring readings have in common shows in how bands disagree.
-    bands = [(number, band) for number, (_, plane) in enumerate(views) for band in _bands(plane)]
+    bands = [(plane, band) for _, plane in views for band in _bands(plane)]
 
     def residuals(shared: np.ndarray, own: np.ndarray, part: int) -> np.ndarray:
         camera = pose_of(shared)
         if part < len(views):
             return corners(camera, views[part][0]).ravel() / sigma
-        number, band = bands[part - len(views)]
-        plane = views[number][1]
+        plane, band = bands[part - len(views)]
         true = plane_depth(inverse(camera @ to_colour) @ floor, plane.directions[band])
         return np.asarray((plane.depth[band] - true) / plane.sigma[band])
 
     start = on_base @ inverse(poses[0].pose)
     solution = bundle.solve(residuals, vector_of(start), np.zeros((len(views) + len(bands), 0)))
-    if solution.sigma[3:].max() > MOST_SIGMA_M or np.degrees(solution.sigma[:3].max()) > MOST_SIGMA_DEG:
-        raise InputError(
-            f"the board tells the camera's place to {1e3 * solution.sigma[3:].max():.1f} mm and "
-            f"{np.degrees(solution.sigma[:3].max()):.2f}° only: lay it nearer, or one with larger squares"
-        )
+    _refuse_uncertain(solution.sigma)
     camera = pose_of(solution.shared)
     away = np.concatenate([corners(camera, seen) for seen, _ in views])
-    return OnRobot(
-        camera,
-        solution.sigma[3:],
-        np.degrees(solution.sigma[:3]),
-        float(np.sqrt((away**2).sum(1).mean())),
-        apart_m,
-        apart_deg,
-    )
+    rms = float(np.sqrt((away**2).sum(1).mean()))
+    return OnRobot(camera, solution.sigma[3:], np.degrees(solution.sigma[:3]), rms, apart_m, apart_deg)
+
+
+def _refuse_uncertain(sigma: np.ndarray) -> None:
+    """Raises InputError where the place is not known well: [6] radians and metres."""
+    degrees, metres = float(np.degrees(sigma[:3].max())), float(sigma[3:].max())
+    if metres > MOST_SIGMA_M or degrees > MOST_SIGMA_DEG:
+        raise InputError(
+            f"the board tells the camera's place to {1e3 * metres:.1f} mm and {degrees:.2f}° only: lay it nearer, or "
+            "one with larger squares"
+        )
 
 
 def _bands(plane: Floor) -> list[slice]:

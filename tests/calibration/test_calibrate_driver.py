@@ -68,7 +68,7 @@ def test_depth_of_a_camera_that_knows_where_its_depth_camera_sits(device, capsys
     corners = BOARD.points[seen.ids]
     pose = board_pose(corners, seen.pixels, frame.intrinsics).pose
     u, v = np.round(seen.pixels).astype(int).T
-    away = frame.depth[v, u] - (corners @ pose[:3, :3].T + pose[:3, 3])[:, 2]
+    away = np.asarray(frame.depth)[v, u] - (corners @ pose[:3, :3].T + pose[:3, 3])[:, 2]
     assert abs(np.nanmedian(away)) < 0.002, "the driver takes the file and puts the readings right"
     assert main(command) == 2, "it is not overwritten"
     assert "add --overwrite" in capsys.readouterr().err
