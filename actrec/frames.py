@@ -19,8 +19,8 @@ class Intrinsics:
     Attributes:
         width, height: Image size in pixels.
         fx, fy, cx, cy: Focal lengths and principal point in pixels.
-        distortion: OpenCV's coefficients, five (k1, k2, p1, p2, k3) or eight (… k4, k5, k6 of the rational model); empty
-            for a rectified image.
+        distortion: OpenCV's coefficients, five (k1, k2, p1, p2, k3) or eight (and k4, k5, k6 of the rational model);
+            empty for a rectified image.
     """
 
     width: int
