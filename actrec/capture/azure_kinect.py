@@ -37,6 +37,9 @@ class AzureKinectConfig:
     )
     width: int = setting(0, "Width of the registered images; 0 for the colour camera's.", unit="px", range=(0, 4096))
     rectify: bool = setting(False, "Takes lens distortion out of the images.")
+    register: bool = setting(
+        True, "Registers depth to colour; false leaves it in the depth camera's image, for actrec calibrate depth."
+    )
     calibration: str = setting(
         "auto",
         "Whose: the files of this serial number where there are any, or the factory's.",
@@ -192,7 +195,7 @@ class AzureKinectCamera(Camera):
         self.serial = self._source.serial
         files = camera_files.load(self.serial) if c.calibration == "auto" and self.serial else None
         calibration = self._source.calibration
-        self._view = view = View(k4a, calibration, files, c.width, c.rectify)
+        self._view = view = View(k4a, calibration, files, c.width, c.rectify, c.register)
         if k4abt is not None:
             self._tracker = BodyTracker(
                 k4abt, calibration, view.to_colour, view.intrinsics, c.body_processing, c.body_model

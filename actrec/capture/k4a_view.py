@@ -33,6 +33,7 @@ class View:
         files: The camera's own; None to go by the factory's alone.
         width: Of the images; 0 for the colour camera's.
         rectify: Whether lens distortion is taken out of them.
+        register: False leaves depth as the depth camera reads it, in its own image.
 
     Raises:
         ConfigError: The camera's images are narrower than `width`.
@@ -40,8 +41,16 @@ class View:
         DeviceError: The calibration's lens model is unknown, or the SDK rejects it.
     """
 
-    def __init__(self, k4a: Any, calibration: Any, files: CameraFiles | None, width: int = 0, rectify: bool = False):
-        self._k4a = k4a
+    def __init__(
+        self,
+        k4a: Any,
+        calibration: Any,
+        files: CameraFiles | None,
+        width: int = 0,
+        rectify: bool = False,
+        register: bool = True,
+    ):
+        self._k4a, self._register = k4a, register
         factory = intrinsics_of(calibration.color_camera_calibration)
         if width > factory.width:
             raise ConfigError(f"width is {width}, but the camera's images are {factory.width} wide: choose 0 or less")
@@ -82,6 +91,8 @@ class View:
         Raises:
             DeviceError: The SDK cannot register it.
         """
+        if not self._register:
+            return image.depth()
         if self._registration is not None:
             return self._registration.register(image.depth())
         k4a, c, handle = self._k4a, self.intrinsics, self._k4a.k4a_image_t()

@@ -51,6 +51,9 @@ class RealSenseConfig(FilterSettings):
     calibration: str = setting(
         "auto", "auto takes this camera's files of actrec calibrate where there are some.", choices=("auto", "factory")
     )
+    register: bool = setting(
+        True, "Registers depth to colour; false leaves it in the depth camera's image, for actrec calibrate depth."
+    )
     reset: str = setting(
         "stall",
         "When the camera is reset on opening: after its stream has stalled, always, or never.",
@@ -251,7 +254,7 @@ class RealSenseCamera(Camera):
         factory = self.config.calibration == "factory" or not serial
         files = camera_files.CameraFiles(serial) if factory else camera_files.load(serial)
         settings = {field.name: getattr(self.config, field.name) for field in fields(FilterSettings)}
-        self._depth = RegisteredDepth(profile, FilterSettings(**settings), files)
+        self._depth = RegisteredDepth(profile, FilterSettings(**settings), files, self.config.register)
         self._half_frame_ns = NANOSECONDS / profile.get_stream(rs.stream.color).fps() / 2
 
     def _next(self, deadline: float) -> Any:

@@ -30,15 +30,16 @@ class RegisteredDepth:
         profile: The pipeline's, started.
         settings: Which filters run.
         files: What is known of this camera beside what it tells itself.
+        register: False leaves depth as the depth camera reads it, in its own image.
 
     Raises:
         InputError: A calibration is of another aspect.
     """
 
-    def __init__(self, profile: Any, settings: FilterSettings, files: camera_files.CameraFiles):
+    def __init__(self, profile: Any, settings: FilterSettings, files: camera_files.CameraFiles, register: bool = True):
         colour = profile.get_stream(rs.stream.color).as_video_stream_profile()
         self._filters = realsense_filters.chain(settings)
-        self._files = files
+        self._files, self._register = files, register
         self.colour: Intrinsics
         if files.colour is not None:
             self.colour = camera_files.fitted(files.colour, colour.width(), colour.height())
@@ -57,6 +58,8 @@ class RegisteredDepth:
         for each in self._filters:
             frames = each.process(frames).as_frameset()
         frame = frames.get_depth_frame()
+        if not self._register:
+            return _metres(frame)
         if self._registration is None:  # made now, as a filter may have changed the size
             lens = self._lens(frame.get_profile().as_video_stream_profile().get_intrinsics())
             self._registration = Registration(lens, self.colour, self._geometry)

@@ -1,13 +1,13 @@
 """`actrec calibrate depth`, `hand-eye`, `floor` and `points`: a depth camera, and a camera's place on a robot."""
 
 import argparse
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from actrec import camera_files, keyvalues
+from actrec import camera_files, capture, keyvalues
 from actrec.camera_files import COLOUR, DEPTH, MOUNT, CameraFiles, DepthGeometry, Mount
 from actrec.errors import ConfigError, InputError
 from actrec.frames import Intrinsics
@@ -45,13 +45,14 @@ more: with 15, depth of a stereo camera alone leaves 0.14° at worst.
 
 Example:
   actrec calibrate depth views --serial 0123 --columns 10 --rows 7 --square 0.06 --marker 0.045
-  actrec calibrate depth --driver realsense --registered --serial 0123
+  actrec calibrate depth --driver realsense --serial 0123
+  actrec calibrate depth --driver realsense --registered --serial 0123      # scale and bias alone
 """
 
 
 def _add_depth(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="?", metavar="FOLDER", help="views, see below")
-    parser.add_argument("--driver", help="take the views from this running camera; its depth is registered")
+    parser.add_argument("--driver", help="take the views from this running camera")
     parser.add_argument("--driver-option", action="append", default=[], metavar="KEY=VALUE", help="a setting of it")
     parser.add_argument("--views", type=int, default=20, help="how many to take from the driver")
     parser.add_argument(
@@ -70,15 +71,17 @@ def run_depth(args: argparse.Namespace) -> int:
     """Calibrates, writes SERIAL_depth.yaml, prints."""
     if bool(args.images) == bool(args.driver):
         raise ConfigError("name a folder of views or a camera with --driver: one of them")
-    if args.driver and not args.registered:
-        raise ConfigError("a driver's depth is registered to colour: add --registered, or give a folder of raw views")
+    driver_options = _driver_options(args) if args.driver else {}
     board, path = options.board_of(args), results.target(args, DEPTH)
     known = camera_files.load(args.serial, args.cameras)
     if known.geometry is not None or args.depth_intrinsics or args.driver:
         results.refuse_existing(path, args.overwrite)
     if args.registered:
         _refuse_corrected(known.geometry, path)
-    known, cameras, views = _from_driver(args, board, known) if args.driver else _from_folder(args, board, known)
+    if args.driver:
+        known, cameras, views = _from_driver(args, driver_options, board, known)
+    else:
+        known, cameras, views = _from_folder(args, board, known)
     found = extrinsics.calibrate(board, views, cameras, args.model)
     geometry = found.geometry
     if args.registered:
@@ -94,16 +97,31 @@ def run_depth(args: argparse.Namespace) -> int:
 _Views = tuple[CameraFiles, extrinsics.Cameras, list[extrinsics.Pair]]
 
 
-def _from_driver(args: argparse.Namespace, board: Any, known: CameraFiles) -> _Views:
+def _driver_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The driver's settings; without --registered its depth is to be left as it is read."""
+    given = keyvalues.read(args.driver_option, "driver option")
+    if args.registered:
+        return given
+    if "register" not in {field.name for field in fields(capture.DRIVERS.get(args.driver).config_class)}:
+        raise ConfigError(f"driver {args.driver} gives registered depth alone: add --registered")
+    return {**given, "register": False}
+
+
+def _from_driver(args: argparse.Namespace, driver_options: dict[str, Any], board: Any, known: CameraFiles) -> _Views:
     """Views of a running camera; what no file says of it, it tells itself."""
-    driver_options = keyvalues.read(args.driver_option, "driver option")
     told, views = pairs.live(args.driver, driver_options, board, args.views)
     if told.serial and told.serial != args.serial:
         raise ConfigError(f"the camera's serial number is {told.serial}, not {args.serial}: name that with --serial")
     if known.geometry is None or known.depth is None:
         known = told
     _refuse_unknown(known)
-    assert told.colour is not None
+    assert told.colour is not None and told.depth is not None and told.geometry is not None
+    if not args.registered:
+        return (
+            replace(known, depth=told.depth),
+            extrinsics.Cameras(told.colour, told.depth, None, told.geometry.to_colour),
+            views,
+        )
     return known, extrinsics.Cameras(told.colour, told.colour, np.eye(4)), views
 
 

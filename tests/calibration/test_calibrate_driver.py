@@ -15,6 +15,7 @@ from actrec.cli import main
 from actrec.frames import Intrinsics
 from actrec_calibration.boards import Board
 from actrec_calibration.poses import board_pose
+from actrec_calibration.transforms import apart
 from tests.calibration.rendering import render, views
 from tests.core.capture.software_realsense import SoftwareRealSense
 from tests.core.capture.two_views import TwoViews
@@ -81,3 +82,19 @@ def test_another_camera_than_named(device, capsys):
     assert main([*command, "--views", "3", "--serial", "other", *ARGUMENTS]) == 2
     assert f"the camera's serial number is {device.serial}, not other" in capsys.readouterr().err
     assert not camera_files.path_of("other", DEPTH).exists()
+
+
+def test_where_the_depth_camera_sits(device, capsys):
+    """From raw depth: no infrared, ten places."""
+    command = ["calibrate", "depth", "--driver", "realsense", "--driver-option", "fps=15", "--model", "bias"]
+    assert main([*command, "--views", "10", "--json", "--serial", device.serial, *ARGUMENTS]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["views"] == 10 and figures["bias_mm"] == pytest.approx(1e3 * BIAS, abs=1)
+    metres, degrees = apart(camera_files.load(device.serial).geometry.to_colour, device.views.to_colour)
+    assert metres < 0.002 and degrees < 0.1
+
+
+def test_a_driver_that_cannot_leave_depth_as_it_is(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path))
+    assert main(["calibrate", "depth", "--driver", "simulated", "--serial", "1"]) == 2
+    assert "driver simulated gives registered depth alone: add --registered" in capsys.readouterr().err

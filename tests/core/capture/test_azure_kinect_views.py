@@ -131,3 +131,18 @@ def test_a_calibration_of_another_aspect_is_refused(take, sdk):
         take()
     assert sdk.live() == {}
     assert take(calibration="factory").depth is not None
+
+
+def test_depth_left_as_it_is_read(sdk, tmp_path):
+    sdk.plug(studio.staged().write(tmp_path / "scene"))
+    with AzureKinectCamera(library=sdk.library, register=False) as camera:
+        sdk.push(0, 1_000_000)
+        frame, told = camera.read(), camera.calibration()
+    exact = studio.filmed()[1].rendering.depth
+    assert frame.depth.shape == exact.shape
+    np.testing.assert_allclose(frame.depth, exact, atol=0.0006)
+    assert (told.serial, told.colour) == (SERIAL, frame.intrinsics)
+    np.testing.assert_allclose(told.depth.matrix, studio.DEPTH.matrix, atol=1e-3)
+    np.testing.assert_allclose(told.geometry.to_colour, studio.TO_COLOUR, atol=1e-6)
+    with pytest.raises(InputError, match="register depth to colour first"):
+        frame.check()  # no node publishes it
