@@ -87,7 +87,7 @@ class RealSenseCamera(Camera):
 
     def __init__(self, **options: Any):
         self.config: RealSenseConfig = build(RealSenseConfig, options)
-        self.skipped = self.halves = self.unpaired = 0
+        self._reset_figures()
         self._pipeline: Any = None
         self._context: Any = None
         self._serial = self.config.serial
@@ -125,6 +125,7 @@ class RealSenseCamera(Camera):
         if self._pipeline is not None:
             return
         self._context = self._context or open_context()
+        self._reset_figures()
         device = None if self.config.recording else self._camera()
         self._pipeline = rs.pipeline(self._context)
         try:
@@ -132,11 +133,6 @@ class RealSenseCamera(Camera):
         except BaseException:
             self.close()
             raise
-        self.skipped = self.halves = self.unpaired = 0
-        self._clocks = {rs.stream.color: DeviceClock(), rs.stream.depth: DeviceClock()}
-        self._stamps = StampFigures()
-        self._pace = Pace(1.0)
-        self._number: int | None = None
 
     def close(self) -> None:
         """Stops the streams; safe to call twice, and while another thread reads."""
@@ -162,11 +158,10 @@ class RealSenseCamera(Camera):
             if not colour or not depth:
                 self.halves += 1
                 continue
-            stamp = self._stamp(colour, arrival)
-            if abs(self._stamp(depth, arrival) - stamp) > self._half_frame_ns:
+            if _apart_ns(colour, depth) > self._half_frame_ns:
                 self.unpaired += 1
                 continue
-            return self._frame(frames, colour, stamp, arrival)
+            return self._frame(frames, colour, self._stamp(colour, arrival), arrival)
 
     def calibration(self) -> camera_files.CameraFiles:
         """The camera's own, or its files' in use."""
@@ -176,15 +171,20 @@ class RealSenseCamera(Camera):
     def figures(self) -> dict[str, float | int]:
         """Delay and jitter of the stamps, the clocks' offset, framesets that were dropped and why."""
         self._opened()
-        clock = self._clocks[rs.stream.color]
         return {
             "stamp_delay_ms": self._stamps.delay_ms,
             "stamp_jitter_ms": self._stamps.jitter_ms,
-            "clock_offset_ms": clock.offset_ns / 1e6,
+            "clock_offset_ms": self._clock.offset_ns / 1e6,
             "skipped": self.skipped,
             "without_colour_or_depth": self.halves,
             "colour_and_depth_apart": self.unpaired,
         }
+
+    def _reset_figures(self) -> None:
+        self.skipped = self.halves = self.unpaired = 0
+        self._clock, self._stamps, self._pace = DeviceClock(), StampFigures(), Pace(1.0)
+        self._number: int | None = None
+        self._warned = False
 
     def _camera(self) -> Any:
         """The device, reset if it has to be."""
@@ -290,9 +290,16 @@ class RealSenseCamera(Camera):
 
     def _stamp(self, frame: Any, arrival: int) -> int:
         """Capture time, nanoseconds of the system's clock; a recording's as it was recorded."""
-        stamp = round(frame.get_timestamp() * 1e6)
-        if self.live and frame.get_frame_timestamp_domain() == rs.timestamp_domain.hardware_clock:
-            return self._clocks[frame.get_profile().stream_type()].system_ns(stamp, arrival)
+        stamp, domain = round(frame.get_timestamp() * 1e6), frame.get_frame_timestamp_domain()
+        if self.live and domain == rs.timestamp_domain.hardware_clock:
+            return self._clock.system_ns(stamp, arrival)
+        if self.live and domain == rs.timestamp_domain.system_time and not self._warned:
+            self._warned = True
+            logger.warning(
+                "RealSense %s stamps frames when they arrive, not when they are taken: for metadata of the camera "
+                "install librealsense with its kernel patches or its RSUSB backend",
+                self._serial,
+            )
         return stamp
 
     def _frame(self, frames: Any, colour: Any, stamp: int, arrival: int) -> RgbdFrame:
@@ -309,6 +316,13 @@ class RealSenseCamera(Camera):
         if self._pipeline is None:
             raise DeviceError("the RealSense is not open: call open() or use it in a with statement")
         return self._pipeline
+
+
+def _apart_ns(colour: Any, depth: Any) -> float:
+    """Time between two frames; infinite where different clocks stamp them, as while these are being matched."""
+    if colour.get_frame_timestamp_domain() != depth.get_frame_timestamp_domain():
+        return float("inf")
+    return abs(colour.get_timestamp() - depth.get_timestamp()) * 1e6
 
 
 def open_context() -> Any:

@@ -113,6 +113,14 @@ def test_a_clock_of_the_devices_own_is_mapped(device):
         assert before - stamps[-1] < 1e9 and camera.figures()["clock_offset_ms"] > 1e9
 
 
+def test_stamps_of_arrival_are_told(device, caplog):
+    with RealSenseCamera() as camera, caplog.at_level("WARNING"):
+        for _ in range(2):
+            device.give(blank(), FLAT, domain=rs.timestamp_domain.system_time)
+            camera.read()
+    assert caplog.text.count("stamps frames when they arrive, not when they are taken") == 1
+
+
 def test_the_newest_frame_wins_and_lost_ones_are_counted(device):
     with RealSenseCamera() as camera:
         device.give(blank(0), FLAT)
