@@ -96,8 +96,11 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
+    real, reader = threading.Event.wait, threading.get_ident()
 
     def wait(event, seconds=None) -> bool:
+        if threading.get_ident() != reader:  # another thread's waiting, such as a progress bar's, is not the camera's
+            return real(event, seconds)
         clock.waits.append(seconds)
         clock.now += seconds
         return False
@@ -123,6 +126,13 @@ def test_a_late_reader_gets_the_newest_frame_and_the_loss_is_counted(clock) -> N
         assert camera.skipped == 4
         assert camera.read().stamp_ns == 600_000_000
         assert camera.skipped == 4
+
+
+def test_a_threads_waiting_is_not_the_readers(clock) -> None:
+    other = threading.Thread(target=lambda: threading.Event().wait(0.01))
+    other.start()
+    other.join()
+    assert clock.now == 100.0 and not clock.waits
 
 
 def test_no_frame_within_the_timeout(clock) -> None:
