@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from actrec import surfaces
+from actrec import geometry, surfaces
 from actrec.anatomy import hidden
 from actrec.config import build, setting
 from actrec.errors import InputError
@@ -188,10 +188,7 @@ def _rays(pixels: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
     rays[:, 1] = (pixels[:, 1] - intrinsics.cy) / intrinsics.fy
     known = np.isfinite(pixels).all(axis=1)
     if any(intrinsics.distortion) and known.any():
-        import cv2
-
-        bent = pixels[known, None].astype(np.float64)
-        rays[known, :2] = cv2.undistortPoints(bent, intrinsics.matrix, np.array(intrinsics.distortion))[:, 0]
+        rays[known, :2] = geometry.rays(pixels[known], intrinsics)
     return rays
 
 

@@ -164,13 +164,8 @@ class AzureKinectCamera(Camera):
 
     def figures(self) -> dict[str, float | int]:
         """Delay and jitter of the stamps, the clocks' offset, and what was left out since it was opened and why."""
-        return {
-            "stamp_delay_ms": self._stamps.delay_ms,
-            "stamp_jitter_ms": self._stamps.jitter_ms,
-            "clock_offset_ms": self._clock.offset_ns / 1e6,
-            "skipped": self.skipped,
-            "without_colour_or_depth": self.halves,
-            "colour_and_depth_apart": self.unpaired,
+        told = self._stamps.told(self._clock, self.skipped, self.halves, self.unpaired)
+        return told | {
             "damaged_colour": self.damaged,
             "without_bodies": self.without_bodies,
         }

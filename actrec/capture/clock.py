@@ -78,6 +78,17 @@ class StampFigures:
         self._interval = 0.0
         self._last: int | None = None
 
+    def told(self, clock: DeviceClock, skipped: int, halves: int, unpaired: int) -> dict[str, float | int]:
+        """With what drivers count, by the names that a node's figures have."""
+        return {
+            "stamp_delay_ms": self.delay_ms,
+            "stamp_jitter_ms": self.jitter_ms,
+            "clock_offset_ms": clock.offset_ns / 1e6,
+            "skipped": skipped,
+            "without_colour_or_depth": halves,
+            "colour_and_depth_apart": unpaired,
+        }
+
     def seen(self, stamp_ns: int, arrival_ns: int) -> None:
         """Counts a frame of this stamp."""
         delay = (arrival_ns - stamp_ns) / 1e6

@@ -171,14 +171,7 @@ class RealSenseCamera(Camera):
     def figures(self) -> dict[str, float | int]:
         """Delay and jitter of the stamps, the clocks' offset, framesets that were dropped and why."""
         self._opened()
-        return {
-            "stamp_delay_ms": self._stamps.delay_ms,
-            "stamp_jitter_ms": self._stamps.jitter_ms,
-            "clock_offset_ms": self._clock.offset_ns / 1e6,
-            "skipped": self.skipped,
-            "without_colour_or_depth": self.halves,
-            "colour_and_depth_apart": self.unpaired,
-        }
+        return self._stamps.told(self._clock, self.skipped, self.halves, self.unpaired)
 
     def _reset_figures(self) -> None:
         self.skipped = self.halves = self.unpaired = 0

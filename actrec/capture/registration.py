@@ -1,10 +1,11 @@
 """Depth seen from the colour camera, by calibration: for cameras that do not do it themselves."""
 
-import cv2
 import numpy as np
 
 from actrec.camera_files import DepthGeometry
+from actrec.errors import InputError
 from actrec.frames import Intrinsics
+from actrec.geometry import rays
 from actrec.simulation.jit import kernel
 
 _BEYOND = 1.2
@@ -32,7 +33,7 @@ class Registration:
         self._scale, self._bias = geometry.scale, geometry.bias
         self._pose = np.ascontiguousarray(geometry.to_colour[:3], np.float64)
         u, v = np.meshgrid(np.arange(-1.0, depth.width + 1), np.arange(-1.0, depth.height + 1))
-        spread = rays(depth, np.stack([u, v], -1))
+        spread = rays(np.stack([u, v], -1), depth)
         # Of each pixel: its ray, and half of what it spans across and down.
         halves = spread[1:-1, 2:, 0] - spread[1:-1, :-2, 0], spread[2:, 1:-1, 1] - spread[:-2, 1:-1, 1]
         self._rays = np.concatenate([spread[1:-1, 1:-1], np.stack(halves, -1) / 4], -1)
@@ -40,33 +41,22 @@ class Registration:
         self._distortion[: len(colour.distortion)] = colour.distortion
         corners = np.array([[x, y] for x in (0.0, colour.width - 1) for y in (0.0, colour.height - 1)])
         # Far outside of the image the distortion's polynomial folds back into it.
-        self._widest = float(_BEYOND * (rays(colour, corners) ** 2).sum(-1).max())
+        self._widest = float(_BEYOND * (rays(corners, colour) ** 2).sum(-1).max())
 
     def register(self, depth: np.ndarray) -> np.ndarray:
         """Depth [h, w] float32 metres, NaN where missing, as the colour camera sees it: [H, W] alike.
 
         Raises:
-            ValueError: It is of another size than the intrinsics say.
+            InputError: It is of another size than the intrinsics say.
         """
         if depth.shape != self._size:
-            raise ValueError(f"depth is {list(depth.shape)}, its intrinsics are of {list(self._size)}")
+            raise InputError(f"depth is {list(depth.shape)}, its intrinsics are of {list(self._size)}")
         c = self._colour
         camera = np.array([c.fx, c.fy, c.cx, c.cy])
         out = np.full((c.height, c.width), np.inf, np.float32)
         _splat(depth, self._rays, self._pose, camera, self._distortion, self._scale, self._bias, self._widest, out)
         out[np.isinf(out)] = np.nan
         return out
-
-
-def rays(camera: Intrinsics, pixels: np.ndarray) -> np.ndarray:
-    """[…, 2] float64 x/z, y/z of the rays through pixels [..., 2], lens distortion removed."""
-    flat = np.ascontiguousarray(pixels, np.float64).reshape(-1, 1, 2)
-    # To a millionth of a pixel: OpenCV's own five rounds leave tenths at the corners of wide lenses.
-    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_MAX_ITER, 50, 1e-6)
-    straight = cv2.undistortPointsIter(
-        flat, camera.matrix, np.array(camera.distortion or (0.0,) * 5), None, None, criteria
-    )
-    return straight.reshape(pixels.shape)
 
 
 @kernel

@@ -15,7 +15,7 @@ from actrec.simulation.appearance import Appearance
 from actrec.simulation.noise import SensorNoise, structured_light
 from actrec.simulation.performance import Performance
 from actrec.simulation.rig import ActorPose
-from actrec.simulation.scene import CameraPose, ProceduralActor, Scene
+from actrec.simulation.scene import PlacedCamera, ProceduralActor, Scene
 
 DT = 1 / 30
 FULL = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
@@ -61,24 +61,6 @@ CAMERAS = (
     Motion("camera nods 4°, rolls 4°, right 20 mm", (0, 0, 0), np.eye(3), (0.02, 0, 0), _turn(0, 4) @ _turn(2, 4)),
     Motion("camera turns 10°, person nearer 40 mm", (0, 0, -0.04), camera_turn=_turn(1, 10)),
 )
-
-
-@dataclass(frozen=True)
-class _Camera(CameraPose):
-    """A camera anywhere: [3, 3] axes as columns and [3] centre, in the room."""
-
-    axes: np.ndarray = field(default_factory=lambda: np.eye(3))
-    centre: np.ndarray = field(default_factory=lambda: np.array([0.0, -1.0, 0.0]))
-
-    @property
-    def rotation(self) -> np.ndarray:
-        """As the base has it."""
-        return self.axes
-
-    @property
-    def position(self) -> np.ndarray:
-        """As the base has it."""
-        return self.centre
 
 
 class _Statue:
@@ -148,7 +130,7 @@ def pairs_of(motion: Motion, noise: bool, intrinsics: Intrinsics, step: int) -> 
 
 def _scenes(motion: Motion, distance: float, seed: int, intrinsics: Intrinsics) -> tuple[Scene, Scene]:
     """The scene before and after."""
-    camera, who = _Camera(), cast.person(seed + 1)
+    camera, who = PlacedCamera(), cast.person(seed + 1)
     performance = Performance(("wave",), seed, physique=who.physique)
     actor = ProceduralActor(performance, who.appearance, camera, (0.0, distance), 0.3)
     pose = actor.pose(1.5)
@@ -157,7 +139,7 @@ def _scenes(motion: Motion, distance: float, seed: int, intrinsics: Intrinsics) 
     back = motion.camera_turn.T
     seen = moved.transformed(back, -back @ np.array(motion.camera_shift))
     where = camera.position + camera.rotation @ np.array(motion.camera_shift)
-    elsewhere = _Camera(axes=camera.rotation @ motion.camera_turn, centre=where)
+    elsewhere = PlacedCamera(axes=camera.rotation @ motion.camera_turn, centre=where)
     scenery = room.furnished(back=distance + 1.5, seed=seed)
     first, second = (
         Scene([_Statue(who.appearance, actor.rest, p)], intrinsics, c, scenery)

@@ -1,7 +1,7 @@
 """Actors in a room before a camera: what is rendered at any instant, and all that is exactly known about it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -46,6 +46,24 @@ class CameraPose:
     def to_camera(self, points: np.ndarray) -> np.ndarray:
         """[..., 3] room coordinates to the camera's optical frame."""
         return (points - self.position) @ self.rotation
+
+
+@dataclass(frozen=True)
+class PlacedCamera(CameraPose):
+    """A camera anywhere: [3, 3] axes as columns and [3] centre, in the room."""
+
+    axes: np.ndarray = field(default_factory=lambda: np.eye(3))
+    centre: np.ndarray = field(default_factory=lambda: np.array([0.0, -1.0, 0.0]))
+
+    @property
+    def rotation(self) -> np.ndarray:
+        """As the base has it."""
+        return self.axes
+
+    @property
+    def position(self) -> np.ndarray:
+        """As the base has it."""
+        return self.centre
 
 
 class Actor(Protocol):

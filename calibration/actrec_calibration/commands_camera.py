@@ -79,12 +79,7 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", nargs="?", metavar="FOLDER", help="pictures of the board, 20 or more")
     parser.add_argument("--serial", help="of the camera; read from --driver-option serial=… where it is there")
     parser.add_argument("--part", choices=(COLOUR, DEPTH), default=COLOUR, help="which of its lenses (default: color)")
-    parser.add_argument(
-        "--cameras",
-        type=Path,
-        metavar="DIR",
-        help="folder of the cameras' files (default: calibration/cameras or the user's)",
-    )
+    results.add_cameras(parser)
     parser.add_argument("--report", metavar="DIR", help="default: calibration_SERIAL_PART here")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options.add_live(parser)

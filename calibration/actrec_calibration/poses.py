@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from actrec import geometry
 from actrec.errors import InputError
 from actrec.frames import Intrinsics
 from actrec_calibration.transforms import apply, pose_of, vector_of
@@ -46,8 +47,7 @@ def projected(points: np.ndarray, camera: Intrinsics) -> np.ndarray:
 
 def rays(pixels: np.ndarray, camera: Intrinsics) -> np.ndarray:
     """[N, 3] directions with z = 1 of pixels [N, 2]."""
-    flat = np.ascontiguousarray(pixels, np.float64).reshape(-1, 1, 2)
-    plane = cv2.undistortPoints(flat, camera.matrix, lens(camera))[:, 0]
+    plane = geometry.rays(np.asarray(pixels), camera)
     return np.column_stack([plane, np.ones(len(plane))])
 
 

@@ -18,14 +18,19 @@ from actrec_calibration.transforms import angles
 def add_output(parser: argparse.ArgumentParser) -> None:
     """Declares where results go and how they are printed."""
     parser.add_argument("--serial", required=True, help="serial number of the camera: names its files")
+    add_cameras(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace the result that is there")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def add_cameras(parser: argparse.ArgumentParser) -> None:
+    """Declares where cameras' files lie."""
     parser.add_argument(
         "--cameras",
         type=Path,
         metavar="DIR",
         help="folder of the cameras' files (default: calibration/cameras or the user's)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the result that is there")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def target(args: argparse.Namespace, part: str) -> Path:

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from actrec.camera_files import DepthGeometry
-from actrec.capture.registration import Registration, rays
+from actrec.capture.registration import Registration
+from actrec.errors import InputError
 from actrec.frames import Intrinsics
+from actrec.geometry import rays
 from tests.core.capture.two_views import COLOUR, DEPTH, TwoViews, within
 
 BENT = (0.08, -0.12, 0.001, -0.0006, 0.05)
@@ -55,7 +57,7 @@ def test_lenses_that_bend(distortion):
 
 def _plane(camera: Intrinsics, normal: np.ndarray, distance: float) -> np.ndarray:
     pixels = np.stack(np.meshgrid(np.arange(camera.width), np.arange(camera.height)), -1).astype(float)
-    through = np.concatenate([rays(camera, pixels), np.ones((camera.height, camera.width, 1))], -1)
+    through = np.concatenate([rays(pixels, camera), np.ones((camera.height, camera.width, 1))], -1)
     return (distance / (through @ normal)).astype(np.float32)
 
 
@@ -79,5 +81,5 @@ def test_what_lies_behind_or_far_outside_is_left_out():
     assert (found == 2.0).mean() > 0.99
     back = np.diag([1.0, -1.0, -1.0, 1.0])
     assert np.isnan(Registration(wide, camera, DepthGeometry(back)).register(np.ones((48, 64), np.float32))).all()
-    with pytest.raises(ValueError, match=r"depth is \[3, 4\], its intrinsics are of \[48, 64\]"):
+    with pytest.raises(InputError, match=r"depth is \[3, 4\], its intrinsics are of \[48, 64\]"):
         Registration(wide, camera, DepthGeometry(np.eye(4))).register(np.ones((3, 4), np.float32))

@@ -1,6 +1,5 @@
 """One simulated scene seen by two cameras side by side, as an RGB-D camera's colour and depth cameras see it."""
 
-from dataclasses import dataclass, field
 from functools import cached_property
 
 import cv2
@@ -8,27 +7,11 @@ import numpy as np
 
 from actrec.frames import Intrinsics
 from actrec.geometry import rotation
-from actrec.simulation.scene import CameraPose, Scene
+from actrec.simulation.scene import CameraPose, PlacedCamera, Scene
 from actrec.simulation.stage import performed_scene
 
 COLOUR = Intrinsics(640, 480, 610.0, 608.0, 322.4, 237.1)
 DEPTH = Intrinsics(424, 240, 213.0, 213.5, 211.2, 121.7)
-
-
-@dataclass(frozen=True)
-class Placed(CameraPose):
-    """A camera at any place: [3, 3] axes as columns and [3] centre, in the room."""
-
-    axes: np.ndarray = field(default_factory=lambda: np.eye(3))
-    centre: np.ndarray = field(default_factory=lambda: np.array([0.0, -1.0, 0.0]))
-
-    @property
-    def rotation(self) -> np.ndarray:
-        return self.axes
-
-    @property
-    def position(self) -> np.ndarray:
-        return self.centre
 
 
 class TwoViews:
@@ -56,8 +39,8 @@ class TwoViews:
     def _scenes(self) -> tuple[Scene, Scene]:
         """Rendered when first looked at; the colour camera's axes are the room's."""
         centre = CameraPose().position
-        seen = Placed(axes=np.eye(3), centre=centre)
-        beside = Placed(axes=self.to_colour[:3, :3], centre=centre + self.to_colour[:3, 3])
+        seen = PlacedCamera(axes=np.eye(3), centre=centre)
+        beside = PlacedCamera(axes=self.to_colour[:3, :3], centre=centre + self.to_colour[:3, 3])
         return (
             performed_scene(self.colour, self._actions, camera=seen, distance=self._distance),
             performed_scene(self.depth, self._actions, camera=beside, distance=self._distance),

@@ -99,7 +99,8 @@ def clock(monkeypatch):
     real, reader = threading.Event.wait, threading.get_ident()
 
     def wait(event, seconds=None) -> bool:
-        if threading.get_ident() != reader:  # another thread's waiting, such as a progress bar's, is not the camera's
+        # Another thread's waiting, such as a progress bar's, is not the camera's, nor is that for a thread to start.
+        if threading.get_ident() != reader or seconds is None:
             return real(event, seconds)
         clock.waits.append(seconds)
         clock.now += seconds
