@@ -20,6 +20,8 @@ FEATURES = Registry(
     {
         "body": "actrec.features.skeleton:BodyFeature",
         "bones": "actrec.features.skeleton:BonesFeature",
+        "body_motion": "actrec.features.skeleton:BodyMotionFeature",
+        "bones_motion": "actrec.features.skeleton:BonesMotionFeature",
         "pose": "actrec.features.skeleton:PoseFeature",
         "hands": "actrec.features.keypoints:HandsFeature",
         "face": "actrec.features.keypoints:FaceFeature",

@@ -55,6 +55,8 @@ class RunningNormaliser:
         Raises:
             InputError: Wrong shape, or a modality that is not made from skeletons alone.
         """
+        if moving := [modality for modality in modalities if modality.endswith("_motion")]:
+            raise InputError(f"'{moving[0]}' needs two frames: it cannot be made frame by frame")
         joints = self.step(bodies)[:, None]  # (M, 1, V, 3)
         root = self.options.root_bone
         return {modality: skeleton.stack(joints, modality, self.layout, root) for modality in modalities}

@@ -1,4 +1,4 @@
-"""Normalised joints and bones, the inputs of the skeleton networks."""
+"""Normalised joints, bones and what they move, the inputs of the skeleton networks."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,6 +11,9 @@ from actrec.errors import InputError
 from actrec.features.base import Clip, Feature, absent
 from actrec.package import InputSpec
 from actrec.skeleton import layouts
+
+MODALITIES = ("body", "bones", "body_motion", "bones_motion")
+"""What is made from skeletons alone, of one shape."""
 
 
 @dataclass(frozen=True)
@@ -155,15 +158,22 @@ def bones(joints: np.ndarray, layout: str = "kinect_v2_25", root_bone: str = "ze
 
 
 def stack(joints: np.ndarray, modality: str, layout: str = "kinect_v2_25", root_bone: str = "zero") -> np.ndarray:
-    """Network input [M, 3, T, V] of normalised joints [M, T, V, 3]; `modality` is "body" or "bones".
+    """Network input [M, 3, T, V] of normalised joints [M, T, V, 3]; `modality` is one of `MODALITIES`.
 
     Raises:
         InputError: Another modality.
     """
-    if modality not in ("body", "bones"):
-        raise InputError(f"modality '{modality}' is not made from skeletons alone; known here: body, bones")
-    values = joints if modality == "body" else bones(joints, layout, root_bone)
+    if modality not in MODALITIES:
+        raise InputError(f"modality '{modality}' is not made from skeletons alone; known here: {', '.join(MODALITIES)}")
+    values = bones(joints, layout, root_bone) if modality.startswith("bones") else joints
+    if modality.endswith("_motion"):
+        values = steps(values)
     return np.ascontiguousarray(values.transpose(0, 3, 1, 2), dtype=np.float32)  # (M, C, T, V)
+
+
+def steps(values: np.ndarray) -> np.ndarray:
+    """What each frame of [M, T, V, 3] has moved since the one before; zero of the first."""
+    return np.diff(values, axis=1, prepend=values[:, :1])
 
 
 class BodyFeature(Feature):
@@ -183,6 +193,18 @@ class BonesFeature(BodyFeature):
     """Bones of the normalised joints, (M, 3, T, V)."""
 
     modality = "bones"
+
+
+class BodyMotionFeature(BodyFeature):
+    """Each normalised joint's way since the frame before, (M, 3, T, V); the literature's "joint motion"."""
+
+    modality = "body_motion"
+
+
+class BonesMotionFeature(BodyFeature):
+    """Each bone's change since the frame before, (M, 3, T, V); the literature's "bone motion"."""
+
+    modality = "bones_motion"
 
 
 class PoseFeature(Feature):

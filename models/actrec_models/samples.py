@@ -118,9 +118,9 @@ class Samples(Dataset[Sample]):
 
 
 def _joints_and_bones(specs: list[InputSpec]) -> bool:
-    """Whether the inputs are no more than joints and bones of the canonical layout, all normalised alike."""
+    """Whether the inputs are made of joints of the canonical layout alone, all normalised alike."""
     return all(
-        spec.modality in ("body", "bones")
+        spec.modality in skeleton.MODALITIES
         and spec.layout == "kinect_v2_25"
         and spec.preprocessing == specs[0].preprocessing
         and spec.shape == specs[0].shape

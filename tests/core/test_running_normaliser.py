@@ -42,6 +42,11 @@ def test_reset_forgets_and_inputs_are_those_of_the_network():
     np.testing.assert_array_equal(made["bones"][0, :, 0].T, skeleton.bones(first[0]))
 
 
+def test_what_one_frame_does_not_tell_is_refused():
+    with pytest.raises(InputError, match="'bones_motion' needs two frames"):
+        RunningNormaliser(8, SkeletonPreprocessing()).inputs(walk()[:, 0], ("body", "bones_motion"))
+
+
 def test_wrong_joints_are_refused():
     with pytest.raises(InputError, match=r"\[1, 20, 3\], expected \[M, 25, 3\] \(kinect_v2_25\)"):
         RunningNormaliser(8, SkeletonPreprocessing()).step(np.zeros((1, 20, 3)))

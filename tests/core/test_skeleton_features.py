@@ -3,7 +3,7 @@ import pytest
 
 from actrec import features
 from actrec.errors import ConfigError, InputError
-from actrec.features.skeleton import SkeletonPreprocessing, bones, normalise, seat_missing, stack
+from actrec.features.skeleton import MODALITIES, SkeletonPreprocessing, bones, normalise, seat_missing, stack
 from actrec.geometry import rotation
 from actrec.package import InputSpec
 from actrec.recordings.skeletons import read_nucla_npz
@@ -88,6 +88,16 @@ def test_inputs_have_the_specs_shapes_and_pad_absent_bodies(clip):
     assert (made["body"][1] == 0).all()
     assert (made["bones"][1] == 0).all()
     np.testing.assert_array_equal(made["body"][:1], stack(normalise(clip, AS_TRAINED), "body"))
+
+
+def test_motion_is_the_way_since_the_frame_before(clip):
+    made = features.inputs({"bodies": clip}, [spec(modality, 2) for modality in MODALITIES])
+    for modality in ("body", "bones"):
+        values, moved = made[modality], made[f"{modality}_motion"]
+        assert moved.shape == values.shape == (2, 3, 60, 25)
+        assert (moved[:, :, 0] == 0).all() and (moved[1] == 0).all()
+        assert np.abs(moved[0]).max() > 0
+        np.testing.assert_allclose(moved.cumsum(axis=2) + values[:, :, :1], values, atol=1e-5)
 
 
 def test_wrong_shapes_are_named(clip):

@@ -189,15 +189,24 @@ def test_sem_block_literally():
 def test_streams_of_table_3():
     assert [s.name for s in network(streams="joint").input_specs] == ["body"]
     assert [s.name for s in network(streams="bone").input_specs] == ["bones"]
-    fused = network(streams="fuse")
+    assert [s.name for s in network(streams="motion").input_specs] == ["body_motion", "bones_motion"]
+
+
+@pytest.mark.parametrize(
+    ("streams", "names"),
+    [("fuse", ["body", "bones"]), ("four", ["body", "bones", "body_motion", "bones_motion"])],
+)
+def test_streams_meet_in_their_softmaxes(streams, names):
+    fused = network(streams=streams)
+    assert [s.name for s in fused.input_specs] == names
     clip = {s.name: torch.randn(3, *s.shape) for s in fused.input_specs}
     with torch.no_grad():
         found = torch.softmax(fused(**clip), dim=1)
         scores = sum(torch.softmax(stream(clip[name]), dim=1) for name, stream in fused.streams.items())
-        torch.testing.assert_close(found, scores / 2)
+        torch.testing.assert_close(found, scores / len(names))
         parts = fused.losses({**clip, "label": torch.tensor([0, 1, -1])})
-    torch.testing.assert_close(parts["loss"], parts["body"] + parts["bones"])
-    assert complexity(fused).parameters == 2 * complexity(network()).parameters
+    torch.testing.assert_close(parts["loss"], sum(parts[name] for name in names))
+    assert complexity(fused).parameters == len(names) * complexity(network()).parameters
 
 
 @pytest.mark.parametrize(
@@ -251,7 +260,8 @@ def test_causal_blocks_do_not_look_ahead():
         ({"strides": (0, 1)}, "must be 1 and more"),
         ({"attention": "unified", "causal": True}, "cannot be causal: choose cross_frame"),
         ({"layout": "face_68"}, "layout is 'face_68', allowed: kinect_v2_25, hand_22"),
-        ({"streams": "both"}, "streams is 'both', allowed: joint, bone, fuse"),
+        ({"streams": "both"}, "streams is 'both', allowed: joint, bone, fuse, motion, four"),
+        ({"streams": "four", "causal": True}, "streams 'four' needs two frames.*choose fuse"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options, message):

@@ -21,7 +21,13 @@ from actrec_models.networks.base import Network, cross_entropy
 from actrec_models.networks.feed_forward import MultiScaleFeedForward
 from actrec_models.networks.shapes import sizes, table
 
-MODALITIES = {"joint": ("body",), "bone": ("bones",), "fuse": ("body", "bones")}
+MODALITIES = {
+    "joint": ("body",),
+    "bone": ("bones",),
+    "fuse": ("body", "bones"),
+    "motion": ("body_motion", "bones_motion"),
+    "four": ("body", "bones", "body_motion", "bones_motion"),
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,11 @@ class SemNetConfig:
     layout: str = setting(
         "kinect_v2_25", "joints: NTU's 25 of a body, or SHREC'17's 22 of a hand", choices=("kinect_v2_25", "hand_22")
     )
-    streams: str = setting("joint", "Table 3: joints, bones, or the sum of both softmaxes", choices=tuple(MODALITIES))
+    streams: str = setting(
+        "joint",
+        "Table 3: joints, bones, or the sum of both softmaxes; beyond it, both's motion, or the sum of all four",
+        choices=tuple(MODALITIES),
+    )
     channels: tuple[int, ...] = setting((64, 128, 128, 256, 256, 512, 512), "C_out of each block")
     strides: tuple[int, ...] = setting((2, 2, 1, 2, 1, 2, 1), "over time, of each block's feed-forward layer")
     heads: int = setting(6, "S, attention heads of a block", range=(1, 64))
@@ -257,11 +267,13 @@ class SemNet(Network):
 
 
 def combine(scores: list[Tensor]) -> Tensor:
-    """One stream's class scores, or log(softmax(a) + softmax(b)) of two: (N, classes)."""
+    """One stream's class scores, or log(softmax(a) + softmax(b) + …) of several: (N, classes)."""
     if len(scores) == 1:
         return scores[0]
-    a, b = (torch.log_softmax(score, dim=1) for score in scores)
-    return torch.maximum(a, b) + torch.log(1 + torch.exp(-(a - b).abs()))
+    total, *others = (torch.log_softmax(score, dim=1) for score in scores)
+    for other in others:
+        total = torch.maximum(total, other) + torch.log(1 + torch.exp(-(total - other).abs()))
+    return total
 
 
 def _check(options: SemNetConfig) -> None:
@@ -282,3 +294,5 @@ def _check(options: SemNetConfig) -> None:
         raise ConfigError(f"{uneven[0]} channels cannot be split into {len(options.kernels)} branches")
     if options.causal and options.attention == "unified":
         raise ConfigError("attention 'unified' looks at all frames, so it cannot be causal: choose cross_frame")
+    if options.causal and any(name.endswith("_motion") for name in MODALITIES[options.streams]):
+        raise ConfigError(f"streams '{options.streams}' needs two frames, so it cannot run frame by frame: choose fuse")
