@@ -1,5 +1,6 @@
 """Settings written KEY=VALUE on a command line."""
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -7,9 +8,13 @@ import yaml
 
 from actrec.errors import ConfigError
 
+_NUMBERED = re.compile(r"0\d+")
+
 
 def read(pairs: Iterable[str], what: str) -> dict[str, Any]:
     """KEY=VALUE words as settings; a value is read as YAML reads it, an empty one is an empty text.
+
+    Digits after a zero stay a text: they are a serial number, which YAML would read in base 8.
 
     Args:
         pairs: The words.
@@ -24,7 +29,7 @@ def read(pairs: Iterable[str], what: str) -> dict[str, Any]:
         if not (key and equals):
             raise ConfigError(f"{what} is '{pair}', expected KEY=VALUE")
         try:
-            settings[key] = yaml.safe_load(value) if value else ""
+            settings[key] = yaml.safe_load(value) if value and not _NUMBERED.fullmatch(value) else value
         except yaml.YAMLError as error:
             raise ConfigError(f"{what} '{pair}': the value cannot be read as YAML; quote it") from error
     return settings

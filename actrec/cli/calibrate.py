@@ -7,7 +7,11 @@ from typing import Any
 
 from actrec.errors import ConfigError
 
-MODULES = ("actrec_calibration.commands_camera", "actrec_calibration.commands_robot")
+MODULES = (
+    "actrec_calibration.commands_camera",
+    "actrec_calibration.commands_robot",
+    "actrec_calibration.commands_hand_eye",
+)
 """Each has `add(subparsers)`, which adds its commands' parsers with `set_defaults(run=function)`."""
 
 
@@ -16,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(title="what to calibrate", metavar="WHAT")
     for module in MODULES:
         importlib.import_module(module).add(commands)
-    parser.set_defaults(run=None, open_topic=open_topic)
+    parser.set_defaults(run=None, open_topic=open_topic, open_poses=open_poses)
     parser.epilog = (
         "Example:\n"
         "  actrec calibrate board --out board.pdf\n"
@@ -28,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def open_topic(topic: str) -> AbstractContextManager[Any]:
     """Subscribes to images; ROS is loaded only then."""
     opened: AbstractContextManager[Any] = importlib.import_module("actrec_nodes.image_topic").images(topic)
+    return opened
+
+
+def open_poses(base: str, gripper: str) -> AbstractContextManager[Any]:
+    """Listens to TF for a robot's poses; ROS is loaded only then."""
+    opened: AbstractContextManager[Any] = importlib.import_module("actrec_nodes.tf_poses").robot_poses(base, gripper)
     return opened
 
 

@@ -1,4 +1,4 @@
-"""`actrec calibrate depth`, `hand-eye`, `floor` and `points`: a depth camera, and a camera's place on a robot."""
+"""`actrec calibrate depth`, `floor` and `points`: a depth camera, and a camera's place on a mobile robot."""
 
 import argparse
 from dataclasses import fields, replace
@@ -11,26 +11,18 @@ from actrec import camera_files, capture, keyvalues
 from actrec.camera_files import COLOUR, DEPTH, MOUNT, CameraFiles, DepthGeometry, Mount
 from actrec.errors import ConfigError, InputError
 from actrec.frames import Intrinsics
-from actrec_calibration import extrinsics, floor, hand_eye, options, pairs, pictures, points, results, robot_poses
-
-OPTICAL = "camera_color_optical_frame"
+from actrec_calibration import extrinsics, floor, options, pairs, points, results
+from actrec_calibration.boards import Board
 
 
 def add(subparsers: Any) -> None:
     """Adds the commands."""
     for name, help_line, declare, run, epilog in (
         ("depth", "where the depth camera sits, and what its readings are off by", _add_depth, run_depth, _DEPTH),
-        ("hand-eye", "the camera's place on an arm, or beside it", _add_hand_eye, run_hand_eye, _HAND_EYE),
         ("floor", "the camera's place on a mobile robot, by floor and board", _add_floor, run_floor, _FLOOR),
         ("points", "intrinsics from points in space and their pixels", _add_points, run_points, _POINTS),
     ):
-        parser = subparsers.add_parser(
-            name,
-            help=help_line,
-            description=f"{help_line[0].upper()}{help_line[1:]}.",
-            epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        parser = results.add_command(subparsers, name, help_line, epilog)
         declare(parser)
         results.add_output(parser)
         parser.set_defaults(run=run)
@@ -52,9 +44,7 @@ Example:
 
 def _add_depth(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="?", metavar="FOLDER", help="views, see below")
-    parser.add_argument("--driver", help="take the views from this running camera")
-    parser.add_argument("--driver-option", action="append", default=[], metavar="KEY=VALUE", help="a setting of it")
-    parser.add_argument("--views", type=int, default=20, help="how many to take from the driver")
+    _add_driver(parser, "views", 20)
     parser.add_argument(
         "--registered", action="store_true", help="depth is registered to colour: find its scale and bias alone"
     )
@@ -67,10 +57,17 @@ def _add_depth(parser: argparse.ArgumentParser) -> None:
     options.add_board(parser)
 
 
+def _add_driver(parser: argparse.ArgumentParser, what: str, count: int) -> None:
+    parser.add_argument("--driver", help=f"take the {what} from this running camera")
+    parser.add_argument("--driver-option", action="append", default=[], metavar="KEY=VALUE", help="a setting of it")
+    parser.add_argument(
+        f"--{what}", type=int, default=count, help=f"how many to take from the driver (default: {count})"
+    )
+
+
 def run_depth(args: argparse.Namespace) -> int:
     """Calibrates, writes SERIAL_depth.yaml, prints."""
-    if bool(args.images) == bool(args.driver):
-        raise ConfigError("name a folder of views or a camera with --driver: one of them")
+    _one_source(args)
     driver_options = _driver_options(args) if args.driver else {}
     board, path = options.board_of(args), results.target(args, DEPTH)
     known = camera_files.load(args.serial, args.cameras)
@@ -94,6 +91,16 @@ def run_depth(args: argparse.Namespace) -> int:
     return 0
 
 
+def _one_source(args: argparse.Namespace) -> None:
+    if bool(args.images) == bool(args.driver):
+        raise ConfigError("name a folder of views or a camera with --driver: one of them")
+
+
+def _refuse_other(told: CameraFiles, serial: str) -> None:
+    if told.serial and told.serial != serial:
+        raise ConfigError(f"the camera's serial number is {told.serial}, not {serial}: name that with --serial")
+
+
 _Views = tuple[CameraFiles, extrinsics.Cameras, list[extrinsics.Pair]]
 
 
@@ -107,11 +114,10 @@ def _driver_options(args: argparse.Namespace) -> dict[str, Any]:
     return {**given, "register": False}
 
 
-def _from_driver(args: argparse.Namespace, driver_options: dict[str, Any], board: Any, known: CameraFiles) -> _Views:
+def _from_driver(args: argparse.Namespace, driver_options: dict[str, Any], board: Board, known: CameraFiles) -> _Views:
     """Views of a running camera; what no file says of it, it tells itself."""
     told, views = pairs.live(args.driver, driver_options, board, args.views)
-    if told.serial and told.serial != args.serial:
-        raise ConfigError(f"the camera's serial number is {told.serial}, not {args.serial}: name that with --serial")
+    _refuse_other(told, args.serial)
     if known.geometry is None or known.depth is None:
         known = told
     _refuse_unknown(known)
@@ -125,7 +131,7 @@ def _from_driver(args: argparse.Namespace, driver_options: dict[str, Any], board
     return known, extrinsics.Cameras(told.colour, told.colour, np.eye(4)), views
 
 
-def _from_folder(args: argparse.Namespace, board: Any, known: CameraFiles) -> _Views:
+def _from_folder(args: argparse.Namespace, board: Board, known: CameraFiles) -> _Views:
     depth = results.intrinsics(args, args.depth_intrinsics, DEPTH, "--depth-intrinsics")
     colour = results.intrinsics(args, args.colour_intrinsics, COLOUR, "--colour-intrinsics")
     known = replace(known, depth=depth)
@@ -171,100 +177,25 @@ def _depth_figures(found: extrinsics.Found, path: Path) -> dict[str, Any]:
     return figures | {"residuals": found.rows, "left_out": found.rejected}
 
 
-# -- hand-eye ----------------------------------------------------------------------------------------------------------
-
-_HAND_EYE = """\
-POSES (CSV or YAML) has one pose for each picture, gripper → base: the gripper's pose in the base frame, as robots show
-it and as `ros2 run tf2_ros tf2_echo BASE GRIPPER` prints it. CSV: image,x,y,z,qx,qy,qz,qw or image,x,y,z,rx,ry,rz.
---mount hand: the camera rides on the gripper, the board lies still; the result is camera → gripper (parent: gripper).
---mount base: the camera stands still, the gripper holds the board; the result is camera → base (parent: base).
-Turn the hand by 20° to 60° about two axes or more, 15 times or more, the board large in the picture.
-
-Example:
-  actrec calibrate hand-eye pictures --poses poses.csv --mount hand --parent tool0 --serial 0123
-"""
-
-
-def _add_hand_eye(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", metavar="FOLDER", help="pictures of the board")
-    parser.add_argument("--poses", required=True, metavar="FILE", help="the robot's pose at each picture, see below")
-    parser.add_argument("--mount", required=True, choices=hand_eye.MOUNTS, help="where the camera is")
-    parser.add_argument("--parent", required=True, help="frame of the gripper (hand) or of the base (base), e.g. tool0")
-    parser.add_argument("--child", default=OPTICAL, help="the camera's optical frame")
-    parser.add_argument("--unit", choices=tuple(robot_poses.UNITS), default="m", help="of the poses' translations")
-    parser.add_argument("--inverted", action="store_true", help="the file has base → gripper")
-    parser.add_argument("--intrinsics", type=Path, metavar="YAML", help="of the pictures (default: SERIAL_color.yaml)")
-    expected = hand_eye.Errors()
-    parser.add_argument(
-        "--robot-mm", type=float, default=1e3 * expected.metres, help="error of the robot's position, mm"
-    )
-    parser.add_argument("--robot-deg", type=float, default=expected.degrees, help="error of its orientation, degrees")
-    options.add_board(parser)
-
-
-def run_hand_eye(args: argparse.Namespace) -> int:
-    """Calibrates, writes SERIAL_mount.yaml, prints."""
-    if args.robot_mm <= 0 or args.robot_deg <= 0:
-        raise ConfigError("--robot-mm and --robot-deg are standard deviations above 0")
-    board, path = options.board_of(args), results.target(args, MOUNT)
-    results.refuse_existing(path, args.overwrite)
-    if board.ambiguous:
-        raise InputError("this chessboard looks the same after half a turn: use a ChArUco board for hand-eye")
-    camera = results.intrinsics(args, args.intrinsics, COLOUR, "--intrinsics")
-    views = _hand_views(args, board, camera)
-    errors = hand_eye.Errors(metres=args.robot_mm / 1e3, degrees=args.robot_deg)
-    found = hand_eye.calibrate(views, camera, args.mount, errors)
-    parent = "gripper" if args.mount == "hand" else "base"
-    figures = {
-        "file": str(path),
-        "views": len(found.kept),
-        f"camera_to_{parent}": results.pose_figures(found.camera, found.sigma_m, found.sigma_deg),
-        "rms_px": round(found.rms, 3),
-        "left_out": {name: f"{away:.1f} px" for name, away in found.rejected.items()},
-    }
-    camera_files.write_mount(path, Mount(args.parent, args.child, found.camera), results.note("hand-eye", figures))
-    results.report(args, figures)
-    return 0
-
-
-def _hand_views(args: argparse.Namespace, board: Any, camera: Intrinsics) -> list[hand_eye.View]:
-    poses = robot_poses.read(args.poses, args.unit, args.inverted)
-    views, without = [], []
-    for file in pictures.of_folder(args.images):
-        pose = poses.get(file.name, poses.get(file.stem))
-        if pose is None:
-            without.append(file.name)
-            continue
-        image = pictures.read_file(file).colour
-        if image.shape[:2] != (camera.height, camera.width):
-            raise InputError(
-                f"'{file}' is {image.shape[1]}×{image.shape[0]} and the intrinsics are of "
-                f"{camera.width}×{camera.height}: give those of this size"
-            )
-        if (seen := board.detect(image)) is not None:
-            views.append(hand_eye.View(file.name, board.points[seen.ids], seen.pixels, pose))
-    if not views and without:
-        raise InputError(
-            f"no pose of '{args.poses}' is of a picture in '{args.images}' (e.g. {without[0]}): name them alike"
-        )
-    return views
-
-
 # -- floor -------------------------------------------------------------------------------------------------------------
 
 _FLOOR = """\
-FOLDER holds colour/ and depth/ (16-bit PNG) as for `actrec calibrate depth`, one picture or more, the robot standing
-still. The base frame has x forward, y left, z up, its origin --base-height over the floor. The board lies on the floor,
+FOLDER holds colour/ and depth/ (16-bit PNG) as for `actrec calibrate depth`, one picture or more; with --driver a
+running camera's frames are taken, their depth registered by the driver. The robot stands still.
+
+The base frame has x forward, y left, z up, its origin --base-height over the floor. The board lies on the floor,
 face up, its origin (the outer corner of its top left square) at x, y metres; yaw is the angle in degrees from the
 robot's x axis to the print's left-to-right, counter-clockwise: -90 where the print stands upright for who looks ahead.
 
 Example:
+  actrec calibrate floor --driver realsense --board-pose=0.9,0.25,-90 --parent base_footprint --serial 0123
   actrec calibrate floor views --board-pose=0.9,0.25,-90 --parent base_footprint --registered --serial 0123
 """
 
 
 def _add_floor(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", metavar="FOLDER", help="views, see below")
+    parser.add_argument("images", nargs="?", metavar="FOLDER", help="views, see below")
+    _add_driver(parser, "frames", 10)
     parser.add_argument("--board-pose", required=True, metavar="X,Y,YAW", help="where the board lies, see below")
     parser.add_argument("--thickness", type=float, default=0.0, metavar="M", help="of the board")
     parser.add_argument("--base-height", type=float, default=0.0, metavar="M", help="of the base frame over the floor")
@@ -272,7 +203,7 @@ def _add_floor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--registered", action="store_true", help="depth is registered to colour")
     parser.add_argument("--unit", type=float, default=0.001, metavar="M", help="metres of one step of the depth images")
     parser.add_argument("--parent", required=True, help="the robot's frame, e.g. base_link")
-    parser.add_argument("--child", default=OPTICAL, help="the camera's optical frame")
+    parser.add_argument("--child", default=results.OPTICAL, help="the camera's optical frame")
     parser.add_argument("--colour-intrinsics", type=Path, metavar="YAML", help="(default: SERIAL_color.yaml)")
     options.add_board(parser)
 
@@ -281,19 +212,10 @@ def run_floor(args: argparse.Namespace) -> int:
     """Calibrates, writes SERIAL_mount.yaml, prints."""
     board, path = options.board_of(args), results.target(args, MOUNT)
     results.refuse_existing(path, args.overwrite)
+    _one_source(args)
     lying = floor.Lying(*_three(args.board_pose, "--board-pose"), thickness=args.thickness)
     up = _three(args.up, "--up")
-    colour = results.intrinsics(args, args.colour_intrinsics, COLOUR, "--colour-intrinsics")
-    depth, geometry = colour, DepthGeometry(np.eye(4))
-    if not args.registered:
-        known = camera_files.load(args.serial, args.cameras)
-        if known.depth is None or known.geometry is None:
-            raise InputError(
-                f"where the depth camera {args.serial} sits is not known: run actrec calibrate depth first, or add "
-                "--registered where depth is registered to colour"
-            )
-        depth, geometry = known.depth, known.geometry
-    views = pairs.read(args.images, board, (colour, depth), args.unit)
+    colour, depth, geometry, views = _floor_driver(args, board) if args.driver else _floor_folder(args, board)
     seen = []
     for view in views:
         assert view.depth is not None
@@ -314,6 +236,34 @@ def run_floor(args: argparse.Namespace) -> int:
     camera_files.write_mount(path, Mount(args.parent, args.child, found.camera), results.note("floor", figures))
     results.report(args, figures)
     return 0
+
+
+_Standing = tuple[Intrinsics, Intrinsics, DepthGeometry, list[extrinsics.Pair]]
+
+
+def _floor_driver(args: argparse.Namespace, board: Board) -> _Standing:
+    """Frames of a running camera, whose depth is registered."""
+    given = keyvalues.read(args.driver_option, "driver option")
+    if given.get("register") is False:
+        raise ConfigError("the floor is found in registered depth: leave driver option 'register' out")
+    told, views = pairs.standing(args.driver, given, board, args.frames)
+    _refuse_other(told, args.serial)
+    assert told.colour is not None
+    return told.colour, told.colour, DepthGeometry(np.eye(4)), views
+
+
+def _floor_folder(args: argparse.Namespace, board: Board) -> _Standing:
+    colour = results.intrinsics(args, args.colour_intrinsics, COLOUR, "--colour-intrinsics")
+    depth, geometry = colour, DepthGeometry(np.eye(4))
+    if not args.registered:
+        known = camera_files.load(args.serial, args.cameras)
+        if known.depth is None or known.geometry is None:
+            raise InputError(
+                f"where the depth camera {args.serial} sits is not known: run actrec calibrate depth first, or add "
+                "--registered where depth is registered to colour"
+            )
+        depth, geometry = known.depth, known.geometry
+    return colour, depth, geometry, pairs.read(args.images, board, (colour, depth), args.unit)
 
 
 def _three(text: str, option: str) -> tuple[float, float, float]:

@@ -37,6 +37,47 @@ class LiveConfig:
     most_views: int = setting(60, "Views after which no more are taken.", range=(3, 1000))
 
 
+class Stillness:
+    """Whether the board is in live pictures, and rests.
+
+    Args:
+        board: Looked for.
+        config: When it rests.
+
+    Attributes:
+        detection: Of the last picture; None where the board is not in it.
+    """
+
+    def __init__(self, board: Board, config: LiveConfig):
+        self.detection: Detection | None = None
+        self._board, self._config = board, config
+        self._before: Detection | None = None
+        self._since: int | None = None
+
+    def look(self, picture: Picture) -> bool:
+        """Whether the board has rested for long enough.
+
+        Raises:
+            InputError: The picture is mirrored.
+        """
+        self._before, self.detection = self.detection, self._board.detect(picture.colour)
+        if self.detection is None or self._moved() > self._config.still * picture.colour.shape[1]:
+            self._since = None
+            return False
+        if self._since is None:
+            self._since = picture.stamp_ns
+        return picture.stamp_ns - self._since >= self._config.still_s * NANOSECONDS
+
+    def _moved(self) -> float:
+        """Median distance in pixels of the corners seen in both of the last two pictures; infinite where none are."""
+        if self._before is None or self.detection is None:
+            return float("inf")
+        _, now, then = np.intersect1d(self.detection.ids, self._before.ids, return_indices=True)
+        if not len(now):
+            return float("inf")
+        return float(np.median(np.hypot(*(self.detection.pixels[now] - self._before.pixels[then]).T)))
+
+
 class Collector:
     """Judges one picture after another.
 
@@ -48,18 +89,20 @@ class Collector:
     Attributes:
         taken: The views so far.
         coverage: What they show.
-        detection: Of the last picture; None where the board is not in it.
     """
 
     def __init__(self, board: Board, config: LiveConfig | None = None, wanted: CoverageConfig | None = None):
         self.board = board
         self.config = config or LiveConfig()
         self.taken: list[View] = []
-        self.detection: Detection | None = None
         self._wanted = wanted or CoverageConfig()
         self.coverage: Coverage = coverage(board, [], self._wanted)
-        self._before: Detection | None = None
-        self._still_since: int | None = None
+        self._stillness = Stillness(board, self.config)
+
+    @property
+    def detection(self) -> Detection | None:
+        """Of the last picture; None where the board is not in it."""
+        return self._stillness.detection
 
     @property
     def done(self) -> bool:
@@ -72,30 +115,15 @@ class Collector:
         Raises:
             InputError: The picture is mirrored.
         """
-        self._before, self.detection = self.detection, self.board.detect(picture.colour)
+        if not self._stillness.look(picture) or self.detection is None:
+            return False
         height, width = picture.colour.shape[:2]
-        if self.detection is None or self._moved() > self.config.still * width:
-            self._still_since = None
-            return False
-        if self._still_since is None:
-            self._still_since = picture.stamp_ns
-        if picture.stamp_ns - self._still_since < self.config.still_s * NANOSECONDS:
-            return False
         view = View(picture.name, (width, height), self.detection)
         if not self._is_new(view):
             return False
         self.taken.append(view)
         self.coverage = coverage(self.board, self.taken, self._wanted)
         return True
-
-    def _moved(self) -> float:
-        """Median distance in pixels of the corners seen in both of the last two pictures; infinite where none are."""
-        if self._before is None or self.detection is None:
-            return float("inf")
-        _, now, then = np.intersect1d(self.detection.ids, self._before.ids, return_indices=True)
-        if not len(now):
-            return float("inf")
-        return float(np.median(np.hypot(*(self.detection.pixels[now] - self._before.pixels[then]).T)))
 
     def _is_new(self, view: View) -> bool:
         here = holding(self.board, view).vector

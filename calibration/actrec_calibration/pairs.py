@@ -5,7 +5,9 @@ The folder: `colour/` (or `color/`, `rgb/`) with pictures, `depth/` with 16-bit 
 amplitude images of 8 or 16 bit. Files that belong together have the same number in their names.
 """
 
+import itertools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 
 from actrec import capture
 from actrec.camera_files import CameraFiles
+from actrec.capture.base import Camera
 from actrec.errors import DeviceError, EndOfStream, InputError
 from actrec.frames import Intrinsics
 from actrec.recordings.picture_folder import files
@@ -82,17 +85,49 @@ def live(driver: str, options: dict[str, Any], board: Board, count: int) -> tupl
     collector = Collector(board, LiveConfig(most_views=max(count, 3)))
     pairs: list[Pair] = []
     with capture.create(driver, **options) as camera:
-        while len(pairs) < count:
-            try:
-                frame = camera.read(READ_TIMEOUT_S)
-            except EndOfStream:
-                break
-            if frame.colour is None or frame.depth is None:
-                raise InputError(f"driver {driver} gives no colour and depth here: choose a camera that has both")
+        for frame in _frames(camera, driver):
             name = f"view {len(pairs) + 1}"
             if collector.look(Picture(name, frame.stamp_ns, frame.colour)) and collector.detection is not None:
                 pairs.append(Pair(name, collector.detection, frame.depth))
+            if len(pairs) == count:
+                break
         return camera.calibration(), pairs
+
+
+def standing(driver: str, options: dict[str, Any], board: Board, count: int) -> tuple[CameraFiles, list[Pair]]:
+    """What a running camera goes by, and its next frames, of a camera and a board that stand still.
+
+    Args:
+        driver: A name in `actrec.capture.DRIVERS`; its depth is registered to colour.
+        options: Its settings.
+        board: Looked for.
+        count: Of frames.
+
+    Raises:
+        DeviceError: There is no such camera, or it stopped.
+        InputError: It gives no depth; none of the frames shows the board.
+    """
+    pairs: list[Pair] = []
+    with capture.create(driver, **options) as camera:
+        for number, frame in enumerate(itertools.islice(_frames(camera, driver), count), 1):
+            if (seen := board.detect(frame.colour)) is not None:
+                pairs.append(Pair(f"frame {number}", seen, frame.depth))
+        told = camera.calibration()
+    if not pairs:
+        raise InputError(f"no frame of {count} shows the board: check --kind, --columns and --rows, and what it sees")
+    return told, pairs
+
+
+def _frames(camera: Camera, driver: str) -> Iterator[Any]:
+    """A camera's frames to the end, each with colour and depth."""
+    while True:
+        try:
+            frame = camera.read(READ_TIMEOUT_S)
+        except EndOfStream:
+            return
+        if frame.colour is None or frame.depth is None:
+            raise InputError(f"driver {driver} gives no colour and depth here: choose a camera that has both")
+        yield frame
 
 
 def read_depth(path: Path, unit: float) -> np.ndarray:

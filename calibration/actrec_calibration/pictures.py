@@ -11,6 +11,7 @@ import numpy as np
 
 from actrec import capture
 from actrec.errors import DeviceError, InputError
+from actrec.frames import Intrinsics
 from actrec.recordings.picture_folder import SUFFIXES, files
 
 
@@ -22,18 +23,23 @@ class Picture:
         name: Its file's, or its number's.
         stamp_ns: When it was taken; 0 for a file.
         colour: [H, W, 3] uint8 RGB.
+        intrinsics: Where its camera tells them.
     """
 
     name: str
     stamp_ns: int
     colour: np.ndarray
+    intrinsics: Intrinsics | None = None
 
 
 Read = Callable[[float], Picture]
 """Gives the next picture within so many seconds; raises EndOfStream or DeviceError."""
 
-OpenTopic = Callable[[str], contextlib.AbstractContextManager[Callable[[float], tuple[int, np.ndarray]]]]
-"""Subscribes to a topic, and gives within so many seconds the newest image's stamp and [H, W, 3] uint8 RGB."""
+Newest = Callable[[float], tuple[int, np.ndarray, Intrinsics | None]]
+"""Gives within so many seconds the newest image's stamp, [H, W, 3] uint8 RGB, and intrinsics where they are told."""
+
+OpenTopic = Callable[[str], contextlib.AbstractContextManager[Newest]]
+"""Subscribes to a topic."""
 
 
 def of_folder(folder: str) -> list[Path]:
@@ -89,7 +95,7 @@ def of_driver(driver: str, options: dict[str, Any]) -> Iterator[Read]:
             if frame.colour is None:
                 raise InputError(f"driver {driver} gives no images here, only joints: choose a camera or a recording")
             number += 1
-            return Picture(f"frame_{number:06d}", frame.stamp_ns, frame.colour)
+            return Picture(f"frame_{number:06d}", frame.stamp_ns, frame.colour, frame.intrinsics)
 
         yield read
 
@@ -113,8 +119,8 @@ def of_topic(images: OpenTopic, topic: str) -> Iterator[Read]:
 
         def read(timeout_s: float) -> Picture:
             nonlocal number
-            stamp_ns, colour = newest(timeout_s)
+            stamp_ns, colour, intrinsics = newest(timeout_s)
             number += 1
-            return Picture(f"image_{number:06d}", stamp_ns, colour)
+            return Picture(f"image_{number:06d}", stamp_ns, colour, intrinsics)
 
         yield read

@@ -14,6 +14,20 @@ from actrec.frames import Intrinsics
 from actrec.recordings.intrinsics import from_yaml
 from actrec_calibration.transforms import angles
 
+OPTICAL = "camera_color_optical_frame"
+
+
+def add_command(subparsers: Any, name: str, help_line: str, epilog: str) -> argparse.ArgumentParser:
+    """A command's parser."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        name,
+        help=help_line,
+        description=f"{help_line[0].upper()}{help_line[1:]}.",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser
+
 
 def add_output(parser: argparse.ArgumentParser) -> None:
     """Declares where results go and how they are printed."""

@@ -1,22 +1,23 @@
 """Images of one topic for `actrec calibrate`: the newest, whoever publishes it."""
 
 import contextlib
+import posixpath
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CameraInfo, Image
 
-from actrec.errors import ActrecError, DeviceError
-from actrec_nodes import conversions, qos, transport
+from actrec.errors import ActrecError, DeviceError, InputError
+from actrec.frames import Intrinsics
+from actrec_nodes import conversions, qos
+from actrec_nodes.spinning import spinning
 
-Read = Callable[[float], tuple[int, np.ndarray]]
-"""Gives the next image within so many seconds: its stamp in nanoseconds, and [H, W, 3] uint8 RGB."""
+Read = Callable[[float], tuple[int, np.ndarray, Intrinsics | None]]
+"""Gives the next image within so many seconds: its stamp in nanoseconds, [H, W, 3] uint8 RGB, and its intrinsics where
+the camera_info beside it tells them."""
 
 
 class ImageTopicNode(Node):
@@ -30,10 +31,13 @@ class ImageTopicNode(Node):
     def __init__(self, topic: str, **node_options: Any):
         super().__init__("calibration_images", **node_options)
         self._newest: Image | None = None
+        self._intrinsics: Intrinsics | None = None
         self._came = threading.Condition()
         self._subscription = self.create_subscription(Image, topic, self._on_image, qos.IMAGE_SUBSCRIBER)
+        beside = posixpath.join(posixpath.dirname(self._subscription.topic_name), "camera_info")
+        self.create_subscription(CameraInfo, beside, self._on_info, qos.IMAGE_SUBSCRIBER)
 
-    def read(self, timeout_s: float) -> tuple[int, np.ndarray]:
+    def read(self, timeout_s: float) -> tuple[int, np.ndarray, Intrinsics | None]:
         """The newest image that has not been read yet.
 
         Raises:
@@ -45,12 +49,18 @@ class ImageTopicNode(Node):
                 raise DeviceError(self._silence(timeout_s))
             message, self._newest = self._newest, None
         assert message is not None
-        return conversions.stamp_to_ns(message.header.stamp), conversions.image_to_colour(message)
+        return conversions.stamp_to_ns(message.header.stamp), conversions.image_to_colour(message), self._intrinsics
 
     def _on_image(self, message: Image) -> None:
         with self._came:
             self._newest = message
             self._came.notify()
+
+    def _on_info(self, message: CameraInfo) -> None:
+        try:
+            self._intrinsics = conversions.info_to_intrinsics(message)
+        except InputError:  # not calibrated, which may be what the command is for
+            self._intrinsics = None
 
     def _silence(self, timeout_s: float) -> str:
         name = self._subscription.topic_name
@@ -76,27 +86,7 @@ def images(topic: str, arguments: list[str] | None = None) -> Iterator[Read]:
     Raises:
         DeviceError: The name is none that a topic can have.
     """
-    transport.prepare()
-    context = rclpy.Context()
-    rclpy.init(args=arguments, context=context, signal_handler_options=SignalHandlerOptions.NO)
-    stop = threading.Event()
-    with contextlib.ExitStack() as held:
-        held.callback(context.try_shutdown)
-        node = _node(topic, context)
-        held.callback(node.destroy_node)
-        executor = SingleThreadedExecutor(context=context)
-        held.callback(executor.shutdown)
-        executor.add_node(node)
-
-        def spin() -> None:
-            with contextlib.suppress(ExternalShutdownException):
-                while not stop.is_set():
-                    executor.spin_once(timeout_sec=0.1)
-
-        thread = threading.Thread(target=spin, name="images", daemon=True)
-        thread.start()
-        held.callback(thread.join)
-        held.callback(stop.set)
+    with spinning(lambda context: _node(topic, context), arguments) as node:
         yield node.read
 
 

@@ -2,6 +2,8 @@
 
 import json
 import threading
+import time
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pyrealsense2 as rs
@@ -11,8 +13,9 @@ from actrec import camera_files
 from actrec.camera_files import DEPTH
 from actrec.capture import realsense
 from actrec.capture.realsense import RealSenseCamera
-from actrec.cli import main
+from actrec.cli import calibrate, main
 from actrec.frames import Intrinsics
+from actrec_calibration import simulated
 from actrec_calibration.boards import Board
 from actrec_calibration.poses import board_pose
 from actrec_calibration.transforms import apart
@@ -25,32 +28,57 @@ BOARD = Board.of(columns=10, rows=7, square=0.06, marker=0.045)
 ARGUMENTS = ["--columns", "10", "--rows", "7", "--square", "0.06", "--marker", "0.045"]
 
 
+HOLD = 8
+"""Frames that each view is held for."""
+
+
 @pytest.fixture
-def device(monkeypatch, tmp_path):
-    """A camera whose depth reads 12 mm too far, before a board that is held in ten places, each for half a second."""
+def camera(monkeypatch, tmp_path):
+    """A camera that is plugged in."""
     monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path / "cameras"))
     context = rs.context()
     monkeypatch.setattr(realsense, "open_context", lambda: context)
     made = SoftwareRealSense(views=TwoViews(depth=Intrinsics(640, 480, 385.0, 385.5, 318.7, 241.3)), fps=15)
     made.plug_into(context)
-    shown = []
-    for seed, pose in enumerate(views(BOARD, made.views.colour, 10, seed=5)):
-        colour, _ = render(BOARD, made.views.colour, pose, blur=0.6, noise=2, seed=seed)
-        _, depth = render(BOARD, made.views.depth, np.linalg.inv(made.views.to_colour) @ pose)
-        shown.append((colour, depth - BIAS))
-    stopped = threading.Event()
+    return made
+
+
+@contextmanager
+def showing(camera, shown):
+    """It sees one view after another, over and over; yields when each was seen first: [(nanoseconds, number)]."""
+    stopped, since = threading.Event(), []
 
     def hold() -> None:
         number = 0
-        while not stopped.wait(1 / made.fps):
-            made.give(*shown[number // 8 % len(shown)])
+        while not stopped.wait(1 / camera.fps):
+            if number % HOLD == 0:
+                since.append((time.time_ns(), number // HOLD % len(shown)))
+            camera.give(*shown[number // HOLD % len(shown)])
             number += 1
 
     thread = threading.Thread(target=hold)
     thread.start()
-    yield made
-    stopped.set()
-    thread.join()
+    try:
+        yield since
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def seen_by(camera, board, pose, seed):
+    """Colour, and depth by the depth camera, of a board [4, 4] → colour camera."""
+    colour, _ = render(board, camera.views.colour, pose, blur=0.6, noise=2, seed=seed)
+    _, depth = render(board, camera.views.depth, np.linalg.inv(camera.views.to_colour) @ pose)
+    return colour, depth
+
+
+@pytest.fixture
+def device(camera):
+    """A camera whose depth reads 12 mm too far, before a board that is held in ten places, each for half a second."""
+    poses = views(BOARD, camera.views.colour, 10, seed=5)
+    seen = [seen_by(camera, BOARD, pose, seed) for seed, pose in enumerate(poses)]
+    with showing(camera, [(colour, depth - BIAS) for colour, depth in seen]):
+        yield camera
 
 
 def test_depth_of_a_camera_that_knows_where_its_depth_camera_sits(device, capsys):
@@ -98,3 +126,42 @@ def test_a_driver_that_cannot_leave_depth_as_it_is(capsys, monkeypatch, tmp_path
     monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path))
     assert main(["calibrate", "depth", "--driver", "simulated", "--serial", "1"]) == 2
     assert "driver simulated gives registered depth alone: add --registered" in capsys.readouterr().err
+
+
+def test_a_camera_on_an_arm_tells_its_own_lens(camera, tmp_path, monkeypatch, capsys):
+    arm, random = simulated.Arm.drawn("hand", 4), np.random.default_rng(5)
+    poses = [simulated.held(BOARD, camera.views.colour, random, 0.7, 1.0, 35) for _ in range(8)]
+    shown = [seen_by(camera, BOARD, pose, seed) for seed, pose in enumerate(poses)]
+    with showing(camera, shown) as since:
+
+        def pose_at(stamp_ns):
+            return arm.gripper(poses[[number for start, number in since if start <= stamp_ns][-1]])
+
+        monkeypatch.setattr(calibrate, "open_poses", lambda base, gripper: nullcontext(pose_at))
+        command = ["calibrate", "hand-eye", "--driver", "realsense", "--driver-option", "fps=15", "--mount", "hand"]
+        command += ["--parent", "tool0", "--base", "base_link", "--views", "8", "--keep", str(tmp_path / "kept")]
+        assert main([*command, "--json", "--serial", camera.serial, *ARGUMENTS]) == 0
+        assert json.loads(capsys.readouterr().out)["views"] == 8
+        assert main([*command, "--serial", "other", *ARGUMENTS]) == 1
+        assert f"no RealSense has serial number other; connected: {camera.serial}" in capsys.readouterr().err
+    metres, degrees = apart(camera_files.load(camera.serial).mount.pose, arm.camera)
+    assert metres < 0.002 and degrees < 0.1
+
+
+def test_the_floor_before_a_robot(camera, capsys):
+    board = Board.of(columns=7, rows=5, square=0.08, marker=0.06)
+    room = simulated.Room.drawn(board, 3)
+    rig = simulated.Rig(camera.views.colour, camera.views.depth, camera.views.to_colour)
+    image = render(board, rig.colour, room.board(), blur=0.6, noise=3)[0]
+    command = ["calibrate", "floor", "--driver", "realsense", "--serial", camera.serial, "--parent", "base_footprint"]
+    command += [f"--board-pose={room.lying.x},{room.lying.y},{room.lying.yaw}", "--columns", "7", "--rows", "5"]
+    command += ["--square", "0.08", "--marker", "0.06", "--json", "--driver-option", "fps=15"]
+    with showing(camera, [(image, room.depth(rig, 3, number)) for number in range(3)]):
+        assert main(command) == 0
+        assert json.loads(capsys.readouterr().out)["views"] == 10
+        assert main([*command, "--overwrite", "--driver-option", "register=false"]) == 2
+        assert "the floor is found in registered depth" in capsys.readouterr().err
+        assert main([*command, "--overwrite", "--columns", "9"]) == 1
+        assert "no frame of 10 shows the board" in capsys.readouterr().err
+    metres, degrees = apart(camera_files.load(camera.serial).mount.pose, room.camera)
+    assert metres < 0.002 and degrees < 0.1

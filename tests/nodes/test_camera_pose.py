@@ -9,7 +9,8 @@ from geometry_msgs.msg import Quaternion, Vector3
 
 from actrec.frames import Intrinsics, RgbdFrame
 from actrec.geometry import rotation
-from actrec_nodes.camera_pose import TfCameraMotion, pose_matrix
+from actrec_nodes.camera_pose import TfCameraMotion
+from actrec_nodes.tf_poses import pose_matrix
 
 C = Intrinsics(4, 3, 5.0, 5.0, 1.5, 1.0)
 

@@ -1,5 +1,6 @@
 """Images of a topic for `actrec calibrate`: the newest one, whoever publishes it, and what is said where none comes."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -11,58 +12,21 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2: make venv build && . scripts/env.sh")
 
-import rclpy
-from rclpy.node import Node
-from sensor_msgs.msg import Image
-
 from actrec import camera_files
 from actrec.cli import main
 from actrec.errors import DeviceError, InputError
 from actrec.frames import Intrinsics
 from actrec_calibration.boards import Board
-from actrec_nodes import conversions, qos
 from actrec_nodes.image_topic import images
 from tests.calibration.rendering import render, views
+from tests.nodes.topic_camera import TOPIC, TopicCamera
 
 pytestmark = pytest.mark.ros
-TOPIC = "some_camera/image"
-
-
-class Camera:
-    """Publishes images whose first value counts, twenty a second, until it is stopped."""
-
-    def __init__(self, encoding: str = "rgb8", picture: np.ndarray | None = None):
-        self.context = rclpy.Context()
-        rclpy.init(context=self.context)
-        self.node = Node("some_camera", context=self.context)
-        self._publisher = self.node.create_publisher(Image, TOPIC, qos.IMAGE_PUBLISHER)
-        self._encoding, self.picture = encoding, picture
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self):
-        sent = 0
-        while not self._stop.wait(0.05):
-            colour = np.full((48, 64, 3), 7, np.uint8) if self.picture is None else self.picture
-            if self.picture is None:
-                colour[..., 0] = sent % 256
-            stamp_ns = 1000 + sent if self.picture is None else time.time_ns()
-            message = conversions.colour_to_image(colour, conversions.header(stamp_ns, "lens"))
-            message.encoding = self._encoding
-            self._publisher.publish(message)
-            sent += 1
-
-    def stop(self):
-        self._stop.set()
-        self._thread.join()
-        self.node.destroy_node()
-        rclpy.try_shutdown(context=self.context)
 
 
 @pytest.fixture
 def camera(request):
-    camera = Camera(getattr(request, "param", "rgb8"))
+    camera = TopicCamera(getattr(request, "param", "rgb8"))
     yield camera
     camera.stop()
 
@@ -71,11 +35,25 @@ def test_the_newest_image_with_its_stamp(camera):
     with images(TOPIC) as read:
         stamps = []
         for _ in range(4):
-            stamp_ns, colour = read(20.0)
+            stamp_ns, colour, intrinsics = read(20.0)
+            assert intrinsics is None
             assert colour.shape == (48, 64, 3) and colour.dtype == np.uint8
             assert colour[0, 0].tolist() == [(stamp_ns - 1000) % 256, 7, 7]
             stamps.append(stamp_ns)
         assert stamps == sorted(set(stamps))  # none twice
+
+
+def test_the_intrinsics_of_the_camera_info_beside_it(camera):
+    lens = Intrinsics(64, 48, 50.0, 51.0, 31.5, 23.5, (0.1, 0.0, 0.0, 0.0, 0.0))
+    with images(TOPIC) as read:
+        camera.lens, ends = lens, time.monotonic() + 20
+        while (told := read(20.0)[2]) is None and time.monotonic() < ends:
+            pass
+        assert told == lens
+        camera.lens = dataclasses.replace(lens, fx=0.0)  # not calibrated
+        while told is not None and time.monotonic() < ends:
+            told = read(20.0)[2]
+        assert told is None
 
 
 @pytest.mark.parametrize("camera", ["8UC3"], indirect=True)
@@ -103,7 +81,7 @@ def test_a_camera_is_calibrated_from_its_topic_until_ctrl_c(tmp_path, monkeypatc
     lens, board = Intrinsics(640, 480, 525.0, 523.0, 322.3, 237.1), Board.of()
     shown = [render(board, lens, pose, noise=2, seed=number)[0] for number, pose in enumerate(views(board, lens, 9, 7))]
     kept = tmp_path / "report/pictures"
-    camera = Camera(picture=shown[0])
+    camera = TopicCamera(picture=shown[0])
 
     def show() -> None:
         ends = time.monotonic() + 60

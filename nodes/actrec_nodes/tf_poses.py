@@ -1,0 +1,87 @@
+"""Where a frame is in another, as TF tells it."""
+
+import contextlib
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.time import Time
+
+from actrec.camera_files import rotation_matrix
+from actrec.errors import DeviceError, MissingLibraryError
+from actrec_nodes.spinning import spinning
+
+ROBOT_WAIT_S = 0.3
+"""How long a resting robot's pose is waited for: joint states come at a few Hz and more."""
+
+
+class TfPoses:
+    """Looks poses up in TF, from another thread than the one that spins the node.
+
+    Args:
+        node: Listens to /tf and /tf_static.
+        wanted: What needs TF, for messages.
+        remedy: What does without it, for messages.
+
+    Raises:
+        MissingLibraryError: tf2_ros is not here.
+    """
+
+    def __init__(self, node: Node, wanted: str, remedy: str):
+        try:
+            tf2_ros = importlib.import_module("tf2_ros")
+        except ImportError as error:
+            raise MissingLibraryError(
+                f"{wanted} needs tf2_ros, which comes with ROS 2: source its setup.bash, or {remedy}"
+            ) from error
+        self._buffer: Any = tf2_ros.Buffer()
+        self._listener: Any = tf2_ros.TransformListener(self._buffer, node)
+        self._unknown: Any = tf2_ros.TransformException
+
+    def pose(self, fixed: str, frame: str, stamp_ns: int, wait_s: float) -> np.ndarray:
+        """[4, 4] of `frame` in `fixed`, which carries points of the first into the second.
+
+        Raises:
+            DeviceError: TF does not tell it, or not within `wait_s`; the reason is TF's own, in one line.
+        """
+        wait = Duration(seconds=wait_s)
+        try:
+            found = self._buffer.lookup_transform(fixed, frame, Time(nanoseconds=stamp_ns), wait).transform
+        except self._unknown as error:
+            raise DeviceError(str(error).splitlines()[0]) from error
+        return pose_matrix(found.translation, found.rotation)
+
+    def close(self) -> None:
+        """Stops listening."""
+        self._listener.unregister()
+
+
+@contextlib.contextmanager
+def robot_poses(base: str, gripper: str, arguments: list[str] | None = None) -> Iterator[Callable[[int], np.ndarray]]:
+    """Listens to a robot's TF; the caller handles signals.
+
+    Args:
+        base: Frame of the robot's base.
+        gripper: Frame of its hand.
+        arguments: A command line, of which what follows `--ros-args` counts.
+
+    Yields:
+        Gives [4, 4] gripper → base at a stamp in nanoseconds; raises DeviceError where TF does not tell it.
+
+    Raises:
+        MissingLibraryError: tf2_ros is not here.
+    """
+    with spinning(lambda context: Node("calibration_poses", context=context), arguments) as node:
+        poses = TfPoses(node, "a robot's pose from TF", "give pictures with --poses FILE")
+        yield lambda stamp_ns: poses.pose(base, gripper, stamp_ns, ROBOT_WAIT_S)
+
+
+def pose_matrix(translation: Any, rotation: Any) -> np.ndarray:
+    """[4, 4] of a geometry_msgs translation and unit quaternion."""
+    out = np.eye(4)
+    out[:3, :3] = rotation_matrix(rotation.x, rotation.y, rotation.z, rotation.w)
+    out[:3, 3] = translation.x, translation.y, translation.z
+    return out

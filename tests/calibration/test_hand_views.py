@@ -1,0 +1,129 @@
+"""Views of a robot that moves by itself or by hand, taken live: when it rests, in a new pose, and TF knows it."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from actrec.errors import DeviceError, EndOfStream, InputError
+from actrec.frames import Intrinsics
+from actrec_calibration import hand_eye, hand_views, simulated
+from actrec_calibration.boards import Board
+from actrec_calibration.hand_views import HandCollector, HandConfig
+from actrec_calibration.pictures import Picture
+from actrec_calibration.transforms import apart
+from tests.calibration.rendering import render
+
+LENS = Intrinsics(640, 480, 525.0, 523.0, 322.3, 237.1)
+BOARD = Board.of()
+FPS = 10
+VIEWS = 8
+
+
+class Robot:
+    """An arm with a camera that rests for half a second in each of its poses.
+
+    Attributes:
+        known: Whether TF knows the hand's pose.
+    """
+
+    def __init__(self, poses: int, tells: Intrinsics | None = None):
+        random = np.random.default_rng(2)
+        self.arm, self.known, self._tells, self._read = simulated.Arm.drawn("hand", 1), True, tells, 0
+        self.seen = [simulated.held(BOARD, LENS, random, 0.4, 0.6, 35) for _ in range(poses)]
+        self.pictures = [render(BOARD, LENS, pose, noise=2, seed=i)[0] for i, pose in enumerate(self.seen)]
+
+    def read(self, timeout_s: float) -> Picture:
+        """Ten images a second."""
+        number = self._read // (FPS // 2)
+        if number == len(self.pictures):
+            raise EndOfStream("the robot has gone home")
+        self._read += 1
+        return Picture("", round(self._read / FPS * 1e9), self.pictures[number], self._tells)
+
+    def pose_at(self, stamp_ns: int) -> np.ndarray:
+        """Of the hand."""
+        if not self.known:
+            raise DeviceError("'tool0' does not exist.")
+        return self.arm.gripper(self.seen[(round(stamp_ns * FPS / 1e9) - 1) // (FPS // 2)])
+
+
+def collect(robot, folder, known=LENS, **config):
+    collector = HandCollector(BOARD, robot.pose_at, HandConfig(**config), folder)
+    return collector, *hand_views.live(robot.read, collector, threading.Event(), known)
+
+
+def test_a_view_of_each_pose_it_rests_in(tmp_path, capsys):
+    robot = Robot(VIEWS + 2)
+    collector, views, camera = collect(robot, tmp_path, views=VIEWS)
+    assert len(views) == VIEWS and not collector.todo and camera == LENS
+    told = capsys.readouterr().err
+    assert f"0 views; {VIEWS} more: turn the hand" in told and f"{VIEWS} views; enough" in told
+    for view, pose in zip(views, robot.seen, strict=False):
+        np.testing.assert_allclose(view.gripper, robot.arm.gripper(pose))
+    found = hand_eye.calibrate(views, camera, "hand")
+    metres, degrees = apart(found.camera, robot.arm.camera)
+    assert metres < 0.002 and degrees < 0.1
+    kept = hand_views.of_folder(str(tmp_path), str(tmp_path / hand_views.POSES_FILE), BOARD, LENS, "m", False)
+    assert apart(hand_eye.calibrate(kept, LENS, "hand").camera, found.camera) == pytest.approx((0, 0), abs=1e-6)
+
+
+def test_the_stream_may_end_early_and_the_camera_may_tell_its_lens(tmp_path):
+    collector, views, camera = collect(Robot(3, tells=LENS), tmp_path, known=None)
+    assert len(views) == 3 and camera == LENS
+    assert collector.todo.startswith("17 more")
+
+
+def test_a_lens_that_nothing_tells(tmp_path):
+    with pytest.raises(InputError, match="nothing tells the camera's intrinsics.*name a file with --intrinsics"):
+        collect(Robot(12), tmp_path, known=None)
+
+
+def test_a_pose_it_has_had_is_not_taken_again(tmp_path):
+    robot = Robot(3)
+    robot.seen[2], robot.pictures[2] = robot.seen[0], robot.pictures[0]
+    assert len(collect(robot, tmp_path)[1]) == 2
+
+
+def test_a_hand_that_moves_though_its_picture_rests_is_waited_for(tmp_path, monkeypatch):
+    """Stamps of arrival: the picture is of a moment ago."""
+    robot = Robot(1)
+    pose, moved = robot.pose_at(1), np.eye(4)
+
+    def drifting(stamp_ns):
+        moved[0, 3] = 0.01 * stamp_ns / 1e9
+        return moved @ pose
+
+    monkeypatch.setattr(robot, "pose_at", drifting)
+    assert not collect(robot, tmp_path)[1]
+
+
+def test_what_a_single_axis_leaves_open_is_said(tmp_path, monkeypatch):
+    robot = Robot(6)
+    about_z = [np.eye(4) for _ in range(6)]
+    for turned, pose in zip(np.radians(range(0, 72, 12)), about_z, strict=True):
+        pose[:2, :2] = [[np.cos(turned), -np.sin(turned)], [np.sin(turned), np.cos(turned)]]
+    monkeypatch.setattr(robot, "pose_at", lambda stamp_ns: about_z[(round(stamp_ns * FPS / 1e9) - 1) // (FPS // 2)])
+    collector, views, _ = collect(robot, tmp_path, views=5)
+    assert len(views) == 6 and "turns about one axis alone" in collector.todo
+
+
+def test_a_robot_that_tf_does_not_know(tmp_path, capsys):
+    robot = Robot(2)
+    robot.known = False
+    assert not collect(robot, tmp_path)[1]
+    assert "TF does not tell the robot's pose: 'tool0' does not exist\n" in capsys.readouterr().err
+    robot = Robot(25)
+    robot.known = False
+    robot.pictures = [robot.pictures[0]] * 25
+    with pytest.raises(DeviceError, match="TF has not told the robot's pose for 10 s: 'tool0' does not exist"):
+        collect(robot, tmp_path)
+
+
+def test_pictures_of_another_size_and_a_place_that_cannot_be_written(tmp_path):
+    wide = Intrinsics(1280, 720, 900.0, 900.0, 640.0, 360.0)
+    with pytest.raises(InputError, match="the picture is 640×480 and the intrinsics are of 1280×720"):
+        collect(Robot(1), tmp_path, known=wide)
+    (tmp_path / "file").touch()
+    with pytest.raises(DeviceError, match="cannot write"):
+        collect(Robot(1), tmp_path / "file")

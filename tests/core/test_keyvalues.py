@@ -1,0 +1,35 @@
+"""Settings written KEY=VALUE."""
+
+import pytest
+
+from actrec import keyvalues
+from actrec.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("fps=30", 30),
+        ("rate=0.5", 0.5),
+        ("loop=true", True),
+        ("path=/data/run.mcap", "/data/run.mcap"),
+        ("options={width: 4}", {"width": 4}),
+        ("model=", ""),
+        ("query=a=b", "a=b"),
+        ("start=0", 0),
+        ("serial=000123312712", "000123312712"),  # an Azure Kinect's: YAML would make 21992906 of it
+        ("serial=843112070001", 843112070001),
+    ],
+)
+def test_values_are_read_as_yaml_but_serial_numbers(word, value):
+    read = keyvalues.read([word], "option")
+    assert read == {word.split("=")[0]: value}
+    assert type(next(iter(read.values()))) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"), [("fps", "option is 'fps', expected KEY=VALUE"), ("a={b", "option 'a={b': the value")]
+)
+def test_what_is_none_is_named(word, message):
+    with pytest.raises(ConfigError, match=message):
+        keyvalues.read([word], "option")

@@ -1,0 +1,139 @@
+"""`actrec calibrate hand-eye` on a topic and TF. tf2_ros comes with ROS 2 alone: its buffer is stood in for."""
+
+import json
+import re
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2: make venv build && . scripts/env.sh")
+
+from geometry_msgs.msg import Quaternion, Vector3
+
+from actrec import camera_files
+from actrec.cli import main
+from actrec.frames import Intrinsics
+from actrec_calibration import simulated
+from actrec_calibration.boards import Board
+from actrec_calibration.transforms import apart
+from tests.calibration.rendering import render
+from tests.nodes.topic_camera import TOPIC, TopicCamera
+
+pytestmark = pytest.mark.ros
+LENS = Intrinsics(640, 480, 525.0, 523.0, 322.3, 237.1)
+BOARD = Board.of()
+VIEWS = 7
+COMMAND = ["calibrate", "hand-eye", "--topic", TOPIC, "--mount", "hand", "--parent", "tool0", "--serial", "77"]
+
+
+class UnknownError(Exception):
+    pass
+
+
+class Robot:
+    """What TF tells of an arm that is in one pose, then in the next, while it is connected."""
+
+    def __init__(self):
+        random = np.random.default_rng(3)
+        self.arm = simulated.Arm.drawn("hand", 1)
+        self.poses = [simulated.held(BOARD, LENS, random, 0.4, 0.6, 35) for _ in range(VIEWS)]
+        self._since = [0]
+        self.connected = True
+
+    def move(self) -> None:
+        """On to the next pose, in a moment: images of it come later than it is set here."""
+        self._since.append(time.time_ns() + 100_000_000)
+
+    def lookup_transform(self, target, source, stamp, timeout):
+        assert (target, source) == ("base_link", "tool0") and 0 < timeout.nanoseconds < 1e9
+        if not self.connected:
+            raise UnknownError("Could not find a connection between 'base_link' and 'tool0'.\nMore of it.")
+        number = sum(since <= stamp.nanoseconds for since in self._since) - 1
+        gripper = self.arm.gripper(self.poses[number])
+        translation = Vector3(**dict(zip("xyz", map(float, gripper[:3, 3]), strict=True)))
+        rotation = Quaternion(**dict(zip("xyzw", camera_files.quaternion(gripper[:3, :3]), strict=True)))
+        return SimpleNamespace(transform=SimpleNamespace(translation=translation, rotation=rotation))
+
+
+@pytest.fixture
+def robot(monkeypatch, tmp_path):
+    robot = Robot()
+    listener = SimpleNamespace(unregister=lambda: None)
+    module = SimpleNamespace(
+        Buffer=lambda: robot, TransformListener=lambda buffer, node: listener, TransformException=UnknownError
+    )
+    monkeypatch.setitem(sys.modules, "tf2_ros", module)
+    monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path / "cameras"))
+    return robot
+
+
+def test_an_arm_is_moved_and_the_camera_on_it_is_found(robot, tmp_path, capsys):
+    shown = [render(BOARD, LENS, pose, noise=2, seed=number)[0] for number, pose in enumerate(robot.poses)]
+    kept = tmp_path / "kept"
+    camera = TopicCamera(picture=shown[0])
+    camera.lens = LENS
+
+    def move() -> None:
+        ends = time.monotonic() + 60
+        for number, picture in enumerate(shown):
+            if number:
+                robot.move()
+            camera.picture = picture
+            while len(list(kept.glob("view_*.png"))) <= number and time.monotonic() < ends:
+                time.sleep(0.02)
+
+    hand = threading.Thread(target=move, daemon=True)
+    hand.start()
+    try:
+        command = [*COMMAND, "--base", "base_link", "--views", str(VIEWS), "--keep", str(kept), "--json"]
+        assert main(command) == 0
+    finally:
+        hand.join()
+        camera.stop()
+    assert json.loads(capsys.readouterr().out)["views"] == VIEWS
+    mount = camera_files.load("77").mount
+    metres, degrees = apart(mount.pose, robot.arm.camera)
+    assert metres < 0.002 and degrees < 0.1
+    assert (mount.parent, mount.child) == ("tool0", "camera_color_optical_frame")
+
+
+def test_a_robot_whose_driver_does_not_run_is_told_of(robot, tmp_path, capsys, monkeypatch):
+    from actrec_calibration import hand_views
+
+    monkeypatch.setattr(hand_views, "_SILENCE_S", 0.5)
+    robot.connected = False
+    camera = TopicCamera(picture=render(BOARD, LENS, robot.poses[0])[0])
+    camera.lens = LENS
+    try:
+        assert main([*COMMAND, "--base", "base_link", "--keep", str(tmp_path / "kept")]) == 1
+    finally:
+        camera.stop()
+    told = capsys.readouterr().err
+    assert "Could not find a connection between 'base_link' and 'tool0'; is its driver running" in told
+    assert "More of it" not in told
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "name the frame of its base with --base"),
+        (["--gripper", "tool0"], "with --mount hand the gripper is --parent: give --base instead of --gripper"),
+        (["--base", "base_link", "pictures"], "folder and topic are given"),
+        (["--base", "base_link", "--views", "2"], "views is 2"),
+    ],
+)
+def test_what_is_not_said_right(robot, words, message, capsys):
+    assert main([*COMMAND, *words]) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_without_ros(robot, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tf2_ros", None)
+    assert main([*COMMAND, "--base", "base_link"]) == 1
+    assert "a robot's pose from TF needs tf2_ros, which comes with ROS 2: source its setup.bash, or give pictures" in (
+        capsys.readouterr().err
+    )

@@ -1,0 +1,54 @@
+"""A camera that publishes images of a board, for commands that look at a topic."""
+
+import threading
+import time
+
+import numpy as np
+import rclpy
+from rclpy.node import Node
+from sensor_msgs.msg import CameraInfo, Image
+
+from actrec.frames import Intrinsics
+from actrec_nodes import conversions, qos
+
+TOPIC = "some_camera/image"
+
+
+class TopicCamera:
+    """Publishes `picture`, or images whose first value counts, twenty a second, until it is stopped.
+
+    Attributes:
+        lens: Published as camera_info beside them, where there is one.
+    """
+
+    def __init__(self, encoding: str = "rgb8", picture: np.ndarray | None = None):
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        self.node = Node("some_camera", context=self.context)
+        self._publisher = self.node.create_publisher(Image, TOPIC, qos.IMAGE_PUBLISHER)
+        self._info = self.node.create_publisher(CameraInfo, "some_camera/camera_info", qos.IMAGE_PUBLISHER)
+        self.lens: Intrinsics | None = None
+        self._encoding, self.picture = encoding, picture
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self):
+        sent = 0
+        while not self._stop.wait(0.05):
+            colour = np.full((48, 64, 3), 7, np.uint8) if self.picture is None else self.picture
+            if self.picture is None:
+                colour[..., 0] = sent % 256
+            stamp_ns = 1000 + sent if self.picture is None else time.time_ns()
+            message = conversions.colour_to_image(colour, conversions.header(stamp_ns, "lens"))
+            message.encoding = self._encoding
+            self._publisher.publish(message)
+            if self.lens is not None:
+                self._info.publish(conversions.intrinsics_to_info(self.lens, message.header))
+            sent += 1
+
+    def stop(self):
+        self._stop.set()
+        self._thread.join()
+        self.node.destroy_node()
+        rclpy.try_shutdown(context=self.context)
