@@ -8,7 +8,7 @@ from typing import Any
 
 from actrec import camera_files, capture
 from actrec.camera_files import COLOUR, MOUNT, Mount
-from actrec.errors import ConfigError, InputError
+from actrec.errors import ConfigError, DeviceError, InputError
 from actrec.frames import Intrinsics
 from actrec_calibration import hand_eye, hand_views, options, results, robot_poses
 from actrec_calibration.boards import Board
@@ -107,7 +107,12 @@ def _live(args: argparse.Namespace, board: Board) -> tuple[list[hand_eye.View], 
     keep = args.keep or Path(f"hand_eye_{args.serial}")
     with options.interruptible() as stopped, args.open_poses(base, gripper) as pose_at, options.live(args) as read:
         collector = hand_views.HandCollector(board, pose_at, config, keep)
-        views, camera = hand_views.live(read, collector, stopped, known)
+        try:
+            views, camera = hand_views.live(read, collector, stopped, known)
+        except DeviceError as error:
+            if not collector.taken:
+                raise
+            raise DeviceError(f"{error}; the views so far are in '{keep}': it can be calibrated from") from error
     print(f"{len(views)} views, kept in '{keep}' with {hand_views.POSES_FILE}", file=sys.stderr)
     if camera is None:
         raise InputError("no picture came: nothing is known of the camera")
@@ -116,7 +121,8 @@ def _live(args: argparse.Namespace, board: Board) -> tuple[list[hand_eye.View], 
 
 def _select(args: argparse.Namespace) -> None:
     """Has the driver open the camera that the result is named after, where it can tell several apart."""
-    if not args.driver or "serial" in options.driver_options(args):
+    given = options.driver_options(args)
+    if not args.driver or "serial" in given:
         return
     if "serial" in {field.name for field in fields(capture.DRIVERS.get(args.driver).config_class)}:
         args.driver_option = [*args.driver_option, f"serial={args.serial}"]

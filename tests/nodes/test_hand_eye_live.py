@@ -17,7 +17,7 @@ from geometry_msgs.msg import Quaternion, Vector3
 from actrec import camera_files
 from actrec.cli import main
 from actrec.frames import Intrinsics
-from actrec_calibration import simulated
+from actrec_calibration import hand_views, simulated
 from actrec_calibration.boards import Board
 from actrec_calibration.transforms import apart
 from tests.calibration.rendering import render
@@ -102,8 +102,6 @@ def test_an_arm_is_moved_and_the_camera_on_it_is_found(robot, tmp_path, capsys):
 
 
 def test_a_robot_whose_driver_does_not_run_is_told_of(robot, tmp_path, capsys, monkeypatch):
-    from actrec_calibration import hand_views
-
     monkeypatch.setattr(hand_views, "_SILENCE_S", 0.5)
     robot.connected = False
     camera = TopicCamera(picture=render(BOARD, LENS, robot.poses[0])[0])
@@ -117,6 +115,25 @@ def test_a_robot_whose_driver_does_not_run_is_told_of(robot, tmp_path, capsys, m
     assert "More of it" not in told
 
 
+def test_what_was_seen_before_the_camera_went_is_kept(robot, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(hand_views, "READ_TIMEOUT_S", 2.0)
+    camera, kept = TopicCamera(picture=render(BOARD, LENS, robot.poses[0])[0]), tmp_path / "kept"
+    camera.lens = LENS
+
+    def unplug() -> None:
+        ends = time.monotonic() + 60
+        while not (kept / hand_views.POSES_FILE).exists() and time.monotonic() < ends:
+            time.sleep(0.02)
+        camera.stop()
+
+    hand = threading.Thread(target=unplug, daemon=True)
+    hand.start()
+    assert main([*COMMAND, "--base", "base_link", "--keep", str(kept)]) == 1
+    hand.join()
+    assert f"the views so far are in '{kept}': it can be calibrated from" in capsys.readouterr().err
+    assert len((kept / hand_views.POSES_FILE).read_text().splitlines()) == 2
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -124,6 +141,7 @@ def test_a_robot_whose_driver_does_not_run_is_told_of(robot, tmp_path, capsys, m
         (["--gripper", "tool0"], "with --mount hand the gripper is --parent: give --base instead of --gripper"),
         (["--base", "base_link", "pictures"], "folder and topic are given"),
         (["--base", "base_link", "--views", "2"], "views is 2"),
+        (["--base", "base_link", "--driver-option", "fps=15"], "needs the --driver that it is a setting of"),
     ],
 )
 def test_what_is_not_said_right(robot, words, message, capsys):
