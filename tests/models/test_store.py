@@ -127,6 +127,10 @@ def _sum_of(store):
     return float(sum(np.nansum(store[index].bodies) for index in range(10)))
 
 
+def _names(clips):
+    return [clip.name for clip in clips]
+
+
 def test_processes_map_their_own(nucla):
     store = data.create("nucla", nucla, part="test")
     expected = _sum_of(store)
@@ -135,7 +139,7 @@ def test_processes_map_their_own(nucla):
     # Not forked: a lock that one of pytest's or tqdm's threads holds at that moment would never be given back.
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(_sum_of, (store,)) == expected
-    loader = DataLoader(store, batch_size=50, num_workers=1, collate_fn=lambda clips: [c.name for c in clips])
+    loader = DataLoader(store, batch_size=50, num_workers=1, collate_fn=_names, multiprocessing_context="spawn")
     assert tuple(name for names in loader for name in names) == store.names
 
 

@@ -1,5 +1,6 @@
 """Logits of a dataset's clips, through the very session that runs live; one clip is held at a time."""
 
+import multiprocessing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -75,6 +76,7 @@ def score(
         batch_size=None,
         num_workers=workers,
         collate_fn=_as_it_is,
+        multiprocessing_context=_processes() if workers else None,
     )
     rows: list[list[np.ndarray]] = [[] for _ in range(len(clips))]
     unread: dict[int, str] = {}
@@ -189,6 +191,13 @@ def _run(session: Session, made: Iterator[tuple[int, Inputs]]) -> Iterator[tuple
     while together := list(islice(made, session.at_once(BATCH))):
         scores = session.run(inputs for _, inputs in together)
         yield from zip((index for index, _ in together), scores, strict=True)
+
+
+def _processes() -> Any:
+    """Has workers forked from a process that holds nothing but this module: one with a session's threads may crash."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 class _Made(IterableDataset[tuple[int, Inputs | str]]):
