@@ -55,6 +55,12 @@ class Augmentation:
     )
     missing: float = setting(0.3, "share of clips in which limbs are lost for a while", range=(0.0, 1.0))
     mirror: bool = setting(True, "half of the clips are mirrored")
+    reach: float = setting(
+        0.0, "relative change of how far a hand goes, its size aside: from the wrist or the whole arm", range=(0.0, 0.9)
+    )
+    held_deg: float = setting(
+        0.0, "turn of a hand about its palm, its way aside: how people hold it", unit="deg", range=(0.0, 90.0)
+    )
 
 
 def sample_window(

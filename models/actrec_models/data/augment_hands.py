@@ -7,10 +7,13 @@ from actrec.skeleton.layouts import HAND_22
 from actrec_models.data.augment import Augmentation
 
 _X, _Y, _Z = 0, 1, 2
+_PALM = HAND_22.index["palm"]
 
 
 def vary_hands(hands: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
     """Varies [M, T, 22, 3] metres: camera, size, proportions, noise. Never mirrored: swipes and turns have a side."""
+    if options.reach or options.held_deg:
+        hands = _vary_way(hands, options, rng)
     root = hands[:1, :1, :1]
     turn = rotation(_X, np.radians(rng.uniform(-1, 1) * options.tilt_deg))
     turn = turn @ rotation(_Z, np.radians(rng.uniform(-1, 1) * options.tilt_deg))
@@ -22,6 +25,19 @@ def vary_hands(hands: np.ndarray, options: Augmentation, rng: np.random.Generato
     varied += rng.normal(0, options.bias_m, (1, 1, len(HAND_22), 3)).astype(np.float32)
     if rng.random() < options.missing:
         _lose(varied, rng)
+    return varied.astype(np.float32)
+
+
+def _vary_way(hands: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
+    """Another's way of making the gesture: the palm goes less far or further, the hand is held otherwise about it."""
+    reach = np.float32(1 + rng.uniform(-1, 1) * options.reach)
+    held = np.eye(3)
+    for axis in (_X, _Y, _Z):
+        held = held @ rotation(axis, np.radians(rng.uniform(-1, 1) * options.held_deg))
+    palm = hands[:, :, _PALM : _PALM + 1]
+    seen = ~np.isnan(palm).any(axis=-1, keepdims=True)
+    middle = np.where(seen, palm, 0).sum(axis=1, keepdims=True) / np.maximum(seen.sum(axis=1, keepdims=True), 1)
+    varied: np.ndarray = (hands - palm) @ held.T + middle + reach * (palm - middle)
     return varied.astype(np.float32)
 
 

@@ -1,0 +1,80 @@
+"""What is varied of a hand's clip in training."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from actrec import config
+from actrec.errors import ConfigError
+from actrec.skeleton.layouts import HAND_22
+from actrec_models import data
+from actrec_models.data.augment import Augmentation
+from actrec_models.data.augment_hands import vary_hands
+
+PALM = HAND_22.index["palm"]
+
+
+@pytest.fixture(scope="module")
+def hands(data_root):
+    """Bodies [1, T, 22, 3] of a swipe."""
+    return data.create("shrec17_28", str(data_root / "shrec17"), part="train")[1000].bodies
+
+
+def only(**settings: float) -> Augmentation:
+    """An augmentation that varies nothing else."""
+    nothing = {field.name: 0.0 for field in dataclasses.fields(Augmentation)}
+    return config.build(Augmentation, {**nothing, "speed": 1.0, "mirror": False, **settings})
+
+
+def shape(hands):
+    """Joints about their palm, and the palm's way about its middle: [T, 22, 3] and [T, 3]."""
+    palm = hands[0, :, PALM]
+    return hands[0] - palm[:, None], palm - palm.mean(axis=0)
+
+
+def test_nothing_varied_is_the_clip(hands):
+    varied = vary_hands(hands, only(), np.random.default_rng(0))
+    assert varied.dtype == np.float32
+    # Places are kept but for the first joint, which becomes the origin.
+    np.testing.assert_allclose(varied, hands - hands[:1, :1, :1], atol=1e-6)
+
+
+def test_reach_changes_how_far_the_hand_goes_and_not_the_hand(hands):
+    before, way = shape(hands)
+    factors = []
+    for seed in range(30):
+        after, went = shape(vary_hands(hands, only(reach=0.6), np.random.default_rng(seed)))
+        np.testing.assert_allclose(after, before, atol=1e-5)
+        factors.append(float((went * way).sum() / (way**2).sum()))
+        np.testing.assert_allclose(went, factors[-1] * way, atol=1e-5)
+    assert 0.4 <= min(factors) < 0.6
+    assert 1.4 < max(factors) <= 1.6
+
+
+def test_held_otherwise_turns_the_hand_about_its_palm_and_not_its_way(hands):
+    before, way = shape(hands)
+    turns = []
+    for seed in range(30):
+        after, went = shape(vary_hands(hands, only(held_deg=20), np.random.default_rng(seed)))
+        np.testing.assert_allclose(went, way, atol=1e-5)
+        turn, *_ = np.linalg.lstsq(before.reshape(-1, 3), after.reshape(-1, 3), rcond=None)
+        np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-4)  # the same rigid turn in all frames
+        turns.append(np.degrees(np.arccos((np.trace(turn) - 1) / 2)))
+    assert 15 < max(turns) <= 20 * np.sqrt(3)
+
+
+def test_frames_without_a_hand_stay_without_one_and_change_no_other(hands):
+    options, lost = only(reach=0.6, held_deg=20), hands.copy()
+    lost[:, 5:9] = np.nan
+    varied = vary_hands(lost, options, np.random.default_rng(1))
+    np.testing.assert_array_equal(np.isnan(varied), np.isnan(lost))
+    np.testing.assert_allclose(shape(varied)[0][:5], shape(vary_hands(hands, options, np.random.default_rng(1)))[0][:5],
+                               atol=1e-5)  # fmt: skip
+    assert np.isnan(vary_hands(np.full_like(hands, np.nan), options, np.random.default_rng(1))).all()
+
+
+@pytest.mark.parametrize("settings", [{"reach": 1.0}, {"held_deg": -1.0}])
+def test_out_of_range_is_refused(settings):
+    with pytest.raises(ConfigError, match=next(iter(settings))):
+        only(**settings)
