@@ -41,6 +41,10 @@ class SkeletonPreprocessing:
     )
 
 
+OF_A_HAND = {"centre": "palm", "align": "none", "scale": "hand", "root_bone": "origin"}
+"""Fields of `SkeletonPreprocessing` for a hand, which has no spine to centre on, no torso, and goes somewhere."""
+
+
 def normalise(bodies: np.ndarray, options: SkeletonPreprocessing, layout: str = "kinect_v2_25") -> np.ndarray:
     """Moves, turns and scales a clip by its first body, and seats missing joints on their parents.
 

@@ -238,6 +238,21 @@ def test_inputs_come_from_a_clip(name):
         assert torch.isfinite(model(**{k: torch.from_numpy(v)[None] for k, v in made.items()})).all()
 
 
+@pytest.mark.parametrize(
+    ("name", "options"), [("deepacts_graph", {}), ("deepacts", {}), ("deepacts_cnn", {"cnn": "hcn"})]
+)
+def test_a_hand_has_joints_and_bones_and_is_placed_by_its_palm(name, options):
+    model = network(name, layout="hand_22", modalities=("body", "bones"), **options)
+    assert {spec.layout for spec in model.input_specs} == {"hand_22"}
+    assert {spec.preprocessing["centre"] for spec in model.input_specs} == {"palm"}
+    assert {spec.preprocessing["root_bone"] for spec in model.input_specs} == {"origin"}
+    clip = example_clip(model.input_specs, 16)
+    assert clip["bodies"].shape == (1, 16, 22, 3)
+    made = features.inputs(clip, model.input_specs)
+    with torch.no_grad():
+        assert torch.isfinite(model(**{k: torch.from_numpy(v)[None] for k, v in made.items()})).all()
+
+
 def test_stored_extrema_reach_the_inputs():
     extrema = {"hands": [-2.5, 3.0]}
     specs = {s.name: s.preprocessing for s in network("deepacts", extrema=extrema).input_specs}
@@ -276,6 +291,7 @@ def test_imagenet_weights_have_a_place_in_every_branch():
         ("deepacts_cnn", {"extrema": {"voice": [0, 1]}}, "extrema names voice"),
         ("deepacts_cnn", {"extrema": {"body": [1, -1]}}, r"extrema: body is \[1, -1\], expected \[c_min, c_max\]"),
         ("deepacts_cnn", {"extrema": {"body": 3}}, "extrema: body is 3"),
+        ("deepacts_graph", {"layout": "hand_22"}, r"a clip of hand_22 has no hands: set modalities to \[body, bones\]"),
         ("deepacts_cnn", {"size": 16}, "size is 16, allowed: 32 to 1024"),
     ],
 )

@@ -27,6 +27,7 @@ from actrec_models.networks.deepacts_options import (
     Joints,
     check_choice,
     graph_specs,
+    joints_of,
     stamp_specs,
 )
 from actrec_models.networks.efficientnet import EfficientNetB0
@@ -126,7 +127,8 @@ class _Branches(Network):
         super().__init__(**options)
         check_choice("modalities", self.config.modalities, tuple(MODALITIES))
         self.names = [spec.name for spec in self.input_specs]
-        self.branches = nn.ModuleDict({name: self._branch(MODALITIES[name]) for name in self.config.modalities})
+        joints = {name: joints_of(self.config, name) for name in self.config.modalities}
+        self.branches = nn.ModuleDict({name: self._branch(made_of) for name, made_of in joints.items()})
 
     @abstractmethod
     def _branch(self, joints: Joints) -> nn.Module: ...

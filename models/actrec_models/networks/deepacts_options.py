@@ -7,6 +7,7 @@ from typing import Any
 from actrec.config import setting
 from actrec.errors import ConfigError
 from actrec.features import feature
+from actrec.features.skeleton import OF_A_HAND
 from actrec.package import InputSpec
 from actrec.skeleton import layouts
 
@@ -33,6 +34,9 @@ MODALITIES = {
 }
 """The five parts of Deep Action Stamps (Fig. 2 A, C, B, D, E): N = 25, 25, 42, 68, 25."""
 
+OF_A_HAND_ALONE = ("body", "bones")
+"""Those that a clip of a hand has."""
+
 PICTURE_NETWORKS = ("efficientnet_b0", "resnet50")
 
 
@@ -44,6 +48,11 @@ class DeepActsOptions:
     modalities: tuple[str, ...] = setting(tuple(MODALITIES), f"branches, one a modality: {', '.join(MODALITIES)}")
     frames: int = setting(60, "T, frames of a clip (200 on SYSU)", range=(1, 1000))
     bodies: int = setting(1, "M, bodies of a clip, averaged", range=(1, 8))
+    layout: str = setting(
+        "kinect_v2_25",
+        "joints of body and bones: 25 of a body, or, beyond the paper and with no other modality, 22 of a hand",
+        choices=("kinect_v2_25", "hand_22"),
+    )
 
 
 @dataclass(frozen=True)
@@ -104,6 +113,19 @@ def check_choice(name: str, chosen: tuple[str, ...] | list[str], known: tuple[st
         raise ConfigError(f"{name} is {', '.join(chosen) or 'empty'}; choose from {', '.join(known)}, each once")
 
 
+def joints_of(options: DeepActsOptions, modality: str) -> Joints:
+    """What a modality is made of.
+
+    Raises:
+        ConfigError: A clip of a hand does not have it.
+    """
+    if options.layout == "kinect_v2_25":
+        return MODALITIES[modality]
+    if modality not in OF_A_HAND_ALONE:
+        raise ConfigError(f"a clip of {options.layout} has no {modality}: set modalities to [body, bones]")
+    return dataclasses.replace(MODALITIES[modality], layout=options.layout)
+
+
 def graph_specs(options: DeepActsOptions) -> list[InputSpec]:
     """An input (M, 3, T, N) a modality: joints over time, as the graph network and HCN take them."""
     shape = (options.bodies, 3, options.frames)
@@ -111,8 +133,8 @@ def graph_specs(options: DeepActsOptions) -> list[InputSpec]:
     return [
         _spec(
             name,
-            MODALITIES[name],
-            (*shape, len(MODALITIES[name])),
+            joints_of(options, name),
+            (*shape, len(joints_of(options, name))),
             {"placing": "running"} if streamed and name in ("body", "bones") else {},
         )
         for name in options.modalities
@@ -130,7 +152,7 @@ def stamp_specs(options: CnnOptions) -> list[InputSpec]:
         raise ConfigError(f"extrema names {', '.join(map(str, foreign))}; known: {', '.join(MODALITIES)}")
     shape = (options.bodies, 3, options.size, options.size)
     return [
-        _spec(f"{name}_stamp", MODALITIES[name], shape, {"frames": options.frames, **_extrema(options, name)})
+        _spec(f"{name}_stamp", joints_of(options, name), shape, {"frames": options.frames, **_extrema(options, name)})
         for name in options.modalities
     ]
 
@@ -148,7 +170,8 @@ def _extrema(options: CnnOptions, name: str) -> dict[str, float]:
 
 
 def _spec(modality: str, joints: Joints, shape: tuple[int, ...], preprocessing: dict[str, Any]) -> InputSpec:
-    chosen = dataclasses.asdict(feature(modality).config_class(**preprocessing))
+    hand = OF_A_HAND if joints.layout == "hand_22" else {}
+    chosen = dataclasses.asdict(feature(modality).config_class(**hand, **preprocessing))
     return InputSpec(modality, modality, joints.layout, shape, unit=joints.unit, preprocessing=chosen)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from actrec.config import setting
 from actrec.errors import ConfigError
-from actrec.features.skeleton import SkeletonPreprocessing
+from actrec.features.skeleton import OF_A_HAND, SkeletonPreprocessing
 from actrec.package import InputSpec
 from actrec.skeleton import layouts
 from actrec_models.networks.base import Network, cross_entropy
@@ -242,9 +242,8 @@ class SemNet(Network):
     @property
     def input_specs(self) -> list[InputSpec]:
         """One input a stream, (M, 3, T, V) without the batch axis."""
-        options = SkeletonPreprocessing(placing="running" if self.config.causal else "window")
-        if self.config.layout == "hand_22":  # has no spine to centre on, and no torso
-            options = dataclasses.replace(options, centre="palm", align="none", scale="hand", root_bone="origin")
+        hand = OF_A_HAND if self.config.layout == "hand_22" else {}
+        options = SkeletonPreprocessing(placing="running" if self.config.causal else "window", **hand)
         shape = (self.config.bodies, 3, self.config.frames, len(layouts.get(self.config.layout)))
         return [
             InputSpec(name, name, self.config.layout, shape, unit="m", preprocessing=dataclasses.asdict(options))
