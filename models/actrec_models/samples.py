@@ -141,7 +141,12 @@ def check_streams(clips: ClipDataset, specs: list[InputSpec], recipe: Recipe) ->
             f"{recipe.model} takes {', '.join(sorted(needed))}, but dataset '{recipe.dataset}' has no "
             f"{', '.join(lacking)} (it holds {', '.join(sorted(clips.streams))}): choose another network or dataset"
         )
-    if recipe.check().stretched and set(features.streams(specs)) != {"bodies"}:
+    augmentation = recipe.check()
+    if (augmentation.reach or augmentation.held_deg) and clips.layout != "hand_22":
+        raise ConfigError(
+            f"reach and held_deg vary hands, but dataset '{recipe.dataset}' holds {clips.layout}: set both to 0"
+        )
+    if augmentation.stretched and set(features.streams(specs)) != {"bodies"}:
         raise ConfigError(f"only bodies are stretched in training, but {recipe.model} takes more: set stretched to 0")
     if recipe.outliers and set(features.streams(specs)) != {"bodies"}:
         raise ConfigError(f"outliers are made-up skeletons, but {recipe.model} takes more: set outliers to 0")

@@ -8,9 +8,10 @@ import pytest
 from actrec import config
 from actrec.errors import ConfigError
 from actrec.skeleton.layouts import HAND_22
-from actrec_models import data
+from actrec_models import create, data, recipe
 from actrec_models.data.augment import Augmentation
 from actrec_models.data.augment_hands import vary_hands
+from actrec_models.samples import check_streams
 
 PALM = HAND_22.index["palm"]
 
@@ -72,6 +73,14 @@ def test_frames_without_a_hand_stay_without_one_and_change_no_other(hands):
     np.testing.assert_allclose(shape(varied)[0][:5], shape(vary_hands(hands, options, np.random.default_rng(1)))[0][:5],
                                atol=1e-5)  # fmt: skip
     assert np.isnan(vary_hands(np.full_like(hands, np.nan), options, np.random.default_rng(1))).all()
+
+
+def test_they_are_refused_where_there_are_no_hands(data_root):
+    settings = {"model": "sem_net", "dataset": "nucla", "split": "view", "augmentation": {"reach": 0.5}}
+    people = data.create("nucla", str(data_root / "nucla"), split="view", part="train")
+    specs = create("sem_net", num_classes=10).input_specs
+    with pytest.raises(ConfigError, match=r"reach and held_deg vary hands, but dataset 'nucla' holds kinect_v2_25"):
+        check_streams(people, specs, config.build(recipe.Recipe, settings))
 
 
 @pytest.mark.parametrize("settings", [{"reach": 1.0}, {"held_deg": -1.0}])
