@@ -34,7 +34,7 @@ MODALITIES = {
 }
 """The five parts of Deep Action Stamps (Fig. 2 A, C, B, D, E): N = 25, 25, 42, 68, 25."""
 
-OF_A_HAND_ALONE = ("body", "bones")
+HAND_MODALITIES = ("body", "bones")
 """Those that a clip of a hand has."""
 
 PICTURE_NETWORKS = ("efficientnet_b0", "resnet50")
@@ -121,7 +121,7 @@ def joints_of(options: DeepActsOptions, modality: str) -> Joints:
     """
     if options.layout == "kinect_v2_25":
         return MODALITIES[modality]
-    if modality not in OF_A_HAND_ALONE:
+    if modality not in HAND_MODALITIES:
         raise ConfigError(f"a clip of {options.layout} has no {modality}: set modalities to [body, bones]")
     return dataclasses.replace(MODALITIES[modality], layout=options.layout)
 
