@@ -63,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
     given: dict[str, Any] = {
         name: getattr(args, name) for name in ("base", *OPTIONS) if getattr(args, name) is not None
     }
-    settings = config.build(teaching.TeachConfig, given)
+    material = importlib.import_module("actrec_models.teach_material")
+    settings = config.build(material.TeachConfig, given)
     recording = keyvalues.read(args.recording, "--recording")
     lesson = teaching.teach(args.folder, settings, not args.quiet, args.threads, recording=recording)
     command = shlex.join(["actrec", "teach", args.folder.name, *(_words(settings, given)), "--out", out.name])

@@ -24,6 +24,7 @@ from actrec.recordings.labels import FILE, LabelledClip, write_labels
 from actrec_models import data, evaluation, teach_package
 from actrec_models import teach as teaching
 from actrec_models.data import Clip, ClipDataset
+from actrec_models.teach_material import TeachConfig
 
 SETS = {
     "easy": ("wave", "clap", "boxing", "sit to stand", "squat"),
@@ -38,7 +39,7 @@ def teach(arguments: Sequence[str]) -> dict[str, Any]:
     root = data.folder(args.data, "utd_mhad")
     train, test = (data.create("utd_mhad", root, part=part) for part in data.PARTS)
     given = {name: getattr(args, name) for name in ("steps", "rehearsals", "minutes", "seed")}
-    settings = config.build(teaching.TeachConfig, {k: v for k, v in given.items() if v is not None})
+    settings = config.build(TeachConfig, {k: v for k, v in given.items() if v is not None})
     rows = []
     for name in args.sets.split(","):
         with tempfile.TemporaryDirectory() as scratch:

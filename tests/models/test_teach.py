@@ -12,7 +12,7 @@ from actrec import config, inference, package
 from actrec.cli import main
 from actrec.errors import ConfigError, InputError, PackageError
 from actrec.package import InputSpec
-from actrec_models import benchmark_teach, data, taking_over, teach, teach_package
+from actrec_models import benchmark_teach, data, taking_over, teach, teach_material, teach_package
 from actrec_models.data import Clip
 from actrec_models.folds import Folds, folds_of
 from actrec_models.networks.base import OUTLIER
@@ -57,7 +57,7 @@ def mine(tmp_path_factory, utd):
 
 @pytest.fixture(scope="module")
 def lesson(mine):
-    return teach.teach(mine, config.build(teach.TeachConfig, QUICK), progress=False)
+    return teach.teach(mine, config.build(teach_material.TeachConfig, QUICK), progress=False)
 
 
 def test_what_is_learnt_is_judged_on_people_left_out(lesson):
@@ -75,7 +75,7 @@ def test_what_is_learnt_is_judged_on_people_left_out(lesson):
 
 
 def test_the_same_seed_gives_the_same_network(mine, lesson):
-    again = teach.teach(mine, config.build(teach.TeachConfig, QUICK), progress=False)
+    again = teach.teach(mine, config.build(teach_material.TeachConfig, QUICK), progress=False)
     np.testing.assert_array_equal(again.logits, lesson.logits)
     assert again.rejection == lesson.rejection
     for name, value in lesson.network.state_dict().items():
@@ -211,7 +211,7 @@ def test_rehearsals_leave_out_one_class_after_the_other(utd):
     def left_out(labels, of_clip):
         clips = [dataclasses.replace(utd[0], label=label) for label in labels]
         classes = tuple("abc"[: max(labels) + 1])
-        material = teach.Material(clips, classes, ("",) * len(clips), (), "none")
+        material = teach_material.Material(clips, classes, ("",) * len(clips), (), "none")
         folds = Folds(np.array(of_clip), tuple(f"fold {k}" for k in range(max(of_clip) + 1)), "clip")
         return teach._left_out_classes(material, folds)
 
@@ -234,7 +234,7 @@ def test_too_few_recordings_are_refused(tmp_path, utd, labels, message):
         rows.append(f"r{number},{label}\n")
     (tmp_path / "labels.csv").write_text("recording,label\n" + "".join(rows))
     with pytest.raises(InputError, match=message):
-        teach.teach(tmp_path, config.build(teach.TeachConfig, QUICK), progress=False)
+        teach.teach(tmp_path, config.build(teach_material.TeachConfig, QUICK), progress=False)
 
 
 def test_logits_of_rehearsals_are_joined():
@@ -248,17 +248,17 @@ def test_logits_of_rehearsals_are_joined():
 
 
 def test_labels_that_tell_a_side_are_not_mirrored():
-    settings = config.build(teach.TeachConfig, {})
+    settings = config.build(teach_material.TeachConfig, {})
     assert settings.augmented(["wave", "leftover"]).mirror
     assert not settings.augmented(["wave", "swipe-left"]).mirror
-    assert config.build(teach.TeachConfig, {"mirror": "yes"}).augmented(["turn left"]).mirror
-    assert not config.build(teach.TeachConfig, {"mirror": "no"}).augmented(["wave"]).mirror
+    assert config.build(teach_material.TeachConfig, {"mirror": "yes"}).augmented(["turn left"]).mirror
+    assert not config.build(teach_material.TeachConfig, {"mirror": "no"}).augmented(["wave"]).mirror
 
 
 def test_the_training_ends_with_the_time(base, utd):
     clips = [dataclasses.replace(utd[k], label=k % 2) for k in range(6)]
-    material = teach.Material(clips, ("a", "b"), ("",) * 6, (), "none")
-    settings = config.build(teach.TeachConfig, {**QUICK, "steps": 100_000, "minutes": 0.1, "folds": 2})
+    material = teach_material.Material(clips, ("a", "b"), ("",) * 6, (), "none")
+    settings = config.build(teach_material.TeachConfig, {**QUICK, "steps": 100_000, "minutes": 0.1, "folds": 2})
     done = teach.learn(base, material, settings, progress=False)
     assert 0 <= done.steps < 100_000 and done.rejection.threshold <= 1
     assert isinstance(clips[0], Clip) and package.UNKNOWN not in material.classes

@@ -1,0 +1,149 @@
+"""The trainings of a lesson: heads on the frozen body, rehearsals without a fold and a class, the one that stays."""
+
+import dataclasses
+import logging
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from actrec_models.data import ClipDataset
+from actrec_models.data.augment import Augmentation
+from actrec_models.data.user_folder import OTHER
+from actrec_models.folds import Folds
+from actrec_models.networks.base import Network
+from actrec_models.recipe import Recipe
+from actrec_models.samples import Samples
+from actrec_models.taking_over import Base, autocast, fit_head, set_head, stacked, tune
+from actrec_models.teach_material import Material, TeachConfig
+
+logger = logging.getLogger(__name__)
+
+_CHUNK = 32
+_UNSEEN_DRAWS = 1_000_000
+"""Number of the first epoch of draws that training never sees."""
+
+
+class Trainings:
+    """What they share: the clips and their features."""
+
+    def __init__(self, base: Base, material: Material, settings: TeachConfig, progress: bool):
+        self.base, self.material, self.settings, self.progress = base, material, settings, progress
+        self.window, self.specs = base.package.window, list(base.package.inputs)
+        self.recipe = Recipe(seed=settings.seed, outliers=settings.outliers)
+        self.augmentation = settings.augmented(material.classes)
+        self.labels = material.labels
+        with tqdm(total=settings.draws + 1, desc="features", unit="pass", disable=not progress) as bar:
+            everything, body = np.arange(len(self.labels)), base.network(2)
+            samples = self._samples(everything, self.augmentation)
+            parts = []
+            for draw in range(settings.draws):
+                parts.append(self._features(body, [samples[(draw, int(i), 0)] for i in everything]))
+                bar.update()
+            plain = self._samples(everything, None)
+            self.plain = self._features(body, [plain[int(i)] for i in everything])[0]
+            bar.update()
+        self.features = torch.stack([drawn for drawn, _ in parts])  # [draws, N, D]
+        self.drawn = torch.stack([labels for _, labels in parts])  # [draws, N], −1 for made-up actions too
+
+    def left_out(self, folds: Folds) -> np.ndarray:
+        """[known clips, classes] logits of the head on the frozen body, each clip by one that never saw its fold."""
+        classes, known = len(self.material.classes), self.labels != OTHER
+        logits = np.zeros((len(self.labels), classes), np.float32)
+        for fold in range(folds.count):
+            held = folds.of_clip == fold
+            weight, bias = self._head(~held, classes, None)
+            logits[held] = (self.plain[torch.from_numpy(held)] @ weight.T + bias).numpy()
+        return logits[known]
+
+    def train(self, indices: np.ndarray, left: int | None, seconds: float, title: str) -> tuple[Network, int]:
+        """The network trained on some clips, without the class `left`; and the steps that it took."""
+        classes = len(self.material.classes) - (left is not None)
+        network = self.base.network(classes)
+        chosen = np.isin(np.arange(len(self.labels)), indices)
+        set_head(self.base.layers(network), *self._head(chosen, classes, left))
+        samples = self._samples(indices, self.augmentation, left)
+        with tqdm(total=self.settings.steps, desc=title, unit="step", disable=not self.progress) as bar:
+            steps = tune(network, samples, samples.clips.labels, self.settings, max(seconds, 0.0), bar.update)
+        if steps < self.settings.steps:
+            logger.warning("%s: %d of %d steps in the time allowed", title, steps, self.settings.steps)
+        return network, steps
+
+    def rehearse(
+        self, folds: Folds, fold: int, left: int | None, seconds: float, title: str
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The whole way without a fold and a class.
+
+        Returns:
+            Logits of known clips left out, of clips of no class, of made-up actions; which known clips are right.
+        """
+        held, ours = folds.of_clip == fold, self.labels
+        absent = ours == left if left is not None else np.zeros(len(ours), bool)
+        learnt = np.flatnonzero(~held & ~absent)
+        network, _ = self.train(learnt, left, seconds, title)
+        known = np.flatnonzero(held & (ours != OTHER) & ~absent)
+        others = np.flatnonzero((held & (ours == OTHER)) | absent)
+        plain = self._logits(network, known, None)
+        right = plain.argmax(axis=1) == _shifted(ours[known], left)
+        ours_twice = np.concatenate([plain, self._logits(network, known, 0)])
+        theirs = np.concatenate([self._logits(network, others, draw) for draw in (None, 0)])
+        return ours_twice, theirs, self._made_up(network, learnt), right
+
+    def unknown_words(self, rehearsals: int) -> str:
+        """What the threshold was chosen against."""
+        words = ["made-up actions"]
+        if len(self.material.classes) > 2:
+            words.insert(0, f"a class left out of each of {rehearsals} rehearsals")
+        if (self.labels == OTHER).any():
+            words.insert(0, "recordings labelled unknown")
+        return ", ".join(words)
+
+    def _head(self, chosen: np.ndarray, classes: int, left: int | None) -> tuple[Tensor, Tensor]:
+        keep = torch.from_numpy(chosen & (self.labels != left) if left is not None else chosen)
+        labels = torch.from_numpy(_shifted(self.drawn[:, keep].reshape(-1).numpy(), left))
+        return fit_head(self.features[:, keep].flatten(0, 1), labels, classes, self.settings)
+
+    def _samples(self, indices: np.ndarray, augmentation: Augmentation | None, left: int | None = None) -> Samples:
+        clips = [self.material.clips[int(i)] for i in indices]
+        moved = _shifted(np.array([clip.label for clip in clips], np.int64), left)
+        relabelled = [dataclasses.replace(clip, label=int(label)) for clip, label in zip(clips, moved, strict=True)]
+        return Samples(
+            ClipDataset(relabelled, self.material.classes), self.specs, self.window, self.recipe, augmentation
+        )
+
+    def _features(self, body: Network, items: list[dict]) -> tuple[Tensor, Tensor]:
+        rows = [
+            torch.cat(self.base.features(body, stacked(items[start : start + _CHUNK]), self.settings.precision), dim=1)
+            for start in range(0, len(items), _CHUNK)
+        ]
+        return torch.cat(rows), torch.tensor([item["label"] for item in items])
+
+    def _logits(self, network: Network, indices: np.ndarray, draw: int | None) -> np.ndarray:
+        """Of clips as recorded, or of draws that no training sees."""
+        if draw is None:
+            plain = self._samples(indices, None)
+            return self._run(network, [plain[i] for i in range(len(indices))])
+        clean = dataclasses.replace(self.recipe, outliers=0.0)
+        samples = self._samples(indices, self.augmentation)
+        samples.recipe = clean
+        return self._run(network, [samples[(_UNSEEN_DRAWS + draw, i, 0)] for i in range(len(indices))])
+
+    def _made_up(self, network: Network, indices: np.ndarray) -> np.ndarray:
+        """Of as many made-up actions as there are clips, none of which training sees."""
+        samples = self._samples(indices, self.augmentation)
+        samples.recipe = dataclasses.replace(self.recipe, outliers=1.0)
+        return self._run(network, [samples[(_UNSEEN_DRAWS, i, 1)] for i in range(len(indices))])
+
+    @torch.no_grad()
+    def _run(self, network: Network, items: list[dict]) -> np.ndarray:
+        rows = [np.zeros((0, network.config.num_classes), np.float32)]
+        for start in range(0, len(items), _CHUNK):
+            with autocast(torch.device("cpu"), self.settings.precision):
+                rows.append(network(**stacked(items[start : start + _CHUNK])).float().numpy())
+        return np.concatenate(rows)
+
+
+def _shifted(labels: np.ndarray, left: int | None) -> np.ndarray:
+    """Labels as they are numbered without the class `left`."""
+    return labels if left is None else labels - (labels > left)
