@@ -18,6 +18,7 @@ from launch_ros.actions import Node
 
 from actrec_nodes import graph, topics, transport
 
+RESPAWN_DELAY_S = 2.0
 ARGUMENTS = {
     "driver": "camera driver; empty: as params_file or the node's default says",
     "driver_options": 'settings of that driver: "key=value key=value"',
@@ -28,6 +29,7 @@ ARGUMENTS = {
     "use_sim_time": "take time from /clock: true or false",
     "log_level": "debug, info, warn or error",
     "composed": "all nodes in one process: true or false",
+    "respawn": f"start a node's process again {RESPAWN_DELAY_S:g} s after it ended: true or false",
 }
 SWITCHES = {spec.switch: f"{spec.name}: {spec.purpose}; true or false" for spec in graph.GRAPH}
 
@@ -52,6 +54,8 @@ def nodes(context: LaunchContext) -> list[Node]:
         "parameters": parameters(given),
         "remappings": topics.vendor_remaps(given["vendor"]) if given["vendor"] else [],
         "ros_arguments": ["--log-level", given["log_level"]] if given["log_level"] else [],
+        "respawn": is_true(given["respawn"], "respawn"),
+        "respawn_delay": RESPAWN_DELAY_S,
     }
     if is_true(given["composed"], "composed"):
         arguments = ["--without", ",".join(left_out)] if left_out else []

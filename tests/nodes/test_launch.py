@@ -162,6 +162,14 @@ def test_composed_is_one_process(load) -> None:
     assert "name" not in node.kwargs
 
 
+@pytest.mark.parametrize("composed", ["true", "false"])
+def test_processes_that_end_are_started_again_where_asked_for(load, composed) -> None:
+    assert not any(node.kwargs["respawn"] for node in nodes(load("recognize"), composed=composed))
+    for node in nodes(load("recognize"), composed=composed, respawn="true"):
+        assert node.kwargs["respawn"]
+        assert node.kwargs["respawn_delay"] == 2.0
+
+
 @pytest.mark.parametrize(
     ("given", "line"),
     [
