@@ -1,6 +1,7 @@
 """Typed settings: a frozen dataclass per component is the only place where a default lives."""
 
 import dataclasses
+import re
 import types
 import typing
 from typing import Any, TypeVar
@@ -8,6 +9,7 @@ from typing import Any, TypeVar
 from actrec.errors import ConfigError
 
 T = TypeVar("T")
+_POWER = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 
 def setting(
@@ -48,9 +50,29 @@ def build(config_class: type[T], options: dict[str, Any] | None = None) -> T:
     hints = _hints(config_class)
     # YAML and shells take a serial number for a number.
     texts = {name: str(value) for name, value in options.items() if hints[name] is str and type(value) is int}
-    config = config_class(**{**options, **texts})
+    # And YAML takes 1e-3, which lacks a point, for a text.
+    numbers = {name: float(value) for name, value in options.items() if _is_power(value, hints[name])}
+    config = config_class(**{**options, **texts, **numbers})
     validate(config)
     return config
+
+
+def check_names(options: dict[str, Any], reserved: tuple[str, ...], what: str) -> None:
+    """Refuses options that cannot be passed on by name.
+
+    Args:
+        options: To be passed on as keywords.
+        reserved: Names that something else gives.
+        what: What the options are called in messages ("dataset_options").
+
+    Raises:
+        ConfigError: A name is no text, or one of the reserved.
+    """
+    for name in options:
+        if not isinstance(name, str):
+            raise ConfigError(f"{what} has the name {name!r}, expected a text")
+        if name in reserved:
+            raise ConfigError(f"{what} cannot set '{name}', which has a place of its own")
 
 
 def validate(config: Any) -> None:
@@ -99,6 +121,12 @@ def _is_instance(value: Any, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return hint is Any or isinstance(value, hint)
+
+
+def _is_power(value: Any, hint: Any) -> bool:
+    """Whether a text is a number as 1e-3 where one belongs."""
+    wanted = not _is_instance(value, hint) and _is_instance(0.5, hint)
+    return wanted and isinstance(value, str) and bool(_POWER.fullmatch(value))
 
 
 def _type_name(hint: Any) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from actrec.errors import DeviceError, PackageError
+
 
 def write(target: Path, files: Mapping[str, bytes], check: Callable[[Path], Any]) -> None:
     """Writes files to a temporary folder beside the target, which then takes its place, and that of one there.
@@ -16,7 +18,51 @@ def write(target: Path, files: Mapping[str, bytes], check: Callable[[Path], Any]
         target: The folder.
         files: Content by name.
         check: Called with the temporary folder; where it raises, the target stays as it was.
+
+    Raises:
+        DeviceError: The disk is full or cannot be written; the target stays as it was.
     """
+    try:
+        _write(target, files, check)
+    except OSError as error:
+        raise DeviceError(f"cannot write {target}: {error.strerror or error}") from error
+
+
+def check_place(folder: str | Path, mark: str, overwrite: bool = False) -> Path:
+    """Makes sure, before the work that is to fill it, that a folder can be written.
+
+    Args:
+        folder: Where to.
+        mark: A file that a folder of this kind holds. What does not hold it is never replaced.
+        overwrite: Replace one that is there.
+
+    Returns:
+        The folder, absolute.
+
+    Raises:
+        PackageError: There is something that must not be replaced.
+        DeviceError: The folder cannot be made.
+    """
+    target = Path(folder).expanduser().resolve()
+    if target.exists() and not overwrite:
+        raise PackageError(f"{target} exists: choose another name, or overwrite it (--overwrite)")
+    if target.exists() and not (target / mark).is_file():
+        raise PackageError(f"{target} exists and holds no {mark}: only a package is overwritten, choose another name")
+    _check_writable(target)
+    return target
+
+
+def _check_writable(target: Path) -> None:
+    above = next(folder for folder in target.parents if folder.exists())
+    if not above.is_dir():
+        raise DeviceError(f"cannot write {target}: {above} is no folder")
+    try:
+        tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=above).cleanup()
+    except OSError as error:
+        raise DeviceError(f"cannot write {target}: {error.strerror or error} in {above}") from error
+
+
+def _write(target: Path, files: Mapping[str, bytes], check: Callable[[Path], Any]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:

@@ -116,6 +116,7 @@ class Provenance:
         figures: Further named figures.
         settings: Every field of the recipe, as it was trained.
         data_sha256: Fingerprint of the training part.
+        init: Name and hash of each file of weights that the training began from; empty for random ones.
         command: The command line that trained it.
         packages: Versions of Python and of the libraries that computed.
         trained_on: Machine and device.
@@ -135,6 +136,7 @@ class Provenance:
     figures: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     data_sha256: str = ""
+    init: tuple[str, ...] = ()
     command: str = ""
     packages: dict[str, Any] = field(default_factory=dict)
     trained_on: str = ""
@@ -299,11 +301,10 @@ def write(
         The package as `load` reads it.
 
     Raises:
-        PackageError: The description is invalid, or the folder exists and `overwrite` is false.
+        PackageError: The description is invalid, or something is there that is not to be replaced.
+        DeviceError: The folder cannot be written.
     """
-    target = Path(folder).expanduser().resolve()
-    if target.exists() and not overwrite:
-        raise PackageError(f"{target} exists: choose another name or pass overwrite")
+    target = folders.check_place(folder, DESCRIPTION, overwrite)
     provenance = dataclasses.replace(package.provenance, onnx_sha256=hashlib.sha256(onnx).hexdigest())
     lower = lower or {}
     told = {name: _lower(package, name, lower.get(name)) for name in PRECISIONS[1:]}

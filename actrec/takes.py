@@ -260,7 +260,8 @@ def _free_name(folder: Path, label: str) -> str:
     """`label_007`, a number higher than any that is there."""
     stem = re.sub(r"\W+", "_", label).strip("_") or "take"
     pattern = re.compile(rf"{re.escape(stem)}_(\d+)")
-    named = [path.name for path in folder.iterdir()]
+    # A take that was killed lies among the unfinished until the next one is begun.
+    named = [path.name for place in (folder, folder / UNFINISHED) for path in place.iterdir()]
     if (folder / FILE).exists():
         named += [clip.recording for clip in read_labels(folder / FILE)]
     taken = [int(match[1]) for name in named if (match := pattern.fullmatch(name))]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from actrec import keyvalues
-from actrec.cli.train import add_data_argument
+from actrec.cli.train import add_data_argument, add_root_argument, add_threads_argument
 from actrec.errors import ConfigError
 from actrec.package import PRECISIONS
 
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="what packages compute in; float16 where they were exported with it (default: %(default)s)",
     )
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
+    add_threads_argument(parser)
     parser.add_argument("--workers", type=int, help="processes that read and prepare clips (default: this one)")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write report.html, report.md, figures.json, CSVs")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -68,7 +68,7 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--split", help="default: the one it was trained on")
     group.add_argument("--part", help="train or test (default: test)")
     add_data_argument(parser)
-    group.add_argument("--root", help="folder of the dataset itself (default: its own folder in --data)")
+    add_root_argument(group)
     group.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", help="option of the dataset; several times"
     )

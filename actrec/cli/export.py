@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from actrec import keyvalues, zoo
-from actrec.cli.train import add_data_argument, add_init_argument
+from actrec.cli.train import add_data_argument, add_init_argument, add_root_argument
 from actrec.errors import ConfigError
 from actrec.package import DESCRIPTION, ModelPackage
 
@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the package; its name becomes the package's")
     add_data_argument(parser)
+    add_root_argument(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a package that is there")
     parser.add_argument(
         "--float16",
@@ -67,9 +68,12 @@ def run(args: argparse.Namespace) -> int:
     if args.simplify:
         raise ConfigError(f"{args.source} is no package; what is exported from a checkpoint is simplified anyway")
     export = importlib.import_module("actrec_models.export").export
-    written = export(Path(args.source), args.out, args.data, args.overwrite, args.float16, not args.no_weights)
-    accuracy, threshold = written.provenance.accuracy, written.rejection.threshold
-    print(f"{written.path}: {accuracy:.1%} on the test part, rejection below {threshold:g}")
+    written = export(
+        Path(args.source), args.out, args.data, args.overwrite, args.float16, not args.no_weights, args.root
+    )
+    made = written.provenance
+    measured = f"{made.accuracy:.1%} on the test part" if made.figures["test_clips"] else "not measured: no test part"
+    print(f"{written.path}: {measured}, rejection below {written.rejection.threshold:g}")
     _tell_float16(written)
     return 0
 

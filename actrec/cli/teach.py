@@ -9,7 +9,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from actrec.cli.train import add_threads_argument
 from actrec.errors import ConfigError
+from actrec.package import DESCRIPTION
 
 EPILOG = """\
 Example:
@@ -44,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folds", type=int, help="parts to leave out in turn where fewer than two people are named")
     parser.add_argument("--recording", action="append", default=[], metavar="KEY=VALUE", help="what recordings do not "
                         "tell of themselves, as hfov_deg=69 of a video; repeatable")  # fmt: skip
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
+    add_threads_argument(parser)
     parser.add_argument("--seed", type=int, help="of everything random")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -52,12 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Teaches, exports and reports."""
-    from actrec import config, keyvalues
+    from actrec import config, folders, keyvalues
 
     logging.basicConfig(format="%(message)s")
-    out = args.out or args.folder.with_name(f"{args.folder.resolve().name}_model")
-    if out.exists() and not args.overwrite:
-        raise ConfigError(f"'{out}' exists: choose another --out, or --overwrite")
+    out = _place(args.folder.expanduser().resolve(), args.out)
+    folders.check_place(out, DESCRIPTION, args.overwrite)
     teaching = importlib.import_module("actrec_models.teach")
     packaging = importlib.import_module("actrec_models.teach_package")
     given: dict[str, Any] = {
@@ -75,6 +76,16 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join([f"{written.path}: {', '.join(written.labels)}", *("  " + w for w in packaging.words(lesson))]))
         print(f"  {lesson.seconds / 60:.1f} minutes; try it: actrec run --model {written.path}")
     return 0
+
+
+def _place(recordings: Path, out: Path | None) -> Path:
+    """Where the package goes: never where the recordings are."""
+    if out is None:
+        return recordings.with_name(f"{recordings.name}_model")
+    place = out.expanduser().resolve()
+    if place == recordings or recordings in place.parents or place in recordings.parents:
+        raise ConfigError(f"--out {out} and the recordings in {recordings} would lie in one another: choose another")
+    return place
 
 
 def _words(settings: Any, given: dict[str, Any]) -> list[str]:

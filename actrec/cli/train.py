@@ -31,10 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="another value of a field of the recipe; repeat"
     )
     add_data_argument(parser)
+    add_root_argument(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and metrics.csv")
     add_init_argument(parser)
     parser.add_argument("--fresh", action="store_true", help="start anew instead of going on from OUT/last.ckpt")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
+    add_threads_argument(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument("--json", action="store_true", help="print the checkpoint's path and how it came about as JSON")
     machine = parser.add_argument_group("machine")
@@ -56,6 +57,22 @@ def add_data_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", default=root, help="folder that holds a folder a dataset (default: $ACTREC_DATA, %(default)s)"
     )
+
+
+def add_root_argument(parser: argparse._ActionsContainer) -> None:
+    """`--root`, which train, eval and export share."""
+    parser.add_argument("--root", default="", help="folder of the dataset itself (default: its own folder in --data)")
+
+
+def add_threads_argument(parser: argparse.ArgumentParser) -> None:
+    """`--threads`, which train, eval and teach share."""
+    parser.add_argument("--threads", type=_count, default=0, metavar="N", help="CPU threads (default: all)")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is no number from 0 on")
+    return int(text)
 
 
 def add_init_argument(parser: argparse._ActionsContainer) -> None:
@@ -82,7 +99,8 @@ def run(args: argparse.Namespace) -> int:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # what it says else, the run's own lines say
     asked = {field.name: getattr(args, field.name) for field in dataclasses.fields(training.Machine)}
     machine = config.build(training.Machine, {name: value for name, value in asked.items() if value is not None})
-    options = {"resume": not args.fresh, "progress": not args.quiet, "threads": args.threads, "init": args.init}
+    options = {"resume": not args.fresh, "progress": not args.quiet, "threads": args.threads, "init": args.init,
+               "root": args.root}  # fmt: skip
     try:
         kept = training.train(recipe, args.data, args.out, machine=machine, **options)
     except training.Stopped as stopped:

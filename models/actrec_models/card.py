@@ -14,11 +14,13 @@ def card(model: ModelPackage, name: str) -> str:
     training = f"{provenance.dataset}, split {provenance.split}, {provenance.epochs} epochs, seed {provenance.seed}"
     background = "" if rejection.background is None else f", beside a background logit of {rejection.background:g}"
     lower = _lower(model)
-    accuracy = f"{provenance.accuracy:.1%} of {figures.get('test_clips', '?')} test clips"
+    accuracy = f"{provenance.accuracy:.1%} of {figures.get('test_clips', '?')} test clips (top-1, before rejection)"
+    if figures.get("test_clips") == 0:
+        accuracy = "not measured: the split has no test part"
     rows = [
         *_network(model),
         ("Trained on", training),
-        ("Accuracy", f"{accuracy} (top-1, before rejection)"),
+        ("Accuracy", accuracy + (f", by {figures['judged_by']}" if "judged_by" in figures else "")),
         *lower,
         ("Rejection", f"confidence below {rejection.threshold:g}{background} is `unknown`"),
         ("Chosen on", rejection.calibrated_on),
@@ -58,6 +60,8 @@ def _run(provenance: Provenance) -> list[tuple[str, str]]:
         rows.append(("Trained with", ", ".join(f"{name} {version}" for name, version in provenance.packages.items())))
     if provenance.data_sha256:
         rows.append(("Training data", f"fingerprint {provenance.data_sha256[:16]}…"))
+    if provenance.init:
+        rows.append(("Began from", ", ".join(provenance.init)))
     return rows
 
 

@@ -4,6 +4,7 @@ Everything follows from the seed, the epoch and the position in it, so that a ru
 processes together draw what one would.
 """
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,12 +47,23 @@ class Validation:
         0, "epochs without a better figure before the training ends; 0: it goes on", range=(0, 10_000)
     )
 
+    def check(self) -> None:
+        """Refuses what would have no effect.
+
+        Raises:
+            ConfigError: Nothing is held out, but something is asked of it.
+        """
+        asked = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
+        if asked and not self.share:
+            raise ConfigError(f"validation has {', '.join(asked)} but holds nothing out: set its share")
+
     def split(self, clips: ClipDataset, seed: int) -> tuple[ClipDataset, ClipDataset | None]:
         """The clips to train on and those held out.
 
         Raises:
             ConfigError: The dataset does not know `by`, or too little is left on one side.
         """
+        self.check()
         if not self.share:
             return clips, None
         rng = np.random.default_rng([seed, 1])

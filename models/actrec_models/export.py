@@ -11,7 +11,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from actrec import config, features, inference, package, schema
+from actrec import config, features, folders, inference, package, schema
 from actrec.errors import PackageError
 from actrec_models import checkpoint, data, evaluation, half_precision, initial_weights, registry, rejection, training
 from actrec_models import provenance as provenances
@@ -47,6 +47,7 @@ def export(
     overwrite: bool = False,
     float16: bool = False,
     weights: bool = True,
+    root: str = "",
 ) -> package.ModelPackage:
     """Writes a model package with its rejection threshold and its accuracy on the test part.
 
@@ -57,10 +58,12 @@ def export(
         overwrite: Replace a package that is there.
         float16: Write the network in half precision beside it.
         weights: Also write PyTorch's weights, from which training or teaching can go on.
+        root: Folder of the recipe's dataset itself; empty for its own in `data_root`.
 
     Raises:
         PackageError: No checkpoint, what was exported disagrees with PyTorch, or it cannot be written in float16.
     """
+    folders.check_place(folder, package.DESCRIPTION, overwrite)
     recipe, classes, network = load_checkpoint(source)
     content = to_onnx(network)
     provenance = trained(recipe, provenances.of_checkpoint(checkpoint.read(source)))
@@ -69,9 +72,9 @@ def export(
     draft, half = _with_half(draft, content) if float16 else (draft, {})
     with tempfile.TemporaryDirectory() as scratch:
         drafted = package.write(Path(scratch) / folder.name, draft, content, lower=half)
-        judged, figures = _judge(recipe, inference.load(drafted), network, data_root)
-        if draft.float16 is not None:
-            test = rejection.dataset_part(recipe, data_root, "test")
+        test = rejection.dataset_part(recipe, data_root, "test", root)
+        judged, figures = _judge(recipe, inference.load(drafted), network, test, (data_root, root))
+        if draft.float16 is not None and len(test):
             found = _scores(recipe, inference.load(drafted, "onnxruntime", precision="float16"), test)
             accuracy = float((found.argmax(axis=1) == test.labels).mean())
             draft = dataclasses.replace(draft, float16=dataclasses.replace(draft.float16, accuracy=accuracy))
@@ -114,6 +117,8 @@ def export_network(
         ConfigError: Unknown network or option, or initial weights that do not fit.
         PackageError: The graph disagrees with PyTorch or cannot become an engine.
     """
+    config.check_names(options, registry.RESERVED, "the network's options")
+    folders.check_place(folder, package.DESCRIPTION, overwrite)
     torch.manual_seed(seed)
     network = registry.create(name, num_classes=len(classes), **options)
     for file in init:
@@ -152,6 +157,7 @@ def trained(recipe: Recipe, run: dict[str, Any]) -> package.Provenance:
         created=_now(),
         settings=schema.plain(recipe.as_dict()),
         data_sha256=run.get("data_sha256", ""),
+        init=tuple(run.get("init") or ()),
         command=run.get("command", ""),
         packages=run.get("packages", {}),
         trained_on=", ".join(filter(None, [run.get("device", ""), run.get("host", "")])),
@@ -211,14 +217,17 @@ def _scores(recipe: Recipe, session: inference.Session, clips: data.ClipDataset)
 
 
 def _judge(
-    recipe: Recipe, session: inference.Session, network: Network, data_root: str
+    recipe: Recipe,
+    session: inference.Session,
+    network: Network,
+    test: data.ClipDataset,
+    roots: tuple[str, str],
 ) -> tuple[package.Rejection, dict[str, Any]]:
-    """The rejection, and the figures of the card."""
-    test = rejection.dataset_part(recipe, data_root, "test")
-    scores = _scores(recipe, session, test)
+    """The rejection, and the figures of the card; `roots` are of all datasets and of the recipe's."""
+    scores = _scores(recipe, session, test) if len(test) else np.zeros((0, len(test.classes)), np.float32)
     right = scores.argmax(axis=1) == test.labels
     figures: dict[str, Any] = {
-        "accuracy": float(right.mean()),
+        "accuracy": float(right.mean()) if len(test) else 0.0,
         "test_clips": len(test),
         "parameters": _parameters(network),
         "streams": len(features.modalities(network.input_specs)),
@@ -228,16 +237,19 @@ def _judge(
     missing = rejection.hindrance(recipe, network.input_specs)
     if missing:
         return package.Rejection(calibrated_on=f"not calibrated: {missing}"), figures
-    chosen, described = rejection.calibrate(recipe, session, data_root)
+    chosen, described = rejection.calibrate(recipe, session, *roots)
+    judged = package.Rejection(chosen.threshold, 1.0, described, chosen.background)
+    if not len(test):
+        return judged, figures
     accepted = chosen.confidence(scores) >= chosen.threshold
-    unknown = chosen.confidence(rejection.unknown_logits(recipe, session, data_root, "test"))
+    unknown = chosen.confidence(rejection.unknown_logits(recipe, session, roots[0], "test", roots[1]))
     figures.update(
         test_rejected=float((~accepted).mean()),
         test_right_and_accepted=float((accepted & right).mean()),
         unknown_rejected=float((unknown < chosen.threshold).mean()),
         unknown_clips=len(unknown),
     )
-    return package.Rejection(chosen.threshold, 1.0, described, chosen.background), figures
+    return judged, figures
 
 
 def _now() -> str:

@@ -45,15 +45,18 @@ class Monitor(lightning.Callback):
         if (batch_idx + 1) % self.accumulate:
             return
         self._epoch_steps += 1
+        if self._epoch_steps % EVERY and not trainer.is_last_batch:
+            return
+        loss = float(outputs["loss"] if isinstance(outputs, dict) else outputs) * self.accumulate
+        if not math.isfinite(loss):
+            raise ConfigError(
+                f"the loss is {loss} at step {trainer.global_step}: lower the learning_rate, or set a gradient_clip, "
+                "and begin anew with --fresh"
+            )
         if self._epoch_steps % EVERY:
             return
         now = time.perf_counter()
         figures = {"step/clips_per_s": EVERY * self.batch / (now - self._point), **self._rate(trainer, "step/")}
-        loss = float(outputs["loss"] if isinstance(outputs, dict) else outputs) * self.accumulate
-        if not math.isfinite(loss):
-            raise ConfigError(
-                f"the loss is {loss} at step {trainer.global_step}: lower the learning_rate, or set a gradient_clip"
-            )
         figures["step/loss"] = loss
         self._point = now
         used = gpu_utilisation(pl_module.device)

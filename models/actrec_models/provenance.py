@@ -5,6 +5,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,15 @@ def commit() -> str:
     return head + ("+" if head and _output([*git, "status", "--porcelain", "-uno"]) else "")
 
 
-def describe(recipe: Recipe, fingerprint: str, clips: int, held_out: int, device: torch.device, world: int) -> dict:
+def describe(
+    recipe: Recipe,
+    fingerprint: str,
+    clips: int,
+    held_out: int,
+    device: torch.device,
+    world: int,
+    init: Sequence[str] = (),
+) -> dict:
     """Plain values for the checkpoint; the recipe itself stands beside them.
 
     Args:
@@ -43,12 +52,14 @@ def describe(recipe: Recipe, fingerprint: str, clips: int, held_out: int, device
         held_out: That are validated on.
         device: That trains.
         world: How many of these.
+        init: `weight_files.identity` of each file of initial weights.
     """
     return {
         "dataset": recipe.dataset,
         "split": recipe.split,
         "seed": recipe.seed,
         "data_sha256": fingerprint,
+        "init": list(init),
         "clips": clips,
         "held_out": held_out,
         "commit": commit(),

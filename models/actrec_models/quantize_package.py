@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from actrec import zoo
+from actrec import folders, zoo
 from actrec.errors import ConfigError, PackageError
-from actrec.package import ModelPackage
+from actrec.package import DESCRIPTION, ModelPackage
 from actrec_models import data, quantize, repackage
 from actrec_models.data import ClipDataset
 from actrec_models.evaluation import scoring
@@ -48,6 +48,7 @@ def add(
         PackageError: The package is missing or corrupt, or int8 disagrees with float32.
         ConfigError: The dataset is not at hand, or has too few clips.
     """
+    folders.check_place(folder, DESCRIPTION, overwrite)
     base = zoo.find(source)
     trained = base.provenance
     name = dataset or trained.dataset

@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
@@ -11,12 +11,14 @@ from actrec import config
 from actrec.config import setting
 from actrec.errors import ConfigError
 from actrec.package import WindowSpec
+from actrec_models import data
 from actrec_models.data.augment import Augmentation
 from actrec_models.draws import Sampling, Validation
 from actrec_models.networks.base import Network
 from actrec_models.optimisers import Optimiser, Schedule
+from actrec_models.registry import RESERVED as NETWORK_RESERVED
 
-T = TypeVar("T")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class Stage:
     optimiser: dict | None = setting(None, "as the recipe's")
     schedule: dict | None = setting(None, "as the recipe's")
     sampling: dict | None = setting(None, "as the recipe's")
+    augment: bool | None = setting(None, "as the recipe's")
+    augmentation: dict | None = setting(None, "as the recipe's")
+    precision: str | None = setting(None, "as the recipe's", choices=PRECISIONS)
 
     @property
     def title(self) -> str:
@@ -92,7 +97,7 @@ class Recipe:
         range=(0, 100_000),
     )
     sync_batch_norm: bool = setting(True, "on several GPUs, batch norms count the whole batch, not each GPU's share")
-    precision: str = setting("32-true", "Lightning's precision", choices=("32-true", "bf16-mixed", "16-mixed"))
+    precision: str = setting("32-true", "Lightning's precision", choices=PRECISIONS)
     seed: int = setting(1, "of everything random", range=(0, 2**31 - 1))
 
     def check(self) -> Augmentation:
@@ -108,6 +113,8 @@ class Recipe:
         Raises:
             ConfigError: One has an unknown field, or fields that do not go together.
         """
+        config.check_names(self.options, NETWORK_RESERVED, "options")
+        config.check_names(self.dataset_options, data.RESERVED, "dataset_options")
         optimiser, schedule = config.build(Optimiser, self.optimiser), config.build(Schedule, self.schedule)
         optimiser.check()
         schedule.check()
@@ -115,7 +122,9 @@ class Recipe:
             raise ConfigError(
                 f"a batch of {self.batch} clips does not divide into {self.accumulate} parts (accumulate)"
             )
-        return optimiser, schedule, config.build(Sampling, self.sampling), config.build(Validation, self.validation)
+        validation = config.build(Validation, self.validation)
+        validation.check()
+        return optimiser, schedule, config.build(Sampling, self.sampling), validation
 
     def plan(self) -> list[Stage]:
         """The stages; one that trains everything where the recipe names none.
@@ -134,7 +143,8 @@ class Recipe:
 
     def of(self, stage: Stage) -> "Recipe":
         """The recipe of one stage, which has no stages itself."""
-        names = ("batch", "weight_decay", "optimiser", "schedule", "sampling")
+        optional = [field.name for field in dataclasses.fields(stage) if field.default is None]
+        names = [name for name in optional if name != "window_s"]  # is of another network
         own: dict[str, Any] = {name: getattr(stage, name) for name in names if getattr(stage, name) is not None}
         if stage.model:
             own |= {"model": stage.model, "options": stage.options, "window_s": stage.window_s, "frames": None}

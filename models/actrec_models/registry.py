@@ -31,6 +31,10 @@ NETWORKS = Registry(
 )
 
 
+RESERVED = ("name", "num_classes")
+"""What `create` takes beside a network's own options."""
+
+
 def list_models() -> list[str]:
     """The names that `create` takes."""
     return NETWORKS.names()

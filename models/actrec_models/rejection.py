@@ -85,18 +85,18 @@ def hindrance(recipe: Recipe, specs: Iterable[InputSpec]) -> str:
     return f"the network takes {foreign[0]}, {recipe.unknown_dataset} holds {CANONICAL}" if foreign else ""
 
 
-def calibrate(recipe: Recipe, session: Session, data_root: str) -> tuple[Rejection, str]:
+def calibrate(recipe: Recipe, session: Session, data_root: str, root: str = "") -> tuple[Rejection, str]:
     """Chooses on augmented training clips and the unknown dataset's training part; also says so in words.
 
     Augmented draws that training did not see are the nearest to unseen clips that does not touch the test part. Their
     windows are taken as evaluation takes them, so that the threshold suits what is judged: all live or all stretched.
     """
-    clips = dataset_part(recipe, data_root, "train")
+    clips = dataset_part(recipe, data_root, "train", root)
     varied = dataclasses.replace(recipe.check(), stretched=float(recipe.clips == "stretched"))
     samples = Samples(clips, list(session.package.inputs), session.package.window, recipe, varied)
     draws = [np.random.default_rng([recipe.seed, recipe.epochs, index]) for index in range(len(samples))]
     known = evaluation.logits_of(session, [samples.varied_bodies(samples.clips[i], rng) for i, rng in enumerate(draws)])
-    chosen = choose(known, unknown_logits(recipe, session, data_root, "train"))
+    chosen = choose(known, unknown_logits(recipe, session, data_root, "train", root))
     hands = ", its right hands with poses of the gestures" if clips.layout == "hand_22" else ""
     left_out = f"; without: {', '.join(recipe.unknown_exclude)}" if recipe.unknown_exclude else ""
     described = (
@@ -106,7 +106,7 @@ def calibrate(recipe: Recipe, session: Session, data_root: str) -> tuple[Rejecti
     return chosen, described
 
 
-def unknown_logits(recipe: Recipe, session: Session, data_root: str, part: str) -> np.ndarray:
+def unknown_logits(recipe: Recipe, session: Session, data_root: str, part: str, root: str = "") -> np.ndarray:
     """[K, classes] of the unknown dataset's clips, those left out whose action is among the classes.
 
     For a network of hands the bodies' right hands, with poses of the recipe's own dataset's part (`carried_hands`).
@@ -120,7 +120,7 @@ def unknown_logits(recipe: Recipe, session: Session, data_root: str, part: str) 
         raise ConfigError(f"unknown_exclude names {', '.join(absent)}, which {recipe.unknown_dataset} does not have")
     kept = [i for i, label in enumerate(clips.labels) if clips.classes[label] not in recipe.unknown_exclude]
     if body_layout(session.package) == "hand_22":
-        chosen = carried_hands(clips, dataset_part(recipe, data_root, part), kept)
+        chosen = carried_hands(clips, dataset_part(recipe, data_root, part, root), kept)
     else:
         chosen = ClipDataset([clips[i] for i in kept], clips.classes)
     mode = "stretched" if recipe.clips == "stretched" else "live"
@@ -128,7 +128,7 @@ def unknown_logits(recipe: Recipe, session: Session, data_root: str, part: str) 
     return logits
 
 
-def dataset_part(recipe: Recipe, data_root: str, part: str) -> ClipDataset:
-    """The "train" or "test" part of the dataset that a recipe names."""
-    root = data.folder(data_root, recipe.dataset)
-    return data.create(recipe.dataset, root, split=recipe.split, part=part, **recipe.dataset_options)
+def dataset_part(recipe: Recipe, data_root: str, part: str, root: str = "") -> ClipDataset:
+    """The "train" or "test" part of the dataset that a recipe names; `root` is its folder, if not in `data_root`."""
+    folder = root or data.folder(data_root, recipe.dataset)
+    return data.create(recipe.dataset, folder, split=recipe.split, part=part, **recipe.dataset_options)

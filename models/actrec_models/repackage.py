@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from actrec import package, zoo
+from actrec import folders, package, zoo
 from actrec.errors import PackageError
 from actrec.package import PRECISIONS, LowerPrecision, ModelPackage
 from actrec_models import data, half_precision, taking_over
@@ -49,6 +49,7 @@ def again(
         PackageError: The package is missing or corrupt, its network cannot be written in float16, or what was
             simplified disagrees with what was there.
     """
+    folders.check_place(folder, package.DESCRIPTION, overwrite)
     base = zoo.find(source)
     content = _simpler(base) if simplify else base.read_onnx()
     contents = {name: base.read_onnx(name) for name in base.precisions[1:] if not simplify}

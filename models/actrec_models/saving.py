@@ -1,7 +1,9 @@
 """When and how a training run is kept: whole files, at the last step, on a signal too."""
 
 import errno
+import math
 import os
+import shutil
 import signal
 import threading
 import time
@@ -13,12 +15,16 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
-from actrec.errors import ActrecError, DeviceError
+from actrec.errors import ActrecError, ConfigError, DeviceError
 from actrec_models.checkpoint import BEST, LAST, PREVIOUS
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _AGREE_EVERY = 8
 """Steps from one agreement of several processes on whether to save or stop to the next: each costs a wait."""
+
+
+_LEAST_FREE = 1 << 20
+"""Bytes. Where fewer are left, a write failed for want of room."""
 
 
 class Stopped(ActrecError):  # noqa: N818  (named as StopIteration is: it is no fault)
@@ -126,6 +132,8 @@ class Checkpoints(Checkpoint):
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Keeps the best."""
         value = float(trainer.callback_metrics[f"val_{self.metric}"])
+        if not math.isfinite(value):
+            raise ConfigError(f"val_{self.metric} is {value}: lower the learning_rate, and begin anew with --fresh")
         better = self.best is None or (value > self.best if self.metric == "accuracy" else value < self.best)
         if better:
             self.best = value
@@ -197,9 +205,13 @@ def _remove(path: Path) -> None:
 
 
 def _failed(target: Path, error: Exception) -> str:
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+    """Why a checkpoint was not written. Of a full disk PyTorch says that lengths differ; the cause lies beneath."""
+    reasons: list[BaseException] = [error]
+    while (beneath := reasons[-1].__cause__ or reasons[-1].__context__) is not None:
+        reasons.append(beneath)
+    full = any(getattr(one, "errno", None) in (errno.ENOSPC, errno.EDQUOT) for one in reasons)
+    full = full or "No space left" in str(error) or shutil.disk_usage(target.parent).free < _LEAST_FREE
     reason = "the disk is full" if full else getattr(error, "strerror", None) or str(error).splitlines()[0]
-    return (
-        f"cannot write checkpoint {target}: {reason}; make room and give the same command again: "
-        "it goes on from the checkpoint before"
-    )
+    before = any(target.with_name(name).is_file() for name in (LAST, PREVIOUS))
+    then = "it goes on from the checkpoint before" if before else "there is no earlier one, it begins anew"
+    return f"cannot write checkpoint {target}: {reason}; make room and give the same command again: {then}"

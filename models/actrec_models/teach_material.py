@@ -55,6 +55,7 @@ class Material:
         people: Who did each clip; empty where nobody says.
         skipped: Recordings that cannot be used, and why.
         fingerprint: Of all of them.
+        identities: Of the recordings that they are cut from (`Folder.identity`).
     """
 
     clips: list[Clip]
@@ -62,6 +63,7 @@ class Material:
     people: tuple[str, ...]
     skipped: tuple[str, ...]
     fingerprint: str
+    identities: tuple[str, ...] = ()
 
     @property
     def labels(self) -> np.ndarray:
@@ -90,7 +92,9 @@ def read_material(source: Folder, progress: bool = True) -> Material:
             continue
         people.append(str(entry.meta["person"]))
         entries.append(entry)
-    found = Material(clips, source.classes, tuple(people), tuple(skipped), source.fingerprint(entries))
+    identities = tuple(source.identity(entry) for entry in entries)
+    print_of_all = source.fingerprint(entries)
+    found = Material(clips, source.classes, tuple(people), tuple(skipped), print_of_all, identities)
     few = [f"'{name}' has {count}" for name, count in found.counts.items() if count < 3]
     if len(found.classes) < 2 or few:
         what = f"three clips of each are the least, and {', '.join(few)}" if few else "at least two actions are needed"

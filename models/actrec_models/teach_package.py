@@ -39,13 +39,14 @@ def write(lesson: Lesson, folder: Path, command: str, seed: int, overwrite: bool
     content = to_onnx(lesson.network)
     made = Provenance(
         dataset="folder",
-        split=lesson.folds.words,
+        split="all",
         seed=seed,
         epochs=max(1, round(lesson.steps / max(1, len(lesson.material.clips)))),
         accuracy=figures["accuracy"],
         licence=_LICENCE + base.provenance.licence,
         recipe=command,
         commit=provenance.commit(),
+        data_sha256=lesson.material.fingerprint,
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         figures={
             "parameters": sum(p.numel() for p in lesson.network.parameters()),
@@ -53,7 +54,8 @@ def write(lesson: Lesson, folder: Path, command: str, seed: int, overwrite: bool
             "test_clips": figures["clips"],
             "taught_from": base.name,
             "taught_from_onnx_sha256": base.provenance.onnx_sha256,
-            "data_sha256": lesson.material.fingerprint,
+            "judged_by": lesson.folds.words,
+            "recordings": list(lesson.material.identities),
             "clips_per_class": figures["clips_per_class"],
             "rehearsed_accuracy": figures["rehearsed"],
             "rehearsed_known_kept": lesson.known_kept,

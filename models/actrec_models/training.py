@@ -15,9 +15,9 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from actrec import config
-from actrec.errors import ConfigError
+from actrec.errors import ConfigError, DeviceError, InputError
 from actrec.features import stamps
-from actrec_models import checkpoint, data, initial_weights, provenance
+from actrec_models import checkpoint, data, initial_weights, provenance, weight_files
 from actrec_models.data import ClipDataset, rendered
 from actrec_models.draws import Epochs, Shares
 from actrec_models.faults import explained
@@ -46,6 +46,7 @@ def train(
     threads: int = 0,
     init: Sequence[Path] = (),
     machine: Machine | None = None,
+    root: str = "",
 ) -> Path:
     """Trains by `recipe` and returns the checkpoint: the best where the recipe holds clips out, else the last.
 
@@ -60,6 +61,7 @@ def train(
         threads: CPU threads; 0 for all.
         init: Files of initial weights; see `actrec_models.initial_weights`.
         machine: Devices, workers, how often to keep what is done.
+        root: Folder of the recipe's dataset itself; empty for its own in `data_root`.
 
     Raises:
         ConfigError: `out` holds a run by another recipe, `init` another network, or network and dataset do not fit.
@@ -72,7 +74,9 @@ def train(
         torch.set_num_threads(threads)
     recipe.check()
     lightning.seed_everything(recipe.seed, verbose=False)
-    run = _Run(recipe, data_root, resume, progress, machine or Machine())
+    _prepare(out)
+    begun = [weight_files.identity(file) for file in init]
+    run = _Run(recipe, training_clips(recipe, data_root, root), resume, progress, machine or Machine(), begun)
     recipe = run.with_extrema(recipe)
     module = run.module(recipe)
     for file in init:
@@ -95,13 +99,17 @@ def train(
 class _Run:
     """What the stages of a run share."""
 
-    def __init__(self, recipe: Recipe, data_root: str, resume: bool, progress: bool, machine: Machine):
-        self.resume, self.progress, self.machine = resume, progress, machine
+    def __init__(
+        self, recipe: Recipe, whole: ClipDataset, resume: bool, progress: bool, machine: Machine, init: list[str]
+    ):
+        self.resume, self.progress, self.machine, self.init = resume, progress, machine, init
         self.options = machine.trainer_options()
+        on_cpu = self.options["accelerator"] == "cpu"
+        if on_cpu and "16-mixed" in (part.precision for part in map(recipe.of, recipe.plan())):
+            raise ConfigError("a CPU does not train in float16: --set precision=32-true, or bf16-mixed")
         if recipe.precision == "bf16-mixed" and not fast_bfloat16(_device(self.options)):
             logger.warning("this processor only imitates bfloat16, several times slower than float32: "
                            "--set precision=32-true")  # fmt: skip
-        whole = training_clips(recipe, data_root)
         self.fingerprint = whole.fingerprint()
         self.validation = recipe.parts()[3]
         self.clips, self.held = self.validation.split(whole, recipe.seed)
@@ -135,8 +143,10 @@ class _Run:
         position: dict[str, Any] = {"epoch": 0, "steps": 0, "seconds": self.seconds}
         if found:
             _check_same_run(found, module.recipe, self.fingerprint)
+            self.init = _same_init(found, self.init)
             position = _position(found[1], recipe)
-            logger.info("%s: step %d; the run goes on from there", found[0], found[1]["global_step"])
+            goes_on = "the run is finished" if position["finished"] else "the run goes on from there"
+            logger.info("%s: step %d; %s", found[0], found[1]["global_step"], goes_on)
         if not (found and position["finished"]):
             self._fit(module, recipe, folder, before, position, found[0] if found else None)
         kept = folder / (checkpoint.BEST if self.held is not None else checkpoint.LAST)
@@ -191,7 +201,7 @@ class _Run:
         metric = self.validation.metric if self.held is not None else ""
         devices = self.options["devices"] * self.options["num_nodes"]
         made_of = provenance.describe(
-            recipe, self.fingerprint, len(self.clips), len(self.held or ()), _device(self.options), devices
+            recipe, self.fingerprint, len(self.clips), len(self.held or ()), _device(self.options), devices, self.init
         )
         machine = self.machine
         callbacks: list[lightning.Callback] = [
@@ -260,10 +270,12 @@ def _endless(loader: DataLoader) -> Iterator[dict[str, torch.Tensor]]:
         yield from loader
 
 
-def training_clips(recipe: Recipe, data_root: str) -> ClipDataset:
+def training_clips(recipe: Recipe, data_root: str, root: str = "") -> ClipDataset:
     """The recipe's training part, with the rendered clips where it names some."""
-    folder = data.folder(data_root, recipe.dataset)
+    folder = root or data.folder(data_root, recipe.dataset)
     clips = data.create(recipe.dataset, folder, split=recipe.split, part="train", **recipe.dataset_options)
+    if not len(clips):
+        raise InputError(f"the training part of {recipe.dataset}, split {recipe.split}, is empty")
     if not recipe.rendered:
         return clips
     more = rendered.read(Path(recipe.rendered))
@@ -280,6 +292,37 @@ def _check_same_run(found: tuple[Path, dict[str, Any]], recipe: Recipe, fingerpr
         raise ConfigError(
             f"{path.parent} holds a run with another {', '.join(changed)}: choose another --out, or --fresh"
         )
+
+
+def _same_init(found: tuple[Path, dict[str, Any]], init: list[str]) -> list[str]:
+    """What a run that goes on began from; where files are named again, they must be the same.
+
+    Raises:
+        ConfigError: They are others.
+    """
+    path, content = found
+    began: list[str] | None = provenance.of_checkpoint(content).get("init")
+    if began is None or not init:  # from before this was kept, or left to the checkpoint
+        return began or init
+    if began != init:
+        from_what = ", ".join(began) or "random weights"
+        raise ConfigError(
+            f"{path.parent} holds a run that began from {from_what}, not from {', '.join(init)}: leave out --init to "
+            "go on with it, or choose another --out, or --fresh"
+        )
+    return began
+
+
+def _prepare(out: Path) -> None:
+    """Makes the folder.
+
+    Raises:
+        DeviceError: It cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DeviceError(f"cannot write the run to {out}: {error.strerror or error}; choose another --out") from error
 
 
 def _position(content: dict[str, Any], recipe: Recipe) -> dict[str, Any]:

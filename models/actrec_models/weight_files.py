@@ -1,5 +1,6 @@
 """Files of weights: read without unpickling, and recognised by the names in them."""
 
+import hashlib
 import pickle
 import re
 from collections.abc import Callable, Mapping
@@ -117,6 +118,23 @@ def read(path: Path) -> WeightFile:
     if broken:
         raise PackageError(f"{path} is damaged: {broken[0]} holds values that are not finite")
     return WeightFile(path, {names[n]: v for n, v in tensors.items()}, ours, len(parameters["classes"]) if ours else 0)
+
+
+def identity(path: Path) -> str:
+    """Name and SHA-256 of the weights that `read` takes from a path, as provenance keeps them.
+
+    Raises:
+        PackageError: The file is missing or cannot be read.
+    """
+    file = path / package.WEIGHTS if path.is_dir() else path
+    digest = hashlib.sha256()
+    try:
+        with open(file, "rb") as opened:
+            while part := opened.read(1 << 20):
+                digest.update(part)
+        return f"{path.name} sha256:{digest.hexdigest()}"
+    except OSError as error:
+        raise PackageError(f"cannot read initial weights {file}: {error.strerror or error}") from error
 
 
 def _safetensors(path: Path) -> dict[str, Any]:

@@ -306,7 +306,7 @@ def test_imitated_bfloat16_is_told_and_teaching_does_without(data_root, tmp_path
         caplog.clear()
         monkeypatch.setattr(training, "fast_bfloat16", lambda device, fast=fast: fast)
         settings = recipe.config.build(recipe.Recipe, {**SMALL, "precision": "bf16-mixed"})
-        training._Run(settings, str(data_root), False, False, training.Machine())
+        training._Run(settings, training.training_clips(settings, str(data_root)), False, False, training.Machine(), [])
         assert ("--set precision=32-true" in caplog.text) is not fast
         monkeypatch.setattr(taking_over, "fast_bfloat16", lambda device, fast=fast: fast)
         for precision, expected in (("auto", fast), ("bf16-mixed", True), ("32-true", False)):

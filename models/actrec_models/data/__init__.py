@@ -29,6 +29,8 @@ DATASETS = Registry(
 FAMILIES = {"ntu60": "ntu", "ntu120": "ntu", "shrec17_14": "shrec17", "shrec17_28": "shrec17"}
 """Datasets that share their files, to the folder of those."""
 PARTS = ("train", "test")
+RESERVED = ("name", "root", "split", "part")
+"""What `create` takes beside a dataset's own options."""
 
 
 def source(name: str, root: str | Path, **options: Any) -> Source:
@@ -101,5 +103,6 @@ __all__ = [
     "SourceDataset",
     "create",
     "folder",
+    "is_store",
     "source",
 ]

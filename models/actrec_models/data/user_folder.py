@@ -12,6 +12,7 @@ taken from it where it has some, else found by the body estimator, as in the liv
 import hashlib
 import logging
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -37,6 +38,10 @@ OTHER = -1
 """Label of recordings called `unknown`: they show none of the classes."""
 
 
+_END = 1 << 16
+"""Bytes at either end of a file by which it is known."""
+
+
 class Folder(Source):
     """The user's recordings. `classes` are their labels in alphabetical order, `unknown` left aside.
 
@@ -48,10 +53,11 @@ class Folder(Source):
         held_out: Who is tested on in split "person".
         bodies: M, how many people a clip keeps: whom it is about, then those in view longest.
         recording: Fields of `RecordingConfig`, for recordings that do not tell of themselves (`hfov_deg` of a video).
+        classes: The labels in an order of their own, as a model knows them; some may not occur. Empty: those that do.
 
     Raises:
         DeviceError: There is no such folder, or it holds no recording.
-        InputError: The labels file is wrong, or names what is not there.
+        InputError: The labels file is wrong, names what is not there, or a label that is none of `classes`.
         ConfigError: An option is unknown.
     """
 
@@ -63,6 +69,7 @@ class Folder(Source):
         held_out: Sequence[str] = (),
         bodies: int = 1,
         recording: dict[str, Any] | None = None,
+        classes: Sequence[str] = (),
     ):
         super().__init__(Path(root).expanduser())
         if bodies < 1:
@@ -70,7 +77,12 @@ class Folder(Source):
         self.held_out = (held_out,) if isinstance(held_out, str) else tuple(held_out)
         self.bodies, self.recording = bodies, config.build(RecordingConfig, recording)
         self._clips = self._labelled()
-        self.classes = tuple(sorted({clip.label for clip in self._clips} - {UNKNOWN}))
+        labels = {clip.label for clip in self._clips} - {UNKNOWN}
+        self.classes = tuple(classes) or tuple(sorted(labels))
+        if foreign := sorted(labels - set(self.classes)):
+            raise InputError(
+                f"'{self.root}' has recordings labelled {', '.join(foreign)}; known: {', '.join(self.classes)}"
+            )
         people = {clip.person for clip in self._clips if clip.person}
         if absent := sorted(set(self.held_out) - people):
             known = ", ".join(sorted(people)) or "none"
@@ -146,6 +158,20 @@ class Folder(Source):
             sizes = " ".join(f"{file.name} {file.stat().st_size}" for file in files if file.is_file())
             digest.update(f"{entry.name} {entry.label} {sorted(entry.meta.items())} {sizes}".encode())
         return digest.hexdigest()
+
+    def identity(self, entry: Entry) -> str:
+        """What tells an item from others wherever it lies: of its span and the ends of its recording's files."""
+        digest = hashlib.sha256(f"{entry.meta['start_ms']} {entry.meta['end_ms']} {entry.meta['body']}".encode())
+        path = self._path(entry)
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                with open(file, "rb") as opened:
+                    size = opened.seek(0, os.SEEK_END)
+                    digest.update(str(size).encode())
+                    for place in (0, max(size - _END, 0)):
+                        opened.seek(place)
+                        digest.update(opened.read(_END))
+        return digest.hexdigest()[:16]
 
     def _labelled(self) -> list[LabelledClip]:
         """What the labels file, or the folders' names, say."""

@@ -95,9 +95,8 @@ def open_model(
     threads = threads or torch.get_num_threads()
     if Path(path).is_file() or str(path).endswith(SUFFIX):
         if precision != "float32":
-            raise PackageError(
-                f"{path} is a checkpoint, which runs in float32: `actrec export {path} --{precision}` it"
-            )
+            how = "export it with --float16" if precision == "float16" else "export it, then `actrec quantize` it"
+            raise PackageError(f"{path} is a checkpoint, which runs in float32: {how}")
         torch.set_num_threads(threads)
         return _open_checkpoint(Path(path))
     last = Path(path, checkpoint.LAST)

@@ -13,7 +13,7 @@ from actrec_models.evaluation import fusion, scoring
 from actrec_models.evaluation.opening import Model
 from actrec_models.evaluation.relations import Options, folds_of, groups_of, kind_of
 from actrec_models.evaluation.report import Report
-from actrec_models.evaluation.target import Target, check_folds, merging, target_of
+from actrec_models.evaluation.target import Target, check_folds, check_not_learnt, merging, target_of
 
 SPREAD = ("accuracy", "top5", "mean_class_accuracy", "mean_f1", "mean_average_precision", "ece", "nll", "brier", "aurc")
 """The figures of which repetitions get a mean and a spread."""
@@ -101,6 +101,7 @@ def run(models: Sequence[Model], data_root: str, options: Options, progress: boo
     modes = tuple(options.clips or model.clips for model in models)
     scorer = _Scorer(target, options, progress)
     clips = [target.open(fold=fold) for fold in folds] or [target.open()] * len(models)
+    check_not_learnt(models, clips[0])
     scores = [scorer.score(*each) for each in zip(models, clips, modes, strict=True)]
     reports = tuple(scorer.report(*each) for each in zip(models, clips, scores, strict=True))
     study = Study(kind, target, modes, models, reports, folds=tuple(folds), notes=_notes(target, models, clips[0]))

@@ -5,11 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from actrec import config
 from actrec.errors import ConfigError, InputError
 from actrec_models import data
-from actrec_models.data import ClipDataset, Source
+from actrec_models.data import ClipDataset, Source, SourceDataset
+from actrec_models.data.user_folder import Folder
 from actrec_models.evaluation.opening import Model
 
+_OWN = "folder"
+_LEARNT = "recordings"
+"""The dataset of a person's own recordings, and the figure that tells which of them a model was taught."""
 FIRST_FOLD = 1
 """What a dataset that is divided into folds takes where none is named."""
 
@@ -94,8 +99,40 @@ def target_of(
                 f"{model.name} was trained on split '{trained.split}' of {dataset}, {_other(models, model, split)}; "
                 "parts of different splits overlap, so it has trained on clips that it would be tested on"
             )
+    config.check_names(dict(options), data.RESERVED, "--option")
+    root = root or data.folder(data_root, dataset)
     ours = {**_told(models[0], dataset), **options}
-    return Target(dataset, split, part, root or data.folder(data_root, dataset), ours)
+    if dataset == _OWN and not data.is_store(root):
+        ours = {"classes": list(models[0].package.labels), **ours}
+        # All of a person's recordings test a model that learnt none of them, which `check_not_learnt` looks after.
+        if split == "all" and all(_tells(model) for model in models):
+            part = "train"
+    return Target(dataset, split, part, root, ours)
+
+
+def _tells(model: Model) -> bool:
+    """Whether it is known which of a person's own recordings a model has learnt."""
+    trained = model.package.provenance
+    return trained.dataset != _OWN or _LEARNT in trained.figures
+
+
+def check_not_learnt(models: Sequence[Model], clips: ClipDataset) -> None:
+    """Makes sure that no model is tested on recordings that it was taught.
+
+    Raises:
+        InputError: One was; the first of them is named.
+    """
+    source = getattr(clips, "source", None)
+    if not isinstance(source, Folder) or not isinstance(clips, SourceDataset):
+        return
+    for model in models:
+        learnt = set(model.package.provenance.figures.get(_LEARNT, ()))
+        same = [entry.name for entry in clips.entries if learnt and source.identity(entry) in learnt]
+        if same:
+            raise InputError(
+                f"{model.name} was taught {len(same)} of the {len(clips)} clips in {source.root}, first '{same[0]}': "
+                "name a folder of others with --root; what it makes of its own is in its README.md"
+            )
 
 
 def _told(model: Model, dataset: str) -> dict[str, Any]:
