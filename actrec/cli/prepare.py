@@ -15,6 +15,8 @@ from actrec import config, keyvalues
 from actrec.cli.train import add_data_argument
 from actrec.errors import ConfigError
 
+_SHOWN = 10
+"""Skipped items that are named; the list has all."""
 EPILOG = """\
 The store holds the dataset in a few large files, memory-mapped when they are read. Training, evaluation and export read
 a store wherever they read a dataset: let --data name the folder that holds the store under the dataset's own name.
@@ -100,9 +102,10 @@ def _prepare(args: argparse.Namespace, out: Path, data: Any) -> int:
     count = len(summary.skipped)
     if count:
         word = "actrec" if args.strict else "actrec: warning"
-        names = ", ".join(item["name"] for item in summary.skipped[:3]) + (", …" if count > 3 else "")
+        for item in summary.skipped[:_SHOWN]:
+            print(f"{item['name']}: {item['reason']}", file=sys.stderr)
         items = f"{count} item{'s' if count > 1 else ''}"
-        print(f"{word}: {items} skipped ({names}): {out / 'skipped.json'} says why", file=sys.stderr)
+        print(f"{word}: {items} skipped; all of them, and why: {out / 'skipped.json'}", file=sys.stderr)
     return 1 if count and args.strict else 0
 
 

@@ -35,7 +35,7 @@ def read_nucla_json(path: str | Path, fps: float = FPS) -> SkeletonSequence:
         xyz = np.asarray(content["skeletons"], dtype=np.float32)
         label = int(content["label"])
         name = str(content.get("file_name", path.stem))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(f"'{path}' is corrupt or no N-UCLA skeleton file: {error}; copy it again") from error
     if xyz.ndim != 3 or xyz.shape[1:] != (20, 3) or not len(xyz):
         raise InputError(f"'{path}': skeletons is {list(xyz.shape)}, expected [frames, 20, 3]")

@@ -11,6 +11,8 @@ from actrec.frames import NANOSECONDS, Body
 from actrec.geometry import kinect_to_optical
 from actrec.skeleton.conversions import convert
 
+FARTHEST_M = 1000.0
+"""No joint of a recording in metres is as far away."""
 TRACKED_SCORES = np.array([0.0, 0.5, 1.0], dtype=np.float32)
 """Score of a Kinect tracking state: 0 not tracked, 1 inferred, 2 tracked."""
 
@@ -77,6 +79,9 @@ def from_kinect(
         label: Number of the action.
         meta: What else is known.
     """
+    finite = np.isfinite(positions)
+    if np.abs(positions, where=finite, out=np.zeros(np.shape(positions))).max(initial=0.0) > FARTHEST_M:
+        raise InputError(f"'{name}' has joints more than {FARTHEST_M:g} m away: it is corrupt, or not in metres")
     positions = np.asarray(positions, dtype=np.float32)
     missing = ~np.isfinite(positions).all(-1) | (positions == 0).all(-1)
     known = np.ones(missing.shape, np.float32) if scores is None else np.asarray(scores, np.float32)

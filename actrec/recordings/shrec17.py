@@ -24,6 +24,8 @@ FINGERS = {1: "one finger", 2: "whole hand"}
 COLUMNS = ("gesture", "finger", "subject", "essai", "label14", "label28", "frames")
 FILE_NAME = "skeletons_world.txt"
 _JOINTS = 22
+_LARGEST = 2**31
+"""More than any number in a list."""
 
 
 @dataclass(frozen=True)
@@ -135,9 +137,14 @@ def _table(path: Path, columns: int, dtype: type) -> np.ndarray:
     if wrong is not None:
         raise InputError(f"'{path}' line {wrong + 1} has {len(rows[wrong])} columns, expected {columns}")
     try:
-        return np.array(rows, dtype=np.float64).astype(dtype)
+        values = np.array(rows, dtype=np.float64)
     except ValueError as error:
         raise InputError(f"'{path}' is corrupt: {error}") from error
+    if np.issubdtype(dtype, np.integer) and not (np.abs(values) < _LARGEST).all():
+        raise InputError(f"'{path}' is corrupt: a number is too large, or none")
+    if np.issubdtype(dtype, np.integer) and (values % 1).any():
+        raise InputError(f"'{path}' is corrupt: line {1 + int((values % 1).any(axis=1).argmax())} has a fraction")
+    return values.astype(dtype)
 
 
 def sequence_name(gesture: int, finger: int, subject: int, essai: int) -> str:

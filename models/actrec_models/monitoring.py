@@ -47,7 +47,8 @@ class Monitor(lightning.Callback):
         self._epoch_steps += 1
         if self._epoch_steps % EVERY and not trainer.is_last_batch:
             return
-        loss = float(outputs["loss"] if isinstance(outputs, dict) else outputs) * self.accumulate
+        found = outputs.get("loss", 0.0) if isinstance(outputs, dict) else outputs  # a step may have none
+        loss = float(found) * self.accumulate
         if not math.isfinite(loss):
             raise ConfigError(
                 f"the loss is {loss} at step {trainer.global_step}: lower the learning_rate, or set a gradient_clip, "

@@ -14,12 +14,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from actrec import __version__
+from actrec import __version__, config
 from actrec.errors import ActrecError, ConfigError, InputError
 from actrec.skeleton.conversions import CANONICAL
 from actrec_models import data
 from actrec_models.data.prepare_cluster import Batch, run_here, run_on_cluster
-from actrec_models.data.prepare_folder import damaged, forget, keep, opened, tells, todo
+from actrec_models.data.prepare_folder import damaged, forget, gone, keep, opened, tells, todo
 from actrec_models.data.prepare_index import finish, tidy, write_skipped
 from actrec_models.data.prepare_settings import PrepareConfig
 from actrec_models.data.prepare_tasks import Job
@@ -104,6 +104,7 @@ def prepare(
         InputError: A list of the dataset is corrupt, or none of its items can be read.
     """
     options, settings = options or {}, settings or PrepareConfig()
+    config.check_names(options, data.RESERVED, "--option")
     settings.check()
     if "fold" in options:
         raise ConfigError(f"all folds of {dataset} are prepared at once, one is chosen in training: leave fold out")
@@ -137,8 +138,9 @@ def prepare_source(
         tidy(out, journal.records.values())
         if run.repair:
             forget(journal, head, damaged(journal, run.progress))
+        forget(journal, head, gone(journal))
+        # What has changed stays in the journal until it is read anew.
         missing = todo(journal, entries)
-        forget(journal, head, [entry.name for entry in missing])
         job = Job(uuid.uuid4().hex, out, pickled, settings, run.shard_bytes)
         skipped = _run(job, run, journal, head, source, missing, len(entries) - len(missing)) if missing else []
         held = [entry for entry in entries if entry.name in journal.records]
@@ -178,6 +180,8 @@ def _run(
                 pending.clear()  # what is under way is still taken in
             bar.update(len(outcome.records) + len(outcome.skipped))
             bar.set_postfix_str(f"{len(reasons)} skipped" if reasons else "")
+    for name in reasons.keys() & journal.records.keys():
+        reasons[name] += "; the store keeps what was prepared of it before"
     skipped = [(entry.name, reasons[entry.name]) for entry in todo if entry.name in reasons]
     if error is not None:
         raise error
@@ -195,8 +199,8 @@ def _recorded(source: Source, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _protocols(dataset: str, source: Source, options: dict[str, Any]) -> dict[str, Source]:
-    """Every split and every fold of one, with the source that knows its parts."""
-    found = dict.fromkeys(source.splits, source)
+    """Every split that is made and every fold of one, with the source that knows its parts."""
+    found = {split: source for split in source.splits if source.divides(split)}
     for fold in range(1, source.folds + 1):
         divided = data.source(dataset, source.root, **options, fold=fold)
         found |= {f"{split}#{fold}": divided for split in source.splits}

@@ -1,6 +1,7 @@
 """Runs a preparation's tasks on dask.distributed: processes of this machine, or a cluster of others."""
 
 import contextlib
+import logging
 import tempfile
 import time
 from collections import deque
@@ -83,10 +84,29 @@ def run_on_cluster(job: Job, pending: deque[Batch], workers: int, scheduler: str
             if not running:
                 time.sleep(0.2)  # every worker is being started anew
                 continue
-            future = next(done)
+            future = _next(done, client, scheduler)
             yield _result(future, running.pop(future), pending, scheduler)
         with contextlib.suppress(OSError, TimeoutError):  # for workers that live on; everything is on the disk
             client.run(release, job.run)
+
+
+def _next(done: Any, client: Any, scheduler: str) -> Any:
+    """The task that ends next.
+
+    Raises:
+        DeviceError: For some time there has been no worker that could end one.
+    """
+    seen = asked = time.monotonic()
+    while not done.has_ready():
+        now = time.monotonic()
+        if now - asked >= _COUNT_S:
+            asked = now
+            seen = now if client.nthreads() else seen
+            if now - seen >= WAIT_S:
+                where = f"'{scheduler}' has no workers" if scheduler else "no worker process is"
+                raise DeviceError(f"{where} left: run the same command again to go on")
+        time.sleep(0.002)
+    return next(done)
 
 
 def _alone(pending: deque[Batch], running: dict[Any, Batch]) -> bool:
@@ -119,13 +139,13 @@ def _result(future: Any, batch: Batch, pending: deque[Batch], scheduler: str) ->
 
 @contextlib.contextmanager
 def _client(workers: int, scheduler: str) -> Iterator[Any]:
-    import dask
     import distributed
 
     if scheduler:
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it says, an error of ours says
         try:
             client = distributed.Client(scheduler, timeout=10)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:  # the last of an address whose certificates are not set up
             raise DeviceError(f"no scheduler answers at '{scheduler}': start one with dask scheduler") from error
         with client:
             try:
@@ -134,18 +154,29 @@ def _client(workers: int, scheduler: str) -> Iterator[Any]:
                 raise DeviceError(f"'{scheduler}' has no workers: start some with dask worker {scheduler}") from error
             yield client
         return
-    # A dead worker's task comes back at once: here it is split and counted, there it would be tried as a whole.
-    with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        tempfile.TemporaryDirectory(prefix="actrec_prepare_") as scratch,
-        distributed.LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address="127.0.0.1:0",
-            local_directory=scratch,
-            silence_logs="CRITICAL",
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
+    with contextlib.ExitStack() as stack:
+        try:
+            client = _local(stack, workers)
+        except (OSError, RuntimeError, TimeoutError) as error:
+            raise DeviceError(f"worker processes cannot be started ({error}): --workers 0 does without") from error
         yield client
+
+
+def _local(stack: contextlib.ExitStack, workers: int) -> Any:
+    """A client of workers of this machine, all of it closed with `stack`."""
+    import dask
+    import distributed
+
+    # A dead worker's task comes back at once: here it is split and counted, there it would be tried as a whole.
+    stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 0}))
+    scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="actrec_prepare_"))
+    cluster = distributed.LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        processes=True,
+        dashboard_address="127.0.0.1:0",
+        local_directory=scratch,
+        silence_logs="CRITICAL",
+    )
+    stack.enter_context(cluster)
+    return stack.enter_context(distributed.Client(cluster))

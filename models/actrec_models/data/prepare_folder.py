@@ -69,11 +69,22 @@ def opened(out: Path, head: Head) -> Iterator[Journal]:
     if others:
         raise ConfigError(f"'{out}' holds other files ({sorted(others)[0]}): choose an empty folder with --out")
     with Journal(out) as journal:
-        if (out / STORE).is_file():
-            _check_same(out, read_head(out), head)
-        else:
+        before = read_head(out) if (out / STORE).is_file() else None
+        if before is None or not (journal.records or before.complete):  # nothing was prepared yet, in whatever way
             _write_head(out, head)
+        else:
+            _check_same(out, before, head)
+            _check_whole(journal, before)
         yield journal
+
+
+def _check_whole(journal: Journal, head: Head) -> None:
+    """Refuses to go on from a journal that lacks clips of a finished store: their shards would be taken for waste."""
+    if head.complete and len(journal.records) < head.clips:
+        raise InputError(
+            f"'{journal.path}' tells of {len(journal.records)} clips, the finished store of {head.clips}: it can still "
+            f"be trained from; to prepare anew, choose another --out, or delete '{journal.folder}'"
+        )
 
 
 def _ours(name: str) -> bool:
@@ -103,15 +114,17 @@ def _write_head(out: Path, head: Head) -> None:
 # -- what is to be done ------------------------------------------------------------------------------------------------
 
 
-def todo(journal: Journal, entries: Sequence[Entry]) -> list[Entry]:
-    """The entries that are not in the store, have changed, or whose bytes are gone."""
+def gone(journal: Journal) -> list[str]:
+    """Names of the clips whose bytes are gone."""
     names = {record.shard for record in journal.records.values()}
     sizes = {name: _size(journal.folder / name) for name in names}
+    return [record.name for record in journal.records.values() if record.end > sizes[record.shard]]
 
-    def holds(record: Record | None, entry: Entry) -> bool:
-        return record is not None and record.signature == signature(entry) and record.end <= sizes[record.shard]
 
-    return [entry for entry in entries if not holds(journal.records.get(entry.name), entry)]
+def todo(journal: Journal, entries: Sequence[Entry]) -> list[Entry]:
+    """The entries that are not in the store, or have changed."""
+    made = {name: record.signature for name, record in journal.records.items()}
+    return [entry for entry in entries if made.get(entry.name) != signature(entry)]
 
 
 def _size(path: Path) -> int:

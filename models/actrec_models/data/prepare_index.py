@@ -88,7 +88,9 @@ def write_skipped(folder: Path, skipped: Sequence[tuple[str, str]]) -> None:
     """
     content = [{"name": name, "reason": reason} for name, reason in skipped]
     try:
-        write_whole(folder / SKIPPED, json.dumps(content, indent=1, ensure_ascii=False).encode())
+        write_whole(
+            folder / SKIPPED, json.dumps(content, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        )
     except OSError as error:
         raise store_error(folder, error) from error
 

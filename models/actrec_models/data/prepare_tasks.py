@@ -87,16 +87,31 @@ def work(job: Job, entries: Sequence[Entry]) -> Outcome:
                 continue
             except ImportError as error:  # as it would be with every other item
                 raise MissingLibraryError(f"'{entry.name}' cannot be read: {error}; install the library") from error
+            except SystemError as error:  # compiled code wraps a Ctrl-C in one
+                if isinstance(error.__cause__, KeyboardInterrupt):
+                    raise KeyboardInterrupt from error
+                outcome.skipped.append(_fault(entry, error))
+                continue
             except Exception as error:  # a damaged file may fail in any library; the item is named, not the run ended
-                outcome.skipped.append((entry.name, f"{type(error).__name__}: {' '.join(str(error).split())}"))
+                outcome.skipped.append(_fault(entry, error))
                 continue
             rows = worker.writer.add(arrays)
             frames = arrays[0].shape[0]
             outcome.records.append(Record(entry.name, signature(entry), frames, worker.writer.name, rows))
-        worker.writer.sync()
     except ActrecError as error:
         outcome.error = error
+    try:
+        if outcome.records:
+            _worker(job).writer.sync()
+    except ActrecError as error:
+        outcome.records.clear()  # nobody knows which of them are on the disk
+        outcome.error = outcome.error or error
     return outcome
+
+
+def _fault(entry: Entry, error: Exception) -> tuple[str, str]:
+    """Name and reason of an item that no reader refused in words of its own."""
+    return entry.name, f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _worker(job: Job) -> _Worker:

@@ -1,5 +1,6 @@
 """SHREC'17 (De Smedt et al., 3DOR 2017): 14 hand gestures by 28 subjects, with one finger or the whole hand."""
 
+import logging
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,6 +22,9 @@ from actrec_models.data.source import Entry
 CLASSES_28 = tuple(f"{gesture}, {finger}" for gesture in CLASSES for finger in FINGERS.values())
 META = ("gesture", "finger", "subject", "essai", "frames")
 LISTS = {"train": "train_gestures.txt", "test": "test_gestures.txt"}
+SIZES = {"train": 1960, "test": 840}
+
+logger = logging.getLogger(__name__)
 
 
 class Shrec17(ArchiveSource):
@@ -53,7 +57,13 @@ class Shrec17(ArchiveSource):
             raise DeviceError(f"'{self.root}' holds neither {self.archive} nor {LISTS['train']}; check the path")
         entries: dict[str, Entry] = {}
         for part, file in LISTS.items():
-            for row in read_list(self.root / file):
+            rows = read_list(self.root / file)
+            if len(rows) != SIZES[part]:
+                logger.warning(
+                    "'%s' lists %d sequences, the dataset's %d: it is cut, or no official split",
+                    self.root / file, len(rows), SIZES[part],
+                )  # fmt: skip
+            for row in rows:
                 name, meta = sequence_name(*row[:4]), {key: row[COLUMNS.index(key)] for key in META}
                 if name in entries:
                     raise InputError(f"'{self.root}': {' and '.join(LISTS.values())} both list {name}; copy them again")

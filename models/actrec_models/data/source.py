@@ -81,6 +81,10 @@ class Source(ABC):
     def part(self, entry: Entry, split: str) -> str:
         """The part of `split` that an item belongs to: "train", "test", or "" for neither."""
 
+    def divides(self, split: str) -> bool:
+        """Whether a split is made with the options that the dataset has; one that is not is left out of a store."""
+        return True
+
     def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
         """What the camera saw, one frame after another: what `actrec prepare` makes hands, faces and flow from.
 
@@ -99,7 +103,7 @@ class Source(ABC):
         digest = hashlib.sha256("\n".join(self.classes).encode())
         for entry in entries:
             sizes = [f"{key} {file.stat().st_size}" for key, file in sorted(entry.files.items())]
-            digest.update(f"{entry.name} {entry.label} {' '.join(sizes)}".encode())
+            digest.update(f"{entry.name} {entry.label} {' '.join(sizes)}".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
     def check(self, split: str) -> None:

@@ -9,9 +9,9 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -176,10 +176,9 @@ def read_index(folder: Path, head: Head) -> Index:
 
 def write_index(folder: Path, index: Index) -> str:
     """Replaces `index.npz` at once; gives its SHA-256."""
-    with tempfile.TemporaryFile(dir=folder) as file:
-        np.savez(file, **{field.name: getattr(index, field.name) for field in dataclasses.fields(Index)})
-        file.seek(0)
-        content = file.read()
+    memory = io.BytesIO()
+    np.savez(memory, **{field.name: getattr(index, field.name) for field in dataclasses.fields(Index)})
+    content = memory.getvalue()
     write_whole(folder / INDEX, content)
     return hashlib.sha256(content).hexdigest()
 

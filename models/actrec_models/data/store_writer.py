@@ -47,6 +47,7 @@ class ShardWriter:
         self._folder, self._limit = folder, limit
         self._file: Any = None
         self._end = 0
+        self._lost: OSError | None = None
         self.name = ""
 
     def add(self, arrays: Sequence[Encoded]) -> list[Row]:
@@ -88,12 +89,13 @@ class ShardWriter:
         Raises:
             StoreError: It could not be written.
         """
-        if self._file is None:
-            return
         try:
-            os.fsync(self._file.fileno())
+            if self._lost is None and self._file is not None:
+                os.fsync(self._file.fileno())
         except OSError as error:
-            raise store_error(self._folder, error) from error
+            self._lost = error  # asked again, the system would say that all is well
+        if self._lost is not None:
+            raise store_error(self._folder, self._lost) from self._lost
 
     def close(self) -> None:
         """Closes the shard."""
@@ -114,4 +116,9 @@ class ShardWriter:
         file, self._file = self._file, None
         with contextlib.suppress(OSError):  # what cannot be flushed is lost with it, as it should be
             file.close()
-        os.truncate(self._folder / self.name, self._end)
+        try:
+            os.truncate(self._folder / self.name, self._end)
+            with open(self._folder / self.name, "rb+") as kept:
+                os.fsync(kept.fileno())
+        except OSError as error:
+            self._lost = error

@@ -14,12 +14,14 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from actrec import config
+from actrec.config import setting
 from actrec.errors import ActrecError, ConfigError, DeviceError, InputError
 from actrec.frames import NANOSECONDS, RgbdFrame
 from actrec.package import UNKNOWN
@@ -40,6 +42,23 @@ OTHER = -1
 
 _END = 1 << 16
 """Bytes at either end of a file by which it is known."""
+
+
+@dataclass(frozen=True)
+class FolderConfig:
+    """Options of `Folder`."""
+
+    held_out: list = setting([], "who is tested on in split person")
+    bodies: int = setting(1, "M, how many people a clip keeps", range=(1, 16))
+    recording: dict = setting({}, "fields of RecordingConfig, for recordings that do not tell of themselves")
+
+
+def _texts(name: str, value: Any) -> list[str]:
+    """One name or several; a number is the name of somebody who is only counted."""
+    several = list(value) if isinstance(value, (list, tuple)) else [value]
+    if any(type(one) not in (str, int) for one in several):
+        raise ConfigError(f"{name} is {value!r}, expected a name or a list of names")
+    return [str(one) for one in several]
 
 
 class Folder(Source):
@@ -72,10 +91,12 @@ class Folder(Source):
         classes: Sequence[str] = (),
     ):
         super().__init__(Path(root).expanduser())
-        if bodies < 1:
-            raise ConfigError(f"bodies is {bodies}, expected 1 or more")
-        self.held_out = (held_out,) if isinstance(held_out, str) else tuple(held_out)
-        self.bodies, self.recording = bodies, config.build(RecordingConfig, recording)
+        people, classes = _texts("held_out", held_out), _texts("classes", classes)
+        given = {"held_out": people, "bodies": bodies, "recording": {} if recording is None else recording}
+        options = config.build(FolderConfig, given)
+        config.check_names(options.recording, (), "recording")
+        self.held_out, self.bodies = tuple(people), options.bodies
+        self.recording = config.build(RecordingConfig, options.recording)
         self._clips = self._labelled()
         labels = {clip.label for clip in self._clips} - {UNKNOWN}
         self.classes = tuple(classes) or tuple(sorted(labels))
@@ -83,9 +104,9 @@ class Folder(Source):
             raise InputError(
                 f"'{self.root}' has recordings labelled {', '.join(foreign)}; known: {', '.join(self.classes)}"
             )
-        people = {clip.person for clip in self._clips if clip.person}
-        if absent := sorted(set(self.held_out) - people):
-            known = ", ".join(sorted(people)) or "none"
+        present = {clip.person for clip in self._clips if clip.person}
+        if absent := sorted(set(self.held_out) - present):
+            known = ", ".join(sorted(present)) or "none"
             raise ConfigError(f"'{self.root}' has nobody called {', '.join(absent)}; its people: {known}")
         self._last: tuple[str, SkeletonSequence] | None = None
 
@@ -96,6 +117,10 @@ class Folder(Source):
     def others(self) -> list[Entry]:
         """Every clip labelled `unknown`, with label −1."""
         return [entry for entry in self._entries() if entry.label == OTHER]
+
+    def divides(self, split: str) -> bool:
+        """As the base says: by persons where some are held out."""
+        return split != "person" or bool(self.held_out)
 
     def part(self, entry: Entry, split: str) -> str:
         """As the base says.
@@ -156,7 +181,8 @@ class Folder(Source):
             path = self._path(entry)
             files = sorted(path.rglob("*")) if path.is_dir() else [path]
             sizes = " ".join(f"{file.name} {file.stat().st_size}" for file in files if file.is_file())
-            digest.update(f"{entry.name} {entry.label} {sorted(entry.meta.items())} {sizes}".encode())
+            told = f"{entry.name} {entry.label} {sorted(entry.meta.items())} {sizes}"
+            digest.update(told.encode("utf-8", "surrogateescape"))  # as names of files may be
         return digest.hexdigest()
 
     def identity(self, entry: Entry) -> str:
