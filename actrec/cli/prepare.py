@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from actrec import config, keyvalues
-from actrec.cli.train import add_data_argument
+from actrec.cli.train import add_data_argument, add_root_argument
 from actrec.errors import ConfigError
 
 _SHOWN = 10
@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("dataset", help="name of a dataset; 'actrec prepare list' lists them")
     add_data_argument(parser)
+    add_root_argument(parser)
     parser.add_argument("--out", type=Path, help="folder of the store (default: prepared/DATASET)")
     parser.add_argument(
         "--streams", default="", metavar="NAMES",
@@ -92,7 +93,7 @@ def _prepare(args: argparse.Namespace, out: Path, data: Any) -> int:
     prepare = importlib.import_module("actrec_models.data.prepare")
     summary = prepare.prepare(
         args.dataset,
-        data.folder(args.data, args.dataset),
+        args.root or data.folder(args.data, args.dataset),
         out,
         options=keyvalues.read(args.option, "option"),
         settings=_settings(args),

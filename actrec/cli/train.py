@@ -60,7 +60,7 @@ def add_data_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_root_argument(parser: argparse._ActionsContainer) -> None:
-    """`--root`, which train, eval and export share."""
+    """`--root`, which prepare, train, eval and export share."""
     parser.add_argument("--root", default="", help="folder of the dataset itself (default: its own folder in --data)")
 
 

@@ -66,7 +66,13 @@ def write(lesson: Lesson, folder: Path, command: str, seed: int, overwrite: bool
         },
     )
     described = dataclasses.replace(
-        base, labels=lesson.material.classes, rejection=lesson.rejection, provenance=made, path=Path()
+        base,
+        labels=lesson.material.classes,
+        rejection=lesson.rejection,
+        provenance=made,
+        path=Path(),
+        float16=None,
+        int8=None,
     )
     about = (
         card(described, folder.name) + "\n## How it was taught\n\n" + "\n".join(f"- {line}" for line in words(lesson))

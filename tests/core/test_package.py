@@ -1,5 +1,6 @@
 """Model packages: what is written is read back; what is missing, corrupt or foreign is refused in one line."""
 
+import errno
 import os
 import pickle
 from dataclasses import replace
@@ -8,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from actrec import package, zoo
-from actrec.errors import PackageError
+from actrec import folders, package, zoo
+from actrec.errors import DeviceError, PackageError
 from actrec.package import LowerPrecision
 from tests.tiny_model import LABELS, tiny_description, tiny_onnx, write_tiny
 
@@ -67,6 +68,32 @@ def test_existing_package_is_replaced_only_when_asked(folder: Path) -> None:
     package.write(folder, tiny_description(threshold=0.9), tiny_onnx(), overwrite=True)
     assert package.load(folder).rejection.threshold == 0.9
     assert [p.name for p in folder.parent.iterdir()] == ["tiny"]
+
+
+def test_nothing_but_a_package_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/thesis.txt").write_text("years")
+    (tmp_path / "file").write_text("a recipe")
+    for place in ("work", "file"):
+        with pytest.raises(PackageError, match="holds no model.yaml: only a package is overwritten"):
+            package.write(tmp_path / place, tiny_description(), tiny_onnx(), overwrite=True)
+    assert (tmp_path / "work/thesis.txt").read_text() == "years" and (tmp_path / "file").read_text() == "a recipe"
+
+
+def test_what_cannot_be_written_is_said_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DeviceError, match="file is no folder"):
+        folders.check_place(tmp_path / "file/p", "model.yaml")
+    with pytest.raises(DeviceError, match="cannot write /proc/x9/p"):
+        folders.check_place("/proc/x9/p", "model.yaml")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(DeviceError, match="cannot write .*: No space left on device"):
+        package.write(tmp_path / "p", tiny_description(), tiny_onnx())
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_invalid_description_leaves_the_old_package(folder: Path) -> None:

@@ -85,6 +85,12 @@ def test_the_nearest_of_several_people_is_named_and_all_are_kept(tmp_path):
     assert set(read_people(tmp_path / "mine/wave_001").body_ids) == {"far", "near", "aside", "passer"}
 
 
+def test_what_a_kill_left_is_in_nobodys_way(tmp_path):
+    (tmp_path / "mine/.unfinished/wave_001").mkdir(parents=True)
+    done, _ = record(tmp_path, sights(lambda k: [body()]))
+    assert done.kept[0].recording == "wave_002"
+
+
 def test_an_interrupted_take_is_dropped_and_those_before_it_stay(tmp_path):
     stopped = threading.Event()
 

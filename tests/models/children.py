@@ -7,7 +7,7 @@ kernels'), and a fork of it may crash before it is killed.
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,10 @@ def killed(target: Callable[..., Any], *arguments: Any) -> None:
     assert child.exitcode == -signal.SIGKILL
 
 
-def run(out: Path, machine: Machine, **changes: Any) -> Path:
+def run(out: Path, machine: Machine, init: Sequence[Path] = (), **changes: Any) -> Path:
     """A training on made-up clips."""
     recipe = config.build(Recipe, {**TINY, **changes})
-    return training.train(recipe, "", out, progress=False, threads=1, machine=machine)
+    return training.train(recipe, "", out, progress=False, threads=1, machine=machine, init=init)
 
 
 def die_at_step(step: int) -> None:

@@ -1,5 +1,6 @@
 """Preparation: workers killed, runs killed, disks full, items that cannot be read; nothing prepared is lost."""
 
+import errno
 import json
 import os
 import resource
@@ -7,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -171,9 +173,54 @@ def test_again_is_nothing_new_is_added_changed_is_renewed_gone_is_left_out(publi
     assert reader[len(reader) - 1].name == reader.names[-1], "whoever had it open goes on"
 
 
+def test_what_cannot_be_read_again_keeps_what_was_prepared(published, tmp_path):
+    first = prepare("nucla", published, tmp_path / "out")
+    for path in published.glob("*.json"):
+        path.write_text("")
+    again = prepare("nucla", published, tmp_path / "out")
+    assert (again.fingerprint, again.clips, again.prepared) == (first.fingerprint, first.clips, 0)
+    assert len(again.skipped) == first.clips
+    assert all("the store keeps what was prepared of it before" in item["reason"] for item in again.skipped)
+
+
+def test_a_finished_store_is_not_touched_without_its_journal(published, tmp_path):
+    out = tmp_path / "out"
+    done = prepare("nucla", published, out)
+    content = (out / JOURNAL).read_bytes()
+    for kept in (b"", content[: content.index(b"\n", len(content) // 2) + 1][:-40]):
+        (out / JOURNAL).write_bytes(kept)
+        with pytest.raises(InputError, match=f"the finished store of {done.clips}: it can still be trained from"):
+            prepare("nucla", published, out)
+        assert PreparedDataset(out).fingerprint() == done.fingerprint
+        assert not [wrong for _, wrong in PreparedDataset(out).damaged() if wrong]
+
+
+def test_a_folder_of_ones_own_is_prepared(published, tmp_path):
+    mine = tmp_path / "mine"
+    for number, path in enumerate(sorted(published.glob("*.json"))[:4]):
+        (mine / ("wave", "clap")[number % 2]).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, mine / ("wave", "clap")[number % 2])
+    done = prepare("folder", mine, tmp_path / "out")
+    assert done.clips == 4
+    clips = data.create("folder", tmp_path / "out", split="all")
+    assert clips.classes == ("clap", "wave") and len(clips) == 4
+    with pytest.raises(ConfigError, match="folder has split all, part; got 'person'"):
+        data.create("folder", tmp_path / "out", split="person")
+
+
+def test_a_run_that_prepared_nothing_leaves_the_folder_open(published, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for path in published.glob("*.json"):
+        (tmp_path / "empty" / path.name).touch()
+    with pytest.raises(InputError, match="none of the"):
+        prepare("nucla", tmp_path / "empty", tmp_path / "out", settings=PrepareConfig(picture_quality=80))
+    assert prepare("nucla", published, tmp_path / "out").clips == len(names_of(published))
+
+
 @pytest.mark.parametrize(
     ("settings", "options", "message"),
     [
+        ({}, {"root": "x"}, "--option cannot set 'root'"),
         ({"picture_quality": 80}, {}, "prepared with picture_quality=95, not picture_quality=80: choose another --out"),
         ({"streams": ["bodies"]}, {}, r"streams=\[\], not streams=\['bodies'\]"),
         ({}, {"fold": 2}, "all folds of nucla are prepared at once"),
@@ -281,6 +328,58 @@ def test_a_cluster_that_is_not_there_is_said(published, tmp_path, monkeypatch):
     monkeypatch.setattr(distributed, "Client", lambda address, timeout: real(address, timeout=0.5))
     with pytest.raises(DeviceError, match="no scheduler answers at 'tcp://127.0.0.1:9'"):
         prepare("nucla", published, tmp_path / "out", run=Run(scheduler="tcp://127.0.0.1:9"))
+
+
+def test_workers_that_do_not_start_or_are_all_gone_are_said(published, tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+
+    def failing(**options):
+        raise RuntimeError("Nanny failed to start.")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(distributed, "LocalCluster", failing)
+        with pytest.raises(DeviceError, match=r"be started \(Nanny failed to start.\): --workers 0 does without"):
+            prepare("nucla", published, tmp_path / "out", run=Run(workers=1))
+    monkeypatch.setattr(prepare_cluster, "WAIT_S", 0.5)
+    monkeypatch.setattr(prepare_cluster, "_COUNT_S", 0.2)
+    monkeypatch.setattr(module, "BATCH", 1)
+    kinds = {"processes": False, "protocol": "tcp", "dashboard_address": None, "threads_per_worker": 1}
+    with distributed.LocalCluster(n_workers=1, silence_logs="CRITICAL", **kinds) as alive:
+        threading.Timer(0.3, alive.scale, [0]).start()
+        with pytest.raises(DeviceError, match="has no workers left: run the same command again"):
+            prepare("slow", published, tmp_path / "out", run=Run(scheduler=alive.scheduler_address))
+
+
+def test_ctrl_c_in_compiled_code_ends_the_run(published, tmp_path, monkeypatch):
+    def wrapped(*_):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as interrupt:
+            raise SystemError("returned a result with an exception set") from interrupt
+
+    monkeypatch.setattr(prepare_tasks, "encode", wrapped)
+    with pytest.raises(KeyboardInterrupt):
+        prepare("nucla", published, tmp_path / "out")
+
+
+def test_clips_that_may_not_be_on_the_disk_are_not_noted(published, tmp_path, monkeypatch):
+    sync, shards = os.fsync, []
+
+    def failing(number):
+        if "shard_" in os.readlink(f"/proc/self/fd/{number}") and not shards:
+            shards.append(number)
+            raise OSError(errno.EIO, "Input/output error")
+        sync(number)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", failing)
+        with pytest.raises(DeviceError, match="cannot write to"):
+            prepare("nucla", published, tmp_path / "out")
+    assert shards
+    with Journal(tmp_path / "out") as journal:
+        assert not journal.records
+    done = prepare("nucla", published, tmp_path / "out")
+    assert done.fingerprint == prepare("nucla", published, tmp_path / "here").fingerprint
 
 
 # -- a full disk -------------------------------------------------------------------------------------------------------

@@ -104,6 +104,13 @@ def test_every_paper_has_a_recipe_for_its_datasets():
         ({"stages": [3]}, "stages holds an entry that is no mapping"),
         ({"batch": 10, "accumulate": 4}, "a batch of 10 clips does not divide into 4 parts"),
         ({"validation": {"share": 0.9}}, "Validation.share is 0.9, allowed: 0.0 to 0.5"),
+        ({"validation": {"patience": 3, "by": "subject"}}, "validation has by, patience but holds nothing out"),
+        ({"dataset_options": {"root": "x"}}, "dataset_options cannot set 'root', which has a place of its own"),
+        ({"dataset_options": {"part": "test"}}, "dataset_options cannot set 'part'"),
+        ({"options": {"num_classes": 4}}, "options cannot set 'num_classes'"),
+        ({"options": {1: 1}}, "options has the name 1, expected a text"),
+        ({"stages": [{"precision": "8-bit"}]}, "Stage.precision is '8-bit', allowed"),
+        ({"learning_rate": "1e9"}, "Recipe.learning_rate is 1000000000.0, allowed"),
         ({"sampling": {"balance": "subjects"}}, "Sampling.balance is 'subjects', allowed: none, classes"),
         ({"gradient_clip": "large"}, "Recipe.gradient_clip is 'large', expected float"),
         ({"seeds": 3}, "unknown option seeds of Recipe"),
@@ -155,3 +162,21 @@ def test_stages_take_the_recipe_where_they_say_nothing():
     assert (first.model, first.batch, first.window_s, first.epochs) == ("res_tcn_bjcn", 128, None, 3)
     assert (second.model, second.batch, second.weight_decay, second.learning_rate) == ("flow_skeleton", 60, 0.5, 0.1)
     assert chosen.plan()[0].title == "res_tcn_bjcn"
+
+
+@pytest.mark.parametrize("name", ["c3d_flow_at2", "flow_skeleton_frozen", "flow_skeleton_joint"])
+def test_the_skeleton_model_of_a_fused_one_is_trained_as_its_own_recipe_says(name):
+    alone = recipe.read(FOLDER / "papers" / "res_tcn_bjcn_ntu60.yaml")
+    fused = recipe.read(FOLDER / "papers" / f"{name}_ntu60.yaml")
+    first = fused.of(fused.plan()[0])
+    settings = ("model", "epochs", "batch", "learning_rate", "augment", "precision", "optimiser", "schedule",
+                "validation", "weight_decay", "gradient_clip", "average_decay", "window_s")  # fmt: skip
+    assert {key: getattr(first, key) for key in settings} == {key: getattr(alone, key) for key in settings}
+    assert (fused.of(fused.plan()[1]).augment, fused.of(fused.plan()[1]).precision) == (True, "bf16-mixed")
+
+
+def test_numbers_are_read_as_people_write_them(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("learning_rate: 1e-3\nstages:\n  - {learning_rate: 2E-4}\nwindow_s: 1e+0\n")
+    read = recipe.read(tmp_path / "recipe.yaml", {"weight_decay": "5e-4"})
+    assert (read.learning_rate, read.window_s, read.weight_decay) == (1e-3, 1.0, 5e-4)
+    assert read.plan()[0].learning_rate == 2e-4

@@ -5,6 +5,7 @@ import errno
 import logging
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import yaml
 
 from actrec.cli import main
 from actrec.errors import ConfigError, DeviceError, InputError, PackageError
-from actrec_models import checkpoint, data, faults, saving
+from actrec_models import checkpoint, data, export, faults, provenance, saving, weight_files
 from actrec_models.learning import Recognition
 from actrec_models.training import Machine
 from tests.models import children
@@ -151,6 +152,17 @@ def test_a_full_disk_costs_no_checkpoint(tmp_path, monkeypatch):
     same(whole, out / "last.ckpt")
 
 
+def test_a_full_disk_is_told_by_what_lies_beneath(tmp_path):
+    try:
+        try:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 7 vs 8") from None
+    except RuntimeError as error:
+        told = saving._failed(tmp_path / "last.ckpt", error)
+    assert "the disk is full; make room" in told and "there is no earlier one" in told
+
+
 def test_another_recipe_or_other_data_are_no_resumption(tmp_path, monkeypatch):
     run(tmp_path)
     with pytest.raises(ConfigError, match=r"holds a run with another optimiser, gradient_clip: choose another --out"):
@@ -158,6 +170,34 @@ def test_another_recipe_or_other_data_are_no_resumption(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "create", lambda name, root, **options: skeletons(24))
     with pytest.raises(ConfigError, match="another data, although it is called the same"):
         run(tmp_path)
+
+
+def test_initial_weights_are_part_of_the_run(tmp_path, monkeypatch):
+    first, other = run(tmp_path / "first", epochs=1), run(tmp_path / "other", epochs=1, seed=2)
+    name = weight_files.identity(first)
+    assert name.startswith("last.ckpt sha256:")
+
+    whole = run(tmp_path / "whole", init=[first])
+    with monkeypatch.context() as stopped:
+        at_step(stopped, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(saving.Stopped):
+            run(tmp_path / "run", init=[first])
+    with pytest.raises(ConfigError, match=r"began from last.ckpt sha256:.*leave out --init to go on"):
+        run(tmp_path / "run", init=[other])
+    kept = run(tmp_path / "run")
+    same(whole, kept)
+    assert checkpoint.read(kept)["actrec"]["provenance"]["init"] == [name]
+    settings, content = export.load_checkpoint(kept)[0], checkpoint.read(kept)
+    assert export.trained(settings, provenance.of_checkpoint(content)).init == (name,)
+    with pytest.raises(ConfigError, match="began from random weights, not from last.ckpt"):
+        run(tmp_path / "first", epochs=1, init=[other])
+
+
+def test_where_nothing_can_be_written_is_said_first(tmp_path):
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file/run", Path("/proc/x")):
+        with pytest.raises(DeviceError, match=r"cannot write the run to .*choose another --out"):
+            run(place)
 
 
 class Torn(Subjects):
@@ -204,6 +244,10 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(Recognition, "training_step", lambda self, *batch: step(self, *batch) * torch.nan)
     with pytest.raises(ConfigError, match=r"the loss is nan at step 10: lower the learning_rate"):
         run(tmp_path, batch=2)
+    # Shorter epochs than that end it too, before their checkpoint.
+    with pytest.raises(ConfigError, match=r"the loss is nan at step .*--fresh"):
+        run(tmp_path / "short", Machine(accelerator="cpu", workers=0))
+    assert not (tmp_path / "short/last.ckpt").exists()
 
 
 def test_a_finished_run_is_left_alone(tmp_path, monkeypatch):

@@ -105,11 +105,39 @@ def test_the_command_writes_a_package_that_works(mine, tmp_path, capsys, utd):
     clip = next(utd[i] for i in range(len(utd)) if utd.classes[utd.labels[i]] == "squat")
     assert session.predict(clip.sample(window.seconds, window.frames)).top(1)[0][0] == "squat"
     card = (out / "README.md").read_text()
+    assert "In float16" not in card and session.package.float16 is None, "the base's is not its own"
     assert "How it was taught" in card and "fewer than 10 clips of 'clap' (4)" in card
-    assert main(command) == 2
-    assert "exists: choose another --out, or --overwrite" in capsys.readouterr().err
+    assert main(command) == 1
+    assert "exists: choose another name, or overwrite it (--overwrite)" in capsys.readouterr().err
+    _judged_on_others(out, mine, tmp_path, utd, capsys)
     # What was taught can be taught on.
     assert taking_over.open_base(out).package.labels == ACTIONS
+
+
+def _judged_on_others(package, mine, tmp_path, utd, capsys):
+    """A taught package is scored on other recordings, of some of its labels too, and never on its own."""
+    held = data.create("utd_mhad", utd.source.root, part="test")
+    fresh = tmp_path / "fresh"
+    for i in [k for k in range(len(held)) if held.classes[held.labels[k]] == "squat"][:3]:
+        benchmark_teach.write_bag(fresh / "squat" / held.names[i], held[i])
+    command = ["eval", str(package), "--quiet", "--json", "--threads", "1", "--root"]
+    assert main([*command, str(fresh)]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["clips"] == 3 and said["accuracy"] > 0.5 and "learnt none of them" in said["notes"][0]
+    shutil.copytree(next(mine.glob("a*_s*_t*")), fresh / "squat/again")
+    assert main([*command, str(fresh)]) == 1
+    assert "was taught 1 of the 4 clips" in capsys.readouterr().err
+    (fresh / "squat").rename(fresh / "dance")
+    assert main([*command, str(fresh)]) == 1
+    assert "has recordings labelled dance; known: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", [".", "inside", ".."])
+def test_the_package_never_takes_the_recordings_place(place, mine, capsys):
+    before = sorted(path.name for path in mine.iterdir())
+    assert main(["teach", str(mine), "--out", str(mine / place), "--overwrite", "--quiet"]) == 2
+    assert "would lie in one another" in capsys.readouterr().err
+    assert sorted(path.name for path in mine.iterdir()) == before
 
 
 def test_advice_names_what_is_confused(lesson):

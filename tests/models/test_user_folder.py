@@ -85,6 +85,40 @@ def test_splits(mine):
         data.create("folder", mine, recording={"speed": 1})
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bodies": "two"}, "FolderConfig.bodies is 'two', expected int"),
+        ({"bodies": 1.5}, "FolderConfig.bodies is 1.5, expected int"),
+        ({"bodies": 0}, "FolderConfig.bodies is 0, allowed: 1"),
+        ({"held_out": None}, "held_out is None, expected a name or a list of names"),
+        ({"held_out": [["anna"]]}, "held_out is .*expected a name"),
+        ({"held_out": 5}, "has nobody called 5; its people: anna, ben"),
+        ({"recording": "abc"}, "FolderConfig.recording is 'abc', expected dict"),
+        ({"recording": {1: 2}}, "recording has the name 1, expected a text"),
+    ],
+)
+def test_options_are_checked(options, message, mine):
+    with pytest.raises(ConfigError, match=message):
+        Folder(mine, **options)
+
+
+def test_a_models_labels_may_be_more_and_in_another_order(mine):
+    source = Folder(mine, classes=["wave", "squat", "clap"])
+    assert [source.classes[entry.label] for entry in source.entries()] == ["wave", "clap", "wave"]
+    with pytest.raises(InputError, match="has recordings labelled clap; known: wave, squat"):
+        Folder(mine, classes=["wave", "squat"])
+
+
+def test_a_recording_is_known_wherever_it_lies(mine, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other") / "copy"
+    shutil.copytree(mine, other)
+    (other / "one").rename(other / "uno")
+    (other / "labels.csv").write_text((other / "labels.csv").read_text().replace("one,", "uno,"))
+    ours, theirs = ([s.identity(e) for e in s.entries()] for s in (Folder(mine), Folder(other)))
+    assert ours == theirs and len(set(ours)) == 3
+
+
 def test_several_bodies_are_padded(mine):
     clips = data.create("folder", mine, bodies=3)
     assert clips[2].bodies.shape == (3, 16, 25, 3)

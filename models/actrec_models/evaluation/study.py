@@ -193,6 +193,8 @@ def _pooled(study: Study) -> Report:
 def _notes(target: Target, models: Sequence[Model], clips: ClipDataset) -> tuple[str, ...]:
     """What a reader must know: the dataset's caveat, merged classes, and inputs that the dataset has nothing for."""
     notes = [target.source.caveat] if target.source.caveat else []
+    if target.scores_all:
+        notes.append("Every recording of the folder is scored: the models have learnt none of them.")
     finer = [model for model in models if model.package.labels != tuple(clips.classes)]
     if finer:
         notes.append(

@@ -13,8 +13,9 @@ from actrec_models.data.user_folder import Folder
 from actrec_models.evaluation.opening import Model
 
 _OWN = "folder"
+"""The dataset of a person's own recordings."""
 _LEARNT = "recordings"
-"""The dataset of a person's own recordings, and the figure that tells which of them a model was taught."""
+"""The figure of a taught package that tells which of them it has learnt."""
 FIRST_FOLD = 1
 """What a dataset that is divided into folds takes where none is named."""
 
@@ -43,6 +44,11 @@ class Target:
         """
         options = {**self.options, **({"fold": fold} if fold else {})}
         return data.create(self.dataset, self.root, split=self.split, part=part or self.part, **options)
+
+    @property
+    def scores_all(self) -> bool:
+        """Whether every one of a person's own recordings is scored (`check_not_learnt`)."""
+        return self.dataset == _OWN and self.split == "all" and self.part == "train"
 
     @property
     def source(self) -> type[Source]:
