@@ -23,10 +23,16 @@ def killed(target: Callable[..., Any], *arguments: Any) -> None:
     """Runs `target`, which must end by being killed."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    child = context.Process(target=target, args=arguments)
+    child = context.Process(target=_alone, args=(target, *arguments))
     child.start()
     child.join(300)
     assert child.exitcode == -signal.SIGKILL
+
+
+def _alone(target: Callable[..., Any], *arguments: Any) -> None:
+    """Runs `target` in the child, whose own workers are forked from it and so end when it is killed."""
+    multiprocessing.set_start_method("fork", force=True)
+    target(*arguments)
 
 
 def run(out: Path, machine: Machine, init: Sequence[Path] = (), **changes: Any) -> Path:

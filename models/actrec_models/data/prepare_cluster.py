@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import signal
 import tempfile
 import time
 from collections import deque
@@ -179,4 +180,13 @@ def _local(stack: contextlib.ExitStack, workers: int) -> Any:
         silence_logs="CRITICAL",
     )
     stack.enter_context(cluster)
-    return stack.enter_context(distributed.Client(cluster))
+    client = stack.enter_context(distributed.Client(cluster))
+
+    class LeavesSigint(distributed.WorkerPlugin):
+        """A terminal sends a Ctrl-C to all of its processes; it is the preparation's own to answer."""
+
+        def setup(self, worker: Any) -> None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    client.register_plugin(LeavesSigint())
+    return client
