@@ -32,6 +32,11 @@ class Slow(Nucla):
         return super().read(entry)
 
 
+def names_of(folder):
+    """The sequences of N-UCLA in a folder."""
+    return sorted(path.stem for path in Path(folder).glob("*.json"))
+
+
 def register():
     """Makes them known in this process, as "deadly" and "slow"."""
     data.DATASETS._targets.update(deadly=f"{__name__}:Deadly", slow=f"{__name__}:Slow")
