@@ -44,22 +44,20 @@ def check_place(folder: str | Path, mark: str, overwrite: bool = False) -> Path:
         DeviceError: The folder cannot be made.
     """
     target = Path(folder).expanduser().resolve()
-    if target.exists() and not overwrite:
-        raise PackageError(f"{target} exists: choose another name, or overwrite it (--overwrite)")
-    if target.exists() and not (target / mark).is_file():
-        raise PackageError(f"{target} exists and holds no {mark}: only a package is overwritten, choose another name")
-    _check_writable(target)
-    return target
-
-
-def _check_writable(target: Path) -> None:
-    above = next(folder for folder in target.parents if folder.exists())
-    if not above.is_dir():
-        raise DeviceError(f"cannot write {target}: {above} is no folder")
     try:
+        if target.exists() and not overwrite:
+            raise PackageError(f"{target} exists: choose another name, or overwrite it (--overwrite)")
+        if target.exists() and not (target / mark).is_file():
+            raise PackageError(
+                f"{target} exists and holds no {mark}: only a package is overwritten, choose another name"
+            )
+        above = next(folder for folder in target.parents if folder.exists())
+        if not above.is_dir():
+            raise DeviceError(f"cannot write {target}: {above} is no folder")
         tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=above).cleanup()
     except OSError as error:
-        raise DeviceError(f"cannot write {target}: {error.strerror or error} in {above}") from error
+        raise DeviceError(f"cannot write {target}: {error.strerror or error}") from error
+    return target
 
 
 def _write(target: Path, files: Mapping[str, bytes], check: Callable[[Path], Any]) -> None:
