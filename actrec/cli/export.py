@@ -92,7 +92,9 @@ def _again(args: argparse.Namespace) -> int:
             "networks anew"
         )
     again = importlib.import_module("actrec_models.repackage").again
-    written = again(args.source, args.out, args.data, args.overwrite, float16=args.float16, simplify=args.simplify)
+    written = again(
+        args.source, args.out, args.data, args.overwrite, float16=args.float16, simplify=args.simplify, root=args.root
+    )
     print(f"{written.path}: {', '.join(written.precisions)}")
     _tell_float16(written)
     return 0

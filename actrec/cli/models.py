@@ -51,7 +51,7 @@ def _figures(package: ModelPackage) -> dict[str, Any]:
         "family": package.family,
         "dataset": package.provenance.dataset,
         "labels": list(package.labels),
-        "accuracy": package.provenance.accuracy,
+        "accuracy": package.provenance.accuracy if package.provenance.figures.get("test_clips", 1) else None,
         "trained": package.provenance.epochs > 0,
         "window_s": package.window.seconds,
         "precisions": list(package.precisions),
@@ -90,7 +90,8 @@ def _listing(packages: list[dict[str, Any]], networks: list[str] | None) -> str:
 
 
 def _summary(package: dict[str, Any]) -> str:
-    actions = f"{len(package['labels'])} actions of {package['dataset']}, {package['accuracy']:.1%} top-1"
+    top_1 = "not measured" if package["accuracy"] is None else f"{package['accuracy']:.1%} top-1"
+    actions = f"{len(package['labels'])} actions of {package['dataset']}, {top_1}"
     if not package["trained"]:
         actions = f"{len(package['labels'])} labels, not trained"
     return f"{package['family']}, {actions}, {package['window_s']:g} s window, {_megabytes(package)}"

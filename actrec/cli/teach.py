@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import json
 import logging
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     from actrec import config, folders, keyvalues
 
     logging.basicConfig(format="%(message)s")
-    out = _place(args.folder.expanduser().resolve(), args.out)
+    out = _place(args.folder.expanduser(), args.out)
     folders.check_place(out, DESCRIPTION, args.overwrite)
     teaching = importlib.import_module("actrec_models.teach")
     packaging = importlib.import_module("actrec_models.teach_package")
@@ -81,8 +82,9 @@ def run(args: argparse.Namespace) -> int:
 def _place(recordings: Path, out: Path | None) -> Path:
     """Where the package goes: never where the recordings are."""
     if out is None:
-        return recordings.with_name(f"{recordings.name}_model")
-    place = out.expanduser().resolve()
+        beside = Path(os.path.abspath(recordings))  # where a link to them lies, not what it leads to
+        return beside.with_name(f"{beside.name}_model")
+    place, recordings = out.expanduser().resolve(), recordings.resolve()
     if place == recordings or recordings in place.parents or place in recordings.parents:
         raise ConfigError(f"--out {out} and the recordings in {recordings} would lie in one another: choose another")
     return place

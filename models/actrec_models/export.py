@@ -78,6 +78,7 @@ def export(
             found = _scores(recipe, inference.load(drafted, "onnxruntime", precision="float16"), test)
             accuracy = float((found.argmax(axis=1) == test.labels).mean())
             draft = dataclasses.replace(draft, float16=dataclasses.replace(draft.float16, accuracy=accuracy))
+    figures = {**figures, **provenance.figures}
     provenance = dataclasses.replace(provenance, accuracy=figures["accuracy"], figures=figures)
     final = dataclasses.replace(draft, rejection=judged, provenance=provenance)
     kept = _weights(network) if weights else None
@@ -158,6 +159,7 @@ def trained(recipe: Recipe, run: dict[str, Any]) -> package.Provenance:
         settings=schema.plain(recipe.as_dict()),
         data_sha256=run.get("data_sha256", ""),
         init=tuple(run.get("init") or ()),
+        figures={"recordings": run["recordings"]} if "recordings" in run else {},
         command=run.get("command", ""),
         packages=run.get("packages", {}),
         trained_on=", ".join(filter(None, [run.get("device", ""), run.get("host", "")])),

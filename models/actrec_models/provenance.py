@@ -42,6 +42,7 @@ def describe(
     device: torch.device,
     world: int,
     init: Sequence[str] = (),
+    recordings: Sequence[str] = (),
 ) -> dict:
     """Plain values for the checkpoint; the recipe itself stands beside them.
 
@@ -53,8 +54,10 @@ def describe(
         device: That trains.
         world: How many of these.
         init: `weight_files.identity` of each file of initial weights.
+        recordings: `ClipDataset.identities` of the training part.
     """
     return {
+        **({"recordings": list(recordings)} if recordings else {}),
         "dataset": recipe.dataset,
         "split": recipe.split,
         "seed": recipe.seed,

@@ -74,7 +74,7 @@ def add(
     lower = {precision: base.read_onnx(precision) for precision in base.precisions[1:]}
     lower["int8"] = found.content
     described = found.described(f"{len(used)} clips of {name}'s training part")
-    draft = repackage.scored(dataclasses.replace(base, int8=described), content, lower, "int8", data_root)
+    draft = repackage.scored(dataclasses.replace(base, int8=described), content, lower, "int8", data_root, root)
     return repackage.write_like(base, draft, content, lower, folder, overwrite)
 
 

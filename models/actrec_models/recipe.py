@@ -105,6 +105,7 @@ class Recipe:
         config.validate(self)
         for part in (self, *(self.of(stage) for stage in self.plan())):
             part.parts()
+            config.build(Augmentation, part.augmentation)
         return config.build(Augmentation, self.augmentation)
 
     def parts(self) -> tuple[Optimiser, Schedule, Sampling, Validation]:

@@ -31,6 +31,7 @@ def again(
     *,
     float16: bool = False,
     simplify: bool = False,
+    root: str = "",
 ) -> ModelPackage:
     """Writes a copy of a package with other files of its network.
 
@@ -44,6 +45,7 @@ def again(
         float16: Write the network in float16 too; also done where `simplify` changes the one that it is made of.
         simplify: Write the float32 network anew: from its weights by this version where it has them, else from its own
             graph.
+        root: Folder of the dataset itself; empty for its own in `data_root`.
 
     Raises:
         PackageError: The package is missing or corrupt, its network cannot be written in float16, or what was
@@ -58,7 +60,7 @@ def again(
     made = base if not simplify else dataclasses.replace(base, int8=None)
     if float16 or (simplify and base.float16 is not None):
         contents["float16"], described = half_precision.of_package(base, content)
-        made = scored(dataclasses.replace(made, float16=described), content, contents, "float16", data_root)
+        made = scored(dataclasses.replace(made, float16=described), content, contents, "float16", data_root, root)
     return write_like(base, made, content, contents, folder, overwrite)
 
 
@@ -91,27 +93,35 @@ def write_like(
 
 
 def scored(
-    draft: ModelPackage, content: bytes, contents: dict[str, bytes], precision: str, data_root: str
+    draft: ModelPackage, content: bytes, contents: dict[str, bytes], precision: str, data_root: str, root: str = ""
 ) -> ModelPackage:
     """The description with the accuracy in a lower precision, where the dataset is at hand."""
     with tempfile.TemporaryDirectory() as scratch:
         drafted = package.write(Path(scratch) / (draft.name or "draft"), draft, content, lower=contents)
-        accuracy = _accuracy(drafted, data_root, precision)
+        accuracy = _accuracy(drafted, data_root, precision, root)
     told = draft.lower(precision)
     assert told is not None and precision in PRECISIONS
     changed: dict[str, LowerPrecision] = {precision: dataclasses.replace(told, accuracy=accuracy)}
     return dataclasses.replace(draft, **changed)  # type: ignore[arg-type]
 
 
-def _accuracy(made: ModelPackage, data_root: str, precision: str) -> float | None:
-    """Top-1 on the test part; None where the dataset is not at hand, which the log says."""
-    trained = made.provenance
-    if trained.dataset not in data.DATASETS.names() or not Path(data.folder(data_root, trained.dataset)).is_dir():
-        logger.info("%s: %s is not scored: its dataset, %s, is not in %s", made.name, precision, trained.dataset,
-                    data_root)  # fmt: skip
+def _accuracy(made: ModelPackage, data_root: str, precision: str, root: str) -> float | None:
+    """Top-1 on the test part; None where there is none at hand, which the log says."""
+    trained, why = made.provenance, ""
+    if (
+        trained.dataset not in data.DATASETS.names()
+        or not Path(root or data.folder(data_root, trained.dataset)).is_dir()
+    ):
+        why = f"its dataset, {trained.dataset}, is not in {root or data_root}"
+    elif not trained.figures.get("test_clips", 1):
+        why = f"split {trained.split} of {trained.dataset} has no test part"
+    elif "judged_by" in trained.figures:
+        why = "it was taught all of its recordings"
+    if why:
+        logger.info("%s: %s is not scored: %s", made.name, precision, why)
         return None
     model = open_model(made.path, precision=precision)
-    return float(study.run([model], data_root, study.Options()).main[0].accuracy)
+    return float(study.run([model], data_root, study.Options(root=root)).main[0].accuracy)
 
 
 def _simpler(base: ModelPackage) -> bytes:

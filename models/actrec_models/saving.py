@@ -1,5 +1,6 @@
 """When and how a training run is kept: whole files, at the last step, on a signal too."""
 
+import contextlib
 import errno
 import math
 import os
@@ -62,8 +63,9 @@ class AtomicIO(TorchCheckpointIO):
                 os.replace(target, target.with_name(PREVIOUS))
             os.replace(written, target)
         except (OSError, RuntimeError) as error:  # torch's writer turns a failed write into a RuntimeError
+            why = _failed(target, error)  # before room is made
             _remove(written)
-            raise DeviceError(_failed(target, error)) from error
+            raise DeviceError(why) from error
 
 
 class Checkpoints(Checkpoint):
@@ -210,7 +212,8 @@ def _failed(target: Path, error: Exception) -> str:
     while (beneath := reasons[-1].__cause__ or reasons[-1].__context__) is not None:
         reasons.append(beneath)
     full = any(getattr(one, "errno", None) in (errno.ENOSPC, errno.EDQUOT) for one in reasons)
-    full = full or "No space left" in str(error) or shutil.disk_usage(target.parent).free < _LEAST_FREE
+    with contextlib.suppress(OSError):  # the folder may be gone
+        full = full or "No space left" in str(error) or shutil.disk_usage(target.parent).free < _LEAST_FREE
     reason = "the disk is full" if full else getattr(error, "strerror", None) or str(error).splitlines()[0]
     before = any(target.with_name(name).is_file() for name in (LAST, PREVIOUS))
     then = "it goes on from the checkpoint before" if before else "there is no earlier one, it begins anew"

@@ -92,7 +92,7 @@ def read_material(source: Folder, progress: bool = True) -> Material:
             continue
         people.append(str(entry.meta["person"]))
         entries.append(entry)
-    identities = tuple(source.identity(entry) for entry in entries)
+    identities = tuple(dict.fromkeys(source.identity(entry) for entry in entries))
     print_of_all = source.fingerprint(entries)
     found = Material(clips, source.classes, tuple(people), tuple(skipped), print_of_all, identities)
     few = [f"'{name}' has {count}" for name, count in found.counts.items() if count < 3]

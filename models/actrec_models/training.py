@@ -82,7 +82,7 @@ def train(
     for file in init:
         # The weights alone: schedule and optimiser start anew.
         initial_weights.load(module.network, recipe.model, file)
-    plan, before, kept = recipe.plan(), 0, out / checkpoint.LAST
+    plan, before, kept, taken_over = recipe.plan(), 0, out / checkpoint.LAST, bool(init)
     for number, stage in enumerate(plan, start=1):
         folder = out if number == len(plan) else out / f"stage_{number}_{stage.title}"
         if stage.model:
@@ -91,6 +91,7 @@ def train(
             kept = run.fit(run.module(own), dataclasses.replace(stage, model="", options={}), folder, before)
             initial_weights.load(module.network, recipe.model, kept)
         else:
+            taken_over = taken_over or run.takes_over(folder)
             kept = run.fit(module, stage, folder, before)
         before += stage.epochs
     return kept
@@ -105,12 +106,15 @@ class _Run:
         self.resume, self.progress, self.machine, self.init = resume, progress, machine, init
         self.options = machine.trainer_options()
         on_cpu = self.options["accelerator"] == "cpu"
-        if on_cpu and "16-mixed" in (part.precision for part in map(recipe.of, recipe.plan())):
-            raise ConfigError("a CPU does not train in float16: --set precision=32-true, or bf16-mixed")
-        if recipe.precision == "bf16-mixed" and not fast_bfloat16(_device(self.options)):
+        precisions = {part.precision for part in map(recipe.of, recipe.plan())}
+        if on_cpu and "16-mixed" in precisions:
+            raise ConfigError("a CPU does not train in float16: set precision (of the recipe, or of the stage that has "
+                              "one) to 32-true or bf16-mixed")  # fmt: skip
+        if "bf16-mixed" in precisions and not fast_bfloat16(_device(self.options)):
             logger.warning("this processor only imitates bfloat16, several times slower than float32: "
                            "--set precision=32-true")  # fmt: skip
         self.fingerprint = whole.fingerprint()
+        self.recordings = whole.identities()
         self.validation = recipe.parts()[3]
         self.clips, self.held = self.validation.split(whole, recipe.seed)
         self.seconds = 0.0  # that the stages before took
@@ -118,7 +122,9 @@ class _Run:
     def module(self, recipe: Recipe) -> Recognition:
         """The recipe's network, which the dataset must suit."""
         module = Recognition(recipe.as_dict(), list(self.clips.classes))
-        check_streams(self.clips, module.network.input_specs, recipe)
+        for stage in recipe.plan():
+            if not stage.model:
+                check_streams(self.clips, module.network.input_specs, recipe.of(stage))
         if recipe.outliers and not (module.plain or module.network.knows_outliers):
             raise ConfigError(f"{recipe.model} has a loss of its own, which knows no outliers: set outliers to 0")
         return module
@@ -134,6 +140,19 @@ class _Run:
         samples = (self.clips[i].sample(window.seconds, window.frames, stretched) for i in range(len(self.clips)))
         found = stamps.extrema(samples, network.input_specs)
         return dataclasses.replace(recipe, options={**recipe.options, "extrema": found})
+
+    def takes_over(self, folder: Path) -> bool:
+        """Makes sure that the initial weights are in the stage's checkpoint, where they are not named again.
+
+        Raises:
+            ConfigError: The run began from some, and was ended before the network that takes them was trained.
+        """
+        if self.init and not (self.resume and checkpoint.newest(folder)):
+            raise ConfigError(
+                f"the run in {folder} began from {', '.join(self.init)}, which no checkpoint of it holds yet: "
+                "name the same --init again"
+            )
+        return True
 
     def fit(self, module: Recognition, stage: Stage, folder: Path, before: int) -> Path:
         """One stage, which leaves its weights in `module` and in the checkpoint that is returned."""
@@ -201,7 +220,14 @@ class _Run:
         metric = self.validation.metric if self.held is not None else ""
         devices = self.options["devices"] * self.options["num_nodes"]
         made_of = provenance.describe(
-            recipe, self.fingerprint, len(self.clips), len(self.held or ()), _device(self.options), devices, self.init
+            recipe,
+            self.fingerprint,
+            len(self.clips),
+            len(self.held or ()),
+            _device(self.options),
+            devices,
+            self.init,
+            self.recordings,
         )
         machine = self.machine
         callbacks: list[lightning.Callback] = [
@@ -304,7 +330,7 @@ def _same_init(found: tuple[Path, dict[str, Any]], init: list[str]) -> list[str]
     began: list[str] | None = provenance.of_checkpoint(content).get("init")
     if began is None or not init:  # from before this was kept, or left to the checkpoint
         return began or init
-    if began != init:
+    if [one.rsplit(" ", 1)[-1] for one in began] != [one.rsplit(" ", 1)[-1] for one in init]:  # whatever their names
         from_what = ", ".join(began) or "random weights"
         raise ConfigError(
             f"{path.parent} holds a run that began from {from_what}, not from {', '.join(init)}: leave out --init to "

@@ -109,6 +109,7 @@ def test_every_paper_has_a_recipe_for_its_datasets():
         ({"dataset_options": {"part": "test"}}, "dataset_options cannot set 'part'"),
         ({"options": {"num_classes": 4}}, "options cannot set 'num_classes'"),
         ({"options": {1: 1}}, "options has the name 1, expected a text"),
+        ({"stages": [{"augmentation": {"sped": 1.2}}]}, "unknown option sped of Augmentation"),
         ({"stages": [{"precision": "8-bit"}]}, "Stage.precision is '8-bit', allowed"),
         ({"learning_rate": "1e9"}, "Recipe.learning_rate is 1000000000.0, allowed"),
         ({"sampling": {"balance": "subjects"}}, "Sampling.balance is 'subjects', allowed: none, classes"),

@@ -17,7 +17,7 @@ from actrec_models import checkpoint, data, export, faults, provenance, saving, 
 from actrec_models.learning import Recognition
 from actrec_models.training import Machine
 from tests.models import children
-from tests.models.made_up import Subjects, skeletons, write
+from tests.models.made_up import TINY, Subjects, skeletons, write
 
 EACH_STEP = Machine(checkpoint_steps=1, accelerator="cpu", workers=0)
 
@@ -172,7 +172,8 @@ def test_another_recipe_or_other_data_are_no_resumption(tmp_path, monkeypatch):
         run(tmp_path)
 
 
-def test_initial_weights_are_part_of_the_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize("named_again", [False, True])
+def test_initial_weights_are_part_of_the_run(named_again, tmp_path, monkeypatch):
     first, other = run(tmp_path / "first", epochs=1), run(tmp_path / "other", epochs=1, seed=2)
     name = weight_files.identity(first)
     assert name.startswith("last.ckpt sha256:")
@@ -184,13 +185,29 @@ def test_initial_weights_are_part_of_the_run(tmp_path, monkeypatch):
             run(tmp_path / "run", init=[first])
     with pytest.raises(ConfigError, match=r"began from last.ckpt sha256:.*leave out --init to go on"):
         run(tmp_path / "run", init=[other])
-    kept = run(tmp_path / "run")
+    renamed = tmp_path / "renamed.ckpt"
+    renamed.write_bytes(first.read_bytes())
+    kept = run(tmp_path / "run", init=[renamed]) if named_again else run(tmp_path / "run")
     same(whole, kept)
     assert checkpoint.read(kept)["actrec"]["provenance"]["init"] == [name]
     settings, content = export.load_checkpoint(kept)[0], checkpoint.read(kept)
     assert export.trained(settings, provenance.of_checkpoint(content)).init == (name,)
     with pytest.raises(ConfigError, match="began from random weights, not from last.ckpt"):
         run(tmp_path / "first", epochs=1, init=[other])
+
+
+def test_initial_weights_that_no_checkpoint_holds_yet_are_named_again(tmp_path, monkeypatch):
+    """The first stage trains another network; that of the recipe, which takes them, comes after it."""
+    first, out = run(tmp_path / "first", epochs=1), tmp_path / "run"
+    stages = [{"model": "sem_net", "options": TINY["options"], "window_s": 1.0, "epochs": 1}, {"epochs": 1}]
+    with monkeypatch.context() as stopped:
+        at_step(stopped, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(saving.Stopped):
+            run(out, init=[first], stages=stages)
+    with pytest.raises(ConfigError, match=r"began from last.ckpt sha256:.*no checkpoint.*name the same --init again"):
+        run(out, stages=stages)
+    same(run(out, init=[first], stages=stages), run(tmp_path / "whole", init=[first], stages=stages))
+    assert run(out, stages=stages) == out / "last.ckpt", "now it may be left out"
 
 
 def test_where_nothing_can_be_written_is_said_first(tmp_path):

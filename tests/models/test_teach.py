@@ -126,7 +126,11 @@ def _judged_on_others(package, mine, tmp_path, utd, capsys):
     assert said["clips"] == 3 and said["accuracy"] > 0.5 and "learnt none of them" in said["notes"][0]
     shutil.copytree(next(mine.glob("a*_s*_t*")), fresh / "squat/again")
     assert main([*command, str(fresh)]) == 1
-    assert "was taught 1 of the 4 clips" in capsys.readouterr().err
+    assert "has learnt 1 of the 4 clips" in capsys.readouterr().err
+    assert main(["prepare", "folder", "--root", str(mine), "--out", str(tmp_path / "store"), "--quiet"]) == 0
+    capsys.readouterr()
+    assert main([*command, str(tmp_path / "store"), "--part", "train"]) == 1
+    assert "nobody can tell what taught has learnt" in capsys.readouterr().err
     (fresh / "squat").rename(fresh / "dance")
     assert main([*command, str(fresh)]) == 1
     assert "has recordings labelled dance; known: " in capsys.readouterr().err

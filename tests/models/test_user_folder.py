@@ -1,17 +1,21 @@
 """A person's own recordings as a dataset: labels, spans, people, and everything that can be wrong with them."""
 
+import json
 import pickle
 import shutil
 
 import numpy as np
 import pytest
+import yaml
 
+from actrec.cli import main
 from actrec.errors import ConfigError, DeviceError, InputError
 from actrec.frames import Body, Intrinsics, RgbdFrame
 from actrec.recordings import people
 from actrec.recordings.bag_writer import SKELETONS_TOPIC, BagWriter
 from actrec_models import data
 from actrec_models.data.user_folder import OTHER, Folder
+from tests.models.made_up import TINY
 from tests.tiny_model import person_at
 
 PERIOD_NS = 100_000_000
@@ -116,7 +120,35 @@ def test_a_recording_is_known_wherever_it_lies(mine, tmp_path_factory):
     (other / "one").rename(other / "uno")
     (other / "labels.csv").write_text((other / "labels.csv").read_text().replace("one,", "uno,"))
     ours, theirs = ([s.identity(e) for e in s.entries()] for s in (Folder(mine), Folder(other)))
-    assert ours == theirs and len(set(ours)) == 3
+    assert ours == theirs and len(set(ours)) == 2
+
+
+def test_a_model_trained_on_a_folder_is_scored_on_others_alone(mine, tmp_path_factory, capsys):
+    folder = tmp_path_factory.mktemp("trained")
+    shutil.rmtree(mine / "two")
+    (mine / "labels.csv").unlink()
+    for k, label in enumerate(("wave", "clap", "wave", "clap")):
+        write_bag(mine / label / f"{k}", lambda t, k=k: [body(0.1 * t * (k + 1))])
+    shutil.rmtree(mine / "one")
+    settings = {**TINY, "dataset": "folder", "split": "all"}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(settings))
+    common = ["--root", str(mine), "--quiet"]
+    assert main(["train", str(folder / "recipe.yaml"), "--out", str(folder / "run"), "--threads", "1", *common]) == 0
+    checkpoint, package = str(folder / "run/last.ckpt"), str(folder / "package")
+    capsys.readouterr()
+    assert main(["export", checkpoint, "--out", package, "--root", str(mine), "--no-weights"]) == 0
+    assert "not measured: no test part" in capsys.readouterr().out
+    assert "not measured" in (folder / "package/README.md").read_text()
+    assert main(["models", package, "--json"]) == 0
+    assert main(["export", package, "--float16", "--out", str(folder / "half"), "--root", str(mine)]) == 0
+    for model in (checkpoint, package):
+        for options in ([], ["--part", "train"]):
+            assert main(["eval", model, *common, *options]) == 1
+            assert "has learnt 4 of the 4 clips" in capsys.readouterr().err
+    write_bag(folder / "fresh/wave/again", lambda t: [body(0.3 * t)], frames=25)
+    capsys.readouterr()
+    assert main(["eval", package, "--root", str(folder / "fresh"), "--quiet", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["clips"] == 1
 
 
 def test_several_bodies_are_padded(mine):

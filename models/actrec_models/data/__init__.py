@@ -82,7 +82,10 @@ def _of_store(name: str, store: PreparedDataset, split: str, part: str, options:
     for key, value in json.loads(json.dumps(options)).items():
         if head.options.get(key) != value:
             made = f"{key}={head.options[key]}" if key in head.options else f"no {key}"
-            raise ConfigError(f"'{store.folder}' was prepared with {made}: prepare {name} anew with {key}={value}")
+            raise ConfigError(
+                f"'{store.folder}' was prepared with {made}: prepare {name} into another folder with "
+                f"--option {key}={value}"
+            )
     return store.part(split, part, fold)
 
 

@@ -128,6 +128,10 @@ class ClipDataset:
         held = frozenset.intersection(*(frozenset(clip.others) | {"bodies"} for clip in self._clips))
         return frozenset(stream for stream, keys in STREAMS.items() if keys[0] in held)
 
+    def identities(self) -> tuple[str, ...]:
+        """What tells the recordings of a person's own from others; empty for published datasets."""
+        return ()
+
     def fingerprint(self) -> str:
         """SHA-256 over names, labels and joints: whether two runs were trained on the same data."""
         digest = hashlib.sha256("\n".join(self.classes).encode())
@@ -175,6 +179,10 @@ class SourceDataset(ClipDataset):
         """As the base has it; the first clip speaks for all."""
         held = frozenset(self[0].others) | {"bodies"}
         return frozenset(stream for stream, keys in STREAMS.items() if keys[0] in held)
+
+    def identities(self) -> tuple[str, ...]:
+        """As the source has it, each once."""
+        return tuple(dict.fromkeys(filter(None, map(self.source.identity, self.entries))))
 
     def fingerprint(self) -> str:
         """As the source has it."""

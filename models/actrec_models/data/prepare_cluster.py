@@ -1,5 +1,6 @@
 """Runs a preparation's tasks on dask.distributed: processes of this machine, or a cluster of others."""
 
+import asyncio
 import contextlib
 import logging
 import signal
@@ -87,7 +88,7 @@ def run_on_cluster(job: Job, pending: deque[Batch], workers: int, scheduler: str
                 continue
             future = _next(done, client, scheduler)
             yield _result(future, running.pop(future), pending, scheduler)
-        with contextlib.suppress(OSError, TimeoutError):  # for workers that live on; everything is on the disk
+        with contextlib.suppress(OSError, asyncio.TimeoutError):  # for workers that live on; everything is on the disk
             client.run(release, job.run)
 
 
@@ -151,14 +152,14 @@ def _client(workers: int, scheduler: str) -> Iterator[Any]:
         with client:
             try:
                 client.wait_for_workers(1, timeout=WAIT_S)
-            except TimeoutError as error:
+            except asyncio.TimeoutError as error:
                 raise DeviceError(f"'{scheduler}' has no workers: start some with dask worker {scheduler}") from error
             yield client
         return
     with contextlib.ExitStack() as stack:
         try:
             client = _local(stack, workers)
-        except (OSError, RuntimeError, TimeoutError) as error:
+        except (OSError, RuntimeError, asyncio.TimeoutError) as error:
             raise DeviceError(f"worker processes cannot be started ({error}): --workers 0 does without") from error
         yield client
 

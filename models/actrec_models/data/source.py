@@ -98,9 +98,13 @@ class Source(ABC):
         kind = type(self).__module__.rsplit(".", 1)[-1]
         raise InputError(f"'{entry.name}': {kind} has no camera frames here: prepare it without --estimate")
 
+    def identity(self, entry: Entry) -> str:
+        """What tells an item's recording from others, wherever it lies; empty where its name does."""
+        return ""
+
     def fingerprint(self, entries: Sequence[Entry]) -> str:
         """SHA-256 over what tells these items from others: names, labels and the sizes of files."""
-        digest = hashlib.sha256("\n".join(self.classes).encode())
+        digest = hashlib.sha256("\n".join(self.classes).encode("utf-8", "surrogateescape"))
         for entry in entries:
             sizes = [f"{key} {file.stat().st_size}" for key, file in sorted(entry.files.items())]
             digest.update(f"{entry.name} {entry.label} {' '.join(sizes)}".encode("utf-8", "surrogateescape"))

@@ -114,8 +114,8 @@ class Index:
 
     def fingerprint(self, classes: list[str], chosen: np.ndarray) -> str:
         """SHA-256 over classes, and the chosen clips' names, labels, shapes and checksums; not over where they lie."""
-        digest = hashlib.sha256("\n".join(classes).encode())
-        digest.update("\n".join(self.names[chosen].tolist()).encode())
+        digest = hashlib.sha256("\n".join(classes).encode("utf-8", "surrogateescape"))
+        digest.update("\n".join(self.names[chosen].tolist()).encode("utf-8", "surrogateescape"))
         digest.update(self.labels[chosen].tobytes())
         for field in ("key", "shape", "crc"):
             column = np.ascontiguousarray(self.rows[field])

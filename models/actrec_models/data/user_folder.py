@@ -176,7 +176,7 @@ class Folder(Source):
 
     def fingerprint(self, entries: Sequence[Entry]) -> str:
         """SHA-256 over names, labels, spans and the sizes of all files of their recordings."""
-        digest = hashlib.sha256("\n".join(self.classes).encode())
+        digest = hashlib.sha256("\n".join(self.classes).encode("utf-8", "surrogateescape"))
         for entry in entries:
             path = self._path(entry)
             files = sorted(path.rglob("*")) if path.is_dir() else [path]
@@ -186,9 +186,8 @@ class Folder(Source):
         return digest.hexdigest()
 
     def identity(self, entry: Entry) -> str:
-        """What tells an item from others wherever it lies: of its span and the ends of its recording's files."""
-        digest = hashlib.sha256(f"{entry.meta['start_ms']} {entry.meta['end_ms']} {entry.meta['body']}".encode())
-        path = self._path(entry)
+        """As the base says, by the ends of its files: whatever its label, span and person."""
+        digest, path = hashlib.sha256(), self._path(entry)
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file():
                 with open(file, "rb") as opened:

@@ -101,10 +101,12 @@ def run(models: Sequence[Model], data_root: str, options: Options, progress: boo
     modes = tuple(options.clips or model.clips for model in models)
     scorer = _Scorer(target, options, progress)
     clips = [target.open(fold=fold) for fold in folds] or [target.open()] * len(models)
-    check_not_learnt(models, clips[0])
+    apart = check_not_learnt(models, target, clips[0])
     scores = [scorer.score(*each) for each in zip(models, clips, modes, strict=True)]
     reports = tuple(scorer.report(*each) for each in zip(models, clips, scores, strict=True))
-    study = Study(kind, target, modes, models, reports, folds=tuple(folds), notes=_notes(target, models, clips[0]))
+    study = Study(
+        kind, target, modes, models, reports, folds=tuple(folds), notes=_notes(target, models, clips[0], apart)
+    )
     if groups:
         study = scorer.fused(study, groups, clips[0], scores)
     if study.repetitions:
@@ -156,7 +158,7 @@ class _Scorer:
     def _fitted(self, study: Study, groups: Sequence[Sequence[int]]) -> tuple[np.ndarray, str]:
         """Weights from the training part, and a word on them; the same for every seed."""
         if self.target.part == "train":
-            raise ConfigError("--fit-weights chooses on the training part: evaluate the test part")
+            raise ConfigError("--fit-weights chooses on the training part: evaluate the test part, or give --weights")
         clips = self.target.open("train")
         if merging(study.models[0], self.target, clips) is not None:
             trained = study.models[0].package.provenance.dataset
@@ -190,10 +192,10 @@ def _pooled(study: Study) -> Report:
     )
 
 
-def _notes(target: Target, models: Sequence[Model], clips: ClipDataset) -> tuple[str, ...]:
+def _notes(target: Target, models: Sequence[Model], clips: ClipDataset, apart: bool) -> tuple[str, ...]:
     """What a reader must know: the dataset's caveat, merged classes, and inputs that the dataset has nothing for."""
     notes = [target.source.caveat] if target.source.caveat else []
-    if target.scores_all:
+    if apart:
         notes.append("Every recording of the folder is scored: the models have learnt none of them.")
     finer = [model for model in models if model.package.labels != tuple(clips.classes)]
     if finer:

@@ -9,7 +9,6 @@ from actrec import config
 from actrec.errors import ConfigError, InputError
 from actrec_models import data
 from actrec_models.data import ClipDataset, Source, SourceDataset
-from actrec_models.data.user_folder import Folder
 from actrec_models.evaluation.opening import Model
 
 _OWN = "folder"
@@ -100,7 +99,8 @@ def target_of(
         split = first.split if first.dataset == dataset or first.split in known else known[0]
     for model in models:
         trained = model.package.provenance
-        if trained.split != split and _same_items(trained.dataset, dataset):
+        apart = dataset == _OWN and split == "all" and _tells(model)  # whatever it has learnt is known
+        if trained.split != split and _same_items(trained.dataset, dataset) and not apart:
             raise ConfigError(
                 f"{model.name} was trained on split '{trained.split}' of {dataset}, {_other(models, model, split)}; "
                 "parts of different splits overlap, so it has trained on clips that it would be tested on"
@@ -112,7 +112,7 @@ def target_of(
         ours = {"classes": list(models[0].package.labels), **ours}
         # All of a person's recordings test a model that learnt none of them, which `check_not_learnt` looks after.
         if split == "all" and all(_tells(model) for model in models):
-            part = "train"
+            part, ours = "train", {key: value for key, value in ours.items() if key != "held_out"}
     return Target(dataset, split, part, root, ours)
 
 
@@ -122,23 +122,31 @@ def _tells(model: Model) -> bool:
     return trained.dataset != _OWN or _LEARNT in trained.figures
 
 
-def check_not_learnt(models: Sequence[Model], clips: ClipDataset) -> None:
-    """Makes sure that no model is tested on recordings that it was taught.
+def check_not_learnt(models: Sequence[Model], target: Target, clips: ClipDataset) -> bool:
+    """Makes sure that no model is tested on a person's own recordings that it has learnt.
+
+    Returns:
+        Whether that is known of every model; it is not of a published dataset, which has a test part.
 
     Raises:
-        InputError: One was; the first of them is named.
+        InputError: One has; the first of them is named. Or the clips are prepared ones, of which nobody can tell.
     """
-    source = getattr(clips, "source", None)
-    if not isinstance(source, Folder) or not isinstance(clips, SourceDataset):
-        return
+    if not target.scores_all:
+        return False
     for model in models:
         learnt = set(model.package.provenance.figures.get(_LEARNT, ()))
-        same = [entry.name for entry in clips.entries if learnt and source.identity(entry) in learnt]
+        if not learnt:
+            continue
+        if not isinstance(clips, SourceDataset):
+            raise InputError(f"of a prepared store nobody can tell what {model.name} has learnt: name the recordings' "
+                             "own folder with --root")  # fmt: skip
+        same = [entry.name for entry in clips.entries if clips.source.identity(entry) in learnt]
         if same:
             raise InputError(
-                f"{model.name} was taught {len(same)} of the {len(clips)} clips in {source.root}, first '{same[0]}': "
-                "name a folder of others with --root; what it makes of its own is in its README.md"
+                f"{model.name} has learnt {len(same)} of the {len(clips)} clips in {target.root}, first '{same[0]}': "
+                "name a folder of others with --root"
             )
+    return all(_tells(model) for model in models)
 
 
 def _told(model: Model, dataset: str) -> dict[str, Any]:
