@@ -209,13 +209,13 @@ def test_a_package_is_simplified_with_all_that_it_has(both, tmp_path, capsys, ca
 def test_a_packages_float16_is_scored_where_the_data_are(both, data_root, tmp_path, monkeypatch):
     asked = []
 
-    def score(made, root, precision):
-        asked.append((made.precisions, root, precision))
+    def score(made, data_root, precision, root):
+        asked.append((made.precisions, data_root, precision, root))
         return 0.5
 
     monkeypatch.setattr(repackage, "_accuracy", score)
-    made = repackage.again(both.parent / "plain", tmp_path / "scored", str(data_root), float16=True)
-    assert asked == [(("float32", "float16"), str(data_root), "float16")]
+    made = repackage.again(both.parent / "plain", tmp_path / "scored", str(data_root), float16=True, root="mine")
+    assert asked == [(("float32", "float16"), str(data_root), "float16", "mine")]
     assert made.float16.accuracy == 0.5
     assert "| In float16 | 50.0% of the same clips; logits within" in (made.path / "README.md").read_text()
 
