@@ -144,7 +144,8 @@ def _client(workers: int, scheduler: str) -> Iterator[Any]:
     import distributed
 
     if scheduler:
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it says, an error of ours says
+        for name in ("distributed", "distributed.client"):  # what they say, an error of ours says
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         try:
             client = distributed.Client(scheduler, timeout=10)
         except (OSError, ValueError, TypeError) as error:  # the last of an address whose certificates are not set up
