@@ -78,6 +78,9 @@ def from_kinect(
         body_ids: M names; None gives "body_1", "body_2", …
         label: Number of the action.
         meta: What else is known.
+
+    Raises:
+        InputError: A joint is further away than `FARTHEST_M`.
     """
     finite = np.isfinite(positions)
     if np.abs(positions, where=finite, out=np.zeros(np.shape(positions))).max(initial=0.0) > FARTHEST_M:
