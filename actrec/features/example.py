@@ -1,6 +1,7 @@
 """Clips that nobody recorded but a camera might have: to try a network, to warm it up, to check its export."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from actrec.geometry import project
 from actrec.package import InputSpec
 from actrec.simulation import rig
 from actrec.simulation.performance import Performance
+from actrec.simulation.rig import ActorPose
 from actrec.skeleton import layouts
 
 RATE_HZ = 15.0
@@ -63,13 +65,18 @@ def _people(frames: int, bodies: int, seed: int, rng: np.random.Generator) -> di
     face = rng.normal(0, _FACE_RADIUS / 2, (68, 3))
     found: dict[str, list[np.ndarray]] = {"bodies": [], "hands": [], "face": []}
     for m in range(bodies):
-        actor = Performance(seed=seed * 16 + m, room=0.3)
         place = np.array([(m - (bodies - 1) / 2) * _APART, _CAMERA_HEIGHT, _DISTANCE])
-        poses = [actor.pose(1.0 + t / RATE_HZ).transformed(to_optical, place) for t in range(frames)]
+        poses = [pose.transformed(to_optical, place) for pose in _performed(seed * 16 + m, frames)]
         found["bodies"].append(np.stack([pose.joints for pose in poses]))
         found["hands"].append(np.stack([rig.hand_joints(pose, _HAND_LENGTH) for pose in poses]))
         found["face"].append(np.stack([pose.joints[3] + face @ pose.head.T for pose in poses]))
     return {name: np.stack(values) for name, values in found.items()}
+
+
+@lru_cache(maxsize=64)  # an export asks for the same ones several times
+def _performed(seed: int, frames: int) -> list[ActorPose]:
+    actor = Performance(seed=seed, room=0.3)
+    return [actor.pose(1.0 + t / RATE_HZ) for t in range(frames)]
 
 
 def _layout(specs: list[InputSpec]) -> str:

@@ -83,10 +83,10 @@ def from_kinect(
         InputError: A joint is further away than `FARTHEST_M`.
     """
     finite = np.isfinite(positions)
-    if np.abs(positions, where=finite, out=np.zeros(np.shape(positions))).max(initial=0.0) > FARTHEST_M:
+    if ((np.abs(positions) > FARTHEST_M) & finite).any():  # before float32 makes infinity of what is far enough
         raise InputError(f"'{name}' has joints more than {FARTHEST_M:g} m away: it is corrupt, or not in metres")
     positions = np.asarray(positions, dtype=np.float32)
-    missing = ~np.isfinite(positions).all(-1) | (positions == 0).all(-1)
+    missing = ~finite.all(-1) | ~positions.any(-1)
     known = np.ones(missing.shape, np.float32) if scores is None else np.asarray(scores, np.float32)
     known = np.where(missing, np.float32(0), known)
     optical = np.where((known > 0)[..., None], kinect_to_optical(positions), np.float32(np.nan))

@@ -150,16 +150,28 @@ def convert(
         )
     if source == target:
         return positions, scores
-    return _convert(positions, scores, matrix(source, target))
+    return _convert(positions, scores, source, target)
 
 
-def _convert(positions: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    used = weights != 0
+@cache
+def _sources(source: str, target: str) -> tuple[list[np.ndarray], np.ndarray]:
+    """The source joints of all V' target joints: first ones, second ones, … [V'] each, and factors of the scores [V']."""
+    weights = matrix(source, target)
+    used = [np.flatnonzero(row) for row in weights]
+    most = max(map(len, used))
+    # A joint that has fewer sources names its last one again, which changes neither what is lost nor the least score.
+    columns = [np.array([row[min(k, len(row) - 1)] for row in used]) for k in range(most)]
+    return columns, np.where((weights < 0).any(axis=1), BUILT_SCORE, 1.0)
+
+
+def _convert(positions: np.ndarray, scores: np.ndarray, source: str, target: str) -> tuple[np.ndarray, np.ndarray]:
+    columns, factors = _sources(source, target)
     missing = np.isnan(positions).any(axis=-1)
-    lost = missing.astype(np.float32) @ used.T.astype(np.float32) > 0
-    moved = weights @ np.nan_to_num(positions)
+    moved = matrix(source, target) @ np.nan_to_num(positions)
+    lost, least = missing[..., columns[0]], scores[..., columns[0]]
+    for column in columns[1:]:
+        lost = lost | missing[..., column]
+        least = np.minimum(least, scores[..., column])
     moved[lost] = np.nan
     # The least certain source decides; what reaches beyond its sources is a guess.
-    least = np.min(np.where(used, scores[..., None, :], np.inf), axis=-1)
-    least = least * np.where((weights < 0).any(axis=1), BUILT_SCORE, 1.0)
-    return moved.astype(np.float32), np.where(lost, 0.0, least).astype(np.float32)
+    return moved, np.where(lost, 0.0, least * factors).astype(np.float32)

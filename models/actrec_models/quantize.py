@@ -72,10 +72,9 @@ def quantised(content: bytes, calibration: Sequence[Inputs], held_out: Inputs, k
         ConfigError: There is no such group.
         PackageError: ONNX Runtime cannot quantise it, or it disagrees even with half of its groups in float32.
     """
+    check_groups(content, keep)
     with tempfile.TemporaryDirectory() as scratch:
         quantiser = _Quantiser(content, Path(scratch), calibration)
-        if absent := sorted(set(keep) - set(quantiser.groups)):
-            raise ConfigError(f"no layer group '{absent[0]}'; there are {', '.join(quantiser.groups)}")
         expected = _logits(content, held_out)
 
         def judged(kept: Sequence[str]) -> Quantised:
@@ -98,6 +97,21 @@ def quantised(content: bytes, calibration: Sequence[Inputs], held_out: Inputs, k
     )
 
 
+def check_groups(content: bytes, keep: Sequence[str]) -> None:
+    """Refuses names of layer groups that a network does not have.
+
+    Args:
+        content: The ONNX graph.
+        keep: The names.
+
+    Raises:
+        ConfigError: Names one, and the groups that there are.
+    """
+    groups = _groups(_quantisable_nodes(onnx.load_model_from_string(content)))
+    if absent := sorted(set(keep) - set(groups)):
+        raise ConfigError(f"no layer group '{absent[0]}'; there are {', '.join(groups)}")
+
+
 def _ever_more(
     quantiser: "_Quantiser", expected: np.ndarray, held_out: Inputs, keep: Sequence[str]
 ) -> Iterator[list[str]]:
@@ -118,9 +132,8 @@ class _Quantiser:
     def __init__(self, content: bytes, folder: Path, calibration: Sequence[Inputs]):
         self._file = folder / "model.onnx"
         self._file.write_bytes(content)
-        model = onnx.load_model_from_string(content)
-        self._nodes = [node.name for node in model.graph.node if _quantisable(node, model.graph)]
-        self.groups = tuple(dict.fromkeys(group_of(name) for name in self._nodes))
+        self._nodes = _quantisable_nodes(onnx.load_model_from_string(content))
+        self.groups = _groups(self._nodes)
         if not self._nodes:
             raise PackageError("it has no layer that int8 could compute")
         # Of four ways, this left the logits of other training clips nearest to float32's (docs/tensorrt.md).
@@ -148,6 +161,14 @@ class _Quantiser:
         if found:
             raise PackageError(f"in int8, {found[0]}")
         return bytes(made.SerializeToString())
+
+
+def _quantisable_nodes(model: Any) -> list[str]:
+    return [node.name for node in model.graph.node if _quantisable(node, model.graph)]
+
+
+def _groups(nodes: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(group_of(name) for name in nodes))
 
 
 def _quantisable(node: Any, graph: Any) -> bool:

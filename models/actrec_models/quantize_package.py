@@ -57,6 +57,8 @@ def add(
     split = trained.split if name == trained.dataset else ""
     part = data.create(name, root or data.folder(data_root, name), split=split, part="train")
     scoring.check_fit(base, part)
+    content = base.read_onnx()
+    quantize.check_groups(content, keep)  # before minutes of work, not after
     made = list(_inputs(base, part, clips + _HELD_OUT))
     if len(made) < _LEAST:
         raise ConfigError(
@@ -65,7 +67,6 @@ def add(
     used = made[: min(clips, len(made) * 2 // 3)]
     others = made[len(used) :]
     held_out = {key: np.stack([row[key] for row in others]) for key in others[0]}
-    content = base.read_onnx()
     try:
         found = quantize.quantised(content, used, held_out, keep)
     except PackageError as error:

@@ -28,6 +28,11 @@ def network() -> tuple[bytes, list[quantize.Inputs], quantize.Inputs]:
     return onnx_graph.to_onnx(made), rows, {name: value[16:] for name, value in inputs.items()}
 
 
+@pytest.fixture(scope="module")
+def in_int8(network) -> quantize.Quantised:
+    return quantize.quantised(*network)
+
+
 def test_groups_are_named_as_modules_are() -> None:
     assert group_of("/network/bones/blocks/blocks.3/attention/MatMul") == "bones/blocks.3"
     assert group_of("/network/body/blocks/blocks.3/linear/linear.0/Conv") == "body/blocks.3"
@@ -39,9 +44,8 @@ def test_groups_are_named_as_modules_are() -> None:
     assert not is_kept("/network/bones/blocks/blocks.31/Conv", ("bones/blocks.3",))
 
 
-def test_q_dq_are_as_tensorrt_wants_them(network) -> None:
-    content, rows, held_out = network
-    made = quantize.quantised(content, rows, held_out)
+def test_q_dq_are_as_tensorrt_wants_them(in_int8) -> None:
+    made = in_int8
     model = onnx.load_model_from_string(made.content)
     assert tensorrt_operators.problems(model) == []
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
@@ -55,9 +59,8 @@ def test_q_dq_are_as_tensorrt_wants_them(network) -> None:
     assert made.agreement >= quantize.LEAST_AGREEMENT and made.difference > 0
 
 
-def test_groups_may_be_kept_in_float32(network) -> None:
+def test_groups_may_be_kept_in_float32(network, in_int8) -> None:
     content, rows, held_out = network
-    all_of_it = quantize.quantised(content, rows, held_out)
     made = quantize.quantised(content, rows, held_out, keep=["body/blocks.1"])
     assert made.kept[0] == "body/blocks.1"
 
@@ -65,7 +68,7 @@ def test_groups_may_be_kept_in_float32(network) -> None:
         nodes = onnx.load_model_from_string(graph).graph.node
         return sum(node.op_type == "QuantizeLinear" for node in nodes)
 
-    assert quantised_inputs(made.content) < quantised_inputs(all_of_it.content)
+    assert quantised_inputs(made.content) < quantised_inputs(in_int8.content)
     with pytest.raises(ConfigError, match=r"no layer group 'blocks\.99'; there are "):
         quantize.quantised(content, rows, held_out, keep=["blocks.99"])
 
@@ -110,7 +113,7 @@ def test_what_cannot_be_saved_is_refused() -> None:
 def test_the_command_quantises_a_shipped_package(data_root, tmp_path, capsys) -> None:
     """UTD-MHAD's package: within a point of float32 on all test clips, beside its other files, and it runs."""
     out = tmp_path / "int8"
-    command = ["quantize", "sem_net_utd_mhad", "--data", str(data_root), "--out", str(out), "--clips", "60"]
+    command = ["quantize", "sem_net_utd_mhad", "--data", str(data_root), "--out", str(out), "--clips", "30"]
     assert main(command) == 0
     printed = capsys.readouterr().out
     made, base = package.load(out), zoo.find("sem_net_utd_mhad")
@@ -118,7 +121,7 @@ def test_the_command_quantises_a_shipped_package(data_root, tmp_path, capsys) ->
     assert made.int8 is not None and made.int8.accuracy is not None
     assert made.int8.accuracy > base.provenance.accuracy - 0.01
     assert f"{made.int8.accuracy:.1%} on the test part, float32 {base.provenance.accuracy:.1%}" in printed
-    assert made.int8.calibrated_on == "60 clips of utd_mhad's training part"
+    assert made.int8.calibrated_on == "30 clips of utd_mhad's training part"
     assert dataclasses.replace(made, int8=None, path=base.path) == base
     assert made.read_onnx() == base.read_onnx() and made.read_onnx("float16") == base.read_onnx("float16")
     assert "| In int8 | " in (out / "README.md").read_text()
@@ -146,10 +149,9 @@ def test_wrong_use_is_said_in_one_line(data_root, tmp_path, capsys) -> None:
         zoo.find("sem_net_utd_mhad").read_onnx("int8")
 
 
-def test_int8_runs_at_every_batch(network) -> None:
-    content, rows, held_out = network
-    made = quantize.quantised(content, rows, held_out)
-    session = onnxruntime.InferenceSession(made.content, providers=["CPUExecutionProvider"])
+def test_int8_runs_at_every_batch(network, in_int8) -> None:
+    _, _, held_out = network
+    session = onnxruntime.InferenceSession(in_int8.content, providers=["CPUExecutionProvider"])
     together = session.run(None, held_out)[0]
     alone = [session.run(None, {name: value[k : k + 1] for name, value in held_out.items()})[0] for k in range(8)]
     np.testing.assert_allclose(together, np.concatenate(alone), rtol=1e-4, atol=1e-3)
