@@ -20,6 +20,8 @@ from actrec_nodes.lifecycle import ActrecNode
 
 HUNG_S = 1.0
 """A driver that exceeds its own timeout by more than this is not waited for."""
+_NEXT_FRAME_S = 0.3
+"""The frame under way is waited for before a driver is closed while it is read from."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class CameraNode(ActrecNode[CameraConfig]):
         self._camera: Camera | None = None
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
+        self._reading = False
         self._outputs: dict[str, Any] = {}
         self._skipped = 0
         self._flow: FlowControl | None = None
@@ -98,6 +101,9 @@ class CameraNode(ActrecNode[CameraConfig]):
         if self._flow is not None:
             self._flow.close()
         if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(_NEXT_FRAME_S)
+            if self._camera is not None and self._reading:
+                self._camera.close()  # wakes who waits for a camera that gives nothing, or a recording's long gap
             self._thread.join(self.config.read_timeout_s + HUNG_S)
             if self._thread.is_alive():
                 self.complain(f"driver '{self.config.driver}' does not return from reading: closing it all the same")
@@ -141,7 +147,7 @@ class CameraNode(ActrecNode[CameraConfig]):
         assert camera is not None
         while not self._stop.is_set():
             try:
-                frame = camera.read(self.config.read_timeout_s)
+                frame = self._read(camera)
             except EndOfStream as end:
                 self.get_logger().info(f"{end} (on_end: {self.config.on_end})")
                 self._end(0)
@@ -161,6 +167,13 @@ class CameraNode(ActrecNode[CameraConfig]):
                 self.statistics.count("dropped", late)
                 self._await_graph(joints_alone=frame.colour is None)
                 self._publish_counted(frame)
+
+    def _read(self, camera: Camera) -> RgbdFrame:
+        self._reading = True
+        try:
+            return camera.read(self.config.read_timeout_s)
+        finally:
+            self._reading = False
 
     def _await_graph(self, joints_alone: bool) -> None:
         if self._flow is None:

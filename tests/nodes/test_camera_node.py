@@ -266,6 +266,26 @@ def test_a_driver_that_hangs_does_not_hold_up_the_end(stage, host, add, capfd) -
     assert "does not return from reading" in capfd.readouterr().err
 
 
+def test_a_camera_that_gives_nothing_is_closed_at_once(stage, host, add, monkeypatch, capfd) -> None:
+    """Its read is given a minute; who stops the node does not wait for it."""
+    closed, entered = threading.Event(), threading.Event()
+    monkeypatch.setattr(StageCamera, "close", lambda _: closed.set())
+
+    def nothing(k: int) -> RgbdFrame:
+        entered.set()
+        assert closed.wait(60), "nobody closed it"
+        raise DeviceError("it was closed while a frame was awaited")
+
+    stage(nothing, rgbd)
+    node = add(CameraNode, driver="stage", read_timeout_s=60.0)
+    assert host.start() is None
+    assert entered.wait(60)
+    node.trigger_deactivate()
+    assert not node.is_active and closed.is_set()
+    assert node.last_error == "" and not capfd.readouterr().err
+    assert sys.modules["stage_driver"].Driver.opened == 1
+
+
 def test_a_frame_that_contradicts_itself_is_left_out(stage, host, add, listening) -> None:
     def crooked(k: int) -> RgbdFrame:
         return RgbdFrame(k * STEP_NS, rgbd(k).colour, np.ones((12, 16), np.float32), INTRINSICS)
