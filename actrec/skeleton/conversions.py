@@ -155,7 +155,7 @@ def convert(
 
 @cache
 def _sources(source: str, target: str) -> tuple[list[np.ndarray], np.ndarray]:
-    """The source joints of all V' target joints: first ones, second ones, … [V'] each, and factors of the scores [V']."""
+    """The sources of all V' target joints: their first ones, second ones, … [V'] each; and the scores' factors [V']."""
     weights = matrix(source, target)
     used = [np.flatnonzero(row) for row in weights]
     most = max(map(len, used))

@@ -293,6 +293,24 @@ def test_workers_that_do_not_start_or_are_all_gone_are_said(published, tmp_path,
             prepare("slow", published, tmp_path / "out", run=Run(scheduler=alive.scheduler_address))
 
 
+def test_what_a_dead_worker_had_ended_is_done_again(monkeypatch):
+    """Its result goes with it; nobody waits for ever for what no worker is left to do."""
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(prepare_cluster, "WAIT_S", 0.5)
+    monkeypatch.setattr(prepare_cluster, "_COUNT_S", 0.2)
+    kinds = {"processes": False, "protocol": "tcp", "dashboard_address": None, "threads_per_worker": 1}
+    with distributed.LocalCluster(n_workers=1, **kinds) as cluster, distributed.Client(cluster) as client:
+        future = client.submit(len, "item")
+        distributed.wait(future)
+        cluster.scale(0)
+        while client.nthreads():
+            time.sleep(0.01)
+        with pytest.raises(DeviceError, match="no worker process is left: run the same command again"):
+            prepare_cluster._fetched(future, prepare_cluster._Watch(client, ""))
+        cluster.scale(1)
+        assert prepare_cluster._fetched(future, prepare_cluster._Watch(client, "")) == 4
+
+
 # -- a full disk -------------------------------------------------------------------------------------------------------
 
 LIMITED = """

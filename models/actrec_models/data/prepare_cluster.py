@@ -86,27 +86,40 @@ def run_on_cluster(job: Job, pending: deque[Batch], workers: int, scheduler: str
             if not running:
                 time.sleep(0.2)  # every worker is being started anew
                 continue
-            future = _next(done, client, scheduler)
-            yield _result(future, running.pop(future), pending, scheduler)
+            watch = _Watch(client, scheduler)
+            future = _next(done, watch)
+            yield _result(future, running.pop(future), pending, watch, scheduler)
         with contextlib.suppress(OSError, asyncio.TimeoutError):  # for workers that live on; everything is on the disk
             client.run(release, job.run)
 
 
-def _next(done: Any, client: Any, scheduler: str) -> Any:
-    """The task that ends next.
+class _Watch:
+    """Waits for the cluster as long as it has workers."""
 
-    Raises:
-        DeviceError: For some time there has been no worker that could end one.
-    """
-    seen = asked = time.monotonic()
-    while not done.has_ready():
+    def __init__(self, client: Any, scheduler: str):
+        self._client, self._scheduler = client, scheduler
+        self._seen = self._asked = time.monotonic()
+
+    def look(self) -> None:
+        """Asks for the workers now and then.
+
+        Raises:
+            DeviceError: For some time there has been none.
+        """
         now = time.monotonic()
-        if now - asked >= _COUNT_S:
-            asked = now
-            seen = now if client.nthreads() else seen
-            if now - seen >= WAIT_S:
-                where = f"'{scheduler}' has no workers" if scheduler else "no worker process is"
-                raise DeviceError(f"{where} left: run the same command again to go on")
+        if now - self._asked < _COUNT_S:
+            return
+        self._asked = now
+        self._seen = now if self._client.nthreads() else self._seen
+        if now - self._seen >= WAIT_S:
+            where = f"'{self._scheduler}' has no workers" if self._scheduler else "no worker process is"
+            raise DeviceError(f"{where} left: run the same command again to go on")
+
+
+def _next(done: Any, watch: _Watch) -> Any:
+    """The task that ends next."""
+    while not done.has_ready():
+        watch.look()
         time.sleep(0.002)
     return next(done)
 
@@ -116,13 +129,12 @@ def _alone(pending: deque[Batch], running: dict[Any, Batch]) -> bool:
     return pending[0].alone or any(batch.alone for batch in running.values())
 
 
-def _result(future: Any, batch: Batch, pending: deque[Batch], scheduler: str) -> Outcome:
+def _result(future: Any, batch: Batch, pending: deque[Batch], watch: _Watch, scheduler: str) -> Outcome:
     """What a task returned; where its worker died, its items are taken up again, one by one and alone."""
     import distributed
 
     try:
-        outcome: Outcome = future.result()
-        return outcome
+        return _fetched(future, watch)
     except distributed.KilledWorker:
         deaths = batch.deaths + batch.alone
         if deaths >= ATTEMPTS:
@@ -137,6 +149,18 @@ def _result(future: Any, batch: Batch, pending: deque[Batch], scheduler: str) ->
         raise DeviceError(
             f"a worker failed ({type(error).__name__}: {error}): workers need the same actrec and the same folders"
         ) from error
+
+
+def _fetched(future: Any, watch: _Watch) -> Outcome:
+    """What an ended task returned; where the worker that holds that is gone by now, another does the task again."""
+    while True:
+        try:
+            outcome: Outcome = future.result(timeout=_COUNT_S)
+            return outcome
+        except asyncio.TimeoutError:
+            if future.status == "error":  # the task's own
+                raise
+            watch.look()
 
 
 @contextlib.contextmanager
