@@ -17,6 +17,7 @@ Example:
   actrec eval deepacts_graph_nucla --precision float16
   actrec eval runs/my_run/last.ckpt --json
   actrec eval joint bone motion --fuse softmax --weights 1 1 0.6
+  actrec eval sem spa --fuse softmax --draws 0 16
   actrec eval my_shrec17_28_package --dataset shrec17_14
   actrec eval seed1 seed2 seed3 --seeds
   actrec eval joint1 bone1 joint2 bone2 joint3 bone3 --fuse softmax --seeds
@@ -43,6 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what is taken of a recording: the window that the live recognizer has when it ends, or windows over all "
         "of it, their scores combined as the package says, or one window into which all of it is stretched, as for "
         "gestures that were cut out (default: what the model's recipe says, else live)",
+    )
+    parser.add_argument(
+        "--draws",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="score each recording so many times more, varied as in the model's training, and combine all its scores: "
+        "one number for all models, or one each (default: 0; the live recognizer does without)",
     )
     parser.add_argument(
         "--skip-unreadable", action="store_true", help="count clips that cannot be read as wrong instead of refusing"
@@ -107,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
     """Fields of `actrec_models.evaluation.study.Options` that were given."""
-    names = ("dataset", "split", "part", "root", "clips", "fuse", "weights", "workers")
+    names = ("dataset", "split", "part", "root", "clips", "draws", "fuse", "weights", "workers")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     flags = {name: True for name in ("fit_weights", "seeds", "skip_unreadable") if getattr(args, name)}
     folds = {"folds": _folds(args.folds)} if args.folds else {}

@@ -1,6 +1,6 @@
 """Clips through a session: what is taken of a recording, what cannot be read, and what does not fit."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -8,10 +8,14 @@ import pytest
 from actrec import inference
 from actrec.errors import ConfigError, InputError
 from actrec.inference import Session
+from actrec.inference.clips import combined
 from actrec.package import InputSpec, WindowSpec
 from actrec_models import data, evaluation
 from actrec_models.data import ClipDataset
+from actrec_models.data.augment import Augmentation
 from actrec_models.evaluation import scoring
+from actrec_models.evaluation.draws import Draws
+from actrec_models.evaluation.relations import draws_of
 from tests.models.places import PLACES, TARGETS, Places, still
 from tests.tiny_model import LABELS, RAW, write_any, write_tiny
 
@@ -42,6 +46,40 @@ def test_scores_are_the_sessions_own(tiny):
     assert report.clips == tuple(name for name, *_ in PLACES)
     assert (report.right.sum(), report.accuracy) == (6, 6 / 8)  # "far_unsure" is taken for "left", the first of three
     assert report.per_class["left"]["recall"] == pytest.approx(2 / 3)
+
+
+def with_settings(session, **settings):
+    provenance = replace(session.package.provenance, settings=settings)
+    return Session(replace(session.package, provenance=provenance), session.backend, warm_up_runs=0)
+
+
+def test_varied_looks_are_combined_with_the_clip_as_it_is(tiny):
+    """Where training varied nothing, they show what the clip shows; else the same others each time."""
+    nothing = {field.name: 0.0 for field in fields(Augmentation)} | {"speed": 1.0, "mirror": False}
+    plain = scoring.score(tiny, clips())
+    same = scoring.score(with_settings(tiny, augmentation=nothing), clips(), draws=3)
+    np.testing.assert_allclose(same.logits, plain.logits, atol=1e-4)
+    varied = with_settings(tiny, augmentation={"before": 1.0, "noise_m": 0.1}, outliers=0.9)
+    found, again = (scoring.score(varied, clips(), draws=3, workers=workers) for workers in (0, 2))
+    np.testing.assert_array_equal(found.logits, again.logits)
+    assert np.abs(found.logits - plain.logits).max() > 0.01
+    looks = list(Draws(varied.package, clips(), 3).of(1))
+    of_all = [
+        varied.run([inputs])[0] for inputs in (next(scoring.inputs_of(clips()[1], varied.package, "live")), *looks)
+    ]
+    np.testing.assert_allclose(found.logits[1], combined(np.stack(of_all)[None], "mean")[0], atol=1e-5)
+
+
+def test_looks_that_nobody_knows_how_to_vary_are_refused(tiny):
+    with pytest.raises(ConfigError, match="tiny does not tell how clips were varied in its training"):
+        scoring.score(tiny, clips(), draws=1)
+    with pytest.raises(ConfigError, match="clips were not varied in the training of tiny"):
+        scoring.score(with_settings(tiny, augment=False, augmentation={}), clips(), draws=1)
+    assert draws_of([], 2) == (0, 0) and draws_of([4], 2) == (4, 4) and draws_of([0, 16], 2) == (0, 16)
+    with pytest.raises(ConfigError, match="--draws has 2 numbers for 3 models: give one, or one each"):
+        draws_of([1, 2], 3)
+    with pytest.raises(ConfigError, match="--draws is -1, allowed: 0 to 1000"):
+        draws_of([-1], 1)
 
 
 def test_each_clip_is_read_once_and_none_is_kept(tiny, monkeypatch):

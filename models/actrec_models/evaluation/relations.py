@@ -13,6 +13,7 @@ from actrec_models.evaluation.target import Target, check_same_classes
 
 FREE = ("seed", "command")
 """The fields of a recipe by which repetitions may differ."""
+MOST_DRAWS = 1000
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class Options:
     root: str = setting("", "the dataset's own folder, where it does not lie in the folder of datasets")
     dataset_options: dict = setting({}, "options of the dataset")
     clips: str = setting("", "one of `scoring.MODES`; default: what the model's recipe says")
+    draws: list = setting(
+        [], "looks at each clip besides, varied as in training: one number for all models, or one each"
+    )
     fuse: str = setting("", "softmax or logits: score the models as streams of one; default: not")
     weights: list = setting([], "of the fused streams, one each; default: all alike")
     fit_weights: bool = setting(False, "choose the weights on the training part")
@@ -115,6 +119,19 @@ def _changed(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
 
 def _same_length(models: Sequence[Model]) -> bool:
     return len({model.package.provenance.epochs for model in models}) == 1
+
+
+def draws_of(asked: Sequence[int], models: int) -> tuple[int, ...]:
+    """How many further looks each model has at a clip.
+
+    Raises:
+        ConfigError: They are neither one number nor one a model, or out of range.
+    """
+    if len(asked) not in (0, 1, models):
+        raise ConfigError(f"--draws has {len(asked)} numbers for {models} models: give one, or one each")
+    if any(not 0 <= number <= MOST_DRAWS for number in asked):
+        raise ConfigError(f"--draws is {' '.join(map(str, asked))}, allowed: 0 to {MOST_DRAWS}")
+    return tuple(asked) if len(asked) == models else tuple(asked or [0]) * models
 
 
 def folds_of(asked: Sequence[int], target: Target, models: int) -> list[int]:

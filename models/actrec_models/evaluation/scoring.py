@@ -18,6 +18,7 @@ from actrec.inference import Session
 from actrec.inference import clips as windowed
 from actrec.package import InputSpec, ModelPackage, WindowSpec
 from actrec_models.data import Clip, ClipDataset
+from actrec_models.evaluation.draws import Draws
 from actrec_models.evaluation.fusion import merge
 from actrec_models.evaluation.report import Report
 
@@ -46,6 +47,7 @@ def score(
     clips: ClipDataset,
     mode: str = "live",
     *,
+    draws: int = 0,
     skip_unreadable: bool = False,
     workers: int = 0,
     progress: bool = False,
@@ -58,12 +60,13 @@ def score(
         mode: "live": the window that the recognizer has when the recording ends. "whole": windows over all of it, their
             scores combined as the package combines those of a window's clips. "stretched": one window that holds
             all of it, from its first frame to its last, however long that is.
+        draws: Score each clip so many times more, varied as in training, and combine all its scores.
         skip_unreadable: Go on where a clip cannot be read, and note why.
         workers: Processes that read and prepare; 0 for this one.
         progress: Show a bar.
 
     Raises:
-        ConfigError: Unknown mode.
+        ConfigError: Unknown mode, or nobody knows how the model's training varied clips.
         InputError: There is no clip, model and dataset do not fit, or a clip cannot be read; the clip is named.
     """
     if mode not in MODES:
@@ -71,8 +74,9 @@ def score(
     if not len(clips):
         raise InputError(f"{session.package.name}: the dataset's part is empty, there is no clip to score")
     check_fit(session.package, clips)
+    varied = Draws(session.package, clips, draws) if draws else None
     loader = DataLoader(
-        _Made(clips, session.package.inputs, session.package.window, mode),
+        _Made(clips, session.package.inputs, session.package.window, mode, varied),
         batch_size=None,
         num_workers=workers,
         collate_fn=_as_it_is,
@@ -203,8 +207,15 @@ def _processes() -> Any:
 class _Made(IterableDataset[tuple[int, Inputs | str]]):
     """(index of a clip, a network's inputs) for each clip of T frames in it, or why it cannot be read."""
 
-    def __init__(self, clips: ClipDataset, inputs: tuple[InputSpec, ...], window: WindowSpec, mode: str):
-        self.clips, self.inputs, self.window, self.mode = clips, inputs, window, mode
+    def __init__(
+        self,
+        clips: ClipDataset,
+        inputs: tuple[InputSpec, ...],
+        window: WindowSpec,
+        mode: str,
+        varied: Draws | None = None,
+    ):
+        self.clips, self.inputs, self.window, self.mode, self.varied = clips, inputs, window, mode, varied
 
     def __iter__(self) -> Iterator[tuple[int, Inputs | str]]:
         worker = get_worker_info()
@@ -213,6 +224,8 @@ class _Made(IterableDataset[tuple[int, Inputs | str]]):
         for index in range(first, len(self.clips), step):
             try:
                 yield from ((index, made) for made in _made(self.clips[index], self.inputs, self.window, self.mode))
+                if self.varied is not None:
+                    yield from ((index, made) for made in self.varied.of(index))
             except (InputError, DeviceError) as error:
                 # Not raised: from another process it would arrive with that one's traceback in it.
                 yield index, str(error) if names[index] in str(error) else f"clip '{names[index]}': {error}"

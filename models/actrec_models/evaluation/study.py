@@ -11,7 +11,7 @@ from actrec.errors import ConfigError, DeviceError, InputError
 from actrec_models.data import ClipDataset
 from actrec_models.evaluation import fusion, scoring
 from actrec_models.evaluation.opening import Model
-from actrec_models.evaluation.relations import Options, folds_of, groups_of, kind_of
+from actrec_models.evaluation.relations import Options, draws_of, folds_of, groups_of, kind_of
 from actrec_models.evaluation.report import Report
 from actrec_models.evaluation.target import Target, check_folds, check_not_learnt, merging, target_of
 
@@ -27,6 +27,7 @@ class Study:
         kind: "single", "comparison", "fusion", "seeds" (of models, or of fusions) or "folds".
         target: What the models were scored on.
         clips: What was taken of each recording, by model: "live", "whole" or "stretched".
+        draws: Looks that each model had at a clip besides, varied as in its training.
         models: What was scored.
         reports: One a model.
         joint: Of the fused streams, or of all repetitions' clips together; None for one model, or a comparison.
@@ -46,6 +47,7 @@ class Study:
     fused: tuple[Report, ...] = ()
     weights: tuple[float, ...] = ()
     how: str = ""
+    draws: tuple[int, ...] = ()
     folds: tuple[int, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
@@ -99,14 +101,14 @@ def run(models: Sequence[Model], data_root: str, options: Options, progress: boo
     folds = folds_of(options.folds, target, len(models)) if kind == "folds" else []
     check_folds(models, target, folds)
     modes = tuple(options.clips or model.clips for model in models)
+    looks = draws_of(options.draws, len(models))
     scorer = _Scorer(target, options, progress)
     clips = [target.open(fold=fold) for fold in folds] or [target.open()] * len(models)
     apart = check_not_learnt(models, target, clips[0])
-    scores = [scorer.score(*each) for each in zip(models, clips, modes, strict=True)]
+    scores = [scorer.score(*each) for each in zip(models, clips, modes, looks, strict=True)]
     reports = tuple(scorer.report(*each) for each in zip(models, clips, scores, strict=True))
-    study = Study(
-        kind, target, modes, models, reports, folds=tuple(folds), notes=_notes(target, models, clips[0], apart)
-    )
+    notes = _notes(target, models, clips[0], apart)
+    study = Study(kind, target, modes, models, reports, draws=looks, folds=tuple(folds), notes=notes)
     if groups:
         study = scorer.fused(study, groups, clips[0], scores)
     if study.repetitions:
@@ -120,12 +122,13 @@ class _Scorer:
     options: Options
     progress: bool
 
-    def score(self, model: Model, clips: ClipDataset, mode: str) -> scoring.Scores:
+    def score(self, model: Model, clips: ClipDataset, mode: str, looks: int) -> scoring.Scores:
         merging(model, self.target, clips)
         return scoring.score(
             model.session,
             clips,
             mode,
+            draws=looks,
             skip_unreadable=self.options.skip_unreadable,
             workers=self.options.workers,
             progress=self.progress,
@@ -166,12 +169,13 @@ class _Scorer:
                 f"weights are fitted on the classes that the models know: do so with --dataset {trained}, then give "
                 "them with --weights"
             )
-        each = [self.score(model, clips, mode) for model, mode in zip(study.models, study.clips, strict=True)]
+        streams = zip(study.models, study.clips, study.draws, strict=True)
+        each = [self.score(model, clips, mode, looks) for model, mode, looks in streams]
         kept = [index for index in range(len(clips)) if not any(index in scores.unread for scores in each)]
-        streams = [
+        learnt = [
             np.concatenate([each[index].logits[kept] for index in stream]) for stream in zip(*groups, strict=True)
         ]
-        weights = fusion.fit(streams, np.tile(clips.labels[kept], len(groups)), self.options.fuse)
+        weights = fusion.fit(learnt, np.tile(clips.labels[kept], len(groups)), self.options.fuse)
         return weights, (
             f"Weights were fitted on the {len(kept)} clips of the training part, which the streams have learned from: "
             "the stream that has learned them best by heart weighs most."

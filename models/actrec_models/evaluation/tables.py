@@ -45,6 +45,12 @@ def facts(study: Study) -> list[str]:
         ours = [model.name for model, clips in zip(study.models, study.clips, strict=True) if clips == mode]
         who = f"{', '.join(ours)}: " if len(set(study.clips)) > 1 else ""
         lines.append(who + TAKEN[mode])
+    for model, looks in zip(study.models, study.draws, strict=True):
+        if looks:
+            lines.append(
+                f"{model.name}: {looks} looks more at each recording, varied as in its training, all scores combined; "
+                "the live recognizer has one."
+            )
     if study.fused:
         summed = "softmaxes" if study.how == "softmax" else "logits"
         lines.append(
@@ -199,6 +205,7 @@ def _options(study: Study) -> dict[str, Any]:
 def _origin(study: Study, index: int) -> dict[str, Any]:
     package = study.models[index].package
     fold = {"fold": study.folds[index]} if study.folds else {}
+    draws = {"draws": study.draws[index]} if study.draws[index] else {}
     return {
         "family": package.family,
         "variant": package.variant,
@@ -207,6 +214,7 @@ def _origin(study: Study, index: int) -> dict[str, Any]:
         "seed": package.provenance.seed,
         "epochs": package.provenance.epochs,
         **fold,
+        **draws,
     }
 
 

@@ -1,0 +1,53 @@
+"""Further looks at a clip, varied as the model's training varied them, for scores that are averaged."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from actrec import config
+from actrec.errors import ConfigError
+from actrec.package import ModelPackage
+from actrec_models.data import ClipDataset
+from actrec_models.recipe import Recipe
+from actrec_models.samples import Samples
+
+
+class Draws:
+    """The inputs of a package's network for varied clips of a dataset; the same ones each time.
+
+    What a recipe puts before a clip, and clips of no class, are left out: they would be of another recording.
+
+    Args:
+        package: Of the model.
+        clips: The dataset.
+        count: How many looks at each clip.
+
+    Raises:
+        ConfigError: The package does not tell how clips were varied in its training, or they were not.
+    """
+
+    def __init__(self, package: ModelPackage, clips: ClipDataset, count: int):
+        recipe = _recipe(package)
+        augmentation = dataclasses.replace(recipe.check(), before=0.0)
+        recipe = dataclasses.replace(recipe, outliers=0.0)
+        self._samples = Samples(clips, list(package.inputs), package.window, recipe, augmentation)
+        self._count = count
+
+    def of(self, index: int) -> Iterator[dict[str, np.ndarray]]:
+        """The inputs of the clip of this index, look by look."""
+        for number in range(1, self._count + 1):
+            sample = self._samples[number, index, 0]
+            del sample["label"]
+            yield sample
+
+
+def _recipe(package: ModelPackage) -> Recipe:
+    known = {field.name for field in dataclasses.fields(Recipe)}
+    settings = {name: value for name, value in package.provenance.settings.items() if name in known}
+    if "augmentation" not in settings:
+        raise ConfigError(f"{package.name} does not tell how clips were varied in its training: leave out --draws")
+    recipe = config.build(Recipe, settings)
+    if not recipe.augment:
+        raise ConfigError(f"clips were not varied in the training of {package.name}: leave out --draws")
+    return recipe
