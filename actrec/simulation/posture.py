@@ -3,6 +3,7 @@
 The body's frame lies on the floor under the actor's place: columns left, up, forward; metres.
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -120,21 +121,33 @@ def mirrored(vector: np.ndarray) -> np.ndarray:
     return result
 
 
-def _rotation(axis: int, angle: float) -> np.ndarray:
-    c, s = np.cos(angle), np.sin(angle)
-    matrix = np.eye(3)
-    i, j = (axis + 1) % 3, (axis + 2) % 3
-    matrix[i, i], matrix[i, j], matrix[j, i], matrix[j, j] = c, -s, s, c
-    return matrix
+# A pose is a hundred operations on three numbers: what NumPy does for a call of its general functions would be most of
+# the time.
 
 
 def _turn(yaw: float, tilt: float, roll: float) -> np.ndarray:
     """Yaw to the left, tilt forward, roll to the left, in left-up-forward axes."""
-    return _rotation(1, yaw) @ _rotation(0, tilt) @ _rotation(2, -roll)
+    (cy, sy), (ct, st), (cr, sr) = ((math.cos(angle), math.sin(angle)) for angle in (yaw, tilt, roll))
+    return np.array(
+        [
+            [cy * cr - sy * st * sr, cy * sr + sy * st * cr, sy * ct],
+            [-ct * sr, ct * cr, -st],
+            [-sy * cr - cy * st * sr, cy * st * cr - sy * sr, cy * ct],
+        ]
+    )
+
+
+def _norm(vector: np.ndarray) -> float:
+    return math.sqrt(vector.dot(vector))
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:
-    return vector / max(float(np.linalg.norm(vector)), 1e-9)
+    return vector / max(_norm(vector), 1e-9)
+
+
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    (ax, ay, az), (bx, by, bz) = a.tolist(), b.tolist()
+    return np.array([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx])
 
 
 def two_bones(
@@ -148,12 +161,12 @@ def two_bones(
         hint: Direction to which the middle joint yields.
     """
     along = end - start
-    distance = float(np.linalg.norm(along))
+    distance = _norm(along)
     along = along / max(distance, 1e-9)
-    distance = float(np.clip(distance, abs(first - second) + 1e-3, (first + second) * 0.9995))
+    distance = min(max(distance, abs(first - second) + 1e-3), (first + second) * 0.9995)
     out = _unit(hint - along * float(hint @ along))
     forward = (first**2 - second**2 + distance**2) / (2 * distance)
-    aside = float(np.sqrt(max(first**2 - forward**2, 0.0)))
+    aside = math.sqrt(max(first**2 - forward**2, 0.0))
     return start + along * forward + out * aside, start + along * distance
 
 
@@ -176,9 +189,7 @@ def pose(vector: np.ndarray, physique: Physique) -> ActorPose:
     joints[_J["spine_base"]] = base
     chest = _spine(joints, base, pelvis, value, physique)
     head = chest @ _turn(value["head_yaw"], value["head_pitch"], value["head_roll"])
-    joints[_J["head"]] = joints[_J["neck"]] + (0.45 * chest + 0.55 * head)[:, 1] * physique.length(
-        "head"
-    ) / np.linalg.norm((0.45 * chest + 0.55 * head)[:, 1])
+    joints[_J["head"]] = joints[_J["neck"]] + _unit(0.45 * chest[:, 1] + 0.55 * head[:, 1]) * physique.length("head")
     hands = np.zeros((2, 3, 3))
     curl = np.zeros((2, 5))
     for i, (side, sign) in enumerate(_SIDE.items()):
@@ -204,9 +215,9 @@ def reaching(vector: np.ndarray, side: str, target: tuple[float, float, float]) 
         up = _unit(joints[_J["spine_shoulder"]] - joints[_J["spine_mid"]])
         left = joints[_J["shoulder_left"]] - joints[_J["shoulder_right"]]
         left = _unit(left - up * float(left @ up))
-        chest = np.stack([left, up, np.cross(left, up)], axis=1)
+        chest = np.stack([left, up, _cross(left, up)], axis=1)
         away = chest.T @ (np.asarray(target) - joints[_J[f"shoulder_{side}"]])
-        distance = float(np.linalg.norm(away))
+        distance = _norm(away)
         reach = min(distance / (physique.length("elbow") + physique.length("wrist")), 0.995)
         x, y, z = away / distance
         vector = changed(
@@ -224,25 +235,23 @@ def _within_reach_of_feet(
     for side, sign in _SIDE.items():
         hip = pelvis[:, 0] * sign * physique.length("hip")
         ankle = _ankle(side, sign, value, physique)
-        level = np.hypot(base[0] + hip[0] - ankle[0], base[2] + hip[2] - ankle[2])
-        height = min(height, ankle[1] - hip[1] + np.sqrt(max(reach**2 - level**2, 0.01)))
+        level = math.hypot(base[0] + hip[0] - ankle[0], base[2] + hip[2] - ankle[2])
+        height = min(height, ankle[1] - hip[1] + math.sqrt(max(reach**2 - level**2, 0.01)))
     return np.array([base[0], height, base[2]])
 
 
 def _ankle(side: str, sign: float, value: dict[str, float], physique: Physique) -> np.ndarray:
     s, heel = physique.scale, value[f"heel_{side}"]
     # The heel rises about the ball of the foot.
-    ball = _foot_direction(side, sign, value) * _FOOT_FORWARD * s
     rise, run = (ANKLE_HEIGHT - TOE_HEIGHT) * s, _FOOT_FORWARD * s
-    up, back = rise * np.cos(heel) + run * np.sin(heel), run * np.cos(heel) - rise * np.sin(heel)
-    place = np.array([sign * value[f"foot_x_{side}"], value[f"foot_y_{side}"], value[f"foot_z_{side}"]]) * s
-    direction = _foot_direction(side, sign, value)
-    return place + ball - direction * back + np.array([0.0, up + TOE_HEIGHT * s, 0.0])
+    up, back = rise * math.cos(heel) + run * math.sin(heel), run * math.cos(heel) - rise * math.sin(heel)
+    x, y, z = sign * value[f"foot_x_{side}"] * s, value[f"foot_y_{side}"] * s, value[f"foot_z_{side}"] * s
+    return np.array([x, y + up + TOE_HEIGHT * s, z]) + _foot_direction(side, sign, value) * (run - back)
 
 
 def _foot_direction(side: str, sign: float, value: dict[str, float]) -> np.ndarray:
     yaw = sign * value[f"foot_yaw_{side}"]
-    return np.array([np.sin(yaw), 0.0, np.cos(yaw)])
+    return np.array([math.sin(yaw), 0.0, math.cos(yaw)])
 
 
 def _spine(
@@ -270,8 +279,7 @@ def _arm(
     direction = _unit(outward("arm"))
     # The shoulder girdle follows a raised arm a little.
     lift = 0.30 * max(direction[1], 0.0) + 0.02
-    socket = chest @ (np.array([sign * np.cos(lift), np.sin(lift) - 0.10, 0.0]) * physique.length("shoulder"))
-    socket *= physique.length("shoulder") / np.linalg.norm(socket)
+    socket = _unit(chest @ np.array([sign * math.cos(lift), math.sin(lift) - 0.10, 0.0])) * physique.length("shoulder")
     shoulder = joints[_J["spine_shoulder"]] + socket
     upper, fore = physique.length("elbow"), physique.length("wrist")
     target = shoulder + chest @ direction * (upper + fore) * value[f"reach_{side}"]
@@ -281,9 +289,9 @@ def _arm(
     palm = chest @ outward("palm")
     palm = _unit(palm - along * float(palm @ along))
     flex = value[f"flex_{side}"]
-    fingers = along * np.cos(flex) + palm * np.sin(flex)
-    palm = palm * np.cos(flex) - along * np.sin(flex)
-    return np.stack([np.cross(fingers, palm) * -sign, fingers, palm], axis=1)
+    c, s = math.cos(flex), math.sin(flex)
+    fingers, palm = along * c + palm * s, palm * c - along * s
+    return np.array([_cross(fingers, palm) * -sign, fingers, palm]).T
 
 
 def _leg(
@@ -297,11 +305,8 @@ def _leg(
     heel = value[f"heel_{side}"]
     s = physique.scale
     run, rise = _FOOT_FORWARD * s, (ANKLE_HEIGHT - TOE_HEIGHT) * s
-    foot = (
-        end
-        + toes * (run * np.cos(heel) - rise * np.sin(heel))
-        - np.array([0, rise * np.cos(heel) + run * np.sin(heel), 0])
-    )
+    c, sine = math.cos(heel), math.sin(heel)
+    foot = end + toes * (run * c - rise * sine) - np.array([0.0, rise * c + run * sine, 0.0])
     joints[_J[f"hip_{side}"]], joints[_J[f"knee_{side}"]] = hip, knee
     joints[_J[f"ankle_{side}"]], joints[_J[f"foot_{side}"]] = end, foot
 

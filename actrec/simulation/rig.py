@@ -102,8 +102,8 @@ def frames(pose: ActorPose, rest: np.ndarray, hand_length: float) -> tuple[np.nd
     length = np.maximum(np.linalg.norm(along, axis=-1), 1e-6)
     y = along / length[:, None]
     z = _forward_hints(joints, y, pose.head)
-    x = _unit(np.cross(y, z))
-    axes = np.stack([x, y * (length / rest)[:, None], np.cross(x, y)], axis=-1)
+    x = _unit(_cross(y, z))
+    axes = np.stack([x, y * (length / rest)[:, None], _cross(x, y)], axis=-1)
     wrists = joints[[_J["wrist_left"], _J["wrist_right"]]]
     points, finger_axes = finger_frames(pose.curl, hand_length)
     finger_points = np.einsum("sij,sfkj->sfki", pose.hands, points[:, :, :3]) + wrists[:, None, None]
@@ -132,7 +132,12 @@ def finger_frames(curl: np.ndarray, hand_length: float) -> tuple[np.ndarray, np.
     points = np.concatenate([np.zeros((2, 5, 1, 3)), np.cumsum(steps, axis=2)], axis=2)
     points += (_KNUCKLE * hand_length)[None, :, None]
     x = _unit(np.array([1.0, 0.0, 0.0]) - along * along[..., :1])
-    return points, np.stack([x, along, np.cross(x, along)], axis=-1)
+    return points, np.stack([x, along, _cross(x, along)], axis=-1)
+
+
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """As `np.cross` of [..., 3], which takes longer to find that out than to compute it."""
+    return a[..., (1, 2, 0)] * b[..., (2, 0, 1)] - a[..., (2, 0, 1)] * b[..., (1, 2, 0)]
 
 
 def hand_joints(pose: ActorPose, hand_length: float) -> np.ndarray:

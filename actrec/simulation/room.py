@@ -7,7 +7,7 @@ import numpy as np
 
 from actrec.frames import Intrinsics
 from actrec.simulation.primitives import ShapeBuilder, Shapes
-from actrec.simulation.room_kernels import cast_boxes
+from actrec.simulation.room_kernels import cast_boxes, value_noise
 
 FLOOR, CEILING, WALL, BOX, PICTURE = range(5)
 
@@ -192,10 +192,6 @@ def _plank_tint(random: np.random.Generator, along: np.ndarray, across: np.ndarr
 
 def _noise(random: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Smooth value noise in 0..1 with features of one unit."""
-    lattice = random.random((128, 128))
-    ix, iy = np.floor(x).astype(int), np.floor(y).astype(int)
-    fx, fy = x - ix, y - iy
-    fx, fy = fx * fx * (3 - 2 * fx), fy * fy * (3 - 2 * fy)
-    at = lambda dy, dx: lattice[(iy + dy) % 128, (ix + dx) % 128]  # noqa: E731
-    top, bottom = at(0, 0) * (1 - fx) + at(0, 1) * fx, at(1, 0) * (1 - fx) + at(1, 1) * fx
-    return top * (1 - fy) + bottom * fy
+    out = np.empty(x.shape)
+    value_noise(random.random((128, 128)), x, y, out)
+    return out

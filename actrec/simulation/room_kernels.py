@@ -62,6 +62,27 @@ def cast_boxes(
 
 
 @kernel
+def value_noise(lattice: np.ndarray, x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
+    """Smooth noise in 0..1 with features of one unit, which repeats itself after as many as the lattice has.
+
+    Args:
+        lattice: [K, K] the noise at whole places.
+        x, y: [H, W] places.
+        out: [H, W], out.
+    """
+    size = len(lattice)
+    for v in range(x.shape[0]):
+        for u in range(x.shape[1]):
+            left, top = math.floor(x[v, u]), math.floor(y[v, u])
+            fx, fy = x[v, u] - left, y[v, u] - top
+            fx, fy = fx * fx * (3 - 2 * fx), fy * fy * (3 - 2 * fy)
+            ix, iy, jx, jy = left % size, top % size, (left + 1) % size, (top + 1) % size
+            above = lattice[iy, ix] * (1 - fx) + lattice[iy, jx] * fx
+            below = lattice[jy, ix] * (1 - fx) + lattice[jy, jx] * fx
+            out[v, u] = above * (1 - fy) + below * fy
+
+
+@kernel
 def ground_shadow(
     points: np.ndarray,
     radii: np.ndarray,
