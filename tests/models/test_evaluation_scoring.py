@@ -59,6 +59,8 @@ def test_varied_looks_are_combined_with_the_clip_as_it_is(tiny):
     plain = scoring.score(tiny, clips())
     same = scoring.score(with_settings(tiny, augmentation=nothing), clips(), draws=3)
     np.testing.assert_allclose(same.logits, plain.logits, atol=1e-4)
+    same = scoring.score(with_settings(tiny, augmentation=nothing), clips(), "stretched", draws=2)
+    np.testing.assert_allclose(same.logits, scoring.score(tiny, clips(), "stretched").logits, atol=1e-4)
     varied = with_settings(tiny, augmentation={"before": 1.0, "noise_m": 0.1}, outliers=0.9)
     found, again = (scoring.score(varied, clips(), draws=3, workers=workers) for workers in (0, 2))
     np.testing.assert_array_equal(found.logits, again.logits)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from actrec import config
+from actrec import config, features
 from actrec.errors import ConfigError
 from actrec.package import ModelPackage
 from actrec_models.data import ClipDataset
@@ -22,14 +22,18 @@ class Draws:
         package: Of the model.
         clips: The dataset.
         count: How many looks at each clip.
+        mode: As `scoring.score` takes it: all looks are at stretched clips, or none.
 
     Raises:
-        ConfigError: The package does not tell how clips were varied in its training, or they were not.
+        ConfigError: The package does not tell how clips were varied in its training, or they were not; or they are to
+            be stretched and the network takes more than bodies.
     """
 
-    def __init__(self, package: ModelPackage, clips: ClipDataset, count: int):
-        recipe = _recipe(package)
-        augmentation = dataclasses.replace(recipe.check(), before=0.0)
+    def __init__(self, package: ModelPackage, clips: ClipDataset, count: int, mode: str = "live"):
+        recipe, stretched = _recipe(package), mode == "stretched"
+        if stretched and set(features.streams(package.inputs)) != {"bodies"}:
+            raise ConfigError(f"only bodies are varied in stretched clips, but {package.name} takes more: no --draws")
+        augmentation = dataclasses.replace(recipe.check(), before=0.0, stretched=float(stretched))
         recipe = dataclasses.replace(recipe, outliers=0.0)
         self._samples = Samples(clips, list(package.inputs), package.window, recipe, augmentation)
         self._count = count

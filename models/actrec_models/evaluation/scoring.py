@@ -74,7 +74,7 @@ def score(
     if not len(clips):
         raise InputError(f"{session.package.name}: the dataset's part is empty, there is no clip to score")
     check_fit(session.package, clips)
-    varied = Draws(session.package, clips, draws) if draws else None
+    varied = Draws(session.package, clips, draws, mode) if draws else None
     loader = DataLoader(
         _Made(clips, session.package.inputs, session.package.window, mode, varied),
         batch_size=None,
