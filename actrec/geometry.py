@@ -32,6 +32,9 @@ def unproject(pixels: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics) -> 
 
 def rays(pixels: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
     """[..., 2] float64 x/z and y/z of the rays through pixels [..., 2], lens distortion removed."""
+    if not any(intrinsics.distortion):
+        centre, focal = (intrinsics.cx, intrinsics.cy), (intrinsics.fx, intrinsics.fy)
+        return (np.asarray(pixels, np.float64) - centre) / focal
     import cv2
 
     flat = np.ascontiguousarray(pixels, np.float64).reshape(-1, 1, 2)

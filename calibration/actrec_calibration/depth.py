@@ -11,7 +11,7 @@ import numpy as np
 
 from actrec.errors import InputError
 from actrec.frames import Intrinsics
-from actrec_calibration.poses import projected, rays
+from actrec_calibration.poses import image_rays, projected
 from actrec_calibration.transforms import apply
 
 MARGIN_PX = 4
@@ -65,7 +65,7 @@ def readings(
     """
     mask = _inside(depth.shape, camera, pose, outline) & np.isfinite(depth) & (depth > 0)
     v, u = np.nonzero(mask)
-    directions = rays(np.stack([u, v], axis=1), camera) if len(u) else np.zeros((0, 3))
+    directions = image_rays(camera)[v, u]
     values = depth[v, u].astype(np.float64)
     near = np.abs(values - plane_depth(pose, directions)) <= gate if len(values) else np.zeros(0, bool)
     directions, values = directions[near], values[near]

@@ -1,6 +1,7 @@
 """Where a board is, seen by one camera."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -49,6 +50,15 @@ def rays(pixels: np.ndarray, camera: Intrinsics) -> np.ndarray:
     """[N, 3] directions with z = 1 of pixels [N, 2]."""
     plane = geometry.rays(np.asarray(pixels), camera)
     return np.column_stack([plane, np.ones(len(plane))])
+
+
+@lru_cache(maxsize=4)
+def image_rays(camera: Intrinsics) -> np.ndarray:
+    """[H, W, 3] directions with z = 1 of all of a camera's pixels; not to be written to."""
+    v, u = np.indices((camera.height, camera.width))
+    found = rays(np.stack([u.ravel(), v.ravel()], axis=1), camera).reshape(camera.height, camera.width, 3)
+    found.flags.writeable = False
+    return found
 
 
 def lens(camera: Intrinsics) -> np.ndarray:

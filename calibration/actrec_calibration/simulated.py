@@ -15,7 +15,7 @@ from actrec_calibration.depth import plane_depth
 from actrec_calibration.extrinsics import Pair
 from actrec_calibration.floor import Lying
 from actrec_calibration.hand_eye import View
-from actrec_calibration.poses import projected, rays
+from actrec_calibration.poses import image_rays, projected, rays
 from actrec_calibration.transforms import apply, inverse, pose_of
 
 BACKGROUND = 4.0
@@ -80,7 +80,7 @@ def corners(board: Board, camera: Intrinsics, pose: np.ndarray, sigma: float, ra
 
 def depth_of_board(board: Board, rig: Rig, pose: np.ndarray, noise: SensorNoise, number: int) -> np.ndarray:
     """[H, W] metres as read, of a board (pose in the depth camera) before a wall."""
-    directions = _all_rays(rig.depth)
+    directions = image_rays(rig.depth).reshape(-1, 3)
     true = plane_depth(pose, directions)
     on = apply(inverse(pose), directions * true[:, None])[:, :2]
     seen = (true > 0) & ((on > 0) & (on < board.size)).all(1)
@@ -182,7 +182,7 @@ class Room:
     def depth(self, rig: Rig, seed: int, number: int = 0) -> np.ndarray:
         """[H, W] metres as read in picture `number`."""
         to_depth = inverse(self.camera @ rig.to_colour)
-        directions = _all_rays(rig.depth)
+        directions = image_rays(rig.depth).reshape(-1, 3)
         wall = _turned(1, np.pi / 2)
         wall[0, 3] = self.wall
         planes = [to_depth @ np.eye(4), to_depth @ wall]
@@ -202,11 +202,6 @@ def _turned(axis: int, radians: float) -> np.ndarray:
     vector = np.zeros(6)
     vector[axis] = radians
     return pose_of(vector)
-
-
-def _all_rays(camera: Intrinsics) -> np.ndarray:
-    v, u = np.indices((camera.height, camera.width))
-    return rays(np.stack([u.ravel(), v.ravel()], axis=1), camera)
 
 
 def _read(true: np.ndarray, facing: np.ndarray, rig: Rig, noise: SensorNoise, number: int) -> np.ndarray:

@@ -130,7 +130,7 @@ def prepare(entry: str, folder: Path) -> dict[str, Any]:
     size = complexity(network)
     content = onnx_graph.trace(network)
     onnx_graph.check_operators(network, content)
-    parity = onnx_graph.parity_error(network, content, batch=1)
+    (parity,) = onnx_graph.parity_errors(network, content, [1])
     (folder / "model.onnx").write_bytes(content)
     inputs = onnx_graph.example_inputs(network, 1)
     np.savez(folder / "inputs.npz", **{name: value.numpy() for name, value in inputs.items()})
