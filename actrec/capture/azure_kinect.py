@@ -233,6 +233,8 @@ class AzureKinectCamera(Camera):
 
     def _recorded(self, source: Playback) -> Capture:
         while True:
+            if self._closing.is_set():
+                raise DeviceError("the recording was closed while a frame was awaited")
             capture = source.next()
             if not self._usable(capture):
                 continue

@@ -49,7 +49,7 @@ class Camera(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Stops the stream; safe to call twice, and while another thread reads, which gets a DeviceError soon."""
+        """Stops the stream; safe to call twice, and while another thread reads, which soon gets a frame or an error."""
 
     @abstractmethod
     def read(self, timeout_s: float = 1.0) -> RgbdFrame:

@@ -108,7 +108,7 @@ def check_groups(content: bytes, keep: Sequence[str]) -> None:
         ConfigError: Names one, and the groups that there are.
     """
     groups = _groups(_quantisable_nodes(onnx.load_model_from_string(content)))
-    if absent := sorted(set(keep) - set(groups)):
+    if groups and (absent := sorted(set(keep) - set(groups))):
         raise ConfigError(f"no layer group '{absent[0]}'; there are {', '.join(groups)}")
 
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from actrec_msgs.msg import SkeletonArray
@@ -11,7 +11,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from actrec import capture
 from actrec.capture.base import Camera
 from actrec.config import setting
-from actrec.errors import ActrecError, DeviceError, EndOfStream
+from actrec.errors import DeviceError, EndOfStream
 from actrec.frames import RgbdFrame
 from actrec_nodes import conversions, params, process, qos, topics
 from actrec_nodes.camera_mount import CameraMount
@@ -22,6 +22,14 @@ HUNG_S = 1.0
 """A driver that exceeds its own timeout by more than this is not waited for."""
 _NEXT_FRAME_S = 0.3
 """The frame under way is waited for before a driver is closed while it is read from."""
+
+
+@dataclass
+class _Reading:
+    """One thread's own, for a driver that hangs may return when another thread reads already."""
+
+    stop: threading.Event = field(default_factory=threading.Event)
+    in_driver: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,8 +60,7 @@ class CameraNode(ActrecNode[CameraConfig]):
         super().__init__("camera_node", CameraConfig, **node_options)
         self._camera: Camera | None = None
         self._thread: threading.Thread | None = None
-        self._stop = threading.Event()
-        self._reading = False
+        self._reading = _Reading()
         self._outputs: dict[str, Any] = {}
         self._skipped = 0
         self._flow: FlowControl | None = None
@@ -91,25 +98,37 @@ class CameraNode(ActrecNode[CameraConfig]):
         self._mount.publish(self._camera)
         self._skipped = 0
         self._flow = None if self._camera.paced else FlowControl(self)
-        self._stop.clear()
-        self._thread = threading.Thread(target=self._run, name="camera", daemon=True)
+        self._reading = _Reading()
+        self._thread = threading.Thread(target=self._run, args=(self._reading,), name="camera", daemon=True)
         self._thread.start()
 
     def deactivate(self) -> None:
         """Stops reading and closes the device."""
-        self._stop.set()
+        camera, waking = self._camera, None
+        self._reading.stop.set()
         if self._flow is not None:
             self._flow.close()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(_NEXT_FRAME_S)
-            if self._camera is not None and self._reading:
-                self._camera.close()  # wakes who waits for a camera that gives nothing, or a recording's long gap
+            if camera is not None and self._reading.in_driver:
+                # Wakes who waits for a camera that gives nothing, or a recording's long gap. Where the driver hangs,
+                # closing it may hang too.
+                waking = threading.Thread(target=self._close, args=(camera,), name="closing", daemon=True)
+                waking.start()
             self._thread.join(self.config.read_timeout_s + HUNG_S)
             if self._thread.is_alive():
                 self.complain(f"driver '{self.config.driver}' does not return from reading: closing it all the same")
             self._thread = None
-        if self._camera is not None:
-            self._camera.close()
+        if waking is not None:
+            waking.join(HUNG_S)
+        elif camera is not None:
+            camera.close()
+
+    def _close(self, camera: Camera) -> None:
+        try:
+            camera.close()
+        except Exception as error:  # of any kind: the node is told, and goes on to stop
+            self.fail(error)
 
     def cleanup(self) -> None:
         """Forgets the driver."""
@@ -142,38 +161,40 @@ class CameraNode(ActrecNode[CameraConfig]):
             self._outputs[topic].on_activate(None)
         self._outputs[topic].publish(conversions.bodies_to_message(frame.skeletons, head))
 
-    def _run(self) -> None:
+    def _run(self, reading: _Reading) -> None:
         camera = self._camera
         assert camera is not None
-        while not self._stop.is_set():
+        while not reading.stop.is_set():
             try:
-                frame = self._read(camera)
-            except EndOfStream as end:
-                self.get_logger().info(f"{end} (on_end: {self.config.on_end})")
-                self._end(0)
-                return
+                frame = self._read(camera, reading)
             except Exception as error:  # a driver's fault of any kind must not end the thread unseen
-                if self._stop.is_set():
+                if reading.stop.is_set():
+                    return
+                if isinstance(error, EndOfStream):
+                    self.get_logger().info(f"{error} (on_end: {self.config.on_end})")
+                    self._end(0, reading)
                     return
                 self.fail(error)
                 if camera.live:
-                    self._reopen(camera)
+                    self._reopen(camera, reading)
                 elif not isinstance(error, DeviceError):
-                    self._end(1)
+                    self._end(1, reading)
                     return
             else:
+                if reading.stop.is_set():  # it comes too late
+                    return
                 late, self._skipped = max(camera.skipped - self._skipped, 0), camera.skipped
                 self.statistics.count("received", 1 + late)
                 self.statistics.count("dropped", late)
                 self._await_graph(joints_alone=frame.colour is None)
-                self._publish_counted(frame)
+                self._publish_counted(frame, reading)
 
-    def _read(self, camera: Camera) -> RgbdFrame:
-        self._reading = True
+    def _read(self, camera: Camera, reading: _Reading) -> RgbdFrame:
+        reading.in_driver = True
         try:
             return camera.read(self.config.read_timeout_s)
         finally:
-            self._reading = False
+            reading.in_driver = False
 
     def _await_graph(self, joints_alone: bool) -> None:
         if self._flow is None:
@@ -182,12 +203,12 @@ class CameraNode(ActrecNode[CameraConfig]):
         if not self._flow.wait(ahead - 1, joints_alone):
             self.complain("the graph does not answer: is the recognizer active? The recording goes on", "warning")
 
-    def _publish_counted(self, frame: RgbdFrame) -> None:
+    def _publish_counted(self, frame: RgbdFrame, reading: _Reading) -> None:
         began = time.monotonic()
         try:
             self.publish(frame)
         except Exception as error:  # as above
-            if self._stop.is_set():
+            if reading.stop.is_set():
                 return
             self.statistics.count("failed")
             self.fail(error)
@@ -196,26 +217,31 @@ class CameraNode(ActrecNode[CameraConfig]):
             if self._flow is not None:
                 self._flow.sent(frame.stamp_ns)
 
-    def _reopen(self, camera: Camera) -> None:
+    def _reopen(self, camera: Camera, reading: _Reading) -> None:
         """Closes and opens the camera again, with growing pauses, until it answers or the node stops."""
         pause = self.config.retry_s
-        while not self._stop.wait(pause):
+        while not reading.stop.wait(pause):
             try:
                 camera.close()
                 camera.open()
-            except ActrecError as error:
+            except Exception as error:  # as above
+                if reading.stop.is_set():
+                    return
                 pause = min(2 * pause, self.config.retry_max_s)
                 self.fail(DeviceError(f"{error} (next attempt in {pause:g} s)"))
             else:
-                self.get_logger().info(f"camera '{self.config.driver}' is back")
+                if reading.stop.is_set():  # the node has closed it meanwhile, in vain
+                    camera.close()
+                else:
+                    self.get_logger().info(f"camera '{self.config.driver}' is back")
                 return
 
-    def _end(self, status: int) -> None:
+    def _end(self, status: int, reading: _Reading) -> None:
         if self.config.on_end == "exit":
             self.finish(status)
         elif self.config.on_end == "deactivate" and self.executor is not None:
             # A recording of a frame or two ends before activation does, and only an active node can be deactivated.
-            while not self.is_active and not self._stop.wait(0.01):
+            while not self.is_active and not reading.stop.wait(0.01):
                 pass
             # Not from here: deactivation joins this thread.
             self.executor.create_task(self.trigger_deactivate)

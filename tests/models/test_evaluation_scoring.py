@@ -59,6 +59,8 @@ def test_varied_looks_are_combined_with_the_clip_as_it_is(tiny):
     plain = scoring.score(tiny, clips())
     same = scoring.score(with_settings(tiny, augmentation=nothing), clips(), draws=3)
     np.testing.assert_allclose(same.logits, plain.logits, atol=1e-4)
+    others = with_settings(tiny, augmentation={**nothing, "before": 1.0}, outliers=0.9)
+    np.testing.assert_allclose(scoring.score(others, clips(), draws=3).logits, plain.logits, atol=1e-4)
     same = scoring.score(with_settings(tiny, augmentation=nothing), clips(), "stretched", draws=2)
     np.testing.assert_allclose(same.logits, scoring.score(tiny, clips(), "stretched").logits, atol=1e-4)
     varied = with_settings(tiny, augmentation={"before": 1.0, "noise_m": 0.1}, outliers=0.9)
@@ -77,6 +79,9 @@ def test_looks_that_nobody_knows_how_to_vary_are_refused(tiny):
         scoring.score(tiny, clips(), draws=1)
     with pytest.raises(ConfigError, match="clips were not varied in the training of tiny"):
         scoring.score(with_settings(tiny, augment=False, augmentation={}), clips(), draws=1)
+    stages = [{"epochs": 1}, {"epochs": 1, "augment": False}]
+    with pytest.raises(ConfigError, match="clips were not varied in the training of tiny"):
+        scoring.score(with_settings(tiny, augmentation={}, stages=stages), clips(), draws=1)
     assert draws_of([], 2) == (0, 0) and draws_of([4], 2) == (4, 4) and draws_of([0, 16], 2) == (0, 16)
     with pytest.raises(ConfigError, match="--draws has 2 numbers for 3 models: give one, or one each"):
         draws_of([1, 2], 3)

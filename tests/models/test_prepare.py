@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -305,10 +306,15 @@ def test_what_a_dead_worker_had_ended_is_done_again(monkeypatch):
         cluster.scale(0)
         while client.nthreads():
             time.sleep(0.01)
-        with pytest.raises(DeviceError, match="no worker process is left: run the same command again"):
-            prepare_cluster._fetched(future, prepare_cluster._Watch(client, ""))
+
+        def result():
+            watch = prepare_cluster._Watch(client, "")
+            return prepare_cluster._result(future, prepare_cluster.Batch([]), deque(), watch, "")
+
+        with pytest.raises(DeviceError, match="^no worker process is left: run the same command again"):
+            result()
         cluster.scale(1)
-        assert prepare_cluster._fetched(future, prepare_cluster._Watch(client, "")) == 4
+        assert result() == 4
 
 
 # -- a full disk -------------------------------------------------------------------------------------------------------

@@ -268,12 +268,12 @@ def test_a_driver_that_hangs_does_not_hold_up_the_end(stage, host, add, capfd) -
 
 def test_a_camera_that_gives_nothing_is_closed_at_once(stage, host, add, monkeypatch, capfd) -> None:
     """Its read is given a minute; who stops the node does not wait for it."""
-    closed, entered = threading.Event(), threading.Event()
+    closed, entered, woken = threading.Event(), threading.Event(), []
     monkeypatch.setattr(StageCamera, "close", lambda _: closed.set())
 
     def nothing(k: int) -> RgbdFrame:
         entered.set()
-        assert closed.wait(60), "nobody closed it"
+        woken.append(closed.wait(50))
         raise DeviceError("it was closed while a frame was awaited")
 
     stage(nothing, rgbd)
@@ -281,9 +281,50 @@ def test_a_camera_that_gives_nothing_is_closed_at_once(stage, host, add, monkeyp
     assert host.start() is None
     assert entered.wait(60)
     node.trigger_deactivate()
-    assert not node.is_active and closed.is_set()
+    assert not node.is_active and woken == [True]
     assert node.last_error == "" and not capfd.readouterr().err
     assert sys.modules["stage_driver"].Driver.opened == 1
+
+
+def test_a_camera_that_comes_back_too_late_is_closed_again(stage, host, add, monkeypatch) -> None:
+    done: list[str] = []
+    opening, go_on = threading.Event(), threading.Event()
+
+    def come_back(camera: StageCamera) -> None:
+        done.append("open")
+        if done.count("open") == 2:
+            opening.set()
+            assert go_on.wait(60)
+
+    monkeypatch.setattr(StageCamera, "open", come_back)
+    monkeypatch.setattr(StageCamera, "close", lambda _: done.append("close"))
+    stage(DeviceError("it was pulled out"), rgbd)
+    node = add(CameraNode, driver="stage", retry_s=0.01, read_timeout_s=0.1)
+    assert host.start() is None
+    assert opening.wait(60)
+    thread = node._thread
+    node.trigger_deactivate()
+    go_on.set()
+    thread.join(60)
+    assert done == ["open", "close", "open", "close", "close"]
+
+
+def test_an_end_while_the_node_stops_is_none(stage, host, add, monkeypatch, capfd) -> None:
+    closed, entered = threading.Event(), threading.Event()
+    monkeypatch.setattr(StageCamera, "close", lambda _: closed.set())
+
+    def last(k: int) -> RgbdFrame:
+        entered.set()
+        closed.wait(60)
+        raise EndOfStream("the recording has ended")
+
+    stage(last, live=False)
+    node = add(CameraNode, driver="stage", on_end="exit")
+    assert host.start() is None
+    assert entered.wait(60)
+    node.trigger_deactivate()
+    assert not node.is_active and node.exit_status is None
+    assert "ERROR" not in capfd.readouterr().err
 
 
 def test_a_frame_that_contradicts_itself_is_left_out(stage, host, add, listening) -> None:

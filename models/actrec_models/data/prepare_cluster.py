@@ -110,7 +110,8 @@ class _Watch:
         if now - self._asked < _COUNT_S:
             return
         self._asked = now
-        self._seen = now if self._client.nthreads() else self._seen
+        with contextlib.suppress(OSError):  # the scheduler does not answer
+            self._seen = now if self._client.nthreads() else self._seen
         if now - self._seen >= WAIT_S:
             where = f"'{self._scheduler}' has no workers" if self._scheduler else "no worker process is"
             raise DeviceError(f"{where} left: run the same command again to go on")
@@ -145,6 +146,8 @@ def _result(future: Any, batch: Batch, pending: deque[Batch], watch: _Watch, sch
         raise DeviceError(
             f"the scheduler {scheduler or 'of this machine'} is gone: run the same command again to go on"
         ) from error
+    except DeviceError:
+        raise
     except Exception as error:
         raise DeviceError(
             f"a worker failed ({type(error).__name__}: {error}): workers need the same actrec and the same folders"

@@ -51,7 +51,8 @@ def _recipe(package: ModelPackage) -> Recipe:
     settings = {name: value for name, value in package.provenance.settings.items() if name in known}
     if "augmentation" not in settings:
         raise ConfigError(f"{package.name} does not tell how clips were varied in its training: leave out --draws")
-    recipe = config.build(Recipe, settings)
+    whole = config.build(Recipe, settings)
+    recipe = whole.of(whole.plan()[-1])  # of several stages, the last
     if not recipe.augment:
         raise ConfigError(f"clips were not varied in the training of {package.name}: leave out --draws")
     return recipe

@@ -10,6 +10,7 @@ from actrec import config
 from actrec.errors import ConfigError, DeviceError, InputError
 from actrec_models.data import ClipDataset
 from actrec_models.evaluation import fusion, scoring
+from actrec_models.evaluation.draws import Draws
 from actrec_models.evaluation.opening import Model
 from actrec_models.evaluation.relations import Options, draws_of, folds_of, groups_of, kind_of
 from actrec_models.evaluation.report import Report
@@ -89,6 +90,7 @@ def run(models: Sequence[Model], data_root: str, options: Options, progress: boo
     config.validate(options)
     models = tuple(models)
     kind, groups = kind_of(models, options), groups_of(models, options)
+    looks = draws_of(options.draws, len(models))
     target = target_of(
         models,
         data_root,
@@ -101,10 +103,12 @@ def run(models: Sequence[Model], data_root: str, options: Options, progress: boo
     folds = folds_of(options.folds, target, len(models)) if kind == "folds" else []
     check_folds(models, target, folds)
     modes = tuple(options.clips or model.clips for model in models)
-    looks = draws_of(options.draws, len(models))
     scorer = _Scorer(target, options, progress)
     clips = [target.open(fold=fold) for fold in folds] or [target.open()] * len(models)
     apart = check_not_learnt(models, target, clips[0])
+    for model, part, mode, count in zip(models, clips, modes, looks, strict=True):
+        if count:  # what cannot be varied is said before an hour of scoring
+            Draws(model.package, part, count, mode)
     scores = [scorer.score(*each) for each in zip(models, clips, modes, looks, strict=True)]
     reports = tuple(scorer.report(*each) for each in zip(models, clips, scores, strict=True))
     notes = _notes(target, models, clips[0], apart)

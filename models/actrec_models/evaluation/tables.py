@@ -49,7 +49,7 @@ def facts(study: Study) -> list[str]:
         if looks:
             lines.append(
                 f"{model.name}: {looks} looks more at each recording, varied as in its training, all scores combined; "
-                "the live recognizer has one."
+                "the live recognizer has one, for which confidence and rejection were fitted."
             )
     if study.fused:
         summed = "softmaxes" if study.how == "softmax" else "logits"
