@@ -231,7 +231,7 @@ class CameraNode(ActrecNode[CameraConfig]):
                 self.fail(DeviceError(f"{error} (next attempt in {pause:g} s)"))
             else:
                 if reading.stop.is_set():  # the node has closed it meanwhile, in vain
-                    camera.close()
+                    self._close(camera)
                 else:
                     self.get_logger().info(f"camera '{self.config.driver}' is back")
                 return
