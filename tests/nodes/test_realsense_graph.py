@@ -18,7 +18,7 @@ from tests.core.capture.two_views import TwoViews
 
 pytestmark = pytest.mark.ros
 
-FPS, SECONDS = 10, 7.0
+FPS, SECONDS = 16, 7.0
 START_NS = 1_700_000_000_000_000_000
 STEP_NS = 1_000_000_000 // FPS
 ACTION = "pick_up"
