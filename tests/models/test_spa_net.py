@@ -9,7 +9,8 @@ from actrec import features
 from actrec.errors import ConfigError
 from actrec.features import voxel_tables, voxels
 from actrec.features.example import example_clip
-from actrec_models.networks.sparse import Neighbourhood, PointNorm, SparseConvolution, TemporalConvolution
+from actrec_models.networks.sparse import PointNorm, SparseConvolution, TemporalConvolution
+from tests.models.neighbourhoods import distinct_cells, near
 
 SMALL = {"frames": 6, "bodies": 1, "width": 8, "widths": (1, 2), "depths": (1, 1)}
 
@@ -33,27 +34,6 @@ def inputs(model, clips):
 def logits(model, *clips):
     with torch.no_grad():
         return model.eval()(**inputs(model, clips))
-
-
-def near(cells, kernel=3, temporal=1, level=0, dilations=(1,), batch=1):
-    """The neighbourhood of one level of voxels [M, T, V, 3], as the network sees it."""
-    made = voxel_tables.build(cells, level, kernel, temporal, dilations, (1500, 4, 60))
-    assert made.dropped == 0
-    tables = [torch.from_numpy(t).long().repeat(batch, 1, 1) for t in made[:4]]
-    tiles, sums, times, children = tables
-    return Neighbourhood(
-        points=sums.shape[1], size=4, pairs=6000, addends=60, kernel=tiles[:, :, 0], tiles=tiles[:, :, 1:].flatten(1),
-        sums=sums.flatten(1), times=times.flatten(1), cells=children.flatten(1), present=children[:, :, 0] > 0,
-    )  # fmt: skip
-
-
-def distinct_cells(size, frames, joints, seed=0):
-    """[1, T, V, 3]: joints of a frame in voxels of their own, one of them missing."""
-    rng = np.random.default_rng(seed)
-    places = np.array(list(itertools.product(range(size), repeat=3)))
-    cells = np.stack([places[rng.permutation(len(places))[:joints]] for _ in range(frames)])[None].astype(np.int32)
-    cells[0, 0, 1] = -1
-    return cells
 
 
 def literal_convolution(cells, f, weight, kernel, temporal):

@@ -1,0 +1,173 @@
+"""Sparse convolution as a sum over pairs of points: the products of Eq. 9, their sums and their gradients.
+
+On a CPU a block of rows is gathered, multiplied and added up while it is in the cache; pairs of different clips touch
+different rows, so that threads share the clips out. Elsewhere each step is one operation over all pairs.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from actrec_models.networks.pairs import Pairs
+
+_BLOCK = 128
+"""Rows at a time: of up to 128 channels they stay in a core's second cache with the matrix they are multiplied by."""
+
+
+class PairProducts(torch.autograd.Function):
+    """Σ of W_position F(j) over each point's pairs: (points, C) and (positions, C, C′) to float32 (points, C′)."""
+
+    @staticmethod
+    def forward(ctx: Any, f: Tensor, weight: Tensor, pairs: Pairs) -> Tensor:
+        """The sums; a point without pairs gets zeros."""
+        ctx.save_for_backward(f, weight)
+        ctx.pairs = pairs
+        return (_sums_of_blocks if f.device.type == "cpu" else sums)(f, weight, pairs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Gradients of features and matrices."""
+        f, weight = ctx.saved_tensors
+        made = (_gradients_of_blocks if f.device.type == "cpu" else gradients)(f, weight, ctx.pairs, grad)
+        return made[0].to(f.dtype), made[1].to(weight.dtype), None
+
+
+def sums(f: Tensor, weight: Tensor, pairs: Pairs) -> Tensor:
+    """`PairProducts` forwards, on any device."""
+    products = _grouped(f.index_select(0, pairs.source), weight.to(f.dtype), pairs)
+    return _zeros(f, weight.shape[2]).index_add(0, pairs.target, products.float())
+
+
+def gradients(f: Tensor, weight: Tensor, pairs: Pairs, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """`PairProducts` backwards, on any device."""
+    x, weight = f.index_select(0, pairs.source), weight.to(f.dtype)
+    g = grad.to(f.dtype).index_select(0, pairs.target)  # (pairs, C′)
+    of_f = _zeros(f, weight.shape[1]).index_add(0, pairs.source, _grouped(g, weight.transpose(1, 2), pairs).float())
+    of_weight = torch.zeros_like(weight)
+    for position, start, end in _groups(pairs):
+        of_weight[position].addmm_(x[start:end].t(), g[start:end])
+    return of_f, of_weight
+
+
+def _grouped(x: Tensor, weight: Tensor, pairs: Pairs) -> Tensor:
+    """Rows (pairs, C), each times the matrix of its position: (pairs, C′)."""
+    out = x.new_empty(len(x), weight.shape[2])
+    for position, start, end in _groups(pairs):
+        torch.mm(x[start:end], weight[position], out=out[start:end])
+    return out
+
+
+def _groups(pairs: Pairs) -> list[tuple[int, int, int]]:
+    """(position, first pair, end) of every group that has pairs."""
+    ends = pairs.ends.flatten().tolist()
+    positions, starts = pairs.ends.shape[1], [0, *ends]
+    return [(group % positions, starts[group], end) for group, end in enumerate(ends) if end > starts[group]]
+
+
+def _zeros(f: Tensor, channels: int) -> Tensor:
+    return torch.zeros(len(f), channels, dtype=torch.float32, device=f.device)
+
+
+def _sums_of_blocks(f: Tensor, weight: Tensor, pairs: Pairs) -> Tensor:
+    out = _zeros(f, weight.shape[2])
+    x, w, y = _array(f), _array(weight), out.numpy()
+    source, target = pairs.source.numpy(), pairs.target.numpy()
+    _each_share(pairs, lambda share, start, ends: _add_products(x, w, source, target, start, ends, y))
+    return out
+
+
+def _gradients_of_blocks(f: Tensor, weight: Tensor, pairs: Pairs, grad: Tensor) -> tuple[Tensor, Tensor]:
+    of_f = _zeros(f, f.shape[1])
+    of_weight = torch.zeros(len(pairs.ends), *weight.shape)  # of each share, so that none waits for another
+    x, w, g = _array(f), _array(weight), _array(grad)
+    of_x, of_w = of_f.numpy(), of_weight.numpy()
+    source, target = pairs.source.numpy(), pairs.target.numpy()
+    _each_share(
+        pairs, lambda share, start, ends: _add_gradients(x, w, g, source, target, start, ends, of_x, of_w[share])
+    )
+    return of_f, of_weight.sum(dim=0)
+
+
+def _array(x: Tensor) -> np.ndarray:
+    return x.detach().float().contiguous().numpy()
+
+
+def _each_share(pairs: Pairs, work: Any) -> None:
+    """Calls work(share, first pair, ends) for every share of the clips, each in a thread where there are several."""
+    ends = pairs.ends.numpy()
+    jobs = [(share, int(ends[share - 1, -1]) if share else 0, ends[share]) for share in range(len(ends))]
+    if len(jobs) == 1:
+        work(*jobs[0])
+        return
+    with ThreadPoolExecutor(len(jobs)) as threads:
+        list(threads.map(lambda job: work(*job), jobs))
+
+
+@numba.njit(nogil=True, cache=True)
+def _add_products(
+    f: np.ndarray,
+    weight: np.ndarray,
+    source: np.ndarray,
+    target: np.ndarray,
+    start: int,
+    ends: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """Adds W_position f[j] of a share's pairs (j, i) to out[i]."""
+    x = np.empty((_BLOCK, weight.shape[1]), np.float32)
+    y = np.empty((_BLOCK, weight.shape[2]), np.float32)
+    for position in range(ends.size):
+        for begin in range(start, ends[position], _BLOCK):
+            n = min(_BLOCK, ends[position] - begin)
+            _gather(f, source[begin : begin + n], x)
+            np.dot(x[:n], weight[position], y[:n])
+            _scatter(y, target[begin : begin + n], out)
+        start = ends[position]
+
+
+@numba.njit(nogil=True, cache=True)
+def _add_gradients(
+    f: np.ndarray,
+    weight: np.ndarray,
+    grad: np.ndarray,
+    source: np.ndarray,
+    target: np.ndarray,
+    start: int,
+    ends: np.ndarray,
+    of_f: np.ndarray,
+    of_weight: np.ndarray,
+) -> None:
+    """Adds what a share's pairs (j, i) say of f[j] and of W_position, from the gradients at i."""
+    x = np.empty((_BLOCK, weight.shape[1]), np.float32)
+    of_x = np.empty((_BLOCK, weight.shape[1]), np.float32)
+    g = np.empty((_BLOCK, weight.shape[2]), np.float32)
+    for position in range(ends.size):
+        transposed = weight[position].T.copy()
+        for begin in range(start, ends[position], _BLOCK):
+            n = min(_BLOCK, ends[position] - begin)
+            _gather(f, source[begin : begin + n], x)
+            _gather(grad, target[begin : begin + n], g)
+            of_weight[position] += np.dot(x[:n].T, g[:n])
+            np.dot(g[:n], transposed, of_x[:n])
+            _scatter(of_x, source[begin : begin + n], of_f)
+        start = ends[position]
+
+
+@numba.njit(nogil=True, cache=True)
+def _gather(rows: np.ndarray, index: np.ndarray, out: np.ndarray) -> None:
+    for k in range(index.size):
+        row, copy = rows[index[k]], out[k]  # by themselves, so that they become SIMD
+        for c in range(row.size):
+            copy[c] = row[c]
+
+
+@numba.njit(nogil=True, cache=True)
+def _scatter(rows: np.ndarray, index: np.ndarray, out: np.ndarray) -> None:
+    for k in range(index.size):
+        row, total = rows[k], out[index[k]]
+        for c in range(total.size):
+            total[c] += row[c]
