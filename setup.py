@@ -56,8 +56,6 @@ EXTRAS = {
         "onnxscript",
         "safetensors",
         "distributed>=2024.1",
-        "numba>=0.59",
-        "scipy",
     ],
     "dev": [
         "pytest>=8",
