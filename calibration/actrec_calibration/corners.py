@@ -94,23 +94,28 @@ def _settled(
     spots = np.round(pixels).astype(int)[:, None] + offsets  # [n, P, 2]
     height, width = grey.shape
     u, v = np.clip(spots[..., 0], 0, width - 1), np.clip(spots[..., 1], 0, height - 1)
-    g = np.stack([gx[v, u], gy[v, u]], axis=-1).astype(np.float64)
-    outer = g[..., :, None] * g[..., None, :]  # [n, P, 2, 2]
-    pulled = np.einsum("npij,npj->npi", outer, spots)
+    terms = _terms(gx[v, u].astype(np.float64), gy[v, u].astype(np.float64), spots)
     at = pixels.copy()
     for _ in range(_STEPS):
-        w = _window(np.einsum("nij,npj->npi", to_squares, spots - at[:, None]), breadth, spacing)
-        normal = np.einsum("np,npij->nij", w, outer)
-        determinant = np.linalg.det(normal)
-        clear = determinant > 1e-4 * np.trace(normal, axis1=1, axis2=2) ** 2
+        w = _window((spots - at[:, None]) @ to_squares.transpose(0, 2, 1), breadth, spacing)
+        xx, xy, yy, x, y = (terms @ w[..., None])[..., 0].T  # each [n]
+        normal = np.stack([xx, xy, xy, yy], axis=-1).reshape(-1, 2, 2)
+        clear = xx * yy - xy * xy > 1e-4 * (xx + yy) ** 2
         at[~clear] = np.nan
         normal[~clear] = np.eye(2)
-        moved = np.linalg.solve(normal, np.einsum("np,npi->ni", w, pulled)[..., None])[..., 0]
+        moved = np.linalg.solve(normal, np.stack([x, y], axis=-1)[..., None])[..., 0]
         step = np.where(clear[:, None], moved - at, np.nan)
         at = at + step
         if not np.nanmax(np.abs(step), initial=0) > 1e-3:
             break
     return at
+
+
+def _terms(gx: np.ndarray, gy: np.ndarray, spots: np.ndarray) -> np.ndarray:
+    """[n, 5, P]: what each pixel of gradient g at p adds to g gᵀ (three numbers of the matrix) and to g gᵀ p (two)."""
+    xx, xy, yy = gx * gx, gx * gy, gy * gy
+    x, y = spots[..., 0], spots[..., 1]
+    return np.stack([xx, xy, yy, xx * x + xy * y, xy * x + yy * y], axis=1)
 
 
 def _window(squares: np.ndarray, breadth: np.ndarray, spacing: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from actrec.frames import Intrinsics
+from actrec.simulation import jit
 from actrec_calibration.boards import CHARUCO, Board
 
 FINE = 3
@@ -131,11 +132,21 @@ def _shaded(board: Board, intrinsics: Intrinsics, pose: np.ndarray, rays: np.nda
     margin = _margin(board)
     to_texture = np.array([[density, 0, margin * density - 0.5], [0, density, margin * density - 0.5], [0, 0, 1]])
     a = (to_texture @ to_board).astype(np.float32)
-    x, y = rays[..., 0], rays[..., 1]
-    z = a[2, 0] * x + a[2, 1] * y + a[2, 2]
-    u, v = (a[0, 0] * x + a[0, 1] * y + a[0, 2]) / z, (a[1, 0] * x + a[1, 1] * y + a[1, 2]) / z
+    u, v = np.empty((2, *rays.shape[:2]), np.float32)
+    _on_plane(a, rays, u, v)
     fine = cv2.remap(texture, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=WALL)
     return cv2.resize(fine, None, fx=1 / FINE, fy=1 / FINE, interpolation=cv2.INTER_AREA)
+
+
+@jit.kernel
+def _on_plane(a: np.ndarray, rays: np.ndarray, u: np.ndarray, v: np.ndarray) -> None:
+    """Writes to u and v [h, w] where the homography a [3, 3] carries rays [h, w, 2]."""
+    for row in range(u.shape[0]):
+        for column in range(u.shape[1]):
+            x, y = rays[row, column, 0], rays[row, column, 1]
+            z = a[2, 0] * x + a[2, 1] * y + a[2, 2]
+            u[row, column] = (a[0, 0] * x + a[0, 1] * y + a[0, 2]) / z
+            v[row, column] = (a[1, 0] * x + a[1, 1] * y + a[1, 2]) / z
 
 
 def _depth(board: Board, pose: np.ndarray, rays: np.ndarray) -> np.ndarray:

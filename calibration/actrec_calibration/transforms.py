@@ -7,9 +7,10 @@ from scipy.spatial.transform import Rotation
 
 def pose_of(vector: np.ndarray) -> np.ndarray:
     """[4, 4] of a rotation vector in radians and a translation in metres, [6]."""
-    pose = np.eye(4)
+    pose = np.zeros((4, 4))
     pose[:3, :3] = cv2.Rodrigues(np.asarray(vector[:3], np.float64))[0]
     pose[:3, 3] = vector[3:]
+    pose[3, 3] = 1
     return pose
 
 
@@ -25,9 +26,10 @@ def turn(pose: np.ndarray) -> np.ndarray:
 
 def inverse(pose: np.ndarray) -> np.ndarray:
     """The transform back, exactly rigid where `pose` is."""
-    back = np.eye(4)
+    back = np.zeros((4, 4))
     back[:3, :3] = pose[:3, :3].T
-    back[:3, 3] = -pose[:3, :3].T @ pose[:3, 3]
+    back[:3, 3] = -back[:3, :3] @ pose[:3, 3]
+    back[3, 3] = 1
     return back
 
 
