@@ -4,10 +4,12 @@ They are forked from a server that does nothing else: pytest's own process holds
 kernels'), and a fork of it may crash before it is killed.
 """
 
+import functools
 import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,20 @@ from tests.models.made_up import TINY, skeletons
 
 def killed(target: Callable[..., Any], *arguments: Any) -> None:
     """Runs `target`, which must end by being killed."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    child = context.Process(target=_alone, args=(target, *arguments))
+    child = _server().Process(target=_alone, args=(target, *arguments))
     child.start()
     child.join(300)
     assert child.exitcode == -signal.SIGKILL
+
+
+@functools.cache
+def _server() -> Any:
+    """A server that has loaded what trainings need; one that evaluation has started before has not, and each child
+    would load it for six seconds."""
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]  # does nothing where none runs
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _alone(target: Callable[..., Any], *arguments: Any) -> None:
