@@ -4,6 +4,26 @@ import shutil
 
 import pytest
 
+from actrec_models.data.archive import ArchiveSource
+
+
+@pytest.fixture(scope="session", autouse=True)
+def read_once():
+    """An archive is read once for all tests of a worker, not by every command that they run."""
+    whole, known = ArchiveSource._all, {}
+
+    def all_of(source):
+        path = source.root / source.archive
+        key = (type(source), path, path.stat().st_mtime_ns, path.stat().st_size)
+        if source._read is None and key in known:
+            source._read = known[key]
+        known[key] = whole(source)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ArchiveSource, "_all", all_of)
+        yield
+
 
 @pytest.fixture
 def published(data_root, tmp_path):
