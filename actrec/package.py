@@ -142,6 +142,18 @@ class Provenance:
     trained_on: str = ""
     hours: float = 0.0
 
+    @property
+    def live_note(self) -> str:
+        """What to know before it labels a camera, where it was judged on recordings that were taken another way."""
+        if "live_accuracy" not in self.figures:
+            return ""
+        taken = _TAKEN.get(self.figures.get("clips", ""), "taken otherwise than live")
+        live = f"{self.figures['live_accuracy']:.1%} in windows as a camera gives them"
+        return f"recordings {taken}: {self.accuracy:.1%} of them are right, {live}"
+
+
+_TAKEN = {"stretched": "cut out and stretched into the window", "whole": "looked at as a whole"}
+
 
 @dataclass(frozen=True)
 class LowerPrecision:

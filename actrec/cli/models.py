@@ -71,7 +71,8 @@ def _describe(name: str) -> dict[str, Any]:
     session = inference.load(name)
     package = session.package
     described: dict[str, Any] = schema.plain(package)
-    return {"name": package.name, "path": str(package.path), "runs_on": session.backend.device, **described}
+    more = {"live_note": package.provenance.live_note, "runs_on": session.backend.device}
+    return {"name": package.name, "path": str(package.path), **more, **described}
 
 
 def _listing(packages: list[dict[str, Any]], networks: list[str] | None) -> str:
@@ -126,6 +127,7 @@ def _description(figures: dict[str, Any]) -> str:
     lines += [
         f"  rejection  unknown below {rejection['threshold']:g} ({rejection['calibrated_on'] or 'not calibrated'})",
         f"  trained on {_training(provenance)}",
+        *([f"  live       {figures['live_note']}"] if figures["live_note"] else []),
         f"  licence    {provenance['licence']}",
         f"  computes   in {_precisions(figures)}",
         f"  runs on    {figures['runs_on']}",

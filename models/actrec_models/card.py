@@ -21,6 +21,7 @@ def card(model: ModelPackage, name: str) -> str:
         *_network(model),
         ("Trained on", training),
         ("Accuracy", accuracy + (f", by {figures['judged_by']}" if "judged_by" in figures else "")),
+        *([("Live", provenance.live_note)] if provenance.live_note else []),
         *lower,
         ("Rejection", f"confidence below {rejection.threshold:g}{background} is `unknown`"),
         ("Chosen on", rejection.calibrated_on),
@@ -31,7 +32,8 @@ def card(model: ModelPackage, name: str) -> str:
     ]  # fmt: skip
     if "unknown_rejected" in figures:
         kept = f"{figures['test_right_and_accepted']:.1%} right and accepted, {figures['test_rejected']:.1%} rejected"
-        rows.insert(7 + len(lower), ("With rejection", f"test part: {kept}; {figures['unknown_rejected']:.1%} of "
+        place = [name for name, _ in rows].index("Rejection") + 1
+        rows.insert(place, ("With rejection", f"test part: {kept}; {figures['unknown_rejected']:.1%} of "
                         f"{figures['unknown_clips']} held-out clips of other actions are rejected"))  # fmt: skip
     caveat = f"**{figures['caveat']}**\n\n" if "caveat" in figures else ""
     return f"# {name}\n\n{caveat}{_table(rows)}"

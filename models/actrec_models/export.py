@@ -234,6 +234,9 @@ def _judge(
         "parameters": _parameters(network),
         "streams": len(features.modalities(network.input_specs)),
     }
+    if recipe.clips != "live" and len(test):
+        live = evaluation.score(session, test, "live").logits
+        figures.update(clips=recipe.clips, live_accuracy=float((live.argmax(axis=1) == test.labels).mean()))
     if caveat := _of_dataset(recipe.dataset, "caveat"):
         figures["caveat"] = caveat
     missing = rejection.hindrance(recipe, network.input_specs)

@@ -81,7 +81,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self._recognizer = Recognizer(self._session, **dataclasses.asdict(self._recognition.read()))
         self._labels = self.create_lifecycle_publisher(ActionLabel, topics.ACTION_LABEL, qos.SMALL)
         self._text = self.create_lifecycle_publisher(String, topics.ACTION_LABEL_TEXT, qos.SMALL)
-        self.get_logger().info(f"model {self._session.package.name} on {self._session.backend.device}")
+        self._tell(self._session)
 
     def activate(self) -> None:
         """Subscribes, with windows that start anew."""
@@ -270,10 +270,15 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
             problem = one_line(error)
             self.complain(f"the loaded model stays: {problem}")
         else:
-            self.get_logger().info(f"model {session.package.name} on {session.backend.device}")
+            self._tell(session)
         if self.executor is not None:
             # Through the executor, which it wakes, and whose thread alone may change subscriptions.
             self.executor.create_task(self._loaded, problem, loaded)
+
+    def _tell(self, session: Session) -> None:
+        self.get_logger().info(f"model {session.package.name} on {session.backend.device}")
+        if note := session.package.provenance.live_note:
+            self.get_logger().warning(f"model {session.package.name} was judged on {note}")
 
     def _loaded(self, problem: str, loaded: Future | None) -> None:
         if self._inputs is not None and not problem:

@@ -1,13 +1,14 @@
 """`actrec models`: the list, a broken package in it, one package described, and what is not there."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from actrec import cli
+from actrec import cli, package
 from actrec.cli import models
-from tests.tiny_model import LABELS, write_tiny
+from tests.tiny_model import LABELS, tiny_description, tiny_onnx, write_tiny
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +51,19 @@ def test_one_package(capsys: pytest.CaptureFixture[str], zoo_of_two: Path) -> No
     assert json.loads(capsys.readouterr().out)["window"] == {
         "seconds": 2.0, "frames": 8, "clip": 0, "stride": 0, "combine": "mean",
     }  # fmt: skip
+
+
+def test_cut_out_recordings_are_told_of(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    described = tiny_description()
+    figures = {"clips": "stretched", "live_accuracy": 0.6}
+    described = replace(described, provenance=replace(described.provenance, accuracy=0.9, figures=figures))
+    folder = package.write(tmp_path / "gestures", described, tiny_onnx()).path
+    assert cli.main(["models", str(folder)]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  live "))
+    assert line == (
+        "  live       recordings cut out and stretched into the window: 90.0% of them are right, 60.0% in windows as a "
+        "camera gives them"
+    )
 
 
 @pytest.mark.parametrize("name", ["absent", "broken"])

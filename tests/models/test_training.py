@@ -1,11 +1,12 @@
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
-from actrec import config, inference, windows
+from actrec import config, inference, package, windows
 from actrec.cli import main
 from actrec.errors import ConfigError, DeviceError, InputError
 from actrec.frames import NANOSECONDS
@@ -237,6 +238,28 @@ def test_training_learns_resumes_exports_and_evaluates(data_root, tmp_path, monk
         assert '"accuracy"' in capsys.readouterr().out
     with pytest.raises(InputError, match="evaluate it on the dataset it was trained for"):
         evaluation.evaluate(session, every_eighth("utd_mhad", str(data_root / "utd_mhad"), part="test"))
+
+
+def test_a_package_of_stretched_clips_says_what_it_does_live(data_root, tmp_path, monkeypatch, capsys):
+    whole = data.create
+
+    def every_twelfth(name, root, **options):
+        clips = whole(name, root, **options)
+        return ClipDataset([clips[i] for i in range(0, len(clips), 12)], clips.classes)
+
+    monkeypatch.setattr(data, "create", every_twelfth)
+    settings, run, folder = tmp_path / "recipe.yaml", tmp_path / "run", tmp_path / "package"
+    settings.write_text(yaml.safe_dump({**SMALL, "epochs": 1, "clips": "stretched", "unknown_dataset": ""}))
+    common = ["--data", str(data_root)]
+    assert main(["train", str(settings), "--out", str(run), "--threads", "1", "--quiet", *common]) == 0
+    assert main(["export", str(run / "last.ckpt"), "--out", str(folder), *common]) == 0
+    told = package.load(folder).provenance
+    assert told.figures["clips"] == "stretched"
+    assert f"| Live | {told.live_note} |" in (folder / "README.md").read_text()
+    capsys.readouterr()
+    for clips, expected in (("stretched", told.accuracy), ("live", told.figures["live_accuracy"])):
+        assert main(["eval", str(folder), "--clips", clips, "--json", "--quiet", *common]) == 0
+        assert json.loads(capsys.readouterr().out)["accuracy"] == pytest.approx(expected)
 
 
 def test_weights_to_start_from_are_checked(data_root, tmp_path, capsys):

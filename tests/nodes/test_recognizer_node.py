@@ -1,6 +1,7 @@
 """The recognizer node over real DDS: labels, stamps, bad input, and swapping the model while frames flow."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,20 @@ def test_model_is_swapped_while_frames_flow(make: Make, tiny: str, tmp_path: Pat
     assert names == sorted(names, reverse=True), "each label comes from one model, the new one after the old"
     assert [conversions.stamp_to_ns(label.header.stamp) for label in labels] == sent
     assert graph.node.get_parameter("model").value == str(other.path)
+
+
+def test_a_model_of_cut_out_recordings_is_told_of(make: Make, tiny: str, tmp_path: Path, capfd: Any) -> None:
+    described = tiny_description()
+    figures = {"clips": "stretched", "live_accuracy": 0.6}
+    provenance = replace(described.provenance, accuracy=0.9, figures=figures)
+    cut_out = package.write(tmp_path / "cut_out", replace(described, provenance=provenance), tiny_onnx()).path
+    graph = make(model=tiny)
+    assert graph.start()
+    assert "was judged on" not in capfd.readouterr().err
+    assert graph.load_model(str(cut_out)).success
+    assert (
+        "model cut_out was judged on recordings cut out and stretched into the window: 90.0%" in capfd.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("fault", ["missing", "corrupt", "foreign"])
