@@ -43,8 +43,8 @@ def render(
         image = cv2.GaussianBlur(image, (0, 0), blur)
     colour = np.repeat(image[..., None], 3, axis=2)
     if noise:
-        colour = colour + noise * np.random.default_rng(seed).standard_normal(colour.shape).astype(np.float32)
-    return np.clip(np.round(colour), 0, 255).astype(np.uint8), depth
+        colour += np.float32(noise) * np.random.default_rng(seed).standard_normal(colour.shape, dtype=np.float32)
+    return np.clip(np.rint(colour, out=colour), 0, 255, out=colour).astype(np.uint8), depth
 
 
 def project(points: np.ndarray, intrinsics: Intrinsics, pose: np.ndarray) -> np.ndarray:
