@@ -145,10 +145,11 @@ class Provenance:
     @property
     def live_note(self) -> str:
         """What to know before it labels a camera, where it was judged on recordings that were taken another way."""
-        if "live_accuracy" not in self.figures:
+        found = self.figures.get("live_accuracy")
+        if not isinstance(found, float):
             return ""
-        taken = _TAKEN.get(self.figures.get("clips", ""), "taken otherwise than live")
-        live = f"{self.figures['live_accuracy']:.1%} in windows as a camera gives them"
+        taken = _TAKEN.get(str(self.figures.get("clips")), "taken otherwise than live")
+        live = f"{found:.1%} in windows as a camera gives them"
         return f"recordings {taken}: {self.accuracy:.1%} of them are right, {live}"
 
 

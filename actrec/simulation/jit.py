@@ -1,4 +1,4 @@
-"""Compiles the renderer's loops, with the compiled code kept on disk wherever that is possible."""
+"""Compiles loops over arrays, with the compiled code kept on disk wherever that is possible."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,8 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     without
     a home) it is compiled once per process instead.
     """
+    options = {"nogil": True, "fastmath": _FASTMATH, "error_model": "numpy"}  # a quotient by zero is infinite
     try:
-        return numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)(function)
+        return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # numba: "cannot cache function …: no locator available"
-        return numba.njit(nogil=True, fastmath=_FASTMATH)(function)
+        return numba.njit(**options)(function)

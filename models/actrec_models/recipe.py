@@ -187,6 +187,8 @@ def read(path: str | Path, changes: dict[str, Any] | None = None) -> Recipe:
     try:
         recipe = config.build(Recipe, {**content, **(changes or {})})
         recipe.check()
+        if recipe.frames not in (None, recipe.options.get("frames", recipe.frames)):
+            raise ConfigError(f"frames is {recipe.frames}, but options.frames is {recipe.options['frames']}")
     except ConfigError as error:
         raise ConfigError(f"recipe '{path}': {error}") from error
     return recipe

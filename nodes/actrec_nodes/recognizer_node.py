@@ -277,8 +277,9 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
 
     def _tell(self, session: Session) -> None:
         self.get_logger().info(f"model {session.package.name} on {session.backend.device}")
-        if note := session.package.provenance.live_note:
-            self.get_logger().warning(f"model {session.package.name} was judged on {note}")
+        provenance = session.package.provenance
+        if provenance.live_note and provenance.figures["live_accuracy"] < provenance.accuracy:
+            self.get_logger().warning(f"model {session.package.name} was judged on {provenance.live_note}")
 
     def _loaded(self, problem: str, loaded: Future | None) -> None:
         if self._inputs is not None and not problem:

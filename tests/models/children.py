@@ -5,6 +5,7 @@ kernels'), and a fork of it may crash before it is killed.
 """
 
 import functools
+import gc
 import multiprocessing
 import os
 import signal
@@ -33,6 +34,7 @@ def killed(target: Callable[..., Any], *arguments: Any) -> None:
 def _server() -> Any:
     """A server that has loaded what trainings need; one that evaluation has started before has not, and each child
     would load it for six seconds."""
+    gc.collect()  # workers of a loader that nobody needs any more would be waited for
     forkserver._forkserver._stop()  # type: ignore[attr-defined]  # does nothing where none runs
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])

@@ -14,11 +14,10 @@ def read_once():
 
     def all_of(source):
         path = source.root / source.archive
-        key = (type(source), path, path.stat().st_mtime_ns, path.stat().st_size)
-        if source._read is None and key in known:
-            source._read = known[key]
-        known[key] = whole(source)
-        return known[key]
+        if source._read is None:
+            key = (type(source), path, path.stat().st_mtime_ns, path.stat().st_size)
+            source._read = known[key] = known.get(key) or whole(source)
+        return source._read
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ArchiveSource, "_all", all_of)

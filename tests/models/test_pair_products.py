@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from actrec_models.networks.pair_products import PairProducts, gradients, sums
+from actrec_models.networks.pair_products import PairProducts, _gradients_of_blocks, gradients, sums
 from actrec_models.networks.pairs import Pairs, pairs_on_device, sorted_pairs
 from actrec_models.networks.points import Points
 from tests.models.neighbourhoods import distinct_cells, near
@@ -77,6 +77,18 @@ def test_blocks_give_the_sums_and_gradients_of_whole_operations(threads, count, 
     of_f, of_weight = gradients(f.detach(), weight.detach(), made._pairs, grad)
     torch.testing.assert_close(f.grad, of_f, atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(weight.grad, of_weight, atol=2e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("way", [gradients, _gradients_of_blocks])
+def test_features_that_need_no_gradient_get_none(way):
+    made = Points(level(clips=2), POSITIONS, None)
+    f, weight, grad = torch.randn(made.count, 4), torch.randn(POSITIONS, 4, 6), torch.randn(made.count, 6)
+    of_f, of_weight = way(f, weight, made._pairs, grad, False)
+    assert of_f.shape == (0, 4)
+    torch.testing.assert_close(of_weight, way(f, weight, made._pairs, grad)[1])
+    weight.requires_grad_()
+    PairProducts.apply(f, weight, made._pairs).backward(grad)
+    torch.testing.assert_close(weight.grad, of_weight, atol=1e-3, rtol=1e-4)
 
 
 def test_half_precision_in_gives_its_gradients_in_half_precision():

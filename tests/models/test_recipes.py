@@ -108,6 +108,7 @@ def test_every_paper_has_a_recipe_for_its_datasets():
         ({"dataset_options": {"root": "x"}}, "dataset_options cannot set 'root', which has a place of its own"),
         ({"dataset_options": {"part": "test"}}, "dataset_options cannot set 'part'"),
         ({"options": {"num_classes": 4}}, "options cannot set 'num_classes'"),
+        ({"frames": 48, "options": {"frames": 32}}, "frames is 48, but options.frames is 32"),
         ({"options": {1: 1}}, "options has the name 1, expected a text"),
         ({"stages": [{"augmentation": {"sped": 1.2}}]}, "unknown option sped of Augmentation"),
         ({"stages": [{"precision": "8-bit"}]}, "Stage.precision is '8-bit', allowed"),

@@ -7,11 +7,12 @@ different rows, so that threads share the clips out. Elsewhere each step is one 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from actrec.simulation import jit
 from actrec_models.networks.pairs import Pairs
 
 _BLOCK = 128
@@ -29,11 +30,13 @@ class PairProducts(torch.autograd.Function):
         return (_sums_of_blocks if f.device.type == "cpu" else sums)(f, weight, pairs)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        """Gradients of features and matrices."""
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None]:
+        """Gradients of features, where anybody needs them, and of matrices."""
         f, weight = ctx.saved_tensors
-        made = (_gradients_of_blocks if f.device.type == "cpu" else gradients)(f, weight, ctx.pairs, grad)
-        return made[0].to(f.dtype), made[1].to(weight.dtype), None
+        wanted = ctx.needs_input_grad[0]  # not by the first layer, whose features are the input
+        made = (_gradients_of_blocks if f.device.type == "cpu" else gradients)(f, weight, ctx.pairs, grad, wanted)
+        return made[0].to(f.dtype) if wanted else None, made[1].to(weight.dtype), None
 
 
 def sums(f: Tensor, weight: Tensor, pairs: Pairs) -> Tensor:
@@ -42,11 +45,13 @@ def sums(f: Tensor, weight: Tensor, pairs: Pairs) -> Tensor:
     return _zeros(f, weight.shape[2]).index_add(0, pairs.target, products.float())
 
 
-def gradients(f: Tensor, weight: Tensor, pairs: Pairs, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """`PairProducts` backwards, on any device."""
+def gradients(f: Tensor, weight: Tensor, pairs: Pairs, grad: Tensor, of_features: bool = True) -> tuple[Tensor, Tensor]:
+    """`PairProducts` backwards, on any device; the first is left empty where it is not wanted."""
     x, weight = f.index_select(0, pairs.source), weight.to(f.dtype)
     g = grad.to(f.dtype).index_select(0, pairs.target)  # (pairs, C′)
-    of_f = _zeros(f, weight.shape[1]).index_add(0, pairs.source, _grouped(g, weight.transpose(1, 2), pairs).float())
+    of_f = _zeros(f, weight.shape[1]) if of_features else _zeros(f[:0], weight.shape[1])
+    if of_features:
+        of_f.index_add_(0, pairs.source, _grouped(g, weight.transpose(1, 2), pairs).float())
     of_weight = torch.zeros_like(weight)
     for position, start, end in _groups(pairs):
         of_weight[position].addmm_(x[start:end].t(), g[start:end])
@@ -80,8 +85,10 @@ def _sums_of_blocks(f: Tensor, weight: Tensor, pairs: Pairs) -> Tensor:
     return out
 
 
-def _gradients_of_blocks(f: Tensor, weight: Tensor, pairs: Pairs, grad: Tensor) -> tuple[Tensor, Tensor]:
-    of_f = _zeros(f, f.shape[1])
+def _gradients_of_blocks(
+    f: Tensor, weight: Tensor, pairs: Pairs, grad: Tensor, of_features: bool = True
+) -> tuple[Tensor, Tensor]:
+    of_f = _zeros(f if of_features else f[:0], f.shape[1])
     of_weight = torch.zeros(len(pairs.ends), *weight.shape)  # of each share, so that none waits for another
     x, w, g = _array(f), _array(weight), _array(grad)
     of_x, of_w = of_f.numpy(), of_weight.numpy()
@@ -107,7 +114,7 @@ def _each_share(pairs: Pairs, work: Any) -> None:
         list(threads.map(lambda job: work(*job), jobs))
 
 
-@numba.njit(nogil=True, cache=True)
+@jit.kernel
 def _add_products(
     f: np.ndarray,
     weight: np.ndarray,
@@ -129,7 +136,7 @@ def _add_products(
         start = ends[position]
 
 
-@numba.njit(nogil=True, cache=True)
+@jit.kernel
 def _add_gradients(
     f: np.ndarray,
     weight: np.ndarray,
@@ -141,7 +148,7 @@ def _add_gradients(
     of_f: np.ndarray,
     of_weight: np.ndarray,
 ) -> None:
-    """Adds what a share's pairs (j, i) say of f[j] and of W_position, from the gradients at i."""
+    """Adds what a share's pairs (j, i) say of f[j], unless `of_f` is empty, and of W_position, from gradients at i."""
     x = np.empty((_BLOCK, weight.shape[1]), np.float32)
     of_x = np.empty((_BLOCK, weight.shape[1]), np.float32)
     g = np.empty((_BLOCK, weight.shape[2]), np.float32)
@@ -152,12 +159,13 @@ def _add_gradients(
             _gather(f, source[begin : begin + n], x)
             _gather(grad, target[begin : begin + n], g)
             of_weight[position] += np.dot(x[:n].T, g[:n])
-            np.dot(g[:n], transposed, of_x[:n])
-            _scatter(of_x, source[begin : begin + n], of_f)
+            if len(of_f):
+                np.dot(g[:n], transposed, of_x[:n])
+                _scatter(of_x, source[begin : begin + n], of_f)
         start = ends[position]
 
 
-@numba.njit(nogil=True, cache=True)
+@jit.kernel
 def _gather(rows: np.ndarray, index: np.ndarray, out: np.ndarray) -> None:
     for k in range(index.size):
         row, copy = rows[index[k]], out[k]  # by themselves, so that they become SIMD
@@ -165,7 +173,7 @@ def _gather(rows: np.ndarray, index: np.ndarray, out: np.ndarray) -> None:
             copy[c] = row[c]
 
 
-@numba.njit(nogil=True, cache=True)
+@jit.kernel
 def _scatter(rows: np.ndarray, index: np.ndarray, out: np.ndarray) -> None:
     for k in range(index.size):
         row, total = rows[k], out[index[k]]

@@ -2,11 +2,11 @@
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from actrec.simulation import jit
 from actrec_models.networks.sparse import Neighbourhood
 
 
@@ -59,7 +59,7 @@ def pairs_on_device(near: Neighbourhood, number: Tensor, positions: int) -> Pair
     return Pairs(source, number.flatten()[target[order]], ends.cpu())
 
 
-@numba.njit(nogil=True, cache=True)
+@jit.kernel
 def _count(sums: np.ndarray, kernel: np.ndarray, size: int, share: np.ndarray, counts: np.ndarray) -> None:
     """Adds each group's pairs to counts [shares, positions]."""
     for clip in range(len(sums)):
@@ -68,7 +68,7 @@ def _count(sums: np.ndarray, kernel: np.ndarray, size: int, share: np.ndarray, c
                 counts[share[clip], kernel[clip, (pair - 1) // size]] += 1
 
 
-@numba.njit(nogil=True, cache=True)
+@jit.kernel
 def _fill(
     sums: np.ndarray,
     kernel: np.ndarray,

@@ -159,3 +159,8 @@ def test_without_a_place_to_cache_the_code_is_compiled_all_the_same(monkeypatch)
 
     monkeypatch.setattr(jit.numba, "njit", no_cache)
     assert jit.kernel(lambda x: x + 1)(2) == 3
+
+
+def test_a_quotient_by_zero_is_infinite_as_numpys():
+    divided = jit.kernel(lambda values: values / np.float32(0))
+    assert divided(np.float32(1)) == np.inf
