@@ -255,7 +255,6 @@ def test_a_package_of_stretched_clips_says_what_it_does_live(data_root, tmp_path
     assert main(["export", str(run / "last.ckpt"), "--out", str(folder), *common]) == 0
     told = package.load(folder).provenance
     assert told.figures["clips"] == "stretched"
-    assert told.figures["live_accuracy"] != told.accuracy
     assert f"| Live | {told.live_note} |" in (folder / "README.md").read_text()
     capsys.readouterr()
     for clips, expected in (("stretched", told.accuracy), ("live", told.figures["live_accuracy"])):
