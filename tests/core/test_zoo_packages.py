@@ -66,7 +66,9 @@ def shrec17(root: Path) -> list[Recording]:
     return [Recording(name, s.stamps_ns, s.hands[0], "hand_22") for name, s in zip(names, test, strict=True)][::8]
 
 
-TESTED = {"deepacts_graph_nucla": nucla, "sem_net_utd_mhad": utd_mhad, "sem_net_shrec17": shrec17}
+TESTED = {
+    "deepacts_graph_nucla": nucla, "sem_net_utd_mhad": utd_mhad, "sem_net_shrec17": shrec17, "sem_spa_shrec17": shrec17,
+}  # fmt: skip
 """A package to the recordings that it was not trained on, thinned out."""
 
 
