@@ -188,15 +188,21 @@ def test_shipped_recipes_are_valid(root):
         recipe.read(path)
 
 
-def test_training_learns_resumes_exports_and_evaluates(data_root, tmp_path, monkeypatch, capsys):
-    """The commands a user runs, on a small network and few clips."""
+@pytest.fixture
+def every_eighth(monkeypatch):
+    """What makes the datasets of this test's commands: they hold every eighth clip."""
     whole = data.create
 
-    def every_eighth(name, root, **options):
+    def thinned(name, root, **options):
         clips = whole(name, root, **options)
         return ClipDataset([clips[i] for i in range(0, len(clips), 8)], clips.classes)
 
-    monkeypatch.setattr(data, "create", every_eighth)
+    monkeypatch.setattr(data, "create", thinned)
+    return thinned
+
+
+def test_training_learns_resumes_exports_and_evaluates(every_eighth, data_root, tmp_path, monkeypatch, capsys):
+    """The commands a user runs, on a small network and few clips."""
     settings = tmp_path / "recipe.yaml"
     out, folder = tmp_path / "run", tmp_path / "package"
     settings.write_text(yaml.safe_dump({**SMALL, "epochs": 3, "batch": 16}))
@@ -240,14 +246,8 @@ def test_training_learns_resumes_exports_and_evaluates(data_root, tmp_path, monk
         evaluation.evaluate(session, every_eighth("utd_mhad", str(data_root / "utd_mhad"), part="test"))
 
 
-def test_a_package_of_stretched_clips_says_what_it_does_live(data_root, tmp_path, monkeypatch, capsys):
-    whole = data.create
-
-    def every_twelfth(name, root, **options):
-        clips = whole(name, root, **options)
-        return ClipDataset([clips[i] for i in range(0, len(clips), 12)], clips.classes)
-
-    monkeypatch.setattr(data, "create", every_twelfth)
+@pytest.mark.usefixtures("every_eighth")
+def test_a_package_of_stretched_clips_says_what_it_does_live(data_root, tmp_path, capsys):
     settings, run, folder = tmp_path / "recipe.yaml", tmp_path / "run", tmp_path / "package"
     settings.write_text(yaml.safe_dump({**SMALL, "epochs": 1, "clips": "stretched", "unknown_dataset": ""}))
     common = ["--data", str(data_root)]
