@@ -16,8 +16,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compiles `function` to machine code without the GIL.
 
     The code is cached beside the module or in the user's cache folder; where neither can be written (a read-only image
-    without
-    a home) it is compiled once per process instead.
+    without a home) it is compiled once per process instead.
     """
     options = {"nogil": True, "fastmath": _FASTMATH, "error_model": "numpy"}  # a quotient by zero is infinite
     try:
