@@ -35,13 +35,18 @@ class VoxelPreprocessing:
         "features of joints in one voxel: the sum, as Eq. 9 adds them up, or the first's",
         choices=("sum", "first"),
     )
+    positions: bool = setting(False, "beside the one-hot joints, where and when each point is (`positions`)")
     tile: int = setting(16, "B, pairs of a tile", range=(1, 256))
     tiles: tuple[int, ...] = setting((312, 812, 1112, 1362), "Q, tiles that each level has room for")
     addends: tuple[int, ...] = setting((12, 24, 28, 32), "J, neighbours of a point that each level has room for")
 
 
-def coordinates(bodies: np.ndarray, options: VoxelPreprocessing, layout: str) -> np.ndarray:
-    """The matrix R of Eq. 8 without its t, which is the second axis.
+POSITIONS = 7
+"""Channels of `positions`."""
+
+
+def scaled(bodies: np.ndarray, options: VoxelPreprocessing, layout: str) -> np.ndarray:
+    """Joints in units of voxels, before they are floored.
 
     One cube a clip: centred on the box around all joints that are present, as wide as the box's longest side (at least
     `MIN_EXTENT`), so that shapes keep their proportions.
@@ -52,20 +57,35 @@ def coordinates(bodies: np.ndarray, options: VoxelPreprocessing, layout: str) ->
         layout: Layout of V.
 
     Returns:
-        [M, T, V, 3] int32 in [0, s); −1 for a missing joint.
+        [M, T, V, 3] float32 in [0, s], NaN for a missing joint.
 
     Raises:
         ConfigError: `align` is "yaw" but the layout has no shoulders and hips.
     """
     present = np.isfinite(bodies).all(axis=-1)
-    voxels = np.full(bodies.shape, -1, np.int32)
+    made = np.full(bodies.shape, np.nan, np.float32)
     if not present.any():
-        return voxels
+        return made
     points = _aligned(bodies, options, layout)[present]  # (points, 3)
     low, high = points.min(axis=0), points.max(axis=0)
     extent = max(float((high - low).max()), MIN_EXTENT.get(layout, 1e-3))
-    scaled = ((points - (low + high) / 2) / extent + 0.5) * options.space
-    voxels[present] = np.clip(np.floor(scaled), 0, options.space - 1)
+    made[present] = ((points - (low + high) / 2) / extent + 0.5) * options.space
+    return made
+
+
+def coordinates(places: np.ndarray, space: int) -> np.ndarray:
+    """The matrix R of Eq. 8 without its t, which is the second axis.
+
+    Args:
+        places: [M, T, V, 3] as `scaled` makes them.
+        space: s.
+
+    Returns:
+        [M, T, V, 3] int32 in [0, s); −1 for a missing joint.
+    """
+    present = np.isfinite(places).all(axis=-1)
+    voxels = np.full(places.shape, -1, np.int32)
+    voxels[present] = np.clip(np.floor(places[present]), 0, space - 1)
     return voxels
 
 
@@ -92,8 +112,34 @@ def features(voxels: np.ndarray, merge: str) -> np.ndarray:
     return np.ascontiguousarray(made.reshape(frames, bodies, joints, joints).transpose(1, 0, 2, 3))  # (M, T, V, V)
 
 
+def positions(places: np.ndarray, space: int, merge: str) -> np.ndarray:
+    """Where each point of Eq. 8 is, for what flooring takes away; not in the paper.
+
+    Args:
+        places: [M, T, V, 3] as `scaled` makes them.
+        space: s.
+        merge: As in `features`: the mean of the joints that share a voxel, or the first's.
+
+    Returns:
+        [M, T, V, 7] float32, −1 to 1: place in the voxel, place in the space, time; zeros where there is no point.
+    """
+    bodies, frames, joints, _ = places.shape
+    voxels = coordinates(places, space)
+    when = np.broadcast_to((np.arange(frames, dtype=np.float32) + 0.5)[:, None, None] / frames, (*places.shape[:3], 1))
+    where = np.concatenate([places - voxels, places / space, when], axis=-1) * 2 - 1
+    where = voxel_tables.by_frame(where.astype(np.float32))  # [T, U, 7]
+    owner = voxel_tables.owners(voxel_tables.by_frame(voxels))  # [T, U]
+    made = np.zeros((frames, bodies * joints, POSITIONS), np.float32)
+    sharing = np.zeros((frames, bodies * joints, 1), np.float32)
+    t, u = np.nonzero(owner >= 0 if merge == "sum" else owner == np.arange(bodies * joints))
+    np.add.at(made, (t, owner[t, u]), where[t, u])
+    np.add.at(sharing, (t, owner[t, u]), 1.0)
+    made /= np.maximum(sharing, 1.0)
+    return np.ascontiguousarray(made.reshape(frames, bodies, joints, POSITIONS).transpose(1, 0, 2, 3))  # (M, T, V, 7)
+
+
 class VoxelFeatures(Feature):
-    """F of Eq. 8, (M, T, V, V)."""
+    """F of Eq. 8, (M, T, V, V), or with `positions` beside it, (M, T, V, V + 7)."""
 
     config_class = VoxelPreprocessing
     streams: ClassVar = {"bodies": True}
@@ -102,16 +148,19 @@ class VoxelFeatures(Feature):
     def make(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
         """From "bodies"; fewer than M are padded as absent."""
         options = self.options(spec)
-        made = features(self._voxels(clip, spec, memo), options.merge)
+        places = self._places(clip, spec, memo)
+        made = features(coordinates(places, options.space), options.merge)
+        if options.positions:
+            made = np.concatenate([made, positions(places, options.space, options.merge)], axis=-1)
         return self._checked(made, spec)
 
-    def _voxels(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
+    def _places(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
         key = ("voxels", spec.layout, repr(sorted(spec.preprocessing.items())))
         if key not in memo:
             options = self.options(spec)
-            memo[key] = coordinates(_bodies(clip, spec, options), options, spec.layout)
-        voxels: np.ndarray = memo[key]
-        return voxels
+            memo[key] = scaled(_bodies(clip, spec, options), options, spec.layout)
+        places: np.ndarray = memo[key]
+        return places
 
     @staticmethod
     def _checked(made: np.ndarray, spec: InputSpec) -> np.ndarray:
@@ -132,7 +181,8 @@ class VoxelTable(VoxelFeatures):
         """From "bodies"; made once a clip for all tables."""
         key = ("voxel tables", spec.layout, repr(sorted(spec.preprocessing.items())))
         if key not in memo:
-            memo[key] = tables(self._voxels(clip, spec, memo), self.options(spec))
+            options = self.options(spec)
+            memo[key] = tables(coordinates(self._places(clip, spec, memo), options.space), options)
         return self._checked(self.join([getattr(level, self.table) for level in memo[key]]), spec)
 
 

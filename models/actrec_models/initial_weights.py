@@ -125,6 +125,8 @@ class _Plan:
 
     def add(self, prefix: str, tensors: Mapping[str, Tensor]) -> None:
         """Plans one submodule."""
+        part = self.network.get_submodule(prefix)
+        growing = part.growing if isinstance(part, Network) else {}
         for name, short, target in _under(self.network, prefix):
             source = tensors.get(short)
             if source is not None:
@@ -135,7 +137,7 @@ class _Plan:
                 # Checkpoints older than PyTorch 0.4 do not count batches; nothing is computed from the count.
                 if not (classifier or short.endswith("num_batches_tracked")):
                     self.lists["missing"].append(name)
-            elif (value := fitted(source, tuple(target.shape))) is None:
+            elif (value := fitted(source, tuple(target.shape), growing.get(short))) is None:
                 other = classifier or self._of_other_classes(source, target)
                 change = f"{name} {list(source.shape)} → {list(target.shape)}"
                 self.lists["kept" if other else "unfit"].append(name if other else change)
@@ -161,11 +163,12 @@ class _Plan:
         return Report(file, kind, unexpected=unexpected, **{name: tuple(names) for name, names in self.lists.items()})
 
 
-def fitted(source: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+def fitted(source: Tensor, shape: tuple[int, ...], growing: int | None = None) -> Tensor | None:
     """`source` in another shape where its meaning allows it, else None.
 
     The first convolution's three input channels become another number of them (their mean, scaled so that the sum of
-    the responses stays), a kernel over pictures is spread evenly over time, axes of size 1 come and go.
+    the responses stays), a kernel over pictures is spread evenly over time, axes of size 1 come and go. Along the axis
+    `growing`, input channels that the file does not have begin at zero.
     """
     if tuple(source.shape) == shape:
         return source
@@ -174,6 +177,12 @@ def fitted(source: Tensor, shape: tuple[int, ...]) -> Tensor | None:
         return fitted(inflated, shape)
     if [size for size in source.shape if size != 1] == [size for size in shape if size != 1]:
         return source.reshape(shape)
+    if growing is not None and source.ndim == len(shape) and source.shape[growing] < shape[growing]:
+        more = list(shape)
+        more[growing] -= source.shape[growing]
+        rest = list(source.shape)
+        rest[growing] = more[growing]
+        return torch.cat([source, source.new_zeros(more)], dim=growing) if rest == more else None
     stem = source.ndim == len(shape) >= 4 and source.shape[1] == 3
     if stem and source.shape[0] == shape[0] and tuple(source.shape[2:]) == shape[2:]:
         mean = source.mean(dim=1, keepdim=True) * (3 / shape[1])

@@ -21,6 +21,11 @@ def walk(bodies=1, frames=6, joints=25, seed=0, spread=0.6):
     return (start + steps + [0.0, 0.0, 2.5]).astype(np.float32)
 
 
+def cells(clip, options):
+    """Voxels of 25 joints."""
+    return voxels.coordinates(voxels.scaled(clip, options, "kinect_v2_25"), options.space)
+
+
 def specs(bodies=1, frames=6, layout="kinect_v2_25", **more):
     options = VoxelPreprocessing(
         bodies=bodies, frames=frames, **{"align": "none", "tiles": (400, 400), "addends": (24, 24), **more}
@@ -28,7 +33,7 @@ def specs(bodies=1, frames=6, layout="kinect_v2_25", **more):
     joints = len(layouts.get(layout))
     points, levels = bodies * frames * joints, len(options.tiles)
     shapes = {
-        "features": (bodies, frames, joints, joints),
+        "features": (bodies, frames, joints, joints + voxels.POSITIONS * options.positions),
         "neighbours": (sum(options.tiles), 1 + options.tile),
         "sums": (points, sum(options.addends)),
         "times": (levels, points, 2 * len(options.dilations)),
@@ -42,7 +47,7 @@ def specs(bodies=1, frames=6, layout="kinect_v2_25", **more):
 
 def test_coordinates_are_floored_into_one_cube_a_clip():
     clip = walk(frames=4)
-    found = voxels.coordinates(clip, NONE, "kinect_v2_25")
+    found = cells(clip, NONE)
     low, high = clip.min(axis=(0, 1, 2)), clip.max(axis=(0, 1, 2))
     extent = (high - low).max()
     literal = np.floor((clip - (low + high) / 2) / extent * 64 + 32)
@@ -55,35 +60,33 @@ def test_coordinates_are_floored_into_one_cube_a_clip():
 
 def test_proportions_are_kept_and_place_does_not_matter():
     clip = walk()
-    assert (voxels.coordinates(clip, NONE, "kinect_v2_25") >= 0).all()
+    assert (cells(clip, NONE) >= 0).all()
     extents = np.ptp(clip.reshape(-1, 3), axis=0)
-    cells = np.ptp(voxels.coordinates(clip, NONE, "kinect_v2_25").reshape(-1, 3), axis=0)
-    np.testing.assert_allclose(cells / cells.max(), extents / extents.max(), atol=0.04)
-    moved = voxels.coordinates(clip + np.float32([1.0, -0.5, 0.25]), NONE, "kinect_v2_25")
-    assert (moved == voxels.coordinates(clip, NONE, "kinect_v2_25")).mean() > 0.99  # but for rounding of float32
+    sides = np.ptp(cells(clip, NONE).reshape(-1, 3), axis=0)
+    np.testing.assert_allclose(sides / sides.max(), extents / extents.max(), atol=0.04)
+    moved = cells(clip + np.float32([1.0, -0.5, 0.25]), NONE)
+    assert (moved == cells(clip, NONE)).mean() > 0.99  # but for rounding of float32
 
 
 @pytest.mark.parametrize("space", [32, 64, 128])
 def test_space_size_is_the_number_of_voxels_along_the_longest_side(space):
     options = dataclasses.replace(NONE, space=space)
-    assert voxels.coordinates(walk(), options, "kinect_v2_25").max() == space - 1
+    assert cells(walk(), options).max() == space - 1
 
 
 def test_facing_does_not_matter_where_aligned():
     options = dataclasses.replace(NONE, align="yaw")
     clip = walk(spread=0.3)
     turn = np.float32([[0.8, 0, 0.6], [0, 1, 0], [-0.6, 0, 0.8]])
-    same = voxels.coordinates(clip @ turn.T, options, "kinect_v2_25") == voxels.coordinates(
-        clip, options, "kinect_v2_25"
-    )
+    same = cells(clip @ turn.T, options) == cells(clip, options)
     assert same.mean() > 0.99
 
 
 def test_a_clip_that_hardly_extends_is_not_blown_up():
     clip = np.full((1, 3, 25, 3), 0.5, np.float32)
-    assert (voxels.coordinates(clip, NONE, "kinect_v2_25") == 32).all()
+    assert (cells(clip, NONE) == 32).all()
     clip[0, 0, 0, 0] += 0.15  # a tenth of the least extent
-    assert np.ptp(voxels.coordinates(clip, NONE, "kinect_v2_25")[..., 0]) in (6, 7)
+    assert np.ptp(cells(clip, NONE)[..., 0]) in (6, 7)
 
 
 def test_features_are_one_hot_joints_of_one_point_a_voxel():
@@ -93,6 +96,36 @@ def test_features_are_one_hot_joints_of_one_point_a_voxel():
     summed, first = voxels.features(cells, "sum")[0, 0], voxels.features(cells, "first")[0, 0]
     np.testing.assert_array_equal(summed, [[1, 0, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0]])
     np.testing.assert_array_equal(first, [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+
+
+def test_positions_say_where_in_its_voxel_where_in_the_space_and_when_a_point_is():
+    clip = walk(frames=4)
+    clip[0, 2, 7] = np.nan
+    plain, more = (features.inputs({"bodies": clip}, specs(frames=4, positions=p)) for p in (False, True))
+    np.testing.assert_array_equal(more["voxel_features"][..., :25], plain["voxel_features"])
+    for name in ("voxel_neighbours", "voxel_sums", "voxel_times", "voxel_cells"):
+        np.testing.assert_array_equal(more[name], plain[name])
+    found = more["voxel_features"][..., 25:]
+    points = plain["voxel_features"].sum(axis=-1) == 1  # alone in their voxel
+    assert 90 < points.sum() < 100
+    scaled = voxels.scaled(clip, NONE, "kinect_v2_25")[points]
+    np.testing.assert_allclose((found[points][:, :3] + 1) / 2 + np.minimum(np.floor(scaled), 63), scaled, atol=1e-4)
+    np.testing.assert_allclose((found[points][:, 3:6] + 1) / 2 * 64, scaled, atol=1e-4)
+    assert sorted(set(found[points][:, 6])) == [-0.75, -0.25, 0.25, 0.75]
+    assert not found[0, 2, 7].any()
+    assert np.abs(found).max() <= 1
+
+
+def test_joints_in_one_voxel_are_where_their_mean_is():
+    places = np.full((1, 1, 4, 3), 8.0, np.float32)
+    places[0, 0, 1], places[0, 0, 3] = 4.25, 4.75
+    places[0, 0, 2] = np.nan
+    summed, first = (voxels.positions(places, 16, merge)[0, 0] for merge in ("sum", "first"))
+    np.testing.assert_allclose(summed[1], [0.0] * 3 + [-0.4375] * 3 + [0.0])
+    np.testing.assert_allclose(first[1], [-0.5] * 3 + [-0.46875] * 3 + [0.0])
+    np.testing.assert_allclose(summed[0], [-1.0] * 3 + [0.0] * 3 + [0.0])
+    assert not summed[2:].any()
+    assert not first[2:].any()
 
 
 def test_two_bodies_share_the_space_and_the_joints_names():

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 import actrec_models
+from actrec import features
 from actrec.cli import main
 from actrec.errors import ConfigError, PackageError
+from actrec.features.example import example_clip
 from actrec_models import export, initial_weights, weight_files
 from tests.models import public_checkpoints as public
 from tests.models.small import SMALL
@@ -285,3 +287,26 @@ def test_a_variant_starts_the_published_network_and_what_it_lacks_is_said(tmp_pa
     assert report.missing and f"{len(report.missing)} missing" in caplog.text
     name = "visual.Mixed_3b.b0.conv3d.weight"
     assert torch.equal(whole.state_dict()[name], backbone.state_dict()[name])
+
+
+@pytest.mark.parametrize("name", ["spa_net_3p1d", "spa_net_4d", "sem_spa"])
+def test_inputs_that_the_file_does_not_know_begin_at_zero(name, tmp_path):
+    known = small(name)
+    further = {"positions": True}
+    if name == "sem_spa":
+        further = {"spa_options": {**SMALL[name]["spa_options"], **further}}
+    whole = small(name, **further)
+    report = initial_weights.load(whole, name, checkpoint(tmp_path / "last.ckpt", name, known))
+    assert (report.missing, report.unexpected, report.unfit) == ((), (), ())
+    assert len(report.reshaped) == 2
+    assert logits_of(whole).equal(logits_of(known))
+    back = initial_weights.load(known, name, checkpoint(tmp_path / "more.ckpt", name, whole))
+    assert len(back.unfit) == 2
+
+
+def logits_of(network):
+    """Of one example clip; the extra inputs are whatever the clip has."""
+    clip = example_clip(network.input_specs, network.config.frames, 1)
+    made = features.inputs(clip, network.input_specs)
+    with torch.no_grad():
+        return network.eval()(**{key: torch.from_numpy(value[None]) for key, value in made.items()})

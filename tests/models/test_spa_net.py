@@ -250,6 +250,19 @@ def test_options_that_do_not_fit_are_refused():
 def test_people_in_motion_find_room_for_all_their_neighbours(name, bodies):
     model = actrec_models.create(name, num_classes=10, bodies=bodies)
     clip = example_clip(model.input_specs, 64, bodies)
-    tables = voxels.tables(voxels.coordinates(clip["bodies"], model.preprocessing, "kinect_v2_25"), model.preprocessing)
+    made = model.preprocessing
+    places = voxels.scaled(clip["bodies"], made, "kinect_v2_25")
+    tables = voxels.tables(voxels.coordinates(places, made.space), made)
     assert [level.dropped for level in tables] == [0, 0, 0, 0]
     assert all(level.pairs > 100 for level in tables)
+
+
+@pytest.mark.parametrize("name", ["spa_net_3p1d", "spa_net_4d"])
+def test_positions_tell_apart_what_falls_into_the_same_voxels(name):
+    clip = people()
+    moved = clip.copy()
+    moved[:, :, 5] += 1e-5  # an elbow: neither the box nor the way that the body faces depends on it
+    plain, placed = network(name), network(name, positions=True)
+    assert inputs(placed, [clip])["voxel_features"].shape == (1, 1, 6, 25, 32)
+    torch.testing.assert_close(logits(plain, clip), logits(plain, moved), rtol=0, atol=0)
+    assert (logits(placed, clip) != logits(placed, moved)).any()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from actrec.config import setting
 from actrec.errors import ConfigError
-from actrec.features.voxels import VoxelPreprocessing
+from actrec.features.voxels import POSITIONS, VoxelPreprocessing
 from actrec.package import InputSpec
 from actrec.skeleton import layouts
 from actrec_models.networks.base import Network
@@ -48,6 +48,9 @@ class SpaNetConfig:
     dilations: tuple[int, ...] = setting((1, 3, 5, 7), "of the temporal convolution's branches; one for no multi-scale")
     merge: str = setting(
         "sum", "features of joints in one voxel: the sum, as in Eq. 9, or the first's", choices=("sum", "first")
+    )
+    positions: bool = setting(
+        False, "beside the one-hot joints: place in the voxel and in the space, and time; not in the paper"
     )
     dropout: float = setting(0.0, "before the classifier", range=(0.0, 0.9))
 
@@ -117,13 +120,16 @@ class SpaNet3p1d(Network):
 
     config_class: ClassVar[type] = SpaNetConfig
     block: ClassVar[type[nn.Module]] = Spa3p1dBlock
+    convolution: ClassVar[str] = "spatial"
     tile: ClassVar[int] = 32  # B
     tables: ClassVar[tuple[str, ...]] = ("neighbours", "sums", "times", "cells")
 
     def __init__(self, **options: object):
         super().__init__(**options)
         self._check()
-        before, stages = len(layouts.get(self.config.layout)), []
+        first = "levels.0.0"
+        self.growing = {f"{first}.{self.convolution}.weight": 1, f"{first}.shortcut.linear.weight": 1}
+        before, stages = self._inputs, []
         self._channels = [self.config.width * multiple for multiple in self.config.widths]
         for width, depth in zip(self._channels, self.config.depths, strict=True):
             widths = [before] + [width] * depth
@@ -141,6 +147,11 @@ class SpaNet3p1d(Network):
             raise ConfigError(f"widths {c.widths} and depths {c.depths}: one positive number a level, 1 to 4 levels")
         if not c.dilations or min(c.dilations) < 1 or c.width % len(c.dilations):
             raise ConfigError(f"width {c.width} does not divide into branches of dilations {c.dilations}")
+
+    @property
+    def _inputs(self) -> int:
+        """Channels of a point: one for each joint, and where it is."""
+        return len(layouts.get(self.config.layout)) + POSITIONS * self.config.positions
 
     @property
     def _temporal(self) -> int:
@@ -170,6 +181,7 @@ class SpaNet3p1d(Network):
             dilations=tuple(c.dilations),
             align="yaw" if c.layout == "kinect_v2_25" else "none",
             merge=c.merge,
+            positions=c.positions,
             tile=self.tile,
             tiles=tuple(tiles),
             addends=tuple(addends),
@@ -182,7 +194,7 @@ class SpaNet3p1d(Network):
         joints, levels = len(layouts.get(c.layout)), len(c.widths)
         points = c.bodies * c.frames * joints
         shapes = {
-            "features": (c.bodies, c.frames, joints, joints),
+            "features": (c.bodies, c.frames, joints, self._inputs),
             "neighbours": (sum(made.tiles), 1 + made.tile),
             "sums": (points, sum(made.addends)),
             "times": (levels, points, 2 * len(c.dilations)),
@@ -197,14 +209,14 @@ class SpaNet3p1d(Network):
     def forward(self, **inputs: Tensor) -> Tensor:
         """Logits (N, classes) of the tables and features by name."""
         f = inputs["voxel_features"]
-        f = f.flatten(1, 3)  # (N, M, T, V, V) -> (N, M·T·V, V): F of Eq. 8
+        f = f.flatten(1, 3)  # (N, M, T, V, C) -> (N, M·T·V, C): F of Eq. 8, C = V or V + 7
         if not self.training:
             return self.scores(f, self._neighbourhoods(inputs))
         levels = self._points(inputs)
-        return self.scores(f.flatten(0, 1)[levels[0].slots], levels)  # (N, P, V) -> (points, V)
+        return self.scores(f.flatten(0, 1)[levels[0].slots], levels)  # (N, P, C) -> (points, C)
 
     def scores(self, f: Tensor, levels: Sequence[Near]) -> Tensor:
-        """Logits (N, classes) of the features of the first level's points, (N, P, V) or (points, V)."""
+        """Logits (N, classes) of the features of the first level's points, (N, P, C) or (points, C)."""
         for level, (blocks, near) in enumerate(zip(self.levels, levels, strict=True)):
             f = near.pool(f, self._channels[level - 1]) if level else f
             for block in blocks:
@@ -252,6 +264,7 @@ class SpaNet4d(SpaNet3p1d):
 
     config_class = SpaNet4dConfig
     block = Spa4dBlock
+    convolution = "spatiotemporal"
     tile = 32
     tables = ("neighbours", "sums", "cells")
 
