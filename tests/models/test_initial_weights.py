@@ -292,7 +292,7 @@ def test_a_variant_starts_the_published_network_and_what_it_lacks_is_said(tmp_pa
 @pytest.mark.parametrize("name", ["spa_net_3p1d", "spa_net_4d", "sem_spa"])
 def test_inputs_that_the_file_does_not_know_begin_at_zero(name, tmp_path):
     known = small(name)
-    further = {"positions": True}
+    further: dict[str, object] = {"positions": True}
     if name == "sem_spa":
         further = {"spa_options": {**SMALL[name]["spa_options"], **further}}
     whole = small(name, **further)
