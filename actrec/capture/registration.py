@@ -6,7 +6,7 @@ from actrec.camera_files import DepthGeometry
 from actrec.errors import InputError
 from actrec.frames import Intrinsics
 from actrec.geometry import rays
-from actrec.simulation.jit import kernel
+from actrec.jit import kernel
 
 _BEYOND = 1.2
 _STEP = 1e-4

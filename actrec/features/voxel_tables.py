@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from actrec.simulation.jit import kernel as compiled
+from actrec.jit import kernel as compiled
 
 
 class Tables(NamedTuple):

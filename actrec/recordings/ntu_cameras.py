@@ -13,8 +13,8 @@ import numpy as np
 from actrec.errors import InputError
 from actrec.frames import Intrinsics
 from actrec.geometry import kinect_to_optical
+from actrec.jit import kernel
 from actrec.recordings.ntu import COLOUR_SIZE, DEPTH_SIZE, NtuRecording, unmirror
-from actrec.simulation.jit import kernel
 
 _LEAST = 50  # observed joints: two frames of a body
 _OUTLIER = 5.0  # px; the cameras' model is good to 1

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from actrec.simulation.jit import Real, kernel
+from actrec.jit import Real, kernel
 
 _ZERO = np.float32(0)
 _ONE = np.float32(1)

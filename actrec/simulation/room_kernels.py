@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from actrec.simulation.jit import Real, kernel
+from actrec.jit import Real, kernel
 
 _ZERO = np.float32(0)
 _HALF = np.float32(0.5)

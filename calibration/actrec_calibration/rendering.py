@@ -5,8 +5,8 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from actrec import jit
 from actrec.frames import Intrinsics
-from actrec.simulation import jit
 from actrec_calibration.boards import CHARUCO, Board
 
 FINE = 3

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from actrec.simulation import jit
+from actrec import jit
 from actrec_models.networks.pairs import Pairs
 
 _BLOCK = 128

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from actrec.simulation import jit
+from actrec import jit
 from actrec_models.networks.sparse import Neighbourhood
 
 

@@ -5,7 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from actrec.simulation import jit, kernels
+from actrec import jit
+from actrec.simulation import kernels
 from actrec.simulation.primitives import ShapeBuilder, join, place
 
 CAMERA = np.array([120.0, 120.0, 39.5, 29.5], np.float32)
