@@ -4,6 +4,7 @@ import dataclasses
 import re
 import types
 import typing
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from actrec.errors import ConfigError
@@ -43,7 +44,7 @@ def build(config_class: type[T], options: dict[str, Any] | None = None) -> T:
     """
     options = dict(options or {})
     known = {f.name for f in dataclasses.fields(config_class)}  # type: ignore[arg-type]
-    unknown = sorted(set(options) - known)
+    unknown = sorted(map(str, set(options) - known))
     if unknown:
         names, allowed = ", ".join(unknown), ", ".join(sorted(known))
         raise ConfigError(f"unknown option {names} of {config_class.__name__}; known: {allowed}")
@@ -113,7 +114,7 @@ def _is_instance(value: Any, hint: Any) -> bool:
     if origin in (typing.Union, types.UnionType):
         return any(_is_instance(value, h) for h in typing.get_args(hint))
     if origin in (list, tuple):
-        return isinstance(value, (list, tuple))
+        return isinstance(value, (list, tuple)) and _are_instances(value, typing.get_args(hint))
     if origin is dict:
         return isinstance(value, dict)
     if hint is float:
@@ -123,6 +124,13 @@ def _is_instance(value: Any, hint: Any) -> bool:
     return hint is Any or isinstance(value, hint)
 
 
+def _are_instances(values: Sequence[Any], hints: tuple[Any, ...]) -> bool:
+    """Whether each entry is of its type: of the one that is given, or of its own in a tuple of so many."""
+    if len(hints) == 1 or hints[1:] == (Ellipsis,):
+        return all(_is_instance(value, hints[0]) for value in values)
+    return len(values) == len(hints) and all(map(_is_instance, values, hints))
+
+
 def _is_power(value: Any, hint: Any) -> bool:
     """Whether a text is a number as 1e-3 where one belongs."""
     wanted = not _is_instance(value, hint) and _is_instance(0.5, hint)
@@ -130,4 +138,5 @@ def _is_power(value: Any, hint: Any) -> bool:
 
 
 def _type_name(hint: Any) -> str:
-    return getattr(hint, "__name__", None) or str(hint).replace("typing.", "")
+    whole = typing.get_args(hint) or not hasattr(hint, "__name__")
+    return str(hint).replace("typing.", "") if whole else str(hint.__name__)

@@ -30,6 +30,6 @@ def read(pairs: Iterable[str], what: str) -> dict[str, Any]:
             raise ConfigError(f"{what} is '{pair}', expected KEY=VALUE")
         try:
             settings[key] = yaml.safe_load(value) if value and not _NUMBERED.fullmatch(value) else value
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # the latter of 2024-13-45, which looks like a date
             raise ConfigError(f"{what} '{pair}': the value cannot be read as YAML; quote it") from error
     return settings

@@ -51,8 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     untrained.add_argument("--network", help="its name; `actrec models` lists them")
     untrained.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="of the network; repeat")
     untrained.add_argument("--classes", default="", help="labels, separated by commas")
-    untrained.add_argument("--seed", type=int, default=1, help="of the random weights (default: 1)")
+    untrained.add_argument("--seed", type=_seed, help="of the random weights (default: 1)")
     add_init_argument(untrained)
+
+
+def _seed(text: str) -> int:
+    if not (text.isdecimal() and int(text) < 2**31):
+        raise argparse.ArgumentTypeError(f"'{text}' is no number from 0 to {2**31 - 1}")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
     logging.getLogger("actrec_models").setLevel(logging.INFO)
     if args.network is not None:
         return _untrained(args)
+    _refuse_with_source(args)
     if _is_package(args.source):
         return _again(args)
     if args.simplify:
@@ -76,6 +83,13 @@ def run(args: argparse.Namespace) -> int:
     print(f"{written.path}: {measured}, rejection below {written.rejection.threshold:g}")
     _tell_float16(written)
     return 0
+
+
+def _refuse_with_source(args: argparse.Namespace) -> None:
+    """Refuses what says how a network is made that is there already."""
+    given = {"--option": args.option, "--classes": args.classes, "--seed": args.seed is not None, "--init": args.init}
+    if named := [name for name, value in given.items() if value]:
+        raise ConfigError(f"{named[0]} goes with --network; {args.source} has its own")
 
 
 def _is_package(source: str) -> bool:
@@ -122,7 +136,7 @@ def _untrained(args: argparse.Namespace) -> int:
         classes,
         args.out,
         init=args.init,
-        seed=args.seed,
+        seed=1 if args.seed is None else args.seed,
         overwrite=args.overwrite,
         float16=args.float16,
     )

@@ -26,7 +26,7 @@ what is new or has changed. Items that cannot be read are skipped, named in OUT/
 
 Examples:
   actrec prepare ntu60 --data ~/datasets --out ~/prepared/ntu60
-  actrec train models/recipes/deepacts_graph_ntu60.yaml --data ~/prepared --out runs/ntu60
+  actrec train models/recipes/papers/sem_net_ntu60.yaml --data ~/prepared --out runs/ntu60
   actrec prepare rendered --out ~/prepared/rendered --streams bodies,colour --estimate flow --picture-size 120
   actrec prepare ntu60 --data /nfs/datasets --out /nfs/prepared/ntu60 --scheduler tcp://head:8786
   actrec prepare ntu60 --out ~/prepared/ntu60 --check

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import math
 import signal
 import sys
 import threading
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--topics", nargs="+", default=[], metavar="TOPIC", help="topics to record (default: the graph's)"
     )
     parser.add_argument(
-        "--duration", type=float, default=0.0, metavar="S", help="seconds to record (default: until Ctrl-C)"
+        "--duration", type=_seconds, default=0.0, metavar="S", help="seconds to record (default: until Ctrl-C)"
     )
     parser.add_argument("--driver", help="record this camera driver directly, with no ROS graph running")
     parser.add_argument(
@@ -53,6 +54,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds from 0 on")
+    return seconds
+
+
 def run(args: argparse.Namespace) -> int:
     """Records, or recovers, and prints what is in the bag."""
     if args.label is not None and not args.recover:
@@ -66,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
         from actrec.recordings.recover import recover
 
         return _report(args, recover(args.recover, args.out), {})
+    if args.driver_option and not args.driver:
+        raise ConfigError("--driver-option is a setting of the camera that --driver names")
     if args.driver and args.topics:
         raise ConfigError("--driver records a camera and --topics a running graph: give one of them")
     stopped = threading.Event()

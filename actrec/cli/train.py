@@ -12,6 +12,7 @@ from typing import Any
 
 from actrec import config, keyvalues
 
+_MOST_THREADS = 4096
 EPILOG = """\
 Example:
   actrec train models/recipes/deepacts_graph_nucla.yaml --data ~/datasets --out runs/nucla
@@ -70,8 +71,8 @@ def add_threads_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"'{text}' is no number from 0 on")
+    if not (text.isdecimal() and int(text) <= _MOST_THREADS):
+        raise argparse.ArgumentTypeError(f"'{text}' is no number from 0 to {_MOST_THREADS}")
     return int(text)
 
 

@@ -239,7 +239,7 @@ def _judge(
         figures.update(clips=recipe.clips, live_accuracy=float((live.argmax(axis=1) == test.labels).mean()))
     if caveat := _of_dataset(recipe.dataset, "caveat"):
         figures["caveat"] = caveat
-    missing = rejection.hindrance(recipe, network.input_specs)
+    missing = rejection.hindrance(recipe, network.input_specs, roots[0])
     if missing:
         return package.Rejection(calibrated_on=f"not calibrated: {missing}"), figures
     chosen, described = rejection.calibrate(recipe, session, *roots)

@@ -163,12 +163,12 @@ class _Plan:
         return Report(file, kind, unexpected=unexpected, **{name: tuple(names) for name, names in self.lists.items()})
 
 
-def fitted(source: Tensor, shape: tuple[int, ...], growing: int | None = None) -> Tensor | None:
+def fitted(source: Tensor, shape: tuple[int, ...], growing: tuple[int, int] | None = None) -> Tensor | None:
     """`source` in another shape where its meaning allows it, else None.
 
     The first convolution's three input channels become another number of them (their mean, scaled so that the sum of
-    the responses stays), a kernel over pictures is spread evenly over time, axes of size 1 come and go. Along the axis
-    `growing`, input channels that the file does not have begin at zero.
+    the responses stays), a kernel over pictures is spread evenly over time, axes of size 1 come and go. Where the
+    file has as many input channels as `growing` says (`Network.growing`), the others begin at zero.
     """
     if tuple(source.shape) == shape:
         return source
@@ -177,12 +177,11 @@ def fitted(source: Tensor, shape: tuple[int, ...], growing: int | None = None) -
         return fitted(inflated, shape)
     if [size for size in source.shape if size != 1] == [size for size in shape if size != 1]:
         return source.reshape(shape)
-    if growing is not None and source.ndim == len(shape) and source.shape[growing] < shape[growing]:
-        more = list(shape)
-        more[growing] -= source.shape[growing]
-        rest = list(source.shape)
-        rest[growing] = more[growing]
-        return torch.cat([source, source.new_zeros(more)], dim=growing) if rest == more else None
+    if growing is not None:
+        axis, channels = growing
+        known, more = [*shape], [*shape]
+        known[axis], more[axis] = channels, shape[axis] - channels
+        return torch.cat([source, source.new_zeros(more)], dim=axis) if list(source.shape) == known else None
     stem = source.ndim == len(shape) >= 4 and source.shape[1] == 3
     if stem and source.shape[0] == shape[0] and tuple(source.shape[2:]) == shape[2:]:
         mean = source.mean(dim=1, keepdim=True) * (3 / shape[1])

@@ -47,6 +47,7 @@ class Recognition(lightning.LightningModule):
             ConfigError: The network does not have it.
         """
         self.stage, self.epochs_before = stage, epochs_before
+        self._plateau_state, self._seen = None, torch.zeros_like(self._seen)  # those are of the stage before
         if not stage.name:
             return
         known = getattr(self.network, "stages", ())
@@ -67,14 +68,14 @@ class Recognition(lightning.LightningModule):
         """The loss of one batch; logs it, its parts and the accuracy an epoch."""
         parts = self._smoothed(batch) if self.plain else self.network.losses(batch)
         loss, scores, known = parts["loss"], parts["logits"], batch["label"] != OUTLIER
-        accuracy = (scores.argmax(1) == batch["label"])[known].float().mean()
+        right, count = (scores.argmax(1) == batch["label"])[known].float().sum(), int(known.sum())
         logged = {name: value.detach() for name, value in parts.items() if value.ndim == 0 and name != "loss"}
         if self._plateau is not None:
             self._seen += torch.tensor([float(loss.detach()), 1.0], dtype=torch.float64)
-        figures = {**logged, "loss": loss, "accuracy": accuracy}
-        self.log_dict(
-            figures, on_epoch=True, on_step=False, prog_bar=True, batch_size=len(scores), sync_dist=self._shared
-        )
+        how = {"on_epoch": True, "on_step": False, "prog_bar": True, "sync_dist": self._shared}
+        self.log_dict({**logged, "loss": loss}, batch_size=len(scores), **how)
+        # Of those that show a class, of which a small part of a batch may have none.
+        self.log("accuracy", right / max(count, 1), batch_size=count, **how)
         return loss
 
     def on_validation_epoch_start(self) -> None:

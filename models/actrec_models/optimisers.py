@@ -122,7 +122,9 @@ class Schedule:
         if self.name == "plateau":
             return None
         if self.name == "one_cycle":
-            return lr_scheduler.OneCycleLR(optimiser, rate, steps, pct_start=self.warm_up)
+            # PyTorch divides by the length of the rise less one step.
+            share = self.warm_up * (1 + 1e-9) if self.warm_up * steps == 1 else self.warm_up
+            return lr_scheduler.OneCycleLR(optimiser, rate, steps, pct_start=share)
         return lr_scheduler.LambdaLR(optimiser, lambda step: self.share(step, steps, epochs))
 
     def plateau(self, optimiser: torch.optim.Optimizer) -> lr_scheduler.ReduceLROnPlateau | None:

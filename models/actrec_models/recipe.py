@@ -103,6 +103,11 @@ class Recipe:
     def check(self) -> Augmentation:
         """Validates the recipe and returns its augmentation."""
         config.validate(self)
+        if self.unknown_dataset and self.unknown_dataset not in data.DATASETS.names():
+            known = ", ".join(data.DATASETS.names())
+            raise ConfigError(f"unknown_dataset is '{self.unknown_dataset}', expected an empty text or one of {known}")
+        if not all(isinstance(label, str) for label in self.unknown_exclude):
+            raise ConfigError(f"unknown_exclude is {self.unknown_exclude}, expected labels")
         for part in (self, *(self.of(stage) for stage in self.plan())):
             part.parts()
             config.build(Augmentation, part.augmentation)
@@ -160,6 +165,13 @@ class Recipe:
         window = network.window
         return window if self.window_s is None else dataclasses.replace(window, seconds=self.window_s)
 
+    def missing_unknown(self, data_root: str) -> str:
+        """That the files of `unknown_dataset` are not there, in words; empty where they are, or need not be."""
+        name = self.unknown_dataset
+        if not name or not data.DATASETS.get(name).has_files or Path(data.folder(data_root, name)).is_dir():
+            return ""
+        return f"the unknown_dataset {name} is not in {data_root}"
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for YAML and checkpoints."""
         return dataclasses.asdict(self)
@@ -180,7 +192,7 @@ def read(path: str | Path, changes: dict[str, Any] | None = None) -> Recipe:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read recipe '{path}': {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # bytes that are no UTF-8, 2024-13-45, which looks like a date
         raise ConfigError(f"recipe '{path}' is not YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"recipe '{path}' holds no settings; see models/recipes for examples")

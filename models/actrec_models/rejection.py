@@ -73,10 +73,12 @@ def _at(known: np.ndarray, unknown: np.ndarray, background: float, least_kept: f
     return Rejection(float(candidates[best]), background, float(shares[best][0]), float(shares[best][1]))
 
 
-def hindrance(recipe: Recipe, specs: Iterable[InputSpec]) -> str:
+def hindrance(recipe: Recipe, specs: Iterable[InputSpec], data_root: str) -> str:
     """Why no threshold can be chosen for a network with these inputs; empty where it can."""
     if not recipe.unknown_dataset:
         return "the recipe names no unknown_dataset"
+    if missing := recipe.missing_unknown(data_root):
+        return missing
     specs = list(specs)
     others = sorted(set(features.streams(specs)) - {"bodies"})
     if others:

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
@@ -83,8 +84,13 @@ def train(
         # The weights alone: schedule and optimiser start anew.
         initial_weights.load(module.network, recipe.model, file)
     plan, before, kept, taken_over = recipe.plan(), 0, out / checkpoint.LAST, bool(init)
-    for number, stage in enumerate(plan, start=1):
-        folder = out if number == len(plan) else out / f"stage_{number}_{stage.title}"
+    named = [f"stage_{number}_{stage.title}" for number, stage in enumerate(plan[:-1], start=1)]
+    folders = [*(out / name for name in named), out]
+    if not resume:
+        _forget(folders)
+    if missing := recipe.missing_unknown(data_root):
+        logger.warning("%s: the package will not be told what to reject", missing)
+    for stage, folder in zip(plan, folders, strict=True):
         if stage.model:
             own = run.with_extrema(recipe.of(stage))
             # The next stage starts from what this one learnt.
@@ -339,12 +345,25 @@ def _same_init(found: tuple[Path, dict[str, Any]], init: list[str]) -> list[str]
     return began
 
 
+@rank_zero_only
+def _forget(folders: Iterable[Path]) -> None:
+    """Deletes what an earlier run left, of all its stages: a new one that is stopped must not go on from any of it."""
+    for folder in folders:
+        for name in (checkpoint.LAST, checkpoint.PREVIOUS, checkpoint.BEST):
+            (folder / name).unlink(missing_ok=True)
+
+
 def _prepare(out: Path) -> None:
     """Makes the folder.
 
     Raises:
+        ConfigError: Its name cannot be written down.
         DeviceError: It cannot be made.
     """
+    try:
+        str(out).encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"--out {str(out)!r} is no UTF-8: choose another name") from error
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -28,7 +28,12 @@ def test_values_are_read_as_yaml_but_serial_numbers(word, value):
 
 
 @pytest.mark.parametrize(
-    ("word", "message"), [("fps", "option is 'fps', expected KEY=VALUE"), ("a={b", "option 'a={b': the value")]
+    ("word", "message"),
+    [
+        ("fps", "option is 'fps', expected KEY=VALUE"),
+        ("a={b", "option 'a={b': the value"),
+        ("on=2024-13-45", "option 'on=2024-13-45': the value"),
+    ],
 )
 def test_what_is_none_is_named(word, message):
     with pytest.raises(ConfigError, match=message):

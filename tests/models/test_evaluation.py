@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+import actrec_models
 from actrec import package
 from actrec.cli import main
 from actrec.package import Provenance
 from actrec_models import data, recipe, training
+from actrec_models.evaluation import relations
 from tests.models.places import PLACES, TARGETS, Places
 from tests.tiny_model import LABELS, averaging_onnx, tiny_description, tiny_onnx, write_tiny
 
@@ -246,6 +248,25 @@ def test_models_of_one_name_are_told_apart(tmp_path, capsys):
     assert [model["package"] for model in figures["models"]] == ["a/package", "b/package", "b/package (2)"]
     assert {model["clips_of_recording"] for model in figures["models"]} == {"whole"}
     assert len(list(out.glob("predictions_*.csv"))) == 3
+
+
+def test_names_that_files_cannot_have_give_a_file_each(tmp_path, capsys):
+    names = ["жест", "волна", "a b", "a_b", "A b", "x" * 120, "x" * 121]
+    models = [write(tmp_path / name, seed=seed) for seed, name in enumerate(names, start=1)]
+    out = tmp_path / "report"
+    evaluate(capsys, *models, "--report", str(out))
+    made = sorted(path.stem.removeprefix("predictions_") for path in out.glob("predictions_*.csv"))
+    assert made == sorted(["жест", "волна", "a_b", "a_b_2", "A_b_3", "x" * 50, "x" * 50 + "_2"])
+
+
+def test_a_package_from_before_an_option_was_there_is_a_repetition_still():
+    specs = actrec_models.create("spa_net_4d", num_classes=3).input_specs
+    before = [replace(spec, preprocessing=json.loads(json.dumps(spec.preprocessing))) for spec in specs]
+    for spec in before:
+        del spec.preprocessing["positions"]
+    assert relations._plain(specs) == relations._plain(before)
+    other = actrec_models.create("spa_net_4d", num_classes=3, space=32).input_specs
+    assert relations._plain(specs) != relations._plain(other)
 
 
 def test_a_model_is_scored_on_the_fold_that_it_was_trained_on(tmp_path, capsys):

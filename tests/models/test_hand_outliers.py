@@ -161,7 +161,7 @@ def test_the_trainer_hands_the_weight_on_and_refuses_who_does_not_know_outliers(
 def test_a_threshold_is_chosen_for_hands_too(data_root, tmp_path, monkeypatch):
     small = recipe.config.build(recipe.Recipe, TINY)
     made_of = actrec_models.create("sem_net", num_classes=28, **small.network_options())
-    assert rejection.hindrance(small, made_of.input_specs) == ""
+    assert rejection.hindrance(small, made_of.input_specs, str(data_root)) == ""
     create: Any = data.create
     monkeypatch.setattr(data, "create", lambda *args, **options: thinned(create(*args, **options)))
     checkpoint = training.train(small, str(data_root), tmp_path / "run")

@@ -269,6 +269,9 @@ def test_a_network_can_be_exported_without_training(tmp_path, capsys, caplog):
         (["--network", "res_tcn_bjcn", "--classes", "a,b", "--option", "depth=3"], "unknown option depth"),
         (["--network", "res_tcn_bjcn", "--classes", "a,b", "--option", "depth"], "expected KEY=VALUE"),
         (["run.ckpt", "--network", "res_tcn_bjcn"], "name either a checkpoint or a --network"),
+        (["run.ckpt", "--classes", "a,b"], "--classes goes with --network; run.ckpt has its own"),
+        (["run.ckpt", "--seed", "0"], "--seed goes with --network"),
+        (["run.ckpt", "--option", "a=b", "--init", "x"], "--option goes with --network"),
     ],
 )
 def test_wrong_use_of_export_is_said_in_one_line(arguments, message, tmp_path, capsys):
@@ -300,6 +303,10 @@ def test_inputs_that_the_file_does_not_know_begin_at_zero(name, tmp_path):
     assert (report.missing, report.unexpected, report.unfit) == ((), (), ())
     assert len(report.reshaped) == 2
     assert logits_of(whole).equal(logits_of(known))
+    if name != "sem_spa":
+        other = small(name, layout="hand_22", bodies=1)
+        foreign = initial_weights.load(whole, name, checkpoint(tmp_path / "hand.ckpt", name, other))
+        assert len(foreign.unfit) == 2
     back = initial_weights.load(known, name, checkpoint(tmp_path / "more.ckpt", name, whole))
     assert len(back.unfit) == 2
 

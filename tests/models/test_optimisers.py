@@ -62,6 +62,18 @@ def test_constant_and_one_cycle():
     assert cycle[-1] < 1e-4 * RATE
 
 
+@pytest.mark.parametrize(("warm_up", "steps"), [(0.1, 10), (0.25, 4), (0.5, 2), (0.05, 20)])
+def test_one_cycle_rises_within_a_single_step(warm_up, steps):
+    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=RATE)
+    schedule, seen = Schedule(warm_up=warm_up).make(optimiser, RATE, steps, 1), []
+    for _ in range(steps - 1):
+        optimiser.step()
+        schedule.step()
+        seen.append(optimiser.param_groups[0]["lr"])
+    assert np.isfinite(seen).all()
+    assert max(seen) <= RATE * (1 + 1e-6)
+
+
 def test_plateau_waits_for_its_patience():
     optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=RATE)
     plateau = Schedule(name="plateau", factor=0.1, patience=3).plateau(optimiser)

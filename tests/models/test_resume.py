@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import functools
 import logging
 import os
 import signal
@@ -11,10 +12,12 @@ import pytest
 import torch
 import yaml
 
+from actrec import config
 from actrec.cli import main
 from actrec.errors import ConfigError, DeviceError, InputError, PackageError
-from actrec_models import checkpoint, data, export, faults, provenance, saving, weight_files
+from actrec_models import checkpoint, data, export, faults, provenance, saving, training, weight_files
 from actrec_models.learning import Recognition
+from actrec_models.recipe import Recipe
 from actrec_models.training import Machine
 from tests.models import children
 from tests.models.made_up import TINY, Subjects, skeletons, write
@@ -93,6 +96,36 @@ def test_a_killed_run_goes_on_to_the_same_weights(variant, tmp_path, monkeypatch
     same(tmp_path / "whole/last.ckpt", tmp_path / "killed/last.ckpt")
     same(whole, ended)
     assert checkpoint.read(tmp_path / "killed/last.ckpt")["actrec"]["finished"]
+
+
+PLATEAUS = [
+    {"epochs": 2, "learning_rate": 0.01, "schedule": {"name": "plateau", "patience": 0, "factor": 0.5}},
+    {"epochs": 3, "learning_rate": 0.05, "schedule": {"name": "plateau", "patience": 1, "factor": 0.1}},
+]
+
+
+def test_the_schedule_of_one_stage_does_not_reach_into_the_next(tmp_path):
+    whole = run(tmp_path / "whole", stages=PLATEAUS)
+    children.killed(children.run_to_step, 6, tmp_path / "killed", EACH_STEP, {"stages": PLATEAUS})
+    assert not (tmp_path / "killed/last.ckpt").exists()
+    same(whole, run(tmp_path / "killed", stages=PLATEAUS))
+    kept = checkpoint.read(whole)["plateau"]["schedule"]
+    assert (kept["patience"], kept["factor"]) == (1, 0.1)
+
+
+def test_what_was_begun_anew_goes_on_from_nothing_older(tmp_path, monkeypatch):
+    out, settings = tmp_path / "run", config.build(Recipe, {**TINY, "stages": [{"epochs": 1}, {"epochs": 1}]})
+    train = functools.partial(training.train, settings, "", out, progress=False, threads=1, machine=EACH_STEP)
+    train()
+    first = checkpoint.read(out / "last.ckpt")["actrec"]["seconds"]
+    with monkeypatch.context() as patched:
+        at_step(patched, 2, lambda: (_ for _ in ()).throw(RuntimeError("power cut")))
+        with pytest.raises(RuntimeError, match="power cut"):
+            train(resume=False)
+    assert (out / "stage_1_whole/last.ckpt").exists()
+    assert not (out / "last.ckpt").exists()
+    train()
+    assert checkpoint.read(out / "last.ckpt")["actrec"]["seconds"] != first
 
 
 def test_a_signal_keeps_the_step_and_ends_the_command(tmp_path, monkeypatch, capsys):

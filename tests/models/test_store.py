@@ -205,6 +205,7 @@ def test_parts_and_options_of_a_store(tmp_path):
         ({"split": "lunar"}, "split odd, even; got 'lunar'"),
         ({"part": "exam"}, "parts train, test"),
         ({"fold": 2}, "no folds; got fold 2"),
+        ({"fold": "abc"}, "pictured's fold is 'abc', expected a number"),
         ({"wings": 2}, "prepared with no wings"),
     ):
         with pytest.raises(ConfigError, match=message):

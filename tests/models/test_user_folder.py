@@ -1,5 +1,6 @@
 """A person's own recordings as a dataset: labels, spans, people, and everything that can be wrong with them."""
 
+import itertools
 import json
 import pickle
 import shutil
@@ -149,6 +150,29 @@ def test_a_model_trained_on_a_folder_is_scored_on_others_alone(mine, tmp_path_fa
     capsys.readouterr()
     assert main(["eval", package, "--root", str(folder / "fresh"), "--quiet", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["clips"] == 1
+
+
+def test_people_that_a_model_has_learnt_are_no_test(tmp_path, capsys):
+    mine, lines = tmp_path / "mine", ["recording,label,person"]
+    for k, (label, person) in enumerate(itertools.product(("wave", "clap"), ("anna", "ben", "carl"))):
+        write_bag(mine / f"{k}", lambda t, k=k: [body(0.1 * t * (k + 1))])
+        lines.append(f"{k},{label},{person}")
+    (mine / "labels.csv").write_text("\n".join(lines))
+    models = [str(tmp_path / name / "last.ckpt") for name in ("ben", "carl")]
+    for name in ("ben", "carl"):
+        settings = {**TINY, "dataset": "folder", "split": "person", "dataset_options": {"held_out": [name]}}
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))
+        command = ["train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / name), "--threads", "1"]
+        assert main([*command, "--root", str(mine), "--quiet"]) == 0
+    common = ["--root", str(mine), "--quiet"]
+    capsys.readouterr()
+    assert main(["eval", models[0], *common, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["clips"] == 2
+    assert main(["eval", models[0], *common, "--option", "held_out=ben"]) == 0  # one may stand alone
+    for asked in ([models[0], "--option", "held_out=carl"], [*models, "--fuse", "softmax"]):
+        assert main(["eval", *asked, *common]) == 1
+        assert "has learnt 2 of the 2 clips" in capsys.readouterr().err
+    assert main(["eval", models[0], *common, "--part", "train"]) == 0
 
 
 def test_several_bodies_are_padded(mine):

@@ -256,3 +256,21 @@ def test_a_driver_without_ros(tmp_path, data_root, capsys):
     assert main(["record", "--out", str(tmp_path / "c"), "--driver", "replay", "--driver-option", "path"]) == 2
     assert main(["record", "--out", str(tmp_path / "s"), "--recover", str(tmp_path / "b")]) == 0
     assert "36 messages" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--driver", "simulated", "--duration", "-1"], "'-1' is no number of seconds from 0 on"),
+        (["--driver", "simulated", "--duration", "nan"], "'nan' is no number of seconds from 0 on"),
+        (["--topics", "/x", "--driver-option", "foo=1"], "--driver-option is a setting of the camera that --driver"),
+    ],
+)
+def test_a_wrong_command_leaves_no_bag(arguments, message, tmp_path, capsys):
+    try:
+        status = main(["record", "--out", str(tmp_path / "bag"), *arguments])
+    except SystemExit as ended:  # argparse's way
+        status = int(str(ended.code))
+    assert status == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "bag").exists()

@@ -78,15 +78,22 @@ def _of_store(name: str, store: PreparedDataset, split: str, part: str, options:
     head = store.head
     if head.dataset != name:
         raise ConfigError(f"'{store.folder}' holds {head.dataset}, not {name}: prepare it into a folder called {name}")
-    fold = int(options.pop("fold", 0))
+    fold = options.pop("fold", 0)
+    if type(fold) is not int:
+        raise ConfigError(f"{name}'s fold is {fold!r}, expected a number")
     for key, value in json.loads(json.dumps(options)).items():
-        if head.options.get(key) != value:
+        if _several(head.options.get(key)) != _several(value):
             made = f"{key}={head.options[key]}" if key in head.options else f"no {key}"
             raise ConfigError(
                 f"'{store.folder}' was prepared with {made}: prepare {name} into another folder with "
                 f"--option {key}={value}"
             )
     return store.part(split, part, fold)
+
+
+def _several(value: Any) -> list[Any]:
+    """A list, or the one that stands for a list of one, as `held_out=ben` does."""
+    return value if isinstance(value, list) else [value]
 
 
 def folder(data_root: str | Path, name: str) -> str:

@@ -43,6 +43,7 @@ class RenderedRgbd(Source):
     caveat: ClassVar = (
         "A test of the machinery on clips that the simulated camera rendered: it says nothing about people."
     )
+    has_files: ClassVar = False
     licence: ClassVar = "none needed: the clips are rendered by this program"
 
     def __init__(self, root: str | Path, **options: Any):

@@ -42,6 +42,7 @@ class Source(ABC):
         measure: What the official protocol reports: "accuracy" (top-1) or "mean_class_accuracy".
         folds: Into how many folds each split is divided, chosen by the option `fold` (from 1); 0 for none.
         merges: A coarser dataset of the same items, by its registered name, to the class there of each class here.
+        has_files: Whether it is read from files, so that there must be a folder of them.
         caveat: What a figure on it does not say; stands on every card and report of it.
         licence: Of what is learnt from it.
         root: Folder of the dataset's files.
@@ -54,6 +55,7 @@ class Source(ABC):
     caveat: ClassVar[str] = ""
     licence: ClassVar[str] = "research use: the dataset carries no clear licence to redistribute or to use commercially"
     folds: ClassVar[int] = 0
+    has_files: ClassVar[bool] = True
     merges: ClassVar[Mapping[str, tuple[int, ...]]] = {}
 
     def __init__(self, root: str | Path):

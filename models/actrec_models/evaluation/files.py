@@ -42,14 +42,14 @@ def write(study: Study, folder: str | Path) -> Path:
         DeviceError: The folder cannot be written.
     """
     folder = Path(folder)
-    pictures = [_pictures(report) for report in study.main]
+    pictures, stems = [_pictures(report) for report in study.main], slugs(study)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for report, drawn in zip(study.main, pictures, strict=True):
             for name, content in drawn.items():
                 (folder / f"{_slug(study, report)}{name}.png").write_bytes(content)
         for report in (*study.reports, *study.fused):
-            _predictions(folder / f"predictions_{slug(report.name)}.csv", report)
+            _predictions(folder / f"predictions_{stems[report.name]}.csv", report)
         figures = json.dumps(tables.as_dict(study), indent=2, allow_nan=False)
         (folder / "figures.json").write_text(figures + "\n", encoding="utf-8")
         (folder / "report.md").write_text(markdown(study), encoding="utf-8")
@@ -93,14 +93,21 @@ def title(study: Study) -> str:
     return f"{who} on {study.target.dataset}"
 
 
-def slug(name: str) -> str:
-    """A name as a part of a file's name."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("_")[:80]
+def slugs(study: Study) -> dict[str, str]:
+    """The name of each report to a part of files' names that no other one has, whatever a file system makes of case."""
+    made: dict[str, str] = {}
+    for name in dict.fromkeys(report.name for report in (*study.reports, *study.fused, *study.main)):
+        stem = re.sub(r"[^\w.-]+", "_", name).strip("_")[:50]
+        others, number = {other.lower() for other in made.values()}, 2
+        made[name] = stem
+        while made[name].lower() in others:
+            made[name], number = f"{stem}_{number}", number + 1
+    return made
 
 
 def _slug(study: Study, report: Report) -> str:
     """What the pictures of several reports are told apart by."""
-    return f"{slug(report.name)}_" if len(study.main) > 1 else ""
+    return f"{slugs(study)[report.name]}_" if len(study.main) > 1 else ""
 
 
 def _pictures(report: Report) -> dict[str, bytes]:

@@ -1,11 +1,15 @@
 """What several models are to one another, as far as options and descriptions say: streams, repetitions, or neither."""
 
+import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from actrec.config import setting
 from actrec.errors import ConfigError
+from actrec.features import feature
+from actrec.package import InputSpec
 from actrec_models.data import PARTS
 from actrec_models.evaluation import fusion
 from actrec_models.evaluation.opening import Model
@@ -95,7 +99,7 @@ def _no_repetitions(models: Sequence[Model]) -> str:
     for model in models[1:]:
         ours, theirs = first.package, model.package
         for what in ("family", "variant", "labels", "window", "inputs"):
-            if getattr(ours, what) != getattr(theirs, what):
+            if _plain(getattr(ours, what)) != _plain(getattr(theirs, what)):
                 return f"{first.name} and {model.name} differ by their {what}"
         for what in ("dataset", "split"):
             if getattr(ours.provenance, what) != getattr(theirs.provenance, what):
@@ -108,6 +112,15 @@ def _no_repetitions(models: Sequence[Model]) -> str:
             return f"{twin.name} and {model.name} have the same seed {theirs.provenance.seed}"
         seen[theirs.provenance.seed] = model
     return ""
+
+
+def _plain(value: Any) -> Any:
+    """Inputs with all options of their features, which a package from before one of these does not name."""
+    if not (isinstance(value, (list, tuple)) and value and all(isinstance(spec, InputSpec) for spec in value)):
+        return value
+    bare = [dataclasses.replace(spec, preprocessing={}, shape=tuple(spec.shape)) for spec in value]
+    options = [dataclasses.asdict(feature(spec.modality).options(spec)) for spec in value]
+    return bare, json.dumps(options)  # which makes lists of tuples, as a package does
 
 
 def _changed(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:

@@ -131,22 +131,31 @@ def check_not_learnt(models: Sequence[Model], target: Target, clips: ClipDataset
     Raises:
         InputError: One has; the first of them is named. Or the clips are prepared ones, of which nobody can tell.
     """
-    if not target.scores_all:
+    if target.dataset != _OWN or (target.part == "train" and not target.scores_all):
         return False
     for model in models:
         learnt = set(model.package.provenance.figures.get(_LEARNT, ()))
-        if not learnt:
+        # People in one recording may be on both sides of the split that a model was trained on.
+        if not learnt or (not target.scores_all and _held_out(_told(model, _OWN)) == _held_out(target.options)):
             continue
         if not isinstance(clips, SourceDataset):
+            if not target.scores_all:
+                continue  # a store has the one split that it was prepared with
             raise InputError(f"of a prepared store nobody can tell what {model.name} has learnt: name the recordings' "
                              "own folder with --root")  # fmt: skip
         same = [entry.name for entry in clips.entries if clips.source.identity(entry) in learnt]
         if same:
             raise InputError(
-                f"{model.name} has learnt {len(same)} of the {len(clips)} clips in {target.root}, first '{same[0]}': "
-                "name a folder of others with --root"
+                f"{model.name} has learnt {len(same)} of the {len(clips)} clips in {target.root}, first "
+                f"'{same[0]}': name a folder of others with --root"
             )
-    return all(_tells(model) for model in models)
+    return target.scores_all and all(_tells(model) for model in models)
+
+
+def _held_out(options: Mapping[str, Any]) -> list[str]:
+    """The people who are tested on; one of them may stand alone."""
+    people = options.get("held_out", [])
+    return sorted(map(str, people)) if isinstance(people, (list, tuple)) else [str(people)]
 
 
 def _told(model: Model, dataset: str) -> dict[str, Any]:

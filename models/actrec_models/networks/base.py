@@ -24,15 +24,15 @@ class Network(nn.Module):
         weight_targets: Public checkpoint format (`actrec_models.weight_files.FORMATS`), or name of another network of
             ours, to the submodules that it fills, "" for the network itself; under them, parameters bear the names that
             the format's port gives them. An attribute, or a property where it depends on the options.
-        growing: Parameter to the axis of its input channels, where an option adds channels behind the others: of
-            weights without them, the new ones begin at zero, so that the network begins as it was.
+        growing: Parameter to the axis and the number of its input channels without those that an option adds behind
+            them: of weights that have so many, the others begin at zero, so that the network begins as it was.
         knows_outliers: Whether a `losses` of its own takes samples that show no class for what they are.
         outlier_weight: What such a `losses` weighs them with; the trainer sets it.
     """
 
     config_class: ClassVar[type]
     weight_targets: Mapping[str, tuple[str, ...]] = {}
-    growing: Mapping[str, int] = {}
+    growing: Mapping[str, tuple[int, int]] = {}
     knows_outliers: ClassVar[bool] = False
     outlier_weight: float = 0.0
 

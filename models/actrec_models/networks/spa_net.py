@@ -127,8 +127,10 @@ class SpaNet3p1d(Network):
     def __init__(self, **options: object):
         super().__init__(**options)
         self._check()
-        first = "levels.0.0"
-        self.growing = {f"{first}.{self.convolution}.weight": 1, f"{first}.shortcut.linear.weight": 1}
+        if self.config.positions:
+            without = len(layouts.get(self.config.layout))
+            first = (f"{self.convolution}.weight", "shortcut.linear.weight")
+            self.growing = {f"levels.0.0.{name}": (1, without) for name in first}
         before, stages = self._inputs, []
         self._channels = [self.config.width * multiple for multiple in self.config.widths]
         for width, depth in zip(self._channels, self.config.depths, strict=True):
