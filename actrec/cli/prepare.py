@@ -23,6 +23,7 @@ a store wherever they read a dataset: let --data name the folder that holds the 
 
 A run that was stopped, whatever by, goes on where it was when the same command is run again; a finished one takes in
 what is new or has changed. Items that cannot be read are skipped, named in OUT/skipped.json and tried again next time.
+Clips of items that are not there any more are left out and kept on the disk until --prune.
 
 Examples:
   actrec prepare ntu60 --data ~/datasets --out ~/prepared/ntu60
@@ -70,7 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--check", action="store_true", help="only verify every checksum of the store")
     parser.add_argument("--repair", action="store_true", help="verify every checksum and prepare anew what is damaged")
-    parser.add_argument("--strict", action="store_true", help="fail where an item had to be skipped")
+    parser.add_argument("--prune", action="store_true", help="delete what was prepared of items that are gone")
+    parser.add_argument(
+        "--strict", action="store_true", help="fail where an item had to be skipped, or one that was prepared is gone"
+    )
     parser.add_argument("--json", action="store_true", help="print what was done as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -97,17 +101,23 @@ def _prepare(args: argparse.Namespace, out: Path, data: Any) -> int:
         out,
         options=keyvalues.read(args.option, "option"),
         settings=_settings(args),
-        run=prepare.Run(args.workers, args.scheduler, args.repair, not args.quiet),
+        run=prepare.Run(args.workers, args.scheduler, args.repair, args.prune, not args.quiet),
     )
     print(json.dumps(dataclasses.asdict(summary)) if args.json else _text(summary))
+    word = "actrec" if args.strict else "actrec: warning"
+    if summary.absent:
+        print(
+            f"{word}: {len(summary.absent)} clips that were prepared are no items of the dataset now, first "
+            f"'{summary.absent[0]}': left out, kept on the disk; --prune deletes them",
+            file=sys.stderr,
+        )
     count = len(summary.skipped)
     if count:
-        word = "actrec" if args.strict else "actrec: warning"
         for item in summary.skipped[:_SHOWN]:
             print(f"{item['name']}: {item['reason']}", file=sys.stderr)
         items = f"{count} item{'s' if count > 1 else ''}"
         print(f"{word}: {items} skipped; all of them, and why: {out / 'skipped.json'}", file=sys.stderr)
-    return 1 if count and args.strict else 0
+    return 1 if (count or summary.absent) and args.strict else 0
 
 
 def _settings(args: argparse.Namespace) -> Any:

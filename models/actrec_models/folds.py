@@ -13,7 +13,7 @@ class Folds:
     Attributes:
         of_clip: [N] number of the fold that each clip is in.
         names: What each fold is: a person, or "fold 1", …
-        by: "person" or "clip".
+        by: "person", "recording", or "clip" where one recording holds all clips of a class.
     """
 
     of_clip: np.ndarray
@@ -28,17 +28,24 @@ class Folds:
     @property
     def words(self) -> str:
         """How it is called."""
-        return "leave one person out" if self.by == "person" else f"{self.count}-fold cross-validation"
+        if self.by == "person":
+            return "leave one person out"
+        return f"{self.count}-fold cross-validation" + (" within recordings" if self.by == "clip" else "")
 
 
-def folds_of(labels: np.ndarray, people: Sequence[str], count: int, seed: int) -> Folds:
+def folds_of(
+    labels: np.ndarray, people: Sequence[str], count: int, seed: int, recordings: Sequence[str] = ()
+) -> Folds:
     """A fold a person where everybody is named and every class is done by two or more, else `count` folds by chance.
+
+    By chance, clips that were cut from one recording are left out together, unless they are all that a class has.
 
     Args:
         labels: [N] class of each clip from 0 on, −1 for none of them.
         people: Who did each; empty where nobody says.
-        count: Folds by chance; as many as the smallest class has clips, where that is fewer.
+        count: Folds by chance; as many as the smallest class has recordings, where that is fewer.
         seed: Of the chance.
+        recordings: What each clip was cut from; empty for another one each.
     """
     doer = np.array(people)
     known = labels >= 0
@@ -49,15 +56,22 @@ def folds_of(labels: np.ndarray, people: Sequence[str], count: int, seed: int) -
         strangers = np.flatnonzero(of_clip < 0)  # did nothing but what is unknown
         of_clip[strangers] = np.arange(len(strangers)) % len(names)
         return Folds(of_clip, names, "person")
-    count = min(count, min(int((labels == label).sum()) for label in range(int(labels.max()) + 1)))
-    return Folds(_by_chance(labels, count, seed), tuple(f"fold {k + 1}" for k in range(count)), "clip")
+    source = np.array(recordings or [str(number) for number in range(len(labels))])
+    apart = min(len(set(source[labels == label].tolist())) for label in range(len(doers)))
+    by = "recording" if apart > 1 else "clip"
+    if by == "clip":
+        source = np.arange(len(labels))
+        apart = min(int((labels == label).sum()) for label in range(len(doers)))
+    count = min(count, apart)
+    return Folds(_by_chance(labels, source, count, seed), tuple(f"fold {k + 1}" for k in range(count)), by)
 
 
-def _by_chance(labels: Sequence[int] | np.ndarray, count: int, seed: int) -> np.ndarray:
-    """[N] folds in each of which every class has its share."""
-    labels, rng = np.asarray(labels), np.random.default_rng(seed)
-    of_clip = np.zeros(len(labels), dtype=np.int64)
+def _by_chance(labels: np.ndarray, source: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """[N] folds in each of which every class has its share; what has one source lies in one fold."""
+    rng = np.random.default_rng(seed)
+    fold_of: dict[object, int] = {}
     for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        of_clip[members] = np.arange(len(members)) % count
-    return of_clip
+        members = source[rng.permutation(np.flatnonzero(labels == label))].tolist()
+        for number, one in enumerate(dict.fromkeys(members)):
+            fold_of.setdefault(one, number % count)
+    return np.array([fold_of[one] for one in source.tolist()], dtype=np.int64)

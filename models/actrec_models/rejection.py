@@ -65,9 +65,11 @@ def choose(known: np.ndarray, unknown: np.ndarray, least_kept: float = LEAST_KEP
 
 def _at(known: np.ndarray, unknown: np.ndarray, background: float, least_kept: float) -> Rejection:
     ours, others = confidence(known, background), confidence(unknown, background)
-    # Rounded down, so that model.yaml reads well and no more is rejected than allowed.
+    # Rounded down, so that model.yaml reads well.
     candidates = np.unique(np.floor(np.quantile(ours, np.linspace(0, 1 - least_kept, 50)) * 1000) / 1000)
     candidates = np.concatenate([[0.0], candidates[candidates >= LOWEST]])
+    # Between two of few values a quantile rejects more than it is meant to.
+    candidates = np.array([c for c in candidates if (ours >= c).mean() >= least_kept])
     shares = [((ours >= c).mean(), (others < c).mean()) for c in candidates]
     best = int(np.argmax([kept + rejected for kept, rejected in shares]))
     return Rejection(float(candidates[best]), background, float(shares[best][0]), float(shares[best][1]))

@@ -10,8 +10,10 @@ from tqdm import tqdm
 from actrec import config
 from actrec.config import setting
 from actrec.errors import InputError
+from actrec.package import UNKNOWN
 from actrec_models.data import Clip
 from actrec_models.data.augment import Augmentation
+from actrec_models.data.source import Entry
 from actrec_models.data.user_folder import Folder
 from actrec_models.taking_over import TuningConfig
 
@@ -55,7 +57,7 @@ class Material:
         people: Who did each clip; empty where nobody says.
         skipped: Recordings that cannot be used, and why.
         fingerprint: Of all of them.
-        identities: Of the recordings that they are cut from (`Folder.identity`).
+        recordings: What each was cut from (`Folder.identity`).
     """
 
     clips: list[Clip]
@@ -63,7 +65,7 @@ class Material:
     people: tuple[str, ...]
     skipped: tuple[str, ...]
     fingerprint: str
-    identities: tuple[str, ...] = ()
+    recordings: tuple[str, ...] = ()
 
     @property
     def labels(self) -> np.ndarray:
@@ -77,12 +79,13 @@ class Material:
 
 
 def read_material(source: Folder, progress: bool = True) -> Material:
-    """Reads all recordings; those that cannot be read are left out and named.
+    """Reads all recordings; those that cannot be read, or are there twice, are left out and named.
 
     Raises:
-        InputError: No two classes are left with three clips each.
+        InputError: No two classes are left with three clips each, or one clip has two labels.
     """
-    clips, people, skipped, entries = [], [], [], []
+    clips, people, skipped, entries, recordings = [], [], [], [], []
+    seen: dict[tuple[object, ...], Entry] = {}
     for entry in tqdm([*source.entries(), *source.others()], desc="recordings", unit="clip", disable=not progress):
         try:
             clips.append(source.read(entry))
@@ -90,13 +93,34 @@ def read_material(source: Folder, progress: bool = True) -> Material:
             logger.warning("left out: %s", error)
             skipped.append(str(error))
             continue
+        identity = source.identity(entry)
+        first = seen.setdefault((identity, *(entry.meta[key] for key in ("start_ms", "end_ms", "body"))), entry)
+        if first is not entry:
+            clips.pop()
+            skipped.append(_twice(first, entry, source.classes))
+            logger.warning("left out: %s", skipped[-1])
+            continue
         people.append(str(entry.meta["person"]))
         entries.append(entry)
-    identities = tuple(dict.fromkeys(source.identity(entry) for entry in entries))
+        recordings.append(identity)
     print_of_all = source.fingerprint(entries)
-    found = Material(clips, source.classes, tuple(people), tuple(skipped), print_of_all, identities)
+    found = Material(clips, source.classes, tuple(people), tuple(skipped), print_of_all, tuple(recordings))
     few = [f"'{name}' has {count}" for name, count in found.counts.items() if count < 3]
     if len(found.classes) < 2 or few:
         what = f"three clips of each are the least, and {', '.join(few)}" if few else "at least two actions are needed"
         raise InputError(f"'{source.root}': {what}; record more: actrec record --label NAME --out '{source.root}'")
     return found
+
+
+def _twice(first: Entry, second: Entry, classes: Sequence[str]) -> str:
+    """Says that two entries are one clip.
+
+    Raises:
+        InputError: They have different labels.
+    """
+    labels = [UNKNOWN if entry.label < 0 else classes[entry.label] for entry in (first, second)]
+    if labels[0] != labels[1]:
+        raise InputError(
+            f"'{first.name}' ({labels[0]}) and '{second.name}' ({labels[1]}) are the same clip: remove one of them"
+        )
+    return f"recording '{second.name}' is the same as '{first.name}'"

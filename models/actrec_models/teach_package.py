@@ -55,7 +55,7 @@ def write(lesson: Lesson, folder: Path, command: str, seed: int, overwrite: bool
             "taught_from": base.name,
             "taught_from_onnx_sha256": base.provenance.onnx_sha256,
             "judged_by": lesson.folds.words,
-            "recordings": list(lesson.material.identities),
+            "recordings": list(dict.fromkeys(lesson.material.recordings)),
             "clips_per_class": figures["clips_per_class"],
             "rehearsed_accuracy": figures["rehearsed"],
             "rehearsed_known_kept": lesson.known_kept,
@@ -154,6 +154,8 @@ def advice(lesson: Lesson, figures: dict[str, Any]) -> list[str]:
     if few:
         lines.append(f"fewer than 10 clips of {', '.join(few)}: record more before you rely on these figures")
     if lesson.folds.by == "clip":
+        lines.append("all clips of an action are cut from one recording, so that it is judged on what it knows: record more")
+    if lesson.folds.by != "person":
         lines.append(
             "nobody is named, or one person alone did an action, so that it is judged on people it knows: "
             "name two or more with --person"

@@ -1,16 +1,19 @@
 """Preparation into a store that is there: what was prepared is never lost, nothing else is counted."""
 
 import errno
+import json
 import os
 import shutil
 
 import pytest
 
+from actrec.cli import main
 from actrec.errors import ConfigError, DeviceError, InputError
 from actrec_models import data
 from actrec_models.data import PreparedDataset, prepare_tasks
 from actrec_models.data.prepare import prepare
 from actrec_models.data.prepare_settings import PrepareConfig
+from actrec_models.data.source import Entry
 from actrec_models.data.store_format import JOURNAL
 from actrec_models.data.store_journal import Journal
 from tests.models.flaky import names_of
@@ -24,6 +27,34 @@ def test_what_cannot_be_read_again_keeps_what_was_prepared(published, tmp_path):
     assert (again.fingerprint, again.clips, again.prepared) == (first.fingerprint, first.clips, 0)
     assert len(again.skipped) == first.clips
     assert all("the store keeps what was prepared of it before" in item["reason"] for item in again.skipped)
+
+
+def test_what_is_away_for_a_while_is_left_out_and_kept(published, tmp_path, capsys):
+    first, names = prepare("nucla", published, tmp_path / "out"), names_of(published)
+    shutil.copytree(published, tmp_path / "fewer")
+    for name in names[:3]:
+        (tmp_path / "fewer" / f"{name}.json").unlink()
+    command = ["prepare", "nucla", "--root", str(tmp_path / "fewer"), "--out", first.folder, "--workers", "0", "--quiet"]
+    assert main([*command, "--strict", "--json"]) == 1
+    told = capsys.readouterr()
+    assert json.loads(told.out)["absent"] == names[:3]
+    assert f"3 clips that were prepared are no items of the dataset now, first '{names[0]}'" in told.err
+    assert PreparedDataset(first.folder).names == tuple(names[3:])
+    back = prepare("nucla", published, first.folder)
+    assert (back.prepared, back.fingerprint) == (0, first.fingerprint)
+    assert main([*command, "--prune"]) == 0
+    assert "--prune" not in capsys.readouterr().err
+    assert prepare("nucla", published, first.folder).prepared == 3
+
+
+def test_a_recording_that_is_a_folder_is_known_by_the_files_in_it(tmp_path):
+    bag = tmp_path / "wave" / "wave_001"
+    bag.mkdir(parents=True)
+    (bag / "metadata.yaml").write_text("rosbag2_bagfile_information: {}")
+    entry = Entry("wave_001", 0, {}, {"recording": bag})
+    before = prepare_tasks.signature(entry)
+    (bag / "wave_001_0.mcap").write_bytes(b"another take")
+    assert prepare_tasks.signature(entry) != before
 
 
 def test_a_finished_store_is_not_touched_without_its_journal(published, tmp_path):

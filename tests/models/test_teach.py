@@ -14,6 +14,7 @@ from actrec.errors import ConfigError, InputError, PackageError
 from actrec.package import InputSpec
 from actrec_models import benchmark_teach, data, taking_over, teach, teach_material, teach_package
 from actrec_models.data import Clip
+from actrec_models.data.user_folder import Folder
 from actrec_models.folds import Folds, folds_of
 from actrec_models.networks.base import OUTLIER
 from actrec_models.registry import create
@@ -165,12 +166,34 @@ def test_folds_by_person_need_two_of_each_class():
     assert (by_person.by, by_person.names, list(by_person.of_clip[:4])) == ("person", ("a", "b"), [0, 1, 0, 1])
     for people in (["a", "a", "b", "b", "c"], ["a", "b", "a", "", "a"], ["a"] * 5):
         folds = folds_of(labels, people, 5, 1)
-        assert (folds.by, folds.count) == ("clip", 2)
+        assert (folds.by, folds.count) == ("recording", 2)
         assert sorted(folds.of_clip[labels == 0]) == sorted(folds.of_clip[labels == 1]) == [0, 1]
     many = folds_of(np.repeat([0, 1, 2], 11), [""] * 33, 5, 3)
     assert [np.bincount(many.of_clip[np.repeat([0, 1, 2], 11) == k]).tolist() for k in range(3)] == [
         [3, 2, 2, 2, 2]
     ] * 3
+
+
+def test_clips_of_one_recording_are_left_out_together():
+    labels, people = np.repeat([0, 1], 6), [""] * 12
+    cut = folds_of(labels, people, 5, 1, [*"aabbcc", *"ddddee"])
+    assert (cut.by, cut.count, cut.words) == ("recording", 2, "2-fold cross-validation")
+    assert all(len(set(cut.of_clip[start : start + 2])) == 1 for start in range(0, 12, 2))
+    assert set(cut.of_clip[labels == 0]) == set(cut.of_clip[labels == 1]) == {0, 1}
+    one = folds_of(labels, people, 5, 1, [*"aabbcc", *"dddddd"])
+    assert (one.by, one.count, one.words) == ("clip", 5, "5-fold cross-validation within recordings")
+
+
+def test_a_recording_that_is_there_twice_counts_once(tmp_path, utd, caplog):
+    for number in range(6):
+        benchmark_teach.write_bag(tmp_path / "ab"[number // 3] / f"r{number}", utd[number])
+    shutil.copytree(tmp_path / "a/r0", tmp_path / "a/again")
+    material = teach_material.read_material(Folder(tmp_path), progress=False)
+    assert material.counts == {"a": 3, "b": 3} and len(set(material.recordings)) == 6
+    assert material.skipped == ("recording 'a/r0' is the same as 'a/again'",) and "left out" in caplog.text
+    shutil.copytree(tmp_path / "a/r0", tmp_path / "b/again")
+    with pytest.raises(InputError, match=r"'a/again' \(a\) and 'b/again' \(b\) are the same clip: remove one"):
+        teach_material.read_material(Folder(tmp_path), progress=False)
 
 
 def test_a_head_is_fitted_classes_alike_and_outliers_unsure():

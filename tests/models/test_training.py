@@ -303,6 +303,9 @@ def test_rejection_separates_known_from_unknown():
     assert chosen.known_kept >= 0.9
     assert chosen.unknown_rejected > 0.95
     assert rejection.choose(known, known + 3).known_kept == 1.0  # nothing to gain: nothing is rejected
+    rng = np.random.default_rng(1)
+    few = [rejection.choose(rng.normal(size=(n, 3)), rng.normal(size=(30, 3))) for n in (3, 4, 8, 16) for _ in range(5)]
+    assert min(found.known_kept for found in few) >= rejection.LEAST_KEPT
 
 
 def test_session_and_calibration_agree_on_confidence(tmp_path):

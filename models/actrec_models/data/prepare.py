@@ -43,6 +43,8 @@ class Summary:
         clips: In the store.
         prepared: By this run.
         skipped: Name and reason of what could not be read.
+        absent: Names of what was prepared once and is no item of the dataset now: left out of the clips, but kept on
+            the disk, for a folder may be away for a while.
         shards: Files of clips.
         bytes: Of all of them.
         seconds: That this run took.
@@ -54,6 +56,7 @@ class Summary:
     clips: int
     prepared: int
     skipped: list[dict[str, str]]
+    absent: list[str]
     shards: int
     bytes: int
     seconds: float
@@ -68,6 +71,7 @@ class Run:
         workers: Processes of this machine; 0 for this one alone.
         scheduler: Address of a dask.distributed cluster's scheduler instead; empty for none.
         repair: Check every clip that is there, and prepare anew what is damaged.
+        prune: Delete what was prepared of items that are gone.
         progress: Show a progress bar.
         shard_bytes: Size of a shard.
     """
@@ -75,6 +79,7 @@ class Run:
     workers: int = 0
     scheduler: str = ""
     repair: bool = False
+    prune: bool = False
     progress: bool = False
     shard_bytes: int = SHARD_BYTES
 
@@ -139,6 +144,10 @@ def prepare_source(
         if run.repair:
             forget(journal, head, damaged(journal, run.progress))
         forget(journal, head, gone(journal))
+        absent = sorted(journal.records.keys() - {entry.name for entry in entries})
+        if run.prune:
+            forget(journal, head, absent)
+            absent = []
         # What has changed stays in the journal until it is read anew.
         missing = todo(journal, entries)
         job = Job(uuid.uuid4().hex, out, pickled, settings, run.shard_bytes)
@@ -152,7 +161,7 @@ def prepare_source(
         write_skipped(out, skipped)
         if not tells(out, held):
             finish(journal, head, protocols, held)
-        return _summary(out, skipped, len(missing) - len(skipped), time.monotonic() - began)
+        return _summary(out, skipped, absent, len(missing) - len(skipped), time.monotonic() - began)
 
 
 def _run(
@@ -213,7 +222,9 @@ def _check_names(dataset: str, entries: Sequence[Entry]) -> None:
         raise InputError(f"{dataset} names '{twice[0]}' twice: remove one of them")
 
 
-def _summary(out: Path, skipped: list[tuple[str, str]], prepared: int, seconds: float) -> Summary:
+def _summary(
+    out: Path, skipped: list[tuple[str, str]], absent: list[str], prepared: int, seconds: float
+) -> Summary:
     store = PreparedDataset(out)
     return Summary(
         str(out),
@@ -221,6 +232,7 @@ def _summary(out: Path, skipped: list[tuple[str, str]], prepared: int, seconds: 
         len(store),
         prepared,
         [{"name": name, "reason": reason} for name, reason in skipped],
+        absent,
         *store.size,
         round(seconds, 2),
         store.fingerprint(),

@@ -51,7 +51,7 @@ def finish(journal: Journal, head: Head, protocols: Mapping[str, Source], held: 
         write_head(journal.folder, done)
     except OSError as error:
         raise store_error(journal.folder, error) from error
-    tidy(journal.folder, records)
+    tidy(journal.folder, journal.records.values())
 
 
 def build(protocols: Mapping[str, Source], entries: Sequence[Entry], records: Sequence[Record]) -> Index:

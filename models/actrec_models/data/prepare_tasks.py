@@ -140,7 +140,13 @@ def release(run: str) -> None:
 
 
 def signature(entry: Entry) -> int:
-    """Tells an item from what it was: by label, meta, and the sizes of its files."""
-    files = {key: (path.name, path.stat().st_size if path.is_file() else -1) for key, path in entry.files.items()}
+    """Tells an item from what it was: by label, meta, and the sizes of its files, or of those in its folders."""
+    files = {key: (path.name, _sizes(path)) for key, path in entry.files.items()}
     told = [entry.name, int(entry.label), sorted((k, str(v)) for k, v in entry.meta.items()), sorted(files.items())]
     return zlib.crc32(json.dumps(told).encode())
+
+
+def _sizes(path: Path) -> int | list[tuple[str, int]]:
+    if not path.is_dir():
+        return path.stat().st_size if path.is_file() else -1
+    return sorted((str(file.relative_to(path)), file.stat().st_size) for file in path.rglob("*") if file.is_file())
