@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from actrec.config import setting
-from actrec.errors import ConfigError, DeviceError, EndOfStream
+from actrec.errors import ConfigError, DeviceError, EndOfStream, InputError
 from actrec.frames import NANOSECONDS, Body
 from actrec.recordings.bag_writer import BagWriter
-from actrec.recordings.labels import FILE, LabelledClip, add_label, read_labels
+from actrec.recordings.class_folders import by_folder
+from actrec.recordings.labels import FILE, LabelledClip, add_label, check_label, read_labels
 
 READ_TIMEOUT_S = 10.0
 CLOCK = " s left"
@@ -33,7 +34,7 @@ class TakeConfig:
     """Settings of `actrec record --label`."""
 
     label: str = setting("", "what the person does; 'unknown' for anything that is none of your actions")
-    out: str = setting("my_actions", "folder for the takes and their labels.csv; it may hold others")
+    out: str = setting("my_actions", "folder for the takes and their labels.csv; it may hold others that this names")
     person: str = setting("", "who does it; with two or more, `actrec teach` tests on people left out")
     countdown: float = setting(3.0, "time to get ready before each take", unit="s", range=(0.0, 60.0))
     seconds: float = setting(4.0, "length of a take", unit="s", range=(0.5, 600.0))
@@ -45,11 +46,15 @@ class TakeConfig:
         """Refuses a label that cannot be one.
 
         Raises:
-            ConfigError: It is empty, too long, or holds a line break.
+            ConfigError: It is empty, too long, holds a line break, or is "Unknown".
         """
         for name, text in (("label", self.label), ("person", self.person)):
             if len(text) > 80 or not text.isprintable() or text != text.strip() or (name == "label" and not text):
                 raise ConfigError(f"{name} is {text!r}, expected up to 80 printable characters, such as 'wave'")
+        try:
+            check_label("--label", self.label)
+        except InputError as error:
+            raise ConfigError(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ def record(read: Read, config: TakeConfig, stopped: threading.Event, show: Show)
     Raises:
         ConfigError: The label is none.
         DeviceError: Nothing comes, the disk is full, the stream has ended, or `patience` takes in a row were refused.
-        InputError: There is a labels file that cannot be read.
+        InputError: There is a labels file that cannot be read, or none and recordings in a folder a class.
     """
     config.check()
     takes, failed = Takes(), 0
@@ -151,6 +156,11 @@ def _prepared(folder: Path) -> Path:
         raise DeviceError(f"cannot make the folder '{folder}': {error.strerror}") from error
     if (folder / FILE).exists():
         read_labels(folder / FILE)
+    elif there := by_folder(folder):
+        raise InputError(
+            f"'{folder}' holds {len(there)} recordings in folders named as their labels (first '{there[0].recording}'), "
+            f"which count no more beside a {FILE}: choose another --out, or name them in '{folder / FILE}'"
+        )
     return folder
 
 

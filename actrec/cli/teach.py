@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"package": str(written.path), **packaging.report(lesson)}, indent=2))
     else:
         print("\n".join([f"{written.path}: {', '.join(written.labels)}", *("  " + w for w in packaging.words(lesson))]))
-        print(f"  {lesson.seconds / 60:.1f} minutes; try it: actrec run --model {written.path}")
+        print(f"  {lesson.seconds / 60:.1f} minutes; try it: actrec run --model {shlex.quote(str(written.path))}")
     return 0
 
 

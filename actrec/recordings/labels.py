@@ -17,6 +17,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from actrec.errors import DeviceError, InputError
+from actrec.package import UNKNOWN
 from actrec.recordings.sequence import read_text
 
 FILE = "labels.csv"
@@ -81,12 +82,23 @@ def read_labels(path: str | Path) -> list[LabelledClip]:
     return list(clips.values())
 
 
+def check_label(where: str, label: str) -> None:
+    """Refuses what would pass for `unknown` and be an action of its own.
+
+    Raises:
+        InputError: It is "Unknown", or written otherwise.
+    """
+    if label != UNKNOWN and label.casefold() == UNKNOWN:
+        raise InputError(f"{where}: the label is '{label}'; what is none of your actions is called '{UNKNOWN}'")
+
+
 def _check_header(path: Path, header: Sequence[str]) -> None:
     missing = [name for name in REQUIRED if name not in header]
     unknown = [name for name in header if name not in COLUMNS]
     if missing or unknown or len(set(header)) < len(header):
         wrong = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(unknown) or 'one column twice'}"
-        raise InputError(f"'{path}' {wrong}: its first line must name columns of {','.join(COLUMNS)}")
+        hint = " with commas between, not semicolons" if any(";" in name for name in header) else ""
+        raise InputError(f"'{path}' {wrong}: its first line must name columns of {','.join(COLUMNS)}{hint}")
 
 
 def _clip(where: str, header: Sequence[str], values: Sequence[str]) -> LabelledClip:
@@ -98,6 +110,7 @@ def _clip(where: str, header: Sequence[str], values: Sequence[str]) -> LabelledC
             raise InputError(f"{where} has no {name}; fill it in or remove the line")
     start, end = (_seconds(where, name, given.get(name)) for name in ("start_s", "end_s"))
     texts = [given.get(name, "") for name in ("recording", "label", "person", "body", "part")]
+    check_label(where, texts[1])
     clip = LabelledClip(
         texts[0],
         texts[1],

@@ -24,6 +24,8 @@ def read_mats(path: Path) -> dict[str, Any]:
         raise DeviceError(f"there is no file '{path}'; check the path")
     try:
         return {key: value for key, value in loadmat(path).items() if not key.startswith("__")}
+    except PermissionError as error:
+        raise DeviceError(f"cannot read '{path}': {error.strerror}") from error
     except Exception as error:  # scipy raises a dozen types for a damaged file
         raise InputError(f"'{path}' is corrupt or no MATLAB file; copy it again ({error})") from error
 

@@ -134,9 +134,9 @@ def test_a_full_disk_drops_the_take_alone(tmp_path, monkeypatch):
     assert not list((tmp_path / "mine/.unfinished").iterdir())
 
 
-@pytest.mark.parametrize("label", ["", " wave", "a\nb", "x" * 81])
+@pytest.mark.parametrize("label", ["", " wave", "a\nb", "x" * 81, "Unknown"])
 def test_labels_that_are_none(tmp_path, label):
-    with pytest.raises(ConfigError, match="label is"):
+    with pytest.raises(ConfigError, match="label is|is called 'unknown'"):
         record(tmp_path, sights(lambda k: [body()]), label=label)
 
 
@@ -183,6 +183,17 @@ def test_a_wrong_labels_file_stops_before_anything_is_recorded(tmp_path):
         record(tmp_path, sights(lambda k: [body()]))
     with pytest.raises(DeviceError, match=r"cannot read .*no\.csv"):
         labels.read_labels(tmp_path / "no.csv")
+
+
+def test_a_folder_a_class_does_not_come_to_nothing(tmp_path):
+    bag = tmp_path / "mine/clap/first"
+    bag.mkdir(parents=True)
+    (bag / "metadata.yaml").write_text("")
+    with pytest.raises(InputError, match="holds 1 recordings in folders named as their labels .first 'clap/first'"):
+        record(tmp_path, sights(lambda k: [body()]))
+    assert not (tmp_path / "mine/labels.csv").exists()
+    (tmp_path / "mine/labels.csv").write_text("recording,label\nclap/first,clap\n")
+    assert len(record(tmp_path, sights(lambda k: [body()]))[0].kept) == 1
 
 
 def test_a_recording_of_joints_as_a_camera(tmp_path, data_root, capsys):

@@ -90,7 +90,7 @@ def test_incomplete_samples_are_left_out(dataset):
     (root / LIST_60).write_text(HEAD.format(2) + f"{bad}\n{absent}\n")  # naming a file that is not there is no error
     assert [e.name for e in data.source("ntu60", root).entries()] == [good]
     assert len(data.source("ntu60", root, incomplete="keep").entries()) == 2
-    with pytest.raises(DeviceError, match=f"no {LIST_120}.*incomplete='keep'"):
+    with pytest.raises(DeviceError, match=f"no {LIST_120}.*incomplete=keep"):
         data.source("ntu120", root).entries()
     (root / LIST_60).rename(root / LIST_120)  # the longer list has the names of both
     for which in ("ntu60", "ntu120"):
@@ -98,7 +98,7 @@ def test_incomplete_samples_are_left_out(dataset):
 
 
 def test_no_list_is_said(dataset):
-    with pytest.raises(DeviceError, match=f"has no {LIST_60}.*github.com/shahroudy/NTURGB-D.*incomplete='keep'"):
+    with pytest.raises(DeviceError, match=f"has no {LIST_60}.*github.com/shahroudy/NTURGB-D.*incomplete=keep"):
         data.create("ntu60", dataset(name()))
 
 

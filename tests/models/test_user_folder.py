@@ -1,9 +1,11 @@
 """A person's own recordings as a dataset: labels, spans, people, and everything that can be wrong with them."""
 
+import errno
 import itertools
 import json
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -221,6 +223,41 @@ def test_a_folder_a_class(tmp_path, data_root, caplog):
     for entry in [*source.entries(), *source.others()]:
         clip = source.read(entry)
         assert clip.bodies.shape[0] == 1 and clip.bodies.shape[2:] == (25, 3) and len(clip.stamps_ns) > 5
+
+
+def test_what_a_labels_file_does_not_name_is_said(tmp_path, caplog):
+    write_bag(tmp_path / "walk/first", walker)
+    write_bag(tmp_path / "second", walker)
+    write_bag(tmp_path / "third", walker)
+    (tmp_path / "labels.csv").write_text("recording,label\nthird,walk\n")
+    assert len(Folder(tmp_path).entries()) == 1
+    assert "2 recordings are left out" in caplog.text and "does not name them, first 'second'" in caplog.text
+
+
+def test_unknown_is_written_in_one_way(tmp_path):
+    write_bag(tmp_path / "Unknown/first", walker)
+    with pytest.raises(InputError, match="the label is 'Unknown'; what is none of your actions is called 'unknown'"):
+        Folder(tmp_path)
+    (tmp_path / "labels.csv").write_text("recording;label\nUnknown/first;UNKNOWN\n")
+    with pytest.raises(InputError, match="lacks recording, label.*with commas between, not semicolons"):
+        Folder(tmp_path)
+    (tmp_path / "labels.csv").write_text("recording,label\nUnknown/first,UNKNOWN\n")
+    with pytest.raises(InputError, match="line 2: the label is 'UNKNOWN'"):
+        Folder(tmp_path)
+
+
+def test_a_folder_that_cannot_be_read_is_said(tmp_path, monkeypatch):
+    write_bag(tmp_path / "walk/first", walker)
+    listed = Path.iterdir
+
+    def closed(folder):
+        if folder.name == "walk":
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    with pytest.raises(DeviceError, match="cannot read '.*walk': Permission denied"):
+        Folder(tmp_path)
 
 
 def test_images_are_estimated_once(tmp_path, data_root, monkeypatch):

@@ -142,7 +142,7 @@ class Ntu60(Source):
         if path is None:
             raise DeviceError(
                 f"'{self.root}' has no {self.lists[0]}, the dataset's list of incomplete samples: copy it there from "
-                "github.com/shahroudy/NTURGB-D, or keep them with incomplete='keep'"
+                "github.com/shahroudy/NTURGB-D, or keep them with incomplete=keep (--option)"
             )
         return read_list(path)
 

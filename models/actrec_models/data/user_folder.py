@@ -25,9 +25,9 @@ from actrec.config import setting
 from actrec.errors import ActrecError, ConfigError, DeviceError, InputError
 from actrec.frames import NANOSECONDS, RgbdFrame
 from actrec.package import UNKNOWN
-from actrec.recordings import open_recording, sniff
+from actrec.recordings import open_recording
 from actrec.recordings.base import RecordingConfig
-from actrec.recordings.folder import COLOUR_FOLDERS, SUFFIXES
+from actrec.recordings.class_folders import by_folder, unnamed
 from actrec.recordings.labels import FILE, LabelledClip, read_labels
 from actrec.recordings.people import read_people
 from actrec.recordings.sequence import SkeletonSequence
@@ -205,12 +205,14 @@ class Folder(Source):
                 f"there is no folder '{self.root}'; check the path, or record: actrec record --label NAME"
             )
         file = self.root / FILE
-        clips = read_labels(file) if file.exists() else _by_folder(self.root)
+        clips = read_labels(file) if file.exists() else by_folder(self.root)
         absent = [clip.recording for clip in clips if not (self.root / clip.recording).exists()]
         if absent:
             raise InputError(
                 f"'{file}' names {len(absent)} recordings that are not there, first '{absent[0]}': correct or remove it"
             )
+        if file.exists() and (left := unnamed(self.root, clips)):
+            logger.warning("%d recordings are left out, for '%s' does not name them, first '%s'", len(left), file, left[0])
         if not clips:
             raise DeviceError(f"'{self.root}' holds no recording: make some with `actrec record --label NAME`")
         return clips
@@ -230,35 +232,6 @@ class Folder(Source):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last": None}  # another process reads its own
-
-
-def _by_folder(root: Path) -> list[LabelledClip]:
-    """A folder a class. What is no recording is left out and named."""
-    clips = []
-    for label in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        if (label / "metadata.yaml").is_file() or _holds_images(label):
-            raise InputError(
-                f"'{label}' lies outside any class: put it in a folder named as its label, or write {FILE}"
-            )
-        for path in sorted(path for path in label.iterdir() if not path.name.startswith(".")):
-            if _is_recording(path):
-                clips.append(LabelledClip(f"{label.name}/{path.name}", label.name))
-            else:
-                logger.warning("'%s' is no recording and is left out", path)
-    return clips
-
-
-def _is_recording(path: Path) -> bool:
-    try:
-        return sniff(path) != "folder" or _holds_images(path)
-    except InputError:
-        return path.suffix == ".npz"  # damaged, which is said when it is read
-
-
-def _holds_images(folder: Path) -> bool:
-    """Whether a folder is itself a recording of images (`actrec.recordings.folder`)."""
-    files = [*folder.glob("*"), *(file for name in COLOUR_FOLDERS for file in folder.glob(f"{name}/*"))]
-    return any(file.suffix.lower() in SUFFIXES for file in files)
 
 
 def _entry(clip: LabelledClip, label: int, root: Path) -> Entry:

@@ -1,0 +1,62 @@
+"""A folder a class: recordings whose label is the name of the folder that they lie in."""
+
+import logging
+from pathlib import Path
+
+from actrec.errors import DeviceError, InputError
+from actrec.recordings import sniff
+from actrec.recordings.folder import COLOUR_FOLDERS, SUFFIXES
+from actrec.recordings.labels import FILE, LabelledClip, check_label
+
+logger = logging.getLogger(__name__)
+
+
+def by_folder(root: Path) -> list[LabelledClip]:
+    """The recordings in a folder's folders. What is no recording is left out and named.
+
+    Raises:
+        DeviceError: A folder cannot be read.
+        InputError: A recording lies outside any class, or a folder is called as no label may be.
+    """
+    clips = []
+    try:
+        for label in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+            if (label / "metadata.yaml").is_file() or _holds_images(label):
+                raise InputError(
+                    f"'{label}' lies outside any class: put it in a folder named as its label, or write {FILE}"
+                )
+            check_label(f"folder '{label}'", label.name)
+            for path in sorted(path for path in label.iterdir() if not path.name.startswith(".")):
+                if is_recording(path):
+                    clips.append(LabelledClip(f"{label.name}/{path.name}", label.name))
+                else:
+                    logger.warning("'%s' is no recording and is left out", path)
+    except OSError as error:
+        raise DeviceError(f"cannot read '{error.filename}': {error.strerror}") from error
+    return clips
+
+
+def unnamed(root: Path, clips: list[LabelledClip]) -> list[str]:
+    """The recordings in a folder and its folders that no line of its labels file names."""
+    named = {(root / clip.recording).resolve() for clip in clips}
+    found = []
+    for path in sorted(path for path in root.iterdir() if path.name != FILE and not path.name.startswith(".")):
+        inside = [path]
+        if path.is_dir() and not is_recording(path):
+            inside = sorted(file for file in path.iterdir() if not file.name.startswith("."))
+        found += [str(one.relative_to(root)) for one in inside if one.resolve() not in named and is_recording(one)]
+    return found
+
+
+def is_recording(path: Path) -> bool:
+    """Whether this is a recording, as far as its name tells."""
+    try:
+        return sniff(path) != "folder" or _holds_images(path)
+    except InputError:
+        return path.suffix == ".npz"  # damaged, which is said when it is read
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether a folder is itself a recording of images (`actrec.recordings.folder`)."""
+    files = [*folder.glob("*"), *(file for name in COLOUR_FOLDERS for file in folder.glob(f"{name}/*"))]
+    return any(file.suffix.lower() in SUFFIXES for file in files)
