@@ -19,33 +19,42 @@ def by_folder(root: Path) -> list[LabelledClip]:
         InputError: A recording lies outside any class, or a folder is called as no label may be.
     """
     clips = []
-    try:
-        for label in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-            if (label / "metadata.yaml").is_file() or _holds_images(label):
-                raise InputError(
-                    f"'{label}' lies outside any class: put it in a folder named as its label, or write {FILE}"
-                )
-            check_label(f"folder '{label}'", label.name)
-            for path in sorted(path for path in label.iterdir() if not path.name.startswith(".")):
-                if is_recording(path):
-                    clips.append(LabelledClip(f"{label.name}/{path.name}", label.name))
-                else:
-                    logger.warning("'%s' is no recording and is left out", path)
-    except OSError as error:
-        raise DeviceError(f"cannot read '{error.filename}': {error.strerror}") from error
+    for label in filter(Path.is_dir, _listed(root)):
+        inside = _listed(label)
+        if (label / "metadata.yaml").is_file() or _holds_images(label):
+            raise InputError(
+                f"'{label}' lies outside any class: put it in a folder named as its label, or write {FILE}"
+            )
+        check_label(f"folder '{label}'", label.name)
+        for path in inside:
+            if is_recording(path):
+                clips.append(LabelledClip(f"{label.name}/{path.name}", label.name))
+            else:
+                logger.warning("'%s' is no recording and is left out", path)
     return clips
 
 
 def unnamed(root: Path, clips: list[LabelledClip]) -> list[str]:
-    """The recordings in a folder and its folders that no line of its labels file names."""
+    """The recordings in a folder and its folders that no line of its labels file names.
+
+    Raises:
+        DeviceError: A folder cannot be read.
+    """
     named = {(root / clip.recording).resolve() for clip in clips}
     found = []
-    for path in sorted(path for path in root.iterdir() if path.name != FILE and not path.name.startswith(".")):
-        inside = [path]
-        if path.is_dir() and not is_recording(path):
-            inside = sorted(file for file in path.iterdir() if not file.name.startswith("."))
-        found += [str(one.relative_to(root)) for one in inside if one.resolve() not in named and is_recording(one)]
+    for path in _listed(root):
+        inside = _listed(path) if path.is_dir() and not is_recording(path) else [path]
+        unknown = (one for one in inside if one != root / FILE and one.resolve() not in named)
+        found += [str(one.relative_to(root)) for one in unknown if is_recording(one)]
     return found
+
+
+def _listed(folder: Path) -> list[Path]:
+    """What is in a folder and not hidden, in order."""
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise DeviceError(f"cannot read '{folder}': {error.strerror}") from error
 
 
 def is_recording(path: Path) -> bool:

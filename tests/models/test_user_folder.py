@@ -150,8 +150,17 @@ def test_a_model_trained_on_a_folder_is_scored_on_others_alone(mine, tmp_path_fa
             assert "has learnt 4 of the 4 clips" in capsys.readouterr().err
     write_bag(folder / "fresh/wave/again", lambda t: [body(0.3 * t)], frames=25)
     capsys.readouterr()
-    assert main(["eval", package, "--root", str(folder / "fresh"), "--quiet", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["clips"] == 1
+    command = ["eval", package, "--root", str(folder / "fresh"), "--quiet"]
+    assert main([*command, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["clips"] == 1 and "unknown_clips" not in told
+    for k in range(2):
+        write_bag(folder / f"fresh/unknown/{k}", lambda t, k=k: [body(-0.4 * t * (k + 1))], frames=25)
+    assert main([*command, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["clips"], told["unknown_clips"]) == (1, 2) and told["unknown_rejected"] in (0, 0.5, 1)
+    assert main(command) == 0
+    assert "of 2 recordings labelled unknown" in capsys.readouterr().out
 
 
 def test_people_that_a_model_has_learnt_are_no_test(tmp_path, capsys):
@@ -175,6 +184,27 @@ def test_people_that_a_model_has_learnt_are_no_test(tmp_path, capsys):
         assert main(["eval", *asked, *common]) == 1
         assert "has learnt 2 of the 2 clips" in capsys.readouterr().err
     assert main(["eval", models[0], *common, "--part", "train"]) == 0
+
+
+def test_people_that_a_model_has_learnt_from_a_store_are_no_test(tmp_path, capsys):
+    mine, lines = tmp_path / "mine", ["recording,label,person"]
+    for k, (label, person) in enumerate(itertools.product(("wave", "clap"), ("anna", "ben", "carl"))):
+        write_bag(mine / f"{k}", lambda t, k=k: [body(0.1 * t * (k + 1))])
+        lines.append(f"{k},{label},{person}")
+    (mine / "labels.csv").write_text("\n".join(lines))
+    stores = {name: str(tmp_path / "stores" / name) for name in ("ben", "carl")}
+    for name, store in stores.items():
+        options = ["--option", f"held_out={name}", "--root", str(mine), "--out", store]
+        assert main(["prepare", "folder", *options, "--workers", "0", "--quiet"]) == 0
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**TINY, "dataset": "folder", "split": "person"}))
+    command = ["train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "run"), "--threads", "1"]
+    assert main([*command, "--root", stores["ben"], "--quiet"]) == 0
+    model = str(tmp_path / "run/last.ckpt")
+    assert main(["eval", model, "--root", stores["ben"], "--quiet"]) == 0
+    for options in (["--root", stores["carl"]], ["--root", str(mine), "--option", "held_out=carl"]):
+        assert main(["eval", model, "--quiet", *options]) == 1
+        assert "has learnt 2 of the 2 clips" in capsys.readouterr().err
+    assert main(["eval", model, "--quiet", "--root", str(mine), "--option", "held_out=ben"]) == 0
 
 
 def test_several_bodies_are_padded(mine):

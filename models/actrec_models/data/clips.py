@@ -128,9 +128,14 @@ class ClipDataset:
         held = frozenset.intersection(*(frozenset(clip.others) | {"bodies"} for clip in self._clips))
         return frozenset(stream for stream, keys in STREAMS.items() if keys[0] in held)
 
+    @property
+    def recordings(self) -> tuple[str, ...]:
+        """What tells the recording of each clip from others (`Source.identity`); empty where its name does."""
+        return ("",) * len(self)
+
     def identities(self) -> tuple[str, ...]:
-        """What tells the recordings of a person's own from others; empty for published datasets."""
-        return ()
+        """What tells the recordings of a person's own from others, each once; empty for published datasets."""
+        return tuple(dict.fromkeys(filter(None, self.recordings)))
 
     def fingerprint(self) -> str:
         """SHA-256 over names, labels and joints: whether two runs were trained on the same data."""
@@ -180,9 +185,10 @@ class SourceDataset(ClipDataset):
         held = frozenset(self[0].others) | {"bodies"}
         return frozenset(stream for stream, keys in STREAMS.items() if keys[0] in held)
 
-    def identities(self) -> tuple[str, ...]:
-        """As the source has it, each once."""
-        return tuple(dict.fromkeys(filter(None, map(self.source.identity, self.entries))))
+    @property
+    def recordings(self) -> tuple[str, ...]:
+        """As the source has it."""
+        return tuple(map(self.source.identity, self.entries))
 
     def fingerprint(self) -> str:
         """As the source has it."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from actrec_models.data.source import Entry, Source
 from actrec_models.data.store_format import (
+    IDENTITY,
     PARTS,
     ROW,
     SKIPPED,
@@ -64,7 +65,8 @@ def build(protocols: Mapping[str, Source], entries: Sequence[Entry], records: Se
     rows = [(*row[:4], tuple(row[4]), *row[5:]) for record in records for row in record.rows]
     splits = [(source, name.split("#")[0]) for name, source in protocols.items()]
     parts = [[PARTS.index(source.part(entry, split)) for entry in entries] for source, split in splits]
-    metas = json.dumps([dict(entry.meta) for entry in entries]).encode()
+    source = next(iter(protocols.values()), None)
+    metas = json.dumps([_meta(source, entry) for entry in entries]).encode()
     return Index(
         names=np.array([entry.name for entry in entries]),
         labels=np.array([entry.label for entry in entries], np.int64),
@@ -78,6 +80,12 @@ def build(protocols: Mapping[str, Source], entries: Sequence[Entry], records: Se
         parts=np.array(parts, np.uint8).reshape(len(protocols), len(entries)),
         metas_json=np.frombuffer(metas, np.uint8),
     )
+
+
+def _meta(source: Source | None, entry: Entry) -> dict[str, int | str]:
+    """An entry's, and what tells its recording from others."""
+    identity = source.identity(entry) if source else ""
+    return {**entry.meta, **({IDENTITY: identity} if identity else {})}
 
 
 def write_skipped(folder: Path, skipped: Sequence[tuple[str, str]]) -> None:

@@ -15,7 +15,7 @@ from actrec.features.base import STREAMS
 from actrec_models.data.clips import Clip, ClipDataset
 from actrec_models.data.lazy import LazyStreams
 from actrec_models.data.store_codecs import CODECS, DTYPES, decode_frames
-from actrec_models.data.store_format import PARTS, STORE, STORED_KEYS, Head, Index, read_head, read_index
+from actrec_models.data.store_format import IDENTITY, PARTS, STORE, STORED_KEYS, Head, Index, read_head, read_index
 
 MAPPED = 256
 """Shards that a process keeps mapped at most: each holds a file open."""
@@ -120,6 +120,11 @@ class PreparedDataset(ClipDataset):
         """As the base has it."""
         metas = self._index.metas
         return tuple(metas[clip] for clip in self._chosen)
+
+    @property
+    def recordings(self) -> tuple[str, ...]:
+        """As the base has it; a store from before it was kept has none."""
+        return tuple(str(meta.get(IDENTITY, "")) for meta in self.metas)
 
     @property
     def streams(self) -> frozenset[str]:

@@ -26,6 +26,8 @@ SCHEMA = 1
 STORE, INDEX, JOURNAL, SKIPPED = "store.json", "index.npz", "journal.jsonl", "skipped.json"
 STORED_KEYS = ("stamps_ns", *KEYS)
 PARTS = ("", "train", "test")
+IDENTITY = "identity"
+"""Key of a clip's meta: what tells its recording from others (`Source.identity`)."""
 ALIGNMENT = 64
 ROW = np.dtype(
     [

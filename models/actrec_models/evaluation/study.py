@@ -12,6 +12,7 @@ from actrec_models.data import ClipDataset
 from actrec_models.evaluation import fusion, scoring
 from actrec_models.evaluation.draws import Draws
 from actrec_models.evaluation.opening import Model
+from actrec_models.evaluation.others import Rejected, others, rejected
 from actrec_models.evaluation.relations import Options, draws_of, folds_of, groups_of, kind_of
 from actrec_models.evaluation.report import Report
 from actrec_models.evaluation.target import Target, check_folds, check_not_learnt, merging, target_of
@@ -37,6 +38,7 @@ class Study:
         how: How streams were fused.
         folds: Of the repetitions, by model.
         notes: What a reader must know.
+        unknown: Of a person's own recordings that are labelled `unknown`, what each model rejects.
     """
 
     kind: str
@@ -51,6 +53,7 @@ class Study:
     draws: tuple[int, ...] = ()
     folds: tuple[int, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    unknown: tuple[Rejected, ...] = ()
 
     @property
     def main(self) -> list[Report]:
@@ -111,8 +114,11 @@ def run(models: Sequence[Model], data_root: str, options: Options, progress: boo
             Draws(model.package, part, count, mode)
     scores = [scorer.score(*each) for each in zip(models, clips, modes, looks, strict=True)]
     reports = tuple(scorer.report(*each) for each in zip(models, clips, scores, strict=True))
-    notes = _notes(target, models, clips[0], apart)
-    study = Study(kind, target, modes, models, reports, draws=looks, folds=tuple(folds), notes=notes)
+    unknown = scorer.rejected(models, clips[0], modes)
+    notes = (*_notes(target, models, clips[0], apart), *map(str, unknown))
+    study = Study(
+        kind, target, modes, models, reports, draws=looks, folds=tuple(folds), notes=notes, unknown=unknown
+    )
     if groups:
         study = scorer.fused(study, groups, clips[0], scores)
     if study.repetitions:
@@ -141,6 +147,11 @@ class _Scorer:
     def report(self, model: Model, clips: ClipDataset, scores: scoring.Scores) -> Report:
         merged = merging(model, self.target, clips)
         return scoring.evaluate(model.session, clips, name=model.name, merged=merged, scores=scores)
+
+    def rejected(self, models: Sequence[Model], clips: ClipDataset, modes: Sequence[str]) -> tuple[Rejected, ...]:
+        found = others(self.target, clips, models)
+        pairs = zip(models, modes, strict=True) if found else ()
+        return tuple(rejected(model, self.score(model, found, mode, 0)) for model, mode in pairs if found)
 
     def fused(
         self, study: Study, groups: Sequence[Sequence[int]], clips: ClipDataset, scores: Sequence[scoring.Scores]
@@ -204,7 +215,7 @@ def _notes(target: Target, models: Sequence[Model], clips: ClipDataset, apart: b
     """What a reader must know: the dataset's caveat, merged classes, and inputs that the dataset has nothing for."""
     notes = [target.source.caveat] if target.source.caveat else []
     if apart:
-        notes.append("Every recording of the folder is scored: the models have learnt none of them.")
+        notes.append("Every recording of an action in the folder is scored: the models have learnt none of them.")
     finer = [model for model in models if model.package.labels != tuple(clips.classes)]
     if finer:
         notes.append(

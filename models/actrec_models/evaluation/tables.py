@@ -206,6 +206,8 @@ def _origin(study: Study, index: int) -> dict[str, Any]:
     package = study.models[index].package
     fold = {"fold": study.folds[index]} if study.folds else {}
     draws = {"draws": study.draws[index]} if study.draws[index] else {}
+    unknown = study.unknown[index] if study.unknown else None
+    others = {"unknown_clips": unknown.clips, "unknown_rejected": unknown.rejected} if unknown else {}
     return {
         "family": package.family,
         "variant": package.variant,
@@ -215,6 +217,7 @@ def _origin(study: Study, index: int) -> dict[str, Any]:
         "epochs": package.provenance.epochs,
         **fold,
         **draws,
+        **others,
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from actrec import config
 from actrec.errors import ConfigError, InputError
 from actrec_models import data
-from actrec_models.data import ClipDataset, Source, SourceDataset
+from actrec_models.data import ClipDataset, Source
 from actrec_models.evaluation.opening import Model
 
 _OWN = "folder"
@@ -88,12 +88,13 @@ def target_of(
             holds test clips of this one.
     """
     first = models[0].package.provenance
-    dataset = dataset or first.dataset
+    asked, dataset = dataset, dataset or first.dataset
     if dataset not in data.DATASETS.names():
-        raise ConfigError(
-            f"{models[0].name} was trained on '{dataset}', which is no dataset here; choose one with --dataset: "
-            f"{', '.join(data.DATASETS.names())}"
-        )
+        known = ", ".join(data.DATASETS.names())
+        what = f"--dataset is '{dataset}'" if asked else f"{models[0].name} was trained on '{dataset}'"
+        raise ConfigError(f"{what}, which is no dataset here; choose one with --dataset: {known}")
+    if split and split not in data.DATASETS.get(dataset).splits:
+        raise ConfigError(f"{dataset} has split {', '.join(data.DATASETS.get(dataset).splits)}; got '{split}'")
     if not split:
         known = data.DATASETS.get(dataset).splits
         split = first.split if first.dataset == dataset or first.split in known else known[0]
@@ -110,9 +111,9 @@ def target_of(
     ours = {**_told(models[0], dataset), **options}
     if dataset == _OWN and not data.is_store(root):
         ours = {"classes": list(models[0].package.labels), **ours}
-        # All of a person's recordings test a model that learnt none of them, which `check_not_learnt` looks after.
-        if split == "all" and all(_tells(model) for model in models):
-            part, ours = "train", {key: value for key, value in ours.items() if key != "held_out"}
+    # All of a person's recordings test a model that learnt none of them, which `check_not_learnt` looks after.
+    if dataset == _OWN and split == "all" and all(_tells(model) for model in models):
+        part, ours = "train", {key: value for key, value in ours.items() if key != "held_out"}
     return Target(dataset, split, part, root, ours)
 
 
@@ -129,27 +130,43 @@ def check_not_learnt(models: Sequence[Model], target: Target, clips: ClipDataset
         Whether that is known of every model; it is not of a published dataset, which has a test part.
 
     Raises:
-        InputError: One has; the first of them is named. Or the clips are prepared ones, of which nobody can tell.
+        InputError: One has; the first of them is named. Or of the model or of prepared clips nobody can tell.
     """
     if target.dataset != _OWN or (target.part == "train" and not target.scores_all):
         return False
     for model in models:
-        learnt = set(model.package.provenance.figures.get(_LEARNT, ()))
         # People in one recording may be on both sides of the split that a model was trained on.
-        if not learnt or (not target.scores_all and _held_out(_told(model, _OWN)) == _held_out(target.options)):
+        if not target.scores_all and _same_split(model, target):
             continue
-        if not isinstance(clips, SourceDataset):
-            if not target.scores_all:
-                continue  # a store has the one split that it was prepared with
-            raise InputError(f"of a prepared store nobody can tell what {model.name} has learnt: name the recordings' "
-                             "own folder with --root")  # fmt: skip
-        same = [entry.name for entry in clips.entries if clips.source.identity(entry) in learnt]
+        learnt = learnt_by(model)
+        if not learnt and model.package.provenance.dataset == _OWN:
+            raise InputError(f"nobody can tell which recordings {model.name} has learnt: train it again")
+        if learnt and not all(clips.recordings):
+            raise InputError(
+                f"'{target.root}' was prepared before stores told recordings apart, so that nobody knows what "
+                f"{model.name} has learnt of it: prepare it again, or name the recordings' own folder with --root"
+            )
+        same = [name for name, recording in zip(clips.names, clips.recordings, strict=True) if recording in learnt]
         if same:
             raise InputError(
                 f"{model.name} has learnt {len(same)} of the {len(clips)} clips in {target.root}, first "
                 f"'{same[0]}': name a folder of others with --root"
             )
     return target.scores_all and all(_tells(model) for model in models)
+
+
+def learnt_by(model: Model) -> set[str]:
+    """The identities of a person's own recordings that a model has learnt; empty for none, or where nobody knows."""
+    return set(model.package.provenance.figures.get(_LEARNT, ()))
+
+
+def _same_split(model: Model, target: Target) -> bool:
+    """Whether a model was trained on the other part of the very split that it is to be tested on."""
+    trained = model.package.provenance
+    if trained.dataset != _OWN or _held_out(_told(model, _OWN)) != _held_out(target.options):
+        return False
+    # A store has the one split that it was prepared with, whatever the options.
+    return not data.is_store(target.root) or target.open("train").fingerprint() == trained.data_sha256
 
 
 def _held_out(options: Mapping[str, Any]) -> list[str]:
