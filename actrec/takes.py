@@ -158,8 +158,8 @@ def _prepared(folder: Path) -> Path:
         read_labels(folder / FILE)
     elif there := by_folder(folder):
         raise InputError(
-            f"'{folder}' holds {len(there)} recordings in folders named as their labels (first '{there[0].recording}'), "
-            f"which count no more beside a {FILE}: choose another --out, or name them in '{folder / FILE}'"
+            f"'{folder}' holds {len(there)} recordings in folders named as their labels, first '{there[0].recording}'; "
+            f"beside a {FILE} they count no more: choose another --out, or name them in '{folder / FILE}'"
         )
     return folder
 

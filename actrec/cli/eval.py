@@ -103,14 +103,16 @@ def run(args: argparse.Namespace) -> int:
     opening = importlib.import_module("actrec_models.evaluation.opening")
     options = evaluation.Options(**_options(args))
     models = opening.open_models(args.models, backend=args.backend, threads=args.threads, precision=args.precision)
-    study = evaluation.run(models, args.data, options, progress=not args.quiet)
     if args.report is not None:
-        files.write(study, args.report)
+        files.check(args.report)
+    study = evaluation.run(models, args.data, options, progress=not args.quiet)
     if args.json:
         tables = importlib.import_module("actrec_models.evaluation.tables")
         print(json.dumps(tables.as_dict(study), indent=2, allow_nan=False))
     else:
         print(files.text(study))
+    if args.report is not None:
+        files.write(study, args.report)
     return 0
 
 

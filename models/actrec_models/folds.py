@@ -33,9 +33,7 @@ class Folds:
         return f"{self.count}-fold cross-validation" + (" within recordings" if self.by == "clip" else "")
 
 
-def folds_of(
-    labels: np.ndarray, people: Sequence[str], count: int, seed: int, recordings: Sequence[str] = ()
-) -> Folds:
+def folds_of(labels: np.ndarray, people: Sequence[str], count: int, seed: int, recordings: Sequence[str] = ()) -> Folds:
     """A fold a person where everybody is named and every class is done by two or more, else `count` folds by chance.
 
     By chance, clips that were cut from one recording are left out together, unless they are all that a class has.

@@ -154,7 +154,9 @@ def advice(lesson: Lesson, figures: dict[str, Any]) -> list[str]:
     if few:
         lines.append(f"fewer than 10 clips of {', '.join(few)}: record more before you rely on these figures")
     if lesson.folds.by == "clip":
-        lines.append("all clips of an action are cut from one recording, so that it is judged on what it knows: record more")
+        lines.append(
+            "all clips of an action are cut from one recording, so that it is judged on what it knows: record more"
+        )
     if lesson.folds.by != "person":
         lines.append(
             "nobody is named, or one person alone did an action, so that it is judged on people it knows: "

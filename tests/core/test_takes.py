@@ -189,7 +189,7 @@ def test_a_folder_a_class_does_not_come_to_nothing(tmp_path):
     bag = tmp_path / "mine/clap/first"
     bag.mkdir(parents=True)
     (bag / "metadata.yaml").write_text("")
-    with pytest.raises(InputError, match="holds 1 recordings in folders named as their labels .first 'clap/first'"):
+    with pytest.raises(InputError, match="holds 1 recordings in folders named as their labels, first 'clap/first'"):
         record(tmp_path, sights(lambda k: [body()]))
     assert not (tmp_path / "mine/labels.csv").exists()
     (tmp_path / "mine/labels.csv").write_text("recording,label\nclap/first,clap\n")

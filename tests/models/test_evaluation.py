@@ -8,13 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
 
 import actrec_models
 from actrec import package
 from actrec.cli import main
 from actrec.package import Provenance
 from actrec_models import data, recipe, training
-from actrec_models.evaluation import relations
+from actrec_models.evaluation import fonts, relations, study
 from tests.models.places import PLACES, TARGETS, Places
 from tests.tiny_model import LABELS, averaging_onnx, tiny_description, tiny_onnx, write_tiny
 
@@ -89,6 +90,26 @@ def test_a_report_holds_its_pictures_and_escapes_names(tmp_path, capsys, monkeyp
         assert (out / picture).read_bytes().startswith(b"\x89PNG")
     assert main(["eval", model, "--data", "nowhere", "--report", "/proc/nothing", "--quiet", "--threads", "1"]) == 1
     assert "cannot write the report to /proc/nothing" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("error")
+def test_labels_of_any_script_are_drawn_or_numbered(tmp_path, capsys, monkeypatch):
+    labels = ("cost $5_{ $", "手を振る", "пауза")
+    monkeypatch.setattr(Places, "classes", labels)
+    monkeypatch.setattr(fonts, "families", lambda: ("DejaVu Sans",))
+    assert [fonts.drawable(label) for label in labels] == [True, False, True] and fonts.spelt("手 x") == "? x"
+    drawn = []
+    monkeypatch.setattr(Axes, "set_xticks", lambda axes, places, names=(), **_: drawn.extend(names))
+    model, out = write(tmp_path / "odd $^{", labels=labels), tmp_path / "report"
+    evaluate(capsys, model, "--report", str(out))
+    assert drawn == ["cost $5_{ $", "class 2", "пауза"] and (out / "confusion.png").is_file()
+
+
+def test_a_report_that_cannot_be_written_is_said_before_scoring(tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").touch()
+    model = write(tmp_path / "model")
+    monkeypatch.setattr(study, "run", lambda *_, **__: pytest.fail("scored first"))
+    assert "cannot write the report to" in refused(capsys, model, "--report", str(tmp_path / "file"), status=1)
 
 
 def test_a_training_can_be_watched(data_root, tmp_path, capsys):

@@ -34,7 +34,17 @@ def test_what_is_away_for_a_while_is_left_out_and_kept(published, tmp_path, caps
     shutil.copytree(published, tmp_path / "fewer")
     for name in names[:3]:
         (tmp_path / "fewer" / f"{name}.json").unlink()
-    command = ["prepare", "nucla", "--root", str(tmp_path / "fewer"), "--out", first.folder, "--workers", "0", "--quiet"]
+    command = [
+        "prepare",
+        "nucla",
+        "--root",
+        str(tmp_path / "fewer"),
+        "--out",
+        first.folder,
+        "--workers",
+        "0",
+        "--quiet",
+    ]
     assert main([*command, "--strict", "--json"]) == 1
     told = capsys.readouterr()
     assert json.loads(told.out)["absent"] == names[:3]
@@ -80,6 +90,13 @@ def test_a_folder_of_ones_own_is_prepared(published, tmp_path):
     assert clips.classes == ("clap", "wave") and len(clips) == 4
     with pytest.raises(ConfigError, match="folder has split all, part; got 'person'"):
         data.create("folder", tmp_path / "out", split="person")
+
+
+def test_a_store_among_recordings_would_be_one(published, tmp_path):
+    (tmp_path / "mine/wave").mkdir(parents=True)
+    shutil.copy(next(iter(published.glob("*.json"))), tmp_path / "mine/wave")
+    with pytest.raises(ConfigError, match="lies among the recordings of .*choose another"):
+        prepare("folder", tmp_path / "mine", tmp_path / "mine/prepared")
 
 
 def test_a_run_that_prepared_nothing_leaves_the_folder_open(published, tmp_path):

@@ -365,7 +365,7 @@ def test_what_is_wrong_with_a_recording_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("one,wave,5,6,", "nothing lies between the start and end that its label gives: it lasts 1.90 s"),
+        ("one,wave,5,6,", "one' from 5 s to 6 s cannot be used: nothing lies between .*: it lasts 1.90 s"),
         ("one,wave,,,nobody", "shows no body 'nobody'; it shows body_1"),
     ],
 )

@@ -114,9 +114,13 @@ def prepare(
     if "fold" in options:
         raise ConfigError(f"all folds of {dataset} are prepared at once, one is chosen in training: leave fold out")
     # Absolute: a worker may have been started in another folder.
-    source = data.source(dataset, Path(root).absolute(), **options)
+    root, out = Path(root).expanduser().absolute(), Path(out).expanduser().absolute()
+    if dataset == "folder" and root.resolve() in out.resolve().parents:
+        raise ConfigError(f"--out '{out}' lies among the recordings of '{root}', for one of which it would be taken: "
+                          "choose another")  # fmt: skip
+    source = data.source(dataset, root, **options)
     protocols = _protocols(dataset, source, options)
-    return prepare_source(dataset, source, protocols, Path(out).absolute(), options, settings, run or Run())
+    return prepare_source(dataset, source, protocols, out, options, settings, run or Run())
 
 
 def prepare_source(
@@ -222,9 +226,7 @@ def _check_names(dataset: str, entries: Sequence[Entry]) -> None:
         raise InputError(f"{dataset} names '{twice[0]}' twice: remove one of them")
 
 
-def _summary(
-    out: Path, skipped: list[tuple[str, str]], absent: list[str], prepared: int, seconds: float
-) -> Summary:
+def _summary(out: Path, skipped: list[tuple[str, str]], absent: list[str], prepared: int, seconds: float) -> Summary:
     store = PreparedDataset(out)
     return Summary(
         str(out),

@@ -151,7 +151,9 @@ class Folder(Source):
         except DeviceError:
             raise
         except ActrecError as error:
-            raise InputError(f"recording '{path}' cannot be used: {error}") from error
+            begin, end = (int(entry.meta[key]) / 1e3 for key in ("start_ms", "end_ms"))
+            span = "" if begin == 0 and end < 0 else f" from {begin:g} s" + (f" to {end:g} s" if end >= 0 else "")
+            raise InputError(f"recording '{path}'{span} cannot be used: {error}") from error
 
     def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
         """As the base says.
@@ -212,7 +214,9 @@ class Folder(Source):
                 f"'{file}' names {len(absent)} recordings that are not there, first '{absent[0]}': correct or remove it"
             )
         if file.exists() and (left := unnamed(self.root, clips)):
-            logger.warning("%d recordings are left out, for '%s' does not name them, first '%s'", len(left), file, left[0])
+            logger.warning(
+                "%d recordings are left out, for '%s' does not name them, first '%s'", len(left), file, left[0]
+            )
         if not clips:
             raise DeviceError(f"'{self.root}' holds no recording: make some with `actrec record --label NAME`")
         return clips

@@ -5,12 +5,13 @@ import csv
 import html
 import json
 import re
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from actrec.errors import DeviceError
 from actrec_models.evaluation import tables
-from actrec_models.evaluation.pictures import PICTURES
+from actrec_models.evaluation.pictures import PICTURES, draw
 from actrec_models.evaluation.report import Report
 from actrec_models.evaluation.study import Study
 from actrec_models.evaluation.tables import Table
@@ -25,6 +26,20 @@ th, td { padding: 0.2rem 0.7rem; border-bottom: 1px solid #8885; text-align: rig
 th:first-child, td:first-child { text-align: left; }
 img { max-width: 100%; height: auto; } figure { margin: 1.5rem 0; } figcaption { font-size: 0.9rem; }
 """
+
+
+def check(folder: str | Path) -> None:
+    """Makes sure, before hours of scoring, that a report can be written.
+
+    Raises:
+        DeviceError: The folder cannot be made or written.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise DeviceError(f"cannot write the report to {folder}: {error.strerror or error}") from error
 
 
 def write(study: Study, folder: str | Path) -> Path:
@@ -113,7 +128,7 @@ def _slug(study: Study, report: Report) -> str:
 def _pictures(report: Report) -> dict[str, bytes]:
     if not report.read.any():
         return {}
-    return {name: draw(report) for name, (_, draw) in PICTURES.items()}
+    return draw(report)
 
 
 def _predictions(path: Path, report: Report) -> None:

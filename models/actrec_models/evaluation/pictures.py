@@ -3,12 +3,14 @@
 import io
 from collections.abc import Callable
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
+from actrec_models.evaluation import fonts
 from actrec_models.evaluation.metrics import at_coverage
 from actrec_models.evaluation.report import Report
 
@@ -19,6 +21,12 @@ SMALLEST_TEXT = 4.5
 """Points below which text in a cell or at an axis is left out."""
 
 INK, ACCENT, WARNING, FAINT = "#1f2933", "#2563a8", "#c2410c", "#9aa5b1"
+
+
+def draw(report: Report) -> dict[str, bytes]:
+    """Every picture of a report by its name. Labels are people's own words: "$" is no formula, any script is drawn."""
+    with matplotlib.rc_context({"text.parse_math": False, "font.family": list(fonts.families())}):
+        return {name: drawn(report) for name, (_, drawn) in PICTURES.items()}
 
 
 def confusion(report: Report) -> bytes:
@@ -36,7 +44,9 @@ def confusion(report: Report) -> bytes:
     shown = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
     _name_axes(axes, report.classes, cell)
     axes.set(xlabel="recognised as", ylabel="true action")
-    axes.set_title(f"{report.name}: {report.accuracy:.1%} of {len(report.labels)} clips", fontsize=11, color=INK)
+    axes.set_title(
+        f"{fonts.spelt(report.name)}: {report.accuracy:.1%} of {len(report.labels)} clips", fontsize=11, color=INK
+    )
     _write_cells(axes, shares, counts, min(0.36 * cell, 9.0))
     bar = figure.colorbar(shown, ax=axes, fraction=0.035, pad=0.02, format=lambda share, _: f"{share:.0%}")
     bar.set_label("share of the true action's clips", fontsize=9)
@@ -48,6 +58,7 @@ def _name_axes(axes: Axes, classes: tuple[str, ...], cell: float) -> None:
     size = min(0.72 * cell, 10.0)
     if size >= SMALLEST_TEXT:
         names = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in classes]
+        names = [name if fonts.drawable(name) else f"class {number}" for number, name in enumerate(names, start=1)]
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
         axes.set_yticks(range(len(names)), names, fontsize=size)
     else:
@@ -77,7 +88,7 @@ def reliability(report: Report) -> bytes:
     axes.bar(centres[held], bins.accuracy[held], width[held] * 0.92, color=ACCENT, alpha=0.85, label="share right")
     axes.plot(bins.confidence[held], bins.accuracy[held], "o", color=WARNING, markersize=4, label="mean confidence")
     axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="share right")
-    axes.set_title(f"{report.name}: expected calibration error {bins.ece:.3f}", fontsize=11, color=INK)
+    axes.set_title(f"{fonts.spelt(report.name)}: expected calibration error {bins.ece:.3f}", fontsize=11, color=INK)
     axes.legend(loc="upper left", fontsize=8, framealpha=0.85)
     below.bar(centres, bins.counts, width * 0.92, color=FAINT)
     below.set(xlim=(0, 1), xlabel="confidence", ylabel="clips")
@@ -98,7 +109,7 @@ def risk_coverage(report: Report) -> bytes:
             axes.legend(loc="upper left", fontsize=8, frameon=False)
     axes.set(xlim=(0, 1), ylim=(0, max(1.1 * float(risk.max()), 0.01)))
     axes.set(xlabel="share of clips answered", ylabel="share of answers wrong")
-    axes.set_title(f"{report.name}: area under the curve {risk.mean():.4f}", fontsize=11, color=INK)
+    axes.set_title(f"{fonts.spelt(report.name)}: area under the curve {risk.mean():.4f}", fontsize=11, color=INK)
     return _png(figure)
 
 

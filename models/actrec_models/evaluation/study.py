@@ -116,9 +116,7 @@ def run(models: Sequence[Model], data_root: str, options: Options, progress: boo
     reports = tuple(scorer.report(*each) for each in zip(models, clips, scores, strict=True))
     unknown = scorer.rejected(models, clips[0], modes)
     notes = (*_notes(target, models, clips[0], apart), *map(str, unknown))
-    study = Study(
-        kind, target, modes, models, reports, draws=looks, folds=tuple(folds), notes=notes, unknown=unknown
-    )
+    study = Study(kind, target, modes, models, reports, draws=looks, folds=tuple(folds), notes=notes, unknown=unknown)
     if groups:
         study = scorer.fused(study, groups, clips[0], scores)
     if study.repetitions:
