@@ -134,19 +134,19 @@ def check_not_learnt(models: Sequence[Model], target: Target, clips: ClipDataset
     """
     if target.dataset != _OWN or (target.part == "train" and not target.scores_all):
         return False
-    for model in models:
-        # People in one recording may be on both sides of the split that a model was trained on.
-        if not target.scores_all and _same_split(model, target):
-            continue
+    # People in one recording may be on both sides of the split that a model was trained on.
+    asked = [model for model in models if target.scores_all or not _same_split(model, target)]
+    recordings = clips.recordings if asked else ()
+    for model in asked:
         learnt = learnt_by(model)
         if not learnt and model.package.provenance.dataset == _OWN:
             raise InputError(f"nobody can tell which recordings {model.name} has learnt: train it again")
-        if learnt and not all(clips.recordings):
+        if learnt and not all(recordings):
             raise InputError(
                 f"'{target.root}' was prepared before stores told recordings apart, so that nobody knows what "
                 f"{model.name} has learnt of it: prepare it again, or name the recordings' own folder with --root"
             )
-        same = [name for name, recording in zip(clips.names, clips.recordings, strict=True) if recording in learnt]
+        same = [name for name, recording in zip(clips.names, recordings, strict=True) if recording in learnt]
         if same:
             raise InputError(
                 f"{model.name} has learnt {len(same)} of the {len(clips)} clips in {target.root}, first "
