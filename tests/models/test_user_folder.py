@@ -163,12 +163,18 @@ def test_a_model_trained_on_a_folder_is_scored_on_others_alone(mine, tmp_path_fa
     assert "of 2 recordings labelled unknown" in capsys.readouterr().out
 
 
-def test_people_that_a_model_has_learnt_are_no_test(tmp_path, capsys):
-    mine, lines = tmp_path / "mine", ["recording,label,person"]
+def of_three_people(folder):
+    """Two actions by each of anna, ben and carl."""
+    lines = ["recording,label,person"]
     for k, (label, person) in enumerate(itertools.product(("wave", "clap"), ("anna", "ben", "carl"))):
-        write_bag(mine / f"{k}", lambda t, k=k: [body(0.1 * t * (k + 1))])
+        write_bag(folder / f"{k}", lambda t, k=k: [body(0.1 * t * (k + 1))])
         lines.append(f"{k},{label},{person}")
-    (mine / "labels.csv").write_text("\n".join(lines))
+    (folder / "labels.csv").write_text("\n".join(lines))
+    return folder
+
+
+def test_people_that_a_model_has_learnt_are_no_test(tmp_path, capsys):
+    mine = of_three_people(tmp_path / "mine")
     models = [str(tmp_path / name / "last.ckpt") for name in ("ben", "carl")]
     for name in ("ben", "carl"):
         settings = {**TINY, "dataset": "folder", "split": "person", "dataset_options": {"held_out": [name]}}
@@ -187,11 +193,7 @@ def test_people_that_a_model_has_learnt_are_no_test(tmp_path, capsys):
 
 
 def test_people_that_a_model_has_learnt_from_a_store_are_no_test(tmp_path, capsys):
-    mine, lines = tmp_path / "mine", ["recording,label,person"]
-    for k, (label, person) in enumerate(itertools.product(("wave", "clap"), ("anna", "ben", "carl"))):
-        write_bag(mine / f"{k}", lambda t, k=k: [body(0.1 * t * (k + 1))])
-        lines.append(f"{k},{label},{person}")
-    (mine / "labels.csv").write_text("\n".join(lines))
+    mine = of_three_people(tmp_path / "mine")
     stores = {name: str(tmp_path / "stores" / name) for name in ("ben", "carl")}
     for name, store in stores.items():
         options = ["--option", f"held_out={name}", "--root", str(mine), "--out", store]

@@ -143,8 +143,8 @@ def check_not_learnt(models: Sequence[Model], target: Target, clips: ClipDataset
             raise InputError(f"nobody can tell which recordings {model.name} has learnt: train it again")
         if learnt and not all(recordings):
             raise InputError(
-                f"'{target.root}' was prepared before stores told recordings apart, so that nobody knows what "
-                f"{model.name} has learnt of it: prepare it again, or name the recordings' own folder with --root"
+                f"'{target.root}' was prepared before stores told recordings apart, so that nobody knows "
+                f"what {model.name} has learnt: prepare it into another folder, or name the recordings' own with --root"
             )
         same = [name for name, recording in zip(clips.names, recordings, strict=True) if recording in learnt]
         if same:
