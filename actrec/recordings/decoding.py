@@ -59,9 +59,11 @@ def read_head(path: Path) -> VideoHead:
             raise InputError(f"'{path}' holds no frame: it is truncated; copy it again")
         size = (first.height, first.width) if _turns(first) % 2 else (first.width, first.height)
         rate = float(stream.average_rate or 0)
-    with open_video(path) as container:  # packets, counted from the start
+    with open_video(path) as container:  # packets, counted from the start; what was trimmed away is never shown
         try:
-            count = sum(1 for packet in container.demux(container.streams.video[0]) if packet.size)
+            count = sum(
+                1 for packet in container.demux(container.streams.video[0]) if packet.size and not packet.is_discard
+            )
         except av.error.FFmpegError as error:
             raise InputError(f"'{path}' is corrupt or truncated: {_one_line(error)}") from error
     return VideoHead(count, rate, size)

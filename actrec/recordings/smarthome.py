@@ -124,13 +124,26 @@ def _frame(path: Path, t: int, frame: Any, least_score: float) -> _People:
         raise InputError(f"'{path}': frame {t + 1} is no list of persons")
     poses, pixels, scores = [], [], []
     for person in frame:
-        score = float(person.get("cumscore", 1.0)) if isinstance(person, dict) else 0.0
+        score = _score(path, t, person, least_score)
         if score < least_score:
             continue
         pixels.append(_values(path, t, person, "pose2d", 2))
         poses.append(_values(path, t, person, "pose3d", 3))
         scores.append(score)
     return _People(np.reshape(poses, (-1, JOINTS, 3)), np.reshape(pixels, (-1, JOINTS, 2)), np.array(scores))
+
+
+def _score(path: Path, t: int, person: Any, least_score: float) -> float:
+    """How sure the estimator is of a person; the refined skeletons do not say, and all of theirs are kept."""
+    score = person.get("cumscore") if isinstance(person, dict) else None
+    if isinstance(score, (int, float)):
+        return float(score)
+    if least_score > 0:
+        raise InputError(
+            f"'{path}': frame {t + 1} has a person without a number 'cumscore', as in the refined skeletons: take "
+            "least_score=0"
+        )
+    return 1.0
 
 
 def _values(path: Path, t: int, person: Any, key: str, dimensions: int) -> np.ndarray:

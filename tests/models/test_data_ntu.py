@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from actrec.errors import ConfigError, DeviceError, InputError
+from actrec.lifting import lift
 from actrec.recordings.ntu import read_ntu_file
 from actrec.recordings.ntu_cameras import fit_cameras
 from actrec.skeleton.layouts import KINECT_V2_25
@@ -270,6 +271,17 @@ def test_camera_frames_with_registered_depth(with_depth):
         u, v = pixels[0, t, hand].round().astype(int)
         assert abs(frame.depth[v, u] - clip.bodies[0, t, hand, 2]) < 0.001
         assert abs(frame.depth[v, size[0] - 1 - u] - 4.5) < 0.001 and np.isnan(frame.depth[:, 0]).all()
+
+
+def test_what_is_lifted_from_the_frames_goes_beside_the_joints(with_depth):
+    """The pictures' camera sits some centimetres beside the one that joints are measured from."""
+    source = data.source("ntu60", with_depth, incomplete="keep")
+    (entry,) = source.entries()
+    clip, hand, frame = source.read(entry), KINECT_V2_25.index["hand_left"], next(source.frames(entry))
+    pixels, known = clip.others["pixels"][0, 0, hand][None], np.ones(1, np.float32)
+    lifted, _ = lift(pixels, None, known, frame.depth, frame.intrinsics)
+    assert np.linalg.norm(lifted[0] - clip.bodies[0, 0, hand]) > 0.05
+    np.testing.assert_allclose(lifted[0] - source.camera_offset(entry), clip.bodies[0, 0, hand], atol=0.01)
 
 
 def test_camera_frames_without_depth_or_colour(data_root, dataset):

@@ -92,6 +92,22 @@ def test_nucla_bad_files(data_root, tmp_path):
         source.read(entries[raw[5].stem])
 
 
+def test_names_in_capitals(data_root, tmp_path):
+    for name, raw in (
+        ("nucla", "nucla/raw/a01_s01_e00_v01.json"),
+        ("utd_mhad", "utd_mhad/skeleton/a1_s1_t1_skeleton.mat"),
+    ):
+        file = next(iter(sorted((data_root / raw).parent.glob("*" + Path(raw).suffix))))
+        (tmp_path / name).mkdir()
+        shutil.copy(file, tmp_path / name / file.name.upper())
+        source = data.source(name, tmp_path / name)
+        (entry,) = source.entries()
+        assert file.name.startswith(entry.name) and len(source.read(entry).stamps_ns)
+        shutil.copy(file, tmp_path / name)
+        with pytest.raises(InputError, match="are of the same sample; remove one"):
+            source.entries()
+
+
 def test_nucla_bad_folders(data_root, tmp_path):
     with pytest.raises(DeviceError, match=r"holds neither nucla_skeletons\.npz nor the files as published"):
         data.create("nucla", tmp_path)

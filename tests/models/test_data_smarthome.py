@@ -231,14 +231,47 @@ def test_bad_roots(root, tmp_path_factory):
         Smarthome(empty).entries()
     with pytest.raises(DeviceError, match="there is no folder"):
         Smarthome(empty / "gone").entries()
-    write(root / "again", "Walk_p03_r00_v01_c01_pose3d")
+    write(root / "again", "Walk_p03_r00_v01_c01")
     with pytest.raises(InputError, match=r"Walk_p03_r00_v01_c01.*are of the same clip"):
         Smarthome(root).entries()
-    write(empty, "Dance_p03_r00_v01_c01")
-    with pytest.raises(InputError, match="'Dance', no activity of Smarthome"):
-        Smarthome(empty).entries()
     with pytest.raises(ConfigError, match="activities"):
         Smarthome(root, activities="some")
+
+
+def test_clips_of_no_activity_are_left_out_with_a_word(root, caplog):
+    known = Smarthome(root).entries()
+    write(root, "Pour.Fromcup_p03_r00_v01_c01")  # as the published lists name some
+    assert Smarthome(root).entries() == known
+    assert "1 clips are of no activity of Smarthome, first Pour.Fromcup_p03_r00_v01_c01: left out" in caplog.text
+
+
+def test_all_archives_unpacked_side_by_side(tmp_path, caplog):
+    """Depth is published as videos of the same names, skeletons in two releases."""
+    for folder, names in (("json", (NAME, "Walk_p03_r00_v01_c01")), ("v1.2", (f"{NAME}_pose3d",))):
+        for name in names:
+            write(tmp_path / folder, name)
+    for folder in ("mp4", "depth"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{NAME}.mp4").touch()
+    (entry,) = Smarthome(tmp_path).entries()
+    assert entry.files == {
+        "skeleton": tmp_path / f"v1.2/{NAME}_pose3d.json", "colour": tmp_path / f"mp4/{NAME}.mp4"
+    }  # fmt: skip
+    assert "1 clips have skeletons of the other release than 'refined' alone: left out" in caplog.text
+    first = {e.name: e.files["skeleton"].parent.name for e in Smarthome(tmp_path, release="first").entries()}
+    assert first == {NAME: "json", "Walk_p03_r00_v01_c01": "json"}
+    (tmp_path / f"mp4/{NAME}.mp4").unlink()
+    assert list(Smarthome(tmp_path).entries()[0].files) == ["skeleton"], "depth is no colour"
+
+
+@pytest.mark.parametrize("score", [{}, {"cumscore": None}])
+def test_skeletons_without_scores_are_kept_whole_or_refused(tmp_path, score):
+    (found,) = published([person()])
+    found.pop("cumscore")
+    path = write(tmp_path, frames=[[{**found, **score}]] * 3)
+    assert len(read_smarthome(path).bodies) == 1
+    with pytest.raises(InputError, match="without a number 'cumscore'.*take least_score=0"):
+        read_smarthome(path, SmarthomeConfig(least_score=0.5))
 
 
 def video(path, frames):

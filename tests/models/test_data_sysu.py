@@ -219,11 +219,19 @@ def test_a_list_of_the_other_split_is_refused(tmp_path):
     with pytest.raises(InputError, match="fold 1 trains and tests on subject 1: it is no list of split cross_subject"):
         read_folds(tmp_path / "folds.mat", "cross_subject")
     savemat(tmp_path / "folds.mat", {"train": halves(np.random.default_rng(4), same=False)})
-    with pytest.raises(InputError, match="does not train and test on subject 1: it is no list of split same_subject"):
+    with pytest.raises(InputError, match="on nobody in both parts: it is no list of split same_subject"):
         read_folds(tmp_path / "folds.mat", "same_subject")
     (tmp_path / "folds.npz").write_bytes(b"zip")
     with pytest.raises(InputError, match=r"folds\.npz' is corrupt"):
         read_folds(tmp_path / "folds.npz", "same_subject")
+
+
+def test_folds_that_halve_each_action_whoever_does_it(tmp_path):
+    """As the papers have it: in most of such lists somebody's clips are all in one part."""
+    rng = np.random.default_rng(5)
+    rows = [[clip_number(s, a) for a in range(1, 13) for s in rng.permutation(40)[:20] + 1] for _ in range(30)]
+    savemat(tmp_path / "folds.mat", {"train": np.array(rows)})
+    assert len(read_folds(tmp_path / "folds.mat", "same_subject").parts) == 30
 
 
 def test_roots_that_lack_something(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from actrec.config import build
 from actrec.errors import ConfigError, InputError
-from actrec.frames import Intrinsics, RgbdFrame
+from actrec.frames import Hand, Intrinsics, RgbdFrame
 from actrec.recordings import open_recording
 from actrec.recordings.base import RecordingConfig
 from actrec_models import data
@@ -138,6 +138,36 @@ def test_motion_from_pictures_alone_follows_what_moves():
     np.testing.assert_array_equal(found.points["size"], [160, 120])
     expected = 130.0 * 0.1 / 3.0 + np.array([79.5, 59.5])
     np.testing.assert_allclose(found.points["pixels"][0, 0, 0], expected, rtol=1e-5)
+
+
+def test_a_picture_of_several_stamps_moves_once():
+    """As of a video of half the rate: neither still nor twice as fast."""
+    shown = frames_of(3, depth=False)
+    frames = [dataclasses.replace(shown[k // 2], stamp_ns=k * 33_000_000) for k in range(6)]
+    found = Estimation(PrepareConfig(estimate=["motion"], motion_from="pictures")).run("clip", 0, frames, body(6))
+    rates = np.median(found.points["motion"][0], axis=1)  # 2 px in 66 ms
+    np.testing.assert_allclose(rates[:4], [[2 / 0.066, 0]] * 4, atol=3)
+    np.testing.assert_array_equal(rates[0], rates[1])
+    assert np.isnan(rates[4:]).all()
+
+
+class Pointing:
+    """Finds a hand where the body's first joint is."""
+
+    def reset(self):
+        pass
+
+    def process(self, frame, bodies):
+        positions, pixels = np.tile(bodies[0].positions[:1], (21, 1)), np.zeros((21, 2), np.float32)
+        return [Hand(bodies[0].body_id, "hand_21", positions, pixels, np.ones(21, np.float32), side="left")]
+
+
+def test_what_another_camera_sees_lies_beside_the_clips_joints():
+    estimation = Estimation(PrepareConfig(estimate=["motion"], motion_from="pictures"))
+    estimation.settings, estimation._hand = PrepareConfig(estimate=["hands"]), Pointing()
+    beside = np.float32([-0.05, 0.0, 0.0])
+    found = estimation.run("clip", 0, frames_of(2), body(2), beside).points["hands"]
+    np.testing.assert_allclose(found[0, 0, 0], np.tile(np.float32([0.15, 0.1, 3.0]), (21, 1)), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 
 from actrec.cli import main
@@ -17,6 +18,7 @@ from actrec_models.data.source import Entry
 from actrec_models.data.store_format import JOURNAL
 from actrec_models.data.store_journal import Journal
 from tests.models.flaky import names_of
+from tests.models.test_user_folder import walker, write_bag
 
 
 def test_what_cannot_be_read_again_keeps_what_was_prepared(published, tmp_path):
@@ -90,6 +92,68 @@ def test_a_folder_of_ones_own_is_prepared(published, tmp_path):
     assert clips.classes == ("clap", "wave") and len(clips) == 4
     with pytest.raises(ConfigError, match="folder has split all, part; got 'person'"):
         data.create("folder", tmp_path / "out", split="person")
+
+
+def film(folder):
+    """A recording with joints, colour and depth, in a folder a class."""
+    return write_bag(folder / "wave/one", walker, frames=5, images=True).parents[1]
+
+
+def test_colour_of_ones_own_recordings_is_kept(tmp_path):
+    settings = PrepareConfig(streams=["bodies", "colour"])
+    prepare("folder", film(tmp_path / "mine"), tmp_path / "out", settings=settings)
+    clip = PreparedDataset(tmp_path / "out")[0]
+    assert clip.others["colour"].shape == (5, 48, 64, 3)
+    assert [int(picture.mean()) for picture in clip.others["colour"]] == [0, 1, 2, 3, 4]
+    np.testing.assert_array_equal(clip.others["size"], [64, 48])
+    settings = PrepareConfig(streams=["bodies", "colour"], estimate=["motion"])
+    prepare("folder", tmp_path / "mine", tmp_path / "moved", settings=settings)
+    assert {"colour", "motion"} <= set(PreparedDataset(tmp_path / "moved")[0].others)
+
+
+def test_colour_that_was_not_recorded_cannot_be_estimated(tmp_path, published):
+    write_bag(tmp_path / "mine/wave/one", walker)
+    for name, root, message in (
+        ("folder", tmp_path / "mine", "holds joints and no images: record it with --images"),
+        ("nucla", published, "nucla has no camera frames here"),
+    ):
+        with pytest.raises(InputError, match=f"none of the.*{message}"):
+            prepare(name, root, tmp_path / f"of_{name}", settings=PrepareConfig(streams=["bodies", "colour"]))
+    with pytest.raises(InputError, match="has no hands .*leave it out of --streams, or --estimate it"):
+        prepare("nucla", published, tmp_path / "hands", settings=PrepareConfig(streams=["bodies", "hands"]))
+
+
+def test_a_store_of_bodies_alone_opens_no_video(data_root, tmp_path):
+    name = "S001C001P001R001A001"
+    (tmp_path / "ntu").mkdir()
+    shutil.copy(data_root / f"ntu/skeleton/{name}.skeleton", tmp_path / "ntu")
+    (tmp_path / f"ntu/{name}_rgb.avi").touch()
+    options = {"incomplete": "keep"}
+    assert prepare("ntu60", tmp_path / "ntu", tmp_path / "out", options=options).clips == 1
+    clip = PreparedDataset(tmp_path / "out")[0]
+    assert clip.others["size"].tolist() == [1920, 1080] and clip.others["pixels"].shape == (1, 103, 25, 2)
+    with pytest.raises(InputError, match=f"{name}_rgb.avi' is no video"):
+        settings = PrepareConfig(streams=["bodies", "colour"])
+        prepare("ntu60", tmp_path / "ntu", tmp_path / "filmed", options=options, settings=settings)
+
+
+def test_a_setting_is_not_hidden_by_an_option_of_its_name(data_root, tmp_path):
+    (tmp_path / "ntu").mkdir()
+    shutil.copy(data_root / "ntu/skeleton/S001C001P001R001A001.skeleton", tmp_path / "ntu")
+    options = {"incomplete": "keep"}  # max_bodies is one of the dataset's too
+    prepare("ntu60", tmp_path / "ntu", tmp_path / "out", options=options)
+    with pytest.raises(ConfigError, match=r"was prepared with max_bodies=2, not max_bodies=4: choose another --out"):
+        prepare("ntu60", tmp_path / "ntu", tmp_path / "out", options=options, settings=PrepareConfig(max_bodies=4))
+
+
+def test_a_file_of_intrinsics_is_found_from_another_folder(tmp_path, monkeypatch):
+    film(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    source = data.source("folder", tmp_path / "mine", recording={"intrinsics": "camera.yaml"})
+    monkeypatch.chdir("/")
+    assert source.recording.intrinsics == str(tmp_path / "camera.yaml")
+    numbers = "60,60,31.5,23.5"
+    assert data.source("folder", tmp_path / "mine", recording={"intrinsics": numbers}).recording.intrinsics == numbers
 
 
 def test_a_store_among_recordings_would_be_one(published, tmp_path):

@@ -205,6 +205,20 @@ def test_bad_videos_are_named(tmp_path):
         ColourVideo(folder, stamps).colour()
 
 
+@pytest.mark.parametrize("lost", [0, 12], ids=["first", "middle"])
+def test_lost_key_frames_are_told(tmp_path, lost):
+    """What follows would else be taken for earlier pictures, some seconds too soon."""
+    with av.open(str(tmp_path / "v.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"g": "12", "bf": "0", "sc_threshold": "0"})
+        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
+        packets = [p for t in range(30) for p in stream.encode(av.VideoFrame.from_ndarray(picture(t), format="rgb24"))]
+        container.mux([packet for k, packet in enumerate([*packets, *stream.encode()]) if k != lost])
+    video = ColourVideo(tmp_path / "v.mp4", stamps_at(30.0, 30))
+    for looks in (video.colour, lambda: list(video.shown()), lambda: video.at(np.array([0, 29]))):
+        with pytest.raises(InputError, match=r"v\.mp4' is corrupt or truncated: \d+ of 29 frames decoded"):
+            looks()
+
+
 def test_streams_travel_to_another_process(video):
     streams = ColourVideo(video, stamps_at(30.0, 30)).streams(np.zeros((1, 30, 25, 2), np.float32))
     streams["size"]  # what is known of the video by then travels too

@@ -95,7 +95,7 @@ class ArchiveSource(Source):
 
 
 def files_by_name(root: Path, archive: str, pattern: str) -> dict[str, Path]:
-    """Files anywhere under `root` by what the first group of `pattern` says of their names, in the order of those.
+    """Files anywhere under `root` by what the first group of `pattern` says of their names, in small letters, in order.
 
     Files of other names are not the dataset's and are passed by.
 
@@ -116,9 +116,10 @@ def files_by_name(root: Path, archive: str, pattern: str) -> dict[str, Path]:
         match = re.fullmatch(pattern, path.name, re.IGNORECASE)
         if not match:
             continue
-        if match[1] in found:
-            raise InputError(f"'{path}' and '{found[match[1]]}' are of the same sample; remove one of them")
-        found[match[1]] = path
+        name = match[1].lower()
+        if name in found:
+            raise InputError(f"'{path}' and '{found[name]}' are of the same sample; remove one of them")
+        found[name] = path
     if not found:
         raise DeviceError(f"'{root}' holds neither {archive} nor the files as published ({pattern})")
     return dict(sorted(found.items()))

@@ -69,6 +69,7 @@ class Estimation:
         self._hand = HandPerception(**settings.hand) if "hands" in wanted else None
         self._face = FacePerception(**settings.face) if "face" in wanted else None
         self._pairs: FlowPairs | None = None
+        self._since = 0  # the first frame that shows the picture before
         if "flow" in wanted or ("motion" in wanted and settings.motion_from == "depth"):
             options = config.build(SceneFlowConfig, settings.flow)
             self._pairs = FlowPairs(sceneflow.create(options.method), options)
@@ -79,7 +80,14 @@ class Estimation:
             if perception is not None:
                 perception.close()
 
-    def run(self, name: str, label: int, frames: Iterable[RgbdFrame], known: Clip | None) -> Found:
+    def run(
+        self,
+        name: str,
+        label: int,
+        frames: Iterable[RgbdFrame],
+        known: Clip | None,
+        offset: np.ndarray | None = None,
+    ) -> Found:
         """Goes once over a clip's frames.
 
         Args:
@@ -87,6 +95,7 @@ class Estimation:
             label: Of the clip.
             frames: What the camera saw.
             known: The clip whose bodies are looked at; None to estimate bodies.
+            offset: [3] metres, as `Source.camera_offset` has it; None for zero.
 
         Raises:
             InputError: Nobody is found, or the frames lack what is needed, or do not belong to the clip.
@@ -94,8 +103,10 @@ class Estimation:
         for part in (self._body, self._hand, self._face, self._pairs):
             if part is not None:
                 part.reset()
+        self._since = 0
         pictures = {key: Pictures(key, self.settings.picture_quality, self.settings.flow_limit_m_s)
                     for key in ("flow", "colour")}  # fmt: skip
+        filmed = "colour" in self.settings.kept and (known is None or "colour" not in known.others)
         seen: list[Seen] = []
         last: RgbdFrame | None = None
         for frame in frames:
@@ -107,7 +118,7 @@ class Estimation:
             now = Seen(frame.stamp_ns, (frame.intrinsics.width, frame.intrinsics.height), bodies)
             self._look(frame, now)
             self._move(name, last, frame, seen, pictures["flow"])
-            if known is None and "colour" in self.settings.kept:
+            if filmed:
                 pictures["colour"].add(frame.stamp_ns, shrunk(frame.colour, self.settings.picture_height))
             seen.append(now)
             last = frame
@@ -115,13 +126,15 @@ class Estimation:
             raise InputError(f"clip '{name}' has no camera frames, or none at the time of its joints")
         if "flow" in self.settings.estimate and not pictures["flow"]:
             raise InputError(f"clip '{name}' has no two frames near enough in time for scene flow")
+        made = {key: value for key, value in pictures.items() if len(value)}
         if known is None:
             ids, seen = self._main(name, seen)
             known = _clip_of(name, label, ids, seen)
-        else:
-            ids = [_id(m) for m in range(len(known.bodies))]
-        made = {key: value for key, value in pictures.items() if len(value)}
-        return Found(known, self._points(known, ids, seen), made)
+            return Found(known, self._points(known, ids, seen), made)
+        points = self._points(known, [_id(m) for m in range(len(known.bodies))], seen)
+        if offset is not None:  # beside the clip's own joints, not where the camera of the pictures sees them
+            points |= {key: points[key] - np.asarray(offset, np.float32) for key in ("hands", "face") if key in points}
+        return Found(known, points, made)
 
     # -- a frame -------------------------------------------------------------------------------------------------------
 
@@ -146,15 +159,25 @@ class Estimation:
                 flows.add(flow.stamp_ns, flow.velocity)
         if last is None or not seen or "motion" not in self.settings.estimate:
             return
-        before = seen[-1]
-        for body in before.bodies:
-            if flow is not None:
+        if flow is not None:
+            before = seen[-1]
+            for body in before.bodies:
                 moved = motion_at_joints(flow.velocity, body.positions, body.pixels, before.size, flow.intrinsics)
                 before.motion[body.body_id] = moved
-            elif self._pairs is None and frame.stamp_ns > last.stamp_ns:
-                assert last.colour is not None and frame.colour is not None
-                seconds = (frame.stamp_ns - last.stamp_ns) / NANOSECONDS
-                before.motion[body.body_id] = motion_between_images(last.colour, frame.colour, body.pixels, seconds)
+        elif self._pairs is None and frame.colour is not last.colour:
+            self._move_in_pictures(last, frame, seen)
+
+    def _move_in_pictures(self, last: RgbdFrame, frame: RgbdFrame, seen: list[Seen]) -> None:
+        """Motion to a new picture, the same for all frames that show the one before: a video may be slower."""
+        shown, self._since = seen[self._since :], len(seen)
+        seconds = (frame.stamp_ns - shown[0].stamp_ns) / NANOSECONDS
+        if seconds <= 0:
+            return
+        assert last.colour is not None and frame.colour is not None
+        for body in shown[0].bodies:
+            moved = motion_between_images(last.colour, frame.colour, body.pixels, seconds)
+            for now in shown:
+                now.motion[body.body_id] = moved
 
     # -- a clip --------------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from actrec.recordings.ntu_actions import ACTIONS
 from actrec.recordings.sequence import SkeletonSequence
 from actrec_models.data.clips import Clip
 from actrec_models.data.ntu_files import NtuFiles, read_list, sample_meta
-from actrec_models.data.ntu_frames import ntu_frames
+from actrec_models.data.ntu_frames import cameras_of, ntu_frames
 from actrec_models.data.source import Entry, Source
 from actrec_models.data.video_streams import ColourVideo, VideoConfig
 
@@ -109,6 +109,10 @@ class Ntu60(Source):
         if video is None:
             raise InputError(f"'{entry.name}' has no colour video: put {entry.name}_rgb.avi into '{self.root}'")
         return ntu_frames(entry.files["skeleton"], video, entry.files.get("depth"))
+
+    def camera_offset(self, entry: Entry) -> np.ndarray:
+        """As the base says: joints are the depth camera's, pictures the colour camera's, some centimetres beside it."""
+        return cameras_of(entry.files["skeleton"]).offset
 
     def part(self, entry: Entry, split: str) -> str:
         """As the base says."""

@@ -12,7 +12,7 @@ from actrec.errors import DeviceError, InputError
 from actrec.frames import RgbdFrame
 from actrec.recordings.images import MILLIMETRE, depth_in_metres
 from actrec.recordings.ntu import DEPTH_SIZE, read_ntu_file
-from actrec.recordings.ntu_cameras import fit_cameras
+from actrec.recordings.ntu_cameras import NtuCameras, fit_cameras
 from actrec_models.data.video_streams import ColourVideo
 
 _DEPTH = re.compile(r"M?Depth-(\d+)\.png", re.IGNORECASE)
@@ -31,10 +31,7 @@ def ntu_frames(skeleton: Path, video: ColourVideo, depth: Path | None) -> Iterat
         DeviceError: A file is not there.
         InputError: A file is corrupt or empty, or the joints are too few to find the cameras from; names it.
     """
-    try:
-        cameras = fit_cameras(read_ntu_file(skeleton))
-    except InputError as error:
-        raise InputError(f"'{skeleton}': {error}") from error
+    cameras = cameras_of(skeleton)
     maps = None if depth is None else _maps(depth)
     for number, frame in enumerate(video.frames(cameras.colour), start=1):
         if maps is None:
@@ -42,6 +39,19 @@ def ntu_frames(skeleton: Path, video: ColourVideo, depth: Path | None) -> Iterat
         elif number in maps:
             registered = cameras.register(_read(maps[number]), frame.intrinsics.width, frame.intrinsics.height)
             yield replace(frame, depth=registered)
+
+
+def cameras_of(skeleton: Path) -> NtuCameras:
+    """The cameras that a sample's joints and their pixels tell.
+
+    Raises:
+        DeviceError: There is no such file.
+        InputError: It is corrupt or empty, or its joints are too few; names it.
+    """
+    try:
+        return fit_cameras(read_ntu_file(skeleton))
+    except InputError as error:
+        raise InputError(f"'{skeleton}': {error}") from error
 
 
 def _maps(folder: Path) -> dict[int, Path]:

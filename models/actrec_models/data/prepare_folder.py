@@ -4,6 +4,7 @@ import contextlib
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -94,14 +95,22 @@ def _ours(name: str) -> bool:
 
 def _check_same(out: Path, before: Head, head: Head) -> None:
     """Refuses to mix what was prepared in another way."""
-    was, now = ({**h.settings, **h.options, "dataset": h.dataset, "classes": h.classes} for h in (before, head))
+    was, now = _made_by(before), _made_by(head)
     other = [key for key in {**was, **now} if was.get(key) != now.get(key)]
     if other:
-        told = [f"{key}={values.get(key)}" for values in (was, now) for key in other[:1]]
-        told = [word if len(word) < 80 else f"another {other[0]}" for word in told]
+        name = other[0].partition(" ")[2]
+        told = [f"{name}={values.get(other[0])}" for values in (was, now)]
+        told = [word if len(word) < 80 else f"another {name}" for word in told]
         raise ConfigError(
             f"'{out}' was prepared with {told[0]}, not {told[1]}: choose another --out, or delete '{out}'"
         )
+
+
+def _made_by(head: Head) -> dict[str, Any]:
+    """What makes a clip what it is. An option of the dataset may bear the name of a setting."""
+    settings = {f"setting {key}": value for key, value in head.settings.items()}
+    options = {f"option {key}": value for key, value in head.options.items()}
+    return {**settings, **options, "the dataset": head.dataset, "the classes": head.classes}
 
 
 def _write_head(out: Path, head: Head) -> None:

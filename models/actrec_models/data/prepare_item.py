@@ -1,6 +1,7 @@
 """One item of a dataset as what a prepared store keeps of it: read, checked, estimated, compressed."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from actrec.skeleton import layouts
 from actrec_models.data.clips import Clip
 from actrec_models.data.estimate import Estimation, Found, shrunk
 from actrec_models.data.lazy import LazyStreams
-from actrec_models.data.prepare_settings import STREAM_KEYS, PrepareConfig
+from actrec_models.data.prepare_settings import ESTIMATES, STREAM_KEYS, PrepareConfig
 from actrec_models.data.source import Entry, Source
 from actrec_models.data.store_codecs import Encoded, Pictures, encode_raw
 
@@ -31,9 +32,10 @@ def encode(source: Source, entry: Entry, settings: PrepareConfig, estimation: Es
     held = {*clip.others, *found.points, *found.pictures}
     lacking = [stream for stream in settings.required if STREAM_KEYS[stream][0] not in held and stream != "bodies"]
     if lacking:
+        remedy = ", or --estimate it" if lacking[0] in ESTIMATES else ""
         raise InputError(
             f"clip '{entry.name}' has no {lacking[0]} (it has {', '.join(sorted(held)) or 'bodies alone'}): leave it "
-            "out of --streams, or --estimate it"
+            f"out of --streams{remedy}"
         )
     keys = [key for stream in settings.kept for key in STREAM_KEYS[stream] if key in held]
     points = {key: _value(found, key) for key in keys if KEYS[key][0] != 0}
@@ -71,9 +73,19 @@ def check(clip: Clip, layout: str) -> None:
 
 def _found(source: Source, entry: Entry, settings: PrepareConfig, estimation: Estimation | None) -> Found:
     if estimation is None:
-        return Found(source.read(entry), {}, {})
+        return _read(source, entry, settings)
     known = None if "bodies" in settings.estimate else source.read(entry)
-    return estimation.run(entry.name, entry.label, source.frames(entry), known)
+    offset = None if known is None else source.camera_offset(entry)
+    return estimation.run(entry.name, entry.label, source.frames(entry), known, offset)
+
+
+def _read(source: Source, entry: Entry, settings: PrepareConfig) -> Found:
+    if not settings.pictured:  # no video is opened, which may be damaged, for the size of its pictures
+        entry = replace(entry, files={kind: file for kind, file in entry.files.items() if kind != "colour"})
+    clip = source.read(entry)
+    if "colour" in settings.required and "colour" not in clip.others:
+        return Estimation(settings).run(entry.name, entry.label, source.frames(entry), clip)
+    return Found(clip, {}, {})
 
 
 def _value(found: Found, key: str) -> np.ndarray:

@@ -74,4 +74,9 @@ class PrepareConfig:
     @property
     def heavy(self) -> bool:
         """Whether a clip takes seconds, not milliseconds."""
-        return bool(self.estimate) or bool({"motion", "flow", "colour"} & set(self.kept))
+        return bool(self.estimate) or self.pictured
+
+    @property
+    def pictured(self) -> bool:
+        """Whether something is kept that is made from pictures."""
+        return bool({"motion", "flow", "colour"} & set(self.kept))

@@ -1,6 +1,7 @@
 """Toyota Smarthome, trimmed (Das et al., ICCV 2019): 31 activities of daily living, 18 subjects, 7 cameras."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -31,7 +32,11 @@ CAMERAS = {"cross_view_1": frozenset({1}), "cross_view_2": frozenset({1, 3, 4, 6
 """Those that a split trains on."""
 TEST_CAMERA = 2
 """Camera 5 is the validation set of both, which neither trains nor tests on."""
-KINDS = {".json": "skeleton", ".mp4": "colour", ".avi": "colour"}
+VIDEOS = frozenset({".mp4", ".avi"})
+REFINED = "_pose3d"
+"""What the names of the second release's skeletons end with."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,15 +48,21 @@ class SmarthomeSourceConfig(SmarthomeConfig, VideoConfig):
         "all 31 activities, or the 19 of the cross-view splits as the only classes",
         choices=("all", "cross_view"),
     )
+    release: str = setting(
+        "refined",
+        "which skeletons are taken where both releases are there: those called …_pose3d.json (1.2), or the first (1.1)",
+        choices=("refined", "first"),
+    )
 
 
 class Smarthome(Source):
     """Splits "cross_subject", "cross_view_1" and "cross_view_2".
 
-    Root holds, in whatever folders, the skeletons (`Activity_pPP_rRR_vVV_cCC.json`, also with a suffix such as
-    `_pose3d`) and, where there are any, the videos of the same names (.mp4). The cross-view splits are of 19
-    activities: the clips of the other 12 are in neither part. With `activities="cross_view"` these 19 are the only
-    classes, as in the papers' figures; with "all" a network has 12 outputs that the split never shows it.
+    Root holds, in whatever folders, the skeletons (`Activity_pPP_rRR_vVV_cCC.json`, or with `_pose3d`, of the second
+    release) and, where there are any, the videos of the same names (.mp4); those of depth, whose folder or file says
+    so, are passed by. The cross-view splits are of 19 activities: the clips of the other 12 are in neither part. With
+    `activities="cross_view"` these 19 are the only classes, as in the papers' figures; with "all" a network has 12
+    outputs that the split never shows it.
 
     Args:
         root: Folder of the files.
@@ -74,14 +85,18 @@ class Smarthome(Source):
 
         Raises:
             DeviceError: The root holds no skeletons.
-            InputError: A clip lies in two files of a kind, or a file is of an unknown activity.
+            InputError: A clip lies in two files of a kind.
         """
         found = self._files()
-        skeletons = [name for name, files in sorted(found.items()) if "skeleton" in files]
+        skeletons = self._skeletons(found)
         if not skeletons:
             raise DeviceError(f"'{self.root}' holds no skeletons named Activity_pPP_rRR_vVV_cCC.json; check the path")
-        made = [self._entry(name, found[name]) for name in skeletons]
-        return [entry for entry in made if entry is not None]
+        # The published lists name a few clips of an activity that is none of the 31.
+        foreign = [name for name in skeletons if parse_name(name)["activity"] not in CLASSES]
+        if foreign:
+            logger.warning("%d clips are of no activity of Smarthome, first %s: left out", len(foreign), foreign[0])
+        wanted = [name for name in skeletons if parse_name(name)["activity"] in self.classes]
+        return [self._entry(name, skeletons[name], found[name]) for name in wanted]
 
     def read(self, entry: Entry) -> Clip:
         """Bodies tracked, those seen most first; colour, pixels in it and motion where the video is there.
@@ -129,8 +144,8 @@ class Smarthome(Source):
         found: dict[str, dict[str, Path]] = {}
         for folder, _, names in os.walk(self.root, followlinks=True):
             for path in (Path(folder, name) for name in names):
-                kind, meta = KINDS.get(path.suffix.lower()), parse_name(path.name)
-                if kind is None or not meta:
+                kind, meta = self._kind(path), parse_name(path.name)
+                if not kind or not meta:
                     continue
                 name = "{activity}_p{subject:02}_r{recording:02}_v{video:02}_c{camera:02}".format(**meta)
                 other = found.setdefault(name, {}).setdefault(kind, path)
@@ -138,12 +153,25 @@ class Smarthome(Source):
                     raise InputError(f"'{path}' and '{other}' are of the same clip; remove one of them")
         return found
 
-    def _entry(self, name: str, files: dict[str, Path]) -> Entry | None:
+    def _kind(self, path: Path) -> str:
+        """What a file holds; "" for depth, whose videos are published under the names of colour's."""
+        suffix = path.suffix.lower()
+        if suffix == ".json":
+            return "refined" if path.stem.lower().endswith(REFINED) else "first"
+        depth = any("depth" in part.lower() for part in path.relative_to(self.root).parts)
+        return "colour" if suffix in VIDEOS and not depth else ""
+
+    def _skeletons(self, found: dict[str, dict[str, Path]]) -> dict[str, Path]:
+        """By clip, its skeletons, all of one release: the wanted one where both are there."""
+        there = {kind for files in found.values() for kind in files} & {"refined", "first"}
+        release = self.config.release if self.config.release in there else next(iter(there), "")
+        chosen = {name: files[release] for name, files in sorted(found.items()) if release in files}
+        lacking = sum(1 for files in found.values() if there & files.keys() and release not in files)
+        if lacking:
+            logger.warning("%d clips have skeletons of the other release than '%s' alone: left out", lacking, release)
+        return chosen
+
+    def _entry(self, name: str, skeleton: Path, files: dict[str, Path]) -> Entry:
         meta = parse_name(name)
-        if meta["activity"] not in CLASSES:
-            raise InputError(
-                f"'{files['skeleton']}' is of '{meta['activity']}', no activity of Smarthome; move it away"
-            )
-        if meta["activity"] not in self.classes:
-            return None
-        return Entry(name, self.classes.index(meta["activity"]), meta, files)
+        own = {"skeleton": skeleton, **{kind: path for kind, path in files.items() if kind == "colour"}}
+        return Entry(name, self.classes.index(meta["activity"]), meta, own)

@@ -1,15 +1,21 @@
 """What every dataset offers before it is read: its items, their labels and who did them, its official splits."""
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from actrec.errors import ConfigError, InputError
+import numpy as np
+
+from actrec.errors import ConfigError, DeviceError, InputError
 from actrec.frames import RgbdFrame
 from actrec_models.data.clips import Clip
+
+_END = 1 << 16
+"""Bytes at either end of a file that its fingerprint reads: 1.8 s for 10,000 of NTU's skeletons, where whole files take 3.1 s."""
 
 
 @dataclass(frozen=True)
@@ -98,18 +104,34 @@ class Source(ABC):
             InputError: A file is corrupt, or the dataset has no pictures.
         """
         kind = type(self).__module__.rsplit(".", 1)[-1]
-        raise InputError(f"'{entry.name}': {kind} has no camera frames here: prepare it without --estimate")
+        remedy = "leave out --estimate, and colour of --streams"
+        raise InputError(f"'{entry.name}': {kind} has no camera frames here: {remedy}")
+
+    def camera_offset(self, entry: Entry) -> np.ndarray:
+        """[3] metres from a point as `read` gives it to the same as the camera of `frames` sees it: most often zero."""
+        return np.zeros(3, np.float32)
 
     def identity(self, entry: Entry) -> str:
         """What tells an item's recording from others, wherever it lies; empty where its name does."""
         return ""
 
     def fingerprint(self, entries: Sequence[Entry]) -> str:
-        """SHA-256 over what tells these items from others: names, labels and the sizes of files."""
+        """SHA-256 over what tells these items from others: names and labels, and of each file its size and its ends.
+
+        The ends are the first and last 64 KiB, so that files up to 128 KiB, as most skeletons' are, are read whole. Of
+        a longer one, a video's say, another middle of the same size is not noticed. Where a folder stands for a file
+        (SYSU's pictures, NTU's depth maps), the names in it are taken.
+
+        Raises:
+            DeviceError: A file cannot be read.
+        """
         digest = hashlib.sha256("\n".join(self.classes).encode("utf-8", "surrogateescape"))
         for entry in entries:
-            sizes = [f"{key} {file.stat().st_size}" for key, file in sorted(entry.files.items())]
-            digest.update(f"{entry.name} {entry.label} {' '.join(sizes)}".encode("utf-8", "surrogateescape"))
+            digest.update(f"{entry.name} {entry.label}".encode("utf-8", "surrogateescape"))
+            for key, file in sorted(entry.files.items()):
+                digest.update(f" {key} ".encode())
+                for part in _content(file):
+                    digest.update(part)
         return digest.hexdigest()
 
     def check(self, split: str) -> None:
@@ -121,3 +143,19 @@ class Source(ABC):
         if split not in self.splits:
             name = type(self).__module__.rsplit(".", 1)[-1]
             raise ConfigError(f"{name} has split {', '.join(self.splits)}; got '{split}'")
+
+
+def _content(path: Path) -> Iterator[bytes]:
+    """What a fingerprint takes of a file: its size and its ends; of a folder, the names in it."""
+    try:
+        if path.is_dir():
+            yield "\n".join(sorted(os.listdir(path))).encode("utf-8", "surrogateescape")
+            return
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            yield str(size).encode()
+            for place in (0, max(size - _END, _END)):
+                file.seek(place)
+                yield file.read(_END)
+    except OSError as error:
+        raise DeviceError(f"cannot read '{path}': {error.strerror or error}") from error

@@ -36,7 +36,7 @@ class SysuConfig(VideoConfig):
 
 
 class Sysu(Source):
-    """Splits "cross_subject" (half of the subjects train) and "same_subject" (half of each one's clips), of 30 folds.
+    """Splits "cross_subject" (half of the subjects train) and "same_subject" (half of each action's clips), 30 folds.
 
     Root holds `3DvideoNorm/<person>/video<1 to 12>` (or these folders of persons itself), each with `sklWorld.mat`,
     `sklImage.mat` and the pictures in `rgb`, and the authors' lists of folds (`actrec_models.data.sysu_folds`). The

@@ -133,8 +133,7 @@ def _check(path: Path, fold: int, sets: dict[str, frozenset[int]], split: str) -
         raise InputError(
             f"'{path}': fold {fold} trains and tests on subject {min(both)}: it is no list of split cross_subject"
         )
-    if split == "same_subject" and len(both) < SUBJECTS:
-        alone = min(set(range(1, SUBJECTS + 1)) - both)
+    if split == "same_subject" and not both:
         raise InputError(
-            f"'{path}': fold {fold} does not train and test on subject {alone}: it is no list of split same_subject"
+            f"'{path}': fold {fold} trains and tests on nobody in both parts: it is no list of split same_subject"
         )

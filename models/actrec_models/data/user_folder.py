@@ -14,7 +14,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -61,6 +61,14 @@ def _texts(name: str, value: Any) -> list[str]:
     return [str(one) for one in several]
 
 
+def _found_anywhere(recording: RecordingConfig) -> RecordingConfig:
+    """With the path of its intrinsics, if it is one, absolute: a worker may have been started in another folder."""
+    given = recording.intrinsics
+    if not given or given.count(",") == 3:
+        return recording
+    return replace(recording, intrinsics=str(Path(given).expanduser().absolute()))
+
+
 class Folder(Source):
     """The user's recordings. `classes` are their labels in alphabetical order, `unknown` left aside.
 
@@ -96,7 +104,7 @@ class Folder(Source):
         options = config.build(FolderConfig, given)
         config.check_names(options.recording, (), "recording")
         self.held_out, self.bodies = tuple(people), options.bodies
-        self.recording = config.build(RecordingConfig, options.recording)
+        self.recording = _found_anywhere(config.build(RecordingConfig, options.recording))
         self._clips = self._labelled()
         labels = {clip.label for clip in self._clips} - {UNKNOWN}
         self.classes = tuple(classes) or tuple(sorted(labels))

@@ -179,8 +179,9 @@ class ColourVideo:
                     left.pop(0)
                     if not left:
                         return
-        # Some containers hold a packet or two without a picture.
-        if last is None or left[0] - number > SLACK:
+        # All that can be decoded has been. Some containers hold a packet or two without a picture; where more are lost,
+        # wherever, those after them would be taken for others.
+        if last is None or self._head.frames - 1 - number > SLACK:
             told = f"{number + 1} of {self._head.frames} frames decoded"
             raise InputError(f"'{self.path}' is corrupt or truncated: {told}; copy it again")
         held = decoding.rgb(last, self.mirror, size)
