@@ -27,7 +27,7 @@ def card(model: ModelPackage, name: str) -> str:
         ("Chosen on", rejection.calibrated_on),
         ("Trained again by", f"`{provenance.recipe or provenance.command or '?'}`"),
         *_run(provenance),
-        ("Source", f"commit {provenance.commit}, {provenance.created}"),
+        ("Source", _source(provenance)),
         ("Licence", provenance.licence),
     ]  # fmt: skip
     if "unknown_rejected" in figures:
@@ -67,6 +67,11 @@ def _run(provenance: Provenance) -> list[tuple[str, str]]:
     return rows
 
 
+def _source(provenance: Provenance) -> str:
+    commit = f"commit {provenance.commit}" if provenance.commit else "no commit (not run from a checkout)"
+    return f"{commit}, {provenance.created}"
+
+
 def _untrained(model: ModelPackage, name: str) -> str:
     warning = (
         f"**This model is not trained** ({model.provenance.split}). It shows whether a network fits a robot's clock "
@@ -76,7 +81,7 @@ def _untrained(model: ModelPackage, name: str) -> str:
         *_network(model),
         *_lower(model),
         ("Made again by", f"`{model.provenance.recipe}`"),
-        ("Source", f"commit {model.provenance.commit}, {model.provenance.created}"),
+        ("Source", _source(model.provenance)),
         ("Licence", model.provenance.licence),
     ]
     return f"# {name}\n\n{warning}\n\n{_table(rows)}"

@@ -3,11 +3,13 @@
 import math
 import time
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from actrec.errors import ConfigError
 
@@ -80,6 +82,31 @@ class Monitor(lightning.Callback):
     @staticmethod
     def _rate(trainer: lightning.Trainer, prefix: str = "") -> dict[str, float]:
         return {f"{prefix}learning_rate": trainer.optimizers[0].param_groups[0]["lr"]}
+
+
+class EpochRows(CSVLogger):
+    """`metrics.csv` with a row an epoch: what is held out is looked at first, and its figures wait for the others."""
+
+    def __init__(self, folder: Path, name: str):
+        super().__init__(folder, name=name)
+        self._waiting: dict[str, float] = {}
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """As the base, but for what is held out."""
+        if any(name.startswith("val_") for name in metrics):
+            self._waiting = {**metrics, "step": step or 0}
+            return
+        super().log_metrics({**self._waiting, **metrics}, step)
+        self._waiting = {}
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """As the base; an epoch that is ended before its other figures are there has a row of what there is."""
+        if self._waiting:
+            super().log_metrics(self._waiting, int(self._waiting["step"]))
+            self._waiting = {}
+        super().finalize(status)
 
 
 def gpu_utilisation(device: torch.device) -> float | None:

@@ -25,11 +25,21 @@ PACKAGES = (
     "numba",
     "av",
 )
+_THEN = ", then "
+"""Between what a run was made by first and what it went on by."""
+_UNKNOWN = "unknown"
 
 
 def commit() -> str:
-    """The source's commit, with "+" where it has uncommitted changes; empty outside a checkout."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    """The source's commit, with "+" where it has uncommitted changes; empty outside a checkout of it.
+
+    Installed into an environment that lies in another project's checkout, or in its own, git does not track it: that
+    checkout's commit says nothing of what runs.
+    """
+    source = Path(__file__).resolve()
+    git = ["git", "-C", str(source.parent)]
+    if not _output([*git, "ls-files", "--error-unmatch", source.name]):
+        return ""
     head = _output([*git, "rev-parse", "--short=12", "HEAD"])
     return head + ("+" if head and _output([*git, "status", "--porcelain", "-uno"]) else "")
 
@@ -71,6 +81,28 @@ def describe(
         "host": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "device": device_name(device, world),
     }
+
+
+def going_on(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """What a run that goes on was made by: all commits, versions and machines in turn, e.g. "c0ffee, then decade".
+
+    Args:
+        before: `of_checkpoint` of what it goes on from; empty where there is nothing.
+        now: `describe` of what goes on.
+    """
+    texts = {name: _in_turn(before.get(name), now[name]) for name in ("commit", "host", "device")}
+    versions = dict(before.get("packages", {}))
+    versions |= {name: _in_turn(versions.get(name), version) for name, version in now["packages"].items()}
+    return {**now, **texts, "packages": versions}
+
+
+def _in_turn(before: str | None, now: str) -> str:
+    """One after the other; the same once."""
+    if before is None:
+        return now
+    if (before.split(_THEN)[-1] or _UNKNOWN) == (now or _UNKNOWN):
+        return before
+    return f"{before or _UNKNOWN}{_THEN}{now or _UNKNOWN}"
 
 
 def packages() -> dict[str, str]:

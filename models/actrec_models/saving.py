@@ -80,6 +80,7 @@ class Checkpoints(Checkpoint):
         steps: Likewise.
         metric: "accuracy" or "loss" of what is held out, by which the best is chosen; empty for none.
         seconds: That the stage was trained for before.
+        followed: Whether another stage comes after it, which a signal keeps from starting.
     """
 
     def __init__(
@@ -92,7 +93,9 @@ class Checkpoints(Checkpoint):
         steps: int,
         metric: str = "",
         seconds: float = 0.0,
+        followed: bool = False,
     ):
+        self.followed = followed
         self.folder, self.provenance, self.epochs_before, self.accumulate = (
             folder,
             provenance,
@@ -151,6 +154,12 @@ class Checkpoints(Checkpoint):
         number, _ = self._agreed(trainer, every=1)
         self._save(trainer)
         if number and not finished:
+            raise Stopped(number, self.folder / LAST, trainer.global_step)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Ends the run between two stages where a signal came since the last step; the next would not know of it."""
+        number, _ = self._agreed(trainer, every=1) if self.followed else (0, False)
+        if number:
             raise Stopped(number, self.folder / LAST, trainer.global_step)
 
     def on_save_checkpoint(

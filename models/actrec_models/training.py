@@ -10,7 +10,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
@@ -24,7 +24,7 @@ from actrec_models.draws import Epochs, Shares
 from actrec_models.faults import explained
 from actrec_models.learning import Recognition
 from actrec_models.machine import Machine, fast_bfloat16, loader_options
-from actrec_models.monitoring import Monitor
+from actrec_models.monitoring import EpochRows, Monitor
 from actrec_models.networks.base import Network
 from actrec_models.norms import Averaging, Batches, RenewedNorms
 from actrec_models.recipe import Recipe, Stage
@@ -124,6 +124,8 @@ class _Run:
         self.validation = recipe.parts()[3]
         self.clips, self.held = self.validation.split(whole, recipe.seed)
         self.seconds = 0.0  # that the stages before took
+        self.epochs = sum(stage.epochs for stage in recipe.plan())
+        self.made_by: dict[str, Any] = {}  # provenance of what was learnt so far
 
     def module(self, recipe: Recipe) -> Recognition:
         """The recipe's network, which the dataset must suit."""
@@ -167,7 +169,8 @@ class _Run:
         found = checkpoint.newest(folder) if self.resume else None
         position: dict[str, Any] = {"epoch": 0, "steps": 0, "seconds": self.seconds}
         if found:
-            _check_same_run(found, module.recipe, self.fingerprint)
+            _check_same_run(found, module.recipe, self.fingerprint, self.recordings)
+            self.made_by = provenance.of_checkpoint(found[1])
             self.init = _same_init(found, self.init)
             position = _position(found[1], recipe)
             goes_on = "the run is finished" if position["finished"] else "the run goes on from there"
@@ -177,6 +180,7 @@ class _Run:
         kept = folder / (checkpoint.BEST if self.held is not None else checkpoint.LAST)
         content = checkpoint.read(kept)
         self.seconds = float(content.get("actrec", {}).get("seconds", 0.0))
+        self.made_by = provenance.of_checkpoint(content)
         module.load_state_dict(content["state_dict"])  # the averaged weights
         return kept
 
@@ -193,7 +197,7 @@ class _Run:
             **self.options,
             precision=recipe.precision,
             max_epochs=recipe.epochs,
-            logger=[CSVLogger(folder, name="log"), TensorBoardLogger(folder, name="log", version="tensorboard")],
+            logger=[EpochRows(folder, name="log"), TensorBoardLogger(folder, name="log", version="tensorboard")],
             callbacks=self._callbacks(module, recipe, folder, before, position),
             plugins=[AtomicIO()],
             enable_progress_bar=self.progress,
@@ -225,7 +229,7 @@ class _Run:
     ) -> list[lightning.Callback]:
         metric = self.validation.metric if self.held is not None else ""
         devices = self.options["devices"] * self.options["num_nodes"]
-        made_of = provenance.describe(
+        now = provenance.describe(
             recipe,
             self.fingerprint,
             len(self.clips),
@@ -235,12 +239,12 @@ class _Run:
             self.init,
             self.recordings,
         )
-        machine = self.machine
+        made_of, machine = provenance.going_on(self.made_by, now), self.machine
         callbacks: list[lightning.Callback] = [
             Monitor(recipe.batch, recipe.accumulate),
             Checkpoints(
                 folder, made_of, before, recipe.accumulate, machine.checkpoint_minutes, machine.checkpoint_steps,
-                metric, position["seconds"],
+                metric, position["seconds"], before + recipe.epochs < self.epochs,
             ),
         ]  # fmt: skip
         averaging = Averaging(multi_avg_fn=get_ema_multi_avg_fn(recipe.average_decay)) if recipe.average_decay else None
@@ -314,12 +318,18 @@ def training_clips(recipe: Recipe, data_root: str, root: str = "") -> ClipDatase
     return ClipDataset([*(clips[i] for i in range(len(clips))), *more], clips.classes)
 
 
-def _check_same_run(found: tuple[Path, dict[str, Any]], recipe: Recipe, fingerprint: str) -> None:
+def _check_same_run(
+    found: tuple[Path, dict[str, Any]], recipe: Recipe, fingerprint: str, recordings: Sequence[str]
+) -> None:
     path, content = found
     before = config.build(Recipe, content["hyper_parameters"]["recipe"]).as_dict()
     changed = [name for name, value in recipe.as_dict().items() if before[name] != value]
-    known = provenance.of_checkpoint(content).get("data_sha256", fingerprint)
-    changed += ["data, although it is called the same"] if known != fingerprint else []
+    run = provenance.of_checkpoint(content)
+    known = run.get("recordings")
+    # Of a person's own recordings the fingerprint knows sizes alone; their identities know contents.
+    other = bool(recordings and known) and list(recordings) != known
+    if other or run.get("data_sha256", fingerprint) != fingerprint:
+        changed.append("data, although it is called the same")
     if changed:
         raise ConfigError(
             f"{path.parent} holds a run with another {', '.join(changed)}: choose another --out, or --fresh"

@@ -12,7 +12,7 @@ from actrec.frames import Hand, Intrinsics, RgbdFrame
 from actrec.recordings import open_recording
 from actrec.recordings.base import RecordingConfig
 from actrec_models import data
-from actrec_models.data import Clip, PreparedDataset
+from actrec_models.data import Clip, PreparedDataset, estimate
 from actrec_models.data.estimate import Estimation, shrunk
 from actrec_models.data.prepare import prepare
 from actrec_models.data.prepare_settings import PrepareConfig
@@ -162,9 +162,9 @@ class Pointing:
         return [Hand(bodies[0].body_id, "hand_21", positions, pixels, np.ones(21, np.float32), side="left")]
 
 
-def test_what_another_camera_sees_lies_beside_the_clips_joints():
-    estimation = Estimation(PrepareConfig(estimate=["motion"], motion_from="pictures"))
-    estimation.settings, estimation._hand = PrepareConfig(estimate=["hands"]), Pointing()
+def test_what_another_camera_sees_lies_beside_the_clips_joints(monkeypatch):
+    monkeypatch.setattr(estimate, "HandPerception", Pointing)
+    estimation = Estimation(PrepareConfig(estimate=["hands"]))
     beside = np.float32([-0.05, 0.0, 0.0])
     found = estimation.run("clip", 0, frames_of(2), body(2), beside).points["hands"]
     np.testing.assert_allclose(found[0, 0, 0], np.tile(np.float32([0.15, 0.1, 3.0]), (21, 1)), atol=1e-6)

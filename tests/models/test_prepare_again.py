@@ -17,6 +17,7 @@ from actrec_models.data.prepare_settings import PrepareConfig
 from actrec_models.data.source import Entry
 from actrec_models.data.store_format import JOURNAL
 from actrec_models.data.store_journal import Journal
+from actrec_models.data.user_folder import Folder
 from tests.models.flaky import names_of
 from tests.models.test_user_folder import walker, write_bag
 
@@ -149,11 +150,11 @@ def test_a_setting_is_not_hidden_by_an_option_of_its_name(data_root, tmp_path):
 def test_a_file_of_intrinsics_is_found_from_another_folder(tmp_path, monkeypatch):
     film(tmp_path / "mine")
     monkeypatch.chdir(tmp_path)
-    source = data.source("folder", tmp_path / "mine", recording={"intrinsics": "camera.yaml"})
+    source = Folder(tmp_path / "mine", recording={"intrinsics": "camera.yaml"})
     monkeypatch.chdir("/")
     assert source.recording.intrinsics == str(tmp_path / "camera.yaml")
     numbers = "60,60,31.5,23.5"
-    assert data.source("folder", tmp_path / "mine", recording={"intrinsics": numbers}).recording.intrinsics == numbers
+    assert Folder(tmp_path / "mine", recording={"intrinsics": numbers}).recording.intrinsics == numbers
 
 
 def test_a_store_among_recordings_would_be_one(published, tmp_path):

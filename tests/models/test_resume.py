@@ -144,6 +144,26 @@ def test_a_signal_keeps_the_step_and_ends_the_command(tmp_path, monkeypatch, cap
     same(run(tmp_path / "whole"), out / "last.ckpt")
 
 
+@pytest.mark.parametrize("validation", [{}, {"share": 0.2, "by": "subject"}])
+def test_a_signal_in_the_last_step_of_a_stage_ends_the_run_before_the_next(validation, tmp_path, monkeypatch):
+    changes = {"stages": [{"epochs": 1}, {"epochs": 1, "learning_rate": 0.02}], "validation": validation}
+    run(tmp_path / "whole", **changes)
+    hook = "on_validation_epoch_end" if validation else "on_train_epoch_end"
+    with monkeypatch.context() as patched:
+        before = getattr(Recognition, hook)
+
+        def signalled(self):
+            before(self)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        patched.setattr(Recognition, hook, signalled)
+        with pytest.raises(saving.Stopped, match=r"stage_1_whole/last.ckpt: the same command goes on"):
+            run(tmp_path / "run", **changes)
+        assert not (tmp_path / "run/last.ckpt").exists()
+        run(tmp_path / "run", **changes)  # its signal is too late: nothing is left to be stopped
+    same(tmp_path / "whole/last.ckpt", tmp_path / "run/last.ckpt")
+
+
 def test_a_damaged_checkpoint_costs_no_more_than_its_step(tmp_path, monkeypatch, caplog):
     whole, out = run(tmp_path / "whole"), tmp_path / "run"
     with monkeypatch.context() as patched:

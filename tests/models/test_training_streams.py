@@ -16,8 +16,10 @@ from actrec.features.example import RATE_HZ, example_clip
 from actrec.frames import NANOSECONDS
 from actrec_models import data, export, recipe, training
 from actrec_models.data import Clip, ClipDataset, augment
+from actrec_models.monitoring import EpochRows
 from actrec_models.recipe import Recipe
 from actrec_models.samples import Samples
+from tests.models.made_up import TINY, skeletons
 from tests.models.small import SMALL
 
 CLASSES = ("dark", "bright")
@@ -161,6 +163,19 @@ def test_a_loss_of_several_parts_is_logged_and_falls(dataset, tmp_path):
     parts = set(rows[0]) - {"epoch", "step", "loss", "accuracy", "learning_rate", "clips_per_s"}
     assert len(parts) >= 2
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+
+
+def test_metrics_have_a_row_an_epoch_with_what_is_held_out(dataset, tmp_path):
+    dataset(skeletons())
+    settings = config.build(Recipe, {**TINY, "validation": {"share": 0.2}, "epochs": 3})
+    training.train(settings, "", tmp_path / "run", progress=False, threads=1)
+    rows = metrics(tmp_path / "run")
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    assert all(row[name] for row in rows for name in ("loss", "learning_rate", "val_loss", "val_accuracy"))
+    cut = EpochRows(tmp_path / "cut", name="log")
+    cut.log_metrics({"val_loss": 0.5, "epoch": 0}, 5)
+    cut.finalize("failed")
+    assert metrics(tmp_path / "cut") == [{"epoch": "0", "step": "5", "val_loss": "0.5"}]
 
 
 @pytest.mark.parametrize("name", ["flow_skeleton", "deepacts"])

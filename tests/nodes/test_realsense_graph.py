@@ -38,7 +38,7 @@ class OneByOne:
 
     def __init__(self):
         self._begun = threading.Event()
-        self._wait = None
+        self._wait = lambda frame: False
 
     def begin(self, wait):
         """Lets the first frame go; `wait` waits for the label of a frame."""

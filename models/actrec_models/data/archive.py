@@ -71,7 +71,7 @@ class ArchiveSource(Source):
         return clip
 
     def fingerprint(self, entries: Sequence[Entry]) -> str:
-        """SHA-256 over names and joints; of published files over names, labels and sizes."""
+        """SHA-256 over names and joints; of published files over names, labels, sizes and ends."""
         if not self.packed:
             return super().fingerprint(entries)
         digest = hashlib.sha256("\n".join(self.classes).encode())

@@ -15,7 +15,7 @@ from actrec.frames import RgbdFrame
 from actrec_models.data.clips import Clip
 
 _END = 1 << 16
-"""Bytes at either end of a file that its fingerprint reads: 1.8 s for 10,000 of NTU's skeletons, where whole files take 3.1 s."""
+"""Bytes at either end of a file that a fingerprint reads: 1.8 s for 10,000 of NTU's skeletons; whole ones 3.1 s."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,9 @@ class Source(ABC):
     def fingerprint(self, entries: Sequence[Entry]) -> str:
         """SHA-256 over what tells these items from others: names and labels, and of each file its size and its ends.
 
-        The ends are the first and last 64 KiB, so that files up to 128 KiB, as most skeletons' are, are read whole. Of
-        a longer one, a video's say, another middle of the same size is not noticed. Where a folder stands for a file
-        (SYSU's pictures, NTU's depth maps), the names in it are taken.
+        The ends are the first and last 64 KiB, so that files up to 128 KiB are read whole. Of a longer one (a video,
+        most of NTU's skeletons) another middle is not noticed where the size is the same. Where a folder stands for a
+        file (SYSU's pictures, NTU's depth maps), the names in it are taken.
 
         Raises:
             DeviceError: A file cannot be read.

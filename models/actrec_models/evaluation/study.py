@@ -38,7 +38,8 @@ class Study:
         how: How streams were fused.
         folds: Of the repetitions, by model.
         notes: What a reader must know.
-        unknown: Of a person's own recordings that are labelled `unknown`, what each model rejects.
+        unknown: Of a person's own recordings that are labelled `unknown`, what each model rejects; None for a model
+            that can read none of them.
     """
 
     kind: str
@@ -53,7 +54,7 @@ class Study:
     draws: tuple[int, ...] = ()
     folds: tuple[int, ...] = ()
     notes: tuple[str, ...] = field(default=())
-    unknown: tuple[Rejected, ...] = ()
+    unknown: tuple[Rejected | None, ...] = ()
 
     @property
     def main(self) -> list[Report]:
@@ -114,8 +115,8 @@ def run(models: Sequence[Model], data_root: str, options: Options, progress: boo
             Draws(model.package, part, count, mode)
     scores = [scorer.score(*each) for each in zip(models, clips, modes, looks, strict=True)]
     reports = tuple(scorer.report(*each) for each in zip(models, clips, scores, strict=True))
-    unknown = scorer.rejected(models, clips[0], modes)
-    notes = (*_notes(target, models, clips[0], apart), *map(str, unknown))
+    unknown, told = scorer.rejected(models, clips[0], modes)
+    notes = (*_notes(target, models, clips[0], apart), *told)
     study = Study(kind, target, modes, models, reports, draws=looks, folds=tuple(folds), notes=notes, unknown=unknown)
     if groups:
         study = scorer.fused(study, groups, clips[0], scores)
@@ -146,10 +147,30 @@ class _Scorer:
         merged = merging(model, self.target, clips)
         return scoring.evaluate(model.session, clips, name=model.name, merged=merged, scores=scores)
 
-    def rejected(self, models: Sequence[Model], clips: ClipDataset, modes: Sequence[str]) -> tuple[Rejected, ...]:
+    def rejected(
+        self, models: Sequence[Model], clips: ClipDataset, modes: Sequence[str]
+    ) -> tuple[tuple[Rejected | None, ...], list[str]]:
+        """What each model rejects of the recordings labelled `unknown`, and a word on each and on unreadable ones."""
         found = others(self.target, clips, models)
-        pairs = zip(models, modes, strict=True) if found else ()
-        return tuple(rejected(model, self.score(model, found, mode, 0)) for model, mode in pairs if found)
+        if found is None:
+            return (), []
+        each: list[Rejected | None] = []
+        told: list[str] = []
+        unread: dict[int, str] = {}
+        for model, mode in zip(models, modes, strict=True):
+            try:
+                scores = self.score(model, found, mode, 0)
+            except InputError as error:
+                if not self.options.skip_unreadable:
+                    raise
+                # All else is scored by now, and stands.
+                each.append(None)
+                told.append(f"{model.name}: what it rejects of recordings labelled unknown is not known: {error}")
+                continue
+            each.append(rejected(model, scores))
+            told.append(str(each[-1]))
+            unread |= scores.unread
+        return tuple(each), [*told, *(f"Left out, labelled unknown: {why}" for _, why in sorted(unread.items()))]
 
     def fused(
         self, study: Study, groups: Sequence[Sequence[int]], clips: ClipDataset, scores: Sequence[scoring.Scores]
