@@ -22,13 +22,14 @@ class JointMapPreprocessing:
     scope: str = setting(
         "clip", "the map shows the clip, or the whole window that the clip is a part of", choices=("clip", "window")
     )
-    rate: int = setting(1, "columns for each frame of the clip, interpolated linearly", range=(1, 30))
+    rate: int = setting(1, "columns from one frame to the next, interpolated linearly", range=(1, 30))
 
 
 class JointMap(Feature):
     """Joints placed successively, body after body, over time: (3·K, N) float32 in [−1, 1], K = M·V.
 
-    Row 3k + d is dimension d of joint k, as Eq. 2 takes it. Absent bodies, and the columns after the last frame, are
+    Row 3k + d is dimension d of joint k, as Eq. 2 takes it. Column 0 is the first frame in which somebody is seen, not
+    the frames before it in which a window holds that pose. Absent bodies, and the columns after the last frame, are
     zero.
     """
 
@@ -39,7 +40,8 @@ class JointMap(Feature):
         """From "bodies" of any T with T · rate ≤ N."""
         options: JointMapPreprocessing = self.options(spec)
         bodies = _checked(clip, spec, options.rate)
-        values = seat_missing(normalise(interpolate(bodies, options.rate), options), spec.layout)
+        shown = interpolate(bodies[:, first_shown(bodies) :], options.rate)
+        values = seat_missing(normalise(shown, options), spec.layout)
         count, frames, joints, _ = values.shape
         made = np.zeros(spec.shape, np.float32)
         rows = values.transpose(0, 2, 3, 1).reshape(count * joints * 3, frames)  # (M·V·3, T)
@@ -62,14 +64,22 @@ def normalise(bodies: np.ndarray, options: JointMapPreprocessing) -> np.ndarray:
     return np.clip((bodies - lower) * (2 / (upper - lower)) - 1, -1, 1)
 
 
+def first_shown(bodies: np.ndarray) -> int:
+    """The frame of [M, T, V, 3] with which what was seen begins: before it is nobody, or that very pose, held."""
+    seen = np.isfinite(bodies).any(axis=(0, 2, 3))
+    if not seen.any():
+        return 0
+    first = int(seen.argmax())
+    pose = bodies[:, first : first + 1]
+    same = ((bodies == pose) | (np.isnan(bodies) & np.isnan(pose))).all(axis=(0, 2, 3))
+    others = np.flatnonzero(~same[first:])
+    return first + (int(others[0]) if len(others) else len(same) - first) - 1
+
+
 def interpolate(bodies: np.ndarray, rate: int) -> np.ndarray:
-    """[M, T, V, 3] at `rate` times as many instants, the last one unmoved; the first pose is held before its frame."""
-    if rate == 1:
-        return bodies
-    frames = bodies.shape[1]
-    at = np.maximum(np.arange(1, frames * rate + 1) / rate - 1, 0.0)
-    before = np.floor(at).astype(int)
-    after = np.ceil(at).astype(int)
+    """[M, T, V, 3] at `rate` times as many instants, (T − 1) · rate + 1, from the first frame to the last."""
+    at = np.arange((bodies.shape[1] - 1) * rate + 1) / rate
+    before, after = np.floor(at).astype(int), np.ceil(at).astype(int)
     share = (at - before).astype(np.float32)[:, None, None]
     return bodies[:, before] * (1 - share) + bodies[:, after] * share
 

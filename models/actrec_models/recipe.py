@@ -65,8 +65,8 @@ class Recipe:
     frames: int | None = setting(None, "T, frames of a clip of that window; by default its paper's", range=(1, 1000))
     clips: str = setting(
         "live",
-        "what evaluation takes of a recording: the window that ends with it, or windows over all of it (whole), as "
-        "papers on videos do, or all of it in one window (stretched), as papers on gestures do",
+        "what evaluation takes of a recording: the window that ends with it, or clips all over it (whole), as papers "
+        "on videos do (training draws them too), or all of it in one window (stretched), as papers on gestures do",
         choices=("live", "whole", "stretched"),
     )
     augment: bool = setting(True, "vary clips anew at each draw; false: as recorded, one of a window's clips at random")

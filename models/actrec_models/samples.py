@@ -8,20 +8,31 @@ from torch.utils.data import Dataset
 
 from actrec import config, features
 from actrec.errors import ConfigError
-from actrec.features import crops, flow_rgb, skeleton
+from actrec.features import crops, flow_rgb, joint_map, skeleton
 from actrec.features.clips import window_inputs
 from actrec.features.skeleton import SkeletonPreprocessing
 from actrec.package import InputSpec, WindowSpec
 from actrec_models.data import Clip, ClipDataset, augment, augment_hands, outliers, outliers_hands
 from actrec_models.draws import PAD, Draw
 from actrec_models.networks.base import OUTLIER
+from actrec_models.positions import parts
 from actrec_models.recipe import Recipe
 
 Sample = dict[str, Any]
+Place = tuple[np.ndarray, int]
+"""Stamps [frames] of a part of a recording, and the first frame of one clip in it."""
+_PLACES = 1
+"""Keeps the order in which a clip's places are drawn apart from how it is varied."""
+
+_ROUNDED_NS = 1000
+"""A place may end by rounding a little before the frame that it ends with."""
 
 
 class Samples(Dataset[Sample]):
     """Clips as network inputs, varied anew with each draw where an augmentation is given.
+
+    Where the recipe's `clips` are "whole", an item is one of the clips that evaluation scores of the recording
+    (`positions`), all equally likely, whatever its augmentation says of where windows end.
 
     An item is asked for by its index, or by a `Draw`: what it shows follows from the seed and the draw, not from the
     order of drawing, so that any number of workers and a run that is resumed see the same.
@@ -33,9 +44,10 @@ class Samples(Dataset[Sample]):
         clips: The dataset.
         specs: The network's inputs.
         window: The network's window; one of its clips is a sample.
-        recipe: Seed and outliers.
-        augmentation: None for the window that the live recognizer has when the recording ends.
-        any_clip: Without augmentation: any clip of the window, instead of the one that it ends with.
+        recipe: Seed, outliers, and what is taken of a recording.
+        augmentation: None for clips as recorded: of the window that the live recognizer has when the recording ends.
+        any_clip: Without augmentation: any clip of the window, instead of the one that it ends with; where the recipe's
+            `clips` are "whole" it is any clip of the recording anyway.
         made: Names of the inputs that are made; None for all. What is varied, and how, is alike.
     """
 
@@ -53,6 +65,7 @@ class Samples(Dataset[Sample]):
         self.clips, self.specs, self.window, self.recipe = clips, specs, window, recipe
         self.augmentation, self.any_clip = augmentation, any_clip
         self._bodies_alone = set(features.streams(specs)) == {"bodies"}
+        self._begins = any(spec.modality == "joint_map" for spec in specs)
         self._normalised = (
             config.build(SkeletonPreprocessing, specs[0].preprocessing) if _joints_and_bones(specs) else None
         )
@@ -65,19 +78,43 @@ class Samples(Dataset[Sample]):
         if index == PAD:
             return {**self[0], "label": OUTLIER}
         clip = self.clips[index]
+        place = self._place(clip, epoch, index, again) if self.recipe.clips == "whole" else None
         rng = np.random.default_rng([self.recipe.seed, epoch, index, *([again] if again else [])])
         if self.augmentation is None:
-            start = self._start(rng) if self.any_clip else self.window.starts[-1]
-            stretched = self.recipe.clips == "stretched"
-            sample = clip.sample(self.window.seconds, self.window.frames, stretched)
-            return {**self._of_clip(sample, self.specs, start), "label": clip.label}
+            return {**self._recorded(clip, place, rng), "label": clip.label}
         if rng.random() < self.recipe.outliers:
             return {**self._of_bodies(self._no_class(clip, rng), rng), "label": OUTLIER}
         if self._bodies_alone:
-            return {**self._of_bodies(self.varied_bodies(clip, rng), rng), "label": clip.label}
-        stamps = augment.sample_stamps(clip, self.window.seconds, self.window.frames, self.augmentation, rng)
+            shown = clip if place is None else _until(clip, place[0][-1])
+            return {**self._of_bodies(self.varied_bodies(shown, rng), rng), "label": clip.label}
+        return {**self._varied_streams(clip, place, self.augmentation, rng), "label": clip.label}
+
+    def _place(self, clip: Clip, epoch: int, index: int, again: int) -> Place:
+        """One of those that evaluation scores, another one each time that an epoch draws the clip."""
+        found = parts(clip, self.specs, self.window, "whole")
+        places = [(part.stamps_ns, start) for part in found for start in part.starts]
+        order = np.random.default_rng([self.recipe.seed, epoch, index, 0, _PLACES]).permutation(len(places))
+        return places[order[again % len(places)]]
+
+    def _recorded(self, clip: Clip, place: Place | None, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Inputs that show what was recorded as it was."""
+        if place is not None:
+            return self._of_clip(clip.sampled(place[0]), self.specs, place[1])
+        start = self._start(rng) if self.any_clip else self.window.starts[-1]
+        sample = clip.sample(self.window.seconds, self.window.frames, self.recipe.clips == "stretched")
+        return self._of_clip(sample, self.specs, start)
+
+    def _varied_streams(
+        self, clip: Clip, place: Place | None, options: augment.Augmentation, rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        """Inputs whose time is varied, and where pictures and flow are cut."""
+        if place is None:
+            stamps = augment.sample_stamps(clip, self.window.seconds, self.window.frames, options, rng)
+        else:
+            stamps = augment.paced_stamps(clip, place[0], options, rng)
         specs = crops.jittered(flow_rgb.jittered(self.specs, rng), rng)
-        return {**self._of_clip(clip.sampled(stamps), specs, self._start(rng)), "label": clip.label}
+        start = self._start(rng) if place is None else place[1]
+        return self._of_clip(clip.sampled(stamps), specs, start)
 
     def varied_bodies(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
         """A clip as an augmented window [M, T, V, 3] in metres, before normalisation."""
@@ -93,7 +130,12 @@ class Samples(Dataset[Sample]):
 
     def _varied(self, bodies: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         assert self.augmentation is not None
-        return (augment_hands.vary_hands if self._hands else augment.vary_bodies)(bodies, self.augmentation, rng)
+        varied = (augment_hands.vary_hands if self._hands else augment.vary_bodies)(bodies, self.augmentation, rng)
+        if self._begins:
+            # Live the first pose is held as it is, and a joint map tells by that where a recording begins.
+            first = joint_map.first_shown(bodies)
+            varied[:, :first] = varied[:, first : first + 1]
+        return varied
 
     @property
     def _hands(self) -> bool:
@@ -115,6 +157,12 @@ class Samples(Dataset[Sample]):
     def _start(self, rng: np.random.Generator) -> int:
         starts = self.window.starts
         return starts[int(rng.integers(len(starts)))] if len(starts) > 1 else starts[0]
+
+
+def _until(clip: Clip, end_ns: int) -> Clip:
+    """The bodies of a clip up to a stamp."""
+    count = int(np.searchsorted(clip.stamps_ns, end_ns + _ROUNDED_NS, side="right"))
+    return Clip(clip.name, clip.label, clip.stamps_ns[:count], clip.bodies[:, :count])
 
 
 def _joints_and_bones(specs: list[InputSpec]) -> bool:

@@ -7,7 +7,7 @@ from actrec import features
 from actrec.errors import ConfigError, InputError
 from actrec.features.base import View
 from actrec.features.flow_rgb import FlowPreprocessing, FlowRgb, PictureCrop, colours, jittered
-from actrec.features.joint_map import JointMapPreprocessing
+from actrec.features.joint_map import JointMapPreprocessing, first_shown
 from actrec.features.joint_pixels import PixelPreprocessing
 from actrec.package import InputSpec
 
@@ -220,18 +220,32 @@ def test_columns_between_two_frames_are_interpolated():
     bodies = bodies_at_random(1, 4)
     found = make(changed(MAP, rate=3), bodies=bodies)
     plain = make(MAP, bodies=bodies)
-    np.testing.assert_allclose(found[:, 2:12:3], plain[:, :4], atol=1e-6)
-    np.testing.assert_allclose(found[:, 3], plain[:, 0] * 2 / 3 + plain[:, 1] / 3, atol=1e-5)
-    np.testing.assert_allclose(found[:, :2], plain[:, [0, 0]], atol=1e-6)  # the first pose, held
-    assert (found[:, 12:] == 0).all()
+    np.testing.assert_allclose(found[:, 0:10:3], plain[:, :4], atol=1e-6)
+    np.testing.assert_allclose(found[:, 1], plain[:, 0] * 2 / 3 + plain[:, 1] / 3, atol=1e-5)
+    assert (found[:, 10:] == 0).all()
+
+
+@pytest.mark.parametrize("rate", [1, 3])
+def test_the_map_begins_with_the_first_frame_in_which_somebody_is_seen(rate):
+    bodies = bodies_at_random(2, 5)
+    bodies[0, :, 7], bodies[1] = np.nan, np.nan  # a joint and a person that are never seen
+    begun = make(changed(MAP, rate=rate), bodies=bodies[:, 1:])
+    held = np.concatenate([bodies[:, 1:2], bodies[:, 1:2], bodies[:, 1:]], axis=1)
+    nobody = np.concatenate([np.full_like(bodies[:, :1], np.nan), held], axis=1)
+    for window in (held, nobody):
+        assert first_shown(window) == window.shape[1] - 4
+        np.testing.assert_array_equal(make(changed(MAP, rate=rate), bodies=window[:, -6:]), begun)
+    still = make(changed(MAP, rate=rate), bodies=np.repeat(bodies[:, :1], 5, axis=1))
+    assert np.abs(still[:, 0]).max() > 0 and (still[:, 1:] == 0).all()
+    assert (make(MAP, bodies=bodies * np.nan) == 0).all()
 
 
 def test_a_body_that_comes_into_view_does_not_grow_out_of_the_centre():
-    bodies = bodies_at_random(1, 4)
-    bodies[0, 0] = np.nan
+    bodies = bodies_at_random(2, 4)
+    bodies[1, 0] = np.nan
     found = make(changed(MAP, rate=3), bodies=bodies)
-    assert (found[:, :5] == 0).all()
-    np.testing.assert_allclose(found[:, 5], make(MAP, bodies=bodies)[:, 1], atol=1e-6)
+    assert (found[75:, :3] == 0).all()
+    np.testing.assert_allclose(found[75:, 3], make(MAP, bodies=bodies)[75:, 1], atol=1e-6)
 
 
 @pytest.mark.parametrize(

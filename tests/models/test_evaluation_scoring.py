@@ -132,15 +132,6 @@ def test_live_takes_the_end_of_a_recording_and_whole_all_of_it(tmp_path):
     assert scoring.score(session, walk, "whole").logits[0, 0] == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("frames", [1, 3, 12, 40])
-def test_stretched_holds_all_of_a_recording_in_one_window(frames):
-    clip = still("walk", 0, [(float(i), 0.0) for i in range(frames)])
-    [(stamps, part)] = scoring.parts(clip, [BODY], window := WindowSpec(1.0, 4), "stretched")
-    assert part == window and len(stamps) == 4
-    assert (stamps[0], stamps[-1]) == (clip.stamps_ns[0], clip.stamps_ns[-1])
-    np.testing.assert_allclose(clip.sampled(stamps)["bodies"][0, :, 0, 0], np.linspace(0, frames - 1, 4), rtol=1e-4)
-
-
 @pytest.mark.parametrize(
     ("combine", "expected"),
     [("max", "most confident"), ("mean", "mean of probabilities")],
@@ -155,31 +146,6 @@ def test_whole_combines_all_clips_as_the_package_says(tmp_path, combine, expecte
     each = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     joint = each.max(axis=0) if combine == "max" else each.mean(axis=0)
     np.testing.assert_allclose(found, joint / joint.sum(), rtol=1e-4, err_msg=expected)
-
-
-@pytest.mark.parametrize("frames", [1, 3, 9, 30, 61])
-@pytest.mark.parametrize("window", [WindowSpec(2.0, 8), WindowSpec(2.0, 8, 4, 3), WindowSpec(2.0, 8, 5, 2)])
-def test_parts_cover_a_recording_and_end_with_it(frames, window):
-    clip = still("clip", 0, [(0.0, 0.0)] * frames)
-    live = list(scoring.parts(clip, [BODY], window, "live"))
-    assert len(live) == 1
-    found = [stamps for stamps, _ in scoring.parts(clip, [BODY], window, "whole")]
-    assert found[-1][-1] == live[0][0][-1] == clip.stamps_ns[-1]
-    assert found[0][0] <= clip.stamps_ns[0]
-    starts = np.diff([stamps[0] for stamps in found]) / 250e6
-    assert (starts == (window.stride or 4)).all()
-    joined = np.unique(np.concatenate(found))
-    if window.stride <= window.clip_frames:
-        np.testing.assert_array_equal(np.diff(joined), 250e6)  # no gap: every sample of a quarter second is seen
-
-
-def test_inputs_of_the_whole_window_get_whole_windows():
-    shown = replace(BODY, modality="joint_map", preprocessing={"scope": "window"})
-    window = WindowSpec(2.0, 8, 4, 2)
-    clip = still("clip", 0, [(0.0, 0.0)] * 24)
-    found = list(scoring.parts(clip, [shown], window, "whole"))
-    assert {part for _, part in found} == {window}
-    assert [len(stamps) for stamps, _ in found] == [8] * len(found)
 
 
 def test_what_does_not_fit_is_refused(tmp_path, tiny):

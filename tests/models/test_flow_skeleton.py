@@ -310,12 +310,12 @@ def test_late_fusion_concatenates_fc_4096_and_fc_768():
 )
 def test_checkpoints_of_the_parts_fit_the_whole(name, part, unfit):
     whole = network(name).state_dict()
-    state = network(part, **({"frames": 160} if part == "res_tcn_bjcn" else {})).state_dict()
+    state = network(part, **({"frames": 144} if part == "res_tcn_bjcn" else {})).state_dict()
     assert {k.rsplit(".", 1)[0] for k, v in state.items() if k not in whole or v.shape != whole[k].shape} == unfit
 
 
 def test_at_2_takes_its_score_from_a_trained_skeleton_model():
-    skeleton, model = network("res_tcn_bjcn", frames=160), network("c3d_flow_at2")
+    skeleton, model = network("res_tcn_bjcn", frames=144), network("c3d_flow_at2")
     wanted = set(model.skeleton.state_dict())
     assert wanted <= set(skeleton.skeleton.state_dict())
     model.skeleton.load_state_dict({k: v for k, v in skeleton.skeleton.state_dict().items() if k in wanted})
@@ -343,7 +343,8 @@ def test_windows_are_the_papers():
         window = actrec_models.create(name, num_classes=5, width=4, fc=16).window
         assert (window.clip_frames, window.stride, window.combine) == (16, 8, "mean")
         assert window.frames / window.seconds == pytest.approx(10)  # the Kinect's 30 Hz, every third frame
-        assert window.starts == (0, 8, 16, 24, 32)
+        assert window.starts == ((0, 8, 16, 24, 32) if name == "c3d_flow" else tuple(range(4, 85, 8)))
+        assert window.seconds == pytest.approx(4.8 if name == "c3d_flow" else 10)  # as long as the joint map
     window = actrec_models.create("res_tcn_bjcn", num_classes=5, width=4).window
     assert (window.seconds, window.frames, window.starts) == (10, 300, (0,))
 
@@ -366,7 +367,9 @@ def test_input_shapes_are_the_papers():
         ("c3d_flow", {"frames": 20}, "frames is 20, expected a multiple of 16"),
         ("c3d_flow", {"size": 100}, "size is 100, expected a multiple of 16"),
         ("res_tcn_bjcn", {"frames": 302}, "frames is 302, expected a multiple of 4"),
-        ("c3d_flow_at2", {"map_frames": 140}, "48 frames fills 144 columns"),
+        ("res_tcn_bjcn", {"frames": 60, "step": 7}, "frames is 60, expected a multiple of step, 7"),
+        ("c3d_flow_at2", {"map_frames": 140}, "map_frames is 140, expected a multiple of 12"),
+        ("c3d_flow_at2", {"map_frames": 84, "frames": 32}, "32 frames alone is as long as 96 columns"),
         ("c3d_flow_at2", {"layer": "5"}, "layer is '5', allowed: 1, 2, 3, 4, sum"),
         ("flow_skeleton", {"skeleton": "half"}, "skeleton is 'half', allowed: joint, frozen"),
     ],

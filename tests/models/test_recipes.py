@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -12,10 +13,13 @@ import yaml
 import actrec_models
 from actrec import config, features
 from actrec.errors import ConfigError
+from actrec.features.example import example_clip
+from actrec.frames import NANOSECONDS
 from actrec_models import recipe
-from actrec_models.data import DATASETS
+from actrec_models.data import DATASETS, Clip, ClipDataset
 from actrec_models.draws import Selection, Validation
 from actrec_models.recipe import Recipe
+from actrec_models.samples import Samples
 from tests.models.made_up import skeletons
 
 FOLDER = Path(__file__).parents[2] / "models/recipes"
@@ -23,9 +27,9 @@ SHIPPED = sorted(FOLDER.rglob("*.yaml"))
 OTHERS: list[tuple[str, dict[str, Any]]] = [  # what the papers' recipes say that --set makes of them
     *((f"deepacts_{name}", {"model": model}) for name in ("ntu60", "ntu120", "sysu")
       for model in ("deepacts_multi", "deepacts_graph", "deepacts_cnn")),
-    ("deepacts_ntu60", {"split": "cross_view", "options": {"modalities": ["body"]}}),
+    ("deepacts_ntu60", {"split": "cross_view", "options": {"bodies": 2, "modalities": ["body"]}}),
     ("deepacts_sysu", {"split": "same_subject", "dataset_options": {"fold": 7}}),
-    ("sem_net_ntu60", {"options": {"streams": "joint"}}),
+    ("sem_net_ntu60", {"options": {"streams": "joint", "dropout": 0.1}}),
     ("sem_net_ntu120", {"split": "cross_setup"}),
     ("spa_net_ntu60", {"model": "spa_net_3p1d", "split": "cross_view"}),
     ("sem_spa_shrec17", {"dataset": "shrec17_14"}),
@@ -71,6 +75,40 @@ def test_every_recipe_can_be_followed(path):
 @pytest.mark.parametrize(("name", "changes"), OTHERS)
 def test_so_can_what_its_comments_make_of_it(name, changes):
     follow(recipe.read(FOLDER / f"papers/{name}.yaml", changes))
+
+
+NTU = [
+    *((path.stem, {}) for path in SHIPPED if path.parent.name == "papers" and "ntu" in path.stem),
+    *(("deepacts_ntu60", {"model": f"deepacts_{name}"}) for name in ("multi", "graph", "cnn")),
+    ("deepacts_ntu120", {"options": {"bodies": 2, "modalities": ["body"]}}),
+    ("sem_net_ntu60", {"options": {"streams": "joint", "dropout": 0.1}}),
+    ("spa_net_ntu120", {"model": "spa_net_3p1d"}),
+]
+
+
+@pytest.mark.parametrize(("name", "changes"), NTU)
+def test_ntus_mutual_actions_become_inputs(name, changes):
+    """Clips of NTU RGB+D show up to two people; of pictures, all networks look at the first one's."""
+    chosen = recipe.read(FOLDER / f"papers/{name}.yaml", changes)
+    for stage in chosen.plan():
+        own = chosen.of(stage)
+        network = network_of(own.model, json.dumps(own.network_options(), sort_keys=True))
+        made = [Samples(both, network.input_specs, own.window(network), own, None)[0] for both in mutual(network)]
+        assert {spec.name: made[0][spec.name].shape for spec in network.input_specs} == {
+            spec.name: spec.shape for spec in network.input_specs
+        }
+        of_second = [spec.name for spec in network.input_specs if (made[0][spec.name] != made[1][spec.name]).any()]
+        assert bool(of_second) == (getattr(network.config, "bodies", 1) == 2 and own.model != "c3d_flow_at1")
+
+
+def mutual(network):
+    """Clips of two people, of whom the second does something else in the other one."""
+    stamps = (np.arange(24) / 12 * NANOSECONDS).astype(np.int64)
+    streams = example_clip(network.input_specs, 24, 2)
+    bodies = streams.pop("bodies")
+    moved = bodies.copy()
+    moved[1] += 0.3 * np.sin(np.arange(24, dtype=np.float32))[:, None, None]
+    return [ClipDataset([Clip("mutual", 0, stamps, both, streams)], ["a", "b"]) for both in (bodies, moved)]
 
 
 def test_every_paper_has_a_recipe_for_its_datasets():

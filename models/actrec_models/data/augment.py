@@ -125,6 +125,14 @@ def sample_stamps(
     return windows.sample_stamps(int(end), seconds * speed, frames)
 
 
+def paced_stamps(clip: Clip, stamps_ns: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
+    """The stamps of one place in `clip` at a random speed, moved on as far as it takes to lie in the clip again."""
+    speed = options.speed ** rng.uniform(-1, 1)
+    paced = stamps_ns[-1] - np.round((stamps_ns[-1] - stamps_ns) * speed).astype(np.int64)
+    early, room = clip.stamps_ns[0] - paced[0], clip.stamps_ns[-1] - paced[-1]
+    return np.asarray(paced + max(min(early, room), 0))
+
+
 def follow(before: Clip, clip: Clip, rng: np.random.Generator, layout: str = "kinect_v2_25") -> Clip:
     """`clip` as it goes on from where the person of `before` stands: what a live window shows of a second action."""
     pause = round(rng.uniform(0.2, 0.6) * NANOSECONDS)

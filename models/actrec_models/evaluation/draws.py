@@ -22,7 +22,8 @@ class Draws:
         package: Of the model.
         clips: The dataset.
         count: How many looks at each clip.
-        mode: As `scoring.score` takes it: all looks are at stretched clips, or none.
+        mode: As `scoring.score` takes it: all looks are at stretched clips, or none; "whole": each at one of the
+            recording's places.
 
     Raises:
         ConfigError: The package does not tell how clips were varied in its training, or they were not; or they are to
@@ -34,7 +35,7 @@ class Draws:
         if stretched and set(features.streams(package.inputs)) != {"bodies"}:
             raise ConfigError(f"only bodies are varied in stretched clips, but {package.name} takes more: no --draws")
         augmentation = dataclasses.replace(recipe.check(), before=0.0, stretched=float(stretched))
-        recipe = dataclasses.replace(recipe, outliers=0.0)
+        recipe = dataclasses.replace(recipe, outliers=0.0, clips=mode)
         self._samples = Samples(clips, list(package.inputs), package.window, recipe, augmentation)
         self._count = count
 

@@ -10,10 +10,8 @@ import numpy as np
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 
-from actrec import windows
 from actrec.errors import ConfigError, DeviceError, InputError
-from actrec.features.clips import each_clip, of_window
-from actrec.frames import NANOSECONDS
+from actrec.features.clips import each_clip
 from actrec.inference import Session
 from actrec.inference import clips as windowed
 from actrec.package import InputSpec, ModelPackage, WindowSpec
@@ -21,6 +19,7 @@ from actrec_models.data import Clip, ClipDataset
 from actrec_models.evaluation.draws import Draws
 from actrec_models.evaluation.fusion import merge
 from actrec_models.evaluation.report import Report
+from actrec_models.positions import parts
 
 MODES = ("live", "whole", "stretched")
 BATCH = 64
@@ -57,9 +56,9 @@ def score(
     Args:
         session: The model.
         clips: The dataset; each clip is read when it is its turn.
-        mode: "live": the window that the recognizer has when the recording ends. "whole": windows over all of it, their
-            scores combined as the package combines those of a window's clips. "stretched": one window that holds
-            all of it, from its first frame to its last, however long that is.
+        mode: "live": the window that the recognizer has when the recording ends. "whole": clips all over it
+            (`positions.parts`), their scores combined as the package combines those of a window's clips. "stretched":
+            one window that holds all of it, from its first frame to its last, however long that is.
         draws: Score each clip so many times more, varied as in training, and combine all its scores.
         skip_unreadable: Go on where a clip cannot be read, and note why.
         workers: Processes that read and prepare; 0 for this one.
@@ -237,31 +236,8 @@ def inputs_of(clip: Clip, package: ModelPackage, mode: str) -> Iterator[Inputs]:
 
 
 def _made(clip: Clip, inputs: tuple[InputSpec, ...], window: WindowSpec, mode: str) -> Iterator[Inputs]:
-    for wanted, part in parts(clip, inputs, window, mode):
-        yield from each_clip(clip.sampled(wanted), inputs, part)
-
-
-def parts(
-    clip: Clip, inputs: Iterable[InputSpec], window: WindowSpec, mode: str
-) -> Iterator[tuple[np.ndarray, WindowSpec]]:
-    """The stamps at which a recording is sampled, part by part, and the window that each part is.
-
-    "whole" goes from the recording's beginning to its end in steps of the package's stride: clips of T frames, or whole
-    windows where an input shows those. Without a stride, the step is half of that. The last part ends with the
-    recording; the first may begin before it, with the first pose held as in a window that is not full yet.
-    """
-    end = int(clip.stamps_ns[-1])
-    if mode != "whole":
-        yield clip.window_stamps(window.seconds, window.frames, mode == "stretched"), window
-        return
-    rate = window.frames / window.seconds
-    part = window if any(map(of_window, inputs)) else WindowSpec(window.clip_frames / rate, window.clip_frames)
-    step = (window.stride if part.frames < window.frames else 0) or max(part.frames // 2, 1)
-    needed = max(int((end - int(clip.stamps_ns[0])) / NANOSECONDS * rate) + 1, window.frames)
-    frames = part.frames + -(-(needed - part.frames) // step) * step
-    stamps = windows.sample_stamps(end, frames / rate, frames)
-    for start in range(0, frames - part.frames + 1, step):
-        yield stamps[start : start + part.frames], part
+    for part in parts(clip, inputs, window, mode):
+        yield from each_clip(clip.sampled(part.stamps_ns), inputs, part.window, part.starts)
 
 
 def _as_it_is(value: Any) -> Any:

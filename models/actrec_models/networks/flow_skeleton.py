@@ -38,6 +38,10 @@ class ResTcnBjcnConfig:
     frames: int = setting(
         300, "N, columns of the joint map, a multiple of 4; shorter sequences end in zeros", range=(8, 3000)
     )
+    step: int = setting(
+        1, "columns from one pose that is looked at to the next, the rest interpolated: 3 for the models with flow",
+        range=(1, 30),
+    )  # fmt: skip
     bodies: int = setting(2, "skeletons in the joint map", range=(1, 8))
     width: int = setting(64, "filters of Res-TCN's first layer; Res-BJCN has twice as many", range=(4, 512))
     dropout: float = setting(0.5, "after each activation", range=(0.0, 0.9))
@@ -78,7 +82,9 @@ class C3dFlowAt2Config(C3dFlowAt1Config):
     skeleton: str = setting(
         "frozen", "whether the skeleton model is trained along or keeps its weights", choices=("joint", "frozen")
     )
-    map_frames: int = setting(300, "N, columns of the joint map of the whole window, a multiple of 4", range=(8, 3000))
+    map_frames: int = setting(
+        300, "N, columns of the joint map, 30 for each second of the window; a multiple of 12", range=(48, 3000)
+    )
     skeleton_width: int = setting(64, "filters of Res-TCN's first layer", range=(4, 512))
     skeleton_dropout: float = setting(0.5, "after each activation of the skeleton model", range=(0.0, 0.9))
     l1: float = setting(1e-4, "weight of the L1 norm of the skeleton model's convolutions", range=(0.0, 1.0))
@@ -103,6 +109,8 @@ class ResTcnBjcn(Network):
         super().__init__(**options)
         c = self.config
         _check_multiple(c, 4, "frames")
+        if c.frames % c.step:
+            raise ConfigError(f"ResTcnBjcnConfig.frames is {c.frames}, expected a multiple of step, {c.step}")
         rows = 3 * JOINTS * c.bodies
         self.skeleton: ResTcn | TwoBranches
         if c.bjcn:
@@ -115,12 +123,12 @@ class ResTcnBjcn(Network):
     @property
     def input_specs(self) -> list[InputSpec]:
         """The joint map, (150, 300) for two bodies."""
-        return [_map_spec(self.config.bodies, self.config.frames, "clip", 1)]
+        return [_map_spec(self.config.bodies, self.config.frames, "clip", self.config.step)]
 
     @property
     def window(self) -> WindowSpec:
-        """The whole sequence at the Kinect's 30 Hz."""
-        return WindowSpec(self.config.frames / KINECT_HZ, self.config.frames)
+        """The whole sequence at the Kinect's 30 Hz, or every `step`-th frame of it."""
+        return WindowSpec(self.config.frames / KINECT_HZ, self.config.frames // self.config.step)
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Logits of "joint_map" (N, 3·K, frames)."""
@@ -196,11 +204,11 @@ class C3dFlowAt2(C3dFlowAt1):
     def __init__(self, **options: Any):
         super().__init__(**options)
         c = self.config
-        _check_multiple(c, 4, "map_frames")
-        if self.window.frames * FLOW_STEP > c.map_frames:
+        _check_multiple(c, 4 * FLOW_STEP, "map_frames")
+        if c.frames * FLOW_STEP > c.map_frames:
             raise ConfigError(
-                f"{type(c).__name__}.map_frames is {c.map_frames}, but a window of {self.window.frames} frames "
-                f"fills {self.window.frames * FLOW_STEP} columns of the joint map"
+                f"{type(c).__name__}.map_frames is {c.map_frames}, but a clip of {c.frames} frames alone is as long as "
+                f"{c.frames * FLOW_STEP} columns of the joint map"
             )
         self.skeleton = self._skeleton()
         self.skeleton.requires_grad_(c.skeleton == "joint")
@@ -217,6 +225,12 @@ class C3dFlowAt2(C3dFlowAt1):
         if self.config.skeleton == "frozen":
             self.skeleton.eval()
         return self
+
+    @property
+    def window(self) -> WindowSpec:
+        """As long as the joint map, so that both see the whole sequence; clips as of C3D-F."""
+        frames = self.config.map_frames // FLOW_STEP
+        return dataclasses.replace(super().window, seconds=frames * FLOW_STEP / KINECT_HZ, frames=frames)
 
     @property
     def input_specs(self) -> list[InputSpec]:

@@ -1,0 +1,168 @@
+"""Where in a recording clips lie: what evaluation scores is what training draws from."""
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from actrec import config
+from actrec.frames import NANOSECONDS
+from actrec.package import InputSpec, WindowSpec
+from actrec_models.data import Clip, ClipDataset, augment
+from actrec_models.data.augment import Augmentation
+from actrec_models.positions import parts
+from actrec_models.recipe import Recipe
+from actrec_models.samples import Samples
+from tests.models.places import still
+from tests.tiny_model import RAW
+
+FPS = 4.0
+BODY = InputSpec("body", "body", "kinect_v2_25", (1, 3, 4, 25), "m", RAW)
+IMAGE = InputSpec("image", "image", "CTHW", (3, 4, 16, 16))
+MAP = InputSpec("joint_map", "joint_map", "kinect_v2_25", (75, 8), "m", {"scope": "window"})
+IN_CLIPS = WindowSpec(2.0, 8, 4, 2)
+AS_IT_IS = {"speed": 1.0, "cut": 0.0, "hold_s": 0.0}
+
+
+def recording(frames):
+    """Frame i shows a person at x = i, and a picture of brightness 5 · i."""
+    clip = still("clip", 0, [(float(i), 2.0) for i in range(frames)], FPS)
+    colour = np.ones((frames, 16, 16, 3), np.uint8) * (5 * np.arange(frames, dtype=np.uint8))[:, None, None, None]
+    return replace(clip, others={"colour": colour, "size": np.array([16, 16])})
+
+
+def samples(clip, specs, augmentation=None, window=IN_CLIPS, **settings):
+    recipe = config.build(Recipe, {"clips": "whole", **settings})
+    return Samples(ClipDataset([clip], ["a", "b"]), specs, window, recipe, augmentation)
+
+
+def frames_of(sample):
+    """The recorded frames that a sample's picture shows."""
+    return tuple(np.round((sample["image"][0, :, 8, 8] + 1) * 127.5 / 5).astype(int))
+
+
+def scored(clip, specs, window=IN_CLIPS):
+    """The recorded frames of each clip that evaluation scores."""
+    found = []
+    for part in parts(clip, specs, window, "whole"):
+        at = np.round(np.maximum(part.stamps_ns, 0) / NANOSECONDS * FPS).astype(int)
+        found += [tuple(at[start : start + window.clip_frames]) for start in part.starts]
+    return found
+
+
+@pytest.mark.parametrize("frames", [1, 3, 12, 40])
+def test_stretched_holds_all_of_a_recording_in_one_window(frames):
+    clip = recording(frames)
+    [(stamps, part, starts)] = parts(clip, [BODY], window := WindowSpec(1.0, 4), "stretched")
+    assert (part, starts, len(stamps)) == (window, (0,), 4)
+    assert (stamps[0], stamps[-1]) == (clip.stamps_ns[0], clip.stamps_ns[-1])
+    x = clip.sampled(stamps)["bodies"][0, :, 0, 0]
+    np.testing.assert_allclose(x - x[0], np.linspace(0, frames - 1, 4), rtol=1e-4)
+
+
+@pytest.mark.parametrize("frames", [5, 9, 30, 61])
+@pytest.mark.parametrize("window", [WindowSpec(1.25, 5), WindowSpec(2.0, 8, 4, 3), WindowSpec(2.0, 8, 5, 2)])
+def test_parts_go_from_a_recordings_beginning_to_its_end(frames, window):
+    clip = recording(frames)
+    found = [part.stamps_ns for part in parts(clip, [BODY], window, "whole")]
+    assert (found[0][0], found[-1][-1]) == (0, clip.stamps_ns[-1])
+    steps = np.diff([stamps[0] for stamps in found]) / NANOSECONDS * FPS
+    stride = window.stride or 2
+    assert (steps[1:] == stride).all() and (steps[:1] <= stride).all()
+    every = np.unique(np.concatenate(found))
+    np.testing.assert_array_equal(every, clip.stamps_ns)  # each frame is seen, and nothing else
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_a_recording_shorter_than_a_clip_gives_one_that_ends_with_it(frames):
+    expected = tuple(max(i, 0) for i in range(frames - 4, frames))
+    assert scored(recording(frames), [BODY]) == [expected]
+    assert scored(recording(frames), [BODY, MAP]) == [expected]
+
+
+@pytest.mark.parametrize("rate", [12.0, 30.0, 29.97])
+def test_whole_nanoseconds_cost_no_frame(rate):
+    stamps = (np.arange(16) / rate * NANOSECONDS).astype(np.int64) + 1_700_000_000 * NANOSECONDS
+    clip = Clip("c3d", 0, stamps, np.zeros((1, 16, 25, 3), np.float32))
+    window = WindowSpec(48 / rate, 48, 16, 8)
+    [part] = parts(clip, [BODY], window, "whole")
+    np.testing.assert_allclose(part.stamps_ns, stamps, rtol=0, atol=2)
+
+
+def test_inputs_of_the_whole_window_get_whole_windows():
+    found = list(parts(recording(24), [BODY, MAP], IN_CLIPS, "whole"))
+    assert {part.window for part in found} == {IN_CLIPS}
+    assert [len(part.stamps_ns) for part in found] == [8] * len(found)
+    assert {part.starts for part in found} == {(0, 2, 4)}
+
+
+def test_their_clips_do_not_begin_before_the_recording():
+    """The window does, where it is longer; its clips of four frames go on in steps of two back from the end."""
+    assert scored(recording(7), [BODY, MAP]) == [(0, 1, 2, 3), (1, 2, 3, 4), (3, 4, 5, 6)]
+    assert scored(recording(4), [BODY, MAP]) == [(0, 1, 2, 3)]
+    window = WindowSpec(2.25, 9, 4, 2)  # whose own clips leave its first frame out
+    assert scored(recording(9), [MAP], window) == [(0, 1, 2, 3), (1, 2, 3, 4), (3, 4, 5, 6), (5, 6, 7, 8)]
+    assert {frame for clip in scored(recording(30), [MAP], window) for frame in clip} == set(range(30))
+
+
+@pytest.mark.parametrize("augmentation", [None, Augmentation(**AS_IT_IS)])
+@pytest.mark.parametrize("frames", [2, 4, 11, 40])
+def test_training_draws_all_that_evaluation_scores_alike_and_nothing_else(augmentation, frames):
+    clip = recording(frames)
+    drawn = samples(clip, [IMAGE], augmentation)
+    wanted = scored(clip, [IMAGE])
+    found = [frames_of(drawn[epoch, 0, 0]) for epoch in range(40 * len(wanted))]
+    assert set(found) == set(wanted)
+    counts = [found.count(place) for place in wanted]
+    assert min(counts) > 20 and max(counts) < 65  # of 40 expected
+
+
+def test_draws_of_one_epoch_are_of_different_places():
+    clip = recording(11)  # five places
+    drawn = samples(clip, [IMAGE], Augmentation(**AS_IT_IS))
+    for epoch in range(5):
+        once = [frames_of(drawn[epoch, 0, again]) for again in range(5)]
+        assert sorted(once) == scored(clip, [IMAGE])
+        assert once == [frames_of(drawn[epoch, 0, again]) for again in range(5)], "as a run that is resumed sees them"
+    assert len({tuple(frames_of(drawn[epoch, 0, again]) for again in range(5)) for epoch in range(9)}) > 5
+
+
+def test_a_map_of_the_window_goes_with_a_clip_of_that_window():
+    drawn = samples(recording(12), [IMAGE, MAP], seed=4)
+    for epoch in range(20):
+        sample = drawn[epoch, 0, 0]
+        (first, *_, last), columns = frames_of(sample), np.flatnonzero(sample["joint_map"][2])
+        assert 0 <= first < last <= 11
+        assert len(columns) == 8, "windows of eight frames, all of them of the recording"
+
+
+def test_bodies_alone_are_varied_about_the_same_places():
+    nothing = {field.name: 0.0 for field in fields(Augmentation)} | {"speed": 1.0, "mirror": False}
+    window = WindowSpec(1.0, 4)
+    drawn = samples(recording(12), [BODY], Augmentation(**nothing), window)
+    found = {tuple(np.diff(drawn[epoch, 0, 0]["body"][0, 0, :, 0])) for epoch in range(40)}
+    assert {np.round(steps).tolist() == [1, 1, 1] for steps in map(np.array, found)} == {True}
+    x = {round(float(drawn[epoch, 0, 0]["body"][0, 0, -1, 0])) for epoch in range(60)}
+    assert x == {clip[-1] for clip in scored(recording(12), [BODY], window)}
+
+
+def test_recordings_that_are_not_gone_over_are_drawn_as_before():
+    clip = recording(40)
+    drawn = samples(clip, [IMAGE], clips="live")
+    assert frames_of(drawn[5, 0, 0]) == (36, 37, 38, 39)
+    stamps = augment.sample_stamps(clip, 2.0, 8, Augmentation(**AS_IT_IS), np.random.default_rng(0))
+    np.testing.assert_array_equal(stamps, clip.stamps_ns[-8:])
+
+
+def test_a_clip_at_another_speed_stays_in_the_recording():
+    clip, rng = recording(20), np.random.default_rng(3)
+    options = Augmentation(**{**AS_IT_IS, "speed": 2.0})
+    for part in parts(clip, [IMAGE], IN_CLIPS, "whole"):
+        lengths = []
+        for _ in range(50):
+            paced = augment.paced_stamps(clip, part.stamps_ns, options, rng)
+            assert (paced[0], paced[-1]) >= (0, part.stamps_ns[-1]) and paced[-1] <= clip.stamps_ns[-1]
+            lengths.append((paced[-1] - paced[0]) / (part.stamps_ns[-1] - part.stamps_ns[0]))
+        assert 0.5 <= min(lengths) < 0.7 and 1.6 < max(lengths) <= 2.0
+    same = augment.paced_stamps(clip, part.stamps_ns, Augmentation(**AS_IT_IS), rng)
+    np.testing.assert_array_equal(same, part.stamps_ns)
