@@ -169,7 +169,7 @@ class _Run:
         found = checkpoint.newest(folder) if self.resume else None
         position: dict[str, Any] = {"epoch": 0, "steps": 0, "seconds": self.seconds}
         if found:
-            _check_same_run(found, module.recipe, self.fingerprint, self.recordings)
+            _check_same_run(found, module.recipe, self.fingerprint)
             self.made_by = provenance.of_checkpoint(found[1])
             self.init = _same_init(found, self.init)
             position = _position(found[1], recipe)
@@ -318,18 +318,12 @@ def training_clips(recipe: Recipe, data_root: str, root: str = "") -> ClipDatase
     return ClipDataset([*(clips[i] for i in range(len(clips))), *more], clips.classes)
 
 
-def _check_same_run(
-    found: tuple[Path, dict[str, Any]], recipe: Recipe, fingerprint: str, recordings: Sequence[str]
-) -> None:
+def _check_same_run(found: tuple[Path, dict[str, Any]], recipe: Recipe, fingerprint: str) -> None:
     path, content = found
     before = config.build(Recipe, content["hyper_parameters"]["recipe"]).as_dict()
     changed = [name for name, value in recipe.as_dict().items() if before[name] != value]
-    run = provenance.of_checkpoint(content)
-    known = run.get("recordings")
-    # Of a person's own recordings the fingerprint knows sizes alone; their identities know contents.
-    other = bool(recordings and known) and list(recordings) != known
-    if other or run.get("data_sha256", fingerprint) != fingerprint:
-        changed.append("data, although it is called the same")
+    known = provenance.of_checkpoint(content).get("data_sha256", fingerprint)
+    changed += ["data, although it is called the same"] if known != fingerprint else []
     if changed:
         raise ConfigError(
             f"{path.parent} holds a run with another {', '.join(changed)}: choose another --out, or --fresh"

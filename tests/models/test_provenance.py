@@ -6,7 +6,7 @@ import subprocess
 import pytest
 import torch
 
-from actrec.errors import ConfigError, DeviceError
+from actrec.errors import DeviceError
 from actrec_models import checkpoint, data, export, provenance
 from actrec_models.data.source import Entry
 from actrec_models.training import Machine
@@ -110,13 +110,21 @@ def test_other_content_of_the_same_length_is_other_data(tmp_path):
         source.fingerprint([entry])
 
 
-def test_other_content_of_own_recordings_is_no_resumption(clips, tmp_path, monkeypatch):
-    """Their fingerprint knows sizes alone."""
-    own = skeletons()
-    monkeypatch.setattr(data, "create", lambda name, root, **options: own)
-    monkeypatch.setattr(type(own), "identities", lambda self: ("one", "two"))
-    children.run(tmp_path, CPU, epochs=1)
-    children.run(tmp_path, CPU, epochs=1)
-    monkeypatch.setattr(type(own), "identities", lambda self: ("one", "changed"))
-    with pytest.raises(ConfigError, match="another data, although it is called the same"):
-        children.run(tmp_path, CPU, epochs=1)
+def test_own_recordings_are_known_by_their_content(tmp_path):
+    """Of the same size and name, as a bag that is recorded anew may be."""
+    bag = tmp_path / "clap/clap_001"
+    for path in (tmp_path / "wave/a.skeleton", bag / "metadata.yaml", bag / "clap_001_0.mcap"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(1000))
+
+    def found():
+        source = data.source("folder", tmp_path)
+        return source.fingerprint(source.entries())
+
+    first = found()
+    assert found() == first
+    for path in (tmp_path / "wave/a.skeleton", bag / "clap_001_0.mcap"):
+        path.write_bytes(bytes(999) + b"1")
+        assert found() != first
+        path.write_bytes(bytes(1000))
+    assert found() == first

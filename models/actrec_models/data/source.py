@@ -130,7 +130,7 @@ class Source(ABC):
             digest.update(f"{entry.name} {entry.label}".encode("utf-8", "surrogateescape"))
             for key, file in sorted(entry.files.items()):
                 digest.update(f" {key} ".encode())
-                for part in _content(file):
+                for part in content(file):
                     digest.update(part)
         return digest.hexdigest()
 
@@ -145,8 +145,12 @@ class Source(ABC):
             raise ConfigError(f"{name} has split {', '.join(self.splits)}; got '{split}'")
 
 
-def _content(path: Path) -> Iterator[bytes]:
-    """What a fingerprint takes of a file: its size and its ends; of a folder, the names in it."""
+def content(path: Path) -> Iterator[bytes]:
+    """What a fingerprint takes of a file: its size and its ends; of a folder, the names in it.
+
+    Raises:
+        DeviceError: It cannot be read.
+    """
     try:
         if path.is_dir():
             yield "\n".join(sorted(os.listdir(path))).encode("utf-8", "surrogateescape")
@@ -154,7 +158,7 @@ def _content(path: Path) -> Iterator[bytes]:
         with open(path, "rb") as file:
             size = file.seek(0, os.SEEK_END)
             yield str(size).encode()
-            for place in (0, max(size - _END, _END)):
+            for place in (0, max(size - _END, 0)):
                 file.seek(place)
                 yield file.read(_END)
     except OSError as error:

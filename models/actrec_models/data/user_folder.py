@@ -12,7 +12,6 @@ taken from it where it has some, else found by the body estimator, as in the liv
 import hashlib
 import logging
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,16 +31,12 @@ from actrec.recordings.labels import FILE, LabelledClip, read_labels
 from actrec.recordings.people import read_people
 from actrec.recordings.sequence import SkeletonSequence
 from actrec_models.data.clips import Clip
-from actrec_models.data.source import Entry, Source
+from actrec_models.data.source import Entry, Source, content
 
 logger = logging.getLogger(__name__)
 
 OTHER = -1
 """Label of recordings called `unknown`: they show none of the classes."""
-
-
-_END = 1 << 16
-"""Bytes at either end of a file by which it is known."""
 
 
 @dataclass(frozen=True)
@@ -185,13 +180,10 @@ class Folder(Source):
                     yield frame
 
     def fingerprint(self, entries: Sequence[Entry]) -> str:
-        """SHA-256 over names, labels, spans and the sizes of all files of their recordings."""
+        """SHA-256 over names, labels, spans and the sizes and ends of all files of their recordings."""
         digest = hashlib.sha256("\n".join(self.classes).encode("utf-8", "surrogateescape"))
         for entry in entries:
-            path = self._path(entry)
-            files = sorted(path.rglob("*")) if path.is_dir() else [path]
-            sizes = " ".join(f"{file.name} {file.stat().st_size}" for file in files if file.is_file())
-            told = f"{entry.name} {entry.label} {sorted(entry.meta.items())} {sizes}"
+            told = f"{entry.name} {entry.label} {sorted(entry.meta.items())} {self.identity(entry)}"
             digest.update(told.encode("utf-8", "surrogateescape"))  # as names of files may be
         return digest.hexdigest()
 
@@ -200,12 +192,8 @@ class Folder(Source):
         digest, path = hashlib.sha256(), self._path(entry)
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file():
-                with open(file, "rb") as opened:
-                    size = opened.seek(0, os.SEEK_END)
-                    digest.update(str(size).encode())
-                    for place in (0, max(size - _END, 0)):
-                        opened.seek(place)
-                        digest.update(opened.read(_END))
+                for part in content(file):
+                    digest.update(part)
         return digest.hexdigest()[:16]
 
     def _labelled(self) -> list[LabelledClip]:
