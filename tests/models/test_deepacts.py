@@ -253,6 +253,19 @@ def test_a_hand_has_joints_and_bones_and_is_placed_by_its_palm(name, options):
         assert torch.isfinite(model(**{k: torch.from_numpy(v)[None] for k, v in made.items()})).all()
 
 
+@pytest.mark.parametrize(("name", "options"), [("deepacts_graph", {}), ("deepacts_cnn", {"cnn": "hcn"})])
+@pytest.mark.parametrize("layout", ["kinect_v2_25", "hand_22"])
+def test_joints_and_bones_are_followed_by_what_they_move(name, options, layout):
+    model = network(name, layout=layout, modalities=("body", "bones", "body_motion", "bones_motion"), **options)
+    clip = example_clip(model.input_specs, 16)
+    made = features.inputs(clip, model.input_specs)
+    for place in ("body", "bones"):
+        np.testing.assert_allclose(made[f"{place}_motion"][:, :, 1:], np.diff(made[place], axis=2), atol=1e-6)
+    with torch.no_grad():
+        scores = model(**{k: torch.from_numpy(v)[None] for k, v in made.items()})
+    assert scores.shape == (1, model.config.num_classes) and torch.isfinite(scores).all()
+
+
 def test_stored_extrema_reach_the_inputs():
     extrema = {"hands": [-2.5, 3.0]}
     specs = {s.name: s.preprocessing for s in network("deepacts", extrema=extrema).input_specs}
@@ -283,6 +296,16 @@ def test_imagenet_weights_have_a_place_in_every_branch():
             r"modalities is body, voice; choose from body, bones, hands",
         ),
         ("deepacts", {"modalities": ()}, "modalities is empty"),
+        (
+            "deepacts",
+            {"modalities": ("body", "body_motion")},
+            "there is no stamp of body_motion: choose from body, bones",
+        ),
+        (
+            "deepacts_graph",
+            {"modalities": ("bones_motion",), "padding": "none"},
+            "bones_motion needs two: choose padding",
+        ),
         ("deepacts_cnn", {"modalities": ("body", "body")}, "each once"),
         ("deepacts_graph", {"kernel": 4}, "kernel is 4"),
         ("deepacts_cnn", {"cnn": "vgg16"}, "cnn is 'vgg16', allowed: efficientnet_b0, resnet50, hcn"),

@@ -18,6 +18,7 @@ from actrec.package import InputSpec
 from actrec_models.networks.base import Network
 from actrec_models.networks.deepacts_options import (
     MODALITIES,
+    MOVED,
     PICTURE_NETWORKS,
     CnnOptions,
     DeepActsCnnConfig,
@@ -125,7 +126,7 @@ class _Branches(Network):
 
     def __init__(self, **options: Any):
         super().__init__(**options)
-        check_choice("modalities", self.config.modalities, tuple(MODALITIES))
+        check_choice("modalities", self.config.modalities, (*MODALITIES, *MOVED))
         self.names = [spec.name for spec in self.input_specs]
         joints = {name: joints_of(self.config, name) for name in self.config.modalities}
         self.branches = nn.ModuleDict({name: self._branch(made_of) for name, made_of in joints.items()})

@@ -34,7 +34,10 @@ MODALITIES = {
 }
 """The five parts of Deep Action Stamps (Fig. 2 A, C, B, D, E): N = 25, 25, 42, 68, 25."""
 
-HAND_MODALITIES = ("body", "bones")
+MOVED = {name: Joints("kinect_v2_25", 1, "m") for name in ("body_motion", "bones_motion")}
+"""Beyond the paper, for the graph network and HCN: what each joint and bone has moved since the frame before."""
+
+HAND_MODALITIES = ("body", "bones", *MOVED)
 """Those that a clip of a hand has."""
 
 PICTURE_NETWORKS = ("efficientnet_b0", "resnet50")
@@ -45,7 +48,10 @@ class DeepActsOptions:
     """Options that all of the family have."""
 
     num_classes: int = setting(60, "classes", range=(1, 100_000))
-    modalities: tuple[str, ...] = setting(tuple(MODALITIES), f"branches, one a modality: {', '.join(MODALITIES)}")
+    modalities: tuple[str, ...] = setting(
+        tuple(MODALITIES),
+        f"branches, one a modality: {', '.join(MODALITIES)}; beyond the paper, of joints alone, {', '.join(MOVED)}",
+    )
     frames: int = setting(60, "T, frames of a clip (200 on SYSU)", range=(1, 1000))
     bodies: int = setting(1, "M, bodies of a clip, averaged", range=(1, 8))
     layout: str = setting(
@@ -119,17 +125,24 @@ def joints_of(options: DeepActsOptions, modality: str) -> Joints:
     Raises:
         ConfigError: A clip of a hand does not have it.
     """
+    joints = {**MODALITIES, **MOVED}[modality]
     if options.layout == "kinect_v2_25":
-        return MODALITIES[modality]
+        return joints
     if modality not in HAND_MODALITIES:
         raise ConfigError(f"a clip of {options.layout} has no {modality}: set modalities to [body, bones]")
-    return dataclasses.replace(MODALITIES[modality], layout=options.layout)
+    return dataclasses.replace(joints, layout=options.layout)
 
 
 def graph_specs(options: DeepActsOptions) -> list[InputSpec]:
-    """An input (M, 3, T, N) a modality: joints over time, as the graph network and HCN take them."""
+    """An input (M, 3, T, N) a modality: joints over time, as the graph network and HCN take them.
+
+    Raises:
+        ConfigError: The network is to run frame by frame, and a modality needs two.
+    """
     shape = (options.bodies, 3, options.frames)
     streamed = isinstance(options, DeepActsGraphConfig) and options.padding == "none"
+    if streamed and (moved := [name for name in options.modalities if name in MOVED]):
+        raise ConfigError(f"padding none is for one frame at a time, and {moved[0]} needs two: choose padding same")
     return [
         _spec(
             name,
@@ -145,8 +158,10 @@ def stamp_specs(options: CnnOptions) -> list[InputSpec]:
     """A Deep Action Stamp (M, 3, size, size) a modality, with Eq. 1's extrema in its preprocessing.
 
     Raises:
-        ConfigError: `extrema` names an unknown modality, or is not a pair in order.
+        ConfigError: `extrema` names an unknown modality, or is not a pair in order; a modality has no stamp.
     """
+    if moved := [name for name in options.modalities if name in MOVED]:
+        raise ConfigError(f"there is no stamp of {moved[0]}: choose from {', '.join(MODALITIES)}, or cnn: hcn")
     foreign = sorted(set(options.extrema) - set(MODALITIES))
     if foreign:
         raise ConfigError(f"extrema names {', '.join(map(str, foreign))}; known: {', '.join(MODALITIES)}")
