@@ -138,4 +138,8 @@ def _description(figures: dict[str, Any]) -> str:
 def _training(provenance: dict[str, Any]) -> str:
     if provenance["epochs"] == 0:
         return f"nothing ({provenance['split']}): its labels mean nothing"
-    return f"{provenance['dataset']} ({provenance['split']}), {provenance['accuracy']:.1%} top-1 on its test"
+    figures, data = provenance["figures"], f"{provenance['dataset']} ({provenance['split']})"
+    if not figures.get("test_clips", 1):
+        return f"{data}, not measured: the split has no test part"
+    how = f"by {figures['judged_by']}" if "judged_by" in figures else "on its test"
+    return f"{data}, {provenance['accuracy']:.1%} top-1 {how}"

@@ -31,7 +31,7 @@ _UNKNOWN = "unknown"
 
 
 def commit() -> str:
-    """The source's commit, with "+" where it has uncommitted changes; empty outside a checkout of it.
+    """The source's commit, with "+" where it has uncommitted changes; empty outside a checkout of it, or without git.
 
     Installed into an environment that lies in another project's checkout, or in its own, git does not track it: that
     checkout's commit says nothing of what runs.
@@ -139,5 +139,8 @@ def _program() -> str:
 
 
 def _output(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # not installed, as on a robot
+        return ""
     return done.stdout.strip() if done.returncode == 0 else ""

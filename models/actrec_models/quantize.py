@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from actrec.inference.layer_groups import group_of, is_kept
 from actrec.package import LowerPrecision
 from actrec_models import tensorrt_operators
 from actrec_models.half_precision import difference
+from actrec_models.scratch import scratch
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,8 @@ OPERATORS = ("Conv", "Gemm", "MatMul")
 """What is computed in int8: all that holds weights or multiplies matrices."""
 LEAST_AGREEMENT = 0.98
 """Share of the clips left out of the calibration that int8 must call what float32 calls them."""
+_COPIES = 4
+"""Of the network, that ONNX Runtime writes: as it is, watched, with its shapes."""
 _BATCH = 16
 _OPTIONS = {
     "ActivationSymmetric": True, "WeightSymmetric": True,  # there are no zero points
@@ -71,10 +73,11 @@ def quantised(content: bytes, calibration: Sequence[Inputs], held_out: Inputs, k
     Raises:
         ConfigError: There is no such group.
         PackageError: ONNX Runtime cannot quantise it, or it disagrees even with half of its groups in float32.
+        DeviceError: The disk of temporary files is full.
     """
     check_groups(content, keep)
-    with tempfile.TemporaryDirectory() as scratch:
-        quantiser = _Quantiser(content, Path(scratch), calibration)
+    with scratch(_COPIES * len(content)) as folder:
+        quantiser = _Quantiser(content, folder, calibration)
         expected = _logits(content, held_out)
 
         def judged(kept: Sequence[str]) -> Quantised:

@@ -50,12 +50,9 @@ def add(
     """
     folders.check_place(folder, DESCRIPTION, overwrite)
     base = zoo.find(source)
-    trained = base.provenance
-    name = dataset or trained.dataset
-    if name not in data.DATASETS.names():
-        raise ConfigError(f"{base.name} was trained on '{name}', which is no dataset here: name one with --dataset")
-    split = trained.split if name == trained.dataset else ""
-    part = data.create(name, root or data.folder(data_root, name), split=split, part="train")
+    name = dataset or base.provenance.dataset
+    own = name == base.provenance.dataset
+    part = _training_part(base, name, root or data.folder(data_root, name))
     scoring.check_fit(base, part)
     content = base.read_onnx()
     quantize.check_groups(content, keep)  # before minutes of work, not after
@@ -75,8 +72,26 @@ def add(
     lower = {precision: base.read_onnx(precision) for precision in base.precisions[1:]}
     lower["int8"] = found.content
     described = found.described(f"{len(used)} clips of {name}'s training part")
-    draft = repackage.scored(dataclasses.replace(base, int8=described), content, lower, "int8", data_root, root)
+    draft = dataclasses.replace(base, int8=described)
+    # Of another dataset, `root` is not the folder of the one whose test part tells the accuracy.
+    draft = repackage.scored(draft, content, lower, "int8", data_root, root if own else "")
     return repackage.write_like(base, draft, content, lower, folder, overwrite)
+
+
+def _training_part(base: ModelPackage, name: str, root: str) -> ClipDataset:
+    """The training part of a dataset: of its own, by the split, fold and people that the package was trained on.
+
+    Raises:
+        ConfigError: There is no such dataset.
+    """
+    trained = base.provenance
+    if name not in data.DATASETS.names():
+        known = ", ".join(data.DATASETS.names())
+        what = f"{base.name} was trained on '{name}'" if name == trained.dataset else f"--dataset is '{name}'"
+        raise ConfigError(f"{what}, which is no dataset here: name one with --dataset: {known}")
+    if name != trained.dataset:
+        return data.create(name, root, part="train")
+    return data.create(name, root, split=trained.split, part="train", **trained.settings.get("dataset_options", {}))
 
 
 def _inputs(base: ModelPackage, clips: ClipDataset, count: int) -> Iterator[quantize.Inputs]:

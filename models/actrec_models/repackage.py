@@ -9,8 +9,8 @@ import numpy as np
 import onnxruntime
 
 from actrec import folders, package, zoo
-from actrec.errors import PackageError
-from actrec.package import PRECISIONS, LowerPrecision, ModelPackage
+from actrec.errors import ActrecError, PackageError
+from actrec.package import PRECISIONS, LowerPrecision, ModelPackage, Provenance
 from actrec_models import data, half_precision, taking_over
 from actrec_models.card import card
 from actrec_models.evaluation import study
@@ -108,20 +108,30 @@ def scored(
 def _accuracy(made: ModelPackage, data_root: str, precision: str, root: str) -> float | None:
     """Top-1 on the test part; None where there is none at hand, which the log says."""
     trained, why = made.provenance, ""
-    if (
-        trained.dataset not in data.DATASETS.names()
-        or not Path(root or data.folder(data_root, trained.dataset)).is_dir()
-    ):
+    place = Path(root or data.folder(data_root, trained.dataset))
+    if trained.dataset not in data.DATASETS.names() or not place.is_dir():
         why = f"its dataset, {trained.dataset}, is not in {root or data_root}"
     elif not trained.figures.get("test_clips", 1):
         why = f"split {trained.split} of {trained.dataset} has no test part"
     elif "judged_by" in trained.figures:
         why = "it was taught all of its recordings"
+    else:
+        why = _hindrance(trained, place)
     if why:
         logger.info("%s: %s is not scored: %s", made.name, precision, why)
         return None
     model = open_model(made.path, precision=precision)
     return float(study.run([model], data_root, study.Options(root=root)).main[0].accuracy)
+
+
+def _hindrance(trained: Provenance, place: Path) -> str:
+    """Why a dataset that is there cannot be scored on, which is no reason to write nothing; empty where it can."""
+    options = trained.settings.get("dataset_options", {})
+    try:
+        data.create(trained.dataset, place, split=trained.split, part="test", **options)
+    except ActrecError as error:
+        return str(error)
+    return ""
 
 
 def _simpler(base: ModelPackage) -> bytes:

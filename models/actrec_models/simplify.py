@@ -1,13 +1,13 @@
 """An ONNX graph made simpler and faster: the same logits, fewer nodes, no arithmetic on subnormal numbers."""
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 from onnx import numpy_helper
+
+from actrec_models.scratch import scratch
 
 _TINY = np.float32(1e-20)
 _TINY_NAME = "softmax/tiny"
@@ -18,6 +18,9 @@ def simplified(content: bytes) -> bytes:
 
     Args:
         content: An ONNX graph in float32, as PyTorch writes it.
+
+    Raises:
+        DeviceError: The disk of temporary files is full.
     """
     model = onnx.load_model_from_string(_folded(content))
     # With the shapes that were inferred, ONNX Runtime turns more tensors about between its layouts, and loses time.
@@ -35,8 +38,8 @@ def _folded(content: bytes) -> bytes:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 4
-    with tempfile.TemporaryDirectory() as folder:
-        written = Path(folder, "model.onnx")
+    with scratch(2 * len(content)) as folder:
+        written = folder / "model.onnx"
         options.optimized_model_filepath = str(written)
         onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         return written.read_bytes()

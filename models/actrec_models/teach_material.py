@@ -11,6 +11,7 @@ from actrec import config
 from actrec.config import setting
 from actrec.errors import InputError
 from actrec.package import UNKNOWN
+from actrec.recordings.labels import FILE
 from actrec_models.data import Clip
 from actrec_models.data.augment import Augmentation
 from actrec_models.data.source import Entry
@@ -108,8 +109,15 @@ def read_material(source: Folder, progress: bool = True) -> Material:
     few = [f"'{name}' has {count}" for name, count in found.counts.items() if count < 3]
     if len(found.classes) < 2 or few:
         what = f"three clips of each are the least, and {', '.join(few)}" if few else "at least two actions are needed"
-        raise InputError(f"'{source.root}': {what}; record more: actrec record --label NAME --out '{source.root}'")
+        raise InputError(f"'{source.root}': {what}; {_more(source)}")
     return found
+
+
+def _more(source: Folder) -> str:
+    """How more recordings come into a folder; `actrec record` adds to none that has a folder a class."""
+    if (source.root / FILE).exists():
+        return f"record more: actrec record --label NAME --out '{source.root}'"
+    return "record more into another folder (actrec record --label NAME --out DIR) and move them to that of their label"
 
 
 def _twice(first: Entry, second: Entry, classes: Sequence[str]) -> str:

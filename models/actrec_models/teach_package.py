@@ -43,7 +43,7 @@ def write(lesson: Lesson, folder: Path, command: str, seed: int, overwrite: bool
         seed=seed,
         epochs=max(1, round(lesson.steps / max(1, len(lesson.material.clips)))),
         accuracy=figures["accuracy"],
-        licence=_LICENCE + base.provenance.licence,
+        licence=_LICENCE + base.provenance.licence.removeprefix(_LICENCE),
         recipe=command,
         commit=provenance.commit(),
         data_sha256=lesson.material.fingerprint,
@@ -55,7 +55,7 @@ def write(lesson: Lesson, folder: Path, command: str, seed: int, overwrite: bool
             "taught_from": base.name,
             "taught_from_onnx_sha256": base.provenance.onnx_sha256,
             "judged_by": lesson.folds.words,
-            "recordings": list(dict.fromkeys(lesson.material.recordings)),
+            **_recordings(lesson),
             "clips_per_class": figures["clips_per_class"],
             "rehearsed_accuracy": figures["rehearsed"],
             "rehearsed_known_kept": lesson.known_kept,
@@ -80,6 +80,20 @@ def write(lesson: Lesson, folder: Path, command: str, seed: int, overwrite: bool
     return package.write(folder, described, content, _weights(lesson.network), about + "\n", overwrite)
 
 
+def _recordings(lesson: Lesson) -> dict[str, list[str]]:
+    """What the body and the head have learnt, by which `actrec eval` knows it; nothing where nobody knows it all."""
+    told = lesson.base.provenance.figures.get("recordings")
+    if told is None and lesson.base.provenance.dataset == "folder":
+        return {}
+    return {"recordings": list(dict.fromkeys([*(told or ()), *lesson.material.recordings]))}
+
+
+def _known_before(lesson: Lesson) -> int:
+    """How many of the clips are of recordings that the base has learnt."""
+    known = set(lesson.base.provenance.figures.get("recordings", ()))
+    return sum(recording in known for recording in lesson.material.recordings)
+
+
 def _weights(network: Network) -> bytes:
     """As safetensors, each value in a memory of its own."""
     return bytes(safetensors.torch.save({name: value.clone() for name, value in network.state_dict().items()}))
@@ -96,6 +110,7 @@ def report(lesson: Lesson) -> dict[str, Any]:
         "clips_per_class": lesson.material.counts,
         "unknown_clips": int((lesson.material.labels < 0).sum()),
         "skipped": list(lesson.material.skipped),
+        "known_to_base": _known_before(lesson),
         "judged_by": lesson.folds.words,
         "left_out": list(lesson.folds.names),
         "clips": int(counts.sum()),
@@ -161,6 +176,11 @@ def advice(lesson: Lesson, figures: dict[str, Any]) -> list[str]:
         lines.append(
             "nobody is named, or one person alone did an action, so that it is judged on people it knows: "
             "name two or more with --person"
+        )
+    if figures["known_to_base"]:
+        lines.append(
+            f"{lesson.base.name} has learnt {figures['known_to_base']} of these clips before, so that all is judged on "
+            "what its body knows: take a --from that has not"
         )
     rejected = figures["others_rejected"]
     if not lesson.rejection.threshold:

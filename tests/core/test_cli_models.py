@@ -66,6 +66,27 @@ def test_cut_out_recordings_are_told_of(capsys: pytest.CaptureFixture[str], tmp_
     )
 
 
+@pytest.mark.parametrize(
+    ("figures", "said"),
+    [
+        ({"test_clips": 0}, "made up (none), not measured: the split has no test part"),
+        (
+            {"test_clips": 12, "judged_by": "leave one person out"},
+            "made up (none), 90.0% top-1 by leave one person out",
+        ),
+        ({"test_clips": 12}, "made up (none), 90.0% top-1 on its test"),
+    ],
+)
+def test_what_an_accuracy_is_of(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, figures: dict[str, object], said: str
+) -> None:
+    described = tiny_description()
+    of = replace(described.provenance, split="none", accuracy=0.9, figures=figures)
+    folder = package.write(tmp_path / "own", replace(described, provenance=of), tiny_onnx()).path
+    assert cli.main(["models", str(folder)]) == 0
+    assert f"  trained on {said}\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["absent", "broken"])
 def test_missing_and_broken_packages_fail_in_one_line(capsys: pytest.CaptureFixture[str], name: str) -> None:
     assert cli.main(["models", name]) == 1

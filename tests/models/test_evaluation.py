@@ -138,6 +138,10 @@ def test_finer_classes_are_summed(tmp_path, capsys):
     assert (fine["measure"], coarse["measure"]) == ("accuracy", "mean_class_accuracy")
     assert coarse["per_class"]["near"]["recall"] == 1.0
     assert "3 classes, whose probabilities are summed to the dataset's 2" in coarse["notes"][0]
+    strict = write(tmp_path / "strict", rejection=package.Rejection(0.6))
+    fine, coarse = evaluate(capsys, strict), evaluate(capsys, strict, "--dataset", "places_coarse")
+    # Of three classes alike two are near, 0.67 in all; the robot sees 0.33.
+    assert fine["rejected"] == coarse["rejected"] == 1 / 8
     swapped = write(tmp_path / "swapped", labels=("right", "left", "far"))
     error = refused(capsys, swapped, "--dataset", "places_coarse", status=1)
     assert "swapped knows right, left, far but the classes of places_coarse are near, far away" in error
@@ -148,7 +152,8 @@ def test_clips_that_cannot_be_read(tmp_path, capsys):
     broken = ("--option", "broken=[left_1]")
     error = refused(capsys, model, *broken, status=1)
     assert error == (
-        "actrec: nowhere/places/left_1.skeleton is truncated; repair it, or count it as wrong with --skip-unreadable\n"
+        "actrec: nowhere/places/left_1.skeleton is truncated; repair it, leave it out of a store (`actrec prepare`), "
+        "or have `actrec eval` count it as wrong with --skip-unreadable\n"
     )
     figures = evaluate(capsys, model, *broken, "--skip-unreadable")
     assert (figures["clips"], figures["right"], figures["unreadable"]) == (8, 5, 1)
@@ -187,8 +192,13 @@ def test_weights_are_fitted_on_the_training_part_alone(tmp_path, capsys):
     assert sum(figures["weights"]) == pytest.approx(1)
     assert "fitted on the 8 clips of the training part" in figures["notes"][-1]
     assert Places.read_names.count("train_left_1") == 2  # once a stream
+    Places.read_names.clear()
     error = refused(capsys, *streams, "--fuse", "logits", "--fit-weights", "--part", "train")
     assert "evaluate the test part" in error
+    finer = [write(tmp_path / f"finer_{name}", variant=name) for name in ("joint", "bone")]
+    error = refused(capsys, *finer, "--dataset", "places_coarse", "--fuse", "logits", "--fit-weights")
+    assert "do so with --dataset places, then give them with --weights" in error
+    assert Places.read_names == [], "said before anything was scored"
 
 
 @pytest.mark.parametrize(
@@ -225,6 +235,9 @@ def test_models_that_do_not_belong_together_are_refused(tmp_path, capsys):
     assert "split was trained on split 'none' of places, joint on 'all'" in error
     assert "joint and twin have the same seed 1" in refused(capsys, joint, write(tmp_path / "twin"), "--seeds")
     assert "--seeds needs two models" in refused(capsys, joint, "--seeds")
+    foreign = write(tmp_path / "foreign", "utd_mhad", labels=("left", "right", "away"))
+    assert "foreign knows left, right, away but" in refused(capsys, joint, foreign, status=1)
+    assert Places.read_names == [], "said before the first model was scored"
     plain = str(write_tiny(tmp_path / "untrained").path)
     assert "'made up', which is no dataset here; choose one with --dataset" in refused(capsys, plain)
     assert "utd_mhad are swipe left" in refused_on(capsys, joint, "utd_mhad")

@@ -105,7 +105,7 @@ def test_other_processes_read_the_same(tiny):
     kept = [k for k, (name, *_) in enumerate(PLACES) if name != "far_1"]
     np.testing.assert_array_equal(alone.logits[kept], shared.logits[kept])
     assert list(shared.unread) == [5]
-    with pytest.raises(InputError, match=r"^nowhere/far_1.skeleton is truncated; repair it, or .*--skip-unreadable$"):
+    with pytest.raises(InputError, match=r"^nowhere/far_1.skeleton is truncated; repair it, .*--skip-unreadable$"):
         scoring.score(tiny, clips(broken=("far_1",)), workers=2)
 
 

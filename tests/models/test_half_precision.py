@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 
 import numpy as np
 import onnx
@@ -218,6 +219,16 @@ def test_a_packages_float16_is_scored_where_the_data_are(both, data_root, tmp_pa
     assert asked == [(("float32", "float16"), str(data_root), "float16", "mine")]
     assert made.float16.accuracy == 0.5
     assert "| In float16 | 50.0% of the same clips; logits within" in (made.path / "README.md").read_text()
+
+
+def test_a_dataset_that_cannot_be_opened_costs_no_package(both, tmp_path, caplog):
+    (tmp_path / "nucla").mkdir()
+    described = package.load(both)
+    trained = dataclasses.replace(described.provenance, dataset="nucla", split="view", figures={})
+    with caplog.at_level(logging.INFO):
+        found = repackage._accuracy(dataclasses.replace(described, provenance=trained), str(tmp_path), "float16", "")
+    assert found is None
+    assert "float16 is not scored: " in caplog.text and "holds neither nucla_skeletons.npz nor" in caplog.text
 
 
 @pytest.mark.parametrize("change", ["missing", "truncated", "the other"])

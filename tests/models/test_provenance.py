@@ -47,6 +47,11 @@ def test_the_commit_is_that_of_the_source_itself(tmp_path, monkeypatch):
     assert provenance.commit() == f"{head}+"
 
 
+def test_nobody_needs_git(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance.commit() == "", "a robot has no git, and what was taught on it must not be lost"
+
+
 def made_by(monkeypatch, commit, version):
     """Has trainings be made by another code."""
     monkeypatch.setattr(provenance, "commit", lambda: commit)

@@ -13,7 +13,8 @@ from actrec import inference, package, zoo
 from actrec.cli import main
 from actrec.errors import ConfigError, PackageError
 from actrec.inference.layer_groups import group_of, is_kept
-from actrec_models import onnx_graph, quantize, tensorrt_operators
+from actrec_models import data, onnx_graph, quantize, quantize_package, repackage, tensorrt_operators
+from actrec_models.evaluation import scoring
 from actrec_models.registry import create
 
 RNG = np.random.default_rng(0)
@@ -134,10 +135,41 @@ def test_the_command_quantises_a_shipped_package(data_root, tmp_path, capsys) ->
         inference.load(package.load(out), "onnxruntime", precision="int8")
 
 
+def test_ranges_are_of_what_the_package_was_trained_on(monkeypatch, tmp_path) -> None:
+    """Its split, its fold, its people; of another dataset that one's folder, never for the test part of its own."""
+    asked: list[tuple] = []
+
+    def create(name, root, *, split="", part="train", **options):
+        asked.append((name, root, split, part, options))
+        return range(30)
+
+    def scored(draft, content, lower, precision, data_root, root=""):
+        asked.append((data_root, root))
+        return draft
+
+    shipped = zoo.find("sem_net_utd_mhad")
+    trained = dataclasses.replace(shipped.provenance, settings={"dataset_options": {"fold": 2}})
+    monkeypatch.setattr(zoo, "find", lambda source: dataclasses.replace(shipped, provenance=trained))
+    monkeypatch.setattr(data, "create", create)
+    monkeypatch.setattr(scoring, "check_fit", lambda base, part: None)
+    monkeypatch.setattr(quantize_package, "_inputs", lambda *_: [{"body": np.zeros(1)}] * 30)
+    monkeypatch.setattr(quantize, "quantised", lambda *_: quantize.Quantised(b"", 0.0, 1.0, ()))
+    monkeypatch.setattr(repackage, "scored", scored)
+    monkeypatch.setattr(repackage, "write_like", lambda base, draft, *_: draft)
+    quantize_package.add("sem_net_utd_mhad", tmp_path / "own", "data", root="mine")
+    quantize_package.add("sem_net_utd_mhad", tmp_path / "other", "data", dataset="folder", root="mine")
+    assert asked == [
+        ("utd_mhad", "mine", trained.split, "train", {"fold": 2}),
+        ("data", "mine"),
+        ("folder", "mine", "", "train", {}),
+        ("data", ""),
+    ]
+
+
 def test_wrong_use_is_said_in_one_line(data_root, tmp_path, capsys) -> None:
     for words, message in (
         (["--clips", "0"], "--clips is 0, expected 1 or more"),
-        (["--dataset", "no_such"], "no dataset here: name one with --dataset"),
+        (["--dataset", "no_such"], "--dataset is 'no_such', which is no dataset here: name one with --dataset: "),
         (["--dataset", "nucla", "--root", str(tmp_path)], str(tmp_path)),
         (["--keep", "nothing"], "no layer group 'nothing'; there are "),
     ):

@@ -1,5 +1,9 @@
 """A simpler ONNX graph with the same logits."""
 
+import shutil
+import tempfile
+from types import SimpleNamespace
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -7,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from actrec import zoo
+from actrec.errors import DeviceError
 from actrec_models import onnx_graph, tensorrt_operators
 from actrec_models.registry import create
 from actrec_models.simplify import simplified
@@ -51,6 +56,16 @@ def attention() -> bytes:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     return bytes(model.SerializeToString())
+
+
+def test_a_full_disk_of_temporary_files_is_said(monkeypatch) -> None:
+    """ONNX Runtime says "Protobuf serialization failed"."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3_000_000))
+    with pytest.raises(DeviceError, match=r"has 3\.0 MB left, 4\.0 MB are needed: free some, or .* TMPDIR"):
+        simplified(bytes(2_000_000))
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    with pytest.raises(DeviceError, match="cannot make a temporary folder: No such file or directory; .* TMPDIR"):
+        simplified(b"")
 
 
 def test_attention_never_gives_subnormal_weights() -> None:

@@ -160,6 +160,21 @@ def test_advice_names_what_is_confused(lesson):
     assert any("name two or more with --person" in line for line in teach_package.words(alone))
 
 
+def test_what_the_base_has_learnt_counts_as_learnt(lesson, tmp_path):
+    known = [lesson.material.recordings[0], "of another lesson"]
+    of = dataclasses.replace(
+        lesson.base.provenance, dataset="folder", figures={"recordings": known}, licence=f"{teach_package._LICENCE}none"
+    )
+    again = dataclasses.replace(lesson, base=dataclasses.replace(lesson.base, provenance=of))
+    assert any("has learnt 1 of these clips before" in line for line in teach_package.words(again))
+    assert not any("before, so that" in line for line in teach_package.words(lesson))
+    made = teach_package.write(again, tmp_path / "again", "actrec teach", 1).provenance
+    assert set(made.figures["recordings"]) == {*known, *lesson.material.recordings}
+    assert made.licence == f"{teach_package._LICENCE}none"
+    silent = dataclasses.replace(again.base, provenance=dataclasses.replace(of, figures={}))
+    assert teach_package._recordings(dataclasses.replace(again, base=silent)) == {}, "nobody knows all of them"
+
+
 def test_folds_by_person_need_two_of_each_class():
     labels = np.array([0, 0, 1, 1, -1])
     by_person = folds_of(labels, ["a", "b", "a", "b", ""], 5, 1)
@@ -290,6 +305,12 @@ def test_too_few_recordings_are_refused(tmp_path, utd, labels, message):
     (tmp_path / "labels.csv").write_text("recording,label\n" + "".join(rows))
     with pytest.raises(InputError, match=message):
         teach.teach(tmp_path, config.build(teach_material.TeachConfig, QUICK), progress=False)
+
+
+def test_takes_are_not_recorded_into_folders_a_class(tmp_path, utd):
+    benchmark_teach.write_bag(tmp_path / "clap/first", utd[0])
+    with pytest.raises(InputError, match="'clap' has 1; record more into another folder .* of their label$"):
+        teach_material.read_material(Folder(tmp_path), progress=False)
 
 
 def test_logits_of_rehearsals_are_joined():

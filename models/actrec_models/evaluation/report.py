@@ -28,6 +28,8 @@ class Report:
         probabilities: [N, classes]; what a row lacks to 1 is the probability of "none of these". Zero where unread.
         threshold: Confidence below which the package says `unknown`; None where there is no rejection to speak of.
         unread: Name of a clip that could not be read to why. It counts as wrong and as rejected.
+        own_confidence: [N] what the threshold is compared with, where the package's classes are finer than these: the
+            robot knows those alone. None for `confidence`.
 
     Raises:
         InputError: No clip at all, shapes that disagree, or probabilities that are none; names the first such clip.
@@ -40,6 +42,7 @@ class Report:
     probabilities: np.ndarray
     threshold: float | None = None
     unread: Mapping[str, str] = field(default_factory=dict)
+    own_confidence: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         expected = (len(self.clips), len(self.classes))
@@ -95,8 +98,9 @@ class Report:
 
     @property
     def accepted(self) -> np.ndarray:
-        """[N] whether the confidence reaches the threshold."""
-        return self.read & (self.confidence >= (self.threshold or 0.0))
+        """[N] whether the confidence, on the robot, reaches the threshold."""
+        confidence = self.confidence if self.own_confidence is None else self.own_confidence
+        return self.read & (confidence >= (self.threshold or 0.0))
 
     @cached_property
     def confusion(self) -> np.ndarray:

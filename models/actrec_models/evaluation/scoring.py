@@ -137,13 +137,14 @@ def report_of(
     threshold: float | None = None,
 ) -> Report:
     """The report of probabilities [N, the model's classes], those of clips that could not be read left aside."""
+    own = None
     if merged is not None:
-        probabilities = merge(probabilities, merged, len(clips.classes))
+        own, probabilities = probabilities.max(axis=1), merge(probabilities, merged, len(clips.classes))
     probabilities = probabilities.copy()
     probabilities[list(unread)] = 0.0
     names = clips.names
     told = {names[index]: why for index, why in sorted(unread.items())}
-    return Report(name, tuple(clips.classes), tuple(names), clips.labels, probabilities, threshold, told)
+    return Report(name, tuple(clips.classes), tuple(names), clips.labels, probabilities, threshold, told, own)
 
 
 def logits(session: Session, clips: ClipDataset) -> np.ndarray:
@@ -186,7 +187,11 @@ def _readable(
         elif skip:
             unread[index] = inputs
         else:
-            raise InputError(f"{inputs}; repair it, or count it as wrong with --skip-unreadable")
+            # Export and quantising score too, and have no such option.
+            raise InputError(
+                f"{inputs}; repair it, leave it out of a store (`actrec prepare`), or have `actrec eval` count it as "
+                "wrong with --skip-unreadable"
+            )
 
 
 def _run(session: Session, made: Iterator[tuple[int, Inputs]]) -> Iterator[tuple[int, np.ndarray]]:

@@ -111,8 +111,13 @@ def run(models: Sequence[Model], data_root: str, options: Options, progress: boo
     clips = [target.open(fold=fold) for fold in folds] or [target.open()] * len(models)
     apart = check_not_learnt(models, target, clips[0])
     for model, part, mode, count in zip(models, clips, modes, looks, strict=True):
-        if count:  # what cannot be varied is said before an hour of scoring
+        # What does not fit, or cannot be varied, is said before an hour of scoring those before it.
+        merging(model, target, part)
+        scoring.check_fit(model.package, part)
+        if count:
             Draws(model.package, part, count, mode)
+    if options.fit_weights:
+        _check_fitting(models, target, clips[0])
     scores = [scorer.score(*each) for each in zip(models, clips, modes, looks, strict=True)]
     reports = tuple(scorer.report(*each) for each in zip(models, clips, scores, strict=True))
     unknown, told = scorer.rejected(models, clips[0], modes)
@@ -132,7 +137,6 @@ class _Scorer:
     progress: bool
 
     def score(self, model: Model, clips: ClipDataset, mode: str, looks: int) -> scoring.Scores:
-        merging(model, self.target, clips)
         return scoring.score(
             model.session,
             clips,
@@ -194,15 +198,7 @@ class _Scorer:
 
     def _fitted(self, study: Study, groups: Sequence[Sequence[int]]) -> tuple[np.ndarray, str]:
         """Weights from the training part, and a word on them; the same for every seed."""
-        if self.target.part == "train":
-            raise ConfigError("--fit-weights chooses on the training part: evaluate the test part, or give --weights")
         clips = self.target.open("train")
-        if merging(study.models[0], self.target, clips) is not None:
-            trained = study.models[0].package.provenance.dataset
-            raise ConfigError(
-                f"weights are fitted on the classes that the models know: do so with --dataset {trained}, then give "
-                "them with --weights"
-            )
         streams = zip(study.models, study.clips, study.draws, strict=True)
         each = [self.score(model, clips, mode, looks) for model, mode, looks in streams]
         kept = [index for index in range(len(clips)) if not any(index in scores.unread for scores in each)]
@@ -213,6 +209,22 @@ class _Scorer:
         return weights, (
             f"Weights were fitted on the {len(kept)} clips of the training part, which the streams have learned from: "
             "the stream that has learned them best by heart weighs most."
+        )
+
+
+def _check_fitting(models: Sequence[Model], target: Target, clips: ClipDataset) -> None:
+    """Refuses to fit weights on what is scored, or on classes that the streams do not know.
+
+    Raises:
+        ConfigError: Says what to do instead.
+    """
+    if target.part == "train":
+        raise ConfigError("--fit-weights chooses on the training part: evaluate the test part, or give --weights")
+    if merging(models[0], target, clips) is not None:
+        trained = models[0].package.provenance.dataset
+        raise ConfigError(
+            f"weights are fitted on the classes that the models know: do so with --dataset {trained}, then give "
+            "them with --weights"
         )
 
 
