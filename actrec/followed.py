@@ -113,22 +113,19 @@ class Followed:
         self.tracks[body_id] = Track(Window(window.seconds, window.frames, self._config.max_gap_s))
         return self.tracks[body_id]
 
-    def drop_lost(self, stamp_ns: int, found: dict[str, Seen]) -> list[str]:
-        """Forgets the bodies that have been unseen for too long; gives their ids."""
+    def drop_lost(self, stamp_ns: int, found: dict[str, Seen]) -> None:
+        """Forgets the bodies that have been unseen for too long."""
         limit = stamp_ns - int(self._config.lost_after_s * NANOSECONDS)
         lost = [b for b, track in self.tracks.items() if b not in found and track.last_seen_ns <= limit]
         for body_id in lost:
             del self.tracks[body_id]
             self.others.drop(body_id)
-        return lost
 
-    def rewind(self, stamp_ns: int, found: dict[str, Seen]) -> list[str]:
-        """Forgets all windows because time jumped back; gives the ids of what is no longer there."""
+    def rewind(self, stamp_ns: int) -> None:
+        """Forgets all windows because time jumped back."""
         self._counts.restarts += 1
-        gone = [body_id for body_id in self.tracks if body_id not in found]
         self.tracks.clear()
         self.others.rewind(stamp_ns)
-        return gone
 
     def young(self, body_id: str) -> bool:
         """Whether a body has not been seen for long enough."""

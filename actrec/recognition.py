@@ -159,14 +159,15 @@ class Recognizer:
                 return []
             self.counts.frames += 1
             self._skip()
-            gone: list[str] = []
+            before = list(self._followed.tracks)
             if self._last_ns is not None and stamp_ns < self._last_ns:
-                gone = self._followed.rewind(stamp_ns, found)
+                self._followed.rewind(stamp_ns)
                 self._empty_since_judged_ns = None
             self._last_ns = stamp_ns
-            gone += self._followed.drop_lost(stamp_ns, found)
+            self._followed.drop_lost(stamp_ns, found)
             self._pending = _Frame(stamp_ns, self._followed.see(stamp_ns, found), not found)
-            return [self._unknown(body_id, stamp_ns) for body_id in gone]
+            # Also of those who are here, but for whom no room was left when all began anew.
+            return [self._unknown(body_id, stamp_ns) for body_id in before if body_id not in self._followed.tracks]
 
     def judge(self) -> list[LabelledWindow]:
         """The second half of `update`: labels the bodies that are due in the newest frame, once.

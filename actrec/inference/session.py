@@ -202,7 +202,7 @@ def _check_input(file: str, package: ModelPackage, spec: InputSpec, shape: Shape
         )
     try:
         made = features.inputs(windowed.example(package, spec), [spec])[spec.name]
-    except (ActrecError, ValueError) as error:
+    except (ActrecError, LookupError, TypeError, ValueError) as error:
         raise PackageError(f"{file}: input '{spec.name}' cannot be made: {error}; export it again") from error
     if made.shape != spec.shape:
         raise PackageError(

@@ -29,9 +29,13 @@ class TfCameraMotion:
     def __init__(self, node: Node, fixed_frame: str, warn: Callable[[str], None]):
         self._poses = TfPoses(node, "camera_motion 'tf'", "set camera_motion to 'estimate'")
         self._fixed_frame, self._warn = fixed_frame, warn
+        self._newest_ns = 0
 
     def __call__(self, first: RgbdFrame, second: RgbdFrame) -> CameraMotion | None:
         """The motion between two frames; None where TF does not reach, or not yet."""
+        if second.stamp_ns < self._newest_ns:  # a recording that loops
+            self._poses.forget()
+        self._newest_ns = second.stamp_ns
         try:
             return CameraMotion.between(self._pose(first), self._pose(second))
         except DeviceError as error:

@@ -192,7 +192,7 @@ def _expect(what: str, pixels: np.ndarray, dtype: Any, channels: int) -> None:
 
 
 def info_to_intrinsics(message: CameraInfo) -> Intrinsics:
-    """Intrinsics of an image from its camera_info (K and D; binning and region of interest must be unused).
+    """Intrinsics of an image from its camera_info (K and D; it must be of the full image, not binned).
 
     Raises:
         InputError: The camera is not calibrated (fx is 0), or its distortion model or binning is not supported.
@@ -203,13 +203,20 @@ def info_to_intrinsics(message: CameraInfo) -> Intrinsics:
     if message.distortion_model not in _DISTORTION_MODELS:
         known = ", ".join(m for m in _DISTORTION_MODELS if m)
         raise InputError(f"distortion model '{message.distortion_model}' is not supported; supported: {known}")
-    if max(message.binning_x, message.binning_y) > 1 or message.roi.width or message.roi.height:
+    if max(message.binning_x, message.binning_y) > 1 or _is_cut(message):
         raise InputError("camera_info with binning or a region of interest is not supported: publish the full image")
     distortion = tuple(float(d) for d in message.d)
     return Intrinsics(
         int(message.width), int(message.height), fx, fy, float(message.k[2]), float(message.k[5]),
         distortion if any(distortion) else (),
     )  # fmt: skip
+
+
+def _is_cut(message: CameraInfo) -> bool:
+    """Whether the region of interest is a part of the image; a whole one may be stated as zeros or by its size."""
+    roi = message.roi
+    whole = (0, 0, message.width, message.height)
+    return any((roi.width, roi.height)) and (roi.x_offset, roi.y_offset, roi.width, roi.height) != whole
 
 
 def intrinsics_to_info(intrinsics: Intrinsics, head: Header) -> CameraInfo:

@@ -36,7 +36,7 @@ class Publisher:
         active: bool,
         seconds_since_error: float,
         busy: str = "",
-        more: Mapping[str, float | int] = MappingProxyType({}),
+        more: Mapping[str, float | int | str] = MappingProxyType({}),
     ) -> None:
         """Publishes one status: its level from recent errors and drops, its values from the figures.
 

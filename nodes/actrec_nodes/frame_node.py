@@ -5,8 +5,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
+from rclpy.clock import Clock, ClockType
+
+from actrec.errors import DeviceError
 from actrec.frames import RgbdFrame
-from actrec_nodes import params
+from actrec_nodes import params, topics
 from actrec_nodes.lifecycle import ActrecNode
 from actrec_nodes.shared_frames import Listener, listen
 from actrec_nodes.synchroniser import RgbdMessages, SynchroniserConfig
@@ -29,6 +32,8 @@ class FrameNode(ActrecNode[ConfigT]):
         self._synchroniser_settings = params.declare(self, SynchroniserConfig)
         self._stop_listening: Callable[[], None] | None = None
         self._worker: Worker[RgbdMessages] | None = None
+        self._watch: Any = None
+        self._came = 0
 
     @abstractmethod
     def process(self, frame: RgbdFrame) -> None:
@@ -42,9 +47,17 @@ class FrameNode(ActrecNode[ConfigT]):
         self._worker = worker
         unpaired = partial(self.statistics.count, "unpaired")
         self._stop_listening = listen(Listener(self, worker.put, self._warn, unpaired), config)
+        self._came = 0
+        if config.silence_s > 0:
+            # A steady clock: it guards this machine's graph, whatever the simulated clock does.
+            steady = Clock(clock_type=ClockType.STEADY_TIME)
+            self._watch = self.create_timer(config.silence_s, self._on_watch, clock=steady)
 
     def deactivate(self) -> None:
         """Unsubscribes and stops the worker."""
+        if self._watch is not None:
+            self.destroy_timer(self._watch)
+            self._watch = None
         if self._stop_listening is not None:
             self._stop_listening()
             self._stop_listening = None
@@ -59,6 +72,17 @@ class FrameNode(ActrecNode[ConfigT]):
 
     def _work(self, messages: RgbdMessages) -> None:
         self.process(messages.frame(self._warn))
+
+    def _on_watch(self) -> None:
+        """Without images a node has nothing else to say, and would look well."""
+        counts = self.statistics.snapshot()
+        came = counts.received + counts.unpaired
+        if came == self._came:
+            topic = self.resolve_topic_name(topics.COLOUR)
+            published = self.count_publishers(topic)
+            why = "it has a publisher: is the camera connected?" if published else "nobody publishes it"
+            self.fail(DeviceError(f"no image on {topic}: {why}"))
+        self._came = came
 
     def _warn(self, line: str) -> None:
         self.complain(line, "warning")

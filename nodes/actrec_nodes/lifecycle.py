@@ -1,14 +1,19 @@
 """The base of every node: lifecycle, parameters, errors of one line, statistics."""
 
+import contextlib
+import re
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from std_msgs.msg import String
 
 from actrec.config import setting
@@ -20,6 +25,10 @@ ConfigT = TypeVar("ConfigT")
 
 REPEAT_S = 5.0
 """The same complaint is logged at most this often."""
+LAST_WORD_S = 0.5
+"""How long the last figures may take to those who listen."""
+COMPLAINTS = 100
+"""Complaints known as said already."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,7 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         self._reported = 0
         self._diagnostics = diagnostics.Publisher(self)
         self._statistics_publisher = self.create_publisher(String, "~/statistics", qos.LATCHED)
+        self.add_on_set_parameters_callback(self._on_set_parameters)
 
     # -- hooks ---------------------------------------------------------------------------------------------------------
 
@@ -83,7 +93,7 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
     def cleanup(self) -> None:
         """Frees what `configure` made; also called where `configure` failed half-way."""
 
-    def figures(self) -> dict[str, float | int]:
+    def figures(self) -> Mapping[str, float | int | str]:
         """Figures of the node's own, beside those that every node counts."""
         return {}
 
@@ -114,6 +124,9 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         self._stop_timer()
         result = self._attempt("deactivate", self.deactivate)
         self.report()
+        # The process may end next, and what is on its way with it. Not every middleware knows what has arrived.
+        with contextlib.suppress(RuntimeError):
+            self._statistics_publisher.wait_for_all_acked(Duration(seconds=LAST_WORD_S))
         super().on_deactivate(state)
         return result
 
@@ -170,14 +183,19 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
             self.get_logger().debug("".join(traceback.format_exception(type(error), error, error.__traceback__)))
 
     def complain(self, line: str, level: str = "error") -> None:
-        """Logs a line, but the same one at most every few seconds; says how often it came in between."""
-        now = time.monotonic()
+        """Logs a line, but the same one at most every few seconds; says how often it came in between.
+
+        Lines that differ in numbers alone are the same: TF's bear stamps, others counts or ids, new ones in each frame.
+        """
+        now, kind = time.monotonic(), _NUMBER.sub("0", line)
         with self._complaints_lock:
-            last, held = self._complaints.get(line, (float("-inf"), 0))
-            if now - last < REPEAT_S:
-                self._complaints[line] = (last, held + 1)
-                return
-            self._complaints[line] = (now, 0)
+            last, held = self._complaints.pop(kind, (float("-inf"), 0))
+            due = now - last >= REPEAT_S
+            self._complaints[kind] = (now, 0) if due else (last, held + 1)  # the newest come last
+            if len(self._complaints) > COMPLAINTS:
+                del self._complaints[next(iter(self._complaints))]
+        if not due:
+            return
         message = f"{line} (and {held} times more)" if held else line
         # rclpy ties a severity to a line of code, so each has its own.
         if level == "warning":
@@ -204,6 +222,24 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
             self.trigger_deactivate()
         if self._state_machine.current_state[1] == "inactive":
             self.trigger_cleanup()
+
+    def _on_set_parameters(self, parameters: Sequence[Parameter]) -> SetParametersResult:
+        """Says that a new value waits: parameters are read by transitions, so that they are checked together."""
+        late = [p.name for p in parameters if self._waits(p)] if self.is_active else []
+        if late:
+            self.complain(
+                f"{', '.join(late)}: set, but the node goes on as before until it is configured anew "
+                f"(ros2 lifecycle set {self.get_fully_qualified_name()} deactivate, then cleanup, configure, activate)",
+                "warning",
+            )
+        return SetParametersResult(successful=True)
+
+    def _waits(self, parameter: Parameter) -> bool:
+        """Whether a value differs from that in use; one that is being declared is read at once."""
+        name = parameter.name
+        if name == "use_sim_time" or not self.has_parameter(name) or self.get_parameter(name).value == parameter.value:
+            return False
+        return getattr(self.config, name, None) != parameter.value
 
     def _configure(self) -> None:
         self._common.read()
@@ -236,6 +272,9 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         if self._timer is not None:
             self.destroy_timer(self._timer)
             self._timer = None
+
+
+_NUMBER = re.compile(r"\d+")
 
 
 def one_line(error: Exception) -> str:

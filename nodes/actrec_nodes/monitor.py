@@ -16,7 +16,9 @@ from actrec_nodes import conversions, qos, topics
 from actrec_nodes.statistics import PLAUSIBLE_LATENCY_S
 
 KEPT = 100_000
-"""Latencies kept: most of an hour at 30 Hz."""
+"""Latencies kept, and changes: most of an hour at 30 Hz. A graph may run for weeks."""
+BODIES = 1000
+"""Bodies whose last label is known."""
 
 
 class Monitor(Node):
@@ -29,14 +31,13 @@ class Monitor(Node):
 
     Attributes:
         labels: How many labels came.
-        changes: (seconds, body id, label, confidence) of every change.
         latencies: (stamp of the frame in nanoseconds, seconds from it to its label) of the newest labels.
     """
 
     def __init__(self, nodes: Sequence[str], on_label: Callable[[float, str, str, float], None], **node_options: Any):
         super().__init__("actrec_monitor", **node_options)
         self.labels = 0
-        self.changes: list[tuple[float, str, str, float]] = []
+        self._changes: deque[tuple[float, str, str, float]] = deque(maxlen=KEPT)
         self._on_label = on_label
         self._last: dict[str, str] = {}
         self._first_ns: int | None = None
@@ -46,6 +47,12 @@ class Monitor(Node):
         self.create_subscription(ActionLabel, topics.ACTION_LABEL, self._label, qos.SMALL)
         for name in nodes:
             self.create_subscription(String, f"{name}/statistics", self._keep(name), qos.LATCHED)
+
+    @property
+    def changes(self) -> list[tuple[float, str, str, float]]:
+        """(seconds, body id, label, confidence) of the newest changes."""
+        with self._lock:
+            return list(self._changes)
 
     def latency_ms(self) -> dict[str, float | None]:
         """Frame to label: p50 and p95 in milliseconds; None where stamps are not of this machine's clock."""
@@ -77,8 +84,15 @@ class Monitor(Node):
             self.labels += 1
             if 0 <= latency < PLAUSIBLE_LATENCY_S:
                 self.latencies.append((stamp, latency))
-        if self._last.get(message.body_id) != message.label:
-            self._last[message.body_id] = message.label
+        if self._has_changed(message.body_id, message.label):
             change = ((stamp - self._first_ns) / NANOSECONDS, message.body_id, message.label, message.confidence)
-            self.changes.append(change)
+            with self._lock:
+                self._changes.append(change)
             self._on_label(*change)
+
+    def _has_changed(self, body_id: str, label: str) -> bool:
+        before = self._last.pop(body_id, None)
+        self._last[body_id] = label  # the newest come last
+        if len(self._last) > BODIES:  # ids are never used twice
+            del self._last[next(iter(self._last))]
+        return before != label

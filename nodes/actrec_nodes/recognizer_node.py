@@ -18,7 +18,8 @@ from actrec import inference, zoo
 from actrec.config import setting
 from actrec.errors import ActrecError, DeviceError
 from actrec.inference import Session
-from actrec.recognition import LabelledWindow, RecognitionConfig, Recognizer
+from actrec.observations import WORDS
+from actrec.recognition import Counts, LabelledWindow, RecognitionConfig, Recognizer
 from actrec_nodes import conversions, params, process, qos, topics
 from actrec_nodes.lifecycle import ActrecNode, one_line
 from actrec_nodes.recognizer_inputs import Frame, Inputs
@@ -68,6 +69,8 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self._newest: Frame | None = None
         self._skipped = 0
         self._reason = ""
+        self._told = Counts()
+        self._fallback = ""
         self._worker: Worker[Frame] | None = None
         self._watchdog: Any = None
         self._labels: Any = None
@@ -77,6 +80,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
 
     def configure(self) -> None:
         """Loads the model and warms it up."""
+        self._fallback = ""
         self._session = self._first(self.config.model)
         self._recognizer = Recognizer(self._session, **dataclasses.asdict(self._recognition.read()))
         self._labels = self.create_lifecycle_publisher(ActionLabel, topics.ACTION_LABEL, qos.SMALL)
@@ -88,7 +92,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         with self._swap:
             assert self._session is not None
             self._recognizer = Recognizer(self._session, **dataclasses.asdict(self._recognition.read()))
-        self._skipped, self._reason = 0, ""
+        self._skipped, self._reason, self._told = 0, "", Counts()
         self._worker = Worker(self._work, self.fail, self.statistics, CAPACITY, age=lambda f: self.age(f.stamp_ns))
         self._worker.start(self.get_name())
         self._inputs = Inputs(self, self._recognizer, self._on_frame, self._on_bad_message)
@@ -119,6 +123,14 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self._labels = self._text = None
         with self._swap:
             self._session = self._recognizer = None
+
+    def figures(self) -> dict[str, str]:
+        """Which model runs on what."""
+        session = self._session
+        if session is None:
+            return {}
+        why = f" ({self._fallback})" if self._fallback else ""
+        return {"model": session.package.name, "device": f"{session.backend.device}{why}"}
 
     def wait_idle(self, timeout_s: float) -> bool:
         """As the base says."""
@@ -154,13 +166,16 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         recognizer = self._recognizer
         if recognizer is None:
             return
-        windows = frame.endings + (recognizer.judge() if frame is self._newest else [])
+        # First those that have left: whatever becomes of the others, nobody is to believe their last label any more.
+        for window in frame.endings:
+            self._publish(window, frame.frame_id)
+        windows = recognizer.judge() if frame is self._newest else []
         skipped = recognizer.counts.skipped
         self.statistics.count("skipped", skipped - self._skipped)
         self._skipped = skipped
         for window in windows:
             self._publish(window, frame.frame_id)
-        if len(windows) > len(frame.endings):
+        if windows:
             self._reason = next((window.reason for window in windows if window.reason), "")
 
     def _publish(self, window: LabelledWindow, frame_id: str) -> None:
@@ -188,11 +203,25 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         if missing:
             line = f"waiting for {' and for '.join(missing)}"
             self.fail(DeviceError(f"{line} (nothing for {self.config.watchdog_s:g} s: no labels, or unknown ones)"))
-        elif self._reason:
-            self.fail(DeviceError(f"labels are unknown: {self._reason}"))
+        elif trouble := self._trouble(recognizer) or (self._reason and f"labels are unknown: {self._reason}"):
+            self.fail(DeviceError(trouble))
         for stream, words in silent.items():
             if not needed[stream]:
                 self.complain(f"working without {words}", "warning")
+
+    def _trouble(self, recognizer: Recognizer) -> str:
+        """What is wrong with the stamps that came since the last call, in words; empty for nothing."""
+        now, before, words = recognizer.counts, self._told, WORDS[recognizer.subject]
+        self._told = dataclasses.replace(now)
+        frames, restarts = now.frames - before.frames, now.restarts - before.restarts
+        if frames == 0 and now.duplicates > before.duplicates:
+            return f"no labels: {words} come, but all with one stamp: does the clock of their publisher run?"
+        if restarts > 1 and 3 * restarts > frames:
+            return (
+                f"windows start anew again and again, too short to judge: {words} come more than max_gap_s "
+                f"({recognizer.config.max_gap_s:g} s) apart, or stamps jump back (two publishers?)"
+            )
+        return ""
 
     # -- models --------------------------------------------------------------------------------------------------------
 
@@ -206,7 +235,8 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
             if kind.ready(zoo.find(model), **self._options(name)):
                 return self._load(model)
         except ActrecError as error:
-            self.complain(f"{name} cannot be used, {FALLBACK} goes on: {one_line(error)}", "warning")
+            self._fallback = f"{name} cannot be used, {FALLBACK} goes on: {one_line(error)}"
+            self.complain(self._fallback, "warning")
             return self._load(model, FALLBACK)
         self.get_logger().info(f"{name} builds its engine; until then {FALLBACK} labels")
         self._loader.submit(self._replace, model, None)
@@ -252,6 +282,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         session = self._session
         response.model_name = session.package.name if session else ""
         if response.success:
+            self.config = dataclasses.replace(self.config, model=request.package)
             self.set_parameters([Parameter("model", value=request.package)])
         return response
 
@@ -265,9 +296,11 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
                     raise DeviceError("the recognizer was cleaned up meanwhile: configure it with this model")
                 self._recognizer.use(session)
                 self._session = session
-                self._reason = ""
+                self._reason = self._fallback = ""
         except Exception as error:  # whatever it is, the old model goes on and the caller is told
             problem = one_line(error)
+            if loaded is None:
+                self._fallback = problem
             self.complain(f"the loaded model stays: {problem}")
         else:
             self._tell(session)

@@ -264,7 +264,10 @@ def run(
         options: Fields of `RecordConfig`.
     """
     transport.prepare()
-    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:
+        raise ConfigError(f"ROS refuses its arguments: {' '.join(str(error).split())}") from error
     try:
         return record(stopped, progress, **options)
     finally:
@@ -280,6 +283,6 @@ def main() -> int:
         node = run(stopped, lambda node, seconds: node.get_logger().debug(f"{seconds:.0f} s {node.counts}"), sys.argv)
     except ActrecError as error:
         print(f"record_node: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, ConfigError) else 1
     print(f"record_node: {node.config.out}: {sum(node.counts.values())} messages, {node.dropped + node.lost} lost")
     return 0

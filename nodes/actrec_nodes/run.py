@@ -137,7 +137,7 @@ def run_graph(chosen: Plan, watch: Callable[["Running", Monitor], None] | None =
 
     Returns:
         Its figures: `nodes` by name, `labels`, `changes`, `latency_ms`, `duration_s`, `usage` by process. None
-        where a node failed to start, which it has said.
+        where a node failed to start or to go on, which it has said.
     """
     with ros(["--ros-args", *chosen.ros_args]) as context, Host(context) as host:
         monitor = Monitor(
@@ -170,7 +170,7 @@ def run_graph(chosen: Plan, watch: Callable[["Running", Monitor], None] | None =
 
 def verdict(result: dict[str, Any]) -> str | None:
     """Why a run was none: None where every node worked on something and labels came."""
-    for name, figures in result["nodes"].items():
+    for name, figures in reversed(result["nodes"].items()):  # from the source on: who comes after it waits in vain
         if not figures:
             return f"{name} gave no sign of life"
         if not figures["processed"]:
@@ -197,6 +197,9 @@ def table(result: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for name, f in result["nodes"].items():
+        if not f:
+            lines.append(f"| {name} | – | – | – | – | – | – |")
+            continue
         work, latency = (_pair(f, kind) for kind in ("work", "latency"))
         rate = f"{f['rate_hz']:.1f}"
         lines.append(f"| {name} | {f['received']} | {f['processed']} | {f['dropped']} | {rate} | {work} | {latency} |")
@@ -216,7 +219,7 @@ class Running(Protocol):
     """A graph that runs."""
 
     def wait(self, duration_s: float | None) -> bool:
-        """Until it has nothing more to do or the time is over; False where it could not start and has said so."""
+        """Until it has nothing more to do or the time is over; False where a node failed, which it has said."""
 
     def usage(self) -> dict[str, dict[str, float | None]]:
         """Memory and processor time by process."""
@@ -236,7 +239,7 @@ class _Threads:
 
     def wait(self, duration_s: float | None) -> bool:
         self._host.wait(duration_s)
-        return True
+        return not any(node.exit_status for node in self._host.nodes)
 
     def usage(self) -> dict[str, Any]:
         return {"all": usage(os.getpid())}
@@ -266,7 +269,7 @@ class _Processes:
         self.children = children
 
     def wait(self, duration_s: float | None) -> bool:
-        """Until a process ends or the time is over; False where one could not start and has said so.
+        """Until a process ends or the time is over; False where one failed, which it has said.
 
         Raises:
             DeviceError: One has crashed.

@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 
@@ -20,6 +20,10 @@ PLAUSIBLE_LATENCY_S = 30.0
 """A stamp older than this is a recording's, not a clock's that can be compared with ours."""
 
 
+STALLED_S = 5.0
+"""When the last input is longer ago than this, and than three at the pace so far, nothing comes any more."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """A node's figures since it was activated.
@@ -28,7 +32,7 @@ class Snapshot:
         received, processed, dropped, failed: Counts of inputs. A dropped one gave way to a newer one.
         unpaired: Images that found no partner with their stamp.
         skipped: Labels left out because newer skeletons already waited; the skeletons are in the window all the same.
-        rate_hz: Processed inputs per second over the last ones kept.
+        rate_hz: Processed inputs per second over the last ones kept; 0 where none comes any more.
         latency_p50_ms, latency_p95_ms: Stamp of the input to its result being published; NaN where the stamps are not
             of this clock (a recording's).
         work_p50_ms, work_p95_ms: Time in the node's own work.
@@ -60,7 +64,7 @@ class Snapshot:
             parts.append(f"latency p50 {self.latency_p50_ms:.0f} ms p95 {self.latency_p95_ms:.0f} ms")
         return ", ".join(parts)
 
-    def json(self, more: Mapping[str, float | int] = MappingProxyType({})) -> str:
+    def json(self, more: Mapping[str, float | int | str] = MappingProxyType({})) -> str:
         """The figures, and `more` of the node's own, as a JSON object; a figure that does not exist is null."""
         figures = {**asdict(self), **more}
         values = {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in figures.items()}
@@ -97,9 +101,12 @@ class Statistics:
 
     def done(self, work_s: float, latency_s: float | None = None) -> None:
         """Notes one input processed: the time its work took, and the age of its stamp where that is known."""
+        now = time.monotonic()
         with self._lock:
             self._counts["processed"] += 1
-            self._times.append(time.monotonic())
+            if _stalled(self._times, now):  # a pause is no part of the pace
+                self._times.clear()
+            self._times.append(now)
             self._work.append(work_s)
             if latency_s is not None and 0.0 <= latency_s < PLAUSIBLE_LATENCY_S:
                 self._latency.append(latency_s)
@@ -121,12 +128,19 @@ class Statistics:
             latency, work, times = list(self._latency), list(self._work), list(self._times)
             counts, queue, last_error = dict(self._counts), self._queue, self._last_error
         span = times[-1] - times[0] if len(times) > 1 else 0.0
-        rate = (len(times) - 1) / span if span > 0 else 0.0
+        rate = (len(times) - 1) / span if span > 0 and not _stalled(times, time.monotonic()) else 0.0
         (l50, l95), (w50, w95) = _percentiles(latency), _percentiles(work)
         return Snapshot(
             **counts, rate_hz=rate, latency_p50_ms=l50, latency_p95_ms=l95, work_p50_ms=w50, work_p95_ms=w95,
             queue=queue, last_error=last_error,
         )  # fmt: skip
+
+
+def _stalled(times: Sequence[float], now: float) -> bool:
+    if not times:
+        return False
+    pace = (times[-1] - times[0]) / max(len(times) - 1, 1)
+    return now - times[-1] > max(STALLED_S, 3 * pace)
 
 
 def _percentiles(seconds: list[float]) -> tuple[float, float]:

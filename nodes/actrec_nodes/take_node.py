@@ -13,7 +13,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, Image
 
-from actrec.errors import DeviceError
+from actrec.errors import DeviceError, InputError
 from actrec.recordings.bag_reader import stamp_ns
 from actrec.recordings.bag_writer import SKELETONS_TOPIC, BagWriter
 from actrec.takes import Read, Sight
@@ -62,7 +62,11 @@ class TakeNode(Node):
 
     def _on_skeletons(self, message: SkeletonArray) -> None:
         stamp, frame_id = conversions.stamp_to_ns(message.header.stamp), message.header.frame_id
-        bodies = conversions.message_to_bodies(message)
+        try:
+            bodies = conversions.message_to_bodies(message)
+        except InputError as error:  # one bad message must not end the listening
+            self.get_logger().error(f"skeletons are left out: {error}", throttle_duration_sec=5.0)
+            return
         self._put(Sight(stamp, bodies, lambda bag: bag.write_bodies(SKELETONS_TOPIC, stamp, frame_id, bodies)))
 
     def _subscribe(self, topic: str, kind: type) -> None:

@@ -54,6 +54,10 @@ class TfPoses:
             raise DeviceError(str(error).splitlines()[0]) from error
         return pose_matrix(found.translation, found.rotation)
 
+    def forget(self) -> None:
+        """Time has jumped back: what TF keeps would outlast what comes now, of which it takes nothing so old."""
+        self._buffer.clear()
+
     def close(self) -> None:
         """Stops listening."""
         self._listener.unregister()

@@ -307,6 +307,7 @@ def test_fixed_batch_is_refused(tmp_path: Path) -> None:
         ({"layout": "octopus_64"}, "octopus_64"),
         ({"preprocessing": {**RAW, "whiten": True}}, "whiten"),
         ({"preprocessing": {**RAW, "centre": 3}}, "centre"),
+        ({"preprocessing": {**RAW, "centre": ["hip"]}}, "cannot be made"),
         ({"shape": (1, 75, FRAMES)}, "[N, 1, 75, 8]"),
     ],
 )

@@ -174,6 +174,16 @@ def test_stamps_that_jump_back_restart_all_windows(session: Session) -> None:
     assert recognizer.counts.restarts == 1
 
 
+def test_who_finds_no_room_after_stamps_jumped_back_ends_too(session: Session) -> None:
+    recognizer = EachFrame(session, max_bodies=1)
+    feed(recognizer, range(10), body(1.0, "first", z=4.0))
+    both = body(1.0, "first", z=4.0), body(-1.0, "nearer", z=1.5)
+    recognizer.update(stamp(10), both)
+    labels = recognizer.update(stamp(5), both)
+    assert [(w.body_id, w.label) for w in labels] == [("first", "unknown"), ("nearer", "unknown")]
+    assert list(recognizer._followed.tracks) == ["nearer"]
+
+
 def test_duplicate_frame_is_ignored(session: Session) -> None:
     recognizer = EachFrame(session)
     feed(recognizer, range(10), body(1.0))

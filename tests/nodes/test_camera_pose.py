@@ -70,3 +70,13 @@ def test_poses_as_matrices(axis: int) -> None:
     found = pose_matrix(Vector3(x=1.0, y=2.0, z=3.0), turn)
     np.testing.assert_allclose(found[:3, :3], rotation(axis, 0.4), atol=1e-6)
     np.testing.assert_allclose(found[:3, 3], [1, 2, 3])
+
+
+def test_tf_is_forgotten_where_time_jumps_back(moved, monkeypatch) -> None:
+    cleared: list[bool] = []
+    monkeypatch.setattr(Buffer, "clear", lambda self: cleared.append(True), raising=False)
+    for seconds in (0.0, 0.1, 0.2):
+        moved[0](frame(seconds), frame(seconds + 0.1))
+    assert not cleared
+    assert moved[0](frame(0.0), frame(0.1)) is not None
+    assert len(cleared) == 1

@@ -194,3 +194,18 @@ def test_a_hand_without_a_side_is_refused() -> None:
     message.hands[0].side = "both"
     with pytest.raises(InputError, match="side of hand 'body_1' is 'both', expected left or right"):
         c.message_to_hands(message)
+
+
+@pytest.mark.parametrize(
+    ("roi", "whole"),
+    [((0, 0, 640, 480), True), ((0, 0, 0, 0), True), ((0, 0, 320, 240), False), ((8, 0, 640, 480), False)],
+)
+def test_a_region_of_interest_may_be_the_whole_image(roi: tuple[int, ...], whole: bool) -> None:
+    intrinsics = Intrinsics(640, 480, 525, 525, 320, 240)
+    info = c.intrinsics_to_info(intrinsics, HEAD)
+    info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height = roi
+    if whole:
+        assert c.info_to_intrinsics(info) == intrinsics
+    else:
+        with pytest.raises(InputError, match="region of interest"):
+            c.info_to_intrinsics(info)

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from actrec_msgs.msg import ActionLabel, SkeletonArray
+from rclpy.node import Node
 from sensor_msgs.msg import Image
 
 from actrec_nodes import conversions, qos, topics
@@ -95,3 +96,15 @@ def test_images_are_answered_by_skeletons_each_one(add, host, ears, tmp_path, mo
     ears.wait_for(topics.COLOUR, 20)
     ears.wait_until(lambda: len(seen) == 20)
     assert node.statistics.snapshot().failed == 0
+
+
+def test_who_answers_on_a_remapped_topic_is_found(ears):
+    remapped = Node("camera", context=ears.context, cli_args=["--ros-args", "-r", "skeletons:=people"])
+    try:
+        flow = FlowControl(remapped, discovery_s=0.0)  # type: ignore[arg-type]
+        assert flow._discover(joints_alone=False) is None
+        ears.create_publisher(SkeletonArray, "people", qos.SMALL)
+        ears.wait_until(lambda: flow._discover(joints_alone=False) == topics.SKELETONS)
+        flow.close()
+    finally:
+        remapped.destroy_node()

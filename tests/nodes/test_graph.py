@@ -9,6 +9,8 @@ import time
 from argparse import ArgumentParser
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import yaml
 
@@ -186,6 +188,36 @@ def test_a_recording_that_ends_ends_the_run_though_nothing_was_recognised(capfd,
     assert main([*arguments, "--json"]) == 0
     figures = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
     assert set(figures["nodes"]) == {"camera_node", "scene_flow_node"} and figures["labels"] == 0
+
+
+@pytest.mark.parametrize("processes", [[], ["--processes"]])
+def test_a_recording_that_breaks_off_is_a_failure(capfd, tmp_path: Path, processes: list[str]) -> None:
+    for k in range(8):
+        cv2.imwrite(str(tmp_path / f"{k:04d}.png"), np.full((48, 64, 3), 10 * k, np.uint8))
+    torn = tmp_path / "0006.png"
+    torn.write_bytes(torn.read_bytes()[:60])
+    options = (f"path={tmp_path}", "intrinsics=50,50,31.5,23.5")
+    given = [item for option in options for item in ("--driver-option", option)]
+    assert main(["run", "--nodes", "camera", "--driver", "replay", *given, *processes]) == 1
+    written = capfd.readouterr().err
+    assert written.count("0006.png' cannot be decoded") == 1
+    assert "Traceback" not in written
+
+
+def test_a_node_that_said_nothing_has_a_row_too() -> None:
+    latency = {"p50": None, "p95": None}
+    result = {"nodes": {"skeleton_node": {}}, "labels": 0, "duration_s": 1.0, "latency_ms": latency, "usage": {}}
+    assert "| skeleton_node | – | – | – | – | – | – |" in run.table(result)
+    assert run.verdict(result) == "skeleton_node gave no sign of life"
+
+
+def test_the_verdict_names_who_fell_silent_first() -> None:
+    waits = {"processed": 0, "last_error": "waiting for skeletons on /skeletons: is skeleton_node active?"}
+    blind = {"processed": 0, "last_error": "no image on /camera/color/image_raw: nobody publishes it"}
+    result = {"nodes": {"recognizer_node": waits, "skeleton_node": blind}, "labels": 0}
+    assert run.verdict(result) == (
+        "skeleton_node processed nothing: no image on /camera/color/image_raw: nobody publishes it"
+    )
 
 
 def test_a_run_in_which_nothing_came_is_a_failure(capfd) -> None:

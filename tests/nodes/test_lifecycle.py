@@ -144,6 +144,38 @@ def test_the_same_complaint_is_not_repeated_at_every_frame(context, host, capfd,
     assert node.statistics.snapshot().last_error == "the cable is loose"
 
 
+def test_complaints_that_differ_in_numbers_alone_are_one(context, host, capfd, monkeypatch) -> None:
+    monkeypatch.setattr(lifecycle, "REPEAT_S", 1e9)
+    node = Probe(context=context)
+    host.add(node)
+    for frame in range(300):
+        node.complain(f"extrapolation into the future: requested {1700000000 + frame}.{frame:03d}", "warning")
+    for number in range(500):
+        node.complain(f"no such thing: {'x' * number}")
+    assert capfd.readouterr().err.count("extrapolation into the future") == 1
+    assert len(node._complaints) == lifecycle.COMPLAINTS
+
+
+def test_a_value_set_while_active_is_said_to_wait(context, host, monkeypatch) -> None:
+    node = Probe(context=context)
+    host.add(node)
+    said: list[str] = []
+    monkeypatch.setattr(node, "complain", lambda line, level: said.append(f"{level} {line}"))
+    node.set_parameters([Parameter("level", value=4)])
+    assert host.start() is None and node.config == Config(4)
+    node.declare_parameter("engine.size", 5)
+    node.set_parameters([Parameter("level", value=4), Parameter("use_sim_time", value=False)])
+    assert said == []
+    (result,) = node.set_parameters([Parameter("level", value=5)])
+    assert result.successful
+    assert [line[: line.index(" (")] for line in said] == [
+        "warning level: set, but the node goes on as before until it is configured anew"
+    ]
+    node.trigger_deactivate()
+    node.trigger_cleanup()
+    assert node.start() and node.config == Config(5)
+
+
 class Record:
     """Stands in for a diagnostic_msgs type, which has no wheel."""
 

@@ -1,6 +1,7 @@
 """Skeleton, hand, face and scene flow nodes over real DDS, on recorded and on impossible frames."""
 
 import itertools
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -141,6 +142,15 @@ def test_stamps_that_jump_back_do_not_stop_the_skeletons(host, add, ears, person
     assert node.statistics.snapshot().failed == 0
 
 
+def test_images_that_do_not_come_are_an_error(host, add, ears) -> None:
+    node = add(SceneFlowNode, silence_s=0.3)
+    assert host.start() is None
+    topic = "/camera/color/image_raw"
+    ears.wait_until(lambda: node.last_error == f"no image on {topic}: nobody publishes it")
+    ears.show_until(still(), lambda: node.statistics.snapshot().processed > 0)
+    ears.wait_until(lambda: node.last_error == f"no image on {topic}: it has a publisher: is the camera connected?")
+
+
 def test_only_an_active_node_subscribes(host, add, ears) -> None:
     node = add(SkeletonNode)
     node.trigger_configure()
@@ -200,6 +210,21 @@ def test_skeletons_that_are_too_old_do_not_say_where_to_look(host, add, ears) ->
             break
     assert ["body_7"] in seen
     ears.show_until(frames, lambda: seen[-1] == [])
+
+
+def test_skeletons_on_a_remapped_topic_are_waited_for(context, host, ears) -> None:
+    node = FaceNode(context=context, cli_args=["--ros-args", "-r", "skeletons:=people"])
+    host.add(node)
+    assert host.start() is None
+    node._wait_s = 60.0
+    ears.say("people", SkeletonArray(header=c.header(START_NS, "lens")))
+    ears.wait_until(lambda: bool(node._recent) or ears.say("people", SkeletonArray(header=c.header(START_NS, "lens"))))
+    found: list[SkeletonArray | None] = []
+    waiting = threading.Thread(target=lambda: found.append(node._nearest(START_NS + STEP_NS)))
+    waiting.start()
+    ears.say("people", SkeletonArray(header=c.header(START_NS + STEP_NS, "lens")))
+    waiting.join(60.0)
+    assert [stamp(message) for message in found] == [START_NS + STEP_NS]
 
 
 def test_scene_flow_is_stamped_with_the_frame_whose_pixels_move(host, add, ears, person) -> None:

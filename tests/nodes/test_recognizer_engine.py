@@ -112,6 +112,8 @@ def test_without_tensorrt_the_node_stays_inactive_or_falls_back(
     assert graph.start() is fallback
     if fallback:
         assert device(graph).startswith("CPU")
+        told = graph.node.figures()["device"]
+        assert "(tensorrt cannot be used, onnxruntime goes on:" in told and "part of JetPack" in told
     else:
         assert "part of JetPack" in graph.node.last_error
 

@@ -1,6 +1,8 @@
 """The recognizer node over real DDS: labels, stamps, bad input, and swapping the model while frames flow."""
 
 import threading
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 from actrec_msgs.srv import ListModels
 
 from actrec import package
+from actrec.errors import InputError
 from actrec_nodes import conversions
 from tests.nodes.recognizer_graph import TIMEOUT_S, Make, body, stamp
 from tests.tiny_model import tiny_description, tiny_onnx, write_tiny
@@ -266,6 +269,57 @@ def test_silence_is_reported_and_nothing_stale_published(make: Make, tiny: str) 
     assert reported.wait(TIMEOUT_S)
     assert "waiting for skeletons on /skeletons: is skeleton_node active? (nothing for 0.3 s" in graph.node.last_error
     assert graph.labels == []
+
+
+def test_a_clock_that_stands_is_reported(make: Make, tiny: str) -> None:
+    graph = make(model=tiny, watchdog_s=0.3, startup_s=0.0)
+    assert graph.start()
+    graph.step(stamp(0), body(1.0))
+
+    def standing() -> bool:
+        graph.publish(stamp(0), body(1.0))
+        return "skeletons come, but all with one stamp" in graph.node.last_error
+
+    graph.wait_until(standing)
+
+
+@pytest.mark.parametrize("stamps", [range(0, 6000, 6), [frame // 2 + 3 * (frame % 2) for frame in range(1000)]])
+def test_windows_that_never_grow_are_reported(make: Make, tiny: str, stamps: Sequence[int]) -> None:
+    """Frames too far apart; stamps of two publishers in turn."""
+    graph = make(model=tiny, watchdog_s=0.3, startup_s=0.0)
+    assert graph.start()
+    coming = iter(stamps)
+
+    def told() -> bool:
+        graph.publish(stamp(next(coming)), body(1.0))
+        time.sleep(0.05)
+        return "windows start anew again and again" in graph.node.last_error
+
+    graph.wait_until(told)
+
+
+def test_who_has_left_is_told_though_the_network_fails(make: Make, tiny: str, monkeypatch) -> None:
+    graph = make(model=tiny, min_seconds=0.0, lost_after_s=0.3)
+    assert graph.start()
+    for frame in range(3):
+        graph.step(stamp(frame), body(1.0), body(-1.0, "body_2"))
+
+    def broken(clips: Any) -> Any:
+        raise InputError("the network failed: CUDA is out of memory")
+
+    monkeypatch.setattr(graph.node._session, "predict_many", broken)
+    graph.labels.clear()
+    for frame in range(3, 9):
+        graph.publish(stamp(frame), body(-1.0, "body_2"))
+    graph.wait(lambda: [(label.body_id, label.label) for label in graph.labels] == [("body_1", "unknown")])
+    graph.wait_until(lambda: "out of memory" in graph.node.last_error)
+
+
+def test_figures_name_the_model_and_its_device(make: Make, tiny: str) -> None:
+    graph = make(model=tiny)
+    assert graph.node.figures() == {}
+    assert graph.start()
+    assert graph.node.figures() == {"model": "tiny", "device": "CPU, 1 thread"}
 
 
 def test_deactivated_node_is_silent_and_starts_anew(make: Make, tiny: str) -> None:

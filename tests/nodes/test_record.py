@@ -223,6 +223,17 @@ def test_the_executable_reads_parameters(graph, tmp_path):
     assert again.returncode == 1 and "exists already" in again.stderr and "Traceback" not in again.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [(["-p", "nonsense"], "record_node: ROS refuses its arguments"), ([], "record_node: the recorder needs a bag")],
+)
+def test_the_executable_refuses_wrong_use_in_one_line(arguments, line):
+    code = "from actrec_nodes.record_node import main; raise SystemExit(main())"
+    command = [sys.executable, "-c", code, "--ros-args", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and line in done.stderr and "Traceback" not in done.stderr
+
+
 def test_nothing_published(tmp_path):
     process = command("--out", str(tmp_path / "b"), "--topics", "/nobody")
     assert process.stderr is not None

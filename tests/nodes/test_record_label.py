@@ -16,7 +16,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2: make venv build && . scripts/e
 pytest.importorskip("actrec_msgs", reason="needs the messages: make build && . scripts/env.sh")
 
 import rclpy
-from actrec_msgs.msg import SkeletonArray
+from actrec_msgs.msg import Skeleton, SkeletonArray
 from rclpy.node import Node
 
 from actrec.cli import main
@@ -25,6 +25,7 @@ from actrec.recordings import open_recording
 from actrec.recordings.labels import read_labels
 from actrec.recordings.people import read_people
 from actrec_nodes import conversions, qos, run, topics
+from actrec_nodes.take_node import of_graph
 from tests.tiny_model import person_at
 
 pytestmark = pytest.mark.ros
@@ -185,3 +186,22 @@ def test_from_takes_to_the_label(tmp_path, capsys):
     result = run.run_graph(run.plan(parser.parse_args(command)), watch)
     assert result is not None and result["labels"] > 0
     assert "pick_up" in labels, labels
+
+
+def test_a_bad_message_does_not_end_the_listening():
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    mouth = Node("mouth", context=context)
+    publisher = mouth.create_publisher(SkeletonArray, topics.SKELETONS, qos.SMALL)
+    try:
+        with of_graph(images=False) as read:
+            stop = time.monotonic() + 60
+            while not publisher.get_subscription_count() and time.monotonic() < stop:
+                time.sleep(0.01)
+            torn = Skeleton(body_id="body_1", layout="kinect_v2_25", confidences=[1.0])
+            publisher.publish(SkeletonArray(header=conversions.header(START, "lens"), skeletons=[torn]))
+            publisher.publish(SkeletonArray(header=conversions.header(START + PERIOD_NS, "lens")))
+            assert read(60.0).stamp_ns == START + PERIOD_NS
+    finally:
+        mouth.destroy_node()
+        rclpy.try_shutdown(context=context)

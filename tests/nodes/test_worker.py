@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from actrec_nodes import statistics as statistics_module
 from actrec_nodes.statistics import Statistics
 from actrec_nodes.worker import Worker
 
@@ -99,3 +100,33 @@ def test_figures_that_do_not_exist_are_null_in_json(statistics: Statistics) -> N
     assert figures["latency_p50_ms"] is None
     assert figures["last_error"] == "a camera was lost"
     assert "0 of 0" in statistics.snapshot().line()
+
+
+def test_the_rate_is_of_what_still_comes(statistics: Statistics, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(statistics_module.time, "monotonic", lambda: now)
+
+    def ten_a_second() -> None:
+        nonlocal now
+        for _ in range(21):
+            statistics.done(0.01)
+            now += 0.1
+
+    ten_a_second()
+    assert statistics.snapshot().rate_hz == pytest.approx(10.0)
+    now += 4.0
+    assert statistics.snapshot().rate_hz == pytest.approx(10.0)
+    now += 2.0  # the camera was pulled out
+    assert statistics.snapshot().rate_hz == 0.0
+    ten_a_second()  # and the pause is no part of the pace
+    assert statistics.snapshot().rate_hz == pytest.approx(10.0)
+
+
+def test_a_slow_network_has_a_rate(statistics: Statistics, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(statistics_module.time, "monotonic", lambda: now)
+    for _ in range(4):
+        statistics.done(4.0)
+        now += 4.0
+    now += 5.0
+    assert statistics.snapshot().rate_hz == pytest.approx(0.25)

@@ -1,0 +1,31 @@
+"""What listens to a graph for weeks keeps the newest of what it hears."""
+
+from typing import Any
+
+import pytest
+from actrec_msgs.msg import ActionLabel
+
+from actrec_nodes import conversions, monitor
+from actrec_nodes.monitor import Monitor
+
+pytestmark = pytest.mark.ros
+
+
+def hear(listener: Monitor, frame: int, body_id: str, label: str) -> None:
+    head = conversions.header(frame * 1_000_000_000, "camera")
+    listener._label(ActionLabel(header=head, body_id=body_id, label=label, confidence=0.5))
+
+
+def test_the_newest_changes_and_bodies_are_kept(context: Any, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "KEPT", 20)
+    monkeypatch.setattr(monitor, "BODIES", 5)
+    told: list[str] = []
+    listener = Monitor([], lambda seconds, body_id, label, confidence: told.append(body_id), context=context)
+    host.add(listener)
+    for frame in range(100):
+        hear(listener, frame, "body_0", "wave")  # stays, and is told of once
+        hear(listener, frame, f"body_{frame + 1}", "unknown")
+    assert told == ["body_0", *(f"body_{frame + 1}" for frame in range(100))]
+    assert listener.changes == [(float(frame), f"body_{frame + 1}", "unknown", 0.5) for frame in range(80, 100)]
+    assert list(listener._last) == ["body_97", "body_98", "body_99", "body_0", "body_100"]
+    assert listener.labels == 200
