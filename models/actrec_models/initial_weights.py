@@ -4,6 +4,7 @@ Nothing is unpickled: safetensors, or torch files that hold tensors alone. Which
 checkpoint fills stands in its `weight_targets`.
 """
 
+import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ class Report:
         missing: Names in the filled submodules that the file does not have.
         unexpected: Names in the file that no filled submodule has.
         unfit: "name [from] → [to]" of those whose shapes cannot be fitted.
+        recordings: Identities of a person's own recordings that the weights have learnt.
     """
 
     file: str
@@ -48,6 +50,7 @@ class Report:
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     unfit: tuple[str, ...] = ()
+    recordings: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         parts = [f"{len(self.loaded)} loaded"]
@@ -78,7 +81,7 @@ def load(network: Network, name: str, path: Path) -> Report:
     plan = _Plan(network, file.classes, public.classifier if public else "")
     for prefix in targets:
         plan.add(prefix, tensors)
-    report = plan.report(path.name, kind, tensors)
+    report = dataclasses.replace(plan.report(path.name, kind, tensors), recordings=file.recordings)
     used = len(plan.values) / max(1, len(tensors) - len(report.kept))
     filled = len(plan.values) / max(1, plan.wanted)
     if max(used, filled) < _LEAST:

@@ -64,10 +64,10 @@ def describe(
         device: That trains.
         world: How many of these.
         init: `weight_files.identity` of each file of initial weights.
-        recordings: `ClipDataset.identities` of the training part.
+        recordings: `ClipDataset.identities` of the training part, and of what the initial weights have learnt.
     """
     return {
-        **({"recordings": list(recordings)} if recordings else {}),
+        **_learnt(recordings),
         "dataset": recipe.dataset,
         "split": recipe.split,
         "seed": recipe.seed,
@@ -93,7 +93,13 @@ def going_on(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     texts = {name: _in_turn(before.get(name), now[name]) for name in ("commit", "host", "device")}
     versions = dict(before.get("packages", {}))
     versions |= {name: _in_turn(versions.get(name), version) for name, version in now["packages"].items()}
-    return {**now, **texts, "packages": versions}
+    learnt = _learnt([*before.get("recordings", ()), *now.get("recordings", ())])
+    return {**now, **texts, **learnt, "packages": versions}
+
+
+def _learnt(recordings: Sequence[str]) -> dict[str, list[str]]:
+    """Each once; nothing for none."""
+    return {"recordings": list(dict.fromkeys(recordings))} if recordings else {}
 
 
 def _in_turn(before: str | None, now: str) -> str:

@@ -81,8 +81,8 @@ def train(
     recipe = run.with_extrema(recipe)
     module = run.module(recipe)
     for file in init:
-        # The weights alone: schedule and optimiser start anew.
-        initial_weights.load(module.network, recipe.model, file)
+        # The weights alone: schedule and optimiser start anew. Whose recordings they have learnt is not forgotten.
+        run.recordings += initial_weights.load(module.network, recipe.model, file).recordings
     plan, before, kept, taken_over = recipe.plan(), 0, out / checkpoint.LAST, bool(init)
     named = [f"stage_{number}_{stage.title}" for number, stage in enumerate(plan[:-1], start=1)]
     folders = [*(out / name for name in named), out]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from actrec import package
 from actrec.errors import PackageError
+from actrec_models import provenance
 
 _WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|backbone\.)+")
 """What data parallelism, compilation and MMAction2 put before a network's own names."""
@@ -78,12 +79,14 @@ class WeightFile:
         tensors: By name, wrappers' prefixes removed.
         network: The network of ours that it is of; empty where the file does not say.
         classes: How many classes that one knows; 0 where the file does not say.
+        recordings: `ClipDataset.identities` of what it has learnt, as far as the file says.
     """
 
     path: Path
     tensors: dict[str, Tensor]
     network: str = ""
     classes: int = 0
+    recordings: tuple[str, ...] = ()
 
 
 def recognise(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
@@ -104,7 +107,8 @@ def read(path: Path) -> WeightFile:
     if path.is_dir():
         described = package.load(path, verify=False)
         inner = read(path / package.WEIGHTS)
-        return WeightFile(path, inner.tensors, described.family, len(described.labels))
+        learnt = tuple(described.provenance.figures.get("recordings", ()))
+        return WeightFile(path, inner.tensors, described.family, len(described.labels), learnt)
     content = _safetensors(path) if path.suffix == ".safetensors" else _torch_file(path)
     parameters = content.get("hyper_parameters", {})
     recipe = parameters.get("recipe", {}) if isinstance(parameters, dict) else {}
@@ -117,7 +121,9 @@ def read(path: Path) -> WeightFile:
     broken = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
     if broken:
         raise PackageError(f"{path} is damaged: {broken[0]} holds values that are not finite")
-    return WeightFile(path, {names[n]: v for n, v in tensors.items()}, ours, len(parameters["classes"]) if ours else 0)
+    classes = len(parameters["classes"]) if ours else 0
+    learnt = provenance.of_checkpoint(content).get("recordings", ()) if ours else ()
+    return WeightFile(path, {names[n]: v for n, v in tensors.items()}, ours, classes, tuple(learnt))
 
 
 def identity(path: Path) -> str:

@@ -249,6 +249,26 @@ def test_initial_weights_are_part_of_the_run(named_again, tmp_path, monkeypatch)
         run(tmp_path / "first", epochs=1, init=[other])
 
 
+def test_recordings_that_initial_weights_have_learnt_are_kept(tmp_path, monkeypatch):
+    """`actrec eval` must not score a network on them as on others."""
+
+    def of(name):
+        monkeypatch.setattr(data.ClipDataset, "identities", lambda self: (name,))
+
+    def learnt(file):
+        return checkpoint.read(file)["actrec"]["provenance"]["recordings"]
+
+    of("theirs")
+    first = run(tmp_path / "first", epochs=1)
+    of("mine")
+    with monkeypatch.context() as stopped:
+        at_step(stopped, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(saving.Stopped):
+            run(tmp_path / "run", init=[first])
+    assert set(learnt(run(tmp_path / "run"))) == {"theirs", "mine"}
+    assert learnt(first) == ["theirs"]
+
+
 def test_initial_weights_that_no_checkpoint_holds_yet_are_named_again(tmp_path, monkeypatch):
     """The first stage trains another network; that of the recipe, which takes them, comes after it."""
     first, out = run(tmp_path / "first", epochs=1), tmp_path / "run"
