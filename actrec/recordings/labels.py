@@ -60,26 +60,32 @@ def read_labels(path: str | Path) -> list[LabelledClip]:
 
     Raises:
         DeviceError: There is no such file.
-        InputError: A column is unknown or missing, a line is wrong, or two lines name the same clip; names the line.
+        InputError: A column is unknown or missing, a line is wrong, or two lines name the same clip, if they are not
+            about a body each; names the line.
     """
     path = Path(path)
     lines = csv.reader(io.StringIO(read_text(path)), strict=True)
     try:
         header = [name.strip().lower() for name in next(lines, [])]
         _check_header(path, header)
-        clips: dict[tuple[str, float, float], LabelledClip] = {}
+        clips: list[LabelledClip] = []
+        bodies: dict[tuple[str, float, float], set[str]] = {}
         for values in lines:
             if not any(value.strip() for value in values):
                 continue
             where = f"'{path}' line {lines.line_num}"
             clip = _clip(where, header, values)
-            key = clip.recording, clip.start_s, clip.end_s
-            if key in clips:
-                raise InputError(f"{where} names '{clip.recording}' a second time, from {clip.start_s:g} s: remove one")
-            clips[key] = clip
+            others = bodies.setdefault((clip.recording, clip.start_s, clip.end_s), set())
+            if others and ("" in others or clip.body in {*others, ""}):
+                raise InputError(
+                    f"{where} names '{clip.recording}' a second time, from {clip.start_s:g} s: remove one, or say of "
+                    "each which body it is about"
+                )
+            others.add(clip.body)
+            clips.append(clip)
     except csv.Error as error:
         raise InputError(f"'{path}' line {lines.line_num} is no CSV: {error}; quote what holds a comma") from error
-    return list(clips.values())
+    return clips
 
 
 def check_label(where: str, label: str) -> None:

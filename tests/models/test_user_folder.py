@@ -75,6 +75,17 @@ def test_labels_say_what_is_whose(mine):
     assert source.read(source.others()[0]).label == OTHER
 
 
+def test_two_people_in_one_recording_have_a_label_each(tmp_path):
+    write_bag(tmp_path / "both", lambda k: [body(5 + 0.2 * k, "other"), body(0.1 * k)])
+    (tmp_path / "labels.csv").write_text("recording,label,body\nboth,wave,body_1\nboth,clap,other\n")
+    source = Folder(tmp_path)
+    found = {entry.name: source.read(entry) for entry in source.entries()}
+    assert list(found) == ["both#body_1", "both#other"]
+    for name, label, x in (("both#body_1", "wave", 0.4), ("both#other", "clap", 5.8)):
+        assert source.classes[found[name].label] == label
+        np.testing.assert_allclose(found[name].bodies[0, 4], person_at(x), atol=1e-5)
+
+
 def test_splits(mine):
     clips = data.create("folder", mine)
     assert (len(clips), list(clips.labels)) == (3, [1, 0, 1])

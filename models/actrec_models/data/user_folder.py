@@ -12,6 +12,7 @@ taken from it where it has some, else found by the body estimator, as in the liv
 import hashlib
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -219,7 +220,12 @@ class Folder(Source):
 
     def _entries(self) -> list[Entry]:
         classes = {label: number for number, label in enumerate(self.classes)} | {UNKNOWN: OTHER}
-        return [_entry(clip, classes[clip.label], self.root) for clip in self._clips]
+        spans = Counter((clip.recording, clip.start_s, clip.end_s) for clip in self._clips)
+        shared = {span for span, count in spans.items() if count > 1}  # several people act in one recording
+        return [
+            _entry(clip, classes[clip.label], self.root, (clip.recording, clip.start_s, clip.end_s) in shared)
+            for clip in self._clips
+        ]
 
     def _path(self, entry: Entry) -> Path:
         return self.root / str(entry.meta["recording"])
@@ -234,7 +240,7 @@ class Folder(Source):
         return {**self.__dict__, "_last": None}  # another process reads its own
 
 
-def _entry(clip: LabelledClip, label: int, root: Path) -> Entry:
+def _entry(clip: LabelledClip, label: int, root: Path, shared: bool) -> Entry:
     end_ms = -1 if clip.end_s == math.inf else round(1e3 * clip.end_s)
     span = "" if clip.whole else f"@{clip.start_s:g}-{'' if end_ms < 0 else f'{clip.end_s:g}'}"
     meta: dict[str, int | str] = {
@@ -245,7 +251,8 @@ def _entry(clip: LabelledClip, label: int, root: Path) -> Entry:
         "start_ms": round(1e3 * clip.start_s),
         "end_ms": end_ms,
     }
-    return Entry(clip.recording + span, label, meta, {"recording": root / clip.recording})
+    whose = f"#{clip.body}" if shared else ""
+    return Entry(clip.recording + span + whose, label, meta, {"recording": root / clip.recording})
 
 
 def _clip(entry: Entry, sequence: SkeletonSequence, bodies: int) -> Clip:
