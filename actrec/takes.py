@@ -150,6 +150,8 @@ def _next(
 
 def _prepared(folder: Path) -> Path:
     """The folder, made where it is not there."""
+    if (folder / "metadata.yaml").exists():
+        raise InputError(f"'{folder}' is a bag itself, which takes in it would change: choose another --out")
     try:
         (folder / UNFINISHED).mkdir(parents=True, exist_ok=True)
     except OSError as error:

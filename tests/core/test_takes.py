@@ -199,6 +199,14 @@ def test_a_folder_a_class_does_not_come_to_nothing(tmp_path):
     assert len(record(tmp_path, sights(lambda k: [body()]))[0].kept) == 1
 
 
+def test_a_bag_is_no_place_for_takes(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/metadata.yaml").write_text("")
+    with pytest.raises(InputError, match="is a bag itself"):
+        record(tmp_path, sights(lambda k: [body()]))
+    assert len(list((tmp_path / "mine").iterdir())) == 1
+
+
 def test_a_recording_of_joints_as_a_camera(tmp_path, data_root, capsys):
     """The command, from a driver whose frames are joints alone: no estimator, no ROS."""
     script = sorted((data_root / "kinect_v2_csv").glob("*.csv"))[0]
