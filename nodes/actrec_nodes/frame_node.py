@@ -9,7 +9,7 @@ from rclpy.clock import Clock, ClockType
 
 from actrec.errors import DeviceError
 from actrec.frames import RgbdFrame
-from actrec_nodes import params, topics
+from actrec_nodes import params, silence, topics
 from actrec_nodes.lifecycle import ActrecNode
 from actrec_nodes.shared_frames import Listener, listen
 from actrec_nodes.synchroniser import RgbdMessages, SynchroniserConfig
@@ -79,9 +79,7 @@ class FrameNode(ActrecNode[ConfigT]):
         came = counts.received + counts.unpaired
         if came == self._came:
             topic = self.resolve_topic_name(topics.COLOUR)
-            published = self.count_publishers(topic)
-            why = "it has a publisher: is the camera connected?" if published else "nobody publishes it"
-            self.fail(DeviceError(f"no image on {topic}: {why}"))
+            self.fail(DeviceError(f"no image on {topic}: {silence.why(self, topic)}"))
         self._came = came
 
     def _warn(self, line: str) -> None:

@@ -12,7 +12,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from actrec.errors import ActrecError, DeviceError, InputError
 from actrec.frames import Intrinsics
-from actrec_nodes import conversions, qos
+from actrec_nodes import conversions, qos, silence
 from actrec_nodes.spinning import spinning
 
 Read = Callable[[float], tuple[int, np.ndarray, Intrinsics | None]]
@@ -46,7 +46,8 @@ class ImageTopicNode(Node):
         """
         with self._came:
             if not self._came.wait_for(lambda: self._newest is not None, timeout_s):
-                raise DeviceError(self._silence(timeout_s))
+                topic = self._subscription.topic_name
+                raise DeviceError(f"no image came on {topic} within {timeout_s:g} s: {silence.why(self, topic)}")
             message, self._newest = self._newest, None
         assert message is not None
         return conversions.stamp_to_ns(message.header.stamp), conversions.image_to_colour(message), self._intrinsics
@@ -61,15 +62,6 @@ class ImageTopicNode(Node):
             self._intrinsics = conversions.info_to_intrinsics(message)
         except InputError:  # not calibrated, which may be what the command is for
             self._intrinsics = None
-
-    def _silence(self, timeout_s: float) -> str:
-        name = self._subscription.topic_name
-        if self.count_publishers(name):
-            return f"no image came on {name} within {timeout_s:g} s though it has a publisher: is the camera connected?"
-        images = [topic for topic, types in self.get_topic_names_and_types() if "sensor_msgs/msg/Image" in types]
-        others = sorted(topic for topic in images if topic != name and self.count_publishers(topic))
-        there = f"; images are on {', '.join(others)}" if others else ""
-        return f"nobody publishes {name}{there}: start the camera (ros2 launch actrec camera.launch.py)"
 
 
 @contextlib.contextmanager
