@@ -51,6 +51,11 @@ class LabelledClip:
         """Whether it is all of the recording."""
         return self.start_s == 0.0 and self.end_s == math.inf
 
+    @property
+    def span(self) -> tuple[str, float, float]:
+        """What of which recording; several lines may be about it, of a body each."""
+        return self.recording, self.start_s, self.end_s
+
 
 COLUMNS = tuple(field.name for field in fields(LabelledClip))
 
@@ -75,7 +80,7 @@ def read_labels(path: str | Path) -> list[LabelledClip]:
                 continue
             where = f"'{path}' line {lines.line_num}"
             clip = _clip(where, header, values)
-            others = bodies.setdefault((clip.recording, clip.start_s, clip.end_s), set())
+            others = bodies.setdefault(clip.span, set())
             if others and ("" in others or clip.body in {*others, ""}):
                 raise InputError(
                     f"{where} names '{clip.recording}' a second time, from {clip.start_s:g} s: remove one, or say of "

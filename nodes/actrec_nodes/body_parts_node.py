@@ -69,8 +69,7 @@ class BodyPartsNode(PerceptionNode[ConfigT]):
     def _nearest(self, stamp_ns: int) -> SkeletonArray | None:
         """The skeletons of that frame, waited for a moment, or the nearest that are not too old."""
         with self._arrived:
-            # ROS counts by the name as it is given, whatever it was remapped to.
-            if self.count_publishers(self.resolve_topic_name(topics.SKELETONS)):
+            if topics.publishers(self, topics.SKELETONS):
                 # Skeletons of a later frame mean that this one's will not come.
                 self._arrived.wait_for(lambda: self._recent and self._recent[-1][0] >= stamp_ns, self._wait_s)
             recent = list(self._recent)

@@ -84,9 +84,7 @@ class FlowControl:
 
     def _answering_topic(self, joints_alone: bool) -> str | None:
         candidates = [topics.ACTION_LABEL] if joints_alone else [topics.SKELETONS, topics.ACTION_LABEL]
-        # ROS counts by the name as it is given, whatever it was remapped to.
-        resolve, count = self._node.resolve_topic_name, self._node.count_publishers
-        return next((topic for topic in candidates if count(resolve(topic))), None)
+        return next((topic for topic in candidates if topics.publishers(self._node, topic)), None)
 
     def _listener(self, topic: str) -> Any:
         def on_answer(message: ActionLabel | SkeletonArray) -> None:

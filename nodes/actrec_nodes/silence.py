@@ -10,7 +10,7 @@ def why(node: Node, topic: str) -> str:
 
     Args:
         node: Asks the graph.
-        topic: Whole and remapped (`resolve_topic_name`): ROS counts by the name as it is given.
+        topic: Whole and remapped, as `resolve_topic_name` gives it.
     """
     if node.count_publishers(topic):
         return "it has a publisher: is the camera connected?"

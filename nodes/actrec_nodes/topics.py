@@ -1,6 +1,11 @@
 """The graph's topics: relative, so that a namespace moves them, and remappable to any vendor's driver."""
 
+from typing import TYPE_CHECKING
+
 from actrec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
 
 COLOUR = "camera/color/image_raw"
 COLOUR_INFO = "camera/color/camera_info"
@@ -51,3 +56,8 @@ def vendor_remaps(vendor: str) -> list[tuple[str, str]]:
     if vendor not in VENDORS:
         raise ConfigError(f"unknown camera driver node '{vendor}'; known: {', '.join(sorted(VENDORS))}")
     return list(VENDORS[vendor].items())
+
+
+def publishers(node: "Node", topic: str) -> int:
+    """How many publish a topic, whatever `node` has it remapped to; ROS itself counts by the name as it is given."""
+    return node.count_publishers(node.resolve_topic_name(topic))

@@ -220,12 +220,8 @@ class Folder(Source):
 
     def _entries(self) -> list[Entry]:
         classes = {label: number for number, label in enumerate(self.classes)} | {UNKNOWN: OTHER}
-        spans = Counter((clip.recording, clip.start_s, clip.end_s) for clip in self._clips)
-        shared = {span for span, count in spans.items() if count > 1}  # several people act in one recording
-        return [
-            _entry(clip, classes[clip.label], self.root, (clip.recording, clip.start_s, clip.end_s) in shared)
-            for clip in self._clips
-        ]
+        bodies = Counter(clip.span for clip in self._clips)
+        return [_entry(clip, classes[clip.label], self.root, bodies[clip.span] > 1) for clip in self._clips]
 
     def _path(self, entry: Entry) -> Path:
         return self.root / str(entry.meta["recording"])
