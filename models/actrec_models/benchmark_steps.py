@@ -31,7 +31,7 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes" / "papers"
 CLASSES = 60
 LIKE = {"deepacts_cnn": "deepacts", "deepacts_graph": "deepacts", "deepacts_multi": "deepacts",
         "spa_net_3p1d": "spa_net_4d", "vpn_resnext101": "vpn_i3d"}  # fmt: skip
-"""Networks that another one's recipe trains as well."""
+"""Networks that another one's recipe trains as well, with the same options: bodies, poses."""
 _DIFFERENT = 8
 """Clips that are really different: what is learnt does not matter here."""
 
@@ -48,9 +48,8 @@ def recipe_of(entry: str) -> Recipe:
     if found is None:
         raise ConfigError(f"no recipe of {name} in {RECIPES}: run from a clone of actrec")
     changed = keyvalues.read(filter(None, options.split(";")), "network option")
-    base = found.options if name == found.model else {}
     last = found.plan()[-1]
-    return dataclasses.replace(found.of(last), model=name, options={**base, **changed}, stages=[])
+    return dataclasses.replace(found.of(last), model=name, options={**found.options, **changed}, stages=[])
 
 
 @cache

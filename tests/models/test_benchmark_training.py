@@ -43,6 +43,7 @@ def test_every_network_has_a_recipe_and_a_gpus_figures_are_shown():
         chosen = benchmark_steps.recipe_of(name)
         assert chosen.model == name
         assert not chosen.stages
+        assert chosen.options.get("bodies") == (2 if name.startswith("deepacts") else None)  # NTU's mutual actions
     row = {"network": "p_i3d", "precision": "bf16-mixed", "batch": 16, "recipe_batch": 16, "clips_per_s": 12.34,
            "clips_per_s_with_reading": 11.1, "workers": 8, "read_by_a_core": 20.0, "gpu_memory_gb": 40.0,
            "gpu_used_percent": 97.0, "gpu_used_percent_with_reading": None}  # fmt: skip
