@@ -18,10 +18,14 @@ from actrec.sceneflow.primal_dual.gpu import GpuSolver
 from actrec.sceneflow.primal_dual.level import Level
 from actrec.sceneflow.primal_dual.settings import PdFlowConfig
 
+_BRIDGED_PX = 3
+"""How far from the second image's depth its change is still known: farther into a hole nothing says it, and it is 0."""
+
 
 class PdFlow(SceneFlow):
     """The primal-dual scene flow, one formulation in three executions: numba on the CPU, CUDA, literal numpy.
 
+    Holes of the second image's depth are bridged for a few pixels from their rim; farther in the flow is NaN.
     Where a stream of frames is given in order, the pyramid of each image is made once, and the flow of a pair is where
     the next pair starts from (`warm_start`).
 
@@ -57,7 +61,9 @@ class PdFlow(SceneFlow):
         second = self._solver.pyramid(image1.grey, image1.depth, camera)
         flow = self._solver.solve(first, second, before)
         self._last = image1, second, flow
-        return self._velocity(flow, image0, dt)
+        velocity = self._velocity(flow, image0, dt)
+        velocity[_unseen(image1.depth, flow)] = np.nan
+        return velocity
 
     def _first(self, image: Level) -> tuple[list[Any], np.ndarray | None]:
         """The first image's pyramid, and the flow to start from where it is the last pair's second image."""
@@ -81,6 +87,18 @@ def _solver(config: PdFlowConfig) -> CpuSolver | GpuSolver | reference.Reference
     if config.device == "cuda" or (config.device == "auto" and cupy_device.available()):
         return GpuSolver(config, cupy_device.CupyDevice())
     return CpuSolver(config, config.threads or os.cpu_count() or 1)
+
+
+def _unseen(depth: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """[H, W] where the flow [3, H, W] leads into a hole of the second image's depth (0), not into its rim."""
+    known = (depth > 0).astype(np.uint8)
+    if known.all():
+        return np.zeros(depth.shape, bool)
+    near = cv2.dilate(known, np.ones((2 * _BRIDGED_PX + 1,) * 2, np.uint8))
+    height, width = depth.shape
+    u, v = flow[0] + np.arange(width, dtype=np.float32), flow[1] + np.arange(height, dtype=np.float32)[:, None]
+    there = cv2.remap(near, u, v, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(there == 0)
 
 
 def _grey(colour: np.ndarray) -> np.ndarray:

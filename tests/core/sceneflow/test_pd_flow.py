@@ -136,7 +136,23 @@ def test_no_depth_gives_nothing(value: float) -> None:
     blind = np.full_like(depth, value)
     method = sceneflow.create("pd_flow", threads=1)
     assert np.isnan(method.estimate(colour, blind, colour, depth, SMALL, DT)).all()
-    assert np.isfinite(method.estimate(colour, depth, colour, blind, SMALL, DT)[10:50, 10:70]).all()
+    assert np.isnan(method.estimate(colour, depth, colour, blind, SMALL, DT)).all()
+
+
+def test_a_hole_of_the_second_depth_is_bridged_at_its_rim_alone() -> None:
+    """Farther in, nothing says how the depth changes: it came out as 0 for a box that comes nearer at 1.2 m/s."""
+    colour0, depth0 = scene()
+    colour1, depth1 = scene(moved=(0, 0, -0.04))
+    holed = depth1.copy()
+    holed[20:40, 32:48] = np.nan
+    holed[30, 20] = np.nan
+    flow = sceneflow.create("pd_flow", threads=1).estimate(colour0, depth0, colour1, holed, SMALL, DT)
+    assert np.isnan(flow[25:35, 37:43]).all()
+    assert np.isfinite(flow[30, 20]).all()
+    assert np.isfinite(flow[10:18, 10:70]).all()
+    whole = sceneflow.create("pd_flow", threads=1).estimate(colour0, depth0, colour1, depth1, SMALL, DT)
+    assert np.isfinite(whole[10:50, 10:70]).all()
+    assert abs(np.median(flow[22:38, 28:31, 2]) + 1.2) < 0.1
 
 
 def test_a_stream_goes_on_from_the_pair_before() -> None:
