@@ -10,6 +10,8 @@ import numpy as np
 from actrec.errors import InputError
 
 NANOSECONDS = 1_000_000_000
+MAX_DEPTH_M = 100.0
+"""No camera here looks farther; depth in millimetres does."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,24 @@ class RgbdFrame:
                 f"colour is {self.colour.dtype}{list(self.colour.shape)}, expected uint8[{height}, {width}, 3] "
                 "as its intrinsics say"
             )
-        if self.depth is not None and self.depth.shape != self.colour.shape[:2]:
+        if self.depth is None:
+            return
+        if self.depth.shape != self.colour.shape[:2]:
             raise InputError(
                 f"depth is {list(self.depth.shape)} but colour is {list(self.colour.shape[:2])}: "
                 "register depth to colour first (align_depth in the camera driver)"
             )
+        refuse_integers(self.depth)
+
+
+def refuse_integers(depth: np.ndarray) -> None:
+    """Refuses depth as sensors count it.
+
+    Raises:
+        InputError: It is of an integer type, which is no metres.
+    """
+    if depth.dtype.kind != "f":
+        raise InputError(f"depth is {depth.dtype}, expected float32 metres: multiply it by the metres of one step")
 
 
 @dataclass

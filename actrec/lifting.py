@@ -25,7 +25,7 @@ from actrec.anatomy import hidden
 from actrec.config import build, setting
 from actrec.errors import InputError
 from actrec.fitting import place, similarity
-from actrec.frames import Intrinsics
+from actrec.frames import MAX_DEPTH_M, Intrinsics, refuse_integers
 
 NEIGHBOUR_M = 0.25
 """Within this, lifted joints correct the depth of one that was missed."""
@@ -85,7 +85,7 @@ def lift(
         without any depth (None, all NaN or all zero are the same), 0 where the position is NaN.
 
     Raises:
-        InputError: Shapes do not fit each other.
+        InputError: Shapes do not fit each other, or depth is not in metres.
         ConfigError: An option is unknown or out of range.
     """
     return Lifter(build(LiftingConfig, options)).lift(pixels, world, scores, depth, intrinsics, radii, links)
@@ -118,6 +118,8 @@ class Lifter:
         seen = np.isfinite(surface)
         if not seen.any():
             return _answer(placed, scores * self.config.no_depth_score)
+        if (away := float(np.median(surface[seen]))) > MAX_DEPTH_M:
+            raise InputError(f"depth is {away:.0f} m at the joints, expected metres: is it in millimetres?")
         lifted = _along(rays, surface + radii)
         positions = np.where(seen[:, None], lifted, _filled(fitted, lifted, seen, rays))
         return _answer(positions, np.where(seen, scores, scores * self.config.filled_score))
@@ -173,11 +175,13 @@ def _checked(
             f"pixels {list(pixels.shape)}, world {list(world.shape)} and scores {list(scores.shape)} do not fit: "
             "expected [V, 2], [V, 3] and [V]"
         )
-    if depth is not None and depth.shape != (intrinsics.height, intrinsics.width):
-        raise InputError(
-            f"depth is {list(depth.shape)} but the intrinsics say [{intrinsics.height}, {intrinsics.width}]: "
-            "register depth to colour first"
-        )
+    if depth is not None:
+        if depth.shape != (intrinsics.height, intrinsics.width):
+            raise InputError(
+                f"depth is {list(depth.shape)} but the intrinsics say [{intrinsics.height}, {intrinsics.width}]: "
+                "register depth to colour first"
+            )
+        refuse_integers(depth)
     return pixels, np.nan_to_num(scores), world
 
 

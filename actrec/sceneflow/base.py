@@ -7,10 +7,7 @@ import cv2
 import numpy as np
 
 from actrec.errors import InputError
-from actrec.frames import Intrinsics
-
-MAX_DEPTH_M = 100.0
-"""No camera that flow is made of looks farther; depth in millimetres does."""
+from actrec.frames import MAX_DEPTH_M, Intrinsics
 
 
 class SceneFlow(ABC):

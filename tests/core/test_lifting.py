@@ -196,6 +196,16 @@ def test_bad_input_is_named():
         lift(pixels, None, scores, None, CAMERA, window_m=-1.0)
 
 
+@pytest.mark.parametrize(("kind", "said"), [(np.uint16, "depth is uint16, expected float32"), (np.float32, "2500 m")])
+def test_depth_in_millimetres_is_refused(kind, said):
+    """It put people two kilometres away."""
+    world = standing()
+    pixels = project(world + np.array([0, 0, 2.5], np.float32), CAMERA)
+    millimetres = np.full((480, 640), 2500, kind)
+    with pytest.raises(InputError, match=said):
+        lift(pixels, world, np.ones(33), millimetres, CAMERA)
+
+
 def test_body_tables_name_real_joints():
     assert radii_of("mediapipe_33").max() == pytest.approx(0.09)
     links = links_of("mediapipe_33")

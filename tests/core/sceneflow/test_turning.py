@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from actrec import sceneflow
+from actrec.errors import InputError
 from actrec.frames import Intrinsics, RgbdFrame
 from actrec.sceneflow import benchmark, benchmark_motions, camera_motion, turning
 from actrec.sceneflow.base import resize
@@ -113,3 +114,12 @@ def test_images_of_two_sizes_are_refused_before_anything_is_turned(fast: benchma
     assert pairs.add(first) is None
     cropped = Intrinsics(300, 240, 262.0, 262.0, 159.5, 119.5)
     assert pairs.add(RgbdFrame(STEP_NS, second.colour[:, :300], second.depth[:, :300], cropped, "camera")) is None
+
+
+def test_colour_of_another_size_than_depth_is_refused_before_both_are_resized(fast: benchmark_motions.Pair) -> None:
+    pairs = FlowPairs(sceneflow.create("dis"), SceneFlowConfig())
+    frame = frames(fast)[0]
+    assert frame.colour is not None
+    frame.colour = np.zeros((2 * frame.colour.shape[0], frame.colour.shape[1], 3), np.uint8)
+    with pytest.raises(InputError, match="colour is .*, expected uint8"):
+        pairs.add(frame)
