@@ -103,26 +103,30 @@ class Tracker:
         limit = self.config.max_lost_s * NANOSECONDS
         self._tracks = [track for track in self._tracks if stamp_ns - track.seen_ns <= limit]
         bodies = [body for body in bodies if np.isfinite(body.positions).any() or np.isfinite(body.pixels).any()]
-        self._match(stamp_ns, bodies)
-        seen = [t for t in self._tracks if t.seen_ns == stamp_ns and t.hits >= self.config.min_hits]
-        return [self._named(track) for track in seen]
+        # Not by the stamp: where a camera repeats one, who was in the frame before would be seen in this one too.
+        seen = self._match(stamp_ns, bodies)
+        return [self._named(t) for t in self._tracks if t.body_id in seen and t.hits >= self.config.min_hits]
 
     def reset(self) -> None:
         """Forgets all bodies; ids go on counting."""
         self._tracks, self._stamp_ns = [], None
 
-    def _match(self, stamp_ns: int, bodies: list[Body]) -> None:
+    def _match(self, stamp_ns: int, bodies: list[Body]) -> set[str]:
+        """Gives each body its track, old or new; the ids of these tracks."""
         costs = np.array([[_cost(*t.predicted(stamp_ns), body) for body in bodies] for t in self._tracks])
         costs = costs.reshape(len(self._tracks), len(bodies))
-        free = set(range(len(bodies)))
+        free, seen = set(range(len(bodies))), set[str]()
         for row, column in assign(np.where(costs <= self.config.gate_m, costs, FAR)):
             if costs[row, column] <= self.config.gate_m:
                 self._tracks[row].renew(stamp_ns, bodies[column])
                 free.discard(column)
+                seen.add(self._tracks[row].body_id)
         for column in sorted(free):
             self._count += 1
+            seen.add(f"body_{self._count}")
             filtered = OneEuro(self.config.min_cutoff_hz, self.config.beta) if self.config.smooth else None
             self._tracks.append(Track(f"body_{self._count}", bodies[column], stamp_ns, filter=filtered))
+        return seen
 
     def _named(self, track: Track) -> Body:
         positions = track.body.positions

@@ -113,6 +113,13 @@ def test_smoothing_is_an_option():
     )
 
 
+def test_who_has_left_is_gone_though_the_stamp_is_repeated():
+    tracker = Tracker(min_hits=1)
+    assert play(tracker, [[person(0, 2)]] * 2) == [["body_1"]] * 2
+    assert tracker.update(stamp(1), []) == []
+    assert [body.body_id for body in tracker.update(stamp(1), [person(1.5, 2)])] == ["body_2"]
+
+
 def test_refuses_bodies_of_two_layouts_and_unknown_options():
     tracker = Tracker()
     other = Body("", "kinect_v1_20", np.zeros((20, 3), np.float32), np.zeros((20, 2), np.float32), np.ones(20))
