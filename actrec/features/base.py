@@ -154,17 +154,32 @@ class FrameFeature(Feature):
         if size is None and "colour" in clip:
             size = np.array(clip["colour"].shape[2:0:-1])
         whole = None if size is None else (int(size[0]), int(size[1]))
+        used = {key for stream in self.streams for key in STREAMS[stream] if key in clip}
         per_body = {"positions": "bodies", "pixels": "pixels", "hand_pixels": "hand_pixels"}
-        pictures = [key for key in ("colour", "flow") if key in self.streams and key in clip]
-        count = next(clip[key].shape[KEYS[key][0] or 0] for key in (*pictures, "bodies") if key in clip)
+        per_body = {field: key for field, key in per_body.items() if key in used}
+        pictures = [key for key in ("colour", "flow") if key in used]
+        count = _frames(clip, [*pictures, *per_body.values()], spec)
         return [
             View(
                 size=whole,
-                **{field: clip[key][0, t] for field, key in per_body.items() if key in clip},
+                **{field: clip[key][0, t] for field, key in per_body.items()},
                 **{key: clip[key][t] for key in pictures},
             )
             for t in range(count)
         ]
+
+
+def _frames(clip: Clip, keys: list[str], spec: InputSpec) -> int:
+    """How many frames these keys of a clip have.
+
+    Raises:
+        InputError: They do not have the same number.
+    """
+    counts = [clip[key].shape[KEYS[key][0] or 0] for key in keys]
+    if len(set(counts)) > 1:
+        said = ", ".join(f"'{key}' {KEYS[key][1]} is {list(clip[key].shape)}" for key in keys)
+        raise InputError(f"input '{spec.name}' ({spec.modality}) is made of as many frames of each, but {said}")
+    return counts[0]
 
 
 def absent(spec: InputSpec, key: str, clip: Clip) -> InputError:

@@ -205,6 +205,10 @@ def test_bad_input_is_refused_with_both_shapes(clip, view):
         features.inputs(clip, [spec(frames=5)])
     with pytest.raises(InputError, match=r"shape \[3, 4, 32, 16\], but a picture input is \[3, T, S, S\]"):
         features.inputs(clip, [InputSpec("body_crop", "body_crop", V2, (3, 4, 32, 16))])
+    for key in ("colour", "pixels"):  # a picture without its joints, joints without their picture
+        fewer = {**clip, key: clip[key][:3] if key == "colour" else clip[key][:, :3]}
+        with pytest.raises(InputError, match=r"as many frames of each, but 'colour' .* 'pixels' \[M, T, V, 2\] is"):
+            features.inputs(fewer, [spec(frames=3)])
     with pytest.raises(ConfigError, match="unknown"):
         features.inputs(clip, [dataclasses.replace(spec(), layout="octopus_8")])
     with pytest.raises(ConfigError, match="margin is 0.5, allowed: 1.0 to 3.0"):
