@@ -120,7 +120,7 @@ class Window:
         if restart:
             self.clear()
         self._stamps.append(stamp_ns)
-        self._positions.append(np.asarray(positions, dtype=np.float32))
+        self._positions.append(np.array(positions, dtype=np.float32))  # a copy: the next may be written there
         self._forget(stamp_ns - int(self.seconds * NANOSECONDS))
         return restart
 

@@ -46,7 +46,7 @@ class RunningNormaliser:
         joints = len(layouts.get(self.layout))
         if bodies.ndim != 3 or bodies.shape[1:] != (joints, 3):
             raise InputError(f"a frame's bodies are {list(bodies.shape)}, expected [M, {joints}, 3] ({self.layout})")
-        self._seen.append(bodies[0])
+        self._seen.append(bodies[0].copy())  # who gives them may write the next frame there
         return skeleton.placement(np.stack(self._seen), self.options, self.layout).apply(bodies, self.layout)
 
     def inputs(self, bodies: np.ndarray, modalities: tuple[str, ...]) -> dict[str, np.ndarray]:

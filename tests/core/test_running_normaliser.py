@@ -50,3 +50,11 @@ def test_what_one_frame_does_not_tell_is_refused():
 def test_wrong_joints_are_refused():
     with pytest.raises(InputError, match=r"\[1, 20, 3\], expected \[M, 25, 3\] \(kinect_v2_25\)"):
         RunningNormaliser(8, SkeletonPreprocessing()).step(np.zeros((1, 20, 3)))
+
+
+def test_what_was_given_may_be_written_over():
+    clip, options = walk(), SkeletonPreprocessing()
+    kept, running, buffer = RunningNormaliser(8, options), RunningNormaliser(8, options), np.empty_like(clip[:, 0])
+    for t in range(5):
+        buffer[:] = clip[:, t]
+        np.testing.assert_array_equal(running.step(buffer), kept.step(clip[:, t]))

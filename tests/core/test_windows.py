@@ -104,3 +104,13 @@ def test_other_number_of_joints_is_refused():
     window.add(0, np.zeros((25, 3)))
     with pytest.raises(InputError, match=r"\[20, 3\].*\[25, 3\]"):
         window.add(1, np.zeros((20, 3)))
+
+
+def test_what_was_given_may_be_written_over():
+    kept, window = Window(5.0, 60), Window(5.0, 60)
+    buffer = np.zeros((25, 3), np.float32)
+    for k in range(4):
+        buffer[:] = k
+        kept.add(k * 10**8, buffer.copy())
+        window.add(k * 10**8, buffer)
+    np.testing.assert_array_equal(window.positions(), kept.positions())
