@@ -7,6 +7,7 @@ depth's has a block of our own beside it: where the depth camera sits, and what 
 
 import contextlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,14 +152,14 @@ def read_mount(path: Path) -> Mount:
     """Reads what `write_mount` wrote.
 
     Raises:
-        InputError: A key is missing or no number.
+        InputError: A key is missing or no number, or the rotation is none.
     """
     content = load_yaml(path)
     try:
         pose = np.eye(4)
         pose[:3, 3] = [float(content["translation"][axis]) for axis in "xyz"]
-        pose[:3, :3] = rotation_matrix(*(float(content["rotation"][axis]) for axis in "xyzw"))
-        return Mount(str(content["parent_frame"]), str(content["child_frame"]), pose)
+        pose[:3, :3] = rotation_matrix(*unit_quaternion([content["rotation"][axis] for axis in "xyzw"]))
+        return Mount(str(content["parent_frame"]), str(content["child_frame"]), rigid(pose))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"'{path}' is no camera's mount ({error}): run actrec calibrate hand-eye again") from error
 
@@ -194,6 +195,34 @@ def quaternion(rotation: np.ndarray) -> tuple[float, float, float, float]:
     return x, y, z, w
 
 
+def unit_quaternion(values: Sequence[Any]) -> list[float]:
+    """The four numbers x, y, z, w.
+
+    Raises:
+        TypeError, ValueError: They are no numbers, or not of length 1.
+    """
+    numbers = [float(value) for value in values]
+    if not abs(np.linalg.norm(numbers) - 1) < 0.01:
+        raise ValueError(f"a quaternion of length {np.linalg.norm(numbers):.3f}, not 1")
+    return numbers
+
+
+def rigid(pose: np.ndarray) -> np.ndarray:
+    """The [4, 4] itself.
+
+    Raises:
+        ValueError: It is no rigid transform.
+    """
+    r = pose[:3, :3]
+    if not np.isfinite(pose).all():
+        raise ValueError("not all numbers are finite")
+    if not np.allclose(pose[3], [0, 0, 0, 1], atol=1e-6):
+        raise ValueError("a matrix whose last row is not 0, 0, 0, 1: give it row by row")
+    if not np.allclose(r @ r.T, np.eye(3), atol=1e-3) or not np.linalg.det(r) > 0:
+        raise ValueError("a matrix whose upper left 3×3 is no rotation")
+    return pose
+
+
 def rotation_matrix(x: float, y: float, z: float, w: float) -> np.ndarray:
     """[3, 3] of a quaternion of any length but 0."""
     x, y, z, w = np.array([x, y, z, w]) / np.linalg.norm([x, y, z, w])
@@ -211,8 +240,11 @@ def _geometry(path: Path) -> DepthGeometry | None:
     if "depth_to_color" not in content:
         return None
     try:
-        pose = np.array(content["depth_to_color"]["data"], np.float64).reshape(4, 4)
-        return DepthGeometry(pose, float(content.get("depth_scale", 1.0)), float(content.get("depth_bias", 0.0)))
+        pose = rigid(np.array(content["depth_to_color"]["data"], np.float64).reshape(4, 4))
+        scale, bias = float(content.get("depth_scale", 1.0)), float(content.get("depth_bias", 0.0))
+        if not (np.isfinite([scale, bias]).all() and scale > 0):
+            raise ValueError(f"depth_scale {scale:g} and depth_bias {bias:g} make no metres")
+        return DepthGeometry(pose, scale, bias)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"'{path}': depth_to_color is no transform ({error}): calibrate the depth again") from error
 

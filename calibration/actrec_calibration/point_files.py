@@ -55,7 +55,7 @@ def _skeletons(files: list[Path], size: tuple[int, int], part: str) -> Given:
 
 def _csv(file: Path) -> np.ndarray:
     try:
-        with file.open(newline="") as lines:
+        with file.open(newline="", encoding="utf-8-sig") as lines:  # tables saved by Excel begin with a mark
             rows = list(csv.DictReader(lines, skipinitialspace=True))
         return np.array([[float(row[column]) for column in _COLUMNS] for row in rows]).reshape(-1, len(_COLUMNS))
     except OSError as error:
@@ -71,6 +71,8 @@ def _size(text: str | None) -> tuple[int, int]:
         raise ConfigError("give the picture's size with --size W,H")
     try:
         width, height = (int(word) for word in text.replace("x", ",").split(","))
+        if min(width, height) <= 0:
+            raise ValueError("no size")
     except ValueError as error:
         raise ConfigError(f"--size is '{text}', expected W,H, e.g. 640,480") from error
     return width, height

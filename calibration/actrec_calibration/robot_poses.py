@@ -6,14 +6,13 @@ have), or of `{image, pose: [16 numbers, row by row]}`. Each is gripper → base
 """
 
 import csv
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from actrec.camera_files import rotation_matrix
+from actrec.camera_files import rigid, rotation_matrix, unit_quaternion
 from actrec.errors import DeviceError, InputError
 from actrec_calibration.transforms import inverse, pose_of
 
@@ -34,12 +33,12 @@ def read(path: str | Path, unit: str = "m", inverted: bool = False) -> dict[str,
     """
     path = Path(path).expanduser()
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8-sig")  # tables saved by Excel begin with a mark
     except OSError as error:
         raise DeviceError(f"cannot read poses '{path}': {error.strerror}; check the path") from error
     except UnicodeDecodeError as error:
         raise InputError(f"'{path}' is no text: give poses as CSV or YAML") from error
-    rows = _csv(text) if path.suffix.lower() == ".csv" else _yaml(path, text)
+    rows = _csv(path, text) if path.suffix.lower() == ".csv" else _yaml(path, text)
     poses: dict[str, np.ndarray] = {}
     for number, row in enumerate(rows, 1):
         try:
@@ -56,9 +55,12 @@ def read(path: str | Path, unit: str = "m", inverted: bool = False) -> dict[str,
     return poses
 
 
-def _csv(text: str) -> Iterable[dict[str, Any]]:
+def _csv(path: Path, text: str) -> list[dict[str, Any]]:
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    return csv.DictReader(lines, skipinitialspace=True, strict=True)
+    try:
+        return list(csv.DictReader(lines, skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        raise InputError(f"'{path}' is no CSV: {error}; is a quotation mark left open?") from error
 
 
 def _yaml(path: Path, text: str) -> list[dict[str, Any]]:
@@ -74,28 +76,16 @@ def _yaml(path: Path, text: str) -> list[dict[str, Any]]:
 def _pose(row: dict[str, Any]) -> tuple[str, np.ndarray]:
     name = str(row["image"]).strip()
     if "pose" in row:
-        return name, _rigid(np.array(row["pose"], np.float64).reshape(4, 4))
+        return name, rigid(np.array(row["pose"], np.float64).reshape(4, 4))
     if "translation" in row:
         row = {**row["translation"], **{f"q{axis}": row["rotation"][axis] for axis in "xyzw"}}
     pose = np.eye(4)
     if "qw" in row:
-        q = np.array([float(row[f"q{axis}"]) for axis in "xyzw"])
-        if not abs(np.linalg.norm(q) - 1) < 0.01:
-            raise ValueError(f"a quaternion of length {np.linalg.norm(q):.3f}, not 1")
-        pose[:3, :3] = rotation_matrix(*q)
+        pose[:3, :3] = rotation_matrix(*unit_quaternion([row[f"q{axis}"] for axis in "xyzw"]))
     else:
         vector = np.array([float(row[f"r{axis}"]) for axis in "xyz"])
         if not np.linalg.norm(vector) < 2 * np.pi + 0.01:
             raise ValueError("a rotation vector longer than a full turn: give radians")
         pose[:3, :3] = pose_of(np.concatenate([vector, np.zeros(3)]))[:3, :3]
     pose[:3, 3] = [float(row[axis]) for axis in "xyz"]
-    if not np.isfinite(pose).all():
-        raise ValueError("not all numbers are finite")
-    return name, pose
-
-
-def _rigid(pose: np.ndarray) -> np.ndarray:
-    r = pose[:3, :3]
-    if not np.allclose(r @ r.T, np.eye(3), atol=1e-3) or not np.linalg.det(r) > 0:
-        raise ValueError("a matrix whose upper left 3×3 is no rotation")
-    return pose
+    return name, rigid(pose)

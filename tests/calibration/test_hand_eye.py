@@ -130,6 +130,8 @@ def test_pose_files_say_the_same(tmp_path):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
         np.testing.assert_allclose(robot_poses.read(tmp_path / name)["1.png"], pose, atol=1e-6, err_msg=name)
+    (tmp_path / "excel.csv").write_text(files["a.csv"], encoding="utf-8-sig")
+    np.testing.assert_allclose(robot_poses.read(tmp_path / "excel.csv")["1.png"], pose, atol=1e-6)
     back = robot_poses.read(tmp_path / "a.csv", inverted=True)["1.png"]
     np.testing.assert_allclose(back @ pose, np.eye(4), atol=1e-6)
     assert robot_poses.read(tmp_path / "a.csv", unit="mm")["1.png"][0, 3] == pytest.approx(0.0004)
@@ -144,6 +146,7 @@ def test_pose_files_say_the_same(tmp_path):
         ("image,x,y,z,rx,ry,rz\n1,0,0,a,0,0,0\n", "could not convert"),
         ("image,x,y,z,rx,ry,rz\n1,0,0,0,0,0,0\n1,0,0,0,0,0,0\n", "has a pose already"),
         ("image,x,y,z,rx,ry,rz\n", "holds no poses"),
+        ('image,x,y,z,rx,ry,rz\n"1,0,0,0,0,0,0\n', "no CSV: unexpected end of data; is a quotation mark left open"),
     ],
 )
 def test_pose_files_in_error(tmp_path, text, message):
@@ -152,3 +155,14 @@ def test_pose_files_in_error(tmp_path, text, message):
         robot_poses.read(tmp_path / "poses.csv")
     with pytest.raises(DeviceError, match="check the path"):
         robot_poses.read(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize(("place", "message"), [((3, 0), "give it row by row"), ((0, 3), "not all numbers are finite")])
+def test_a_matrix_column_by_column_or_with_gaps_is_refused(tmp_path, place, message):
+    """The hand stood at 0, 0, 0 in all pictures."""
+    pose = np.eye(4)
+    pose[place] = 0.4 if place == (3, 0) else np.nan
+    values = ", ".join(map(str, pose.ravel())).replace("nan", ".nan")
+    (tmp_path / "poses.yaml").write_text(f"- {{image: 1.png, pose: [{values}]}}\n")
+    with pytest.raises(InputError, match=message):
+        robot_poses.read(tmp_path / "poses.yaml")

@@ -115,6 +115,39 @@ def test_damaged_files_are_named(folder: Path) -> None:
         camera_files.load("D")
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rotation": dict.fromkeys("xyzw", 0.0)}, "quaternion of length 0"),
+        ({"translation": {"x": 0.1, "y": float("nan"), "z": 0.0}}, "not all numbers are finite"),
+    ],
+)
+def test_a_place_that_is_none_is_refused(folder: Path, change: dict[str, dict[str, float]], said: str) -> None:
+    """It went out on /tf_static as NaN."""
+    path = camera_files.path_of("E", MOUNT)
+    camera_files.write_mount(path, Mount("base", "camera", np.eye(4)))
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **change}))
+    with pytest.raises(InputError, match=f"E_mount.yaml.*{said}"):
+        camera_files.load("E")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"depth_to_color": {"data": [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0.05, 0, 0, 1]}}, "row by row"),
+        ({"depth_to_color": {"data": [2, 0, 0, 0.05, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]}}, "no rotation"),
+        ({"depth_scale": 0.0}, "depth_scale 0"),
+        ({"depth_bias": float("inf")}, "depth_bias inf"),
+    ],
+)
+def test_depth_that_can_be_no_metres_is_refused(folder: Path, change: dict[str, object], said: str) -> None:
+    path = camera_files.path_of("E", DEPTH)
+    camera_files.write_intrinsics(path, LENS, "E", DepthGeometry(np.eye(4)))
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **change}))
+    with pytest.raises(InputError, match=f"E_depth.yaml.*{said}"):
+        camera_files.load("E")
+
+
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DeviceError, match="cannot write .*choose another folder"):
