@@ -51,17 +51,35 @@ def _add_depth(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", choices=extrinsics.MODELS, default="scale", help="of the readings: scale and bias, bias, or none"
     )
-    parser.add_argument("--unit", type=float, default=0.001, metavar="M", help="metres of one step of the depth images")
+    parser.add_argument(
+        "--unit", type=_metres, default=0.001, metavar="M", help="metres of one step of the depth images"
+    )
     parser.add_argument("--colour-intrinsics", type=Path, metavar="YAML", help="(default: SERIAL_color.yaml)")
     parser.add_argument("--depth-intrinsics", type=Path, metavar="YAML", help="(default: SERIAL_depth.yaml)")
     options.add_board(parser)
+
+
+def _counted(text: str) -> int:
+    """A number of pictures, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is none: give 1 or more")
+    return number
+
+
+def _metres(text: str) -> float:
+    """A length above 0, for argparse."""
+    metres = float(text)
+    if not 0 < metres < np.inf:
+        raise argparse.ArgumentTypeError(f"{text} m is no step of a depth image: most are 0.001 or 0.00025 m")
+    return metres
 
 
 def _add_driver(parser: argparse.ArgumentParser, what: str, count: int) -> None:
     parser.add_argument("--driver", help=f"take the {what} from this running camera")
     parser.add_argument("--driver-option", action="append", default=[], metavar="KEY=VALUE", help="a setting of it")
     parser.add_argument(
-        f"--{what}", type=int, default=count, help=f"how many to take from the driver (default: {count})"
+        f"--{what}", type=_counted, default=count, help=f"how many to take from the driver (default: {count})"
     )
 
 
@@ -201,7 +219,9 @@ def _add_floor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base-height", type=float, default=0.0, metavar="M", help="of the base frame over the floor")
     parser.add_argument("--up", default="0,-1,0", metavar="X,Y,Z", help="roughly where up is in the optical frame")
     parser.add_argument("--registered", action="store_true", help="depth is registered to colour")
-    parser.add_argument("--unit", type=float, default=0.001, metavar="M", help="metres of one step of the depth images")
+    parser.add_argument(
+        "--unit", type=_metres, default=0.001, metavar="M", help="metres of one step of the depth images"
+    )
     parser.add_argument("--parent", required=True, help="the robot's frame, e.g. base_link")
     parser.add_argument("--child", default=results.OPTICAL, help="the camera's optical frame")
     parser.add_argument("--colour-intrinsics", type=Path, metavar="YAML", help="(default: SERIAL_color.yaml)")
@@ -215,6 +235,8 @@ def run_floor(args: argparse.Namespace) -> int:
     _one_source(args)
     lying = floor.Lying(*_three(args.board_pose, "--board-pose"), thickness=args.thickness)
     up = _three(args.up, "--up")
+    if not any(up):
+        raise ConfigError("--up is 0,0,0, which is no direction: 0,-1,0 for a camera that stands upright")
     colour, depth, geometry, views = _floor_driver(args, board) if args.driver else _floor_folder(args, board)
     seen = []
     for view in views:
@@ -269,6 +291,8 @@ def _floor_folder(args: argparse.Namespace, board: Board) -> _Standing:
 def _three(text: str, option: str) -> tuple[float, float, float]:
     try:
         a, b, c = (float(word) for word in text.split(","))
+        if not np.isfinite([a, b, c]).all():
+            raise ValueError("not finite")
     except ValueError as error:
         raise ConfigError(f"{option} is '{text}', expected three numbers with commas, e.g. 0.9,0.25,-90") from error
     return a, b, c

@@ -15,6 +15,8 @@ PAPERS = {"a4": (0.297, 0.210), "letter": (0.2794, 0.2159), "a3": (0.420, 0.297)
 MARGIN = 0.005
 """Metres that most printers leave white."""
 PNG_DPI = 600
+PNG_MOST_M = max(PAPERS["a0"])
+"""Longest side of a board as PNG: twice as long takes gigabytes of memory."""
 _POINTS_PER_M = 72 / 0.0254
 _RULER = 0.1
 
@@ -31,7 +33,7 @@ def write(board: Board, path: Path, paper: str | None = None) -> str:
         The paper's name; empty for a PNG.
 
     Raises:
-        ConfigError: The ending is neither, or the board does not fit the paper.
+        ConfigError: The ending is neither, or the board does not fit the paper, or is too large for a PNG.
         DeviceError: The file cannot be written.
     """
     kind = path.suffix.lower()
@@ -101,6 +103,12 @@ def _document(stream: bytes, width: float, height: float) -> bytes:
 
 
 def _png(board: Board) -> bytes:
+    if max(board.size) > PNG_MOST_M:
+        across, down = (f"{side * 1000:.0f}" for side in board.size)
+        raise ConfigError(
+            f"a board of {across}×{down} mm is too large for a PNG of {PNG_DPI} dpi: choose a smaller --square, or "
+            "fewer --columns and --rows"
+        )
     per_m = PNG_DPI / 0.0254
     data = bytes(cv2.imencode(".png", board.picture(per_m, board.square / 2))[1])
     body = b"pHYs" + struct.pack(">IIB", round(per_m), round(per_m), 1)

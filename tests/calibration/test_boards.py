@@ -221,5 +221,7 @@ def test_larger_boards_take_larger_paper(tmp_path):
     assert print_board.write(large, tmp_path / "large.pdf") == "a3"
     with pytest.raises(ConfigError, match=r"405×270 mm does not fit A4 lying"):
         print_board.write(large, tmp_path / "large.pdf", "a4")
+    with pytest.raises(ConfigError, match=r"4500×3000 mm is too large for a PNG of 600 dpi"):
+        print_board.write(Board.of(square=0.5, marker=0.3), tmp_path / "large.png")
     with pytest.raises(ConfigError, match="neither .pdf nor .png"):
         print_board.write(large, tmp_path / "large.svg")

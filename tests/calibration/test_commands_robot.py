@@ -196,6 +196,26 @@ def test_points(data_root, capsys):
     assert status == 2 and "add --overwrite" in err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("floor --driver simulated --frames -1", "--frames: -1 is none"),
+        ("depth --driver realsense --views 0", "--views: 0 is none"),
+        ("depth views --unit 0", "--unit: 0 m is no step"),
+        ("floor views --up 0,0,0", "--up is 0,0,0, which is no direction"),
+        ("floor views --board-pose=nan,0,0", "--board-pose is 'nan,0,0', expected three numbers"),
+        ("points points.csv --size 640,-480", "--size is '640,-480', expected W,H"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_wrong_use(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "points.csv").write_text("x,y,z,u,v\n")
+    more = "--parent base_link --board-pose=1,0,0" if words.startswith("floor") else ""
+    with pytest.raises(SystemExit) as ended:  # argparse's own ends so
+        raise SystemExit(cli.main(f"calibrate {words.split()[0]} --serial 9 {more} {words.partition(' ')[2]}".split()))
+    assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["depth", "hand-eye", "floor", "points"])
 def test_help_has_an_example(command, capsys):
     with pytest.raises(SystemExit) as done:
