@@ -23,7 +23,7 @@ from actrec.recordings.picture_folder import files
 from actrec_calibration.boards import Board
 from actrec_calibration.extrinsics import Pair
 from actrec_calibration.live import READ_TIMEOUT_S, Collector, LiveConfig
-from actrec_calibration.pictures import Picture, read_file
+from actrec_calibration.pictures import Picture, read_file, visible
 
 COLOUR, DEPTH, INFRARED = ("colour", "color", "rgb"), ("depth",), ("ir", "infrared")
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)\D*$")
@@ -143,7 +143,7 @@ def read_depth(path: Path, unit: float) -> np.ndarray:
 
 
 def read_infrared(path: Path) -> np.ndarray:
-    """[H, W] uint8, stretched to what can be seen: infrared falls off with the square of the distance.
+    """[H, W] uint8, stretched to what can be seen where it has 16 bit.
 
     Raises:
         InputError: It is damaged.
@@ -152,11 +152,7 @@ def read_infrared(path: Path) -> np.ndarray:
     if image is None:
         raise InputError(f"'{path}' is no picture that can be read: take it out of the folder or copy it again")
     grey = image.mean(axis=2) if image.ndim == 3 else image.astype(np.float64)
-    if image.dtype == np.uint8:
-        return np.round(grey).astype(np.uint8)
-    low, high = np.percentile(grey, [1, 99])
-    bright = np.clip((grey - low) / max(high - low, 1), 0, 1)
-    return np.round(255 * np.sqrt(bright)).astype(np.uint8)
+    return np.round(grey).astype(np.uint8) if image.dtype == np.uint8 else visible(grey)
 
 
 def _numbered(folder: Path, names: tuple[str, ...]) -> dict[float, Path]:

@@ -59,16 +59,25 @@ def of_folder(folder: str) -> list[Path]:
 
 
 def read_file(path: Path) -> Picture:
-    """One picture of a folder.
+    """One picture of a folder; one of 16 bit, as infrared is, made visible.
 
     Raises:
         InputError: It is damaged.
     """
     # As the sensor gave it: the lens's coefficients are of the image that was not turned as a photograph is.
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise InputError(f"'{path}' is no picture that can be read: take it out of the folder or copy it again")
+    if image.dtype != np.uint8:
+        return Picture(path.name, 0, np.repeat(visible(image.mean(axis=2))[..., None], 3, axis=2))
     return Picture(path.name, 0, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+
+
+def visible(grey: np.ndarray) -> np.ndarray:
+    """[H, W] uint8 of brightness [H, W] on any scale, stretched: infrared falls off with the square of the distance."""
+    low, high = np.percentile(grey, [1, 99])
+    bright = np.clip((grey - low) / max(high - low, 1), 0, 1)
+    return np.round(255 * np.sqrt(bright)).astype(np.uint8)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from actrec.frames import NANOSECONDS, Intrinsics
 from actrec_calibration.boards import Board
 from actrec_calibration.coverage import CoverageConfig
 from actrec_calibration.live import Collector, LiveConfig, collect, preview
-from actrec_calibration.pictures import Picture
+from actrec_calibration.pictures import Picture, read_file
 from tests.calibration.rendering import render, views
 
 VGA = Intrinsics(640, 480, 525.0, 523.0, 322.3, 237.1, (0.08, -0.15, 0.001, -0.0015, 0.03))
@@ -86,6 +86,14 @@ def test_a_depth_lens_keeps_its_place(pictures, place, capsys):
     assert "run actrec calibrate depth again" in capsys.readouterr().err
     files = camera_files.load("0123")
     assert files.geometry.scale == 1.01 and files.depth.fx == pytest.approx(525, rel=0.003) and files.colour is None
+
+
+def test_infrared_pictures_of_16_bit_are_made_visible(place):
+    picture = render(BOARD, VGA, views(BOARD, VGA, 1, seed=7)[0], blur=0.8, noise=2)[0][..., 0]
+    for image in (picture, picture.astype(np.uint16) * 3):  # most that a Kinect's infrared shows is below 1000
+        assert cv2.imwrite(str(place / "1.png"), image)
+        seen = BOARD.detect(read_file(place / "1.png").colour)
+        assert seen is not None and len(seen) == 20
 
 
 @pytest.mark.parametrize(
