@@ -1,5 +1,6 @@
 """Writes simulated frames: a folder of images that `actrec.recordings` reads, or a video to look at."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from actrec.errors import DeviceError, MissingLibraryError
 from actrec.frames import Intrinsics, RgbdFrame
 from actrec.skeleton.layouts import KINECT_V2_25
 
+_OURS = re.compile(r"\d{6}(_depth)?\.png|joints\.npz")
 _PREVIEW_RANGE = 6.0  # metres, from red to blue
 
 
@@ -24,7 +26,7 @@ class FolderWriter:
         folder: Where to; made if it does not exist.
         intrinsics: Of the images.
         fps: Frames a second.
-        overwrite: Write although there is something in it.
+        overwrite: Write although there is something in it; frames and joints of an earlier recording are deleted.
 
     Raises:
         DeviceError: The folder is not empty, or cannot be made.
@@ -35,8 +37,12 @@ class FolderWriter:
             raise DeviceError(f"'{folder}' is not empty; choose another folder or overwrite it (--overwrite)")
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            # Left of a longer recording they would be played after this one's.
+            for file in [*folder.glob("*.png"), folder / "joints.npz"]:
+                if _OURS.fullmatch(file.name):
+                    file.unlink(missing_ok=True)
         except OSError as error:
-            raise DeviceError(f"cannot make the folder '{folder}': {error.strerror}") from error
+            raise DeviceError(f"cannot make or clear the folder '{folder}': {error.strerror}") from error
         self._folder = folder
         self._stamps: list[int] = []
         self._bodies: list[dict[str, tuple[np.ndarray, np.ndarray, np.ndarray, str]]] = []

@@ -38,6 +38,16 @@ def test_a_folder_reads_back_as_it_was_rendered(tmp_path, capsys) -> None:
     np.testing.assert_array_equal(joints["stamps_ns"], np.arange(5) * 100_000_000)
 
 
+def test_nothing_of_a_longer_recording_is_left_in_its_place(tmp_path) -> None:
+    out = tmp_path / "wave"
+    for frames in (4, 2):
+        assert main(["simulate", "--seconds", str(frames / 10), "--out", str(out), "--overwrite", *SMALL]) == 0
+        (out / "000000_notes.png").touch()
+    with open_recording(out) as recording:
+        assert len(list(recording.frames())) == 2
+    assert (out / "000000_notes.png").exists()
+
+
 def test_a_preview_plays(tmp_path) -> None:
     av = pytest.importorskip("av")
     file = tmp_path / "two.mp4"
