@@ -148,6 +148,8 @@ def _cost(positions: np.ndarray, pixels: np.ndarray, body: Body) -> float:
     apart = np.linalg.norm(positions - body.positions, axis=1)
     weight = np.where(np.isfinite(apart), body.scores + 0.05, 0.0)
     if weight.sum() == 0:
+        if not np.isfinite(body.pixels).any():
+            return FAR
         extent = float(np.linalg.norm(np.nanmax(body.pixels, axis=0) - np.nanmin(body.pixels, axis=0)))
         apart = np.linalg.norm(pixels - body.pixels, axis=1) * STATURE_M / max(extent, 1.0)
         weight = np.where(np.isfinite(apart), body.scores + 0.05, 0.0)

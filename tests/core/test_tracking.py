@@ -113,6 +113,14 @@ def test_smoothing_is_an_option():
     )
 
 
+@pytest.mark.filterwarnings("error")
+def test_what_has_neither_joints_nor_pixels_in_common_is_somebody_else():
+    tracker = Tracker(min_hits=1)
+    by_pixels, by_joints = person(0, 2, positions=False), person(0, 2)
+    by_joints.pixels = np.full_like(by_joints.pixels, np.nan)
+    assert play(tracker, [[by_pixels], [by_joints]]) == [["body_1"], ["body_2"]]
+
+
 def test_who_has_left_is_gone_though_the_stamp_is_repeated():
     tracker = Tracker(min_hits=1)
     assert play(tracker, [[person(0, 2)]] * 2) == [["body_1"]] * 2
