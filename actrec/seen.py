@@ -47,8 +47,6 @@ def by_id(bodies: Sequence[Body], layout: str, with_pixels: bool = False) -> dic
         if name in seen:
             raise InputError(f"two bodies of one frame have the id '{name}'")
         positions = _converted(body, name, body.positions, 3, layout)
-        if np.isinf(positions).any():
-            raise InputError(f"body '{name}' has infinite coordinates; a missing joint is NaN")
         if not np.isnan(positions).any(axis=-1).all():
             seen[name] = Seen(positions, _converted(body, name, body.pixels, 2, layout) if with_pixels else None)
     return seen
@@ -68,4 +66,7 @@ def _converted(body: Body, name: str, values: np.ndarray, axes: int, layout: str
     if values.shape != expected:
         what = "positions" if axes == 3 else "pixels"
         raise InputError(f"body '{name}' has {what} {list(values.shape)}, expected {list(expected)} of {body.layout}")
+    # Before the conversion, in which an infinite joint would come out as a great finite number.
+    if np.isinf(values).any():
+        raise InputError(f"body '{name}' has infinite coordinates; a missing joint is NaN")
     return convert(values, np.ones(expected[0], dtype=np.float32), body.layout, layout)[0]

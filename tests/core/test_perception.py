@@ -12,6 +12,7 @@ from actrec.geometry import project
 from actrec.perception import BodyPerception, FacePerception, HandPerception
 from actrec.recordings.ntu import read_ntu_skeleton
 from actrec.seen import by_id
+from actrec.skeleton import layouts
 from actrec.skeleton.layouts import FACE_68, HAND_21, KINECT_V2_25
 
 J = KINECT_V2_25.index
@@ -345,3 +346,14 @@ def test_a_hands_side_is_what_most_frames_say(data_root, monkeypatch):
         (found,) = hand.process(frame, [])
         assert (found.body_id, found.side) == ("hand_1", "right")
     hand.close()
+
+
+@pytest.mark.parametrize("layout", ["kinect_v2_25", "azure_kinect_32"])
+@pytest.mark.parametrize("part", ["positions", "pixels"])
+def test_infinite_coordinates_are_refused_in_every_layout(layout, part):
+    """Converted, they came out as 3·10³⁸."""
+    joints = len(layouts.get(layout))
+    body = Body("body_1", layout, np.ones((joints, 3), np.float32), np.ones((joints, 2), np.float32), np.ones(joints))
+    getattr(body, part)[5] = np.inf
+    with pytest.raises(InputError, match="'body_1' has infinite coordinates"):
+        by_id([body], "kinect_v2_25", with_pixels=True)
