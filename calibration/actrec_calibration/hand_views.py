@@ -139,7 +139,7 @@ class HandCollector:
         return pose if metres < _REST_M and degrees < _REST_DEG else None
 
     def _unknown(self, stamp_ns: int, reason: str) -> None:
-        self._silent_since = stamp_ns if self._silent_since is None else self._silent_since
+        self._silent_since = stamp_ns if self._silent_since is None else min(self._silent_since, stamp_ns)
         if stamp_ns - self._silent_since > _SILENCE_S * NANOSECONDS:
             raise DeviceError(
                 f"TF has not told the robot's pose for {_SILENCE_S:g} s: {reason}; is its driver running, and are the "

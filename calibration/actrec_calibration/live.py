@@ -64,7 +64,7 @@ class Stillness:
         if self.detection is None or self._moved() > self._config.still * picture.colour.shape[1]:
             self._since = None
             return False
-        if self._since is None:
+        if self._since is None or picture.stamp_ns < self._since:  # a recording that loops jumps back
             self._since = picture.stamp_ns
         return picture.stamp_ns - self._since >= self._config.still_s * NANOSECONDS
 

@@ -5,6 +5,7 @@ import json
 import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -15,9 +16,9 @@ from actrec.camera_files import COLOUR, DEPTH, DepthGeometry
 from actrec.cli import main
 from actrec.errors import DeviceError, EndOfStream
 from actrec.frames import NANOSECONDS, Intrinsics
-from actrec_calibration.boards import Board
+from actrec_calibration.boards import Board, Detection
 from actrec_calibration.coverage import CoverageConfig
-from actrec_calibration.live import Collector, LiveConfig, collect, preview
+from actrec_calibration.live import Collector, LiveConfig, Stillness, collect, preview
 from actrec_calibration.pictures import Picture, read_file
 from tests.calibration.rendering import render, views
 
@@ -189,6 +190,14 @@ def test_live_views_are_taken_when_the_board_is_still_and_new():
     assert not any(collector.look(picture) for picture in later)  # as before: nothing new
     drawn = preview(stream[-1], collector)
     assert drawn.shape == (480, 640, 3) and (drawn != stream[-1].colour).any()
+
+
+def test_a_board_that_rests_is_still_though_time_jumps_back():
+    picture = np.zeros((48, 64, 3), np.uint8)
+    resting = SimpleNamespace(detect=lambda image: Detection(np.arange(8), np.arange(16.0).reshape(8, 2)))
+    still = Stillness(resting, LiveConfig(still_s=0.2))
+    seen = [still.look(Picture("", round(s * NANOSECONDS), picture)) for s in (99.9, 100, 100.2, 5, 5.1, 5.2, 5.3)]
+    assert seen == [False, False, True, False, False, True, True]
 
 
 def test_live_ends_when_the_views_suffice_or_somebody_stops_it():
