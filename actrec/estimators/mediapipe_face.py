@@ -117,7 +117,12 @@ class MediaPipeFace:
     def _anywhere(self, colour: np.ndarray, image: Any) -> list[Detection]:
         height, width = colour.shape[:2]
         size = (width, height)
-        meshes = [mesh for region in self._loose if (mesh := self._face(image, region, size)) is not None]
+        meshes: list[np.ndarray] = []
+        for region in self._loose:
+            mesh = self._face(image, region, size)
+            # Two regions that drifted onto one face would both stay there, and leave nobody to look for others.
+            if mesh is not None and not any(_covers(_follow(mesh), other) for other in meshes):
+                meshes.append(mesh)
         if len(meshes) < self.config.num_faces:
             whole = Region((width - 1) / 2, (height - 1) / 2, max(width, height))
             self._far = self._far or _detector("full_range_sparse", "FaceDetectionFullRangeCpu")

@@ -202,6 +202,9 @@ def test_a_face_without_a_body(standing):
     face = FacePerception()
     (found,) = face.process(standing[0], [])
     assert found.body_id == "" and np.isfinite(found.positions).all()
+    # Two regions that have drifted onto one face are one face again.
+    face._estimator._loose *= 2
+    assert len(face.process(standing[0], [])) == 1
     face.close()
 
 
