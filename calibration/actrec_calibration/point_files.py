@@ -57,6 +57,8 @@ def _csv(file: Path) -> np.ndarray:
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:  # tables saved by Excel begin with a mark
             rows = list(csv.DictReader(lines, skipinitialspace=True))
+        if any(None in row for row in rows):  # DictReader's key for them
+            raise ValueError("a row with more values than the header has names: write decimals with a point")
         return np.array([[float(row[column]) for column in _COLUMNS] for row in rows]).reshape(-1, len(_COLUMNS))
     except OSError as error:
         raise DeviceError(f"cannot read points '{file}': {error.strerror}; check the path") from error

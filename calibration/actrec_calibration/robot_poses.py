@@ -74,6 +74,8 @@ def _yaml(path: Path, text: str) -> list[dict[str, Any]]:
 
 
 def _pose(row: dict[str, Any]) -> tuple[str, np.ndarray]:
+    if None in row:  # DictReader's key for them
+        raise ValueError("more values than the header has names: write decimals with a point")
     name = str(row["image"]).strip()
     if "pose" in row:
         return name, rigid(np.array(row["pose"], np.float64).reshape(4, 4))

@@ -146,6 +146,7 @@ def test_pose_files_say_the_same(tmp_path):
         ("image,x,y,z,rx,ry,rz\n1,0,0,a,0,0,0\n", "could not convert"),
         ("image,x,y,z,rx,ry,rz\n1,0,0,0,0,0,0\n1,0,0,0,0,0,0\n", "has a pose already"),
         ("image,x,y,z,rx,ry,rz\n", "holds no poses"),
+        ("image,x,y,z,rx,ry,rz\n1,0,4,0,1,0,7,0,0,0,0,0,0\n", "write decimals with a point"),
         ('image,x,y,z,rx,ry,rz\n"1,0,0,0,0,0,0\n', "no CSV: unexpected end of data; is a quotation mark left open"),
     ],
 )

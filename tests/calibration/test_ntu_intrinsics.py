@@ -119,6 +119,14 @@ def test_point_files(tmp_path):
         point_files.read([file], "color")
     with pytest.raises(ConfigError, match="expected W,H"):
         point_files.read([file], "color", "big")
+    for size in ("640,-480", "0,0"):
+        with pytest.raises(ConfigError, match="expected W,H"):
+            point_files.read([file], "color", size)
+    file.write_text("\ufeffx,y,z,u,v\n1,2,3,4,5\n", encoding="utf-8")  # as Excel saves it
+    np.testing.assert_array_equal(point_files.read([file], "color", "640,480").points, [[1, 2, 3]])
+    file.write_text("x,y,z,u,v\n1,5,2,0,3,5,100,2,200,1\n")
+    with pytest.raises(InputError, match="write decimals with a point"):
+        point_files.read([file], "color", "640,480")
     file.write_text("x,y,z\n1,2,3\n")
     with pytest.raises(InputError, match="no table of points"):
         point_files.read([file], "color", "640,480")
