@@ -63,6 +63,8 @@ def is_recording(path: Path) -> bool:
         return sniff(path) != "folder" or _holds_images(path)
     except InputError:
         return path.suffix == ".npz"  # damaged, which is said when it is read
+    except DeviceError:  # a link that leads nowhere
+        return False
 
 
 def _holds_images(folder: Path) -> bool:

@@ -268,6 +268,16 @@ def test_a_folder_a_class(tmp_path, data_root, caplog):
         assert clip.bodies.shape[0] == 1 and clip.bodies.shape[2:] == (25, 3) and len(clip.stamps_ns) > 5
 
 
+def test_a_link_that_leads_nowhere_costs_no_other_recording(tmp_path, caplog):
+    write_bag(tmp_path / "walk/first", walker)
+    (tmp_path / "walk/gone.mcap").symlink_to("nowhere.mcap")
+    assert [entry.name for entry in Folder(tmp_path).entries()] == ["walk/first"]
+    assert "gone.mcap' is no recording and is left out" in caplog.text
+    (tmp_path / "labels.csv").write_text("recording,label\nwalk/first,walk\n")
+    (tmp_path / "gone.mcap").symlink_to("nowhere.mcap")
+    assert len(Folder(tmp_path).entries()) == 1
+
+
 def test_what_a_labels_file_does_not_name_is_said(tmp_path, caplog):
     write_bag(tmp_path / "walk/first", walker)
     write_bag(tmp_path / "second", walker)
