@@ -220,6 +220,17 @@ def test_the_verdict_names_who_fell_silent_first() -> None:
     )
 
 
+def test_a_recording_of_joints_alone_leaves_the_nodes_for_images_idle() -> None:
+    worked, idle = ({"received": n, "processed": n, "last_error": ""} for n in (37, 0))
+    nodes = {"recognizer_node": worked, "skeleton_node": idle, "hand_node": idle, "camera_node": worked}
+    assert run.verdict({"nodes": nodes, "labels": 11}) is None
+    assert run.verdict({"nodes": nodes, "labels": 0}) == "hand_node processed nothing: no input reached it"
+    seeing = {**nodes, "skeleton_node": worked}
+    assert run.verdict({"nodes": seeing, "labels": 11}) == "hand_node processed nothing: no input reached it"
+    silent = {**nodes, "hand_node": {}}
+    assert run.verdict({"nodes": silent, "labels": 11}) == "hand_node gave no sign of life"
+
+
 def test_a_run_in_which_nothing_came_is_a_failure(capfd) -> None:
     assert main(["run", "--nodes", "skeleton", "--duration", "1"]) == 1
     assert "skeleton_node processed nothing: no input reached it" in capfd.readouterr().err
