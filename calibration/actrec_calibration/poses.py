@@ -14,6 +14,9 @@ from actrec_calibration.transforms import apply, pose_of, vector_of
 LEAST_CORNERS = 6
 """A plane's pose follows from four; with fewer than six nothing tells a wrong one."""
 _OUTLIER = 5.0  # times the robust deviation
+_ASIDE = pose_of(np.array([0, 0, 0.7, 0, 0, 0]))
+"""The board is turned by so much in its plane before it is posed: OpenCV's solver says anything of an exact half turn,
+which every upside-down board that is tilted one way has."""
 _FLOOR_PX = 1.0  # a corner nearer than this is never an outlier
 
 
@@ -111,11 +114,12 @@ def _check(points: np.ndarray, pixels: np.ndarray) -> None:
 def _solutions(points: np.ndarray, pixels: np.ndarray, camera: Intrinsics) -> list[np.ndarray]:
     """Poses in front of the camera, refined, the best first."""
     k, d = camera.matrix, lens(camera)
-    _, rotations, translations, _ = cv2.solvePnPGeneric(points, pixels, k, d, flags=cv2.SOLVEPNP_IPPE)
+    turned = apply(_ASIDE, points)
+    _, rotations, translations, _ = cv2.solvePnPGeneric(turned, pixels, k, d, flags=cv2.SOLVEPNP_IPPE)
     found = []
     for rotation, translation in zip(rotations, translations, strict=True):
-        turn, place = cv2.solvePnPRefineLM(points, pixels, k, d, rotation.copy(), translation.copy())
-        pose = pose_of(np.concatenate([turn.ravel(), place.ravel()]))
+        turn, place = cv2.solvePnPRefineLM(turned, pixels, k, d, rotation.copy(), translation.copy())
+        pose = pose_of(np.concatenate([turn.ravel(), place.ravel()])) @ _ASIDE
         if np.isfinite(pose).all() and (apply(pose, points)[:, 2] > 0).all():
             found.append(pose)
     if not found:
