@@ -14,7 +14,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from actrec.errors import DeviceError, InputError
 from actrec.package import UNKNOWN
@@ -123,7 +123,7 @@ def _clip(where: str, header: Sequence[str], values: Sequence[str]) -> LabelledC
     texts = [given.get(name, "") for name in ("recording", "label", "person", "body", "part")]
     check_label(where, texts[1])
     clip = LabelledClip(
-        texts[0],
+        str(PurePath(texts[0])),  # "wave_001/" and "./wave_001" are wave_001
         texts[1],
         start or 0.0,
         math.inf if end is None else end,

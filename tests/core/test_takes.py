@@ -166,6 +166,7 @@ def test_labels_round_trip(tmp_path):
         ("recording,label,end_s\na,wave,nan", "end_s is 'nan'"),
         ("recording,label,part\na,wave,dev", "part is 'dev', expected train, test or nothing"),
         ("recording,label\na,wave\na,clap\n", "line 3 names 'a' a second time"),
+        ("recording,label\na,wave\n./a/,clap\n", "line 3 names 'a' a second time"),
         ("recording,label,body\na,wave,body_1\na,clap,body_1\n", "line 3 names 'a' a second time"),
         ("recording,label,body\na,wave,body_1\na,clap,\n", "or say of each which body it is about"),
         ("recording,label,body\na,wave,\na,clap,body_1\n", "or say of each which body it is about"),

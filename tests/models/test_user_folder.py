@@ -342,6 +342,9 @@ def test_what_is_wrong_with_the_folder_is_said(tmp_path):
         data.source("folder", tmp_path / "none")
     with pytest.raises(DeviceError, match="holds no recording: make some with"):
         data.source("folder", tmp_path)
+    (tmp_path / "labels.csv").write_text("recording,label\n")
+    with pytest.raises(InputError, match=r"labels.csv' names no recording: write a line for each"):
+        Folder(tmp_path)
     (tmp_path / "labels.csv").write_text("recording,label\ngone,wave\n")
     with pytest.raises(InputError, match=r"labels\.csv' names 1 recordings that are not there, first 'gone'"):
         data.source("folder", tmp_path)

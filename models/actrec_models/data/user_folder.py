@@ -214,6 +214,8 @@ class Folder(Source):
             logger.warning(
                 "%d recordings are left out, for '%s' does not name them, first '%s'", len(left), file, left[0]
             )
+        if not clips and file.exists():
+            raise InputError(f"'{file}' names no recording: write a line for each, or remove it")
         if not clips:
             raise DeviceError(f"'{self.root}' holds no recording: make some with `actrec record --label NAME`")
         return clips
