@@ -30,11 +30,14 @@ def card(model: ModelPackage, name: str) -> str:
         ("Source", _source(provenance)),
         ("Licence", provenance.licence),
     ]  # fmt: skip
-    if "unknown_rejected" in figures:
+    if "test_rejected" in figures:
         kept = f"{figures['test_right_and_accepted']:.1%} right and accepted, {figures['test_rejected']:.1%} rejected"
+        others = "no clip of another action was held out"
+        if "unknown_rejected" in figures:
+            clips = f"{figures['unknown_clips']} held-out clips of other actions"
+            others = f"{figures['unknown_rejected']:.1%} of {clips} are rejected"
         place = [name for name, _ in rows].index("Rejection") + 1
-        rows.insert(place, ("With rejection", f"test part: {kept}; {figures['unknown_rejected']:.1%} of "
-                        f"{figures['unknown_clips']} held-out clips of other actions are rejected"))  # fmt: skip
+        rows.insert(place, ("With rejection", f"test part: {kept}; {others}"))
     caveat = f"**{figures['caveat']}**\n\n" if "caveat" in figures else ""
     return f"# {name}\n\n{caveat}{_table(rows)}"
 

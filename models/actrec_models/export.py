@@ -78,7 +78,10 @@ def export(
             found = _scores(recipe, inference.load(drafted, "onnxruntime", precision="float16"), test)
             accuracy = float((found.argmax(axis=1) == test.labels).mean())
             draft = dataclasses.replace(draft, float16=dataclasses.replace(draft.float16, accuracy=accuracy))
+    chosen_on = figures.pop("chosen_on", ())
     figures = {**figures, **provenance.figures}
+    if chosen_on:
+        figures["recordings"] = list(dict.fromkeys([*figures.get("recordings", ()), *chosen_on]))
     provenance = dataclasses.replace(provenance, accuracy=figures["accuracy"], figures=figures)
     final = dataclasses.replace(draft, rejection=judged, provenance=provenance)
     kept = _weights(network) if weights else None
@@ -239,21 +242,20 @@ def _judge(
         figures.update(clips=recipe.clips, live_accuracy=float((live.argmax(axis=1) == test.labels).mean()))
     if caveat := _of_dataset(recipe.dataset, "caveat"):
         figures["caveat"] = caveat
-    missing = rejection.hindrance(recipe, network.input_specs, roots[0])
+    missing = rejection.hindrance(recipe, network.input_specs, *roots)
     if missing:
         return package.Rejection(calibrated_on=f"not calibrated: {missing}"), figures
     chosen, described = rejection.calibrate(recipe, session, *roots)
     judged = package.Rejection(chosen.threshold, 1.0, described, chosen.background)
+    # The threshold has seen a person's own recordings: no later evaluation may count them as new.
+    figures["chosen_on"] = recipe.own_unknown(roots[0], "train", roots[1]).identities()
     if not len(test):
         return judged, figures
     accepted = chosen.confidence(scores) >= chosen.threshold
     unknown = chosen.confidence(rejection.unknown_logits(recipe, session, roots[0], "test", roots[1]))
-    figures.update(
-        test_rejected=float((~accepted).mean()),
-        test_right_and_accepted=float((accepted & right).mean()),
-        unknown_rejected=float((unknown < chosen.threshold).mean()),
-        unknown_clips=len(unknown),
-    )
+    figures.update(test_rejected=float((~accepted).mean()), test_right_and_accepted=float((accepted & right).mean()))
+    if len(unknown):
+        figures.update(unknown_rejected=float((unknown < chosen.threshold).mean()), unknown_clips=len(unknown))
     return judged, figures
 
 

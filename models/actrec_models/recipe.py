@@ -57,7 +57,11 @@ class Recipe:
     split: str = setting("view", "the dataset's protocol")
     dataset_options: dict = setting({}, "options of the dataset, e.g. SYSU's fold")
     rendered: str = setting("", "clips made by actrec_models.data.rendered, added to the training part")
-    unknown_dataset: str = setting("utd_mhad", "actions outside the classes, for the rejection threshold; empty: none")
+    unknown_dataset: str = setting(
+        "utd_mhad",
+        "actions outside the classes, for the rejection threshold; empty: none. Own recordings labelled unknown are "
+        "taken in its place",
+    )
     unknown_exclude: list = setting([], "its actions that are among the classes after all")
     window_s: float | None = setting(
         None, "time that the network sees; by default its paper's", unit="s", range=(0.1, 60.0)
@@ -171,6 +175,14 @@ class Recipe:
         if not name or not data.DATASETS.get(name).has_files or Path(data.folder(data_root, name)).is_dir():
             return ""
         return f"the unknown_dataset {name} is not in {data_root}"
+
+    def own_unknown(self, data_root: str, part: str, root: str = "") -> data.SourceDataset | data.PreparedDataset:
+        """A part's clips of none of the classes: a person's own recordings labelled `unknown`; most often none.
+
+        `root` is the dataset's folder, if not in `data_root`; errors are those of `actrec_models.data.create`.
+        """
+        folder = root or data.folder(data_root, self.dataset)
+        return data.others(self.dataset, folder, split=self.split, part=part, **self.dataset_options)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for YAML and checkpoints."""

@@ -75,14 +75,16 @@ def _at(known: np.ndarray, unknown: np.ndarray, background: float, least_kept: f
     return Rejection(float(candidates[best]), background, float(shares[best][0]), float(shares[best][1]))
 
 
-def hindrance(recipe: Recipe, specs: Iterable[InputSpec], data_root: str) -> str:
+def hindrance(recipe: Recipe, specs: Iterable[InputSpec], data_root: str, root: str = "") -> str:
     """Why no threshold can be chosen for a network with these inputs; empty where it can."""
+    specs = list(specs)
+    others = sorted(set(features.streams(specs)) - {"bodies"})
+    if len(recipe.own_unknown(data_root, "train", root)):
+        return f"the network also takes {', '.join(others)}, and clips are varied by their joints" if others else ""
     if not recipe.unknown_dataset:
         return "the recipe names no unknown_dataset"
     if missing := recipe.missing_unknown(data_root):
         return missing
-    specs = list(specs)
-    others = sorted(set(features.streams(specs)) - {"bodies"})
     if others:
         return f"the network also takes {', '.join(others)}, which {recipe.unknown_dataset} does not hold"
     foreign = sorted({spec.layout for spec in specs if spec.layout in LAYOUTS} - {CANONICAL, "hand_22"})
@@ -90,7 +92,7 @@ def hindrance(recipe: Recipe, specs: Iterable[InputSpec], data_root: str) -> str
 
 
 def calibrate(recipe: Recipe, session: Session, data_root: str, root: str = "") -> tuple[Rejection, str]:
-    """Chooses on augmented training clips and the unknown dataset's training part; also says so in words.
+    """Chooses on augmented training clips and those of other actions (`unknown_logits`); also says so in words.
 
     Augmented draws that training did not see are the nearest to unseen clips that does not touch the test part. Their
     windows are taken as evaluation takes them, so that the threshold suits what is judged: all live or all stretched.
@@ -101,35 +103,50 @@ def calibrate(recipe: Recipe, session: Session, data_root: str, root: str = "") 
     draws = [np.random.default_rng([recipe.seed, recipe.epochs, index]) for index in range(len(samples))]
     known = evaluation.logits_of(session, [samples.varied_bodies(samples.clips[i], rng) for i, rng in enumerate(draws)])
     chosen = choose(known, unknown_logits(recipe, session, data_root, "train", root))
-    hands = ", its right hands with poses of the gestures" if clips.layout == "hand_22" else ""
-    left_out = f"; without: {', '.join(recipe.unknown_exclude)}" if recipe.unknown_exclude else ""
     described = (
-        f"{recipe.dataset} train part, augmented ({chosen.known_kept:.1%} kept), against {recipe.unknown_dataset} "
-        f"train part{hands} ({chosen.unknown_rejected:.1%} rejected){left_out}"
+        f"{recipe.dataset} train part, augmented ({chosen.known_kept:.1%} kept), against "
+        f"{_described(recipe, clips.layout, len(recipe.own_unknown(data_root, 'train', root)), chosen)}"
     )
     return chosen, described
 
 
-def unknown_logits(recipe: Recipe, session: Session, data_root: str, part: str, root: str = "") -> np.ndarray:
-    """[K, classes] of the unknown dataset's clips, those left out whose action is among the classes.
+def _described(recipe: Recipe, layout: str, own: int, chosen: Rejection) -> str:
+    share = f"({chosen.unknown_rejected:.1%} rejected)"
+    if own:
+        return f"{own} of its recordings labelled unknown {share}"
+    hands = ", its right hands with poses of the gestures" if layout == "hand_22" else ""
+    left_out = f"; without: {', '.join(recipe.unknown_exclude)}" if recipe.unknown_exclude else ""
+    return f"{recipe.unknown_dataset} train part{hands} {share}{left_out}"
 
-    For a network of hands the bodies' right hands, with poses of the recipe's own dataset's part (`carried_hands`).
+
+def unknown_logits(recipe: Recipe, session: Session, data_root: str, part: str, root: str = "") -> np.ndarray:
+    """[K, classes] of clips of other actions: the dataset's own of which the training part has some, or another's.
+
+    Of the unknown dataset those are left out whose action is among the classes. For a network of hands they are the
+    bodies' right hands, with poses of the recipe's own dataset's part (`carried_hands`).
 
     Raises:
-        ConfigError: The recipe leaves out an action that the dataset does not have.
+        ConfigError: The recipe leaves out an action that the unknown dataset does not have.
     """
+    own = len(recipe.own_unknown(data_root, "train", root))
+    chosen = recipe.own_unknown(data_root, part, root) if own else _foreign(recipe, session, data_root, part, root)
+    if not len(chosen):
+        return np.zeros((0, len(session.package.labels)), np.float32)
+    mode = "stretched" if recipe.clips == "stretched" else "live"
+    logits: np.ndarray = evaluation.score(session, chosen, mode).logits
+    return logits
+
+
+def _foreign(recipe: Recipe, session: Session, data_root: str, part: str, root: str) -> ClipDataset:
+    """The unknown dataset's clips."""
     clips = data.create(recipe.unknown_dataset, data.folder(data_root, recipe.unknown_dataset), part=part)
     absent = sorted(set(recipe.unknown_exclude) - set(clips.classes))
     if absent:
         raise ConfigError(f"unknown_exclude names {', '.join(absent)}, which {recipe.unknown_dataset} does not have")
     kept = [i for i, label in enumerate(clips.labels) if clips.classes[label] not in recipe.unknown_exclude]
     if body_layout(session.package) == "hand_22":
-        chosen = carried_hands(clips, dataset_part(recipe, data_root, part, root), kept)
-    else:
-        chosen = ClipDataset([clips[i] for i in kept], clips.classes)
-    mode = "stretched" if recipe.clips == "stretched" else "live"
-    logits: np.ndarray = evaluation.score(session, chosen, mode).logits
-    return logits
+        return carried_hands(clips, dataset_part(recipe, data_root, part, root), kept)
+    return ClipDataset([clips[i] for i in kept], clips.classes)
 
 
 def dataset_part(recipe: Recipe, data_root: str, part: str, root: str = "") -> ClipDataset:

@@ -88,7 +88,8 @@ def train(
     folders = [*(out / name for name in named), out]
     if not resume:
         _forget(folders)
-    if missing := recipe.missing_unknown(data_root):
+    missing = recipe.missing_unknown(data_root)
+    if missing and not len(recipe.own_unknown(data_root, "train", root)):
         logger.warning("%s: the package will not be told what to reject", missing)
     for stage, folder in zip(plan, folders, strict=True):
         if stage.model:

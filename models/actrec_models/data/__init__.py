@@ -64,17 +64,37 @@ def create(name: str, root: str | Path, *, split: str = "", part: str = "train",
         DeviceError: The files are not there.
         InputError: A list or an archive is corrupt.
     """
+    return _open(name, root, split, part, options, others=False)
+
+
+def others(
+    name: str, root: str | Path, *, split: str = "", part: str = "train", **options: Any
+) -> SourceDataset | PreparedDataset:
+    """What one part holds beside the classes: a person's own recordings labelled `unknown`, with label −1.
+
+    Arguments and errors are those of `create`. Published datasets hold none; a store does if it was prepared, or gone
+    on with, since stores keep them.
+    """
+    return _open(name, root, split, part, options, others=True)
+
+
+def _open(
+    name: str, root: str | Path, split: str, part: str, options: dict[str, Any], others: bool
+) -> SourceDataset | PreparedDataset:
     if part not in PARTS:
         raise ConfigError(f"{name} has parts {', '.join(PARTS)}; got '{part}'")
     if is_store(root):
-        return _of_store(name, PreparedDataset(root), split, part, options)
+        return _of_store(name, PreparedDataset(root), split, part, options, others)
     read = source(name, root, **options)
     split = split or read.splits[0]
     read.check(split)
-    return SourceDataset(read, [entry for entry in read.entries() if read.part(entry, split) == part])
+    items = read.others() if others else read.entries()
+    return SourceDataset(read, [entry for entry in items if read.part(entry, split) == part])
 
 
-def _of_store(name: str, store: PreparedDataset, split: str, part: str, options: dict[str, Any]) -> PreparedDataset:
+def _of_store(
+    name: str, store: PreparedDataset, split: str, part: str, options: dict[str, Any], others: bool
+) -> PreparedDataset:
     head = store.head
     if head.dataset != name:
         raise ConfigError(f"'{store.folder}' holds {head.dataset}, not {name}: prepare it into a folder called {name}")
@@ -88,7 +108,7 @@ def _of_store(name: str, store: PreparedDataset, split: str, part: str, options:
                 f"'{store.folder}' was prepared with {made}: prepare {name} into another folder with "
                 f"--option {key}={value}"
             )
-    return store.part(split, part, fold)
+    return store.part(split, part, fold, others)
 
 
 def _several(value: Any) -> list[Any]:
@@ -114,5 +134,6 @@ __all__ = [
     "create",
     "folder",
     "is_store",
+    "others",
     "source",
 ]

@@ -164,6 +164,10 @@ class SourceDataset(ClipDataset):
     def __getitem__(self, index: int) -> Clip:
         return self.source.read(self.entries[index])
 
+    def subset(self, chosen: Sequence[int]) -> "SourceDataset":
+        """Some of the clips [N], by their indices here."""
+        return SourceDataset(self.source, [self.entries[index] for index in chosen])
+
     @property
     def labels(self) -> np.ndarray:
         """As the base has it."""

@@ -141,7 +141,7 @@ def prepare_source(
     )  # fmt: skip
     if settings.estimate and source.layout != CANONICAL:
         raise ConfigError(f"{dataset} has joints {source.layout}: nothing is estimated of others than {CANONICAL}")
-    entries = source.entries()
+    entries = [*source.entries(), *source.others()]
     _check_names(dataset, entries)
     with opened(out, head) as journal:
         tidy(out, journal.records.values())
@@ -157,7 +157,7 @@ def prepare_source(
         job = Job(uuid.uuid4().hex, out, pickled, settings, run.shard_bytes)
         skipped = _run(job, run, journal, head, source, missing, len(entries) - len(missing)) if missing else []
         held = [entry for entry in entries if entry.name in journal.records]
-        if not held:
+        if not any(entry.label >= 0 for entry in held):
             reason = skipped[0][1] if skipped else "it has no items"
             raise InputError(
                 f"none of the {len(entries)} items of {dataset} in '{source.root}' can be prepared: {reason}"

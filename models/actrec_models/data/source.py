@@ -76,6 +76,10 @@ class Source(ABC):
             InputError: A list is corrupt, or names an item twice.
         """
 
+    def others(self) -> list[Entry]:
+        """Items that show none of the classes, with label −1: a person's own recordings labelled `unknown`."""
+        return []
+
     @abstractmethod
     def read(self, entry: Entry) -> Clip:
         """The clip of an item; pictures are decoded when they are looked at (`actrec_models.data.lazy`).

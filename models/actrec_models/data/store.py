@@ -67,13 +67,14 @@ class PreparedDataset(ClipDataset):
         """Some of the clips [N], by their indices here."""
         return PreparedDataset(self.folder, self._chosen[np.asarray(chosen, np.int64)], (self.head, self._index))
 
-    def part(self, split: str, part: str, fold: int = 0) -> "PreparedDataset":
+    def part(self, split: str, part: str, fold: int = 0, others: bool = False) -> "PreparedDataset":
         """A part of one of the dataset's protocols.
 
         Args:
             split: Its name; empty for the first.
             part: "train" or "test".
             fold: From 1, where the dataset is divided into folds; 0 for the one that the dataset takes by default.
+            others: Not the clips of the classes but those of none (`Source.others`).
 
         Raises:
             ConfigError: The dataset has no such split or fold.
@@ -88,7 +89,7 @@ class PreparedDataset(ClipDataset):
             folds = sum(name.startswith(f"{split}#") for name in known)
             raise ConfigError(f"{self.head.dataset} has {folds or 'no'} folds; got fold {fold}")
         parts = self._index.parts[known.index(wanted)][self._chosen]
-        return self.subset(np.flatnonzero(parts == PARTS.index(part)))
+        return self.subset(np.flatnonzero((parts == PARTS.index(part)) & ((self.labels < 0) == others)))
 
     # -- what is known without reading a clip --------------------------------------------------------------------------
 

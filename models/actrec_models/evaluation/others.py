@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from actrec_models.data import ClipDataset, SourceDataset
-from actrec_models.data.user_folder import Folder
+from actrec_models.data import ClipDataset
 from actrec_models.evaluation.opening import Model
 from actrec_models.evaluation.scoring import Scores
 from actrec_models.evaluation.target import Target, learnt_by
@@ -30,17 +29,12 @@ class Rejected:
         return f"{self.name} rejects {self.rejected:.1%} of {self.clips} recordings labelled unknown."
 
 
-def others(target: Target, clips: ClipDataset, models: Sequence[Model]) -> SourceDataset | None:
-    """The recordings of the part that are labelled `unknown` and that no model has learnt; None where there are none.
-
-    A prepared store holds none of them.
-    """
-    if not isinstance(clips, SourceDataset) or not isinstance(clips.source, Folder):
-        return None
-    source, learnt = clips.source, set().union(*map(learnt_by, models))
-    found = [entry for entry in source.others() if source.part(entry, target.split) == target.part]
-    fresh = [entry for entry in found if source.identity(entry) not in learnt]
-    return SourceDataset(source, fresh) if fresh else None
+def others(target: Target, models: Sequence[Model]) -> ClipDataset | None:
+    """The part's recordings that are labelled `unknown` and that no model has learnt; None where there are none."""
+    found = target.others()
+    learnt = set().union(*map(learnt_by, models))
+    fresh = found.subset([index for index, recording in enumerate(found.recordings) if recording not in learnt])
+    return fresh if len(fresh) else None
 
 
 def rejected(model: Model, scores: Scores) -> Rejected:

@@ -120,7 +120,7 @@ def run(models: Sequence[Model], data_root: str, options: Options, progress: boo
         _check_fitting(models, target, clips[0])
     scores = [scorer.score(*each) for each in zip(models, clips, modes, looks, strict=True)]
     reports = tuple(scorer.report(*each) for each in zip(models, clips, scores, strict=True))
-    unknown, told = scorer.rejected(models, clips[0], modes)
+    unknown, told = scorer.rejected(models, modes)
     notes = (*_notes(target, models, clips[0], apart), *told)
     study = Study(kind, target, modes, models, reports, draws=looks, folds=tuple(folds), notes=notes, unknown=unknown)
     if groups:
@@ -151,11 +151,9 @@ class _Scorer:
         merged = merging(model, self.target, clips)
         return scoring.evaluate(model.session, clips, name=model.name, merged=merged, scores=scores)
 
-    def rejected(
-        self, models: Sequence[Model], clips: ClipDataset, modes: Sequence[str]
-    ) -> tuple[tuple[Rejected | None, ...], list[str]]:
+    def rejected(self, models: Sequence[Model], modes: Sequence[str]) -> tuple[tuple[Rejected | None, ...], list[str]]:
         """What each model rejects of the recordings labelled `unknown`, and a word on each and on unreadable ones."""
-        found = others(self.target, clips, models)
+        found = others(self.target, models)
         if found is None:
             return (), []
         each: list[Rejected | None] = []

@@ -8,7 +8,7 @@ from typing import Any
 from actrec import config
 from actrec.errors import ConfigError, InputError
 from actrec_models import data
-from actrec_models.data import ClipDataset, Source
+from actrec_models.data import ClipDataset, PreparedDataset, Source, SourceDataset
 from actrec_models.evaluation.opening import Model
 
 _OWN = "folder"
@@ -43,6 +43,14 @@ class Target:
         """
         options = {**self.options, **({"fold": fold} if fold else {})}
         return data.create(self.dataset, self.root, split=self.split, part=part or self.part, **options)
+
+    def others(self) -> SourceDataset | PreparedDataset:
+        """What the part holds beside the classes: recordings labelled `unknown`.
+
+        Raises:
+            ConfigError, DeviceError, InputError: As `actrec_models.data.create`.
+        """
+        return data.others(self.dataset, self.root, split=self.split, part=self.part, **self.options)
 
     @property
     def scores_all(self) -> bool:

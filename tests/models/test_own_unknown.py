@@ -1,0 +1,64 @@
+"""A person's own recordings labelled `unknown`: kept in stores, and what a trained model's rejection is chosen on."""
+
+import json
+
+import pytest
+import yaml
+
+from actrec import package
+from actrec.cli import main
+from actrec_models import data
+from tests.models.made_up import TINY
+from tests.models.test_user_folder import body, write_bag
+
+SPEEDS = {"wave": (0.1, 0.12, 0.15), "clap": (0.3, 0.33, 0.36), "unknown": (-0.2, -0.4, -0.5)}
+PART = ("train", "train", "test")
+
+
+@pytest.fixture(scope="module", params=["folder", "store"])
+def recordings(request, tmp_path_factory):
+    """Three takes a label, the last of each to test on: as they are, or prepared."""
+    folder = tmp_path_factory.mktemp("mine") / "takes"
+    lines = ["recording,label,part"]
+    for label, speeds in SPEEDS.items():
+        for take, (speed, part) in enumerate(zip(speeds, PART, strict=True)):
+            write_bag(folder / f"{label}_{take}", lambda t, v=speed: [body(v * t)])
+            lines.append(f"{label}_{take},{label},{part}")
+    (folder / "labels.csv").write_text("\n".join(lines))
+    if request.param == "folder":
+        return folder
+    store = folder.parent / "store"
+    assert main(["prepare", "folder", "--root", str(folder), "--out", str(store), "--workers", "0", "--quiet"]) == 0
+    return store
+
+
+def test_each_part_has_its_own_and_they_are_no_clips_of_a_class(recordings):
+    for part, count in (("train", 2), ("test", 1)):
+        known = data.create("folder", recordings, split="part", part=part)
+        others = data.others("folder", recordings, split="part", part=part)
+        assert sorted(known.labels) == [0] * count + [1] * count and known.classes == ("clap", "wave")
+        assert [(name[:7], label) for name, label in zip(others.names, others.labels, strict=True)] == [
+            ("unknown", -1)
+        ] * count
+        assert all(others.recordings) and len(others[0].stamps_ns) == 20
+    assert not len(data.others("folder", recordings, split="all", part="test"))
+
+
+def test_the_threshold_is_chosen_on_them(recordings, tmp_path, capsys, caplog):
+    recipe = {**TINY, "dataset": "folder", "split": "part", "unknown_dataset": "utd_mhad", "clips": "stretched"}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    common = ["--root", str(recordings), "--data", str(tmp_path / "no datasets")]
+    train = ["train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "run"), "--threads", "1", "--quiet"]
+    assert main([*train, *common]) == 0
+    assert "what to reject" not in caplog.text
+    assert main(["export", str(tmp_path / "run/last.ckpt"), "--out", str(tmp_path / "made"), *common]) == 0
+    made = package.load(tmp_path / "made")
+    assert "against 2 of its recordings labelled unknown" in made.rejection.calibrated_on
+    assert made.rejection.threshold >= 0.25 or "0.0% rejected" in made.rejection.calibrated_on
+    assert made.provenance.figures["unknown_clips"] == 1
+    assert "of 1 held-out clips of other actions are rejected" in (tmp_path / "made/README.md").read_text()
+    learnt = {*data.others("folder", recordings, split="part").recordings}
+    assert learnt < {*made.provenance.figures["recordings"]} and len(made.provenance.figures["recordings"]) == 6
+    capsys.readouterr()
+    assert main(["eval", str(tmp_path / "made"), "--root", str(recordings), "--quiet", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["unknown_clips"] == 1
