@@ -5,7 +5,7 @@ import json
 import pytest
 
 from actrec.cli import main
-from tests.models.test_user_folder import walker, write_bag
+from tests.models.own_recordings import walker, write_bag
 from tests.tiny_model import write_tiny
 
 HEADER_ALONE = "30\n1\n72057594037931101 0 1 1 0 0 0 0.1 0.2 2\n25\n"

@@ -9,7 +9,7 @@ from actrec import package
 from actrec.cli import main
 from actrec_models import data
 from tests.models.made_up import TINY
-from tests.models.test_user_folder import body, write_bag
+from tests.models.own_recordings import body, write_bag
 
 SPEEDS = {"wave": (0.1, 0.12, 0.15), "clap": (0.3, 0.33, 0.36), "unknown": (-0.2, -0.4, -0.5)}
 PART = ("train", "train", "test")

@@ -19,7 +19,7 @@ from actrec_models.data.store_format import JOURNAL
 from actrec_models.data.store_journal import Journal
 from actrec_models.data.user_folder import Folder
 from tests.models.flaky import names_of
-from tests.models.test_user_folder import walker, write_bag
+from tests.models.own_recordings import walker, write_bag
 
 
 def test_what_cannot_be_read_again_keeps_what_was_prepared(published, tmp_path):

@@ -1,49 +1,22 @@
 """A person's own recordings as a dataset: labels, spans, people, and everything that can be wrong with them."""
 
-import errno
 import itertools
 import json
 import pickle
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
 from actrec.cli import main
-from actrec.errors import ConfigError, DeviceError, InputError
-from actrec.frames import Body, Intrinsics, RgbdFrame
+from actrec.errors import ConfigError, InputError
 from actrec.recordings import people
-from actrec.recordings.bag_writer import SKELETONS_TOPIC, BagWriter
 from actrec_models import data
 from actrec_models.data.user_folder import OTHER, Folder
 from tests.models.made_up import TINY
+from tests.models.own_recordings import PERIOD_NS, START, body, walker, write_bag
 from tests.tiny_model import person_at
-
-PERIOD_NS = 100_000_000
-START = 1_700_000_000_000_000_000
-
-
-def body(x, body_id="body_1"):
-    return Body(body_id, "kinect_v2_25", person_at(x), np.full((25, 2), np.nan, np.float32), np.ones(25, np.float32))
-
-
-def write_bag(path, bodies_at, frames=20, images=False):
-    intrinsics = Intrinsics(64, 48, 60.0, 60.0, 31.5, 23.5)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with BagWriter(path) as bag:
-        for k in range(frames):
-            stamp = START + k * PERIOD_NS
-            bag.write_bodies(SKELETONS_TOPIC, stamp, "camera", bodies_at(k))
-            if images:
-                colour, depth = np.full((48, 64, 3), k, np.uint8), np.full((48, 64), 2.0, np.float32)
-                bag.write_frame(RgbdFrame(stamp, colour, depth, intrinsics))
-    return path
-
-
-def walker(k):
-    return [body(0.1 * k)]
 
 
 @pytest.fixture
@@ -287,32 +260,6 @@ def test_what_a_labels_file_does_not_name_is_said(tmp_path, caplog):
     assert "2 recordings are left out" in caplog.text and "does not name them, first 'second'" in caplog.text
 
 
-def test_unknown_is_written_in_one_way(tmp_path):
-    write_bag(tmp_path / "Unknown/first", walker)
-    with pytest.raises(InputError, match="the label is 'Unknown'; what is none of your actions is called 'unknown'"):
-        Folder(tmp_path)
-    (tmp_path / "labels.csv").write_text("recording;label\nUnknown/first;UNKNOWN\n")
-    with pytest.raises(InputError, match="lacks recording, label.*with commas between, not semicolons"):
-        Folder(tmp_path)
-    (tmp_path / "labels.csv").write_text("recording,label\nUnknown/first,UNKNOWN\n")
-    with pytest.raises(InputError, match="line 2: the label is 'UNKNOWN'"):
-        Folder(tmp_path)
-
-
-def test_a_folder_that_cannot_be_read_is_said(tmp_path, monkeypatch):
-    write_bag(tmp_path / "walk/first", walker)
-    listed = Path.iterdir
-
-    def closed(folder):
-        if folder.name == "walk":
-            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
-        return listed(folder)
-
-    monkeypatch.setattr(Path, "iterdir", closed)
-    with pytest.raises(DeviceError, match="cannot read '.*walk': Permission denied"):
-        Folder(tmp_path)
-
-
 def test_images_are_estimated_once(tmp_path, data_root, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     few = tmp_path / "mine/turn/person"
@@ -335,69 +282,3 @@ def test_images_are_estimated_once(tmp_path, data_root, monkeypatch):
     monkeypatch.setattr(people, "_seen", lambda frames: iter([(1, [body(0)])]))
     anew = data.source("folder", tmp_path / "mine", recording=told)
     assert len(anew.read(anew.entries()[0]).stamps_ns) == 1
-
-
-def test_what_is_wrong_with_the_folder_is_said(tmp_path):
-    with pytest.raises(DeviceError, match=r"no folder .*none'.*actrec record --label NAME"):
-        data.source("folder", tmp_path / "none")
-    with pytest.raises(DeviceError, match="holds no recording: make some with"):
-        data.source("folder", tmp_path)
-    (tmp_path / "labels.csv").write_text("recording,label\n")
-    with pytest.raises(InputError, match=r"labels.csv' names no recording: write a line for each"):
-        Folder(tmp_path)
-    (tmp_path / "labels.csv").write_text("recording,label\ngone,wave\n")
-    with pytest.raises(InputError, match=r"labels\.csv' names 1 recordings that are not there, first 'gone'"):
-        data.source("folder", tmp_path)
-    (tmp_path / "labels.csv").unlink()
-    write_bag(tmp_path / "loose", walker)
-    with pytest.raises(InputError, match="loose' lies outside any class: put it in a folder named as its label"):
-        data.source("folder", tmp_path)
-
-
-def test_what_is_wrong_with_a_recording_is_said(tmp_path):
-    whole = write_bag(tmp_path / "wave/whole", walker)
-    write_bag(tmp_path / "wave/nobody", lambda k: [])
-    cut = write_bag(tmp_path / "wave/cut", walker)
-    content = (cut / "cut.mcap").read_bytes()
-    (cut / "cut.mcap").write_bytes(content[: len(content) // 2])
-    unfinished = tmp_path / "wave/killed"
-    unfinished.mkdir()
-    (unfinished / "killed.mcap").write_bytes(content[: len(content) // 2])
-    empty = tmp_path / "wave/empty"
-    with BagWriter(empty) as bag:
-        bag.add_topic("/chatter", "std_msgs/msg/String")
-    (tmp_path / "wave/film.mp4").write_bytes(b"no film")
-    (tmp_path / "wave/joints.skeleton").write_text("12\n1\n")
-    source = data.source("folder", tmp_path)
-    wrong = {}
-    for entry in source.entries():
-        try:
-            source.read(entry)
-        except InputError as error:
-            wrong[entry.name.split("/")[1]] = str(error)
-            assert "\n" not in str(error)
-    assert set(wrong) == {"nobody", "cut", "killed", "empty", "film.mp4", "joints.skeleton"}
-    assert "shows nobody in any of its 20 frames" in wrong["nobody"]
-    assert "actrec record --recover" in wrong["cut"] and "actrec record --recover" in wrong["killed"]
-    assert "no colour images" in wrong["empty"]
-    for name, message in wrong.items():
-        assert f"wave/{name}' cannot be used" in message
-    source = data.source("folder", tmp_path)
-    shutil.rmtree(whole)
-    with pytest.raises(DeviceError, match="no recording"):
-        source.read(next(entry for entry in source.entries() if entry.name == "wave/whole"))
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ("one,wave,5,6,", "one' from 5 s to 6 s cannot be used: nothing lies between .*: it lasts 1.90 s"),
-        ("one,wave,,,nobody", "shows no body 'nobody'; it shows body_1"),
-    ],
-)
-def test_a_label_that_does_not_fit_its_recording(tmp_path, row, message):
-    write_bag(tmp_path / "one", walker)
-    (tmp_path / "labels.csv").write_text(f"recording,label,start_s,end_s,body\n{row}\n")
-    source = data.source("folder", tmp_path)
-    with pytest.raises(InputError, match=message):
-        source.read(source.entries()[0])

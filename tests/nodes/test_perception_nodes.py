@@ -1,6 +1,7 @@
 """Skeleton, hand, face and scene flow nodes over real DDS, on recorded and on impossible frames."""
 
 import itertools
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,7 +62,8 @@ def test_skeletons_of_a_real_person(host, add, ears, person) -> None:
     assert all((stamp(m) - START_NS) % STEP_NS == 0 for m in heard)
     assert [stamp(m) for m in heard] == sorted({stamp(m) for m in heard})
     body = c.message_to_bodies(found[-1])[0]
-    assert (body.body_id, body.layout) == ("body_1", "kinect_v2_25")
+    # On a busy machine frames are dropped; who is unseen for long comes back under another number.
+    assert re.fullmatch(r"body_\d+", body.body_id) and body.layout == "kinect_v2_25"
     assert found[-1].header.frame_id == "camera_color_optical_frame"
     # The person stands where the depth image sees something at their joints' pixels.
     frame = person[0]

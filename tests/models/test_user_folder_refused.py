@@ -1,0 +1,105 @@
+"""A person's own recordings: everything that can be wrong with their folder, and that it is said."""
+
+import errno
+import shutil
+from pathlib import Path
+
+import pytest
+
+from actrec.errors import DeviceError, InputError
+from actrec.recordings.bag_writer import BagWriter
+from actrec_models import data
+from actrec_models.data.user_folder import Folder
+from tests.models.own_recordings import walker, write_bag
+
+
+def test_unknown_is_written_in_one_way(tmp_path):
+    write_bag(tmp_path / "Unknown/first", walker)
+    with pytest.raises(InputError, match="the label is 'Unknown'; what is none of your actions is called 'unknown'"):
+        Folder(tmp_path)
+    (tmp_path / "labels.csv").write_text("recording;label\nUnknown/first;UNKNOWN\n")
+    with pytest.raises(InputError, match="lacks recording, label.*with commas between, not semicolons"):
+        Folder(tmp_path)
+    (tmp_path / "labels.csv").write_text("recording,label\nUnknown/first,UNKNOWN\n")
+    with pytest.raises(InputError, match="line 2: the label is 'UNKNOWN'"):
+        Folder(tmp_path)
+
+
+def test_a_folder_that_cannot_be_read_is_said(tmp_path, monkeypatch):
+    write_bag(tmp_path / "walk/first", walker)
+    listed = Path.iterdir
+
+    def closed(folder):
+        if folder.name == "walk":
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    with pytest.raises(DeviceError, match="cannot read '.*walk': Permission denied"):
+        Folder(tmp_path)
+
+
+def test_what_is_wrong_with_the_folder_is_said(tmp_path):
+    with pytest.raises(DeviceError, match=r"no folder .*none'.*actrec record --label NAME"):
+        data.source("folder", tmp_path / "none")
+    with pytest.raises(DeviceError, match="holds no recording: make some with"):
+        data.source("folder", tmp_path)
+    (tmp_path / "labels.csv").write_text("recording,label\n")
+    with pytest.raises(InputError, match=r"labels.csv' names no recording: write a line for each"):
+        Folder(tmp_path)
+    (tmp_path / "labels.csv").write_text("recording,label\ngone,wave\n")
+    with pytest.raises(InputError, match=r"labels\.csv' names 1 recordings that are not there, first 'gone'"):
+        data.source("folder", tmp_path)
+    (tmp_path / "labels.csv").unlink()
+    write_bag(tmp_path / "loose", walker)
+    with pytest.raises(InputError, match="loose' lies outside any class: put it in a folder named as its label"):
+        data.source("folder", tmp_path)
+
+
+def test_what_is_wrong_with_a_recording_is_said(tmp_path):
+    whole = write_bag(tmp_path / "wave/whole", walker)
+    write_bag(tmp_path / "wave/nobody", lambda k: [])
+    cut = write_bag(tmp_path / "wave/cut", walker)
+    content = (cut / "cut.mcap").read_bytes()
+    (cut / "cut.mcap").write_bytes(content[: len(content) // 2])
+    unfinished = tmp_path / "wave/killed"
+    unfinished.mkdir()
+    (unfinished / "killed.mcap").write_bytes(content[: len(content) // 2])
+    empty = tmp_path / "wave/empty"
+    with BagWriter(empty) as bag:
+        bag.add_topic("/chatter", "std_msgs/msg/String")
+    (tmp_path / "wave/film.mp4").write_bytes(b"no film")
+    (tmp_path / "wave/joints.skeleton").write_text("12\n1\n")
+    source = data.source("folder", tmp_path)
+    wrong = {}
+    for entry in source.entries():
+        try:
+            source.read(entry)
+        except InputError as error:
+            wrong[entry.name.split("/")[1]] = str(error)
+            assert "\n" not in str(error)
+    assert set(wrong) == {"nobody", "cut", "killed", "empty", "film.mp4", "joints.skeleton"}
+    assert "shows nobody in any of its 20 frames" in wrong["nobody"]
+    assert "actrec record --recover" in wrong["cut"] and "actrec record --recover" in wrong["killed"]
+    assert "no colour images" in wrong["empty"]
+    for name, message in wrong.items():
+        assert f"wave/{name}' cannot be used" in message
+    source = data.source("folder", tmp_path)
+    shutil.rmtree(whole)
+    with pytest.raises(DeviceError, match="no recording"):
+        source.read(next(entry for entry in source.entries() if entry.name == "wave/whole"))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("one,wave,5,6,", "one' from 5 s to 6 s cannot be used: nothing lies between .*: it lasts 1.90 s"),
+        ("one,wave,,,nobody", "shows no body 'nobody'; it shows body_1"),
+    ],
+)
+def test_a_label_that_does_not_fit_its_recording(tmp_path, row, message):
+    write_bag(tmp_path / "one", walker)
+    (tmp_path / "labels.csv").write_text(f"recording,label,start_s,end_s,body\n{row}\n")
+    source = data.source("folder", tmp_path)
+    with pytest.raises(InputError, match=message):
+        source.read(source.entries()[0])
