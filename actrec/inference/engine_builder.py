@@ -2,8 +2,10 @@
 
 import importlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +24,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 INSTALL = "TensorRT is part of JetPack on a Jetson (python3-libnvinfer); elsewhere: pip install tensorrt"
 
 Progress = Callable[[str, int, int], None]
-"""Takes a phase's name, its step and how many it has."""
+"""Takes a phase's name, its step and how many it has. What it raises ends the build, and is raised from it."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ def tensorrt() -> Any:
         found = importlib.import_module("tensorrt")
     except (ImportError, OSError) as error:  # the module may be there without its libraries
         raise MissingLibraryError(f"{INSTALL}; or take backend onnxruntime ({error})") from error
+    if not hasattr(found, "__version__"):  # Python takes any folder of that name for a module
+        raise MissingLibraryError(f"{INSTALL}; or take backend onnxruntime ({found} is a folder, not TensorRT)")
     version = tuple(int(part) for part in found.__version__.split(".")[:2])
     if version < (8, 6):
         raise DeviceError(f"TensorRT {found.__version__} is too old, 8.6 is the first that will do: update JetPack")
@@ -101,16 +105,28 @@ def source_of(trt: Any, package: ModelPackage, config: BuildConfig) -> Source:
     told so (11) takes its types.
 
     Raises:
-        PackageError: int8 is asked for, and the package has none.
+        PackageError: Precision or groups that are asked for take a network that the package has not.
     """
-    new, flagged = _major(trt) >= 10, hasattr(trt.BuilderFlag, "INT8")
+    new, flagged = _major(trt) >= 10, takes_flags(trt)
+    if config.kept and config.precision != "fp32" and not flagged:
+        raise PackageError(
+            f"TensorRT {trt.__version__} takes a network's types as they are, it keeps no layer groups in float32: "
+            f"build {package.name} without --keep, or with --precision fp32"
+        )
     if config.precision == "int8":
         package.onnx_path("int8")
         assert package.int8 is not None
         return Source("int8", package.int8.sha256, not flagged)
     if new and config.precision == "fp16" and package.float16 is not None and not config.kept:
         return Source("float16", package.float16.sha256, True)
+    if config.precision == "fp16" and not flagged:
+        package.onnx_path("float16")  # there is none, and this says how to write one
     return Source("float32", package.provenance.onnx_sha256, new and config.precision == "fp32")
+
+
+def takes_flags(trt: Any) -> bool:
+    """Whether the builder can be told to compute in a lower precision than the network's file has; 11 cannot."""
+    return hasattr(trt.BuilderFlag, "INT8")
 
 
 def engine_of(
@@ -200,14 +216,18 @@ def build(
     if config.precision == "fp32" and hasattr(settings, "clear_flag"):
         settings.clear_flag(trt.BuilderFlag.TF32)
     times = settings.create_timing_cache(timings)
+    if times is None:
+        logger.warning("times measured before cannot be read and are measured anew")
+        times = settings.create_timing_cache(b"")
     settings.set_timing_cache(times, ignore_mismatch=False)
     profile = builder.create_optimization_profile()
     for name, shapes in config.shapes(package).items():
         profile.set_shape(name, *shapes)
     settings.add_optimization_profile(profile)
-    if progress is not None and hasattr(trt, "IProgressMonitor"):
-        settings.progress_monitor = monitor(trt, progress)
-    made = builder.build_serialized_network(network, settings)
+    steps = _Steps(progress)
+    if hasattr(trt, "IProgressMonitor"):
+        settings.progress_monitor = monitor(trt, steps)
+    made = steps.of(lambda: builder.build_serialized_network(network, settings))
     if made is None:
         raise _unbuilt(package, log.errors)
     measured = settings.get_timing_cache()
@@ -265,8 +285,47 @@ class _Log:
         self.logger = Logger()
 
 
-def monitor(trt: Any, progress: Progress) -> Any:
-    """TensorRT's progress, told to `progress`."""
+class _Steps:
+    """Tells of a build's steps, and ends it at one of them.
+
+    TensorRT swallows what is raised in its callbacks, Ctrl-C too: the build has a thread of its own, where no signal
+    comes, and what is raised in the callbacks or in the thread that waits is kept for the build's end.
+
+    Args:
+        progress: Told of each step.
+    """
+
+    def __init__(self, progress: Progress | None):
+        self._progress = progress
+        self._stop = threading.Event()
+        self._raised: Exception | None = None
+
+    def of(self, work: Callable[[], Any]) -> Any:
+        """What `work` gives, done in a thread; raises what ended it."""
+        with ThreadPoolExecutor(1, thread_name_prefix="build_engine") as thread:
+            made = thread.submit(work)
+            try:
+                result = made.result()
+            except BaseException:
+                self._stop.set()
+                raise
+        if self._raised is not None:
+            raise self._raised
+        return result
+
+    def tell(self, phase: str, step: int, steps: int) -> bool:
+        """Whether the build is to go on."""
+        try:
+            if self._progress is not None and not self._stop.is_set():
+                self._progress(phase, step, steps)
+        except Exception as error:
+            self._raised = error
+            self._stop.set()
+        return not self._stop.is_set()
+
+
+def monitor(trt: Any, told: _Steps) -> Any:
+    """TensorRT's progress, told to `told`."""
 
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
@@ -275,15 +334,14 @@ def monitor(trt: Any, progress: Progress) -> Any:
 
         def phase_start(self, phase_name: str, parent_phase: str, num_steps: int) -> None:
             self._steps[phase_name] = num_steps
-            progress(phase_name, 0, num_steps)
+            told.tell(phase_name, 0, num_steps)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            progress(phase_name, step + 1, self._steps.get(phase_name, 0))
-            return True
+            return told.tell(phase_name, step + 1, self._steps.get(phase_name, 0))
 
         def phase_finish(self, phase_name: str) -> None:
             steps = self._steps.pop(phase_name, 0)
-            progress(phase_name, steps, steps)
+            told.tell(phase_name, steps, steps)
 
     return Monitor()
 

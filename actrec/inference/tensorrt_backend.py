@@ -137,6 +137,8 @@ class TensorRtBackend:
         text = f"{package.name}: the engine's logits {found}, at most {allowed:.0%} may"
         if self.config.precision == "fp32":
             return f"{text}: take backend onnxruntime, and report it with TensorRT's version"
+        if self.config.precision == "fp16" and not engine_builder.takes_flags(self._trt):
+            return f"{text}: build it with --precision fp32"
         logger.warning("%s; looking for the layers where that begins, which takes another build", text)
         try:
             network = engine_builder.source_of(self._trt, package, self.config).network

@@ -71,6 +71,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self._reason = ""
         self._told = Counts()
         self._fallback = ""
+        self._closing = False
         self._worker: Worker[Frame] | None = None
         self._watchdog: Any = None
         self._labels: Any = None
@@ -138,7 +139,8 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         return worker is None or worker.wait_idle(timeout_s)
 
     def close(self) -> None:
-        """Waits for a model that is being loaded, then stops and frees the rest."""
+        """Waits for a model that is being loaded, ends an engine's build, then stops and frees the rest."""
+        self._closing = True
         self._loader.shutdown(wait=True, cancel_futures=True)
         super().close()
 
@@ -251,6 +253,8 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
 
         def building(phase: str, step: int, steps: int) -> None:
             nonlocal told
+            if self._closing:
+                raise DeviceError("the node ends")
             now = time.monotonic()
             self.busy = f"BUILDING an engine for {model}: {phase} {step}/{steps}, {now - began:.0f} s"
             if now - told >= 1.0:  # while the node is configured, its own timer stands still

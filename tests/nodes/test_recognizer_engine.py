@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,13 @@ def test_a_build_that_fails_leaves_the_other_backend(make: Make, tiny: str, gate
     assert graph.start()
     graph.wait_until(lambda: any("the loaded model stays: TensorRT cannot build tiny" in line for _, line in seen))
     assert device(graph).startswith("CPU")
+
+
+def test_a_node_that_ends_does_not_wait_for_an_engine(make: Make, tiny: str, gate, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", plain_tensorrt.module(fault="slow"))  # 3 s
+    graph = make(model=tiny, backend="tensorrt", allow_fallback=True)
+    assert graph.start()
+    graph.wait_until(lambda: graph.node.busy)
+    began = time.monotonic()
+    graph.node.close()
+    assert time.monotonic() - began < 1.5

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import enum
+import time
 import types
 
 import numpy as np
@@ -65,8 +66,9 @@ class Recorded:
 
 
 def module(version="10.3.0", fault=""):
-    """A module `tensorrt`. Faults: parse, build, memory, corrupt, context, nan, differs (early)."""
+    """A module `tensorrt`. Faults: parse, build, memory, corrupt, context, nan, differs (early), slow, timings."""
     calls = []
+    flags = "FP16 TF32 INT8 OBEY_PRECISION_CONSTRAINTS" if int(version.split(".")[0]) < 11 else "TF32"
 
     class Builder(Recorded):
         def __init__(self, logger):
@@ -84,14 +86,23 @@ def module(version="10.3.0", fault=""):
 
         def build_serialized_network(self, network, config):
             monitor = getattr(config, "progress_monitor", None)
-            if monitor is not None:
-                monitor.phase_start("Building", None, 2)
-                assert monitor.step_complete("Building", 0)
-                monitor.phase_finish("Building")
+            if monitor is not None and not self._told(monitor, 100 if fault == "slow" else 1):
+                self._logger.log(Logger.ERROR, "the build was cancelled")
+                return None
             if fault in ("build", "memory"):
                 self._logger.log(Logger.ERROR, "out of memory" if fault == "memory" else "no implementation for node_3")
                 return None
             return bytearray(MARK + network.onnx)
+
+        def _told(self, monitor, steps):
+            """Whether all steps were done. As the bindings do, swallows what is raised while it builds."""
+            _swallowed(monitor.phase_start, "Building", None, steps + 1)
+            for step in range(steps):
+                _swallowed(time.sleep, 0.03 if fault == "slow" else 0.0)
+                if not _swallowed(monitor.step_complete, "Building", step):
+                    return False
+            _swallowed(monitor.phase_finish, "Building")
+            return True
 
     class INetworkDefinition(Recorded):
         onnx = b""
@@ -137,9 +148,11 @@ def module(version="10.3.0", fault=""):
 
         def create_timing_cache(self, serialized_timing_cache):
             calls.append(("timings", bytes(serialized_timing_cache)))
-            return ITimingCache()
+            return None if fault == "timings" and serialized_timing_cache else ITimingCache()
 
         def set_timing_cache(self, cache, ignore_mismatch):
+            if cache is None:
+                raise TypeError("set_timing_cache(): incompatible function arguments")
             return True
 
         def get_timing_cache(self):
@@ -243,12 +256,17 @@ def module(version="10.3.0", fault=""):
     made.__dict__.update(
         __version__=version, Builder=Builder, OnnxParser=OnnxParser, Runtime=Runtime, Logger=Logger, ILogger=ILogger,
         TensorIOMode=TensorIOMode, IProgressMonitor=IProgressMonitor, calls=calls,
-        BuilderFlag=enum.Enum("BuilderFlag", "FP16 TF32 INT8 OBEY_PRECISION_CONSTRAINTS"),
+        BuilderFlag=enum.Enum("BuilderFlag", flags),
         float32="float32", float16="float16",
         MemoryPoolType=enum.Enum("MemoryPoolType", "WORKSPACE"),
         NetworkDefinitionCreationFlag=enum.IntEnum("Flag", {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}),
     )  # fmt: skip
     return made
+
+
+def _swallowed(call, *arguments):
+    with contextlib.suppress(BaseException):
+        return call(*arguments)
 
 
 def _spoil(out, fault):

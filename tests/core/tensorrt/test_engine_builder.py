@@ -1,0 +1,110 @@
+"""Builds that are interrupted, of TensorRT 11, of what is no TensorRT, with times that cannot be read."""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import sys
+import threading
+import time
+
+import pytest
+
+from actrec import inference, package
+from actrec.cli import main
+from actrec.errors import DeviceError, MissingLibraryError, PackageError
+from actrec.inference import cuda_memory
+from actrec.package import LowerPrecision
+from tests.core.tensorrt import plain_tensorrt
+from tests.tiny_model import write_tiny
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    return write_tiny(tmp_path / "tiny")
+
+
+@pytest.fixture
+def put(monkeypatch, tmp_path):
+    """Plays a TensorRT of some version, or with a fault."""
+    monkeypatch.setenv("ACTREC_ENGINES", str(tmp_path / "engines"))
+    monkeypatch.setattr(cuda_memory, "open_cuda", lambda library="auto": plain_tensorrt.Cuda())
+
+    def put(**options):
+        found = plain_tensorrt.module(**options)
+        monkeypatch.setitem(sys.modules, "tensorrt", found)
+        return found
+
+    return put
+
+
+def load(tiny, **options):
+    return inference.load(tiny, "tensorrt", graph=False, **options)
+
+
+def engines(tmp_path):
+    return sorted(path.name for path in (tmp_path / "engines").glob("*.engine"))
+
+
+def test_ctrl_c_ends_a_build(tiny, put, tmp_path, capsys):
+    put(fault="slow")  # 3 s
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    began = time.monotonic()
+    assert main(["build-engine", str(tiny.path)]) == 130
+    assert time.monotonic() - began < 2.0
+    assert engines(tmp_path) == [] and "Traceback" not in capsys.readouterr().err
+    put()
+    assert main(["build-engine", str(tiny.path)]) == 0, "the lock is free again"
+
+
+def test_whoever_is_told_of_the_steps_can_end_a_build(tiny, put, tmp_path):
+    put(fault="slow")
+    told = []
+
+    def progress(phase, step, steps):
+        told.append(step)
+        if step == 3:
+            raise DeviceError("enough")
+
+    with pytest.raises(DeviceError, match="^enough$"):
+        load(tiny, progress=progress)
+    assert told == [0, 1, 2, 3] and engines(tmp_path) == []
+
+
+def test_tensorrt_11_takes_the_types_of_the_file(tiny, put, tmp_path):
+    put(version="11.1.0")
+    with pytest.raises(PackageError, match=r"has no network in float16: write one with `actrec export .* --float16"):
+        load(tiny)
+    told = dataclasses.replace(tiny, float16=LowerPrecision(0.01))
+    half = package.write(tmp_path / "half", told, tiny.read_onnx(), lower={"float16": tiny.read_onnx()})
+    load(half)
+    load(tiny, precision="fp32", keep="place")
+    with pytest.raises(
+        PackageError, match=r"TensorRT 11\.1\.0 .* keeps no layer groups in float32: build half without"
+    ):
+        load(half, keep="place")
+    put(version="11.1.0", fault="differs")
+    with pytest.raises(PackageError, match="at most 5% may: build it with --precision fp32$"):
+        load(half, most=2)
+
+
+def test_a_folder_of_that_name_is_no_tensorrt(tiny, tmp_path, monkeypatch):
+    (tmp_path / "there/tensorrt").mkdir(parents=True)
+    monkeypatch.syspath_prepend(str(tmp_path / "there"))
+    with contextlib.suppress(KeyError):
+        monkeypatch.delitem(sys.modules, "tensorrt")
+    try:
+        with pytest.raises(MissingLibraryError, match="part of JetPack .* is a folder, not TensorRT"):
+            load(tiny)
+        assert inference.resolve("auto", tiny) == "onnxruntime"
+    finally:
+        sys.modules.pop("tensorrt", None)
+
+
+def test_times_that_cannot_be_read_are_measured_anew(tiny, put, tmp_path, caplog):
+    put()
+    load(tiny)
+    found = put(fault="timings")
+    load(tiny, most=2)
+    assert [call[1] for call in found.calls if call[0] == "timings"] == [b"times", b""]
+    assert "are measured anew" in caplog.text and len(engines(tmp_path)) == 2
