@@ -9,12 +9,16 @@ import yaml
 from actrec.errors import ConfigError
 
 _NUMBERED = re.compile(r"0\d+")
+_WRITTEN_OUT = ('"', "'", "[", "{")
+"""What YAML's texts, lists and mappings start with where they are written as such."""
 
 
 def read(pairs: Iterable[str], what: str) -> dict[str, Any]:
     """KEY=VALUE words as settings; a value is read as YAML reads it, an empty one is an empty text.
 
-    Digits after a zero stay a text: they are a serial number, which YAML would read in base 8.
+    What is no number, switch or `null` stays a text as it is, unless it is written as YAML's with quotes or brackets:
+    YAML would cut "run #3" short, and take "a: b" for keys and values, 2026-11-22 for a date, 2026_11_22 for a number.
+    So do digits after a zero: they are a serial number, which YAML would read in base 8.
 
     Args:
         pairs: The words.
@@ -29,7 +33,17 @@ def read(pairs: Iterable[str], what: str) -> dict[str, Any]:
         if not (key and equals):
             raise ConfigError(f"{what} is '{pair}', expected KEY=VALUE")
         try:
-            settings[key] = yaml.safe_load(value) if value and not _NUMBERED.fullmatch(value) else value
+            settings[key] = _value(value)
         except (yaml.YAMLError, ValueError) as error:  # the latter of 2024-13-45, which looks like a date
             raise ConfigError(f"{what} '{pair}': the value cannot be read as YAML; quote it") from error
     return settings
+
+
+def _value(text: str) -> Any:
+    if not text or _NUMBERED.fullmatch(text):
+        return text
+    value = yaml.safe_load(text)
+    if text.startswith(_WRITTEN_OUT):
+        return value
+    plain = value is None or isinstance(value, (bool, int, float))
+    return value if plain and not set(text) & set("_:#") else text

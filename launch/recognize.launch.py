@@ -9,12 +9,14 @@ Example:
   ros2 launch actrec recognize.launch.py vendor:=realsense2_camera composed:=true
 """
 
+import os
 import shlex
 
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
 
 from actrec_nodes import graph, topics, transport
 
@@ -58,9 +60,16 @@ def nodes(context: LaunchContext) -> list[Node]:
         "respawn_delay": RESPAWN_DELAY_S,
     }
     if is_true(given["composed"], "composed"):
-        arguments = ["--without", ",".join(left_out)] if left_out else []
-        return [Node(executable="graph", arguments=arguments, **common)]
+        return [Node(executable="graph", arguments=graph_arguments(given, left_out), **common)]
     return [Node(executable=spec.name, name=spec.name, **common) for spec in graph.select(without=left_out)]
+
+
+def graph_arguments(given: dict[str, str], left_out: list[str]) -> list[str]:
+    """What the nodes of one process are started with: these outrank what a parameter file says of a node by name."""
+    arguments = ["--without", ",".join(left_out)] if left_out else []
+    for name in ("driver", "model"):
+        arguments += [f"--{name}", given[name]] if given[name] else []
+    return arguments + [f"--driver-option={word}" for word in driver_options(given)]
 
 
 def parameters(given: dict[str, str]) -> list:
@@ -72,8 +81,25 @@ def parameters(given: dict[str, str]) -> list:
         own["driver"] = given["driver"]
     if given["model"]:
         own["model"] = given["model"]
-    own.update(graph.driver_options(given["driver"], shlex.split(given["driver_options"])))
-    return [given["params_file"], own] if given["params_file"] else [own]
+    own.update(graph.driver_options(given["driver"], driver_options(given)))
+    # A text as it is: launch reads plain ones as YAML, which takes "/data/run #3" and the serial number 017 for others.
+    own = {
+        name: ParameterValue(value, value_type=str) if isinstance(value, str) else value for name, value in own.items()
+    }
+    if not given["params_file"]:
+        return [own]
+    file = os.path.expanduser(given["params_file"])
+    if not os.path.isfile(file):  # launch would warn and go on
+        raise RuntimeError(f"launch argument params_file: there is no file '{file}'")
+    return [file, own]
+
+
+def driver_options(given: dict[str, str]) -> list[str]:
+    """The words KEY=VALUE of the argument of that name."""
+    try:
+        return shlex.split(given["driver_options"])
+    except ValueError as error:
+        raise RuntimeError(f"launch argument driver_options is {given['driver_options']!r}: {error}") from error
 
 
 def is_true(value: str, name: str) -> bool:

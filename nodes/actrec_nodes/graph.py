@@ -126,9 +126,15 @@ def driver_options(driver: str, options: Sequence[str]) -> dict[str, Any]:
     """Settings of a camera driver, written KEY=VALUE with values as in YAML, as parameters of `camera_node`.
 
     Raises:
-        ConfigError: One is not KEY=VALUE, or there is no driver that it could be a setting of.
+        ConfigError: One is not KEY=VALUE, there is no driver that it could be a setting of, or no parameter holds it.
     """
     settings = keyvalues.read(options, "driver option")
     if settings and not driver:
         raise ConfigError(f"driver option '{options[0]}' needs a driver that it is a setting of")
+    for key, value in settings.items():
+        kinds = {type(item) for item in (value if isinstance(value, list) else [value])}
+        if len(kinds) > 1 or not kinds <= {str, bool, int, float}:
+            raise ConfigError(
+                f"driver option {key} is {value!r}, expected a text, number or switch, or a list of one kind"
+            )
     return {f"{driver}.{key}": value for key, value in settings.items()}

@@ -19,6 +19,15 @@ from actrec.errors import ConfigError
         ("start=0", 0),
         ("serial=000123312712", "000123312712"),  # an Azure Kinect's: YAML would make 21992906 of it
         ("serial=843112070001", 843112070001),
+        ("path=/data/run #3.mcap", "/data/run #3.mcap"),
+        ("path=#3", "#3"),
+        ("path=C: drive", "C: drive"),
+        ("path=2026-11-22", "2026-11-22"),
+        ("path=2026_11_22", "2026_11_22"),
+        ("path=12:30", "12:30"),
+        ("path='2026_11_22'", "2026_11_22"),
+        ("size=null", None),
+        ("actions=[wave, clap]", ["wave", "clap"]),
     ],
 )
 def test_values_are_read_as_yaml_but_serial_numbers(word, value):

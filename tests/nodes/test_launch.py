@@ -3,6 +3,7 @@
 The launch modules have no wheel: small ones that note what they are given stand in for them.
 """
 
+import argparse
 import importlib.util
 import sys
 import types
@@ -11,8 +12,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
-from actrec_nodes import graph, topics, transport
+from actrec_nodes import graph, run, topics, transport
 
 
 class Noted:
@@ -60,6 +62,9 @@ def load(monkeypatch: pytest.MonkeyPatch, root: Path):
         ),
         "launch_ros": module("launch_ros"),
         "launch_ros.actions": module("launch_ros.actions", Node=noted("Node")),
+        "launch_ros.parameter_descriptions": module(
+            "launch_ros.parameter_descriptions", ParameterValue=noted("ParameterValue")
+        ),
     }
     for name, stand_in in stand_ins.items():
         monkeypatch.setitem(sys.modules, name, stand_in)
@@ -92,7 +97,15 @@ def nodes(recognize: Any, **given: str) -> list[Any]:
 
 
 def own(node: Any) -> dict[str, Any]:
-    return node.kwargs["parameters"][-1]
+    """What launch makes of the parameters that the command line sets: it reads a text as YAML unless told its type."""
+
+    def read(value: Any) -> Any:
+        if isinstance(value, Noted):
+            assert value.kwargs == {"value_type": str}
+            return value.args[0]
+        return yaml.safe_load(value) if isinstance(value, str) else value
+
+    return {name: read(value) for name, value in node.kwargs["parameters"][-1].items()}
 
 
 def test_each_node_of_the_graph_in_a_process_that_starts_itself(load) -> None:
@@ -118,19 +131,20 @@ def test_every_argument_is_described(load) -> None:
             assert argument.kwargs["description"]
 
 
-def test_arguments_become_parameters_after_the_file(load) -> None:
+def test_arguments_become_parameters_after_the_file(load, tmp_path) -> None:
+    (tmp_path / "robot.yaml").write_text("")
     started = nodes(
         load("recognize"),
         driver="replay",
         driver_options='path="/my data/run.mcap" loop=true rate=0.5',
         model="mine",
-        params_file="/etc/robot.yaml",
+        params_file=f"{tmp_path}/robot.yaml",
         use_sim_time="true",
         namespace="robot",
         log_level="warn",
     )
     for node in started:
-        assert node.kwargs["parameters"][0] == "/etc/robot.yaml"
+        assert node.kwargs["parameters"][0] == f"{tmp_path}/robot.yaml"
         assert node.kwargs["namespace"] == "robot"
         assert node.kwargs["ros_arguments"] == ["--log-level", "warn"]
     assert own(started[0]) == {
@@ -162,6 +176,35 @@ def test_composed_is_one_process(load) -> None:
     assert "name" not in node.kwargs
 
 
+def test_a_text_stays_what_it_is(load) -> None:
+    options = "serial=017322071234 path='/data/run #3: again.mcap' fps=15"
+    started = nodes(load("recognize"), driver="replay", driver_options=options, model="2026_11_22")
+    assert own(started[0])["replay.serial"] == "017322071234"
+    assert own(started[0])["replay.path"] == "/data/run #3: again.mcap"
+    assert own(started[0])["replay.fps"] == 15
+    assert own(started[0])["model"] == "2026_11_22"
+
+
+def test_arguments_outrank_what_the_file_says_of_a_node_by_name(load) -> None:
+    """In one process too, whose nodes launch cannot name: there the runner's own arguments do."""
+    (node,) = nodes(
+        load("recognize"),
+        composed="true",
+        driver="replay",
+        driver_options='path="/my data/run.mcap" serial=017',
+        model="mine",
+        face="false",
+    )
+    parser = argparse.ArgumentParser()
+    run.add_arguments(parser)
+    args = parser.parse_args([*node.kwargs["arguments"], "--ros-args", "-r", "__ns:=/"])
+    assert run.overrides(args) == {
+        "camera_node": {"driver": "replay", "replay.path": "/my data/run.mcap", "replay.serial": "017"},
+        "recognizer_node": {"model": "mine"},
+    }
+    assert "face_node" not in [spec.name for spec in run.plan(args).specs]
+
+
 @pytest.mark.parametrize("composed", ["true", "false"])
 def test_processes_that_end_are_started_again_where_asked_for(load, composed) -> None:
     assert not any(node.kwargs["respawn"] for node in nodes(load("recognize"), composed=composed))
@@ -177,6 +220,9 @@ def test_processes_that_end_are_started_again_where_asked_for(load, composed) ->
         ({"vendor": "acme"}, "unknown camera driver node 'acme'; known: azure_kinect_ros_driver"),
         ({"driver_options": "path=/x"}, "driver option 'path=/x' needs a driver"),
         ({"driver": "replay", "driver_options": "path"}, "driver option is 'path', expected KEY=VALUE"),
+        ({"driver": "replay", "driver_options": "'path={a: 1}'"}, "driver option path is {'a': 1}, expected a text"),
+        ({"driver": "replay", "driver_options": 'path="/data'}, "driver_options is 'path=.*: No closing quotation"),
+        ({"params_file": "/nowhere/robot.yaml"}, "params_file: there is no file '/nowhere/robot.yaml'"),
     ],
 )
 def test_arguments_that_make_no_sense_are_named(load, given, line) -> None:

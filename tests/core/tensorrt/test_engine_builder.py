@@ -79,9 +79,7 @@ def test_tensorrt_11_takes_the_types_of_the_file(tiny, put, tmp_path):
     half = package.write(tmp_path / "half", told, tiny.read_onnx(), lower={"float16": tiny.read_onnx()})
     load(half)
     load(tiny, precision="fp32", keep="place")
-    with pytest.raises(
-        PackageError, match=r"TensorRT 11\.1\.0 .* keeps no layer groups in float32: build half without"
-    ):
+    with pytest.raises(PackageError, match=r"TensorRT 11\.1\.0 .* keeps no layer groups .*: build half without"):
         load(half, keep="place")
     put(version="11.1.0", fault="differs")
     with pytest.raises(PackageError, match="at most 5% may: build it with --precision fp32$"):
