@@ -84,6 +84,7 @@ def train(
         # The weights alone: schedule and optimiser start anew. Whose recordings they have learnt is not forgotten.
         run.recordings += initial_weights.load(module.network, recipe.model, file).recordings
     plan, before, kept, taken_over = recipe.plan(), 0, out / checkpoint.LAST, bool(init)
+    drawn = torch.get_rng_state()
     named = [f"stage_{number}_{stage.title}" for number, stage in enumerate(plan[:-1], start=1)]
     folders = [*(out / name for name in named), out]
     if not resume:
@@ -94,6 +95,7 @@ def train(
     for stage, folder in zip(plan, folders, strict=True):
         if stage.model:
             own = run.with_extrema(recipe.of(stage))
+            torch.set_rng_state(drawn)  # the same weights to begin with, whether or not the stages before ran just now
             # The next stage starts from what this one learnt.
             kept = run.fit(run.module(own), dataclasses.replace(stage, model="", options={}), folder, before)
             initial_weights.load(module.network, recipe.model, kept)

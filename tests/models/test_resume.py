@@ -283,6 +283,18 @@ def test_initial_weights_that_no_checkpoint_holds_yet_are_named_again(tmp_path, 
     assert run(out, stages=stages) == out / "last.ckpt", "now it may be left out"
 
 
+def test_the_network_of_a_stage_begins_alike_whether_or_not_the_stage_before_has_just_run(tmp_path, monkeypatch):
+    stages = [{"model": "sem_net", "options": TINY["options"], "window_s": 1.0, "epochs": 1}] * 2 + [{"epochs": 1}]
+    run(tmp_path / "whole", stages=stages)
+    with monkeypatch.context() as stopped:
+        stopped.setattr(Recognition, "on_train_epoch_end", lambda self: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(saving.Stopped):
+            run(tmp_path / "run", stages=stages)
+    run(tmp_path / "run", stages=stages)
+    for name in ("stage_1_sem_net/last.ckpt", "stage_2_sem_net/last.ckpt", "last.ckpt"):
+        same(tmp_path / "whole" / name, tmp_path / "run" / name)
+
+
 def test_where_nothing_can_be_written_is_said_first(tmp_path):
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", tmp_path / "file/run", Path("/proc/x")):
