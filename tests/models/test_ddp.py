@@ -9,13 +9,16 @@ import pytest
 import torch
 import yaml
 
+import actrec_models
 from actrec import config
 from actrec.errors import ConfigError
 from actrec_models import checkpoint, data, training
 from actrec_models.draws import PAD, Epochs, Sampling, Shares
+from actrec_models.onnx_graph import example_inputs
 from actrec_models.recipe import Recipe
 from actrec_models.training import Machine
 from tests.models import ddp_run
+from tests.models.small import SMALL
 
 SCRIPT = Path(ddp_run.__file__)
 
@@ -77,6 +80,20 @@ def test_processes_share_every_batch_and_every_held_out_clip():
     assert len({len(batches) for batches in shares}) == 1
     indices = [index for batches in shares for batch in batches for index in batch]
     assert sorted(index for index in indices if index != PAD) == list(range(11))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *[("vpn_i3d", {"embedding": kind}) for kind in ("kl_visual_pose", "kl_pose_visual")],
+        *[("c3d_flow_at2", {"skeleton": "joint", "layer": layer}) for layer in ("1", "3", "4", "sum")],
+    ],
+)
+def test_the_loss_reaches_whatever_is_to_be_trained(name, options):
+    """Several processes wait for every gradient: PyTorch refuses to train what gets none."""
+    network = actrec_models.create(name, num_classes=2, **{**SMALL[name], **options}).train()
+    network.losses({**example_inputs(network, 2), "label": torch.arange(2)})["loss"].backward()
+    assert not [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
 
 
 def test_machines_that_cannot_be_are_refused(monkeypatch):

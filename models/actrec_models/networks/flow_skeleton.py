@@ -211,13 +211,18 @@ class C3dFlowAt2(C3dFlowAt1):
                 f"{c.frames * FLOW_STEP} columns of the joint map"
             )
         self.skeleton = self._skeleton()
-        self.skeleton.requires_grad_(c.skeleton == "joint")
+        if c.skeleton == "frozen":
+            self.skeleton.requires_grad_(False)
         self.train()
 
     def _skeleton(self) -> ResBjcn:
         """BJCN-1 to BJCN-4, which the score is drawn from."""
         c = self.config
-        return ResBjcn(c.map_frames, 2 * c.skeleton_width, c.skeleton_dropout)
+        bottom = ResBjcn(c.map_frames, 2 * c.skeleton_width, c.skeleton_dropout)
+        if c.layer != "sum":
+            # Nothing is learnt beyond the layer that the score is drawn from: DDP would wait for its gradient.
+            bottom.bjcn.units[int(c.layer) - 1 :].requires_grad_(False)
+        return bottom
 
     def train(self, mode: bool = True) -> "C3dFlowAt2":
         """A frozen skeleton model stays as it is when it runs: no dropout, its own statistics."""

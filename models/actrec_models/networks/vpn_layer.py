@@ -182,6 +182,9 @@ class SpatialEmbedding(nn.Module):
         self.pose = nn.Parameter(torch.empty(options.embedding_size, regions))
         nn.init.xavier_uniform_(self.visual)
         nn.init.xavier_uniform_(self.pose)
+        # What a divergence in one direction holds is not taught: DDP would wait for its gradient.
+        self.visual.requires_grad_(self.kind != "kl_visual_pose")
+        self.pose.requires_grad_(self.kind != "kl_pose_visual")
 
     def forward(self, f: Tensor, z_1: Tensor) -> tuple[Tensor, Tensor]:
         """From f (N, c, t_c, m, n) and z_1 (N, m·n) to f_e and P_e, (N, D_e)."""
