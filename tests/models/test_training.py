@@ -166,6 +166,14 @@ def test_a_clip_of_one_frame_can_be_augmented():
     assert (window == 1).all()
 
 
+@pytest.mark.parametrize("frames", [1, 2, 5])
+def test_windows_of_few_frames_can_lose_limbs(frames):
+    options = augment.Augmentation(missing=1.0, exchange=1.0)
+    for seed in range(5):
+        varied = augment.vary_bodies(np.ones((1, frames, 25, 3), np.float32), options, np.random.default_rng(seed))
+        assert varied.shape == (1, frames, 25, 3) and np.isnan(varied).any()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -202,5 +202,5 @@ def _lose_limbs(bodies: np.ndarray, rng: np.random.Generator) -> None:
         bodies[:, :, list(_LEGS)] = np.nan
     for _ in range(rng.integers(1, 3)):
         limb = _BRANCHES[rng.integers(len(_BRANCHES))]
-        start, length = rng.integers(frames), rng.integers(2, frames // 2)
+        start, length = rng.integers(frames), rng.integers(2, max(frames // 2, 3))
         bodies[:, start : start + length, list(limb)] = np.nan
