@@ -6,6 +6,7 @@ the ONNX file agrees with `model.yaml` is checked where a session is made (`actr
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -219,7 +220,7 @@ def load(path: str | Path, verify: bool = True) -> ModelPackage:
     Raises:
         PackageError: It is missing, corrupt or foreign; one line that names the file and the remedy.
     """
-    folder = Path(path).expanduser().resolve()
+    folder = Path(os.path.realpath(os.path.expanduser(path)))
     file = folder / DESCRIPTION
     mapping = _read_yaml(folder, file)
     try:
@@ -290,9 +291,9 @@ def _lower(package: ModelPackage, name: str, content: bytes | None) -> LowerPrec
 
 
 def _read_yaml(folder: Path, file: Path) -> Any:
-    if not folder.is_dir():
-        raise PackageError(f"{folder}: no such model package folder; {_REMEDY}")
     try:
+        if not folder.is_dir():
+            raise PackageError(f"{folder}: no such model package folder; {_REMEDY}")
         if file.stat().st_size > _MAX_DESCRIPTION_BYTES:
             raise PackageError(f"{file} is larger than 1 MiB, no model package's; {_REMEDY}")
         return yaml.safe_load(file.read_bytes())

@@ -30,8 +30,8 @@ class Entry:
 
 def folders() -> list[Path]:
     """Where packages are looked for, in order: `ACTREC_MODELS`, the user's, the installed and the source's zoo."""
-    asked = [Path(p).expanduser() for p in os.environ.get(VARIABLE, "").split(os.pathsep) if p]
-    data = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser()
+    asked = [Path(os.path.expanduser(p)) for p in os.environ.get(VARIABLE, "").split(os.pathsep) if p]
+    data = Path(os.path.expanduser(os.environ.get("XDG_DATA_HOME") or "~/.local/share"))
     prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p] + [sys.prefix]
     installed = [Path(prefix) / "share/actrec/models/zoo" for prefix in prefixes]
     source = Path(__file__).resolve().parents[1] / "models/zoo"
@@ -50,9 +50,9 @@ def find(name_or_path: str | Path) -> ModelPackage:
     if isinstance(name_or_path, Path) or os.sep in text or text.startswith((".", "~")):
         return package.load(name_or_path)
     for folder in folders():
-        if (folder / text / DESCRIPTION).is_file():
+        if os.path.isfile(folder / text / DESCRIPTION):
             return package.load(folder / text)
-    if Path(text).is_dir():
+    if os.path.isdir(text):
         return package.load(text)
     raise PackageError(
         f"no model package '{text}'; known: {_known()}, or give its folder (or add its parent to {VARIABLE})"
@@ -60,11 +60,11 @@ def find(name_or_path: str | Path) -> ModelPackage:
 
 
 def list_packages() -> list[Entry]:
-    """Every package in `folders()`, by name, the first of each as in `find`; a broken one with its problem."""
+    """Every package in `folders()` that may be read, by name, the first of each as in `find`; a broken one with why."""
     found: dict[str, Entry] = {}
     for folder in folders():
-        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-            if path.name not in found and not path.name.startswith(".") and (path / DESCRIPTION).is_file():
+        for path in sorted(folder.iterdir()) if os.path.isdir(folder) and os.access(folder, os.R_OK) else []:
+            if path.name not in found and not path.name.startswith(".") and os.path.isfile(path / DESCRIPTION):
                 found[path.name] = _entry(path)
     return [found[name] for name in sorted(found)]
 

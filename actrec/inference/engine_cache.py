@@ -63,21 +63,35 @@ class EngineKey:
 
 
 def default_folder() -> Path:
-    """`ACTREC_ENGINES`, or `~/.cache/actrec/engines`."""
+    """`ACTREC_ENGINES`, or `~/.cache/actrec/engines`.
+
+    Raises:
+        DeviceError: It is one of a user who has no home.
+    """
     if os.environ.get(VARIABLE):
-        return Path(os.environ[VARIABLE]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "actrec/engines"
+        return _at_home(os.environ[VARIABLE])
+    return _at_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "actrec/engines"
+
+
+def _at_home(path: str) -> Path:
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise DeviceError(f"engines cannot be kept in '{path}': there is no such home; name a folder in {VARIABLE}")
+    return Path(expanded)
 
 
 class EngineCache:
     """Engines in a folder, each `NAME.engine` with `NAME.json` beside it, which is written last.
 
     Args:
-        folder: Made where it is absent, when the first engine is written.
+        folder: Made where it is absent, when the first engine is written. "": `default_folder`.
+
+    Raises:
+        DeviceError: The folder is one of a user who has no home.
     """
 
-    def __init__(self, folder: Path | None = None):
-        self.folder = folder or default_folder()
+    def __init__(self, folder: str | Path = ""):
+        self.folder = _at_home(str(folder)) if folder else default_folder()
 
     def find(self, key: EngineKey) -> bytes | None:
         """The engine of that key; None where there is none, or only one that is damaged (a line says so)."""
@@ -116,7 +130,10 @@ class EngineCache:
         except OSError as error:
             raise self._unwritable(error) from error
         with file:
-            _lock(file, path, waiting_s)
+            try:
+                _lock(file, path, waiting_s)
+            except OSError as error:  # a network's file system may have no locks
+                raise self._unwritable(error) from error
             yield self.find(key)
 
     def store(self, key: EngineKey, content: bytes, details: dict[str, Any]) -> Path:

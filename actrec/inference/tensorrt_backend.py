@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,7 +72,7 @@ class TensorRtBackend:
         self.config = config.build(TensorRtConfig, options)
         self._trt = engine_builder.tensorrt()
         self._cuda = cuda_memory.open_cuda(self.config.memory)
-        cache = _cache(self.config)
+        cache = EngineCache(self.config.cache)
         with self._cuda.current():
             content = engine_builder.engine_of(
                 self._trt,
@@ -95,7 +94,7 @@ class TensorRtBackend:
         settings = config.build(TensorRtConfig, options)
         trt, cuda = engine_builder.tensorrt(), cuda_memory.open_cuda(settings.memory)
         key = engine_builder.key_of(trt, package, settings, cuda.gpu)
-        return _cache(settings).find(key) is not None
+        return EngineCache(settings.cache).find(key) is not None
 
     def run(self, inputs: Inputs) -> np.ndarray:
         """Logits [N, classes] float32 of inputs [N, …] float32.
@@ -160,10 +159,6 @@ class TensorRtBackend:
             return Engine(self._trt, self._cuda, content, 1, False, probes=True).run_all(row)
 
         return run
-
-
-def _cache(settings: TensorRtConfig) -> EngineCache:
-    return EngineCache(Path(settings.cache).expanduser() if settings.cache else None)
 
 
 class Engine:

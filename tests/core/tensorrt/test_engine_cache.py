@@ -1,5 +1,6 @@
 """The cache of engines: killed while building, two builders, other engines, folders that cannot be written to."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -141,6 +142,15 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
     with pytest.raises(DeviceError, match="No space left on device"):
         EngineCache(tmp_path / "full").store(KEY, b"engine", {})
     assert not list((tmp_path / "full").iterdir())
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        engine_cache.fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "No locks available"))
+    )
+    message = "engines cannot be kept in '.*': No locks available; name another folder in ACTREC_ENGINES"
+    with pytest.raises(DeviceError, match=message), EngineCache(tmp_path).building(KEY):
+        pass
 
 
 def test_an_engine_that_is_there_is_found_in_a_read_only_folder(tmp_path, monkeypatch):

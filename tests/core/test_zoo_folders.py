@@ -1,0 +1,63 @@
+"""Folders of packages that cannot be looked into, of users who have no home, and links that lead in a circle."""
+
+import os
+import pwd
+from pathlib import Path
+
+import pytest
+
+from actrec import package, zoo
+from actrec.errors import DeviceError, PackageError
+from actrec.inference.engine_cache import EngineCache
+from tests.tiny_model import write_tiny
+
+
+@pytest.fixture
+def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A folder of packages that another user keeps for themselves."""
+    folder = tmp_path / "private"
+    write_tiny(folder / "tiny")
+    monkeypatch.setenv("ACTREC_MODELS", str(folder))
+    folder.chmod(0)
+    if os.geteuid() == 0:  # root may look into every folder
+        os.seteuid(65534)
+        yield folder
+        os.seteuid(0)
+    else:
+        yield folder
+    folder.chmod(0o755)
+
+
+def test_a_folder_that_may_not_be_read_is_passed_over(private: Path) -> None:
+    assert "tiny" not in [entry.name for entry in zoo.list_packages()]
+    with pytest.raises(PackageError, match="no model package 'tiny'; known: "):
+        zoo.find("tiny")
+    with pytest.raises(PackageError, match="Permission denied, so .*tiny is no model package"):
+        package.load(private / "tiny")
+
+
+def test_without_a_home_what_ships_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    for name in ("HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "ACTREC_ENGINES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert zoo.find("deepacts_graph_nucla").name == "deepacts_graph_nucla"
+    with pytest.raises(DeviceError, match=r"engines cannot be kept in '~/.cache': .* name a folder in ACTREC_ENGINES"):
+        EngineCache()
+    with pytest.raises(DeviceError, match="in '~/mine': there is no such home"):
+        EngineCache("~/mine")
+
+
+def test_the_home_of_nobody_holds_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACTREC_MODELS", "~no_such_user/models")
+    assert zoo.find("deepacts_graph_nucla").name == "deepacts_graph_nucla"
+    with pytest.raises(PackageError, match="no_such_user/mine: no such model package folder"):
+        zoo.find("~no_such_user/mine")
+
+
+def test_a_link_that_leads_in_a_circle_is_no_package(tmp_path: Path) -> None:
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    with pytest.raises(PackageError, match="circle: no such model package folder"):
+        package.load(tmp_path / "circle")
