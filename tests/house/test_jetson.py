@@ -141,6 +141,15 @@ def test_the_graph_starts_after_the_camera_and_by_start_sh() -> None:
     assert "recognize.launch.py" in (JETSON / "start.sh").read_text()
 
 
+def test_the_cameras_images_go_the_way_of_the_graphs() -> None:
+    """Fast DDS as it comes loses images even to nodes that have the profile: who sends them needs it too."""
+    text = (JETSON / "actrec-camera.service").read_text()
+    names = runpy.run_path(str(ROOT / "nodes/actrec_nodes/transport.py"))["profile_environment"]({})
+    for name in names:
+        assert f'Environment="{name}=@ROOT@/config/fastdds.xml"' in text
+    assert text.index("EnvironmentFile=") > text.rindex("Environment="), "what the user sets outranks it"
+
+
 def test_launch_arguments_exist() -> None:
     launch = (ROOT / "launch/recognize.launch.py").read_text()
     for name in ["actrec.env", "run.sh"]:
