@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from actrec.diagnosis.finding import Finding
 
@@ -15,6 +16,7 @@ AREA = "software"
 OLDEST_PYTHON = (3, 10)
 LIVE = "pip install 'actrec[live]', or: make venv"
 TRAIN = "only for training: pip install 'actrec[train]', or: make venv EXTRAS='live train'"
+LINKED = "install what it links (scripts/install_system.sh), or it itself again"
 OPENCV_WHEELS = (
     "opencv-python",
     "opencv-python-headless",
@@ -51,9 +53,11 @@ def findings() -> Iterator[Finding]:
     yield ros()
     yield messages()
     yield opencv_clash()
-    for module, remedy in {**REQUIRED, **OPTIONAL, **(NVIDIA if _cuda_driver() else {})}.items():
-        yield library(module, remedy, required=module in REQUIRED)
-    if _installed("onnxruntime"):
+    libraries = {**REQUIRED, **OPTIONAL, **(NVIDIA if _cuda_driver() else {})}
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        found = threads.map(lambda name: library(name, libraries[name], required=name in REQUIRED), libraries)
+    yield from (listed := list(found))
+    if any(finding.name == "onnxruntime" and finding.ok for finding in listed):
         yield onnxruntime_providers()
 
 
@@ -99,9 +103,11 @@ def opencv_clash() -> Finding:
 
 
 def library(module: str, remedy: str, required: bool) -> Finding:
-    """Whether `module` can be found, and its version."""
+    """Whether `module` is installed and, of those that are not for training or replaying alone, loads; its version."""
     if not _installed(module):
         return Finding(AREA, module, False, "not installed", remedy, required)
+    if module not in OPTIONAL and (problem := _not_loading(module)):
+        return Finding(AREA, module, False, f"does not load: {problem}", f"{LINKED}; {remedy}", required)
     versions = [_version(name) for name in DISTRIBUTIONS.get(module, (module,))]
     return Finding(AREA, module, True, next((version for version in versions if version), "installed"), "", required)
 
@@ -114,6 +120,14 @@ def onnxruntime_providers() -> Finding:
     accelerated = {"CUDA", "Tensorrt"} & set(providers)
     remedy = "an NVIDIA GPU is here but ONNX Runtime cannot use it: pip install onnxruntime-gpu"
     return Finding(AREA, "onnxruntime on", bool(accelerated) or not _cuda_driver(), ", ".join(providers), remedy)
+
+
+def _not_loading(module: str) -> str:
+    """Why an import fails, in a process of its own, as some end the one they are in; empty where it does not."""
+    done = subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, text=True, check=False)
+    if done.returncode < 0:
+        return f"it ends Python with signal {-done.returncode}, as a build for another processor does"
+    return (done.stderr.strip().splitlines() or ["no message"])[-1] if done.returncode else ""
 
 
 def _cuda_driver() -> bool:

@@ -125,6 +125,24 @@ def test_missing_required_library_is_a_fault() -> None:
     assert (finding.state, finding.remedy) == ("fault", "install it")
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("raise ImportError('libGL.so.1: no such file')", "does not load: ImportError: libGL.so.1: no such file"),
+        ("import os; os.abort()", "does not load: it ends Python with signal 6"),
+    ],
+)
+def test_a_library_that_is_there_but_does_not_load_is_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, told: str
+) -> None:
+    (tmp_path / "broken_library.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    finding = software.library("broken_library", "pip install it", required=True)
+    assert finding.state == "fault" and finding.value.startswith(told)
+    assert finding.remedy.startswith("install what it links") and finding.remedy.endswith("pip install it")
+
+
 def test_two_opencv_wheels_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.metadata.version
     monkeypatch.setattr(
