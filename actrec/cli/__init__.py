@@ -6,6 +6,7 @@ A command is a module `actrec.cli.<name>` with `add_arguments(parser)` and `run(
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from types import ModuleType
@@ -66,6 +67,9 @@ def main(argv: list[str] | None = None) -> int:
         argv: The arguments after the program's name; those of the process by default.
     """
     single_threaded_blas()  # before any command imports numpy
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a locale without "→" and "°" is no reason to fail
+            stream.reconfigure(errors="replace")
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:

@@ -122,6 +122,13 @@ def test_a_reader_that_leaves_is_no_traceback() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_locale_that_lacks_a_sign_is_no_traceback() -> None:
+    text = "from actrec import cli; cli.main([]); print('20° → left')"
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run([sys.executable, "-c", text], env=environment, capture_output=True, check=True)
+    assert done.stdout.decode("latin-1").endswith("20° ? left\n")
+
+
 def test_bench_lists_and_refuses(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_main(["bench"]) == 0
     listed = capsys.readouterr().out
