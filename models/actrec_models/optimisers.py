@@ -15,6 +15,8 @@ OPTIMISERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("one_cycle", "constant", "steps", "exponential", "cosine", "plateau")
 _WARMED = ("one_cycle", "cosine")
 _TIMED = ("steps", "exponential")
+_SWING = 0.05
+"""How far one_cycle takes the momentum up where the rate is low, and down where it peaks."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,10 @@ class Optimiser:
     name: str = setting(
         "adamw", "AdamW decays the weights themselves, the others add to the gradient", choices=OPTIMISERS
     )
-    momentum: float = setting(0.9, "of SGD; β₁ of the two Adams", range=(0.0, 0.9999))
+    momentum: float = setting(
+        0.9, "of SGD; β₁ of the two Adams. one_cycle begins and ends 0.05 above it and peaks 0.05 below; 0 stays 0",
+        range=(0.0, 0.9999),
+    )  # fmt: skip
     beta_2: float = setting(0.999, "β₂ of the two Adams", range=(0.0, 0.999999))
     nesterov: bool = setting(False, "SGD looks ahead along the momentum")
     decay_all: bool = setting(False, "weight decay of biases and norms too")
@@ -124,7 +129,12 @@ class Schedule:
         if self.name == "one_cycle":
             # PyTorch divides by the length of the rise less one step.
             share = self.warm_up * (1 + 1e-9) if self.warm_up * steps == 1 else self.warm_up
-            return lr_scheduler.OneCycleLR(optimiser, rate, steps, pct_start=share)
+            momentum = optimiser.defaults.get("betas", (optimiser.defaults.get("momentum"),))[0]
+            low, high = round(max(momentum - _SWING, 0.0), 6), round(min(momentum + _SWING, 0.9999), 6)
+            return lr_scheduler.OneCycleLR(
+                optimiser, rate, steps, pct_start=share,
+                cycle_momentum=momentum > 0, base_momentum=low, max_momentum=high,
+            )  # fmt: skip
         return lr_scheduler.LambdaLR(optimiser, lambda step: self.share(step, steps, epochs))
 
     def plateau(self, optimiser: torch.optim.Optimizer) -> lr_scheduler.ReduceLROnPlateau | None:

@@ -74,6 +74,22 @@ def test_one_cycle_rises_within_a_single_step(warm_up, steps):
     assert max(seen) <= RATE * (1 + 1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "momentum", "low", "high"),
+    [("adamw", 0.9, 0.85, 0.95), ("adam", 0.6, 0.55, 0.65), ("sgd", 0.5, 0.45, 0.55), ("sgd", 0.0, 0.0, 0.0)],
+)
+def test_one_cycle_swings_about_the_momentum_of_the_recipe(name, momentum, low, high):
+    optimiser = Optimiser(name=name, momentum=momentum).make([nn.Parameter(torch.zeros(2))], RATE, 0.0)
+    schedule, seen = Schedule(warm_up=0.5).make(optimiser, RATE, 11, 1), []
+    for _ in range(10):
+        group = optimiser.param_groups[0]
+        seen.append(group["momentum"] if name == "sgd" else group["betas"][0])
+        optimiser.step()
+        schedule.step()
+    assert (seen[0], min(seen), seen[-1]) == pytest.approx((high, low, high), abs=0.02)
+    assert max(seen) == high
+
+
 def test_plateau_waits_for_its_patience():
     optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=RATE)
     plateau = Schedule(name="plateau", factor=0.1, patience=3).plateau(optimiser)
