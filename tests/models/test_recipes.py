@@ -111,6 +111,12 @@ def mutual(network):
     return [ClipDataset([Clip("mutual", 0, stamps, both, streams)], ["a", "b"]) for both in (bodies, moved)]
 
 
+def test_the_papers_gestures_are_stretched_as_they_were_cut_out():
+    chosen = recipe.read(FOLDER / "papers/sem_spa_shrec17.yaml")
+    for stage in map(chosen.of, chosen.plan()):
+        assert (stage.clips, stage.check().stretched) == ("stretched", 1.0)
+
+
 def test_every_paper_has_a_recipe_for_its_datasets():
     found = {(r.model, r.dataset) for r in map(recipe.read, (FOLDER / "papers").glob("*.yaml"))}
     families = {
