@@ -51,8 +51,8 @@ def median(values, depth, change, weigh_depth, weigh_change, out, low, high):  #
                 near[n] = _FAR
                 if 0 <= j < rows:
                     first, last = max(-i, 0), columns - max(i, 0)
-                    near[n, first:last] = values[k, j, first + i : last + i]
-                sorted_weights[n] = weights[n]
+                    _set(near[n, first:last], values[k, j, first + i : last + i])
+                _set(sorted_weights[n], weights[n])
             for n in range(len(_NETWORK)):
                 p, q = _NETWORK[n, 0], _NETWORK[n, 1]
                 _exchange(near[p], near[q], sorted_weights[p], sorted_weights[q])
@@ -65,6 +65,13 @@ def _weigh(weights, depth, middle, change, weigh_depth, weigh_change):  # type: 
     for x in range(weights.size):
         apart = depth[x] - middle[x]
         weights[x] = _F(1) / (_F(1) + weigh_depth * apart * apart + weigh_change * change[x] * change[x])
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+def _set(to, values):  # type: ignore[no-untyped-def]
+    """As `to[:] = values`, which takes three seconds longer to compile, for the message of unequal shapes."""
+    for x in range(to.size):
+        to[x] = values[x]
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
