@@ -2,7 +2,6 @@
 
 import functools
 import json
-import multiprocessing
 import pickle
 import shutil
 
@@ -127,8 +126,8 @@ def _sum_of(store):
     return float(sum(np.nansum(store[index].bodies) for index in range(10)))
 
 
-def _names(clips):
-    return [clip.name for clip in clips]
+def _names_and_sums(clips):
+    return [(clip.name, float(np.nansum(clip.bodies))) for clip in clips]
 
 
 def test_processes_map_their_own(nucla):
@@ -137,10 +136,10 @@ def test_processes_map_their_own(nucla):
     again = pickle.loads(pickle.dumps(store))
     assert _sum_of(again) == expected and len(pickle.dumps(store)) < 20_000
     # Not forked: a lock that one of pytest's or tqdm's threads holds at that moment would never be given back.
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert pool.apply(_sum_of, (store,)) == expected
-    loader = DataLoader(store, batch_size=50, num_workers=1, collate_fn=_names, multiprocessing_context="spawn")
-    assert tuple(name for names in loader for name in names) == store.names
+    loader = DataLoader(store, 50, num_workers=1, collate_fn=_names_and_sums, multiprocessing_context="spawn")
+    names, sums = zip(*(pair for batch in loader for pair in batch), strict=True)
+    assert names == store.names
+    assert sum(sums[:10]) == pytest.approx(expected)
 
 
 def test_fingerprints_tell_contents_not_places(nucla, copy, tmp_path, root):

@@ -246,7 +246,7 @@ def test_scene_flow_is_stamped_with_the_frame_whose_pixels_move(host, add, ears,
 
 
 def test_scene_flow_is_shown_as_a_picture_to_who_looks(host, add, ears, person) -> None:
-    node = add(SceneFlowNode, method="pd_flow", width=160, height=120, camera_motion="estimate")
+    node = add(SceneFlowNode, width=160, height=120, camera_motion="estimate")
     assert host.start() is None
     ears.show_until(again(person), lambda: node.statistics.snapshot().processed >= 3)
     ears.listen(Image, topics.SCENE_FLOW_PREVIEW)

@@ -20,7 +20,7 @@ from tests.core.capture.two_views import TwoViews
 
 pytestmark = pytest.mark.ros
 
-FPS, SECONDS = 16, 7.0
+FPS, SECONDS = 16, 4.0
 FRAMES = int(FPS * SECONDS)
 START_NS = 1_700_000_000_000_000_000
 STEP_NS = 1_000_000_000 // FPS

@@ -32,7 +32,7 @@ def fast() -> benchmark_motions.Pair:
     return next(benchmark_motions.pairs_of(FAST, False, FULL, 2))
 
 
-@pytest.mark.parametrize(("axis", "degrees"), [(0, 0.0), *itertools.product((0, 1, 2), (3.0, 8.0))])
+@pytest.mark.parametrize(("axis", "degrees"), [(0, 0.0), (0, 3.0), (1, 8.0), (2, 3.0), (2, 8.0)])
 def test_a_turn_is_found(axis: int, degrees: float) -> None:
     motion = Motion("", (0.04, 0, 0), camera_shift=(0, 0, 0.03), camera_turn=_turn(axis, degrees))
     first, second = frames(next(benchmark_motions.pairs_of(motion, True, FULL, 2)))
