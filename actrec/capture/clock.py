@@ -43,6 +43,8 @@ class DeviceClock:
     def system_ns(self, device_ns: int, arrival_ns: int) -> int:
         """When a frame was taken, by the system's clock: not after it arrived, and after the frame before it.
 
+        Where the system's clock is set back by more than a second, so are the stamps.
+
         Args:
             device_ns: Its stamp.
             arrival_ns: The system's time when it came.
@@ -53,7 +55,7 @@ class DeviceClock:
         ):
             self._least.clear()
             self.restarts += 1
-            self.jitter_ns = 0.0
+            self.jitter_ns, self._given = 0.0, 0
         self._newest = device_ns
         while self._least and self._least[-1][1] >= difference:
             self._least.pop()

@@ -52,6 +52,17 @@ def test_stamps_never_go_back_while_the_offset_is_found():
     assert clock.system_ns(10 * SECOND, 20 * SECOND - 300_000_000) == 20 * SECOND - 300_000_000
 
 
+def test_stamps_follow_a_system_clock_that_is_set_back():
+    device, true, arrival = frames(300, offset=7200 * SECOND)
+    clock = DeviceClock()
+    for d, a in zip(device[:150], arrival[:150], strict=True):
+        clock.system_ns(d, a)
+    hour = 3600 * SECOND
+    later = np.array([clock.system_ns(d, a - hour) for d, a in zip(device[150:], arrival[150:], strict=True)])
+    assert np.abs(later - true[150:] + hour).max() < 40e6 and clock.restarts == 1
+    assert np.median(np.diff(later)) > 30e6, "not a nanosecond apart for an hour"
+
+
 def test_nothing_seen_yet():
     assert DeviceClock().offset_ns == 0
 
