@@ -1,4 +1,4 @@
-"""Finishes an mcap bag whose recorder was killed, or whose file is cut off: every whole message is kept.
+"""Finishes an mcap bag whose recorder was killed, or whose file is cut off or damaged: every whole message is kept.
 
 Reads the records as the mcap specification lays them out, needing neither index nor footer.
 """
@@ -16,9 +16,10 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from actrec.errors import DeviceError, InputError
 from actrec.recordings.bag_writer import METADATA_VERSION
+from actrec.recordings.base import log
 
 MAGIC = b"\x89MCAP0\r\n"
-_SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _DATA_END = 0x03, 0x04, 0x05, 0x06, 0x0F
+_NOTHING, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _DATA_END = 0x00, 0x03, 0x04, 0x05, 0x06, 0x0F
 
 
 @dataclass(frozen=True)
@@ -69,16 +70,21 @@ def read_messages(file: Path) -> Iterator[tuple[_Channel, int, bytes]]:
     schemas: dict[int, tuple[str, str]] = {}
     channels: dict[int, _Channel] = {}
     for kind, body in _file_records(file):
-        if kind == _SCHEMA:
-            number, name, _, text = _schema(body)
-            schemas[number] = name, text
-        elif kind == _CHANNEL:
-            number, schema, topic, qos = _channel(body)
-            name, text = schemas[schema]
-            channels[number] = _Channel(topic, name, text, qos)
-        elif kind == _MESSAGE:
-            number, _, stamp, _ = struct.unpack_from("<HIQQ", body)
-            yield channels[number], stamp, body[22:]
+        try:
+            if kind == _SCHEMA:
+                number, name, _, text = _schema(body)
+                schemas[number] = name, text
+            elif kind == _CHANNEL:
+                number, schema, topic, qos = _channel(body)
+                name, text = schemas[schema]
+                channels[number] = _Channel(topic, name, text, qos)
+            elif kind == _MESSAGE:
+                number, _, stamp, _ = struct.unpack_from("<HIQQ", body)
+                message = channels[number], stamp, body[22:]
+        except (KeyError, struct.error, UnicodeDecodeError):  # damaged, or of what a damaged one declared
+            continue
+        if kind == _MESSAGE:
+            yield message
 
 
 def _file(path: Path) -> Path:
@@ -90,15 +96,16 @@ def _file(path: Path) -> Path:
 
 def _file_records(file: Path) -> Iterator[tuple[int, bytes]]:
     """Records of the data section, those inside chunks too, up to where the file ends or stops making sense."""
+    end = file.stat().st_size
     with file.open("rb") as stream:
         if stream.read(len(MAGIC)) != MAGIC:
             raise InputError(f"'{file}' is no mcap file")
         while len(head := stream.read(9)) == 9:
             kind, size = struct.unpack("<BQ", head)
-            body = stream.read(size)
+            body = stream.read(min(size, end - stream.tell()))  # a size that is damaged may be any
             if kind == _CHUNK:
-                yield from _records(_unpacked(file, body, size))
-            elif kind == _DATA_END or len(body) < size:
+                yield from _records(_chunk(file, body, size))
+            elif kind in (_NOTHING, _DATA_END) or len(body) < size:
                 return
             else:
                 yield kind, body
@@ -109,10 +116,21 @@ def _records(data: bytes) -> Iterator[tuple[int, bytes]]:
     while at + 9 <= len(data):
         kind, size = struct.unpack_from("<BQ", data, at)
         body = data[at + 9 : at + 9 + size]
-        if len(body) < size:
+        if kind == _NOTHING or len(body) < size:
             return
         yield kind, body
         at += 9 + size
+
+
+def _chunk(file: Path, body: bytes, size: int) -> bytes:
+    """The records of a chunk; none of one that is damaged."""
+    try:
+        return _unpacked(file, body, size)
+    except InputError:
+        raise
+    except Exception as error:  # zstd, lz4 and struct each raise their own
+        log.warning("'%s': a damaged chunk is left out (%s)", file, " ".join(str(error).split()))
+        return b""
 
 
 def _unpacked(file: Path, body: bytes, size: int) -> bytes:

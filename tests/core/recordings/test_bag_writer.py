@@ -2,6 +2,7 @@
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from rosbags.highlevel import AnyReader
+from rosbags.rosbag2.storage_mcap import zstd
 
 from actrec.errors import ConfigError, DeviceError, InputError
 from actrec.frames import Body, Intrinsics, RgbdFrame
@@ -157,6 +159,56 @@ def test_a_file_cut_anywhere_is_saved(tmp_path, person_frames, share):
     for before, after in zip(person_frames, read, strict=False):
         np.testing.assert_array_equal(before.colour, after.colour)
         np.testing.assert_array_equal(before.depth, after.depth)
+
+
+def chunks(whole):
+    """(opcode's place, end) of each chunk of an mcap."""
+    at, found = 8, []
+    while whole[at] != 0x0F:
+        end = at + 9 + struct.unpack_from("<Q", whole, at + 1)[0]
+        found += [(at, end)] if whole[at] == 0x06 else []
+        at = end
+    return found
+
+
+def with_a_bad_chunk(whole, first, second):
+    """The first chunk packed, the second packed and then damaged, and the third as it was."""
+    parts = [whole[: first[0]]]
+    for (start, end), hurt in ((first, False), (second, True)):
+        data = zstd.compress(whole[start + 49 : end])
+        data = bytes(40) + data[40:] if hurt else data
+        body = whole[start + 9 : start + 37] + struct.pack("<I4sQ", 4, b"zstd", len(data)) + data
+        parts.append(struct.pack("<BQ", 0x06, len(body)) + body)
+    return b"".join(parts) + whole[chunks(whole)[2][0] :]
+
+
+@pytest.mark.parametrize(
+    ("damage", "least"),
+    [
+        (lambda whole, first, second: whole[: second[0]] + bytes(5000), 2),  # of a power cut
+        (lambda whole, first, second: whole[: second[0]] + b"\x05" + b"\xff" * 5000, 2),
+        (lambda whole, first, second: whole[: second[0]] + b"\x05" + struct.pack("<Q", 1 << 44) + bytes(99), 2),
+        (lambda whole, first, second: whole[: first[0] + 60] + bytes(9000) + whole[first[0] + 9060 :], 0),
+        (with_a_bad_chunk, 3),
+    ],
+    ids=["zeros", "no size", "huge size", "definitions lost", "chunk"],
+)
+def test_what_is_damaged_is_left_out(tmp_path, damage, least):
+    k = Intrinsics(32, 24, 30, 30, 15.5, 11.5)
+    with BagWriter(tmp_path / "b") as writer:
+        for stamp in range(4):
+            writer.write_frame(RgbdFrame(stamp, np.zeros((24, 32, 3), np.uint8), np.ones((24, 32), np.float32), k))
+            if stamp:
+                writer.flush()
+    whole = (tmp_path / "b/b.mcap").read_bytes()
+    first, second, _ = chunks(whole)
+    (tmp_path / "hurt.mcap").write_bytes(damage(whole, first, second))
+    try:
+        counts = recover(tmp_path / "hurt.mcap", tmp_path / "saved")
+    except InputError as error:
+        assert "holds no whole message" in str(error) and not least
+    else:
+        assert counts["/camera/color/image_raw"] == least
 
 
 def test_recovering_what_cannot_be(tmp_path, person_frames):
