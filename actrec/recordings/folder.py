@@ -114,7 +114,7 @@ class FolderRecording(Recording):
     def _own_yaml(self) -> dict[str, float]:
         file = self.path / intrinsics.FILE_NAME
         content = intrinsics.load_yaml(file) if file.is_file() else {}
-        return {key: float(content[key]) for key in ("depth_scale", "fps") if key in content}
+        return {key: intrinsics.number(file, content, key) for key in ("depth_scale", "fps")}
 
     def _pair(self, listing: _Listing) -> list[tuple[float, Path, Path | int | None]]:
         """(number, colour file, depth file or index in the npz) of each frame that has both, or colour alone."""
@@ -139,10 +139,10 @@ class FolderRecording(Recording):
     def _stamp(self, numbers: list[float]) -> np.ndarray:
         if any(number != int(number) for number in numbers):  # TUM: the name is the stamp in seconds
             return np.array([round(number * NANOSECONDS) for number in numbers], dtype=np.int64)
-        return stamps_at(self.config.fps or self._about.get("fps") or FPS, len(numbers))
+        return stamps_at(self.config.fps or self._about["fps"] or FPS, len(numbers))
 
     def _depth_scale(self, listing: _Listing) -> float:
-        given = self.config.depth_scale or self._about.get("depth_scale", 0.0)
+        given = self.config.depth_scale or self._about["depth_scale"]
         if given:
             return given
         if self._npz is not None:

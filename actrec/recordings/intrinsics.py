@@ -11,6 +11,8 @@ from actrec.frames import Intrinsics
 from actrec.recordings.base import RecordingConfig, log
 
 FILE_NAME = "intrinsics.yaml"
+DISTORTION_MODELS = ("", "plumb_bob", "rational_polynomial")
+"""ROS's names of the lens models that `Intrinsics` can be of."""
 REMEDY = (
     "give option intrinsics='fx,fy,cx,cy' or a YAML file, put intrinsics.yaml (width, height, fx, fy, cx, cy) beside "
     "the images, or state the field of view with hfov_deg"
@@ -46,22 +48,55 @@ def from_yaml(path: Path) -> Intrinsics:
 
     Raises:
         DeviceError: It is not there.
-        InputError: A key is missing or no number.
+        InputError: A key is missing or no number, or the lens is of a model that is not known here.
     """
     content = load_yaml(path)
+    model = content.get("distortion_model") or ""
+    if model not in DISTORTION_MODELS:
+        raise InputError(
+            f"'{path}' has distortion '{model}', known are {', '.join(filter(None, DISTORTION_MODELS))}: calibrate it "
+            "so, or use rectified images with their intrinsics"
+        )
     try:
         if "camera_matrix" in content:
             k = [float(value) for value in content["camera_matrix"]["data"]]
             d = content.get("distortion_coefficients", {}).get("data", [])
             size = int(content["image_width"]), int(content["image_height"])
-            return Intrinsics(*size, k[0], k[4], k[2], k[5], _distortion(d))
+            return _possible(Intrinsics(*size, k[0], k[4], k[2], k[5], _distortion(d)))
         size = int(content["width"]), int(content["height"])
         fx, fy, cx, cy = (float(content[key]) for key in ("fx", "fy", "cx", "cy"))
-        return Intrinsics(*size, fx, fy, cx, cy, _distortion(content.get("distortion", [])))
+        return _possible(Intrinsics(*size, fx, fy, cx, cy, _distortion(content.get("distortion", []))))
     except KeyError as error:
         raise InputError(f"'{path}' lacks {error}; expected width, height, fx, fy, cx, cy") from error
     except (TypeError, ValueError, IndexError, AttributeError) as error:
         raise InputError(f"'{path}' is no camera's intrinsics: {error}") from error
+
+
+def number(path: Path, content: dict[str, Any], key: str) -> float:
+    """A length or rate in a YAML file's mapping; 0 where it does not say.
+
+    Raises:
+        InputError: It is no positive number.
+    """
+    try:
+        value = float(content.get(key, 0.0))
+    except (TypeError, ValueError):
+        value = math.nan
+    if key in content and not 0 < value < math.inf:
+        raise InputError(f"'{path}': {key} is '{content[key]}', expected a positive number")
+    return value
+
+
+def _possible(camera: Intrinsics) -> Intrinsics:
+    """The camera itself.
+
+    Raises:
+        ValueError: There is none of such numbers.
+    """
+    numbers = camera.fx, camera.fy, camera.cx, camera.cy, *camera.distortion
+    if not (camera.fx > 0 and camera.fy > 0 and all(map(math.isfinite, numbers))):
+        raise ValueError(f"fx, fy, cx, cy are {', '.join(f'{value:g}' for value in numbers[:4])}")
+    return camera
 
 
 def _distortion(values: Any) -> tuple[float, ...]:
@@ -73,7 +108,7 @@ def _from_option(text: str, width: int, height: int) -> Intrinsics:
     if text.count(",") == 3:
         try:
             fx, fy, cx, cy = (float(value) for value in text.split(","))
-            return Intrinsics(width, height, fx, fy, cx, cy)
+            return _possible(Intrinsics(width, height, fx, fy, cx, cy))
         except ValueError as error:
             raise ConfigError(f"intrinsics is '{text}', expected four numbers 'fx,fy,cx,cy' or a YAML file") from error
     return from_yaml(Path(text).expanduser())

@@ -22,8 +22,7 @@ def _cameras(rig):
     return Cameras(rig.colour, rig.depth)
 
 
-@pytest.mark.parametrize("infrared", [True, False])
-@pytest.mark.parametrize("sensor", ["time_of_flight", "stereo"])
+@pytest.mark.parametrize(("sensor", "infrared"), [("time_of_flight", True), ("stereo", False)])
 def test_within_2_mm_a_tenth_of_a_degree_and_1_mm_of_bias(sensor, infrared):
     rig = _rig(sensor)
     found = calibrate(BOARD, simulated.pairs(BOARD, rig, 15, seed=3, infrared=infrared), _cameras(rig))

@@ -106,7 +106,7 @@ def test_other_streams_keep_to_the_stamps_that_are_drawn():
 
 
 def test_p_i3d_goes_through_its_stages_and_resumes(dataset, tmp_path, capsys):
-    dataset(made_up("p_i3d", 8))
+    dataset(made_up("p_i3d", 4))
     stages = [{"name": name, "epochs": 1, "learning_rate": 1e-3} for name in ("parts", "pose", "attention")]
     stages.append({"name": "joint", "epochs": 2, "learning_rate": 1e-3})
     path, out = write(tmp_path / "recipe.yaml", "p_i3d", stages=stages, renew_norms=1), tmp_path / "run"

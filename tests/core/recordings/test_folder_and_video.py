@@ -84,7 +84,14 @@ def test_intrinsics_yaml_in_the_folder(tmp_path, caplog):
     (tmp_path / "f/intrinsics.yaml").write_text(text.replace("width: 32", "width: 640"))
     with pytest.raises(InputError, match="of 640×24 images, but these are 32×24"):
         open_recording(tmp_path / "f", RecordingConfig(depth_scale=0.001))
-    for broken, message in (("fx: 30", "lacks 'width'"), ("width: [", "is not YAML"), ("7", "holds no mapping")):
+    for broken, message in (
+        ("fx: 30", "lacks 'width'"),
+        ("width: [", "is not YAML"),
+        ("7", "holds no mapping"),
+        (text.replace("fx: 30", "fx: 0"), "is no camera's intrinsics: fx, fy, cx, cy are 0, 31, 15.5, 11.5"),
+        (text + "depth_scale: mm", "depth_scale is 'mm', expected a positive number"),
+        (text + "depth_scale: -0.001", "depth_scale is '-0.001'"),
+    ):
         (tmp_path / "f/intrinsics.yaml").write_text(broken)
         with pytest.raises(InputError, match=message):
             open_recording(tmp_path / "f")
@@ -96,6 +103,11 @@ def test_intrinsics_yaml_in_the_folder(tmp_path, caplog):
     (tmp_path / "f/intrinsics.yaml").unlink()
     frames = frames_of(tmp_path / "f", intrinsics=str(ros), depth_scale=0.001)
     assert frames[0].intrinsics.fy == 41 and frames[0].intrinsics.distortion == (0.1, 0, 0, 0, 0)
+    ros.write_text(ros.read_text() + "distortion_model: equidistant\n")
+    with pytest.raises(InputError, match=r"camera\.yaml' has distortion 'equidistant', known are plumb_bob, rational"):
+        frames_of(tmp_path / "f", intrinsics=str(ros), depth_scale=0.001)
+    with pytest.raises(ConfigError, match="intrinsics is '0,0,15,11', expected four numbers"):
+        frames_of(tmp_path / "f", intrinsics="0,0,15,11", depth_scale=0.001)
 
 
 def test_tum_stamps_pair_in_time(tmp_path, caplog):
