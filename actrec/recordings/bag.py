@@ -121,7 +121,8 @@ class BagRecording(Recording):
                     f"bag '{self.path}' has no camera_info for {self.topics.colour}: {intrinsics.REMEDY}"
                 ) from error
         for _, _, raw in self._messages([self.topics.info]):
-            return _camera_info(self.topics.info, STORE.deserialize_cdr(raw, INFO), width, height)
+            info, straight = STORE.deserialize_cdr(raw, INFO), intrinsics.rectified(self.topics.colour)
+            return _camera_info(self.topics.info, info, width, height, straight)
         raise InputError(f"bag '{self.path}' has no message on {self.topics.info}: {intrinsics.REMEDY}")
 
     def _messages(self, topics: list[str], start: int | None = None) -> Iterator[tuple[str, int, bytes]]:
@@ -180,7 +181,7 @@ def _pixels(message: Any) -> np.ndarray:
     )
 
 
-def _camera_info(topic: str, info: Any, width: int, height: int) -> Intrinsics:
+def _camera_info(topic: str, info: Any, width: int, height: int, rectified: bool) -> Intrinsics:
     if (info.width, info.height) != (width, height):
         raise InputError(
             f"{topic} is of {info.width}×{info.height} images, but the colour images are {width}×{height}; "
@@ -189,7 +190,11 @@ def _camera_info(topic: str, info: Any, width: int, height: int) -> Intrinsics:
     k = [float(value) for value in info.k]
     if k[0] <= 0 or k[4] <= 0:
         raise InputError(f"{topic} is of an uncalibrated camera (fx is {k[0]:g}): {intrinsics.REMEDY}")
-    if info.distortion_model not in ("", "plumb_bob", "rational_polynomial"):
+    if rectified:
+        p = [float(value) for value in info.p]
+        fx, cx, fy, cy = (p[0], p[2], p[5], p[6]) if p[0] > 0 else (k[0], k[2], k[4], k[5])
+        return Intrinsics(width, height, fx, fy, cx, cy)
+    if info.distortion_model not in intrinsics.DISTORTION_MODELS:
         raise InputError(f"{topic} has distortion '{info.distortion_model}'; play the rectified images instead")
     distortion = tuple(float(value) for value in info.d)
     return Intrinsics(width, height, k[0], k[4], k[2], k[5], distortion if any(distortion) else ())

@@ -25,6 +25,14 @@ def from_hfov(width: int, height: int, hfov_deg: float) -> Intrinsics:
     return Intrinsics(width, height, focal, focal, (width - 1) / 2, (height - 1) / 2)
 
 
+def rectified(topic: str) -> bool:
+    """Whether a topic's images are rectified, by ROS's names of such: image_rect, image_rect_color, image_rect_raw.
+
+    The camera_info beside them tells the raw images' K and D; these have its P and no distortion.
+    """
+    return any(part.startswith("image_rect") for part in topic.split("/"))
+
+
 def load_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 

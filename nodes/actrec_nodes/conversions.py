@@ -212,6 +212,26 @@ def info_to_intrinsics(message: CameraInfo) -> Intrinsics:
     )  # fmt: skip
 
 
+def rectified_info(message: CameraInfo) -> CameraInfo:
+    """The camera_info of the images that were rectified by this one: its P for K, and no distortion."""
+    p = [float(value) for value in message.p]
+    if not p[0] > 0:  # it has none
+        p[0:3], p[4:7], p[8:11] = message.k[0:3], message.k[3:6], message.k[6:9]
+    return CameraInfo(
+        header=message.header,
+        width=message.width,
+        height=message.height,
+        distortion_model="plumb_bob",
+        d=[0.0] * 5,
+        k=[*p[0:3], *p[4:7], *p[8:11]],
+        r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+        p=p,
+        binning_x=message.binning_x,
+        binning_y=message.binning_y,
+        roi=message.roi,
+    )
+
+
 def _is_cut(message: CameraInfo) -> bool:
     """Whether the region of interest is a part of the image; a whole one may be stated as zeros or by its size."""
     roi = message.roi

@@ -8,7 +8,9 @@ from typing import Any
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 
+from actrec.recordings.intrinsics import rectified
 from actrec_nodes import qos, topics
+from actrec_nodes.conversions import rectified_info
 from actrec_nodes.synchroniser import RgbdMessages, Synchroniser, SynchroniserConfig
 
 
@@ -86,9 +88,10 @@ class _Source:
     def _subscribe(self) -> None:
         holder = self._listeners[0]
         synchroniser = Synchroniser(self._config, self._emit, holder.complain, self._unpaired)
+        straight = rectified(holder.node.resolve_topic_name(topics.COLOUR))
         wanted = [
             (Image, topics.COLOUR, synchroniser.add_colour),
-            (CameraInfo, topics.COLOUR_INFO, synchroniser.add_info),
+            (CameraInfo, topics.COLOUR_INFO, lambda m: synchroniser.add_info(rectified_info(m) if straight else m)),
         ]
         if self._config.use_depth:
             wanted.append((Image, topics.DEPTH, synchroniser.add_depth))

@@ -151,6 +151,16 @@ def test_distortion_and_binning_that_are_not_supported_are_refused() -> None:
         c.info_to_intrinsics(info)
 
 
+def test_rectified_images_have_the_projection_and_no_distortion() -> None:
+    info = c.intrinsics_to_info(Intrinsics(640, 480, 525, 526, 320, 240, (0.1, -0.2, 0.0, 0.0, 0.05)), HEAD)
+    assert c.info_to_intrinsics(c.rectified_info(info)) == Intrinsics(640, 480, 525, 526, 320, 240)
+    info.p = [500.0, 0.0, 310.0, 0.0, 0.0, 501.0, 230.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    info.distortion_model = "equidistant"
+    assert c.info_to_intrinsics(c.rectified_info(info)) == Intrinsics(640, 480, 500, 501, 310, 230)
+    info.p = [0.0] * 12
+    assert c.info_to_intrinsics(c.rectified_info(info)) == Intrinsics(640, 480, 525, 526, 320, 240)
+
+
 def some(kind: type, joints: int, **more: str):
     rng = np.random.default_rng(joints)
     positions = rng.normal(size=(joints, 3)).astype(np.float32)

@@ -11,7 +11,7 @@ import yaml
 from rosbags.rosbag2 import StoragePlugin
 
 from actrec.errors import ActrecError, ConfigError, DeviceError, InputError
-from actrec.frames import Body
+from actrec.frames import Body, Intrinsics
 from actrec.recordings import open_recording, skeletons
 from actrec.recordings.bag_writer import BagWriter
 from actrec.recordings.base import RecordingConfig
@@ -170,6 +170,16 @@ def test_camera_info_that_does_not_fit(tmp_path, bag, arguments, message):
         b.image(COLOUR, START, RGB, "rgb8")
     with pytest.raises(InputError, match=message):
         open_recording(tmp_path / "b")
+
+
+@pytest.mark.parametrize("model", ["plumb_bob", "equidistant"])
+def test_rectified_images_go_by_the_projection_of_the_raw_ones_camera_info(tmp_path, bag, model):
+    with bag(tmp_path / "b") as b:
+        b.info("/cam/camera_info", START, W, H, model=model, p=(500, 0, 30, 0, 0, 501, 20, 0, 0, 0, 1, 0))
+        b.image("/cam/image_rect_color", START, RGB, "rgb8")
+        b.image("/cam/depth/image_rect_raw", START, MILLIMETRES, "16UC1")
+    with open_recording(tmp_path / "b") as recording:
+        assert recording.intrinsics == Intrinsics(W, H, 500, 501, 30, 20)
 
 
 def test_depth_of_another_size(tmp_path, bag):

@@ -1,0 +1,33 @@
+"""What a node gets of the images that it is remapped to."""
+
+from typing import Any
+
+import numpy as np
+from rclpy.node import Node
+
+from actrec.frames import Intrinsics
+from actrec_nodes import conversions as c
+from actrec_nodes.shared_frames import Listener, listen
+from actrec_nodes.synchroniser import SynchroniserConfig
+
+
+def test_rectified_images_come_with_their_own_intrinsics(context, host, ears) -> None:
+    remaps = ["--ros-args", "-r", "camera/color/image_raw:=lens/image_rect_color"]
+    node = Node("looker", context=context, cli_args=[*remaps, "-r", "camera/color/camera_info:=lens/camera_info"])
+    host.add(node)
+    got: list[Any] = []
+    complaints: list[str] = []
+    stop = listen(
+        Listener(node, got.append, complaints.append, lambda number: None), SynchroniserConfig(use_depth=False)
+    )
+    raw = c.intrinsics_to_info(Intrinsics(8, 6, 10, 10, 4, 3, (0.1, -0.2, 0.0, 0.0, 0.05)), c.header(0, "lens"))
+    raw.p = [9.0, 0.0, 3.5, 0.0, 0.0, 9.0, 2.5, 0.0, 0.0, 0.0, 1.0, 0.0]
+
+    def show() -> bool:
+        ears.say("lens/camera_info", raw)
+        ears.say("lens/image_rect_color", c.colour_to_image(np.zeros((6, 8, 3), np.uint8), c.header(10**9, "lens")))
+        return bool(got)
+
+    ears.wait_until(show)
+    stop()
+    assert got[0].frame(complaints.append).intrinsics == Intrinsics(8, 6, 9, 9, 3.5, 2.5)
