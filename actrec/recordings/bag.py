@@ -107,8 +107,25 @@ class BagRecording(Recording):
         if self.topics.depth is None:
             log.warning("bag '%s' has no depth topic: frames come without depth", self.path)
         with reading(self.path):
-            height, width = self._colour(first)[0].shape[:2]
+            image, frame_id = self._colour(first)
+            self._check_registered(frame_id)
+            height, width = image.shape[:2]
             self._intrinsics = self._resolve_intrinsics(width, height)
+
+    def _check_registered(self, frame_id: str) -> None:
+        """Says so where depth is not seen from where colour is, by the names of their frames."""
+        topic = self.topics.depth
+        raw = next((raw for _, _, raw in self._messages([topic])), None) if topic is not None else None
+        other = self._deserialize(topic, raw).header.frame_id if topic is not None and raw is not None else ""
+        if other and frame_id and other != frame_id:
+            log.warning(
+                "bag '%s': depth on %s is seen from '%s', colour from '%s': where it is not registered to colour "
+                "joints get wrong depth; record registered depth (align_depth), or play without: depth_topic='none'",
+                self.path,
+                topic,
+                other,
+                frame_id,
+            )
 
     def _resolve_intrinsics(self, width: int, height: int) -> Intrinsics:
         if self.config.intrinsics or not self.topics.info:

@@ -238,6 +238,12 @@ def to_frame(messages: RgbdMessages, complain: Callable[[str], None]) -> RgbdFra
     elif messages.depth is not None:
         depth = conversions.image_to_depth(messages.depth)
         depth.flags.writeable = False
+        seen_from = messages.depth.header.frame_id, messages.colour.header.frame_id
+        if all(seen_from) and len(set(seen_from)) == 2:
+            complain(
+                f"depth is seen from '{seen_from[0]}', colour from '{seen_from[1]}': where it is not registered to "
+                "colour joints get wrong depth; register it in the camera's driver (align_depth)"
+            )
         if np.isnan(depth).all():
             complain("depth has no valid pixel: the sensor is covered, too close or not running")
     return RgbdFrame(messages.stamp_ns, colour, depth, intrinsics, messages.colour.header.frame_id)

@@ -174,6 +174,17 @@ def test_depth_of_another_size_is_left_out_and_said() -> None:
     assert lines[0].startswith("depth is 16×12, colour is 8×6: working on colour alone; register depth to colour")
 
 
+def test_depth_of_another_cameras_frame_is_said() -> None:
+    lines: list[str] = []
+    frame = to_frame(messages(c.depth_to_image(np.ones((6, 8), np.float32), c.header(100 * MS, "lens"))), lines.append)
+    assert frame.depth is not None
+    assert len(lines) == 1
+    assert lines[0].startswith("depth is seen from 'lens', colour from 'camera': where it is not registered")
+    nameless = c.depth_to_image(np.ones((6, 8), np.float32), c.header(100 * MS, ""))
+    to_frame(messages(nameless), lines.append)
+    assert len(lines) == 1
+
+
 def test_depth_without_a_valid_pixel_is_said() -> None:
     lines: list[str] = []
     blind = c.depth_to_image(np.full((6, 8), np.nan, np.float32), c.header(100 * MS, "camera"))

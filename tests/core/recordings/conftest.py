@@ -44,9 +44,9 @@ class Bag:
     def __exit__(self, *_: object) -> None:
         self._writer.close()
 
-    def header(self, stamp: int) -> Any:
+    def header(self, stamp: int, frame_id: str = "lens") -> Any:
         time = self.store.types["builtin_interfaces/msg/Time"](sec=stamp // 10**9, nanosec=stamp % 10**9)
-        return self.store.types["std_msgs/msg/Header"](stamp=time, frame_id="lens")
+        return self.store.types["std_msgs/msg/Header"](stamp=time, frame_id=frame_id)
 
     def put(self, topic: str, msgtype: str, log_time: int, message: Any) -> None:
         if topic not in self._connections:
@@ -62,13 +62,14 @@ class Bag:
         pad: int = 0,
         big: bool = False,
         log_time: int | None = None,
+        frame_id: str = "lens",
     ) -> None:
         pixels = pixels.astype(pixels.dtype.newbyteorder(">" if big else "<"))
         height, width = pixels.shape[:2]
         rows = np.ascontiguousarray(pixels).reshape(height, -1).view(np.uint8)
         rows = np.pad(rows, ((0, 0), (0, pad)), constant_values=77)
         message = self.store.types[IMAGE](
-            header=self.header(stamp), height=height, width=width, encoding=encoding, is_bigendian=int(big),
+            header=self.header(stamp, frame_id), height=height, width=width, encoding=encoding, is_bigendian=int(big),
             step=rows.shape[1], data=rows.reshape(-1),
         )  # fmt: skip
         self.put(topic, IMAGE, stamp if log_time is None else log_time, message)

@@ -191,6 +191,18 @@ def test_depth_of_another_size(tmp_path, bag):
         frames_of(tmp_path / "b")
 
 
+def test_depth_that_is_not_registered_is_said_once(tmp_path, bag, caplog):
+    with bag(tmp_path / "b") as b:
+        b.info(INFO, START, W, H)
+        for stamp in stamps(3):
+            b.image("/camera/depth/image_rect_raw", stamp, MILLIMETRES, "16UC1", frame_id="depth_lens")
+            b.image(COLOUR, stamp, RGB, "rgb8")
+    assert len(frames_of(tmp_path / "b")) == 3
+    assert caplog.text.count("depth on /camera/depth/image_rect_raw is seen from 'depth_lens', colour from 'lens'") == 1
+    assert len(frames_of(tmp_path / "b", depth_topic="none")) == 3
+    assert caplog.text.count("depth_lens") == 1
+
+
 def test_depth_pairs_within_half_a_frame(tmp_path, bag, caplog):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
