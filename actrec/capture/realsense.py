@@ -209,11 +209,11 @@ class RealSenseCamera(Camera):
         wanted.enable_device(self._serial)
         wanted.enable_stream(rs.stream.color, c.width, c.height, rs.format.rgb8, c.fps)
         wanted.enable_stream(rs.stream.depth, *size, rs.format.z16, c.fps)
-        realsense_device.set_options(device, c.options)
-        for sensor in device.query_sensors():
-            if sensor.supports(rs.option.global_time_enabled):
-                sensor.set_option(rs.option.global_time_enabled, 1)
         try:
+            realsense_device.set_options(device, c.options)
+            for sensor in device.query_sensors():
+                if sensor.supports(rs.option.global_time_enabled):
+                    sensor.set_option(rs.option.global_time_enabled, 1)
             profile = self._pipeline.start(wanted)
         except RuntimeError as error:
             words = f"colour {c.width}×{c.height} and depth {size[0]}×{size[1]} at {c.fps} Hz"

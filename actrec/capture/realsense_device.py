@@ -1,5 +1,6 @@
 """Finding a RealSense, and what its errors mean."""
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,7 @@ def set_options(device: Any, text: str) -> None:
 
     Raises:
         ConfigError: An option or value is none of the camera's; those it has are listed.
+        RuntimeError: The camera does not take it.
     """
     for entry in filter(None, (part.strip() for part in text.split(","))):
         target, _, value = entry.partition("=")
@@ -142,7 +144,13 @@ def set_options(device: Any, text: str) -> None:
         sensors = {"depth": "first_depth_sensor", "color": "first_color_sensor"}
         if kind not in sensors or not value:
             raise ConfigError(f"option '{entry}' of the RealSense: expected depth.NAME=VALUE or color.NAME=VALUE")
-        sensor = getattr(device, sensors[kind])()
+        try:
+            sensor = getattr(device, sensors[kind])()
+        except RuntimeError as error:
+            raise ConfigError(
+                f"option '{entry}': {info(device, rs.camera_info.name)} has no {kind} sensor of its own; the options of "
+                f"a D405's colour are its depth sensor's: depth.{name}={value}"
+            ) from error
         _set_option(sensor, kind, name, value)
 
 
@@ -153,6 +161,9 @@ def _set_option(sensor: Any, kind: str, name: str, value: str) -> None:
         raise ConfigError(f"the {kind} sensor has no option '{name}' that can be set; it has {', '.join(sorted(has))}")
     allowed = sensor.get_option_range(option)
     try:
-        sensor.set_option(option, float(value))
-    except (ValueError, RuntimeError) as error:
-        raise ConfigError(f"{kind}.{name} is '{value}', expected {allowed.min:g} to {allowed.max:g}") from error
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not allowed.min <= number <= allowed.max:
+        raise ConfigError(f"{kind}.{name} is '{value}', expected {allowed.min:g} to {allowed.max:g}")
+    sensor.set_option(option, number)

@@ -294,6 +294,17 @@ def test_options_of_the_camera(device):
     ):
         with pytest.raises(ConfigError, match=message):
             RealSenseCamera(options=text).open()
+    with pytest.raises(ConfigError, match="'color.exposure=3': Software RealSense has no color sensor of its own; .*D405"):
+        RealSenseCamera(options="color.exposure=3").open()
+
+
+def test_a_camera_that_takes_no_option_for_now(device, monkeypatch):
+    def busy(*_):
+        raise RuntimeError("xioctl(VIDIOC_S_EXT_CTRLS) failed Last Error: Device or resource busy")
+
+    monkeypatch.setattr(rs.sensor, "set_option", busy)
+    with pytest.raises(DeviceError, match="RealSense 843112070001 is used by another program"):
+        RealSenseCamera(options="depth.frames_queue_size=8").open()
 
 
 def test_files_of_calibrate_take_the_place_of_the_factorys(device, caplog):
