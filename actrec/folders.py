@@ -43,7 +43,10 @@ def check_place(folder: str | Path, mark: str, overwrite: bool = False) -> Path:
         PackageError: There is something that must not be replaced.
         DeviceError: The folder cannot be made.
     """
-    target = Path(folder).expanduser().resolve()
+    try:
+        target = Path(folder).expanduser().resolve()
+    except RuntimeError as error:  # ~NAME of nobody, or a circle of links
+        raise DeviceError(f"cannot write {folder}: {str(error)[:1].lower()}{str(error)[1:].rstrip('.')}") from error
     try:
         if target.exists() and not overwrite:
             raise PackageError(f"{target} exists: choose another name, or overwrite it (--overwrite)")

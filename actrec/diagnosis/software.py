@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from actrec.diagnosis.finding import Finding
+from actrec.diagnosis.hardware import JETSON_RELEASE
 
 AREA = "software"
 OLDEST_PYTHON = (3, 10)
@@ -32,7 +33,7 @@ OPTIONAL = {
     "onnx": TRAIN,
 }
 NVIDIA = {
-    "cupy": "pip install 'cupy-cuda12x<14'",
+    "cupy": "pip install 'cupy-cuda12x<14'; of CUDA 13: cupy-cuda13x",
     "tensorrt": "part of JetPack on a Jetson, elsewhere: pip install tensorrt",
 }
 """What makes use of an NVIDIA GPU; without one nothing is missing."""
@@ -119,7 +120,8 @@ def onnxruntime_providers() -> Finding:
     providers = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
     accelerated = {"CUDA", "Tensorrt"} & set(providers)
     remedy = "an NVIDIA GPU is here but ONNX Runtime cannot use it: pip install onnxruntime-gpu"
-    return Finding(AREA, "onnxruntime on", bool(accelerated) or not _cuda_driver(), ", ".join(providers), remedy)
+    wanted = _cuda_driver() and not JETSON_RELEASE.is_file()  # no such wheel for a Jetson, where TensorRT is used
+    return Finding(AREA, "onnxruntime on", bool(accelerated) or not wanted, ", ".join(providers), remedy)
 
 
 def _not_loading(module: str) -> str:

@@ -182,6 +182,7 @@ class EngineCache:
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
+                    os.chmod(file.name, 0o644)  # whoever builds, perhaps as root: the node's user must read it
                     os.replace(file.name, path)
                 except BaseException:
                     os.unlink(file.name)

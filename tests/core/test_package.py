@@ -86,6 +86,8 @@ def test_what_cannot_be_written_is_said_before_the_work(tmp_path: Path, monkeypa
         folders.check_place(tmp_path / "file/p", "model.yaml")
     with pytest.raises(DeviceError, match="cannot write /proc/x9/p"):
         folders.check_place("/proc/x9/p", "model.yaml")
+    with pytest.raises(DeviceError, match="cannot write ~nosuchuser9/p: could not determine home directory"):
+        folders.check_place("~nosuchuser9/p", "model.yaml")
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -153,6 +153,18 @@ def test_two_opencv_wheels_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pip uninstall" in finding.remedy
 
 
+def test_a_jetson_is_not_told_to_install_what_there_is_no_wheel_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(software, "_cuda_driver", lambda: True)
+    assert "onnxruntime-gpu" in software.onnxruntime_providers().remedy
+    assert not software.onnxruntime_providers().ok
+    release = tmp_path / "nv_tegra_release"
+    release.touch()
+    monkeypatch.setattr(software, "JETSON_RELEASE", release)
+    assert software.onnxruntime_providers().ok
+
+
 def test_broken_package_is_named_and_none_usable_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "broken_model"
     broken.mkdir()

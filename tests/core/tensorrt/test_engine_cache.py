@@ -29,6 +29,7 @@ def test_what_is_stored_is_found_and_told_of(tmp_path):
     said = json.loads(path.with_suffix(".json").read_text())
     assert said["key"]["gpu"] == KEY.gpu and said["seconds"] == 3.5
     assert path.name.startswith("tiny_fp16_")
+    assert path.stat().st_mode & 0o044 == 0o044, "of one user, for another: `sudo actrec build-engine`, then a node"
 
 
 @pytest.mark.parametrize(
