@@ -148,8 +148,8 @@ def set_options(device: Any, text: str) -> None:
             sensor = getattr(device, sensors[kind])()
         except RuntimeError as error:
             raise ConfigError(
-                f"option '{entry}': {info(device, rs.camera_info.name)} has no {kind} sensor of its own; the options of "
-                f"a D405's colour are its depth sensor's: depth.{name}={value}"
+                f"option '{entry}': {info(device, rs.camera_info.name)} has no {kind} sensor of its own; the options "
+                f"of a D405's colour are its depth sensor's: depth.{name}={value}"
             ) from error
         _set_option(sensor, kind, name, value)
 

@@ -294,7 +294,7 @@ def test_options_of_the_camera(device):
     ):
         with pytest.raises(ConfigError, match=message):
             RealSenseCamera(options=text).open()
-    with pytest.raises(ConfigError, match="'color.exposure=3': Software RealSense has no color sensor of its own; .*D405"):
+    with pytest.raises(ConfigError, match="Software RealSense has no color sensor of its own; .*D405"):
         RealSenseCamera(options="color.exposure=3").open()
 
 
