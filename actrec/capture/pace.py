@@ -3,12 +3,15 @@
 import time
 
 _DEFAULT_PERIOD_NS = 33_333_333
+_SET_NS = 3600 * 1_000_000_000
+"""No recording pauses for as long: there its clock was set, as a robot's that starts in 1970 and finds the network."""
 
 
 class Pace:
-    """Follows recorded stamps, which may jump back, and turns them into due times and growing stamps.
+    """Follows recorded stamps, which may jump, and turns them into due times and growing stamps.
 
-    Where the recorded clock was set back, and where a loop starts over, one frame period is put.
+    Where the recorded clock was set, back or on by more than an hour, and where a loop starts over, one frame period is
+    put.
 
     Attributes:
         stamps_back: Frames whose recorded stamp was before the one preceding it.
@@ -42,7 +45,7 @@ class Pace:
         step = self._step(stamp, passes)
         if self._last is not None and passes == self._passes:
             self.stamps_back += stamp < self._last
-            self._period = stamp - self._last if stamp > self._last else self._period
+            self._period = step or self._period
         self._last, self._passes = stamp, passes
         self._played_ns += step
         if self._anchor is None:
@@ -57,4 +60,4 @@ class Pace:
         if self._last is None:
             return 0
         step = stamp - self._last
-        return step if step >= 0 and passes == self._passes else self._period
+        return step if 0 <= step <= _SET_NS and passes == self._passes else self._period

@@ -36,8 +36,8 @@ class ReplayCamera(Camera):
     """Plays a recording as if it were a camera. Frames are decoded ahead on a thread of its own.
 
     With `restamp` the stamps start at the current time, keep the recorded intervals and never go back: where the
-    recording's clock was set back, and where a loop starts over, one frame period is put. Without it they pass as
-    recorded, jumps and all.
+    recording's clock was set, back or on by more than an hour, and where a loop starts over, one frame period is put.
+    Without it they pass as recorded, jumps and all.
 
     Attributes:
         frames_read: Frames that `read` returned.
@@ -127,7 +127,7 @@ class ReplayCamera(Camera):
             self._decoder = DecodeAhead(recording, seconds, config.start_s, config.duration_s, config.loop)
 
     def read(self, timeout_s: float = 1.0) -> RgbdFrame:
-        """The next frame, when it is due; a gap in the recording is waited for, however long.
+        """The next frame, when it is due; a gap in the recording is waited for, up to an hour.
 
         Raises:
             EndOfStream: The recording has ended and `loop` is off.

@@ -123,6 +123,16 @@ def test_growing_stamps_pass_over_a_clock_set_back():
     assert pace.stamps_back == 1 and np.diff(stamps).tolist() == [PERIOD] * 4
 
 
+def test_a_clock_that_was_set_on_is_not_waited_for():
+    """A robot without a clock of its own starts in 1970, and finds the time while it records."""
+    pace, later = Pace(rate=1.0), 1_700_000_000 * 10**9
+    stamps = [pace.advance(stamp) for stamp in (0, PERIOD)]
+    assert pace.due(later) - pace.due(PERIOD) == pytest.approx(PERIOD / 1e9, abs=1e-6)
+    stamps += [pace.advance(stamp) for stamp in (later, later + PERIOD)]
+    assert np.diff(stamps).tolist() == [PERIOD] * 3 and pace.stamps_back == 0
+    assert pace.due(later + PERIOD + 60 * 10**9) > pace.due(later + PERIOD) + 59, "a pause is waited for"
+
+
 def test_stamps_that_jump_back_in_a_bag(tmp_path, bag):
     start, recorded = 1_700_000_000 * 10**9, [0, 1, 2, -30, -29, -28]
     with bag(tmp_path / "b") as b:
