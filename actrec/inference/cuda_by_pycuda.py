@@ -64,16 +64,23 @@ class PyCuda:
     def upload(self, buffer: Buffer, count: int) -> None:
         """As `Cuda` says."""
         if not buffer.mapped:
-            self._driver.memcpy_htod_async(buffer.address, buffer.host[:count], self._stream)
+            with self._told("a copy failed"):
+                self._driver.memcpy_htod_async(buffer.address, buffer.host[:count], self._stream)
 
     def download(self, buffer: Buffer, count: int) -> None:
         """As `Cuda` says."""
         if not buffer.mapped:
-            self._driver.memcpy_dtoh_async(buffer.host[:count], buffer.address, self._stream)
+            with self._told("a copy failed"):
+                self._driver.memcpy_dtoh_async(buffer.host[:count], buffer.address, self._stream)
 
     def synchronize(self) -> None:
         """As `Cuda` says."""
-        try:
+        with self._told("the GPU failed"):
             self._stream.synchronize()
+
+    @contextlib.contextmanager
+    def _told(self, problem: str) -> Iterator[None]:
+        try:
+            yield
         except self._driver.Error as error:
-            raise DeviceError(f"the GPU failed: {error}") from error
+            raise DeviceError(f"{problem}: {error}") from error

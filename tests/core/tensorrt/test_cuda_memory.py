@@ -121,6 +121,8 @@ class Driver(types.ModuleType):
         return ctypes.addressof(self.block)
 
     def memcpy_htod_async(self, address, host, stream):
+        if self.gone == "copy":
+            raise self.Error("an illegal memory access was encountered")
         self.copied.append(("up", host.nbytes))
         ctypes.memmove(address, host.ctypes.data, host.nbytes)
 
@@ -223,6 +225,15 @@ def test_a_gpu_that_fails_is_one_line(monkeypatch, library, faults):
     cuda, _ = opened(monkeypatch, library, False, **faults)
     with cuda.current(), pytest.raises(DeviceError, match="the GPU failed: "):
         cuda.synchronize()
+
+
+@pytest.mark.parametrize(
+    ("library", "faults"), [("pycuda", {"gone": "copy"}), ("cuda-python", {"gone": ("cudaMemcpyAsync",)})]
+)
+def test_a_copy_that_fails_is_one_line(monkeypatch, library, faults):
+    cuda, _ = opened(monkeypatch, library, False, **faults)
+    with cuda.current(), pytest.raises(DeviceError, match="a copy failed: "):
+        cuda.upload(cuda.buffer((2, 3)), 1)
 
 
 def test_the_first_library_that_is_installed_is_taken(monkeypatch):
