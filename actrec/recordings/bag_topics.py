@@ -13,6 +13,8 @@ IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
 INFO = "sensor_msgs/msg/CameraInfo"
 _DEPTH_PREFERRED = ("aligned_depth_to_color", "depth_registered", "depth_to_rgb")
+_LIBREALSENSE = "/device_0/sensor_"
+"""What the topics of librealsense's own recordings begin with."""
 _COLOUR_WORDS = ("color", "colour", "rgb")
 
 
@@ -36,7 +38,8 @@ def find_topics(path: Path, reader: Any, config: RecordingConfig, encoding_of: C
         encoding_of: Gives the encoding (or compressed format) of a topic's first message.
 
     Raises:
-        ConfigError: A named topic is absent or no image, or several are as good and none is named.
+        ConfigError: A named topic is absent or no image, several are as good and none is named, or it is a recording
+            of librealsense.
         InputError: No image topic has a colour encoding; names what there is.
     """
     types = {c.topic: c.msgtype for c in reader.connections if c.msgcount != 0}
@@ -48,6 +51,11 @@ def find_topics(path: Path, reader: Any, config: RecordingConfig, encoding_of: C
     if config.depth_topic != "none":
         depth = _named(path, "depth_topic", config.depth_topic, types, (IMAGE, COMPRESSED))
         depth = depth or _best_depth(path, [t for t, kind in kinds.items() if kind == "depth"], types)
+        if not config.depth_topic and depth is not None and depth.startswith(_LIBREALSENSE):
+            raise ConfigError(
+                f"'{path}' is a recording of librealsense, whose depth is neither registered nor in millimetres: play "
+                "it with driver realsense and its option recording"
+            )
     info = _named(path, "camera_info_topic", config.camera_info_topic, types, (INFO,)) or _info_beside(colour, types)
     return Topics(colour, depth, info, types[colour] == COMPRESSED)
 

@@ -278,6 +278,18 @@ def test_topics_by_name_and_by_preference(tmp_path, bag):
         open_recording(tmp_path / "b", RecordingConfig(colour_topic="nothing"))
 
 
+def test_a_recording_of_librealsense_is_for_its_driver(tmp_path, bag):
+    depth, colour = (f"/device_0/sensor_{k}/{name}_0/image/data" for k, name in enumerate(("Depth", "Color")))
+    with bag(tmp_path / "b") as b:
+        b.info("/device_0/sensor_1/Color_0/image/camera_info", START, W, H)
+        b.image(depth, START, MILLIMETRES, "16UC1")
+        b.image(colour, START, RGB, "rgb8")
+    with pytest.raises(ConfigError, match="is a recording of librealsense, .*: play it with driver realsense"):
+        open_recording(tmp_path / "b")
+    assert frames_of(tmp_path / "b", depth_topic="none")[0].depth is None
+    assert frames_of(tmp_path / "b", depth_topic=depth, depth_scale=0.0001)[0].depth is not None
+
+
 def test_two_cameras_alike(tmp_path, bag):
     with bag(tmp_path / "b") as b:
         for name in ("left", "right"):
