@@ -69,6 +69,21 @@ def read_head(path: Path) -> VideoHead:
     return VideoHead(count, rate, size)
 
 
+def length_s(path: Path) -> float:
+    """Seconds from the first picture to the last by their stamps, where the file does not say: one streamed to disk.
+
+    Raises:
+        InputError: The file is corrupt or truncated.
+    """
+    with open_video(path) as container:
+        stream = container.streams.video[0]
+        try:
+            stamps = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
+        except av.error.FFmpegError as error:
+            raise InputError(f"'{path}' is corrupt or truncated: {_one_line(error)}") from error
+        return float((max(stamps) - min(stamps)) * stream.time_base) if stamps else 0.0
+
+
 def pictures(path: Path, container: Any) -> Iterator[Any]:
     """Every picture of an open container, decoded, as it is shown one after the other.
 

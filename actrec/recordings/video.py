@@ -41,7 +41,11 @@ class VideoRecording(Recording):
             stream = container.streams.video[0]
             self._rate = float(stream.average_rate or 0)
             ticks = container.duration  # microseconds; None where the container does not say
-            self._duration = ticks / av.time_base if ticks else stream.frames / self._rate if self._rate else 0.0
+            if ticks:
+                self._duration = ticks / av.time_base
+            else:
+                counted = stream.frames and self._rate
+                self._duration = stream.frames / self._rate if counted else decoding.length_s(self.path)
             first = self._image(next(decoding.pictures(self.path, container), None))
         height, width = first.shape[:2]
         if ntu and not (config.intrinsics or config.hfov_deg):

@@ -4,6 +4,7 @@ import shutil
 from itertools import pairwise
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -175,6 +176,21 @@ def test_video_counts_seeks_and_needs_a_field_of_view(data_root):
     assert [f.stamp_ns for f in frames] == [f.stamp_ns for f in every if f.stamp_ns >= 2_000_000_000]
     np.testing.assert_array_equal(frames[0].colour, every[-len(frames)].colour)
     assert frames_of(file, hfov_deg=70.0, fps=10.0, start_s=6.9)[0].stamp_ns == 6_900_000_000
+
+
+def test_a_video_streamed_to_disk_does_not_say_how_long_it_is(tmp_path):
+    """As browsers record them."""
+    with av.open(str(tmp_path / "live.webm"), "w", format="webm", options={"live": "1"}) as file:
+        stream = file.add_stream("libvpx", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(21):
+            picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 10 * number, np.uint8), format="rgb24")
+            picture.pts = number
+            file.mux(stream.encode(picture))
+        file.mux(stream.encode())
+    with open_recording(tmp_path / "live.webm", RecordingConfig(hfov_deg=60.0)) as recording:
+        assert recording.duration_s == pytest.approx(2.0, abs=0.01)
+        assert [frame.stamp_ns for frame in recording.frames(1.8)] == [1_800_000_000, 1_900_000_000, 2_000_000_000]
 
 
 def test_truncated_and_foreign_videos(tmp_path, data_root):
