@@ -10,7 +10,7 @@ import psutil
 
 from actrec import capture, keyvalues
 from actrec.capture.base import Camera
-from actrec.errors import ConfigError
+from actrec.errors import ConfigError, EndOfStream
 
 _SETTLED = 0.1
 """Share of the run after which memory is looked at first: caches are full then."""
@@ -43,7 +43,12 @@ def _watched(camera: Camera, seconds: float) -> dict[str, Any]:
     began = told = time.monotonic()
     spent = time.process_time()
     while (now := time.monotonic()) < began + seconds:
-        frame = camera.read(5.0)
+        try:
+            frame = camera.read(5.0)
+        except EndOfStream:  # of a recording that is shorter
+            if not stamps:
+                raise
+            break
         stamps.append(frame.stamp_ns)
         delays.append((time.time_ns() - frame.stamp_ns) / 1e6)
         memory.append(process.memory_info().rss / 2**20)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from actrec import capture
+from actrec.capture import benchmark
 from actrec.capture.pace import Pace
 from actrec.capture.replay import ReplayCamera
 from actrec.errors import ConfigError, DeviceError, EndOfStream, InputError
@@ -184,6 +185,12 @@ def test_wrong_use(tmp_path, person_bag):
             use()
     camera.close()
     camera.close()
+
+
+def test_the_camera_benchmark_ends_with_the_recording(person_bag):
+    options = ["--driver-option", f"path={person_bag}", "--driver-option", "rate=0"]
+    figures = benchmark.measure(["--driver", "replay", *options, "--minutes", "5"])
+    assert figures["frames"] == 8 and figures["interval_p50_ms"] > 0
 
 
 def test_an_error_in_the_middle_reaches_the_reader(tmp_path, bag):
