@@ -39,7 +39,8 @@ def measure(arguments: list[str]) -> dict[str, Any]:
 
 def _watched(camera: Camera, seconds: float) -> dict[str, Any]:
     process = psutil.Process()
-    stamps, delays, memory = [], [], []
+    stamps: list[int] = []
+    delays, memory = [], []
     began = told = time.monotonic()
     spent = time.process_time()
     while (now := time.monotonic()) < began + seconds:
