@@ -65,6 +65,8 @@ def _kind(topic: str, encoding: str) -> str:
         return "depth"
     if encoding in COLOUR_ENCODINGS:
         return "colour"
+    if "bayer" in encoding:  # also compressed: decoding it gives its mosaic
+        return "other"
     if "jpeg" in encoding or "jpg" in encoding or "png" in encoding:
         return "depth" if "16UC1" in encoding or "depth" in topic else "colour"
     return "other"

@@ -135,6 +135,15 @@ def test_unsupported_encoding_names_the_supported_ones(tmp_path, bag):
         open_recording(tmp_path / "b", RecordingConfig(colour_topic=COLOUR))
 
 
+def test_a_compressed_mosaic_is_not_taken_for_grey(tmp_path, bag):
+    with bag(tmp_path / "b") as b:
+        b.info(INFO, START, W, H)
+        mosaic = cv2.imencode(".jpg", RGB[..., 0])[1].tobytes()
+        b.compressed(f"{COLOUR}/compressed", START, "bayer_rggb8; jpeg compressed ", mosaic)
+    with pytest.raises(InputError, match=r"no colour images of a supported encoding .* \(bayer_rggb8; jpeg"):
+        open_recording(tmp_path / "b")
+
+
 def test_a_bag_without_depth_says_so_once(tmp_path, bag, caplog):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
