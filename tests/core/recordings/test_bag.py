@@ -11,7 +11,7 @@ import yaml
 from rosbags.rosbag2 import StoragePlugin
 
 from actrec.errors import ActrecError, ConfigError, DeviceError, InputError
-from actrec.frames import Body, Intrinsics
+from actrec.frames import Body
 from actrec.recordings import open_recording, skeletons
 from actrec.recordings.bag_writer import BagWriter
 from actrec.recordings.base import RecordingConfig
@@ -135,15 +135,6 @@ def test_unsupported_encoding_names_the_supported_ones(tmp_path, bag):
         open_recording(tmp_path / "b", RecordingConfig(colour_topic=COLOUR))
 
 
-def test_a_compressed_mosaic_is_not_taken_for_grey(tmp_path, bag):
-    with bag(tmp_path / "b") as b:
-        b.info(INFO, START, W, H)
-        mosaic = cv2.imencode(".jpg", RGB[..., 0])[1].tobytes()
-        b.compressed(f"{COLOUR}/compressed", START, "bayer_rggb8; jpeg compressed ", mosaic)
-    with pytest.raises(InputError, match=r"no colour images of a supported encoding .* \(bayer_rggb8; jpeg"):
-        open_recording(tmp_path / "b")
-
-
 def test_a_bag_without_depth_says_so_once(tmp_path, bag, caplog):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
@@ -181,16 +172,6 @@ def test_camera_info_that_does_not_fit(tmp_path, bag, arguments, message):
         open_recording(tmp_path / "b")
 
 
-@pytest.mark.parametrize("model", ["plumb_bob", "equidistant"])
-def test_rectified_images_go_by_the_projection_of_the_raw_ones_camera_info(tmp_path, bag, model):
-    with bag(tmp_path / "b") as b:
-        b.info("/cam/camera_info", START, W, H, model=model, p=(500, 0, 30, 0, 0, 501, 20, 0, 0, 0, 1, 0))
-        b.image("/cam/image_rect_color", START, RGB, "rgb8")
-        b.image("/cam/depth/image_rect_raw", START, MILLIMETRES, "16UC1")
-    with open_recording(tmp_path / "b") as recording:
-        assert recording.intrinsics == Intrinsics(W, H, 500, 501, 30, 20)
-
-
 def test_depth_of_another_size(tmp_path, bag):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
@@ -198,18 +179,6 @@ def test_depth_of_another_size(tmp_path, bag):
         b.image(COLOUR, START, RGB, "rgb8")
     with pytest.raises(InputError, match="register depth to colour first"):
         frames_of(tmp_path / "b")
-
-
-def test_depth_that_is_not_registered_is_said_once(tmp_path, bag, caplog):
-    with bag(tmp_path / "b") as b:
-        b.info(INFO, START, W, H)
-        for stamp in stamps(3):
-            b.image("/camera/depth/image_rect_raw", stamp, MILLIMETRES, "16UC1", frame_id="depth_lens")
-            b.image(COLOUR, stamp, RGB, "rgb8")
-    assert len(frames_of(tmp_path / "b")) == 3
-    assert caplog.text.count("depth on /camera/depth/image_rect_raw is seen from 'depth_lens', colour from 'lens'") == 1
-    assert len(frames_of(tmp_path / "b", depth_topic="none")) == 3
-    assert caplog.text.count("depth_lens") == 1
 
 
 def test_depth_pairs_within_half_a_frame(tmp_path, bag, caplog):
@@ -285,18 +254,6 @@ def test_topics_by_name_and_by_preference(tmp_path, bag):
         assert recording.intrinsics.fx == 400
     with pytest.raises(ConfigError, match="no messages on colour_topic '/nothing'; it has: /cam/aligned"):
         open_recording(tmp_path / "b", RecordingConfig(colour_topic="nothing"))
-
-
-def test_a_recording_of_librealsense_is_for_its_driver(tmp_path, bag):
-    depth, colour = (f"/device_0/sensor_{k}/{name}_0/image/data" for k, name in enumerate(("Depth", "Color")))
-    with bag(tmp_path / "b") as b:
-        b.info("/device_0/sensor_1/Color_0/image/camera_info", START, W, H)
-        b.image(depth, START, MILLIMETRES, "16UC1")
-        b.image(colour, START, RGB, "rgb8")
-    with pytest.raises(ConfigError, match="is a recording of librealsense, .*: play it with driver realsense"):
-        open_recording(tmp_path / "b")
-    assert frames_of(tmp_path / "b", depth_topic="none")[0].depth is None
-    assert frames_of(tmp_path / "b", depth_topic=depth, depth_scale=0.0001)[0].depth is not None
 
 
 def test_two_cameras_alike(tmp_path, bag):
