@@ -53,15 +53,24 @@ def nodes(context: LaunchContext) -> list[Node]:
         "package": "actrec",
         "namespace": given["namespace"],
         "output": "screen",
-        "parameters": parameters(given),
         "remappings": topics.vendor_remaps(given["vendor"]) if given["vendor"] else [],
         "ros_arguments": ["--log-level", given["log_level"]] if given["log_level"] else [],
         "respawn": is_true(given["respawn"], "respawn"),
         "respawn_delay": RESPAWN_DELAY_S,
     }
     if is_true(given["composed"], "composed"):
-        return [Node(executable="graph", arguments=graph_arguments(given, left_out), **common)]
-    return [Node(executable=spec.name, name=spec.name, **common) for spec in graph.select(without=left_out)]
+        arguments = graph_arguments(given, left_out)
+        return [Node(executable="graph", arguments=arguments, parameters=parameters(given), **common)]
+    specs = graph.select(without=left_out)
+    return [
+        Node(
+            executable=spec.name,
+            name=spec.name,
+            parameters=[*parameters(given), *filter(None, [graph.start_after(spec, specs)])],
+            **common,
+        )
+        for spec in specs
+    ]
 
 
 def graph_arguments(given: dict[str, str], left_out: list[str]) -> list[str]:

@@ -20,6 +20,8 @@ from actrec_nodes.lifecycle import ActrecNode
 
 HUNG_S = 1.0
 """A driver that exceeds its own timeout by more than this is not waited for."""
+_LISTENER_S = 1.0
+"""How long a recording's first frame waits for somebody who takes images, where nodes were waited for."""
 _NEXT_FRAME_S = 0.3
 """The frame under way is waited for before a driver is closed while it is read from."""
 
@@ -164,6 +166,8 @@ class CameraNode(ActrecNode[CameraConfig]):
     def _run(self, reading: _Reading) -> None:
         camera = self._camera
         assert camera is not None
+        if self.start_after and not camera.live:
+            self._await_listener(reading)
         while not reading.stop.is_set():
             try:
                 frame = self._read(camera, reading)
@@ -195,6 +199,13 @@ class CameraNode(ActrecNode[CameraConfig]):
             return camera.read(self.config.read_timeout_s)
         finally:
             reading.in_driver = False
+
+    def _await_listener(self, reading: _Reading) -> None:
+        """Those who were waited for know this node, but not yet what it has just begun to publish."""
+        deadline = time.monotonic() + _LISTENER_S
+        while not self._outputs[topics.COLOUR].get_subscription_count() and time.monotonic() < deadline:
+            if reading.stop.wait(0.01):
+                return
 
     def _await_graph(self, joints_alone: bool) -> None:
         if self._flow is None:

@@ -93,6 +93,18 @@ def select(nodes: Sequence[str] = (), without: Sequence[str] = ()) -> list[NodeS
     return chosen
 
 
+def start_after(spec: NodeSpec, specs: Sequence[NodeSpec], first: Sequence[str] = ()) -> dict[str, str]:
+    """The parameter of a node in a process of its own by which the camera's first frame finds the others ready.
+
+    Args:
+        spec: The node.
+        specs: All that run.
+        first: Names of others that every node is to start after.
+    """
+    others = [other.name for other in specs if other != spec and spec.name == "camera_node"]
+    return {"start_after": ",".join([*first, *others])} if first or others else {}
+
+
 def left_out(specs: Sequence[NodeSpec], model: str) -> list[str]:
     """What a model takes but none of these nodes publishes, a line each.
 

@@ -36,6 +36,9 @@ class CommonConfig:
     """What every node has."""
 
     autostart: bool = setting(False, "Configure and activate at start, without a lifecycle manager.")
+    start_after: str = setting(
+        "", "With autostart: nodes, comma-separated, that are waited for until they are active, for a minute at most."
+    )
     statistics_period_s: float = setting(
         10.0, "How often figures are published and logged; 0 for never.", unit="s", range=(0.0, 3600.0)
     )
@@ -159,6 +162,11 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
     def autostart(self) -> bool:
         """Whether the process that runs the node is to start it."""
         return bool(self.get_parameter("autostart").value)
+
+    @property
+    def start_after(self) -> list[str]:
+        """The nodes in other processes that are to be active before this one is started."""
+        return [name.strip() for name in str(self.get_parameter("start_after").value).split(",") if name.strip()]
 
     @property
     def is_active(self) -> bool:

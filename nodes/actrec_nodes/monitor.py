@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 from actrec_msgs.msg import ActionLabel
+from lifecycle_msgs.msg import State
+from lifecycle_msgs.srv import GetState
 from rclpy.node import Node
 from std_msgs.msg import String
 
@@ -34,8 +36,10 @@ class Monitor(Node):
         latencies: (stamp of the frame in nanoseconds, seconds from it to its label) of the newest labels.
     """
 
+    NAME = "actrec_monitor"
+
     def __init__(self, nodes: Sequence[str], on_label: Callable[[float, str, str, float], None], **node_options: Any):
-        super().__init__("actrec_monitor", **node_options)
+        super().__init__(self.NAME, **node_options)
         self.labels = 0
         self._changes: deque[tuple[float, str, str, float]] = deque(maxlen=KEPT)
         self._on_label = on_label
@@ -44,6 +48,7 @@ class Monitor(Node):
         self.latencies: deque[tuple[int, float]] = deque(maxlen=KEPT)
         self._statistics: dict[str, dict[str, Any]] = {}
         self._lock = threading.Lock()
+        self.create_service(GetState, "~/get_state", self._is_ready)  # nodes can start after it
         self.create_subscription(ActionLabel, topics.ACTION_LABEL, self._label, qos.SMALL)
         for name in nodes:
             self.create_subscription(String, f"{name}/statistics", self._keep(name), qos.LATCHED)
@@ -67,6 +72,11 @@ class Monitor(Node):
         """The newest figures of each node, as `Snapshot.json` writes them."""
         with self._lock:
             return dict(self._statistics)
+
+    @staticmethod
+    def _is_ready(request: GetState.Request, response: GetState.Response) -> GetState.Response:
+        response.current_state.id = State.PRIMARY_STATE_ACTIVE
+        return response
 
     def _keep(self, name: str) -> Callable[[String], None]:
         def keep(message: String) -> None:

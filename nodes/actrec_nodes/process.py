@@ -8,6 +8,10 @@ from actrec.errors import ActrecError
 from actrec_nodes import graph
 from actrec_nodes.host import Host, ros
 from actrec_nodes.lifecycle import ActrecNode
+from actrec_nodes.readiness import wait_until_active
+
+READY_S = 60.0
+"""How long a node waits for those that it is to start after."""
 
 
 def spin(node_class: Callable[..., ActrecNode[Any]], args: Sequence[str] | None = None) -> int:
@@ -26,8 +30,12 @@ def spin(node_class: Callable[..., ActrecNode[Any]], args: Sequence[str] | None 
         with ros(sys.argv if args is None else args) as context, Host(context) as host:
             node = node_class(context=context)
             host.add(node)
-            if node.autostart and host.start() is not None:
-                return 1
+            if node.autostart:
+                missing = wait_until_active(node, node.start_after, READY_S)
+                if missing:
+                    node.complain(f"{missing} is not active after {READY_S:g} s: starting without it", "warning")
+                if host.start() is not None:
+                    return 1
             host.wait()
             return node.exit_status or 0
     except KeyboardInterrupt:

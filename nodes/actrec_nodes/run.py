@@ -328,7 +328,9 @@ def _in_processes(chosen: Plan, context: Context, host: Host) -> Iterator[_Proce
     for spec in chosen.specs:
         command = [sys.executable, "-m", "actrec_nodes.process", spec.name, "--ros-args"]
         command += chosen.ros_args
-        for name, value in {"autostart": True, **chosen.overrides.get(spec.name, {})}.items():
+        own = {"autostart": True, **graph.start_after(spec, chosen.specs, first=[Monitor.NAME])}
+        own.update(chosen.overrides.get(spec.name, {}))
+        for name, value in own.items():
             # JSON is YAML: a string stays one whatever it looks like.
             command += ["-p", f"{name}:={json.dumps(value)}"]
         # A terminal's Ctrl-C goes to the whole group; the nodes get theirs from us, in order.

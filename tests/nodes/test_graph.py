@@ -176,6 +176,17 @@ def test_frames_become_labels(capfd, model, processes) -> None:
     assert "Traceback" not in err
 
 
+def test_a_recording_is_seen_by_other_processes_from_its_first_frame_on(capfd, data_root: Path) -> None:
+    """Though DDS takes seconds to find who joins late."""
+    options = (f"path={data_root / 'rgbd/person_turning'}", "intrinsics=525,525,319.5,239.5", "depth_scale=0.001")
+    given = [item for option in (*options, "duration_s=1") for item in ("--driver-option", option)]
+    arguments = ["run", "--nodes", "camera,scene_flow", "--driver", "replay", *given, "--processes", "--json"]
+    assert main(arguments) == 0
+    nodes = json.loads(capfd.readouterr().out.strip().splitlines()[-1])["nodes"]
+    sent = nodes["camera_node"]["processed"]
+    assert sent - 5 <= nodes["scene_flow_node"]["received"] <= sent
+
+
 def test_a_recording_that_ends_ends_the_run_though_nothing_was_recognised(capfd, data_root: Path) -> None:
     path = data_root / "rgbd" / "person_turning"
     options = (f"path={path}", "intrinsics=525,525,319.5,239.5", "depth_scale=0.001", "duration_s=1")

@@ -112,8 +112,11 @@ def test_each_node_of_the_graph_in_a_process_that_starts_itself(load) -> None:
     started = nodes(load("recognize"))
     assert [node.kwargs["executable"] for node in started] == [spec.name for spec in graph.GRAPH]
     assert [node.kwargs["name"] for node in started] == [spec.name for spec in graph.GRAPH]
-    # Nothing that a node's settings already say.
-    assert all(node.kwargs["parameters"] == [{"autostart": True}] for node in started)
+    # Nothing that a node's settings already say; a recording's first frame finds the others ready.
+    *others, camera = started
+    assert all(node.kwargs["parameters"] == [{"autostart": True}] for node in others)
+    names = ",".join(node.kwargs["name"] for node in others)
+    assert camera.kwargs["parameters"] == [{"autostart": True}, {"start_after": names}]
     assert {node.kwargs["package"] for node in started} == {"actrec"}
 
 

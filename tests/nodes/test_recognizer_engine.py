@@ -133,7 +133,7 @@ def test_a_node_that_ends_does_not_wait_for_an_engine(make: Make, tiny: str, gat
     monkeypatch.setitem(sys.modules, "tensorrt", plain_tensorrt.module(fault="slow"))  # 3 s
     graph = make(model=tiny, backend="tensorrt", allow_fallback=True)
     assert graph.start()
-    graph.wait_until(lambda: graph.node.busy)
+    graph.wait_until(lambda: bool(graph.node.busy))
     began = time.monotonic()
     graph.node.close()
     assert time.monotonic() - began < 1.5
