@@ -46,6 +46,15 @@ def engines(tmp_path):
     return sorted(path.name for path in (tmp_path / "engines").glob("*.engine"))
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as Python has it: in a shell's background job, as CI's may be, it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_a_build(tiny, put, tmp_path, capsys):
     put(fault="slow")  # 3 s
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
