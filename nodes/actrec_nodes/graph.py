@@ -101,8 +101,9 @@ def start_after(spec: NodeSpec, specs: Sequence[NodeSpec], first: Sequence[str] 
         specs: All that run.
         first: Names of others that every node is to start after.
     """
-    others = [other.name for other in specs if other != spec and spec.name == "camera_node"]
-    return {"start_after": ",".join([*first, *others])} if first or others else {}
+    others = [other.name for other in specs if other != spec] if spec.name == "camera_node" else []
+    names = [*first, *others]
+    return {"start_after": ",".join(names)} if names else {}
 
 
 def left_out(specs: Sequence[NodeSpec], model: str) -> list[str]:
