@@ -101,6 +101,14 @@ class Rejection:
     calibrated_on: str = ""
     background: float | None = None
 
+    @property
+    def note(self) -> str:
+        """What it does, in words."""
+        if self.threshold == 0:
+            return f"never says `{UNKNOWN}`, whatever it sees"
+        beside = "" if self.background is None else f", beside a background logit of {self.background:g},"
+        return f"confidence below {self.threshold:g}{beside} is `{UNKNOWN}`"
+
 
 @dataclass(frozen=True)
 class LowerPrecision:

@@ -1,4 +1,4 @@
-"""`actrec export`: writes a model package from a training checkpoint, or of a network that is not trained."""
+"""`actrec export`: writes a model package from training checkpoints, or of a network that is not trained."""
 
 import argparse
 import importlib
@@ -14,6 +14,7 @@ EPILOG = """\
 Example:
   actrec export runs/nucla/last.ckpt --out models/zoo/deepacts_graph_nucla
   actrec export runs/nucla/last.ckpt --float16 --out ~/nucla
+  actrec export runs/joints/last.ckpt runs/bones/last.ckpt --fuse softmax --out ~/two_streams
   actrec export my_package --simplify --float16 --out ~/my_package_again
   actrec export --network sem_net --option frames=32 --classes wave,point,walk --out ~/sem_net_untrained
 """
@@ -23,10 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `actrec export`."""
     parser.epilog = EPILOG
     parser.add_argument(
-        "source",
-        nargs="?",
+        "sources",
+        nargs="*",
         metavar="checkpoint",
-        help="of `actrec train`; with --float16 or --simplify also a package, or the name of one in the zoo",
+        help="of `actrec train`; with --float16, --simplify or --fuse also a package, or the name of one in the zoo",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the package; its name becomes the package's")
     add_data_argument(parser)
@@ -47,6 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="of a package: write its networks anew as this version does, simpler and faster, with the same logits",
     )
+    streams = parser.add_argument_group("of several networks, trained apart on the same classes and window")
+    streams.add_argument(
+        "--fuse",
+        choices=("softmax", "logits"),
+        help="one package of all, softmaxes or logits added as by `actrec eval --fuse`; without PyTorch's weights",
+    )
+    streams.add_argument("--weights", type=float, nargs="+", metavar="W", help="one each (default: all alike)")
     untrained = parser.add_argument_group("without a checkpoint", "a package to try or to measure a network with")
     untrained.add_argument("--network", help="its name; `actrec models` lists them")
     untrained.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="of the network; repeat")
@@ -63,33 +71,71 @@ def _seed(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Exports and checks against PyTorch; of a checkpoint, chooses the rejection threshold and scores the test part."""
-    if (args.source is None) == (args.network is None):
+    if (not args.sources) == (args.network is None):
         raise ConfigError("name either a checkpoint or a --network")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("actrec_models").setLevel(logging.INFO)
     if args.network is not None:
+        _refuse_streams(args)
         return _untrained(args)
     _refuse_with_source(args)
-    if _is_package(args.source):
-        return _again(args)
+    if args.fuse:
+        return _fused(args)
+    _refuse_streams(args)
+    source = args.sources[0]
+    if _is_package(source):
+        return _again(args, source)
     if args.simplify:
-        raise ConfigError(f"{args.source} is no package; what is exported from a checkpoint is simplified anyway")
+        raise ConfigError(f"{source} is no package; what is exported from a checkpoint is simplified anyway")
     export = importlib.import_module("actrec_models.export").export
-    written = export(
-        Path(args.source), args.out, args.data, args.overwrite, args.float16, not args.no_weights, args.root
+    written = export(Path(source), args.out, args.data, args.overwrite, args.float16, not args.no_weights, args.root)
+    _tell(written)
+    return 0
+
+
+def _fused(args: argparse.Namespace) -> int:
+    """Writes one package of several networks."""
+    if args.simplify:
+        raise ConfigError("--simplify is of one package; what is fused is simplified anyway")
+    fuse = importlib.import_module("actrec_models.fused").fuse
+    _tell(
+        fuse(
+            args.sources,
+            args.out,
+            args.data,
+            args.fuse,
+            args.weights or (),
+            overwrite=args.overwrite,
+            float16=args.float16,
+            root=args.root,
+        )
     )
+    return 0
+
+
+def _tell(written: ModelPackage) -> None:
+    """Says how good a package was found."""
     made = written.provenance
     measured = f"{made.accuracy:.1%} on the test part" if made.figures["test_clips"] else "not measured: no test part"
-    print(f"{written.path}: {measured}, rejection below {written.rejection.threshold:g}")
+    print(f"{written.path}: {measured}; {written.rejection.note}")
     _tell_float16(written)
-    return 0
+
+
+def _refuse_streams(args: argparse.Namespace) -> None:
+    """Refuses what is of several networks where there is one."""
+    if len(args.sources) > 1:
+        raise ConfigError(f"{len(args.sources)} networks become one package with --fuse softmax or --fuse logits")
+    if args.fuse or args.weights:
+        raise ConfigError(
+            f"--{'fuse' if args.fuse else 'weights'} is of several trained networks: name their checkpoints"
+        )
 
 
 def _refuse_with_source(args: argparse.Namespace) -> None:
     """Refuses what says how a network is made that is there already."""
     given = {"--option": args.option, "--classes": args.classes, "--seed": args.seed is not None, "--init": args.init}
     if named := [name for name, value in given.items() if value]:
-        raise ConfigError(f"{named[0]} goes with --network; {args.source} has its own")
+        raise ConfigError(f"{named[0]} goes with --network; {args.sources[0]} has its own")
 
 
 def _is_package(source: str) -> bool:
@@ -98,16 +144,16 @@ def _is_package(source: str) -> bool:
     return (path / DESCRIPTION).is_file() or (not path.exists() and source in {e.name for e in zoo.list_packages()})
 
 
-def _again(args: argparse.Namespace) -> int:
+def _again(args: argparse.Namespace, source: str) -> int:
     """Writes a copy of a package with other files of its network."""
     if not (args.float16 or args.simplify):
         raise ConfigError(
-            f"{args.source} is a package already; --float16 writes one with the network in float16 too, --simplify its "
+            f"{source} is a package already; --float16 writes one with the network in float16 too, --simplify its "
             "networks anew"
         )
     again = importlib.import_module("actrec_models.repackage").again
     written = again(
-        args.source, args.out, args.data, args.overwrite, float16=args.float16, simplify=args.simplify, root=args.root
+        source, args.out, args.data, args.overwrite, float16=args.float16, simplify=args.simplify, root=args.root
     )
     print(f"{written.path}: {', '.join(written.precisions)}")
     _tell_float16(written)

@@ -125,7 +125,7 @@ def _description(figures: dict[str, Any]) -> str:
     for spec in figures["inputs"]:
         lines.append(f"  input      {spec['name']} {spec['shape']}: {spec['modality']} of {spec['layout']}")
     lines += [
-        f"  rejection  unknown below {rejection['threshold']:g} ({rejection['calibrated_on'] or 'not calibrated'})",
+        f"  rejection  {_rejection(rejection)} ({rejection['calibrated_on'] or 'not calibrated'})",
         f"  trained on {_training(provenance)}",
         *([f"  live       {figures['live_note']}"] if figures["live_note"] else []),
         f"  licence    {provenance['licence']}",
@@ -133,6 +133,10 @@ def _description(figures: dict[str, Any]) -> str:
         f"  runs on    {figures['runs_on']}",
     ]
     return "\n".join(lines)
+
+
+def _rejection(rejection: dict[str, Any]) -> str:
+    return f"unknown below {rejection['threshold']:g}" if rejection["threshold"] else "none, it never says unknown"
 
 
 def _training(provenance: dict[str, Any]) -> str:

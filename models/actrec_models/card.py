@@ -12,7 +12,6 @@ def card(model: ModelPackage, name: str) -> str:
         return _untrained(model, name)
     provenance, figures, rejection = model.provenance, model.provenance.figures, model.rejection
     training = f"{provenance.dataset}, split {provenance.split}, {provenance.epochs} epochs, seed {provenance.seed}"
-    background = "" if rejection.background is None else f", beside a background logit of {rejection.background:g}"
     lower = _lower(model)
     accuracy = f"{provenance.accuracy:.1%} of {figures.get('test_clips', '?')} test clips (top-1, before rejection)"
     if figures.get("test_clips") == 0:
@@ -23,10 +22,11 @@ def card(model: ModelPackage, name: str) -> str:
         ("Accuracy", accuracy + (f", by {figures['judged_by']}" if "judged_by" in figures else "")),
         *([("Live", provenance.live_note)] if provenance.live_note else []),
         *lower,
-        ("Rejection", f"confidence below {rejection.threshold:g}{background} is `unknown`"),
+        ("Rejection", rejection.note),
         ("Chosen on", rejection.calibrated_on),
         ("Trained again by", f"`{provenance.recipe or provenance.command or '?'}`"),
         *_run(provenance),
+        *_streams(provenance),
         ("Source", _source(provenance)),
         ("Licence", provenance.licence),
     ]  # fmt: skip
@@ -67,6 +67,15 @@ def _run(provenance: Provenance) -> list[tuple[str, str]]:
         rows.append(("Training data", f"fingerprint {provenance.data_sha256[:16]}…"))
     if provenance.init:
         rows.append(("Began from", ", ".join(provenance.init)))
+    return rows
+
+
+def _streams(provenance: Provenance) -> list[tuple[str, str]]:
+    """The networks that a package was made of, where they were trained apart."""
+    rows = []
+    for part in provenance.figures.get("fused", []):
+        run = f"seed {part['seed']}, {part['epochs']} epochs, commit {part['commit'] or 'unknown'}"
+        rows.append((f"Of it {part['share']:.3g}", f"{part['name']}: {part['network']}, {run}"))
     return rows
 
 

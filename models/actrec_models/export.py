@@ -2,18 +2,16 @@
 
 import dataclasses
 import datetime
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 
-from actrec import config, features, folders, inference, package, schema
+from actrec import config, features, folders, package, schema
 from actrec.errors import PackageError
-from actrec_models import checkpoint, data, evaluation, half_precision, initial_weights, registry, rejection, training
+from actrec_models import checkpoint, initial_weights, judging, registry, training
 from actrec_models import provenance as provenances
 from actrec_models.card import card
 from actrec_models.networks.base import Network
@@ -66,32 +64,23 @@ def export(
     folders.check_place(folder, package.DESCRIPTION, overwrite)
     recipe, classes, network = load_checkpoint(source)
     content = to_onnx(network)
-    provenance = trained(recipe, provenances.of_checkpoint(checkpoint.read(source)))
-    draft = describe(recipe.model, recipe.options, classes, network, provenance)
-    draft = dataclasses.replace(draft, window=recipe.window(network))
-    draft, half = _with_half(draft, content) if float16 else (draft, {})
-    with tempfile.TemporaryDirectory() as scratch:
-        drafted = package.write(Path(scratch) / folder.name, draft, content, lower=half)
-        test = rejection.dataset_part(recipe, data_root, "test", root)
-        judged, figures = _judge(recipe, inference.load(drafted), network, test, (data_root, root))
-        if draft.float16 is not None and len(test):
-            found = _scores(recipe, inference.load(drafted, "onnxruntime", precision="float16"), test)
-            accuracy = float((found.argmax(axis=1) == test.labels).mean())
-            draft = dataclasses.replace(draft, float16=dataclasses.replace(draft.float16, accuracy=accuracy))
-    chosen_on = figures.pop("chosen_on", ())
-    figures = {**figures, **provenance.figures}
-    if chosen_on:
-        figures["recordings"] = list(dict.fromkeys([*figures.get("recordings", ()), *chosen_on]))
-    provenance = dataclasses.replace(provenance, accuracy=figures["accuracy"], figures=figures)
-    final = dataclasses.replace(draft, rejection=judged, provenance=provenance)
+    draft = described(source, recipe, classes, network)
     kept = _weights(network) if weights else None
-    return package.write(folder, final, content, kept, card(final, folder.name), overwrite, half)
+    return judging.write(draft, content, folder, recipe, (data_root, root), kept, overwrite=overwrite, float16=float16)
 
 
-def _with_half(draft: package.ModelPackage, content: bytes) -> tuple[package.ModelPackage, dict[str, bytes]]:
-    """The description with that of its network in float16, and this, as `package.write` takes it."""
-    half, described = half_precision.of_package(draft, content)
-    return dataclasses.replace(draft, float16=described), {"float16": half}
+def described(source: Path, recipe: Recipe, classes: Sequence[str], network: Network) -> package.ModelPackage:
+    """The description of a checkpoint's package before it is judged: no rejection, no accuracy.
+
+    Args:
+        source: The checkpoint.
+        recipe, classes, network: What `load_checkpoint` gives of it.
+    """
+    provenance = trained(recipe, provenances.of_checkpoint(checkpoint.read(source)))
+    figures = {"parameters": _parameters(network), **provenance.figures}
+    provenance = dataclasses.replace(provenance, figures=figures)
+    draft = describe(recipe.model, recipe.options, classes, network, provenance)
+    return dataclasses.replace(draft, window=recipe.window(network))
 
 
 def export_network(
@@ -137,14 +126,14 @@ def export_network(
         licence="that of the initial weights" if init else "none needed: random weights",
         recipe=_command(name, options, init, classes, folder),
         commit=provenances.commit(),
-        created=_now(),
+        created=now(),
         figures={"parameters": _parameters(network), "streams": len(features.modalities(network.input_specs))},
     )
     content = to_onnx(network)
-    described = describe(name, options, classes, network, provenance)
-    described, half = _with_half(described, content) if float16 else (described, {})
+    draft = describe(name, options, classes, network, provenance)
+    draft, half = judging.with_half(draft, content) if float16 else (draft, {})
     weights = _weights(network) if init else None
-    return package.write(folder, described, content, weights, card(described, folder.name), overwrite, half)
+    return package.write(folder, draft, content, weights, card(draft, folder.name), overwrite, half)
 
 
 def trained(recipe: Recipe, run: dict[str, Any]) -> package.Provenance:
@@ -155,10 +144,10 @@ def trained(recipe: Recipe, run: dict[str, Any]) -> package.Provenance:
         seed=recipe.seed,
         epochs=run["epochs"],
         accuracy=0.0,
-        licence=_of_dataset(recipe.dataset, "licence"),
+        licence=judging.of_dataset(recipe.dataset, "licence"),
         recipe=recipe.command,
         commit=run.get("commit", provenances.commit()),
-        created=_now(),
+        created=now(),
         settings=schema.plain(recipe.as_dict()),
         data_sha256=run.get("data_sha256", ""),
         init=tuple(run.get("init") or ()),
@@ -209,55 +198,6 @@ def _parameters(network: Network) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
-def _of_dataset(name: str, attribute: str) -> str:
-    """What the dataset called `name`, or else any, says of itself."""
-    kind = data.DATASETS.get(name) if name in data.DATASETS.names() else data.Source
-    return str(getattr(kind, attribute))
-
-
-def _scores(recipe: Recipe, session: inference.Session, clips: data.ClipDataset) -> np.ndarray:
-    """Logits [N, classes]."""
-    logits: np.ndarray = evaluation.score(session, clips, recipe.clips).logits
-    return logits
-
-
-def _judge(
-    recipe: Recipe,
-    session: inference.Session,
-    network: Network,
-    test: data.ClipDataset,
-    roots: tuple[str, str],
-) -> tuple[package.Rejection, dict[str, Any]]:
-    """The rejection, and the figures of the card; `roots` are of all datasets and of the recipe's."""
-    scores = _scores(recipe, session, test) if len(test) else np.zeros((0, len(test.classes)), np.float32)
-    right = scores.argmax(axis=1) == test.labels
-    figures: dict[str, Any] = {
-        "accuracy": float(right.mean()) if len(test) else 0.0,
-        "test_clips": len(test),
-        "parameters": _parameters(network),
-        "streams": len(features.modalities(network.input_specs)),
-    }
-    if recipe.clips != "live" and len(test):
-        live = evaluation.score(session, test, "live").logits
-        figures.update(clips=recipe.clips, live_accuracy=float((live.argmax(axis=1) == test.labels).mean()))
-    if caveat := _of_dataset(recipe.dataset, "caveat"):
-        figures["caveat"] = caveat
-    missing = rejection.hindrance(recipe, network.input_specs, *roots)
-    if missing:
-        return package.Rejection(calibrated_on=f"not calibrated: {missing}"), figures
-    chosen, described = rejection.calibrate(recipe, session, *roots)
-    judged = package.Rejection(chosen.threshold, 1.0, described, chosen.background)
-    # The threshold has seen a person's own recordings: no later evaluation may count them as new.
-    figures["chosen_on"] = recipe.own_unknown(roots[0], "train", roots[1]).identities()
-    if not len(test):
-        return judged, figures
-    accepted = chosen.confidence(scores) >= chosen.threshold
-    unknown = chosen.confidence(rejection.unknown_logits(recipe, session, roots[0], "test", roots[1]))
-    figures.update(test_rejected=float((~accepted).mean()), test_right_and_accepted=float((accepted & right).mean()))
-    if len(unknown):
-        figures.update(unknown_rejected=float((unknown < chosen.threshold).mean()), unknown_clips=len(unknown))
-    return judged, figures
-
-
-def _now() -> str:
+def now() -> str:
+    """The time, as a package says when it was made."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

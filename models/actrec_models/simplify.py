@@ -52,7 +52,9 @@ def _keep_off_subnormals(graph: Any) -> None:
     half of a network's time went there.
     """
     final = {value.name for value in graph.output}
-    guarded = {node.input[0] for node in graph.node if node.op_type == "Max" and _TINY_NAME in node.input}
+    # Where graphs were joined, the name has a prefix.
+    guards = [node for node in graph.node if node.op_type == "Max" and node.input[-1].endswith(_TINY_NAME)]
+    guarded = {node.input[0] for node in guards}
     found = [n for n in graph.node if n.op_type == "Softmax" and not {n.output[0]} & (final | guarded)]
     if not found:
         return

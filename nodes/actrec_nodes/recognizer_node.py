@@ -317,6 +317,8 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         provenance = session.package.provenance
         if provenance.live_note and provenance.figures["live_accuracy"] < provenance.accuracy:
             self.get_logger().warning(f"model {session.package.name} was judged on {provenance.live_note}")
+        if not session.package.rejection.threshold:
+            self.get_logger().warning(f"model {session.package.name} {session.package.rejection.note}")
 
     def _loaded(self, problem: str, loaded: Future | None) -> None:
         if self._inputs is not None and not problem:

@@ -218,6 +218,14 @@ def test_a_model_of_cut_out_recordings_is_told_of(make: Make, tiny: str, tmp_pat
     )
 
 
+def test_a_model_that_never_says_unknown_is_told_of(make: Make, tiny: str, tmp_path: Path, capfd: Any) -> None:
+    graph = make(model=tiny)
+    assert graph.start()
+    assert "never says" not in capfd.readouterr().err
+    assert graph.load_model(str(write_tiny(tmp_path / "sure", threshold=0.0).path)).success
+    assert "model sure never says `unknown`, whatever it sees" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("fault", ["missing", "corrupt", "foreign"])
 def test_bad_model_leaves_the_loaded_one(make: Make, tiny: str, tmp_path: Path, fault: str) -> None:
     graph = make(model=tiny)

@@ -14,7 +14,6 @@ from actrec.errors import PackageError
 from actrec.inference import Session
 from actrec.inference.session import Shape
 from actrec_models import checkpoint, export
-from actrec_models import provenance as provenances
 from actrec_models.networks.base import Network
 
 SUFFIX = ".ckpt"
@@ -111,9 +110,7 @@ def open_model(
 
 def _open_checkpoint(path: Path) -> Model:
     recipe, classes, network = export.load_checkpoint(path)
-    provenance = export.trained(recipe, provenances.of_checkpoint(checkpoint.read(path)))
-    described = export.describe(recipe.model, recipe.options, classes, network, provenance)
-    described = dataclasses.replace(described, window=recipe.window(network), path=path.resolve())
+    described = dataclasses.replace(export.described(path, recipe, classes, network), path=path.resolve())
     # A run's folder tells its checkpoints from another run's: they are all called `last.ckpt`.
     name = f"{path.resolve().parent.name}/{path.name}"
     return Model(name, Session(described, TorchBackend(network), warm_up_runs=0), recipe.clips)

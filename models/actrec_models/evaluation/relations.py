@@ -98,9 +98,11 @@ def _no_repetitions(models: Sequence[Model]) -> str:
     first, seen = models[0], {models[0].package.provenance.seed: models[0]}
     for model in models[1:]:
         ours, theirs = first.package, model.package
-        for what in ("family", "variant", "labels", "window", "inputs"):
-            if _plain(getattr(ours, what)) != _plain(getattr(theirs, what)):
-                return f"{first.name} and {model.name} differ by their {what}"
+        different = [
+            what for what in ("family", "variant", "labels", "window") if getattr(ours, what) != getattr(theirs, what)
+        ]
+        if different or comparable(ours.inputs) != comparable(theirs.inputs):
+            return f"{first.name} and {model.name} differ by their {(*different, 'inputs')[0]}"
         for what in ("dataset", "split"):
             if getattr(ours.provenance, what) != getattr(theirs.provenance, what):
                 return f"{first.name} and {model.name} were trained on another {what}"
@@ -114,12 +116,10 @@ def _no_repetitions(models: Sequence[Model]) -> str:
     return ""
 
 
-def _plain(value: Any) -> Any:
+def comparable(specs: Sequence[InputSpec]) -> tuple[list[InputSpec], str]:
     """Inputs with all options of their features, which a package from before one of these does not name."""
-    if not (isinstance(value, (list, tuple)) and value and all(isinstance(spec, InputSpec) for spec in value)):
-        return value
-    bare = [dataclasses.replace(spec, preprocessing={}, shape=tuple(spec.shape)) for spec in value]
-    options = [dataclasses.asdict(feature(spec.modality).options(spec)) for spec in value]
+    bare = [dataclasses.replace(spec, preprocessing={}, shape=tuple(spec.shape)) for spec in specs]
+    options = [dataclasses.asdict(feature(spec.modality).options(spec)) for spec in specs]
     return bare, json.dumps(options)  # which makes lists of tuples, as a package does
 
 

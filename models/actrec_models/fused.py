@@ -1,0 +1,255 @@
+"""Networks trained apart as one package: the streams that `actrec eval --fuse` adds up, for a robot to run."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from actrec import config, folders, package, zoo
+from actrec.errors import ConfigError, PackageError
+from actrec.package import InputSpec, ModelPackage, Provenance
+from actrec_models import export, judging, weight_files
+from actrec_models import provenance as provenances
+from actrec_models.evaluation import fusion
+from actrec_models.evaluation.relations import comparable
+from actrec_models.fused_graph import joined
+from actrec_models.onnx_graph import PARITY, inputs_for, to_onnx
+from actrec_models.recipe import Recipe
+
+_CLIPS = 3
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One of the networks.
+
+    Attributes:
+        name: Of the package, or run and file of the checkpoint.
+        described: What its package says, or would.
+        content: Its network as ONNX.
+        recipe: It was trained by; None for a package from before packages kept it.
+        identity: Name and hash of the checkpoint, or of the package's network.
+    """
+
+    name: str
+    described: ModelPackage
+    content: bytes
+    recipe: Recipe | None
+    identity: str
+
+
+def fuse(
+    sources: Sequence[str | Path],
+    folder: Path,
+    data_root: str,
+    how: str = "softmax",
+    weights: Sequence[float] = (),
+    *,
+    overwrite: bool = False,
+    float16: bool = False,
+    root: str = "",
+) -> ModelPackage:
+    """Writes one package of several networks, with its own rejection threshold and accuracy.
+
+    It is judged by the recipe of the first that names actions outside the classes, or else of the first that has one.
+
+    Args:
+        sources: Checkpoints of `actrec train`, packages, or names of packages in the zoo.
+        folder: Where to; its name becomes the package's.
+        data_root: Folder that holds a folder a dataset.
+        how: "softmax" or "logits" (`evaluation.fusion.fuse`).
+        weights: One a network, above 0; none for all alike.
+        overwrite: Replace a package that is there.
+        float16: Write the network in half precision beside it.
+        root: Folder of their dataset itself; empty for its own in `data_root`.
+
+    Raises:
+        ConfigError: Too few networks, or weights that do not fit.
+        PackageError: A source is none, the networks are not streams of one, or none of them tells its recipe.
+    """
+    if len(sources) < 2:
+        raise ConfigError(f"--fuse needs two networks or more, got {sources[0] if sources else 'none'} alone")
+    fusion.check_how(how)
+    shares = fusion.normalised(weights, len(sources))
+    if (shares == 0).any():
+        raise ConfigError(f"{sources[int(np.argmin(shares))]} has weight 0: leave it out")
+    folders.check_place(folder, package.DESCRIPTION, overwrite)
+    streams = [_open(source) for source in sources]
+    for other in streams[1:]:
+        _check(streams[0], other)
+    recipe = _recipe(streams)
+    inputs, names = _inputs([stream.described for stream in streams])
+    content = joined([stream.content for stream in streams], names, how, shares.tolist())
+    draft = _described(streams, recipe, inputs, how, shares, folder.name)
+    _check_parity(draft, content, streams, names, how, shares)
+    return judging.write(draft, content, folder, recipe, (data_root, root), overwrite=overwrite, float16=float16)
+
+
+def _open(source: str | Path) -> Stream:
+    """A checkpoint, a package's folder or the name of one in the zoo."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        trained, classes, network = export.load_checkpoint(path)
+        described = export.described(path, trained, classes, network)
+        name = f"{path.resolve().parent.name}/{path.name}"
+        return Stream(name, described, to_onnx(network), trained, weight_files.identity(path))
+    found = zoo.find(source)
+    settings = found.provenance.settings
+    recipe = config.build(Recipe, settings) if settings else None
+    return Stream(found.name, found, found.read_onnx(), recipe, f"{found.name} sha256:{found.provenance.onnx_sha256}")
+
+
+def _check(first: Stream, other: Stream) -> None:
+    """Refuses what is no stream of the same network.
+
+    Raises:
+        PackageError: Says by what the two differ.
+    """
+    ours, theirs = first.described, other.described
+    for what in ("labels", "window", "bodies"):
+        if getattr(ours, what) != getattr(theirs, what):
+            told = "" if what == "labels" else f" ({getattr(ours, what)} and {getattr(theirs, what)})"
+            raise PackageError(
+                f"{first.name} and {other.name} differ by their {what}{told}: they are no streams of one"
+            )
+    for what in ("dataset", "split"):
+        trained = [getattr(each.provenance, what) for each in (ours, theirs)]
+        if trained[0] != trained[1]:
+            raise PackageError(f"{first.name} was trained on {what} {trained[0]}, {other.name} on {trained[1]}")
+    options = [each.provenance.settings.get("dataset_options", {}) for each in (ours, theirs)]
+    if options[0] != options[1] and ours.provenance.settings and theirs.provenance.settings:
+        raise PackageError(
+            f"{first.name} was trained with dataset_options {options[0]}, {other.name} with {options[1]}"
+        )
+    taken = [each.provenance.settings.get("clips", "live") for each in (ours, theirs)]
+    if taken[0] != taken[1]:
+        raise PackageError(f"{first.name} looks at {taken[0]} recordings, {other.name} at {taken[1]} ones")
+
+
+def _recipe(streams: Sequence[Stream]) -> Recipe:
+    known = [stream.recipe for stream in streams if stream.recipe is not None]
+    if not known:
+        raise PackageError(
+            f"none of {', '.join(stream.name for stream in streams)} tells the recipe that it was trained by, so that "
+            "nothing says what to judge them on: name a checkpoint, or export one of them again from its own"
+        )
+    return next((recipe for recipe in known if recipe.unknown_dataset), known[0])
+
+
+def _inputs(streams: Sequence[ModelPackage]) -> tuple[tuple[InputSpec, ...], list[dict[str, str]]]:
+    """The inputs of all, those that are alike once, and each stream's own names of them to theirs."""
+    made: list[InputSpec] = []
+    names = []
+    for stream in streams:
+        own = {}
+        for spec in stream.inputs:
+            same = next((one for one in made if _alike(one, spec)), None)
+            if same is None:
+                taken = {one.name for one in made}
+                numbered = (f"{spec.name}_{k}" for k in range(2, len(made) + 3))
+                free = spec.name if spec.name not in taken else next(name for name in numbered if name not in taken)
+                same = dataclasses.replace(spec, name=free)
+                made.append(same)
+            own[spec.name] = same.name
+        names.append(own)
+    return tuple(made), names
+
+
+def _alike(one: InputSpec, other: InputSpec) -> bool:
+    return bool(comparable([one]) == comparable([dataclasses.replace(other, name=one.name)]))
+
+
+def _described(
+    streams: Sequence[Stream],
+    recipe: Recipe,
+    inputs: tuple[InputSpec, ...],
+    how: str,
+    shares: np.ndarray,
+    name: str,
+) -> ModelPackage:
+    first = streams[0].described
+    families = list(dict.fromkeys(stream.described.family for stream in streams))
+    return dataclasses.replace(
+        first,
+        family=" + ".join(families),
+        variant=f"{len(streams)} networks, {'softmaxes' if how == 'softmax' else 'logits'} added "
+        + " : ".join(f"{share:.3g}" for share in shares),
+        inputs=inputs,
+        rejection=package.Rejection(),
+        provenance=_provenance(streams, recipe, how, shares, name),
+        float16=None,
+        int8=None,
+        path=Path(),
+    )
+
+
+def _provenance(streams: Sequence[Stream], recipe: Recipe, how: str, shares: np.ndarray, name: str) -> Provenance:
+    each = [stream.described.provenance for stream in streams]
+    weights = " ".join(f"{share:g}" for share in shares)
+    last = f"actrec export {' '.join(s.name for s in streams)} --fuse {how} --weights {weights} --out {name}"
+    recordings = list(dict.fromkeys(one for part in each for one in part.figures.get("recordings", ())))
+    figures: dict[str, Any] = {
+        "parameters": sum(part.figures.get("parameters", 0) for part in each),
+        "fused": [_told(*pair) for pair in zip(streams, shares.tolist(), strict=True)],
+        **({"recordings": recordings} if recordings else {}),
+    }
+    return dataclasses.replace(
+        export.trained(recipe, {"epochs": sum(part.epochs for part in each), "commit": provenances.commit()}),
+        recipe=" && ".join(dict.fromkeys([*filter(None, (part.recipe for part in each)), last])),
+        command=last,
+        data_sha256=each[0].data_sha256 if len({part.data_sha256 for part in each}) == 1 else "",
+        hours=round(sum(part.hours for part in each), 4),
+        packages=provenances.packages(),
+        figures=figures,
+    )
+
+
+def _told(stream: Stream, share: float) -> dict[str, Any]:
+    """What the package keeps of one of its networks."""
+    described, trained = stream.described, stream.described.provenance
+    return {
+        "name": stream.name,
+        "share": round(share, 6),
+        "network": f"{described.family} ({described.variant})",
+        "seed": trained.seed,
+        "epochs": trained.epochs,
+        "hours": trained.hours,
+        "commit": trained.commit,
+        "trained_on": trained.trained_on,
+        "init": list(trained.init),
+        "file": stream.identity,
+    }
+
+
+def _check_parity(
+    draft: ModelPackage,
+    content: bytes,
+    streams: Sequence[Stream],
+    names: Sequence[dict[str, str]],
+    how: str,
+    shares: np.ndarray,
+) -> None:
+    """Refuses a graph whose probabilities are not those of its streams, on clips of simulated people.
+
+    Raises:
+        PackageError: They differ.
+    """
+    inputs = inputs_for(draft.inputs, draft.window, draft.bodies, _CLIPS)
+    logits = [
+        _run(stream.content, {own: inputs[shared] for own, shared in known.items()})
+        for stream, known in zip(streams, names, strict=True)
+    ]
+    expected = fusion.fuse(logits, how, shares.tolist())
+    difference = float(np.abs(fusion.softmax(_run(content, inputs)) - expected).max())
+    if not difference <= PARITY:
+        raise PackageError(f"fused, the probabilities differ by {difference:.2g} from the networks' own: not written")
+
+
+def _run(content: bytes, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    logits: np.ndarray = session.run(None, inputs)[0]
+    return logits

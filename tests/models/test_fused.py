@@ -1,0 +1,222 @@
+"""`actrec export … --fuse`: networks trained apart as one package, whose scores are those of `actrec eval --fuse`."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from actrec import inference, package
+from actrec.cli import main
+from actrec.package import InputSpec, Provenance, WindowSpec
+from actrec_models import data, fused
+from actrec_models.evaluation import fusion
+from actrec_models.export import load_checkpoint
+from actrec_models.fused_graph import joined
+from actrec_models.onnx_graph import inputs_for
+from actrec_models.recipe import Recipe
+from actrec_models.simplify import simplified
+from actrec_models.training import Machine
+from tests.models import children
+from tests.models.made_up import skeletons
+from tests.models.places import PLACES, TARGETS
+from tests.tiny_model import FRAMES, RAW, averaging_onnx, person_at, projecting_onnx, tiny_description, tiny_onnx
+
+SETTINGS = {"dataset": "places_train", "split": "all", "unknown_dataset": "", "augment": False}
+SPECS = {
+    "raw": InputSpec("body", "body", "kinect_v2_25", (1, 3, FRAMES, 25), "m", RAW),
+    "centred": InputSpec("body", "body", "kinect_v2_25", (1, 3, FRAMES, 25), "m", {**RAW, "centre": "spine_base"}),
+}
+
+
+@pytest.fixture(autouse=True)
+def places(monkeypatch):
+    monkeypatch.setattr(data.DATASETS, "_targets", {**data.DATASETS._targets, **TARGETS})
+
+
+def write(folder, spec="raw", seed=1, settings: Any = SETTINGS, content=None, **changes):
+    """A package that says that it was trained on people who stand at places; its path as text."""
+    of = Provenance(
+        "places_train", "all", seed, 3, 0.0, "none", f"train {folder.name}", "c0ffee", "2025-01-01T00:00:00"
+    )
+    of = dataclasses.replace(of, settings=dict(settings), figures={"parameters": 100 * seed}, **changes.pop("of", {}))
+    described = dataclasses.replace(tiny_description(), provenance=of, **{"inputs": (SPECS[spec],), **changes})
+    network = content or (tiny_onnx() if spec == "raw" else projecting_onnx(described.inputs, seed=seed))
+    package.write(folder, described, network)
+    return str(folder)
+
+
+def export(*arguments, status=0):
+    assert main(["export", *map(str, arguments), "--data", "nowhere"]) == status
+
+
+def probabilities(capsys, tmp_path, models, *arguments):
+    """The figures that `actrec eval` prints, and every clip's probabilities."""
+    out = tmp_path / "report"
+    command = ["eval", *map(str, models), *arguments, "--data", "nowhere", "--json", "--quiet", "--threads", "1"]
+    assert main([*command, "--report", str(out)]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    rows = (out / f"predictions_{'_'.join(Path(model).name for model in models)}.csv").read_text().splitlines()[1:]
+    return figures, np.array([[float(value) for value in row.split(",")[-3:]] for row in rows])
+
+
+@pytest.mark.parametrize(("how", "weights"), [("softmax", ["1", "0.6"]), ("logits", ["1", "2"]), ("softmax", [])])
+def test_scores_are_those_of_the_fused_streams(tmp_path, capsys, monkeypatch, how, weights):
+    streams = [write(tmp_path / "one"), write(tmp_path / "other", "centred", seed=2)]
+    weighed = ["--weights", *weights] if weights else []
+    export(*streams, "--fuse", how, *weighed, "--out", tmp_path / "both")
+    assert f"{tmp_path}/both: " in capsys.readouterr().out
+    made, ours = probabilities(capsys, tmp_path, [tmp_path / "both"])
+    apart, theirs = probabilities(capsys, tmp_path, streams, "--fuse", how, *weighed)
+    np.testing.assert_allclose(ours, theirs, atol=2e-6)
+    assert made["accuracy"] == apart["fusion"]["accuracy"] == package.load(tmp_path / "both").provenance.accuracy
+    session = inference.load(tmp_path / "both")
+    clip = {"bodies": np.tile(person_at(*PLACES[0][2:4]), (1, FRAMES, 1, 1))}
+    np.testing.assert_allclose(session.predict(clip).probabilities, ours[0], atol=2e-6)
+
+
+def test_the_package_tells_what_it_is_made_of(tmp_path):
+    streams = [
+        write(tmp_path / "one", of={"hours": 1.0, "data_sha256": "ab"}),
+        write(tmp_path / "other", "centred", seed=2, of={"hours": 0.5, "data_sha256": "ab"}),
+    ]
+    export(*streams, "--fuse", "softmax", "--weights", "2", "1", "--float16", "--out", tmp_path / "both")
+    made = package.load(tmp_path / "both")
+    trained = made.provenance
+    assert made.variant == "2 networks, softmaxes added 0.667 : 0.333"
+    assert made.precisions == ("float32", "float16") and made.float16.accuracy is not None
+    assert [spec.name for spec in made.inputs] == ["body", "body_2"]  # not prepared alike
+    assert (trained.epochs, trained.hours, trained.data_sha256) == (6, 1.5, "ab")
+    assert trained.figures["parameters"] == 300
+    assert [part["name"] for part in trained.figures["fused"]] == ["one", "other"]
+    again = "actrec export one other --fuse softmax --weights 0.666667 0.333333 --out both"
+    assert trained.recipe == f"train one && train other && {again}"
+    card = (tmp_path / "both/README.md").read_text()
+    assert "| Of it 0.667 | one: deepacts_graph (tiny), seed 1, 3 epochs, commit c0ffee |" in card
+    assert trained.settings["dataset"] == "places_train" and "clips" in trained.settings
+
+
+def test_inputs_that_are_alike_are_made_once(tmp_path):
+    older = dataclasses.replace(SPECS["raw"], name="joints", shape=[1, 3, FRAMES, 25])
+    content = projecting_onnx([older], seed=3)
+    streams = [write(tmp_path / "one"), write(tmp_path / "other", inputs=(older,), content=content)]
+    export(*streams, "--fuse", "softmax", "--out", tmp_path / "both")
+    assert [spec.name for spec in package.load(tmp_path / "both").inputs] == ["body"]
+
+
+def test_a_graph_that_scores_otherwise_is_not_written(tmp_path, capsys, monkeypatch):
+    streams = [write(tmp_path / "one"), write(tmp_path / "other", "centred", seed=2)]
+    whole = fused.joined
+    monkeypatch.setattr(fused, "joined", lambda contents, names, how, shares: whole(contents, names, how, [0.9, 0.1]))
+    export(*streams, "--fuse", "softmax", "--out", tmp_path / "both", status=1)
+    assert "fused, the probabilities differ by 0." in capsys.readouterr().err
+    assert not (tmp_path / "both").exists()
+
+
+def test_how_strong_the_logits_are_is_kept():
+    """Two classes far below the others are none; the softmax alone would not know."""
+    rng = np.random.default_rng(0)
+    weights = [rng.normal(0, 30, (1, 4)), rng.normal(0, 30, (1, 4)) - 60]
+    parts = [averaging_onnx([SPECS["raw"]], each) for each in weights]
+    shares = [0.75, 0.25]
+    made = joined(parts, [{"body": "body"}] * 2, "softmax", shares)
+    x = rng.normal(2, 1, (5, 1, 3, FRAMES, 25)).astype(np.float32)
+    logits = [_run(part, x) for part in parts]
+    found = _run(made, x).astype(np.float64)
+    np.testing.assert_allclose(fusion.softmax(found), fusion.fuse(logits, "softmax", shares), atol=1e-6)
+    strength = sum(
+        share * np.log(np.exp(each.astype(np.float64)).sum(1)) for share, each in zip(shares, logits, strict=True)
+    )
+    np.testing.assert_allclose(np.log(np.exp(found).sum(1)), strength, atol=1e-4)
+
+
+def _run(content, x):
+    return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"]).run(None, {"body": x})[0]
+
+
+def test_runs_are_fused_as_they_were_trained(tmp_path, monkeypatch):
+    torch.set_num_threads(1)
+    monkeypatch.setattr(data, "create", lambda name, root, **options: skeletons())
+    machine = Machine(accelerator="cpu", workers=0)
+    runs = [
+        children.run(tmp_path / f"run{seed}", machine, dataset="nucla", split="view", seed=seed, epochs=seed)
+        for seed in (1, 2)
+    ]
+    made = fused.fuse(runs, tmp_path / "both", "", "logits")
+    networks = made.provenance.figures["fused"]
+    assert [(part["name"], part["seed"], part["epochs"]) for part in networks] == [
+        ("run1/last.ckpt", 1, 1),
+        ("run2/last.ckpt", 2, 2),
+    ]
+    assert all(part["file"].startswith("last.ckpt sha256:") for part in networks)
+    assert made.family == "sem_net" and made.provenance.data_sha256 == skeletons().fingerprint()
+    session = inference.load(made.path)
+    inputs = inputs_for(made.inputs, made.window, made.bodies, 2)
+    with torch.no_grad():
+        nets = [load_checkpoint(run)[2] for run in runs]
+        apart = [net(**{name: torch.from_numpy(value) for name, value in inputs.items()}).numpy() for net in nets]
+    np.testing.assert_allclose(session.backend.run(inputs), (apart[0] + apart[1]) / 2, atol=1e-5)
+    content = made.read_onnx()
+    assert guards(simplified(content)) == guards(content) > 0, "a softmax is kept off subnormal numbers once"
+
+
+def guards(content):
+    return sum(node.op_type == "Max" for node in onnx.load_model_from_string(content).graph.node)
+
+
+def test_a_recipe_that_names_other_actions_chooses_the_threshold(tmp_path):
+    plain, knowing = (dataclasses.replace(Recipe(), unknown_dataset=name) for name in ("", "utd_mhad"))
+    streams = [fused.Stream(str(k), tiny_description(), b"", each, "") for k, each in enumerate([None, plain, knowing])]
+    assert fused._recipe(streams) is knowing
+    assert fused._recipe(streams[:2]) is plain
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": ("left", "right", "up")}, "one and other differ by their labels: they are no streams of one"),
+        ({"window": WindowSpec(3.0, FRAMES)}, "differ by their window (WindowSpec(seconds=2.0, frames=8"),
+        ({"of": {"split": "none"}}, "one was trained on split all, other on none"),
+        ({"of": {"dataset": "places"}}, "one was trained on dataset places_train, other on places"),
+        ({"settings": {**SETTINGS, "clips": "stretched"}}, "one looks at live recordings, other at stretched ones"),
+        ({"settings": {**SETTINGS, "dataset_options": {"fold": 2}}}, "other with {'fold': 2}"),
+    ],
+)
+def test_what_is_no_stream_of_the_same_is_refused(tmp_path, capsys, changes, message):
+    streams = [write(tmp_path / "one"), write(tmp_path / "other", **changes)]
+    export(*streams, "--fuse", "softmax", "--out", tmp_path / "both", status=1)
+    said = capsys.readouterr().err.strip()
+    assert message in said and len(said.splitlines()) == 1
+    assert not (tmp_path / "both").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["one", "--fuse", "softmax"], "--fuse needs two networks or more, got one alone"),
+        (["one", "other"], "2 networks become one package with --fuse softmax or --fuse logits"),
+        (["one", "--weights", "1"], "--weights is of several trained networks"),
+        (["one", "other", "--fuse", "softmax", "--weights", "1"], "1 weights for 2 streams"),
+        (["one", "other", "--fuse", "softmax", "--weights", "1", "0"], "other has weight 0: leave it out"),
+        (["one", "other", "--fuse", "softmax", "--simplify"], "--simplify is of one package"),
+        (["one", "other", "--fuse", "softmax", "--classes", "a,b"], "--classes goes with --network"),
+        (["--network", "sem_net", "--fuse", "softmax"], "--fuse is of several trained networks"),
+    ],
+)
+def test_wrong_use_is_said_in_one_line(tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "one"), write(tmp_path / "other")
+    export(*arguments, "--out", "both", status=2)
+    said = capsys.readouterr().err.strip()
+    assert message in said and len(said.splitlines()) == 1
+
+
+def test_packages_that_tell_no_recipe_are_refused(tmp_path, capsys):
+    streams = [write(tmp_path / name, settings={}) for name in ("one", "other")]
+    export(*streams, "--fuse", "softmax", "--out", tmp_path / "both", status=1)
+    assert "none of one, other tells the recipe that it was trained by" in capsys.readouterr().err
