@@ -87,3 +87,11 @@ def test_they_are_refused_where_there_are_no_hands(data_root):
 def test_out_of_range_is_refused(settings):
     with pytest.raises(ConfigError, match=next(iter(settings))):
         only(**settings)
+
+
+def test_a_joint_that_is_never_seen_costs_no_other_of_a_hand(hands):
+    for lost in (HAND_22.index["wrist"], HAND_22.index["index_first"]):
+        seen = hands.copy()
+        seen[:, :, lost] = np.nan
+        varied = vary_hands(seen, Augmentation(missing=0.0), np.random.default_rng(1))
+        np.testing.assert_array_equal(np.isnan(varied), np.isnan(seen))

@@ -110,6 +110,43 @@ def test_a_clip_follows_another_without_a_jump(nucla):
     assert joined.label == clip.label
 
 
+def test_a_clip_follows_one_of_another_number_of_people(nucla):
+    one, other = nucla["train"][0], nucla["train"][40]
+    two = dataclasses.replace(other, bodies=np.concatenate([other.bodies, other.bodies + np.float32(0.5)]))
+    after_two = augment.follow(two, one, np.random.default_rng(1))
+    np.testing.assert_array_equal(after_two.bodies, augment.follow(other, one, np.random.default_rng(1)).bodies)
+    after_one = augment.follow(one, two, np.random.default_rng(1)).bodies
+    before = len(one.stamps_ns)
+    np.testing.assert_array_equal(after_one[0], augment.follow(one, other, np.random.default_rng(1)).bodies[0])
+    assert np.isnan(after_one[1, :before]).all() and not np.isnan(after_one[1, before:]).any()
+
+
+@pytest.mark.parametrize("joint", ["spine_base", "spine_mid", "elbow_left"])
+def test_a_joint_that_is_never_seen_costs_no_other(nucla, joint):
+    """Somebody behind a table has no hips; arms and head are all that there is to learn from."""
+    lost, rng = KINECT_V2_25.index[joint], np.random.default_rng(1)
+    bodies = nucla["train"][0].window(5.0, 60)
+    bodies[:, :, lost] = np.nan
+    options = augment.Augmentation(missing=0.0, exchange=0.0, mirror=False)
+    varied = augment.vary_bodies(bodies, options, rng)
+    assert np.isnan(varied[:, :, lost]).all()
+    kept = np.delete(varied - bodies, lost, axis=2)
+    assert np.abs(kept).max() < 1.5  # noise, a tilt of 15 degrees about somebody 2 m tall, bones 10 % longer
+    still = augment.Augmentation(missing=0.0, exchange=0.0, mirror=False, tilt_deg=0.0, noise_m=0.0, bias_m=0.0)
+    bodies[:] = bodies[:, :1]
+    np.testing.assert_array_equal(np.ptp(np.delete(augment.vary_bodies(bodies, still, rng), lost, axis=2), axis=1), 0)
+
+
+def test_made_up_actions_are_of_a_pose_that_is_seen(nucla):
+    clip = nucla["train"][0]
+    bodies = clip.bodies.copy()
+    bodies[:, : len(clip.stamps_ns) // 2] = np.nan
+    bodies[:, :, KINECT_V2_25.index["spine_mid"]] = np.nan
+    late = dataclasses.replace(clip, bodies=bodies)
+    for seed in range(10):
+        assert np.isfinite(outliers.other_action(late, 5.0, 60, np.random.default_rng(seed))).all()
+
+
 def test_exchanged_sides_come_back(nucla):
     bodies = nucla["train"][0].window(5.0, 60)
     changed = bodies.copy()

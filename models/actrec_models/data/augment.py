@@ -4,6 +4,7 @@ Time first (speed, frame rate, where the window ends), then the body (tilt, prop
 in metres before normalisation, then what normalisation does not remove (turn and size).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,8 @@ _BRANCHES = tuple(
     )
 )
 _LEGS = tuple(KINECT_V2_25.index[f"{j}_{s}"] for s in ("left", "right") for j in ("knee", "ankle", "foot"))
+_OUTWARDS = (1, 20, 2, 3, 4, 5, 6, 7, 21, 22, 8, 9, 10, 11, 23, 24, 12, 13, 14, 15, 16, 17, 18, 19)
+"""All joints but the root, parents first."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,11 @@ def follow(before: Clip, clip: Clip, rng: np.random.Generator, layout: str = "ki
     """`clip` as it goes on from where the person of `before` stands: what a live window shows of a second action."""
     pause = round(rng.uniform(0.2, 0.6) * NANOSECONDS)
     root = layouts.get(layout).index["palm" if layout == "hand_22" else "spine_base"]
-    moved = before.bodies + (clip.bodies[:, :1, root] - before.bodies[:, -1:, root])[:, :, None]
+    people, own = before.bodies[: len(clip.bodies)], clip.bodies
+    # Who is in the second clip alone comes into view with it.
+    absent = np.full((len(own) - len(people), *people.shape[1:]), np.nan, np.float32)
+    people = np.concatenate([people, absent])
+    moved = people + (own[:, :1, root] - people[:, -1:, root])[:, :, None]
     stamps = before.stamps_ns - before.stamps_ns[-1] + clip.stamps_ns[0] - pause
     return Clip(
         clip.name, clip.label, np.concatenate([stamps, clip.stamps_ns]), np.concatenate([moved, clip.bodies], axis=1)
@@ -148,8 +155,8 @@ def vary_bodies(bodies: np.ndarray, options: Augmentation, rng: np.random.Genera
     """Varies [M, T, 25, 3] metres before normalisation."""
     turn = rotation(_X, np.radians(rng.uniform(-1, 1) * options.tilt_deg))
     turn = turn @ rotation(_Z, np.radians(rng.uniform(-1, 1) * options.tilt_deg))
-    root = bodies[:1, :1, :1]
-    varied = (bodies - root) @ turn.T + root
+    middle = pivot(bodies)
+    varied = (bodies - middle) @ turn.T + middle
     varied = _vary_proportions(varied, options.proportions, rng)
     varied += rng.normal(0, 1, varied.shape).astype(np.float32) * np.float32(rng.uniform(0, options.noise_m))
     varied += rng.normal(0, options.bias_m, (1, 1, 25, 3)).astype(np.float32)
@@ -181,10 +188,43 @@ def _vary_proportions(bodies: np.ndarray, amount: float, rng: np.random.Generato
     factor = (factor + factor[list(KINECT_V2_25.mirror)]) / 2
     # Joints ahead, so that each is one row: it is added to its parent's.
     varied = np.ascontiguousarray(np.moveaxis(bodies, -2, 0))  # (V, M, T, 3)
+    lost = seat_lost(varied, parents, _OUTWARDS)
     bones = factor[:, None, None, None] * (varied - varied[list(parents)])
-    for v in (1, 20, 2, 3, 4, 5, 6, 7, 21, 22, 8, 9, 10, 11, 23, 24, 12, 13, 14, 15, 16, 17, 18, 19):  # parents first
+    for v in _OUTWARDS:
         np.add(varied[parents[v]], bones[v], out=varied[v])
+    varied[lost] = np.nan
     return np.ascontiguousarray(np.moveaxis(varied, 0, -2))
+
+
+def pivot(bodies: np.ndarray) -> np.ndarray:
+    """[1, 1, 1, 3] what bodies [M, T, V, 3] are turned about: the first root, or where that is missing their middle."""
+    root = bodies[:1, :1, :1]
+    if not np.isnan(root).any():
+        return root
+    known = bodies[~np.isnan(bodies).any(axis=-1)]
+    middle = known.mean(axis=0) if len(known) else np.zeros(3)
+    return middle.astype(bodies.dtype).reshape(1, 1, 1, 3)
+
+
+def seat_lost(joints: np.ndarray, parents: Sequence[int], outwards: Sequence[int]) -> np.ndarray:
+    """Puts missing joints on their parents, in place, so that bones can be had of all that hangs on them.
+
+    Args:
+        joints: [V, …, 3]. A missing root is put on the first joint `outwards` that is there.
+        parents: Of the layout, whose root is joint 0.
+        outwards: All joints but the root, parents first.
+
+    Returns:
+        [V, …] those that were missing, to be taken out again.
+    """
+    lost = np.isnan(joints).any(axis=-1)
+    if lost.any():
+        for v in reversed(outwards):
+            there = lost[0] & ~lost[v]
+            joints[0][there] = joints[v][there]
+        for v in outwards:
+            joints[v][lost[v]] = joints[parents[v]][lost[v]]
+    return lost
 
 
 def _exchange_sides(bodies: np.ndarray, rng: np.random.Generator) -> None:

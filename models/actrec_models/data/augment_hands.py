@@ -4,7 +4,7 @@ import numpy as np
 
 from actrec.geometry import rotation
 from actrec.skeleton.layouts import HAND_22
-from actrec_models.data.augment import Augmentation
+from actrec_models.data.augment import Augmentation, pivot, seat_lost
 
 _X, _Y, _Z = 0, 1, 2
 _PALM = HAND_22.index["palm"]
@@ -14,12 +14,12 @@ def vary_hands(hands: np.ndarray, options: Augmentation, rng: np.random.Generato
     """Varies [M, T, 22, 3] metres: camera, size, proportions, noise. Never mirrored: swipes and turns have a side."""
     if options.reach or options.held_deg:
         hands = _vary_way(hands, options, rng)
-    root = hands[:1, :1, :1]
+    middle = pivot(hands)
     turn = rotation(_X, np.radians(rng.uniform(-1, 1) * options.tilt_deg))
     turn = turn @ rotation(_Z, np.radians(rng.uniform(-1, 1) * options.tilt_deg))
     turn = turn @ rotation(_Y, np.radians(rng.uniform(-1, 1) * options.turn_deg))
     stretch = 1 + rng.uniform(-options.size, options.size, 3).astype(np.float32)
-    varied = ((hands - root) * stretch) @ turn.T.astype(np.float32)
+    varied = ((hands - middle) * stretch) @ turn.T.astype(np.float32)
     varied = _vary_proportions(varied, options.proportions, rng)
     varied += rng.normal(0, 1, varied.shape).astype(np.float32) * np.float32(rng.uniform(0, options.noise_m))
     varied += rng.normal(0, options.bias_m, (1, 1, len(HAND_22), 3)).astype(np.float32)
@@ -47,9 +47,12 @@ def _vary_proportions(hands: np.ndarray, amount: float, rng: np.random.Generator
     factor = np.ones(len(parents), dtype=np.float32)
     factor[1:] = 1 + rng.uniform(-amount, amount, len(parents) - 1)
     varied = np.ascontiguousarray(np.moveaxis(hands, -2, 0))  # (V, M, T, 3): each joint one row
+    outwards = range(1, len(parents))  # parents come first in this layout
+    lost = seat_lost(varied, parents, outwards)
     bones = factor[:, None, None, None] * (varied - varied[parents])
-    for v, parent in enumerate(parents[1:], start=1):  # parents come first in this layout
-        np.add(varied[parent], bones[v], out=varied[v])
+    for v in outwards:
+        np.add(varied[parents[v]], bones[v], out=varied[v])
+    varied[lost] = np.nan
     return np.ascontiguousarray(np.moveaxis(varied, 0, -2))
 
 

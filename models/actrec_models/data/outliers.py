@@ -25,10 +25,12 @@ LEGS = tuple((_chain(s, "hip", "knee", "ankle", "foot"), _chain(s, "knee", "ankl
 
 def other_action(clip: Clip, seconds: float, frames: int, rng: np.random.Generator) -> np.ndarray:
     """A window [1, frames, 25, 3] in metres of a person of `clip` doing something that is none of the classes."""
+    shown = clip.bodies[0, ~np.isnan(clip.bodies[0]).all(axis=(1, 2))]  # another one may have come first
     # Most clips begin with somebody who stands.
-    pose = clip.bodies[0, 0 if rng.random() < 0.6 else rng.integers(clip.bodies.shape[1])]
+    pose = shown[0 if rng.random() < 0.6 else rng.integers(len(shown))]
     if np.isnan(pose).any():
-        pose = np.where(np.isnan(pose), pose[_J["spine_mid"]], pose)
+        middle = pose[_J["spine_mid"]]
+        pose = np.where(np.isnan(pose), np.nanmean(pose, axis=0) if np.isnan(middle).any() else middle, pose)
     times = np.arange(frames) * seconds / frames
     body = np.repeat(pose[None].astype(np.float64), frames, axis=0)
     kind = rng.random()
