@@ -15,7 +15,7 @@ from actrec_models.data import PreparedDataset, prepare_tasks
 from actrec_models.data.prepare import prepare
 from actrec_models.data.prepare_settings import PrepareConfig
 from actrec_models.data.source import Entry
-from actrec_models.data.store_format import JOURNAL
+from actrec_models.data.store_format import JOURNAL, STORE
 from actrec_models.data.store_journal import Journal
 from actrec_models.data.user_folder import Folder
 from tests.models.flaky import names_of
@@ -80,6 +80,31 @@ def test_a_finished_store_is_not_touched_without_its_journal(published, tmp_path
             prepare("nucla", published, out)
         assert PreparedDataset(out).fingerprint() == done.fingerprint
         assert not [wrong for _, wrong in PreparedDataset(out).damaged() if wrong]
+
+
+def test_a_store_that_does_not_say_how_it_was_made_is_not_gone_on_with(published, tmp_path):
+    """What was prepared with other options would be taken for what these make."""
+    prepare("nucla", published, tmp_path / "out")
+    (tmp_path / "out" / STORE).unlink()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(InputError, match="has no store.json, which says how the .* were prepared: choose another"):
+        prepare("nucla", published, tmp_path / "out", settings=PrepareConfig(picture_quality=50))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_a_file_system_without_locks_is_not_taken_for_another_run(published, tmp_path, monkeypatch):
+    def flock(file, how):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(DeviceError, match=r"locks no files \(Function not implemented\).*choose another --out"):
+        prepare("nucla", published, tmp_path / "out")
+
+
+def test_what_cannot_be_tidied_away_is_said(published, tmp_path):
+    (tmp_path / "out" / "shard_old.bin").mkdir(parents=True)  # which the system does not unlink
+    with pytest.raises(DeviceError, match="cannot write to '.*out': Is a directory"):
+        prepare("nucla", published, tmp_path / "out")
 
 
 def test_a_folder_of_ones_own_is_prepared(published, tmp_path):

@@ -71,6 +71,11 @@ def opened(out: Path, head: Head) -> Iterator[Journal]:
         raise ConfigError(f"'{out}' holds other files ({sorted(others)[0]}): choose an empty folder with --out")
     with Journal(out) as journal:
         before = read_head(out) if (out / STORE).is_file() else None
+        if before is None and journal.records:
+            raise InputError(
+                f"'{out}' has no {STORE}, which says how the {len(journal.records)} clips of its {JOURNAL} were "
+                f"prepared: choose another --out, or delete '{out}'"
+            )
         if before is None or not (journal.records or before.complete):  # nothing was prepared yet, in whatever way
             _write_head(out, head)
         else:

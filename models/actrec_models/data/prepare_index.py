@@ -104,12 +104,19 @@ def write_skipped(folder: Path, skipped: Sequence[tuple[str, str]]) -> None:
 
 
 def tidy(folder: Path, records: Iterable[Record]) -> None:
-    """Removes what dead workers left: shards in which no record is, and what lies behind the last one of a shard."""
+    """Removes what dead workers left: shards in which no record is, and what lies behind the last one of a shard.
+
+    Raises:
+        StoreError: The folder does not let go of them.
+    """
     used: dict[str, int] = {}
     for record in records:
         used[record.shard] = max(used.get(record.shard, 0), record.end)
-    for path in folder.glob("shard_*.bin"):
-        if path.name not in used:
-            path.unlink()
-        elif path.stat().st_size > used[path.name]:
-            os.truncate(path, used[path.name])
+    try:
+        for path in folder.glob("shard_*.bin"):
+            if path.name not in used:
+                path.unlink()
+            elif path.stat().st_size > used[path.name]:
+                os.truncate(path, used[path.name])
+    except OSError as error:
+        raise store_error(folder, error) from error

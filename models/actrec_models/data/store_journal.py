@@ -47,7 +47,7 @@ class Journal:
         folder: The store's; there already.
 
     Raises:
-        DeviceError: Another process prepares into this folder.
+        DeviceError: Another process prepares into this folder, or nobody can tell.
         InputError: The journal is damaged.
     """
 
@@ -61,9 +61,15 @@ class Journal:
             raise store_error(folder, error) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             self.close()
             raise DeviceError(f"another actrec prepare is writing to '{folder}': wait for it, or end it") from error
+        except OSError as error:  # some network and cluster file systems do not
+            self.close()
+            raise DeviceError(
+                f"the file system of '{folder}' locks no files ({error.strerror}), so that two runs could write to it: "
+                "choose another --out, or mount it with locks"
+            ) from error
         try:
             self._read()
         except InputError:
