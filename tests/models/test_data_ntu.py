@@ -85,6 +85,18 @@ def test_both_datasets_in_one_root(dataset):
     assert [e.name for e in large] == sorted(e.name for e in large)
 
 
+@pytest.mark.parametrize("kind", ["ntu60", "nucla", "smarthome"])
+def test_links_to_folders_that_are_read_anyway_are_no_second_copy(tmp_path, kind):
+    """Links that lead to where they lie, two of which a plain walk would follow for ever, and to another name."""
+    (tmp_path / "a").mkdir()
+    for file in (f"{FIRST}.skeleton", "a01_s01_e00_v01.json", "Walk_p02_r00_v01_c01.json"):
+        (tmp_path / "a" / file).touch()
+    for link in ("a/up", "a/again", "other"):
+        (tmp_path / link).symlink_to(tmp_path / "a" if link == "other" else tmp_path)
+    options = {"incomplete": "keep"} if kind == "ntu60" else {}
+    assert len(data.source(kind, tmp_path, **options).entries()) == 1
+
+
 def test_incomplete_samples_are_left_out(dataset):
     bad, good, absent = name(action=2), name(action=3), name(action=4)
     root = dataset(bad, good)

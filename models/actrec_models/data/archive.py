@@ -1,7 +1,6 @@
 """Datasets that lie in one small archive, read whole, or as published: a file for each item."""
 
 import hashlib
-import os
 import re
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ import numpy as np
 
 from actrec.errors import DeviceError, InputError
 from actrec_models.data.clips import Clip
-from actrec_models.data.source import Entry, Source
+from actrec_models.data.source import Entry, Source, walk
 
 
 class ArchiveSource(Source):
@@ -111,7 +110,7 @@ def files_by_name(root: Path, archive: str, pattern: str) -> dict[str, Path]:
     if not root.is_dir():
         raise DeviceError(f"there is no folder '{root}'; check the path")
     found: dict[str, Path] = {}
-    every = (Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names)
+    every = (Path(folder, name) for folder, _, names in walk(root) for name in names)
     for path in sorted(every):
         match = re.fullmatch(pattern, path.name, re.IGNORECASE)
         if not match:

@@ -1,6 +1,5 @@
 """What lies in a folder of NTU RGB+D: samples by name, their videos and depth maps, the list of incomplete ones."""
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from actrec.errors import DeviceError, InputError
 from actrec.recordings.ntu import parse_name
 from actrec.recordings.ntu_actions import ACTIONS
 from actrec.recordings.sequence import read_text
+from actrec_models.data.source import walk
 
 _NAME = re.compile(r"S\d{3}C\d{3}P\d{3}R\d{3}A\d{3}")
 _VIDEO = re.compile(rf"({_NAME.pattern})_rgb\.(?:avi|mp4)", re.IGNORECASE)
@@ -98,7 +98,7 @@ class NtuFiles:
 
 def _walk(root: Path, files: NtuFiles) -> Iterator[tuple[Path, list[str]]]:
     """Every folder and its files, but for those of depth maps, which are noted and not looked into."""
-    for folder, folders, names in os.walk(root, followlinks=True):
+    for folder, folders, names in walk(root):
         for name in [name for name in folders if _NAME.fullmatch(name)]:
             masked = "masked" in Path(folder).name.lower()
             files.put(files.masked if masked else files.depths, name, Path(folder, name))

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from actrec.frames import RgbdFrame
 from actrec.recordings.sequence import SkeletonSequence
 from actrec.recordings.smarthome import CLASSES, INTRINSICS, SmarthomeConfig, parse_name, read_smarthome
 from actrec_models.data.clips import Clip
-from actrec_models.data.source import Entry, Source
+from actrec_models.data.source import Entry, Source, walk
 from actrec_models.data.video_streams import ColourVideo, VideoConfig
 
 CLASSES_CROSS_VIEW = (
@@ -142,7 +141,7 @@ class Smarthome(Source):
         if not self.root.is_dir():
             raise DeviceError(f"there is no folder '{self.root}'; check the path")
         found: dict[str, dict[str, Path]] = {}
-        for folder, _, names in os.walk(self.root, followlinks=True):
+        for folder, _, names in walk(self.root):
             for path in (Path(folder, name) for name in names):
                 kind, meta = self._kind(path), parse_name(path.name)
                 if not kind or not meta:

@@ -167,3 +167,15 @@ def content(path: Path) -> Iterator[bytes]:
                 yield file.read(_END)
     except OSError as error:
         raise DeviceError(f"cannot read '{path}': {error.strerror or error}") from error
+
+
+def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As `os.walk`, links followed, but each folder once: links may lead to where they lie, or several to one place."""
+    known: set[tuple[int, int]] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in known:
+            folders.clear()
+            continue
+        known.add((status.st_dev, status.st_ino))
+        yield folder, folders, names
