@@ -8,6 +8,7 @@
 
 import contextlib
 import csv
+import errno
 import fcntl
 import io
 import math
@@ -21,6 +22,8 @@ from actrec.package import UNKNOWN
 from actrec.recordings.sequence import read_text
 
 FILE = "labels.csv"
+LOCK = ".labels.lock"
+"""Beside it where a folder itself cannot be locked."""
 PARTS = ("train", "test", "")
 REQUIRED = ("recording", "label")
 
@@ -194,9 +197,15 @@ def add_label(path: str | Path, clip: LabelledClip) -> None:
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Holds a folder's lock, which the system lets go of even where this process is killed."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as held:
+        descriptor = os.open(folder, os.O_RDONLY)
+        held.callback(os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            # NFS locks only what is open for writing, which no folder ever is.
+            file = held.enter_context(open(folder / LOCK, "w", encoding="ascii"))
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)

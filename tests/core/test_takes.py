@@ -1,6 +1,7 @@
 """Takes of an action: counting down, refusing, keeping; the labels file."""
 
 import dataclasses
+import errno
 import itertools
 import math
 import threading
@@ -150,6 +151,21 @@ def test_labels_round_trip(tmp_path):
     assert labels.read_labels(tmp_path / "labels.csv") == clips
     labels.add_label(tmp_path / "labels.csv", dataclasses.replace(clips[0], recording="c"))
     assert [clip.recording for clip in labels.read_labels(tmp_path / "labels.csv")] == ["a", "b.mp4", "b.mp4", "c"]
+
+
+def test_labels_are_added_where_a_folder_cannot_be_locked(tmp_path, monkeypatch):
+    """As on NFS, which locks only what is open for writing."""
+    lock = labels.fcntl.flock
+
+    def flock(file, how):
+        if isinstance(file, int):
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        lock(file, how)
+
+    monkeypatch.setattr(labels.fcntl, "flock", flock)
+    for name in ("a", "b"):
+        labels.add_label(tmp_path / "labels.csv", labels.LabelledClip(name, "wave"))
+    assert [clip.recording for clip in labels.read_labels(tmp_path / "labels.csv")] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
