@@ -40,6 +40,10 @@ def test_groups_are_named_as_modules_are() -> None:
     assert group_of("/network/fc/Gemm") == "fc"
     assert group_of("/network/rgb/mixed_3b/branch/conv/Conv") == "rgb/mixed_3b"
     assert group_of("Conv_3") == "Conv_3"
+    fused = "stream_1//network/bones/blocks/blocks.3/Conv"  # one of several networks in one graph
+    assert group_of(fused) == "stream_1/bones/blocks.3" and group_of("stream_0/Conv_3") == "stream_0/Conv_3"
+    assert group_of(f"stream_0/{fused}") == "stream_0/stream_1/bones/blocks.3"
+    assert is_kept(fused, ("stream_1",)) and not is_kept(fused, ("stream_0", "bones/blocks.3"))
     assert is_kept("/network/bones/blocks/blocks.3/Conv", ("bones",))
     assert is_kept("/network/bones/blocks/blocks.3/Conv", ("fc", "bones/blocks.3"))
     assert not is_kept("/network/bones/blocks/blocks.31/Conv", ("bones/blocks.3",))
