@@ -69,8 +69,7 @@ def run(args: argparse.Namespace) -> int:
     settings = config.build(material.TeachConfig, given)
     recording = keyvalues.read(args.recording, "--recording")
     lesson = teaching.teach(args.folder, settings, not args.quiet, args.threads, recording=recording)
-    command = shlex.join(["actrec", "teach", args.folder.name, *(_words(settings, given)), "--out", out.name])
-    written = packaging.write(lesson, out, command, settings.seed, args.overwrite)
+    written = packaging.write(lesson, out, _command(args, settings, given, out), settings.seed, args.overwrite)
     if args.json:
         print(json.dumps({"package": str(written.path), **packaging.report(lesson)}, indent=2))
     else:
@@ -88,6 +87,12 @@ def _place(recordings: Path, out: Path | None) -> Path:
     if place == recordings or recordings in place.parents or place in recordings.parents:
         raise ConfigError(f"--out {out} and the recordings in {recordings} would lie in one another: choose another")
     return place
+
+
+def _command(args: argparse.Namespace, settings: Any, given: dict[str, Any], out: Path) -> str:
+    """What teaches it again, for its card."""
+    words = [*_words(settings, given), *(word for pair in args.recording for word in ("--recording", pair))]
+    return shlex.join(["actrec", "teach", args.folder.name, *words, "--out", out.name])
 
 
 def _words(settings: Any, given: dict[str, Any]) -> list[str]:

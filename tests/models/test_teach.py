@@ -1,8 +1,10 @@
 """`actrec teach`: a zoo package's network takes over a few recordings of other people's actions."""
 
+import argparse
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 
 from actrec import config, inference, package
 from actrec.cli import main
+from actrec.cli import teach as command_line
 from actrec.errors import ConfigError, InputError, PackageError
 from actrec.package import InputSpec
 from actrec_models import benchmark_teach, data, taking_over, teach, teach_material, teach_package
@@ -135,6 +138,13 @@ def _judged_on_others(package, mine, tmp_path, utd, capsys):
     (fresh / "squat").rename(fresh / "dance")
     assert main([*command, str(fresh)]) == 1
     assert "has recordings labelled dance; known: " in capsys.readouterr().err
+
+
+def test_what_teaches_it_again_is_told_whole():
+    """A video's angle of view too, without which it could not be read again."""
+    args = argparse.Namespace(folder=Path("videos/mine"), recording=["hfov_deg=69", "rotate=90"])
+    told = command_line._command(args, teach_material.TeachConfig(steps=5), {"steps": 5}, Path("made/taught"))
+    assert told == "actrec teach mine --steps 5 --recording hfov_deg=69 --recording rotate=90 --out taught"
 
 
 @pytest.mark.parametrize("place", [".", "inside", ".."])
