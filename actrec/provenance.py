@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+UNTRAINED = "none"
+"""Stands for the dataset of a network that nobody trained."""
 _TAKEN = {"stretched": "cut out and stretched into the window", "whole": "looked at as a whole"}
 
 
@@ -12,7 +14,7 @@ class Provenance:
 
     Attributes:
         dataset, split: What it was trained on and how that was divided.
-        seed, epochs: Of the training run; epochs of all its stages.
+        seed, epochs: Of the training run; whole epochs of all its stages.
         accuracy: Top-1 on the split's test part, 0..1.
         licence: Note on what the data's licence allows ("research use").
         recipe: The command that trains it again.
@@ -47,6 +49,11 @@ class Provenance:
     packages: dict[str, Any] = field(default_factory=dict)
     trained_on: str = ""
     hours: float = 0.0
+
+    @property
+    def untrained(self) -> bool:
+        """Whether nobody trained it. A checkpoint from within its first epoch, which has no whole one, is trained."""
+        return self.epochs == 0 and self.dataset == UNTRAINED
 
     @property
     def live_note(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from actrec import inference, schema, zoo
 from actrec.package import PRECISIONS, ModelPackage
+from actrec.provenance import Provenance
 
 EPILOG = """\
 Example:
@@ -52,7 +53,7 @@ def _figures(package: ModelPackage) -> dict[str, Any]:
         "dataset": package.provenance.dataset,
         "labels": list(package.labels),
         "accuracy": package.provenance.accuracy if package.provenance.figures.get("test_clips", 1) else None,
-        "trained": package.provenance.epochs > 0,
+        "trained": not package.provenance.untrained,
         "window_s": package.window.seconds,
         "precisions": list(package.precisions),
         "bytes": sum(file.stat().st_size for file in package.path.iterdir() if file.is_file()),
@@ -140,7 +141,7 @@ def _rejection(rejection: dict[str, Any]) -> str:
 
 
 def _training(provenance: dict[str, Any]) -> str:
-    if provenance["epochs"] == 0:
+    if Provenance(**provenance).untrained:
         return f"nothing ({provenance['split']}): its labels mean nothing"
     figures, data = provenance["figures"], f"{provenance['dataset']} ({provenance['split']})"
     if not figures.get("test_clips", 1):

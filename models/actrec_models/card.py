@@ -8,7 +8,7 @@ _COMBINED = {"mean": "probabilities averaged", "logits": "logits averaged", "max
 
 def card(model: ModelPackage, name: str) -> str:
     """README.md of the package called `name`, from its description alone."""
-    if model.provenance.epochs == 0:
+    if model.provenance.untrained:
         return _untrained(model, name)
     provenance, figures, rejection = model.provenance, model.provenance.figures, model.rejection
     training = f"{provenance.dataset}, split {provenance.split}, {provenance.epochs} epochs, seed {provenance.seed}"

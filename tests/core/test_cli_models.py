@@ -87,6 +87,17 @@ def test_what_an_accuracy_is_of(
     assert f"  trained on {said}\n" in capsys.readouterr().out
 
 
+def test_a_first_epoch_that_is_not_over_is_a_training(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Of a run on videos an epoch takes hours, and a checkpoint is written every ten minutes."""
+    described = tiny_description()
+    for dataset, trained in (("made up", True), ("none", False)):
+        of = replace(described.provenance, dataset=dataset, epochs=0)
+        folder = package.write(tmp_path / "begun", replace(described, provenance=of), tiny_onnx(), overwrite=True).path
+        assert cli.main(["models", str(folder)]) == 0
+        assert ("its labels mean nothing" in capsys.readouterr().out) != trained
+        assert models._figures(package.load(folder))["trained"] == trained
+
+
 @pytest.mark.parametrize("name", ["absent", "broken"])
 def test_missing_and_broken_packages_fail_in_one_line(capsys: pytest.CaptureFixture[str], name: str) -> None:
     assert cli.main(["models", name]) == 1
