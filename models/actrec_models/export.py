@@ -2,6 +2,8 @@
 
 import dataclasses
 import datetime
+import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import torch
 
 from actrec import config, features, folders, package, schema
 from actrec.errors import PackageError
+from actrec.provenance import UNTRAINED
 from actrec_models import checkpoint, initial_weights, judging, registry, training
 from actrec_models import provenance as provenances
 from actrec_models.card import card
@@ -18,7 +21,7 @@ from actrec_models.networks.base import Network
 from actrec_models.onnx_graph import to_onnx
 from actrec_models.recipe import Recipe
 
-__all__ = ["export", "export_network", "load_checkpoint", "to_onnx"]
+__all__ = ["export", "export_network", "load_checkpoint", "open_checkpoint", "to_onnx"]
 
 
 def load_checkpoint(path: Path) -> tuple[Recipe, list[str], Network]:
@@ -27,7 +30,27 @@ def load_checkpoint(path: Path) -> tuple[Recipe, list[str], Network]:
     Raises:
         PackageError: The file is missing or no checkpoint of `actrec train`.
     """
+    return _loaded(path, checkpoint.read(path))
+
+
+def open_checkpoint(path: Path) -> tuple[Recipe, package.ModelPackage, Network]:
+    """The recipe, the package's description before it is judged (no rejection, no accuracy), and the network.
+
+    The file is read once: a training that is still going on may replace it at any time.
+
+    Raises:
+        PackageError: As `load_checkpoint`.
+    """
     content = checkpoint.read(path)
+    recipe, classes, network = _loaded(path, content)
+    provenance = trained(recipe, provenances.of_checkpoint(content))
+    figures = {"parameters": _parameters(network), **provenance.figures}
+    provenance = dataclasses.replace(provenance, figures=figures)
+    draft = describe(recipe.model, recipe.options, classes, network, provenance)
+    return recipe, dataclasses.replace(draft, window=recipe.window(network)), network
+
+
+def _loaded(path: Path, content: dict[str, Any]) -> tuple[Recipe, list[str], Network]:
     parameters = content["hyper_parameters"]
     recipe = config.build(Recipe, parameters["recipe"])
     module = training.Recognition(parameters["recipe"], parameters["classes"])
@@ -62,25 +85,10 @@ def export(
         PackageError: No checkpoint, what was exported disagrees with PyTorch, or it cannot be written in float16.
     """
     folders.check_place(folder, package.DESCRIPTION, overwrite)
-    recipe, classes, network = load_checkpoint(source)
+    recipe, draft, network = open_checkpoint(source)
     content = to_onnx(network)
-    draft = described(source, recipe, classes, network)
     kept = _weights(network) if weights else None
     return judging.write(draft, content, folder, recipe, (data_root, root), kept, overwrite=overwrite, float16=float16)
-
-
-def described(source: Path, recipe: Recipe, classes: Sequence[str], network: Network) -> package.ModelPackage:
-    """The description of a checkpoint's package before it is judged: no rejection, no accuracy.
-
-    Args:
-        source: The checkpoint.
-        recipe, classes, network: What `load_checkpoint` gives of it.
-    """
-    provenance = trained(recipe, provenances.of_checkpoint(checkpoint.read(source)))
-    figures = {"parameters": _parameters(network), **provenance.figures}
-    provenance = dataclasses.replace(provenance, figures=figures)
-    draft = describe(recipe.model, recipe.options, classes, network, provenance)
-    return dataclasses.replace(draft, window=recipe.window(network))
 
 
 def export_network(
@@ -118,13 +126,13 @@ def export_network(
         initial_weights.load(network, name, file)
     begun = f"initialised from {', '.join(file.name for file in init)}, not trained" if init else "untrained"
     provenance = package.Provenance(
-        dataset="none",
+        dataset=UNTRAINED,
         split=begun,
         seed=seed,
         epochs=0,
         accuracy=0.0,
         licence="that of the initial weights" if init else "none needed: random weights",
-        recipe=_command(name, options, init, classes, folder),
+        recipe=_command(name, options, init, classes, folder, seed),
         commit=provenances.commit(),
         created=now(),
         figures={"parameters": _parameters(network), "streams": len(features.modalities(network.input_specs))},
@@ -159,11 +167,15 @@ def trained(recipe: Recipe, run: dict[str, Any]) -> package.Provenance:
     )
 
 
-def _command(name: str, options: dict[str, Any], init: Sequence[Path], classes: Sequence[str], folder: Path) -> str:
-    words = ["actrec export --network", name]
-    words += [f"--option {key}={value}" for key, value in options.items()]
-    words += [f"--init {file.name}" for file in init]
-    return " ".join([*words, f"--classes '{','.join(classes)}' --out {folder.name}"])
+def _command(
+    name: str, options: dict[str, Any], init: Sequence[Path], classes: Sequence[str], folder: Path, seed: int
+) -> str:
+    words = ["actrec", "export", "--network", name]
+    for key, value in options.items():
+        words += ["--option", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+    for file in init:
+        words += ["--init", file.name]
+    return shlex.join([*words, "--classes", ",".join(classes), "--seed", str(seed), "--out", folder.name])
 
 
 def describe(

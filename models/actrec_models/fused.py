@@ -1,6 +1,8 @@
 """Networks trained apart as one package: the streams that `actrec eval --fuse` adds up, for a robot to run."""
 
 import dataclasses
+import logging
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ import onnxruntime
 
 from actrec import config, folders, package, zoo
 from actrec.errors import ConfigError, PackageError
-from actrec.package import InputSpec, ModelPackage, Provenance
+from actrec.package import InputSpec, ModelPackage, Provenance, WindowSpec
 from actrec_models import export, judging, weight_files
 from actrec_models import provenance as provenances
 from actrec_models.evaluation import fusion
@@ -20,7 +22,11 @@ from actrec_models.fused_graph import joined
 from actrec_models.onnx_graph import PARITY, inputs_for, to_onnx
 from actrec_models.recipe import Recipe
 
+logger = logging.getLogger(__name__)
+
 _CLIPS = 3
+_ALIKE = {"softmax": "mean", "logits": "logits"}
+"""Way of fusing to the way of combining clips with which it does not matter which of the two comes first."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,7 @@ def fuse(
     for other in streams[1:]:
         _check(streams[0], other)
     recipe = _recipe(streams)
+    _warn_of_clips(streams[0].described.window, recipe, how)
     inputs, names = _inputs([stream.described for stream in streams])
     content = joined([stream.content for stream in streams], names, how, shares.tolist())
     draft = _described(streams, recipe, inputs, how, shares, folder.name)
@@ -93,10 +100,12 @@ def _open(source: str | Path) -> Stream:
     """A checkpoint, a package's folder or the name of one in the zoo."""
     path = Path(source).expanduser()
     if path.is_file():
-        trained, classes, network = export.load_checkpoint(path)
-        described = export.described(path, trained, classes, network)
+        identity = weight_files.identity(path)
+        trained, described, network = export.open_checkpoint(path)
+        if weight_files.identity(path) != identity:  # its training goes on, and has just replaced it
+            return _open(source)
         name = f"{path.resolve().parent.name}/{path.name}"
-        return Stream(name, described, to_onnx(network), trained, weight_files.identity(path))
+        return Stream(name, described, to_onnx(network), trained, identity)
     found = zoo.find(source)
     settings = found.provenance.settings
     recipe = config.build(Recipe, settings) if settings else None
@@ -138,6 +147,15 @@ def _recipe(streams: Sequence[Stream]) -> Recipe:
             "nothing says what to judge them on: name a checkpoint, or export one of them again from its own"
         )
     return next((recipe for recipe in known if recipe.unknown_dataset), known[0])
+
+
+def _warn_of_clips(window: WindowSpec, recipe: Recipe, how: str) -> None:
+    """Says where scores are not those of `actrec eval --fuse`: a package fuses first, and combines clips then."""
+    if (recipe.clips == "whole" or len(window.starts) > 1) and window.combine != _ALIKE[how]:
+        logger.warning(
+            "scores are fused clip by clip and then combined over the clips (%s): `actrec eval --fuse %s`, which "
+            "combines each network's clips first, may say otherwise", window.combine, how,
+        )  # fmt: skip
 
 
 def _inputs(streams: Sequence[ModelPackage]) -> tuple[tuple[InputSpec, ...], list[dict[str, str]]]:
@@ -189,9 +207,9 @@ def _described(
 
 def _provenance(streams: Sequence[Stream], recipe: Recipe, how: str, shares: np.ndarray, name: str) -> Provenance:
     each = [stream.described.provenance for stream in streams]
-    weights = " ".join(f"{share:g}" for share in shares)
-    last = f"actrec export {' '.join(s.name for s in streams)} --fuse {how} --weights {weights} --out {name}"
-    recordings = list(dict.fromkeys(one for part in each for one in part.figures.get("recordings", ())))
+    names, weights = [stream.name for stream in streams], [f"{share:g}" for share in shares]
+    last = shlex.join(["actrec", "export", *names, "--fuse", how, "--weights", *weights, "--out", name])
+    recordings = _recordings(each)
     figures: dict[str, Any] = {
         "parameters": sum(part.figures.get("parameters", 0) for part in each),
         "fused": [_told(*pair) for pair in zip(streams, shares.tolist(), strict=True)],
@@ -206,6 +224,12 @@ def _provenance(streams: Sequence[Stream], recipe: Recipe, how: str, shares: np.
         packages=provenances.packages(),
         figures=figures,
     )
+
+
+def _recordings(trained: Sequence[Provenance]) -> list[str]:
+    """A person's own recordings that any of the networks has learnt; none where of one of them nobody knows."""
+    told = [part.figures.get("recordings", None if part.dataset == "folder" else ()) for part in trained]
+    return list(dict.fromkeys(one for part in told for one in part or ())) if None not in told else []
 
 
 def _told(stream: Stream, share: float) -> dict[str, Any]:

@@ -51,8 +51,8 @@ def write(
             draft = dataclasses.replace(draft, float16=dataclasses.replace(draft.float16, accuracy=accuracy))
     chosen_on = figures.pop("chosen_on", ())
     figures = {**figures, **draft.provenance.figures}
-    if chosen_on:
-        figures["recordings"] = list(dict.fromkeys([*figures.get("recordings", ()), *chosen_on]))
+    if chosen_on and "recordings" in figures:  # else nobody knows what was learnt, and this would seem to be all of it
+        figures["recordings"] = list(dict.fromkeys([*figures["recordings"], *chosen_on]))
     provenance = dataclasses.replace(draft.provenance, accuracy=figures["accuracy"], figures=figures)
     final = dataclasses.replace(draft, rejection=judged, provenance=provenance)
     return package.write(folder, final, content, weights, card(final, folder.name), overwrite, half)

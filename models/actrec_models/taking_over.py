@@ -143,9 +143,11 @@ def open_base(name: str | Path) -> Base:
         PackageError: There is none, it came without its weights, or they are not those of its network.
     """
     found = zoo.find(name)
-    options = options_of(found)
     if not (found.path / package.WEIGHTS).is_file():
-        raise PackageError(f"{found.path} came without {package.WEIGHTS}: export it again from its checkpoint")
+        fused = [str(part["name"]) for part in found.provenance.figures.get("fused", ())]
+        remedy = f"take one of its networks, {', '.join(fused)}" if fused else "export it again from its checkpoint"
+        raise PackageError(f"{found.path} came without {package.WEIGHTS}: {remedy}")
+    options = options_of(found)
     tensors = weight_files.read(found.path / package.WEIGHTS).tensors
     network: Network = create(found.family, num_classes=len(found.labels), **options)
     stated = [(spec.name, spec.modality, spec.layout, tuple(spec.shape)) for spec in found.inputs]

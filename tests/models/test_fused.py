@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,22 @@ import onnxruntime
 import pytest
 import torch
 
-from actrec import inference, package
+from actrec import config, inference, package
 from actrec.cli import main
+from actrec.errors import PackageError
 from actrec.package import InputSpec, Provenance, WindowSpec
-from actrec_models import data, fused
-from actrec_models.evaluation import fusion
+from actrec_models import checkpoint, data, fused
+from actrec_models.evaluation import fusion, opening
 from actrec_models.export import load_checkpoint
 from actrec_models.fused_graph import joined
+from actrec_models.learning import Recognition
 from actrec_models.onnx_graph import inputs_for
 from actrec_models.recipe import Recipe
 from actrec_models.simplify import simplified
+from actrec_models.taking_over import open_base
 from actrec_models.training import Machine
 from tests.models import children
-from tests.models.made_up import skeletons
+from tests.models.made_up import CLASSES, TINY, skeletons
 from tests.models.places import PLACES, TARGETS
 from tests.tiny_model import FRAMES, RAW, averaging_onnx, person_at, projecting_onnx, tiny_description, tiny_onnx
 
@@ -167,6 +171,78 @@ def test_runs_are_fused_as_they_were_trained(tmp_path, monkeypatch):
 
 def guards(content):
     return sum(node.op_type == "Max" for node in onnx.load_model_from_string(content).graph.node)
+
+
+def test_a_checkpoint_that_its_training_replaces_is_not_mixed_with_the_next(tmp_path, monkeypatch):
+    path, newer = tmp_path / "last.ckpt", tmp_path / "newer.ckpt"
+    saved(newer, epochs=2)
+    networks = [load_checkpoint(each)[2] for each in (saved(path, epochs=1), newer)]
+    read = checkpoint.read
+
+    def replaced(file):
+        content = read(file)
+        shutil.copy(newer, path)
+        return content
+
+    monkeypatch.setattr(checkpoint, "read", replaced)
+    model = opening.open_model(path)
+    x = inputs_for(model.package.inputs, model.package.window, 1, 2)
+    with torch.no_grad():
+        first, second = (net(**{name: torch.from_numpy(value) for name, value in x.items()}) for net in networks)
+    assert not torch.allclose(first, second, atol=1e-3)
+    assert model.package.provenance.epochs == 1
+    np.testing.assert_allclose(model.session.backend.run(x), first.numpy(), atol=1e-4)
+    saved(path, epochs=1)
+    stream = fused._open(path)
+    assert stream.described.provenance.epochs == 2
+    assert stream.identity.split(":")[1] == fused.weight_files.identity(newer).split(":")[1]
+    np.testing.assert_allclose(fused._run(stream.content, x), second.numpy(), atol=1e-4)
+
+
+def saved(path, epochs):
+    """A checkpoint of a network that nobody trained."""
+    torch.manual_seed(epochs)
+    recipe = config.build(Recipe, TINY).as_dict()
+    module = Recognition(recipe, list(CLASSES))
+    parameters = {"recipe": recipe, "classes": list(CLASSES)}
+    made_by = {"epochs": epochs, "seconds": 0.0, "provenance": {}}
+    torch.save({"hyper_parameters": parameters, "state_dict": module.state_dict(), "actrec": made_by}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("dataset", "learnt", "expected"),
+    [
+        ("folder", [{"recordings": ["a", "b"]}, {"recordings": ["b", "c"]}], ["a", "b", "c"]),
+        ("folder", [{"recordings": ["a"]}, {}], None),  # of the second nobody knows: no claim to know of both
+        ("nucla", [{"recordings": ["a"]}, {}], ["a"]),  # began from a network that was taught, the other from nothing
+    ],
+)
+def test_recordings_are_told_where_those_of_all_networks_are_known(dataset, learnt, expected):
+    of = Provenance(dataset, "all", 1, 3, 0.0, "none", "", "", "")
+    described = [
+        dataclasses.replace(tiny_description(), provenance=dataclasses.replace(of, figures=each)) for each in learnt
+    ]
+    streams = [fused.Stream("one", each, b"", Recipe(), "") for each in described]
+    made = fused._provenance(streams, Recipe(dataset=dataset), "softmax", np.array([0.5, 0.5]), "both")
+    assert made.figures.get("recordings") == expected
+
+
+def test_clips_that_are_combined_otherwise_are_told_of(tmp_path, caplog):
+    for combine in ("mean", "max"):
+        window = WindowSpec(2.0, 2 * FRAMES, FRAMES, FRAMES, combine)
+        streams = [write(tmp_path / f"{name}_{combine}", window=window) for name in ("one", "other")]
+        export(*streams, "--fuse", "softmax", "--out", tmp_path / combine)
+        assert ("scores are fused clip by clip and then combined over the clips (max)" in caplog.text) == (
+            combine == "max"
+        )
+
+
+def test_what_was_fused_cannot_be_taught_but_its_networks_can(tmp_path):
+    streams = [write(tmp_path / "one"), write(tmp_path / "other", family="sem_net")]
+    export(*streams, "--fuse", "softmax", "--out", tmp_path / "both")
+    with pytest.raises(PackageError, match=r"came without model\.safetensors: take one of its networks, one, other"):
+        open_base(tmp_path / "both")
 
 
 def test_a_recipe_that_names_other_actions_chooses_the_threshold(tmp_path):

@@ -1,14 +1,17 @@
 import math
+import shlex
 
+import numpy as np
 import pytest
 import torch
 
 import actrec_models
-from actrec import features
+from actrec import features, inference, package
 from actrec.cli import main
 from actrec.errors import ConfigError, PackageError
 from actrec.features.example import example_clip
 from actrec_models import export, initial_weights, weight_files
+from actrec_models.onnx_graph import inputs_for
 from tests.models import public_checkpoints as public
 from tests.models.small import SMALL
 
@@ -245,7 +248,7 @@ def test_a_network_can_be_exported_without_training(tmp_path, capsys, caplog):
     weights.write_bytes(export._weights(small("res_tcn_bjcn", classes=2)))
     options = [word for key, value in SMALL["res_tcn_bjcn"].items() for word in ("--option", f"{key}={value}")]
     command = ["export", "--network", "res_tcn_bjcn", *options, "--classes", "wave, point"]
-    assert main([*command, "--out", str(tmp_path / "random")]) == 0
+    assert main([*command, "--seed", "7", "--out", str(tmp_path / "random")]) == 0
     assert "untrained; its labels mean nothing" in capsys.readouterr().out
     assert main([*command, "--init", str(weights), "--out", str(tmp_path / "begun")]) == 0
     assert "initialised from start.safetensors, not trained" in capsys.readouterr().out
@@ -256,6 +259,13 @@ def test_a_network_can_be_exported_without_training(tmp_path, capsys, caplog):
         assert main(["models", str(tmp_path / name)]) == 0
         assert "its labels mean nothing" in capsys.readouterr().out
     assert (tmp_path / "begun/model.safetensors").exists() and not (tmp_path / "random/model.safetensors").exists()
+    # By what it says it is made again, it is, random weights and all.
+    again = shlex.split(package.load(tmp_path / "random").provenance.recipe)
+    assert again[:4] == ["actrec", *command[:3]] and again[again.index("--seed") + 1] == "7"
+    assert main([*again[1:-1], str(tmp_path / "once_more")]) == 0
+    first, second = (inference.load(tmp_path / name) for name in ("random", "once_more"))
+    x = inputs_for(first.package.inputs, first.package.window, first.package.bodies, 2)
+    np.testing.assert_allclose(first.backend.run(x), second.backend.run(x), rtol=1e-4)
     # A package is a start too.
     assert main([*command, "--init", str(tmp_path / "begun"), "--out", str(tmp_path / "again")]) == 0
 

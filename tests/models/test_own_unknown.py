@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 import yaml
 
 from actrec import package
@@ -59,6 +60,11 @@ def test_the_threshold_is_chosen_on_them(recordings, tmp_path, capsys, caplog):
     assert "of 1 held-out clips of other actions are rejected" in (tmp_path / "made/README.md").read_text()
     learnt = {*data.others("folder", recordings, split="part").recordings}
     assert learnt < {*made.provenance.figures["recordings"]} and len(made.provenance.figures["recordings"]) == 6
+    older = torch.load(tmp_path / "run/last.ckpt", weights_only=True)
+    del older["actrec"]["provenance"]["recordings"]  # so that what was learnt is not known: nor by what was chosen on
+    torch.save(older, tmp_path / "older.ckpt")
+    assert main(["export", str(tmp_path / "older.ckpt"), "--out", str(tmp_path / "older"), *common]) == 0
+    assert "recordings" not in package.load(tmp_path / "older").provenance.figures
     capsys.readouterr()
     assert main(["eval", str(tmp_path / "made"), "--root", str(recordings), "--quiet", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["unknown_clips"] == 1

@@ -109,8 +109,8 @@ def open_model(
 
 
 def _open_checkpoint(path: Path) -> Model:
-    recipe, classes, network = export.load_checkpoint(path)
-    described = dataclasses.replace(export.described(path, recipe, classes, network), path=path.resolve())
+    recipe, draft, network = export.open_checkpoint(path)
+    described = dataclasses.replace(draft, path=path.resolve())
     # A run's folder tells its checkpoints from another run's: they are all called `last.ckpt`.
     name = f"{path.resolve().parent.name}/{path.name}"
     return Model(name, Session(described, TorchBackend(network), warm_up_runs=0), recipe.clips)
