@@ -349,10 +349,11 @@ def test_a_full_disk_stops_with_one_error_and_is_resumed(limit, published, tmp_p
     assert done.fingerprint == prepare("nucla", published, tmp_path / "at_once").fingerprint
 
 
-def test_a_damaged_journal_is_named(published, tmp_path):
+@pytest.mark.parametrize("line", [b"nonsense", b'{"clips":[["a",1,2,"shard_a.bin",[]]]}'])
+def test_a_damaged_journal_is_named(published, tmp_path, line):
     prepare("nucla", published, tmp_path / "out")
     path = tmp_path / "out" / JOURNAL
-    path.write_bytes(b"nonsense\n" + path.read_bytes())
+    path.write_bytes(line + b"\n" + path.read_bytes())
     with pytest.raises(InputError, match="journal.jsonl' is damaged in line 1"):
         prepare("nucla", published, tmp_path / "out")
 

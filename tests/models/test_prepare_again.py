@@ -82,6 +82,23 @@ def test_a_finished_store_is_not_touched_without_its_journal(published, tmp_path
         assert not [wrong for _, wrong in PreparedDataset(out).damaged() if wrong]
 
 
+def test_who_reads_a_store_that_is_renewed_reads_on(published, tmp_path):
+    """Bytes that were cut off a mapped file end the process that looks at them."""
+    prepare("nucla", published, tmp_path / "out")
+    reader = PreparedDataset(tmp_path / "out")
+    before = reader[0].bodies.copy()
+    (shard,) = (tmp_path / "out").glob("shard_*.bin")
+    size = shard.stat().st_size
+    for name in reader.names[1:]:  # the first stays, and its shard with it
+        content = json.loads((published / f"{name}.json").read_text())
+        content["skeletons"] += content["skeletons"][-1:]
+        (published / f"{name}.json").write_text(json.dumps(content))
+    assert prepare("nucla", published, tmp_path / "out").prepared == len(reader) - 1
+    assert shard.stat().st_size == size
+    np.testing.assert_array_equal(reader[0].bodies, before)
+    assert all(len(reader[n].stamps_ns) == reader.lengths[n] for n in range(len(reader)))
+
+
 def test_a_store_that_does_not_say_how_it_was_made_is_not_gone_on_with(published, tmp_path):
     """What was prepared with other options would be taken for what these make."""
     prepare("nucla", published, tmp_path / "out")

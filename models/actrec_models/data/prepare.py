@@ -144,7 +144,7 @@ def prepare_source(
     entries = [*source.entries(), *source.others()]
     _check_names(dataset, entries)
     with opened(out, head) as journal:
-        tidy(out, journal.records.values())
+        tidy(journal)
         if run.repair:
             forget(journal, head, damaged(journal, run.progress))
         forget(journal, head, gone(journal))

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +52,7 @@ def finish(journal: Journal, head: Head, protocols: Mapping[str, Source], held: 
         write_head(journal.folder, done)
     except OSError as error:
         raise store_error(journal.folder, error) from error
-    tidy(journal.folder, journal.records.values())
+    tidy(journal)
 
 
 def build(protocols: Mapping[str, Source], entries: Sequence[Entry], records: Sequence[Record]) -> Index:
@@ -103,20 +103,21 @@ def write_skipped(folder: Path, skipped: Sequence[tuple[str, str]]) -> None:
         raise store_error(folder, error) from error
 
 
-def tidy(folder: Path, records: Iterable[Record]) -> None:
-    """Removes what dead workers left: shards in which no record is, and what lies behind the last one of a shard.
+def tidy(journal: Journal) -> None:
+    """Removes what dead workers left: shards in which no record is, and what lies behind the last clip of a shard.
+
+    Not the bytes of a clip that was made anew: who reads the store as it was before has them mapped, and would be
+    killed by the system for looking at them.
 
     Raises:
         StoreError: The folder does not let go of them.
     """
-    used: dict[str, int] = {}
-    for record in records:
-        used[record.shard] = max(used.get(record.shard, 0), record.end)
+    used = {record.shard for record in journal.records.values()}
     try:
-        for path in folder.glob("shard_*.bin"):
+        for path in journal.folder.glob("shard_*.bin"):
             if path.name not in used:
                 path.unlink()
-            elif path.stat().st_size > used[path.name]:
-                os.truncate(path, used[path.name])
+            elif path.stat().st_size > journal.ends[path.name]:
+                os.truncate(path, journal.ends[path.name])
     except OSError as error:
-        raise store_error(folder, error) from error
+        raise store_error(journal.folder, error) from error

@@ -43,6 +43,10 @@ class Record:
 class Journal:
     """The records of a store, by name; the last one of a name counts. One process may have it open.
 
+    Attributes:
+        records: By name.
+        ends: By shard, the bytes up to the end of the last clip ever noted in it, forgotten ones too.
+
     Args:
         folder: The store's; there already.
 
@@ -54,6 +58,7 @@ class Journal:
     def __init__(self, folder: Path):
         self.folder, self.path = folder, folder / JOURNAL
         self.records: dict[str, Record] = {}
+        self.ends: dict[str, int] = {}
         try:
             self._lock = open(folder / LOCK, "w", encoding="ascii")  # noqa: SIM115 (open for the object\'s life)
             self._file = open(self.path, "ab")  # noqa: SIM115 (open for the object\'s life)
@@ -96,7 +101,8 @@ class Journal:
         records = list(records)
         content = [[r.name, r.signature, r.frames, r.shard, r.rows] for r in records]
         self._append({"clips": content})
-        self.records |= {record.name: record for record in records}
+        for record in records:
+            self._note(record)
 
     def drop(self, names: Iterable[str]) -> None:
         """Forgets clips, which must be prepared again.
@@ -109,6 +115,10 @@ class Journal:
             self._append({"drop": names})
         for name in names:
             del self.records[name]
+
+    def _note(self, record: Record) -> None:
+        self.ends[record.shard] = max(self.ends.get(record.shard, 0), record.end)
+        self.records[record.name] = record
 
     def _append(self, content: dict[str, Any]) -> None:
         end = os.fstat(self._file.fileno()).st_size
@@ -131,10 +141,10 @@ class Journal:
             try:
                 read = json.loads(line)
                 for name, signature, frames, shard, rows in read.get("clips", ()):
-                    self.records[name] = Record(name, signature, frames, shard, rows)
+                    self._note(Record(name, signature, frames, shard, rows))
                 for name in read.get("drop", ()):
                     self.records.pop(name, None)
-            except (ValueError, TypeError, AttributeError) as error:
+            except (ValueError, TypeError, AttributeError, IndexError) as error:
                 raise InputError(
                     f"'{self.path}' is damaged in line {number}: delete '{self.folder}' and prepare the dataset again"
                 ) from error
