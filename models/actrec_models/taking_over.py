@@ -18,7 +18,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from actrec import package, zoo
+from actrec import zoo
 from actrec.config import setting
 from actrec.errors import ConfigError, PackageError
 from actrec.package import ModelPackage
@@ -143,12 +143,9 @@ def open_base(name: str | Path) -> Base:
         PackageError: There is none, it came without its weights, or they are not those of its network.
     """
     found = zoo.find(name)
-    if not (found.path / package.WEIGHTS).is_file():
-        fused = [str(part["name"]) for part in found.provenance.figures.get("fused", ())]
-        remedy = f"take one of its networks, {', '.join(fused)}" if fused else "export it again from its checkpoint"
-        raise PackageError(f"{found.path} came without {package.WEIGHTS}: {remedy}")
+    file = weight_files.of_package(found)
     options = options_of(found)
-    tensors = weight_files.read(found.path / package.WEIGHTS).tensors
+    tensors = weight_files.read(file).tensors
     network: Network = create(found.family, num_classes=len(found.labels), **options)
     stated = [(spec.name, spec.modality, spec.layout, tuple(spec.shape)) for spec in found.inputs]
     made = [(spec.name, spec.modality, spec.layout, tuple(spec.shape)) for spec in network.input_specs]

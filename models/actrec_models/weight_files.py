@@ -106,7 +106,7 @@ def read(path: Path) -> WeightFile:
     """
     if path.is_dir():
         described = package.load(path, verify=False)
-        inner = read(path / package.WEIGHTS)
+        inner = read(of_package(described))
         learnt = tuple(described.provenance.figures.get("recordings", ()))
         return WeightFile(path, inner.tensors, described.family, len(described.labels), learnt)
     content = _safetensors(path) if path.suffix == ".safetensors" else _torch_file(path)
@@ -126,13 +126,27 @@ def read(path: Path) -> WeightFile:
     return WeightFile(path, {names[n]: v for n, v in tensors.items()}, ours, classes, tuple(learnt))
 
 
+def of_package(found: package.ModelPackage) -> Path:
+    """The file of PyTorch's weights in a package.
+
+    Raises:
+        PackageError: It came without: says what to take instead.
+    """
+    file = found.path / package.WEIGHTS
+    if not file.is_file():
+        fused = [str(part["name"]) for part in found.provenance.figures.get("fused", ())]
+        remedy = f"take one of its networks, {', '.join(fused)}" if fused else "export it again from its checkpoint"
+        raise PackageError(f"{found.path} came without {package.WEIGHTS}: {remedy}")
+    return file
+
+
 def identity(path: Path) -> str:
     """Name and SHA-256 of the weights that `read` takes from a path, as provenance keeps them.
 
     Raises:
         PackageError: The file is missing or cannot be read.
     """
-    file = path / package.WEIGHTS if path.is_dir() else path
+    file = of_package(package.load(path, verify=False)) if path.is_dir() else path
     digest = hashlib.sha256()
     try:
         with open(file, "rb") as opened:

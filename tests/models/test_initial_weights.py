@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import shlex
 
@@ -14,6 +15,7 @@ from actrec_models import export, initial_weights, weight_files
 from actrec_models.onnx_graph import inputs_for
 from tests.models import public_checkpoints as public
 from tests.models.small import SMALL
+from tests.tiny_model import tiny_description, tiny_onnx
 
 SIZES = {
     "i3d": (12_697_264, 287),
@@ -189,6 +191,17 @@ def test_damaged_and_foreign_files_give_one_line(tmp_path, files):
         with pytest.raises(PackageError, match=name) as raised:
             weight_files.read(tmp_path / name)
         assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("fused", [[], [{"name": "joints"}, {"name": "bones"}]])
+def test_a_package_without_weights_says_what_to_take(tmp_path, fused):
+    described = tiny_description()
+    made = dataclasses.replace(described.provenance, figures={"fused": fused} if fused else {})
+    package.write(tmp_path / "bare", dataclasses.replace(described, provenance=made), tiny_onnx())
+    remedy = "take one of its networks, joints, bones" if fused else "export it again from its checkpoint"
+    for read in (weight_files.read, weight_files.identity):
+        with pytest.raises(PackageError, match=rf"bare came without model\.safetensors: {remedy}"):
+            read(tmp_path / "bare")
 
 
 def test_our_own_weights_of_the_same_network(tmp_path):
