@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from actrec import config, folders, package, zoo
 from actrec.errors import ConfigError, PackageError
@@ -19,7 +18,7 @@ from actrec_models import provenance as provenances
 from actrec_models.evaluation import fusion
 from actrec_models.evaluation.relations import comparable
 from actrec_models.fused_graph import joined
-from actrec_models.onnx_graph import PARITY, inputs_for, to_onnx
+from actrec_models.onnx_graph import PARITY, inputs_for, logits_of, to_onnx
 from actrec_models.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -264,16 +263,10 @@ def _check_parity(
     """
     inputs = inputs_for(draft.inputs, draft.window, draft.bodies, _CLIPS)
     logits = [
-        _run(stream.content, {own: inputs[shared] for own, shared in known.items()})
+        logits_of(stream.content, {own: inputs[shared] for own, shared in known.items()})
         for stream, known in zip(streams, names, strict=True)
     ]
     expected = fusion.fuse(logits, how, shares.tolist())
-    difference = float(np.abs(fusion.softmax(_run(content, inputs)) - expected).max())
+    difference = float(np.abs(fusion.softmax(logits_of(content, inputs)) - expected).max())
     if not difference <= PARITY:
         raise PackageError(f"fused, the probabilities differ by {difference:.2g} from the networks' own: not written")
-
-
-def _run(content: bytes, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    logits: np.ndarray = session.run(None, inputs)[0]
-    return logits

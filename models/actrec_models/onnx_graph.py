@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -42,6 +42,13 @@ def inputs_for(
         clip = example_clip(specs, window.frames, bodies, seed * 1000 + n)
         made += window_inputs(clip, specs, window, starts=window.starts[:1])
     return {spec.name: np.stack([m[spec.name] for m in made]) for spec in specs}
+
+
+def logits_of(content: bytes, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Logits [N, classes] that ONNX Runtime computes of a graph and its inputs [N, …] by name."""
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    logits: np.ndarray = session.run(None, dict(inputs))[0]
+    return logits
 
 
 class _Positional(nn.Module):

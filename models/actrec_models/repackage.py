@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from actrec import folders, package, zoo
 from actrec.errors import ActrecError, PackageError
@@ -15,7 +14,7 @@ from actrec_models import data, half_precision, taking_over
 from actrec_models.card import card
 from actrec_models.evaluation import study
 from actrec_models.evaluation.opening import open_model
-from actrec_models.onnx_graph import PARITY, inputs_for, to_onnx
+from actrec_models.onnx_graph import PARITY, inputs_for, logits_of, to_onnx
 from actrec_models.simplify import simplified
 
 logger = logging.getLogger(__name__)
@@ -149,14 +148,8 @@ def _simpler(base: ModelPackage) -> bytes:
     else:
         content = simplified(before)
     inputs = inputs_for(base.inputs, base.window, base.bodies, 4)
-    expected, found = (_logits(each, inputs) for each in (before, content))
+    expected, found = (logits_of(each, inputs) for each in (before, content))
     difference = float(np.abs(found - expected).max() / max(1.0, float(np.abs(expected).max())))
     if not difference <= PARITY:
         raise PackageError(f"{base.name}: simplified, its logits differ by {difference:.2g}: not written")
     return content
-
-
-def _logits(content: bytes, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    logits: np.ndarray = session.run(None, inputs)[0]
-    return logits

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 
@@ -21,7 +20,7 @@ from actrec_models.evaluation import fusion, opening
 from actrec_models.export import load_checkpoint
 from actrec_models.fused_graph import joined
 from actrec_models.learning import Recognition
-from actrec_models.onnx_graph import inputs_for
+from actrec_models.onnx_graph import inputs_for, logits_of
 from actrec_models.recipe import Recipe
 from actrec_models.simplify import simplified
 from actrec_models.taking_over import open_base
@@ -130,17 +129,13 @@ def test_how_strong_the_logits_are_is_kept():
     shares = [0.75, 0.25]
     made = joined(parts, [{"body": "body"}] * 2, "softmax", shares)
     x = rng.normal(2, 1, (5, 1, 3, FRAMES, 25)).astype(np.float32)
-    logits = [_run(part, x) for part in parts]
-    found = _run(made, x).astype(np.float64)
+    logits = [logits_of(part, {"body": x}) for part in parts]
+    found = logits_of(made, {"body": x}).astype(np.float64)
     np.testing.assert_allclose(fusion.softmax(found), fusion.fuse(logits, "softmax", shares), atol=1e-6)
     strength = sum(
         share * np.log(np.exp(each.astype(np.float64)).sum(1)) for share, each in zip(shares, logits, strict=True)
     )
     np.testing.assert_allclose(np.log(np.exp(found).sum(1)), strength, atol=1e-4)
-
-
-def _run(content, x):
-    return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"]).run(None, {"body": x})[0]
 
 
 def test_runs_are_fused_as_they_were_trained(tmp_path, monkeypatch):
@@ -196,7 +191,7 @@ def test_a_checkpoint_that_its_training_replaces_is_not_mixed_with_the_next(tmp_
     stream = fused._open(path)
     assert stream.described.provenance.epochs == 2
     assert stream.identity.split(":")[1] == fused.weight_files.identity(newer).split(":")[1]
-    np.testing.assert_allclose(fused._run(stream.content, x), second.numpy(), atol=1e-4)
+    np.testing.assert_allclose(logits_of(stream.content, x), second.numpy(), atol=1e-4)
 
 
 def saved(path, epochs):
