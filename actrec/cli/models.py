@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from actrec import inference, schema, zoo
-from actrec.package import PRECISIONS, ModelPackage
+from actrec.package import PRECISIONS, ModelPackage, Rejection
 from actrec.provenance import Provenance
 
 EPILOG = """\
@@ -126,7 +126,7 @@ def _description(figures: dict[str, Any]) -> str:
     for spec in figures["inputs"]:
         lines.append(f"  input      {spec['name']} {spec['shape']}: {spec['modality']} of {spec['layout']}")
     lines += [
-        f"  rejection  {_rejection(rejection)} ({rejection['calibrated_on'] or 'not calibrated'})",
+        f"  rejection  {Rejection(**rejection).note} ({rejection['calibrated_on'] or 'not calibrated'})",
         f"  trained on {_training(provenance)}",
         *([f"  live       {figures['live_note']}"] if figures["live_note"] else []),
         f"  licence    {provenance['licence']}",
@@ -134,10 +134,6 @@ def _description(figures: dict[str, Any]) -> str:
         f"  runs on    {figures['runs_on']}",
     ]
     return "\n".join(lines)
-
-
-def _rejection(rejection: dict[str, Any]) -> str:
-    return f"unknown below {rejection['threshold']:g}" if rejection["threshold"] else "none, it never says unknown"
 
 
 def _training(provenance: dict[str, Any]) -> str:

@@ -29,19 +29,19 @@ def joined(contents: Sequence[bytes], names: Sequence[Mapping[str, str]], how: s
     Raises:
         PackageError: Graphs of different ONNX versions.
     """
-    parts = [_prefixed(onnx.load_model_from_string(content), f"stream_{k}/") for k, content in enumerate(contents)]
+    loaded = [onnx.load_model_from_string(content) for content in contents]
+    parts = [onnx.compose.add_prefix(part, f"stream_{k}/") for k, part in enumerate(loaded)]
     opsets = [{entry.domain: entry.version for entry in part.opset_import} for part in parts]
     if any(opset != opsets[0] for opset in opsets):
         versions = " and ".join(sorted({str(opset.get("")) for opset in opsets}))
         raise PackageError(
-            f"networks of ONNX operator sets {versions} cannot be "
-            "one graph: export them with the same version of actrec"
+            f"networks of ONNX operator sets {versions} are no one graph: export them with the same version of actrec"
         )
     for k, (part, known) in enumerate(zip(parts, names, strict=True)):
         _rename(part, {f"stream_{k}/{name}": shared for name, shared in known.items()})
     inputs = {value.name: value for part in parts for value in part.graph.input}
     logits = [part.graph.output[0].name for part in parts]
-    nodes, constants = (_softmaxes if how == "softmax" else _sums)(logits, shares)
+    nodes, constants = _softmaxes(logits, shares) if how == "softmax" else _weighted(logits, shares, _LOGITS)
     output = helper.make_tensor_value_info(_LOGITS, onnx.TensorProto.FLOAT, ["batch", _classes(parts[0])])
     graph = helper.make_graph(
         [*(node for part in parts for node in part.graph.node), *nodes],
@@ -59,10 +59,6 @@ def joined(contents: Sequence[bytes], names: Sequence[Mapping[str, str]], how: s
     return bytes(model.SerializeToString())
 
 
-def _prefixed(model: ModelProto, prefix: str) -> ModelProto:
-    return onnx.compose.add_prefix(model, prefix)
-
-
 def _rename(model: ModelProto, names: Mapping[str, str]) -> None:
     for value in model.graph.input:
         value.name = names[value.name]
@@ -73,11 +69,6 @@ def _rename(model: ModelProto, names: Mapping[str, str]) -> None:
 
 def _classes(model: ModelProto) -> int:
     return int(model.graph.output[0].type.tensor_type.shape.dim[1].dim_value)
-
-
-def _sums(logits: Sequence[str], shares: Sequence[float]) -> tuple[list[Any], dict[str, float]]:
-    """Makes Σ wₛ zₛ."""
-    return _weighted(logits, shares, _LOGITS)
 
 
 def _softmaxes(logits: Sequence[str], shares: Sequence[float]) -> tuple[list[Any], dict[str, float]]:
