@@ -39,7 +39,7 @@ class RegisteredDepth:
     def __init__(self, profile: Any, settings: FilterSettings, files: camera_files.CameraFiles, register: bool = True):
         colour = profile.get_stream(rs.stream.color).as_video_stream_profile()
         self._filters = realsense_filters.chain(settings)
-        self._files, self._register = files, register
+        self._register = register
         self.colour: Intrinsics
         if files.colour is not None:
             self.colour = camera_files.fitted(files.colour, colour.width(), colour.height())
@@ -47,8 +47,11 @@ class RegisteredDepth:
             self.colour = from_realsense(colour.get_intrinsics())
         depth = profile.get_stream(rs.stream.depth).as_video_stream_profile()
         self._geometry = files.geometry or _factory_geometry(depth, colour)
-        lens = self._lens(depth.get_intrinsics())
-        self.calibration = camera_files.CameraFiles(files.serial, self.colour, lens, self._geometry)
+        self._lens = from_realsense(depth.get_intrinsics())
+        if files.depth is not None:
+            self._lens = camera_files.fitted(files.depth, self._lens.width, self._lens.height)
+        self._every = settings.decimation
+        self.calibration = camera_files.CameraFiles(files.serial, self.colour, self._lens, self._geometry)
         self._registration: Registration | None = None
         if files.colour is not None or files.geometry is not None:
             logger.info("RealSense %s: registered by its files of actrec calibrate", files.serial)
@@ -57,18 +60,23 @@ class RegisteredDepth:
         """[H, W] float32 metres in the colour image, NaN where missing, of a frameset."""
         for each in self._filters:
             frames = each.process(frames).as_frameset()
-        frame = frames.get_depth_frame()
+        depth = _metres(frames.get_depth_frame())
         if not self._register:
-            return _metres(frame)
+            return depth
         if self._registration is None:  # made now, as a filter may have changed the size
-            lens = self._lens(frame.get_profile().as_video_stream_profile().get_intrinsics())
+            lens = _decimated(self._lens, self._every, *depth.shape)
             self._registration = Registration(lens, self.colour, self._geometry)
-        return self._registration.register(_metres(frame))
+        return self._registration.register(depth)
 
-    def _lens(self, told: Any) -> Intrinsics:
-        """Of depth images for which the camera tells these intrinsics."""
-        own = from_realsense(told)
-        return own if self._files.depth is None else camera_files.fitted(self._files.depth, own.width, own.height)
+
+def _decimated(lens: Intrinsics, every: int, height: int, width: int) -> Intrinsics:
+    """Of depth images of which a pixel stands for `every` × `every` of the camera's.
+
+    What librealsense tells of them takes the first pixel of a square for its middle. Their size tells nothing: it fills
+    them up with pixels that have no depth, to a multiple of four.
+    """
+    cx, cy = ((centre + 0.5) / every - 0.5 for centre in (lens.cx, lens.cy))
+    return Intrinsics(width, height, lens.fx / every, lens.fy / every, cx, cy, lens.distortion)
 
 
 def _factory_geometry(depth: Any, colour: Any) -> camera_files.DepthGeometry:

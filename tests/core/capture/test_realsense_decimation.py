@@ -1,0 +1,37 @@
+"""Depth that librealsense decimates, registered: by the factory's calibration and by the camera's own files."""
+
+import numpy as np
+import pyrealsense2 as rs
+import pytest
+
+from actrec import camera_files
+from actrec.capture import realsense
+from actrec.capture.realsense import RealSenseCamera
+from tests.core.capture.software_realsense import SoftwareRealSense, blank
+
+
+@pytest.fixture
+def device(monkeypatch, tmp_path):
+    monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path))
+    context = rs.context()
+    monkeypatch.setattr(realsense, "open_context", lambda: context)
+    made = SoftwareRealSense()
+    made.plug_into(context)
+    return made
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("every", [3, 4, 7])
+def test_decimated_depth_lies_where_all_of_it_lay(device, every, own):
+    depth = np.full((480, 640), 2.0, np.float32)
+    depth[:336, :336] = 1.0  # whole squares of three, of four and of seven
+    if own:
+        geometry = camera_files.DepthGeometry(device.views.to_colour)
+        path = camera_files.path_of(device.serial, "depth")
+        camera_files.write_intrinsics(path, device.views.depth, device.serial, geometry)
+    corners = []
+    for decimation in (1, every):
+        with RealSenseCamera(decimation=decimation) as camera:
+            device.give(blank(), depth)
+            corners.append(np.argwhere(camera.read().depth < 1.5).max(axis=0))
+    assert np.abs(corners[1] - corners[0]).max() <= 1
