@@ -83,7 +83,10 @@ class FolderRecording(Recording):
         self._intrinsics = intrinsics.resolve(self.path, config, first.shape[1], first.shape[0], self.path)
         self._npz = load_npz(listing.npz, ("depth",))["depth"] if listing.npz and not listing.depth else None
         self._pairs = self._pair(listing)
-        self._stamps = self._stamp([number for number, _, _ in self._pairs])
+        played = {file for _, file, _ in self._pairs}
+        stamps = self._stamp([number for number, _ in listing.colour])
+        # What is left out for want of depth has taken its time all the same.
+        self._stamps = stamps[[file in played for _, file in listing.colour]]
         self._scale = self._depth_scale(listing)
 
     @property

@@ -124,6 +124,12 @@ def test_tum_stamps_pair_in_time(tmp_path, caplog):
     assert "1 of 4 colour images have no depth" in caplog.text
 
 
+def test_colour_left_out_for_want_of_depth_leaves_its_time(tmp_path):
+    names = [(f"rgb/{n}.png", "" if n in (2, 3) else f"depth/{n}.png") for n in range(6)]
+    frames = frames_of(small_folder(tmp_path, names), intrinsics="30,30,15,11", depth_scale=0.001, fps=10)
+    assert [frame.stamp_ns // 100_000_000 for frame in frames] == [0, 1, 4, 5]
+
+
 def test_colour_alone_and_sizes(tmp_path, caplog):
     frames = frames_of(small_folder(tmp_path / "c", [("img_1.png", ""), ("img_2.png", "")]), hfov_deg=60.0)
     assert [frame.depth for frame in frames] == [None, None] and "has no depth" in caplog.text
