@@ -4,6 +4,8 @@ Its world axes are x to the image's right, y up, z away from the camera, of a mi
 corner. Read as numbers of a right-handed frame they show right hands (fingers curl to the palm's side of thumb ×
 fingers in 12 frames of 13), which all subjects used; so half a turn about z leads to the optical frame: fingers up is
 −y, and a swipe to the user's right goes to −x, which is the left of the image.
+
+The papers' tables have V before +, the files + before V: the strokes of gesture 12 cross, those of 13 make one V.
 """
 
 import re
@@ -18,7 +20,7 @@ from actrec.recordings.sequence import load_npz, read_text, split_frames, stamps
 FPS = 30.0
 CLASSES = (
     "grab", "tap", "expand", "pinch", "rotation clockwise", "rotation counterclockwise", "swipe right", "swipe left",
-    "swipe up", "swipe down", "swipe x", "swipe v", "swipe +", "shake",
+    "swipe up", "swipe down", "swipe x", "swipe +", "swipe v", "shake",
 )  # fmt: skip
 FINGERS = {1: "one finger", 2: "whole hand"}
 COLUMNS = ("gesture", "finger", "subject", "essai", "label14", "label28", "frames")

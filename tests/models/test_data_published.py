@@ -10,6 +10,7 @@ import pytest
 from scipy.io import savemat
 
 from actrec.errors import ConfigError, DeviceError, InputError
+from actrec.skeleton.layouts import HAND_22
 from actrec_models import data
 from actrec_models.data.archive import ArchiveSource
 
@@ -195,6 +196,18 @@ def test_shrec17_lists_and_files(data_root, name):
     assert sum(part == "train" for _, part in labels.values()) == 1960 and len(labels) == 2800
     same(published, packed, 28)
     assert len(data.create(name, data_root / "shrec17/raw", part="test")) == 840  # read by nobody yet
+
+
+def test_shrec17_gestures_are_drawn_as_they_are_called(data_root):
+    """A V goes on to one side all the while; of a cross the first stroke goes down, the second across."""
+    source = data.source("shrec17_14", data_root / "shrec17")
+    sideways = {"swipe v": [], "swipe +": [], "swipe x": []}
+    for entry in source.entries():
+        if (name := source.classes[entry.label]) in sideways:
+            palm = source.read(entry).bodies[0, :, HAND_22.index["palm"], 0]
+            sideways[name].append(abs(np.corrcoef(np.arange(len(palm)), palm)[0, 1]) > 0.8)
+    shares = {name: np.mean(told) for name, told in sideways.items()}
+    assert shares["swipe v"] > 0.6 and shares["swipe +"] == shares["swipe x"] == 0
 
 
 @pytest.fixture
