@@ -198,6 +198,11 @@ def test_shrec17_lists_and_files(data_root, name):
     assert len(data.create(name, data_root / "shrec17/raw", part="test")) == 840  # read by nobody yet
 
 
+def test_shrec17_as_its_archive_unpacks(data_root, tmp_path):
+    (tmp_path / "HandGestureDataset_SHREC2017").symlink_to(data_root / "shrec17/raw")
+    same(data.source("shrec17_14", tmp_path), data.source("shrec17_14", data_root / "shrec17"), 28)
+
+
 def test_shrec17_gestures_are_drawn_as_they_are_called(data_root):
     """A V goes on to one side all the while; of a cross the first stroke goes down, the second across."""
     source = data.source("shrec17_14", data_root / "shrec17")

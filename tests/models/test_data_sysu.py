@@ -263,6 +263,13 @@ def test_roots_that_lack_something(tmp_path):
         Sysu(tmp_path).entries()
 
 
+@pytest.mark.parametrize("inner", ["", "3DvideoNorm", "SYSU3DAction/3DvideoNorm", "SYSU3DAction"])
+def test_as_its_archive_unpacks(tmp_path, inner):
+    write(tmp_path / inner / "BoTong/video2")
+    (tmp_path / inner / "matlabcode").mkdir()  # which comes with it
+    assert [entry.name for entry in Sysu(tmp_path).entries()] == ["BoTong_video2"]
+
+
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_colour_lies_under_the_joints(tmp_path, mirrored):
     write(tmp_path / "BoTong/video2", mirrored=mirrored, pictures=True)

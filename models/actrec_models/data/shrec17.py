@@ -23,6 +23,8 @@ CLASSES_28 = tuple(f"{gesture}, {finger}" for gesture in CLASSES for finger in F
 META = ("gesture", "finger", "subject", "essai", "frames")
 LISTS = {"train": "train_gestures.txt", "test": "test_gestures.txt"}
 SIZES = {"train": 1960, "test": 840}
+UNPACKED = "HandGestureDataset_SHREC2017"
+"""The folder that the published archive holds."""
 
 logger = logging.getLogger(__name__)
 
@@ -30,13 +32,20 @@ logger = logging.getLogger(__name__)
 class Shrec17(ArchiveSource):
     """The 14 gestures, however they are made. Split "official": 20 subjects train (1,960 sequences), 8 test (840).
 
-    Root holds `shrec17_skeletons.npz`, or the dataset as published: both lists and the folders `gesture_*`.
+    Root holds `shrec17_skeletons.npz`, or the dataset as published: both lists and the folders `gesture_*`, or the
+    folder `HandGestureDataset_SHREC2017` that the archive has them in.
     """
 
     classes: tuple[str, ...] = CLASSES
     layout = "hand_22"
     splits: ClassVar = ("official",)
     archive: ClassVar = "shrec17_skeletons.npz"
+
+    def __init__(self, root: str | Path):
+        super().__init__(root)
+        inner = self.root / UNPACKED
+        if not self.packed and not (self.root / LISTS["train"]).is_file() and inner.is_dir():
+            self.root = inner
 
     def label(self, gesture: int, finger: int) -> int:
         """Index into `classes`."""

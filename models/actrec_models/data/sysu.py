@@ -21,6 +21,8 @@ from actrec_models.data.video_streams import ColourVideo, VideoConfig
 
 INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
 """Nominal, of the Kinect v1's colour camera."""
+UNPACKED = ("3DvideoNorm", "SYSU3DAction/3DvideoNorm", "SYSU3DAction")
+"""Where the published archive has the persons' folders."""
 _VIDEO = re.compile(r"video(\d+)")
 
 
@@ -38,10 +40,10 @@ class SysuConfig(VideoConfig):
 class Sysu(Source):
     """Splits "cross_subject" (half of the subjects train) and "same_subject" (half of each action's clips), 30 folds.
 
-    Root holds `3DvideoNorm/<person>/video<1 to 12>` (or these folders of persons itself), each with `sklWorld.mat`,
-    `sklImage.mat` and the pictures in `rgb`, and the authors' lists of folds (`actrec_models.data.sysu_folds`). The
-    papers report the mean over the 30 folds, one after the other chosen by the option `fold`. Where the root has the
-    list of one split alone, that is the dataset's only split.
+    Root holds `3DvideoNorm/<person>/video<1 to 12>` (or `SYSU3DAction`, which holds that, or these folders of persons
+    itself), each with `sklWorld.mat`, `sklImage.mat` and the pictures in `rgb`, and the authors' lists of folds
+    (`actrec_models.data.sysu_folds`). The papers report the mean over the 30 folds, one after the other chosen by the
+    option `fold`. Where the root has the list of one split alone, that is the dataset's only split.
 
     Args:
         root: Folder of the files.
@@ -149,8 +151,8 @@ class Sysu(Source):
 
     def _people(self) -> list[Path]:
         """Folders of the subjects, in the order of their names' characters (capitals first)."""
-        inner = self.root / "3DvideoNorm"
-        root = inner if inner.is_dir() else self.root
+        places = (self.root / inner for inner in UNPACKED)
+        root = next((place for place in places if place.is_dir()), self.root)
         if not root.is_dir():
             raise DeviceError(f"there is no folder '{root}'; check the path")
         people = sorted((f for f in root.iterdir() if any(f.glob("video*/sklWorld.mat"))), key=lambda f: f.name)
