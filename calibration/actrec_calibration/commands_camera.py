@@ -111,6 +111,7 @@ def run_intrinsics(args: argparse.Namespace) -> int:
     path = path_of(serial, args.part, args.cameras)
     results.refuse_existing(path, args.overwrite)
     folder = _report_folder(args, serial)
+    _choose_camera(args)
     seen = gather(args, board, folder / "pictures", CoverageConfig())
     _say(f"the board is in {len(seen.views)} of {seen.looked_at} pictures")
     found = calibrate(board, seen.views, config, _say)
@@ -173,6 +174,7 @@ def run_check(args: argparse.Namespace) -> int:
         raise InputError(f"there is no calibration '{path}' to check: run actrec calibrate intrinsics first")
     stored = from_yaml(path)
     folder = _report_folder(args, path.stem if args.against else _serial(args))
+    _choose_camera(args)
     seen: Gathered = gather(args, board, folder / "pictures", CHECK_COVERAGE)
     _say(f"the board is in {len(seen.views)} of {seen.looked_at} pictures")
     found = check(board, seen.views, stored, config)
@@ -221,6 +223,16 @@ def _serial(args: argparse.Namespace) -> str:
     if not serial:
         raise ConfigError("name the camera with --serial: its file is found by its serial number")
     return serial
+
+
+def _choose_camera(args: argparse.Namespace) -> None:
+    """Has the driver open the camera of that serial number; its pictures must be of the lens that is asked for."""
+    if args.driver and args.part == DEPTH and options.takes(args.driver, "register"):
+        raise ConfigError(
+            f"driver {args.driver} gives pictures of the colour camera alone: for --part depth take infrared pictures "
+            "of the depth camera, from a FOLDER or a --topic"
+        )
+    options.select(args)
 
 
 def _report_folder(args: argparse.Namespace, serial: str) -> Path:

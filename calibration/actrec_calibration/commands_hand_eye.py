@@ -2,11 +2,10 @@
 
 import argparse
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from actrec import camera_files, capture
+from actrec import camera_files
 from actrec.camera_files import COLOUR, MOUNT, Mount
 from actrec.errors import ConfigError, DeviceError, InputError
 from actrec.frames import Intrinsics
@@ -98,7 +97,7 @@ def _of_folder(args: argparse.Namespace, board: Board) -> tuple[list[hand_eye.Vi
 
 def _live(args: argparse.Namespace, board: Board) -> tuple[list[hand_eye.View], Intrinsics]:
     base, gripper = _frames(args)
-    _select(args)
+    options.select(args)
     config = options.settings(args, HandConfig)
     # A driver takes the camera's file by itself. Without one, it and a camera_info tell what the camera came with.
     known = None
@@ -117,15 +116,6 @@ def _live(args: argparse.Namespace, board: Board) -> tuple[list[hand_eye.View], 
     if camera is None:
         raise InputError("no picture came: nothing is known of the camera")
     return views, camera
-
-
-def _select(args: argparse.Namespace) -> None:
-    """Has the driver open the camera that the result is named after, where it can tell several apart."""
-    given = options.driver_options(args)
-    if not args.driver or "serial" in given:
-        return
-    if "serial" in {field.name for field in fields(capture.DRIVERS.get(args.driver).config_class)}:
-        args.driver_option = [*args.driver_option, f"serial={args.serial}"]
 
 
 def _frames(args: argparse.Namespace) -> tuple[str, str]:

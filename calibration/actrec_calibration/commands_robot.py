@@ -1,13 +1,13 @@
 """`actrec calibrate depth`, `floor` and `points`: a depth camera, and a camera's place on a mobile robot."""
 
 import argparse
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from actrec import camera_files, capture, keyvalues
+from actrec import camera_files, keyvalues
 from actrec.camera_files import COLOUR, DEPTH, MOUNT, CameraFiles, DepthGeometry, Mount
 from actrec.errors import ConfigError, InputError
 from actrec.frames import Intrinsics
@@ -127,7 +127,7 @@ def _driver_options(args: argparse.Namespace) -> dict[str, Any]:
     given = keyvalues.read(args.driver_option, "driver option")
     if args.registered:
         return given
-    if "register" not in {field.name for field in fields(capture.DRIVERS.get(args.driver).config_class)}:
+    if not options.takes(args.driver, "register"):
         raise ConfigError(f"driver {args.driver} gives registered depth alone: add --registered")
     return {**given, "register": False}
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
-from actrec import keyvalues
+from actrec import capture, keyvalues
 from actrec.config import build
 from actrec.errors import ConfigError
 from actrec_calibration.boards import Board, BoardConfig
@@ -86,6 +86,26 @@ def driver_options(args: argparse.Namespace) -> dict[str, Any]:
     if args.driver_option and not args.driver:
         raise ConfigError(f"driver option '{args.driver_option[0]}' needs the --driver that it is a setting of")
     return keyvalues.read(args.driver_option, "driver option")
+
+
+def takes(driver: str, setting: str) -> bool:
+    """Whether a driver has a setting of that name.
+
+    Raises:
+        ConfigError: There is no such driver.
+    """
+    return setting in {field.name for field in dataclasses.fields(capture.DRIVERS.get(driver).config_class)}
+
+
+def select(args: argparse.Namespace) -> None:
+    """Has the driver open the camera that the result is named after, where it can tell several apart.
+
+    Raises:
+        ConfigError: There is no such driver, or one of its settings is not KEY=VALUE.
+    """
+    given = driver_options(args)
+    if args.driver and args.serial and "serial" not in given and takes(args.driver, "serial"):
+        args.driver_option = [*args.driver_option, f"serial={args.serial}"]
 
 
 def one_source(args: argparse.Namespace) -> None:

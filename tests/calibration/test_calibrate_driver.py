@@ -10,7 +10,7 @@ import pyrealsense2 as rs
 import pytest
 
 from actrec import camera_files
-from actrec.camera_files import DEPTH
+from actrec.camera_files import COLOUR, DEPTH
 from actrec.capture import realsense
 from actrec.capture.realsense import RealSenseCamera
 from actrec.cli import calibrate, main
@@ -110,6 +110,18 @@ def test_another_camera_than_named(device, capsys):
     assert main([*command, "--views", "3", "--serial", "other", *ARGUMENTS]) == 2
     assert f"the camera's serial number is {device.serial}, not other" in capsys.readouterr().err
     assert not camera_files.path_of("other", DEPTH).exists()
+
+
+@pytest.mark.parametrize("command", ["intrinsics", "check"])
+def test_a_lens_is_of_the_camera_that_is_named(camera, tmp_path, capsys, command):
+    for part in (COLOUR, DEPTH):
+        camera_files.write_intrinsics(camera_files.path_of("other", part, tmp_path), camera.views.colour, part)
+    source = ["calibrate", command, "--driver", "realsense", "--serial", "other", "--cameras", str(tmp_path)]
+    source += ["--overwrite"] if command == "intrinsics" else []
+    assert main(source) == 1
+    assert f"no RealSense has serial number other; connected: {camera.serial}" in capsys.readouterr().err
+    assert main([*source, "--part", "depth"]) == 2
+    assert "driver realsense gives pictures of the colour camera alone: for --part depth" in capsys.readouterr().err
 
 
 def test_where_the_depth_camera_sits(device, capsys):
