@@ -16,6 +16,11 @@ def card(model: ModelPackage, name: str) -> str:
     accuracy = f"{provenance.accuracy:.1%} of {figures.get('test_clips', '?')} test clips (top-1, before rejection)"
     if figures.get("test_clips") == 0:
         accuracy = "not measured: the split has no test part"
+    if "copies" in figures:
+        left = figures["test_clips"] - figures["copies"]
+        accuracy += (
+            f"; {figures['accuracy_without_copies']:.1%} of the {left} that are not in the training part as well"
+        )
     rows = [
         *_network(model),
         ("Trained on", training),

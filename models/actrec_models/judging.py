@@ -11,6 +11,7 @@ from actrec import features, inference, package
 from actrec.package import ModelPackage, Rejection
 from actrec_models import data, evaluation, half_precision, rejection
 from actrec_models.card import card
+from actrec_models.data.copies import copies
 from actrec_models.recipe import Recipe
 
 
@@ -88,6 +89,7 @@ def _judge(
         "test_clips": len(test),
         "streams": len(features.modalities(specs)),
     }
+    figures |= _without_copies(recipe, test, right, roots)
     if recipe.clips != "live" and len(test):
         live = evaluation.score(session, test, "live").logits
         figures.update(clips=recipe.clips, live_accuracy=float((live.argmax(axis=1) == test.labels).mean()))
@@ -108,3 +110,14 @@ def _judge(
     if len(unknown):
         figures.update(unknown_rejected=float((unknown < chosen.threshold).mean()), unknown_clips=len(unknown))
     return judged, figures
+
+
+def _without_copies(
+    recipe: Recipe, test: data.ClipDataset, right: np.ndarray, roots: tuple[str, str]
+) -> dict[str, float | int]:
+    """The accuracy on clips of which the training part holds no copy, where it holds some."""
+    if recipe.dataset == "folder":  # a person's own recordings are told apart by what they are
+        return {}
+    same = copies(test, lambda: rejection.dataset_part(recipe, roots[0], "train", roots[1]))
+    own = np.array([name not in same for name in test.names])
+    return {"copies": len(same), "accuracy_without_copies": float(right[own].mean())} if same and own.any() else {}

@@ -191,7 +191,7 @@ def test_weights_are_fitted_on_the_training_part_alone(tmp_path, capsys):
     figures = evaluate(capsys, *streams, "--fuse", "logits", "--fit-weights")
     assert sum(figures["weights"]) == pytest.approx(1)
     assert "fitted on the 8 clips of the training part" in figures["notes"][-1]
-    assert Places.read_names.count("train_left_1") == 2  # once a stream
+    assert Places.read_names.count("train_left_1") == 4  # once a stream, twice as what a test clip is a copy of
     Places.read_names.clear()
     error = refused(capsys, *streams, "--fuse", "logits", "--fit-weights", "--part", "train")
     assert "evaluate the test part" in error

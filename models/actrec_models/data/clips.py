@@ -137,6 +137,14 @@ class ClipDataset:
         """What tells the recordings of a person's own from others, each once; empty for published datasets."""
         return tuple(dict.fromkeys(filter(None, self.recordings)))
 
+    def joints_digest(self, index: int) -> bytes:
+        """A digest of a clip's joints, the same for the same joints.
+
+        Raises:
+            DeviceError, InputError: The clip cannot be read.
+        """
+        return hashlib.sha256(np.ascontiguousarray(self[index].bodies)).digest()
+
     def fingerprint(self) -> str:
         """SHA-256 over names, labels and joints: whether two runs were trained on the same data."""
         digest = hashlib.sha256("\n".join(self.classes).encode())

@@ -30,6 +30,7 @@ class Report:
         unread: Name of a clip that could not be read to why. It counts as wrong and as rejected.
         own_confidence: [N] what the threshold is compared with, where the package's classes are finer than these: the
             robot knows those alone. None for `confidence`.
+        copied: Names of clips that the training part holds too (`actrec_models.data.copies`).
 
     Raises:
         InputError: No clip at all, shapes that disagree, or probabilities that are none; names the first such clip.
@@ -43,6 +44,7 @@ class Report:
     threshold: float | None = None
     unread: Mapping[str, str] = field(default_factory=dict)
     own_confidence: np.ndarray | None = None
+    copied: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         expected = (len(self.clips), len(self.classes))
@@ -160,7 +162,17 @@ class Report:
             "nll": metrics.negative_log_likelihood(probabilities, labels) if some else None,
             "brier": metrics.brier(probabilities, labels) if some else None,
             "aurc": float(self.risk.mean()),
+            **self._copies(),
             **self._rejection(),
+        }
+
+    def _copies(self) -> dict[str, float | int | None]:
+        if not self.copied:
+            return {}
+        own = np.array([clip not in self.copied for clip in self.clips])
+        return {
+            "copies": int((~own).sum()),
+            "accuracy_without_copies": float(self.right[own].mean()) if own.any() else None,
         }
 
     def _rejection(self) -> dict[str, float | None]:

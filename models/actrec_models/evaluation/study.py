@@ -1,7 +1,7 @@
 """One or several models scored on a dataset: alone, fused, or as repetitions over seeds or folds."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,16 +9,18 @@ import numpy as np
 from actrec import config
 from actrec.errors import ConfigError, DeviceError, InputError
 from actrec_models.data import ClipDataset
+from actrec_models.data.copies import copies
 from actrec_models.evaluation import fusion, scoring
 from actrec_models.evaluation.draws import Draws
 from actrec_models.evaluation.opening import Model
 from actrec_models.evaluation.others import Rejected, others, rejected
 from actrec_models.evaluation.relations import Options, draws_of, folds_of, groups_of, kind_of
 from actrec_models.evaluation.report import Report
-from actrec_models.evaluation.target import Target, check_folds, check_not_learnt, merging, target_of
+from actrec_models.evaluation.target import OWN, Target, check_folds, check_not_learnt, merging, target_of
 
-SPREAD = ("accuracy", "top5", "mean_class_accuracy", "mean_f1", "mean_average_precision", "ece", "nll", "brier", "aurc")
-"""The figures of which repetitions get a mean and a spread."""
+SPREAD = ("accuracy", "accuracy_without_copies", "top5", "mean_class_accuracy", "mean_f1", "mean_average_precision")
+SPREAD += ("ece", "nll", "brier", "aurc")
+"""The figures of which repetitions get a mean and a spread, where they have them."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Study:
         how: How streams were fused.
         folds: Of the repetitions, by model.
         notes: What a reader must know.
+        copies: Name of a clip that is scored to that of one of the training part which is the same.
         unknown: Of a person's own recordings that are labelled `unknown`, what each model rejects; None for a model
             that can read none of them.
     """
@@ -54,6 +57,7 @@ class Study:
     draws: tuple[int, ...] = ()
     folds: tuple[int, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    copies: Mapping[str, str] = field(default_factory=dict)
     unknown: tuple[Rejected | None, ...] = ()
 
     @property
@@ -70,7 +74,8 @@ class Study:
     def spread(self) -> dict[str, dict[str, float]]:
         """Figure to its mean and sample standard deviation over repetitions; empty where there are none."""
         rows = [report.summary() for report in self.repetitions]
-        return {figure: _spread([row[figure] for row in rows]) for figure in SPREAD} if rows else {}
+        known = [figure for figure in SPREAD if rows and figure in rows[0]]
+        return {figure: _spread([row[figure] for row in rows]) for figure in known}
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:
@@ -119,10 +124,22 @@ def run(models: Sequence[Model], data_root: str, options: Options, progress: boo
     if options.fit_weights:
         _check_fitting(models, target, clips[0])
     scores = [scorer.score(*each) for each in zip(models, clips, modes, looks, strict=True)]
-    reports = tuple(scorer.report(*each) for each in zip(models, clips, scores, strict=True))
+    same = {} if folds else _copies(target, clips[0])
+    reports = tuple(scorer.report(*each, same) for each in zip(models, clips, scores, strict=True))
     unknown, told = scorer.rejected(models, modes)
-    notes = (*_notes(target, models, clips[0], apart), *told)
-    study = Study(kind, target, modes, models, reports, draws=looks, folds=tuple(folds), notes=notes, unknown=unknown)
+    notes = (*_notes(target, models, clips[0], apart), *_told_copies(same, len(clips[0])), *told)
+    study = Study(
+        kind,
+        target,
+        modes,
+        models,
+        reports,
+        draws=looks,
+        folds=tuple(folds),
+        notes=notes,
+        copies=same,
+        unknown=unknown,
+    )
     if groups:
         study = scorer.fused(study, groups, clips[0], scores)
     if study.repetitions:
@@ -147,9 +164,10 @@ class _Scorer:
             progress=self.progress,
         )
 
-    def report(self, model: Model, clips: ClipDataset, scores: scoring.Scores) -> Report:
+    def report(self, model: Model, clips: ClipDataset, scores: scoring.Scores, same: Mapping[str, str]) -> Report:
         merged = merging(model, self.target, clips)
-        return scoring.evaluate(model.session, clips, name=model.name, merged=merged, scores=scores)
+        report = scoring.evaluate(model.session, clips, name=model.name, merged=merged, scores=scores)
+        return dataclasses.replace(report, copied=frozenset(same))
 
     def rejected(self, models: Sequence[Model], modes: Sequence[str]) -> tuple[tuple[Rejected | None, ...], list[str]]:
         """What each model rejects of the recordings labelled `unknown`, and a word on each and on unreadable ones."""
@@ -189,7 +207,8 @@ class _Scorer:
             probabilities = fusion.fuse([stream.logits for stream in streams], self.options.fuse, weights.tolist())
             unread = {index: why for stream in streams for index, why in stream.unread.items()}
             name = " + ".join(study.models[index].name for index in group)
-            fused.append(scoring.report_of(name, clips, probabilities, unread, merged))
+            report = scoring.report_of(name, clips, probabilities, unread, merged)
+            fused.append(dataclasses.replace(report, copied=frozenset(study.copies)))
         return dataclasses.replace(
             study, fused=tuple(fused), weights=tuple(map(float, weights)), how=self.options.fuse, notes=notes
         )
@@ -237,6 +256,7 @@ def _pooled(study: Study) -> Report:
         np.concatenate([report.probabilities for report in reports]),
         None,
         {f"{report.name}: {clip}": why for report in reports for clip, why in report.unread.items()},
+        copied=frozenset(f"{report.name}: {clip}" for report in reports for clip in report.copied),
     )
 
 
@@ -256,6 +276,21 @@ def _notes(target: Target, models: Sequence[Model], clips: ClipDataset, apart: b
         if lacking:
             notes.append(f"The dataset has no {', '.join(lacking)}: {model.name} gets zeros in their place.")
     return tuple(notes)
+
+
+def _copies(target: Target, clips: ClipDataset) -> dict[str, str]:
+    """Clips of the test part that the training part holds too; a person's own recordings are told apart before."""
+    return copies(clips, lambda: target.open("train")) if target.part == "test" and target.dataset != OWN else {}
+
+
+def _told_copies(same: Mapping[str, str], clips: int) -> list[str]:
+    if not same:
+        return []
+    first, other = next(iter(same.items()))
+    return [
+        f"{len(same)} of the {clips} clips are in the training part too, number for number, under other names, first "
+        f"{first}, which is {other}: whoever trained by this split has learnt them."
+    ]
 
 
 def _held(clips: ClipDataset) -> frozenset[str]:

@@ -130,6 +130,9 @@ def figures(report: Report) -> Table:
         (name, percent(summary[figure]) if figure in SHARES else number(summary[figure]))
         for figure, name in NAMES.items()
     ]
+    if "copies" in summary:
+        value = f"{percent(summary['accuracy_without_copies'])} of {summary['clips'] - summary['copies']}"
+        rows.insert(3 + bool(summary["unreadable"]), ("… of clips that the training part does not hold too", value))
     if "threshold" in summary:
         accepted = summary["accuracy_of_accepted"]
         rows += [
@@ -188,6 +191,7 @@ def as_dict(study: Study) -> dict[str, Any]:
         for number, (model, mode, report) in enumerate(zip(study.models, study.clips, study.reports, strict=True))
     ]
     head |= {"measure": target.source.measure, "notes": list(study.notes)}
+    head |= {"copies_of_training_clips": dict(study.copies)} if study.copies else {}
     if study.kind == "single":
         return {**head, **models[0]}
     made: dict[str, Any] = {**head, "kind": study.kind, "models": models}

@@ -11,7 +11,7 @@ from actrec_models import data
 from actrec_models.data import ClipDataset, PreparedDataset, Source, SourceDataset
 from actrec_models.evaluation.opening import Model
 
-_OWN = "folder"
+OWN = "folder"
 """The dataset of a person's own recordings."""
 _LEARNT = "recordings"
 """The figure of a taught package that tells which of them it has learnt."""
@@ -55,7 +55,7 @@ class Target:
     @property
     def scores_all(self) -> bool:
         """Whether every one of a person's own recordings is scored (`check_not_learnt`)."""
-        return self.dataset == _OWN and self.split == "all" and self.part == "train"
+        return self.dataset == OWN and self.split == "all" and self.part == "train"
 
     @property
     def source(self) -> type[Source]:
@@ -108,7 +108,7 @@ def target_of(
         split = first.split if first.dataset == dataset or first.split in known else known[0]
     for model in models:
         trained = model.package.provenance
-        apart = dataset == _OWN and split == "all" and _tells(model)  # whatever it has learnt is known
+        apart = dataset == OWN and split == "all" and _tells(model)  # whatever it has learnt is known
         if trained.split != split and _same_items(trained.dataset, dataset) and not apart:
             raise ConfigError(
                 f"{model.name} was trained on split '{trained.split}' of {dataset}, {_other(models, model, split)}; "
@@ -117,10 +117,10 @@ def target_of(
     config.check_names(dict(options), data.RESERVED, "--option")
     root = root or data.folder(data_root, dataset)
     ours = {**_told(models[0], dataset), **options}
-    if dataset == _OWN and not data.is_store(root):
+    if dataset == OWN and not data.is_store(root):
         ours = {"classes": list(models[0].package.labels), **ours}
     # All of a person's recordings test a model that learnt none of them, which `check_not_learnt` looks after.
-    if dataset == _OWN and split == "all" and all(_tells(model) for model in models):
+    if dataset == OWN and split == "all" and all(_tells(model) for model in models):
         part, ours = "train", {key: value for key, value in ours.items() if key != "held_out"}
     return Target(dataset, split, part, root, ours)
 
@@ -128,7 +128,7 @@ def target_of(
 def _tells(model: Model) -> bool:
     """Whether it is known which of a person's own recordings a model has learnt."""
     trained = model.package.provenance
-    return trained.dataset != _OWN or _LEARNT in trained.figures
+    return trained.dataset != OWN or _LEARNT in trained.figures
 
 
 def check_not_learnt(models: Sequence[Model], target: Target, clips: ClipDataset) -> bool:
@@ -140,14 +140,14 @@ def check_not_learnt(models: Sequence[Model], target: Target, clips: ClipDataset
     Raises:
         InputError: One has; the first of them is named. Or of the model or of prepared clips nobody can tell.
     """
-    if target.dataset != _OWN or (target.part == "train" and not target.scores_all):
+    if target.dataset != OWN or (target.part == "train" and not target.scores_all):
         return False
     # People in one recording may be on both sides of the split that a model was trained on.
     asked = [model for model in models if target.scores_all or not _same_split(model, target)]
     recordings = clips.recordings if asked else ()
     for model in asked:
         learnt = learnt_by(model)
-        if not learnt and model.package.provenance.dataset == _OWN:
+        if not learnt and model.package.provenance.dataset == OWN:
             raise InputError(f"nobody can tell which recordings {model.name} has learnt: train it again")
         if learnt and not all(recordings):
             raise InputError(
@@ -171,7 +171,7 @@ def learnt_by(model: Model) -> set[str]:
 def _same_split(model: Model, target: Target) -> bool:
     """Whether a model was trained on the other part of the very split that it is to be tested on."""
     trained = model.package.provenance
-    if trained.dataset != _OWN or _held_out(_told(model, _OWN)) != _held_out(target.options):
+    if trained.dataset != OWN or _held_out(_told(model, OWN)) != _held_out(target.options):
         return False
     # A store has the one split that it was prepared with, whatever the options.
     return not data.is_store(target.root) or target.open("train").fingerprint() == trained.data_sha256

@@ -1,0 +1,115 @@
+"""Clips of a test part that the training part holds too: which they are, and what evaluation and cards say of them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from actrec.cli import main
+from actrec.errors import DeviceError, InputError
+from actrec_models import data
+from actrec_models.data import Clip, ClipDataset, PreparedDataset
+from actrec_models.data import copies as module
+from actrec_models.data.copies import copies
+from actrec_models.data.prepare import prepare
+from tests.models.places import PlacesTrainToo
+from tests.models.test_evaluation import write
+
+STAMPS = np.arange(3)
+
+
+class SomeTrain(PlacesTrainToo):
+    """Of eight test clips, three lie in the training part too: one of them is recognised wrongly."""
+
+    def part(self, entry, split):
+        if "train" not in entry.meta:
+            return super().part(entry, split)
+        return "train" if entry.name in ("train_left_1", "train_far_1", "train_far_unsure") else ""
+
+
+@pytest.fixture(autouse=True)
+def some_train(monkeypatch):
+    monkeypatch.setitem(data.DATASETS._targets, "places", f"{__name__}:SomeTrain")
+
+
+class Unreadable(ClipDataset):
+    """Whose first clip cannot be read."""
+
+    def __getitem__(self, index):
+        if index == 0:
+            raise InputError("truncated")
+        return super().__getitem__(index)
+
+
+def clip(name, value):
+    bodies = np.full((1, 3, 25, 3), value, np.float32)
+    bodies[0, 1, 4] = np.nan
+    return Clip(name, 0, STAMPS, bodies)
+
+
+def test_copies_are_found_by_their_joints_to_the_last_bit():
+    test = ClipDataset([clip("a", 1), clip("b", 2), clip("nobody", np.nan)], ("one",))
+    near = np.nextafter(np.float32(2), np.float32(3))
+    learnt = ClipDataset([clip("c", near), clip("d", 1), clip("e", 1), clip("empty", np.nan)], ("one",))
+    assert copies(test, lambda: learnt) == {"a": "d"}
+
+
+def test_what_cannot_be_read_or_is_not_there_is_no_copy(monkeypatch):
+    clips = [clip("a", 1), clip("b", 2)]
+    assert copies(ClipDataset(clips, ("one",)), lambda: Unreadable(clips, ("one",))) == {"b": "b"}
+
+    def absent():
+        raise DeviceError("no such folder")
+
+    assert copies(ClipDataset(clips, ("one",)), absent) == {}
+    monkeypatch.setattr(module, "READ_AT_MOST", 1)
+    assert copies(ClipDataset(clips, ("one",)), lambda: ClipDataset(clips, ("one",))) == {}
+
+
+def test_a_prepared_part_is_looked_through_by_its_checksums(tmp_path, monkeypatch):
+    prepare("places", tmp_path, tmp_path / "store")
+    monkeypatch.setattr(module, "READ_AT_MOST", 0)
+    read = []
+    whole = PreparedDataset.__getitem__
+    monkeypatch.setattr(PreparedDataset, "__getitem__", lambda self, index: read.append(index) or whole(self, index))
+    parts = {part: data.create("places", tmp_path / "store", split="all", part=part) for part in data.PARTS}
+    same = {"left_1": "train_left_1", "far_1": "train_far_1", "far_unsure": "train_far_unsure"}
+    assert copies(parts["test"], lambda: parts["train"]) == same
+    assert len(read) == 2 * len(same)  # to be sure of what the checksums say
+
+
+def test_published_n_ucla_has_two_actions_of_its_test_view_in_its_training_views(data_root):
+    folder = data_root / "nucla"
+    parts = {part: data.create("nucla", folder, split="view", part=part) for part in data.PARTS}
+    same = copies(parts["test"], lambda: parts["train"])
+    named = [name for name in parts["test"].names if name.startswith(("a02", "a03"))]
+    assert same == {name: name.replace("v03", "v02") for name in named}
+    assert len(same) == 95
+
+
+@pytest.mark.parametrize("dataset", ["utd_mhad", "shrec17_28"])
+def test_the_others_have_no_such_clip(data_root, dataset):
+    folder = data.folder(data_root, dataset)
+    assert copies(data.create(dataset, folder, part="test"), lambda: data.create(dataset, folder)) == {}
+
+
+def test_evaluation_tells_the_figure_without_them(tmp_path, capsys):
+    models = [write(tmp_path / name, seed=seed) for name, seed in (("one", 1), ("two", 2))]
+    evaluate = ["eval", "--data", str(tmp_path), "--quiet", "--threads", "1"]
+    assert main([*evaluate, "--json", models[0]]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["right"], figures["copies"], figures["accuracy_without_copies"]) == (6, 3, 0.8)
+    assert figures["copies_of_training_clips"]["left_1"] == "train_left_1"
+    assert main([*evaluate, *models]) == 0
+    shown = capsys.readouterr().out
+    assert "3 of the 8 clips are in the training part too" in shown and "80.00 % of 10" in shown
+    assert main([*evaluate, "--json", *models]) == 0
+    assert json.loads(capsys.readouterr().out)["spread"]["accuracy_without_copies"]["mean"] == 0.8
+    assert main([*evaluate, "--json", "--fuse", "softmax", models[0], write(tmp_path / "three")]) == 0
+    assert json.loads(capsys.readouterr().out)["fusion"]["accuracy_without_copies"] == 0.8
+
+
+def test_the_training_part_is_not_compared_with_itself(tmp_path, capsys):
+    model = write(tmp_path / "one")
+    assert main(["eval", "--data", str(tmp_path), "--part", "train", "--quiet", "--threads", "1", "--json", model]) == 0
+    assert "copies" not in json.loads(capsys.readouterr().out)
