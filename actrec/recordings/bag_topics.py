@@ -62,7 +62,7 @@ def find_topics(path: Path, reader: Any, config: RecordingConfig, encoding_of: C
 
 def _kind(topic: str, encoding: str) -> str:
     if encoding in DEPTH_ENCODINGS or "compressedDepth" in encoding:
-        return "depth"
+        return "other" if _infrared(topic) else "depth"
     if encoding in COLOUR_ENCODINGS:
         return "colour"
     if "bayer" in encoding:  # also compressed: decoding it gives its mosaic
@@ -70,6 +70,11 @@ def _kind(topic: str, encoding: str) -> str:
     if "jpeg" in encoding or "jpg" in encoding or "png" in encoding:
         return "depth" if "16UC1" in encoding or "depth" in topic else "colour"
     return "other"
+
+
+def _infrared(topic: str) -> bool:
+    """Whether a topic of 16 bit is of brightness, by the names that drivers of Azure Kinect, Orbbec, OpenNI give it."""
+    return any(part == "ir" or part.startswith("infra") for part in topic.lower().split("/"))
 
 
 def _named(path: Path, option: str, name: str, types: dict[str, str], allowed: tuple[str, ...]) -> str | None:
@@ -122,7 +127,9 @@ def _info_beside(colour: str, types: dict[str, str]) -> str | None:
     """The CameraInfo in the colour topic's namespace, or the bag's only one."""
     infos = [topic for topic, kind in types.items() if kind == INFO]
     parts = colour.strip("/").split("/")
-    for cut in range(len(parts) - 1, 0, -1):  # …/image_raw/compressed lies one deeper
+    # …/image_raw/compressed lies one deeper. The root's is of a camera without a namespace alone.
+    last = 0 if len(parts) == 1 + (types[colour] == COMPRESSED) else 1
+    for cut in range(len(parts) - 1, last - 1, -1):
         beside = "/" + "/".join([*parts[:cut], "camera_info"])
         if beside in infos:
             return beside

@@ -6,6 +6,7 @@ import pytest
 from actrec.errors import ConfigError, InputError
 from actrec.frames import Intrinsics
 from actrec.recordings import open_recording
+from actrec.recordings.base import RecordingConfig
 from tests.core.recordings.test_bag import COLOUR, INFO, MILLIMETRES, RGB, START, H, W, frames_of, stamps
 
 
@@ -50,3 +51,28 @@ def test_a_recording_of_librealsense_is_for_its_driver(tmp_path, bag):
         open_recording(tmp_path / "b")
     assert frames_of(tmp_path / "b", depth_topic="none")[0].depth is None
     assert frames_of(tmp_path / "b", depth_topic=depth, depth_scale=0.0001)[0].depth is not None
+
+
+def test_infrared_of_16_bit_is_no_depth(tmp_path, bag):
+    for name, depth in (("with", "/camera/depth/image_raw"), ("without", None)):
+        with bag(tmp_path / name) as b:
+            b.info(INFO, START, W, H)
+            b.image(COLOUR, START, RGB, "rgb8")
+            b.image("/camera/ir/image_raw", START, MILLIMETRES, "mono16")
+            if depth:
+                b.image(depth, START, MILLIMETRES, "16UC1")
+        with open_recording(tmp_path / name) as recording:
+            assert recording.topics.depth == depth
+
+
+def test_a_camera_without_a_namespace(tmp_path, bag):
+    with bag(tmp_path / "b") as b:
+        for name, fx in (("/camera_info", 500.0), ("/depth/camera_info", 300.0), ("/other/camera_info", 200.0)):
+            b.info(name, START, W, H, fx=fx)
+        b.image("/image_raw", START, RGB, "rgb8")
+        b.image("/depth/image_raw", START, MILLIMETRES, "16UC1")
+        b.image("/side/image", START, RGB, "rgb8")
+    with open_recording(tmp_path / "b", RecordingConfig(colour_topic="/image_raw")) as recording:
+        assert recording.intrinsics.fx == 500
+    with pytest.raises(InputError, match="has no camera_info for /side/image"):
+        open_recording(tmp_path / "b", RecordingConfig(colour_topic="/side/image"))
