@@ -127,8 +127,11 @@ def _frame(path: Path, t: int, frame: Any, least_score: float) -> _People:
         score = _score(path, t, person, least_score)
         if score < least_score:
             continue
-        pixels.append(_values(path, t, person, "pose2d", 2))
-        poses.append(_values(path, t, person, "pose3d", 3))
+        seen, pose = _values(path, t, person, "pose2d", 2), _values(path, t, person, "pose3d", 3)
+        if not np.ptp(seen, axis=0).any():  # nobody, as public readers have it: all 0, or all −1
+            continue
+        pixels.append(seen)
+        poses.append(pose)
         scores.append(score)
     return _People(np.reshape(poses, (-1, JOINTS, 3)), np.reshape(pixels, (-1, JOINTS, 2)), np.array(scores))
 

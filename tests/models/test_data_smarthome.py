@@ -113,6 +113,18 @@ def test_people_keep_their_identity_and_those_seen_most_come_first(tmp_path):
     assert len(everybody.bodies) == 3
 
 
+@pytest.mark.parametrize("marker", [0.0, -1.0])
+def test_a_person_without_pixels_is_nobody(tmp_path, marker):
+    frames = [published([person(t=t)]) for t in range(12)]
+    for frame in frames:  # measured from the feet
+        frame[0]["pose3d"] = np.add(frame[0]["pose3d"], np.repeat([0.0, 0.9, 0.0], 13)).tolist()
+    for frame in frames[4:7]:
+        frame[0]["pose2d"] = [marker] * 26
+    read = read_smarthome(write(tmp_path, frames=frames))
+    assert len(read.bodies) == 1 and np.isnan(read.bodies[0, 4:7]).all()
+    assert np.isfinite(np.delete(read.bodies[0], range(4, 7), axis=0)).all()
+
+
 def test_the_unsure_are_left_out(tmp_path):
     frames = [published([person()]) + published([person(x=1.5)], score=0.5) for _ in range(5)]
     assert len(read_smarthome(write(tmp_path, frames=frames)).bodies) == 2
