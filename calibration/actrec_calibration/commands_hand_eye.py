@@ -9,6 +9,7 @@ from actrec import camera_files
 from actrec.camera_files import COLOUR, MOUNT, Mount
 from actrec.errors import ConfigError, DeviceError, InputError
 from actrec.frames import Intrinsics
+from actrec.recordings.intrinsics import rectified
 from actrec_calibration import hand_eye, hand_views, options, results, robot_poses
 from actrec_calibration.boards import Board
 from actrec_calibration.hand_views import HandConfig
@@ -99,9 +100,11 @@ def _live(args: argparse.Namespace, board: Board) -> tuple[list[hand_eye.View], 
     base, gripper = _frames(args)
     options.select(args)
     config = options.settings(args, HandConfig)
-    # A driver takes the camera's file by itself. Without one, it and a camera_info tell what the camera came with.
+    # A driver takes the camera's file by itself. Without one, it and a camera_info tell what the camera came with. The
+    # file is of the images as they are taken: of rectified ones the camera_info alone tells.
     known = None
-    if args.intrinsics or (args.topic and results.target(args, COLOUR).is_file()):
+    raw = args.topic and not rectified(args.topic)
+    if args.intrinsics or (raw and results.target(args, COLOUR).is_file()):
         known = results.intrinsics(args, args.intrinsics, COLOUR, "--intrinsics")
     keep = args.keep or Path(f"hand_eye_{args.serial}")
     with options.interruptible() as stopped, args.open_poses(base, gripper) as pose_at, options.live(args) as read:

@@ -12,6 +12,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from actrec.errors import ActrecError, DeviceError, InputError
 from actrec.frames import Intrinsics
+from actrec.recordings.intrinsics import rectified
 from actrec_nodes import conversions, qos, silence
 from actrec_nodes.spinning import spinning
 
@@ -34,7 +35,9 @@ class ImageTopicNode(Node):
         self._intrinsics: Intrinsics | None = None
         self._came = threading.Condition()
         self._subscription = self.create_subscription(Image, topic, self._on_image, qos.IMAGE_SUBSCRIBER)
-        beside = posixpath.join(posixpath.dirname(self._subscription.topic_name), "camera_info")
+        name = self._subscription.topic_name
+        self._rectified = rectified(name)
+        beside = posixpath.join(posixpath.dirname(name), "camera_info")
         self.create_subscription(CameraInfo, beside, self._on_info, qos.IMAGE_SUBSCRIBER)
 
     def read(self, timeout_s: float) -> tuple[int, np.ndarray, Intrinsics | None]:
@@ -59,7 +62,8 @@ class ImageTopicNode(Node):
 
     def _on_info(self, message: CameraInfo) -> None:
         try:
-            self._intrinsics = conversions.info_to_intrinsics(message)
+            info = conversions.rectified_info(message) if self._rectified else message
+            self._intrinsics = conversions.info_to_intrinsics(info)
         except InputError:  # not calibrated, which may be what the command is for
             self._intrinsics = None
 

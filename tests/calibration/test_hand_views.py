@@ -1,10 +1,13 @@
 """Views of a robot that moves by itself or by hand, taken live: when it rests, in a new pose, and TF knows it."""
 
 import threading
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 
+from actrec import camera_files
+from actrec.cli import calibrate, main
 from actrec.errors import DeviceError, EndOfStream, InputError
 from actrec.frames import Intrinsics
 from actrec_calibration import hand_eye, hand_views, simulated
@@ -77,6 +80,24 @@ def test_the_stream_may_end_early_and_the_camera_may_tell_its_lens(tmp_path):
 def test_a_lens_that_nothing_tells(tmp_path):
     with pytest.raises(InputError, match="nothing tells the camera's intrinsics.*name a file with --intrinsics"):
         collect(Robot(12), tmp_path, known=None)
+
+
+def test_rectified_images_have_a_lens_of_their_own(tmp_path, monkeypatch):
+    robot = Robot(VIEWS, tells=LENS)
+    bent = Intrinsics(640, 480, 500.0, 500.0, 310.0, 245.0, (-0.3, 0.1, 0.0, 0.0, 0.0))
+    camera_files.write_intrinsics(tmp_path / "77_color.yaml", bent, "77_color")
+
+    def newest(timeout_s):
+        picture = robot.read(timeout_s)
+        return picture.stamp_ns, picture.colour, picture.intrinsics
+
+    monkeypatch.setattr(calibrate, "open_topic", lambda topic: nullcontext(newest))
+    monkeypatch.setattr(calibrate, "open_poses", lambda base, gripper: nullcontext(robot.pose_at))
+    command = ["calibrate", "hand-eye", "--topic", "camera/image_rect_color", "--mount", "hand", "--parent", "tool0"]
+    command += ["--base", "base_link", "--serial", "77", "--cameras", str(tmp_path), "--keep", str(tmp_path / "kept")]
+    assert main(command) == 0
+    metres, degrees = apart(camera_files.load("77", tmp_path).mount.pose, robot.arm.camera)
+    assert metres < 0.002 and degrees < 0.1
 
 
 def test_a_pose_it_has_had_is_not_taken_again(tmp_path):

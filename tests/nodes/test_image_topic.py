@@ -56,6 +56,19 @@ def test_the_intrinsics_of_the_camera_info_beside_it(camera):
         assert told is None
 
 
+def test_rectified_images_have_no_distortion():
+    lens, topic = Intrinsics(64, 48, 50.0, 51.0, 31.5, 23.5, (0.1, 0.0, 0.0, 0.0, 0.0)), "some_camera/image_rect_color"
+    camera = TopicCamera(topic=topic)
+    try:
+        with images(topic) as read:
+            camera.lens, ends = lens, time.monotonic() + 20
+            while (told := read(20.0)[2]) is None and time.monotonic() < ends:
+                pass
+    finally:
+        camera.stop()
+    assert told == dataclasses.replace(lens, distortion=())
+
+
 @pytest.mark.parametrize("camera", ["8UC3"], indirect=True)
 def test_an_encoding_that_is_none(camera):
     with images(TOPIC) as read, pytest.raises(InputError, match="encoding '8UC3' is not supported"):

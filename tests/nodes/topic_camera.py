@@ -21,11 +21,11 @@ class TopicCamera:
         lens: Published as camera_info beside them, where there is one.
     """
 
-    def __init__(self, encoding: str = "rgb8", picture: np.ndarray | None = None):
+    def __init__(self, encoding: str = "rgb8", picture: np.ndarray | None = None, topic: str = TOPIC):
         self.context = rclpy.Context()
         rclpy.init(context=self.context)
         self.node = Node("some_camera", context=self.context)
-        self._publisher = self.node.create_publisher(Image, TOPIC, qos.IMAGE_PUBLISHER)
+        self._publisher = self.node.create_publisher(Image, topic, qos.IMAGE_PUBLISHER)
         self._info = self.node.create_publisher(CameraInfo, "some_camera/camera_info", qos.IMAGE_PUBLISHER)
         self.lens: Intrinsics | None = None
         self._encoding, self.picture = encoding, picture
