@@ -143,7 +143,7 @@ class ClipDataset:
         Raises:
             DeviceError, InputError: The clip cannot be read.
         """
-        return hashlib.sha256(np.ascontiguousarray(self[index].bodies)).digest()
+        return hashlib.sha256(self[index].bodies.tobytes()).digest()
 
     def fingerprint(self) -> str:
         """SHA-256 over names, labels and joints: whether two runs were trained on the same data."""
