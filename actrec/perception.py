@@ -126,9 +126,10 @@ class HandPerception:
         """The hands of `bodies` (or, with none given, any hands) in `frame`, `hand_21`.
 
         Raises:
-            InputError: The frame has no colour image or contradicts its intrinsics.
+            InputError: The frame has no colour image or contradicts its intrinsics, or a body's layout does not convert
+                to `kinect_v2_25` or has another number of joints.
         """
-        found = self._estimator.estimate(frame, bodies)
+        found = self._estimator.estimate(frame, [_canonical(body) for body in bodies])
         hands = []
         for detection in found:
             positions, scores = _lifted(self._lifter, detection, frame, FINGER_RADIUS_M)
@@ -164,10 +165,11 @@ class FacePerception:
         """The faces of `bodies` (or, with none given, any faces) in `frame`, `face_68`.
 
         Raises:
-            InputError: The frame has no colour image or contradicts its intrinsics.
+            InputError: The frame has no colour image or contradicts its intrinsics, or a body's layout does not convert
+                to `kinect_v2_25` or has another number of joints.
         """
         faces = []
-        for detection in self._estimator.estimate(frame, bodies):
+        for detection in self._estimator.estimate(frame, [_canonical(body) for body in bodies]):
             positions, scores = _lifted(self._lifter, detection, frame, 0.0)
             faces.append(Face(detection.body_id, detection.layout, positions, detection.pixels, scores))
         return faces
@@ -179,6 +181,14 @@ class FacePerception:
     def close(self) -> None:
         """Frees the models."""
         self._estimator.close()
+
+
+def _canonical(body: Body) -> Body:
+    """The body in `kinect_v2_25`; whoever else tracks people may publish `skeletons` in a layout of its own."""
+    positions, _ = convert(body.positions, body.scores, body.layout, CANONICAL)
+    # Pixels say where to look; of joints without a position too.
+    pixels, scores = convert(body.pixels, body.scores, body.layout, CANONICAL)
+    return dataclasses.replace(body, layout=CANONICAL, positions=positions, pixels=pixels, scores=scores)
 
 
 def _small(window_m: float, depth_m: float) -> Lifter:

@@ -20,6 +20,9 @@ from actrec.frames import Body, RgbdFrame
 SCALE = 1.5
 """How much larger than the face the mesh's region is (face_landmark_landmarks_to_roi.pbtxt)."""
 
+LOOSE = "face_"
+"""What the `body_id` of a face begins with where no body is known: face_1, face_2, …"""
+
 EYES = [0, 1]
 """Right and left eye of the face detector's six keypoints."""
 
@@ -52,14 +55,19 @@ class MediaPipeFace:
         self._guard = StampGuard(self.config.face_max_gap_s)
         self._regions: dict[str, Region] = {}
         self._wait: dict[str, int] = {}
-        self._loose: list[Region] = []
+        self._loose: dict[str, Region] = {}
+        self._met = 0
 
     def estimate(self, frame: RgbdFrame, bodies: list[Body]) -> list[Detection]:
-        """The faces in `frame`, at most one of each body.
+        """The faces in `frame`.
 
         Args:
             frame: With colour.
             bodies: `kinect_v2_25` bodies of this or a recent frame; empty to search the whole image.
+
+        Returns:
+            At most one face of each body, with its id; or up to `num_faces` of no known body, called "face_1",
+            "face_2", … for as long as they are followed.
 
         Raises:
             InputError: The frame has no colour image or contradicts its intrinsics.
@@ -71,7 +79,7 @@ class MediaPipeFace:
         if not bodies:
             self._regions, self._wait = {}, {}
             return self._anywhere(colour, image)
-        self._loose = []
+        self._loose = {}
         present = {body.body_id for body in bodies}
         self._regions = {key: region for key, region in self._regions.items() if key in present}
         self._wait = {key: wait for key, wait in self._wait.items() if key in present}
@@ -80,7 +88,7 @@ class MediaPipeFace:
 
     def reset(self) -> None:
         """Forgets the faces followed."""
-        self._regions, self._wait, self._loose = {}, {}, []
+        self._regions, self._wait, self._loose = {}, {}, {}
 
     def close(self) -> None:
         """Frees the models."""
@@ -110,28 +118,28 @@ class MediaPipeFace:
     def _keep(self, body_id: str, mesh: np.ndarray, size: tuple[int, int]) -> Detection:
         self._regions[body_id] = _follow(mesh)
         self._wait.pop(body_id, None)
-        detection = _detection(mesh, size)
-        detection.body_id = body_id
-        return detection
+        return _detection(mesh, size, body_id)
 
     def _anywhere(self, colour: np.ndarray, image: Any) -> list[Detection]:
         height, width = colour.shape[:2]
         size = (width, height)
-        meshes: list[np.ndarray] = []
-        for region in self._loose:
+        meshes: dict[str, np.ndarray] = {}
+        for name, region in self._loose.items():
             mesh = self._face(image, region, size)
             # Two regions that drifted onto one face would both stay there, and leave nobody to look for others.
-            if mesh is not None and not any(_covers(_follow(mesh), other) for other in meshes):
-                meshes.append(mesh)
+            if mesh is not None and not any(_covers(_follow(mesh), other) for other in meshes.values()):
+                meshes[name] = mesh
         if len(meshes) < self.config.num_faces:
             whole = Region((width - 1) / 2, (height - 1) / 2, max(width, height))
             self._far = self._far or _detector("full_range_sparse", "FaceDetectionFullRangeCpu")
             for region in _search(self._far, colour, whole):
-                if len(meshes) < self.config.num_faces and not any(_covers(region, mesh) for mesh in meshes):
+                if len(meshes) < self.config.num_faces and not any(_covers(region, mesh) for mesh in meshes.values()):
                     mesh = self._face(image, region, size)
-                    meshes += [mesh] if mesh is not None else []
-        self._loose = [_follow(mesh) for mesh in meshes]
-        return [_detection(mesh, size) for mesh in meshes]
+                    if mesh is not None:
+                        self._met += 1
+                        meshes[f"{LOOSE}{self._met}"] = mesh
+        self._loose = {name: _follow(mesh) for name, mesh in meshes.items()}
+        return [_detection(mesh, size, name) for name, mesh in meshes.items()]
 
     def _face(self, image: Any, region: Region, size: tuple[int, int]) -> np.ndarray | None:
         """[468, 3] mesh in pixels in a region; None where the network sees no face."""
@@ -183,10 +191,10 @@ def _covers(region: Region, mesh: np.ndarray) -> bool:
     return bool(np.hypot(centre[0] - region.u, centre[1] - region.v) < 0.35 * region.size)
 
 
-def _detection(mesh: np.ndarray, size: tuple[int, int]) -> Detection:
+def _detection(mesh: np.ndarray, size: tuple[int, int], body_id: str) -> Detection:
     """The 68 points, in metres on the assumption that the eyes are as far apart as in the canonical face."""
     points = mesh[list(FACE_68)]
     right, left = mesh[list(EYE_CORNERS)]
     world = (points - mesh.mean(axis=0)) * (EYE_CORNERS_M / max(float(np.linalg.norm(left - right)), 1e-6))
     inside = ((points[:, :2] >= -0.5) & (points[:, :2] < np.array(size) - 0.5)).all(axis=1)
-    return Detection("face_68", points[:, :2], world.astype(np.float32), inside.astype(np.float32))
+    return Detection("face_68", points[:, :2], world.astype(np.float32), inside.astype(np.float32), body_id=body_id)

@@ -173,6 +173,20 @@ def test_the_hands_and_face_of_a_body(standing):
         part.close()
 
 
+def test_the_hands_and_face_of_a_body_that_somebody_else_tracks_in_another_layout(standing):
+    body, hand, face = BodyPerception(), HandPerception(), FacePerception()
+    (seen,) = body._estimator.estimate(standing[0])
+    theirs = Body("person_7", seen.layout, np.full((33, 3), np.nan, np.float32), seen.pixels, seen.scores)
+    hands, faces = hand.process(standing[0], [theirs]), face.process(standing[0], [theirs])
+    assert sorted((h.body_id, h.side) for h in hands) == [("person_7", "left"), ("person_7", "right")]
+    assert [f.body_id for f in faces] == ["person_7"]
+    for part in (hand, face):
+        with pytest.raises(InputError, match="no conversion from layout 'face_68'"):
+            part.process(standing[0], faces)
+    for part in (body, hand, face):
+        part.close()
+
+
 def test_no_face_where_the_person_looks_away(turning, turned_bodies):
     face = FacePerception()
     found = [len(face.process(frame, bodies)) for frame, bodies in zip(turning, turned_bodies, strict=True)]
@@ -201,10 +215,12 @@ def test_a_hand_without_a_body_is_lifted_to_the_hands_own_depth(data_root, clip,
 def test_a_face_without_a_body(standing):
     face = FacePerception()
     (found,) = face.process(standing[0], [])
-    assert found.body_id == "" and np.isfinite(found.positions).all()
+    assert found.body_id == "face_1" and np.isfinite(found.positions).all()
     # Two regions that have drifted onto one face are one face again.
-    face._estimator._loose *= 2
-    assert len(face.process(standing[0], [])) == 1
+    face._estimator._loose["face_2"] = face._estimator._loose["face_1"]
+    assert [found.body_id for found in face.process(standing[0], [])] == ["face_1"]
+    face.reset()
+    assert face.process(standing[0], [])[0].body_id == "face_2"
     face.close()
 
 
