@@ -17,6 +17,7 @@ from actrec.recordings.pairing import Pairer, half_period_ns
 
 STORE = get_typestore(Stores.ROS2_HUMBLE)
 """Images and CameraInfo are the same in every ROS 2 distribution since Humble."""
+_AHEAD_NS = 2 * NANOSECONDS
 _PEEK = 30
 """Colour messages looked at to learn the frame rate."""
 
@@ -74,8 +75,8 @@ class BagRecording(Recording):
         pairer = Pairer(self._tolerance)
         produced = 0
         with reading(self.path):
-            # Depth may have been written just before the colour that it belongs to.
-            for topic, time, raw in self._messages([self.topics.colour, self.topics.depth], start - self._tolerance):
+            # Depth may have been written long before the colour that it belongs to.
+            for topic, time, raw in self._messages([self.topics.colour, self.topics.depth], start - _AHEAD_NS):
                 if topic == self.topics.depth:
                     ready = pairer.add_depth(stamp_ns(raw), raw)
                 elif time < start:

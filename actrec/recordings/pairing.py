@@ -4,10 +4,8 @@ from collections import deque
 
 import numpy as np
 
-PATIENCE = 3
-"""Colour messages that may come after one that still waits for its depth."""
-MEMORY = 12
-"""Depth messages kept."""
+MEMORY = 60
+"""Messages of each kind kept: where depth is registered, or colour compressed, one comes long after the other."""
 _DEFAULT_PERIOD_NS = 33_333_333
 
 
@@ -52,17 +50,25 @@ class Pairer:
 
     def _resolve(self, final: bool) -> list[tuple[bytes, bytes]]:
         pairs = []
-        while self._waiting:
-            stamp, colour = self._waiting[0]
-            difference, depth = min(((abs(s - stamp), raw) for s, raw in reversed(self._depths)), default=(None, b""),
-                                    key=lambda item: item[0])  # fmt: skip
-            near = difference is not None and difference <= self._tolerance
-            passed = bool(self._depths) and self._depths[-1][0] >= stamp  # no nearer one can follow
-            if not (final or (near and passed) or len(self._waiting) > PATIENCE):
-                break
-            self._waiting.popleft()
-            if near:
-                pairs.append((colour, depth))
-            else:
+        # One that has its depth says that those before it will get none any more.
+        while self._waiting and (final or len(self._waiting) > MEMORY or any(self._sure(s) for s, _ in self._waiting)):
+            stamp, colour = self._waiting.popleft()
+            index = self._nearest(stamp)
+            if index is None:
                 self.unpaired += 1
+                continue
+            pairs.append((colour, self._depths[index][1]))
+            for _ in range(index):  # what came before it is of colour that came before
+                self._depths.popleft()
         return pairs
+
+    def _nearest(self, stamp: int) -> int | None:
+        """Of the depth messages near enough the nearest, of two alike the newer."""
+        away = [abs(other - stamp) for other, _ in self._depths]
+        least = min(away, default=self._tolerance + 1)
+        return len(away) - 1 - away[::-1].index(least) if least <= self._tolerance else None
+
+    def _sure(self, stamp: int) -> bool:
+        """Whether there is a depth message, and a farther one has come since or would be the next."""
+        index = self._nearest(stamp)
+        return index is not None and (index < len(self._depths) - 1 or self._depths[index][0] >= stamp)

@@ -215,6 +215,21 @@ def test_depth_at_half_the_rate(tmp_path, bag):
     assert [frame.stamp_ns for frame in frames_of(tmp_path / "b")] == stamps(8)[::2]
 
 
+@pytest.mark.parametrize("late", [DEPTH, COLOUR])
+def test_one_topic_may_come_long_after_the_other(tmp_path, bag, late):
+    """Depth that the robot registers, colour that it compresses: 0.6 s behind."""
+    logged = [
+        (stamp + 600_000_000 * (topic == late), stamp, topic) for stamp in stamps(40) for topic in (DEPTH, COLOUR)
+    ]
+    with bag(tmp_path / "b") as b:
+        b.info(INFO, START, W, H)
+        for log_time, stamp, topic in sorted(logged):
+            pixels, encoding = (MILLIMETRES, "16UC1") if topic == DEPTH else (RGB, "rgb8")
+            b.image(topic, stamp, pixels, encoding, log_time=log_time)
+    assert [frame.stamp_ns for frame in frames_of(tmp_path / "b")] == stamps(40)
+    assert [frame.stamp_ns for frame in frames_of(tmp_path / "b", start_s=20 * PERIOD / 1e9)] == stamps(40)[20:]
+
+
 def test_stamps_that_jump_back_pass_as_recorded(tmp_path, bag):
     recorded = [*stamps(5), *[stamp - 10**9 for stamp in stamps(5)]]
     with bag(tmp_path / "b") as b:
