@@ -15,8 +15,11 @@ _NUMBER = re.compile(r"(\d+)")
 
 
 def files(folder: Path, suffixes: frozenset[str] = SUFFIXES) -> list[Path]:
-    """The pictures, in the order of the numbers in their names: 10 comes after 9, however they are written."""
-    found = [path for path in folder.iterdir() if path.suffix.lower() in suffixes]
+    """The pictures, in the order of the numbers in their names: 10 comes after 9, however they are written.
+
+    Hidden files are none: a Mac puts a `._1.png` beside each 1.png on a disk that is not its own.
+    """
+    found = [path for path in folder.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith(".")]
     return sorted(found, key=lambda path: [int(t) if t.isdigit() else t for t in _NUMBER.split(path.name)])
 
 

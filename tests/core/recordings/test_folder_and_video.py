@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from actrec.errors import ConfigError, InputError
-from actrec.recordings import open_recording
+from actrec.recordings import open_recording, picture_folder
 from actrec.recordings.base import RecordingConfig
 
 F525 = "525,525,319.5,239.5"
@@ -157,6 +157,14 @@ def test_empty_folder_and_truncated_image(tmp_path, data_root):
     cv2.imwrite(str(depth), np.zeros((480, 640), np.uint8))
     with pytest.raises(InputError, match=r"is uint8\[480, 640\], expected 16-bit depth"):
         frames_of(folder, intrinsics=F525, depth_scale=0.001)
+
+
+def test_what_a_mac_leaves_beside_pictures_is_none(tmp_path):
+    small_folder(tmp_path, [("a_9.png", ""), ("a_10.png", "")])
+    for name in ("._a_9.png", "._a_10.png"):
+        (tmp_path / name).write_bytes(b"\0\5\x16\7" + bytes(100))
+    assert [file.name for file in picture_folder.files(tmp_path)] == ["a_9.png", "a_10.png"]
+    assert picture_folder.read_head(tmp_path).frames == 2
 
 
 def test_ntu_video_is_turned_back(data_root, caplog):
