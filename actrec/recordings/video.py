@@ -46,6 +46,8 @@ class VideoRecording(Recording):
             else:
                 counted = stream.frames and self._rate
                 self._duration = stream.frames / self._rate if counted else decoding.length_s(self.path)
+            if config.fps and self._rate:
+                self._duration *= self._rate / config.fps
             first = self._image(next(decoding.pictures(self.path, container), None))
         height, width = first.shape[:2]
         if ntu and not (config.intrinsics or config.hfov_deg):
@@ -62,7 +64,7 @@ class VideoRecording(Recording):
 
     @property
     def duration_s(self) -> float:
-        """Seconds from the first frame to the last, as the container says."""
+        """Seconds from the first frame to the last, as the container says, or at the rate that was given."""
         return self._duration
 
     def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
