@@ -7,6 +7,7 @@ amplitude images of 8 or 16 bit. Files that belong together have the same number
 
 import itertools
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,14 +85,20 @@ def live(driver: str, options: dict[str, Any], board: Board, count: int) -> tupl
     """
     collector = Collector(board, LiveConfig(most_views=max(count, 3)))
     pairs: list[Pair] = []
+    _say("hold the board still for a moment, then in another way: near and far, tilted to all sides")
     with capture.create(driver, **options) as camera:
         for frame in _frames(camera, driver):
             name = f"view {len(pairs) + 1}"
             if collector.look(Picture(name, frame.stamp_ns, frame.colour)) and collector.detection is not None:
                 pairs.append(Pair(name, collector.detection, frame.depth))
+                _say(f"{len(pairs)} of {count} views")
             if len(pairs) == count:
                 break
         return camera.calibration(), pairs
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def standing(driver: str, options: dict[str, Any], board: Board, count: int) -> tuple[CameraFiles, list[Pair]]:

@@ -85,7 +85,9 @@ def test_depth_of_a_camera_that_knows_where_its_depth_camera_sits(device, capsys
     command = ["calibrate", "depth", "--driver", "realsense", "--driver-option", "fps=15", "--registered"]
     command += ["--views", "6", "--model", "bias", "--json", "--serial", device.serial, *ARGUMENTS]
     assert main(command) == 0
-    figures = json.loads(capsys.readouterr().out)
+    streams = capsys.readouterr()
+    assert "hold the board still for a moment" in streams.err and "6 of 6 views" in streams.err
+    figures = json.loads(streams.out)
     assert figures["views"] == 6 and figures["bias_mm"] == pytest.approx(1e3 * BIAS, abs=1)
     files = camera_files.load(device.serial)
     np.testing.assert_allclose(files.geometry.to_colour, device.views.to_colour, atol=1e-6)
