@@ -122,11 +122,19 @@ class Observations:
         self._bodies.pop(body_id, None)
 
     def rewind(self, stamp_ns: int) -> None:
-        """Time has jumped back to this stamp: forgets all bodies, and what is of a later time."""
+        """Time has jumped back to this stamp: forgets all bodies, and what was seen before the jump."""
+        before = self._heard.get("bodies", stamp_ns)
         self._bodies.clear()
-        everything: list[Series[Any]] = [self._skeletons, self._colour, self._flow, *self._scene.values()]
-        for series in everything:
-            series.rewind(stamp_ns)
+        self._skeletons.clear()
+        pictures: list[tuple[str, Series[Any]]] = [("colour", self._colour), ("flow", self._flow)]
+        for spec, feature in self._pictures:
+            if not _of_bodies(feature):
+                pictures += [(stream, self._scene[spec.name]) for stream in feature.streams]
+        for stream, series in pictures:
+            heard = self._heard.get(stream, stamp_ns)
+            # One that jumped before the skeletons did has sent nothing later than its last since; of the others all is
+            # of before.
+            series.rewind(heard if heard - stamp_ns < before - heard else 0)
         self._heard = {stream: min(heard, stamp_ns) for stream, heard in self._heard.items()}
 
     # -- streams -------------------------------------------------------------------------------------------------------

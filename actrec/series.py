@@ -1,6 +1,6 @@
 """What came with a stamp, in order of its stamps: bounded, tolerant of what is late, sampled by time."""
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -10,7 +10,7 @@ from actrec.frames import NANOSECONDS
 
 T = TypeVar("T")
 
-JUMP_S = 2.0
+JUMP_S = 1.0
 """A stamp older than the newest by more than this is no late message: time has jumped back (a recording loops)."""
 
 
@@ -89,7 +89,7 @@ class Series(Generic[T]):
 
     def rewind(self, stamp_ns: int) -> None:
         """Forgets what is of a later time than this, as when time has jumped back to it."""
-        kept = bisect_left(self._stamps, stamp_ns + int(JUMP_S * NANOSECONDS))
+        kept = bisect_right(self._stamps, stamp_ns)
         del self._stamps[kept:], self._values[kept:]
 
     def at(self, stamp_ns: int, tolerance_s: float) -> T | None:

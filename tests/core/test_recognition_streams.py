@@ -214,11 +214,13 @@ def test_memory_is_bounded(tmp_path: Path, scene: Scene) -> None:
     assert all(FRAMES < len(series) <= FRAMES_A_SAMPLE * FRAMES + 2 for series in frames)
 
 
-def test_time_that_jumps_back_forgets_the_future(tmp_path: Path, scene: Scene) -> None:
+@pytest.mark.parametrize("frames", [8, 22, 37, 1000])
+def test_time_that_jumps_back_forgets_the_future(tmp_path: Path, scene: Scene, frames: int) -> None:
+    """By half a second, by one and a half and two and a half (a short recording that loops), by a minute."""
     session = load(tmp_path, *ALL)
     recognizer = eager(session)
-    for t in range(FRAMES):
-        scene.tell(recognizer, t, at=t + 1000)
+    for t in range(FRAMES, 3 * FRAMES):
+        scene.tell(recognizer, t, at=t + 0.1 - 3 * FRAMES + frames)
     for t in range(FRAMES):
         scene.tell(recognizer, t)
     (label,) = recognizer.judge()
