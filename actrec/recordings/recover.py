@@ -3,6 +3,7 @@
 Reads the records as the mcap specification lays them out, needing neither index nor footer.
 """
 
+import itertools
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.rosbag2.errors import WriterError
 from rosbags.rosbag2.metadata import parse_qos
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
 
 from actrec.errors import DeviceError, InputError
 from actrec.recordings.bag_writer import METADATA_VERSION
@@ -53,9 +54,11 @@ def recover(path: str | Path, out: str | Path) -> dict[str, int]:
     connections: dict[_Channel, Any] = {}
     try:
         with Writer(Path(out).expanduser(), version=METADATA_VERSION, storage_plugin=StoragePlugin.MCAP) as writer:
-            for channel, stamp, raw in (first, *found):
+            for channel, stamp, raw in itertools.chain([first], found):  # one by one: a bag is larger than the memory
                 if channel not in connections:
                     connections[channel] = _add(writer, channel)
+                if connections[channel] is None:
+                    continue
                 writer.write(connections[channel], stamp, raw)
                 counts[channel.topic] = counts.get(channel.topic, 0) + 1
     except WriterError as error:
@@ -180,8 +183,13 @@ def _channel(body: bytes) -> tuple[int, int, str, str]:
 
 
 def _add(writer: Writer, channel: _Channel) -> Any:
+    """The connection; None where what the bag says of the type is no message definition, as of IDL or JSON."""
     store = get_typestore(Stores.EMPTY)
-    store.register(get_types_from_msg(channel.definition, channel.msgtype))
-    return writer.add_connection(
-        channel.topic, channel.msgtype, typestore=store, offered_qos_profiles=parse_qos(channel.qos)
-    )
+    try:
+        store.register(get_types_from_msg(channel.definition, channel.msgtype))
+        return writer.add_connection(
+            channel.topic, channel.msgtype, typestore=store, offered_qos_profiles=parse_qos(channel.qos)
+        )
+    except TypesysError:
+        log.warning("%s (%s) is left out: its definition in the bag cannot be read", channel.topic, channel.msgtype)
+        return None

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import yaml
 from rosbags.highlevel import AnyReader
+from rosbags.rosbag2 import Writer
 from rosbags.rosbag2.storage_mcap import zstd
 
 from actrec.errors import ConfigError, DeviceError, InputError
 from actrec.frames import Body, Intrinsics, RgbdFrame
 from actrec.recordings import open_recording, skeletons
 from actrec.recordings.bag_writer import BagWriter, qos
-from actrec.recordings.recover import recover
+from actrec.recordings.recover import read_messages, recover
 
 FOREVER = {"sec": 9223372036, "nsec": 854775807}
 
@@ -209,6 +210,45 @@ def test_what_is_damaged_is_left_out(tmp_path, damage, least):
         assert "holds no whole message" in str(error) and not least
     else:
         assert counts["/camera/color/image_raw"] == least
+
+
+def record(opcode, *parts):
+    """A record of an mcap; texts with their lengths."""
+    body = b"".join(struct.pack("<I", len(part)) + part.encode() if isinstance(part, str) else part for part in parts)
+    return struct.pack("<BQ", opcode, len(body)) + body
+
+
+def test_a_topic_of_another_kind_costs_the_others_nothing(tmp_path, person_frames, caplog):
+    write(tmp_path / "b", person_frames[:2])
+    whole = (tmp_path / "b/b.mcap").read_bytes()
+    head = 8 + 9 + struct.unpack_from("<Q", whole, 9)[0]
+    json = record(3, struct.pack("<H", 99), "foo.Bar", "jsonschema", '{"type": "object"}')
+    json += record(4, struct.pack("<HH", 99, 99), "/map", "json", struct.pack("<I", 0))
+    json += record(5, struct.pack("<HIQQ", 99, 0, 1, 1), b"{}")
+    (tmp_path / "cut.mcap").write_bytes(whole[:head] + json + whole[head:-100])
+    counts = recover(tmp_path / "cut.mcap", tmp_path / "saved")
+    assert counts["/camera/color/image_raw"] == 2 and "/map" not in counts
+    assert caplog.text.count("/map (foo.Bar) is left out: its definition in the bag cannot be read") == 1
+
+
+def test_messages_are_saved_one_by_one(tmp_path, person_frames, monkeypatch):
+    """A bag is larger than the memory."""
+    write(tmp_path / "b", person_frames[:3])
+    written, write_one = [], Writer.write
+
+    def count(self, connection, stamp, raw):
+        written.append(stamp)
+        write_one(self, connection, stamp, raw)
+
+    def watched(file):
+        for number, message in enumerate(read_messages(file)):
+            assert len(written) == number
+            yield message
+
+    monkeypatch.setattr("actrec.recordings.recover.Writer.write", count)
+    monkeypatch.setattr("actrec.recordings.recover.read_messages", watched)
+    recover(tmp_path / "b", tmp_path / "saved")
+    assert len(written) >= 12
 
 
 def test_recovering_what_cannot_be(tmp_path, person_frames):
