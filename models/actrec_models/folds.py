@@ -1,5 +1,6 @@
 """Which clips are left out together when a small set of recordings is judged on itself."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -65,11 +66,14 @@ def folds_of(labels: np.ndarray, people: Sequence[str], count: int, seed: int, r
 
 
 def _by_chance(labels: np.ndarray, source: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """[N] folds in each of which every class has its share; what has one source lies in one fold."""
+    """[N] folds in each of which every class has its share, as far as what has one source lies in one fold."""
     rng = np.random.default_rng(seed)
+    drawn = [source[rng.permutation(np.flatnonzero(labels == label))].tolist() for label in np.unique(labels)]
     fold_of: dict[object, int] = {}
-    for label in np.unique(labels):
-        members = source[rng.permutation(np.flatnonzero(labels == label))].tolist()
-        for number, one in enumerate(dict.fromkeys(members)):
-            fold_of.setdefault(one, number % count)
+    # Those of the fewest sources first: a source may hold several classes, and these have the least choice of folds.
+    for members in sorted((list(dict.fromkeys(sources)) for sources in drawn), key=len):
+        held = Counter(fold_of[one] for one in members if one in fold_of)
+        for one in (one for one in members if one not in fold_of):
+            fold_of[one] = min(range(count), key=lambda fold: held[fold])
+            held[fold_of[one]] += 1
     return np.array([fold_of[one] for one in source.tolist()], dtype=np.int64)

@@ -1,6 +1,7 @@
 """What a person teaches: their recordings, and how to learn from them."""
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,7 +44,7 @@ class TeachConfig(TuningConfig):
 
     def augmented(self, labels: Sequence[str]) -> Augmentation:
         """The augmentation for these labels."""
-        sided = any(word in _SIDES for label in labels for word in label.lower().replace("-", " ").split())
+        sided = any(word in _SIDES for label in labels for word in re.split(r"[\W\d_]+", label.lower()))
         mirror = self.mirror == "yes" or (self.mirror == "auto" and not sided)
         return config.build(Augmentation, {"mirror": mirror, **self.augmentation})
 

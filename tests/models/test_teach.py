@@ -209,6 +209,17 @@ def test_clips_of_one_recording_are_left_out_together():
     assert (one.by, one.count, one.words) == ("clip", 5, "5-fold cross-validation within recordings")
 
 
+def test_no_fold_takes_all_of_a_class_where_recordings_hold_several():
+    """Each film shows what is unknown; two or three of them an action."""
+    films = [*"abcdef", *"aabb", *"ccddee"]
+    labels = np.repeat([-1, 0, 1], [6, 4, 6])
+    for seed in range(20):
+        folds = folds_of(labels, [""] * 16, 5, seed, films)
+        assert (folds.by, folds.count) == ("recording", 2)
+        assert all(set(folds.of_clip[labels == label]) == {0, 1} for label in (-1, 0, 1)), seed
+        assert len({(film, fold) for film, fold in zip(films, folds.of_clip, strict=True)}) == 6
+
+
 def test_a_recording_that_is_there_twice_counts_once(tmp_path, utd, caplog):
     for number in range(6):
         benchmark_teach.write_bag(tmp_path / "ab"[number // 3] / f"r{number}", utd[number])
@@ -336,7 +347,8 @@ def test_logits_of_rehearsals_are_joined():
 def test_labels_that_tell_a_side_are_not_mirrored():
     settings = config.build(teach_material.TeachConfig, {})
     assert settings.augmented(["wave", "leftover"]).mirror
-    assert not settings.augmented(["wave", "swipe-left"]).mirror
+    for label in ("swipe-left", "swipe_left", "Swipe (left)", "turn_clockwise", "left1"):
+        assert not settings.augmented(["wave", label]).mirror, label
     assert config.build(teach_material.TeachConfig, {"mirror": "yes"}).augmented(["turn left"]).mirror
     assert not config.build(teach_material.TeachConfig, {"mirror": "no"}).augmented(["wave"]).mirror
 
