@@ -6,6 +6,7 @@ import pytest
 from actrec.errors import ConfigError, InputError
 from actrec.frames import Intrinsics
 from actrec.recordings import open_recording
+from actrec.recordings.bag import BagRecording
 from actrec.recordings.base import RecordingConfig
 from tests.core.recordings.test_bag import COLOUR, INFO, MILLIMETRES, RGB, START, H, W, frames_of, stamps
 
@@ -61,8 +62,9 @@ def test_infrared_of_16_bit_is_no_depth(tmp_path, bag):
             b.image("/camera/ir/image_raw", START, MILLIMETRES, "mono16")
             if depth:
                 b.image(depth, START, MILLIMETRES, "16UC1")
-        with open_recording(tmp_path / name) as recording:
-            assert recording.topics.depth == depth
+        recording = BagRecording(tmp_path / name, RecordingConfig())
+        assert recording.topics.depth == depth
+        recording.close()
 
 
 def test_a_camera_without_a_namespace(tmp_path, bag):

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from actrec import capture
+from actrec.capture.replay import ReplayCamera
 from actrec.errors import ConfigError, InputError
 from actrec.recordings import open_recording, picture_folder
 from actrec.recordings.base import RecordingConfig
@@ -191,7 +191,7 @@ def test_video_counts_seeks_and_needs_a_field_of_view(data_root):
     assert [f.stamp_ns for f in frames] == [f.stamp_ns for f in every if f.stamp_ns >= 2_000_000_000]
     np.testing.assert_array_equal(frames[0].colour, every[-len(frames)].colour)
     assert frames_of(file, hfov_deg=70.0, fps=10.0, start_s=6.9)[0].stamp_ns == 6_900_000_000
-    with capture.create("replay", path=str(file), hfov_deg=70.0, fps=10.0, rate=0.0, start_s=6.9) as camera:
+    with ReplayCamera(path=str(file), hfov_deg=70.0, fps=10.0, rate=0.0, start_s=6.9) as camera:
         assert camera.length_s == pytest.approx(7.2, abs=0.1) and camera.read(10.0).colour is not None
 
 
