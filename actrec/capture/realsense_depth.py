@@ -1,6 +1,7 @@
 """Depth of a RealSense as its colour camera sees it: filtered, in metres, registered."""
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ class RegisteredDepth:
         profile: The pipeline's, started.
         settings: Which filters run.
         files: What is known of this camera beside what it tells itself.
-        register: False leaves depth as the depth camera reads it, in its own image.
+        register: False leaves depth as the depth camera reads it, in its own image, not decimated.
 
     Raises:
         InputError: A calibration is of another aspect.
@@ -38,7 +39,9 @@ class RegisteredDepth:
 
     def __init__(self, profile: Any, settings: FilterSettings, files: camera_files.CameraFiles, register: bool = True):
         colour = profile.get_stream(rs.stream.color).as_video_stream_profile()
-        self._filters = realsense_filters.chain(settings)
+        # What is measured of the depth camera's own pixels holds for all of them.
+        self._every = settings.decimation if register else 1
+        self._filters = realsense_filters.chain(replace(settings, decimation=self._every))
         self._register = register
         self.colour: Intrinsics
         if files.colour is not None:
@@ -50,7 +53,6 @@ class RegisteredDepth:
         self._lens = from_realsense(depth.get_intrinsics())
         if files.depth is not None:
             self._lens = camera_files.fitted(files.depth, self._lens.width, self._lens.height)
-        self._every = settings.decimation
         self.calibration = camera_files.CameraFiles(files.serial, self.colour, self._lens, self._geometry)
         self._registration: Registration | None = None
         if files.colour is not None or files.geometry is not None:

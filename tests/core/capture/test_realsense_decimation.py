@@ -35,3 +35,10 @@ def test_decimated_depth_lies_where_all_of_it_lay(device, every, own):
             device.give(blank(), depth)
             corners.append(np.argwhere(camera.read().depth < 1.5).max(axis=0))
     assert np.abs(corners[1] - corners[0]).max() <= 1
+
+
+def test_depth_that_is_left_as_it_is_read_is_of_the_lens_that_is_told(device):
+    with RealSenseCamera(decimation=2, register=False) as camera:
+        device.give(blank(), np.full((480, 640), 2.0, np.float32))
+        lens = camera.calibration().depth
+        assert camera.read().depth.shape == (lens.height, lens.width) == (480, 640)
