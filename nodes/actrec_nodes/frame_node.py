@@ -33,7 +33,7 @@ class FrameNode(ActrecNode[ConfigT]):
         self._stop_listening: Callable[[], None] | None = None
         self._worker: Worker[RgbdMessages] | None = None
         self._watch: Any = None
-        self._came = 0
+        self._came = self._received = 0
 
     @abstractmethod
     def process(self, frame: RgbdFrame) -> None:
@@ -47,7 +47,7 @@ class FrameNode(ActrecNode[ConfigT]):
         self._worker = worker
         unpaired = partial(self.statistics.count, "unpaired")
         self._stop_listening = listen(Listener(self, worker.put, self._warn, unpaired), config)
-        self._came = 0
+        self._came = self._received = 0
         if config.silence_s > 0:
             # A steady clock: it guards this machine's graph, whatever the simulated clock does.
             steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -74,13 +74,16 @@ class FrameNode(ActrecNode[ConfigT]):
         self.process(messages.frame(self._warn))
 
     def _on_watch(self) -> None:
-        """Without images a node has nothing else to say, and would look well."""
+        """Without images, or camera_info, a node has nothing else to say, and would look well."""
         counts = self.statistics.snapshot()
         came = counts.received + counts.unpaired
         if came == self._came:
             topic = self.resolve_topic_name(topics.COLOUR)
             self.fail(DeviceError(f"no image on {topic}: {silence.why(self, topic)}"))
-        self._came = came
+        elif counts.received == self._received and not topics.publishers(self, topics.COLOUR_INFO):
+            info = self.resolve_topic_name(topics.COLOUR_INFO)
+            self.fail(DeviceError(f"frames are left out: no camera_info on {info}, nobody publishes it"))
+        self._came, self._received = came, counts.received
 
     def _warn(self, line: str) -> None:
         self.complain(line, "warning")

@@ -30,7 +30,10 @@ class SynchroniserConfig:
         1.0, "After this long without depth, work on colour alone and say so.", unit="s", range=(0.0, 60.0)
     )
     silence_s: float = setting(
-        5.0, "Report an error when no colour image comes for this long; 0 for never.", unit="s", range=(0.0, 3600.0)
+        5.0,
+        "Report an error when no colour image, or no camera_info, comes for this long; 0 for never.",
+        unit="s",
+        range=(0.0, 3600.0),
     )
     sync_tolerance_s: float | None = setting(
         None, "Greatest distance of colour's and depth's stamps; unset: half a frame.", unit="s", range=(0.0, 1.0)

@@ -14,7 +14,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from actrec.frames import Body, RgbdFrame
 from actrec_nodes import conversions as c
-from actrec_nodes import lifecycle, topics
+from actrec_nodes import lifecycle, qos, topics
 from actrec_nodes.face_node import FaceNode
 from actrec_nodes.hand_node import HandNode
 from actrec_nodes.scene_flow_node import SceneFlowNode
@@ -151,6 +151,19 @@ def test_images_that_do_not_come_are_an_error(host, add, ears) -> None:
     ears.wait_until(lambda: node.last_error == f"no image on {topic}: nobody publishes it")
     ears.show_until(still(), lambda: node.statistics.snapshot().processed > 0)
     ears.wait_until(lambda: node.last_error == f"no image on {topic}: it has a publisher: is the camera connected?")
+
+
+def test_images_without_camera_info_are_an_error(host, add, ears) -> None:
+    node = add(SceneFlowNode, silence_s=0.3)
+    assert host.start() is None
+    lost = "frames are left out: no camera_info on /camera/color/camera_info, nobody publishes it"
+    for frame in still(100):
+        head = c.header(frame.stamp_ns, frame.frame_id)
+        ears.say(topics.COLOUR, c.colour_to_image(frame.colour, head), qos.IMAGE_PUBLISHER)
+        if ears.wait(lambda: node.last_error == lost, 0.1):
+            break
+    assert node.last_error == lost
+    ears.show_until(still(start_s=100.0), lambda: node.statistics.snapshot().processed > 0)
 
 
 def test_only_an_active_node_subscribes(host, add, ears) -> None:
