@@ -89,7 +89,7 @@ def _judge(
         "test_clips": len(test),
         "streams": len(features.modalities(specs)),
     }
-    figures |= _without_copies(recipe, test, right, roots)
+    figures |= without_copies(recipe, test, right, roots)
     if recipe.clips != "live" and len(test):
         live = evaluation.score(session, test, "live").logits
         figures.update(clips=recipe.clips, live_accuracy=float((live.argmax(axis=1) == test.labels).mean()))
@@ -112,10 +112,20 @@ def _judge(
     return judged, figures
 
 
-def _without_copies(
+def without_copies(
     recipe: Recipe, test: data.ClipDataset, right: np.ndarray, roots: tuple[str, str]
 ) -> dict[str, float | int]:
-    """The accuracy on clips of which the training part holds no copy, where it holds some."""
+    """What a card tells of test clips that the training part holds too, where there are any.
+
+    Args:
+        recipe: Names dataset and split.
+        test: The test part.
+        right: [N] whether each of its clips was recognised.
+        roots: As `write` takes them.
+
+    Returns:
+        Figures "copies" and "accuracy_without_copies", or none.
+    """
     if recipe.dataset == "folder":  # a person's own recordings are told apart by what they are
         return {}
     same = copies(test, lambda: rejection.dataset_part(recipe, roots[0], "train", roots[1]))

@@ -1,17 +1,21 @@
 """Clips of a test part that the training part holds too: which they are, and what evaluation and cards say of them."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from actrec import zoo
 from actrec.cli import main
 from actrec.errors import DeviceError, InputError
-from actrec_models import data
+from actrec_models import data, judging
+from actrec_models.card import card
 from actrec_models.data import Clip, ClipDataset, PreparedDataset
 from actrec_models.data import copies as module
 from actrec_models.data.copies import copies
 from actrec_models.data.prepare import prepare
+from actrec_models.recipe import Recipe
 from tests.models.places import PlacesTrainToo
 from tests.models.test_evaluation import write
 
@@ -107,6 +111,18 @@ def test_evaluation_tells_the_figure_without_them(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["spread"]["accuracy_without_copies"]["mean"] == 0.8
     assert main([*evaluate, "--json", "--fuse", "softmax", models[0], write(tmp_path / "three")]) == 0
     assert json.loads(capsys.readouterr().out)["fusion"]["accuracy_without_copies"] == 0.8
+
+
+def test_a_package_is_judged_without_them_too(tmp_path):
+    recipe = Recipe("sem_net", dataset="places", split="all")
+    test = data.create("places", tmp_path, split="all", part="test")
+    right = np.array([True] * 7 + [False])
+    assert judging.without_copies(recipe, test, right, (str(tmp_path), str(tmp_path))) == {
+        "copies": 3,
+        "accuracy_without_copies": 1.0,
+    }
+    assert judging.without_copies(replace(recipe, dataset="folder"), test, right, (str(tmp_path), "")) == {}
+    assert "93.0% of the 369 that are not in the training part as well" in card(zoo.find("deepacts_graph_nucla"), "it")
 
 
 def test_the_training_part_is_not_compared_with_itself(tmp_path, capsys):
