@@ -199,14 +199,23 @@ def _take(
         body = filmed.judge(config.least_seen)
         if isinstance(body, Refusal):
             return body
-        path.rename(folder / name)
-        clip = LabelledClip(name, config.label, 0.0, math.inf, config.person, body)
-        add_label(folder / FILE, clip)
-        return clip
+        return _kept(path, LabelledClip(name, config.label, 0.0, math.inf, config.person, body))
     except OSError as error:
         raise DeviceError(f"take '{name}' is dropped: {error.strerror}; those before it are kept") from error
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _kept(path: Path, clip: LabelledClip) -> LabelledClip:
+    """Moves a take out of the unfinished ones and names it in the labels file, or drops it."""
+    folder = path.parent.parent
+    path.rename(folder / clip.recording)
+    try:
+        add_label(folder / FILE, clip)
+    except (DeviceError, OSError) as error:  # the disk was full for the one line more
+        shutil.rmtree(folder / clip.recording, ignore_errors=True)
+        raise DeviceError(f"take '{clip.recording}' is dropped: {error}; those before it are kept") from error
+    return clip
 
 
 def _film(

@@ -133,6 +133,11 @@ def test_a_full_disk_drops_the_take_alone(tmp_path, monkeypatch):
         record(tmp_path, sights(lambda k: [body()]))
     assert len(labels.read_labels(tmp_path / "mine/labels.csv")) == 1
     assert not list((tmp_path / "mine/.unfinished").iterdir())
+    monkeypatch.undo()
+    monkeypatch.setattr(labels.os, "fsync", full)  # the take fits, the labels file does not
+    with pytest.raises(DeviceError, match="take 'wave_002' is dropped: cannot write .*No space left on device; free"):
+        record(tmp_path, sights(lambda k: [body()]))
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == [".unfinished", "labels.csv", "wave_001"]
 
 
 @pytest.mark.parametrize("label", ["", " wave", "a\nb", "x" * 81, "Unknown"])
