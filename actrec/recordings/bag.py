@@ -214,5 +214,8 @@ def _camera_info(topic: str, info: Any, width: int, height: int, rectified: bool
         return Intrinsics(width, height, fx, fy, cx, cy)
     if info.distortion_model not in intrinsics.DISTORTION_MODELS:
         raise InputError(f"{topic} has distortion '{info.distortion_model}'; play the rectified images instead")
-    distortion = tuple(float(value) for value in info.d)
-    return Intrinsics(width, height, k[0], k[4], k[2], k[5], distortion if any(distortion) else ())
+    try:
+        distortion = intrinsics.distortion(info.d)
+    except ValueError as error:
+        raise InputError(f"{topic} has {error}; play the rectified images instead") from error
+    return Intrinsics(width, height, k[0], k[4], k[2], k[5], distortion)

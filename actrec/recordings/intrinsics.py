@@ -70,10 +70,10 @@ def from_yaml(path: Path) -> Intrinsics:
             k = [float(value) for value in content["camera_matrix"]["data"]]
             d = content.get("distortion_coefficients", {}).get("data", [])
             size = int(content["image_width"]), int(content["image_height"])
-            return _possible(Intrinsics(*size, k[0], k[4], k[2], k[5], _distortion(d)))
+            return _possible(Intrinsics(*size, k[0], k[4], k[2], k[5], distortion(d)))
         size = int(content["width"]), int(content["height"])
         fx, fy, cx, cy = (float(content[key]) for key in ("fx", "fy", "cx", "cy"))
-        return _possible(Intrinsics(*size, fx, fy, cx, cy, _distortion(content.get("distortion", []))))
+        return _possible(Intrinsics(*size, fx, fy, cx, cy, distortion(content.get("distortion", []))))
     except KeyError as error:
         raise InputError(f"'{path}' lacks {error}; expected width, height, fx, fy, cx, cy") from error
     except (TypeError, ValueError, IndexError, AttributeError) as error:
@@ -107,9 +107,20 @@ def _possible(camera: Intrinsics) -> Intrinsics:
     return camera
 
 
-def _distortion(values: Any) -> tuple[float, ...]:
+def distortion(values: Any) -> tuple[float, ...]:
+    """OpenCV's coefficients as `Intrinsics` has them, five or eight; none where all are 0.
+
+    Raises:
+        TypeError, ValueError: They are no numbers, or those of another lens model.
+    """
     coefficients = tuple(float(value) for value in values)
-    return coefficients if any(coefficients) else ()
+    if not any(coefficients):
+        return ()
+    if not any(coefficients[8:]):  # OpenCV's own rational model comes with six more
+        coefficients = coefficients[:8]
+    if len(coefficients) not in (4, 5, 8):
+        raise ValueError(f"{len(coefficients)} distortion coefficients, known are the models of 4, 5 and 8")
+    return coefficients if len(coefficients) > 4 else (*coefficients, 0.0)
 
 
 def _from_option(text: str, width: int, height: int) -> Intrinsics:

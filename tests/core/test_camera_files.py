@@ -11,6 +11,7 @@ from actrec import camera_files
 from actrec.camera_files import COLOUR, DEPTH, MOUNT, DepthGeometry, Mount
 from actrec.errors import DeviceError, InputError
 from actrec.frames import Intrinsics
+from actrec.recordings.intrinsics import from_yaml
 
 LENS = Intrinsics(1280, 720, 910.5, 911.25, 640.125, 360.75, (0.1, -0.2, 0.001, -0.002, 0.05))
 
@@ -152,3 +153,23 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DeviceError, match="cannot write .*choose another folder"):
         camera_files.write_intrinsics(tmp_path / "file/E_color.yaml", LENS, "E")
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ((0.1, 0.02, 0.001, 0.002), (0.1, 0.02, 0.001, 0.002, 0.0)),
+        ((0.1, 0.02, 0, 0, 0.3, 0.1, 0.2, 0.4, *[0] * 6), (0.1, 0.02, 0, 0, 0.3, 0.1, 0.2, 0.4)),
+        ((0.1, 0.02, 0, 0, 0.3, 0.1, 0.2, 0.4, *[1e-3] * 6), None),
+        ((0.1, 0.02, 0, 0, 0.3, 0.1), None),
+    ],
+)
+def test_lenses_that_opencv_writes(tmp_path: Path, written: tuple[float, ...], read: tuple[float, ...] | None) -> None:
+    """Its rational model has fourteen coefficients, the last six of them 0."""
+    path = tmp_path / "lens.yaml"
+    path.write_text(f"width: 64\nheight: 48\nfx: 50\nfy: 50\ncx: 32\ncy: 24\ndistortion: {list(written)}\n")
+    if read is None:
+        with pytest.raises(InputError, match=f"{len(written)} distortion coefficients, known are the models of 4, 5"):
+            from_yaml(path)
+    else:
+        assert from_yaml(path).distortion == read

@@ -89,12 +89,13 @@ class Bag:
         fx: float = 600.0,
         model: str = "plumb_bob",
         p: Sequence[float] = (0.0,) * 12,
+        d: Sequence[float] = (0.1, -0.2, 0.001, 0.002, 0.05),
     ) -> None:
         region = self.store.types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
         k = np.array([fx, 0, 300.5, 0, fx + 1, 200.5, 0, 0, 1.0])
         message = self.store.types[INFO](
             header=self.header(stamp), height=height, width=width, distortion_model=model,
-            d=np.array([0.1, -0.2, 0.001, 0.002, 0.05]), k=k, r=np.eye(3).reshape(-1), p=np.array(p, np.float64),
+            d=np.array(d, np.float64), k=k, r=np.eye(3).reshape(-1), p=np.array(p, np.float64),
             binning_x=0, binning_y=0, roi=region,
         )  # fmt: skip
         self.put(topic, INFO, stamp, message)

@@ -78,3 +78,15 @@ def test_a_camera_without_a_namespace(tmp_path, bag):
         assert recording.intrinsics.fx == 500
     with pytest.raises(InputError, match="has no camera_info for /side/image"):
         open_recording(tmp_path / "b", RecordingConfig(colour_topic="/side/image"))
+
+
+def test_a_lens_of_fourteen_coefficients(tmp_path, bag):
+    rational, more = (0.1, 0.02, 0.0, 0.0, 0.3, 0.1, 0.2, 0.4), (0.001,) * 6
+    for name, d in (("eight", (*rational, *[0.0] * 6)), ("fourteen", (*rational, *more))):
+        with bag(tmp_path / name) as b:
+            b.info(INFO, START, W, H, model="rational_polynomial", d=d)
+            b.image(COLOUR, START, RGB, "rgb8")
+    with open_recording(tmp_path / "eight") as recording:
+        assert recording.intrinsics.distortion == rational
+    with pytest.raises(InputError, match="camera_info has 14 distortion coefficients, .*; play the rectified images"):
+        open_recording(tmp_path / "fourteen")
