@@ -81,6 +81,7 @@ class Tracker:
         self._tracks: list[Track] = []
         self._count = 0
         self._stamp_ns: int | None = None
+        self._pace_ns = 0
 
     def update(self, stamp_ns: int, bodies: list[Body]) -> list[Body]:
         """Names (and smooths) the bodies of one frame.
@@ -99,8 +100,10 @@ class Tracker:
             raise InputError("the tracker was given bodies of different layouts: convert them to one first")
         if self._stamp_ns is not None and stamp_ns < self._stamp_ns:
             self.reset()
+        # Where frames come slower than bodies are given up, who is in every one of them has never been lost.
+        limit = max(self.config.max_lost_s * NANOSECONDS, 1.5 * self._pace_ns)
+        self._pace_ns = 0 if self._stamp_ns is None else stamp_ns - self._stamp_ns
         self._stamp_ns = stamp_ns
-        limit = self.config.max_lost_s * NANOSECONDS
         self._tracks = [track for track in self._tracks if stamp_ns - track.seen_ns <= limit]
         bodies = [body for body in bodies if np.isfinite(body.positions).any() or np.isfinite(body.pixels).any()]
         # Not by the stamp: where a camera repeats one, who was in the frame before would be seen in this one too.
@@ -109,7 +112,7 @@ class Tracker:
 
     def reset(self) -> None:
         """Forgets all bodies; ids go on counting."""
-        self._tracks, self._stamp_ns = [], None
+        self._tracks, self._stamp_ns, self._pace_ns = [], None, 0
 
     def _match(self, stamp_ns: int, bodies: list[Body]) -> set[str]:
         """Gives each body its track, old or new; the ids of these tracks."""

@@ -82,6 +82,18 @@ def test_a_short_loss_keeps_the_id_a_long_one_gives_a_new_one():
     assert play(tracker, [[person(0.1, 2)]], start=36) == [["body_2"]]
 
 
+@pytest.mark.parametrize(("max_lost_s", "step_s"), [(1.0, 1.25), (0.0, 1 / 30)])
+def test_who_is_in_every_frame_is_never_lost_however_slowly_they_come(max_lost_s, step_s):
+    tracker = Tracker(max_lost_s=max_lost_s)
+
+    def ids(frame, *bodies):
+        return [body.body_id for body in tracker.update(int(frame * step_s * 1e9), list(bodies))]
+
+    assert [ids(k, person(0, 2)) for k in range(5)] == [[], [], ["body_2"], ["body_2"], ["body_2"]]
+    assert [ids(5), ids(6, person(0, 2)), ids(7, person(0, 2))] == [[], [], ["body_3"]]  # one frame was too long
+    assert ids(100, person(0, 2)) == []  # as is a pause
+
+
 def test_somebody_else_elsewhere_is_somebody_else():
     tracker = Tracker(min_hits=1)
     assert play(tracker, [[person(-1, 2)], [person(1, 2)]]) == [["body_1"], ["body_2"]]
