@@ -110,7 +110,8 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
     missing = [name for name in REQUIRED if name not in header]
     unknown = [name for name in header if name not in COLUMNS]
     if missing or unknown or len(set(header)) < len(header):
-        wrong = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(unknown) or 'one column twice'}"
+        nameless = dict.fromkeys(name or "a column without a name" for name in unknown)
+        wrong = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(nameless) or 'one column twice'}"
         hint = " with commas between, not semicolons" if any(";" in name for name in header) else ""
         raise InputError(f"'{path}' {wrong}: its first line must name columns of {','.join(COLUMNS)}{hint}")
 

@@ -117,7 +117,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise DeviceError(f"cannot read '{path}': {error.strerror}; check the path") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"'{path}' is not a text file: it is corrupt or of another format") from error
+        raise InputError(f"'{path}' is no text in UTF-8: save it so, or it is corrupt or of another format") from error
 
 
 def read_bytes(path: Path) -> bytes:

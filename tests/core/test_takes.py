@@ -173,12 +173,23 @@ def test_labels_are_added_where_a_folder_cannot_be_locked(tmp_path, monkeypatch)
     assert [clip.recording for clip in labels.read_labels(tmp_path / "labels.csv")] == ["a", "b"]
 
 
+def test_a_labels_file_that_a_spreadsheet_wrote(tmp_path):
+    table = "recording,label\r\n\r\na,grüßen\r\n,\r\n"
+    (tmp_path / "labels.csv").write_bytes(table.encode("utf-8-sig"))
+    assert labels.read_labels(tmp_path / "labels.csv") == [labels.LabelledClip("a", "grüßen")]
+    (tmp_path / "labels.csv").write_bytes(table.encode("cp1252"))
+    with pytest.raises(InputError, match="labels.csv' is no text in UTF-8: save it so"):
+        labels.read_labels(tmp_path / "labels.csv")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "lacks recording, label"),
         ("recording,start_s\na,1", "lacks label"),
         ("recording,label,strat_s\na,b,1", "has strat_s: its first line must name columns of recording,label,start_s"),
+        ("recording,label,\na,b,", "has a column without a name: its first line"),
+        ("recording,label,label\na,b,b", "has one column twice: its first line"),
         ("recording,label\na", "line 2 has 1 values for 2 columns"),
         ("recording,label\n\na,\n", "line 3 has no label"),
         ("recording,label\n,wave", "line 2 has no recording"),
