@@ -115,12 +115,8 @@ def run(models: Sequence[Model], data_root: str, options: Options, progress: boo
     scorer = _Scorer(target, options, progress)
     clips = [target.open(fold=fold) for fold in folds] or [target.open()] * len(models)
     apart = check_not_learnt(models, target, clips[0])
-    for model, part, mode, count in zip(models, clips, modes, looks, strict=True):
-        # What does not fit, or cannot be varied, is said before an hour of scoring those before it.
-        merging(model, target, part)
-        scoring.check_fit(model.package, part)
-        if count:
-            Draws(model.package, part, count, mode)
+    for each in zip(models, clips, modes, looks, strict=True):
+        _check(target, *each)  # what does not fit is said before an hour of scoring those before it
     if options.fit_weights:
         _check_fitting(models, target, clips[0])
     scores = [scorer.score(*each) for each in zip(models, clips, modes, looks, strict=True)]
@@ -128,18 +124,8 @@ def run(models: Sequence[Model], data_root: str, options: Options, progress: boo
     reports = tuple(scorer.report(*each, same) for each in zip(models, clips, scores, strict=True))
     unknown, told = scorer.rejected(models, modes)
     notes = (*_notes(target, models, clips[0], apart), *_told_copies(same, len(clips[0])), *told)
-    study = Study(
-        kind,
-        target,
-        modes,
-        models,
-        reports,
-        draws=looks,
-        folds=tuple(folds),
-        notes=notes,
-        copies=same,
-        unknown=unknown,
-    )
+    study = Study(kind, target, modes, models, reports, draws=looks, folds=tuple(folds), notes=notes, copies=same,
+                  unknown=unknown)  # fmt: skip
     if groups:
         study = scorer.fused(study, groups, clips[0], scores)
     if study.repetitions:
@@ -227,6 +213,14 @@ class _Scorer:
             f"Weights were fitted on the {len(kept)} clips of the training part, which the streams have learned from: "
             "the stream that has learned them best by heart weighs most."
         )
+
+
+def _check(target: Target, model: Model, clips: ClipDataset, mode: str, looks: int) -> None:
+    """Refuses a model that does not fit the clips, or whose training nobody can vary them as."""
+    merging(model, target, clips)
+    scoring.check_fit(model.package, clips)
+    if looks:
+        Draws(model.package, clips, looks, mode)
 
 
 def _check_fitting(models: Sequence[Model], target: Target, clips: ClipDataset) -> None:
