@@ -18,6 +18,7 @@ from std_msgs.msg import Header
 
 from actrec.errors import InputError
 from actrec.frames import NANOSECONDS, Body, Face, Hand, Intrinsics
+from actrec.recordings.intrinsics import distortion
 
 BodyT = TypeVar("BodyT", bound=Body)
 
@@ -195,7 +196,8 @@ def info_to_intrinsics(message: CameraInfo) -> Intrinsics:
     """Intrinsics of an image from its camera_info (K and D; it must be of the full image, not binned).
 
     Raises:
-        InputError: The camera is not calibrated (fx is 0), or its distortion model or binning is not supported.
+        InputError: The camera is not calibrated (fx is 0), or its distortion model, the number of its coefficients or
+            its binning is not supported.
     """
     fx, fy = float(message.k[0]), float(message.k[4])
     if not (fx > 0 and fy > 0 and message.width and message.height):
@@ -205,11 +207,13 @@ def info_to_intrinsics(message: CameraInfo) -> Intrinsics:
         raise InputError(f"distortion model '{message.distortion_model}' is not supported; supported: {known}")
     if max(message.binning_x, message.binning_y) > 1 or _is_cut(message):
         raise InputError("camera_info with binning or a region of interest is not supported: publish the full image")
-    distortion = tuple(float(d) for d in message.d)
+    try:
+        coefficients = distortion(message.d)
+    except ValueError as error:
+        raise InputError(f"camera_info has {error}") from error
     return Intrinsics(
-        int(message.width), int(message.height), fx, fy, float(message.k[2]), float(message.k[5]),
-        distortion if any(distortion) else (),
-    )  # fmt: skip
+        int(message.width), int(message.height), fx, fy, float(message.k[2]), float(message.k[5]), coefficients
+    )
 
 
 def rectified_info(message: CameraInfo) -> CameraInfo:

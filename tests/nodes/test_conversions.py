@@ -151,6 +151,17 @@ def test_distortion_and_binning_that_are_not_supported_are_refused() -> None:
         c.info_to_intrinsics(info)
 
 
+def test_a_lens_of_four_or_fourteen_coefficients_is_that_of_five_or_eight() -> None:
+    info = c.intrinsics_to_info(Intrinsics(640, 480, 525, 525, 320, 240), HEAD)
+    eight = [0.1, -0.2, 0.001, 0.002, 0.05, 0.1, 0.2, 0.3]
+    for given, meant in ((eight[:4], [*eight[:4], 0.0]), ([*eight, *[0.0] * 6], eight), ([0.0] * 12, [])):
+        info.d = given
+        assert c.info_to_intrinsics(info).distortion == tuple(meant)
+    info.d = [*eight, 0.1]
+    with pytest.raises(InputError, match="camera_info has 9 distortion coefficients"):
+        c.info_to_intrinsics(info)
+
+
 def test_rectified_images_have_the_projection_and_no_distortion() -> None:
     info = c.intrinsics_to_info(Intrinsics(640, 480, 525, 526, 320, 240, (0.1, -0.2, 0.0, 0.0, 0.05)), HEAD)
     assert c.info_to_intrinsics(c.rectified_info(info)) == Intrinsics(640, 480, 525, 526, 320, 240)
