@@ -138,6 +138,14 @@ def test_a_model_trained_on_a_folder_is_scored_on_others_alone(mine, tmp_path_fa
     assert main([*command, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["clips"] == 1 and "unknown_clips" not in told
+    prepare = ["prepare", "folder", "--root", str(folder / "fresh"), "--workers", "0", "--quiet", "--out"]
+    assert main([*prepare, str(folder / "some")]) == 0
+    assert main(["eval", package, "--root", str(folder / "some"), "--quiet"]) == 1
+    option = 'classes=["clap", "wave"]'
+    assert f"prepare them into another store with --option '{option}'" in capsys.readouterr().err
+    assert main([*prepare, str(folder / "all"), "--option", option]) == 0
+    assert main(["eval", package, "--root", str(folder / "all"), "--quiet"]) == 0
+    capsys.readouterr()
     for k in range(2):
         write_bag(folder / f"fresh/unknown/{k}", lambda t, k=k: [body(-0.4 * t * (k + 1))], frames=25)
     assert main([*command, "--json"]) == 0

@@ -1,6 +1,8 @@
 """What models are scored on: a part of a dataset by an official split, and how their classes relate to its own."""
 
 import dataclasses
+import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -251,7 +253,18 @@ def merging(model: Model, target: Target, clips: ClipDataset) -> tuple[int, ...]
             return merged
     raise InputError(
         f"{model.name} knows {', '.join(labels)} but the classes of {target.dataset} are {', '.join(clips.classes)}: "
-        "evaluate it on the dataset it was trained for"
+        + _remedy(target, labels)
+    )
+
+
+def _remedy(target: Target, labels: Sequence[str]) -> str:
+    """What to do about other classes: a store keeps those that were there when it was prepared."""
+    if target.dataset != OWN or not data.is_store(target.root):
+        return "evaluate it on the dataset it was trained for"
+    known = json.dumps(labels, ensure_ascii=False)
+    return (
+        "name the recordings' own folder with --root, or, where it knows all of these, prepare them into another store "
+        f"with --option {shlex.quote(f'classes={known}')}"
     )
 
 
