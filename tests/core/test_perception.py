@@ -183,8 +183,8 @@ def test_the_hands_and_face_of_a_body_that_somebody_else_tracks_in_another_layou
     for part in (hand, face):
         with pytest.raises(InputError, match="no conversion from layout 'face_68'"):
             part.process(standing[0], faces)
-    for part in (body, hand, face):
         part.close()
+    body.close()
 
 
 def test_no_face_where_the_person_looks_away(turning, turned_bodies):

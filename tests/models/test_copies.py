@@ -73,9 +73,13 @@ def test_what_cannot_be_read_or_is_not_there_is_no_copy(monkeypatch):
 def test_a_prepared_part_is_looked_through_by_its_checksums(tmp_path, monkeypatch):
     prepare("places", tmp_path, tmp_path / "store")
     monkeypatch.setattr(module, "READ_AT_MOST", 0)
-    read = []
-    whole = PreparedDataset.__getitem__
-    monkeypatch.setattr(PreparedDataset, "__getitem__", lambda self, index: read.append(index) or whole(self, index))
+    read, whole = [], PreparedDataset.__getitem__
+
+    def noting(self, index):
+        read.append(index)
+        return whole(self, index)
+
+    monkeypatch.setattr(PreparedDataset, "__getitem__", noting)
     parts = {part: data.create("places", tmp_path / "store", split="all", part=part) for part in data.PARTS}
     same = {"left_1": "train_left_1", "far_1": "train_far_1", "far_unsure": "train_far_unsure"}
     assert copies(parts["test"], lambda: parts["train"]) == same

@@ -18,8 +18,10 @@ from actrec_models.evaluation.relations import Options, draws_of, folds_of, grou
 from actrec_models.evaluation.report import Report
 from actrec_models.evaluation.target import OWN, Target, check_folds, check_not_learnt, merging, target_of
 
-SPREAD = ("accuracy", "accuracy_without_copies", "top5", "mean_class_accuracy", "mean_f1", "mean_average_precision")
-SPREAD += ("ece", "nll", "brier", "aurc")
+SPREAD = (
+    "accuracy", "accuracy_without_copies", "top5", "mean_class_accuracy", "mean_f1", "mean_average_precision", "ece",
+    "nll", "brier", "aurc",
+)  # fmt: skip
 """The figures of which repetitions get a mean and a spread, where they have them."""
 
 
