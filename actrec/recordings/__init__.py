@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from actrec.errors import InputError
+from actrec.errors import DeviceError, InputError
 from actrec.recordings.base import Recording, RecordingConfig, existing
 from actrec.registry import Registry
 
@@ -24,7 +24,7 @@ def sniff(path: str | Path) -> str:
     """The name in `FORMATS` of the recording at `path`.
 
     Raises:
-        DeviceError: There is nothing there.
+        DeviceError: There is nothing there, or it cannot be read.
         InputError: It is of no known format; lists those.
     """
     from actrec.recordings import skeletons
@@ -32,7 +32,10 @@ def sniff(path: str | Path) -> str:
     path = existing(path)
     if path.is_dir():
         files = [path / "metadata.yaml", *path.glob("*.mcap"), *path.glob("*.db3")]
-        return "bag" if any(file.is_file() for file in files) else "folder"
+        try:
+            return "bag" if any(file.is_file() for file in files) else "folder"
+        except OSError as error:
+            raise DeviceError(f"cannot read '{path}': {error.strerror}") from error
     if path.suffix.lower() in _VIDEO_SUFFIXES:
         return "video"
     if path.suffix in (".mcap", ".db3"):

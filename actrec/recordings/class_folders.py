@@ -58,13 +58,17 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def is_recording(path: Path) -> bool:
-    """Whether this is a recording, as far as its name tells."""
+    """Whether this is a recording, as far as its name tells.
+
+    Raises:
+        DeviceError: It is a folder that cannot be read.
+    """
+    if not path.exists():  # a link that leads nowhere
+        return False
     try:
         return sniff(path) != "folder" or _holds_images(path)
     except InputError:
         return path.suffix == ".npz"  # damaged, which is said when it is read
-    except DeviceError:  # a link that leads nowhere
-        return False
 
 
 def _holds_images(folder: Path) -> bool:

@@ -37,6 +37,17 @@ def test_a_folder_that_cannot_be_read_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "iterdir", closed)
     with pytest.raises(DeviceError, match="cannot read '.*walk': Permission denied"):
         Folder(tmp_path)
+    monkeypatch.undo()
+    is_file = Path.is_file
+
+    def closed_take(path):
+        if path.name == "metadata.yaml" and path.parent.name == "first":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", closed_take)
+    with pytest.raises(DeviceError, match="cannot read '.*first': Permission denied"):
+        Folder(tmp_path)
 
 
 def test_what_is_wrong_with_the_folder_is_said(tmp_path):
