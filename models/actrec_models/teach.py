@@ -49,6 +49,7 @@ class Lesson:
         others_rejected: Share that it rejects of the class left out and of recordings labelled unknown; NaN for none.
         mirror: Whether mirrored clips were learnt from.
         steps: Steps of the last training.
+        epochs: Passes over the clips that these were.
         seconds: Taken for all.
         processor_seconds: Likewise, of all cores together.
     """
@@ -65,6 +66,7 @@ class Lesson:
     others_rejected: float
     mirror: bool
     steps: int
+    epochs: int
     seconds: float
     processor_seconds: float
 
@@ -130,6 +132,7 @@ def learn(base: Base, material: Material, settings: TeachConfig, progress: bool 
         base.package, network, material, folds, logits,
         Rejection(chosen.threshold, 1.0, described, chosen.background),
         float(scores.mean()), len(scores), chosen.known_kept, rejected, work.augmentation.mirror, steps,
+        max(1, round(steps * settings.batch / len(material.clips))),
         time.monotonic() - began, time.process_time() - used,
     )  # fmt: skip
 

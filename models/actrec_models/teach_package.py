@@ -41,7 +41,7 @@ def write(lesson: Lesson, folder: Path, command: str, seed: int, overwrite: bool
         dataset="folder",
         split="all",
         seed=seed,
-        epochs=max(1, round(lesson.steps / max(1, len(lesson.material.clips)))),
+        epochs=lesson.epochs,
         accuracy=figures["accuracy"],
         licence=_LICENCE + base.provenance.licence.removeprefix(_LICENCE),
         recipe=command,

@@ -359,5 +359,6 @@ def test_the_training_ends_with_the_time(base, utd):
     settings = config.build(teach_material.TeachConfig, {**QUICK, "steps": 100_000, "minutes": 0.1, "folds": 2})
     done = teach.learn(base, material, settings, progress=False)
     assert 0 <= done.steps < 100_000 and done.rejection.threshold <= 1
+    assert done.epochs == max(1, round(done.steps * QUICK["batch"] / len(clips)))
     assert isinstance(clips[0], Clip) and package.UNKNOWN not in material.classes
     assert taking_over.one_cycle(0.15) == pytest.approx(1.0) and taking_over.one_cycle(1.0) == pytest.approx(0.0)
