@@ -48,13 +48,12 @@ class Recognition(lightning.LightningModule):
         """
         self.stage, self.epochs_before = stage, epochs_before
         self._plateau_state, self._seen = None, torch.zeros_like(self._seen)  # those are of the stage before
-        if not stage.name:
-            return
         known = getattr(self.network, "stages", ())
-        if stage.name not in known:
+        if stage.name and stage.name not in known:
             has = f"its stages: {', '.join(known)}" if known else "it is trained in one go, without stages"
             raise ConfigError(f"stage '{stage.name}' is none of {self.recipe.model}'s; {has}")
-        self.network.stage(stage.name)
+        if known:  # one without a name ends what the one before it trained alone
+            self.network.stage(stage.name)
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from actrec import features
 from actrec.errors import ConfigError, InputError
 from actrec.features.example import example_clip
 from actrec_models import checkpoint, data, export, initial_weights, recipe, training
+from actrec_models.learning import Recognition
 from actrec_models.networks.i3d import InceptionI3d
 
 SMALL = {"frames": 8, "size": 32, "width": 0.05, "hidden": 6, "pose_frames": 4, "attention_units": 5}
@@ -181,6 +182,21 @@ def test_what_a_stage_fixes_is_in_evaluation_mode():
         assert {name for name, module in model.named_children() if module.training} == modules
         model.eval()
         assert not any(module.training for module in model.modules())
+
+
+def test_a_stage_without_a_name_trains_what_a_new_network_trains():
+    stages = [{"name": "parts"}, {"name": "pose"}, {}]
+    chosen = recipe.Recipe(model="p_i3d", options=SMALL, stages=stages)
+    module = Recognition(chosen.as_dict(), list("abcd"))
+
+    def state():
+        trained = [name for name, p in module.network.named_parameters() if p.requires_grad]
+        return trained, [spec.name for spec in module.network.trained_specs], [m.training for m in module.modules()]
+
+    new = state()
+    for stage in chosen.plan():
+        module.enter(stage)
+        assert (state() == new) == (not stage.name)
 
 
 def test_losses_of_the_pre_training():

@@ -198,12 +198,13 @@ class PI3d(Network):
 
         "parts": each I3D with its own classifier on its own crops (step 2). "pose": the LSTM with its classifier
         (step 3). "attention": the LSTM, the attention and the last classifier on the I3D's fixed features, for N1
-        epochs (step 5). "joint": everything but the LSTM, for N2 epochs (step 6).
+        epochs (step 5). "joint": everything but the LSTM, for N2 epochs (step 6). "": all of it at once, as a new
+        network is.
 
         Raises:
             ConfigError: It has no such stage.
         """
-        if name not in self.stages:
+        if name and name not in self.stages:
             raise ConfigError(f"p_i3d with these options has no stage '{name}'; it has: {', '.join(self.stages)}")
         self._stage = name
         self._set_trainable()
