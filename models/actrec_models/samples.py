@@ -1,5 +1,6 @@
 """Clips of a dataset as what a network is trained on: inputs by name and a label."""
 
+import logging
 from collections.abc import Collection
 from typing import Any
 
@@ -17,6 +18,8 @@ from actrec_models.draws import PAD, Draw
 from actrec_models.networks.base import OUTLIER
 from actrec_models.positions import parts
 from actrec_models.recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 Sample = dict[str, Any]
 Place = tuple[np.ndarray, int]
@@ -177,7 +180,7 @@ def _joints_and_bones(specs: list[InputSpec]) -> bool:
 
 
 def check_streams(clips: ClipDataset, specs: list[InputSpec], recipe: Recipe) -> None:
-    """Refuses to train on a dataset that lacks what the network looks at.
+    """Refuses to train on a dataset that lacks what the network looks at; warns where mirrors change what a class is.
 
     Raises:
         ConfigError: Names what is missing and what is there.
@@ -198,3 +201,8 @@ def check_streams(clips: ClipDataset, specs: list[InputSpec], recipe: Recipe) ->
         raise ConfigError(f"only bodies are stretched in training, but {recipe.model} takes more: set stretched to 0")
     if recipe.outliers and set(features.streams(specs)) != {"bodies"}:
         raise ConfigError(f"outliers are made-up skeletons, but {recipe.model} takes more: set outliers to 0")
+    sided = [f"'{name}'" for name in clips.classes if augment.tells_side(name)]
+    bodies_alone = set(features.streams(specs)) == {"bodies"} and clips.layout != "hand_22"
+    if sided and bodies_alone and recipe.augment and augmentation.mirror:
+        what = ", ".join(sided[:4]) + (", …" if len(sided) > 4 else "")
+        logger.warning("half of the clips are mirrored, but %s tell a side: set mirror of augmentation to false", what)

@@ -1,4 +1,4 @@
-"""What is varied of a hand's clip in training."""
+"""What is varied of a hand's clip in training, and what has a side."""
 
 import dataclasses
 
@@ -7,6 +7,7 @@ import pytest
 
 from actrec import config
 from actrec.errors import ConfigError
+from actrec.skeleton import layouts
 from actrec.skeleton.layouts import HAND_22
 from actrec_models import create, data, recipe
 from actrec_models.data.augment import Augmentation
@@ -81,6 +82,26 @@ def test_they_are_refused_where_there_are_no_hands(data_root):
     specs = create("sem_net", num_classes=10).input_specs
     with pytest.raises(ConfigError, match=r"reach and held_deg vary hands, but dataset 'nucla' holds kinect_v2_25"):
         check_streams(people, specs, config.build(recipe.Recipe, settings))
+
+
+@pytest.mark.parametrize(
+    ("classes", "layout", "changes", "told"),
+    [
+        (("swipe_left", "Swipe RIGHT", "clap"), "kinect_v2_25", {}, "'swipe_left', 'Swipe RIGHT' tell a side"),
+        (("draw circle counter-clockwise", "clap"), "kinect_v2_25", {}, "'draw circle counter-clockwise' tell a side"),
+        (("bright", "clap"), "kinect_v2_25", {}, ""),
+        (("swipe_left", "clap"), "kinect_v2_25", {"augmentation": {"mirror": False}}, ""),
+        (("swipe_left", "clap"), "kinect_v2_25", {"augment": False}, ""),
+        (("swipe_left", "clap"), "hand_22", {}, ""),
+    ],
+)
+def test_mirrors_are_told_of_where_classes_have_a_side(classes, layout, changes, told, caplog):
+    bodies = np.zeros((1, 2, len(layouts.get(layout)), 3), np.float32)
+    clips = data.ClipDataset([data.Clip("clip", 0, np.arange(2), bodies)], classes, layout)
+    specs = create("sem_net", num_classes=len(classes), layout=layout).input_specs
+    check_streams(clips, specs, config.build(recipe.Recipe, {"model": "sem_net", **changes}))
+    assert told in caplog.text
+    assert bool(told) == bool(caplog.records)
 
 
 @pytest.mark.parametrize("settings", [{"reach": 1.0}, {"held_deg": -1.0}])

@@ -4,6 +4,7 @@ Time first (speed, frame rate, where the window ends), then the body (tilt, prop
 in metres before normalisation, then what normalisation does not remove (turn and size).
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from actrec.skeleton.layouts import KINECT_V2_25
 from actrec_models.data.clips import Clip
 
 _X, _Y, _Z = 0, 1, 2
+_SIDES = ("left", "right", "clockwise", "anticlockwise", "counterclockwise")
 _BRANCHES = tuple(
     tuple(KINECT_V2_25.index[f"{joint}_{side}"] for joint in joints)
     for side in ("left", "right")
@@ -48,8 +50,13 @@ class Augmentation:
     before: float = setting(0.3, "share of clips that follow upon another one, as live actions do", range=(0.0, 1.0))
     frame_loss: float = setting(0.3, "up to this share of frames is dropped", range=(0.0, 0.9))
     tilt_deg: float = setting(15.0, "camera pitch and roll", unit="deg", range=(0.0, 90.0))
-    turn_deg: float = setting(25.0, "turn left after facing is normalised", unit="deg", range=(0.0, 180.0))
-    size: float = setting(0.1, "relative size left after scale is normalised", range=(0.0, 0.5))
+    turn_deg: float = setting(
+        25.0, "turn left after facing is normalised, of hands and of bodies' joints and bones", unit="deg",
+        range=(0.0, 180.0),
+    )  # fmt: skip
+    size: float = setting(
+        0.1, "relative size left after scale is normalised, of hands and of bodies' joints and bones", range=(0.0, 0.5)
+    )
     proportions: float = setting(0.1, "relative change of each bone's length", range=(0.0, 0.5))
     noise_m: float = setting(0.02, "largest standard deviation of joint noise", unit="m", range=(0.0, 0.2))
     bias_m: float = setting(0.02, "standard deviation of each joint's constant error", unit="m", range=(0.0, 0.2))
@@ -57,7 +64,7 @@ class Augmentation:
         0.15, "share of clips in which left and right are exchanged for a while", range=(0.0, 1.0)
     )
     missing: float = setting(0.3, "share of clips in which limbs are lost for a while", range=(0.0, 1.0))
-    mirror: bool = setting(True, "half of the clips are mirrored")
+    mirror: bool = setting(True, "half of the clips of bodies are mirrored, whatever side their class names")
     reach: float = setting(
         0.0, "relative change of how far a hand goes, its size aside: from the wrist or the whole arm", range=(0.0, 0.9)
     )
@@ -174,6 +181,11 @@ def vary_normalised(bodies: np.ndarray, options: Augmentation, rng: np.random.Ge
     turn = rotation(_Y, np.radians(rng.uniform(-1, 1) * options.turn_deg))
     size = 1 + rng.uniform(-1, 1) * options.size
     return ((bodies @ turn.T) * size).astype(np.float32)
+
+
+def tells_side(label: str) -> bool:
+    """Whether a label says left, right or a sense of rotation, so that a mirror shows another action."""
+    return any(word in _SIDES for word in re.split(r"[\W\d_]+", label.lower()))
 
 
 def mirror(bodies: np.ndarray) -> np.ndarray:
