@@ -1,7 +1,6 @@
 """What a person teaches: their recordings, and how to learn from them."""
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,14 +13,12 @@ from actrec.errors import InputError
 from actrec.package import UNKNOWN
 from actrec.recordings.labels import FILE
 from actrec_models.data import Clip
-from actrec_models.data.augment import Augmentation
+from actrec_models.data.augment import Augmentation, tells_side
 from actrec_models.data.source import Entry
 from actrec_models.data.user_folder import Folder
 from actrec_models.taking_over import TuningConfig
 
 logger = logging.getLogger(__name__)
-
-_SIDES = ("left", "right", "clockwise", "anticlockwise", "counterclockwise")
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class TeachConfig(TuningConfig):
 
     def augmented(self, labels: Sequence[str]) -> Augmentation:
         """The augmentation for these labels."""
-        sided = any(word in _SIDES for label in labels for word in re.split(r"[\W\d_]+", label.lower()))
+        sided = any(tells_side(label) for label in labels)
         mirror = self.mirror == "yes" or (self.mirror == "auto" and not sided)
         return config.build(Augmentation, {"mirror": mirror, **self.augmentation})
 
