@@ -1,5 +1,6 @@
 """Batch norms whose running statistics belong to the weights that are kept."""
 
+import logging
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -12,14 +13,38 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from actrec_models.learning import Recognition
 
+logger = logging.getLogger(__name__)
+
 Batches = Iterable[dict[str, Tensor]]
+_MOST_OF_FIRST = 0.1
+"""Share of a random network's weights in an average that is still good."""
 
 
 class Averaging(WeightAveraging):
-    """Lightning's average of the weights, which can be looked at between two steps."""
+    """Lightning's exponential moving average of the weights, which can be looked at between two steps.
+
+    Args:
+        decay: Of the average, a step.
+    """
+
+    def __init__(self, decay: float):
+        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.decay = decay
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Says where the steps are too few: the loss may fall to nothing, and what is kept has not learnt."""
+        steps = int(trainer.estimated_stepping_batches)
+        share = self.decay ** (steps - 1)  # of the first step's weights in the average after the last
+        if share > _MOST_OF_FIRST:
+            logger.warning(
+                "the average of the weights, which is kept, will be to %d %% those of the first of %d steps: "
+                "set average_decay to %g (0: no average), or train for more steps",
+                round(100 * share), steps, max(round(1 - 5 / steps, 3), 0.0),
+            )  # fmt: skip
 
     @contextmanager
     def shown(self, module: lightning.LightningModule) -> Iterator[None]:

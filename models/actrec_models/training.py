@@ -12,7 +12,6 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from actrec import config
@@ -138,6 +137,8 @@ class _Run:
                 check_streams(self.clips, module.network.input_specs, recipe.of(stage))
         if recipe.outliers and not (module.plain or module.network.knows_outliers):
             raise ConfigError(f"{recipe.model} has a loss of its own, which knows no outliers: set outliers to 0")
+        if recipe.outliers and not any(recipe.of(stage).augment for stage in recipe.plan()):
+            raise ConfigError("outliers are made where clips are varied: set augment to true, or outliers to 0")
         return module
 
     def with_extrema(self, recipe: Recipe) -> Recipe:
@@ -250,7 +251,7 @@ class _Run:
                 metric, position["seconds"], before + recipe.epochs < self.epochs,
             ),
         ]  # fmt: skip
-        averaging = Averaging(multi_avg_fn=get_ema_multi_avg_fn(recipe.average_decay)) if recipe.average_decay else None
+        averaging = Averaging(recipe.average_decay) if recipe.average_decay else None
         callbacks += [averaging] if averaging else []
         if recipe.renew_norms:
 

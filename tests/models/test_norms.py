@@ -1,6 +1,7 @@
 """Batch norms' statistics are those of the weights that are kept."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -145,3 +146,13 @@ def test_a_run_from_before_the_option_goes_on(tmp_path):
     del content["hyper_parameters"]["recipe"]["renew_norms"]
     torch.save(content, last)
     assert run(tmp_path, renew_norms=0) == last
+
+
+@pytest.mark.parametrize(
+    ("decay", "steps", "told"),
+    [(0.99, 40, "68 % those of the first of 40 steps: set average_decay to 0.875"), (0.99, 1000, ""), (0.8, 40, "")],
+)
+def test_an_average_of_few_steps_is_told_of(decay, steps, told, caplog):
+    norms.Averaging(decay).on_train_start(SimpleNamespace(estimated_stepping_batches=steps), None)
+    assert told in caplog.text
+    assert bool(told) == bool(caplog.records)

@@ -209,6 +209,7 @@ def test_from_recipe_to_package_and_back_to_accuracy(name, dataset, tmp_path, ca
         ("p_i3d", {"stages": ["joint"]}, "stages holds an entry that is no mapping"),
         ("p_i3d", {"stages": [{"name": "joint", "epoch": 2}]}, "unknown option epoch of Stage"),
         ("p_i3d", {"outliers": 0.3}, "outliers are made-up skeletons"),
+        ("sem_net", {"outliers": 0.3, "augment": False}, "outliers are made where clips are varied: set augment"),
     ],
 )
 def test_recipes_that_the_network_cannot_follow_are_refused(name, settings, message, dataset, tmp_path):
