@@ -105,8 +105,8 @@ def learn(base: Base, material: Material, settings: TeachConfig, progress: bool 
             logger.warning(
                 "'%s' has %d clips: record at least %d for a label to be relied on", name, count, settings.least
             )
+    work = Trainings(base, material, settings, progress)
     folds = folds_of(material.labels, material.people, settings.folds, settings.seed, material.recordings)
-    work = Trainings(base, material, folds, settings, progress)
     logits = work.left_out(folds)
     runs, known, real, made_up, right = settings.rehearsals, [], [], [], []
     rounds = [(fold, left) for fold, left in enumerate(_left_out_classes(material, folds))][:runs]

@@ -26,17 +26,9 @@ _UNSEEN_DRAWS = 1_000_000
 
 
 class Trainings:
-    """What they share: the clips and their features.
+    """What they share: the clips and their features."""
 
-    Args:
-        base: Whose network is taken over.
-        material: The recordings.
-        folds: Which of them are left out together.
-        settings: How to learn.
-        progress: Show progress bars.
-    """
-
-    def __init__(self, base: Base, material: Material, folds: Folds, settings: TeachConfig, progress: bool):
+    def __init__(self, base: Base, material: Material, settings: TeachConfig, progress: bool):
         self.base, self.material, self.settings, self.progress = base, material, settings, progress
         self.window, self.specs = base.package.window, list(base.package.inputs)
         self.recipe = Recipe(seed=settings.seed, outliers=settings.outliers)
@@ -44,9 +36,10 @@ class Trainings:
         self.labels = material.labels
         with tqdm(total=settings.draws + 1, desc="features", unit="pass", disable=not progress) as bar:
             everything, body = np.arange(len(self.labels)), base.network(2)
+            samples = self._samples(everything, self.augmentation)
             parts = []
             for draw in range(settings.draws):
-                parts.append(self._features(body, self._drawn(folds, draw)))
+                parts.append(self._features(body, [samples[(draw, int(i), 0)] for i in everything]))
                 bar.update()
             plain = self._samples(everything, None)
             self.plain = self._features(body, [plain[int(i)] for i in everything])[0]
@@ -118,15 +111,6 @@ class Trainings:
         return Samples(
             ClipDataset(relabelled, self.material.classes), self.specs, self.window, self.recipe, augmentation
         )
-
-    def _drawn(self, folds: Folds, draw: int) -> list[dict]:
-        """Every clip, varied: what leads up to it is of its own fold, since clips of another one may be left out."""
-        items: dict[int, dict] = {}
-        for fold in range(folds.count):
-            own = np.flatnonzero(folds.of_clip == fold)
-            samples, epoch = self._samples(own, self.augmentation), draw * folds.count + fold
-            items |= {int(index): samples[(epoch, place, 0)] for place, index in enumerate(own)}
-        return [items[index] for index in range(len(self.labels))]
 
     def _features(self, body: Network, items: list[dict]) -> tuple[Tensor, Tensor]:
         rows = [

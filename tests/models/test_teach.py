@@ -22,7 +22,6 @@ from actrec_models.folds import Folds, folds_of
 from actrec_models.networks.base import OUTLIER
 from actrec_models.registry import create
 from actrec_models.taking_over import TuningConfig
-from actrec_models.teach_trainings import Trainings
 
 pytestmark = pytest.mark.timeout(600)  # for a machine that does much else
 ACTIONS = ("clap", "sit to stand", "squat")
@@ -297,20 +296,6 @@ def test_bases_that_cannot_be_taken_over(base, tmp_path):
     crowd = dataclasses.replace(base, package=dataclasses.replace(base.package, bodies=2))
     with pytest.raises(ConfigError, match="looks at 2 people together: choose a --from of one"):
         teach._check_base(crowd)
-
-
-def test_what_a_head_is_fitted_on_shows_nothing_of_the_fold_that_is_left_out(base, utd):
-    settings = config.build(teach_material.TeachConfig, {**QUICK, "augmentation": {"before": 1.0}})
-    clips = [dataclasses.replace(utd[index], label=index % 2) for index in range(6)]
-    folds = Folds(np.array([0, 0, 1, 1, 1, 1]), ("fold 1", "fold 2"), "clip")
-    features = []
-    for first in (clips[0], dataclasses.replace(clips[0], bodies=clips[0].bodies[..., ::-1, :].copy())):
-        material = teach_material.Material([first, *clips[1:]], ("a", "b"), ("",) * 6, (), "none")
-        features.append(Trainings(base, material, folds, settings, progress=False).features)
-    changed = (features[0] != features[1]).any(dim=(0, 2))
-    assert changed.tolist()[:1] == [True]
-    assert changed.tolist()[2:] == [False] * 4
-    assert (features[0][:, 1] != features[0][:, 2]).any()
 
 
 def test_rehearsals_leave_out_one_class_after_the_other(utd):
