@@ -117,6 +117,17 @@ def test_evaluation_tells_the_figure_without_them(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["fusion"]["accuracy_without_copies"] == 0.8
 
 
+def test_of_copies_alone_there_is_nothing_to_tell(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(data.DATASETS._targets, "places", "tests.models.places:PlacesTrainToo")
+    models = [write(tmp_path / name, seed=seed) for name, seed in (("one", 1), ("two", 2))]
+    assert main(["eval", "--data", str(tmp_path), "--quiet", "--threads", "1", "--json", *models]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["models"][0]["accuracy_without_copies"] is None
+    assert "accuracy_without_copies" not in figures["spread"]
+    assert main(["eval", "--data", str(tmp_path), "--quiet", "--threads", "1", *models]) == 0
+    assert "– of 0" in capsys.readouterr().out
+
+
 def test_a_package_is_judged_without_them_too(tmp_path):
     recipe = Recipe("sem_net", dataset="places", split="all")
     test = data.create("places", tmp_path, split="all", part="test")

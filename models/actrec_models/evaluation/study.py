@@ -76,7 +76,7 @@ class Study:
     def spread(self) -> dict[str, dict[str, float]]:
         """Figure to its mean and sample standard deviation over repetitions; empty where there are none."""
         rows = [report.summary() for report in self.repetitions]
-        known = [figure for figure in SPREAD if rows and figure in rows[0]]
+        known = [figure for figure in SPREAD if rows and all(row.get(figure) is not None for row in rows)]
         return {figure: _spread([row[figure] for row in rows]) for figure in known}
 
 
