@@ -2,6 +2,8 @@
 
 import dataclasses
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,6 +27,19 @@ _UNSEEN_DRAWS = 1_000_000
 """Number of the first epoch of draws that training never sees."""
 
 
+@dataclass(frozen=True)
+class Draws:
+    """The frozen body's features of augmented clips.
+
+    Attributes:
+        features: [draws, N, D].
+        labels: [draws, N], −1 for made-up actions too.
+    """
+
+    features: Tensor
+    labels: Tensor
+
+
 class Trainings:
     """What they share: the clips and their features."""
 
@@ -35,25 +50,25 @@ class Trainings:
         self.augmentation = settings.augmented(material.classes)
         self.labels = material.labels
         with tqdm(total=settings.draws + 1, desc="features", unit="pass", disable=not progress) as bar:
-            everything, body = np.arange(len(self.labels)), base.network(2)
-            samples = self._samples(everything, self.augmentation)
-            parts = []
-            for draw in range(settings.draws):
-                parts.append(self._features(body, [samples[(draw, int(i), 0)] for i in everything]))
-                bar.update()
+            everything, self.body = np.arange(len(self.labels)), base.network(2)
+            self.draws = self._draws([everything], bar)
             plain = self._samples(everything, None)
-            self.plain = self._features(body, [plain[int(i)] for i in everything])[0]
+            self.plain = self._features(self.body, [plain[int(i)] for i in everything])[0]
             bar.update()
-        self.features = torch.stack([drawn for drawn, _ in parts])  # [draws, N, D]
-        self.drawn = torch.stack([labels for _, labels in parts])  # [draws, N], −1 for made-up actions too
 
     def left_out(self, folds: Folds) -> np.ndarray:
-        """[known clips, classes] logits of the head on the frozen body, each clip by one that never saw its fold."""
+        """[known clips, classes] logits of the head on the frozen body, each clip by one that never saw its fold.
+
+        These heads learn from draws in which what leads up to a clip is of its own fold: of another one, it could be a
+        clip that the head is judged on, seen under another label.
+        """
         classes, known = len(self.material.classes), self.labels != OTHER
         logits = np.zeros((len(self.labels), classes), np.float32)
+        with tqdm(total=self.settings.draws, desc="features of folds", unit="pass", disable=not self.progress) as bar:
+            draws = self._draws([np.flatnonzero(folds.of_clip == fold) for fold in range(folds.count)], bar)
         for fold in range(folds.count):
             held = folds.of_clip == fold
-            weight, bias = self._head(~held, classes, None)
+            weight, bias = self._head(draws, ~held, classes, None)
             logits[held] = (self.plain[torch.from_numpy(held)] @ weight.T + bias).numpy()
         return logits[known]
 
@@ -62,7 +77,7 @@ class Trainings:
         classes = len(self.material.classes) - (left is not None)
         network = self.base.network(classes)
         chosen = np.isin(np.arange(len(self.labels)), indices)
-        set_head(self.base.layers(network), *self._head(chosen, classes, left))
+        set_head(self.base.layers(network), *self._head(self.draws, chosen, classes, left))
         samples = self._samples(indices, self.augmentation, left)
         with tqdm(total=self.settings.steps, desc=title, unit="step", disable=not self.progress) as bar:
             steps = tune(network, samples, samples.clips.labels, self.settings, max(seconds, 0.0), bar.update)
@@ -99,10 +114,24 @@ class Trainings:
             words.insert(0, "recordings labelled unknown")
         return ", ".join(words)
 
-    def _head(self, chosen: np.ndarray, classes: int, left: int | None) -> tuple[Tensor, Tensor]:
+    def _head(self, draws: Draws, chosen: np.ndarray, classes: int, left: int | None) -> tuple[Tensor, Tensor]:
         keep = torch.from_numpy(chosen & (self.labels != left) if left is not None else chosen)
-        labels = torch.from_numpy(_shifted(self.drawn[:, keep].reshape(-1).numpy(), left))
-        return fit_head(self.features[:, keep].flatten(0, 1), labels, classes, self.settings)
+        labels = torch.from_numpy(_shifted(draws.labels[:, keep].reshape(-1).numpy(), left))
+        return fit_head(draws.features[:, keep].flatten(0, 1), labels, classes, self.settings)
+
+    def _draws(self, parts: Sequence[np.ndarray], bar: tqdm) -> Draws:
+        """Of all clips; each part, a share of them, is drawn by itself."""
+        features, labels = [], []
+        for draw in range(self.settings.draws):
+            items: dict[int, dict] = {}
+            for number, part in enumerate(parts):
+                samples, epoch = self._samples(part, self.augmentation), draw * len(parts) + number
+                items |= {int(index): samples[(epoch, place, 0)] for place, index in enumerate(part)}
+            drawn, theirs = self._features(self.body, [items[index] for index in range(len(self.labels))])
+            features.append(drawn)
+            labels.append(theirs)
+            bar.update()
+        return Draws(torch.stack(features), torch.stack(labels))
 
     def _samples(self, indices: np.ndarray, augmentation: Augmentation | None, left: int | None = None) -> Samples:
         clips = [self.material.clips[int(i)] for i in indices]

@@ -22,6 +22,7 @@ from actrec_models.folds import Folds, folds_of
 from actrec_models.networks.base import OUTLIER
 from actrec_models.registry import create
 from actrec_models.taking_over import TuningConfig
+from actrec_models.teach_trainings import Trainings
 
 pytestmark = pytest.mark.timeout(600)  # for a machine that does much else
 ACTIONS = ("clap", "sit to stand", "squat")
@@ -296,6 +297,18 @@ def test_bases_that_cannot_be_taken_over(base, tmp_path):
     crowd = dataclasses.replace(base, package=dataclasses.replace(base.package, bodies=2))
     with pytest.raises(ConfigError, match="looks at 2 people together: choose a --from of one"):
         teach._check_base(crowd)
+
+
+def test_a_head_that_clips_are_judged_by_has_seen_nothing_of_their_fold(base, utd):
+    settings = config.build(teach_material.TeachConfig, {**QUICK, "augmentation": {"before": 1.0}})
+    clips = [dataclasses.replace(utd[index], label=index % 2) for index in range(6)]
+    folds = Folds(np.array([0, 0, 1, 1, 1, 1]), ("fold 1", "fold 2"), "clip")
+    logits = []
+    for first in (clips[0], dataclasses.replace(clips[0], bodies=clips[0].bodies[..., ::-1, :].copy())):
+        material = teach_material.Material([first, *clips[1:]], ("a", "b"), ("",) * 6, (), "none")
+        logits.append(Trainings(base, material, settings, progress=False).left_out(folds))
+    changed = (logits[0] != logits[1]).any(axis=1)
+    assert changed.tolist() == [True, False, True, True, True, True]
 
 
 def test_rehearsals_leave_out_one_class_after_the_other(utd):
