@@ -1,6 +1,7 @@
 """rosbag2 bags, mcap or sqlite3, through `rosbags`: no ROS needed."""
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,18 @@ STORE = get_typestore(Stores.ROS2_HUMBLE)
 """Images and CameraInfo are the same in every ROS 2 distribution since Humble."""
 _AHEAD_NS = 2 * NANOSECONDS
 _PEEK = 30
-"""Colour messages looked at to learn the frame rate."""
+"""Colour messages looked at to learn the frame rate and the images' size."""
 
 
 class BagRecording(Recording):
     """Plays the colour, depth and intrinsics of a bag; colour without depth within half a frame is left out.
 
+    So is a frame one of whose compressed images cannot be decoded: a cable spoils one, not those after it.
+
     Attributes:
         topics: The topics that are played.
         unpaired: Colour messages left out so far for want of depth.
+        damaged: Frames left out so far because an image could not be decoded.
 
     Args:
         path: The bag's folder or file.
@@ -41,7 +45,7 @@ class BagRecording(Recording):
 
     def __init__(self, path: str | Path, config: RecordingConfig):
         super().__init__(existing(path), config)
-        self.unpaired = 0
+        self.unpaired = self.damaged = 0
         self._reader = open_reader(self.path)
         try:
             self._prepare()
@@ -67,14 +71,21 @@ class BagRecording(Recording):
     def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
         """Every frame from `start_s` after the first colour message."""
         start = self._first_time + round(start_s * NANOSECONDS)
-        if self.topics.depth is None:
-            with reading(self.path):
-                for _, _, raw in self._messages([self.topics.colour], start):
-                    yield self._frame(raw, None)
-            return
-        pairer = Pairer(self._tolerance)
-        produced = 0
+        pairer, damaged, produced = Pairer(self._tolerance), self.damaged, 0
+        for colour, depth in self._pairs(start, pairer):
+            frame = self._decoded(colour, depth)
+            if frame is not None:
+                produced += 1
+                yield frame
+        self._report(pairer, produced, self.damaged - damaged)
+
+    def _pairs(self, start: int, pairer: Pairer) -> Iterator[tuple[bytes, bytes | None]]:
+        """Messages of colour and of its depth, from this log time on."""
         with reading(self.path):
+            if self.topics.depth is None:
+                for _, _, raw in self._messages([self.topics.colour], start):
+                    yield raw, None
+                return
             # Depth may have been written long before the colour that it belongs to.
             for topic, time, raw in self._messages([self.topics.colour, self.topics.depth], start - _AHEAD_NS):
                 if topic == self.topics.depth:
@@ -83,35 +94,37 @@ class BagRecording(Recording):
                     continue
                 else:
                     ready = pairer.add_colour(stamp_ns(raw), raw)
-                for colour, depth in ready:
-                    produced += 1
-                    yield self._frame(colour, depth)
-            for colour, depth in pairer.flush():
-                produced += 1
-                yield self._frame(colour, depth)
-        self._report(pairer, produced)
+                yield from ready
+            yield from pairer.flush()
 
     def _prepare(self) -> None:
         with reading(self.path):
             self.topics: Topics = find_topics(self.path, self._reader, self.config, self._encoding)
-            first, times, stamps = None, [], []
-            for _, time, raw in self._messages([self.topics.colour]):
-                first = raw if first is None else first
+            times, stamps = [], []
+            for _, time, raw in islice(self._messages([self.topics.colour]), _PEEK):
                 times.append(time)
                 stamps.append(stamp_ns(raw))
-                if len(stamps) >= _PEEK:
-                    break
-        if first is None:
+        if not times:
             raise InputError(f"bag '{self.path}' has no message on its colour topic {self.topics.colour}")
         self._first_time = times[0]
         self._tolerance = half_period_ns(stamps)
         if self.topics.depth is None:
             log.warning("bag '%s' has no depth topic: frames come without depth", self.path)
         with reading(self.path):
-            image, frame_id = self._colour(first)
+            image, frame_id = self._first_image()
             self._check_registered(frame_id)
             height, width = image.shape[:2]
             self._intrinsics = self._resolve_intrinsics(width, height)
+
+    def _first_image(self) -> tuple[np.ndarray, str]:
+        """The first colour image that can be decoded, and its frame_id."""
+        problem: images.DamagedImageError | None = None
+        for _, _, raw in islice(self._messages([self.topics.colour]), _PEEK):
+            try:
+                return self._colour(raw)
+            except images.DamagedImageError as error:
+                problem = problem or error
+        raise InputError(f"bag '{self.path}': none of its first images can be decoded: {problem}") from problem
 
     def _check_registered(self, frame_id: str) -> None:
         """Says so where depth is not seen from where colour is, by the names of their frames."""
@@ -182,8 +195,23 @@ class BagRecording(Recording):
             raise type(error)(f"bag '{self.path}': {error}") from error
         return frame
 
-    def _report(self, pairer: Pairer, produced: int) -> None:
+    def _decoded(self, colour: bytes, depth: bytes | None) -> RgbdFrame | None:
+        """The frame; None where an image of it is damaged."""
+        try:
+            with reading(self.path):
+                return self._frame(colour, depth)
+        except images.DamagedImageError as error:
+            if not self.damaged:
+                log.warning("%s; such frames are left out", error)
+            self.damaged += 1
+            return None
+
+    def _report(self, pairer: Pairer, produced: int, damaged: int) -> None:
         self.unpaired += pairer.unpaired
+        if damaged and not produced:
+            raise InputError(f"bag '{self.path}': the images of none of {damaged} frames can be decoded")
+        if damaged:
+            log.warning("bag '%s': left out %d frames whose images cannot be decoded", self.path, damaged)
         if not produced and pairer.unpaired:
             raise InputError(
                 f"bag '{self.path}': none of {pairer.unpaired} colour images has depth within "

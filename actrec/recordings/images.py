@@ -21,6 +21,10 @@ _TO_RGB = {
 _COMPRESSED_DEPTH_HEADER = struct.Struct("<iff")
 
 
+class DamagedImageError(InputError):
+    """One compressed image cannot be decoded, which says nothing of the next."""
+
+
 def pixels(
     encoding: str,
     width: int,
@@ -102,7 +106,7 @@ def decompress_colour(data: bytes | np.ndarray) -> np.ndarray:
     """[H, W, 3] uint8 RGB of a JPEG or PNG.
 
     Raises:
-        InputError: It cannot be decoded.
+        DamagedImageError: It cannot be decoded.
     """
     image = _decode(data, cv2.IMREAD_COLOR)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -117,7 +121,8 @@ def decompress_depth(form: str, data: bytes | np.ndarray, scale: float = MILLIME
         scale: Metres of one unit of an integer image.
 
     Raises:
-        InputError: It cannot be decoded, or is not a 16-bit image.
+        DamagedImageError: It cannot be decoded.
+        InputError: It is not a 16-bit image.
     """
     raw = np.frombuffer(data, np.uint8)
     transport = "compressedDepth" in form
@@ -136,5 +141,5 @@ def _decode(data: bytes | np.ndarray, flags: int) -> np.ndarray:
     raw = np.frombuffer(data, np.uint8)
     image = cv2.imdecode(raw, flags) if len(raw) else None
     if image is None:
-        raise InputError(f"a compressed image of {len(raw)} bytes cannot be decoded; expected JPEG or PNG")
+        raise DamagedImageError(f"a compressed image of {len(raw)} bytes cannot be decoded; expected JPEG or PNG")
     return image
