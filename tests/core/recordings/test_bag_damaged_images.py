@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from actrec.errors import InputError
-from actrec.recordings import open_recording
+from actrec.recordings.bag import BagRecording
+from actrec.recordings.base import RecordingConfig
 
 COLOUR, DEPTH, INFO = "/camera/color/image_raw", "/camera/depth_registered/image_raw", "/camera/color/camera_info"
 START, PERIOD, W, H = 1_700_000_000_000_000_000, 33_333_333, 64, 48
@@ -27,7 +28,7 @@ def written(bag, path, colours, depths=()):
 
 
 def played(path):
-    with open_recording(path) as recording:
+    with BagRecording(path, RecordingConfig()) as recording:
         return [round((frame.stamp_ns - START) / PERIOD) for frame in recording.frames()], recording.damaged
 
 
