@@ -1,6 +1,7 @@
 """Bags some of whose compressed images are damaged, as a loose cable or a full bus leaves them."""
 
 import logging
+from contextlib import closing
 
 import cv2
 import numpy as np
@@ -28,7 +29,7 @@ def written(bag, path, colours, depths=()):
 
 
 def played(path):
-    with BagRecording(path, RecordingConfig()) as recording:
+    with closing(BagRecording(path, RecordingConfig())) as recording:
         return [round((frame.stamp_ns - START) / PERIOD) for frame in recording.frames()], recording.damaged
 
 
