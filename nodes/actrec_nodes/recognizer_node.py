@@ -200,7 +200,9 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         inputs, recognizer = self._inputs, self._recognizer
         if inputs is None or recognizer is None:
             return
-        silent, needed = inputs.silent(self.config.startup_s), recognizer.streams
+        needed, silent = recognizer.streams, inputs.silent(self.config.startup_s)
+        # A model that was exchanged between the two needs others.
+        silent = {stream: words for stream, words in silent.items() if stream in needed}
         missing = [words for stream, words in silent.items() if needed[stream]]
         if missing:
             line = f"waiting for {' and for '.join(missing)}"
