@@ -5,6 +5,7 @@ is the camera's: a take lasts so long by its stamps, whatever the machine's pace
 """
 
 import math
+import os
 import re
 import shutil
 import threading
@@ -150,12 +151,13 @@ def _next(
 
 def _prepared(folder: Path) -> Path:
     """The folder, made where it is not there."""
-    if (folder / "metadata.yaml").exists():
+    if os.path.exists(folder / "metadata.yaml"):  # false, where pathlib raises, in a folder that cannot be searched
         raise InputError(f"'{folder}' is a bag itself, which takes in it would change: choose another --out")
     try:
         (folder / UNFINISHED).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DeviceError(f"cannot make the folder '{folder}': {error.strerror}") from error
+        what = "write into" if os.path.isdir(folder) else "make"
+        raise DeviceError(f"cannot {what} the folder '{folder}': {error.strerror}; choose another --out") from error
     if (folder / FILE).exists():
         read_labels(folder / FILE)
     elif there := by_folder(folder):

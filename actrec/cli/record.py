@@ -4,6 +4,7 @@ import argparse
 import importlib
 import json
 import math
+import shutil
 import signal
 import sys
 import threading
@@ -27,7 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--topics", nargs="+", default=[], metavar="TOPIC", help="topics to record (default: the graph's)"
     )
     parser.add_argument(
-        "--duration", type=_seconds, default=0.0, metavar="S", help="seconds to record (default: until Ctrl-C)"
+        "--duration",
+        type=_seconds,
+        default=0.0,
+        metavar="S",
+        help="seconds to record, from the first message on (default: until Ctrl-C)",
     )
     parser.add_argument("--driver", help="record this camera driver directly, with no ROS graph running")
     parser.add_argument(
@@ -92,6 +97,7 @@ def _record_graph(args: argparse.Namespace, stopped: threading.Event) -> tuple[d
     recorder = importlib.import_module("actrec_nodes.record_node")
     node = recorder.run(stopped, _show_node, out=args.out, topics=args.topics, duration_s=args.duration)
     if not any(node.counts.values()):
+        shutil.rmtree(Path(args.out).expanduser(), ignore_errors=True)  # in the way of the next try
         raise DeviceError(f"nothing was published on {', '.join(node.missing)}: start the graph first (actrec run)")
     return node.counts, {"dropped": node.dropped, "lost": node.lost, "not_published": node.missing}
 

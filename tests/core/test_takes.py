@@ -240,6 +240,19 @@ def test_a_bag_is_no_place_for_takes(tmp_path):
     assert len(list((tmp_path / "mine").iterdir())) == 1
 
 
+@pytest.mark.parametrize("there, what", [(True, "write into"), (False, "make")])
+def test_a_folder_that_cannot_be_written_is_not_said_to_be_missing(tmp_path, monkeypatch, there, what):
+    if there:
+        (tmp_path / "mine").mkdir()
+
+    def refused(*_args, **_options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(takes.Path, "mkdir", refused)
+    with pytest.raises(DeviceError, match=f"cannot {what} the folder '.*mine': Permission denied; choose another"):
+        record(tmp_path, sights(lambda k: [body()]))
+
+
 def test_a_recording_of_joints_as_a_camera(tmp_path, data_root, capsys):
     """The command, from a driver whose frames are joints alone: no estimator, no ROS."""
     script = sorted((data_root / "kinect_v2_csv").glob("*.csv"))[0]

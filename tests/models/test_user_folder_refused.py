@@ -51,7 +51,7 @@ def test_a_folder_that_cannot_be_read_is_said(tmp_path, monkeypatch):
 
 
 def test_what_is_wrong_with_the_folder_is_said(tmp_path):
-    with pytest.raises(DeviceError, match=r"no folder .*none'.*actrec record --label NAME"):
+    with pytest.raises(DeviceError, match=r"no folder .*none'.*--root DIR.*actrec record --label NAME"):
         data.source("folder", tmp_path / "none")
     with pytest.raises(DeviceError, match="holds no recording: make some with"):
         data.source("folder", tmp_path)

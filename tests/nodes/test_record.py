@@ -246,6 +246,7 @@ def test_nothing_published(tmp_path):
     assert (
         err.strip().splitlines()[-1] == "actrec: nothing was published on /nobody: start the graph first (actrec run)"
     )
+    assert not (tmp_path / "b").exists(), "the same command, once the graph runs, must not find it in its way"
 
 
 def test_a_driver_without_ros(tmp_path, data_root, capsys):

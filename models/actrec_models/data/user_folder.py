@@ -201,7 +201,8 @@ class Folder(Source):
         """What the labels file, or the folders' names, say."""
         if not self.root.is_dir():
             raise DeviceError(
-                f"there is no folder '{self.root}'; check the path, or record: actrec record --label NAME"
+                f"there is no folder '{self.root}'; check the path (of eval, prepare, train, export: --root DIR), or "
+                "record: actrec record --label NAME"
             )
         file = self.root / FILE
         clips = read_labels(file) if file.exists() else by_folder(self.root)
