@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, create_calibrator
+from onnxruntime.quantization import CalibrationMethod, QuantType, create_calibrator
+from onnxruntime.quantization.calibrate import HistogramCollector
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 
@@ -144,8 +145,8 @@ class _Quantiser:
             self._file, list(OPERATORS), str(folder / "watched.onnx"), calibrate_method=CalibrationMethod.Percentile,
             extra_options={"symmetric": True, "percentile": 99.99},
         )  # fmt: skip
+        calibrator.collector = _histograms(calibrator, calibration)
         with contextlib.redirect_stdout(None):  # it prints
-            calibrator.collect_data(_Clips(calibration))
             self._ranges = calibrator.compute_data()
 
     def made(self, kept: Sequence[str]) -> bytes:
@@ -183,15 +184,40 @@ def _quantisable(node: Any, graph: Any) -> bool:
     return node.op_type == "Conv" or not stacked
 
 
-class _Clips(CalibrationDataReader):
-    """Clips one by one, as ONNX Runtime's calibration asks for them."""
+def _histograms(calibrator: Any, clips: Sequence[Inputs]) -> HistogramCollector:
+    """What the clips' tensors hold, as the calibrator's own `collect_data` finds it.
 
-    def __init__(self, clips: Sequence[Inputs]):
-        self._rows = iter(clips)
+    That keeps every tensor of every clip until it has seen the last: 66 GB of 200 clips of `deepacts_graph`. Here each
+    clip goes through twice, for the ends of the histograms and for what lies between them, and is forgotten.
+    """
+    lows: dict[str, np.ndarray] = {}
+    highs: dict[str, np.ndarray] = {}
+    for name, values in _tensors(calibrator, clips):
+        size = np.abs(values)
+        low, high = np.array([values.min(), size.min()]), np.array([values.max(), size.max()])
+        lows[name], highs[name] = np.minimum(lows.get(name, low), low), np.maximum(highs.get(name, high), high)
+    collector = HistogramCollector(
+        calibrator.method, calibrator.symmetric, calibrator.num_bins, calibrator.num_quantized_bins,
+        calibrator.percentile, calibrator.scenario,
+    )  # fmt: skip
+    counts: dict[str, np.ndarray] = {}
+    for name, values in _tensors(calibrator, clips):
+        (least, smallest), (most, largest) = lows[name], highs[name]
+        inside, edges = np.histogram(np.abs(values), calibrator.num_bins, (smallest, largest))
+        counts[name] = counts.get(name, 0) + inside
+        collector.histogram_dict[name] = (counts[name], edges.astype(values.dtype), least, most)
+    return collector
 
-    def get_next(self) -> Inputs | None:
-        row = next(self._rows, None)
-        return None if row is None else {name: value[None] for name, value in row.items()}
+
+def _tensors(calibrator: Any, clips: Sequence[Inputs]) -> Iterator[tuple[str, np.ndarray]]:
+    """The values that ranges are asked of, by name, clip by clip."""
+    session = calibrator.infer_session
+    names = [value.name for value in session.get_outputs()]
+    for clip in clips:
+        values = session.run(None, {name: value[None] for name, value in clip.items()})
+        yield from (
+            (name, made) for name, made in zip(names, values, strict=True) if name in calibrator.tensors_to_calibrate
+        )
 
 
 def _logits(content: bytes, inputs: Inputs) -> np.ndarray:
