@@ -215,6 +215,8 @@ def build(
             _keep(trt, package, network, config.kept)
     if config.precision == "fp32" and hasattr(settings, "clear_flag"):
         settings.clear_flag(trt.BuilderFlag.TF32)
+    if _major(trt) < 10:  # each number of windows has a context of its own; until 10 one profile serves one context
+        settings.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
     times = settings.create_timing_cache(timings)
     if times is None:
         logger.warning("times measured before cannot be read and are measured anew")

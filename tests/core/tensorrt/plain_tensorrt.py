@@ -85,6 +85,7 @@ def module(version="10.3.0", fault=""):
             return IOptimizationProfile()
 
         def build_serialized_network(self, network, config):
+            network.shared = config.shared
             monitor = getattr(config, "progress_monitor", None)
             if monitor is not None and not self._told(monitor, 100 if fault == "slow" else 1):
                 self._logger.log(Logger.ERROR, "the build was cancelled")
@@ -92,7 +93,7 @@ def module(version="10.3.0", fault=""):
             if fault in ("build", "memory"):
                 self._logger.log(Logger.ERROR, "out of memory" if fault == "memory" else "no implementation for node_3")
                 return None
-            return bytearray(MARK + network.onnx)
+            return bytearray(MARK + bytes([network.shared]) + network.onnx)
 
         def _told(self, monitor, steps):
             """Whether all steps were done. As the bindings do, swallows what is raised while it builds."""
@@ -135,7 +136,11 @@ def module(version="10.3.0", fault=""):
 
     class IBuilderConfig(Recorded):
         def __init__(self):
-            self._set = {"TF32"}
+            self.shared = int(version.split(".")[0]) >= 10
+
+        def set_preview_feature(self, feature, enable):
+            assert feature is made.PreviewFeature.PROFILE_SHARING_0806
+            self.shared = enable
 
         def set_memory_pool_limit(self, pool, pool_size):
             calls.append(("workspace", pool_size))
@@ -188,10 +193,11 @@ def module(version="10.3.0", fault=""):
 
         def deserialize_cuda_engine(self, serialized_engine):
             content = bytes(serialized_engine)
-            return None if fault == "corrupt" or not content.startswith(MARK) else ICudaEngine(content[len(MARK) :])
+            return None if fault == "corrupt" or not content.startswith(MARK) else ICudaEngine(*_opened(content))
 
     class ICudaEngine(Recorded):
-        def __init__(self, onnx):
+        def __init__(self, onnx, shared):
+            self.shared, self.contexts = shared, 0  # one profile for several contexts
             self._session = onnxruntime.InferenceSession(onnx)
             self._tensors = [*self._session.get_inputs(), *self._session.get_outputs()]
             self.num_io_tensors = len(self._tensors)
@@ -216,6 +222,8 @@ def module(version="10.3.0", fault=""):
     class IExecutionContext(Recorded):
         def __init__(self, engine):
             self._engine, self._addresses, self._shapes = engine, {}, {}
+            engine.contexts += 1
+            self._has_profile = engine.shared or engine.contexts == 1
 
         def set_tensor_address(self, name, memory):
             self._addresses[name] = memory
@@ -223,7 +231,7 @@ def module(version="10.3.0", fault=""):
 
         def set_input_shape(self, name, shape):
             self._shapes[name] = tuple(shape)
-            return fault != "shape"
+            return fault != "shape" and self._has_profile
 
         def execute_async_v3(self, stream_handle):
             assert stream_handle == Cuda.stream
@@ -258,10 +266,16 @@ def module(version="10.3.0", fault=""):
         TensorIOMode=TensorIOMode, IProgressMonitor=IProgressMonitor, calls=calls,
         BuilderFlag=enum.Enum("BuilderFlag", flags),
         float32="float32", float16="float16",
+        PreviewFeature=enum.Enum("PreviewFeature", "PROFILE_SHARING_0806"),
         MemoryPoolType=enum.Enum("MemoryPoolType", "WORKSPACE"),
         NetworkDefinitionCreationFlag=enum.IntEnum("Flag", {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}),
     )  # fmt: skip
     return made
+
+
+def _opened(content):
+    """The network of an engine, and whether several contexts may share its profile."""
+    return content[len(MARK) + 1 :], bool(content[len(MARK)])
 
 
 def _swallowed(call, *arguments):
