@@ -18,7 +18,7 @@ from actrec.threads import single_threaded_blas
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("actrec.cli.run", "run the whole graph in one process, from camera to /action_label"),
-    "simulate": ("actrec.cli.simulate", "render the simulated actor to a window, a video or a recording"),
+    "simulate": ("actrec.cli.simulate", "render the simulated actor to a folder of images or a video"),
     "calibrate": ("actrec.cli.calibrate", "calibrate a camera's lens, its depth and its place on the robot"),
     "record": ("actrec.cli.record", "record the graph's topics, or takes of an action of your own, to rosbag2 files"),
     "models": ("actrec.cli.models", "list, check and describe model packages"),

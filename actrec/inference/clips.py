@@ -25,8 +25,14 @@ def check(clip: Clip, package: ModelPackage) -> None:
     """Refuses a window that breaks the data contract; what an input lacks, its feature says.
 
     Raises:
-        InputError: An unknown key, a wrong type or shape, infinite values, more bodies than M, or nobody.
+        InputError: No mapping, an unknown key, a wrong type or shape, infinite values, more bodies than M, or nobody.
     """
+    if not isinstance(clip, Mapping):
+        window = package.window
+        raise InputError(
+            f"a clip is a mapping of {', '.join(KEYS)}, not {type(clip).__name__}; a dataset's clip gives one by "
+            f"clip.sample({window.seconds:g}, {window.frames})"
+        )
     pictures = {spec.name for spec, _ in frame_inputs(package)}
     unknown = sorted(set(clip) - set(KEYS) - pictures)
     if unknown or not clip:

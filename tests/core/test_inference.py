@@ -124,6 +124,11 @@ def test_wrong_clips_are_refused_with_their_shape(session: Session, bodies: np.n
         session.predict({"bodies": bodies})
 
 
+def test_a_datasets_clip_is_no_window(session: Session) -> None:
+    with pytest.raises(InputError, match=r"mapping of bodies, .*, not list; .* by clip.sample\(\d.*, 8\)"):
+        session.predict([clip_at(0)["bodies"]])  # type: ignore[arg-type]
+
+
 def test_clip_keys_are_checked(session: Session) -> None:
     for clip, message in (
         ({}, "no key; known: bodies, pixels"),

@@ -54,6 +54,16 @@ def test_version_is_the_same_everywhere(setup: dict[str, Any]) -> None:
     assert versions | {setup["version"], actrec.__version__} == {actrec.__version__}
 
 
+def test_what_ros_packages_the_nodes_import_is_named() -> None:
+    """Those too that are asked for by name where they are absent: `rosdep install` knows no more than this list."""
+    source = "\n".join(path.read_text() for path in [*ROOT.glob("nodes/**/*.py"), *ROOT.glob("launch/*.py")])
+    asked = {"tf2_ros_py" if name == "tf2_ros" else name for name in re.findall(r'import_module\("(\w+)', source)}
+    imported = {*re.findall(r"^\s*(?:from|import) (\w+)", source, re.MULTILINE), *asked}
+    ros = {name for name in imported if name.endswith(("_msgs", "_interfaces")) or name.startswith(("tf2", "launch"))}
+    named = {element.text for element in ElementTree.parse(ROOT / "package.xml").getroot().iter("exec_depend")}
+    assert ros - named == set()
+
+
 @pytest.mark.parametrize("folder", ["launch", "config"])
 def test_launch_and_config_files_are_installed(folder: str, setup: dict[str, Any]) -> None:
     on_disk = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).iterdir() if path.is_file()}

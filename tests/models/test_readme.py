@@ -1,0 +1,14 @@
+"""What README.md shows of the Python API runs as it stands there."""
+
+import re
+from pathlib import Path
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+def test_its_python_runs(data_root, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    names = {}
+    exec(code.replace("/data/nucla", str(data_root / "nucla")), names)
+    assert "pick up with one hand" in capsys.readouterr().out
+    assert names["flow"].shape == (480, 640, 3)
