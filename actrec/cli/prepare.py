@@ -62,8 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="another setting of the preparation, e.g. picture_quality=90 or flow='{width: 160, height: 120}'",
     )  # fmt: skip
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, metavar="N",
-        help="processes of this machine; 0 for this one alone (default: one a core, %(default)s)",
+        "--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
+        help="processes of this machine; 0 for this one alone (default: one a core that it may use, %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--scheduler", default="", metavar="ADDRESS",

@@ -7,7 +7,7 @@ import signal
 import tempfile
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any
@@ -94,27 +94,40 @@ def run_on_cluster(job: Job, pending: deque[Batch], workers: int, scheduler: str
 
 
 class _Watch:
-    """Waits for the cluster as long as it has workers."""
+    """Waits for the cluster as long as it has workers that work."""
 
     def __init__(self, client: Any, scheduler: str):
         self._client, self._scheduler = client, scheduler
         self._seen = self._asked = time.monotonic()
+        self._paused = False
 
     def look(self) -> None:
         """Asks for the workers now and then.
 
         Raises:
-            DeviceError: For some time there has been none.
+            DeviceError: For some time there has been none, or dask has had all of them wait.
         """
         now = time.monotonic()
         if now - self._asked < _COUNT_S:
             return
         self._asked = now
         with contextlib.suppress(OSError):  # the scheduler does not answer
-            self._seen = now if self._client.nthreads() else self._seen
-        if now - self._seen >= WAIT_S:
-            where = f"'{self._scheduler}' has no workers" if self._scheduler else "no worker process is"
-            raise DeviceError(f"{where} left: run the same command again to go on")
+            workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+            self._seen, self._paused = now if any(map(_works, workers)) else self._seen, bool(workers)
+        if now - self._seen < WAIT_S:
+            return
+        if self._paused:
+            raise DeviceError(
+                f"'{self._scheduler}' gives its workers nothing more to do, for their memory is full: start them with "
+                "--memory-limit 0, or fewer of them, and run the same command again to go on"
+            )
+        where = f"'{self._scheduler}' has no workers" if self._scheduler else "no worker process is"
+        raise DeviceError(f"{where} left: run the same command again to go on")
+
+
+def _works(worker: Mapping[str, Any]) -> bool:
+    """Whether a worker takes tasks, or has one: one whose memory is nearly full is paused, but ends what it has."""
+    return worker["status"] == "running" or bool(worker["metrics"].get("task_counts", {}).get("executing"))
 
 
 def _next(done: Any, watch: _Watch) -> Any:
@@ -197,13 +210,21 @@ def _local(stack: contextlib.ExitStack, workers: int) -> Any:
     import dask
     import distributed
 
-    # A dead worker's task comes back at once: here it is split and counted, there it would be tried as a whole.
-    stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 0}))
+    told = {
+        # A dead worker's task comes back at once: here it is split and counted, there it would be tried as a whole.
+        "distributed.scheduler.allowed-failures": 0,
+        # Else a worker that is not back by then, because it starts slowly or has died again, is given up for good.
+        "distributed.deploy.lost-worker-timeout": "1000 days",
+    }
+    stack.enter_context(dask.config.set(told))
     scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="actrec_prepare_"))
     cluster = distributed.LocalCluster(
         n_workers=workers,
         threads_per_worker=1,
         processes=True,
+        # Else dask gives no more tasks, for good, to a worker that takes most of an equal share of the memory, which
+        # its libraries alone do where cores are many. Who takes too much is ended by the system, as any that dies.
+        memory_limit=0,
         dashboard_address="127.0.0.1:0",
         local_directory=scratch,
         silence_logs="CRITICAL",

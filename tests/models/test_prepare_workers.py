@@ -1,0 +1,59 @@
+"""Workers of a preparation: how many, on little memory, slow to start."""
+
+import argparse
+import os
+
+import pytest
+
+from actrec.cli import prepare as command
+from actrec.errors import DeviceError
+from actrec_models import data
+from actrec_models.data import prepare_cluster
+from actrec_models.data.prepare import Run, prepare
+from tests.models import flaky
+from tests.models.flaky import names_of
+
+distributed = pytest.importorskip("distributed")
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    monkeypatch.setattr(data.DATASETS, "_targets", dict(data.DATASETS._targets))
+    flaky.register()
+
+
+def test_workers_whose_libraries_take_their_share_of_the_memory_work_on(published, tmp_path, monkeypatch):
+    """As on many cores with little memory each: dask would pause them for good, or end them again and again."""
+    monkeypatch.setattr(distributed.system, "MEMORY_LIMIT", 200 * 2**20)
+    done = prepare("nucla", published, tmp_path / "out", run=Run(workers=2))
+    assert done.clips == len(names_of(published)) and not done.skipped
+
+
+def test_a_worker_that_is_slow_to_come_back_is_waited_for(published, tmp_path, monkeypatch):
+    """By itself dask closes it for good where it is not there at one instant after a death."""
+    dask = pytest.importorskip("dask")
+    names = names_of(published)
+    options = {"once": names[1], "marks": str(tmp_path)}
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "100ms"}):  # 15 s, and a start that takes longer
+        done = prepare("deadly", published, tmp_path / "out", options=options, run=Run(workers=1))
+    assert done.clips == len(names) and not done.skipped
+
+
+def test_a_cluster_that_is_paused_is_said(monkeypatch):
+    monkeypatch.setattr(prepare_cluster, "WAIT_S", 0.5)
+    monkeypatch.setattr(prepare_cluster, "_COUNT_S", 0.1)
+    kinds = {"processes": False, "protocol": "tcp", "dashboard_address": None, "threads_per_worker": 1}
+    with distributed.LocalCluster(n_workers=1, memory_limit="10MB", silence_logs="CRITICAL", **kinds) as cluster:
+        with distributed.Client(cluster) as client:
+            future = client.submit(len, "item")
+            watch = prepare_cluster._Watch(client, cluster.scheduler_address)
+            with pytest.raises(DeviceError, match=r"for their memory is full: start them with --memory-limit 0"):
+                while True:
+                    prepare_cluster._next(distributed.as_completed([future]), watch)
+
+
+def test_as_many_workers_as_cores_that_may_be_used(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7})
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    assert parser.parse_args(["nucla"]).workers == 3, "a job of a cluster has some of a machine's cores"
