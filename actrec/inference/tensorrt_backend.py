@@ -1,6 +1,7 @@
 """TensorRT, on an NVIDIA GPU: a package's engine, its buffers, one stream, a CUDA graph for each number of windows."""
 
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -84,6 +85,7 @@ class TensorRtBackend:
                 progress,
             )
             self._engine = Engine(self._trt, self._cuda, content, self.config.most, self.config.graph)
+        self._running = threading.Lock()  # several threads may run one session, whose engine has one set of buffers
         self.inputs, self.output = self._engine.inputs, self._engine.output
         self.device = f"TensorRT {self._trt.__version__} {self.config.precision} on {self._cuda.gpu.name}"
         logger.info("%s runs in %s through %s", package.name, self.device, self._cuda.library)
@@ -103,7 +105,7 @@ class TensorRtBackend:
             InputError: The inputs have other names or shapes than the network's.
             DeviceError: The GPU failed.
         """
-        with self._cuda.current():
+        with self._running, self._cuda.current():
             count = len(next(iter(inputs.values())))
             most = self.config.most
             parts = [{name: value[at : at + most] for name, value in inputs.items()} for at in range(0, count, most)]

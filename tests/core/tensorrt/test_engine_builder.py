@@ -1,4 +1,4 @@
-"""Builds that are interrupted, of TensorRT 11, of what is no TensorRT, with times that cannot be read."""
+"""Builds that are interrupted, of each TensorRT, of what is no TensorRT, with times that cannot be read; threads."""
 
 import contextlib
 import dataclasses
@@ -7,13 +7,15 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 from actrec import inference, package
 from actrec.cli import main
 from actrec.errors import DeviceError, MissingLibraryError, PackageError
-from actrec.inference import cuda_memory
+from actrec.inference import cuda_memory, engine_clips
 from actrec.package import LowerPrecision
 from tests.core.tensorrt import plain_tensorrt
 from tests.tiny_model import write_tiny
@@ -93,6 +95,28 @@ def test_tensorrt_11_takes_the_types_of_the_file(tiny, put, tmp_path):
     put(version="11.1.0", fault="differs")
     with pytest.raises(PackageError, match="at most 5% may: build it with --precision fp32$"):
         load(half, most=2)
+
+
+@pytest.mark.parametrize("version", ["8.6.2", "9.3.0", "10.3.0", "11.0.0"])
+def test_each_number_of_windows_runs_on_every_version(tiny, put, version):
+    """Each has a context of its own; of 8.6 and 9 the second one has no profile unless the engine shares it."""
+    put(version=version)
+    ours, theirs = load(tiny, precision="fp32").backend, inference.load(tiny, "onnxruntime").backend
+    for count in (1, 2, 4, 7):
+        made = engine_clips.simulated(tiny, count)
+        np.testing.assert_array_equal(ours.run(made), theirs.run(made))
+
+
+def test_threads_that_share_a_session_get_their_own_logits(tiny, put, monkeypatch):
+    put()
+    ours, theirs = load(tiny).backend, inference.load(tiny, "onnxruntime").backend
+    made = engine_clips.simulated(tiny, 8)
+    rows = [{name: value[k : k + 1] for name, value in made.items()} for k in range(8)]
+    # A GPU takes its time, in which another thread may fill the buffers.
+    monkeypatch.setattr(plain_tensorrt.Cuda, "upload", lambda *_: time.sleep(0.002))
+    with ThreadPoolExecutor(8) as threads:
+        for found, row in zip(threads.map(ours.run, rows), rows, strict=True):
+            np.testing.assert_array_equal(found, theirs.run(row))
 
 
 def test_a_folder_of_that_name_is_no_tensorrt(tiny, tmp_path, monkeypatch):

@@ -21,7 +21,6 @@ from tests import ntu_text
 from tests.core.tensorrt import plain_tensorrt
 from tests.tiny_model import write_tiny
 
-BACKENDS = (("tensorrt", {"precision": "fp32"}), ("onnxruntime", {}))
 ENGINE = "TensorRT does not take the engine"
 
 
@@ -158,16 +157,6 @@ def test_types_and_flags_by_version(tiny, gpu):
     with pytest.raises(DeviceError, match=r"TensorRT 8.5.3 is too old, 8.6 is the first"):
         gpu(version="8.5.3")
         inference.load(tiny, "tensorrt")
-
-
-@pytest.mark.parametrize("version", ["8.6.2", "9.3.0", "10.3.0", "11.0.0"])
-def test_each_number_of_windows_runs_on_every_version(tiny, gpu, version):
-    """Each has a context of its own; of 8.6 and 9 the second one has no profile unless the engine shares it."""
-    gpu(version=version)
-    ours, theirs = (inference.load(tiny, name, **more).backend for name, more in BACKENDS)
-    for count in (1, 2, 4, 7):
-        made = engine_clips.simulated(tiny, count)
-        np.testing.assert_array_equal(ours.run(made), theirs.run(made))
 
 
 def test_groups_are_kept_in_float32_where_the_builder_is_told(tiny, gpu):
