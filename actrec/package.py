@@ -107,6 +107,8 @@ class Rejection:
         if self.threshold == 0:
             return f"never says `{UNKNOWN}`, whatever it sees"
         beside = "" if self.background is None else f", beside a background logit of {self.background:g},"
+        if self.temperature != 1:
+            beside = f" of logits divided by {self.temperature:g}" + beside
         return f"confidence below {self.threshold:g}{beside} is `{UNKNOWN}`"
 
 

@@ -16,6 +16,7 @@ Example:
   actrec export runs/nucla/last.ckpt --float16 --out ~/nucla
   actrec export runs/joints/last.ckpt runs/bones/last.ckpt --fuse softmax --out ~/two_streams
   actrec export my_package --simplify --float16 --out ~/my_package_again
+  actrec export deepacts_graph_nucla --calibrate models/recipes/deepacts_graph_nucla_reject.yaml --out ~/nucla
   actrec export --network sem_net --option frames=32 --classes wave,point,walk --out ~/sem_net_untrained
 """
 
@@ -27,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sources",
         nargs="*",
         metavar="checkpoint",
-        help="of `actrec train`; with --float16, --simplify or --fuse also a package, or the name of one in the zoo",
+        help="of `actrec train`; with --float16, --simplify, --calibrate or --fuse also a package, or the name of one "
+        "in the zoo",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the package; its name becomes the package's")
     add_data_argument(parser)
@@ -47,6 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--simplify",
         action="store_true",
         help="of a package: write its networks anew as this version does, simpler and faster, with the same logits",
+    )
+    parser.add_argument(
+        "--calibrate",
+        nargs="?",
+        const="",
+        metavar="RECIPE",
+        help="of a package: choose threshold and confidence anew, on training clips and other actions of its own "
+        "recipe or of this one",
     )
     streams = parser.add_argument_group("of several networks, trained apart on the same classes and window")
     streams.add_argument(
@@ -85,8 +95,9 @@ def run(args: argparse.Namespace) -> int:
     source = args.sources[0]
     if _is_package(source):
         return _again(args, source)
-    if args.simplify:
-        raise ConfigError(f"{source} is no package; what is exported from a checkpoint is simplified anyway")
+    if args.simplify or args.calibrate is not None:
+        done = "simplified" if args.simplify else "calibrated"
+        raise ConfigError(f"{source} is no package; what is exported from a checkpoint is {done} anyway")
     export = importlib.import_module("actrec_models.export").export
     written = export(Path(source), args.out, args.data, args.overwrite, args.float16, not args.no_weights, args.root)
     _tell(written)
@@ -95,8 +106,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _fused(args: argparse.Namespace) -> int:
     """Writes one package of several networks."""
-    if args.simplify:
-        raise ConfigError("--simplify is of one package; what is fused is simplified anyway")
+    if args.simplify or args.calibrate is not None:
+        option, done = ("--simplify", "simplified") if args.simplify else ("--calibrate", "calibrated")
+        raise ConfigError(f"{option} is of one package; what is fused is {done} anyway")
     fuse = importlib.import_module("actrec_models.fused").fuse
     _tell(
         fuse(
@@ -146,10 +158,12 @@ def _is_package(source: str) -> bool:
 
 def _again(args: argparse.Namespace, source: str) -> int:
     """Writes a copy of a package with other files of its network."""
+    if args.calibrate is not None:
+        return _calibrated(args, source)
     if not (args.float16 or args.simplify):
         raise ConfigError(
             f"{source} is a package already; --float16 writes one with the network in float16 too, --simplify its "
-            "networks anew"
+            "networks anew, --calibrate its rejection"
         )
     again = importlib.import_module("actrec_models.repackage").again
     written = again(
@@ -157,6 +171,16 @@ def _again(args: argparse.Namespace, source: str) -> int:
     )
     print(f"{written.path}: {', '.join(written.precisions)}")
     _tell_float16(written)
+    return 0
+
+
+def _calibrated(args: argparse.Namespace, source: str) -> int:
+    """Writes a copy of a package whose rejection is chosen anew."""
+    if args.float16 or args.simplify:
+        raise ConfigError("--calibrate keeps the networks as they are: --float16 and --simplify go without it")
+    repackage = importlib.import_module("actrec_models.repackage")
+    recipe = importlib.import_module("actrec_models.recipe").read(args.calibrate) if args.calibrate else None
+    _tell(repackage.calibrated(source, args.out, recipe, args.data, args.overwrite, args.root))
     return 0
 
 

@@ -43,6 +43,9 @@ def card(model: ModelPackage, name: str) -> str:
             others = f"{figures['unknown_rejected']:.1%} of {clips} are rejected"
         place = [name for name, _ in rows].index("Rejection") + 1
         rows.insert(place, ("With rejection", f"test part: {kept}; {others}"))
+    if "test_ece" in figures:
+        told = f"{figures['test_confidence']:.2f} on average, expected calibration error {figures['test_ece']:.3f}"
+        rows.insert([name for name, _ in rows].index("Rejection"), ("Confidence", f"test part: {told}"))
     caveat = f"**{figures['caveat']}**\n\n" if "caveat" in figures else ""
     return f"# {name}\n\n{caveat}{_table(rows)}"
 

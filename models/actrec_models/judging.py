@@ -12,6 +12,7 @@ from actrec.package import ModelPackage, Rejection
 from actrec_models import data, evaluation, half_precision, rejection
 from actrec_models.card import card
 from actrec_models.data.copies import copies
+from actrec_models.evaluation import metrics
 from actrec_models.recipe import Recipe
 
 
@@ -45,18 +46,34 @@ def write(
     with tempfile.TemporaryDirectory() as scratch:
         drafted = package.write(Path(scratch) / folder.name, draft, content, lower=half)
         test = rejection.dataset_part(recipe, roots[0], "test", roots[1])
-        judged, figures = _judge(recipe, inference.load(drafted), test, roots)
+        draft = judged(draft, recipe, inference.load(drafted), test, roots)
         if draft.float16 is not None and len(test):
             found = _scores(recipe, inference.load(drafted, "onnxruntime", precision="float16"), test)
             accuracy = float((found.argmax(axis=1) == test.labels).mean())
             draft = dataclasses.replace(draft, float16=dataclasses.replace(draft.float16, accuracy=accuracy))
+    return package.write(folder, draft, content, weights, card(draft, folder.name), overwrite, half)
+
+
+def judged(
+    draft: ModelPackage, recipe: Recipe, session: inference.Session, test: data.ClipDataset, roots: tuple[str, str]
+) -> ModelPackage:
+    """The description with rejection, accuracy on the test part and the figures of the card.
+
+    Args:
+        draft: Its description; figures that are not of this kind stay.
+        recipe: Says what it is judged on, and how.
+        session: The network.
+        test: The test part.
+        roots: As `write` takes them.
+    """
+    chosen, figures = _judge(recipe, session, test, roots)
     chosen_on = figures.pop("chosen_on", ())
-    figures = {**figures, **draft.provenance.figures}
+    streams = len(features.modalities(session.package.inputs))
+    figures = {"streams": streams, **draft.provenance.figures, **figures}
     if chosen_on and "recordings" in figures:  # else nobody knows what was learnt, and this would seem to be all of it
         figures["recordings"] = list(dict.fromkeys([*figures["recordings"], *chosen_on]))
     provenance = dataclasses.replace(draft.provenance, accuracy=figures["accuracy"], figures=figures)
-    final = dataclasses.replace(draft, rejection=judged, provenance=provenance)
-    return package.write(folder, final, content, weights, card(final, folder.name), overwrite, half)
+    return dataclasses.replace(draft, rejection=chosen, provenance=provenance)
 
 
 def with_half(draft: ModelPackage, content: bytes) -> tuple[ModelPackage, dict[str, bytes]]:
@@ -87,7 +104,6 @@ def _judge(
     figures: dict[str, Any] = {
         "accuracy": float(right.mean()) if len(test) else 0.0,
         "test_clips": len(test),
-        "streams": len(features.modalities(specs)),
     }
     figures |= without_copies(recipe, test, right, roots)
     if recipe.clips != "live" and len(test):
@@ -99,17 +115,19 @@ def _judge(
     if missing:
         return Rejection(calibrated_on=f"not calibrated: {missing}"), figures
     chosen, described = rejection.calibrate(recipe, session, *roots)
-    judged = Rejection(chosen.threshold, 1.0, described, chosen.background)
+    found = chosen.described(described)
     # The threshold has seen a person's own recordings: no later evaluation may count them as new.
     figures["chosen_on"] = recipe.own_unknown(roots[0], "train", roots[1]).identities()
     if not len(test):
-        return judged, figures
-    accepted = chosen.confidence(scores) >= chosen.threshold
+        return found, figures
+    confidence = chosen.confidence(scores)
+    accepted = confidence >= chosen.threshold
+    figures.update(test_confidence=float(confidence.mean()), test_ece=metrics.binned(confidence, right).ece)
     unknown = chosen.confidence(rejection.unknown_logits(recipe, session, roots[0], "test", roots[1]))
     figures.update(test_rejected=float((~accepted).mean()), test_right_and_accepted=float((accepted & right).mean()))
     if len(unknown):
         figures.update(unknown_rejected=float((unknown < chosen.threshold).mean()), unknown_clips=len(unknown))
-    return judged, figures
+    return found, figures
 
 
 def without_copies(

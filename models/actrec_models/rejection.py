@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from actrec import features
+from actrec import features, package
 from actrec.errors import ConfigError
 from actrec.inference import Session
 from actrec.inference.clips import body_layout
@@ -22,57 +22,106 @@ from actrec_models.samples import Samples
 LEAST_KEPT = 0.9
 """Share of the known actions that rejection must leave alone."""
 
-LOWEST = 0.25
-"""Lowest threshold: a great background would separate as well with tiny confidences, which nobody could read."""
+SEPARATION = 0.05
+"""How much of the sum of both shares, known clips kept and others rejected, a confidence that tells more may cost."""
+
+_TEMPERATURES = np.geomspace(0.2, 3.0, 25).round(3)
+_BACKGROUNDS = 41
 
 
 @dataclass(frozen=True)
 class Rejection:
-    """A threshold on the confidence, and the logit of "none of these" that makes the confidence.
+    """A threshold on the confidence, and what makes the confidence.
 
     Attributes:
         threshold: Confidence, 0..1.
         background: Logit of "none of these".
+        temperature: Logits and background are divided by this.
         known_kept: Share of the known actions' clips that reach the threshold.
         unknown_rejected: Share of other actions' clips that do not.
     """
 
     threshold: float
     background: float
+    temperature: float
     known_kept: float
     unknown_rejected: float
 
+    @property
+    def separation(self) -> float:
+        """The sum of both shares (Youden's J, and 1)."""
+        return self.known_kept + self.unknown_rejected
+
     def confidence(self, logits: np.ndarray) -> np.ndarray:
         """[N] of logits [N, classes]: the best class's probability, the background's share taken off."""
-        return confidence(logits, self.background)
+        return _Cooled(logits, self.temperature).confidence(self.background)
+
+    def described(self, words: str) -> package.Rejection:
+        """As a package has it, with `words` of what it was chosen on."""
+        return package.Rejection(self.threshold, self.temperature, words, self.background)
 
 
-def confidence(logits: np.ndarray, background: float) -> np.ndarray:
-    """[N] probability of the best class of logits [N, classes] beside a background logit."""
-    best = logits.max(axis=1)
-    return 1 / (np.exp(logits - best[:, None]).sum(axis=1) + np.exp(background - best))
+class _Cooled:
+    """Logits [N, classes] divided by a temperature."""
+
+    def __init__(self, logits: np.ndarray, temperature: float):
+        self.temperature, self.logits = temperature, logits.astype(np.float64) / temperature
+        self._best, self._total = self.logits.max(axis=1), np.logaddexp.reduce(self.logits, axis=1)
+
+    def confidence(self, background: float) -> np.ndarray:
+        """[N] probability of the best class beside a background logit, which is divided likewise."""
+        return np.exp(self._best - np.logaddexp(self._total, background / self.temperature))
+
+    def loss(self, labels: np.ndarray, background: float) -> float:
+        """Mean negative log likelihood of the labels, with Platt's (1999) target in place of 1.
+
+        So that few clips that are all right do not make it sure of everything.
+        """
+        target = (len(labels) + 1) / (len(labels) + 2)
+        logged = self.logits[np.arange(len(labels)), labels] - np.logaddexp(self._total, background / self.temperature)
+        wrong = np.log(np.maximum(-np.expm1(logged), np.finfo(np.float64).tiny))
+        return float(-(target * logged + (1 - target) * wrong).mean())
 
 
-def choose(known: np.ndarray, unknown: np.ndarray, least_kept: float = LEAST_KEPT) -> Rejection:
-    """The rejection that best separates logits of known actions [N, classes] from those of others [K, classes].
+def choose(known: np.ndarray, labels: np.ndarray, unknown: np.ndarray, least_kept: float = LEAST_KEPT) -> Rejection:
+    """The rejection that separates clips of known actions from those of others, with a confidence that can be read.
 
-    It maximises the sum of the two shares (Youden's J) among those that keep at least `least_kept` of the known.
+    Of the backgrounds, temperatures and thresholds that keep at least `least_kept` of the known, those are looked at
+    whose separation is within `SEPARATION` of the best; of these it is the one by which the known clips' labels are
+    likeliest (temperature scaling, Guo et al. 2017): the confidence is then as nearly as may be how often a label is
+    right. Separation alone is as good with confidences that say nothing, and leaves many to choose from.
+
+    Args:
+        known: [N, classes] logits.
+        labels: [N] of these clips.
+        unknown: [K, classes] logits of other actions; K may be 0.
+        least_kept: Share of the known.
     """
     span = np.quantile(np.concatenate([known.max(axis=1), unknown.max(axis=1)]), [0.01, 0.99])
-    found = [_at(known, unknown, float(b), least_kept) for b in np.linspace(span[0] - 2, span[1] + 2, 41).round(2)]
-    return max(found, key=lambda r: r.known_kept + r.unknown_rejected)
+    backgrounds = np.linspace(span[0] - 6, span[1] + 2, _BACKGROUNDS).round(2)
+    found = []
+    for temperature in _TEMPERATURES:
+        ours, others = _Cooled(known, temperature), _Cooled(unknown, temperature)
+        found += [(_at(ours, others, float(b), least_kept), ours.loss(labels, b)) for b in backgrounds]
+    most = max(rejection.separation for rejection, _ in found)
+    near = [(rejection, loss) for rejection, loss in found if rejection.separation >= most - SEPARATION]
+    return min(near, key=lambda each: each[1])[0]
 
 
-def _at(known: np.ndarray, unknown: np.ndarray, background: float, least_kept: float) -> Rejection:
-    ours, others = confidence(known, background), confidence(unknown, background)
+def _at(known: _Cooled, unknown: _Cooled, background: float, least_kept: float) -> Rejection:
+    """The threshold that separates best beside a background, among those that keep so many of the known."""
+    ours, others = np.sort(known.confidence(background)), np.sort(unknown.confidence(background))
     # Rounded down, so that model.yaml reads well.
     candidates = np.unique(np.floor(np.quantile(ours, np.linspace(0, 1 - least_kept, 50)) * 1000) / 1000)
-    candidates = np.concatenate([[0.0], candidates[candidates >= LOWEST]])
+    candidates = np.concatenate([[0.0], candidates])
+    kept = 1 - np.searchsorted(ours, candidates) / len(ours)
+    rejected = np.searchsorted(others, candidates) / max(1, len(others))
     # Between two of few values a quantile rejects more than it is meant to.
-    candidates = np.array([c for c in candidates if (ours >= c).mean() >= least_kept])
-    shares = [((ours >= c).mean(), (others < c).mean()) for c in candidates]
-    best = int(np.argmax([kept + rejected for kept, rejected in shares]))
-    return Rejection(float(candidates[best]), background, float(shares[best][0]), float(shares[best][1]))
+    allowed = kept >= least_kept
+    best = int(np.argmax(np.where(allowed, kept + rejected, -1.0)))
+    return Rejection(
+        float(candidates[best]), background, float(known.temperature), float(kept[best]), float(rejected[best])
+    )
 
 
 def hindrance(recipe: Recipe, specs: Iterable[InputSpec], data_root: str, root: str = "") -> str:
@@ -102,7 +151,7 @@ def calibrate(recipe: Recipe, session: Session, data_root: str, root: str = "") 
     samples = Samples(clips, list(session.package.inputs), session.package.window, recipe, varied)
     draws = [np.random.default_rng([recipe.seed, recipe.epochs, index]) for index in range(len(samples))]
     known = evaluation.logits_of(session, [samples.varied_bodies(samples.clips[i], rng) for i, rng in enumerate(draws)])
-    chosen = choose(known, unknown_logits(recipe, session, data_root, "train", root))
+    chosen = choose(known, clips.labels, unknown_logits(recipe, session, data_root, "train", root))
     described = (
         f"{recipe.dataset} train part, augmented ({chosen.known_kept:.1%} kept), against "
         f"{_described(recipe, clips.layout, len(recipe.own_unknown(data_root, 'train', root)), chosen)}"

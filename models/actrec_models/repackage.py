@@ -1,4 +1,4 @@
-"""Writes a model package again with other files of its network: in float16, simplified. No checkpoint is needed."""
+"""Writes a model package again: its network in float16 or simplified, its rejection chosen anew; from no checkpoint."""
 
 import dataclasses
 import logging
@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from actrec import folders, package, zoo
-from actrec.errors import ActrecError, PackageError
+from actrec import config, folders, inference, package, zoo
+from actrec.errors import ActrecError, ConfigError, PackageError
 from actrec.package import PRECISIONS, LowerPrecision, ModelPackage, Provenance
-from actrec_models import data, half_precision, taking_over
+from actrec_models import data, half_precision, judging, rejection, taking_over
 from actrec_models.card import card
 from actrec_models.evaluation import study
 from actrec_models.evaluation.opening import open_model
 from actrec_models.onnx_graph import PARITY, inputs_for, logits_of, to_onnx
+from actrec_models.recipe import Recipe
 from actrec_models.simplify import simplified
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,41 @@ def again(
         contents["float16"], described = half_precision.of_package(base, content)
         made = scored(dataclasses.replace(made, float16=described), content, contents, "float16", data_root, root)
     return write_like(base, made, content, contents, folder, overwrite)
+
+
+def calibrated(
+    source: str | Path, folder: Path, recipe: Recipe | None, data_root: str, overwrite: bool = False, root: str = ""
+) -> ModelPackage:
+    """Writes a copy of a package whose rejection is chosen anew (`actrec_models.rejection`), and what is told of it.
+
+    Args:
+        source: A package's folder, or the name of one in the zoo.
+        folder: Where to; may be the source's own with `overwrite`.
+        recipe: Names the dataset whose training part is known, and what is not; None for that of the package.
+        data_root: Folder that holds a folder a dataset.
+        overwrite: Replace a package that is there.
+        root: Folder of the recipe's dataset itself; empty for its own in `data_root`.
+
+    Raises:
+        PackageError: The package is missing or corrupt, keeps no recipe, or was taught.
+        ConfigError: The recipe is of other classes, or names nothing that is not known.
+    """
+    folders.check_place(folder, package.DESCRIPTION, overwrite)
+    base = zoo.find(source)
+    if "judged_by" in base.provenance.figures:
+        raise PackageError(f"{base.name} was taught, its rejection chosen on clips left out: teach it again")
+    if recipe is None and not base.provenance.settings:
+        raise PackageError(f"{base.name} does not tell the recipe that it was trained by: name one, --calibrate RECIPE")
+    recipe = recipe or config.build(Recipe, base.provenance.settings)
+    roots, session = (data_root, root), inference.load(base.path)
+    if missing := rejection.hindrance(recipe, base.inputs, *roots):
+        raise ConfigError(f"{base.name}: no rejection can be chosen: {missing}")
+    test = rejection.dataset_part(recipe, data_root, "test", root)
+    if tuple(test.classes) != tuple(base.labels):
+        raise ConfigError(f"{base.name} knows {', '.join(base.labels)}; {recipe.dataset} has {', '.join(test.classes)}")
+    made = judging.judged(base, recipe, session, test, roots)
+    contents = {name: base.read_onnx(name) for name in base.precisions}
+    return write_like(base, made, contents.pop("float32"), contents, folder, overwrite)
 
 
 def write_like(

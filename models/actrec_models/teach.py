@@ -108,21 +108,17 @@ def learn(base: Base, material: Material, settings: TeachConfig, progress: bool 
     work = Trainings(base, material, settings, progress)
     folds = folds_of(material.labels, material.people, settings.folds, settings.seed, material.recordings)
     logits = work.left_out(folds)
-    runs, known, real, made_up, right = settings.rehearsals, [], [], [], []
-    rounds = [(fold, left) for fold, left in enumerate(_left_out_classes(material, folds))][:runs]
-    ends = began + 60 * settings.minutes
+    rounds = [(fold, left) for fold, left in enumerate(_left_out_classes(material, folds))][: settings.rehearsals]
+    rehearsed, ends = [], began + 60 * settings.minutes
     for number, (fold, left) in enumerate(rounds):
         allowed = (ends - time.monotonic()) / (len(rounds) - number + 1)
-        ours, others, invented, score = work.rehearse(
-            folds, fold, left, allowed, f"rehearsal {number + 1} of {len(rounds)}"
-        )
-        known.append(ours)
-        real.append(others)
-        made_up.append(invented)
-        right.append(score)
+        rehearsed.append(work.rehearse(folds, fold, left, allowed, f"rehearsal {number + 1} of {len(rounds)}"))
     network, steps = work.train(np.arange(len(material.clips)), None, ends - time.monotonic(), "training")
-    others, scores = _joined(real), np.concatenate(right)
-    chosen = rejection.choose(_joined(known), _alike(others, _joined(made_up)))
+    known, others, made_up = (
+        _joined([getattr(one, kind) for one in rehearsed]) for kind in ("known", "others", "made_up")
+    )
+    scores, labels = (np.concatenate([getattr(one, kind) for one in rehearsed]) for kind in ("right", "labels"))
+    chosen = rejection.choose(known, labels, _alike(others, made_up))
     rejected = float((chosen.confidence(others) < chosen.threshold).mean()) if len(others) else float("nan")
     described = (
         f"clips of {len(rounds)} folds left out ({chosen.known_kept:.1%} kept), against "
@@ -130,7 +126,7 @@ def learn(base: Base, material: Material, settings: TeachConfig, progress: bool 
     )
     return Lesson(
         base.package, network, material, folds, logits,
-        Rejection(chosen.threshold, 1.0, described, chosen.background),
+        chosen.described(described),
         float(scores.mean()), len(scores), chosen.known_kept, rejected, work.augmentation.mirror, steps,
         max(1, round(steps * settings.batch / len(material.clips))),
         time.monotonic() - began, time.process_time() - used,

@@ -40,6 +40,30 @@ class Draws:
     labels: Tensor
 
 
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a network says of clips that it has not learnt.
+
+    Attributes:
+        known: [2 N, classes] logits of known clips as recorded, then of a draw of each.
+        labels: [2 N] of these.
+        others: [K, classes] of clips of no class that it knows, likewise.
+        made_up: [L, classes] of made-up actions.
+    """
+
+    known: np.ndarray
+    labels: np.ndarray
+    others: np.ndarray
+    made_up: np.ndarray
+
+    @property
+    def right(self) -> np.ndarray:
+        """[N] which known clips, as recorded, are recognised."""
+        count = len(self.labels) // 2
+        recognised: np.ndarray = self.known[:count].argmax(axis=1) == self.labels[:count]
+        return recognised
+
+
 class Trainings:
     """What they share: the clips and their features."""
 
@@ -85,25 +109,17 @@ class Trainings:
             logger.warning("%s: %d of %d steps in the time allowed", title, steps, self.settings.steps)
         return network, steps
 
-    def rehearse(
-        self, folds: Folds, fold: int, left: int | None, seconds: float, title: str
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """The whole way without a fold and a class.
-
-        Returns:
-            Logits of known clips left out, of clips of no class, of made-up actions; which known clips are right.
-        """
+    def rehearse(self, folds: Folds, fold: int, left: int | None, seconds: float, title: str) -> Rehearsal:
+        """The whole way without a fold and a class."""
         held, ours = folds.of_clip == fold, self.labels
         absent = ours == left if left is not None else np.zeros(len(ours), bool)
         learnt = np.flatnonzero(~held & ~absent)
         network, _ = self.train(learnt, left, seconds, title)
         known = np.flatnonzero(held & (ours != OTHER) & ~absent)
         others = np.flatnonzero((held & (ours == OTHER)) | absent)
-        plain = self._logits(network, known, None)
-        right = plain.argmax(axis=1) == _shifted(ours[known], left)
-        ours_twice = np.concatenate([plain, self._logits(network, known, 0)])
-        theirs = np.concatenate([self._logits(network, others, draw) for draw in (None, 0)])
-        return ours_twice, theirs, self._made_up(network, learnt), right
+        mine, theirs = ([self._logits(network, clips, draw) for draw in (None, 0)] for clips in (known, others))
+        labels = np.tile(_shifted(ours[known], left), 2)
+        return Rehearsal(np.concatenate(mine), labels, np.concatenate(theirs), self._made_up(network, learnt))
 
     def unknown_words(self, rehearsals: int) -> str:
         """What the threshold was chosen against."""

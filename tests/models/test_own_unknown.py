@@ -45,7 +45,9 @@ def test_each_part_has_its_own_and_they_are_no_clips_of_a_class(recordings):
     assert not len(data.others("folder", recordings, split="all", part="test"))
 
 
-def test_the_threshold_is_chosen_on_them(recordings, tmp_path, capsys, caplog):
+@pytest.fixture
+def exported(recordings, tmp_path, caplog):
+    """A folder with what was trained on them, "run", its package, "made", and the options that both took."""
     recipe = {**TINY, "dataset": "folder", "split": "part", "unknown_dataset": "utd_mhad", "clips": "stretched"}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     common = ["--root", str(recordings), "--data", str(tmp_path / "no datasets")]
@@ -53,9 +55,14 @@ def test_the_threshold_is_chosen_on_them(recordings, tmp_path, capsys, caplog):
     assert main([*train, *common]) == 0
     assert "what to reject" not in caplog.text
     assert main(["export", str(tmp_path / "run/last.ckpt"), "--out", str(tmp_path / "made"), *common]) == 0
+    return tmp_path, common
+
+
+def test_the_threshold_is_chosen_on_them(recordings, exported, capsys):
+    tmp_path, common = exported
     made = package.load(tmp_path / "made")
     assert "against 2 of its recordings labelled unknown" in made.rejection.calibrated_on
-    assert made.rejection.threshold >= 0.25 or "0.0% rejected" in made.rejection.calibrated_on
+    assert made.rejection.threshold > 0 or "0.0% rejected" in made.rejection.calibrated_on
     assert made.provenance.figures["unknown_clips"] == 1
     assert "of 1 held-out clips of other actions are rejected" in (tmp_path / "made/README.md").read_text()
     learnt = {*data.others("folder", recordings, split="part").recordings}
@@ -68,3 +75,50 @@ def test_the_threshold_is_chosen_on_them(recordings, tmp_path, capsys, caplog):
     capsys.readouterr()
     assert main(["eval", str(tmp_path / "made"), "--root", str(recordings), "--quiet", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["unknown_clips"] == 1
+
+
+def test_it_is_chosen_anew_of_a_package(exported, capsys):
+    tmp_path, common = exported
+    made = package.load(tmp_path / "made")
+    (tmp_path / "other").mkdir()
+    for file in (tmp_path / "made").iterdir():
+        (tmp_path / "other" / file.name).write_bytes(file.read_bytes())
+    described = yaml.safe_load((tmp_path / "made/model.yaml").read_text())
+    described["rejection"] = {"threshold": 0.9, "temperature": 2.0, "calibrated_on": "a guess", "background": 3.0}
+    described["provenance"]["figures"]["test_rejected"] = 1.0
+    (tmp_path / "other/model.yaml").write_text(yaml.safe_dump(described))
+    calibrate = ["export", str(tmp_path / "other"), "--out", str(tmp_path / "again"), "--calibrate"]
+    assert main([*calibrate, *common]) == 0
+    again = package.load(tmp_path / "again")
+    assert again.rejection == made.rejection and again.labels == made.labels
+    assert again.provenance.figures == made.provenance.figures
+    assert again.read_onnx() == made.read_onnx() and (again.path / package.WEIGHTS).is_file()
+    assert made.rejection.note in (tmp_path / "again/README.md").read_text()
+    assert "expected calibration error" in (tmp_path / "again/README.md").read_text()
+    assert main([*calibrate, str(tmp_path / "recipe.yaml"), "--overwrite", *common]) == 0
+
+
+def test_what_it_cannot_be_chosen_on_is_refused(exported, data_root, capsys):
+    tmp_path, common = exported
+    described = yaml.safe_load((tmp_path / "made/model.yaml").read_text())
+    export = ["export", str(tmp_path / "made"), "--out", str(tmp_path / "again")]
+    other = {**TINY, "dataset": "nucla", "split": "view", "unknown_dataset": "utd_mhad"}
+    (tmp_path / "nucla.yaml").write_text(yaml.safe_dump(other))
+    (tmp_path / "alone.yaml").write_text(yaml.safe_dump({**other, "unknown_dataset": ""}))
+    elsewhere = ["--data", str(data_root)]
+
+    def refused(words, *arguments):
+        assert main([*export, *arguments]) != 0
+        assert words in capsys.readouterr().err
+
+    refused("knows clap, wave; nucla has pick up", "--calibrate", str(tmp_path / "nucla.yaml"), *elsewhere)
+    refused("the recipe names no unknown_dataset", "--calibrate", str(tmp_path / "alone.yaml"), *elsewhere)
+    refused("--float16 and --simplify go without it", "--calibrate", "--float16", *common)
+    described["provenance"] |= {"settings": {}}
+    (tmp_path / "made/model.yaml").write_text(yaml.safe_dump(described))
+    refused("name one, --calibrate RECIPE", "--calibrate", *common)
+    described["provenance"]["figures"]["judged_by"] = "leave one person out"
+    (tmp_path / "made/model.yaml").write_text(yaml.safe_dump(described))
+    refused("was taught", "--calibrate", *common)
+    assert main(["export", str(tmp_path / "run/last.ckpt"), "--out", str(tmp_path / "x"), "--calibrate", *common]) == 2
+    assert "calibrated anyway" in capsys.readouterr().err

@@ -351,7 +351,7 @@ def test_logits_of_rehearsals_are_joined():
     three, two = np.array([[1.0, 2.0, 3.0]]), np.array([[4.0, 0.0], [5.0, 0.0]])
     joined = teach._joined([three, two])
     assert joined.shape == (3, 3) and joined[1, 2] == -np.inf
-    chosen = teach.rejection.choose(joined + 5, np.zeros((4, 3)))
+    chosen = teach.rejection.choose(joined + 5, np.array([2, 0, 0]), np.zeros((4, 3)))
     assert chosen.known_kept == 1 and chosen.unknown_rejected == 1
     assert len(teach._alike(two, np.zeros((5, 2)))) == 3 * 2 + 5
     assert len(teach._alike(np.zeros((0, 2)), np.zeros((5, 2)))) == 5

@@ -10,13 +10,11 @@ from actrec import config, inference, package, windows
 from actrec.cli import main
 from actrec.errors import ConfigError, DeviceError, InputError
 from actrec.frames import NANOSECONDS
-from actrec.package import Rejection
 from actrec.recordings.nucla import read_nucla_npz
 from actrec.skeleton.layouts import KINECT_V2_25
-from actrec_models import data, evaluation, machine, recipe, rejection, taking_over, training
+from actrec_models import data, evaluation, machine, recipe, taking_over, training
 from actrec_models.data import Clip, ClipDataset, augment, outliers, rendered
 from actrec_models.samples import Samples
-from tests.tiny_model import write_tiny
 
 SMALL = {"options": {"width": 4, "modalities": ["body", "bones"]}, "epochs": 2, "batch": 64, "learning_rate": 3e-3}
 
@@ -338,30 +336,6 @@ def test_loss_falls_over_a_few_steps(nucla):
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
-
-
-def test_rejection_separates_known_from_unknown():
-    rng = np.random.default_rng(1)
-    known = rng.normal(0, 0.3, (400, 5)) + 6 * np.eye(5)[rng.integers(5, size=400)]
-    weak = rng.normal(0, 0.3, (300, 5)) + 2 * np.eye(5)[rng.integers(5, size=300)]  # one class ahead, but of little
-    chosen = rejection.choose(known, weak)
-    assert chosen.known_kept >= 0.9
-    assert chosen.unknown_rejected > 0.95
-    assert rejection.choose(known, known + 3).known_kept == 1.0  # nothing to gain: nothing is rejected
-    rng = np.random.default_rng(1)
-    few = [rejection.choose(rng.normal(size=(n, 3)), rng.normal(size=(30, 3))) for n in (3, 4, 8, 16) for _ in range(5)]
-    assert min(found.known_kept for found in few) >= rejection.LEAST_KEPT
-
-
-def test_session_and_calibration_agree_on_confidence(tmp_path):
-    plain = inference.load(write_tiny(tmp_path / "tiny"))
-    logits = np.random.default_rng(2).normal(0, 3, (20, 3)).astype(np.float32)
-    np.testing.assert_allclose(plain.softmax(logits).sum(axis=1), 1, atol=1e-6)
-    package = dataclasses.replace(plain.package, rejection=Rejection(0.5, background=1.5))
-    session = inference.Session(package, plain.backend)
-    np.testing.assert_allclose(session.softmax(logits).max(axis=1), rejection.confidence(logits, 1.5), rtol=1e-5)
-    assert (session.softmax(logits).argmax(axis=1) == logits.argmax(axis=1)).all()
-    assert (session.softmax(logits).sum(axis=1) < 1).all()
 
 
 def test_clip_window_ends_with_the_clip():
