@@ -37,6 +37,8 @@ NVIDIA = {
     "tensorrt": "part of JetPack on a Jetson, elsewhere: pip install tensorrt",
 }
 """What makes use of an NVIDIA GPU; without one nothing is missing."""
+CUDA = {"pycuda.driver": "pycuda", "cuda.bindings.runtime": "cuda-python", "cuda.cudart": "cuda-python"}
+"""Modules of which TensorRT's engines need one (`actrec.inference.cuda_memory`), to what they are installed as."""
 DISTRIBUTIONS = {"cv2": OPENCV_WHEELS, "cupy": ("cupy-cuda12x", "cupy-cuda13x", "cupy-cuda11x", "cupy")}
 """The distributions that provide a module, where they are not named as it is."""
 TYPE_SUPPORT = """
@@ -58,7 +60,10 @@ def findings() -> Iterator[Finding]:
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         found = threads.map(lambda name: library(name, libraries[name], required=name in REQUIRED), libraries)
     yield from (listed := list(found))
-    if any(finding.name == "onnxruntime" and finding.ok for finding in listed):
+    loading = {finding.name for finding in listed if finding.ok}
+    if "tensorrt" in loading:
+        yield cuda_library()
+    if "onnxruntime" in loading:
         yield onnxruntime_providers()
 
 
@@ -111,6 +116,20 @@ def library(module: str, remedy: str, required: bool) -> Finding:
         return Finding(AREA, module, False, f"does not load: {problem}", f"{LINKED}; {remedy}", required)
     versions = [_version(name) for name in DISTRIBUTIONS.get(module, (module,))]
     return Finding(AREA, module, True, next((version for version in versions if version), "installed"), "", required)
+
+
+def cuda_library() -> Finding:
+    """Whether TensorRT's engines get the GPU's memory: through the first of `CUDA` that loads."""
+    problems = []
+    for module, name in CUDA.items():
+        problem = _not_loading(module)
+        if not problem:
+            return Finding(AREA, "CUDA in Python", True, name)
+        if not problem.startswith("ModuleNotFoundError"):
+            problems.append(f"; {name} does not load: {problem}")
+    value = f"neither pycuda nor cuda-python{''.join(problems)}"
+    remedy = "TensorRT needs one: pip install cuda-python; on a Jetson as docs/jetson.md says"
+    return Finding(AREA, "CUDA in Python", False, value, remedy)
 
 
 def onnxruntime_providers() -> Finding:

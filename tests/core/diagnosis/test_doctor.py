@@ -165,6 +165,27 @@ def test_a_jetson_is_not_told_to_install_what_there_is_no_wheel_of(
     assert software.onnxruntime_providers().ok
 
 
+def test_tensorrt_without_a_library_of_cuda_is_a_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`backend: tensorrt` cannot open an engine then, though all else is there."""
+    for name in ("pycuda", "cuda"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    finding = software.cuda_library()
+    assert (finding.state, finding.value) == ("gap", "neither pycuda nor cuda-python")
+    assert "pip install cuda-python" in finding.remedy
+    (tmp_path / "cuda/cudart.py").write_text("raise ImportError('libcudart.so.12: cannot open')")
+    told = "neither pycuda nor cuda-python; cuda-python does not load: ImportError: libcudart.so.12: cannot open"
+    assert software.cuda_library().value == told
+    (tmp_path / "cuda/cudart.py").write_text("")
+    assert software.cuda_library().ok and software.cuda_library().value == "cuda-python"
+    (tmp_path / "pycuda/driver.py").touch()
+    assert software.cuda_library().value == "pycuda", "taken first where both are installed"
+    monkeypatch.setattr(software, "_cuda_driver", lambda: True)
+    monkeypatch.setattr(software, "library", lambda name, remedy, required: Finding("software", name, True, "1"))
+    assert "CUDA in Python" in [found.name for found in software.findings()]
+
+
 def test_broken_package_is_named_and_none_usable_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "broken_model"
     broken.mkdir()
