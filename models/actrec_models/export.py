@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from actrec import config, features, folders, package, schema
-from actrec.errors import PackageError
+from actrec.errors import ConfigError, PackageError
 from actrec.provenance import UNTRAINED
 from actrec_models import checkpoint, initial_weights, judging, registry, training
 from actrec_models import provenance as provenances
@@ -115,10 +115,11 @@ def export_network(
         float16: Write the network in half precision beside it.
 
     Raises:
-        ConfigError: Unknown network or option, or initial weights that do not fit.
+        ConfigError: Unknown network or option, initial weights that do not fit, or classes that no package may have.
         PackageError: The graph disagrees with PyTorch or cannot become an engine.
     """
     config.check_names(options, registry.RESERVED, "the network's options")
+    _check_classes(classes)
     folders.check_place(folder, package.DESCRIPTION, overwrite)
     torch.manual_seed(seed)
     network = registry.create(name, num_classes=len(classes), **options)
@@ -142,6 +143,15 @@ def export_network(
     draft, half = judging.with_half(draft, content) if float16 else (draft, {})
     weights = _weights(network) if init else None
     return package.write(folder, draft, content, weights, card(draft, folder.name), overwrite, half)
+
+
+def _check_classes(classes: Sequence[str]) -> None:
+    """Refuses what no package may have, before the work and by the name that was given for it."""
+    for label in classes:
+        if label == package.UNKNOWN:
+            raise ConfigError(f"'{label}' is kept for what a model does not know: leave it out of the classes")
+        if classes.count(label) > 1:
+            raise ConfigError(f"the class '{label}' is named twice: {', '.join(classes)}")
 
 
 def trained(recipe: Recipe, run: dict[str, Any]) -> package.Provenance:
