@@ -31,7 +31,7 @@ def of_camera(driver: str, options: dict[str, Any], images: bool) -> Iterator[Re
     """
     with contextlib.ExitStack() as held:
         camera = held.enter_context(capture.create(driver, **options))
-        perceive = _perceiver(held)
+        perceive = perceiver(held)
 
         def read(timeout_s: float) -> Sight:
             frame = camera.read(timeout_s)
@@ -40,7 +40,7 @@ def of_camera(driver: str, options: dict[str, Any], images: bool) -> Iterator[Re
         yield read
 
 
-def _perceiver(held: contextlib.ExitStack) -> Callable[[RgbdFrame], RgbdFrame]:
+def perceiver(held: contextlib.ExitStack) -> Callable[[RgbdFrame], RgbdFrame]:
     """Gives a frame the people that are found in it; joints alone are taken as they are."""
     perception: list[BodyPerception] = []
 

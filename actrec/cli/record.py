@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--duration",
-        type=_seconds,
+        type=span,
         default=0.0,
         metavar="S",
         help="seconds to record, from the first message on (default: until Ctrl-C)",
@@ -59,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _seconds(text: str) -> float:
+def span(text: str) -> float:
+    """A number of seconds, of the command line."""
     try:
         seconds = float(text)
     except ValueError:
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     """Records, or recovers, and prints what is in the bag."""
     if args.label is not None and not args.recover:
         stopped = threading.Event()
-        with _signals(stopped):
+        with signals(stopped):
             return takes.run(args, stopped)
     takes.refuse_without_label(args)
     if args.out is None:
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     if args.driver and args.topics:
         raise ConfigError("--driver records a camera and --topics a running graph: give one of them")
     stopped = threading.Event()
-    with _signals(stopped):
+    with signals(stopped):
         counts, more = (_record_driver if args.driver else _record_graph)(args, stopped)
     _end_line()
     return _report(args, counts, more)
@@ -125,7 +126,7 @@ def _record_driver(args: argparse.Namespace, stopped: threading.Event) -> tuple[
     return bag.counts, {}
 
 
-class _signals:  # noqa: N801  (a context manager, named as a function is)
+class signals:  # noqa: N801  (a context manager, named as a function is)
     """SIGINT and SIGTERM set the event instead of ending the process, so that the bag is finished."""
 
     def __init__(self, stopped: threading.Event):

@@ -1,0 +1,94 @@
+"""`actrec view` beside a running graph: what comes on its topics is shown; a silent graph and bad messages are said."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2: make venv build && . scripts/env.sh")
+pytest.importorskip("actrec_msgs", reason="needs the messages: make build && . scripts/env.sh")
+
+import rclpy
+from actrec_msgs.msg import ActionLabel, Skeleton, SkeletonArray
+from rclpy.node import Node
+from sensor_msgs.msg import CameraInfo, Image
+
+from actrec.errors import ConfigError, DeviceError
+from actrec.frames import Body, Intrinsics
+from actrec_nodes import conversions, qos, topics, view_node
+from tests.tiny_model import person_at
+
+pytestmark = pytest.mark.ros
+STAMP = 1_700_000_000_000_000_000
+
+
+class Shown:
+    """In place of a viewer: what it was given."""
+
+    def __init__(self):
+        self.frames, self.given, self.labels = [], [], []
+
+    def frame(self, frame):
+        self.frames.append(frame)
+
+    def bodies(self, topic, stamp_ns, bodies):
+        self.given.append((topic, stamp_ns, [body.body_id for body in bodies]))
+
+    def label(self, *said):
+        self.labels.append(said)
+
+
+@pytest.fixture
+def graph():
+    """Publishes an image, a person, a message that is none and a label, ten times a second, until it is stopped."""
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node, stop = Node("graph", context=context), threading.Event()
+    colour, depth = (node.create_publisher(Image, name, qos.IMAGE_PUBLISHER) for name in (topics.COLOUR, topics.DEPTH))
+    info = node.create_publisher(CameraInfo, topics.COLOUR_INFO, qos.IMAGE_PUBLISHER)
+    skeletons = node.create_publisher(SkeletonArray, topics.SKELETONS, qos.SMALL)
+    labels = node.create_publisher(ActionLabel, topics.ACTION_LABEL, qos.SMALL)
+    body = Body("body_1", "kinect_v2_25", person_at(0.0), np.full((25, 2), np.nan, np.float32), np.ones(25, np.float32))
+
+    def publish():
+        sent = 0
+        while not stop.wait(0.1):
+            head = conversions.header(STAMP + sent * 100_000_000, "lens")
+            info.publish(conversions.intrinsics_to_info(Intrinsics(64, 48, 60.0, 60.0, 31.5, 23.5), head))
+            depth.publish(conversions.depth_to_image(np.full((48, 64), 2.0, np.float32), head))
+            colour.publish(conversions.colour_to_image(np.zeros((48, 64, 3), np.uint8), head))
+            skeletons.publish(SkeletonArray(header=head, skeletons=[Skeleton(body_id="body_1", layout="nosuch")]))
+            skeletons.publish(conversions.bodies_to_message([body], head))
+            labels.publish(ActionLabel(header=head, body_id="body_1", label="wave", confidence=0.5))
+            sent += 1
+
+    thread = threading.Thread(target=publish, daemon=True)
+    thread.start()
+    yield
+    stop.set()
+    thread.join()
+    node.destroy_node()
+    rclpy.try_shutdown(context=context)
+
+
+def test_a_graph_is_shown(graph):
+    shown, stopped = Shown(), threading.Event()
+    looking = threading.Thread(target=view_node.run, args=(shown, stopped, 0.0))
+    looking.start()
+    until = time.monotonic() + 60
+    while not (shown.frames and shown.given and shown.labels) and time.monotonic() < until:
+        time.sleep(0.05)
+    stopped.set()
+    looking.join()
+    assert shown.frames[0].colour.shape == (48, 64, 3) and shown.frames[0].depth[0, 0] == 2.0
+    topic, stamp, names = shown.given[0]
+    assert (topic, names) == ("skeletons", ["body_1"]) and stamp >= STAMP
+    assert shown.labels[0][1:] == ("body_1", "wave", 0.5)
+
+
+def test_a_silent_graph_and_wrong_arguments_are_said():
+    with pytest.raises(DeviceError, match="nothing came on /elsewhere nor .* start the graph first"):
+        view_node.run(Shown(), threading.Event(), 0.3, ["-r", "camera/color/image_raw:=/elsewhere"])
+    with pytest.raises(ConfigError, match="ROS refuses its arguments"):
+        view_node.run(Shown(), threading.Event(), 0.3, ["-p", "nonsense"])
