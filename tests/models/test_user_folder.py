@@ -5,6 +5,7 @@ import json
 import pickle
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 import yaml
@@ -226,6 +227,20 @@ def test_frames_of_a_recording_with_images(mine):
     assert frames[0].stamp_ns == START and frames[0].depth is not None
     with pytest.raises(InputError, match="one' holds joints and no images: record it with --images"):
         next(source.frames(source.entries()[0]))
+
+
+def test_what_lies_before_a_clip_is_not_decoded(tmp_path):
+    """Else an hour with a hundred clips in it would be decoded fifty times over."""
+    (tmp_path / "walk").mkdir()
+    for number in range(12):
+        cv2.imwrite(str(tmp_path / f"walk/{number}.jpg"), np.full((48, 64, 3), number, np.uint8))
+    (tmp_path / "walk/3.jpg").write_bytes(b"no picture")
+    (tmp_path / "labels.csv").write_text("recording,label,start_s,end_s\nwalk,wave,8,10\nwalk,clap,2,4\n")
+    source = Folder(tmp_path, recording={"fps": 1.0, "hfov_deg": 60.0})
+    later, earlier = source.entries()
+    assert [frame.stamp_ns // 10**9 for frame in source.frames(later)] == [8, 9, 10]
+    with pytest.raises(InputError, match=r"3\.jpg"):
+        list(source.frames(earlier))
 
 
 def test_a_folder_a_class(tmp_path, data_root, caplog):

@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 OTHER = -1
 """Label of recordings called `unknown`: they show none of the classes."""
+_EARLY_S = 2.0
+"""Bags are started by when messages were written, some of them later after their stamps than others."""
 
 
 @dataclass(frozen=True)
@@ -169,12 +171,13 @@ class Folder(Source):
         path = self._path(entry)
         begin, end = int(entry.meta["start_ms"]) / 1e3, int(entry.meta["end_ms"]) / 1e3
         with open_recording(path, self.recording) as recording:
-            first = None
-            for frame in recording.frames():
-                first = frame.stamp_ns if first is None else first
-                if frame.colour is None:
-                    raise InputError(f"recording '{path}' holds joints and no images: record it with --images")
-                seconds = (frame.stamp_ns - first) / NANOSECONDS
+            first = next(recording.frames(), None)
+            if first is not None and first.colour is None:
+                raise InputError(f"recording '{path}' holds joints and no images: record it with --images")
+            # Of many clips of a long recording, all that lies before would be decoded again for each.
+            for frame in recording.frames(max(begin - _EARLY_S, 0.0)):
+                assert first is not None
+                seconds = (frame.stamp_ns - first.stamp_ns) / NANOSECONDS
                 if end >= 0 and seconds > end:
                     return
                 if seconds >= begin:
