@@ -17,6 +17,7 @@ from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 
 from actrec.errors import ConfigError, PackageError
 from actrec.inference.layer_groups import group_of, is_kept
+from actrec.inference.session import RUN_BYTES
 from actrec.package import LowerPrecision
 from actrec_models import tensorrt_operators
 from actrec_models.half_precision import difference
@@ -31,6 +32,7 @@ LEAST_AGREEMENT = 0.98
 _COPIES = 4
 """Of the network, that ONNX Runtime writes: as it is, watched, with its shapes."""
 _BATCH = 16
+"""Clips at once, or fewer where their pictures are large: a network's memory grows with them."""
 _OPTIONS = {
     "ActivationSymmetric": True, "WeightSymmetric": True,  # there are no zero points
     "AddQDQPairToWeight": True, "DedicatedQDQPair": True,  # a pair for each reader, float32 weights behind one too
@@ -62,13 +64,15 @@ class Quantised:
         return LowerPrecision(self.difference, calibrated_on=calibrated_on, kept=self.kept)
 
 
-def quantised(content: bytes, calibration: Sequence[Inputs], held_out: Inputs, keep: Sequence[str] = ()) -> Quantised:
+def quantised(
+    content: bytes, calibration: Sequence[Inputs], held_out: Sequence[Inputs], keep: Sequence[str] = ()
+) -> Quantised:
     """The network in int8; where it disagrees with float32, the layer groups that disturb it most stay in float32.
 
     Args:
         content: The ONNX graph in float32, simplified.
-        calibration: Inputs of recorded clips, without the batch axis.
-        held_out: Inputs [N, …] of others, to compare on.
+        calibration: Inputs of recorded clips, without the batch axis; asked for again and again.
+        held_out: Those of others, to compare on.
         keep: Layer groups that stay in float32 (`actrec.inference.layer_groups`).
 
     Raises:
@@ -117,7 +121,7 @@ def check_groups(content: bytes, keep: Sequence[str]) -> None:
 
 
 def _ever_more(
-    quantiser: "_Quantiser", expected: np.ndarray, held_out: Inputs, keep: Sequence[str]
+    quantiser: "_Quantiser", expected: np.ndarray, held_out: Sequence[Inputs], keep: Sequence[str]
 ) -> Iterator[list[str]]:
     """Lists of groups, the one that disturbs the logits most alone, then with the next, up to half of all."""
     others = [group for group in quantiser.groups if group not in keep]
@@ -220,15 +224,19 @@ def _tensors(calibrator: Any, clips: Sequence[Inputs]) -> Iterator[tuple[str, np
         )
 
 
-def _logits(content: bytes, inputs: Inputs) -> np.ndarray:
-    """[N, classes] of inputs [N, …]."""
+def _logits(content: bytes, clips: Sequence[Inputs]) -> np.ndarray:
+    """[N, classes] of N clips."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised, in one line
-    count = len(next(iter(inputs.values())))
-    try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        parts = [{name: value[at : at + _BATCH] for name, value in inputs.items()} for at in range(0, count, _BATCH)]
-        return np.concatenate([session.run(None, part)[0] for part in parts])
-    except Exception as error:  # ONNX Runtime's exceptions share no base class
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise PackageError(f"ONNX Runtime does not run it in int8: {reason[0][:200]}") from error
+    at_once = max(1, min(_BATCH, RUN_BYTES // sum(value.nbytes for value in clips[0].values())))
+    session, rows = None, []
+    for at in range(0, len(clips), at_once):
+        batch = list(clips[at : at + at_once])
+        inputs = {name: np.stack([clip[name] for clip in batch]) for name in batch[0]}
+        try:
+            session = session or onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            rows.append(session.run(None, inputs)[0])
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise PackageError(f"ONNX Runtime does not run it in int8: {reason[0][:200]}") from error
+    return np.concatenate(rows)

@@ -1,9 +1,11 @@
 """Adds the network in int8 to a model package, with ranges of the clips that it was trained on or of one's own."""
 
+import copy
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
@@ -56,16 +58,15 @@ def add(
     scoring.check_fit(base, part)
     content = base.read_onnx()
     quantize.check_groups(content, keep)  # before minutes of work, not after
-    made = list(_inputs(base, part, clips + _HELD_OUT))
-    if len(made) < _LEAST:
+    drawn = Drawn(base, part, clips + _HELD_OUT)
+    if len(drawn) < _LEAST:
         raise ConfigError(
-            f"{name}'s training part gives {len(made)} clips, at least {_LEAST} are needed for int8's ranges"
+            f"{name}'s training part gives {len(drawn)} clips, at least {_LEAST} are needed for int8's ranges"
         )
-    used = made[: min(clips, len(made) * 2 // 3)]
-    others = made[len(used) :]
-    held_out = {key: np.stack([row[key] for row in others]) for key in others[0]}
+    used = drawn[: min(clips, len(drawn) * 2 // 3)]
+    others = drawn[len(used) :]
     try:
-        found = quantize.quantised(content, used, held_out, keep)
+        found = quantize.quantised(content, used, others, keep)
     except PackageError as error:
         raise PackageError(f"{base.name}: {error}") from error
     logger.info("int8 calls %.1f %% of %d other clips what float32 calls them", 100 * found.agreement, len(others))
@@ -94,9 +95,34 @@ def _training_part(base: ModelPackage, name: str, root: str) -> ClipDataset:
     return data.create(name, root, split=trained.split, part="train", **trained.settings.get("dataset_options", {}))
 
 
-def _inputs(base: ModelPackage, clips: ClipDataset, count: int) -> Iterator[quantize.Inputs]:
-    """A network's inputs of so many clips, drawn evenly at random, as it is evaluated; one of a window's clips each."""
-    mode = str(base.provenance.settings.get("clips", "live"))
-    order = np.random.default_rng(0).permutation(len(clips))[:count]
-    for index in order:
-        yield next(iter(scoring.inputs_of(clips[int(index)], base, mode)))
+class Drawn(Sequence[quantize.Inputs]):
+    """A network's inputs of clips drawn evenly at random, as it is evaluated; one of a window's clips each.
+
+    Made whenever they are looked at: the pictures of 300 clips of P-I3D are 35 GB.
+
+    Args:
+        base: The package.
+        clips: What is drawn from.
+        count: How many, or all where there are fewer.
+    """
+
+    def __init__(self, base: ModelPackage, clips: ClipDataset, count: int):
+        self._base, self._clips = base, clips
+        self._mode = str(base.provenance.settings.get("clips", "live"))
+        self._order = np.random.default_rng(0).permutation(len(clips))[:count]
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @overload
+    def __getitem__(self, index: int) -> quantize.Inputs: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Drawn": ...
+
+    def __getitem__(self, index: int | slice) -> "quantize.Inputs | Drawn":
+        if isinstance(index, slice):
+            part = copy.copy(self)
+            part._order = self._order[index]
+            return part
+        return next(iter(scoring.inputs_of(self._clips[int(self._order[index])], self._base, self._mode)))

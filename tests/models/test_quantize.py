@@ -24,12 +24,12 @@ RNG = np.random.default_rng(0)
 
 
 @pytest.fixture(scope="module")
-def network() -> tuple[bytes, list[quantize.Inputs], quantize.Inputs]:
+def network() -> tuple[bytes, list[quantize.Inputs], list[quantize.Inputs]]:
     torch.manual_seed(1)
     made = create("sem_net", num_classes=4, frames=16, channels=(8, 8, 8, 8, 8, 8, 8), streams="fuse")
     inputs = {name: value.numpy() for name, value in onnx_graph.example_inputs(made, 24).items()}
-    rows = [{name: value[k] for name, value in inputs.items()} for k in range(16)]
-    return onnx_graph.to_onnx(made), rows, {name: value[16:] for name, value in inputs.items()}
+    rows = [{name: value[k] for name, value in inputs.items()} for k in range(24)]
+    return onnx_graph.to_onnx(made), rows[:16], rows[16:]
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +98,33 @@ def test_ranges_are_onnx_runtimes_own_but_only_one_clip_is_in_memory(network, tm
         np.testing.assert_allclose(found[name].range_value, wanted.range_value, rtol=1e-6, err_msg=name)
 
 
+def test_clips_are_made_when_they_are_looked_at(monkeypatch) -> None:
+    """The pictures of 300 clips of P-I3D are 35 GB; pictures go through the network one by one, joints 16 at once."""
+    asked: list[int] = []
+
+    def inputs_of(clip, package, mode):
+        asked.append(clip)
+        yield {"x": np.full(8, clip, np.float32)}
+
+    monkeypatch.setattr(scoring, "inputs_of", inputs_of)
+    drawn = quantize_package.Drawn(zoo.find("sem_net_utd_mhad"), range(100, 160), 50)
+    used, others = drawn[:40], drawn[40:]
+    assert (len(drawn), len(used), len(others), asked) == (50, 40, 10, [])
+    assert [row["x"][0] for row in drawn] == asked[:50] == [row["x"][0] for row in (*used, *others)]
+    assert len(set(asked)) == 50 and set(asked) <= set(range(100, 160))
+    batches: list[int] = []
+
+    class Watched(onnxruntime.InferenceSession):
+        def run(self, names, inputs):
+            batches.append(len(inputs["x"]))
+            return super().run(names, inputs)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Watched)
+    assert quantize._logits(wild(1.0), used).shape == (40, 4) and batches == [16, 16, 8]
+    monkeypatch.setattr(quantize, "RUN_BYTES", 40)
+    assert quantize._logits(wild(1.0), used[:3]).shape == (3, 4) and batches[3:] == [1, 1, 1]
+
+
 def test_groups_may_be_kept_in_float32(network, in_int8) -> None:
     content, rows, held_out = network
     made = quantize.quantised(content, rows, held_out, keep=["body/blocks.1"])
@@ -135,7 +162,8 @@ def wild(first: float) -> bytes:
 
 def test_what_disturbs_the_logits_stays_in_float32() -> None:
     x = np.abs(RNG.normal(size=(60, 8))).astype(np.float32)
-    rows, held_out = [{"x": row} for row in x[:40]], {"x": x[40:]}
+    rows = [{"x": row} for row in x]
+    rows, held_out = rows[:40], rows[40:]
     made = quantize.quantised(wild(1000.0), rows, held_out)
     assert made.kept == ("wild",) and made.agreement >= quantize.LEAST_AGREEMENT
     assert quantize.quantised(wild(1.0), rows, held_out).kept == ()
@@ -144,7 +172,8 @@ def test_what_disturbs_the_logits_stays_in_float32() -> None:
 def test_what_cannot_be_saved_is_refused() -> None:
     x = np.abs(RNG.normal(size=(60, 8))).astype(np.float32)
     x[:, 0] *= 1e4  # the input itself cannot be held in int8
-    rows, held_out = [{"x": row} for row in x[:40]], {"x": x[40:]}
+    rows = [{"x": row} for row in x]
+    rows, held_out = rows[:40], rows[40:]
     with pytest.raises(PackageError, match=r"in int8 it calls .* of the clips what float32 calls them.*take float16"):
         quantize.quantised(wild(1000.0), rows, held_out)
 
@@ -190,7 +219,7 @@ def test_ranges_are_of_what_the_package_was_trained_on(monkeypatch, tmp_path) ->
     monkeypatch.setattr(zoo, "find", lambda source: dataclasses.replace(shipped, provenance=trained))
     monkeypatch.setattr(data, "create", create)
     monkeypatch.setattr(scoring, "check_fit", lambda base, part: None)
-    monkeypatch.setattr(quantize_package, "_inputs", lambda *_: [{"body": np.zeros(1)}] * 30)
+    monkeypatch.setattr(quantize_package, "Drawn", lambda *_: [{"body": np.zeros(1)}] * 30)
     monkeypatch.setattr(quantize, "quantised", lambda *_: quantize.Quantised(b"", 0.0, 1.0, ()))
     monkeypatch.setattr(repackage, "scored", scored)
     monkeypatch.setattr(repackage, "write_like", lambda base, draft, *_: draft)
@@ -220,7 +249,7 @@ def test_wrong_use_is_said_in_one_line(data_root, tmp_path, capsys) -> None:
 
 
 def test_int8_runs_at_every_batch(network, in_int8) -> None:
-    _, _, held_out = network
+    held_out = {name: np.stack([row[name] for row in network[2]]) for name in network[2][0]}
     session = onnxruntime.InferenceSession(in_int8.content, providers=["CPUExecutionProvider"])
     together = session.run(None, held_out)[0]
     alone = [session.run(None, {name: value[k : k + 1] for name, value in held_out.items()})[0] for k in range(8)]
