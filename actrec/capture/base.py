@@ -39,6 +39,10 @@ class Camera(ABC):
     ) -> None:
         self.close()
 
+    def prepare(self) -> None:
+        """Does what takes long and needs no device, lest those who listen already wait for it once it is opened."""
+        return
+
     @abstractmethod
     def open(self) -> None:
         """Starts the stream.

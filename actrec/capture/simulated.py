@@ -108,6 +108,11 @@ class SimulatedCamera(Camera):
         """Intrinsics of both images: no distortion."""
         return self._intrinsics
 
+    def prepare(self) -> None:
+        """Compiles what renders, which takes a quarter of a minute the first time, or loads what was compiled."""
+        self._noise = self._sensor_noise()
+        self._render(performed_scene(self._intrinsics, self.config.actions, actors=1), 0)
+
     def open(self) -> None:
         """Sets the stage and starts the clock.
 
@@ -133,8 +138,8 @@ class SimulatedCamera(Camera):
                 person=c.person,
                 facing=float(np.radians(c.facing)),
             )
-        self._noise = SensorNoise(SENSORS.create(c.sensor), self._intrinsics, c.seed) if c.noise else None
-        self._render(self.scene, 0)  # compiles, or loads what was compiled, before the clock starts
+        self._noise = self._sensor_noise()
+        self._render(self.scene, 0)  # compiles where that was not prepared, before the clock starts
         self._closed.clear()
         self._start_ns = time.time_ns() if c.start_stamp_ns < 0 else c.start_stamp_ns
         self._began, self._next, self.skipped, self.snapshot = time.monotonic(), 0, 0, None
@@ -195,6 +200,10 @@ class SimulatedCamera(Camera):
             DeviceError: Nothing has been read yet.
         """
         return self._opened().scene_flow(self._last(), dt)
+
+    def _sensor_noise(self) -> SensorNoise | None:
+        c = self.config
+        return SensorNoise(SENSORS.create(c.sensor), self._intrinsics, c.seed) if c.noise else None
 
     def _last(self) -> Snapshot:
         if self.snapshot is None:

@@ -80,6 +80,7 @@ class CameraNode(ActrecNode[CameraConfig]):
         driver = capture.DRIVERS.get(self.config.driver)
         options = params.declare(self, driver.config_class, self.config.driver).read()
         self._camera = driver(**params.as_options(options))
+        self._camera.prepare()
         for name, kind, profile in (
             (topics.COLOUR, Image, qos.IMAGE_PUBLISHER),
             (topics.COLOUR_INFO, CameraInfo, qos.IMAGE_PUBLISHER),

@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -117,16 +117,21 @@ class Host:
         self._threads.append(thread)
         thread.start()
 
-    def start(self) -> str | None:
+    def start(self, wait: Callable[[], None] = lambda: None) -> str | None:
         """Configures all nodes in order, then activates them in order: loading is done before the first frame comes.
+
+        Args:
+            wait: Called between the two.
 
         Returns:
             The name of the first that failed, which has said why; None where all run.
         """
         success = TransitionCallbackReturn.SUCCESS
-        steps = [(node, ActrecNode.trigger_configure) for node in self.nodes]
-        steps += [(node, ActrecNode.trigger_activate) for node in self.nodes]
-        return next((node.get_name() for node, step in steps if step(node) != success), None)
+        for node in self.nodes:
+            if node.trigger_configure() != success:
+                return node.get_name()
+        wait()
+        return next((node.get_name() for node in self.nodes if node.trigger_activate() != success), None)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Blocks until a node has nothing more to do (True) or the time is over (False)."""

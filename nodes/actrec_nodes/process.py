@@ -30,12 +30,8 @@ def spin(node_class: Callable[..., ActrecNode[Any]], args: Sequence[str] | None 
         with ros(sys.argv if args is None else args) as context, Host(context) as host:
             node = node_class(context=context)
             host.add(node)
-            if node.autostart:
-                missing = wait_until_active(node, node.start_after, READY_S)
-                if missing:
-                    node.complain(f"{missing} is not active after {READY_S:g} s: starting without it", "warning")
-                if host.start() is not None:
-                    return 1
+            if node.autostart and host.start(wait=lambda: _wait(node)) is not None:
+                return 1
             host.wait()
             return node.exit_status or 0
     except KeyboardInterrupt:
@@ -43,6 +39,13 @@ def spin(node_class: Callable[..., ActrecNode[Any]], args: Sequence[str] | None 
     except ActrecError as error:
         print(f"actrec: {error}", file=sys.stderr)
         return 1
+
+
+def _wait(node: ActrecNode[Any]) -> None:
+    """Until those that it is to start after are active; it is configured by then, so that they need not wait for it."""
+    missing = wait_until_active(node, node.start_after, READY_S)
+    if missing:
+        node.complain(f"{missing} is not active after {READY_S:g} s: starting without it", "warning")
 
 
 if __name__ == "__main__":

@@ -189,6 +189,16 @@ def test_wrong_settings_fail_in_one_line(stage, host, add, capfd, parameters, li
     assert re.search(line, node.last_error)
 
 
+def test_what_takes_long_is_done_before_anybody_waits_for_images(stage, host, add, monkeypatch) -> None:
+    done = []
+    monkeypatch.setattr(StageCamera, "prepare", lambda self: done.append("prepared"))
+    monkeypatch.setattr(StageCamera, "open", lambda self: done.append("opened"))
+    stage(rgbd)
+    add(CameraNode, driver="stage")
+    assert host.start(wait=lambda: done.append("all wait")) is None
+    assert done == ["prepared", "all wait", "opened"]
+
+
 def test_no_camera_fails_activation(stage, host, add) -> None:
     stage(absent=-1)
     node = add(CameraNode, driver="stage")

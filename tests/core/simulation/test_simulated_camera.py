@@ -37,6 +37,21 @@ def test_frames_keep_the_contract() -> None:
         assert body.positions.shape == (25, 3) and body.positions.dtype == np.float32
 
 
+def test_it_is_compiled_before_it_is_opened(monkeypatch) -> None:
+    drawn, render = [], SimulatedCamera._render
+
+    def drawing(camera, scene, number):
+        drawn.append(number)
+        return render(camera, scene, number)
+
+    monkeypatch.setattr(SimulatedCamera, "_render", drawing)
+    camera = SimulatedCamera(**SMALL, script="nosuch.npz")  # what is missing is said when it is opened
+    camera.prepare()
+    assert drawn == [0]
+    with pytest.raises(DeviceError, match="not open"):
+        camera.read()
+
+
 def test_the_seed_decides_everything() -> None:
     first, again, other = (frames(duration=0.2, seed=seed, actions=["throw"]) for seed in (5, 5, 6))
     for a, b in zip(first, again, strict=True):
