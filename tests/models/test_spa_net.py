@@ -239,6 +239,9 @@ def test_options_that_do_not_fit_are_refused():
         network(space=48)
     with pytest.raises(ConfigError, match=r"width 6 .*dilations"):
         network(width=6)
+    assert network("spa_net_4d", width=6).config.width == 6, "dilations take no part there"
+    with pytest.raises(ConfigError, match=r"dilations are \(1, 0\): one or more frames each"):
+        network(dilations=(1, 0))
     with pytest.raises(ConfigError, match="one positive number a level"):
         network(widths=(1, 2, 2))
     with pytest.raises(ConfigError, match=r"layout is 'mediapipe_33', allowed: kinect_v2_25, hand_22"):

@@ -147,7 +147,9 @@ class SpaNet3p1d(Network):
             raise ConfigError(f"space is {c.space}, allowed: {', '.join(map(str, SPACES))}")
         if not 1 <= len(c.widths) == len(c.depths) <= 4 or min(*c.widths, *c.depths) < 1:
             raise ConfigError(f"widths {c.widths} and depths {c.depths}: one positive number a level, 1 to 4 levels")
-        if not c.dilations or min(c.dilations) < 1 or c.width % len(c.dilations):
+        if not c.dilations or min(c.dilations) < 1:
+            raise ConfigError(f"dilations are {c.dilations}: one or more frames each, one for no multi-scale")
+        if "times" in self.tables and c.width % len(c.dilations):
             raise ConfigError(f"width {c.width} does not divide into branches of dilations {c.dilations}")
 
     @property
