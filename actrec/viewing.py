@@ -1,6 +1,8 @@
 """What a camera sees and the graph says of it, shown in 3-D by Rerun (its viewer, or a file for it)."""
 
 import importlib
+import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +32,7 @@ class Viewer:
 
     Raises:
         ConfigError: Both are given, or the file is no `.rrd`.
-        DeviceError: The file cannot be written, or the viewer cannot be started or reached.
+        DeviceError: There is no display, the file cannot be written, or the viewer cannot be started or reached.
         MissingLibraryError: Rerun is not installed.
     """
 
@@ -39,6 +41,8 @@ class Viewer:
             raise ConfigError("--out writes a file and --connect shows elsewhere: give one of them")
         if out and not out.endswith(".rrd"):
             raise ConfigError(f"--out is '{out}', expected the name of a file that ends with .rrd")
+        if not (out or connect or _has_display()):
+            raise DeviceError("there is no display here for the viewer: give --out FILE.rrd, or --connect URL")
         self.frames = 0
         self._rr = _rerun()
         self._rr.init("actrec")
@@ -56,7 +60,7 @@ class Viewer:
         self._rr.log("/", self._rr.ViewCoordinates.RDF, static=True)
 
     def frame(self, frame: RgbdFrame) -> None:
-        """Shows a frame, and the people in it where it knows some."""
+        """Shows the images of a frame."""
         self.frames += 1
         rr = self._at(frame.stamp_ns)
         if frame.colour is not None:
@@ -66,8 +70,6 @@ class Viewer:
         if frame.depth is not None:
             # What is missing is 0 to Rerun.
             rr.log(f"{CAMERA}/depth", rr.DepthImage(np.nan_to_num(frame.depth), meter=1.0))
-        if frame.skeletons:
-            self.bodies("skeletons", frame.stamp_ns, frame.skeletons)
 
     def bodies(self, topic: str, stamp_ns: int, bodies: Sequence[Body]) -> None:
         """Shows all bodies, hands or faces of one instant in place of those before.
@@ -97,6 +99,11 @@ class Viewer:
     def _at(self, stamp_ns: int) -> Any:
         self._rr.set_time(CAMERA, timestamp=stamp_ns / 1e9)
         return self._rr
+
+
+def _has_display() -> bool:
+    """A viewer without one ends at once, and nobody tells."""
+    return not sys.platform.startswith("linux") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
 
 
 def _rerun() -> Any:

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
             node = importlib.import_module("actrec_nodes.view_node")
             viewer = Viewer(args.out, args.connect)
             node.run(viewer, stopped, args.duration, args.ros_args)
-    print(f"{viewer.frames} frames shown" + (f", in {args.out}" if args.out else ""), file=sys.stderr)
+    print(f"{viewer.frames} frames {f'in {args.out}' if args.out else 'sent to the viewer'}", file=sys.stderr)
     return 0
 
 
@@ -70,9 +70,12 @@ def _show_driver(args: argparse.Namespace, viewer: "Viewer", stopped: threading.
     with contextlib.ExitStack() as held:
         camera = held.enter_context(capture.create(args.driver, **options))
         perceive = sights.perceiver(held)
-        began = time.monotonic()
-        while not stopped.is_set() and not (args.duration and time.monotonic() - began >= args.duration):
+        began = 0.0
+        while not stopped.is_set() and not (began and args.duration and time.monotonic() - began >= args.duration):
             try:
-                viewer.frame(perceive(camera.read(READ_TIMEOUT_S)))
+                frame = perceive(camera.read(READ_TIMEOUT_S))
             except EndOfStream:
                 return
+            viewer.frame(frame)
+            viewer.bodies("skeletons", frame.stamp_ns, frame.skeletons)
+            began = began or time.monotonic()  # the estimator is loaded by now

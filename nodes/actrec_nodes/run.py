@@ -59,7 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vendor", choices=sorted(topics.VENDORS), help="take images from this driver's node instead of camera_node"
     )
-    parser.add_argument("--duration", metavar="SECONDS", type=float, help="stop after this long")
+    parser.add_argument(
+        "--duration", metavar="SECONDS", type=float, help="stop after this long (--processes: since they began)"
+    )
     switches = ", ".join(graph.switches())
     parser.add_argument("--nodes", metavar="NAMES", default="", help=f"comma-separated; all by default: {switches}")
     parser.add_argument("--without", metavar="NAMES", default="", help="nodes to leave out, comma-separated")

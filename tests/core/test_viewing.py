@@ -36,6 +36,7 @@ def rerun(monkeypatch):
     fake.set_time = lambda timeline, timestamp: now.append(timestamp)
     fake.log = lambda entity, what, static=False: fake.logged.append((now[-1] if now else None, entity, what))
     monkeypatch.setitem(sys.modules, "rerun", fake)
+    monkeypatch.setenv("DISPLAY", ":0")
     return fake
 
 
@@ -97,6 +98,11 @@ def test_what_cannot_be_is_said(rerun, monkeypatch):
     rerun.spawn = refused
     with pytest.raises(DeviceError, match="cannot open the viewer: no display$"):
         Viewer()
+    monkeypatch.delenv("DISPLAY")
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with pytest.raises(DeviceError, match="no display here.*: give --out FILE.rrd, or --connect URL"):
+        Viewer()
+    monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.setitem(sys.modules, "rerun", None)
     with pytest.raises(MissingLibraryError, match="make venv EXTRAS='live view'"):
         Viewer()
@@ -105,7 +111,7 @@ def test_what_cannot_be_is_said(rerun, monkeypatch):
 def test_a_recording_is_shown(rerun, data_root, capsys):
     values = [f"path={data_root / 'nucla/nucla_skeletons.npz'}", "sequence=a01_s01_e00_v03", "rate=0.0"]
     assert main(["view", "--driver", "replay", *(word for v in values for word in ("--driver-option", v))]) == 0
-    assert "frames shown" in capsys.readouterr().err
+    assert "frames sent to the viewer" in capsys.readouterr().err
     assert sum(entity == "skeletons/joints" for _, entity, _ in rerun.logged) > 10
 
 
