@@ -24,6 +24,14 @@ system: ## install the Debian/Ubuntu packages that are missing (asks for root on
 
 venv: .venv/.ready ## make .venv: ROS 2 from wheels, or the sourced distribution, and the Python packages
 
+# Extras that are named and that .venv lacks are added to it; one made before it told what it holds is left alone.
+HELD := $(shell cat .venv/.extras 2>/dev/null || echo $(EXTRAS))
+ifneq ($(origin EXTRAS),file)
+ifneq ($(filter-out $(HELD),$(EXTRAS)),)
+.PHONY: .venv/.ready
+endif
+endif
+
 .venv/.ready: $(REQUIREMENTS) scripts/make_venv.sh
 	@scripts/install_system.sh $(PYTHON)
 	@PYTHON=$(PYTHON) scripts/make_venv.sh "$(EXTRAS)"

@@ -59,6 +59,9 @@ for name in $extras; do
     .venv/bin/python -m pip install --disable-pip-version-check --no-deps -r "requirements/no_deps/$name.txt"
   fi
 done
+# For the Makefile: what is here, of this and of earlier calls.
+for name in $extras $(cat .venv/.extras 2>/dev/null || true); do echo "$name"; done | sort -u > .venv/.extras.new
+mv .venv/.extras.new .venv/.extras
 
 if [ "$ros" != wheels ]; then
   # The distribution's colcon, run by this environment's Python, so that node executables start with that Python.
