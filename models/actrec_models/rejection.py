@@ -22,8 +22,12 @@ from actrec_models.samples import Samples
 LEAST_KEPT = 0.9
 """Share of the known actions that rejection must leave alone."""
 
-SEPARATION = 0.05
+SEPARATION = 0.03
 """How much of the sum of both shares, known clips kept and others rejected, a confidence that tells more may cost."""
+
+HIGHEST = 0.9
+"""Highest threshold: where training clips are all known by heart, those above separate as well, and leave no room for
+confidences to differ."""
 
 _TEMPERATURES = np.geomspace(0.2, 3.0, 25).round(3)
 _BACKGROUNDS = 41
@@ -113,7 +117,7 @@ def _at(known: _Cooled, unknown: _Cooled, background: float, least_kept: float) 
     ours, others = np.sort(known.confidence(background)), np.sort(unknown.confidence(background))
     # Rounded down, so that model.yaml reads well.
     candidates = np.unique(np.floor(np.quantile(ours, np.linspace(0, 1 - least_kept, 50)) * 1000) / 1000)
-    candidates = np.concatenate([[0.0], candidates])
+    candidates = np.concatenate([[0.0], candidates[candidates <= HIGHEST]])
     kept = 1 - np.searchsorted(ours, candidates) / len(ours)
     rejected = np.searchsorted(others, candidates) / max(1, len(others))
     # Between two of few values a quantile rejects more than it is meant to.
