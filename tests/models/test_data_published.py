@@ -112,7 +112,7 @@ def test_names_in_capitals(data_root, tmp_path):
 def test_nucla_bad_folders(data_root, tmp_path):
     with pytest.raises(DeviceError, match=r"holds neither nucla_skeletons\.npz nor the files as published"):
         data.create("nucla", tmp_path)
-    with pytest.raises(DeviceError, match="no folder"):
+    with pytest.raises(DeviceError, match="no folder .*--data or ACTREC_DATA.*--root"):
         data.create("nucla", tmp_path / "none")
     raw = sorted((data_root / "nucla/raw").glob("*.json"))
     folder(tmp_path / "a", raw[:1])

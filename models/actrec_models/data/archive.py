@@ -11,7 +11,7 @@ import numpy as np
 
 from actrec.errors import DeviceError, InputError
 from actrec_models.data.clips import Clip
-from actrec_models.data.source import Entry, Source, walk
+from actrec_models.data.source import Entry, Source, no_folder, walk
 
 
 class ArchiveSource(Source):
@@ -108,7 +108,7 @@ def files_by_name(root: Path, archive: str, pattern: str) -> dict[str, Path]:
         InputError: Two files are of one name.
     """
     if not root.is_dir():
-        raise DeviceError(f"there is no folder '{root}'; check the path")
+        raise no_folder(root)
     found: dict[str, Path] = {}
     every = (Path(folder, name) for folder, _, names in walk(root) for name in names)
     for path in sorted(every):

@@ -9,7 +9,7 @@ from actrec.errors import DeviceError, InputError
 from actrec.recordings.ntu import parse_name
 from actrec.recordings.ntu_actions import ACTIONS
 from actrec.recordings.sequence import read_text
-from actrec_models.data.source import walk
+from actrec_models.data.source import no_folder, walk
 
 _NAME = re.compile(r"S\d{3}C\d{3}P\d{3}R\d{3}A\d{3}")
 _VIDEO = re.compile(rf"({_NAME.pattern})_rgb\.(?:avi|mp4)", re.IGNORECASE)
@@ -64,7 +64,7 @@ class NtuFiles:
             InputError: A `.skeleton` file bears another name than the dataset's, or a sample is there twice.
         """
         if not root.is_dir():
-            raise DeviceError(f"there is no folder '{root}'; check the path")
+            raise no_folder(root)
         files = cls(root)
         for folder, names in _walk(root, files):
             for name in names:

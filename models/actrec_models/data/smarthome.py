@@ -16,7 +16,7 @@ from actrec.frames import RgbdFrame
 from actrec.recordings.sequence import SkeletonSequence
 from actrec.recordings.smarthome import CLASSES, INTRINSICS, SmarthomeConfig, parse_name, read_smarthome
 from actrec_models.data.clips import Clip
-from actrec_models.data.source import Entry, Source, walk
+from actrec_models.data.source import Entry, Source, no_folder, walk
 from actrec_models.data.video_streams import ColourVideo, VideoConfig
 
 CLASSES_CROSS_VIEW = (
@@ -139,7 +139,7 @@ class Smarthome(Source):
     def _files(self) -> dict[str, dict[str, Path]]:
         """By clip, its files by kind."""
         if not self.root.is_dir():
-            raise DeviceError(f"there is no folder '{self.root}'; check the path")
+            raise no_folder(self.root)
         found: dict[str, dict[str, Path]] = {}
         for folder, _, names in walk(self.root):
             for path in (Path(folder, name) for name in names):

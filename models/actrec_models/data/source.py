@@ -169,6 +169,14 @@ def content(path: Path) -> Iterator[bytes]:
         raise DeviceError(f"cannot read '{path}': {error.strerror or error}") from error
 
 
+def no_folder(root: Path) -> DeviceError:
+    """The error of a dataset that is not there; most often nobody has said where datasets are."""
+    return DeviceError(
+        f"there is no folder '{root}'; check the path (commands: --data or ACTREC_DATA for the folder of datasets, "
+        "--root for the dataset's own)"
+    )
+
+
 def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     """As `os.walk`, links followed, but each folder once: links may lead to where they lie, or several to one place."""
     known: set[tuple[int, int]] = set()

@@ -15,7 +15,7 @@ from actrec.errors import DeviceError, InputError
 from actrec.frames import Intrinsics, RgbdFrame
 from actrec.recordings.sysu import CLASSES, COLOUR_SIZE, FPS, SysuSequence, read_sysu
 from actrec_models.data.clips import Clip
-from actrec_models.data.source import Entry, Source
+from actrec_models.data.source import Entry, Source, no_folder
 from actrec_models.data.sysu_folds import COUNT, PARTS_BY_LETTER, SUBJECTS, Folds, clip_number, letters, read_folds
 from actrec_models.data.video_streams import ColourVideo, VideoConfig
 
@@ -154,7 +154,7 @@ class Sysu(Source):
         places = (self.root / inner for inner in UNPACKED)
         root = next((place for place in places if place.is_dir()), self.root)
         if not root.is_dir():
-            raise DeviceError(f"there is no folder '{root}'; check the path")
+            raise no_folder(root)
         people = sorted((f for f in root.iterdir() if any(f.glob("video*/sklWorld.mat"))), key=lambda f: f.name)
         if not people:
             raise DeviceError(f"'{self.root}' holds no <person>/video<n>/sklWorld.mat; give SYSU3DAction's folder")
