@@ -176,8 +176,9 @@ def test_every_stream_comes_back(tmp_path):
 
 
 @pytest.mark.usefixtures("pictured")
-def test_pixels_follow_pictures_that_are_reduced(tmp_path):
-    settings = PrepareConfig(streams=["bodies", "hands", "motion", "colour"], picture_height=60)
+@pytest.mark.parametrize("bodies", [True, False], ids=["bodies", "without bodies"])
+def test_pixels_follow_pictures_that_are_reduced(tmp_path, bodies):
+    settings = PrepareConfig(streams=[*(["bodies"] if bodies else []), "hands", "motion", "colour"], picture_height=60)
     clip = _prepared_one(tmp_path, settings)
     truth = Pictured(tmp_path).read(Pictured(tmp_path).entries()[0]).others
     height, width = clip.others["colour"].shape[1:3]
@@ -185,9 +186,18 @@ def test_pixels_follow_pictures_that_are_reduced(tmp_path):
     np.testing.assert_array_equal(clip.others["size"], [width, height])
     scale = np.array([width, height]) / truth["size"]
     # The centre of a pixel is at its integer: the picture's corners stay its corners.
-    for key in ("pixels", "hand_pixels"):
+    for key in ["hand_pixels", *(["pixels"] if bodies else [])]:
         np.testing.assert_allclose(clip.others[key], (truth[key] + 0.5) * scale - 0.5, rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(clip.others["motion"], truth["motion"] * scale, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("pictured")
+@pytest.mark.parametrize("stream", ["hands", "motion"])
+def test_what_is_counted_in_pixels_is_kept_with_the_pictures_size(tmp_path, stream):
+    truth = Pictured(tmp_path).read(Pictured(tmp_path).entries()[0]).others
+    kept = _prepared_one(tmp_path, PrepareConfig(streams=[stream])).others
+    np.testing.assert_array_equal(kept["size"], truth["size"])
+    assert "pixels" not in kept
 
 
 def _prepared_one(folder, settings):

@@ -8,9 +8,9 @@ from actrec.errors import ConfigError
 
 STREAM_KEYS = {
     "bodies": ("pixels", "size"),
-    "hands": ("hands", "hand_pixels"),
-    "face": ("face", "face_pixels"),
-    "motion": ("motion",),
+    "hands": ("hands", "hand_pixels", "size"),
+    "face": ("face", "face_pixels", "size"),
+    "motion": ("motion", "size"),
     "flow": ("flow",),
     "colour": ("colour",),
 }
