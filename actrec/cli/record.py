@@ -22,7 +22,9 @@ READ_TIMEOUT_S = 5.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument(
-        "--out", metavar="BAG", help="folder of the bag to make, which must not exist; with --label, of the takes"
+        "--out",
+        metavar="BAG",
+        help="folder of the bag to make, which must not exist; with --label, of the takes (default: my_actions)",
     )
     parser.add_argument(
         "--topics", nargs="+", default=[], metavar="TOPIC", help="topics to record (default: the graph's)"

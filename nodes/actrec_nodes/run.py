@@ -20,6 +20,7 @@ from actrec.errors import ActrecError, ConfigError, DeviceError
 from actrec_nodes import graph, topics
 from actrec_nodes.graph import NodeSpec
 from actrec_nodes.host import Host, ros
+from actrec_nodes.lifecycle import ActrecNode
 from actrec_nodes.monitor import Monitor
 from actrec_nodes.usage import usage
 
@@ -270,7 +271,15 @@ def _in_this_process(chosen: Plan, context: Context, host: Host) -> Iterator[_Th
         given = chosen.overrides.get(spec.name, {})
         parameters = [Parameter(name, value=value) for name, value in given.items()]
         host.add(spec.load()(context=context, parameter_overrides=parameters))
+    if unknown := _unknown(host.nodes):
+        host.nodes[0].complain(f"no node here has a parameter {', '.join(unknown)}: left out", "warning")
     yield None if host.start() is not None else _Threads(host)
+
+
+def _unknown(nodes: Sequence[ActrecNode[Any]]) -> list[str]:
+    """Parameters that were given and that no node declares, which ROS passes over; those of drivers come later."""
+    given = {name for node in nodes for name in getattr(node, "_parameter_overrides", {}) if "." not in name}
+    return sorted(name for name in given if not any(node.has_parameter(name) for node in nodes))
 
 
 # -- a process for each node -------------------------------------------------------------------------------------------

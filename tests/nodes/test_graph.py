@@ -141,6 +141,13 @@ def test_arguments_that_ros_refuses_are_one_line(capfd) -> None:
     assert "ROS refuses its arguments" in capfd.readouterr().err
 
 
+def test_parameters_that_no_node_has_are_told(capfd) -> None:
+    given = ["-p", "modle:=x", "-p", "depth_wait_s:=1.0", "-p", "retry_s:=1.0", "-p", "replay.rate:=0.5"]
+    assert main(["run", "--nodes", "camera,hand", "--driver", "replay", "--ros-args", *given]) == 1
+    written = capfd.readouterr().err
+    assert "no node here has a parameter modle: left out" in written
+
+
 def test_a_missing_model_ends_the_run(capfd) -> None:
     assert main(["run", "--model", "/nowhere/model", *SMALL]) == 1
     written = capfd.readouterr().err
