@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from actrec.errors import ConfigError, DeviceError, MissingLibraryError
+from actrec.errors import ConfigError, DeviceError, InputError, MissingLibraryError
 from actrec.frames import Body, RgbdFrame
 from actrec.skeleton import layouts
 
@@ -78,6 +78,10 @@ class Viewer:
             topic: "skeletons", "hands" or "face".
             stamp_ns: The instant.
             bodies: Those seen; empty where nobody is.
+
+        Raises:
+            ConfigError: Unknown layout.
+            InputError: A body has other joints than its layout.
         """
         rr, radius = self._at(stamp_ns), WIDTHS_M[topic]
         strips = [strip for body in bodies for strip in _strips(body)]
@@ -117,5 +121,8 @@ def _rerun() -> Any:
 
 def _strips(body: Body) -> list[np.ndarray]:
     """The bones of which both ends are known."""
-    bones = body.positions[np.array(layouts.get(body.layout).edges)]  # (bones, 2, 3)
+    layout = layouts.get(body.layout)
+    if len(body.positions) != len(layout):
+        raise InputError(f"'{body.body_id}' has {len(body.positions)} joints, {layout.name} has {len(layout)}")
+    bones = body.positions[np.array(layout.edges)]  # (bones, 2, 3)
     return list(bones[np.isfinite(bones).all(axis=(1, 2))])

@@ -13,7 +13,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
-from actrec.errors import ConfigError, DeviceError, InputError
+from actrec.errors import ActrecError, ConfigError, DeviceError
 from actrec.viewing import Viewer
 from actrec_nodes import conversions, qos, shared_frames, topics, transport
 from actrec_nodes.synchroniser import RgbdMessages, SynchroniserConfig
@@ -73,7 +73,7 @@ class ViewNode(Node):
         """One bad message must not end the looking."""
         try:
             yield
-        except InputError as error:
+        except ActrecError as error:
             self._complain(str(error))
 
     def _complain(self, line: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from actrec.cli import main
-from actrec.errors import ConfigError, DeviceError, MissingLibraryError
+from actrec.errors import ConfigError, DeviceError, InputError, MissingLibraryError
 from actrec.frames import Body, Intrinsics, RgbdFrame
 from actrec.viewing import Viewer
 from tests.tiny_model import person_at
@@ -75,6 +75,15 @@ def test_joints_and_bones_that_are_missing_are_left_out(rerun):
     assert found["skeletons/names"].named["labels"] == ["body_1"]
     viewer.bodies("skeletons", 2, [])
     assert entities(rerun)["skeletons/joints"].values[0].shape == (0, 3), "who left is shown no more"
+
+
+@pytest.mark.parametrize(
+    ("layout", "kind", "message"),
+    [("nosuch", ConfigError, "nosuch"), ("hand_21", InputError, "'body_1' has 25 joints, hand_21 has 21")],
+)
+def test_bodies_of_no_layout_are_refused(rerun, layout, kind, message):
+    with pytest.raises(kind, match=message):
+        Viewer().bodies("skeletons", 1, [body(layout=layout)])
 
 
 def test_labels_are_written_down(rerun):
