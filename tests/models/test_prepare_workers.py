@@ -2,6 +2,8 @@
 
 import argparse
 import os
+from collections import deque
+from concurrent.futures import CancelledError
 
 import pytest
 
@@ -14,6 +16,7 @@ from tests.models import flaky
 from tests.models.flaky import names_of
 
 distributed = pytest.importorskip("distributed")
+CommClosedError = distributed.comm.CommClosedError
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +53,28 @@ def test_a_cluster_that_is_paused_is_said(monkeypatch):
             with pytest.raises(DeviceError, match=r"for their memory is full: start them with --memory-limit 0"):
                 while True:
                     prepare_cluster._next(distributed.as_completed([future]), watch)
+
+
+@pytest.mark.parametrize("error", [CancelledError(), CommClosedError("in <TCP (closed)>: reset by peer")])
+def test_a_scheduler_that_is_gone_is_no_fault_of_a_worker(error):
+    class Future:
+        status = "error"
+
+        def result(self, timeout):
+            raise error
+
+    with pytest.raises(DeviceError, match=r"^the scheduler tcp://head:1 is gone: run the same command again"):
+        prepare_cluster._result(Future(), prepare_cluster.Batch([]), deque(), None, "tcp://head:1")
+
+
+@pytest.mark.parametrize("error", [CommClosedError("reset by peer"), AttributeError("'NoneType' has no 'ncores'")])
+def test_a_scheduler_that_is_gone_when_its_workers_are_counted_is_said(error):
+    class Client:
+        def nthreads(self):
+            raise error
+
+    with pytest.raises(DeviceError, match=r"^the scheduler tcp://head:1 is gone: run the same command again"):
+        prepare_cluster._threads(Client(), "tcp://head:1")
 
 
 def test_as_many_workers_as_cores_that_may_be_used(monkeypatch):

@@ -76,7 +76,7 @@ def run_on_cluster(job: Job, pending: deque[Batch], workers: int, scheduler: str
         counted, room = -_COUNT_S, 0
         while pending or running:
             if time.monotonic() - counted >= _COUNT_S:
-                counted, threads = time.monotonic(), sum(client.nthreads().values())
+                counted, threads = time.monotonic(), _threads(client, scheduler)
                 room = threads + max(threads // 2, 1)
             while pending and len(running) < (1 if _alone(pending, running) else room):
                 batch = pending.popleft()
@@ -91,6 +91,18 @@ def run_on_cluster(job: Job, pending: deque[Batch], workers: int, scheduler: str
             yield _result(future, running.pop(future), pending, watch, scheduler)
         with contextlib.suppress(OSError, asyncio.TimeoutError):  # for workers that live on; everything is on the disk
             client.run(release, job.run)
+
+
+def _threads(client: Any, scheduler: str) -> int:
+    """Of all workers together."""
+    try:
+        return sum(client.nthreads().values())
+    except (OSError, AttributeError) as error:  # the latter where dask has closed the connection
+        raise _gone(scheduler) from error
+
+
+def _gone(scheduler: str) -> DeviceError:
+    return DeviceError(f"the scheduler {scheduler or 'of this machine'} is gone: run the same command again to go on")
 
 
 class _Watch:
@@ -146,6 +158,7 @@ def _alone(pending: deque[Batch], running: dict[Any, Batch]) -> bool:
 def _result(future: Any, batch: Batch, pending: deque[Batch], watch: _Watch, scheduler: str) -> Outcome:
     """What a task returned; where its worker died, its items are taken up again, one by one and alone."""
     import distributed
+    from distributed.comm import CommClosedError
 
     try:
         return _fetched(future, watch)
@@ -155,10 +168,8 @@ def _result(future: Any, batch: Batch, pending: deque[Batch], watch: _Watch, sch
             return Outcome(skipped=[(batch.entries[0].name, f"{deaths} workers died while they worked on it")])
         pending.extendleft(Batch([entry], True, deaths) for entry in reversed(batch.entries))
         return Outcome()
-    except CancelledError as error:
-        raise DeviceError(
-            f"the scheduler {scheduler or 'of this machine'} is gone: run the same command again to go on"
-        ) from error
+    except (CancelledError, CommClosedError) as error:
+        raise _gone(scheduler) from error
     except DeviceError:
         raise
     except Exception as error:
