@@ -65,9 +65,9 @@ def test_a_recording_that_is_a_folder_is_known_by_the_files_in_it(tmp_path):
     bag.mkdir(parents=True)
     (bag / "metadata.yaml").write_text("rosbag2_bagfile_information: {}")
     entry = Entry("wave_001", 0, {}, {"recording": bag})
-    before = prepare_tasks.signature(entry)
+    before = prepare_tasks.signature(entry, PrepareConfig())
     (bag / "wave_001_0.mcap").write_bytes(b"another take")
-    assert prepare_tasks.signature(entry) != before
+    assert prepare_tasks.signature(entry, PrepareConfig()) != before
 
 
 def test_a_finished_store_is_not_touched_without_its_journal(published, tmp_path):
@@ -164,6 +164,23 @@ def test_colour_that_was_not_recorded_cannot_be_estimated(tmp_path, published):
             prepare(name, root, tmp_path / f"of_{name}", settings=PrepareConfig(streams=["bodies", "colour"]))
     with pytest.raises(InputError, match="has no hands .*leave it out of --streams, or --estimate it"):
         prepare("nucla", published, tmp_path / "hands", settings=PrepareConfig(streams=["bodies", "hands"]))
+
+
+def test_videos_and_depth_that_come_later_change_no_store_of_bodies(data_root, tmp_path):
+    name, options = "S001C001P001R001A001", {"incomplete": "keep"}
+    (tmp_path / "ntu").mkdir()
+    shutil.copy(data_root / f"ntu/skeleton/{name}.skeleton", tmp_path / "ntu")
+    first = prepare("ntu60", tmp_path / "ntu", tmp_path / "out", options=options)
+    (tmp_path / f"ntu/{name}_rgb.avi").touch()
+    (tmp_path / f"ntu/{name}").mkdir()
+    (tmp_path / f"ntu/{name}/Depth-00000001.png").touch()
+    again = prepare("ntu60", tmp_path / "ntu", tmp_path / "out", options=options)
+    assert (again.prepared, again.bytes) == (0, first.bytes), "nothing is read anew, nothing is there twice"
+    entry = data.source("ntu60", tmp_path / "ntu", **options).entries()[0]
+    several = [PrepareConfig(estimate=["flow"]), PrepareConfig(streams=["colour"]), PrepareConfig()]
+    assert set(entry.files) == {"skeleton", "colour", "depth"}
+    assert [len(set(entry.files) - settings.unread) for settings in several] == [3, 2, 1]
+    assert len({prepare_tasks.signature(entry, settings) for settings in several}) == 3
 
 
 def test_a_store_of_bodies_alone_opens_no_video(data_root, tmp_path):

@@ -153,7 +153,7 @@ def prepare_source(
             forget(journal, head, absent)
             absent = []
         # What has changed stays in the journal until it is read anew.
-        missing = todo(journal, entries)
+        missing = todo(journal, entries, settings)
         job = Job(uuid.uuid4().hex, out, pickled, settings, run.shard_bytes)
         skipped = _run(job, run, journal, head, source, missing, len(entries) - len(missing)) if missing else []
         held = [entry for entry in entries if entry.name in journal.records]

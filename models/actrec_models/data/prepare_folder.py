@@ -9,6 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from actrec.errors import ActrecError, ConfigError, InputError
+from actrec_models.data.prepare_settings import PrepareConfig
 from actrec_models.data.prepare_tasks import signature
 from actrec_models.data.source import Entry
 from actrec_models.data.store import PreparedDataset, map_file
@@ -135,10 +136,10 @@ def gone(journal: Journal) -> list[str]:
     return [record.name for record in journal.records.values() if record.end > sizes[record.shard]]
 
 
-def todo(journal: Journal, entries: Sequence[Entry]) -> list[Entry]:
+def todo(journal: Journal, entries: Sequence[Entry], settings: PrepareConfig) -> list[Entry]:
     """The entries that are not in the store, or have changed."""
     made = {name: record.signature for name, record in journal.records.items()}
-    return [entry for entry in entries if made.get(entry.name) != signature(entry)]
+    return [entry for entry in entries if made.get(entry.name) != signature(entry, settings)]
 
 
 def _size(path: Path) -> int:

@@ -81,7 +81,7 @@ def _found(source: Source, entry: Entry, settings: PrepareConfig, estimation: Es
 
 def _read(source: Source, entry: Entry, settings: PrepareConfig) -> Found:
     if not settings.pictured:  # no video is opened, which may be damaged, for the size of its pictures
-        entry = replace(entry, files={kind: file for kind, file in entry.files.items() if kind != "colour"})
+        entry = replace(entry, files={kind: file for kind, file in entry.files.items() if kind not in settings.unread})
     clip = source.read(entry)
     if "colour" in settings.required and "colour" not in clip.others:
         return Estimation(settings).run(entry.name, entry.label, source.frames(entry), clip)

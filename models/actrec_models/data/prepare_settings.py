@@ -80,3 +80,10 @@ class PrepareConfig:
     def pictured(self) -> bool:
         """Whether something is kept that is made from pictures."""
         return bool({"motion", "flow", "colour"} & set(self.kept))
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """The kinds of an item's files (`Entry.files`) of which nothing is made."""
+        if self.estimate:
+            return frozenset()
+        return frozenset({"depth"} if self.pictured else {"depth", "colour"})

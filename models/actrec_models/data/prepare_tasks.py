@@ -97,7 +97,7 @@ def work(job: Job, entries: Sequence[Entry]) -> Outcome:
                 continue
             rows = worker.writer.add(arrays)
             frames = arrays[0].shape[0]
-            outcome.records.append(Record(entry.name, signature(entry), frames, worker.writer.name, rows))
+            outcome.records.append(Record(entry.name, signature(entry, job.settings), frames, worker.writer.name, rows))
     except ActrecError as error:
         outcome.error = error
     try:
@@ -139,9 +139,14 @@ def release(run: str) -> None:
             _WORKERS.pop(key).close()
 
 
-def signature(entry: Entry) -> int:
-    """Tells an item from what it was: by label, meta, and the sizes of its files, or of those in its folders."""
-    files = {key: (path.name, _sizes(path)) for key, path in entry.files.items()}
+def signature(entry: Entry, settings: PrepareConfig) -> int:
+    """Tells an item from what it was: by label, meta, and the sizes of its files, or of those in its folders.
+
+    Files of which nothing is made are passed by: videos may be added to a folder of skeletons, and NTU's depth maps are
+    millions.
+    """
+    used = {key: path for key, path in entry.files.items() if key not in settings.unread}
+    files = {key: (path.name, _sizes(path)) for key, path in used.items()}
     told = [entry.name, int(entry.label), sorted((k, str(v)) for k, v in entry.meta.items()), sorted(files.items())]
     return zlib.crc32(json.dumps(told).encode())
 
