@@ -17,7 +17,7 @@ from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typest
 
 from actrec.errors import DeviceError, InputError
 from actrec.recordings.bag_writer import METADATA_VERSION
-from actrec.recordings.base import log
+from actrec.recordings.base import existing, log
 
 MAGIC = b"\x89MCAP0\r\n"
 _NOTHING, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _DATA_END = 0x00, 0x03, 0x04, 0x05, 0x06, 0x0F
@@ -91,7 +91,8 @@ def read_messages(file: Path) -> Iterator[tuple[_Channel, int, bytes]]:
 
 
 def _file(path: Path) -> Path:
-    files = sorted(path.glob("*.mcap")) if path.is_dir() else [path] if path.is_file() else []
+    path = existing(path)
+    files = sorted(path.glob("*.mcap")) if path.is_dir() else [path]
     if len(files) != 1:
         raise DeviceError(f"'{path}' holds {len(files)} .mcap files, expected one; name the file itself")
     return files[0]

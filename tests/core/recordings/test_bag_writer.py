@@ -258,8 +258,11 @@ def test_recovering_what_cannot_be(tmp_path, person_frames):
     (tmp_path / "z.mcap").write_bytes(b"\x89MCAP0\r\n")
     with pytest.raises(InputError, match="holds no whole message"):
         recover(tmp_path / "z.mcap", tmp_path / "y")
-    with pytest.raises(DeviceError, match="holds 0 .mcap files"):
+    with pytest.raises(DeviceError, match="there is no recording '.*nothing'"):
         recover(tmp_path / "nothing", tmp_path / "y")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DeviceError, match="holds 0 .mcap files"):
+        recover(tmp_path / "empty", tmp_path / "y")
     write(tmp_path / "b", person_frames[:1])
     with pytest.raises(DeviceError, match="exists already"):
         recover(tmp_path / "b", tmp_path / "b")
