@@ -14,6 +14,8 @@ from actrec.cli import main
 from actrec.errors import ConfigError, InputError
 from actrec.recordings import people
 from actrec_models import data
+from actrec_models.data import user_folder
+from actrec_models.data.source import content
 from actrec_models.data.user_folder import OTHER, Folder
 from tests.models.made_up import TINY
 from tests.models.own_recordings import PERIOD_NS, START, body, walker, write_bag
@@ -109,6 +111,15 @@ def test_a_recording_is_known_wherever_it_lies(mine, tmp_path_factory):
     (other / "labels.csv").write_text((other / "labels.csv").read_text().replace("one,", "uno,"))
     ours, theirs = ([s.identity(e) for e in s.entries()] for s in (Folder(mine), Folder(other)))
     assert ours == theirs and len(set(ours)) == 2
+
+
+def test_what_tells_a_recording_is_read_once_for_all_its_clips(mine, monkeypatch):
+    read = []
+    monkeypatch.setattr(user_folder, "content", lambda file: read.append(file) or content(file))
+    source = Folder(mine)
+    told = [source.identity(entry) for entry in [*source.entries(), *source.others()]]
+    assert len(told) == 4 and len(set(told)) == 2
+    assert len(read) == len(set(read)) == sum(file.is_file() for file in mine.rglob("*/*"))
 
 
 def test_a_model_trained_on_a_folder_is_scored_on_others_alone(mine, tmp_path_factory, capsys):

@@ -115,6 +115,7 @@ class Folder(Source):
             known = ", ".join(sorted(present)) or "none"
             raise ConfigError(f"'{self.root}' has nobody called {', '.join(absent)}; its people: {known}")
         self._last: tuple[str, SkeletonSequence] | None = None
+        self._identities: dict[Path, str] = {}
 
     def entries(self) -> list[Entry]:
         """Every clip of a class, in the order of the labels file, or of names."""
@@ -193,12 +194,10 @@ class Folder(Source):
 
     def identity(self, entry: Entry) -> str:
         """As the base says, by the ends of its files: whatever its label, span and person."""
-        digest, path = hashlib.sha256(), self._path(entry)
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file():
-                for part in content(file):
-                    digest.update(part)
-        return digest.hexdigest()[:16]
+        path = self._path(entry)
+        if path not in self._identities:  # hundreds of clips may be cut from one folder of ten thousand pictures
+            self._identities[path] = _identity(path)
+        return self._identities[path]
 
     def _labelled(self) -> list[LabelledClip]:
         """What the labels file, or the folders' names, say."""
@@ -239,7 +238,16 @@ class Folder(Source):
         return self._last[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_last": None}  # another process reads its own
+        return {**self.__dict__, "_last": None, "_identities": {}}  # another process reads its own
+
+
+def _identity(path: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            for part in content(file):
+                digest.update(part)
+    return digest.hexdigest()[:16]
 
 
 def _entry(clip: LabelledClip, label: int, root: Path, shared: bool) -> Entry:
