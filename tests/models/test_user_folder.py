@@ -115,7 +115,12 @@ def test_a_recording_is_known_wherever_it_lies(mine, tmp_path_factory):
 
 def test_what_tells_a_recording_is_read_once_for_all_its_clips(mine, monkeypatch):
     read = []
-    monkeypatch.setattr(user_folder, "content", lambda file: read.append(file) or content(file))
+
+    def noted(file):
+        read.append(file)
+        return content(file)
+
+    monkeypatch.setattr(user_folder, "content", noted)
     source = Folder(mine)
     told = [source.identity(entry) for entry in [*source.entries(), *source.others()]]
     assert len(told) == 4 and len(set(told)) == 2
