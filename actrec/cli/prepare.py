@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import importlib
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from actrec import config, keyvalues
 from actrec.cli.train import add_data_argument, add_root_argument
 from actrec.errors import ConfigError
+from actrec.threads import usable_cores
 
 _SHOWN = 10
 """Skipped items that are named; the list has all."""
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="another setting of the preparation, e.g. picture_quality=90 or flow='{width: 160, height: 120}'",
     )  # fmt: skip
     parser.add_argument(
-        "--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
+        "--workers", type=int, default=usable_cores(), metavar="N",
         help="processes of this machine; 0 for this one alone (default: one a core that it may use, %(default)s)",
     )  # fmt: skip
     parser.add_argument(

@@ -1,7 +1,6 @@
 """`actrec bench streaming`: a step against the window it stands for, in multiply-adds, milliseconds and logits."""
 
 import argparse
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ import onnxruntime
 import torch
 
 from actrec.inference.streaming import StreamingSession
+from actrec.threads import usable_cores
 from actrec_models import onnx_graph, streaming_graph
 from actrec_models.complexity import complexity
 from actrec_models.networks.base import Network
@@ -51,7 +51,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     options = parser.parse_args(arguments)
     clock = time.process_time if options.cpu_time else time.perf_counter
     rows = [_row(name, create(network, num_classes=60, **o), options, clock) for name, network, o in FORMS]
-    return {"threads": options.threads, "cores": len(os.sched_getaffinity(0)), "streaming": rows}
+    return {"threads": options.threads, "cores": usable_cores(), "streaming": rows}
 
 
 def _row(name: str, network: Network, options: argparse.Namespace, clock: Callable[[], float]) -> dict[str, Any]:
