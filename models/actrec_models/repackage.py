@@ -72,14 +72,14 @@ def calibrated(
     Args:
         source: A package's folder, or the name of one in the zoo.
         folder: Where to; may be the source's own with `overwrite`.
-        recipe: Names the dataset whose training part is known, and what is not; None for that of the package.
+        recipe: Of the dataset and split that it was trained on; names what is not known. None for the package's own.
         data_root: Folder that holds a folder a dataset.
         overwrite: Replace a package that is there.
         root: Folder of the recipe's dataset itself; empty for its own in `data_root`.
 
     Raises:
         PackageError: The package is missing or corrupt, keeps no recipe, or was taught.
-        ConfigError: The recipe is of other classes, or names nothing that is not known.
+        ConfigError: The recipe is of another dataset, split or classes, or names nothing that is not known.
     """
     folders.check_place(folder, package.DESCRIPTION, overwrite)
     base = zoo.find(source)
@@ -88,6 +88,12 @@ def calibrated(
     if recipe is None and not base.provenance.settings:
         raise PackageError(f"{base.name} does not tell the recipe that it was trained by: name one, --calibrate RECIPE")
     recipe = recipe or config.build(Recipe, base.provenance.settings)
+    trained = base.provenance
+    if (recipe.dataset, recipe.split) != (trained.dataset, trained.split):  # what the card tells is of these
+        raise ConfigError(
+            f"{base.name} was trained on {trained.dataset}, split {trained.split}; the recipe is of {recipe.dataset}, "
+            f"split {recipe.split}"
+        )
     roots, session = (data_root, root), inference.load(base.path)
     if missing := rejection.hindrance(recipe, base.inputs, *roots):
         raise ConfigError(f"{base.name}: no rejection can be chosen: {missing}")

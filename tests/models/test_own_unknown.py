@@ -104,15 +104,18 @@ def test_what_it_cannot_be_chosen_on_is_refused(exported, data_root, capsys):
     export = ["export", str(tmp_path / "made"), "--out", str(tmp_path / "again")]
     other = {**TINY, "dataset": "nucla", "split": "view", "unknown_dataset": "utd_mhad"}
     (tmp_path / "nucla.yaml").write_text(yaml.safe_dump(other))
-    (tmp_path / "alone.yaml").write_text(yaml.safe_dump({**other, "unknown_dataset": ""}))
-    elsewhere = ["--data", str(data_root)]
+    elsewhere = [str(tmp_path / "nucla.yaml"), "--data", str(data_root)]
 
     def refused(words, *arguments):
         assert main([*export, *arguments]) != 0
         assert words in capsys.readouterr().err
 
-    refused("knows clap, wave; nucla has pick up", "--calibrate", str(tmp_path / "nucla.yaml"), *elsewhere)
-    refused("the recipe names no unknown_dataset", "--calibrate", str(tmp_path / "alone.yaml"), *elsewhere)
+    refused("was trained on folder, split part; the recipe is of nucla", "--calibrate", *elsewhere)
+    for label in ("nod", "wave", "unknown"):
+        write_bag(tmp_path / "takes" / label, lambda t: [body(0.1 * t)])
+    lines = [f"{label},{label},train" for label in ("nod", "wave", "unknown")]
+    (tmp_path / "takes/labels.csv").write_text("\n".join(["recording,label,part", *lines]))
+    refused("knows clap, wave; folder has nod, wave", "--calibrate", "--root", str(tmp_path / "takes"))
     refused("--float16 and --simplify go without it", "--calibrate", "--float16", *common)
     described["provenance"] |= {"settings": {}}
     (tmp_path / "made/model.yaml").write_text(yaml.safe_dump(described))
