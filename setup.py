@@ -72,10 +72,12 @@ EXTRAS = {
 
 
 def shared_files() -> list[tuple[str, list[str]]]:
-    """What goes to share/actrec: launch and parameter files, and the trained model packages, folder by folder."""
+    """What goes to share/actrec: launch and parameter files, recipes and trained model packages, folder by folder."""
     folders = [("launch", "launch/*"), ("config", "config/*")]
     # Files alone: Python keeps a folder of compiled launch files beside them.
     files = [(f"share/actrec/{name}", sorted(filter(os.path.isfile, glob(pattern)))) for name, pattern in folders]
+    for folder in sorted({path.parent for path in Path("models/recipes").rglob("*.yaml")}):
+        files.append((f"share/actrec/{folder.as_posix()}", sorted(str(path) for path in folder.glob("*.yaml"))))
     for package in sorted(Path("models/zoo").glob("*/")):
         files.append((f"share/actrec/models/zoo/{package.name}", sorted(str(path) for path in package.glob("*.*"))))
     return files

@@ -32,10 +32,17 @@ def folders() -> list[Path]:
     """Where packages are looked for, in order: `ACTREC_MODELS`, the user's, the installed and the source's zoo."""
     asked = [Path(os.path.expanduser(p)) for p in os.environ.get(VARIABLE, "").split(os.pathsep) if p]
     data = Path(os.path.expanduser(os.environ.get("XDG_DATA_HOME") or "~/.local/share"))
+    return list(dict.fromkeys([*asked, data / "actrec/models", *installed("models/zoo")]))
+
+
+def installed(name: str) -> list[Path]:
+    """Where files that come with actrec may be: in `share/actrec` of each ROS prefix and of Python's, then the source.
+
+    Args:
+        name: Of the folder in the source: `models/zoo`, `models/recipes`.
+    """
     prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p] + [sys.prefix]
-    installed = [Path(prefix) / "share/actrec/models/zoo" for prefix in prefixes]
-    source = Path(__file__).resolve().parents[1] / "models/zoo"
-    return list(dict.fromkeys([*asked, data / "actrec/models", *installed, source]))
+    return [*(Path(prefix) / "share/actrec" / name for prefix in prefixes), Path(__file__).resolve().parents[1] / name]
 
 
 def find(name_or_path: str | Path) -> ModelPackage:

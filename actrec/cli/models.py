@@ -1,4 +1,4 @@
-"""`actrec models`: lists model packages and networks; checks and describes one package."""
+"""`actrec models`: lists model packages, networks and recipes; checks and describes one package."""
 
 import argparse
 import importlib
@@ -33,11 +33,11 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(figures, indent=2) if args.json else _description(figures))
         return 0
     packages = [_entry(entry) for entry in zoo.list_packages()]
-    networks = _networks()
+    networks, recipes = _networks(), _recipes()
     if args.json:
-        print(json.dumps({"packages": packages, "networks": networks}, indent=2))
+        print(json.dumps({"packages": packages, "networks": networks, "recipes": recipes}, indent=2))
     else:
-        print(_listing(packages, networks))
+        print(_listing(packages, networks, recipes))
     return 0
 
 
@@ -68,6 +68,11 @@ def _networks() -> list[str] | None:
     return names
 
 
+def _recipes() -> list[str]:
+    names: list[str] = importlib.import_module("actrec_models.recipe_files").known()
+    return names
+
+
 def _describe(name: str) -> dict[str, Any]:
     session = inference.load(name)
     package = session.package
@@ -76,18 +81,19 @@ def _describe(name: str) -> dict[str, Any]:
     return {"name": package.name, "path": str(package.path), **more, **described}
 
 
-def _listing(packages: list[dict[str, Any]], networks: list[str] | None) -> str:
+def _listing(packages: list[dict[str, Any]], networks: list[str] | None, recipes: list[str]) -> str:
     lines = ["Model packages:"]
     width = max((len(package["name"]) for package in packages), default=0)
     for package in packages:
         lines.append(f"  {package['name']:<{width}}  {package.get('problem') or _summary(package)}")
     if not packages:
         lines.append(f"  none; they are looked for in {', '.join(str(folder) for folder in zoo.folders())}")
-    lines += ["", "Networks (actrec train):"]
+    lines += ["", "Networks:"]
     if networks is None:
         lines.append("  PyTorch is not installed: pip install 'actrec[train]'")
     else:
         lines += [f"  {name}" for name in networks]
+    lines += ["", "Recipes (actrec train):", *(f"  {name}" for name in recipes)]
     return "\n".join(lines)
 
 

@@ -15,10 +15,10 @@ from actrec import config, keyvalues
 _MOST_THREADS = 4096
 EPILOG = """\
 Example:
-  actrec train models/recipes/deepacts_graph_nucla.yaml --data ~/datasets --out runs/nucla
-  actrec train models/recipes/papers/p_i3d_ntu60.yaml --init rgb_imagenet.pt --out runs/p_i3d --devices 4
-  actrec train models/recipes/papers/vpn_ntu60.yaml --set split=cross_view --set seed=2 --out runs/vpn_cv
-  torchrun --nproc_per_node 2 -m actrec train models/recipes/papers/sem_net_ntu60.yaml --out runs/sem_net
+  actrec train deepacts_graph_nucla --data ~/datasets --out runs/nucla
+  actrec train papers/p_i3d_ntu60 --init rgb_imagenet.pt --out runs/p_i3d --devices 4
+  actrec train papers/vpn_ntu60 --set split=cross_view --set seed=2 --out runs/vpn_cv
+  torchrun --nproc_per_node 2 -m actrec train papers/sem_net_ntu60 --out runs/sem_net
 
 The same command goes on where a run was ended or killed. For its curves: tensorboard --logdir runs
 """
@@ -27,7 +27,9 @@ The same command goes on where a run was ended or killed. For its curves: tensor
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `actrec train`."""
     parser.epilog = EPILOG
-    parser.add_argument("recipe", type=Path, help="YAML file; see models/recipes")
+    parser.add_argument(
+        "recipe", type=Path, help="YAML file, or the name of one in models/recipes: papers/sem_net_ntu60"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="another value of a field of the recipe; repeat"
     )

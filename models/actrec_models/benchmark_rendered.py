@@ -14,11 +14,9 @@ from typing import Any
 
 from actrec import keyvalues, package
 from actrec.errors import ActrecError, ConfigError
-from actrec_models import page
-from actrec_models import recipe as recipes
+from actrec_models import page, recipe, recipe_files
 from actrec_models.data.rendered_rgbd import RenderedRgbd
 
-RECIPES = Path("models/recipes/rendered")
 PAGE = Path("docs/benchmarks.md")
 STREAMS = "bodies,hands,motion,flow,colour"
 _HEAD = ("network", "inputs", "parameters", "epochs", "chance", "held-out actors", "minutes of training")
@@ -27,7 +25,8 @@ _HEAD = ("network", "inputs", "parameters", "epochs", "chance", "held-out actors
 def rendered(arguments: list[str]) -> dict[str, Any]:
     """Prepares the clips, trains by every recipe in turn, exports each network and scores the package."""
     args = _parser().parse_args(arguments)
-    names = _names(args.recipes, args.networks)
+    recipes = args.recipes or recipe_files.folder("rendered")
+    names = _names(recipes, args.networks)
     if args.write is not None:
         page.around(args.write, "rendered")  # a wrong page is said before an hour of work, not after
     data = args.out / "data"
@@ -37,7 +36,7 @@ def rendered(arguments: list[str]) -> dict[str, Any]:
     rows = []
     for number, name in enumerate(names, start=1):
         print(f"[{number}/{len(names)}] {name}", file=sys.stderr, flush=True)
-        rows.append(_row(args.recipes / f"{name}.yaml", data, args.out / name, args.threads))
+        rows.append(_row(recipes / f"{name}.yaml", data, args.out / name, args.threads))
     figures = {"caveat": RenderedRgbd.caveat, "options": keyvalues.read(args.option, "--option"), "networks": rows}
     if args.write is not None:
         page.write(args.write, "rendered", table(figures))
@@ -52,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--networks", default="", help="names with commas between (default: every recipe there is)")
     parser.add_argument("--out", type=Path, default=Path("runs/rendered"), help="clips and runs (default: %(default)s)")
-    parser.add_argument("--recipes", type=Path, default=RECIPES, help="folder of the recipes (default: %(default)s)")
+    parser.add_argument("--recipes", type=Path, help="folder of the recipes (default: those that come with actrec)")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="of the dataset; repeatable")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of a training (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="processes that render; 0: one (default: %(default)s)")
@@ -73,7 +72,7 @@ def _names(folder: Path, wanted: str) -> list[str]:
 
 def _row(path: Path, data: Path, out: Path, threads: int) -> dict[str, Any]:
     """One network: trained, or trained on where a run was stopped, exported and scored."""
-    recipe = recipes.read(path)
+    read = recipe.read(path)
     _actrec("train", path, "--data", data, "--out", out, "--threads", threads, "--quiet")
     _actrec("export", out / "last.ckpt", "--data", data, "--out", out / path.stem, "--overwrite")
     scored = json.loads(_actrec("eval", out / path.stem, "--data", data, "--json", "--quiet"))
@@ -82,7 +81,7 @@ def _row(path: Path, data: Path, out: Path, threads: int) -> dict[str, Any]:
         "network": path.stem,
         "inputs": ", ".join(spec.modality for spec in made.inputs),
         "parameters": made.provenance.figures["parameters"],
-        "epochs": sum(stage.epochs for stage in recipe.plan()),
+        "epochs": sum(stage.epochs for stage in read.plan()),
         "chance": 1 / len(made.labels),
         "held_out_actors": scored["accuracy"],
         "test_clips": scored["clips"],

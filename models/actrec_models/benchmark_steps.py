@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from actrec import keyvalues
 from actrec.errors import ConfigError
 from actrec.features.example import example_clip
 from actrec.frames import NANOSECONDS
-from actrec_models import recipe, registry
+from actrec_models import recipe, recipe_files, registry
 from actrec_models.data import Clip, ClipDataset
 from actrec_models.draws import Epochs, Sampling
 from actrec_models.learning import Recognition
@@ -27,7 +26,6 @@ from actrec_models.monitoring import gpu_utilisation
 from actrec_models.recipe import Recipe
 from actrec_models.samples import Samples
 
-RECIPES = Path(__file__).resolve().parent.parent / "recipes" / "papers"
 CLASSES = 60
 LIKE = {"deepacts_cnn": "deepacts", "deepacts_graph": "deepacts", "deepacts_multi": "deepacts",
         "spa_net_3p1d": "spa_net_4d", "vpn_resnext101": "vpn_i3d"}  # fmt: skip
@@ -46,7 +44,7 @@ def recipe_of(entry: str) -> Recipe:
     registry.NETWORKS.get(name)
     found = _recipes().get(LIKE.get(name, name))
     if found is None:
-        raise ConfigError(f"no recipe of {name} in {RECIPES}: run from a clone of actrec")
+        raise ConfigError(f"no recipe of {name} among the papers'")
     changed = keyvalues.read(filter(None, options.split(";")), "network option")
     last = found.plan()[-1]
     return dataclasses.replace(found.of(last), model=name, options={**found.options, **changed}, stages=[])
@@ -55,7 +53,9 @@ def recipe_of(entry: str) -> Recipe:
 @cache
 def _recipes() -> dict[str, Recipe]:
     """The papers' recipes by network, those of NTU RGB+D 60 first."""
-    paths = sorted(RECIPES.glob("*.yaml"), key=lambda path: (not path.stem.endswith("_ntu60"), path.name))
+    paths = sorted(
+        recipe_files.folder("papers").glob("*.yaml"), key=lambda path: (not path.stem.endswith("_ntu60"), path.name)
+    )
     found: dict[str, Recipe] = {}
     for path in paths:
         read = recipe.read(path)

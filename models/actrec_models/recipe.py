@@ -11,7 +11,7 @@ from actrec import config
 from actrec.config import setting
 from actrec.errors import ConfigError
 from actrec.package import WindowSpec
-from actrec_models import data
+from actrec_models import data, recipe_files
 from actrec_models.data.augment import Augmentation
 from actrec_models.draws import Sampling, Validation
 from actrec_models.networks.base import Network
@@ -193,13 +193,13 @@ def read(path: str | Path, changes: dict[str, Any] | None = None) -> Recipe:
     """Reads and validates a recipe.
 
     Args:
-        path: YAML file.
+        path: YAML file, or the name of a recipe that comes with actrec (`recipe_files`).
         changes: Fields that have another value than the file gives.
 
     Raises:
         ConfigError: No such file, no YAML mapping, or a field is unknown or out of range.
     """
-    path = Path(path)
+    path = recipe_files.find(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -207,7 +207,7 @@ def read(path: str | Path, changes: dict[str, Any] | None = None) -> Recipe:
     except (yaml.YAMLError, ValueError) as error:  # bytes that are no UTF-8, 2024-13-45, which looks like a date
         raise ConfigError(f"recipe '{path}' is not YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"recipe '{path}' holds no settings; see models/recipes for examples")
+        raise ConfigError(f"recipe '{path}' holds no settings; see those that come with actrec for examples")
     try:
         recipe = config.build(Recipe, {**content, **(changes or {})})
         recipe.check()

@@ -72,10 +72,12 @@ def test_launch_and_config_files_are_installed(folder: str, setup: dict[str, Any
     assert installed == on_disk
 
 
-def test_every_zoo_file_is_installed(setup: dict[str, Any]) -> None:
-    on_disk = {path.relative_to(ROOT).as_posix() for path in (ROOT / "models/zoo").glob("*/*") if path.is_file()}
-    installed = {name for target, names in setup["data_files"] for name in names if "models/zoo" in target}
-    assert installed == on_disk
+@pytest.mark.parametrize("folder", ["models/zoo", "models/recipes"])
+def test_every_package_and_recipe_is_installed_in_its_place(folder: str, setup: dict[str, Any]) -> None:
+    on_disk = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*") if path.is_file()}
+    targets = {name: target for target, names in setup["data_files"] for name in names if folder in target}
+    assert set(targets) == on_disk
+    assert all(target == f"share/actrec/{Path(name).parent.as_posix()}" for name, target in targets.items())
 
 
 def test_files_that_packages_read_are_installed(setup: dict[str, Any]) -> None:

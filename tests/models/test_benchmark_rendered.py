@@ -6,7 +6,7 @@ pytest.importorskip("torch", reason="the networks need PyTorch: make venv")
 
 from actrec.errors import ActrecError, ConfigError
 from actrec_models import benchmark_rendered as benchmark
-from actrec_models import create, recipe
+from actrec_models import create, recipe, recipe_files
 from actrec_models.data.rendered_rgbd import RenderedRgbd
 from actrec_models.page import marks
 
@@ -20,8 +20,8 @@ ROW = {
 }  # fmt: skip
 
 
-def test_there_is_a_recipe_for_every_network_on_pictures_or_flow(root):
-    paths = sorted((root / benchmark.RECIPES).glob("*.yaml"))
+def test_there_is_a_recipe_for_every_network_on_pictures_or_flow():
+    paths = sorted(recipe_files.folder("rendered").glob("*.yaml"))
     assert {path.stem for path in paths} == FAMILIES
     for path in paths:
         read = recipe.read(path)
@@ -54,9 +54,9 @@ def test_it_prepares_once_trains_each_and_writes_the_page(tmp_path, monkeypatch)
     assert "| `b` | body_crop, pose | 12,345 | 9 | 12.5% | **75.0%** of 144 | 2.5 |" in text
 
 
-def test_wrong_names_and_pages_are_refused_before_anything_is_rendered(tmp_path, monkeypatch, root):
+def test_wrong_names_and_pages_are_refused_before_anything_is_rendered(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "_actrec", lambda *words: pytest.fail("ran"))
-    known = ["--recipes", str(root / benchmark.RECIPES)]
+    known = ["--recipes", str(recipe_files.folder("rendered"))]
     with pytest.raises(ConfigError, match="no recipe lstm in .*c3d_flow_at1"):
         benchmark.rendered([*known, "--networks", "p_i3d,lstm"])
     with pytest.raises(ConfigError, match="there are: none"):
