@@ -2,6 +2,7 @@
 
 A file is `{"frames": [[person, …], …]}`, one list a video frame; a person has `pose2d`, 13 u then 13 v in px of the
 640×480 picture, `pose3d`, 13 x then y then z in metres about the person, and `cumscore`, how sure the estimator is.
+The second release chose for each joint among three estimators, of which some write (0, 0) for what they do not see.
 
 Which way the axes of `pose3d` point, the picture itself tells: turned the right way, a pose lies over its own pixels.
 Mostly an axis runs with or against one of the picture's (LCR-Net's own y is up); poses that were lifted in another
@@ -21,7 +22,7 @@ from actrec import config
 from actrec.assignment import assign
 from actrec.config import setting
 from actrec.errors import InputError
-from actrec.fitting import place
+from actrec.fitting import MIN_POINTS, place
 from actrec.frames import Intrinsics
 from actrec.recordings.sequence import SkeletonSequence, read_text, stamps_at
 from actrec.skeleton import layouts
@@ -36,9 +37,11 @@ CLASSES = (
     "Drink.Fromcan", "Drink.Fromcup", "Drink.Fromglass", "Eat.Attable", "Eat.Snack", "Enter", "Getup", "Laydown",
     "Leave", "Makecoffee.Pourgrains", "Makecoffee.Pourwater", "Maketea.Boilwater", "Maketea.Insertteabag",
     "Pour.Frombottle", "Pour.Fromcan", "Pour.Fromkettle", "Readbook", "Sitdown", "Takepills", "Uselaptop",
-    "Usetelephone", "Usetablet", "Walk", "WatchTV",
+    "Usetablet", "Usetelephone", "Walk", "WatchTV",
 )  # fmt: skip
 _NAME = re.compile(r"([A-Za-z.]+)_p(\d+)_r(\d+)_v(\d+)_c(\d+)")
+_MISSING = (0.0, -1.0)
+"""What stands for both u and v of a joint that was not seen."""
 _TRUNK_M = (0.2, 1.0)
 """What the middle trunk, hips to shoulders, may measure if the numbers are metres."""
 _UNEXPLAINED = 0.4
@@ -91,7 +94,7 @@ def read_smarthome(path: str | Path, options: SmarthomeConfig | None = None) -> 
 
 @dataclass(frozen=True)
 class _People:
-    """Those in one frame: [N, 13, 3] metres, [N, 13, 2] px, [N]."""
+    """Those in one frame: [N, 13, 3] metres, [N, 13, 2] px, NaN where missing, [N]."""
 
     poses: np.ndarray
     pixels: np.ndarray
@@ -99,7 +102,7 @@ class _People:
 
 
 Track = dict[int, tuple[np.ndarray, np.ndarray, float]]
-"""Of one person: frame to joints [13, 3] in the optical frame, [13, 2] px, score."""
+"""Of one person: frame to joints [13, 3] in the optical frame, [13, 2] px, NaN where missing, score."""
 
 
 def _bare(path: Path) -> str:
@@ -128,7 +131,9 @@ def _frame(path: Path, t: int, frame: Any, least_score: float) -> _People:
         if score < least_score:
             continue
         seen, pose = _values(path, t, person, "pose2d", 2), _values(path, t, person, "pose3d", 3)
-        if not np.ptp(seen, axis=0).any():  # nobody, as public readers have it: all 0, or all −1
+        seen[(seen == seen[:, :1]).all(axis=1) & np.isin(seen[:, 0], _MISSING)] = np.nan
+        known = seen[np.isfinite(seen).all(axis=1)]
+        if len(known) < MIN_POINTS or not np.ptp(known, axis=0).any():  # nobody, or too little to tell where they are
             continue
         pixels.append(seen)
         poses.append(pose)
@@ -172,7 +177,7 @@ def _axes(path: Path, poses: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     Args:
         path: Named in errors.
         poses: [N, 13, 3].
-        pixels: [N, 13, 2].
+        pixels: [N, 13, 2], NaN where missing.
     """
     index = layouts.get(LAYOUT).index
     hips, shoulders = (
@@ -184,8 +189,8 @@ def _axes(path: Path, poses: np.ndarray, pixels: np.ndarray) -> np.ndarray:
             f"'{path}': the trunk measures {trunk:.3g}, expected {_TRUNK_M[0]} to {_TRUNK_M[1]}: 'pose3d' is not in "
             "metres"
         )
-    poses = poses - poses.mean(axis=1, keepdims=True)
-    pixels = pixels - pixels.mean(axis=1, keepdims=True)
+    known = np.isfinite(pixels).all(axis=-1, keepdims=True)
+    poses, pixels = (_centred(points, known) for points in (poses, pixels))
     flips = [np.diag([x, y, x * y]) for x in (-1.0, 1.0) for y in (-1.0, 1.0)]
     left, turn = min(((_unexplained(poses, pixels, flip), flip) for flip in flips), key=lambda found: found[0])
     if left > _LOOSE:
@@ -198,6 +203,12 @@ def _axes(path: Path, poses: np.ndarray, pixels: np.ndarray) -> np.ndarray:
             "different persons or of another form"
         )
     return turn
+
+
+def _centred(points: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """[N, 13, D] points about the mean of those `known` [N, 13, 1]; the others 0, so that they weigh nothing."""
+    mean = np.where(known, points, 0).sum(axis=1, keepdims=True) / known.sum(axis=1, keepdims=True)
+    return np.where(known, points - mean, 0)
 
 
 def _scales(poses: np.ndarray, pixels: np.ndarray, turn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -275,6 +286,8 @@ def _sequence(name: str, tracks: list[Track], frames: int, fps: float, meta: dic
     for m, track in enumerate(tracks):
         at = list(track)
         joints[m, at], pixels[m, at] = _steady(track), [px for _, px, _ in track.values()]
+    # Poses are whole, but a joint that was not seen in the picture was lifted from a wrong place.
+    joints[~np.isfinite(pixels).all(axis=-1)] = np.nan
     known = np.isfinite(joints).all(axis=-1).astype(np.float32)
     bodies, scores = convert(joints, known, LAYOUT)
     ids = tuple(f"body_{m + 1}" for m in range(len(tracks)))

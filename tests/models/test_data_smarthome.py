@@ -125,6 +125,24 @@ def test_a_person_without_pixels_is_nobody(tmp_path, marker):
     assert np.isfinite(np.delete(read.bodies[0], range(4, 7), axis=0)).all()
 
 
+@pytest.mark.parametrize("marker", [0.0, -1.0])
+def test_joints_without_pixels_are_missing_and_spare_the_others(tmp_path, marker):
+    truth = [person(x=0.02 * t, t=t) for t in range(20)]
+    frames = [published([joints]) for joints in truth]
+    unseen = [LCRNET_13.index["ankle_left"], LCRNET_13.index["elbow_right"]]
+    for frame in frames[5:]:  # one estimator saw no more of the person, and the others followed it
+        pixels = np.reshape(frame[0]["pose2d"], (2, 13))
+        pixels[:, unseen] = marker
+        frame[0]["pose2d"] = pixels.reshape(-1).tolist()
+    read = read_smarthome(write(tmp_path, frames=frames))
+    expected = convert(np.stack(truth), np.ones((20, 13)), "lcrnet_13")[0]
+    seen = np.isfinite(read.bodies[0]).all(axis=-1)
+    missing = [KINECT_V2_25.index[joint] for joint in ("ankle_left", "elbow_right")]
+    assert len(read.bodies) == 1 and seen[:5].all() and not seen[5:, missing].any() and seen[5:, :3].all()
+    np.testing.assert_allclose(read.bodies[0][seen], expected[seen], atol=0.02)
+    np.testing.assert_array_equal(np.isfinite(read.pixels[0]).all(axis=-1), seen)
+
+
 def test_the_unsure_are_left_out(tmp_path):
     frames = [published([person()]) + published([person(x=1.5)], score=0.5) for _ in range(5)]
     assert len(read_smarthome(write(tmp_path, frames=frames)).bodies) == 2
@@ -221,6 +239,7 @@ def test_splits(root):
 
 
 def test_classes_depend_on_the_activities():
+    assert list(CLASSES) == sorted(CLASSES)  # as the authors number them
     assert len(set(CLASSES)) == 31 and len(set(CLASSES_CROSS_VIEW)) == 19 and set(CLASSES_CROSS_VIEW) < set(CLASSES)
 
 
