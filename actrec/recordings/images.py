@@ -6,9 +6,11 @@ import cv2
 import numpy as np
 
 from actrec.errors import InputError
+from actrec.recordings import rvl
 
-COLOUR_ENCODINGS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
-"""Colour encodings read, with their channels."""
+COLOUR_ENCODINGS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1,
+                    "yuv422_yuy2": 2, "yuyv": 2, "yuv422": 2, "uyvy": 2}  # fmt: skip
+"""Colour encodings read, with their channels; the last four are of two orders, by their older and newer names."""
 DEPTH_ENCODINGS = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}
 """Depth encodings read, with their type."""
 MILLIMETRE = 0.001
@@ -17,6 +19,10 @@ _TO_RGB = {
     "rgba8": cv2.COLOR_RGBA2RGB,
     "bgra8": cv2.COLOR_BGRA2RGB,
     "mono8": cv2.COLOR_GRAY2RGB,
+    "yuv422_yuy2": cv2.COLOR_YUV2RGB_YUY2,
+    "yuyv": cv2.COLOR_YUV2RGB_YUY2,
+    "yuv422": cv2.COLOR_YUV2RGB_UYVY,
+    "uyvy": cv2.COLOR_YUV2RGB_UYVY,
 }
 _COMPRESSED_DEPTH_HEADER = struct.Struct("<iff")
 
@@ -67,10 +73,12 @@ def colour(encoding: str, image: np.ndarray) -> np.ndarray:
     """[H, W, 3] uint8 RGB of pixels in a colour encoding.
 
     Raises:
-        InputError: It is not a colour encoding.
+        InputError: It is not a colour encoding, or its pixels come in pairs and one is left over.
     """
     if encoding not in COLOUR_ENCODINGS:
         raise InputError(f"image encoding '{encoding}' is not colour; supported: {', '.join(COLOUR_ENCODINGS)}")
+    if COLOUR_ENCODINGS[encoding] == 2 and image.shape[1] % 2:
+        raise InputError(f"an image in {encoding} is {image.shape[1]} pixels wide: their number must be even")
     image = np.ascontiguousarray(image)
     return image if encoding == "rgb8" else cv2.cvtColor(image, _TO_RGB[encoding])
 
@@ -116,7 +124,7 @@ def decompress_depth(form: str, data: bytes | np.ndarray, scale: float = MILLIME
     """[H, W] float32 metres of a 16-bit PNG, or of what `compressed_depth_image_transport` writes.
 
     Args:
-        form: The message's `format`: "16UC1; compressedDepth png", "32FC1; compressedDepth png", "png", …
+        form: The message's `format`: "16UC1; compressedDepth png", "32FC1; compressedDepth rvl", "png", …
         data: The bytes.
         scale: Metres of one unit of an integer image.
 
@@ -126,7 +134,8 @@ def decompress_depth(form: str, data: bytes | np.ndarray, scale: float = MILLIME
     """
     raw = np.frombuffer(data, np.uint8)
     transport = "compressedDepth" in form
-    image = _decode(raw[_COMPRESSED_DEPTH_HEADER.size :] if transport else raw, cv2.IMREAD_UNCHANGED)
+    body = raw[_COMPRESSED_DEPTH_HEADER.size :] if transport else raw
+    image = _unpack(body) if transport and "rvl" in form else _decode(body, cv2.IMREAD_UNCHANGED)
     if image.ndim != 2 or image.dtype != np.uint16:
         raise InputError(f"compressed depth '{form}' holds {image.dtype}{list(image.shape)}, expected uint16[H, W]")
     if not (transport and form.startswith("32FC1")):
@@ -142,4 +151,11 @@ def _decode(data: bytes | np.ndarray, flags: int) -> np.ndarray:
     image = cv2.imdecode(raw, flags) if len(raw) else None
     if image is None:
         raise DamagedImageError(f"a compressed image of {len(raw)} bytes cannot be decoded; expected JPEG or PNG")
+    return image
+
+
+def _unpack(data: np.ndarray) -> np.ndarray:
+    image = rvl.decode(data)
+    if image is None:
+        raise DamagedImageError(f"a compressed image of {len(data)} bytes cannot be decoded; expected RVL")
     return image

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 from actrec_msgs.msg import Face as FaceMsg
 from actrec_msgs.msg import FaceArray, HandArray, SkeletonArray
@@ -18,31 +17,21 @@ from std_msgs.msg import Header
 
 from actrec.errors import InputError
 from actrec.frames import NANOSECONDS, Body, Face, Hand, Intrinsics
+from actrec.recordings import images
 from actrec.recordings.intrinsics import distortion
 
 BodyT = TypeVar("BodyT", bound=Body)
 
 _ENCODINGS: dict[str, tuple[str, int]] = {
-    "rgb8": ("u1", 3),
-    "bgr8": ("u1", 3),
-    "rgba8": ("u1", 4),
-    "bgra8": ("u1", 4),
-    "mono8": ("u1", 1),
+    **{name: ("u1", channels) for name, channels in images.COLOUR_ENCODINGS.items()},
     "16UC1": ("u2", 1),
     "mono16": ("u2", 1),
     "32FC1": ("f4", 1),
     "32FC3": ("f4", 3),
 }
-COLOUR_ENCODINGS = ("rgb8", "bgr8", "rgba8", "bgra8", "mono8")
+COLOUR_ENCODINGS = tuple(images.COLOUR_ENCODINGS)
 DEPTH_ENCODINGS = ("16UC1", "mono16", "32FC1")
 FLOW_ENCODINGS = ("32FC3",)
-
-_TO_RGB = {
-    "bgr8": cv2.COLOR_BGR2RGB,
-    "rgba8": cv2.COLOR_RGBA2RGB,
-    "bgra8": cv2.COLOR_BGRA2RGB,
-    "mono8": cv2.COLOR_GRAY2RGB,
-}
 
 MILLIMETRES = 1000.0
 _DISTORTION_MODELS = ("", "plumb_bob", "rational_polynomial")
@@ -105,9 +94,7 @@ def image_to_colour(message: Image) -> np.ndarray:
         InputError: Not a colour encoding; names the supported ones.
     """
     pixels = image_to_array(message, COLOUR_ENCODINGS)
-    if message.encoding == "rgb8":
-        return pixels
-    return cv2.cvtColor(np.ascontiguousarray(pixels), _TO_RGB[message.encoding])
+    return pixels if message.encoding == "rgb8" else images.colour(message.encoding, pixels)
 
 
 def image_to_depth(message: Image) -> np.ndarray:

@@ -58,6 +58,12 @@ def test_every_colour_encoding(colour: np.ndarray, encoding: str, pad: int) -> N
     np.testing.assert_array_equal(c.image_to_colour(image(np.ascontiguousarray(pixels), encoding, pad)), expected)
 
 
+@pytest.mark.parametrize(("encoding", "red"), [("yuv422_yuy2", (81, 90, 81, 240)), ("uyvy", (90, 81, 240, 81))])
+def test_colour_of_half_the_width(encoding: str, red: tuple[int, ...]) -> None:
+    pixels = np.tile(np.array(red, np.uint8).reshape(2, 2), (6, 4, 1))
+    np.testing.assert_allclose(c.image_to_colour(image(pixels, encoding)), np.full((6, 8, 3), (255, 0, 0)), atol=3)
+
+
 @pytest.mark.parametrize("bigendian", [False, True])
 @pytest.mark.parametrize("pad", [0, 1, 6])
 def test_depth_in_millimetres_and_in_metres(bigendian: bool, pad: int) -> None:
@@ -91,7 +97,7 @@ def test_scene_flow_round_trip_keeps_nan() -> None:
 @pytest.mark.parametrize(
     ("convert", "encoding", "supported"),
     [
-        (c.image_to_colour, "yuv422", "rgb8, bgr8"),
+        (c.image_to_colour, "8UC3", "rgb8, bgr8"),
         (c.image_to_depth, "rgb8", "16UC1"),
         (c.image_to_flow, "8UC3", "32FC3"),
     ],

@@ -128,10 +128,10 @@ def test_quantised_float_depth(tmp_path, bag):
 def test_unsupported_encoding_names_the_supported_ones(tmp_path, bag):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
-        b.image(COLOUR, START, RGB[..., :2], "yuv422")
-    with pytest.raises(InputError, match=r"supported encoding \(rgb8, bgr8, .*has: /camera/color/image_raw \(yuv422\)"):
+        b.image(COLOUR, START, RGB, "8UC3")
+    with pytest.raises(InputError, match=r"supported encoding \(rgb8, bgr8, .*has: /camera/color/image_raw \(8UC3\)"):
         open_recording(tmp_path / "b")
-    with pytest.raises(InputError, match="image encoding 'yuv422' is not supported; supported: rgb8"):
+    with pytest.raises(InputError, match="image encoding '8UC3' is not supported; supported: rgb8"):
         open_recording(tmp_path / "b", RecordingConfig(colour_topic=COLOUR))
 
 

@@ -1,0 +1,104 @@
+"""Images in encodings of a few drivers: 4:2:2 as webcams give it, depth in RVL."""
+
+import struct
+
+import numpy as np
+import pytest
+
+from actrec.errors import InputError
+from actrec.recordings import images, rvl
+from tests.core.recordings.test_bag import COLOUR, DEPTH, INFO, METRES, MILLIMETRES, PERIOD, RGB, START, H, W, frames_of
+
+RED, BLUE = (81, 90, 240), (41, 240, 110)
+"""Y, U, V by BT.601, as cameras give it."""
+
+
+def rvl_bytes(image):
+    """As the paper's encoder makes them, with the transport's size before them."""
+    nibbles: list[int] = []
+
+    def put(number):
+        while True:
+            number, low = number >> 3, number & 7
+            nibbles.append(low | 8 * (number > 0))
+            if not number:
+                return
+
+    values, at, last = image.reshape(-1).tolist(), 0, 0
+    while at < len(values):
+        full = next((k for k in range(at, len(values)) if values[k]), len(values))
+        end = next((k for k in range(full, len(values)) if not values[k]), len(values))
+        put(full - at)
+        put(end - full)
+        for value in values[full:end]:
+            put((value - last) << 1 ^ (value - last) >> 31)
+            last = value
+        at = end
+    nibbles += [0] * (-len(nibbles) % 8)
+    words = np.array(nibbles, np.uint64).reshape(-1, 8) << np.arange(28, -1, -4, dtype=np.uint64)
+    return struct.pack("<II", *image.shape[::-1]) + words.sum(1).astype("<u4").tobytes()
+
+
+@pytest.mark.parametrize("encoding", ["yuv422_yuy2", "yuyv", "yuv422", "uyvy"])
+@pytest.mark.parametrize("pad", [0, 3])
+def test_colour_of_half_the_width(tmp_path, bag, encoding, pad):
+    pixels = np.zeros((H, W, 2), np.uint8)
+    light = 0 if encoding.endswith(("yuy2", "yuyv")) else 1
+    for half, (y, u, v) in ((slice(0, W // 2), RED), (slice(W // 2, W), BLUE)):
+        pixels[:, half, light] = y
+        pixels[:, half, 1 - light] = np.tile([u, v], W // 4)
+    with bag(tmp_path / "b") as b:
+        b.info(INFO, START, W, H)
+        b.image(COLOUR, START, pixels, encoding, pad=pad)
+    (frame,) = frames_of(tmp_path / "b")
+    np.testing.assert_allclose(frame.colour[0, [0, -1]], [(255, 0, 0), (0, 0, 255)], atol=3)
+    assert (np.abs(np.diff(frame.colour.astype(int), axis=1)).sum(-1) > 0).sum() == H
+
+
+def test_a_half_pair_is_refused():
+    with pytest.raises(InputError, match="yuyv is 3 pixels wide: their number must be even"):
+        images.colour("yuyv", np.zeros((2, 3, 2), np.uint8))
+
+
+@pytest.mark.parametrize("form", ["16UC1; compressedDepth rvl", "16UC1;compressedDepth rvl"])
+def test_depth_in_rvl(tmp_path, bag, form):
+    data = rvl_bytes(MILLIMETRES)
+    with bag(tmp_path / "b") as b:
+        b.info(INFO, START, W, H)
+        for k, part in enumerate((data, data[: len(data) // 2], data)):  # one came in half
+            b.compressed(f"{DEPTH}/compressedDepth", START + k * PERIOD, form, bytes(12) + part)
+            b.image(COLOUR, START + k * PERIOD, RGB, "rgb8")
+    frames = frames_of(tmp_path / "b")
+    assert [frame.stamp_ns - START for frame in frames] == [0, 2 * PERIOD]
+    for frame in frames:
+        np.testing.assert_array_equal(frame.depth, METRES)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((480, 640), np.uint16),
+        np.full((3, 5), 65535, np.uint16),
+        np.array([[0, 7, 0, 65535, 1]], np.uint16),
+        np.random.default_rng(3).integers(0, 65536, (31, 17)).astype(np.uint16),
+    ],
+)
+def test_every_depth_comes_back(image):
+    data = np.frombuffer(rvl_bytes(image), np.uint8)
+    np.testing.assert_array_equal(rvl.decode(data), image)
+    assert rvl.decode(data[:-4]) is None
+    assert rvl.decode(data[:5]) is None
+
+
+def test_damaged_sizes_and_words_are_no_image():
+    for width, height in ((0, 5), (1 << 20, 1 << 20), (100, 100)):
+        assert rvl.decode(np.frombuffer(struct.pack("<II", width, height) + bytes(8), np.uint8)) is None
+    assert rvl.decode(np.frombuffer(struct.pack("<II", 2, 2) + b"\xff" * 64, np.uint8)) is None
+
+
+def test_quantised_float_depth_in_rvl():
+    a, b = 100 * 101.0, 1 - 100 * 101.0 / 10
+    quantised = np.array([[0, 500, 9000]], np.uint16)
+    data = struct.pack("<iff", 0, a, b) + rvl_bytes(quantised)
+    metres = images.decompress_depth("32FC1; compressedDepth rvl", data)
+    np.testing.assert_allclose(metres, [[np.nan, a / (500 - b), a / (9000 - b)]], rtol=1e-5)
