@@ -40,6 +40,11 @@ def sniff(path: str | Path) -> str:
         return "video"
     if path.suffix in (".mcap", ".db3"):
         return "bag"
+    if path.suffix == ".bag":
+        raise InputError(
+            f"'{path}' is a bag of ROS 1: convert it with `rosbags-convert --src '{path}' --dst NEW`, or, where "
+            "librealsense recorded it, play it with driver realsense and its option recording"
+        )
     if skeletons.sniff(path) is not None:
         return "skeleton"
     raise InputError(

@@ -11,7 +11,7 @@ from rosbags.typesys import Stores, get_typestore
 from actrec.errors import ActrecError, InputError
 from actrec.frames import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.recordings import images, intrinsics
-from actrec.recordings.bag_reader import messages, open_reader, reading, stamp_ns
+from actrec.recordings.bag_reader import messages, open_reader, reading, restamped, stamp_ns
 from actrec.recordings.bag_topics import INFO, Topics, find_topics
 from actrec.recordings.base import Recording, RecordingConfig, existing, log
 from actrec.recordings.pairing import Pairer, half_period_ns
@@ -26,7 +26,8 @@ _PEEK = 30
 class BagRecording(Recording):
     """Plays the colour, depth and intrinsics of a bag; colour without depth within half a frame is left out.
 
-    So is a frame one of whose compressed images cannot be decoded: a cable spoils one, not those after it.
+    So is a frame one of whose compressed images cannot be decoded: a cable spoils one, not those after it. Where the
+    driver stamped no image, the times at which they were recorded stand for the stamps.
 
     Attributes:
         topics: The topics that are played.
@@ -46,6 +47,7 @@ class BagRecording(Recording):
     def __init__(self, path: str | Path, config: RecordingConfig):
         super().__init__(existing(path), config)
         self.unpaired = self.damaged = 0
+        self._unstamped = False
         self._reader = open_reader(self.path)
         try:
             self._prepare()
@@ -107,7 +109,15 @@ class BagRecording(Recording):
         if not times:
             raise InputError(f"bag '{self.path}' has no message on its colour topic {self.topics.colour}")
         self._first_time = times[0]
-        self._tolerance = half_period_ns(stamps)
+        self._unstamped = len(stamps) > 1 and len(set(stamps)) == 1
+        if self._unstamped:
+            log.warning(
+                "bag '%s': the images on %s all have one stamp, %g s: they are played by the times of their recording",
+                self.path,
+                self.topics.colour,
+                stamps[0] / NANOSECONDS,
+            )
+        self._tolerance = half_period_ns(times if self._unstamped else stamps)
         if self.topics.depth is None:
             log.warning("bag '%s' has no depth topic: frames come without depth", self.path)
         with reading(self.path):
@@ -157,7 +167,8 @@ class BagRecording(Recording):
         raise InputError(f"bag '{self.path}' has no message on {self.topics.info}: {intrinsics.REMEDY}")
 
     def _messages(self, topics: list[str], start: int | None = None) -> Iterator[tuple[str, int, bytes]]:
-        return messages(self._reader, topics, start)
+        for topic, time, raw in messages(self._reader, topics, start):
+            yield topic, time, restamped(raw, time) if self._unstamped else raw
 
     def _encoding(self, topic: str) -> str:
         """The encoding of a topic's first image; empty where it has none."""

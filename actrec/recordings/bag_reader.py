@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from rosbags.rosbag2 import Reader
+from rosbags.rosbag2.storage_mcap import zstd
 
 from actrec.errors import ActrecError, InputError
 from actrec.frames import NANOSECONDS
 from actrec.recordings.base import Recording, RecordingConfig, existing
+
+_ZSTD = b"\x28\xb5\x2f\xfd"
+"""What compressed bytes begin with; a serialised message begins with 0."""
 
 
 @contextmanager
@@ -51,11 +55,17 @@ def stamp_ns(raw: bytes | memoryview) -> int:
     return sec * NANOSECONDS + nanosec
 
 
+def restamped(raw: bytes | memoryview, stamp: int) -> bytes:
+    """A serialised message that starts with a header, with this stamp in nanoseconds."""
+    return b"".join((raw[:4], struct.pack("<iI" if raw[1] & 1 else ">iI", *divmod(stamp, NANOSECONDS)), raw[12:]))
+
+
 def messages(reader: Any, topics: list[str], start: int | None = None) -> Iterator[tuple[str, int, bytes]]:
     """(topic, log time, serialised message) on these topics, from log time `start` on, by log time."""
     connections = [connection for connection in reader.connections if connection.topic in topics]
     for connection, time, raw in reader.messages(connections, start=start):
-        yield connection.topic, time, raw
+        # Of a bag compressed message by message its metadata.yaml alone says so; a file of it may be played without.
+        yield connection.topic, time, zstd.decompress(raw) if bytes(raw[:4]) == _ZSTD else raw
 
 
 def open_bag(path: str | Path, config: RecordingConfig) -> Recording:

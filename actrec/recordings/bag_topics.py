@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def find_topics(path: Path, reader: Any, config: RecordingConfig, encoding_of: C
     depth: str | None = None
     if config.depth_topic != "none":
         depth = _named(path, "depth_topic", config.depth_topic, types, (IMAGE, COMPRESSED))
-        depth = depth or _best_depth(path, [t for t, kind in kinds.items() if kind == "depth"], types)
+        depth = depth or _best_depth(path, [t for t, kind in kinds.items() if kind == "depth"], types, colour)
         if not config.depth_topic and depth is not None and depth.startswith(_LIBREALSENSE):
             raise ConfigError(
                 f"'{path}' is a recording of librealsense, whose depth is neither registered nor in millimetres: play "
@@ -63,7 +64,7 @@ def find_topics(path: Path, reader: Any, config: RecordingConfig, encoding_of: C
 def _kind(topic: str, encoding: str) -> str:
     if encoding in DEPTH_ENCODINGS or "compressedDepth" in encoding:
         return "other" if _infrared(topic) else "depth"
-    if encoding in COLOUR_ENCODINGS:
+    if encoding.split(";")[0] in COLOUR_ENCODINGS:  # "rgb8; jpeg compressed bgr8" tells, whatever the topic's name
         return "colour"
     if "bayer" in encoding:  # also compressed: decoding it gives its mosaic
         return "other"
@@ -99,20 +100,28 @@ def _best_colour(path: Path, kinds: dict[str, str], types: dict[str, str], encod
     def rank(topic: str) -> tuple[int, ...]:
         named = any(word in topic.lower() for word in _COLOUR_WORDS)
         raw = types[topic] == IMAGE
-        return not named, not raw, "image_rect" not in topic and "image_raw" not in topic
+        # An Azure Kinect's rgb_to_depth is the picture as the depth camera would see it, beside the camera's own.
+        return "to_depth" in topic, not named, not raw, "image_rect" not in topic and "image_raw" not in topic
 
     return _only(path, "colour_topic", topics, rank)
 
 
-def _best_depth(path: Path, topics: list[str], types: dict[str, str]) -> str | None:
+def _best_depth(path: Path, topics: list[str], types: dict[str, str], colour: str) -> str | None:
     if not topics:
         return None
 
     def rank(topic: str) -> tuple[int, ...]:
         registered = any(word in topic for word in _DEPTH_PREFERRED)
-        return not registered, types[topic] != IMAGE
+        # The transport `compressed`, whose JPEG is of 8 bits, stands beside `compressedDepth` where all are recorded.
+        return -_shared(topic, colour), not registered, types[topic] != IMAGE, not topic.endswith("compressedDepth")
 
     return _only(path, "depth_topic", topics, rank)
+
+
+def _shared(topic: str, colour: str) -> int:
+    """How many names two topics begin with alike: those of one camera of several do."""
+    pairs = zip(topic.split("/")[:-1], colour.split("/")[:-1], strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _only(path: Path, option: str, topics: list[str], rank: Callable[[str], tuple[int, ...]]) -> str:

@@ -1,5 +1,7 @@
 """What a bag's topics are taken for: rectified, registered, of librealsense, in an encoding that is not known."""
 
+from contextlib import closing
+
 import cv2
 import pytest
 
@@ -90,3 +92,45 @@ def test_a_lens_of_fourteen_coefficients(tmp_path, bag):
         assert recording.intrinsics.distortion == rational
     with pytest.raises(InputError, match="camera_info has 14 distortion coefficients, .*; play the rectified images"):
         open_recording(tmp_path / "fourteen")
+
+
+def test_an_azure_kinect_with_everything_recorded(tmp_path, bag):
+    seen_by_depth, far = RGB[: H // 2], MILLIMETRES[: H // 2]
+    with bag(tmp_path / "b") as b:
+        b.info("/rgb/camera_info", START, W, H)
+        for name in ("/depth/camera_info", "/rgb_to_depth/camera_info"):
+            b.info(name, START, W, H // 2, fx=300)
+        b.image("/rgb_to_depth/image_raw", START, seen_by_depth, "rgb8", frame_id="depth_lens")
+        b.image("/depth/image_raw", START, far, "16UC1", frame_id="depth_lens")
+        b.image("/depth_to_rgb/image_raw", START, MILLIMETRES, "16UC1")
+        b.image("/rgb/image_raw", START, RGB, "rgb8")
+    (frame,) = frames_of(tmp_path / "b")
+    assert frame.depth.shape == (H, W)
+    chosen = {"colour_topic": "/rgb_to_depth/image_raw", "depth_topic": "/depth/image_raw"}
+    assert frames_of(tmp_path / "b", **chosen)[0].depth.shape == (H // 2, W)
+
+
+def test_depth_of_the_same_camera_of_two(tmp_path, bag):
+    with bag(tmp_path / "b") as b:
+        for name in ("head", "wrist"):
+            b.info(f"/robot/{name}/color/camera_info", START, W, H)
+            b.image(f"/robot/{name}/color/image_raw", START, RGB, "rgb8")
+        b.image("/robot/head/aligned_depth_to_color/image_raw", START, MILLIMETRES, "16UC1")
+        b.image("/robot/wrist/depth/image_raw", START, MILLIMETRES, "16UC1")
+    for name, depth in (("head", "aligned_depth_to_color"), ("wrist", "depth")):
+        config = RecordingConfig(colour_topic=f"/robot/{name}/color/image_raw")
+        with closing(BagRecording(tmp_path / "b", config)) as recording:
+            assert recording.topics.depth == f"/robot/{name}/{depth}/image_raw"
+
+
+def test_all_transports_recorded_of_a_camera_that_is_called_after_its_depth(tmp_path, bag):
+    colour, depth = "/depth_cam/rgb/image_raw", "/depth_cam/depth/image_raw"
+    with bag(tmp_path / "b") as b:
+        b.info("/depth_cam/rgb/camera_info", START, W, H)
+        jpeg, png = cv2.imencode(".jpg", RGB)[1].tobytes(), cv2.imencode(".png", MILLIMETRES)[1].tobytes()
+        grey = cv2.imencode(".jpg", MILLIMETRES.astype("uint8"))[1].tobytes()
+        b.compressed(f"{depth}/compressedDepth", START, "16UC1; compressedDepth png", bytes(12) + png)
+        b.compressed(f"{depth}/compressed", START, "16UC1; jpeg compressed ", grey)
+        b.compressed(f"{colour}/compressed", START, "rgb8; jpeg compressed bgr8", jpeg)
+    with closing(BagRecording(tmp_path / "b", RecordingConfig())) as recording:
+        assert (recording.topics.colour, recording.topics.depth) == (f"{colour}/compressed", f"{depth}/compressedDepth")

@@ -1,0 +1,61 @@
+"""Bags whose images their driver did not stamp, and files of a bag that was compressed message by message."""
+
+import logging
+
+import numpy as np
+import pytest
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+
+from actrec.errors import InputError
+from actrec.recordings import open_recording
+from tests.core.recordings.test_bag import COLOUR, DEPTH, INFO, METRES, MILLIMETRES, PERIOD, RGB, START, H, W, frames_of
+
+
+@pytest.mark.parametrize("stamp", [0, START])
+@pytest.mark.parametrize("lag", [-PERIOD // 4, PERIOD // 4])
+def test_images_without_stamps_go_by_the_times_of_their_recording(tmp_path, bag, caplog, stamp, lag):
+    with bag(tmp_path / "b") as b:
+        b.info(INFO, START, W, H)
+        for k in range(5):
+            b.image(COLOUR, stamp, np.roll(RGB, k, axis=1), "rgb8", log_time=START + k * PERIOD)
+            b.image(DEPTH, stamp, np.roll(MILLIMETRES, k, axis=1), "16UC1", log_time=START + k * PERIOD + lag)
+    with caplog.at_level(logging.WARNING):
+        frames = frames_of(tmp_path / "b")
+    assert f"the images on {COLOUR} all have one stamp, {stamp / 1e9:g} s" in caplog.text
+    assert [frame.stamp_ns for frame in frames] == [START + k * PERIOD for k in range(5)]
+    for k, frame in enumerate(frames):
+        np.testing.assert_array_equal(frame.colour, np.roll(RGB, k, axis=1))
+        np.testing.assert_array_equal(frame.depth, np.roll(METRES, k, axis=1))
+    assert [frame.stamp_ns for frame in frames_of(tmp_path / "b", 2 * PERIOD / 1e9)] == [f.stamp_ns for f in frames[2:]]
+
+
+def test_stamps_that_repeat_now_and_then_are_kept(tmp_path, bag, caplog):
+    stamps = [START + k // 2 * PERIOD for k in range(6)]
+    with bag(tmp_path / "b") as b:
+        b.info(INFO, START, W, H)
+        for k, stamp in enumerate(stamps):
+            b.image(COLOUR, stamp, RGB, "rgb8", log_time=START + k * PERIOD)
+    assert [frame.stamp_ns for frame in frames_of(tmp_path / "b")] == stamps
+    assert "all have one stamp" not in caplog.text
+
+
+@pytest.mark.parametrize("plugin", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
+def test_a_file_compressed_message_by_message_plays_without_its_metadata(tmp_path, bag, plugin):
+    b = bag(tmp_path / "b", plugin)
+    b._writer = Writer(tmp_path / "c", version=8, storage_plugin=plugin)
+    b._writer.set_compression(CompressionMode.MESSAGE, CompressionFormat.ZSTD)
+    with b:
+        b.info(INFO, START, W, H)
+        b.image(COLOUR, START, RGB, "rgb8")
+    (file,) = (file for file in (tmp_path / "c").iterdir() if file.suffix != ".yaml")
+    for path in (tmp_path / "c", file):
+        (frame,) = frames_of(path)
+        np.testing.assert_array_equal(frame.colour, RGB)
+
+
+def test_a_bag_of_ros_1_says_how_to_convert_it(tmp_path):
+    (tmp_path / "walk.bag").write_bytes(b"#ROSBAG V2.0\n")
+    with pytest.raises(
+        InputError, match="a bag of ROS 1: convert it with `rosbags-convert --src '.*walk.bag' --dst NEW`"
+    ):
+        open_recording(tmp_path / "walk.bag")
