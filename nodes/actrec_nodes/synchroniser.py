@@ -158,6 +158,8 @@ class Synchroniser:
 
     def _note(self, stamp: int) -> None:
         """Watches the stamps' order and interval."""
+        if stamp == self._newest_ns:
+            self._complain("colour images have the stamp of those before: of images without stamps no action is seen")
         if self._newest_ns is not None and stamp <= self._newest_ns:
             # What belongs to the time before the jump is later than this colour image; depth may have jumped first.
             self._unpaired(len(self._colour))

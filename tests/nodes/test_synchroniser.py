@@ -140,6 +140,16 @@ def test_stamps_that_jump_back_start_anew(depth_first: bool) -> None:
     assert bench.out == [(t, t) for t in times]
 
 
+def test_images_that_nobody_stamps_are_said() -> None:
+    bench = Bench()
+    for _ in range(3):
+        bench.sync.add_depth(depth(0))
+        bench.sync.add_colour(colour(0))
+    assert bench.out == [(0, 0)] * 3
+    assert len(bench.lines) == 2
+    assert bench.lines[0].startswith("colour images have the stamp of those before")
+
+
 def test_frames_wait_for_camera_info() -> None:
     bench = Bench(info=False)
     bench.sync.add_colour(colour(100))
