@@ -19,7 +19,7 @@ from actrec_models.data.source import Entry
 from tests import ntu_text
 
 FIRST = "S001C001P001R001A001"
-LIST_60, LIST_120 = Ntu60.lists
+LIST_60, LIST_120, LIST_BEFORE = Ntu60.lists
 HEAD = (
     '{} of the captured samples in the "NTU RGB+D" dataset have missing or incomplete skeleton data.\n'
     "If you are working on skeleton-based analysis, please ignore these files in your training and testing "
@@ -108,6 +108,19 @@ def test_incomplete_samples_are_left_out(dataset):
     (root / LIST_60).rename(root / LIST_120)  # the longer list has the names of both
     for which in ("ntu60", "ntu120"):
         assert [e.name for e in data.source(which, root).entries()] == [good]
+    (root / LIST_120).unlink()
+    (root / LIST_BEFORE).write_text(f"{bad}\n")  # NTU RGB+D's own, as it was called at first
+    assert [e.name for e in data.source("ntu60", root).entries()] == [good]
+    with pytest.raises(DeviceError, match=f"no {LIST_120}"):
+        data.source("ntu120", root).entries()
+
+
+def test_hidden_files_are_passed_by(dataset):
+    root = dataset(name())
+    for hidden in (f"._{name()}.skeleton", f"._{name()}_rgb.avi"):
+        (root / hidden).touch()
+    (entry,) = data.source("ntu60", root, incomplete="keep").entries()
+    assert set(entry.files) == {"skeleton"}
 
 
 def test_no_list_is_said(dataset):

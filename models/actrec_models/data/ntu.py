@@ -64,6 +64,7 @@ class Ntu60(Source):
     lists: ClassVar[tuple[str, ...]] = (
         "NTU_RGBD_samples_with_missing_skeletons.txt",
         "NTU_RGBD120_samples_with_missing_skeletons.txt",  # holds the other's names too
+        "samples_with_missing_skeletons.txt",  # the first one as it was called before, and as public readers carry it
     )
     training_subjects: ClassVar = SUBJECTS_60
 

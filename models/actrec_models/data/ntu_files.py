@@ -74,7 +74,9 @@ class NtuFiles:
         return files
 
     def take(self, folder: Path, name: str) -> None:
-        """Notes a file."""
+        """Notes a file; not a hidden one: a Mac puts a `._` beside each file on a disk that is not its own."""
+        if name.startswith("."):
+            return
         if name.endswith(".skeleton"):
             sample = name.removesuffix(".skeleton")
             if not _NAME.fullmatch(sample):
