@@ -1,6 +1,7 @@
 """Pictures of a video file, through PyAV: what recordings and datasets share."""
 
 import multiprocessing
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,30 @@ def pictures(path: Path, container: Any) -> Iterator[Any]:
     """
     try:
         yield from container.decode(video=0)
+    except av.error.FFmpegError as error:
+        raise InputError(f"'{path}' is corrupt or truncated: {_one_line(error)}") from error
+
+
+def placed_pictures(path: Path, container: Any) -> Iterator[tuple[int, Any]]:
+    """(place, picture) of an open AVI, which has no stamps but a place for a picture at each tick of its clock.
+
+    Places are left empty where a camera dropped pictures or was slower than the clock, and picture by picture they
+    follow each other as the file holds them, though it holds B-frames in another order than they are shown in.
+
+    Raises:
+        InputError: The file is corrupt or truncated.
+    """
+    places: deque[int] = deque()
+    last, first = -1, None
+    try:
+        for packet in container.demux(container.streams.video[0]):
+            if packet.size:
+                last = last + 1 if packet.dts is None else packet.dts
+                places.append(last)
+            for picture in packet.decode():
+                place = places.popleft() if places else last
+                first = place if first is None else first
+                yield place - first, picture
     except av.error.FFmpegError as error:
         raise InputError(f"'{path}' is corrupt or truncated: {_one_line(error)}") from error
 

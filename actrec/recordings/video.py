@@ -15,6 +15,9 @@ from actrec.recordings.base import Recording, RecordingConfig, existing, log
 
 NTU_HFOV_DEG = 84.1
 """Of the Kinect v2's 1920×1080 colour camera, with which NTU RGB+D was recorded."""
+_AVI = "avi"
+_CUT_S = 1.0
+"""A file whose pictures end by more before their stated end is cut off; sound may last a little longer."""
 _NTU_NAME = re.compile(r"S\d{3}C\d{3}P\d{3}R\d{3}A\d{3}_rgb")
 
 
@@ -70,22 +73,51 @@ class VideoRecording(Recording):
     def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
         """Every frame from `start_s` after the first."""
         with decoding.open_video(self.path) as container:
-            stream = container.streams.video[0]
-            # AVI stores no presentation stamps: those that FFmpeg makes up go to and fro where there are B-frames.
-            numbered = self.config.fps > 0 or not stream.time_base or container.format.name == "avi"
-            if start_s > 1.0 and not numbered:  # seeks to the key frame before, decodes on from there
-                container.seek(round((start_s - 0.5) * av.time_base), backward=True)
-            origin = (stream.start_time or 0) * stream.time_base if stream.time_base else 0
-            for index, picture in enumerate(decoding.pictures(self.path, container)):
-                if numbered or picture.pts is None:
-                    seconds = index / (self.config.fps or self._rate or 30.0)
-                else:
-                    seconds = float(picture.pts * picture.time_base - origin)
-                if seconds < start_s - 1e-6:
-                    continue
-                yield RgbdFrame(round(seconds * NANOSECONDS), self._image(picture), None, self._intrinsics)
+            seconds = 0.0
+            for seconds, picture in self._timed(container, start_s):
+                if seconds >= start_s - 1e-6:
+                    yield RgbdFrame(round(seconds * NANOSECONDS), self._image(picture), None, self._intrinsics)
+            if not self.config.fps:
+                self._check_end(container, seconds)
+
+    def _timed(self, container: Any, start_s: float) -> Iterator[tuple[float, Any]]:
+        """(seconds from the first, picture) of an open file, from `start_s` or somewhat earlier on."""
+        stream, rate = container.streams.video[0], self.config.fps or self._rate or 30.0
+        if container.format.name == _AVI:  # the stamps that FFmpeg makes up go to and fro where there are B-frames
+            for place, picture in decoding.placed_pictures(self.path, container):
+                yield place / rate, picture
+            return
+        stamped = not self.config.fps and stream.time_base
+        if start_s > 1.0 and stamped:  # seeks to the key frame before, decodes on from there
+            container.seek(round((start_s - 0.5) * av.time_base), backward=True)
+        origin = (stream.start_time or 0) * stream.time_base if stream.time_base else 0
+        for index, picture in enumerate(decoding.pictures(self.path, container)):
+            own = stamped and picture.pts is not None
+            yield float(picture.pts * picture.time_base - origin) if own else index / rate, picture
+
+    def _check_end(self, container: Any, seconds: float) -> None:
+        """Says so where the pictures end long before the file says; FFmpeg takes damage for the end."""
+        stated = _stated(container)
+        if stated > seconds + _CUT_S:
+            log.warning(
+                "'%s' ends at %.1f s of the %.1f s that it states: it is cut off or damaged there; copy it again",
+                self.path,
+                seconds,
+                stated,
+            )
 
     def _image(self, picture: Any) -> np.ndarray:
         if picture is None:
             raise InputError(f"'{self.path}' holds no frame: it is truncated; copy it again")
         return decoding.rgb(picture, self._mirror)
+
+
+def _stated(container: Any) -> float:
+    """Seconds that the pictures last by what the file says of itself; 0 where it does not, or an AVI guesses."""
+    if container.format.name == _AVI:
+        return 0.0
+    stream = container.streams.video[0]
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    # Matroska counts from 0, not from the first picture.
+    return max((container.duration or 0) - max(container.start_time or 0, 0), 0) / av.time_base

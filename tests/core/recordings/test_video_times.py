@@ -1,0 +1,63 @@
+"""When the pictures of a video were taken, and where they end."""
+
+import logging
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from actrec.recordings import open_recording
+from actrec.recordings.base import RecordingConfig
+
+GAPS = [0, 1, 2, 3, 10, 11, 12, 30, 31, 32]
+"""Ticks at which a camera that drops pictures gives them."""
+
+
+def written(path, ticks, codec="mpeg4", rate=10):
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(codec, rate=rate)
+        stream.width, stream.height = 64, 48
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        for tick in ticks:
+            picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 5 * tick % 256, np.uint8), format="rgb24")
+            picture.pts, picture.time_base = tick, Fraction(1, rate)
+            file.mux(stream.encode(picture))
+        file.mux(stream.encode())
+    return path
+
+
+def ticks_of(path, start_s=0.0, rate=10, **options):
+    with open_recording(path, RecordingConfig(hfov_deg=60.0, **options)) as recording:
+        return [round(frame.stamp_ns * rate / 1e9) for frame in recording.frames(start_s)]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.avi", "mpeg4"), ("a.avi", "mjpeg"), ("a.mkv", "mpeg4"), ("a.MP4", "mpeg4")]
+)
+def test_a_camera_that_drops_pictures(tmp_path, name, codec):
+    path = written(tmp_path / name, GAPS, codec)
+    assert ticks_of(path) == GAPS
+    assert ticks_of(path, 1.05) == [11, 12, 30, 31, 32]
+
+
+def test_a_rate_that_is_given_counts_an_avis_places(tmp_path):
+    assert ticks_of(written(tmp_path / "a.avi", GAPS), rate=20, fps=20.0) == GAPS
+
+
+def test_a_video_that_is_cut_off_says_where(tmp_path, caplog):
+    whole = written(tmp_path / "whole.mkv", range(60))
+    with caplog.at_level(logging.WARNING):
+        assert len(ticks_of(whole)) == 60
+        assert "cut off" not in caplog.text
+        data = whole.read_bytes()
+        (tmp_path / "cut.mkv").write_bytes(data[: len(data) // 2])
+        left = ticks_of(tmp_path / "cut.mkv")
+    assert 10 < len(left) < 50
+    assert f"cut.mkv' ends at {left[-1] / 10:.1f} s of the 6.0 s that it states: it is cut off" in caplog.text
+
+
+def test_a_video_that_starts_late_is_whole(tmp_path, caplog):
+    path = written(tmp_path / "late.mkv", range(50, 60))
+    assert ticks_of(path) == list(range(10))
+    assert "cut off" not in caplog.text
