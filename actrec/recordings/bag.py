@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from rosbags.typesys import Stores, get_typestore
 
+from actrec.capture.registration import Registration
 from actrec.errors import ActrecError, InputError
 from actrec.frames import NANOSECONDS, Intrinsics, RgbdFrame
-from actrec.recordings import images, intrinsics
+from actrec.recordings import bag_cameras, images, intrinsics
 from actrec.recordings.bag_reader import messages, open_reader, reading, restamped, stamp_ns
 from actrec.recordings.bag_topics import INFO, Topics, find_topics
 from actrec.recordings.base import Recording, RecordingConfig, existing, log
@@ -27,7 +28,8 @@ class BagRecording(Recording):
     """Plays the colour, depth and intrinsics of a bag; colour without depth within half a frame is left out.
 
     So is a frame one of whose compressed images cannot be decoded: a cable spoils one, not those after it. Where the
-    driver stamped no image, the times at which they were recorded stand for the stamps.
+    driver stamped no image, the times at which they were recorded stand for the stamps. Depth of another place or size
+    than colour is registered to it where the bag tells how: by the depth's camera_info and /tf_static.
 
     Attributes:
         topics: The topics that are played.
@@ -48,6 +50,7 @@ class BagRecording(Recording):
         super().__init__(existing(path), config)
         self.unpaired = self.damaged = 0
         self._unstamped = False
+        self._registered: Registration | None = None
         self._reader = open_reader(self.path)
         try:
             self._prepare()
@@ -122,9 +125,9 @@ class BagRecording(Recording):
             log.warning("bag '%s' has no depth topic: frames come without depth", self.path)
         with reading(self.path):
             image, frame_id = self._first_image()
-            self._check_registered(frame_id)
             height, width = image.shape[:2]
             self._intrinsics = self._resolve_intrinsics(width, height)
+            self._registered = self._register(frame_id)
 
     def _first_image(self) -> tuple[np.ndarray, str]:
         """The first colour image that can be decoded, and its frame_id."""
@@ -136,20 +139,53 @@ class BagRecording(Recording):
                 problem = problem or error
         raise InputError(f"bag '{self.path}': none of its first images can be decoded: {problem}") from problem
 
-    def _check_registered(self, frame_id: str) -> None:
-        """Says so where depth is not seen from where colour is, by the names of their frames."""
+    def _register(self, frame_id: str) -> Registration | None:
+        """What registers depth to colour; None where it is, by its topic's name, its frame and its size, or cannot be.
+
+        Says so where depth is not seen from where colour is.
+        """
         topic = self.topics.depth
-        raw = next((raw for _, _, raw in self._messages([topic])), None) if topic is not None else None
-        other = self._deserialize(topic, raw).header.frame_id if topic is not None and raw is not None else ""
-        if other and frame_id and other != frame_id:
-            log.warning(
-                "bag '%s': depth on %s is seen from '%s', colour from '%s': where it is not registered to colour "
-                "joints get wrong depth; record registered depth (align_depth), or play without: depth_topic='none'",
-                self.path,
-                topic,
-                other,
-                frame_id,
-            )
+        raw = self._first(topic)
+        other = "" if topic is None or raw is None else self._deserialize(topic, raw).header.frame_id
+        if not other or not frame_id:
+            return None
+        seen = f"bag '{self.path}': depth on {topic} is seen from '{other}', colour from '{frame_id}'"
+        try:
+            registration = self._registration(other, frame_id)
+        except InputError as error:
+            if other != frame_id:
+                log.warning(
+                    "%s: where it is not registered to colour joints get wrong depth, and it is not registered here "
+                    "(%s); record registered depth (align_depth), or play without: depth_topic='none'",
+                    seen,
+                    error,
+                )
+            return None
+        log.warning("%s: it is registered to colour by its camera_info and /%s", seen, bag_cameras.STATIC)
+        return registration
+
+    def _registration(self, depth_frame: str, colour_frame: str) -> Registration:
+        """By the bag's own camera_info and /tf_static.
+
+        Raises:
+            InputError: It takes none, or the bag does not hold what it takes.
+        """
+        topic, raw = self.topics.depth_info, self._first(self.topics.depth_info)
+        if topic is None or raw is None or self.topics.depth is None:
+            raise InputError("its topic's name says that it is, or it has no camera_info")
+        info: Any = STORE.deserialize_cdr(raw, INFO)
+        lens = bag_cameras.lens(topic, info, info.width, info.height, intrinsics.rectified(self.topics.depth))
+        size, wanted = (lens.width, lens.height), (self._intrinsics.width, self._intrinsics.height)
+        if lens == self._intrinsics or (depth_frame == colour_frame and size == wanted):
+            raise InputError("its camera_info is colour's")
+        kinds = {c.topic: c.msgtype for c in self._reader.connections if c.msgcount}
+        static = [t for t, kind in kinds.items() if kind == bag_cameras.TRANSFORMS and t.endswith(bag_cameras.STATIC)]
+        held = [self._deserialize(t, raw) for t, _, raw in self._messages(static)] if static else []
+        return bag_cameras.registration(lens, depth_frame, self._intrinsics, colour_frame, held)
+
+    def _first(self, topic: str | None) -> bytes | None:
+        """The first message of a topic; None where there is none."""
+        return None if topic is None else next((raw for _, _, raw in self._messages([topic])), None)
 
     def _resolve_intrinsics(self, width: int, height: int) -> Intrinsics:
         if self.config.intrinsics or not self.topics.info:
@@ -163,7 +199,7 @@ class BagRecording(Recording):
                 ) from error
         for _, _, raw in self._messages([self.topics.info]):
             info, straight = STORE.deserialize_cdr(raw, INFO), intrinsics.rectified(self.topics.colour)
-            return _camera_info(self.topics.info, info, width, height, straight)
+            return bag_cameras.lens(self.topics.info, info, width, height, straight)
         raise InputError(f"bag '{self.path}' has no message on {self.topics.info}: {intrinsics.REMEDY}")
 
     def _messages(self, topics: list[str], start: int | None = None) -> Iterator[tuple[str, int, bytes]]:
@@ -193,8 +229,10 @@ class BagRecording(Recording):
         message = self._deserialize(self.topics.depth, raw)
         scale = self.config.depth_scale or images.MILLIMETRE
         if hasattr(message, "format"):
-            return images.decompress_depth(message.format, message.data, scale)
-        return images.depth(message.encoding, _pixels(message), scale)
+            metres = images.decompress_depth(message.format, message.data, scale)
+        else:
+            metres = images.depth(message.encoding, _pixels(message), scale)
+        return metres if self._registered is None else self._registered.register(metres)
 
     def _frame(self, colour: bytes, depth: bytes | None) -> RgbdFrame:
         try:
@@ -236,25 +274,3 @@ def _pixels(message: Any) -> np.ndarray:
     return images.pixels(
         message.encoding, message.width, message.height, message.step, bool(message.is_bigendian), message.data
     )
-
-
-def _camera_info(topic: str, info: Any, width: int, height: int, rectified: bool) -> Intrinsics:
-    if (info.width, info.height) != (width, height):
-        raise InputError(
-            f"{topic} is of {info.width}×{info.height} images, but the colour images are {width}×{height}; "
-            "choose another with camera_info_topic, or give the option intrinsics"
-        )
-    k = [float(value) for value in info.k]
-    if k[0] <= 0 or k[4] <= 0:
-        raise InputError(f"{topic} is of an uncalibrated camera (fx is {k[0]:g}): {intrinsics.REMEDY}")
-    if rectified:
-        p = [float(value) for value in info.p]
-        fx, cx, fy, cy = (p[0], p[2], p[5], p[6]) if p[0] > 0 else (k[0], k[2], k[4], k[5])
-        return Intrinsics(width, height, fx, fy, cx, cy)
-    if info.distortion_model not in intrinsics.DISTORTION_MODELS:
-        raise InputError(f"{topic} has distortion '{info.distortion_model}'; play the rectified images instead")
-    try:
-        distortion = intrinsics.distortion(info.d)
-    except ValueError as error:
-        raise InputError(f"{topic} has {error}; play the rectified images instead") from error
-    return Intrinsics(width, height, k[0], k[4], k[2], k[5], distortion)

@@ -21,12 +21,21 @@ _COLOUR_WORDS = ("color", "colour", "rgb")
 
 @dataclass(frozen=True)
 class Topics:
-    """The topics to play; `depth` and `info` are None where the bag has none. `compressed` is of the colour."""
+    """The topics to play.
+
+    Attributes:
+        colour: Of the colour images.
+        depth: Of the depth images; None where the bag has none.
+        info: The colour's camera_info; None where the bag has none.
+        compressed: Whether colour is.
+        depth_info: The depth's own camera_info; None where the bag has none, or its topic's name says it is registered.
+    """
 
     colour: str
     depth: str | None
     info: str | None
     compressed: bool
+    depth_info: str | None
 
 
 def find_topics(path: Path, reader: Any, config: RecordingConfig, encoding_of: Callable[[str], str]) -> Topics:
@@ -58,7 +67,8 @@ def find_topics(path: Path, reader: Any, config: RecordingConfig, encoding_of: C
                 "it with driver realsense and its option recording"
             )
     info = _named(path, "camera_info_topic", config.camera_info_topic, types, (INFO,)) or _info_beside(colour, types)
-    return Topics(colour, depth, info, types[colour] == COMPRESSED)
+    own = None if depth is None or _is_registered(depth) else _beside(depth, types)
+    return Topics(colour, depth, info, types[colour] == COMPRESSED, own)
 
 
 def _kind(topic: str, encoding: str) -> str:
@@ -111,9 +121,13 @@ def _best_depth(path: Path, topics: list[str], types: dict[str, str], colour: st
         return None
 
     def rank(topic: str) -> tuple[int, ...]:
-        registered = any(word in topic for word in _DEPTH_PREFERRED)
         # The transport `compressed`, whose JPEG is of 8 bits, stands beside `compressedDepth` where all are recorded.
-        return -_shared(topic, colour), not registered, types[topic] != IMAGE, not topic.endswith("compressedDepth")
+        return (
+            -_shared(topic, colour),
+            not _is_registered(topic),
+            types[topic] != IMAGE,
+            not topic.endswith("compressedDepth"),
+        )
 
     return _only(path, "depth_topic", topics, rank)
 
@@ -132,14 +146,24 @@ def _only(path: Path, option: str, topics: list[str], rank: Callable[[str], tupl
     return best[0]
 
 
+def _is_registered(depth: str) -> bool:
+    return any(word in depth for word in _DEPTH_PREFERRED)
+
+
 def _info_beside(colour: str, types: dict[str, str]) -> str | None:
     """The CameraInfo in the colour topic's namespace, or the bag's only one."""
     infos = [topic for topic, kind in types.items() if kind == INFO]
-    parts = colour.strip("/").split("/")
+    only = infos[0] if len(infos) == 1 and "depth" not in infos[0] else None
+    return _beside(colour, types) or only
+
+
+def _beside(images: str, types: dict[str, str]) -> str | None:
+    """The CameraInfo in the namespace of images."""
+    parts = images.strip("/").split("/")
     # …/image_raw/compressed lies one deeper. The root's is of a camera without a namespace alone.
-    last = 0 if len(parts) == 1 + (types[colour] == COMPRESSED) else 1
+    last = 0 if len(parts) == 1 + (types[images] == COMPRESSED) else 1
     for cut in range(len(parts) - 1, last - 1, -1):
         beside = "/" + "/".join([*parts[:cut], "camera_info"])
-        if beside in infos:
+        if types.get(beside) == INFO:
             return beside
-    return infos[0] if len(infos) == 1 and "depth" not in infos[0] else None
+    return None

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 
+from actrec.camera_files import quaternion
 from actrec.recordings import open_recording
 from actrec.recordings.base import RecordingConfig
 from actrec.recordings.definitions import typestore_with
@@ -15,6 +16,7 @@ from actrec.recordings.definitions import typestore_with
 PERSON = "525,525,319.5,239.5"
 EPOCH = 1_700_000_000_000_000_000
 IMAGE, COMPRESSED, INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/CameraInfo"
+TRANSFORMS = "tf2_msgs/msg/TFMessage"
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +35,7 @@ class Bag:
 
     def __init__(self, path: Path, plugin: StoragePlugin = StoragePlugin.MCAP):
         self.path = path
-        self.store: Any = typestore_with(IMAGE, COMPRESSED, INFO, "std_msgs/msg/String")
+        self.store: Any = typestore_with(IMAGE, COMPRESSED, INFO, TRANSFORMS, "std_msgs/msg/String")
         self._writer = Writer(path, version=8, storage_plugin=plugin)
         self._connections: dict[str, Any] = {}
 
@@ -99,6 +101,17 @@ class Bag:
             binning_x=0, binning_y=0, roi=region,
         )  # fmt: skip
         self.put(topic, INFO, stamp, message)
+
+    def static(self, topic: str, stamp: int, poses: Sequence[tuple[str, str, np.ndarray]]) -> None:
+        """Transforms: of each its parent, its child, and the child's pose [4, 4] in the parent."""
+        types, sent = self.store.types, []
+        for parent, child, pose in poses:
+            where = types["geometry_msgs/msg/Vector3"](*pose[:3, 3].tolist())
+            turn = types["geometry_msgs/msg/Quaternion"](*quaternion(pose[:3, :3]))
+            transform = types["geometry_msgs/msg/Transform"](translation=where, rotation=turn)
+            kind = types["geometry_msgs/msg/TransformStamped"]
+            sent.append(kind(header=self.header(stamp, parent), child_frame_id=child, transform=transform))
+        self.put(topic, TRANSFORMS, stamp, types[TRANSFORMS](transforms=sent))
 
 
 @pytest.fixture

@@ -1,0 +1,97 @@
+"""Depth that a bag holds as the depth camera saw it, registered by what the bag tells of its cameras."""
+
+import cv2
+import numpy as np
+import pytest
+
+from actrec.errors import InputError
+from tests.core.capture.two_views import COLOUR, DEPTH, TwoViews, within
+from tests.core.recordings.test_bag import MILLIMETRES, RGB, START, H, W, frames_of
+
+COLOUR_TOPIC, DEPTH_TOPIC = "/camera/color/image_rect", "/camera/depth/image_rect_raw"
+
+
+def posed(rotation, where):
+    pose = np.eye(4)
+    pose[:3, :3] = cv2.Rodrigues(np.array(rotation, np.float64))[0]
+    pose[:3, 3] = where
+    return pose
+
+
+def projection(lens):
+    return (lens.fx, 0, lens.cx, 0, 0, lens.fy, lens.cy, 0, 0, 0, 1, 0)
+
+
+@pytest.fixture(scope="module")
+def views():
+    return TwoViews()
+
+
+def written(bag, path, views, transforms):
+    colour, _, depth = views.at(1.0)
+    with bag(path) as b:
+        for topic, lens in ((COLOUR_TOPIC, COLOUR), (DEPTH_TOPIC, DEPTH)):
+            name = topic.rsplit("/", 1)[0]
+            b.info(f"{name}/camera_info", START, lens.width, lens.height, p=projection(lens))
+        for topic, sent in transforms:
+            b.static(topic, START, sent)
+        millimetres = np.nan_to_num(depth * 1000).round().astype(np.uint16)
+        b.image(DEPTH_TOPIC, START, millimetres, "16UC1", frame_id="camera_depth_optical_frame")
+        b.image(COLOUR_TOPIC, START, colour, "rgb8", frame_id="camera_color_optical_frame")
+    return path
+
+
+@pytest.fixture(scope="module")
+def chain(views):
+    """As a RealSense's driver sends it: both optical frames hang, over two more, on the camera's own."""
+    colour, optical = posed([0.02, 0.1, 0], [0, 0.015, 0]), posed([-1.2, 1.2, -1.2], [0, 0, 0])
+    depth = colour @ optical @ views.to_colour @ np.linalg.inv(optical)
+    return [
+        ("camera_link", "camera_depth_frame", depth),
+        ("camera_depth_frame", "camera_depth_optical_frame", optical),
+        ("camera_link", "camera_color_frame", colour),
+        ("camera_color_frame", "camera_color_optical_frame", optical),
+    ]
+
+
+@pytest.mark.parametrize("topic", ["/tf_static", "/robot/tf_static"])
+def test_depth_of_another_camera_is_registered(tmp_path, bag, views, chain, caplog, topic):
+    sent = [(topic, chain[:2]), (topic, chain[2:])]
+    (frame,) = frames_of(written(bag, tmp_path / "b", views, sent))
+    _, exact, _ = views.at(1.0)
+    assert np.isfinite(frame.depth).mean() > 0.99
+    assert within(frame.depth, exact, pixels=2, metres=0.003) > 0.998
+    assert "it is registered to colour by its camera_info and /tf_static" in caplog.text
+
+
+def test_frames_that_nothing_joins(tmp_path, bag, views, chain, caplog):
+    for name, sent in (("none", []), ("half", [("/tf_static", chain[:3])])):
+        path = written(bag, tmp_path / name, views, sent)
+        with pytest.raises(InputError, match="register depth to colour first"):
+            frames_of(path)
+        assert frames_of(path, depth_topic="none")[0].depth is None
+    say = "/tf_static does not say where 'camera_depth_optical_frame' is in 'camera_color_optical_frame'"
+    assert caplog.text.count(say) == 2
+
+
+def test_coarser_depth_of_the_same_place(tmp_path, bag):
+    with bag(tmp_path / "b") as b:
+        b.info("/camera/color/camera_info", START, W, H, p=(60, 0, 31.5, 0, 0, 60, 23.5, 0, 0, 0, 1, 0))
+        b.info("/camera/depth/camera_info", START, W // 2, H // 2, p=(30, 0, 15.5, 0, 0, 30, 11.5, 0, 0, 0, 1, 0))
+        b.image(DEPTH_TOPIC, START, np.full((H // 2, W // 2), 1500, np.uint16), "16UC1")
+        b.image(COLOUR_TOPIC, START, RGB, "rgb8")
+    (frame,) = frames_of(tmp_path / "b")
+    np.testing.assert_allclose(frame.depth[1:-1, 1:-1], 1.5, atol=1e-6)
+
+
+def test_depth_whose_topic_says_that_it_is_registered_is_left_as_it_is(tmp_path, bag, views, chain):
+    with bag(tmp_path / "b") as b:
+        b.static("/tf_static", START, chain)
+        b.info("/camera/color/camera_info", START, W, H)
+        b.info("/camera/depth_registered/camera_info", START, W, H, fx=300.0)
+        b.image(
+            "/camera/depth_registered/image_raw", START, MILLIMETRES, "16UC1", frame_id="camera_depth_optical_frame"
+        )
+        b.image("/camera/color/image_raw", START, RGB, "rgb8", frame_id="camera_color_optical_frame")
+    (frame,) = frames_of(tmp_path / "b")
+    np.testing.assert_array_equal(np.nan_to_num(frame.depth * 1000).round().astype(int), MILLIMETRES)
