@@ -21,7 +21,7 @@ from actrec.errors import ConfigError, DeviceError, EndOfStream, InputError
 from actrec.frames import NANOSECONDS, Body
 from actrec.recordings.bag_writer import BagWriter
 from actrec.recordings.class_folders import by_folder
-from actrec.recordings.labels import FILE, LabelledClip, add_label, check_label, read_labels
+from actrec.recordings.labels import FILE, LabelledClip, add_label, alike, check_label, read_labels
 
 READ_TIMEOUT_S = 10.0
 CLOCK = " s left"
@@ -109,13 +109,13 @@ def record(read: Read, config: TakeConfig, stopped: threading.Event, show: Show)
         show: Tells the person what to do.
 
     Raises:
-        ConfigError: The label is none.
+        ConfigError: The label is none, or one of those before, written otherwise.
         DeviceError: Nothing comes, the disk is full, the stream has ended, or `patience` takes in a row were refused.
         InputError: There is a labels file that cannot be read, or none and recordings in a folder a class.
     """
     config.check()
     takes, failed = Takes(), 0
-    folder = _prepared(Path(config.out).expanduser())
+    folder = _prepared(Path(config.out).expanduser(), config.label)
     while len(takes.kept) < config.repeat:
         title = f"'{config.label}', take {len(takes.kept) + 1} of {config.repeat}"
         try:
@@ -149,8 +149,8 @@ def _next(
     return _take(read, config, folder, stopped, show) if ready else None
 
 
-def _prepared(folder: Path) -> Path:
-    """The folder, made where it is not there."""
+def _prepared(folder: Path, label: str) -> Path:
+    """The folder, made where it is not there, for takes of this label."""
     if os.path.exists(folder / "metadata.yaml"):  # false, where pathlib raises, in a folder that cannot be searched
         raise InputError(f"'{folder}' is a bag itself, which takes in it would change: choose another --out")
     try:
@@ -159,7 +159,8 @@ def _prepared(folder: Path) -> Path:
         what = "write into" if os.path.isdir(folder) else "make"
         raise DeviceError(f"cannot {what} the folder '{folder}': {error.strerror}; choose another --out") from error
     if (folder / FILE).exists():
-        read_labels(folder / FILE)
+        if other := alike(label, (clip.label for clip in read_labels(folder / FILE))):
+            raise ConfigError(f"the label is '{label}', and '{folder}' has clips of '{other}': write it alike")
     elif there := by_folder(folder):
         raise InputError(
             f"'{folder}' holds {len(there)} recordings in folders named as their labels, first '{there[0].recording}'; "

@@ -10,7 +10,7 @@ import io
 import os
 import sys
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from actrec import __version__
 from actrec.errors import ActrecError, ConfigError
@@ -54,7 +54,13 @@ REMEDIES = {
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports wrong use in one line, as every other error is reported."""
+    """Reports wrong use in one line, as every other error is reported.
+
+    Options are not known by their beginnings: what `--out` alone names today would be two once `--output-...` is added.
+    """
+
+    def __init__(self, *args: Any, **settings: Any):
+        super().__init__(*args, **{"allow_abbrev": False, **settings})
 
     def error(self, message: str) -> NoReturn:
         """Prints `message` with where help is, and exits with 2."""

@@ -13,7 +13,7 @@ import fcntl
 import io
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path, PurePath
 
@@ -104,6 +104,16 @@ def check_label(where: str, label: str) -> None:
     """
     if label != UNKNOWN and label.casefold() == UNKNOWN:
         raise InputError(f"{where}: the label is '{label}'; what is none of your actions is called '{UNKNOWN}'")
+
+
+def alike(label: str, others: Iterable[str]) -> str:
+    """The one of other labels that differs from this one by case, blanks, hyphens or underscores alone, or ""."""
+    written = _plain(label)
+    return next((other for other in others if other != label and _plain(other) == written), "")
+
+
+def _plain(label: str) -> str:
+    return "".join(sign for sign in label.casefold() if sign not in " -_")
 
 
 def _check_header(path: Path, header: Sequence[str]) -> None:

@@ -71,12 +71,12 @@ class Validation:
         names = sorted(set(groups), key=str)
         wanted = self.share * len(clips)
         held: set[int | str] = set()
-        counts = Counter(groups)
+        counts, taken = Counter(groups), 0
         for number in rng.permutation(len(names)):
-            taken = sum(counts[name] for name in held)
             if held and taken + counts[names[number]] / 2 > wanted:
                 break
             held.add(names[number])
+            taken += counts[names[number]]
         chosen = np.array([group in held for group in groups])
         if chosen.all():
             raise ConfigError(

@@ -11,7 +11,7 @@ from actrec import config
 from actrec.config import setting
 from actrec.errors import InputError
 from actrec.package import UNKNOWN
-from actrec.recordings.labels import FILE
+from actrec.recordings.labels import FILE, alike
 from actrec_models.data import Clip
 from actrec_models.data.augment import Augmentation, tells_side
 from actrec_models.data.source import Entry
@@ -102,6 +102,9 @@ def read_material(source: Folder, progress: bool = True) -> Material:
         people.append(str(entry.meta["person"]))
         entries.append(entry)
         recordings.append(identity)
+    for name in source.classes:
+        if (other := alike(name, source.classes)) > name:  # each pair once
+            logger.warning("'%s' and '%s' are learnt as two actions: write them alike if they are one", name, other)
     print_of_all = source.fingerprint(entries)
     found = Material(clips, source.classes, tuple(people), tuple(skipped), print_of_all, tuple(recordings))
     few = [f"'{name}' has {count}" for name, count in found.counts.items() if count < 3]

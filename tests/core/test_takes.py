@@ -221,6 +221,15 @@ def test_a_wrong_labels_file_stops_before_anything_is_recorded(tmp_path):
         labels.read_labels(tmp_path / "no.csv")
 
 
+@pytest.mark.parametrize("label", ["Wave hand", "wave_hand", "wavehand", "WAVE-HAND"])
+def test_a_label_is_not_written_in_two_ways(tmp_path, label):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/labels.csv").write_text("recording,label\nx,clap\nfirst,wave hand\n")
+    with pytest.raises(ConfigError, match=f"the label is '{label}', and .* has clips of 'wave hand': write it alike"):
+        record(tmp_path, sights(lambda k: [body()]), label=label)
+    assert len(record(tmp_path, sights(lambda k: [body()]), label="wave hands")[0].kept) == 1
+
+
 def test_a_folder_a_class_does_not_come_to_nothing(tmp_path):
     bag = tmp_path / "mine/clap/first"
     bag.mkdir(parents=True)

@@ -163,3 +163,10 @@ def test_numpy_will_start_with_one_thread(program):
     code = f"import os, sys; os.environ.pop('OPENBLAS_NUM_THREADS', None); {program}; {check}"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=environment)
+
+
+def test_options_are_not_known_by_their_beginnings(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["models", "--js"])
+    assert ended.value.code == 2
+    assert "unrecognized arguments: --js" in capsys.readouterr().err

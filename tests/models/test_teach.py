@@ -221,6 +221,15 @@ def test_no_fold_takes_all_of_a_class_where_recordings_hold_several():
         assert len({(film, fold) for film, fold in zip(films, folds.of_clip, strict=True)}) == 6
 
 
+def test_two_ways_to_write_a_label_are_told(tmp_path, utd, caplog):
+    for number in range(6):
+        benchmark_teach.write_bag(tmp_path / ("Wave", "wave")[number // 3] / f"r{number}", utd[number])
+    assert teach_material.read_material(Folder(tmp_path), progress=False).classes == ("Wave", "wave")
+    assert [record.getMessage() for record in caplog.records] == [
+        "'Wave' and 'wave' are learnt as two actions: write them alike if they are one"
+    ]
+
+
 def test_a_recording_that_is_there_twice_counts_once(tmp_path, utd, caplog):
     for number in range(6):
         benchmark_teach.write_bag(tmp_path / "ab"[number // 3] / f"r{number}", utd[number])
