@@ -1,7 +1,8 @@
 """Folders of colour and depth images.
 
 Layouts, told apart by the names: `N.jpg` beside `N_depth.png`; `colorN.png` beside `depthN.png`; sub-folders
-`rgb` (or `color`, `colour`) and `depth`, whose files have one number, or, as TUM has it, each its stamp in seconds;
+`rgb` (or `color`, `colour`) and `depth`, whose files have one number, or, as TUM has it, each its stamp in seconds, or
+since 1970 in milli-, micro- or nanoseconds;
 a sub-folder of colour beside `depth_mm.npz` with an array `depth` [T, H, W] in millimetres. Colour alone is read too.
 """
 
@@ -46,8 +47,13 @@ def _numbered(folder: Path, pattern: re.Pattern[str], depth: bool | None) -> lis
         if file.suffix.lower() not in SUFFIXES or (depth is not None and ("depth" in file.stem.lower()) != depth):
             continue
         if match := pattern.match(file.stem):
-            found.append((float(match.group(1)), file))
+            found.append((_in_seconds(float(match.group(1))), file))
     return sorted(found)
+
+
+def _in_seconds(number: float) -> float:
+    """The number itself, or, where it is a time of 2001 to 2286 in a smaller unit, that in seconds."""
+    return next((number / unit for unit in (1e3, 1e6, 1e9) if 1e9 * unit <= number < 1e10 * unit), number)
 
 
 def _list(path: Path) -> _Listing:

@@ -125,6 +125,22 @@ def test_tum_stamps_pair_in_time(tmp_path, caplog):
     assert "1 of 4 colour images have no depth" in caplog.text
 
 
+@pytest.mark.parametrize("unit", [10**3, 10**6, 10**9])
+def test_names_that_are_times_in_smaller_units(tmp_path, unit):
+    start = 1_700_000_000 * unit
+    for name, lag in (("rgb", 0), ("depth", unit // 250)):
+        (tmp_path / name).mkdir()
+        for k in range(4):
+            pixels = np.full((48, 64), 1000 + k, np.uint16) if lag else np.full((48, 64, 3), k, np.uint8)
+            cv2.imwrite(str(tmp_path / name / f"{start + k * unit // 10 + lag}.png"), pixels)
+    frames = frames_of(tmp_path, intrinsics="60,60,32,24", depth_scale=0.001)
+    expected = [1_700_000_000_000_000_000 + k * 100_000_000 for k in range(4)]
+    np.testing.assert_allclose(
+        [frame.stamp_ns - expected[0] for frame in frames], np.subtract(expected, expected[0]), atol=1000
+    )
+    assert [round(float(frame.depth[0, 0]), 3) for frame in frames] == [1.0, 1.001, 1.002, 1.003]
+
+
 def test_colour_left_out_for_want_of_depth_leaves_its_time(tmp_path):
     names = [(f"rgb/{n}.png", "" if n in (2, 3) else f"depth/{n}.png") for n in range(6)]
     frames = frames_of(small_folder(tmp_path, names), intrinsics="30,30,15,11", depth_scale=0.001, fps=10)
