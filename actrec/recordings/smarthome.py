@@ -51,6 +51,8 @@ _LOOSE = 0.1
 _ROUNDS = 10
 _GATE_M, _SPEED_M_S = 1.0, 1.5
 """A person is found again within the one, and for each second unseen the other."""
+_ASIDE = np.array([1.0, 1.0, 0.25])
+"""What a metre counts for when a person is found again: of depth less, which a single picture hardly tells."""
 _STEADY = 9
 """Frames over which a person's place is the median: a single picture tells depth to some tenths of a metre."""
 
@@ -258,7 +260,7 @@ def _tracks(people: list[_People], spacing_s: float) -> list[Track]:
         if tracks and len(found.scores):
             last = [max(track) for track in tracks]
             known = np.array([tracks[m][at][0].mean(axis=0) for m, at in enumerate(last)])
-            apart = np.linalg.norm(known[:, None] - found.poses.mean(axis=1)[None], axis=-1)
+            apart = np.linalg.norm((known[:, None] - found.poses.mean(axis=1)[None]) * _ASIDE, axis=-1)
             gate = _GATE_M + _SPEED_M_S * spacing_s * (t - np.array(last) - 1)
             pairs = [(m, n) for m, n in assign(apart) if apart[m, n] <= gate[m]]
         owner = {n: m for m, n in pairs}

@@ -113,6 +113,15 @@ def test_people_keep_their_identity_and_those_seen_most_come_first(tmp_path):
     assert len(everybody.bodies) == 3
 
 
+def test_a_person_whose_depth_is_mistaken_is_not_another(tmp_path):
+    frames = [published([person(z=4.0, t=t)]) for t in range(20)]
+    for frame in frames[3:16:4]:  # taken for a child, who would stand 1.2 m nearer
+        frame[0]["pose3d"] = (0.7 * np.array(frame[0]["pose3d"])).tolist()
+    read = read_smarthome(write(tmp_path, frames=frames))
+    assert len(read.bodies) == 1 and np.isfinite(read.bodies).all()
+    assert np.nanmax(np.abs(read.bodies[0, :, KINECT_V2_25.index["spine_mid"], 2] - 4.0)) < 0.1  # the median's place
+
+
 @pytest.mark.parametrize("marker", [0.0, -1.0])
 def test_a_person_without_pixels_is_nobody(tmp_path, marker):
     frames = [published([person(t=t)]) for t in range(12)]
