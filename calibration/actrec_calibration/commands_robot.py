@@ -134,7 +134,8 @@ def _driver_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def _from_driver(args: argparse.Namespace, driver_options: dict[str, Any], board: Board, known: CameraFiles) -> _Views:
     """Views of a running camera; what no file says of it, it tells itself."""
-    told, views = pairs.live(args.driver, driver_options, board, args.views)
+    with options.interruptible() as stopped:
+        told, views = pairs.live(args.driver, driver_options, board, args.views, stopped)
     _refuse_other(told, args.serial)
     if known.geometry is None or known.depth is None:
         known = told

@@ -8,6 +8,7 @@ amplitude images of 8 or 16 bit. Files that belong together have the same number
 import itertools
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,9 @@ def read(folder: str | Path, board: Board, sizes: tuple[Intrinsics, Intrinsics],
     return pairs
 
 
-def live(driver: str, options: dict[str, Any], board: Board, count: int) -> tuple[CameraFiles, list[Pair]]:
+def live(
+    driver: str, options: dict[str, Any], board: Board, count: int, stopped: threading.Event
+) -> tuple[CameraFiles, list[Pair]]:
     """What a running camera goes by, and views from it, taken whenever the board is held still as in no view before.
 
     Args:
@@ -78,6 +81,7 @@ def live(driver: str, options: dict[str, Any], board: Board, count: int) -> tupl
         options: Its settings.
         board: Looked for.
         count: Of views.
+        stopped: Set it, from a signal handler if need be, to do with those so far.
 
     Raises:
         DeviceError: There is no such camera, or it stopped.
@@ -85,14 +89,14 @@ def live(driver: str, options: dict[str, Any], board: Board, count: int) -> tupl
     """
     collector = Collector(board, LiveConfig(most_views=max(count, 3)))
     pairs: list[Pair] = []
-    _say("hold the board still for a moment, then in another way: near and far, tilted to all sides")
+    _say("hold the board still for a moment, then in another way: near and far, tilted to all sides; Ctrl-C ends it")
     with capture.create(driver, **options) as camera:
         for frame in _frames(camera, driver):
             name = f"view {len(pairs) + 1}"
             if collector.look(Picture(name, frame.stamp_ns, frame.colour)) and collector.detection is not None:
                 pairs.append(Pair(name, collector.detection, frame.depth))
                 _say(f"{len(pairs)} of {count} views")
-            if len(pairs) == count:
+            if len(pairs) == count or stopped.is_set():
                 break
         return camera.calibration(), pairs
 

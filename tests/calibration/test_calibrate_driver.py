@@ -1,6 +1,7 @@
 """`actrec calibrate` on a running camera: a RealSense in software before which a board is moved."""
 
 import json
+import signal
 import threading
 import time
 from contextlib import contextmanager, nullcontext
@@ -15,7 +16,7 @@ from actrec.capture import realsense
 from actrec.capture.realsense import RealSenseCamera
 from actrec.cli import calibrate, main
 from actrec.frames import Intrinsics
-from actrec_calibration import simulated
+from actrec_calibration import pairs, simulated
 from actrec_calibration.boards import Board
 from actrec_calibration.poses import board_pose
 from actrec_calibration.transforms import apart
@@ -105,6 +106,21 @@ def test_depth_of_a_camera_that_knows_where_its_depth_camera_sits(device, capsys
     assert "add --overwrite" in capsys.readouterr().err
     assert main([*command, "--overwrite"]) == 1
     assert "is corrected already" in capsys.readouterr().err
+
+
+def test_ctrl_c_calibrates_with_the_views_so_far(device, capsys, monkeypatch):
+    said = []
+
+    def interrupted(text: str) -> None:
+        said.append(text)
+        if text.startswith("6 of"):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(pairs, "_say", interrupted)
+    command = ["calibrate", "depth", "--driver", "realsense", "--driver-option", "fps=15", "--registered", "--json"]
+    assert main([*command, "--views", "50", "--model", "bias", "--serial", device.serial, *ARGUMENTS]) == 0
+    assert json.loads(capsys.readouterr().out)["views"] == 6
+    assert said[-1] == "6 of 50 views"
 
 
 def test_another_camera_than_named(device, capsys):
