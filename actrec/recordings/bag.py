@@ -10,7 +10,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from actrec.capture.registration import Registration
 from actrec.errors import ActrecError, InputError
-from actrec.frames import NANOSECONDS, Intrinsics, RgbdFrame
+from actrec.frames import MAX_DEPTH_M, NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.recordings import bag_cameras, images, intrinsics
 from actrec.recordings.bag_reader import messages, open_reader, reading, restamped, stamp_ns
 from actrec.recordings.bag_topics import INFO, Topics, find_topics
@@ -227,11 +227,16 @@ class BagRecording(Recording):
     def _depth(self, raw: bytes) -> np.ndarray:
         assert self.topics.depth is not None
         message = self._deserialize(self.topics.depth, raw)
-        scale = self.config.depth_scale or images.MILLIMETRE
+        scale = self.config.depth_scale
         if hasattr(message, "format"):
             metres = images.decompress_depth(message.format, message.data, scale)
         else:
             metres = images.depth(message.encoding, _pixels(message), scale)
+        if (away := _nearly_least(metres)) > MAX_DEPTH_M:
+            raise InputError(
+                f"depth on {self.topics.depth} is {away:.0f} m or more nearly everywhere, expected metres: is it in "
+                "millimetres? Then give depth_scale=0.001, the metres of one unit"
+            )
         return metres if self._registered is None else self._registered.register(metres)
 
     def _frame(self, colour: bytes, depth: bytes | None) -> RgbdFrame:
@@ -268,6 +273,13 @@ class BagRecording(Recording):
             )
         if pairer.unpaired:
             log.warning("bag '%s': left out %d colour images without depth", self.path, pairer.unpaired)
+
+
+def _nearly_least(metres: np.ndarray) -> float:
+    """What all but a twentieth of the known depth is beyond, by some of the pixels; 0 where nothing is known."""
+    few = metres[::8, ::8]
+    known = few[np.isfinite(few)]
+    return float(np.percentile(known, 5)) if known.size else 0.0
 
 
 def _pixels(message: Any) -> np.ndarray:

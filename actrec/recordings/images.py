@@ -83,13 +83,13 @@ def colour(encoding: str, image: np.ndarray) -> np.ndarray:
     return image if encoding == "rgb8" else cv2.cvtColor(image, _TO_RGB[encoding])
 
 
-def depth(encoding: str, image: np.ndarray, scale: float = MILLIMETRE) -> np.ndarray:
+def depth(encoding: str, image: np.ndarray, scale: float = 0.0) -> np.ndarray:
     """[H, W] float32 metres of pixels in a depth encoding, NaN where nothing was measured.
 
     Args:
-        encoding: "16UC1" or "mono16" (integers of `scale` metres), or "32FC1" (metres).
+        encoding: "16UC1" or "mono16" (integers), or "32FC1".
         image: [H, W] pixels.
-        scale: Metres of one unit of an integer image; REP 118 says millimetres.
+        scale: Metres of one unit; 0 for what REP 118 says, a millimetre of integers, else a metre.
 
     Raises:
         InputError: It is not a depth encoding.
@@ -97,8 +97,8 @@ def depth(encoding: str, image: np.ndarray, scale: float = MILLIMETRE) -> np.nda
     if encoding not in DEPTH_ENCODINGS:
         raise InputError(f"image encoding '{encoding}' is not depth; supported: {', '.join(DEPTH_ENCODINGS)}")
     if image.dtype.kind == "u":
-        return depth_in_metres(image, scale)
-    metres = image.astype(np.float32)
+        return depth_in_metres(image, scale or MILLIMETRE)
+    metres = image.astype(np.float32) * np.float32(scale or 1.0)
     metres[~(np.isfinite(metres) & (metres > 0))] = np.nan
     return metres
 
@@ -120,13 +120,13 @@ def decompress_colour(data: bytes | np.ndarray) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def decompress_depth(form: str, data: bytes | np.ndarray, scale: float = MILLIMETRE) -> np.ndarray:
+def decompress_depth(form: str, data: bytes | np.ndarray, scale: float = 0.0) -> np.ndarray:
     """[H, W] float32 metres of a 16-bit PNG, or of what `compressed_depth_image_transport` writes.
 
     Args:
         form: The message's `format`: "16UC1; compressedDepth png", "32FC1; compressedDepth rvl", "png", …
         data: The bytes.
-        scale: Metres of one unit of an integer image.
+        scale: Metres of one unit; 0 as in `depth`.
 
     Raises:
         DamagedImageError: It cannot be decoded.
@@ -139,10 +139,10 @@ def decompress_depth(form: str, data: bytes | np.ndarray, scale: float = MILLIME
     if image.ndim != 2 or image.dtype != np.uint16:
         raise InputError(f"compressed depth '{form}' holds {image.dtype}{list(image.shape)}, expected uint16[H, W]")
     if not (transport and form.startswith("32FC1")):
-        return depth_in_metres(image, scale)
+        return depth_in_metres(image, scale or MILLIMETRE)
     _, quantum_a, quantum_b = _COMPRESSED_DEPTH_HEADER.unpack_from(raw.tobytes())  # inverse depth, quantised
     with np.errstate(divide="ignore", invalid="ignore"):
-        metres = quantum_a / (image.astype(np.float32) - quantum_b)
+        metres = quantum_a / (image.astype(np.float32) - quantum_b) * (scale or 1.0)
     return np.where((image > 0) & (metres > 0), metres, np.nan).astype(np.float32)
 
 

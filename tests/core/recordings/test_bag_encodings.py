@@ -102,3 +102,23 @@ def test_quantised_float_depth_in_rvl():
     data = struct.pack("<iff", 0, a, b) + rvl_bytes(quantised)
     metres = images.decompress_depth("32FC1; compressedDepth rvl", data)
     np.testing.assert_allclose(metres, [[np.nan, a / (500 - b), a / (9000 - b)]], rtol=1e-5)
+
+
+def test_float_depth_in_millimetres_is_refused_and_may_be_scaled(tmp_path, bag):
+    with bag(tmp_path / "b") as b:
+        b.info(INFO, START, W, H)
+        b.image(DEPTH, START, MILLIMETRES.astype(np.float32), "32FC1")
+        b.image(COLOUR, START, RGB, "rgb8")
+    with pytest.raises(InputError, match="nearly everywhere, expected metres: is it in millimetres"):
+        frames_of(tmp_path / "b")
+    (frame,) = frames_of(tmp_path / "b", depth_scale=0.001)
+    np.testing.assert_allclose(frame.depth, METRES, rtol=1e-6)
+
+
+def test_float_depth_of_a_sky_is_no_want_of_a_unit(tmp_path, bag):
+    far = np.where(np.arange(H)[:, None] < 0.8 * H, 65504.0, 3.0) * np.ones(W)
+    with bag(tmp_path / "b") as b:
+        b.info(INFO, START, W, H)
+        b.image(DEPTH, START, far.astype(np.float32), "32FC1")
+        b.image(COLOUR, START, RGB, "rgb8")
+    assert frames_of(tmp_path / "b")[0].depth[-1, -1] == 3
