@@ -2,7 +2,8 @@
 
 A file is `{"frames": [[person, …], …]}`, one list a video frame; a person has `pose2d`, 13 u then 13 v in px of the
 640×480 picture, `pose3d`, 13 x then y then z in metres about the person, and `cumscore`, how sure the estimator is.
-The second release chose for each joint among three estimators, of which some write (0, 0) for what they do not see.
+The second release chose for each joint among three estimators, of which some write (0, 0) for what they do not see, and
+lifted the track to 3D with these zeros in it: poses about the time when somebody was not seen can be far off.
 
 Which way the axes of `pose3d` point, the picture itself tells: turned the right way, a pose lies over its own pixels.
 Mostly an axis runs with or against one of the picture's (LCR-Net's own y is up); poses that were lifted in another
@@ -45,7 +46,7 @@ _MISSING = (0.0, -1.0)
 _TRUNK_M = (0.2, 1.0)
 """What the middle trunk, hips to shoulders, may measure if the numbers are metres."""
 _UNEXPLAINED = 0.4
-"""Largest share of the pixels' variance that may be left when poses are laid over them."""
+"""Largest share of the pixels' variance that may be left when a pose is laid over them, as for half of the poses."""
 _LOOSE = 0.1
 """The share above which a rotation is tried that is none of the axes'."""
 _ROUNDS = 10
@@ -221,9 +222,10 @@ def _scales(poses: np.ndarray, pixels: np.ndarray, turn: np.ndarray) -> tuple[np
 
 
 def _unexplained(poses: np.ndarray, pixels: np.ndarray, turn: np.ndarray) -> float:
-    """The share of the pixels' variance that is left when the turned poses are laid over them."""
+    """The share of the pixels' variance that is left when a turned pose is laid over them, median of the N."""
     seen, scales = _scales(poses, pixels, turn)
-    return float(((pixels - scales * seen) ** 2).sum() / max((pixels**2).sum(), 1e-9))
+    left = ((pixels - scales * seen) ** 2).sum(axis=(1, 2)) / np.maximum((pixels**2).sum(axis=(1, 2)), 1e-9)
+    return float(np.median(left))
 
 
 def _rotation(poses: np.ndarray, pixels: np.ndarray, turn: np.ndarray) -> np.ndarray:

@@ -134,6 +134,18 @@ def test_a_person_without_pixels_is_nobody(tmp_path, marker):
     assert np.isfinite(np.delete(read.bodies[0], range(4, 7), axis=0)).all()
 
 
+def test_some_poses_that_are_far_off_spare_the_others(tmp_path):
+    rng = np.random.default_rng(0)
+    truth = [person(x=0.02 * t, t=t) for t in range(20)]
+    frames = [published([joints]) for joints in truth]
+    for frame in frames[:9]:  # lifted while the person was not seen yet
+        frame[0]["pose3d"] = rng.normal(0, 0.4, 39).tolist()
+    read = read_smarthome(write(tmp_path, frames=frames))
+    expected = convert(np.stack(truth), np.ones((20, 13)), "lcrnet_13")[0]
+    last = [np.isfinite(body).all(axis=(1, 2))[12:].all() for body in read.bodies].index(True)
+    np.testing.assert_allclose(read.bodies[last, 12:, 5:15], expected[12:, 5:15], atol=0.1)
+
+
 @pytest.mark.parametrize("marker", [0.0, -1.0])
 def test_joints_without_pixels_are_missing_and_spare_the_others(tmp_path, marker):
     truth = [person(x=0.02 * t, t=t) for t in range(20)]
