@@ -32,7 +32,7 @@ def read_nucla_json(path: str | Path, fps: float = FPS) -> SkeletonSequence:
     path = Path(path)
     try:
         content = json.loads(read_text(path))
-        xyz = np.asarray(content["skeletons"], dtype=np.float32)
+        xyz = np.asarray(content["skeletons"], dtype=np.float64)
         label = int(content["label"])
         name = str(content.get("file_name", path.stem))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:

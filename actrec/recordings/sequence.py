@@ -82,11 +82,9 @@ def from_kinect(
     Raises:
         InputError: A joint is further away than `FARTHEST_M`.
     """
-    finite = np.isfinite(positions)
-    if ((np.abs(positions) > FARTHEST_M) & finite).any():  # before float32 makes infinity of what is far enough
-        raise InputError(f"'{name}' has joints more than {FARTHEST_M:g} m away: it is corrupt, or not in metres")
+    check_distance(name, positions)
     positions = np.asarray(positions, dtype=np.float32)
-    missing = ~finite.all(-1) | ~positions.any(-1)
+    missing = ~np.isfinite(positions).all(-1) | ~positions.any(-1)
     known = np.ones(missing.shape, np.float32) if scores is None else np.asarray(scores, np.float32)
     known = np.where(missing, np.float32(0), known)
     optical = np.where((known > 0)[..., None], kinect_to_optical(positions), np.float32(np.nan))
@@ -96,6 +94,20 @@ def from_kinect(
     ids = body_ids or tuple(f"body_{m + 1}" for m in range(len(bodies)))
     stamps = np.asarray(stamps_ns, np.int64)
     return SkeletonSequence(name, stamps, bodies, known, pixels.astype(np.float32), ids, label, dict(meta or {}))
+
+
+def check_distance(name: str, positions: np.ndarray) -> None:
+    """Refuses joints that are too far away: as they were read, for float32 makes infinity of what is far enough.
+
+    Args:
+        name: Of the sequence.
+        positions: [..., 3] metres, not finite where missing.
+
+    Raises:
+        InputError: A joint is further away than `FARTHEST_M`.
+    """
+    if ((np.abs(positions) > FARTHEST_M) & np.isfinite(positions)).any():
+        raise InputError(f"'{name}' has joints more than {FARTHEST_M:g} m away: it is corrupt, or not in metres")
 
 
 def stamps_at(fps: float, frames: int) -> np.ndarray:

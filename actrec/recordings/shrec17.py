@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from actrec.errors import InputError
-from actrec.recordings.sequence import load_npz, read_text, split_frames, stamps_at
+from actrec.recordings.sequence import check_distance, load_npz, read_text, split_frames, stamps_at
 
 FPS = 30.0
 CLASSES = (
@@ -84,7 +84,7 @@ def read_shrec17(root: str | Path, entry: tuple[int, ...], train: bool, fps: flo
     """
     gesture, finger, subject, essai, _, _, frames = entry
     path = Path(root) / sequence_name(gesture, finger, subject, essai) / FILE_NAME
-    xyz = _table(path, 3 * _JOINTS, np.float32).reshape(-1, _JOINTS, 3)
+    xyz = _table(path, 3 * _JOINTS, np.float64).reshape(-1, _JOINTS, 3)
     if len(xyz) != frames:
         raise InputError(f"'{path}' has {len(xyz)} frames but the list says {frames}: it is truncated, copy it again")
     return _sequence(xyz, fps, gesture, finger, subject, essai, train)
@@ -98,7 +98,7 @@ def read_gesture(path: str | Path, fps: float = FPS) -> GestureSequence:
         InputError: It is truncated, corrupt or of another form.
     """
     path = Path(path).resolve()
-    xyz = _table(path, 3 * _JOINTS, np.float32).reshape(-1, _JOINTS, 3)
+    xyz = _table(path, 3 * _JOINTS, np.float64).reshape(-1, _JOINTS, 3)
     named = re.search(r"gesture_(\d+)/finger_(\d+)/subject_(\d+)/essai_(\d+)$", path.parent.as_posix())
     gesture, finger, subject, essai = map(int, named.groups()) if named else (0, 0, 0, 0)
     return _sequence(xyz, fps, gesture, finger, subject, essai, None)
@@ -157,8 +157,9 @@ def sequence_name(gesture: int, finger: int, subject: int, essai: int) -> str:
 def _sequence(
     xyz: np.ndarray, fps: float, gesture: int, finger: int, subject: int, essai: int, train: bool | None
 ) -> GestureSequence:
+    name = sequence_name(gesture, finger, subject, essai)
+    check_distance(name, xyz)
     hands = (xyz * np.array([-1, -1, 1], np.float32))[None].astype(np.float32)
     missing = ~np.isfinite(hands).all(-1) | (hands == 0).all(-1)
     hands[missing] = np.nan
-    name = sequence_name(gesture, finger, subject, essai)
     return GestureSequence(name, stamps_at(fps, len(xyz)), hands, gesture, finger, subject, essai, train)

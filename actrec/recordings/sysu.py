@@ -72,7 +72,7 @@ def read_sysu(folder: str | Path, name: str, fps: float = FPS) -> SysuSequence:
 
 def _joints(path: Path, value: np.ndarray, dimensions: int) -> np.ndarray:
     """[T, 20, D] of a published [20, D, T]."""
-    joints = value.astype(np.float32)
+    joints = value.astype(np.float64)
     if joints.ndim == 2:
         joints = joints[..., None]  # MATLAB drops a last axis of one: a clip of a single frame
     if joints.ndim != 3 or joints.shape[:2] != (20, dimensions) or not joints.shape[2]:
@@ -111,7 +111,7 @@ def _mirrored(world: np.ndarray, seen: np.ndarray) -> bool:
 
 def _placed(world: np.ndarray, seen: np.ndarray, mirrored: bool) -> np.ndarray:
     """[1, T, 25, 2] px in the picture turned back, NaN where a joint is missing."""
-    seen = seen.copy()
+    seen = seen.astype(np.float32)
     if mirrored:
         seen[..., 0] = COLOUR_SIZE[0] - 1 - seen[..., 0]
     known = _known(world) & np.isfinite(seen).all(axis=-1)

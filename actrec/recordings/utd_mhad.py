@@ -43,7 +43,7 @@ def read_utd_mhad_mat(path: str | Path, fps: float = FPS) -> SkeletonSequence:
         MissingLibraryError: scipy is not installed.
     """
     path = Path(path)
-    skeleton = read_mat(path, "d_skel").astype(np.float32)
+    skeleton = read_mat(path, "d_skel").astype(np.float64)
     if skeleton.ndim == 2:  # MATLAB stores an array of one frame without its last axis
         skeleton = skeleton[..., None]
     if skeleton.ndim != 3 or skeleton.shape[:2] != (20, 3) or not skeleton.shape[2]:

@@ -263,6 +263,21 @@ def test_shrec17_bad_sequences(shrec17):
         source.read(gone)
 
 
+@pytest.mark.parametrize("far", [2e3, 1e300])  # the second is more than a float32 holds
+def test_joints_that_are_too_far_away_are_refused(data_root, shrec17, tmp_path, far):
+    content = json.loads((data_root / "nucla/raw/a01_s01_e00_v01.json").read_text())
+    content["skeletons"][0][4][1] = far
+    (tmp_path / "a01_s01_e00_v01.json").write_text(json.dumps(content))
+    savemat(tmp_path / "a1_s1_t1_skeleton.mat", {"d_skel": np.full((20, 3, 2), far)})
+    row = rows_of(shrec17)[0]
+    text = (shrec17 / path(row)).read_text()
+    (shrec17 / path(row)).write_text(text.replace(text.split()[3], str(far), 1))
+    for name, root in (("nucla", tmp_path), ("utd_mhad", tmp_path), ("shrec17_14", shrec17)):
+        source = data.source(name, root)
+        with pytest.raises(InputError, match="more than 1000 m away"):
+            source.read(source.entries()[0])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
