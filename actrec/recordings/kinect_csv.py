@@ -28,7 +28,7 @@ def read_kinect_csv(path: str | Path) -> SkeletonSequence:
             raise InputError(f"'{path}' line {number} has {len(row)} values, expected {_VALUES}; remove or complete it")
     try:
         ticks = np.array([int(row[0]) for row in rows], dtype=np.int64)
-        joints = np.array([row[1:] for row in rows], dtype=np.float32).reshape(1, len(rows), 25, 4)
+        joints = np.array([row[1:] for row in rows], dtype=np.float64).reshape(1, len(rows), 25, 4)
     except ValueError as error:
         raise InputError(f"'{path}' is no Kinect v2 capture: {error}") from error
     states = joints[..., 3]

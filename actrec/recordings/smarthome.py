@@ -25,7 +25,7 @@ from actrec.config import setting
 from actrec.errors import InputError
 from actrec.fitting import MIN_POINTS, place
 from actrec.frames import Intrinsics
-from actrec.recordings.sequence import SkeletonSequence, read_text, stamps_at
+from actrec.recordings.sequence import FARTHEST_M, SkeletonSequence, read_text, stamps_at
 from actrec.skeleton import layouts
 from actrec.skeleton.conversions import convert
 
@@ -43,6 +43,8 @@ CLASSES = (
 _NAME = re.compile(r"([A-Za-z.]+)_p(\d+)_r(\d+)_v(\d+)_c(\d+)")
 _MISSING = (0.0, -1.0)
 """What stands for both u and v of a joint that was not seen."""
+_LARGEST = {"pose2d": 1e5, "pose3d": FARTHEST_M}
+"""px, m: more than any number that is not corrupt."""
 _TRUNK_M = (0.2, 1.0)
 """What the middle trunk, hips to shoulders, may measure if the numbers are metres."""
 _UNEXPLAINED = 0.4
@@ -166,10 +168,10 @@ def _values(path: Path, t: int, person: Any, key: str, dimensions: int) -> np.nd
         values = np.array(person[key], np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"'{path}': frame {t + 1}, '{key}' is not numbers ({error})") from error
-    if values.shape != (dimensions * JOINTS,) or not np.isfinite(values).all():
+    if values.shape != (dimensions * JOINTS,) or not (np.abs(values) < _LARGEST[key]).all():
         raise InputError(
-            f"'{path}': frame {t + 1}, '{key}' has shape {list(values.shape)} or is not finite, expected "
-            f"{dimensions} × {JOINTS} numbers"
+            f"'{path}': frame {t + 1}, '{key}' has shape {list(values.shape)} or is not finite, or too large, expected "
+            f"{dimensions} × {JOINTS} numbers below {_LARGEST[key]:g}"
         )
     return values.reshape(dimensions, JOINTS).T
 

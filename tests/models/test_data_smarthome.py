@@ -187,6 +187,8 @@ def changed(key, change):
     ([], "holds no frames"),
     (changed("pose3d", lambda v: v[:-1]), r"frame 2, 'pose3d' has shape \[38\]"),
     (changed("pose2d", lambda v: [*v[:-1], float("nan")]), "frame 2, 'pose2d' .* not finite"),
+    (changed("pose2d", lambda v: [1e300, *v[1:]]), "frame 2, 'pose2d' .* too large"),
+    (changed("pose3d", lambda v: [*v[:-1], 2e3]), "frame 2, 'pose3d' .* too large.* 3 × 13 numbers below 1000"),
     (changed("pose2d", lambda v: ["a"] * 26), "frame 2, 'pose2d' is not numbers"),
     (changed("pose2d", lambda v: v + [0] * 8), r"'pose2d' has shape \[34\].*expected 2 × 13"),
     ([[{"pose2d": [0] * 26}]], "without 'pose3d': take the skeletons with 3D poses"),
