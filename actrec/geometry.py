@@ -31,18 +31,23 @@ def unproject(pixels: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics) -> 
 
 
 def rays(pixels: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
-    """[..., 2] float64 x/z and y/z of the rays through pixels [..., 2], lens distortion removed."""
+    """[..., 2] float64 x/z and y/z of the rays through pixels [..., 2], lens distortion removed.
+
+    A lens model holds where it was measured. Beyond the image, where a person's unseen joints are guessed, it folds
+    back or runs away: there rays part as a pinhole's do.
+    """
+    centre, focal = (intrinsics.cx, intrinsics.cy), (intrinsics.fx, intrinsics.fy)
     if not any(intrinsics.distortion):
-        centre, focal = (intrinsics.cx, intrinsics.cy), (intrinsics.fx, intrinsics.fy)
         return (np.asarray(pixels, np.float64) - centre) / focal
     import cv2
 
     flat = np.ascontiguousarray(pixels, np.float64).reshape(-1, 1, 2)
+    inside = flat.clip(-1.0, (intrinsics.width, intrinsics.height))
     distortion = np.array(intrinsics.distortion or (0.0,) * 5)
     # To a millionth: OpenCV's own five rounds leave tenths of a pixel at the corners of wide lenses.
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_MAX_ITER, 50, 1e-6)
-    straight = cv2.undistortPointsIter(flat, intrinsics.matrix, distortion, None, None, criteria)
-    return np.asarray(straight).reshape(pixels.shape)
+    straight = cv2.undistortPointsIter(inside, intrinsics.matrix, distortion, None, None, criteria)
+    return (np.asarray(straight) + (flat - inside) / focal).reshape(pixels.shape)
 
 
 def image_points(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:

@@ -7,7 +7,7 @@ from actrec.anatomy import links_of, radii_of
 from actrec.errors import ConfigError, InputError
 from actrec.fitting import place, similarity
 from actrec.frames import Intrinsics
-from actrec.geometry import project, rotation
+from actrec.geometry import project, rays, rotation
 from actrec.lifting import lift
 from actrec.skeleton.layouts import MEDIAPIPE_33 as LAYOUT
 
@@ -184,6 +184,20 @@ def test_lens_distortion_is_removed():
     pixels, _ = cv2.projectPoints(truth.astype(float), np.zeros(3), np.zeros(3), bent.matrix, np.array(bent.distortion))
     positions, _ = lift(pixels[:, 0], world, np.ones(33), None, bent)
     assert error(positions, truth).max() < 0.01
+
+
+@pytest.mark.parametrize(
+    "lens",
+    [(-0.4, 0.15, 0.0, 0.0, 0.0), (-0.28, 0.07, 0.0, 0.0, 0.0), (0.52, -2.4, 6e-4, -2e-4, 1.4, 0.4, -2.2, 1.3)],
+    ids=["webcam", "wide", "azure_kinect"],
+)
+def test_rays_beyond_the_image_go_on_where_the_lens_model_ends(lens):
+    """Of who is half out of sight unseen joints are guessed there, and their model folds back or runs away."""
+    bent = Intrinsics(640, 480, 400.0, 400.0, 319.5, 239.5, lens)
+    across = rays(np.stack([np.arange(-1000.0, 1640.0, 5), np.full(528, 200.0)], -1), bent)[:, 0]
+    assert (np.diff(across) > 0.5 * 5 / 400).all()
+    assert (np.diff(across)[:195] < 1.1 * 5 / 400).all() and (np.diff(across)[-195:] < 1.1 * 5 / 400).all()
+    assert np.isnan(rays(np.array([[np.nan, 3.0]]), bent)[0, 0])
 
 
 def test_bad_input_is_named():
