@@ -9,6 +9,8 @@ from actrec.recordings.sequence import TRACKED_SCORES, SkeletonSequence, from_ki
 
 TICK_NS = 100
 """The Kinect's relative time counts 100 ns: 30 Hz frames lie 330,000 apart."""
+_LATEST = 2**53
+"""Ticks: 28 years."""
 _VALUES = 1 + 25 * 4
 
 
@@ -17,7 +19,8 @@ def read_kinect_csv(path: str | Path) -> SkeletonSequence:
 
     Raises:
         DeviceError: There is no such file.
-        InputError: A row has too few values (a truncated file), or something that is no number.
+        InputError: A row has too few values (a truncated file), something that is no number, or a time that is not after
+            the row's before.
     """
     path = Path(path)
     rows = [line.rstrip().rstrip(",").split(",") for line in read_text(path).splitlines() if line.strip()]
@@ -29,11 +32,21 @@ def read_kinect_csv(path: str | Path) -> SkeletonSequence:
     try:
         ticks = np.array([int(row[0]) for row in rows], dtype=np.int64)
         joints = np.array([row[1:] for row in rows], dtype=np.float64).reshape(1, len(rows), 25, 4)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise InputError(f"'{path}' is no Kinect v2 capture: {error}") from error
+    _check_times(path, ticks)
     states = joints[..., 3]
     if not np.isin(states, (0, 1, 2)).all():
         raise InputError(f"'{path}' is no Kinect v2 capture: a tracking state is none of 0, 1, 2")
     meta = {"format": "kinect_v2_csv"}
     scores = TRACKED_SCORES[states.astype(int)]
     return from_kinect(path.stem, joints[..., :3], "kinect_v2_25", ticks * TICK_NS, scores=scores, meta=meta)
+
+
+def _check_times(path: Path, ticks: np.ndarray) -> None:
+    wrong = np.flatnonzero((np.diff(ticks, prepend=-1) <= 0) | (ticks > _LATEST))
+    if len(wrong):
+        raise InputError(
+            f"'{path}' line {wrong[0] + 1}: its time, {ticks[wrong[0]]}, is not after that of the line before, or no "
+            "time of a Kinect; remove it"
+        )

@@ -166,6 +166,9 @@ def test_utd_mhad_right_hand_waves(data_root):
             assert (sequence.bodies[0, :, RIGHT, 0] < sequence.bodies[0, :, LEFT, 0]).all()
 
 
+JOINTS = ",".join(["0.1,0.2,2.0,2"] * 25)
+
+
 def test_kinect_csv(data_root):
     files = sorted((data_root / "kinect_v2_csv").glob("*.csv"))
     assert len(files) == 7
@@ -178,7 +181,16 @@ def test_kinect_csv(data_root):
         assert 0.030 < np.median(np.diff(sequence.stamps_ns)) / 1e9 < 0.036
 
 
-@pytest.mark.parametrize(("row", "message"), [("1,2,3", "line 1 has 3 values"), (",".join(["x"] * 101), "no Kinect")])
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("1,2,3", "line 1 has 3 values"),
+        (",".join(["x"] * 101), "no Kinect"),
+        (f"{10**20},{JOINTS}", "no Kinect"),  # two times that lost the comma between them
+        (f"{10**17},{JOINTS}", "line 1: its time, 1000+, is not"),
+        (f"5,{JOINTS}\n5,{JOINTS}", "line 2: its time, 5, is not after that of the line before"),
+    ],
+)
 def test_bad_csv(tmp_path, row, message):
     file = tmp_path / "bad.csv"
     file.write_text(row + "\n")
