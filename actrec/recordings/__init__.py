@@ -45,6 +45,8 @@ def sniff(path: str | Path) -> str:
             f"'{path}' is a bag of ROS 1: convert it with `rosbags-convert --src '{path}' --dst NEW`, or, where "
             "librealsense recorded it, play it with driver realsense and its option recording"
         )
+    if path.suffix == ".zstd":
+        raise InputError(f"'{path}' is a file of a compressed bag: play the bag's folder, or unpack it first (zstd -d)")
     if skeletons.sniff(path) is not None:
         return "skeleton"
     raise InputError(

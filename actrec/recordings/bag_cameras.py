@@ -34,7 +34,7 @@ def lens(topic: str, info: Any, width: int, height: int, rectified: bool) -> Int
         p = [float(value) for value in info.p]
         fx, cx, fy, cy = (p[0], p[2], p[5], p[6]) if p[0] > 0 else (k[0], k[2], k[4], k[5])
         return Intrinsics(width, height, fx, fy, cx, cy)
-    if info.distortion_model not in intrinsics.DISTORTION_MODELS:
+    if not intrinsics.is_known(info.distortion_model, info.d):
         raise InputError(f"{topic} has distortion '{info.distortion_model}'; play the rectified images instead")
     try:
         distortion = intrinsics.distortion(info.d)

@@ -78,7 +78,7 @@ def _kind(topic: str, encoding: str) -> str:
         return "colour"
     if "bayer" in encoding:  # also compressed: decoding it gives its mosaic
         return "other"
-    if "jpeg" in encoding or "jpg" in encoding or "png" in encoding:
+    if any(kind in encoding.lower() for kind in ("jpeg", "jpg", "png")):
         return "depth" if "16UC1" in encoding or "depth" in topic else "colour"
     return "other"
 

@@ -57,13 +57,14 @@ def _in_seconds(number: float) -> float:
 
 
 def _list(path: Path) -> _Listing:
-    sub = next((path / name for name in COLOUR_FOLDERS if (path / name).is_dir()), None)
+    folders = {file.name.lower(): file for file in path.iterdir() if file.is_dir()}
+    sub = next((folders[name] for name in COLOUR_FOLDERS if name in folders), None)
     npz = path / NPZ_NAME if (path / NPZ_NAME).is_file() else None
     if sub is None:
         return _Listing(_numbered(path, _COLOUR_NAME, False), _numbered(path, _DEPTH_NAME, True), npz)
-    depth = path / "depth"
+    depth = folders.get("depth")
     return _Listing(
-        _numbered(sub, _COLOUR_NAME, None), _numbered(depth, _DEPTH_NAME, None) if depth.is_dir() else [], npz
+        _numbered(sub, _COLOUR_NAME, None), [] if depth is None else _numbered(depth, _DEPTH_NAME, None), npz
     )
 
 

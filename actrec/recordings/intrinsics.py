@@ -13,6 +13,8 @@ from actrec.recordings.base import RecordingConfig, log
 FILE_NAME = "intrinsics.yaml"
 DISTORTION_MODELS = ("", "plumb_bob", "rational_polynomial")
 """ROS's names of the lens models that `Intrinsics` can be of."""
+_UNBENT = ("pinhole", "none")
+"""What some drivers call a lens that does not bend; ROS has no name for it."""
 REMEDY = (
     "give option intrinsics='fx,fy,cx,cy' or a YAML file, put intrinsics.yaml (width, height, fx, fy, cx, cy) beside "
     "the images, or state the field of view with hfov_deg"
@@ -31,6 +33,11 @@ def rectified(topic: str) -> bool:
     The camera_info beside them tells the raw images' K and D; these have its P and no distortion.
     """
     return any(part.startswith("image_rect") for part in topic.split("/"))
+
+
+def is_known(model: str, coefficients: Any) -> bool:
+    """Whether `Intrinsics` can be of a lens of ROS's distortion_model and D."""
+    return model in DISTORTION_MODELS or (model.lower() in _UNBENT and not any(coefficients))
 
 
 def load_yaml(path: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from std_msgs.msg import Header
 from actrec.errors import InputError
 from actrec.frames import NANOSECONDS, Body, Face, Hand, Intrinsics
 from actrec.recordings import images
-from actrec.recordings.intrinsics import distortion
+from actrec.recordings.intrinsics import DISTORTION_MODELS, distortion, is_known
 
 BodyT = TypeVar("BodyT", bound=Body)
 
@@ -34,7 +34,6 @@ DEPTH_ENCODINGS = ("16UC1", "mono16", "32FC1")
 FLOW_ENCODINGS = ("32FC3",)
 
 MILLIMETRES = 1000.0
-_DISTORTION_MODELS = ("", "plumb_bob", "rational_polynomial")
 
 
 # -- time --------------------------------------------------------------------------------------------------------------
@@ -189,8 +188,8 @@ def info_to_intrinsics(message: CameraInfo) -> Intrinsics:
     fx, fy = float(message.k[0]), float(message.k[4])
     if not (fx > 0 and fy > 0 and message.width and message.height):
         raise InputError("camera_info has no focal length or size: the camera is not calibrated; run its calibration")
-    if message.distortion_model not in _DISTORTION_MODELS:
-        known = ", ".join(m for m in _DISTORTION_MODELS if m)
+    if not is_known(message.distortion_model, message.d):
+        known = ", ".join(m for m in DISTORTION_MODELS if m)
         raise InputError(f"distortion model '{message.distortion_model}' is not supported; supported: {known}")
     if max(message.binning_x, message.binning_y) > 1 or _is_cut(message):
         raise InputError("camera_info with binning or a region of interest is not supported: publish the full image")

@@ -59,3 +59,9 @@ def test_a_bag_of_ros_1_says_how_to_convert_it(tmp_path):
         InputError, match="a bag of ROS 1: convert it with `rosbags-convert --src '.*walk.bag' --dst NEW`"
     ):
         open_recording(tmp_path / "walk.bag")
+
+
+def test_a_file_of_a_compressed_bag_is_for_its_folder(tmp_path):
+    (tmp_path / "walk_0.mcap.zstd").write_bytes(b"\x28\xb5\x2f\xfd")
+    with pytest.raises(InputError, match="walk_0.mcap.zstd' is a file of a compressed bag: play the bag's folder"):
+        open_recording(tmp_path / "walk_0.mcap.zstd")

@@ -94,6 +94,26 @@ def test_a_lens_of_fourteen_coefficients(tmp_path, bag):
         open_recording(tmp_path / "fourteen")
 
 
+@pytest.mark.parametrize("model", ["pinhole", "None"])
+def test_a_lens_that_does_not_bend_by_names_that_ros_has_not(tmp_path, bag, model):
+    for name, d in (("straight", (0.0,) * 5), ("empty", ()), ("bent", (0.1, 0.0, 0.0, 0.0, 0.0))):
+        with bag(tmp_path / name) as b:
+            b.info(INFO, START, W, H, model=model, d=d)
+            b.image(COLOUR, START, RGB, "rgb8")
+    for name in ("straight", "empty"):
+        with open_recording(tmp_path / name) as recording:
+            assert recording.intrinsics.distortion == ()
+    with pytest.raises(InputError, match=f"has distortion '{model}'; play the rectified"):
+        open_recording(tmp_path / "bent")
+
+
+def test_the_format_of_a_compressed_image_in_capitals(tmp_path, bag):
+    with bag(tmp_path / "b") as b:
+        b.info(INFO, START, W, H)
+        b.compressed(f"{COLOUR}/compressed", START, "JPEG", cv2.imencode(".jpg", RGB)[1].tobytes())
+    assert len(frames_of(tmp_path / "b")) == 1
+
+
 def test_an_azure_kinect_with_everything_recorded(tmp_path, bag):
     seen_by_depth, far = RGB[: H // 2], MILLIMETRES[: H // 2]
     with bag(tmp_path / "b") as b:

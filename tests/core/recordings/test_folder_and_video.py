@@ -125,6 +125,13 @@ def test_tum_stamps_pair_in_time(tmp_path, caplog):
     assert "1 of 4 colour images have no depth" in caplog.text
 
 
+def test_folders_in_capitals(tmp_path):
+    folder = small_folder(tmp_path, [("RGB/1.png", "Depth/1.png"), ("RGB/2.png", "Depth/2.png")])
+    assert [frame.depth is None for frame in frames_of(folder, intrinsics="30,30,15,11", depth_scale=0.001)] == [
+        False
+    ] * 2
+
+
 @pytest.mark.parametrize("unit", [10**3, 10**6, 10**9])
 def test_names_that_are_times_in_smaller_units(tmp_path, unit):
     start = 1_700_000_000 * unit
