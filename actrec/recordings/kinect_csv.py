@@ -19,8 +19,8 @@ def read_kinect_csv(path: str | Path) -> SkeletonSequence:
 
     Raises:
         DeviceError: There is no such file.
-        InputError: A row has too few values (a truncated file), something that is no number, or a time that is not after
-            the row's before.
+        InputError: A row has too few values (a truncated file), something that is no number, or a time that does not
+            come after that of the row before.
     """
     path = Path(path)
     rows = [line.rstrip().rstrip(",").split(",") for line in read_text(path).splitlines() if line.strip()]
