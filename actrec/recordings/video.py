@@ -51,6 +51,7 @@ class VideoRecording(Recording):
                 self._duration = stream.frames / self._rate if counted else decoding.length_s(self.path)
             if config.fps and self._rate:
                 self._duration *= self._rate / config.fps
+            of_azure_kinect = _is_of_azure_kinect(container)
             first = self._image(next(decoding.pictures(self.path, container), None))
         height, width = first.shape[:2]
         if ntu and not (config.intrinsics or config.hfov_deg):
@@ -58,7 +59,10 @@ class VideoRecording(Recording):
             self._intrinsics = intrinsics.from_hfov(width, height, NTU_HFOV_DEG)
         else:
             self._intrinsics = intrinsics.resolve(self.path, config, width, height)
-        log.warning("'%s' is a video without depth: frames come without it", self.path)
+        kind = "a video without depth: frames come without it"
+        if of_azure_kinect:
+            kind = "of an Azure Kinect: its depth comes with driver azure_kinect and its option recording, not here"
+        log.warning("'%s' is %s", self.path, kind)
 
     @property
     def intrinsics(self) -> Intrinsics:
@@ -110,6 +114,11 @@ class VideoRecording(Recording):
         if picture is None:
             raise InputError(f"'{self.path}' holds no frame: it is truncated; copy it again")
         return decoding.rgb(picture, self._mirror)
+
+
+def _is_of_azure_kinect(container: Any) -> bool:
+    """Whether k4arecorder wrote it, by the tags that it leaves on the file or its tracks."""
+    return any(tag.upper().startswith("K4A_") for each in (container, *container.streams) for tag in each.metadata)
 
 
 def _stated(container: Any) -> float:

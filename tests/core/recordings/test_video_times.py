@@ -1,4 +1,4 @@
-"""When the pictures of a video were taken, and where they end."""
+"""When the pictures of a video were taken, where they end, and who recorded them."""
 
 import logging
 from fractions import Fraction
@@ -14,8 +14,9 @@ GAPS = [0, 1, 2, 3, 10, 11, 12, 30, 31, 32]
 """Ticks at which a camera that drops pictures gives them."""
 
 
-def written(path, ticks, codec="mpeg4", rate=10):
+def written(path, ticks, codec="mpeg4", rate=10, **tags):
     with av.open(str(path), "w") as file:
+        file.metadata.update(tags)
         stream = file.add_stream(codec, rate=rate)
         stream.width, stream.height = 64, 48
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
@@ -61,3 +62,10 @@ def test_a_video_that_starts_late_is_whole(tmp_path, caplog):
     path = written(tmp_path / "late.mkv", range(50, 60))
     assert ticks_of(path) == list(range(10))
     assert "cut off" not in caplog.text
+
+
+def test_a_recording_of_an_azure_kinect_is_for_its_driver(tmp_path, caplog):
+    assert ticks_of(written(tmp_path / "k.mkv", range(3), K4A_DEPTH_MODE="NFOV_UNBINNED")) == [0, 1, 2]
+    assert (
+        "k.mkv' is of an Azure Kinect: its depth comes with driver azure_kinect and its option recording" in caplog.text
+    )
