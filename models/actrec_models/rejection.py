@@ -18,6 +18,7 @@ from actrec_models.data import ClipDataset
 from actrec_models.data.carried_hands import carried_hands
 from actrec_models.recipe import Recipe
 from actrec_models.samples import Samples
+from actrec_models.training import training_clips
 
 LEAST_KEPT = 0.9
 """Share of the known actions that rejection must leave alone."""
@@ -29,6 +30,8 @@ HIGHEST = 0.9
 """Highest threshold: where training clips are all known by heart, those above separate as well, and leave no room for
 confidences to differ."""
 
+_MOST_OTHERS = 2000
+"""Clips of an unknown dataset that are looked at: NTU RGB+D 120 has 114,000, whose pictures would take days."""
 _TEMPERATURES = np.geomspace(0.2, 3.0, 25).round(3)
 _BACKGROUNDS = 41
 
@@ -131,36 +134,79 @@ def _at(known: _Cooled, unknown: _Cooled, background: float, least_kept: float) 
 def hindrance(recipe: Recipe, specs: Iterable[InputSpec], data_root: str, root: str = "") -> str:
     """Why no threshold can be chosen for a network with these inputs; empty where it can."""
     specs = list(specs)
-    others = sorted(set(features.streams(specs)) - {"bodies"})
-    if len(recipe.own_unknown(data_root, "train", root)):
-        return f"the network also takes {', '.join(others)}, and clips are varied by their joints" if others else ""
+    own = recipe.own_unknown(data_root, "train", root)
+    without = "" if len(own) else _without_foreign(recipe, specs, data_root)
+    others = _more(specs)
+    if without or not others:
+        return without
+    also = f"the network also takes {', '.join(others)}"
+    chosen = own if len(own) else data.create(recipe.unknown_dataset, data.folder(data_root, recipe.unknown_dataset))
+    if not {stream for stream, required in features.streams(specs).items() if required} <= chosen.streams:
+        lacking = "its recordings labelled unknown do" if len(own) else f"{recipe.unknown_dataset} does"
+        return f"{also}, which {lacking} not hold"
+    if not recipe.parts()[3].share:
+        return f"{also}, and clips are varied by their joints: train with clips held out (validation: {{share: 0.1}})"
+    return ""
+
+
+def _without_foreign(recipe: Recipe, specs: list[InputSpec], data_root: str) -> str:
+    """Why the clips of an unknown dataset cannot be taken; empty where they can."""
     if not recipe.unknown_dataset:
         return "the recipe names no unknown_dataset"
-    if missing := recipe.missing_unknown(data_root):
-        return missing
-    if others:
-        return f"the network also takes {', '.join(others)}, which {recipe.unknown_dataset} does not hold"
     foreign = sorted({spec.layout for spec in specs if spec.layout in LAYOUTS} - {CANONICAL, "hand_22"})
-    return f"the network takes {foreign[0]}, {recipe.unknown_dataset} holds {CANONICAL}" if foreign else ""
+    held = f"the network takes {foreign[0]}, {recipe.unknown_dataset} holds {CANONICAL}" if foreign else ""
+    return recipe.missing_unknown(data_root) or held
 
 
 def calibrate(recipe: Recipe, session: Session, data_root: str, root: str = "") -> tuple[Rejection, str]:
-    """Chooses on augmented training clips and those of other actions (`unknown_logits`); also says so in words.
+    """Chooses on clips of the training part and those of other actions (`unknown_logits`); also says so in words.
 
-    Augmented draws that training did not see are the nearest to unseen clips that does not touch the test part. Their
-    windows are taken as evaluation takes them, so that the threshold suits what is judged: all live or all stretched.
+    Of a network of bodies they are augmented: draws that training did not see are the nearest to unseen clips that does
+    not touch the test part. Their windows are taken as evaluation takes them, so that the threshold suits what is
+    judged: all live or all stretched. Of a network that takes more they are those that training held out.
     """
-    clips = dataset_part(recipe, data_root, "train", root)
-    varied = dataclasses.replace(recipe.check(), stretched=float(recipe.clips == "stretched"))
-    samples = Samples(clips, list(session.package.inputs), session.package.window, recipe, varied)
-    draws = [np.random.default_rng([recipe.seed, recipe.epochs, index]) for index in range(len(samples))]
-    known = evaluation.logits_of(session, [samples.varied_bodies(samples.clips[i], rng) for i, rng in enumerate(draws)])
+    if _more(session.package.inputs):
+        held = recipe.parts()[3].split(training_clips(recipe, data_root, root), recipe.seed)[1]
+        assert held is not None
+        clips, which = held, f"{len(held)} clips held out"
+        known = evaluation.score(session, clips, _mode(recipe)).logits
+    else:
+        clips = dataset_part(recipe, data_root, "train", root)
+        known, which = _varied_logits(recipe, session, clips), "augmented"
     chosen = choose(known, clips.labels, unknown_logits(recipe, session, data_root, "train", root))
     described = (
-        f"{recipe.dataset} train part, augmented ({chosen.known_kept:.1%} kept), against "
+        f"{recipe.dataset} train part, {which} ({chosen.known_kept:.1%} kept), against "
         f"{_described(recipe, clips.layout, len(recipe.own_unknown(data_root, 'train', root)), chosen)}"
     )
     return chosen, described
+
+
+def check_held_out(recipe: Recipe, trained: Recipe, specs: Iterable[InputSpec]) -> None:
+    """Refuses to choose on clips that training did not hold out, where it is they that are chosen on.
+
+    Raises:
+        ConfigError: The recipe holds out others than that of the training did.
+    """
+    if _more(specs) and (recipe.validation, recipe.seed) != (trained.validation, trained.seed):
+        raise ConfigError("the recipe holds other clips out than the training did: give it that validation and seed")
+
+
+def _more(specs: Iterable[InputSpec]) -> list[str]:
+    """What these inputs are made of beside bodies."""
+    return sorted(set(features.streams(specs)) - {"bodies"})
+
+
+def _varied_logits(recipe: Recipe, session: Session, clips: ClipDataset) -> np.ndarray:
+    """[N, classes] of a draw of each clip."""
+    varied = dataclasses.replace(recipe.check(), stretched=float(recipe.clips == "stretched"))
+    samples = Samples(clips, list(session.package.inputs), session.package.window, recipe, varied)
+    draws = [np.random.default_rng([recipe.seed, recipe.epochs, index]) for index in range(len(samples))]
+    return evaluation.logits_of(session, [samples.varied_bodies(samples.clips[i], rng) for i, rng in enumerate(draws)])
+
+
+def _mode(recipe: Recipe) -> str:
+    """How windows are taken of what rejection is chosen on."""
+    return "stretched" if recipe.clips == "stretched" else "live"
 
 
 def _described(recipe: Recipe, layout: str, own: int, chosen: Rejection) -> str:
@@ -185,8 +231,7 @@ def unknown_logits(recipe: Recipe, session: Session, data_root: str, part: str, 
     chosen = recipe.own_unknown(data_root, part, root) if own else _foreign(recipe, session, data_root, part, root)
     if not len(chosen):
         return np.zeros((0, len(session.package.labels)), np.float32)
-    mode = "stretched" if recipe.clips == "stretched" else "live"
-    logits: np.ndarray = evaluation.score(session, chosen, mode).logits
+    logits: np.ndarray = evaluation.score(session, chosen, _mode(recipe)).logits
     return logits
 
 
@@ -197,6 +242,8 @@ def _foreign(recipe: Recipe, session: Session, data_root: str, part: str, root: 
     if absent:
         raise ConfigError(f"unknown_exclude names {', '.join(absent)}, which {recipe.unknown_dataset} does not have")
     kept = [i for i, label in enumerate(clips.labels) if clips.classes[label] not in recipe.unknown_exclude]
+    if len(kept) > _MOST_OTHERS:
+        kept = sorted(np.random.default_rng(0).choice(kept, _MOST_OTHERS, replace=False).tolist())
     if body_layout(session.package) == "hand_22":
         return carried_hands(clips, dataset_part(recipe, data_root, part, root), kept)
     return ClipDataset([clips[i] for i in kept], clips.classes)

@@ -94,6 +94,8 @@ def calibrated(
             f"{base.name} was trained on {trained.dataset}, split {trained.split}; the recipe is of {recipe.dataset}, "
             f"split {recipe.split}"
         )
+    if trained.settings:
+        rejection.check_held_out(recipe, config.build(Recipe, trained.settings), base.inputs)
     roots, session = (data_root, root), inference.load(base.path)
     if missing := rejection.hindrance(recipe, base.inputs, *roots):
         raise ConfigError(f"{base.name}: no rejection can be chosen: {missing}")

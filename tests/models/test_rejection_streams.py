@@ -1,0 +1,76 @@
+"""The rejection of networks that look at more than bodies: on clips that training held out."""
+
+import pytest
+
+import actrec_models
+from actrec import config, package
+from actrec.cli import main
+from actrec_models import checkpoint, data, rejection
+from actrec_models.data import ClipDataset
+from actrec_models.recipe import Recipe
+from tests.models.made_up import skeletons
+from tests.models.small import SMALL
+from tests.models.test_training_streams import made_up, write
+
+NAME = "c3d_flow"
+HELD = {"share": 0.25}
+
+
+@pytest.fixture
+def datasets(monkeypatch, tmp_path):
+    """Clips by dataset and part, and those labelled unknown; all files are "there"."""
+    known, other = made_up(NAME, 12), made_up(NAME, 4)
+    clips = {("nucla", "train"): known, ("nucla", "test"): made_up(NAME, 4), "ntu60": other, "utd_mhad": skeletons(4)}
+    own = {"train": ClipDataset([], known.classes), "test": ClipDataset([], known.classes)}
+    monkeypatch.setattr(data, "create", lambda name, root, part="train", **_: clips.get((name, part), clips.get(name)))
+    monkeypatch.setattr(data, "others", lambda name, root, part="train", **_: own[part])
+    for name in ("ntu", "utd_mhad"):
+        (tmp_path / name).mkdir()
+    return own
+
+
+@pytest.mark.parametrize(
+    "fields, said",
+    [
+        ({"unknown_dataset": "utd_mhad", "validation": HELD}, "also takes flow, which utd_mhad does not hold"),
+        ({"unknown_dataset": "ntu60"}, "with clips held out (validation: {share: 0.1})"),
+        ({"unknown_dataset": "", "validation": HELD}, "the recipe names no unknown_dataset"),
+        ({"unknown_dataset": "sysu", "validation": HELD}, "the unknown_dataset sysu is not in"),
+    ],
+)
+def test_what_hinders_a_choice_is_told(datasets, tmp_path, fields, said):
+    network = actrec_models.create(NAME, num_classes=2, **SMALL[NAME])
+    settings = config.build(Recipe, {"model": NAME, "dataset": "nucla", **fields})
+    assert said in rejection.hindrance(settings, network.input_specs, str(tmp_path))
+
+
+def test_recordings_labelled_unknown_must_hold_what_the_network_takes(datasets, tmp_path):
+    network = actrec_models.create(NAME, num_classes=2, **SMALL[NAME])
+    settings = config.build(Recipe, {"model": NAME, "dataset": "nucla", "unknown_dataset": "", "validation": HELD})
+    datasets["train"] = skeletons(4)
+    said = rejection.hindrance(settings, network.input_specs, str(tmp_path))
+    assert said.endswith("which its recordings labelled unknown do not hold")
+    datasets["train"] = made_up(NAME, 4)
+    assert rejection.hindrance(settings, network.input_specs, str(tmp_path)) == ""
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_it_is_chosen_on_clips_held_out(datasets, tmp_path, capsys, monkeypatch, own):
+    monkeypatch.setattr(rejection, "_MOST_OTHERS", 3)
+    if own:
+        datasets.update(train=made_up(NAME, 3), test=made_up(NAME, 2))
+    others = "" if own else "ntu60"
+    path = write(tmp_path / "recipe.yaml", NAME, validation=HELD, unknown_dataset=others)
+    out, folder = tmp_path / "run", tmp_path / "package"
+    assert main(["train", str(path), "--data", str(tmp_path), "--out", str(out), "--quiet", "--threads", "1"]) == 0
+    assert main(["export", str(out / checkpoint.BEST), "--out", str(folder), "--data", str(tmp_path)]) == 0
+    made = package.load(folder)
+    assert "train part, 3 clips held out" in made.rejection.calibrated_on
+    assert ("3 of its recordings labelled unknown" if own else "ntu60 train part") in made.rejection.calibrated_on
+    assert made.provenance.figures["unknown_clips"] == (2 if own else 3)
+    command = ["export", str(folder), "--calibrate", str(path), "--data", str(tmp_path), "--out", str(tmp_path / "new")]
+    assert main(command) == 0
+    assert package.load(tmp_path / "new").rejection == made.rejection
+    path.write_text(path.read_text().replace("share: 0.25", "share: 0.5"))
+    assert main([*command, "--overwrite"]) == 2
+    assert "holds other clips out than the training did" in capsys.readouterr().err
