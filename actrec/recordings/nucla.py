@@ -51,10 +51,13 @@ def read_nucla_npz(path: str | Path, fps: float = FPS) -> list[SkeletonSequence]
     """
     path = Path(path)
     arrays = load_npz(path, ("xyz", "length", "name", "label", "is_train"))
-    parts = split_frames(path, arrays["xyz"], arrays["length"], 20)
+    parts = split_frames(path, arrays, 20, {"label": (1, len(CLASSES)), "is_train": (0, 1)})
+    names = [str(name) for name in arrays["name"].reshape(-1)]
+    if len(names) != len(parts) or not all(map(parse_name, names)):
+        raise InputError(f"'{path}': name does not hold {len(parts)} names aAA_sSS_eEE_vVV")
     return [
-        _sequence(str(name), part, int(label), fps, is_train=bool(train))
-        for name, part, label, train in zip(arrays["name"], parts, arrays["label"], arrays["is_train"], strict=True)
+        _sequence(name, part, int(label), fps, is_train=bool(train))
+        for name, part, label, train in zip(names, parts, arrays["label"], arrays["is_train"], strict=True)
     ]
 
 

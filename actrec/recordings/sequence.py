@@ -1,5 +1,6 @@
 """What a skeleton recording is once read: whole tracks of joints in the data contract."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -165,14 +166,30 @@ def load_npz(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
         raise InputError(f"'{path}' is corrupt or not an .npz archive; copy it again ({error})") from error
 
 
-def split_frames(path: Path, xyz: np.ndarray, length: np.ndarray, joints: int) -> list[np.ndarray]:
-    """Cuts [frames, V, 3] into sequences of `length` frames.
+def split_frames(
+    path: Path, arrays: Mapping[str, np.ndarray], joints: int, ranges: Mapping[str, tuple[int, int]]
+) -> list[np.ndarray]:
+    """Cuts `xyz` [frames, V, 3] into N sequences of `length` [N] frames.
+
+    Args:
+        path: Named in errors.
+        arrays: `xyz`, `length` and those of `ranges`.
+        joints: V.
+        ranges: Arrays that say something of each sequence in whole numbers [N]; least and largest of each.
 
     Raises:
-        InputError: The shape is another, or the lengths do not add up to the frames.
+        InputError: An array is of another form or length, holds other numbers, or the lengths do not add up.
     """
-    if xyz.ndim != 3 or xyz.shape[1:] != (joints, 3):
-        raise InputError(f"'{path}': xyz is {list(xyz.shape)}, expected [frames, {joints}, 3]")
+    xyz, length = arrays["xyz"], arrays["length"]
+    if xyz.ndim != 3 or xyz.shape[1:] != (joints, 3) or xyz.dtype.kind not in "fiu":
+        raise InputError(f"'{path}': xyz is {xyz.dtype} {list(xyz.shape)}, expected [frames, {joints}, 3] metres")
+    for name, (least, most) in {"length": (1, len(xyz)), **ranges}.items():
+        column = arrays[name]
+        if column.shape != (length.size,) or column.dtype.kind not in "iub":
+            told = f"{column.dtype} {list(column.shape)}, expected {length.size} whole numbers"
+            raise InputError(f"'{path}': {name} is {told}")
+        if wrong := sorted({int(number) for number in column if not least <= number <= most}):
+            raise InputError(f"'{path}': {name} holds {wrong[0]}, expected {least} to {most}")
     if int(length.sum()) != len(xyz):
         raise InputError(f"'{path}': the lengths add up to {int(length.sum())} but xyz holds {len(xyz)} frames")
     return np.split(xyz, np.cumsum(length)[:-1])

@@ -63,8 +63,9 @@ def read_shrec17_npz(path: str | Path, fps: float = FPS) -> list[GestureSequence
     """
     path = Path(path)
     arrays = load_npz(path, ("xyz", "length", "gesture", "finger", "subject", "essai", "is_train"))
+    ranges = {"gesture": (1, len(CLASSES)), "finger": (1, len(FINGERS)), "subject": (1, 28), "essai": (1, 99)}
+    parts = split_frames(path, arrays, _JOINTS, {**ranges, "is_train": (0, 1)})
     arrays["is_train"] = arrays["is_train"].astype(bool)
-    parts = split_frames(path, arrays["xyz"], arrays["length"], _JOINTS)
     keys = (arrays[key].tolist() for key in ("gesture", "finger", "subject", "essai", "is_train"))
     return [_sequence(part, fps, *of) for part, *of in zip(parts, *keys, strict=True)]
 

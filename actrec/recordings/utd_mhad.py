@@ -68,7 +68,8 @@ def read_utd_mhad_npz(path: str | Path, fps: float = FPS) -> list[SkeletonSequen
     """
     path = Path(path)
     arrays = load_npz(path, ("xyz", "length", "action", "subject", "trial"))
-    parts = split_frames(path, arrays["xyz"], arrays["length"], 20)
+    ranges = {"action": (1, len(CLASSES)), "subject": (1, 8), "trial": (1, 99)}
+    parts = split_frames(path, arrays, 20, ranges)
     rows = zip(parts, arrays["action"], arrays["subject"], arrays["trial"], strict=True)
     return [_sequence(f"a{a}_s{s}_t{t}", part, int(a), int(s), int(t), fps) for part, a, s, t in rows]
 

@@ -135,6 +135,29 @@ def test_an_archive_that_holds_an_item_twice(data_root, tmp_path):
         data.create("nucla", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "array", "change", "message"),
+    [
+        ("nucla", "xyz", lambda v: v.astype(str), r"xyz is <U32 .*expected \[frames, 20, 3\]"),
+        ("nucla", "name", lambda v: v[:-1], "name does not hold 3 names"),
+        ("nucla", "label", lambda v: v - 5, "label holds -4, expected 1 to 10"),
+        ("utd_mhad", "length", lambda v: v.astype(float), r"length is float64 \[3\], expected 3 whole numbers"),
+        ("utd_mhad", "action", lambda v: v[:-1], r"action is int8 \[2\], expected 3 whole"),
+        ("shrec17_28", "finger", lambda v: v + 2, "finger holds 3, expected 1 to 2"),
+        ("shrec17_28", "is_train", lambda v: v[:, None], r"is_train is bool \[3, 1\]"),
+    ],
+)
+def test_archives_whose_arrays_do_not_fit(data_root, tmp_path, name, array, change, message):
+    source = data.source(name, data_root / data.FAMILIES.get(name, name))
+    assert isinstance(source, ArchiveSource)
+    with np.load(source.root / source.archive) as archive:
+        length = archive["length"][:3]
+        arrays = {key: archive[key][: length.sum() if key == "xyz" else 3] for key in archive.files}
+    np.savez(tmp_path / source.archive, **{**arrays, array: change(arrays[array])})
+    with pytest.raises(InputError, match=f"{source.archive}': .*{message}"):
+        data.create(name, tmp_path)
+
+
 # -- UTD-MHAD ----------------------------------------------------------------------------------------------------------
 
 
