@@ -28,7 +28,7 @@ def lens(topic: str, info: Any, width: int, height: int, rectified: bool) -> Int
             "choose another with camera_info_topic, or give the option intrinsics"
         )
     k = [float(value) for value in info.k]
-    if k[0] <= 0 or k[4] <= 0:
+    if not (k[0] > 0 and k[4] > 0):  # nor NaN
         raise InputError(f"{topic} is of an uncalibrated camera (fx is {k[0]:g}): {intrinsics.REMEDY}")
     if rectified:
         p = [float(value) for value in info.p]

@@ -60,12 +60,19 @@ def restamped(raw: bytes | memoryview, stamp: int) -> bytes:
     return b"".join((raw[:4], struct.pack("<iI" if raw[1] & 1 else ">iI", *divmod(stamp, NANOSECONDS)), raw[12:]))
 
 
+def unpacked(raw: bytes) -> bytes:
+    """A serialised message, of a bag compressed message by message too.
+
+    That it is so its metadata.yaml alone says; a file of it may be played or saved without.
+    """
+    return bytes(zstd.decompress(raw)) if bytes(raw[:4]) == _ZSTD else raw
+
+
 def messages(reader: Any, topics: list[str], start: int | None = None) -> Iterator[tuple[str, int, bytes]]:
     """(topic, log time, serialised message) on these topics, from log time `start` on, by log time."""
     connections = [connection for connection in reader.connections if connection.topic in topics]
     for connection, time, raw in reader.messages(connections, start=start):
-        # Of a bag compressed message by message its metadata.yaml alone says so; a file of it may be played without.
-        yield connection.topic, time, zstd.decompress(raw) if bytes(raw[:4]) == _ZSTD else raw
+        yield connection.topic, time, unpacked(raw)
 
 
 def open_bag(path: str | Path, config: RecordingConfig) -> Recording:

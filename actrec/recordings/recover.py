@@ -13,9 +13,11 @@ from typing import Any
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.rosbag2.errors import WriterError
 from rosbags.rosbag2.metadata import parse_qos
+from rosbags.rosbag2.storage_mcap import zstd
 from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
 
 from actrec.errors import DeviceError, InputError
+from actrec.recordings.bag_reader import unpacked
 from actrec.recordings.bag_writer import METADATA_VERSION
 from actrec.recordings.base import existing, log
 
@@ -83,8 +85,13 @@ def read_messages(file: Path) -> Iterator[tuple[_Channel, int, bytes]]:
                 channels[number] = _Channel(topic, name, text, qos)
             elif kind == _MESSAGE:
                 number, _, stamp, _ = struct.unpack_from("<HIQQ", body)
-                message = channels[number], stamp, body[22:]
-        except (KeyError, struct.error, UnicodeDecodeError):  # damaged, or of what a damaged one declared
+                message = channels[number], stamp, unpacked(body[22:])
+        except (
+            KeyError,
+            struct.error,
+            UnicodeDecodeError,
+            zstd.ZstdError,
+        ):  # damaged, or of what a damaged one declared
             continue
         if kind == _MESSAGE:
             yield message
@@ -148,8 +155,6 @@ def _unpacked(file: Path, body: bytes, size: int) -> bytes:
     if len(body) < size:
         return b""
     if compression == "zstd":
-        from rosbags.rosbag2.storage_mcap import zstd
-
         return bytes(zstd.decompress(data))
     if compression == "lz4":
         from lz4.frame import decompress  # type: ignore[import-untyped]

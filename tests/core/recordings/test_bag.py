@@ -161,6 +161,7 @@ def test_a_bag_without_camera_info(tmp_path, bag):
     [
         ({"width": 32, "height": 24}, "is of 32×24 images, but the colour images are 64×48"),
         ({"width": W, "height": H, "fx": 0.0}, "uncalibrated camera"),
+        ({"width": W, "height": H, "fx": float("nan")}, "uncalibrated camera"),
         ({"width": W, "height": H, "model": "equidistant"}, "distortion 'equidistant'"),
     ],
 )

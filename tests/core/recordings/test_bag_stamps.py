@@ -8,6 +8,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 
 from actrec.errors import InputError
 from actrec.recordings import open_recording
+from actrec.recordings.recover import recover
 from tests.core.recordings.test_bag import COLOUR, DEPTH, INFO, METRES, MILLIMETRES, PERIOD, RGB, START, H, W, frames_of
 
 
@@ -48,7 +49,14 @@ def test_a_file_compressed_message_by_message_plays_without_its_metadata(tmp_pat
         b.info(INFO, START, W, H)
         b.image(COLOUR, START, RGB, "rgb8")
     (file,) = (file for file in (tmp_path / "c").iterdir() if file.suffix != ".yaml")
-    for path in (tmp_path / "c", file):
+    paths = [tmp_path / "c", file]
+    if plugin is StoragePlugin.MCAP:
+        (tmp_path / "cut.mcap").write_bytes(file.read_bytes()[:-200])
+        assert recover(tmp_path / "cut.mcap", tmp_path / "saved") == {INFO: 1, COLOUR: 1}
+        (saved,) = (tmp_path / "saved").glob("*.mcap")
+        assert b"\x28\xb5\x2f\xfd" not in saved.read_bytes(), "others play it too"
+        paths.append(tmp_path / "saved")
+    for path in paths:
         (frame,) = frames_of(path)
         np.testing.assert_array_equal(frame.colour, RGB)
 
