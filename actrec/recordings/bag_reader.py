@@ -38,6 +38,13 @@ def open_reader(path: Path) -> Any:
     Raises:
         InputError: The bag is corrupt, or was not finished.
     """
+    for log in path.glob("*.db3-wal") if path.is_dir() else [path.with_name(f"{path.name}-wal")]:
+        if log.is_file() and log.stat().st_size:  # what is read here is the database without it
+            file = str(log).removesuffix("-wal")
+            raise InputError(
+                f"bag '{path}' was not finished: messages lie in '{log.name}' still; put them into the bag with "
+                f"`python3 -c \"import sqlite3; sqlite3.connect('{file}').execute('PRAGMA wal_checkpoint(TRUNCATE)')\"`"
+            )
     if path.is_dir() and not (path / "metadata.yaml").is_file():
         raise InputError(
             f"bag '{path}' has no metadata.yaml: it was not finished; save it with "

@@ -1,6 +1,10 @@
-"""Bags whose images their driver did not stamp, and files of a bag that was compressed message by message."""
+"""Bags whose images their driver did not stamp, files of compressed bags, and databases that were not finished."""
 
 import logging
+import shutil
+import sqlite3
+import subprocess
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -73,3 +77,26 @@ def test_a_file_of_a_compressed_bag_is_for_its_folder(tmp_path):
     (tmp_path / "walk_0.mcap.zstd").write_bytes(b"\x28\xb5\x2f\xfd")
     with pytest.raises(InputError, match="walk_0.mcap.zstd' is a file of a compressed bag: play the bag's folder"):
         open_recording(tmp_path / "walk_0.mcap.zstd")
+
+
+def test_a_database_whose_log_was_not_written_back(tmp_path, bag):
+    """As rosbag2 leaves it when it is killed with its preset resilient."""
+    with bag(tmp_path / "b", StoragePlugin.SQLITE3) as b:
+        b.info(INFO, START, W, H)
+        b.image(COLOUR, START, RGB, "rgb8")
+    (file,) = (tmp_path / "b").glob("*.db3")
+    (tmp_path / "killed").mkdir()
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("PRAGMA journal_mode=WAL")
+        for sent in range(1, 4):
+            database.execute("INSERT INTO messages (topic_id, timestamp, data) SELECT topic_id, timestamp + ?, data "
+                             "FROM messages WHERE topic_id = 2 LIMIT 1", (sent * PERIOD,))  # fmt: skip
+        database.commit()
+        for each in file.parent.glob("*.db3*"):
+            shutil.copy(each, tmp_path / "killed" / each.name)
+    killed = tmp_path / "killed" / file.name
+    for path in (killed, killed.parent):
+        with pytest.raises(InputError, match=f"not finished: messages lie in '{file.name}-wal' still") as said:
+            open_recording(path)
+    subprocess.run(str(said.value).split("`")[1], shell=True, check=True)
+    assert len(frames_of(killed)) == 4
