@@ -123,6 +123,7 @@ def test_cross_entropy_asks_outliers_for_equal_probabilities():
     scores, labels = torch.tensor([[4.0, 0.0], [0.0, 0.0], [3.0, 0.0]]), torch.tensor([0, OUTLIER, OUTLIER])
     known = -torch.log_softmax(scores[0], 0)[0]
     assert cross_entropy(scores, labels) == pytest.approx(known.item())
+    assert cross_entropy(scores, torch.full_like(labels, OUTLIER)) == 0
     unsure = [-torch.log_softmax(row, 0).mean().item() for row in scores]
     expected = (known.item() + 0.5 * (unsure[1] + unsure[2])) / 3
     assert cross_entropy(scores, labels, outlier_weight=0.5) == pytest.approx(expected)

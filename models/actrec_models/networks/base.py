@@ -83,7 +83,8 @@ def cross_entropy(scores: Tensor, labels: Tensor, smoothing: float = 0.0, outlie
     """
     kind = nn.functional.cross_entropy
     if not outlier_weight:
-        return kind(scores, labels, ignore_index=OUTLIER, label_smoothing=smoothing)
+        total = kind(scores, labels, reduction="sum", ignore_index=OUTLIER, label_smoothing=smoothing)
+        return total / (labels != OUTLIER).sum().clamp(min=1)  # of a batch that shows none it is 0, not 0 / 0
     losses = kind(scores, labels, reduction="none", ignore_index=OUTLIER, label_smoothing=smoothing)
     unsure = -torch.log_softmax(scores, dim=1).mean(dim=1)
     return torch.where(labels != OUTLIER, losses, outlier_weight * unsure).mean()
