@@ -1,5 +1,6 @@
 """Which topics of a bag are the colour, the depth and the intrinsics: by type, name and encoding."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import takewhile
@@ -16,6 +17,8 @@ INFO = "sensor_msgs/msg/CameraInfo"
 _DEPTH_PREFERRED = ("aligned_depth_to_color", "depth_registered", "depth_to_rgb")
 _LIBREALSENSE = "/device_0/sensor_"
 """What the topics of librealsense's own recordings begin with."""
+_OF_ONE = re.compile(r"image(_(raw|color|mono|rect))*")
+"""What image_proc calls the pictures that it makes of one camera's."""
 _COLOUR_WORDS = ("color", "colour", "rgb")
 
 
@@ -108,10 +111,13 @@ def _best_colour(path: Path, kinds: dict[str, str], types: dict[str, str], encod
         )
 
     def rank(topic: str) -> tuple[int, ...]:
+        # A part that is just "rgb" is an RGB-D camera's; a ZED's and a robot's others are left/image_rect_color.
+        own = any(word in topic.lower().split("/") for word in _COLOUR_WORDS)
         named = any(word in topic.lower() for word in _COLOUR_WORDS)
         raw = types[topic] == IMAGE
+        usual = "image_rect" in topic or "image_raw" in topic
         # An Azure Kinect's rgb_to_depth is the picture as the depth camera would see it, beside the camera's own.
-        return "to_depth" in topic, not named, not raw, "image_rect" not in topic and "image_raw" not in topic
+        return "to_depth" in topic, not own, not named, not raw, not usual, "mono" in topic
 
     return _only(path, "colour_topic", topics, rank)
 
@@ -141,7 +147,9 @@ def _shared(topic: str, colour: str) -> int:
 def _only(path: Path, option: str, topics: list[str], rank: Callable[[str], tuple[int, ...]]) -> str:
     ordered = sorted(topics, key=lambda topic: (rank(topic), topic))
     best = [topic for topic in ordered if rank(topic) == rank(ordered[0])]
-    if len(best) > 1:
+    cameras, names = zip(*(topic.rsplit("/", 1) for topic in best), strict=True)
+    # One camera's image_raw and image_rect_color show the same.
+    if len(best) > 1 and not (len(set(cameras)) == 1 and all(map(_OF_ONE.fullmatch, names))):
         raise ConfigError(f"bag '{path}' has several: {', '.join(best)}; choose one with {option}")
     return best[0]
 

@@ -130,6 +130,31 @@ def test_an_azure_kinect_with_everything_recorded(tmp_path, bag):
     assert frames_of(tmp_path / "b", **chosen)[0].depth.shape == (H // 2, W)
 
 
+@pytest.mark.parametrize(
+    ("topics", "colour"),
+    [
+        (["/zed/left/image_rect_color", "/zed/rgb/image_rect_color"], "/zed/rgb/image_rect_color"),
+        (["/zed/rgb/image_rect_color", "/zed/rgb_raw/image_raw_color"], "/zed/rgb/image_rect_color"),
+        (["/robot/head/rgb/image_rect_color", "/robot/head_l/image_rect_color"], "/robot/head/rgb/image_rect_color"),
+        (["/camera/rgb/image_mono", "/camera/rgb/image_rect_color"], "/camera/rgb/image_rect_color"),
+        (["/camera/rgb/image_rect_color", "/camera/rgb/image_raw"], "/camera/rgb/image_raw"),
+        (["/cams/front_color", "/cams/rear_color"], None),
+        (["/a/color/image_raw", "/b/color/image_raw"], None),
+    ],
+)  # fmt: skip
+def test_the_rgbd_cameras_own_picture_of_many(tmp_path, bag, topics, colour):
+    with bag(tmp_path / "b") as b:
+        for topic in topics:
+            b.info(f"{topic.rsplit('/', 1)[0]}/camera_info", START, W, H)
+            b.image(topic, START, RGB, "rgb8")
+    if colour is None:
+        with pytest.raises(ConfigError, match="has several: .*; choose one with colour_topic"):
+            open_recording(tmp_path / "b")
+        return
+    with closing(BagRecording(tmp_path / "b", RecordingConfig())) as recording:
+        assert recording.topics.colour == colour
+
+
 def test_depth_of_the_same_camera_of_two(tmp_path, bag):
     with bag(tmp_path / "b") as b:
         for name in ("head", "wrist"):
