@@ -67,7 +67,8 @@ EXTRAS = {
         "tensorrt-cu13-bindings>=10.16; platform_machine == 'x86_64' and platform_system == 'Linux'",
         "cuda-bindings>=13; platform_machine == 'x86_64' and platform_system == 'Linux'",
     ],
-    "view": ["rerun-sdk>=0.23"],
+    # The last versions that live with numpy 1, which ROS and MediaPipe need.
+    "view": ["rerun-sdk>=0.23,<0.23.2", "pyarrow<21"],
 }
 
 

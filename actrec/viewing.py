@@ -115,7 +115,8 @@ def _rerun() -> Any:
         return importlib.import_module("rerun")
     except ImportError as error:
         raise MissingLibraryError(
-            f"actrec view needs Rerun ({error}): pip install 'rerun-sdk>=0.23', or: make venv EXTRAS='live view'"
+            f"actrec view needs Rerun ({error}): make venv EXTRAS='live view', or: pip install 'rerun-sdk==0.23.1' "
+            "'pyarrow<21' (later ones need numpy 2, which ROS and MediaPipe do not take)"
         ) from error
 
 
