@@ -180,7 +180,8 @@ class BagRecording(Recording):
             raise InputError("its camera_info is colour's")
         kinds = {c.topic: c.msgtype for c in self._reader.connections if c.msgcount}
         static = [t for t, kind in kinds.items() if kind == bag_cameras.TRANSFORMS and t.endswith(bag_cameras.STATIC)]
-        held = [self._deserialize(t, raw) for t, _, raw in self._messages(static)] if static else []
+        # As they are: transforms begin with their number, not with a header that could be stamped anew.
+        held = [self._deserialize(t, raw) for t, _, raw in messages(self._reader, static)] if static else []
         return bag_cameras.registration(lens, depth_frame, self._intrinsics, colour_frame, held)
 
     def _first(self, topic: str | None) -> bytes | None:

@@ -6,7 +6,7 @@ import pytest
 
 from actrec.errors import InputError
 from tests.core.capture.two_views import COLOUR, DEPTH, TwoViews, within
-from tests.core.recordings.test_bag import MILLIMETRES, RGB, START, H, W, frames_of
+from tests.core.recordings.test_bag import MILLIMETRES, PERIOD, RGB, START, H, W, frames_of
 
 COLOUR_TOPIC, DEPTH_TOPIC = "/camera/color/image_rect", "/camera/depth/image_rect_raw"
 
@@ -27,7 +27,7 @@ def views():
     return TwoViews()
 
 
-def written(bag, path, views, transforms):
+def written(bag, path, views, transforms, stamps=(START,)):
     colour, _, depth = views.at(1.0)
     with bag(path) as b:
         for topic, lens in ((COLOUR_TOPIC, COLOUR), (DEPTH_TOPIC, DEPTH)):
@@ -36,8 +36,10 @@ def written(bag, path, views, transforms):
         for topic, sent in transforms:
             b.static(topic, START, sent)
         millimetres = np.nan_to_num(depth * 1000).round().astype(np.uint16)
-        b.image(DEPTH_TOPIC, START, millimetres, "16UC1", frame_id="camera_depth_optical_frame")
-        b.image(COLOUR_TOPIC, START, colour, "rgb8", frame_id="camera_color_optical_frame")
+        for k, stamp in enumerate(stamps):
+            at = START + k * PERIOD
+            b.image(DEPTH_TOPIC, stamp, millimetres, "16UC1", log_time=at, frame_id="camera_depth_optical_frame")
+            b.image(COLOUR_TOPIC, stamp, colour, "rgb8", log_time=at, frame_id="camera_color_optical_frame")
     return path
 
 
@@ -62,6 +64,12 @@ def test_depth_of_another_camera_is_registered(tmp_path, bag, views, chain, capl
     assert np.isfinite(frame.depth).mean() > 0.99
     assert within(frame.depth, exact, pixels=2, metres=0.003) > 0.998
     assert "it is registered to colour by its camera_info and /tf_static" in caplog.text
+
+
+def test_depth_of_another_camera_without_stamps_is_registered_too(tmp_path, bag, views, chain):
+    frames = frames_of(written(bag, tmp_path / "b", views, [("/tf_static", chain)], stamps=(0, 0, 0)))
+    assert [frame.stamp_ns for frame in frames] == [START + k * PERIOD for k in range(3)]
+    assert within(frames[-1].depth, views.at(1.0)[1], pixels=2, metres=0.003) > 0.998
 
 
 def test_frames_that_nothing_joins(tmp_path, bag, views, chain, caplog):
