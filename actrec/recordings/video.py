@@ -77,12 +77,13 @@ class VideoRecording(Recording):
     def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
         """Every frame from `start_s` after the first."""
         with decoding.open_video(self.path) as container:
-            seconds = 0.0
+            seconds, shown = 0.0, 0.0
             for seconds, picture in self._timed(container, start_s):
                 if seconds >= start_s - 1e-6:
                     yield RgbdFrame(round(seconds * NANOSECONDS), self._image(picture), None, self._intrinsics)
+                shown = _shown(picture)
             if not self.config.fps:
-                self._check_end(container, seconds)
+                self._check_end(container, seconds, shown)
 
     def _timed(self, container: Any, start_s: float) -> Iterator[tuple[float, Any]]:
         """(seconds from the first, picture) of an open file, from `start_s` or somewhat earlier on."""
@@ -99,10 +100,16 @@ class VideoRecording(Recording):
             own = stamped and picture.pts is not None
             yield float(picture.pts * picture.time_base - origin) if own else index / rate, picture
 
-    def _check_end(self, container: Any, seconds: float) -> None:
-        """Says so where the pictures end long before the file says; FFmpeg takes damage for the end."""
+    def _check_end(self, container: Any, seconds: float, shown: float) -> None:
+        """Says so where the pictures end long before the file says; FFmpeg takes damage for the end.
+
+        Args:
+            container: The open file.
+            seconds: From the first picture to the last.
+            shown: Seconds for which the last is shown: many, of a slow camera.
+        """
         stated = _stated(container)
-        if stated > seconds + _CUT_S:
+        if stated > seconds + shown + _CUT_S:
             log.warning(
                 "'%s' ends at %.1f s of the %.1f s that it states: it is cut off or damaged there; copy it again",
                 self.path,
@@ -119,6 +126,12 @@ class VideoRecording(Recording):
 def _is_of_azure_kinect(container: Any) -> bool:
     """Whether k4arecorder wrote it, by the tags that it leaves on the file or its tracks."""
     return any(tag.upper().startswith("K4A_") for each in (container, *container.streams) for tag in each.metadata)
+
+
+def _shown(picture: Any) -> float:
+    """Seconds for which a picture is shown; 0 where neither file nor PyAV says."""
+    duration = getattr(picture, "duration", None)  # older ones have none
+    return float(duration * picture.time_base) if duration and picture.time_base else 0.0
 
 
 def _stated(container: Any) -> float:

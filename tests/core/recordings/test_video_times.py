@@ -64,6 +64,13 @@ def test_a_video_that_starts_late_is_whole(tmp_path, caplog):
     assert "cut off" not in caplog.text
 
 
+@pytest.mark.parametrize("name", ["slow.mkv", "slow.mp4"])
+def test_a_slow_video_is_whole(tmp_path, caplog, name):
+    path = written(tmp_path / name, range(4), rate=Fraction(1, 3))
+    assert ticks_of(path, rate=1) == [0, 3, 6, 9]
+    assert "cut off" not in caplog.text
+
+
 def test_a_recording_of_an_azure_kinect_is_for_its_driver(tmp_path, caplog):
     assert ticks_of(written(tmp_path / "k.mkv", range(3), K4A_DEPTH_MODE="NFOV_UNBINNED")) == [0, 1, 2]
     assert (
