@@ -33,7 +33,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(figures, indent=2) if args.json else _description(figures))
         return 0
     packages = [_entry(entry) for entry in zoo.list_packages()]
-    networks, recipes = _networks(), _recipes()
+    networks = _networks()
+    recipes = [] if networks is None else _recipes()
     if args.json:
         print(json.dumps({"packages": packages, "networks": networks, "recipes": recipes}, indent=2))
     else:
@@ -93,7 +94,7 @@ def _listing(packages: list[dict[str, Any]], networks: list[str] | None, recipes
         lines.append("  PyTorch is not installed: pip install 'actrec[train]'")
     else:
         lines += [f"  {name}" for name in networks]
-    lines += ["", "Recipes (actrec train):", *(f"  {name}" for name in recipes)]
+        lines += ["", "Recipes (actrec train):", *(f"  {name}" for name in recipes)]
     return "\n".join(lines)
 
 

@@ -26,7 +26,7 @@ def test_list(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
     assert "3 actions of made up, 100.0% top-1, 2 s window" in lines["tiny"]
     assert "SHA-256" in lines["broken"]
-    assert "deepacts_graph" in lines
+    assert "deepacts_graph" in lines and "papers/vpn_ntu60" in lines
 
 
 def test_list_as_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,7 +35,7 @@ def test_list_as_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
     listed = json.loads(capsys.readouterr().out)
     packages = {package["name"]: package for package in listed["packages"]}
     assert packages["tiny"]["labels"] == list(LABELS) and packages["tiny"]["bytes"] > 500
-    assert "problem" in packages["broken"] and listed["networks"] is None
+    assert "problem" in packages["broken"] and listed["networks"] is None and listed["recipes"] == []
 
 
 def test_networks_are_listed_where_torch_is(capsys: pytest.CaptureFixture[str]) -> None:
