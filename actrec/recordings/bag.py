@@ -13,7 +13,7 @@ from actrec.errors import ActrecError, InputError
 from actrec.frames import MAX_DEPTH_M, NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.recordings import bag_cameras, images, intrinsics
 from actrec.recordings.bag_reader import messages, open_reader, reading, restamped, stamp_ns
-from actrec.recordings.bag_topics import INFO, Topics, find_topics
+from actrec.recordings.bag_topics import INFO, Topics, find_topics, is_registered
 from actrec.recordings.base import Recording, RecordingConfig, existing, log
 from actrec.recordings.pairing import Pairer, half_period_ns
 
@@ -172,11 +172,12 @@ class BagRecording(Recording):
         """
         topic, raw = self.topics.depth_info, self._first(self.topics.depth_info)
         if topic is None or raw is None or self.topics.depth is None:
-            raise InputError("its topic's name says that it is, or it has no camera_info")
+            named = is_registered(self.topics.depth or "")
+            raise InputError("its topic's name says that it is" if named else "the bag has no camera_info of it")
         info: Any = STORE.deserialize_cdr(raw, INFO)
         lens = bag_cameras.lens(topic, info, info.width, info.height, intrinsics.rectified(self.topics.depth))
         size, wanted = (lens.width, lens.height), (self._intrinsics.width, self._intrinsics.height)
-        if lens == self._intrinsics or (depth_frame == colour_frame and size == wanted):
+        if topic == self.topics.info or lens == self._intrinsics or (depth_frame == colour_frame and size == wanted):
             raise InputError("its camera_info is colour's")
         kinds = {c.topic: c.msgtype for c in self._reader.connections if c.msgcount}
         static = [t for t, kind in kinds.items() if kind == bag_cameras.TRANSFORMS and t.endswith(bag_cameras.STATIC)]

@@ -17,8 +17,8 @@ INFO = "sensor_msgs/msg/CameraInfo"
 _DEPTH_PREFERRED = ("aligned_depth_to_color", "depth_registered", "depth_to_rgb")
 _LIBREALSENSE = "/device_0/sensor_"
 """What the topics of librealsense's own recordings begin with."""
-_OF_ONE = re.compile(r"image(_(raw|color|mono|rect))*")
-"""What image_proc calls the pictures that it makes of one camera's."""
+_OF_ONE = re.compile(r"(.*)/image(_(raw|color|mono|rect))*(/compressed(Depth)?)?")
+"""What image_proc calls the pictures that it makes of one camera's, after the camera's namespace."""
 _COLOUR_WORDS = ("color", "colour", "rgb")
 
 
@@ -70,7 +70,7 @@ def find_topics(path: Path, reader: Any, config: RecordingConfig, encoding_of: C
                 "it with driver realsense and its option recording"
             )
     info = _named(path, "camera_info_topic", config.camera_info_topic, types, (INFO,)) or _info_beside(colour, types)
-    own = None if depth is None or _is_registered(depth) else _beside(depth, types)
+    own = None if depth is None or is_registered(depth) else _beside(depth, types)
     return Topics(colour, depth, info, types[colour] == COMPRESSED, own)
 
 
@@ -129,13 +129,23 @@ def _best_depth(path: Path, topics: list[str], types: dict[str, str], colour: st
     def rank(topic: str) -> tuple[int, ...]:
         # The transport `compressed`, whose JPEG is of 8 bits, stands beside `compressedDepth` where all are recorded.
         return (
+            _is_of_another(topic, colour),
+            not is_registered(topic),
             -_shared(topic, colour),
-            not _is_registered(topic),
             types[topic] != IMAGE,
             not topic.endswith("compressedDepth"),
         )
 
     return _only(path, "depth_topic", topics, rank)
+
+
+def _is_of_another(depth: str, colour: str) -> bool:
+    """Whether a topic lies, up to where its name speaks of depth, beside the colour's: of several cameras, another's.
+
+    Depth that image_proc registered may lie further up, in no camera's namespace.
+    """
+    above = list(takewhile(lambda name: "depth" not in name, depth.split("/")[:-1]))
+    return colour.split("/")[: len(above)] != above
 
 
 def _shared(topic: str, colour: str) -> int:
@@ -147,14 +157,14 @@ def _shared(topic: str, colour: str) -> int:
 def _only(path: Path, option: str, topics: list[str], rank: Callable[[str], tuple[int, ...]]) -> str:
     ordered = sorted(topics, key=lambda topic: (rank(topic), topic))
     best = [topic for topic in ordered if rank(topic) == rank(ordered[0])]
-    cameras, names = zip(*(topic.rsplit("/", 1) for topic in best), strict=True)
-    # One camera's image_raw and image_rect_color show the same.
-    if len(best) > 1 and not (len(set(cameras)) == 1 and all(map(_OF_ONE.fullmatch, names))):
+    cameras = {match[1] if (match := _OF_ONE.fullmatch(topic)) else topic for topic in best}
+    if len(cameras) > 1:  # one camera's image_raw and image_rect_color show the same
         raise ConfigError(f"bag '{path}' has several: {', '.join(best)}; choose one with {option}")
     return best[0]
 
 
-def _is_registered(depth: str) -> bool:
+def is_registered(depth: str) -> bool:
+    """Whether a topic's name says that its depth is seen from the colour camera."""
     return any(word in depth for word in _DEPTH_PREFERRED)
 
 

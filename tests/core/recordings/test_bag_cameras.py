@@ -92,6 +92,18 @@ def test_coarser_depth_of_the_same_place(tmp_path, bag):
     np.testing.assert_allclose(frame.depth[1:-1, 1:-1], 1.5, atol=1e-6)
 
 
+def test_colours_camera_info_is_not_taken_for_depths_own(tmp_path, bag, chain, caplog):
+    """Both lie below one camera_info, which the rectified depth would read otherwise than the colour does."""
+    with bag(tmp_path / "b") as b:
+        b.static("/tf_static", START, chain)
+        b.info("/camera/camera_info", START, W, H, p=(60, 0, 31.5, 0, 0, 60, 23.5, 0, 0, 0, 1, 0))
+        b.image(DEPTH_TOPIC, START, MILLIMETRES, "16UC1", frame_id="camera_depth_optical_frame")
+        b.image("/camera/image_raw", START, RGB, "rgb8", frame_id="camera_color_optical_frame")
+    (frame,) = frames_of(tmp_path / "b")
+    np.testing.assert_array_equal(np.nan_to_num(frame.depth * 1000).round().astype(int), MILLIMETRES)
+    assert "it is not registered here (its camera_info is colour's)" in caplog.text
+
+
 def test_depth_whose_topic_says_that_it_is_registered_is_left_as_it_is(tmp_path, bag, views, chain):
     with bag(tmp_path / "b") as b:
         b.static("/tf_static", START, chain)

@@ -40,6 +40,7 @@ def test_depth_that_is_not_registered_is_said_once(tmp_path, bag, caplog):
             b.image(COLOUR, stamp, RGB, "rgb8")
     assert len(frames_of(tmp_path / "b")) == 3
     assert caplog.text.count("depth on /camera/depth/image_rect_raw is seen from 'depth_lens', colour from 'lens'") == 1
+    assert "it is not registered here (the bag has no camera_info of it)" in caplog.text
     assert len(frames_of(tmp_path / "b", depth_topic="none")) == 3
     assert caplog.text.count("depth_lens") == 1
 
@@ -166,6 +167,26 @@ def test_depth_of_the_same_camera_of_two(tmp_path, bag):
         config = RecordingConfig(colour_topic=f"/robot/{name}/color/image_raw")
         with closing(BagRecording(tmp_path / "b", config)) as recording:
             assert recording.topics.depth == f"/robot/{name}/{depth}/image_raw"
+
+
+@pytest.mark.parametrize("registered", ["/depth_registered/image_rect", "/camera/depth_registered/image_raw"])
+def test_depth_that_was_registered_is_played_wherever_it_lies(tmp_path, bag, registered):
+    with bag(tmp_path / "b") as b:
+        b.info(INFO, START, W, H)
+        b.image(COLOUR, START, RGB, "rgb8")
+        b.image("/camera/depth/image_rect_raw", START, MILLIMETRES[: H // 2], "16UC1")
+        b.image(registered, START, MILLIMETRES, "16UC1")
+    assert frames_of(tmp_path / "b")[0].depth.shape == (H, W)
+
+
+def test_compressed_pictures_that_image_proc_makes_of_one_cameras(tmp_path, bag):
+    jpeg = cv2.imencode(".jpg", RGB)[1].tobytes()
+    with bag(tmp_path / "b") as b:
+        b.info(INFO, START, W, H)
+        for name in ("image_raw", "image_rect_color"):
+            b.compressed(f"/camera/color/{name}/compressed", START, "rgb8; jpeg compressed bgr8", jpeg)
+    with closing(BagRecording(tmp_path / "b", RecordingConfig())) as recording:
+        assert recording.topics.colour == "/camera/color/image_raw/compressed"
 
 
 def test_all_transports_recorded_of_a_camera_that_is_called_after_its_depth(tmp_path, bag):
