@@ -1,13 +1,14 @@
 """Chooses when a label is published as `unknown`."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from actrec import features, package
 from actrec.errors import ConfigError
+from actrec.features.base import STREAMS
 from actrec.inference import Session
 from actrec.inference.clips import body_layout
 from actrec.package import InputSpec
@@ -141,7 +142,7 @@ def hindrance(recipe: Recipe, specs: Iterable[InputSpec], data_root: str, root: 
         return without
     also = f"the network also takes {', '.join(others)}"
     chosen = own if len(own) else data.create(recipe.unknown_dataset, data.folder(data_root, recipe.unknown_dataset))
-    if not {stream for stream, required in features.streams(specs).items() if required} <= chosen.streams:
+    if _lacks(chosen, dataset_part(recipe, data_root, "train", root), features.streams(specs)):
         lacking = "its recordings labelled unknown do" if len(own) else f"{recipe.unknown_dataset} does"
         return f"{also}, which {lacking} not hold"
     if not recipe.parts()[3].share:
@@ -149,11 +150,32 @@ def hindrance(recipe: Recipe, specs: Iterable[InputSpec], data_root: str, root: 
     return ""
 
 
+def _lacks(chosen: ClipDataset, known: ClipDataset, taken: Mapping[str, bool]) -> bool:
+    """Whether clips of other actions lack a stream that must be there, or that the known ones have.
+
+    Those would be told apart by what is zero for want of it, not by what is done.
+
+    Args:
+        chosen: Of other actions.
+        known: Of the training part.
+        taken: The network's streams, and whether each must be there.
+    """
+    needed = {stream for stream, required in taken.items() if required}
+    return not (needed <= chosen.streams and _held(known) & set(taken) <= _held(chosen))
+
+
+def _held(clips: ClipDataset) -> set[str]:
+    """The streams, beside bodies, of which the clips have something; the first speaks for all."""
+    others = clips[0].others
+    return {stream for stream, keys in STREAMS.items() if stream != "bodies" and any(key in others for key in keys)}
+
+
 def _without_foreign(recipe: Recipe, specs: list[InputSpec], data_root: str) -> str:
     """Why the clips of an unknown dataset cannot be taken; empty where they can."""
     if not recipe.unknown_dataset:
         return "the recipe names no unknown_dataset"
-    foreign = sorted({spec.layout for spec in specs if spec.layout in LAYOUTS} - {CANONICAL, "hand_22"})
+    bodies = [spec for spec in specs if "bodies" in features.feature(spec.modality).streams]
+    foreign = sorted({spec.layout for spec in bodies if spec.layout in LAYOUTS} - {CANONICAL, "hand_22"})
     held = f"the network takes {foreign[0]}, {recipe.unknown_dataset} holds {CANONICAL}" if foreign else ""
     return recipe.missing_unknown(data_root) or held
 

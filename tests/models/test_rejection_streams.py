@@ -44,6 +44,20 @@ def test_what_hinders_a_choice_is_told(datasets, tmp_path, fields, said):
     assert said in rejection.hindrance(settings, network.input_specs, str(tmp_path))
 
 
+@pytest.mark.parametrize(("known", "other"), [(True, False), (True, True), (False, False)])
+def test_what_a_network_can_do_without_must_not_tell_the_unknown_apart(monkeypatch, tmp_path, known, other):
+    """Else it is rejection by whether somebody's hands were looked for."""
+    clips = {"nucla": made_up("deepacts", 4) if known else skeletons(4)}
+    clips["ntu60"] = made_up("deepacts", 4) if other else skeletons(4)
+    monkeypatch.setattr(data, "create", lambda name, *_, **__: clips[name])
+    monkeypatch.setattr(data, "others", lambda *_, **__: ClipDataset([], clips["nucla"].classes))
+    (tmp_path / "ntu").mkdir()
+    fields = {"model": "deepacts", "dataset": "nucla", "unknown_dataset": "ntu60", "validation": HELD}
+    network = actrec_models.create("deepacts", num_classes=2, **SMALL["deepacts"])
+    said = rejection.hindrance(config.build(Recipe, fields), network.input_specs, str(tmp_path))
+    assert said == ("the network also takes hands, which ntu60 does not hold" if known and not other else "")
+
+
 def test_recordings_labelled_unknown_must_hold_what_the_network_takes(datasets, tmp_path):
     network = actrec_models.create(NAME, num_classes=2, **SMALL[NAME])
     settings = config.build(Recipe, {"model": NAME, "dataset": "nucla", "unknown_dataset": "", "validation": HELD})
