@@ -147,7 +147,8 @@ class FolderRecording(Recording):
         return list(pairs)
 
     def _stamp(self, numbers: list[float]) -> np.ndarray:
-        if any(number != int(number) for number in numbers):  # TUM: the name is the stamp in seconds
+        # The names are stamps, as TUM has them; those of one picture a second may be whole.
+        if any(number != int(number) or 1e9 <= number < 1e10 for number in numbers):
             return np.array([round(number * NANOSECONDS) for number in numbers], dtype=np.int64)
         return stamps_at(self.config.fps or self._about["fps"] or FPS, len(numbers))
 

@@ -132,6 +132,14 @@ def test_folders_in_capitals(tmp_path):
     ] * 2
 
 
+@pytest.mark.parametrize("unit", [1, 10**3, 10**9])
+def test_names_that_are_times_of_whole_seconds(tmp_path, unit):
+    for k in range(3):
+        cv2.imwrite(str(tmp_path / f"{(1_700_000_000 + 2 * k) * unit}.png"), np.zeros((48, 64, 3), np.uint8))
+    frames = frames_of(tmp_path, intrinsics="60,60,32,24")
+    assert [frame.stamp_ns for frame in frames] == [(1_700_000_000 + 2 * k) * 10**9 for k in range(3)]
+
+
 @pytest.mark.parametrize("unit", [10**3, 10**6, 10**9])
 def test_names_that_are_times_in_smaller_units(tmp_path, unit):
     start = 1_700_000_000 * unit
