@@ -50,6 +50,7 @@ class BagRecording(Recording):
         super().__init__(existing(path), config)
         self.unpaired = self.damaged = 0
         self._unstamped = False
+        self._metric = False  # whether an image has shown that depth is in metres
         self._registered: Registration | None = None
         self._reader = open_reader(self.path)
         try:
@@ -234,12 +235,18 @@ class BagRecording(Recording):
             metres = images.decompress_depth(message.format, message.data, scale)
         else:
             metres = images.depth(message.encoding, _pixels(message), scale)
+        if not self._metric:
+            self._check_unit(metres)
+        return metres if self._registered is None else self._registered.register(metres)
+
+    def _check_unit(self, metres: np.ndarray) -> None:
+        """Refuses millimetres taken for metres, until an image is near: later ones may be of the sky alone."""
         if (away := _nearly_least(metres)) > MAX_DEPTH_M:
             raise InputError(
                 f"depth on {self.topics.depth} is {away:.0f} m or more nearly everywhere, expected metres: is it in "
                 "millimetres? Then give depth_scale=0.001, the metres of one unit"
             )
-        return metres if self._registered is None else self._registered.register(metres)
+        self._metric = away > 0
 
     def _frame(self, colour: bytes, depth: bytes | None) -> RgbdFrame:
         try:
@@ -278,10 +285,10 @@ class BagRecording(Recording):
 
 
 def _nearly_least(metres: np.ndarray) -> float:
-    """What all but a twentieth of the known depth is beyond, by some of the pixels; 0 where nothing is known."""
+    """What all but a twentieth of the known depth is beyond, by some of the pixels; 0 where less than that is known."""
     few = metres[::8, ::8]
     known = few[np.isfinite(few)]
-    return float(np.percentile(known, 5)) if known.size else 0.0
+    return float(np.percentile(known, 5)) if known.size > 0.05 * few.size else 0.0
 
 
 def _pixels(message: Any) -> np.ndarray:

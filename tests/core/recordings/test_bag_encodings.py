@@ -122,3 +122,14 @@ def test_float_depth_of_a_sky_is_no_want_of_a_unit(tmp_path, bag):
         b.image(DEPTH, START, far.astype(np.float32), "32FC1")
         b.image(COLOUR, START, RGB, "rgb8")
     assert frames_of(tmp_path / "b")[0].depth[-1, -1] == 3
+
+
+def test_a_picture_of_the_sky_alone_or_some_noise_ends_no_bag(tmp_path, bag):
+    near, noise = METRES, np.full((H, W), np.nan, np.float32)
+    noise[0, 0] = 65504
+    with bag(tmp_path / "b") as b:
+        b.info(INFO, START, W, H)
+        for k, metres in enumerate((noise, near, np.full((H, W), 65504.0, np.float32))):
+            b.image(DEPTH, START + k * PERIOD, metres, "32FC1")
+            b.image(COLOUR, START + k * PERIOD, RGB, "rgb8")
+    assert [frame.depth[0, 0] for frame in frames_of(tmp_path / "b")][::2] == [65504, 65504]
