@@ -111,13 +111,15 @@ def _best_colour(path: Path, kinds: dict[str, str], types: dict[str, str], encod
         )
 
     def rank(topic: str) -> tuple[int, ...]:
-        # A part that is just "rgb" is an RGB-D camera's; a ZED's and a robot's others are left/image_rect_color.
-        own = any(word in topic.lower().split("/") for word in _COLOUR_WORDS)
+        # A part that is just "rgb" is an RGB-D camera's; a ZED's and a robot's others are left/image_rect_color, or
+        # left/color/rect/image beside rgb/color/rect/image. Its depth lies over the rectified one.
+        parts = topic.lower().split("/")
+        own = sum(part in _COLOUR_WORDS for part in parts)
         named = any(word in topic.lower() for word in _COLOUR_WORDS)
         raw = types[topic] == IMAGE
         usual = "image_rect" in topic or "image_raw" in topic
         # An Azure Kinect's rgb_to_depth is the picture as the depth camera would see it, beside the camera's own.
-        return "to_depth" in topic, not own, not named, not raw, not usual, "mono" in topic
+        return "to_depth" in topic, -own, not named, not raw, not usual, "mono" in topic, "raw" in parts
 
     return _only(path, "colour_topic", topics, rank)
 

@@ -136,6 +136,8 @@ def test_an_azure_kinect_with_everything_recorded(tmp_path, bag):
     [
         (["/zed/left/image_rect_color", "/zed/rgb/image_rect_color"], "/zed/rgb/image_rect_color"),
         (["/zed/rgb/image_rect_color", "/zed/rgb_raw/image_raw_color"], "/zed/rgb/image_rect_color"),
+        (["/zed/left/color/rect/image", "/zed/rgb/color/raw/image", "/zed/rgb/color/rect/image",
+          "/zed/rgb/gray/rect/image"], "/zed/rgb/color/rect/image"),
         (["/robot/head/rgb/image_rect_color", "/robot/head_l/image_rect_color"], "/robot/head/rgb/image_rect_color"),
         (["/camera/rgb/image_mono", "/camera/rgb/image_rect_color"], "/camera/rgb/image_rect_color"),
         (["/camera/rgb/image_rect_color", "/camera/rgb/image_raw"], "/camera/rgb/image_raw"),
