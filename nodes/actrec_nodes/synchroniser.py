@@ -101,6 +101,7 @@ class Synchroniser:
         self._complain = complain
         self._unpaired = unpaired
         self._clock = clock
+        self._repeated = 0
         self._info: CameraInfo | None = None
         self.reset()
 
@@ -158,7 +159,8 @@ class Synchroniser:
 
     def _note(self, stamp: int) -> None:
         """Watches the stamps' order and interval."""
-        if stamp == self._newest_ns:
+        self._repeated = self._repeated + 1 if stamp == self._newest_ns else 0
+        if self._repeated > 1:  # some drivers send a picture twice
             self._complain("colour images have the stamp of those before: of images without stamps no action is seen")
         if self._newest_ns is not None and stamp <= self._newest_ns:
             # What belongs to the time before the jump is later than this colour image; depth may have jumped first.
