@@ -86,13 +86,8 @@ def read_messages(file: Path) -> Iterator[tuple[_Channel, int, bytes]]:
             elif kind == _MESSAGE:
                 number, _, stamp, _ = struct.unpack_from("<HIQQ", body)
                 message = channels[number], stamp, unpacked(body[22:])
-        except (
-            KeyError,
-            struct.error,
-            UnicodeDecodeError,
-            zstd.ZstdError,
-        ):  # damaged, or of what a damaged one declared
-            continue
+        except (KeyError, struct.error, UnicodeDecodeError, zstd.ZstdError):
+            continue  # damaged, or of what a damaged one declared
         if kind == _MESSAGE:
             yield message
 
