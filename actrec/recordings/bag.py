@@ -162,7 +162,8 @@ class BagRecording(Recording):
                     error,
                 )
             return None
-        log.warning("%s: it is registered to colour by its camera_info and /%s", seen, bag_cameras.STATIC)
+        also = "" if other == frame_id else f" and /{bag_cameras.STATIC}"
+        log.warning("%s: it is registered to colour by its camera_info%s", seen, also)
         return registration
 
     def _registration(self, depth_frame: str, colour_frame: str) -> Registration:

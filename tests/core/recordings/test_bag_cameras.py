@@ -82,7 +82,7 @@ def test_frames_that_nothing_joins(tmp_path, bag, views, chain, caplog):
     assert caplog.text.count(say) == 2
 
 
-def test_coarser_depth_of_the_same_place(tmp_path, bag):
+def test_coarser_depth_of_the_same_place(tmp_path, bag, caplog):
     with bag(tmp_path / "b") as b:
         b.info("/camera/color/camera_info", START, W, H, p=(60, 0, 31.5, 0, 0, 60, 23.5, 0, 0, 0, 1, 0))
         b.info("/camera/depth/camera_info", START, W // 2, H // 2, p=(30, 0, 15.5, 0, 0, 30, 11.5, 0, 0, 0, 1, 0))
@@ -90,6 +90,7 @@ def test_coarser_depth_of_the_same_place(tmp_path, bag):
         b.image(COLOUR_TOPIC, START, RGB, "rgb8")
     (frame,) = frames_of(tmp_path / "b")
     np.testing.assert_allclose(frame.depth[1:-1, 1:-1], 1.5, atol=1e-6)
+    assert "it is registered to colour by its camera_info\n" in caplog.text
 
 
 def test_colours_camera_info_is_not_taken_for_depths_own(tmp_path, bag, chain, caplog):
