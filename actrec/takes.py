@@ -159,7 +159,8 @@ def _prepared(folder: Path, label: str) -> Path:
         what = "write into" if os.path.isdir(folder) else "make"
         raise DeviceError(f"cannot {what} the folder '{folder}': {error.strerror}; choose another --out") from error
     if (folder / FILE).exists():
-        if other := alike(label, (clip.label for clip in read_labels(folder / FILE))):
+        there = {clip.label for clip in read_labels(folder / FILE)}
+        if label not in there and (other := alike(label, sorted(there))):
             raise ConfigError(f"the label is '{label}', and '{folder}' has clips of '{other}': write it alike")
     elif there := by_folder(folder):
         raise InputError(

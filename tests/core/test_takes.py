@@ -228,6 +228,8 @@ def test_a_label_is_not_written_in_two_ways(tmp_path, label):
     with pytest.raises(ConfigError, match=f"the label is '{label}', and .* has clips of 'wave hand': write it alike"):
         record(tmp_path, sights(lambda k: [body()]), label=label)
     assert len(record(tmp_path, sights(lambda k: [body()]), label="wave hands")[0].kept) == 1
+    (tmp_path / "mine/labels.csv").write_text(f"recording,label\nx,{label}\nfirst,wave hand\n")  # somebody means it
+    assert len(record(tmp_path, sights(lambda k: [body()]), label=label)[0].kept) == 1
 
 
 def test_a_folder_a_class_does_not_come_to_nothing(tmp_path):
