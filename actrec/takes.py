@@ -159,8 +159,8 @@ def _prepared(folder: Path, label: str) -> Path:
         what = "write into" if os.path.isdir(folder) else "make"
         raise DeviceError(f"cannot {what} the folder '{folder}': {error.strerror}; choose another --out") from error
     if (folder / FILE).exists():
-        there = {clip.label for clip in read_labels(folder / FILE)}
-        if label not in there and (other := alike(label, sorted(there))):
+        labels = {clip.label for clip in read_labels(folder / FILE)}
+        if label not in labels and (other := alike(label, sorted(labels))):
             raise ConfigError(f"the label is '{label}', and '{folder}' has clips of '{other}': write it alike")
     elif there := by_folder(folder):
         raise InputError(
