@@ -122,12 +122,12 @@ def test_a_wrong_encoding_is_one_line_and_the_node_goes_on(host, add, ears, capf
     for frame in frames:
         assert frame.colour is not None
         image = c.colour_to_image(frame.colour, c.header(frame.stamp_ns, "camera"))
-        image.encoding = "yuv422_yuy2"
+        image.encoding = "bayer_rggb8"
         ears.show(frame, colour_image=image)
         if ears.wait(lambda: node.statistics.snapshot().failed >= 2, 0.1):
             break
-    assert node.last_error.startswith("image encoding 'yuv422_yuy2' is not supported here; supported: rgb8")
-    assert capfd.readouterr().err.count("yuv422_yuy2") == 1
+    assert node.last_error.startswith("image encoding 'bayer_rggb8' is not supported here; supported: rgb8")
+    assert capfd.readouterr().err.count("bayer_rggb8") == 1
     assert heard == []
     ears.show_until(frames, lambda: len(heard) >= 1)
     assert node.is_active

@@ -168,7 +168,7 @@ def test_bad_messages_of_any_stream_are_one_line(make: Make, scene: Scene, packa
     feed.until(lambda: bool(judged(graph)))
     head = conversions.header(START_NS, "camera")
     image = conversions.colour_to_image(scene.clip["colour"][0], head)
-    image.encoding = "yuv422_yuy2"
+    image.encoding = "bayer_rggb8"
     flow = conversions.flow_to_image(scene.clip["flow"][0], head)
     flow.encoding = "16UC1"
     hands = conversions.hands_to_message(scene.hands(0), head)
@@ -177,7 +177,7 @@ def test_bad_messages_of_any_stream_are_one_line(make: Make, scene: Scene, packa
     faces.faces[0].positions = faces.faces[0].positions[:7]
     for number, (topic, message, words) in enumerate(
         [
-            (topics.COLOUR, image, "image encoding 'yuv422_yuy2' is not supported"),
+            (topics.COLOUR, image, "image encoding 'bayer_rggb8' is not supported"),
             (topics.SCENE_FLOW, flow, "image encoding '16UC1' is not supported"),
             (topics.HANDS, hands, "expected left or right"),
             (topics.FACE, faces, "'body_1' has 7 positions"),
