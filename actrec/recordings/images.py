@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 
 from actrec.errors import InputError
-from actrec.recordings import rvl
 
 COLOUR_ENCODINGS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1,
                     "yuv422_yuy2": 2, "yuyv": 2, "yuv422": 2, "uyvy": 2}  # fmt: skip
@@ -155,6 +154,8 @@ def _decode(data: bytes | np.ndarray, flags: int) -> np.ndarray:
 
 
 def _unpack(data: np.ndarray) -> np.ndarray:
+    from actrec.recordings import rvl  # with numba: half a second of each node's start, and its memory
+
     image = rvl.decode(data)
     if image is None:
         raise DamagedImageError(f"a compressed image of {len(data)} bytes cannot be decoded; expected RVL")

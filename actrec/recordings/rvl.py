@@ -20,7 +20,7 @@ def decode(data: np.ndarray) -> np.ndarray | None:
     """[H, W] uint16 of the bytes [N] that follow the transport's own header; None where they are damaged."""
     if len(data) < _SIZE.size:
         return None
-    width, height = _SIZE.unpack_from(data.tobytes()[: _SIZE.size])
+    width, height = _SIZE.unpack(data[: _SIZE.size].tobytes())
     if not 0 < width * height <= _MAX_PIXELS:
         return None
     words = data[_SIZE.size :]
