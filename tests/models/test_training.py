@@ -12,7 +12,7 @@ from actrec.errors import ConfigError, DeviceError, InputError
 from actrec.frames import NANOSECONDS
 from actrec.recordings.nucla import read_nucla_npz
 from actrec.skeleton.layouts import KINECT_V2_25
-from actrec_models import data, evaluation, machine, recipe, taking_over, training
+from actrec_models import data, evaluation, machine, recipe, taking_over, training, training_run
 from actrec_models.data import Clip, ClipDataset, augment, outliers, rendered
 from actrec_models.samples import Samples
 
@@ -349,9 +349,10 @@ def test_clip_window_ends_with_the_clip():
 def test_imitated_bfloat16_is_told_and_teaching_does_without(data_root, tmp_path, monkeypatch, caplog):
     for fast in (True, False):
         caplog.clear()
-        monkeypatch.setattr(training, "fast_bfloat16", lambda device, fast=fast: fast)
+        monkeypatch.setattr(training_run, "fast_bfloat16", lambda device, fast=fast: fast)
         settings = recipe.config.build(recipe.Recipe, {**SMALL, "precision": "bf16-mixed"})
-        training._Run(settings, training.training_clips(settings, str(data_root)), False, False, training.Machine(), [])
+        clips = training.training_clips(settings, str(data_root))
+        training_run.TrainingRun(settings, clips, False, False, training.Machine(), [])
         assert ("--set precision=32-true" in caplog.text) is not fast
         monkeypatch.setattr(taking_over, "fast_bfloat16", lambda device, fast=fast: fast)
         for precision, expected in (("auto", fast), ("bf16-mixed", True), ("32-true", False)):

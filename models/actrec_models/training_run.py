@@ -1,0 +1,246 @@
+"""A training run: what its stages share, and how each is fitted on Lightning."""
+
+import dataclasses
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.data import DataLoader
+
+from actrec.errors import ConfigError
+from actrec.features import stamps
+from actrec_models import checkpoint, provenance, resuming
+from actrec_models.data import ClipDataset
+from actrec_models.draws import Epochs, Shares
+from actrec_models.faults import explained
+from actrec_models.learning import Recognition
+from actrec_models.machine import Machine, fast_bfloat16, loader_options
+from actrec_models.monitoring import EpochRows, Monitor
+from actrec_models.networks.base import Network
+from actrec_models.norms import Averaging, Batches, RenewedNorms
+from actrec_models.recipe import Recipe, Stage
+from actrec_models.registry import create
+from actrec_models.samples import Samples, check_streams
+from actrec_models.saving import AtomicIO, Checkpoints
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingRun:
+    """What the stages of a run share."""
+
+    def __init__(
+        self, recipe: Recipe, whole: ClipDataset, resume: bool, progress: bool, machine: Machine, init: list[str]
+    ):
+        self.resume, self.progress, self.machine, self.init = resume, progress, machine, init
+        self.options = machine.trainer_options()
+        on_cpu = self.options["accelerator"] == "cpu"
+        precisions = {part.precision for part in map(recipe.of, recipe.plan())}
+        if on_cpu and "16-mixed" in precisions:
+            raise ConfigError("a CPU does not train in float16: set precision (of the recipe, or of the stage that has "
+                              "one) to 32-true or bf16-mixed")  # fmt: skip
+        if "bf16-mixed" in precisions and not fast_bfloat16(_device(self.options)):
+            logger.warning("this processor only imitates bfloat16, several times slower than float32: "
+                           "--set precision=32-true")  # fmt: skip
+        self.fingerprint = whole.fingerprint()
+        self.recordings = whole.identities()
+        self.validation = recipe.parts()[3]
+        self.clips, self.held = self.validation.split(whole, recipe.seed)
+        self.seconds = 0.0  # that the stages before took
+        self.epochs = sum(stage.epochs for stage in recipe.plan())
+        self.made_by: dict[str, Any] = {}  # provenance of what was learnt so far
+
+    def module(self, recipe: Recipe) -> Recognition:
+        """The recipe's network, which the dataset must suit."""
+        module = Recognition(recipe.as_dict(), list(self.clips.classes))
+        for stage in recipe.plan():
+            if not stage.model:
+                check_streams(self.clips, module.network.input_specs, recipe.of(stage))
+        if recipe.outliers and not (module.plain or module.network.knows_outliers):
+            raise ConfigError(f"{recipe.model} has a loss of its own, which knows no outliers: set outliers to 0")
+        if recipe.outliers and not any(recipe.of(stage).augment for stage in recipe.plan()):
+            raise ConfigError("outliers are made where clips are varied: set augment to true, or outliers to 0")
+        return module
+
+    def with_extrema(self, recipe: Recipe) -> Recipe:
+        """The recipe with Eq. 1's extrema of the training part, where its network takes stamps and it names none."""
+        with torch.random.fork_rng(devices=[]):  # a network made to look at must not change the next one's weights
+            network = create(recipe.model, num_classes=len(self.clips.classes), **recipe.network_options())
+        if "extrema" in recipe.options or not any(spec.modality in stamps.STAMPS for spec in network.input_specs):
+            return recipe
+        window = recipe.window(network)
+        stretched = recipe.clips == "stretched"
+        samples = (self.clips[i].sample(window.seconds, window.frames, stretched) for i in range(len(self.clips)))
+        found = stamps.extrema(samples, network.input_specs)
+        return dataclasses.replace(recipe, options={**recipe.options, "extrema": found})
+
+    def takes_over(self, folder: Path) -> bool:
+        """Makes sure that the initial weights are in the stage's checkpoint, where they are not named again.
+
+        Raises:
+            ConfigError: The run began from some, and was ended before the network that takes them was trained.
+        """
+        if self.init and not (self.resume and checkpoint.newest(folder)):
+            raise ConfigError(
+                f"the run in {folder} began from {', '.join(self.init)}, which no checkpoint of it holds yet: "
+                "name the same --init again"
+            )
+        return True
+
+    def fit(self, module: Recognition, stage: Stage, folder: Path, before: int) -> Path:
+        """One stage, which leaves its weights in `module` and in the checkpoint that is returned."""
+        module.enter(stage, before)
+        recipe = module.recipe.of(stage)
+        found = checkpoint.newest(folder) if self.resume else None
+        position: dict[str, Any] = {"epoch": 0, "steps": 0, "seconds": self.seconds}
+        if found:
+            resuming.check_same_run(found, module.recipe, self.fingerprint)
+            self.made_by = provenance.of_checkpoint(found[1])
+            self.init = resuming.same_init(found, self.init)
+            position = resuming.position(found[1], recipe)
+            goes_on = "the run is finished" if position["finished"] else "the run goes on from there"
+            logger.info("%s: step %d; %s", found[0], found[1]["global_step"], goes_on)
+        if not (found and position["finished"]):
+            self._fit(module, recipe, folder, before, position, found[0] if found else None)
+        kept = folder / (checkpoint.BEST if self.held is not None else checkpoint.LAST)
+        content = checkpoint.read(kept)
+        self.seconds = float(content.get("actrec", {}).get("seconds", 0.0))
+        self.made_by = provenance.of_checkpoint(content)
+        module.load_state_dict(content["state_dict"])  # the averaged weights
+        return kept
+
+    def _fit(
+        self,
+        module: Recognition,
+        recipe: Recipe,
+        folder: Path,
+        before: int,
+        position: dict[str, Any],
+        last: Path | None,
+    ) -> None:
+        trainer = lightning.Trainer(
+            **self.options,
+            precision=recipe.precision,
+            max_epochs=recipe.epochs,
+            logger=[EpochRows(folder, name="log"), TensorBoardLogger(folder, name="log", version="tensorboard")],
+            callbacks=self._callbacks(module, recipe, folder, before, position),
+            plugins=[AtomicIO()],
+            enable_progress_bar=self.progress,
+            enable_model_summary=False,
+            gradient_clip_val=recipe.gradient_clip or None,
+            accumulate_grad_batches=recipe.accumulate,
+            sync_batchnorm=self._sync_batch_norm(recipe, module),
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+        )
+        loader = self._loader(module, recipe, trainer, before + position["epoch"], position["steps"])
+        held = self._held_loader(module, recipe, trainer) if self.held is not None else None
+        with warnings.catch_warnings(), explained(folder):
+            # What a stage does not train is meant to be in evaluation mode.
+            warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+            warnings.filterwarnings("ignore", message=r"You defined a `validation_step` but have no `val_dataloader`")
+            # Deprecated within Lightning; and how many processes read is `Machine`'s to say.
+            warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec.*is deprecated")
+            warnings.filterwarnings("ignore", message=r"The '\w+_dataloader' does not have many workers")
+            # What is logged so is alike in all processes already.
+            warnings.filterwarnings("ignore", message=r"It is recommended to use `self.log\(.*sync_dist=True")
+            # Where it goes on, `Epochs` leaves out what was drawn.
+            warnings.filterwarnings("ignore", message=r"You're resuming from a checkpoint that ended before the epoch")
+            trainer.fit(module, loader, held, ckpt_path=str(last) if last else None, weights_only=True)
+
+    def _callbacks(
+        self, module: Recognition, recipe: Recipe, folder: Path, before: int, position: dict[str, Any]
+    ) -> list[lightning.Callback]:
+        metric = self.validation.metric if self.held is not None else ""
+        devices = self.options["devices"] * self.options["num_nodes"]
+        now = provenance.describe(
+            recipe,
+            self.fingerprint,
+            len(self.clips),
+            len(self.held or ()),
+            _device(self.options),
+            devices,
+            self.init,
+            self.recordings,
+        )
+        made_of, machine = provenance.going_on(self.made_by, now), self.machine
+        callbacks: list[lightning.Callback] = [
+            Monitor(recipe.batch, recipe.accumulate),
+            Checkpoints(
+                folder, made_of, before, recipe.accumulate, machine.checkpoint_minutes, machine.checkpoint_steps,
+                metric, position["seconds"], before + recipe.epochs < self.epochs,
+            ),
+        ]  # fmt: skip
+        averaging = Averaging(recipe.average_decay) if recipe.average_decay else None
+        callbacks += [averaging] if averaging else []
+        if recipe.renew_norms:
+
+            def draw(trainer: lightning.Trainer, epoch: int) -> Batches:
+                return _endless(self._loader(module, recipe, trainer, before + epoch, 0))
+
+            batches = recipe.renew_norms * recipe.accumulate
+            callbacks.append(RenewedNorms(batches, draw, averaging, self.held is not None))
+        if metric and self.validation.patience:
+            mode = "max" if metric == "accuracy" else "min"
+            callbacks.append(EarlyStopping(f"val_{metric}", patience=self.validation.patience, mode=mode))
+        return callbacks
+
+    def _sync_batch_norm(self, recipe: Recipe, module: Recognition) -> bool:
+        several = self.options["strategy"] == "ddp" and recipe.sync_batch_norm
+        if several and self.options["accelerator"] == "cpu" and _has_batch_norm(module):
+            logger.warning("PyTorch shares batch norms among GPUs alone: here each process counts its own clips")
+            return False
+        return bool(several and self.options["accelerator"] == "gpu")
+
+    def _loader(
+        self, module: Recognition, recipe: Recipe, trainer: lightning.Trainer, epoch: int, steps_done: int
+    ) -> DataLoader:
+        """The batches of an epoch, counted from the first stage's first, and of those that follow."""
+        augmentation = recipe.check() if recipe.augment else None
+        window = recipe.window(module.network)
+        specs, made = module.network.input_specs, _made(module)
+        samples = Samples(self.clips, specs, window, recipe, augmentation, any_clip=True, made=made)
+        epochs = Epochs(
+            self.clips.labels, recipe.parts()[2], recipe.seed, recipe.batch, recipe.accumulate,
+            rank=trainer.global_rank, world=trainer.world_size, epoch=epoch, steps_done=steps_done,
+        )  # fmt: skip
+        return DataLoader(samples, batch_sampler=epochs, **self._loader_options(recipe))
+
+    def _held_loader(self, module: Recognition, recipe: Recipe, trainer: lightning.Trainer) -> DataLoader:
+        assert self.held is not None
+        specs, window = module.network.input_specs, recipe.window(module.network)
+        samples = Samples(self.held, specs, window, recipe, None, made=_made(module))
+        size = max(recipe.batch // (recipe.accumulate * trainer.world_size), 1)
+        shares = Shares(len(self.held), size, trainer.global_rank, trainer.world_size)
+        return DataLoader(samples, batch_sampler=shares, **self._loader_options(recipe))
+
+    def _loader_options(self, recipe: Recipe) -> dict[str, Any]:
+        gpu = self.options["accelerator"] == "gpu"
+        return loader_options(self.machine.loader_workers(self.options["devices"], gpu), gpu, recipe.seed)
+
+
+def _made(module: Recognition) -> list[str]:
+    """The inputs that the stage reads."""
+    return [spec.name for spec in module.network.trained_specs]
+
+
+def _endless(loader: DataLoader) -> Iterator[dict[str, torch.Tensor]]:
+    """Epoch after epoch."""
+    while True:
+        yield from loader
+
+
+def _device(options: dict[str, Any]) -> torch.device:
+    return torch.device("cuda" if options["accelerator"] == "gpu" else "cpu")
+
+
+def _has_batch_norm(module: Recognition) -> bool:
+    network: Network = module.network
+    return any(isinstance(part, torch.nn.modules.batchnorm._BatchNorm) for part in network.modules())
