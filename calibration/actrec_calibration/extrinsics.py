@@ -17,7 +17,7 @@ from actrec_calibration import bundle
 from actrec_calibration.boards import Board, Detection
 from actrec_calibration.depth import Readings, by_distance, check_span, distances, plane_depth, readings
 from actrec_calibration.poses import board_pose, projected
-from actrec_calibration.transforms import apply, inverse, pose_of, vector_of
+from actrec_calibration.transforms import apply, inverse, pose_of, turn_deviations, vector_of
 
 MODELS = ("scale", "bias", "none")
 """What of the readings is found: scale and bias, bias alone, nothing (they are taken at their word)."""
@@ -244,7 +244,9 @@ class _Task:
         """The result, unless it is too uncertain."""
         to_colour, scale, bias = self.read(solution.shared)
         sigma = np.concatenate([solution.sigma, np.zeros(2)])
-        turns, shifts = (np.degrees(sigma[:3]), sigma[3:6]) if self.sought else (np.zeros(3), np.zeros(3))
+        turns, shifts = np.zeros(3), np.zeros(3)
+        if self.sought:
+            turns, shifts = turn_deviations(solution.shared[:6], solution.covariance[:3, :3]), sigma[3:6]
         self._refuse_uncertain(turns, shifts, solution)
         with_depth = [i for i, reading in enumerate(seen) if reading is not None]
         rows = by_distance(

@@ -15,7 +15,7 @@ from actrec_calibration.boards import Board, Detection
 from actrec_calibration.depth import plane_depth
 from actrec_calibration.extrinsics import MOST_SIGMA_DEG, MOST_SIGMA_M
 from actrec_calibration.poses import board_pose, projected, rays
-from actrec_calibration.transforms import apply, inverse, pose_of, vector_of
+from actrec_calibration.transforms import apply, inverse, pose_of, turn_deviations, vector_of
 
 MOST_TILT = 65.0  # degrees between the floor's normal and the hint of where up is
 REACH = 5.0  # metres; farther readings are too coarse to help
@@ -290,16 +290,16 @@ def calibrate(
 
     start = on_base @ inverse(poses[0].pose)
     solution = bundle.solve(residuals, vector_of(start), np.zeros((len(views) + len(bands), 0)))
-    _refuse_uncertain(solution.sigma)
+    degrees, metres = turn_deviations(solution.shared, solution.covariance[:3, :3]), solution.sigma[3:]
+    _refuse_uncertain(float(degrees.max()), float(metres.max()))
     camera = pose_of(solution.shared)
     away = np.concatenate([corners(camera, seen) for seen, _ in views])
     rms = float(np.sqrt((away**2).sum(1).mean()))
-    return OnRobot(camera, solution.sigma[3:], np.degrees(solution.sigma[:3]), rms, apart_m, apart_deg)
+    return OnRobot(camera, metres, degrees, rms, apart_m, apart_deg)
 
 
-def _refuse_uncertain(sigma: np.ndarray) -> None:
-    """Raises InputError where the place is not known well: [6] radians and metres."""
-    degrees, metres = float(np.degrees(sigma[:3].max())), float(sigma[3:].max())
+def _refuse_uncertain(degrees: float, metres: float) -> None:
+    """Raises InputError where the place is not known well."""
     if metres > MOST_SIGMA_M or degrees > MOST_SIGMA_DEG:
         raise InputError(
             f"the board tells the camera's place to {1e3 * metres:.1f} mm and {degrees:.2f}° only: lay it nearer, or "

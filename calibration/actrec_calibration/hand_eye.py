@@ -25,7 +25,7 @@ from actrec.frames import Intrinsics
 from actrec_calibration import bundle
 from actrec_calibration.motion import check_motion
 from actrec_calibration.poses import BoardPose, board_pose, projected
-from actrec_calibration.transforms import apply, inverse, mean, pose_of, turn, vector_of
+from actrec_calibration.transforms import apply, inverse, mean, pose_of, turns, vector_of
 
 MOUNTS = ("hand", "base")
 LEAST_VIEWS = 5
@@ -265,12 +265,7 @@ def _agreement(start: _Start) -> tuple[int, float]:
 
 def _own_axes(vector: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Standard deviations in metres along and degrees about the camera's axes, of a covariance of six numbers."""
-    pose, step = pose_of(vector), 1e-6
-    turns = np.empty((3, 3))
-    for i in range(3):
-        ahead = vector.copy()
-        ahead[i] += step
-        turns[:, i] = turn(inverse(pose) @ pose_of(ahead)) / step
-    shift = pose[:3, :3].T
-    metres = np.sqrt(np.diag(shift @ covariance[3:, 3:] @ shift.T))
-    return metres, np.degrees(np.sqrt(np.diag(turns @ covariance[:3, :3] @ turns.T)))
+    own = pose_of(vector)[:3, :3].T
+    about = own @ turns(vector)
+    metres = np.sqrt(np.diag(own @ covariance[3:, 3:] @ own.T))
+    return metres, np.degrees(np.sqrt(np.diag(about @ covariance[:3, :3] @ about.T)))

@@ -38,6 +38,22 @@ def apply(pose: np.ndarray, points: np.ndarray) -> np.ndarray:
     return np.asarray(points @ pose[:3, :3].T + pose[:3, 3])
 
 
+def turns(vector: np.ndarray) -> np.ndarray:
+    """[3, 3] radians about the axes of the frame that a transform [6] leads to, by each number of its rotation vector.
+
+    Of a small rotation that is the identity. A camera's pose on a robot is a third of a turn and more, and the numbers
+    of its rotation vector are no angles about anybody's axes.
+    """
+    back, step = pose_of(vector)[:3, :3].T, 1e-6
+    return np.stack([turn(pose_of(vector + step * unit)[:3, :3] @ back) / step for unit in np.eye(6)[:3]], axis=1)
+
+
+def turn_deviations(vector: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """[3] standard deviations in degrees about those axes, of the rotation vector's covariance [3, 3]."""
+    about = turns(vector)
+    return np.asarray(np.degrees(np.sqrt(np.maximum(np.diag(about @ covariance @ about.T), 0))))
+
+
 def apart(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     """Distance in metres between the origins of two transforms, and the angle in degrees between their axes."""
     turned = np.linalg.norm(turn(a[:3, :3].T @ b[:3, :3]))

@@ -7,9 +7,9 @@ from actrec.errors import InputError
 from actrec_calibration import simulated
 from actrec_calibration.boards import Board
 from actrec_calibration.depth import plane_depth
-from actrec_calibration.floor import Lying, calibrate, find_floor
-from actrec_calibration.poses import rays
-from actrec_calibration.transforms import apart, inverse, pose_of
+from actrec_calibration.floor import Floor, Lying, calibrate, find_floor
+from actrec_calibration.poses import image_rays, rays
+from actrec_calibration.transforms import apart, inverse, pose_of, turn
 from tests.calibration.rendering import render
 
 BOARD = Board.of(columns=7, rows=5, square=0.08, marker=0.06)
@@ -44,6 +44,25 @@ def test_rendered_board_within_2_mm_and_a_tenth_of_a_degree(sensor):
     metres, degrees = apart(found.camera, room.camera)
     assert metres < 0.002 and degrees < 0.1
     assert metres < 4 * np.linalg.norm(found.sigma_m) and abs(found.apart_m) < 0.01 and found.apart_deg < 1
+
+
+def test_deviations_are_those_about_the_bases_axes():
+    """What twenty draws of the noise scatter by: the floor holds roll and pitch, the board alone tells yaw."""
+    rig, room, random = simulated.kinect(), simulated.Room.drawn(BOARD, 3), np.random.default_rng(0)
+    directions = image_rays(rig.colour)[::9, ::9].reshape(-1, 3)
+    true = plane_depth(inverse(room.camera), directions)
+    seen = (true > 0.3) & (true < 3)
+    directions, true = directions[seen], true[seen]
+    sigma = 0.002 + 0.002 * true**2
+    away, said = [], []
+    for _ in range(20):
+        plane = Floor(room.camera[2, :3], room.camera[2, 3], directions, random.normal(true, sigma), sigma, 0.5)
+        corners = simulated.corners(BOARD, rig.colour, room.board(), 0.25, random)
+        found = calibrate(BOARD, [(corners, plane)], room.lying, rig.colour, np.eye(4))
+        away.append(turn(found.camera[:3, :3] @ room.camera[:3, :3].T))
+        said.append(found.sigma_deg)
+    scatter = np.degrees(np.std(away, axis=0))
+    assert np.mean(said, axis=0) == pytest.approx(scatter, rel=0.5)
 
 
 def test_base_height_and_thickness():
