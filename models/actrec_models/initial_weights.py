@@ -76,16 +76,7 @@ def load(network: Network, name: str, path: Path) -> Report:
         ConfigError: It fits the network not at all, or only in small part; the names are listed.
     """
     file = weight_files.read(path)
-    kind, tensors, targets = _match(network, name, file)
-    public = weight_files.FORMATS.get(kind)
-    plan = _Plan(network, file.classes, public.classifier if public else "")
-    for prefix in targets:
-        plan.add(prefix, tensors)
-    report = dataclasses.replace(plan.report(path.name, kind, tensors), recordings=file.recordings)
-    used = len(plan.values) / max(1, len(tensors) - len(report.kept))
-    filled = len(plan.values) / max(1, plan.wanted)
-    if max(used, filled) < _LEAST:
-        raise ConfigError(f"{report}: it does not fit {name}, choose another --init")
+    kind, plan, report = _planned(network, name, file)
     with torch.no_grad():
         for parameter, value in plan.values.values():
             parameter.copy_(value)
@@ -93,6 +84,30 @@ def load(network: Network, name: str, path: Path) -> Report:
     whole = kind != name or not (report.missing or report.unexpected or report.unfit)
     logger.log(logging.INFO if whole else logging.WARNING, "%s", report)
     return report
+
+
+def check(network: Network, name: str, file: WeightFile) -> None:
+    """Refuses weights, of a network that is yet to be trained perhaps, as `load` would.
+
+    Raises:
+        ConfigError: As of `load`.
+    """
+    _planned(network, name, file)
+
+
+def _planned(network: Network, name: str, file: WeightFile) -> tuple[str, "_Plan", Report]:
+    """What the file holds, which value goes where, and what of it does not."""
+    kind, tensors, targets = _match(network, name, file)
+    public = weight_files.FORMATS.get(kind)
+    plan = _Plan(network, file.classes, public.classifier if public else "")
+    for prefix in targets:
+        plan.add(prefix, tensors)
+    report = dataclasses.replace(plan.report(file.path.name, kind, tensors), recordings=file.recordings)
+    used = len(plan.values) / max(1, len(tensors) - len(report.kept))
+    filled = len(plan.values) / max(1, plan.wanted)
+    if max(used, filled) < _LEAST:
+        raise ConfigError(f"{report}: it does not fit {name}, choose another --init")
+    return kind, plan, report
 
 
 def _match(network: Network, name: str, file: WeightFile) -> tuple[str, Mapping[str, Tensor], tuple[str, ...]]:

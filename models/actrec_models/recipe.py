@@ -147,6 +147,10 @@ class Recipe:
         if not all(isinstance(entry, dict) for entry in self.stages):
             raise ConfigError("stages holds an entry that is no mapping, expected e.g. {name: joint, epochs: 25}")
         stages = [config.build(Stage, entry) for entry in self.stages]
+        for stage in stages:
+            if not stage.model and (stage.options or stage.window_s is not None):
+                raise ConfigError(f"stage '{stage.title}' has options or window_s, which are those of another network: "
+                                  "name it (model), or set them for the recipe")  # fmt: skip
         if stages[-1].model:
             raise ConfigError(f"the last stage trains {stages[-1].model}, but the recipe is for {self.model}")
         return stages

@@ -72,6 +72,7 @@ def train(
     missing = recipe.missing_unknown(data_root)
     if missing and not len(recipe.own_unknown(data_root, "train", root)):
         logger.warning("%s: the package will not be told what to reject", missing)
+    run.check_stages(recipe, module)
     plan = recipe.plan()
     folders = [*(out / f"stage_{number}_{stage.title}" for number, stage in enumerate(plan[:-1], start=1)), out]
     if not resume:

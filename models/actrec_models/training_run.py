@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from actrec.errors import ConfigError
 from actrec.features import stamps
-from actrec_models import checkpoint, provenance, resuming
+from actrec_models import checkpoint, initial_weights, provenance, resuming
 from actrec_models.data import ClipDataset
 from actrec_models.draws import Epochs, Shares
 from actrec_models.faults import explained
@@ -28,6 +28,7 @@ from actrec_models.recipe import Recipe, Stage
 from actrec_models.registry import create
 from actrec_models.samples import Samples, check_streams
 from actrec_models.saving import AtomicIO, Checkpoints
+from actrec_models.weight_files import WeightFile
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,27 @@ class TrainingRun:
         samples = (self.clips[i].sample(window.seconds, window.frames, stretched) for i in range(len(self.clips)))
         found = stamps.extrema(samples, network.input_specs)
         return dataclasses.replace(recipe, options={**recipe.options, "extrema": found})
+
+    def check_stages(self, recipe: Recipe, module: Recognition) -> None:
+        """Refuses what a later stage would be refused for, before those before it are trained, perhaps for days.
+
+        Raises:
+            ConfigError: The network has no such stage or nothing to train in it, a batch is larger than the training
+                part, or the network of a stage has weights that the recipe's does not take.
+        """
+        world = self.options["devices"] * self.options["num_nodes"]
+        for stage in recipe.plan():
+            own, trained = recipe.of(stage), module
+            if stage.model:
+                with torch.random.fork_rng(devices=[]):
+                    trained = self.module(own)
+                weights = trained.network.state_dict()
+                file = WeightFile(Path(f"stage {stage.title}"), weights, stage.model, len(self.clips.classes))
+                initial_weights.check(module.network, recipe.model, file)
+            trained.enter(dataclasses.replace(stage, model="", options={}))
+            optimiser, _, sampling, _ = own.parts()
+            optimiser.make(trained.network.parameters(), own.learning_rate, own.weight_decay)
+            Epochs(self.clips.labels, sampling, own.seed, own.batch, own.accumulate, world=world)
 
     def takes_over(self, folder: Path) -> bool:
         """Makes sure that the initial weights are in the stage's checkpoint, where they are not named again.

@@ -145,6 +145,8 @@ def test_every_paper_has_a_recipe_for_its_datasets():
         ({"stages": [{"optimiser": {"name": "lion"}}]}, "Optimiser.name is 'lion'"),
         ({"stages": [{"schedule": {"every": -1}}]}, "Schedule.every is -1, allowed"),
         ({"stages": [{"model": "sem_net"}]}, "the last stage trains sem_net, but the recipe is for deepacts_graph"),
+        ({"stages": [{"options": {"width": 4}}]}, "stage 'whole' has options or window_s, which are those of another"),
+        ({"stages": [{"name": "joint", "window_s": 2.0}]}, "stage 'joint' has options or window_s, which are those of"),
         ({"stages": [3]}, "stages holds an entry that is no mapping"),
         ({"batch": 10, "accumulate": 4}, "a batch of 10 clips does not divide into 4 parts"),
         ({"validation": {"share": 0.9}}, "Validation.share is 0.9, allowed: 0.0 to 0.5"),
