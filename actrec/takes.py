@@ -10,7 +10,7 @@ import re
 import shutil
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -109,13 +109,13 @@ def record(read: Read, config: TakeConfig, stopped: threading.Event, show: Show)
         show: Tells the person what to do.
 
     Raises:
-        ConfigError: The label is none, or one of those before, written otherwise.
+        ConfigError: The label is none, or it or the person is one of those before, written otherwise.
         DeviceError: Nothing comes, the disk is full, the stream has ended, or `patience` takes in a row were refused.
         InputError: There is a labels file that cannot be read, or none and recordings in a folder a class.
     """
     config.check()
     takes, failed = Takes(), 0
-    folder = _prepared(Path(config.out).expanduser(), config.label)
+    folder = _prepared(Path(config.out).expanduser(), config)
     while len(takes.kept) < config.repeat:
         title = f"'{config.label}', take {len(takes.kept) + 1} of {config.repeat}"
         try:
@@ -149,8 +149,8 @@ def _next(
     return _take(read, config, folder, stopped, show) if ready else None
 
 
-def _prepared(folder: Path, label: str) -> Path:
-    """The folder, made where it is not there, for takes of this label."""
+def _prepared(folder: Path, config: TakeConfig) -> Path:
+    """The folder, made where it is not there, for takes of this label by this person."""
     if os.path.exists(folder / "metadata.yaml"):  # false, where pathlib raises, in a folder that cannot be searched
         raise InputError(f"'{folder}' is a bag itself, which takes in it would change: choose another --out")
     try:
@@ -159,15 +159,21 @@ def _prepared(folder: Path, label: str) -> Path:
         what = "write into" if os.path.isdir(folder) else "make"
         raise DeviceError(f"cannot {what} the folder '{folder}': {error.strerror}; choose another --out") from error
     if (folder / FILE).exists():
-        labels = {clip.label for clip in read_labels(folder / FILE)}
-        if label not in labels and (other := alike(label, sorted(labels))):
-            raise ConfigError(f"the label is '{label}', and '{folder}' has clips of '{other}': write it alike")
+        clips = read_labels(folder / FILE)
+        _check_alike("label", config.label, {clip.label for clip in clips}, folder)
+        _check_alike("person", config.person, {clip.person for clip in clips}, folder)
     elif there := by_folder(folder):
         raise InputError(
             f"'{folder}' holds {len(there)} recordings in folders named as their labels, first '{there[0].recording}'; "
             f"beside a {FILE} they count no more: choose another --out, or name them in '{folder / FILE}'"
         )
     return folder
+
+
+def _check_alike(what: str, name: str, there: Set[str], folder: Path) -> None:
+    """Refuses one of those in a folder, written otherwise: an action would be two classes, a person two people."""
+    if name not in there and (other := alike(name, sorted(there))):
+        raise ConfigError(f"the {what} is '{name}', and '{folder}' has clips of '{other}': write it alike")
 
 
 def _count_down(read: Read, seconds: float, stopped: threading.Event, show: Callable[[str], None]) -> bool:

@@ -13,6 +13,7 @@ import fcntl
 import io
 import math
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path, PurePath
@@ -106,14 +107,15 @@ def check_label(where: str, label: str) -> None:
         raise InputError(f"{where}: the label is '{label}'; what is none of your actions is called '{UNKNOWN}'")
 
 
-def alike(label: str, others: Iterable[str]) -> str:
-    """The one of other labels that differs from this one by case, blanks, hyphens or underscores alone, or ""."""
-    written = _plain(label)
-    return next((other for other in others if other != label and _plain(other) == written), "")
+def alike(name: str, others: Iterable[str]) -> str:
+    """The one of other labels, or people, that differs by case, blanks, hyphens, underscores or coding alone, or ""."""
+    written = _plain(name)
+    return next((other for other in others if other != name and _plain(other) == written), "")
 
 
-def _plain(label: str) -> str:
-    return "".join(sign for sign in label.casefold() if sign not in " -_")
+def _plain(name: str) -> str:
+    composed = unicodedata.normalize("NFC", name)  # "ä" is one sign or two, by keyboard and system, and looks the same
+    return "".join(sign for sign in composed.casefold() if sign not in " -_")
 
 
 def _check_header(path: Path, header: Sequence[str]) -> None:

@@ -102,9 +102,10 @@ def read_material(source: Folder, progress: bool = True) -> Material:
         people.append(str(entry.meta["person"]))
         entries.append(entry)
         recordings.append(identity)
-    for name in source.classes:
-        if (other := alike(name, source.classes)) > name:  # each pair once
-            logger.warning("'%s' and '%s' are learnt as two actions: write them alike if they are one", name, other)
+    for names, what in ((source.classes, "learnt as two actions"), (sorted(set(people)), "judged as two people")):
+        for name in names:
+            if (other := alike(name, names)) > name:  # each pair once
+                logger.warning("'%s' and '%s' are %s: write them alike if they are one", name, other, what)
     print_of_all = source.fingerprint(entries)
     found = Material(clips, source.classes, tuple(people), tuple(skipped), print_of_all, tuple(recordings))
     few = [f"'{name}' has {count}" for name, count in found.counts.items() if count < 3]

@@ -232,6 +232,24 @@ def test_a_label_is_not_written_in_two_ways(tmp_path, label):
     assert len(record(tmp_path, sights(lambda k: [body()]), label=label)[0].kept) == 1
 
 
+def test_a_label_looks_the_same_however_its_accents_are_coded(tmp_path):
+    composed, apart = "h\u00e4nde", "ha\u0308nde"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/labels.csv").write_text(f"recording,label\nx,{composed}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="write it alike"):
+        record(tmp_path, sights(lambda k: [body()]), label=apart)
+
+
+def test_a_person_is_not_written_in_two_ways(tmp_path):
+    """Whoever was two people would be judged on clips of their own."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/labels.csv").write_text("recording,label,person\nx,clap,ben\ny,clap,\n")
+    with pytest.raises(ConfigError, match="the person is 'Ben', and .* has clips of 'ben': write it alike"):
+        record(tmp_path, sights(lambda k: [body()]), person="Ben")
+    for person in ("ben", "benno", ""):
+        assert len(record(tmp_path, sights(lambda k: [body()]), person=person)[0].kept) == 1
+
+
 def test_a_folder_a_class_does_not_come_to_nothing(tmp_path):
     bag = tmp_path / "mine/clap/first"
     bag.mkdir(parents=True)

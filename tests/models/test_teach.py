@@ -230,6 +230,18 @@ def test_two_ways_to_write_a_label_are_told(tmp_path, utd, caplog):
     ]
 
 
+def test_two_ways_to_write_a_person_are_told(tmp_path, utd, caplog):
+    lines = ["recording,label,person"]
+    for number in range(6):
+        benchmark_teach.write_bag(tmp_path / f"r{number}", utd[number])
+        lines.append(f"r{number},{'ab'[number // 3]},{('Ben', 'ben', 'anna')[number % 3]}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    assert len(teach_material.read_material(Folder(tmp_path), progress=False).clips) == 6
+    assert [record.getMessage() for record in caplog.records] == [
+        "'Ben' and 'ben' are judged as two people: write them alike if they are one"
+    ]
+
+
 def test_a_recording_that_is_there_twice_counts_once(tmp_path, utd, caplog):
     for number in range(6):
         benchmark_teach.write_bag(tmp_path / "ab"[number // 3] / f"r{number}", utd[number])
