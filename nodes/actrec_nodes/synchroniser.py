@@ -15,7 +15,11 @@ from actrec.frames import NANOSECONDS, RgbdFrame
 from actrec_nodes import conversions
 
 PENDING = 8
-"""Images kept while their partner is on its way."""
+"""Images kept at least while their partner is on its way."""
+PENDING_BYTES = 64_000_000
+"""More are kept as long as all together are no larger: two seconds of 640×480 colour at 30 Hz."""
+LEAST_BYTES = 250_000
+"""What an image counts for at least, so that small ones are not kept by the thousand."""
 
 FIRST_TOLERANCE_NS = NANOSECONDS // 60
 """Half a frame at 30 Hz, until the camera's own interval is known."""
@@ -77,8 +81,8 @@ class Synchroniser:
     """Feeds on messages, emits frames in the order of their stamps.
 
     A colour image waits for the depth image nearest to it in time. Where none comes for `depth_wait_s`, colour is
-    emitted alone, at once, until depth comes back. A stamp that jumps back (a recording that starts again) forgets all
-    that waited. Not thread-safe: its callbacks belong in one mutually exclusive group.
+    emitted alone, at once, until depth comes again that is no later than that. A stamp that jumps back (a recording
+    that starts again) forgets all that waited. Not thread-safe: its callbacks belong in one mutually exclusive group.
 
     Args:
         config: The settings.
@@ -110,8 +114,10 @@ class Synchroniser:
         self._colour: deque[tuple[int, Image]] = deque()
         self._depth: deque[tuple[int, Image]] = deque()
         self._intervals: deque[int] = deque(maxlen=9)
+        self._depth_intervals: deque[int] = deque(maxlen=9)
         self._newest_ns: int | None = None
-        self._emitted_ns: int | None = None
+        self._newest_depth_ns: int | None = None
+        self._gone_ahead: deque[tuple[int, float]] = deque()  # stamps sent without depth, and when
         self._waiting_since: float | None = None
         self._without_depth = not self._config.use_depth
 
@@ -136,17 +142,21 @@ class Synchroniser:
             self._give_up_depth(stamp, message)
         else:
             self._colour.append((stamp, message))
-            self._limit(self._colour)
+            self._unpaired(_limit(self._colour))
 
     def add_depth(self, message: Image) -> None:
         """A depth image: goes out with its colour, or waits for it."""
         stamp = conversions.stamp_to_ns(message.header.stamp)
         if self._depth and stamp < self._depth[-1][0]:
             self._depth.clear()
+        if self._newest_depth_ns is not None and stamp > self._newest_depth_ns:
+            self._depth_intervals.append(stamp - self._newest_depth_ns)
+        self._newest_depth_ns = stamp
         tolerance = self._tolerance_ns()
-        if self._emitted_ns is not None and abs(stamp - self._emitted_ns) <= tolerance and self._without_depth:
+        if self._without_depth and any(abs(stamp - sent) <= tolerance for sent, _ in self._gone_ahead):
             # Its colour has gone ahead; those that follow wait again.
             self._without_depth = False
+            self._gone_ahead.clear()
             self._waiting_since = None
             return
         match = _nearest(self._colour, stamp, tolerance)
@@ -154,8 +164,7 @@ class Synchroniser:
             self._pair(*match, stamp, message)
             return
         self._depth.append((stamp, message))
-        if len(self._depth) > PENDING:
-            self._depth.popleft()
+        _limit(self._depth)
 
     def _note(self, stamp: int) -> None:
         """Watches the stamps' order and interval."""
@@ -178,8 +187,10 @@ class Synchroniser:
     def _tolerance_ns(self) -> int:
         if self._config.sync_tolerance_s is not None:
             return int(self._config.sync_tolerance_s * NANOSECONDS)
-        # The least of the recent intervals: where frames are lost the others are multiples of it.
-        return min(self._intervals) // 2 if self._intervals else FIRST_TOLERANCE_NS
+        # The least of the recent intervals: where frames are lost the others are multiples of it. Of both streams, for
+        # where depth comes more often than colour the one before it is not the nearest.
+        recent = [*self._intervals, *self._depth_intervals]
+        return min(recent) // 2 if self._intervals else FIRST_TOLERANCE_NS
 
     def _pair(self, colour_ns: int, colour: Image, depth_ns: int, depth: Image) -> None:
         self._without_depth = False
@@ -197,25 +208,33 @@ class Synchroniser:
             apart, allowed = min(abs(stamp - d) for d, _ in self._depth) / 1e6, self._tolerance_ns() / 1e6
             self._complain(
                 f"depth's stamps are {apart:.0f} ms or more from colour's (allowed {allowed:.0f} ms): "
-                "working on colour alone; synchronise the streams or set sync_tolerance_s"
+                "working on colour alone; synchronise the streams or set sync_tolerance_s, or depth_wait_s where depth "
+                "comes late"
             )
         self._without_depth = True
         self._unpaired(len(self._colour))
         self._colour.clear()
+        now = self._clock()
+        while self._gone_ahead and now - self._gone_ahead[0][1] > self._config.depth_wait_s:
+            self._gone_ahead.popleft()
+        self._gone_ahead.append((stamp, now))
         self._send(stamp, colour, None)
 
-    def _limit(self, pending: deque[tuple[int, Image]]) -> None:
-        if len(pending) > PENDING:
-            pending.popleft()
-            self._unpaired(1)
-
     def _send(self, stamp: int, colour: Image, depth: Image | None) -> None:
-        self._emitted_ns = stamp
         if self._info is None:
             self._complain("no camera_info yet: frames are left out until it comes")
             self._unpaired(1)
             return
         self._emit(RgbdMessages(colour, depth, self._info))
+
+
+def _limit(pending: deque[tuple[int, Image]]) -> int:
+    """Drops the oldest of what takes too much memory; how many."""
+    dropped = 0
+    while len(pending) > PENDING and sum(max(len(m.data), LEAST_BYTES) for _, m in pending) > PENDING_BYTES:
+        pending.popleft()
+        dropped += 1
+    return dropped
 
 
 def _nearest(pending: deque[tuple[int, Image]], stamp: int, tolerance: int) -> tuple[int, Image] | None:

@@ -6,7 +6,14 @@ import pytest
 from actrec.errors import InputError
 from actrec.frames import NANOSECONDS, Intrinsics
 from actrec_nodes import conversions as c
-from actrec_nodes.synchroniser import RgbdMessages, Synchroniser, SynchroniserConfig, to_frame
+from actrec_nodes.synchroniser import (
+    LEAST_BYTES,
+    PENDING_BYTES,
+    RgbdMessages,
+    Synchroniser,
+    SynchroniserConfig,
+    to_frame,
+)
 
 MS = NANOSECONDS // 1000
 INTRINSICS = Intrinsics(8, 6, 10, 10, 4, 3)
@@ -98,6 +105,60 @@ def test_without_depth_colour_goes_alone_after_a_wait_and_depth_may_come_back() 
         bench.sync.add_colour(colour(100 + 33 * k))
         bench.sync.add_depth(depth(100 + 33 * k))
     assert [d is None for _, d in bench.out[alone:]] == [True, False, False]
+
+
+@pytest.mark.parametrize("rate", [15, 30, 60])
+@pytest.mark.parametrize("depth_late", [True, False])
+def test_a_stream_that_comes_late_is_waited_for_as_long_as_is_said(rate: int, depth_late: bool) -> None:
+    """A driver that registers depth on a slow processor: 0.6 s are more than eight images."""
+    bench = Bench(depth_wait_s=1.0)
+    for late in range(2 * rate):
+        bench.now, on_time = late / rate, late - round(0.6 * rate)
+        colour_at, depth_at = (late, on_time) if depth_late else (on_time, late)
+        if depth_at >= 0:
+            bench.sync.add_depth(depth(100 + 1000 * depth_at / rate))
+        if colour_at >= 0:
+            bench.sync.add_colour(colour(100 + 1000 * colour_at / rate))
+    assert len(bench.out) == 2 * rate - round(0.6 * rate)
+    assert all(d == t for t, d in bench.out)
+    assert (bench.unpaired, bench.lines) == (0, [])
+
+
+def test_depth_that_comes_back_late_is_waited_for_again() -> None:
+    bench = Bench(depth_wait_s=1.0)
+    for k in range(90):
+        bench.now = k / 30
+        bench.sync.add_colour(colour(100 + 33 * k))
+        if k >= 50:
+            bench.sync.add_depth(depth(100 + 33 * (k - 15)))
+    assert [d is None for _, d in bench.out[-20:]] == [False] * 20
+    assert bench.lines[-1].startswith("no depth image for 1 s")
+
+
+def test_depth_that_comes_later_than_is_waited_for_does_not_hold_colour_up() -> None:
+    bench = Bench(depth_wait_s=0.3)
+    for k in range(90):
+        bench.now = k / 30
+        bench.sync.add_colour(colour(100 + 33 * k))
+        bench.sync.add_depth(depth(100 + 33 * (k - 15)))
+    assert len(bench.out) == 90 - 10 and all(d is None for _, d in bench.out)
+    assert "or depth_wait_s where depth comes late" in bench.lines[-1]
+
+
+def test_of_depth_more_frequent_than_colour_the_nearest_is_taken() -> None:
+    bench = Bench()
+    for k in range(20):
+        bench.sync.add_depth(depth(100 + 33 * k))
+        if k % 2 and k > 2:
+            bench.sync.add_colour(colour(100 + 33 * (k + 1)))  # before its own depth
+    assert all(d == t for t, d in bench.out) and len(bench.out) == 8
+
+
+def test_images_that_wait_are_bounded_by_what_they_take() -> None:
+    bench = Bench(depth_wait_s=60.0)
+    for k in range(2 * PENDING_BYTES // LEAST_BYTES):
+        bench.sync.add_colour(colour(100 + k))
+    assert bench.unpaired == PENDING_BYTES // LEAST_BYTES
 
 
 def test_a_pause_of_the_whole_camera_is_no_want_of_depth() -> None:
