@@ -13,6 +13,7 @@ import fcntl
 import io
 import math
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
@@ -27,6 +28,8 @@ LOCK = ".labels.lock"
 """Beside it where a folder itself cannot be locked."""
 PARTS = ("train", "test", "")
 REQUIRED = ("recording", "label")
+_SPACING = re.compile(r"(?<!\d)[ _-]|[ _-](?!\d)")
+"""Between two digits it tells names apart: subject 1-1 is not subject 11."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ def alike(name: str, others: Iterable[str]) -> str:
 
 def _plain(name: str) -> str:
     composed = unicodedata.normalize("NFC", name)  # "ä" is one sign or two, by keyboard and system, and looks the same
-    return "".join(sign for sign in composed.casefold() if sign not in " -_")
+    return _SPACING.sub("", composed.casefold())
 
 
 def _check_header(path: Path, header: Sequence[str]) -> None:
