@@ -1,5 +1,6 @@
 """Reads training checkpoints without unpickling."""
 
+import errno
 import logging
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from actrec.errors import PackageError
 
 logger = logging.getLogger(__name__)
 
+_FOREIGN = "it is no plain checkpoint of `actrec train`, or is truncated"
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
 
@@ -23,12 +25,12 @@ def read(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
         recipe, classes = content["hyper_parameters"]["recipe"], content["hyper_parameters"]["classes"]
         known = isinstance(recipe, dict) and isinstance(classes, list) and isinstance(content["state_dict"], dict)
-    except OSError as error:
-        raise PackageError(f"cannot read checkpoint {path}: {error.strerror or error}") from error
     except Exception as error:  # torch and pickle raise a dozen types for what is not a plain checkpoint
-        raise PackageError(f"{path} is refused: it is no plain checkpoint of `actrec train`") from error
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # torch seeks beyond the end of a file cut off
+            raise PackageError(f"cannot read checkpoint {path}: {error.strerror or error}") from error
+        raise PackageError(f"{path} is refused: {_FOREIGN}") from error
     if not known:
-        raise PackageError(f"{path} is refused: it is no plain checkpoint of `actrec train`")
+        raise PackageError(f"{path} is refused: {_FOREIGN}")
     _state_modalities(recipe, content["state_dict"])
     return dict(content)
 

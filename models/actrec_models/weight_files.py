@@ -1,5 +1,6 @@
 """Files of weights: read without unpickling, and recognised by the names in them."""
 
+import errno
 import hashlib
 import pickle
 import re
@@ -170,14 +171,14 @@ def _safetensors(path: Path) -> dict[str, Any]:
 def _torch_file(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise PackageError(f"cannot read initial weights {path}: {error.strerror or error}") from error
     except pickle.UnpicklingError as error:
         raise PackageError(
             f"{path} is refused: it is no plain file of tensors, and reading it could run code. If you trust it, save "
             "its state dict alone with safetensors.torch.save_file, and give that file to --init"
         ) from error
     except Exception as error:  # torch raises a dozen types for a damaged file
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # it seeks beyond the end of a file cut off
+            raise PackageError(f"cannot read initial weights {path}: {error.strerror or error}") from error
         raise PackageError(f"{path} is no file of weights, or damaged: {type(error).__name__}") from error
     if not isinstance(content, dict):
         raise PackageError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors")

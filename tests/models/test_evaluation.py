@@ -13,8 +13,9 @@ from matplotlib.axes import Axes
 import actrec_models
 from actrec import package, zoo
 from actrec.cli import main
+from actrec.errors import PackageError
 from actrec.package import Provenance
-from actrec_models import data, recipe, training
+from actrec_models import checkpoint, data, recipe, training
 from actrec_models.evaluation import fonts, relations, study
 from tests.models.places import PLACES, TARGETS, Places
 from tests.tiny_model import LABELS, averaging_onnx, tiny_description, tiny_onnx, write_tiny
@@ -133,6 +134,11 @@ def test_a_training_can_be_watched(data_root, tmp_path, capsys):
     assert refused(capsys, str(tmp_path / "absent.ckpt"), status=1).startswith("actrec: cannot read checkpoint")
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     assert "no plain checkpoint" in refused(capsys, str(tmp_path / "text.ckpt"), status=1)
+    whole = (folder / "last.ckpt").read_bytes()
+    for length in range(0, len(whole), len(whole) // 40):  # of some lengths PyTorch says "Invalid argument"
+        (tmp_path / "cut.ckpt").write_bytes(whole[:length])
+        with pytest.raises(PackageError, match=r"cut.ckpt is refused: it is no plain checkpoint .*, or is truncated"):
+            checkpoint.read(tmp_path / "cut.ckpt")
 
 
 def test_finer_classes_are_summed(tmp_path, capsys):

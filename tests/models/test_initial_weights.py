@@ -191,6 +191,12 @@ def test_damaged_and_foreign_files_give_one_line(tmp_path, files):
         with pytest.raises(PackageError, match=name) as raised:
             weight_files.read(tmp_path / name)
         assert "\n" not in str(raised.value)
+    torch.save({f"{name}.weight": torch.zeros(9) for name in range(300)}, tmp_path / "whole.pt")
+    whole = (tmp_path / "whole.pt").read_bytes()
+    for length in range(0, len(whole), len(whole) // 40):  # of some lengths PyTorch says "Invalid argument"
+        (tmp_path / "cut.pt").write_bytes(whole[:length])
+        with pytest.raises(PackageError, match=r"cut.pt is (refused: it is no plain file|no file of weights, or dam)"):
+            weight_files.read(tmp_path / "cut.pt")
 
 
 @pytest.mark.parametrize("fused", [[], [{"name": "joints"}, {"name": "bones"}]])
