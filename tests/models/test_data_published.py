@@ -135,6 +135,23 @@ def test_an_archive_that_holds_an_item_twice(data_root, tmp_path):
         data.create("nucla", tmp_path)
 
 
+@pytest.mark.parametrize("missing", [np.nan, np.inf])
+def test_a_clip_of_an_archive_that_shows_nobody_is_named_when_it_is_read(data_root, tmp_path, missing):
+    with np.load(data_root / "nucla/nucla_skeletons.npz") as archive:
+        arrays = dict(archive)
+    first, second = arrays["length"][:2]
+    arrays = {key: value[:2] for key, value in arrays.items() if key != "xyz"} | {
+        "xyz": arrays["xyz"][: first + second]
+    }
+    arrays["xyz"][first:] = missing
+    np.savez(tmp_path / "nucla_skeletons.npz", **arrays)
+    source = data.source("nucla", tmp_path)
+    seen, unseen = source.entries()
+    assert len(source.read(seen).stamps_ns) == first
+    with pytest.raises(InputError, match=rf"nucla_skeletons\.npz': '{unseen.name}' shows nobody in {second} frames"):
+        source.read(unseen)
+
+
 @pytest.mark.parametrize(
     ("name", "array", "change", "message"),
     [

@@ -98,6 +98,15 @@ def test_it_is_chosen_anew_of_a_package(exported, capsys):
     assert main([*calibrate, str(tmp_path / "recipe.yaml"), "--overwrite", *common]) == 0
 
 
+def test_a_folder_of_nothing_but_unknown_is_called_so(tmp_path, capsys):
+    for number in range(2):
+        write_bag(tmp_path / "takes" / "unknown" / f"take_{number}", lambda k: [body(0.0)])
+    arguments = ["prepare", "folder", "--root", str(tmp_path / "takes"), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--workers", "0", "--quiet"]) == 1
+    assert "none of the 2 items of folder" in (told := capsys.readouterr().err)
+    assert told.endswith("can be prepared: all that can be read show none of its classes (unknown)\n")
+
+
 def test_what_it_cannot_be_chosen_on_is_refused(exported, data_root, capsys):
     tmp_path, common = exported
     described = yaml.safe_load((tmp_path / "made/model.yaml").read_text())

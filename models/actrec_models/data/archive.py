@@ -62,11 +62,10 @@ class ArchiveSource(Source):
 
     def read(self, entry: Entry) -> Clip:
         """As the base says."""
-        if self.packed:
-            return self._all()[entry.name][1]
-        clip = self.read_published(entry)
+        clip = self._all()[entry.name][1] if self.packed else self.read_published(entry)
         if not np.isfinite(clip.bodies).any():
-            raise InputError(f"'{entry.files['skeleton']}' shows nobody in {len(clip.stamps_ns)} frames")
+            what = f": '{entry.name}'" if self.packed else ""
+            raise InputError(f"'{entry.files['skeleton']}'{what} shows nobody in {len(clip.stamps_ns)} frames")
         return clip
 
     def fingerprint(self, entries: Sequence[Entry]) -> str:
@@ -76,7 +75,7 @@ class ArchiveSource(Source):
         digest = hashlib.sha256("\n".join(self.classes).encode())
         for entry in entries:
             digest.update(f"{entry.name} {entry.label}".encode())
-            digest.update(self.read(entry).bodies.tobytes())
+            digest.update(self._all()[entry.name][1].bodies.tobytes())
         return digest.hexdigest()
 
     def _all(self) -> dict[str, tuple[Entry, Clip]]:

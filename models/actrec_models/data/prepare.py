@@ -158,7 +158,8 @@ def prepare_source(
         skipped = _run(job, run, journal, head, source, missing, len(entries) - len(missing)) if missing else []
         held = [entry for entry in entries if entry.name in journal.records]
         if not any(entry.label >= 0 for entry in held):
-            reason = skipped[0][1] if skipped else "it has no items"
+            without = "all that can be read show none of its classes (unknown)" if held else "it has no items"
+            reason = skipped[0][1] if skipped else without
             raise InputError(
                 f"none of the {len(entries)} items of {dataset} in '{source.root}' can be prepared: {reason}"
             )
