@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import rclpy
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -88,7 +89,9 @@ class RecordNode(Node):
         self._closing = False
         self._thread = threading.Thread(target=self._write, name="record", daemon=True)
         self._thread.start()
-        self._timer = self.create_timer(self.config.discover_s, self.discover)
+        # A steady clock: topics are looked for while a simulation's stands, or has not begun.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._timer = self.create_timer(self.config.discover_s, self.discover, clock=steady)
         self.discover()
 
     @property

@@ -136,6 +136,24 @@ def test_replaying_the_recording_gives_the_same_frames(graph, tmp_path):
     np.testing.assert_array_equal(frame.colour, np.roll(COLOUR, k, axis=1))
 
 
+def test_topics_are_found_while_a_simulations_clock_stands(ros, tmp_path):
+    clocked = {"cli_args": ["--ros-args", "-p", "use_sim_time:=true"]}
+    node = RecordNode(clocked, out=str(tmp_path / "b"), topics=["late"], discover_s=0.01)
+    talker = rclpy.create_node("talker")
+    publisher = talker.create_publisher(String, "late", 10)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    deadline = time.monotonic() + 60
+    while not node.counts.get("/late") and time.monotonic() < deadline:
+        publisher.publish(String(data="said"))
+        executor.spin_once(timeout_sec=0.05)
+    executor.shutdown()
+    node.finish()
+    node.destroy_node()
+    talker.destroy_node()
+    assert {m.data for m in messages(tmp_path / "b", "/late")} == {"said"}
+
+
 def test_named_topics_and_a_duration(graph, tmp_path):
     node = record(threading.Event(), lambda *_: None, out=str(tmp_path / "b"), topics=["skeletons"], duration_s=3.0)
     assert list(node.counts) == ["/skeletons"] and node.counts["/skeletons"] > 0
