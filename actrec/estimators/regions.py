@@ -98,7 +98,7 @@ def hand_from_body(body: Body, side: str, intrinsics: Intrinsics, hand_m: float,
 
 
 def head_from_body(body: Body, intrinsics: Intrinsics, head_m: float, minimum: float = 0.3) -> Region | None:
-    """A square around the head of a `kinect_v2_25` body, up along the neck; None where the head is unknown."""
+    """An upright square around the head of a `kinect_v2_25` body; None where the head is unknown."""
     index = layouts.get(body.layout).index
     head, neck = body.pixels[index["head"]], body.pixels[index["neck"]]
     if body.scores[index["head"]] < minimum or not np.isfinite(head).all():

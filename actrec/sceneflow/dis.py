@@ -12,8 +12,12 @@ import numpy as np
 
 from actrec import config
 from actrec.config import setting
+from actrec.errors import InputError
 from actrec.frames import Intrinsics
 from actrec.sceneflow.base import SceneFlow
+
+LEAST_PX = 12
+"""OpenCV's DIS takes no image with a side shorter than this."""
 
 # NaN marks missing depth, so "no NaN" must not be assumed.
 _FASTMATH = {"contract", "reassoc", "nsz"}
@@ -71,6 +75,11 @@ class DisFlow(SceneFlow):
         intrinsics: Intrinsics,
         dt: float,
     ) -> np.ndarray:
+        if min(depth0.shape) < LEAST_PX:
+            height, width = depth0.shape
+            raise InputError(
+                f"images are {width}×{height}, but dis takes none below {LEAST_PX} pixels: take larger ones, or pd_flow"
+            )
         grey0, grey1 = (cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY) for colour in (colour0, colour1))
         pixels = self._flow.calc(grey0, grey1, None)
         smooth0, smooth1 = (self._smooth(np.ascontiguousarray(depth)) for depth in (depth0, depth1))

@@ -48,6 +48,14 @@ def test_a_plane_that_approaches(texture) -> None:
     assert np.median(flow[..., 2]) == pytest.approx(-1.5, abs=1e-3)
 
 
+def test_images_that_opencv_finds_too_small_are_refused_in_a_line() -> None:
+    for width, height in ((12, 11), (11, 400)):
+        colour, depth = np.zeros((height, width, 3), np.uint8), np.full((height, width), 2.0, np.float32)
+        camera = Intrinsics(width, height, 20.0, 20.0, 6.0, 6.0)
+        with pytest.raises(InputError, match=f"images are {width}×{height}, but dis takes none below 12 pixels"):
+            sceneflow.create("dis").estimate(colour, depth, colour, depth, camera, DT)
+
+
 def test_identical_frames_stand_still_and_missing_depth_stays_missing(texture) -> None:
     depth = plane(2.0)
     depth[100:140, 50:90] = np.nan
