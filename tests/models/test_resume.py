@@ -295,21 +295,6 @@ def test_the_network_of_a_stage_begins_alike_whether_or_not_the_stage_before_has
         same(tmp_path / "whole" / name, tmp_path / "run" / name)
 
 
-@pytest.mark.parametrize(
-    ("stage", "message"),
-    [
-        ({"name": "joint"}, "stage 'joint' is none of sem_net's; it is trained in one go"),
-        ({"batch": 4096}, "a batch of 4096 clips is more than the training part's"),
-        ({"model": "spa_net_3p1d", "options": {"bodies": 1}}, "stage spa_net_3p1d holds weights of spa_net_3p1d; sem"),
-    ],
-)
-def test_a_later_stage_that_cannot_be_trained_is_refused_before_the_first(stage, message, tmp_path):
-    stages = [{"epochs": 1}, {"epochs": 1, **stage}, {"epochs": 1}]
-    with pytest.raises(ConfigError, match=message):
-        run(tmp_path / "run", stages=stages)
-    assert not list((tmp_path / "run").rglob("*.ckpt"))
-
-
 def test_where_nothing_can_be_written_is_said_first(tmp_path):
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", tmp_path / "file/run", Path("/proc/x")):
