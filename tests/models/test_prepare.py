@@ -170,6 +170,10 @@ def test_again_is_nothing_new_is_added_changed_is_renewed_gone_is_left_out(publi
         ({}, {"wings": 2}, "nucla has no option 'wings'; known: none"),
         ({"streams": ["scent"]}, {}, "--streams has 'scent'; known: bodies"),
         ({"estimate": ["age"]}, {}, "--estimate has 'age'; known: bodies"),
+        ({"flow": {"width": -1}}, {}, "SceneFlowConfig.width is -1, allowed"),
+        ({"body": {"wings": 2}}, {}, "unknown option wings of BodyPerceptionConfig"),
+        ({"hand": {"wings": 2}}, {}, "unknown option wings of HandPerceptionConfig"),
+        ({"face": {"wings": 2}}, {}, "unknown option wings of FacePerceptionConfig"),
     ],
 )
 def test_other_settings_are_refused(settings, options, message, published, tmp_path):

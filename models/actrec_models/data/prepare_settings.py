@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from actrec import config
 from actrec.config import setting
 from actrec.errors import ConfigError
+from actrec.perception import BodyPerceptionConfig, FacePerceptionConfig, HandPerceptionConfig
+from actrec.sceneflow.pairs import SceneFlowConfig
 
 STREAM_KEYS = {
     "bodies": ("pixels", "size"),
@@ -50,12 +52,16 @@ class PrepareConfig:
     face: dict = setting({}, "settings of actrec.perception.FacePerceptionConfig")
 
     def check(self) -> None:
-        """Refuses what is no stream or cannot be estimated.
+        """Refuses what is no stream or cannot be estimated, and settings that an estimator does not have.
 
         Raises:
             ConfigError: Lists what is known.
         """
         config.validate(self)
+        config.build(SceneFlowConfig, self.flow)
+        config.build(BodyPerceptionConfig, self.body)
+        config.build(HandPerceptionConfig, self.hand)
+        config.build(FacePerceptionConfig, self.face)
         for field, known in (("streams", tuple(STREAM_KEYS)), ("estimate", ESTIMATES)):
             unknown = [name for name in getattr(self, field) if name not in known]
             if unknown:
