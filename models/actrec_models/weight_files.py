@@ -136,7 +136,8 @@ def of_package(found: package.ModelPackage) -> Path:
     file = found.path / package.WEIGHTS
     if not file.is_file():
         fused = [str(part["name"]) for part in found.provenance.figures.get("fused", ())]
-        remedy = f"take one of its networks, {', '.join(fused)}" if fused else "export it again from its checkpoint"
+        again = "export it again from its checkpoint, or take a package that has it"  # few of those that ship do
+        remedy = f"take one of its networks, {', '.join(fused)}" if fused else again
         raise PackageError(f"{found.path} came without {package.WEIGHTS}: {remedy}")
     return file
 

@@ -204,7 +204,8 @@ def test_a_package_without_weights_says_what_to_take(tmp_path, fused):
     described = tiny_description()
     made = dataclasses.replace(described.provenance, figures={"fused": fused} if fused else {})
     package.write(tmp_path / "bare", dataclasses.replace(described, provenance=made), tiny_onnx())
-    remedy = "take one of its networks, joints, bones" if fused else "export it again from its checkpoint"
+    again = "export it again from its checkpoint, or take a package that has it"
+    remedy = "take one of its networks, joints, bones" if fused else again
     for read in (weight_files.read, weight_files.identity):
         with pytest.raises(PackageError, match=rf"bare came without model\.safetensors: {remedy}"):
             read(tmp_path / "bare")
