@@ -171,16 +171,17 @@ class Synchroniser:
         self._repeated = self._repeated + 1 if stamp == self._newest_ns else 0
         if self._repeated > 1:  # some drivers send a picture twice
             self._complain("colour images have the stamp of those before: of images without stamps no action is seen")
-        if self._newest_ns is not None and stamp <= self._newest_ns:
+        if self._newest_ns is not None and stamp < self._newest_ns:
             # What belongs to the time before the jump is later than this colour image; depth may have jumped first.
             self._unpaired(len(self._colour))
             tolerance = self._tolerance_ns()
             depth = [item for item in self._depth if item[0] <= stamp + tolerance]
-            without = self._without_depth
+            # The wait goes on: of stamps that jump again and again it would never be over.
+            without, waiting = self._without_depth, self._waiting_since
             self.reset()
             self._depth.extend(depth)
-            self._without_depth = without
-        elif self._newest_ns is not None:
+            self._without_depth, self._waiting_since = without, waiting
+        elif self._newest_ns is not None and stamp > self._newest_ns:
             self._intervals.append(stamp - self._newest_ns)
         self._newest_ns = stamp
 
@@ -194,8 +195,7 @@ class Synchroniser:
 
     def _pair(self, colour_ns: int, colour: Image, depth_ns: int, depth: Image) -> None:
         self._without_depth = False
-        older = [item for item in self._colour if item[0] < colour_ns]
-        self._unpaired(len(older))
+        self._unpaired(sum(stamp <= colour_ns and image is not colour for stamp, image in self._colour))
         self._colour = deque(item for item in self._colour if item[0] > colour_ns)
         self._depth = deque(item for item in self._depth if item[0] > depth_ns)
         self._waiting_since = self._clock() if self._colour else None

@@ -219,6 +219,35 @@ def test_pictures_that_a_driver_sends_twice_have_stamps() -> None:
     assert not bench.lines
 
 
+SENT_TWICE = [100 + 33 * (k // 2) for k in range(240)]
+
+
+@pytest.mark.parametrize(
+    "stamps",
+    [SENT_TWICE, [0] * 240, [100 + 33 * (k % 15) for k in range(240)]],
+    ids=["each picture twice", "no stamps", "a recording that starts again each half second"],
+)
+def test_without_depth_colour_goes_alone_whatever_its_stamps(stamps: list[int]) -> None:
+    bench = Bench(depth_wait_s=1.0)
+    for k, stamp in enumerate(stamps):
+        bench.now = k / 60
+        bench.sync.add_colour(colour(stamp))
+    assert [t for t, _ in bench.out] == stamps[-len(bench.out) :] and len(bench.out) > 170
+    assert len(bench.out) + bench.unpaired == 240
+    assert "no depth image for 1 s: working on colour alone" in bench.lines
+
+
+def test_pictures_that_a_driver_sends_twice_wait_for_depth_that_is_late() -> None:
+    bench = Bench(depth_wait_s=1.0)
+    for k, stamp in enumerate(SENT_TWICE):
+        bench.now = k / 60
+        bench.sync.add_colour(colour(stamp))
+        if k >= 12:
+            bench.sync.add_depth(depth(SENT_TWICE[k - 12]))
+    assert bench.out == [(t, t) for t in sorted(set(SENT_TWICE))[:-6]]
+    assert len(bench.out) + bench.unpaired + 12 == 240 and not bench.lines
+
+
 def test_frames_wait_for_camera_info() -> None:
     bench = Bench(info=False)
     bench.sync.add_colour(colour(100))
