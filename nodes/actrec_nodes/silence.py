@@ -13,7 +13,7 @@ def why(node: Node, topic: str) -> str:
         topic: Whole and remapped, as `resolve_topic_name` gives it.
     """
     if node.count_publishers(topic):
-        return "it has a publisher: is the camera connected?"
+        return "it has a publisher: is the camera connected? (a recording of joints alone has no images)"
     images = [name for name, types in node.get_topic_names_and_types() if "sensor_msgs/msg/Image" in types]
     # A camera's are called image, image_raw, image_rect, …; scene flow is of that type too.
     named = [name for name in images if name != topic and "image" in posixpath.basename(name)]

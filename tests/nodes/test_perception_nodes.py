@@ -150,7 +150,8 @@ def test_images_that_do_not_come_are_an_error(host, add, ears) -> None:
     topic = "/camera/color/image_raw"
     ears.wait_until(lambda: node.last_error == f"no image on {topic}: nobody publishes it")
     ears.show_until(still(), lambda: node.statistics.snapshot().processed > 0)
-    ears.wait_until(lambda: node.last_error == f"no image on {topic}: it has a publisher: is the camera connected?")
+    why = "it has a publisher: is the camera connected? (a recording of joints alone has no images)"
+    ears.wait_until(lambda: node.last_error == f"no image on {topic}: {why}")
 
 
 def test_images_without_camera_info_are_an_error(host, add, ears) -> None:
