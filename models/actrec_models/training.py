@@ -83,7 +83,7 @@ def train(
             own = run.with_extrema(recipe.of(stage))
             torch.set_rng_state(drawn)  # the same weights to begin with, whether or not the stages before ran just now
             # The next stage starts from what this one learnt.
-            kept = run.fit(run.module(own), dataclasses.replace(stage, model="", options={}), folder, before)
+            kept = run.fit(run.network(own), dataclasses.replace(stage, model="", options={}), folder, before)
             initial_weights.load(module.network, recipe.model, kept)
         else:
             taken_over = taken_over or run.takes_over(folder)

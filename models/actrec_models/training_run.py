@@ -57,9 +57,13 @@ class TrainingRun:
         self.epochs = sum(stage.epochs for stage in recipe.plan())
         self.made_by: dict[str, Any] = {}  # provenance of what was learnt so far
 
+    def network(self, recipe: Recipe) -> Recognition:
+        """The recipe's network."""
+        return Recognition(recipe.as_dict(), list(self.clips.classes))
+
     def module(self, recipe: Recipe) -> Recognition:
         """The recipe's network, which the dataset must suit."""
-        module = Recognition(recipe.as_dict(), list(self.clips.classes))
+        module = self.network(recipe)
         for stage in recipe.plan():
             if not stage.model:
                 check_streams(self.clips, module.network.input_specs, recipe.of(stage))

@@ -1,12 +1,15 @@
-"""Trainings that go by stages: what is wrong with a later one is said before days are spent on the first."""
+"""What is wrong with a training, in a later stage too, is said before days are spent on it."""
 
 import pytest
 
+from actrec import config
 from actrec.errors import ConfigError
-from actrec_models import data
+from actrec_models import create, data
+from actrec_models.recipe import Recipe
+from actrec_models.samples import check_streams
 from actrec_models.training import Machine
 from tests.models import children
-from tests.models.made_up import skeletons
+from tests.models.made_up import TINY, skeletons
 
 
 @pytest.mark.parametrize(
@@ -23,3 +26,12 @@ def test_a_later_stage_that_cannot_be_trained_is_refused_before_the_first(stage,
     with pytest.raises(ConfigError, match=message):
         children.run(tmp_path / "run", Machine(accelerator="cpu"), stages=stages)
     assert not list((tmp_path / "run").rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize("modalities", [["body"], ["body", "hands", "face"]])
+def test_streams_that_a_network_can_do_without_are_told_of_where_a_dataset_lacks_them(modalities, caplog):
+    settings = config.build(Recipe, {**TINY, "model": "deepacts_graph", "options": {"modalities": modalities}})
+    network = create("deepacts_graph", num_classes=2, modalities=modalities)
+    check_streams(skeletons(), network.input_specs, settings)
+    told = "deepacts_graph also takes face, hands, which not every clip of dataset 'made_up' has"
+    assert [record.getMessage().startswith(told) for record in caplog.records] == [True] * (len(modalities) > 1)
