@@ -197,8 +197,8 @@ def check_streams(clips: ClipDataset, specs: list[InputSpec], recipe: Recipe) ->
     spared = sorted(set(features.streams(specs)) - clips.streams)
     if spared:
         logger.warning(
-            "%s also takes %s, which not every clip of dataset '%s' has: it learns to do without; prepare them "
-            "(actrec prepare --estimate), or leave them out of the network's options",
+            "%s also takes %s, which not every clip of dataset '%s' has: it learns without them there "
+            "(actrec prepare --estimate makes them)",
             recipe.model, ", ".join(spared), recipe.dataset,
         )  # fmt: skip
     augmentation = recipe.check()
