@@ -7,9 +7,13 @@ from typing import Any
 
 import cv2
 import torch
+from lightning.pytorch.plugins.environments import LSFEnvironment, MPIEnvironment, SLURMEnvironment
 
 from actrec.config import setting
 from actrec.errors import ConfigError
+
+_CLUSTERS = (SLURMEnvironment, LSFEnvironment, MPIEnvironment)
+"""What starts a command on several machines besides torchrun."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ class Machine:
         """For `lightning.Trainer`. Under torchrun, processes and nodes are those that it made.
 
         Raises:
-            ConfigError: A GPU is asked for where there is none, or torchrun made other processes than are asked for.
+            ConfigError: A GPU is asked for where there is none, torchrun made other processes than are asked for, or
+                nothing starts the other nodes.
         """
         gpus = torch.cuda.device_count() if self.accelerator != "cpu" else 0
         if self.accelerator == "gpu" and not gpus:
@@ -41,6 +46,9 @@ class Machine:
             if self.devices not in (0, local):
                 raise ConfigError(f"torchrun made {local} processes, but --devices asks for {self.devices}")
             devices, nodes = local, int(os.environ["WORLD_SIZE"]) // local
+        elif nodes > 1 and "MASTER_ADDR" not in os.environ and not any(kind.detect() for kind in _CLUSTERS):
+            raise ConfigError(f"--nodes {nodes} would wait for machines that nothing starts: start the same command on "
+                              "each with torchrun")  # fmt: skip
         if gpus and devices > gpus:
             raise ConfigError(f"{devices} processes for {gpus} GPUs: choose as many, or --accelerator cpu")
         strategy = "ddp" if devices * nodes > 1 else "auto"

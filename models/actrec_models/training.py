@@ -15,6 +15,7 @@ from actrec_models.data import ClipDataset, rendered
 from actrec_models.learning import Recognition
 from actrec_models.machine import Machine
 from actrec_models.recipe import Recipe
+from actrec_models.run_lock import locked
 from actrec_models.saving import Stopped
 from actrec_models.training_run import TrainingRun
 
@@ -53,7 +54,8 @@ def train(
     Raises:
         ConfigError: `out` holds a run by another recipe, `init` another network, or network and dataset do not fit.
         PackageError: A checkpoint or a file of weights is missing, damaged or foreign.
-        DeviceError: A checkpoint cannot be written, memory is full, or a reading process was killed.
+        DeviceError: A checkpoint cannot be written, another run writes to `out`, memory is full, or a reading process
+            was killed.
         InputError: A clip cannot be read; it is named.
         Stopped: SIGTERM or Ctrl-C; what was learnt is kept.
     """
@@ -62,22 +64,33 @@ def train(
     recipe.check()
     lightning.seed_everything(recipe.seed, verbose=False)
     _prepare(out)
-    begun = [weight_files.identity(file) for file in init]
-    run = TrainingRun(recipe, training_clips(recipe, data_root, root), resume, progress, machine or Machine(), begun)
-    recipe = run.with_extrema(recipe)
-    module = run.module(recipe)
-    for file in init:
-        # The weights alone: schedule and optimiser start anew. Whose recordings they have learnt is not forgotten.
-        run.recordings += initial_weights.load(module.network, recipe.model, file).recordings
-    missing = recipe.missing_unknown(data_root)
-    if missing and not len(recipe.own_unknown(data_root, "train", root)):
-        logger.warning("%s: the package will not be told what to reject", missing)
-    run.check_stages(recipe, module)
+    with locked(out):
+        begun = [weight_files.identity(file) for file in init]
+        run = TrainingRun(
+            recipe, training_clips(recipe, data_root, root), resume, progress, machine or Machine(), begun
+        )
+        recipe = run.with_extrema(recipe)
+        module = run.module(recipe)
+        for file in init:
+            # The weights alone: schedule and optimiser start anew. Whose recordings they have learnt is not forgotten.
+            run.recordings += initial_weights.load(module.network, recipe.model, file).recordings
+        missing = recipe.missing_unknown(data_root)
+        if missing and not len(recipe.own_unknown(data_root, "train", root)):
+            logger.warning("%s: the package will not be told what to reject", missing)
+        run.check_stages(recipe, module)
+        return _fit_stages(run, module, recipe, out, taken_over=bool(init))
+
+
+def _fit_stages(run: TrainingRun, module: Recognition, recipe: Recipe, out: Path, taken_over: bool) -> Path:
+    """The stages one after another, each from what those before it learnt; the last one's checkpoint.
+
+    `taken_over` tells whether `module` holds initial weights.
+    """
     plan = recipe.plan()
     folders = [*(out / f"stage_{number}_{stage.title}" for number, stage in enumerate(plan[:-1], start=1)), out]
-    if not resume:
+    if not run.resume:
         _forget(folders)
-    drawn, before, kept, taken_over = torch.get_rng_state(), 0, out / checkpoint.LAST, bool(init)
+    drawn, before, kept = torch.get_rng_state(), 0, out / checkpoint.LAST
     for stage, folder in zip(plan, folders, strict=True):
         if stage.model:
             own = run.with_extrema(recipe.of(stage))

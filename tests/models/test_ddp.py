@@ -100,6 +100,11 @@ def test_machines_that_cannot_be_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ConfigError, match="PyTorch finds none"):
         Machine(accelerator="gpu").trainer_options()
+    with pytest.raises(ConfigError, match="--nodes 2 would wait for machines that nothing starts.*torchrun"):
+        Machine(nodes=2).trainer_options()
+    with monkeypatch.context() as patch:
+        patch.setenv("MASTER_ADDR", "10.0.0.1")  # and NODE_RANK: Lightning's own way
+        assert Machine(nodes=2).trainer_options()["num_nodes"] == 2
     for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("LOCAL_WORLD_SIZE", "2"), ("WORLD_SIZE", "4")):
         monkeypatch.setenv(name, value)
     options = Machine().trainer_options()

@@ -3,6 +3,7 @@
 import functools
 import json
 import pickle
+import resource
 import shutil
 
 import numpy as np
@@ -115,6 +116,19 @@ def test_few_files_whatever_the_number_of_clips(nucla):
     for index in range(len(store)):
         store[index]
     assert len(store._maps) == 1
+
+
+def test_too_few_files_that_may_be_open_are_not_called_damage(nucla):
+    assert len(PreparedDataset(nucla)[0].stamps_ns)  # all modules are loaded
+    store = PreparedDataset(nucla)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))  # what standard streams take
+    try:
+        with pytest.raises(DeviceError, match=r"shard_.*Too many open files; raise the limit \(ulimit -n\)"):
+            store[0]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert len(store[0].stamps_ns)
 
 
 def test_the_variants_of_a_dataset_are_found_under_their_own_names(nucla, data_root):

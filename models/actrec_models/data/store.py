@@ -1,5 +1,6 @@
 """A prepared dataset: clips read from a few memory-mapped files, made by `actrec prepare`."""
 
+import errno
 import mmap
 import zlib
 from collections import OrderedDict
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from actrec.errors import ConfigError, InputError
+from actrec.errors import ConfigError, DeviceError, InputError
 from actrec.features.base import STREAMS
 from actrec_models.data.clips import Clip, ClipDataset
 from actrec_models.data.lazy import LazyStreams
@@ -225,11 +226,14 @@ def map_file(path: Path, size: int) -> memoryview:
 
     Raises:
         InputError: It is missing or shorter than `size`.
+        DeviceError: Too many files are open.
     """
     try:
         with open(path, "rb") as file:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise DeviceError(f"'{path}' cannot be opened: {error.strerror}; raise the limit (ulimit -n)") from error
         raise InputError(f"'{path}' cannot be read ({error}): {REPAIR}") from error
     if len(content) < size:
         raise InputError(f"'{path}' is truncated: {len(content)} of {size} bytes are there: {REPAIR}")
