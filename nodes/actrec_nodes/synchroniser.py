@@ -1,5 +1,6 @@
 """Pairs colour with depth by stamp, and copes with depth that is absent, late or of another size."""
 
+import statistics
 import threading
 import time
 from collections import deque
@@ -116,7 +117,8 @@ class Synchroniser:
         self._intervals: deque[int] = deque(maxlen=9)
         self._depth_intervals: deque[int] = deque(maxlen=9)
         self._newest_ns: int | None = None
-        self._newest_depth_ns: int | None = None
+        self._came = 0.0  # when, by the clock
+        self._newest_depth_ns = -1
         self._gone_ahead: deque[tuple[int, float]] = deque()  # stamps sent without depth, and when
         self._waiting_since: float | None = None
         self._without_depth = not self._config.use_depth
@@ -132,7 +134,7 @@ class Synchroniser:
         if not self._config.use_depth:
             self._send(stamp, message, None)
             return
-        match = _nearest(self._depth, stamp, self._tolerance_ns())
+        match = self._partner(stamp)
         if self._waiting_since is None:
             # What counts is how long colour waits: where nothing came at all for a while, depth may be right behind.
             self._waiting_since = self._clock()
@@ -149,9 +151,9 @@ class Synchroniser:
         stamp = conversions.stamp_to_ns(message.header.stamp)
         if self._depth and stamp < self._depth[-1][0]:
             self._depth.clear()
-        if self._newest_depth_ns is not None and stamp > self._newest_depth_ns:
-            self._depth_intervals.append(stamp - self._newest_depth_ns)
-        self._newest_depth_ns = stamp
+        before, self._newest_depth_ns = self._newest_depth_ns, stamp
+        if 0 <= before < stamp:
+            self._depth_intervals.append(stamp - before)
         tolerance = self._tolerance_ns()
         if self._without_depth and any(abs(stamp - sent) <= tolerance for sent, _ in self._gone_ahead):
             # Its colour has gone ahead; those that follow wait again.
@@ -159,12 +161,22 @@ class Synchroniser:
             self._gone_ahead.clear()
             self._waiting_since = None
             return
-        match = _nearest(self._colour, stamp, tolerance)
-        if match is not None:
-            self._pair(*match, stamp, message)
-            return
         self._depth.append((stamp, message))
+        # What the depth image before was later than had its choice then.
+        since = before if before < stamp else -1
+        for waiting in [item for item in self._colour if since < item[0] <= stamp + tolerance]:
+            match = self._partner(waiting[0])
+            if match is not None and _nearest(self._colour, match[0], tolerance) is waiting:
+                self._pair(*waiting, *match)
         _limit(self._depth)
+
+    def _partner(self, colour_ns: int) -> tuple[int, Image] | None:
+        """The depth image that belongs to a colour image; None while a nearer one may come."""
+        best = _nearest(self._depth, colour_ns, self._tolerance_ns())
+        if best is None or self._depth[-1][0] >= colour_ns or not self._depth_intervals:
+            return best
+        # The median, where frames are lost or come in bursts: the next one is nearer than one further away than this.
+        return best if 2 * (colour_ns - best[0]) <= statistics.median(self._depth_intervals) else None
 
     def _note(self, stamp: int) -> None:
         """Watches the stamps' order and interval."""
@@ -176,22 +188,21 @@ class Synchroniser:
             self._unpaired(len(self._colour))
             tolerance = self._tolerance_ns()
             depth = [item for item in self._depth if item[0] <= stamp + tolerance]
-            # The wait goes on: of stamps that jump again and again it would never be over.
-            without, waiting = self._without_depth, self._waiting_since
+            # The wait goes on: of stamps that jump again and again it would never be over. Not over a pause.
+            paused = self._clock() - self._came > self._config.depth_wait_s
+            without, waiting = self._without_depth, None if paused else self._waiting_since
             self.reset()
             self._depth.extend(depth)
             self._without_depth, self._waiting_since = without, waiting
         elif self._newest_ns is not None and stamp > self._newest_ns:
             self._intervals.append(stamp - self._newest_ns)
-        self._newest_ns = stamp
+        self._newest_ns, self._came = stamp, self._clock()
 
     def _tolerance_ns(self) -> int:
         if self._config.sync_tolerance_s is not None:
             return int(self._config.sync_tolerance_s * NANOSECONDS)
-        # The least of the recent intervals: where frames are lost the others are multiples of it. Of both streams, for
-        # where depth comes more often than colour the one before it is not the nearest.
-        recent = [*self._intervals, *self._depth_intervals]
-        return min(recent) // 2 if self._intervals else FIRST_TOLERANCE_NS
+        # The least of the recent intervals: where frames are lost the others are multiples of it.
+        return min(self._intervals) // 2 if self._intervals else FIRST_TOLERANCE_NS
 
     def _pair(self, colour_ns: int, colour: Image, depth_ns: int, depth: Image) -> None:
         self._without_depth = False

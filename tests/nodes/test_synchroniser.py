@@ -154,6 +154,42 @@ def test_of_depth_more_frequent_than_colour_the_nearest_is_taken() -> None:
     assert all(d == t for t, d in bench.out) and len(bench.out) == 8
 
 
+@pytest.mark.parametrize("rate", [30, 60, 90])
+@pytest.mark.parametrize("apart_ms", [0, 3, 7])
+@pytest.mark.parametrize("depth_first", [True, False])
+def test_stamps_of_depth_that_tremble_cost_no_frame(rate: int, apart_ms: int, depth_first: bool) -> None:
+    """Stamps of when images came: two of a few milliseconds apart say nothing of how often depth comes."""
+    bench, random = Bench(), np.random.default_rng(0)
+    at = 100 + apart_ms + 1000 * np.arange(100 * rate // 30) / rate + random.normal(0, 90 / rate, 100 * rate // 30)
+    both = [(100 + 1000 * k / 30, not depth_first, colour) for k in range(100)]
+    both += [(float(t), depth_first, depth) for t in sorted(at)]
+    for t, _, kind in sorted(both, key=lambda item: item[:2]):
+        (bench.sync.add_colour if kind is colour else bench.sync.add_depth)(kind(t))
+    assert len(bench.out) >= 98 and bench.unpaired <= 1
+    assert max(abs(t - d) for t, d in bench.out) < 750 / rate
+
+
+def test_depth_that_is_sent_twice_a_moment_apart_is_taken() -> None:
+    bench = Bench()
+    for k in range(30):
+        bench.sync.add_depth(depth(100 + 33 * k))
+        bench.sync.add_depth(depth(100.5 + 33 * k))
+        bench.sync.add_colour(colour(103 + 33 * k))
+    assert len(bench.out) >= 29 and all(abs(t - d) <= 3 for t, d in bench.out)
+
+
+def test_a_recording_that_is_played_again_after_a_pause_has_its_depth() -> None:
+    bench = Bench(depth_wait_s=1.0)
+    for began in (0.0, 60.0):
+        for k in range(30):
+            bench.now = began + k / 30
+            bench.sync.add_colour(colour(100 + 33 * k))
+            if k < 29:  # the last one is cut off
+                bench.sync.add_depth(depth(100 + 33 * k))
+    assert bench.out == [(100 + 33 * k, 100 + 33 * k) for k in range(29)] * 2
+    assert (bench.unpaired, bench.lines) == (1, [])
+
+
 def test_images_that_wait_are_bounded_by_what_they_take() -> None:
     bench = Bench(depth_wait_s=60.0)
     for k in range(2 * PENDING_BYTES // LEAST_BYTES):
