@@ -28,8 +28,9 @@ LOCK = ".labels.lock"
 """Beside it where a folder itself cannot be locked."""
 PARTS = ("train", "test", "")
 REQUIRED = ("recording", "label")
-_SPACING = re.compile(r"(?<!\d)[ _-]|[ _-](?!\d)")
-"""Between two digits it tells names apart: subject 1-1 is not subject 11."""
+_SPACING = re.compile(r"[ _-]+")
+_LOOSE = re.compile(r"(?<!\d) | (?!\d)")
+"""Between two digits a blank tells names apart: subject 1-1 is not subject 11, but is subject 1_1."""
 
 
 @dataclass(frozen=True)
@@ -113,12 +114,12 @@ def check_label(where: str, label: str) -> None:
 def alike(name: str, others: Iterable[str]) -> str:
     """The one of other labels, or people, that differs by case, blanks, hyphens, underscores or coding alone, or ""."""
     written = _plain(name)
-    return next((other for other in others if other != name and _plain(other) == written), "")
+    return next((other for other in others if written and other != name and _plain(other) == written), "")
 
 
 def _plain(name: str) -> str:
     composed = unicodedata.normalize("NFC", name)  # "ä" is one sign or two, by keyboard and system, and looks the same
-    return _SPACING.sub("", composed.casefold())
+    return _LOOSE.sub("", _SPACING.sub(" ", composed.casefold()))
 
 
 def _check_header(path: Path, header: Sequence[str]) -> None:
