@@ -179,10 +179,19 @@ def _joints_and_bones(specs: list[InputSpec]) -> bool:
     )
 
 
-def check_streams(clips: ClipDataset, specs: list[InputSpec], recipe: Recipe) -> None:
-    """Refuses to train on a dataset that lacks what the network needs.
+def tell_spared(clips: ClipDataset, specs: list[InputSpec], recipe: Recipe) -> None:
+    """Warns where a dataset lacks what the network can do without."""
+    spared = sorted(set(features.streams(specs)) - clips.streams)
+    if spared:
+        logger.warning(
+            "%s also takes %s, which not every clip of dataset '%s' has: it learns without them there "
+            "(actrec prepare --estimate makes them)",
+            recipe.model, ", ".join(spared), recipe.dataset,
+        )  # fmt: skip
 
-    Warns where it lacks what the network can do without, and where mirrors change what a class is.
+
+def check_streams(clips: ClipDataset, specs: list[InputSpec], recipe: Recipe) -> None:
+    """Refuses to train on a dataset that lacks what the network needs; warns where mirrors change what a class is.
 
     Raises:
         ConfigError: Names what is missing and what is there.
@@ -194,13 +203,6 @@ def check_streams(clips: ClipDataset, specs: list[InputSpec], recipe: Recipe) ->
             f"{recipe.model} takes {', '.join(sorted(needed))}, but dataset '{recipe.dataset}' has no "
             f"{', '.join(lacking)} (it holds {', '.join(sorted(clips.streams))}): choose another network or dataset"
         )
-    spared = sorted(set(features.streams(specs)) - clips.streams)
-    if spared:
-        logger.warning(
-            "%s also takes %s, which not every clip of dataset '%s' has: it learns without them there "
-            "(actrec prepare --estimate makes them)",
-            recipe.model, ", ".join(spared), recipe.dataset,
-        )  # fmt: skip
     augmentation = recipe.check()
     if (augmentation.reach or augmentation.held_deg) and clips.layout != "hand_22":
         raise ConfigError(

@@ -26,7 +26,7 @@ from actrec_models.networks.base import Network
 from actrec_models.norms import Averaging, Batches, RenewedNorms
 from actrec_models.recipe import Recipe, Stage
 from actrec_models.registry import create
-from actrec_models.samples import Samples, check_streams
+from actrec_models.samples import Samples, check_streams, tell_spared
 from actrec_models.saving import AtomicIO, Checkpoints
 from actrec_models.weight_files import WeightFile
 
@@ -67,6 +67,7 @@ class TrainingRun:
         for stage in recipe.plan():
             if not stage.model:
                 check_streams(self.clips, module.network.input_specs, recipe.of(stage))
+        tell_spared(self.clips, module.network.input_specs, recipe)  # once, not a stage
         if recipe.outliers and not (module.plain or module.network.knows_outliers):
             raise ConfigError(f"{recipe.model} has a loss of its own, which knows no outliers: set outliers to 0")
         if recipe.outliers and not any(recipe.of(stage).augment for stage in recipe.plan()):

@@ -4,10 +4,10 @@ import pytest
 
 from actrec import config
 from actrec.errors import ConfigError
-from actrec_models import create, data
+from actrec_models import data
 from actrec_models.recipe import Recipe
-from actrec_models.samples import check_streams
 from actrec_models.training import Machine
+from actrec_models.training_run import TrainingRun
 from tests.models import children
 from tests.models.made_up import TINY, skeletons
 
@@ -29,9 +29,11 @@ def test_a_later_stage_that_cannot_be_trained_is_refused_before_the_first(stage,
 
 
 @pytest.mark.parametrize("modalities", [["body"], ["body", "hands", "face"]])
-def test_streams_that_a_network_can_do_without_are_told_of_where_a_dataset_lacks_them(modalities, caplog):
-    settings = config.build(Recipe, {**TINY, "model": "deepacts_graph", "options": {"modalities": modalities}})
-    network = create("deepacts_graph", num_classes=2, modalities=modalities)
-    check_streams(skeletons(), network.input_specs, settings)
+def test_streams_that_a_network_can_do_without_are_told_of_once_where_a_dataset_lacks_them(modalities, caplog):
+    options = {"modalities": modalities}
+    stages = [{"epochs": 1}, {"epochs": 1, "learning_rate": 1e-4}, {"epochs": 1}]
+    recipe = config.build(Recipe, {**TINY, "model": "deepacts_graph", "options": options, "stages": stages})
+    run = TrainingRun(recipe, skeletons(), False, False, Machine(accelerator="cpu"), [])
+    run.check_stages(recipe, run.module(recipe))
     told = "deepacts_graph also takes face, hands, which not every clip of dataset 'made_up' has"
     assert [record.getMessage().startswith(told) for record in caplog.records] == [True] * (len(modalities) > 1)
