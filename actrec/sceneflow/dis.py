@@ -3,6 +3,7 @@
 The optical flow is OpenCV's DIS: Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +62,6 @@ class DisFlow(SceneFlow):
     def __init__(self, **options: Any):
         self.config = config.build(DisConfig, options)
         self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        self._flow.setFinestScale(self.config.finest_scale)
         self._flow.setPatchStride(self.config.patch_stride)
         self._flow.setGradientDescentIterations(self.config.iterations)
         self._flow.setVariationalRefinementIterations(self.config.refinement)
@@ -80,6 +80,8 @@ class DisFlow(SceneFlow):
             raise InputError(
                 f"images are {width}×{height}, but dis takes none below {LEAST_PX} pixels: take larger ones, or pd_flow"
             )
+        # Of a pyramid with fewer levels OpenCV chooses by the width alone, and where the height has none it crashes.
+        self._flow.setFinestScale(min(self.config.finest_scale, self._levels(*depth0.shape)))
         grey0, grey1 = (cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY) for colour in (colour0, colour1))
         pixels = self._flow.calc(grey0, grey1, None)
         smooth0, smooth1 = (self._smooth(np.ascontiguousarray(depth)) for depth in (depth0, depth1))
@@ -99,6 +101,12 @@ class DisFlow(SceneFlow):
             out,
         )
         return out
+
+    def _levels(self, height: int, width: int) -> int:
+        """The coarsest level of the pyramid, as OpenCV has it."""
+        patch = self._flow.getPatchSize()
+        long, short = max(height, width), min(height, width)
+        return min(int(math.log2(long / (4 * patch)) + 0.5), int(math.log2(short // patch)))
 
     def _smooth(self, depth: np.ndarray) -> np.ndarray:
         """Averages depth over one surface: a sensor's noise over a frame's 33 ms is a speed of decimetres a second."""

@@ -56,6 +56,16 @@ def test_images_that_opencv_finds_too_small_are_refused_in_a_line() -> None:
             sceneflow.create("dis").estimate(colour, depth, colour, depth, camera, DT)
 
 
+@pytest.mark.parametrize(("width", "height", "finest"), [(40, 12, 1), (200, 15, 1), (100, 31, 2), (640, 100, 5)])
+def test_an_image_too_low_for_the_finest_level_is_searched_at_the_coarsest_that_it_has(width, height, finest) -> None:
+    """OpenCV itself crashes on these."""
+    random, depth = np.random.default_rng(0), np.full((height, width), 2.0, np.float32)
+    colour = random.integers(0, 255, (height, width, 3), np.uint8)
+    camera = Intrinsics(width, height, 20.0, 20.0, width / 2, height / 2)
+    flow = sceneflow.create("dis", finest_scale=finest).estimate(colour, depth, colour, depth, camera, DT)
+    np.testing.assert_allclose(flow, 0, atol=1e-3)
+
+
 def test_identical_frames_stand_still_and_missing_depth_stays_missing(texture) -> None:
     depth = plane(2.0)
     depth[100:140, 50:90] = np.nan
