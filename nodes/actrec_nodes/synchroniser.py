@@ -201,8 +201,9 @@ class Synchroniser:
     def _tolerance_ns(self) -> int:
         if self._config.sync_tolerance_s is not None:
             return int(self._config.sync_tolerance_s * NANOSECONDS)
-        # The least of the recent intervals: where frames are lost the others are multiples of it.
-        return min(self._intervals) // 2 if self._intervals else FIRST_TOLERANCE_NS
+        # Of the recent intervals not the median, which is of several frames where many are lost; nor the least, which
+        # is far too short where stamps tremble.
+        return sorted(self._intervals)[len(self._intervals) // 3] // 2 if self._intervals else FIRST_TOLERANCE_NS
 
     def _pair(self, colour_ns: int, colour: Image, depth_ns: int, depth: Image) -> None:
         self._without_depth = False

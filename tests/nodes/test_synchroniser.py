@@ -169,6 +169,29 @@ def test_stamps_of_depth_that_tremble_cost_no_frame(rate: int, apart_ms: int, de
     assert max(abs(t - d) for t, d in bench.out) < 750 / rate
 
 
+@pytest.mark.parametrize("depth_first", [True, False])
+def test_stamps_of_colour_that_tremble_cost_few_frames(depth_first: bool) -> None:
+    """A quarter of a frame: one of ten lies farther than half a frame from its depth, or nearer to another."""
+    bench, random = Bench(), np.random.default_rng(0)
+    at = 100 + 1000 * np.arange(300) / 30 + random.normal(0, 8, 300)
+    both = [(float(t), depth_first, colour) for t in sorted(at)]
+    both += [(100 + 1000 * k / 30, not depth_first, depth) for k in range(300)]
+    for t, _, kind in sorted(both, key=lambda item: item[:2]):
+        (bench.sync.add_colour if kind is colour else bench.sync.add_depth)(kind(t))
+    assert len(bench.out) >= 270
+
+
+def test_where_frames_are_lost_colour_gets_no_neighbours_depth() -> None:
+    bench, random = Bench(), np.random.default_rng(0)
+    for k in range(300):
+        kept = random.uniform(size=2) > 0.3
+        if kept[0]:
+            bench.sync.add_colour(colour(100 + 33 * k))
+        if kept[1]:
+            bench.sync.add_depth(depth(103 + 33 * k))
+    assert sum(d == t + 3 for t, d in bench.out) >= len(bench.out) - 1 >= 130
+
+
 def test_depth_that_is_sent_twice_a_moment_apart_is_taken() -> None:
     bench = Bench()
     for k in range(30):
