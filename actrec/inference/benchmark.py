@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from actrec import zoo
-from actrec.errors import ActrecError, DeviceError
+from actrec.errors import ActrecError, ConfigError, DeviceError
 from actrec.inference import engine_clips
 from actrec.inference.onnxruntime_backend import OnnxRuntimeBackend
 from actrec.package import ModelPackage
@@ -29,6 +29,8 @@ _SETTLED_S, _STARTING_S = 4.0, 60.0
 def measure(arguments: list[str]) -> dict[str, Any]:
     """A row for each package, precision and number of threads, each in a process of its own."""
     args = _parser().parse_args(arguments)
+    if args.calls < 1:
+        raise ConfigError(f"--calls is {args.calls}, expected 1 or more")
     names = args.packages.split(",") if args.packages else [entry.name for entry in zoo.list_packages()]
     rows = []
     for name in names:

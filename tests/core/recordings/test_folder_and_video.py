@@ -105,9 +105,15 @@ def test_intrinsics_yaml_in_the_folder(tmp_path, caplog):
     (tmp_path / "f/intrinsics.yaml").unlink()
     frames = frames_of(tmp_path / "f", intrinsics=str(ros), depth_scale=0.001)
     assert frames[0].intrinsics.fy == 41 and frames[0].intrinsics.distortion == (0.1, 0, 0, 0, 0)
+    unbent = ros.read_text().replace("0.1", "0") + "distortion_model: pinhole\n"
     ros.write_text(ros.read_text() + "distortion_model: equidistant\n")
     with pytest.raises(InputError, match=r"camera\.yaml' has distortion 'equidistant', known are plumb_bob, rational"):
         frames_of(tmp_path / "f", intrinsics=str(ros), depth_scale=0.001)
+    ros.write_text(unbent.replace("data: [0,", "data: [0.1,"))
+    with pytest.raises(InputError, match=r"camera\.yaml' has distortion 'pinhole'"):
+        frames_of(tmp_path / "f", intrinsics=str(ros), depth_scale=0.001)
+    ros.write_text(unbent)
+    assert frames_of(tmp_path / "f", intrinsics=str(ros), depth_scale=0.001)[0].intrinsics.distortion == ()
     with pytest.raises(ConfigError, match="intrinsics is '0,0,15,11', expected four numbers"):
         frames_of(tmp_path / "f", intrinsics="0,0,15,11", depth_scale=0.001)
 
