@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="PKG", help="package to write (default: DIR_model)")
     parser.add_argument("--overwrite", action="store_true", help="replace a package that is there")
     parser.add_argument(
-        "--minutes", type=float, help="time that the training may take; where it is short, steps are left out"
+        "--minutes", type=float, help="time that the training may take; where it is short, draws and steps are left out"
     )
     parser.add_argument(
         "--mirror",

@@ -35,7 +35,7 @@ class TeachConfig(TuningConfig):
         "auto", "also learn from mirrored clips; auto: unless a label tells a side", choices=("auto", "yes", "no")
     )
     augmentation: dict = setting({}, "fields of actrec_models.data.augment.Augmentation")
-    minutes: float = setting(10.0, "time that the training may take; where it is short, steps are left out",
+    minutes: float = setting(10.0, "time that the training may take; where it is short, draws and steps are left out",
                              range=(0.1, 1e5))  # fmt: skip
     seed: int = setting(1, "of everything random", range=(0, 2**31 - 1))
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ from actrec_models.teach_material import Material, TeachConfig
 logger = logging.getLogger(__name__)
 
 _CHUNK = 32
+_FEATURES_SHARE = 0.2
+"""Of the time allowed, what each of the two passes over the clips' features may take."""
 _UNSEEN_DRAWS = 1_000_000
 """Number of the first epoch of draws that training never sees."""
 
@@ -136,9 +139,13 @@ class Trainings:
         return fit_head(draws.features[:, keep].flatten(0, 1), labels, classes, self.settings)
 
     def _draws(self, parts: Sequence[np.ndarray], bar: tqdm) -> Draws:
-        """Of all clips; each part, a share of them, is drawn by itself."""
+        """Of all clips; each part, a share of them, is drawn by itself. As many as the time allows, one at least."""
         features, labels = [], []
+        ends = time.monotonic() + _FEATURES_SHARE * 60 * self.settings.minutes
         for draw in range(self.settings.draws):
+            if features and time.monotonic() > ends:
+                logger.warning("features: %d of %d draws in the time allowed", draw, self.settings.draws)
+                break
             items: dict[int, dict] = {}
             for number, part in enumerate(parts):
                 samples, epoch = self._samples(part, self.augmentation), draw * len(parts) + number
