@@ -1,7 +1,7 @@
 """Settings written KEY=VALUE on a command line."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
@@ -37,6 +37,27 @@ def read(pairs: Iterable[str], what: str) -> dict[str, Any]:
         except (yaml.YAMLError, ValueError) as error:  # the latter of 2024-13-45, which looks like a date
             raise ConfigError(f"{what} '{pair}': the value cannot be read as YAML; quote it") from error
     return settings
+
+
+def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with some changed, in the order given; `schedule.every` is the field `every` of the mapping `schedule`.
+
+    Raises:
+        ConfigError: What a field is to be changed of is no mapping.
+    """
+    result = dict(settings)
+    for name, value in changes.items():
+        *outer, last = name.split(".")
+        inner, path = result, ""
+        for part in outer:
+            path = f"{path}.{part}".strip(".")
+            held = inner.get(part, {})
+            if not isinstance(held, Mapping):
+                raise ConfigError(f"{name} cannot be set: {path} is {held!r}, no mapping; set it as a whole")
+            inner[part] = dict(held)
+            inner = inner[part]
+        inner[last] = value
+    return result
 
 
 def _value(text: str) -> Any:

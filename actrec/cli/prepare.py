@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE",
-        help="another setting of the preparation, e.g. picture_quality=90 or flow='{width: 160, height: 120}'",
+        help="another setting of the preparation, e.g. picture_quality=90 or flow.width=160",
     )  # fmt: skip
     parser.add_argument(
         "--workers", type=int, default=usable_cores(), metavar="N",
@@ -123,7 +123,7 @@ def _prepare(args: argparse.Namespace, out: Path, data: Any) -> int:
 def _settings(args: argparse.Namespace) -> Any:
     settings = importlib.import_module("actrec_models.data.prepare_settings").PrepareConfig
     named = {"streams": _names(args.streams), "estimate": _names(args.estimate), "picture_height": args.picture_size}
-    return config.build(settings, {**named, **keyvalues.read(args.set, "setting")})
+    return config.build(settings, keyvalues.merged(named, keyvalues.read(args.set, "setting")))
 
 
 def _names(text: str) -> list[str]:

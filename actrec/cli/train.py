@@ -31,8 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "recipe", type=Path, help="YAML file, or the name of one in models/recipes: papers/sem_net_ntu60"
     )
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="another value of a field of the recipe; repeat"
-    )
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="another value of a field of the recipe, or of a field of one, e.g. schedule.warm_up=0.1; repeat",
+    )  # fmt: skip
     add_data_argument(parser)
     add_root_argument(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and metrics.csv")

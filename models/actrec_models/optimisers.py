@@ -1,7 +1,7 @@
 """Optimisers and learning-rate schedules that a recipe may name: those of the papers, and the one-cycle default."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import cos, pi
 
 import torch
@@ -15,8 +15,23 @@ OPTIMISERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("one_cycle", "constant", "steps", "exponential", "cosine", "plateau")
 _WARMED = ("one_cycle", "cosine")
 _TIMED = ("steps", "exponential")
+_USED_BY = {
+    "beta_2": ("adamw", "adam"),
+    "warm_up": _WARMED,
+    "factor": ("steps", "exponential", "plateau"),
+    "every": _TIMED,
+    "patience": ("plateau",),
+    "final": ("cosine",),
+}
+"""Settings that not every optimiser or schedule goes by."""
 _SWING = 0.05
 """How far one_cycle takes the momentum up where the rate is low, and down where it peaks."""
+
+
+def unused(part: "Optimiser | Schedule") -> list[str]:
+    """Settings that were changed, but that the one of this name does not go by."""
+    changed = [entry.name for entry in fields(part) if getattr(part, entry.name) != entry.default]
+    return [name for name in changed if part.name not in _USED_BY.get(name, (part.name,))]
 
 
 @dataclass(frozen=True)

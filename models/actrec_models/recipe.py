@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from actrec import config
+from actrec import config, keyvalues
 from actrec.config import setting
 from actrec.errors import ConfigError
 from actrec.package import WindowSpec
@@ -198,7 +198,7 @@ def read(path: str | Path, changes: dict[str, Any] | None = None) -> Recipe:
 
     Args:
         path: YAML file, or the name of a recipe that comes with actrec (`recipe_files`).
-        changes: Fields that have another value than the file gives.
+        changes: Fields that have another value than the file gives; `schedule.every` is a field of a field.
 
     Raises:
         ConfigError: No such file, no YAML mapping, or a field is unknown or out of range.
@@ -213,7 +213,7 @@ def read(path: str | Path, changes: dict[str, Any] | None = None) -> Recipe:
     if not isinstance(content, dict):
         raise ConfigError(f"recipe '{path}' holds no settings; see those that come with actrec for examples")
     try:
-        recipe = config.build(Recipe, {**content, **(changes or {})})
+        recipe = config.build(Recipe, keyvalues.merged(content, changes or {}))
         recipe.check()
         if recipe.frames not in (None, recipe.options.get("frames", recipe.frames)):
             raise ConfigError(f"frames is {recipe.frames}, but options.frames is {recipe.options['frames']}")

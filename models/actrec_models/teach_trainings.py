@@ -140,7 +140,8 @@ class Trainings:
 
     def _draws(self, parts: Sequence[np.ndarray], bar: tqdm) -> Draws:
         """Of all clips; each part, a share of them, is drawn by itself. As many as the time allows, one at least."""
-        features, labels = [], []
+        features: list[Tensor] = []
+        labels: list[Tensor] = []
         ends = time.monotonic() + _FEATURES_SHARE * 60 * self.settings.minutes
         for draw in range(self.settings.draws):
             if features and time.monotonic() > ends:

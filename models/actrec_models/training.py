@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from actrec.errors import ConfigError, DeviceError, InputError
-from actrec_models import checkpoint, data, initial_weights, weight_files
+from actrec_models import checkpoint, data, initial_weights, optimisers, weight_files
 from actrec_models.data import ClipDataset, rendered
 from actrec_models.learning import Recognition
 from actrec_models.machine import Machine
@@ -62,6 +62,7 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     recipe.check()
+    _tell_unused(recipe)
     lightning.seed_everything(recipe.seed, verbose=False)
     _prepare(out)
     with locked(out):
@@ -79,6 +80,16 @@ def train(
             logger.warning("%s: the package will not be told what to reject", missing)
         run.check_stages(recipe, module)
         return _fit_stages(run, module, recipe, out, taken_over=bool(init))
+
+
+@rank_zero_only
+def _tell_unused(recipe: Recipe) -> None:
+    """Warns of what is set but does nothing: somebody expects something of it."""
+    for stage in recipe.plan():
+        for part in recipe.of(stage).parts()[:2]:
+            for name in optimisers.unused(part):
+                title = f"stage '{stage.title}': " if recipe.stages else ""
+                logger.warning("%s%s does nothing with %s", title, f"{type(part).__name__.lower()}.{name}", part.name)
 
 
 def _fit_stages(run: TrainingRun, module: Recognition, recipe: Recipe, out: Path, taken_over: bool) -> Path:

@@ -7,7 +7,7 @@ from torch import nn
 
 from actrec import config
 from actrec.errors import ConfigError
-from actrec_models.optimisers import Optimiser, Schedule
+from actrec_models.optimisers import Optimiser, Schedule, unused
 
 RATE, STEPS_AN_EPOCH = 0.01, 5
 
@@ -124,3 +124,23 @@ def test_what_is_frozen_is_left_out_and_nothing_to_train_is_said():
     layer.requires_grad_(False)
     with pytest.raises(ConfigError, match="nothing of the network is to be trained"):
         Optimiser().make(layer.parameters(), RATE, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "idle"),
+    [
+        (
+            Schedule,
+            {"name": "cosine", "warm_up": 0.1, "final": 0.1, "every": 5.0, "patience": 3},
+            ["every", "patience"],
+        ),
+        (Schedule, {"name": "one_cycle", "factor": 0.5, "warm_up": 0.15}, ["factor"]),
+        (Schedule, {"name": "steps", "milestones": [5], "factor": 0.2, "final": 0.1}, ["final"]),
+        (Schedule, {"name": "constant", "warm_up": 0.1}, ["warm_up"]),
+        (Schedule, {"name": "plateau", "factor": 0.5, "patience": 3}, []),
+        (Optimiser, {"name": "sgd", "nesterov": True, "beta_2": 0.99}, ["beta_2"]),
+        (Optimiser, {"name": "adam", "momentum": 0.8, "beta_2": 0.99, "decay_all": True}, []),
+    ],
+)
+def test_settings_that_do_nothing_are_known(kind, options, idle):
+    assert unused(config.build(kind, options)) == idle

@@ -18,6 +18,7 @@ from actrec.frames import NANOSECONDS
 from actrec_models import recipe
 from actrec_models.data import DATASETS, Clip, ClipDataset
 from actrec_models.draws import Selection, Validation
+from actrec_models.optimisers import unused
 from actrec_models.recipe import Recipe
 from actrec_models.samples import Samples
 from tests.models.made_up import skeletons
@@ -60,6 +61,7 @@ def follow(chosen):
         if source.layout == "hand_22":
             assert {spec.layout for spec in network.input_specs} == {"hand_22"}
         chosen_optimiser, schedule, sampling, validation = own.parts()
+        assert unused(chosen_optimiser) == unused(schedule) == [], "settings that do nothing"
         optimiser = chosen_optimiser.make(network.parameters(), own.learning_rate, own.weight_decay)
         schedule.make(optimiser, own.learning_rate, 1000, own.epochs)
         assert own.batch % 4 == 0, "four GPUs can share it"
