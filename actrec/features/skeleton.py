@@ -246,7 +246,7 @@ def normalised(clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
     key = ("normalised", spec.layout, spec.shape, tuple(sorted(spec.preprocessing.items())))
     if key not in memo:
         options = config.build(SkeletonPreprocessing, spec.preprocessing)
-        memo[key] = normalise(_fit(_bodies(clip, spec), spec), options, spec.layout)
+        memo[key] = normalise(fitted(_bodies(clip, spec), spec), options, spec.layout)
     return memo[key]
 
 
@@ -259,8 +259,12 @@ def _bodies(clip: Clip, spec: InputSpec) -> np.ndarray:
     return bodies
 
 
-def _fit(bodies: np.ndarray, spec: InputSpec) -> np.ndarray:
-    """Checks bodies against a spec's shape and pads absent bodies with NaN."""
+def fitted(bodies: np.ndarray, spec: InputSpec) -> np.ndarray:
+    """[M, T, V, 3] metres as an input (M, 3, T, V) takes them: fewer bodies than M are padded with NaN, as absent.
+
+    Raises:
+        InputError: Shapes disagree, both are named.
+    """
     count, _, frames, joints = spec.shape
     wanted = f"input '{spec.name}' takes up to {count} bodies of {frames} frames × {joints} joints ({spec.layout})"
     if bodies.ndim != 4 or bodies.shape[1:] != (frames, joints, 3) or bodies.shape[0] > count:

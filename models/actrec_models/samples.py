@@ -149,7 +149,8 @@ class Samples(Dataset[Sample]):
         assert self.augmentation is not None
         if self._normalised is None:
             return self._of_clip({"bodies": bodies}, self.specs, self._start(rng))
-        joints = augment.vary_normalised(skeleton.normalise(bodies, self._normalised), self.augmentation, rng)
+        whole = skeleton.normalise(skeleton.fitted(bodies, self.specs[0]), self._normalised)
+        joints = augment.vary_normalised(whole, self.augmentation, rng)
         root = self._normalised.root_bone
         return {spec.name: skeleton.stack(joints, spec.modality, spec.layout, root) for spec in self.specs}
 
