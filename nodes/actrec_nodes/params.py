@@ -3,9 +3,11 @@
 import dataclasses
 import types
 import typing
+from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -15,12 +17,15 @@ from actrec.errors import ConfigError
 
 T = TypeVar("T")
 
+_PROBLEMS: "WeakKeyDictionary[Node, dict[str, str]]" = WeakKeyDictionary()
+"""What was wrong with the values that a node was given at its start, by parameter, until somebody sets them."""
+
 
 class Parameters(Generic[T]):
     """The parameters of one settings dataclass, declared on a node.
 
     A value of a wrong type in a parameter file does not stop the declaration: `read` reports it, so that the node
-    fails to configure with one line and can be set right with `ros2 param set`.
+    fails to configure with one line, however often, until it is set right with `ros2 param set`.
 
     Args:
         node: Where to declare them.
@@ -34,7 +39,7 @@ class Parameters(Generic[T]):
         self._class = config_class
         self._prefix = prefix
         self._hints = typing.get_type_hints(config_class)
-        self._problems: dict[str, str] = {}
+        self._problems = _problems(node)
         self._nested: dict[str, Parameters[Any]] = {}
         self._fields = []
         for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
@@ -90,15 +95,14 @@ class Parameters(Generic[T]):
             self._node.declare_parameter(name, value, descriptor, ignore_override=whole)
         except (InvalidParameterTypeException, InvalidParameterValueException):
             given = repr(override.value) if override is not None else "unreadable"
-            self._problems[name] = f"parameter {name} is {given}, {_allowed(field, hint)}"
             self._node.declare_parameter(name, default, descriptor, ignore_override=True)
+            self._problems[name] = f"parameter {name} is {given}, {_allowed(field, hint)}"  # declaring sets it too
 
     def _value(self, field: "dataclasses.Field[Any]") -> Any:
         name, hint = self.name(field.name), self._hints[field.name]
         value = self._node.get_parameter(name).value
-        problem = self._problems.get(name)
-        if problem and value == _default(field):
-            raise ConfigError(problem)
+        if name in self._problems:
+            raise ConfigError(self._problems[name])
         if value is None and type(None) in typing.get_args(hint):
             return None
         if typing.get_origin(hint) is tuple or hint is tuple:
@@ -111,6 +115,20 @@ class Parameters(Generic[T]):
 def declare(node: Node, config_class: type[T], prefix: str = "") -> Parameters[T]:
     """Declares the fields of `config_class` on `node`; `.read()` gives a validated instance."""
     return Parameters(node, config_class, prefix)
+
+
+def _problems(node: Node) -> dict[str, str]:
+    """Those of `node`, kept with it: a driver's or a backend's settings are declared anew by each `configure`."""
+    if node not in _PROBLEMS:
+        problems = _PROBLEMS[node] = {}
+
+        def settle(parameters: Sequence[Parameter]) -> SetParametersResult:
+            for parameter in parameters:
+                problems.pop(parameter.name, None)
+            return SetParametersResult(successful=True)
+
+        node.add_on_set_parameters_callback(settle)
+    return _PROBLEMS[node]
 
 
 def as_options(settings: Any) -> dict[str, Any]:

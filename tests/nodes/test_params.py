@@ -100,6 +100,25 @@ def test_a_bad_value_can_be_set_right(make) -> None:
     assert settings.read().count == 7
 
 
+def test_a_bad_value_can_be_set_right_to_the_default(make) -> None:
+    node = make(count="three")
+    settings = params.declare(node, Settings)
+    assert not node.set_parameters([Parameter("count", value="four")])[0].successful
+    with pytest.raises(ConfigError, match="parameter count is 'three'"):
+        settings.read()
+    node.set_parameters([Parameter("count", value=3)])
+    assert settings.read().count == 3
+
+
+def test_a_bad_value_is_named_however_often_it_is_declared(make) -> None:
+    node = make(driver__rate="fast")
+    for _ in range(3):  # as `configure` does, which may be tried again
+        with pytest.raises(ConfigError, match=r"parameter driver\.rate is 'fast', allowed: float"):
+            params.declare(node, Settings, "driver").read()
+    node.set_parameters([Parameter("driver.rate", value=30.0)])
+    assert params.declare(node, Settings, "driver").read().rate == 30.0
+
+
 def test_a_misspelt_name_under_a_prefix_is_refused_and_the_known_are_listed(make) -> None:
     with pytest.raises(ConfigError, match=r"unknown parameter driver\.rat; known: driver\.count, driver\.inner"):
         params.declare(make(driver__rat=3.0), Settings, "driver").read()
