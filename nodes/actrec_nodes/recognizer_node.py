@@ -64,6 +64,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self._session: Session | None = None
         self._recognizer: Recognizer | None = None
         self._swap = threading.Lock()
+        self._cleaned = 0
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load_model")
         self._inputs: Inputs | None = None
         self._newest: Frame | None = None
@@ -124,6 +125,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self._labels = self._text = None
         with self._swap:
             self._session = self._recognizer = None
+            self._cleaned += 1
 
     def figures(self) -> dict[str, str]:
         """Which model runs on what."""
@@ -243,7 +245,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
             self.complain(self._fallback, "warning")
             return self._load(model, FALLBACK)
         self.get_logger().info(f"{name} builds its engine; until then {FALLBACK} labels")
-        self._loader.submit(self._replace, model, None)
+        self._loader.submit(self._replace, model, None, self._cleaned)
         return self._load(model, FALLBACK)
 
     def _load(self, model: str, name: str = "") -> Session:
@@ -282,7 +284,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
             response.message = "the recognizer has no model yet: set its parameter `model`, then configure it"
             return response
         loaded = Future(executor=self.executor)
-        self._loader.submit(self._replace, request.package, loaded)
+        self._loader.submit(self._replace, request.package, loaded, self._cleaned)
         response.message = await loaded
         response.success = not response.message
         session = self._session
@@ -292,20 +294,23 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
             self.set_parameters([Parameter("model", value=request.package)])
         return response
 
-    def _replace(self, model: str, loaded: Future | None) -> None:
-        """Loads `model` and swaps it in; `loaded` becomes an empty text or what went wrong, where anybody waits."""
+    def _replace(self, model: str, loaded: Future | None, cleaned: int) -> None:
+        """Loads `model` and swaps it in; `loaded` becomes an empty text or what went wrong, where anybody waits.
+
+        A node that has been cleaned up since, more often than `cleaned` times, may be configured with another model.
+        """
         problem = ""
         try:
             session = self._load(model)
             with self._swap:
-                if self._recognizer is None:
+                if self._recognizer is None or cleaned != self._cleaned:
                     raise DeviceError("the recognizer was cleaned up meanwhile: configure it with this model")
                 self._recognizer.use(session)
                 self._session = session
                 self._reason = self._fallback = ""
         except Exception as error:  # whatever it is, the old model goes on and the caller is told
             problem = one_line(error)
-            if loaded is None:
+            if loaded is None and cleaned == self._cleaned:
                 self._fallback = problem
             self.complain(f"the loaded model stays: {problem}")
         else:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from rclpy.parameter import Parameter
 
 from actrec.inference import cuda_memory, tensorrt_backend
 from tests.core.tensorrt import plain_tensorrt
@@ -137,3 +138,18 @@ def test_a_node_that_ends_does_not_wait_for_an_engine(make: Make, tiny: str, gat
     began = time.monotonic()
     graph.node.close()
     assert time.monotonic() - began < 1.5
+
+
+def test_an_engine_of_a_model_configured_before_is_not_swapped_in(make: Make, tiny: str, gate, tmp_path) -> None:
+    other = write_tiny(tmp_path / "other").path
+    graph = make(model=tiny, backend="tensorrt", allow_fallback=True)
+    assert graph.start()
+    node = graph.node
+    node.trigger_deactivate()
+    node.trigger_cleanup()
+    node.set_parameters([Parameter("model", value=str(other)), Parameter("backend", value="onnxruntime")])
+    node.trigger_configure()
+    node.trigger_activate()
+    gate.set()
+    node._loader.submit(lambda: None).result(60)  # after what was submitted before
+    assert (node.figures()["model"], node._recognizer.session.package.name) == ("other", "other")
