@@ -12,6 +12,7 @@ from actrec.errors import ConfigError
 from actrec.features import crops, flow_rgb, joint_map, skeleton
 from actrec.features.clips import window_inputs
 from actrec.features.skeleton import SkeletonPreprocessing
+from actrec.frames import NANOSECONDS
 from actrec.package import InputSpec, WindowSpec
 from actrec_models.data import Clip, ClipDataset, augment, augment_hands, outliers, outliers_hands
 from actrec_models.draws import PAD, Draw
@@ -117,7 +118,12 @@ class Samples(Dataset[Sample]):
             stamps = augment.paced_stamps(clip, place[0], options, rng)
         specs = crops.jittered(flow_rgb.jittered(self.specs, rng), rng)
         start = self._start(rng) if place is None else place[1]
-        return self._of_clip(clip.sampled(stamps), specs, start)
+        return self._of_clip(clip.sampled(stamps, self._speed(stamps)), specs, start)
+
+    def _speed(self, stamps: np.ndarray) -> float:
+        """How many times faster than it was recorded a clip is shown at these stamps [frames] of its own time."""
+        spacing_ns = self.window.seconds / self.window.frames * NANOSECONDS
+        return round(float(stamps[-1] - stamps[0]) / spacing_ns / (len(stamps) - 1), 6) if len(stamps) > 1 else 1.0
 
     def varied_bodies(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
         """A clip as an augmented window [M, T, V, 3] in metres, before normalisation."""

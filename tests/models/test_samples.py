@@ -1,5 +1,7 @@
 """What a network is shown in training fits what it is shown afterwards, however many people a recording has."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from torch.utils.data import default_collate
@@ -8,6 +10,7 @@ import actrec_models
 from actrec import config
 from actrec.errors import InputError
 from actrec.frames import NANOSECONDS
+from actrec.package import InputSpec, WindowSpec
 from actrec_models.data import Clip, ClipDataset
 from actrec_models.data.augment import Augmentation
 from actrec_models.recipe import Recipe
@@ -47,3 +50,21 @@ def test_more_bodies_than_the_network_looks_at_are_refused_alike():
     for augmentation in (None, Augmentation()):
         with pytest.raises(InputError, match="takes up to 2 bodies"):
             samples("sem_net", [people(3)], augmentation)[0]
+
+
+def test_what_is_played_faster_moves_faster():
+    frames, motion = 60, InputSpec("motion", "motion", "kinect_v2_25", (1, 3, 8, 25), "px/s", {"scale": "none"})
+    flow = InputSpec("flow_rgb", "flow_rgb", "CTHW", (3, 8, 16, 16), "m/s", {"max_speed_m_s": [2.55] * 3})
+    still, ones = people(1, frames), np.ones((1, frames, 25, 2), np.float32)
+    streams = {"motion": 40 * ones, "flow": np.full((frames, 24, 32, 3), 0.5, np.float32)}
+    clips, window = ClipDataset([replace(still, others=streams)], ["a", "b"]), WindowSpec(1.0, 8)
+    speeds = []
+    for how in ("live", "whole"):
+        for seed in range(4):
+            recipe = config.build(Recipe, {"seed": seed, "clips": how})
+            made = Samples(clips, [motion, flow], window, recipe, Augmentation(speed=2.0, cut=0.0, hold_s=0.0))[0]
+            speeds.append(made["motion"][0, 0, -1, 0] / 40)
+            assert made["flow_rgb"][0, -1, 8, 8] == pytest.approx(25 * speeds[-1], abs=1)
+        recorded = Samples(clips, [motion, flow], window, recipe, None)[0]
+        assert recorded["motion"][0, 0, -1, 0] == 40 and recorded["flow_rgb"][0, -1, 8, 8] == 25
+    assert 0.5 <= min(speeds) < 0.9 and 1.1 < max(speeds) <= 2.0

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from actrec_models.data.source import Entry, Source
 
 
+VELOCITIES = ("flow", "motion")
+"""Keys of the data contract that are lengths by time."""
+
+
 @dataclass(frozen=True)
 class Clip:
     """One labelled recording.
@@ -54,25 +58,33 @@ class Clip:
         """The clip, in the data contract, of such a window."""
         return self.sampled(self.window_stamps(seconds, frames, stretched))
 
-    def sampled(self, wanted_ns: np.ndarray) -> LazyClip:
+    def sampled(self, wanted_ns: np.ndarray, speed: float = 1.0) -> LazyClip:
         """The clip at the stamps [frames]: points interpolated in time, of pictures and flow the nearest one.
 
         Nothing is sampled before it is looked at, and of pictures no more are decoded than are wanted.
+
+        Args:
+            wanted_ns: In the clip's own time.
+            speed: How many times faster it is to be played than that: velocities are so much larger.
         """
-        others = {key: partial(self._sampled, key, wanted_ns) for key in self.others}
+        others = {key: partial(self._sampled, key, wanted_ns, speed) for key in self.others}
         pictures = [key for key in self.others if key in KEYS and KEYS[key][0] == 0]
-        spans = {key: partial(self._span, key, wanted_ns) for key in pictures}
+        spans = {key: partial(self._span, key, wanted_ns, speed) for key in pictures}
         return LazyClip({"bodies": partial(self._bodies, wanted_ns), **others}, spans)
 
     def _bodies(self, wanted_ns: np.ndarray) -> np.ndarray:
         return np.stack([windows.resample(self.stamps_ns, body, wanted_ns) for body in self.bodies])
 
-    def _span(self, key: str, wanted_ns: np.ndarray, start: int, frames: int) -> np.ndarray:
+    def _span(self, key: str, wanted_ns: np.ndarray, speed: float, start: int, frames: int) -> np.ndarray:
         if not 0 <= start <= start + frames <= len(wanted_ns):
             raise InputError(f"'{key}' has no frames {start} to {start + frames} of {len(wanted_ns)}")
-        return self._sampled(key, wanted_ns[start : start + frames])
+        return self._sampled(key, wanted_ns[start : start + frames], speed)
 
-    def _sampled(self, key: str, wanted_ns: np.ndarray) -> np.ndarray:
+    def _sampled(self, key: str, wanted_ns: np.ndarray, speed: float) -> np.ndarray:
+        found = self._at(key, wanted_ns)
+        return found * np.float32(speed) if key in VELOCITIES and speed != 1.0 else found
+
+    def _at(self, key: str, wanted_ns: np.ndarray) -> np.ndarray:
         if key not in KEYS:
             raise InputError(f"clip '{self.name}' holds '{key}'; known: {', '.join(KEYS)}")
         axis = KEYS[key][0]
