@@ -132,27 +132,39 @@ class Followed:
         window = self.tracks[body_id].window
         return window.duration_s < min(self._config.min_seconds, window.seconds) - 1e-6
 
-    def clips(self, ready: Sequence[str], present: Sequence[str], stamp_ns: int) -> list[dict[str, Any]]:
+    def clips(self, ready: Sequence[str], stamp_ns: int) -> list[dict[str, Any]]:
         """One clip [M, T, V, 3] a body, itself first, then those nearest to it.
 
         Args:
-            ready: The bodies to label.
-            present: All bodies of the frame.
-            stamp_ns: The frame's stamp, at which the windows end.
+            ready: The bodies to label, all of them in the newest frame.
+            stamp_ns: That frame's stamp, at which the windows end.
         """
         count, window = self._package.bodies, self._package.window
-        needed = (present if count > 1 else ready) if ready else []
-        joints = {body_id: self.tracks[body_id].window.positions() for body_id in needed}
+        needed = dict.fromkeys([*ready, *(self._about(stamp_ns) if count > 1 and ready else ())])
+        joints = {body_id: self.tracks[body_id].window.positions(stamp_ns) for body_id in needed}
         centres = {body_id: np.nanmedian(clip[-1], axis=0) for body_id, clip in joints.items()} if count > 1 else {}
         wanted = sample_stamps(stamp_ns, window.seconds, window.frames)
         clips = []
         for body_id in ready:
             others = sorted((b for b in centres if b != body_id), key=lambda b: _distance(centres[b], centres[body_id]))
             chosen = [body_id, *others[: count - 1]]
-            # Before a body was first seen its first pose is held, and so is all else.
-            stamps = [np.maximum(wanted, self.tracks[b].window.start_ns) for b in chosen]
-            clips.append({"bodies": np.stack([joints[b] for b in chosen]), **self.others.clip(chosen, stamps)})
+            starts = [self.tracks[b].window.start_ns for b in chosen]
+            # Before a body was first seen its first pose is held, and so is all else; who came later was not there.
+            stamps = [np.maximum(wanted, min(starts[0], start)) for start in starts]
+            seen = zip([joints[b] for b in chosen], starts, stamps, strict=True)
+            bodies = [self._as_seen(*of_body) for of_body in seen]
+            clips.append({"bodies": np.stack(bodies), **self.others.clip(chosen, stamps)})
         return clips
+
+    def _about(self, stamp_ns: int) -> list[str]:
+        """The bodies that are seen, or were a moment ago: one that is missed in a frame has not gone."""
+        limit = stamp_ns - int(self._config.max_gap_s * NANOSECONDS)
+        return [b for b, track in self.tracks.items() if len(track.window) and track.window.end_ns >= limit]
+
+    def _as_seen(self, joints: np.ndarray, start_ns: int, stamps_ns: np.ndarray) -> np.ndarray:
+        """Joints [T, V, 3] at `stamps_ns`, missing where that is long before their body was first seen."""
+        early = start_ns - stamps_ns > self._config.max_gap_s * NANOSECONDS
+        return np.where(early[:, None, None], np.float32(np.nan), joints) if early.any() else joints
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> float:

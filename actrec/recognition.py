@@ -34,7 +34,8 @@ class Recognizer:
     A frame without anybody gives one `unknown` with an empty body id. A body that has gone gets one last `unknown`
     after `lost_after_s`; one that comes back later starts anew. Until then nothing is said of it. When stamps jump back
     (a recording that loops) every window restarts. For a package that looks at M > 1 bodies, a body's clip holds itself
-    first, then the others in view from near to far.
+    first, then the others that are seen or were less than `max_gap_s` ago, from near to far; longer than that before
+    they were first seen they are missing, as in a recording.
 
     Streams beside the skeletons are added as they come; a late or lost message holds nothing up. While one that the
     model cannot do without is missing, bodies are `unknown` and the label says why; one that it can do without is left
@@ -185,7 +186,7 @@ class Recognizer:
             session = self._session
             labels, ready = self._ready(frame)
             starts = [track.window.start_ns for _, track in ready]
-            clips = self._followed.clips([body_id for body_id, _ in ready], frame.present, frame.stamp_ns)
+            clips = self._followed.clips([body_id for body_id, _ in ready], frame.stamp_ns)
         predictions = session.predict_many(clips)
         with self._lock:
             for (body_id, track), start_ns, prediction in zip(ready, starts, predictions, strict=True):

@@ -155,7 +155,11 @@ class Window:
         """How much of the span was really observed, in seconds."""
         return (self.end_ns - self.start_ns) / NANOSECONDS
 
-    def positions(self) -> np.ndarray:
-        """[T, V, 3] float32 metres, NaN for joints that were not seen."""
-        wanted = sample_stamps(self.end_ns, self.seconds, self.frames)
+    def positions(self, end_ns: int | None = None) -> np.ndarray:
+        """[T, V, 3] float32 metres, NaN for joints that were not seen.
+
+        Args:
+            end_ns: The window ends there; None for the newest observation, which is held where it is older.
+        """
+        wanted = sample_stamps(self.end_ns if end_ns is None else end_ns, self.seconds, self.frames)
         return resample(np.array(self._stamps), np.stack(self._positions), wanted, self.max_gap_s)

@@ -13,6 +13,7 @@ from actrec.inference import Prediction, Session
 from actrec.package import InputSpec
 from actrec.recognition import LabelledWindow, Recognizer
 from actrec.skeleton import layouts
+from actrec.windows import resample, sample_stamps
 from tests.tiny_model import person_at, write_tiny
 
 PERIOD_NS = 100_000_000
@@ -296,6 +297,31 @@ def test_model_of_two_bodies_sees_the_nearest_other(tmp_path: Path, monkeypatch:
     assert pairs == [[0.0, 1.0], [1.0, 0.0], [5.0, 1.0]]
     feed(recognizer, range(10, 30), body(0.0, "a"))
     assert seen[-1][0]["bodies"].shape == (1, 8, 25, 3)
+
+
+def test_others_come_and_go_in_a_window_as_in_a_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = inference.load(write_tiny(tmp_path / "pair", bodies=2))
+    recognizer, window, predict = EachFrame(session), session.package.window, session.predict_many
+    seen: dict[str, np.ndarray] = {}
+
+    def note(clips: list[dict[str, np.ndarray]]) -> list[Prediction]:
+        seen.update(clips[0] if clips else {})
+        return predict(clips)
+
+    monkeypatch.setattr(session, "predict_many", note)
+    stamps, positions = np.array([stamp(frame) for frame in range(39)]), np.full((2, 39, 25, 3), np.nan, np.float32)
+    for frame in range(39):
+        shown = [body(0.01 * frame, "a"), body(1 + 0.02 * frame, "b")]
+        if frame not in (20, *range(23, 35)):  # b comes, is missed for a moment, and goes
+            del shown[1]
+        for m, one in enumerate(shown):
+            positions[m, frame] = one.positions
+        recognizer.update(stamp(frame), shown)
+        if frame >= 20:
+            wanted = sample_stamps(stamp(frame), window.seconds, window.frames)
+            recorded = [resample(stamps[: frame + 1], of_one[: frame + 1], wanted) for of_one in positions]
+            np.testing.assert_allclose(seen["bodies"], recorded, atol=1e-6)
+            assert np.isnan(seen["bodies"][1, 0]).all() == (frame < 33), "it was not there long before it came"
 
 
 def test_model_is_swapped_while_running(session: Session, tmp_path: Path) -> None:
