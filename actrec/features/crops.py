@@ -63,22 +63,45 @@ class HandCropPreprocessing(PicturePreprocessing):
     side: float = setting(0.45, "side of the square at the body's distance", unit="m", range=(0.1, 2.0))
 
 
-def jittered(specs: Iterable[InputSpec], rng: np.random.Generator) -> list[InputSpec]:
+OTHER_SIDE = {"left_hand_crop": "right_hand_crop", "right_hand_crop": "left_hand_crop"}
+"""Modality to the one that shows the same hand when the whole picture is mirrored."""
+
+
+def jittered(specs: Iterable[InputSpec], rng: np.random.Generator, mirror: bool = True) -> list[InputSpec]:
     """The specs with every square moved to one random place, and mirrored or not: a clip as I3D is trained on it.
 
-    Pictures that go with poses are not mirrored, or the two would show different sides.
+    Pictures that go with poses are not mirrored, or the two would show different sides. Where both hands are looked at,
+    a mirrored right one is the left one's input, as it would be in a mirrored video.
+
+    Args:
+        specs: The network's inputs.
+        rng: Draws place and mirror.
+        mirror: Whether half of the clips are mirrored.
     """
-    names = {field.name for field in dataclasses.fields(PicturePreprocessing)}
     specs = list(specs)
     shift_x, shift_y = rng.uniform(-JITTER, JITTER, 2)
-    alone = all(names <= spec.preprocessing.keys() for spec in specs)
-    varied = {"shift_x": float(shift_x), "shift_y": float(shift_y), "mirror": bool(rng.random() < 0.5) and alone}
+    mirrored = bool(rng.random() < 0.5) and mirror and may_mirror(specs)
+    varied = {"shift_x": float(shift_x), "shift_y": float(shift_y), "mirror": mirrored}
+    exchanged = OTHER_SIDE if mirrored and OTHER_SIDE.keys() <= {spec.modality for spec in specs} else {}
     return [
-        dataclasses.replace(spec, preprocessing={**spec.preprocessing, **varied})
-        if names <= spec.preprocessing.keys()
+        dataclasses.replace(
+            spec,
+            modality=exchanged.get(spec.modality, spec.modality),
+            preprocessing={**spec.preprocessing, **varied},
+        )
+        if _is_square(spec)
         else spec
         for spec in specs
     ]
+
+
+def may_mirror(specs: Iterable[InputSpec]) -> bool:
+    """Whether `jittered` may mirror these inputs: squares of pictures, and nothing that goes with them."""
+    return all(map(_is_square, specs))
+
+
+def _is_square(spec: InputSpec) -> bool:
+    return {field.name for field in dataclasses.fields(PicturePreprocessing)} <= spec.preprocessing.keys()
 
 
 def cut(picture: np.ndarray, box: Box, size: int) -> np.ndarray:

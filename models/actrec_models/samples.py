@@ -116,7 +116,7 @@ class Samples(Dataset[Sample]):
             stamps = augment.sample_stamps(clip, self.window.seconds, self.window.frames, options, rng)
         else:
             stamps = augment.paced_stamps(clip, place[0], options, rng)
-        specs = crops.jittered(flow_rgb.jittered(self.specs, rng), rng)
+        specs = crops.jittered(flow_rgb.jittered(self.specs, rng), rng, options.mirror)
         start = self._start(rng) if place is None else place[1]
         return self._of_clip(clip.sampled(stamps, self._speed(stamps)), specs, start)
 
@@ -221,6 +221,6 @@ def check_streams(clips: ClipDataset, specs: list[InputSpec], recipe: Recipe) ->
         raise ConfigError(f"outliers are made-up skeletons, but {recipe.model} takes more: set outliers to 0")
     sided = [f"'{name}'" for name in clips.classes if augment.tells_side(name)]
     bodies_alone = set(features.streams(specs)) == {"bodies"} and clips.layout != "hand_22"
-    if sided and bodies_alone and recipe.augment and augmentation.mirror:
+    if sided and (bodies_alone or crops.may_mirror(specs)) and recipe.augment and augmentation.mirror:
         what = ", ".join(sided[:4]) + (", …" if len(sided) > 4 else "")
         logger.warning("half of the clips are mirrored, but %s tell a side: set mirror of augmentation to false", what)

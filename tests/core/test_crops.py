@@ -196,6 +196,25 @@ def test_jitter_moves_and_mirrors_every_square_of_a_clip_alike(view):
     np.testing.assert_array_equal(observe(view, shift_x=0.1, shift_y=-0.05, mirror=True), moved[:, ::-1])
 
 
+def test_a_mirrored_clip_shows_each_hand_as_the_other_one(clip):
+    plain = {"shift_x": 0.0, "shift_y": 0.0, "mirror": False}
+    both = [dataclasses.replace(spec(n), preprocessing=plain) for n in NAMES[1:]]
+    recorded = features.inputs(clip, both)
+    seen = set()
+    for seed in range(8):
+        for specs in (both, both[1:2]):  # of one hand alone there is no other
+            varied = jittered(specs, np.random.default_rng(seed))
+            mirrored = varied[0].preprocessing["mirror"]
+            shown = features.inputs(clip, [dataclasses.replace(s, preprocessing={"mirror": mirrored}) for s in varied])
+            for one in specs:
+                other = one.name.replace("left", "R").replace("right", "left").replace("R", "right")
+                source = recorded[other if mirrored and len(specs) > 1 else one.name]
+                np.testing.assert_array_equal(shown[one.name], source[..., ::-1] if mirrored else source)
+            seen.add(mirrored)
+    assert seen == {True, False}
+    assert not any(s.preprocessing["mirror"] for k in range(8) for s in jittered(both, np.random.default_rng(k), False))
+
+
 def test_bad_input_is_refused_with_both_shapes(clip, view):
     with pytest.raises(InputError, match=r"pixels are \[20, 2\] .* takes 25 joints \(kinect_v2_25\)"):
         observe(dataclasses.replace(view, pixels=np.zeros((20, 2))))

@@ -104,6 +104,16 @@ def test_mirrors_are_told_of_where_classes_have_a_side(classes, layout, changes,
     assert bool(told) == bool(caplog.records)
 
 
+@pytest.mark.parametrize(("attention", "mirror"), [(True, True), (False, True), (False, False)])
+def test_mirrored_pictures_are_told_of_too(attention, mirror, caplog):
+    others = {"pixels": np.zeros((1, 2, 25, 2), np.float32), "colour": np.zeros((2, 8, 8, 3), np.uint8)}
+    clip = data.Clip("clip", 0, np.arange(2), np.zeros((1, 2, 25, 3), np.float32), others)
+    specs = create("p_i3d", num_classes=2, width=0.05, attention=attention).input_specs
+    settings = {"model": "p_i3d", "augmentation": {"mirror": mirror}}
+    check_streams(data.ClipDataset([clip], ("swipe_left", "clap")), specs, config.build(recipe.Recipe, settings))
+    assert ("'swipe_left' tell a side" in caplog.text) == (mirror and not attention)
+
+
 @pytest.mark.parametrize("settings", [{"reach": 1.0}, {"held_deg": -1.0}])
 def test_out_of_range_is_refused(settings):
     with pytest.raises(ConfigError, match=next(iter(settings))):

@@ -64,7 +64,9 @@ class Augmentation:
         0.15, "share of clips in which left and right are exchanged for a while", range=(0.0, 1.0)
     )
     missing: float = setting(0.3, "share of clips in which limbs are lost for a while", range=(0.0, 1.0))
-    mirror: bool = setting(True, "half of the clips of bodies are mirrored, whatever side their class names")
+    mirror: bool = setting(
+        True, "half of the clips of bodies, or of pictures without poses, are mirrored, whatever side their class names"
+    )
     reach: float = setting(
         0.0, "relative change of how far a hand goes, its size aside: from the wrist or the whole arm", range=(0.0, 0.9)
     )
