@@ -14,6 +14,9 @@ from actrec.smoothing import OneEuro
 STATURE_M = 1.7
 """Turns distances in pixels to metres where positions are unknown: a person's extent in the image is taken for this."""
 
+TWINS_M = 0.2
+"""Two tracks so near to each other are of one person: two people are further apart, even where they embrace."""
+
 FAR = 1e3
 
 
@@ -39,7 +42,10 @@ class TrackerConfig:
 
 @dataclass
 class Track:
-    """One body followed over time: its last joints, velocity (metres and pixels per second) and sightings."""
+    """One body followed over time: its last joints, velocity (metres and pixels per second) and sightings.
+
+    `twin` is the track beside which it was first seen, until both have been seen apart: they may be of one person.
+    """
 
     body_id: str
     body: Body
@@ -48,6 +54,7 @@ class Track:
     velocity: np.ndarray = field(default_factory=lambda: np.zeros(3, np.float32))
     drift: np.ndarray = field(default_factory=lambda: np.zeros(2, np.float32))
     filter: OneEuro | None = None
+    twin: str = ""
 
     def predicted(self, stamp_ns: int) -> tuple[np.ndarray, np.ndarray]:
         """Positions [V, 3] and pixels [V, 2] expected at `stamp_ns`, at constant velocity for at most half a second."""
@@ -79,6 +86,7 @@ class Tracker:
     def __init__(self, **options: Any):
         self.config = build(TrackerConfig, options)
         self._tracks: list[Track] = []
+        self._seen: set[str] = set()
         self._count = 0
         self._stamp_ns: int | None = None
         self._pace_ns = 0
@@ -107,12 +115,12 @@ class Tracker:
         self._tracks = [track for track in self._tracks if stamp_ns - track.seen_ns <= limit]
         bodies = [body for body in bodies if np.isfinite(body.positions).any() or np.isfinite(body.pixels).any()]
         # Not by the stamp: where a camera repeats one, who was in the frame before would be seen in this one too.
-        seen = self._match(stamp_ns, bodies)
-        return [self._named(t) for t in self._tracks if t.body_id in seen and t.hits >= self.config.min_hits]
+        self._seen = self._merge(stamp_ns, self._match(stamp_ns, bodies))
+        return [self._named(t) for t in self._tracks if t.body_id in self._seen and t.hits >= self.config.min_hits]
 
     def reset(self) -> None:
         """Forgets all bodies; ids go on counting."""
-        self._tracks, self._stamp_ns, self._pace_ns = [], None, 0
+        self._tracks, self._seen, self._stamp_ns, self._pace_ns = [], set(), None, 0
 
     def _match(self, stamp_ns: int, bodies: list[Body]) -> set[str]:
         """Gives each body its track, old or new; the ids of these tracks."""
@@ -128,7 +136,38 @@ class Tracker:
             self._count += 1
             seen.add(f"body_{self._count}")
             filtered = OneEuro(self.config.min_cutoff_hz, self.config.beta) if self.config.smooth else None
-            self._tracks.append(Track(f"body_{self._count}", bodies[column], stamp_ns, filter=filtered))
+            twin = self._beside(stamp_ns, bodies[column])
+            self._tracks.append(Track(f"body_{self._count}", bodies[column], stamp_ns, filter=filtered, twin=twin))
+        return seen
+
+    def _beside(self, stamp_ns: int, body: Body) -> str:
+        """The id of the track nearest to a body, where that is near; else empty."""
+        apart = [(_apart(track.predicted(stamp_ns)[0], body), track.body_id) for track in self._tracks]
+        least, body_id = min(apart, default=(FAR, ""))
+        return body_id if least < self.config.gate_m else ""
+
+    def _merge(self, stamp_ns: int, seen: set[str]) -> set[str]:
+        """Leaves of two tracks of one person the older one; the ids of those seen now.
+
+        An estimator takes somebody for two now and then. When it does no longer, two tracks lie where one person is,
+        and would take turns at being seen for as long as the person stays: one whenever it sees left and right as
+        they are, the other whenever it swaps them, which it does with people far away.
+        """
+        known = {track.body_id: track for track in self._tracks}
+        for newer in self._tracks.copy():
+            older = known.get(newer.twin)
+            if older is None:
+                continue
+            pair = {older.body_id, newer.body_id}
+            lost, there = (older, newer) if newer.body_id in seen else (newer, older)
+            apart = _apart(lost.predicted(stamp_ns)[0], there.body)
+            if pair <= seen and apart > self.config.gate_m:
+                newer.twin = ""
+            elif len(pair & seen) == 1 and pair <= self._seen | seen and apart < TWINS_M:
+                if lost is older:
+                    older.renew(stamp_ns, there.body)
+                seen = seen - pair | {older.body_id}
+                self._tracks.remove(known.pop(newer.body_id))
         return seen
 
     def _named(self, track: Track) -> Body:
@@ -159,3 +198,9 @@ def _cost(positions: np.ndarray, pixels: np.ndarray, body: Body) -> float:
     if weight.sum() == 0:
         return FAR
     return float((weight * np.minimum(np.nan_to_num(apart), 1.0)).sum() / weight.sum())
+
+
+def _apart(positions: np.ndarray, body: Body) -> float:
+    """Metres by which a body as a whole is away from where it is expected, the turn of its joints left aside."""
+    known = (positions - body.positions)[np.isfinite(positions + body.positions).all(axis=1)]
+    return float(np.linalg.norm(np.median(known, axis=0))) if len(known) else FAR

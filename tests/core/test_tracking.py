@@ -94,6 +94,27 @@ def test_who_is_in_every_frame_is_never_lost_however_slowly_they_come(max_lost_s
     assert ids(100, person(0, 2)) == []  # as is a pause
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_who_was_taken_for_two_for_a_moment_has_one_id_afterwards(swapped):
+    def seen(k, other=False):
+        body = person(0.02 * other, 5, 0.03, k + 100 * other)
+        if swapped and (k % 3 == 0) != other:  # left for right, as an estimator does with people far away
+            body.positions = body.positions * np.array([-1, 1, 1], np.float32)
+        return body
+
+    tracker = Tracker(min_hits=1)
+    frames = [[seen(k), seen(k, True)] if 5 <= k < 8 else [seen(k)] for k in range(60)]
+    assert play(tracker, frames) == [["body_1"]] * 5 + [["body_1", "body_2"]] * 3 + [["body_1"]] * 52
+
+
+def test_who_is_lost_close_to_somebody_comes_back_as_who_it_was():
+    tracker = Tracker(min_hits=1)
+    # Both at first side by side; then one walks up and is lost behind the other.
+    both = [[person(0, 2), person(0.8 - 0.05 * k, 2.1)] for k in range(14)]
+    found = play(tracker, [*both, *[[person(0, 2)]] * 5, both[-1]])
+    assert found == [["body_1", "body_2"]] * 14 + [["body_1"]] * 5 + [["body_1", "body_2"]]
+
+
 def test_somebody_else_elsewhere_is_somebody_else():
     tracker = Tracker(min_hits=1)
     assert play(tracker, [[person(-1, 2)], [person(1, 2)]]) == [["body_1"], ["body_2"]]
