@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -122,12 +122,11 @@ def _problems(node: Node) -> dict[str, str]:
     if node not in _PROBLEMS:
         problems = _PROBLEMS[node] = {}
 
-        def settle(parameters: Sequence[Parameter]) -> SetParametersResult:
+        def settle(parameters: Sequence[Parameter]) -> None:
             for parameter in parameters:
                 problems.pop(parameter.name, None)
-            return SetParametersResult(successful=True)
 
-        node.add_on_set_parameters_callback(settle)
+        node.add_post_set_parameters_callback(settle)
     return _PROBLEMS[node]
 
 
