@@ -40,6 +40,7 @@ class Followed:
         counts: Where restarts and bodies left out are counted.
 
     Attributes:
+        layout: What the model takes the joints in.
         tracks: By body id.
         others: What is seen beside joints.
 
@@ -49,10 +50,10 @@ class Followed:
 
     def __init__(self, session: Session, config: RecognitionConfig, counts: Counts):
         self._package, self._config, self._counts = session.package, config, counts
-        self._layout = body_layout(session.package)
-        if self._layout not in (CANONICAL, *HANDS):
+        self.layout = body_layout(session.package)
+        if self.layout not in (CANONICAL, *HANDS):
             raise PackageError(
-                f"model {session.package.name} takes {self._layout} but live skeletons are {CANONICAL}: train it so"
+                f"model {session.package.name} takes {self.layout} but live skeletons are {CANONICAL}: train it so"
             )
         self.others = Observations(session, config.max_gap_s, config.stream_timeout_s)
         self.tracks: dict[str, Track] = {}
@@ -60,11 +61,11 @@ class Followed:
     @property
     def subject(self) -> str:
         """The stream whose frames are labelled: "bodies", or "hands" for a model of hands."""
-        return "hands" if self._layout in HANDS else "bodies"
+        return "hands" if self.layout in HANDS else "bodies"
 
     def read(self, bodies: Sequence[Body]) -> dict[str, Seen]:
         """The bodies, or hands, of a frame as the model takes them; raises as `actrec.seen.by_id` does."""
-        return seen.by_id(bodies, self._layout, self.others.needs_pixels)
+        return seen.by_id(bodies, self.layout, self.others.needs_pixels)
 
     def succeed(self, before: "Followed", present: Sequence[str]) -> None:
         """Takes over the bodies of another model, with windows that start anew.
@@ -77,7 +78,7 @@ class Followed:
         for body_id, old in before.tracks.items():
             track = self._follow(body_id)
             track.last_seen_ns = old.last_seen_ns
-            if body_id in present and self._layout == before._layout:
+            if body_id in present and self.layout == before.layout:
                 track.window.add(old.window.end_ns, old.window.newest)
 
     def see(self, stamp_ns: int, found: dict[str, Seen]) -> list[str]:

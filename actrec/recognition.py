@@ -74,7 +74,7 @@ class Recognizer:
         """Swaps the model. Bodies stay known, but their windows start anew: a window's length belongs to the model."""
         followed = Followed(session, self.config, self.counts)
         with self._lock:
-            if followed.subject != self._followed.subject:
+            if followed.layout != self._followed.layout:
                 self._skip()
             followed.succeed(self._followed, self._pending.present if self._pending is not None else ())
             self._session, self._followed = session, followed

@@ -340,3 +340,17 @@ def test_body_model_after_a_hand_model(tmp_path: Path, scene: Scene) -> None:
     said = [label for t in range(1, FRAMES) for label in recognizer.update(stamp(t), scene.bodies(t))]
     assert {label.label for label in said if label.body_id.startswith("body_1_")} == {"unknown"}
     assert any(label.body_id == "body_1" and label.top_labels for label in said)
+
+
+def test_hand_model_of_another_layout_takes_over_between_two_frames(tmp_path: Path, scene: Scene) -> None:
+    first, second = (
+        load(tmp_path / layout, InputSpec("body", "body", layout, (1, 3, FRAMES, int(layout[-2:])), "m", RAW))
+        for layout in ("hand_21", "hand_22")
+    )
+    recognizer = eager(first)
+    recognizer.update(stamp(0), scene.hands(0), predict=False)
+    recognizer.use(second)
+    assert recognizer.judge() == []
+    for t in range(1, FRAMES):
+        labels = recognizer.update(stamp(t), scene.hands(t))
+    assert {label.body_id for label in labels if label.top_labels} == {"body_1_left", "body_1_right"}
