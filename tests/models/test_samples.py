@@ -11,7 +11,7 @@ from actrec import config
 from actrec.errors import InputError
 from actrec.frames import NANOSECONDS
 from actrec.package import InputSpec, WindowSpec
-from actrec_models.data import Clip, ClipDataset
+from actrec_models.data import Clip, ClipDataset, augment
 from actrec_models.data.augment import Augmentation
 from actrec_models.recipe import Recipe
 from actrec_models.samples import Samples
@@ -68,3 +68,13 @@ def test_what_is_played_faster_moves_faster():
         recorded = Samples(clips, [motion, flow], window, recipe, None)[0]
         assert recorded["motion"][0, 0, -1, 0] == 40 and recorded["flow_rgb"][0, -1, 8, 8] == 25
     assert 0.5 <= min(speeds) < 0.9 and 1.1 < max(speeds) <= 2.0
+
+
+def test_a_person_whose_hips_are_hidden_comes_from_an_action_before_too():
+    first, second = people(1), people(1)
+    hidden = replace(second, bodies=np.where(np.arange(25)[:, None] < 2, np.float32(np.nan), second.bodies + 1))
+    joined = augment.follow(first, hidden, np.random.default_rng(1)).bodies[0]
+    last, next_one = (joined[t, 2:].mean(axis=0) for t in (19, 20))
+    np.testing.assert_allclose(last, next_one, atol=1e-5, err_msg="it goes on from where it stood")
+    way = joined[0] - first.bodies[0, 0]
+    np.testing.assert_allclose(way, np.tile(way[:1], (25, 1)), atol=1e-5)

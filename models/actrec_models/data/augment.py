@@ -153,11 +153,19 @@ def follow(before: Clip, clip: Clip, rng: np.random.Generator, layout: str = "ki
     # Who is in the second clip alone comes into view with it.
     absent = np.full((len(own) - len(people), *people.shape[1:]), np.nan, np.float32)
     people = np.concatenate([people, absent])
-    moved = people + (own[:, :1, root] - people[:, -1:, root])[:, :, None]
+    moved = people + _way(people[:, -1], own[:, 0], root)[:, None, None]
     stamps = before.stamps_ns - before.stamps_ns[-1] + clip.stamps_ns[0] - pause
     return Clip(
         clip.name, clip.label, np.concatenate([stamps, clip.stamps_ns]), np.concatenate([moved, clip.bodies], axis=1)
     )
+
+
+def _way(start: np.ndarray, end: np.ndarray, root: int) -> np.ndarray:
+    """[M, 3] from bodies `start` [M, V, 3] to `end`: their roots', or where one is missing that of what both have."""
+    ways = end - start
+    known = np.isfinite(ways).all(axis=-1, keepdims=True)
+    middle = np.where(known, ways, 0).sum(axis=1) / np.where(known.any(axis=1), known.sum(axis=1), np.nan)
+    return np.asarray(np.where(known[:, root], ways[:, root], middle), np.float32)
 
 
 def vary_bodies(bodies: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
