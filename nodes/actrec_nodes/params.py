@@ -3,7 +3,6 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -17,8 +16,11 @@ from actrec.errors import ConfigError
 
 T = TypeVar("T")
 
-_PROBLEMS: "WeakKeyDictionary[Node, dict[str, str]]" = WeakKeyDictionary()
-"""What was wrong with the values that a node was given at its start, by parameter, until somebody sets them."""
+_PROBLEMS: "WeakKeyDictionary[Node, dict[str, tuple[str, Parameter]]]" = WeakKeyDictionary()
+"""What was wrong with the values that a node was given at its start, by parameter, and what it has instead of them.
+
+Kept with the node: a driver's or a backend's settings are declared anew by each `configure`.
+"""
 
 
 class Parameters(Generic[T]):
@@ -39,7 +41,7 @@ class Parameters(Generic[T]):
         self._class = config_class
         self._prefix = prefix
         self._hints = typing.get_type_hints(config_class)
-        self._problems = _problems(node)
+        self._problems = _PROBLEMS.setdefault(node, {})
         self._nested: dict[str, Parameters[Any]] = {}
         self._fields = []
         for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
@@ -96,13 +98,17 @@ class Parameters(Generic[T]):
         except (InvalidParameterTypeException, InvalidParameterValueException):
             given = repr(override.value) if override is not None else "unreadable"
             self._node.declare_parameter(name, default, descriptor, ignore_override=True)
-            self._problems[name] = f"parameter {name} is {given}, {_allowed(field, hint)}"  # declaring sets it too
+            line = f"parameter {name} is {given}, {_allowed(field, hint)}"
+            self._problems[name] = line, self._node.get_parameter(name)
 
     def _value(self, field: "dataclasses.Field[Any]") -> Any:
         name, hint = self.name(field.name), self._hints[field.name]
-        value = self._node.get_parameter(name).value
-        if name in self._problems:
-            raise ConfigError(self._problems[name])
+        parameter = self._node.get_parameter(name)
+        value = parameter.value
+        problem, instead = self._problems.get(name, ("", None))
+        # Setting it makes another one, also of the same value; Humble has no callback for what has been set.
+        if parameter is instead:
+            raise ConfigError(problem)
         if value is None and type(None) in typing.get_args(hint):
             return None
         if typing.get_origin(hint) is tuple or hint is tuple:
@@ -115,19 +121,6 @@ class Parameters(Generic[T]):
 def declare(node: Node, config_class: type[T], prefix: str = "") -> Parameters[T]:
     """Declares the fields of `config_class` on `node`; `.read()` gives a validated instance."""
     return Parameters(node, config_class, prefix)
-
-
-def _problems(node: Node) -> dict[str, str]:
-    """Those of `node`, kept with it: a driver's or a backend's settings are declared anew by each `configure`."""
-    if node not in _PROBLEMS:
-        problems = _PROBLEMS[node] = {}
-
-        def settle(parameters: Sequence[Parameter]) -> None:
-            for parameter in parameters:
-                problems.pop(parameter.name, None)
-
-        node.add_post_set_parameters_callback(settle)
-    return _PROBLEMS[node]
 
 
 def as_options(settings: Any) -> dict[str, Any]:
