@@ -232,15 +232,18 @@ def _film(
     read: Read, path: Path, seconds: float, stopped: threading.Event, show: Callable[[str], None]
 ) -> "_Filmed | Refusal | None":
     """Fills a bag with `seconds` of what is seen."""
-    filmed, began, last = _Filmed(), None, 0
+    filmed, began, last, again = _Filmed(), None, 0, 0
     show(f"GO! {seconds:g} s")
     try:
         with BagWriter(path) as bag:
             while not stopped.is_set():
                 sight = read(READ_TIMEOUT_S)
                 if sight.bodies is not None:
+                    again = again + 1 if began is not None and sight.stamp_ns == last else 0
+                    if again == 1:  # some drivers send a picture twice
+                        continue
                     if began is not None and sight.stamp_ns <= last:
-                        return Refusal("the camera's stamps went back in the middle of it")
+                        return Refusal("the camera's stamps stood or went back in the middle of it")
                     began = sight.stamp_ns if began is None else began
                     last = sight.stamp_ns
                     if last - began >= seconds * NANOSECONDS:

@@ -115,8 +115,23 @@ def test_a_stream_that_ends_starts_over_or_breaks(tmp_path):
     ahead = iter([once(1.0) for _ in range(10)])
     over = sights(lambda k: [body()])
     done, _ = record(tmp_path, lambda t: next(ahead, None) or over(t))
-    assert done.refused == ["the camera's stamps went back in the middle of it"]
+    assert done.refused == ["the camera's stamps stood or went back in the middle of it"]
     assert len(done.kept) == 1
+
+
+def test_a_picture_that_a_driver_sends_twice_counts_once(tmp_path):
+    once = sights(lambda k: [body()])
+    twice = (sight for k in itertools.count() for sight in [once(1.0)] * (2 if k % 7 == 0 else 1))
+    done, _ = record(tmp_path, lambda t: next(twice))
+    assert done.refused == []
+    assert len(read_people(tmp_path / "mine/wave_001")) == 10
+
+    stands = sights(lambda k: [body()])
+    first = [stands(1.0) for _ in range(10)]
+    over = sights(lambda k: [body()], start=10)
+    still = iter([*first, *first[-1:] * 5])
+    done, _ = record(tmp_path, lambda t: next(still, None) or over(t))
+    assert done.refused == ["the camera's stamps stood or went back in the middle of it"]
 
 
 def test_a_full_disk_drops_the_take_alone(tmp_path, monkeypatch):
