@@ -45,14 +45,21 @@ class LazyClip(Mapping[str, np.ndarray]):
     Args:
         make: Key to what returns its array.
         span: Key of pictures to what returns some of them alone, given the first and how many.
+        shown: The clip as its pictures saw body 0: joints are those of the frame that each picture is of, where the
+            clip itself has them between frames too. None where there is no difference.
+
+    Attributes:
+        shown: As given.
     """
 
     def __init__(
         self,
         make: Mapping[str, Callable[[], np.ndarray]],
-        span: Mapping[str, Callable[[int, int], np.ndarray]] | None = None,
+        span: Mapping[str, Callable[[int, int], np.ndarray | None]] | None = None,
+        shown: Clip | None = None,
     ):
         self._make, self._span, self._made = dict(make), dict(span or {}), dict[str, np.ndarray]()
+        self.shown = shown
 
     def part(self, key: str, start: int, frames: int) -> np.ndarray | None:
         """`frames` pictures from `start` on, no others made; None where it takes the whole array."""
@@ -147,6 +154,8 @@ class FrameFeature(Feature):
         return self.finish(np.asarray(frames), spec)
 
     def _views(self, clip: Clip, spec: InputSpec) -> list[View]:
+        if "bodies" in self.streams and isinstance(clip, LazyClip) and clip.shown is not None:
+            clip = clip.shown  # as live, where a picture is reduced with the joints of its own frame
         for stream, needed in self.streams.items():
             if needed and STREAMS[stream][0] not in clip:
                 raise absent(spec, STREAMS[stream][0], clip)

@@ -66,7 +66,9 @@ def cut(clip: Clip, start: int, frames: int, alone: bool = False) -> Clip:
         InputError: The clip does not hold these frames; of a `LazyClip`, when they are looked at.
     """
     parts = {name: partial(_cut, clip, name, start, frames, alone) for name in clip}
-    return LazyClip(parts) if isinstance(clip, LazyClip) else {name: part() for name, part in parts.items()}
+    if not isinstance(clip, LazyClip):
+        return {name: part() for name, part in parts.items()}
+    return LazyClip(parts, shown=None if clip.shown is None else cut(clip.shown, start, frames, alone))
 
 
 def _cut(clip: Clip, name: str, start: int, frames: int, alone: bool) -> np.ndarray:

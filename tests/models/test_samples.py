@@ -1,14 +1,18 @@
 """What a network is shown in training fits what it is shown afterwards, however many people a recording has."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from torch.utils.data import default_collate
 
 import actrec_models
-from actrec import config
+from actrec import config, features
 from actrec.errors import InputError
+from actrec.features.base import View
+from actrec.features.clips import window_inputs
+from actrec.features.example import example_clip
 from actrec.frames import NANOSECONDS
 from actrec.package import InputSpec, WindowSpec
 from actrec_models.data import Clip, ClipDataset, augment
@@ -78,3 +82,28 @@ def test_a_person_whose_hips_are_hidden_comes_from_an_action_before_too():
     np.testing.assert_allclose(last, next_one, atol=1e-5, err_msg="it goes on from where it stood")
     way = joined[0] - first.bodies[0, 0]
     np.testing.assert_allclose(way, np.tile(way[:1], (25, 1)), atol=1e-5)
+
+
+def test_pictures_are_cut_at_the_joints_of_their_own_frame_as_live():
+    network = actrec_models.create("p_i3d", num_classes=2, frames=12, size=16, width=0.1, attention=False, clips=1)
+    made, rng = example_clip(network.input_specs, 20), np.random.default_rng(1)
+    stamps = np.cumsum(rng.uniform(0.02, 0.06, 20) * NANOSECONDS).astype(np.int64)
+    made["pixels"] += 10 * rng.normal(0, 1, (1, 20, 1, 2)).astype(np.float32)
+    made["pixels"][rng.random((1, 20, 25)) < 0.2] = np.nan
+    for lost in ([], [5, 18]):  # in these frames nobody is seen, so that live nothing is cut out of them
+        for key in ("bodies", "pixels", "hand_pixels"):
+            made[key][:, lost] = np.nan
+        others = {key: made[key] for key in ("pixels", "hand_pixels", "colour")}
+        clip, seen = Clip("clip", 0, stamps, made["bodies"], others), np.delete(np.arange(20), lost)
+        wanted = clip.window_stamps(network.window.seconds, 12)
+        shown = seen[np.abs(stamps[seen] - np.maximum(wanted, stamps[0])[:, None]).argmin(axis=1)]
+        assert len(set(shown)) > 6
+        (found,) = window_inputs(clip.sample(network.window.seconds, 12), network.input_specs, network.window)
+        for spec in network.input_specs:
+            views = [
+                View(pixels=made["pixels"][0, t], hand_pixels=made["hand_pixels"][0, t], colour=made["colour"][t])
+                for t in shown
+            ]
+            feature: Any = features.feature(spec.modality)
+            expected = feature.finish(np.stack([feature.observe(view, spec) for view in views]), spec)
+            np.testing.assert_array_equal(found[spec.name], expected)

@@ -1,7 +1,7 @@
 """What every dataset yields: labelled clips in the data contract."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -70,7 +70,31 @@ class Clip:
         others = {key: partial(self._sampled, key, wanted_ns, speed) for key in self.others}
         pictures = [key for key in self.others if key in KEYS and KEYS[key][0] == 0]
         spans = {key: partial(self._span, key, wanted_ns, speed) for key in pictures}
-        return LazyClip({"bodies": partial(self._bodies, wanted_ns), **others}, spans)
+        clip = LazyClip({"bodies": partial(self._bodies, wanted_ns), **others}, spans)
+        if "colour" in self.others:
+            clip.shown = self._shown(clip, wanted_ns)
+        return clip
+
+    def _shown(self, clip: LazyClip, wanted_ns: np.ndarray) -> LazyClip:
+        """The frames nearest to the stamps in which body 0 was seen, pictures and joints, as the live recognizer's."""
+        held_ns = np.maximum(wanted_ns, self.stamps_ns[0])
+        seen = np.flatnonzero(np.isfinite(self.bodies[0]).all(axis=-1).any(axis=-1))
+        every = nearest(self.stamps_ns, held_ns)
+        frames = seen[nearest(self.stamps_ns[seen], held_ns)] if len(seen) else every
+        others = {key: partial(self._frames, key, frames) for key in self.others if key in KEYS and key != "flow"}
+        span: Callable[[int, int], np.ndarray | None] = partial(self._frames_of_span, "colour", frames)
+        if np.array_equal(frames, every):  # then no picture is decoded twice
+            others["colour"], span = partial(clip.__getitem__, "colour"), partial(clip.part, "colour")
+        return LazyClip({"bodies": lambda: self.bodies[:, frames], **others}, {"colour": span})
+
+    def _frames(self, key: str, frames: np.ndarray) -> np.ndarray:
+        axis = KEYS[key][0]
+        if axis == 0 and isinstance(self.others, LazyStreams):
+            return self.others.at(key, frames)
+        return self.others[key] if axis is None else np.take(self.others[key], frames, axis)
+
+    def _frames_of_span(self, key: str, frames: np.ndarray, start: int, count: int) -> np.ndarray:
+        return self._frames(key, frames[start : start + count])
 
     def _bodies(self, wanted_ns: np.ndarray) -> np.ndarray:
         return np.stack([windows.resample(self.stamps_ns, body, wanted_ns) for body in self.bodies])
