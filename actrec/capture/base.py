@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from actrec.camera_files import CameraFiles
 from actrec.frames import Intrinsics, RgbdFrame
@@ -18,6 +18,7 @@ class Camera(ABC):
     Attributes:
         config_class: The settings dataclass that the constructor builds from its options; `camera_node` declares its
             fields as parameters `<driver>.<field>`.
+        config: What it was built to.
         skipped: Frames left out since it was opened because the reader came too late, where the driver can tell.
         paced: Whether frames come at a pace of their own; false where they are to come as fast as they are taken.
         serial: The device's number, once open; empty where it has none.
@@ -25,6 +26,7 @@ class Camera(ABC):
     """
 
     config_class: ClassVar[type]
+    config: Any
     live: ClassVar[bool] = True
     skipped: int = 0
     paced: bool = True

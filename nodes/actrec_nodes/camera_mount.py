@@ -30,8 +30,16 @@ class CameraMount:
         except ActrecError as error:
             self._node.complain(f"the camera's place on the robot is not published: {error}", "warning")
             return
-        if mount is not None:
-            self._send(mount)
+        if mount is None:
+            return
+        images = getattr(camera.config, "frame_id", mount.child)
+        if images != mount.child:
+            self._node.complain(
+                f"the camera's place is that of '{mount.child}', but its images are of '{images}': set its frame_id, "
+                "or calibrate with --child",
+                "warning",
+            )
+        self._send(mount)
 
     def _send(self, mount: camera_files.Mount) -> None:
         try:

@@ -77,6 +77,16 @@ def test_without_tf2_msgs_it_is_said(camera, monkeypatch):
     assert any("place in base is not published: it needs tf2_msgs" in line for line in told)
 
 
+@pytest.mark.parametrize("child", ["camera_color_optical_frame", "left_optical_frame"])
+def test_a_place_of_another_frame_than_the_images_is_said(camera, monkeypatch, child):
+    camera_files.write_mount(camera_files.path_of("S1", camera_files.MOUNT), camera_files.Mount("base", child, POSE))
+    told: list[str] = []
+    monkeypatch.setattr(CameraNode, "complain", lambda self, line, level="error": told.append(line))
+    assert camera().start()
+    line = f"place is that of '{child}', but its images are of 'camera_color_optical_frame': set its frame_id"
+    assert any(line in said for said in told) == (child == "left_optical_frame")
+
+
 def test_a_damaged_file_does_not_stop_the_camera(camera, monkeypatch, tmp_path):
     (tmp_path / "S1_mount.yaml").write_text("parent_frame: base\n")
     told: list[str] = []
