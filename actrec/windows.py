@@ -102,6 +102,7 @@ class Window:
         self.seconds, self.frames, self.max_gap_s = seconds, frames, max_gap_s
         self._stamps: deque[int] = deque()
         self._positions: deque[np.ndarray] = deque()
+        self._forgotten: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self._stamps)
@@ -121,19 +122,24 @@ class Window:
             self.clear()
         self._stamps.append(stamp_ns)
         self._positions.append(np.array(positions, dtype=np.float32))  # a copy: the next may be written there
-        self._forget(stamp_ns - int(self.seconds * NANOSECONDS))
+        self._forget(stamp_ns - int((self.seconds + self.max_gap_s) * NANOSECONDS))
         return restart
 
     def _forget(self, oldest_ns: int) -> None:
-        # The observation just before the window's start is kept: the first sample interpolates from it.
+        # A joint that is missing when the window begins is interpolated from `max_gap_s` before it, as in a recording;
+        # of one that was seen longer ago no more is known than that it was.
         while len(self._stamps) > 1 and self._stamps[1] <= oldest_ns:
             self._stamps.popleft()
-            self._positions.popleft()
+            last = self._positions.popleft()
+            if self._forgotten is not None:
+                last = np.where(np.isnan(last).any(axis=-1, keepdims=True), self._forgotten, last)
+            self._forgotten = last
 
     def clear(self) -> None:
         """Forgets everything."""
         self._stamps.clear()
         self._positions.clear()
+        self._forgotten = None
 
     @property
     def newest(self) -> np.ndarray:
@@ -162,4 +168,7 @@ class Window:
             end_ns: The window ends there; None for the newest observation, which is held where it is older.
         """
         wanted = sample_stamps(self.end_ns if end_ns is None else end_ns, self.seconds, self.frames)
-        return resample(np.array(self._stamps), np.stack(self._positions), wanted, self.max_gap_s)
+        stamps, positions = list(self._stamps), list(self._positions)
+        if self._forgotten is not None:
+            stamps, positions = [stamps[0] - 1, *stamps], [self._forgotten, *positions]
+        return resample(np.array(stamps), np.stack(positions), wanted, self.max_gap_s)
