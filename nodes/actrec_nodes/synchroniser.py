@@ -24,6 +24,8 @@ LEAST_BYTES = 250_000
 
 FIRST_TOLERANCE_NS = NANOSECONDS // 60
 """Half a frame at 30 Hz, until the camera's own interval is known."""
+INTERVALS = 30
+"""Of so many recent intervals of colour a frame's is told."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class Synchroniser:
         """Forgets every image, not the camera_info."""
         self._colour: deque[tuple[int, Image]] = deque()
         self._depth: deque[tuple[int, Image]] = deque()
-        self._intervals: deque[int] = deque(maxlen=9)
+        self._intervals: deque[int] = deque(maxlen=INTERVALS)
         self._depth_intervals: deque[int] = deque(maxlen=9)
         self._newest_ns: int | None = None
         self._came = 0.0  # when, by the clock
@@ -201,9 +203,9 @@ class Synchroniser:
     def _tolerance_ns(self) -> int:
         if self._config.sync_tolerance_s is not None:
             return int(self._config.sync_tolerance_s * NANOSECONDS)
-        # Of the recent intervals not the median, which is of several frames where many are lost; nor the least, which
-        # is far too short where stamps tremble.
-        return sorted(self._intervals)[len(self._intervals) // 3] // 2 if self._intervals else FIRST_TOLERANCE_NS
+        # Of the recent intervals a low one: where half of the frames are lost the median is of several frames. Not the
+        # least, which is far too short where stamps tremble.
+        return sorted(self._intervals)[len(self._intervals) // 4] // 2 if self._intervals else FIRST_TOLERANCE_NS
 
     def _pair(self, colour_ns: int, colour: Image, depth_ns: int, depth: Image) -> None:
         self._without_depth = False

@@ -181,15 +181,16 @@ def test_stamps_of_colour_that_tremble_cost_few_frames(depth_first: bool) -> Non
     assert len(bench.out) >= 270
 
 
-def test_where_frames_are_lost_colour_gets_no_neighbours_depth() -> None:
+@pytest.mark.parametrize(("lost", "least"), [(0.3, 130), (0.5, 60)])
+def test_where_frames_are_lost_colour_gets_no_neighbours_depth(lost: float, least: int) -> None:
     bench, random = Bench(), np.random.default_rng(0)
     for k in range(300):
-        kept = random.uniform(size=2) > 0.3
+        kept = random.uniform(size=2) > lost
         if kept[0]:
             bench.sync.add_colour(colour(100 + 33 * k))
         if kept[1]:
             bench.sync.add_depth(depth(103 + 33 * k))
-    assert sum(d == t + 3 for t, d in bench.out) >= len(bench.out) - 1 >= 130
+    assert sum(d == t + 3 for t, d in bench.out) >= len(bench.out) - 1 >= least
 
 
 def test_depth_that_is_sent_twice_a_moment_apart_is_taken() -> None:
