@@ -154,20 +154,22 @@ class Tracker:
         they are, the other whenever it swaps them, which it does with people far away.
         """
         known = {track.body_id: track for track in self._tracks}
-        for newer in self._tracks.copy():
+        for newer in self._tracks:
             older = known.get(newer.twin)
             if older is None:
                 continue
             pair = {older.body_id, newer.body_id}
             lost, there = (older, newer) if newer.body_id in seen else (newer, older)
             apart = _apart(lost.predicted(stamp_ns)[0], there.body)
-            if pair <= seen and apart > self.config.gate_m:
+            if pair <= seen and self.config.gate_m < apart < FAR:
                 newer.twin = ""
             elif len(pair & seen) == 1 and pair <= self._seen | seen and apart < TWINS_M:
                 if lost is older:
                     older.renew(stamp_ns, there.body)
-                seen = seen - pair | {older.body_id}
-                self._tracks.remove(known.pop(newer.body_id))
+                self._tracks.remove(newer)
+                for other in self._tracks:  # somebody may be taken for three
+                    other.twin = older.body_id if other.twin == newer.body_id else other.twin
+                return self._merge(stamp_ns, seen - pair | {older.body_id})
         return seen
 
     def _named(self, track: Track) -> Body:

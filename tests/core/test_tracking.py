@@ -107,6 +107,36 @@ def test_who_was_taken_for_two_for_a_moment_has_one_id_afterwards(swapped):
     assert play(tracker, frames) == [["body_1"]] * 5 + [["body_1", "body_2"]] * 3 + [["body_1"]] * 52
 
 
+@pytest.mark.parametrize("third", [False, True])
+@pytest.mark.parametrize("swapped", range(3))
+def test_who_was_taken_for_three_has_one_id_afterwards(swapped, third):
+    def seen(k, x=0.0, other=False, seed=0):
+        body = person(0, 5, 0.01, k + seed)
+        turn = np.array([-1 if other else 1, 1, 1], np.float32)
+        body.positions = body.positions * turn + np.array([x, 0, 0], np.float32)
+        return body
+
+    tracker = Tracker(min_hits=1)
+    three = [[seen(k), seen(k, 0.08, swapped == 1, 100), seen(k, 0.1, swapped == 2, 200)] for k in range(5, 8)]
+    # What is left begins as the last of the three in some cases.
+    after = [[seen(k, 0.1 * third, (k % 3 == 0) != third)] for k in range(8, 40)]
+    assert play(tracker, [*[[seen(k)] for k in range(5)], *three, *after])[8:] == [["body_1"]] * 32
+
+
+@pytest.mark.parametrize("unknown", [(), (6,)])
+def test_twins_are_told_also_where_one_is_without_depth_for_a_frame(unknown):
+    tracker = Tracker(min_hits=1)
+    frames = [[person(0, 5, 0.01, k)] for k in range(40)]
+    for k in range(40):
+        if k >= 8 and k % 3 == 0:  # left for right
+            frames[k][0].positions = frames[k][0].positions * np.array([-1, 1, 1], np.float32)
+        elif 5 <= k < 8:
+            other = person(0, 5, 0.01, 100 + k, positions=k not in unknown)
+            other.positions = other.positions * np.array([-1, 1, 1], np.float32)
+            frames[k].append(other)
+    assert play(tracker, frames)[8:] == [["body_1"]] * 32
+
+
 def test_who_is_lost_close_to_somebody_comes_back_as_who_it_was():
     tracker = Tracker(min_hits=1)
     # Both at first side by side; then one walks up and is lost behind the other.
