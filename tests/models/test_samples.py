@@ -1,5 +1,7 @@
 """What a network is shown in training fits what it is shown afterwards, however many people a recording has."""
 
+import gc
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -82,6 +84,24 @@ def test_a_person_whose_hips_are_hidden_comes_from_an_action_before_too():
     np.testing.assert_allclose(last, next_one, atol=1e-5, err_msg="it goes on from where it stood")
     way = joined[0] - first.bodies[0, 0]
     np.testing.assert_allclose(way, np.tile(way[:1], (25, 1)), atol=1e-5)
+
+
+@pytest.mark.parametrize("lost", [[], [5, 18]])
+def test_pictures_go_with_the_clip_that_they_were_decoded_for(lost):
+    network = actrec_models.create("p_i3d", num_classes=2, frames=12, size=16, width=0.1, attention=False, clips=2)
+    made = example_clip(network.input_specs, 20)
+    made["bodies"][:, lost] = np.nan
+    stamps = (np.arange(20) / 15 * NANOSECONDS).astype(np.int64)
+    clip = Clip("clip", 0, stamps, made["bodies"], {key: made[key] for key in ("pixels", "hand_pixels", "colour")})
+    gc.disable()
+    try:
+        sample = clip.sample(network.window.seconds, network.window.frames)
+        window_inputs(sample, network.input_specs, network.window)
+        pictures = [weakref.ref(one["colour"]) for one in (sample, sample.shown) if one is not None]
+        del sample
+        assert [picture() for picture in pictures] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_pictures_are_cut_at_the_joints_of_their_own_frame_as_live():

@@ -67,16 +67,26 @@ class Clip:
             wanted_ns: In the clip's own time.
             speed: How many times faster it is to be played than that: velocities are so much larger.
         """
-        others = {key: partial(self._sampled, key, wanted_ns, speed) for key in self.others}
+        make = {key: partial(self._sampled, key, wanted_ns, speed) for key in self.others}
         pictures = [key for key in self.others if key in KEYS and KEYS[key][0] == 0]
-        spans = {key: partial(self._span, key, wanted_ns, speed) for key in pictures}
-        clip = LazyClip({"bodies": partial(self._bodies, wanted_ns), **others}, spans)
+        spans: dict[str, Callable[[int, int], np.ndarray | None]] = {
+            key: partial(self._span, key, wanted_ns, speed) for key in pictures
+        }
+        shown = None
         if "colour" in self.others:
-            clip.shown = self._shown(clip, wanted_ns)
-        return clip
+            # Held by both and holding neither: pictures go with the clip, not when the garbage collector comes.
+            colour = LazyClip({"colour": make["colour"]}, {"colour": spans["colour"]})
+            make["colour"], spans["colour"] = partial(colour.__getitem__, "colour"), partial(colour.part, "colour")
+            shown = self._shown(colour, wanted_ns)
+        return LazyClip({"bodies": partial(self._bodies, wanted_ns), **make}, spans, shown)
 
-    def _shown(self, clip: LazyClip, wanted_ns: np.ndarray) -> LazyClip:
-        """The frames nearest to the stamps in which body 0 was seen, pictures and joints, as the live recognizer's."""
+    def _shown(self, colour: LazyClip, wanted_ns: np.ndarray) -> LazyClip:
+        """The frames nearest to the stamps in which body 0 was seen, pictures and joints, as the live recognizer's.
+
+        Args:
+            colour: The pictures at the stamps.
+            wanted_ns: [frames] the stamps.
+        """
         held_ns = np.maximum(wanted_ns, self.stamps_ns[0])
         seen = np.flatnonzero(np.isfinite(self.bodies[0]).all(axis=-1).any(axis=-1))
         every = nearest(self.stamps_ns, held_ns)
@@ -84,7 +94,7 @@ class Clip:
         others = {key: partial(self._frames, key, frames) for key in self.others if key in KEYS and key != "flow"}
         span: Callable[[int, int], np.ndarray | None] = partial(self._frames_of_span, "colour", frames)
         if np.array_equal(frames, every):  # then no picture is decoded twice
-            others["colour"], span = partial(clip.__getitem__, "colour"), partial(clip.part, "colour")
+            others["colour"], span = partial(colour.__getitem__, "colour"), partial(colour.part, "colour")
         return LazyClip({"bodies": lambda: self.bodies[:, frames], **others}, {"colour": span})
 
     def _frames(self, key: str, frames: np.ndarray) -> np.ndarray:
