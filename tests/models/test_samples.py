@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.utils.data import default_collate
 import actrec_models
 from actrec import config, features
 from actrec.errors import InputError
-from actrec.features.base import View
+from actrec.features.base import KEYS, View
 from actrec.features.clips import window_inputs
 from actrec.features.example import example_clip
 from actrec.frames import NANOSECONDS
@@ -84,6 +85,21 @@ def test_a_person_whose_hips_are_hidden_comes_from_an_action_before_too():
     np.testing.assert_allclose(last, next_one, atol=1e-5, err_msg="it goes on from where it stood")
     way = joined[0] - first.bodies[0, 0]
     np.testing.assert_allclose(way, np.tile(way[:1], (25, 1)), atol=1e-5)
+
+
+@pytest.mark.parametrize("lost", [[], [5, 18]])
+@pytest.mark.parametrize("frames", [15, 20, 25])
+@pytest.mark.parametrize("key", ["pixels", "colour"])
+def test_a_stream_of_another_length_than_the_stamps_is_refused(key, frames, lost):
+    network = actrec_models.create("p_i3d", num_classes=2, frames=12, size=16, width=0.1, attention=False, clips=1)
+    made = example_clip(network.input_specs, 20)
+    made["bodies"][:, lost] = np.nan
+    others = {name: made[name] for name in ("pixels", "hand_pixels", "colour")}
+    others[key] = np.take(others[key], np.arange(frames) % 20, KEYS[key][0])
+    clip = Clip("clip", 0, (np.arange(20) / 15 * NANOSECONDS).astype(np.int64), made["bodies"], others)
+    sample = clip.sample(network.window.seconds, 12)
+    with pytest.raises(InputError, match=f"'clip': {key} .* for 20 stamps") if frames != 20 else nullcontext():
+        window_inputs(sample, network.input_specs, network.window)
 
 
 @pytest.mark.parametrize("lost", [[], [5, 18]])

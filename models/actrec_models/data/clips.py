@@ -101,7 +101,8 @@ class Clip:
         axis = KEYS[key][0]
         if axis == 0 and isinstance(self.others, LazyStreams):
             return self.others.at(key, frames)
-        return self.others[key] if axis is None else np.take(self.others[key], frames, axis)
+        value = self._whole(key)
+        return value if axis is None else np.take(value, frames, axis)
 
     def _frames_of_span(self, key: str, frames: np.ndarray, start: int, count: int) -> np.ndarray:
         return self._frames(key, frames[start : start + count])
@@ -126,14 +127,19 @@ class Clip:
         held_ns = np.maximum(wanted_ns, self.stamps_ns[0])
         if axis == 0 and isinstance(self.others, LazyStreams):
             return self.others.at(key, nearest(self.stamps_ns, held_ns))
-        value = self.others[key]
+        value = self._whole(key)
         if axis is None:
             return value
-        if value.shape[axis] != len(self.stamps_ns):
-            raise InputError(f"clip '{self.name}': {key} {list(value.shape)} for {len(self.stamps_ns)} stamps")
         if axis == 0:
             return value[nearest(self.stamps_ns, held_ns)]
         return np.stack([sampled(self.stamps_ns, body, held_ns) for body in value])
+
+    def _whole(self, key: str) -> np.ndarray:
+        """All of a stream, which has a frame for each stamp."""
+        value, axis = self.others[key], KEYS[key][0]
+        if axis is not None and value.shape[axis] != len(self.stamps_ns):
+            raise InputError(f"clip '{self.name}': {key} {list(value.shape)} for {len(self.stamps_ns)} stamps")
+        return value
 
 
 class ClipDataset:
