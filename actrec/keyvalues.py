@@ -32,6 +32,7 @@ def read(pairs: Iterable[str], what: str) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not (key and equals):
             raise ConfigError(f"{what} is '{pair}', expected KEY=VALUE")
+        settings.pop(key, None)  # of two the last counts, also after what was set in between
         try:
             settings[key] = _value(value)
         except (yaml.YAMLError, ValueError) as error:  # the latter of 2024-13-45, which looks like a date

@@ -69,21 +69,20 @@ def from_yaml(path: Path) -> Intrinsics:
     model = str(content.get("distortion_model") or "")
     try:
         if "camera_matrix" in content:
+            k = [float(value) for value in content["camera_matrix"]["data"]]
+            width, height = int(content["image_width"]), int(content["image_height"])
+            fx, fy, cx, cy = k[0], k[4], k[2], k[5]
             d = content.get("distortion_coefficients", {}).get("data", [])
         else:
+            width, height = int(content["width"]), int(content["height"])
+            fx, fy, cx, cy = (float(content[key]) for key in ("fx", "fy", "cx", "cy"))
             d = content.get("distortion", [])
         if not is_known(model, d):
             raise InputError(
                 f"'{path}' has distortion '{model}', known are {', '.join(filter(None, DISTORTION_MODELS))}: calibrate "
                 "it so, or use rectified images with their intrinsics"
             )
-        if "camera_matrix" in content:
-            k = [float(value) for value in content["camera_matrix"]["data"]]
-            size = int(content["image_width"]), int(content["image_height"])
-            return _possible(Intrinsics(*size, k[0], k[4], k[2], k[5], distortion(d)))
-        size = int(content["width"]), int(content["height"])
-        fx, fy, cx, cy = (float(content[key]) for key in ("fx", "fy", "cx", "cy"))
-        return _possible(Intrinsics(*size, fx, fy, cx, cy, distortion(d)))
+        return _possible(Intrinsics(width, height, fx, fy, cx, cy, distortion(d)))
     except KeyError as error:
         raise InputError(f"'{path}' lacks {error}; expected width, height, fx, fy, cx, cy") from error
     except (TypeError, ValueError, IndexError, AttributeError) as error:

@@ -65,6 +65,8 @@ def test_one_field_of_a_mapping_is_changed_alone():
     assert recipe["schedule"]["every"] == 5
     whole_first = keyvalues.read(["schedule={name: cosine}", "schedule.final=0.1"], "field")
     assert keyvalues.merged(recipe, whole_first)["schedule"] == {"name": "cosine", "final": 0.1}
+    again = keyvalues.read(["schedule.final=0.1", "schedule={name: cosine}", "schedule.final=0.2"], "field")
+    assert keyvalues.merged(recipe, again)["schedule"] == {"name": "cosine", "final": 0.2}
     assert keyvalues.merged({}, {"a.b.c": 1}) == {"a": {"b": {"c": 1}}}
     with pytest.raises(ConfigError, match=r"epochs\.first cannot be set: epochs is 3, no mapping; set it as a whole"):
         keyvalues.merged(recipe, {"epochs.first": 1})
