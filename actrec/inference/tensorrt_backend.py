@@ -239,6 +239,8 @@ class Engine:
             raise DeviceError(
                 "not enough GPU memory to run the engine: end what else uses it, or take backend onnxruntime"
             )
+        # 8.6 gives a profile by itself to the first context alone. What this copies goes through the same stream.
+        _asked(context.set_optimization_profile_async(0, self._cuda.stream), "the profile of its shapes")
         for name, buffer in self._buffers.items():
             _asked(context.set_tensor_address(name, buffer.address), f"an address for '{name}'")
         for name, shape in self.inputs.items():

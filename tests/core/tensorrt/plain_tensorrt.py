@@ -68,7 +68,8 @@ class Recorded:
 def module(version="10.3.0", fault=""):
     """A module `tensorrt`. Faults: parse, build, memory, corrupt, context, nan, differs (early), slow, timings."""
     calls = []
-    flags = "FP16 TF32 INT8 OBEY_PRECISION_CONSTRAINTS" if int(version.split(".")[0]) < 11 else "TF32"
+    major = int(version.split(".")[0])
+    flags = "FP16 TF32 INT8 OBEY_PRECISION_CONSTRAINTS" if major < 11 else "TF32"
 
     class Builder(Recorded):
         def __init__(self, logger):
@@ -136,7 +137,7 @@ def module(version="10.3.0", fault=""):
 
     class IBuilderConfig(Recorded):
         def __init__(self):
-            self.shared = int(version.split(".")[0]) >= 10
+            self.shared = major >= 9
 
         def set_preview_feature(self, feature, enable):
             assert feature is made.PreviewFeature.PROFILE_SHARING_0806
@@ -223,7 +224,13 @@ def module(version="10.3.0", fault=""):
         def __init__(self, engine):
             self._engine, self._addresses, self._shapes = engine, {}, {}
             engine.contexts += 1
-            self._has_profile = engine.shared or engine.contexts == 1
+            self._first = engine.contexts == 1
+            self._has_profile = self._first or major > 8  # 8.6 gives the first context alone a profile by itself
+
+        def set_optimization_profile_async(self, profile_index, stream_handle):
+            assert (profile_index, stream_handle) == (0, Cuda.stream)
+            self._has_profile = self._first or self._engine.shared
+            return self._has_profile
 
         def set_tensor_address(self, name, memory):
             self._addresses[name] = memory

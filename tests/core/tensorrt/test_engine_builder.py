@@ -99,7 +99,7 @@ def test_tensorrt_11_takes_the_types_of_the_file(tiny, put, tmp_path):
 
 @pytest.mark.parametrize("version", ["8.6.2", "9.3.0", "10.3.0", "11.0.0"])
 def test_each_number_of_windows_runs_on_every_version(tiny, put, version):
-    """Each has a context of its own; of 8.6 and 9 the second one has no profile unless the engine shares it."""
+    """Each has a context of its own; of 8.6 the second one has no profile unless the engine shares it and it is set."""
     put(version=version)
     ours, theirs = load(tiny, precision="fp32").backend, inference.load(tiny, "onnxruntime").backend
     for count in (1, 2, 4, 7):
