@@ -110,6 +110,8 @@ def _possible(camera: Intrinsics) -> Intrinsics:
     Raises:
         ValueError: There is none of such numbers.
     """
+    if min(camera.width, camera.height) <= 0:
+        raise ValueError(f"images of {camera.width}×{camera.height}")
     numbers = camera.fx, camera.fy, camera.cx, camera.cy, *camera.distortion
     if not (camera.fx > 0 and camera.fy > 0 and all(map(math.isfinite, numbers))):
         raise ValueError(f"fx, fy, cx, cy are {', '.join(f'{value:g}' for value in numbers[:4])}")

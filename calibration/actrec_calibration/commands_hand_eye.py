@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from actrec import camera_files
 from actrec.camera_files import COLOUR, MOUNT, Mount
 from actrec.errors import ConfigError, DeviceError, InputError
@@ -66,7 +68,7 @@ def add(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Calibrates, writes SERIAL_mount.yaml, prints."""
-    if args.robot_mm <= 0 or args.robot_deg <= 0:
+    if not (0 < args.robot_mm < np.inf and 0 < args.robot_deg < np.inf):
         raise ConfigError("--robot-mm and --robot-deg are standard deviations above 0")
     options.one_source(args)
     board, path = options.board_of(args), results.target(args, MOUNT)

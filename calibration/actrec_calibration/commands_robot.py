@@ -75,6 +75,14 @@ def _metres(text: str) -> float:
     return metres
 
 
+def _finite(text: str) -> float:
+    """A length of either sign, for argparse."""
+    metres = float(text)
+    if not np.isfinite(metres):
+        raise argparse.ArgumentTypeError(f"{text} m is no length")
+    return metres
+
+
 def _add_driver(parser: argparse.ArgumentParser, what: str, count: int) -> None:
     parser.add_argument("--driver", help=f"take the {what} from this running camera")
     parser.add_argument("--driver-option", action="append", default=[], metavar="KEY=VALUE", help="a setting of it")
@@ -216,8 +224,10 @@ def _add_floor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="?", metavar="FOLDER", help="views, see below")
     _add_driver(parser, "frames", 10)
     parser.add_argument("--board-pose", required=True, metavar="X,Y,YAW", help="where the board lies, see below")
-    parser.add_argument("--thickness", type=float, default=0.0, metavar="M", help="of the board")
-    parser.add_argument("--base-height", type=float, default=0.0, metavar="M", help="of the base frame over the floor")
+    parser.add_argument("--thickness", type=_finite, default=0.0, metavar="M", help="of the board")
+    parser.add_argument(
+        "--base-height", type=_finite, default=0.0, metavar="M", help="of the base frame over the floor"
+    )
     parser.add_argument("--up", default="0,-1,0", metavar="X,Y,Z", help="roughly where up is in the optical frame")
     parser.add_argument("--registered", action="store_true", help="depth is registered to colour")
     parser.add_argument(

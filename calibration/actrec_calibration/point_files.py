@@ -56,12 +56,14 @@ def _skeletons(files: list[Path], size: tuple[int, int], part: str) -> Given:
 def _csv(file: Path) -> np.ndarray:
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:  # tables saved by Excel begin with a mark
-            rows = list(csv.DictReader(lines, skipinitialspace=True))
+            rows = list(csv.DictReader(lines, skipinitialspace=True, strict=True))
         if any(None in row for row in rows):  # DictReader's key for them
             raise ValueError("a row with more values than the header has names: write decimals with a point")
         return np.array([[float(row[column]) for column in _COLUMNS] for row in rows]).reshape(-1, len(_COLUMNS))
     except OSError as error:
         raise DeviceError(f"cannot read points '{file}': {error.strerror}; check the path") from error
+    except csv.Error as error:
+        raise InputError(f"'{file}' is no CSV: {error}; is a quotation mark left open?") from error
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"'{file}' is no table of points ({error}); expected a header x,y,z,u,v and numbers"

@@ -204,6 +204,9 @@ def test_points(data_root, capsys):
         ("depth views --unit 0", "--unit: 0 m is no step"),
         ("floor views --up 0,0,0", "--up is 0,0,0, which is no direction"),
         ("floor views --board-pose=nan,0,0", "--board-pose is 'nan,0,0', expected three numbers"),
+        ("floor views --thickness nan", "--thickness: nan m is no length"),
+        ("floor views --base-height inf", "--base-height: inf m is no length"),
+        ("hand-eye views --mount hand --parent tool0 --robot-mm nan", "are standard deviations above 0"),
         ("points points.csv --size 640,-480", "--size is '640,-480', expected W,H"),
     ],
 )

@@ -91,6 +91,7 @@ def test_intrinsics_yaml_in_the_folder(tmp_path, caplog):
         ("width: [", "is not YAML"),
         ("7", "holds no mapping"),
         (text.replace("fx: 30", "fx: 0"), "is no camera's intrinsics: fx, fy, cx, cy are 0, 31, 15.5, 11.5"),
+        (text.replace("height: 24", "height: 0"), "is no camera's intrinsics: images of 32×0"),
         (text + "depth_scale: mm", "depth_scale is 'mm', expected a positive number"),
         (text + "depth_scale: -0.001", "depth_scale is '-0.001'"),
     ):
