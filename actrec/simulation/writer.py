@@ -1,6 +1,9 @@
 """Writes simulated frames: a folder of images that `actrec.recordings` reads, or a video to look at."""
 
+import contextlib
+import functools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,7 @@ class FolderWriter:
         overwrite: Write although there is something in it; frames and joints of an earlier recording are deleted.
 
     Raises:
-        DeviceError: The folder is not empty, or cannot be made.
+        DeviceError: The folder is not empty, or cannot be made or written to.
     """
 
     def __init__(self, folder: Path, intrinsics: Intrinsics, fps: float, overwrite: bool = False):
@@ -52,7 +55,8 @@ class FolderWriter:
             "cy": intrinsics.cy, "depth_scale": 0.001, "fps": fps,
         }  # fmt: skip
         about = {key: int(value) if key in ("width", "height") else float(value) for key, value in about.items()}
-        (folder / "intrinsics.yaml").write_text(yaml.safe_dump(about, sort_keys=False), encoding="utf-8")
+        with _told(folder / "intrinsics.yaml"):
+            (folder / "intrinsics.yaml").write_text(yaml.safe_dump(about, sort_keys=False), encoding="utf-8")
 
     def add(self, frame: RgbdFrame, actions: dict[str, str]) -> None:
         """Writes one frame.
@@ -71,7 +75,11 @@ class FolderWriter:
         )
 
     def close(self) -> None:
-        """Writes the joints."""
+        """Writes the joints.
+
+        Raises:
+            DeviceError: The file cannot be written.
+        """
         ids = sorted({body_id for bodies in self._bodies for body_id in bodies})
         shape = (len(ids), len(self._stamps), len(KINECT_V2_25))
         positions, pixels = np.full((*shape, 3), np.nan, np.float32), np.full((*shape, 2), np.nan, np.float32)
@@ -80,14 +88,26 @@ class FolderWriter:
             for body_id, values in bodies.items():
                 m = ids.index(body_id)
                 positions[m, t], pixels[m, t], scores[m, t], actions[m, t] = values
-        np.savez_compressed(
-            self._folder / "joints.npz", stamps_ns=np.array(self._stamps, np.int64), positions=positions, pixels=pixels,
-            scores=scores, body_ids=np.array(ids, "<U32"), actions=actions,
-        )  # fmt: skip
+        file = self._folder / "joints.npz"
+        with _told(file):
+            np.savez_compressed(
+                file, stamps_ns=np.array(self._stamps, np.int64), positions=positions, pixels=pixels,
+                scores=scores, body_ids=np.array(ids, "<U32"), actions=actions,
+            )  # fmt: skip
 
     def _image(self, name: str, image: np.ndarray) -> None:
         if not cv2.imwrite(str(self._folder / name), image):
             raise DeviceError(f"cannot write '{self._folder / name}': is the disk full or read-only?")
+
+
+@contextlib.contextmanager
+def _told(file: Path, *others: type[Exception], remedy: str = "choose another folder, or make room") -> Iterator[None]:
+    """What keeps a file from being written (an OSError, or one of `others`), in one line."""
+    try:
+        yield
+    except (OSError, *others) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DeviceError(f"cannot write '{file}': {reason}; {remedy}") from error
 
 
 class PreviewWriter:
@@ -100,6 +120,8 @@ class PreviewWriter:
     Raises:
         MissingLibraryError: PyAV is not installed.
         DeviceError: The file cannot be made.
+
+    `add` and `close` raise it too, where the file cannot be written any more.
     """
 
     def __init__(self, file: Path, fps: float):
@@ -108,11 +130,13 @@ class PreviewWriter:
         except ModuleNotFoundError as error:
             raise MissingLibraryError("a preview video needs the library 'av': pip install av") from error
         self._frame_class = av.VideoFrame
-        try:
+        self._told = functools.partial(
+            _told, file, ValueError, av.error.FFmpegError, remedy="name another, as preview.mp4, where there is room"
+        )
+        with self._told():
             file.parent.mkdir(parents=True, exist_ok=True)
             self._container = av.open(str(file), "w")
-        except (OSError, ValueError) as error:
-            raise DeviceError(f"cannot write the video '{file}': {error}") from error
+            file.open("ab").close()  # PyAV opens it with the first packet: after everything was rendered
         self._fps = round(fps)
         self._stream: Any = None
 
@@ -125,15 +149,17 @@ class PreviewWriter:
             self._stream = self._container.add_stream("libx264", rate=max(self._fps, 1))
             self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
         video = self._frame_class.from_ndarray(np.ascontiguousarray(picture[:height, :width]), format="rgb24")
-        for packet in self._stream.encode(video):
-            self._container.mux(packet)
+        with self._told():
+            for packet in self._stream.encode(video):
+                self._container.mux(packet)
 
     def close(self) -> None:
         """Finishes the file."""
-        if self._stream is not None:
-            for packet in self._stream.encode():
-                self._container.mux(packet)
-        self._container.close()
+        with self._told():
+            if self._stream is not None:
+                for packet in self._stream.encode():
+                    self._container.mux(packet)
+            self._container.close()
 
 
 def draw_joints(frame: RgbdFrame, actions: dict[str, str]) -> np.ndarray:

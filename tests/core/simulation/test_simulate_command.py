@@ -79,6 +79,9 @@ def test_the_list_names_actions_and_options(capsys) -> None:
         (["--out", "{tmp}/x", "--action", "wave", "--script", "a.npz"], 2, "give one of them"),
         (["--out", "{tmp}/x", "--script", "{tmp}/gone.npz"], 1, "there is no file"),
         (["--out", "{tmp}"], 1, "is not empty; choose another folder"),
+        (["--out", "/proc/self", "--overwrite"], 1, "cannot write '/proc/self/intrinsics.yaml': No such file"),
+        (["--preview", "/proc/gone.mp4"], 1, "cannot write '/proc/gone.mp4': No such file or directory; name another"),
+        (["--preview", "{tmp}/x.what"], 1, "Could not determine output format; name another, as preview.mp4"),
     ],
 )
 def test_wrong_use_is_one_line(arguments, status, message, tmp_path, capsys) -> None:
@@ -86,6 +89,14 @@ def test_wrong_use_is_one_line(arguments, status, message, tmp_path, capsys) -> 
     assert main(["simulate", *(argument.replace("{tmp}", str(tmp_path)) for argument in arguments)]) == status
     error = capsys.readouterr().err.strip()
     assert message in error and len(error.splitlines()) == 1
+
+
+def test_a_full_disk_is_one_line(tmp_path, capsys) -> None:
+    pytest.importorskip("av")
+    (tmp_path / "video.mp4").symlink_to("/dev/full")
+    assert main(["simulate", "--seconds", "0.2", "--preview", str(tmp_path / "video.mp4"), *SMALL]) == 1
+    error = capsys.readouterr().err.strip()
+    assert "video.mp4': No space left on device; name another" in error and len(error.splitlines()) == 1
 
 
 def test_the_benchmark_measures_every_case() -> None:
