@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from actrec.errors import DeviceError, InputError
+from actrec.errors import ConfigError, DeviceError, InputError
+from actrec.recordings.picture_folder import SUFFIXES
 from actrec_calibration import options, pictures
 from actrec_calibration.boards import Board
 from actrec_calibration.coverage import CoverageConfig
@@ -42,12 +43,14 @@ def gather(args: argparse.Namespace, board: Board, keep: Path, wanted: CoverageC
         wanted: When live views suffice.
 
     Raises:
-        ConfigError: No source, or several.
+        ConfigError: No source, or several, or a preview that is no picture.
         DeviceError: The source is not there.
         InputError: A picture is mirrored or damaged.
     """
     options.one_source(args)
     options.driver_options(args)
+    if args.preview and Path(args.preview).suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"--preview is '{args.preview}', expected a picture: {', '.join(sorted(SUFFIXES))}")
     return from_folder(board, args.folder) if args.folder else _live(args, board, keep, wanted)
 
 

@@ -232,6 +232,13 @@ def test_live_ends_when_the_views_suffice_or_somebody_stops_it():
         collect(silent, Collector(BOARD), threading.Event(), lambda p, t: None)
 
 
+@pytest.mark.parametrize("name", ["live", "live.xyz"])
+def test_a_preview_that_is_no_picture_is_wrong_use(name, place, capsys):
+    source = ["--driver", "simulated", "--driver-option", "duration=0.1", "--driver-option", "realtime=false"]
+    assert status(["intrinsics", *source, "--serial", "0123", "--preview", name]) == 2
+    assert f"--preview is '{name}', expected a picture: .bmp, .jpeg, .jpg, .png" in capsys.readouterr().err
+
+
 def test_live_from_a_driver(place, capsys):
     for picture in waved(9, 4):
         write(place / f"stream/rgb/{picture.name}.png", picture.colour)
