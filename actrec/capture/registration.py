@@ -9,6 +9,8 @@ from actrec.geometry import rays
 from actrec.jit import kernel
 
 _BEYOND = 1.2
+_RADII = np.linspace(0.0, 12.0, 6001)
+"""Tangents of angles off the axis, up to 85°."""
 _STEP = 1e-4
 _SEAM = 0.1
 """Pixels by which neighbouring patches overlap: slanted surfaces and lenses part them by hundredths."""
@@ -39,9 +41,7 @@ class Registration:
         self._rays = np.concatenate([spread[1:-1, 1:-1], np.stack(halves, -1) / 4], -1)
         self._distortion = np.zeros(8)
         self._distortion[: len(colour.distortion)] = colour.distortion
-        corners = np.array([[x, y] for x in (0.0, colour.width - 1) for y in (0.0, colour.height - 1)])
-        # Far outside of the image the distortion's polynomial folds back into it.
-        self._widest = float(_BEYOND * (rays(corners, colour) ** 2).sum(-1).max())
+        self._widest = _widest(colour, self._distortion)
 
     def register(self, depth: np.ndarray) -> np.ndarray:
         """Depth [h, w] float32 metres, NaN where missing, as the colour camera sees it: [H, W] alike.
@@ -57,6 +57,21 @@ class Registration:
         _splat(depth, self._rays, self._pose, camera, self._distortion, self._scale, self._bias, self._widest, out)
         out[np.isinf(out)] = np.nan
         return out
+
+
+def _widest(camera: Intrinsics, distortion: np.ndarray) -> float:
+    """The squared tangent of the angle off the axis up to which points are drawn.
+
+    What the image's corners look at and somewhat more, but never as far out as where the distortion's polynomial folds
+    back into the image. Of some wide lenses that is before the corners, whose rays nothing tells then.
+    """
+    across, down = (max(c, side - 1 - c) for c, side in ((camera.cx, camera.width), (camera.cy, camera.height)))
+    corner = np.hypot(across / camera.fx, down / camera.fy)
+    bent = _RADII * [_bend(r, distortion) for r in _RADII**2]
+    folds = np.diff(bent) <= 0
+    last = int(folds.argmax()) if folds.any() else len(folds)
+    seen = min(int(np.searchsorted(bent[: last + 1], corner)), last)
+    return float(min(_BEYOND * _RADII[seen] ** 2, _RADII[last] ** 2))
 
 
 @kernel

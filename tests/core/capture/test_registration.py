@@ -55,6 +55,23 @@ def test_lenses_that_bend(distortion):
     assert (np.abs(found - expected)[known] <= (slope[known] + 0.0005)).all(), "within a pixel"
 
 
+@pytest.mark.parametrize("distortion", [(-0.25, 0.06, 0, 0, -0.006), (-0.3, 0, 0, 0, 0)])
+def test_a_lens_that_folds_back_before_the_corners(distortion):
+    """Nothing tells where the corners look; all that the lens reaches has its depth, and nothing from beyond."""
+    colour = Intrinsics(640, 480, 320.0, 320.0, 320.0, 240.0, distortion)
+    depth = Intrinsics(400, 400, 90.0, 90.0, 200.0, 200.0)  # sees wider than the colour camera
+    out = np.linspace(0, 3, 30_001)
+    bent = out * (1 + distortion[0] * out**2 + distortion[1] * out**4 + distortion[4] * out**6)
+    fold = bent.argmax()
+    u, v = np.meshgrid(np.arange(640), np.arange(480))
+    reached = np.hypot(u - 320, v - 240) / 320 < bent[fold] - 0.01
+    assert reached.mean() < 0.99
+    u, v = np.meshgrid(np.arange(400), np.arange(400))
+    image = np.where(np.hypot(u - 200, v - 200) / 90 < out[fold] + 0.01, 2.0, 1.0).astype(np.float32)
+    found = Registration(depth, colour, DepthGeometry(np.eye(4))).register(image)
+    assert (found[reached] == 2).mean() > 0.999 and not (found == 1).any()
+
+
 def _plane(camera: Intrinsics, normal: np.ndarray, distance: float) -> np.ndarray:
     pixels = np.stack(np.meshgrid(np.arange(camera.width), np.arange(camera.height)), -1).astype(float)
     through = np.concatenate([rays(pixels, camera), np.ones((camera.height, camera.width, 1))], -1)
