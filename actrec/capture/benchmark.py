@@ -1,6 +1,5 @@
 """`actrec bench camera`: what a camera driver gives over minutes: its pace, its delay, frames left out, memory."""
 
-import argparse
 import sys
 import time
 from typing import Any
@@ -10,6 +9,7 @@ import psutil
 
 from actrec import capture, keyvalues
 from actrec.capture.base import Camera
+from actrec.cli import Parser
 from actrec.errors import ConfigError, EndOfStream
 
 _SETTLED = 0.1
@@ -22,7 +22,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     Raises:
         ConfigError: The time is not positive.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="actrec bench camera", description="A camera over minutes: does it leak, does its delay grow?",
         epilog="Example: actrec bench camera --driver realsense --driver-option fps=30 --minutes 10",
     )  # fmt: skip

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from actrec import capture, estimators
+from actrec.cli import Parser
+from actrec.cli.arguments import count
 from actrec.errors import EndOfStream
 from actrec.estimators.base import Detection
 from actrec.frames import RgbdFrame
@@ -26,10 +28,10 @@ SHOULDERS = [KINECT_V2_25.index["shoulder_left"], KINECT_V2_25.index["shoulder_r
 
 
 def _arguments(name: str, text: str, arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=f"actrec bench {name}", description=text)
+    parser = Parser(prog=f"actrec bench {name}", description=text)
     default = os.environ.get("ACTREC_DATA", "../shared/data")
     parser.add_argument("--data", type=Path, default=Path(default), help=f"folder of recorded data, default {default}")
-    parser.add_argument("--frames", type=int, default=100, help="frames of each recording, default 100")
+    parser.add_argument("--frames", type=count, default=100, help="frames of each recording, default 100")
     return parser.parse_args(arguments)
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from actrec import zoo
+from actrec.cli import Parser
+from actrec.cli.arguments import count
 from actrec.errors import ActrecError, ConfigError, DeviceError
 from actrec.inference import engine_clips
 from actrec.inference.onnxruntime_backend import OnnxRuntimeBackend
@@ -46,10 +48,10 @@ def measure(arguments: list[str]) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="actrec bench inference", description=__doc__, epilog=EPILOG)
+    parser = Parser(prog="actrec bench inference", description=__doc__, epilog=EPILOG)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--packages", default="", help="names or folders, with commas between (default: the zoo)")
-    parser.add_argument("--calls", type=int, default=1000, help="that are timed (default: %(default)s)")
+    parser.add_argument("--calls", type=count, default=1000, help="that are timed (default: %(default)s)")
     parser.add_argument("--no-node", dest="node", action="store_false", help="leave the recognizer's memory out")
     return parser
 

@@ -1,6 +1,5 @@
 """What replaying and recording cost: CPU time a frame, by format."""
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from actrec.cli import Parser
+from actrec.cli.arguments import count
 from actrec.config import build
 from actrec.frames import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.recordings import open_recording
@@ -27,8 +28,8 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     Returns:
         A row for each: format, what was done, CPU milliseconds a frame, megabytes a frame.
     """
-    parser = argparse.ArgumentParser(prog="actrec bench recordings", description=measure.__doc__)
-    parser.add_argument("--frames", type=int, default=60, help="frames to write and read")
+    parser = Parser(prog="actrec bench recordings", description=measure.__doc__)
+    parser.add_argument("--frames", type=count, default=60, help="frames to write and read")
     frames = _frames(parser.parse_args(arguments).frames)
     rows = []
     with tempfile.TemporaryDirectory(prefix="actrec_bench_") as folder:

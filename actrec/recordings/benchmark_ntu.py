@@ -1,6 +1,5 @@
 """What reading NTU RGB+D costs on one core, and how well the cameras found from each file explain its pixels."""
 
-import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from actrec.cli import Parser
+from actrec.cli.arguments import count
 from actrec.errors import DeviceError
 from actrec.geometry import kinect_to_optical, project
 from actrec.recordings.cleaning import BodyCleaning, clean
@@ -31,10 +32,10 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     Raises:
         DeviceError: The folder holds no `.skeleton` file.
     """
-    parser = argparse.ArgumentParser(prog="actrec bench ntu", description=measure.__doc__)
+    parser = Parser(prog="actrec bench ntu", description=measure.__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of .skeleton files, e.g. nturgb+d_skeletons")
-    parser.add_argument("--files", type=int, default=100, help="how many of them")
-    parser.add_argument("--repeat", type=int, default=5, help="times that each is read; the fastest round counts")
+    parser.add_argument("--files", type=count, default=100, help="how many of them")
+    parser.add_argument("--repeat", type=count, default=5, help="times that each is read; the fastest round counts")
     args = parser.parse_args(arguments)
     files = sorted(args.data.rglob("*.skeleton"))[: args.files]
     if not files:

@@ -1,6 +1,5 @@
 """`actrec bench scene-flow`: against exact motion, against its authors' program, by warping, and by the clock."""
 
-import argparse
 import itertools
 import time
 from collections.abc import Iterable, Iterator
@@ -12,6 +11,8 @@ import numpy as np
 
 from actrec import sceneflow
 from actrec.capture.simulated import SimulatedCamera
+from actrec.cli import Parser
+from actrec.cli.arguments import amount, count
 from actrec.errors import ConfigError
 from actrec.frames import Intrinsics
 from actrec.geometry import image_points, project, unproject
@@ -31,15 +32,15 @@ Images = tuple[np.ndarray, np.ndarray, Intrinsics]
 
 def measure(arguments: list[str]) -> dict[str, Any]:
     """The figures of each part that is asked for."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="actrec bench scene-flow", description=__doc__,
         epilog="Example: actrec bench scene-flow --data ../shared/data --parts truth,speed",
     )  # fmt: skip
     parser.add_argument("--parts", default=",".join(PARTS), help="with commas between (default: %(default)s)")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="recordings (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 for all (default: %(default)s)")
-    parser.add_argument("--pairs", type=int, default=12, help="pairs of a simulated case (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="that a speed is timed for (default: %(default)s)")
+    parser.add_argument("--pairs", type=count, default=12, help="pairs of a simulated case (default: %(default)s)")
+    parser.add_argument("--seconds", type=amount, default=3.0, help="that a speed is timed for (default: %(default)s)")
     args = parser.parse_args(arguments)
     cv2.setNumThreads(args.threads or -1)
     parts = {

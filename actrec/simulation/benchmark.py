@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 
 from actrec.capture.simulated import SimulatedCamera
+from actrec.cli import Parser
+from actrec.cli.arguments import amount, count
 from actrec.errors import EndOfStream
 from actrec.frames import RgbdFrame
 from actrec.perception import BodyPerception, FacePerception, HandPerception
@@ -25,13 +27,13 @@ _CASES = ((1, False), (1, True), (2, False), (2, True))
 
 def measure(arguments: list[str]) -> dict[str, Any]:
     """Frames a second of processor time (one thread) for one and two actors, without and with sensor noise."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="actrec bench renderer", description="Speed of the simulated camera on one core.",
         epilog="Example: actrec bench renderer --frames 300 --json",
     )  # fmt: skip
-    parser.add_argument("--frames", type=int, default=300, help="frames a case (default: 300)")
-    parser.add_argument("--width", type=int, default=640)
-    parser.add_argument("--height", type=int, default=480)
+    parser.add_argument("--frames", type=count, default=300, help="frames a case (default: 300)")
+    parser.add_argument("--width", type=count, default=640)
+    parser.add_argument("--height", type=count, default=480)
     parser.add_argument("--sensor", default="structured_light", help="noise model of the depth sensor")
     args = parser.parse_args(arguments)
     threads = cv2.getNumThreads()
@@ -59,13 +61,13 @@ def _case(args: argparse.Namespace, actors: int, noise: bool) -> dict[str, Any]:
 
 def recognise(arguments: list[str]) -> dict[str, Any]:
     """How well the perception sees the actor, action by action: bodies, hands and faces against the exact truth."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="actrec bench actor", description="Perception of the simulated actor against the exact truth.",
         epilog="Example: actrec bench actor --seconds 5 --actions wave throw",
     )  # fmt: skip
     parser.add_argument("--actions", nargs="+", default=[*CYCLE, "idle"], help="actions to perform (default: all)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each action (default: 5)")
-    parser.add_argument("--fps", type=float, default=15.0, help="frames a second (default: 15)")
+    parser.add_argument("--seconds", type=amount, default=5.0, help="of each action (default: 5)")
+    parser.add_argument("--fps", type=amount, default=15.0, help="frames a second (default: 15)")
     args = parser.parse_args(arguments)
     return {"fps": args.fps, "actor": [_recognised(action, args.seconds, args.fps) for action in args.actions]}
 

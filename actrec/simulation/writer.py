@@ -103,9 +103,10 @@ class FolderWriter:
 @contextlib.contextmanager
 def _told(file: Path, *others: type[Exception], remedy: str = "choose another folder, or make room") -> Iterator[None]:
     """What keeps a file from being written (an OSError, or one of `others`), in one line."""
+    failures: tuple[type[Exception], ...] = (OSError, *others)
     try:
         yield
-    except (OSError, *others) as error:
+    except failures as error:
         reason = getattr(error, "strerror", None) or error
         raise DeviceError(f"cannot write '{file}': {reason}; {remedy}") from error
 

@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from actrec.cli import Parser
+from actrec.cli.arguments import count
 from actrec.errors import ConfigError, DeviceError
 from actrec.frames import Intrinsics
 from actrec_calibration.boards import CHARUCO, CHESSBOARD, Board, Detection
@@ -36,9 +38,9 @@ def measure(arguments: list[str]) -> dict[str, Any]:
         Errors of focal length and centre, mean and worst over the seeds; and for each camera of the photographs the
         lens found, and what OpenCV's own recipe finds on the same files.
     """
-    parser = argparse.ArgumentParser(prog="actrec bench calibration", description=measure.__doc__)
-    parser.add_argument("--seeds", type=int, default=10, help="sets of views of each board and camera")
-    parser.add_argument("--views", type=int, default=20, help="views of a set")
+    parser = Parser(prog="actrec bench calibration", description=measure.__doc__)
+    parser.add_argument("--seeds", type=count, default=10, help="sets of views of each board and camera")
+    parser.add_argument("--views", type=count, default=20, help="views of a set")
     parser.add_argument(
         "--photographs", type=Path, help="folder of left01.jpg … right14.jpg (Debian: /usr/share/doc/opencv-doc/…/data)"
     )

@@ -1,12 +1,13 @@
 """How exact the calibrations of depth and of a camera's place on a robot are, on simulated views with known truth."""
 
-import argparse
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from actrec.cli import Parser
+from actrec.cli.arguments import count
 from actrec.frames import Intrinsics
 from actrec_calibration import extrinsics, floor, hand_eye, simulated
 from actrec_calibration.boards import Board
@@ -28,9 +29,9 @@ def measure(arguments: list[str]) -> dict[str, Any]:
         A row for each calibration: mean and worst error in mm and degrees, mean stated standard deviation, and the mean
         and worst error of the depth bias in mm where one is found.
     """
-    parser = argparse.ArgumentParser(prog="actrec bench calibration-robot", description=measure.__doc__)
-    parser.add_argument("--seeds", type=int, default=10, help="calibrations of each kind")
-    parser.add_argument("--views", type=int, default=25, help="of each calibration (the floor takes 5)")
+    parser = Parser(prog="actrec bench calibration-robot", description=measure.__doc__)
+    parser.add_argument("--seeds", type=count, default=10, help="calibrations of each kind")
+    parser.add_argument("--views", type=count, default=25, help="of each calibration (the floor takes 5)")
     args = parser.parse_args(arguments)
     rows = []
     for sensor in SENSORS:

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 from actrec import keyvalues
+from actrec.cli import Parser
+from actrec.cli.arguments import count
 from actrec.errors import PackageError
 from actrec_models import onnx_graph, page, registry
 from actrec_models.complexity import complexity
@@ -67,9 +69,9 @@ def networks(arguments: list[str]) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="actrec bench networks", description=networks.__doc__)
+    parser = Parser(prog="actrec bench networks", description=networks.__doc__)
     parser.add_argument("--models", help="names separated by commas, with options as name:key=value;key=value")
-    parser.add_argument("--runs", type=int, default=30, help="measured runs, after three others (default: 30)")
+    parser.add_argument("--runs", type=count, default=30, help="measured runs, after three others (default: 30)")
     parser.add_argument("--threads", type=int, default=2, help="of ONNX Runtime (default: 2)")
     parser.add_argument(
         "--write", type=Path, nargs="?", const=PAGE, help=f"put the table between the marks of this page ({PAGE})"

@@ -15,6 +15,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from actrec import config
+from actrec.cli import Parser
+from actrec.cli.arguments import amount, count
 from actrec_models import data, page
 from actrec_models.data import Clip, ClipDataset, Entry, PreparedDataset, Source
 from actrec_models.data.prepare import Run, prepare_source
@@ -91,12 +93,14 @@ def measure(arguments: list[str]) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="actrec bench data", description=measure.__doc__, epilog=EPILOG)
+    parser = Parser(prog="actrec bench data", description=measure.__doc__, epilog=EPILOG)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     root = os.environ.get("ACTREC_DATA", "../shared/data")
     parser.add_argument("--data", default=root, help="folder of datasets (default: $ACTREC_DATA, %(default)s)")
-    parser.add_argument("--clips", type=int, default=20_000, help="clips of a store (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="that a rate is measured for (default: %(default)s)")
+    parser.add_argument("--clips", type=count, default=20_000, help="clips of a store (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=amount, default=5.0, help="that a rate is measured for (default: %(default)s)"
+    )
     parser.add_argument("--scratch", help="folder in which the stores are made for a while (default: the system's)")
     parser.add_argument(
         "--write", type=Path, nargs="?", const=PAGE, help=f"put the tables between the marks of this page ({PAGE})"

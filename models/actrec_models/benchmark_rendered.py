@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from actrec import keyvalues, package
+from actrec.cli import Parser
 from actrec.errors import ActrecError, ConfigError
 from actrec_models import page, recipe, recipe_files
 from actrec_models.data.rendered_rgbd import RenderedRgbd
@@ -44,7 +45,7 @@ def rendered(arguments: list[str]) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="actrec bench rendered",
         description=f"{RenderedRgbd.caveat} Trains every RGB and flow network, small, and scores its package.",
         epilog="Example: actrec bench rendered --networks c3d_flow_at1,p_i3d --threads 2",

@@ -9,6 +9,8 @@ import numpy as np
 import onnxruntime
 import torch
 
+from actrec.cli import Parser
+from actrec.cli.arguments import count
 from actrec.inference.streaming import StreamingSession
 from actrec.threads import usable_cores
 from actrec_models import onnx_graph, streaming_graph
@@ -42,9 +44,9 @@ FORMS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 
 def measure(arguments: list[str]) -> dict[str, Any]:
     """A table with a row a network."""
-    parser = argparse.ArgumentParser(prog="actrec bench streaming", description=__doc__)
+    parser = Parser(prog="actrec bench streaming", description=__doc__)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of ONNX Runtime (default: 2)")
-    parser.add_argument("--runs", type=int, default=30, help="runs that the median is of (default: 30)")
+    parser.add_argument("--runs", type=count, default=30, help="runs that the median is of (default: 30)")
     parser.add_argument(
         "--cpu-time", action="store_true", help="CPU time instead of elapsed: on a machine that is busy"
     )

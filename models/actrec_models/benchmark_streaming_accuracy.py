@@ -1,6 +1,5 @@
 """`actrec bench streaming-accuracy`: what running frame by frame costs in accuracy, with the same weights."""
 
-import argparse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import safetensors.torch
 import torch
 
 from actrec import config, package
+from actrec.cli import Parser
 from actrec.features import inputs
 from actrec.features.running import RunningNormaliser
 from actrec.features.skeleton import SkeletonPreprocessing, stack
@@ -25,7 +25,7 @@ Frames = Callable[[Clip], dict[str, np.ndarray]]
 
 def measure(arguments: list[str]) -> dict[str, Any]:
     """Top-1 on N-UCLA's test part of one network: by windows, and frame by frame."""
-    parser = argparse.ArgumentParser(prog="actrec bench streaming-accuracy", description=__doc__)
+    parser = Parser(prog="actrec bench streaming-accuracy", description=__doc__)
     parser.add_argument("model", help="a checkpoint of actrec train, or a model package of a skeleton network")
     parser.add_argument("--data", default="../shared/data", help="folder that holds nucla (default: ../shared/data)")
     options = parser.parse_args(arguments)

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from actrec import config, inference
+from actrec.cli import Parser
+from actrec.cli.arguments import amount
 from actrec.frames import Body
 from actrec.package import UNKNOWN
 from actrec.recordings.bag_writer import SKELETONS_TOPIC, BagWriter
@@ -61,7 +63,7 @@ def teach(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("actrec bench teach", description="Teaches five actions of UTD-MHAD.")
+    parser = Parser("actrec bench teach", description="Teaches five actions of UTD-MHAD.")
     parser.add_argument("--data", default=os.environ.get("ACTREC_DATA", "../shared/data"), help="folder of datasets")
     parser.add_argument("--sets", default=",".join(SETS), help=f"of {', '.join(SETS)} (default: all)")
     parser.add_argument(
@@ -69,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--steps", type=int, help="as of actrec teach")
     parser.add_argument("--rehearsals", type=int, help="as of actrec teach")
-    parser.add_argument("--minutes", type=float, help="as of actrec teach")
+    parser.add_argument("--minutes", type=amount, help="as of actrec teach")
     parser.add_argument("--seed", type=int, help="as of actrec teach")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
     return parser

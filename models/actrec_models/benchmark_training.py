@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from actrec.cli import Parser
+from actrec.cli.arguments import amount, count
 from actrec.errors import PackageError
 from actrec_models import page, provenance, registry
 from actrec_models.benchmark_steps import recipe_of
@@ -39,15 +41,17 @@ def measure(arguments: list[str]) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="actrec bench training", description=measure.__doc__)
+    parser = Parser(prog="actrec bench training", description=measure.__doc__)
     parser.add_argument("--networks", help="names separated by commas, with options as name:key=value;key=value")
     parser.add_argument(
         "--device", choices=("auto", "gpu", "cpu"), default="auto", help="(default: a GPU where one is)"
     )
     parser.add_argument("--threads", type=int, default=2, help="on a CPU (default: 2)")
     parser.add_argument("--workers", type=int, help="processes that read clips (default: as `actrec train`)")
-    parser.add_argument("--batch", type=int, help="clips a step (default: the recipe's, on a CPU what --seconds allow)")
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each of two measurements (default: 8)")
+    parser.add_argument(
+        "--batch", type=count, help="clips a step (default: the recipe's, on a CPU what --seconds allow)"
+    )
+    parser.add_argument("--seconds", type=amount, default=8.0, help="of each of two measurements (default: 8)")
     parser.add_argument(
         "--write", type=Path, nargs="?", const=PAGE, help=f"put the table between the marks of this page ({PAGE})"
     )

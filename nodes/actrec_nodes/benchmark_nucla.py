@@ -20,6 +20,8 @@ import numpy as np
 from tqdm import tqdm
 
 from actrec import inference, windows
+from actrec.cli import Parser
+from actrec.cli.arguments import amount, count
 from actrec.errors import DeviceError, InputError
 from actrec.frames import NANOSECONDS
 from actrec.inference import Session
@@ -85,11 +87,11 @@ def live(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("actrec bench nucla-live", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = Parser("actrec bench nucla-live", description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--model", default="deepacts_graph_nucla", help="model package, of N-UCLA's ten classes")
     add_data(parser)
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N sequences")
-    parser.add_argument("--timeout", type=float, default=30.0, help="seconds after which a label counts as lost")
+    parser.add_argument("--limit", type=count, metavar="N", help="only the first N sequences")
+    parser.add_argument("--timeout", type=amount, default=30.0, help="seconds after which a label counts as lost")
     parser.add_argument("--out", type=Path, metavar="CSV", help="write the outcome of every sequence")
     return parser
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from actrec.cli import Parser
+from actrec.cli.arguments import amount
 from actrec.errors import DeviceError
 from actrec.frames import NANOSECONDS
 from actrec_nodes import graph
@@ -25,9 +27,9 @@ def pipeline(arguments: list[str]) -> dict[str, Any]:
     Args:
         arguments: `--minutes M`, `--fps F`, `--model NAME`, `--modes one,each`.
     """
-    parser = argparse.ArgumentParser(prog="actrec bench pipeline", description="The whole graph at 640×480.")
-    parser.add_argument("--minutes", type=float, default=1.0, help="of each run (default: %(default)s)")
-    parser.add_argument("--fps", type=float, default=15.0, help="of the simulated camera (default: %(default)s)")
+    parser = Parser(prog="actrec bench pipeline", description="The whole graph at 640×480.")
+    parser.add_argument("--minutes", type=amount, default=1.0, help="of each run (default: %(default)s)")
+    parser.add_argument("--fps", type=amount, default=15.0, help="of the simulated camera (default: %(default)s)")
     parser.add_argument("--model", help="model package (default: the recognizer's)")
     parser.add_argument("--modes", default="one,each", help="one process, a process each (default: %(default)s)")
     parser.add_argument("--without", default="", help="nodes to leave out, comma-separated")

@@ -22,6 +22,8 @@ from rclpy.parameter import Parameter
 from tqdm import tqdm
 
 from actrec import inference
+from actrec.cli import Parser
+from actrec.cli.arguments import amount, count
 from actrec.errors import DeviceError
 from actrec.inference import Session
 from actrec.package import UNKNOWN
@@ -78,11 +80,13 @@ def simulated(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("actrec bench simulated-nucla", description="From pixels to label, truth known.")
+    parser = Parser("actrec bench simulated-nucla", description="From pixels to label, truth known.")
     parser.add_argument("--model", default="deepacts_graph_nucla", help="model package, of N-UCLA's ten classes")
     add_data(parser)
-    parser.add_argument("--per-class", type=int, default=PER_CLASS, metavar="N", help="sequences a class (default: 4)")
-    parser.add_argument("--fps", type=float, default=15.0, help="frames a second that the camera gives (default: 15)")
+    parser.add_argument(
+        "--per-class", type=count, default=PER_CLASS, metavar="N", help="sequences a class (default: 4)"
+    )
+    parser.add_argument("--fps", type=amount, default=15.0, help="frames a second that the camera gives (default: 15)")
     parser.add_argument("--out", type=Path, metavar="CSV", help="write the outcome of every sequence")
     return parser
 

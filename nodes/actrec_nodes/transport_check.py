@@ -3,7 +3,6 @@
 `actrec doctor` calls `measure`; the two processes are this module run with `publish` and `subscribe`.
 """
 
-import argparse
 import array
 import json
 import os
@@ -20,6 +19,8 @@ from rclpy.node import Node
 from sensor_msgs.msg import Image
 from std_msgs.msg import Empty
 
+from actrec.cli import Parser
+from actrec.cli.arguments import amount
 from actrec.errors import DeviceError
 from actrec.frames import NANOSECONDS
 from actrec_nodes.qos import IMAGE_PUBLISHER, IMAGE_SUBSCRIBER, LATCHED
@@ -79,8 +80,8 @@ def bench(arguments: list[str]) -> dict[str, Any]:
     Args:
         arguments: `--seconds S`.
     """
-    parser = argparse.ArgumentParser(prog="actrec bench transport", description="Images between two processes.")
-    parser.add_argument("--seconds", type=float, default=10.0, help="how long to publish (default: %(default)s)")
+    parser = Parser(prog="actrec bench transport", description="Images between two processes.")
+    parser.add_argument("--seconds", type=amount, default=10.0, help="how long to publish (default: %(default)s)")
     seconds = parser.parse_args(arguments).seconds
     profiles = {"actrec's": True, "Fast DDS's default": False}
     return {"640×480 at 30 Hz": [{"profile": name, **measure(seconds, own)} for name, own in profiles.items()]}

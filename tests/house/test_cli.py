@@ -143,6 +143,30 @@ def test_benchmarks_resolve(name: str) -> None:
     assert callable(getattr(importlib.import_module(module), function))
 
 
+@pytest.mark.parametrize("name", sorted(bench.BENCHMARKS))
+def test_wrong_use_of_a_benchmark_exits_with_two_and_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main(["bench", name, "--no-such-option"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("actrec: ") and len(error.splitlines()) == 1
+    assert f"(see: actrec bench {name} --help)" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["renderer", "--frames", "0"], "argument --frames: '0' is no whole number from 1 on"),
+        (["renderer", "--frames", "x"], "argument --frames: 'x' is no whole number from 1 on"),
+        (["actor", "--seconds", "-1"], "argument --seconds: '-1' is no number above 0"),
+        (["actor", "--fps", "nan"], "argument --fps: 'nan' is no number above 0"),
+    ],
+)
+def test_a_benchmark_s_counts_and_times_are_above_zero(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(["bench", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_bench_prints_tables_and_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     module = types.ModuleType("actrec_probe_bench")
     figures = {"frames": 3, "by joint": [{"joint": "head", "error_mm": 12.5}, {"joint": "neck", "error_mm": 7.25}]}
