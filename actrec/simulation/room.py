@@ -61,8 +61,11 @@ class Background:
     floor: np.ndarray
 
 
-def furnished(back: float = 4.4, width: float = 5.4, seed: int = 0) -> Room:
-    """A living room whose back wall is `back` metres away: cabinet, table with a box, pictures, a door."""
+def furnished(back: float = 4.4, width: float = 5.4, seed: int = 0, camera_height: float = 1.0) -> Room:
+    """A living room whose back wall is `back` metres away: cabinet, table with a box, pictures, a door.
+
+    Its ceiling is 2.6 m high, and above a camera that hangs higher: rays are cast from inside of the room.
+    """
     half = width / 2
     wall = back - 0.02
     boxes = (
@@ -76,7 +79,7 @@ def furnished(back: float = 4.4, width: float = 5.4, seed: int = 0) -> Room:
         Box((0.55, -2.05, wall), (1.05, -1.35, back), (0.60, 0.50, 0.42), PICTURE),
         Box((-half, -0.10, wall), (half, 0.0, back), (0.72, 0.70, 0.66)),
     )
-    return Room((-half, -2.6, -1.5), (half, 0.0, back), boxes, seed)
+    return Room((-half, -max(2.6, camera_height + 0.1), -1.5), (half, 0.0, back), boxes, seed)
 
 
 def stool_shapes(height: float = 0.45) -> Shapes:

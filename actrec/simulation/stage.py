@@ -74,7 +74,8 @@ def performed_scene(
         players.append(ProceduralActor(performance, who.appearance, camera, place, facing))
         if sitting:
             stools.append(stool_place(place, facing, who.appearance.stature))
-    return Scene(players, intrinsics, camera, room.furnished(back=distance + _BEHIND, seed=seed), stools)
+    around = room.furnished(back=distance + _BEHIND, seed=seed, camera_height=camera.height)
+    return Scene(players, intrinsics, camera, around, stools)
 
 
 def stool_place(place: tuple[float, float], facing: float, stature: float) -> tuple[float, float]:
@@ -146,7 +147,8 @@ def scene_of_scripts(
     camera = CameraPose(ground.height, ground.pitch)
     points = seen.reshape(-1, 3) @ camera.rotation.T + camera.position
     width = 2 * max(2.7, float(np.abs(points[:, 0]).max()) + 0.5)
-    return Scene(actors, intrinsics, camera, room.furnished(max(float(points[:, 2].max()), 2.5) + _BEHIND, width, seed))
+    back = max(float(points[:, 2].max()), 2.5) + _BEHIND
+    return Scene(actors, intrinsics, camera, room.furnished(back, width, seed, camera.height))
 
 
 def label_of(recording: SkeletonSequence) -> str:

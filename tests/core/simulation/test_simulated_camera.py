@@ -9,6 +9,8 @@ from actrec import capture
 from actrec.capture import simulated
 from actrec.capture.simulated import SimulatedCamera
 from actrec.errors import ConfigError, DeviceError, EndOfStream, InputError
+from actrec.geometry import unproject
+from actrec.simulation.scene import CameraPose
 
 SMALL = {"width": 160, "height": 120, "start_stamp_ns": 0}
 
@@ -66,6 +68,16 @@ def test_without_noise_depth_is_exact_and_whole() -> None:
         frame = camera.read()
         assert np.isfinite(frame.depth).all()
         np.testing.assert_array_equal(frame.depth, camera.snapshot.rendering.depth)
+
+
+@pytest.mark.parametrize("height", [2.5, 2.6, 3.0])
+def test_a_camera_up_at_the_ceiling_is_in_the_room(height) -> None:
+    options = {"width": 80, "height": 60, "noise": False, "realtime": False, "actors": 0}
+    with SimulatedCamera(**options, camera_height=height, camera_pitch=-10.0) as camera:
+        frame = camera.read()
+    points = unproject(np.moveaxis(np.indices((60, 80))[::-1], 0, -1), frame.depth, frame.intrinsics)
+    over = height - (points @ CameraPose(height, np.radians(-10.0)).rotation.T)[..., 1]
+    assert (frame.depth > 0).all() and over.min() > -1e-3 and over.max() < max(2.6, height + 0.1) + 1e-3
 
 
 def test_actions_are_known_at_every_stamp() -> None:
