@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from actrec import config
 from actrec.cli import Parser
 from actrec.cli.arguments import amount, count
+from actrec.errors import DeviceError
 from actrec_models import data, page
 from actrec_models.data import Clip, ClipDataset, Entry, PreparedDataset, Source
 from actrec_models.data.prepare import Run, prepare_source
@@ -72,6 +73,8 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     a temporary folder. "first" reads check every checksum; "later" ones do not; a copy touches every byte.
     """
     args = _parser().parse_args(arguments)
+    if args.scratch and not os.path.isdir(args.scratch):
+        raise DeviceError(f"--scratch is '{args.scratch}', which is no folder: name one that is there")
     torch.set_num_threads(1)
     rows = [_reader(args.data, reader, args.seconds) for reader in READERS]
     stores, samples = [], []

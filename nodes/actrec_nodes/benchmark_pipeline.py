@@ -10,13 +10,15 @@ import numpy as np
 
 from actrec.cli import Parser
 from actrec.cli.arguments import amount
-from actrec.errors import DeviceError
+from actrec.errors import ConfigError, DeviceError
 from actrec.frames import NANOSECONDS
 from actrec_nodes import graph
 from actrec_nodes.monitor import Monitor
 from actrec_nodes.run import Plan, Running, run_graph
 
 SAMPLE_S = 5.0
+MODES = ("one", "each")
+"""All nodes in one process, or each in its own."""
 WARM_S = 5.0
 """The first seconds, in which discovery and first calls happen, are not measured."""
 
@@ -34,7 +36,10 @@ def pipeline(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--modes", default="one,each", help="one process, a process each (default: %(default)s)")
     parser.add_argument("--without", default="", help="nodes to leave out, comma-separated")
     args = parser.parse_args(arguments)
-    runs = [_run(args, mode == "each") for mode in args.modes.split(",")]
+    modes = args.modes.split(",")
+    if unknown := [mode for mode in modes if mode not in MODES]:
+        raise ConfigError(f"--modes has '{unknown[0]}'; known: {', '.join(MODES)}")
+    runs = [_run(args, mode == "each") for mode in modes]
     return {
         "cores": len(os.sched_getaffinity(0)),
         "camera": f"simulated, 640×480 at {args.fps:g} Hz, with sensor noise",

@@ -4,6 +4,7 @@ import os
 from collections.abc import MutableMapping
 from pathlib import Path
 
+from actrec import zoo
 from actrec.errors import ConfigError
 
 PROFILE = "config/fastdds.xml"
@@ -34,16 +35,13 @@ def profile_environment(environment: MutableMapping[str, str] = os.environ) -> d
 
 
 def shared_file(relative: str) -> Path:
-    """A file that ships with the package: in the source tree, or in its share folder once installed.
+    """A file that ships with the package: in the source tree, or in the share folder of ROS's or Python's prefix.
 
     Raises:
         ConfigError: It is in neither place.
     """
-    here = Path(__file__).resolve().parents[2] / relative
-    if here.is_file():
-        return here
-    for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep):
-        installed = Path(prefix) / "share" / "actrec" / relative
-        if prefix and installed.is_file():
-            return installed
+    *shares, source = zoo.installed(relative)
+    for path in (source, *shares):
+        if path.is_file():
+            return path
     raise ConfigError(f"{relative} is not installed: build the workspace again (make build, or colcon build)")

@@ -152,19 +152,22 @@ def test_wrong_use_of_a_benchmark_exits_with_two_and_one_line(name: str, capsys:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "status", "message"),
     [
-        (["renderer", "--frames", "0"], "argument --frames: '0' is no whole number from 1 on"),
-        (["renderer", "--frames", "x"], "argument --frames: 'x' is no whole number from 1 on"),
-        (["actor", "--seconds", "-1"], "argument --seconds: '-1' is no number above 0"),
-        (["actor", "--fps", "nan"], "argument --fps: 'nan' is no number above 0"),
+        (["renderer", "--frames", "0"], 2, "argument --frames: '0' is no whole number from 1 on"),
+        (["renderer", "--frames", "x"], 2, "argument --frames: 'x' is no whole number from 1 on"),
+        (["actor", "--seconds", "-1"], 2, "argument --seconds: '-1' is no number above 0"),
+        (["actor", "--fps", "nan"], 2, "argument --fps: 'nan' is no number above 0"),
+        (["pipeline", "--modes", "one,both"], 2, "--modes has 'both'; known: one, each"),
+        (["data", "--scratch", "/no/such"], 1, "--scratch is '/no/such', which is no folder"),
     ],
 )
-def test_a_benchmark_s_counts_and_times_are_above_zero(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+def test_a_benchmark_s_arguments_are_checked(
+    arguments: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_main(["bench", *arguments]) == 2
-    assert message in capsys.readouterr().err
+    assert run_main(["bench", *arguments]) == status
+    error = capsys.readouterr().err.strip()
+    assert message in error and len(error.splitlines()) == 1
 
 
 def test_bench_prints_tables_and_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -309,3 +309,16 @@ def test_the_profile_is_for_fast_dds_alone() -> None:
         assert transport.prepare(environment)
         assert os.path.isfile(environment["FASTRTPS_DEFAULT_PROFILES_FILE"])
         assert not transport.prepare(environment)
+
+
+def test_the_profile_of_a_wheel_lies_beside_its_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Installed by pip there is neither a source tree nor a ROS prefix that holds it."""
+    monkeypatch.setattr(transport.zoo, "__file__", str(tmp_path / "lib/actrec/zoo.py"))
+    monkeypatch.delenv("AMENT_PREFIX_PATH", raising=False)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"config/fastdds\.xml is not installed"):
+        transport.profile_environment({})
+    installed = tmp_path / "share/actrec" / transport.PROFILE
+    installed.parent.mkdir(parents=True)
+    installed.touch()
+    assert transport.profile_environment({})["FASTRTPS_DEFAULT_PROFILES_FILE"] == str(installed)
