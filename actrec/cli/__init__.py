@@ -9,6 +9,7 @@ import importlib
 import io
 import os
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -101,11 +102,15 @@ def main(argv: list[str] | None = None) -> int:
         # The reader (head, less) left: hand Python a stdout that it can still flush when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except ModuleNotFoundError as error:
-        remedy = REMEDIES.get((error.name or "").split(".")[0])
-        if remedy is None:
+    except ImportError as error:
+        # Of a compiled module that does not load the name lacks the package's, which its path has.
+        parts = [(error.name or "").split(".")[0], *Path(error.path or "").parts]
+        library = next((part for part in reversed(parts) if part in REMEDIES), None)
+        if library is None:
             raise
-        return _fail(f"'{error.name}' is not installed: {remedy}", 1)
+        if isinstance(error, ModuleNotFoundError):
+            return _fail(f"'{error.name}' is not installed: {REMEDIES[library]}", 1)
+        return _fail(f"'{library}' does not load ({error.msg.splitlines()[0]}): {REMEDIES[library]}", 1)
 
 
 def _parser(name: str | None, command: ModuleType | None) -> argparse.ArgumentParser:

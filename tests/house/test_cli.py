@@ -1,6 +1,7 @@
 """The command line: help with an example for every command, exit statuses, errors of one line."""
 
 import importlib
+import importlib.machinery
 import os
 import subprocess
 import sys
@@ -104,6 +105,21 @@ def test_missing_library_says_how_to_install_it(command: types.ModuleType, capsy
     command.run = run  # type: ignore[attr-defined]
     assert run_main(["probe"]) == 1
     assert "source a ROS 2 distribution" in capsys.readouterr().err
+
+
+def test_a_library_that_does_not_load_is_one_line(
+    command: types.ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As rclpy of another Python, or without its libraries: the file is there."""
+    suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
+    (tmp_path / "rclpy").mkdir()
+    (tmp_path / f"rclpy/_compiled{suffix}").write_text("no library")
+    monkeypatch.syspath_prepend(str(tmp_path / "rclpy"))
+    command.run = lambda args: importlib.import_module("_compiled")  # type: ignore[attr-defined]
+    assert run_main(["probe"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"actrec: 'rclpy' does not load ({tmp_path}/rclpy/_compiled{suffix}: ")
+    assert line.endswith("source a ROS 2 distribution, or: make venv build && . scripts/env.sh")
 
 
 def test_unexpected_missing_module_is_not_hidden(command: types.ModuleType) -> None:
