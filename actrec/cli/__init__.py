@@ -5,6 +5,7 @@ A command is a module `actrec.cli.<name>` with `add_arguments(parser)` and `run(
 """
 
 import argparse
+import errno
 import importlib
 import io
 import os
@@ -53,6 +54,9 @@ REMEDIES = {
 }
 """What to do when a command's import of a top-level module fails."""
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a disk that is full, or of a user's share of it: whoever writes, nothing else is to be said of them."""
+
 
 class Parser(argparse.ArgumentParser):
     """Reports wrong use in one line, as every other error is reported.
@@ -90,7 +94,8 @@ def main(argv: list[str] | None = None) -> int:
         if command is None:
             parser.error(f"name a command: {', '.join(COMMANDS)}")
         status = command.run(args)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by the shell: `>&-`
+            sys.stdout.flush()
         return status
     except ConfigError as error:
         return _fail(error, 2)
@@ -99,9 +104,13 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader (head, less) left: hand Python a stdout that it can still flush when it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_stdout()  # the reader (head, less) left
         return 1
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        _discard_stdout()
+        return _fail(f"{error.filename or 'what was to be written'}: {error.strerror}; make room and try again", 1)
     except ImportError as error:
         # Of a compiled module that does not load the name lacks the package's, which its path has.
         parts = [(error.name or "").split(".")[0], *Path(error.path or "").parts]
@@ -129,6 +138,12 @@ def _parser(name: str | None, command: ModuleType | None) -> argparse.ArgumentPa
 
 def _import(name: str) -> ModuleType:
     return importlib.import_module(COMMANDS[name][0])
+
+
+def _discard_stdout() -> None:
+    """Hands Python a stdout that it can still flush when it exits."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: object, status: int) -> int:

@@ -138,6 +138,20 @@ def test_a_reader_that_leaves_is_no_traceback() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("sink", "status", "said"),
+    [
+        (">&-", 0, ""),
+        ("> /dev/full", 1, "actrec: what was to be written: No space left on device; make room and try again\n"),
+    ],
+)
+def test_a_closed_or_full_output_is_no_traceback(sink: str, status: int, said: str) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"'{sys.executable}' -m actrec bench {sink}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (status, said)
+
+
 def test_a_locale_that_lacks_a_sign_is_no_traceback() -> None:
     text = "from actrec import cli; cli.main([]); print('20° → left')"
     environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
