@@ -37,6 +37,9 @@ def _fitted(lens: Any, pinhole: Intrinsics) -> tuple[float, ...]:
     u, v = np.meshgrid(np.linspace(0, lens.width - 1, _GRID), np.linspace(0, lens.height - 1, _GRID))
     pixels = np.stack([u.ravel(), v.ravel()], -1)
     rays = np.array([rs.rs2_deproject_pixel_to_point(lens, pixel.tolist(), 1.0) for pixel in pixels])
+    if lens.model == rs.distortion.modified_brown_conrady:
+        # librealsense only puts this one in, and passes over it where it is to be taken out.
+        pixels = np.array([rs.rs2_project_point_to_pixel(lens, ray.tolist()) for ray in rays])
     x, y = rays[:, 0], rays[:, 1]
     r = x * x + y * y
     across = np.stack([x * r, x * r**2, 2 * x * y, r + 2 * x * x, x * r**3], -1) * pinhole.fx

@@ -75,15 +75,16 @@ def realsense_lens_of(lens: Intrinsics, model=rs.distortion.brown_conrady) -> In
     return from_realsense(made)
 
 
-def test_lens_models_of_librealsense_become_opencvs():
+@pytest.mark.parametrize("model", [rs.distortion.inverse_brown_conrady, rs.distortion.modified_brown_conrady])
+def test_lens_models_of_librealsense_become_opencvs(model):
     import cv2
 
     coefficients = (-0.05, 0.06, 0.0005, -0.0008, -0.02)
     lens = Intrinsics(640, 480, 600.0, 601.0, 320.0, 238.0, coefficients)
-    found = realsense_lens_of(lens, rs.distortion.inverse_brown_conrady)
+    found = realsense_lens_of(lens, model)
     made = rs.intrinsics()
     made.width, made.height, made.fx, made.fy, made.ppx, made.ppy = 640, 480, 600.0, 601.0, 320.0, 238.0
-    made.model, made.coeffs = rs.distortion.inverse_brown_conrady, list(coefficients)
+    made.model, made.coeffs = model, list(coefficients)
     points = np.random.default_rng(0).uniform((-0.5, -0.38, 1), (0.5, 0.38, 1), (50, 3))
     theirs = np.array([rs.rs2_project_point_to_pixel(made, point.tolist()) for point in points])
     ours = cv2.projectPoints(points, np.zeros(3), np.zeros(3), found.matrix, np.array(found.distortion))[0][:, 0]
