@@ -12,3 +12,4 @@ def test_its_python_runs(data_root, capsys):
     exec(code.replace("/data/nucla", str(data_root / "nucla")), names)
     assert "pick up with one hand" in capsys.readouterr().out
     assert names["flow"].shape == (480, 640, 3)
+    assert [body.positions.shape for body in names["people"]] == [(25, 3)], "the simulated actor is seen"
