@@ -32,8 +32,8 @@ def add(subparsers: Any) -> None:
 
 _DEPTH = """\
 FOLDER holds colour/, depth/ (16-bit PNG, millimetres, 0 for nothing) and, where the depth camera has them, ir/;
-pictures that belong together have the same number. Show the board near and far, tilted about two axes, 25 times or
-more: with 15, depth of a stereo camera alone leaves 0.14° at worst.
+pictures that belong together have the same number, the last one in their names. Show the board near and far, tilted
+about two axes, 25 times or more: with 15, depth of a stereo camera alone leaves 0.14° at worst.
 
 Example:
   actrec calibrate depth views --serial 0123 --columns 10 --rows 7 --square 0.06 --marker 0.045

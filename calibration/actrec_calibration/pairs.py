@@ -2,7 +2,7 @@
 
 The folder: `colour/` (or `color/`, `rgb/`) with pictures, `depth/` with 16-bit PNG in millimetres (or another unit) and
 0 where nothing was measured, and, where there is one, `ir/` (or `infrared/`) with the depth camera's infrared or
-amplitude images of 8 or 16 bit. Files that belong together have the same number in their names.
+amplitude images of 8 or 16 bit. Files that belong together have the same number in their names, the last one there.
 """
 
 import itertools
@@ -42,7 +42,8 @@ def read(folder: str | Path, board: Board, sizes: tuple[Intrinsics, Intrinsics],
 
     Raises:
         DeviceError: There is no such folder.
-        InputError: A part is missing, an image is damaged, of another size, or mirrored; no view shows the board.
+        InputError: A part is missing, two of its files have one number, an image is damaged, of another size, or
+            mirrored; no view shows the board.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
@@ -170,8 +171,12 @@ def _numbered(folder: Path, names: tuple[str, ...]) -> dict[float, Path]:
     place = next((folder / name for name in names if (folder / name).is_dir()), None)
     found: dict[float, Path] = {}
     for path in files(place) if place else []:
-        if match := _NUMBER.search(path.stem):
-            found[float(match.group(1))] = path
+        match = _NUMBER.search(path.stem)
+        if match and (other := found.setdefault(float(match.group(1)), path)) is not path:
+            raise InputError(
+                f"'{other}' and '{path.name}' have the same number, {match.group(1)}, the last one in a name: name the "
+                "files by the views' numbers"
+            )
     return found
 
 

@@ -103,6 +103,10 @@ def test_depth_in_error(views, tmp_path, capsys):
     _write(tmp_path / "colour/1.png", np.zeros((10, 10, 3), np.uint8))
     status, _, err = _run(capsys, "depth", tmp_path, "--serial", "0123", *WORDS)
     assert status == 1 and "10×10 and its intrinsics are of 960×540" in err
+    for number in (1, 2):
+        _write(tmp_path / f"depth/{number}_512x424.png", np.zeros((424, 512), np.uint16))
+    status, _, err = _run(capsys, "depth", tmp_path, "--serial", "0123", *WORDS)
+    assert status == 1 and "1_512x424.png' and '2_512x424.png' have the same number, 424" in err
     assert camera_files.load("0123").geometry is None
 
 
