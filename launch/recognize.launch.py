@@ -48,6 +48,8 @@ def nodes(context: LaunchContext) -> list[Node]:
     given = {name: LaunchConfiguration(name).perform(context) for name in (*ARGUMENTS, *SWITCHES)}
     left_out = [name for name in SWITCHES if not is_true(given[name], name)]
     if given["vendor"]:
+        if given["driver"]:
+            raise RuntimeError("launch arguments vendor and driver each name what images come from: give one")
         left_out.append("camera")
     common = {
         "package": "actrec",

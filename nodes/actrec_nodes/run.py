@@ -78,10 +78,14 @@ def plan(args: argparse.Namespace) -> Plan:
     """Reads the command line.
 
     Raises:
-        ConfigError: A node or option is unknown, or a file does not exist.
+        ConfigError: A node or option is unknown, a file does not exist, or two sources of images are named.
     """
     if args.duration is not None and not args.duration > 0:
         raise ConfigError(f"--duration is {args.duration:g} s, expected more than 0")
+    if args.vendor and args.driver:
+        raise ConfigError(
+            f"--vendor {args.vendor} takes images from that node, --driver {args.driver} from camera_node: give one"
+        )
     without = _names(args.without) + (["camera"] if args.vendor else [])
     specs = graph.select(_names(args.nodes), without)
     return Plan(specs, _ros_args(args), overrides(args), args.duration, args.processes, args.json)

@@ -81,6 +81,11 @@ def test_the_command_line_becomes_parameters_of_the_right_nodes() -> None:
     assert made.overrides["recognizer_node"] == {"model": "m"}
 
 
+def test_two_sources_of_images_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--vendor orbbec_camera takes .*, --driver simulated .*: give one"):
+        plan("--vendor", "orbbec_camera", "--driver", "simulated")
+
+
 def test_a_vendors_driver_replaces_the_camera_node() -> None:
     made = plan("--vendor", "realsense2_camera", "--ros-args", "-r", "__ns:=/robot")
     assert "camera_node" not in [spec.name for spec in made.specs]

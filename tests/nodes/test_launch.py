@@ -220,6 +220,7 @@ def test_processes_that_end_are_started_again_where_asked_for(load, composed) ->
     ("given", "line"),
     [
         ({"composed": "perhaps"}, "launch argument composed is 'perhaps', expected true or false"),
+        ({"vendor": "orbbec_camera", "driver": "realsense"}, "launch arguments vendor and driver each name"),
         ({"vendor": "acme"}, "unknown camera driver node 'acme'; known: azure_kinect_ros_driver"),
         ({"driver_options": "path=/x"}, "driver option 'path=/x' needs a driver"),
         ({"driver": "replay", "driver_options": "path"}, "driver option is 'path', expected KEY=VALUE"),
