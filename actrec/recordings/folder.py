@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from actrec import image_files
 from actrec.errors import InputError
 from actrec.frames import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.recordings import images, intrinsics
@@ -191,7 +192,7 @@ def _nearest(colour: list[tuple[float, Path]], depth: list[tuple[float, Path]]) 
 
 
 def _read(file: Path, flags: int) -> np.ndarray:
-    image = cv2.imread(str(file), flags)
+    image = image_files.read(file, flags)
     if image is None:
         raise InputError(f"'{file}' cannot be decoded: it is truncated or no image; copy it again")
     return image

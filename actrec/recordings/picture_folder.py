@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from actrec import image_files
 from actrec.errors import InputError
 from actrec.recordings.decoding import VideoHead
 
@@ -62,7 +63,7 @@ def pictures(
 
 
 def _read(path: Path) -> np.ndarray:
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    image = image_files.read(path, cv2.IMREAD_COLOR)
     if image is None:
         raise InputError(f"'{path}' is truncated or no picture; copy it again")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import yaml
 
+from actrec import image_files
 from actrec.errors import DeviceError, MissingLibraryError
 from actrec.frames import Intrinsics, RgbdFrame
 from actrec.skeleton.layouts import KINECT_V2_25
@@ -96,8 +97,8 @@ class FolderWriter:
             )  # fmt: skip
 
     def _image(self, name: str, image: np.ndarray) -> None:
-        if not cv2.imwrite(str(self._folder / name), image):
-            raise DeviceError(f"cannot write '{self._folder / name}': is the disk full or read-only?")
+        with _told(self._folder / name):
+            image_files.write(self._folder / name, image)
 
 
 @contextlib.contextmanager

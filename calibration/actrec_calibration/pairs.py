@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from actrec import capture
+from actrec import capture, image_files
 from actrec.camera_files import CameraFiles
 from actrec.capture.base import Camera
 from actrec.errors import DeviceError, EndOfStream, InputError
@@ -148,7 +148,7 @@ def read_depth(path: Path, unit: float) -> np.ndarray:
     Raises:
         InputError: It is damaged, or of 8 bit.
     """
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    image = image_files.read(path, cv2.IMREAD_UNCHANGED)
     if image is None or image.dtype != np.uint16 or image.ndim != 2:
         raise InputError(f"'{path}' is no 16-bit depth image: save depth as 16-bit PNG (millimetres)")
     return np.where(image > 0, image * np.float32(unit), np.float32(np.nan)).astype(np.float32)
@@ -160,7 +160,7 @@ def read_infrared(path: Path) -> np.ndarray:
     Raises:
         InputError: It is damaged.
     """
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    image = image_files.read(path, cv2.IMREAD_UNCHANGED)
     if image is None:
         raise InputError(f"'{path}' is no picture that can be read: take it out of the folder or copy it again")
     grey = image.mean(axis=2) if image.ndim == 3 else image.astype(np.float64)

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from actrec import capture
+from actrec import capture, image_files
 from actrec.errors import DeviceError, InputError
 from actrec.frames import Intrinsics
 from actrec.recordings.picture_folder import SUFFIXES, files
@@ -65,7 +65,7 @@ def read_file(path: Path) -> Picture:
         InputError: It is damaged.
     """
     # As the sensor gave it: the lens's coefficients are of the image that was not turned as a photograph is.
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
+    image = image_files.read(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise InputError(f"'{path}' is no picture that can be read: take it out of the folder or copy it again")
     if image.dtype != np.uint8:

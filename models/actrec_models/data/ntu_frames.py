@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from actrec import image_files
 from actrec.errors import DeviceError, InputError
 from actrec.frames import RgbdFrame
 from actrec.recordings.images import MILLIMETRE, depth_in_metres
@@ -70,7 +71,7 @@ def _maps(folder: Path) -> dict[int, Path]:
 
 
 def _read(path: Path) -> np.ndarray:
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    image = image_files.read(path, cv2.IMREAD_UNCHANGED)
     if image is None:
         raise InputError(f"'{path}' is no picture, or truncated; copy it again")
     if image.dtype != np.uint16 or image.shape != DEPTH_SIZE[::-1]:

@@ -1,6 +1,7 @@
 """`actrec simulate`: what it writes is what replay reads."""
 
 import json
+import os
 
 import cv2
 import numpy as np
@@ -89,6 +90,14 @@ def test_wrong_use_is_one_line(arguments, status, message, tmp_path, capsys) -> 
     assert main(["simulate", *(argument.replace("{tmp}", str(tmp_path)) for argument in arguments)]) == status
     error = capsys.readouterr().err.strip()
     assert message in error and len(error.splitlines()) == 1
+
+
+def test_a_folder_whose_name_is_no_utf_8_is_written_and_read(tmp_path) -> None:
+    out = tmp_path / os.fsdecode(b"B\xfccher")  # as a disk of an older system has it; OpenCV would end the process
+    assert main(["simulate", "--seconds", "0.2", "--out", str(out), *SMALL]) == 0
+    with open_recording(out) as recording:
+        frames = list(recording.frames())
+    assert len(frames) == 2 and frames[0].colour.shape == (120, 160, 3) and frames[0].depth.shape == (120, 160)
 
 
 def test_a_full_disk_is_one_line(tmp_path, capsys) -> None:
