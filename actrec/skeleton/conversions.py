@@ -149,7 +149,8 @@ def convert(
             f"which has {expected} joints"
         )
     if source == target:
-        return positions, scores
+        missing = np.isnan(positions).any(axis=-1)
+        return np.where(missing[..., None], np.float32(np.nan), positions), np.where(missing, np.float32(0), scores)
     return _convert(positions, scores, source, target)
 
 

@@ -39,7 +39,7 @@ class HandConfig:
 
 
 def of_folder(folder: str, poses_file: str, board: Board, camera: Intrinsics, unit: str, inverted: bool) -> list[View]:
-    """A folder's pictures that show the board and have a pose.
+    """A folder's pictures that show the board and have a pose; says which have none.
 
     Args:
         folder: Of pictures.
@@ -68,6 +68,8 @@ def of_folder(folder: str, poses_file: str, board: Board, camera: Intrinsics, un
         raise InputError(
             f"no pose of '{poses_file}' is of a picture in '{folder}' (e.g. {without[0]}): name them alike"
         )
+    if without:
+        print(f"pictures without a pose in '{poses_file}': {', '.join(without)}", file=sys.stderr)
     return views
 
 

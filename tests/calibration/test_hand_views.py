@@ -71,6 +71,16 @@ def test_a_view_of_each_pose_it_rests_in(tmp_path, capsys):
     assert apart(hand_eye.calibrate(kept, LENS, "hand").camera, found.camera) == pytest.approx((0, 0), abs=1e-6)
 
 
+def test_pictures_without_a_pose_are_told(tmp_path, capsys):
+    collect(Robot(3), tmp_path, views=3)
+    poses = (tmp_path / hand_views.POSES_FILE).read_text().splitlines()
+    (tmp_path / "some.csv").write_text("\n".join(poses[:3]))  # the header and two poses
+    capsys.readouterr()
+    kept = hand_views.of_folder(str(tmp_path), str(tmp_path / "some.csv"), BOARD, LENS, "m", False)
+    assert [view.name for view in kept] == ["view_001.png", "view_002.png"]
+    assert "pictures without a pose in" in (told := capsys.readouterr().err) and told.endswith(": view_003.png\n")
+
+
 def test_the_stream_may_end_early_and_the_camera_may_tell_its_lens(tmp_path):
     collector, views, camera = collect(Robot(3, tells=LENS), tmp_path, known=None)
     assert len(views) == 3 and camera == LENS

@@ -90,6 +90,14 @@ def test_missing_source_makes_missing_joint_and_no_other():
     assert scores[index["hand_right"]] == 1
 
 
+def test_a_missing_joint_scores_0_where_the_layout_stays():
+    positions = np.zeros((25, 3), dtype=np.float32)
+    positions[7, 1] = np.nan
+    same, scores = convert(positions, np.ones(25), "kinect_v2_25", "kinect_v2_25")
+    assert np.isnan(same[7]).all() and np.isfinite(np.delete(same, 7, 0)).all()
+    assert scores[7] == 0 and np.delete(scores, 7).all()
+
+
 def test_wrong_joint_count_names_both_sides():
     with pytest.raises(InputError, match=r"\[32, 3\].*mediapipe_33.*33 joints"):
         convert(np.zeros((32, 3)), np.ones(32), "mediapipe_33")
