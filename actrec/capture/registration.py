@@ -70,7 +70,9 @@ def _widest(camera: Intrinsics, distortion: np.ndarray) -> float:
     bent = _RADII * [_bend(r, distortion) for r in _RADII**2]
     folds = np.diff(bent) <= 0
     last = int(folds.argmax()) if folds.any() else len(folds)
-    seen = min(int(np.searchsorted(bent[: last + 1], corner)), last)
+    # A lens off its sensor's axis bends pixels by up to 3 |p| r² towards the centre.
+    reached = (bent - 3 * np.hypot(*distortion[2:4]) * _RADII**2)[: last + 1] >= corner
+    seen = int(reached.argmax()) if reached.any() else last
     return float(min(_BEYOND * _RADII[seen] ** 2, _RADII[last] ** 2))
 
 

@@ -104,12 +104,12 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        _discard_stdout()  # the reader (head, less) left
+        _settle_stdout()  # the reader (head, less) left
         return 1
     except OSError as error:
         if error.errno not in FULL:
             raise
-        _discard_stdout()
+        _settle_stdout()
         return _fail(f"{error.filename or 'what was to be written'}: {error.strerror}; make room and try again", 1)
     except ImportError as error:
         # Of a compiled module that does not load the name lacks the package's, which its path has.
@@ -140,9 +140,12 @@ def _import(name: str) -> ModuleType:
     return importlib.import_module(COMMANDS[name][0])
 
 
-def _discard_stdout() -> None:
-    """Hands Python a stdout that it can still flush when it exits."""
-    if sys.stdout is not None:
+def _settle_stdout() -> None:
+    """Prints what waits to be; where that fails, hands Python a stdout that it can still flush when it exits."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

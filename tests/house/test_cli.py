@@ -1,7 +1,9 @@
 """The command line: help with an example for every command, exit statuses, errors of one line."""
 
+import errno
 import importlib
 import importlib.machinery
+import io
 import os
 import subprocess
 import sys
@@ -150,6 +152,22 @@ def test_a_closed_or_full_output_is_no_traceback(sink: str, status: int, said: s
         ["bash", "-c", f"'{sys.executable}' -m actrec bench {sink}"], cwd=ROOT, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (status, said)
+
+
+def test_what_was_printed_before_another_disk_is_full_stays(
+    command: types.ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed))  # keeps what is printed until it is flushed
+
+    def run(args: object) -> int:
+        print("epoch 1")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/disk/last.ckpt")
+
+    command.run = run  # type: ignore[attr-defined]
+    assert run_main(["probe"]) == 1
+    assert printed.getvalue() == b"epoch 1\n"
+    assert capsys.readouterr().err == "actrec: /disk/last.ckpt: No space left on device; make room and try again\n"
 
 
 def test_a_locale_that_lacks_a_sign_is_no_traceback() -> None:

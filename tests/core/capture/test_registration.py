@@ -72,6 +72,14 @@ def test_a_lens_that_folds_back_before_the_corners(distortion):
     assert (found[reached] == 2).mean() > 0.999 and not (found == 1).any()
 
 
+@pytest.mark.parametrize("distortion", [(-0.1, 0.02, 0.012, -0.012, 0), (0.1, -0.2, 0.02, -0.02, 0.05)])
+def test_a_lens_off_the_axis_has_its_corners(distortion):
+    colour = Intrinsics(640, 480, 303.0, 303.0, 320.0, 240.0, distortion)
+    depth = Intrinsics(800, 800, 180.0, 180.0, 400.0, 400.0)  # sees wider than the colour camera
+    found = Registration(depth, colour, DepthGeometry(np.eye(4))).register(np.full((800, 800), 2, np.float32))
+    assert (found == 2).all()
+
+
 def _plane(camera: Intrinsics, normal: np.ndarray, distance: float) -> np.ndarray:
     pixels = np.stack(np.meshgrid(np.arange(camera.width), np.arange(camera.height)), -1).astype(float)
     through = np.concatenate([rays(pixels, camera), np.ones((camera.height, camera.width, 1))], -1)
