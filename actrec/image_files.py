@@ -29,7 +29,6 @@ def write(path: Path, image: np.ndarray) -> None:
         OSError: The file cannot be written.
         InputError: There is no such format.
     """
-    made, content = cv2.imencode(path.suffix, image)
-    if not made:
+    if not (path.suffix.isascii() and cv2.haveImageWriter(f"image{path.suffix}")):
         raise InputError(f"'{path}' has the ending of no image that can be written: take .png")
-    path.write_bytes(content.tobytes())
+    path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())
