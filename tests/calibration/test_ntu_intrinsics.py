@@ -130,8 +130,8 @@ def test_point_files(tmp_path):
     file.write_text("x,y,z\n1,2,3\n")
     with pytest.raises(InputError, match="no table of points"):
         point_files.read([file], "color", "640,480")
-    for rows in (1, 20_000):  # the latter are more than the longest field that Python's reader takes
-        file.write_text('x,y,z,u,v\n1,"2,3,4,5\n' + "1,2,3,4,5\n" * rows)
+    for more in (1, 20_000):  # the latter are more than the longest field that Python's reader takes
+        file.write_text('x,y,z,u,v\n1,"2,3,4,5\n' + "1,2,3,4,5\n" * more)
         with pytest.raises(InputError, match="is no CSV: .* is a quotation mark left open"):
             point_files.read([file], "color", "640,480")
     with pytest.raises(DeviceError, match="check the path"):
