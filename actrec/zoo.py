@@ -41,8 +41,12 @@ def installed(name: str) -> list[Path]:
     Args:
         name: Of the folder in the source: `models/zoo`, `models/recipes`.
     """
-    prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p] + [sys.prefix]
-    return [*(Path(prefix) / "share/actrec" / name for prefix in prefixes), Path(__file__).resolve().parents[1] / name]
+    here = Path(__file__).resolve()
+    # `pip install --user`, --prefix and Debian's own pip have prefixes that Python's does not tell: lib's neighbours.
+    own = [folder.parent for folder in here.parents if folder.name.startswith("lib")][:1]
+    ros = [Path(prefix) for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
+    shares = dict.fromkeys(prefix / "share/actrec" / name for prefix in [*ros, Path(sys.prefix), *own])
+    return [*shares, here.parents[1] / name]
 
 
 def find(name_or_path: str | Path) -> ModelPackage:

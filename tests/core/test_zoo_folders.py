@@ -50,6 +50,15 @@ def test_without_a_home_what_ships_is_found(monkeypatch: pytest.MonkeyPatch) -> 
         EngineCache("~/mine")
 
 
+@pytest.mark.parametrize("library", ["lib/python3.10/site-packages", "lib64/python3.12/dist-packages"])
+def test_what_pip_puts_beside_another_library_than_pythons_own_is_found(
+    library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`pip install --user` and --prefix, and pip as root on Debian."""
+    monkeypatch.setattr(zoo, "__file__", str(tmp_path / library / "actrec/zoo.py"))
+    assert tmp_path / "share/actrec/models/zoo" in zoo.folders()
+
+
 def test_the_home_of_nobody_holds_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACTREC_MODELS", "~no_such_user/models")
     assert zoo.find("deepacts_graph_nucla").name == "deepacts_graph_nucla"
