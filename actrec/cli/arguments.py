@@ -13,10 +13,22 @@ def count(text: str) -> int:
 
 def amount(text: str) -> float:
     """A number above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
+    number = _number(text)
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"'{text}' is no number above 0")
     return number
+
+
+def finite(text: str) -> float:
+    """A number of either sign."""
+    number = _number(text)
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"'{text}' is no finite number")
+    return number
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -5,10 +5,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from actrec import camera_files
 from actrec.camera_files import COLOUR, MOUNT, Mount
+from actrec.cli import arguments
 from actrec.errors import ConfigError, DeviceError, InputError
 from actrec.frames import Intrinsics
 from actrec.recordings.intrinsics import rectified
@@ -46,10 +45,13 @@ def add(subparsers: Any) -> None:
     )
     expected = hand_eye.Errors()
     parser.add_argument(
-        "--robot-mm", type=float, default=1e3 * expected.metres, help="error of the robot's position, mm"
+        "--robot-mm",
+        type=arguments.amount,
+        default=1e3 * expected.metres,
+        help="error (1σ) of the robot's position, mm",
     )
     parser.add_argument(
-        "--robot-deg", type=float, default=expected.degrees, help="error of the robot's orientation, degrees"
+        "--robot-deg", type=arguments.amount, default=expected.degrees, help="error (1σ) of its orientation, degrees"
     )
     files = parser.add_argument_group("a folder's poses")
     files.add_argument("--poses", metavar="FILE", help="the robot's pose at each picture, see below")
@@ -68,8 +70,6 @@ def add(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Calibrates, writes SERIAL_mount.yaml, prints."""
-    if not (0 < args.robot_mm < np.inf and 0 < args.robot_deg < np.inf):
-        raise ConfigError("--robot-mm and --robot-deg are standard deviations above 0")
     options.one_source(args)
     board, path = options.board_of(args), results.target(args, MOUNT)
     results.refuse_existing(path, args.overwrite)

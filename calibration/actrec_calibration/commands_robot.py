@@ -9,6 +9,7 @@ import numpy as np
 
 from actrec import camera_files, keyvalues
 from actrec.camera_files import COLOUR, DEPTH, MOUNT, CameraFiles, DepthGeometry, Mount
+from actrec.cli import arguments
 from actrec.errors import ConfigError, InputError
 from actrec.frames import Intrinsics
 from actrec_calibration import extrinsics, floor, options, pairs, points, results
@@ -52,42 +53,18 @@ def _add_depth(parser: argparse.ArgumentParser) -> None:
         "--model", choices=extrinsics.MODELS, default="scale", help="of the readings: scale and bias, bias, or none"
     )
     parser.add_argument(
-        "--unit", type=_metres, default=0.001, metavar="M", help="metres of one step of the depth images"
+        "--unit", type=arguments.amount, default=0.001, metavar="M", help="metres of one step of the depth images"
     )
     parser.add_argument("--colour-intrinsics", type=Path, metavar="YAML", help="(default: SERIAL_color.yaml)")
     parser.add_argument("--depth-intrinsics", type=Path, metavar="YAML", help="(default: SERIAL_depth.yaml)")
     options.add_board(parser)
 
 
-def _counted(text: str) -> int:
-    """A number of pictures, for argparse."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is none: give 1 or more")
-    return number
-
-
-def _metres(text: str) -> float:
-    """A length above 0, for argparse."""
-    metres = float(text)
-    if not 0 < metres < np.inf:
-        raise argparse.ArgumentTypeError(f"{text} m is no step of a depth image: most are 0.001 or 0.00025 m")
-    return metres
-
-
-def _finite(text: str) -> float:
-    """A length of either sign, for argparse."""
-    metres = float(text)
-    if not np.isfinite(metres):
-        raise argparse.ArgumentTypeError(f"{text} m is no length")
-    return metres
-
-
 def _add_driver(parser: argparse.ArgumentParser, what: str, count: int) -> None:
     parser.add_argument("--driver", help=f"take the {what} from this running camera")
     parser.add_argument("--driver-option", action="append", default=[], metavar="KEY=VALUE", help="a setting of it")
     parser.add_argument(
-        f"--{what}", type=_counted, default=count, help=f"how many to take from the driver (default: {count})"
+        f"--{what}", type=arguments.count, default=count, help=f"how many to take from the driver (default: {count})"
     )
 
 
@@ -224,14 +201,14 @@ def _add_floor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="?", metavar="FOLDER", help="views, see below")
     _add_driver(parser, "frames", 10)
     parser.add_argument("--board-pose", required=True, metavar="X,Y,YAW", help="where the board lies, see below")
-    parser.add_argument("--thickness", type=_finite, default=0.0, metavar="M", help="of the board")
+    parser.add_argument("--thickness", type=arguments.finite, default=0.0, metavar="M", help="of the board")
     parser.add_argument(
-        "--base-height", type=_finite, default=0.0, metavar="M", help="of the base frame over the floor"
+        "--base-height", type=arguments.finite, default=0.0, metavar="M", help="of the base frame over the floor"
     )
     parser.add_argument("--up", default="0,-1,0", metavar="X,Y,Z", help="roughly where up is in the optical frame")
     parser.add_argument("--registered", action="store_true", help="depth is registered to colour")
     parser.add_argument(
-        "--unit", type=_metres, default=0.001, metavar="M", help="metres of one step of the depth images"
+        "--unit", type=arguments.amount, default=0.001, metavar="M", help="metres of one step of the depth images"
     )
     parser.add_argument("--parent", required=True, help="the robot's frame, e.g. base_link")
     parser.add_argument("--child", default=results.OPTICAL, help="the camera's optical frame")

@@ -43,12 +43,14 @@ def gather(args: argparse.Namespace, board: Board, keep: Path, wanted: CoverageC
         wanted: When live views suffice.
 
     Raises:
-        ConfigError: No source, or several, or a preview that is no picture.
+        ConfigError: No source, or several, a preview of a folder, or one that is no picture.
         DeviceError: The source is not there.
         InputError: A picture is mirrored or damaged.
     """
     options.one_source(args)
     options.driver_options(args)
+    if args.preview and args.folder:
+        raise ConfigError("--preview shows live images: leave it out with a FOLDER of pictures")
     if args.preview and Path(args.preview).suffix.lower() not in SUFFIXES:
         raise ConfigError(f"--preview is '{args.preview}', expected a picture: {', '.join(sorted(SUFFIXES))}")
     return from_folder(board, args.folder) if args.folder else _live(args, board, keep, wanted)

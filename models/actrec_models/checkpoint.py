@@ -21,6 +21,8 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         PackageError: The file is missing, damaged, foreign, or wants to run code.
     """
+    if path.is_dir():
+        raise PackageError(f"{path} is a folder: name a checkpoint in it, such as {path / LAST}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         recipe, classes = content["hyper_parameters"]["recipe"], content["hyper_parameters"]["classes"]

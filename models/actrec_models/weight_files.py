@@ -180,7 +180,7 @@ def _torch_file(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises a dozen types for a damaged file
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # it seeks beyond the end of a file cut off
             raise PackageError(f"cannot read initial weights {path}: {error.strerror or error}") from error
-        raise PackageError(f"{path} is no file of weights, or damaged: {type(error).__name__}") from error
+        raise PackageError(f"{path} is no file that torch.save wrote, or is damaged: copy it again") from error
     if not isinstance(content, dict):
         raise PackageError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors")
     return content

@@ -239,6 +239,11 @@ def test_a_preview_that_is_no_picture_is_wrong_use(name, place, capsys):
     assert f"--preview is '{name}', expected a picture: .bmp, .jpeg, .jpg, .png" in capsys.readouterr().err
 
 
+def test_a_preview_of_pictures_that_are_there_is_wrong_use(place, capsys):
+    assert status(["intrinsics", "pictures", "--serial", "0123", "--preview", "live.jpg"]) == 2
+    assert "--preview shows live images" in capsys.readouterr().err
+
+
 def test_live_from_a_driver(place, capsys):
     for picture in waved(9, 4):
         write(place / f"stream/rgb/{picture.name}.png", picture.colour)

@@ -132,6 +132,8 @@ def test_a_training_can_be_watched(data_root, tmp_path, capsys):
     assert (figures["package"], figures["epochs"], figures["clips"]) == ("my_run/last.ckpt", 5, 430)
     assert "name its checkpoint" in refused(capsys, str(folder), status=1)
     assert refused(capsys, str(tmp_path / "absent.ckpt"), status=1).startswith("actrec: cannot read checkpoint")
+    assert main(["export", str(folder), "--out", str(tmp_path / "package")]) == 1
+    assert f"name a checkpoint in it, such as {folder / 'last.ckpt'}" in capsys.readouterr().err
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     assert "no plain checkpoint" in refused(capsys, str(tmp_path / "text.ckpt"), status=1)
     whole = (folder / "last.ckpt").read_bytes()
