@@ -25,7 +25,9 @@ logger = logging.getLogger(__name__)
 
 _CHUNK = 32
 _FEATURES_SHARE = 0.2
-"""Of the time allowed, what each of the two passes over the clips' features may take."""
+"""Of the time allowed, what each of the two passes over all clips' features may take."""
+_REHEARSAL_SHARE = 0.5
+"""Of the time allowed to a rehearsal, what the features of its own clips may take."""
 _UNSEEN_DRAWS = 1_000_000
 """Number of the first epoch of draws that training never sees."""
 
@@ -35,7 +37,7 @@ class Draws:
     """The frozen body's features of augmented clips.
 
     Attributes:
-        features: [draws, N, D].
+        features: [draws, N, D], of the clips in their order.
         labels: [draws, N], −1 for made-up actions too.
     """
 
@@ -78,7 +80,7 @@ class Trainings:
         self.labels = material.labels
         with tqdm(total=settings.draws + 1, desc="features", unit="pass", disable=not progress) as bar:
             everything, self.body = np.arange(len(self.labels)), base.network(2)
-            self.draws = self._draws([everything], bar)
+            self.draws = self._draws([everything], bar, self._seconds)
             plain = self._samples(everything, None)
             self.plain = self._features(self.body, [plain[int(i)] for i in everything])[0]
             bar.update()
@@ -91,23 +93,25 @@ class Trainings:
         """
         classes, known = len(self.material.classes), self.labels != OTHER
         logits = np.zeros((len(self.labels), classes), np.float32)
+        parts = [np.flatnonzero(folds.of_clip == fold) for fold in range(folds.count)]
         with tqdm(total=self.settings.draws, desc="features of folds", unit="pass", disable=not self.progress) as bar:
-            draws = self._draws([np.flatnonzero(folds.of_clip == fold) for fold in range(folds.count)], bar)
+            draws = self._draws(parts, bar, self._seconds)
         for fold in range(folds.count):
             held = folds.of_clip == fold
-            weight, bias = self._head(draws, ~held, classes, None)
+            weight, bias = self._head(draws, ~held, classes)
             logits[held] = (self.plain[torch.from_numpy(held)] @ weight.T + bias).numpy()
         return logits[known]
 
     def train(self, indices: np.ndarray, left: int | None, seconds: float, title: str) -> tuple[Network, int]:
-        """The network trained on some clips, without the class `left`; and the steps that it took."""
+        """The network trained on some clips, of which none is of the class `left`; and the steps that it took."""
+        ends = time.monotonic() + seconds
+        draws = self.draws if len(indices) == len(self.labels) else self._own_draws(indices, left, seconds, title)
         classes = len(self.material.classes) - (left is not None)
         network = self.base.network(classes)
-        chosen = np.isin(np.arange(len(self.labels)), indices)
-        set_head(self.base.layers(network), *self._head(self.draws, chosen, classes, left))
-        samples = self._samples(indices, self.augmentation, left)
+        set_head(self.base.layers(network), *self._head(draws, np.ones(len(indices), bool), classes))
+        samples, seconds = self._samples(indices, self.augmentation, left), max(ends - time.monotonic(), 0.0)
         with tqdm(total=self.settings.steps, desc=title, unit="step", disable=not self.progress) as bar:
-            steps = tune(network, samples, samples.clips.labels, self.settings, max(seconds, 0.0), bar.update)
+            steps = tune(network, samples, samples.clips.labels, self.settings, seconds, bar.update)
         if steps < self.settings.steps:
             logger.warning("%s: %d of %d steps in the time allowed", title, steps, self.settings.steps)
         return network, steps
@@ -133,25 +137,36 @@ class Trainings:
             words.insert(0, "recordings labelled unknown")
         return ", ".join(words)
 
-    def _head(self, draws: Draws, chosen: np.ndarray, classes: int, left: int | None) -> tuple[Tensor, Tensor]:
-        keep = torch.from_numpy(chosen & (self.labels != left) if left is not None else chosen)
-        labels = torch.from_numpy(_shifted(draws.labels[:, keep].reshape(-1).numpy(), left))
-        return fit_head(draws.features[:, keep].flatten(0, 1), labels, classes, self.settings)
+    def _head(self, draws: Draws, chosen: np.ndarray, classes: int) -> tuple[Tensor, Tensor]:
+        keep = torch.from_numpy(chosen)
+        features, labels = draws.features[:, keep].flatten(0, 1), draws.labels[:, keep].reshape(-1)
+        return fit_head(features, labels, classes, self.settings)
 
-    def _draws(self, parts: Sequence[np.ndarray], bar: tqdm) -> Draws:
-        """Of all clips; each part, a share of them, is drawn by itself. As many as the time allows, one at least."""
+    @property
+    def _seconds(self) -> float:
+        """What a pass over all clips' features may take."""
+        return _FEATURES_SHARE * 60 * self.settings.minutes
+
+    def _own_draws(self, indices: np.ndarray, left: int | None, seconds: float, title: str) -> Draws:
+        """Of some clips, to which no other ones lead up: in `draws` of all, what is left out would be seen."""
+        what = f"features of {title}"
+        with tqdm(total=self.settings.draws, desc=what, unit="pass", disable=not self.progress) as bar:
+            return self._draws([indices], bar, _REHEARSAL_SHARE * seconds, left)
+
+    def _draws(self, parts: Sequence[np.ndarray], bar: tqdm, seconds: float, left: int | None = None) -> Draws:
+        """Of clips in parts, each of which is drawn by itself. As many as the time allows, one at least."""
         features: list[Tensor] = []
         labels: list[Tensor] = []
-        ends = time.monotonic() + _FEATURES_SHARE * 60 * self.settings.minutes
+        ends = time.monotonic() + seconds
         for draw in range(self.settings.draws):
             if features and time.monotonic() > ends:
                 logger.warning("features: %d of %d draws in the time allowed", draw, self.settings.draws)
                 break
             items: dict[int, dict] = {}
             for number, part in enumerate(parts):
-                samples, epoch = self._samples(part, self.augmentation), draw * len(parts) + number
+                samples, epoch = self._samples(part, self.augmentation, left), draw * len(parts) + number
                 items |= {int(index): samples[(epoch, place, 0)] for place, index in enumerate(part)}
-            drawn, theirs = self._features(self.body, [items[index] for index in range(len(self.labels))])
+            drawn, theirs = self._features(self.body, [items[index] for index in sorted(items)])
             features.append(drawn)
             labels.append(theirs)
             bar.update()

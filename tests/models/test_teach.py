@@ -392,7 +392,7 @@ def test_the_training_ends_with_the_time(base, utd, caplog):
     material = teach_material.Material(clips, ("a", "b"), ("",) * 6, (), "none")
     long = {**QUICK, "steps": 100_000, "draws": 1000, "folds": 2}
     done = teach.learn(base, material, config.build(teach_material.TeachConfig, {**long, "minutes": 0.1}), False)
-    assert caplog.text.count("of 1000 draws in the time allowed") == 2
+    assert caplog.text.count("of 1000 draws in the time allowed") == 3
     assert 0 <= done.steps < 100_000 and done.rejection.threshold <= 1
     assert done.epochs == max(1, round(done.steps * QUICK["batch"] / len(clips)))
     assert isinstance(clips[0], Clip) and package.UNKNOWN not in material.classes
