@@ -11,6 +11,7 @@ from actrec.errors import ActrecError, DeviceError
 
 _IN_WORKER = "in DataLoader worker process"
 _GOES_ON = "the same command goes on from the last checkpoint"
+_PEER_ENDED = ("Connection closed by peer", "Connection reset by peer")
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 
 
@@ -22,7 +23,7 @@ def explained(folder: Path) -> Iterator[None]:
         folder: That the run writes to.
 
     Raises:
-        DeviceError: Memory or disk are full, or a reading process was killed.
+        DeviceError: Memory or disk are full, a reading process was killed, or another process of the run ended.
         ActrecError: As a reading process raised it, without the process's traceback in its text.
     """
     try:
@@ -42,6 +43,8 @@ def explained(folder: Path) -> Iterator[None]:
             raise
         raise DeviceError(f"cannot write to {folder}: {error.strerror}; make room, and {_GOES_ON}") from error
     except RuntimeError as error:
+        if any(sign in str(error) for sign in _PEER_ENDED):
+            raise DeviceError(f"another process of this run ended, see its own line; {_GOES_ON}") from error
         if "DataLoader worker" not in str(error):
             raise
         raise DeviceError(

@@ -83,10 +83,13 @@ class Recognition(lightning.LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
         """Counts loss and accuracy on what is held out, neither smoothed nor varied."""
-        parts, known = self.network.losses(batch), batch["label"] != OUTLIER
-        if known.any():
-            right = (parts["logits"].argmax(1) == batch["label"])[known].sum()
-            self._held += torch.stack([parts["loss"] * known.sum(), right, known.sum()]).float()
+        known = batch["label"] != OUTLIER
+        if not known.any():
+            return
+        batch = {name: value[known] for name, value in batch.items()}  # without what fills up a process's last batch
+        parts = self.network.losses(batch)
+        right = (parts["logits"].argmax(1) == batch["label"]).sum()
+        self._held += torch.stack([parts["loss"] * known.sum(), right, known.sum()]).float()
 
     def on_validation_epoch_end(self) -> None:
         """Logs them, over all processes: each clip counts once."""

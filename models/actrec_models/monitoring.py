@@ -27,14 +27,20 @@ class Monitor(lightning.Callback):
 
     def __init__(self, batch: int, accumulate: int):
         self.batch, self.accumulate = batch, accumulate
-        self._epoch = self._point = time.perf_counter()
-        self._epoch_steps = 0
+        self._epoch = self._point = self._ended = time.perf_counter()
+        self._epoch_steps, self._learning_rate = 0, 0.0
         self._used: list[float] = []
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Starts the clocks."""
         self._epoch = self._point = time.perf_counter()
         self._epoch_steps, self._used = 0, []
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Notes the rate that the step goes by: once it is made, the schedule has the next one's."""
+        self._learning_rate = float(trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -47,6 +53,7 @@ class Monitor(lightning.Callback):
         if (batch_idx + 1) % self.accumulate:
             return
         self._epoch_steps += 1
+        self._ended = time.perf_counter()  # norms that are renewed and clips held out come after the last step
         if self._epoch_steps % EVERY and not trainer.is_last_batch:
             return
         found = outputs.get("loss", 0.0) if isinstance(outputs, dict) else outputs  # a step may have none
@@ -59,8 +66,8 @@ class Monitor(lightning.Callback):
         if self._epoch_steps % EVERY:
             return
         now = time.perf_counter()
-        figures = {"step/clips_per_s": EVERY * self.batch / (now - self._point), **self._rate(trainer, "step/")}
-        figures["step/loss"] = loss
+        figures = {"step/clips_per_s": EVERY * self.batch / (now - self._point)}
+        figures |= {"step/learning_rate": self._learning_rate, "step/loss": loss}
         self._point = now
         used = gpu_utilisation(pl_module.device)
         if used is not None:
@@ -71,17 +78,13 @@ class Monitor(lightning.Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Logs the epoch's figures."""
-        seconds = time.perf_counter() - self._epoch
-        figures = {"clips_per_s": self._epoch_steps * self.batch / seconds, **self._rate(trainer)}
+        rate = self._epoch_steps * self.batch / max(self._ended - self._epoch, 1e-9)
+        figures = {"clips_per_s": rate, "learning_rate": self._learning_rate}
         if pl_module.device.type == "cuda":
             figures["gpu_memory_mb"] = torch.cuda.max_memory_allocated(pl_module.device) / 1e6
         if self._used:
             figures["gpu_utilisation"] = sum(self._used) / len(self._used)
         pl_module.log_dict(figures, rank_zero_only=True)
-
-    @staticmethod
-    def _rate(trainer: lightning.Trainer, prefix: str = "") -> dict[str, float]:
-        return {f"{prefix}learning_rate": trainer.optimizers[0].param_groups[0]["lr"]}
 
 
 class EpochRows(CSVLogger):

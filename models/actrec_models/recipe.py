@@ -26,8 +26,10 @@ class Stage:
     """One part of a training that goes by stages (P-I3D's Algorithm 1). What it leaves out is the recipe's."""
 
     name: str = setting("", "what `Network.stage` takes; empty: the whole network, as it is without stages")
-    epochs: int = setting(1, "passes over the training part", range=(1, 10_000))
-    learning_rate: float = setting(1e-3, "where the stage's own schedule begins or peaks", range=(1e-7, 10.0))
+    epochs: int = setting(60, "passes over the training part; by default the recipe's", range=(1, 10_000))
+    learning_rate: float = setting(
+        1e-3, "where the stage's own schedule begins or peaks; by default the recipe's", range=(1e-7, 10.0)
+    )
     model: str = setting("", "another network, trained before that of the recipe, which starts from its weights")
     options: dict = setting({}, "options of that network")
     window_s: float | None = setting(None, "time that it sees; by default its paper's", unit="s", range=(0.1, 60.0))
@@ -77,7 +79,7 @@ class Recipe:
     augmentation: dict = setting({}, "fields of actrec_models.data.augment.Augmentation")
     sampling: dict = setting({}, "fields of actrec_models.draws.Sampling: how often a clip is drawn an epoch")
     validation: dict = setting({}, "fields of actrec_models.draws.Validation: what is held out of the training part")
-    stages: list = setting([], "fields of Stage, one entry a stage; then epochs and learning_rate below are not used")
+    stages: list = setting([], "fields of Stage, one entry a stage")
     epochs: int = setting(60, "passes over the training part", range=(1, 10_000))
     batch: int = setting(32, "clips a step, of all devices together", range=(1, 4096))
     accumulate: int = setting(1, "parts of a batch that go through the network one by one", range=(1, 4096))
@@ -146,7 +148,8 @@ class Recipe:
             return [Stage("", self.epochs, self.learning_rate)]
         if not all(isinstance(entry, dict) for entry in self.stages):
             raise ConfigError("stages holds an entry that is no mapping, expected e.g. {name: joint, epochs: 25}")
-        stages = [config.build(Stage, entry) for entry in self.stages]
+        left_out = {"epochs": self.epochs, "learning_rate": self.learning_rate}
+        stages = [config.build(Stage, {**left_out, **entry}) for entry in self.stages]
         for stage in stages:
             if not stage.model and (stage.options or stage.window_s is not None):
                 raise ConfigError(f"stage '{stage.title}' has options or window_s, which are those of another network: "

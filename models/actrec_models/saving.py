@@ -74,7 +74,7 @@ class Checkpoints(Checkpoint):
     Args:
         folder: Of the stage.
         provenance: Of the run, for the checkpoint.
-        epochs_before: Those of earlier stages.
+        epochs_before: That earlier stages really took, which early stopping ends.
         accumulate: Parts of a batch, after the last of which a step is made.
         minutes: Between two checkpoints within an epoch; 0 for none.
         steps: Likewise.

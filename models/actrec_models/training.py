@@ -79,12 +79,15 @@ def train(
         if missing and not len(recipe.own_unknown(data_root, "train", root)):
             logger.warning("%s: the package will not be told what to reject", missing)
         run.check_stages(recipe, module)
-        return _fit_stages(run, module, recipe, out, taken_over=bool(init))
+        return _fit_stages(run, module, recipe, out, init)
 
 
 @rank_zero_only
 def _tell_unused(recipe: Recipe) -> None:
     """Warns of what is set but does nothing: somebody expects something of it."""
+    for name in ("epochs", "learning_rate"):
+        if recipe.stages and all(name in stage for stage in recipe.stages) and _changed(recipe, name):
+            logger.warning("%s does nothing: each of the stages has its own", name)
     for stage in recipe.plan():
         for part in recipe.of(stage).parts()[:2]:
             for name in optimisers.unused(part):
@@ -92,11 +95,16 @@ def _tell_unused(recipe: Recipe) -> None:
                 logger.warning("%s%s does nothing with %s", title, f"{type(part).__name__.lower()}.{name}", part.name)
 
 
-def _fit_stages(run: TrainingRun, module: Recognition, recipe: Recipe, out: Path, taken_over: bool) -> Path:
+def _changed(recipe: Recipe, name: str) -> bool:
+    return bool(getattr(recipe, name) != getattr(Recipe, name))
+
+
+def _fit_stages(run: TrainingRun, module: Recognition, recipe: Recipe, out: Path, init: Sequence[Path]) -> Path:
     """The stages one after another, each from what those before it learnt; the last one's checkpoint.
 
-    `taken_over` tells whether `module` holds initial weights.
+    `module` holds the initial weights of `init` already.
     """
+    taken_over = bool(init)
     plan = recipe.plan()
     folders = [*(out / f"stage_{number}_{stage.title}" for number, stage in enumerate(plan[:-1], start=1)), out]
     if not run.resume:
@@ -106,8 +114,14 @@ def _fit_stages(run: TrainingRun, module: Recognition, recipe: Recipe, out: Path
         if stage.model:
             own = run.with_extrema(recipe.of(stage))
             torch.set_rng_state(drawn)  # the same weights to begin with, whether or not the stages before ran just now
+            trained = run.network(own)
+            if not init:
+                run.takes_over(folder)
+            for file in init:  # those of this network, which what it learns would else replace
+                if weight_files.read(file).network == stage.model:
+                    initial_weights.load(trained.network, stage.model, file)
             # The next stage starts from what this one learnt.
-            kept = run.fit(run.network(own), dataclasses.replace(stage, model="", options={}), folder, before)
+            kept = run.fit(trained, dataclasses.replace(stage, model="", options={}), folder, before)
             initial_weights.load(module.network, recipe.model, kept)
         else:
             taken_over = taken_over or run.takes_over(folder)

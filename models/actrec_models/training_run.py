@@ -53,7 +53,7 @@ class TrainingRun:
         self.recordings = whole.identities()
         self.validation = recipe.parts()[3]
         self.clips, self.held = self.validation.split(whole, recipe.seed)
-        self.seconds = 0.0  # that the stages before took
+        self.seconds, self.trained = 0.0, 0  # seconds and epochs that the stages before took
         self.epochs = sum(stage.epochs for stage in recipe.plan())
         self.made_by: dict[str, Any] = {}  # provenance of what was learnt so far
 
@@ -103,6 +103,8 @@ class TrainingRun:
                 file = WeightFile(Path(f"stage {stage.title}"), weights, stage.model, len(self.clips.classes))
                 initial_weights.check(module.network, recipe.model, file)
             trained.enter(dataclasses.replace(stage, model="", options={}))
+            if not trained.plain and own.label_smoothing not in (0.0, Recipe.label_smoothing):
+                logger.warning("label_smoothing does nothing: %s has a loss of its own", own.model)
             optimiser, _, sampling, _ = own.parts()
             optimiser.make(trained.network.parameters(), own.learning_rate, own.weight_decay)
             Epochs(self.clips.labels, sampling, own.seed, own.batch, own.accumulate, world=world)
@@ -137,7 +139,9 @@ class TrainingRun:
             self._fit(module, recipe, folder, before, position, found[0] if found else None)
         kept = folder / (checkpoint.BEST if self.held is not None else checkpoint.LAST)
         content = checkpoint.read(kept)
-        self.seconds = float(content.get("actrec", {}).get("seconds", 0.0))
+        ended = checkpoint.newest(folder) if self.held is not None else None  # later than the best
+        position = (ended[1] if ended else content).get("actrec", {})
+        self.seconds, self.trained = float(position.get("seconds", 0.0)), int(position.get("epochs", 0))
         self.made_by = provenance.of_checkpoint(content)
         module.load_state_dict(content["state_dict"])  # the averaged weights
         return kept
@@ -201,7 +205,7 @@ class TrainingRun:
         callbacks: list[lightning.Callback] = [
             Monitor(recipe.batch, recipe.accumulate),
             Checkpoints(
-                folder, made_of, before, recipe.accumulate, machine.checkpoint_minutes, machine.checkpoint_steps,
+                folder, made_of, self.trained, recipe.accumulate, machine.checkpoint_minutes, machine.checkpoint_steps,
                 metric, position["seconds"], before + recipe.epochs < self.epochs,
             ),
         ]  # fmt: skip

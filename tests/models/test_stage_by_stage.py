@@ -1,0 +1,128 @@
+"""What stages take from their recipe and from initial weights, and what is written down of them."""
+
+import csv
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.utils.data import default_collate
+
+from actrec import config
+from actrec.errors import DeviceError
+from actrec_models import checkpoint, data, provenance
+from actrec_models.draws import PAD
+from actrec_models.faults import explained
+from actrec_models.learning import Recognition
+from actrec_models.recipe import Recipe
+from actrec_models.samples import Samples
+from actrec_models.training import Machine
+from actrec_models.training_run import TrainingRun
+from tests.models import children
+from tests.models.made_up import TINY, skeletons
+
+CPU = Machine(accelerator="cpu")
+
+
+@pytest.fixture(autouse=True)
+def clips(monkeypatch):
+    monkeypatch.setattr(data, "create", lambda name, root, **options: skeletons())
+
+
+def rows(folder):
+    newest = sorted(folder.glob("log/version_*/metrics.csv"))[-1]
+    return list(csv.DictReader(newest.read_text().splitlines()))
+
+
+def test_what_a_stage_leaves_out_is_the_recipes():
+    stages = [{"epochs": 3}, {"learning_rate": 0.5}, {}]
+    recipe = config.build(Recipe, {**TINY, "epochs": 7, "learning_rate": 0.25, "stages": stages})
+    assert [(stage.epochs, stage.learning_rate) for stage in recipe.plan()] == [(3, 0.25), (7, 0.5), (7, 0.25)]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_what_every_stage_has_of_its_own_is_told_to_do_nothing_in_the_recipe(own, tmp_path, caplog):
+    rate = {"learning_rate": 1e-3} if own else {}
+    children.run(tmp_path / "run", CPU, stages=[{"epochs": 1, **rate}, {"epochs": 1}], epochs=1, learning_rate=0.02)
+    told = [record.getMessage() for record in caplog.records if "does nothing" in record.getMessage()]
+    assert told == ["epochs does nothing: each of the stages has its own"]  # the second stage goes by the rate
+
+
+@pytest.mark.parametrize(("smoothing", "told"), [(0.1, 0), (0.0, 0), (0.3, 1)])
+def test_smoothing_that_a_network_has_no_use_for_is_told_of(smoothing, told, caplog):
+    recipe = config.build(Recipe, {**TINY, "label_smoothing": smoothing})
+    run = TrainingRun(recipe, skeletons(), False, False, CPU, [])
+    run.check_stages(recipe, run.module(recipe))
+    assert len([r for r in caplog.records if "label_smoothing does nothing: sem_net has" in r.getMessage()]) == told
+
+
+def test_a_stage_begins_from_the_weights_of_its_network(tmp_path, monkeypatch, caplog):
+    alone = children.run(tmp_path / "alone", CPU, epochs=1)
+    begun = {}
+    start = Recognition.on_train_batch_start
+
+    def first(self, batch, index):
+        begun.setdefault(self.recipe.model, {k: v.detach().clone() for k, v in self.network.state_dict().items()})
+        start(self, batch, index)
+
+    monkeypatch.setattr(Recognition, "on_train_batch_start", first)
+    own = {name: value for name, value in TINY["options"].items() if name not in ("bodies", "frames")}
+    spa = {"width": 8, "widths": [1, 2], "depths": [1, 1], "kernel": 3}
+    options = {"bodies": 1, "frames": 8, "spa_frames": 8, "streams": "joint", "sem_options": own, "spa_options": spa}
+    stages = [{"model": "sem_net", "options": TINY["options"], "epochs": 1}, {"epochs": 1}]
+    with caplog.at_level(logging.INFO):
+        children.run(tmp_path / "both", CPU, [alone], model="sem_spa", options=options, stages=stages, seed=2)
+    learnt = checkpoint.read(alone)["state_dict"]
+    weights = [name for name, value in begun["sem_net"].items() if value.ndim > 1]
+    assert weights and all(torch.equal(begun["sem_net"][name], learnt[f"network.{name}"]) for name in weights)
+
+
+def test_a_stage_that_ends_early_counts_what_it_took(tmp_path):
+    held = {"share": 0.2, "metric": "loss", "patience": 1}
+    still = {"learning_rate": 1e-7, "schedule": {"name": "constant"}, "average_decay": 0.0}
+    best = children.run(
+        tmp_path / "run", CPU, stages=[{"epochs": 30}, {"epochs": 2}], validation=held, optimiser={"name": "sgd"},
+        **still,
+    )  # fmt: skip
+    first = checkpoint.read(tmp_path / "run" / "stage_1_whole" / "last.ckpt")
+    took = provenance.of_checkpoint(first)
+    assert took["epochs"] == len(rows(tmp_path / "run" / "stage_1_whole")) < 30
+    whole = provenance.of_checkpoint(checkpoint.read(best))
+    assert took["epochs"] < whole["epochs"] <= took["epochs"] + 2
+    assert whole["hours"] > took["hours"]
+
+
+@pytest.mark.parametrize("outliers", [0.0, 0.2])
+def test_loss_on_held_out_clips_does_not_depend_on_how_many_processes_share_them(outliers, monkeypatch):
+    """What fills up the last batch of a process that has a clip less counts nowhere."""
+    recipe = config.build(Recipe, {**TINY, "outliers": outliers})
+    torch.manual_seed(0)
+    module = Recognition(recipe.as_dict(), ["rests", "waves"]).eval()
+    samples = Samples(skeletons(), module.network.input_specs, recipe.window(module.network), recipe, None)
+    strategy = SimpleNamespace(reduce=lambda figures, reduce_op: figures)
+    monkeypatch.setattr(Recognition, "trainer", property(lambda self: SimpleNamespace(strategy=strategy)))
+
+    def figures(batches):
+        found = {}
+        monkeypatch.setattr(module, "log_dict", lambda values, **_: found.update(values))
+        module.on_validation_epoch_start()
+        with torch.no_grad():
+            for batch in batches:
+                module.validation_step(default_collate([samples[index] for index in batch]), 0)
+        module.on_validation_epoch_end()
+        return found
+
+    assert figures([[0, 1, 2, 3, 4]]) == pytest.approx(figures([[0, 2, 4], [1, 3, PAD], [PAD, PAD]]), rel=1e-5)
+
+
+def test_the_rate_that_is_logged_is_the_one_that_was_gone_by(tmp_path):
+    schedule = {"name": "steps", "every": 2, "factor": 0.1}
+    children.run(tmp_path / "run", CPU, epochs=4, learning_rate=0.01, schedule=schedule)
+    rates = [float(row["learning_rate"]) for row in rows(tmp_path / "run")]
+    assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001])
+
+
+def test_a_process_whose_neighbour_ended_says_so_in_a_line(tmp_path):
+    with pytest.raises(DeviceError, match="another process of this run ended, see its own line; the same command"):
+        with explained(tmp_path):
+            raise RuntimeError("[…/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4711")
