@@ -37,7 +37,8 @@ class Folds:
 def folds_of(labels: np.ndarray, people: Sequence[str], count: int, seed: int, recordings: Sequence[str] = ()) -> Folds:
     """A fold a person where everybody is named and every class is done by two or more, else `count` folds by chance.
 
-    By chance, clips that were cut from one recording are left out together, unless they are all that a class has.
+    By chance, clips that were cut from one recording are left out together, unless they are all that a class has. No
+    fold holds all of a class: where recordings show several classes, there may be more folds for that.
 
     Args:
         labels: [N] class of each clip from 0 on, −1 for none of them.
@@ -61,12 +62,39 @@ def folds_of(labels: np.ndarray, people: Sequence[str], count: int, seed: int, r
     if by == "clip":
         source = np.arange(len(labels))
         apart = min(int((labels == label).sum()) for label in range(len(doers)))
-    count = min(count, apart)
-    return Folds(_by_chance(labels, source, count, seed), tuple(f"fold {k + 1}" for k in range(count)), by)
+    of_clip = _divided(labels, source, min(count, apart), seed)
+    return Folds(of_clip, tuple(f"fold {k + 1}" for k in range(int(of_clip.max()) + 1)), by)
 
 
-def _by_chance(labels: np.ndarray, source: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """[N] folds in each of which every class has its share, as far as what has one source lies in one fold."""
+def _divided(labels: np.ndarray, source: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """[N] folds by chance: `count`, or the fewest more of which none holds all of a class, at most one a source.
+
+    A class that lies in one fold would be judged by heads that never saw it, and seem to be recognised never.
+    """
+    sources = list(dict.fromkeys(source[labels >= 0].tolist()))
+    of_clip = _by_chance(labels, source, count, seed)
+    while not _serve(labels, of_clip, count):
+        count += 1
+        if count >= len(sources):
+            known = {one: fold for fold, one in enumerate(sources)}
+            others = dict.fromkeys(one for one in source.tolist() if one not in known)
+            fold_of = known | {one: fold % len(sources) for fold, one in enumerate(others)}
+            return np.array([fold_of[one] for one in source.tolist()], dtype=np.int64)
+        of_clip = _by_chance(labels, source, count, seed, even=True)
+    return of_clip
+
+
+def _serve(labels: np.ndarray, of_clip: np.ndarray, count: int) -> bool:
+    """Whether each fold has known clips, and no fold all of a class."""
+    within = [set(of_clip[labels == label].tolist()) for label in range(int(labels.max()) + 1)]
+    return set().union(*within) == set(range(count)) and all(len(folds) > 1 for folds in within)
+
+
+def _by_chance(labels: np.ndarray, source: np.ndarray, count: int, seed: int, even: bool = False) -> np.ndarray:
+    """[N] folds in each of which every class has its share, as far as what has one source lies in one fold.
+
+    Of folds that have as little of a class, a source goes to the first, or if `even` to that of the fewest sources.
+    """
     rng = np.random.default_rng(seed)
     drawn = [source[rng.permutation(np.flatnonzero(labels == label))].tolist() for label in np.unique(labels)]
     fold_of: dict[object, int] = {}
@@ -74,6 +102,7 @@ def _by_chance(labels: np.ndarray, source: np.ndarray, count: int, seed: int) ->
     for members in sorted((list(dict.fromkeys(sources)) for sources in drawn), key=len):
         held = Counter(fold_of[one] for one in members if one in fold_of)
         for one in (one for one in members if one not in fold_of):
-            fold_of[one] = min(range(count), key=lambda fold: held[fold])
+            sizes = Counter(fold_of.values()) if even else Counter()
+            fold_of[one] = min(range(count), key=lambda fold: (held[fold], sizes[fold]))
             held[fold_of[one]] += 1
     return np.array([fold_of[one] for one in source.tolist()], dtype=np.int64)

@@ -8,7 +8,7 @@ import torch
 
 from actrec import config
 from actrec_models import data, taking_over, teach_material
-from actrec_models.folds import Folds
+from actrec_models.folds import Folds, folds_of
 from actrec_models.teach_trainings import Trainings
 
 pytestmark = pytest.mark.timeout(600)  # for a machine that does much else
@@ -41,3 +41,33 @@ def test_a_rehearsal_has_seen_nothing_of_what_it_leaves_out(utd):
         made_up.append(rehearsal.made_up)
     same = [bool((one == made_up[0]).all()) for one in made_up]
     assert same == [True, True, True, False]
+
+
+def test_no_fold_holds_all_of_a_class_that_has_two_recordings():
+    """Of three recordings, each of which shows two actions, two folds would put one action into one of them."""
+    labels, films = np.repeat([0, 1, 2], 4), ["r1", "r1", "r2", "r2", "r2", "r2", "r3", "r3", "r1", "r1", "r3", "r3"]
+    for seed in range(10):
+        folds = folds_of(labels, [""] * 12, 2, seed, films)
+        assert (folds.by, folds.count) == ("recording", 3)
+        _check_apart(folds, labels, films)
+
+
+def test_folds_of_recordings_that_show_several_actions():
+    """Whatever they show: each fold has known clips, no class lies in one, and no recording in two."""
+    chance = np.random.default_rng(5)
+    for seed in range(200):
+        shown = [np.unique(chance.integers(-1, 4, 2)) for _ in range(chance.integers(4, 9))]
+        clips = [(int(label), f"r{film}") for film, labels in enumerate(shown) for label in labels for _ in range(2)]
+        # Two more recordings of each class, so that every one has several.
+        clips += [(label, f"{label}{again}") for label in range(4) for again in range(seed % 2 + 1)]
+        clips += [(label, "all") for label in range(4)]
+        labels, films = np.array([label for label, _ in clips]), [film for _, film in clips]
+        folds = folds_of(labels, [""] * len(clips), 5, seed, films)
+        assert folds.by == "recording"
+        _check_apart(folds, labels, films)
+
+
+def _check_apart(folds, labels, films):
+    assert all(len(set(folds.of_clip[labels == label].tolist())) > 1 for label in range(int(labels.max()) + 1))
+    assert set(folds.of_clip[labels >= 0].tolist()) == set(folds.of_clip.tolist()) == set(range(folds.count))
+    assert len(set(zip(films, folds.of_clip.tolist(), strict=True))) == len(set(films))
