@@ -48,15 +48,12 @@ def folds_of(labels: np.ndarray, people: Sequence[str], count: int, seed: int, r
         recordings: What each clip was cut from; empty for another one each.
     """
     doer = np.array(people)
+    source = np.array(recordings or [str(number) for number in range(len(labels))])
     known = labels >= 0
     names = tuple(sorted(set(doer[known].tolist())))
     doers = [set(doer[labels == label].tolist()) for label in range(int(labels.max()) + 1)]
     if len(names) > 1 and "" not in names and all(len(who) > 1 for who in doers):
-        of_clip = np.array([names.index(who) if who in names else -1 for who in people])
-        strangers = np.flatnonzero(of_clip < 0)  # did nothing but what is unknown
-        of_clip[strangers] = np.arange(len(strangers)) % len(names)
-        return Folds(of_clip, names, "person")
-    source = np.array(recordings or [str(number) for number in range(len(labels))])
+        return Folds(_by_person(people, source, names), names, "person")
     apart = min(len(set(source[labels == label].tolist())) for label in range(len(doers)))
     by = "recording" if apart > 1 else "clip"
     if by == "clip":
@@ -64,6 +61,18 @@ def folds_of(labels: np.ndarray, people: Sequence[str], count: int, seed: int, r
         apart = min(int((labels == label).sum()) for label in range(len(doers)))
     of_clip = _divided(labels, source, min(count, apart), seed)
     return Folds(of_clip, tuple(f"fold {k + 1}" for k in range(int(of_clip.max()) + 1)), by)
+
+
+def _by_person(people: Sequence[str], source: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """[N] folds: of each of these people one, among which all clips of somebody else lie together.
+
+    So do those that have one source, of which nobody says who did them.
+    """
+    who = [(name, "" if name else one) for name, one in zip(people, source.tolist(), strict=True)]
+    others = dict.fromkeys(one for one in who if one[0] not in names)  # did nothing but what is unknown
+    fold_of = {(name, ""): fold for fold, name in enumerate(names)}
+    fold_of |= {one: number % len(names) for number, one in enumerate(others)}
+    return np.array([fold_of[one] for one in who], dtype=np.int64)
 
 
 def _divided(labels: np.ndarray, source: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -67,6 +67,18 @@ def test_folds_of_recordings_that_show_several_actions():
         _check_apart(folds, labels, films)
 
 
+def test_a_stranger_is_in_one_fold():
+    """Somebody who did only what is unknown, and a recording of which nobody says who is in it."""
+    labels, films = np.array([0] * 4 + [1] * 4 + [-1] * 6), [*"abcdefgh"]
+    known = ["a", "b"] * 4
+    carol = folds_of(labels, [*known, *["carol"] * 6], 5, 1, [*films, *["pacing"] * 3, *["standing"] * 3])
+    assert (carol.by, carol.of_clip.tolist()) == ("person", [0, 1] * 4 + [0] * 6)
+    both = folds_of(labels, [*known, "carol", "dan", "", "", "", "carol"], 5, 1, [*films, *"ij", *"kklm"])
+    assert both.of_clip.tolist()[8:] == [0, 1, 0, 0, 1, 0]
+    nobody_says = folds_of(labels, [*known, *[""] * 6], 5, 1)
+    assert nobody_says.of_clip.tolist()[8:] == [0, 1] * 3
+
+
 def _check_apart(folds, labels, films):
     assert all(len(set(folds.of_clip[labels == label].tolist())) > 1 for label in range(int(labels.max()) + 1))
     assert set(folds.of_clip[labels >= 0].tolist()) == set(folds.of_clip.tolist()) == set(range(folds.count))
