@@ -1,5 +1,7 @@
 """Small data sets of made-up skeletons, and a network that learns them in no time."""
 
+from typing import Any
+
 import numpy as np
 import yaml
 
@@ -7,7 +9,7 @@ from actrec.frames import NANOSECONDS
 from actrec_models.data import Clip, ClipDataset
 
 CLASSES = ("rests", "waves")
-TINY = {
+TINY: dict[str, Any] = {
     "model": "sem_net", "options": {"bodies": 1, "frames": 8, "channels": [4, 8], "strides": [2, 2], "heads": 2,
     "embedding": 4, "dropout": 0.2, "kernels": [3], "dilations": [1]}, "dataset": "made_up", "split": "",
     "unknown_dataset": "", "window_s": 1.0, "batch": 4, "epochs": 2, "learning_rate": 0.01,

@@ -66,11 +66,10 @@ def test_a_stage_begins_from_the_weights_of_its_network(tmp_path, monkeypatch, c
         start(self, batch, index)
 
     monkeypatch.setattr(Recognition, "on_train_batch_start", first)
-    whole: dict = TINY["options"]
-    own = {name: value for name, value in whole.items() if name not in ("bodies", "frames")}
+    own = {name: value for name, value in TINY["options"].items() if name not in ("bodies", "frames")}
     spa = {"width": 8, "widths": [1, 2], "depths": [1, 1], "kernel": 3}
     options = {"bodies": 1, "frames": 8, "spa_frames": 8, "streams": "joint", "sem_options": own, "spa_options": spa}
-    stages = [{"model": "sem_net", "options": whole, "epochs": 1}, {"epochs": 1}]
+    stages = [{"model": "sem_net", "options": TINY["options"], "epochs": 1}, {"epochs": 1}]
     with caplog.at_level(logging.INFO):
         children.run(tmp_path / "both", CPU, [alone], model="sem_spa", options=options, stages=stages, seed=2)
     learnt = checkpoint.read(alone)["state_dict"]
