@@ -10,7 +10,7 @@ from actrec.errors import ConfigError
 from actrec.skeleton import layouts
 from actrec.skeleton.layouts import HAND_22
 from actrec_models import create, data, recipe
-from actrec_models.data.augment import Augmentation
+from actrec_models.data.augment import Augmentation, tells_side
 from actrec_models.data.augment_hands import vary_hands
 from actrec_models.samples import check_streams
 
@@ -102,6 +102,26 @@ def test_mirrors_are_told_of_where_classes_have_a_side(classes, layout, changes,
     check_streams(clips, specs, config.build(recipe.Recipe, {"model": "sem_net", **changes}))
     assert told in caplog.text
     assert bool(told) == bool(caplog.records)
+
+
+def test_labels_that_tell_a_side_are_known_however_they_are_written():
+    sided = "left Left-Swipe swipe_right swipeLeft leftSwipe LeftHand SwipeLEFT swipeleft lefthand rightarm leftwards"
+    turns = "turn_cw turnCCW CCWTurn ccw90 rotate-anticlockwise counterClockwise clockwise2 Clockwise"
+    for label in [*sided.split(), *turns.split(), "raise the right hand", "up-right", "all, then right"]:
+        assert tells_side(label), label
+    friends = "bright Upright sitUpright cleft leftover leftovers copyright outright fright alright playwright rightly"
+    for label in [
+        *friends.split(),
+        "all right",
+        "thumbs up: All_Right",
+        "allRight",
+        "clock",
+        "wipe",
+        "lift",
+        "cwm",
+        "",
+    ]:
+        assert not tells_side(label), label
 
 
 @pytest.mark.parametrize(("attention", "mirror"), [(True, True), (False, True), (False, False)])

@@ -19,7 +19,15 @@ from actrec.skeleton.layouts import KINECT_V2_25
 from actrec_models.data.clips import Clip
 
 _X, _Y, _Z = 0, 1, 2
-_SIDES = ("left", "right", "clockwise", "anticlockwise", "counterclockwise")
+_SIDES = ("left", "right", "clockwise")
+"""Begin or end a word that tells a side, such as leftwards or anticlockwise."""
+_SIDES_ALONE = ("cw", "ccw")
+_NO_SIDES = frozenset((
+    "alright", "aright", "birthright", "bright", "cleft", "copyright", "forthright", "fright", "leftover", "leftovers",
+    "outright", "playwright", "righteous", "rightful", "rightly", "upright",
+))  # fmt: skip
+_WORDS_END = re.compile(r"[\W\d_]+|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+"""Between words, those of swipeLeft and CCWTurn too."""
 _BRANCHES = tuple(
     tuple(KINECT_V2_25.index[f"{joint}_{side}"] for joint in joints)
     for side in ("left", "right")
@@ -194,8 +202,16 @@ def vary_normalised(bodies: np.ndarray, options: Augmentation, rng: np.random.Ge
 
 
 def tells_side(label: str) -> bool:
-    """Whether a label says left, right or a sense of rotation, so that a mirror shows another action."""
-    return any(word in _SIDES for word in re.split(r"[\W\d_]+", label.lower()))
+    """Whether a label says left, right or a sense of rotation, so that a mirror shows another action.
+
+    Where a word may mean either it does: without mirrors a network learns from less, with wrong ones what is wrong.
+    """
+    words = [word.lower() for word in _WORDS_END.split(label)]
+    meant = [word for word, last in zip(words, ["", *words], strict=False) if (last, word) != ("all", "right")]
+    return any(
+        word in _SIDES_ALONE or (word not in _NO_SIDES and (word.startswith(_SIDES) or word.endswith(_SIDES)))
+        for word in meant
+    )
 
 
 def mirror(bodies: np.ndarray) -> np.ndarray:
