@@ -7,6 +7,7 @@ from actrec.errors import DeviceError, InputError
 from actrec.recordings import sniff
 from actrec.recordings.folder import COLOUR_FOLDERS, SUFFIXES
 from actrec.recordings.labels import FILE, LabelledClip, check_label
+from actrec.recordings.skeletons import open_sequences
 
 logger = logging.getLogger(__name__)
 
@@ -19,12 +20,14 @@ def by_folder(root: Path) -> list[LabelledClip]:
         InputError: A recording lies outside any class, or a folder is called as no label may be.
     """
     clips = []
-    for label in filter(Path.is_dir, _listed(root)):
-        inside = _listed(label)
-        if (label / "metadata.yaml").is_file() or _holds_images(label):
+    for label in _listed(root):
+        if _is_itself_recording(label):
             raise InputError(
                 f"'{label}' lies outside any class: put it in a folder named as its label, or write {FILE}"
             )
+        if not label.is_dir():
+            continue
+        inside = _listed(label)
         check_label(f"folder '{label}'", label.name)
         for path in inside:
             if is_recording(path):
@@ -69,6 +72,18 @@ def is_recording(path: Path) -> bool:
         return sniff(path) != "folder" or _holds_images(path)
     except InputError:
         return path.suffix == ".npz"  # damaged, which is said when it is read
+
+
+def _is_itself_recording(path: Path) -> bool:
+    """As `is_recording`, of what lies beside classes: a folder of bags' files is none, for it may be a class."""
+    if path.is_dir():
+        return (path / "metadata.yaml").is_file() or _holds_images(path)
+    if path.suffix not in (".csv", ".json"):
+        return is_recording(path)
+    try:  # notes and settings are called so too
+        return bool(open_sequences(path))
+    except (DeviceError, InputError):
+        return False
 
 
 def _holds_images(folder: Path) -> bool:

@@ -67,6 +67,26 @@ def test_what_is_wrong_with_the_folder_is_said(tmp_path):
         data.source("folder", tmp_path)
 
 
+def test_a_recording_beside_the_classes_is_not_passed_over(tmp_path, data_root):
+    whole = write_bag(tmp_path / "wave/first", walker)
+    for name in ("README.md", "notes.txt", "who.csv", "settings.json", ".hidden.mcap"):
+        (tmp_path / name).write_text("what these are")
+    assert len(Folder(tmp_path).entries()) == 1
+    shutil.copy(whole / "first.mcap", tmp_path / "stray.mcap")
+    with pytest.raises(InputError, match=r"stray\.mcap' lies outside any class: put it in a folder named as its label"):
+        Folder(tmp_path)
+    (tmp_path / "stray.mcap").rename(tmp_path / "first.mcap")
+    table = shutil.copy(next((data_root / "kinect_v2_csv").glob("*.csv")), tmp_path / "a_table.csv")
+    with pytest.raises(InputError, match=r"a_table\.csv' lies outside any class"):
+        Folder(tmp_path)
+    Path(table).unlink()
+    shutil.rmtree(tmp_path / "wave")
+    with pytest.raises(InputError, match=r"first\.mcap' lies outside any class"):
+        Folder(tmp_path)
+    (tmp_path / "labels.csv").write_text("recording,label\nfirst.mcap,wave\n")
+    assert len(Folder(tmp_path).entries()) == 1
+
+
 def test_what_is_wrong_with_a_recording_is_said(tmp_path):
     whole = write_bag(tmp_path / "wave/whole", walker)
     write_bag(tmp_path / "wave/nobody", lambda k: [])
