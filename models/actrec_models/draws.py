@@ -42,10 +42,18 @@ class Validation:
 
     share: float = setting(0.0, "of the training part that is held out, about; 0: none", range=(0.0, 0.5))
     by: str = setting("", "what is held out whole, a key of the dataset's meta (subject, view, …); empty: single clips")
+    only: tuple[int | str, ...] = setting(
+        (), "those of `by` that are held out (view 2: [2]); empty: drawn by the seed, `share` of all"
+    )
     metric: str = setting("accuracy", "what the best checkpoint is chosen by", choices=("accuracy", "loss"))
     patience: int = setting(
         0, "epochs without a better figure before the training ends; 0: it goes on", range=(0, 10_000)
     )
+
+    @property
+    def holds(self) -> bool:
+        """Whether anything is held out."""
+        return bool(self.share or self.only)
 
     def check(self) -> None:
         """Refuses what would have no effect.
@@ -54,8 +62,12 @@ class Validation:
             ConfigError: Nothing is held out, but something is asked of it.
         """
         asked = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
-        if asked and not self.share:
+        if asked and not self.holds:
             raise ConfigError(f"validation has {', '.join(asked)} but holds nothing out: set its share")
+        if self.only and (self.share or not self.by):
+            raise ConfigError(
+                f"validation holds out {', '.join(map(str, self.only))} (only): say of which key (by), and no share"
+            )
 
     def split(self, clips: ClipDataset, seed: int) -> tuple[ClipDataset, ClipDataset | None]:
         """The clips to train on and those held out.
@@ -64,12 +76,29 @@ class Validation:
             ConfigError: The dataset does not know `by`, or too little is left on one side.
         """
         self.check()
-        if not self.share:
+        if not self.holds:
             return clips, None
-        rng = np.random.default_rng([seed, 1])
         groups = self._groups(clips)
+        held = self._named(groups) if self.only else self._drawn(groups, seed)
+        chosen = np.array([group in held for group in groups])
+        if chosen.all():
+            raise ConfigError(
+                f"validation by {self.by or 'clip'} would hold out all {len(clips)} clips: "
+                f"there is but {', '.join(map(str, sorted(held, key=str)[:3]))} to hold out"
+            )
+        return Selection(clips, np.flatnonzero(~chosen)), Selection(clips, np.flatnonzero(chosen))
+
+    def _named(self, groups: list[int | str]) -> set[int | str]:
+        unknown = [str(name) for name in self.only if name not in groups]
+        if unknown:
+            known = ", ".join(map(str, sorted(set(groups), key=str)[:20]))
+            raise ConfigError(f"validation by '{self.by}': no clip has {', '.join(unknown)}; there are {known}")
+        return set(self.only)
+
+    def _drawn(self, groups: list[int | str], seed: int) -> set[int | str]:
+        rng = np.random.default_rng([seed, 1])
         names = sorted(set(groups), key=str)
-        wanted = self.share * len(clips)
+        wanted = self.share * len(groups)
         held: set[int | str] = set()
         counts, taken = Counter(groups), 0
         for number in rng.permutation(len(names)):
@@ -77,13 +106,7 @@ class Validation:
                 break
             held.add(names[number])
             taken += counts[names[number]]
-        chosen = np.array([group in held for group in groups])
-        if chosen.all():
-            raise ConfigError(
-                f"validation by {self.by or 'clip'} would hold out all {len(clips)} clips: "
-                f"there is but {', '.join(map(str, names[:3]))} to hold out"
-            )
-        return Selection(clips, np.flatnonzero(~chosen)), Selection(clips, np.flatnonzero(chosen))
+        return held
 
     def _groups(self, clips: ClipDataset) -> list[int | str]:
         if not self.by:

@@ -145,7 +145,7 @@ def hindrance(recipe: Recipe, specs: Iterable[InputSpec], data_root: str, root: 
     if _lacks(chosen, dataset_part(recipe, data_root, "train", root), features.streams(specs)):
         lacking = "its recordings labelled unknown do" if len(own) else f"{recipe.unknown_dataset} does"
         return f"{also}, which {lacking} not hold"
-    if not recipe.parts()[3].share:
+    if not recipe.parts()[3].holds:
         return f"{also}, and clips are varied by their joints: train with clips held out (validation: {{share: 0.1}})"
     return ""
 

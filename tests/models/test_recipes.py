@@ -153,6 +153,8 @@ def test_every_paper_has_a_recipe_for_its_datasets():
         ({"batch": 10, "accumulate": 4}, "a batch of 10 clips does not divide into 4 parts"),
         ({"validation": {"share": 0.9}}, "Validation.share is 0.9, allowed: 0.0 to 0.5"),
         ({"validation": {"patience": 3, "by": "subject"}}, "validation has by, patience but holds nothing out"),
+        ({"validation": {"only": [3]}}, "validation holds out 3 .only.: say of which key .by., and no share"),
+        ({"validation": {"only": [3], "by": "subject", "share": 0.2}}, "say of which key .by., and no share"),
         ({"dataset_options": {"root": "x"}}, "dataset_options cannot set 'root', which has a place of its own"),
         ({"dataset_options": {"part": "test"}}, "dataset_options cannot set 'part'"),
         ({"options": {"num_classes": 4}}, "options cannot set 'num_classes'"),
@@ -219,6 +221,18 @@ def test_validation_holds_whole_subjects_of_the_training_part_out():
     one = Selection(clips, range(0, 50, 5))
     with pytest.raises(ConfigError, match="would hold out all 10 clips"):
         Validation(share=0.2, by="subject").split(one, seed=1)
+
+
+def test_validation_holds_named_subjects_out():
+    clips = skeletons(50)
+    kept, held = Validation(by="subject", only=(3, 1)).split(clips, seed=1)
+    assert {meta["subject"] for meta in held.metas} == {1, 3}
+    assert {meta["subject"] for meta in kept.metas} == {0, 2, 4}
+    assert (len(kept), len(held)) == (30, 20)
+    with pytest.raises(ConfigError, match=r"no clip has 7; there are 0, 1, 2, 3, 4"):
+        Validation(by="subject", only=(3, 7)).split(clips, seed=1)
+    with pytest.raises(ConfigError, match="would hold out all 50 clips"):
+        Validation(by="subject", only=tuple(range(5))).split(clips, seed=1)
 
 
 def test_stages_take_the_recipe_where_they_say_nothing():
