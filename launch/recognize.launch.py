@@ -18,7 +18,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from actrec_nodes import graph, topics, transport
+from actrec_nodes import graph, parameter_files, topics, transport
 
 RESPAWN_DELAY_S = 2.0
 ARGUMENTS = {
@@ -100,8 +100,7 @@ def parameters(given: dict[str, str]) -> list:
     if not given["params_file"]:
         return [own]
     file = os.path.expanduser(given["params_file"])
-    if not os.path.isfile(file):  # launch would warn and go on
-        raise RuntimeError(f"launch argument params_file: there is no file '{file}'")
+    parameter_files.check(file)  # launch would warn and go on
     return [file, own]
 
 

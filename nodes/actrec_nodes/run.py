@@ -17,7 +17,7 @@ from rclpy.context import Context
 from rclpy.parameter import Parameter
 
 from actrec.errors import ActrecError, ConfigError, DeviceError
-from actrec_nodes import graph, topics
+from actrec_nodes import graph, parameter_files, topics
 from actrec_nodes.graph import NodeSpec
 from actrec_nodes.host import Host, ros
 from actrec_nodes.lifecycle import ActrecNode
@@ -109,8 +109,7 @@ def _names(text: str) -> list[str]:
 def _ros_args(args: argparse.Namespace) -> list[str]:
     out: list[str] = []
     for path in args.params:
-        if not os.path.isfile(path):
-            raise ConfigError(f"there is no parameter file {path}")
+        parameter_files.check(path)
         out += ["--params-file", path]
     if args.log_level:
         out += ["--log-level", args.log_level]

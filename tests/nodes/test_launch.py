@@ -226,7 +226,7 @@ def test_processes_that_end_are_started_again_where_asked_for(load, composed) ->
         ({"driver": "replay", "driver_options": "path"}, "driver option is 'path', expected KEY=VALUE"),
         ({"driver": "replay", "driver_options": "'path={a: 1}'"}, "driver option path is {'a': 1}, expected a text"),
         ({"driver": "replay", "driver_options": 'path="/data'}, "driver_options is 'path=.*: No closing quotation"),
-        ({"params_file": "/nowhere/robot.yaml"}, "params_file: there is no file '/nowhere/robot.yaml'"),
+        ({"params_file": "/nowhere/robot.yaml"}, "there is no parameter file /nowhere/robot.yaml"),
     ],
 )
 def test_arguments_that_make_no_sense_are_named(load, given, line) -> None:

@@ -1,0 +1,54 @@
+"""Parameter files that set nothing are refused; ROS passes over them without a word."""
+
+from pathlib import Path
+
+import pytest
+
+from actrec.errors import ConfigError
+from actrec_nodes import parameter_files
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.name)
+def test_those_that_ship_set_something(path: Path) -> None:
+    parameter_files.check(str(path))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "# nothing yet\n",
+        "/**:\n  ros__parameters: {depth_wait_s: 2.0}\n",
+        "/robot/camera_node:\n  ros__parameters: {driver: replay}\n",
+        "robot:\n  camera_node:\n    ros__parameters: {driver: replay}\n",
+        "/*:\n  ros__parameters: {use_sim_time: true}\n",
+        "amcl: {ros__parameters: {alpha1: 0.2}}\nface_node: {ros__parameters: {silence_s: 1.0}}\n",
+    ],
+)
+def test_those_of_a_node_of_the_graph_are_taken(text: str, tmp_path: Path) -> None:
+    (tmp_path / "robot.yaml").write_text(text)
+    parameter_files.check(str(tmp_path / "robot.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("hello there\n", "sets no parameters, expected 'NODE: {ros__parameters: {NAME: VALUE}}'"),
+        ("camera_node: {driver: replay}\n", "sets no parameters"),
+        ("- camera_node\n", "sets no parameters"),
+        ("camera_node: {ros__parameters: {driver: [}}\n", "is not YAML"),
+        ("\x00\n", "is not YAML"),
+        (
+            "/**/recogniser_node: {ros__parameters: {model: x}}\n",
+            "is for recogniser_node; the nodes here are recognizer_",
+        ),
+    ],
+)
+def test_those_that_set_nothing_here_are_refused(text: str, line: str, tmp_path: Path) -> None:
+    (tmp_path / "robot.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"robot\.yaml ") as raised:
+        parameter_files.check(str(tmp_path / "robot.yaml"))
+    assert line in str(raised.value)
+    assert "\n" not in str(raised.value)
