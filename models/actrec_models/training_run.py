@@ -211,12 +211,13 @@ class TrainingRun:
         ]  # fmt: skip
         averaging = Averaging(recipe.average_decay) if recipe.average_decay else None
         callbacks += [averaging] if averaging else []
-        if recipe.renew_norms:
+        renewed = recipe.norm_batches(len(self.clips), len(self.held or ())) if _has_batch_norm(module) else 0
+        if renewed:
 
             def draw(trainer: lightning.Trainer, epoch: int) -> Batches:
                 return _endless(self._loader(module, recipe, trainer, before + epoch, 0))
 
-            batches = recipe.renew_norms * recipe.accumulate
+            batches = renewed * recipe.accumulate
             callbacks.append(RenewedNorms(batches, draw, averaging, self.held is not None))
         if metric and self.validation.patience:
             mode = "max" if metric == "accuracy" else "min"

@@ -3,6 +3,8 @@
 Imports no ROS, so that a launch file can call it.
 """
 
+import difflib
+import logging
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -12,11 +14,17 @@ import yaml
 from actrec.errors import ConfigError
 from actrec_nodes import graph
 
+logger = logging.getLogger(__name__)
+
 PARAMETERS = "ros__parameters"
+_ALIKE = 0.8
+"""How much of a name of ours another has, from which on it is taken for a mistyped one."""
 
 
 def check(path: str) -> None:
     """Refuses a parameter file that sets nothing of any node of the graph. An empty one is let through.
+
+    Beside a node of ours other people's may be named; one that is called almost as ours are is warned of.
 
     Raises:
         ConfigError: There is no such file, it is no YAML of nodes and their parameters, or it names other nodes alone.
@@ -34,6 +42,9 @@ def check(path: str) -> None:
     ours = [spec.name for spec in graph.GRAPH]
     if not any(name in ours or "*" in name for name in named):
         raise ConfigError(f"parameter file {path} is for {', '.join(named)}; the nodes here are {', '.join(ours)}")
+    for name in named:
+        if name not in ours and (meant := difflib.get_close_matches(name, ours, 1, _ALIKE)):
+            logger.warning("parameter file %s is for %s too, which is no node here: %s is", path, name, meant[0])
 
 
 def _read(path: str) -> Any:

@@ -9,6 +9,7 @@ from torch import nn
 
 from actrec_models import checkpoint, data, norms
 from actrec_models.learning import Recognition
+from actrec_models.recipe import Recipe
 from actrec_models.training import Machine
 from tests.models import children
 from tests.models.made_up import CLASSES, skeletons
@@ -116,6 +117,25 @@ def test_what_is_kept_has_statistics_of_its_own_weights(changes, estimates, look
         torch.testing.assert_close(again[name], value, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("changes", "batches"),
+    [
+        ({"validation": {"share": 0.2}}, [4, 4]),  # an epoch each
+        ({"validation": {"share": 0.2}, "renew_norms": 0}, []),
+        ({"validation": {"share": 0.2}, "average_decay": 0.0}, []),
+        ({}, []),
+    ],
+)
+def test_by_default_averaged_weights_are_judged_with_statistics_of_their_own(changes, batches, looked_at, tmp_path):
+    run(tmp_path, **{"renew_norms": None, **changes})
+    assert [len(seen) for seen in looked_at] == batches
+
+
+@pytest.mark.parametrize(("clips", "batches"), [(100, 4), (1020, 7), (40_000, 20)])
+def test_by_default_a_quarter_of_an_epoch_is_looked_at(clips, batches):
+    assert Recipe(batch=32).norm_batches(clips, held=10) == batches
+
+
 def test_nothing_but_statistics_is_changed(tmp_path):
     one = checkpoint.read(run(tmp_path / "one"))["state_dict"]
     other = checkpoint.read(run(tmp_path / "other", renew_norms=0))["state_dict"]
@@ -141,11 +161,11 @@ def test_a_kill_while_they_are_estimated_is_made_good(changes, tmp_path):
 
 
 def test_a_run_from_before_the_option_goes_on(tmp_path):
-    last = run(tmp_path, renew_norms=0)
+    last = run(tmp_path, renew_norms=None)
     content = torch.load(last, weights_only=True)
     del content["hyper_parameters"]["recipe"]["renew_norms"]
     torch.save(content, last)
-    assert run(tmp_path, renew_norms=0) == last
+    assert run(tmp_path, renew_norms=None) == last
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,19 @@ def test_those_that_ship_set_something(path: Path) -> None:
         "amcl: {ros__parameters: {alpha1: 0.2}}\nface_node: {ros__parameters: {silence_s: 1.0}}\n",
     ],
 )
-def test_those_of_a_node_of_the_graph_are_taken(text: str, tmp_path: Path) -> None:
+def test_those_of_a_node_of_the_graph_are_taken(text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "robot.yaml").write_text(text)
     parameter_files.check(str(tmp_path / "robot.yaml"))
+    assert not caplog.records
+
+
+def test_a_node_that_is_called_almost_as_one_of_the_graph_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    nodes = "camera_node: {ros__parameters: {driver: replay}}", "/robot/recogniser_node: {ros__parameters: {model: x}}"
+    (tmp_path / "robot.yaml").write_text("\n".join(nodes))
+    parameter_files.check(str(tmp_path / "robot.yaml"))
+    assert "robot.yaml is for recogniser_node too, which is no node here: recognizer_node is" in caplog.text
 
 
 @pytest.mark.parametrize(
