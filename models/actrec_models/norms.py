@@ -16,12 +16,28 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from actrec_models.learning import Recognition
+from actrec_models.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
 Batches = Iterable[dict[str, Tensor]]
 _MOST_OF_FIRST = 0.1
 """Share of a random network's weights in an average that is still good."""
+
+
+def batches_by_default(recipe: Recipe, clips: int, held: int) -> int:
+    """Over how many batches norms are estimated anew where a recipe does not say: a quarter of an epoch's, 4 to 20.
+
+    They are where averaged weights are judged before they are done: while the rate is high, running statistics are so
+    far from those of the average that a network may be at chance on what is held out. At the end of a schedule they
+    have caught up.
+
+    Args:
+        recipe: For its batch, and whether weights are averaged.
+        clips: Number that is trained on.
+        held: Number held out.
+    """
+    return min(max(clips // recipe.batch // 4, 4), 20) if held and recipe.average_decay else 0
 
 
 class Averaging(WeightAveraging):

@@ -19,8 +19,6 @@ from actrec_models.optimisers import Optimiser, Schedule
 from actrec_models.registry import RESERVED as NETWORK_RESERVED
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-RENEWED = (4, 20)
-"""Fewest and most batches over which batch norms are estimated anew, by default, after an epoch that is judged."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ class Recipe:
         None,
         "batches over which batch norms' statistics are estimated anew with the weights that are kept, after the last "
         "step of each stage (with clips held out, after each epoch); 0: they keep their running ones, which lag; none: "
-        f"where clips are held out and the weights averaged, a quarter of an epoch's, {RENEWED[0]} to {RENEWED[1]}",
+        "where clips are held out and the weights averaged, a few, else 0",
         range=(0, 100_000),
     )
     sync_batch_norm: bool = setting(True, "on several GPUs, batch norms count the whole batch, not each GPU's share")
@@ -169,22 +167,6 @@ class Recipe:
         if stage.model:
             own |= {"model": stage.model, "options": stage.options, "window_s": stage.window_s, "frames": None}
         return dataclasses.replace(self, stages=[], epochs=stage.epochs, learning_rate=stage.learning_rate, **own)
-
-    def norm_batches(self, clips: int, held: int) -> int:
-        """Over how many batches norms are estimated anew: `renew_norms`, or what it stands for.
-
-        By default they are where weights are judged before they are done: while the rate is high, running statistics
-        are so far from those of averaged weights that a network may be at chance on what is held out. At the end of a
-        schedule they have caught up.
-
-        Args:
-            clips: Number that is trained on.
-            held: Number held out.
-        """
-        if self.renew_norms is not None:
-            return self.renew_norms
-        fewest, most = RENEWED
-        return min(max(clips // self.batch // 4, fewest), most) if held and self.average_decay else 0
 
     def network_options(self) -> dict[str, Any]:
         """Options of the network, with this recipe's T."""

@@ -23,7 +23,7 @@ from actrec_models.learning import Recognition
 from actrec_models.machine import Machine, fast_bfloat16, loader_options
 from actrec_models.monitoring import EpochRows, Monitor
 from actrec_models.networks.base import Network
-from actrec_models.norms import Averaging, Batches, RenewedNorms
+from actrec_models.norms import Averaging, Batches, RenewedNorms, batches_by_default
 from actrec_models.recipe import Recipe, Stage
 from actrec_models.registry import create
 from actrec_models.samples import Samples, check_streams, tell_spared
@@ -211,8 +211,10 @@ class TrainingRun:
         ]  # fmt: skip
         averaging = Averaging(recipe.average_decay) if recipe.average_decay else None
         callbacks += [averaging] if averaging else []
-        renewed = recipe.norm_batches(len(self.clips), len(self.held or ())) if _has_batch_norm(module) else 0
-        if renewed:
+        renewed = recipe.renew_norms
+        if renewed is None:
+            renewed = batches_by_default(recipe, len(self.clips), len(self.held or ()))
+        if renewed and _has_batch_norm(module):
 
             def draw(trainer: lightning.Trainer, epoch: int) -> Batches:
                 return _endless(self._loader(module, recipe, trainer, before + epoch, 0))

@@ -133,7 +133,7 @@ def test_by_default_averaged_weights_are_judged_with_statistics_of_their_own(cha
 
 @pytest.mark.parametrize(("clips", "batches"), [(100, 4), (1020, 7), (40_000, 20)])
 def test_by_default_a_quarter_of_an_epoch_is_looked_at(clips, batches):
-    assert Recipe(batch=32).norm_batches(clips, held=10) == batches
+    assert norms.batches_by_default(Recipe(batch=32), clips, held=10) == batches
 
 
 def test_nothing_but_statistics_is_changed(tmp_path):
