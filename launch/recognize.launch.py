@@ -60,15 +60,15 @@ def nodes(context: LaunchContext) -> list[Node]:
         "respawn": is_true(given["respawn"], "respawn"),
         "respawn_delay": RESPAWN_DELAY_S,
     }
+    shared = parameters(given)
     if is_true(given["composed"], "composed"):
-        arguments = graph_arguments(given, left_out)
-        return [Node(executable="graph", arguments=arguments, parameters=parameters(given), **common)]
+        return [Node(executable="graph", arguments=graph_arguments(given, left_out), parameters=shared, **common)]
     specs = graph.select(without=left_out)
     return [
         Node(
             executable=spec.name,
             name=spec.name,
-            parameters=[*parameters(given), *filter(None, [graph.start_after(spec, specs)])],
+            parameters=[*shared, *filter(None, [graph.start_after(spec, specs)])],
             **common,
         )
         for spec in specs

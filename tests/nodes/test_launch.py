@@ -134,6 +134,14 @@ def test_every_argument_is_described(load) -> None:
             assert argument.kwargs["description"]
 
 
+def test_the_parameter_file_is_looked_at_once_for_all_nodes(load, tmp_path, caplog) -> None:
+    text = "camera_node: {ros__parameters: {driver: replay}}\nrecogniser_node: {ros__parameters: {model: x}}\n"
+    (tmp_path / "robot.yaml").write_text(text)
+    started = nodes(load("recognize"), params_file=f"{tmp_path}/robot.yaml")
+    assert len(started) == len(graph.GRAPH)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
 def test_arguments_become_parameters_after_the_file(load, tmp_path) -> None:
     (tmp_path / "robot.yaml").write_text("")
     started = nodes(
