@@ -96,6 +96,7 @@ class Recipe:
     average_decay: float = setting(
         0.99, "of the exponential moving average of the weights, a step; 0: no average", range=(0.0, 1.0)
     )
+    average_warm_up: bool = setting(True, "a stage's average is of the last tenth of its steps at most")
     renew_norms: int | None = setting(
         None,
         "batches over which batch norms' statistics are estimated anew with the weights that are kept, after the last "

@@ -209,7 +209,7 @@ class TrainingRun:
                 metric, position["seconds"], before + recipe.epochs < self.epochs,
             ),
         ]  # fmt: skip
-        averaging = Averaging(recipe.average_decay) if recipe.average_decay else None
+        averaging = Averaging(recipe.average_decay, recipe.average_warm_up) if recipe.average_decay else None
         callbacks += [averaging] if averaging else []
         renewed = recipe.renew_norms
         if renewed is None:
