@@ -1,28 +1,21 @@
 """Batch norms whose running statistics belong to the weights that are kept."""
 
-import logging
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from actrec_models.averaging import Averaging
 from actrec_models.learning import Recognition
 from actrec_models.recipe import Recipe
 
-logger = logging.getLogger(__name__)
-
 Batches = Iterable[dict[str, Tensor]]
-_MOST_OF_FIRST = 0.1
-"""Share of a random network's weights in an average that is still good."""
 
 
 def batches_by_default(recipe: Recipe, clips: int, held: int) -> int:
@@ -38,55 +31,6 @@ def batches_by_default(recipe: Recipe, clips: int, held: int) -> int:
         held: Number held out.
     """
     return min(max(clips // recipe.batch // 4, 4), 20) if held and recipe.average_decay else 0
-
-
-class Averaging(WeightAveraging):
-    """Lightning's exponential moving average of the weights, which can be looked at between two steps.
-
-    After n steps of a stage the decay is (1 + n)/(10 + n) at most, as in TensorFlow's ExponentialMovingAverage, so that
-    the average is of the last tenth of them: of 0.99 alone the first step's weights, which may be random, are a third
-    after a hundred.
-
-    Args:
-        decay: Of the average, a step.
-        warm_up: False: from the second step on.
-    """
-
-    def __init__(self, decay: float, warm_up: bool = True):
-        super().__init__(multi_avg_fn=self._update)
-        self.decay, self.warm_up = decay, warm_up
-
-    def decay_after(self, steps: int) -> float:
-        """The decay of a step before which a stage had so many."""
-        return min(self.decay, (1 + steps) / (10 + steps)) if self.warm_up else self.decay
-
-    def _update(self, averaged: list[Tensor], current: list[Tensor], steps: Tensor) -> None:
-        get_ema_multi_avg_fn(self.decay_after(int(steps)))(averaged, current, steps)
-
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Says where the steps are too few: the loss may fall to nothing, and what is kept has not learnt."""
-        steps = int(trainer.estimated_stepping_batches)
-        share = 0.0 if self.warm_up else self.decay ** (steps - 1)  # of the first step's weights in the last average
-        if share > _MOST_OF_FIRST:
-            logger.warning(
-                "the average of the weights, which is kept, will be to %d %% those of the first of %d steps: "
-                "set average_warm_up to true, average_decay to %g (0: no average), or train for more steps",
-                round(100 * share), steps, max(round(1 - 5 / steps, 3), 0.0),
-            )  # fmt: skip
-
-    @contextmanager
-    def shown(self, module: lightning.LightningModule) -> Iterator[None]:
-        """Has `module` hold the average; what is changed in it then is changed in the average."""
-        self._swap_models(module)
-        try:
-            yield
-        finally:
-            self._swap_models(module)
-
-    @property
-    def state_key(self) -> str:
-        """As the base has it, so that earlier checkpoints are taken up."""
-        return "WeightAveraging"
 
 
 class RenewedNorms(lightning.Callback):

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from actrec.errors import ConfigError
 from actrec.features import stamps
 from actrec_models import checkpoint, initial_weights, provenance, resuming
+from actrec_models.averaging import Averaging
 from actrec_models.data import ClipDataset
 from actrec_models.draws import Epochs, Shares
 from actrec_models.faults import explained
@@ -23,7 +24,7 @@ from actrec_models.learning import Recognition
 from actrec_models.machine import Machine, fast_bfloat16, loader_options
 from actrec_models.monitoring import EpochRows, Monitor
 from actrec_models.networks.base import Network
-from actrec_models.norms import Averaging, Batches, RenewedNorms, batches_by_default
+from actrec_models.norms import Batches, RenewedNorms, batches_by_default
 from actrec_models.recipe import Recipe, Stage
 from actrec_models.registry import create
 from actrec_models.samples import Samples, check_streams, tell_spared
