@@ -60,7 +60,7 @@ def train_to(step, folder):
     train(folder)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(300)
 def test_it_learns_held_out_actors_though_killed_and_is_scored_as_a_package(folder, capsys):
     children.killed(train_to, KILLED_AT, folder)
     left = checkpoint.read(folder / "run/last.ckpt")["global_step"]

@@ -24,7 +24,7 @@ from actrec_models.registry import create
 from actrec_models.taking_over import TuningConfig
 from actrec_models.teach_trainings import Trainings
 
-pytestmark = pytest.mark.timeout(600)  # for a machine that does much else
+pytestmark = pytest.mark.timeout(300)  # for a machine that does much else
 ACTIONS = ("clap", "sit to stand", "squat")
 QUICK = {"head_steps": 150, "steps": 1, "batch": 4, "draws": 2, "rehearsals": 1}
 

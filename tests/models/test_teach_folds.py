@@ -11,7 +11,7 @@ from actrec_models import data, taking_over, teach_material
 from actrec_models.folds import Folds, folds_of
 from actrec_models.teach_trainings import Trainings
 
-pytestmark = pytest.mark.timeout(600)  # for a machine that does much else
+pytestmark = pytest.mark.timeout(300)  # for a machine that does much else
 
 
 @pytest.fixture(scope="module", autouse=True)

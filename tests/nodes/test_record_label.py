@@ -158,7 +158,7 @@ def simulated(action, *more):
     return ["--driver", "simulated", *(word for option in options for word in ("--driver-option", option))]
 
 
-@pytest.mark.timeout(600)  # for a machine that does much else
+@pytest.mark.timeout(300)  # for a machine that does much else
 def test_from_takes_to_the_label(tmp_path, capsys):
     """One command records, one teaches, one runs: the graph says what the simulated actor was taught to do."""
     pytest.importorskip("torch", reason="teaching needs PyTorch: make venv")
