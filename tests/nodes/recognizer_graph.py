@@ -52,7 +52,8 @@ class Graph:
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
         self._executor.add_node(self.peer)
-        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._spin, daemon=True)
 
     def start(self) -> bool:
         """Starts the node and waits until it and the peer have found each other."""
@@ -75,9 +76,12 @@ class Graph:
         self.labels.clear()
 
     def stop(self) -> None:
-        self._executor.shutdown()
+        self._stopping.set()
+        # A last task, not a shutdown, as in Host: that would destroy the guard condition which the thread waits for.
+        self._executor.create_task(lambda: None)
         if self._thread.ident is not None:
             self._thread.join()
+        self._executor.shutdown()
         self.node.close()
         self.node.destroy_node()
         self.peer.destroy_node()
@@ -131,6 +135,10 @@ class Graph:
 
     def load_model(self, package: str | Path) -> Any:
         return self.call(LoadModel, "load_model", LoadModel.Request(package=str(package)))
+
+    def _spin(self) -> None:
+        while not self._stopping.is_set():
+            self._executor.spin_once()
 
     def _on_label(self, message: ActionLabel) -> None:
         with self._arrived:
