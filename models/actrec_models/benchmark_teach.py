@@ -119,9 +119,11 @@ def scores(session: inference.Session, test: ClipDataset, shown: Sequence[str] =
     threshold = session.package.rejection.threshold
     accepted = ours.max(axis=1) >= threshold
     refused, new = theirs.max(axis=1) < threshold, ~np.isin(names[others], shown)
-    figures = {"others shown as unknown": int((~new).sum()), "of these rejected": float(refused[~new].mean())}
+    figures = {}
+    if shown:
+        figures = {"others shown as unknown": int((~new).sum()), "of these rejected": float(refused[~new].mean())}
     return {
-        **(figures if shown else {}),
+        **figures,
         "test_clips": len(known),
         "accuracy": float(right.mean()),
         "right_and_accepted": float((right & accepted).mean()),
