@@ -51,7 +51,7 @@ demo: build ## run the simulated camera through every node for 20 s and print th
 	@$(ENV) && actrec run --driver simulated --duration 20
 
 test: build ## run every test (ARGS="-k name" for some)
-	@$(ENV) && python -m pytest -n $(WORKERS) --dist loadfile --max-worker-restart 2 $(ARGS)
+	@$(ENV) && python -m pytest -n $(WORKERS) --dist worksteal --max-worker-restart 2 $(ARGS)
 
 lint: build ## ruff and mypy
 	@$(ENV) && ruff check . && ruff format --check . && mypy

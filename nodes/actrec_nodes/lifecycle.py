@@ -171,7 +171,11 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
     @property
     def is_active(self) -> bool:
         """Whether the node is in the lifecycle state `active`."""
-        return self._state_machine.current_state[1] == "active"
+        return self._lifecycle_state == "active"
+
+    @property
+    def _lifecycle_state(self) -> str:
+        return str(self._state_machine.current_state[1]) if self._state_machine is not None else "destroyed"
 
     def finish(self, status: int) -> None:
         """Says that there is nothing more to do; the process or the runner may end with `status`."""
@@ -228,8 +232,17 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         """Stops and frees whatever state the node is in, before it is destroyed. Safe to call twice."""
         if self.is_active:
             self.trigger_deactivate()
-        if self._state_machine.current_state[1] == "inactive":
+        if self._lifecycle_state == "inactive":
             self.trigger_cleanup()
+
+    def destroy_node(self) -> None:
+        """Destroys the node with its lifecycle, which rclpy forgets and which keeps it known to the others.
+
+        Otherwise the node, and with the last of a process its DDS participant, ends whenever Python collects garbage,
+        in whichever thread that happens.
+        """
+        super().destroy_node()
+        self._state_machine = None
 
     def _on_set_parameters(self, parameters: Sequence[Parameter]) -> SetParametersResult:
         """Says that a new value waits: parameters are read by transitions, so that they are checked together."""

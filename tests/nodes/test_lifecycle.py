@@ -65,6 +65,15 @@ def test_a_whole_life(context, host) -> None:
     assert node.calls == ["configure", "activate", "deactivate", "cleanup"]
 
 
+def test_a_destroyed_node_is_gone_for_the_others_while_python_still_knows_it(context, ears) -> None:
+    node = Probe(context=context)
+    ears.wait_until(lambda: "probe" in ears.get_node_names())
+    node.destroy_node()
+    ears.wait_until(lambda: "probe" not in ears.get_node_names())
+    assert not node.is_active
+    node.close()
+
+
 @pytest.mark.parametrize(
     ("fail_in", "calls", "ends"),
     [
