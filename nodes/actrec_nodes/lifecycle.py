@@ -64,6 +64,7 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
     """
 
     config: ConfigT
+    _state_machine: Any  # rclpy's
 
     def __init__(self, name: str, config_class: type[ConfigT], **node_options: Any):
         super().__init__(name, **node_options)

@@ -52,7 +52,7 @@ class Probe(ActrecNode[Config]):
 
 
 def state(node: ActrecNode) -> str:
-    return node._state_machine.current_state[1]
+    return node._lifecycle_state
 
 
 def test_a_whole_life(context, host) -> None:
