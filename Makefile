@@ -50,6 +50,7 @@ ros2_ws/install/.ready: .venv/.ready $(MESSAGES)
 demo: build ## run the simulated camera through every node for 20 s and print the recognised actions
 	@$(ENV) && actrec run --driver simulated --duration 20
 
+# Not loadfile: xdist 3.8.0 then waits for ever once a worker has died (pytest-xdist #1323).
 test: build ## run every test (ARGS="-k name" for some)
 	@$(ENV) && python -m pytest -n $(WORKERS) --dist worksteal --max-worker-restart 2 $(ARGS)
 
