@@ -194,6 +194,17 @@ def test_two_videos_or_depth_folders_of_one_sample(dataset):
         data.create("ntu60", root, incomplete="keep")
 
 
+def test_folders_named_as_samples_may_hold_anything(dataset):
+    """Skeletons, or frames cut out of videos, which many keep in a folder a clip; only depth maps are noted."""
+    root = dataset(name(), folder=f"nturgb+d_skeletons/{name()}")
+    for place, file in (("frames", "img_00001.jpg"), ("nturgb+d_depth", "Depth-00000001.png")):
+        (root / place / name()).mkdir(parents=True)
+        (root / place / name() / file).touch()
+    (found,) = data.source("ntu60", root, incomplete="keep").entries()
+    assert found.files["skeleton"].parent.name == name()
+    assert found.files["depth"] == root / "nturgb+d_depth" / name()
+
+
 def test_samples_that_cannot_be_read_are_named_and_spare_the_others(dataset):
     good, empty, cut, nobody, gone = (name(action=action) for action in range(1, 6))
     root = dataset(good, empty, cut, nobody, gone)

@@ -299,6 +299,13 @@ def test_clips_of_no_activity_are_left_out_with_a_word(root, caplog):
     assert "1 clips are of no activity of Smarthome, first Pour.Fromcup_p03_r00_v01_c01: left out" in caplog.text
 
 
+def test_videos_without_skeletons_are_told_of(root, caplog):
+    known = Smarthome(root).entries()
+    (root / "Walk_p03_r00_v05_c01.mp4").touch()
+    assert Smarthome(root).entries() == known
+    assert "1 videos have no skeletons, first 'Walk_p03_r00_v05_c01': left out" in caplog.text
+
+
 def test_all_archives_unpacked_side_by_side(tmp_path, caplog):
     """Depth is published as videos of the same names, skeletons in two releases."""
     for folder, names in (("json", (NAME, "Walk_p03_r00_v01_c01")), ("v1.2", (f"{NAME}_pose3d",))):

@@ -1,4 +1,5 @@
 import pickle
+import shutil
 
 import cv2
 import numpy as np
@@ -9,7 +10,8 @@ from actrec.errors import ConfigError, DeviceError, InputError
 from actrec.recordings.sysu import CLASSES, read_sysu
 from actrec.skeleton.layouts import KINECT_V1_20, KINECT_V2_25
 from actrec_models import data
-from actrec_models.data.source import Entry
+from actrec_models.data import PreparedDataset
+from actrec_models.data.prepare import prepare
 from actrec_models.data.sysu import Sysu
 from actrec_models.data.sysu_folds import clip_number, read_folds
 
@@ -168,7 +170,6 @@ def test_entries_and_folds(whole):
     test = data.create("sysu", whole, split="cross_subject", part="test", fold=3)
     subjects = [{meta["subject"] for meta in part.metas} for part in (train, test)]
     assert not subjects[0] & subjects[1] and len(train) == len(test) == 240
-    # What a store keeps of an item is enough to tell its part.
     assert pickle.loads(pickle.dumps(source)).part(entries[5], "same_subject") in ("train", "test")
     assert source.fingerprint(entries[:3]) == Sysu(whole, fold=9).fingerprint(entries[:3])
 
@@ -183,11 +184,9 @@ def test_folds_of_subjects_and_in_an_npz(whole, tmp_path):
         assert folds.part(5, n) == expected
     np.savez(tmp_path / "b.npz", train=people, test=[sorted(set(range(1, 41)) - set(row)) for row in people])
     assert read_folds(tmp_path / "b.npz", "cross_subject").parts == folds.parts
-    bare = Sysu(whole / "one").root  # a list that came after the items had been listed
     listed = [entry for entry in Sysu(whole).entries() if entry.name in ("P00_video1", "p39_video12")]
-    late = [Entry(e.name, e.label, {k: v for k, v in e.meta.items() if k not in Sysu.splits}) for e in listed]
-    named = Sysu(bare, cross_subject_folds=str(tmp_path / "b.npz"), fold=5)
-    assert [named.part(e, "cross_subject") for e in late] == [folds.part(5, 1), folds.part(5, 480)]
+    named = Sysu(whole, cross_subject_folds=str(tmp_path / "b.npz"), fold=5)  # which has not listed its items
+    assert [named.part(e, "cross_subject") for e in listed] == [folds.part(5, 1), folds.part(5, 480)]
     source = Sysu(whole, cross_subject_folds=str(tmp_path / "b.npz"))
     assert source.part(source.entries()[0], "cross_subject") in ("train", "test")
 
@@ -207,6 +206,9 @@ def bad(change):
     (lambda a: a["train"].__setitem__((4, 0), a["train"][4, 1]), "fold 5 names .* twice"),
     (lambda a: a["test"].__setitem__((6, 0), a["train"][6, 0]), "fold 7 trains and tests on clip"),
     (lambda a: {"train": a["train"] + 0.5}, "of fold 1 is not whole numbers"),
+    (lambda a: {"train": a["train"] + np.inf}, "of fold 1 is not whole numbers"),
+    (lambda a: {"train": a["train"] + 0j * 1j}, "of fold 1 is not whole numbers"),
+    (lambda a: {"train": a["train"], "test": a["test"][:, :-36]}, "fold 1 neither trains nor tests on 36 of the 480"),
 ])  # fmt: skip
 def test_bad_lists_are_refused(tmp_path, change, message):
     savemat(tmp_path / "folds.mat", bad(change))
@@ -261,6 +263,39 @@ def test_roots_that_lack_something(tmp_path):
     write(tmp_path / "3DvideoNorm/BoTong/video13")
     with pytest.raises(InputError, match="video13' is not one of video1 to video12"):
         Sysu(tmp_path).entries()
+
+
+def test_lists_are_asked_for_before_the_work_and_make_none_again(whole, tmp_path):
+    """Which part a clip is in is no reason to read it anew."""
+    root = tmp_path / "sysu"
+    shutil.copytree(whole / "3DvideoNorm", root / "3DvideoNorm")
+    with pytest.raises(DeviceError, match=r"there is no '.*cross_subject_folds\.mat'"):
+        prepare("sysu", root, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    folds = halves(np.random.default_rng(6), same=False)
+    savemat(root / "cross_subject_folds.mat", {"train": folds})
+    first = prepare("sysu", root, tmp_path / "out")
+    assert (first.prepared, first.skipped) == (480, [])
+    with pytest.raises(ConfigError, match="has split cross_subject; got 'same_subject'"):
+        PreparedDataset(tmp_path / "out").part("same_subject", "train")
+    savemat(root / "same_subject_folds.mat", {"train": halves(np.random.default_rng(6), same=True)})
+    savemat(root / "cross_subject_folds.mat", {"test": folds})
+    again = prepare("sysu", root, tmp_path / "out")
+    assert (again.prepared, again.fingerprint) == (0, first.fingerprint)
+    store = PreparedDataset(tmp_path / "out")
+    assert len(store.part("same_subject", "train", fold=30)) == 240
+    numbers = [clip_number(meta["subject"], meta["action"]) for meta in store.part("cross_subject", "test", 2).metas]
+    assert numbers == sorted(folds[1])
+
+
+def test_a_clip_that_the_lists_count_is_named_when_its_file_is_gone(whole, tmp_path):
+    root = tmp_path / "sysu"
+    shutil.copytree(whole / "3DvideoNorm", root / "3DvideoNorm")
+    savemat(root / "cross_subject_folds.mat", {"train": halves(np.random.default_rng(7), same=False)})
+    (root / "3DvideoNorm/P02/video3/sklWorld.mat").unlink()
+    done = prepare("sysu", root, tmp_path / "out")
+    assert done.clips == 479 and [item["name"] for item in done.skipped] == ["P02_video3"]
+    assert "there is no 'P02/video3/sklWorld.mat'" in done.skipped[0]["reason"]
 
 
 @pytest.mark.parametrize("inner", ["", "3DvideoNorm", "SYSU3DAction/3DvideoNorm", "SYSU3DAction"])

@@ -12,7 +12,7 @@ from actrec.cli import main
 from actrec.errors import ConfigError, DeviceError, InputError
 from actrec_models import data
 from actrec_models.data import PreparedDataset, prepare_tasks
-from actrec_models.data.prepare import prepare
+from actrec_models.data.prepare import Run, prepare
 from actrec_models.data.prepare_settings import PrepareConfig
 from actrec_models.data.source import Entry
 from actrec_models.data.store_format import JOURNAL, STORE
@@ -58,6 +58,31 @@ def test_what_is_away_for_a_while_is_left_out_and_kept(published, tmp_path, caps
     assert main([*command, "--prune"]) == 0
     assert "--prune" not in capsys.readouterr().err
     assert prepare("nucla", published, first.folder).prepared == 3
+
+
+@pytest.mark.parametrize("place", ["later", ".later", "lost+found"])
+def test_a_folder_that_cannot_be_looked_into_is_no_empty_one(published, tmp_path, monkeypatch, place):
+    """What is in it would be taken for gone, and deleted by `--prune`; a disk's own folder is nobody's."""
+    root = tmp_path / "root"
+    shutil.copytree(published, root / "now")
+    (root / place).mkdir()
+    first = prepare("nucla", root, tmp_path / "out")
+    scan = os.scandir
+
+    def failing(path="."):
+        if str(path).endswith(place):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    if place == "later":
+        with pytest.raises(DeviceError, match="cannot look into '.*later': Input/output error"):
+            prepare("nucla", root, tmp_path / "out", run=Run(prune=True))
+    else:
+        assert prepare("nucla", root, tmp_path / "out", run=Run(prune=True)).absent == []
+    monkeypatch.undo()
+    again = prepare("nucla", root, tmp_path / "out")
+    assert (again.prepared, again.fingerprint) == (0, first.fingerprint)
 
 
 def test_a_recording_that_is_a_folder_is_known_by_the_files_in_it(tmp_path):

@@ -1,18 +1,22 @@
 """What lies in a folder of NTU RGB+D: samples by name, their videos and depth maps, the list of incomplete ones."""
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from actrec.errors import DeviceError, InputError
 from actrec.recordings.ntu import parse_name
 from actrec.recordings.ntu_actions import ACTIONS
 from actrec.recordings.sequence import read_text
-from actrec_models.data.source import no_folder, walk
+from actrec_models.data.source import closed, no_folder, walk
 
 _NAME = re.compile(r"S\d{3}C\d{3}P\d{3}R\d{3}A\d{3}")
 _VIDEO = re.compile(rf"({_NAME.pattern})_rgb\.(?:avi|mp4)", re.IGNORECASE)
+DEPTH = re.compile(r"M?Depth-(\d+)\.png", re.IGNORECASE)
+"""A depth map: whole, or of the bodies alone."""
 _LIST_HEAD = re.compile(r"(\d+) of the captured samples")
 _LARGEST = {"setup": 32, "camera": 3, "subject": 106, "replication": 2, "action": len(ACTIONS)}
 
@@ -99,13 +103,23 @@ class NtuFiles:
 
 
 def _walk(root: Path, files: NtuFiles) -> Iterator[tuple[Path, list[str]]]:
-    """Every folder and its files, but for those of depth maps, which are noted and not looked into."""
+    """Every folder and its files, but for those of depth maps, which are noted and not listed: they hold millions."""
     for folder, folders, names in walk(root):
-        for name in [name for name in folders if _NAME.fullmatch(name)]:
+        for name in [name for name in folders if _NAME.fullmatch(name) and _holds_depth(Path(folder, name))]:
             masked = "masked" in Path(folder).name.lower()
             files.put(files.masked if masked else files.depths, name, Path(folder, name))
             folders.remove(name)
         yield Path(folder), names
+
+
+def _holds_depth(folder: Path) -> bool:
+    """Whether a folder named as a sample is of depth maps, by the first things in it, or empty; not of its skeleton."""
+    try:
+        with os.scandir(folder) as inside:
+            first = [item.name for item in islice(inside, 8)]
+        return not first or any(DEPTH.fullmatch(name) for name in first)
+    except OSError as error:
+        raise closed(error) from error
 
 
 def sample_meta(path: Path) -> dict[str, int]:

@@ -1,6 +1,5 @@
 """What the Kinect saw of an NTU RGB+D sample: colour and depth registered to it, turned back from the mirroring."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +13,8 @@ from actrec.frames import RgbdFrame
 from actrec.recordings.images import MILLIMETRE, depth_in_metres
 from actrec.recordings.ntu import DEPTH_SIZE, read_ntu_file
 from actrec.recordings.ntu_cameras import NtuCameras, fit_cameras
+from actrec_models.data.ntu_files import DEPTH
 from actrec_models.data.video_streams import ColourVideo
-
-_DEPTH = re.compile(r"M?Depth-(\d+)\.png", re.IGNORECASE)
 
 
 def ntu_frames(skeleton: Path, video: ColourVideo, depth: Path | None) -> Iterator[RgbdFrame]:
@@ -61,7 +59,7 @@ def _maps(folder: Path) -> dict[int, Path]:
         raise DeviceError(f"there is no folder '{folder}'; check the path")
     found: dict[int, Path] = {}
     for path in sorted(folder.iterdir()):
-        if match := _DEPTH.fullmatch(path.name):
+        if match := DEPTH.fullmatch(path.name):
             if int(match[1]) in found:
                 raise InputError(f"'{path}' and '{found[int(match[1])].name}' are of the same frame; remove one kind")
             found[int(match[1])] = path

@@ -19,7 +19,7 @@ from actrec.errors import ActrecError, ConfigError, InputError
 from actrec.skeleton.conversions import CANONICAL
 from actrec_models import data
 from actrec_models.data.prepare_cluster import Batch, run_here, run_on_cluster
-from actrec_models.data.prepare_folder import damaged, forget, gone, keep, opened, tells, todo
+from actrec_models.data.prepare_folder import damaged, forget, gone, keep, opened, todo
 from actrec_models.data.prepare_index import finish, tidy, write_skipped
 from actrec_models.data.prepare_settings import PrepareConfig
 from actrec_models.data.prepare_tasks import Job
@@ -143,6 +143,9 @@ def prepare_source(
         raise ConfigError(f"{dataset} has joints {source.layout}: nothing is estimated of others than {CANONICAL}")
     entries = [*source.entries(), *source.others()]
     _check_names(dataset, entries)
+    for name, divided in protocols.items():  # a list that is not there is told of before the work, not after it
+        for entry in entries[:1]:
+            divided.part(entry, name.split("#")[0])
     with opened(out, head) as journal:
         tidy(journal)
         if run.repair:
@@ -164,8 +167,7 @@ def prepare_source(
                 f"none of the {len(entries)} items of {dataset} in '{source.root}' can be prepared: {reason}"
             )
         write_skipped(out, skipped)
-        if not tells(out, held):
-            finish(journal, head, protocols, held)
+        finish(journal, head, protocols, held)
         return _summary(out, skipped, absent, len(missing) - len(skipped), time.monotonic() - began)
 
 

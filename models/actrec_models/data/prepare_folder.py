@@ -3,17 +3,19 @@
 import contextlib
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from actrec.errors import ActrecError, ConfigError, InputError
 from actrec_models.data.prepare_settings import PrepareConfig
 from actrec_models.data.prepare_tasks import signature
 from actrec_models.data.source import Entry
-from actrec_models.data.store import PreparedDataset, map_file
-from actrec_models.data.store_format import INDEX, JOURNAL, SKIPPED, STORE, Head, read_head, write_head
+from actrec_models.data.store import map_file, open_store
+from actrec_models.data.store_format import INDEX, JOURNAL, SKIPPED, STORE, Head, Index, read_head, write_head
 from actrec_models.data.store_journal import LOCK, Journal, Record
 from actrec_models.data.store_writer import store_error
 
@@ -46,12 +48,13 @@ def _open_again(out: Path, head: Head) -> None:
         _write_head(out, head)
 
 
-def tells(out: Path, held: Sequence[Entry]) -> bool:
-    """Whether the store is finished and tells of these very entries."""
+def tells(out: Path, index: Index) -> bool:
+    """Whether the store is finished and tells the same of the same clips."""
     try:
-        return PreparedDataset(out).names == tuple(entry.name for entry in held)
+        _, there = open_store(out)
     except ActrecError:
         return False
+    return all(np.array_equal(getattr(there, field.name), getattr(index, field.name)) for field in fields(Index))
 
 
 @contextlib.contextmanager

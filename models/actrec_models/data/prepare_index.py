@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from actrec_models.data.prepare_folder import tells
 from actrec_models.data.source import Entry, Source
 from actrec_models.data.store_format import (
     IDENTITY,
@@ -28,6 +29,8 @@ from actrec_models.data.store_writer import store_error
 def finish(journal: Journal, head: Head, protocols: Mapping[str, Source], held: Sequence[Entry]) -> None:
     """Writes the index of the entries `held`, which are in the journal, then the head of a finished store.
 
+    A store that is finished and has this very index is left as it is.
+
     Args:
         journal: What was prepared.
         head: Of the store.
@@ -39,6 +42,8 @@ def finish(journal: Journal, head: Head, protocols: Mapping[str, Source], held: 
     """
     records = [journal.records[entry.name] for entry in held]
     index = build(protocols, held, records)
+    if tells(journal.folder, index):
+        return
     streams = frozenset.intersection(*(frozenset(STORED_KEYS[row[0]] for row in record.rows) for record in records))
     try:
         digest = write_index(journal.folder, index)

@@ -165,6 +165,9 @@ class Smarthome(Source):
         there = {kind for files in found.values() for kind in files} & {"refined", "first"}
         release = self.config.release if self.config.release in there else next(iter(there), "")
         chosen = {name: files[release] for name, files in sorted(found.items()) if release in files}
+        without = [name for name, files in sorted(found.items()) if not there & files.keys()]
+        if without and chosen:
+            logger.warning("%d videos have no skeletons, first '%s': left out", len(without), without[0])
         lacking = sum(1 for files in found.values() if there & files.keys() and release not in files)
         if lacking:
             logger.warning("%d clips have skeletons of the other release than '%s' alone: left out", lacking, release)

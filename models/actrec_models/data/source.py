@@ -178,12 +178,28 @@ def no_folder(root: Path) -> DeviceError:
 
 
 def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """As `os.walk`, links followed, but each folder once: links may lead to where they lie, or several to one place."""
+    """As `os.walk`, links followed, but each folder once: links may lead to where they lie, or several to one place.
+
+    Raises:
+        DeviceError: A folder cannot be looked into, so that nobody knows what is missing; hidden ones and a disk's own
+            `lost+found` are passed by.
+    """
     known: set[tuple[int, int]] = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
+    for folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in known:
             folders.clear()
             continue
         known.add((status.st_dev, status.st_ino))
         yield folder, folders, names
+
+
+def _refuse(error: OSError) -> None:
+    name = Path(error.filename).name
+    if not name.startswith(".") and name != "lost+found":
+        raise closed(error) from error
+
+
+def closed(error: OSError) -> DeviceError:
+    """The error of a folder that cannot be looked into."""
+    return DeviceError(f"cannot look into '{error.filename}': {error.strerror}; make it readable, or move it away")

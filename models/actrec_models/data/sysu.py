@@ -16,7 +16,7 @@ from actrec.frames import Intrinsics, RgbdFrame
 from actrec.recordings.sysu import CLASSES, COLOUR_SIZE, FPS, SysuSequence, read_sysu
 from actrec_models.data.clips import Clip
 from actrec_models.data.source import Entry, Source, no_folder
-from actrec_models.data.sysu_folds import COUNT, PARTS_BY_LETTER, SUBJECTS, Folds, clip_number, letters, read_folds
+from actrec_models.data.sysu_folds import COUNT, SUBJECTS, Folds, clip_number, read_folds
 from actrec_models.data.video_streams import ColourVideo, VideoConfig
 
 INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
@@ -67,14 +67,16 @@ class Sysu(Source):
     def entries(self) -> list[Entry]:
         """Every clip, by subject and action; a subject's number is their folder's place among the 40, by name.
 
+        Where a list of folds counts all of them, those whose files are gone too: they are refused when they are read.
+
         Raises:
             DeviceError: The root holds no clips.
             InputError: A folder is of an action that there is not, there are more than 40 subjects, or a list of folds
                 is corrupt or counts more subjects than there are.
         """
         people = self._people()
-        folds = {split: self._list(split, len(people)) for split in self.splits if self._path(split).is_file()}
-        return [entry for n, folder in enumerate(people, start=1) for entry in self._of(n, folder, len(people), folds)]
+        self._lists = {split: self._list(split, len(people)) for split in self.splits if self._path(split).is_file()}
+        return [entry for n, folder in enumerate(people, start=1) for entry in self._of(n, folder, len(people))]
 
     def read(self, entry: Entry) -> Clip:
         """Body, and colour, pixels in it and motion where the pictures are there.
@@ -83,7 +85,7 @@ class Sysu(Source):
             DeviceError: A file is not there.
             InputError: A file is truncated or corrupt, or shows nobody; names it.
         """
-        read = read_sysu(entry.files["skeleton"].parent, entry.name, FPS)
+        read = self._sequence(entry)
         sequence = read.sequence
         others: Any = {}
         if np.isfinite(sequence.pixels).any():
@@ -96,7 +98,7 @@ class Sysu(Source):
         """The colour pictures; the unit of the depth pictures is not published."""
         if "colour" not in entry.files:
             return super().frames(entry)
-        read = read_sysu(entry.files["skeleton"].parent, entry.name, FPS)
+        read = self._sequence(entry)
         return self._video(entry, read).frames(INTRINSICS)
 
     def part(self, entry: Entry, split: str) -> str:
@@ -106,10 +108,7 @@ class Sysu(Source):
             DeviceError: The root has no list of the split's folds.
         """
         self.check(split)
-        if split in entry.meta:
-            return PARTS_BY_LETTER[str(entry.meta[split])[self.config.fold - 1]]
-        # The list was not there yet when the items were listed, as when a store was made of them.
-        if not self._path(split).is_file():
+        if split not in self._lists and not self._path(split).is_file():
             raise self._unlisted(split)
         if split not in self._lists:
             self._lists[split] = self._list(split, int(entry.meta["subjects"]))
@@ -133,6 +132,12 @@ class Sysu(Source):
         """As the base has it, and what the options do to the clips."""
         options = {key: value for key, value in asdict(self.config).items() if "fold" not in key}
         return hashlib.sha256(f"{super().fingerprint(entries)} {options}".encode()).hexdigest()
+
+    def _sequence(self, entry: Entry) -> SysuSequence:
+        if "skeleton" not in entry.files:
+            place = f"{entry.meta['person']}/video{entry.meta['action']}/sklWorld.mat"
+            raise DeviceError(f"there is no '{place}' in '{self.root}', but the lists of folds count it: copy it there")
+        return read_sysu(entry.files["skeleton"].parent, entry.name, FPS)
 
     def _video(self, entry: Entry, read: SysuSequence) -> ColourVideo:
         return ColourVideo(entry.files["colour"], read.sequence.stamps_ns, self.config, mirror=read.mirrored)
@@ -162,19 +167,18 @@ class Sysu(Source):
             raise InputError(f"'{root}' holds {len(people)} subjects, SYSU has {SUBJECTS}; move the others away")
         return people
 
-    def _of(self, subject: int, person: Path, subjects: int, folds: dict[str, Folds]) -> list[Entry]:
-        made = {}
+    def _of(self, subject: int, person: Path, subjects: int) -> list[Entry]:
+        found: dict[int, dict[str, Path]] = {}
         for path in person.glob("video*/sklWorld.mat"):
             match = _VIDEO.fullmatch(path.parent.name)
             action = int(match[1]) if match else 0
-            if not 1 <= action <= len(CLASSES) or action in made:
+            if not 1 <= action <= len(CLASSES) or action in found:
                 raise InputError(f"'{path.parent}' is not one of video1 to video{len(CLASSES)}; move it away")
-            files = {"skeleton": path}
+            found[action] = {"skeleton": path}
             if (path.parent / "rgb").is_dir():
-                files["colour"] = path.parent / "rgb"
-            meta: dict[str, int | str] = {"subject": subject, "action": action, "person": person.name}
-            meta["subjects"] = subjects
-            number = clip_number(subject, action)
-            meta.update({split: letters(found, number) for split, found in folds.items()})
-            made[action] = Entry(f"{person.name}_video{action}", action - 1, meta, files)
-        return [made[action] for action in sorted(made)]
+                found[action]["colour"] = path.parent / "rgb"
+        meta: dict[str, int | str] = {"subject": subject, "person": person.name, "subjects": subjects}
+        return [
+            Entry(f"{person.name}_video{action}", action - 1, {**meta, "action": action}, found.get(action, {}))
+            for action in (range(1, len(CLASSES) + 1) if self._lists else sorted(found))
+        ]

@@ -30,22 +30,13 @@ class Folds:
     parts: tuple[dict[str, frozenset[int]], ...]
 
     def part(self, fold: int, clip: int) -> str:
-        """The part of fold 1 to 30 that a clip belongs to; "" for neither."""
-        return next((part for part in PARTS if clip in self.parts[fold - 1][part]), "")
+        """The part of fold 1 to 30 that a clip belongs to."""
+        return next(part for part in PARTS if clip in self.parts[fold - 1][part])
 
 
 def clip_number(subject: int, action: int) -> int:
     """1 to 480, as the lists count: the actions of the first subject, those of the second, and so on."""
     return (subject - 1) * len(CLASSES) + action
-
-
-PARTS_BY_LETTER = {"t": "train", "e": "test", ".": ""}
-
-
-def letters(folds: Folds, clip: int) -> str:
-    """A letter a fold: the part that a clip belongs to (`PARTS_BY_LETTER`), to be kept with the clip."""
-    by_part = {part: letter for letter, part in PARTS_BY_LETTER.items()}
-    return "".join(by_part[folds.part(fold, clip)] for fold in range(1, COUNT + 1))
 
 
 def read_folds(path: Path, split: str) -> Folds:
@@ -60,8 +51,8 @@ def read_folds(path: Path, split: str) -> Folds:
 
     Raises:
         DeviceError: There is no such file.
-        InputError: It is corrupt, has other than 30 folds, names a clip twice or one that there is not, trains and
-            tests on the same clip, or is of the other split by the subjects that it trains and tests on.
+        InputError: It is corrupt, has other than 30 folds, names a clip twice or one that there is not, leaves one out,
+            trains and tests on the same clip, or is of the other split by the subjects that it trains and tests on.
     """
     if not path.is_file():
         raise DeviceError(f"there is no file '{path}'; check the path")
@@ -106,7 +97,8 @@ def _rows(path: Path, part: str, arrays: dict[str, Any]) -> list[np.ndarray] | N
     if len(rows) != COUNT or not all(len(row) for row in rows):
         raise InputError(f"'{path}': '{named[0]}' {list(value.shape)} is not {COUNT} folds")
     for k, row in enumerate(rows):
-        if not np.issubdtype(row.dtype, np.number) or (row != np.round(row)).any():
+        # Infinity is its own round number.
+        if row.dtype.kind not in "iuf" or not np.isfinite(row).all() or (row != np.round(row)).any():
             raise InputError(f"'{path}': '{named[0]}' of fold {k + 1} is not whole numbers")
     return rows
 
@@ -127,6 +119,12 @@ def _check(path: Path, fold: int, sets: dict[str, frozenset[int]], split: str) -
     shared = sets["train"] & sets["test"]
     if shared:
         raise InputError(f"'{path}': fold {fold} trains and tests on clip {min(shared)}; copy the list again")
+    left_out = frozenset(range(1, CLIPS + 1)) - sets["train"] - sets["test"]
+    if left_out:
+        raise InputError(
+            f"'{path}': fold {fold} neither trains nor tests on {len(left_out)} of the {CLIPS} clips, first "
+            f"{min(left_out)}: it is cut; copy the list again"
+        )
     subjects = [{(n - 1) // len(CLASSES) + 1 for n in sets[part]} for part in PARTS]
     both = subjects[0] & subjects[1]
     if split == "cross_subject" and both:
