@@ -143,9 +143,7 @@ def prepare_source(
         raise ConfigError(f"{dataset} has joints {source.layout}: nothing is estimated of others than {CANONICAL}")
     entries = [*source.entries(), *source.others()]
     _check_names(dataset, entries)
-    for name, divided in protocols.items():  # a list that is not there is told of before the work, not after it
-        for entry in entries[:1]:
-            divided.part(entry, name.split("#")[0])
+    _check_parts(entries, protocols)
     with opened(out, head) as journal:
         tidy(journal)
         if run.repair:
@@ -221,6 +219,13 @@ def _protocols(dataset: str, source: Source, options: dict[str, Any]) -> dict[st
         divided = data.source(dataset, source.root, **options, fold=fold)
         found |= {f"{split}#{fold}": divided for split in source.splits}
     return found
+
+
+def _check_parts(entries: Sequence[Entry], protocols: Mapping[str, Source]) -> None:
+    """Says before the work, not after it, that a list of a split's parts is not there."""
+    if entries:
+        for name, source in protocols.items():
+            source.part(entries[0], name.split("#")[0])
 
 
 def _check_names(dataset: str, entries: Sequence[Entry]) -> None:

@@ -108,9 +108,9 @@ class Sysu(Source):
             DeviceError: The root has no list of the split's folds.
         """
         self.check(split)
-        if split not in self._lists and not self._path(split).is_file():
-            raise self._unlisted(split)
         if split not in self._lists:
+            if not self._path(split).is_file():
+                raise self._unlisted(split)
             self._lists[split] = self._list(split, int(entry.meta["subjects"]))
         return self._lists[split].part(
             self.config.fold, clip_number(int(entry.meta["subject"]), int(entry.meta["action"]))
