@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,13 @@ def write(target: Path, files: Mapping[str, bytes], check: Callable[[Path], Any]
         raise DeviceError(f"cannot write {target}: {error.strerror or error}") from error
 
 
-def check_place(folder: str | Path, mark: str, overwrite: bool = False) -> Path:
+def check_place(folder: str | Path, files: Sequence[str], overwrite: bool = False) -> Path:
     """Makes sure, before the work that is to fill it, that a folder can be written.
 
     Args:
         folder: Where to.
-        mark: A file that a folder of this kind holds. What does not hold it is never replaced.
+        files: What a folder of this kind may hold. One that lacks the first, or holds anything else, which would be
+            lost, is never replaced.
         overwrite: Replace one that is there.
 
     Returns:
@@ -50,10 +51,8 @@ def check_place(folder: str | Path, mark: str, overwrite: bool = False) -> Path:
     try:
         if target.exists() and not overwrite:
             raise PackageError(f"{target} exists: choose another name, or overwrite it (--overwrite)")
-        if target.exists() and not (target / mark).is_file():
-            raise PackageError(
-                f"{target} exists and holds no {mark}: only a package is overwritten, choose another name"
-            )
+        if target.exists():
+            _check_lost(target, files)
         above = next(folder for folder in target.parents if folder.exists())
         if not above.is_dir():
             raise DeviceError(f"cannot write {target}: {above} is no folder")
@@ -61,6 +60,16 @@ def check_place(folder: str | Path, mark: str, overwrite: bool = False) -> Path:
     except OSError as error:
         raise DeviceError(f"cannot write {target}: {error.strerror or error}") from error
     return target
+
+
+def _check_lost(target: Path, files: Sequence[str]) -> None:
+    if not (target / files[0]).is_file():
+        raise PackageError(
+            f"{target} exists and holds no {files[0]}: only a package is overwritten, choose another name"
+        )
+    if others := sorted({path.name for path in target.iterdir()} - set(files)):
+        raise PackageError(f"{target} also holds {', '.join(others[:3])}{', …' if others[3:] else ''}, which would be "
+                           "lost: choose another name, or move it away")  # fmt: skip
 
 
 def _write(target: Path, files: Mapping[str, bytes], check: Callable[[Path], Any]) -> None:

@@ -22,9 +22,12 @@ SCHEMA_VERSION = 1
 DESCRIPTION = "model.yaml"
 NETWORK = "model.onnx"
 WEIGHTS = "model.safetensors"
+CARD = "README.md"
 PRECISIONS = ("float32", "float16", "int8")
 """What a network computes in, float32 in `model.onnx`, the others in `model.<precision>.onnx`."""
 _FILE = "model.{}.onnx"
+FILES = (DESCRIPTION, NETWORK, WEIGHTS, CARD, *(_FILE.format(name) for name in PRECISIONS[1:]))
+"""What a package's folder holds, that which makes it one first."""
 _MADE_BY = {"float16": "actrec export {} --float16 --out …", "int8": "actrec quantize {} --out …"}
 UNKNOWN = "unknown"
 """The label of what the model does not know; no package may have a class of that name."""
@@ -273,7 +276,7 @@ def write(
         PackageError: The description is invalid, or something is there that is not to be replaced.
         DeviceError: The folder cannot be written.
     """
-    target = folders.check_place(folder, DESCRIPTION, overwrite)
+    target = folders.check_place(folder, FILES, overwrite)
     provenance = dataclasses.replace(package.provenance, onnx_sha256=hashlib.sha256(onnx).hexdigest())
     lower = lower or {}
     told = {name: _lower(package, name, lower.get(name)) for name in PRECISIONS[1:]}
@@ -286,7 +289,7 @@ def write(
     if weights is not None:
         files[WEIGHTS] = weights
     if card:
-        files["README.md"] = card.encode()
+        files[CARD] = card.encode()
     folders.write(target, files, check=load)
     return load(target)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from actrec.cli.train import add_threads_argument
 from actrec.errors import ConfigError
-from actrec.package import DESCRIPTION
+from actrec.package import FILES
 
 EPILOG = """\
 Example:
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
     logging.basicConfig(format="%(message)s")
     out = _place(args.folder.expanduser(), args.out)
-    folders.check_place(out, DESCRIPTION, args.overwrite)
+    folders.check_place(out, FILES, args.overwrite)
     teaching = importlib.import_module("actrec_models.teach")
     packaging = importlib.import_module("actrec_models.teach_package")
     given: dict[str, Any] = {
@@ -92,7 +92,7 @@ def _place(recordings: Path, out: Path | None) -> Path:
 def _command(args: argparse.Namespace, settings: Any, given: dict[str, Any], out: Path) -> str:
     """What teaches it again, for its card."""
     words = [*_words(settings, given), *(word for pair in args.recording for word in ("--recording", pair))]
-    return shlex.join(["actrec", "teach", args.folder.name, *words, "--out", out.name])
+    return shlex.join(["actrec", "teach", Path(os.path.abspath(args.folder)).name, *words, "--out", out.name])
 
 
 def _words(settings: Any, given: dict[str, Any]) -> list[str]:

@@ -1,5 +1,7 @@
 """The card of a model package: what a person should know before trusting it."""
 
+import html
+
 from actrec import features
 from actrec.package import PRECISIONS, ModelPackage, Provenance
 
@@ -28,7 +30,7 @@ def card(model: ModelPackage, name: str) -> str:
         *([("Live", provenance.live_note)] if provenance.live_note else []),
         *lower,
         ("Rejection", rejection.note),
-        ("Chosen on", rejection.calibrated_on),
+        ("Chosen on", plain(rejection.calibrated_on)),
         ("Trained again by", f"`{provenance.recipe or provenance.command or '?'}`"),
         *_run(provenance),
         *_streams(provenance),
@@ -116,10 +118,17 @@ def _network(model: ModelPackage) -> list[tuple[str, str]]:
         ("Network", f"`{model.family}` ({model.variant}), {figures.get('parameters', 0):,} parameters"),
         ("Streams", f"{len(looks_at)}: {', '.join(looks_at)}"),
         ("Window", f"{window.seconds:g} s resampled to {window.frames} frames{within}, {people}"),
-        ("Labels", ", ".join(model.labels)),
+        ("Labels", plain(", ".join(model.labels))),
     ]
 
 
 def _table(rows: list[tuple[str, str]]) -> str:
-    lines = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    # A bar would begin another cell, in a command too.
+    cells = [(name, value.replace("|", "\\|")) for name, value in rows]
+    lines = "\n".join(f"| {name} | {value} |" for name, value in cells)
     return f"| | |\n| --- | --- |\n{lines}\n"
+
+
+def plain(text: str) -> str:
+    """Text that Markdown shows as it is: a person's labels may hold anything."""
+    return html.escape(text, quote=False).replace("`", "\\`")

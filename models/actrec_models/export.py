@@ -84,7 +84,7 @@ def export(
     Raises:
         PackageError: No checkpoint, what was exported disagrees with PyTorch, or it cannot be written in float16.
     """
-    folders.check_place(folder, package.DESCRIPTION, overwrite)
+    folders.check_place(folder, package.FILES, overwrite)
     recipe, draft, network = open_checkpoint(source)
     content = to_onnx(network)
     kept = _weights(network) if weights else None
@@ -120,7 +120,7 @@ def export_network(
     """
     config.check_names(options, registry.RESERVED, "the network's options")
     _check_classes(classes)
-    folders.check_place(folder, package.DESCRIPTION, overwrite)
+    folders.check_place(folder, package.FILES, overwrite)
     torch.manual_seed(seed)
     network = registry.create(name, num_classes=len(classes), **options)
     for file in init:

@@ -82,7 +82,7 @@ def fuse(
     shares = fusion.normalised(weights, len(sources))
     if (shares == 0).any():
         raise ConfigError(f"{sources[int(np.argmin(shares))]} has weight 0: leave it out")
-    folders.check_place(folder, package.DESCRIPTION, overwrite)
+    folders.check_place(folder, package.FILES, overwrite)
     streams = [_open(source) for source in sources]
     for other in streams[1:]:
         _check(streams[0], other)

@@ -11,7 +11,7 @@ import numpy as np
 
 from actrec import folders, zoo
 from actrec.errors import ConfigError, PackageError
-from actrec.package import DESCRIPTION, ModelPackage
+from actrec.package import FILES, ModelPackage
 from actrec_models import data, quantize, repackage
 from actrec_models.data import ClipDataset
 from actrec_models.evaluation import scoring
@@ -50,7 +50,7 @@ def add(
         PackageError: The package is missing or corrupt, or int8 disagrees with float32.
         ConfigError: The dataset is not at hand, or has too few clips.
     """
-    folders.check_place(folder, DESCRIPTION, overwrite)
+    folders.check_place(folder, FILES, overwrite)
     base = zoo.find(source)
     name = dataset or base.provenance.dataset
     own = name == base.provenance.dataset

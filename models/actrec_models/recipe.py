@@ -11,6 +11,7 @@ from actrec import config, keyvalues
 from actrec.config import setting
 from actrec.errors import ConfigError
 from actrec.package import WindowSpec
+from actrec.skeleton.conversions import CANONICAL
 from actrec_models import data, recipe_files
 from actrec_models.data.augment import Augmentation
 from actrec_models.draws import Sampling, Validation
@@ -64,7 +65,9 @@ class Recipe:
         "actions outside the classes, for the rejection threshold; empty: none. Own recordings labelled unknown are "
         "taken in its place",
     )
-    unknown_exclude: list = setting([], "its actions that are among the classes after all")
+    unknown_exclude: list = setting(
+        [], "its actions that are among the classes after all; those called as a class is are left out anyway"
+    )
     window_s: float | None = setting(
         None, "time that the network sees; by default its paper's", unit="s", range=(0.1, 60.0)
     )
@@ -114,6 +117,9 @@ class Recipe:
         if self.unknown_dataset and self.unknown_dataset not in data.DATASETS.names():
             known = ", ".join(data.DATASETS.names())
             raise ConfigError(f"unknown_dataset is '{self.unknown_dataset}', expected an empty text or one of {known}")
+        if self.unknown_dataset and (held := data.DATASETS.get(self.unknown_dataset).layout) != CANONICAL:
+            raise ConfigError(f"unknown_dataset {self.unknown_dataset} holds joints of {held}: name one of bodies, "
+                              f"{CANONICAL}; of hands, those of its bodies are taken")  # fmt: skip
         if not all(isinstance(label, str) for label in self.unknown_exclude):
             raise ConfigError(f"unknown_exclude is {self.unknown_exclude}, expected labels")
         for part in (self, *(self.of(stage) for stage in self.plan())):
@@ -177,13 +183,6 @@ class Recipe:
         """The window of a network that was made with `network_options`."""
         window = network.window
         return window if self.window_s is None else dataclasses.replace(window, seconds=self.window_s)
-
-    def missing_unknown(self, data_root: str) -> str:
-        """That the files of `unknown_dataset` are not there, in words; empty where they are, or need not be."""
-        name = self.unknown_dataset
-        if not name or not data.DATASETS.get(name).has_files or Path(data.folder(data_root, name)).is_dir():
-            return ""
-        return f"the unknown_dataset {name} is not in {data_root}"
 
     def own_unknown(self, data_root: str, part: str, root: str = "") -> data.SourceDataset | data.PreparedDataset:
         """A part's clips of none of the classes: a person's own recordings labelled `unknown`; most often none.

@@ -1,7 +1,7 @@
 """Chooses when a label is published as `unknown`."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from actrec.inference.clips import body_layout
 from actrec.package import InputSpec
 from actrec.skeleton.conversions import CANONICAL
 from actrec.skeleton.layouts import LAYOUTS
-from actrec_models import data, evaluation
+from actrec_models import data, evaluation, other_actions
 from actrec_models.data import ClipDataset
 from actrec_models.data.carried_hands import carried_hands
 from actrec_models.recipe import Recipe
@@ -31,8 +31,6 @@ HIGHEST = 0.9
 """Highest threshold: where training clips are all known by heart, those above separate as well, and leave no room for
 confidences to differ."""
 
-_MOST_OTHERS = 2000
-"""Clips of an unknown dataset that are looked at: NTU RGB+D 120 has 114,000, whose pictures would take days."""
 _TEMPERATURES = np.geomspace(0.2, 3.0, 25).round(3)
 _BACKGROUNDS = 41
 
@@ -136,13 +134,14 @@ def hindrance(recipe: Recipe, specs: Iterable[InputSpec], data_root: str, root: 
     """Why no threshold can be chosen for a network with these inputs; empty where it can."""
     specs = list(specs)
     own = recipe.own_unknown(data_root, "train", root)
-    without = "" if len(own) else _without_foreign(recipe, specs, data_root)
+    known = dataset_part(recipe, data_root, "train", root)
+    without = "" if len(own) else _without_foreign(recipe, specs, known.classes, data_root)
     others = _more(specs)
     if without or not others:
         return without
     also = f"the network also takes {', '.join(others)}"
     chosen = own if len(own) else data.create(recipe.unknown_dataset, data.folder(data_root, recipe.unknown_dataset))
-    if _lacks(chosen, dataset_part(recipe, data_root, "train", root), features.streams(specs)):
+    if _lacks(chosen, known, features.streams(specs)):
         lacking = "its recordings labelled unknown do" if len(own) else f"{recipe.unknown_dataset} does"
         return f"{also}, which {lacking} not hold"
     if not recipe.parts()[3].holds:
@@ -170,14 +169,21 @@ def _held(clips: ClipDataset) -> set[str]:
     return {stream for stream, keys in STREAMS.items() if stream != "bodies" and any(key in others for key in keys)}
 
 
-def _without_foreign(recipe: Recipe, specs: list[InputSpec], data_root: str) -> str:
+def _without_foreign(recipe: Recipe, specs: list[InputSpec], classes: Sequence[str], data_root: str) -> str:
     """Why the clips of an unknown dataset cannot be taken; empty where they can."""
     if not recipe.unknown_dataset:
         return "the recipe names no unknown_dataset"
     bodies = [spec for spec in specs if "bodies" in features.feature(spec.modality).streams]
     foreign = sorted({spec.layout for spec in bodies if spec.layout in LAYOUTS} - {CANONICAL, "hand_22"})
-    held = f"the network takes {foreign[0]}, {recipe.unknown_dataset} holds {CANONICAL}" if foreign else ""
-    return recipe.missing_unknown(data_root) or held
+    if not_there := other_actions.missing(recipe, data_root):
+        return not_there
+    if foreign:
+        return f"the network takes {foreign[0]}, {recipe.unknown_dataset} holds {CANONICAL}"
+    try:
+        other_actions.check(recipe, classes, data_root)
+    except ConfigError as error:  # training would have refused it: one from before it did, or by other files
+        return str(error)
+    return ""
 
 
 def calibrate(recipe: Recipe, session: Session, data_root: str, root: str = "") -> tuple[Rejection, str]:
@@ -196,11 +202,12 @@ def calibrate(recipe: Recipe, session: Session, data_root: str, root: str = "") 
         clips = dataset_part(recipe, data_root, "train", root)
         known, which = _varied_logits(recipe, session, clips), "augmented"
     chosen = choose(known, clips.labels, unknown_logits(recipe, session, data_root, "train", root))
-    described = (
-        f"{recipe.dataset} train part, {which} ({chosen.known_kept:.1%} kept), against "
-        f"{_described(recipe, clips.layout, len(recipe.own_unknown(data_root, 'train', root)), chosen)}"
+    own = len(recipe.own_unknown(data_root, "train", root))
+    share = f"({chosen.unknown_rejected:.1%} rejected)"
+    against = (
+        f"{own} of its recordings labelled unknown {share}" if own else _foreign_words(recipe, clips, data_root, share)
     )
-    return chosen, described
+    return chosen, f"{recipe.dataset} train part, {which} ({chosen.known_kept:.1%} kept), against {against}"
 
 
 def check_held_out(recipe: Recipe, trained: Recipe, specs: Iterable[InputSpec]) -> None:
@@ -231,12 +238,12 @@ def _mode(recipe: Recipe) -> str:
     return "stretched" if recipe.clips == "stretched" else "live"
 
 
-def _described(recipe: Recipe, layout: str, own: int, chosen: Rejection) -> str:
-    share = f"({chosen.unknown_rejected:.1%} rejected)"
-    if own:
-        return f"{own} of its recordings labelled unknown {share}"
-    hands = ", its right hands with poses of the gestures" if layout == "hand_22" else ""
-    left_out = f"; without: {', '.join(recipe.unknown_exclude)}" if recipe.unknown_exclude else ""
+def _foreign_words(recipe: Recipe, known: ClipDataset, data_root: str, share: str) -> str:
+    """What of the unknown dataset was taken, and the share of it that is rejected."""
+    hands = ", its right hands with poses of the gestures" if known.layout == "hand_22" else ""
+    others = other_actions.check(recipe, known.classes, data_root).classes
+    without = other_actions.left_out(recipe, others, known.classes)
+    left_out = f"; without: {', '.join(without)}" if without else ""
     return f"{recipe.unknown_dataset} train part{hands} {share}{left_out}"
 
 
@@ -247,7 +254,7 @@ def unknown_logits(recipe: Recipe, session: Session, data_root: str, part: str, 
     bodies' right hands, with poses of the recipe's own dataset's part (`carried_hands`).
 
     Raises:
-        ConfigError: The recipe leaves out an action that the unknown dataset does not have.
+        ConfigError: The recipe leaves out an action that the unknown dataset does not have, or all of them.
     """
     own = len(recipe.own_unknown(data_root, "train", root))
     chosen = recipe.own_unknown(data_root, part, root) if own else _foreign(recipe, session, data_root, part, root)
@@ -259,13 +266,7 @@ def unknown_logits(recipe: Recipe, session: Session, data_root: str, part: str, 
 
 def _foreign(recipe: Recipe, session: Session, data_root: str, part: str, root: str) -> ClipDataset:
     """The unknown dataset's clips."""
-    clips = data.create(recipe.unknown_dataset, data.folder(data_root, recipe.unknown_dataset), part=part)
-    absent = sorted(set(recipe.unknown_exclude) - set(clips.classes))
-    if absent:
-        raise ConfigError(f"unknown_exclude names {', '.join(absent)}, which {recipe.unknown_dataset} does not have")
-    kept = [i for i, label in enumerate(clips.labels) if clips.classes[label] not in recipe.unknown_exclude]
-    if len(kept) > _MOST_OTHERS:
-        kept = sorted(np.random.default_rng(0).choice(kept, _MOST_OTHERS, replace=False).tolist())
+    clips, kept = other_actions.taken(recipe, session.package.labels, data_root, part)
     if body_layout(session.package) == "hand_22":
         return carried_hands(clips, dataset_part(recipe, data_root, part, root), kept)
     return ClipDataset([clips[i] for i in kept], clips.classes)

@@ -20,8 +20,6 @@ from actrec_models.simplify import simplified
 
 logger = logging.getLogger(__name__)
 
-_CARD = "README.md"
-
 
 def again(
     source: str | Path,
@@ -51,7 +49,7 @@ def again(
         PackageError: The package is missing or corrupt, its network cannot be written in float16, or what was
             simplified disagrees with what was there.
     """
-    folders.check_place(folder, package.DESCRIPTION, overwrite)
+    folders.check_place(folder, package.FILES, overwrite)
     base = zoo.find(source)
     content = _simpler(base) if simplify else base.read_onnx()
     contents = {name: base.read_onnx(name) for name in base.precisions[1:] if not simplify}
@@ -81,7 +79,7 @@ def calibrated(
         PackageError: The package is missing or corrupt, keeps no recipe, or was taught.
         ConfigError: The recipe is of another dataset, split or classes, or names nothing that is not known.
     """
-    folders.check_place(folder, package.DESCRIPTION, overwrite)
+    folders.check_place(folder, package.FILES, overwrite)
     base = zoo.find(source)
     if "judged_by" in base.provenance.figures:
         raise PackageError(f"{base.name} was taught, its rejection chosen on clips left out: teach it again")
@@ -125,7 +123,7 @@ def write_like(
         folder: Where to.
         overwrite: Replace a package that is there.
     """
-    weights, told = base.path / package.WEIGHTS, base.path / _CARD
+    weights, told = base.path / package.WEIGHTS, base.path / package.CARD
     text = ""
     if told.is_file():
         before = told.read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ import safetensors.torch
 from actrec import features, package
 from actrec.package import ModelPackage, Provenance
 from actrec_models import provenance
-from actrec_models.card import card
+from actrec_models.card import card, plain
 from actrec_models.networks.base import Network
 from actrec_models.onnx_graph import to_onnx
 from actrec_models.teach import Lesson
@@ -19,6 +19,8 @@ from actrec_models.teach import Lesson
 _CONFUSED = 0.1
 """Share of a class's clips taken for another one from which on it is worth saying."""
 _WEAK = 0.8
+_NAMED = 10
+"""Recordings that are named one by one."""
 _LICENCE = "that of your recordings, and of the base: "
 
 
@@ -75,7 +77,9 @@ def write(lesson: Lesson, folder: Path, command: str, seed: int, overwrite: bool
         int8=None,
     )
     about = (
-        card(described, folder.name) + "\n## How it was taught\n\n" + "\n".join(f"- {line}" for line in words(lesson))
+        card(described, folder.name)
+        + "\n## How it was taught\n\n"
+        + "\n".join(f"- {plain(line)}" for line in words(lesson))
     )
     return package.write(folder, described, content, _weights(lesson.network), about + "\n", overwrite)
 
@@ -190,5 +194,12 @@ def advice(lesson: Lesson, figures: dict[str, Any]) -> list[str]:
     elif rejected is not None and rejected < _WEAK:
         lines.append(f"of other actions {rejected:.0%} are told to be unknown: record more with --label unknown")
     if figures["skipped"]:
-        lines.append(f"{len(figures['skipped'])} recordings could not be used: {figures['skipped'][0]}")
+        lines.append(_skipped(figures["skipped"]))
     return lines
+
+
+def _skipped(reasons: list[str]) -> str:
+    """Which recordings were left out and why, the first ten of them."""
+    some, more = reasons[:_NAMED], len(reasons) - _NAMED
+    count = "1 recording" if len(reasons) == 1 else f"{len(reasons)} recordings"
+    return f"{count} could not be used: {'; '.join(some)}{f'; and {more} more' if more > 0 else ''}"

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from actrec.errors import ConfigError, DeviceError, InputError
-from actrec_models import checkpoint, data, initial_weights, optimisers, weight_files
+from actrec_models import checkpoint, data, initial_weights, optimisers, other_actions, weight_files
 from actrec_models.data import ClipDataset, rendered
 from actrec_models.learning import Recognition
 from actrec_models.machine import Machine
@@ -56,7 +57,7 @@ def train(
         PackageError: A checkpoint or a file of weights is missing, damaged or foreign.
         DeviceError: A checkpoint cannot be written, another run writes to `out`, memory is full, or a reading process
             was killed.
-        InputError: A clip cannot be read; it is named.
+        InputError: A clip cannot be read; it is named. Or there are not two classes.
         Stopped: SIGTERM or Ctrl-C; what was learnt is kept.
     """
     if threads:
@@ -67,17 +68,19 @@ def train(
     _prepare(out)
     with locked(out):
         begun = [weight_files.identity(file) for file in init]
-        run = TrainingRun(
-            recipe, training_clips(recipe, data_root, root), resume, progress, machine or Machine(), begun
-        )
+        clips = training_clips(recipe, data_root, root)
+        _check_classes(clips)
+        run = TrainingRun(recipe, clips, resume, progress, machine or Machine(), begun)
         recipe = run.with_extrema(recipe)
         module = run.module(recipe)
         for file in init:
             # The weights alone: schedule and optimiser start anew. Whose recordings they have learnt is not forgotten.
             run.recordings += initial_weights.load(module.network, recipe.model, file).recordings
-        missing = recipe.missing_unknown(data_root)
-        if missing and not len(recipe.own_unknown(data_root, "train", root)):
-            logger.warning("%s: the package will not be told what to reject", missing)
+        if recipe.unknown_dataset and not len(recipe.own_unknown(data_root, "train", root)):
+            if missing := other_actions.missing(recipe, data_root):
+                logger.warning("%s: the package will not be told what to reject", missing)
+            else:
+                other_actions.check(recipe, clips.classes, data_root)
         run.check_stages(recipe, module)
         return _fit_stages(run, module, recipe, out, init)
 
@@ -95,6 +98,19 @@ def _tell_unused(recipe: Recipe) -> None:
                 logger.warning("%s%s does nothing with %s", title, f"{type(part).__name__.lower()}.{name}", part.name)
 
 
+def _check_classes(clips: ClipDataset) -> None:
+    """Refuses what no package can be made of, and tells of classes that cannot be learnt.
+
+    Raises:
+        InputError: There are not two classes.
+    """
+    if len(clips.classes) < 2:
+        raise InputError(f"there is one class, {', '.join(clips.classes)}: two actions are the least to tell apart")
+    counts = np.bincount(clips.labels, minlength=len(clips.classes))
+    if absent := [name for name, count in zip(clips.classes, counts, strict=True) if not count]:
+        logger.warning("no clip of the training part shows %s: this will not be learnt", ", ".join(absent))
+
+
 def _changed(recipe: Recipe, name: str) -> bool:
     return bool(getattr(recipe, name) != getattr(Recipe, name))
 
@@ -107,8 +123,13 @@ def _fit_stages(run: TrainingRun, module: Recognition, recipe: Recipe, out: Path
     taken_over = bool(init)
     plan = recipe.plan()
     folders = [*(out / f"stage_{number}_{stage.title}" for number, stage in enumerate(plan[:-1], start=1)), out]
+    strange = [folder for folder in sorted(out.glob("stage_*")) if folder not in folders and any(folder.glob("*.ckpt"))]
     if not run.resume:
-        _forget(folders)
+        _forget([*folders, *strange])
+    elif strange:
+        raise ConfigError(f"{strange[0]} is of a run with other stages: choose another --out, or --fresh")
+    else:
+        run.check_folders(recipe, folders)
     drawn, before, kept = torch.get_rng_state(), 0, out / checkpoint.LAST
     for stage, folder in zip(plan, folders, strict=True):
         if stage.model:

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,23 @@ class TrainingRun:
             optimiser, _, sampling, _ = own.parts()
             optimiser.make(trained.network.parameters(), own.learning_rate, own.weight_decay)
             Epochs(self.clips.labels, sampling, own.seed, own.batch, own.accumulate, world=world)
+
+    def check_folders(self, recipe: Recipe, folders: Sequence[Path]) -> None:
+        """Refuses the folder of a later stage where it holds another run, before those before it are trained.
+
+        Args:
+            recipe: Of the run.
+            folders: One a stage; the first one is looked at when it is trained.
+
+        Raises:
+            ConfigError: It holds a run by another recipe, on other data or from other initial weights.
+            PackageError: None of its checkpoints can be read.
+        """
+        for stage, folder in list(zip(recipe.plan(), folders, strict=True))[1:]:
+            if found := checkpoint.newest(folder):
+                own = self.with_extrema(recipe.of(stage)) if stage.model else recipe
+                resuming.check_same_run(found, own, self.fingerprint)
+                resuming.same_init(found, self.init)
 
     def takes_over(self, folder: Path) -> bool:
         """Makes sure that the initial weights are in the stage's checkpoint, where they are not named again.

@@ -80,14 +80,23 @@ def test_nothing_but_a_package_is_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "work/thesis.txt").read_text() == "years" and (tmp_path / "file").read_text() == "a recipe"
 
 
+def test_a_package_is_not_replaced_together_with_what_else_is_in_its_folder(folder: Path) -> None:
+    """A training run's checkpoints, a repository, somebody's notes."""
+    (folder / "last.ckpt").write_text("days")
+    (folder / ".git").mkdir()
+    with pytest.raises(PackageError, match=r"tiny also holds .git, last.ckpt, which would be lost: choose another"):
+        package.write(folder, tiny_description(), tiny_onnx(), overwrite=True)
+    assert (folder / "last.ckpt").read_text() == "days" and (folder / ".git").is_dir()
+
+
 def test_what_cannot_be_written_is_said_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DeviceError, match="file is no folder"):
-        folders.check_place(tmp_path / "file/p", "model.yaml")
+        folders.check_place(tmp_path / "file/p", package.FILES)
     with pytest.raises(DeviceError, match="cannot write /proc/x9/p"):
-        folders.check_place("/proc/x9/p", "model.yaml")
+        folders.check_place("/proc/x9/p", package.FILES)
     with pytest.raises(DeviceError, match="cannot write ~nosuchuser9/p: could not determine home directory"):
-        folders.check_place("~nosuchuser9/p", "model.yaml")
+        folders.check_place("~nosuchuser9/p", package.FILES)
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

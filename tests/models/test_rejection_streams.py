@@ -5,7 +5,7 @@ import pytest
 import actrec_models
 from actrec import config, package
 from actrec.cli import main
-from actrec_models import checkpoint, data, rejection
+from actrec_models import checkpoint, data, other_actions, rejection
 from actrec_models.data import ClipDataset
 from actrec_models.recipe import Recipe
 from tests.models.made_up import skeletons
@@ -16,11 +16,21 @@ NAME = "c3d_flow"
 HELD = {"share": 0.25}
 
 
+def _other(clips):
+    """The clips, of actions called otherwise."""
+    return ClipDataset([clips[i] for i in range(len(clips))], [f"other {name}" for name in clips.classes])
+
+
 @pytest.fixture
 def datasets(monkeypatch, tmp_path):
     """Clips by dataset and part, and those labelled unknown; all files are "there"."""
-    known, other = made_up(NAME, 12), made_up(NAME, 4)
-    clips = {("nucla", "train"): known, ("nucla", "test"): made_up(NAME, 4), "ntu60": other, "utd_mhad": skeletons(4)}
+    known, other = made_up(NAME, 12), _other(made_up(NAME, 4))
+    clips = {
+        ("nucla", "train"): known,
+        ("nucla", "test"): made_up(NAME, 4),
+        "ntu60": other,
+        "utd_mhad": _other(skeletons(4)),
+    }
     own = {"train": ClipDataset([], known.classes), "test": ClipDataset([], known.classes)}
     monkeypatch.setattr(data, "create", lambda name, root, part="train", **_: clips.get((name, part), clips.get(name)))
     monkeypatch.setattr(data, "others", lambda name, root, part="train", **_: own[part])
@@ -48,7 +58,7 @@ def test_what_hinders_a_choice_is_told(datasets, tmp_path, fields, said):
 def test_what_a_network_can_do_without_must_not_tell_the_unknown_apart(monkeypatch, tmp_path, known, other):
     """Else it is rejection by whether somebody's hands were looked for."""
     clips = {"nucla": made_up("deepacts", 4) if known else skeletons(4)}
-    clips["ntu60"] = made_up("deepacts", 4) if other else skeletons(4)
+    clips["ntu60"] = _other(made_up("deepacts", 4) if other else skeletons(4))
     monkeypatch.setattr(data, "create", lambda name, *_, **__: clips[name])
     monkeypatch.setattr(data, "others", lambda *_, **__: ClipDataset([], clips["nucla"].classes))
     (tmp_path / "ntu").mkdir()
@@ -70,7 +80,7 @@ def test_recordings_labelled_unknown_must_hold_what_the_network_takes(datasets, 
 
 @pytest.mark.parametrize("own", [False, True])
 def test_it_is_chosen_on_clips_held_out(datasets, tmp_path, capsys, monkeypatch, own):
-    monkeypatch.setattr(rejection, "_MOST_OTHERS", 3)
+    monkeypatch.setattr(other_actions, "_MOST", 3)
     if own:
         datasets.update(train=made_up(NAME, 3), test=made_up(NAME, 2))
     others = "" if own else "ntu60"

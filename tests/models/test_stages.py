@@ -1,10 +1,12 @@
 """What is wrong with a training, in a later stage too, is said before days are spent on it."""
 
+import shutil
+
 import pytest
 
 from actrec import config
 from actrec.errors import ConfigError
-from actrec_models import data
+from actrec_models import data, training
 from actrec_models.recipe import Recipe
 from actrec_models.training import Machine
 from actrec_models.training_run import TrainingRun
@@ -37,3 +39,40 @@ def test_streams_that_a_network_can_do_without_are_told_of_once_where_a_dataset_
     run.check_stages(recipe, run.module(recipe))
     told = "deepacts_graph also takes face, hands, which not every clip of dataset 'made_up' has"
     assert [record.getMessage().startswith(told) for record in caplog.records] == [True] * (len(modalities) > 1)
+
+
+OTHER = {"model": "sem_net", "options": dict(TINY["options"]), "window_s": 1.0, "epochs": 1}
+CPU = Machine(accelerator="cpu")
+
+
+@pytest.fixture
+def clips(monkeypatch):
+    monkeypatch.setattr(data, "create", lambda name, root, **options: skeletons())
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [("recipe", "another seed"), ("data", "another data"), ("init", "began from random weights, not")],
+)
+def test_a_folder_of_another_run_is_refused_before_the_first_stage(other, said, clips, tmp_path, monkeypatch):
+    out, stages = tmp_path / "run", [{"epochs": 1}, OTHER, {"epochs": 1}]
+    children.run(out, CPU, stages=stages, **({"seed": 2} if other == "recipe" else {}))
+    shutil.rmtree(out / "stage_1_whole")
+    init = [out / "last.ckpt"] if other == "init" else []
+    if other == "data":
+        monkeypatch.setattr(data, "create", lambda name, root, **options: skeletons(24))
+    with pytest.raises(ConfigError, match=said):
+        children.run(out, CPU, init=init, stages=stages)
+    assert not (out / "stage_1_whole").exists()
+
+
+def test_stages_that_a_run_does_not_have_are_refused_unless_it_is_fresh(clips, tmp_path):
+    """A run that was killed in its second stage, and was given other ones since."""
+    children.run(tmp_path, CPU, stages=[{"epochs": 1}, OTHER, {"epochs": 1}])
+    (tmp_path / "last.ckpt").unlink()
+    with pytest.raises(ConfigError, match="stage_1_whole is of a run with other stages: choose another --out, or"):
+        children.run(tmp_path, CPU, epochs=1)
+    recipe = config.build(Recipe, {**TINY, "epochs": 1})
+    training.train(recipe, "", tmp_path, progress=False, threads=1, machine=CPU, resume=False)
+    assert [path.parent for path in tmp_path.rglob("last.ckpt")] == [tmp_path]
+    children.run(tmp_path, CPU, epochs=1)

@@ -146,6 +146,9 @@ def test_what_teaches_it_again_is_told_whole():
     args = argparse.Namespace(folder=Path("videos/mine"), recording=["hfov_deg=69", "rotate=90"])
     told = command_line._command(args, teach_material.TeachConfig(steps=5), {"steps": 5}, Path("made/taught"))
     assert told == "actrec teach mine --steps 5 --recording hfov_deg=69 --recording rotate=90 --out taught"
+    here = argparse.Namespace(folder=Path("."), recording=[])
+    told = command_line._command(here, teach_material.TeachConfig(), {}, Path("made/taught"))
+    assert told == f"actrec teach {Path.cwd().name} --out taught"
 
 
 @pytest.mark.parametrize("place", [".", "inside", ".."])
@@ -163,12 +166,30 @@ def test_advice_names_what_is_confused(lesson):
     advice = teach_package.words(dataclasses.replace(lesson, logits=logits))
     assert "'squat' is taken for 'sit to stand' in 4 of 4 clips" in advice
     assert "record more of 'squat': other people, places and speeds" in advice
-    assert any("1 recordings could not be used" in line for line in advice)
+    assert any(line.startswith("1 recording could not be used: ") for line in advice)
     sure = dataclasses.replace(lesson, rejection=package.Rejection())
     assert "no threshold tells these actions from others: the package never says unknown" in teach_package.words(sure)
     alone = dataclasses.replace(lesson, folds=folds_of(lesson.material.labels, [""] * 14, 5, 1))
     assert alone.folds.words == "4-fold cross-validation"
     assert any("name two or more with --person" in line for line in teach_package.words(alone))
+
+
+def test_recordings_left_out_are_named_ten_at_most(lesson):
+    reasons = tuple(f"r{number}.mcap is empty" for number in range(12))
+    material = dataclasses.replace(lesson.material, skipped=reasons)
+    last = teach_package.words(dataclasses.replace(lesson, material=material))[-1]
+    assert last == f"12 recordings could not be used: {'; '.join(reasons[:10])}; and 2 more"
+
+
+def test_a_card_shows_labels_as_they_are(lesson, tmp_path):
+    labels = ("push|pull", "<b>wave</b>", "a `tick`")
+    material = dataclasses.replace(lesson.material, classes=labels)
+    teach_package.write(dataclasses.replace(lesson, material=material), tmp_path / "taught", "actrec teach 'a|b'", 1)
+    card = (tmp_path / "taught/README.md").read_text()
+    assert "| Labels | push\\|pull, &lt;b&gt;wave&lt;/b&gt;, a \\`tick\\` |" in card
+    assert "| Trained again by | `actrec teach 'a\\|b'` |" in card and "<b>" not in card
+    rows = [line for line in card.splitlines() if line.startswith("| ")]
+    assert all(line.replace("\\|", "").count("|") == 3 for line in rows)
 
 
 def test_what_the_base_has_learnt_counts_as_learnt(lesson, tmp_path):
@@ -184,30 +205,6 @@ def test_what_the_base_has_learnt_counts_as_learnt(lesson, tmp_path):
     assert made.licence == f"{teach_package._LICENCE}none"
     silent = dataclasses.replace(again.base, provenance=dataclasses.replace(of, figures={}))
     assert teach_package._recordings(dataclasses.replace(again, base=silent)) == {}, "nobody knows all of them"
-
-
-def test_folds_by_person_need_two_of_each_class():
-    labels = np.array([0, 0, 1, 1, -1])
-    by_person = folds_of(labels, ["a", "b", "a", "b", ""], 5, 1)
-    assert (by_person.by, by_person.names, list(by_person.of_clip[:4])) == ("person", ("a", "b"), [0, 1, 0, 1])
-    for people in (["a", "a", "b", "b", "c"], ["a", "b", "a", "", "a"], ["a"] * 5):
-        folds = folds_of(labels, people, 5, 1)
-        assert (folds.by, folds.count) == ("recording", 2)
-        assert sorted(folds.of_clip[labels == 0]) == sorted(folds.of_clip[labels == 1]) == [0, 1]
-    many = folds_of(np.repeat([0, 1, 2], 11), [""] * 33, 5, 3)
-    assert [np.bincount(many.of_clip[np.repeat([0, 1, 2], 11) == k]).tolist() for k in range(3)] == [
-        [3, 2, 2, 2, 2]
-    ] * 3
-
-
-def test_clips_of_one_recording_are_left_out_together():
-    labels, people = np.repeat([0, 1], 6), [""] * 12
-    cut = folds_of(labels, people, 5, 1, [*"aabbcc", *"ddddee"])
-    assert (cut.by, cut.count, cut.words) == ("recording", 2, "2-fold cross-validation")
-    assert all(len(set(cut.of_clip[start : start + 2])) == 1 for start in range(0, 12, 2))
-    assert set(cut.of_clip[labels == 0]) == set(cut.of_clip[labels == 1]) == {0, 1}
-    one = folds_of(labels, people, 5, 1, [*"aabbcc", *"dddddd"])
-    assert (one.by, one.count, one.words) == ("clip", 5, "5-fold cross-validation within recordings")
 
 
 def test_no_fold_takes_all_of_a_class_where_recordings_hold_several():

@@ -83,3 +83,27 @@ def _check_apart(folds, labels, films):
     assert all(len(set(folds.of_clip[labels == label].tolist())) > 1 for label in range(int(labels.max()) + 1))
     assert set(folds.of_clip[labels >= 0].tolist()) == set(folds.of_clip.tolist()) == set(range(folds.count))
     assert len(set(zip(films, folds.of_clip.tolist(), strict=True))) == len(set(films))
+
+
+def test_folds_by_person_need_two_of_each_class():
+    labels = np.array([0, 0, 1, 1, -1])
+    by_person = folds_of(labels, ["a", "b", "a", "b", ""], 5, 1)
+    assert (by_person.by, by_person.names, list(by_person.of_clip[:4])) == ("person", ("a", "b"), [0, 1, 0, 1])
+    for people in (["a", "a", "b", "b", "c"], ["a", "b", "a", "", "a"], ["a"] * 5):
+        folds = folds_of(labels, people, 5, 1)
+        assert (folds.by, folds.count) == ("recording", 2)
+        assert sorted(folds.of_clip[labels == 0]) == sorted(folds.of_clip[labels == 1]) == [0, 1]
+    many = folds_of(np.repeat([0, 1, 2], 11), [""] * 33, 5, 3)
+    assert [np.bincount(many.of_clip[np.repeat([0, 1, 2], 11) == k]).tolist() for k in range(3)] == [
+        [3, 2, 2, 2, 2]
+    ] * 3
+
+
+def test_clips_of_one_recording_are_left_out_together():
+    labels, people = np.repeat([0, 1], 6), [""] * 12
+    cut = folds_of(labels, people, 5, 1, [*"aabbcc", *"ddddee"])
+    assert (cut.by, cut.count, cut.words) == ("recording", 2, "2-fold cross-validation")
+    assert all(len(set(cut.of_clip[start : start + 2])) == 1 for start in range(0, 12, 2))
+    assert set(cut.of_clip[labels == 0]) == set(cut.of_clip[labels == 1]) == {0, 1}
+    one = folds_of(labels, people, 5, 1, [*"aabbcc", *"dddddd"])
+    assert (one.by, one.count, one.words) == ("clip", 5, "5-fold cross-validation within recordings")
