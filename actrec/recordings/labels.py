@@ -113,11 +113,12 @@ def check_label(where: str, label: str) -> None:
 
 def alike(name: str, others: Iterable[str]) -> str:
     """The one of other labels, or people, that differs by case, blanks, hyphens, underscores or coding alone, or ""."""
-    written = _plain(name)
-    return next((other for other in others if written and other != name and _plain(other) == written), "")
+    written = plain(name)
+    return next((other for other in others if written and other != name and plain(other) == written), "")
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """A label as it is compared: without case, blanks, hyphens, underscores and coding."""
     composed = unicodedata.normalize("NFC", name)  # "ä" is one sign or two, by keyboard and system, and looks the same
     return _LOOSE.sub("", _SPACING.sub(" ", composed.casefold()))
 

@@ -117,7 +117,7 @@ def _judge(
     chosen, described = rejection.calibrate(recipe, session, *roots)
     found = chosen.described(described)
     # The threshold has seen a person's own recordings: no later evaluation may count them as new.
-    figures["chosen_on"] = recipe.own_unknown(roots[0], "train", roots[1]).identities()
+    figures["chosen_on"] = rejection.chosen_on(recipe, session.package.labels, *roots)
     if not len(test):
         return found, figures
     confidence = chosen.confidence(scores)

@@ -65,6 +65,7 @@ class Recipe:
         "actions outside the classes, for the rejection threshold; empty: none. Own recordings labelled unknown are "
         "taken in its place",
     )
+    unknown_options: dict = setting({}, "options of that dataset")
     unknown_exclude: list = setting(
         [], "its actions that are among the classes after all; those called as a class is are left out anyway"
     )
@@ -135,6 +136,7 @@ class Recipe:
         """
         config.check_names(self.options, NETWORK_RESERVED, "options")
         config.check_names(self.dataset_options, data.RESERVED, "dataset_options")
+        config.check_names(self.unknown_options, data.RESERVED, "unknown_options")
         optimiser, schedule = config.build(Optimiser, self.optimiser), config.build(Schedule, self.schedule)
         optimiser.check()
         schedule.check()

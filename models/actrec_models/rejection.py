@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from actrec import features, package
-from actrec.errors import ConfigError
+from actrec.errors import ActrecError, ConfigError
 from actrec.features.base import STREAMS
 from actrec.inference import Session
 from actrec.inference.clips import body_layout
@@ -140,7 +140,7 @@ def hindrance(recipe: Recipe, specs: Iterable[InputSpec], data_root: str, root: 
     if without or not others:
         return without
     also = f"the network also takes {', '.join(others)}"
-    chosen = own if len(own) else data.create(recipe.unknown_dataset, data.folder(data_root, recipe.unknown_dataset))
+    chosen = own if len(own) else other_actions.taken(recipe, known.classes, data_root, "train").clips[0][0]
     if _lacks(chosen, known, features.streams(specs)):
         lacking = "its recordings labelled unknown do" if len(own) else f"{recipe.unknown_dataset} does"
         return f"{also}, which {lacking} not hold"
@@ -180,8 +180,8 @@ def _without_foreign(recipe: Recipe, specs: list[InputSpec], classes: Sequence[s
     if foreign:
         return f"the network takes {foreign[0]}, {recipe.unknown_dataset} holds {CANONICAL}"
     try:
-        other_actions.check(recipe, classes, data_root)
-    except ConfigError as error:  # training would have refused it: one from before it did, or by other files
+        other_actions.taken(recipe, classes, data_root, "train")
+    except ActrecError as error:  # training would have refused it: one from before it did, or by other files
         return str(error)
     return ""
 
@@ -241,8 +241,7 @@ def _mode(recipe: Recipe) -> str:
 def _foreign_words(recipe: Recipe, known: ClipDataset, data_root: str, share: str) -> str:
     """What of the unknown dataset was taken, and the share of it that is rejected."""
     hands = ", its right hands with poses of the gestures" if known.layout == "hand_22" else ""
-    others = other_actions.check(recipe, known.classes, data_root).classes
-    without = other_actions.left_out(recipe, others, known.classes)
+    without = other_actions.taken(recipe, known.classes, data_root, "train").left_out
     left_out = f"; without: {', '.join(without)}" if without else ""
     return f"{recipe.unknown_dataset} train part{hands} {share}{left_out}"
 
@@ -266,10 +265,16 @@ def unknown_logits(recipe: Recipe, session: Session, data_root: str, part: str, 
 
 def _foreign(recipe: Recipe, session: Session, data_root: str, part: str, root: str) -> ClipDataset:
     """The unknown dataset's clips."""
-    clips, kept = other_actions.taken(recipe, session.package.labels, data_root, part)
-    if body_layout(session.package) == "hand_22":
-        return carried_hands(clips, dataset_part(recipe, data_root, part, root), kept)
-    return ClipDataset([clips[i] for i in kept], clips.classes)
+    others = other_actions.taken(recipe, session.package.labels, data_root, part)
+    if body_layout(session.package) != "hand_22":
+        return others.read()
+    return carried_hands(others.read(), dataset_part(recipe, data_root, part, root))
+
+
+def chosen_on(recipe: Recipe, classes: Sequence[str], data_root: str, root: str = "") -> tuple[str, ...]:
+    """What tells the recordings of a person's own that a threshold was chosen on (`ClipDataset.identities`)."""
+    own = recipe.own_unknown(data_root, "train", root)
+    return own.identities() if len(own) else other_actions.taken(recipe, classes, data_root, "train").identities()
 
 
 def dataset_part(recipe: Recipe, data_root: str, part: str, root: str = "") -> ClipDataset:

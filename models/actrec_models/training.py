@@ -69,8 +69,8 @@ def train(
     with locked(out):
         begun = [weight_files.identity(file) for file in init]
         clips = training_clips(recipe, data_root, root)
-        _check_classes(clips)
         run = TrainingRun(recipe, clips, resume, progress, machine or Machine(), begun)
+        _check_classes(run.clips)
         recipe = run.with_extrema(recipe)
         module = run.module(recipe)
         for file in init:
@@ -80,7 +80,7 @@ def train(
             if missing := other_actions.missing(recipe, data_root):
                 logger.warning("%s: the package will not be told what to reject", missing)
             else:
-                other_actions.check(recipe, clips.classes, data_root)
+                other_actions.taken(recipe, clips.classes, data_root, "train")
         run.check_stages(recipe, module)
         return _fit_stages(run, module, recipe, out, init)
 
@@ -123,13 +123,10 @@ def _fit_stages(run: TrainingRun, module: Recognition, recipe: Recipe, out: Path
     taken_over = bool(init)
     plan = recipe.plan()
     folders = [*(out / f"stage_{number}_{stage.title}" for number, stage in enumerate(plan[:-1], start=1)), out]
-    strange = [folder for folder in sorted(out.glob("stage_*")) if folder not in folders and any(folder.glob("*.ckpt"))]
-    if not run.resume:
-        _forget([*folders, *strange])
-    elif strange:
-        raise ConfigError(f"{strange[0]} is of a run with other stages: choose another --out, or --fresh")
-    else:
+    if run.resume:
         run.check_folders(recipe, folders)
+    else:
+        _forget(folders, init)
     drawn, before, kept = torch.get_rng_state(), 0, out / checkpoint.LAST
     for stage, folder in zip(plan, folders, strict=True):
         if stage.model:
@@ -163,12 +160,24 @@ def training_clips(recipe: Recipe, data_root: str, root: str = "") -> ClipDatase
     return ClipDataset([*(clips[i] for i in range(len(clips))), *more], clips.classes)
 
 
+def _forget(folders: Iterable[Path], init: Sequence[Path]) -> None:
+    """Deletes what an earlier run left, of all its stages: a new one that is stopped must not go on from any of it.
+
+    Raises:
+        ConfigError: The new one is to begin from it.
+    """
+    names = checkpoint.LAST, checkpoint.PREVIOUS, checkpoint.BEST
+    files = [folder / name for folder in folders for name in names]
+    there = {file.resolve() for file in files}
+    if used := [file for file in init if file.expanduser().resolve() in there]:
+        raise ConfigError(f"--fresh would delete {used[0]}, which --init names: choose another --out")
+    _delete(files)
+
+
 @rank_zero_only
-def _forget(folders: Iterable[Path]) -> None:
-    """Deletes what an earlier run left, of all its stages: a new one that is stopped must not go on from any of it."""
-    for folder in folders:
-        for name in (checkpoint.LAST, checkpoint.PREVIOUS, checkpoint.BEST):
-            (folder / name).unlink(missing_ok=True)
+def _delete(files: Iterable[Path]) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)
 
 
 def _prepare(out: Path) -> None:

@@ -98,7 +98,7 @@ def test_a_carried_hand_hangs_on_its_forearm(hands, people):
 
 
 def test_carried_hands_take_poses_in_turn_and_lose_what_the_body_lost(hands, people):
-    chosen = carried_hands(people, hands, [3, 50, 99])
+    chosen = carried_hands(ClipDataset([people[i] for i in (3, 50, 99)], people.classes), hands)
     assert (len(chosen), chosen.layout, chosen.names[1]) == (3, "hand_22", people.names[50])
     lengths = [bones(chosen[i].bodies[0])[0] for i in range(3)]
     assert not np.allclose(lengths[0], lengths[1])

@@ -3,14 +3,14 @@
 import pytest
 
 from actrec import config
-from actrec.errors import ConfigError, InputError
+from actrec.errors import ConfigError, DeviceError, InputError
 from actrec_models import data, other_actions, training
 from actrec_models.data import ClipDataset
 from actrec_models.recipe import Recipe
 from actrec_models.training import Machine
-from tests.models.made_up import TINY, skeletons
+from tests.models.made_up import TINY, Subjects, skeletons
 
-OTHERS = ("Sway", "raise", "jump")
+OTHERS = ("Sway", "raise_arm", "jump")
 
 
 @pytest.fixture
@@ -35,20 +35,28 @@ def test_an_unknown_dataset_that_is_not_here_is_said(tmp_path):
 
 
 def test_actions_called_as_a_class_is_are_left_out(datasets, monkeypatch):
-    clips, kept = other_actions.taken(recipe(), ("sway", "stretch"), str(datasets), "test")
-    assert {clips.classes[clips.labels[place]] for place in kept} == {"raise", "jump"}
+    assert set(taken(recipe())) == {"raise_arm", "jump"}
     chosen = recipe(unknown_exclude=["jump"])
-    assert other_actions.left_out(chosen, OTHERS, ("sway", "stretch")) == ["Sway", "jump"]
+    assert other_actions.left_out(chosen, OTHERS, ("sway", "raise leg")) == ["Sway", "jump"]
+    assert other_actions.left_out(chosen, OTHERS, ("sit", "Raise Arm")) == ["raise_arm", "jump"]
     monkeypatch.setattr(other_actions, "_MOST", 3)
-    clips, kept = other_actions.taken(chosen, ("sway", "stretch"), str(datasets), "train")
-    assert {clips.classes[clips.labels[place]] for place in kept} == {"raise"} and len(kept) == 3
+    assert taken(chosen) == ["raise_arm"] * 3
+
+
+def taken(chosen):
+    """The actions of the clips that are taken."""
+    found = other_actions.taken(chosen, ("sway", "stretch"), "", "train").read()
+    return [found.classes[label] for label in found.labels]
 
 
 @pytest.mark.parametrize(
     ("excluded", "said"),
     [
         (["jmup"], "unknown_exclude names jmup, which utd_mhad does not have"),
-        (["raise", "jump"], "every action of the unknown_dataset utd_mhad is among the classes: name another one, or"),
+        (
+            ["raise_arm", "jump"],
+            "no clip of the unknown_dataset utd_mhad shows an action outside the classes: name another",
+        ),
     ],
 )
 def test_what_export_could_not_choose_by_is_refused_before_training(datasets, excluded, said):
@@ -68,3 +76,19 @@ def test_one_class_is_refused_and_one_without_clips_is_told_of(datasets, monkeyp
         recipe(unknown_dataset=""), str(datasets), datasets / "run", machine=Machine("cpu"), progress=False, threads=1
     )
     assert "no clip of the training part shows stretch: this will not be learnt" in caplog.text
+
+
+def test_classes_without_clips_but_those_held_out_are_told_of(datasets, monkeypatch, caplog):
+    clips = skeletons(classes=("sway", "stretch"))
+    monkeypatch.setattr(data, "create", lambda *_, **__: Subjects([clips[i] for i in (0, 2, 4, 6, 1)], clips.classes))
+    held = recipe(unknown_dataset="", validation={"by": "subject", "only": [4]}, batch=2)
+    training.train(held, str(datasets), datasets / "run", machine=Machine("cpu"), progress=False, threads=1)
+    assert "no clip of the training part shows stretch: this will not be learnt" in caplog.text
+
+
+def test_an_unknown_dataset_that_cannot_be_read_is_told_by_that_name(tmp_path):
+    (tmp_path / "utd_mhad").mkdir()
+    with pytest.raises(DeviceError, match="unknown_dataset utd_mhad: .*; or name another one, or none"):
+        other_actions.taken(recipe(), ("sway", "stretch"), str(tmp_path), "train")
+    with pytest.raises(ConfigError, match="unknown_options cannot set 'part'"):
+        recipe(unknown_options={"part": "test"}).check()

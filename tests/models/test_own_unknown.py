@@ -6,9 +6,10 @@ import pytest
 import torch
 import yaml
 
-from actrec import package
+from actrec import config, package
 from actrec.cli import main
-from actrec_models import data
+from actrec_models import data, other_actions
+from actrec_models.recipe import Recipe
 from tests.models.made_up import TINY
 from tests.models.own_recordings import body, write_bag
 
@@ -134,3 +135,15 @@ def test_what_it_cannot_be_chosen_on_is_refused(exported, data_root, capsys):
     refused("was taught", "--calibrate", *common)
     assert main(["export", str(tmp_path / "run/last.ckpt"), "--out", str(tmp_path / "x"), "--calibrate", *common]) == 2
     assert "calibrated anyway" in capsys.readouterr().err
+
+
+def test_those_of_another_folder_are_taken_too(recordings, tmp_path):
+    """Alone, or beside actions that are none of the classes; a later evaluation must not count them as new."""
+    (tmp_path / "folder").symlink_to(recordings)
+    chosen = config.build(Recipe, {**TINY, "dataset": "nucla", "unknown_dataset": "folder"})
+    for classes, labels in ((("Clap", "wave"), [-1] * 3), (("wave",), [0, 0, 0, -1, -1, -1])):
+        found = other_actions.taken(chosen, classes, str(tmp_path), "train")
+        assert found.read().labels.tolist() == labels
+        told = found.identities()
+        assert len(told) == len(labels) and all(told)
+    assert not other_actions.taken(chosen, ("clap", "wave"), str(tmp_path), "test").read()

@@ -66,13 +66,17 @@ def test_a_folder_of_another_run_is_refused_before_the_first_stage(other, said, 
     assert not (out / "stage_1_whole").exists()
 
 
-def test_stages_that_a_run_does_not_have_are_refused_unless_it_is_fresh(clips, tmp_path):
-    """A run that was killed in its second stage, and was given other ones since."""
-    children.run(tmp_path, CPU, stages=[{"epochs": 1}, OTHER, {"epochs": 1}])
-    (tmp_path / "last.ckpt").unlink()
-    with pytest.raises(ConfigError, match="stage_1_whole is of a run with other stages: choose another --out, or"):
-        children.run(tmp_path, CPU, epochs=1)
-    recipe = config.build(Recipe, {**TINY, "epochs": 1})
-    training.train(recipe, "", tmp_path, progress=False, threads=1, machine=CPU, resume=False)
-    assert [path.parent for path in tmp_path.rglob("last.ckpt")] == [tmp_path]
-    children.run(tmp_path, CPU, epochs=1)
+def test_fresh_deletes_nothing_that_is_begun_from(clips, tmp_path):
+    """Nor another run in a folder of this one, whatever it is called."""
+    out, stages = tmp_path / "run", [{"epochs": 1}, OTHER, {"epochs": 1}]
+    children.run(out / "stage_1", CPU, epochs=1)
+    whole = children.run(out, CPU, stages=stages)
+    there = sorted(out.rglob("*.ckpt"))
+    changed = config.build(Recipe, {**TINY, "stages": stages, "seed": 2})
+    fresh = {"progress": False, "threads": 1, "machine": CPU, "resume": False}
+    for file in (whole, out / "stage_1_whole/../stage_2_sem_net/last.ckpt"):
+        with pytest.raises(ConfigError, match=f"--fresh would delete {file}, which --init names: choose another --out"):
+            training.train(changed, "", out, init=[file], **fresh)
+    assert sorted(out.rglob("*.ckpt")) == there
+    training.train(changed, "", out, init=[out / "stage_1/last.ckpt"], **fresh)
+    assert (out / "stage_1/last.ckpt").is_file()

@@ -5,8 +5,6 @@ really go and how they turn while people walk, sit down, box or drink; the finge
 against a recording of hands.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from actrec.skeleton.layouts import HAND_22, KINECT_V2_25
@@ -17,16 +15,15 @@ _ELBOW, _WRIST = (KINECT_V2_25.index[f"{joint}_right"] for joint in ("elbow", "w
 _FROM, _TO = HAND_22.index["wrist"], HAND_22.index["middle_base"]
 
 
-def carried_hands(clips: ClipDataset, poses: ClipDataset, kept: Sequence[int]) -> ClipDataset:
-    """The right hands of the clips `kept` of bodies (`kinect_v2_25`) as clips of `hand_22`.
+def carried_hands(clips: ClipDataset, poses: ClipDataset) -> ClipDataset:
+    """The right hands of clips of bodies (`kinect_v2_25`) as clips of `hand_22`.
 
     Args:
         clips: Bodies.
-        poses: Hands; each clip kept gets the first pose of one of them, in turn, turned as its forearm turns.
-        kept: Indices into `clips`.
+        poses: Hands; each clip gets the first pose of one of them, in turn, turned as its forearm turns.
     """
-    step = max(len(poses) // max(len(kept), 1), 1)
-    hands = [carried_hand(clips[c], poses[i * step % len(poses)].bodies[0, 0]) for i, c in enumerate(kept)]
+    step = max(len(poses) // max(len(clips), 1), 1)
+    hands = [carried_hand(clips[i], poses[i * step % len(poses)].bodies[0, 0]) for i in range(len(clips))]
     return ClipDataset(hands, clips.classes, "hand_22")
 
 
