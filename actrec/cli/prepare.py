@@ -71,7 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--check", action="store_true", help="only verify every checksum of the store")
     parser.add_argument("--repair", action="store_true", help="verify every checksum and prepare anew what is damaged")
-    parser.add_argument("--prune", action="store_true", help="delete what was prepared of items that are gone")
+    parser.add_argument(
+        "--prune", action="store_true", help="delete what was prepared of items that are gone, or were otherwise"
+    )
     parser.add_argument(
         "--strict", action="store_true", help="fail where an item had to be skipped, or one that was prepared is gone"
     )

@@ -19,8 +19,8 @@ from actrec.errors import ActrecError, ConfigError, InputError
 from actrec.skeleton.conversions import CANONICAL
 from actrec_models import data
 from actrec_models.data.prepare_cluster import Batch, run_here, run_on_cluster
-from actrec_models.data.prepare_folder import damaged, forget, gone, keep, opened, todo
-from actrec_models.data.prepare_index import finish, tidy, write_skipped
+from actrec_models.data.prepare_folder import damaged, forget, free, gone, keep, opened, tidy, todo
+from actrec_models.data.prepare_index import finish, write_skipped
 from actrec_models.data.prepare_settings import PrepareConfig
 from actrec_models.data.prepare_tasks import Job
 from actrec_models.data.source import Entry, Source
@@ -71,7 +71,7 @@ class Run:
         workers: Processes of this machine; 0 for this one alone.
         scheduler: Address of a dask.distributed cluster's scheduler instead; empty for none.
         repair: Check every clip that is there, and prepare anew what is damaged.
-        prune: Delete what was prepared of items that are gone.
+        prune: Delete what was prepared of items that are gone, and what stands for nothing since items changed.
         progress: Show a progress bar.
         shard_bytes: Size of a shard.
     """
@@ -152,6 +152,7 @@ def prepare_source(
         absent = sorted(journal.records.keys() - {entry.name for entry in entries})
         if run.prune:
             forget(journal, head, absent)
+            free(journal, head, run.shard_bytes)
             absent = []
         # What has changed stays in the journal until it is read anew.
         missing = todo(journal, entries, settings)

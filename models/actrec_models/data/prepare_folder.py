@@ -1,6 +1,7 @@
 """The folder that a preparation writes to: begun, gone on with, told from others; what is still to be done in it."""
 
 import contextlib
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
@@ -15,6 +16,7 @@ from actrec_models.data.prepare_settings import PrepareConfig
 from actrec_models.data.prepare_tasks import signature
 from actrec_models.data.source import Entry
 from actrec_models.data.store import map_file, open_store
+from actrec_models.data.store_compact import compact, with_holes
 from actrec_models.data.store_format import INDEX, JOURNAL, SKIPPED, STORE, Head, Index, read_head, write_head
 from actrec_models.data.store_journal import LOCK, Journal, Record
 from actrec_models.data.store_writer import store_error
@@ -40,6 +42,39 @@ def forget(journal: Journal, head: Head, names: Sequence[str]) -> None:
     if any(name in journal.records for name in names):
         _open_again(journal.folder, head)
         journal.drop(names)
+
+
+def free(journal: Journal, head: Head, shard_bytes: int) -> None:
+    """Has nothing left on the disk of what was given up.
+
+    Raises:
+        StoreError: The disk is full; nothing that is kept is lost.
+    """
+    if with_holes(journal):
+        _open_again(journal.folder, head)
+        forget(journal, head, compact(journal, shard_bytes))
+    tidy(journal)
+    journal.shorten()
+
+
+def tidy(journal: Journal) -> None:
+    """Removes what dead workers left: shards in which no record is, and what lies behind the last clip of a shard.
+
+    Not the bytes of a clip that was made anew: who reads the store as it was before has them mapped, and would be
+    killed by the system for looking at them.
+
+    Raises:
+        StoreError: The folder does not let go of them.
+    """
+    used = {record.shard for record in journal.records.values()}
+    try:
+        for path in journal.folder.glob("shard_*.bin"):
+            if path.name not in used:
+                path.unlink()
+            elif path.stat().st_size > journal.ends[path.name]:
+                os.truncate(path, journal.ends[path.name])
+    except OSError as error:
+        raise store_error(journal.folder, error) from error
 
 
 def _open_again(out: Path, head: Head) -> None:

@@ -2,13 +2,12 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from actrec_models.data.prepare_folder import tells
+from actrec_models.data.prepare_folder import tells, tidy
 from actrec_models.data.source import Entry, Source
 from actrec_models.data.store_format import (
     IDENTITY,
@@ -106,23 +105,3 @@ def write_skipped(folder: Path, skipped: Sequence[tuple[str, str]]) -> None:
         )
     except OSError as error:
         raise store_error(folder, error) from error
-
-
-def tidy(journal: Journal) -> None:
-    """Removes what dead workers left: shards in which no record is, and what lies behind the last clip of a shard.
-
-    Not the bytes of a clip that was made anew: who reads the store as it was before has them mapped, and would be
-    killed by the system for looking at them.
-
-    Raises:
-        StoreError: The folder does not let go of them.
-    """
-    used = {record.shard for record in journal.records.values()}
-    try:
-        for path in journal.folder.glob("shard_*.bin"):
-            if path.name not in used:
-                path.unlink()
-            elif path.stat().st_size > journal.ends[path.name]:
-                os.truncate(path, journal.ends[path.name])
-    except OSError as error:
-        raise store_error(journal.folder, error) from error

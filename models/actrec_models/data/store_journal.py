@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from actrec.errors import DeviceError, InputError
-from actrec_models.data.store_format import JOURNAL
+from actrec_models.data.store_format import JOURNAL, write_whole
 from actrec_models.data.store_writer import Row, store_error
 
 LOCK = ".lock"
@@ -115,6 +115,23 @@ class Journal:
             self._append({"drop": names})
         for name in names:
             del self.records[name]
+
+    def shorten(self) -> None:
+        """Forgets for good what was given up, its names too. Only where every shard ends with a clip that is kept.
+
+        Raises:
+            StoreError: The disk is full; the journal is as it was before.
+        """
+        content = [[r.name, r.signature, r.frames, r.shard, r.rows] for r in self.records.values()]
+        try:
+            write_whole(self.path, json.dumps({"clips": content}, separators=(",", ":")).encode() + b"\n")
+            self._file.close()
+            self._file = open(self.path, "ab")  # noqa: SIM115 (open for the object\'s life)
+        except OSError as error:
+            raise store_error(self.folder, error) from error
+        self.ends = {}
+        for record in self.records.values():
+            self._note(record)
 
     def _note(self, record: Record) -> None:
         self.ends[record.shard] = max(self.ends.get(record.shard, 0), record.end)

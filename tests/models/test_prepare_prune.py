@@ -1,0 +1,105 @@
+"""`actrec prepare --prune`: nothing of what is gone stays on the disk, and nothing else is lost."""
+
+import errno
+import os
+
+import pytest
+
+from actrec.errors import DeviceError
+from actrec_models.data import PreparedDataset, store_compact
+from actrec_models.data.prepare import Run, prepare
+from actrec_models.data.store_format import JOURNAL
+from actrec_models.data.store_journal import Journal
+from actrec_models.data.store_writer import ShardWriter
+from tests.models.flaky import names_of
+
+SHARDS = 150_000
+"""Bytes of a shard: each holds several of the clips, of which some are gone."""
+
+
+@pytest.fixture
+def fewer(published, tmp_path):
+    """A store of which every other item is gone since: its folder, what the items that are left are, and those bytes."""
+    out, names = tmp_path / "out", names_of(published)
+    prepare("nucla", published, out, run=Run(shard_bytes=SHARDS))
+    gone = [clip.bodies.tobytes() for clip in PreparedDataset(out) if clip.name in names[::2]]
+    for name in names[::2]:
+        (published / f"{name}.json").unlink()
+    return out, names[1::2], gone
+
+
+def on_disk(out):
+    return [path.read_bytes() for path in out.glob("shard_*.bin")]
+
+
+def pruned(published, out):
+    return prepare("nucla", published, out, run=Run(prune=True, shard_bytes=SHARDS))
+
+
+def test_bytes_and_names_of_what_is_gone_are_deleted(published, fewer, tmp_path):
+    out, names, gone = fewer
+    assert prepare("nucla", published, out).absent and all(any(one in f for f in on_disk(out)) for one in gone)
+    mapped = PreparedDataset(out)
+    before = [mapped[index].bodies.copy() for index in range(len(mapped))]
+    summary = pruned(published, out)
+    assert summary.prepared == 0 and not summary.absent and PreparedDataset(out).names == tuple(names)
+    assert not any(one in content for one in gone for content in on_disk(out))
+    told = (out / JOURNAL).read_text()
+    assert all(f'"{name}"' in told for name in names) and told.count('"a') == len(names)
+    assert summary.fingerprint == prepare("nucla", published, tmp_path / "anew").fingerprint
+    assert not [wrong for _, wrong in PreparedDataset(out).damaged() if wrong]
+    assert all((mapped[index].bodies == before[index]).all() for index in range(len(mapped))), "still mapped"
+    shards = sorted(out.glob("shard_*.bin"))
+    assert pruned(published, out).fingerprint == summary.fingerprint and sorted(out.glob("shard_*.bin")) == shards
+
+
+@pytest.mark.parametrize("place", ["add", "shorten"])
+def test_a_stop_at_any_moment_loses_nothing(published, fewer, monkeypatch, place):
+    out, names, _ = fewer
+
+    def stops(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(Journal, place, stops)
+        with pytest.raises(KeyboardInterrupt):
+            pruned(published, out)
+    summary = pruned(published, out)
+    assert summary.prepared == 0 and PreparedDataset(out).names == tuple(names)
+
+
+def test_a_full_disk_loses_nothing(published, fewer, monkeypatch):
+    out, names, gone = fewer
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as filled:
+        filled.setattr(ShardWriter, "_add", full)
+        with pytest.raises(DeviceError, match="no space is left"):
+            pruned(published, out)
+    assert prepare("nucla", published, out).prepared == 0 and PreparedDataset(out).names == tuple(names)
+    pruned(published, out)
+    assert not any(one in content for one in gone for content in on_disk(out))
+
+
+def test_a_damaged_clip_is_prepared_anew_and_not_copied(published, fewer):
+    out, names, _ = fewer
+    store = PreparedDataset(out)
+    kept = store[store.names.index(names[0])].bodies.tobytes()
+    path = next(path for path in out.glob("shard_*.bin") if kept in path.read_bytes())
+    content = bytearray(path.read_bytes())
+    content[content.index(kept)] ^= 1
+    path.write_bytes(content)
+    assert pruned(published, out).prepared == 1
+    assert not [wrong for _, wrong in PreparedDataset(out).damaged() if wrong]
+
+
+def test_shards_without_holes_stay(published, tmp_path):
+    prepare("nucla", published, tmp_path / "out", run=Run(shard_bytes=SHARDS))
+    with Journal(tmp_path / "out") as journal:
+        assert not store_compact.with_holes(journal)
+        shards = [record.shard for record in journal.records.values()]
+        name, shard = next((n, r.shard) for n, r in journal.records.items() if shards.count(r.shard) > 1)
+        journal.drop([name])
+        assert list(store_compact.with_holes(journal)) == [shard]
