@@ -311,7 +311,9 @@ def _read_yaml(folder: Path, file: Path) -> Any:
             raise PackageError(f"{file} is larger than 1 MiB, no model package's; {_REMEDY}")
         return yaml.safe_load(file.read_bytes())
     except OSError as error:
-        raise PackageError(f"{file}: {error.strerror or error}, so {folder} is no model package; {_REMEDY}") from error
+        runs = sorted(folder.glob("*.ckpt"))
+        remedy = f"export what was trained there (actrec export {runs[0]} --out …)" if runs else _REMEDY
+        raise PackageError(f"{file}: {error.strerror or error}, so {folder} is no model package; {remedy}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         at = "" if mark is None else f" (line {mark.line + 1})"

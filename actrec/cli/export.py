@@ -87,6 +87,9 @@ def run(args: argparse.Namespace) -> int:
     logging.getLogger("actrec_models").setLevel(logging.INFO)
     if args.network is not None:
         _refuse_streams(args)
+        if args.simplify or args.calibrate is not None:
+            option = "--simplify" if args.simplify else "--calibrate"
+            raise ConfigError(f"{option} is of a package or a checkpoint, not of a --network that nobody trained")
         return _untrained(args)
     _refuse_with_source(args)
     if args.fuse:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from actrec import features, inference, package
-from actrec.package import ModelPackage, Rejection
+from actrec.package import PRECISIONS, LowerPrecision, ModelPackage, Rejection
 from actrec_models import data, evaluation, half_precision, rejection
 from actrec_models.card import card
 from actrec_models.data.copies import copies
@@ -47,10 +47,7 @@ def write(
         drafted = package.write(Path(scratch) / folder.name, draft, content, lower=half)
         test = rejection.dataset_part(recipe, roots[0], "test", roots[1])
         draft = judged(draft, recipe, inference.load(drafted), test, roots)
-        if draft.float16 is not None and len(test):
-            found = _scores(recipe, inference.load(drafted, "onnxruntime", precision="float16"), test)
-            accuracy = float((found.argmax(axis=1) == test.labels).mean())
-            draft = dataclasses.replace(draft, float16=dataclasses.replace(draft.float16, accuracy=accuracy))
+        draft = rescored(draft, recipe, drafted, test)
     return package.write(folder, draft, content, weights, card(draft, folder.name), overwrite, half)
 
 
@@ -74,6 +71,25 @@ def judged(
         figures["recordings"] = list(dict.fromkeys([*figures["recordings"], *chosen_on]))
     provenance = dataclasses.replace(draft.provenance, accuracy=figures["accuracy"], figures=figures)
     return dataclasses.replace(draft, rejection=chosen, provenance=provenance)
+
+
+def rescored(draft: ModelPackage, recipe: Recipe, written: ModelPackage, test: data.ClipDataset) -> ModelPackage:
+    """The description with the accuracy of its networks in lower precision on the same clips.
+
+    Args:
+        draft: Its description.
+        recipe: Says how windows are taken.
+        written: The package whose networks these are.
+        test: The test part; where it is empty nothing changes.
+    """
+    for name in PRECISIONS[1:]:
+        told = draft.lower(name)
+        if told is not None and len(test):
+            found = _scores(recipe, inference.load(written, "onnxruntime", precision=name), test)
+            accuracy = float((found.argmax(axis=1) == test.labels).mean())
+            changed: dict[str, LowerPrecision] = {name: dataclasses.replace(told, accuracy=accuracy)}
+            draft = dataclasses.replace(draft, **changed)  # type: ignore[arg-type]
+    return draft
 
 
 def with_half(draft: ModelPackage, content: bytes) -> tuple[ModelPackage, dict[str, bytes]]:

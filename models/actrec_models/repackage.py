@@ -100,7 +100,7 @@ def calibrated(
     test = rejection.dataset_part(recipe, data_root, "test", root)
     if tuple(test.classes) != tuple(base.labels):
         raise ConfigError(f"{base.name} knows {', '.join(base.labels)}; {recipe.dataset} has {', '.join(test.classes)}")
-    made = judging.judged(base, recipe, session, test, roots)
+    made = judging.rescored(judging.judged(base, recipe, session, test, roots), recipe, base, test)
     contents = {name: base.read_onnx(name) for name in base.precisions}
     return write_like(base, made, contents.pop("float32"), contents, folder, overwrite)
 

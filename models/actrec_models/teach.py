@@ -124,12 +124,15 @@ def learn(base: Base, material: Material, settings: TeachConfig, progress: bool 
         f"clips of {len(rounds)} folds left out ({chosen.known_kept:.1%} kept), against "
         f"{work.unknown_words(len(rounds))} ({chosen.unknown_rejected:.1%} rejected)"
     )
+    seconds = time.monotonic() - began
+    if seconds > 60 * settings.minutes:
+        logger.warning("%.1f minutes, more than %g: nothing more could be left out", seconds / 60, settings.minutes)
     return Lesson(
         base.package, network, material, folds, logits,
         chosen.described(described),
         float(scores.mean()), len(scores), chosen.known_kept, rejected, work.augmentation.mirror, steps,
         max(1, round(steps * settings.batch / len(material.clips))),
-        time.monotonic() - began, time.process_time() - used,
+        seconds, time.process_time() - used,
     )  # fmt: skip
 
 

@@ -123,6 +123,8 @@ def test_missing_files(folder: Path, tmp_path: Path) -> None:
     refused(folder, "model.onnx", "No such file")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "model.yaml", "no model package")
+    (tmp_path / "empty/last.ckpt").touch()
+    refused(tmp_path / "empty", "export what was trained there (actrec export ", "empty/last.ckpt --out …)")
 
 
 @pytest.mark.parametrize("change", ["truncated", "replaced"])

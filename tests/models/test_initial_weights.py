@@ -300,6 +300,10 @@ def test_a_network_can_be_exported_without_training(tmp_path, capsys, caplog):
         (["--network", "lstm", "--classes", "a,b"], "unknown network 'lstm'"),
         (["--network", "res_tcn_bjcn", "--classes", "a,b", "--option", "depth=3"], "unknown option depth"),
         (["--network", "res_tcn_bjcn", "--classes", "a,b", "--option", "depth"], "expected KEY=VALUE"),
+        (
+            ["--network", "res_tcn_bjcn", "--classes", "a,b", "--calibrate"],
+            "--calibrate is of a package or a checkpoint",
+        ),
         (["run.ckpt", "--network", "res_tcn_bjcn"], "name either a checkpoint or a --network"),
         (["run.ckpt", "--classes", "a,b"], "--classes goes with --network; run.ckpt has its own"),
         (["run.ckpt", "--seed", "0"], "--seed goes with --network"),

@@ -55,7 +55,8 @@ def exported(recordings, tmp_path, caplog):
     train = ["train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "run"), "--threads", "1", "--quiet"]
     assert main([*train, *common]) == 0
     assert "what to reject" not in caplog.text
-    assert main(["export", str(tmp_path / "run/last.ckpt"), "--out", str(tmp_path / "made"), *common]) == 0
+    export = ["export", str(tmp_path / "run/last.ckpt"), "--float16", "--out", str(tmp_path / "made")]
+    assert main([*export, *common]) == 0
     return tmp_path, common
 
 
@@ -86,13 +87,13 @@ def test_it_is_chosen_anew_of_a_package(exported, capsys):
         (tmp_path / "other" / file.name).write_bytes(file.read_bytes())
     described = yaml.safe_load((tmp_path / "made/model.yaml").read_text())
     described["rejection"] = {"threshold": 0.9, "temperature": 2.0, "calibrated_on": "a guess", "background": 3.0}
-    described["provenance"]["figures"]["test_rejected"] = 1.0
+    described["provenance"]["figures"]["test_rejected"], described["float16"]["accuracy"] = 1.0, 0.123
     (tmp_path / "other/model.yaml").write_text(yaml.safe_dump(described))
     calibrate = ["export", str(tmp_path / "other"), "--out", str(tmp_path / "again"), "--calibrate"]
     assert main([*calibrate, *common]) == 0
     again = package.load(tmp_path / "again")
     assert again.rejection == made.rejection and again.labels == made.labels
-    assert again.provenance.figures == made.provenance.figures
+    assert again.provenance.figures == made.provenance.figures and again.float16 == made.float16
     assert again.read_onnx() == made.read_onnx() and (again.path / package.WEIGHTS).is_file()
     assert made.rejection.note in (tmp_path / "again/README.md").read_text()
     assert "expected calibration error" in (tmp_path / "again/README.md").read_text()

@@ -19,10 +19,11 @@ SHARDS = 150_000
 
 @pytest.fixture
 def fewer(published, tmp_path):
-    """A store of which every other item is gone since: its folder, what the items that are left are, and those bytes."""
+    """A store of which every other item is gone since: its folder, the items that are left, the bytes of the others."""
     out, names = tmp_path / "out", names_of(published)
     prepare("nucla", published, out, run=Run(shard_bytes=SHARDS))
-    gone = [clip.bodies.tobytes() for clip in PreparedDataset(out) if clip.name in names[::2]]
+    store = PreparedDataset(out)
+    gone = [store[place].bodies.tobytes() for place, name in enumerate(store.names) if name in names[::2]]
     for name in names[::2]:
         (published / f"{name}.json").unlink()
     return out, names[1::2], gone

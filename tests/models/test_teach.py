@@ -390,6 +390,8 @@ def test_the_training_ends_with_the_time(base, utd, caplog):
     long = {**QUICK, "steps": 100_000, "draws": 1000, "folds": 2}
     done = teach.learn(base, material, config.build(teach_material.TeachConfig, {**long, "minutes": 0.1}), False)
     assert caplog.text.count("of 1000 draws in the time allowed") == 3
+    over = done.seconds > 6
+    assert ("minutes, more than 0.1: nothing more could be left out" in caplog.text) == over
     assert 0 <= done.steps < 100_000 and done.rejection.threshold <= 1
     assert done.epochs == max(1, round(done.steps * QUICK["batch"] / len(clips)))
     assert isinstance(clips[0], Clip) and package.UNKNOWN not in material.classes
