@@ -68,7 +68,8 @@ def shrec17(root: Path) -> list[Recording]:
 
 TESTED = {
     "deepacts_graph_nucla": nucla, "deepacts_graph_motion_nucla": nucla, "deepacts_graph_utd_mhad": utd_mhad,
-    "sem_net_utd_mhad": utd_mhad, "sem_net_shrec17": shrec17, "sem_spa_shrec17": shrec17, "sem_spa_pair_shrec17": shrec17,
+    "sem_net_utd_mhad": utd_mhad, "sem_net_shrec17": shrec17, "sem_spa_shrec17": shrec17,
+    "sem_spa_pair_shrec17": shrec17,
 }  # fmt: skip
 """A package to the recordings that it was not trained on, thinned out."""
 

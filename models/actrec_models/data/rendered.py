@@ -18,6 +18,7 @@ from actrec.frames import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.perception import BodyPerception
 from actrec.recordings.nucla import read_nucla_npz
 from actrec.recordings.sequence import SkeletonSequence, load_npz
+from actrec.recordings.utd_mhad import read_utd_mhad_npz
 from actrec.simulation.noise import SensorNoise, structured_light
 from actrec.simulation.scene import Scene
 from actrec.simulation.stage import scene_of_scripts, scripts_of
@@ -95,17 +96,26 @@ def _task(arguments: tuple[SkeletonSequence, float, int]) -> Clip | str:
         return str(error)
 
 
+def training_recordings(dataset: str, root: Path) -> list[SkeletonSequence]:
+    """The training part of "nucla" or "utd_mhad"; `root` holds a folder a dataset."""
+    if dataset == "utd_mhad":
+        read = read_utd_mhad_npz(root / "utd_mhad/utd_mhad_skeletons.npz")
+        return [recording for recording in read if int(recording.meta["subject"]) % 2]
+    read = read_nucla_npz(root / "nucla/nucla_skeletons.npz")
+    return [recording for recording in read if recording.meta["view"] in _TRAINING_VIEWS]
+
+
 def main() -> None:
-    """Renders every n-th training clip of N-UCLA."""
+    """Renders every n-th training clip of N-UCLA or UTD-MHAD."""
     parser = argparse.ArgumentParser(prog="python -m actrec_models.data.rendered", description=main.__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds nucla/nucla_skeletons.npz")
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds a folder a dataset")
+    parser.add_argument("--dataset", choices=("nucla", "utd_mhad"), default="nucla", help="(default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="file to write (.npz)")
     parser.add_argument("--every", type=int, default=4, help="take every n-th clip (default: %(default)s)")
     parser.add_argument("--fps", type=float, default=15.0, help="of the rendering (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
     args = parser.parse_args()
-    recordings = read_nucla_npz(args.data / "nucla/nucla_skeletons.npz")
-    chosen = [r for r in recordings if r.meta["view"] in _TRAINING_VIEWS][:: args.every]
+    chosen = training_recordings(args.dataset, args.data)[:: args.every]
     tasks = [(recording, args.fps, seed) for seed, recording in enumerate(chosen)]
     with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
         results = list(tqdm(pool.imap(_task, tasks), total=len(tasks), unit="clip"))
