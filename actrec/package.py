@@ -311,13 +311,21 @@ def _read_yaml(folder: Path, file: Path) -> Any:
             raise PackageError(f"{file} is larger than 1 MiB, no model package's; {_REMEDY}")
         return yaml.safe_load(file.read_bytes())
     except OSError as error:
-        runs = sorted(folder.glob("*.ckpt"))
-        remedy = f"export what was trained there (actrec export {runs[0]} --out …)" if runs else _REMEDY
-        raise PackageError(f"{file}: {error.strerror or error}, so {folder} is no model package; {remedy}") from error
+        told = f"{file}: {error.strerror or error}, so {folder} is no model package"
+        raise PackageError(f"{told}; {_remedy(folder)}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         at = "" if mark is None else f" (line {mark.line + 1})"
         raise PackageError(f"{file} cannot be read as plain YAML{at}; {_REMEDY}") from error
+
+
+def _remedy(folder: Path) -> str:
+    """What to do about a folder without a description."""
+    try:
+        trained = sorted(folder.glob("*.ckpt"))
+    except OSError:  # it may not be looked into
+        trained = []
+    return f"export what was trained there (actrec export {trained[0]} --out …)" if trained else _REMEDY
 
 
 def _check_version(mapping: Any) -> None:
