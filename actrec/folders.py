@@ -49,10 +49,8 @@ def check_place(folder: str | Path, files: Sequence[str], overwrite: bool = Fals
     except RuntimeError as error:  # ~NAME of nobody, or a circle of links
         raise DeviceError(f"cannot write {folder}: {str(error)[:1].lower()}{str(error)[1:].rstrip('.')}") from error
     try:
-        if target.exists() and not overwrite:
-            raise PackageError(f"{target} exists: choose another name, or overwrite it (--overwrite)")
         if target.exists():
-            _check_lost(target, files)
+            _check_lost(target, files, overwrite)
         above = next(folder for folder in target.parents if folder.exists())
         if not above.is_dir():
             raise DeviceError(f"cannot write {target}: {above} is no folder")
@@ -62,7 +60,9 @@ def check_place(folder: str | Path, files: Sequence[str], overwrite: bool = Fals
     return target
 
 
-def _check_lost(target: Path, files: Sequence[str]) -> None:
+def _check_lost(target: Path, files: Sequence[str], overwrite: bool) -> None:
+    if not overwrite:
+        raise PackageError(f"{target} exists: choose another name, or overwrite it (--overwrite)")
     if not (target / files[0]).is_file():
         raise PackageError(
             f"{target} exists and holds no {files[0]}: only a package is overwritten, choose another name"

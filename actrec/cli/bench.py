@@ -54,6 +54,10 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
         "actrec_models.benchmark_rendered:rendered",
         "every RGB and flow network trained, small, on simulated clips: a test of the machinery",
     ),
+    "rendered-skeletons": (
+        "actrec_models.benchmark_rendered_skeletons:measure",
+        "packages on test recordings as the perception finds them in rendered images",
+    ),
     "renderer": ("actrec.simulation.benchmark:measure", "frames a second of the simulated camera on one core"),
 }
 """Name to (`module:function`, one line of what it measures)."""

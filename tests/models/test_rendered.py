@@ -3,15 +3,18 @@
 import sys
 
 import numpy as np
+import pytest
 
 from actrec_models import data
 from actrec_models.data import rendered
 
 
-def test_only_training_parts_are_rendered(data_root):
-    for name in ("nucla", "utd_mhad"):
-        official = data.create(name, str(data_root / name), part="train")
-        assert {r.name for r in rendered.training_recordings(name, data_root)} == set(official.names)
+@pytest.mark.parametrize("name", rendered.DATASETS)
+@pytest.mark.parametrize("part", data.PARTS)
+def test_parts_are_the_official_ones_and_their_labels(data_root, name, part):
+    official = data.create(name, str(data_root / name), part=part)
+    found = rendered.recordings(name, data_root, part)
+    assert [(r.name, r.label - 1) for r in found] == list(zip(official.names, official.labels, strict=True))
 
 
 def test_a_file_of_clips_as_the_estimators_find_them(data_root, tmp_path, monkeypatch, capsys):

@@ -25,6 +25,7 @@ from actrec.simulation.stage import scene_of_scripts, scripts_of
 from actrec_models.data.clips import Clip
 
 INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
+DATASETS = ("nucla", "utd_mhad")
 _TRAINING_VIEWS = (1, 2)  # of N-UCLA
 KEYS = ("bodies", "length", "stamps_ns", "label", "name")
 
@@ -96,33 +97,43 @@ def _task(arguments: tuple[SkeletonSequence, float, int]) -> Clip | str:
         return str(error)
 
 
-def training_recordings(dataset: str, root: Path) -> list[SkeletonSequence]:
-    """The training part of "nucla" or "utd_mhad"; `root` holds a folder a dataset."""
+def recordings(dataset: str, root: Path, part: str = "train") -> list[SkeletonSequence]:
+    """The "train" or "test" part of one of `DATASETS`; `root` holds a folder a dataset."""
     if dataset == "utd_mhad":
         read = read_utd_mhad_npz(root / "utd_mhad/utd_mhad_skeletons.npz")
-        return [recording for recording in read if int(recording.meta["subject"]) % 2]
-    read = read_nucla_npz(root / "nucla/nucla_skeletons.npz")
-    return [recording for recording in read if recording.meta["view"] in _TRAINING_VIEWS]
+        trained = [int(recording.meta["subject"]) % 2 == 1 for recording in read]
+    else:
+        read = read_nucla_npz(root / "nucla/nucla_skeletons.npz")
+        trained = [recording.meta["view"] in _TRAINING_VIEWS for recording in read]
+    return [recording for recording, train in zip(read, trained, strict=True) if train == (part == "train")]
+
+
+def estimate_all(chosen: Sequence[SkeletonSequence], fps: float, workers: int) -> tuple[list[Clip], list[str]]:
+    """The clips that the estimators make of recordings, rendered in so many processes; and which are left out, and why.
+
+    The n-th recording's room and noise are drawn with seed n.
+    """
+    tasks = [(recording, fps, seed) for seed, recording in enumerate(chosen)]
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        results = list(tqdm(pool.imap(_task, tasks), total=len(tasks), unit="clip"))
+    named = zip(chosen, results, strict=True)
+    out = [f"{recording.name} left out: {result}" for recording, result in named if isinstance(result, str)]
+    return [result for result in results if isinstance(result, Clip)], out
 
 
 def main() -> None:
     """Renders every n-th training clip of N-UCLA or UTD-MHAD."""
     parser = argparse.ArgumentParser(prog="python -m actrec_models.data.rendered", description=main.__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder that holds a folder a dataset")
-    parser.add_argument("--dataset", choices=("nucla", "utd_mhad"), default="nucla", help="(default: %(default)s)")
+    parser.add_argument("--dataset", choices=DATASETS, default="nucla", help="(default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="file to write (.npz)")
     parser.add_argument("--every", type=int, default=4, help="take every n-th clip (default: %(default)s)")
     parser.add_argument("--fps", type=float, default=15.0, help="of the rendering (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
     args = parser.parse_args()
-    chosen = training_recordings(args.dataset, args.data)[:: args.every]
-    tasks = [(recording, args.fps, seed) for seed, recording in enumerate(chosen)]
-    with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
-        results = list(tqdm(pool.imap(_task, tasks), total=len(tasks), unit="clip"))
-    clips = [result for result in results if isinstance(result, Clip)]
-    for recording, result in zip(chosen, results, strict=True):
-        if isinstance(result, str):
-            print(f"{recording.name} left out: {result}")
+    chosen = recordings(args.dataset, args.data)[:: args.every]
+    clips, out = estimate_all(chosen, args.fps, args.workers)
+    print("".join(f"{line}\n" for line in out), end="")
     write(args.out, clips)
     print(f"{len(clips)} of {len(chosen)} clips in {args.out}")
 

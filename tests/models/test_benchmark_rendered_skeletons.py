@@ -1,0 +1,39 @@
+"""`actrec bench rendered-skeletons`: which packages it takes, and how it counts."""
+
+import numpy as np
+import pytest
+
+from actrec.errors import ConfigError
+from actrec_models import benchmark_rendered_skeletons as benchmark
+from actrec_models import data
+from actrec_models.data import rendered
+
+
+def test_kept_clips_are_scored_as_the_recognizer_sees_them(data_root, tmp_path):
+    test = data.create("utd_mhad", str(data_root / "utd_mhad"), part="test")
+    rendered.write(tmp_path / "kept.npz", [test[i] for i in range(0, len(test), 20)])
+    words = ["--data", str(data_root), "--clips", str(tmp_path / "kept.npz")]
+    found = benchmark.measure([*words, "--packages", "deepacts_graph_utd_mhad"])
+    assert found["clips"] == 22 and found["left out"] == 0
+    told = found["packages"][0]
+    assert told["package"] == "deepacts_graph_utd_mhad" and told["right"] >= 20
+    assert told["right"] >= told["right and accepted"] >= 18
+    assert told["right and accepted"] + told["wrong and accepted"] <= 22
+
+
+@pytest.mark.timeout(300)
+def test_test_recordings_are_rendered_and_kept(data_root, tmp_path):
+    kept = tmp_path / "kept.npz"
+    words = ["--data", str(data_root), "--every", "400", "--fps", "8", "--packages", "deepacts_graph_utd_mhad"]
+    found = benchmark.measure([*words, "--workers", "1", "--clips", str(kept)])
+    assert found["clips"] + found["left out"] == 2
+    official = data.create("utd_mhad", str(data_root / "utd_mhad"), part="test")
+    for clip in rendered.read(kept):
+        assert clip.label == official.labels[official.names.index(clip.name)]
+        assert np.diff(clip.stamps_ns).min() >= 1e9 / 8 - 1
+
+
+def test_a_package_of_other_classes_is_refused(data_root):
+    words = ["--data", str(data_root), "--packages", "deepacts_graph_nucla"]
+    with pytest.raises(ConfigError, match="deepacts_graph_nucla does not have the dataset's 27 classes"):
+        benchmark.measure(words)
