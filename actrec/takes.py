@@ -21,7 +21,7 @@ from actrec.errors import ConfigError, DeviceError, EndOfStream, InputError
 from actrec.frames import NANOSECONDS, Body
 from actrec.recordings.bag_writer import BagWriter
 from actrec.recordings.class_folders import by_folder
-from actrec.recordings.labels import FILE, LabelledClip, add_label, alike, check_label, read_labels
+from actrec.recordings.labels import FILE, LabelledClip, add_label, alike, check_label, printable, read_labels
 
 READ_TIMEOUT_S = 10.0
 CLOCK = " s left"
@@ -50,7 +50,7 @@ class TakeConfig:
             ConfigError: It is empty, too long, holds a line break, or is "Unknown".
         """
         for name, text in (("label", self.label), ("person", self.person)):
-            if len(text) > 80 or not text.isprintable() or text != text.strip() or (name == "label" and not text):
+            if not printable(text) or text != text.strip() or (name == "label" and not text):
                 raise ConfigError(f"{name} is {text!r}, expected up to 80 printable characters, such as 'wave'")
         try:
             check_label("--label", self.label)

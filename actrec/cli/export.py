@@ -82,6 +82,8 @@ def _seed(text: str) -> int:
 def run(args: argparse.Namespace) -> int:
     """Exports and checks against PyTorch; of a checkpoint, chooses the rejection threshold and scores the test part."""
     if (not args.sources) == (args.network is None):
+        if args.calibrate and not args.sources:
+            raise ConfigError(f"--calibrate takes {args.calibrate} for its recipe: name the package before it")
         raise ConfigError("name either a checkpoint or a --network")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("actrec_models").setLevel(logging.INFO)
@@ -169,9 +171,8 @@ def _again(args: argparse.Namespace, source: str) -> int:
             "networks anew, --calibrate its rejection"
         )
     again = importlib.import_module("actrec_models.repackage").again
-    written = again(
-        source, args.out, args.data, args.overwrite, float16=args.float16, simplify=args.simplify, root=args.root
-    )
+    made = {"float16": args.float16, "simplify": args.simplify, "weights": not args.no_weights}
+    written = again(source, args.out, args.data, args.overwrite, root=args.root, **made)
     print(f"{written.path}: {', '.join(written.precisions)}")
     _tell_float16(written)
     return 0
@@ -183,7 +184,8 @@ def _calibrated(args: argparse.Namespace, source: str) -> int:
         raise ConfigError("--calibrate keeps the networks as they are: --float16 and --simplify go without it")
     repackage = importlib.import_module("actrec_models.repackage")
     recipe = importlib.import_module("actrec_models.recipe").read(args.calibrate) if args.calibrate else None
-    _tell(repackage.calibrated(source, args.out, recipe, args.data, args.overwrite, args.root))
+    weights = not args.no_weights
+    _tell(repackage.calibrated(source, args.out, recipe, args.data, args.overwrite, args.root, weights))
     return 0
 
 

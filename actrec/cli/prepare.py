@@ -91,6 +91,9 @@ def run(args: argparse.Namespace) -> int:
     data.DATASETS.get(args.dataset)
     if args.workers < 0:
         raise ConfigError(f"--workers is {args.workers}, expected 0 or more")
+    if args.check and (args.repair or args.prune):
+        other = "--repair" if args.repair else "--prune"
+        raise ConfigError(f"--check only looks, {other} changes the store: give one of them")
     out = args.out or Path("prepared") / args.dataset
     return _check(args, out) if args.check else _prepare(args, out, data)
 

@@ -78,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
         stopped = threading.Event()
         with signals(stopped):
             return takes.run(args, stopped)
+    if args.label is not None:
+        raise ConfigError("--recover saves one bag: write its label into a labels.csv beside it, and leave --label out")
     takes.refuse_without_label(args)
     if args.out is None:
         raise ConfigError("name the bag to make with --out, or an action of your own with --label")

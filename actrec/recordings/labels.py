@@ -101,6 +101,11 @@ def read_labels(path: str | Path) -> list[LabelledClip]:
     return clips
 
 
+def printable(text: str) -> bool:
+    """Whether it can be shown in one line of a table or a terminal as it is: up to 80 printable characters."""
+    return len(text) <= 80 and text.isprintable()
+
+
 def check_label(where: str, label: str) -> None:
     """Refuses what would pass for `unknown` and be an action of its own.
 
@@ -142,6 +147,9 @@ def _clip(where: str, header: Sequence[str], values: Sequence[str]) -> LabelledC
             raise InputError(f"{where} has no {name}; fill it in or remove the line")
     start, end = (_seconds(where, name, given.get(name)) for name in ("start_s", "end_s"))
     texts = [given.get(name, "") for name in ("recording", "label", "person", "body", "part")]
+    for name, text in (("label", texts[1]), ("person", texts[2])):
+        if not printable(text):
+            raise InputError(f"{where}: {name} is {text!r}, expected up to 80 printable characters, such as 'wave'")
     check_label(where, texts[1])
     clip = LabelledClip(
         str(PurePath(texts[0])),  # "wave_001/" and "./wave_001" are wave_001

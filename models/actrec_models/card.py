@@ -1,6 +1,7 @@
 """The card of a model package: what a person should know before trusting it."""
 
 import html
+from typing import Any
 
 from actrec import features
 from actrec.package import PRECISIONS, ModelPackage, Provenance
@@ -13,7 +14,7 @@ def card(model: ModelPackage, name: str) -> str:
     if model.provenance.untrained:
         return _untrained(model, name)
     provenance, figures, rejection = model.provenance, model.provenance.figures, model.rejection
-    training = f"{provenance.dataset}, split {provenance.split}, {provenance.epochs} epochs, seed {provenance.seed}"
+    training = f"{provenance.dataset}, split {provenance.split}, {provenance.epochs} epochs, {_seeds(provenance)}"
     lower = _lower(model)
     accuracy = f"{provenance.accuracy:.1%} of {figures.get('test_clips', '?')} test clips (top-1, before rejection)"
     if figures.get("test_clips") == 0:
@@ -32,6 +33,7 @@ def card(model: ModelPackage, name: str) -> str:
         ("Rejection", rejection.note),
         ("Chosen on", plain(rejection.calibrated_on)),
         ("Trained again by", f"`{provenance.recipe or provenance.command or '?'}`"),
+        *_last_command(provenance),
         *_run(provenance),
         *_streams(provenance),
         ("Source", _source(provenance)),
@@ -50,6 +52,24 @@ def card(model: ModelPackage, name: str) -> str:
         rows.insert([name for name, _ in rows].index("Rejection"), ("Confidence", f"test part: {told}"))
     caveat = f"**{figures['caveat']}**\n\n" if "caveat" in figures else ""
     return f"# {name}\n\n{caveat}{_table(rows)}"
+
+
+def _seeds(provenance: Provenance) -> str:
+    """Of the one network, or of each of those that were trained apart."""
+    seeds = [part["seed"] for part in _parts(provenance)] or [provenance.seed]
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+
+def _last_command(provenance: Provenance) -> list[tuple[str, str]]:
+    """What was really run, last: a recipe's own command need not be, where fields of it were set otherwise."""
+    given = [("Last command", provenance.command)] if "fused" not in provenance.figures else []
+    given += [(f"Last command of {part['name']}", part.get("command", "")) for part in _parts(provenance)]
+    return [(name, f"`{command}`") for name, command in given if command and command != provenance.recipe]
+
+
+def _parts(provenance: Provenance) -> list[dict[str, Any]]:
+    """The networks that a package was made of, where they were trained apart."""
+    return list(provenance.figures.get("fused", []))
 
 
 def _lower(model: ModelPackage) -> list[tuple[str, str]]:
@@ -81,9 +101,9 @@ def _run(provenance: Provenance) -> list[tuple[str, str]]:
 
 
 def _streams(provenance: Provenance) -> list[tuple[str, str]]:
-    """The networks that a package was made of, where they were trained apart."""
+    """Those networks' shares and trainings."""
     rows = []
-    for part in provenance.figures.get("fused", []):
+    for part in _parts(provenance):
         run = f"seed {part['seed']}, {part['epochs']} epochs, commit {part['commit'] or 'unknown'}"
         rows.append((f"Of it {part['share']:.3g}", f"{part['name']}: {part['network']}, {run}"))
     return rows

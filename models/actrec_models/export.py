@@ -14,7 +14,7 @@ import torch
 from actrec import config, features, folders, package, schema
 from actrec.errors import ConfigError, PackageError
 from actrec.provenance import UNTRAINED
-from actrec_models import checkpoint, initial_weights, judging, registry, training
+from actrec_models import checkpoint, initial_weights, judging, lineage, registry, training
 from actrec_models import provenance as provenances
 from actrec_models.card import card
 from actrec_models.networks.base import Network
@@ -84,7 +84,7 @@ def export(
     Raises:
         PackageError: No checkpoint, what was exported disagrees with PyTorch, or it cannot be written in float16.
     """
-    folders.check_place(folder, package.FILES, overwrite)
+    folder = folders.check_place(folder, package.FILES, overwrite)
     recipe, draft, network = open_checkpoint(source)
     content = to_onnx(network)
     kept = _weights(network) if weights else None
@@ -120,7 +120,7 @@ def export_network(
     """
     config.check_names(options, registry.RESERVED, "the network's options")
     _check_classes(classes)
-    folders.check_place(folder, package.FILES, overwrite)
+    folder = folders.check_place(folder, package.FILES, overwrite)
     torch.manual_seed(seed)
     network = registry.create(name, num_classes=len(classes), **options)
     for file in init:
@@ -148,7 +148,7 @@ def export_network(
 def _check_classes(classes: Sequence[str]) -> None:
     """Refuses what no package may have, before the work and by the name that was given for it."""
     for label in classes:
-        if label == package.UNKNOWN:
+        if label.casefold() == package.UNKNOWN:
             raise ConfigError(f"'{label}' is kept for what a model does not know: leave it out of the classes")
         if classes.count(label) > 1:
             raise ConfigError(f"the class '{label}' is named twice: {', '.join(classes)}")
@@ -169,7 +169,7 @@ def trained(recipe: Recipe, run: dict[str, Any]) -> package.Provenance:
         settings=schema.plain(recipe.as_dict()),
         data_sha256=run.get("data_sha256", ""),
         init=tuple(run.get("init") or ()),
-        figures={"recordings": run["recordings"]} if "recordings" in run else {},
+        figures={name: run[name] for name in ("recordings", lineage.KEY) if name in run},
         command=run.get("command", ""),
         packages=run.get("packages", {}),
         trained_on=", ".join(filter(None, [run.get("device", ""), run.get("host", "")])),

@@ -13,7 +13,7 @@ import numpy as np
 from actrec import config, folders, package, zoo
 from actrec.errors import ConfigError, PackageError
 from actrec.package import InputSpec, ModelPackage, Provenance, WindowSpec
-from actrec_models import export, judging, weight_files
+from actrec_models import export, judging, lineage, weight_files
 from actrec_models import provenance as provenances
 from actrec_models.evaluation import fusion
 from actrec_models.evaluation.relations import comparable
@@ -38,6 +38,7 @@ class Stream:
         content: Its network as ONNX.
         recipe: It was trained by; None for a package from before packages kept it.
         identity: Name and hash of the checkpoint, or of the package's network.
+        source: As it was named.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Stream:
     content: bytes
     recipe: Recipe | None
     identity: str
+    source: str
 
 
 def fuse(
@@ -82,7 +84,7 @@ def fuse(
     shares = fusion.normalised(weights, len(sources))
     if (shares == 0).any():
         raise ConfigError(f"{sources[int(np.argmin(shares))]} has weight 0: leave it out")
-    folders.check_place(folder, package.FILES, overwrite)
+    target = folders.check_place(folder, package.FILES, overwrite)
     streams = [_open(source) for source in sources]
     for other in streams[1:]:
         _check(streams[0], other)
@@ -90,9 +92,10 @@ def fuse(
     _warn_of_clips(streams[0].described.window, recipe, how)
     inputs, names = _inputs([stream.described for stream in streams])
     content = joined([stream.content for stream in streams], names, how, shares.tolist())
-    draft = _described(streams, recipe, inputs, how, shares, folder.name)
+    last = ["--fuse", how, "--weights", *(f"{share:g}" for share in shares), "--out", str(folder)]
+    draft = _described(streams, recipe, inputs, how, shares, shlex.join(last))
     _check_parity(draft, content, streams, names, how, shares)
-    return judging.write(draft, content, folder, recipe, (data_root, root), overwrite=overwrite, float16=float16)
+    return judging.write(draft, content, target, recipe, (data_root, root), overwrite=overwrite, float16=float16)
 
 
 def _open(source: str | Path) -> Stream:
@@ -104,11 +107,12 @@ def _open(source: str | Path) -> Stream:
         if weight_files.identity(path) != identity:  # its training goes on, and has just replaced it
             return _open(source)
         name = f"{path.resolve().parent.name}/{path.name}"
-        return Stream(name, described, to_onnx(network), trained, identity)
+        return Stream(name, described, to_onnx(network), trained, identity, str(source))
     found = zoo.find(source)
     settings = found.provenance.settings
     recipe = config.build(Recipe, settings) if settings else None
-    return Stream(found.name, found, found.read_onnx(), recipe, f"{found.name} sha256:{found.provenance.onnx_sha256}")
+    identity = f"{found.name} sha256:{found.provenance.onnx_sha256}"
+    return Stream(found.name, found, found.read_onnx(), recipe, identity, str(source))
 
 
 def _check(first: Stream, other: Stream) -> None:
@@ -120,7 +124,7 @@ def _check(first: Stream, other: Stream) -> None:
     ours, theirs = first.described, other.described
     for what in ("labels", "window", "bodies"):
         if getattr(ours, what) != getattr(theirs, what):
-            told = "" if what == "labels" else f" ({getattr(ours, what)} and {getattr(theirs, what)})"
+            told = "" if what == "labels" else f" ({_told_of(ours, what)} and {_told_of(theirs, what)})"
             raise PackageError(
                 f"{first.name} and {other.name} differ by their {what}{told}: they are no streams of one"
             )
@@ -136,6 +140,15 @@ def _check(first: Stream, other: Stream) -> None:
     taken = [each.provenance.settings.get("clips", "live") for each in (ours, theirs)]
     if taken[0] != taken[1]:
         raise PackageError(f"{first.name} looks at {taken[0]} recordings, {other.name} at {taken[1]} ones")
+
+
+def _told_of(described: ModelPackage, what: str) -> str:
+    """A package's window, or number of bodies, in words."""
+    if what == "bodies":
+        return str(described.bodies)
+    window = described.window
+    clips = f", clips of {window.clip} by {window.stride}, {window.combine}" if window.clip else ""
+    return f"{window.seconds:g} s, {window.frames} frames{clips}"
 
 
 def _recipe(streams: Sequence[Stream]) -> Recipe:
@@ -186,7 +199,7 @@ def _described(
     inputs: tuple[InputSpec, ...],
     how: str,
     shares: np.ndarray,
-    name: str,
+    options: str,
 ) -> ModelPackage:
     first = streams[0].described
     families = list(dict.fromkeys(stream.described.family for stream in streams))
@@ -197,32 +210,42 @@ def _described(
         + " : ".join(f"{share:.3g}" for share in shares),
         inputs=inputs,
         rejection=package.Rejection(),
-        provenance=_provenance(streams, recipe, how, shares, name),
+        provenance=_provenance(streams, recipe, shares, options),
         float16=None,
         int8=None,
         path=Path(),
     )
 
 
-def _provenance(streams: Sequence[Stream], recipe: Recipe, how: str, shares: np.ndarray, name: str) -> Provenance:
+def _provenance(streams: Sequence[Stream], recipe: Recipe, shares: np.ndarray, options: str) -> Provenance:
     each = [stream.described.provenance for stream in streams]
-    names, weights = [stream.name for stream in streams], [f"{share:g}" for share in shares]
-    last = shlex.join(["actrec", "export", *names, "--fuse", how, "--weights", *weights, "--out", name])
+    last = f"{shlex.join(['actrec', 'export', *(stream.source for stream in streams)])} {options}"
     recordings = _recordings(each)
     figures: dict[str, Any] = {
         "parameters": sum(part.figures.get("parameters", 0) for part in each),
         "fused": [_told(*pair) for pair in zip(streams, shares.tolist(), strict=True)],
         **({"recordings": recordings} if recordings else {}),
+        **lineage.kept(one for part in each for one in part.figures.get(lineage.KEY, ())),
     }
     return dataclasses.replace(
         export.trained(recipe, {"epochs": sum(part.epochs for part in each), "commit": provenances.commit()}),
-        recipe=" && ".join(dict.fromkeys([*filter(None, (part.recipe for part in each)), last])),
+        recipe=_again(each, last),
         command=last,
         data_sha256=each[0].data_sha256 if len({part.data_sha256 for part in each}) == 1 else "",
         hours=round(sum(part.hours for part in each), 4),
         packages=provenances.packages(),
         figures=figures,
     )
+
+
+def _again(trained: Sequence[Provenance], last: str) -> str:
+    """The commands that make the networks, each once, and then the package.
+
+    The recipe of a network that is made for a package of several may end in that package's export: then no other.
+    """
+    whole = [part.recipe for part in trained if "--fuse" in part.recipe and "fused" not in part.figures]
+    steps = [part.recipe for part in trained if part.recipe and part.recipe not in whole]
+    return " && ".join(dict.fromkeys([*steps, *(whole or [last])]))
 
 
 def _recordings(trained: Sequence[Provenance]) -> list[str]:
@@ -243,6 +266,7 @@ def _told(stream: Stream, share: float) -> dict[str, Any]:
         "hours": trained.hours,
         "commit": trained.commit,
         "trained_on": trained.trained_on,
+        "command": trained.command,
         "init": list(trained.init),
         "file": stream.identity,
     }

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +41,7 @@ class Report:
         unexpected: Names in the file that no filled submodule has.
         unfit: "name [from] → [to]" of those whose shapes cannot be fitted.
         recordings: Identities of a person's own recordings that the weights have learnt.
+        trainings: `lineage.training` of all that the weights went through.
     """
 
     file: str
@@ -51,6 +53,7 @@ class Report:
     unexpected: tuple[str, ...] = ()
     unfit: tuple[str, ...] = ()
     recordings: tuple[str, ...] = ()
+    trainings: tuple[dict[str, Any], ...] = ()
 
     def __str__(self) -> str:
         parts = [f"{len(self.loaded)} loaded"]
@@ -102,7 +105,9 @@ def _planned(network: Network, name: str, file: WeightFile) -> tuple[str, "_Plan
     plan = _Plan(network, file.classes, public.classifier if public else "")
     for prefix in targets:
         plan.add(prefix, tensors)
-    report = dataclasses.replace(plan.report(file.path.name, kind, tensors), recordings=file.recordings)
+    report = dataclasses.replace(
+        plan.report(file.path.name, kind, tensors), recordings=file.recordings, trainings=file.trainings
+    )
     used = len(plan.values) / max(1, len(tensors) - len(report.kept))
     filled = len(plan.values) / max(1, plan.wanted)
     if max(used, filled) < _LEAST:
@@ -178,7 +183,8 @@ class _Plan:
     def report(self, file: str, kind: str, tensors: Mapping[str, Tensor]) -> Report:
         """The lists, as tuples."""
         unexpected = tuple(name for name in tensors if name not in self.used)
-        return Report(file, kind, unexpected=unexpected, **{name: tuple(names) for name, names in self.lists.items()})
+        lists: dict[str, Any] = {name: tuple(names) for name, names in self.lists.items()}
+        return Report(file, kind, unexpected=unexpected, **lists)
 
 
 def fitted(source: Tensor, shape: tuple[int, ...], growing: tuple[int, int] | None = None) -> Tensor | None:

@@ -5,13 +5,14 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from actrec_models import lineage
 from actrec_models.recipe import Recipe
 
 PACKAGES = (
@@ -53,6 +54,7 @@ def describe(
     world: int,
     init: Sequence[str] = (),
     recordings: Sequence[str] = (),
+    began_with: Sequence[Mapping[str, Any]] = (),
 ) -> dict:
     """Plain values for the checkpoint; the recipe itself stands beside them.
 
@@ -65,9 +67,11 @@ def describe(
         world: How many of these.
         init: `weight_files.identity` of each file of initial weights.
         recordings: `ClipDataset.identities` of the training part, and of what the initial weights have learnt.
+        began_with: `lineage.training` of all that the initial weights went through.
     """
     return {
         **_learnt(recordings),
+        **lineage.kept(began_with),
         "dataset": recipe.dataset,
         "split": recipe.split,
         "seed": recipe.seed,
@@ -94,10 +98,11 @@ def going_on(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     versions = dict(before.get("packages", {}))
     versions |= {name: _in_turn(versions.get(name), version) for name, version in now["packages"].items()}
     learnt = _learnt([*before.get("recordings", ()), *now.get("recordings", ())])
+    learnt |= lineage.kept([*before.get(lineage.KEY, ()), *now.get(lineage.KEY, ())])
     return {**now, **texts, **learnt, "packages": versions}
 
 
-def _learnt(recordings: Sequence[str]) -> dict[str, list[str]]:
+def _learnt(recordings: Sequence[str]) -> dict[str, list[Any]]:
     """Each once; nothing for none."""
     return {"recordings": list(dict.fromkeys(recordings))} if recordings else {}
 

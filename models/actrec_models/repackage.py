@@ -29,6 +29,7 @@ def again(
     *,
     float16: bool = False,
     simplify: bool = False,
+    weights: bool = True,
     root: str = "",
 ) -> ModelPackage:
     """Writes a copy of a package with other files of its network.
@@ -43,13 +44,14 @@ def again(
         float16: Write the network in float16 too; also done where `simplify` changes the one that it is made of.
         simplify: Write the float32 network anew: from its weights by this version where it has them, else from its own
             graph.
+        weights: Keep PyTorch's weights, where it has them.
         root: Folder of the dataset itself; empty for its own in `data_root`.
 
     Raises:
         PackageError: The package is missing or corrupt, its network cannot be written in float16, or what was
             simplified disagrees with what was there.
     """
-    folders.check_place(folder, package.FILES, overwrite)
+    target = folders.check_place(folder, package.FILES, overwrite)
     base = zoo.find(source)
     content = _simpler(base) if simplify else base.read_onnx()
     contents = {name: base.read_onnx(name) for name in base.precisions[1:] if not simplify}
@@ -59,11 +61,17 @@ def again(
     if float16 or (simplify and base.float16 is not None):
         contents["float16"], described = half_precision.of_package(base, content)
         made = scored(dataclasses.replace(made, float16=described), content, contents, "float16", data_root, root)
-    return write_like(base, made, content, contents, folder, overwrite)
+    return write_like(base, made, content, contents, target, overwrite, weights)
 
 
 def calibrated(
-    source: str | Path, folder: Path, recipe: Recipe | None, data_root: str, overwrite: bool = False, root: str = ""
+    source: str | Path,
+    folder: Path,
+    recipe: Recipe | None,
+    data_root: str,
+    overwrite: bool = False,
+    root: str = "",
+    weights: bool = True,
 ) -> ModelPackage:
     """Writes a copy of a package whose rejection is chosen anew (`actrec_models.rejection`), and what is told of it.
 
@@ -74,12 +82,13 @@ def calibrated(
         data_root: Folder that holds a folder a dataset.
         overwrite: Replace a package that is there.
         root: Folder of the recipe's dataset itself; empty for its own in `data_root`.
+        weights: Keep PyTorch's weights, where it has them.
 
     Raises:
         PackageError: The package is missing or corrupt, keeps no recipe, or was taught.
         ConfigError: The recipe is of another dataset, split or classes, or names nothing that is not known.
     """
-    folders.check_place(folder, package.FILES, overwrite)
+    target = folders.check_place(folder, package.FILES, overwrite)
     base = zoo.find(source)
     if "judged_by" in base.provenance.figures:
         raise PackageError(f"{base.name} was taught, its rejection chosen on clips left out: teach it again")
@@ -102,7 +111,7 @@ def calibrated(
         raise ConfigError(f"{base.name} knows {', '.join(base.labels)}; {recipe.dataset} has {', '.join(test.classes)}")
     made = judging.rescored(judging.judged(base, recipe, session, test, roots), recipe, base, test)
     contents = {name: base.read_onnx(name) for name in base.precisions}
-    return write_like(base, made, contents.pop("float32"), contents, folder, overwrite)
+    return write_like(base, made, contents.pop("float32"), contents, target, overwrite, weights)
 
 
 def write_like(
@@ -112,6 +121,7 @@ def write_like(
     contents: dict[str, bytes],
     folder: Path,
     overwrite: bool,
+    weights: bool = True,
 ) -> ModelPackage:
     """Writes `made` with the weights of `base`, and its card with what followed the table in it.
 
@@ -122,14 +132,15 @@ def write_like(
         contents: Those in lower precision.
         folder: Where to.
         overwrite: Replace a package that is there.
+        weights: Keep PyTorch's, where there are some.
     """
-    weights, told = base.path / package.WEIGHTS, base.path / package.CARD
+    file, told = base.path / package.WEIGHTS, base.path / package.CARD
     text = ""
     if told.is_file():
         before = told.read_text(encoding="utf-8")
         more = before.find("\n## ")
         text = card(made, folder.name) + (before[more:] if more >= 0 else "")
-    kept = weights.read_bytes() if weights.is_file() else None
+    kept = file.read_bytes() if weights and file.is_file() else None
     return package.write(folder, made, content, kept, text, overwrite, contents)
 
 

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from actrec.errors import ConfigError, DeviceError, InputError
-from actrec_models import checkpoint, data, initial_weights, optimisers, other_actions, weight_files
+from actrec_models import checkpoint, data, initial_weights, lineage, optimisers, other_actions, weight_files
 from actrec_models.data import ClipDataset, rendered
 from actrec_models.learning import Recognition
 from actrec_models.machine import Machine
@@ -75,7 +75,10 @@ def train(
         module = run.module(recipe)
         for file in init:
             # The weights alone: schedule and optimiser start anew. Whose recordings they have learnt is not forgotten.
-            run.recordings += initial_weights.load(module.network, recipe.model, file).recordings
+            loaded = initial_weights.load(module.network, recipe.model, file)
+            lineage.check(f"--init {file}", loaded.trainings, recipe.dataset, recipe.split, recipe.dataset_options)
+            run.recordings += loaded.recordings
+            run.began_with += loaded.trainings
         if recipe.unknown_dataset and not len(recipe.own_unknown(data_root, "train", root)):
             if missing := other_actions.missing(recipe, data_root):
                 logger.warning("%s: the package will not be told what to reject", missing)

@@ -52,6 +52,7 @@ class TrainingRun:
                            "--set precision=32-true")  # fmt: skip
         self.fingerprint = whole.fingerprint()
         self.recordings = whole.identities()
+        self.began_with: tuple[dict[str, Any], ...] = ()  # trainings of the initial weights
         self.validation = recipe.parts()[3]
         self.clips, self.held = self.validation.split(whole, recipe.seed)
         self.seconds, self.trained = 0.0, 0  # seconds and epochs that the stages before took
@@ -218,6 +219,7 @@ class TrainingRun:
             devices,
             self.init,
             self.recordings,
+            self.began_with,
         )
         made_of, machine = provenance.going_on(self.made_by, now), self.machine
         callbacks: list[lightning.Callback] = [

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from actrec import package
 from actrec.errors import PackageError
-from actrec_models import provenance
+from actrec_models import lineage, provenance
 
 _WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|backbone\.)+")
 """What data parallelism, compilation and MMAction2 put before a network's own names."""
@@ -81,6 +81,7 @@ class WeightFile:
         network: The network of ours that it is of; empty where the file does not say.
         classes: How many classes that one knows; 0 where the file does not say.
         recordings: `ClipDataset.identities` of what it has learnt, as far as the file says.
+        trainings: `lineage.training` of all that it went through, as far as the file says.
     """
 
     path: Path
@@ -88,6 +89,7 @@ class WeightFile:
     network: str = ""
     classes: int = 0
     recordings: tuple[str, ...] = ()
+    trainings: tuple[dict[str, Any], ...] = ()
 
 
 def recognise(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
@@ -108,8 +110,11 @@ def read(path: Path) -> WeightFile:
     if path.is_dir():
         described = package.load(path, verify=False)
         inner = read(of_package(described))
-        learnt = tuple(described.provenance.figures.get("recordings", ()))
-        return WeightFile(path, inner.tensors, described.family, len(described.labels), learnt)
+        trained = described.provenance
+        learnt = tuple(trained.figures.get("recordings", ()))
+        own = lineage.training(trained.dataset, trained.split, trained.settings.get("dataset_options", {}))
+        before = (*trained.figures.get(lineage.KEY, ()), own)
+        return WeightFile(path, inner.tensors, described.family, len(described.labels), learnt, before)
     content = _safetensors(path) if path.suffix == ".safetensors" else _torch_file(path)
     parameters = content.get("hyper_parameters", {})
     recipe = parameters.get("recipe", {}) if isinstance(parameters, dict) else {}
@@ -123,8 +128,20 @@ def read(path: Path) -> WeightFile:
     if broken:
         raise PackageError(f"{path} is damaged: {broken[0]} holds values that are not finite")
     classes = len(parameters["classes"]) if ours else 0
-    learnt = provenance.of_checkpoint(content).get("recordings", ()) if ours else ()
-    return WeightFile(path, {names[n]: v for n, v in tensors.items()}, ours, classes, tuple(learnt))
+    made_by = provenance.of_checkpoint(content) if ours else {}
+    trainings = list(made_by.get(lineage.KEY, ()))
+    if ours and "dataset" in recipe:
+        trainings.append(
+            lineage.training(recipe["dataset"], recipe.get("split", ""), recipe.get("dataset_options", {}))
+        )
+    return WeightFile(
+        path,
+        {names[n]: v for n, v in tensors.items()},
+        ours,
+        classes,
+        tuple(made_by.get("recordings", ())),
+        tuple(trainings),
+    )
 
 
 def of_package(found: package.ModelPackage) -> Path:

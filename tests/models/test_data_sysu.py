@@ -321,13 +321,16 @@ def test_colour_lies_under_the_joints(tmp_path, mirrored):
     (tmp_path / "BoTong/video2/rgb/3.jpg").write_bytes(b"")
     with pytest.raises(InputError, match=r"3\.jpg' is truncated"):
         clip.others["colour"]
+    (tmp_path / "BoTong/video2/rgb/3.jpg").unlink()  # those after it would lie a frame early
+    with pytest.raises(InputError, match=r"rgb' lacks pictures between '2\.jpg' and '4\.jpg'"):
+        source.read(source.entries()[0]).others["colour"]
 
 
 def test_without_pictures_or_pixels(tmp_path):
     write(tmp_path / "BoTong/video2")
     source = Sysu(tmp_path)
     assert set(source.read(source.entries()[0]).others) == {"pixels", "size"}
-    with pytest.raises(InputError, match="no camera frames"):
+    with pytest.raises(InputError, match="no camera frames here: there is no folder BoTong/video2/rgb in"):
         source.frames(source.entries()[0])
     (tmp_path / "BoTong/video2/sklImage.mat").unlink()
     assert not source.read(source.entries()[0]).others

@@ -15,7 +15,7 @@ from actrec import package, zoo
 from actrec.cli import main
 from actrec.errors import PackageError
 from actrec.package import Provenance
-from actrec_models import checkpoint, data, recipe, training
+from actrec_models import checkpoint, data, lineage, recipe, training
 from actrec_models.evaluation import fonts, relations, study
 from tests.models.places import PLACES, TARGETS, Places
 from tests.tiny_model import LABELS, averaging_onnx, tiny_description, tiny_onnx, write_tiny
@@ -27,10 +27,10 @@ def places(monkeypatch):
     monkeypatch.setattr(Places, "read_names", [])
 
 
-def write(folder, dataset="places", split="all", seed=1, weights=None, settings=None, **changes):
+def write(folder, dataset="places", split="all", seed=1, weights=None, settings=None, figures=None, **changes):
     """A tiny package that says that it was trained on the made-up dataset; its path as text."""
     of = Provenance(dataset, split, seed, 3, 0.0, "none", "made up", "0000000", "2025-01-01T00:00:00")
-    of = replace(of, settings=settings or {})
+    of = replace(of, settings=settings or {}, figures=figures or {})
     described = replace(tiny_description(), provenance=of, **changes)
     plain = tiny_onnx(classes=len(described.labels))
     package.write(folder, described, plain if weights is None else averaging_onnx(described.inputs, weights))
@@ -295,6 +295,8 @@ def test_models_of_one_name_are_told_apart(tmp_path, capsys):
     assert [model["package"] for model in figures["models"]] == ["a/package", "b/package", "b/package (2)"]
     assert {model["clips_of_recording"] for model in figures["models"]} == {"whole"}
     assert len(list(out.glob("predictions_*.csv"))) == 3
+    evaluate(capsys, models[0], "--report", str(out))
+    assert [path.name for path in out.glob("predictions_*.csv")] == ["predictions_package.csv"]
 
 
 def test_names_that_files_cannot_have_give_a_file_each(tmp_path, capsys):
@@ -327,6 +329,9 @@ def test_a_model_is_scored_on_the_fold_that_it_was_trained_on(tmp_path, capsys):
     ):
         assert "parts of different folds overlap" in refused(capsys, *wrong)
     assert evaluate(capsys, trained[1], "--dataset", "places_coarse")["dataset_options"] == {"fold": 2}
+    before = {"began_with": [lineage.training("utd_mhad", "subject", {}), lineage.training("places", "all", {})]}
+    begun = write(tmp_path / "begun", settings={"dataset_options": {"fold": 2}}, figures=before)
+    assert "what begun began with was trained on fold 1 of places, not 'all', fold 2" in refused(capsys, begun)
     default = write(tmp_path / "default", settings={"dataset_options": {}})
     assert "parts of different folds overlap" in refused(capsys, default, "--folds", "2")
 
@@ -340,3 +345,5 @@ def test_folds_are_scored_one_a_model(tmp_path, capsys):
     assert evaluate(capsys, models[0], "--folds", "2")["models"][0]["fold"] == 2
     nucla = write(tmp_path / "nucla", "nucla", "view", labels=LABELS)
     assert "dataset nucla is not divided into folds" in refused(capsys, nucla, "--folds", "all")
+    assert "dataset_options" not in figures and "fold 1" not in figures["notes"]
+    assert "folds 2, 2: one is named twice" in refused(capsys, *models, "--folds", "2,2")

@@ -72,6 +72,15 @@ def test_interval_holds_the_share_and_narrows():
     assert metrics.interval(np.ones(10, bool)) == (1.0, 1.0)
 
 
+def test_interval_counts_a_clip_once_however_many_models_were_asked():
+    right, clips = np.arange(400) % 4 != 0, [f"clip {n}" for n in range(400)]
+    once = metrics.interval(right, clips)
+    assert metrics.interval(np.tile(right, 3), clips * 3) == pytest.approx(once, abs=0.003)
+    # Models that err on different clips tell more together than one.
+    apart = metrics.interval(np.concatenate([right, np.roll(right, 1), np.roll(right, 2)]), clips * 3)
+    assert apart[1] - apart[0] < 0.8 * (once[1] - once[0])
+
+
 def test_report_by_hand():
     figures = report(threshold=0.55).as_dict()
     assert (figures["clips"], figures["right"], figures["accuracy"]) == (4, 2, 0.5)

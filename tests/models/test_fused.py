@@ -85,7 +85,7 @@ def test_scores_are_those_of_the_fused_streams(tmp_path, capsys, monkeypatch, ho
 
 def test_the_package_tells_what_it_is_made_of(tmp_path):
     streams = [
-        write(tmp_path / "one", of={"hours": 1.0, "data_sha256": "ab"}),
+        write(tmp_path / "one", of={"hours": 1.0, "data_sha256": "ab", "command": "really"}),
         write(tmp_path / "other", "centred", seed=2, of={"hours": 0.5, "data_sha256": "ab"}),
     ]
     export(*streams, "--fuse", "softmax", "--weights", "2", "1", "--float16", "--out", tmp_path / "both")
@@ -97,9 +97,10 @@ def test_the_package_tells_what_it_is_made_of(tmp_path):
     assert (trained.epochs, trained.hours, trained.data_sha256) == (6, 1.5, "ab")
     assert trained.figures["parameters"] == 300
     assert [part["name"] for part in trained.figures["fused"]] == ["one", "other"]
-    again = "actrec export one other --fuse softmax --weights 0.666667 0.333333 --out both"
-    assert trained.recipe == f"train one && train other && {again}"
+    again = f"actrec export {' '.join(streams)} --fuse softmax --weights 0.666667 0.333333 --out {tmp_path}/both"
+    assert trained.recipe == f"train one && train other && {again}" and trained.command == again
     card = (tmp_path / "both/README.md").read_text()
+    assert ", 6 epochs, seeds 1, 2 |" in card and "| Last command of one | `really` |" in card
     assert "| Of it 0.667 | one: deepacts_graph (tiny), seed 1, 3 epochs, commit c0ffee |" in card
     assert trained.settings["dataset"] == "places_train" and "clips" in trained.settings
 

@@ -177,6 +177,19 @@ def test_a_package_gets_float16_without_its_checkpoint(both, caplog):
     assert inference.load(both, "onnxruntime", precision="float16").predict(clip).label == "right"
 
 
+def test_weights_may_be_left_out_and_the_folder_be_where_one_is(both, tmp_path, monkeypatch):
+    (tmp_path / "small").mkdir()
+    monkeypatch.chdir(tmp_path / "small")
+    command = ["export", str(both), "--float16", "--no-weights", "--out"]
+    assert main([*command, str(tmp_path / "new")]) == 0
+    (tmp_path / "small").rmdir()
+    (tmp_path / "new").rename(tmp_path / "small")
+    monkeypatch.chdir(tmp_path / "small")
+    assert main(["export", ".", "--float16", "--out", ".", "--overwrite"]) == 0
+    assert not (tmp_path / "small/model.safetensors").exists()
+    assert (tmp_path / "small/README.md").read_text().startswith("# small\n")
+
+
 def test_it_may_replace_the_package_itself(both):
     plain = both.parent / "plain"
     with pytest.raises(PackageError, match="exists"):

@@ -296,6 +296,8 @@ def test_a_network_can_be_exported_without_training(tmp_path, capsys, caplog):
         ([], "name either a checkpoint or a --network"),
         (["--network", "res_tcn_bjcn"], "needs --classes with at least two"),
         (["--network", "res_tcn_bjcn", "--classes", "a,unknown"], "'unknown' is kept for what a model does not know"),
+        (["--network", "res_tcn_bjcn", "--classes", "a,Unknown"], "'Unknown' is kept for what a model does not know"),
+        (["--calibrate", "my_package"], "--calibrate takes my_package for its recipe: name the package before it"),
         (["--network", "res_tcn_bjcn", "--classes", "a,b,a"], "the class 'a' is named twice: a, b, a"),
         (["--network", "lstm", "--classes", "a,b"], "unknown network 'lstm'"),
         (["--network", "res_tcn_bjcn", "--classes", "a,b", "--option", "depth=3"], "unknown option depth"),

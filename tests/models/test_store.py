@@ -259,6 +259,8 @@ def test_a_flipped_bit_is_named_with_its_clip_and_repaired(copy, root, tmp_path,
     with pytest.raises(InputError, match=rf"shard_\w+.bin' is damaged at byte \d+ \(bodies of clip '{name}'.*--repair"):
         PreparedDataset(copy)[7]
     command = ["prepare", "nucla", "--data", str(published), "--out", str(copy), "--quiet", "--workers", "0"]
+    assert main([*command, "--check", "--repair"]) == main([*command, "--check", "--prune"]) == 2
+    assert "--check only looks, --prune changes the store: give one of them" in capsys.readouterr().err
     assert main([*command, "--check"]) == 1
     assert f"1 of {len(victim)} clips damaged" in capsys.readouterr().out
     assert main([*command, "--repair", "--json"]) == 0

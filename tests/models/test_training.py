@@ -311,11 +311,17 @@ def test_weights_to_start_from_are_checked(data_root, tmp_path, capsys):
     other = training.Recognition({**recipe.Recipe().as_dict(), "options": {"width": 8}}, ["a", "b"])
     parameters = {"recipe": dict(other.recipe.as_dict()), "classes": ["a", "b"]}
     torch.save({"hyper_parameters": parameters, "state_dict": other.state_dict()}, tmp_path / "other.ckpt")
-    for name, status in (("missing", 1), ("text", 1), ("other", 2)):
+    # Its training part holds test clips of the recipe's split, says the name of its own.
+    settings = {**recipe.Recipe().as_dict(), **SMALL, "split": "subject"}
+    leaking = training.Recognition(settings, list(data.create("nucla", str(data_root / "nucla")).classes))
+    parameters = {"recipe": settings, "classes": leaking.classes}
+    torch.save({"hyper_parameters": parameters, "state_dict": leaking.state_dict()}, tmp_path / "leak.ckpt")
+    for name, status in (("missing", 1), ("text", 1), ("other", 2), ("leak", 2)):
         command = ["train", str(tmp_path / "recipe.yaml"), "--data", str(data_root), "--out", str(tmp_path / "run")]
         assert main([*command, "--quiet", "--init", str(tmp_path / f"{name}.ckpt")]) == status
         error = capsys.readouterr().err.strip().splitlines()
         assert f"{name}.ckpt" in error[-1]
+        assert (name == "leak") == ("was trained on split 'subject' of nucla, not 'view'" in error[-1])
         assert "Traceback" not in "".join(error)
 
 

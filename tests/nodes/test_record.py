@@ -284,7 +284,10 @@ def test_a_driver_without_ros(tmp_path, data_root, capsys):
     assert main(["record", "--out", str(tmp_path / "c"), "--driver", "replay", "--topics", "/x"]) == 2
     assert "--driver records a camera and --topics a running graph" in capsys.readouterr().err
     assert main(["record", "--out", str(tmp_path / "c"), "--driver", "replay", "--driver-option", "path"]) == 2
-    assert main(["record", "--out", str(tmp_path / "s"), "--recover", str(tmp_path / "b")]) == 0
+    recover = ["record", "--out", str(tmp_path / "s"), "--recover", str(tmp_path / "b")]
+    assert main([*recover, "--label", "wave"]) == 2
+    assert "write its label into a labels.csv beside it" in capsys.readouterr().err
+    assert main(recover) == 0
     assert "36 messages" in capsys.readouterr().out
 
 

@@ -114,7 +114,7 @@ class Smarthome(Source):
     def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
         """The video's pictures; there is no depth."""
         if "colour" not in entry.files:
-            return super().frames(entry)
+            raise self.no_pictures(entry, f"{entry.name}.mp4")
         sequence = read_smarthome(entry.files["skeleton"], self.config)
         return self._video(entry, sequence).frames(INTRINSICS)
 

@@ -111,6 +111,13 @@ class Source(ABC):
         remedy = "leave out --estimate, and colour of --streams"
         raise InputError(f"'{entry.name}': {kind} has no camera frames here: {remedy}")
 
+    def no_pictures(self, entry: Entry, missing: str) -> InputError:
+        """That an item lacks what others of its dataset may have."""
+        return InputError(
+            f"'{entry.name}' has no camera frames here: there is no {missing} in '{self.root}'; where no clip has "
+            "them, leave out --estimate, and colour of --streams"
+        )
+
     def camera_offset(self, entry: Entry) -> np.ndarray:
         """[3] metres from a point as `read` gives it to the same as the camera of `frames` sees it: most often zero."""
         return np.zeros(3, np.float32)

@@ -97,7 +97,8 @@ class Sysu(Source):
     def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
         """The colour pictures; the unit of the depth pictures is not published."""
         if "colour" not in entry.files:
-            return super().frames(entry)
+            place = f"{entry.meta['person']}/video{entry.meta['action']}/rgb"
+            raise self.no_pictures(entry, f"folder {place}")
         read = self._sequence(entry)
         return self._video(entry, read).frames(INTRINSICS)
 

@@ -69,7 +69,7 @@ class UtdMhad(ArchiveSource):
             InputError: There are none, or not as many as frames of the skeleton; names both counts.
         """
         if "depth" not in entry.files:
-            return super().frames(entry)
+            raise self.no_pictures(entry, f"{entry.name}_depth.mat")
         stamps, maps = self.read(entry).stamps_ns, read_utd_mhad_depth(entry.files["depth"])
         if len(maps) != len(stamps):
             raise InputError(

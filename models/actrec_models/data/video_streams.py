@@ -221,8 +221,9 @@ def aligned(path: Path, head: decoding.VideoHead, stamps_ns: np.ndarray, toleran
         if abs(lasting - expected) <= max(SLACK * spacing, tolerance * expected):
             shown = np.round(np.arange(head.frames) / head.fps * NANOSECONDS).astype(np.int64)
             return series.nearest(shown, stamps_ns - stamps_ns[0])
+    rate = f" at {head.fps:g} Hz" if head.fps > 0 else ""
     raise InputError(
-        f"'{path}' has {head.frames} frames at {head.fps:g} Hz but its skeleton {count}: one of them is truncated or "
+        f"'{path}' has {head.frames} frames{rate} but its skeleton {count}: one of them is truncated or "
         "of another recording; copy both again, or leave the clip out"
     )
 

@@ -63,6 +63,9 @@ def write(study: Study, folder: str | Path) -> Path:
         for report, drawn in zip(study.main, pictures, strict=True):
             for name, content in drawn.items():
                 (folder / f"{_slug(study, report)}{name}.png").write_bytes(content)
+        if (folder / "figures.json").is_file():  # predictions of other models, beside these figures, would mislead
+            for old in folder.glob("predictions_*.csv"):
+                old.unlink()
         for report in (*study.reports, *study.fused):
             _predictions(folder / f"predictions_{stems[report.name]}.csv", report)
         figures = json.dumps(tables.as_dict(study), indent=2, allow_nan=False)

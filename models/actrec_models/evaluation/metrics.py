@@ -1,5 +1,6 @@
 """Figures of a classifier from labels [N] and probabilities [N, classes]. Plain functions, no state, no files."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,13 +28,23 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.nda
     return counts
 
 
-def interval(right: np.ndarray, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+def interval(right: np.ndarray, clips: Sequence[str] = (), level: float = 0.95, seed: int = 0) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean of `right` [N], drawn clip by clip.
 
-    The sum of N draws with replacement out of zeros and ones is binomial, which is drawn directly.
+    What several models say of one clip is drawn together: it is one clip still. Clips of which so many answers, and so
+    many of them right, are there, are alike; how many draws are of each kind is multinomial, which is drawn directly.
+
+    Args:
+        right: [N] whether an answer is right.
+        clips: [N] names of what was asked; none where it was something else each time.
+        level: Share of the draws within.
+        seed: Of the draws.
     """
-    draws = np.random.default_rng(seed).binomial(len(right), right.mean(), DRAWS) / len(right)
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    number = np.unique(clips, return_inverse=True)[1] if len(clips) else np.arange(len(right))
+    answers, good = np.bincount(number), np.bincount(number, weights=right)
+    kinds, count = np.unique(np.stack([good, answers], axis=1), axis=0, return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(len(answers), count / len(answers), DRAWS)
+    low, high = np.quantile(drawn @ kinds[:, 0] / (drawn @ kinds[:, 1]), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

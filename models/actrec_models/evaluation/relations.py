@@ -153,6 +153,8 @@ def folds_of(asked: Sequence[int], target: Target, models: int) -> list[int]:
     folds = list(range(1, known + 1)) if list(asked) == [0] else [int(fold) for fold in asked]
     if any(not 1 <= fold <= known for fold in folds):
         raise ConfigError(f"dataset {target.dataset} has folds 1 to {known}; got {', '.join(map(str, folds))}")
+    if len(set(folds)) < len(folds):
+        raise ConfigError(f"folds {', '.join(map(str, folds))}: one is named twice, which makes no repetition")
     if len(folds) != models:
         raise ConfigError(f"{models} models for {len(folds)} folds: give one a fold, in their order")
     return folds

@@ -31,6 +31,7 @@ class Report:
         own_confidence: [N] what the threshold is compared with, where the package's classes are finer than these: the
             robot knows those alone. None for `confidence`.
         copied: Names of clips that the training part holds too (`actrec_models.data.copies`).
+        recordings: [N] names of what was asked, where several models were; a clip each where nothing is given.
 
     Raises:
         InputError: No clip at all, shapes that disagree, or probabilities that are none; names the first such clip.
@@ -45,6 +46,7 @@ class Report:
     unread: Mapping[str, str] = field(default_factory=dict)
     own_confidence: np.ndarray | None = None
     copied: frozenset[str] = frozenset()
+    recordings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         expected = (len(self.clips), len(self.classes))
@@ -144,7 +146,7 @@ class Report:
     def summary(self) -> dict[str, Any]:
         """The figures that are one number each."""
         labels, probabilities = self.labels[self.read], self.probabilities[self.read]
-        low, high = metrics.interval(self.right)
+        low, high = metrics.interval(self.right, self.recordings)
         some = len(labels) > 0
         return {
             "clips": len(self.labels),

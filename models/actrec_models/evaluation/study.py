@@ -253,6 +253,7 @@ def _pooled(study: Study) -> Report:
         None,
         {f"{report.name}: {clip}": why for report in reports for clip, why in report.unread.items()},
         copied=frozenset(f"{report.name}: {clip}" for report in reports for clip in report.copied),
+        recordings=tuple(clip for report in reports for clip in report.clips),
     )
 
 

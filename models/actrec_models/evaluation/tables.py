@@ -36,7 +36,7 @@ class Table:
 
 def facts(study: Study) -> list[str]:
     """What was scored on what, a sentence each."""
-    target, options = study.target, study.target.options
+    target, options = study.target, _options(study)
     told = ", ".join(f"{name} {value}" for name, value in options.items())
     part = f"{target.part} part{f' ({told})' if told else ''}"
     protocol = f"the official protocol reports {NAMES[target.source.measure]}"
@@ -185,7 +185,9 @@ def of_report(report: Report) -> list[Table]:
 def as_dict(study: Study) -> dict[str, Any]:
     """Every figure, for `--json`: flat for one model; else the models in a list, and what they are together."""
     target = study.target
-    head = {"dataset": target.dataset, "split": target.split, "part": target.part, **_options(study)}
+    options = _options(study)
+    head: dict[str, Any] = {"dataset": target.dataset, "split": target.split, "part": target.part}
+    head |= {"dataset_options": options} if options else {}
     models = [
         {"package": model.name, "clips_of_recording": mode, **_origin(study, number), **report.as_dict()}
         for number, (model, mode, report) in enumerate(zip(study.models, study.clips, study.reports, strict=True))
@@ -203,7 +205,8 @@ def as_dict(study: Study) -> dict[str, Any]:
 
 
 def _options(study: Study) -> dict[str, Any]:
-    return {"dataset_options": dict(study.target.options)} if study.target.options else {}
+    """Of the dataset; without the fold where each model has its own."""
+    return {name: value for name, value in study.target.options.items() if not (study.folds and name == "fold")}
 
 
 def _origin(study: Study, index: int) -> dict[str, Any]:

@@ -9,16 +9,15 @@ from typing import Any
 
 from actrec import config
 from actrec.errors import ConfigError, InputError
-from actrec_models import data
+from actrec_models import data, lineage
 from actrec_models.data import ClipDataset, PreparedDataset, Source, SourceDataset
 from actrec_models.evaluation.opening import Model
+from actrec_models.lineage import FIRST_FOLD, same_items
 
 OWN = "folder"
 """The dataset of a person's own recordings."""
 _LEARNT = "recordings"
 """The figure of a taught package that tells which of them it has learnt."""
-FIRST_FOLD = 1
-"""What a dataset that is divided into folds takes where none is named."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def target_of(
     for model in models:
         trained = model.package.provenance
         apart = dataset == OWN and split == "all" and _tells(model)  # whatever it has learnt is known
-        if trained.split != split and _same_items(trained.dataset, dataset) and not apart:
+        if trained.split != split and same_items(trained.dataset, dataset) and not apart:
             raise ConfigError(
                 f"{model.name} was trained on split '{trained.split}' of {dataset}, {_other(models, model, split)}; "
                 "parts of different splits overlap, so it has trained on clips that it would be tested on"
@@ -188,7 +187,7 @@ def _held_out(options: Mapping[str, Any]) -> list[str]:
 def _told(model: Model, dataset: str) -> dict[str, Any]:
     """The options of the dataset that a model was trained with; none where that was another dataset."""
     trained = model.package.provenance
-    return dict(trained.settings.get("dataset_options", {})) if _same_items(trained.dataset, dataset) else {}
+    return dict(trained.settings.get("dataset_options", {})) if same_items(trained.dataset, dataset) else {}
 
 
 def check_folds(models: Sequence[Model], target: Target, folds: Sequence[int]) -> None:
@@ -200,11 +199,14 @@ def check_folds(models: Sequence[Model], target: Target, folds: Sequence[int]) -
         folds: One a model; empty where all are scored on the target's own.
 
     Raises:
-        ConfigError: A model was trained on another fold.
+        ConfigError: A model was trained on another fold, or began with weights of another split or fold.
     """
     for index, model in enumerate(models):
         trained = _fold(model, target)
         scored = folds[index] if folds else target.options.get("fold", FIRST_FOLD)
+        before = model.package.provenance.figures.get(lineage.KEY, ())
+        options = {**target.options, "fold": scored}
+        lineage.check(f"what {model.name} began with", before, target.dataset, target.split, options)
         if trained is not None and trained != scored:
             raise ConfigError(
                 f"{model.name} was trained on fold {trained} of {target.dataset}, not {scored}; parts of different "
@@ -215,17 +217,10 @@ def check_folds(models: Sequence[Model], target: Target, folds: Sequence[int]) -
 def _fold(model: Model, target: Target) -> int | None:
     """The fold that a model was trained on; None where it was another dataset, has no folds, or nobody knows."""
     trained = model.package.provenance
-    known = "dataset_options" in trained.settings and _same_items(trained.dataset, target.dataset)
+    known = "dataset_options" in trained.settings and same_items(trained.dataset, target.dataset)
     if not (known and target.source.folds):
         return None
     return int(_told(model, target.dataset).get("fold", FIRST_FOLD))
-
-
-def _same_items(trained: str, dataset: str) -> bool:
-    """Whether two datasets are the same recordings."""
-    if trained == dataset:
-        return True
-    return trained in data.DATASETS.names() and dataset in data.DATASETS.get(trained).merges
 
 
 def _other(models: Sequence[Model], model: Model, split: str) -> str:
