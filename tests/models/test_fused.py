@@ -219,8 +219,8 @@ def test_recordings_are_told_where_those_of_all_networks_are_known(dataset, lear
     described = [
         dataclasses.replace(tiny_description(), provenance=dataclasses.replace(of, figures=each)) for each in learnt
     ]
-    streams = [fused.Stream("one", each, b"", Recipe(), "") for each in described]
-    made = fused._provenance(streams, Recipe(dataset=dataset), "softmax", np.array([0.5, 0.5]), "both")
+    streams = [fused.Stream("one", each, b"", Recipe(), "", "one") for each in described]
+    made = fused._provenance(streams, Recipe(dataset=dataset), np.array([0.5, 0.5]), "--out both")
     assert made.figures.get("recordings") == expected
 
 
@@ -243,7 +243,8 @@ def test_what_was_fused_cannot_be_taught_but_its_networks_can(tmp_path):
 
 def test_a_recipe_that_names_other_actions_chooses_the_threshold(tmp_path):
     plain, knowing = (dataclasses.replace(Recipe(), unknown_dataset=name) for name in ("", "utd_mhad"))
-    streams = [fused.Stream(str(k), tiny_description(), b"", each, "") for k, each in enumerate([None, plain, knowing])]
+    recipes = enumerate([None, plain, knowing])
+    streams = [fused.Stream(str(k), tiny_description(), b"", each, "", str(k)) for k, each in recipes]
     assert fused._recipe(streams) is knowing
     assert fused._recipe(streams[:2]) is plain
 
@@ -252,7 +253,7 @@ def test_a_recipe_that_names_other_actions_chooses_the_threshold(tmp_path):
     ("changes", "message"),
     [
         ({"labels": ("left", "right", "up")}, "one and other differ by their labels: they are no streams of one"),
-        ({"window": WindowSpec(3.0, FRAMES)}, "differ by their window (WindowSpec(seconds=2.0, frames=8"),
+        ({"window": WindowSpec(3.0, FRAMES)}, "differ by their window (2 s, 8 frames and 3 s, 8 frames)"),
         ({"of": {"split": "none"}}, "one was trained on split all, other on none"),
         ({"of": {"dataset": "places"}}, "one was trained on dataset places_train, other on places"),
         ({"settings": {**SETTINGS, "clips": "stretched"}}, "one looks at live recordings, other at stretched ones"),

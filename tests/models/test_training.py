@@ -313,8 +313,8 @@ def test_weights_to_start_from_are_checked(data_root, tmp_path, capsys):
     torch.save({"hyper_parameters": parameters, "state_dict": other.state_dict()}, tmp_path / "other.ckpt")
     # Its training part holds test clips of the recipe's split, says the name of its own.
     settings = {**recipe.Recipe().as_dict(), **SMALL, "split": "subject"}
-    leaking = training.Recognition(settings, list(data.create("nucla", str(data_root / "nucla")).classes))
-    parameters = {"recipe": settings, "classes": leaking.classes}
+    parameters = {"recipe": settings, "classes": list(data.create("nucla", str(data_root / "nucla")).classes)}
+    leaking = training.Recognition(**parameters)
     torch.save({"hyper_parameters": parameters, "state_dict": leaking.state_dict()}, tmp_path / "leak.ckpt")
     for name, status in (("missing", 1), ("text", 1), ("other", 2), ("leak", 2)):
         command = ["train", str(tmp_path / "recipe.yaml"), "--data", str(data_root), "--out", str(tmp_path / "run")]
