@@ -24,10 +24,12 @@ def card(model: ModelPackage, name: str) -> str:
         accuracy += (
             f"; {figures['accuracy_without_copies']:.1%} of the {left} that are not in the training part as well"
         )
+    if "judged_by" in figures:
+        accuracy += f", by {figures['judged_by']}, of the head on the frozen body"
     rows = [
         *_network(model),
         ("Trained on", training),
-        ("Accuracy", accuracy + (f", by {figures['judged_by']}" if "judged_by" in figures else "")),
+        ("Accuracy", accuracy),
         *([("Live", provenance.live_note)] if provenance.live_note else []),
         *lower,
         ("Rejection", rejection.note),
