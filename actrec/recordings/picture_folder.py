@@ -1,7 +1,7 @@
 """A folder of colour pictures, one a frame, that stands for a video."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -28,18 +28,24 @@ def read_head(folder: Path) -> VideoHead:
     """Number and size of the pictures; their rate is not known.
 
     Raises:
-        InputError: There are none, one in the middle is missing, or the first is corrupt.
+        InputError: There are none, or the first is corrupt.
     """
     found = files(folder)
     if not found:
         raise InputError(f"'{folder}' holds no pictures ({', '.join(sorted(SUFFIXES))}); copy it again")
-    _check_numbers(found)
     height, width = _read(found[0]).shape[:2]
     return VideoHead(len(found), 0.0, (width, height))
 
 
-def _check_numbers(found: Sequence[Path]) -> None:
-    """Refuses a gap: all pictures after it would be taken for earlier ones. What is missing at an end shows nowhere."""
+def check_numbers(folder: Path) -> None:
+    """Refuses a gap in the pictures' numbers: all after it would be taken for earlier ones.
+
+    For a folder that has not as many as there should be; a camera that lost frames leaves gaps too.
+
+    Raises:
+        InputError: There is one; names the pictures beside it.
+    """
+    found = files(folder)
     numbers = [_NUMBER.findall(path.stem) for path in found]
     if len(found) < 3 or any(len(each) != 1 for each in numbers):  # numbered otherwise: nobody can tell
         return
@@ -47,7 +53,7 @@ def _check_numbers(found: Sequence[Path]) -> None:
     wrong = np.flatnonzero(steps != np.bincount(steps).argmax())
     if len(wrong):
         before, after = (found[wrong[0] + k].name for k in (0, 1))
-        raise InputError(f"'{found[0].parent}' lacks pictures between '{before}' and '{after}': copy it again")
+        raise InputError(f"'{folder}' lacks pictures between '{before}' and '{after}': copy it again")
 
 
 def pictures(

@@ -5,7 +5,6 @@ from typing import Any
 
 from actrec.errors import ConfigError
 from actrec_models import data
-from actrec_models.data import Source
 
 FIRST_FOLD = 1
 """What a dataset that is divided into folds takes where none is named."""
@@ -49,9 +48,9 @@ def overlap(one: Mapping[str, Any], dataset: str, split: str, options: Mapping[s
         return ""
     if one["split"] != split:
         return f"split '{one['split']}' of {one['dataset']}"
-    source: type[Source] = data.DATASETS.get(dataset)
+    divided = dataset in data.DATASETS.names() and data.DATASETS.get(dataset).folds
     folds = [each.get("fold", FIRST_FOLD) for each in (one["options"], options)]
-    return f"fold {folds[0]} of {one['dataset']}" if source.folds and folds[0] != folds[1] else ""
+    return f"fold {folds[0]} of {one['dataset']}" if divided and folds[0] != folds[1] else ""
 
 
 def check(

@@ -324,6 +324,11 @@ def test_colour_lies_under_the_joints(tmp_path, mirrored):
     (tmp_path / "BoTong/video2/rgb/3.jpg").unlink()  # those after it would lie a frame early
     with pytest.raises(InputError, match=r"rgb' lacks pictures between '2\.jpg' and '4\.jpg'"):
         source.read(source.entries()[0]).others["colour"]
+    for n in range(4, FRAMES + 1):  # as many as the skeleton has, numbered with a gap: the camera's
+        folder = tmp_path / "BoTong/video2/rgb"
+        (folder / f"{n}.jpg").rename(folder / f"0{n + 1}.jpg")
+    (folder / "3.jpg").write_bytes((folder / "2.jpg").read_bytes())
+    assert len(source.read(source.entries()[0]).others["colour"]) == FRAMES
 
 
 def test_without_pictures_or_pixels(tmp_path):

@@ -209,9 +209,11 @@ def aligned(path: Path, head: decoding.VideoHead, stamps_ns: np.ndarray, toleran
     """[T] the picture that belongs to each stamp: frame for frame, or where rates differ the nearest in time.
 
     Raises:
-        InputError: The video is of another length; names both counts.
+        InputError: The video is of another length; names both counts. Or a folder of pictures lacks one within.
     """
     count = len(stamps_ns)
+    if head.frames != count and path.is_dir():
+        picture_folder.check_numbers(path)
     if abs(head.frames - count) <= max(SLACK, tolerance * count):
         return np.minimum(np.arange(count), head.frames - 1)
     if head.fps > 0 and count > 1:
