@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# Installs actrec on a flashed Jetson, from NVIDIA's and ROS's own packages. Run it in the repository, as the user who is to
-# own it (it asks for root where it needs root); running it again does no harm.
+# Installs actrec on a flashed Jetson from the packages of NVIDIA and ROS. Run it in the repository, as the robot's user; it
+# uses sudo where needed. It can be run again.
 #
 #   jetson/install.sh [--realsense] [--service] [--no-ros] [--l4t RELEASE] [--dry-run]
 #
-#   --realsense    ROS's RealSense driver too; with --service also the unit actrec-camera.service, which starts it
+#   --realsense    also install realsense2_camera; with --service also the unit actrec-camera.service, which starts it
 #   --service      install and enable the systemd unit actrec.service
-#   --no-ros       leave ROS 2 as it is: /opt/ros has it already
-#   --l4t RELEASE  Jetson Linux release, as 36.4, where nothing on the machine says it: in a container's build. TensorRT is
-#                  not tried then, as the driver's libraries are only there when the container runs
-#   --dry-run      print what would be run
+#   --no-ros       use the ROS 2 in /opt/ros, install none
+#   --l4t RELEASE  Jetson Linux release, such as 36.4, for container builds. TensorRT is not tested then, because the
+#                  driver's libraries are present only when the container runs
+#   --dry-run      print the commands without running them
 #
 # JetPack 6 (Jetson Linux 36.4 or newer, Ubuntu 22.04) gets ROS 2 Humble, JetPack 7 (38 or 39, Ubuntu 24.04) gets Jazzy.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-tegra_release="${ACTREC_TEGRA_RELEASE:-/etc/nv_tegra_release}" # the tests set these two
+tegra_release="${ACTREC_TEGRA_RELEASE:-/etc/nv_tegra_release}" # set by the tests
 os_release="${ACTREC_OS_RELEASE:-/etc/os-release}"
 
 fail() {
@@ -30,7 +30,7 @@ while [ $# -gt 0 ]; do
     --service) service=yes ;;
     --no-ros) ros_packages="" ;;
     --l4t)
-      given="${2:?--l4t needs a release, as 36.4}"
+      given="${2:?--l4t needs a release, such as 36.4}"
       shift
       ;;
     --dry-run) dry=yes ;;
@@ -60,7 +60,7 @@ as_root() {
 
 apt_install() { as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"; }
 
-# -- which JetPack ---------------------------------------------------------------------------------------------------------
+# -- JetPack release -------------------------------------------------------------------------------------------------------
 
 l4t="$given"
 if [ -z "$l4t" ] && [ -f "$tegra_release" ]; then
@@ -70,10 +70,10 @@ fi
 if [ -z "$l4t" ]; then
   l4t="$(dpkg-query -W -f '${Version}' nvidia-l4t-core 2>/dev/null | sed 's/-.*//' || true)"
 fi
-[ -n "$l4t" ] || fail "this is no Jetson: no $tegra_release, no package nvidia-l4t-core; elsewhere: make venv build EXTRAS=live"
+[ -n "$l4t" ] || fail "this is no Jetson: $tegra_release and package nvidia-l4t-core are missing; on other machines run: make venv build EXTRAS=live"
 IFS=. read -r major minor _ <<<"$l4t.0"
 
-# The Python package of CUDA is that of the CUDA which JetPack brings: 12.6, 13.0 or 13.2.
+# The Python bindings must match the CUDA of JetPack: 12.6, 13.0 or 13.2.
 case "$major" in
   36)
     [ "$minor" -ge 4 ] || fail "Jetson Linux $l4t has CUDA 12.2: update to JetPack 6.1 (Jetson Linux 36.4) or newer"
@@ -81,13 +81,13 @@ case "$major" in
     ;;
   38) ubuntu=24.04 codename=noble ros=jazzy cuda="cuda-bindings==13.0.3" ;;
   39) ubuntu=24.04 codename=noble ros=jazzy cuda="cuda-bindings==13.2.0" ;;
-  *) fail "Jetson Linux $l4t is not supported: JetPack 6 (Jetson Linux 36.4 or newer) and 7 (38, 39) are" ;;
+  *) fail "Jetson Linux $l4t is not supported; use JetPack 6 (Jetson Linux 36.4 or newer) or 7 (38, 39)" ;;
 esac
 # shellcheck disable=SC1090
 found="$(. "$os_release" && echo "$ID $VERSION_ID")"
 [ "$found" = "ubuntu $ubuntu" ] || fail "Jetson Linux $l4t comes with Ubuntu $ubuntu, but $os_release says $found"
 [ -n "$ros_packages" ] || [ -n "$dry" ] || [ -f "/opt/ros/$ros/setup.bash" ] \
-  || fail "--no-ros, but /opt/ros/$ros/setup.bash is not there"
+  || fail "--no-ros: /opt/ros/$ros/setup.bash is missing; install ROS 2 $ros, or omit --no-ros"
 echo "actrec: Jetson Linux $l4t, Ubuntu $ubuntu, ROS 2 $ros"
 
 # -- packages --------------------------------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ echo "actrec: Jetson Linux $l4t, Ubuntu $ubuntu, ROS 2 $ros"
 as_root apt-get update
 apt_install ca-certificates curl git make software-properties-common
 
-# A flashed Jetson has NVIDIA's repository; a plain Ubuntu image has not.
+# A flashed Jetson has NVIDIA's repository; a plain Ubuntu image does not.
 if ! grep -rqs repo.download.nvidia.com/jetson/common /etc/apt/sources.list /etc/apt/sources.list.d; then
   key=/usr/share/keyrings/jetson-ota-public.asc
   as_root curl -fsSL -o "$key" https://repo.download.nvidia.com/jetson/jetson-ota-public.asc
@@ -108,7 +108,7 @@ if [ -n "$ros_packages" ] && ! dpkg -s ros2-apt-source >/dev/null 2>&1; then
   releases=https://github.com/ros-infrastructure/ros-apt-source/releases
   version="${ROS_APT_SOURCE_VERSION:-}"
   if [ -z "$version" ] && [ -z "$dry" ]; then
-    # …/releases/latest leads to …/releases/tag/VERSION
+    # …/releases/latest redirects to …/releases/tag/VERSION
     version="$(basename "$(curl -fsSLI -o /dev/null -w '%{url_effective}' "$releases/latest")")"
   fi
   version="${version:-VERSION}"
@@ -117,20 +117,20 @@ if [ -n "$ros_packages" ] && ! dpkg -s ros2-apt-source >/dev/null 2>&1; then
   as_root dpkg -i "$deb"
 fi
 
-# NVIDIA's names for "CUDA to run with" and "TensorRT", and TensorRT for Python.
+# CUDA runtime, TensorRT, and TensorRT's Python bindings.
 packages=(nvidia-cuda nvidia-tensorrt python3-libnvinfer)
 if [ -n "$ros_packages" ]; then
   packages+=("ros-$ros-ros-base" "ros-$ros-diagnostic-msgs" "ros-$ros-tf2-ros-py" python3-colcon-common-extensions)
 fi
 [ -z "$realsense" ] || packages+=("ros-$ros-realsense2-camera")
-# What scripts/install_system.sh would ask for.
+# The packages that scripts/install_system.sh requires.
 packages+=(cmake g++ python3-venv python3-dev libgl1 libusb-1.0-0)
 as_root apt-get update
 apt_install "${packages[@]}"
 
 # -- actrec ----------------------------------------------------------------------------------------------------------------
 
-# In one shell with the distribution's environment: .venv then sees rclpy and tensorrt among the system's packages.
+# Source the distribution in the same shell: .venv then uses the system's rclpy and tensorrt.
 run bash -c ". /opt/ros/$ros/setup.bash && make -C '$root' venv build workspace EXTRAS=live PYTHON=/usr/bin/python3"
 run "$root/.venv/bin/python" -m pip install --disable-pip-version-check "$cuda"
 
@@ -142,10 +142,10 @@ run bash -c ". '$root/scripts/env.sh' && actrec doctor --no-transport"
 # -- the service -----------------------------------------------------------------------------------------------------------
 
 if [ -n "$service" ]; then
-  [ "$(id -un)" != root ] || echo "actrec: the service will run as root: better run this as another user" >&2
+  [ "$(id -un)" != root ] || echo "actrec: warning: the service will run as root; run install.sh as another user instead" >&2
   as_root install -d /etc/actrec
   for name in actrec.env recognizer.yaml; do
-    # What was set on this robot stays.
+    # Keep existing settings.
     [ -f "/etc/actrec/$name" ] || as_root install -m 644 "$root/jetson/$name" "/etc/actrec/$name"
   done
   units=(actrec.service)
@@ -158,5 +158,5 @@ if [ -n "$service" ]; then
   done
   as_root systemctl daemon-reload
   as_root systemctl enable "${units[@]}"
-  echo "actrec: set /etc/actrec/actrec.env, then: sudo systemctl restart actrec; journalctl -fu actrec"
+  echo "actrec: edit /etc/actrec/actrec.env, then run: sudo systemctl restart actrec; journalctl -fu actrec"
 fi

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Starts the container that jetson/Dockerfile makes, now and at each boot.
+# Starts the container of jetson/Dockerfile, now and at each boot.
 #
-#   jetson/run.sh [LAUNCH ARGUMENT …]            more: docker logs -f actrec; docker rm -f actrec
+#   jetson/run.sh [LAUNCH ARGUMENT …]            logs: docker logs -f actrec; stop: docker rm -f actrec
 #
-# MODELS is the folder whose packages it sees under /models (default: ~/models), IMAGE the image (default: actrec).
+# MODELS is the folder of packages, mounted as /models (default: ~/models); IMAGE is the image (default: actrec).
 set -euo pipefail
 
 models="${MODELS:-$HOME/models}"
@@ -11,12 +11,12 @@ mkdir -p "$models"
 arguments=(
   --detach --name actrec --restart unless-stopped
   --runtime nvidia
-  # The robot's network and /dev/shm: Fast DDS reaches the nodes outside as if it ran among them. With a /dev/shm of its
-  # own, Docker's 64 MiB would hold one of the 32 MiB segments of config/fastdds.xml too few: --shm-size 1g.
+  # Share the robot's network and /dev/shm, so that Fast DDS reaches nodes outside the container. A separate /dev/shm needs
+  # --shm-size 1g: Docker's default of 64 MiB is too small for the 32 MiB segment of each node (config/fastdds.xml).
   --network host --ipc host
-  # The GPU's devices belong to these groups of the robot.
+  # Groups of the GPU devices.
   --group-add video --group-add "$(getent group render | cut -d: -f3)"
-  # Engines outlive the container.
+  # Keep engines when the container is removed.
   --volume actrec-cache:/var/cache/actrec
   --volume "$models:/models:ro"
 )

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs the launch file with ROS 2 and the workspace set up: what the service and the container start.
+# Runs the launch file with ROS 2 and the workspace set up; started by the service and the container.
 #
 #   jetson/start.sh [LAUNCH ARGUMENT …]
 #
-# Those in $ACTREC_ARGS come first, separated by spaces; one that has spaces in it is given on the command line.
-set -eo pipefail # setup files read variables that are not set
+# Arguments in $ACTREC_ARGS come first, separated by spaces. Give arguments that contain spaces on the command line.
+set -eo pipefail # no -u: setup files read unset variables
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 # shellcheck source=/dev/null
@@ -13,5 +13,5 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 . "$root/ros2_ws/install/setup.bash"
 
 read -ra given <<<"${ACTREC_ARGS:-}"
-# exec: a stop signal goes to launch, which hands it to its nodes.
+# exec: stop signals go to launch, which forwards them to its nodes.
 exec ros2 launch actrec recognize.launch.py "${given[@]}" "$@"
