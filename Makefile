@@ -1,15 +1,15 @@
-# actrec: `make` lists the targets. Two of them set everything up on a fresh machine: `make demo` and `make test`.
+# `make` lists the targets. `make demo` and `make test` also set up a fresh machine.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help system venv build demo test lint format bench workspace clean distclean
 
-# What .venv holds besides ROS 2 and the core: any of live, train, dev, view. On a robot: make venv EXTRAS=live
+# Extras installed into .venv besides ROS 2 and the core: any of live, train, dev, view. On a robot: make venv EXTRAS=live
 EXTRAS ?= live train dev
-# The Python that .venv is made with, 3.10 to 3.12.
+# Python for .venv, 3.10 to 3.12.
 PYTHON ?= python3
-# Tests side by side; each takes a ROS domain of its own.
+# Parallel test processes; each uses its own ROS domain.
 WORKERS ?= 2
 ENV := . scripts/env.sh
 
@@ -19,12 +19,12 @@ MESSAGES := $(wildcard ros2_ws/src/actrec_msgs/*.* ros2_ws/src/actrec_msgs/*/*)
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
 
-system: ## install the Debian/Ubuntu packages that are missing (asks for root only where some are)
+system: ## install missing Debian/Ubuntu packages (asks for root only if any are missing)
 	@scripts/install_system.sh $(PYTHON)
 
-venv: .venv/.ready ## make .venv: ROS 2 from wheels, or the sourced distribution, and the Python packages
+venv: .venv/.ready ## create .venv with ROS 2 (sourced distribution, or wheels) and the Python packages
 
-# Extras that are named and that .venv lacks are added to it; one made before it told what it holds is left alone.
+# Rebuild .venv if EXTRAS names extras that it lacks. A .venv without the list .extras (older versions) is left as it is.
 HELD := $(shell cat .venv/.extras 2>/dev/null || echo $(EXTRAS))
 ifneq ($(origin EXTRAS),file)
 ifneq ($(filter-out $(HELD),$(EXTRAS)),)
@@ -47,29 +47,29 @@ ros2_ws/install/.ready: .venv/.ready $(MESSAGES)
 	@$(ENV) && python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: build ## run the simulated camera through every node for 20 s and print the recognised actions
+demo: build ## run the simulated camera through every node for 20 s and print the recognized actions
 	@$(ENV) && actrec run --driver simulated --duration 20
 
-# Not loadfile: xdist 3.8.0 then waits for ever once a worker has died (pytest-xdist #1323).
-test: build ## run every test (ARGS="-k name" for some)
+# Not --dist loadfile: with it xdist 3.8.0 hangs after a worker dies (pytest-xdist #1323).
+test: build ## run all tests, or some: ARGS="-k name"
 	@$(ENV) && python -m pytest -n $(WORKERS) --dist worksteal --max-worker-restart 2 $(ARGS)
 
 lint: build ## ruff and mypy
 	@$(ENV) && ruff check . && ruff format --check . && mypy
 
-format: build ## let ruff rewrite what it can
+format: build ## format and fix with ruff
 	@$(ENV) && ruff format . && ruff check --fix .
 
 bench: build ## list the benchmarks, or run one: make bench NAME=transport
 	@$(ENV) && actrec bench $(NAME)
 
-workspace: .venv/.ready ## build both packages with colcon, as on a robot (then: . ros2_ws/install/setup.bash)
+workspace: .venv/.ready ## build the packages with colcon, as on a robot (then: . ros2_ws/install/setup.bash)
 	@$(ENV) && cd ros2_ws && colcon build $(ARGS)
 
-clean: ## remove what was built, keep .venv
+clean: ## remove build results, keep .venv
 	rm -rf build install log ros2_ws/build ros2_ws/install ros2_ws/log actrec.egg-info .venv/.ready_actrec
 	rm -rf .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-distclean: clean ## remove .venv too
+distclean: clean ## also remove .venv
 	rm -rf .venv

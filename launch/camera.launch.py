@@ -1,4 +1,4 @@
-"""Starts the camera alone: recognize.launch.py with the other nodes' switches off (each can be turned on again).
+"""Start the camera alone: recognize.launch.py with all other nodes off (skeleton:=true turns one on).
 
 Example:
   ros2 launch actrec camera.launch.py driver:=replay driver_options:="path=/data/run.mcap"

@@ -1,10 +1,10 @@
-"""Starts the graph, from camera to /action_label: each node in its own process, or all in one (composed:=true).
+"""Start the graph, from camera to /action_label: one process per node, or one for all nodes (composed:=true).
 
-Each node configures and activates itself (its parameter `autostart`), and says in one line why where it cannot.
-Launch's own lifecycle events are not used: each is sent once, needs the node's services and transition topic to be
-discovered in time, and leaves a node that failed standing; a process that ends can be seen and respawned.
+Each node configures and activates itself (parameter `autostart`); if that fails, it logs the reason and exits.
+Launch's lifecycle events are not used: each is sent once, requires that the node's services are discovered in time, and
+leaves a failed node running. A process that exits is visible and can be respawned.
 
-Example:
+Examples:
   ros2 launch actrec recognize.launch.py driver:=replay driver_options:="path=/data/run.mcap loop=true" hand:=false
   ros2 launch actrec recognize.launch.py vendor:=realsense2_camera composed:=true
 """
@@ -22,16 +22,16 @@ from actrec_nodes import graph, parameter_files, topics, transport
 
 RESPAWN_DELAY_S = 2.0
 ARGUMENTS = {
-    "driver": "camera driver; empty: as params_file or the node's default says",
-    "driver_options": 'settings of that driver: "key=value key=value"',
-    "model": "model package, by name or folder; empty: as params_file or the node's default says",
+    "driver": "camera driver; empty: from params_file, or the node's default",
+    "driver_options": 'settings of the driver: "key=value key=value"',
+    "model": "model package, by name or folder; empty: from params_file, or the node's default",
     "params_file": "ROS parameter file",
-    "vendor": f"take images from this driver's node instead of camera_node: {', '.join(sorted(topics.VENDORS))}",
+    "vendor": f"use images of this ROS driver instead of camera_node: {', '.join(sorted(topics.VENDORS))}",
     "namespace": "namespace of every node and topic",
-    "use_sim_time": "take time from /clock: true or false",
+    "use_sim_time": "use the time of /clock: true or false",
     "log_level": "debug, info, warn or error",
     "composed": "all nodes in one process: true or false",
-    "respawn": f"start a node's process again {RESPAWN_DELAY_S:g} s after it ended: true or false",
+    "respawn": f"restart a process {RESPAWN_DELAY_S:g} s after it ends: true or false",
 }
 SWITCHES = {spec.switch: f"{spec.name}: {spec.purpose}; true or false" for spec in graph.GRAPH}
 
@@ -44,12 +44,12 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def nodes(context: LaunchContext) -> list[Node]:
-    """The nodes that the arguments ask for."""
+    """Return the nodes that the launch arguments select."""
     given = {name: LaunchConfiguration(name).perform(context) for name in (*ARGUMENTS, *SWITCHES)}
     left_out = [name for name in SWITCHES if not is_true(given[name], name)]
     if given["vendor"]:
         if given["driver"]:
-            raise RuntimeError("launch arguments vendor and driver each name what images come from: give one")
+            raise RuntimeError("launch arguments vendor and driver each name an image source; set only one")
         left_out.append("camera")
     common = {
         "package": "actrec",
@@ -76,7 +76,7 @@ def nodes(context: LaunchContext) -> list[Node]:
 
 
 def graph_arguments(given: dict[str, str], left_out: list[str]) -> list[str]:
-    """What the nodes of one process are started with: these outrank what a parameter file says of a node by name."""
+    """Return the arguments of the single process; they override parameter files, also per-node values."""
     arguments = ["--without", ",".join(left_out)] if left_out else []
     for name in ("driver", "model"):
         arguments += [f"--{name}", given[name]] if given[name] else []
@@ -84,7 +84,7 @@ def graph_arguments(given: dict[str, str], left_out: list[str]) -> list[str]:
 
 
 def parameters(given: dict[str, str]) -> list:
-    """The parameter file, and after it what the command line sets."""
+    """Return the parameter file, followed by the parameters that launch arguments set."""
     own: dict[str, object] = {"autostart": True}
     if given["use_sim_time"]:
         own["use_sim_time"] = is_true(given["use_sim_time"], "use_sim_time")
@@ -93,19 +93,19 @@ def parameters(given: dict[str, str]) -> list:
     if given["model"]:
         own["model"] = given["model"]
     own.update(graph.driver_options(given["driver"], driver_options(given)))
-    # A text as it is: launch reads plain ones as YAML, which takes "/data/run #3" and the serial number 017 for others.
+    # launch parses plain strings as YAML, which would change "/data/run #3" and the serial number 017.
     own = {
         name: ParameterValue(value, value_type=str) if isinstance(value, str) else value for name, value in own.items()
     }
     if not given["params_file"]:
         return [own]
     file = os.path.expanduser(given["params_file"])
-    parameter_files.check(file)  # launch would warn and go on
+    parameter_files.check(file)  # launch itself would only warn
     return [file, own]
 
 
 def driver_options(given: dict[str, str]) -> list[str]:
-    """The words KEY=VALUE of the argument of that name."""
+    """Split the launch argument driver_options into KEY=VALUE words."""
     try:
         return shlex.split(given["driver_options"])
     except ValueError as error:
@@ -113,7 +113,7 @@ def driver_options(given: dict[str, str]) -> list[str]:
 
 
 def is_true(value: str, name: str) -> bool:
-    """What a launch argument that is a switch says; empty is false."""
+    """Parse a true/false launch argument; empty is false."""
     if value.lower() in ("true", "1", "yes", "on"):
         return True
     if value.lower() in ("", "false", "0", "no", "off"):

@@ -1,7 +1,7 @@
 # Source this (bash or zsh) to run actrec from this folder:  . scripts/env.sh
 #
-# Activates .venv, sets up ROS 2 (the wheels inside .venv, or the distribution that .venv was made with) and the
-# workspace that `make build` builds. Sourcing it twice does no harm.
+# Activates .venv, ROS 2 (the wheels in .venv, or the distribution that .venv was created with) and the messages that
+# `make build` built. It can be sourced more than once.
 
 _actrec_root="$(cd "$(dirname "${BASH_SOURCE[0]:-$0}")/.." >/dev/null && pwd)"
 case "$-" in *u*) _actrec_nounset=1; set +u ;; *) _actrec_nounset= ;; esac
@@ -10,9 +10,9 @@ _actrec_shell=bash
 [ -n "$ZSH_VERSION" ] && _actrec_shell=zsh
 
 if [ ! -f "$_actrec_root/.venv/bin/activate" ]; then
-  echo "actrec: no virtual environment in $_actrec_root/.venv: run 'make venv' first" >&2
+  echo "actrec: no virtual environment in $_actrec_root/.venv; run 'make venv' first" >&2
 else
-  # Which ROS 2 the environment was made with: "wheels", or the name of a distribution (scripts/make_venv.sh writes it).
+  # ROS 2 of the environment: "wheels", or the name of a distribution (written by scripts/make_venv.sh).
   _actrec_ros="$(cat "$_actrec_root/.venv/ros2" 2>/dev/null || echo wheels)"
   if [ "$_actrec_ros" = wheels ]; then
     . "$_actrec_root/.venv/local_setup.$_actrec_shell"
@@ -20,16 +20,16 @@ else
     if [ -f "/opt/ros/$_actrec_ros/setup.$_actrec_shell" ]; then
       . "/opt/ros/$_actrec_ros/setup.$_actrec_shell"
     else
-      echo "actrec: .venv was made with ROS 2 $_actrec_ros: source its setup.$_actrec_shell first" >&2
+      echo "actrec: .venv was created with ROS 2 $_actrec_ros; source its setup.$_actrec_shell first" >&2
     fi
   fi
   [ "$VIRTUAL_ENV" = "$_actrec_root/.venv" ] || . "$_actrec_root/.venv/bin/activate"
-  # The messages alone: the package actrec runs from the working tree, not from a copy that colcon installed.
+  # Set up the messages only: actrec itself runs from the working tree, not from a copy installed by colcon.
   _actrec_messages="$_actrec_root/ros2_ws/install/actrec_msgs/share/actrec_msgs/package.$_actrec_shell"
   [ -f "$_actrec_messages" ] && COLCON_CURRENT_PREFIX="$_actrec_root/ros2_ws/install/actrec_msgs" . "$_actrec_messages"
 fi
 
-# An empty entry would make the loader search the current folder.
+# An empty entry would make the loader search the current directory.
 [ -n "$LD_LIBRARY_PATH" ] && export LD_LIBRARY_PATH="${LD_LIBRARY_PATH%:}"
 
 [ -n "$_actrec_nounset" ] && set -u

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Installs the system packages that actrec needs on Debian or Ubuntu, only those that are missing.
+# Installs the missing system packages of actrec on Debian or Ubuntu.
 #
 #   scripts/install_system.sh [python3]
 #
-# As root (or with sudo) it installs them; otherwise it prints the line to run and fails.
+# Without root or sudo it prints the command to run and fails.
 set -euo pipefail
 
 python="${1:-python3}"
@@ -11,7 +11,7 @@ missing=()
 
 have_library() { { ldconfig -p 2>/dev/null || /sbin/ldconfig -p; } | grep -q "$1 "; }
 
-# Building the messages: a C++ compiler, CMake, Python's headers.
+# To build the messages: C++ compiler, CMake, Python headers.
 command -v git >/dev/null || missing+=(git)
 command -v make >/dev/null || missing+=(make)
 command -v cmake >/dev/null || missing+=(cmake)
@@ -23,23 +23,23 @@ else
   "$python" -c "import pathlib, sys, sysconfig
 sys.exit(not (pathlib.Path(sysconfig.get_paths()['include']) / 'Python.h').exists())" || missing+=(python3-dev)
 fi
-# OpenCV's wheel links Qt, which links these two; every other wheel brings its libraries along.
+# Needed by Qt in OpenCV's wheel.
 have_library libGL.so.1 || missing+=(libgl1)
 have_library libgthread-2.0.so.0 || missing+=(libglib2.0-0)
-# pyrealsense2 links it.
+# Needed by pyrealsense2.
 have_library libusb-1.0.so.0 || missing+=(libusb-1.0-0)
 
 if [ ${#missing[@]} -eq 0 ]; then
   exit 0
 fi
 if ! command -v apt-get >/dev/null; then
-  echo "actrec: missing: ${missing[*]} (names of Debian packages): install them with this system's package manager" >&2
+  echo "actrec: missing packages (Debian names): ${missing[*]}; install them with this system's package manager" >&2
   exit 1
 fi
 sudo=""
 if [ "$(id -u)" -ne 0 ]; then
   if ! command -v sudo >/dev/null || { ! sudo -n true 2>/dev/null && [ ! -t 0 ]; }; then
-    echo "actrec: system packages are missing; as root run: apt-get install -y ${missing[*]}" >&2
+    echo "actrec: system packages are missing; run as root: apt-get install -y ${missing[*]}" >&2
     exit 1
   fi
   sudo=sudo

@@ -1,6 +1,6 @@
-"""Rewrites requirements/constraints.txt from what the running environment holds.
+"""Write requirements/constraints.txt from the versions installed in the running environment.
 
-Run it after changing a requirements file and installing it:  .venv/bin/python scripts/lock_requirements.py
+Run it after changing and installing a requirements file:  .venv/bin/python scripts/lock_requirements.py
 """
 
 import importlib.metadata
@@ -11,13 +11,13 @@ from packaging.utils import canonicalize_name
 
 FOLDER = Path(__file__).resolve().parent.parent / "requirements"
 HEADER = """\
-# Exact versions of everything that the requirements files pull in, as tested on Python 3.11.
+# Exact versions of all dependencies of the requirements files, as tested on Python 3.11.
 # Written by scripts/lock_requirements.py; applied on Python 3.11 and newer.
 """
 
 
 def direct_requirements() -> list[Requirement]:
-    """What the requirements files name."""
+    """Return the requirements listed in the requirements files."""
     lines: list[str] = []
     for path in sorted(FOLDER.glob("*.txt")):
         if path.name != "constraints.txt":
@@ -43,7 +43,7 @@ def installed_closure(direct: list[Requirement]) -> dict[str, str]:
             continue
         visited.add(key)
         distribution = importlib.metadata.distribution(requirement.name)
-        # A local label (+cpu) names a build, not a version: the pin must fit any build.
+        # Drop the local label (+cpu): the pin must fit any build.
         found[key[0]] = f"{distribution.metadata['Name']}=={distribution.version.split('+')[0]}"
         needed = [Requirement(text) for text in distribution.requires or []]
         queue += [other for other in needed if applies(other, requirement.extras)]
@@ -51,7 +51,7 @@ def installed_closure(direct: list[Requirement]) -> dict[str, str]:
 
 
 def main() -> None:
-    """Writes the file."""
+    """Write the file."""
     direct = direct_requirements()
     closure = installed_closure(direct)
     named = {canonicalize_name(requirement.name) for requirement in direct}

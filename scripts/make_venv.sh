@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Makes .venv in the project folder:  scripts/make_venv.sh "live train dev"
+# Creates .venv in the project folder:  scripts/make_venv.sh "live train dev"
 #
-# Where a ROS 2 distribution is sourced, the environment sees its Python packages and takes rclpy and colcon from there;
-# elsewhere it holds ROS 2 Jazzy from wheels. The choice is written to .venv/ros2.
+# If a ROS 2 distribution is sourced, the environment uses its Python packages, rclpy and colcon. Otherwise ROS 2 Jazzy is
+# installed from wheels. The choice is written to .venv/ros2.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -16,16 +16,16 @@ fi
 "$python" - <<'CHECK'
 import sys
 if not (3, 10) <= sys.version_info[:2] <= (3, 12):
-    sys.exit(f"actrec: Python {sys.version.split()[0]} is not supported, 3.10 to 3.12 are: make venv PYTHON=python3.11")
+    sys.exit(f"actrec: Python {sys.version.split()[0]} is not supported; use 3.10 to 3.12: make venv PYTHON=python3.11")
 CHECK
 
 if [ -f .venv/ros2 ] && [ "$(cat .venv/ros2)" != "$ros" ]; then
-  # Another ROS 2 than the one that .venv was made for: two sets of libraries must not mix, so it is made anew.
+  # ROS 2 changed: recreate .venv, because the libraries of two versions must not mix.
   rm -rf .venv
 fi
 if [ "$ros" = wheels ]; then
   files=(ros-wheels core)
-  # pip would take what lies on these paths for installed.
+  # pip would treat packages on these paths as installed.
   unset PYTHONPATH
   [ -x .venv/bin/python ] || "$python" -m venv .venv
 else
@@ -35,7 +35,7 @@ fi
 echo "$ros" > .venv/ros2
 touch .venv/COLCON_IGNORE
 if [ "$ros" = wheels ]; then
-  # The wheels are the workspace's underlay as /opt/ros/… is: colcon's setup files source this before their own.
+  # The wheels are the workspace's underlay, like /opt/ros/…: colcon's setup files source this file first.
   for shell in sh bash zsh; do
     sed "s|@PREFIX@|$PWD/.venv|" scripts/wheels_setup.sh.in > ".venv/local_setup.$shell"
   done
@@ -45,7 +45,7 @@ echo "actrec: ROS 2 from $ros, $("$python" --version), requirements: ${files[*]}
 arguments=()
 for name in "${files[@]}" $extras; do
   if [ ! -f "requirements/$name.txt" ]; then
-    echo "actrec: no requirements/$name.txt; known: $(cd requirements && ls *.txt | sed 's/\.txt//' | xargs)" >&2
+    echo "actrec: unknown extra '$name'; known: $(cd requirements && ls *.txt | sed 's/\.txt//' | xargs)" >&2
     exit 2
   fi
   arguments+=(-r "requirements/$name.txt")
@@ -59,12 +59,12 @@ for name in $extras; do
     .venv/bin/python -m pip install --disable-pip-version-check --no-deps -r "requirements/no_deps/$name.txt"
   fi
 done
-# For the Makefile: what is here, of this and of earlier calls.
+# List the installed extras of this and earlier calls for the Makefile.
 for name in $extras $(cat .venv/.extras 2>/dev/null || true); do echo "$name"; done | sort -u > .venv/.extras.new
 mv .venv/.extras.new .venv/.extras
 
 if [ "$ros" != wheels ]; then
-  # The distribution's colcon, run by this environment's Python, so that node executables start with that Python.
+  # Run the distribution's colcon with this environment's Python, so that node executables use it too.
   printf '#!%s\nimport sys\n\nfrom colcon_core.command import main\n\nsys.exit(main())\n' "$PWD/.venv/bin/python" \
     > .venv/bin/colcon
   chmod +x .venv/bin/colcon
