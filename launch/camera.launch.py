@@ -10,7 +10,7 @@ from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 
-from actrec_nodes import graph
+from actrec_nodes.bringup import graph
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -18,7 +18,8 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from actrec_nodes import graph, parameter_files, topics, transport
+from actrec_nodes.bringup import graph, transport
+from actrec_nodes.common import topics
 
 RESPAWN_DELAY_S = 2.0
 ARGUMENTS = {
@@ -100,7 +101,7 @@ def parameters(given: dict[str, str]) -> list:
     if not given["params_file"]:
         return [own]
     file = os.path.expanduser(given["params_file"])
-    parameter_files.check(file)  # launch itself would only warn
+    graph.check(file)  # launch itself would only warn
     return [file, own]
 
 

@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from actrec.features.base import STREAMS
 from actrec.features.example import CAMERA, example_clip
-from actrec.features.keypoints import motion_at_joints
-from actrec.frames import NANOSECONDS, Body, Face, Hand
-from actrec.package import InputSpec, WindowSpec
-from actrec.recognition import Recognizer
+from actrec.features.specs import InputSpec, WindowSpec
+from actrec.recognition.recognizer import Recognizer
+from actrec.types import NANOSECONDS, STREAMS, Body, Face, Hand
+from actrec.utils.optical_flow import motion_at_joints
 from tests.tiny_model import RAW
 
 RATE_HZ = 15

@@ -14,9 +14,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from actrec import package
-from actrec.inference import Session
-from actrec.package import InputSpec, ModelPackage, Provenance, Rejection, WindowSpec
+from actrec.features.specs import InputSpec, WindowSpec
+from actrec.inference import package
+from actrec.inference.package import ModelPackage, Provenance, Rejection
+from actrec.inference.session import Session
 
 LABELS = ("left", "right", "far")
 FRAMES = 8

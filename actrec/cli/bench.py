@@ -7,58 +7,65 @@ A benchmark is a function that takes its own arguments as a list and returns its
 import argparse
 import importlib
 import json
+import os
+import sys
+from pathlib import Path
 from typing import Any
 
-from actrec.errors import ConfigError
+import actrec
+from actrec.utils.errors import ActrecError, ConfigError
 
 BENCHMARKS: dict[str, tuple[str, str]] = {
     "calibration": (
-        "actrec_calibration.benchmark:measure",
+        "benchmarks.calibration:measure",
         "intrinsics against the truth of rendered boards, and from photographs of OpenCV's chessboard",
     ),
-    "camera": ("actrec.capture.benchmark:measure", "a camera driver over minutes: pace, delay, frames lost, memory"),
+    "camera": ("benchmarks.cameras:measure", "a camera driver over minutes: pace, delay, frames lost, memory"),
     "calibration-robot": (
-        "actrec_calibration.benchmark_robot:measure",
+        "benchmarks.calibration:measure_robot",
         "depth extrinsics and bias, hand-eye, floor: errors against known truth",
     ),
-    "data": ("actrec_models.benchmark_data:measure", "clips a second from datasets' files and from a prepared store"),
-    "networks": ("actrec_models.benchmark:networks", "size, time and memory of every network in ONNX Runtime"),
-    "estimators": ("actrec.estimators.benchmark:measure", "time and yield of the body, hand and face estimators"),
-    "mediapipe-ntu": ("actrec.estimators.benchmark:mediapipe_ntu", "MediaPipe against the Kinect on an NTU video"),
+    "data": ("benchmarks.data:measure", "clips a second from datasets' files and from a prepared store"),
+    "networks": ("benchmarks.networks:networks", "size, time and memory of every network in ONNX Runtime"),
+    "estimators": ("benchmarks.perception:measure", "time and yield of the body, hand and face estimators"),
+    "mediapipe-ntu": ("benchmarks.perception:mediapipe_ntu", "MediaPipe against the Kinect on an NTU video"),
     "ntu": (
-        "actrec.recordings.benchmark_ntu:measure",
+        "benchmarks.cameras:measure_ntu",
         "NTU RGB+D's files: clips a second, cameras found against pixels",
     ),
-    "nucla-live": ("actrec_nodes.benchmark_nucla:live", "N-UCLA's test part through the live recognizer and offline"),
-    "simulated-nucla": ("actrec_nodes.benchmark_simulated:simulated", "from pixels to label, with the truth known"),
+    "nucla-live": ("benchmarks.live_accuracy:live", "N-UCLA's test part through the live recognizer and offline"),
+    "simulated-nucla": ("benchmarks.simulated_graph:simulated", "from pixels to label, with the truth known"),
     "pipeline": (
-        "actrec_nodes.benchmark_pipeline:pipeline",
+        "benchmarks.pipeline:pipeline",
         "the whole graph: pace, latency, memory, growth of queues",
     ),
     "inference": (
-        "actrec.inference.benchmark:measure",
+        "benchmarks.inference:measure",
         "model packages in ONNX Runtime: latency by precision, first call, memory of the recognizer",
     ),
-    "recordings": ("actrec.recordings.benchmark:measure", "CPU time to write and to replay a frame, by format"),
+    "recordings": ("benchmarks.cameras:measure_recordings", "CPU time to write and to replay a frame, by format"),
     "scene-flow": (
-        "actrec.sceneflow.benchmark:measure",
+        "benchmarks.scene_flow:measure",
         "scene flow: exact motion, its authors, warping, frames a second",
     ),
-    "streaming": ("actrec_models.benchmark_streaming:measure", "networks frame by frame against their window forms"),
-    "streaming-accuracy": ("actrec_models.benchmark_streaming_accuracy:measure", "what running frame by frame costs"),
-    "teach": ("actrec_models.benchmark_teach:teach", "actrec teach on 12 clips of five UTD-MHAD actions"),
-    "training": ("actrec_models.benchmark_training:measure", "clips a second that each network learns from"),
-    "transport": ("actrec_nodes.transport_check:bench", "images from one process to another: share and latency"),
-    "actor": ("actrec.simulation.benchmark:recognise", "the simulated actor as the perception sees it, by action"),
+    "streaming": ("benchmarks.streams:measure", "networks frame by frame against their window forms"),
+    "streaming-accuracy": ("benchmarks.streams:measure_accuracy", "what running frame by frame costs"),
+    "teach": ("benchmarks.finetuning:teach", "actrec teach on 12 clips of five UTD-MHAD actions"),
+    "training": ("benchmarks.training:measure", "clips a second that each network learns from"),
+    "transport": (
+        "actrec_nodes.bringup.transport_check:bench",
+        "images from one process to another: share and latency",
+    ),
+    "actor": ("benchmarks.perception:recognise", "the simulated actor as the perception sees it, by action"),
     "rendered": (
-        "actrec_models.benchmark_rendered:rendered",
+        "benchmarks.rendered:rendered",
         "every RGB and flow network trained, small, on simulated clips: a test of the machinery",
     ),
     "rendered-skeletons": (
-        "actrec_models.benchmark_rendered_skeletons:measure",
+        "benchmarks.rendered:measure",
         "packages on test recordings as the perception finds them in rendered images",
     ),
-    "renderer": ("actrec.simulation.benchmark:measure", "frames a second of the simulated camera on one core"),
+    "renderer": ("benchmarks.perception:measure_renderer", "frames a second of the simulated camera on one core"),
 }
 """Name to (`module:function`, one line of what it measures)."""
 
@@ -80,10 +87,25 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"unknown benchmark '{args.name}'; known: {', '.join(sorted(BENCHMARKS))}")
     module, function = BENCHMARKS[args.name][0].split(":")
     own = [argument for argument in args.arguments if argument != "--json"]
+    _find_benchmarks()
     figures = getattr(importlib.import_module(module), function)(own)
     as_json = args.json or "--json" in args.arguments
     print(json.dumps(figures, indent=2) if as_json else markdown(args.name, figures))
     return 0
+
+
+def _find_benchmarks() -> None:
+    """Put the checkout's root on the path, for this process and those that a benchmark starts.
+
+    Raises:
+        ActrecError: This installation has no benchmarks: they are not installed with the packages.
+    """
+    root = Path(actrec.__file__).resolve().parents[1]
+    if not (root / "benchmarks").is_dir():
+        raise ActrecError("benchmarks are not installed with actrec: run them in a checkout of its repository")
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH", "")]))
 
 
 def markdown(name: str, figures: dict[str, Any]) -> str:

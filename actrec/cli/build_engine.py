@@ -8,7 +8,7 @@ from dataclasses import fields
 
 from tqdm import tqdm
 
-from actrec import zoo
+from actrec.inference import zoo
 
 EPILOG = """\
 Example:
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("actrec").setLevel(logging.INFO)
     package = zoo.find(args.package)
-    module = importlib.import_module("actrec.inference.tensorrt_backend")
+    module = importlib.import_module("actrec.inference.tensorrt.backend")
     known = {field.name for field in fields(module.TensorRtConfig)}
     options = {name: value for name, value in vars(args).items() if name in known and value is not None}
     began = time.monotonic()

@@ -5,12 +5,12 @@ import importlib
 from contextlib import AbstractContextManager
 from typing import Any
 
-from actrec.errors import ConfigError
+from actrec.utils.errors import ConfigError
 
 MODULES = (
-    "actrec_calibration.commands_camera",
-    "actrec_calibration.commands_robot",
-    "actrec_calibration.commands_hand_eye",
+    "actrec_calibration.commands.camera",
+    "actrec_calibration.commands.robot",
+    "actrec_calibration.commands.hand_eye",
 )
 """Each has `add(subparsers)`, which adds its commands' parsers with `set_defaults(run=function)`."""
 
@@ -31,13 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def open_topic(topic: str) -> AbstractContextManager[Any]:
     """Subscribes to images; ROS is loaded only then."""
-    opened: AbstractContextManager[Any] = importlib.import_module("actrec_nodes.image_topic").images(topic)
+    opened: AbstractContextManager[Any] = importlib.import_module("actrec_nodes.common.image_topic").images(topic)
     return opened
 
 
 def open_poses(base: str, gripper: str) -> AbstractContextManager[Any]:
     """Listens to TF for a robot's poses; ROS is loaded only then."""
-    opened: AbstractContextManager[Any] = importlib.import_module("actrec_nodes.tf_poses").robot_poses(base, gripper)
+    opened: AbstractContextManager[Any] = importlib.import_module("actrec_nodes.common.tf").robot_poses(base, gripper)
     return opened
 
 

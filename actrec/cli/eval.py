@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from actrec import keyvalues
 from actrec.cli.train import add_data_argument, add_root_argument, add_threads_argument
-from actrec.errors import ConfigError
-from actrec.package import PRECISIONS
+from actrec.inference.package import PRECISIONS
+from actrec.utils import config
+from actrec.utils.errors import ConfigError
 
 EPILOG = """\
 Example:
@@ -99,15 +99,15 @@ def _add_several(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the figures, and writes the report where one is asked for."""
     evaluation = importlib.import_module("actrec_models.evaluation.study")
-    files = importlib.import_module("actrec_models.evaluation.files")
-    opening = importlib.import_module("actrec_models.evaluation.opening")
+    files = importlib.import_module("actrec_models.evaluation.report")
+    opening = importlib.import_module("actrec_models.evaluation.models")
     options = evaluation.Options(**_options(args))
     models = opening.open_models(args.models, backend=args.backend, threads=args.threads, precision=args.precision)
     if args.report is not None:
         files.check(args.report)
     study = evaluation.run(models, args.data, options, progress=not args.quiet)
     if args.json:
-        tables = importlib.import_module("actrec_models.evaluation.tables")
+        tables = importlib.import_module("actrec_models.evaluation.report")
         print(json.dumps(tables.as_dict(study), indent=2, allow_nan=False))
     else:
         print(files.text(study))
@@ -117,12 +117,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
-    """Fields of `actrec_models.evaluation.study.Options` that were given."""
+    """Fields of `actrec_models.evaluation.target.Options` that were given."""
     names = ("dataset", "split", "part", "root", "clips", "draws", "fuse", "weights", "workers")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     flags = {name: True for name in ("fit_weights", "seeds", "skip_unreadable") if getattr(args, name)}
     folds = {"folds": _folds(args.folds)} if args.folds else {}
-    return {**given, **flags, **folds, "dataset_options": keyvalues.read(args.option, "dataset option")}
+    return {**given, **flags, **folds, "dataset_options": config.read(args.option, "dataset option")}
 
 
 def _folds(text: str) -> list[int]:

@@ -5,10 +5,11 @@ import importlib
 import logging
 from pathlib import Path
 
-from actrec import keyvalues, zoo
 from actrec.cli.train import add_data_argument, add_init_argument, add_root_argument
-from actrec.errors import ConfigError
-from actrec.package import DESCRIPTION, ModelPackage
+from actrec.inference import zoo
+from actrec.inference.package import DESCRIPTION, ModelPackage
+from actrec.utils import config
+from actrec.utils.errors import ConfigError
 
 EPILOG = """\
 Example:
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     if args.simplify or args.calibrate is not None:
         done = "simplified" if args.simplify else "calibrated"
         raise ConfigError(f"{source} is no package; what is exported from a checkpoint is {done} anyway")
-    export = importlib.import_module("actrec_models.export").export
+    export = importlib.import_module("actrec_models.export.exporter").export
     written = export(Path(source), args.out, args.data, args.overwrite, args.float16, not args.no_weights, args.root)
     _tell(written)
     return 0
@@ -114,7 +115,7 @@ def _fused(args: argparse.Namespace) -> int:
     if args.simplify or args.calibrate is not None:
         option, done = ("--simplify", "simplified") if args.simplify else ("--calibrate", "calibrated")
         raise ConfigError(f"{option} is of one package; what is fused is {done} anyway")
-    fuse = importlib.import_module("actrec_models.fused").fuse
+    fuse = importlib.import_module("actrec_models.export.fuse").fuse
     _tell(
         fuse(
             args.sources,
@@ -170,7 +171,7 @@ def _again(args: argparse.Namespace, source: str) -> int:
             f"{source} is a package already; --float16 writes one with the network in float16 too, --simplify its "
             "networks anew, --calibrate its rejection"
         )
-    again = importlib.import_module("actrec_models.repackage").again
+    again = importlib.import_module("actrec_models.export.repackage").again
     made = {"float16": args.float16, "simplify": args.simplify, "weights": not args.no_weights}
     written = again(source, args.out, args.data, args.overwrite, root=args.root, **made)
     print(f"{written.path}: {', '.join(written.precisions)}")
@@ -182,8 +183,8 @@ def _calibrated(args: argparse.Namespace, source: str) -> int:
     """Writes a copy of a package whose rejection is chosen anew."""
     if args.float16 or args.simplify:
         raise ConfigError("--calibrate keeps the networks as they are: --float16 and --simplify go without it")
-    repackage = importlib.import_module("actrec_models.repackage")
-    recipe = importlib.import_module("actrec_models.recipe").read(args.calibrate) if args.calibrate else None
+    repackage = importlib.import_module("actrec_models.export.repackage")
+    recipe = importlib.import_module("actrec_models.training.recipe").read(args.calibrate) if args.calibrate else None
     weights = not args.no_weights
     _tell(repackage.calibrated(source, args.out, recipe, args.data, args.overwrite, args.root, weights))
     return 0
@@ -203,8 +204,8 @@ def _untrained(args: argparse.Namespace) -> int:
     classes = [label.strip() for label in args.classes.split(",") if label.strip()]
     if len(classes) < 2:
         raise ConfigError("--network needs --classes with at least two labels, e.g. --classes wave,point")
-    export = importlib.import_module("actrec_models.export").export_network
-    options = keyvalues.read(args.option, "network option")
+    export = importlib.import_module("actrec_models.export.exporter").export_network
+    options = config.read(args.option, "network option")
     written = export(
         args.network,
         options,

@@ -2,14 +2,14 @@
 
 import argparse
 import importlib
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
-from actrec import inference, schema, zoo
-from actrec.package import PRECISIONS, ModelPackage, Rejection
-from actrec.provenance import Provenance
+from actrec import inference
+from actrec.inference import zoo
+from actrec.inference.package import PRECISIONS, ModelPackage, Provenance, Rejection
+from actrec.utils import config
 
 EPILOG = """\
 Example:
@@ -70,14 +70,14 @@ def _networks() -> list[str] | None:
 
 
 def _recipes() -> list[str]:
-    names: list[str] = importlib.import_module("actrec_models.recipe_files").known()
+    names: list[str] = importlib.import_module("actrec_models.training.recipe").known()
     return names
 
 
 def _describe(name: str) -> dict[str, Any]:
     session = inference.load(name)
     package = session.package
-    described: dict[str, Any] = schema.plain(package)
+    described: dict[str, Any] = config.plain(package)
     more = {"live_note": package.provenance.live_note, "runs_on": session.backend.device}
     return {"name": package.name, "path": str(package.path), **more, **described}
 

@@ -10,13 +10,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from actrec import config, keyvalues
 from actrec.cli.train import add_data_argument, add_root_argument
-from actrec.errors import ConfigError
-from actrec.threads import usable_cores
+from actrec.utils import config
+from actrec.utils.errors import ConfigError
+from actrec.utils.threads import usable_cores
 
 _SHOWN = 10
 """Skipped items that are named; the list has all."""
+
 EPILOG = """\
 The store holds the dataset in a few large files, memory-mapped when they are read. Training, evaluation and export read
 a store wherever they read a dataset: let --data name the folder that holds the store under the dataset's own name.
@@ -83,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prepares, or checks, and prints what came of it."""
-    data = importlib.import_module("actrec_models.data")
+    data = importlib.import_module("actrec.datasets")
     if args.dataset == "list":
         names = data.DATASETS.names()
         print(json.dumps(names) if args.json else "\n".join(names))
@@ -99,12 +100,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prepare(args: argparse.Namespace, out: Path, data: Any) -> int:
-    prepare = importlib.import_module("actrec_models.data.prepare")
+    prepare = importlib.import_module("actrec_models.data.prepare.preparation")
     summary = prepare.prepare(
         args.dataset,
         args.root or data.folder(args.data, args.dataset),
         out,
-        options=keyvalues.read(args.option, "option"),
+        options=config.read(args.option, "option"),
         settings=_settings(args),
         run=prepare.Run(args.workers, args.scheduler, args.repair, args.prune, not args.quiet),
     )
@@ -126,9 +127,9 @@ def _prepare(args: argparse.Namespace, out: Path, data: Any) -> int:
 
 
 def _settings(args: argparse.Namespace) -> Any:
-    settings = importlib.import_module("actrec_models.data.prepare_settings").PrepareConfig
+    settings = importlib.import_module("actrec_models.data.prepare.settings").PrepareConfig
     named = {"streams": _names(args.streams), "estimate": _names(args.estimate), "picture_height": args.picture_size}
-    return config.build(settings, keyvalues.merged(named, keyvalues.read(args.set, "setting")))
+    return config.build(settings, config.merged(named, config.read(args.set, "setting")))
 
 
 def _names(text: str) -> list[str]:
@@ -136,7 +137,7 @@ def _names(text: str) -> list[str]:
 
 
 def _check(args: argparse.Namespace, out: Path) -> int:
-    store = importlib.import_module("actrec_models.data.store").PreparedDataset(out)
+    store = importlib.import_module("actrec.datasets.store.reader").PreparedDataset(out)
     if store.head.dataset != args.dataset:
         raise ConfigError(f"'{out}' holds {store.head.dataset}, not {args.dataset}")
     clips = tqdm(store.damaged(), total=len(store), unit="clip", disable=args.quiet)

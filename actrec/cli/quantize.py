@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from actrec.cli.train import add_data_argument
-from actrec.errors import ConfigError
+from actrec.utils.errors import ConfigError
 
 EPILOG = """\
 Example:
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("actrec_models").setLevel(logging.INFO)
     keep = tuple(name.strip() for name in args.keep.split(",") if name.strip())
-    add = importlib.import_module("actrec_models.quantize_package").add
+    add = importlib.import_module("actrec_models.export.quantize").add
     options = {} if args.clips is None else {"clips": args.clips}
     written = add(
         args.package, args.out, args.data, dataset=args.dataset, root=args.root, keep=keep, overwrite=args.overwrite,

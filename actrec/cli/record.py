@@ -1,6 +1,11 @@
-"""`actrec record`: the graph's topics, a camera's frames, or takes of a person's own action, to rosbag2 mcaps."""
+"""`actrec record`: the graph's topics, a camera's frames, or takes of a person's own action, to rosbag2 mcaps.
+
+`actrec record --label`: takes of an action of the person's own.
+"""
 
 import argparse
+import contextlib
+import dataclasses
 import importlib
 import json
 import math
@@ -12,9 +17,101 @@ import time
 from pathlib import Path
 from typing import Any
 
-from actrec import keyvalues
-from actrec.cli import takes
-from actrec.errors import ConfigError, DeviceError, EndOfStream
+from actrec.recordings.clip_recorder import CLOCK, TakeConfig, Takes, record
+from actrec.utils import config
+from actrec.utils.errors import ConfigError, DeviceError, EndOfStream
+
+HELP = {field.name: field.metadata["description"] for field in dataclasses.fields(TakeConfig)}
+
+OWN = ("person", "countdown", "seconds", "repeat")
+"""Options that mean nothing without --label."""
+
+
+def add_clip_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments that only takes have."""
+    takes = parser.add_argument_group("an action of your own (then: actrec teach DIR)")
+    takes.add_argument("--label", metavar="NAME", help=f"count down and record takes of it: {HELP['label']}")
+    defaults = TakeConfig()
+    for name, kind, metavar in (
+        ("person", str, "NAME"),
+        ("countdown", float, "S"),
+        ("seconds", float, "S"),
+        ("repeat", int, "N"),
+    ):
+        shown = f" (default: {getattr(defaults, name)})" if getattr(defaults, name) != "" else ""
+        takes.add_argument(f"--{name}", type=kind, metavar=metavar, help=HELP[name] + shown)
+    takes.add_argument("--images", action="store_true", help="keep colour and depth too, 40 MB a second")
+    takes.add_argument("--beep", action="store_true", help="ring the terminal's bell at begin and end")
+
+
+def refuse_without_label(args: argparse.Namespace) -> None:
+    """Refuses options of takes where no label is given.
+
+    Raises:
+        ConfigError: Names them.
+    """
+    given = [f"--{name}" for name in OWN if getattr(args, name) is not None]
+    given += [f"--{name}" for name in ("images", "beep") if getattr(args, name)]
+    if given:
+        raise ConfigError(f"{', '.join(given)}: for takes of an action, whose --label is missing")
+
+
+def record_clips(args: argparse.Namespace, stopped: threading.Event) -> int:
+    """Records takes from a camera or from the running graph."""
+    if args.topics or args.duration:
+        raise ConfigError("--label records skeletons (and --images) for --seconds: leave --topics and --duration out")
+    given = {name: getattr(args, name) for name in ("label", "out", *OWN) if getattr(args, name) is not None}
+    settings = config.build(TakeConfig, given)
+    settings.check()
+    console = _Console(args.beep)
+    with contextlib.ExitStack() as held:
+        if args.driver:
+            from actrec.perception.pipeline import of_camera
+
+            options = config.read(args.driver_option, "driver option")
+            read = held.enter_context(of_camera(args.driver, options, args.images))
+        else:
+            if args.driver_option:
+                raise ConfigError(f"driver option '{args.driver_option[0]}' needs the --driver that it is a setting of")
+            read = held.enter_context(importlib.import_module("actrec_nodes.clip_node").of_graph(args.images))
+        try:
+            done = record(read, settings, stopped, console.show)
+        finally:
+            console.end()
+    return _report_clips(args, settings, done)
+
+
+class _Console:
+    """One line on stderr that changes; lines that stay are kept."""
+
+    def __init__(self, beep: bool):
+        self._beep, self._terminal = beep, sys.stderr.isatty()
+
+    def show(self, text: str, stays: bool) -> None:
+        """Shows a line; the running clock on a terminal alone."""
+        bell = "\a" if self._beep and ("GO!" in text or stays) else ""
+        if self._terminal:
+            print(f"\r{text:<110}{bell}", end="\n" if stays else "", file=sys.stderr, flush=True)
+        elif stays or CLOCK not in text:
+            print(text, file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Leaves the line."""
+        if self._terminal:
+            print(file=sys.stderr)
+
+
+def _report_clips(args: argparse.Namespace, settings: TakeConfig, done: Takes) -> int:
+    out = Path(settings.out).expanduser()
+    if args.json:
+        said: dict[str, Any] = {"folder": str(out.resolve()), "label": settings.label}
+        said.update(kept=[clip.recording for clip in done.kept], refused=done.refused)
+        print(json.dumps(said))
+    else:
+        again = f"; {len(done.refused)} refused" if done.refused else ""
+        print(f"{len(done.kept)} of {settings.repeat} takes of '{settings.label}' in {out}{again}")
+    return 0 if done.kept else 1
+
 
 READ_TIMEOUT_S = 5.0
 
@@ -48,7 +145,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--recover", metavar="BAG", help="save what a killed recorder left of this bag to --out")
     parser.add_argument("--json", action="store_true", help="print what was recorded as JSON")
-    takes.add_arguments(parser)
+    add_clip_arguments(parser)
     parser.epilog = (
         "Examples:\n"
         "  actrec record --out kitchen                              the running graph, until Ctrl-C\n"
@@ -77,14 +174,14 @@ def run(args: argparse.Namespace) -> int:
     if args.label is not None and not args.recover:
         stopped = threading.Event()
         with signals(stopped):
-            return takes.run(args, stopped)
+            return record_clips(args, stopped)
     if args.label is not None:
         raise ConfigError("--recover saves one bag: write its label into a labels.csv beside it, and leave --label out")
-    takes.refuse_without_label(args)
+    refuse_without_label(args)
     if args.out is None:
         raise ConfigError("name the bag to make with --out, or an action of your own with --label")
     if args.recover:
-        from actrec.recordings.recover import recover
+        from actrec.recordings.rosbag.recovery import recover
 
         return _report(args, recover(args.recover, args.out), {})
     if args.driver_option and not args.driver:
@@ -108,10 +205,10 @@ def _record_graph(args: argparse.Namespace, stopped: threading.Event) -> tuple[d
 
 
 def _record_driver(args: argparse.Namespace, stopped: threading.Event) -> tuple[dict[str, int], dict[str, Any]]:
-    from actrec import capture
-    from actrec.recordings.bag_writer import BagWriter
+    from actrec import cameras
+    from actrec.recordings.rosbag.writer import BagWriter
 
-    with capture.create(args.driver, **keyvalues.read(args.driver_option, "driver option")) as camera:
+    with cameras.create(args.driver, **config.read(args.driver_option, "driver option")) as camera:
         with BagWriter(args.out, args.depth_encoding) as bag:
             first, shown = None, time.monotonic()
             while not stopped.is_set():

@@ -17,10 +17,10 @@ Runs until Ctrl-C, the end of a recording or --duration. Exits with 0 only if ev
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments; they are those of the runner on the ROS side."""
     parser.epilog = EPILOG
-    importlib.import_module("actrec_nodes.run").add_arguments(parser)
+    importlib.import_module("actrec_nodes.bringup.run").add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the graph."""
-    status: int = importlib.import_module("actrec_nodes.run").run(args)
+    status: int = importlib.import_module("actrec_nodes.bringup.run").run(args)
     return status

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from actrec import keyvalues
-from actrec.errors import ConfigError, EndOfStream
+from actrec.utils import config
+from actrec.utils.errors import ConfigError, EndOfStream
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("nothing to write: give --out FOLDER, --preview FILE.mp4, or both (or --list)")
     from tqdm import tqdm
 
-    from actrec.capture.simulated import SimulatedCamera
+    from actrec.cameras.simulated import SimulatedCamera
     from actrec.simulation.writer import FolderWriter, PreviewWriter
 
     camera = SimulatedCamera(**camera_options(args))
@@ -94,7 +94,7 @@ def camera_options(args: argparse.Namespace) -> dict[str, Any]:
     """
     if args.script and args.action:
         raise ConfigError("--action and --script both say what the actor does: give one of them")
-    options = keyvalues.read(args.set, "--set")
+    options = config.read(args.set, "--set")
     options.update(realtime=False)
     given = {
         "actions": args.action,
@@ -114,9 +114,8 @@ def camera_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _listing() -> str:
-    from actrec.capture.simulated import SimulatedConfig
-    from actrec.simulation.actions import ACTIONS
-    from actrec.simulation.performance import CYCLE
+    from actrec.cameras.simulated import SimulatedConfig
+    from actrec.simulation.actions import ACTIONS, CYCLE
 
     hints = typing.get_type_hints(SimulatedConfig)
     lines = [

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from actrec.cli.train import add_threads_argument
-from actrec.errors import ConfigError
-from actrec.package import FILES
+from actrec.inference.package import FILES
+from actrec.utils.errors import ConfigError
 
 EPILOG = """\
 Example:
@@ -22,6 +22,7 @@ Example:
 
 Folders of a class each (DIR/wave/a.mcap, DIR/clap/b.skeleton, …) and any recordings with a labels.csv work as well.
 """
+
 OPTIONS = ("minutes", "seed", "mirror", "steps", "rehearsals", "folds")
 
 
@@ -55,19 +56,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Teaches, exports and reports."""
-    from actrec import config, folders, keyvalues
+    from actrec.utils import config as utils_config
+    from actrec.utils import files
 
     logging.basicConfig(format="%(message)s")
     out = _place(args.folder.expanduser(), args.out)
-    folders.check_place(out, FILES, args.overwrite)
-    teaching = importlib.import_module("actrec_models.teach")
-    packaging = importlib.import_module("actrec_models.teach_package")
+    files.check_place(out, FILES, args.overwrite)
+    teaching = importlib.import_module("actrec_models.finetune.lesson")
+    packaging = importlib.import_module("actrec_models.finetune.results")
     given: dict[str, Any] = {
         name: getattr(args, name) for name in ("base", *OPTIONS) if getattr(args, name) is not None
     }
-    material = importlib.import_module("actrec_models.teach_material")
-    settings = config.build(material.TeachConfig, given)
-    recording = keyvalues.read(args.recording, "--recording")
+    material = importlib.import_module("actrec_models.finetune.material")
+    settings = utils_config.build(material.TeachConfig, given)
+    recording = utils_config.read(args.recording, "--recording")
     lesson = teaching.teach(args.folder, settings, not args.quiet, args.threads, recording=recording)
     written = packaging.write(lesson, out, _command(args, settings, given, out), settings.seed, args.overwrite)
     if args.json:

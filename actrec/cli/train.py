@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from actrec import config, keyvalues
+from actrec.utils import config
 
 _MOST_THREADS = 4096
+
 EPILOG = """\
 Example:
   actrec train deepacts_graph_nucla --data ~/datasets --out runs/nucla
@@ -97,9 +98,9 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(format="%(message)s")
     first = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"  # of several processes
     logging.getLogger("actrec_models").setLevel(logging.INFO if first else logging.ERROR)
-    changes = keyvalues.read(args.set, "field of the recipe")
-    recipe = importlib.import_module("actrec_models.recipe").read(args.recipe, changes)
-    training = importlib.import_module("actrec_models.training")
+    changes = config.read(args.set, "field of the recipe")
+    recipe = importlib.import_module("actrec_models.training.recipe").read(args.recipe, changes)
+    training = importlib.import_module("actrec_models.training.trainer")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # what it says else, the run's own lines say
     asked = {field.name: getattr(args, field.name) for field in dataclasses.fields(training.Machine)}
     machine = config.build(training.Machine, {name: value for name, value in asked.items() if value is not None})
@@ -117,6 +118,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _made(path: Path) -> dict[str, Any]:
-    content = importlib.import_module("actrec_models.checkpoint").read(path)
-    provenance = importlib.import_module("actrec_models.provenance")
+    content = importlib.import_module("actrec_models.training.checkpoints").read(path)
+    provenance = importlib.import_module("actrec_models.training.provenance")
     return {"checkpoint": str(path), "steps": content["global_step"], **provenance.of_checkpoint(content)}

@@ -8,12 +8,12 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from actrec import keyvalues
 from actrec.cli.record import READ_TIMEOUT_S, signals, span
-from actrec.errors import ConfigError, EndOfStream
+from actrec.utils import config
+from actrec.utils.errors import ConfigError, EndOfStream
 
 if TYPE_CHECKING:
-    from actrec.viewing import Viewer
+    from actrec.visualization.rerun_view import Viewer
 
 EPILOG = """\
 Examples:
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Shows until it is told to stop."""
-    from actrec.viewing import Viewer
+    from actrec.visualization.rerun_view import Viewer
 
     if args.driver_option and not args.driver:
         raise ConfigError("--driver-option is a setting of the camera that --driver names")
@@ -64,12 +64,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show_driver(args: argparse.Namespace, viewer: "Viewer", stopped: threading.Event) -> None:
-    from actrec import capture, sights
+    from actrec import cameras
+    from actrec.perception import pipeline
 
-    options = keyvalues.read(args.driver_option, "driver option")
+    options = config.read(args.driver_option, "driver option")
     with contextlib.ExitStack() as held:
-        camera = held.enter_context(capture.create(args.driver, **options))
-        perceive = sights.perceiver(held)
+        camera = held.enter_context(cameras.create(args.driver, **options))
+        perceive = pipeline.perceiver(held)
         began = 0.0
         while not stopped.is_set() and not (began and args.duration and time.monotonic() - began >= args.duration):
             try:

@@ -1,7 +1,7 @@
 """From the data contract to network inputs. Training and the live nodes both call these functions.
 
 A network states its inputs as `InputSpec`s; each names a modality, and each modality is one feature here. A feature is
-made from a clip: a mapping with the keys of `actrec.features.base.KEYS`.
+made from a clip: a mapping with the keys of `actrec.types.KEYS`.
 """
 
 from collections.abc import Iterable
@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from actrec.features.base import Clip, Feature, FrameFeature, View
-from actrec.package import InputSpec
-from actrec.registry import Registry
+from actrec.features.base import Feature, FrameFeature, View
+from actrec.features.specs import InputSpec
+from actrec.types import Clip
+from actrec.utils.registry import Registry
 
 __all__ = ["FEATURES", "Clip", "Feature", "FrameFeature", "View", "feature", "inputs", "modalities", "streams"]
 
@@ -32,8 +33,8 @@ FEATURES = Registry(
         "face_stamp": "actrec.features.stamps:FaceStamp",
         "motion_stamp": "actrec.features.stamps:MotionStamp",
         "joint_map": "actrec.features.joint_map:JointMap",
-        "joint_pixels": "actrec.features.joint_pixels:JointPixels",
-        "flow_rgb": "actrec.features.flow_rgb:FlowRgb",
+        "joint_pixels": "actrec.features.scene_flow:JointPixels",
+        "flow_rgb": "actrec.features.scene_flow:FlowRgb",
         "image": "actrec.features.crops:Image",
         "body_crop": "actrec.features.crops:BodyCrop",
         "left_hand_crop": "actrec.features.crops:LeftHandCrop",
@@ -61,7 +62,7 @@ def inputs(clip: Clip, specs: Iterable[InputSpec]) -> dict[str, np.ndarray]:
     """Every input of a network, by name.
 
     Args:
-        clip: See `actrec.features.base.KEYS`; NaN for what is missing.
+        clip: See `actrec.types.KEYS`; NaN for what is missing.
         specs: The network's inputs.
 
     Returns:

@@ -1,83 +1,15 @@
 """What a clip holds, and what every feature offers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from actrec import config
-from actrec.errors import InputError
-from actrec.package import InputSpec
-
-Clip = Mapping[str, np.ndarray]
-
-KEYS: dict[str, tuple[int | None, str, str]] = {
-    "bodies": (1, "[M, T, V, 3]", "joints, metres in the optical frame"),
-    "pixels": (1, "[M, T, V, 2]", "the joints in the colour image, px (u, v)"),
-    "hands": (1, "[M, T, 2, 21, 3]", "left and right hand, metres"),
-    "hand_pixels": (1, "[M, T, 2, 21, 2]", "the hands in the colour image, px"),
-    "face": (1, "[M, T, 68, 3]", "metres"),
-    "face_pixels": (1, "[M, T, 68, 2]", "the face in the colour image, px"),
-    "motion": (1, "[M, T, V, 2]", "optical flow at the joints, px/s of the colour image"),
-    "size": (None, "[2]", "width and height of the colour image, px"),
-    "colour": (0, "[T, H, W, 3]", "uint8 RGB"),
-    "flow": (0, "[T, H, W, 3]", "scene flow, m/s, of the colour image's field of view at any size"),
-}
-"""Key of a clip to (its time axis, its shape, what it is). Body 0 is the one that the clip is about. A clip may also
-hold, under the name of an input whose feature is a `FrameFeature`, that input's `observe`d frames [T, …] of body 0
-instead of "colour" or "flow": the live recognizer keeps crops, not pictures."""
-
-STREAMS = {
-    "bodies": ("bodies", "pixels"),
-    "hands": ("hands", "hand_pixels"),
-    "face": ("face", "face_pixels"),
-    "flow": ("flow", "motion"),
-    "colour": ("colour",),
-}
-"""What the live recognizer subscribes to, and the keys of a clip that come from it."""
-
-
-class LazyClip(Mapping[str, np.ndarray]):
-    """A clip whose values are made when they are first looked at, and kept: pictures that nobody takes cost nothing.
-
-    Args:
-        make: Key to what returns its array.
-        span: Key of pictures to what returns some of them alone, given the first and how many.
-        shown: The clip as its pictures saw body 0: joints are those of the frame that each picture is of, where the
-            clip itself has them between frames too. None where there is no difference.
-
-    Attributes:
-        shown: As given.
-    """
-
-    def __init__(
-        self,
-        make: Mapping[str, Callable[[], np.ndarray]],
-        span: Mapping[str, Callable[[int, int], np.ndarray | None]] | None = None,
-        shown: Clip | None = None,
-    ):
-        self._make, self._span, self._made = dict(make), dict(span or {}), dict[str, np.ndarray]()
-        self.shown = shown
-
-    def part(self, key: str, start: int, frames: int) -> np.ndarray | None:
-        """`frames` pictures from `start` on, no others made; None where it takes the whole array."""
-        return self._span[key](start, frames) if key in self._span and key not in self._made else None
-
-    def __getitem__(self, key: str) -> np.ndarray:
-        if key not in self._made:
-            self._made[key] = self._make[key]()
-        return self._made[key]
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._make
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._make)
-
-    def __len__(self) -> int:
-        return len(self._make)
+from actrec.features.specs import InputSpec
+from actrec.types import KEYS, STREAMS, Clip, LazyClip
+from actrec.utils import config
+from actrec.utils.errors import InputError
 
 
 @dataclass(frozen=True)

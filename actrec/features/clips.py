@@ -6,9 +6,9 @@ from functools import partial
 import numpy as np
 
 from actrec import features
-from actrec.errors import InputError
-from actrec.features.base import KEYS, Clip, LazyClip
-from actrec.package import InputSpec, WindowSpec
+from actrec.features.specs import InputSpec, WindowSpec
+from actrec.types import KEYS, Clip, LazyClip
+from actrec.utils.errors import InputError
 
 
 def of_window(spec: InputSpec) -> bool:

@@ -12,11 +12,11 @@ from typing import ClassVar
 import cv2
 import numpy as np
 
-from actrec.config import setting
-from actrec.errors import InputError
 from actrec.features.base import FrameFeature, View, absent
-from actrec.package import InputSpec
+from actrec.features.specs import InputSpec
 from actrec.skeleton import layouts
+from actrec.utils.config import setting
+from actrec.utils.errors import InputError
 
 LENGTHS = {
     ("spine_base", "spine_shoulder"): 0.52,
@@ -34,7 +34,6 @@ LENGTHS = {
 
 Box = tuple[float, float, float]
 """Centre (u, v) and side of a square in the colour image, px."""
-
 
 JITTER = (256 - 224) / 2 / 224
 """I3D is trained on 224×224 px of 256×256 at random places: the square moves by so much of its side, either way."""

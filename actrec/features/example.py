@@ -6,20 +6,24 @@ from functools import lru_cache
 import numpy as np
 
 from actrec import features
-from actrec.features.base import STREAMS
-from actrec.frames import Intrinsics
-from actrec.geometry import project
-from actrec.package import InputSpec
+from actrec.features.specs import InputSpec
 from actrec.simulation import rig
-from actrec.simulation.performance import Performance
+from actrec.simulation.actions import Performance
 from actrec.simulation.rig import ActorPose
 from actrec.skeleton import layouts
+from actrec.types import STREAMS, Intrinsics
+from actrec.utils.geometry import project
 
 RATE_HZ = 15.0
+
 CAMERA = Intrinsics(320, 240, 300.0, 300.0, 160.0, 120.0)
+
 _CAMERA_HEIGHT, _DISTANCE, _APART = 1.0, 2.6, 0.9
+
 _HAND_LENGTH, _FACE_RADIUS = 0.19, 0.09
+
 _FLOW_SIZE = (120, 160)
+
 _CANONICAL = "kinect_v2_25"
 
 
@@ -37,7 +41,7 @@ def example_clip(specs: Iterable[InputSpec], frames: int, bodies: int = 1, seed:
         seed: Another one gives another clip; the same one the same.
 
     Returns:
-        Keys as in `actrec.features.base.KEYS`.
+        Keys as in `actrec.types.KEYS`.
     """
     specs = list(specs)
     rng = np.random.default_rng([seed, 11])

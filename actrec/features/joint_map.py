@@ -5,12 +5,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from actrec.config import setting
-from actrec.errors import ConfigError, InputError
-from actrec.features.base import Clip, Feature, absent
+from actrec.features.base import Feature, absent
 from actrec.features.skeleton import seat_missing
-from actrec.package import InputSpec
+from actrec.features.specs import InputSpec
 from actrec.skeleton import layouts
+from actrec.types import Clip
+from actrec.utils.config import setting
+from actrec.utils.errors import ConfigError, InputError
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,7 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 
-from actrec.config import setting
-from actrec.errors import ConfigError, InputError
-from actrec.features.base import Clip, Feature
+from actrec.features.base import Feature
 from actrec.features.keypoints import (
     FaceFeature,
     HandsFeature,
@@ -20,8 +18,11 @@ from actrec.features.keypoints import (
     MotionPreprocessing,
 )
 from actrec.features.skeleton import BodyFeature, BonesFeature, SkeletonPreprocessing
-from actrec.package import InputSpec
+from actrec.features.specs import InputSpec
 from actrec.skeleton import layouts
+from actrec.types import Clip
+from actrec.utils.config import setting
+from actrec.utils.errors import ConfigError, InputError
 
 
 @dataclass(frozen=True)

@@ -6,21 +6,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from actrec import zoo
-from actrec.errors import ActrecError
+from actrec.inference import zoo
+from actrec.inference.package import ModelPackage
 from actrec.inference.session import Backend, Prediction, Session
-from actrec.package import ModelPackage
-from actrec.registry import Registry
-
-logger = logging.getLogger(__name__)
+from actrec.utils.errors import ActrecError
+from actrec.utils.registry import Registry
 
 __all__ = ["BACKENDS", "Backend", "Prediction", "Session", "load", "resolve"]
+
+logger = logging.getLogger(__name__)
 
 BACKENDS = Registry(
     "inference backend",
     {
         "onnxruntime": "actrec.inference.onnxruntime_backend:OnnxRuntimeBackend",
-        "tensorrt": "actrec.inference.tensorrt_backend:TensorRtBackend",
+        "tensorrt": "actrec.inference.tensorrt.backend:TensorRtBackend",
     },
     install={"onnxruntime": "pip install onnxruntime"},
 )

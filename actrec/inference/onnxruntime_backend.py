@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from actrec import config
-from actrec.config import setting
-from actrec.errors import DeviceError, InputError, PackageError
-from actrec.package import PRECISIONS, ModelPackage
+from actrec.inference.package import PRECISIONS, ModelPackage
+from actrec.utils import config
+from actrec.utils.config import setting
+from actrec.utils.errors import DeviceError, InputError, PackageError
 
 logger = logging.getLogger(__name__)
 
 _CUDA = "CUDAExecutionProvider"
+
 _CPU = "CPUExecutionProvider"
 
 

@@ -4,7 +4,7 @@
     logits = session.step({"body": frame})      # [classes], as of this frame
     session.reset()                             # somebody else is looked at
 
-The ONNX file is what `actrec_models.streaming_graph.to_onnx` writes. No torch here.
+The ONNX file is what `actrec_models.export.onnx_graph.step_to_onnx` writes. No torch here.
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from actrec.errors import InputError, PackageError
+from actrec.utils.errors import InputError, PackageError
 
 METADATA = "actrec.streaming"
 """Key of the ONNX file's metadata: state name to the frames between the values of it that a step takes, as JSON."""
@@ -138,5 +138,5 @@ def _steps(session: onnxruntime.InferenceSession, where: str) -> dict[str, int]:
     outputs = {value.name for value in session.get_outputs()}
     steps: dict[str, int] = json.loads(stated) if stated else {}
     if not steps or not all(f"past_{name}" in inputs and f"new_{name}" in outputs for name in steps):
-        raise PackageError(f"{where} is no step network: write one with actrec_models.streaming_graph.to_onnx")
+        raise PackageError(f"{where} is no step network: write one with actrec_models.export.onnx_graph.step_to_onnx")
     return steps

@@ -3,20 +3,21 @@
 from pathlib import Path
 from typing import Any
 
-from actrec.errors import DeviceError, InputError
 from actrec.recordings.base import Recording, RecordingConfig, existing
-from actrec.registry import Registry
+from actrec.utils.errors import DeviceError, InputError
+from actrec.utils.registry import Registry
 
 FORMATS = Registry(
     "recording format",
     {
-        "bag": "actrec.recordings.bag_reader:open_bag",
-        "folder": "actrec.recordings.folder:FolderRecording",
+        "bag": "actrec.recordings.rosbag.reader:open_bag",
+        "folder": "actrec.recordings.image_folder:FolderRecording",
         "video": "actrec.recordings.video:VideoRecording",
-        "skeleton": "actrec.recordings.skeleton_recording:SkeletonRecording",
+        "skeleton": "actrec.recordings.skeleton_playback:SkeletonRecording",
     },
     install={"rosbags": "pip install rosbags", "av": "pip install av", "cv2": "pip install opencv-contrib-python"},
 )
+
 _VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg")
 
 
@@ -27,7 +28,7 @@ def sniff(path: str | Path) -> str:
         DeviceError: There is nothing there, or it cannot be read.
         InputError: It is of no known format; lists those.
     """
-    from actrec.recordings import skeletons
+    from actrec.recordings import skeleton_files
 
     path = existing(path)
     if path.is_dir():
@@ -47,7 +48,7 @@ def sniff(path: str | Path) -> str:
         )
     if path.suffix == ".zstd":
         raise InputError(f"'{path}' is a file of a compressed bag: play the bag's folder, or unpack it first (zstd -d)")
-    if skeletons.sniff(path) is not None:
+    if skeleton_files.sniff(path) is not None:
         return "skeleton"
     raise InputError(
         f"'{path}' is no recording that is known by its name: bags (.mcap, .db3, their folder), folders of images, "

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from actrec.config import setting
-from actrec.errors import DeviceError
-from actrec.frames import Intrinsics, RgbdFrame
+from actrec.types import Intrinsics, RgbdFrame
+from actrec.utils.calibration_files import _possible, from_hfov, from_yaml
+from actrec.utils.config import setting
+from actrec.utils.errors import ConfigError, DeviceError, InputError
 
 log = logging.getLogger("actrec.recordings")
 
@@ -86,3 +87,46 @@ def existing(path: str | Path) -> Path:
     if not path.exists():
         raise DeviceError(f"there is no recording '{path}'; check the path")
     return path
+
+
+FILE_NAME = "intrinsics.yaml"
+
+REMEDY = (
+    "give option intrinsics='fx,fy,cx,cy' or a YAML file, put intrinsics.yaml (width, height, fx, fy, cx, cy) beside "
+    "the images, or state the field of view with hfov_deg"
+)
+
+
+def _from_option(text: str, width: int, height: int) -> Intrinsics:
+    if text.count(",") == 3:
+        try:
+            fx, fy, cx, cy = (float(value) for value in text.split(","))
+            return _possible(Intrinsics(width, height, fx, fy, cx, cy))
+        except ValueError as error:
+            raise ConfigError(f"intrinsics is '{text}', expected four numbers 'fx,fy,cx,cy' or a YAML file") from error
+    return from_yaml(Path(text).expanduser())
+
+
+def resolve(path: Path, config: RecordingConfig, width: int, height: int, beside: Path | None = None) -> Intrinsics:
+    """The intrinsics of width×height images of the recording at `path`.
+
+    An option wins over `intrinsics.yaml` in the folder `beside`, which wins over a field of view.
+
+    Raises:
+        InputError: Nothing says what they are, or they are of another image size.
+    """
+    if config.intrinsics:
+        found = _from_option(config.intrinsics, width, height)
+    elif beside is not None and (beside / FILE_NAME).is_file():
+        found = from_yaml(beside / FILE_NAME)
+    elif config.hfov_deg > 0:
+        log.warning("'%s': assuming a horizontal field of view of %g degrees and no distortion", path, config.hfov_deg)
+        found = from_hfov(width, height, config.hfov_deg)
+    else:
+        raise InputError(f"'{path}' has no intrinsics: {REMEDY}")
+    if (found.width, found.height) != (width, height):
+        raise InputError(
+            f"'{path}': the intrinsics are of {found.width}×{found.height} images, but these are {width}×{height}; "
+            "give those of this size"
+        )
+    return found

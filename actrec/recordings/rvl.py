@@ -9,9 +9,10 @@ import struct
 
 import numpy as np
 
-from actrec.jit import kernel
+from actrec.utils.jit import kernel
 
 _SIZE = struct.Struct("<II")
+
 _MAX_PIXELS = 1 << 26
 """A size that is damaged may be any; no depth camera has as many."""
 

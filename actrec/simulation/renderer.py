@@ -4,17 +4,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from actrec.errors import InputError
-from actrec.frames import Intrinsics
 from actrec.simulation import kernels
+from actrec.simulation.kernels import ground_shadow
 from actrec.simulation.primitives import Placed
 from actrec.simulation.room import Background
-from actrec.simulation.room_kernels import ground_shadow
 from actrec.simulation.textures import Atlas
+from actrec.types import Intrinsics
+from actrec.utils.errors import InputError
 
 NEAR = 0.05
 """Nearest depth that is drawn, metres."""
+
 _AMBIENT, _LAMP = 0.58, 0.52
+
 _SHADOW = 0.38
 
 

@@ -11,7 +11,9 @@ import numpy as np
 from actrec.skeleton.layouts import KINECT_V2_25
 
 _J = KINECT_V2_25.index
+
 SIDES = ("left", "right")
+
 FINGERS = ("thumb", "index", "middle", "ring", "pinky")
 
 # Bone frames: name, joint at the origin, joint along y.
@@ -34,15 +36,20 @@ _BONES = (
     ),
     *((f"trapezius_{side}", f"shoulder_{side}", "neck") for side in SIDES),
 )
+
 BONE_START = np.array([_J[start] for _, start, _ in _BONES])
+
 BONE_END = np.array([_J[end] for _, _, end in _BONES])
+
 NAMES = (
     *(name for name, _, _ in _BONES),
     "head",
     *(f"palm_{side}" for side in SIDES),
     *(f"{finger}{k}_{side}" for side in SIDES for finger in FINGERS for k in range(3)),
 )
+
 FRAME = {name: i for i, name in enumerate(NAMES)}
+
 _TRUNK = len(("pelvis", "abdomen", "chest", "neck"))
 
 # A hand of unit length (wrist to tip of the middle finger); x to the thumb's side, y along the fingers, z out of the
@@ -50,12 +57,17 @@ _TRUNK = len(("pelvis", "abdomen", "chest", "neck"))
 _KNUCKLE = np.array(
     [[0.16, 0.14, 0.09], [0.155, 0.50, 0.0], [0.045, 0.525, -0.01], [-0.065, 0.50, -0.005], [-0.165, 0.45, 0.01]]
 )
+
 PHALANX = np.array(
     [[0.20, 0.17, 0.14], [0.225, 0.13, 0.105], [0.245, 0.15, 0.11], [0.225, 0.145, 0.11], [0.175, 0.105, 0.095]]
 )
+
 _SPREAD = np.radians([0.0, 8.0, 1.0, -6.0, -14.0])
+
 _BEND = np.radians([0.0, 84.0, 100.0, 66.0])[1:]  # of the three joints of a closed finger
+
 _THUMB_OPEN = np.array([[0.62, 0.72, 0.30], [0.60, 0.78, 0.18], [0.52, 0.84, 0.12]])
+
 _THUMB_SHUT = np.array([[0.42, 0.72, 0.55], [-0.15, 0.80, 0.58], [-0.55, 0.70, 0.45]])
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from actrec.frames import Intrinsics
+from actrec.simulation.kernels import cast_boxes, value_noise
 from actrec.simulation.primitives import ShapeBuilder, Shapes
-from actrec.simulation.room_kernels import cast_boxes, value_noise
+from actrec.types import Intrinsics
 
 FLOOR, CEILING, WALL, BOX, PICTURE = range(5)
 

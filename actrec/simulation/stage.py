@@ -1,27 +1,96 @@
-"""Sets a scene: actors who perform, or who follow a recorded skeleton from the view of the camera that recorded it."""
+"""Sets a scene: actors who perform, or who follow a recorded skeleton from the view of the camera that recorded it.
 
+Simulated people who differ in size, proportions, clothes and tempo, as many as are wanted.
+"""
+
+import colorsys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from actrec.errors import InputError
-from actrec.frames import NANOSECONDS, Intrinsics
-from actrec.recordings.sequence import SkeletonSequence
-from actrec.recordings.skeletons import open_sequence
-from actrec.simulation import actions, cast, room
-from actrec.simulation.appearance import REFERENCE_STATURE, WARDROBE
-from actrec.simulation.ground import estimate
-from actrec.simulation.performance import CYCLE, Performance
+from actrec.recordings.skeleton_files import open_sequence
+from actrec.simulation import actions, room
+from actrec.simulation.actions import CYCLE, Performance
+from actrec.simulation.actor import REFERENCE_STATURE, WARDROBE, Appearance
+from actrec.simulation.posture import Physique
 from actrec.simulation.scene import Actor, CameraPose, ProceduralActor, Scene, ScriptedActor
-from actrec.simulation.script import Script, from_recording
+from actrec.simulation.script import Script, estimate, from_recording
+from actrec.simulation.textures import Looks
+from actrec.skeleton.sequence import SkeletonSequence
+from actrec.types import NANOSECONDS, Intrinsics
+from actrec.utils.errors import InputError
+
+_SKINS = (
+    (0.87, 0.68, 0.57),
+    (0.80, 0.60, 0.48),
+    (0.71, 0.51, 0.39),
+    (0.58, 0.40, 0.30),
+    (0.43, 0.29, 0.21),
+)
+
+_HAIRS = ((0.08, 0.06, 0.05), (0.16, 0.11, 0.08), (0.32, 0.21, 0.12), (0.55, 0.42, 0.24), (0.45, 0.44, 0.43))
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody who may perform.
+
+    Attributes:
+        appearance: Looks, stature and girth.
+        limbs: Factor on the bones of arms and legs.
+        tempo: Factor on the speed of all that the person does.
+    """
+
+    appearance: Appearance
+    limbs: float
+    tempo: float
+
+    @property
+    def physique(self) -> Physique:
+        """The bones."""
+        return Physique(self.appearance.stature, self.limbs)
+
+
+def cast_member(number: int) -> Person:
+    """The person of that number, always the same one.
+
+    Statures lie between 1.52 and 1.92 m, spread evenly over any few successive numbers.
+    """
+    random = np.random.default_rng([number, 17])
+    share = (number * 0.618034) % 1.0  # the golden ratio: successive numbers lie far apart
+    skin = _SKINS[random.integers(len(_SKINS))]
+    lips = (0.80 * skin[0], 0.58 * skin[1], 0.62 * skin[2])
+    shirt, trousers = _cloth(random, (0.25, 0.75), (0.25, 0.75)), _cloth(random, (0.05, 0.45), (0.15, 0.55))
+    sleeves = shirt if random.random() < 0.5 else _cloth(random, (0.25, 0.75), (0.25, 0.75))
+    appearance = Appearance(
+        stature=round(1.52 + 0.40 * share, 3),
+        girth=round(float(random.uniform(0.86, 1.22)), 3),
+        face=Looks(skin, _HAIRS[random.integers(len(_HAIRS))], lips),
+        shirt=shirt,
+        sleeves=sleeves,
+        trousers=trousers,
+        shoes=_cloth(random, (0.0, 0.4), (0.08, 0.5)),
+    )
+    limbs, tempo = float(random.uniform(0.94, 1.06)), float(random.uniform(0.82, 1.22))
+    return Person(appearance, round(limbs, 3), round(tempo, 3))
+
+
+def _cloth(
+    random: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]
+) -> tuple[float, float, float]:
+    """A colour of any hue."""
+    r, g, b = colorsys.hsv_to_rgb(random.random(), random.uniform(*saturation), random.uniform(*value))
+    return round(r, 3), round(g, 3), round(b, 3)
+
 
 _PLACES = (
     (0.0, 0.0),
     (-0.62, -0.15),
     (0.72, 0.30),
 )  # one actor alone; the first and the second of two; from `distance`
+
 _BEHIND = 1.5  # metres from the farthest actor to the wall
 
 
@@ -47,7 +116,7 @@ def performed_scene(
         side: Which arm acts: "left", "right", or "any" for either in turn.
         camera: Where the camera is.
         distance: From the camera to the first actor's place, metres.
-        person: Number of the first actor in `actrec.simulation.cast`; 0 for those of the `WARDROBE`.
+        person: Number of the first actor in `actrec.simulation.stage`; 0 for those of the `WARDROBE`.
         facing: Which way the actors face, radians to their left from facing the camera.
 
     Raises:
@@ -60,7 +129,7 @@ def performed_scene(
     for i in range(actors):
         x, z = _PLACES[i if actors == 1 else i + 1]
         place = (x, distance + z)
-        who = cast.person(person + i) if person else cast.Person(WARDROBE[i % len(WARDROBE)], 1.0, 1.0)
+        who = cast_member(person + i) if person else Person(WARDROBE[i % len(WARDROBE)], 1.0, 1.0)
         own_side = "" if side == "any" else side
         order = list(names) if i == 0 else _rotated(names)
         performance = Performance(

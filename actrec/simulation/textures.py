@@ -8,9 +8,12 @@ import cv2
 import numpy as np
 
 FACE, CLOTH, DENIM, SKIN, HAIR = range(5)
+
 SIZE = 256
+
 HEAD_DENSITY = 3.6
 """Texture units a metre on the head: the face texture spans 1 / 3.6 = 0.28 m of height and all the way around."""
+
 _LEVELS = 6
 
 

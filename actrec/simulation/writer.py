@@ -11,12 +11,13 @@ import cv2
 import numpy as np
 import yaml
 
-from actrec import image_files
-from actrec.errors import DeviceError, MissingLibraryError
-from actrec.frames import Intrinsics, RgbdFrame
 from actrec.skeleton.layouts import KINECT_V2_25
+from actrec.types import Intrinsics, RgbdFrame
+from actrec.utils import files
+from actrec.utils.errors import DeviceError, MissingLibraryError
 
 _OURS = re.compile(r"\d{6}(_depth)?\.png|joints\.npz")
+
 _PREVIEW_RANGE = 6.0  # metres, from red to blue
 
 
@@ -98,7 +99,7 @@ class FolderWriter:
 
     def _image(self, name: str, image: np.ndarray) -> None:
         with _told(self._folder / name):
-            image_files.write(self._folder / name, image)
+            files.write_image(self._folder / name, image)
 
 
 @contextlib.contextmanager

@@ -9,10 +9,11 @@ from functools import cache
 
 import numpy as np
 
-from actrec.errors import InputError
 from actrec.skeleton import layouts
+from actrec.utils.errors import InputError
 
 CANONICAL = "kinect_v2_25"
+
 BUILT_SCORE = 0.5
 """Factor on the score of a joint that is extrapolated beyond its sources."""
 
@@ -94,7 +95,6 @@ TABLES: dict[str, dict[str, Weights]] = {
     ),
     CANONICAL: {joint: {joint: 1.0} for joint in layouts.KINECT_V2_25.joints},
 }
-
 
 HANDS: dict[str, dict[str, Weights]] = {
     # SHREC'17's palm lies amid the metacarpals.

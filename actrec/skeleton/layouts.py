@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from actrec.errors import ConfigError
+from actrec.utils.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -123,10 +123,11 @@ def _fingers(tips: tuple[str, ...], root: str) -> str:
 
 
 HAND_21 = _layout("hand_21", "wrist:wrist " + _fingers(("base", "first", "second", "tip"), "wrist"))
+
 HAND_22 = _layout("hand_22", "wrist:wrist palm:wrist " + _fingers(("base", "first", "second", "tip"), "palm"))
+
 HANDS = ("hand_21", "hand_22")
 """Layouts of the models that label hands instead of bodies."""
-
 
 _FACE_68_COUNTERPARTS = (
     *range(16, -1, -1),  # jaw

@@ -9,18 +9,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from actrec.config import setting
-from actrec.frames import Intrinsics
-from actrec_calibration.boards import Board
-from actrec_calibration.views import View, holding
+from actrec.types import Intrinsics
+from actrec.utils.config import setting
+from actrec_calibration.board import Board
+from actrec_calibration.intrinsics import View, holding
 
 CELLS = 9
 """Fields across and down into which the image is divided; three by three of them are a region that has a name."""
+
 REGIONS = tuple(
     " ".join(filter(None, (vertical, horizontal))) or "middle"
     for vertical in ("top", "", "bottom")
     for horizontal in ("left", "", "right")
 )
+
 TILTS = ("right edge away from", "right edge towards", "lower edge away from", "lower edge towards")
 
 

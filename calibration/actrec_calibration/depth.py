@@ -1,4 +1,10 @@
-"""A depth image's readings on a board: which pixels see it, and how they differ from where it is.
+"""Where the depth camera sits beside the colour camera, and what its readings are off by, from views of one board.
+
+One least-squares problem over all views: the corners in colour, the corners in the depth camera's infrared image where
+there is one, and the depth readings on the board, against the board's pose in each view, the transform
+depth → colour, and true = scale · reading + bias.
+
+A depth image's readings on a board: which pixels see it, and how they differ from where it is.
 
 True depth = scale · reading + bias, metres along the optical axis.
 """
@@ -9,19 +15,35 @@ from typing import Any
 import cv2
 import numpy as np
 
-from actrec.errors import InputError
-from actrec.frames import Intrinsics
-from actrec_calibration.poses import image_rays, projected
-from actrec_calibration.transforms import apply
+from actrec.types import Intrinsics
+from actrec.utils.calibration_files import DepthGeometry
+from actrec.utils.errors import InputError
+from actrec_calibration import solver
+from actrec_calibration.board import Board, Detection
+from actrec_calibration.solver import (
+    apply,
+    board_pose,
+    image_rays,
+    inverse,
+    pose_of,
+    projected,
+    turn_deviations,
+    vector_of,
+)
 
 MARGIN_PX = 4
 """From the board's edge inwards: there a depth pixel mixes the board with what is behind it."""
+
 LEAST_PIXELS = 100
+
 MOST_PIXELS = 400
 """Used of one view: neighbours share their errors, more would only take longer."""
+
 SPAN = 1.3
 """Farthest over nearest board from which a scale can be told from a bias."""
+
 _GATE = 0.10  # metres between a reading and the board where nothing is calibrated yet
+
 _NOISE_FLOOR = 0.0002  # metres: no sensor is better, and rendered truth must not divide by zero
 
 
@@ -150,3 +172,310 @@ def by_distance(
             }
         )
     return sorted(rows, key=lambda row: row["distance_m"])
+
+
+MODELS = ("scale", "bias", "none")
+"""What of the readings is found: scale and bias, bias alone, nothing (they are taken at their word)."""
+
+LEAST_VIEWS = 4
+
+LEAST_TILT = 8.0
+"""Degrees, root mean square about the axis that the boards' normals turn least: below, depth alone cannot tell where
+the camera sits."""
+
+MOST_SIGMA_M, MOST_SIGMA_DEG = 0.005, 0.25
+"""A result less certain than this is refused."""
+
+_LEAST_PX = 0.03
+
+_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One view by both cameras at the same time.
+
+    Attributes:
+        name: Of its file, for messages.
+        colour: The board's corners in the colour image.
+        depth: [H, W] metres as read, NaN where missing; None to leave it out.
+        infrared: The corners in the infrared image of the depth camera, None where there is none.
+    """
+
+    name: str
+    colour: Detection
+    depth: np.ndarray | None
+    infrared: Detection | None = None
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """Intrinsics of both cameras.
+
+    Attributes:
+        fixed: [4, 4] depth → colour where it is known (the depth is registered: identity) and only the readings are
+            calibrated; None where it is sought.
+        guess: [4, 4] where to begin; side by side otherwise.
+    """
+
+    colour: Intrinsics
+    depth: Intrinsics
+    fixed: np.ndarray | None = None
+    guess: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """The result.
+
+    Attributes:
+        geometry: depth → colour, scale and bias.
+        sigma_m, sigma_deg: [3] standard deviations of depth → colour along x, y, z and about them; 0 where fixed.
+        sigma_scale, sigma_bias: Of the correction (metres); 0 where not sought.
+        rms_colour, rms_infrared: px of the corners; infrared NaN where there is none.
+        rows: Residuals of each view's readings, by distance (see `depth.by_distance`).
+        views: Views used.
+        rejected: Views left out, and why.
+    """
+
+    geometry: DepthGeometry
+    sigma_m: np.ndarray
+    sigma_deg: np.ndarray
+    sigma_scale: float
+    sigma_bias: float
+    rms_colour: float
+    rms_infrared: float
+    rows: list[dict[str, Any]]
+    views: int
+    rejected: dict[str, str]
+
+
+def calibrate(board: Board, pairs: list[Pair], cameras: Cameras, model: str = "scale") -> Found:
+    """Finds the extrinsics (unless fixed) and the readings' correction.
+
+    Args:
+        board: The board.
+        pairs: Views.
+        cameras: Intrinsics of both cameras.
+        model: One of `MODELS`.
+
+    Raises:
+        InputError: Too few views, or the views leave something undetermined; it says what to show.
+    """
+    if model not in MODELS:
+        raise InputError(f"model is '{model}', expected {', '.join(MODELS)}")
+    task = _Task(board, pairs, cameras, model)
+    guess = cameras.fixed if cameras.fixed is not None else cameras.guess
+    to_colour, solution = np.eye(4) if guess is None else guess, None
+    scale, bias = 1.0, 0.0
+    if cameras.fixed is None and guess is None and task.infrared:
+        to_colour = task.from_infrared()
+    for number in range(_ROUNDS):
+        seen = task.look(to_colour, scale, bias, first=number == 0)
+        solution = task.solve(seen, to_colour, scale, bias)
+        to_colour, scale, bias = task.read(solution.shared)
+    assert solution is not None
+    return task.found(solution, seen)
+
+
+class _Task:
+    """The views of one calibration, and what is sought of them."""
+
+    def __init__(self, board: Board, pairs: list[Pair], cameras: Cameras, model: str):
+        self.board, self.cameras, self.model = board, cameras, model
+        self.sought = 0 if cameras.fixed is not None else 6
+        self.extra = MODELS[::-1].index(model)  # numbers sought of the correction: bias, then scale
+        width, height = board.size
+        self.outline = np.array([[0, 0, 0], [width, 0, 0], [width, height, 0], [0, height, 0]], np.float64)
+        self.rejected: dict[str, str] = {}
+        self.pairs, self.boards, rms = self._posed(pairs)
+        self.infrared = sum(pair.infrared is not None for pair in self.pairs)
+        # Readings that nothing is to correct would only pull the transform: the infrared corners tell it alone.
+        self.by_depth = not (model == "none" and self.infrared and self.sought)
+        self.pixel_sigma = max(float(np.median(rms)) / np.sqrt(2) if rms else 0.0, _LEAST_PX)
+        if len(self.pairs) < LEAST_VIEWS:
+            raise InputError(
+                f"{len(self.pairs)} of {len(pairs)} views show the board well enough, {LEAST_VIEWS} are needed, "
+                "15 to be exact: take more"
+            )
+        if board.ambiguous and self.infrared:
+            raise InputError(
+                "this chessboard looks the same after half a turn, so that its corners cannot be matched between the "
+                "images: use a ChArUco board, or one with an odd and an even number of corners"
+            )
+
+    def _posed(self, pairs: list[Pair]) -> tuple[list[Pair], list[np.ndarray], list[float]]:
+        used, boards, rms = [], [], []
+        for pair in pairs:
+            try:
+                seen = board_pose(self.board.points[pair.colour.ids], pair.colour.pixels, self.cameras.colour)
+            except InputError as error:
+                self.rejected[pair.name] = str(error)
+                continue
+            kept = Detection(pair.colour.ids[seen.kept], pair.colour.pixels[seen.kept])
+            used.append(Pair(pair.name, kept, pair.depth, pair.infrared))
+            boards.append(seen.pose)
+            rms.append(seen.rms)
+        return used, boards, rms
+
+    def from_infrared(self) -> np.ndarray:
+        """Depth → colour from the two poses of each board, the median view's."""
+        found = []
+        for pair, board in zip(self.pairs, self.boards, strict=True):
+            if pair.infrared is not None:
+                points = self.board.points[pair.infrared.ids]
+                found.append(board @ inverse(board_pose(points, pair.infrared.pixels, self.cameras.depth).pose))
+        vectors = np.array([vector_of(pose) for pose in found])
+        return pose_of(np.median(vectors, axis=0))
+
+    def look(self, to_colour: np.ndarray, scale: float, bias: float, first: bool) -> list[Readings | None]:
+        """The depth readings on each board, as far as everything is known."""
+        seen: list[Readings | None] = []
+        for pair, board in zip(self.pairs, self.boards, strict=True):
+            in_depth = inverse(to_colour) @ board
+            corrected = None if pair.depth is None else (pair.depth.astype(np.float64) * scale + bias)
+            found = None
+            if corrected is not None:
+                gate = 0.1 if first else 0.04
+                found = readings(corrected, self.cameras.depth, in_depth, self.outline, gate)
+            if found is not None:
+                found = Readings(found.directions, (found.depth - bias) / scale, found.sigma / scale, found.count)
+            seen.append(found)
+        if self.by_depth:
+            self._check(seen)
+        return seen
+
+    def _check(self, seen: list[Readings | None]) -> None:
+        with_depth = [board for board, reading in zip(self.boards, seen, strict=True) if reading is not None]
+        if len(with_depth) < LEAST_VIEWS:
+            raise InputError(
+                f"the depth images show the board in {len(with_depth)} of {len(seen)} views, {LEAST_VIEWS} are needed: "
+                "check that colour and depth belong together, and the board's distance to the depth camera"
+            )
+        if self.model == "scale":
+            check_span(distances(with_depth, self.outline))
+        if self.sought and not self.infrared:
+            _check_tilts(np.array([board[:3, 2] for board in with_depth]))
+
+    def read(self, shared: np.ndarray) -> tuple[np.ndarray, float, float]:
+        """Depth → colour, scale and bias of the shared unknowns."""
+        to_colour = pose_of(shared[:6]) if self.sought else self.cameras.fixed
+        assert to_colour is not None
+        extra = shared[self.sought :]
+        return to_colour, 1 + float(extra[1]) if self.extra == 2 else 1.0, float(extra[0]) if self.extra else 0.0
+
+    def solve(self, seen: list[Readings | None], to_colour: np.ndarray, scale: float, bias: float) -> solver.Bundle:
+        """The least-squares solution for these readings; the boards' poses are kept for the next round."""
+        bases = list(self.boards)
+
+        def residuals(shared: np.ndarray, own: np.ndarray, view: int) -> np.ndarray:
+            transform, scale, bias = self.read(shared)
+            board = bases[view] @ pose_of(own)
+            return np.concatenate(self._parts(view, board, inverse(transform) @ board, seen[view], scale, bias))
+
+        start = np.concatenate([vector_of(to_colour)[: self.sought], np.array([bias, scale - 1])[: self.extra]])
+        solution = solver.solve(residuals, start, np.zeros((len(bases), 6)))
+        self.boards = [base @ pose_of(own) for base, own in zip(bases, solution.own, strict=True)]
+        return solution
+
+    def _parts(
+        self,
+        view: int,
+        in_colour: np.ndarray,
+        in_depth: np.ndarray,
+        reading: Readings | None,
+        scale: float,
+        bias: float,
+    ) -> list[np.ndarray]:
+        pair = self.pairs[view]
+        parts = [self._corners(pair.colour, in_colour, self.cameras.colour).ravel() / self.pixel_sigma]
+        if pair.infrared is not None and self.sought:
+            parts.append(self._corners(pair.infrared, in_depth, self.cameras.depth).ravel() / self.pixel_sigma)
+        if reading is not None and self.by_depth:
+            true = plane_depth(in_depth, reading.directions)
+            # As the sensor would read it, for the noise is in the reading: corrected ones would draw the scale down.
+            parts.append((reading.depth - (true - bias) / scale) / reading.sigma)
+        return parts
+
+    def _corners(self, seen: Detection, pose: np.ndarray, camera: Intrinsics) -> np.ndarray:
+        return projected(apply(pose, self.board.points[seen.ids]), camera) - seen.pixels
+
+    def found(self, solution: solver.Bundle, seen: list[Readings | None]) -> Found:
+        """The result, unless it is too uncertain."""
+        to_colour, scale, bias = self.read(solution.shared)
+        sigma = np.concatenate([solution.sigma, np.zeros(2)])
+        turns, shifts = np.zeros(3), np.zeros(3)
+        if self.sought:
+            turns, shifts = turn_deviations(solution.shared[:6], solution.covariance[:3, :3]), sigma[3:6]
+        self._refuse_uncertain(turns, shifts, solution)
+        with_depth = [i for i, reading in enumerate(seen) if reading is not None]
+        rows = by_distance(
+            [inverse(to_colour) @ self.boards[i] for i in with_depth],
+            [reading for reading in seen if reading is not None],
+            scale,
+            bias,
+            self.outline,
+        )
+        for i, reading in enumerate(seen):
+            if reading is None and self.pairs[i].depth is not None and with_depth:
+                self.rejected[self.pairs[i].name] = "its depth shows no plane where the board is"
+        colour = [self._corners(p.colour, b, self.cameras.colour) for p, b in zip(self.pairs, self.boards, strict=True)]
+        infrared = [
+            self._corners(p.infrared, inverse(to_colour) @ b, self.cameras.depth)
+            for p, b in zip(self.pairs, self.boards, strict=True)
+            if p.infrared is not None
+        ]
+        return Found(
+            DepthGeometry(to_colour, scale, bias),
+            shifts,
+            turns,
+            float(sigma[self.sought + 1]) if self.extra == 2 else 0.0,
+            float(sigma[self.sought]) if self.extra else 0.0,
+            _rms(colour),
+            _rms(infrared),
+            rows,
+            len(self.pairs),
+            self.rejected,
+        )
+
+    def _refuse_uncertain(self, turns: np.ndarray, shifts: np.ndarray, solution: solver.Bundle) -> None:
+        if not self.sought or (shifts.max() <= MOST_SIGMA_M and turns.max() <= MOST_SIGMA_DEG):
+            return
+        confounded = ""
+        if self.extra:
+            along = solution.covariance[5, self.sought] / (solution.sigma[5] * solution.sigma[self.sought])
+            if abs(along) > 0.9:
+                confounded = "; the depth bias and the distance between the cameras along z cannot be told apart"
+        raise InputError(
+            f"depth → colour is known to {1e3 * shifts.max():.1f} mm and {turns.max():.2f}° only{confounded}: show the "
+            "board tilted by 30° to 45° to the left, right, up and down, near the image's edges as well, or add "
+            "infrared images"
+        )
+
+
+def _check_tilts(normals: np.ndarray) -> None:
+    """Refuses boards whose planes do not fix the transform: their normals must span all directions.
+
+    Raises:
+        InputError: They are parallel, or turn about one axis alone.
+    """
+    spread = np.linalg.svd(normals - normals.mean(0), compute_uv=False) / np.sqrt(len(normals))
+    tilts = np.degrees(np.arcsin(np.minimum(spread, 1)))
+    advice = "or add infrared images of the depth camera"
+    if tilts[0] < LEAST_TILT:
+        raise InputError(
+            f"the boards are all parallel (they tilt by {tilts[0]:.0f}°): depth alone then cannot tell where the "
+            "camera sits, nor its distance along z from a depth bias; tilt the board by 30° to 45° about two axes, "
+            f"{advice}"
+        )
+    if tilts[1] < LEAST_TILT:
+        axis = np.linalg.svd(normals - normals.mean(0))[2][0]
+        missing = "up and down" if abs(axis[0]) > abs(axis[1]) else "left and right"
+        raise InputError(
+            "the boards tilt one way only: depth alone then leaves a shift of the camera open; tilt the board "
+            f"{missing} as well, {advice}"
+        )
+
+
+def _rms(parts: list[np.ndarray]) -> float:
+    return float(np.sqrt((np.concatenate(parts) ** 2).sum(1).mean())) if parts else float("nan")

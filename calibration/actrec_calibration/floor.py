@@ -8,25 +8,31 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from actrec.errors import InputError
-from actrec.frames import Intrinsics
-from actrec_calibration import bundle
-from actrec_calibration.boards import Board, Detection
-from actrec_calibration.depth import plane_depth
-from actrec_calibration.extrinsics import MOST_SIGMA_DEG, MOST_SIGMA_M
-from actrec_calibration.poses import board_pose, projected, rays
-from actrec_calibration.transforms import apply, inverse, pose_of, turn_deviations, vector_of
+from actrec.types import Intrinsics
+from actrec.utils.errors import InputError
+from actrec_calibration import solver
+from actrec_calibration.board import Board, Detection
+from actrec_calibration.depth import MOST_SIGMA_DEG, MOST_SIGMA_M, plane_depth
+from actrec_calibration.solver import apply, board_pose, inverse, pose_of, projected, rays, turn_deviations, vector_of
 
 MOST_TILT = 65.0  # degrees between the floor's normal and the hint of where up is
+
 REACH = 5.0  # metres; farther readings are too coarse to help
+
 _NEAR, _NEAR_TIMES = 2.5, 1.6
 """The fit takes the floor up to 2.5 m, or to 1.6 times where it begins to be seen: noise grows with the square of the
 distance, until the foot of a wall lies within it and draws the floor up."""
+
 _TRIALS, _SAMPLE = 600, 4000
+
 _LEAST_SHARE = 0.05  # of the surface seen
+
 _BELOW = 0.15  # share of the surface seen that may lie under the floor (reflections, holes)
+
 _MOST_READINGS = 5000
+
 _BANDS = 25
+
 _AGREE_M, _AGREE_DEG = 0.03, 3.0  # between the board and the floor it lies on
 
 
@@ -289,7 +295,7 @@ def calibrate(
         return np.asarray((plane.depth[band] - true) / plane.sigma[band])
 
     start = on_base @ inverse(poses[0].pose)
-    solution = bundle.solve(residuals, vector_of(start), np.zeros((len(views) + len(bands), 0)))
+    solution = solver.solve(residuals, vector_of(start), np.zeros((len(views) + len(bands), 0)))
     degrees, metres = turn_deviations(solution.shared, solution.covariance[:3, :3]), solution.sigma[3:]
     _refuse_uncertain(float(degrees.max()), float(metres.max()))
     camera = pose_of(solution.shared)

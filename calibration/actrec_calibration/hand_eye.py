@@ -13,29 +13,92 @@ robot's poses are gripper → base alike: the pose of the gripper in the base, w
 With A the gripper → base of each picture for `base`, and its inverse for `hand`, X the camera's place sought and B the
 board's on the other side: board → camera = X⁻¹ A B (Shah 2013 writes A B = X C). A closed form starts; then all
 corners of all pictures decide together, each picture with a small error of the robot of its own.
+
+Whether a hand moved enough, and in enough ways, for its camera's place to follow.
+
+A robot's poses, one a picture, from a file.
+
+CSV with a header: `image,x,y,z,qx,qy,qz,qw`, or `image,x,y,z,rx,ry,rz` with a rotation vector in radians (what a UR
+prints). YAML: a list of `{image, translation: {x, y, z}, rotation: {x, y, z, w}}` (what tf2_echo and geometry_msgs
+have), or of `{image, pose: [16 numbers, row by row]}`. Each is gripper → base: the gripper's pose in the base frame.
 """
 
+import csv
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import yaml
 
-from actrec.errors import InputError
-from actrec.frames import Intrinsics
-from actrec_calibration import bundle
-from actrec_calibration.motion import check_motion
-from actrec_calibration.poses import BoardPose, board_pose, projected
-from actrec_calibration.transforms import apply, inverse, mean, pose_of, turns, vector_of
+from actrec.types import Intrinsics
+from actrec.utils.calibration_files import rigid, rotation_matrix, unit_quaternion
+from actrec.utils.errors import DeviceError, InputError
+from actrec_calibration import solver
+from actrec_calibration.solver import (
+    BoardPose,
+    apply,
+    board_pose,
+    inverse,
+    mean,
+    pose_of,
+    projected,
+    turn,
+    turns,
+    vector_of,
+)
+
+LEAST_TURN = 10.0  # degrees that two pictures must differ by
+
+LEAST_SECOND = 4.0  # degrees about axes other than the main one, root mean square
+
+MAX_REACH = 20.0  # metres; farther away than any arm: the poses are in millimetres
+
+
+def check_motion(poses: list[np.ndarray], what: str) -> None:
+    """Looks at how the poses turn from one another.
+
+    A hand that only shifts, or turns about one axis alone (a wrist, a mobile base), leaves the camera's place along
+    that axis open, whatever the number of pictures.
+
+    Raises:
+        InputError: Turns are too small, or all about one axis (it is named); or translations cannot be metres.
+    """
+    places = np.array([pose[:3, 3] for pose in poses])
+    if np.abs(places).max() > MAX_REACH:
+        raise InputError(
+            f"a pose of {what} is {np.abs(places).max():.0f} m from the base: are they millimetres? add --unit mm"
+        )
+    # In degrees about the axes of the base.
+    turns = np.array([np.degrees(turn(b[:3, :3] @ a[:3, :3].T)) for i, a in enumerate(poses) for b in poses[i + 1 :]])
+    largest = float(np.linalg.norm(turns, axis=1).max())
+    if largest < LEAST_TURN:
+        raise InputError(
+            f"{what} turns by {largest:.1f}° at most between the pictures: turn it by 20° to 60° about two axes or more"
+        )
+    spread, axes = np.linalg.eigh(turns.T @ turns / len(turns))
+    if np.sqrt(max(spread[1], 0)) < LEAST_SECOND:
+        axis = ", ".join(f"{value:+.2f}" for value in axes[:, 2])
+        raise InputError(
+            f"{what} turns about one axis alone ({axis} of the base frame), which leaves the camera's place along it "
+            "open: tilt about a second axis as well, by 20° or more"
+        )
+
 
 MOUNTS = ("hand", "base")
+
 LEAST_VIEWS = 5
+
 METHODS = (cv2.CALIB_HAND_EYE_PARK, cv2.CALIB_HAND_EYE_HORAUD, cv2.CALIB_HAND_EYE_DANIILIDIS)
+
 _SAMPLES = 60  # subsets of views tried against wrong ones
+
 _SAMPLE_VIEWS = 4
 
 
 @dataclass(frozen=True)
-class View:
+class HandEyeView:
     """One picture.
 
     Attributes:
@@ -90,7 +153,7 @@ class HandEye:
     rejected: dict[str, float]
 
 
-def calibrate(views: list[View], camera: Intrinsics, mount: str, errors: Errors | None = None) -> HandEye:
+def calibrate(views: list[HandEyeView], camera: Intrinsics, mount: str, errors: Errors | None = None) -> HandEye:
     """Finds the camera's place.
 
     Args:
@@ -146,7 +209,7 @@ class _Start:
 class _Problem:
     """The views of one calibration."""
 
-    def __init__(self, views: list[View], seen: list[BoardPose], camera: Intrinsics, mount: str, errors: Errors):
+    def __init__(self, views: list[HandEyeView], seen: list[BoardPose], camera: Intrinsics, mount: str, errors: Errors):
         self.views, self.seen, self.camera, self.mount, self.errors = views, seen, camera, mount, errors
         near = float(np.median([pose.pose[2, 3] for pose in seen]))
         # What a right view may be off by, px: the corners, and the robot's error as it shows at that distance.
@@ -237,13 +300,13 @@ class _Problem:
         away = np.array([self._rms(x, arm @ b, view) for arm, view in zip(arms, self.views, strict=True)])
         return _Start(x, b, away, away <= self.allowed)
 
-    def _rms(self, x: np.ndarray, board: np.ndarray, view: View) -> float:
+    def _rms(self, x: np.ndarray, board: np.ndarray, view: HandEyeView) -> float:
         points = apply(inverse(x) @ board, view.points)
         if not (points[:, 2] > 1e-3).all():
             return float("inf")
         return float(np.sqrt(((projected(points, self.camera) - view.pixels) ** 2).sum(1).mean()))
 
-    def _refined(self, arms: list[np.ndarray], start: _Start, kept: list[int], slack: bool) -> bundle.Bundle:
+    def _refined(self, arms: list[np.ndarray], start: _Start, kept: list[int], slack: bool) -> solver.Bundle:
         robot = np.repeat([np.radians(self.errors.degrees), self.errors.metres], 3)
 
         def residuals(shared: np.ndarray, own: np.ndarray, number: int) -> np.ndarray:
@@ -255,7 +318,7 @@ class _Problem:
             return np.concatenate([away, own / robot]) if slack else away
 
         shared = np.concatenate([vector_of(start.x), vector_of(start.b)])
-        return bundle.solve(residuals, shared, np.zeros((len(kept), 6 if slack else 0)))
+        return solver.solve(residuals, shared, np.zeros((len(kept), 6 if slack else 0)))
 
 
 def _agreement(start: _Start) -> tuple[int, float]:
@@ -269,3 +332,80 @@ def _own_axes(vector: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, n
     about = own @ turns(vector)
     metres = np.sqrt(np.diag(own @ covariance[3:, 3:] @ own.T))
     return metres, np.degrees(np.sqrt(np.diag(about @ covariance[:3, :3] @ about.T)))
+
+
+UNITS = {"m": 1.0, "mm": 0.001}
+
+
+def read(path: str | Path, unit: str = "m", inverted: bool = False) -> dict[str, np.ndarray]:
+    """Poses [4, 4] gripper → base by picture's name.
+
+    Args:
+        path: CSV or YAML.
+        unit: Of the translations, one of `UNITS`.
+        inverted: The file has base → gripper.
+
+    Raises:
+        DeviceError: There is no such file.
+        InputError: A row is no pose, or a picture has two.
+    """
+    path = Path(path).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # tables saved by Excel begin with a mark
+    except OSError as error:
+        raise DeviceError(f"cannot read poses '{path}': {error.strerror}; check the path") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"'{path}' is no text: give poses as CSV or YAML") from error
+    rows = _csv(path, text) if path.suffix.lower() == ".csv" else _yaml(path, text)
+    poses: dict[str, np.ndarray] = {}
+    for number, row in enumerate(rows, 1):
+        try:
+            name, pose = _pose(row)
+        except (KeyError, TypeError, ValueError) as error:
+            what = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise InputError(f"'{path}' pose {number}: {what}; expected image, x, y, z and qx, qy, qz, qw") from error
+        if name in poses:
+            raise InputError(f"'{path}' pose {number}: '{name}' has a pose already; give one a picture")
+        pose[:3, 3] *= UNITS[unit]
+        poses[name] = inverse(pose) if inverted else pose
+    if not poses:
+        raise InputError(f"'{path}' holds no poses; expected a header image,x,y,z,qx,qy,qz,qw and a row a picture")
+    return poses
+
+
+def _csv(path: Path, text: str) -> list[dict[str, Any]]:
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    try:
+        return list(csv.DictReader(lines, skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        raise InputError(f"'{path}' is no CSV: {error}; is a quotation mark left open?") from error
+
+
+def _yaml(path: Path, text: str) -> list[dict[str, Any]]:
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"'{path}' is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, list):
+        raise InputError(f"'{path}' is no list of poses; expected - {{image, translation, rotation}} for each picture")
+    return content
+
+
+def _pose(row: dict[str, Any]) -> tuple[str, np.ndarray]:
+    if None in row:  # DictReader's key for them
+        raise ValueError("more values than the header has names: write decimals with a point")
+    name = str(row["image"]).strip()
+    if "pose" in row:
+        return name, rigid(np.array(row["pose"], np.float64).reshape(4, 4))
+    if "translation" in row:
+        row = {**row["translation"], **{f"q{axis}": row["rotation"][axis] for axis in "xyzw"}}
+    pose = np.eye(4)
+    if "qw" in row:
+        pose[:3, :3] = rotation_matrix(*unit_quaternion([row[f"q{axis}"] for axis in "xyzw"]))
+    else:
+        vector = np.array([float(row[f"r{axis}"]) for axis in "xyz"])
+        if not np.linalg.norm(vector) < 2 * np.pi + 0.01:
+            raise ValueError("a rotation vector longer than a full turn: give radians")
+        pose[:3, :3] = pose_of(np.concatenate([vector, np.zeros(3)]))[:3, :3]
+    pose[:3, 3] = [float(row[axis]) for axis in "xyz"]
+    return name, rigid(pose)

@@ -9,23 +9,24 @@ from pathlib import Path
 
 import numpy as np
 
-from actrec.camera_files import quaternion
-from actrec.config import setting
-from actrec.errors import DeviceError, EndOfStream, InputError
-from actrec.frames import NANOSECONDS, Intrinsics
-from actrec_calibration import pictures, robot_poses
-from actrec_calibration.boards import Board
-from actrec_calibration.hand_eye import LEAST_VIEWS, View
+from actrec.types import NANOSECONDS, Intrinsics
+from actrec.utils.calibration_files import quaternion
+from actrec.utils.config import setting
+from actrec.utils.errors import DeviceError, EndOfStream, InputError
+from actrec_calibration import hand_eye, sources
+from actrec_calibration.board import Board
+from actrec_calibration.hand_eye import LEAST_VIEWS, HandEyeView, check_motion
 from actrec_calibration.live import READ_TIMEOUT_S, LiveConfig, Stillness, save
-from actrec_calibration.motion import check_motion
-from actrec_calibration.pictures import Picture, Read
-from actrec_calibration.transforms import apart
+from actrec_calibration.solver import apart
+from actrec_calibration.sources import Picture, Read
 
 PoseAt = Callable[[int], np.ndarray]
 """Gives [4, 4] gripper → base at a stamp in nanoseconds; raises DeviceError where it is not known."""
 
 POSES_FILE = "poses.csv"
+
 _SILENCE_S = 10.0
+
 _REST_M, _REST_DEG = 1e-3, 0.1
 
 
@@ -38,7 +39,9 @@ class HandConfig:
     shifted: float = setting(0.04, "or moved by this, from every view before.", unit="m", range=(0.001, 1.0))
 
 
-def of_folder(folder: str, poses_file: str, board: Board, camera: Intrinsics, unit: str, inverted: bool) -> list[View]:
+def of_folder(
+    folder: str, poses_file: str, board: Board, camera: Intrinsics, unit: str, inverted: bool
+) -> list[HandEyeView]:
     """A folder's pictures that show the board and have a pose; says which have none.
 
     Args:
@@ -53,17 +56,17 @@ def of_folder(folder: str, poses_file: str, board: Board, camera: Intrinsics, un
         DeviceError: There is no such folder or file.
         InputError: A picture is damaged or of another size; no pose is of a picture.
     """
-    poses = robot_poses.read(poses_file, unit, inverted)
+    poses = hand_eye.read(poses_file, unit, inverted)
     views, without = [], []
-    for file in pictures.of_folder(folder):
+    for file in sources.of_folder(folder):
         pose = poses.get(file.name, poses.get(file.stem))
         if pose is None:
             without.append(file.name)
             continue
-        image = pictures.read_file(file).colour
+        image = sources.read_file(file).colour
         check_size(f"'{file}'", image, camera)
         if (seen := board.detect(image)) is not None:
-            views.append(View(file.name, board.points[seen.ids], seen.pixels, pose))
+            views.append(HandEyeView(file.name, board.points[seen.ids], seen.pixels, pose))
     if not views and without:
         raise InputError(
             f"no pose of '{poses_file}' is of a picture in '{folder}' (e.g. {without[0]}): name them alike"
@@ -101,7 +104,7 @@ class HandCollector:
     """
 
     def __init__(self, board: Board, pose_at: PoseAt, config: HandConfig, keep: Path):
-        self.taken: list[View] = []
+        self.taken: list[HandEyeView] = []
         self._board, self._pose_at, self._config, self._keep = board, pose_at, config, keep
         live = LiveConfig()
         self._still, self._rest_ns = Stillness(board, live), round(live.still_s * NANOSECONDS)
@@ -123,7 +126,7 @@ class HandCollector:
         detection = self._still.detection
         assert detection is not None
         name = f"view_{len(self.taken) + 1:03d}.png"
-        self.taken.append(View(name, self._board.points[detection.ids], detection.pixels, pose))
+        self.taken.append(HandEyeView(name, self._board.points[detection.ids], detection.pixels, pose))
         save(self._keep / name, picture.colour)
         self._write_poses()
         self.todo = self._asked()
@@ -177,7 +180,7 @@ class HandCollector:
 
 def live(
     read: Read, collector: HandCollector, stopped: threading.Event, known: Intrinsics | None
-) -> tuple[list[View], Intrinsics | None]:
+) -> tuple[list[HandEyeView], Intrinsics | None]:
     """Takes views until they suffice, the stream ends or somebody stops it, and says on stderr what to do.
 
     Args:

@@ -5,27 +5,30 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from actrec.camera_files import fitted
-from actrec.config import setting
-from actrec.errors import InputError
-from actrec.frames import Intrinsics
-from actrec_calibration.boards import Board
+from actrec.types import Intrinsics
+from actrec.utils.calibration_files import fitted
+from actrec.utils.config import setting
+from actrec.utils.errors import InputError
+from actrec_calibration.board import Board
 from actrec_calibration.intrinsics import (
     CHANGING,
     PLUMB_BOB,
     RATIONAL,
+    Displacement,
     IntrinsicsConfig,
+    View,
     calibrate,
     corner_deviation,
+    covariance,
+    displacement,
     fit,
     one_size,
     posed,
 )
-from actrec_calibration.uncertainty import Displacement, covariance, displacement
-from actrec_calibration.views import View
 
 SURE = 3.0
 """Standard deviations by which a point must have moved for the move to be no accident of these views."""
+
 LIKELY = 2.0
 """Standard deviations that must lie within the tolerance for views that see no move to say that there is none."""
 

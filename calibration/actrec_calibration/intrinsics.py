@@ -1,4 +1,12 @@
-"""From views of a board to a camera's intrinsics, with what is wrong left out and what is uncertain said."""
+"""From views of a board to a camera's intrinsics, with what is wrong left out and what is uncertain said.
+
+How well a calibration knows its lens, and how far two lenses are apart: in pixels, all over the image.
+
+Standard deviations of single coefficients say little, as k1, k2 and k3 make up for one another. What counts is where a
+point in space appears: its uncertainty is that of all coefficients together (as mrcal shows it).
+
+Views of a board: how each was held, and which of many are worth calibrating with.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,21 +14,210 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from actrec.config import setting
-from actrec.errors import InputError
-from actrec.frames import Intrinsics
-from actrec_calibration.boards import Board, Detection
-from actrec_calibration.poses import lens
-from actrec_calibration.uncertainty import covariance, displacement, parameters, projected
-from actrec_calibration.views import View, chosen
+from actrec.types import Intrinsics
+from actrec.utils.config import setting
+from actrec.utils.errors import InputError
+from actrec_calibration.board import Board, Detection
+from actrec_calibration.solver import lens
+
+NOVEL = 0.06
+"""How far a view must be from every other to tell anything new: about 6 % of the image, or 4° of tilt."""
+
+_TILT_DEG = 60.0  # a tilt of so much counts as moving across the whole image
+
+_FOCAL = 0.9  # of the image's width: good enough to say how a board was held, before the lens is known
+
+
+@dataclass(frozen=True)
+class View:
+    """One picture's detection.
+
+    Attributes:
+        name: Of the picture: its file, or a number.
+        size: Width and height of the image in pixels.
+        detection: The corners seen.
+    """
+
+    name: str
+    size: tuple[int, int]
+    detection: Detection
+
+
+@dataclass(frozen=True)
+class Holding:
+    """How the board was held, roughly.
+
+    Attributes:
+        place: [2] the middle of the corners seen, in 0..1 of the image's width and height.
+        scale: How large the whole board would be from the front, in image widths.
+        tilt_deg: [2] how far its right and its lower edge are turned away from the camera; negative towards it.
+    """
+
+    place: np.ndarray
+    scale: float
+    tilt_deg: np.ndarray
+
+    @property
+    def vector(self) -> np.ndarray:
+        """[5] place, size and tilt on one scale, for distances between views."""
+        return np.concatenate([self.place, [np.log2(max(self.scale, 1e-3)) / 2], self.tilt_deg / _TILT_DEG])
+
+
+def rough(size: tuple[int, int]) -> Intrinsics:
+    """A lens such as most cameras have, before the true one is known."""
+    width, height = size
+    return Intrinsics(width, height, _FOCAL * width, _FOCAL * width, (width - 1) / 2, (height - 1) / 2)
+
+
+def holding(board: Board, view: View, camera: Intrinsics | None = None) -> Holding:
+    """How the board was held in a view.
+
+    Args:
+        board: What is seen.
+        view: Where.
+        camera: Its lens, where it is known already.
+    """
+    camera = camera or rough(view.size)
+    points, pixels = board.points[view.detection.ids], view.detection.pixels
+    _, turn, shift = cv2.solvePnP(points, pixels, camera.matrix, lens(camera), flags=cv2.SOLVEPNP_IPPE)
+    rotation = cv2.Rodrigues(turn)[0]
+    # A board turned in the image plane is not tilted: what counts is where its normal points.
+    normal = rotation[:, 2] if rotation[2, 2] > 0 else -rotation[:, 2]
+    tilt = -np.degrees(np.arcsin(np.clip(normal[:2], -1, 1)))
+    distance = float(rotation[2] @ [board.size[0] / 2, board.size[1] / 2, 0] + shift[2, 0])
+    scale = camera.fx * max(board.size) / max(distance, 1e-6) / camera.width
+    return Holding(pixels.mean(axis=0) / view.size, float(scale), tilt)
+
+
+def chosen(
+    board: Board, views: Sequence[View], most: int, progress: Callable[[int], None] = lambda number: None
+) -> list[View]:
+    """The views that differ most from one another, at most `most`, in their first order; unmoved ones are left out.
+
+    Args:
+        board: What they show.
+        views: Any number of them.
+        most: To keep.
+        progress: Called with the number kept so far.
+    """
+    if not views:
+        return []
+    vectors = np.array([holding(board, view).vector for view in views])
+    corners = np.array([len(view.detection) for view in views])
+    kept = [int(np.argmax(corners))]
+    away = np.linalg.norm(vectors - vectors[kept[0]], axis=1)
+    while len(kept) < most and away.max() > NOVEL:
+        kept.append(int(np.argmax(away)))
+        away = np.minimum(away, np.linalg.norm(vectors - vectors[kept[-1]], axis=1))
+        progress(len(kept))
+    return [views[number] for number in sorted(kept)]
+
+
+GRID = (17, 13)
+"""Points across and down at which a lens is looked at, the image's border included."""
+
+
+@dataclass(frozen=True)
+class Displacement:
+    """Where a second camera sees what a first one sees at a grid of pixels.
+
+    Attributes:
+        at: [n, 2] pixels in the first camera.
+        moved: [n, 2] pixels by which the second sees it elsewhere.
+        deviation: [n] pixels: standard deviation of that, as far as the second camera is known.
+    """
+
+    at: np.ndarray
+    moved: np.ndarray
+    deviation: np.ndarray
+
+    @property
+    def worst(self) -> int:
+        """Index of the point that moves most."""
+        return int(np.argmax(np.hypot(*self.moved.T)))
+
+
+def parameters(camera: Intrinsics) -> np.ndarray:
+    """[4 + d] fx, fy, cx, cy and the distortion."""
+    return np.array([camera.fx, camera.fy, camera.cx, camera.cy, *camera.distortion])
+
+
+def covariance(
+    board: Board,
+    views: Sequence[View],
+    camera: Intrinsics,
+    poses: Sequence[tuple[np.ndarray, np.ndarray]],
+    sigma: float,
+    free: int | None = None,
+) -> np.ndarray:
+    """[n, n] of the lens's coefficients fx, fy, cx, cy, distortion, the poses' own uncertainty included.
+
+    Args:
+        board: What the views show.
+        views: That it was calibrated with.
+        camera: The calibration.
+        poses: Rotation vector and translation of each view.
+        sigma: Standard deviation of a corner's coordinate in pixels.
+        free: n, the leading coefficients that were fitted, the others being given; all 4 + d by default.
+    """
+    count = free or len(parameters(camera))
+    information = np.zeros((count, count))
+    for view, (turn, shift) in zip(views, poses, strict=True):
+        jacobian = _jacobian(board.points[view.detection.ids], turn, shift, camera)
+        pose, own = jacobian[:, :6], jacobian[:, 6 : 6 + count]
+        # What the lens explains that the pose cannot: the Schur complement of the pose's block.
+        explained = pose @ np.linalg.lstsq(pose, own, rcond=None)[0]
+        information += own.T @ (own - explained)
+    scale = 1 / np.sqrt(np.maximum(np.diag(information), 1e-300))
+    inverse = np.linalg.pinv(information * np.outer(scale, scale), rcond=1e-14, hermitian=True)
+    return sigma**2 * inverse * np.outer(scale, scale)
+
+
+def displacement(first: Intrinsics, second: Intrinsics, known: np.ndarray) -> Displacement:
+    """How far a point in space moves between two calibrations of one camera.
+
+    Args:
+        first: Says which ray each pixel sees.
+        second: Says where that ray is seen.
+        known: [n, n] covariance of the second's n leading coefficients, the others being given.
+    """
+    u, v = np.meshgrid(np.linspace(0, first.width - 1, GRID[0]), np.linspace(0, first.height - 1, GRID[1]))
+    at = np.stack([u.ravel(), v.ravel()], axis=1)
+    rays = unprojected(at, first)
+    zero = np.zeros(3)
+    jacobian = _jacobian(rays, zero, zero, second)[:, 6 : 6 + len(known)].reshape(len(at), 2, -1)
+    variance = np.einsum("nia,ab,nib->n", jacobian, known, jacobian)
+    return Displacement(at, projected(rays, zero, zero, second) - at, np.sqrt(np.maximum(variance, 0)))
+
+
+def unprojected(pixels: np.ndarray, camera: Intrinsics) -> np.ndarray:
+    """[n, 3] rays with z = 1 of pixels [n, 2], the distortion undone."""
+    stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 100, 1e-9)
+    rays = cv2.undistortPointsIter(pixels.reshape(-1, 1, 2), camera.matrix, lens(camera), None, None, stop)
+    return np.concatenate([rays.reshape(-1, 2), np.ones((len(pixels), 1))], axis=1)
+
+
+def projected(points: np.ndarray, turn: np.ndarray, shift: np.ndarray, camera: Intrinsics) -> np.ndarray:
+    """[n, 2] pixels of points [n, 3] at a pose (rotation vector, translation)."""
+    return cv2.projectPoints(points, turn, shift, camera.matrix, lens(camera))[0].reshape(-1, 2)
+
+
+def _jacobian(points: np.ndarray, turn: np.ndarray, shift: np.ndarray, camera: Intrinsics) -> np.ndarray:
+    """[2 n, 6 + 4 + d] of pixels by rotation vector, translation, fx, fy, cx, cy, distortion."""
+    return cv2.projectPoints(points, turn, shift, camera.matrix, lens(camera))[1]
+
 
 PLUMB_BOB, RATIONAL = "plumb_bob", "rational_polynomial"
+
 _REMEDY = (
     "check that the board is flat, that --columns, --rows, --square and --marker are as printed and the pictures not "
     "blurred, and take more"
 )
+
 _STOP = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 100, 1e-10)
+
 _DEVIATION = 1.4826  # of a normal distribution, in median absolute deviations
+
 _GIVEN = (
     cv2.CALIB_FIX_TANGENT_DIST
     | cv2.CALIB_FIX_K2
@@ -29,10 +226,14 @@ _GIVEN = (
     | cv2.CALIB_FIX_K5
     | cv2.CALIB_FIX_K6
 )
+
 CHANGING = 5
 """Leading coefficients that are fitted where a lens is given to start from."""
+
 _FEWEST_CORNERS = 6
+
 _MOST_OF_THEM = 2 / 3  # of a view's corners must be good, or it is left out whole
+
 _NATURAL = 0.25  # share of the median by which views differ anyway: near and far, sharp and less so
 
 

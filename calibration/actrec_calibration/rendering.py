@@ -5,13 +5,15 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from actrec import jit
-from actrec.frames import Intrinsics
-from actrec_calibration.boards import CHARUCO, Board
+from actrec.types import Intrinsics
+from actrec.utils import jit
+from actrec_calibration.board import CHARUCO, Board
 
 FINE = 3
 """Samples of a pixel, each way."""
+
 PAPER, INK, WALL = 225.0, 30.0, 120.0
+
 _BORDER = 2
 
 

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from actrec.frames import Intrinsics
 from actrec.simulation.noise import SENSORS, SensorNoise
-from actrec_calibration.boards import Board, Detection
-from actrec_calibration.depth import plane_depth
-from actrec_calibration.extrinsics import Pair
+from actrec.types import Intrinsics
+from actrec_calibration.board import Board, Detection
+from actrec_calibration.depth import Pair, plane_depth
 from actrec_calibration.floor import Lying
-from actrec_calibration.hand_eye import View
-from actrec_calibration.poses import image_rays, projected, rays
-from actrec_calibration.transforms import apply, inverse, pose_of
+from actrec_calibration.hand_eye import HandEyeView
+from actrec_calibration.solver import apply, image_rays, inverse, pose_of, projected, rays
 
 BACKGROUND = 4.0
 """Metres to the wall behind a board."""
@@ -134,16 +132,18 @@ def shaken(pose: np.ndarray, random: np.random.Generator, metres: float, degrees
     return pose @ pose_of(error)
 
 
-def arm_views(arm: Arm, board: Board, camera: Intrinsics, count: int, seed: int, corner_px: float = 0.2) -> list[View]:
+def arm_views(
+    arm: Arm, board: Board, camera: Intrinsics, count: int, seed: int, corner_px: float = 0.2
+) -> list[HandEyeView]:
     """Pictures from an arm with a repeatability of 0.1 mm and 0.02°, the board 0.4 to 0.7 m away."""
     random = np.random.default_rng(seed)
-    views: list[View] = []
+    views: list[HandEyeView] = []
     while len(views) < count:
         pose = held(board, camera, random, 0.4, 0.7, 35.0)
         seen = corners(board, camera, pose, corner_px, random)
         if len(seen) >= len(board.points) / 2:
             gripper = shaken(arm.gripper(pose), random, 1e-4, 0.02)
-            views.append(View(f"{len(views)}.png", board.points[seen.ids], seen.pixels, gripper))
+            views.append(HandEyeView(f"{len(views)}.png", board.points[seen.ids], seen.pixels, gripper))
     return views
 
 

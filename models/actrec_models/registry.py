@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from actrec.registry import Registry
+from actrec.utils.registry import Registry
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,7 +29,6 @@ NETWORKS = Registry(
     },
     install={"torch": "pip install torch"},
 )
-
 
 RESERVED = ("name", "num_classes")
 """What `create` takes beside a network's own options."""

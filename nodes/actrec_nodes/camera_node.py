@@ -1,5 +1,9 @@
-"""Publishes what a camera driver reads: colour, depth, camera_info, and joints where the source knows them."""
+"""Publishes what a camera driver reads: colour, depth, camera_info, and joints where the source knows them.
 
+The camera's place on the robot, as `actrec calibrate` found it, for TF.
+"""
+
+import importlib
 import threading
 import time
 from dataclasses import dataclass, field
@@ -8,20 +12,76 @@ from typing import Any
 from actrec_msgs.msg import SkeletonArray
 from sensor_msgs.msg import CameraInfo, Image
 
-from actrec import capture
-from actrec.capture.base import Camera
-from actrec.config import setting
-from actrec.errors import DeviceError, EndOfStream
-from actrec.frames import RgbdFrame
-from actrec_nodes import conversions, params, process, qos, topics
-from actrec_nodes.camera_mount import CameraMount
-from actrec_nodes.flow_control import FlowControl
-from actrec_nodes.lifecycle import ActrecNode
+from actrec import cameras
+from actrec.cameras.base import Camera
+from actrec.types import RgbdFrame
+from actrec.utils import calibration_files
+from actrec.utils.config import setting
+from actrec.utils.errors import ActrecError, DeviceError, EndOfStream
+from actrec_nodes.bringup import process
+from actrec_nodes.common import conversions, parameters, topics
+from actrec_nodes.common.flow_control import FlowControl
+from actrec_nodes.common.lifecycle import ActrecNode
+
+TOPIC = "/tf_static"
+
+
+class CameraMount:
+    """Publishes the static transform in a camera's `SERIAL_mount.yaml`; nothing where there is no such file.
+
+    Args:
+        node: Publishes.
+    """
+
+    def __init__(self, node: ActrecNode[Any]):
+        self._node = node
+        self._publisher: Any = None
+
+    def publish(self, camera: Camera) -> None:
+        """Publishes the place of an open camera; what stands in the way is said, and the camera goes on."""
+        try:
+            mount = calibration_files.load(camera.serial).mount if camera.serial else None
+        except ActrecError as error:
+            self._node.complain(f"the camera's place on the robot is not published: {error}", "warning")
+            return
+        if mount is None:
+            return
+        images = getattr(camera.config, "frame_id", mount.child)
+        if images != mount.child:
+            self._node.complain(
+                f"the camera's place is that of '{mount.child}', but its images are of '{images}': set its frame_id, "
+                "or calibrate with --child",
+                "warning",
+            )
+        self._send(mount)
+
+    def _send(self, mount: calibration_files.Mount) -> None:
+        try:
+            tf = importlib.import_module("tf2_msgs.msg")
+        except ImportError:
+            self._node.complain(
+                f"the camera's place in {mount.parent} is not published: it needs tf2_msgs, which comes with ROS 2",
+                "warning",
+            )
+            return
+        from geometry_msgs.msg import Quaternion, Transform, TransformStamped, Vector3
+
+        if self._publisher is None:
+            self._publisher = self._node.create_publisher(tf.TFMessage, TOPIC, topics.LATCHED)
+        x, y, z, w = calibration_files.quaternion(mount.pose[:3, :3])
+        where = dict(zip("xyz", map(float, mount.pose[:3, 3]), strict=True))
+        sent = TransformStamped(child_frame_id=mount.child)
+        sent.header.frame_id, sent.header.stamp = mount.parent, self._node.get_clock().now().to_msg()
+        sent.transform = Transform(translation=Vector3(**where), rotation=Quaternion(x=x, y=y, z=z, w=w))
+        self._publisher.publish(tf.TFMessage(transforms=[sent]))
+
 
 HUNG_S = 1.0
 """A driver that exceeds its own timeout by more than this is not waited for."""
+
 _LISTENER_S = 1.0
 """How long a recording's first frame waits for somebody who takes images, where nodes were waited for."""
+
 _NEXT_FRAME_S = 0.3
 """The frame under way is waited for before a driver is closed while it is read from."""
 
@@ -38,7 +98,7 @@ class _Reading:
 class CameraConfig:
     """Which camera, and what to do when it ends or is lost. The driver's own settings are `<driver>.<setting>`."""
 
-    driver: str = setting("simulated", "Camera driver: a name in actrec.capture.")
+    driver: str = setting("simulated", "Camera driver: a name in actrec.cameras.")
     on_end: str = setting("exit", "At the end of a recording.", choices=("exit", "deactivate", "stay"))
     read_timeout_s: float = setting(
         2.0, "A camera that gives no frame for this long is lost.", unit="s", range=(0.1, 60.0)
@@ -77,16 +137,16 @@ class CameraNode(ActrecNode[CameraConfig]):
 
     def configure(self) -> None:
         """Finds the driver, declares its settings and makes it; the device is opened by activation."""
-        driver = capture.DRIVERS.get(self.config.driver)
-        options = params.declare(self, driver.config_class, self.config.driver).read()
-        self._camera = driver(**params.as_options(options))
+        driver = cameras.DRIVERS.get(self.config.driver)
+        options = parameters.declare(self, driver.config_class, self.config.driver).read()
+        self._camera = driver(**parameters.as_options(options))
         self._camera.prepare()
         for name, kind, profile in (
-            (topics.COLOUR, Image, qos.IMAGE_PUBLISHER),
-            (topics.COLOUR_INFO, CameraInfo, qos.IMAGE_PUBLISHER),
-            (topics.DEPTH, Image, qos.IMAGE_PUBLISHER),
-            (topics.DEPTH_INFO, CameraInfo, qos.IMAGE_PUBLISHER),
-            (topics.TRUE_SKELETONS, SkeletonArray, qos.SMALL),
+            (topics.COLOUR, Image, topics.IMAGE_PUBLISHER),
+            (topics.COLOUR_INFO, CameraInfo, topics.IMAGE_PUBLISHER),
+            (topics.DEPTH, Image, topics.IMAGE_PUBLISHER),
+            (topics.DEPTH_INFO, CameraInfo, topics.IMAGE_PUBLISHER),
+            (topics.TRUE_SKELETONS, SkeletonArray, topics.SMALL),
         ):
             self._outputs[name] = self.create_lifecycle_publisher(kind, name, profile)
 
@@ -160,7 +220,7 @@ class CameraNode(ActrecNode[CameraConfig]):
     def _publish_joints(self, topic: str, frame: RgbdFrame, head: Any) -> None:
         if topic not in self._outputs:
             # Only a source of joints alone publishes `skeletons`: with images that is the skeleton node's.
-            self._outputs[topic] = self.create_lifecycle_publisher(SkeletonArray, topic, qos.SMALL)
+            self._outputs[topic] = self.create_lifecycle_publisher(SkeletonArray, topic, topics.SMALL)
             self._outputs[topic].on_activate(None)
         self._outputs[topic].publish(conversions.bodies_to_message(frame.skeletons, head))
 

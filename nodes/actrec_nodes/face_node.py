@@ -4,9 +4,10 @@ from typing import Any
 
 from actrec_msgs.msg import FaceArray
 
-from actrec.perception import FacePerception, FacePerceptionConfig
-from actrec_nodes import conversions, process, topics
-from actrec_nodes.body_parts_node import BodyPartsNode
+from actrec.perception.pipeline import FacePerception, FacePerceptionConfig
+from actrec_nodes.bringup import process
+from actrec_nodes.common import conversions, topics
+from actrec_nodes.common.frame_nodes import BodyPartsNode
 
 
 class FaceNode(BodyPartsNode[FacePerceptionConfig]):

@@ -1,29 +1,198 @@
-"""Labels what tracked people do: `skeletons` and whatever else its model needs in, `action_label` out."""
+"""Labels what tracked people do: `skeletons` and whatever else its model needs in, `action_label` out.
+
+The recognizer's ears: it subscribes to what its model needs, and knows which of it is silent.
+"""
 
 import dataclasses
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from actrec_msgs.msg import ActionLabel
+from actrec_msgs.msg import ActionLabel, FaceArray, HandArray, SkeletonArray
 from actrec_msgs.srv import ListModels, LoadModel
 from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.task import Future
+from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
-from actrec import inference, zoo
-from actrec.config import setting
-from actrec.errors import ActrecError, DeviceError
-from actrec.inference import Session
-from actrec.observations import WORDS
-from actrec.recognition import Counts, LabelledWindow, RecognitionConfig, Recognizer
-from actrec_nodes import conversions, params, process, qos, topics
-from actrec_nodes.lifecycle import ActrecNode, one_line
-from actrec_nodes.recognizer_inputs import Frame, Inputs
-from actrec_nodes.worker import Worker
+from actrec import inference
+from actrec.inference import zoo
+from actrec.inference.session import Session
+from actrec.recognition.labels import Counts, LabelledWindow, RecognitionConfig
+from actrec.recognition.recognizer import Recognizer
+from actrec.recognition.streams import WORDS
+from actrec.types import Body, Intrinsics
+from actrec.utils.config import setting
+from actrec.utils.errors import ActrecError, DeviceError, InputError
+from actrec_nodes.bringup import process
+from actrec_nodes.common import conversions, parameters, topics
+from actrec_nodes.common.lifecycle import ActrecNode, one_line
+from actrec_nodes.common.worker import Worker
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame that is in the windows.
+
+    Attributes:
+        stamp_ns, frame_id: Of its message.
+        endings: What is to be said of bodies that have left.
+    """
+
+    stamp_ns: int
+    frame_id: str
+    endings: list[LabelledWindow]
+
+
+SOURCES: dict[str, tuple[str, str]] = {
+    "bodies": (topics.SKELETONS, "skeleton_node"),
+    "hands": (topics.HANDS, "hand_node"),
+    "face": (topics.FACE, "face_node"),
+    "flow": (topics.SCENE_FLOW, "scene_flow_node"),
+    "colour": (topics.COLOUR, "camera_node"),
+}
+"""Stream to its topic and the node that publishes it."""
+
+
+class Inputs:
+    """Subscriptions to the streams that a recognizer needs; what comes is given to it at once, in the callback.
+
+    Args:
+        node: Holds the subscriptions.
+        recognizer: Is given what comes.
+        on_frame: Called with each frame that is to be labelled.
+        on_error: Called with what went wrong with a message.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        recognizer: Recognizer,
+        on_frame: Callable[[Frame], None],
+        on_error: Callable[[Exception], None],
+    ):
+        self._node, self._recognizer = node, recognizer
+        self._on_frame, self._on_error = on_frame, on_error
+        self._subscriptions: dict[str, Any] = {}
+        self._opened: dict[str, float] = {}
+        self._heard: set[str] = set()
+        self._ever_heard: set[str] = set()
+        self._intrinsics: Intrinsics | None = None
+
+    # -- subscriptions -------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Subscribes to what the model needs and is not subscribed yet; drops what it does not need."""
+        wanted = {name: entry for stream in self._recognizer.streams for name, entry in self._entries(stream).items()}
+        if self._recognizer.needs_size:
+            wanted[topics.COLOUR_INFO] = (CameraInfo, self._on_size, topics.IMAGE_SUBSCRIBER)
+        for name in [name for name in self._subscriptions if name not in wanted]:
+            self._node.destroy_subscription(self._subscriptions.pop(name))
+        for name, (kind, callback, profile) in wanted.items():
+            if name not in self._subscriptions:
+                self._opened[name] = time.monotonic()
+                self._ever_heard.discard(name)
+                self._subscriptions[name] = self._node.create_subscription(
+                    kind, name, self._guarded(name, callback), profile
+                )
+
+    def close(self) -> None:
+        """Unsubscribes from everything."""
+        for subscription in self._subscriptions.values():
+            self._node.destroy_subscription(subscription)
+        self._subscriptions.clear()
+
+    def _entries(self, stream: str) -> dict[str, tuple[type, Callable[[Any], None], Any]]:
+        """Topic to message type, callback and quality of service."""
+        subject = stream == self._recognizer.subject
+        profile = topics.WINDOW_SUBSCRIBER if subject else topics.SMALL
+        if stream == "bodies":
+            return {topics.SKELETONS: (SkeletonArray, self._on_skeletons, profile)}
+        if stream == "hands":
+            return {topics.HANDS: (HandArray, self._on_hands, profile)}
+        if stream == "face":
+            return {topics.FACE: (FaceArray, self._on_faces, profile)}
+        if stream == "colour":
+            return {topics.COLOUR: (Image, self._on_colour, topics.IMAGE_SUBSCRIBER)}
+        return {
+            topics.SCENE_FLOW_INFO: (CameraInfo, self._on_flow_info, topics.IMAGE_SUBSCRIBER),
+            topics.SCENE_FLOW: (Image, self._on_flow, topics.IMAGE_SUBSCRIBER),
+        }
+
+    def _guarded(self, name: str, callback: Callable[[Any], None]) -> Callable[[Any], None]:
+        def receive(message: Any) -> None:
+            self._heard.add(name)
+            self._ever_heard.add(name)
+            try:
+                callback(message)
+            except Exception as error:  # one bad message must not silence the node, which reports it
+                self._on_error(error)
+
+        return receive
+
+    # -- callbacks -----------------------------------------------------------------------------------------------------
+
+    def _on_skeletons(self, message: SkeletonArray) -> None:
+        self._frame(message, conversions.message_to_bodies(message))
+
+    def _on_hands(self, message: HandArray) -> None:
+        hands = conversions.message_to_hands(message)
+        if self._recognizer.subject == "hands":
+            self._frame(message, hands)
+        else:
+            self._recognizer.add_hands(conversions.stamp_to_ns(message.header.stamp), hands)
+
+    def _frame(self, message: SkeletonArray | HandArray, bodies: list[Any]) -> None:
+        found: list[Body] = bodies
+        stamp_ns = conversions.stamp_to_ns(message.header.stamp)
+        endings = self._recognizer.observe(stamp_ns, found)
+        self._on_frame(Frame(stamp_ns, message.header.frame_id, endings))
+
+    def _on_faces(self, message: FaceArray) -> None:
+        faces = conversions.message_to_faces(message)
+        self._recognizer.add_faces(conversions.stamp_to_ns(message.header.stamp), faces)
+
+    def _on_colour(self, message: Image) -> None:
+        colour = conversions.image_to_colour(message)
+        self._recognizer.add_colour(conversions.stamp_to_ns(message.header.stamp), colour)
+
+    def _on_flow(self, message: Image) -> None:
+        if self._intrinsics is None:
+            raise InputError(f"scene flow without its camera_info on {self._name(topics.SCENE_FLOW_INFO)} is left out")
+        flow = conversions.image_to_flow(message)
+        self._recognizer.add_flow(conversions.stamp_to_ns(message.header.stamp), flow, self._intrinsics)
+
+    def _on_flow_info(self, message: CameraInfo) -> None:
+        self._intrinsics = conversions.info_to_intrinsics(message)
+
+    def _on_size(self, message: CameraInfo) -> None:
+        self._recognizer.set_size(message.width, message.height)
+
+    # -- silence -------------------------------------------------------------------------------------------------------
+
+    def silent(self, startup_s: float) -> dict[str, str]:
+        """What has not been heard since the last call, in words, by stream.
+
+        Args:
+            startup_s: How long a stream's first message may take after subscribing.
+        """
+        now, found = time.monotonic(), {}
+        for stream in self._recognizer.streams:
+            topic, publisher = SOURCES[stream]
+            starting = topic not in self._ever_heard and now - self._opened.get(topic, now) < startup_s
+            if topic not in self._heard and not starting:
+                found[stream] = f"{WORDS[stream]} on {self._name(topic)}: is {publisher} active?"
+        self._heard.clear()
+        return found
+
+    def _name(self, topic: str) -> str:
+        return str(self._node.resolve_topic_name(topic))
+
 
 FALLBACK = "onnxruntime"
 """The backend that runs anywhere."""
@@ -60,7 +229,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
 
     def __init__(self, **node_options: Any):
         super().__init__("recognizer_node", RecognizerConfig, **node_options)
-        self._recognition = params.declare(self, RecognitionConfig)
+        self._recognition = parameters.declare(self, RecognitionConfig)
         self._session: Session | None = None
         self._recognizer: Recognizer | None = None
         self._swap = threading.Lock()
@@ -85,8 +254,8 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         self._fallback = ""
         self._session = self._first(self.config.model)
         self._recognizer = Recognizer(self._session, **dataclasses.asdict(self._recognition.read()))
-        self._labels = self.create_lifecycle_publisher(ActionLabel, topics.ACTION_LABEL, qos.SMALL)
-        self._text = self.create_lifecycle_publisher(String, topics.ACTION_LABEL_TEXT, qos.SMALL)
+        self._labels = self.create_lifecycle_publisher(ActionLabel, topics.ACTION_LABEL, topics.SMALL)
+        self._text = self.create_lifecycle_publisher(String, topics.ACTION_LABEL_TEXT, topics.SMALL)
         self._tell(self._session)
 
     def activate(self) -> None:
@@ -275,7 +444,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         return inference.resolve(self.config.backend, zoo.find(model))
 
     def _options(self, backend: str) -> dict[str, Any]:
-        settings = params.declare(self, inference.BACKENDS.get(backend).config_class, backend).read()
+        settings = parameters.declare(self, inference.BACKENDS.get(backend).config_class, backend).read()
         return dataclasses.asdict(settings)
 
     async def _on_load_model(self, request: LoadModel.Request, response: LoadModel.Response) -> LoadModel.Response:

@@ -19,14 +19,16 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_event import SubscriptionEventCallbacks
 from rclpy.signals import SignalHandlerOptions
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 
-from actrec.config import build, setting
-from actrec.errors import ActrecError, ConfigError, DeviceError
-from actrec.frames import NANOSECONDS
-from actrec.recordings.bag_writer import BagWriter
-from actrec_nodes import params, topics, transport
+from actrec.recordings.rosbag.writer import BagWriter
+from actrec.types import NANOSECONDS
+from actrec.utils.config import build, setting
+from actrec.utils.errors import ActrecError, ConfigError, DeviceError
+from actrec_nodes.bringup import transport
+from actrec_nodes.common import parameters, topics
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -75,7 +77,7 @@ class RecordNode(Node):
         build(RecordConfig, options)  # unknown and mistyped options are reported before ROS sees them
         overrides = [Parameter(name, value=value) for name, value in options.items() if value != []]
         super().__init__("record_node", parameter_overrides=overrides, **(node_options or {}))
-        self.config: RecordConfig = params.declare(self, RecordConfig).read()
+        self.config: RecordConfig = parameters.declare(self, RecordConfig).read()
         if not self.config.out:
             raise ConfigError("the recorder needs a bag to write: set its option out")
         self.dropped, self.lost = 0, 0

@@ -4,13 +4,14 @@ from typing import Any
 
 from sensor_msgs.msg import CameraInfo, Image
 
-from actrec import sceneflow
-from actrec.frames import RgbdFrame
-from actrec.sceneflow.pairs import FlowPairs, SceneFlowConfig
-from actrec.sceneflow.preview import picture
-from actrec_nodes import conversions, params, process, qos, topics
-from actrec_nodes.camera_pose import TfCameraMotion
-from actrec_nodes.frame_node import FrameNode
+from actrec import scene_flow
+from actrec.scene_flow.preview import picture
+from actrec.scene_flow.stream import FlowPairs, SceneFlowConfig
+from actrec.types import RgbdFrame
+from actrec_nodes.bringup import process
+from actrec_nodes.common import conversions, parameters, topics
+from actrec_nodes.common.frame_nodes import FrameNode
+from actrec_nodes.common.tf import TfCameraMotion
 
 
 class SceneFlowNode(FrameNode[SceneFlowConfig]):
@@ -26,15 +27,19 @@ class SceneFlowNode(FrameNode[SceneFlowConfig]):
 
     def configure(self) -> None:
         """Finds the method, declares its settings and makes it."""
-        method = sceneflow.METHODS.get(self.config.method)
-        options = params.declare(self, method.config_class, self.config.method).read()
-        made = method(**params.as_options(options))
+        method = scene_flow.METHODS.get(self.config.method)
+        options = parameters.declare(self, method.config_class, self.config.method).read()
+        made = method(**parameters.as_options(options))
         if self.config.camera_motion == "tf":
             self._tf = TfCameraMotion(self, self.config.fixed_frame, self._warn)
         self._pairs = FlowPairs(made, self.config, self._tf, self._warn)
-        self._flow_publisher = self.create_lifecycle_publisher(Image, topics.SCENE_FLOW, qos.IMAGE_PUBLISHER)
-        self._info_publisher = self.create_lifecycle_publisher(CameraInfo, topics.SCENE_FLOW_INFO, qos.IMAGE_PUBLISHER)
-        self._preview_publisher = self.create_lifecycle_publisher(Image, topics.SCENE_FLOW_PREVIEW, qos.IMAGE_PUBLISHER)
+        self._flow_publisher = self.create_lifecycle_publisher(Image, topics.SCENE_FLOW, topics.IMAGE_PUBLISHER)
+        self._info_publisher = self.create_lifecycle_publisher(
+            CameraInfo, topics.SCENE_FLOW_INFO, topics.IMAGE_PUBLISHER
+        )
+        self._preview_publisher = self.create_lifecycle_publisher(
+            Image, topics.SCENE_FLOW_PREVIEW, topics.IMAGE_PUBLISHER
+        )
 
     def activate(self) -> None:
         """Starts without a last frame."""

@@ -4,9 +4,10 @@ from typing import Any
 
 from actrec_msgs.msg import SkeletonArray
 
-from actrec.perception import BodyPerception, BodyPerceptionConfig
-from actrec_nodes import conversions, process, topics
-from actrec_nodes.perception_node import PerceptionNode
+from actrec.perception.pipeline import BodyPerception, BodyPerceptionConfig
+from actrec_nodes.bringup import process
+from actrec_nodes.common import conversions, topics
+from actrec_nodes.common.frame_nodes import PerceptionNode
 
 
 class SkeletonNode(PerceptionNode[BodyPerceptionConfig]):

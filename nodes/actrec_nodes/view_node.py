@@ -13,10 +13,11 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
-from actrec.errors import ActrecError, ConfigError, DeviceError
-from actrec.viewing import Viewer
-from actrec_nodes import conversions, qos, shared_frames, topics, transport
-from actrec_nodes.synchroniser import RgbdMessages, SynchroniserConfig
+from actrec.utils.errors import ActrecError, ConfigError, DeviceError
+from actrec.visualization.rerun_view import Viewer
+from actrec_nodes.bringup import transport
+from actrec_nodes.common import conversions, synchronizer, topics
+from actrec_nodes.common.synchronizer import RgbdMessages, SynchroniserConfig
 
 SILENCE_S = 10.0
 """Where nothing has come for so long since the start, nothing will."""
@@ -43,12 +44,12 @@ class ViewNode(Node):
         super().__init__("view_node", **node_options)
         self.heard = False
         self._viewer = viewer
-        self.stop = shared_frames.listen(
-            shared_frames.Listener(self, self._on_frame, self._complain, lambda number: None), SynchroniserConfig()
+        self.stop = synchronizer.listen(
+            synchronizer.Listener(self, self._on_frame, self._complain, lambda number: None), SynchroniserConfig()
         )
         for topic, (kind, read) in BODIES.items():
-            self.create_subscription(kind, topic, self._shower(topic, read), qos.SMALL)
-        self.create_subscription(ActionLabel, topics.ACTION_LABEL, self._on_label, qos.SMALL)
+            self.create_subscription(kind, topic, self._shower(topic, read), topics.SMALL)
+        self.create_subscription(ActionLabel, topics.ACTION_LABEL, self._on_label, topics.SMALL)
 
     def _shower(self, topic: str, read: Callable[[Any], Sequence[Any]]) -> Callable[[Any], None]:
         def show(message: Any) -> None:

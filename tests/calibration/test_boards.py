@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from actrec.errors import ConfigError, InputError
-from actrec.frames import Intrinsics
-from actrec_calibration import print_board
-from actrec_calibration.boards import Board, aruco_dictionary
-from tests.calibration.rendering import project, render, views
+from actrec.types import Intrinsics
+from actrec.utils.errors import ConfigError, InputError
+from actrec_calibration import board
+from actrec_calibration.board import Board, aruco_dictionary
+from actrec_calibration.rendering import project, render, views
 
 CAMERA = Intrinsics(640, 480, 525.0, 523.0, 322.3, 237.1, (0.08, -0.15, 0.001, -0.0015, 0.03))
 CHARUCO = Board.of()
@@ -181,7 +181,7 @@ def page(path) -> tuple[tuple[float, float], np.ndarray]:
 
 
 def test_a_printed_page_has_the_board_at_its_size(tmp_path):
-    assert print_board.write(CHARUCO, tmp_path / "board.pdf") == "a4"
+    assert board.write(CHARUCO, tmp_path / "board.pdf") == "a4"
     (width, height), black = page(tmp_path / "board.pdf")
     np.testing.assert_allclose((width, height), (0.297, 0.210), atol=1e-6)
     density = 3000
@@ -199,7 +199,7 @@ def test_a_printed_page_has_the_board_at_its_size(tmp_path):
 
 
 def test_a_pdf_is_one(tmp_path):
-    print_board.write(CHESSBOARD, tmp_path / "board.pdf")
+    board.write(CHESSBOARD, tmp_path / "board.pdf")
     data = (tmp_path / "board.pdf").read_bytes()
     start = int(data.split(b"startxref\n")[1].split()[0])
     assert data[start : start + 4] == b"xref"
@@ -208,7 +208,7 @@ def test_a_pdf_is_one(tmp_path):
 
 
 def test_a_png_says_its_resolution(tmp_path):
-    print_board.write(CHARUCO, tmp_path / "board.png")
+    board.write(CHARUCO, tmp_path / "board.png")
     data = (tmp_path / "board.png").read_bytes()
     per_m = struct.unpack(">I", data.split(b"pHYs")[1][:4])[0]
     picture = cv2.imread(str(tmp_path / "board.png"), cv2.IMREAD_GRAYSCALE)
@@ -218,10 +218,10 @@ def test_a_png_says_its_resolution(tmp_path):
 
 def test_larger_boards_take_larger_paper(tmp_path):
     large = Board.of(square=0.045, marker=0.03)
-    assert print_board.write(large, tmp_path / "large.pdf") == "a3"
+    assert board.write(large, tmp_path / "large.pdf") == "a3"
     with pytest.raises(ConfigError, match=r"405×270 mm does not fit A4 lying"):
-        print_board.write(large, tmp_path / "large.pdf", "a4")
+        board.write(large, tmp_path / "large.pdf", "a4")
     with pytest.raises(ConfigError, match=r"4500×3000 mm is too large for a PNG of 600 dpi"):
-        print_board.write(Board.of(square=0.5, marker=0.3), tmp_path / "large.png")
+        board.write(Board.of(square=0.5, marker=0.3), tmp_path / "large.png")
     with pytest.raises(ConfigError, match="neither .pdf nor .png"):
-        print_board.write(large, tmp_path / "large.svg")
+        board.write(large, tmp_path / "large.svg")

@@ -11,16 +11,16 @@ import cv2
 import numpy as np
 import pytest
 
-from actrec import camera_files
-from actrec.camera_files import COLOUR, DEPTH, DepthGeometry
 from actrec.cli import main
-from actrec.errors import DeviceError, EndOfStream
-from actrec.frames import NANOSECONDS, Intrinsics
-from actrec_calibration.boards import Board, Detection
+from actrec.types import NANOSECONDS, Intrinsics
+from actrec.utils import calibration_files
+from actrec.utils.calibration_files import COLOUR, DEPTH, DepthGeometry
+from actrec.utils.errors import DeviceError, EndOfStream
+from actrec_calibration.board import Board, Detection
 from actrec_calibration.coverage import CoverageConfig
 from actrec_calibration.live import Collector, LiveConfig, Stillness, collect, preview
-from actrec_calibration.pictures import Picture, read_file
-from tests.calibration.rendering import render, views
+from actrec_calibration.rendering import render, views
+from actrec_calibration.sources import Picture, read_file
 
 VGA = Intrinsics(640, 480, 525.0, 523.0, 322.3, 237.1, (0.08, -0.15, 0.001, -0.0015, 0.03))
 BOARD = Board.of()
@@ -62,7 +62,7 @@ def test_from_pictures_to_the_cameras_file(pictures, place, capsys):
     said = json.loads(streams.out)
     assert "the board is in 16 of 17 pictures" in streams.err
     assert said["file"] == str(place / "cameras/0123_color.yaml")
-    found = camera_files.load("0123").colour
+    found = calibration_files.load("0123").colour
     assert found.fx == said["intrinsics"]["fx"] == pytest.approx(525, rel=0.003)
     assert found.cx == pytest.approx(322.3, abs=1) and len(found.distortion) == 5
     note = Path(said["file"]).read_text().splitlines()[:2]
@@ -76,16 +76,16 @@ def test_from_pictures_to_the_cameras_file(pictures, place, capsys):
         status(["intrinsics", str(pictures), "--serial", "0123", "--overwrite", "--model", "rational_polynomial"]) == 0
     )
     assert "wrote" in capsys.readouterr().out
-    assert len(camera_files.load("0123").colour.distortion) == 8
+    assert len(calibration_files.load("0123").colour.distortion) == 8
 
 
 def test_a_depth_lens_keeps_its_place(pictures, place, capsys):
     known = DepthGeometry(np.eye(4), 1.01, 0.002)
-    path = camera_files.path_of("0123", DEPTH)
-    camera_files.write_intrinsics(path, dataclasses.replace(VGA, fx=500.0), "0123_depth", known)
+    path = calibration_files.path_of("0123", DEPTH)
+    calibration_files.write_intrinsics(path, dataclasses.replace(VGA, fx=500.0), "0123_depth", known)
     assert status(["intrinsics", str(pictures), "--serial", "0123", "--part", "depth", "--overwrite"]) == 0
     assert "run actrec calibrate depth again" in capsys.readouterr().err
-    files = camera_files.load("0123")
+    files = calibration_files.load("0123")
     assert files.geometry.scale == 1.01 and files.depth.fx == pytest.approx(525, rel=0.003) and files.colour is None
 
 
@@ -101,8 +101,8 @@ def test_infrared_pictures_of_16_bit_are_made_visible(place):
     ("change", "holds"), [({}, True), ({"fx": 530.25, "fy": 528.23}, False), ({"cx": 327.3}, False)]
 )
 def test_check(pictures, place, capsys, change, holds):
-    path = camera_files.path_of("0123", COLOUR)
-    camera_files.write_intrinsics(path, dataclasses.replace(VGA, **change), "0123_color")
+    path = calibration_files.path_of("0123", COLOUR)
+    calibration_files.write_intrinsics(path, dataclasses.replace(VGA, **change), "0123_color")
     assert status(["check", str(pictures), "--serial", "0123", "--json"]) == (0 if holds else 1)
     said = json.loads(capsys.readouterr().out)
     assert said["holds"] is holds and (said["moved_px"] > said["tolerance_px"]) is not holds
@@ -111,10 +111,10 @@ def test_check(pictures, place, capsys, change, holds):
 
 
 def test_check_of_another_size(pictures, place, capsys):
-    path = camera_files.path_of("0123", COLOUR)
-    camera_files.write_intrinsics(path, VGA.resized(1280, 960), "0123_color")
+    path = calibration_files.path_of("0123", COLOUR)
+    calibration_files.write_intrinsics(path, VGA.resized(1280, 960), "0123_color")
     assert status(["check", str(pictures), "--serial", "0123"]) == 0
-    camera_files.write_intrinsics(path, dataclasses.replace(VGA, width=1280, height=720), "0123_color")
+    calibration_files.write_intrinsics(path, dataclasses.replace(VGA, width=1280, height=720), "0123_color")
     assert status(["check", str(pictures), "--serial", "0123"]) == 1
     assert "of another aspect" in capsys.readouterr().err
 
@@ -253,12 +253,12 @@ def test_live_from_a_driver(place, capsys):
     assert status(["intrinsics", *source, "--serial", "0123", "--preview", "live.jpg", "--report", "report"]) == 0
     streams = capsys.readouterr()
     assert "9 views, " in streams.err and "show the board in the image's" in streams.err
-    found = camera_files.load("0123").colour
+    found = calibration_files.load("0123").colour
     assert found.fx == pytest.approx(525, rel=0.003) and found.cy == pytest.approx(237.1, abs=1)
     assert cv2.imread("live.jpg").shape == (480, 640, 3)
     kept = sorted(path.name for path in (place / "report/pictures").iterdir())
     assert len(kept) == 9
     # The kept pictures calibrate the same again.
     assert status(["intrinsics", "report/pictures", "--serial", "again", "--report", "again"]) == 0
-    assert camera_files.load("again").colour == found
+    assert calibration_files.load("again").colour == found
     assert status(["check", *source, "--serial", "0123", "--report", "check"]) == 0

@@ -10,17 +10,16 @@ import numpy as np
 import pyrealsense2 as rs
 import pytest
 
-from actrec import camera_files
-from actrec.camera_files import COLOUR, DEPTH
-from actrec.capture import realsense
-from actrec.capture.realsense import RealSenseCamera
+from actrec.cameras.realsense import camera as realsense_camera
+from actrec.cameras.realsense.camera import RealSenseCamera
 from actrec.cli import calibrate, main
-from actrec.frames import Intrinsics
-from actrec_calibration import pairs, simulated
-from actrec_calibration.boards import Board
-from actrec_calibration.poses import board_pose
-from actrec_calibration.transforms import apart
-from tests.calibration.rendering import render, views
+from actrec.types import Intrinsics
+from actrec.utils import calibration_files
+from actrec.utils.calibration_files import COLOUR, DEPTH
+from actrec_calibration import live, simulated
+from actrec_calibration.board import Board
+from actrec_calibration.rendering import render, views
+from actrec_calibration.solver import apart, board_pose
 from tests.core.capture.software_realsense import SoftwareRealSense
 from tests.core.capture.two_views import TwoViews
 
@@ -38,7 +37,7 @@ def camera(monkeypatch, tmp_path):
     """A camera that is plugged in."""
     monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path / "cameras"))
     context = rs.context()
-    monkeypatch.setattr(realsense, "open_context", lambda: context)
+    monkeypatch.setattr(realsense_camera, "open_context", lambda: context)
     made = SoftwareRealSense(views=TwoViews(depth=Intrinsics(640, 480, 385.0, 385.5, 318.7, 241.3)), fps=15)
     made.plug_into(context)
     return made
@@ -90,7 +89,7 @@ def test_depth_of_a_camera_that_knows_where_its_depth_camera_sits(device, capsys
     assert "hold the board still for a moment" in streams.err and "6 of 6 views" in streams.err
     figures = json.loads(streams.out)
     assert figures["views"] == 6 and figures["bias_mm"] == pytest.approx(1e3 * BIAS, abs=1)
-    files = camera_files.load(device.serial)
+    files = calibration_files.load(device.serial)
     np.testing.assert_allclose(files.geometry.to_colour, device.views.to_colour, atol=1e-6)
     np.testing.assert_allclose(files.depth.matrix, device.views.depth.matrix, atol=1e-3)
     with RealSenseCamera(fps=15) as camera:
@@ -116,7 +115,7 @@ def test_ctrl_c_calibrates_with_the_views_so_far(device, capsys, monkeypatch):
         if text.startswith("6 of"):
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(pairs, "_say", interrupted)
+    monkeypatch.setattr(live, "_say", interrupted)
     command = ["calibrate", "depth", "--driver", "realsense", "--driver-option", "fps=15", "--registered", "--json"]
     assert main([*command, "--views", "50", "--model", "bias", "--serial", device.serial, *ARGUMENTS]) == 0
     assert json.loads(capsys.readouterr().out)["views"] == 6
@@ -127,13 +126,15 @@ def test_another_camera_than_named(device, capsys):
     command = ["calibrate", "depth", "--driver", "realsense", "--driver-option", "fps=15", "--registered"]
     assert main([*command, "--views", "3", "--serial", "other", *ARGUMENTS]) == 2
     assert f"the camera's serial number is {device.serial}, not other" in capsys.readouterr().err
-    assert not camera_files.path_of("other", DEPTH).exists()
+    assert not calibration_files.path_of("other", DEPTH).exists()
 
 
 @pytest.mark.parametrize("command", ["intrinsics", "check"])
 def test_a_lens_is_of_the_camera_that_is_named(camera, tmp_path, capsys, command):
     for part in (COLOUR, DEPTH):
-        camera_files.write_intrinsics(camera_files.path_of("other", part, tmp_path), camera.views.colour, part)
+        calibration_files.write_intrinsics(
+            calibration_files.path_of("other", part, tmp_path), camera.views.colour, part
+        )
     source = ["calibrate", command, "--driver", "realsense", "--serial", "other", "--cameras", str(tmp_path)]
     source += ["--overwrite"] if command == "intrinsics" else []
     assert main(source) == 1
@@ -148,7 +149,7 @@ def test_where_the_depth_camera_sits(device, capsys):
     assert main([*command, "--views", "10", "--json", "--serial", device.serial, *ARGUMENTS]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["views"] == 10 and figures["bias_mm"] == pytest.approx(1e3 * BIAS, abs=1)
-    metres, degrees = apart(camera_files.load(device.serial).geometry.to_colour, device.views.to_colour)
+    metres, degrees = apart(calibration_files.load(device.serial).geometry.to_colour, device.views.to_colour)
     assert metres < 0.002 and degrees < 0.1
 
 
@@ -174,7 +175,7 @@ def test_a_camera_on_an_arm_tells_its_own_lens(camera, tmp_path, monkeypatch, ca
         assert json.loads(capsys.readouterr().out)["views"] == 8
         assert main([*command, "--serial", "other", *ARGUMENTS]) == 1
         assert f"no RealSense has serial number other; connected: {camera.serial}" in capsys.readouterr().err
-    metres, degrees = apart(camera_files.load(camera.serial).mount.pose, arm.camera)
+    metres, degrees = apart(calibration_files.load(camera.serial).mount.pose, arm.camera)
     assert metres < 0.002 and degrees < 0.1
 
 
@@ -193,5 +194,5 @@ def test_the_floor_before_a_robot(camera, capsys):
         assert "the floor is found in registered depth" in capsys.readouterr().err
         assert main([*command, "--overwrite", "--columns", "9"]) == 1
         assert "no frame of 10 shows the board" in capsys.readouterr().err
-    metres, degrees = apart(camera_files.load(camera.serial).mount.pose, room.camera)
+    metres, degrees = apart(calibration_files.load(camera.serial).mount.pose, room.camera)
     assert metres < 0.002 and degrees < 0.1

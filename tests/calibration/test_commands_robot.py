@@ -6,13 +6,14 @@ import cv2
 import numpy as np
 import pytest
 
-from actrec import camera_files, cli
-from actrec.camera_files import DepthGeometry, quaternion
+from actrec import cli
 from actrec.simulation.noise import SENSORS, SensorNoise
+from actrec.utils import calibration_files
+from actrec.utils.calibration_files import DepthGeometry, quaternion
 from actrec_calibration import simulated
-from actrec_calibration.boards import Board
-from actrec_calibration.transforms import apart, inverse
-from tests.calibration.rendering import render
+from actrec_calibration.board import Board
+from actrec_calibration.rendering import render
+from actrec_calibration.solver import apart, inverse
 
 BOARD = Board.of(columns=10, rows=7, square=0.06, marker=0.045)
 WORDS = ["--columns", "10", "--rows", "7", "--square", "0.06", "--marker", "0.045"]
@@ -26,7 +27,7 @@ def cameras(tmp_path, monkeypatch):
     folder = tmp_path / "cameras"
     monkeypatch.setenv("ACTREC_CAMERAS", str(folder))
     for part, lens in (("color", RIG.colour), ("depth", RIG.depth)):
-        camera_files.write_intrinsics(folder / f"0123_{part}.yaml", lens, f"0123_{part}")
+        calibration_files.write_intrinsics(folder / f"0123_{part}.yaml", lens, f"0123_{part}")
     return folder
 
 
@@ -66,7 +67,7 @@ def _run(capsys, *words):
 
 def test_depth(views, cameras, capsys):
     status, said, _ = _run(capsys, "depth", views, "--serial", "0123", "--json", *WORDS)
-    found = camera_files.load("0123")
+    found = calibration_files.load("0123")
     metres, degrees = apart(found.geometry.to_colour, RIG.to_colour)
     assert status == 0 and metres < 0.002 and degrees < 0.1
     assert abs(found.geometry.bias - RIG.bias) < 0.001 and found.depth == RIG.depth
@@ -77,7 +78,7 @@ def test_depth(views, cameras, capsys):
     status, _, err = _run(capsys, "depth", views, "--serial", "0123", *WORDS)
     assert status == 2 and "add --overwrite" in err and (cameras / "0123_depth.yaml").read_text() == written
     status, out, _ = _run(capsys, "depth", views, "--serial", "0123", "--overwrite", "--model", "none", *WORDS)
-    assert status == 0 and "corrected_mm" in out and camera_files.load("0123").geometry.bias == 0
+    assert status == 0 and "corrected_mm" in out and calibration_files.load("0123").geometry.bias == 0
 
 
 def test_depth_in_error(views, tmp_path, capsys):
@@ -107,12 +108,12 @@ def test_depth_in_error(views, tmp_path, capsys):
         _write(tmp_path / f"depth/{number}_512x424.png", np.zeros((424, 512), np.uint16))
     status, _, err = _run(capsys, "depth", tmp_path, "--serial", "0123", *WORDS)
     assert status == 1 and "1_512x424.png' and '2_512x424.png' have the same number, 424" in err
-    assert camera_files.load("0123").geometry is None
+    assert calibration_files.load("0123").geometry is None
 
 
 def test_registered_depth_keeps_its_place_and_is_not_corrected_twice(views, capsys):
-    path = camera_files.path_of("0123", "depth")
-    camera_files.write_intrinsics(path, RIG.depth, "0123_depth", DepthGeometry(RIG.to_colour, 1.01, 0.0))
+    path = calibration_files.path_of("0123", "depth")
+    calibration_files.write_intrinsics(path, RIG.depth, "0123_depth", DepthGeometry(RIG.to_colour, 1.01, 0.0))
     status, _, err = _run(capsys, "depth", views, "--registered", "--overwrite", "--serial", "0123", *WORDS)
     assert status == 1 and "corrected already" in err
 
@@ -135,7 +136,7 @@ def test_hand_eye(tmp_path, capsys):
     arm = _arm(pictures, "hand")
     words = ["hand-eye", pictures, "--poses", pictures / "poses.csv", "--serial", "0123", "--parent", "tool0"]
     status, said, _ = _run(capsys, *words, "--mount", "hand", "--json")
-    mount = camera_files.load("0123").mount
+    mount = calibration_files.load("0123").mount
     metres, degrees = apart(mount.pose, arm.camera)
     assert status == 0 and metres < 0.002 and degrees < 0.1
     assert (mount.parent, mount.child) == ("tool0", "camera_color_optical_frame")
@@ -177,10 +178,10 @@ def test_floor(tmp_path, capsys):
     words += ["--square", "0.08", "--marker", "0.06"]
     status, _, err = _run(capsys, *words, lying)
     assert status == 1 and "run actrec calibrate depth first" in err
-    path = camera_files.path_of("0123", "depth")
-    camera_files.write_intrinsics(path, rig.depth, "0123_depth", DepthGeometry(rig.to_colour, rig.scale, rig.bias))
+    path = calibration_files.path_of("0123", "depth")
+    calibration_files.write_intrinsics(path, rig.depth, "0123_depth", DepthGeometry(rig.to_colour, rig.scale, rig.bias))
     status, said, _ = _run(capsys, *words, lying)
-    mount = camera_files.load("0123").mount
+    mount = calibration_files.load("0123").mount
     metres, degrees = apart(mount.pose, room.camera)
     assert status == 0 and metres < 0.002 and degrees < 0.1 and mount.parent == "base_footprint"
     assert abs(said["height_m"] - (room.camera @ rig.to_colour)[2, 3]) < 0.002
@@ -194,7 +195,7 @@ def test_points(data_root, capsys):
     assert (
         status == 0
         and abs(said["fx"] - 366.3) < 0.5
-        and camera_files.load("ntu").depth.fx == pytest.approx(said["fx"], abs=1e-3)
+        and calibration_files.load("ntu").depth.fx == pytest.approx(said["fx"], abs=1e-3)
     )
     status, _, err = _run(capsys, "points", *files, "--part", "depth", "--serial", "ntu")
     assert status == 2 and "add --overwrite" in err

@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 
-from actrec.errors import InputError
+from actrec.utils.errors import InputError
 from actrec_calibration import simulated
-from actrec_calibration.boards import Board
+from actrec_calibration.board import Board
 from actrec_calibration.depth import by_distance, check_span, plane_depth, readings
-from actrec_calibration.poses import board_pose, projected
-from actrec_calibration.transforms import apart, apply, pose_of
-from tests.calibration.rendering import render
+from actrec_calibration.rendering import render
+from actrec_calibration.solver import apart, apply, board_pose, pose_of, projected
 
 BOARD = Board.of(columns=10, rows=7, square=0.06, marker=0.045)
 CAMERA = simulated.kinect().depth

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from actrec.errors import InputError
+from actrec.utils.errors import InputError
 from actrec_calibration import simulated
-from actrec_calibration.boards import Board, Detection
-from actrec_calibration.extrinsics import Cameras, Pair, calibrate
-from actrec_calibration.transforms import apart, inverse, pose_of
-from tests.calibration.rendering import render
+from actrec_calibration.board import Board, Detection
+from actrec_calibration.depth import Cameras, Pair, calibrate
+from actrec_calibration.rendering import render
+from actrec_calibration.solver import apart, inverse, pose_of
 
 BOARD = Board.of(columns=10, rows=7, square=0.06, marker=0.045)
 SCALE, BIAS = 1.004, -0.012

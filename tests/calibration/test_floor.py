@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 
-from actrec.errors import InputError
+from actrec.utils.errors import InputError
 from actrec_calibration import simulated
-from actrec_calibration.boards import Board
+from actrec_calibration.board import Board
 from actrec_calibration.depth import plane_depth
 from actrec_calibration.floor import Floor, Lying, calibrate, find_floor
-from actrec_calibration.poses import image_rays, rays
-from actrec_calibration.transforms import apart, inverse, pose_of, turn
-from tests.calibration.rendering import render
+from actrec_calibration.rendering import render
+from actrec_calibration.solver import apart, image_rays, inverse, pose_of, rays, turn
 
 BOARD = Board.of(columns=7, rows=5, square=0.08, marker=0.06)
 

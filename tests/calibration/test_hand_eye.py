@@ -3,15 +3,14 @@
 import numpy as np
 import pytest
 
-from actrec.camera_files import quaternion
-from actrec.errors import DeviceError, InputError
-from actrec.frames import Intrinsics
-from actrec_calibration import robot_poses, simulated
-from actrec_calibration.boards import Board
-from actrec_calibration.hand_eye import View, calibrate
-from actrec_calibration.poses import board_pose, projected
-from actrec_calibration.transforms import apart, apply, inverse, pose_of
-from tests.calibration.rendering import render
+from actrec.types import Intrinsics
+from actrec.utils.calibration_files import quaternion
+from actrec.utils.errors import DeviceError, InputError
+from actrec_calibration import hand_eye, simulated
+from actrec_calibration.board import Board
+from actrec_calibration.hand_eye import HandEyeView, calibrate
+from actrec_calibration.rendering import render
+from actrec_calibration.solver import apart, apply, board_pose, inverse, pose_of, projected
 
 BOARD = Board.of()
 CAMERA = Intrinsics(1280, 720, 910, 910, 641, 358, (0.1, -0.2, 0.001, 0.0, 0.0))
@@ -23,7 +22,7 @@ def _views(mount, seed=0, count=15):
 
 
 def _with(view, gripper):
-    return View(view.name, view.points, view.pixels, gripper)
+    return HandEyeView(view.name, view.points, view.pixels, gripper)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -46,7 +45,7 @@ def test_rendered_pictures(mount):
         seen = BOARD.detect(render(BOARD, CAMERA, pose, blur=0.7, noise=4, seed=len(views))[0])
         if seen is not None:
             gripper = simulated.shaken(arm.gripper(pose), random, 1e-4, 0.02)
-            views.append(View(str(len(views)), BOARD.points[seen.ids], seen.pixels, gripper))
+            views.append(HandEyeView(str(len(views)), BOARD.points[seen.ids], seen.pixels, gripper))
     metres, degrees = apart(calibrate(views, CAMERA, mount).camera, arm.camera)
     assert metres < 0.002 and degrees < 0.1
 
@@ -57,7 +56,7 @@ def test_exact_views_give_the_exact_place():
     for view in views:
         pose = simulated.held(BOARD, CAMERA, random, 0.4, 0.7, 35)
         seen = simulated.corners(BOARD, CAMERA, pose, 0.0, random)
-        exact.append(View(view.name, BOARD.points[seen.ids], seen.pixels, arm.gripper(pose)))
+        exact.append(HandEyeView(view.name, BOARD.points[seen.ids], seen.pixels, arm.gripper(pose)))
     metres, degrees = apart(calibrate(exact, CAMERA, "hand").camera, arm.camera)
     assert metres < 1e-6 and degrees < 1e-4
 
@@ -95,7 +94,7 @@ def _turning(turns, count=8):
         pose = pose_of(np.concatenate([np.radians(turn), [0, 0, 0]]))
         pose[:3, 3] = [0, 0, 0.5] - pose[:3, :3] @ np.array([*BOARD.size, 0]) / 2 + random.uniform(-0.03, 0.03, 3)
         seen = simulated.corners(BOARD, CAMERA, pose, 0.1, random)
-        views.append(View(str(number), BOARD.points[seen.ids], seen.pixels, arm.gripper(pose)))
+        views.append(HandEyeView(str(number), BOARD.points[seen.ids], seen.pixels, arm.gripper(pose)))
     return views
 
 
@@ -130,12 +129,12 @@ def test_pose_files_say_the_same(tmp_path):
     }
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-        np.testing.assert_allclose(robot_poses.read(tmp_path / name)["1.png"], pose, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(hand_eye.read(tmp_path / name)["1.png"], pose, atol=1e-6, err_msg=name)
     (tmp_path / "excel.csv").write_text(files["a.csv"], encoding="utf-8-sig")
-    np.testing.assert_allclose(robot_poses.read(tmp_path / "excel.csv")["1.png"], pose, atol=1e-6)
-    back = robot_poses.read(tmp_path / "a.csv", inverted=True)["1.png"]
+    np.testing.assert_allclose(hand_eye.read(tmp_path / "excel.csv")["1.png"], pose, atol=1e-6)
+    back = hand_eye.read(tmp_path / "a.csv", inverted=True)["1.png"]
     np.testing.assert_allclose(back @ pose, np.eye(4), atol=1e-6)
-    assert robot_poses.read(tmp_path / "a.csv", unit="mm")["1.png"][0, 3] == pytest.approx(0.0004)
+    assert hand_eye.read(tmp_path / "a.csv", unit="mm")["1.png"][0, 3] == pytest.approx(0.0004)
 
 
 @pytest.mark.parametrize(
@@ -154,9 +153,9 @@ def test_pose_files_say_the_same(tmp_path):
 def test_pose_files_in_error(tmp_path, text, message):
     (tmp_path / "poses.csv").write_text(text)
     with pytest.raises(InputError, match=message):
-        robot_poses.read(tmp_path / "poses.csv")
+        hand_eye.read(tmp_path / "poses.csv")
     with pytest.raises(DeviceError, match="check the path"):
-        robot_poses.read(tmp_path / "none.csv")
+        hand_eye.read(tmp_path / "none.csv")
 
 
 @pytest.mark.parametrize(("place", "message"), [((3, 0), "give it row by row"), ((0, 3), "not all numbers are finite")])
@@ -167,7 +166,7 @@ def test_a_matrix_column_by_column_or_with_gaps_is_refused(tmp_path, place, mess
     values = ", ".join(map(str, pose.ravel())).replace("nan", ".nan")
     (tmp_path / "poses.yaml").write_text(f"- {{image: 1.png, pose: [{values}]}}\n")
     with pytest.raises(InputError, match=message):
-        robot_poses.read(tmp_path / "poses.yaml")
+        hand_eye.read(tmp_path / "poses.yaml")
 
 
 @pytest.mark.parametrize("tilt", [(0.4, 0.0), (-0.3, 0.2)])

@@ -6,16 +6,16 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 
-from actrec import camera_files
 from actrec.cli import calibrate, main
-from actrec.errors import DeviceError, EndOfStream, InputError
-from actrec.frames import Intrinsics
+from actrec.types import Intrinsics
+from actrec.utils import calibration_files
+from actrec.utils.errors import DeviceError, EndOfStream, InputError
 from actrec_calibration import hand_eye, hand_views, simulated
-from actrec_calibration.boards import Board
+from actrec_calibration.board import Board
 from actrec_calibration.hand_views import HandCollector, HandConfig
-from actrec_calibration.pictures import Picture
-from actrec_calibration.transforms import apart
-from tests.calibration.rendering import render
+from actrec_calibration.rendering import render
+from actrec_calibration.solver import apart
+from actrec_calibration.sources import Picture
 
 LENS = Intrinsics(640, 480, 525.0, 523.0, 322.3, 237.1)
 BOARD = Board.of()
@@ -95,7 +95,7 @@ def test_a_lens_that_nothing_tells(tmp_path):
 def test_rectified_images_have_a_lens_of_their_own(tmp_path, monkeypatch):
     robot = Robot(VIEWS, tells=LENS)
     bent = Intrinsics(640, 480, 500.0, 500.0, 310.0, 245.0, (-0.3, 0.1, 0.0, 0.0, 0.0))
-    camera_files.write_intrinsics(tmp_path / "77_color.yaml", bent, "77_color")
+    calibration_files.write_intrinsics(tmp_path / "77_color.yaml", bent, "77_color")
 
     def newest(timeout_s):
         picture = robot.read(timeout_s)
@@ -106,7 +106,7 @@ def test_rectified_images_have_a_lens_of_their_own(tmp_path, monkeypatch):
     command = ["calibrate", "hand-eye", "--topic", "camera/image_rect_color", "--mount", "hand", "--parent", "tool0"]
     command += ["--base", "base_link", "--serial", "77", "--cameras", str(tmp_path), "--keep", str(tmp_path / "kept")]
     assert main(command) == 0
-    metres, degrees = apart(camera_files.load("77", tmp_path).mount.pose, robot.arm.camera)
+    metres, degrees = apart(calibration_files.load("77", tmp_path).mount.pose, robot.arm.camera)
     assert metres < 0.002 and degrees < 0.1
 
 

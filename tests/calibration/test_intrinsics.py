@@ -7,17 +7,25 @@ import cv2
 import numpy as np
 import pytest
 
-from actrec.errors import DeviceError, InputError
-from actrec.frames import Intrinsics
-from actrec_calibration import benchmark, report
-from actrec_calibration.benchmark import rendered_views
-from actrec_calibration.boards import Board, Detection
+from actrec.types import Intrinsics
+from actrec.utils.errors import DeviceError, InputError
+from actrec_calibration import report
+from actrec_calibration.board import Board, Detection
 from actrec_calibration.coverage import coverage
 from actrec_calibration.holding import CheckConfig, check
-from actrec_calibration.intrinsics import RATIONAL, IntrinsicsConfig, calibrate
-from actrec_calibration.uncertainty import displacement, parameters
-from actrec_calibration.views import View, chosen, holding
-from tests.calibration.rendering import project, render, views
+from actrec_calibration.intrinsics import (
+    RATIONAL,
+    IntrinsicsConfig,
+    View,
+    calibrate,
+    chosen,
+    displacement,
+    holding,
+    parameters,
+)
+from actrec_calibration.rendering import project, render, views
+from benchmarks import calibration
+from benchmarks.calibration import rendered_views
 
 VGA = Intrinsics(640, 480, 525.0, 523.0, 322.3, 237.1, (0.08, -0.15, 0.001, -0.0015, 0.03))
 HD = Intrinsics(1280, 720, 905.0, 907.0, 645.2, 352.4, (0.12, -0.25, -0.0007, 0.0009, 0.1))
@@ -274,21 +282,21 @@ def test_report(tmp_path):
 
 
 def test_benchmark(monkeypatch):
-    monkeypatch.setattr(benchmark, "CAMERAS", (VGA,))
-    (charuco, chessboard) = benchmark.measure(["--seeds", "1", "--views", "9"])["rendered"]
+    monkeypatch.setattr(calibration, "CAMERAS", (VGA,))
+    (charuco, chessboard) = calibration.measure(["--seeds", "1", "--views", "9"])["rendered"]
     assert (charuco["board"], chessboard["board"], charuco["image"]) == ("charuco", "chessboard", "640x480")
     assert all(row["focal % worst"] < 0.3 and row["centre px worst"] < 1 for row in (charuco, chessboard))
 
 
 def test_benchmark_of_photographs(tmp_path, monkeypatch):
     """Rendered here, as the real ones are in no package of ours: both rows are of the same files."""
-    monkeypatch.setattr(benchmark, "BOARDS", ())
+    monkeypatch.setattr(calibration, "BOARDS", ())
     board = Board.of(kind="chessboard", square=0.025)
     for number, pose in enumerate(views(board, VGA, 9, seed=3), 1):
         image, _ = render(board, VGA, pose, blur=0.7, noise=2, seed=number)
         assert cv2.imwrite(str(tmp_path / f"left{number:02d}.jpg"), image)
-    ours, theirs = benchmark.measure(["--photographs", str(tmp_path)])["photographs"]
+    ours, theirs = calibration.measure(["--photographs", str(tmp_path)])["photographs"]
     assert ours["camera"] == theirs["camera"] == "left" and ours["views"] == 9
     assert ours["fx"] == pytest.approx(525, rel=0.003) and ours["RMS px"] < theirs["RMS px"]
     with pytest.raises(DeviceError, match="holds no pictures|is no folder"):
-        benchmark.measure(["--photographs", str(tmp_path / "none")])
+        calibration.measure(["--photographs", str(tmp_path / "none")])

@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 
-from actrec.errors import ConfigError, DeviceError, InputError
-from actrec.frames import Intrinsics
-from actrec.recordings.ntu import read_ntu_file
-from actrec.recordings.ntu_cameras import fit_cameras
-from actrec_calibration import point_files
+from actrec.datasets.ntu.cameras import fit_cameras
+from actrec.datasets.ntu.skeletons import read_ntu_file
+from actrec.types import Intrinsics
+from actrec.utils.errors import ConfigError, DeviceError, InputError
+from actrec_calibration import points as calibration_points
 from actrec_calibration.points import calibrate
-from actrec_calibration.poses import projected
-from actrec_calibration.transforms import apart, apply, pose_of
+from actrec_calibration.solver import apart, apply, pose_of, projected
 
 POSE = pose_of(np.array([0.2, -0.3, 0.1, 0.3, -0.1, 0.4]))
 CAMERA = Intrinsics(640, 480, 520, 515, 322, 236)
@@ -34,7 +33,7 @@ def _numbers(camera):
 
 def test_ntu_depth_camera(setup_one):
     """f 366, centre 256, 208 of the file's own (mirrored) pixels, from its 22 150 joints: the joints' own camera."""
-    given = point_files.read(setup_one, "depth")
+    given = calibration_points.read(setup_one, "depth")
     found = calibrate(given.points, given.pixels, given.size, "fixed")
     fx, fy, cx, cy = _numbers(found.camera)
     assert len(setup_one) == 10 and found.used == found.given == 22150
@@ -45,7 +44,7 @@ def test_ntu_depth_camera(setup_one):
 
 def test_ntu_colour_camera(setup_one):
     """f 1056, centre 956, 568 of the file's own (mirrored) pixels where the camera is taken to look the same way."""
-    given = point_files.read(setup_one, "color")
+    given = calibration_points.read(setup_one, "color")
     found = calibrate(given.points, given.pixels, given.size, "shift")
     fx, fy, cx, cy = _numbers(found.camera)
     assert abs(fx - 1057) < 2 and abs(fy - 1056) < 1
@@ -55,7 +54,7 @@ def test_ntu_colour_camera(setup_one):
 
 def test_ntu_colour_camera_turned(setup_one):
     """Let turn as well, by 0.2°, it explains them ten times better, 53 mm from the depth camera (Kinect v2: 52)."""
-    given = point_files.read(setup_one, "color")
+    given = calibration_points.read(setup_one, "color")
     found = calibrate(given.points, given.pixels, given.size, "free")
     metres, degrees = apart(found.pose, np.eye(4))
     assert found.rms < 0.03 and 0.050 < metres < 0.056 and 0.1 < degrees < 0.4
@@ -112,27 +111,27 @@ def test_point_files(tmp_path):
     rows = [",".join(map(str, row)) for row in np.hstack([points, pixels])]
     file = tmp_path / "points.csv"
     file.write_text("\n".join(["x,y,z,u,v", *rows]))
-    given = point_files.read([file], "color", "640,480")
+    given = calibration_points.read([file], "color", "640,480")
     np.testing.assert_allclose(given.points, points)
     assert given.size == (640, 480)
     with pytest.raises(ConfigError, match="--size W,H"):
-        point_files.read([file], "color")
+        calibration_points.read([file], "color")
     with pytest.raises(ConfigError, match="expected W,H"):
-        point_files.read([file], "color", "big")
+        calibration_points.read([file], "color", "big")
     for size in ("640,-480", "0,0"):
         with pytest.raises(ConfigError, match="expected W,H"):
-            point_files.read([file], "color", size)
+            calibration_points.read([file], "color", size)
     file.write_text("\ufeffx,y,z,u,v\n1,2,3,4,5\n", encoding="utf-8")  # as Excel saves it
-    np.testing.assert_array_equal(point_files.read([file], "color", "640,480").points, [[1, 2, 3]])
+    np.testing.assert_array_equal(calibration_points.read([file], "color", "640,480").points, [[1, 2, 3]])
     file.write_text("x,y,z,u,v\n1,5,2,0,3,5,100,2,200,1\n")
     with pytest.raises(InputError, match="write decimals with a point"):
-        point_files.read([file], "color", "640,480")
+        calibration_points.read([file], "color", "640,480")
     file.write_text("x,y,z\n1,2,3\n")
     with pytest.raises(InputError, match="no table of points"):
-        point_files.read([file], "color", "640,480")
+        calibration_points.read([file], "color", "640,480")
     for more in (1, 20_000):  # the latter are more than the longest field that Python's reader takes
         file.write_text('x,y,z,u,v\n1,"2,3,4,5\n' + "1,2,3,4,5\n" * more)
         with pytest.raises(InputError, match="is no CSV: .* is a quotation mark left open"):
-            point_files.read([file], "color", "640,480")
+            calibration_points.read([file], "color", "640,480")
     with pytest.raises(DeviceError, match="check the path"):
-        point_files.read([tmp_path / "none.csv"], "color", "640,480")
+        calibration_points.read([tmp_path / "none.csv"], "color", "640,480")

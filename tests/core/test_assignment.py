@@ -5,7 +5,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from actrec.assignment import assign
+from actrec.utils.assignment import assign
 
 
 def best(costs):

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from actrec import package
 from actrec.cli import main
-from actrec.inference import benchmark
-from actrec.package import LowerPrecision
+from actrec.inference import package
+from actrec.inference.package import LowerPrecision
+from benchmarks import inference
 from tests.tiny_model import write_tiny
 
 
@@ -31,6 +31,6 @@ def test_a_row_for_each_precision_and_number_of_threads(tmp_path: Path, capsys: 
 @pytest.mark.ros
 def test_the_recognizer_takes_less_than_300_mb_and_no_torch(tmp_path: Path) -> None:
     """The aim for a robot. Memory is no time: it does not depend on the load."""
-    row = benchmark._node(write_tiny(tmp_path / "tiny"))
+    row = inference._node(write_tiny(tmp_path / "tiny"))
     assert row["torch"] is False
     assert 50 < row["resident_mb"] < 300

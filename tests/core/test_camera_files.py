@@ -7,11 +7,10 @@ import pytest
 import yaml
 from scipy.spatial.transform import Rotation
 
-from actrec import camera_files
-from actrec.camera_files import COLOUR, DEPTH, MOUNT, DepthGeometry, Mount
-from actrec.errors import DeviceError, InputError
-from actrec.frames import Intrinsics
-from actrec.recordings.intrinsics import from_yaml
+from actrec.types import Intrinsics
+from actrec.utils import calibration_files
+from actrec.utils.calibration_files import COLOUR, DEPTH, MOUNT, DepthGeometry, Mount, from_yaml
+from actrec.utils.errors import DeviceError, InputError
 
 LENS = Intrinsics(1280, 720, 910.5, 911.25, 640.125, 360.75, (0.1, -0.2, 0.001, -0.002, 0.05))
 
@@ -25,12 +24,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_all_of_a_camera_comes_back(folder: Path) -> None:
     pose = np.eye(4)
     pose[:3, :3], pose[:3, 3] = Rotation.from_euler("xyz", [0.3, -0.2, 2.9]).as_matrix(), [0.1, -0.2, 1.3]
-    assert camera_files.load("A1") == camera_files.CameraFiles("A1")
-    camera_files.write_intrinsics(camera_files.path_of("A1", COLOUR), LENS, "A1", note="12 views\nRMS 0.2 px")
+    assert calibration_files.load("A1") == calibration_files.CameraFiles("A1")
+    calibration_files.write_intrinsics(calibration_files.path_of("A1", COLOUR), LENS, "A1", note="12 views\nRMS 0.2 px")
     geometry = DepthGeometry(pose, 1.01, -0.004)
-    camera_files.write_intrinsics(camera_files.path_of("A1", DEPTH), LENS, "A1_depth", geometry)
-    camera_files.write_mount(camera_files.path_of("A1", MOUNT), Mount("base_link", "camera", pose))
-    found = camera_files.load("A1")
+    calibration_files.write_intrinsics(calibration_files.path_of("A1", DEPTH), LENS, "A1_depth", geometry)
+    calibration_files.write_mount(calibration_files.path_of("A1", MOUNT), Mount("base_link", "camera", pose))
+    found = calibration_files.load("A1")
     assert found.colour == LENS == found.depth
     np.testing.assert_allclose(found.geometry.to_colour, pose, atol=1e-15)
     assert (found.geometry.scale, found.geometry.bias) == (1.01, -0.004)
@@ -45,9 +44,9 @@ def test_all_of_a_camera_comes_back(folder: Path) -> None:
     [((), "plumb_bob", 5), (LENS.distortion, "plumb_bob", 5), (tuple(np.arange(1, 9) / 10), "rational_polynomial", 8)],
 )
 def test_the_file_is_ross_camera_info(distortion: tuple[float, ...], model: str, count: int) -> None:
-    path = camera_files.path_of("B", COLOUR)
+    path = calibration_files.path_of("B", COLOUR)
     lens = Intrinsics(640, 480, 600.0, 601.0, 320.0, 240.0, distortion)
-    camera_files.write_intrinsics(path, lens, "B")
+    calibration_files.write_intrinsics(path, lens, "B")
     content = yaml.safe_load(path.read_text())
     assert (content["image_width"], content["image_height"], content["camera_name"]) == (640, 480, "B")
     assert content["distortion_model"] == model and content["distortion_coefficients"]["cols"] == count
@@ -55,7 +54,7 @@ def test_the_file_is_ross_camera_info(distortion: tuple[float, ...], model: str,
         block = content[name]
         assert (block["rows"], block["cols"], len(block["data"])) == (rows, columns, rows * columns)
     assert content["projection_matrix"]["data"][:4] == [600.0, 0.0, 320.0, 0.0]
-    assert camera_files.load("B").colour == lens
+    assert calibration_files.load("B").colour == lens
 
 
 def test_quaternions_at_every_angle() -> None:
@@ -63,37 +62,39 @@ def test_quaternions_at_every_angle() -> None:
     turns = [*Rotation.random(200, random_state=0), Rotation.identity()]
     turns += [Rotation.from_rotvec(np.pi * axis / np.linalg.norm(axis)) for axis in rng.normal(size=(50, 3))]
     for turn in turns:
-        x, y, z, w = camera_files.quaternion(turn.as_matrix())
+        x, y, z, w = calibration_files.quaternion(turn.as_matrix())
         assert w >= 0
-        np.testing.assert_allclose(camera_files.rotation_matrix(x, y, z, w), turn.as_matrix(), atol=1e-9)
+        np.testing.assert_allclose(calibration_files.rotation_matrix(x, y, z, w), turn.as_matrix(), atol=1e-9)
         assert abs(np.dot([x, y, z, w], turn.as_quat())) == pytest.approx(1, abs=1e-9)
-    np.testing.assert_allclose(camera_files.rotation_matrix(0, 0, 2, 2), [[0, -1, 0], [1, 0, 0], [0, 0, 1]], atol=1e-15)
+    np.testing.assert_allclose(
+        calibration_files.rotation_matrix(0, 0, 2, 2), [[0, -1, 0], [1, 0, 0], [0, 0, 1]], atol=1e-15
+    )
 
 
 def test_other_sizes_are_scaled_where_the_aspect_agrees() -> None:
-    assert camera_files.fitted(LENS, 640, 360) == LENS.resized(640, 360)
-    assert camera_files.fitted(LENS, 960, 540).fx == pytest.approx(910.5 * 0.75)
+    assert calibration_files.fitted(LENS, 640, 360) == LENS.resized(640, 360)
+    assert calibration_files.fitted(LENS, 960, 540).fx == pytest.approx(910.5 * 0.75)
     with pytest.raises(InputError, match=r"calibration is of 1280×720 images and these are 640×480, of another aspect"):
-        camera_files.fitted(LENS, 640, 480)
+        calibration_files.fitted(LENS, 640, 480)
 
 
 def test_where_they_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ACTREC_CAMERAS")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    checkout, home = camera_files.folders()
+    checkout, home = calibration_files.folders()
     assert checkout.parts[-2:] == ("calibration", "cameras") and home == tmp_path / "actrec/cameras"
     home.mkdir(parents=True)
-    assert camera_files.path_of("C", COLOUR).parent == checkout, "written to the first"
+    assert calibration_files.path_of("C", COLOUR).parent == checkout, "written to the first"
     (home / "C_color.yaml").touch()
-    assert camera_files.path_of("C", COLOUR).parent == home, "found in the second"
-    monkeypatch.setattr(camera_files, "_CHECKOUT", tmp_path / "none")
-    assert camera_files.folders() == [home]
+    assert calibration_files.path_of("C", COLOUR).parent == home, "found in the second"
+    monkeypatch.setattr(calibration_files, "_CHECKOUT", tmp_path / "none")
+    assert calibration_files.folders() == [home]
 
 
 @pytest.mark.parametrize("serial", ["", "../x", "a/b", "a b"])
 def test_numbers_that_are_no_file_names(serial: str) -> None:
     with pytest.raises(InputError, match="cannot be part of a file's name"):
-        camera_files.path_of(serial, COLOUR)
+        calibration_files.path_of(serial, COLOUR)
 
 
 def test_damaged_files_are_named(folder: Path) -> None:
@@ -105,15 +106,15 @@ def test_damaged_files_are_named(folder: Path) -> None:
     ):
         (folder / f"D_{part}.yaml").write_text(text)
         with pytest.raises(InputError, match=f"D_{part}.yaml"):
-            camera_files.load("D")
+            calibration_files.load("D")
         (folder / f"D_{part}.yaml").unlink()
-    camera_files.write_intrinsics(camera_files.path_of("D", DEPTH), LENS, "D", DepthGeometry(np.eye(4)))
-    path = camera_files.path_of("D", DEPTH)
+    calibration_files.write_intrinsics(calibration_files.path_of("D", DEPTH), LENS, "D", DepthGeometry(np.eye(4)))
+    path = calibration_files.path_of("D", DEPTH)
     content = yaml.safe_load(path.read_text())
     content["depth_to_color"]["data"].pop()
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(InputError, match="depth_to_color is no transform"):
-        camera_files.load("D")
+        calibration_files.load("D")
 
 
 @pytest.mark.parametrize(
@@ -125,11 +126,11 @@ def test_damaged_files_are_named(folder: Path) -> None:
 )
 def test_a_place_that_is_none_is_refused(folder: Path, change: dict[str, dict[str, float]], said: str) -> None:
     """It went out on /tf_static as NaN."""
-    path = camera_files.path_of("E", MOUNT)
-    camera_files.write_mount(path, Mount("base", "camera", np.eye(4)))
+    path = calibration_files.path_of("E", MOUNT)
+    calibration_files.write_mount(path, Mount("base", "camera", np.eye(4)))
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **change}))
     with pytest.raises(InputError, match=f"E_mount.yaml.*{said}"):
-        camera_files.load("E")
+        calibration_files.load("E")
 
 
 @pytest.mark.parametrize(
@@ -142,17 +143,17 @@ def test_a_place_that_is_none_is_refused(folder: Path, change: dict[str, dict[st
     ],
 )
 def test_depth_that_can_be_no_metres_is_refused(folder: Path, change: dict[str, object], said: str) -> None:
-    path = camera_files.path_of("E", DEPTH)
-    camera_files.write_intrinsics(path, LENS, "E", DepthGeometry(np.eye(4)))
+    path = calibration_files.path_of("E", DEPTH)
+    calibration_files.write_intrinsics(path, LENS, "E", DepthGeometry(np.eye(4)))
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **change}))
     with pytest.raises(InputError, match=f"E_depth.yaml.*{said}"):
-        camera_files.load("E")
+        calibration_files.load("E")
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DeviceError, match="cannot write .*choose another folder"):
-        camera_files.write_intrinsics(tmp_path / "file/E_color.yaml", LENS, "E")
+        calibration_files.write_intrinsics(tmp_path / "file/E_color.yaml", LENS, "E")
 
 
 @pytest.mark.parametrize(

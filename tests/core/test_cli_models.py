@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from actrec import cli, package
+from actrec import cli
 from actrec.cli import models
+from actrec.inference import package
 from tests.tiny_model import LABELS, tiny_description, tiny_onnx, write_tiny
 
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from actrec import features
-from actrec.errors import ConfigError, InputError
+from actrec.datasets.ntu.skeletons import read_ntu_file
 from actrec.features.base import View
 from actrec.features.crops import JITTER, body_box, cut, hand_box, jittered, pixels_per_metre
 from actrec.features.example import CAMERA, example_clip
-from actrec.frames import Intrinsics
-from actrec.geometry import project, rotation
-from actrec.package import InputSpec
-from actrec.recordings.ntu import read_ntu_file
+from actrec.features.specs import InputSpec
 from actrec.skeleton.layouts import KINECT_V2_25 as LAYOUT
+from actrec.types import Intrinsics
+from actrec.utils.errors import ConfigError, InputError
+from actrec.utils.geometry import project, rotation
 
 NAMES = ("image", "body_crop", "left_hand_crop", "right_hand_crop")
 V2 = "kinect_v2_25"

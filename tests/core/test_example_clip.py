@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from actrec import features
-from actrec.features.base import KEYS
 from actrec.features.example import CAMERA, example_clip
-from actrec.package import InputSpec
+from actrec.features.specs import InputSpec
+from actrec.types import KEYS
 
 BODY = InputSpec("body", "body", "kinect_v2_25", (2, 3, 12, 25))
 

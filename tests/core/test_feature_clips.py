@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from actrec.errors import InputError
+from actrec import features
 from actrec.features import clips
-from actrec.package import InputSpec, WindowSpec
+from actrec.features.specs import InputSpec, WindowSpec
+from actrec.utils.errors import InputError
 
 WINDOW = WindowSpec(4.8, 20, 8, 6)
 CLIP = {
@@ -42,7 +43,7 @@ def test_what_spans_the_window_is_made_once(monkeypatch):
         calls.extend((spec.name, clip["bodies"].shape[1]) for spec in specs)
         return {spec.name: clip["bodies"] for spec in specs}
 
-    monkeypatch.setattr(clips.features, "inputs", inputs)
+    monkeypatch.setattr(features, "inputs", inputs)
     whole = InputSpec("whole", "joint_map", "kinect_v2_25", (3, 20, 25), preprocessing={"scope": "window"})
     each = InputSpec("each", "body", "kinect_v2_25", (1, 3, 8, 25))
     made = clips.window_inputs(CLIP, [whole, each], WINDOW)

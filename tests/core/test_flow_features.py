@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 
 from actrec import features
-from actrec.errors import ConfigError, InputError
 from actrec.features.base import View
-from actrec.features.flow_rgb import FlowPreprocessing, FlowRgb, PictureCrop, colours, jittered
 from actrec.features.joint_map import JointMapPreprocessing, first_shown
-from actrec.features.joint_pixels import PixelPreprocessing
-from actrec.package import InputSpec
+from actrec.features.scene_flow import FlowPreprocessing, FlowRgb, PictureCrop, PixelPreprocessing, colours, jittered
+from actrec.features.specs import InputSpec
+from actrec.utils.errors import ConfigError, InputError
 
 LAYOUT = "kinect_v2_25"
 FLOW = InputSpec("flow_rgb", "flow_rgb", "CTHW", (3, 4, 112, 112), "m/s", dataclasses.asdict(FlowPreprocessing()))

@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actrec import inference, package
-from actrec.errors import ConfigError, DeviceError, InputError, MissingLibraryError, PackageError
+from actrec import inference
 from actrec.features.example import example_clip
-from actrec.inference import Session, clips
+from actrec.features.specs import InputSpec, WindowSpec
+from actrec.inference import package
+from actrec.inference import session as inference_session
 from actrec.inference import session as sessions
 from actrec.inference.onnxruntime_backend import OnnxRuntimeBackend
-from actrec.package import InputSpec, ModelPackage, Rejection, WindowSpec
+from actrec.inference.package import ModelPackage, Rejection
+from actrec.inference.session import Session
+from actrec.utils.errors import ConfigError, DeviceError, InputError, MissingLibraryError, PackageError
 from tests.tiny_model import (
     FRAMES,
     LABELS,
@@ -212,13 +215,13 @@ def test_window_with_a_broken_clip_is_unknown(tmp_path: Path, caplog: pytest.Log
     for combine in ("mean", "logits", "max"):
         scores = np.zeros((2, 3, 4), np.float32)
         scores[1, 2, 0] = np.nan
-        found = clips.combined(scores, combine)
+        found = inference_session.combined(scores, combine)
         assert np.isfinite(found[0]).all() and np.isnan(found[1]).any()
 
 
 def test_extreme_scores_do_not_overflow() -> None:
     scores = np.array([[[1e4, -1e4, 0.0], [-1e4, 1e4, 0.0]]], np.float32)
-    mean, largest = (probabilities_of(clips.combined(scores, how)[0] - 1e4) for how in ("mean", "max"))
+    mean, largest = (probabilities_of(inference_session.combined(scores, how)[0] - 1e4) for how in ("mean", "max"))
     np.testing.assert_allclose(mean, [0.5, 0.5, 0.0], atol=1e-6)
     np.testing.assert_allclose(largest, [0.5, 0.5, 0.0], atol=1e-6)
 
@@ -249,7 +252,7 @@ def test_observed_frames_stand_for_pictures(tmp_path: Path) -> None:
     crop = InputSpec("crop", "body_crop", "kinect_v2_25", (3, 4, 16, 16))
     session = inference.load(write_any(tmp_path / "p", [crop], in_three("mean")))
     clip = example_clip([crop], 10)
-    (spec, feature), *_ = clips.frame_inputs(session.package)
+    (spec, feature), *_ = inference_session.frame_inputs(session.package)
     frames = np.stack([feature.observe(view, spec) for view in feature._views(clip, spec)])  # type: ignore[attr-defined]
     kept = {"bodies": clip["bodies"], "crop": frames}
     np.testing.assert_array_equal(session.predict(kept).probabilities, session.predict(clip).probabilities)

@@ -3,13 +3,13 @@ import numpy as np
 import pytest
 
 from actrec import features
-from actrec.errors import ConfigError, InputError
 from actrec.features.example import CAMERA, example_clip
-from actrec.features.keypoints import motion_at_joints, motion_between_images
-from actrec.frames import Intrinsics
-from actrec.geometry import project
-from actrec.package import InputSpec
+from actrec.features.specs import InputSpec
 from actrec.skeleton.layouts import HAND_21
+from actrec.types import Intrinsics
+from actrec.utils.errors import ConfigError, InputError
+from actrec.utils.geometry import project
+from actrec.utils.optical_flow import motion_at_joints, motion_between_images
 
 LAYOUTS = {"hands": ("hand_21", 42), "face": ("face_68", 68), "motion": ("kinect_v2_25", 25)}
 KEYS = {"hands": "hand_pixels", "face": "face_pixels", "motion": "motion"}

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from actrec import keyvalues
-from actrec.errors import ConfigError
+from actrec.utils import config
+from actrec.utils.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ from actrec.errors import ConfigError
     ],
 )
 def test_values_are_read_as_yaml_but_serial_numbers(word, value):
-    read = keyvalues.read([word], "option")
+    read = config.read([word], "option")
     assert read == {word.split("=")[0]: value}
     assert type(next(iter(read.values()))) is type(value)
 
@@ -48,25 +48,23 @@ def test_values_are_read_as_yaml_but_serial_numbers(word, value):
 )
 def test_what_is_none_is_named(word, message):
     with pytest.raises(ConfigError, match=message):
-        keyvalues.read([word], "option")
+        config.read([word], "option")
 
 
 def test_one_field_of_a_mapping_is_changed_alone():
     recipe: dict[str, Any] = {"epochs": 3, "schedule": {"name": "steps", "every": 5}, "augmentation": {}}
-    changes = keyvalues.read(
-        ["schedule.every=2", "augmentation.noise_m=0.01", "optimiser.name=sgd", "epochs=4"], "field"
-    )
-    assert keyvalues.merged(recipe, changes) == {
+    changes = config.read(["schedule.every=2", "augmentation.noise_m=0.01", "optimiser.name=sgd", "epochs=4"], "field")
+    assert config.merged(recipe, changes) == {
         "epochs": 4,
         "schedule": {"name": "steps", "every": 2},
         "augmentation": {"noise_m": 0.01},
         "optimiser": {"name": "sgd"},
     }
     assert recipe["schedule"]["every"] == 5
-    whole_first = keyvalues.read(["schedule={name: cosine}", "schedule.final=0.1"], "field")
-    assert keyvalues.merged(recipe, whole_first)["schedule"] == {"name": "cosine", "final": 0.1}
-    again = keyvalues.read(["schedule.final=0.1", "schedule={name: cosine}", "schedule.final=0.2"], "field")
-    assert keyvalues.merged(recipe, again)["schedule"] == {"name": "cosine", "final": 0.2}
-    assert keyvalues.merged({}, {"a.b.c": 1}) == {"a": {"b": {"c": 1}}}
+    whole_first = config.read(["schedule={name: cosine}", "schedule.final=0.1"], "field")
+    assert config.merged(recipe, whole_first)["schedule"] == {"name": "cosine", "final": 0.1}
+    again = config.read(["schedule.final=0.1", "schedule={name: cosine}", "schedule.final=0.2"], "field")
+    assert config.merged(recipe, again)["schedule"] == {"name": "cosine", "final": 0.2}
+    assert config.merged({}, {"a.b.c": 1}) == {"a": {"b": {"c": 1}}}
     with pytest.raises(ConfigError, match=r"epochs\.first cannot be set: epochs is 3, no mapping; set it as a whole"):
-        keyvalues.merged(recipe, {"epochs.first": 1})
+        config.merged(recipe, {"epochs.first": 1})

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 
-from actrec.errors import ConfigError, InputError
-from actrec.recordings.skeletons import read_ntu_skeleton, read_nucla_npz
+from actrec.datasets.ntu.skeletons import read_ntu_skeleton
+from actrec.datasets.nucla import read_nucla_npz
 from actrec.skeleton import layouts
 from actrec.skeleton.conversions import BUILT_SCORE, TABLES, convert, matrix
+from actrec.utils.errors import ConfigError, InputError
 
 SIZES = {
     "kinect_v2_25": 25, "kinect_v1_20": 20, "azure_kinect_32": 32, "mediapipe_33": 33, "lcrnet_13": 13,

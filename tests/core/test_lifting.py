@@ -3,13 +3,11 @@
 import numpy as np
 import pytest
 
-from actrec.anatomy import links_of, radii_of
-from actrec.errors import ConfigError, InputError
-from actrec.fitting import place, similarity
-from actrec.frames import Intrinsics
-from actrec.geometry import project, rays, rotation
-from actrec.lifting import lift
+from actrec.perception.lifting import lift, links_of, radii_of
 from actrec.skeleton.layouts import MEDIAPIPE_33 as LAYOUT
+from actrec.types import Intrinsics
+from actrec.utils.errors import ConfigError, InputError
+from actrec.utils.geometry import place, project, rays, rotation, similarity
 
 CAMERA = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
 WALL = 3.5

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from actrec import folders, package, zoo
-from actrec.errors import DeviceError, PackageError
-from actrec.package import LowerPrecision
+from actrec.inference import package, zoo
+from actrec.inference.package import LowerPrecision
+from actrec.utils import files
+from actrec.utils.errors import DeviceError, PackageError
 from tests.tiny_model import LABELS, tiny_description, tiny_onnx, write_tiny
 
 
@@ -92,11 +93,11 @@ def test_a_package_is_not_replaced_together_with_what_else_is_in_its_folder(fold
 def test_what_cannot_be_written_is_said_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DeviceError, match="file is no folder"):
-        folders.check_place(tmp_path / "file/p", package.FILES)
+        files.check_place(tmp_path / "file/p", package.FILES)
     with pytest.raises(DeviceError, match="cannot write /proc/x9/p"):
-        folders.check_place("/proc/x9/p", package.FILES)
+        files.check_place("/proc/x9/p", package.FILES)
     with pytest.raises(DeviceError, match="cannot write ~nosuchuser9/p: could not determine home directory"):
-        folders.check_place("~nosuchuser9/p", package.FILES)
+        files.check_place("~nosuchuser9/p", package.FILES)
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

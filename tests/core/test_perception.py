@@ -5,22 +5,22 @@ import dataclasses
 import numpy as np
 import pytest
 
-from actrec import capture
-from actrec.errors import ConfigError, EndOfStream, InputError
-from actrec.frames import Body, Intrinsics, RgbdFrame
-from actrec.geometry import project
-from actrec.perception import BodyPerception, FacePerception, HandPerception
-from actrec.recordings.ntu import read_ntu_skeleton
-from actrec.seen import by_id
+from actrec import cameras
+from actrec.datasets.ntu.skeletons import read_ntu_skeleton
+from actrec.perception.pipeline import BodyPerception, FacePerception, HandPerception
+from actrec.recognition.streams import by_id
 from actrec.skeleton import layouts
 from actrec.skeleton.layouts import FACE_68, HAND_21, KINECT_V2_25
+from actrec.types import Body, Intrinsics, RgbdFrame
+from actrec.utils.errors import ConfigError, EndOfStream, InputError
+from actrec.utils.geometry import project
 
 J = KINECT_V2_25.index
 
 
 def frames(path, count=1000, **options):
     found: list[RgbdFrame] = []
-    with capture.create("replay", path=str(path), rate=0.0, restamp=False, **options) as camera:
+    with cameras.create("replay", path=str(path), rate=0.0, restamp=False, **options) as camera:
         try:
             while len(found) < count:
                 found.append(camera.read(timeout_s=20.0))

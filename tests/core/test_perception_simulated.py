@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from actrec.capture.simulated import SimulatedCamera
-from actrec.perception import BodyPerception, FacePerception, HandPerception
+from actrec.cameras.simulated import SimulatedCamera
+from actrec.perception.pipeline import BodyPerception, FacePerception, HandPerception
 from actrec.skeleton.layouts import KINECT_V2_25
 
 J = KINECT_V2_25.index

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from actrec import inference
-from actrec.errors import ConfigError, InputError, PackageError
-from actrec.frames import Body
-from actrec.inference import Prediction, Session
-from actrec.package import InputSpec
-from actrec.recognition import LabelledWindow, Recognizer
+from actrec.features.specs import InputSpec
+from actrec.inference.session import Prediction, Session
+from actrec.recognition.labels import LabelledWindow
+from actrec.recognition.recognizer import Recognizer
 from actrec.skeleton import layouts
-from actrec.windows import resample, sample_stamps
+from actrec.skeleton.windows import resample, sample_stamps
+from actrec.types import Body
+from actrec.utils.errors import ConfigError, InputError, PackageError
 from tests.tiny_model import person_at, write_tiny
 
 PERIOD_NS = 100_000_000

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 from actrec import inference
-from actrec.errors import InputError, PackageError
 from actrec.features.example import CAMERA
-from actrec.frames import Body
-from actrec.inference import Session
-from actrec.observations import FRAMES_A_SAMPLE, PICTURES
-from actrec.package import InputSpec
-from actrec.recognition import LabelledWindow, Recognizer
+from actrec.features.specs import InputSpec
+from actrec.inference.session import Session
+from actrec.recognition.labels import LabelledWindow
+from actrec.recognition.recognizer import Recognizer
+from actrec.recognition.streams import FRAMES_A_SAMPLE, PICTURES
 from actrec.skeleton.conversions import convert
+from actrec.types import Body
+from actrec.utils.errors import InputError, PackageError
 from tests.example_scene import (
     ALL,
     BODY,

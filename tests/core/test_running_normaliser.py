@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
 
-from actrec.errors import InputError
 from actrec.features import skeleton
-from actrec.features.running import RunningNormaliser
-from actrec.features.skeleton import SkeletonPreprocessing
+from actrec.features.skeleton import RunningNormaliser, SkeletonPreprocessing
+from actrec.utils.errors import InputError
 
 
 def walk(frames=20, bodies=1):

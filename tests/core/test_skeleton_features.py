@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 
 from actrec import features
-from actrec.errors import ConfigError, InputError
+from actrec.datasets.nucla import read_nucla_npz
 from actrec.features.skeleton import MODALITIES, SkeletonPreprocessing, bones, normalise, seat_missing, stack
-from actrec.geometry import rotation
-from actrec.package import InputSpec
-from actrec.recordings.skeletons import read_nucla_npz
+from actrec.features.specs import InputSpec
 from actrec.skeleton.layouts import KINECT_V2_25 as LAYOUT
+from actrec.utils.errors import ConfigError, InputError
+from actrec.utils.geometry import rotation
 
 AS_TRAINED = SkeletonPreprocessing()
 

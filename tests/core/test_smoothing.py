@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from actrec.smoothing import OneEuro
-from actrec.tracking import TrackerConfig
+from actrec.perception.tracking import TrackerConfig
+from actrec.skeleton.filters import OneEuro
 
 DEFAULTS = TrackerConfig()
 

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from actrec import features
-from actrec.errors import ConfigError, InputError
 from actrec.features.example import example_clip
+from actrec.features.specs import InputSpec
 from actrec.features.stamps import STAMPS, extrema, normalise, stamp
-from actrec.package import InputSpec
+from actrec.utils.errors import ConfigError, InputError
 
 LAYOUTS = {
     "body": "kinect_v2_25",

@@ -9,14 +9,14 @@ import threading
 import numpy as np
 import pytest
 
-from actrec import config, takes
 from actrec.cli import main
-from actrec.errors import ConfigError, DeviceError, EndOfStream, InputError
-from actrec.frames import Body
-from actrec.recordings import labels
-from actrec.recordings.bag_writer import SKELETONS_TOPIC
-from actrec.recordings.people import read_people
-from actrec.takes import Sight, TakeConfig
+from actrec.perception.recordings import read_people
+from actrec.recordings import clip_recorder, labels
+from actrec.recordings.clip_recorder import Sight, TakeConfig
+from actrec.recordings.rosbag.writer import SKELETONS_TOPIC
+from actrec.types import Body
+from actrec.utils import config
+from actrec.utils.errors import ConfigError, DeviceError, EndOfStream, InputError
 from tests.tiny_model import person_at
 
 PERIOD_NS = 100_000_000
@@ -44,7 +44,7 @@ def sights(bodies_at, count=10_000, start=0):
 def record(tmp_path, read, stopped=None, **settings):
     shown = []
     settings = {"label": "wave", "out": str(tmp_path / "mine"), "countdown": 0.5, "seconds": 1.0, **settings}
-    done = takes.record(
+    done = clip_recorder.record(
         read, config.build(TakeConfig, settings), stopped or threading.Event(), lambda text, stays: shown.append(text)
     )
     return done, shown
@@ -135,15 +135,15 @@ def test_a_picture_that_a_driver_sends_twice_counts_once(tmp_path):
 
 
 def test_a_full_disk_drops_the_take_alone(tmp_path, monkeypatch):
-    from actrec.recordings import bag_writer
+    from actrec.recordings.rosbag import writer
 
     record(tmp_path, sights(lambda k: [body()]))
 
     def full(self):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(bag_writer.BagWriter, "flush", full)
-    monkeypatch.setattr(bag_writer, "FLUSH_S", -1.0)
+    monkeypatch.setattr(writer.BagWriter, "flush", full)
+    monkeypatch.setattr(writer, "FLUSH_S", -1.0)
     with pytest.raises(DeviceError, match="take 'wave_002' is dropped: No space left on device; those before"):
         record(tmp_path, sights(lambda k: [body()]))
     assert len(labels.read_labels(tmp_path / "mine/labels.csv")) == 1
@@ -296,7 +296,7 @@ def test_a_folder_that_cannot_be_written_is_not_said_to_be_missing(tmp_path, mon
     def refused(*_args, **_options):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(takes.Path, "mkdir", refused)
+    monkeypatch.setattr(clip_recorder.Path, "mkdir", refused)
     with pytest.raises(DeviceError, match=f"cannot {what} the folder '.*mine': Permission denied; choose another"):
         record(tmp_path, sights(lambda k: [body()]))
 

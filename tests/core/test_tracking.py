@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from actrec.errors import ConfigError, InputError
-from actrec.frames import Body, Intrinsics
-from actrec.geometry import project
-from actrec.tracking import Tracker
+from actrec.perception.tracking import Tracker
+from actrec.types import Body, Intrinsics
+from actrec.utils.errors import ConfigError, InputError
+from actrec.utils.geometry import project
 
 CAMERA = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
 RATE = 15

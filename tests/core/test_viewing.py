@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from actrec.cli import main
-from actrec.errors import ConfigError, DeviceError, InputError, MissingLibraryError
-from actrec.frames import Body, Intrinsics, RgbdFrame
-from actrec.viewing import Viewer
+from actrec.types import Body, Intrinsics, RgbdFrame
+from actrec.utils.errors import ConfigError, DeviceError, InputError, MissingLibraryError
+from actrec.visualization.rerun_view import Viewer
 from tests.tiny_model import person_at
 
 

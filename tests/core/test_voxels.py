@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from actrec import features
-from actrec.errors import ConfigError, InputError
-from actrec.features import voxel_tables, voxels
+from actrec.features import voxels
+from actrec.features.specs import InputSpec
 from actrec.features.voxels import VoxelPreprocessing
-from actrec.package import InputSpec
 from actrec.skeleton import layouts
+from actrec.utils.errors import ConfigError, InputError
 
 NONE = VoxelPreprocessing(align="none")
 
@@ -163,21 +163,21 @@ def test_a_clip_of_nobody_has_no_points():
 
 
 def test_an_even_kernel_reaches_one_further_towards_larger_coordinates():
-    reach = voxel_tables.offsets(6, 1)  # R(i) − R(j)
+    reach = voxels.offsets(6, 1)  # R(i) − R(j)
     assert (-reach).min() == -2
     assert (-reach).max() == 3
     assert len(reach) == 216
-    assert len(voxel_tables.offsets(5, 5)) == 625
-    assert np.abs(voxel_tables.offsets(3, 1)[:, :3]).max() == 1
+    assert len(voxels.offsets(5, 5)) == 625
+    assert np.abs(voxels.offsets(3, 1)[:, :3]).max() == 1
 
 
 @pytest.mark.parametrize(("kernel", "temporal"), [(3, 1), (5, 1), (6, 1), (3, 3), (3, 2)])
 def test_tables_list_every_neighbour_once_under_its_relative_position(kernel, temporal):
     cells = np.random.default_rng(0).integers(0, 7, (2, 3, 8, 3)).astype(np.int32)
     cells[0, 1, 3] = -1
-    made = voxel_tables.build(cells, 0, kernel, temporal, (1,), (600, 4, 200))
+    made = voxels.build(cells, 0, kernel, temporal, (1,), (600, 4, 200))
     assert made.dropped == 0
-    positions = [tuple(o) for o in voxel_tables.offsets(kernel, temporal)]
+    positions = [tuple(o) for o in voxels.offsets(kernel, temporal)]
     coordinate = {
         1 + (m * 3 + t) * 8 + v: (*(int(x) for x in cells[m, t, v]), t)
         for m in range(2) for t in range(3) for v in range(8) if cells[m, t, v, 0] >= 0
@@ -203,20 +203,20 @@ def test_tables_list_every_neighbour_once_under_its_relative_position(kernel, te
 def test_what_has_no_room_is_dropped_and_the_nearest_kept():
     cells = np.zeros((1, 1, 5, 3), np.int32)
     cells[0, 0, :, 0] = [0, 1, 2, 3, 4]  # a row of voxels: joint 2 has four neighbours
-    whole = voxel_tables.build(cells, 0, 5, 1, (1,), (100, 2, 4))
+    whole = voxels.build(cells, 0, 5, 1, (1,), (100, 2, 4))
     assert (whole.pairs, whole.dropped) == (14, 0)
-    few = voxel_tables.build(cells, 0, 5, 1, (1,), (100, 2, 2))
+    few = voxels.build(cells, 0, 5, 1, (1,), (100, 2, 2))
     assert (few.pairs, few.dropped) == (14, 4)
     products = few.sums[2].astype(int)
     assert sorted(few.tiles[(products - 1) // 2, 1 + (products - 1) % 2]) == [2, 4]  # rows of joints 1 and 3
-    tiles = voxel_tables.build(cells, 0, 5, 1, (1,), (3, 2, 4))
+    tiles = voxels.build(cells, 0, 5, 1, (1,), (3, 2, 4))
     assert tiles.dropped == 8
     assert tiles.sums.max() <= 6
 
 
 def test_levels_pool_eight_voxels_at_most_into_one_twice_as_wide():
     cells = np.random.default_rng(1).integers(0, 8, (1, 2, 20, 3)).astype(np.int32)
-    fine, coarse = (voxel_tables.build(cells, level, 3, 1, (1,), (400, 4, 40)) for level in (0, 1))
+    fine, coarse = (voxels.build(cells, level, 3, 1, (1,), (400, 4, 40)) for level in (0, 1))
     points = np.flatnonzero(fine.cells[:, 0])
     np.testing.assert_array_equal(fine.cells[points], np.repeat(points[:, None] + 1, 8, axis=1))
     flat = cells.reshape(-1, 3)
@@ -233,7 +233,7 @@ def test_times_are_the_same_voxel_earlier_and_later():
     cells = np.full((1, 4, 2, 3), -1, np.int32)
     cells[0, :, 0] = [[1, 1, 1], [1, 1, 1], [2, 1, 1], [1, 1, 1]]
     cells[0, 2, 1] = [1, 1, 1]  # another joint comes to where the first has been
-    made = voxel_tables.build(cells, 0, 3, 1, (1, 3), (50, 2, 4)).times.astype(int)
+    made = voxels.build(cells, 0, 3, 1, (1, 3), (50, 2, 4)).times.astype(int)
     row = {(t, v): 1 + t * 2 + v for t in range(4) for v in range(2)}
     np.testing.assert_array_equal(made[row[0, 0] - 1], [0, row[1, 0], 0, row[3, 0]])
     np.testing.assert_array_equal(made[row[1, 0] - 1], [row[0, 0], row[2, 1], 0, 0])

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from actrec.errors import InputError
-from actrec.frames import NANOSECONDS
-from actrec.windows import Window, resample, sample_stamps
+from actrec.skeleton.windows import Window, resample, sample_stamps
+from actrec.types import NANOSECONDS
+from actrec.utils.errors import InputError
 
 
 def moving(stamps_ns, joints=25):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from actrec import package, zoo
-from actrec.errors import DeviceError, PackageError
-from actrec.inference.engine_cache import EngineCache
+from actrec.inference import package, zoo
+from actrec.inference.tensorrt.cache import EngineCache
+from actrec.utils.errors import DeviceError, PackageError
 from tests.tiny_model import write_tiny
 
 
@@ -55,7 +55,7 @@ def test_what_pip_puts_beside_another_library_than_pythons_own_is_found(
     library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`pip install --user` and --prefix, and pip as root on Debian."""
-    monkeypatch.setattr(zoo, "__file__", str(tmp_path / library / "actrec/zoo.py"))
+    monkeypatch.setattr(zoo, "__file__", str(tmp_path / library / "actrec/inference/zoo.py"))
     assert tmp_path / "share/actrec/models/zoo" in zoo.folders()
 
 

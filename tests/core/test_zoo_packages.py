@@ -7,17 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actrec import inference, package, windows
-from actrec.frames import NANOSECONDS, Body
-from actrec.inference import Session
-from actrec.inference.clips import body_layout
-from actrec.recognition import LabelledWindow, Recognizer
-from actrec.recordings.nucla import read_nucla_npz
-from actrec.recordings.shrec17 import CLASSES as SHREC17
-from actrec.recordings.shrec17 import FINGERS, read_shrec17_npz
-from actrec.recordings.utd_mhad import CLASSES as UTD
-from actrec.recordings.utd_mhad import read_utd_mhad_npz
+from actrec import inference
+from actrec.datasets.nucla import read_nucla_npz
+from actrec.datasets.shrec17 import CLASSES as SHREC17
+from actrec.datasets.shrec17 import FINGERS, read_shrec17_npz
+from actrec.datasets.utd_mhad import CLASSES as UTD
+from actrec.datasets.utd_mhad import read_utd_mhad_npz
+from actrec.inference import package
+from actrec.inference.session import Session, body_layout
+from actrec.recognition.labels import LabelledWindow
+from actrec.recognition.recognizer import Recognizer
+from actrec.skeleton import windows
 from actrec.skeleton.layouts import LAYOUTS
+from actrec.types import NANOSECONDS, Body
 
 ZOO = Path(__file__).resolve().parents[2] / "models/zoo"
 PACKAGES = sorted(path.parent for path in ZOO.glob("*/model.yaml"))

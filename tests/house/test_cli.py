@@ -14,7 +14,7 @@ import pytest
 
 from actrec import __version__, cli
 from actrec.cli import bench
-from actrec.errors import ConfigError, DeviceError
+from actrec.utils.errors import ConfigError, DeviceError
 
 ROOT = Path(__file__).resolve().parents[2]
 

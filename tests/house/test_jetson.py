@@ -11,13 +11,13 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-JETSON = ROOT / "jetson"
+JETSON = ROOT / "deploy/jetson"
 SCRIPTS = sorted(path.name for path in JETSON.glob("*.sh"))
 UNITS = sorted(path.name for path in JETSON.glob("*.service"))
 
 
 def install(folder: Path, release: str, ubuntu: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """What `jetson/install.sh --dry-run` says on a machine whose release files are these."""
+    """What `deploy/jetson/install.sh --dry-run` says on a machine whose release files are these."""
     if release:
         number, _, revision = release.partition(".")
         line = f"# R{number} (release), REVISION: {revision}, GCID: 43, BOARD: generic, EABI: aarch64\n"
@@ -137,14 +137,14 @@ def test_units_restart_for_ever(name: str) -> None:
 def test_the_graph_starts_after_the_camera_and_by_start_sh() -> None:
     text = (JETSON / "actrec.service").read_text()
     assert "After=network-online.target actrec-camera.service" in text
-    assert "ExecStart=@ROOT@/jetson/start.sh" in text
+    assert "ExecStart=@ROOT@/deploy/jetson/start.sh" in text
     assert "recognize.launch.py" in (JETSON / "start.sh").read_text()
 
 
 def test_the_cameras_images_go_the_way_of_the_graphs() -> None:
     """Fast DDS as it comes loses images even to nodes that have the profile: who sends them needs it too."""
     text = (JETSON / "actrec-camera.service").read_text()
-    names = runpy.run_path(str(ROOT / "nodes/actrec_nodes/transport.py"))["profile_environment"]({})
+    names = runpy.run_path(str(ROOT / "nodes/actrec_nodes/bringup/transport.py"))["profile_environment"]({})
     for name in names:
         assert f'Environment="{name}=@ROOT@/config/fastdds.xml"' in text
     assert text.index("EnvironmentFile=") > text.rindex("Environment="), "what the user sets outranks it"
@@ -158,7 +158,7 @@ def test_launch_arguments_exist() -> None:
         for argument, value in given:
             assert f'"{argument}":' in launch, f"{name}: {argument}"
             if argument == "vendor":
-                topics = runpy.run_path(str(ROOT / "nodes/actrec_nodes/topics.py"))
+                topics = runpy.run_path(str(ROOT / "nodes/actrec_nodes/common/topics.py"))
                 assert value in topics["VENDORS"]
 
 
@@ -173,6 +173,6 @@ def test_the_parameter_file_sets_parameters_that_exist() -> None:
 def test_the_image_has_what_it_needs() -> None:
     """What .dockerignore leaves out must not be what the image's build reads."""
     ignored = set((ROOT / ".dockerignore").read_text().split("\n"))
-    for needed in ["actrec", "nodes", "launch", "config", "jetson", "requirements", "scripts", "models", "ros2_ws"]:
+    for needed in ["actrec", "nodes", "launch", "config", "deploy", "requirements", "scripts", "models", "ros2_ws"]:
         assert (ROOT / needed).is_dir() and needed not in ignored
     assert {".git", ".venv"} <= ignored

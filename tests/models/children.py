@@ -14,11 +14,12 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
-from actrec import config
-from actrec_models import data, norms, training
-from actrec_models.learning import Recognition
-from actrec_models.recipe import Recipe
-from actrec_models.training import Machine
+from actrec import datasets
+from actrec.utils import config
+from actrec_models.training import averaging, trainer
+from actrec_models.training.module import Recognition
+from actrec_models.training.monitoring import Machine
+from actrec_models.training.recipe import Recipe
 from tests.models.made_up import TINY, skeletons
 
 
@@ -50,7 +51,7 @@ def _alone(target: Callable[..., Any], *arguments: Any) -> None:
 def run(out: Path, machine: Machine, init: Sequence[Path] = (), **changes: Any) -> Path:
     """A training on made-up clips."""
     recipe = config.build(Recipe, {**TINY, **changes})
-    return training.train(recipe, "", out, progress=False, threads=1, machine=machine, init=init)
+    return trainer.train(recipe, "", out, progress=False, threads=1, machine=machine, init=init)
 
 
 def die_at_step(step: int) -> None:
@@ -67,15 +68,15 @@ def die_at_step(step: int) -> None:
 
 def run_to_step(step: int, out: Path, machine: Machine, changes: dict[str, Any]) -> None:
     """A run on made-up clips that is killed before a step."""
-    data.create = lambda name, root, **options: skeletons()  # type: ignore[assignment]
+    datasets.create = lambda name, root, **options: skeletons()  # type: ignore[assignment]
     die_at_step(step)
     run(out, machine, **changes)
 
 
 def run_to_estimate(number: int, out: Path, machine: Machine, changes: dict[str, Any]) -> None:
     """A run on made-up clips that is killed at the start of an estimate of batch norms' statistics, counted from 1."""
-    data.create = lambda name, root, **options: skeletons()  # type: ignore[assignment]
-    estimate, begun = norms.estimate, []
+    datasets.create = lambda name, root, **options: skeletons()  # type: ignore[assignment]
+    estimate, begun = averaging.estimate, []
 
     def dies(*arguments: Any) -> Any:
         begun.append(1)
@@ -83,5 +84,5 @@ def run_to_estimate(number: int, out: Path, machine: Machine, changes: dict[str,
             os.kill(os.getpid(), signal.SIGKILL)
         return estimate(*arguments)
 
-    norms.estimate = dies  # type: ignore[assignment]
+    averaging.estimate = dies  # type: ignore[assignment]
     run(out, machine, **changes)

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from actrec_models.data.archive import ArchiveSource
+from actrec.datasets.archive import ArchiveSource
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,12 +8,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
+from actrec import datasets
 from actrec.cli import main
+from actrec.datasets.base import Clip, ClipDataset
 from actrec.features.example import RATE_HZ, example_clip
-from actrec.frames import NANOSECONDS
-from actrec_models import create, data
-from actrec_models.data import Clip, ClipDataset
-from actrec_models.draws import Epochs
+from actrec.types import NANOSECONDS
+from actrec_models.data.samplers import Epochs
+from actrec_models.registry import create
 from tests.models.small import FLOW
 
 RECIPE = {
@@ -51,6 +52,6 @@ def note(folder):
 
 
 if __name__ == "__main__":
-    data.create = clips
+    datasets.create = clips
     note(os.environ["ACTREC_TEST_NOTES"])
     sys.exit(main(sys.argv[1:]))

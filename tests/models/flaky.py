@@ -5,8 +5,8 @@ import signal
 import time
 from pathlib import Path
 
-from actrec_models import data
-from actrec_models.data.nucla import Nucla
+from actrec import datasets
+from actrec.datasets.nucla import Nucla
 
 
 class Deadly(Nucla):
@@ -39,4 +39,4 @@ def names_of(folder):
 
 def register():
     """Makes them known in this process, as "deadly" and "slow"."""
-    data.DATASETS._targets.update(deadly=f"{__name__}:Deadly", slow=f"{__name__}:Slow")
+    datasets.DATASETS._targets.update(deadly=f"{__name__}:Deadly", slow=f"{__name__}:Slow")

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from actrec.frames import NANOSECONDS
-from actrec_models.data import Clip, ClipDataset
+from actrec.datasets.base import Clip, ClipDataset
+from actrec.types import NANOSECONDS
 
 CLASSES = ("rests", "waves")
 TINY: dict[str, Any] = {

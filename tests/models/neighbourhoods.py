@@ -5,13 +5,13 @@ import itertools
 import numpy as np
 import torch
 
-from actrec.features import voxel_tables
-from actrec_models.networks.sparse import Neighbourhood
+from actrec.features import voxels
+from actrec_models.layers.sparse import Neighbourhood
 
 
 def near(cells, kernel=3, temporal=1, level=0, dilations=(1,), batch=1):
     """The neighbourhood of one level of voxels [M, T, V, 3], as the network sees it."""
-    made = voxel_tables.build(cells, level, kernel, temporal, dilations, (1500, 4, 60))
+    made = voxels.build(cells, level, kernel, temporal, dilations, (1500, 4, 60))
     assert made.dropped == 0
     tables = [torch.from_numpy(t).long().repeat(batch, 1, 1) for t in made[:4]]
     tiles, sums, times, children = tables

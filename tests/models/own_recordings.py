@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from actrec.frames import Body, Intrinsics, RgbdFrame
-from actrec.recordings.bag_writer import SKELETONS_TOPIC, BagWriter
+from actrec.recordings.rosbag.writer import SKELETONS_TOPIC, BagWriter
+from actrec.types import Body, Intrinsics, RgbdFrame
 from tests.tiny_model import person_at
 
 PERIOD_NS = 100_000_000

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from actrec.errors import InputError
-from actrec.frames import NANOSECONDS
-from actrec_models.data import Clip, Entry, Source
+from actrec.datasets.base import Clip, Entry, Source
+from actrec.types import NANOSECONDS
+from actrec.utils.errors import InputError
 from tests.tiny_model import LABELS, person_at
 
 Place = tuple[str, int, float, float, int]

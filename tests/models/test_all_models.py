@@ -10,14 +10,14 @@ import pytest
 import safetensors.torch
 import torch
 
-import actrec_models
+import actrec_models.registry
 from actrec import features
-from actrec.errors import ConfigError
 from actrec.features.clips import window_inputs
 from actrec.features.example import example_clip
-from actrec_models import export, half_precision, tensorrt_operators
+from actrec.utils.errors import ConfigError
+from actrec_models.export import exporter, half_precision, onnx_graph
+from actrec_models.export.onnx_graph import example_inputs
 from actrec_models.networks.base import Network
-from actrec_models.onnx_graph import example_inputs
 from tests.models.small import SMALL
 
 CLASSES = 5
@@ -29,12 +29,12 @@ STEP = 0.01
 LEFT_OUT = {"p_i3d": r"parts\.\w+\.logits\.|pose\.classifier\."}
 """Parameters that a network has for the earlier stages of its training alone."""
 
-pytestmark = pytest.mark.parametrize("name", actrec_models.list_models())
+pytestmark = pytest.mark.parametrize("name", actrec_models.registry.list_models())
 
 
 def small(name: str, seed: int = 1) -> Network:
     torch.manual_seed(seed)
-    return actrec_models.create(name, num_classes=CLASSES, **SMALL[name])
+    return actrec_models.registry.create(name, num_classes=CLASSES, **SMALL[name])
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,7 @@ def test_evaluation_has_no_randomness_and_leaves_the_network_as_it_is(name, batc
 
 def test_weights_survive_safetensors(name, batch, tmp_path):
     network = settled(name, batch)
-    (tmp_path / "model.safetensors").write_bytes(export._weights(network))
+    (tmp_path / "model.safetensors").write_bytes(exporter._weights(network))
     other = small(name, seed=9).eval()
     other.load_state_dict(safetensors.torch.load_file(tmp_path / "model.safetensors"))
     with torch.no_grad():
@@ -176,11 +176,11 @@ def test_weights_survive_safetensors(name, batch, tmp_path):
 def test_onnx_graph(name, batch):
     """Parity to 1e-4, dynamic batch, static rest, operators that TensorRT parses, sanity in half precision."""
     network = settled(name, batch)
-    content = export.to_onnx(network)  # refuses what differs by more than 1e-4 at batch 1 and 3
+    content = onnx_graph.to_onnx(network)  # refuses what differs by more than 1e-4 at batch 1 and 3
     model = onnx.load_model_from_string(content)
     onnx.checker.check_model(model)
-    assert tensorrt_operators.problems(model) == []
-    assert tensorrt_operators.operators(model) <= tensorrt_operators.SUPPORTED
+    assert onnx_graph.problems(model) == []
+    assert onnx_graph.operators(model) <= onnx_graph.SUPPORTED
     shapes = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.input}
     assert shapes == {spec.name: ["batch", *spec.shape] for spec in network.input_specs}
     output = [d.dim_param or d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim]
@@ -203,7 +203,7 @@ def converts(content: bytes, inputs: dict[str, np.ndarray]) -> None:
     assert difference <= half_precision.LARGEST_DIFFERENCE
     before, after = onnx.load_model_from_string(content), onnx.load_model_from_string(made)
     assert (before.graph.input, before.graph.output) == (after.graph.input, after.graph.output)
-    assert tensorrt_operators.problems(after) == []
+    assert onnx_graph.problems(after) == []
     halves, floats = (
         sum(np.prod(t.dims) for t in after.graph.initializer if t.data_type == kind)
         for kind in (onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT)
@@ -221,7 +221,7 @@ def run(content: bytes, inputs: dict[str, torch.Tensor]) -> np.ndarray:
 
 def test_unknown_options_list_the_known_ones(name):
     with pytest.raises(ConfigError, match=r"unknown option colour_of_hair of \w+; known: .*num_classes"):
-        actrec_models.create(name, num_classes=CLASSES, colour_of_hair="red")
+        actrec_models.registry.create(name, num_classes=CLASSES, colour_of_hair="red")
 
 
 def test_options_are_described(name):

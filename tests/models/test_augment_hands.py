@@ -5,14 +5,15 @@ import dataclasses
 import numpy as np
 import pytest
 
-from actrec import config
-from actrec.errors import ConfigError
+from actrec import datasets
 from actrec.skeleton import layouts
 from actrec.skeleton.layouts import HAND_22
-from actrec_models import create, data, recipe
-from actrec_models.data.augment import Augmentation, tells_side
-from actrec_models.data.augment_hands import vary_hands
-from actrec_models.samples import check_streams
+from actrec.utils import config
+from actrec.utils.errors import ConfigError
+from actrec_models.data.augmentation import Augmentation, tells_side, vary_hands
+from actrec_models.data.samples import check_streams
+from actrec_models.registry import create
+from actrec_models.training import recipe
 
 PALM = HAND_22.index["palm"]
 
@@ -20,7 +21,7 @@ PALM = HAND_22.index["palm"]
 @pytest.fixture(scope="module")
 def hands(data_root):
     """Bodies [1, T, 22, 3] of a swipe."""
-    return data.create("shrec17_28", str(data_root / "shrec17"), part="train")[1000].bodies
+    return datasets.create("shrec17_28", str(data_root / "shrec17"), part="train")[1000].bodies
 
 
 def only(**settings: float) -> Augmentation:
@@ -78,7 +79,7 @@ def test_frames_without_a_hand_stay_without_one_and_change_no_other(hands):
 
 def test_they_are_refused_where_there_are_no_hands(data_root):
     settings = {"model": "sem_net", "dataset": "nucla", "split": "view", "augmentation": {"reach": 0.5}}
-    people = data.create("nucla", str(data_root / "nucla"), split="view", part="train")
+    people = datasets.create("nucla", str(data_root / "nucla"), split="view", part="train")
     specs = create("sem_net", num_classes=10).input_specs
     with pytest.raises(ConfigError, match=r"reach and held_deg vary hands, but dataset 'nucla' holds kinect_v2_25"):
         check_streams(people, specs, config.build(recipe.Recipe, settings))
@@ -97,7 +98,7 @@ def test_they_are_refused_where_there_are_no_hands(data_root):
 )
 def test_mirrors_are_told_of_where_classes_have_a_side(classes, layout, changes, told, caplog):
     bodies = np.zeros((1, 2, len(layouts.get(layout)), 3), np.float32)
-    clips = data.ClipDataset([data.Clip("clip", 0, np.arange(2), bodies)], classes, layout)
+    clips = datasets.ClipDataset([datasets.Clip("clip", 0, np.arange(2), bodies)], classes, layout)
     specs = create("sem_net", num_classes=len(classes), layout=layout).input_specs
     check_streams(clips, specs, config.build(recipe.Recipe, {"model": "sem_net", **changes}))
     assert told in caplog.text
@@ -127,10 +128,10 @@ def test_labels_that_tell_a_side_are_known_however_they_are_written():
 @pytest.mark.parametrize(("attention", "mirror"), [(True, True), (False, True), (False, False)])
 def test_mirrored_pictures_are_told_of_too(attention, mirror, caplog):
     others = {"pixels": np.zeros((1, 2, 25, 2), np.float32), "colour": np.zeros((2, 8, 8, 3), np.uint8)}
-    clip = data.Clip("clip", 0, np.arange(2), np.zeros((1, 2, 25, 3), np.float32), others)
+    clip = datasets.Clip("clip", 0, np.arange(2), np.zeros((1, 2, 25, 3), np.float32), others)
     specs = create("p_i3d", num_classes=2, width=0.05, attention=attention).input_specs
     settings = {"model": "p_i3d", "augmentation": {"mirror": mirror}}
-    check_streams(data.ClipDataset([clip], ("swipe_left", "clap")), specs, config.build(recipe.Recipe, settings))
+    check_streams(datasets.ClipDataset([clip], ("swipe_left", "clap")), specs, config.build(recipe.Recipe, settings))
     assert ("'swipe_left' tell a side" in caplog.text) == (mirror and not attention)
 
 

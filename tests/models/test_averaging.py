@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from actrec_models.averaging import Averaging
+from actrec_models.training.averaging import Averaging
 
 
 @pytest.mark.parametrize(

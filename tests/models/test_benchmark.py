@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from actrec.cli import main
-from actrec.errors import ConfigError
-from actrec_models import benchmark, run_time
-from actrec_models.page import marks
+from actrec.utils.errors import ConfigError
+from benchmarks import networks, run_time
+from benchmarks.pages import marks
 
 MODEL = "deepacts_graph:width=4;frames=16;modalities=[bones]"
 
@@ -33,13 +33,13 @@ def test_a_network_is_measured_in_processes_of_its_own(tmp_path, monkeypatch, ca
 
 
 def test_wrong_names_and_pages_are_refused_before_anything_is_measured(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "_row", lambda *arguments: pytest.fail("measured"))
+    monkeypatch.setattr(networks, "_row", lambda *arguments: pytest.fail("measured"))
     with pytest.raises(ConfigError, match="unknown network 'lstm'"):
-        benchmark.networks(["--models", "deepacts_graph,lstm"])
+        networks.networks(["--models", "deepacts_graph,lstm"])
     (tmp_path / "plain.md").write_text("no marks")
     for page in ("plain.md", "missing.md"):
         with pytest.raises(ConfigError, match=page):
-            benchmark.networks(["--models", "deepacts_graph", "--write", str(tmp_path / page)])
+            networks.networks(["--models", "deepacts_graph", "--write", str(tmp_path / page)])
 
 
 def test_only_the_runtime_is_loaded_where_memory_is_measured():

@@ -4,11 +4,12 @@ import pytest
 
 pytest.importorskip("torch", reason="the networks need PyTorch: make venv")
 
-from actrec.errors import ActrecError, ConfigError
-from actrec_models import benchmark_rendered as benchmark
-from actrec_models import create, recipe, recipe_files
-from actrec_models.data.rendered_rgbd import RenderedRgbd
-from actrec_models.page import marks
+from actrec.utils.errors import ActrecError, ConfigError
+from actrec_models.data.rendered import RenderedRgbd
+from actrec_models.registry import create
+from actrec_models.training import recipe
+from benchmarks import rendered as benchmark
+from benchmarks.pages import marks
 
 FAMILIES = {
     "res_tcn_bjcn", "c3d_flow", "c3d_flow_at1", "c3d_flow_at2", "flow_skeleton", "p_i3d", "vpn_i3d", "vpn_resnext101",
@@ -21,7 +22,7 @@ ROW = {
 
 
 def test_there_is_a_recipe_for_every_network_on_pictures_or_flow():
-    paths = sorted(recipe_files.folder("rendered").glob("*.yaml"))
+    paths = sorted(recipe.folder("rendered").glob("*.yaml"))
     assert {path.stem for path in paths} == FAMILIES
     for path in paths:
         read = recipe.read(path)
@@ -56,7 +57,7 @@ def test_it_prepares_once_trains_each_and_writes_the_page(tmp_path, monkeypatch)
 
 def test_wrong_names_and_pages_are_refused_before_anything_is_rendered(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "_actrec", lambda *words: pytest.fail("ran"))
-    known = ["--recipes", str(recipe_files.folder("rendered"))]
+    known = ["--recipes", str(recipe.folder("rendered"))]
     with pytest.raises(ConfigError, match="no recipe lstm in .*c3d_flow_at1"):
         benchmark.rendered([*known, "--networks", "p_i3d,lstm"])
     with pytest.raises(ConfigError, match="there are: none"):

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from actrec.errors import ConfigError
-from actrec_models import benchmark_rendered_skeletons as benchmark
-from actrec_models import data
-from actrec_models.data import rendered
+from actrec import datasets
+from actrec.utils.errors import ConfigError
+from actrec_models.data import rendered_skeletons
+from benchmarks import rendered as benchmark
 
 
 def test_kept_clips_are_scored_as_the_recognizer_sees_them(data_root, tmp_path):
-    test = data.create("utd_mhad", str(data_root / "utd_mhad"), part="test")
-    rendered.write(tmp_path / "kept.npz", [test[i] for i in range(0, len(test), 20)])
+    test = datasets.create("utd_mhad", str(data_root / "utd_mhad"), part="test")
+    rendered_skeletons.write(tmp_path / "kept.npz", [test[i] for i in range(0, len(test), 20)])
     words = ["--data", str(data_root), "--clips", str(tmp_path / "kept.npz")]
     found = benchmark.measure([*words, "--packages", "deepacts_graph_utd_mhad"])
     assert found["clips"] == 22 and found["left out"] == 0
@@ -27,8 +27,8 @@ def test_test_recordings_are_rendered_and_kept(data_root, tmp_path):
     words = ["--data", str(data_root), "--every", "400", "--fps", "8", "--packages", "deepacts_graph_utd_mhad"]
     found = benchmark.measure([*words, "--workers", "1", "--clips", str(kept)])
     assert found["clips"] + found["left out"] == 2
-    official = data.create("utd_mhad", str(data_root / "utd_mhad"), part="test")
-    for clip in rendered.read(kept):
+    official = datasets.create("utd_mhad", str(data_root / "utd_mhad"), part="test")
+    for clip in rendered_skeletons.read(kept):
         assert clip.label == official.labels[official.names.index(clip.name)]
         assert np.diff(clip.stamps_ns).min() >= 1e9 / 8 - 1
 

@@ -3,9 +3,10 @@ import json
 import pytest
 
 from actrec.cli import main
-from actrec.errors import ConfigError
-from actrec_models import benchmark_steps, benchmark_training
-from actrec_models.page import marks
+from actrec.utils.errors import ConfigError
+from actrec_models import registry
+from benchmarks import training, training_steps
+from benchmarks.pages import marks
 
 SMALL_ATTENTION = "c3d_flow_at1:width=4;size=32;fc=32"
 
@@ -33,19 +34,19 @@ def test_a_small_network_is_measured_and_written(tmp_path, capsys):
     ],
 )
 def test_wrong_use_is_said_before_anything_is_measured(arguments, message, monkeypatch):
-    monkeypatch.setattr(benchmark_training, "_child", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(training, "_child", lambda *_: pytest.fail("measured"))
     with pytest.raises(ConfigError, match=message):
-        benchmark_training.measure(arguments)
+        training.measure(arguments)
 
 
 def test_every_network_has_a_recipe_and_a_gpus_figures_are_shown():
-    for name in benchmark_training.registry.list_models():
-        chosen = benchmark_steps.recipe_of(name)
+    for name in registry.list_models():
+        chosen = training_steps.recipe_of(name)
         assert chosen.model == name
         assert not chosen.stages
         assert chosen.options.get("bodies") == (2 if name.startswith("deepacts") else None)  # NTU's mutual actions
     row = {"network": "p_i3d", "precision": "bf16-mixed", "batch": 16, "recipe_batch": 16, "clips_per_s": 12.34,
            "clips_per_s_with_reading": 11.1, "workers": 8, "read_by_a_core": 20.0, "gpu_memory_gb": 40.0,
            "gpu_used_percent": 97.0, "gpu_used_percent_with_reading": None}  # fmt: skip
-    text = benchmark_training.table({"device": "NVIDIA H200", "torch": "2.13", "networks": [row]})
+    text = training.table({"device": "NVIDIA H200", "torch": "2.13", "networks": [row]})
     assert "| 12.3 | 11.1 | 8 | 20 | 40.0 GB | 97 % |  |" in text

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from actrec_models.networks.c3d import STAGES, C3d, boosted
+from actrec_models.layers.c3d import STAGES, C3d, boosted
 
 CONVOLUTIONS = [name for names in STAGES for name in names]
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-import actrec_models
-from actrec_models.complexity import Complexity, complexity
+import actrec_models.registry
+from benchmarks.networks import Complexity, complexity
 
 
 class OneInput(nn.Module):
@@ -38,12 +38,14 @@ def test_multiply_adds_by_hand(name):
 
 
 def test_by_input_specs_and_the_network_stays_as_it_is():
-    network = actrec_models.create("deepacts_graph", num_classes=10, width=8, modalities=("body",), frames=16)
+    network = actrec_models.registry.create("deepacts_graph", num_classes=10, width=8, modalities=("body",), frames=16)
     network.train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     assert complexity(network).multiply_adds > 1e6
     assert network.training
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     # Two branches cost twice as much as one.
-    twice = actrec_models.create("deepacts_graph", num_classes=10, width=8, modalities=("body", "bones"), frames=16)
+    twice = actrec_models.registry.create(
+        "deepacts_graph", num_classes=10, width=8, modalities=("body", "bones"), frames=16
+    )
     assert complexity(twice).multiply_adds == 2 * complexity(network).multiply_adds

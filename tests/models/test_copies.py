@@ -6,16 +6,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from actrec import zoo
+from actrec import datasets
 from actrec.cli import main
-from actrec.errors import DeviceError, InputError
-from actrec_models import data, judging
-from actrec_models.card import card
-from actrec_models.data import Clip, ClipDataset, PreparedDataset
-from actrec_models.data import copies as module
-from actrec_models.data.copies import copies
-from actrec_models.data.prepare import prepare
-from actrec_models.recipe import Recipe
+from actrec.datasets import copies as module
+from actrec.datasets.base import Clip, ClipDataset
+from actrec.datasets.copies import copies
+from actrec.datasets.store.reader import PreparedDataset
+from actrec.inference import zoo
+from actrec.utils.errors import DeviceError, InputError
+from actrec_models.data.prepare.preparation import prepare
+from actrec_models.export import exporter
+from actrec_models.export.card import card
+from actrec_models.training.recipe import Recipe
 from tests.models.places import PlacesTrainToo
 from tests.models.test_evaluation import write
 
@@ -33,7 +35,7 @@ class SomeTrain(PlacesTrainToo):
 
 @pytest.fixture(autouse=True)
 def some_train(monkeypatch):
-    monkeypatch.setitem(data.DATASETS._targets, "places", f"{__name__}:SomeTrain")
+    monkeypatch.setitem(datasets.DATASETS._targets, "places", f"{__name__}:SomeTrain")
 
 
 class Unreadable(ClipDataset):
@@ -80,7 +82,7 @@ def test_a_prepared_part_is_looked_through_by_its_checksums(tmp_path, monkeypatc
         return whole(self, index)
 
     monkeypatch.setattr(PreparedDataset, "__getitem__", noting)
-    parts = {part: data.create("places", tmp_path / "store", split="all", part=part) for part in data.PARTS}
+    parts = {part: datasets.create("places", tmp_path / "store", split="all", part=part) for part in datasets.PARTS}
     same = {"left_1": "train_left_1", "far_1": "train_far_1", "far_unsure": "train_far_unsure"}
     assert copies(parts["test"], lambda: parts["train"]) == same
     assert len(read) == 2 * len(same)  # to be sure of what the checksums say
@@ -88,7 +90,7 @@ def test_a_prepared_part_is_looked_through_by_its_checksums(tmp_path, monkeypatc
 
 def test_published_n_ucla_has_two_actions_of_its_test_view_in_its_training_views(data_root):
     folder = data_root / "nucla"
-    parts = {part: data.create("nucla", folder, split="view", part=part) for part in data.PARTS}
+    parts = {part: datasets.create("nucla", folder, split="view", part=part) for part in datasets.PARTS}
     same = copies(parts["test"], lambda: parts["train"])
     named = [name for name in parts["test"].names if name.startswith(("a02", "a03"))]
     assert same == {name: name.replace("v03", "v02") for name in named}
@@ -97,8 +99,8 @@ def test_published_n_ucla_has_two_actions_of_its_test_view_in_its_training_views
 
 @pytest.mark.parametrize("dataset", ["utd_mhad", "shrec17_28"])
 def test_the_others_have_no_such_clip(data_root, dataset):
-    folder = data.folder(data_root, dataset)
-    assert copies(data.create(dataset, folder, part="test"), lambda: data.create(dataset, folder)) == {}
+    folder = datasets.folder(data_root, dataset)
+    assert copies(datasets.create(dataset, folder, part="test"), lambda: datasets.create(dataset, folder)) == {}
 
 
 def test_evaluation_tells_the_figure_without_them(tmp_path, capsys):
@@ -118,7 +120,7 @@ def test_evaluation_tells_the_figure_without_them(tmp_path, capsys):
 
 
 def test_of_copies_alone_there_is_nothing_to_tell(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(data.DATASETS._targets, "places", "tests.models.places:PlacesTrainToo")
+    monkeypatch.setitem(datasets.DATASETS._targets, "places", "tests.models.places:PlacesTrainToo")
     models = [write(tmp_path / name, seed=seed) for name, seed in (("one", 1), ("two", 2))]
     assert main(["eval", "--data", str(tmp_path), "--quiet", "--threads", "1", "--json", *models]) == 0
     figures = json.loads(capsys.readouterr().out)
@@ -130,13 +132,13 @@ def test_of_copies_alone_there_is_nothing_to_tell(tmp_path, capsys, monkeypatch)
 
 def test_a_package_is_judged_without_them_too(tmp_path):
     recipe = Recipe("sem_net", dataset="places", split="all")
-    test = data.create("places", tmp_path, split="all", part="test")
+    test = datasets.create("places", tmp_path, split="all", part="test")
     right = np.array([True] * 7 + [False])
-    assert judging.without_copies(recipe, test, right, (str(tmp_path), str(tmp_path))) == {
+    assert exporter.without_copies(recipe, test, right, (str(tmp_path), str(tmp_path))) == {
         "copies": 3,
         "accuracy_without_copies": 1.0,
     }
-    assert judging.without_copies(replace(recipe, dataset="folder"), test, right, (str(tmp_path), "")) == {}
+    assert exporter.without_copies(replace(recipe, dataset="folder"), test, right, (str(tmp_path), "")) == {}
     assert "93.0% of the 369 that are not in the training part as well" in card(zoo.find("deepacts_graph_nucla"), "it")
 
 

@@ -7,15 +7,14 @@ import cv2
 import numpy as np
 import pytest
 
-from actrec.errors import ConfigError, DeviceError, InputError
-from actrec.lifting import lift
-from actrec.recordings.ntu import read_ntu_file
-from actrec.recordings.ntu_cameras import fit_cameras
+from actrec import datasets
+from actrec.datasets.base import Entry, LazyStreams
+from actrec.datasets.ntu.cameras import fit_cameras
+from actrec.datasets.ntu.dataset import SUBJECTS_60, SUBJECTS_120, Ntu60, Ntu120
+from actrec.datasets.ntu.skeletons import read_ntu_file
+from actrec.perception.lifting import lift
 from actrec.skeleton.layouts import KINECT_V2_25
-from actrec_models import data
-from actrec_models.data.lazy import LazyStreams
-from actrec_models.data.ntu import SUBJECTS_60, SUBJECTS_120, Ntu60, Ntu120
-from actrec_models.data.source import Entry
+from actrec.utils.errors import ConfigError, DeviceError, InputError
 from tests import ntu_text
 
 FIRST = "S001C001P001R001A001"
@@ -48,15 +47,15 @@ def entry(**of):
 
 
 def test_recordings_as_published(data_root):
-    clips = data.create("ntu60", data_root / "ntu", split="cross_subject", part="train", incomplete="keep")
+    clips = datasets.create("ntu60", data_root / "ntu", split="cross_subject", part="train", incomplete="keep")
     assert len(clips) == 11 and clips.names[0] == FIRST and clips.classes[clips.labels[10]] == "rub two hands together"
     assert clips.metas[10] == {"setup": 3, "camera": 1, "subject": 15, "replication": 1, "action": 34}
     for clip in (clips[i] for i in range(len(clips))):
         frames = len(clip.stamps_ns)
         assert clip.bodies.shape == (1, frames, 25, 3) and clip.bodies.dtype == np.float32
         assert clip.others["pixels"].shape == (1, frames, 25, 2)
-    assert len(data.create("ntu60", data_root / "ntu", split="cross_view", part="train", incomplete="keep")) == 0
-    assert len(data.create("ntu120", data_root / "ntu", split="cross_setup", part="test", incomplete="keep")) == 11
+    assert len(datasets.create("ntu60", data_root / "ntu", split="cross_view", part="train", incomplete="keep")) == 0
+    assert len(datasets.create("ntu120", data_root / "ntu", split="cross_setup", part="test", incomplete="keep")) == 11
 
 
 def test_splits_are_the_official_ones(tmp_path):
@@ -80,7 +79,7 @@ def test_splits_are_the_official_ones(tmp_path):
 def test_both_datasets_in_one_root(dataset):
     dataset(name(), name(camera=2, action=60))
     root = dataset(name(setup=18, action=61), name(setup=32, subject=106, action=120), folder="nturgb+d_skeletons120")
-    small, large = (data.source(which, root, incomplete="keep").entries() for which in ("ntu60", "ntu120"))
+    small, large = (datasets.source(which, root, incomplete="keep").entries() for which in ("ntu60", "ntu120"))
     assert [e.label for e in small] == [0, 59] and [e.label for e in large] == [0, 59, 60, 119]
     assert [e.name for e in large] == sorted(e.name for e in large)
 
@@ -94,38 +93,38 @@ def test_links_to_folders_that_are_read_anyway_are_no_second_copy(tmp_path, kind
     for link in ("a/up", "a/again", "other"):
         (tmp_path / link).symlink_to(tmp_path / "a" if link == "other" else tmp_path)
     options = {"incomplete": "keep"} if kind == "ntu60" else {}
-    assert len(data.source(kind, tmp_path, **options).entries()) == 1
+    assert len(datasets.source(kind, tmp_path, **options).entries()) == 1
 
 
 def test_incomplete_samples_are_left_out(dataset):
     bad, good, absent = name(action=2), name(action=3), name(action=4)
     root = dataset(bad, good)
     (root / LIST_60).write_text(HEAD.format(2) + f"{bad}\n{absent}\n")  # naming a file that is not there is no error
-    assert [e.name for e in data.source("ntu60", root).entries()] == [good]
-    assert len(data.source("ntu60", root, incomplete="keep").entries()) == 2
+    assert [e.name for e in datasets.source("ntu60", root).entries()] == [good]
+    assert len(datasets.source("ntu60", root, incomplete="keep").entries()) == 2
     with pytest.raises(DeviceError, match=f"no {LIST_120}.*incomplete=keep"):
-        data.source("ntu120", root).entries()
+        datasets.source("ntu120", root).entries()
     (root / LIST_60).rename(root / LIST_120)  # the longer list has the names of both
     for which in ("ntu60", "ntu120"):
-        assert [e.name for e in data.source(which, root).entries()] == [good]
+        assert [e.name for e in datasets.source(which, root).entries()] == [good]
     (root / LIST_120).unlink()
     (root / LIST_BEFORE).write_text(f"{bad}\n")  # NTU RGB+D's own, as it was called at first
-    assert [e.name for e in data.source("ntu60", root).entries()] == [good]
+    assert [e.name for e in datasets.source("ntu60", root).entries()] == [good]
     with pytest.raises(DeviceError, match=f"no {LIST_120}"):
-        data.source("ntu120", root).entries()
+        datasets.source("ntu120", root).entries()
 
 
 def test_hidden_files_are_passed_by(dataset):
     root = dataset(name())
     for hidden in (f"._{name()}.skeleton", f"._{name()}_rgb.avi"):
         (root / hidden).touch()
-    (entry,) = data.source("ntu60", root, incomplete="keep").entries()
+    (entry,) = datasets.source("ntu60", root, incomplete="keep").entries()
     assert set(entry.files) == {"skeleton"}
 
 
 def test_no_list_is_said(dataset):
     with pytest.raises(DeviceError, match=f"has no {LIST_60}.*github.com/shahroudy/NTURGB-D.*incomplete=keep"):
-        data.create("ntu60", dataset(name()))
+        datasets.create("ntu60", dataset(name()))
 
 
 @pytest.mark.parametrize(
@@ -142,20 +141,20 @@ def test_bad_list(dataset, content, message):
     root = dataset(name())
     (root / LIST_60).write_text(content)
     with pytest.raises(InputError, match=message) as raised:
-        data.create("ntu60", root)
+        datasets.create("ntu60", root)
     assert LIST_60 in str(raised.value)
 
 
 def test_bad_roots(dataset, tmp_path):
     with pytest.raises(DeviceError, match="no folder"):
-        data.create("ntu60", tmp_path / "none", incomplete="keep")
+        datasets.create("ntu60", tmp_path / "none", incomplete="keep")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DeviceError, match=r"holds no \.skeleton file"):
-        data.create("ntu60", tmp_path / "empty", incomplete="keep")
+        datasets.create("ntu60", tmp_path / "empty", incomplete="keep")
     with pytest.raises(ConfigError, match="unknown option incomplet"):
-        data.create("ntu60", tmp_path, incomplet="keep")
+        datasets.create("ntu60", tmp_path, incomplet="keep")
     with pytest.raises(ConfigError, match="'some', allowed: listed, keep"):
-        data.create("ntu60", tmp_path, incomplete="some")
+        datasets.create("ntu60", tmp_path, incomplete="some")
 
 
 @pytest.mark.parametrize(
@@ -173,7 +172,7 @@ def test_files_that_do_not_belong(dataset, file, message):
     (root / file).parent.mkdir(exist_ok=True)
     shutil.copy(root / "nturgb+d_skeletons" / f"{name()}.skeleton", root / file)
     with pytest.raises(InputError, match=message):
-        data.create("ntu120", root, incomplete="keep")
+        datasets.create("ntu120", root, incomplete="keep")
 
 
 def test_two_videos_or_depth_folders_of_one_sample(dataset):
@@ -182,16 +181,16 @@ def test_two_videos_or_depth_folders_of_one_sample(dataset):
         (root / folder).mkdir()
         (root / folder / f"{name()}_rgb.avi").touch()
     with pytest.raises(InputError, match=f"{name()}_rgb.avi' are of the same sample"):
-        data.create("ntu60", root, incomplete="keep")
+        datasets.create("ntu60", root, incomplete="keep")
     shutil.rmtree(root / "more")
     for folder in ("nturgb+d_depth_masked", "nturgb+d_depth"):
         (root / folder / name()).mkdir(parents=True)
-    (found,) = data.source("ntu60", root, incomplete="keep").entries()
+    (found,) = datasets.source("ntu60", root, incomplete="keep").entries()
     assert found.files["depth"] == root / "nturgb+d_depth" / name()  # the whole maps
     assert found.files["colour"] == root / "rgb" / f"{name()}_rgb.avi"
     (root / "again" / name()).mkdir(parents=True)
     with pytest.raises(InputError, match="are of the same sample"):
-        data.create("ntu60", root, incomplete="keep")
+        datasets.create("ntu60", root, incomplete="keep")
 
 
 def test_folders_named_as_samples_may_hold_anything(dataset):
@@ -200,7 +199,7 @@ def test_folders_named_as_samples_may_hold_anything(dataset):
     for place, file in (("frames", "img_00001.jpg"), ("nturgb+d_depth", "Depth-00000001.png")):
         (root / place / name()).mkdir(parents=True)
         (root / place / name() / file).touch()
-    (found,) = data.source("ntu60", root, incomplete="keep").entries()
+    (found,) = datasets.source("ntu60", root, incomplete="keep").entries()
     assert found.files["skeleton"].parent.name == name()
     assert found.files["depth"] == root / "nturgb+d_depth" / name()
 
@@ -212,7 +211,7 @@ def test_samples_that_cannot_be_read_are_named_and_spare_the_others(dataset):
     files[empty].write_text("")
     files[cut].write_text(files[cut].read_text()[:5000].rsplit(" ", 1)[0])
     files[nobody].write_text("2\n0\n0\n")
-    source = data.source("ntu60", root, incomplete="keep")
+    source = datasets.source("ntu60", root, incomplete="keep")
     entries = {e.name: e for e in source.entries()}
     assert source.read(entries[good]).bodies.shape == (1, 12, 25, 3)
     for sample, message in ((empty, "is empty"), (cut, "is truncated"), (nobody, "shows nobody in 2 frames")):
@@ -228,7 +227,7 @@ def test_single_frames_and_missing_joints(tmp_path):
     rows = file.read_text().split("\n")
     rows[5] = rows[5][:-1] + "0"  # a joint that was not tracked
     file.write_text("\n".join(rows))
-    clip = data.create("ntu60", tmp_path, incomplete="keep")[0]
+    clip = datasets.create("ntu60", tmp_path, incomplete="keep")[0]
     assert (
         clip.bodies.shape == (1, 1, 25, 3)
         and np.isnan(clip.bodies[0, 0]).any(-1).tolist() == [False, True] + [False] * 23
@@ -239,8 +238,8 @@ def test_single_frames_and_missing_joints(tmp_path):
 def test_options_clean_bodies(tmp_path):
     bodies = {1: ntu_text.person(20, flat=True), 2: ntu_text.person(20), 3: ntu_text.person(20, seed=1, x=1, move=0.4)}
     ntu_text.write(tmp_path / f"{name()}.skeleton", bodies, 20)
-    every = data.create("ntu60", tmp_path, incomplete="keep", spread=0.0, max_bodies=0)
-    cleaned, alone = (data.create("ntu60", tmp_path, incomplete="keep", max_bodies=most) for most in (2, 1))
+    every = datasets.create("ntu60", tmp_path, incomplete="keep", spread=0.0, max_bodies=0)
+    cleaned, alone = (datasets.create("ntu60", tmp_path, incomplete="keep", max_bodies=most) for most in (2, 1))
     assert [len(clips[0].bodies) for clips in (every, cleaned, alone)] == [3, 2, 1]
     np.testing.assert_array_equal(cleaned[0].bodies[0], alone[0].bodies[0])
     assert len({clips.fingerprint() for clips in (every, cleaned, alone)}) == 3
@@ -276,7 +275,7 @@ def with_depth(data_root, tmp_path_factory):
 
 def test_colour_is_turned_back_with_its_pixels(data_root):
     """The picture is the published one turned back; its joints' pixels are where the optical joints project."""
-    source = data.source("ntu60", data_root / "ntu", incomplete="keep", max_side=480)
+    source = datasets.source("ntu60", data_root / "ntu", incomplete="keep", max_side=480)
     entry = source.entries()[0]
     clip = source.read(entry)
     capture = cv2.VideoCapture(str(entry.files["colour"]))
@@ -294,7 +293,7 @@ def test_colour_is_turned_back_with_its_pixels(data_root):
 
 def test_camera_frames_with_registered_depth(with_depth):
     """Depth drawn at the left hand's place in the depth map lies at the hand's place in the colour picture."""
-    source = data.source("ntu60", with_depth, incomplete="keep", max_side=640)
+    source = datasets.source("ntu60", with_depth, incomplete="keep", max_side=640)
     (entry,) = source.entries()
     clip, hand = source.read(entry), KINECT_V2_25.index["hand_left"]
     pixels, size = clip.others["pixels"], clip.others["size"].astype(int).tolist()
@@ -311,7 +310,7 @@ def test_camera_frames_with_registered_depth(with_depth):
 
 def test_what_is_lifted_from_the_frames_goes_beside_the_joints(with_depth):
     """The pictures' camera sits some centimetres beside the one that joints are measured from."""
-    source = data.source("ntu60", with_depth, incomplete="keep")
+    source = datasets.source("ntu60", with_depth, incomplete="keep")
     (entry,) = source.entries()
     clip, hand, frame = source.read(entry), KINECT_V2_25.index["hand_left"], next(source.frames(entry))
     pixels, known = clip.others["pixels"][0, 0, hand][None], np.ones(1, np.float32)
@@ -321,7 +320,7 @@ def test_what_is_lifted_from_the_frames_goes_beside_the_joints(with_depth):
 
 
 def test_camera_frames_without_depth_or_colour(data_root, dataset):
-    source = data.source("ntu60", data_root / "ntu", incomplete="keep", max_side=320)
+    source = datasets.source("ntu60", data_root / "ntu", incomplete="keep", max_side=320)
     with_video, without = source.entries()[:2]
     first = next(source.frames(with_video))
     assert first.depth is None and first.colour.shape == (180, 320, 3)
@@ -342,7 +341,7 @@ def test_bad_depth_maps(with_depth, tmp_path, damage, message):
     root = tmp_path / "copy"
     shutil.copytree(with_depth, root, symlinks=True)
     damage(root / "nturgb+d_depth_masked" / FIRST)
-    source = data.source("ntu60", root, incomplete="keep")
+    source = datasets.source("ntu60", root, incomplete="keep")
     with pytest.raises(InputError, match=message):
         next(source.frames(source.entries()[0]))
 
@@ -351,7 +350,7 @@ def test_bad_videos(dataset):
     root = dataset(name(), frames=12)
     video = root / f"{name()}_rgb.avi"
     video.write_bytes(b"RIFF but no video")
-    source = data.source("ntu60", root, incomplete="keep")
+    source = datasets.source("ntu60", root, incomplete="keep")
     (found,) = source.entries()
     clip = source.read(found)  # skeletons need no video
     assert clip.bodies.shape[1] == 12

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from actrec.errors import ConfigError, DeviceError, InputError
+from actrec import datasets
+from actrec.datasets.archive import ArchiveSource
 from actrec.skeleton.layouts import HAND_22
-from actrec_models import data
-from actrec_models.data.archive import ArchiveSource
+from actrec.utils.errors import ConfigError, DeviceError, InputError
 
 
 def same(published: ArchiveSource, packed: ArchiveSource, count: int) -> None:
@@ -42,13 +42,13 @@ def folder(root: Path, files) -> Path:
 
 
 def test_nucla_files(data_root):
-    same(data.source("nucla", data_root / "nucla/raw"), data.source("nucla", data_root / "nucla"), 50)
+    same(datasets.source("nucla", data_root / "nucla/raw"), datasets.source("nucla", data_root / "nucla"), 50)
 
 
 def test_nucla_view_rule_is_the_published_split(data_root):
     """Every one of the 1,484 names, and the label of each, as the list that the field shares has them."""
     split = json.loads((data_root / "nucla/split_train_val.json").read_text())
-    source = data.source("nucla", data_root / "nucla")
+    source = datasets.source("nucla", data_root / "nucla")
     entries = source.entries()
     for part, listed in (("train", split["train"]), ("test", split["val"])):
         ours = {e.name: e.label + 1 for e in entries if source.part(e, "view") == part}
@@ -66,7 +66,7 @@ def test_nucla_bad_files(data_root, tmp_path):
     for name, change in ((raw[2].name, {"label": 7}), (raw[3].name, {}), (raw[4].name, {"skeletons": []})):
         (root / name).write_text(json.dumps({**content, **change}))
     (root / "split_train_val.json").write_text("{}")  # not a sequence
-    source = data.source("nucla", tmp_path)
+    source = datasets.source("nucla", tmp_path)
     entries = {e.name: e for e in source.entries()}
     assert len(entries) == 6
     messages = [
@@ -101,7 +101,7 @@ def test_names_in_capitals(data_root, tmp_path):
         file = next(iter(sorted((data_root / raw).parent.glob("*" + Path(raw).suffix))))
         (tmp_path / name).mkdir()
         shutil.copy(file, tmp_path / name / file.name.upper())
-        source = data.source(name, tmp_path / name)
+        source = datasets.source(name, tmp_path / name)
         (entry,) = source.entries()
         assert file.name.startswith(entry.name) and len(source.read(entry).stamps_ns)
         shutil.copy(file, tmp_path / name)
@@ -111,17 +111,17 @@ def test_names_in_capitals(data_root, tmp_path):
 
 def test_nucla_bad_folders(data_root, tmp_path):
     with pytest.raises(DeviceError, match=r"holds neither nucla_skeletons\.npz nor the files as published"):
-        data.create("nucla", tmp_path)
+        datasets.create("nucla", tmp_path)
     with pytest.raises(DeviceError, match="no folder .*--data or ACTREC_DATA.*--root"):
-        data.create("nucla", tmp_path / "none")
+        datasets.create("nucla", tmp_path / "none")
     raw = sorted((data_root / "nucla/raw").glob("*.json"))
     folder(tmp_path / "a", raw[:1])
     folder(tmp_path / "b", raw[:1])
     with pytest.raises(InputError, match="are of the same sample; remove one"):
-        data.create("nucla", tmp_path)
+        datasets.create("nucla", tmp_path)
     (tmp_path / "b" / raw[0].name).rename(tmp_path / "b" / "a07_s01_e00_v01.json")
     with pytest.raises(InputError, match=r"a07_s01_e00_v01\.json' is of an action or a view that N-UCLA does not have"):
-        data.create("nucla", tmp_path)
+        datasets.create("nucla", tmp_path)
 
 
 def test_an_archive_that_holds_an_item_twice(data_root, tmp_path):
@@ -132,7 +132,7 @@ def test_an_archive_that_holds_an_item_twice(data_root, tmp_path):
     arrays["name"][1] = arrays["name"][0]
     np.savez(tmp_path / "nucla_skeletons.npz", **arrays)
     with pytest.raises(InputError, match=f"holds {arrays['name'][0]} twice"):
-        data.create("nucla", tmp_path)
+        datasets.create("nucla", tmp_path)
 
 
 @pytest.mark.parametrize("missing", [np.nan, np.inf])
@@ -145,7 +145,7 @@ def test_a_clip_of_an_archive_that_shows_nobody_is_named_when_it_is_read(data_ro
     }
     arrays["xyz"][first:] = missing
     np.savez(tmp_path / "nucla_skeletons.npz", **arrays)
-    source = data.source("nucla", tmp_path)
+    source = datasets.source("nucla", tmp_path)
     seen, unseen = source.entries()
     assert len(source.read(seen).stamps_ns) == first
     with pytest.raises(InputError, match=rf"nucla_skeletons\.npz': '{unseen.name}' shows nobody in {second} frames"):
@@ -165,14 +165,14 @@ def test_a_clip_of_an_archive_that_shows_nobody_is_named_when_it_is_read(data_ro
     ],
 )
 def test_archives_whose_arrays_do_not_fit(data_root, tmp_path, name, array, change, message):
-    source = data.source(name, data_root / data.FAMILIES.get(name, name))
+    source = datasets.source(name, data_root / datasets.FAMILIES.get(name, name))
     assert isinstance(source, ArchiveSource)
     with np.load(source.root / source.archive) as archive:
         length = archive["length"][:3]
         arrays = {key: archive[key][: length.sum() if key == "xyz" else 3] for key in archive.files}
     np.savez(tmp_path / source.archive, **{**arrays, array: change(arrays[array])})
     with pytest.raises(InputError, match=f"{source.archive}': .*{message}"):
-        data.create(name, tmp_path)
+        datasets.create(name, tmp_path)
 
 
 # -- UTD-MHAD ----------------------------------------------------------------------------------------------------------
@@ -187,8 +187,8 @@ def utd_mhad(data_root, tmp_path):
 
 
 def test_utd_mhad_files(data_root, utd_mhad):
-    published = data.source("utd_mhad", utd_mhad)
-    same(published, data.source("utd_mhad", data_root / "utd_mhad"), 14)
+    published = datasets.source("utd_mhad", utd_mhad)
+    same(published, datasets.source("utd_mhad", data_root / "utd_mhad"), 14)
     for entry in published.entries():
         assert set(entry.files) == {"skeleton", "depth"} and entry.files["depth"].name == f"{entry.name}_depth.mat"
     assert [e.meta["action"] for e in published.entries()][:3] == [1, 3, 5]  # by number, not by letter
@@ -203,7 +203,7 @@ def test_utd_mhad_bad_files(data_root, tmp_path):
     (root / raw[0].name).write_bytes(b"")
     (root / raw[1].name).write_bytes(raw[1].read_bytes()[:500])
     shutil.copy(data_root / f"utd_mhad/depth/{raw[2].name.replace('skeleton', 'depth')}", root / raw[2].name)
-    source = data.source("utd_mhad", tmp_path)
+    source = datasets.source("utd_mhad", tmp_path)
     entries = {f"{e.name}_skeleton.mat": e for e in source.entries()}
     for file, message in zip(raw, ("corrupt or no MATLAB", "corrupt or no MATLAB", "holds no 'd_skel'"), strict=False):
         with pytest.raises(InputError, match=f"{file.name}.*{message}"):
@@ -218,7 +218,7 @@ def test_utd_mhad_with_a_single_frame_and_with_none(tmp_path):
     joints = np.random.default_rng(0).normal(0, 0.3, (20, 3))
     savemat(tmp_path / "a1_s1_t1_skeleton.mat", {"d_skel": joints})  # so MATLAB stores 20×3×1
     savemat(tmp_path / "a1_s1_t2_skeleton.mat", {"d_skel": joints[..., None][..., :0]})
-    source = data.source("utd_mhad", tmp_path)
+    source = datasets.source("utd_mhad", tmp_path)
     one, none = source.entries()
     assert source.read(one).bodies.shape == (1, 1, 25, 3)
     with pytest.raises(InputError, match=r"a1_s1_t2.*d_skel is \[20, 3, 0\], expected"):
@@ -230,22 +230,22 @@ def test_utd_mhad_with_a_single_frame_and_with_none(tmp_path):
 
 @pytest.mark.parametrize("name", ["shrec17_14", "shrec17_28"])
 def test_shrec17_lists_and_files(data_root, name):
-    published, packed = data.source(name, data_root / "shrec17/raw"), data.source(name, data_root / "shrec17")
+    published, packed = datasets.source(name, data_root / "shrec17/raw"), datasets.source(name, data_root / "shrec17")
     labels = {e.name: (e.label, published.part(e, "official")) for e in published.entries()}
     assert labels == {e.name: (e.label, packed.part(e, "official")) for e in packed.entries()}
     assert sum(part == "train" for _, part in labels.values()) == 1960 and len(labels) == 2800
     same(published, packed, 28)
-    assert len(data.create(name, data_root / "shrec17/raw", part="test")) == 840  # read by nobody yet
+    assert len(datasets.create(name, data_root / "shrec17/raw", part="test")) == 840  # read by nobody yet
 
 
 def test_shrec17_as_its_archive_unpacks(data_root, tmp_path):
     (tmp_path / "HandGestureDataset_SHREC2017").symlink_to(data_root / "shrec17/raw")
-    same(data.source("shrec17_14", tmp_path), data.source("shrec17_14", data_root / "shrec17"), 28)
+    same(datasets.source("shrec17_14", tmp_path), datasets.source("shrec17_14", data_root / "shrec17"), 28)
 
 
 def test_shrec17_gestures_are_drawn_as_they_are_called(data_root):
     """A V goes on to one side all the while; of a cross the first stroke goes down, the second across."""
-    source = data.source("shrec17_14", data_root / "shrec17")
+    source = datasets.source("shrec17_14", data_root / "shrec17")
     sideways = {"swipe v": [], "swipe +": [], "swipe x": []}
     for entry in source.entries():
         if (name := source.classes[entry.label]) in sideways:
@@ -290,7 +290,7 @@ def test_shrec17_bad_sequences(shrec17):
     for file, content in zip(files, damage, strict=False):
         file.write_text(content)
     files[5].unlink()
-    source = data.source("shrec17_14", shrec17)
+    source = datasets.source("shrec17_14", shrec17)
     entries = {e.name: e for e in source.entries()}
     messages = ["is empty", "columns, expected 66", "frames but the list says", "line 4 has 3 columns", "is corrupt"]
     for row, file, message in zip(rows, files, messages, strict=False):
@@ -313,7 +313,7 @@ def test_joints_that_are_too_far_away_are_refused(data_root, shrec17, tmp_path, 
     text = (shrec17 / path(row)).read_text()
     (shrec17 / path(row)).write_text(text.replace(text.split()[3], str(far), 1))
     for name, root in (("nucla", tmp_path), ("utd_mhad", tmp_path), ("shrec17_14", shrec17)):
-        source = data.source(name, root)
+        source = datasets.source(name, root)
         with pytest.raises(InputError, match="more than 1000 m away"):
             source.read(source.entries()[0])
 
@@ -333,20 +333,20 @@ def test_shrec17_bad_lists(shrec17, change, message):
     rows = change(rows_of(shrec17))
     (shrec17 / "train_gestures.txt").write_text("\n".join(" ".join(row) for row in rows))
     with pytest.raises(InputError, match=message) as raised:
-        data.create("shrec17_14", shrec17)
+        datasets.create("shrec17_14", shrec17)
     assert "train_gestures.txt" in str(raised.value)
 
 
 def test_shrec17_lists_that_share_a_sequence_or_are_not_there(shrec17):
     shutil.copy(shrec17 / "train_gestures.txt", shrec17 / "test_gestures.txt")
     with pytest.raises(InputError, match=r"train_gestures\.txt and test_gestures\.txt both list gesture_"):
-        data.create("shrec17_14", shrec17)
+        datasets.create("shrec17_14", shrec17)
     (shrec17 / "test_gestures.txt").unlink()
     with pytest.raises(DeviceError, match="test_gestures"):
-        data.create("shrec17_14", shrec17)
+        datasets.create("shrec17_14", shrec17)
     (shrec17 / "train_gestures.txt").unlink()
     with pytest.raises(DeviceError, match=r"holds neither shrec17_skeletons\.npz nor train_gestures\.txt"):
-        data.create("shrec17_14", shrec17)
+        datasets.create("shrec17_14", shrec17)
 
 
 # -- all of them -------------------------------------------------------------------------------------------------------
@@ -354,18 +354,18 @@ def test_shrec17_lists_that_share_a_sequence_or_are_not_there(shrec17):
 
 @pytest.mark.parametrize("name", ["nucla", "utd_mhad", "shrec17_14"])
 def test_unknown_splits_and_parts(data_root, name):
-    root = data.folder(data_root, name)
+    root = datasets.folder(data_root, name)
     with pytest.raises(ConfigError, match="has split .*; got 'other'"):
-        data.create(name, root, split="other")
+        datasets.create(name, root, split="other")
     with pytest.raises(ConfigError, match="has parts train, test; got 'val'"):
-        data.create(name, root, part="val")
+        datasets.create(name, root, part="val")
 
 
 @pytest.mark.parametrize("name", ["nucla", "utd_mhad", "shrec17_14"])
 def test_a_damaged_archive(data_root, tmp_path, name):
-    packed = data.source(name, data.folder(data_root, name))
+    packed = datasets.source(name, datasets.folder(data_root, name))
     assert isinstance(packed, ArchiveSource)
     whole = (packed.root / packed.archive).read_bytes()
     (tmp_path / packed.archive).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=packed.archive):
-        data.create(name, tmp_path)
+        datasets.create(name, tmp_path)

@@ -5,13 +5,20 @@ import av
 import numpy as np
 import pytest
 
-from actrec.errors import ConfigError, DeviceError, InputError
-from actrec.geometry import project, rotation
-from actrec.recordings.smarthome import CLASSES, INTRINSICS, SmarthomeConfig, parse_name, read_smarthome
+from actrec import datasets
+from actrec.datasets.smarthome import (
+    CLASSES,
+    CLASSES_CROSS_VIEW,
+    INTRINSICS,
+    Smarthome,
+    SmarthomeConfig,
+    parse_name,
+    read_smarthome,
+)
 from actrec.skeleton.conversions import convert
 from actrec.skeleton.layouts import KINECT_V2_25, LCRNET_13
-from actrec_models import data
-from actrec_models.data.smarthome import CLASSES_CROSS_VIEW, Smarthome
+from actrec.utils.errors import ConfigError, DeviceError, InputError
+from actrec.utils.geometry import project, rotation
 
 NAME = "Cook.Cleanup_p02_r00_v02_c03"
 HEIGHTS = {"ankle": 0.8, "knee": 0.4, "hip": 0.0, "wrist": 0.0, "elbow": -0.25, "shoulder": -0.5}
@@ -249,7 +256,7 @@ def names(clips):
 
 def test_splits(root):
     def part(split, part, **options):
-        return [name[:-12] for name in names(data.create("smarthome", root, split=split, part=part, **options))]
+        return [name[:-12] for name in names(datasets.create("smarthome", root, split=split, part=part, **options))]
 
     assert part("cross_subject", "train") == ["Walk_p03", "WatchTV_p03"]
     assert len(part("cross_subject", "test")) == 4

@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from actrec.errors import ConfigError, DeviceError, InputError
-from actrec.recordings.sysu import CLASSES, read_sysu
+from actrec import datasets
+from actrec.datasets.store.reader import PreparedDataset
+from actrec.datasets.sysu import CLASSES, Sysu, clip_number, read_folds, read_sysu
 from actrec.skeleton.layouts import KINECT_V1_20, KINECT_V2_25
-from actrec_models import data
-from actrec_models.data import PreparedDataset
-from actrec_models.data.prepare import prepare
-from actrec_models.data.sysu import Sysu
-from actrec_models.data.sysu_folds import clip_number, read_folds
+from actrec.utils.errors import ConfigError, DeviceError, InputError
+from actrec_models.data.prepare.preparation import prepare
 
 FRAMES = 6
 FOCAL, CENTRE = 525.0, (319.5, 239.5)
@@ -166,8 +164,8 @@ def test_entries_and_folds(whole):
             parts = [picked.part(entry, split) for entry in entries]
             assert [n + 1 for n, part in enumerate(parts) if part == "train"] == sorted(rows[fold - 1])
             assert parts.count("test") == 240
-    train = data.create("sysu", whole, split="cross_subject", part="train", fold=3)
-    test = data.create("sysu", whole, split="cross_subject", part="test", fold=3)
+    train = datasets.create("sysu", whole, split="cross_subject", part="train", fold=3)
+    test = datasets.create("sysu", whole, split="cross_subject", part="test", fold=3)
     subjects = [{meta["subject"] for meta in part.metas} for part in (train, test)]
     assert not subjects[0] & subjects[1] and len(train) == len(test) == 240
     assert pickle.loads(pickle.dumps(source)).part(entries[5], "same_subject") in ("train", "test")
@@ -252,13 +250,13 @@ def test_roots_that_lack_something(tmp_path):
     with pytest.raises(ConfigError, match="fold is 31, allowed: 1 to 30"):
         Sysu(tmp_path, fold=31)
     with pytest.raises(DeviceError, match=r"there is no '.*mine\.mat', the authors' 30 folds"):
-        data.create("sysu", tmp_path, split="cross_subject", cross_subject_folds="mine.mat")
+        datasets.create("sysu", tmp_path, split="cross_subject", cross_subject_folds="mine.mat")
     savemat(tmp_path / "cross_subject_folds.mat", {"train": halves(np.random.default_rng(5), same=False)})
     with pytest.raises(InputError, match="holds 1 subjects, but .* counts 40: copy the others"):
         Sysu(tmp_path).entries()
     assert Sysu(tmp_path).splits == ("cross_subject",)  # of the other there is no list
     with pytest.raises(DeviceError, match="there is no .*same_subject_folds"):
-        data.create("sysu", tmp_path, split="same_subject")
+        datasets.create("sysu", tmp_path, split="same_subject")
     (tmp_path / "cross_subject_folds.mat").unlink()
     write(tmp_path / "3DvideoNorm/BoTong/video13")
     with pytest.raises(InputError, match="video13' is not one of video1 to video12"):

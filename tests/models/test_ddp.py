@@ -9,14 +9,15 @@ import pytest
 import torch
 import yaml
 
-import actrec_models
-from actrec import config
-from actrec.errors import ConfigError
-from actrec_models import checkpoint, data, training
-from actrec_models.draws import PAD, Epochs, Sampling, Shares
-from actrec_models.onnx_graph import example_inputs
-from actrec_models.recipe import Recipe
-from actrec_models.training import Machine
+import actrec_models.registry
+from actrec import datasets
+from actrec.utils import config
+from actrec.utils.errors import ConfigError
+from actrec_models.data.samplers import PAD, Epochs, Sampling, Shares
+from actrec_models.export.onnx_graph import example_inputs
+from actrec_models.training import checkpoints, trainer
+from actrec_models.training.monitoring import Machine
+from actrec_models.training.recipe import Recipe
 from tests.models import ddp_run
 from tests.models.small import SMALL
 
@@ -40,10 +41,10 @@ def test_two_processes_learn_what_one_does(tmp_path, monkeypatch):
     done = torchrun(tmp_path, out, "--threads", "1")
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split() == [str(out / "best.ckpt")], "the first process alone prints"
-    monkeypatch.setattr(data, "create", ddp_run.clips)
+    monkeypatch.setattr(datasets, "create", ddp_run.clips)
     torch.set_num_threads(1)
-    training.train(config.build(Recipe, ddp_run.RECIPE), "", tmp_path / "one", progress=False, threads=1)
-    two, one = (checkpoint.read(folder / "last.ckpt") for folder in (out, tmp_path / "one"))
+    trainer.train(config.build(Recipe, ddp_run.RECIPE), "", tmp_path / "one", progress=False, threads=1)
+    two, one = (checkpoints.read(folder / "last.ckpt") for folder in (out, tmp_path / "one"))
     assert two["global_step"] == one["global_step"] == 4
     for part in ("state_dict", "current_model_state"):
         for name, value in one[part].items():
@@ -91,7 +92,7 @@ def test_processes_share_every_batch_and_every_held_out_clip():
 )
 def test_the_loss_reaches_whatever_is_to_be_trained(name, options):
     """Several processes wait for every gradient: PyTorch refuses to train what gets none."""
-    network = actrec_models.create(name, num_classes=2, **{**SMALL[name], **options}).train()
+    network = actrec_models.registry.create(name, num_classes=2, **{**SMALL[name], **options}).train()
     network.losses({**example_inputs(network, 2), "label": torch.arange(2)})["loss"].backward()
     assert not [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
 

@@ -7,18 +7,17 @@ import onnxruntime
 import pytest
 import torch
 
-import actrec_models
+import actrec_models.registry
 from actrec import features
-from actrec.errors import ConfigError
 from actrec.features.example import example_clip
 from actrec.skeleton import layouts
-from actrec_models import export
-from actrec_models.networks.deepacts import StampBranch
-from actrec_models.networks.deepacts_options import MODALITIES, TABLE_ROWS
-from actrec_models.networks.efficientnet import EfficientNetB0
-from actrec_models.networks.graph import adjacency, partition, present
-from actrec_models.networks.hcn import Hcn, motion_matrix
-from actrec_models.networks.resnet import ResNet50
+from actrec.utils.errors import ConfigError
+from actrec_models.export import onnx_graph
+from actrec_models.layers.efficientnet import EfficientNetB0
+from actrec_models.layers.graph import adjacency, partition, present
+from actrec_models.layers.hcn import Hcn, motion_matrix
+from actrec_models.layers.resnet import ResNet50
+from actrec_models.networks.deepacts import MODALITIES, TABLE_ROWS, StampBranch
 
 SMALL = {"frames": 16, "size": 32, "cnn_width": 0.05, "cnn_depth": 0.1, "width": 4}
 TWO = ("body", "hands")
@@ -29,7 +28,7 @@ def network(name, seed=1, **options):
     fields = actrec_models.registry.NETWORKS.get(name).config_class.__dataclass_fields__
     small = {key: value for key, value in SMALL.items() if key in fields}
     torch.manual_seed(seed)
-    model = actrec_models.create(name, num_classes=5, **{**small, "modalities": TWO, **options}).eval()
+    model = actrec_models.registry.create(name, num_classes=5, **{**small, "modalities": TWO, **options}).eval()
     for module in model.modules():
         if isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
             module.running_mean.uniform_(-0.2, 0.2)
@@ -178,7 +177,7 @@ def test_presence_is_a_samples_own():
 
 def test_a_missing_modality_adds_nothing_in_onnx_either():
     model = network("deepacts", bodies=2)
-    session = onnxruntime.InferenceSession(export.to_onnx(model), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(onnx_graph.to_onnx(model), providers=["CPUExecutionProvider"])
     inputs = inputs_of(model)
     inputs["hands"][0], inputs["hands_stamp"][0], inputs["body_stamp"][1, 1] = 0, 0, 0
     with torch.no_grad():
@@ -206,7 +205,7 @@ def test_published_sizes():
     """One ImageNet network and one ST-GCN a modality."""
     with torch.device("meta"):
         sizes = {
-            name: sum(p.numel() for p in actrec_models.create(name, num_classes=60).parameters())
+            name: sum(p.numel() for p in actrec_models.registry.create(name, num_classes=60).parameters())
             for name in ("deepacts_graph", "deepacts_cnn", "deepacts", "deepacts_multi")
         }
     efficientnet = 5_288_548 - 1281 * (1000 - 60)
@@ -219,7 +218,7 @@ def test_published_sizes():
 
 def test_defaults_are_the_papers():
     with torch.device("meta"):
-        model = actrec_models.create("deepacts", num_classes=60)
+        model = actrec_models.registry.create("deepacts", num_classes=60)
     shapes = {spec.name: spec.shape for spec in model.input_specs}
     assert shapes == {
         "body": (1, 3, 60, 25), "bones": (1, 3, 60, 25), "hands": (1, 3, 60, 42), "face": (1, 3, 60, 68),

@@ -5,17 +5,19 @@ import onnx
 import pytest
 import torch
 
-import actrec_models
-from actrec.errors import ConfigError, PackageError
+import actrec_models.registry
 from actrec.skeleton import layouts
-from actrec_models import export, onnx_graph, recipe, training
-from actrec_models.networks.graph import GraphConvolution, partition
+from actrec.utils.errors import ConfigError, PackageError
+from actrec_models.export import exporter, onnx_graph
+from actrec_models.layers.graph import GraphConvolution, partition
+from actrec_models.training import module as training_module
+from actrec_models.training import recipe
 
 
 def network(**options):
     torch.manual_seed(1)
     small = {"width": 8, "modalities": ("body", "bones")}
-    return actrec_models.create("deepacts_graph", num_classes=10, **{**small, **options})
+    return actrec_models.registry.create("deepacts_graph", num_classes=10, **{**small, **options})
 
 
 def batch_for(model, size=4):
@@ -25,16 +27,16 @@ def batch_for(model, size=4):
 
 
 def test_registry_lists_and_refuses():
-    assert "deepacts_graph" in actrec_models.list_models()
+    assert "deepacts_graph" in actrec_models.registry.list_models()
     with pytest.raises(ConfigError, match=r"unknown network 'lstm'; known: .*deepacts_graph"):
-        actrec_models.create("lstm", num_classes=3)
+        actrec_models.registry.create("lstm", num_classes=3)
     with pytest.raises(ConfigError, match="unknown option depth"):
         network(depth=3)
 
 
 def test_published_size():
     # ST-GCN has 3.1 M parameters; two branches, without the classes of Kinetics.
-    model = actrec_models.create("deepacts_graph", num_classes=60, modalities=("body", "bones"))
+    model = actrec_models.registry.create("deepacts_graph", num_classes=60, modalities=("body", "bones"))
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(2 * 3.1e6, rel=0.02)
 
 
@@ -98,7 +100,7 @@ def test_exported_graph_agrees_and_is_static_but_for_the_batch(options):
     model = network(**options)
     for norm in (m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)):
         norm.running_mean.uniform_(-0.2, 0.2)
-    graph = onnx.load(io.BytesIO(export.to_onnx(model))).graph
+    graph = onnx.load(io.BytesIO(onnx_graph.to_onnx(model))).graph
     for value, spec in zip(graph.input, model.input_specs, strict=True):
         sizes = [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
         assert sizes == ["batch", *spec.shape]
@@ -108,7 +110,7 @@ def test_a_disagreement_refuses_the_export(monkeypatch):
     model = network()
     monkeypatch.setattr(onnx_graph, "PARITY", 0.0)
     with pytest.raises(PackageError, match="not written"):
-        export.to_onnx(model)
+        onnx_graph.to_onnx(model)
 
 
 def test_foreign_checkpoints_are_refused_without_unpickling(tmp_path):
@@ -121,15 +123,15 @@ def test_foreign_checkpoints_are_refused_without_unpickling(tmp_path):
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     for name in ("bomb", "foreign", "text", "missing"):
         with pytest.raises(PackageError, match=f"{name}.ckpt"):
-            export.load_checkpoint(tmp_path / f"{name}.ckpt")
+            exporter.load_checkpoint(tmp_path / f"{name}.ckpt")
     assert not (tmp_path / "boom").exists()
 
 
 def test_a_checkpoint_from_before_five_modalities_still_loads(tmp_path):
     stated = {**recipe.Recipe().as_dict(), "options": {"width": 4, "modalities": ["body", "bones"]}}
-    module = training.Recognition(stated, ["a", "b"])
+    module = training_module.Recognition(stated, ["a", "b"])
     silent = {**stated, "options": {"width": 4}}
     content = {"hyper_parameters": {"recipe": silent, "classes": ["a", "b"]}, "state_dict": module.state_dict()}
     torch.save(content, tmp_path / "old.ckpt")
-    _, _, loaded = export.load_checkpoint(tmp_path / "old.ckpt")
+    _, _, loaded = exporter.load_checkpoint(tmp_path / "old.ckpt")
     assert [spec.name for spec in loaded.input_specs] == ["body", "bones"]

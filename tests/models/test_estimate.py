@@ -6,18 +6,19 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from actrec.config import build
-from actrec.errors import ConfigError, InputError
-from actrec.frames import Hand, Intrinsics, RgbdFrame
+from actrec import datasets
+from actrec.datasets.base import Clip, Entry, Source
+from actrec.datasets.store.reader import PreparedDataset
 from actrec.recordings import open_recording
 from actrec.recordings.base import RecordingConfig
-from actrec_models import data
-from actrec_models.data import Clip, PreparedDataset, estimate
+from actrec.types import Hand, Intrinsics, RgbdFrame
+from actrec.utils.config import build
+from actrec.utils.errors import ConfigError, InputError
+from actrec_models.data import estimate
 from actrec_models.data.estimate import Estimation, shrunk
-from actrec_models.data.prepare import prepare
-from actrec_models.data.prepare_settings import PrepareConfig
-from actrec_models.data.rendered_rgbd import RenderedRgbd
-from actrec_models.data.source import Entry, Source
+from actrec_models.data.prepare.preparation import prepare
+from actrec_models.data.prepare.settings import PrepareConfig
+from actrec_models.data.rendered import RenderedRgbd
 
 FRAMES = 10
 OPTIONS = {"width": 640, "height": 480, "actors": 2, "held_out": 1, "takes": 1, "fps": 15.0}
@@ -68,7 +69,7 @@ class Turning(Source):
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
     for name in ("Seen", "Turning"):
-        monkeypatch.setitem(data.DATASETS._targets, name.lower(), f"{__name__}:{name}")
+        monkeypatch.setitem(datasets.DATASETS._targets, name.lower(), f"{__name__}:{name}")
 
 
 def test_hands_face_motion_and_flow_of_known_bodies(tmp_path):

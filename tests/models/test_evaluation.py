@@ -10,20 +10,22 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 
-import actrec_models
-from actrec import package, zoo
+import actrec_models.registry
+from actrec import datasets
 from actrec.cli import main
-from actrec.errors import PackageError
-from actrec.package import Provenance
-from actrec_models import checkpoint, data, lineage, recipe, training
-from actrec_models.evaluation import fonts, relations, study
+from actrec.inference import package, zoo
+from actrec.inference.package import Provenance
+from actrec.utils.errors import PackageError
+from actrec_models.evaluation import plots, study, target
+from actrec_models.training import checkpoints, provenance, recipe
+from actrec_models.training import module as training_module
 from tests.models.places import PLACES, TARGETS, Places
 from tests.tiny_model import LABELS, averaging_onnx, tiny_description, tiny_onnx, write_tiny
 
 
 @pytest.fixture(autouse=True)
 def places(monkeypatch):
-    monkeypatch.setattr(data.DATASETS, "_targets", {**data.DATASETS._targets, **TARGETS})
+    monkeypatch.setattr(datasets.DATASETS, "_targets", {**datasets.DATASETS._targets, **TARGETS})
     monkeypatch.setattr(Places, "read_names", [])
 
 
@@ -101,8 +103,8 @@ def test_a_report_holds_its_pictures_and_escapes_names(tmp_path, capsys, monkeyp
 def test_labels_of_any_script_are_drawn_or_numbered(tmp_path, capsys, monkeypatch):
     labels = ("cost $5_{ $", "手を振る", "пауза")
     monkeypatch.setattr(Places, "classes", labels)
-    monkeypatch.setattr(fonts, "families", lambda: ("DejaVu Sans",))
-    assert [fonts.drawable(label) for label in labels] == [True, False, True] and fonts.spelt("手 x") == "? x"
+    monkeypatch.setattr(plots, "families", lambda: ("DejaVu Sans",))
+    assert [plots.drawable(label) for label in labels] == [True, False, True] and plots.spelt("手 x") == "? x"
     drawn = []
     monkeypatch.setattr(Axes, "set_xticks", lambda axes, places, names=(), **_: drawn.extend(names))
     model, out = write(tmp_path / "odd $^{", labels=labels), tmp_path / "report"
@@ -120,8 +122,8 @@ def test_a_report_that_cannot_be_written_is_said_before_scoring(tmp_path, capsys
 def test_a_training_can_be_watched(data_root, tmp_path, capsys):
     settings = replace(recipe.Recipe(), model="deepacts_graph", options={"modalities": ["body"], "width": 4}, frames=8)
     torch.manual_seed(1)
-    module = training.Recognition(settings.as_dict(), list(data.DATASETS.get("utd_mhad").classes))
-    parameters = {"recipe": settings.as_dict(), "classes": list(data.DATASETS.get("utd_mhad").classes)}
+    module = training_module.Recognition(settings.as_dict(), list(datasets.DATASETS.get("utd_mhad").classes))
+    parameters = {"recipe": settings.as_dict(), "classes": list(datasets.DATASETS.get("utd_mhad").classes)}
     folder = tmp_path / "my_run"
     folder.mkdir()
     content = {"hyper_parameters": parameters, "state_dict": module.state_dict(), "epoch": 4}
@@ -140,7 +142,7 @@ def test_a_training_can_be_watched(data_root, tmp_path, capsys):
     for length in range(0, len(whole), len(whole) // 40):  # of some lengths PyTorch says "Invalid argument"
         (tmp_path / "cut.ckpt").write_bytes(whole[:length])
         with pytest.raises(PackageError, match=r"cut.ckpt is refused: it is no plain checkpoint .*, or is truncated"):
-            checkpoint.read(tmp_path / "cut.ckpt")
+            checkpoints.read(tmp_path / "cut.ckpt")
 
 
 def test_finer_classes_are_summed(tmp_path, capsys):
@@ -257,7 +259,7 @@ def test_models_that_do_not_belong_together_are_refused(tmp_path, capsys):
 
 def refused_on(capsys, model, dataset):
     """The refusal to score a model of other classes; needs no files, as an empty archive has none."""
-    folder = data.DATASETS.get(dataset)
+    folder = datasets.DATASETS.get(dataset)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(folder, "entries", lambda self: [])
         return refused(capsys, model, "--dataset", dataset, status=1)
@@ -309,13 +311,13 @@ def test_names_that_files_cannot_have_give_a_file_each(tmp_path, capsys):
 
 
 def test_a_package_from_before_an_option_was_there_is_a_repetition_still():
-    specs = actrec_models.create("spa_net_4d", num_classes=3).input_specs
+    specs = actrec_models.registry.create("spa_net_4d", num_classes=3).input_specs
     before = [replace(spec, preprocessing=json.loads(json.dumps(spec.preprocessing))) for spec in specs]
     for spec in before:
         del spec.preprocessing["positions"]
-    assert relations.comparable(specs) == relations.comparable(before)
-    other = actrec_models.create("spa_net_4d", num_classes=3, space=32).input_specs
-    assert relations.comparable(specs) != relations.comparable(other)
+    assert target.comparable(specs) == target.comparable(before)
+    other = actrec_models.registry.create("spa_net_4d", num_classes=3, space=32).input_specs
+    assert target.comparable(specs) != target.comparable(other)
 
 
 def test_a_model_is_scored_on_the_fold_that_it_was_trained_on(tmp_path, capsys):
@@ -329,7 +331,7 @@ def test_a_model_is_scored_on_the_fold_that_it_was_trained_on(tmp_path, capsys):
     ):
         assert "parts of different folds overlap" in refused(capsys, *wrong)
     assert evaluate(capsys, trained[1], "--dataset", "places_coarse")["dataset_options"] == {"fold": 2}
-    before = {"began_with": [lineage.training("utd_mhad", "subject", {}), lineage.training("places", "all", {})]}
+    before = {"began_with": [provenance.training("utd_mhad", "subject", {}), provenance.training("places", "all", {})]}
     begun = write(tmp_path / "begun", settings={"dataset_options": {"fold": 2}}, figures=before)
     assert "what begun began with was trained on fold 1 of places, not 'all', fold 2" in refused(capsys, begun)
     default = write(tmp_path / "default", settings={"dataset_options": {}})

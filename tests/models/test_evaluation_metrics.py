@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from actrec.errors import ConfigError, InputError
-from actrec_models.evaluation import fusion, metrics, pictures
-from actrec_models.evaluation.report import Report
+from actrec.utils.errors import ConfigError, InputError
+from actrec_models.evaluation import fusion, metrics, plots
+from actrec_models.evaluation.figures import Report
 
 CLASSES = ("a", "b", "c")
 PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.4, 0.5, 0.1], [0.3, 0.6, 0.1], [0.2, 0.2, 0.6]])
@@ -187,15 +187,15 @@ def test_confusion_picture_can_be_read_whatever_the_classes(classes):
     probabilities[np.arange(len(labels)), labels] += 0.5
     names = tuple(f"an action with a long name, the number {k}" for k in range(classes))
     made = Report("model", names, tuple(map(str, labels + 1000)), labels, probabilities)
-    picture = opened(pictures.confusion(made))
+    picture = opened(plots.confusion(made))
     assert min(picture.shape[:2]) > 400
     assert max(picture.shape[:2]) < 2600
     assert picture.std() > 5
 
 
-@pytest.mark.parametrize("name", list(pictures.PICTURES))
+@pytest.mark.parametrize("name", list(plots.PICTURES))
 def test_pictures_of_few_clips_can_be_opened(name):
-    draw = pictures.PICTURES[name][1]
+    draw = plots.PICTURES[name][1]
     assert opened(draw(report(threshold=0.5))).shape[2] == 3
     assert opened(draw(report([[1.0, 0.0, 0.0]], [0]))).shape[2] == 3
 

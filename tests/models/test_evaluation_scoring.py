@@ -5,17 +5,16 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from actrec import inference
-from actrec.errors import ConfigError, InputError
-from actrec.inference import Session
-from actrec.inference.clips import combined
-from actrec.package import InputSpec, WindowSpec
-from actrec_models import data, evaluation
-from actrec_models.data import ClipDataset
-from actrec_models.data.augment import Augmentation
+from actrec import datasets, inference
+from actrec.datasets.base import ClipDataset
+from actrec.features.specs import InputSpec, WindowSpec
+from actrec.inference.session import Session, combined
+from actrec.utils.errors import ConfigError, InputError
+from actrec_models import evaluation
+from actrec_models.data.augmentation import Augmentation
 from actrec_models.evaluation import scoring
-from actrec_models.evaluation.draws import Draws
-from actrec_models.evaluation.relations import draws_of
+from actrec_models.evaluation.scoring import Draws
+from actrec_models.evaluation.target import draws_of
 from tests.models.places import PLACES, TARGETS, Places, still
 from tests.tiny_model import LABELS, RAW, write_any, write_tiny
 
@@ -25,7 +24,7 @@ WEIGHTS = np.array([[1.0, -1.0, 0.0]])
 
 @pytest.fixture(autouse=True)
 def places(monkeypatch):
-    monkeypatch.setattr(data.DATASETS, "_targets", {**data.DATASETS._targets, **TARGETS})
+    monkeypatch.setattr(datasets.DATASETS, "_targets", {**datasets.DATASETS._targets, **TARGETS})
     monkeypatch.setattr(Places, "read_names", [])
 
 
@@ -35,7 +34,7 @@ def tiny(tmp_path):
 
 
 def clips(**options):
-    return data.create("places", "nowhere", split="all", part="test", **options)
+    return datasets.create("places", "nowhere", split="all", part="test", **options)
 
 
 def test_scores_are_the_sessions_own(tiny):
@@ -152,7 +151,7 @@ def test_what_does_not_fit_is_refused(tmp_path, tiny):
     with pytest.raises(ConfigError, match="live, whole, stretched; got 'first'"):
         scoring.score(tiny, clips(), "first")
     with pytest.raises(InputError, match=r"part is empty, there is no clip"):
-        scoring.score(tiny, data.create("places", "nowhere", split="none", part="test"))
+        scoring.score(tiny, datasets.create("places", "nowhere", split="none", part="test"))
     hands = ClipDataset([still("hand", 0, [(0.0, 0.0)])], LABELS, "hand_22")
     with pytest.raises(InputError, match="takes joints of kinect_v2_25 but the dataset's are hand_22"):
         scoring.score(tiny, hands)

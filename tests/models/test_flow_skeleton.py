@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-import actrec_models
+import actrec_models.registry
 from actrec import features
-from actrec.errors import ConfigError, InputError
 from actrec.features.example import example_clip
-from actrec_models.networks import attention
-from actrec_models.networks.attention import JointMasks, areas, between, binary, weighted
-from actrec_models.networks.res_tcn import LAYERS, Branch, TwoBranches, Unit, informativeness
+from actrec.utils.errors import ConfigError, InputError
+from actrec_models.layers.res_tcn import LAYERS, Branch, TwoBranches, Unit, informativeness
+from actrec_models.networks import flow_skeleton
+from actrec_models.networks.flow_skeleton import JointMasks, areas, between, binary, weighted
 from tests.models.small import SMALL
 
 FUSED = ("c3d_flow_at2", "flow_skeleton")
@@ -16,7 +16,7 @@ FUSED = ("c3d_flow_at2", "flow_skeleton")
 
 def network(name, **options):
     torch.manual_seed(1)
-    return actrec_models.create(name, num_classes=5, **{**SMALL[name], **options})
+    return actrec_models.registry.create(name, num_classes=5, **{**SMALL[name], **options})
 
 
 def batch_for(model, size=2):
@@ -114,7 +114,9 @@ def branch_size(channels, width, kernel):
 
 def test_parameters():
     def parameters(**options):
-        return sum(p.numel() for p in actrec_models.create("res_tcn_bjcn", num_classes=60, **options).parameters())
+        return sum(
+            p.numel() for p in actrec_models.registry.create("res_tcn_bjcn", num_classes=60, **options).parameters()
+        )
 
     tcn = branch_size(150, 64, 8)
     fully_connected = 256 * 256 + 256 + 512 * 512 + 512 + 768 * 60 + 60
@@ -214,9 +216,9 @@ def test_absent_joints_draw_no_attention_and_do_not_drag_others():
     assert all((mask == 0).all() for mask in JointMasks(16, 112, 0.05)(joints))
     assert all((mask == 0).all() for mask in JointMasks(16, 112, 0.05)(joints, torch.ones(1, 50)))
     seen_once = torch.tensor([[[[-56.0, -56.0]], [[40.0, 60.0]], [[30.0, 10.0]], [[-56.0, -56.0]]]])  # (1, 4, 1, 2)
-    found = between(seen_once, attention.LOST * 112)
+    found = between(seen_once, flow_skeleton.LOST * 112)
     assert found.tolist() == [[[[40.0, 60.0]], [[30.0, 10.0]]]]
-    assert between(found, attention.LOST * 112).tolist() == [[[[35.0, 35.0]]]]
+    assert between(found, flow_skeleton.LOST * 112).tolist() == [[[[35.0, 35.0]]]]
 
 
 def test_the_feature_and_the_network_agree_on_what_is_absent():
@@ -225,7 +227,7 @@ def test_the_feature_and_the_network_agree_on_what_is_absent():
     clip = example_clip(specs, 16, 1)
     clip["pixels"] = np.full_like(clip["pixels"], np.nan)
     made = features.inputs(clip, specs)["joint_pixels"]
-    assert (made < attention.LOST * model.config.size).all()
+    assert (made < flow_skeleton.LOST * model.config.size).all()
     assert all((mask == 0).all() for mask in model.masks(torch.from_numpy(made)[None]))
 
 
@@ -289,7 +291,7 @@ def test_table_3_a_joint_one_learns_through_the_mask(name):
 
 def test_late_fusion_concatenates_fc_4096_and_fc_768():
     with torch.device("meta"):
-        full = actrec_models.create("flow_skeleton", num_classes=60)
+        full = actrec_models.registry.create("flow_skeleton", num_classes=60)
     assert full.fc_fused.in_features == 4096 + 768
     model = network("flow_skeleton")
     batch = batch_for(model)
@@ -340,18 +342,18 @@ def test_the_loss_holds_the_l1_norm_of_the_convolutions(name):
 
 def test_windows_are_the_papers():
     for name in ("c3d_flow", *FUSED):
-        window = actrec_models.create(name, num_classes=5, width=4, fc=16).window
+        window = actrec_models.registry.create(name, num_classes=5, width=4, fc=16).window
         assert (window.clip_frames, window.stride, window.combine) == (16, 8, "mean")
         assert window.frames / window.seconds == pytest.approx(10)  # the Kinect's 30 Hz, every third frame
         assert window.starts == ((0, 8, 16, 24, 32) if name == "c3d_flow" else tuple(range(4, 85, 8)))
         assert window.seconds == pytest.approx(4.8 if name == "c3d_flow" else 10)  # as long as the joint map
-    window = actrec_models.create("res_tcn_bjcn", num_classes=5, width=4).window
+    window = actrec_models.registry.create("res_tcn_bjcn", num_classes=5, width=4).window
     assert (window.seconds, window.frames, window.starts) == (10, 300, (0,))
 
 
 def test_input_shapes_are_the_papers():
     with torch.device("meta"):
-        specs = actrec_models.create("flow_skeleton", num_classes=60).input_specs
+        specs = actrec_models.registry.create("flow_skeleton", num_classes=60).input_specs
     assert {s.name: s.shape for s in specs} == {
         "flow_rgb": (3, 16, 112, 112), "joint_pixels": (16, 50, 2), "joint_map": (150, 300)
     }  # fmt: skip

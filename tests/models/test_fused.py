@@ -11,20 +11,23 @@ import onnx
 import pytest
 import torch
 
-from actrec import config, inference, package
+from actrec import datasets, inference
 from actrec.cli import main
-from actrec.errors import PackageError
-from actrec.package import InputSpec, Provenance, WindowSpec
-from actrec_models import checkpoint, data, fused
-from actrec_models.evaluation import fusion, opening
-from actrec_models.export import load_checkpoint
-from actrec_models.fused_graph import joined
-from actrec_models.learning import Recognition
-from actrec_models.onnx_graph import inputs_for, logits_of
-from actrec_models.recipe import Recipe
-from actrec_models.simplify import simplified
-from actrec_models.taking_over import open_base
-from actrec_models.training import Machine
+from actrec.features.specs import InputSpec, WindowSpec
+from actrec.inference import package
+from actrec.inference.package import Provenance
+from actrec.utils import config
+from actrec.utils.errors import PackageError
+from actrec_models.evaluation import fusion, models
+from actrec_models.export import fuse
+from actrec_models.export.exporter import load_checkpoint
+from actrec_models.export.fuse import joined
+from actrec_models.export.onnx_graph import inputs_for, logits_of, simplified
+from actrec_models.finetune.transfer import open_base
+from actrec_models.training import checkpoints, initial_weights
+from actrec_models.training.module import Recognition
+from actrec_models.training.monitoring import Machine
+from actrec_models.training.recipe import Recipe
 from tests.models import children
 from tests.models.made_up import CLASSES, TINY, skeletons
 from tests.models.places import PLACES, TARGETS
@@ -39,7 +42,7 @@ SPECS = {
 
 @pytest.fixture(autouse=True)
 def places(monkeypatch):
-    monkeypatch.setattr(data.DATASETS, "_targets", {**data.DATASETS._targets, **TARGETS})
+    monkeypatch.setattr(datasets.DATASETS, "_targets", {**datasets.DATASETS._targets, **TARGETS})
 
 
 def write(folder, spec="raw", seed=1, settings: Any = SETTINGS, content=None, **changes):
@@ -115,8 +118,8 @@ def test_inputs_that_are_alike_are_made_once(tmp_path):
 
 def test_a_graph_that_scores_otherwise_is_not_written(tmp_path, capsys, monkeypatch):
     streams = [write(tmp_path / "one"), write(tmp_path / "other", "centred", seed=2)]
-    whole = fused.joined
-    monkeypatch.setattr(fused, "joined", lambda contents, names, how, shares: whole(contents, names, how, [0.9, 0.1]))
+    whole = fuse.joined
+    monkeypatch.setattr(fuse, "joined", lambda contents, names, how, shares: whole(contents, names, how, [0.9, 0.1]))
     export(*streams, "--fuse", "softmax", "--out", tmp_path / "both", status=1)
     assert "fused, the probabilities differ by 0." in capsys.readouterr().err
     assert not (tmp_path / "both").exists()
@@ -141,13 +144,13 @@ def test_how_strong_the_logits_are_is_kept():
 
 def test_runs_are_fused_as_they_were_trained(tmp_path, monkeypatch):
     torch.set_num_threads(1)
-    monkeypatch.setattr(data, "create", lambda name, root, **options: skeletons())
+    monkeypatch.setattr(datasets, "create", lambda name, root, **options: skeletons())
     machine = Machine(accelerator="cpu", workers=0)
     runs = [
         children.run(tmp_path / f"run{seed}", machine, dataset="nucla", split="view", seed=seed, epochs=seed)
         for seed in (1, 2)
     ]
-    made = fused.fuse(runs, tmp_path / "both", "", "logits")
+    made = fuse.fuse(runs, tmp_path / "both", "", "logits")
     networks = made.provenance.figures["fused"]
     assert [(part["name"], part["seed"], part["epochs"]) for part in networks] == [
         ("run1/last.ckpt", 1, 1),
@@ -173,15 +176,15 @@ def test_a_checkpoint_that_its_training_replaces_is_not_mixed_with_the_next(tmp_
     path, newer = tmp_path / "last.ckpt", tmp_path / "newer.ckpt"
     saved(newer, epochs=2)
     networks = [load_checkpoint(each)[2] for each in (saved(path, epochs=1), newer)]
-    read = checkpoint.read
+    read = checkpoints.read
 
     def replaced(file):
         content = read(file)
         shutil.copy(newer, path)
         return content
 
-    monkeypatch.setattr(checkpoint, "read", replaced)
-    model = opening.open_model(path)
+    monkeypatch.setattr(checkpoints, "read", replaced)
+    model = models.open_model(path)
     x = inputs_for(model.package.inputs, model.package.window, 1, 2)
     with torch.no_grad():
         first, second = (net(**{name: torch.from_numpy(value) for name, value in x.items()}) for net in networks)
@@ -189,9 +192,9 @@ def test_a_checkpoint_that_its_training_replaces_is_not_mixed_with_the_next(tmp_
     assert model.package.provenance.epochs == 1
     np.testing.assert_allclose(model.session.backend.run(x), first.numpy(), atol=1e-4)
     saved(path, epochs=1)
-    stream = fused._open(path)
+    stream = fuse._open(path)
     assert stream.described.provenance.epochs == 2
-    assert stream.identity.split(":")[1] == fused.weight_files.identity(newer).split(":")[1]
+    assert stream.identity.split(":")[1] == initial_weights.identity(newer).split(":")[1]
     np.testing.assert_allclose(logits_of(stream.content, x), second.numpy(), atol=1e-4)
 
 
@@ -219,8 +222,8 @@ def test_recordings_are_told_where_those_of_all_networks_are_known(dataset, lear
     described = [
         dataclasses.replace(tiny_description(), provenance=dataclasses.replace(of, figures=each)) for each in learnt
     ]
-    streams = [fused.Stream("one", each, b"", Recipe(), "", "one") for each in described]
-    made = fused._provenance(streams, Recipe(dataset=dataset), np.array([0.5, 0.5]), "--out both")
+    streams = [fuse.Stream("one", each, b"", Recipe(), "", "one") for each in described]
+    made = fuse._provenance(streams, Recipe(dataset=dataset), np.array([0.5, 0.5]), "--out both")
     assert made.figures.get("recordings") == expected
 
 
@@ -244,9 +247,9 @@ def test_what_was_fused_cannot_be_taught_but_its_networks_can(tmp_path):
 def test_a_recipe_that_names_other_actions_chooses_the_threshold(tmp_path):
     plain, knowing = (dataclasses.replace(Recipe(), unknown_dataset=name) for name in ("", "utd_mhad"))
     recipes = enumerate([None, plain, knowing])
-    streams = [fused.Stream(str(k), tiny_description(), b"", each, "", str(k)) for k, each in recipes]
-    assert fused._recipe(streams) is knowing
-    assert fused._recipe(streams[:2]) is plain
+    streams = [fuse.Stream(str(k), tiny_description(), b"", each, "", str(k)) for k, each in recipes]
+    assert fuse._recipe(streams) is knowing
+    assert fuse._recipe(streams[:2]) is plain
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,13 @@ import pytest
 import yaml
 from onnx import TensorProto, helper, numpy_helper
 
-from actrec import inference, package
+from actrec import inference
 from actrec.cli import main
-from actrec.errors import PackageError
-from actrec.package import LowerPrecision
-from actrec_models import half_precision, repackage
-from actrec_models.simplify import simplified
+from actrec.inference import package
+from actrec.inference.package import LowerPrecision
+from actrec.utils.errors import PackageError
+from actrec_models.export import half_precision, repackage
+from actrec_models.export.onnx_graph import simplified
 from tests.models.small import SMALL
 from tests.tiny_model import FRAMES, tiny_description, tiny_onnx, write_tiny
 

@@ -7,17 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-import actrec_models
-from actrec import inference
-from actrec.errors import ConfigError
-from actrec.frames import NANOSECONDS
+import actrec_models.registry
+from actrec import datasets, inference
+from actrec.datasets.base import Clip, ClipDataset
 from actrec.skeleton.layouts import HAND_22, KINECT_V2_25
-from actrec_models import data, export, recipe, rejection, training
-from actrec_models.data import Clip, ClipDataset
-from actrec_models.data import outliers_hands as made
-from actrec_models.data.carried_hands import carried_hand, carried_hands
+from actrec.types import NANOSECONDS
+from actrec.utils import config
+from actrec.utils.errors import ConfigError
+from actrec_models.data import outliers as made
+from actrec_models.data.outliers import carried_hand, carried_hands
+from actrec_models.data.samples import Samples
+from actrec_models.export import exporter, rejection
 from actrec_models.networks.base import OUTLIER, cross_entropy
-from actrec_models.samples import Samples
+from actrec_models.training import module, recipe, trainer
 
 TINY: dict[str, Any] = {
     "model": "sem_net", "dataset": "shrec17_28", "split": "official", "window_s": 3.2, "frames": 8, "epochs": 1,
@@ -32,12 +34,12 @@ TIMES = np.arange(FRAMES) * SECONDS / FRAMES
 
 @pytest.fixture(scope="module")
 def hands(data_root):
-    return data.create("shrec17_28", str(data_root / "shrec17"), part="train")
+    return datasets.create("shrec17_28", str(data_root / "shrec17"), part="train")
 
 
 @pytest.fixture(scope="module")
 def people(data_root):
-    return data.create("utd_mhad", str(data_root / "utd_mhad"), part="train")
+    return datasets.create("utd_mhad", str(data_root / "utd_mhad"), part="train")
 
 
 def bones(hand):
@@ -110,8 +112,8 @@ def test_carried_hands_take_poses_in_turn_and_lose_what_the_body_lost(hands, peo
 
 
 def test_samples_of_hands_show_made_up_gestures(hands):
-    chosen = recipe.config.build(recipe.Recipe, TINY)
-    network = actrec_models.create("sem_net", num_classes=28, **chosen.network_options())
+    chosen = config.build(recipe.Recipe, TINY)
+    network = actrec_models.registry.create("sem_net", num_classes=28, **chosen.network_options())
     few = ClipDataset([hands[i] for i in range(0, 400, 10)], hands.classes, hands.layout)
     samples = Samples(few, network.input_specs, chosen.window(network), chosen, chosen.check())
     labels = [samples[i]["label"] for i in range(len(samples))]
@@ -132,7 +134,9 @@ def test_cross_entropy_asks_outliers_for_equal_probabilities():
 
 def test_sem_net_learns_to_be_unsure_of_outliers():
     torch.manual_seed(0)
-    network = actrec_models.create("sem_net", num_classes=3, frames=8, **{**TINY["options"], "streams": "fuse"})
+    network = actrec_models.registry.create(
+        "sem_net", num_classes=3, frames=8, **{**TINY["options"], "streams": "fuse"}
+    )
     assert network.knows_outliers and network.outlier_weight == 0
     batch = {spec.name: torch.randn(6, *spec.shape) for spec in network.input_specs}
     batch["label"] = torch.tensor([0, 1, 2, OUTLIER, OUTLIER, OUTLIER])
@@ -149,24 +153,24 @@ def test_sem_net_learns_to_be_unsure_of_outliers():
 
 
 def test_the_trainer_hands_the_weight_on_and_refuses_who_does_not_know_outliers(data_root, tmp_path):
-    small = recipe.config.build(recipe.Recipe, {**TINY, "outlier_weight": 0.7})
-    assert training.Recognition(small.as_dict(), ["a", "b"]).network.outlier_weight == 0.7
-    none = recipe.config.build(recipe.Recipe, {**TINY, "outliers": 0.0})
-    assert training.Recognition(none.as_dict(), ["a", "b"]).network.outlier_weight == 0
+    small = config.build(recipe.Recipe, {**TINY, "outlier_weight": 0.7})
+    assert module.Recognition(small.as_dict(), ["a", "b"]).network.outlier_weight == 0.7
+    none = config.build(recipe.Recipe, {**TINY, "outliers": 0.0})
+    assert module.Recognition(none.as_dict(), ["a", "b"]).network.outlier_weight == 0
     options = {"layout": "hand_22", "bodies": 1}
-    refused = recipe.config.build(recipe.Recipe, {**TINY, "model": "sem_spa", "options": options, "frames": None})
+    refused = config.build(recipe.Recipe, {**TINY, "model": "sem_spa", "options": options, "frames": None})
     with pytest.raises(ConfigError, match="knows no outliers"):
-        training.train(refused, str(data_root), tmp_path / "run")
+        trainer.train(refused, str(data_root), tmp_path / "run")
 
 
 def test_a_threshold_is_chosen_for_hands_too(data_root, tmp_path, monkeypatch):
-    small = recipe.config.build(recipe.Recipe, TINY)
-    made_of = actrec_models.create("sem_net", num_classes=28, **small.network_options())
+    small = config.build(recipe.Recipe, TINY)
+    made_of = actrec_models.registry.create("sem_net", num_classes=28, **small.network_options())
     assert rejection.hindrance(small, made_of.input_specs, str(data_root)) == ""
-    create: Any = data.create
-    monkeypatch.setattr(data, "create", lambda *args, **options: thinned(create(*args, **options)))
-    checkpoint = training.train(small, str(data_root), tmp_path / "run")
-    package = export.export(checkpoint, tmp_path / "hands", str(data_root), weights=False)
+    create: Any = datasets.create
+    monkeypatch.setattr(datasets, "create", lambda *args, **options: thinned(create(*args, **options)))
+    checkpoint = trainer.train(small, str(data_root), tmp_path / "run")
+    package = exporter.export(checkpoint, tmp_path / "hands", str(data_root), weights=False)
     assert not (tmp_path / "hands/model.safetensors").exists()
     assert "utd_mhad train part, its right hands with poses of the gestures" in package.rejection.calibrated_on
     assert "without: swipe left, swipe right" in package.rejection.calibrated_on

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-import actrec_models
-from actrec import features, inference, package
+import actrec_models.registry
+from actrec import features, inference
 from actrec.cli import main
-from actrec.errors import ConfigError, PackageError
 from actrec.features.example import example_clip
-from actrec_models import export, initial_weights, weight_files
-from actrec_models.onnx_graph import inputs_for
+from actrec.inference import package
+from actrec.utils.errors import ConfigError, PackageError
+from actrec_models.export import exporter
+from actrec_models.export.onnx_graph import inputs_for
+from actrec_models.training import initial_weights
 from tests.models import public_checkpoints as public
 from tests.models.small import SMALL
 from tests.tiny_model import tiny_description, tiny_onnx
@@ -53,7 +55,7 @@ def files(tmp_path_factory):
 
 def small(name, classes=5, **options):
     torch.manual_seed(1)
-    return actrec_models.create(name, num_classes=classes, **{**SMALL[name], **options})
+    return actrec_models.registry.create(name, num_classes=classes, **{**SMALL[name], **options})
 
 
 @pytest.mark.parametrize("kind", list(public.PUBLIC))
@@ -61,16 +63,16 @@ def test_lists_of_names_are_the_published_ones(kind):
     shapes = public.PUBLIC[kind]()
     parameters = sum(math.prod(shape) for name, shape in shapes.items() if is_learnt(name))
     assert (parameters, len(shapes)) == SIZES[kind]
-    assert weight_files.recognise(public.tensors(shapes))[0] == kind
+    assert initial_weights.recognise(public.tensors(shapes))[0] == kind
 
 
 @pytest.mark.parametrize(("name", "kind", "options", "copies"), USES)
 def test_public_checkpoints_fill_the_published_networks(name, kind, options, copies, files):
     with torch.device("meta"):  # names and shapes alone: the largest has 150 M parameters
-        network = actrec_models.create(name, num_classes=5, **options)
+        network = actrec_models.registry.create(name, num_classes=5, **options)
     assert len(network.weight_targets[kind]) == copies
     report = initial_weights.load(network, name, files[kind])
-    classifier = weight_files.FORMATS[kind].classifier
+    classifier = initial_weights.FORMATS[kind].classifier
     assert (report.missing, report.unfit, report.reshaped) == ((), (), ())
     assert all(entry.startswith(classifier) for entry in report.unexpected)
     taken = [entry for entry in public.PUBLIC[kind]() if not entry.startswith(classifier)]
@@ -83,12 +85,12 @@ def test_public_checkpoints_fill_the_published_networks(name, kind, options, cop
 
 @pytest.mark.parametrize(("name", "kind", "options"), [(n, k, o) for n, k, o, _ in USES if n[:3] in ("vpn", "dee")])
 def test_each_value_comes_to_its_place(name, kind, options, files):
-    network = actrec_models.create(name, num_classes=5, **options)
+    network = actrec_models.registry.create(name, num_classes=5, **options)
     initial_weights.load(network, name, files[kind])
     state = network.state_dict()
     for target in network.weight_targets[kind]:
         for place, entry in enumerate(public.PUBLIC[kind](), start=1):
-            if not entry.startswith(weight_files.FORMATS[kind].classifier):
+            if not entry.startswith(initial_weights.FORMATS[kind].classifier):
                 assert (state[f"{target}.{entry}"] == place).all(), entry
 
 
@@ -105,17 +107,17 @@ def test_other_names_of_the_same_layers(files, tmp_path):
     wrapped = {"arch": "c3d", "epoch": 3, "state_dict": {f"module.{n}": v for n, v in known.items()}}
     for content in (renamed, mmaction, wrapped):
         torch.save(content, tmp_path / "other.pt")
-        kind, tensors = weight_files.recognise(weight_files.read(tmp_path / "other.pt").tensors)
+        kind, tensors = initial_weights.recognise(initial_weights.read(tmp_path / "other.pt").tensors)
         assert kind == "c3d"
         assert {n: tuple(v.shape) for n, v in tensors.items()} == public.c3d()
 
 
 def test_a_classifier_of_as_many_classes_is_taken_another_is_kept(files):
-    network = actrec_models.create("deepacts_cnn", num_classes=1000, modalities=("body",))
+    network = actrec_models.registry.create("deepacts_cnn", num_classes=1000, modalities=("body",))
     report = initial_weights.load(network, "deepacts_cnn", files["efficientnet_b0"])
     assert report.kept == ()
     assert (network.branches["body"].net.classifier[1].weight == 359).all()
-    network = actrec_models.create("deepacts_cnn", num_classes=7, modalities=("body",))
+    network = actrec_models.registry.create("deepacts_cnn", num_classes=7, modalities=("body",))
     before = network.branches["body"].net.classifier[1].weight.clone()
     report = initial_weights.load(network, "deepacts_cnn", files["efficientnet_b0"])
     assert len(report.kept) == 2
@@ -167,7 +169,7 @@ class Bomb:
 def test_files_that_would_run_code_are_refused_with_the_remedy(tmp_path):
     torch.save({"state_dict": Bomb(tmp_path / "boom")}, tmp_path / "bomb.pt")
     with pytest.raises(PackageError, match=r"bomb.pt is refused: .*safetensors"):
-        weight_files.read(tmp_path / "bomb.pt")
+        initial_weights.read(tmp_path / "bomb.pt")
     assert not (tmp_path / "boom").exists()
 
 
@@ -189,14 +191,14 @@ def test_damaged_and_foreign_files_give_one_line(tmp_path, files):
         "gone.safetensors",
     ):
         with pytest.raises(PackageError, match=name) as raised:
-            weight_files.read(tmp_path / name)
+            initial_weights.read(tmp_path / name)
         assert "\n" not in str(raised.value)
     torch.save({f"{name}.weight": torch.zeros(9) for name in range(300)}, tmp_path / "whole.pt")
     whole = (tmp_path / "whole.pt").read_bytes()
     for length in range(0, len(whole), len(whole) // 40):  # of some lengths PyTorch says "Invalid argument"
         (tmp_path / "cut.pt").write_bytes(whole[:length])
         with pytest.raises(PackageError, match=r"cut.pt is (refused: it is no plain file|no file that torch)"):
-            weight_files.read(tmp_path / "cut.pt")
+            initial_weights.read(tmp_path / "cut.pt")
 
 
 @pytest.mark.parametrize("fused", [[], [{"name": "joints"}, {"name": "bones"}]])
@@ -206,7 +208,7 @@ def test_a_package_without_weights_says_what_to_take(tmp_path, fused):
     package.write(tmp_path / "bare", dataclasses.replace(described, provenance=made), tiny_onnx())
     again = "export it again from its checkpoint, or take a package that has it"
     remedy = "take one of its networks, joints, bones" if fused else again
-    for read in (weight_files.read, weight_files.identity):
+    for read in (initial_weights.read, initial_weights.identity):
         with pytest.raises(PackageError, match=rf"bare came without model\.safetensors: {remedy}"):
             read(tmp_path / "bare")
 
@@ -216,7 +218,7 @@ def test_our_own_weights_of_the_same_network(tmp_path):
     with torch.no_grad():
         for parameter in source.parameters():
             parameter.add_(1)
-    (tmp_path / "model.safetensors").write_bytes(export._weights(source))
+    (tmp_path / "model.safetensors").write_bytes(exporter._weights(source))
     report = initial_weights.load(target, "res_tcn_bjcn", tmp_path / "model.safetensors")
     assert set(report.loaded) == set(source.state_dict())
     assert all(torch.equal(value, source.state_dict()[name]) for name, value in target.state_dict().items())
@@ -240,8 +242,10 @@ def test_networks_trained_apart_start_the_one_that_joins_them(tmp_path):
     whole = small("sem_spa")
     options, shared = SMALL["sem_spa"], {"num_classes": 5, "bodies": 2}
     parts = {
-        "sem_net": actrec_models.create("sem_net", **shared, **options["sem_options"], frames=16, streams="fuse"),
-        "spa_net_4d": actrec_models.create("spa_net_4d", **shared, **options["spa_options"], frames=8),
+        "sem_net": actrec_models.registry.create(
+            "sem_net", **shared, **options["sem_options"], frames=16, streams="fuse"
+        ),
+        "spa_net_4d": actrec_models.registry.create("spa_net_4d", **shared, **options["spa_options"], frames=8),
     }
     for name, place in {"sem_net": "sem", "spa_net_4d": "spa"}.items():
         file = checkpoint(tmp_path / f"{name}.ckpt", name, parts[name])
@@ -265,7 +269,7 @@ def test_a_trained_part_starts_the_whole(tmp_path):
 
 def test_a_network_can_be_exported_without_training(tmp_path, capsys, caplog):
     weights = tmp_path / "start.safetensors"
-    weights.write_bytes(export._weights(small("res_tcn_bjcn", classes=2)))
+    weights.write_bytes(exporter._weights(small("res_tcn_bjcn", classes=2)))
     options = [word for key, value in SMALL["res_tcn_bjcn"].items() for word in ("--option", f"{key}={value}")]
     command = ["export", "--network", "res_tcn_bjcn", *options, "--classes", "wave, point"]
     assert main([*command, "--seed", "7", "--out", str(tmp_path / "random")]) == 0

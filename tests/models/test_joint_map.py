@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-import actrec_models
-from actrec.frames import NANOSECONDS
-from actrec_models import recipe
-from actrec_models.data import Clip, ClipDataset
-from actrec_models.data.augment import Augmentation
-from actrec_models.samples import Samples
+import actrec_models.registry
+from actrec.datasets.base import Clip, ClipDataset
+from actrec.types import NANOSECONDS
+from actrec_models.data.augmentation import Augmentation
+from actrec_models.data.samples import Samples
+from actrec_models.training import recipe
 
 RECIPES = Path(__file__).parents[2] / "models/recipes"
 FUSED = [
@@ -32,7 +32,7 @@ def walk(frames, bodies=1):
 def samples(chosen, clip, augmentation=None):
     """Of the joint map alone: the recipe's network at full size, but without memory."""
     with torch.device("meta"):
-        network = actrec_models.create(chosen.model, num_classes=2, **chosen.network_options())
+        network = actrec_models.registry.create(chosen.model, num_classes=2, **chosen.network_options())
     specs = [spec for spec in network.input_specs if spec.name == "joint_map"]
     return Samples(ClipDataset([clip], ["a", "b"]), specs, chosen.window(network), chosen, augmentation)
 

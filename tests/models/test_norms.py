@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from actrec_models import checkpoint, data, norms
-from actrec_models.learning import Recognition
-from actrec_models.recipe import Recipe
-from actrec_models.training import Machine
+from actrec import datasets
+from actrec_models.training import averaging, checkpoints
+from actrec_models.training.module import Recognition
+from actrec_models.training.monitoring import Machine
+from actrec_models.training.recipe import Recipe
 from tests.models import children
 from tests.models.made_up import CLASSES, skeletons
 
@@ -20,7 +21,7 @@ RENEWED = {"renew_norms": 3, "average_decay": 0.9}
 @pytest.fixture(autouse=True)
 def dataset(monkeypatch):
     torch.set_num_threads(1)
-    monkeypatch.setattr(data, "create", lambda name, root, **options: skeletons())
+    monkeypatch.setattr(datasets, "create", lambda name, root, **options: skeletons())
 
 
 def run(out, **changes):
@@ -30,7 +31,7 @@ def run(out, **changes):
 @pytest.fixture
 def looked_at(monkeypatch):
     """The batches of each estimate, in turn."""
-    seen, estimate = [], norms.estimate
+    seen, estimate = [], averaging.estimate
 
     def noted(network, look, batches):
         seen.append([])
@@ -41,7 +42,7 @@ def looked_at(monkeypatch):
 
         return estimate(network, noting, batches)
 
-    monkeypatch.setattr(norms, "estimate", noted)
+    monkeypatch.setattr(averaging, "estimate", noted)
     return seen
 
 
@@ -68,7 +69,7 @@ def test_statistics_are_the_mean_over_batches_with_nothing_dropped_out():
     for _ in range(4):
         network(batches[0])
     kept = copy.deepcopy(network.state_dict())
-    found = norms.estimate(network, network, iter(batches))
+    found = averaging.estimate(network, network, iter(batches))
     assert found == [network.first, network.last]
     mean = torch.stack([batch.mean(0) for batch in batches]).mean(0)
     variance = torch.stack([batch.var(0) for batch in batches]).mean(0)
@@ -92,7 +93,7 @@ def test_a_failure_leaves_modes_and_momenta():
         raise RuntimeError("no memory")
 
     with pytest.raises(RuntimeError, match="no memory"):
-        norms.estimate(network, look, [torch.zeros(2, 4)])
+        averaging.estimate(network, look, [torch.zeros(2, 4)])
     assert network.dropout.training
     assert network.last.momentum == 0.01
 
@@ -105,11 +106,11 @@ def test_what_is_kept_has_statistics_of_its_own_weights(changes, estimates, look
     kept = run(tmp_path, **changes)
     assert len(looked_at) == estimates
     assert {len(batches) for batches in looked_at} == {3 * changes.get("accumulate", 1)}
-    content = checkpoint.read(kept)
+    content = checkpoints.read(kept)
     module = Recognition(content["hyper_parameters"]["recipe"], list(CLASSES))
     module.load_state_dict(content["state_dict"])
     number = content["actrec"]["epoch"] - 1 if "validation" in changes else 0
-    norms.estimate(module.network.train(), module.network.losses, looked_at[number][:])
+    averaging.estimate(module.network.train(), module.network.losses, looked_at[number][:])
     again = statistics(module.state_dict())
     assert again
     for name, value in statistics(content["state_dict"]).items():
@@ -132,12 +133,12 @@ def test_by_default_averaged_weights_are_judged_with_statistics_of_their_own(cha
 
 @pytest.mark.parametrize(("clips", "batches"), [(100, 4), (1020, 7), (40_000, 20)])
 def test_by_default_a_quarter_of_an_epoch_is_looked_at(clips, batches):
-    assert norms.batches_by_default(Recipe(batch=32), clips, held=10) == batches
+    assert averaging.batches_by_default(Recipe(batch=32), clips, held=10) == batches
 
 
 def test_nothing_but_statistics_is_changed(tmp_path):
-    one = checkpoint.read(run(tmp_path / "one"))["state_dict"]
-    other = checkpoint.read(run(tmp_path / "other", renew_norms=0))["state_dict"]
+    one = checkpoints.read(run(tmp_path / "one"))["state_dict"]
+    other = checkpoints.read(run(tmp_path / "other", renew_norms=0))["state_dict"]
     changed = {name for name, value in one.items() if not torch.equal(value, other[name])}
     assert changed
     assert changed <= set(statistics(one))
@@ -153,9 +154,9 @@ def test_a_kill_while_they_are_estimated_is_made_good(changes, tmp_path):
     whole = run(tmp_path / "whole", **changes)
     number = 2 if changes else 1
     children.killed(children.run_to_estimate, number, tmp_path / "killed", ON_CPU, {**RENEWED, **changes})
-    assert not checkpoint.read(tmp_path / "killed/last.ckpt")["actrec"]["finished"]
+    assert not checkpoints.read(tmp_path / "killed/last.ckpt")["actrec"]["finished"]
     ended = run(tmp_path / "killed", **changes)
-    ours, theirs = (checkpoint.read(path)["state_dict"] for path in (whole, ended))
+    ours, theirs = (checkpoints.read(path)["state_dict"] for path in (whole, ended))
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 

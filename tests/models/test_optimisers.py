@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from actrec import config
-from actrec.errors import ConfigError
-from actrec_models.optimisers import Optimiser, Schedule, unused
+from actrec.utils import config
+from actrec.utils.errors import ConfigError
+from actrec_models.training.optimizers import Optimiser, Schedule, unused
 
 RATE, STEPS_AN_EPOCH = 0.01, 5
 

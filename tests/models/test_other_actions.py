@@ -2,12 +2,14 @@
 
 import pytest
 
-from actrec import config
-from actrec.errors import ConfigError, DeviceError, InputError
-from actrec_models import data, other_actions, training
-from actrec_models.data import ClipDataset
-from actrec_models.recipe import Recipe
-from actrec_models.training import Machine
+from actrec import datasets as core_datasets
+from actrec.datasets.base import ClipDataset
+from actrec.utils import config
+from actrec.utils.errors import ConfigError, DeviceError, InputError
+from actrec_models.data import other_actions
+from actrec_models.training import trainer
+from actrec_models.training.monitoring import Machine
+from actrec_models.training.recipe import Recipe
 from tests.models.made_up import TINY, Subjects, skeletons
 
 OTHERS = ("Sway", "raise_arm", "jump")
@@ -17,8 +19,8 @@ OTHERS = ("Sway", "raise_arm", "jump")
 def datasets(monkeypatch, tmp_path):
     """Where utd_mhad is, of which an action is called as a class is."""
     known, others = skeletons(classes=("sway", "stretch")), skeletons(classes=OTHERS)
-    monkeypatch.setattr(data, "create", lambda name, *_, **__: others if name == "utd_mhad" else known)
-    monkeypatch.setattr(data, "others", lambda *_, **__: ClipDataset([], known.classes))
+    monkeypatch.setattr(core_datasets, "create", lambda name, *_, **__: others if name == "utd_mhad" else known)
+    monkeypatch.setattr(core_datasets, "others", lambda *_, **__: ClipDataset([], known.classes))
     (tmp_path / "utd_mhad").mkdir()
     return tmp_path
 
@@ -61,18 +63,18 @@ def taken(chosen):
 )
 def test_what_export_could_not_choose_by_is_refused_before_training(datasets, excluded, said):
     with pytest.raises(ConfigError, match=said):
-        training.train(recipe(unknown_exclude=excluded), str(datasets), datasets / "run", machine=Machine("cpu"))
+        trainer.train(recipe(unknown_exclude=excluded), str(datasets), datasets / "run", machine=Machine("cpu"))
     assert not list((datasets / "run").rglob("*.ckpt"))
 
 
 def test_one_class_is_refused_and_one_without_clips_is_told_of(datasets, monkeypatch, caplog):
     both, alone = skeletons(classes=("sway", "stretch")), skeletons(classes=("sway",))
-    monkeypatch.setattr(data, "create", lambda *_, **__: alone)
+    monkeypatch.setattr(core_datasets, "create", lambda *_, **__: alone)
     with pytest.raises(InputError, match="there is one class, sway: two actions are the least to tell apart"):
-        training.train(recipe(), str(datasets), datasets / "run", machine=Machine("cpu"))
+        trainer.train(recipe(), str(datasets), datasets / "run", machine=Machine("cpu"))
     absent = ClipDataset([both[i] for i in range(0, 22, 2)], both.classes)
-    monkeypatch.setattr(data, "create", lambda *_, **__: absent)
-    training.train(
+    monkeypatch.setattr(core_datasets, "create", lambda *_, **__: absent)
+    trainer.train(
         recipe(unknown_dataset=""), str(datasets), datasets / "run", machine=Machine("cpu"), progress=False, threads=1
     )
     assert "no clip of the training part shows stretch: this will not be learnt" in caplog.text
@@ -80,9 +82,11 @@ def test_one_class_is_refused_and_one_without_clips_is_told_of(datasets, monkeyp
 
 def test_classes_without_clips_but_those_held_out_are_told_of(datasets, monkeypatch, caplog):
     clips = skeletons(classes=("sway", "stretch"))
-    monkeypatch.setattr(data, "create", lambda *_, **__: Subjects([clips[i] for i in (0, 2, 4, 6, 1)], clips.classes))
+    monkeypatch.setattr(
+        core_datasets, "create", lambda *_, **__: Subjects([clips[i] for i in (0, 2, 4, 6, 1)], clips.classes)
+    )
     held = recipe(unknown_dataset="", validation={"by": "subject", "only": [4]}, batch=2)
-    training.train(held, str(datasets), datasets / "run", machine=Machine("cpu"), progress=False, threads=1)
+    trainer.train(held, str(datasets), datasets / "run", machine=Machine("cpu"), progress=False, threads=1)
     assert "no clip of the training part shows stretch: this will not be learnt" in caplog.text
 
 

@@ -5,13 +5,14 @@ import onnx
 import pytest
 import torch
 
-import actrec_models
-from actrec import features
-from actrec.errors import ConfigError, InputError
+import actrec_models.registry
+from actrec import datasets, features
 from actrec.features.example import example_clip
-from actrec_models import checkpoint, data, export, initial_weights, recipe, training
-from actrec_models.learning import Recognition
-from actrec_models.networks.i3d import InceptionI3d
+from actrec.utils.errors import ConfigError, InputError
+from actrec_models.export import onnx_graph
+from actrec_models.layers.i3d import InceptionI3d
+from actrec_models.training import checkpoints, initial_weights, recipe, trainer
+from actrec_models.training.module import Recognition
 
 SMALL = {"frames": 8, "size": 32, "width": 0.05, "hidden": 6, "pose_frames": 4, "attention_units": 5}
 K = 3
@@ -19,7 +20,7 @@ K = 3
 
 def network(seed=1, **options):
     torch.manual_seed(seed)
-    return actrec_models.create("p_i3d", num_classes=4, **{**SMALL, **options})
+    return actrec_models.registry.create("p_i3d", num_classes=4, **{**SMALL, **options})
 
 
 def batch_for(model, size=4):
@@ -242,10 +243,10 @@ def test_algorithm_1_runs_as_one_recipe(root, tmp_path, monkeypatch):
         batch=2,
         precision="32-true",
     )
-    monkeypatch.setattr(data, "create", lambda *_, **__: recorded(4))
-    training.train(small, "", tmp_path, progress=False, threads=1)
+    monkeypatch.setattr(datasets, "create", lambda *_, **__: recorded(4))
+    trainer.train(small, "", tmp_path, progress=False, threads=1)
     folders = ["stage_1_parts", "stage_2_pose", "stage_3_attention", ""]
-    learnt = [checkpoint.read(tmp_path / folder / "last.ckpt")["state_dict"] for folder in folders]
+    learnt = [checkpoints.read(tmp_path / folder / "last.ckpt")["state_dict"] for folder in folders]
     for before, after, name in zip(learnt, learnt[1:], ("pose", "attention", "joint"), strict=False):
         changed = {k.removeprefix("network.") for k, v in after.items() if not torch.equal(v, before[k])}
         assert changed and all(k.startswith(TRAINED[name]) for k in changed), name
@@ -257,8 +258,8 @@ def recorded(count):
     for n in range(count):
         held = dict(example_clip(network().input_specs, 12, seed=n))
         stamps = np.arange(12, dtype=np.int64) * 33_000_000
-        clips.append(data.Clip(f"clip {n}", n % 2, stamps, held.pop("bodies"), held))
-    return data.ClipDataset(clips, ["one", "other"])
+        clips.append(datasets.Clip(f"clip {n}", n % 2, stamps, held.pop("bodies"), held))
+    return datasets.ClipDataset(clips, ["one", "other"])
 
 
 def test_stages_are_those_of_the_configuration():
@@ -337,7 +338,7 @@ def test_kinetics_weights_fill_every_part(tmp_path, aggregation):
 
 
 def test_published_configuration():
-    model = actrec_models.create("p_i3d", num_classes=60)
+    model = actrec_models.registry.create("p_i3d", num_classes=60)
     assert model.config.parts == ("left_hand_crop", "right_hand_crop", "body_crop")
     i3d = 12_287_264 + 60 * 1024 + 60
     lstm = 4 * 512 * (75 + 512 + 2) + 2 * 4 * 512 * (512 + 512 + 2)
@@ -348,7 +349,7 @@ def test_published_configuration():
     window = model.window
     assert (window.clip, window.combine, len(window.starts), window.starts[-1] + 64) == (64, "logits", 5, window.frames)
     assert window.seconds == pytest.approx(window.frames / 30)
-    nucla = actrec_models.create("p_i3d", num_classes=10, hidden=128, pose_frames=5, lambda_1=1e-4, width=0.05)
+    nucla = actrec_models.registry.create("p_i3d", num_classes=10, hidden=128, pose_frames=5, lambda_1=1e-4, width=0.05)
     assert nucla.pose.lstm.hidden_size == 128 and nucla.input_specs[-1].shape == (3, 5, 25)
 
 
@@ -384,7 +385,7 @@ def test_from_a_clip_to_logits():
 
 @pytest.mark.parametrize("options", [{"aggregation": "sum_2"}, {"attention": False, "aggregation": "concat_0"}])
 def test_ablations_export(options):
-    graph = onnx.load_from_string(export.to_onnx(network(**options))).graph  # parity is checked inside
+    graph = onnx.load_from_string(onnx_graph.to_onnx(network(**options))).graph  # parity is checked inside
     kinds = [node.op_type for node in graph.node]
     assert kinds.count("LSTM") == (3 if options.get("attention", True) else 0)
     assert kinds.count("Pad") == 3  # one an I3D: the first convolution's, a constant

@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from actrec_models.networks.pair_products import PairProducts, _gradients_of_blocks, gradients, sums
-from actrec_models.networks.pairs import Pairs, pairs_on_device, sorted_pairs
-from actrec_models.networks.points import Points
+from actrec_models.layers.points import (
+    PairProducts,
+    Pairs,
+    Points,
+    _gradients_of_blocks,
+    gradients,
+    pairs_on_device,
+    sorted_pairs,
+    sums,
+)
 from tests.models.neighbourhoods import distinct_cells, near
 
 POSITIONS = 27

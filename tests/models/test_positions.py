@@ -5,14 +5,14 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from actrec import config
-from actrec.frames import NANOSECONDS
-from actrec.package import InputSpec, WindowSpec
-from actrec_models.data import Clip, ClipDataset, augment
-from actrec_models.data.augment import Augmentation
-from actrec_models.positions import parts
-from actrec_models.recipe import Recipe
-from actrec_models.samples import Samples
+from actrec.datasets.base import Clip, ClipDataset
+from actrec.features.specs import InputSpec, WindowSpec
+from actrec.types import NANOSECONDS
+from actrec.utils import config
+from actrec_models.data import augmentation
+from actrec_models.data.augmentation import Augmentation
+from actrec_models.data.samples import Samples, parts
+from actrec_models.training.recipe import Recipe
 from tests.models.places import still
 from tests.tiny_model import RAW
 
@@ -150,7 +150,7 @@ def test_recordings_that_are_not_gone_over_are_drawn_as_before():
     clip = recording(40)
     drawn = samples(clip, [IMAGE], clips="live")
     assert frames_of(drawn[5, 0, 0]) == (36, 37, 38, 39)
-    stamps = augment.sample_stamps(clip, 2.0, 8, Augmentation(**AS_IT_IS), np.random.default_rng(0))
+    stamps = augmentation.sample_stamps(clip, 2.0, 8, Augmentation(**AS_IT_IS), np.random.default_rng(0))
     np.testing.assert_array_equal(stamps, clip.stamps_ns[-8:])
 
 
@@ -160,9 +160,9 @@ def test_a_clip_at_another_speed_stays_in_the_recording():
     for part in parts(clip, [IMAGE], IN_CLIPS, "whole"):
         lengths = []
         for _ in range(50):
-            paced = augment.paced_stamps(clip, part.stamps_ns, options, rng)
+            paced = augmentation.paced_stamps(clip, part.stamps_ns, options, rng)
             assert (paced[0], paced[-1]) >= (0, part.stamps_ns[-1]) and paced[-1] <= clip.stamps_ns[-1]
             lengths.append((paced[-1] - paced[0]) / (part.stamps_ns[-1] - part.stamps_ns[0]))
         assert 0.5 <= min(lengths) < 0.7 and 1.6 < max(lengths) <= 2.0
-    same = augment.paced_stamps(clip, part.stamps_ns, Augmentation(**AS_IT_IS), rng)
+    same = augmentation.paced_stamps(clip, part.stamps_ns, Augmentation(**AS_IT_IS), rng)
     np.testing.assert_array_equal(same, part.stamps_ns)

@@ -15,15 +15,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from actrec import datasets
 from actrec.cli import main
-from actrec.errors import ConfigError, DeviceError, InputError, MissingLibraryError
-from actrec_models import data
-from actrec_models.data import PreparedDataset, prepare_cluster, prepare_tasks
-from actrec_models.data import prepare as module
-from actrec_models.data.prepare import Run, prepare
-from actrec_models.data.prepare_settings import PrepareConfig
-from actrec_models.data.store_format import JOURNAL, SKIPPED, STORE, read_head
-from actrec_models.data.store_journal import Journal
+from actrec.datasets.store.journal import Journal
+from actrec.datasets.store.layout import JOURNAL, SKIPPED, STORE, read_head
+from actrec.datasets.store.reader import PreparedDataset
+from actrec.utils.errors import ConfigError, DeviceError, InputError, MissingLibraryError
+from actrec_models.data.prepare import cluster as prepare_cluster
+from actrec_models.data.prepare import preparation as module
+from actrec_models.data.prepare import worker
+from actrec_models.data.prepare.preparation import Run, prepare
+from actrec_models.data.prepare.settings import PrepareConfig
 from tests.models import flaky
 from tests.models.flaky import names_of
 
@@ -32,11 +34,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(autouse=True)
 def registered():
-    before = dict(data.DATASETS._targets)
+    before = dict(datasets.DATASETS._targets)
     flaky.register()
     yield
-    data.DATASETS._targets.clear()
-    data.DATASETS._targets.update(before)
+    datasets.DATASETS._targets.clear()
+    datasets.DATASETS._targets.update(before)
 
 
 def run_python(code, *arguments):
@@ -95,7 +97,7 @@ def test_ntu_files_come_back_and_a_truncated_one_is_skipped(data_root, tmp_path)
     (skipped,) = done.skipped
     assert skipped["name"] == files[1].stem and "truncated" in skipped["reason"]
     stored = PreparedDataset(tmp_path / "out")
-    source = data.source("ntu60", folder, incomplete="keep")
+    source = datasets.source("ntu60", folder, incomplete="keep")
     for clip, entry in zip(
         (stored[n] for n in range(len(stored))), (e for e in source.entries() if e.name != files[1].stem), strict=True
     ):
@@ -103,17 +105,18 @@ def test_ntu_files_come_back_and_a_truncated_one_is_skipped(data_root, tmp_path)
         np.testing.assert_array_equal(clip.bodies, truth.bodies)
         np.testing.assert_array_equal(clip.others["pixels"], truth.others["pixels"])
     assert (
-        data.create("ntu60", tmp_path / "out", split="cross_view", part="test", incomplete="keep").names == stored.names
+        datasets.create("ntu60", tmp_path / "out", split="cross_view", part="test", incomplete="keep").names
+        == stored.names
     )
     with pytest.raises(ConfigError, match="incomplete=keep: prepare ntu60 into another folder.*incomplete=listed"):
-        data.create("ntu60", tmp_path / "out", incomplete="listed")
+        datasets.create("ntu60", tmp_path / "out", incomplete="listed")
 
 
 def test_a_missing_library_stops_the_run(published, tmp_path, monkeypatch):
     def read(self, entry):
         raise ModuleNotFoundError("No module named 'av'")
 
-    monkeypatch.setattr("actrec_models.data.nucla.Nucla.read", read)
+    monkeypatch.setattr("actrec.datasets.nucla.Nucla.read", read)
     with pytest.raises(MissingLibraryError, match="No module named 'av'; install"):
         prepare("nucla", published, tmp_path / "out")
 
@@ -128,8 +131,8 @@ def test_nothing_readable_is_an_error(published, tmp_path):
 
 
 def test_a_name_twice_is_refused(published, tmp_path, monkeypatch):
-    twice = data.source("nucla", published).entries() * 2
-    monkeypatch.setattr("actrec_models.data.nucla.Nucla.entries", lambda self: twice)
+    twice = datasets.source("nucla", published).entries() * 2
+    monkeypatch.setattr("actrec.datasets.nucla.Nucla.entries", lambda self: twice)
     with pytest.raises(InputError, match=f"names '{twice[0].name}' twice"):
         prepare("nucla", published, tmp_path / "out")
 
@@ -211,7 +214,7 @@ import sys
 from tests.models import flaky
 from tests.models.flaky import names_of
 flaky.register()
-from actrec_models.data import prepare as module
+from actrec.datasets import prepare as module
 module.BATCH = 2
 print("ready", flush=True)
 module.prepare("slow", sys.argv[1], sys.argv[2])
@@ -267,7 +270,7 @@ def test_a_cluster_of_others_prepares_the_same(published, tmp_path):
     with distributed.LocalCluster(n_workers=1, silence_logs="CRITICAL", **kinds) as cluster:
         done = prepare("nucla", published, tmp_path / "out", run=Run(scheduler=cluster.scheduler_address))
     assert done.fingerprint == prepare("nucla", published, tmp_path / "here").fingerprint
-    assert prepare_tasks._WORKERS == {}, "its workers live on, and hold nothing open"
+    assert worker._WORKERS == {}, "its workers live on, and hold nothing open"
 
 
 def test_a_cluster_that_is_not_there_is_said(published, tmp_path, monkeypatch):
@@ -325,8 +328,8 @@ def test_what_a_dead_worker_had_ended_is_done_again(monkeypatch):
 
 LIMITED = """
 import resource, sys
-from actrec_models.data import prepare as module
-from actrec.errors import DeviceError
+from actrec.datasets import prepare as module
+from actrec.utils.errors import DeviceError
 module.BATCH = 2
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
 try:

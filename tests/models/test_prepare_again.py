@@ -8,16 +8,17 @@ import shutil
 import numpy as np
 import pytest
 
+from actrec import datasets
 from actrec.cli import main
-from actrec.errors import ConfigError, DeviceError, InputError
-from actrec_models import data
-from actrec_models.data import PreparedDataset, prepare_tasks
-from actrec_models.data.prepare import Run, prepare
-from actrec_models.data.prepare_settings import PrepareConfig
-from actrec_models.data.source import Entry
-from actrec_models.data.store_format import JOURNAL, STORE
-from actrec_models.data.store_journal import Journal
-from actrec_models.data.user_folder import Folder
+from actrec.datasets.base import Entry
+from actrec.datasets.folder import Folder
+from actrec.datasets.store.journal import Journal
+from actrec.datasets.store.layout import JOURNAL, STORE
+from actrec.datasets.store.reader import PreparedDataset
+from actrec.utils.errors import ConfigError, DeviceError, InputError
+from actrec_models.data.prepare import worker
+from actrec_models.data.prepare.preparation import Run, prepare
+from actrec_models.data.prepare.settings import PrepareConfig
 from tests.models.flaky import names_of
 from tests.models.own_recordings import walker, write_bag
 
@@ -90,9 +91,9 @@ def test_a_recording_that_is_a_folder_is_known_by_the_files_in_it(tmp_path):
     bag.mkdir(parents=True)
     (bag / "metadata.yaml").write_text("rosbag2_bagfile_information: {}")
     entry = Entry("wave_001", 0, {}, {"recording": bag})
-    before = prepare_tasks.signature(entry, PrepareConfig())
+    before = worker.signature(entry, PrepareConfig())
     (bag / "wave_001_0.mcap").write_bytes(b"another take")
-    assert prepare_tasks.signature(entry, PrepareConfig()) != before
+    assert worker.signature(entry, PrepareConfig()) != before
 
 
 def test_a_finished_store_is_not_touched_without_its_journal(published, tmp_path):
@@ -156,10 +157,10 @@ def test_a_folder_of_ones_own_is_prepared(published, tmp_path):
         shutil.copy(path, mine / ("wave", "clap")[number % 2])
     done = prepare("folder", mine, tmp_path / "out")
     assert done.clips == 4
-    clips = data.create("folder", tmp_path / "out", split="all")
+    clips = datasets.create("folder", tmp_path / "out", split="all")
     assert clips.classes == ("clap", "wave") and len(clips) == 4
     with pytest.raises(ConfigError, match="folder has split all, part; got 'person'"):
-        data.create("folder", tmp_path / "out", split="person")
+        datasets.create("folder", tmp_path / "out", split="person")
 
 
 def film(folder):
@@ -201,11 +202,11 @@ def test_videos_and_depth_that_come_later_change_no_store_of_bodies(data_root, t
     (tmp_path / f"ntu/{name}/Depth-00000001.png").touch()
     again = prepare("ntu60", tmp_path / "ntu", tmp_path / "out", options=options)
     assert (again.prepared, again.bytes) == (0, first.bytes), "nothing is read anew, nothing is there twice"
-    entry = data.source("ntu60", tmp_path / "ntu", **options).entries()[0]
+    entry = datasets.source("ntu60", tmp_path / "ntu", **options).entries()[0]
     several = [PrepareConfig(estimate=["flow"]), PrepareConfig(streams=["colour"]), PrepareConfig()]
     assert set(entry.files) == {"skeleton", "colour", "depth"}
     assert [len(set(entry.files) - settings.unread) for settings in several] == [3, 2, 1]
-    assert len({prepare_tasks.signature(entry, settings) for settings in several}) == 3
+    assert len({worker.signature(entry, settings) for settings in several}) == 3
 
 
 def test_a_store_of_bodies_alone_opens_no_video(data_root, tmp_path):
@@ -284,6 +285,6 @@ def test_ctrl_c_in_compiled_code_ends_the_run(published, tmp_path, monkeypatch):
         except KeyboardInterrupt as interrupt:
             raise SystemError("returned a result with an exception set") from interrupt
 
-    monkeypatch.setattr(prepare_tasks, "encode", wrapped)
+    monkeypatch.setattr(worker, "encode", wrapped)
     with pytest.raises(KeyboardInterrupt):
         prepare("nucla", published, tmp_path / "out")

@@ -5,12 +5,13 @@ import os
 
 import pytest
 
-from actrec.errors import DeviceError
-from actrec_models.data import PreparedDataset, store_compact
-from actrec_models.data.prepare import Run, prepare
-from actrec_models.data.store_format import JOURNAL
-from actrec_models.data.store_journal import Journal
-from actrec_models.data.store_writer import ShardWriter
+from actrec.datasets.store import compaction
+from actrec.datasets.store.journal import Journal
+from actrec.datasets.store.layout import JOURNAL
+from actrec.datasets.store.reader import PreparedDataset
+from actrec.datasets.store.writer import ShardWriter
+from actrec.utils.errors import DeviceError
+from actrec_models.data.prepare.preparation import Run, prepare
 from tests.models.flaky import names_of
 
 SHARDS = 150_000
@@ -99,8 +100,8 @@ def test_a_damaged_clip_is_prepared_anew_and_not_copied(published, fewer):
 def test_shards_without_holes_stay(published, tmp_path):
     prepare("nucla", published, tmp_path / "out", run=Run(shard_bytes=SHARDS))
     with Journal(tmp_path / "out") as journal:
-        assert not store_compact.with_holes(journal)
+        assert not compaction.with_holes(journal)
         shards = [record.shard for record in journal.records.values()]
         name, shard = next((n, r.shard) for n, r in journal.records.items() if shards.count(r.shard) > 1)
         journal.drop([name])
-        assert list(store_compact.with_holes(journal)) == [shard]
+        assert list(compaction.with_holes(journal)) == [shard]

@@ -7,11 +7,11 @@ from concurrent.futures import CancelledError
 
 import pytest
 
+from actrec import datasets
 from actrec.cli import prepare as command
-from actrec.errors import DeviceError
-from actrec_models import data
-from actrec_models.data import prepare_cluster
-from actrec_models.data.prepare import Run, prepare
+from actrec.utils.errors import DeviceError
+from actrec_models.data.prepare import cluster as prepare_cluster
+from actrec_models.data.prepare.preparation import Run, prepare
 from tests.models import flaky
 from tests.models.flaky import names_of
 
@@ -21,7 +21,7 @@ CommClosedError = distributed.comm.CommClosedError
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
-    monkeypatch.setattr(data.DATASETS, "_targets", dict(data.DATASETS._targets))
+    monkeypatch.setattr(datasets.DATASETS, "_targets", dict(datasets.DATASETS._targets))
     flaky.register()
 
 

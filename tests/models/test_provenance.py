@@ -6,10 +6,12 @@ import subprocess
 import pytest
 import torch
 
-from actrec.errors import DeviceError
-from actrec_models import checkpoint, data, export, provenance
-from actrec_models.data.source import Entry
-from actrec_models.training import Machine
+from actrec import datasets
+from actrec.datasets.base import Entry
+from actrec.utils.errors import DeviceError
+from actrec_models.export import exporter
+from actrec_models.training import checkpoints, provenance
+from actrec_models.training.monitoring import Machine
 from tests.models import children
 from tests.models.made_up import skeletons
 from tests.models.places import Places
@@ -20,7 +22,7 @@ CPU = Machine(accelerator="cpu", workers=0)
 @pytest.fixture
 def clips(monkeypatch):
     torch.set_num_threads(1)
-    monkeypatch.setattr(data, "create", lambda name, root, **options: skeletons())
+    monkeypatch.setattr(datasets, "create", lambda name, root, **options: skeletons())
 
 
 def git(folder, *words):
@@ -66,11 +68,11 @@ def test_a_run_that_goes_on_with_other_code_tells_of_both(clips, tmp_path, monke
         (tmp_path / "last.ckpt").unlink()  # the last stage is trained again, from what the first one left
         made_by(monkeypatch, commit, version)
         kept = children.run(tmp_path, CPU, stages=stages)
-        content = checkpoint.read(kept)["actrec"]["provenance"]
+        content = checkpoints.read(kept)["actrec"]["provenance"]
         assert content["commit"] == f"aaaa, then {commit or 'unknown'}"
         assert content["packages"] == {"actrec": "1.0, then 1.1", "numpy": "2.0"}
-    recipe, run = export.load_checkpoint(kept)[0], provenance.of_checkpoint(checkpoint.read(kept))
-    assert export.trained(recipe, run).commit == "aaaa, then unknown"
+    recipe, run = exporter.load_checkpoint(kept)[0], provenance.of_checkpoint(checkpoints.read(kept))
+    assert exporter.trained(recipe, run).commit == "aaaa, then unknown"
 
 
 def test_parts_of_a_run_are_told_in_turn():
@@ -123,7 +125,7 @@ def test_own_recordings_are_known_by_their_content(tmp_path):
         path.write_bytes(bytes(1000))
 
     def found():
-        source = data.source("folder", tmp_path)
+        source = datasets.source("folder", tmp_path)
         return source.fingerprint(source.entries())
 
     first = found()

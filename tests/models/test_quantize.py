@@ -12,12 +12,13 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationMethod, create_calibrator
 
-from actrec import inference, package, zoo
+from actrec import datasets, inference
 from actrec.cli import main
-from actrec.errors import ConfigError, PackageError
-from actrec.inference.layer_groups import group_of, is_kept
-from actrec_models import data, onnx_graph, quantize, quantize_package, repackage, tensorrt_operators
+from actrec.inference import package, zoo
+from actrec.inference.tensorrt.builder import group_of, is_kept
+from actrec.utils.errors import ConfigError, PackageError
 from actrec_models.evaluation import scoring
+from actrec_models.export import onnx_graph, quantize, repackage
 from actrec_models.registry import create
 
 RNG = np.random.default_rng(0)
@@ -55,7 +56,7 @@ def test_groups_are_named_as_modules_are() -> None:
 def test_q_dq_are_as_tensorrt_wants_them(in_int8) -> None:
     made = in_int8
     model = onnx.load_model_from_string(made.content)
-    assert tensorrt_operators.problems(model) == []
+    assert onnx_graph.problems(model) == []
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     pairs = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
     assert len(pairs) > 20
@@ -107,7 +108,7 @@ def test_clips_are_made_when_they_are_looked_at(monkeypatch) -> None:
         yield {"x": np.full(8, clip, np.float32)}
 
     monkeypatch.setattr(scoring, "inputs_of", inputs_of)
-    drawn = quantize_package.Drawn(zoo.find("sem_net_utd_mhad"), range(100, 160), 50)
+    drawn = quantize.Drawn(zoo.find("sem_net_utd_mhad"), range(100, 160), 50)
     used, others = drawn[:40], drawn[40:]
     assert (len(drawn), len(used), len(others), asked) == (50, 40, 10, [])
     assert [row["x"][0] for row in drawn] == asked[:50] == [row["x"][0] for row in (*used, *others)]
@@ -217,14 +218,14 @@ def test_ranges_are_of_what_the_package_was_trained_on(monkeypatch, tmp_path) ->
     shipped = zoo.find("sem_net_utd_mhad")
     trained = dataclasses.replace(shipped.provenance, settings={"dataset_options": {"fold": 2}})
     monkeypatch.setattr(zoo, "find", lambda source: dataclasses.replace(shipped, provenance=trained))
-    monkeypatch.setattr(data, "create", create)
+    monkeypatch.setattr(datasets, "create", create)
     monkeypatch.setattr(scoring, "check_fit", lambda base, part: None)
-    monkeypatch.setattr(quantize_package, "Drawn", lambda *_: [{"body": np.zeros(1)}] * 30)
+    monkeypatch.setattr(quantize, "Drawn", lambda *_: [{"body": np.zeros(1)}] * 30)
     monkeypatch.setattr(quantize, "quantised", lambda *_: quantize.Quantised(b"", 0.0, 1.0, ()))
     monkeypatch.setattr(repackage, "scored", scored)
     monkeypatch.setattr(repackage, "write_like", lambda base, draft, *_: draft)
-    quantize_package.add("sem_net_utd_mhad", tmp_path / "own", "data", root="mine")
-    quantize_package.add("sem_net_utd_mhad", tmp_path / "other", "data", dataset="folder", root="mine")
+    quantize.add("sem_net_utd_mhad", tmp_path / "own", "data", root="mine")
+    quantize.add("sem_net_utd_mhad", tmp_path / "other", "data", dataset="folder", root="mine")
     assert asked == [
         ("utd_mhad", "mine", trained.split, "train", {"fold": 2}),
         ("data", "mine"),

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from actrec import zoo
-from actrec.errors import ConfigError
-from actrec_models import recipe, recipe_files
+from actrec.inference import zoo
+from actrec.utils.errors import ConfigError
+from actrec_models.training import recipe
 
 SHIPPED = Path(__file__).parents[2] / "models/recipes"
 
@@ -15,35 +15,35 @@ SHIPPED = Path(__file__).parents[2] / "models/recipes"
 @pytest.mark.parametrize("asked", ["papers/vpn_ntu60", "papers/vpn_ntu60.yaml", "models/recipes/papers/vpn_ntu60.yaml"])
 def test_a_recipe_is_found_by_name_wherever_one_is(asked, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert recipe_files.find(asked) == SHIPPED / "papers/vpn_ntu60.yaml"
+    assert recipe.find(asked) == SHIPPED / "papers/vpn_ntu60.yaml"
     assert recipe.read(asked).model == "vpn_i3d"
 
 
 def test_a_file_of_the_users_comes_before_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("sem_net_nucla").write_text("model: sem_net")
-    assert recipe_files.find("sem_net_nucla") == Path("sem_net_nucla")
+    assert recipe.find("sem_net_nucla") == Path("sem_net_nucla")
     Path("sem_net_shrec17").mkdir()
-    assert recipe_files.find("sem_net_shrec17") == SHIPPED / "sem_net_shrec17.yaml"
+    assert recipe.find("sem_net_shrec17") == SHIPPED / "sem_net_shrec17.yaml"
 
 
 def test_every_recipe_that_is_there_is_known():
     paths = {path.relative_to(SHIPPED).with_suffix("").as_posix() for path in SHIPPED.rglob("*.yaml")}
-    assert set(recipe_files.known()) == paths
-    assert {recipe_files.find(name) for name in paths} == set(SHIPPED.rglob("*.yaml"))
+    assert set(recipe.known()) == paths
+    assert {recipe.find(name) for name in paths} == set(SHIPPED.rglob("*.yaml"))
 
 
 def test_an_installation_without_its_source_has_them_too(tmp_path, monkeypatch):
     shutil.copytree(SHIPPED, tmp_path / "share/actrec/models/recipes")
     monkeypatch.setattr(zoo, "__file__", str(tmp_path / "site-packages/actrec/zoo.py"))
     monkeypatch.setattr(zoo.sys, "prefix", str(tmp_path))
-    assert recipe_files.find("sem_net_nucla") == tmp_path / "share/actrec/models/recipes/sem_net_nucla.yaml"
-    assert recipe_files.folder("papers") == tmp_path / "share/actrec/models/recipes/papers"
+    assert recipe.find("sem_net_nucla") == tmp_path / "share/actrec/models/recipes/sem_net_nucla.yaml"
+    assert recipe.folder("papers") == tmp_path / "share/actrec/models/recipes/papers"
     shutil.rmtree(tmp_path / "share")
     with pytest.raises(ConfigError, match="no folder models/recipes/papers"):
-        recipe_files.folder("papers")
+        recipe.folder("papers")
     with pytest.raises(ConfigError, match="known: none"):
-        recipe_files.find("sem_net_nucla")
+        recipe.find("sem_net_nucla")
 
 
 @pytest.mark.parametrize(

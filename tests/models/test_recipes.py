@@ -10,17 +10,19 @@ import pytest
 import torch
 import yaml
 
-import actrec_models
-from actrec import config, features
-from actrec.errors import ConfigError
+import actrec_models.registry
+from actrec import features
+from actrec.datasets import DATASETS
+from actrec.datasets.base import Clip, ClipDataset
 from actrec.features.example import example_clip
-from actrec.frames import NANOSECONDS
-from actrec_models import recipe
-from actrec_models.data import DATASETS, Clip, ClipDataset
-from actrec_models.draws import Selection, Validation
-from actrec_models.optimisers import unused
-from actrec_models.recipe import Recipe
-from actrec_models.samples import Samples
+from actrec.types import NANOSECONDS
+from actrec.utils import config
+from actrec.utils.errors import ConfigError
+from actrec_models.data.samplers import Selection, Validation
+from actrec_models.data.samples import Samples
+from actrec_models.training import recipe
+from actrec_models.training.optimizers import unused
+from actrec_models.training.recipe import Recipe
 from tests.models.made_up import skeletons
 
 FOLDER = Path(__file__).parents[2] / "models/recipes"
@@ -44,7 +46,7 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [  # what the papers' recipes say tha
 def network_of(model, options):
     """At full size, but without memory."""
     with torch.device("meta"):
-        return actrec_models.create(model, num_classes=10, **json.loads(options))
+        return actrec_models.registry.create(model, num_classes=10, **json.loads(options))
 
 
 def follow(chosen):
@@ -130,7 +132,7 @@ def test_every_paper_has_a_recipe_for_its_datasets():
     }  # fmt: skip
     assert found == {(model, dataset) for model, datasets in families.items() for dataset in datasets}
     others = {changes["model"] for _, changes in OTHERS if "model" in changes}
-    assert set(families) | others == set(actrec_models.list_models())
+    assert set(families) | others == set(actrec_models.registry.list_models())
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from actrec import inference
-from actrec.package import Rejection
-from actrec_models import rejection
+from actrec.inference.package import Rejection
+from actrec_models.export import rejection
 from tests.tiny_model import write_tiny
 
 

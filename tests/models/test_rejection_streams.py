@@ -2,12 +2,16 @@
 
 import pytest
 
-import actrec_models
-from actrec import config, package
+import actrec_models.registry
+from actrec import datasets as core_datasets
 from actrec.cli import main
-from actrec_models import checkpoint, data, other_actions, rejection
-from actrec_models.data import ClipDataset
-from actrec_models.recipe import Recipe
+from actrec.datasets.base import ClipDataset
+from actrec.inference import package
+from actrec.utils import config
+from actrec_models.data import other_actions
+from actrec_models.export import rejection
+from actrec_models.training import checkpoints
+from actrec_models.training.recipe import Recipe
 from tests.models.made_up import skeletons
 from tests.models.small import SMALL
 from tests.models.test_training_streams import made_up, write
@@ -32,8 +36,10 @@ def datasets(monkeypatch, tmp_path):
         "utd_mhad": _other(skeletons(4)),
     }
     own = {"train": ClipDataset([], known.classes), "test": ClipDataset([], known.classes)}
-    monkeypatch.setattr(data, "create", lambda name, root, part="train", **_: clips.get((name, part), clips.get(name)))
-    monkeypatch.setattr(data, "others", lambda name, root, part="train", **_: own[part])
+    monkeypatch.setattr(
+        core_datasets, "create", lambda name, root, part="train", **_: clips.get((name, part), clips.get(name))
+    )
+    monkeypatch.setattr(core_datasets, "others", lambda name, root, part="train", **_: own[part])
     for name in ("ntu", "utd_mhad"):
         (tmp_path / name).mkdir()
     return own
@@ -49,7 +55,7 @@ def datasets(monkeypatch, tmp_path):
     ],
 )
 def test_what_hinders_a_choice_is_told(datasets, tmp_path, fields, said):
-    network = actrec_models.create(NAME, num_classes=2, **SMALL[NAME])
+    network = actrec_models.registry.create(NAME, num_classes=2, **SMALL[NAME])
     settings = config.build(Recipe, {"model": NAME, "dataset": "nucla", **fields})
     assert said in rejection.hindrance(settings, network.input_specs, str(tmp_path))
 
@@ -59,17 +65,17 @@ def test_what_a_network_can_do_without_must_not_tell_the_unknown_apart(monkeypat
     """Else it is rejection by whether somebody's hands were looked for."""
     clips = {"nucla": made_up("deepacts", 4) if known else skeletons(4)}
     clips["ntu60"] = _other(made_up("deepacts", 4) if other else skeletons(4))
-    monkeypatch.setattr(data, "create", lambda name, *_, **__: clips[name])
-    monkeypatch.setattr(data, "others", lambda *_, **__: ClipDataset([], clips["nucla"].classes))
+    monkeypatch.setattr(core_datasets, "create", lambda name, *_, **__: clips[name])
+    monkeypatch.setattr(core_datasets, "others", lambda *_, **__: ClipDataset([], clips["nucla"].classes))
     (tmp_path / "ntu").mkdir()
     fields = {"model": "deepacts", "dataset": "nucla", "unknown_dataset": "ntu60", "validation": HELD}
-    network = actrec_models.create("deepacts", num_classes=2, **SMALL["deepacts"])
+    network = actrec_models.registry.create("deepacts", num_classes=2, **SMALL["deepacts"])
     said = rejection.hindrance(config.build(Recipe, fields), network.input_specs, str(tmp_path))
     assert said == ("the network also takes hands, which ntu60 does not hold" if known and not other else "")
 
 
 def test_recordings_labelled_unknown_must_hold_what_the_network_takes(datasets, tmp_path):
-    network = actrec_models.create(NAME, num_classes=2, **SMALL[NAME])
+    network = actrec_models.registry.create(NAME, num_classes=2, **SMALL[NAME])
     settings = config.build(Recipe, {"model": NAME, "dataset": "nucla", "unknown_dataset": "", "validation": HELD})
     datasets["train"] = skeletons(4)
     said = rejection.hindrance(settings, network.input_specs, str(tmp_path))
@@ -87,7 +93,7 @@ def test_it_is_chosen_on_clips_held_out(datasets, tmp_path, capsys, monkeypatch,
     path = write(tmp_path / "recipe.yaml", NAME, validation=HELD, unknown_dataset=others)
     out, folder = tmp_path / "run", tmp_path / "package"
     assert main(["train", str(path), "--data", str(tmp_path), "--out", str(out), "--quiet", "--threads", "1"]) == 0
-    assert main(["export", str(out / checkpoint.BEST), "--out", str(folder), "--data", str(tmp_path)]) == 0
+    assert main(["export", str(out / checkpoints.BEST), "--out", str(folder), "--data", str(tmp_path)]) == 0
     made = package.load(folder)
     assert "train part, 3 clips held out" in made.rejection.calibrated_on
     assert ("3 of its recordings labelled unknown" if own else "ntu60 train part") in made.rejection.calibrated_on

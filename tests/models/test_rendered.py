@@ -5,15 +5,15 @@ import sys
 import numpy as np
 import pytest
 
-from actrec_models import data
-from actrec_models.data import rendered
+from actrec import datasets
+from actrec_models.data import rendered_skeletons
 
 
-@pytest.mark.parametrize("name", rendered.DATASETS)
-@pytest.mark.parametrize("part", data.PARTS)
+@pytest.mark.parametrize("name", rendered_skeletons.DATASETS)
+@pytest.mark.parametrize("part", datasets.PARTS)
 def test_parts_are_the_official_ones_and_their_labels(data_root, name, part):
-    official = data.create(name, str(data_root / name), part=part)
-    found = rendered.recordings(name, data_root, part)
+    official = datasets.create(name, str(data_root / name), part=part)
+    found = rendered_skeletons.recordings(name, data_root, part)
     assert [(r.name, r.label - 1) for r in found] == list(zip(official.names, official.labels, strict=True))
 
 
@@ -21,10 +21,10 @@ def test_a_file_of_clips_as_the_estimators_find_them(data_root, tmp_path, monkey
     out = tmp_path / "rendered.npz"
     words = ["--data", str(data_root), "--dataset", "utd_mhad", "--every", "300", "--workers", "1", "--out", str(out)]
     monkeypatch.setattr(sys, "argv", ["rendered", *words])
-    rendered.main()
+    rendered_skeletons.main()
     assert f"2 of 2 clips in {out}" in capsys.readouterr().out
-    official = data.create("utd_mhad", str(data_root / "utd_mhad"), part="train")
-    for clip in rendered.read(out):
+    official = datasets.create("utd_mhad", str(data_root / "utd_mhad"), part="train")
+    for clip in rendered_skeletons.read(out):
         recorded = official[official.names.index(clip.name)]
         assert clip.label == recorded.label and clip.bodies.shape[2:] == (25, 3)
         assert np.diff(clip.stamps_ns).min() >= 1e9 / 15 - 1

@@ -11,11 +11,12 @@ import yaml
 
 pytest.importorskip("lightning", reason="training needs Lightning: make venv EXTRAS='live train'")
 
-from actrec import inference, package
+from actrec import inference
 from actrec.cli import main
-from actrec_models import checkpoint
-from actrec_models.data import create
-from actrec_models.data.rendered_rgbd import RenderedRgbd
+from actrec.datasets import create
+from actrec.inference import package
+from actrec_models.data.rendered import RenderedRgbd
+from actrec_models.training import checkpoints
 from tests.models import children
 
 ACTIONS = ["sit_down", "wave", "walk"]
@@ -63,10 +64,10 @@ def train_to(step, folder):
 @pytest.mark.timeout(300)
 def test_it_learns_held_out_actors_though_killed_and_is_scored_as_a_package(folder, capsys):
     children.killed(train_to, KILLED_AT, folder)
-    left = checkpoint.read(folder / "run/last.ckpt")["global_step"]
+    left = checkpoints.read(folder / "run/last.ckpt")["global_step"]
     assert 0 < left <= KILLED_AT
     assert train(folder) == 0
-    assert checkpoint.read(folder / "run/last.ckpt")["global_step"] == STEPS
+    assert checkpoints.read(folder / "run/last.ckpt")["global_step"] == STEPS
     data, made = str(folder / "data"), folder / "flow_of_the_simulated_camera"
     assert main(["export", str(folder / "run/last.ckpt"), "--data", data, "--out", str(made)]) == 0
     assert RenderedRgbd.caveat in (made / "README.md").read_text()

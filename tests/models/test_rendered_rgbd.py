@@ -7,22 +7,21 @@ import pytest
 
 pytest.importorskip("torch", reason="the networks need PyTorch: make venv")
 
-from actrec.errors import ConfigError, InputError
-from actrec.features.base import KEYS
-from actrec.geometry import project
-from actrec.simulation import cast
-from actrec.simulation.performance import CYCLE
-from actrec_models import data
-from actrec_models.data import Entry
-from actrec_models.data.rendered_item import VIEWS, RenderedItem
-from actrec_models.data.rendered_rgbd import RenderedRgbd
+from actrec import datasets
+from actrec.datasets.base import Entry
+from actrec.simulation import stage
+from actrec.simulation.actions import CYCLE
+from actrec.types import KEYS
+from actrec.utils.errors import ConfigError, InputError
+from actrec.utils.geometry import project
+from actrec_models.data.rendered import VIEWS, RenderedItem, RenderedRgbd
 
 TINY = {"width": 80, "height": 60, "fps": 4.0, "takes": 1, "flow_shrink": 1}
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    return data.source("rendered", tmp_path_factory.mktemp("rendered"), **TINY)
+    return datasets.source("rendered", tmp_path_factory.mktemp("rendered"), **TINY)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +33,7 @@ def test_items_are_every_action_actor_view_and_take(source):
     entries = source.entries()
     assert source.classes == CYCLE
     assert len(entries) == len({e.name for e in entries}) == 8 * 8 * len(VIEWS)
-    assert len(data.source("rendered", source.root).entries()) == 2 * len(entries)
+    assert len(datasets.source("rendered", source.root).entries()) == 2 * len(entries)
     assert {(e.label, *e.meta.values()) for e in entries} == {
         (label, subject, view, 1) for label in range(8) for subject in range(1, 9) for view in (1, 2, 3)
     }
@@ -42,7 +41,9 @@ def test_items_are_every_action_actor_view_and_take(source):
 
 def test_splits_hold_out_actors_and_a_view(source):
     for split, key, held in (("cross_actor", "subject", {6, 7, 8}), ("cross_view", "view", {3})):
-        parts = {part: data.create("rendered", source.root, split=split, part=part, **TINY) for part in data.PARTS}
+        parts = {
+            part: datasets.create("rendered", source.root, split=split, part=part, **TINY) for part in datasets.PARTS
+        }
         seen = {part: {meta[key] for meta in clips.metas} for part, clips in parts.items()}
         assert seen["test"] == held
         assert seen["train"].isdisjoint(held)
@@ -89,7 +90,7 @@ def test_everything_follows_from_the_entry(source):
     np.testing.assert_array_equal(first.bodies, second.bodies)
     for key in ("colour", "flow"):
         np.testing.assert_array_equal(first.others[key], second.others[key])
-    other = data.source("rendered", source.root, **TINY, seed=2)
+    other = datasets.source("rendered", source.root, **TINY, seed=2)
     assert other.fingerprint([one]) != source.fingerprint([one]) == source.fingerprint([again])
     assert not np.array_equal(other.read(one).bodies[:, 0], first.bodies[:, 0])
 
@@ -115,7 +116,9 @@ def test_frames_match_the_clip(source, clip):
 def test_flow_can_be_estimated_as_it_is_live(source):
     entry = next(e for e in source.entries() if e.name == "walk_p1_v3_t1")
     wide = {**TINY, "width": 160, "height": 120, "fps": 10.0}
-    exact, estimated = (data.source("rendered", source.root, **wide, flow=how).read(entry) for how in ("exact", "dis"))
+    exact, estimated = (
+        datasets.source("rendered", source.root, **wide, flow=how).read(entry) for how in ("exact", "dis")
+    )
     truth, found = (c.others["flow"].astype(np.float32)[5:15] for c in (exact, estimated))
     walking = np.linalg.norm(truth, axis=-1) > 0.3
     error = np.linalg.norm(found - truth, axis=-1)[walking]
@@ -128,13 +131,13 @@ def test_options_lie_beside_the_data_and_are_checked(tmp_path):
     assert RenderedRgbd(tmp_path, actors=5).config.actors == 5
     assert RenderedRgbd(tmp_path / "nowhere").config.actors == 8
     with pytest.raises(ConfigError, match="held_out is 3 of 3 actors"):
-        data.source("rendered", tmp_path / "nowhere", actors=3)
+        datasets.source("rendered", tmp_path / "nowhere", actors=3)
     with pytest.raises(ConfigError, match="unknown option size"):
-        data.source("rendered", tmp_path, size=3)
+        datasets.source("rendered", tmp_path, size=3)
     for content in (b"- 1\n", b"width: [", b"\xff\xfe\x00", b""):
         (tmp_path / "rendered.yaml").write_bytes(content)
         with pytest.raises(ConfigError, match="rendered.yaml"):
-            data.source("rendered", tmp_path)
+            datasets.source("rendered", tmp_path)
 
 
 @pytest.mark.parametrize("meta", [{}, {"subject": 1, "view": 9, "take": 1}, {"subject": "x", "view": 1, "take": 1}])
@@ -144,8 +147,8 @@ def test_a_foreign_entry_is_named(source, meta):
 
 
 def test_people_differ_and_stay_the_same():
-    people = [cast.person(number) for number in range(1, 9)]
-    assert people == [cast.person(number) for number in range(1, 9)]
+    people = [stage.cast_member(number) for number in range(1, 9)]
+    assert people == [stage.cast_member(number) for number in range(1, 9)]
     assert len({p.appearance.shirt for p in people}) == len({p.limbs for p in people}) == 8
     statures = sorted(p.appearance.stature for p in people)
     assert 1.52 <= statures[0] < 1.60
@@ -153,7 +156,7 @@ def test_people_differ_and_stay_the_same():
 
 
 def test_some_actions_alone_are_the_same_clips(source, tmp_path):
-    few = data.source("rendered", tmp_path, **TINY, actions=["walk", "wave"])
+    few = datasets.source("rendered", tmp_path, **TINY, actions=["walk", "wave"])
     assert few.classes == ("walk", "wave")
     entry = next(e for e in few.entries() if e.name == "wave_p2_v1_t1")
     assert entry.label == 1
@@ -161,4 +164,4 @@ def test_some_actions_alone_are_the_same_clips(source, tmp_path):
     np.testing.assert_array_equal(few.read(entry).bodies, source.read(whole).bodies)
     for actions, told in ((["wave", "wave"], "wave, wave"), (["juggle"], "juggle"), ([], "empty")):
         with pytest.raises(ConfigError, match=f"actions is {told}"):
-            data.source("rendered", tmp_path, actions=actions)
+            datasets.source("rendered", tmp_path, actions=actions)

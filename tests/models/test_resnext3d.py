@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from actrec_models.networks.resnext3d import BLOCKS, Bottleneck, ResNext3d
+from actrec_models.layers.resnext3d import BLOCKS, Bottleneck, ResNext3d
 
 
 def test_published_size_and_names():

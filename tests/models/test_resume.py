@@ -12,13 +12,15 @@ import pytest
 import torch
 import yaml
 
-from actrec import config
+from actrec import datasets
 from actrec.cli import main
-from actrec.errors import ConfigError, DeviceError, InputError, PackageError
-from actrec_models import checkpoint, data, export, faults, provenance, saving, training, weight_files
-from actrec_models.learning import Recognition
-from actrec_models.recipe import Recipe
-from actrec_models.training import Machine
+from actrec.utils import config
+from actrec.utils.errors import ConfigError, DeviceError, InputError, PackageError
+from actrec_models.export import exporter
+from actrec_models.training import checkpoints, initial_weights, provenance, trainer
+from actrec_models.training.module import Recognition
+from actrec_models.training.monitoring import Machine
+from actrec_models.training.recipe import Recipe
 from tests.models import children
 from tests.models.made_up import TINY, Subjects, skeletons, write
 
@@ -28,7 +30,7 @@ EACH_STEP = Machine(checkpoint_steps=1, accelerator="cpu", workers=0)
 @pytest.fixture(autouse=True)
 def dataset(monkeypatch):
     torch.set_num_threads(1)
-    monkeypatch.setattr(data, "create", lambda name, root, **options: skeletons())
+    monkeypatch.setattr(datasets, "create", lambda name, root, **options: skeletons())
 
 
 def run(out, machine=EACH_STEP, **changes):
@@ -48,7 +50,7 @@ def at_step(monkeypatch, wanted, action):
 
 
 def state(path):
-    content = checkpoint.read(path)
+    content = checkpoints.read(path)
     kept = {"weights": content["state_dict"], "now": content.get("current_model_state", {})}
     kept["optimiser"] = {
         f"{index} {name}": value for index, values in content["optimizer_states"][0]["state"].items()
@@ -88,14 +90,14 @@ def test_a_killed_run_goes_on_to_the_same_weights(variant, tmp_path, monkeypatch
     machine = dataclasses.replace(EACH_STEP, workers=workers)
     whole = run(tmp_path / "whole", machine, **changes)
     children.killed(children.run_to_step, step, tmp_path / "killed", machine, changes)
-    position = checkpoint.read(tmp_path / "killed/last.ckpt")["actrec"]
+    position = checkpoints.read(tmp_path / "killed/last.ckpt")["actrec"]
     assert not position["finished"]
-    assert checkpoint.read(tmp_path / "killed/last.ckpt")["global_step"] == step, "the last step was kept"
+    assert checkpoints.read(tmp_path / "killed/last.ckpt")["global_step"] == step, "the last step was kept"
     ended = run(tmp_path / "killed", machine, **changes)
     assert whole.name == ended.name == ("best.ckpt" if "validation" in changes else "last.ckpt")
     same(tmp_path / "whole/last.ckpt", tmp_path / "killed/last.ckpt")
     same(whole, ended)
-    assert checkpoint.read(tmp_path / "killed/last.ckpt")["actrec"]["finished"]
+    assert checkpoints.read(tmp_path / "killed/last.ckpt")["actrec"]["finished"]
 
 
 PLATEAUS = [
@@ -109,15 +111,15 @@ def test_the_schedule_of_one_stage_does_not_reach_into_the_next(tmp_path):
     children.killed(children.run_to_step, 6, tmp_path / "killed", EACH_STEP, {"stages": PLATEAUS})
     assert not (tmp_path / "killed/last.ckpt").exists()
     same(whole, run(tmp_path / "killed", stages=PLATEAUS))
-    kept = checkpoint.read(whole)["plateau"]["schedule"]
+    kept = checkpoints.read(whole)["plateau"]["schedule"]
     assert (kept["patience"], kept["factor"]) == (1, 0.1)
 
 
 def test_what_was_begun_anew_goes_on_from_nothing_older(tmp_path, monkeypatch):
     out, settings = tmp_path / "run", config.build(Recipe, {**TINY, "stages": [{"epochs": 1}, {"epochs": 1}]})
-    train = functools.partial(training.train, settings, "", out, progress=False, threads=1, machine=EACH_STEP)
+    train = functools.partial(trainer.train, settings, "", out, progress=False, threads=1, machine=EACH_STEP)
     train()
-    first = checkpoint.read(out / "last.ckpt")["actrec"]["seconds"]
+    first = checkpoints.read(out / "last.ckpt")["actrec"]["seconds"]
     with monkeypatch.context() as patched:
         at_step(patched, 2, lambda: (_ for _ in ()).throw(RuntimeError("power cut")))
         with pytest.raises(RuntimeError, match="power cut"):
@@ -125,7 +127,7 @@ def test_what_was_begun_anew_goes_on_from_nothing_older(tmp_path, monkeypatch):
     assert (out / "stage_1_whole/last.ckpt").exists()
     assert not (out / "last.ckpt").exists()
     train()
-    assert checkpoint.read(out / "last.ckpt")["actrec"]["seconds"] != first
+    assert checkpoints.read(out / "last.ckpt")["actrec"]["seconds"] != first
 
 
 def test_a_signal_keeps_the_step_and_ends_the_command(tmp_path, monkeypatch, capsys):
@@ -138,7 +140,7 @@ def test_a_signal_keeps_the_step_and_ends_the_command(tmp_path, monkeypatch, cap
             assert main(command) == status
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert f"stopped by {number.name}; step {step} is kept in {out / 'last.ckpt'}" in error
-        assert checkpoint.read(out / "last.ckpt")["global_step"] == step
+        assert checkpoints.read(out / "last.ckpt")["global_step"] == step
     assert signal.getsignal(signal.SIGTERM) == before
     assert main(command) == 0
     same(run(tmp_path / "whole"), out / "last.ckpt")
@@ -157,7 +159,7 @@ def test_a_signal_in_the_last_step_of_a_stage_ends_the_run_before_the_next(valid
             os.kill(os.getpid(), signal.SIGTERM)
 
         patched.setattr(Recognition, hook, signalled)
-        with pytest.raises(saving.Stopped, match=r"stage_1_whole/last.ckpt: the same command goes on"):
+        with pytest.raises(checkpoints.Stopped, match=r"stage_1_whole/last.ckpt: the same command goes on"):
             run(tmp_path / "run", **changes)
         assert not (tmp_path / "run/last.ckpt").exists()
         run(tmp_path / "run", **changes)  # its signal is too late: nothing is left to be stopped
@@ -194,13 +196,13 @@ def test_a_full_disk_costs_no_checkpoint(tmp_path, monkeypatch):
         write_whole(content, file)
 
     with monkeypatch.context() as full:
-        full.setattr(saving.torch, "save", save)
+        full.setattr(checkpoints.torch, "save", save)
         with pytest.raises(
             DeviceError, match=r"last.ckpt: the disk is full; make room and give the same command again"
         ):
             run(out)
     assert not list(out.glob(".*.part")), "room is not wasted on half a file"
-    assert checkpoint.read(out / "last.ckpt")["global_step"] == 3
+    assert checkpoints.read(out / "last.ckpt")["global_step"] == 3
     run(out)
     same(whole, out / "last.ckpt")
 
@@ -212,7 +214,7 @@ def test_a_full_disk_is_told_by_what_lies_beneath(tmp_path):
         except OSError:
             raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 7 vs 8") from None
     except RuntimeError as error:
-        told = saving._failed(tmp_path / "last.ckpt", error)
+        told = checkpoints._failed(tmp_path / "last.ckpt", error)
     assert "the disk is full; make room" in told and "there is no earlier one" in told
 
 
@@ -220,7 +222,7 @@ def test_another_recipe_or_other_data_are_no_resumption(tmp_path, monkeypatch):
     run(tmp_path)
     with pytest.raises(ConfigError, match=r"holds a run with another optimiser, gradient_clip: choose another --out"):
         run(tmp_path, optimiser={"name": "sgd"}, gradient_clip=0.5)
-    monkeypatch.setattr(data, "create", lambda name, root, **options: skeletons(24))
+    monkeypatch.setattr(datasets, "create", lambda name, root, **options: skeletons(24))
     with pytest.raises(ConfigError, match="another data, although it is called the same"):
         run(tmp_path)
 
@@ -228,13 +230,13 @@ def test_another_recipe_or_other_data_are_no_resumption(tmp_path, monkeypatch):
 @pytest.mark.parametrize("named_again", [False, True])
 def test_initial_weights_are_part_of_the_run(named_again, tmp_path, monkeypatch):
     first, other = run(tmp_path / "first", epochs=1), run(tmp_path / "other", epochs=1, seed=2)
-    name = weight_files.identity(first)
+    name = initial_weights.identity(first)
     assert name.startswith("last.ckpt sha256:")
 
     whole = run(tmp_path / "whole", init=[first])
     with monkeypatch.context() as stopped:
         at_step(stopped, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(saving.Stopped):
+        with pytest.raises(checkpoints.Stopped):
             run(tmp_path / "run", init=[first])
     with pytest.raises(ConfigError, match=r"began from last.ckpt sha256:.*leave out --init to go on"):
         run(tmp_path / "run", init=[other])
@@ -242,9 +244,9 @@ def test_initial_weights_are_part_of_the_run(named_again, tmp_path, monkeypatch)
     renamed.write_bytes(first.read_bytes())
     kept = run(tmp_path / "run", init=[renamed]) if named_again else run(tmp_path / "run")
     same(whole, kept)
-    assert checkpoint.read(kept)["actrec"]["provenance"]["init"] == [name]
-    settings, content = export.load_checkpoint(kept)[0], checkpoint.read(kept)
-    assert export.trained(settings, provenance.of_checkpoint(content)).init == (name,)
+    assert checkpoints.read(kept)["actrec"]["provenance"]["init"] == [name]
+    settings, content = exporter.load_checkpoint(kept)[0], checkpoints.read(kept)
+    assert exporter.trained(settings, provenance.of_checkpoint(content)).init == (name,)
     with pytest.raises(ConfigError, match="began from random weights, not from last.ckpt"):
         run(tmp_path / "first", epochs=1, init=[other])
 
@@ -253,17 +255,17 @@ def test_recordings_that_initial_weights_have_learnt_are_kept(tmp_path, monkeypa
     """`actrec eval` must not score a network on them as on others."""
 
     def of(name):
-        monkeypatch.setattr(data.ClipDataset, "identities", lambda self: (name,))
+        monkeypatch.setattr(datasets.ClipDataset, "identities", lambda self: (name,))
 
     def learnt(file):
-        return checkpoint.read(file)["actrec"]["provenance"]["recordings"]
+        return checkpoints.read(file)["actrec"]["provenance"]["recordings"]
 
     of("theirs")
     first = run(tmp_path / "first", epochs=1)
     of("mine")
     with monkeypatch.context() as stopped:
         at_step(stopped, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(saving.Stopped):
+        with pytest.raises(checkpoints.Stopped):
             run(tmp_path / "run", init=[first])
     assert set(learnt(run(tmp_path / "run"))) == {"theirs", "mine"}
     assert learnt(first) == ["theirs"]
@@ -275,7 +277,7 @@ def test_initial_weights_that_no_checkpoint_holds_yet_are_named_again(tmp_path, 
     stages = [{"model": "sem_net", "options": TINY["options"], "window_s": 1.0, "epochs": 1}, {"epochs": 1}]
     with monkeypatch.context() as stopped:
         at_step(stopped, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(saving.Stopped):
+        with pytest.raises(checkpoints.Stopped):
             run(out, init=[first], stages=stages)
     with pytest.raises(ConfigError, match=r"began from last.ckpt sha256:.*no checkpoint.*name the same --init again"):
         run(out, stages=stages)
@@ -288,7 +290,7 @@ def test_the_network_of_a_stage_begins_alike_whether_or_not_the_stage_before_has
     run(tmp_path / "whole", stages=stages)
     with monkeypatch.context() as stopped:
         stopped.setattr(Recognition, "on_train_epoch_end", lambda self: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(saving.Stopped):
+        with pytest.raises(checkpoints.Stopped):
             run(tmp_path / "run", stages=stages)
     run(tmp_path / "run", stages=stages)
     for name in ("stage_1_sem_net/last.ckpt", "stage_2_sem_net/last.ckpt", "last.ckpt"):
@@ -319,7 +321,7 @@ class Torn(Subjects):
 def test_a_clip_that_cannot_be_read_is_named_in_one_line(workers, tmp_path, monkeypatch):
     whole = skeletons()
     torn = Torn(whole._clips, whole.classes)
-    monkeypatch.setattr(data, "create", lambda name, root, **options: torn)
+    monkeypatch.setattr(datasets, "create", lambda name, root, **options: torn)
     with pytest.raises(InputError, match=r"^clip7.skeleton: the file ends in frame 3$"):
         run(tmp_path, dataclasses.replace(EACH_STEP, workers=workers))
     if workers:
@@ -333,11 +335,11 @@ def test_full_memory_and_disks_are_said_in_one_line(tmp_path):
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "GPU's memory is full.*--set accumulate=4"),
         (OSError(errno.ENOSPC, "No space left on device"), "cannot write to .*No space left.*make room"),
     ):
-        with pytest.raises(DeviceError, match=message), faults.explained(tmp_path):
+        with pytest.raises(DeviceError, match=message), checkpoints.explained(tmp_path):
             raise raised
-    with pytest.raises(OSError, match="other"), faults.explained(tmp_path):
+    with pytest.raises(OSError, match="other"), checkpoints.explained(tmp_path):
         raise OSError(errno.EIO, "other")
-    with pytest.raises(RuntimeError, match="mat1"), faults.explained(tmp_path):
+    with pytest.raises(RuntimeError, match="mat1"), checkpoints.explained(tmp_path):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
 
@@ -367,7 +369,7 @@ def test_a_run_from_before_positions_were_kept_goes_on(tmp_path, monkeypatch):
         at_step(patched, 7, lambda: (_ for _ in ()).throw(RuntimeError("power cut")))
         with pytest.raises(RuntimeError):
             run(out, Machine(checkpoint_minutes=0.0, accelerator="cpu", workers=0))
-    content = checkpoint.read(out / "last.ckpt")
+    content = checkpoints.read(out / "last.ckpt")
     assert content["global_step"] == 5
     del content["actrec"], content["callbacks"]["Checkpoints"]
     content["callbacks"]["EMAWeightAveraging"] = content["callbacks"].pop("WeightAveraging")
@@ -382,7 +384,7 @@ def test_early_stop_by_held_out_subjects(tmp_path, monkeypatch):
     validation = {"share": 0.3, "by": "subject", "patience": 1, "metric": "loss"}
     monkeypatch.setattr(Recognition, "training_step", lambda self, batch, index: None)  # nothing is ever better
     kept = run(tmp_path, validation=validation, epochs=9, schedule={"name": "constant"}, average_decay=0.0)
-    content = checkpoint.read(tmp_path / "last.ckpt")
+    content = checkpoints.read(tmp_path / "last.ckpt")
     assert content["actrec"]["finished"]
     assert 0 < content["epoch"] < 8
     assert kept.name == "best.ckpt"

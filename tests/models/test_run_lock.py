@@ -6,17 +6,17 @@ import sys
 
 import pytest
 
-from actrec.errors import DeviceError
-from actrec_models import data
-from actrec_models.run_lock import LOCK, locked
-from actrec_models.training import Machine
+from actrec import datasets
+from actrec.utils.errors import DeviceError
+from actrec_models.training.checkpoints import LOCK, locked
+from actrec_models.training.monitoring import Machine
 from tests.models.children import run
 from tests.models.made_up import skeletons
 
 HOLDER = """
 import os, signal, sys
 from pathlib import Path
-from actrec_models.run_lock import locked
+from actrec_models.training.checkpoints import locked
 with locked(Path(sys.argv[1])):
     reader = os.fork()  # as a process that reads clips is
     if reader:
@@ -26,7 +26,7 @@ with locked(Path(sys.argv[1])):
 
 
 def test_a_second_run_is_refused_until_the_first_is_killed_whoever_it_started(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "create", lambda name, root, **options: skeletons())
+    monkeypatch.setattr(datasets, "create", lambda name, root, **options: skeletons())
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     reader = int(holder.stdout.readline())
     try:

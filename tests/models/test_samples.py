@@ -10,18 +10,20 @@ import numpy as np
 import pytest
 from torch.utils.data import default_collate
 
-import actrec_models
-from actrec import config, features
-from actrec.errors import InputError
-from actrec.features.base import KEYS, View
+import actrec_models.registry
+from actrec import features
+from actrec.datasets.base import Clip, ClipDataset
+from actrec.features.base import View
 from actrec.features.clips import window_inputs
 from actrec.features.example import example_clip
-from actrec.frames import NANOSECONDS
-from actrec.package import InputSpec, WindowSpec
-from actrec_models.data import Clip, ClipDataset, augment
-from actrec_models.data.augment import Augmentation
-from actrec_models.recipe import Recipe
-from actrec_models.samples import Samples
+from actrec.features.specs import InputSpec, WindowSpec
+from actrec.types import KEYS, NANOSECONDS
+from actrec.utils import config
+from actrec.utils.errors import InputError
+from actrec_models.data import augmentation
+from actrec_models.data.augmentation import Augmentation
+from actrec_models.data.samples import Samples
+from actrec_models.training.recipe import Recipe
 
 NETWORKS = {"sem_net": {"streams": "fuse"}, "deepacts_graph": {"modalities": ("body", "bones", "body_motion")}}
 
@@ -36,7 +38,7 @@ def people(count, frames=20):
 
 
 def samples(name, clips, augmentation, **settings):
-    network = actrec_models.create(name, num_classes=2, frames=16, bodies=2, **NETWORKS[name])
+    network = actrec_models.registry.create(name, num_classes=2, frames=16, bodies=2, **NETWORKS[name])
     recipe = config.build(Recipe, {"model": name, **settings})
     return Samples(ClipDataset(clips, ["a", "b"]), network.input_specs, network.window, recipe, augmentation)
 
@@ -54,9 +56,9 @@ def test_varied_clips_have_as_many_bodies_as_recorded_ones(name):
 
 
 def test_more_bodies_than_the_network_looks_at_are_refused_alike():
-    for augmentation in (None, Augmentation()):
+    for varied in (None, Augmentation()):
         with pytest.raises(InputError, match="takes up to 2 bodies"):
-            samples("sem_net", [people(3)], augmentation)[0]
+            samples("sem_net", [people(3)], varied)[0]
 
 
 def test_what_is_played_faster_moves_faster():
@@ -80,7 +82,7 @@ def test_what_is_played_faster_moves_faster():
 def test_a_person_whose_hips_are_hidden_comes_from_an_action_before_too():
     first, second = people(1), people(1)
     hidden = replace(second, bodies=np.where(np.arange(25)[:, None] < 2, np.float32(np.nan), second.bodies + 1))
-    joined = augment.follow(first, hidden, np.random.default_rng(1)).bodies[0]
+    joined = augmentation.follow(first, hidden, np.random.default_rng(1)).bodies[0]
     last, next_one = (joined[t, 2:].mean(axis=0) for t in (19, 20))
     np.testing.assert_allclose(last, next_one, atol=1e-5, err_msg="it goes on from where it stood")
     way = joined[0] - first.bodies[0, 0]
@@ -91,7 +93,9 @@ def test_a_person_whose_hips_are_hidden_comes_from_an_action_before_too():
 @pytest.mark.parametrize("frames", [15, 20, 25])
 @pytest.mark.parametrize("key", ["pixels", "colour"])
 def test_a_stream_of_another_length_than_the_stamps_is_refused(key, frames, lost):
-    network = actrec_models.create("p_i3d", num_classes=2, frames=12, size=16, width=0.1, attention=False, clips=1)
+    network = actrec_models.registry.create(
+        "p_i3d", num_classes=2, frames=12, size=16, width=0.1, attention=False, clips=1
+    )
     made = example_clip(network.input_specs, 20)
     made["bodies"][:, lost] = np.nan
     others = {name: made[name] for name in ("pixels", "hand_pixels", "colour")}
@@ -104,7 +108,9 @@ def test_a_stream_of_another_length_than_the_stamps_is_refused(key, frames, lost
 
 @pytest.mark.parametrize("lost", [[], [5, 18]])
 def test_pictures_go_with_the_clip_that_they_were_decoded_for(lost):
-    network = actrec_models.create("p_i3d", num_classes=2, frames=12, size=16, width=0.1, attention=False, clips=2)
+    network = actrec_models.registry.create(
+        "p_i3d", num_classes=2, frames=12, size=16, width=0.1, attention=False, clips=2
+    )
     made = example_clip(network.input_specs, 20)
     made["bodies"][:, lost] = np.nan
     stamps = (np.arange(20) / 15 * NANOSECONDS).astype(np.int64)
@@ -121,7 +127,9 @@ def test_pictures_go_with_the_clip_that_they_were_decoded_for(lost):
 
 
 def test_pictures_are_cut_at_the_joints_of_their_own_frame_as_live():
-    network = actrec_models.create("p_i3d", num_classes=2, frames=12, size=16, width=0.1, attention=False, clips=1)
+    network = actrec_models.registry.create(
+        "p_i3d", num_classes=2, frames=12, size=16, width=0.1, attention=False, clips=1
+    )
     made, rng = example_clip(network.input_specs, 20), np.random.default_rng(1)
     stamps = np.cumsum(rng.uniform(0.02, 0.06, 20) * NANOSECONDS).astype(np.int64)
     made["pixels"] += 10 * rng.normal(0, 1, (1, 20, 1, 2)).astype(np.float32)

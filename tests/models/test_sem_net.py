@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-import actrec_models
-from actrec.errors import ConfigError
-from actrec_models.complexity import complexity
-from actrec_models.networks.feed_forward import MultiScaleFeedForward
+import actrec_models.registry
+from actrec.utils.errors import ConfigError
+from actrec_models.layers.feed_forward import MultiScaleFeedForward
 from actrec_models.networks.sem_net import GrCfsa, SemBlock, SemNetConfig, running_mean
+from benchmarks.networks import complexity
 
 SMALL = {"channels": (8, 16), "strides": (2, 1), "heads": 2, "embedding": 4, "frames": 8}
 TABLE_1 = {"unified": 39.7, "single_frame": 7.5, "cross_frame": 7.4}
@@ -22,7 +22,7 @@ TABLE_2 = {  # kernels, dilations: GFLOPs, million parameters
 
 def network(**options):
     torch.manual_seed(1)
-    made = actrec_models.create("sem_net", num_classes=5, **{**SMALL, **options}).eval()
+    made = actrec_models.registry.create("sem_net", num_classes=5, **{**SMALL, **options}).eval()
     for name, value in made.named_parameters():
         if name.endswith("alpha_hat"):  # as training leaves it
             torch.nn.init.normal_(value)
@@ -31,7 +31,7 @@ def network(**options):
 
 def published(**options):
     with torch.device("meta"):  # sizes need no values
-        return actrec_models.create("sem_net", num_classes=60, **options)
+        return actrec_models.registry.create("sem_net", num_classes=60, **options)
 
 
 @pytest.mark.parametrize("attention", TABLE_1)

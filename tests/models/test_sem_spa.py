@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-import actrec_models
+import actrec_models.registry
 from actrec import features
-from actrec.errors import ConfigError, InputError
+from actrec.utils.errors import ConfigError, InputError
 from actrec_models.networks.sem_spa import mean
 
 SMALL = {
@@ -18,7 +18,7 @@ SMALL = {
 
 def network(**options):
     torch.manual_seed(1)
-    return actrec_models.create("sem_spa", num_classes=5, **{**SMALL, **options})
+    return actrec_models.registry.create("sem_spa", num_classes=5, **{**SMALL, **options})
 
 
 def batch(model, joints=25, frames=12, count=3):
@@ -71,7 +71,7 @@ def test_table_6_and_table_9_are_options():
 
 
 def test_the_tables_of_voxels_count_as_one_stream():
-    network = actrec_models.create("sem_spa", num_classes=2, frames=16, spa_frames=16, bodies=1)
+    network = actrec_models.registry.create("sem_spa", num_classes=2, frames=16, spa_frames=16, bodies=1)
     assert len(network.input_specs) > 3
     assert features.modalities(network.input_specs) == ["body", "bones", "voxels"]
 

@@ -10,11 +10,11 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from actrec import zoo
-from actrec.errors import DeviceError
-from actrec_models import onnx_graph, tensorrt_operators
+from actrec.inference import zoo
+from actrec.utils.errors import DeviceError
+from actrec_models.export import onnx_graph
+from actrec_models.export.onnx_graph import simplified
 from actrec_models.registry import create
-from actrec_models.simplify import simplified
 
 
 def run(content: bytes, inputs: dict[str, np.ndarray]) -> np.ndarray:
@@ -35,7 +35,7 @@ def test_a_network_keeps_its_logits_and_loses_its_detours() -> None:
     assert counts(simple).get("Constant", 0) == 0 < counts(plain)["Constant"]
     assert counts(simple)["Max"] >= counts(simple)["Softmax"]
     assert not onnx.load_model_from_string(simple).graph.value_info
-    assert tensorrt_operators.problems(onnx.load_model_from_string(simple)) == []
+    assert onnx_graph.problems(onnx.load_model_from_string(simple)) == []
     again = simplified(simple)
     assert counts(again) == counts(simple)
 
@@ -94,7 +94,7 @@ def test_the_shipped_networks_are_simple(name: str) -> None:
     package = zoo.find(name)
     for precision in package.precisions:
         model = onnx.load_model_from_string(package.read_onnx(precision))
-        assert tensorrt_operators.problems(model) == []
+        assert onnx_graph.problems(model) == []
     found = counts(package.read_onnx())
     assert not {"Constant", "Identity"} & set(found)
     assert found.get("Max", 0) >= found.get("Softmax", 0)

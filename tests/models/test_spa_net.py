@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-import actrec_models
+import actrec_models.registry
 from actrec import features
-from actrec.errors import ConfigError
-from actrec.features import voxel_tables, voxels
+from actrec.features import voxels
 from actrec.features.example import example_clip
-from actrec_models.networks.sparse import PointNorm, SparseConvolution, TemporalConvolution
+from actrec.utils.errors import ConfigError
+from actrec_models.layers.sparse import PointNorm, SparseConvolution, TemporalConvolution
 from tests.models.neighbourhoods import distinct_cells, near
 
 SMALL = {"frames": 6, "bodies": 1, "width": 8, "widths": (1, 2), "depths": (1, 1)}
@@ -17,7 +17,7 @@ SMALL = {"frames": 6, "bodies": 1, "width": 8, "widths": (1, 2), "depths": (1, 1
 
 def network(name="spa_net_3p1d", **options):
     torch.manual_seed(1)
-    return actrec_models.create(name, num_classes=7, **{**SMALL, **options})
+    return actrec_models.registry.create(name, num_classes=7, **{**SMALL, **options})
 
 
 def people(bodies=1, frames=6, joints=25, seed=0):
@@ -38,7 +38,7 @@ def logits(model, *clips):
 
 def literal_convolution(cells, f, weight, kernel, temporal):
     """Eq. 9 point by point: R and F as lists, W by relative position."""
-    position = {tuple(o): n for n, o in enumerate(voxel_tables.offsets(kernel, temporal))}
+    position = {tuple(o): n for n, o in enumerate(voxels.offsets(kernel, temporal))}
     _, frames, joints, _ = cells.shape
     r = [(*cells[0, t, v], t) for t in range(frames) for v in range(joints)]
     out = np.zeros((len(r), weight.shape[2]))
@@ -227,7 +227,7 @@ def test_table_4_a_4d_kernel_spans_as_many_frames_as_voxels_and_has_more_paramet
 def test_full_size_parameters_and_inputs():
     count = {}
     for name in ("spa_net_3p1d", "spa_net_4d"):
-        model = actrec_models.create(name, num_classes=60)
+        model = actrec_models.registry.create(name, num_classes=60)
         count[name] = sum(p.numel() for p in model.parameters())
         assert {s.name for s in model.input_specs} == {f"voxel_{t}" for t in ("features", *model.tables)}
         assert model.input_specs[0].shape == (2, 64, 25, 25)
@@ -251,7 +251,7 @@ def test_options_that_do_not_fit_are_refused():
 
 @pytest.mark.parametrize(("name", "bodies"), [("spa_net_3p1d", 1), ("spa_net_3p1d", 2), ("spa_net_4d", 1)])
 def test_people_in_motion_find_room_for_all_their_neighbours(name, bodies):
-    model = actrec_models.create(name, num_classes=10, bodies=bodies)
+    model = actrec_models.registry.create(name, num_classes=10, bodies=bodies)
     clip = example_clip(model.input_specs, 64, bodies)
     made = model.preprocessing
     places = voxels.scaled(clip["bodies"], made, "kinect_v2_25")

@@ -8,16 +8,17 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
-from actrec import config
-from actrec.errors import DeviceError
-from actrec_models import checkpoint, data, provenance
-from actrec_models.draws import PAD
-from actrec_models.faults import explained
-from actrec_models.learning import Recognition
-from actrec_models.recipe import Recipe
-from actrec_models.samples import Samples
-from actrec_models.training import Machine
-from actrec_models.training_run import TrainingRun
+from actrec import datasets
+from actrec.utils import config
+from actrec.utils.errors import DeviceError
+from actrec_models.data.samplers import PAD
+from actrec_models.data.samples import Samples
+from actrec_models.training import checkpoints, provenance
+from actrec_models.training.checkpoints import explained
+from actrec_models.training.module import Recognition
+from actrec_models.training.monitoring import Machine
+from actrec_models.training.recipe import Recipe
+from actrec_models.training.trainer import TrainingRun
 from tests.models import children
 from tests.models.made_up import TINY, skeletons
 
@@ -26,7 +27,7 @@ CPU = Machine(accelerator="cpu")
 
 @pytest.fixture(autouse=True)
 def clips(monkeypatch):
-    monkeypatch.setattr(data, "create", lambda name, root, **options: skeletons())
+    monkeypatch.setattr(datasets, "create", lambda name, root, **options: skeletons())
 
 
 def rows(folder):
@@ -72,7 +73,7 @@ def test_a_stage_begins_from_the_weights_of_its_network(tmp_path, monkeypatch, c
     stages = [{"model": "sem_net", "options": TINY["options"], "epochs": 1}, {"epochs": 1}]
     with caplog.at_level(logging.INFO):
         children.run(tmp_path / "both", CPU, [alone], model="sem_spa", options=options, stages=stages, seed=2)
-    learnt = checkpoint.read(alone)["state_dict"]
+    learnt = checkpoints.read(alone)["state_dict"]
     weights = [name for name, value in begun["sem_net"].items() if value.ndim > 1]
     assert weights and all(torch.equal(begun["sem_net"][name], learnt[f"network.{name}"]) for name in weights)
 
@@ -84,10 +85,10 @@ def test_a_stage_that_ends_early_counts_what_it_took(tmp_path):
         tmp_path / "run", CPU, stages=[{"epochs": 30}, {"epochs": 2}], validation=held, optimiser={"name": "sgd"},
         **still,
     )  # fmt: skip
-    first = checkpoint.read(tmp_path / "run" / "stage_1_whole" / "last.ckpt")
+    first = checkpoints.read(tmp_path / "run" / "stage_1_whole" / "last.ckpt")
     took = provenance.of_checkpoint(first)
     assert took["epochs"] == len(rows(tmp_path / "run" / "stage_1_whole")) < 30
-    whole = provenance.of_checkpoint(checkpoint.read(best))
+    whole = provenance.of_checkpoint(checkpoints.read(best))
     assert took["epochs"] < whole["epochs"] <= took["epochs"] + 2
     assert whole["hours"] > took["hours"]
 

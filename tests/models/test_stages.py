@@ -4,12 +4,13 @@ import shutil
 
 import pytest
 
-from actrec import config
-from actrec.errors import ConfigError
-from actrec_models import data, training
-from actrec_models.recipe import Recipe
-from actrec_models.training import Machine
-from actrec_models.training_run import TrainingRun
+from actrec import datasets
+from actrec.utils import config
+from actrec.utils.errors import ConfigError
+from actrec_models.training import trainer
+from actrec_models.training.monitoring import Machine
+from actrec_models.training.recipe import Recipe
+from actrec_models.training.trainer import TrainingRun
 from tests.models import children
 from tests.models.made_up import TINY, skeletons
 
@@ -23,7 +24,7 @@ from tests.models.made_up import TINY, skeletons
     ],
 )
 def test_a_later_stage_that_cannot_be_trained_is_refused_before_the_first(stage, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "create", lambda name, root, **options: skeletons())
+    monkeypatch.setattr(datasets, "create", lambda name, root, **options: skeletons())
     stages = [{"epochs": 1}, {"epochs": 1, **stage}, {"epochs": 1}]
     with pytest.raises(ConfigError, match=message):
         children.run(tmp_path / "run", Machine(accelerator="cpu"), stages=stages)
@@ -47,7 +48,7 @@ CPU = Machine(accelerator="cpu")
 
 @pytest.fixture
 def clips(monkeypatch):
-    monkeypatch.setattr(data, "create", lambda name, root, **options: skeletons())
+    monkeypatch.setattr(datasets, "create", lambda name, root, **options: skeletons())
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def test_a_folder_of_another_run_is_refused_before_the_first_stage(other, said, 
     shutil.rmtree(out / "stage_1_whole")
     init = [out / "last.ckpt"] if other == "init" else []
     if other == "data":
-        monkeypatch.setattr(data, "create", lambda name, root, **options: skeletons(24))
+        monkeypatch.setattr(datasets, "create", lambda name, root, **options: skeletons(24))
     with pytest.raises(ConfigError, match=said):
         children.run(out, CPU, init=init, stages=stages)
     assert not (out / "stage_1_whole").exists()
@@ -76,7 +77,7 @@ def test_fresh_deletes_nothing_that_is_begun_from(clips, tmp_path):
     fresh = {"progress": False, "threads": 1, "machine": CPU, "resume": False}
     for file in (whole, out / "stage_1_whole/../stage_2_sem_net/last.ckpt"):
         with pytest.raises(ConfigError, match=f"--fresh would delete {file}, which --init names: choose another --out"):
-            training.train(changed, "", out, init=[file], **fresh)
+            trainer.train(changed, "", out, init=[file], **fresh)
     assert sorted(out.rglob("*.ckpt")) == there
-    training.train(changed, "", out, init=[out / "stage_1/last.ckpt"], **fresh)
+    trainer.train(changed, "", out, init=[out / "stage_1/last.ckpt"], **fresh)
     assert (out / "stage_1/last.ckpt").is_file()

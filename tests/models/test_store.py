@@ -10,19 +10,18 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
+from actrec import datasets
 from actrec.cli import main
-from actrec.errors import ConfigError, DeviceError, InputError
+from actrec.datasets.base import Clip, Entry, Source
+from actrec.datasets.store.codecs import Pictures, decode_frames, encode_raw
+from actrec.datasets.store.layout import INDEX, STORE
+from actrec.datasets.store.reader import MAPPED, PreparedDataset
+from actrec.datasets.store.writer import ShardWriter
 from actrec.features.example import example_clip
-from actrec_models import create as create_network
-from actrec_models import data
-from actrec_models.data import Clip, PreparedDataset, Source
-from actrec_models.data.prepare import Run, prepare
-from actrec_models.data.prepare_settings import PrepareConfig
-from actrec_models.data.source import Entry
-from actrec_models.data.store import MAPPED
-from actrec_models.data.store_codecs import Pictures, decode_frames, encode_raw
-from actrec_models.data.store_format import INDEX, STORE
-from actrec_models.data.store_writer import ShardWriter
+from actrec.utils.errors import ConfigError, DeviceError, InputError
+from actrec_models.data.prepare.preparation import Run, prepare
+from actrec_models.data.prepare.settings import PrepareConfig
+from actrec_models.registry import create as create_network
 from tests.models.small import SMALL
 
 FRAMES = 6
@@ -63,7 +62,7 @@ def clips_of(dataset):
 
 @pytest.fixture
 def pictured(monkeypatch):
-    monkeypatch.setitem(data.DATASETS._targets, "pictured", f"{__name__}:Pictured")
+    monkeypatch.setitem(datasets.DATASETS._targets, "pictured", f"{__name__}:Pictured")
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +86,9 @@ def copy(nucla, tmp_path):
 
 
 def test_a_store_is_the_dataset(nucla, root):
-    for part in data.PARTS:
-        stored = data.create("nucla", nucla, split="view", part=part)
-        source = data.create("nucla", root, split="view", part=part)
+    for part in datasets.PARTS:
+        stored = datasets.create("nucla", nucla, split="view", part=part)
+        source = datasets.create("nucla", root, split="view", part=part)
         assert (stored.names, stored.metas, stored.classes) == (source.names, source.metas, source.classes)
         assert (stored.layout, stored.streams, len(stored)) == (source.layout, source.streams, len(source))
         np.testing.assert_array_equal(stored.labels, source.labels)
@@ -132,8 +131,8 @@ def test_too_few_files_that_may_be_open_are_not_called_damage(nucla):
 
 
 def test_the_variants_of_a_dataset_are_found_under_their_own_names(nucla, data_root):
-    assert data.folder(nucla.parent, "nucla") == str(nucla)
-    assert data.folder(data_root, "shrec17_14") == f"{data_root}/shrec17"
+    assert datasets.folder(nucla.parent, "nucla") == str(nucla)
+    assert datasets.folder(data_root, "shrec17_14") == f"{data_root}/shrec17"
 
 
 def _sum_of(store):
@@ -145,7 +144,7 @@ def _names_and_sums(clips):
 
 
 def test_processes_map_their_own(nucla):
-    store = data.create("nucla", nucla, part="test")
+    store = datasets.create("nucla", nucla, part="test")
     expected = _sum_of(store)
     again = pickle.loads(pickle.dumps(store))
     assert _sum_of(again) == expected and len(pickle.dumps(store)) < 20_000
@@ -157,7 +156,7 @@ def test_processes_map_their_own(nucla):
 
 
 def test_fingerprints_tell_contents_not_places(nucla, copy, tmp_path, root):
-    train, test = (data.create("nucla", nucla, part=part).fingerprint() for part in data.PARTS)
+    train, test = (datasets.create("nucla", nucla, part=part).fingerprint() for part in datasets.PARTS)
     assert train != test
     assert PreparedDataset(copy).fingerprint() == PreparedDataset(nucla).fingerprint()
     again = tmp_path / "again"
@@ -222,8 +221,12 @@ def _prepared_one(folder, settings):
 @pytest.mark.usefixtures("pictured")
 def test_parts_and_options_of_a_store(tmp_path):
     prepare("pictured", tmp_path, tmp_path / "out")
-    assert data.create("pictured", tmp_path / "out", part="train").names == ("clip1", "clip3")
-    assert data.create("pictured", tmp_path / "out", split="even", part="train").names == ("clip0", "clip2", "clip4")
+    assert datasets.create("pictured", tmp_path / "out", part="train").names == ("clip1", "clip3")
+    assert datasets.create("pictured", tmp_path / "out", split="even", part="train").names == (
+        "clip0",
+        "clip2",
+        "clip4",
+    )
     for wrong, message in (
         ({"split": "lunar"}, "split odd, even; got 'lunar'"),
         ({"part": "exam"}, "parts train, test"),
@@ -232,9 +235,9 @@ def test_parts_and_options_of_a_store(tmp_path):
         ({"wings": 2}, "prepared with no wings"),
     ):
         with pytest.raises(ConfigError, match=message):
-            data.create("pictured", tmp_path / "out", **wrong)
+            datasets.create("pictured", tmp_path / "out", **wrong)
     with pytest.raises(ConfigError, match="holds pictured, not nucla"):
-        data.create("nucla", tmp_path / "out")
+        datasets.create("nucla", tmp_path / "out")
 
 
 # -- damage ------------------------------------------------------------------------------------------------------------

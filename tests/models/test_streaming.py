@@ -6,13 +6,13 @@ import onnxruntime
 import pytest
 import torch
 
-import actrec_models
-from actrec.errors import ConfigError, InputError, PackageError
+import actrec_models.registry
 from actrec.inference.streaming import METADATA, StreamingSession
-from actrec_models import onnx_graph, streaming_graph, tensorrt_operators
-from actrec_models.complexity import complexity
+from actrec.utils.errors import ConfigError, InputError, PackageError
+from actrec_models.export import onnx_graph
 from actrec_models.networks.deepacts import receptive_field
 from actrec_models.networks.streaming import Step
+from benchmarks.networks import complexity
 
 SEM = {"channels": (8, 8, 16), "strides": (2, 1, 2), "heads": 2, "embedding": 4, "frames": 12, "causal": True}
 GRAPH = {"width": 4, "modalities": ("body", "bones"), "kernel": 3, "padding": "none", "frames": 48}
@@ -21,7 +21,7 @@ GRAPH = {"width": 4, "modalities": ("body", "bones"), "kernel": 3, "padding": "n
 def network(name, **options):
     """A small network whose normalisation layers have statistics and whose attention is uneven."""
     torch.manual_seed(1)
-    made = actrec_models.create(name, num_classes=5, **options)
+    made = actrec_models.registry.create(name, num_classes=5, **options)
     for module in made.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.running_mean.uniform_(-0.2, 0.2)
@@ -56,7 +56,7 @@ def run(session, clip):
 def test_sem_net_stream_is_the_causal_form_of_all_frames_so_far(options):
     model = network("sem_net", **{**SEM, **options})
     clip = sequence(model, 40)
-    found = run(StreamingSession(streaming_graph.to_onnx(model)), clip)
+    found = run(StreamingSession(onnx_graph.step_to_onnx(model)), clip)
     for t in (0, 1, 5, 11, 12, 20, 39):  # below, at and far beyond T = 12
         with torch.no_grad():
             expected = model(**window(clip, 0, t + 1)).numpy()
@@ -66,7 +66,7 @@ def test_sem_net_stream_is_the_causal_form_of_all_frames_so_far(options):
 def test_deepacts_graph_stream_is_the_unpadded_window_whatever_came_before():
     model = network("deepacts_graph", **GRAPH)
     clip = sequence(model, 100)
-    found = run(StreamingSession(streaming_graph.to_onnx(model)), clip)
+    found = run(StreamingSession(onnx_graph.step_to_onnx(model)), clip)
     for t in (47, 48, 49, 50, 99):  # every phase of the strides
         with torch.no_grad():
             expected = model(**window(clip, t - 47, t + 1)).numpy()
@@ -79,7 +79,7 @@ def test_the_exported_stream_equals_the_exported_window(name, options):
     clip = sequence(model, options["frames"], batch=2)
     session = onnxruntime.InferenceSession(onnx_graph.to_onnx(model), providers=["CPUExecutionProvider"])
     expected = session.run(None, {key: value.numpy() for key, value in clip.items()})[0]
-    stream = StreamingSession(streaming_graph.to_onnx(model), batch=2)
+    stream = StreamingSession(onnx_graph.step_to_onnx(model), batch=2)
     np.testing.assert_allclose(run(stream, clip)[-1], expected, atol=1e-4)
     stream.reset()
     again = run(stream, clip)[-1]
@@ -98,7 +98,7 @@ def test_the_same_weights_serve_the_padded_form():
 
 def test_an_absent_modality_adds_nothing_once_it_is_gone_for_a_window():
     model = network("deepacts_graph", **GRAPH)
-    session = StreamingSession(streaming_graph.to_onnx(model))
+    session = StreamingSession(onnx_graph.step_to_onnx(model))
     clip = sequence(model, 60)
     clip["bones"][:, :, :, 3:] = 0
     found = run(session, clip)
@@ -118,14 +118,14 @@ def test_an_absent_modality_adds_nothing_once_it_is_gone_for_a_window():
     ],
 )
 def test_a_step_of_the_published_size_costs_at_most_a_tenth_of_its_window(name, options):
-    model = actrec_models.create(name, num_classes=60, **options)
+    model = actrec_models.registry.create(name, num_classes=60, **options)
     step = Step(model)
     assert complexity(step, step.example_inputs).multiply_adds <= complexity(model).multiply_adds / 10
 
 
 def test_the_graph_holds_only_operators_that_tensorrt_parses_and_says_what_it_keeps():
-    model = onnx.load_model_from_string(streaming_graph.to_onnx(network("sem_net", **SEM)))
-    assert tensorrt_operators.problems(model) == []
+    model = onnx.load_model_from_string(onnx_graph.step_to_onnx(network("sem_net", **SEM)))
+    assert onnx_graph.problems(model) == []
     steps = json.loads({p.key: p.value for p in model.metadata_props}[METADATA])
     assert steps["body.0.branch3"] == 7  # a dilation of 7 at full rate
     assert steps["body.1.branch3"] == 14  # and behind a stride of 2
@@ -135,7 +135,7 @@ def test_networks_that_cannot_are_refused():
     with pytest.raises(ConfigError, match="looks ahead.*causal: true"):
         Step(network("sem_net", **{**SEM, "causal": False}))
     with pytest.raises(ConfigError, match="DeepActsCnn cannot run frame by frame; these can: SemNet, DeepActsGraph"):
-        Step(actrec_models.create("deepacts_cnn", num_classes=2, cnn_width=0.1, size=32, modalities=("body",)))
+        Step(actrec_models.registry.create("deepacts_cnn", num_classes=2, cnn_width=0.1, size=32, modalities=("body",)))
 
 
 def test_receptive_field_bounds_the_unpadded_clip():
@@ -147,7 +147,7 @@ def test_receptive_field_bounds_the_unpadded_clip():
 
 def test_bad_frames_and_files_are_refused(tmp_path):
     model = network("sem_net", **SEM)
-    session = StreamingSession(streaming_graph.to_onnx(model))
+    session = StreamingSession(onnx_graph.step_to_onnx(model))
     with pytest.raises(InputError, match=r"a frame holds bones, but the network takes 'body'"):
         session.step({"bones": np.zeros((2, 3, 1, 25))})
     with pytest.raises(InputError, match=r"'body' is \[2, 3, 1, 20\], expected .*\[1, 2, 3, 1, 25\]"):

@@ -10,19 +10,24 @@ import numpy as np
 import pytest
 import torch
 
-from actrec import config, inference, package
+from actrec import datasets, inference, types
 from actrec.cli import main
 from actrec.cli import teach as command_line
-from actrec.errors import ConfigError, InputError, PackageError
-from actrec.package import InputSpec
-from actrec_models import benchmark_teach, data, taking_over, teach, teach_material, teach_package
-from actrec_models.data import Clip
-from actrec_models.data.user_folder import Folder
-from actrec_models.folds import Folds, folds_of
+from actrec.datasets.base import Clip
+from actrec.datasets.folder import Folder
+from actrec.features.specs import InputSpec
+from actrec.inference import package
+from actrec.utils import config
+from actrec.utils.errors import ConfigError, InputError, PackageError
+from actrec_models.export import onnx_graph, rejection
+from actrec_models.finetune import lesson as finetune_lesson
+from actrec_models.finetune import material as finetune_material
+from actrec_models.finetune import results, transfer
+from actrec_models.finetune.trainings import Folds, Trainings, folds_of
+from actrec_models.finetune.transfer import TuningConfig
 from actrec_models.networks.base import OUTLIER
 from actrec_models.registry import create
-from actrec_models.taking_over import TuningConfig
-from actrec_models.teach_trainings import Trainings
+from benchmarks import finetuning
 
 pytestmark = pytest.mark.timeout(300)  # for a machine that does much else
 ACTIONS = ("clap", "sit to stand", "squat")
@@ -36,23 +41,23 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def utd(data_root):
-    return data.create("utd_mhad", str(data_root / "utd_mhad"), part="train")
+    return datasets.create("utd_mhad", str(data_root / "utd_mhad"), part="train")
 
 
 @pytest.fixture(scope="module")
 def base():
-    return taking_over.open_base("deepacts_graph_nucla")
+    return transfer.open_base("deepacts_graph_nucla")
 
 
 @pytest.fixture(scope="module")
 def mine(tmp_path_factory, utd):
     """Four clips each of three actions by four people, two of something else, one recording that is damaged."""
     folder = tmp_path_factory.mktemp("teach") / "mine"
-    benchmark_teach.write_folder(folder, utd, dict.fromkeys(ACTIONS, 4))
+    finetuning.write_folder(folder, utd, dict.fromkeys(ACTIONS, 4))
     others = [i for i in range(len(utd)) if utd.classes[utd.labels[i]] == "bowling"][:2]
     with (folder / "labels.csv").open("a") as file:
         for i in others:
-            benchmark_teach.write_bag(folder / utd.names[i], utd[i])
+            finetuning.write_bag(folder / utd.names[i], utd[i])
             file.write(f"{utd.names[i]},unknown,,,somebody else,,\n")
         cut = folder / "cut.mcap"
         cut.write_bytes((folder / utd.names[others[0]] / f"{utd.names[others[0]]}.mcap").read_bytes()[:2000])
@@ -62,11 +67,11 @@ def mine(tmp_path_factory, utd):
 
 @pytest.fixture(scope="module")
 def lesson(mine):
-    return teach.teach(mine, config.build(teach_material.TeachConfig, QUICK), progress=False)
+    return finetune_lesson.teach(mine, config.build(finetune_material.TeachConfig, QUICK), progress=False)
 
 
 def test_what_is_learnt_is_judged_on_people_left_out(lesson):
-    figures = teach_package.report(lesson)
+    figures = results.report(lesson)
     assert figures["classes"] == list(ACTIONS) and figures["clips"] == 12 and figures["unknown_clips"] == 2
     assert figures["judged_by"] == "leave one person out"
     assert figures["left_out"] == ["subject 1", "subject 3", "subject 5", "subject 7"]
@@ -80,7 +85,7 @@ def test_what_is_learnt_is_judged_on_people_left_out(lesson):
 
 
 def test_the_same_seed_gives_the_same_network(mine, lesson):
-    again = teach.teach(mine, config.build(teach_material.TeachConfig, QUICK), progress=False)
+    again = finetune_lesson.teach(mine, config.build(finetune_material.TeachConfig, QUICK), progress=False)
     np.testing.assert_array_equal(again.logits, lesson.logits)
     assert again.rejection == lesson.rejection
     for name, value in lesson.network.state_dict().items():
@@ -89,7 +94,7 @@ def test_the_same_seed_gives_the_same_network(mine, lesson):
 
 def test_a_base_is_read_alike_each_time(base):
     """safetensors lists names in a random order, which once gave the head's features one."""
-    read = [taking_over.open_base("deepacts_graph_nucla") for _ in range(5)]
+    read = [transfer.open_base("deepacts_graph_nucla") for _ in range(5)]
     assert [list(b.tensors) for b in read] == [list(base.tensors)] * 5 and [b.head for b in read] == [base.head] * 5
     order = list(base.network(3).state_dict())
     assert sorted(base.head, key=order.index) == list(base.head)
@@ -116,15 +121,15 @@ def test_the_command_writes_a_package_that_works(mine, tmp_path, capsys, utd):
     assert "exists: choose another name, or overwrite it (--overwrite)" in capsys.readouterr().err
     _judged_on_others(out, mine, tmp_path, utd, capsys)
     # What was taught can be taught on.
-    assert taking_over.open_base(out).package.labels == ACTIONS
+    assert transfer.open_base(out).package.labels == ACTIONS
 
 
 def _judged_on_others(package, mine, tmp_path, utd, capsys):
     """A taught package is scored on other recordings, of some of its labels too, and never on its own."""
-    held = data.create("utd_mhad", utd.source.root, part="test")
+    held = datasets.create("utd_mhad", utd.source.root, part="test")
     fresh = tmp_path / "fresh"
     for i in [k for k in range(len(held)) if held.classes[held.labels[k]] == "squat"][:3]:
-        benchmark_teach.write_bag(fresh / "squat" / held.names[i], held[i])
+        finetuning.write_bag(fresh / "squat" / held.names[i], held[i])
     command = ["eval", str(package), "--quiet", "--json", "--threads", "1", "--root"]
     assert main([*command, str(fresh)]) == 0
     said = json.loads(capsys.readouterr().out)
@@ -144,10 +149,10 @@ def _judged_on_others(package, mine, tmp_path, utd, capsys):
 def test_what_teaches_it_again_is_told_whole():
     """A video's angle of view too, without which it could not be read again."""
     args = argparse.Namespace(folder=Path("videos/mine"), recording=["hfov_deg=69", "rotate=90"])
-    told = command_line._command(args, teach_material.TeachConfig(steps=5), {"steps": 5}, Path("made/taught"))
+    told = command_line._command(args, finetune_material.TeachConfig(steps=5), {"steps": 5}, Path("made/taught"))
     assert told == "actrec teach mine --steps 5 --recording hfov_deg=69 --recording rotate=90 --out taught"
     here = argparse.Namespace(folder=Path("."), recording=[])
-    told = command_line._command(here, teach_material.TeachConfig(), {}, Path("made/taught"))
+    told = command_line._command(here, finetune_material.TeachConfig(), {}, Path("made/taught"))
     assert told == f"actrec teach {Path.cwd().name} --out taught"
 
 
@@ -163,28 +168,28 @@ def test_advice_names_what_is_confused(lesson):
     stand, squat = 1, 2
     truth = lesson.material.labels[lesson.material.labels >= 0]
     logits = np.eye(3, dtype=np.float32)[np.where(truth == squat, stand, truth)]
-    advice = teach_package.words(dataclasses.replace(lesson, logits=logits))
+    advice = results.words(dataclasses.replace(lesson, logits=logits))
     assert "'squat' is taken for 'sit to stand' in 4 of 4 clips" in advice
     assert "record more of 'squat': other people, places and speeds" in advice
     assert any(line.startswith("1 recording could not be used: ") for line in advice)
     sure = dataclasses.replace(lesson, rejection=package.Rejection())
-    assert "no threshold tells these actions from others: the package never says unknown" in teach_package.words(sure)
+    assert "no threshold tells these actions from others: the package never says unknown" in results.words(sure)
     alone = dataclasses.replace(lesson, folds=folds_of(lesson.material.labels, [""] * 14, 5, 1))
     assert alone.folds.words == "4-fold cross-validation"
-    assert any("name two or more with --person" in line for line in teach_package.words(alone))
+    assert any("name two or more with --person" in line for line in results.words(alone))
 
 
 def test_recordings_left_out_are_named_ten_at_most(lesson):
     reasons = tuple(f"r{number}.mcap is empty" for number in range(12))
     material = dataclasses.replace(lesson.material, skipped=reasons)
-    last = teach_package.words(dataclasses.replace(lesson, material=material))[-1]
+    last = results.words(dataclasses.replace(lesson, material=material))[-1]
     assert last == f"12 recordings could not be used: {'; '.join(reasons[:10])}; and 2 more"
 
 
 def test_a_card_shows_labels_as_they_are(lesson, tmp_path):
     labels = ("push|pull", "<b>wave</b>", "a `tick`")
     material = dataclasses.replace(lesson.material, classes=labels)
-    teach_package.write(dataclasses.replace(lesson, material=material), tmp_path / "taught", "actrec teach 'a|b'", 1)
+    results.write(dataclasses.replace(lesson, material=material), tmp_path / "taught", "actrec teach 'a|b'", 1)
     card = (tmp_path / "taught/README.md").read_text()
     assert "| Labels | push\\|pull, &lt;b&gt;wave&lt;/b&gt;, a \\`tick\\` |" in card
     assert "| Trained again by | `actrec teach 'a\\|b'` |" in card and "<b>" not in card
@@ -195,16 +200,16 @@ def test_a_card_shows_labels_as_they_are(lesson, tmp_path):
 def test_what_the_base_has_learnt_counts_as_learnt(lesson, tmp_path):
     known = [lesson.material.recordings[0], "of another lesson"]
     of = dataclasses.replace(
-        lesson.base.provenance, dataset="folder", figures={"recordings": known}, licence=f"{teach_package._LICENCE}none"
+        lesson.base.provenance, dataset="folder", figures={"recordings": known}, licence=f"{results._LICENCE}none"
     )
     again = dataclasses.replace(lesson, base=dataclasses.replace(lesson.base, provenance=of))
-    assert any("has learnt 1 of these clips before" in line for line in teach_package.words(again))
-    assert not any("before, so that" in line for line in teach_package.words(lesson))
-    made = teach_package.write(again, tmp_path / "again", "actrec teach", 1).provenance
+    assert any("has learnt 1 of these clips before" in line for line in results.words(again))
+    assert not any("before, so that" in line for line in results.words(lesson))
+    made = results.write(again, tmp_path / "again", "actrec teach", 1).provenance
     assert set(made.figures["recordings"]) == {*known, *lesson.material.recordings}
-    assert made.licence == f"{teach_package._LICENCE}none"
+    assert made.licence == f"{results._LICENCE}none"
     silent = dataclasses.replace(again.base, provenance=dataclasses.replace(of, figures={}))
-    assert teach_package._recordings(dataclasses.replace(again, base=silent)) == {}, "nobody knows all of them"
+    assert results._recordings(dataclasses.replace(again, base=silent)) == {}, "nobody knows all of them"
 
 
 def test_no_fold_takes_all_of_a_class_where_recordings_hold_several():
@@ -220,8 +225,8 @@ def test_no_fold_takes_all_of_a_class_where_recordings_hold_several():
 
 def test_two_ways_to_write_a_label_are_told(tmp_path, utd, caplog):
     for number in range(6):
-        benchmark_teach.write_bag(tmp_path / ("Wave", "wave")[number // 3] / f"r{number}", utd[number])
-    assert teach_material.read_material(Folder(tmp_path), progress=False).classes == ("Wave", "wave")
+        finetuning.write_bag(tmp_path / ("Wave", "wave")[number // 3] / f"r{number}", utd[number])
+    assert finetune_material.read_material(Folder(tmp_path), progress=False).classes == ("Wave", "wave")
     assert [record.getMessage() for record in caplog.records] == [
         "'Wave' and 'wave' are learnt as two actions: write them alike if they are one"
     ]
@@ -230,10 +235,10 @@ def test_two_ways_to_write_a_label_are_told(tmp_path, utd, caplog):
 def test_two_ways_to_write_a_person_are_told(tmp_path, utd, caplog):
     lines = ["recording,label,person"]
     for number in range(6):
-        benchmark_teach.write_bag(tmp_path / f"r{number}", utd[number])
+        finetuning.write_bag(tmp_path / f"r{number}", utd[number])
         lines.append(f"r{number},{'ab'[number // 3]},{('Ben', 'ben', 'anna')[number % 3]}")
     (tmp_path / "labels.csv").write_text("\n".join(lines))
-    assert len(teach_material.read_material(Folder(tmp_path), progress=False).clips) == 6
+    assert len(finetune_material.read_material(Folder(tmp_path), progress=False).clips) == 6
     assert [record.getMessage() for record in caplog.records] == [
         "'Ben' and 'ben' are judged as two people: write them alike if they are one"
     ]
@@ -241,14 +246,14 @@ def test_two_ways_to_write_a_person_are_told(tmp_path, utd, caplog):
 
 def test_a_recording_that_is_there_twice_counts_once(tmp_path, utd, caplog):
     for number in range(6):
-        benchmark_teach.write_bag(tmp_path / "ab"[number // 3] / f"r{number}", utd[number])
+        finetuning.write_bag(tmp_path / "ab"[number // 3] / f"r{number}", utd[number])
     shutil.copytree(tmp_path / "a/r0", tmp_path / "a/again")
-    material = teach_material.read_material(Folder(tmp_path), progress=False)
+    material = finetune_material.read_material(Folder(tmp_path), progress=False)
     assert material.counts == {"a": 3, "b": 3} and len(set(material.recordings)) == 6
     assert material.skipped == ("recording 'a/r0' is the same as 'a/again'",) and "left out" in caplog.text
     shutil.copytree(tmp_path / "a/r0", tmp_path / "b/again")
     with pytest.raises(InputError, match=r"'a/again' \(a\) and 'b/again' \(b\) are the same clip: remove one"):
-        teach_material.read_material(Folder(tmp_path), progress=False)
+        finetune_material.read_material(Folder(tmp_path), progress=False)
 
 
 def test_a_head_is_fitted_classes_alike_and_outliers_unsure():
@@ -257,7 +262,7 @@ def test_a_head_is_fitted_classes_alike_and_outliers_unsure():
     counts = (50, 5, 20)
     features = torch.cat([c + torch.randn(n, 3, generator=generator) for c, n in zip(centres, counts, strict=True)])
     labels = torch.repeat_interleave(torch.tensor([0, 1, OUTLIER]), torch.tensor(counts))
-    weight, bias = taking_over.fit_head(features, labels, 2, TuningConfig())
+    weight, bias = transfer.fit_head(features, labels, 2, TuningConfig())
     shares = torch.softmax(features @ weight.T + bias, dim=1)
     known = labels != OUTLIER
     assert (shares.argmax(1)[known] == labels[known]).all()
@@ -273,8 +278,8 @@ def test_the_body_is_taken_over_and_the_head_is_new(base):
         else:
             assert torch.equal(value, base.tensors[name])
     weight, bias = torch.randn(4, 192), torch.randn(4)
-    taking_over.set_head(base.layers(network), weight, bias)
-    inputs = taking_over.example_inputs(network, 2)
+    transfer.set_head(base.layers(network), weight, bias)
+    inputs = onnx_graph.example_inputs(network, 2)
     features = torch.cat(base.features(network, inputs, "32-true"), dim=1)
     with torch.no_grad():
         torch.testing.assert_close(network(**inputs), features @ weight.T + bias, atol=1e-4, rtol=1e-4)
@@ -289,7 +294,7 @@ def test_the_body_is_taken_over_and_the_head_is_new(base):
     ],
 )
 def test_options_are_read_from_a_package(base, variant, expected):
-    found = taking_over.options_of(dataclasses.replace(base.package, variant=variant))
+    found = transfer.options_of(dataclasses.replace(base.package, variant=variant))
     told = {"frames": 60, "bodies": 1, "modalities": ["body", "bones"]}
     assert found == {**told, **expected}
     create("deepacts_graph", num_classes=3, **found)
@@ -301,29 +306,29 @@ def test_bases_that_cannot_be_taken_over(base, tmp_path):
     described = (copy / "model.yaml").read_text()
     (copy / "model.yaml").write_text(described.replace("width 24", "width 16"))
     with pytest.raises(PackageError, match="its weights are not those of deepacts_graph with .*'width': 16"):
-        taking_over.open_base(copy)
+        transfer.open_base(copy)
     (copy / "model.yaml").write_text(described)
     (copy / "model.safetensors").unlink()
     with pytest.raises(PackageError, match=r"came without model\.safetensors: export it again"):
-        taking_over.open_base(copy)
+        transfer.open_base(copy)
     with pytest.raises(PackageError, match="no model package 'nothing'; known: .*deepacts_graph_nucla"):
-        taking_over.open_base("nothing")
+        transfer.open_base("nothing")
     hands = InputSpec("hands", "hands", "hand_21", (1, 3, 60, 42), "px", {})
     foreign = dataclasses.replace(base, package=dataclasses.replace(base.package, inputs=(*base.package.inputs, hands)))
     with pytest.raises(ConfigError, match="takes hands: choose a --from of bodies alone"):
-        teach._check_base(foreign)
+        finetune_lesson._check_base(foreign)
     crowd = dataclasses.replace(base, package=dataclasses.replace(base.package, bodies=2))
     with pytest.raises(ConfigError, match="looks at 2 people together: choose a --from of one"):
-        teach._check_base(crowd)
+        finetune_lesson._check_base(crowd)
 
 
 def test_a_head_that_clips_are_judged_by_has_seen_nothing_of_their_fold(base, utd):
-    settings = config.build(teach_material.TeachConfig, {**QUICK, "augmentation": {"before": 1.0}})
+    settings = config.build(finetune_material.TeachConfig, {**QUICK, "augmentation": {"before": 1.0}})
     clips = [dataclasses.replace(utd[index], label=index % 2) for index in range(6)]
     folds = Folds(np.array([0, 0, 1, 1, 1, 1]), ("fold 1", "fold 2"), "clip")
     logits = []
     for first in (clips[0], dataclasses.replace(clips[0], bodies=clips[0].bodies[..., ::-1, :].copy())):
-        material = teach_material.Material([first, *clips[1:]], ("a", "b"), ("",) * 6, (), "none")
+        material = finetune_material.Material([first, *clips[1:]], ("a", "b"), ("",) * 6, (), "none")
         logits.append(Trainings(base, material, settings, progress=False).left_out(folds))
     changed = (logits[0] != logits[1]).any(axis=1)
     assert changed.tolist() == [True, False, True, True, True, True]
@@ -333,9 +338,9 @@ def test_rehearsals_leave_out_one_class_after_the_other(utd):
     def left_out(labels, of_clip):
         clips = [dataclasses.replace(utd[0], label=label) for label in labels]
         classes = tuple("abc"[: max(labels) + 1])
-        material = teach_material.Material(clips, classes, ("",) * len(clips), (), "none")
+        material = finetune_material.Material(clips, classes, ("",) * len(clips), (), "none")
         folds = Folds(np.array(of_clip), tuple(f"fold {k}" for k in range(max(of_clip) + 1)), "clip")
-        return teach._left_out_classes(material, folds)
+        return finetune_lesson._left_out_classes(material, folds)
 
     assert left_out([0, 1, 2, 0, 1, 2, -1], [0, 0, 0, 1, 1, 1, 0]) == [0, 1]
     assert left_out([0, 0, 1, 2, 1], [0, 0, 1, 1, 1]) == [1, 1]  # the first fold holds nothing but class 0
@@ -352,47 +357,49 @@ def test_rehearsals_leave_out_one_class_after_the_other(utd):
 def test_too_few_recordings_are_refused(tmp_path, utd, labels, message):
     rows = []
     for number, label in enumerate(labels):
-        benchmark_teach.write_bag(tmp_path / f"r{number}", utd[number])
+        finetuning.write_bag(tmp_path / f"r{number}", utd[number])
         rows.append(f"r{number},{label}\n")
     (tmp_path / "labels.csv").write_text("recording,label\n" + "".join(rows))
     with pytest.raises(InputError, match=message):
-        teach.teach(tmp_path, config.build(teach_material.TeachConfig, QUICK), progress=False)
+        finetune_lesson.teach(tmp_path, config.build(finetune_material.TeachConfig, QUICK), progress=False)
 
 
 def test_takes_are_not_recorded_into_folders_a_class(tmp_path, utd):
-    benchmark_teach.write_bag(tmp_path / "clap/first", utd[0])
+    finetuning.write_bag(tmp_path / "clap/first", utd[0])
     with pytest.raises(InputError, match="'clap' has 1; record more into another folder .* of their label$"):
-        teach_material.read_material(Folder(tmp_path), progress=False)
+        finetune_material.read_material(Folder(tmp_path), progress=False)
 
 
 def test_logits_of_rehearsals_are_joined():
     three, two = np.array([[1.0, 2.0, 3.0]]), np.array([[4.0, 0.0], [5.0, 0.0]])
-    joined = teach._joined([three, two])
+    joined = finetune_lesson._joined([three, two])
     assert joined.shape == (3, 3) and joined[1, 2] == -np.inf
-    chosen = teach.rejection.choose(joined + 5, np.array([2, 0, 0]), np.zeros((4, 3)))
+    chosen = rejection.choose(joined + 5, np.array([2, 0, 0]), np.zeros((4, 3)))
     assert chosen.known_kept == 1 and chosen.unknown_rejected == 1
-    assert len(teach._alike(two, np.zeros((5, 2)))) == 3 * 2 + 5
-    assert len(teach._alike(np.zeros((0, 2)), np.zeros((5, 2)))) == 5
+    assert len(finetune_lesson._alike(two, np.zeros((5, 2)))) == 3 * 2 + 5
+    assert len(finetune_lesson._alike(np.zeros((0, 2)), np.zeros((5, 2)))) == 5
 
 
 def test_labels_that_tell_a_side_are_not_mirrored():
-    settings = config.build(teach_material.TeachConfig, {})
+    settings = config.build(finetune_material.TeachConfig, {})
     assert settings.augmented(["wave", "leftover"]).mirror
     for label in ("swipe-left", "swipe_left", "Swipe (left)", "turn_clockwise", "left1"):
         assert not settings.augmented(["wave", label]).mirror, label
-    assert config.build(teach_material.TeachConfig, {"mirror": "yes"}).augmented(["turn left"]).mirror
-    assert not config.build(teach_material.TeachConfig, {"mirror": "no"}).augmented(["wave"]).mirror
+    assert config.build(finetune_material.TeachConfig, {"mirror": "yes"}).augmented(["turn left"]).mirror
+    assert not config.build(finetune_material.TeachConfig, {"mirror": "no"}).augmented(["wave"]).mirror
 
 
 def test_the_training_ends_with_the_time(base, utd, caplog):
     clips = [dataclasses.replace(utd[k], label=k % 2) for k in range(6)]
-    material = teach_material.Material(clips, ("a", "b"), ("",) * 6, (), "none")
+    material = finetune_material.Material(clips, ("a", "b"), ("",) * 6, (), "none")
     long = {**QUICK, "steps": 100_000, "draws": 1000, "folds": 2}
-    done = teach.learn(base, material, config.build(teach_material.TeachConfig, {**long, "minutes": 0.1}), False)
+    done = finetune_lesson.learn(
+        base, material, config.build(finetune_material.TeachConfig, {**long, "minutes": 0.1}), False
+    )
     assert caplog.text.count("of 1000 draws in the time allowed") == 3
     over = done.seconds > 6
     assert ("minutes, more than 0.1: nothing more could be left out" in caplog.text) == over
     assert 0 <= done.steps < 100_000 and done.rejection.threshold <= 1
     assert done.epochs == max(1, round(done.steps * QUICK["batch"] / len(clips)))
-    assert isinstance(clips[0], Clip) and package.UNKNOWN not in material.classes
-    assert taking_over.one_cycle(0.15) == pytest.approx(1.0) and taking_over.one_cycle(1.0) == pytest.approx(0.0)
+    assert isinstance(clips[0], Clip) and types.UNKNOWN not in material.classes
+    assert transfer.one_cycle(0.15) == pytest.approx(1.0) and transfer.one_cycle(1.0) == pytest.approx(0.0)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from actrec import config
-from actrec_models import data, taking_over, teach_material
-from actrec_models.folds import Folds, folds_of
-from actrec_models.teach_trainings import Trainings
+from actrec import datasets
+from actrec.utils import config
+from actrec_models.finetune import material as finetune_material
+from actrec_models.finetune import transfer
+from actrec_models.finetune.trainings import Folds, Trainings, folds_of
 
 pytestmark = pytest.mark.timeout(300)  # for a machine that does much else
 
@@ -21,13 +22,13 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def utd(data_root):
-    return data.create("utd_mhad", str(data_root / "utd_mhad"), part="train")
+    return datasets.create("utd_mhad", str(data_root / "utd_mhad"), part="train")
 
 
 def test_a_rehearsal_has_seen_nothing_of_what_it_leaves_out(utd):
     """Not even as what leads up to a clip: of the fold, and of the class that it leaves out."""
     asked = {"head_steps": 50, "steps": 1, "batch": 4, "draws": 2, "augmentation": {"before": 1.0}}
-    settings, base = config.build(teach_material.TeachConfig, asked), taking_over.open_base("deepacts_graph_nucla")
+    settings, base = config.build(finetune_material.TeachConfig, asked), transfer.open_base("deepacts_graph_nucla")
     clips = [dataclasses.replace(utd[index], label=index % 3) for index in range(9)]
     folds = Folds(np.array([0, 0, 0, 1, 1, 1, 1, 1, 1]), ("fold 1", "fold 2"), "clip")
     made_up = []
@@ -35,7 +36,7 @@ def test_a_rehearsal_has_seen_nothing_of_what_it_leaves_out(utd):
         shown = list(clips)
         if changed is not None:
             shown[changed] = dataclasses.replace(clips[changed], bodies=clips[changed].bodies[..., ::-1, :].copy())
-        material = teach_material.Material(shown, ("a", "b", "c"), ("",) * 9, (), "none")
+        material = finetune_material.Material(shown, ("a", "b", "c"), ("",) * 9, (), "none")
         rehearsal = Trainings(base, material, settings, progress=False).rehearse(folds, 0, 0, 60.0, "rehearsal")
         assert rehearsal.known.shape == (4, 2) and rehearsal.others.shape == (2 * 3, 2)
         made_up.append(rehearsal.made_up)

@@ -6,22 +6,29 @@ import pytest
 import torch
 import yaml
 
-from actrec import config, inference, package, windows
+from actrec import datasets, inference
 from actrec.cli import main
-from actrec.errors import ConfigError, DeviceError, InputError
-from actrec.frames import NANOSECONDS
-from actrec.recordings.nucla import read_nucla_npz
+from actrec.datasets.base import Clip, ClipDataset
+from actrec.datasets.nucla import read_nucla_npz
+from actrec.inference import package
+from actrec.skeleton import windows
 from actrec.skeleton.layouts import KINECT_V2_25
-from actrec_models import data, evaluation, machine, recipe, taking_over, training, training_run
-from actrec_models.data import Clip, ClipDataset, augment, outliers, rendered
-from actrec_models.samples import Samples
+from actrec.types import NANOSECONDS
+from actrec.utils import config
+from actrec.utils.errors import ConfigError, DeviceError, InputError
+from actrec_models import evaluation
+from actrec_models.data import augmentation, outliers, rendered_skeletons
+from actrec_models.data.samples import Samples
+from actrec_models.finetune import transfer
+from actrec_models.training import module as training_module
+from actrec_models.training import monitoring, recipe, trainer
 
 SMALL = {"options": {"width": 4, "modalities": ["body", "bones"]}, "epochs": 2, "batch": 64, "learning_rate": 3e-3}
 
 
 @pytest.fixture(scope="module")
 def nucla(data_root):
-    return {part: data.create("nucla", str(data_root / "nucla"), part=part) for part in ("train", "test")}
+    return {part: datasets.create("nucla", str(data_root / "nucla"), part=part) for part in ("train", "test")}
 
 
 def test_nucla_is_the_official_split(nucla):
@@ -32,27 +39,27 @@ def test_nucla_is_the_official_split(nucla):
 
 
 def test_utd_mhad_is_the_official_split(data_root):
-    parts = [data.create("utd_mhad", str(data_root / "utd_mhad"), part=p) for p in ("train", "test")]
+    parts = [datasets.create("utd_mhad", str(data_root / "utd_mhad"), part=p) for p in ("train", "test")]
     assert [len(p) for p in parts] == [431, 430]
     assert len(parts[0].classes) == 27
 
 
 def test_unknown_dataset_split_and_missing_files(tmp_path):
     with pytest.raises(ConfigError, match=r"unknown dataset 'kth'; known: .*nucla"):
-        data.create("kth", str(tmp_path))
+        datasets.create("kth", str(tmp_path))
     with pytest.raises(ConfigError, match="nucla has split view; got 'subject'"):
-        data.create("nucla", str(tmp_path), split="subject")
+        datasets.create("nucla", str(tmp_path), split="subject")
     with pytest.raises(DeviceError, match="nucla_skeletons"):
-        data.create("nucla", str(tmp_path))
+        datasets.create("nucla", str(tmp_path))
 
 
 def test_augmentation_keeps_the_contract_and_repeats_by_seed(nucla):
-    clip, options = nucla["train"][0], augment.Augmentation(missing=1.0)
+    clip, options = nucla["train"][0], augmentation.Augmentation(missing=1.0)
     draws = []
     for _ in range(2):
         rng = np.random.default_rng(5)
-        window = augment.sample_window(clip, 5.0, 60, options, rng)
-        draws.append(augment.vary_bodies(window, options, rng))
+        window = augmentation.sample_window(clip, 5.0, 60, options, rng)
+        draws.append(augmentation.vary_bodies(window, options, rng))
     assert draws[0].shape == (1, 60, 25, 3)
     assert draws[0].dtype == np.float32
     np.testing.assert_array_equal(draws[0], draws[1])
@@ -61,29 +68,29 @@ def test_augmentation_keeps_the_contract_and_repeats_by_seed(nucla):
 
 def test_augmentation_of_nothing_is_the_live_window(nucla):
     clip = nucla["train"][3]
-    nothing = {field.name: 0.0 for field in dataclasses.fields(augment.Augmentation)}
-    off = config.build(augment.Augmentation, {**nothing, "speed": 1.0, "mirror": False})
+    nothing = {field.name: 0.0 for field in dataclasses.fields(augmentation.Augmentation)}
+    off = config.build(augmentation.Augmentation, {**nothing, "speed": 1.0, "mirror": False})
     rng = np.random.default_rng(1)
-    window = augment.vary_bodies(augment.sample_window(clip, 5.0, 60, off, rng), off, rng)
+    window = augmentation.vary_bodies(augmentation.sample_window(clip, 5.0, 60, off, rng), off, rng)
     np.testing.assert_allclose(window, clip.window(5.0, 60), atol=1e-5)
 
 
 def test_a_stretched_window_holds_a_clip_of_any_length():
     """A step at the middle stays there, whatever the clip's length: no speed is left."""
-    off = augment.Augmentation(1.0, 1.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, mirror=False)
+    off = augmentation.Augmentation(1.0, 1.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, mirror=False)
     for frames in (10, 40, 400):
         bodies = np.zeros((1, frames, 25, 3), np.float32)
         bodies[:, frames // 2 :] = 1.0
         clip = Clip("step", 0, np.arange(frames) * 33_000_000, bodies)
-        window = augment.sample_window(clip, 5.0, 20, off, np.random.default_rng(1))
+        window = augmentation.sample_window(clip, 5.0, 20, off, np.random.default_rng(1))
         assert (window[0, :9] == 0).all() and (window[0, 11:] == 1).all()
 
 
 def test_the_pace_of_a_stretched_clip_varies_between_fixed_ends():
-    options = augment.Augmentation(1.0, 2.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, mirror=False)
+    options = augmentation.Augmentation(1.0, 2.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, mirror=False)
     ramp = np.linspace(0, 1, 50, dtype=np.float32)[None, :, None, None] * np.ones((1, 1, 25, 3), np.float32)
     clip, rng = Clip("ramp", 0, np.arange(50) * 33_000_000, ramp), np.random.default_rng(1)
-    found = [augment.sample_window(clip, 5.0, 21, options, rng)[0, :, 0, 0] for _ in range(30)]
+    found = [augmentation.sample_window(clip, 5.0, 21, options, rng)[0, :, 0, 0] for _ in range(30)]
     assert np.allclose([w[0] for w in found], 0) and np.allclose([w[-1] for w in found], 1)
     middles = [w[10] for w in found]
     assert 0.2 < min(middles) < 0.35 and 0.65 < max(middles) < 0.8  # 0.5 to the power of 1/2 and of 2
@@ -91,15 +98,15 @@ def test_the_pace_of_a_stretched_clip_varies_between_fixed_ends():
 
 def test_mirror_exchanges_sides_and_undoes_itself(nucla):
     bodies = nucla["train"][0].bodies
-    mirrored = augment.mirror(bodies)
+    mirrored = augmentation.mirror(bodies)
     left, right = KINECT_V2_25.index["hand_left"], KINECT_V2_25.index["hand_right"]
     np.testing.assert_array_equal(mirrored[..., left, 0], -bodies[..., right, 0])
-    np.testing.assert_array_equal(augment.mirror(mirrored), bodies)
+    np.testing.assert_array_equal(augmentation.mirror(mirrored), bodies)
 
 
 def test_a_clip_follows_another_without_a_jump(nucla):
     before, clip = nucla["train"][0], nucla["train"][40]
-    joined = augment.follow(before, clip, np.random.default_rng(1))
+    joined = augmentation.follow(before, clip, np.random.default_rng(1))
     assert len(joined.stamps_ns) == joined.bodies.shape[1] == len(before.stamps_ns) + len(clip.stamps_ns)
     assert (np.diff(joined.stamps_ns) > 0).all()
     cut = len(before.stamps_ns)
@@ -111,11 +118,11 @@ def test_a_clip_follows_another_without_a_jump(nucla):
 def test_a_clip_follows_one_of_another_number_of_people(nucla):
     one, other = nucla["train"][0], nucla["train"][40]
     two = dataclasses.replace(other, bodies=np.concatenate([other.bodies, other.bodies + np.float32(0.5)]))
-    after_two = augment.follow(two, one, np.random.default_rng(1))
-    np.testing.assert_array_equal(after_two.bodies, augment.follow(other, one, np.random.default_rng(1)).bodies)
-    after_one = augment.follow(one, two, np.random.default_rng(1)).bodies
+    after_two = augmentation.follow(two, one, np.random.default_rng(1))
+    np.testing.assert_array_equal(after_two.bodies, augmentation.follow(other, one, np.random.default_rng(1)).bodies)
+    after_one = augmentation.follow(one, two, np.random.default_rng(1)).bodies
     before = len(one.stamps_ns)
-    np.testing.assert_array_equal(after_one[0], augment.follow(one, other, np.random.default_rng(1)).bodies[0])
+    np.testing.assert_array_equal(after_one[0], augmentation.follow(one, other, np.random.default_rng(1)).bodies[0])
     assert np.isnan(after_one[1, :before]).all() and not np.isnan(after_one[1, before:]).any()
 
 
@@ -125,14 +132,16 @@ def test_a_joint_that_is_never_seen_costs_no_other(nucla, joint):
     lost, rng = KINECT_V2_25.index[joint], np.random.default_rng(1)
     bodies = nucla["train"][0].window(5.0, 60)
     bodies[:, :, lost] = np.nan
-    options = augment.Augmentation(missing=0.0, exchange=0.0, mirror=False)
-    varied = augment.vary_bodies(bodies, options, rng)
+    options = augmentation.Augmentation(missing=0.0, exchange=0.0, mirror=False)
+    varied = augmentation.vary_bodies(bodies, options, rng)
     assert np.isnan(varied[:, :, lost]).all()
     kept = np.delete(varied - bodies, lost, axis=2)
     assert np.abs(kept).max() < 1.5  # noise, a tilt of 15 degrees about somebody 2 m tall, bones 10 % longer
-    still = augment.Augmentation(missing=0.0, exchange=0.0, mirror=False, tilt_deg=0.0, noise_m=0.0, bias_m=0.0)
+    still = augmentation.Augmentation(missing=0.0, exchange=0.0, mirror=False, tilt_deg=0.0, noise_m=0.0, bias_m=0.0)
     bodies[:] = bodies[:, :1]
-    np.testing.assert_array_equal(np.ptp(np.delete(augment.vary_bodies(bodies, still, rng), lost, axis=2), axis=1), 0)
+    np.testing.assert_array_equal(
+        np.ptp(np.delete(augmentation.vary_bodies(bodies, still, rng), lost, axis=2), axis=1), 0
+    )
 
 
 def test_made_up_actions_are_of_a_pose_that_is_seen(nucla):
@@ -148,7 +157,7 @@ def test_made_up_actions_are_of_a_pose_that_is_seen(nucla):
 def test_exchanged_sides_come_back(nucla):
     bodies = nucla["train"][0].window(5.0, 60)
     changed = bodies.copy()
-    augment._exchange_sides(changed, np.random.default_rng(3))
+    augmentation._exchange_sides(changed, np.random.default_rng(3))
     different = (changed != bodies).any(axis=(0, 2, 3))
     assert 0 < different.sum() <= 30
     np.testing.assert_array_equal(changed[:, different], bodies[:, different][:, :, list(KINECT_V2_25.mirror)])
@@ -165,23 +174,23 @@ def test_made_up_actions_keep_bones_and_move_smoothly(nucla, seed):
 
 def test_rendered_clips_are_near_the_recording_and_round_trip(data_root, tmp_path):
     recording = next(s for s in read_nucla_npz(data_root / "nucla/nucla_skeletons.npz") if 15 <= len(s) <= 20)
-    clip = rendered.estimate(recording, 3, 15.0, 1)
+    clip = rendered_skeletons.estimate(recording, 3, 15.0, 1)
     assert clip is not None
     truth = windows.resample(recording.stamps_ns, recording.bodies[0], clip.stamps_ns)
     assert np.nanmedian(np.linalg.norm(truth - clip.bodies[0], axis=-1)) < 0.12
-    rendered.write(tmp_path / "clips.npz", [clip, clip])
-    again = rendered.read(tmp_path / "clips.npz")
+    rendered_skeletons.write(tmp_path / "clips.npz", [clip, clip])
+    again = rendered_skeletons.read(tmp_path / "clips.npz")
     assert [(c.name, c.label) for c in again] == [(recording.name, 3)] * 2
     np.testing.assert_array_equal(again[1].bodies, clip.bodies)
     np.testing.assert_array_equal(again[1].stamps_ns, clip.stamps_ns)
     np.savez(tmp_path / "foreign.npz", bodies=np.zeros(3))
     with pytest.raises(InputError, match=r"foreign.npz.*has no array"):
-        rendered.read(tmp_path / "foreign.npz")
+        rendered_skeletons.read(tmp_path / "foreign.npz")
 
 
 def test_proportions_scale_bones_alike_on_both_sides(nucla):
     body = nucla["train"][0].bodies
-    varied = augment._vary_proportions(body, 0.3, np.random.default_rng(2))
+    varied = augmentation._vary_proportions(body, 0.3, np.random.default_rng(2))
     index = KINECT_V2_25.index
 
     def ratio(a, b):
@@ -196,16 +205,16 @@ def test_proportions_scale_bones_alike_on_both_sides(nucla):
 
 def test_a_clip_of_one_frame_can_be_augmented():
     clip = Clip("short", 0, np.array([0]), np.ones((1, 1, 25, 3), np.float32))
-    window = augment.sample_window(clip, 5.0, 60, augment.Augmentation(), np.random.default_rng(1))
+    window = augmentation.sample_window(clip, 5.0, 60, augmentation.Augmentation(), np.random.default_rng(1))
     assert window.shape == (1, 60, 25, 3)
     assert (window == 1).all()
 
 
 @pytest.mark.parametrize("frames", [1, 2, 5])
 def test_windows_of_few_frames_can_lose_limbs(frames):
-    options = augment.Augmentation(missing=1.0, exchange=1.0)
+    options = augmentation.Augmentation(missing=1.0, exchange=1.0)
     for seed in range(5):
-        varied = augment.vary_bodies(np.ones((1, frames, 25, 3), np.float32), options, np.random.default_rng(seed))
+        varied = augmentation.vary_bodies(np.ones((1, frames, 25, 3), np.float32), options, np.random.default_rng(seed))
         assert varied.shape == (1, frames, 25, 3) and np.isnan(varied).any()
 
 
@@ -234,13 +243,13 @@ def test_shipped_recipes_are_valid(root):
 @pytest.fixture
 def every_eighth(monkeypatch):
     """What makes the datasets of this test's commands: they hold every eighth clip."""
-    whole = data.create
+    whole = datasets.create
 
     def thinned(name, root, **options):
         clips = whole(name, root, **options)
         return ClipDataset([clips[i] for i in range(0, len(clips), 8)], clips.classes)
 
-    monkeypatch.setattr(data, "create", thinned)
+    monkeypatch.setattr(datasets, "create", thinned)
     return thinned
 
 
@@ -251,14 +260,14 @@ def test_training_learns_resumes_exports_and_evaluates(every_eighth, data_root, 
     settings.write_text(yaml.safe_dump({**SMALL, "epochs": 3, "batch": 16}))
     command = ["train", str(settings), "--data", str(data_root), "--out", str(out), "--quiet", "--threads", "1"]
     with monkeypatch.context() as power_cut:
-        draw, calls = augment.sample_window, iter(range(190))
+        draw, calls = augmentation.sample_window, iter(range(190))
 
         def cut(*arguments):
             if next(calls, None) is None:
                 raise RuntimeError("power cut")
             return draw(*arguments)
 
-        power_cut.setattr(augment, "sample_window", cut)
+        power_cut.setattr(augmentation, "sample_window", cut)
         with pytest.raises(RuntimeError, match="power cut"):
             main(command)
     assert torch.load(out / "last.ckpt", weights_only=True)["epoch"] == 0
@@ -308,13 +317,13 @@ def test_a_package_of_stretched_clips_says_what_it_does_live(data_root, tmp_path
 def test_weights_to_start_from_are_checked(data_root, tmp_path, capsys):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(SMALL))
     (tmp_path / "text.ckpt").write_text("no checkpoint")
-    other = training.Recognition({**recipe.Recipe().as_dict(), "options": {"width": 8}}, ["a", "b"])
+    other = training_module.Recognition({**recipe.Recipe().as_dict(), "options": {"width": 8}}, ["a", "b"])
     parameters = {"recipe": dict(other.recipe.as_dict()), "classes": ["a", "b"]}
     torch.save({"hyper_parameters": parameters, "state_dict": other.state_dict()}, tmp_path / "other.ckpt")
     # Its training part holds test clips of the recipe's split, says the name of its own.
     settings = {**recipe.Recipe().as_dict(), **SMALL, "split": "subject"}
-    parameters = {"recipe": settings, "classes": list(data.create("nucla", str(data_root / "nucla")).classes)}
-    leaking = training.Recognition(**parameters)
+    parameters = {"recipe": settings, "classes": list(datasets.create("nucla", str(data_root / "nucla")).classes)}
+    leaking = training_module.Recognition(**parameters)
     torch.save({"hyper_parameters": parameters, "state_dict": leaking.state_dict()}, tmp_path / "leak.ckpt")
     for name, status in (("missing", 1), ("text", 1), ("other", 2), ("leak", 2)):
         command = ["train", str(tmp_path / "recipe.yaml"), "--data", str(data_root), "--out", str(tmp_path / "run")]
@@ -328,7 +337,7 @@ def test_weights_to_start_from_are_checked(data_root, tmp_path, capsys):
 def test_loss_falls_over_a_few_steps(nucla):
     torch.manual_seed(1)
     settings = dataclasses.replace(recipe.Recipe(), **SMALL)
-    module = training.Recognition(settings.as_dict(), list(nucla["train"].classes))
+    module = training_module.Recognition(settings.as_dict(), list(nucla["train"].classes))
     window = settings.window(module.network)
     drawn = Samples(nucla["train"], module.network.input_specs, window, settings, None)
     items = [drawn[i] for i in range(0, 960, 40)]
@@ -355,14 +364,14 @@ def test_clip_window_ends_with_the_clip():
 def test_imitated_bfloat16_is_told_and_teaching_does_without(data_root, tmp_path, monkeypatch, caplog):
     for fast in (True, False):
         caplog.clear()
-        monkeypatch.setattr(training_run, "fast_bfloat16", lambda device, fast=fast: fast)
-        settings = recipe.config.build(recipe.Recipe, {**SMALL, "precision": "bf16-mixed"})
-        clips = training.training_clips(settings, str(data_root))
-        training_run.TrainingRun(settings, clips, False, False, training.Machine(), [])
+        monkeypatch.setattr(trainer, "fast_bfloat16", lambda device, fast=fast: fast)
+        settings = config.build(recipe.Recipe, {**SMALL, "precision": "bf16-mixed"})
+        clips = trainer.training_clips(settings, str(data_root))
+        trainer.TrainingRun(settings, clips, False, False, monitoring.Machine(), [])
         assert ("--set precision=32-true" in caplog.text) is not fast
-        monkeypatch.setattr(taking_over, "fast_bfloat16", lambda device, fast=fast: fast)
+        monkeypatch.setattr(transfer, "fast_bfloat16", lambda device, fast=fast: fast)
         for precision, expected in (("auto", fast), ("bf16-mixed", True), ("32-true", False)):
-            with taking_over.autocast(torch.device("cpu"), precision):
+            with transfer.autocast(torch.device("cpu"), precision):
                 assert torch.is_autocast_enabled("cpu") is expected
 
 
@@ -373,4 +382,4 @@ def test_bfloat16_is_fast_where_the_processor_says_so(monkeypatch):
         ({"avx512_bf16": False, "avx2": True, "cpu_name": "bf16"}, False),
     ):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda held=held: held)
-        assert machine.fast_bfloat16(cpu) is expected
+        assert monitoring.fast_bfloat16(cpu) is expected

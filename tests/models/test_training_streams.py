@@ -7,18 +7,19 @@ import pytest
 import torch
 import yaml
 
-import actrec_models
-from actrec import config, inference
+import actrec_models.registry
+from actrec import datasets, inference
 from actrec.cli import main
-from actrec.errors import ConfigError
-from actrec.features.base import KEYS
+from actrec.datasets.base import Clip, ClipDataset
 from actrec.features.example import RATE_HZ, example_clip
-from actrec.frames import NANOSECONDS
-from actrec_models import data, export, recipe, training
-from actrec_models.data import Clip, ClipDataset, augment
-from actrec_models.monitoring import EpochRows
-from actrec_models.recipe import Recipe
-from actrec_models.samples import Samples
+from actrec.types import KEYS, NANOSECONDS
+from actrec.utils import config
+from actrec.utils.errors import ConfigError
+from actrec_models.data import augmentation
+from actrec_models.data.samples import Samples
+from actrec_models.training import checkpoints, module, recipe, trainer
+from actrec_models.training.monitoring import EpochRows
+from actrec_models.training.recipe import Recipe
 from tests.models.made_up import TINY, skeletons
 from tests.models.small import SMALL
 
@@ -29,7 +30,7 @@ STAMPS = (np.arange(FRAMES) / RATE_HZ * NANOSECONDS).astype(np.int64)
 
 def made_up(name, count):
     """Clips with every stream that a network can use; of the second class, pictures and flow are brighter."""
-    network = actrec_models.create(name, num_classes=2, **SMALL[name])
+    network = actrec_models.registry.create(name, num_classes=2, **SMALL[name])
     clips = []
     for n in range(count):
         clip = example_clip(network.input_specs, FRAMES, seed=n)
@@ -47,7 +48,7 @@ def dataset(monkeypatch):
     """Gives a function that lets every dataset be these clips."""
 
     def use(clips):
-        monkeypatch.setattr(data, "create", lambda name, root, **options: clips)
+        monkeypatch.setattr(datasets, "create", lambda name, root, **options: clips)
 
     return use
 
@@ -92,8 +93,8 @@ def test_streams_of_a_dataset_are_those_that_every_clip_has():
 
 
 def test_other_streams_keep_to_the_stamps_that_are_drawn():
-    clip, options = made_up("c3d_flow", 1)[0], augment.Augmentation()
-    network = actrec_models.create("c3d_flow", num_classes=2, **SMALL["c3d_flow"])
+    clip, options = made_up("c3d_flow", 1)[0], augmentation.Augmentation()
+    network = actrec_models.registry.create("c3d_flow", num_classes=2, **SMALL["c3d_flow"])
     settings = config.build(Recipe, {"model": "c3d_flow", "unknown_dataset": ""})
     samples = Samples(ClipDataset([clip], CLASSES), network.input_specs, network.window, settings, options)
     first, again = samples[0], samples[0, 0, 0]
@@ -139,9 +140,9 @@ def test_p_i3d_goes_through_its_stages_and_resumes(dataset, tmp_path, capsys):
 
 
 def test_a_stage_makes_the_inputs_that_it_reads_and_no_others():
-    network = actrec_models.create("p_i3d", num_classes=2, **SMALL["p_i3d"])
+    network = actrec_models.registry.create("p_i3d", num_classes=2, **SMALL["p_i3d"])
     settings = config.build(Recipe, {"model": "p_i3d", "unknown_dataset": ""})
-    every = (made_up("p_i3d", 1), network.input_specs, network.window, settings, augment.Augmentation())
+    every = (made_up("p_i3d", 1), network.input_specs, network.window, settings, augmentation.Augmentation())
     whole, pictures = Samples(*every)[2, 0, 0], set(network.parts)
     for stage, names in {"parts": pictures, "pose": {"pose"}, "joint": {*pictures, "pose"}}.items():
         network.stage(stage)
@@ -158,7 +159,7 @@ def test_a_stage_makes_the_inputs_that_it_reads_and_no_others():
 def test_a_loss_of_several_parts_is_logged_and_falls(dataset, tmp_path):
     dataset(made_up("vpn_i3d", 8))
     settings = write(tmp_path / "recipe.yaml", "vpn_i3d", epochs=4, learning_rate=3e-3, batch=8)
-    training.train(recipe.read(settings), str(tmp_path), tmp_path / "run", progress=False)
+    trainer.train(recipe.read(settings), str(tmp_path), tmp_path / "run", progress=False)
     rows = metrics(tmp_path / "run")
     parts = set(rows[0]) - {"epoch", "step", "loss", "accuracy", "learning_rate", "clips_per_s"}
     assert len(parts) >= 2
@@ -168,7 +169,7 @@ def test_a_loss_of_several_parts_is_logged_and_falls(dataset, tmp_path):
 def test_metrics_have_a_row_an_epoch_with_what_is_held_out(dataset, tmp_path):
     dataset(skeletons())
     settings = config.build(Recipe, {**TINY, "validation": {"share": 0.2}, "epochs": 3})
-    training.train(settings, "", tmp_path / "run", progress=False, threads=1)
+    trainer.train(settings, "", tmp_path / "run", progress=False, threads=1)
     rows = metrics(tmp_path / "run")
     assert [row["epoch"] for row in rows] == ["0", "1", "2"]
     assert all(row[name] for row in rows for name in ("loss", "learning_rate", "val_loss", "val_accuracy"))
@@ -186,13 +187,13 @@ def test_from_recipe_to_package_and_back_to_accuracy(name, dataset, tmp_path, ca
     assert main(["train", str(path), "--data", str(tmp_path), "--out", str(out), "--quiet", "--threads", "1"]) == 0
     assert main(["export", str(out / "last.ckpt"), "--out", str(folder), "--data", str(tmp_path)]) == 0
     package = inference.load(folder).package
-    network = actrec_models.create(name, num_classes=2, **SMALL[name])
+    network = actrec_models.registry.create(name, num_classes=2, **SMALL[name])
     assert (package.window, package.labels) == (network.window, CLASSES)
     assert "not calibrated" in package.rejection.calibrated_on
     assert package.rejection.threshold == 0
     if name == "deepacts":
         stamp = next(spec for spec in package.inputs if spec.modality == "body_stamp")
-        trained = training.Recognition(*export.checkpoint.read(out / "last.ckpt")["hyper_parameters"].values())
+        trained = module.Recognition(*checkpoints.read(out / "last.ckpt")["hyper_parameters"].values())
         low, high = trained.recipe.options["extrema"]["body"]
         assert (stamp.preprocessing["minimum"], stamp.preprocessing["maximum"]) == (low, high)
         assert -4 < low < high < 4
@@ -216,7 +217,7 @@ def test_recipes_that_the_network_cannot_follow_are_refused(name, settings, mess
     dataset(made_up(name, 4))
     with pytest.raises(ConfigError, match=message):
         chosen = recipe.read(write(tmp_path / "recipe.yaml", name, **settings))
-        training.train(chosen, str(tmp_path), tmp_path / "run", progress=False)
+        trainer.train(chosen, str(tmp_path), tmp_path / "run", progress=False)
 
 
 def test_a_dataset_without_the_streams_is_refused_before_training(dataset, tmp_path):
@@ -225,4 +226,4 @@ def test_a_dataset_without_the_streams_is_refused_before_training(dataset, tmp_p
         ClipDataset([Clip(c.name, c.label, c.stamps_ns, c.bodies) for c in map(whole.__getitem__, range(4))], CLASSES)
     )
     with pytest.raises(ConfigError, match=r"p_i3d takes bodies, colour.* has no colour \(it holds bodies\)"):
-        training.train(recipe.read(write(tmp_path / "recipe.yaml", "p_i3d")), str(tmp_path), tmp_path, progress=False)
+        trainer.train(recipe.read(write(tmp_path / "recipe.yaml", "p_i3d")), str(tmp_path), tmp_path, progress=False)

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import yaml
 
+from actrec import datasets
 from actrec.cli import main
-from actrec.errors import ConfigError, InputError
-from actrec.recordings import people
-from actrec_models import data
-from actrec_models.data import user_folder
-from actrec_models.data.source import content
-from actrec_models.data.user_folder import OTHER, Folder
+from actrec.datasets import folder
+from actrec.datasets.base import content
+from actrec.datasets.folder import OTHER, Folder
+from actrec.perception import recordings
+from actrec.utils.errors import ConfigError, InputError
 from tests.models.made_up import TINY
 from tests.models.own_recordings import PERIOD_NS, START, body, walker, write_bag
 from tests.tiny_model import person_at
@@ -63,20 +63,20 @@ def test_two_people_in_one_recording_have_a_label_each(tmp_path):
 
 
 def test_splits(mine):
-    clips = data.create("folder", mine)
+    clips = datasets.create("folder", mine)
     assert (len(clips), list(clips.labels)) == (3, [1, 0, 1])
-    assert data.create("folder", mine, split="part", part="test").names == ("one@0.6-",)
-    assert data.create("folder", mine, split="part", part="train").names == ("one@0-0.55",)
-    left_out = data.create("folder", mine, split="person", part="test", held_out=["ben"])
+    assert datasets.create("folder", mine, split="part", part="test").names == ("one@0.6-",)
+    assert datasets.create("folder", mine, split="part", part="train").names == ("one@0-0.55",)
+    left_out = datasets.create("folder", mine, split="person", part="test", held_out=["ben"])
     assert left_out.names == ("one@0.6-", "two")
     with pytest.raises(ConfigError, match="needs the option held_out"):
-        data.create("folder", mine, split="person")
+        datasets.create("folder", mine, split="person")
     with pytest.raises(ConfigError, match="nobody called carl; its people: anna, ben"):
-        data.create("folder", mine, held_out="carl")
+        datasets.create("folder", mine, held_out="carl")
     with pytest.raises(ConfigError, match="has split all, part, person; got 'view'"):
-        data.create("folder", mine, split="view")
+        datasets.create("folder", mine, split="view")
     with pytest.raises(ConfigError, match="unknown option speed of RecordingConfig"):
-        data.create("folder", mine, recording={"speed": 1})
+        datasets.create("folder", mine, recording={"speed": 1})
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_what_tells_a_recording_is_read_once_for_all_its_clips(mine, monkeypatch
         read.append(file)
         return content(file)
 
-    monkeypatch.setattr(user_folder, "content", noted)
+    monkeypatch.setattr(folder, "content", noted)
     source = Folder(mine)
     told = [source.identity(entry) for entry in [*source.entries(), *source.others()]]
     assert len(told) == 4 and len(set(told)) == 2
@@ -219,21 +219,21 @@ def test_people_that_a_model_has_learnt_from_a_store_are_no_test(tmp_path, capsy
 
 
 def test_several_bodies_are_padded(mine):
-    clips = data.create("folder", mine, bodies=3)
+    clips = datasets.create("folder", mine, bodies=3)
     assert clips[2].bodies.shape == (3, 16, 25, 3)
     np.testing.assert_allclose(clips[2].bodies[1, 0], person_at(5), atol=1e-6)
     assert np.isnan(clips[2].bodies[2]).all()
 
 
 def test_it_can_be_sent_to_another_process_and_tells_when_it_changes(mine):
-    clips = data.create("folder", mine)
+    clips = datasets.create("folder", mine)
     again = pickle.loads(pickle.dumps(clips))
     np.testing.assert_array_equal(again[1].bodies, clips[1].bodies)
     before = clips.fingerprint()
     assert again.fingerprint() == before
     shutil.rmtree(mine / "one")
     write_bag(mine / "one", walker, frames=21)
-    assert data.create("folder", mine).fingerprint() != before
+    assert datasets.create("folder", mine).fingerprint() != before
 
 
 def test_frames_of_a_recording_with_images(mine):
@@ -310,14 +310,14 @@ def test_images_are_estimated_once(tmp_path, data_root, monkeypatch):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, target)
     told = {"intrinsics": "525,525,319.5,239.5", "depth_scale": 0.001}
-    source = data.source("folder", tmp_path / "mine", recording=told)
+    source = datasets.source("folder", tmp_path / "mine", recording=told)
     clip = source.read(source.entries()[0])
     assert len(clip.stamps_ns) >= 3 and np.isfinite(clip.bodies).any()
-    monkeypatch.setattr(people, "_seen", lambda frames: pytest.fail("estimated again"))
-    again = data.source("folder", tmp_path / "mine", recording=told)
+    monkeypatch.setattr(recordings, "_seen", lambda frames: pytest.fail("estimated again"))
+    again = datasets.source("folder", tmp_path / "mine", recording=told)
     np.testing.assert_array_equal(again.read(again.entries()[0]).bodies, clip.bodies)
     (cached,) = (tmp_path / "cache/actrec/skeletons").iterdir()
     cached.write_bytes(b"damaged")
-    monkeypatch.setattr(people, "_seen", lambda frames: iter([(1, [body(0)])]))
-    anew = data.source("folder", tmp_path / "mine", recording=told)
+    monkeypatch.setattr(recordings, "_seen", lambda frames: iter([(1, [body(0)])]))
+    anew = datasets.source("folder", tmp_path / "mine", recording=told)
     assert len(anew.read(anew.entries()[0]).stamps_ns) == 1

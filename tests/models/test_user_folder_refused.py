@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from actrec.errors import DeviceError, InputError
-from actrec.recordings.bag_writer import BagWriter
-from actrec_models import data
-from actrec_models.data.user_folder import Folder
+from actrec import datasets
+from actrec.datasets.folder import Folder
+from actrec.recordings.rosbag.writer import BagWriter
+from actrec.utils.errors import DeviceError, InputError
 from tests.models.own_recordings import walker, write_bag
 
 
@@ -52,19 +52,19 @@ def test_a_folder_that_cannot_be_read_is_said(tmp_path, monkeypatch):
 
 def test_what_is_wrong_with_the_folder_is_said(tmp_path):
     with pytest.raises(DeviceError, match=r"no folder .*none'.*--root DIR.*actrec record --label NAME"):
-        data.source("folder", tmp_path / "none")
+        datasets.source("folder", tmp_path / "none")
     with pytest.raises(DeviceError, match="holds no recording: make some with"):
-        data.source("folder", tmp_path)
+        datasets.source("folder", tmp_path)
     (tmp_path / "labels.csv").write_text("recording,label\n")
     with pytest.raises(InputError, match=r"labels.csv' names no recording: write a line for each"):
         Folder(tmp_path)
     (tmp_path / "labels.csv").write_text("recording,label\ngone,wave\n")
     with pytest.raises(InputError, match=r"labels\.csv' names 1 recordings that are not there, first 'gone'"):
-        data.source("folder", tmp_path)
+        datasets.source("folder", tmp_path)
     (tmp_path / "labels.csv").unlink()
     write_bag(tmp_path / "loose", walker)
     with pytest.raises(InputError, match="loose' lies outside any class: put it in a folder named as its label"):
-        data.source("folder", tmp_path)
+        datasets.source("folder", tmp_path)
 
 
 def test_a_recording_beside_the_classes_is_not_passed_over(tmp_path, data_root):
@@ -101,7 +101,7 @@ def test_what_is_wrong_with_a_recording_is_said(tmp_path):
         bag.add_topic("/chatter", "std_msgs/msg/String")
     (tmp_path / "wave/film.mp4").write_bytes(b"no film")
     (tmp_path / "wave/joints.skeleton").write_text("12\n1\n")
-    source = data.source("folder", tmp_path)
+    source = datasets.source("folder", tmp_path)
     wrong = {}
     for entry in source.entries():
         try:
@@ -115,7 +115,7 @@ def test_what_is_wrong_with_a_recording_is_said(tmp_path):
     assert "no colour images" in wrong["empty"]
     for name, message in wrong.items():
         assert f"wave/{name}' cannot be used" in message
-    source = data.source("folder", tmp_path)
+    source = datasets.source("folder", tmp_path)
     shutil.rmtree(whole)
     with pytest.raises(DeviceError, match="no recording"):
         source.read(next(entry for entry in source.entries() if entry.name == "wave/whole"))
@@ -131,6 +131,6 @@ def test_what_is_wrong_with_a_recording_is_said(tmp_path):
 def test_a_label_that_does_not_fit_its_recording(tmp_path, row, message):
     write_bag(tmp_path / "one", walker)
     (tmp_path / "labels.csv").write_text(f"recording,label,start_s,end_s,body\n{row}\n")
-    source = data.source("folder", tmp_path)
+    source = datasets.source("folder", tmp_path)
     with pytest.raises(InputError, match=message):
         source.read(source.entries()[0])

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from actrec.errors import InputError
-from actrec.geometry import project
+from actrec.datasets.utd_mhad import UtdMhad
 from actrec.skeleton.layouts import KINECT_V2_25
-from actrec_models.data.utd_mhad import UtdMhad
+from actrec.utils.errors import InputError
+from actrec.utils.geometry import project
 
 
 def test_depth_lies_under_the_joints(data_root, tmp_path):

@@ -9,21 +9,20 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter1d
 
-import actrec_models
-from actrec.errors import DeviceError, InputError
+import actrec_models.registry
+from actrec import datasets
+from actrec.datasets.base import Clip, LazyStreams
+from actrec.datasets.ntu.skeletons import read_ntu_skeleton
+from actrec.datasets.video_streams import ColourVideo, VideoConfig, scaled
 from actrec.features.clips import cut, window_inputs
-from actrec.features.keypoints import motion_between_images
-from actrec.frames import Intrinsics, RgbdFrame
-from actrec.perception import BodyPerception
-from actrec.recordings.intrinsics import from_hfov
-from actrec.recordings.ntu import read_ntu_skeleton
-from actrec.recordings.sequence import stamps_at
+from actrec.perception.pipeline import BodyPerception
 from actrec.skeleton.layouts import KINECT_V2_25
-from actrec_models import data
-from actrec_models.data import Clip
-from actrec_models.data.lazy import LazyStreams
-from actrec_models.data.rendered_rgbd import RenderedRgbd
-from actrec_models.data.video_streams import ColourVideo, VideoConfig, scaled
+from actrec.skeleton.sequence import stamps_at
+from actrec.types import Intrinsics, RgbdFrame
+from actrec.utils.calibration_files import from_hfov
+from actrec.utils.errors import DeviceError, InputError
+from actrec.utils.optical_flow import motion_between_images
+from actrec_models.data.rendered import RenderedRgbd
 
 SIZE = (128, 96)
 MARK = 24
@@ -78,10 +77,10 @@ def test_frame_for_frame(video):
 
 
 def test_only_frames_asked_for_are_converted(video, monkeypatch):
-    from actrec.recordings import decoding, picture_folder
+    from actrec.recordings import video as recordings_video
 
     converted = []
-    for module, name in ((decoding, "rgb"), (picture_folder, "_read")):
+    for module, name in ((recordings_video, "rgb"), (recordings_video, "_read")):
         real = getattr(module, name)
 
         def counted(*arguments, real=real):
@@ -277,9 +276,9 @@ def test_ntu_joints_lie_where_a_pose_estimator_sees_them(ntu):
     ("deepacts_multi", {"modalities": ("body", "motion"), "frames": 16, "width": 4}),
 ])  # fmt: skip
 def test_ntu_samples_make_the_inputs_of_what_takes_pictures(data_root, name, options):
-    source = data.source("ntu60", data_root / "ntu", incomplete="keep", max_side=480)
+    source = datasets.source("ntu60", data_root / "ntu", incomplete="keep", max_side=480)
     clip = source.read(next(entry for entry in source.entries() if "colour" in entry.files))
-    model = actrec_models.create(name, num_classes=60, **options)
+    model = actrec_models.registry.create(name, num_classes=60, **options)
     window = model.window
     sample = clip.sample(window.seconds, window.frames)
     made = window_inputs(sample, model.input_specs, window, starts=[window.starts[-1]])[0]

@@ -2,15 +2,23 @@ import numpy as np
 import pytest
 import torch
 
-import actrec_models
-from actrec.errors import ConfigError
+import actrec_models.registry
 from actrec.skeleton import layouts
-from actrec_models import initial_weights, onnx_graph
-from actrec_models.networks import vpn_layer
-from actrec_models.networks.i3d import InceptionI3d
-from actrec_models.networks.resnext3d import ResNext3d
-from actrec_models.networks.vpn import VpnI3d, VpnResnext101
-from actrec_models.networks.vpn_layer import Attention, PoseGraphs, SpatialEmbedding, VpnLayer, VpnLayerConfig
+from actrec.utils.errors import ConfigError
+from actrec_models.export import onnx_graph
+from actrec_models.layers.i3d import InceptionI3d
+from actrec_models.layers.resnext3d import ResNext3d
+from actrec_models.networks import vpn
+from actrec_models.networks.vpn import (
+    Attention,
+    PoseGraphs,
+    SpatialEmbedding,
+    VpnI3d,
+    VpnLayer,
+    VpnLayerConfig,
+    VpnResnext101,
+)
+from actrec_models.training import initial_weights
 
 LAYOUT = "kinect_v2_25"
 SMALL = {"frames": 16, "size": 64, "poses": 8, "width": 0.125, "embedding_size": 16}
@@ -20,7 +28,7 @@ SHAPE = (6, 3, 2, 4)  # c, t_c, m, n
 
 def network(name="vpn_i3d", **options):
     torch.manual_seed(1)
-    return actrec_models.create(name, num_classes=5, **{**SMALL, **options})
+    return actrec_models.registry.create(name, num_classes=5, **{**SMALL, **options})
 
 
 def batch_for(net, size=3):
@@ -60,7 +68,7 @@ def test_adjacency_and_equation_1_literally():
         connected = parents[i] == j or parents[j] == i
         E[i, j] = 0 if i == j else alpha if connected else beta
     degree = [sum(E[i, j] + (i == j) for j in range(25)) for i in range(25)]
-    graphs = PoseGraphs(vpn_layer.normalised_adjacency(LAYOUT, alpha, beta), poses=4)
+    graphs = PoseGraphs(vpn.normalised_adjacency(LAYOUT, alpha, beta), poses=4)
     P = torch.randn(2, 3, 4, 25, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         found = graphs(P).numpy()
@@ -200,9 +208,9 @@ def test_kl_alternatives_literally():
 @pytest.mark.parametrize("shape", [(5, 48), (48, 5), (7, 7)])
 def test_unit_norm(shape):
     T = torch.randn(shape, generator=torch.Generator().manual_seed(5), requires_grad=True)
-    unit = vpn_layer.unit_norm(T)
+    unit = vpn.unit_norm(T)
     assert float(torch.linalg.matrix_norm(unit.detach(), 2)) == pytest.approx(1.0, abs=1e-5)
-    np.testing.assert_allclose(vpn_layer.unit_norm(10 * T).detach(), unit.detach(), atol=1e-6)
+    np.testing.assert_allclose(vpn.unit_norm(10 * T).detach(), unit.detach(), atol=1e-6)
     unit.sum().backward()
     # The norm is taken out of the gradient: a longer T is the same T / ‖T‖.
     assert float((T.grad * T.detach()).sum()) == pytest.approx(0.0, abs=1e-4)
@@ -238,8 +246,8 @@ def test_equation_6_literally():
     expected = np.mean([sum(abs(a) for a in A_S[n]) + sum((1 - a) ** 2 for a in A_T[n]) for n in range(2)])
     spatial = np.mean(A_S.sum(axis=1))
     made = [torch.from_numpy(x) for x in (A_S, A_S, A_T)]
-    assert float(vpn_layer.attention_regulariser(Attention(*made))) == pytest.approx(expected)
-    assert float(vpn_layer.attention_regulariser(Attention(made[0], made[1], None))) == pytest.approx(spatial)
+    assert float(vpn.attention_regulariser(Attention(*made))) == pytest.approx(expected)
+    assert float(vpn.attention_regulariser(Attention(made[0], made[1], None))) == pytest.approx(spatial)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -284,8 +292,8 @@ def test_outliers_take_no_part_in_the_classification():
 
 def test_published_shapes_and_sizes():
     with torch.device("meta"):
-        sizes = {name: actrec_models.create(name, num_classes=60) for name in NAMES}
-        large = actrec_models.create("vpn_i3d", num_classes=60, poses=30)
+        sizes = {name: actrec_models.registry.create(name, num_classes=60) for name in NAMES}
+        large = actrec_models.registry.create("vpn_i3d", num_classes=60, poses=30)
     i3d, resnext = sizes["vpn_i3d"], sizes["vpn_resnext101"]
     assert isinstance(i3d, VpnI3d) and isinstance(resnext, VpnResnext101)
     assert {s.name: s.shape for s in i3d.input_specs} == {"body_crop": (3, 64, 224, 224), "pose": (3, 20, 25)}

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-import actrec_models
+import actrec_models.registry
 from actrec import features
-from actrec.errors import InputError
+from actrec.utils.errors import InputError
 
 SMALL = {"frames": 16, "size": 64, "poses": 8, "width": 0.125, "embedding_size": 16}
 
 
 def network(**options):
     torch.manual_seed(1)
-    return actrec_models.create("vpn_i3d", num_classes=5, **{**SMALL, **options})
+    return actrec_models.registry.create("vpn_i3d", num_classes=5, **{**SMALL, **options})
 
 
 def clip_of(frames=16, joints=25, bodies=1):

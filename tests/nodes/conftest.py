@@ -17,9 +17,9 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, Image
 
-from actrec.frames import Intrinsics, RgbdFrame
-from actrec_nodes import conversions, qos, topics
-from actrec_nodes.host import Host, ros
+from actrec.types import Intrinsics, RgbdFrame
+from actrec_nodes.bringup.processes import Host, ros
+from actrec_nodes.common import conversions, topics
 
 TIMEOUT_S = 60.0
 """For what takes a moment on an idle machine; a loaded one may need much longer."""
@@ -35,7 +35,7 @@ class Ears(Node):
         self._condition = threading.Condition()
         self._mouths: dict[str, Any] = {}
 
-    def listen(self, kind: type, topic: str, profile: Any = qos.SMALL) -> None:
+    def listen(self, kind: type, topic: str, profile: Any = topics.SMALL) -> None:
         self.heard[topic] = []
 
         def keep(message: Any) -> None:
@@ -67,7 +67,7 @@ class Ears(Node):
             assert time.monotonic() < deadline, f"{self.count_subscribers(topic)} subscribe {topic}, not {number}"
             self.wait(lambda: False, 0.02)
 
-    def say(self, topic: str, message: Any, profile: Any = qos.SMALL) -> None:
+    def say(self, topic: str, message: Any, profile: Any = topics.SMALL) -> None:
         if topic not in self._mouths:
             self._mouths[topic] = self.create_publisher(type(message), topic, profile)
         self._mouths[topic].publish(message)
@@ -75,12 +75,12 @@ class Ears(Node):
     def show(self, frame: RgbdFrame, depth_image: Image | None = None, colour_image: Image | None = None) -> None:
         """Publishes a frame as a camera does; an image given replaces the frame's own."""
         head = conversions.header(frame.stamp_ns, frame.frame_id)
-        self.say(topics.COLOUR_INFO, conversions.intrinsics_to_info(frame.intrinsics, head), qos.IMAGE_PUBLISHER)
+        self.say(topics.COLOUR_INFO, conversions.intrinsics_to_info(frame.intrinsics, head), topics.IMAGE_PUBLISHER)
         if depth_image is not None or frame.depth is not None:
             depth_image = depth_image or conversions.depth_to_image(frame.depth, head)  # type: ignore[arg-type]
-            self.say(topics.DEPTH, depth_image, qos.IMAGE_PUBLISHER)
+            self.say(topics.DEPTH, depth_image, topics.IMAGE_PUBLISHER)
         colour_image = colour_image or conversions.colour_to_image(frame.colour, head)  # type: ignore[arg-type]
-        self.say(topics.COLOUR, colour_image, qos.IMAGE_PUBLISHER)
+        self.say(topics.COLOUR, colour_image, topics.IMAGE_PUBLISHER)
 
     def show_until(self, frames: Iterator[RgbdFrame], condition: Callable[[], bool], **images: Any) -> None:
         """Shows frame after frame, a tenth of a second apart, until what they cause has been heard or seen."""

@@ -15,8 +15,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from std_msgs.msg import String
 
-from actrec.frames import Body
-from actrec_nodes import conversions, qos, topics
+from actrec.types import Body
+from actrec_nodes.common import conversions, topics
 from actrec_nodes.recognizer_node import RecognizerNode
 from tests.tiny_model import person_at
 
@@ -46,9 +46,9 @@ class Graph:
         self.texts: list[str] = []
         self._mouths: dict[str, Any] = {}
         self._arrived = threading.Condition()
-        self._publisher = self.peer.create_publisher(SkeletonArray, topics.SKELETONS, qos.SMALL)
-        self.peer.create_subscription(ActionLabel, topics.ACTION_LABEL, self._on_label, qos.SMALL)
-        self.peer.create_subscription(String, topics.ACTION_LABEL_TEXT, self._on_text, qos.SMALL)
+        self._publisher = self.peer.create_publisher(SkeletonArray, topics.SKELETONS, topics.SMALL)
+        self.peer.create_subscription(ActionLabel, topics.ACTION_LABEL, self._on_label, topics.SMALL)
+        self.peer.create_subscription(String, topics.ACTION_LABEL_TEXT, self._on_text, topics.SMALL)
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
         self._executor.add_node(self.peer)
@@ -112,7 +112,7 @@ class Graph:
     def say(self, topic: str, message: Any) -> None:
         """Publishes on any topic, reliably."""
         if topic not in self._mouths:
-            self._mouths[topic] = self.peer.create_publisher(type(message), topic, qos.SMALL)
+            self._mouths[topic] = self.peer.create_publisher(type(message), topic, topics.SMALL)
         self._mouths[topic].publish(message)
 
     def wait_for_subscribers(self, topic: str, number: int) -> None:

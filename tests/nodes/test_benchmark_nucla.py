@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 
 from actrec import inference
-from actrec.errors import DeviceError, InputError
-from actrec.frames import Body
-from actrec.recordings.nucla import CLASSES
+from actrec.datasets.nucla import CLASSES
 from actrec.skeleton.layouts import KINECT_V2_25
-from actrec_nodes import benchmark_nucla, benchmark_simulated
-from actrec_nodes.benchmark_simulated import Outcome
-from actrec_nodes.benchmark_witness import Seen, _is_swapped, _nearest
+from actrec.types import Body
+from actrec.utils.errors import DeviceError, InputError
+from benchmarks import live_accuracy, simulated_graph
+from benchmarks.simulated_graph import Outcome, Seen, _is_swapped, _nearest
 from tests.tiny_model import person_at, write_tiny
 
 
@@ -21,7 +20,7 @@ from tests.tiny_model import person_at, write_tiny
 def test_live_is_offline_and_nothing_is_lost(data_root: Path, tmp_path: Path) -> None:
     model = write_tiny(tmp_path / "tiny", labels=CLASSES, seconds=5.0, frames=60, threshold=0.6)
     where = ["--model", str(model.path), "--data", str(data_root), "--out", str(tmp_path / "o.csv")]
-    figures = benchmark_nucla.live([*where, "--limit", "12"])
+    figures = live_accuracy.live([*where, "--limit", "12"])
     assert figures["sequences"] == figures["sequences that agree"] == 12
     assert figures["messages sent"] == figures["messages received"] > 200
     assert figures["sequences without a label"] == figures["messages lost"] == 0
@@ -36,26 +35,26 @@ def test_node_that_does_not_start_ends_the_benchmark(data_root: Path, tmp_path: 
     model = write_tiny(tmp_path / "tiny", labels=CLASSES)
     namespace = "actrec_test_bench"
     parameters = {"model": model.path, "onnxruntime.device": "tpu"}
-    with benchmark_nucla.node_process("recognizer_node", namespace, parameters) as child:
+    with live_accuracy.node_process("recognizer_node", namespace, parameters) as child:
         child.wait(30)
         with pytest.raises(DeviceError, match="ended with status 1"):
-            benchmark_nucla._check_alive(child)
+            live_accuracy._check_alive(child)
 
 
 def test_model_of_other_classes_is_refused(data_root: Path, tmp_path: Path) -> None:
     session = inference.load(write_tiny(tmp_path / "tiny"))
     with pytest.raises(InputError, match="does not know .*carry"):
-        benchmark_nucla.check_classes(session, benchmark_nucla.test_sequences(data_root))
+        live_accuracy.check_classes(session, live_accuracy.test_sequences(data_root))
 
 
 def test_draw_is_even_fixed_and_of_the_test_part(data_root: Path) -> None:
-    sequences = benchmark_nucla.test_sequences(data_root)
+    sequences = live_accuracy.test_sequences(data_root)
     assert len(sequences) == 464
-    drawn = benchmark_simulated.choose(sequences, 4)
+    drawn = simulated_graph.choose(sequences, 4)
     assert Counter(sequence.meta["label_name"] for sequence in drawn) == dict.fromkeys(CLASSES, 4)
     assert len({sequence.name for sequence in drawn}) == 40
     assert all(sequence.meta["view"] == 3 and len(sequence) >= 12 for sequence in drawn)
-    assert [s.name for s in benchmark_simulated.choose(sequences, 4)] == [s.name for s in drawn]
+    assert [s.name for s in simulated_graph.choose(sequences, 4)] == [s.name for s in drawn]
 
 
 def body(positions: np.ndarray) -> Body:
@@ -84,7 +83,7 @@ def test_figures_of_the_simulated_benchmark() -> None:
         Outcome("a", "carry", "carry", "carry", 0.9, "carry", "carry", seen),
         Outcome("b", "throw", "carry", "unknown", 0.3, "throw", "unknown", seen),
     ]
-    figures = benchmark_simulated.figures(outcomes)
+    figures = simulated_graph.figures(outcomes)
     assert figures["top-1 from pixels"] == 0.5 and figures["unknown from pixels"] == 0.5
     assert figures["top-1 of the recorded joints"] == 1.0
     assert figures["frames with a skeleton, of those it took"] == 0.5

@@ -10,10 +10,9 @@ import pytest
 from geometry_msgs.msg import TransformStamped
 from std_msgs.msg import String
 
-from actrec import camera_files
-from actrec_nodes import qos
-from actrec_nodes.camera_mount import TOPIC
-from actrec_nodes.camera_node import CameraNode
+from actrec.utils import calibration_files
+from actrec_nodes.camera_node import TOPIC, CameraNode
+from actrec_nodes.common import topics
 
 pytestmark = pytest.mark.ros
 
@@ -23,7 +22,7 @@ POSE = np.array([[0, 0, 1, 0.2], [-1, 0, 0, 0.05], [0, -1, 0, 1.1], [0, 0, 0, 1]
 @pytest.fixture
 def camera(host, add, monkeypatch, tmp_path):
     """A simulated camera that has a serial number and figures, as a real one has."""
-    from actrec.capture.simulated import SimulatedCamera
+    from actrec.cameras.simulated import SimulatedCamera
 
     monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path))
     monkeypatch.setattr(SimulatedCamera, "serial", "S1")
@@ -44,8 +43,8 @@ def test_the_place_is_published_for_tf(camera, monkeypatch):
     monkeypatch.setattr(tf, "TFMessage", Message, raising=False)
     monkeypatch.setitem(sys.modules, "tf2_msgs", types.ModuleType("tf2_msgs"))
     monkeypatch.setitem(sys.modules, "tf2_msgs.msg", tf)
-    mount = camera_files.Mount("base_link", "camera_color_optical_frame", POSE)
-    camera_files.write_mount(camera_files.path_of("S1", camera_files.MOUNT), mount)
+    mount = calibration_files.Mount("base_link", "camera_color_optical_frame", POSE)
+    calibration_files.write_mount(calibration_files.path_of("S1", calibration_files.MOUNT), mount)
     real = CameraNode.create_publisher
 
     def create(self, kind, topic, profile, **more):
@@ -57,20 +56,22 @@ def test_the_place_is_published_for_tf(camera, monkeypatch):
     node = camera()
     assert node.start()
     ((kind, profile, message),) = sent
-    assert kind == "Message" and profile == qos.LATCHED, "a late listener gets it too"
+    assert kind == "Message" and profile == topics.LATCHED, "a late listener gets it too"
     (transform,) = message.transforms
     assert isinstance(transform, TransformStamped)
     assert (transform.header.frame_id, transform.child_frame_id) == ("base_link", "camera_color_optical_frame")
     assert transform.header.stamp.sec > 0
     t, r = transform.transform.translation, transform.transform.rotation
     np.testing.assert_allclose([t.x, t.y, t.z], POSE[:3, 3])
-    np.testing.assert_allclose(camera_files.rotation_matrix(r.x, r.y, r.z, r.w), POSE[:3, :3], atol=1e-12)
+    np.testing.assert_allclose(calibration_files.rotation_matrix(r.x, r.y, r.z, r.w), POSE[:3, :3], atol=1e-12)
 
 
 def test_without_tf2_msgs_it_is_said(camera, monkeypatch):
     monkeypatch.setitem(sys.modules, "tf2_msgs", None)
     monkeypatch.setitem(sys.modules, "tf2_msgs.msg", None)
-    camera_files.write_mount(camera_files.path_of("S1", camera_files.MOUNT), camera_files.Mount("base", "c", POSE))
+    calibration_files.write_mount(
+        calibration_files.path_of("S1", calibration_files.MOUNT), calibration_files.Mount("base", "c", POSE)
+    )
     told: list[str] = []
     monkeypatch.setattr(CameraNode, "complain", lambda self, line, level="error": told.append(line))
     assert camera().start()
@@ -79,7 +80,9 @@ def test_without_tf2_msgs_it_is_said(camera, monkeypatch):
 
 @pytest.mark.parametrize("child", ["camera_color_optical_frame", "left_optical_frame"])
 def test_a_place_of_another_frame_than_the_images_is_said(camera, monkeypatch, child):
-    camera_files.write_mount(camera_files.path_of("S1", camera_files.MOUNT), camera_files.Mount("base", child, POSE))
+    calibration_files.write_mount(
+        calibration_files.path_of("S1", calibration_files.MOUNT), calibration_files.Mount("base", child, POSE)
+    )
     told: list[str] = []
     monkeypatch.setattr(CameraNode, "complain", lambda self, line, level="error": told.append(line))
     assert camera().start()
@@ -96,7 +99,7 @@ def test_a_damaged_file_does_not_stop_the_camera(camera, monkeypatch, tmp_path):
 
 
 def test_the_drivers_figures_are_among_the_nodes(camera, ears):
-    ears.listen(String, "camera_node/statistics", qos.LATCHED)
+    ears.listen(String, "camera_node/statistics", topics.LATCHED)
     node = camera()
     assert node.start()
     node.report()

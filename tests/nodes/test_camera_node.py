@@ -13,14 +13,14 @@ import pytest
 from actrec_msgs.msg import SkeletonArray
 from sensor_msgs.msg import CameraInfo, Image
 
-from actrec import capture
-from actrec.capture.base import Camera
-from actrec.config import build, setting
-from actrec.errors import DeviceError, EndOfStream, InputError
-from actrec.frames import Body, Intrinsics, RgbdFrame
-from actrec_nodes import conversions as c
-from actrec_nodes import qos, topics
+from actrec import cameras
+from actrec.cameras.base import Camera
+from actrec.types import Body, Intrinsics, RgbdFrame
+from actrec.utils.config import build, setting
+from actrec.utils.errors import DeviceError, EndOfStream, InputError
 from actrec_nodes.camera_node import CameraNode
+from actrec_nodes.common import conversions as c
+from actrec_nodes.common import topics
 
 pytestmark = pytest.mark.ros
 
@@ -103,7 +103,7 @@ def stage(monkeypatch):
         module = types.ModuleType("stage_driver")
         module.Driver = type("Driver", (StageCamera,), attributes)  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "stage_driver", module)
-        monkeypatch.setitem(capture.DRIVERS._targets, "stage", "stage_driver:Driver")
+        monkeypatch.setitem(cameras.DRIVERS._targets, "stage", "stage_driver:Driver")
 
     return stage
 
@@ -119,7 +119,7 @@ def listening(ears):
         (SkeletonArray, topics.SKELETONS),
         (SkeletonArray, topics.TRUE_SKELETONS),
     ):
-        ears.listen(kind, topic, qos.SMALL)
+        ears.listen(kind, topic, topics.SMALL)
     return ears
 
 

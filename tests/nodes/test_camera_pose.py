@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from geometry_msgs.msg import Quaternion, Vector3
 
-from actrec.frames import Intrinsics, RgbdFrame
-from actrec.geometry import rotation
-from actrec_nodes.camera_pose import TfCameraMotion
-from actrec_nodes.tf_poses import pose_matrix
+from actrec.types import Intrinsics, RgbdFrame
+from actrec.utils.geometry import rotation
+from actrec_nodes.common.tf import TfCameraMotion, pose_matrix
 
 C = Intrinsics(4, 3, 5.0, 5.0, 1.5, 1.0)
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import CameraInfo, Image
 
-from actrec.errors import InputError
-from actrec.frames import Body, Face, Hand, Intrinsics
-from actrec_nodes import conversions as c
+from actrec.types import Body, Face, Hand, Intrinsics
+from actrec.utils.errors import InputError
+from actrec_nodes.common import conversions as c
 
 HEAD = c.header(1_700_000_000_123_456_789, "camera_color_optical_frame")
 

@@ -15,12 +15,13 @@ from actrec_msgs.msg import ActionLabel
 from actrec_msgs.srv import LoadModel
 from rclpy.parameter import Parameter
 
-from actrec import package
-from actrec.frames import NANOSECONDS
-from actrec_models import create, list_models
-from actrec_models.onnx_graph import trace
-from actrec_nodes import conversions, graph, topics
-from actrec_nodes.host import Host, ros
+from actrec.inference import package
+from actrec.types import NANOSECONDS
+from actrec_models.export.onnx_graph import trace
+from actrec_models.registry import create, list_models
+from actrec_nodes.bringup import graph
+from actrec_nodes.bringup.processes import Host, ros
+from actrec_nodes.common import conversions, topics
 from tests.models.small import SMALL
 from tests.nodes.conftest import Ears
 from tests.tiny_model import tiny_description, write_tiny

@@ -10,9 +10,9 @@ from actrec_msgs.msg import ActionLabel, SkeletonArray
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 
-from actrec_nodes import conversions, qos, topics
 from actrec_nodes.camera_node import CameraNode
-from actrec_nodes.flow_control import FlowControl
+from actrec_nodes.common import conversions, topics
+from actrec_nodes.common.flow_control import FlowControl
 
 pytestmark = pytest.mark.ros
 
@@ -30,9 +30,13 @@ class SlowRecognizer:
     """Answers one frame in three, as one that judges only the newest does, each after a word from the test."""
 
     def __init__(self, ears):
-        self.seen, self.ahead, self._label = [], 0, ears.create_publisher(ActionLabel, topics.ACTION_LABEL, qos.SMALL)
+        self.seen, self.ahead, self._label = (
+            [],
+            0,
+            ears.create_publisher(ActionLabel, topics.ACTION_LABEL, topics.SMALL),
+        )
         self.answered, self.gate = -1, threading.Event()
-        ears.create_subscription(SkeletonArray, topics.SKELETONS, self._on_skeletons, qos.WINDOW_SUBSCRIBER)
+        ears.create_subscription(SkeletonArray, topics.SKELETONS, self._on_skeletons, topics.WINDOW_SUBSCRIBER)
 
     def _on_skeletons(self, message):
         self.seen.append(conversions.stamp_to_ns(message.header.stamp))
@@ -56,7 +60,7 @@ def test_every_frame_arrives_and_few_are_ahead(add, host, ears, recording, monke
     monkeypatch.setattr(FlowControl.__init__, "__defaults__", (60.0, 60.0))
     recognizer = SlowRecognizer(ears)
     recognizer.gate.set()
-    ears.listen(SkeletonArray, topics.SKELETONS, qos.WINDOW_SUBSCRIBER)
+    ears.listen(SkeletonArray, topics.SKELETONS, topics.WINDOW_SUBSCRIBER)
     play(add, host, recording, joints_ahead=9)
     ears.wait_for(topics.SKELETONS, 300)
     ears.wait_until(lambda: len(recognizer.seen) == 300)
@@ -66,7 +70,7 @@ def test_every_frame_arrives_and_few_are_ahead(add, host, ears, recording, monke
 def test_a_graph_that_does_not_answer_holds_it_back_for_a_moment_only(add, host, ears, recording, monkeypatch):
     monkeypatch.setattr(FlowControl.__init__, "__defaults__", (0.02, 1.0))
     recognizer = SlowRecognizer(ears)  # never answers
-    ears.listen(SkeletonArray, topics.SKELETONS, qos.WINDOW_SUBSCRIBER)
+    ears.listen(SkeletonArray, topics.SKELETONS, topics.WINDOW_SUBSCRIBER)
     node = play(add, host, recording, joints_ahead=30)
     ears.wait_for(topics.SKELETONS, 300)
     assert recognizer.answered == -1
@@ -82,16 +86,16 @@ def test_images_are_answered_by_skeletons_each_one(add, host, ears, tmp_path, mo
     (tmp_path / "intrinsics.yaml").write_text(
         "{width: 64, height: 48, fx: 50.0, fy: 50.0, cx: 31.5, cy: 23.5, depth_scale: 0.001}"
     )
-    ears.create_publisher(ActionLabel, topics.ACTION_LABEL, qos.SMALL)  # says nothing
-    skeletons = ears.create_publisher(SkeletonArray, topics.SKELETONS, qos.SMALL)
+    ears.create_publisher(ActionLabel, topics.ACTION_LABEL, topics.SMALL)  # says nothing
+    skeletons = ears.create_publisher(SkeletonArray, topics.SKELETONS, topics.SMALL)
     seen = []
 
     def answer(image):
         seen.append(image)
         skeletons.publish(SkeletonArray(header=image.header))
 
-    ears.create_subscription(Image, topics.COLOUR, answer, qos.IMAGE_PUBLISHER)
-    ears.listen(Image, topics.COLOUR, qos.IMAGE_PUBLISHER)
+    ears.create_subscription(Image, topics.COLOUR, answer, topics.IMAGE_PUBLISHER)
+    ears.listen(Image, topics.COLOUR, topics.IMAGE_PUBLISHER)
     node = play(add, host, tmp_path)
     ears.wait_for(topics.COLOUR, 20)
     ears.wait_until(lambda: len(seen) == 20)
@@ -103,7 +107,7 @@ def test_who_answers_on_a_remapped_topic_is_found(ears):
     try:
         flow = FlowControl(remapped, discovery_s=0.0)  # type: ignore[arg-type]
         assert flow._discover(joints_alone=False) is None
-        ears.create_publisher(SkeletonArray, "people", qos.SMALL)
+        ears.create_publisher(SkeletonArray, "people", topics.SMALL)
         ears.wait_until(lambda: flow._discover(joints_alone=False) == topics.SKELETONS)
         flow.close()
     finally:

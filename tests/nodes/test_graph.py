@@ -15,10 +15,12 @@ import pytest
 import yaml
 
 from actrec.cli import main
-from actrec.errors import ConfigError
-from actrec.package import InputSpec
-from actrec_nodes import graph, run, topics, transport
-from actrec_nodes.monitor import Monitor
+from actrec.features.specs import InputSpec
+from actrec.inference import zoo
+from actrec.utils.errors import ConfigError
+from actrec_nodes.bringup import graph, run, transport
+from actrec_nodes.bringup.monitor import Monitor
+from actrec_nodes.common import topics
 from tests.example_scene import FLOW, HANDS, WINDOW
 from tests.tiny_model import write_any, write_tiny
 
@@ -260,7 +262,15 @@ def test_a_run_in_which_nothing_came_is_a_failure(capfd) -> None:
 
 
 def test_ctrl_c_twice_ends_cleanly() -> None:
-    command = [sys.executable, "-m", "actrec_nodes.process", "camera_node", "--ros-args", "-p", "autostart:=true"]
+    command = [
+        sys.executable,
+        "-m",
+        "actrec_nodes.bringup.process",
+        "camera_node",
+        "--ros-args",
+        "-p",
+        "autostart:=true",
+    ]
     command += ["-p", "statistics_period_s:=0.2", "-p", "simulated.width:=64", "-p", "simulated.height:=48"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -273,8 +283,8 @@ def test_ctrl_c_twice_ends_cleanly() -> None:
 
 
 def test_parameter_files_reach_nodes_in_any_namespace(root: Path, tmp_path: Path) -> None:
+    from actrec_nodes.bringup.processes import ros
     from actrec_nodes.camera_node import CameraNode
-    from actrec_nodes.host import ros
 
     assert (
         "driver" in yaml.safe_load((root / "config" / "replay.yaml").read_text())["/**/camera_node"]["ros__parameters"]
@@ -288,7 +298,7 @@ def test_parameter_files_reach_nodes_in_any_namespace(root: Path, tmp_path: Path
 
 
 def test_shipped_parameter_files_hold_only_what_nodes_know(root: Path) -> None:
-    from actrec_nodes.host import ros
+    from actrec_nodes.bringup.processes import ros
 
     for path in sorted((root / "config").glob("*.yaml")):
         for name, content in yaml.safe_load(path.read_text()).items():
@@ -318,7 +328,7 @@ def test_the_profile_is_for_fast_dds_alone() -> None:
 
 def test_the_profile_of_a_wheel_lies_beside_its_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Installed by pip there is neither a source tree nor a ROS prefix that holds it."""
-    monkeypatch.setattr(transport.zoo, "__file__", str(tmp_path / "lib/actrec/zoo.py"))
+    monkeypatch.setattr(zoo, "__file__", str(tmp_path / "lib/actrec/zoo.py"))
     monkeypatch.delenv("AMENT_PREFIX_PATH", raising=False)
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     with pytest.raises(ConfigError, match=r"config/fastdds\.xml is not installed"):

@@ -14,13 +14,13 @@ pytest.importorskip("rclpy", reason="needs ROS 2: make venv build && . scripts/e
 
 from geometry_msgs.msg import Quaternion, Vector3
 
-from actrec import camera_files
 from actrec.cli import main
-from actrec.frames import Intrinsics
+from actrec.types import Intrinsics
+from actrec.utils import calibration_files
 from actrec_calibration import hand_views, simulated
-from actrec_calibration.boards import Board
-from actrec_calibration.transforms import apart
-from tests.calibration.rendering import render
+from actrec_calibration.board import Board
+from actrec_calibration.rendering import render
+from actrec_calibration.solver import apart
 from tests.nodes.topic_camera import TOPIC, TopicCamera
 
 pytestmark = pytest.mark.ros
@@ -55,7 +55,7 @@ class Robot:
         number = sum(since <= stamp.nanoseconds for since in self._since) - 1
         gripper = self.arm.gripper(self.poses[number])
         translation = Vector3(**dict(zip("xyz", map(float, gripper[:3, 3]), strict=True)))
-        rotation = Quaternion(**dict(zip("xyzw", camera_files.quaternion(gripper[:3, :3]), strict=True)))
+        rotation = Quaternion(**dict(zip("xyzw", calibration_files.quaternion(gripper[:3, :3]), strict=True)))
         return SimpleNamespace(transform=SimpleNamespace(translation=translation, rotation=rotation))
 
 
@@ -95,7 +95,7 @@ def test_an_arm_is_moved_and_the_camera_on_it_is_found(robot, tmp_path, capsys):
         hand.join()
         camera.stop()
     assert json.loads(capsys.readouterr().out)["views"] == VIEWS
-    mount = camera_files.load("77").mount
+    mount = calibration_files.load("77").mount
     metres, degrees = apart(mount.pose, robot.arm.camera)
     assert metres < 0.002 and degrees < 0.1
     assert (mount.parent, mount.child) == ("tool0", "camera_color_optical_frame")

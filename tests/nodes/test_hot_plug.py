@@ -7,7 +7,7 @@ import numpy as np
 import pyrealsense2 as rs
 import pytest
 
-from actrec.capture import realsense, realsense_device
+from actrec.cameras.realsense import camera, device
 from actrec_nodes.camera_node import CameraNode
 from tests.core.capture.k4a import studio
 from tests.core.capture.k4a.simulated_sdk import built_sdk, sdk
@@ -29,24 +29,24 @@ class RealSense:
         self.patch = request.getfixturevalue("monkeypatch")
         self.patch.setenv("ACTREC_CAMERAS", str(request.getfixturevalue("tmp_path")))
         self.context = rs.context()
-        self.patch.setattr(realsense, "open_context", lambda: self.context)
+        self.patch.setattr(camera, "open_context", lambda: self.context)
         self.device = SoftwareRealSense()
         self.plug()
 
     def plug(self):
-        self.patch.setattr(realsense_device, "connected", CONNECTED)
+        self.patch.setattr(device, "connected", CONNECTED)
         self.device.plug_into(self.context)
 
     def unplug(self):
         self.device.unplug()
         # The pipeline keeps the software device alive, which no cable does.
-        self.patch.setattr(realsense_device, "connected", lambda context: {})
+        self.patch.setattr(device, "connected", lambda context: {})
 
     def give(self, number):
         self.device.give(blank(), FLAT)
 
 
-CONNECTED = realsense_device.connected
+CONNECTED = device.connected
 
 
 class AzureKinect:

@@ -12,13 +12,13 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2: make venv build && . scripts/env.sh")
 
-from actrec import camera_files
 from actrec.cli import main
-from actrec.errors import DeviceError, InputError
-from actrec.frames import Intrinsics
-from actrec_calibration.boards import Board
-from actrec_nodes.image_topic import images
-from tests.calibration.rendering import render, views
+from actrec.types import Intrinsics
+from actrec.utils import calibration_files
+from actrec.utils.errors import DeviceError, InputError
+from actrec_calibration.board import Board
+from actrec_calibration.rendering import render, views
+from actrec_nodes.common.image_topic import images
 from tests.nodes.topic_camera import TOPIC, TopicCamera
 
 pytestmark = pytest.mark.ros
@@ -115,5 +115,5 @@ def test_a_camera_is_calibrated_from_its_topic_until_ctrl_c(tmp_path, monkeypatc
         hand.join()
         camera.stop()
     assert len(json.loads(capsys.readouterr().out)["views"]) == 9
-    found = camera_files.load("77").colour
+    found = calibration_files.load("77").colour
     assert found.fx == pytest.approx(525, rel=0.003) and found.cx == pytest.approx(322.3, abs=1)

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from actrec_nodes import graph, run, topics, transport
+from actrec_nodes.bringup import graph, run, transport
+from actrec_nodes.common import topics
 
 
 class Noted:

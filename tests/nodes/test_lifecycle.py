@@ -12,10 +12,10 @@ from lifecycle_msgs.srv import ChangeState
 from rclpy.parameter import Parameter
 from std_msgs.msg import String
 
-from actrec.config import setting
-from actrec.errors import DeviceError
-from actrec_nodes import lifecycle, qos
-from actrec_nodes.lifecycle import ActrecNode, one_line
+from actrec.utils.config import setting
+from actrec.utils.errors import DeviceError
+from actrec_nodes.common import lifecycle, topics
+from actrec_nodes.common.lifecycle import ActrecNode, one_line
 
 pytestmark = pytest.mark.ros
 
@@ -135,7 +135,7 @@ def test_figures_are_published_for_those_who_come_late(context, host, ears) -> N
     node.statistics.count("received", 4)
     node.statistics.done(0.02, 0.05)
     node.report()
-    ears.listen(String, "probe/statistics", qos.LATCHED)
+    ears.listen(String, "probe/statistics", topics.LATCHED)
     figures = json.loads(ears.wait_for("probe/statistics")[0].data)
     assert (figures["received"], figures["processed"], figures["latency_p95_ms"]) == (4, 1, 50.0)
 
@@ -203,7 +203,7 @@ class Record:
     ],
 )
 def test_diagnostics_judge_the_figures(monkeypatch, context, host, seconds, dropped, active, level, message) -> None:
-    from actrec_nodes import diagnostics
+    from actrec_nodes.common import diagnostics
 
     node = Probe(context=context)
     host.add(node)
@@ -222,7 +222,7 @@ def test_diagnostics_judge_the_figures(monkeypatch, context, host, seconds, drop
 
 
 def test_without_diagnostic_msgs_nothing_is_published(monkeypatch, context, host) -> None:
-    from actrec_nodes import diagnostics
+    from actrec_nodes.common import diagnostics
 
     monkeypatch.setitem(sys.modules, "diagnostic_msgs", None)
     monkeypatch.setitem(sys.modules, "diagnostic_msgs.msg", None)

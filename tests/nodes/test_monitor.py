@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from actrec_msgs.msg import ActionLabel
 
-from actrec_nodes import conversions, monitor
-from actrec_nodes.monitor import Monitor
+from actrec_nodes.bringup import monitor
+from actrec_nodes.bringup.monitor import Monitor
+from actrec_nodes.common import conversions
 
 pytestmark = pytest.mark.ros
 

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from actrec.errors import ConfigError
-from actrec_nodes import parameter_files
+from actrec.utils.errors import ConfigError
+from actrec_nodes.bringup import graph
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.name)
 def test_those_that_ship_set_something(path: Path) -> None:
-    parameter_files.check(str(path))
+    graph.check(str(path))
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_those_that_ship_set_something(path: Path) -> None:
 )
 def test_those_of_a_node_of_the_graph_are_taken(text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "robot.yaml").write_text(text)
-    parameter_files.check(str(tmp_path / "robot.yaml"))
+    graph.check(str(tmp_path / "robot.yaml"))
     assert not caplog.records
 
 
@@ -38,7 +38,7 @@ def test_a_node_that_is_called_almost_as_one_of_the_graph_is_warned_of(
 ) -> None:
     nodes = "camera_node: {ros__parameters: {driver: replay}}", "/robot/recogniser_node: {ros__parameters: {model: x}}"
     (tmp_path / "robot.yaml").write_text("\n".join(nodes))
-    parameter_files.check(str(tmp_path / "robot.yaml"))
+    graph.check(str(tmp_path / "robot.yaml"))
     assert "robot.yaml is for recogniser_node too, which is no node here: recognizer_node is" in caplog.text
 
 
@@ -59,6 +59,6 @@ def test_a_node_that_is_called_almost_as_one_of_the_graph_is_warned_of(
 def test_those_that_set_nothing_here_are_refused(text: str, line: str, tmp_path: Path) -> None:
     (tmp_path / "robot.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"robot\.yaml ") as raised:
-        parameter_files.check(str(tmp_path / "robot.yaml"))
+        graph.check(str(tmp_path / "robot.yaml"))
     assert line in str(raised.value)
     assert "\n" not in str(raised.value)

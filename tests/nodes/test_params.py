@@ -6,9 +6,9 @@ import pytest
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from actrec.config import setting
-from actrec.errors import ConfigError
-from actrec_nodes import params
+from actrec.utils.config import setting
+from actrec.utils.errors import ConfigError
+from actrec_nodes.common import parameters
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def make(context):
 
 
 def test_defaults_come_from_the_dataclass(make) -> None:
-    assert params.declare(make(), Settings).read() == Settings()
+    assert parameters.declare(make(), Settings).read() == Settings()
 
 
 def test_values_given_are_read_with_their_types(make) -> None:
@@ -56,17 +56,17 @@ def test_values_given_are_read_with_their_types(make) -> None:
         "names": ["a", "b"],
         "size": [320, 240],
     }
-    read = params.declare(make(**given, inner__gain=3.0), Settings).read()
+    read = parameters.declare(make(**given, inner__gain=3.0), Settings).read()
     assert read == Settings(30.0, 5, "two", False, 0.5, ["a", "b"], (320, 240), Inner(3.0))
 
 
 def test_a_whole_number_is_taken_for_a_real_one(make) -> None:
-    assert params.declare(make(rate=30), Settings).read().rate == 30.0
+    assert parameters.declare(make(rate=30), Settings).read().rate == 30.0
 
 
 def test_descriptors_say_description_range_unit_and_choices(make) -> None:
     node = make()
-    params.declare(node, Settings)
+    parameters.declare(node, Settings)
     rate, name = node.describe_parameter("rate"), node.describe_parameter("name")
     assert rate.description == "frames a second [Hz]"
     assert (rate.floating_point_range[0].from_value, rate.floating_point_range[0].to_value) == (1.0, 60.0)
@@ -88,12 +88,12 @@ def test_descriptors_say_description_range_unit_and_choices(make) -> None:
 )
 def test_a_bad_value_is_named_when_read(make, values, line: str) -> None:
     with pytest.raises(ConfigError, match=line):
-        params.declare(make(**values), Settings).read()
+        parameters.declare(make(**values), Settings).read()
 
 
 def test_a_bad_value_can_be_set_right(make) -> None:
     node = make(count=99)
-    settings = params.declare(node, Settings)
+    settings = parameters.declare(node, Settings)
     with pytest.raises(ConfigError):
         settings.read()
     node.set_parameters([Parameter("count", value=7)])
@@ -102,7 +102,7 @@ def test_a_bad_value_can_be_set_right(make) -> None:
 
 def test_a_bad_value_can_be_set_right_to_the_default(make) -> None:
     node = make(count="three")
-    settings = params.declare(node, Settings)
+    settings = parameters.declare(node, Settings)
     assert not node.set_parameters([Parameter("count", value="four")])[0].successful
     with pytest.raises(ConfigError, match="parameter count is 'three'"):
         settings.read()
@@ -114,21 +114,23 @@ def test_a_bad_value_is_named_however_often_it_is_declared(make) -> None:
     node = make(driver__rate="fast")
     for _ in range(3):  # as `configure` does, which may be tried again
         with pytest.raises(ConfigError, match=r"parameter driver\.rate is 'fast', allowed: float"):
-            params.declare(node, Settings, "driver").read()
+            parameters.declare(node, Settings, "driver").read()
     node.set_parameters([Parameter("driver.rate", value=30.0)])
-    assert params.declare(node, Settings, "driver").read().rate == 30.0
+    assert parameters.declare(node, Settings, "driver").read().rate == 30.0
 
 
 def test_a_misspelt_name_under_a_prefix_is_refused_and_the_known_are_listed(make) -> None:
     with pytest.raises(ConfigError, match=r"unknown parameter driver\.rat; known: driver\.count, driver\.inner"):
-        params.declare(make(driver__rat=3.0), Settings, "driver").read()
+        parameters.declare(make(driver__rat=3.0), Settings, "driver").read()
     assert (
-        params.declare(make(driver__rate=3.0, driver__inner__gain=1.0, other__rat=3.0), Settings, "driver").read().rate
+        parameters.declare(make(driver__rate=3.0, driver__inner__gain=1.0, other__rat=3.0), Settings, "driver")
+        .read()
+        .rate
         == 3
     )
 
 
 def test_declaring_twice_keeps_the_value(make) -> None:
     node = make(rate=20.0)
-    params.declare(node, Settings)
-    assert params.declare(node, Settings).read().rate == 20.0
+    parameters.declare(node, Settings)
+    assert parameters.declare(node, Settings).read().rate == 20.0

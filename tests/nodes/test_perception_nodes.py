@@ -12,9 +12,9 @@ import pytest
 from actrec_msgs.msg import FaceArray, HandArray, SkeletonArray
 from sensor_msgs.msg import CameraInfo, Image
 
-from actrec.frames import Body, RgbdFrame
-from actrec_nodes import conversions as c
-from actrec_nodes import lifecycle, qos, topics
+from actrec.types import Body, RgbdFrame
+from actrec_nodes.common import conversions as c
+from actrec_nodes.common import lifecycle, topics
 from actrec_nodes.face_node import FaceNode
 from actrec_nodes.hand_node import HandNode
 from actrec_nodes.scene_flow_node import SceneFlowNode
@@ -160,7 +160,7 @@ def test_images_without_camera_info_are_an_error(host, add, ears) -> None:
     lost = "frames are left out: no camera_info on /camera/color/camera_info, nobody publishes it"
     for frame in still(100):
         head = c.header(frame.stamp_ns, frame.frame_id)
-        ears.say(topics.COLOUR, c.colour_to_image(frame.colour, head), qos.IMAGE_PUBLISHER)
+        ears.say(topics.COLOUR, c.colour_to_image(frame.colour, head), topics.IMAGE_PUBLISHER)
         if ears.wait(lambda: node.last_error == lost, 0.1):
             break
     assert node.last_error == lost

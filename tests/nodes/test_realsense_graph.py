@@ -8,11 +8,11 @@ import pyrealsense2 as rs
 import pytest
 from actrec_msgs.msg import ActionLabel
 
-from actrec.capture import realsense
-from actrec.capture.simulated import SimulatedCamera
-from actrec.frames import Intrinsics
-from actrec_nodes import conversions, topics
+from actrec.cameras.realsense import camera
+from actrec.cameras.simulated import SimulatedCamera
+from actrec.types import Intrinsics
 from actrec_nodes.camera_node import CameraNode
+from actrec_nodes.common import conversions, topics
 from actrec_nodes.recognizer_node import RecognizerNode
 from actrec_nodes.skeleton_node import SkeletonNode
 from tests.core.capture.software_realsense import SoftwareRealSense
@@ -92,7 +92,7 @@ def test_the_same_labels_as_from_the_simulated_camera(labelled, monkeypatch):
         simulated.intrinsics, Intrinsics(424, 240, 213.0, 213.5, 211.2, 121.7), actions=(ACTION,), distance=2.9
     )
     context = rs.context()
-    monkeypatch.setattr(realsense, "open_context", lambda: context)
+    monkeypatch.setattr(camera, "open_context", lambda: context)
     device = SoftwareRealSense(views=views, fps=FPS)
     device.plug_into(context)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rclpy.parameter import Parameter
 
-from actrec.inference import cuda_memory, tensorrt_backend
+from actrec.inference.tensorrt import backend, cuda
 from tests.core.tensorrt import plain_tensorrt
 from tests.nodes.recognizer_graph import Make, body, stamp
 from tests.tiny_model import write_tiny
@@ -38,9 +38,9 @@ def gate(monkeypatch, tmp_path):
 
     monkeypatch.setattr(found.Builder, "build_serialized_network", held)
     monkeypatch.setenv("ACTREC_ENGINES", str(tmp_path / "engines"))
-    monkeypatch.setattr(tensorrt_backend, "CudaGraph", Graph)
+    monkeypatch.setattr(backend, "CudaGraph", Graph)
     monkeypatch.setitem(sys.modules, "tensorrt", found)
-    monkeypatch.setattr(cuda_memory, "open_cuda", lambda library="auto": plain_tensorrt.Cuda())
+    monkeypatch.setattr(cuda, "open_cuda", lambda library="auto": plain_tensorrt.Cuda())
     return gate
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from actrec_msgs.srv import ListModels
 
-from actrec import package
-from actrec.errors import InputError
-from actrec_nodes import conversions
+from actrec.inference import package
+from actrec.utils.errors import InputError
+from actrec_nodes.common import conversions
 from tests.nodes.recognizer_graph import TIMEOUT_S, Make, body, stamp
 from tests.tiny_model import tiny_description, tiny_onnx, write_tiny
 

@@ -11,8 +11,8 @@ import pytest
 from actrec_msgs.msg import ActionLabel
 
 from actrec.features.example import CAMERA
-from actrec.package import InputSpec
-from actrec_nodes import conversions, topics
+from actrec.features.specs import InputSpec
+from actrec_nodes.common import conversions, topics
 from tests.example_scene import ALL, BODY, CROP, FACE, FLOW, HANDS, MOTION, RATE_HZ, WINDOW, Scene
 from tests.nodes.recognizer_graph import START_NS, TIMEOUT_S, Graph, Make
 from tests.tiny_model import RAW, write_any

@@ -23,12 +23,12 @@ from rclpy.executors import SingleThreadedExecutor
 from rosbags.highlevel import AnyReader
 from std_msgs.msg import String
 
-from actrec import capture
+from actrec import cameras
 from actrec.cli import main
-from actrec.errors import ConfigError, DeviceError
-from actrec.frames import Intrinsics
 from actrec.recordings import open_recording
-from actrec_nodes import conversions, qos, topics
+from actrec.types import Intrinsics
+from actrec.utils.errors import ConfigError, DeviceError
+from actrec_nodes.common import conversions, topics
 from actrec_nodes.record_node import RecordNode, record
 
 pytestmark = pytest.mark.ros
@@ -46,11 +46,11 @@ class Graph:
         self.sent = 0
         self._stop = threading.Event()
         make = self.node.create_publisher
-        self._colour = make(conversions.Image, topics.COLOUR, qos.IMAGE_PUBLISHER)
-        self._depth = make(conversions.Image, topics.DEPTH, qos.IMAGE_PUBLISHER)
-        self._info = make(conversions.CameraInfo, topics.COLOUR_INFO, qos.IMAGE_PUBLISHER)
-        self._skeletons = make(SkeletonArray, topics.SKELETONS, qos.SMALL)
-        self._text = make(String, topics.ACTION_LABEL_TEXT, qos.LATCHED)
+        self._colour = make(conversions.Image, topics.COLOUR, topics.IMAGE_PUBLISHER)
+        self._depth = make(conversions.Image, topics.DEPTH, topics.IMAGE_PUBLISHER)
+        self._info = make(conversions.CameraInfo, topics.COLOUR_INFO, topics.IMAGE_PUBLISHER)
+        self._skeletons = make(SkeletonArray, topics.SKELETONS, topics.SMALL)
+        self._text = make(String, topics.ACTION_LABEL_TEXT, topics.LATCHED)
         self._text.publish(String(data="said before anybody listened"))
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -130,7 +130,7 @@ def test_the_graphs_topics_are_recorded_as_they_are(graph, tmp_path):
 def test_replaying_the_recording_gives_the_same_frames(graph, tmp_path):
     stopped = threading.Event()
     record(stopped, enough(stopped, 5), out=str(tmp_path / "b"))
-    with capture.create("replay", path=str(tmp_path / "b"), rate=0.0, restamp=False) as camera:
+    with cameras.create("replay", path=str(tmp_path / "b"), rate=0.0, restamp=False) as camera:
         frame: Any = camera.read(10.0)
     k = round((frame.stamp_ns - START) / 33_333_333)
     np.testing.assert_array_equal(frame.colour, np.roll(COLOUR, k, axis=1))
@@ -180,13 +180,13 @@ def test_a_slow_disk_drops_and_counts(ros, graph, tmp_path, monkeypatch):
 
 
 def test_a_full_disk_ends_the_recording_in_one_line(graph, tmp_path, monkeypatch):
-    from actrec.recordings import bag_writer
+    from actrec.recordings.rosbag import writer
 
     def full(self):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(bag_writer.BagWriter, "flush", full)
-    monkeypatch.setattr(bag_writer, "FLUSH_S", 0.0)
+    monkeypatch.setattr(writer.BagWriter, "flush", full)
+    monkeypatch.setattr(writer, "FLUSH_S", 0.0)
     with pytest.raises(
         DeviceError, match="stopped after .* messages: No space left on device; free space, then"
     ) as caught:

@@ -20,12 +20,13 @@ from actrec_msgs.msg import Skeleton, SkeletonArray
 from rclpy.node import Node
 
 from actrec.cli import main
-from actrec.frames import Body, Intrinsics
+from actrec.perception.recordings import read_people
 from actrec.recordings import open_recording
 from actrec.recordings.labels import read_labels
-from actrec.recordings.people import read_people
-from actrec_nodes import conversions, qos, run, topics
-from actrec_nodes.take_node import of_graph
+from actrec.types import Body, Intrinsics
+from actrec_nodes.bringup import run
+from actrec_nodes.clip_node import of_graph
+from actrec_nodes.common import conversions, topics
 from tests.tiny_model import person_at
 
 pytestmark = pytest.mark.ros
@@ -44,10 +45,10 @@ class People:
         self.somebody = somebody
         self._stop = threading.Event()
         make = self.node.create_publisher
-        self._skeletons = make(SkeletonArray, topics.SKELETONS, qos.SMALL)
-        self._colour = make(conversions.Image, topics.COLOUR, qos.IMAGE_PUBLISHER)
-        self._depth = make(conversions.Image, topics.DEPTH, qos.IMAGE_PUBLISHER)
-        self._info = make(conversions.CameraInfo, topics.COLOUR_INFO, qos.IMAGE_PUBLISHER)
+        self._skeletons = make(SkeletonArray, topics.SKELETONS, topics.SMALL)
+        self._colour = make(conversions.Image, topics.COLOUR, topics.IMAGE_PUBLISHER)
+        self._depth = make(conversions.Image, topics.DEPTH, topics.IMAGE_PUBLISHER)
+        self._info = make(conversions.CameraInfo, topics.COLOUR_INFO, topics.IMAGE_PUBLISHER)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -127,9 +128,9 @@ def test_ctrl_c_keeps_finished_takes(people, tmp_path):
 
 
 def test_no_graph_is_said(tmp_path, capsys, monkeypatch):
-    from actrec import takes
+    from actrec.recordings import clip_recorder
 
-    monkeypatch.setattr(takes, "READ_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(clip_recorder, "READ_TIMEOUT_S", 0.3)
     assert main(["record", "--label", "wave", "--out", str(tmp_path / "mine"), *QUICK]) == 1
     assert "nothing is published on /skeletons: start the graph first (actrec run)" in capsys.readouterr().err
 
@@ -192,7 +193,7 @@ def test_a_bad_message_does_not_end_the_listening():
     context = rclpy.Context()
     rclpy.init(context=context)
     mouth = Node("mouth", context=context)
-    publisher = mouth.create_publisher(SkeletonArray, topics.SKELETONS, qos.SMALL)
+    publisher = mouth.create_publisher(SkeletonArray, topics.SKELETONS, topics.SMALL)
     try:
         with of_graph(images=False) as read:
             stop = time.monotonic() + 60

@@ -5,10 +5,9 @@ from typing import Any
 import numpy as np
 from rclpy.node import Node
 
-from actrec.frames import Intrinsics
-from actrec_nodes import conversions as c
-from actrec_nodes.shared_frames import Listener, listen
-from actrec_nodes.synchroniser import SynchroniserConfig
+from actrec.types import Intrinsics
+from actrec_nodes.common import conversions as c
+from actrec_nodes.common.synchronizer import Listener, SynchroniserConfig, listen
 
 
 def test_rectified_images_come_with_their_own_intrinsics(context, host, ears) -> None:

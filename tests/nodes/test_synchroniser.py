@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from actrec.errors import InputError
-from actrec.frames import NANOSECONDS, Intrinsics
-from actrec_nodes import conversions as c
-from actrec_nodes.synchroniser import (
+from actrec.types import NANOSECONDS, Intrinsics
+from actrec.utils.errors import InputError
+from actrec_nodes.common import conversions as c
+from actrec_nodes.common.synchronizer import (
     LEAST_BYTES,
     PENDING_BYTES,
     RgbdMessages,

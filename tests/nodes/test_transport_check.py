@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from actrec.errors import DeviceError
-from actrec_nodes import transport_check
+from actrec.utils.errors import DeviceError
+from actrec_nodes.bringup import transport_check
 
 
 @pytest.mark.ros

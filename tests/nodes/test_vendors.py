@@ -9,9 +9,9 @@ import yaml
 from actrec_msgs.msg import SkeletonArray
 from sensor_msgs.msg import CameraInfo, Image
 
-from actrec.capture.simulated import SimulatedCamera
-from actrec.frames import RgbdFrame
-from actrec_nodes import conversions, qos, topics
+from actrec.cameras.simulated import SimulatedCamera
+from actrec.types import RgbdFrame
+from actrec_nodes.common import conversions, topics
 from actrec_nodes.skeleton_node import SkeletonNode
 
 pytestmark = pytest.mark.ros
@@ -68,9 +68,9 @@ def test_people_are_found_in_what_a_vendors_driver_publishes(
     def show() -> bool:
         for topic, message in ((names[topics.COLOUR_INFO], info), (names[topics.DEPTH_INFO], info)):
             assert isinstance(message, CameraInfo)
-            ears.say(topic, message, qos.IMAGE_PUBLISHER)
-        ears.say(names[topics.DEPTH], seen[1], qos.IMAGE_PUBLISHER)
-        ears.say(names[topics.COLOUR], seen[0], qos.IMAGE_PUBLISHER)
+            ears.say(topic, message, topics.IMAGE_PUBLISHER)
+        ears.say(names[topics.DEPTH], seen[1], topics.IMAGE_PUBLISHER)
+        ears.say(names[topics.COLOUR], seen[0], topics.IMAGE_PUBLISHER)
         return ears.wait(lambda: any(message.skeletons for message in ears.heard[topics.SKELETONS]), 0.3)
 
     assert any(show() for _ in range(60)), "nobody found"

@@ -14,9 +14,10 @@ from actrec_msgs.msg import ActionLabel, Skeleton, SkeletonArray
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 
-from actrec.errors import ConfigError, DeviceError
-from actrec.frames import Body, Intrinsics
-from actrec_nodes import conversions, qos, topics, view_node
+from actrec.types import Body, Intrinsics
+from actrec.utils.errors import ConfigError, DeviceError
+from actrec_nodes import view_node
+from actrec_nodes.common import conversions, topics
 from tests.tiny_model import person_at
 
 pytestmark = pytest.mark.ros
@@ -48,10 +49,12 @@ def graph():
     context = rclpy.Context()
     rclpy.init(context=context)
     node, stop = Node("graph", context=context), threading.Event()
-    colour, depth = (node.create_publisher(Image, name, qos.IMAGE_PUBLISHER) for name in (topics.COLOUR, topics.DEPTH))
-    info = node.create_publisher(CameraInfo, topics.COLOUR_INFO, qos.IMAGE_PUBLISHER)
-    skeletons = node.create_publisher(SkeletonArray, topics.SKELETONS, qos.SMALL)
-    labels = node.create_publisher(ActionLabel, topics.ACTION_LABEL, qos.SMALL)
+    colour, depth = (
+        node.create_publisher(Image, name, topics.IMAGE_PUBLISHER) for name in (topics.COLOUR, topics.DEPTH)
+    )
+    info = node.create_publisher(CameraInfo, topics.COLOUR_INFO, topics.IMAGE_PUBLISHER)
+    skeletons = node.create_publisher(SkeletonArray, topics.SKELETONS, topics.SMALL)
+    labels = node.create_publisher(ActionLabel, topics.ACTION_LABEL, topics.SMALL)
     body = Body("body_1", "kinect_v2_25", person_at(0.0), np.full((25, 2), np.nan, np.float32), np.ones(25, np.float32))
 
     def publish():

@@ -5,9 +5,9 @@ import threading
 
 import pytest
 
-from actrec_nodes import statistics as statistics_module
-from actrec_nodes.statistics import Statistics
-from actrec_nodes.worker import Worker
+from actrec_nodes.common import diagnostics as statistics_module
+from actrec_nodes.common.diagnostics import Statistics
+from actrec_nodes.common.worker import Worker
 
 
 class Slow:

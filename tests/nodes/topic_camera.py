@@ -8,8 +8,8 @@ import rclpy
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 
-from actrec.frames import Intrinsics
-from actrec_nodes import conversions, qos
+from actrec.types import Intrinsics
+from actrec_nodes.common import conversions, topics
 
 TOPIC = "some_camera/image"
 
@@ -25,8 +25,8 @@ class TopicCamera:
         self.context = rclpy.Context()
         rclpy.init(context=self.context)
         self.node = Node("some_camera", context=self.context)
-        self._publisher = self.node.create_publisher(Image, topic, qos.IMAGE_PUBLISHER)
-        self._info = self.node.create_publisher(CameraInfo, "some_camera/camera_info", qos.IMAGE_PUBLISHER)
+        self._publisher = self.node.create_publisher(Image, topic, topics.IMAGE_PUBLISHER)
+        self._info = self.node.create_publisher(CameraInfo, "some_camera/camera_info", topics.IMAGE_PUBLISHER)
         self.lens: Intrinsics | None = None
         self._encoding, self.picture = encoding, picture
         self._stop = threading.Event()

@@ -7,20 +7,22 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from actrec import config, sceneflow
-from actrec.errors import InputError
-from actrec.features.keypoints import motion_at_joints, motion_between_images
-from actrec.frames import NANOSECONDS, Body, Face, Hand, RgbdFrame
-from actrec.geometry import project
-from actrec.perception import BodyPerception, FacePerception, HandPerception
-from actrec.sceneflow.pairs import Flow, FlowPairs, SceneFlowConfig
-from actrec.series import nearest
+from actrec import scene_flow
+from actrec.datasets.base import Clip
+from actrec.datasets.store.codecs import Pictures
+from actrec.perception.pipeline import BodyPerception, FacePerception, HandPerception
+from actrec.scene_flow.stream import Flow, FlowPairs, SceneFlowConfig
 from actrec.skeleton.conversions import CANONICAL
-from actrec_models.data.clips import Clip
-from actrec_models.data.prepare_settings import STREAM_KEYS, PrepareConfig
-from actrec_models.data.store_codecs import Pictures
+from actrec.skeleton.windows import nearest
+from actrec.types import NANOSECONDS, Body, Face, Hand, RgbdFrame
+from actrec.utils import config
+from actrec.utils.errors import InputError
+from actrec.utils.geometry import project
+from actrec.utils.optical_flow import motion_at_joints, motion_between_images
+from actrec_models.data.prepare.settings import STREAM_KEYS, PrepareConfig
 
 SIDES = ("left", "right")
+
 SHAPES = {"hands": (2, 21, 3), "hand_pixels": (2, 21, 2), "face": (68, 3), "face_pixels": (68, 2), "motion": (25, 2)}
 """Of one body in one frame."""
 
@@ -72,7 +74,7 @@ class Estimation:
         self._since = 0  # the first frame that shows the picture before
         if "flow" in wanted or ("motion" in wanted and settings.motion_from == "depth"):
             options = config.build(SceneFlowConfig, settings.flow)
-            self._pairs = FlowPairs(sceneflow.create(options.method), options)
+            self._pairs = FlowPairs(scene_flow.create(options.method), options)
 
     def close(self) -> None:
         """Frees the models."""

@@ -1,142 +1,316 @@
-"""Recorded skeletons as the live graph would see them: rendered by the simulated camera, found again by the estimators.
+"""Clips that the simulated camera renders: colour, depth, scene flow, bodies and hands of procedural actors.
 
-A network trained on a Kinect's joints alone has never seen how an estimator errs: exchanged sides, limbs guessed when
-hidden, other proportions. `python -m actrec_models.data.rendered --help` makes such clips of a dataset's training part,
-once; a recipe's `rendered` adds them.
+They need no files and cost some milliseconds a frame. They are there to test the machinery of training with pictures
+and flow end to end where no dataset of people is at hand. The actors' movements are written by hand and repeat
+themselves: an accuracy on these clips says that a network, its inputs and its training work, and nothing about people.
+
+One clip of the simulated camera: who does what in which room, and what the camera sees of it.
 """
 
-import argparse
-import multiprocessing
-from collections.abc import Iterable, Sequence
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
-from tqdm import tqdm
+import yaml
 
-from actrec.errors import ActrecError, InputError
-from actrec.frames import NANOSECONDS, Intrinsics, RgbdFrame
-from actrec.perception import BodyPerception
-from actrec.recordings.nucla import read_nucla_npz
-from actrec.recordings.sequence import SkeletonSequence, load_npz
-from actrec.recordings.utd_mhad import read_utd_mhad_npz
-from actrec.simulation.noise import SensorNoise, structured_light
-from actrec.simulation.scene import Scene
-from actrec.simulation.stage import scene_of_scripts, scripts_of
-from actrec_models.data.clips import Clip
+from actrec import __version__, scene_flow
+from actrec.datasets.base import Clip, Entry, LazyStreams, Source
+from actrec.scene_flow.base import SceneFlow
+from actrec.simulation import rig, room, stage
+from actrec.simulation.actions import ACTIONS, CYCLE, Performance, Segment
+from actrec.simulation.noise import SENSORS, SensorNoise
+from actrec.simulation.scene import CameraPose, ProceduralActor, Scene, Snapshot
+from actrec.simulation.stage import stool_place
+from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
+from actrec.utils import config
+from actrec.utils.config import setting
+from actrec.utils.errors import ConfigError, InputError
+from actrec.utils.geometry import project
+from actrec.utils.optical_flow import motion_at_joints
 
-INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
-DATASETS = ("nucla", "utd_mhad")
-_TRAINING_VIEWS = (1, 2)  # of N-UCLA
-KEYS = ("bodies", "length", "stamps_ns", "label", "name")
+_BEHIND = 1.5  # metres from the actor's place to the wall
+
+_LEAD_S, _TAIL_S = 0.4, 0.3  # of idling, at most, before and after the action
 
 
-def estimate(recording: SkeletonSequence, label: int, fps: float, seed: int) -> Clip | None:
-    """The clip [1, T, 25, 3] that the estimators make of a rendering of `recording`; None where they see too little.
+@dataclass(frozen=True)
+class View:
+    """From where the camera looks.
+
+    Attributes:
+        facing: Which way the actor faces, degrees to its left from facing the camera.
+        height: Of the camera over the floor, metres.
+        pitch: How far the camera looks down, degrees.
+        distance: To the actor's place, metres.
+    """
+
+    facing: float
+    height: float
+    pitch: float
+    distance: float
+
+
+VIEWS = (View(-35.0, 0.85, -2.0, 2.8), View(35.0, 1.45, 9.0, 3.2), View(0.0, 1.1, 2.0, 2.95))
+"""Views 1, 2 and 3; the last one is what split "cross_view" holds out."""
+
+
+@dataclass(frozen=True)
+class RenderedConfig:
+    """What is rendered. The defaults make 384 clips, of which 240 (cross_actor) or 256 (cross_view) train."""
+
+    width: int = setting(160, "width of the pictures", unit="px", range=(64, 1920))
+    height: int = setting(120, "height of the pictures", unit="px", range=(48, 1080))
+    hfov: float = setting(62.7, "horizontal field of view", unit="deg", range=(20, 120))
+    fps: float = setting(15.0, "frames a second", unit="Hz", range=(2, 120))
+    actors: int = setting(8, "people, numbers 1, 2, … of actrec.simulation.stage", range=(2, 1000))
+    held_out: int = setting(3, "of these, the last so many are split cross_actor's test part", range=(1, 999))
+    actions: list = setting(["all"], f"classes: all, or some of {', '.join(CYCLE)}")
+    takes: int = setting(2, "clips of each action, actor and view", range=(1, 100))
+    flow: str = setting("exact", "scene flow: the truth, or as it is estimated live", choices=("exact", "dis"))
+    flow_shrink: int = setting(2, "of so many columns and rows of the flow one is kept", range=(1, 16))
+    noise: bool = setting(True, "degrade colour and depth as a real sensor does")
+    sensor: str = setting("structured_light", "error model of the depth sensor", choices=tuple(SENSORS.names()))
+    seed: int = setting(1, "of performances, rooms and noise", range=(0, 2**31 - 1))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the actions.
+
+        Raises:
+            ConfigError: One is unknown or named twice.
+        """
+        names = CYCLE if self.actions == ["all"] else tuple(self.actions)
+        if not names or not set(names) <= set(CYCLE) or len(set(names)) < len(names):
+            told = ", ".join(map(str, names)) or "empty"
+            raise ConfigError(f"RenderedConfig.actions is {told}; choose all, or from {', '.join(CYCLE)}, each once")
+        return names
+
+
+class RenderedItem:
+    """What happens in one item of the dataset, and its pictures. Everything follows from the options and the entry.
 
     Args:
-        recording: Joints to follow.
-        label: Of the clip.
-        fps: Of the rendering.
-        seed: Of room and noise.
-    """
-    scene = scene_of_scripts(INTRINSICS, scripts_of(recording), recording.name, seed=seed)
-    perception = BodyPerception()
-    try:
-        bodies = [perception.process(frame) for frame in _frames(scene, fps, seed)]
-    finally:
-        perception.close()
-    seen = [(k, found[0]) for k, found in enumerate(bodies) if found]
-    if len(seen) < 0.5 * len(bodies) or not seen:
-        return None
-    stamps = np.array([round(k / fps * NANOSECONDS) for k, _ in seen], np.int64)
-    return Clip(recording.name, label, stamps, np.stack([body.positions for _, body in seen])[None])
+        options: The dataset's.
+        entry: The item.
 
-
-def _frames(scene: Scene, fps: float, seed: int) -> Iterable[RgbdFrame]:
-    noise = SensorNoise(structured_light(), INTRINSICS, seed)
-    for number in range(max(1, int(scene.duration * fps))):
-        shown = scene.at(number / fps).rendering
-        colour, depth = noise.colour(shown.colour, number), noise.depth(shown.depth, shown.facing, number)
-        yield RgbdFrame(round(number / fps * NANOSECONDS), colour, depth, INTRINSICS)
-
-
-def write(path: Path, clips: Sequence[Clip]) -> None:
-    """Writes clips as one .npz."""
-    np.savez_compressed(
-        path,
-        bodies=np.concatenate([clip.bodies[0] for clip in clips]),
-        length=np.array([len(clip.stamps_ns) for clip in clips]),
-        stamps_ns=np.concatenate([clip.stamps_ns for clip in clips]),
-        label=np.array([clip.label for clip in clips]),
-        name=np.array([clip.name for clip in clips]),
-    )
-
-
-def read(path: Path) -> list[Clip]:
-    """Reads what `write` wrote.
+    Attributes:
+        intrinsics: Of colour and depth.
+        stamps_ns: [T] from zero.
 
     Raises:
-        DeviceError: There is no such file.
-        InputError: It is corrupt or another kind of file.
+        InputError: The entry is none of this dataset's.
     """
-    arrays = load_npz(path, KEYS)
-    if len(arrays["bodies"]) != arrays["length"].sum() or arrays["bodies"].shape[1:] != (25, 3):
-        raise InputError(f"'{path}' is no file of rendered clips; make it with python -m actrec_models.data.rendered")
-    cuts = np.cumsum(arrays["length"])[:-1]
-    parts = zip(np.split(arrays["bodies"], cuts), np.split(arrays["stamps_ns"], cuts), strict=True)
-    labelled = zip(parts, arrays["label"], arrays["name"], strict=True)
-    return [Clip(str(name), int(label), stamps, bodies[None]) for (bodies, stamps), label, name in labelled]
+
+    def __init__(self, options: RenderedConfig, entry: Entry):
+        try:
+            subject, view, take = (int(entry.meta[key]) for key in ("subject", "view", "take"))
+            self._view, name = VIEWS[view - 1], options.classes[entry.label]
+        except (KeyError, IndexError, ValueError) as error:
+            raise InputError(f"'{entry.name}' is no item of the rendered dataset: {dict(entry.meta)}") from error
+        self.options, self._who = options, stage.cast_member(subject)
+        states = np.random.SeedSequence([options.seed, CYCLE.index(name), subject, view, take]).generate_state(4)
+        self._seed, self._room_seed, self._noise_seed, chance = (int(state) for state in states)
+        self.intrinsics = _camera(options)
+        self._pose = CameraPose(self._view.height, float(np.radians(self._view.pitch)))
+        self._place, self._facing = (0.0, self._view.distance), float(np.radians(self._view.facing))
+        self._actor, action = self._performer(name)
+        self._sits = "seated" in (action.action.start, action.action.end)
+        lead, tail = np.random.default_rng(chance).random(2) * (_LEAD_S, _TAIL_S)
+        start = action.start - float(lead)
+        ticks = np.arange(max(2, int((action.end + float(tail) - start) * options.fps) + 1))
+        self._times = start + ticks / options.fps
+        self.stamps_ns = np.round(ticks / options.fps * NANOSECONDS).astype(np.int64)
+
+    def _performer(self, name: str) -> tuple[ProceduralActor, Segment]:
+        """The actor, and when the action is performed: after a moment of idling in the posture that it starts from."""
+        before = "idle" if ACTIONS[name].start == "standing" else "idle_seated"
+        played = Performance((before, name), self._seed, physique=self._who.physique, tempo=self._who.tempo)
+        segment = played.segment(0.0)
+        while segment.action.name != name:
+            segment = played.segment(segment.end)
+        return ProceduralActor(played, self._who.appearance, self._pose, self._place, self._facing), segment
+
+    @cached_property
+    def scene(self) -> Scene:
+        """The actor in its room."""
+        look = room.furnished(back=self._view.distance + _BEHIND, seed=self._room_seed)
+        stools = [stool_place(self._place, self._facing, self._who.appearance.stature)] if self._sits else []
+        return Scene([self._actor], self.intrinsics, self._pose, look, stools)
+
+    @cached_property
+    def bodies(self) -> np.ndarray:
+        """[1, T, 25, 3] exact joints, metres; those that the camera cannot see too."""
+        return np.stack([self._actor.pose(time).joints for time in self._times]).astype(np.float32)[None]
+
+    @property
+    def streams(self) -> Mapping[str, Callable[[], np.ndarray]]:
+        """Key of the data contract to what makes it; there is no face, whose points the truth does not hold."""
+        return {
+            "pixels": lambda: project(self.bodies, self.intrinsics),
+            "hands": self.hands,
+            "hand_pixels": lambda: project(self.hands(), self.intrinsics),
+            "size": lambda: np.array([self.options.width, self.options.height], np.float32),
+            "colour": self.colour,
+            "flow": self.flow,
+            "motion": self.motion,
+        }
+
+    @property
+    def pictures(self) -> Mapping[str, Callable[[np.ndarray], np.ndarray]]:
+        """Key to what makes some frames [N] of it alone."""
+        return {"colour": self.colour, "flow": self.flow}
+
+    def hands(self) -> np.ndarray:
+        """[1, T, 2, 21, 3] exact joints of both hands, metres."""
+        length = self._who.appearance.hand_length
+        return np.stack([rig.hand_joints(self._actor.pose(time), length) for time in self._times]).astype(np.float32)[
+            None
+        ]
+
+    def colour(self, numbers: Iterable[int] | None = None) -> np.ndarray:
+        """[T, H, W, 3] uint8, or of the frames `numbers` alone."""
+        wanted = range(len(self._times)) if numbers is None else numbers
+        return np.stack([self._seen(int(number))[0] for number in wanted])
+
+    def flow(self, numbers: Iterable[int] | None = None) -> np.ndarray:
+        """[T, h, w, 3] float16 m/s, every `flow_shrink`-th column and row, or of the frames `numbers` alone."""
+        if numbers is None:
+            return self._moving[0]
+        return np.stack([self._shrunk(self._field(int(number))) for number in numbers])
+
+    def motion(self) -> np.ndarray:
+        """[1, T, 25, 2] optical flow at the joints, px/s."""
+        return self._moving[1]
+
+    @cached_property
+    def _moving(self) -> tuple[np.ndarray, np.ndarray]:
+        """Flow and motion, which come from the same fields."""
+        size, pixels = (self.options.width, self.options.height), project(self.bodies, self.intrinsics)
+        flow, motion = [], []
+        for number, (joints, places) in enumerate(zip(self.bodies[0], pixels[0], strict=True)):
+            field = self._field(number)
+            flow.append(self._shrunk(field))
+            motion.append(motion_at_joints(field, joints, places, size, self.intrinsics))
+        return np.stack(flow), np.stack(motion)[None]
+
+    def frames(self) -> Iterator[RgbdFrame]:
+        """What the camera gives, with exact skeletons."""
+        for number, stamp in enumerate(self.stamps_ns):
+            colour, depth, shown = self._seen(number)
+            yield RgbdFrame(int(stamp), colour, depth, self.intrinsics, skeletons=shown.bodies)
+
+    def _seen(self, number: int) -> tuple[np.ndarray, np.ndarray, Snapshot]:
+        """Colour and depth of one frame, also of the one after the last, and the exact instant behind them."""
+        shown = self.scene.at(float(self._times[0] + number / self.options.fps))
+        colour, depth = shown.rendering.colour, shown.rendering.depth
+        if self.options.noise:
+            colour, depth = self._noise.colour(colour, number), self._noise.depth(depth, shown.rendering.facing, number)
+        return colour, depth, shown
+
+    def _field(self, number: int) -> np.ndarray:
+        """[H, W, 3] m/s of one frame, over the time until the next one."""
+        dt = 1 / self.options.fps
+        if self.options.flow == "exact":
+            return self.scene.scene_flow(self.scene.at(float(self._times[number])), dt)
+        (colour0, depth0, _), (colour1, depth1, _) = self._seen(number), self._seen(number + 1)
+        return self._method.estimate(colour0, depth0, colour1, depth1, self.intrinsics, dt)
+
+    def _shrunk(self, field: np.ndarray) -> np.ndarray:
+        step = self.options.flow_shrink
+        return field[step // 2 :: step, step // 2 :: step].astype(np.float16)
+
+    @cached_property
+    def _method(self) -> SceneFlow:
+        return scene_flow.create(self.options.flow)
+
+    @cached_property
+    def _noise(self) -> SensorNoise:
+        return SensorNoise(SENSORS.create(self.options.sensor), self.intrinsics, self._noise_seed)
 
 
-def _task(arguments: tuple[SkeletonSequence, float, int]) -> Clip | str:
-    """One clip in a worker process, or why there is none."""
-    recording, fps, seed = arguments
+def _camera(options: RenderedConfig) -> Intrinsics:
+    focal = options.width / 2 / np.tan(np.radians(options.hfov) / 2)
+    return Intrinsics(options.width, options.height, focal, focal, (options.width - 1) / 2, (options.height - 1) / 2)
+
+
+OPTIONS_FILE = "rendered.yaml"
+
+
+class RenderedRgbd(Source):
+    """The simulated camera's clips, a test of the machinery that says nothing about people.
+
+    Eight actions by actors of other sizes, proportions, clothes and tempo, from three views, each time in another room.
+    Split "cross_actor" tests on actors who are not in training, "cross_view" on a view that is not.
+
+    Args:
+        root: May hold `rendered.yaml`, fields of `RenderedConfig`; needs not exist.
+        options: Fields of `RenderedConfig`, before those of the file.
+
+    Raises:
+        ConfigError: An option is unknown or out of range, or the file is no YAML mapping.
+    """
+
+    splits: ClassVar = ("cross_actor", "cross_view")
+    caveat: ClassVar = (
+        "A test of the machinery on clips that the simulated camera rendered: it says nothing about people."
+    )
+    has_files: ClassVar = False
+    licence: ClassVar = "none needed: the clips are rendered by this program"
+
+    def __init__(self, root: str | Path, **options: Any):
+        super().__init__(root)
+        self.config = config.build(RenderedConfig, {**_file_options(self.root / OPTIONS_FILE), **options})
+        self.classes = self.config.classes
+        if self.config.held_out >= self.config.actors:
+            raise ConfigError(
+                f"RenderedConfig.held_out is {self.config.held_out} of {self.config.actors} actors: leave one to train"
+            )
+
+    def entries(self) -> list[Entry]:
+        """As the base says: action by action, actor by actor, view by view."""
+        c, made = self.config, []
+        numbers = range(1, c.actors + 1), range(1, len(VIEWS) + 1), range(1, c.takes + 1)
+        for label, subject, view, take in product(range(len(self.classes)), *numbers):
+            meta = {"subject": subject, "view": view, "take": take}
+            made.append(Entry(f"{self.classes[label]}_p{subject}_v{view}_t{take}", label, meta))
+        return made
+
+    def read(self, entry: Entry) -> Clip:
+        """As the base says; joints, hands and their pixels at once, colour, flow and motion when they are looked at."""
+        shown = RenderedItem(self.config, entry)
+        return Clip(entry.name, entry.label, shown.stamps_ns, shown.bodies, LazyStreams(shown.streams, shown.pictures))
+
+    def part(self, entry: Entry, split: str) -> str:
+        """As the base says."""
+        self.check(split)
+        if split == "cross_view":
+            return "test" if entry.meta["view"] == len(VIEWS) else "train"
+        return "test" if int(entry.meta["subject"]) > self.config.actors - self.config.held_out else "train"
+
+    def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
+        """As the base says; `skeletons` are the exact ones."""
+        return RenderedItem(self.config, entry).frames()
+
+    def fingerprint(self, entries: Sequence[Entry]) -> str:
+        """SHA-256 over the options, this release and the names of the items."""
+        told = [__version__, *self.classes, *map(str, dataclasses.astuple(self.config)), *(e.name for e in entries)]
+        return hashlib.sha256("\n".join(told).encode()).hexdigest()
+
+
+def _file_options(path: Path) -> dict[str, Any]:
+    """Options of a dataset's folder; none where it has no such file."""
+    if not path.is_file():
+        return {}
     try:
-        return estimate(recording, (recording.label or 0) - 1, fps, seed) or "nobody is seen in half of its frames"
-    except ActrecError as error:
-        return str(error)
-
-
-def recordings(dataset: str, root: Path, part: str = "train") -> list[SkeletonSequence]:
-    """The "train" or "test" part of one of `DATASETS`; `root` holds a folder a dataset."""
-    if dataset == "utd_mhad":
-        read = read_utd_mhad_npz(root / "utd_mhad/utd_mhad_skeletons.npz")
-        trained = [int(recording.meta["subject"]) % 2 == 1 for recording in read]
-    else:
-        read = read_nucla_npz(root / "nucla/nucla_skeletons.npz")
-        trained = [recording.meta["view"] in _TRAINING_VIEWS for recording in read]
-    return [recording for recording, train in zip(read, trained, strict=True) if train == (part == "train")]
-
-
-def estimate_all(chosen: Sequence[SkeletonSequence], fps: float, workers: int) -> tuple[list[Clip], list[str]]:
-    """The clips that the estimators make of recordings, rendered in so many processes; and which are left out, and why.
-
-    The n-th recording's room and noise are drawn with seed n.
-    """
-    tasks = [(recording, fps, seed) for seed, recording in enumerate(chosen)]
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        results = list(tqdm(pool.imap(_task, tasks), total=len(tasks), unit="clip"))
-    named = zip(chosen, results, strict=True)
-    out = [f"{recording.name} left out: {result}" for recording, result in named if isinstance(result, str)]
-    return [result for result in results if isinstance(result, Clip)], out
-
-
-def main() -> None:
-    """Renders every n-th training clip of N-UCLA or UTD-MHAD."""
-    parser = argparse.ArgumentParser(prog="python -m actrec_models.data.rendered", description=main.__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds a folder a dataset")
-    parser.add_argument("--dataset", choices=DATASETS, default="nucla", help="(default: %(default)s)")
-    parser.add_argument("--out", type=Path, required=True, help="file to write (.npz)")
-    parser.add_argument("--every", type=int, default=4, help="take every n-th clip (default: %(default)s)")
-    parser.add_argument("--fps", type=float, default=15.0, help="of the rendering (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
-    args = parser.parse_args()
-    chosen = recordings(args.dataset, args.data)[:: args.every]
-    clips, out = estimate_all(chosen, args.fps, args.workers)
-    print("".join(f"{line}\n" for line in out), end="")
-    write(args.out, clips)
-    print(f"{len(clips)} of {len(chosen)} clips in {args.out}")
-
-
-if __name__ == "__main__":
-    main()
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"'{path}' cannot be read as YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"'{path}' holds no options, expected e.g. 'width: 160'; without the file defaults hold")
+    return content

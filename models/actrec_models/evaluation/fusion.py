@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from actrec.errors import ConfigError, InputError
+from actrec.utils.errors import ConfigError, InputError
 
 HOW = ("softmax", "logits")
+
 ROUNDS = 500
 """Steps in which weights are fitted."""
 

@@ -1,4 +1,7 @@
-"""One or several models scored on a dataset: alone, fused, or as repetitions over seeds or folds."""
+"""One or several models scored on a dataset: alone, fused, or as repetitions over seeds or folds.
+
+A person's own recordings that are labelled `unknown`: how many of them a model rejects.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -6,17 +9,62 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from actrec import config
-from actrec.errors import ConfigError, DeviceError, InputError
-from actrec_models.data import ClipDataset
-from actrec_models.data.copies import copies
+from actrec.datasets.base import ClipDataset
+from actrec.datasets.copies import copies
+from actrec.utils import config
+from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec_models.evaluation import fusion, scoring
-from actrec_models.evaluation.draws import Draws
-from actrec_models.evaluation.opening import Model
-from actrec_models.evaluation.others import Rejected, others, rejected
-from actrec_models.evaluation.relations import Options, draws_of, folds_of, groups_of, kind_of
-from actrec_models.evaluation.report import Report
-from actrec_models.evaluation.target import OWN, Target, check_folds, check_not_learnt, merging, target_of
+from actrec_models.evaluation.figures import Report
+from actrec_models.evaluation.models import Model
+from actrec_models.evaluation.scoring import Draws, Scores
+from actrec_models.evaluation.target import (
+    OWN,
+    Options,
+    Target,
+    check_folds,
+    check_not_learnt,
+    draws_of,
+    folds_of,
+    groups_of,
+    kind_of,
+    learnt_by,
+    merging,
+    target_of,
+)
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """What a model makes of them.
+
+    Attributes:
+        name: Of the model.
+        clips: How many could be read.
+        rejected: Share of which it says `unknown`.
+    """
+
+    name: str
+    clips: int
+    rejected: float
+
+    def __str__(self) -> str:
+        return f"{self.name} rejects {self.rejected:.1%} of {self.clips} recordings labelled unknown."
+
+
+def others(target: Target, models: Sequence[Model]) -> ClipDataset | None:
+    """The part's recordings that are labelled `unknown` and that no model has learnt; None where there are none."""
+    found = target.others()
+    learnt = set().union(*map(learnt_by, models))
+    fresh = found.subset([index for index, recording in enumerate(found.recordings) if recording not in learnt])
+    return fresh if len(fresh) else None
+
+
+def rejected(model: Model, scores: Scores) -> Rejected:
+    """How many of them a model rejects, by its package's threshold."""
+    read = np.array([index not in scores.unread for index in range(len(scores.logits))])
+    confidence = model.session.softmax(scores.logits[read]).max(axis=1)
+    return Rejected(model.name, int(read.sum()), float((confidence < model.package.rejection.threshold).mean()))
+
 
 SPREAD = (
     "accuracy", "accuracy_without_copies", "top5", "mean_class_accuracy", "mean_f1", "mean_average_precision", "ece",

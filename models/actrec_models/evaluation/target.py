@@ -1,4 +1,7 @@
-"""What models are scored on: a part of a dataset by an official split, and how their classes relate to its own."""
+"""What models are scored on: a part of a dataset by an official split, and how their classes relate to its own.
+
+What several models are to one another, as far as options and descriptions say: streams, repetitions, or neither.
+"""
 
 import dataclasses
 import json
@@ -7,15 +10,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from actrec import config
-from actrec.errors import ConfigError, InputError
-from actrec_models import data, lineage
-from actrec_models.data import ClipDataset, PreparedDataset, Source, SourceDataset
-from actrec_models.evaluation.opening import Model
-from actrec_models.lineage import FIRST_FOLD, same_items
+from actrec import datasets
+from actrec.datasets import PARTS
+from actrec.datasets.base import ClipDataset, Source, SourceDataset
+from actrec.datasets.store.reader import PreparedDataset
+from actrec.features import feature
+from actrec.features.specs import InputSpec
+from actrec.utils import config
+from actrec.utils.config import setting
+from actrec.utils.errors import ConfigError, InputError
+from actrec_models.evaluation import fusion
+from actrec_models.evaluation.models import Model
+from actrec_models.training import provenance
+from actrec_models.training.provenance import FIRST_FOLD, same_items
 
 OWN = "folder"
 """The dataset of a person's own recordings."""
+
 _LEARNT = "recordings"
 """The figure of a taught package that tells which of them it has learnt."""
 
@@ -25,7 +36,7 @@ class Target:
     """A part of a dataset.
 
     Attributes:
-        dataset, split, part: As `actrec_models.data.create` takes them.
+        dataset, split, part: As `actrec.datasets.create` takes them.
         root: Folder of the dataset's files.
         options: Of the dataset.
     """
@@ -40,18 +51,18 @@ class Target:
         """The clips of the part, or of another one; of one fold where `fold` is not 0.
 
         Raises:
-            ConfigError, DeviceError, InputError: As `actrec_models.data.create`.
+            ConfigError, DeviceError, InputError: As `actrec.datasets.create`.
         """
         options = {**self.options, **({"fold": fold} if fold else {})}
-        return data.create(self.dataset, self.root, split=self.split, part=part or self.part, **options)
+        return datasets.create(self.dataset, self.root, split=self.split, part=part or self.part, **options)
 
     def others(self) -> SourceDataset | PreparedDataset:
         """What the part holds beside the classes: recordings labelled `unknown`.
 
         Raises:
-            ConfigError, DeviceError, InputError: As `actrec_models.data.create`.
+            ConfigError, DeviceError, InputError: As `actrec.datasets.create`.
         """
-        return data.others(self.dataset, self.root, split=self.split, part=self.part, **self.options)
+        return datasets.others(self.dataset, self.root, split=self.split, part=self.part, **self.options)
 
     @property
     def scores_all(self) -> bool:
@@ -61,7 +72,7 @@ class Target:
     @property
     def source(self) -> type[Source]:
         """The dataset's class, nothing read."""
-        found: type[Source] = data.DATASETS.get(self.dataset)
+        found: type[Source] = datasets.DATASETS.get(self.dataset)
         return found
 
     def with_fold(self, fold: int) -> "Target":
@@ -98,14 +109,14 @@ def target_of(
     """
     first = models[0].package.provenance
     asked, dataset = dataset, dataset or first.dataset
-    if dataset not in data.DATASETS.names():
-        known = ", ".join(data.DATASETS.names())
+    if dataset not in datasets.DATASETS.names():
+        known = ", ".join(datasets.DATASETS.names())
         what = f"--dataset is '{dataset}'" if asked else f"{models[0].name} was trained on '{dataset}'"
         raise ConfigError(f"{what}, which is no dataset here; choose one with --dataset: {known}")
-    if split and split not in data.DATASETS.get(dataset).splits:
-        raise ConfigError(f"{dataset} has split {', '.join(data.DATASETS.get(dataset).splits)}; got '{split}'")
+    if split and split not in datasets.DATASETS.get(dataset).splits:
+        raise ConfigError(f"{dataset} has split {', '.join(datasets.DATASETS.get(dataset).splits)}; got '{split}'")
     if not split:
-        known = data.DATASETS.get(dataset).splits
+        known = datasets.DATASETS.get(dataset).splits
         split = first.split if first.dataset == dataset or first.split in known else known[0]
     for model in models:
         trained = model.package.provenance
@@ -115,10 +126,10 @@ def target_of(
                 f"{model.name} was trained on split '{trained.split}' of {dataset}, {_other(models, model, split)}; "
                 "parts of different splits overlap, so it has trained on clips that it would be tested on"
             )
-    config.check_names(dict(options), data.RESERVED, "--option")
-    root = root or data.folder(data_root, dataset)
+    config.check_names(dict(options), datasets.RESERVED, "--option")
+    root = root or datasets.folder(data_root, dataset)
     ours = {**_told(models[0], dataset), **options}
-    if dataset == OWN and not data.is_store(root):
+    if dataset == OWN and not datasets.is_store(root):
         ours = {"classes": list(models[0].package.labels), **ours}
     # All of a person's recordings test a model that learnt none of them, which `check_not_learnt` looks after.
     if dataset == OWN and split == "all" and all(_tells(model) for model in models):
@@ -175,7 +186,7 @@ def _same_split(model: Model, target: Target) -> bool:
     if trained.dataset != OWN or _held_out(_told(model, OWN)) != _held_out(target.options):
         return False
     # A store has the one split that it was prepared with, whatever the options.
-    return not data.is_store(target.root) or target.open("train").fingerprint() == trained.data_sha256
+    return not datasets.is_store(target.root) or target.open("train").fingerprint() == trained.data_sha256
 
 
 def _held_out(options: Mapping[str, Any]) -> list[str]:
@@ -204,9 +215,9 @@ def check_folds(models: Sequence[Model], target: Target, folds: Sequence[int]) -
     for index, model in enumerate(models):
         trained = _fold(model, target)
         scored = folds[index] if folds else target.options.get("fold", FIRST_FOLD)
-        before = model.package.provenance.figures.get(lineage.KEY, ())
+        before = model.package.provenance.figures.get(provenance.KEY, ())
         options = {**target.options, "fold": scored}
-        lineage.check(f"what {model.name} began with", before, target.dataset, target.split, options)
+        provenance.check(f"what {model.name} began with", before, target.dataset, target.split, options)
         if trained is not None and trained != scored:
             raise ConfigError(
                 f"{model.name} was trained on fold {trained} of {target.dataset}, not {scored}; parts of different "
@@ -241,8 +252,8 @@ def merging(model: Model, target: Target, clips: ClipDataset) -> tuple[int, ...]
     if labels == tuple(clips.classes):
         return None
     trained = model.package.provenance.dataset
-    if trained in data.DATASETS.names():
-        finer: type[Source] = data.DATASETS.get(trained)
+    if trained in datasets.DATASETS.names():
+        finer: type[Source] = datasets.DATASETS.get(trained)
         merged = finer.merges.get(target.dataset)
         if merged is not None and labels == tuple(finer.classes):
             return merged
@@ -254,7 +265,7 @@ def merging(model: Model, target: Target, clips: ClipDataset) -> tuple[int, ...]
 
 def _remedy(target: Target, labels: Sequence[str]) -> str:
     """What to do about other classes: a store keeps those that were there when it was prepared."""
-    if target.dataset != OWN or not data.is_store(target.root):
+    if target.dataset != OWN or not datasets.is_store(target.root):
         return "evaluate it on the dataset it was trained for"
     known = json.dumps(labels, ensure_ascii=False)
     return (
@@ -280,3 +291,149 @@ def check_same_classes(models: Sequence[Model]) -> None:
 def _classes(model: Model) -> str:
     labels = model.package.labels
     return f"{model.name} knows {len(labels)} classes ({', '.join(labels)})"
+
+
+FREE = ("seed", "command")
+"""The fields of a recipe by which repetitions may differ."""
+
+MOST_DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to score, and how."""
+
+    dataset: str = setting("", "default: the one that the models were trained on")
+    split: str = setting("", "default: the one that the models were trained on")
+    part: str = setting("test", "part of the split", choices=PARTS)
+    root: str = setting("", "the dataset's own folder, where it does not lie in the folder of datasets")
+    dataset_options: dict = setting({}, "options of the dataset")
+    clips: str = setting("", "one of `scoring.MODES`; default: what the model's recipe says")
+    draws: list = setting(
+        [], "looks at each clip besides, varied as in training: one number for all models, or one each"
+    )
+    fuse: str = setting("", "softmax or logits: score the models as streams of one; default: not")
+    weights: list = setting([], "of the fused streams, one each; default: all alike")
+    fit_weights: bool = setting(False, "choose the weights on the training part")
+    seeds: bool = setting(False, "the models are repetitions that differ by seed")
+    folds: list = setting([], "the models are repetitions, one a fold: these folds; [0] for all")
+    skip_unreadable: bool = setting(False, "count a clip that cannot be read as wrong instead of refusing")
+    workers: int = setting(0, "processes that read and prepare clips; 0: this one", range=(0, 256))
+
+
+def kind_of(models: Sequence[Model], options: Options) -> str:
+    """What several models are to one another."""
+    asked = [name for name in ("fuse", "seeds", "folds") if getattr(options, name)]
+    if "folds" in asked and len(asked) > 1:
+        raise ConfigError(f"--{asked[0]} and --folds cannot be combined: the models are one a fold")
+    if (options.weights or options.fit_weights) and not options.fuse:
+        raise ConfigError("weights are those of fused streams: add --fuse softmax or --fuse logits")
+    if options.weights and options.fit_weights:
+        raise ConfigError("weights are either given (--weights) or fitted (--fit-weights)")
+    if options.fuse:
+        fusion.check_how(options.fuse)
+    if options.folds:
+        return "folds"
+    if asked and len(models) < 2:
+        raise ConfigError(f"--{asked[0]} needs two models or more, got {models[0].name} alone")
+    if options.fuse:
+        return "seeds" if options.seeds else "fusion"
+    if len(models) == 1:
+        return "single"
+    different = _no_repetitions(models)
+    if options.seeds and different:
+        raise ConfigError(f"{different}: they are no repetitions that differ by seed")
+    return "comparison" if different or not _same_length(models) else "seeds"
+
+
+def groups_of(models: Sequence[Model], options: Options) -> tuple[tuple[int, ...], ...]:
+    """Indices of the models that are fused with one another: all, or those of each seed; none where nothing is fused.
+
+    Raises:
+        ConfigError: Models of one seed lack what another seed has, or differ by more; weights are not one a stream.
+        InputError: Their classes differ.
+    """
+    if not options.fuse:
+        return ()
+    check_same_classes(models)
+    by_seed: dict[int, list[int]] = {}
+    for index, model in enumerate(models):
+        by_seed.setdefault(model.package.provenance.seed if options.seeds else 0, []).append(index)
+    groups = list(by_seed.values())
+    if options.seeds:
+        sizes = ", ".join(f"{len(group)} of seed {seed}" for seed, group in by_seed.items())
+        if len(groups) < 2 or len({len(group) for group in groups}) > 1 or len(groups[0]) < 2:
+            raise ConfigError(f"got {sizes}: give the same streams of each of several seeds")
+        for stream in zip(*groups, strict=True):
+            different = _no_repetitions([models[index] for index in stream])
+            if different:
+                raise ConfigError(f"{different}: give the streams of each seed in the same order")
+    fusion.normalised(options.weights, len(groups[0]))  # wrong weights are found before an hour of scoring
+    return tuple(map(tuple, groups))
+
+
+def _no_repetitions(models: Sequence[Model]) -> str:
+    """By what models differ besides their seed; empty where by nothing."""
+    first, seen = models[0], {models[0].package.provenance.seed: models[0]}
+    for model in models[1:]:
+        ours, theirs = first.package, model.package
+        different = [
+            what for what in ("family", "variant", "labels", "window") if getattr(ours, what) != getattr(theirs, what)
+        ]
+        if different or comparable(ours.inputs) != comparable(theirs.inputs):
+            return f"{first.name} and {model.name} differ by their {(*different, 'inputs')[0]}"
+        for what in ("dataset", "split"):
+            if getattr(ours.provenance, what) != getattr(theirs.provenance, what):
+                return f"{first.name} and {model.name} were trained on another {what}"
+        changed = _changed(ours.provenance.settings, theirs.provenance.settings)
+        if changed:
+            return f"the recipes of {first.name} and {model.name} differ by their {', '.join(changed)}"
+        if theirs.provenance.seed in seen:
+            twin = seen[theirs.provenance.seed]
+            return f"{twin.name} and {model.name} have the same seed {theirs.provenance.seed}"
+        seen[theirs.provenance.seed] = model
+    return ""
+
+
+def comparable(specs: Sequence[InputSpec]) -> tuple[list[InputSpec], str]:
+    """Inputs with all options of their features, which a package from before one of these does not name."""
+    bare = [dataclasses.replace(spec, preprocessing={}, shape=tuple(spec.shape)) for spec in specs]
+    options = [dataclasses.asdict(feature(spec.modality).options(spec)) for spec in specs]
+    return bare, json.dumps(options)  # which makes lists of tuples, as a package does
+
+
+def _changed(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """The fields of two recipes that differ, where both packages keep theirs; seed and words aside."""
+    if not (ours and theirs):
+        return []
+    return sorted(key for key in ours.keys() | theirs.keys() if key not in FREE and ours.get(key) != theirs.get(key))
+
+
+def _same_length(models: Sequence[Model]) -> bool:
+    return len({model.package.provenance.epochs for model in models}) == 1
+
+
+def draws_of(asked: Sequence[int], models: int) -> tuple[int, ...]:
+    """How many further looks each model has at a clip.
+
+    Raises:
+        ConfigError: They are neither one number nor one a model, or out of range.
+    """
+    if len(asked) not in (0, 1, models):
+        raise ConfigError(f"--draws has {len(asked)} numbers for {models} models: give one, or one each")
+    if any(not 0 <= number <= MOST_DRAWS for number in asked):
+        raise ConfigError(f"--draws is {' '.join(map(str, asked))}, allowed: 0 to {MOST_DRAWS}")
+    return tuple(asked) if len(asked) == models else tuple(asked or [0]) * models
+
+
+def folds_of(asked: Sequence[int], target: Target, models: int) -> list[int]:
+    """The folds to score, one a model."""
+    known = target.folds
+    folds = list(range(1, known + 1)) if list(asked) == [0] else [int(fold) for fold in asked]
+    if any(not 1 <= fold <= known for fold in folds):
+        raise ConfigError(f"dataset {target.dataset} has folds 1 to {known}; got {', '.join(map(str, folds))}")
+    if len(set(folds)) < len(folds):
+        raise ConfigError(f"folds {', '.join(map(str, folds))}: one is named twice, which makes no repetition")
+    if len(folds) != models:
+        raise ConfigError(f"{models} models for {len(folds)} folds: give one a fold, in their order")
+    return folds

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from actrec import config
-from actrec.package import InputSpec, WindowSpec
+from actrec.features.specs import InputSpec, WindowSpec
+from actrec.utils import config
 
 OUTLIER = -1
 """Label of a sample that shows no class; without a weight of its own it takes no part in the cross-entropy."""
@@ -21,7 +21,7 @@ class Network(nn.Module):
         config_class: Frozen dataclass of its options, with at least `num_classes` and `frames` (T of a clip).
         config: The options it was made with.
         window: Seconds, clip length, stride and combination of scores that its paper evaluates with.
-        weight_targets: Public checkpoint format (`actrec_models.weight_files.FORMATS`), or name of another network of
+        weight_targets: Public checkpoint format (`actrec_models.training.initial_weights.FORMATS`), or name of another network of
             ours, to the submodules that it fills, "" for the network itself; under them, parameters bear the names that
             the format's port gives them. An attribute, or a property where it depends on the options.
         growing: Parameter to the axis and the number of its input channels without those that an option adds behind

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from actrec.config import setting
-from actrec.errors import ConfigError
 from actrec.features.skeleton import SkeletonPreprocessing
-from actrec.package import InputSpec, WindowSpec
+from actrec.features.specs import InputSpec, WindowSpec
+from actrec.utils.config import setting
+from actrec.utils.errors import ConfigError
+from actrec_models.layers.i3d import NORM_MOMENTUM, InceptionI3d, chain, picture_spec
 from actrec_models.networks.base import OUTLIER, Network
-from actrec_models.networks.i3d import NORM_MOMENTUM, InceptionI3d, chain, picture_spec
 
 PARTS = ("left_hand_crop", "right_hand_crop", "body_crop", "image")
+
 AGGREGATED_AFTER = {
     "sum_0": "Mixed_5c",
     "sum_1": "Mixed_5b",
@@ -27,7 +28,9 @@ AGGREGATED_AFTER = {
     "concat_0": "Mixed_5c",
 }
 """sum_r adds the parts' features behind 9 − r of the nine inception blocks (and the pool that follows the seventh)."""
+
 JOINTS = 25
+
 FPS = 30.0
 """Of the Kinect v2, at which the paper's 64 frames were taken."""
 

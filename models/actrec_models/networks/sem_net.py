@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from actrec.config import setting
-from actrec.errors import ConfigError
 from actrec.features.skeleton import OF_A_HAND, SkeletonPreprocessing
-from actrec.package import InputSpec
+from actrec.features.specs import InputSpec
 from actrec.skeleton import layouts
+from actrec.utils.config import setting
+from actrec.utils.errors import ConfigError
+from actrec_models.layers.common import sizes, table
+from actrec_models.layers.feed_forward import MultiScaleFeedForward
 from actrec_models.networks.base import Network, cross_entropy
-from actrec_models.networks.feed_forward import MultiScaleFeedForward
-from actrec_models.networks.shapes import sizes, table
 
 MODALITIES = {
     "joint": ("body",),

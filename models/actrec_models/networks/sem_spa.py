@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from actrec.config import setting
-from actrec.package import InputSpec
+from actrec.features.specs import InputSpec
+from actrec.utils.config import setting
 from actrec_models.networks.base import Network
 from actrec_models.networks.sem_net import SemNet, combine
 from actrec_models.networks.spa_net import SpaNet3p1d, SpaNet4d

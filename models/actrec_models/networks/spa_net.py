@@ -14,16 +14,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from actrec.config import setting
-from actrec.errors import ConfigError
+from actrec.features.specs import InputSpec
 from actrec.features.voxels import POSITIONS, VoxelPreprocessing
-from actrec.package import InputSpec
 from actrec.skeleton import layouts
+from actrec.utils.config import setting
+from actrec.utils.errors import ConfigError
+from actrec_models.layers.points import Points
+from actrec_models.layers.sparse import Near, Neighbourhood, PointNorm, SparseConvolution, TemporalConvolution
 from actrec_models.networks.base import Network
-from actrec_models.networks.points import Points
-from actrec_models.networks.sparse import Near, Neighbourhood, PointNorm, SparseConvolution, TemporalConvolution
 
 SPACES = (32, 64, 128)
+
 ROOM = ((1.5, 8), (3.0, 16), (9.0, 24), (11.0, 32), (13.0, 36), (13.0, 36))
 """(pairs for each joint, neighbours of one joint) that a level has room for where voxels are 1/128, 1/64, 1/32, 1/16,
 1/8, 1/4 of the space wide, at k = 5 within a frame. Sized by N-UCLA, pairs of its people half a metre apart, and

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from actrec.errors import ConfigError
+from actrec.utils.errors import ConfigError
+from actrec_models.layers.common import sizes
+from actrec_models.layers.feed_forward import MultiScaleFeedForward
+from actrec_models.layers.graph import GraphBlock, present
 from actrec_models.networks.base import Network
 from actrec_models.networks.deepacts import DeepActsGraph, GraphBranch
-from actrec_models.networks.feed_forward import MultiScaleFeedForward
-from actrec_models.networks.graph import GraphBlock, present
 from actrec_models.networks.sem_net import GrCfsa, SemBlock, SemNet, SemStream, combine
-from actrec_models.networks.shapes import sizes
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,283 @@
-"""VPN: video-pose network (Das et al., ECCV 2020): the VPN layer upon I3D or 3D ResNeXt-101, and its loss (Eq. 5)."""
+"""VPN: video-pose network (Das et al., ECCV 2020): the VPN layer upon I3D or 3D ResNeXt-101, and its loss (Eq. 5).
+
+The VPN layer (Das et al., ECCV 2020, Sect. 3.2), to be placed upon any 3D convolutional network.
+
+The pose backbone's h* gives attention weights A_S, A_T (Eq. 2), whose coupling A_ST modulates the visual feature map:
+f′ = f + A_ST·f. A spatial embedding (Eq. 3, 4), which takes part in training alone, aligns f with the poses.
+"""
 
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from actrec.config import setting
-from actrec.errors import ConfigError
 from actrec.features.skeleton import SkeletonPreprocessing
-from actrec.package import InputSpec, WindowSpec
+from actrec.features.specs import InputSpec, WindowSpec
 from actrec.skeleton import layouts
+from actrec.utils.config import setting
+from actrec.utils.errors import ConfigError
+from actrec_models.layers.i3d import NORM_MOMENTUM, InceptionI3d, picture_spec
+from actrec_models.layers.resnext3d import ResNext3d
 from actrec_models.networks.base import OUTLIER, Network
-from actrec_models.networks.i3d import NORM_MOMENTUM, InceptionI3d, picture_spec
-from actrec_models.networks.resnext3d import ResNext3d
-from actrec_models.networks.vpn_layer import Attention, VpnLayer, VpnLayerConfig, attention_regulariser
+
+GCN_CHANNELS = 64
+
+CONV_CHANNELS = (64, 64, 128)
+
+LSTM_LAYERS = 3
+
+HIDDEN = (256, 128)
+"""Outputs of W_h1 and W_h2; the paper does not give them."""
+
+EMBEDDINGS = ("euclidean", "kl_visual_pose", "kl_pose_visual", "kl_bidirectional", "none")
+
+ATTENTIONS = ("coupled", "dissociated", "spatial", "none")
+
+
+@dataclass(frozen=True)
+class VpnLayerConfig:
+    """Options of the VPN layer; the defaults are the paper's for NTU."""
+
+    poses: int = setting(20, "t_p, poses of a clip (30 on Smarthome, 5 on N-UCLA)", range=(4, 64))
+    pose_backbone: str = setting("gcn", "what makes h* of the poses (Tables 2 and 4)", choices=("gcn", "lstm"))
+    lstm_units: int = setting(512, "of each LSTM layer, for pose_backbone lstm (128 on N-UCLA)", range=(1, 4096))
+    attention: str = setting("coupled", "how A_S and A_T modulate f (Tables 1, 2 and 4)", choices=ATTENTIONS)
+    embedding: str = setting("euclidean", "L_e (Tables 1, 3 and 4)", choices=EMBEDDINGS)
+    alpha: float = setting(5.0, "α, e_ij of joints that are connected", range=(0.0, 100.0))
+    beta: float = setting(2.0, "β, e_ij of joints that are not", range=(0.0, 100.0))
+    embedding_size: int = setting(256, "D_e, dimensions of the common space", range=(1, 4096))
+
+
+class Attention(NamedTuple):
+    """What the attention network says of a clip.
+
+    Attributes:
+        z_1: (N, m·n), latent spatial attention vector.
+        A_S: (N, m·n) spatial weights, each 0..1.
+        A_T: (N, t_c) temporal weights that sum to 1; None where attention is spatial only.
+    """
+
+    z_1: Tensor
+    A_S: Tensor
+    A_T: Tensor | None
+
+
+def normalised_adjacency(layout: str, alpha: float, beta: float) -> Tensor:
+    """D^{-1/2} (E + I) D^{-1/2} of Eq. 1, [J, J] float32.
+
+    Args:
+        layout: Name of a skeleton layout with J joints.
+        alpha, beta: e_ij of joints that are connected and of those that are not; e_ii is 0.
+    """
+    skeleton = layouts.get(layout)
+    E = torch.full((len(skeleton), len(skeleton)), beta, dtype=torch.float32)
+    for i, j in skeleton.edges:
+        E[i, j] = E[j, i] = alpha
+    E.fill_diagonal_(0.0)
+    weights = E + torch.eye(len(skeleton))
+    scale = weights.sum(dim=1).rsqrt()  # D^{-1/2}
+    return scale[:, None] * weights * scale[None, :]
+
+
+class PoseGraphs(nn.Module):
+    """Eq. 1: f_t⁺ = D^{-1/2} (E + I) D^{-1/2} G_t W_t, t_p graph convolutions, each with its own W_t.
+
+    Args:
+        adjacency: D^{-1/2} (E + I) D^{-1/2}, [J, J].
+        poses: t_p.
+    """
+
+    adjacency: Tensor
+
+    def __init__(self, adjacency: Tensor, poses: int):
+        super().__init__()
+        self.register_buffer("adjacency", adjacency)
+        self.weight = nn.Parameter(torch.empty(poses, 3, GCN_CHANNELS))  # W_t
+        for W_t in self.weight:
+            nn.init.xavier_uniform_(W_t)
+
+    def forward(self, P: Tensor) -> Tensor:
+        """(N, 3, t_p, J) to [f_1⁺, …, f_tp⁺], (N, 64, t_p, J)."""
+        G = P.permute(0, 2, 3, 1)  # (N, t_p, J, 3)
+        f = torch.matmul(torch.matmul(self.adjacency, G), self.weight)  # (N, t_p, J, 64)
+        return f.permute(0, 3, 1, 2)  # (N, 64, t_p, J)
+
+
+class GcnBackbone(nn.Module):
+    """Fig. 4 (A): graph convolutions, a residual connection with the poses, three convolutions.
+
+    Args:
+        layout: Of the J joints.
+        options: The layer's.
+    """
+
+    def __init__(self, layout: str, options: VpnLayerConfig):
+        super().__init__()
+        self.graphs = PoseGraphs(normalised_adjacency(layout, options.alpha, options.beta), options.poses)
+        self.residual = nn.Conv2d(3, GCN_CHANNELS, kernel_size=1)
+        layers: list[nn.Module] = []
+        for i, (before, after) in enumerate(zip((GCN_CHANNELS, *CONV_CHANNELS), CONV_CHANNELS, strict=False)):
+            layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
+            layers += [nn.MaxPool2d(2)] if i else []
+        self.convolutions = nn.Sequential(*layers)
+        self.channels = CONV_CHANNELS[-1] * (options.poses // 4) * (len(layouts.get(layout)) // 4)
+
+    def forward(self, P: Tensor) -> Tensor:
+        """(N, 3, t_p, J) to h*, (N, 128·(t_p / 4)·(J / 4))."""
+        h = self.convolutions(self.graphs(P) + self.residual(P))  # (N, 128, t_p / 4, J / 4)
+        return h.flatten(1)  # (N, 128·(t_p / 4)·(J / 4))
+
+
+class LstmBackbone(nn.Module):
+    """The pose backbone of l4 and l6 in Table 2: three stacked LSTM layers, as in P-I3D and Separable STA.
+
+    Args:
+        layout: Of the J joints.
+        options: The layer's.
+    """
+
+    def __init__(self, layout: str, options: VpnLayerConfig):
+        super().__init__()
+        self.lstm = nn.LSTM(3 * len(layouts.get(layout)), options.lstm_units, LSTM_LAYERS, batch_first=True)
+        self.channels = options.lstm_units * options.poses
+
+    def forward(self, P: Tensor) -> Tensor:
+        """(N, 3, t_p, J) to h*, the last layer's states of all poses, (N, t_p·units)."""
+        x = P.permute(0, 2, 1, 3).flatten(2)  # (N, t_p, 3·J)
+        return self.lstm(x)[0].flatten(1)  # (N, t_p·units)
+
+
+class AttentionNetwork(nn.Module):
+    """Pose backbone and Eq. 2: z_r = W_zr tanh(W_hr h* + b_hr) + b_zr, A_S = σ(z_1), A_T = softmax(z_2).
+
+    Args:
+        regions: m·n of the feature map.
+        steps: t_c of the feature map.
+        layout: Of the poses.
+        options: The layer's.
+    """
+
+    def __init__(self, regions: int, steps: int, layout: str, options: VpnLayerConfig):
+        super().__init__()
+        backbone = GcnBackbone if options.pose_backbone == "gcn" else LstmBackbone
+        self.backbone = backbone(layout, options)
+        self.spatial = _latent(self.backbone.channels, HIDDEN[0], regions)
+        self.temporal = None if options.attention == "spatial" else _latent(self.backbone.channels, HIDDEN[1], steps)
+
+    def forward(self, P: Tensor) -> Attention:
+        """Poses (N, 3, t_p, J) to attention weights."""
+        h = self.backbone(P)  # h*
+        z_1 = self.spatial(h)  # (N, m·n)
+        A_T = None if self.temporal is None else torch.softmax(self.temporal(h), dim=1)  # (N, t_c)
+        return Attention(z_1, torch.sigmoid(z_1), A_T)
+
+
+def _latent(channels: int, hidden: int, outputs: int) -> nn.Sequential:
+    """z_r of h*."""
+    return nn.Sequential(nn.Linear(channels, hidden), nn.Tanh(), nn.Linear(hidden, outputs))
+
+
+class SpatialEmbedding(nn.Module):
+    """Eq. 3: f_e = T_v f_s and P_e = T_p z_1, with ‖T_v‖₂ = ‖T_p‖₂ = 1, and the losses of Table 3.
+
+    Args:
+        channels: D_v, numbers in f_s.
+        regions: D_p, numbers in z_1.
+        options: The layer's.
+    """
+
+    def __init__(self, channels: int, regions: int, options: VpnLayerConfig):
+        super().__init__()
+        self.kind = options.embedding
+        self.visual = nn.Parameter(torch.empty(options.embedding_size, channels))
+        self.pose = nn.Parameter(torch.empty(options.embedding_size, regions))
+        nn.init.xavier_uniform_(self.visual)
+        nn.init.xavier_uniform_(self.pose)
+        # What a divergence in one direction holds is not taught: DDP would wait for its gradient.
+        self.visual.requires_grad_(self.kind != "kl_visual_pose")
+        self.pose.requires_grad_(self.kind != "kl_pose_visual")
+
+    def forward(self, f: Tensor, z_1: Tensor) -> tuple[Tensor, Tensor]:
+        """From f (N, c, t_c, m, n) and z_1 (N, m·n) to f_e and P_e, (N, D_e)."""
+        f_s = f.sum(dim=2).flatten(1)  # (N, c·m·n)
+        return functional.linear(f_s, unit_norm(self.visual)), functional.linear(z_1, unit_norm(self.pose))
+
+    def loss(self, f: Tensor, z_1: Tensor) -> Tensor:
+        """L_e, the mean over the batch."""
+        f_e, P_e = self(f, z_1)
+        if self.kind == "euclidean":  # Eq. 4
+            difference = functional.normalize(f_e, dim=1, eps=1e-5) - functional.normalize(P_e, dim=1, eps=1e-5)
+            return difference.square().sum(dim=1).mean()
+        return {
+            "kl_visual_pose": lambda: divergence(f_e, P_e),
+            "kl_pose_visual": lambda: divergence(P_e, f_e),
+            "kl_bidirectional": lambda: divergence(f_e, P_e) + divergence(P_e, f_e),
+        }[self.kind]()
+
+
+def unit_norm(T: Tensor) -> Tensor:
+    """T / ‖T‖₂, where ‖T‖₂ is the largest singular value."""
+    small = T if T.shape[0] <= T.shape[1] else T.T
+    with torch.autocast(T.device.type, enabled=False):
+        gram = torch.matmul(small.float(), small.float().T)
+        norm = torch.linalg.eigvalsh(gram)[-1].sqrt()
+    return T / norm.to(T.dtype)
+
+
+def divergence(p: Tensor, q: Tensor) -> Tensor:
+    """D_KL(p‖q) of the softmax distributions of p and q (N, D_e), mean over the batch; p is held, q learns."""
+    log_p, log_q = torch.log_softmax(p.detach(), dim=1), torch.log_softmax(q, dim=1)
+    return (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
+
+
+class VpnLayer(nn.Module):
+    """VPN upon any 3D convolutional network.
+
+    Args:
+        feature_shape: (c, t_c, m, n) of the feature map.
+        options: Its options; `attention` is not "none".
+        layout: Of the poses.
+    """
+
+    def __init__(self, feature_shape: tuple[int, int, int, int], options: VpnLayerConfig, layout: str):
+        super().__init__()
+        c, self.steps, self.m, self.n = feature_shape
+        self.kind = options.attention
+        self.channels = 2 * c if self.kind == "dissociated" else c
+        regions = self.m * self.n
+        self.attention = AttentionNetwork(regions, self.steps, layout, options)
+        self.embedding = None if options.embedding == "none" else SpatialEmbedding(c * regions, regions, options)
+
+    def forward(self, f: Tensor, P: Tensor) -> tuple[Tensor, Attention]:
+        """From f (N, c, t_c, m, n) and P (N, 3, t_p, J) to f′ (N, c or 2·c, t_c, m, n) and the attention."""
+        attention = self.attention(P)
+        return self.modulate(f, attention), attention
+
+    def modulate(self, f: Tensor, attention: Attention) -> Tensor:
+        """f′ = f + A_ST·f, where A_ST = inflate(A_S) ∘ inflate(A_T) if coupled."""
+        A_S = attention.A_S.reshape(-1, 1, 1, self.m, self.n)  # (N, 1, 1, m, n)
+        if attention.A_T is None:
+            return f + A_S * f
+        A_T = attention.A_T.reshape(-1, 1, self.steps, 1, 1)  # (N, 1, t_c, 1, 1)
+        if self.kind == "dissociated":
+            return torch.cat([f + A_S * f, f + A_T * f], dim=1)  # (N, 2·c, t_c, m, n)
+        return f + (A_S * A_T) * f
+
+
+def attention_regulariser(attention: Attention) -> Tensor:
+    """L_a of Eq. 6, the mean over the batch."""
+    L_a = attention.A_S.abs().sum(dim=1)
+    if attention.A_T is not None:
+        L_a = L_a + (1 - attention.A_T).square().sum(dim=1)
+    return L_a.mean()
+
 
 LAYOUT = "kinect_v2_25"
+
 RATE_HZ = 30.0
 """Of NTU's videos, of which a clip is 64 frames."""
 

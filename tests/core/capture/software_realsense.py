@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyrealsense2 as rs
 
-from actrec.frames import Intrinsics
+from actrec.types import Intrinsics
 from tests.core.capture.two_views import COLOUR, TwoViews
 
 UNITS = 0.00025
@@ -139,14 +139,15 @@ def streaming(device: SoftwareRealSense) -> Iterator[None]:
 
 def main() -> None:
     """Runs the benchmark with the arguments that it takes."""
-    from actrec.capture import benchmark, realsense
+    from actrec.cameras.realsense import camera
+    from benchmarks import cameras
 
     context = rs.context()
-    realsense.open_context = lambda: context
+    camera.open_context = lambda: context
     device = SoftwareRealSense()
     device.plug_into(context)
     with streaming(device):
-        print(json.dumps(benchmark.measure(["--driver", "realsense", *sys.argv[1:]]), indent=1))
+        print(json.dumps(cameras.measure(["--driver", "realsense", *sys.argv[1:]]), indent=1))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from actrec.capture.azure_kinect import AzureKinectCamera
-from actrec.errors import DeviceError
+from actrec.cameras.azure_kinect.camera import AzureKinectCamera
 from actrec.skeleton.layouts import AZURE_KINECT_32, KINECT_V2_25
+from actrec.utils.errors import DeviceError
 from tests.core.capture.k4a import studio
 
 PERIOD_US = 33_333

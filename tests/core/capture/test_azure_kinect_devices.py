@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from actrec.capture.azure_kinect import AzureKinectCamera
-from actrec.errors import DeviceError, MissingLibraryError
+from actrec.cameras.azure_kinect.camera import AzureKinectCamera
+from actrec.utils.errors import DeviceError, MissingLibraryError
 from tests.core.capture.k4a import studio
 from tests.core.capture.k4a.simulated_sdk import BUSY, NO_ACCESS, STARVED
 
@@ -114,8 +114,8 @@ def test_another_copy_of_a_loaded_library_is_refused(sdk, tmp_path):
 
 def test_without_the_sdk_the_process_lives_on():
     script = (
-        "from actrec.capture.azure_kinect import AzureKinectCamera\n"
-        "from actrec.errors import MissingLibraryError\n"
+        "from actrec.cameras.azure_kinect.camera import AzureKinectCamera\n"
+        "from actrec.utils.errors import MissingLibraryError\n"
         "try:\n    AzureKinectCamera(library='libk4a_absent.so').open()\n"
         "except MissingLibraryError as error:\n    print('said:', error)\n"
     )

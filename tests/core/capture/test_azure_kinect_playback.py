@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actrec.capture.azure_kinect import AzureKinectCamera
-from actrec.errors import DeviceError, EndOfStream, MissingLibraryError
+from actrec.cameras.azure_kinect.camera import AzureKinectCamera
+from actrec.utils.errors import DeviceError, EndOfStream, MissingLibraryError
 from tests.core.capture.k4a import studio
 from tests.core.capture.k4a.simulated_sdk import COLOUR
 

@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from actrec import camera_files
-from actrec.camera_files import DepthGeometry
-from actrec.capture.azure_kinect import AzureKinectCamera
-from actrec.errors import ConfigError, InputError
-from actrec.frames import Intrinsics
+from actrec.cameras.azure_kinect.camera import AzureKinectCamera
+from actrec.types import Intrinsics
+from actrec.utils import calibration_files
+from actrec.utils.calibration_files import DepthGeometry
+from actrec.utils.errors import ConfigError, InputError
 from tests.core.capture.k4a import studio
 
 SERIAL = "000123456789"
@@ -80,10 +80,10 @@ def test_images_are_not_enlarged(take):
 def measured(colour: Intrinsics | None = None, geometry: DepthGeometry | None = None) -> None:
     """Writes the camera's own calibration, as `actrec calibrate` does."""
     if colour is not None:
-        camera_files.write_intrinsics(camera_files.path_of(SERIAL, camera_files.COLOUR), colour, SERIAL)
+        calibration_files.write_intrinsics(calibration_files.path_of(SERIAL, calibration_files.COLOUR), colour, SERIAL)
     if geometry is not None:
-        path = camera_files.path_of(SERIAL, camera_files.DEPTH)
-        camera_files.write_intrinsics(path, studio.DEPTH, SERIAL, geometry)
+        path = calibration_files.path_of(SERIAL, calibration_files.DEPTH)
+        calibration_files.write_intrinsics(path, studio.DEPTH, SERIAL, geometry)
 
 
 @pytest.fixture

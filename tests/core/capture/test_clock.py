@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from actrec.capture.clock import DeviceClock, StampFigures
+from actrec.cameras.clock import DeviceClock, StampFigures
 
 SECOND = 1_000_000_000
 

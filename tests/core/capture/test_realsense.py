@@ -9,11 +9,14 @@ import numpy as np
 import pyrealsense2 as rs
 import pytest
 
-from actrec import camera_files, capture
-from actrec.capture import benchmark, realsense, realsense_device
-from actrec.capture.realsense import RealSenseCamera
-from actrec.errors import ConfigError, DeviceError, EndOfStream, InputError, MissingLibraryError
-from actrec.frames import Intrinsics
+from actrec import cameras
+from actrec.cameras.realsense import camera
+from actrec.cameras.realsense import device as realsense_device
+from actrec.cameras.realsense.camera import RealSenseCamera
+from actrec.types import Intrinsics
+from actrec.utils import calibration_files
+from actrec.utils.errors import ConfigError, DeviceError, EndOfStream, InputError, MissingLibraryError
+from benchmarks import cameras as cameras_benchmark
 from tests.core.capture.software_realsense import UNITS, SoftwareRealSense, blank, streaming
 from tests.core.capture.two_views import COLOUR, TwoViews, within
 
@@ -24,7 +27,7 @@ FLAT = np.full((480, 640), 1.5, np.float32)
 def context(monkeypatch, tmp_path):
     monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path / "cameras"))
     made = rs.context()
-    monkeypatch.setattr(realsense, "open_context", lambda: made)
+    monkeypatch.setattr(camera, "open_context", lambda: made)
     return made
 
 
@@ -37,7 +40,7 @@ def device(context):
 
 def test_depth_is_where_and_what_the_colour_camera_sees(device):
     colour, exact, depth = device.views.at(1.0)
-    with capture.create("realsense") as camera:
+    with cameras.create("realsense") as camera:
         device.give(colour, depth)
         frame = camera.read()
         frame.check()
@@ -65,7 +68,7 @@ def test_a_bent_lens_and_the_vendors_filters_keep_the_geometry(context):
 
 
 def realsense_lens_of(lens: Intrinsics, model=rs.distortion.brown_conrady) -> Intrinsics:
-    from actrec.capture.realsense_lens import from_realsense
+    from actrec.cameras.realsense.depth import from_realsense
 
     made = rs.intrinsics()
     made.width, made.height, made.fx, made.fy, made.ppx, made.ppy = (
@@ -312,9 +315,9 @@ def test_files_of_calibrate_take_the_place_of_the_factorys(device, caplog):
     colour, exact, depth = device.views.at(1.0)
     views, serial = device.views, device.serial
     half = views.colour.resized(320, 240)
-    camera_files.write_intrinsics(camera_files.path_of(serial, "color"), half, serial)
-    geometry = camera_files.DepthGeometry(views.to_colour, scale=1.02, bias=-0.01)
-    camera_files.write_intrinsics(camera_files.path_of(serial, "depth"), views.depth, serial, geometry)
+    calibration_files.write_intrinsics(calibration_files.path_of(serial, "color"), half, serial)
+    geometry = calibration_files.DepthGeometry(views.to_colour, scale=1.02, bias=-0.01)
+    calibration_files.write_intrinsics(calibration_files.path_of(serial, "depth"), views.depth, serial, geometry)
     misread = (depth + 0.01) / np.float32(1.02)
     with RealSenseCamera() as camera, caplog.at_level("INFO"):
         device.give(colour, misread)
@@ -325,7 +328,7 @@ def test_files_of_calibrate_take_the_place_of_the_factorys(device, caplog):
     with RealSenseCamera(calibration="factory") as camera:
         device.give(colour, misread)
         assert np.nanmedian(np.abs(camera.read().depth - exact)) > 0.02
-    camera_files.write_intrinsics(camera_files.path_of(serial, "color"), COLOUR.resized(640, 360), serial)
+    calibration_files.write_intrinsics(calibration_files.path_of(serial, "color"), COLOUR.resized(640, 360), serial)
     with pytest.raises(InputError, match="of another aspect: calibrate at this size"):
         RealSenseCamera().open()
 
@@ -365,19 +368,19 @@ def test_a_recording_of_librealsense(device, context, tmp_path: Path):
 
 def test_the_camera_benchmark(device, monkeypatch):
     with streaming(device):
-        figures = benchmark.measure(["--driver", "realsense", "--minutes", "0.05"])
+        figures = cameras_benchmark.measure(["--driver", "realsense", "--minutes", "0.05"])
     assert figures["frames"] > 5 and figures["delay_p99_ms"] > 0 and figures["memory_mb_at_the_end"] > 50
     assert figures["colour_and_depth_apart"] == 0
     with pytest.raises(ConfigError, match="--minutes is 0"):
-        benchmark.measure(["--minutes", "0"])
+        cameras_benchmark.measure(["--minutes", "0"])
 
 
 def test_librealsense_that_is_not_there_or_cannot_be_loaded(monkeypatch):
-    for module in [name for name in sys.modules if name.startswith("actrec.capture.realsense")]:
+    for module in [name for name in sys.modules if name.startswith("actrec.cameras.realsense.camera")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "pyrealsense2", None)
     with pytest.raises(MissingLibraryError, match=r"'realsense' needs the library 'pyrealsense2'.*pip install pyreal"):
-        capture.create("realsense")
+        cameras.create("realsense")
 
     class Broken:
         def find_spec(self, name, path=None, target=None):
@@ -387,4 +390,4 @@ def test_librealsense_that_is_not_there_or_cannot_be_loaded(monkeypatch):
     monkeypatch.delitem(sys.modules, "pyrealsense2")
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
     with pytest.raises(MissingLibraryError, match=r"libusb-1.0.so.0: cannot open .*apt-get install libusb-1.0-0"):
-        capture.create("realsense")
+        cameras.create("realsense")

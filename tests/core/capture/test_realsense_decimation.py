@@ -4,9 +4,9 @@ import numpy as np
 import pyrealsense2 as rs
 import pytest
 
-from actrec import camera_files
-from actrec.capture import realsense
-from actrec.capture.realsense import RealSenseCamera
+from actrec.cameras.realsense import camera
+from actrec.cameras.realsense.camera import RealSenseCamera
+from actrec.utils import calibration_files
 from tests.core.capture.software_realsense import SoftwareRealSense, blank
 
 
@@ -14,7 +14,7 @@ from tests.core.capture.software_realsense import SoftwareRealSense, blank
 def device(monkeypatch, tmp_path):
     monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path))
     context = rs.context()
-    monkeypatch.setattr(realsense, "open_context", lambda: context)
+    monkeypatch.setattr(camera, "open_context", lambda: context)
     made = SoftwareRealSense()
     made.plug_into(context)
     return made
@@ -26,9 +26,9 @@ def test_decimated_depth_lies_where_all_of_it_lay(device, every, own):
     depth = np.full((480, 640), 2.0, np.float32)
     depth[:336, :336] = 1.0  # whole squares of three, of four and of seven
     if own:
-        geometry = camera_files.DepthGeometry(device.views.to_colour)
-        path = camera_files.path_of(device.serial, "depth")
-        camera_files.write_intrinsics(path, device.views.depth, device.serial, geometry)
+        geometry = calibration_files.DepthGeometry(device.views.to_colour)
+        path = calibration_files.path_of(device.serial, "depth")
+        calibration_files.write_intrinsics(path, device.views.depth, device.serial, geometry)
     corners = []
     for decimation in (1, every):
         with RealSenseCamera(decimation=decimation) as camera:

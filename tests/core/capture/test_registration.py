@@ -4,11 +4,11 @@ import cv2
 import numpy as np
 import pytest
 
-from actrec.camera_files import DepthGeometry
-from actrec.capture.registration import Registration
-from actrec.errors import InputError
-from actrec.frames import Intrinsics
-from actrec.geometry import rays
+from actrec.types import Intrinsics
+from actrec.utils.calibration_files import DepthGeometry
+from actrec.utils.errors import InputError
+from actrec.utils.geometry import rays
+from actrec.utils.registration import Registration
 from tests.core.capture.two_views import COLOUR, DEPTH, TwoViews, within
 
 BENT = (0.08, -0.12, 0.001, -0.0006, 0.05)

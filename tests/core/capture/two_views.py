@@ -5,10 +5,10 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from actrec.frames import Intrinsics
-from actrec.geometry import rotation
 from actrec.simulation.scene import CameraPose, PlacedCamera, Scene
 from actrec.simulation.stage import performed_scene
+from actrec.types import Intrinsics
+from actrec.utils.geometry import rotation
 
 COLOUR = Intrinsics(640, 480, 610.0, 608.0, 322.4, 237.1)
 DEPTH = Intrinsics(424, 240, 213.0, 213.5, 211.2, 121.7)

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from actrec import camera_files, cli
+from actrec import cli
 from actrec.cli import doctor
-from actrec.diagnosis import Finding, hardware, models, software, transport
-from actrec.errors import DeviceError, MissingLibraryError
-from actrec.frames import Intrinsics
+from actrec.cli.doctor import Finding
+from actrec.inference import zoo
+from actrec.types import Intrinsics
+from actrec.utils import calibration_files
+from actrec.utils.errors import DeviceError, MissingLibraryError
 
 
 def plug_in(usb: Path, vendor: str, product: str, speed: str = "5000", port: str = "2-1") -> None:
@@ -24,14 +26,14 @@ def plug_in(usb: Path, vendor: str, product: str, speed: str = "5000", port: str
 
 
 def test_no_camera_says_what_to_do(tmp_path: Path) -> None:
-    (finding,) = hardware.cameras(tmp_path)
+    (finding,) = doctor.cameras(tmp_path)
     assert finding.state == "gap"
     assert "--driver simulated" in finding.remedy
 
 
 def test_camera_without_its_driver_library(tmp_path: Path) -> None:
     plug_in(tmp_path, "8086", "Intel(R) RealSense(TM) Depth Camera 435i")
-    finding = next(hardware.cameras(tmp_path))
+    finding = next(doctor.cameras(tmp_path))
     assert finding.name == "Intel RealSense"
     assert "435i" in finding.value
     assert finding.ok == (importlib.util.find_spec("pyrealsense2") is not None)
@@ -39,53 +41,53 @@ def test_camera_without_its_driver_library(tmp_path: Path) -> None:
 
 
 def test_what_a_realsense_is_and_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from actrec.capture import realsense_device
+    from actrec.cameras.realsense import device
 
     plug_in(tmp_path, "8086", "Intel(R) RealSense(TM) Depth Camera 435i")
-    *_, found = hardware.cameras(tmp_path)
+    *_, found = doctor.cameras(tmp_path)
     assert not found.ok and found.value == "sees no device" and "udev" in found.remedy
     monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path / "cameras"))
     lens = Intrinsics(640, 480, 600.0, 600.0, 320.0, 240.0)
-    camera_files.write_intrinsics(camera_files.path_of("12", camera_files.COLOUR), lens, "12")
+    calibration_files.write_intrinsics(calibration_files.path_of("12", calibration_files.COLOUR), lens, "12")
     (tmp_path / "cameras/34_mount.yaml").write_text("parent_frame: base\n")
-    monkeypatch.setattr(realsense_device, "connected", lambda context: dict.fromkeys(("12", "34", "56")))
-    *_, found = hardware.cameras(tmp_path)
+    monkeypatch.setattr(device, "connected", lambda context: dict.fromkeys(("12", "34", "56")))
+    *_, found = doctor.cameras(tmp_path)
     assert found.ok and found.value.startswith("serial 12, own calibration of colour; serial 34, ")
     assert "34_mount.yaml" in found.value and found.value.endswith("serial 56, the factory's calibration")
 
 
 def test_an_azure_kinect_without_its_sdk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from actrec.capture import k4a_library
+    from actrec.cameras.azure_kinect import library
 
     def load(part: str) -> None:
         raise MissingLibraryError("no libk4a")
 
     plug_in(tmp_path, "045e", "Azure Kinect 4K Camera")
-    monkeypatch.setattr(k4a_library, "load", load)
-    *_, found = hardware.cameras(tmp_path)
+    monkeypatch.setattr(library, "load", load)
+    *_, found = doctor.cameras(tmp_path)
     assert (found.name, found.ok, found.value) == ("libk4a", False, "no libk4a") and "K4A wrapper" in found.remedy
-    monkeypatch.setattr(k4a_library, "load", lambda part: None)
-    *_, found = hardware.cameras(tmp_path)
+    monkeypatch.setattr(library, "load", lambda part: None)
+    *_, found = doctor.cameras(tmp_path)
     assert found.ok
 
 
 def test_other_devices_of_a_camera_maker_are_no_cameras(tmp_path: Path) -> None:
     plug_in(tmp_path, "8086", "Bluetooth 9460/9560")
     plug_in(tmp_path, "045e", "Wired Keyboard 600", port="1-2")
-    (finding,) = hardware.cameras(tmp_path)
+    (finding,) = doctor.cameras(tmp_path)
     assert finding.value == "none on USB"
 
 
 def test_usb2_link_is_a_gap(tmp_path: Path) -> None:
     plug_in(tmp_path, "2bc5", "Orbbec Gemini 335", speed="480")
-    found = list(hardware.cameras(tmp_path))
+    found = list(doctor.cameras(tmp_path))
     assert any(finding.name == "Orbbec link" and "USB 3" in finding.remedy for finding in found)
 
 
 def test_small_socket_buffers_are_a_gap(tmp_path: Path) -> None:
     (tmp_path / "receive").write_text("212992\n")
     (tmp_path / "send").write_text("4194304\n")
-    small, large = transport.socket_buffers(tmp_path / "receive", tmp_path / "send")
+    small, large = doctor.socket_buffers(tmp_path / "receive", tmp_path / "send")
     assert (small.state, large.state) == ("gap", "ok")
     assert "sysctl -w net.core.rmem_max" in small.remedy
 
@@ -96,19 +98,19 @@ def figures(share: float) -> dict[str, float]:
 
 
 def test_transport_that_loses_images_is_a_fault_with_the_profile_and_a_gap_without() -> None:
-    found = {f.name: f for f in transport.findings(lambda seconds, with_profile: figures(0.2))}
+    found = {f.name: f for f in doctor.transport_findings(lambda seconds, with_profile: figures(0.2))}
     assert found["images, actrec's profile"].state == "fault"
     assert found["images, default profile"].state == "gap"
     assert "20%" in found["images, default profile"].value
 
 
 def test_transport_that_loses_some_images_is_a_gap() -> None:
-    found = {f.name: f for f in transport.findings(lambda seconds, with_profile: figures(0.7))}
+    found = {f.name: f for f in doctor.transport_findings(lambda seconds, with_profile: figures(0.7))}
     assert found["images, actrec's profile"].state == "gap"
 
 
 def test_transport_where_nothing_arrives_shows_no_latency() -> None:
-    found = {f.name: f for f in transport.findings(lambda seconds, with_profile: figures(0.0))}
+    found = {f.name: f for f in doctor.transport_findings(lambda seconds, with_profile: figures(0.0))}
     assert "median" not in found["images, actrec's profile"].value
 
 
@@ -116,12 +118,12 @@ def test_transport_that_cannot_be_measured_is_one_line() -> None:
     def broken(seconds: float, with_profile: bool) -> dict[str, float]:
         raise DeviceError("no discovery")
 
-    found = list(transport.findings(broken))
+    found = list(doctor.transport_findings(broken))
     assert [f.value for f in found if "images" in f.name] == ["no discovery"] * 2
 
 
 def test_missing_required_library_is_a_fault() -> None:
-    finding = software.library("no_such_library", "install it", required=True)
+    finding = doctor.library("no_such_library", "install it", required=True)
     assert (finding.state, finding.remedy) == ("fault", "install it")
 
 
@@ -138,7 +140,7 @@ def test_a_library_that_is_there_but_does_not_load_is_a_fault(
     (tmp_path / "broken_library.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    finding = software.library("broken_library", "pip install it", required=True)
+    finding = doctor.library("broken_library", "pip install it", required=True)
     assert finding.state == "fault" and finding.value.startswith(told)
     assert finding.remedy.startswith("install what it links") and finding.remedy.endswith("pip install it")
 
@@ -148,7 +150,7 @@ def test_two_opencv_wheels_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         importlib.metadata, "version", lambda name: "4.11.0" if name.startswith("opencv-") else real(name)
     )
-    finding = software.opencv_clash()
+    finding = doctor.opencv_clash()
     assert finding.state == "fault"
     assert "pip uninstall" in finding.remedy
 
@@ -156,13 +158,13 @@ def test_two_opencv_wheels_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_jetson_is_not_told_to_install_what_there_is_no_wheel_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(software, "_cuda_driver", lambda: True)
-    assert "onnxruntime-gpu" in software.onnxruntime_providers().remedy
-    assert not software.onnxruntime_providers().ok
+    monkeypatch.setattr(doctor, "_cuda_driver", lambda: True)
+    assert "onnxruntime-gpu" in doctor.onnxruntime_providers().remedy
+    assert not doctor.onnxruntime_providers().ok
     release = tmp_path / "nv_tegra_release"
     release.touch()
-    monkeypatch.setattr(software, "JETSON_RELEASE", release)
-    assert software.onnxruntime_providers().ok
+    monkeypatch.setattr(doctor, "JETSON_RELEASE", release)
+    assert doctor.onnxruntime_providers().ok
 
 
 def test_tensorrt_without_a_library_of_cuda_is_a_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,27 +173,27 @@ def test_tensorrt_without_a_library_of_cuda_is_a_gap(tmp_path: Path, monkeypatch
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").touch()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    finding = software.cuda_library()
+    finding = doctor.cuda_library()
     assert (finding.state, finding.value) == ("gap", "neither pycuda nor cuda-python")
     assert "pip install cuda-python" in finding.remedy
     (tmp_path / "cuda/cudart.py").write_text("raise ImportError('libcudart.so.12: cannot open')")
     told = "neither pycuda nor cuda-python; cuda-python does not load: ImportError: libcudart.so.12: cannot open"
-    assert software.cuda_library().value == told
+    assert doctor.cuda_library().value == told
     (tmp_path / "cuda/cudart.py").write_text("")
-    assert software.cuda_library().ok and software.cuda_library().value == "cuda-python"
+    assert doctor.cuda_library().ok and doctor.cuda_library().value == "cuda-python"
     (tmp_path / "pycuda/driver.py").touch()
-    assert software.cuda_library().value == "pycuda", "taken first where both are installed"
-    monkeypatch.setattr(software, "_cuda_driver", lambda: True)
-    monkeypatch.setattr(software, "library", lambda name, remedy, required: Finding("software", name, True, "1"))
-    assert "CUDA in Python" in [found.name for found in software.findings()]
+    assert doctor.cuda_library().value == "pycuda", "taken first where both are installed"
+    monkeypatch.setattr(doctor, "_cuda_driver", lambda: True)
+    monkeypatch.setattr(doctor, "library", lambda name, remedy, required: Finding("software", name, True, "1"))
+    assert "CUDA in Python" in [found.name for found in doctor.software_findings()]
 
 
 def test_broken_package_is_named_and_none_usable_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "broken_model"
     broken.mkdir()
     (broken / "model.yaml").write_text("schema: [")
-    monkeypatch.setattr(models.zoo, "folders", lambda: [tmp_path])
-    found = list(models.findings())
+    monkeypatch.setattr(zoo, "folders", lambda: [tmp_path])
+    found = list(doctor.models_findings())
     assert [(f.name, f.state) for f in found] == [("broken_model", "gap"), ("model package", "fault")]
 
 

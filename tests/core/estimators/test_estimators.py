@@ -5,12 +5,12 @@ import sys
 import numpy as np
 import pytest
 
-from actrec import estimators
-from actrec.errors import ConfigError, MissingLibraryError
-from actrec.estimators import face_points, regions
-from actrec.estimators.base import StampGuard
-from actrec.frames import Body, Intrinsics
+from actrec import perception
+from actrec.perception import base, face
+from actrec.perception.base import StampGuard
 from actrec.skeleton.layouts import FACE_68, KINECT_V2_25, LAYOUTS
+from actrec.types import Body, Intrinsics
+from actrec.utils.errors import ConfigError, MissingLibraryError
 
 CAMERA = Intrinsics(640, 480, 500.0, 500.0, 319.5, 239.5)
 J = KINECT_V2_25.index
@@ -25,58 +25,58 @@ def body(z=2.0):
 
 
 def test_kinds_are_found_by_name():
-    assert estimators.ESTIMATORS.names() == ["body", "face", "hand"]
+    assert perception.ESTIMATORS.names() == ["body", "face", "hand"]
     with pytest.raises(ConfigError, match="unknown estimator 'foot'; known: body, face, hand"):
-        estimators.create("foot")
+        perception.create("foot")
     with pytest.raises(ConfigError, match="known: .*num_poses"):
-        estimators.create("body", num_people=2)
+        perception.create("body", num_people=2)
 
 
 def test_a_missing_mediapipe_says_how_to_install_it(monkeypatch):
-    for module in [m for m in sys.modules if m.startswith(("mediapipe", "actrec.estimators.mediapipe"))]:
+    for module in [m for m in sys.modules if m.startswith(("mediapipe", "actrec.perception.mediapipe"))]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "mediapipe", None)
     with pytest.raises(MissingLibraryError, match=r"pip install mediapipe==0\.10\.21"):
-        estimators.create("body")
+        perception.create("body")
 
 
 def test_a_mediapipe_without_its_models_says_which_to_install(monkeypatch, tmp_path):
-    from actrec.estimators import mediapipe_graph
+    from actrec.perception import mediapipe_graph
 
     monkeypatch.setattr(mediapipe_graph.mediapipe, "__file__", str(tmp_path / "mediapipe" / "__init__.py"))
     with pytest.raises(MissingLibraryError, match=r"without its model pose_detection.*mediapipe==0\.10\.21"):
-        estimators.create("body")
+        perception.create("body")
 
 
 def test_the_hand_region_points_along_the_forearm():
-    region = regions.hand_from_body(body(), "left", CAMERA, hand_m=0.36)
+    region = base.hand_from_body(body(), "left", CAMERA, hand_m=0.36)
     assert region is not None
     assert (region.u, region.v) == (475, 250)
     assert region.size == pytest.approx(0.36 * 500 / 2)
     assert region.angle == pytest.approx(np.pi / 2)  # up in the region is right in the image
-    without = regions.hand_from_body(body(z=np.nan), "left", CAMERA, 0.36)
+    without = base.hand_from_body(body(z=np.nan), "left", CAMERA, 0.36)
     assert without is not None and without.size == pytest.approx(1.2 * 60)
     unsure = body()
     unsure.scores[J["wrist_left"]] = 0.1
-    assert regions.hand_from_body(unsure, "left", CAMERA, 0.36) is None
+    assert base.hand_from_body(unsure, "left", CAMERA, 0.36) is None
 
 
 def test_the_head_region_has_the_heads_size():
     for z, size in ((2.0, 125), (np.nan, 120)):
-        region = regions.head_from_body(body(z), CAMERA, 0.5)
+        region = base.head_from_body(body(z), CAMERA, 0.5)
         assert region is not None and region.size == pytest.approx(size)
     lost = body()
     lost.pixels[J["head"]] = np.nan
-    assert regions.head_from_body(lost, CAMERA, 0.5) is None
+    assert base.head_from_body(lost, CAMERA, 0.5) is None
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.5, -2.0, 3.0])
 def test_a_square_around_points_turns_with_them(angle):
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     points = np.array([[-2.0, -1], [2, -1], [2, 1], [-2, 1]])
-    region = regions.around(points @ turn.T + [50, 60], angle, 2.0)
+    region = base.around(points @ turn.T + [50, 60], angle, 2.0)
     assert (region.u, region.v, region.size) == pytest.approx((50, 60, 8))
-    moved = regions.around(points @ turn.T, angle, 1.0, shift_down=-0.5)
+    moved = base.around(points @ turn.T, angle, 1.0, shift_down=-0.5)
     assert (moved.u, moved.v) == pytest.approx(tuple(turn @ [0, -2]))
 
 
@@ -91,7 +91,7 @@ def test_stamps_that_jump_are_noticed():
 
 
 def test_face_points_are_symmetric_in_the_mesh():
-    points = face_points.FACE_68
+    points = face.FACE_68
     assert len(points) == len(set(points)) == 68 and max(points) < 468
     counterpart = dict(zip(points, (points[v] for v in FACE_68.mirror), strict=True))
     # Pairs of the mesh that are the same on either side, from the canonical model.

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from actrec.camera_files import quaternion
 from actrec.recordings import open_recording
 from actrec.recordings.base import RecordingConfig
-from actrec.recordings.definitions import typestore_with
+from actrec.recordings.rosbag.writer import typestore_with
+from actrec.utils.calibration_files import quaternion
 
 PERSON = "525,525,319.5,239.5"
 EPOCH = 1_700_000_000_000_000_000

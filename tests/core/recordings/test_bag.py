@@ -10,11 +10,11 @@ import pytest
 import yaml
 from rosbags.rosbag2 import StoragePlugin
 
-from actrec.errors import ActrecError, ConfigError, DeviceError, InputError
-from actrec.frames import Body
-from actrec.recordings import open_recording, skeletons
-from actrec.recordings.bag_writer import BagWriter
+from actrec.recordings import open_recording, skeleton_files
 from actrec.recordings.base import RecordingConfig
+from actrec.recordings.rosbag.writer import BagWriter
+from actrec.types import Body
+from actrec.utils.errors import ActrecError, ConfigError, DeviceError, InputError
 
 COLOUR, DEPTH = "/camera/color/image_raw", "/camera/depth_registered/image_raw"
 INFO, DEPTH_INFO = "/camera/color/camera_info", "/camera/depth_registered/camera_info"
@@ -338,7 +338,7 @@ def test_unfinished_and_absent_bags(tmp_path, bag):
 
 
 def test_a_bag_of_joints_alone(tmp_path, data_root):
-    sequence = skeletons.open_sequence(data_root / "utd_mhad/skeleton/a3_s1_t1_skeleton.mat")
+    sequence = skeleton_files.open_sequence(data_root / "utd_mhad/skeleton/a3_s1_t1_skeleton.mat")
     with BagWriter(tmp_path / "b") as writer:
         for index, stamp in enumerate(sequence.stamps_ns):
             bodies = sequence.bodies_at(index) if index != 5 else []

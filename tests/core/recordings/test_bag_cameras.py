@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from actrec.errors import InputError
+from actrec.utils.errors import InputError
 from tests.core.capture.two_views import COLOUR, DEPTH, TwoViews, within
 from tests.core.recordings.test_bag import MILLIMETRES, PERIOD, RGB, START, H, W, frames_of
 

@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
-from actrec.errors import InputError
-from actrec.recordings.bag import BagRecording
 from actrec.recordings.base import RecordingConfig
+from actrec.recordings.rosbag.images import BagRecording
+from actrec.utils.errors import InputError
 
 COLOUR, DEPTH, INFO = "/camera/color/image_raw", "/camera/depth_registered/image_raw", "/camera/color/camera_info"
 START, PERIOD, W, H = 1_700_000_000_000_000_000, 33_333_333, 64, 48

@@ -5,8 +5,8 @@ import struct
 import numpy as np
 import pytest
 
-from actrec.errors import InputError
-from actrec.recordings import images, rvl
+from actrec.recordings import image_decoding, rvl
+from actrec.utils.errors import InputError
 from tests.core.recordings.test_bag import COLOUR, DEPTH, INFO, METRES, MILLIMETRES, PERIOD, RGB, START, H, W, frames_of
 
 RED, BLUE = (81, 90, 240), (41, 240, 110)
@@ -57,7 +57,7 @@ def test_colour_of_half_the_width(tmp_path, bag, encoding, pad):
 
 def test_a_half_pair_is_refused():
     with pytest.raises(InputError, match="yuyv is 3 pixels wide: their number must be even"):
-        images.colour("yuyv", np.zeros((2, 3, 2), np.uint8))
+        image_decoding.colour("yuyv", np.zeros((2, 3, 2), np.uint8))
 
 
 @pytest.mark.parametrize("form", ["16UC1; compressedDepth rvl", "16UC1;compressedDepth rvl"])
@@ -100,7 +100,7 @@ def test_quantised_float_depth_in_rvl():
     a, b = 100 * 101.0, 1 - 100 * 101.0 / 10
     quantised = np.array([[0, 500, 9000]], np.uint16)
     data = struct.pack("<iff", 0, a, b) + rvl_bytes(quantised)
-    metres = images.decompress_depth("32FC1; compressedDepth rvl", data)
+    metres = image_decoding.decompress_depth("32FC1; compressedDepth rvl", data)
     np.testing.assert_allclose(metres, [[np.nan, a / (500 - b), a / (9000 - b)]], rtol=1e-5)
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
-from actrec.errors import InputError
 from actrec.recordings import open_recording
-from actrec.recordings.recover import recover
+from actrec.recordings.rosbag.recovery import recover
+from actrec.utils.errors import InputError
 from tests.core.recordings.test_bag import COLOUR, DEPTH, INFO, METRES, MILLIMETRES, PERIOD, RGB, START, H, W, frames_of
 
 

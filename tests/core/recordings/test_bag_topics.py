@@ -5,11 +5,11 @@ from contextlib import closing
 import cv2
 import pytest
 
-from actrec.errors import ConfigError, InputError
-from actrec.frames import Intrinsics
 from actrec.recordings import open_recording
-from actrec.recordings.bag import BagRecording
 from actrec.recordings.base import RecordingConfig
+from actrec.recordings.rosbag.images import BagRecording
+from actrec.types import Intrinsics
+from actrec.utils.errors import ConfigError, InputError
 from tests.core.recordings.test_bag import COLOUR, INFO, MILLIMETRES, RGB, START, H, W, frames_of, stamps
 
 

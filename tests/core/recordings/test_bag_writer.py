@@ -15,11 +15,11 @@ from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import Writer
 from rosbags.rosbag2.storage_mcap import zstd
 
-from actrec.errors import ConfigError, DeviceError, InputError
-from actrec.frames import Body, Intrinsics, RgbdFrame
-from actrec.recordings import open_recording, skeletons
-from actrec.recordings.bag_writer import BagWriter, qos
-from actrec.recordings.recover import read_messages, recover
+from actrec.recordings import open_recording, skeleton_files
+from actrec.recordings.rosbag.recovery import read_messages, recover
+from actrec.recordings.rosbag.writer import BagWriter, qos
+from actrec.types import Body, Intrinsics, RgbdFrame
+from actrec.utils.errors import ConfigError, DeviceError, InputError
 
 FOREVER = {"sec": 9223372036, "nsec": 854775807}
 
@@ -85,7 +85,7 @@ def test_metadata_is_as_rosbag2_writes_it(tmp_path, person_frames):
 
 
 def test_rosbags_reads_joints_and_text(tmp_path, data_root):
-    sequence = skeletons.open_sequence(data_root / "ntu/skeleton/S001C001P001R001A001.skeleton")
+    sequence = skeleton_files.open_sequence(data_root / "ntu/skeleton/S001C001P001R001A001.skeleton")
     with BagWriter(tmp_path / "b") as writer:
         for index, stamp in enumerate(sequence.stamps_ns):
             writer.write_bodies("/skeletons", int(stamp), "lens", sequence.bodies_at(index))
@@ -116,7 +116,7 @@ def test_type_hashes_are_ros_own(tmp_path, root):
     """The RIHS01 of our messages against the one that ROS's own generator computed when they were built."""
     import json
 
-    from actrec.recordings.definitions import typestore_with
+    from actrec.recordings.rosbag.writer import typestore_with
 
     built = root / "ros2_ws/install/actrec_msgs/share/actrec_msgs/msg"
     if not built.is_dir():
@@ -245,8 +245,8 @@ def test_messages_are_saved_one_by_one(tmp_path, person_frames, monkeypatch):
             assert len(written) == number
             yield message
 
-    monkeypatch.setattr("actrec.recordings.recover.Writer.write", count)
-    monkeypatch.setattr("actrec.recordings.recover.read_messages", watched)
+    monkeypatch.setattr("actrec.recordings.rosbag.recovery.Writer.write", count)
+    monkeypatch.setattr("actrec.recordings.rosbag.recovery.read_messages", watched)
     recover(tmp_path / "b", tmp_path / "saved")
     assert len(written) >= 12
 
@@ -271,9 +271,9 @@ def test_recovering_what_cannot_be(tmp_path, person_frames):
 CHILD = """
 import resource, signal, sys
 import numpy as np
-from actrec.errors import DeviceError
-from actrec.frames import Intrinsics, RgbdFrame
-from actrec.recordings.bag_writer import BagWriter
+from actrec.utils.errors import DeviceError
+from actrec.types import Intrinsics, RgbdFrame
+from actrec.recordings.rosbag.writer import BagWriter
 path, mode = sys.argv[1:]
 if mode == "full":  # a file that may not grow further stands in for a full disk
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -324,7 +324,7 @@ def test_a_killed_recorder_loses_nothing_that_was_flushed(tmp_path):
 
 
 def test_the_benchmark():
-    from actrec.recordings.benchmark import measure
+    from benchmarks.cameras import measure_recordings
 
-    rows = measure(["--frames", "3"])["rows"]
+    rows = measure_recordings(["--frames", "3"])["rows"]
     assert len(rows) == 4 and all(row["cpu_ms"] > 0 and row["mb"] > 0 for row in rows)

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from actrec.config import build
-from actrec.errors import ConfigError
-from actrec.recordings.cleaning import BodyCleaning, clean
-from actrec.recordings.ntu import read_ntu_skeleton
+from actrec.datasets.ntu.skeletons import BodyCleaning, clean, read_ntu_skeleton
+from actrec.utils.config import build
+from actrec.utils.errors import ConfigError
 from tests import ntu_text
 
 T = 40

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from actrec.capture.replay import ReplayCamera
-from actrec.errors import ConfigError, InputError
-from actrec.recordings import open_recording, picture_folder
+from actrec.cameras.replay import ReplayCamera
+from actrec.recordings import open_recording, video
 from actrec.recordings.base import RecordingConfig
+from actrec.utils.errors import ConfigError, InputError
 
 F525 = "525,525,319.5,239.5"
 
@@ -202,8 +202,8 @@ def test_what_a_mac_leaves_beside_pictures_is_none(tmp_path):
     small_folder(tmp_path, [("a_9.png", ""), ("a_10.png", "")])
     for name in ("._a_9.png", "._a_10.png"):
         (tmp_path / name).write_bytes(b"\0\5\x16\7" + bytes(100))
-    assert [file.name for file in picture_folder.files(tmp_path)] == ["a_9.png", "a_10.png"]
-    assert picture_folder.read_head(tmp_path).frames == 2
+    assert [file.name for file in video.image_files(tmp_path)] == ["a_9.png", "a_10.png"]
+    assert video.read_folder_head(tmp_path).frames == 2
 
 
 def test_ntu_video_is_turned_back(data_root, caplog):

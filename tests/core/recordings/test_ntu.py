@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from actrec.errors import DeviceError, InputError
-from actrec.geometry import kinect_to_optical, project
-from actrec.recordings import benchmark_ntu
-from actrec.recordings.ntu import COLOUR_SIZE, DEPTH_SIZE, read_ntu_file, read_ntu_skeleton, unmirror
-from actrec.recordings.ntu_cameras import fit_cameras
+from actrec.datasets.ntu.cameras import fit_cameras
+from actrec.datasets.ntu.skeletons import COLOUR_SIZE, DEPTH_SIZE, read_ntu_file, read_ntu_skeleton, unmirror
+from actrec.utils.errors import DeviceError, InputError
+from actrec.utils.geometry import kinect_to_optical, project
+from benchmarks import cameras
 from tests import ntu_text
 
 NAME = "S001C001P001R001A001"
@@ -173,8 +173,8 @@ def test_damage_is_refused_or_read_never_a_crash(tmp_path):
 
 
 def test_benchmark(data_root):
-    figures = benchmark_ntu.measure(["--data", str(data_root / "ntu"), "--files", "2", "--repeat", "1"])
+    figures = cameras.measure_ntu(["--data", str(data_root / "ntu"), "--files", "2", "--repeat", "1"])
     assert figures["files"] == 2 and figures["clips a second, bodies cleaned"] > 0
     assert max(row["colour max px"] for row in figures["cameras"]) < 1
     with pytest.raises(DeviceError, match=r"holds no \.skeleton file"):
-        benchmark_ntu.measure(["--data", str(data_root / "nucla")])
+        cameras.measure_ntu(["--data", str(data_root / "nucla")])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from actrec.recordings.numbers import read_numbers
+from actrec.datasets.ntu.numbers import read_numbers
 
 
 def test_as_python_reads_them():

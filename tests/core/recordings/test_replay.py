@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actrec import capture
-from actrec.capture import benchmark
-from actrec.capture.pace import Pace
-from actrec.capture.replay import ReplayCamera
-from actrec.errors import ConfigError, DeviceError, EndOfStream, InputError
-from actrec.recordings.bag_writer import BagWriter
+from actrec import cameras
+from actrec.cameras.base import Pace
+from actrec.cameras.replay import ReplayCamera
+from actrec.recordings.rosbag.writer import BagWriter
+from actrec.utils.errors import ConfigError, DeviceError, EndOfStream, InputError
+from benchmarks import cameras as cameras_benchmark
 
 PERIOD = 33_333_333
 SKELETON = "ntu/skeleton/S001C001P001R001A001.skeleton"
@@ -29,7 +29,7 @@ def person_bag(tmp_path_factory, person_frames):
 
 
 def play(limit: int = 10_000, **options: Any) -> tuple[list[Any], Any]:
-    with capture.create("replay", **options) as camera:
+    with cameras.create("replay", **options) as camera:
         frames: list[Any] = []
         try:
             while len(frames) < limit:
@@ -168,18 +168,18 @@ def test_folders_and_videos(data_root):
 
 def test_wrong_use(tmp_path, person_bag):
     with pytest.raises(ConfigError, match="needs a recording: set its option path"):
-        capture.create("replay")
+        cameras.create("replay")
     with pytest.raises(ConfigError, match=r"ReplayConfig\.format is 'ros1'"):
-        capture.create("replay", path=person_bag, format="ros1")
+        cameras.create("replay", path=person_bag, format="ros1")
     with pytest.raises(ConfigError, match="unknown option speed .* known: .*rate"):
-        capture.create("replay", path=person_bag, speed=2)
+        cameras.create("replay", path=person_bag, speed=2)
     with pytest.raises(ConfigError, match=r"rate is -1"):
-        capture.create("replay", path=person_bag, rate=-1.0)
+        cameras.create("replay", path=person_bag, rate=-1.0)
     with pytest.raises(DeviceError, match="there is no recording"):
-        capture.create("replay", path=str(tmp_path / "none")).open()
+        cameras.create("replay", path=str(tmp_path / "none")).open()
     with pytest.raises(InputError, match="holds no colour images"):
-        capture.create("replay", path=str(tmp_path)).open()
-    camera: Any = capture.create("replay", path=person_bag)
+        cameras.create("replay", path=str(tmp_path)).open()
+    camera: Any = cameras.create("replay", path=person_bag)
     for use in (lambda: camera.read(), lambda: camera.intrinsics, lambda: camera.seek(0.0)):
         with pytest.raises(DeviceError, match="is not open"):
             use()
@@ -189,7 +189,7 @@ def test_wrong_use(tmp_path, person_bag):
 
 def test_the_camera_benchmark_ends_with_the_recording(person_bag):
     options = ["--driver-option", f"path={person_bag}", "--driver-option", "rate=0"]
-    figures = benchmark.measure(["--driver", "replay", *options, "--minutes", "5"])
+    figures = cameras_benchmark.measure(["--driver", "replay", *options, "--minutes", "5"])
     assert figures["frames"] == 8 and figures["interval_p50_ms"] > 0
 
 
@@ -199,7 +199,7 @@ def test_an_error_in_the_middle_reaches_the_reader(tmp_path, bag):
         for k in range(3):
             size = (4, 8, 3) if k < 2 else (5, 8, 3)
             b.image("/camera/color/image_raw", k * PERIOD, np.zeros(size, np.uint8), "rgb8")
-    with capture.create("replay", path=str(tmp_path / "b"), rate=0.0) as camera:
+    with cameras.create("replay", path=str(tmp_path / "b"), rate=0.0) as camera:
         camera.read(10.0)
         camera.read(10.0)
         for _ in range(2):
@@ -208,7 +208,7 @@ def test_an_error_in_the_middle_reaches_the_reader(tmp_path, bag):
 
 
 def test_closing_wakes_a_reader_who_waits(person_bag):
-    camera = capture.create("replay", path=person_bag, rate=0.0001)
+    camera = cameras.create("replay", path=person_bag, rate=0.0001)
     camera.open()
     camera.read(10.0)
     caught = []

@@ -6,12 +6,14 @@ import shutil
 import numpy as np
 import pytest
 
-from actrec.errors import ConfigError, DeviceError, InputError
-from actrec.frames import Intrinsics
-from actrec.geometry import project
-from actrec.recordings import skeletons
-from actrec.recordings.ntu import COLOUR_SIZE
+from actrec.datasets import nucla, utd_mhad
+from actrec.datasets.ntu import skeletons
+from actrec.datasets.ntu.skeletons import COLOUR_SIZE
+from actrec.recordings import skeleton_files
 from actrec.skeleton.layouts import KINECT_V2_25
+from actrec.types import Intrinsics
+from actrec.utils.errors import ConfigError, DeviceError, InputError
+from actrec.utils.geometry import project
 
 LEFT, RIGHT = KINECT_V2_25.index["shoulder_left"], KINECT_V2_25.index["shoulder_right"]
 HEAD, BASE = KINECT_V2_25.index["head"], KINECT_V2_25.index["spine_base"]
@@ -81,7 +83,7 @@ def test_ntu_with_two_bodies_and_an_empty_frame(tmp_path, data_root):
     other = ["72057594037939999" + first[0][17:], *first[1:]]
     file = tmp_path / "S001C001P001R001A050.skeleton"
     file.write_text("\n".join(["3", "1", *first, "0", "2", *first, *other]) + "\n")
-    sequence = skeletons.open_sequence(file)
+    sequence = skeleton_files.open_sequence(file)
     assert sequence.body_ids == ("body_72057594037931101", "body_72057594037939999")
     assert np.isfinite(sequence.bodies).all((2, 3)).tolist() == [[True, False, True], [False, False, True]]
     assert [len(sequence.bodies_at(t)) for t in range(3)] == [1, 0, 2]
@@ -109,16 +111,16 @@ def test_not_an_ntu_file(tmp_path, text):
     file = tmp_path / "x.skeleton"
     file.write_text(text)
     with pytest.raises(InputError, match="x.skeleton"):
-        skeletons.open_sequence(file)
+        skeleton_files.open_sequence(file)
 
 
 def test_nucla_json_and_npz_agree(data_root):
-    every = {s.name: s for s in skeletons.read_nucla_npz(data_root / "nucla/nucla_skeletons.npz")}
+    every = {s.name: s for s in nucla.read_nucla_npz(data_root / "nucla/nucla_skeletons.npz")}
     assert len(every) == 1484 and sum(s.meta["is_train"] for s in every.values()) == 1020
     files = sorted((data_root / "nucla/raw").glob("*.json"))
     assert len(files) == 50
     for file in files:
-        single = skeletons.open_sequence(file)
+        single = skeleton_files.open_sequence(file)
         check(single)
         packed = every[single.name]
         np.testing.assert_array_equal(single.bodies, packed.bodies)
@@ -129,7 +131,7 @@ def test_nucla_json_and_npz_agree(data_root):
 def test_nucla_raw_numbers(data_root):
     """Joint by joint against the file, in the optical frame: x and y change sign, z stays."""
     file = data_root / "nucla/raw/a01_s01_e00_v01.json"
-    sequence = skeletons.read_nucla_json(file, fps=10)
+    sequence = nucla.read_nucla_json(file, fps=10)
     raw = np.array(json.loads(file.read_text())["skeletons"], np.float32)
     np.testing.assert_array_equal(sequence.bodies[0, :, HEAD], raw[:, 3] * [-1, -1, 1])
     np.testing.assert_array_equal(sequence.bodies[0, :, LEFT], raw[:, 4] * [-1, -1, 1])
@@ -138,19 +140,19 @@ def test_nucla_raw_numbers(data_root):
 
 
 def test_missing_joints_are_nan(data_root):
-    every = skeletons.read_nucla_npz(data_root / "nucla/nucla_skeletons.npz")
+    every = nucla.read_nucla_npz(data_root / "nucla/nucla_skeletons.npz")
     missing = sum(int(np.isnan(s.bodies).any(-1).sum()) for s in every)
     assert 0 < missing < 100  # twelve zero joints and what is built on them
     assert not any((s.bodies == 0).all(-1).any() for s in every)
 
 
 def test_utd_mhad_mat_and_npz_agree(data_root):
-    every = {s.name: s for s in skeletons.read_utd_mhad_npz(data_root / "utd_mhad/utd_mhad_skeletons.npz")}
+    every = {s.name: s for s in utd_mhad.read_utd_mhad_npz(data_root / "utd_mhad/utd_mhad_skeletons.npz")}
     assert len(every) == 861
     files = sorted((data_root / "utd_mhad/skeleton").glob("*.mat"))
     assert len(files) == 14
     for file in files:
-        single = skeletons.open_sequence(file)
+        single = skeleton_files.open_sequence(file)
         check(single)
         np.testing.assert_allclose(single.bodies, every[single.name].bodies, atol=1e-6)
         assert (single.label, single.meta["subject"], single.meta["trial"]) == (every[single.name].label, 1, 1)
@@ -159,7 +161,7 @@ def test_utd_mhad_mat_and_npz_agree(data_root):
 def test_utd_mhad_right_hand_waves(data_root):
     """The right-handed actions move the joint that is named the right hand, and it lies to the camera's left."""
     hand_left, hand_right = KINECT_V2_25.index["hand_left"], KINECT_V2_25.index["hand_right"]
-    for sequence in skeletons.read_utd_mhad_npz(data_root / "utd_mhad/utd_mhad_skeletons.npz"):
+    for sequence in utd_mhad.read_utd_mhad_npz(data_root / "utd_mhad/utd_mhad_skeletons.npz"):
         if sequence.label in (1, 2, 3):
             reach = np.ptp(sequence.bodies[0], axis=0).sum(-1)
             assert reach[hand_right] > 3 * reach[hand_left]
@@ -173,7 +175,7 @@ def test_kinect_csv(data_root):
     files = sorted((data_root / "kinect_v2_csv").glob("*.csv"))
     assert len(files) == 7
     for file in files:
-        sequence = skeletons.open_sequence(file)
+        sequence = skeleton_files.open_sequence(file)
         check(sequence)
         row = [float(value) for value in file.read_text().splitlines()[-1].rstrip(",").split(",")]
         assert sequence.stamps_ns[-1] == int(row[0]) * 100
@@ -195,26 +197,30 @@ def test_bad_csv(tmp_path, row, message):
     file = tmp_path / "bad.csv"
     file.write_text(row + "\n")
     with pytest.raises(InputError, match=message):
-        skeletons.open_sequence(file)
+        skeleton_files.open_sequence(file)
 
 
 def test_choosing_a_sequence(data_root):
     file = data_root / "nucla/nucla_skeletons.npz"
-    by_name = skeletons.open_sequence(file, "a01_s01_e01_v01")
-    every = skeletons.open_sequences(file)
+    by_name = skeleton_files.open_sequence(file, "a01_s01_e01_v01")
+    every = skeleton_files.open_sequences(file)
     index = [s.name for s in every].index("a01_s01_e01_v01")
-    assert skeletons.open_sequence(file, index).name == skeletons.open_sequence(file, str(index)).name == by_name.name
+    assert (
+        skeleton_files.open_sequence(file, index).name
+        == skeleton_files.open_sequence(file, str(index)).name
+        == by_name.name
+    )
     with pytest.raises(ConfigError, match="holds 1484 sequences; choose one by name"):
-        skeletons.open_sequence(file)
+        skeleton_files.open_sequence(file)
     with pytest.raises(ConfigError, match="no sequence 'nobody'"):
-        skeletons.open_sequence(file, "nobody")
+        skeleton_files.open_sequence(file, "nobody")
     with pytest.raises(ConfigError, match="no sequence '1484'"):
-        skeletons.open_sequence(file, 1484)
+        skeleton_files.open_sequence(file, 1484)
 
 
 def test_absent_corrupt_and_foreign_files(tmp_path, data_root):
     with pytest.raises(DeviceError, match="there is no file"):
-        skeletons.open_sequence(tmp_path / "none.json")
+        skeleton_files.open_sequence(tmp_path / "none.json")
     for name, content in (
         ("a.npz", b"PK\x03\x04rubbish"),
         ("b.mat", b"MATLAB 5.0 rubbish"),
@@ -222,22 +228,22 @@ def test_absent_corrupt_and_foreign_files(tmp_path, data_root):
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match=name):
-            skeletons.open_sequences(tmp_path / name)
+            skeleton_files.open_sequences(tmp_path / name)
     shutil.copy(data_root / "shrec17/shrec17_skeletons.npz", tmp_path / "d.npz")
     with pytest.raises(InputError, match=r"d\.npz' is no skeleton recording; known formats: kinect_v2_csv"):
-        skeletons.open_sequences(tmp_path / "d.npz")
+        skeleton_files.open_sequences(tmp_path / "d.npz")
     whole = (data_root / "utd_mhad/skeleton/a1_s1_t1_skeleton.mat").read_bytes()
     (tmp_path / "e.mat").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"e\.mat' is corrupt"):
-        skeletons.open_sequences(tmp_path / "e.mat")
+        skeleton_files.open_sequences(tmp_path / "e.mat")
     np.savez(tmp_path / "f.npz", xyz=np.zeros((4, 20, 3)), length=[3], name=["x"], label=[1], is_train=[True])
     with pytest.raises(InputError, match="lengths add up to 3 but xyz holds 4 frames"):
-        skeletons.open_sequences(tmp_path / "f.npz")
+        skeleton_files.open_sequences(tmp_path / "f.npz")
     with pytest.raises(ConfigError, match="unknown skeleton format 'cmu'"):
-        skeletons.open_sequences(tmp_path / "f.npz", format="cmu")
+        skeleton_files.open_sequences(tmp_path / "f.npz", format="cmu")
 
 
 def test_pickled_arrays_are_not_loaded(tmp_path):
     np.savez(tmp_path / "p.npz", xyz=np.array([{}], dtype=object), length=[1], name=["x"], label=[1], is_train=[True])
     with pytest.raises(InputError, match=r"p\.npz"):
-        skeletons.open_sequences(tmp_path / "p.npz")
+        skeleton_files.open_sequences(tmp_path / "p.npz")

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from actrec import sceneflow
-from actrec.geometry import unproject
-from actrec.sceneflow import benchmark_motions, camera_motion
-from actrec.sceneflow.benchmark_motions import CAMERAS, DT, FULL, STATUES
+from actrec import scene_flow
+from actrec.scene_flow import camera_motion
+from actrec.utils.geometry import unproject
+from benchmarks import scene_flow as scene_flow_benchmark
+from benchmarks.scene_flow import CAMERAS, DT, FULL, STATUES
 
 SMALL = FULL.resized(160, 120)
 
@@ -18,7 +19,7 @@ def points(depth, intrinsics):
 
 @pytest.mark.parametrize("motion", STATUES, ids=lambda motion: motion.name)
 def test_the_exact_flow_of_a_statue_is_its_motion(motion) -> None:
-    pair = next(benchmark_motions.pairs_of(motion, False, SMALL, 1))
+    pair = next(scene_flow_benchmark.pairs_of(motion, False, SMALL, 1))
     person = pair.person & np.isfinite(pair.first[1])
     assert person.mean() > 0.05
     here = points(pair.first[1], pair.first[2])[person]
@@ -32,7 +33,7 @@ def test_the_exact_flow_of_a_statue_is_its_motion(motion) -> None:
 
 @pytest.mark.parametrize("motion", CAMERAS, ids=lambda motion: motion.name)
 def test_the_exact_flow_before_a_moving_camera_is_that_of_the_room(motion) -> None:
-    pair = next(benchmark_motions.pairs_of(motion, False, SMALL, 1))
+    pair = next(scene_flow_benchmark.pairs_of(motion, False, SMALL, 1))
     back = motion.camera_turn.T
     true = camera_motion.CameraMotion(back, -back @ np.array(motion.camera_shift))
     own = camera_motion.own_motion(pair.exact, pair.first[1], pair.first[2], DT, true)
@@ -41,12 +42,12 @@ def test_the_exact_flow_before_a_moving_camera_is_that_of_the_room(motion) -> No
 
 
 def test_rows_say_what_is_measured() -> None:
-    methods = {"dis": sceneflow.create("dis")}
-    pairs = [next(benchmark_motions.pairs_of(STATUES[1], True, FULL, 2))]
-    row = benchmark_motions._judged(methods["dis"], pairs)
+    methods = {"dis": scene_flow.create("dis")}
+    pairs = [next(scene_flow_benchmark.pairs_of(STATUES[1], True, FULL, 2))]
+    row = scene_flow_benchmark._motion_errors(methods["dis"], pairs)
     assert 0 < row["of_motion"] < 1 and row["person_epe_mm"] < 60
-    pairs = [next(benchmark_motions.pairs_of(CAMERAS[1], False, FULL, 2))]
-    row = benchmark_motions._without_camera(CAMERAS[1], methods["dis"], pairs)
+    pairs = [next(scene_flow_benchmark.pairs_of(CAMERAS[1], False, FULL, 2))]
+    row = scene_flow_benchmark._without_camera(CAMERAS[1], methods["dis"], pairs)
     assert row["found"] == "1 of 1"
     assert row["still_median_mm"] > 20
     assert row["still_after_mm"] < 10

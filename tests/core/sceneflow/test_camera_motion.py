@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from actrec.errors import InputError
-from actrec.frames import Intrinsics
-from actrec.geometry import rotation, unproject
-from actrec.sceneflow import camera_motion
-from actrec.sceneflow.camera_motion import CameraMotion
+from actrec.scene_flow import camera_motion
+from actrec.scene_flow.camera_motion import CameraMotion
+from actrec.types import Intrinsics
+from actrec.utils.errors import InputError
+from actrec.utils.geometry import rotation, unproject
 
 C = Intrinsics(80, 60, 66.0, 66.0, 39.5, 29.5)
 DT = 1 / 30

@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from actrec import sceneflow
-from actrec.errors import ConfigError, InputError
-from actrec.frames import Intrinsics
-from actrec.sceneflow.base import resize
+from actrec import scene_flow
+from actrec.scene_flow.base import resize
+from actrec.types import Intrinsics
+from actrec.utils.errors import ConfigError, InputError
 
 INTRINSICS = Intrinsics(320, 240, 262.5, 262.5, 159.5, 119.5)
 DT = 1 / 30
@@ -33,7 +33,7 @@ def plane(z: float) -> np.ndarray:
 
 @pytest.mark.parametrize(("du", "dv"), [(3, 0), (0, -2), (-4, 2)])
 def test_a_plane_that_slides(texture, du: int, dv: int) -> None:
-    flow = sceneflow.create("dis").estimate(
+    flow = scene_flow.create("dis").estimate(
         view(texture), plane(2.0), view(texture, du, dv), plane(2.0), INTRINSICS, DT
     )
     expected = np.array([du, dv, 0]) / 262.5 * 2.0 / DT
@@ -44,7 +44,7 @@ def test_a_plane_that_slides(texture, du: int, dv: int) -> None:
 
 
 def test_a_plane_that_approaches(texture) -> None:
-    flow = sceneflow.create("dis").estimate(view(texture), plane(2.0), view(texture), plane(1.95), INTRINSICS, DT)
+    flow = scene_flow.create("dis").estimate(view(texture), plane(2.0), view(texture), plane(1.95), INTRINSICS, DT)
     assert np.median(flow[..., 2]) == pytest.approx(-1.5, abs=1e-3)
 
 
@@ -53,7 +53,7 @@ def test_images_that_opencv_finds_too_small_are_refused_in_a_line() -> None:
         colour, depth = np.zeros((height, width, 3), np.uint8), np.full((height, width), 2.0, np.float32)
         camera = Intrinsics(width, height, 20.0, 20.0, 6.0, 6.0)
         with pytest.raises(InputError, match=f"images are {width}×{height}, but dis takes none below 12 pixels"):
-            sceneflow.create("dis").estimate(colour, depth, colour, depth, camera, DT)
+            scene_flow.create("dis").estimate(colour, depth, colour, depth, camera, DT)
 
 
 @pytest.mark.parametrize(("width", "height", "finest"), [(40, 12, 1), (200, 15, 1), (100, 31, 2), (640, 100, 5)])
@@ -62,14 +62,14 @@ def test_an_image_too_low_for_the_finest_level_is_searched_at_the_coarsest_that_
     random, depth = np.random.default_rng(0), np.full((height, width), 2.0, np.float32)
     colour = random.integers(0, 255, (height, width, 3), np.uint8)
     camera = Intrinsics(width, height, 20.0, 20.0, width / 2, height / 2)
-    flow = sceneflow.create("dis", finest_scale=finest).estimate(colour, depth, colour, depth, camera, DT)
+    flow = scene_flow.create("dis", finest_scale=finest).estimate(colour, depth, colour, depth, camera, DT)
     np.testing.assert_allclose(flow, 0, atol=1e-3)
 
 
 def test_identical_frames_stand_still_and_missing_depth_stays_missing(texture) -> None:
     depth = plane(2.0)
     depth[100:140, 50:90] = np.nan
-    flow = sceneflow.create("dis").estimate(view(texture), depth, view(texture), depth, INTRINSICS, DT)
+    flow = scene_flow.create("dis").estimate(view(texture), depth, view(texture), depth, INTRINSICS, DT)
     np.testing.assert_array_equal(np.isnan(flow).any(-1), np.isnan(depth))
     assert np.nanmax(np.abs(flow)) == 0
 
@@ -78,7 +78,7 @@ def test_a_surface_that_is_hidden_is_left_out(texture) -> None:
     behind = plane(3.0)
     hidden = behind.copy()
     hidden[60:180, 100:200] = 1.0
-    flow = sceneflow.create("dis").estimate(view(texture), behind, view(texture), hidden, INTRINSICS, DT)
+    flow = scene_flow.create("dis").estimate(view(texture), behind, view(texture), hidden, INTRINSICS, DT)
     assert np.isnan(flow[65:175, 105:195]).all()
     assert np.isfinite(flow[:50]).all()
 
@@ -88,7 +88,7 @@ def test_averaging_depth_tames_the_sensors_noise(texture) -> None:
     noisy = [plane(3.0) + rng.normal(0, 0.012, (240, 320)).astype(np.float32) for _ in range(2)]
     spread = {}
     for radius in (0, 2):
-        method = sceneflow.create("dis", smoothing_px=radius)
+        method = scene_flow.create("dis", smoothing_px=radius)
         flow = method.estimate(view(texture), noisy[0], view(texture), noisy[1], INTRINSICS, DT)
         spread[radius] = np.nanstd(flow[..., 2])
     assert spread[2] < 0.3 * spread[0]
@@ -96,21 +96,21 @@ def test_averaging_depth_tames_the_sensors_noise(texture) -> None:
 
 def test_all_missing_depth_gives_nothing(texture) -> None:
     blind = plane(np.nan)
-    flow = sceneflow.create("dis").estimate(view(texture), blind, view(texture), blind, INTRINSICS, DT)
+    flow = scene_flow.create("dis").estimate(view(texture), blind, view(texture), blind, INTRINSICS, DT)
     assert np.isnan(flow).all()
 
 
 @pytest.mark.parametrize("dt", [0.0, -0.1, float("nan")])
 def test_time_that_does_not_advance_is_refused(texture, dt: float) -> None:
     with pytest.raises(InputError, match="expected more than 0"):
-        sceneflow.create("dis").estimate(view(texture), plane(2.0), view(texture), plane(2.0), INTRINSICS, dt)
+        scene_flow.create("dis").estimate(view(texture), plane(2.0), view(texture), plane(2.0), INTRINSICS, dt)
 
 
 def test_unknown_methods_and_settings_are_named() -> None:
     with pytest.raises(ConfigError, match="unknown scene flow method 'x'; known: .*dis"):
-        sceneflow.create("x")
+        scene_flow.create("x")
     with pytest.raises(ConfigError, match=r"DisConfig.smoothing_px is 99, allowed: 0 to 8"):
-        sceneflow.create("dis", smoothing_px=99)
+        scene_flow.create("dis", smoothing_px=99)
 
 
 def test_resizing_keeps_where_things_are(texture) -> None:
@@ -131,7 +131,7 @@ def test_people_that_move_move_and_the_room_does_not(data_root: Path) -> None:
         depth[depth == 0] = np.nan
         pair.append(resize(colour, depth, Intrinsics(640, 480, 525, 525, 319.5, 239.5), 320, 240))
     (c0, d0, small), (c1, d1, _) = pair
-    flow = sceneflow.create("dis").estimate(c0, d0, c1, d1, small, DT)
+    flow = scene_flow.create("dis").estimate(c0, d0, c1, d1, small, DT)
     speed = np.linalg.norm(flow, axis=-1)
     assert not np.isfinite(speed[np.isnan(d0)]).any()
     assert np.nanpercentile(speed, 95) > 3 * np.nanmedian(speed)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from actrec import sceneflow
-from actrec.capture.simulated import SimulatedCamera
-from actrec.sceneflow.base import resize
+from actrec import scene_flow
+from actrec.cameras.simulated import SimulatedCamera
+from actrec.scene_flow.base import resize
 
 DT = 1 / 30
 
@@ -32,7 +32,7 @@ def pairs(noise: bool):
 
 @pytest.mark.parametrize(("noise", "background_limit"), [(False, 0.01), (True, 0.6)])
 def test_moving_limbs_are_seen_moving(noise: bool, background_limit: float) -> None:
-    method = sceneflow.create("dis")
+    method = scene_flow.create("dis")
     errors, speeds, background, known = [], [], [], []
     for (c0, d0, intrinsics, truth, actor), (c1, d1, _) in pairs(noise):
         flow = method.estimate(c0, d0, c1, d1, intrinsics, DT)

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from actrec import sceneflow
-from actrec.errors import InputError
-from actrec.frames import Intrinsics
+from actrec import scene_flow
+from actrec.types import Intrinsics
+from actrec.utils.errors import InputError
 
 INTRINSICS = Intrinsics(64, 48, 60.0, 60.0, 31.5, 23.5)
 DT = 1 / 30
 
-pytestmark = pytest.mark.parametrize("name", sceneflow.METHODS.names())
+pytestmark = pytest.mark.parametrize("name", scene_flow.METHODS.names())
 
 
 def picture() -> np.ndarray:
@@ -27,7 +27,7 @@ def test_sizes_and_types_that_differ_are_refused(name: str, wrong: int) -> None:
     images[wrong] = images[wrong][:20] if wrong % 2 else images[wrong].astype(np.float32)
     colour0, depth0, colour1, depth1 = images
     with pytest.raises(InputError, match=rf"{'first' if wrong < 2 else 'second'} (colour|depth) is .*, expected"):
-        sceneflow.create(name).estimate(colour0, depth0, colour1, depth1, INTRINSICS, DT)
+        scene_flow.create(name).estimate(colour0, depth0, colour1, depth1, INTRINSICS, DT)
 
 
 @pytest.mark.parametrize("which", [1, 3])
@@ -36,14 +36,14 @@ def test_depth_in_millimetres_is_refused(name: str, which: int) -> None:
     images[which] = images[which] * 1000
     colour0, depth0, colour1, depth1 = images
     with pytest.raises(InputError, match="depth is 2000 m in the middle, expected metres: is it in millimetres"):
-        sceneflow.create(name).estimate(colour0, depth0, colour1, depth1, INTRINSICS, DT)
+        scene_flow.create(name).estimate(colour0, depth0, colour1, depth1, INTRINSICS, DT)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -1.0, 0.0])
 def test_depth_that_is_none_is_missing(name: str, value: float) -> None:
     depth = plane()
     depth[10:20, 10:30] = value
-    flow = sceneflow.create(name).estimate(picture(), depth, picture(), depth, INTRINSICS, DT)
+    flow = scene_flow.create(name).estimate(picture(), depth, picture(), depth, INTRINSICS, DT)
     assert np.isnan(flow[10:20, 10:30]).all()
     assert np.isfinite(flow[30:, 40:]).mean() > 0.9
     assert np.nanmax(np.abs(flow)) < 1e-3

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from actrec import sceneflow
-from actrec.errors import InputError
-from actrec.features.keypoints import motion_at_joints, velocity_at_joints
-from actrec.sceneflow import benchmark_motions
-from actrec.sceneflow.benchmark_motions import DT, FULL, STATUES
+from actrec import scene_flow
+from actrec.utils.errors import InputError
+from actrec.utils.optical_flow import motion_at_joints, velocity_at_joints
+from benchmarks import scene_flow as scene_flow_benchmark
+from benchmarks.scene_flow import DT, FULL, STATUES
 
 INNER = [0, 1, 4, 8, 12, 16, 20]
 """Joints of the trunk: what is seen there is the same body part, not an edge."""
@@ -17,8 +17,8 @@ INNER = [0, 1, 4, 8, 12, 16, 20]
 def statue():
     """A person moved 60 mm to the right, half size, with their joints: [25, 3] metres and [25, 2] px."""
     motion = STATUES[1]
-    pair = next(benchmark_motions.pairs_of(motion, False, FULL, 2))
-    before, _ = benchmark_motions._scenes(motion, benchmark_motions.DISTANCES[0], 0, FULL)
+    pair = next(scene_flow_benchmark.pairs_of(motion, False, FULL, 2))
+    before, _ = scene_flow_benchmark._scenes(motion, scene_flow_benchmark.DISTANCES[0], 0, FULL)
     body = before.at(0.0).bodies[0]
     return pair, body.positions, body.pixels
 
@@ -28,7 +28,7 @@ def test_joints_move_as_the_statue_does(statue, method) -> None:
     pair, positions, pixels = statue
     (colour0, depth0, camera), (colour1, depth1, _) = pair.first, pair.second
     options = {"device": "cpu", "threads": 1} if method == "pd_flow" else {}
-    flow = sceneflow.create(method, **options).estimate(colour0, depth0, colour1, depth1, camera, DT)
+    flow = scene_flow.create(method, **options).estimate(colour0, depth0, colour1, depth1, camera, DT)
     size = (640, 480)
     metres = velocity_at_joints(flow, pixels, size) * DT
     np.testing.assert_allclose(metres[INNER], np.broadcast_to([0.06, 0, 0], (len(INNER), 3)), atol=0.006)

@@ -8,14 +8,13 @@ import cv2
 import numpy as np
 import pytest
 
-from actrec import sceneflow
-from actrec.errors import ConfigError
-from actrec.frames import Intrinsics
-from actrec.sceneflow import benchmark
-from actrec.sceneflow.primal_dual import reference, sweeps
-from actrec.sceneflow.primal_dual.cpu import CpuSolver
-from actrec.sceneflow.primal_dual.level import Level
-from actrec.sceneflow.primal_dual.settings import PdFlowConfig
+from actrec import scene_flow
+from actrec.scene_flow.primal_dual import reference, sweeps
+from actrec.scene_flow.primal_dual.cpu import CpuSolver
+from actrec.scene_flow.primal_dual.settings import Level, PdFlowConfig
+from actrec.types import Intrinsics
+from actrec.utils.errors import ConfigError
+from benchmarks import scene_flow as scene_flow_benchmark
 
 DT = 1 / 30
 SMALL = Intrinsics(80, 60, 66.0, 66.0, 39.5, 29.5)
@@ -64,7 +63,7 @@ def test_the_fast_execution_is_the_literal_one(threads: int) -> None:
 
 def test_the_literal_execution_is_a_device_too() -> None:
     options = {"iterations": 25, "fewer": 5}
-    methods = [sceneflow.create("pd_flow", device=device, threads=1, **options) for device in ("reference", "cpu")]
+    methods = [scene_flow.create("pd_flow", device=device, threads=1, **options) for device in ("reference", "cpu")]
     for k in range(2):  # the second pair starts from the first one's flow
         frames = (*scene(moved=(0.03 * k, 0, 0)), *scene(moved=(0.03 * (k + 1), 0, 0)))
         ours, theirs = (method.estimate(*frames, SMALL, DT) for method in methods)
@@ -106,7 +105,7 @@ def test_every_level_lowers_the_energy() -> None:
 
 @pytest.mark.parametrize("moved", [(0.03, 0, 0), (0, -0.03, 0), (0, 0, 0.04), (0.02, 0.02, -0.03)])
 def test_a_box_that_moves(moved: tuple[float, float, float]) -> None:
-    flow = sceneflow.create("pd_flow", threads=1).estimate(*scene(), *scene(moved=moved), SMALL, DT)
+    flow = scene_flow.create("pd_flow", threads=1).estimate(*scene(), *scene(moved=moved), SMALL, DT)
     box = scene()[1] == 2.0
     inner = cv2.erode(box.astype(np.uint8), np.ones((5, 5))) > 0
     error = np.linalg.norm(flow - np.array(moved) / DT, axis=-1)
@@ -118,14 +117,14 @@ def test_a_box_that_moves(moved: tuple[float, float, float]) -> None:
 
 def test_identical_frames_stand_still() -> None:
     colour, depth = scene()
-    flow = sceneflow.create("pd_flow", threads=1).estimate(colour, depth, colour, depth, SMALL, DT)
+    flow = scene_flow.create("pd_flow", threads=1).estimate(colour, depth, colour, depth, SMALL, DT)
     np.testing.assert_array_equal(np.isnan(flow).any(-1), np.isnan(depth))
     assert np.nanmax(np.abs(flow)) < 1e-3
 
 
 def test_speed_is_by_time_passed() -> None:
     frames = (*scene(), *scene(moved=(0.02, 0, 0)))
-    method = sceneflow.create("pd_flow", threads=1)
+    method = scene_flow.create("pd_flow", threads=1)
     quick, slow = (method.estimate(*frames, SMALL, dt) for dt in (DT, 2 * DT))
     np.testing.assert_allclose(quick, 2 * slow, rtol=1e-5)
 
@@ -134,7 +133,7 @@ def test_speed_is_by_time_passed() -> None:
 def test_no_depth_gives_nothing(value: float) -> None:
     colour, depth = scene()
     blind = np.full_like(depth, value)
-    method = sceneflow.create("pd_flow", threads=1)
+    method = scene_flow.create("pd_flow", threads=1)
     assert np.isnan(method.estimate(colour, blind, colour, depth, SMALL, DT)).all()
     assert np.isnan(method.estimate(colour, depth, colour, blind, SMALL, DT)).all()
 
@@ -146,11 +145,11 @@ def test_a_hole_of_the_second_depth_is_bridged_at_its_rim_alone() -> None:
     holed = depth1.copy()
     holed[20:40, 32:48] = np.nan
     holed[30, 20] = np.nan
-    flow = sceneflow.create("pd_flow", threads=1).estimate(colour0, depth0, colour1, holed, SMALL, DT)
+    flow = scene_flow.create("pd_flow", threads=1).estimate(colour0, depth0, colour1, holed, SMALL, DT)
     assert np.isnan(flow[25:35, 37:43]).all()
     assert np.isfinite(flow[30, 20]).all()
     assert np.isfinite(flow[10:18, 10:70]).all()
-    whole = sceneflow.create("pd_flow", threads=1).estimate(colour0, depth0, colour1, depth1, SMALL, DT)
+    whole = scene_flow.create("pd_flow", threads=1).estimate(colour0, depth0, colour1, depth1, SMALL, DT)
     assert np.isfinite(whole[10:50, 10:70]).all()
     assert abs(np.median(flow[22:38, 28:31, 2]) + 1.2) < 0.1
 
@@ -161,7 +160,7 @@ def test_a_stream_goes_on_from_the_pair_before() -> None:
     box = cv2.erode((frames[3][1] == 2.0).astype(np.uint8), np.ones((5, 5))) > 0
     errors = {}
     for warm in (False, True):
-        method = sceneflow.create("pd_flow", threads=1, warm_start=warm)
+        method = scene_flow.create("pd_flow", threads=1, warm_start=warm)
         for before, after in itertools.pairwise(frames):
             flow = method.estimate(*before, *after, SMALL, DT)
         errors[warm] = np.median(np.linalg.norm(flow - np.array([0.2, 0, 0]) / DT, axis=-1)[box])
@@ -171,13 +170,13 @@ def test_a_stream_goes_on_from_the_pair_before() -> None:
 
 def test_a_part_of_the_benchmark_that_there_is_not_is_named() -> None:
     with pytest.raises(ConfigError, match="no part flow; there are truth, rigid, camera, authors, warping, speed"):
-        benchmark.measure(["--parts", "speed,flow"])
+        scene_flow_benchmark.measure(["--parts", "speed,flow"])
 
 
 @pytest.mark.parametrize(("pair", "moving", "least"), [("1", 50_000, 0.97), ("2", 500, 0.99)])
 def test_the_authors_program_says_the_same(data_root, pair: str, moving: int, least: float) -> None:
     """Where it reports motion of more than a centimetre: correlation and median difference of each component."""
-    ours, first, theirs = benchmark.authors_pair(data_root / "pdflow" / pair, threads=2)
+    ours, first, theirs = scene_flow_benchmark.authors_pair(data_root / "pdflow" / pair, threads=2)
     told = (first.depth > 0) & (np.linalg.norm(theirs, axis=-1) > 0.01)
     assert told.sum() > moving
     for axis in range(3):

@@ -11,14 +11,13 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from actrec import sceneflow
-from actrec.errors import DeviceError, MissingLibraryError
-from actrec.sceneflow.pd_flow import PdFlow
-from actrec.sceneflow.primal_dual import cupy_device, gpu, reference, sweeps
-from actrec.sceneflow.primal_dual.cpu import CpuSolver
-from actrec.sceneflow.primal_dual.gpu import GpuSolver
-from actrec.sceneflow.primal_dual.level import KEPT, Level
-from actrec.sceneflow.primal_dual.settings import PdFlowConfig
+from actrec import scene_flow
+from actrec.scene_flow.pd_flow import PdFlow
+from actrec.scene_flow.primal_dual import cupy_device, gpu, reference, sweeps
+from actrec.scene_flow.primal_dual.cpu import CpuSolver
+from actrec.scene_flow.primal_dual.gpu import GpuSolver
+from actrec.scene_flow.primal_dual.settings import KEPT, Level, PdFlowConfig
+from actrec.utils.errors import DeviceError, MissingLibraryError
 from tests.core.sceneflow.plain_device import PlainDevice
 from tests.core.sceneflow.test_pd_flow import DT, SMALL, image, scene
 
@@ -92,7 +91,7 @@ def test_the_method_runs_on_a_device(device, monkeypatch):
     monkeypatch.setattr(cupy_device, "available", lambda: True)
     monkeypatch.setattr(cupy_device, "CupyDevice", lambda: device)
     options = {"iterations": 40, "fewer": 9}
-    on_gpu, on_cpu = sceneflow.create("pd_flow", **options), sceneflow.create("pd_flow", device="cpu", **options)
+    on_gpu, on_cpu = scene_flow.create("pd_flow", **options), scene_flow.create("pd_flow", device="cpu", **options)
     for moved in (0.03, 0.06):
         frames = (*scene(moved=(moved - 0.03, 0, 0)), *scene(moved=(moved, 0, 0)))
         ours, theirs = on_gpu.estimate(*frames, SMALL, DT), on_cpu.estimate(*frames, SMALL, DT)
@@ -199,14 +198,14 @@ def test_no_cupy_no_gpu_and_a_gpu_that_it_cannot_compile_for(device, monkeypatch
     monkeypatch.setitem(sys.modules, "cupy", None)
     assert not cupy_device.available()
     with pytest.raises(MissingLibraryError, match="pip install .cupy-cuda12x<14"):
-        sceneflow.create("pd_flow", device="cuda")
+        scene_flow.create("pd_flow", device="cuda")
     assert isinstance(PdFlow(threads=1)._solver, CpuSolver)
     monkeypatch.setitem(sys.modules, "cupy", Cupy(device, gpus=0))
     with pytest.raises(DeviceError, match="finds no GPU.*device=cpu"):
-        sceneflow.create("pd_flow", device="cuda")
+        scene_flow.create("pd_flow", device="cuda")
     monkeypatch.setitem(sys.modules, "cupy", Cupy(device, broken=True))
     with pytest.raises(DeviceError, match="cannot compile kernels.cu for this GPU: no kernel image"):
-        sceneflow.create("pd_flow", device="cuda")
+        scene_flow.create("pd_flow", device="cuda")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cupy") is None, reason="CuPy is not installed")

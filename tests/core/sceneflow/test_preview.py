@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from actrec.sceneflow.preview import picture
+from actrec.scene_flow.preview import picture
 
 
 @pytest.mark.parametrize(

@@ -6,21 +6,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actrec import sceneflow
-from actrec.errors import InputError
-from actrec.frames import Intrinsics, RgbdFrame
-from actrec.sceneflow import benchmark, benchmark_motions, camera_motion, turning
-from actrec.sceneflow.base import resize
-from actrec.sceneflow.benchmark_motions import DT, FULL, Motion, _turn
-from actrec.sceneflow.camera_motion import CameraMotion
-from actrec.sceneflow.pairs import FlowPairs, SceneFlowConfig
+from actrec import scene_flow
+from actrec.scene_flow import base, camera_motion
+from actrec.scene_flow.base import resize
+from actrec.scene_flow.camera_motion import CameraMotion
+from actrec.scene_flow.stream import FlowPairs, SceneFlowConfig
+from actrec.types import Intrinsics, RgbdFrame
+from actrec.utils.errors import InputError
+from benchmarks import scene_flow as scene_flow_benchmark
+from benchmarks.scene_flow import DT, FULL, Motion, _turn
 
 STEP_NS = round(DT * 1e9)
 FAST = Motion("turns 5°, person right 40 mm", (0.04, 0, 0), camera_turn=_turn(1, 5))
 SLOW = Motion("turns 0.2°", camera_turn=_turn(1, 0.2))
 
 
-def frames(pair: benchmark_motions.Pair) -> list[RgbdFrame]:
+def frames(pair: scene_flow_benchmark.Pair) -> list[RgbdFrame]:
     return [
         RgbdFrame(k * STEP_NS, colour, depth, intrinsics, "camera")
         for k, (colour, depth, intrinsics) in enumerate((pair.first, pair.second))
@@ -28,41 +29,41 @@ def frames(pair: benchmark_motions.Pair) -> list[RgbdFrame]:
 
 
 @pytest.fixture(scope="module")
-def fast() -> benchmark_motions.Pair:
-    return next(benchmark_motions.pairs_of(FAST, False, FULL, 2))
+def fast() -> scene_flow_benchmark.Pair:
+    return next(scene_flow_benchmark.pairs_of(FAST, False, FULL, 2))
 
 
 @pytest.mark.parametrize(("axis", "degrees"), [(0, 0.0), (0, 3.0), (1, 8.0), (2, 3.0), (2, 8.0)])
 def test_a_turn_is_found(axis: int, degrees: float) -> None:
     motion = Motion("", (0.04, 0, 0), camera_shift=(0, 0, 0.03), camera_turn=_turn(axis, degrees))
-    first, second = frames(next(benchmark_motions.pairs_of(motion, True, FULL, 2)))
-    found = turning.estimate(first, second)
+    first, second = frames(next(scene_flow_benchmark.pairs_of(motion, True, FULL, 2)))
+    found = base.estimate(first, second)
     if degrees == 0.0:
-        assert found is None or turning.degrees(found) < 0.2
+        assert found is None or base.degrees(found) < 0.2
         return
     assert found is not None
-    assert turning.degrees(found @ motion.camera_turn) < 0.2
-    assert turning.degrees(found) == pytest.approx(degrees, abs=0.2)
+    assert base.degrees(found @ motion.camera_turn) < 0.2
+    assert base.degrees(found) == pytest.approx(degrees, abs=0.2)
 
 
 def test_on_recordings_nothing_turns_that_stands(data_root: Path) -> None:
     """A person who turns before a camera that stands; hand-held pairs, of which one scene moves every which way."""
-    for pair in itertools.islice(benchmark._turning(data_root, 20), 5):
-        found = turning.estimate(*frames_of(pair))
-        assert found is None or turning.degrees(found) < 0.1
-    told = [turning.estimate(*frames_of(pair)) for pair in benchmark._pairs(data_root)]
+    for pair in itertools.islice(scene_flow_benchmark._turning(data_root, 20), 5):
+        found = base.estimate(*frames_of(pair))
+        assert found is None or base.degrees(found) < 0.1
+    told = [base.estimate(*frames_of(pair)) for pair in scene_flow_benchmark._pairs(data_root)]
     assert [found is None for found in told] == [False, True, False]
     # As the flow of the whole image has it: 1.0 and 0.4 degrees, and a shift that looks like a turn.
-    assert all(found is None or 0.3 < turning.degrees(found) < 1.3 for found in told)
+    assert all(found is None or 0.3 < base.degrees(found) < 1.3 for found in told)
 
 
-def frames_of(pair: tuple[benchmark.Images, benchmark.Images]) -> list[RgbdFrame]:
+def frames_of(pair: tuple[scene_flow_benchmark.Images, scene_flow_benchmark.Images]) -> list[RgbdFrame]:
     return [RgbdFrame(k, *resize(*images, 320, 240), "camera") for k, images in enumerate(pair)]
 
 
-def test_turned_back_is_what_had_been_seen(fast: benchmark_motions.Pair) -> None:
+def test_turned_back_is_what_had_been_seen(fast: scene_flow_benchmark.Pair) -> None:
     """Room and person stand almost where they stood: what is seen of them is the first image, but at edges."""
-    colour, depth, seen = turning.turned_back(*fast.second, FAST.camera_turn.T)
+    colour, depth, seen = base.turned_back(*fast.second, FAST.camera_turn.T)
     share = np.abs(colour.astype(float) - fast.first[0]).max(axis=-1)[seen] < 25
     assert share.mean() > 0.9
     off = np.abs(depth - fast.first[1])[seen & ~fast.person & np.isfinite(depth)]
@@ -76,7 +77,7 @@ def test_turned_back_is_what_had_been_seen(fast: benchmark_motions.Pair) -> None
 def test_a_person_is_seen_moving_before_a_camera_that_turns_fast(name, told_by, fast) -> None:
     back = FAST.camera_turn.T
     moved = {"tf": lambda first, second: CameraMotion(back, np.zeros(3))}.get(told_by)
-    pairs = FlowPairs(sceneflow.create(name), SceneFlowConfig(camera_motion=told_by), moved)
+    pairs = FlowPairs(scene_flow.create(name), SceneFlowConfig(camera_motion=told_by), moved)
     first, second = frames(fast)
     assert pairs.add(first) is None
     flow = pairs.add(second)
@@ -90,25 +91,25 @@ def test_a_person_is_seen_moving_before_a_camera_that_turns_fast(name, told_by, 
 
 
 def test_without_a_turn_the_flow_is_the_methods_own() -> None:
-    first, second = frames(next(benchmark_motions.pairs_of(SLOW, False, FULL, 4)))
-    method = sceneflow.create("dis")
+    first, second = frames(next(scene_flow_benchmark.pairs_of(SLOW, False, FULL, 4)))
+    method = scene_flow.create("dis")
     plain = method.estimate(first.colour, first.depth, second.colour, second.depth, first.intrinsics, DT)
     for turn in (None, SLOW.camera_turn.T, _turn(1, 60)):
-        np.testing.assert_array_equal(turning.flow(method, first, second, DT, turn), plain)
+        np.testing.assert_array_equal(base.flow(method, first, second, DT, turn), plain)
 
 
-def test_where_nothing_can_be_followed_no_turn_is_claimed(fast: benchmark_motions.Pair) -> None:
+def test_where_nothing_can_be_followed_no_turn_is_claimed(fast: scene_flow_benchmark.Pair) -> None:
     blank = Intrinsics(320, 240, 262.0, 262.0, 159.5, 119.5)
     grey, far = np.full((240, 320, 3), 90, np.uint8), np.full((240, 320), 2, np.float32)
     first, second = (RgbdFrame(k, grey, far, blank, "camera") for k in (0, 1))
-    assert turning.estimate(first, second) is None
+    assert base.estimate(first, second) is None
     rng = np.random.default_rng(0)
     other = RgbdFrame(1, rng.integers(0, 255, (240, 320, 3), np.uint8), far, blank, "camera")
-    assert turning.estimate(frames(fast)[0], other) is None
+    assert base.estimate(frames(fast)[0], other) is None
 
 
-def test_images_of_two_sizes_are_refused_before_anything_is_turned(fast: benchmark_motions.Pair) -> None:
-    pairs = FlowPairs(sceneflow.create("dis"), SceneFlowConfig(camera_motion="estimate", width=160, height=120))
+def test_images_of_two_sizes_are_refused_before_anything_is_turned(fast: scene_flow_benchmark.Pair) -> None:
+    pairs = FlowPairs(scene_flow.create("dis"), SceneFlowConfig(camera_motion="estimate", width=160, height=120))
     first, second = frames(fast)
     assert second.colour is not None and second.depth is not None
     assert pairs.add(first) is None
@@ -116,8 +117,8 @@ def test_images_of_two_sizes_are_refused_before_anything_is_turned(fast: benchma
     assert pairs.add(RgbdFrame(STEP_NS, second.colour[:, :300], second.depth[:, :300], cropped, "camera")) is None
 
 
-def test_colour_of_another_size_than_depth_is_refused_before_both_are_resized(fast: benchmark_motions.Pair) -> None:
-    pairs = FlowPairs(sceneflow.create("dis"), SceneFlowConfig())
+def test_colour_of_another_size_than_depth_is_refused_before_both_are_resized(fast: scene_flow_benchmark.Pair) -> None:
+    pairs = FlowPairs(scene_flow.create("dis"), SceneFlowConfig())
     frame = frames(fast)[0]
     assert frame.colour is not None
     frame.colour = np.zeros((2 * frame.colour.shape[0], frame.colour.shape[1], 3), np.uint8)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from actrec.frames import Intrinsics
 from actrec.simulation import posture
 from actrec.simulation.rig import bone_lengths
+from actrec.types import Intrinsics
 
 
 @pytest.fixture(scope="session")

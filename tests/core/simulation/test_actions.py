@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 
-from actrec.errors import ConfigError
 from actrec.simulation import actions, posture, rig
-from actrec.simulation.appearance import Appearance, body_shapes
-from actrec.simulation.motion import Curve, Restlessness, Style
-from actrec.simulation.performance import CYCLE, Performance
-from actrec.simulation.posture import Physique
+from actrec.simulation.actions import CYCLE, Performance
+from actrec.simulation.actor import Appearance, body_shapes
+from actrec.simulation.posture import Curve, Physique, Restlessness, Style
 from actrec.skeleton.layouts import KINECT_V2_25
+from actrec.utils.errors import ConfigError
 
 INDEX = KINECT_V2_25.index
 # Finger joints come nearer to the palm as the hand closes; every other bone is rigid.

@@ -5,9 +5,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from actrec import jit
 from actrec.simulation import kernels
 from actrec.simulation.primitives import ShapeBuilder, join, place
+from actrec.utils import jit
 
 CAMERA = np.array([120.0, 120.0, 39.5, 29.5], np.float32)
 SIZE = (60, 80)

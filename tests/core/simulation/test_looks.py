@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from actrec import capture
-from actrec.simulation.performance import CYCLE
+from actrec import cameras
+from actrec.simulation.actions import CYCLE
 from actrec.skeleton.layouts import KINECT_V2_25, MEDIAPIPE_33
 
 JOINTS = [f"{j}_{s}" for j in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle") for s in ("left", "right")]
@@ -16,7 +16,7 @@ FACING = [name for name in CYCLE if name != "walk"]
 
 def performed(action: str, count: int, seconds: float = 3.2):
     options = {"actions": [action], "realtime": False, "fps": count / seconds, "duration": seconds, "seed": 3}
-    with capture.create("simulated", **options) as camera:
+    with cameras.create("simulated", **options) as camera:
         return [camera.read() for _ in range(count)]
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from actrec.errors import ConfigError
-from actrec.frames import Intrinsics
 from actrec.simulation.noise import SENSORS, SensorNoise, stereo, structured_light, time_of_flight
+from actrec.types import Intrinsics
+from actrec.utils.errors import ConfigError
 
 INTRINSICS = Intrinsics(320, 240, 525.0, 525.0, 159.5, 119.5)
 

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from actrec.errors import InputError
-from actrec.frames import Intrinsics
-from actrec.geometry import project, rotation
-from actrec.simulation.appearance import WARDROBE
+from actrec.simulation.actor import WARDROBE
 from actrec.simulation.renderer import Renderer
 from actrec.simulation.room import furnished, render
 from actrec.simulation.scene import CameraPose, Scene
 from actrec.simulation.stage import performed_scene
 from actrec.simulation.textures import atlas
 from actrec.skeleton.layouts import KINECT_V2_25
+from actrec.types import Intrinsics
+from actrec.utils.errors import InputError
+from actrec.utils.geometry import project, rotation
 from tests.core.simulation.conftest import PosedActor
 
 INDEX = KINECT_V2_25.index

@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 
-from actrec.errors import InputError
-from actrec.recordings.sequence import SkeletonSequence
-from actrec.recordings.skeletons import open_sequence
+from actrec.recordings.skeleton_files import open_sequence
 from actrec.simulation import posture
-from actrec.simulation.ground import estimate
-from actrec.simulation.script import from_recording
+from actrec.simulation.script import estimate, from_recording
 from actrec.simulation.stage import scene_of_scripts, scripts_of
 from actrec.skeleton.layouts import KINECT_V2_25
+from actrec.skeleton.sequence import SkeletonSequence
+from actrec.utils.errors import InputError
 
 INDEX = KINECT_V2_25.index
 

@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
-from actrec.capture.simulated import SimulatedCamera
+from actrec.cameras.simulated import SimulatedCamera
 from actrec.cli import main
-from actrec.errors import EndOfStream
 from actrec.recordings import open_recording
+from actrec.utils.errors import EndOfStream
 
 SMALL = ["--set", "width=160", "height=120", "fps=10", "start_stamp_ns=0"]
 
@@ -109,9 +109,9 @@ def test_a_full_disk_is_one_line(tmp_path, capsys) -> None:
 
 
 def test_the_benchmark_measures_every_case() -> None:
-    from actrec.simulation.benchmark import measure
+    from benchmarks.perception import measure_renderer
 
-    figures = measure(["--frames", "2", "--width", "160", "--height", "120"])
+    figures = measure_renderer(["--frames", "2", "--width", "160", "--height", "120"])
     assert [(row["actors"], row["noise"]) for row in figures["renderer"]] == [
         (1, "off"),
         (1, "on"),

@@ -5,12 +5,12 @@ import threading
 import numpy as np
 import pytest
 
-from actrec import capture
-from actrec.capture import simulated
-from actrec.capture.simulated import SimulatedCamera
-from actrec.errors import ConfigError, DeviceError, EndOfStream, InputError
-from actrec.geometry import unproject
+from actrec import cameras
+from actrec.cameras import simulated
+from actrec.cameras.simulated import SimulatedCamera
 from actrec.simulation.scene import CameraPose
+from actrec.utils.errors import ConfigError, DeviceError, EndOfStream, InputError
+from actrec.utils.geometry import unproject
 
 SMALL = {"width": 160, "height": 120, "start_stamp_ns": 0}
 
@@ -219,7 +219,7 @@ def test_reopening_starts_over() -> None:
 )
 def test_wrong_settings_say_what_is_allowed(options, message) -> None:
     with pytest.raises(ConfigError, match=message):
-        capture.create("simulated", **options)
+        cameras.create("simulated", **options)
 
 
 def test_wrong_scripts_say_what_is_wrong(tmp_path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from actrec.inference.cuda_memory import Buffer, Gpu
+from actrec.inference.tensorrt.cuda import Buffer, Gpu
 
 MARK = b"ENGINE"
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actrec.errors import DeviceError
-from actrec.inference import cuda_memory
-from actrec.inference.cuda_memory import open_cuda
+from actrec.inference.tensorrt import cuda as tensorrt_cuda
+from actrec.inference.tensorrt.cuda import open_cuda
+from actrec.utils.errors import DeviceError
 
 
 class Runtime(types.ModuleType):
@@ -157,11 +157,11 @@ def opened(monkeypatch, library, integrated, **faults):
 
 
 @pytest.mark.parametrize("integrated", [False, True])
-@pytest.mark.parametrize("library", cuda_memory.LIBRARIES)
+@pytest.mark.parametrize("library", tensorrt_cuda.LIBRARIES)
 def test_what_is_written_comes_back_and_is_copied_only_where_it_must(monkeypatch, library, integrated):
     cuda, played = opened(monkeypatch, library, integrated)
     assert (cuda.library, cuda.stream) == (library, 77)
-    assert cuda.gpu == cuda_memory.Gpu("Orin", "8.7", 8 << 30, integrated, "12.6")
+    assert cuda.gpu == tensorrt_cuda.Gpu("Orin", "8.7", 8 << 30, integrated, "12.6")
     assert cuda.gpu.identity == "Orin, 8.7, 8192 MiB"
     with cuda.current():
         buffer = cuda.buffer((4, 3, 2))

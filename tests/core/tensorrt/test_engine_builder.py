@@ -12,11 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from actrec import inference, package
+from actrec import inference
 from actrec.cli import main
-from actrec.errors import DeviceError, MissingLibraryError, PackageError
-from actrec.inference import cuda_memory, engine_clips
-from actrec.package import LowerPrecision
+from actrec.inference import package
+from actrec.inference.package import LowerPrecision
+from actrec.inference.tensorrt import comparison, cuda
+from actrec.utils.errors import DeviceError, MissingLibraryError, PackageError
 from tests.core.tensorrt import plain_tensorrt
 from tests.tiny_model import write_tiny
 
@@ -30,7 +31,7 @@ def tiny(tmp_path):
 def put(monkeypatch, tmp_path):
     """Plays a TensorRT of some version, or with a fault."""
     monkeypatch.setenv("ACTREC_ENGINES", str(tmp_path / "engines"))
-    monkeypatch.setattr(cuda_memory, "open_cuda", lambda library="auto": plain_tensorrt.Cuda())
+    monkeypatch.setattr(cuda, "open_cuda", lambda library="auto": plain_tensorrt.Cuda())
 
     def put(**options):
         found = plain_tensorrt.module(**options)
@@ -103,14 +104,14 @@ def test_each_number_of_windows_runs_on_every_version(tiny, put, version):
     put(version=version)
     ours, theirs = load(tiny, precision="fp32").backend, inference.load(tiny, "onnxruntime").backend
     for count in (1, 2, 4, 7):
-        made = engine_clips.simulated(tiny, count)
+        made = comparison.simulated(tiny, count)
         np.testing.assert_array_equal(ours.run(made), theirs.run(made))
 
 
 def test_threads_that_share_a_session_get_their_own_logits(tiny, put, monkeypatch):
     put()
     ours, theirs = load(tiny).backend, inference.load(tiny, "onnxruntime").backend
-    made = engine_clips.simulated(tiny, 8)
+    made = comparison.simulated(tiny, 8)
     rows = [{name: value[k : k + 1] for name, value in made.items()} for k in range(8)]
     # A GPU takes its time, in which another thread may fill the buffers.
     monkeypatch.setattr(plain_tensorrt.Cuda, "upload", lambda *_: time.sleep(0.002))

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import pytest
 
-from actrec.errors import DeviceError
-from actrec.inference import engine_cache
-from actrec.inference.engine_cache import EngineCache, EngineKey
+from actrec.inference.tensorrt import cache as tensorrt_cache
+from actrec.inference.tensorrt.cache import EngineCache, EngineKey
+from actrec.utils.errors import DeviceError
 
 KEY = EngineKey(
     package="tiny", onnx_sha256="a" * 64, precision="fp16", shapes={"body": ((1, 3), (1, 3), (4, 3))},
@@ -121,7 +121,7 @@ def test_a_kill_while_writing_leaves_the_old_engine(tmp_path, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine_cache.os, "replace", killed)
+    monkeypatch.setattr(tensorrt_cache.os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         cache.store(KEY, b"new", {})
     assert cache.find(KEY) == b"old"
@@ -138,7 +138,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
     with pytest.raises(DeviceError, match=message), cache.building(KEY):
         pass
     monkeypatch.setattr(
-        engine_cache.os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        tensorrt_cache.os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
     )
     with pytest.raises(DeviceError, match="No space left on device"):
         EngineCache(tmp_path / "full").store(KEY, b"engine", {})
@@ -147,7 +147,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
 
 def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        engine_cache.fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "No locks available"))
+        tensorrt_cache.fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "No locks available"))
     )
     message = "engines cannot be kept in '.*': No locks available; name another folder in ACTREC_ENGINES"
     with pytest.raises(DeviceError, match=message), EngineCache(tmp_path).building(KEY):
@@ -157,7 +157,7 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
 def test_an_engine_that_is_there_is_found_in_a_read_only_folder(tmp_path, monkeypatch):
     """As root every folder can be written to: refused here as the system would."""
     EngineCache(tmp_path).store(KEY, b"engine", {})
-    monkeypatch.setattr(engine_cache.Path, "mkdir", lambda *_, **__: (_ for _ in ()).throw(OSError(30, "Read-only")))
+    monkeypatch.setattr(tensorrt_cache.Path, "mkdir", lambda *_, **__: (_ for _ in ()).throw(OSError(30, "Read-only")))
     assert EngineCache(tmp_path).find(KEY) == b"engine"
 
 

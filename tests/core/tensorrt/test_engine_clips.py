@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import Writer
 
-from actrec import zoo
-from actrec.errors import ConfigError, InputError
-from actrec.inference import engine_clips
-from actrec.package import InputSpec
-from actrec.recordings.definitions import typestore_with
-from actrec.recordings.hands import HANDS, read_hands
-from actrec.recordings.shrec17 import read_shrec17_npz
+from actrec.datasets.shrec17 import read_shrec17_npz
+from actrec.features.specs import InputSpec
+from actrec.inference import zoo
+from actrec.inference.tensorrt import comparison
+from actrec.perception.recordings import HANDS, read_hands
+from actrec.recordings.rosbag.writer import typestore_with
+from actrec.utils.errors import ConfigError, InputError
 
 STEP_NS = 33_000_000
 
@@ -59,7 +59,7 @@ def test_windows_of_hands_from_bags_and_from_the_datasets_files(tmp_path, data_r
     files = sorted((data_root / "shrec17/raw").glob("gesture_*/**/skeletons_world.txt"))[:2]
     swinging = [{"right": np.full((21, 3), 0.01 * t) + np.arange(63).reshape(21, 3) / 600} for t in range(90)]
     bag = hands_bag(tmp_path / "bag", swinging)
-    made = engine_clips.recorded(package, [str(bag), *map(str, files)], 6)
+    made = comparison.recorded(package, [str(bag), *map(str, files)], 6)
     assert set(made) == {"body", "bones"} and made["body"].shape == (6, *package.inputs[0].shape)
     assert all(np.isfinite(value).all() for value in made.values())
     assert len({row.tobytes() for row in made["body"]}) == 6, "windows differ"
@@ -78,10 +78,10 @@ def test_recordings_without_hands(tmp_path, data_root):
     package = zoo.find("sem_net_shrec17")
     empty = hands_bag(tmp_path / "empty", [{}, {}])
     with pytest.raises(InputError, match="shows no hand in any of its 2 frames"):
-        engine_clips.recorded(package, [str(empty)], 2)
+        comparison.recorded(package, [str(empty)], 2)
     skeleton = next((data_root / "ntu/skeleton").glob("*.skeleton"))
     with pytest.raises(InputError, match="holds no hands: give bags with actrec_msgs/msg/HandArray"):
-        engine_clips.recorded(package, [str(skeleton)], 2)
+        comparison.recorded(package, [str(skeleton)], 2)
     two = tmp_path / "folder"
     two.mkdir()
     with pytest.raises(InputError, match="holds no hands"):
@@ -97,4 +97,4 @@ def test_a_network_of_more_than_joints_is_told_so():
     package = zoo.find("sem_net_utd_mhad")
     colour = InputSpec("image", "image", "rgb", (3, 16, 112, 112))
     with pytest.raises(ConfigError, match="takes more than joints"):
-        engine_clips.recorded(replace(package, inputs=(*package.inputs, colour)), ["anything"], 2)
+        comparison.recorded(replace(package, inputs=(*package.inputs, colour)), ["anything"], 2)

@@ -3,7 +3,7 @@
 import pytest
 
 from actrec import inference
-from actrec.errors import MissingLibraryError
+from actrec.utils.errors import MissingLibraryError
 from tests.tiny_model import write_tiny
 
 

@@ -11,12 +11,14 @@ import sys
 import numpy as np
 import pytest
 
-from actrec import inference, package
+from actrec import inference
 from actrec.cli import main
-from actrec.errors import ActrecError, DeviceError, InputError, MissingLibraryError, PackageError
-from actrec.inference import cuda_graph, cuda_memory, engine_clips, tensorrt_backend
+from actrec.inference import package
 from actrec.inference.onnxruntime_backend import OnnxRuntimeBackend
-from actrec.package import LowerPrecision
+from actrec.inference.package import LowerPrecision
+from actrec.inference.tensorrt import backend, comparison, diagnosis
+from actrec.inference.tensorrt import cuda as tensorrt_cuda
+from actrec.utils.errors import ActrecError, DeviceError, InputError, MissingLibraryError, PackageError
 from tests import ntu_text
 from tests.core.tensorrt import plain_tensorrt
 from tests.tiny_model import write_tiny
@@ -33,14 +35,14 @@ def tiny(tmp_path):
 def gpu(monkeypatch, tmp_path):
     """Plays a GPU; call it to change TensorRT, or the GPU."""
     monkeypatch.setenv("ACTREC_ENGINES", str(tmp_path / "engines"))
-    monkeypatch.setattr(tensorrt_backend, "CudaGraph", Graph)
+    monkeypatch.setattr(backend, "CudaGraph", Graph)
     Graph.launched = 0
 
     def put(cuda=None, **options):
         cuda = cuda or plain_tensorrt.Cuda()
         found = plain_tensorrt.module(**options)
         monkeypatch.setitem(sys.modules, "tensorrt", found)
-        monkeypatch.setattr(cuda_memory, "open_cuda", lambda library="auto": cuda)
+        monkeypatch.setattr(tensorrt_cuda, "open_cuda", lambda library="auto": cuda)
         return found
 
     put()
@@ -68,7 +70,7 @@ def engines(tmp_path):
 @pytest.mark.parametrize("count", [1, 3, 4, 9])
 def test_an_engine_says_what_onnx_runtime_says(tiny, gpu, count):
     ours, theirs = inference.load(tiny, "tensorrt"), inference.load(tiny, "onnxruntime")
-    made = engine_clips.simulated(tiny, count)
+    made = comparison.simulated(tiny, count)
     np.testing.assert_array_equal(ours.backend.run(made), theirs.backend.run(made))
     assert ours.backend.inputs == theirs.backend.inputs and ours.backend.output == theirs.backend.output
     assert "TensorRT 10.3.0 fp16 on Orin" in ours.backend.device
@@ -78,7 +80,7 @@ def test_an_engine_says_what_onnx_runtime_says(tiny, gpu, count):
 def test_a_number_of_windows_is_recorded_once(tiny, gpu):
     found = gpu()
     backend = inference.load(tiny, "tensorrt").backend
-    made = engine_clips.simulated(tiny, 2)
+    made = comparison.simulated(tiny, 2)
     found.calls.clear()
     for _ in range(5):
         backend.run(made)
@@ -90,9 +92,9 @@ def test_what_cannot_be_recorded_is_launched_plainly(tiny, gpu, monkeypatch, cap
     def refuse(stream, work):
         raise DeviceError("cuStreamEndCapture failed: operation not permitted")
 
-    monkeypatch.setattr(tensorrt_backend, "CudaGraph", refuse)
+    monkeypatch.setattr(backend, "CudaGraph", refuse)
     session = inference.load(tiny, "tensorrt")
-    made = engine_clips.simulated(tiny, 1)
+    made = comparison.simulated(tiny, 1)
     assert np.isfinite(session.backend.run(made)).all()
     assert "launched without a CUDA graph: cuStreamEndCapture failed" in caplog.text
 
@@ -131,7 +133,7 @@ def test_auto_takes_an_engine_that_is_there(tiny, gpu, monkeypatch):
     inference.load(tiny, "tensorrt")
     assert inference.load(tiny).backend.device.startswith("TensorRT")
     assert inference.load(tiny, threads=2).backend.device == "CPU, 2 threads", "options are one backend's"
-    monkeypatch.setattr(cuda_memory, "open_cuda", lambda library="auto": _no_gpu())
+    monkeypatch.setattr(tensorrt_cuda, "open_cuda", lambda library="auto": _no_gpu())
     assert inference.resolve("auto", tiny) == "onnxruntime"
 
 
@@ -211,7 +213,7 @@ def test_an_engine_is_compared_on_recordings(tiny, gpu, tmp_path):
     (note,) = (tmp_path / "engines").glob("*.json")
     told = json.loads(note.read_text())
     assert told["compared_on"] == [str(first), str(second)] and told["difference"] < 1e-5
-    made = engine_clips.recorded(tiny, [str(first), str(second)], 8)["body"]
+    made = comparison.recorded(tiny, [str(first), str(second)], 8)["body"]
     assert made.shape == (8, *tiny.inputs[0].shape) and np.isfinite(made).all()
     x = made.mean(axis=(1, 3, 4))[:, 0]
     # The Kinect counts x to the other side.
@@ -223,7 +225,7 @@ def test_an_engine_is_compared_on_recordings(tiny, gpu, tmp_path):
 
 def test_without_the_library_onnx_no_layer_is_named(tiny, gpu, monkeypatch):
     gpu(fault="differs")
-    monkeypatch.setattr(tensorrt_backend.engine_diagnosis, "first_wrong_group", lambda *arguments: None)
+    monkeypatch.setattr(diagnosis, "first_wrong_group", lambda *arguments: None)
     with pytest.raises(
         PackageError, match=r"build it with --precision fp32 \(pip install onnx to be told which layers"
     ):
@@ -267,7 +269,7 @@ def test_what_goes_wrong_is_one_line_and_nothing_is_kept(tiny, gpu, tmp_path, fa
 
 def test_inputs_that_do_not_fit_are_refused(tiny, gpu):
     backend = inference.load(tiny, "tensorrt").backend
-    made = engine_clips.simulated(tiny, 1)
+    made = comparison.simulated(tiny, 1)
     name = next(iter(made))
     with pytest.raises(InputError, match="the network takes"):
         backend.run({"other": made[name]})
@@ -283,10 +285,10 @@ def test_missing_libraries_name_the_remedy(tiny, gpu, monkeypatch):
     for name in ("pycuda.driver", "cuda.bindings.runtime", "cuda.cudart"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingLibraryError, match="pycuda .* or cuda-python"):
-        cuda_memory.open_cuda()
-    monkeypatch.setattr(cuda_graph.ctypes, "CDLL", lambda name: (_ for _ in ()).throw(OSError()))
+        tensorrt_cuda.open_cuda()
+    monkeypatch.setattr(tensorrt_cuda.ctypes, "CDLL", lambda name: (_ for _ in ()).throw(OSError()))
     with pytest.raises(DeviceError, match="libcuda.so.1 is missing"):
-        cuda_graph.CudaGraph(1, lambda: None)
+        tensorrt_cuda.CudaGraph(1, lambda: None)
 
 
 def test_the_command_builds_and_says_so(tiny, gpu, tmp_path, capsys):
@@ -335,7 +337,7 @@ def test_every_call_is_one_of_the_real_bindings(tiny, gpu, tmp_path):
         pytest.skip("pip install tensorrt-cu13-bindings: the module without its libraries")
     found = gpu()
     backend = inference.load(tiny, "tensorrt").backend
-    backend.run(engine_clips.simulated(tiny, 3))
+    backend.run(comparison.simulated(tiny, 3))
     inference.load(tiny, "tensorrt", keep="place")
     inference.load(quantised(tmp_path / "int8", tiny), "tensorrt", precision="int8")
     gpu(fault="parse")
@@ -387,4 +389,4 @@ def test_onnx_runtime_is_the_judge(tiny, gpu, monkeypatch):
 
     monkeypatch.setattr(OnnxRuntimeBackend, "run", watched)
     inference.load(tiny, "tensorrt")
-    assert seen == [tensorrt_backend.CHECKED]
+    assert seen == [backend.CHECKED]

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from actrec.frames import Intrinsics
+from actrec.types import Intrinsics
 
 KINDS = ("device", "capture", "image", "transformation", "playback", "tracker", "body frame")
 COLOUR, DEPTH, BOTH = 1, 2, 3

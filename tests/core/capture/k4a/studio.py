@@ -6,10 +6,10 @@ from functools import cache
 import cv2
 import numpy as np
 
-from actrec.frames import Intrinsics
 from actrec.simulation.scene import CameraPose, Snapshot
 from actrec.simulation.stage import performed_scene
 from actrec.skeleton.layouts import AZURE_KINECT_32, KINECT_V2_25
+from actrec.types import Intrinsics
 from tests.core.capture.k4a.simulated_sdk import Shot, Staged
 
 DEPTH = Intrinsics(640, 576, 504.2, 504.3, 321.4, 333.1)

@@ -1,0 +1,33 @@
+"""Camera drivers, found by name."""
+
+from typing import Any
+
+from actrec.cameras.base import Camera
+from actrec.utils.registry import Registry
+
+DRIVERS = Registry(
+    "camera driver",
+    {
+        "realsense": "actrec.cameras.realsense.camera:RealSenseCamera",
+        "azure_kinect": "actrec.cameras.azure_kinect.camera:AzureKinectCamera",
+        "simulated": "actrec.cameras.simulated:SimulatedCamera",
+        "replay": "actrec.cameras.replay:ReplayCamera",
+    },
+    install={
+        "rosbags": "pip install rosbags",
+        "av": "pip install av",
+        "numba": "pip install numba",
+        "pyrealsense2": "pip install pyrealsense2 (it needs libusb: sudo apt-get install libusb-1.0-0)",
+        "pykinect_azure": "pip install --no-deps pykinect-azure (it asks for an OpenCV that we have already)",
+    },
+)
+
+
+def create(name: str, **options: Any) -> Camera:
+    """Makes the driver `name`; `options` are the fields of its settings dataclass.
+
+    Raises:
+        ConfigError: Unknown driver or option; the known ones are listed.
+        MissingLibraryError: A library it needs is absent, with the command that installs it.
+    """
+    return DRIVERS.create(name, **options)

@@ -1,0 +1,1 @@
+"""Azure Kinect and Orbbec Femto cameras, through the Azure Kinect SDK."""

@@ -1,0 +1,169 @@
+"""Body tracking with Microsoft's libk4abt: captures go in, skeletons of the colour camera's frame come out."""
+
+import threading
+import time
+from collections import deque
+from typing import Any
+
+import cv2
+import numpy as np
+
+from actrec.cameras.azure_kinect.captures import Capture
+from actrec.skeleton.conversions import CANONICAL, convert
+from actrec.types import Body, Intrinsics
+from actrec.utils.errors import DeviceError
+
+PROCESSING = {"cuda": 2, "tensorrt": 3, "cpu": 1}
+
+_LAYOUT = "azure_kinect_32"
+
+_SCORES = np.array([0.0, 0.5, 1.0, 1.0], np.float32)
+"""Of k4abt's confidence levels: none (out of range), low (hidden, predicted), medium (seen), high (not given yet)."""
+
+_UNDER_WAY = 2
+"""Captures that the tracker may have at a time: more would only come later."""
+
+_POLL_MS = 100
+
+
+class BodyTracker:
+    """Tracks bodies on a thread of its own.
+
+    Args:
+        k4abt: Bindings of libk4abt.
+        calibration: The SDK's, of the captures.
+        to_colour: [4, 4] a point of the depth camera, metres, in the colour camera.
+        intrinsics: Of the images that the bodies' pixels are of.
+        processing: A key of `PROCESSING`.
+        model: File of the tracker's network; empty for the SDK's.
+
+    Raises:
+        DeviceError: The tracker does not start.
+    """
+
+    def __init__(
+        self,
+        k4abt: Any,
+        calibration: Any,
+        to_colour: np.ndarray,
+        intrinsics: Intrinsics,
+        processing: str = "cuda",
+        model: str = "",
+    ):
+        self._k4abt, self._pose, self._intrinsics = k4abt, to_colour, intrinsics
+        self._handle = k4abt.k4abt_tracker_t()
+        settings = k4abt.k4abt_tracker_configuration_t(
+            processing_mode=PROCESSING[processing], model_path=model.encode() or None
+        )
+        if k4abt.k4abt_tracker_create(calibration, settings, self._handle):
+            raise DeviceError(
+                f"Azure Kinect body tracking does not start on {processing}: it needs its network file and the CUDA, "
+                "cuDNN or TensorRT of its release; body_processing=cpu works without, slowly"
+            )
+        self._under_way = 0
+        self._results: deque[tuple[int, list[Body]]] = deque(maxlen=8)
+        self._failed = self._stopping = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="k4abt", daemon=True)
+        self._thread.start()
+
+    def offer(self, capture: Capture) -> bool:
+        """Gives the tracker a capture; false where it is too busy to take it.
+
+        Raises:
+            DeviceError: The tracker has failed.
+        """
+        with self._changed:
+            self._check()
+            if self._under_way >= _UNDER_WAY:
+                return False
+            result = self._k4abt.k4abt_tracker_enqueue_capture(self._handle, capture.handle, 0)
+            self._failed = result == 1  # K4A_WAIT_RESULT_FAILED
+            self._check()
+            self._under_way += result == 0
+            return bool(result == 0)
+
+    def collect(self, device_us: int, tolerance_us: int, wait_s: float) -> list[Body] | None:
+        """Bodies of the depth image of this stamp; None where they are not there within `wait_s`.
+
+        Raises:
+            DeviceError: The tracker has failed.
+        """
+        deadline = time.monotonic() + wait_s
+        with self._changed:
+            while True:
+                self._check()
+                while self._results and self._results[0][0] < device_us - tolerance_us:
+                    self._results.popleft()  # of frames that went without
+                if self._results and self._results[0][0] <= device_us + tolerance_us:
+                    return self._results.popleft()[1]
+                left = deadline - time.monotonic()
+                if left <= 0 or self._stopping:
+                    return None
+                self._changed.wait(left)
+
+    def stop(self) -> None:
+        """Tracks no more, and wakes whoever waits for bodies."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Stops the thread and frees the tracker."""
+        self.stop()
+        self._k4abt.k4abt_tracker_shutdown(self._handle)
+        self._thread.join()
+        self._k4abt.k4abt_tracker_destroy(self._handle)
+
+    def _check(self) -> None:
+        if self._failed:
+            raise DeviceError("Azure Kinect body tracking has failed: open the camera again, or set bodies=false")
+
+    def _run(self) -> None:
+        k4abt = self._k4abt
+        while not self._stopping:
+            frame = k4abt.k4abt_frame_t()
+            result = k4abt.k4abt_tracker_pop_result(self._handle, frame, _POLL_MS)
+            found = self._take(frame) if result == 0 else None
+            with self._changed:
+                if found is not None:
+                    self._results.append(found)
+                    self._under_way -= 1
+                # Once shut down it always fails.
+                self._failed = self._failed or (result == 1 and not self._stopping)
+                self._changed.notify_all()
+                if self._failed:
+                    return
+
+    def _take(self, frame: Any) -> tuple[int, list[Body]]:
+        k4abt = self._k4abt
+        try:
+            stamp = int(k4abt.k4abt_frame_get_device_timestamp_usec(frame))
+            bodies = []
+            for i in range(k4abt.k4abt_frame_get_num_bodies(frame)):
+                skeleton = k4abt.k4abt_skeleton_t()
+                if not k4abt.k4abt_frame_get_body_skeleton(frame, i, skeleton):
+                    bodies.append(self._body(int(k4abt.k4abt_frame_get_body_id(frame, i)), skeleton))
+            return stamp, bodies
+        finally:
+            k4abt.k4abt_frame_release(frame)
+
+    def _body(self, number: int, skeleton: Any) -> Body:
+        seen = np.array([joint.confidence_level for joint in skeleton.joints])
+        millimetres = np.array([joint.position.v for joint in skeleton.joints])
+        positions = millimetres / 1000 @ self._pose[:3, :3].T + self._pose[:3, 3]
+        positions[seen == 0] = np.nan
+        joints, scores = convert(positions, _SCORES[seen], _LAYOUT)
+        return Body(f"body_{number}", CANONICAL, joints, pixels_of(joints, self._intrinsics), scores)
+
+
+def pixels_of(positions: np.ndarray, camera: Intrinsics) -> np.ndarray:
+    """[V, 2] float32 where joints [V, 3] (optical frame) are in the image, lens distortion included; NaN for NaN."""
+    pixels = np.full((len(positions), 2), np.nan, np.float32)
+    with np.errstate(invalid="ignore"):
+        known = positions[:, 2] > 0
+    if known.any():
+        points = positions[known].astype(np.float64)
+        distortion = np.array(camera.distortion or (0.0,) * 5)
+        pixels[known] = cv2.projectPoints(points, np.zeros(3), np.zeros(3), camera.matrix, distortion)[0][:, 0]
+    return pixels

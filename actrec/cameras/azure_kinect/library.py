@@ -1,0 +1,119 @@
+"""Loads Microsoft's Azure Kinect libraries for `pykinect-azure`, whose bindings of them the driver calls.
+
+Only its bindings are used, never its classes: those end the process at every failure, a mere time-out among them, keep
+the device in class attributes that two cameras would share, and hold on to images and body frames.
+"""
+
+import ctypes
+import importlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from actrec.utils.errors import DeviceError, MissingLibraryError
+
+_VARIABLES = {"k4a": "k4a_dll", "k4arecord": "record_dll", "k4abt": "k4abt_dll"}
+
+_NAMES = {
+    # The plain name comes with the -dev package alone.
+    "k4a": ("libk4a.so", "libk4a.so.1.4"),
+    "k4arecord": ("libk4arecord.so", "libk4arecord.so.1.4"),
+    "k4abt": ("libk4abt.so", "libk4abt.so.1.1"),
+}
+
+_SENSOR_REMEDY = (
+    "install Microsoft's libk4a1.4 from https://packages.microsoft.com/ubuntu/18.04/prod/pool/main/libk (on ARM "
+    "…/18.04/multiarch/prod/…), or for an Orbbec Femto https://github.com/orbbec/OrbbecSDK-K4A-Wrapper, and name the "
+    "file with the option {option} if it lies elsewhere"
+)
+
+_REMEDIES = {
+    "k4a": _SENSOR_REMEDY.format(option="library"),
+    "k4arecord": _SENSOR_REMEDY.format(option="record_library"),
+    "k4abt": (
+        "install Microsoft's Body Tracking SDK, libk4abt1.1 from "
+        "https://packages.microsoft.com/ubuntu/18.04/prod/pool/main/libk (there is none for ARM), and name the file "
+        "with the option body_library if it lies elsewhere; or set bodies=false"
+    ),
+}
+
+_ERROR_LEVEL = 1  # K4A_LOG_LEVEL_ERROR: errors and what is worse
+
+_MESSAGE_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p)
+
+_loading = threading.Lock()
+
+
+def load(part: str, path: str = "") -> Any:
+    """The bindings of one library, with the library loaded: a module of `pykinect_azure`.
+
+    Args:
+        part: "k4a", "k4arecord" or "k4abt"; the latter two need k4a loaded before.
+        path: The library's file; empty searches where the system keeps libraries.
+
+    Raises:
+        MissingLibraryError: The library or pykinect-azure is not there, with the remedy.
+        DeviceError: This process has loaded another file of this library already.
+    """
+    try:
+        bindings: Any = importlib.import_module(f"pykinect_azure.{part}._{part}")
+    except ImportError as error:
+        raise MissingLibraryError(
+            f"camera driver 'azure_kinect' needs the library pykinect-azure ({error}): "
+            "pip install --no-deps pykinect-azure (its opencv-python must not come beside opencv-contrib-python)"
+        ) from error
+    variable = _VARIABLES[part]
+    with _loading:
+        library = _open(part, path)
+        loaded = getattr(bindings, variable)
+        if loaded is None:
+            # Its own setup_library ends the process on a missing file, and for k4abt demands one release of ONNX
+            # Runtime by name, which libk4abt finds for itself.
+            setattr(bindings, variable, library)
+        elif loaded._handle != library._handle:
+            raise DeviceError(
+                f"this process has loaded '{loaded._name}' and cannot use '{library._name}' beside it: start another "
+                "process for a camera with another library"
+            )
+    return bindings
+
+
+def beside(library: str, part: str) -> str:
+    """Path of another library of the set that `library` belongs to; empty where that is not given by a path."""
+    return str(Path(library).parent / _NAMES[part][0]) if "/" in library else ""
+
+
+@contextmanager
+def complaints(k4a: Any) -> Iterator[list[str]]:
+    """Collects the errors that the SDK logs meanwhile: its results say no more than that something failed."""
+    heard: list[str] = []
+
+    def hear(context: int, level: int, file: bytes, line: int, message: bytes) -> None:
+        heard.append(message.decode(errors="replace").strip())
+
+    handler = _MESSAGE_HANDLER(hear)
+    # Neither bound by pykinect-azure nor exported by every replacement of libk4a.
+    register = getattr(k4a.k4a_dll, "k4a_set_debug_message_handler", None)
+    if register is None:
+        yield heard
+        return
+    registered = register(handler, None, _ERROR_LEVEL) == k4a.K4A_RESULT_SUCCEEDED
+    try:
+        yield heard
+    finally:
+        if registered:
+            register(_MESSAGE_HANDLER(0), None, _ERROR_LEVEL)
+
+
+def _open(part: str, path: str) -> Any:
+    reasons = []
+    for name in (str(Path(path).expanduser()),) if path else _NAMES[part]:
+        try:
+            return ctypes.CDLL(name)
+        except OSError as error:
+            reasons.append(str(error))
+    raise MissingLibraryError(
+        f"camera driver 'azure_kinect' cannot load lib{part} ({'; '.join(reasons)}): {_REMEDIES[part]}"
+    )

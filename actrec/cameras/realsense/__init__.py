@@ -1,0 +1,1 @@
+"""Intel RealSense cameras, through librealsense."""

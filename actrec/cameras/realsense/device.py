@@ -1,0 +1,172 @@
+"""Finding a RealSense, and what its errors mean."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import pyrealsense2 as rs
+
+from actrec.utils.errors import ActrecError, ConfigError, DeviceError
+
+USB = Path("/sys/bus/usb/devices")
+
+_INTEL = "8086"
+
+_UDEV = (
+    "install librealsense's udev rules (99-realsense-libusb.rules, from its config folder) into /etc/udev/rules.d, "
+    "run `sudo udevadm control --reload && sudo udevadm trigger`, and plug the camera in again"
+)
+
+_POLL_S = 0.1
+
+
+def info(device: Any, what: Any) -> str:
+    """One of a device's infos, empty where it has none of the kind."""
+    return str(device.get_info(what)) if device.supports(what) else ""
+
+
+def serial_of(device: Any) -> str:
+    """A device's serial number, empty where it tells none (in recovery)."""
+    return info(device, rs.camera_info.serial_number)
+
+
+def connected(context: Any) -> dict[str, Any]:
+    """The cameras that a context sees, by serial number."""
+    devices = {serial_of(device): device for device in context.query_devices()}
+    devices.pop("", None)
+    return devices
+
+
+def find(context: Any, serial: str) -> Any:
+    """The camera with this serial number, or the only one.
+
+    Raises:
+        ConfigError: There are several and none is chosen.
+        DeviceError: There is none, or not this one.
+    """
+    devices = connected(context)
+    found = ", ".join(f"{number} ({info(device, rs.camera_info.name)})" for number, device in devices.items())
+    if not devices:
+        raise DeviceError(_nothing())
+    if serial:
+        # One that went through YAML as a number has lost the noughts that it begins with.
+        same = [number for number in devices if number.lstrip("0") == serial.lstrip("0")]
+        if not same:
+            raise DeviceError(f"no RealSense has serial number {serial}; connected: {found}")
+        return devices[same[0]]
+    if len(devices) > 1:
+        raise ConfigError(f"there are {len(devices)} RealSense cameras: choose one with the setting serial: {found}")
+    return next(iter(devices.values()))
+
+
+def _nothing() -> str:
+    """Why there is no camera: whether USB shows one that this user may not open."""
+    for vendor in USB.glob("*/idVendor"):
+        product = vendor.with_name("product")
+        try:
+            if vendor.read_text().strip() == _INTEL and "RealSense" in product.read_text():
+                name = product.read_text().strip()
+                return f"there is a {name} on USB, but permission to open it is denied: {_UDEV}"
+        except OSError:
+            continue
+    return "no RealSense is connected: plug it into a USB 3 port (lsusb shows 8086 when it is there)"
+
+
+def returned(context: Any, serial: str, wait_s: float) -> Any:
+    """The camera once it is back from a reset.
+
+    Raises:
+        DeviceError: It is not, within `wait_s`.
+    """
+    deadline = time.monotonic() + wait_s
+    time.sleep(_POLL_S)  # it leaves the bus first
+    while True:
+        try:
+            return find(context, serial)
+        except DeviceError as error:
+            if time.monotonic() > deadline:
+                raise DeviceError(
+                    f"RealSense {serial} did not come back within {wait_s:g} s of its reset: unplug it and plug it in"
+                ) from error
+            time.sleep(_POLL_S)
+
+
+def explained(error: Exception, device: Any, wanted: str) -> ActrecError:
+    """What an error of librealsense on starting means, with the remedy.
+
+    Args:
+        error: As it was raised.
+        device: The camera.
+        wanted: The streams that were asked for, in words.
+    """
+    text = " ".join(str(error).split())
+    low = text.lower()
+    name = f"RealSense {serial_of(device)}"
+    usb = info(device, rs.camera_info.usb_type_descriptor)
+    if "resolve" in low:
+        if usb.startswith("2"):
+            why = f"it hangs on USB {usb}, which has not the bandwidth for more than its profiles below: use a USB 3"
+            return DeviceError(f"{name} does not give {wanted}: {why} port and cable, or one of {_profiles(device)}")
+        return ConfigError(f"{name} does not give {wanted}; it gives {_profiles(device)}")
+    if "permission" in low or "access" in low:
+        return DeviceError(f"permission to open {name} is denied: {_UDEV}")
+    if "busy" in low:
+        return DeviceError(f"{name} is used by another program (realsense-viewer, another node): end that one first")
+    return DeviceError(f"{name} does not start: {text}; unplug it and plug it in, or try reset: always")
+
+
+def _profiles(device: Any) -> str:
+    """The video profiles of depth and colour, in words: sizes with their rates."""
+    rates: dict[tuple[str, int, int], set[int]] = {}
+    for sensor in device.query_sensors():
+        for profile in sensor.get_stream_profiles():
+            kind = profile.stream_type()
+            if kind in (rs.stream.depth, rs.stream.color) and profile.is_video_stream_profile():
+                video = profile.as_video_stream_profile()
+                name = "depth" if kind == rs.stream.depth else "colour"
+                rates.setdefault((name, video.width(), video.height()), set()).add(profile.fps())
+    lines = [f"{kind} {w}×{h} at {'/'.join(map(str, sorted(fps)))}" for (kind, w, h), fps in sorted(rates.items())]
+    return ", ".join(lines) or "no depth and colour"
+
+
+def set_options(device: Any, text: str) -> None:
+    """Sets a camera's own options, before it starts.
+
+    Args:
+        device: The camera.
+        text: `depth.laser_power=150,color.auto_exposure_priority=0`: options by librealsense's names.
+
+    Raises:
+        ConfigError: An option or value is none of the camera's; those it has are listed.
+        RuntimeError: The camera does not take it.
+    """
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        target, _, value = entry.partition("=")
+        kind, _, name = target.strip().partition(".")
+        sensors = {"depth": "first_depth_sensor", "color": "first_color_sensor"}
+        if kind not in sensors or not value:
+            raise ConfigError(f"option '{entry}' of the RealSense: expected depth.NAME=VALUE or color.NAME=VALUE")
+        try:
+            sensor = getattr(device, sensors[kind])()
+        except RuntimeError as error:
+            raise ConfigError(
+                f"option '{entry}': {info(device, rs.camera_info.name)} has no {kind} sensor of its own; the options "
+                f"of a D405's colour are its depth sensor's: depth.{name}={value}"
+            ) from error
+        _set_option(sensor, kind, name, value)
+
+
+def _set_option(sensor: Any, kind: str, name: str, value: str) -> None:
+    option = getattr(rs.option, name, None)
+    has = [o.name for o in sensor.get_supported_options() if not sensor.is_option_read_only(o)]
+    if name not in has or option is None:
+        raise ConfigError(f"the {kind} sensor has no option '{name}' that can be set; it has {', '.join(sorted(has))}")
+    allowed = sensor.get_option_range(option)
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not allowed.min <= number <= allowed.max:
+        raise ConfigError(f"{kind}.{name} is '{value}', expected {allowed.min:g} to {allowed.max:g}")
+    sensor.set_option(option, number)

@@ -1,0 +1,234 @@
+"""The simulated camera: rendered actors, exact truth, a real sensor's noise. Needs no hardware."""
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from actrec.cameras.base import Camera
+from actrec.simulation.actions import Performance
+from actrec.simulation.noise import SENSORS, SensorNoise
+from actrec.simulation.scene import CameraPose, Scene, Snapshot
+from actrec.simulation.stage import performed_scene, scripted_scene
+from actrec.types import NANOSECONDS, Hand, Intrinsics, RgbdFrame
+from actrec.utils.config import build, setting
+from actrec.utils.errors import ConfigError, DeviceError, EndOfStream
+
+
+@dataclass(frozen=True)
+class SimulatedConfig:
+    """Settings of the simulated camera."""
+
+    width: int = setting(640, "Image width.", unit="px", range=(32, 4096))
+    height: int = setting(480, "Image height.", unit="px", range=(32, 4096))
+    fps: float = setting(30.0, "Frames a second.", unit="Hz", range=(0.1, 1000))
+    hfov: float = setting(
+        62.7, "Horizontal field of view (62.7° is a Kinect's, f = 525 px at 640).", unit="deg", range=(5, 150)
+    )
+    actions: list[str] = setting(["all"], "Actions in turn; 'all' stands for every one.")
+    side: str = setting("any", "Which arm acts.", choices=("any", "left", "right"))
+    actors: int = setting(1, "People in the scene (actions) or followed of a script.", range=(0, 2))
+    script: str = setting("", "Skeleton recording to follow instead of actions.")
+    sequence: str = setting("", "Name or index of the sequence in a script that holds several.")
+    loop: bool = setting(False, "Play a script again when it ends.")
+    noise: bool = setting(True, "Degrade depth and colour as a real sensor does.")
+    sensor: str = setting(
+        "structured_light", "Error model of the depth sensor.", choices=("structured_light", "time_of_flight", "stereo")
+    )
+    seed: int = setting(0, "Of performances and noise.", range=(0, 2**31 - 1))
+    camera_height: float = setting(1.0, "Of the camera over the floor (actions only).", unit="m", range=(0.1, 3))
+    camera_pitch: float = setting(0.0, "How far the camera looks down (actions only).", unit="deg", range=(-45, 45))
+    distance: float = setting(2.9, "From the camera to the first actor's place (actions only).", unit="m", range=(1, 8))
+    facing: float = setting(
+        0.0,
+        "Which way the actors face, to their left from facing the camera (actions only).",
+        unit="deg",
+        range=(-180, 180),
+    )
+    person: int = setting(
+        0,
+        "Who performs, a number of actrec.simulation.stage; 0 for the standing cast (actions only).",
+        range=(0, 1_000_000),
+    )
+    realtime: bool = setting(
+        True, "Keep to the clock: wait for each frame, skip what is late. Otherwise as fast as it is read."
+    )
+    duration: float = setting(0.0, "Ends after so long; 0 for never.", unit="s", range=(0, 1e9))
+    start_stamp_ns: int = setting(
+        -1, "Stamp of the first frame; -1 takes the system's clock.", unit="ns", range=(-1, 2**63 - 1)
+    )
+    frame_id: str = setting("camera_color_optical_frame", "Name of the optical frame.")
+
+
+class SimulatedCamera(Camera):
+    """Frames of a rendered scene. `.skeletons` carries the exact joints ("actor_1", …); a hidden joint has score 0.5.
+
+    Attributes:
+        skipped: Frames left out since it was opened, because the reader came too late for them (`realtime`).
+        scene: What is rendered; None until open.
+        snapshot: The noise-free frame behind the last one that was read, for exact depth, people and scene flow.
+
+    Args:
+        options: Fields of `SimulatedConfig`.
+
+    Raises:
+        ConfigError: An option is unknown or out of range, or an action is unknown.
+    """
+
+    config_class: ClassVar[type] = SimulatedConfig
+    live: ClassVar[bool] = False
+
+    def __init__(self, **options: Any):
+        self.config: SimulatedConfig = build(SimulatedConfig, options)
+        c = self.config
+        if c.sequence and not c.script:
+            raise ConfigError("SimulatedConfig.sequence names a part of a script: set script=FILE as well")
+        if not c.script:
+            Performance(
+                tuple(c.actions)
+            )  # an unknown action is a wrong setting, whether or not the camera is ever opened
+        focal = c.width / 2 / np.tan(np.radians(c.hfov) / 2)
+        self._intrinsics = Intrinsics(c.width, c.height, focal, focal, (c.width - 1) / 2, (c.height - 1) / 2)
+        self.skipped = 0
+        self.scene: Scene | None = None
+        self.snapshot: Snapshot | None = None
+        self._noise: SensorNoise | None = None
+        self._closed = threading.Event()
+        self._start_ns, self._began, self._next = 0, 0.0, 0
+
+    @property
+    def paced(self) -> bool:  # type: ignore[override]
+        """False where frames come as fast as they are read."""
+        return self.config.realtime
+
+    @property
+    def intrinsics(self) -> Intrinsics:
+        """Intrinsics of both images: no distortion."""
+        return self._intrinsics
+
+    def prepare(self) -> None:
+        """Compiles what renders, which takes a quarter of a minute the first time, or loads what was compiled."""
+        self._noise = self._sensor_noise()
+        self._render(performed_scene(self._intrinsics, self.config.actions, actors=1), 0)
+
+    def open(self) -> None:
+        """Sets the stage and starts the clock.
+
+        Raises:
+            DeviceError: The script is missing.
+            InputError: The script is no skeleton recording, or has too few joints to pose an actor.
+        """
+        c = self.config
+        if c.script:
+            self.scene = scripted_scene(
+                self._intrinsics, c.script, c.sequence, actors=c.actors, loop=c.loop, seed=c.seed
+            )
+        else:
+            camera = CameraPose(c.camera_height, float(np.radians(c.camera_pitch)))
+            self.scene = performed_scene(
+                self._intrinsics,
+                c.actions,
+                c.actors,
+                seed=c.seed,
+                side=c.side,
+                camera=camera,
+                distance=c.distance,
+                person=c.person,
+                facing=float(np.radians(c.facing)),
+            )
+        self._noise = self._sensor_noise()
+        self._render(self.scene, 0)  # compiles where that was not prepared, before the clock starts
+        self._closed.clear()
+        self._start_ns = time.time_ns() if c.start_stamp_ns < 0 else c.start_stamp_ns
+        self._began, self._next, self.skipped, self.snapshot = time.monotonic(), 0, 0, None
+
+    def close(self) -> None:
+        """Stops the stream and wakes a reader that waits."""
+        self._closed.set()
+        self.scene = self.snapshot = None
+
+    def read(self, timeout_s: float = 1.0) -> RgbdFrame:
+        """The next frame; in real time it blocks until the frame is due, and leaves out frames that are past.
+
+        Raises:
+            EndOfStream: The duration is over, or the script has ended.
+            DeviceError: The camera is not open, or no frame is due within `timeout_s`.
+        """
+        scene = self._opened()
+        number = self._next_number()
+        elapsed = number / self.config.fps
+        # Half a nanosecond is given away, lest 0.1 · 30 be less than 3.
+        if elapsed >= min(scene.duration, self.config.duration or float("inf")) - 1e-9:
+            raise EndOfStream(f"the simulated camera has played {elapsed:.2f} s")
+        frame, snapshot = self._render(scene, number)
+        if self.config.realtime:
+            wait = self._began + elapsed - time.monotonic()
+            if wait > timeout_s:
+                self._closed.wait(timeout_s)
+                raise DeviceError(
+                    f"simulated camera: no frame within {timeout_s} s; at {self.config.fps} fps wait longer"
+                )
+            if wait > 0 and self._closed.wait(wait):
+                raise DeviceError("the simulated camera was closed while a frame was awaited")
+        self.skipped += number - self._next
+        self._next, self.snapshot = number + 1, snapshot
+        return frame
+
+    def actions_at(self, stamp_ns: int) -> dict[str, str]:
+        """What each actor does at that time: "actor_1" to the action's name.
+
+        Raises:
+            DeviceError: The camera is not open.
+        """
+        seconds = max(stamp_ns - self._start_ns, 0) / NANOSECONDS
+        return {f"actor_{i + 1}": actor.label(seconds) for i, actor in enumerate(self._opened().actors)}
+
+    def hands(self) -> list[Hand]:
+        """Exact finger joints (`hand_21`) of everybody in the last frame, left hand before right.
+
+        Raises:
+            DeviceError: Nothing has been read yet.
+        """
+        return self._opened().hands(self._last())
+
+    def scene_flow(self, dt: float) -> np.ndarray:
+        """[H, W, 3] exact velocities, m/s, of what the last frame shows over the `dt` seconds that follow it.
+
+        Raises:
+            DeviceError: Nothing has been read yet.
+        """
+        return self._opened().scene_flow(self._last(), dt)
+
+    def _sensor_noise(self) -> SensorNoise | None:
+        c = self.config
+        return SensorNoise(SENSORS.create(c.sensor), self._intrinsics, c.seed) if c.noise else None
+
+    def _last(self) -> Snapshot:
+        if self.snapshot is None:
+            raise DeviceError("the simulated camera has given no frame yet; read one first")
+        return self.snapshot
+
+    def _opened(self) -> Scene:
+        if self.scene is None:
+            raise DeviceError("the simulated camera is not open; call open() or use it in a with statement")
+        return self.scene
+
+    def _next_number(self) -> int:
+        """Number of the frame to give next: the newest that is due, or else the coming one."""
+        if not self.config.realtime:
+            return self._next
+        return max(self._next, int((time.monotonic() - self._began) * self.config.fps))
+
+    def _render(self, scene: Scene, number: int) -> tuple[RgbdFrame, Snapshot]:
+        elapsed = number / self.config.fps
+        snapshot = scene.at(elapsed)
+        colour, depth = snapshot.rendering.colour, snapshot.rendering.depth
+        if self._noise is not None:
+            colour, depth = (
+                self._noise.colour(colour, number),
+                self._noise.depth(depth, snapshot.rendering.facing, number),
+            )
+        stamp = self._start_ns + round(elapsed * NANOSECONDS)
+        return RgbdFrame(stamp, colour, depth, self._intrinsics, self.config.frame_id, snapshot.bodies), snapshot

@@ -1,0 +1,122 @@
+"""Datasets that lie in one small archive, read whole, or as published: a file for each item."""
+
+import hashlib
+import re
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from actrec.datasets.base import Clip, Entry, Source, no_folder, walk
+from actrec.utils.errors import DeviceError, InputError
+
+
+class ArchiveSource(Source):
+    """A dataset in an archive whose clips are all read, once, when the first is asked for.
+
+    Where the root does not hold the archive, the dataset lies there as published and each file is read when its clip is
+    asked for.
+
+    Attributes:
+        archive: Name of the archive in the root.
+    """
+
+    archive: ClassVar[str]
+
+    def __init__(self, root: str | Path):
+        super().__init__(root)
+        self._read: dict[str, tuple[Entry, Clip]] | None = None
+
+    @property
+    def packed(self) -> bool:
+        """Whether the root holds the archive."""
+        return (self.root / self.archive).is_file()
+
+    @abstractmethod
+    def read_all(self) -> list[tuple[Entry, Clip]]:
+        """Every item of the archive and its clip.
+
+        Raises:
+            InputError: It is corrupt.
+        """
+
+    @abstractmethod
+    def published(self) -> list[Entry]:
+        """Every item of the published files.
+
+        Raises:
+            DeviceError: They are not there.
+            InputError: A list is corrupt, or an item is there twice.
+        """
+
+    @abstractmethod
+    def read_published(self, entry: Entry) -> Clip:
+        """The clip of one of `published`'s; raises as `read`."""
+
+    def entries(self) -> list[Entry]:
+        """As the base says."""
+        return [entry for entry, _ in self._all().values()] if self.packed else self.published()
+
+    def read(self, entry: Entry) -> Clip:
+        """As the base says."""
+        clip = self._all()[entry.name][1] if self.packed else self.read_published(entry)
+        if not np.isfinite(clip.bodies).any():
+            what = f": '{entry.name}'" if self.packed else ""
+            raise InputError(f"'{entry.files['skeleton']}'{what} shows nobody in {len(clip.stamps_ns)} frames")
+        return clip
+
+    def fingerprint(self, entries: Sequence[Entry]) -> str:
+        """SHA-256 over names and joints; of published files over names, labels, sizes and ends."""
+        if not self.packed:
+            return super().fingerprint(entries)
+        digest = hashlib.sha256("\n".join(self.classes).encode())
+        for entry in entries:
+            digest.update(f"{entry.name} {entry.label}".encode())
+            digest.update(self._all()[entry.name][1].bodies.tobytes())
+        return digest.hexdigest()
+
+    def _all(self) -> dict[str, tuple[Entry, Clip]]:
+        if self._read is None:
+            read: dict[str, tuple[Entry, Clip]] = {}
+            for entry, clip in self.read_all():
+                if entry.name in read:
+                    raise InputError(f"'{self.root / self.archive}' holds {entry.name} twice")
+                read[entry.name] = (entry, clip)
+            self._read = read
+        return self._read
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_read": None}  # another process reads its own
+
+
+def files_by_name(root: Path, archive: str, pattern: str) -> dict[str, Path]:
+    """Files anywhere under `root` by what the first group of `pattern` says of their names, in small letters, in order.
+
+    Files of other names are not the dataset's and are passed by.
+
+    Args:
+        root: Folder of the dataset.
+        archive: Name of the archive that could have been there, for the message.
+        pattern: Of the whole file name, letters of either case.
+
+    Raises:
+        DeviceError: There is no such folder, or no such file in it.
+        InputError: Two files are of one name.
+    """
+    if not root.is_dir():
+        raise no_folder(root)
+    found: dict[str, Path] = {}
+    every = (Path(folder, name) for folder, _, names in walk(root) for name in names)
+    for path in sorted(every):
+        match = re.fullmatch(pattern, path.name, re.IGNORECASE)
+        if not match:
+            continue
+        name = match[1].lower()
+        if name in found:
+            raise InputError(f"'{path}' and '{found[name]}' are of the same sample; remove one of them")
+        found[name] = path
+    if not found:
+        raise DeviceError(f"'{root}' holds neither {archive} nor the files as published ({pattern})")
+    return dict(sorted(found.items()))

@@ -1,0 +1,269 @@
+"""SHREC'17 track (De Smedt et al., 3DOR 2017): hand gestures before an Intel RealSense, 22 joints, 30 frames a second.
+
+Its world axes are x to the image's right, y up, z away from the camera, of a mirrored image with the origin in its
+corner. Read as numbers of a right-handed frame they show right hands (fingers curl to the palm's side of thumb ×
+fingers in 12 frames of 13), which all subjects used; so half a turn about z leads to the optical frame: fingers up is
+−y, and a swipe to the user's right goes to −x, which is the left of the image.
+
+The papers' tables have V before +, the files + before V: the strokes of gesture 12 cross, those of 13 make one V.
+
+SHREC'17 (De Smedt et al., 3DOR 2017): 14 hand gestures by 28 subjects, with one finger or the whole hand.
+"""
+
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from actrec.datasets.archive import ArchiveSource
+from actrec.datasets.base import Clip, Entry
+from actrec.skeleton.sequence import check_distance, load_npz, read_text, split_frames, stamps_at
+from actrec.utils.errors import DeviceError, InputError
+
+FPS = 30.0
+
+CLASSES = (
+    "grab", "tap", "expand", "pinch", "rotation clockwise", "rotation counterclockwise", "swipe right", "swipe left",
+    "swipe up", "swipe down", "swipe x", "swipe +", "swipe v", "shake",
+)  # fmt: skip
+
+FINGERS = {1: "one finger", 2: "whole hand"}
+
+COLUMNS = ("gesture", "finger", "subject", "essai", "label14", "label28", "frames")
+
+FILE_NAME = "skeletons_world.txt"
+
+_JOINTS = 22
+
+_LARGEST = 2**31
+"""More than any number in a list."""
+
+
+@dataclass(frozen=True)
+class GestureSequence:
+    """One recorded gesture of one hand, in layout `hand_22`.
+
+    Attributes:
+        name: As the dataset's folders call it, e.g. `gesture_1/finger_1/subject_2/essai_1`.
+        stamps_ns: [T] int64 nanoseconds from 0.
+        hands: [1, T, 22, 3] float32 metres in the optical frame, moved by a constant (see the module).
+        gesture: 1 to 14, as the dataset counts.
+        finger: 1 for one finger, 2 for the whole hand.
+        subject, essai: Who, and which repetition.
+        train: Whether the official split trains on it; None where the file does not tell.
+    """
+
+    name: str
+    stamps_ns: np.ndarray
+    hands: np.ndarray
+    gesture: int
+    finger: int
+    subject: int
+    essai: int
+    train: bool | None = None
+
+
+def read_shrec17_npz(path: str | Path, fps: float = FPS) -> list[GestureSequence]:
+    """Reads all sequences of `shrec17_skeletons.npz` (xyz, length, gesture, finger, subject, essai, is_train).
+
+    Raises:
+        DeviceError: There is no such file.
+        InputError: It is corrupt, or its arrays contradict each other.
+    """
+    path = Path(path)
+    arrays = load_npz(path, ("xyz", "length", "gesture", "finger", "subject", "essai", "is_train"))
+    ranges = {"gesture": (1, len(CLASSES)), "finger": (1, len(FINGERS)), "subject": (1, 28), "essai": (1, 99)}
+    parts = split_frames(path, arrays, _JOINTS, {**ranges, "is_train": (0, 1)})
+    arrays["is_train"] = arrays["is_train"].astype(bool)
+    keys = (arrays[key].tolist() for key in ("gesture", "finger", "subject", "essai", "is_train"))
+    return [_sequence(part, fps, *of) for part, *of in zip(parts, *keys, strict=True)]
+
+
+def read_shrec17(root: str | Path, entry: tuple[int, ...], train: bool, fps: float = FPS) -> GestureSequence:
+    """Reads one sequence as published.
+
+    Args:
+        root: Folder of the dataset, which holds `gesture_1` and so on.
+        entry: One row of `read_list`.
+        train: Which list it is from.
+        fps: Frames a second.
+
+    Raises:
+        DeviceError: There is no such file.
+        InputError: It is truncated, corrupt or of another form, or has not as many frames as the list says.
+    """
+    gesture, finger, subject, essai, _, _, frames = entry
+    path = Path(root) / sequence_name(gesture, finger, subject, essai) / FILE_NAME
+    xyz = _table(path, 3 * _JOINTS, np.float64).reshape(-1, _JOINTS, 3)
+    if len(xyz) != frames:
+        raise InputError(f"'{path}' has {len(xyz)} frames but the list says {frames}: it is truncated, copy it again")
+    return _sequence(xyz, fps, gesture, finger, subject, essai, train)
+
+
+def read_gesture(path: str | Path, fps: float = FPS) -> GestureSequence:
+    """Reads a `skeletons_world.txt` by itself; the folders it lies in tell which it is, if they are named so.
+
+    Raises:
+        DeviceError: There is no such file.
+        InputError: It is truncated, corrupt or of another form.
+    """
+    path = Path(path).resolve()
+    xyz = _table(path, 3 * _JOINTS, np.float64).reshape(-1, _JOINTS, 3)
+    named = re.search(r"gesture_(\d+)/finger_(\d+)/subject_(\d+)/essai_(\d+)$", path.parent.as_posix())
+    gesture, finger, subject, essai = map(int, named.groups()) if named else (0, 0, 0, 0)
+    return _sequence(xyz, fps, gesture, finger, subject, essai, None)
+
+
+def read_list(path: str | Path) -> list[tuple[int, ...]]:
+    """The rows of an official list (`train_gestures.txt`, `test_gestures.txt`) by `COLUMNS`.
+
+    Raises:
+        DeviceError: There is no such file.
+        InputError: It is corrupt, or names a sequence twice.
+    """
+    path = Path(path)
+    rows = [tuple(row) for row in _table(path, len(COLUMNS), np.int64).tolist()]
+    seen: set[tuple[int, ...]] = set()
+    for number, row in enumerate(rows, start=1):
+        gesture, finger, subject, essai = row[:4]
+        if not (1 <= gesture <= len(CLASSES) and finger in FINGERS):
+            raise InputError(f"'{path}' line {number}: no gesture {gesture} with finger {finger} in SHREC'17")
+        if row[4:6] != (gesture, 2 * (gesture - 1) + finger):
+            raise InputError(
+                f"'{path}' line {number}: labels {row[4]} and {row[5]} do not fit gesture {gesture}, finger {finger}"
+            )
+        if row[:4] in seen:
+            raise InputError(
+                f"'{path}' line {number}: {sequence_name(gesture, finger, subject, essai)} is listed twice"
+            )
+        seen.add(row[:4])
+    return rows
+
+
+def _table(path: Path, columns: int, dtype: type) -> np.ndarray:
+    lines = read_text(path).split("\n")
+    rows = [line.split() for line in lines if line.strip()]
+    if not rows:
+        raise InputError(f"'{path}' is empty; copy it again")
+    wrong = next((i for i, row in enumerate(rows) if len(row) != columns), None)
+    if wrong is not None:
+        raise InputError(f"'{path}' line {wrong + 1} has {len(rows[wrong])} columns, expected {columns}")
+    try:
+        values = np.array(rows, dtype=np.float64)
+    except ValueError as error:
+        raise InputError(f"'{path}' is corrupt: {error}") from error
+    if np.issubdtype(dtype, np.integer) and not (np.abs(values) < _LARGEST).all():
+        raise InputError(f"'{path}' is corrupt: a number is too large, or none")
+    if np.issubdtype(dtype, np.integer) and (values % 1).any():
+        raise InputError(f"'{path}' is corrupt: line {1 + int((values % 1).any(axis=1).argmax())} has a fraction")
+    return values.astype(dtype)
+
+
+def sequence_name(gesture: int, finger: int, subject: int, essai: int) -> str:
+    """The folder of a sequence, below the dataset's."""
+    return f"gesture_{gesture}/finger_{finger}/subject_{subject}/essai_{essai}"
+
+
+def _sequence(
+    xyz: np.ndarray, fps: float, gesture: int, finger: int, subject: int, essai: int, train: bool | None
+) -> GestureSequence:
+    name = sequence_name(gesture, finger, subject, essai)
+    check_distance(name, xyz)
+    hands = (xyz * np.array([-1, -1, 1], np.float32))[None].astype(np.float32)
+    missing = ~np.isfinite(hands).all(-1) | (hands == 0).all(-1)
+    hands[missing] = np.nan
+    return GestureSequence(name, stamps_at(fps, len(xyz)), hands, gesture, finger, subject, essai, train)
+
+
+CLASSES_28 = tuple(f"{gesture}, {finger}" for gesture in CLASSES for finger in FINGERS.values())
+
+META = ("gesture", "finger", "subject", "essai", "frames")
+
+LISTS = {"train": "train_gestures.txt", "test": "test_gestures.txt"}
+
+SIZES = {"train": 1960, "test": 840}
+
+UNPACKED = "HandGestureDataset_SHREC2017"
+"""The folder that the published archive holds."""
+
+logger = logging.getLogger(__name__)
+
+
+class Shrec17(ArchiveSource):
+    """The 14 gestures, however they are made. Split "official": 20 subjects train (1,960 sequences), 8 test (840).
+
+    Root holds `shrec17_skeletons.npz`, or the dataset as published: both lists and the folders `gesture_*`, or the
+    folder `HandGestureDataset_SHREC2017` that the archive has them in.
+    """
+
+    classes: tuple[str, ...] = CLASSES
+    layout = "hand_22"
+    splits: ClassVar = ("official",)
+    archive: ClassVar = "shrec17_skeletons.npz"
+
+    def __init__(self, root: str | Path):
+        super().__init__(root)
+        inner = self.root / UNPACKED
+        if not self.packed and not (self.root / LISTS["train"]).is_file() and inner.is_dir():
+            self.root = inner
+
+    def label(self, gesture: int, finger: int) -> int:
+        """Index into `classes`."""
+        return gesture - 1
+
+    def read_all(self) -> list[tuple[Entry, Clip]]:
+        """As the base says."""
+        path, read = self.root / self.archive, []
+        for s in read_shrec17_npz(path):
+            meta = {"gesture": s.gesture, "finger": s.finger, "subject": s.subject, "essai": s.essai}
+            entry = self._entry(s.name, meta, "train" if s.train else "test", path)
+            read.append((entry, Clip(s.name, entry.label, s.stamps_ns, s.hands)))
+        return read
+
+    def published(self) -> list[Entry]:
+        """As the base says: every sequence of the official lists, whether its file is there or not."""
+        if not (self.root / LISTS["train"]).is_file():
+            raise DeviceError(f"'{self.root}' holds neither {self.archive} nor {LISTS['train']}; check the path")
+        entries: dict[str, Entry] = {}
+        for part, file in LISTS.items():
+            rows = read_list(self.root / file)
+            if len(rows) != SIZES[part]:
+                logger.warning(
+                    "'%s' lists %d sequences, the dataset's %d: it is cut, or no official split",
+                    self.root / file, len(rows), SIZES[part],
+                )  # fmt: skip
+            for row in rows:
+                name, meta = sequence_name(*row[:4]), {key: row[COLUMNS.index(key)] for key in META}
+                if name in entries:
+                    raise InputError(f"'{self.root}': {' and '.join(LISTS.values())} both list {name}; copy them again")
+                entries[name] = self._entry(name, meta, part, self.root / name / FILE_NAME)
+        return list(entries.values())
+
+    def read_published(self, entry: Entry) -> Clip:
+        """As the base says."""
+        row = tuple(int(entry.meta.get(key, 0)) for key in COLUMNS)
+        s = read_shrec17(self.root, row, entry.meta["part"] == "train")
+        return Clip(s.name, entry.label, s.stamps_ns, s.hands)
+
+    def _entry(self, name: str, meta: dict[str, int], part: str, file: Path) -> Entry:
+        files = {"skeleton": file} if file.is_file() else {}
+        return Entry(name, self.label(meta["gesture"], meta["finger"]), {**meta, "part": part}, files)
+
+    def part(self, entry: Entry, split: str) -> str:
+        """As the base says."""
+        self.check(split)
+        return str(entry.meta["part"])
+
+
+class Shrec17Fine(Shrec17):
+    """28 classes: gestures of one finger and of the whole hand told apart."""
+
+    classes = CLASSES_28
+    merges: ClassVar = {"shrec17_14": tuple(label // len(FINGERS) for label in range(len(CLASSES_28)))}
+
+    def label(self, gesture: int, finger: int) -> int:
+        """As the base says."""
+        return 2 * (gesture - 1) + finger - 1

@@ -1,0 +1,488 @@
+"""Toyota Smarthome (Das et al., ICCV 2019): skeletons that LCR-Net++ found in colour video, 13 joints a person.
+
+A file is `{"frames": [[person, …], …]}`, one list a video frame; a person has `pose2d`, 13 u then 13 v in px of the
+640×480 picture, `pose3d`, 13 x then y then z in metres about the person, and `cumscore`, how sure the estimator is.
+The second release chose for each joint among three estimators, of which some write (0, 0) for what they do not see, and
+lifted the track to 3D with these zeros in it: poses about the time when somebody was not seen can be far off.
+
+Which way the axes of `pose3d` point, the picture itself tells: turned the right way, a pose lies over its own pixels.
+Mostly an axis runs with or against one of the picture's (LCR-Net's own y is up); poses that were lifted in another
+camera's frame are turned by the rotation that fits best. Every estimator tells left from right, so the turn is never a
+reflection. Where a person stands is where their pose, moved as a whole, lies over `pose2d`.
+
+Toyota Smarthome, trimmed (Das et al., ICCV 2019): 31 activities of daily living, 18 subjects, 7 cameras.
+"""
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from actrec.datasets.base import Clip, Entry, Source, no_folder, walk
+from actrec.datasets.video_streams import ColourVideo, VideoConfig
+from actrec.skeleton import layouts
+from actrec.skeleton.conversions import convert
+from actrec.skeleton.sequence import FARTHEST_M, SkeletonSequence, read_text, stamps_at
+from actrec.types import Intrinsics, RgbdFrame
+from actrec.utils import config
+from actrec.utils.assignment import assign
+from actrec.utils.config import setting
+from actrec.utils.errors import DeviceError, InputError
+from actrec.utils.geometry import MIN_POINTS, place
+
+LAYOUT = "lcrnet_13"
+
+JOINTS = 13
+
+INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
+"""Nominal, of the colour camera of the Kinect v1 that the dataset was recorded with."""
+
+CLASSES = (
+    "Cook.Cleandishes", "Cook.Cleanup", "Cook.Cut", "Cook.Stir", "Cook.Usestove", "Cutbread", "Drink.Frombottle",
+    "Drink.Fromcan", "Drink.Fromcup", "Drink.Fromglass", "Eat.Attable", "Eat.Snack", "Enter", "Getup", "Laydown",
+    "Leave", "Makecoffee.Pourgrains", "Makecoffee.Pourwater", "Maketea.Boilwater", "Maketea.Insertteabag",
+    "Pour.Frombottle", "Pour.Fromcan", "Pour.Fromkettle", "Readbook", "Sitdown", "Takepills", "Uselaptop",
+    "Usetablet", "Usetelephone", "Walk", "WatchTV",
+)  # fmt: skip
+
+_NAME = re.compile(r"([A-Za-z.]+)_p(\d+)_r(\d+)_v(\d+)_c(\d+)")
+
+_MISSING = (0.0, -1.0)
+"""What stands for both u and v of a joint that was not seen."""
+
+_LARGEST = {"pose2d": 1e5, "pose3d": FARTHEST_M}
+"""px, m: more than any number that is not corrupt."""
+
+_TRUNK_M = (0.2, 1.0)
+"""What the middle trunk, hips to shoulders, may measure if the numbers are metres."""
+
+_UNEXPLAINED = 0.4
+"""Largest share of the pixels' variance that may be left when a pose is laid over them, as for half of the poses."""
+
+_LOOSE = 0.1
+"""The share above which a rotation is tried that is none of the axes'."""
+
+_ROUNDS = 10
+
+_GATE_M, _SPEED_M_S = 1.0, 1.5
+"""A person is found again within the one, and for each second unseen the other."""
+
+_ASIDE = np.array([1.0, 1.0, 0.25])
+"""What a metre counts for when a person is found again: of depth less, which a single picture hardly tells."""
+
+_STEADY = 9
+"""Frames over which a person's place is the median: a single picture tells depth to some tenths of a metre."""
+
+
+@dataclass(frozen=True)
+class SmarthomeConfig:
+    """How Toyota Smarthome's skeletons are read."""
+
+    fps: float = setting(20.0, "frames a second of the trimmed videos", unit="Hz", range=(1.0, 240.0))
+    bodies: int = setting(2, "persons kept, those seen most first", range=(1, 8))
+    least_score: float = setting(0.0, "persons that the estimator is less sure of are left out", range=(0.0, 100.0))
+
+
+def parse_name(name: str) -> dict[str, Any]:
+    """Activity, subject, recording, video and camera from "Activity_pPP_rRR_vVV_cCC"; empty for another name."""
+    match = _NAME.match(name)
+    if not match:
+        return {}
+    numbers = map(int, match.groups()[1:])
+    return {"activity": match[1], **dict(zip(("subject", "recording", "video", "camera"), numbers, strict=True))}
+
+
+def read_smarthome(path: str | Path, options: SmarthomeConfig | None = None) -> SkeletonSequence:
+    """Reads one file to the data contract: bodies in the optical frame, tracked, those seen most first.
+
+    Raises:
+        DeviceError: There is no such file.
+        InputError: It is truncated, corrupt, of another form, without 3D poses, or shows nobody.
+    """
+    path, options = Path(path), options or config.build(SmarthomeConfig)
+    people = _people(path, options.least_score)
+    if not any(len(found.scores) for found in people):
+        raise InputError(f"'{path}' shows nobody in {len(people)} frames; leave it out")
+    axes = _axes(path, np.concatenate([p.poses for p in people]), np.concatenate([p.pixels for p in people]))
+    tracks = _tracks([_placed(found, axes) for found in people], 1.0 / options.fps)[: options.bodies]
+    if not tracks:
+        raise InputError(f"'{path}': no pose lies before the camera over its pixels; leave it out")
+    meta = {"format": "smarthome", "fps": options.fps, "image_size": (INTRINSICS.width, INTRINSICS.height)}
+    return _sequence(_bare(path), tracks, len(people), options.fps, {**meta, **parse_name(path.stem)})
+
+
+@dataclass(frozen=True)
+class _People:
+    """Those in one frame: [N, 13, 3] metres, [N, 13, 2] px, NaN where missing, [N]."""
+
+    poses: np.ndarray
+    pixels: np.ndarray
+    scores: np.ndarray
+
+
+Track = dict[int, tuple[np.ndarray, np.ndarray, float]]
+"""Of one person: frame to joints [13, 3] in the optical frame, [13, 2] px, NaN where missing, score."""
+
+
+def _bare(path: Path) -> str:
+    match = _NAME.match(path.stem)
+    return match[0] if match else path.stem
+
+
+def _people(path: Path, least_score: float) -> list[_People]:
+    try:
+        frames = json.loads(read_text(path))["frames"]
+    except json.JSONDecodeError as error:
+        raise InputError(f"'{path}' is truncated or no JSON; copy it again ({error})") from error
+    except (KeyError, TypeError) as error:
+        raise InputError(f"'{path}' holds no 'frames': it is no Toyota Smarthome skeleton file") from error
+    if not isinstance(frames, list) or not frames:
+        raise InputError(f"'{path}' holds no frames; copy it again")
+    return [_frame(path, t, frame, least_score) for t, frame in enumerate(frames)]
+
+
+def _frame(path: Path, t: int, frame: Any, least_score: float) -> _People:
+    if not isinstance(frame, list):
+        raise InputError(f"'{path}': frame {t + 1} is no list of persons")
+    poses, pixels, scores = [], [], []
+    for person in frame:
+        score = _score(path, t, person, least_score)
+        if score < least_score:
+            continue
+        seen, pose = _values(path, t, person, "pose2d", 2), _values(path, t, person, "pose3d", 3)
+        seen[(seen == seen[:, :1]).all(axis=1) & np.isin(seen[:, 0], _MISSING)] = np.nan
+        known = seen[np.isfinite(seen).all(axis=1)]
+        if len(known) < MIN_POINTS or not np.ptp(known, axis=0).any():  # nobody, or too little to tell where they are
+            continue
+        pixels.append(seen)
+        poses.append(pose)
+        scores.append(score)
+    return _People(np.reshape(poses, (-1, JOINTS, 3)), np.reshape(pixels, (-1, JOINTS, 2)), np.array(scores))
+
+
+def _score(path: Path, t: int, person: Any, least_score: float) -> float:
+    """How sure the estimator is of a person; the refined skeletons do not say, and all of theirs are kept."""
+    score = person.get("cumscore") if isinstance(person, dict) else None
+    if isinstance(score, (int, float)):
+        return float(score)
+    if least_score > 0:
+        raise InputError(
+            f"'{path}': frame {t + 1} has a person without a number 'cumscore', as in the refined skeletons: take "
+            "least_score=0"
+        )
+    return 1.0
+
+
+def _values(path: Path, t: int, person: Any, key: str, dimensions: int) -> np.ndarray:
+    """[13, D] of the numbers of one person, all of a coordinate first."""
+    if not isinstance(person, dict) or key not in person:
+        remedy = ": take the skeletons with 3D poses" if key == "pose3d" else ""
+        raise InputError(f"'{path}': frame {t + 1} has a person without '{key}'{remedy}")
+    try:
+        values = np.array(person[key], np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"'{path}': frame {t + 1}, '{key}' is not numbers ({error})") from error
+    if values.shape != (dimensions * JOINTS,) or not (np.abs(values) < _LARGEST[key]).all():
+        raise InputError(
+            f"'{path}': frame {t + 1}, '{key}' has shape {list(values.shape)} or is not finite, or too large, expected "
+            f"{dimensions} × {JOINTS} numbers below {_LARGEST[key]:g}"
+        )
+    return values.reshape(dimensions, JOINTS).T
+
+
+def _axes(path: Path, poses: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """[3, 3] rotation that turns `pose3d` to the optical frame (see the module), its unit checked.
+
+    Args:
+        path: Named in errors.
+        poses: [N, 13, 3].
+        pixels: [N, 13, 2], NaN where missing.
+    """
+    index = layouts.get(LAYOUT).index
+    hips, shoulders = (
+        poses[:, [index[f"{joint}_left"], index[f"{joint}_right"]]].mean(axis=1) for joint in ("hip", "shoulder")
+    )
+    trunk = float(np.median(np.linalg.norm(shoulders - hips, axis=1)))
+    if not _TRUNK_M[0] <= trunk <= _TRUNK_M[1]:
+        raise InputError(
+            f"'{path}': the trunk measures {trunk:.3g}, expected {_TRUNK_M[0]} to {_TRUNK_M[1]}: 'pose3d' is not in "
+            "metres"
+        )
+    known = np.isfinite(pixels).all(axis=-1, keepdims=True)
+    poses, pixels = (_centred(points, known) for points in (poses, pixels))
+    flips = [np.diag([x, y, x * y]) for x in (-1.0, 1.0) for y in (-1.0, 1.0)]
+    left, turn = min(((_unexplained(poses, pixels, flip), flip) for flip in flips), key=lambda found: found[0])
+    if left > _LOOSE:
+        fitted = _rotation(poses, pixels, turn)
+        if (better := _unexplained(poses, pixels, fitted)) < left / 2:
+            left, turn = better, fitted
+    if not left <= _UNEXPLAINED:
+        raise InputError(
+            f"'{path}': 'pose3d' does not lie over 'pose2d' ({left:.0%} of its variance is left): they are of "
+            "different persons or of another form"
+        )
+    return turn
+
+
+def _centred(points: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """[N, 13, D] points about the mean of those `known` [N, 13, 1]; the others 0, so that they weigh nothing."""
+    mean = np.where(known, points, 0).sum(axis=1, keepdims=True) / known.sum(axis=1, keepdims=True)
+    return np.where(known, points - mean, 0)
+
+
+def _scales(poses: np.ndarray, pixels: np.ndarray, turn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Poses [N, 13, 2] as they are seen, and the px a metre [N, 1, 1] that lay them over the pixels best."""
+    seen = (poses @ turn.T)[..., :2]
+    scales = (seen * pixels).sum(axis=(1, 2)) / np.maximum((seen**2).sum(axis=(1, 2)), 1e-9)
+    return seen, np.maximum(scales, 0.0)[:, None, None]
+
+
+def _unexplained(poses: np.ndarray, pixels: np.ndarray, turn: np.ndarray) -> float:
+    """The share of the pixels' variance that is left when a turned pose is laid over them, median of the N."""
+    seen, scales = _scales(poses, pixels, turn)
+    left = ((pixels - scales * seen) ** 2).sum(axis=(1, 2)) / np.maximum((pixels**2).sum(axis=(1, 2)), 1e-9)
+    return float(np.median(left))
+
+
+def _rotation(poses: np.ndarray, pixels: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """The rotation [3, 3] that lays all poses over their pixels best, each at its own scale, from `turn` on."""
+    points = poses.reshape(-1, 3)
+    sizes = np.sqrt((poses**2).sum(axis=(1, 2)) / np.maximum((pixels**2).sum(axis=(1, 2)), 1e-9))[:, None, None]
+    for _ in range(_ROUNDS):
+        rows = np.linalg.lstsq(points, (pixels * sizes).reshape(-1, 2), rcond=1e-3)[0].T  # (2, 3)
+        u, _, v = np.linalg.svd(rows, full_matrices=False)
+        right, down = u @ v  # the orthonormal rows nearest to it
+        turn = np.stack([right, down, np.cross(right, down)])
+        scales = _scales(poses, pixels, turn)[1]
+        sizes = 1 / np.maximum(scales, 1e-3 * scales.max() + 1e-9)
+    return turn
+
+
+def _placed(found: _People, axes: np.ndarray) -> _People:
+    """Those who can be put before the camera, there."""
+    k = INTRINSICS
+    rays = np.concatenate(
+        [(found.pixels - [k.cx, k.cy]) / [k.fx, k.fy], np.ones((*found.pixels.shape[:2], 1))], axis=-1
+    )
+    weights = np.ones(JOINTS)
+    put = [place(pose @ axes.T, ray, weights) for pose, ray in zip(found.poses, rays, strict=True)]
+    kept = [n for n, pose in enumerate(put) if np.isfinite(pose).all()]
+    return _People(np.reshape([put[n] for n in kept], (-1, JOINTS, 3)), found.pixels[kept], found.scores[kept])
+
+
+def _tracks(people: list[_People], spacing_s: float) -> list[Track]:
+    """Who is who from frame to frame: the nearest in space; those seen most first."""
+    tracks: list[Track] = []
+    for t, found in enumerate(people):
+        pairs = []
+        if tracks and len(found.scores):
+            last = [max(track) for track in tracks]
+            known = np.array([tracks[m][at][0].mean(axis=0) for m, at in enumerate(last)])
+            apart = np.linalg.norm((known[:, None] - found.poses.mean(axis=1)[None]) * _ASIDE, axis=-1)
+            gate = _GATE_M + _SPEED_M_S * spacing_s * (t - np.array(last) - 1)
+            pairs = [(m, n) for m, n in assign(apart) if apart[m, n] <= gate[m]]
+        owner = {n: m for m, n in pairs}
+        for n, score in enumerate(found.scores):
+            if n not in owner:
+                owner[n] = len(tracks)
+                tracks.append({})
+            tracks[owner[n]][t] = (found.poses[n], found.pixels[n], float(score))
+    return sorted(tracks, key=lambda track: -sum(max(score, 1e-3) for _, _, score in track.values()))
+
+
+def _steady(track: Track) -> np.ndarray:
+    """[N, 13, 3] a track's poses, each at the median of the places about its time."""
+    poses = np.stack([joints for joints, _, _ in track.values()])
+    places = poses.mean(axis=1, keepdims=True)
+    half = _STEADY // 2
+    padded = np.pad(places, ((half, half), (0, 0), (0, 0)), mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, _STEADY, axis=0)
+    return poses - places + np.median(windows, axis=-1)
+
+
+def _sequence(name: str, tracks: list[Track], frames: int, fps: float, meta: dict[str, Any]) -> SkeletonSequence:
+    joints = np.full((len(tracks), frames, JOINTS, 3), np.nan, np.float32)
+    pixels = np.full((len(tracks), frames, JOINTS, 2), np.nan, np.float32)
+    for m, track in enumerate(tracks):
+        at = list(track)
+        joints[m, at], pixels[m, at] = _steady(track), [px for _, px, _ in track.values()]
+    # Poses are whole, but a joint that was not seen in the picture was lifted from a wrong place.
+    joints[~np.isfinite(pixels).all(axis=-1)] = np.nan
+    known = np.isfinite(joints).all(axis=-1).astype(np.float32)
+    bodies, scores = convert(joints, known, LAYOUT)
+    ids = tuple(f"body_{m + 1}" for m in range(len(tracks)))
+    activity = str(meta.get("activity", ""))
+    label = CLASSES.index(activity) + 1 if activity in CLASSES else None
+    placed, _ = convert(pixels, known, LAYOUT)
+    return SkeletonSequence(name, stamps_at(fps, frames), bodies, scores, placed, ids, label, meta)
+
+
+CLASSES_CROSS_VIEW = (
+    "Cutbread", "Drink.Frombottle", "Drink.Fromcan", "Drink.Fromcup", "Drink.Fromglass", "Eat.Attable", "Eat.Snack",
+    "Enter", "Getup", "Leave", "Pour.Frombottle", "Pour.Fromcan", "Readbook", "Sitdown", "Takepills", "Uselaptop",
+    "Usetablet", "Usetelephone", "Walk",
+)  # fmt: skip
+"""The 19 activities that were seen from more than one side."""
+
+SUBJECTS = frozenset({3, 4, 6, 7, 9, 12, 13, 15, 17, 19, 25})
+"""The 11 of 18 that "cross_subject" trains on."""
+
+CAMERAS = {"cross_view_1": frozenset({1}), "cross_view_2": frozenset({1, 3, 4, 6, 7})}
+"""Those that a split trains on."""
+
+TEST_CAMERA = 2
+"""Camera 5 is the validation set of both, which neither trains nor tests on."""
+
+VIDEOS = frozenset({".mp4", ".avi"})
+
+REFINED = "_pose3d"
+"""What the names of the second release's skeletons end with."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SmarthomeSourceConfig(SmarthomeConfig, VideoConfig):
+    """How Toyota Smarthome is read."""
+
+    activities: str = setting(
+        "all",
+        "all 31 activities, or the 19 of the cross-view splits as the only classes",
+        choices=("all", "cross_view"),
+    )
+    release: str = setting(
+        "refined",
+        "which skeletons are taken where both releases are there: those called …_pose3d.json (1.2), or the first (1.1)",
+        choices=("refined", "first"),
+    )
+
+
+class Smarthome(Source):
+    """Splits "cross_subject", "cross_view_1" and "cross_view_2".
+
+    Root holds, in whatever folders, the skeletons (`Activity_pPP_rRR_vVV_cCC.json`, or with `_pose3d`, of the second
+    release) and, where there are any, the videos of the same names (.mp4); those of depth, whose folder or file says
+    so, are passed by. The cross-view splits are of 19 activities: the clips of the other 12 are in neither part. With
+    `activities="cross_view"` these 19 are the only classes, as in the papers' figures; with "all" a network has 12
+    outputs that the split never shows it.
+
+    Args:
+        root: Folder of the files.
+        options: Of `SmarthomeSourceConfig`.
+
+    Raises:
+        ConfigError: Unknown option.
+    """
+
+    splits: ClassVar = ("cross_subject", "cross_view_1", "cross_view_2")
+    measure: ClassVar = "mean_class_accuracy"
+
+    def __init__(self, root: str | Path, **options: Any):
+        super().__init__(root)
+        self.config = config.build(SmarthomeSourceConfig, options)
+        self.classes = CLASSES if self.config.activities == "all" else CLASSES_CROSS_VIEW
+
+    def entries(self) -> list[Entry]:
+        """Every clip whose activity is one of `classes`, by name.
+
+        Raises:
+            DeviceError: The root holds no skeletons.
+            InputError: A clip lies in two files of a kind.
+        """
+        found = self._files()
+        skeletons = self._skeletons(found)
+        if not skeletons:
+            raise DeviceError(f"'{self.root}' holds no skeletons named Activity_pPP_rRR_vVV_cCC.json; check the path")
+        # The published lists name a few clips of an activity that is none of the 31.
+        foreign = [name for name in skeletons if parse_name(name)["activity"] not in CLASSES]
+        if foreign:
+            logger.warning("%d clips are of no activity of Smarthome, first %s: left out", len(foreign), foreign[0])
+        wanted = [name for name in skeletons if parse_name(name)["activity"] in self.classes]
+        return [self._entry(name, skeletons[name], found[name]) for name in wanted]
+
+    def read(self, entry: Entry) -> Clip:
+        """Bodies tracked, those seen most first; colour, pixels in it and motion where the video is there.
+
+        Raises:
+            DeviceError: A file is not there.
+            InputError: A file is truncated or corrupt, or shows nobody; names it.
+        """
+        sequence = read_smarthome(entry.files["skeleton"], self.config)
+        size = (INTRINSICS.width, INTRINSICS.height)
+        others: Any = {"pixels": sequence.pixels, "size": np.array(size, np.float32)}
+        if "colour" in entry.files:
+            others = self._video(entry, sequence).streams(sequence.pixels, size)
+        return Clip(entry.name, entry.label, sequence.stamps_ns, sequence.bodies, others)
+
+    def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
+        """The video's pictures; there is no depth."""
+        if "colour" not in entry.files:
+            raise self.no_pictures(entry, f"{entry.name}.mp4")
+        sequence = read_smarthome(entry.files["skeleton"], self.config)
+        return self._video(entry, sequence).frames(INTRINSICS)
+
+    def part(self, entry: Entry, split: str) -> str:
+        """As the base says; "" for camera 5 and for what the split's activities do not hold."""
+        self.check(split)
+        if split == "cross_subject":
+            return "train" if entry.meta["subject"] in SUBJECTS else "test"
+        if entry.meta["activity"] not in CLASSES_CROSS_VIEW:
+            return ""
+        if entry.meta["camera"] in CAMERAS[split]:
+            return "train"
+        return "test" if entry.meta["camera"] == TEST_CAMERA else ""
+
+    def fingerprint(self, entries: Sequence[Entry]) -> str:
+        """As the base has it, and what the options do to the clips."""
+        return hashlib.sha256(f"{super().fingerprint(entries)} {asdict(self.config)}".encode()).hexdigest()
+
+    def _video(self, entry: Entry, sequence: SkeletonSequence) -> ColourVideo:
+        return ColourVideo(entry.files["colour"], sequence.stamps_ns, self.config)
+
+    def _files(self) -> dict[str, dict[str, Path]]:
+        """By clip, its files by kind."""
+        if not self.root.is_dir():
+            raise no_folder(self.root)
+        found: dict[str, dict[str, Path]] = {}
+        for folder, _, names in walk(self.root):
+            for path in (Path(folder, name) for name in names):
+                kind, meta = self._kind(path), parse_name(path.name)
+                if not kind or not meta:
+                    continue
+                name = "{activity}_p{subject:02}_r{recording:02}_v{video:02}_c{camera:02}".format(**meta)
+                other = found.setdefault(name, {}).setdefault(kind, path)
+                if other != path:
+                    raise InputError(f"'{path}' and '{other}' are of the same clip; remove one of them")
+        return found
+
+    def _kind(self, path: Path) -> str:
+        """What a file holds; "" for depth, whose videos are published under the names of colour's."""
+        suffix = path.suffix.lower()
+        if suffix == ".json":
+            return "refined" if path.stem.lower().endswith(REFINED) else "first"
+        depth = any("depth" in part.lower() for part in path.relative_to(self.root).parts)
+        return "colour" if suffix in VIDEOS and not depth else ""
+
+    def _skeletons(self, found: dict[str, dict[str, Path]]) -> dict[str, Path]:
+        """By clip, its skeletons, all of one release: the wanted one where both are there."""
+        there = {kind for files in found.values() for kind in files} & {"refined", "first"}
+        release = self.config.release if self.config.release in there else next(iter(there), "")
+        chosen = {name: files[release] for name, files in sorted(found.items()) if release in files}
+        without = [name for name, files in sorted(found.items()) if not there & files.keys()]
+        if without and chosen:
+            logger.warning("%d videos have no skeletons, first '%s': left out", len(without), without[0])
+        lacking = sum(1 for files in found.values() if there & files.keys() and release not in files)
+        if lacking:
+            logger.warning("%d clips have skeletons of the other release than '%s' alone: left out", lacking, release)
+        return chosen
+
+    def _entry(self, name: str, skeleton: Path, files: dict[str, Path]) -> Entry:
+        meta = parse_name(name)
+        own = {"skeleton": skeleton, **{kind: path for kind, path in files.items() if kind == "colour"}}
+        return Entry(name, self.classes.index(meta["activity"]), meta, own)

@@ -1,0 +1,1 @@
+"""The prepared store: clips in a few memory-mapped files."""

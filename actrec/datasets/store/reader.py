@@ -1,0 +1,264 @@
+"""A prepared dataset: clips read from a few memory-mapped files, made by `actrec prepare`."""
+
+import errno
+import mmap
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actrec.datasets.base import Clip, ClipDataset, LazyStreams
+from actrec.datasets.store.codecs import CODECS, DTYPES, decode_frames
+from actrec.datasets.store.layout import IDENTITY, PARTS, STORE, STORED_KEYS, Head, Index, read_head, read_index
+from actrec.types import STREAMS
+from actrec.utils.errors import ConfigError, DeviceError, InputError
+
+MAPPED = 256
+"""Shards that a process keeps mapped at most: each holds a file open."""
+
+REPAIR = "run the same actrec prepare with --repair"
+
+_Row = tuple[int, int, int, int, list[int], int, int, int]
+
+
+class PreparedDataset(ClipDataset):
+    """Clips of a prepared store, or some of them. Arrays are read-only views of the files: nothing is copied.
+
+    The files are opened at the first read of each process, so that workers of a DataLoader, forked or spawned, have
+    their own. What is read is checked against its checksum the first time that a process looks at it.
+
+    Args:
+        folder: The store's.
+        chosen: [N] indices of the clips; None for all.
+        loaded: Head and index where they have been read already.
+
+    Attributes:
+        folder: The store's.
+        head: What the store says of itself.
+
+    Raises:
+        DeviceError: There is no store.
+        InputError: It is not finished, damaged, truncated or of another schema.
+    """
+
+    def __init__(self, folder: str | Path, chosen: np.ndarray | None = None, loaded: tuple[Head, Index] | None = None):
+        self.folder = Path(folder)
+        self.head, self._index = loaded or open_store(self.folder)
+        self.classes, self.layout = tuple(self.head.classes), self.head.layout
+        self._chosen = np.arange(len(self._index)) if chosen is None else np.asarray(chosen, np.int64)
+        self._start()
+
+    def _start(self) -> None:
+        self._maps: OrderedDict[int, memoryview] = OrderedDict()
+        self._checked = np.zeros(len(self._index.rows), bool)
+        self._limit = float(self.head.settings["flow_limit_m_s"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "_chosen": self._chosen}  # another process maps its own
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["folder"], state["_chosen"])  # type: ignore[misc]
+
+    def subset(self, chosen: Sequence[int] | np.ndarray) -> "PreparedDataset":
+        """Some of the clips [N], by their indices here."""
+        return PreparedDataset(self.folder, self._chosen[np.asarray(chosen, np.int64)], (self.head, self._index))
+
+    def part(self, split: str, part: str, fold: int = 0, others: bool = False) -> "PreparedDataset":
+        """A part of one of the dataset's protocols.
+
+        Args:
+            split: Its name; empty for the first.
+            part: "train" or "test".
+            fold: From 1, where the dataset is divided into folds; 0 for the one that the dataset takes by default.
+            others: Not the clips of the classes but those of none (`Source.others`).
+
+        Raises:
+            ConfigError: The dataset has no such split or fold.
+        """
+        known = self._index.splits.tolist()
+        splits = [name for name in known if "#" not in name]
+        split = split or splits[0]
+        if split not in splits:
+            raise ConfigError(f"{self.head.dataset} has split {', '.join(splits)}; got '{split}'")
+        wanted = f"{split}#{fold}" if fold else split
+        if wanted not in known:
+            folds = sum(name.startswith(f"{split}#") for name in known)
+            raise ConfigError(f"{self.head.dataset} has {folds or 'no'} folds; got fold {fold}")
+        parts = self._index.parts[known.index(wanted)][self._chosen]
+        return self.subset(np.flatnonzero((parts == PARTS.index(part)) & ((self.labels < 0) == others)))
+
+    # -- what is known without reading a clip --------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """As the base has it."""
+        return self._index.labels[self._chosen]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """[N] frames of each clip."""
+        return self._index.lengths[self._chosen]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Number of shards and bytes of them all, also where only some of their clips were chosen."""
+        return len(self._index.shards), int(self._index.sizes.sum())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """As the base has it."""
+        return tuple(self._index.names[self._chosen].tolist())
+
+    @property
+    def metas(self) -> tuple[Mapping[str, int | str], ...]:
+        """As the base has it."""
+        metas = self._index.metas
+        return tuple(metas[clip] for clip in self._chosen)
+
+    @property
+    def recordings(self) -> tuple[str, ...]:
+        """As the base has it; a store from before it was kept has none."""
+        return tuple(str(meta.get(IDENTITY, "")) for meta in self.metas)
+
+    @property
+    def streams(self) -> frozenset[str]:
+        """As the base has it."""
+        held = {"bodies", *self.head.streams}
+        return frozenset(stream for stream, keys in STREAMS.items() if keys[0] in held)
+
+    def joints_digest(self, index: int) -> bytes:
+        """As the base has it, of the checksum in the index: no clip is read."""
+        clip = int(self._chosen[index])
+        rows = self._index.rows[self._index.first[clip] : self._index.first[clip + 1]]
+        row = rows[rows["key"] == STORED_KEYS.index("bodies")][0]
+        return row["shape"].tobytes() + row["crc"].tobytes()
+
+    def fingerprint(self) -> str:
+        """SHA-256 over names, labels and the checksums of all arrays."""
+        return self._index.fingerprint(self.head.classes, self._chosen)
+
+    # -- clips ---------------------------------------------------------------------------------------------------------
+
+    def __getitem__(self, index: int) -> Clip:
+        clip = int(self._chosen[index])
+        first = int(self._index.first[clip])
+        rows = self._index.rows[first : self._index.first[clip + 1]].tolist()
+        shard = int(self._index.shard[clip])
+        content = self._shard(shard)
+        arrays: dict[str, Any] = {}
+        frames: dict[str, Any] = {}
+        for place, row in enumerate(rows, start=first):
+            key = STORED_KEYS[row[0]]
+            if key in ("stamps_ns", "bodies"):
+                arrays[key] = self._raw(content, row, place, shard)
+            elif row[1] == 0:
+                arrays[key] = partial(self._raw, content, row, place, shard)
+            else:
+                arrays[key] = partial(self._pictures, content, row, place, shard, None)
+                frames[key] = partial(self._pictures, content, row, place, shard)
+        name, label = str(self._index.names[clip]), int(self._index.labels[clip])
+        stamps, bodies = arrays.pop("stamps_ns"), arrays.pop("bodies")
+        return Clip(name, label, stamps, bodies, LazyStreams(arrays, frames) if arrays else {})
+
+    def _raw(self, content: memoryview, row: _Row, place: int, shard: int) -> np.ndarray:
+        _, _, dtype, dimensions, shape, offset, size, _ = row
+        self._check(content, row, place, shard)
+        return np.ndarray(shape[:dimensions], DTYPES[dtype], content[offset : offset + size])
+
+    def _pictures(
+        self, content: memoryview, row: _Row, place: int, shard: int, indices: Sequence[int] | np.ndarray | None
+    ) -> np.ndarray:
+        _, codec, _, dimensions, shape, offset, size, _ = row
+        self._check(content, row, place, shard)
+        wanted = range(shape[0]) if indices is None else [int(index) for index in indices]
+        try:
+            kept = content[offset : offset + size]
+            return decode_frames(kept, CODECS[codec], tuple(shape[:dimensions]), wanted, self._limit)
+        except InputError as error:
+            raise InputError(f"'{self._path(shard)}': {error}: {REPAIR}") from error
+
+    def _check(self, content: memoryview, row: _Row, place: int, shard: int) -> None:
+        if self._checked[place]:
+            return
+        if zlib.crc32(content[row[5] : row[5] + row[6]]) != row[7]:
+            clip = int(np.searchsorted(self._index.first, place, side="right")) - 1
+            raise InputError(
+                f"'{self._path(shard)}' is damaged at byte {row[5]} ({STORED_KEYS[row[0]]} of clip "
+                f"'{self._index.names[clip]}'): {REPAIR}"
+            )
+        self._checked[place] = True
+
+    def _path(self, shard: int) -> Path:
+        return self.folder / str(self._index.shards[shard])
+
+    def _shard(self, shard: int) -> memoryview:
+        content = self._maps.get(shard)
+        if content is None:
+            content = self._maps[shard] = map_file(self._path(shard), int(self._index.sizes[shard]))
+            if len(self._maps) > MAPPED:
+                self._maps.popitem(last=False)
+        return content
+
+    def damaged(self) -> Iterator[tuple[str, str]]:
+        """Reads everything; for each clip its name and what is wrong with it, empty where nothing is."""
+        for clip in self._chosen:
+            first, last = int(self._index.first[clip]), int(self._index.first[clip + 1])
+            shard, wrong = int(self._index.shard[clip]), ""
+            self._checked[first:last] = False
+            try:
+                for place, row in enumerate(self._index.rows[first:last].tolist(), start=first):
+                    self._check(self._shard(shard), row, place, shard)
+            except InputError as error:
+                wrong = str(error)
+            yield str(self._index.names[clip]), wrong
+
+
+def map_file(path: Path, size: int) -> memoryview:
+    """A file's bytes, mapped read-only.
+
+    Raises:
+        InputError: It is missing or shorter than `size`.
+        DeviceError: Too many files are open.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise DeviceError(f"'{path}' cannot be opened: {error.strerror}; raise the limit (ulimit -n)") from error
+        raise InputError(f"'{path}' cannot be read ({error}): {REPAIR}") from error
+    if len(content) < size:
+        raise InputError(f"'{path}' is truncated: {len(content)} of {size} bytes are there: {REPAIR}")
+    return memoryview(content)
+
+
+def is_store(folder: str | Path) -> bool:
+    """Whether a folder holds a prepared dataset, finished or not."""
+    return (Path(folder) / STORE).is_file()
+
+
+def open_store(folder: Path) -> tuple[Head, Index]:
+    """Head and index of a finished store, every shard there at its full length.
+
+    Raises:
+        DeviceError: There is no store.
+        InputError: It is not finished, damaged, truncated or of another schema.
+    """
+    head = read_head(folder)
+    if not head.complete:
+        raise InputError(f"the preparation in '{folder}' is not finished: run the same actrec prepare again")
+    index = read_index(folder, head)
+    for name, size in zip(index.shards.tolist(), index.sizes.tolist(), strict=True):
+        path = folder / name
+        found = path.stat().st_size if path.is_file() else -1
+        if found < size:
+            state = "is missing" if found < 0 else f"is truncated: {found} of {size} bytes are there"
+            raise InputError(f"'{path}' {state}: {REPAIR}")
+    return head, index

@@ -1,0 +1,432 @@
+"""SYSU 3D Human-Object Interaction (Hu et al., CVPR 2015): Kinect v1 joints at 30 Hz, 12 actions by 40 subjects.
+
+A clip is a folder: `sklWorld.mat`, whose `SW` [20, 3, T] are the joints in the sensor's space (metres, y up, in the
+order of the Kinect SDK), `sklImage.mat`, whose `S` [20, 2, T] are the same in the colour picture (px), and the pictures
+themselves in `rgb` and `depth`.
+
+SYSU 3D Human-Object Interaction (Hu et al., CVPR 2015): 12 actions, 40 subjects, Kinect v1.
+
+The 30 folds of SYSU 3D HOI, from the lists that its authors publish beside the data.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from actrec.datasets.base import Clip, Entry, Source, no_folder
+from actrec.datasets.matlab import read_mat, read_mats
+from actrec.datasets.video_streams import ColourVideo, VideoConfig
+from actrec.skeleton import layouts
+from actrec.skeleton.conversions import convert
+from actrec.skeleton.sequence import SkeletonSequence, from_kinect, load_npz, stamps_at
+from actrec.types import Intrinsics, RgbdFrame
+from actrec.utils import config
+from actrec.utils.config import setting
+from actrec.utils.errors import DeviceError, InputError
+
+FPS = 30.0
+
+COLOUR_SIZE = (640, 480)
+
+CLASSES = (
+    "drinking", "pouring", "calling phone", "playing phone", "wearing backpacks", "packing backpacks", "sitting chair",
+    "moving chair", "taking out wallet", "taking from wallet", "mopping", "sweeping",
+)  # fmt: skip
+
+LAYOUT = "kinect_v1_20"
+
+_TRUNK_M = (0.2, 1.0)
+"""What the middle trunk, hips to shoulders, may measure if the numbers are metres."""
+
+
+@dataclass(frozen=True)
+class SysuSequence:
+    """A clip's joints, and whether its pictures show left and right exchanged.
+
+    Attributes:
+        sequence: In the data contract; pixels lie in the picture turned back from its mirroring.
+        mirrored: Exchange left and right of the pictures for the joints to lie on the person.
+    """
+
+    sequence: SkeletonSequence
+    mirrored: bool
+
+
+def read_sysu(folder: str | Path, name: str, fps: float = FPS) -> SysuSequence:
+    """Reads the joints of one clip.
+
+    Args:
+        folder: That of the clip.
+        name: Of the clip.
+        fps: Frames a second.
+
+    Raises:
+        DeviceError: There is no `sklWorld.mat`.
+        InputError: A file is truncated or corrupt, not in metres, or shows nobody; names it.
+        MissingLibraryError: scipy is not installed.
+    """
+    path = Path(folder) / "sklWorld.mat"
+    world = _joints(path, read_mat(path, "SW"), 3)
+    _check(path, world)
+    image = Path(folder) / "sklImage.mat"
+    pixels, mirrored = None, False
+    if image.is_file():
+        seen = _joints(image, read_mat(image, "S"), 2)
+        if len(seen) != len(world):
+            raise InputError(f"'{image}' has {len(seen)} frames but '{path.name}' {len(world)}: copy both again")
+        mirrored = _mirrored(world, seen)
+        pixels = _placed(world, seen, mirrored)
+    meta: dict[str, Any] = {"format": "sysu", "fps": fps, "image_size": COLOUR_SIZE}
+    sequence = from_kinect(name, world[None], LAYOUT, stamps_at(fps, len(world)), pixels=pixels, meta=meta)
+    return SysuSequence(sequence, mirrored)
+
+
+def _joints(path: Path, value: np.ndarray, dimensions: int) -> np.ndarray:
+    """[T, 20, D] of a published [20, D, T]."""
+    joints = value.astype(np.float64)
+    if joints.ndim == 2:
+        joints = joints[..., None]  # MATLAB drops a last axis of one: a clip of a single frame
+    if joints.ndim != 3 or joints.shape[:2] != (20, dimensions) or not joints.shape[2]:
+        raise InputError(f"'{path}' is {list(joints.shape)}, expected [20, {dimensions}, frames]")
+    return joints.transpose(2, 0, 1)
+
+
+def _known(joints: np.ndarray) -> np.ndarray:
+    return np.isfinite(joints).all(axis=-1) & (joints != 0).any(axis=-1)
+
+
+def _check(path: Path, world: np.ndarray) -> None:
+    """Refuses what is not metres with y up."""
+    index = layouts.get(LAYOUT).index
+    hips, shoulders = world[:, index["hip_centre"]], world[:, index["shoulder_centre"]]
+    both = _known(hips) & _known(shoulders)
+    if not both.any():
+        raise InputError(f"'{path}' shows nobody in {len(world)} frames; leave it out")
+    trunk = (shoulders - hips)[both]
+    length, up = float(np.median(np.linalg.norm(trunk, axis=-1))), float(np.median(trunk[:, 1]))
+    if not (_TRUNK_M[0] <= length <= _TRUNK_M[1] and up > 0):
+        raise InputError(
+            f"'{path}': the trunk measures {length:.3g} and rises by {up:.3g}, expected {_TRUNK_M[0]} to {_TRUNK_M[1]} "
+            "m upwards: it is not in the Kinect's space"
+        )
+
+
+def _mirrored(world: np.ndarray, seen: np.ndarray) -> bool:
+    """Whether u grows with x, which points to the sensor's left: then the picture is mirrored."""
+    both = _known(world) & _known(seen)
+    x, u = world[..., 0], seen[..., 0]
+    count = np.maximum(both.sum(axis=1, keepdims=True), 1)
+    x, u = (v - np.where(both, v, 0).sum(axis=1, keepdims=True) / count for v in (x, u))
+    return bool((x * u)[both].sum() > 0)
+
+
+def _placed(world: np.ndarray, seen: np.ndarray, mirrored: bool) -> np.ndarray:
+    """[1, T, 25, 2] px in the picture turned back, NaN where a joint is missing."""
+    seen = seen.astype(np.float32)
+    if mirrored:
+        seen[..., 0] = COLOUR_SIZE[0] - 1 - seen[..., 0]
+    known = _known(world) & np.isfinite(seen).all(axis=-1)
+    seen[~known] = np.nan
+    return convert(seen[None], known[None].astype(np.float32), LAYOUT)[0]
+
+
+COUNT = 30
+
+SUBJECTS = 40
+
+CLIPS = SUBJECTS * len(CLASSES)
+
+PARTS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class Folds:
+    """The folds of one split.
+
+    Attributes:
+        path: The list.
+        parts: For each fold, of train and test the numbers of clips, from 1 (`clip_number`).
+    """
+
+    path: Path
+    parts: tuple[dict[str, frozenset[int]], ...]
+
+    def part(self, fold: int, clip: int) -> str:
+        """The part of fold 1 to 30 that a clip belongs to."""
+        return next(part for part in PARTS if clip in self.parts[fold - 1][part])
+
+
+def clip_number(subject: int, action: int) -> int:
+    """1 to 480, as the lists count: the actions of the first subject, those of the second, and so on."""
+    return (subject - 1) * len(CLASSES) + action
+
+
+def read_folds(path: Path, split: str) -> Folds:
+    """Reads a list of folds: `train` and `test`, each 30 rows (or a MATLAB cell of 30) of numbers from 1.
+
+    The numbers are those of clips (1 to 480), or where none is above 40 in "cross_subject", those of subjects. Names of
+    the arrays may hold more than "train" and "test"; where the file holds one of the two, the rest is the other.
+
+    Args:
+        path: A .mat, or an .npz with the same arrays.
+        split: "cross_subject" or "same_subject".
+
+    Raises:
+        DeviceError: There is no such file.
+        InputError: It is corrupt, has other than 30 folds, names a clip twice or one that there is not, leaves one out,
+            trains and tests on the same clip, or is of the other split by the subjects that it trains and tests on.
+    """
+    if not path.is_file():
+        raise DeviceError(f"there is no file '{path}'; check the path")
+    arrays = load_npz(path, _keys(path)) if path.suffix == ".npz" else read_mats(path)
+    lists = {part: _rows(path, part, arrays) for part in PARTS}
+    given = [part for part in PARTS if lists[part] is not None]
+    if not given:
+        raise InputError(f"'{path}' has no array named train or test; it has: {', '.join(arrays) or 'none'}")
+    numbers = [row for part in given for row in lists[part] or []]
+    people = split == "cross_subject" and max(int(row.max()) for row in numbers) <= SUBJECTS
+    folds = []
+    for k in range(COUNT):
+        sets = {part: _clips(path, k + 1, rows[k], people) for part, rows in lists.items() if rows is not None}
+        for part, other in (PARTS, PARTS[::-1]):
+            sets.setdefault(part, frozenset(range(1, CLIPS + 1)) - sets.get(other, frozenset()))
+        _check_folds(path, k + 1, sets, split)
+        folds.append(sets)
+    return Folds(path, tuple(folds))
+
+
+def _keys(path: Path) -> tuple[str, ...]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return tuple(archive.files)
+    except Exception as error:  # zipfile and numpy each raise their own for a damaged file
+        raise InputError(f"'{path}' is corrupt or not an .npz archive; copy it again ({error})") from error
+
+
+def _rows(path: Path, part: str, arrays: dict[str, Any]) -> list[np.ndarray] | None:
+    """The 30 rows of a part; None where the file has no such array."""
+    named = [key for key in arrays if part in key.lower()]
+    if not named:
+        return None
+    if len(named) > 1:
+        raise InputError(f"'{path}' has several arrays named {part}: {', '.join(named)}; keep one")
+    value = np.asarray(arrays[named[0]])
+    if value.dtype == object:
+        rows = [np.asarray(row).reshape(-1) for row in value.reshape(-1)]
+    else:
+        table = np.atleast_2d(value)
+        rows = list(table if len(table) == COUNT else table.T)
+    if len(rows) != COUNT or not all(len(row) for row in rows):
+        raise InputError(f"'{path}': '{named[0]}' {list(value.shape)} is not {COUNT} folds")
+    for k, row in enumerate(rows):
+        # Infinity is its own round number.
+        if row.dtype.kind not in "iuf" or not np.isfinite(row).all() or (row != np.round(row)).any():
+            raise InputError(f"'{path}': '{named[0]}' of fold {k + 1} is not whole numbers")
+    return rows
+
+
+def _clips(path: Path, fold: int, row: np.ndarray, people: bool) -> frozenset[int]:
+    numbers, largest = [int(n) for n in row], SUBJECTS if people else CLIPS
+    wrong = next((n for n in numbers if not 1 <= n <= largest), None)
+    if wrong is not None:
+        raise InputError(f"'{path}': fold {fold} names {wrong}, but there are 1 to {largest}")
+    if len(set(numbers)) < len(numbers):
+        twice = next(n for n in numbers if numbers.count(n) > 1)
+        raise InputError(f"'{path}': fold {fold} names {twice} twice; copy the list again")
+    actions = range(1, len(CLASSES) + 1)
+    return frozenset(clip_number(n, a) for n in numbers for a in actions) if people else frozenset(numbers)
+
+
+def _check_folds(path: Path, fold: int, sets: dict[str, frozenset[int]], split: str) -> None:
+    shared = sets["train"] & sets["test"]
+    if shared:
+        raise InputError(f"'{path}': fold {fold} trains and tests on clip {min(shared)}; copy the list again")
+    left_out = frozenset(range(1, CLIPS + 1)) - sets["train"] - sets["test"]
+    if left_out:
+        raise InputError(
+            f"'{path}': fold {fold} neither trains nor tests on {len(left_out)} of the {CLIPS} clips, first "
+            f"{min(left_out)}: it is cut; copy the list again"
+        )
+    subjects = [{(n - 1) // len(CLASSES) + 1 for n in sets[part]} for part in PARTS]
+    both = subjects[0] & subjects[1]
+    if split == "cross_subject" and both:
+        raise InputError(
+            f"'{path}': fold {fold} trains and tests on subject {min(both)}: it is no list of split cross_subject"
+        )
+    if split == "same_subject" and not both:
+        raise InputError(
+            f"'{path}': fold {fold} trains and tests on nobody in both parts: it is no list of split same_subject"
+        )
+
+
+INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
+"""Nominal, of the Kinect v1's colour camera."""
+
+UNPACKED = ("3DvideoNorm", "SYSU3DAction/3DvideoNorm", "SYSU3DAction")
+"""Where the published archive has the persons' folders."""
+
+_VIDEO = re.compile(r"video(\d+)")
+
+
+@dataclass(frozen=True)
+class SysuConfig(VideoConfig):
+    """How SYSU is read."""
+
+    fold: int = setting(1, "which of the 30 published folds `part` speaks of", range=(1, COUNT))
+    cross_subject_folds: str = setting(
+        "cross_subject_folds.mat", "the authors' list of that split's folds (.mat or .npz), in the root or anywhere"
+    )
+    same_subject_folds: str = setting("same_subject_folds.mat", "alike, of split same_subject")
+
+
+class Sysu(Source):
+    """Splits "cross_subject" (half of the subjects train) and "same_subject" (half of each action's clips), 30 folds.
+
+    Root holds `3DvideoNorm/<person>/video<1 to 12>` (or `SYSU3DAction`, which holds that, or these folders of persons
+    itself), each with `sklWorld.mat`, `sklImage.mat` and the pictures in `rgb`, and the authors' lists of folds
+    (`actrec.datasets.sysu`). The papers report the mean over the 30 folds, one after the other chosen by the
+    option `fold`. Where the root has the list of one split alone, that is the dataset's only split.
+
+    Args:
+        root: Folder of the files.
+        options: Of `SysuConfig`.
+
+    Raises:
+        ConfigError: Unknown option, or no such fold.
+    """
+
+    classes = CLASSES
+    splits: ClassVar = ("cross_subject", "same_subject")
+    folds: ClassVar = COUNT
+
+    def __init__(self, root: str | Path, **options: Any):
+        super().__init__(root)
+        self.config = config.build(SysuConfig, options)
+        self._lists: dict[str, Folds] = {}
+        listed = tuple(split for split in type(self).splits if self._path(split).is_file())
+        self.splits = listed or type(self).splits  # type: ignore[misc, assignment]  # those told here
+
+    def entries(self) -> list[Entry]:
+        """Every clip, by subject and action; a subject's number is their folder's place among the 40, by name.
+
+        Where a list of folds counts all of them, those whose files are gone too: they are refused when they are read.
+
+        Raises:
+            DeviceError: The root holds no clips.
+            InputError: A folder is of an action that there is not, there are more than 40 subjects, or a list of folds
+                is corrupt or counts more subjects than there are.
+        """
+        people = self._people()
+        self._lists = {split: self._list(split, len(people)) for split in self.splits if self._path(split).is_file()}
+        return [entry for n, folder in enumerate(people, start=1) for entry in self._of(n, folder, len(people))]
+
+    def read(self, entry: Entry) -> Clip:
+        """Body, and colour, pixels in it and motion where the pictures are there.
+
+        Raises:
+            DeviceError: A file is not there.
+            InputError: A file is truncated or corrupt, or shows nobody; names it.
+        """
+        read = self._sequence(entry)
+        sequence = read.sequence
+        others: Any = {}
+        if np.isfinite(sequence.pixels).any():
+            others = {"pixels": sequence.pixels, "size": np.array(COLOUR_SIZE, np.float32)}
+            if "colour" in entry.files:
+                others = self._video(entry, read).streams(sequence.pixels, COLOUR_SIZE)
+        return Clip(entry.name, entry.label, sequence.stamps_ns, sequence.bodies, others)
+
+    def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
+        """The colour pictures; the unit of the depth pictures is not published."""
+        if "colour" not in entry.files:
+            place = f"{entry.meta['person']}/video{entry.meta['action']}/rgb"
+            raise self.no_pictures(entry, f"folder {place}")
+        read = self._sequence(entry)
+        return self._video(entry, read).frames(INTRINSICS)
+
+    def part(self, entry: Entry, split: str) -> str:
+        """As the base says, of the fold of option `fold`.
+
+        Raises:
+            DeviceError: The root has no list of the split's folds.
+        """
+        self.check(split)
+        if split not in self._lists:
+            if not self._path(split).is_file():
+                raise self._unlisted(split)
+            self._lists[split] = self._list(split, int(entry.meta["subjects"]))
+        return self._lists[split].part(
+            self.config.fold, clip_number(int(entry.meta["subject"]), int(entry.meta["action"]))
+        )
+
+    def check(self, split: str) -> None:
+        """As the base says; DeviceError for a split of whose folds the root has no list."""
+        if split in type(self).splits and split not in self.splits:
+            raise self._unlisted(split)
+        super().check(split)
+
+    def _unlisted(self, split: str) -> DeviceError:
+        return DeviceError(
+            f"there is no '{self._path(split)}', the authors' 30 folds of SYSU's split {split}: copy it there from the "
+            f"dataset's archive, or name it by the option {split}_folds"
+        )
+
+    def fingerprint(self, entries: Sequence[Entry]) -> str:
+        """As the base has it, and what the options do to the clips."""
+        options = {key: value for key, value in asdict(self.config).items() if "fold" not in key}
+        return hashlib.sha256(f"{super().fingerprint(entries)} {options}".encode()).hexdigest()
+
+    def _sequence(self, entry: Entry) -> SysuSequence:
+        if "skeleton" not in entry.files:
+            place = f"{entry.meta['person']}/video{entry.meta['action']}/sklWorld.mat"
+            raise DeviceError(f"there is no '{place}' in '{self.root}', but the lists of folds count it: copy it there")
+        return read_sysu(entry.files["skeleton"].parent, entry.name, FPS)
+
+    def _video(self, entry: Entry, read: SysuSequence) -> ColourVideo:
+        return ColourVideo(entry.files["colour"], read.sequence.stamps_ns, self.config, mirror=read.mirrored)
+
+    def _path(self, split: str) -> Path:
+        """Where the list of a split's folds lies, or should."""
+        return self.root / str(getattr(self.config, f"{split}_folds"))
+
+    def _list(self, split: str, subjects: int) -> Folds:
+        path = self._path(split)
+        if subjects != SUBJECTS:
+            raise InputError(
+                f"'{self.root}' holds {subjects} subjects, but '{path}' counts {SUBJECTS}: copy the others there too"
+            )
+        return read_folds(path, split)
+
+    def _people(self) -> list[Path]:
+        """Folders of the subjects, in the order of their names' characters (capitals first)."""
+        places = (self.root / inner for inner in UNPACKED)
+        root = next((place for place in places if place.is_dir()), self.root)
+        if not root.is_dir():
+            raise no_folder(root)
+        people = sorted((f for f in root.iterdir() if any(f.glob("video*/sklWorld.mat"))), key=lambda f: f.name)
+        if not people:
+            raise DeviceError(f"'{self.root}' holds no <person>/video<n>/sklWorld.mat; give SYSU3DAction's folder")
+        if len(people) > SUBJECTS:
+            raise InputError(f"'{root}' holds {len(people)} subjects, SYSU has {SUBJECTS}; move the others away")
+        return people
+
+    def _of(self, subject: int, person: Path, subjects: int) -> list[Entry]:
+        found: dict[int, dict[str, Path]] = {}
+        for path in person.glob("video*/sklWorld.mat"):
+            match = _VIDEO.fullmatch(path.parent.name)
+            action = int(match[1]) if match else 0
+            if not 1 <= action <= len(CLASSES) or action in found:
+                raise InputError(f"'{path.parent}' is not one of video1 to video{len(CLASSES)}; move it away")
+            found[action] = {"skeleton": path}
+            if (path.parent / "rgb").is_dir():
+                found[action]["colour"] = path.parent / "rgb"
+        meta: dict[str, int | str] = {"subject": subject, "person": person.name, "subjects": subjects}
+        return [
+            Entry(f"{person.name}_video{action}", action - 1, {**meta, "action": action}, found.get(action, {}))
+            for action in (range(1, len(CLASSES) + 1) if self._lists else sorted(found))
+        ]

@@ -1,0 +1,194 @@
+"""UTD-MHAD (Chen et al., ICIP 2015): Kinect v1 joints at 30 Hz, 27 actions of 8 subjects.
+
+Joint order and layout are those of `Skeleton_joint_order.txt`, which comes with the dataset; it differs from the Kinect
+SDK's. The right hand (joint 11) moves in the right-handed actions and the toes lie nearer to the sensor than the
+ankles, so the sides are the person's own and x grows to the sensor's left.
+
+UTD-MHAD (Chen et al., ICIP 2015): 27 actions, 8 subjects, Kinect v1.
+
+Depth maps of UTD-MHAD: Kinect v1, 320×240, the background removed, frame for frame with the skeleton.
+
+The maps are mirrored. Turned back, joints projected with the sensor's nominal intrinsics lie on the body, and a line
+fitted through where the bodies are gives a focal length of 284 px and a centre at 161, over the 14 recordings here.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from actrec.datasets.archive import ArchiveSource, files_by_name
+from actrec.datasets.base import Clip, Entry, clip_of
+from actrec.datasets.matlab import read_mat
+from actrec.recordings.image_decoding import MILLIMETRE, depth_in_metres
+from actrec.skeleton import layouts
+from actrec.skeleton.sequence import SkeletonSequence, from_kinect, load_npz, split_frames, stamps_at
+from actrec.types import Intrinsics, RgbdFrame
+from actrec.utils.errors import DeviceError, InputError
+
+FPS = 30.0
+
+CLASSES = (
+    "swipe left", "swipe right", "wave", "clap", "throw", "cross arms on the chest", "basketball shoot", "draw x",
+    "draw circle clockwise", "draw circle counter-clockwise", "draw triangle", "bowling", "boxing", "baseball swing",
+    "tennis swing", "arm curl", "tennis serve", "push", "knock on door", "catch", "pick up and throw", "jog in place",
+    "walk in place", "sit to stand", "stand to sit", "forward lunge", "squat",
+)  # fmt: skip
+
+JOINTS = (
+    "head", "shoulder_centre", "spine", "hip_centre",
+    "shoulder_left", "elbow_left", "wrist_left", "hand_left",
+    "shoulder_right", "elbow_right", "wrist_right", "hand_right",
+    "hip_left", "knee_left", "ankle_left", "foot_left",
+    "hip_right", "knee_right", "ankle_right", "foot_right",
+)  # fmt: skip
+
+TO_KINECT_V1 = tuple(JOINTS.index(joint) for joint in layouts.KINECT_V1_20.joints)
+
+_NAME = re.compile(r"a(\d+)_s(\d+)_t(\d+)")
+
+
+def read_utd_mhad_mat(path: str | Path, fps: float = FPS) -> SkeletonSequence:
+    """Reads `aA_sS_tT_skeleton.mat`: `d_skel` [20, 3, T] metres.
+
+    Raises:
+        DeviceError: There is no such file.
+        InputError: It is truncated, corrupt, or holds no `d_skel`.
+        MissingLibraryError: scipy is not installed.
+    """
+    path = Path(path)
+    skeleton = read_mat(path, "d_skel").astype(np.float64)
+    if skeleton.ndim == 2:  # MATLAB stores an array of one frame without its last axis
+        skeleton = skeleton[..., None]
+    if skeleton.ndim != 3 or skeleton.shape[:2] != (20, 3) or not skeleton.shape[2]:
+        raise InputError(f"'{path}': d_skel is {list(skeleton.shape)}, expected [20, 3, frames]")
+    name = path.stem.removesuffix("_skeleton")
+    of = parse_name(name)
+    return _sequence(name, skeleton.transpose(2, 0, 1), of.get("action"), of.get("subject"), of.get("trial"), fps)
+
+
+def parse_name(name: str) -> dict[str, int]:
+    """Action, subject and trial from "aA_sS_tT"; empty for another name."""
+    match = _NAME.fullmatch(name)
+    return dict(zip(("action", "subject", "trial"), map(int, match.groups()), strict=True)) if match else {}
+
+
+def read_utd_mhad_npz(path: str | Path, fps: float = FPS) -> list[SkeletonSequence]:
+    """Reads all sequences of `utd_mhad_skeletons.npz` (xyz, length, action, subject, trial).
+
+    Raises:
+        DeviceError: There is no such file.
+        InputError: It is corrupt, or its arrays contradict each other.
+    """
+    path = Path(path)
+    arrays = load_npz(path, ("xyz", "length", "action", "subject", "trial"))
+    ranges = {"action": (1, len(CLASSES)), "subject": (1, 8), "trial": (1, 99)}
+    parts = split_frames(path, arrays, 20, ranges)
+    rows = zip(parts, arrays["action"], arrays["subject"], arrays["trial"], strict=True)
+    return [_sequence(f"a{a}_s{s}_t{t}", part, int(a), int(s), int(t), fps) for part, a, s, t in rows]
+
+
+def _sequence(
+    name: str, xyz: np.ndarray, action: int | None, subject: int | None, trial: int | None, fps: float
+) -> SkeletonSequence:
+    meta: dict[str, Any] = {"format": "utd_mhad", "fps": fps}
+    if action is not None and 1 <= action <= len(CLASSES):
+        meta.update(action=action, subject=subject, trial=trial, label_name=CLASSES[action - 1])
+    ordered = xyz[None][:, :, TO_KINECT_V1]  # (1, T, 20, 3), UTD-MHAD's order to the SDK's
+    return from_kinect(name, ordered, "kinect_v1_20", stamps_at(fps, len(xyz)), label=action, meta=meta)
+
+
+INTRINSICS = Intrinsics(320, 240, 285.63, 285.63, 159.5, 119.5)
+"""Nominal, of the Kinect SDK's depth camera; the joints' own frame."""
+
+
+def read_utd_mhad_depth(path: str | Path) -> np.ndarray:
+    """[T, 240, 320] float32 metres of `aA_sS_tT_depth.mat`, turned back, NaN where nothing was measured.
+
+    Raises:
+        DeviceError: There is no such file.
+        InputError: It is truncated, corrupt, or holds no `d_depth` [240, 320, T] of millimetres.
+        MissingLibraryError: scipy is not installed.
+    """
+    path = Path(path)
+    value = read_mat(path, "d_depth")
+    if value.ndim == 2:  # MATLAB stores an array of one frame without its last axis
+        value = value[..., None]
+    if value.ndim != 3 or value.shape[:2] != (240, 320) or not value.shape[2]:
+        raise InputError(f"'{path}': d_depth is {value.dtype}{list(value.shape)}, expected [240, 320, frames]")
+    return depth_in_metres(np.ascontiguousarray(value.transpose(2, 0, 1)[:, :, ::-1]), MILLIMETRE)
+
+
+KEYS = ("action", "subject", "trial")
+
+PUBLISHED = {"skeleton": "skeleton.mat", "depth": "depth.mat", "colour": "color.avi"}
+"""How the names of an item's files end, by kind."""
+
+
+class UtdMhad(ArchiveSource):
+    """Split "subject", the official one: odd subjects train (431 clips), even ones test (430).
+
+    Root holds `utd_mhad_skeletons.npz`, or the files as published: `aA_sS_tT_skeleton.mat` and, where they are,
+    `…_depth.mat` and `…_color.avi`, in whatever folders. Clips are skeletons; the other files stand in `Entry.files`.
+    """
+
+    classes = CLASSES
+    splits: ClassVar = ("subject",)
+    archive: ClassVar = "utd_mhad_skeletons.npz"
+
+    def read_all(self) -> list[tuple[Entry, Clip]]:
+        """As the base says."""
+        path, read = self.root / self.archive, []
+        for s in read_utd_mhad_npz(path):
+            clip = clip_of(s, (s.label or 0) - 1)
+            read.append((Entry(s.name, clip.label, {k: s.meta[k] for k in KEYS}, {"skeleton": path}), clip))
+        return read
+
+    def published(self) -> list[Entry]:
+        """As the base says."""
+        files = {kind: self._files(kind) for kind in PUBLISHED}
+        entries = []
+        for name, path in files["skeleton"].items():
+            meta = parse_name(name)
+            if not (1 <= meta["action"] <= len(CLASSES) and 1 <= meta["subject"] <= 8):
+                raise InputError(
+                    f"'{path}' is of an action or a subject that UTD-MHAD does not have; move it elsewhere"
+                )
+            own = {kind: paths[name] for kind, paths in files.items() if name in paths}
+            entries.append(Entry(name, meta["action"] - 1, meta, own))
+        return sorted(entries, key=lambda entry: [entry.meta[key] for key in KEYS])
+
+    def _files(self, kind: str) -> dict[str, Path]:
+        try:
+            return files_by_name(self.root, self.archive, rf"(a\d+_s\d+_t\d+)_{PUBLISHED[kind]}")
+        except DeviceError:
+            if kind == "skeleton":
+                raise
+            return {}
+
+    def read_published(self, entry: Entry) -> Clip:
+        """As the base says."""
+        return clip_of(read_utd_mhad_mat(entry.files["skeleton"]), entry.label)
+
+    def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
+        """The depth maps, without colour: what the two cameras are to one another is not published.
+
+        Raises:
+            InputError: There are none, or not as many as frames of the skeleton; names both counts.
+        """
+        if "depth" not in entry.files:
+            raise self.no_pictures(entry, f"{entry.name}_depth.mat")
+        stamps, maps = self.read(entry).stamps_ns, read_utd_mhad_depth(entry.files["depth"])
+        if len(maps) != len(stamps):
+            raise InputError(
+                f"'{entry.files['depth']}' has {len(maps)} frames but its skeleton {len(stamps)}: copy both again"
+            )
+        pairs = zip(stamps, maps, strict=True)
+        return (RgbdFrame(int(stamp), None, depth, INTRINSICS) for stamp, depth in pairs)
+
+    def part(self, entry: Entry, split: str) -> str:
+        """As the base says."""
+        self.check(split)
+        return "train" if int(entry.meta["subject"]) % 2 else "test"

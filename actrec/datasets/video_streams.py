@@ -1,0 +1,234 @@
+"""Colour, joints in it and their motion, of a clip beside whose skeleton a video lies: decoded when looked at.
+
+A video is a file, or a folder of pictures.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+
+from actrec.datasets.base import LazyStreams
+from actrec.recordings import video
+from actrec.skeleton import windows
+from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
+from actrec.utils.config import setting
+from actrec.utils.errors import DeviceError, InputError
+from actrec.utils.optical_flow import motion_between_images
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """How a dataset's videos are read."""
+
+    max_side: int = setting(
+        960, "longest side of decoded pictures, larger ones are scaled down; 0 keeps them", unit="px", range=(0, 8192)
+    )
+    tolerance: float = setting(
+        0.05, "by how much of the skeleton's length the video may be longer or shorter", range=(0.0, 1.0)
+    )
+
+
+SLACK = 2
+"""Frames that a video and its skeleton may differ by, however short they are."""
+
+MARGIN = 0.25
+"""Of the box about the joints, by its larger side, that is looked at for their motion."""
+
+SMALLEST = 16
+"""Side of a picture, px, below which no motion is looked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class ColourVideo:
+    """A video, frame by frame with the skeleton that was recorded with it. Opens nothing before it is asked.
+
+    Attributes:
+        path: The file, or a folder of pictures in the order of the numbers in their names.
+        stamps_ns: [T] of the skeleton, whose first frame and the video's first are of one time.
+        config: Options.
+        mirror: Exchange left and right of the pictures.
+    """
+
+    path: Path
+    stamps_ns: np.ndarray
+    config: VideoConfig = VideoConfig()
+    mirror: bool = False
+
+    @cached_property
+    def _head(self) -> video.VideoHead:
+        if not self.path.exists():
+            raise DeviceError(f"there is no file '{self.path}'; check the path")
+        return video.read_folder_head(self.path) if self.path.is_dir() else video.read_head(self.path)
+
+    @cached_property
+    def _source(self) -> np.ndarray:
+        """[T] the picture of each stamp."""
+        return aligned(self.path, self._head, self.stamps_ns, self.config.tolerance)
+
+    def size(self) -> np.ndarray:
+        """[2] width and height of the pictures given, px."""
+        width, height = self._head.size
+        scale = min(1.0, self.config.max_side / max(width, height)) if self.config.max_side else 1.0
+        return np.array([max(round(width * scale), 1), max(round(height * scale), 1)], np.float32)
+
+    def colour(self) -> np.ndarray:
+        """[T, H, W, 3] uint8 RGB."""
+        return self.at(np.arange(len(self.stamps_ns)))
+
+    def at(self, indices: np.ndarray) -> np.ndarray:
+        """[N, H, W, 3] uint8 RGB of the stamps with these indices [N], in any order; no other picture is converted.
+
+        Raises:
+            DeviceError: There is no such file.
+            InputError: It is corrupt, or its length is not the skeleton's; names it.
+        """
+        indices = np.asarray(indices, np.int64)
+        width, height = self.size().astype(int)
+        pictures = np.empty((len(indices), height, width, 3), np.uint8)
+        for number, picture in self._pictures(np.unique(self._source[indices])):
+            pictures[self._source[indices] == number] = picture
+        return pictures
+
+    def shown(self) -> Iterator[tuple[int, np.ndarray]]:
+        """(index of the stamp, [H, W, 3] uint8 RGB) in turn; a picture of several stamps comes once, at the first.
+
+        Raises:
+            DeviceError, InputError: As `at`.
+        """
+        first = {int(number): t for t, number in reversed(list(enumerate(self._source)))}
+        for number, picture in self._pictures(np.array(sorted(first))):
+            yield first[number], picture
+
+    def motion(self, pixels: np.ndarray) -> np.ndarray:
+        """Optical flow at joints, from each picture to the next; of the last as of the one before.
+
+        Args:
+            pixels: [M, T, V, 2] px of the pictures given.
+
+        Returns:
+            [M, T, V, 2] px/s; NaN where a joint is missing or outside of the picture.
+        """
+        moved = np.full(pixels.shape, np.nan, np.float32)
+        before, seconds = None, (self.stamps_ns - self.stamps_ns[0]) / NANOSECONDS
+        for now, picture in self.shown():
+            if before is not None:
+                then, last = before
+                found = _moved(last, picture, pixels[:, then], max(seconds[now] - seconds[then], 1e-3))
+                moved[:, then:now] = found[:, None]
+            before = now, picture
+        if before is not None and before[0]:
+            moved[:, before[0] :] = moved[:, before[0] - 1 : before[0]]
+        return moved
+
+    def frames(self, intrinsics: Intrinsics) -> Iterator[RgbdFrame]:
+        """Picture after picture, one for each stamp, as `Source.frames` gives them; without depth.
+
+        Args:
+            intrinsics: Of the pictures at any size.
+        """
+        width, height = (int(side) for side in self.size())
+        resized = intrinsics.resized(width, height)
+        last = None
+        for first, picture in self.shown():
+            if last is not None:  # the picture before is shown until this one is
+                yield from (RgbdFrame(int(stamp), last[1], None, resized) for stamp in self.stamps_ns[last[0] : first])
+            last = first, picture
+        if last is not None:
+            yield from (RgbdFrame(int(stamp), last[1], None, resized) for stamp in self.stamps_ns[last[0] :])
+
+    def streams(self, pixels: np.ndarray | None = None, pixels_size: tuple[int, int] | None = None) -> LazyStreams:
+        """The keys of the data contract that the video gives: colour and size, with joints also pixels and motion.
+
+        Args:
+            pixels: [M, T, V, 2] joints, NaN for missing, in the picture as it is given: turned back where mirrored.
+            pixels_size: Width and height that they refer to; None for the video's own.
+        """
+        decode: dict[str, Callable[[], np.ndarray]] = {"colour": self.colour, "size": self.size}
+        if pixels is not None:
+            decode["pixels"] = partial(self.pixels, pixels, pixels_size)
+            decode["motion"] = partial(self._motion, pixels, pixels_size)
+        return LazyStreams(decode, {"colour": self.at})
+
+    def pixels(self, pixels: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
+        """[..., 2] pixels of pictures of `size` (the video's own for None), where they lie in the pictures given."""
+        return scaled(pixels, size or self._head.size, self.size())
+
+    def _motion(self, pixels: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+        return self.motion(self.pixels(pixels, size))
+
+    def _pictures(self, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """(number, picture) of the video's pictures `wanted`, increasing; decodes up to the last of them."""
+        if not len(wanted):
+            return
+        width, height = (int(side) for side in self.size())
+        size = None if (width, height) == self._head.size else (width, height)
+        if self.path.is_dir():
+            yield from video.folder_images(self.path, wanted, self._head, self.mirror, size)
+            return
+        left, last, number = list(wanted), None, -1
+        with video.open_video(self.path) as container:
+            for number, picture in enumerate(video.pictures(self.path, container)):
+                last = picture
+                if number == left[0]:
+                    yield number, video.rgb(picture, self.mirror, size)
+                    left.pop(0)
+                    if not left:
+                        return
+        # All that can be decoded has been. Some containers hold a packet or two without a picture; where more are lost,
+        # wherever, those after them would be taken for others.
+        if last is None or self._head.frames - 1 - number > SLACK:
+            told = f"{number + 1} of {self._head.frames} frames decoded"
+            raise InputError(f"'{self.path}' is corrupt or truncated: {told}; copy it again")
+        held = video.rgb(last, self.mirror, size)
+        yield from ((int(number), held) for number in left)
+
+
+def _moved(before: np.ndarray, after: np.ndarray, pixels: np.ndarray, seconds: float) -> np.ndarray:
+    """Optical flow [M, V, 2] px/s at joints [M, V, 2], looked for in their surroundings alone."""
+    found = np.full(pixels.shape, np.nan, np.float32)
+    for m, joints in enumerate(pixels):
+        seen = joints[np.isfinite(joints).all(axis=-1)]
+        if not len(seen):
+            continue
+        margin = max(MARGIN * float(np.ptp(seen, axis=0).max()), 32.0)
+        left, top = np.maximum(seen.min(axis=0) - margin, 0).astype(int)
+        right, bottom = np.maximum(seen.max(axis=0) + margin, 0).astype(int)
+        shown = (slice(top, bottom), slice(left, right))
+        if min(before[shown].shape[:2]) >= SMALLEST:
+            corner = np.array([left, top], np.float32)
+            found[m] = motion_between_images(before[shown], after[shown], joints - corner, seconds)
+    return found
+
+
+def aligned(path: Path, head: video.VideoHead, stamps_ns: np.ndarray, tolerance: float) -> np.ndarray:
+    """[T] the picture that belongs to each stamp: frame for frame, or where rates differ the nearest in time.
+
+    Raises:
+        InputError: The video is of another length; names both counts. Or a folder of pictures lacks one within.
+    """
+    count = len(stamps_ns)
+    if head.frames != count and path.is_dir():
+        video.check_numbers(path)
+    if abs(head.frames - count) <= max(SLACK, tolerance * count):
+        return np.minimum(np.arange(count), head.frames - 1)
+    if head.fps > 0 and count > 1:
+        seconds = (stamps_ns - stamps_ns[0]) / NANOSECONDS
+        spacing = seconds[-1] / (count - 1)
+        lasting, expected = head.frames / head.fps, seconds[-1] + spacing
+        if abs(lasting - expected) <= max(SLACK * spacing, tolerance * expected):
+            shown = np.round(np.arange(head.frames) / head.fps * NANOSECONDS).astype(np.int64)
+            return windows.nearest(shown, stamps_ns - stamps_ns[0])
+    rate = f" at {head.fps:g} Hz" if head.fps > 0 else ""
+    raise InputError(
+        f"'{path}' has {head.frames} frames{rate} but its skeleton {count}: one of them is truncated or "
+        "of another recording; copy both again, or leave the clip out"
+    )
+
+
+def scaled(pixels: np.ndarray, size: tuple[int, int], target: np.ndarray) -> np.ndarray:
+    """[..., 2] pixels of a picture of `size`, where they lie when it is resized to `target` (centres at integers)."""
+    ratio = np.asarray(target, np.float32) / np.asarray(size, np.float32)
+    return ((np.asarray(pixels, np.float32) + 0.5) * ratio - 0.5).astype(np.float32)

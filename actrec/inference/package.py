@@ -1,0 +1,405 @@
+"""Model packages: a folder with `model.onnx` and the `model.yaml` that says what the network takes and means.
+
+Loading one reads YAML with the safe loader and the ONNX file's bytes; nothing is ever unpickled. Whether the graph in
+the ONNX file agrees with `model.yaml` is checked where a session is made (`actrec.inference`).
+
+Where a model package comes from, and how good it was found.
+"""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from actrec.features.specs import COMBINE, InputSpec, WindowSpec
+from actrec.types import UNKNOWN
+from actrec.utils import config
+from actrec.utils import files as utils_files
+from actrec.utils.errors import PackageError
+
+UNTRAINED = "none"
+"""Stands for the dataset of a network that nobody trained."""
+
+_TAKEN = {"stretched": "cut out and stretched into the window", "whole": "looked at as a whole"}
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a model comes from.
+
+    Attributes:
+        dataset, split: What it was trained on and how that was divided.
+        seed, epochs: Of the training run; whole epochs of all its stages.
+        accuracy: Top-1 on the split's test part, 0..1.
+        licence: Note on what the data's licence allows ("research use").
+        recipe: The command that trains it again.
+        commit: Of the source that trained it.
+        created: ISO 8601 date and time.
+        onnx_sha256: Hash of `model.onnx`; `write` fills it in.
+        figures: Further named figures.
+        settings: Every field of the recipe, as it was trained.
+        data_sha256: Fingerprint of the training part.
+        init: Name and hash of each file of weights that the training began from; empty for random ones.
+        command: The command line that trained it.
+        packages: Versions of Python and of the libraries that computed.
+        trained_on: Machine and device.
+        hours: That the training took.
+    """
+
+    dataset: str
+    split: str
+    seed: int
+    epochs: int
+    accuracy: float
+    licence: str
+    recipe: str
+    commit: str
+    created: str
+    onnx_sha256: str = ""
+    figures: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    data_sha256: str = ""
+    init: tuple[str, ...] = ()
+    command: str = ""
+    packages: dict[str, Any] = field(default_factory=dict)
+    trained_on: str = ""
+    hours: float = 0.0
+
+    @property
+    def untrained(self) -> bool:
+        """Whether nobody trained it. A checkpoint from within its first epoch, which has no whole one, is trained."""
+        return self.epochs == 0 and self.dataset == UNTRAINED
+
+    @property
+    def live_note(self) -> str:
+        """What to know before it labels a camera, where it was judged on recordings that were taken another way."""
+        found = self.figures.get("live_accuracy")
+        if not isinstance(found, float):
+            return ""
+        taken = _TAKEN.get(str(self.figures.get("clips")), "taken otherwise than live")
+        live = f"{found:.1%} in windows as a camera gives them"
+        return f"recordings {taken}: {self.accuracy:.1%} of them are right, {live}"
+
+
+SCHEMA_VERSION = 1
+
+DESCRIPTION = "model.yaml"
+
+NETWORK = "model.onnx"
+
+WEIGHTS = "model.safetensors"
+
+CARD = "README.md"
+
+PRECISIONS = ("float32", "float16", "int8")
+"""What a network computes in, float32 in `model.onnx`, the others in `model.<precision>.onnx`."""
+
+_FILE = "model.{}.onnx"
+
+FILES = (DESCRIPTION, NETWORK, WEIGHTS, CARD, *(_FILE.format(name) for name in PRECISIONS[1:]))
+"""What a package's folder holds, that which makes it one first."""
+
+_MADE_BY = {"float16": "actrec export {} --float16 --out …", "int8": "actrec quantize {} --out …"}
+
+_MAX_DESCRIPTION_BYTES = 1 << 20
+
+_REMEDY = "get or export the package again (`actrec models` lists those that are installed)"
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """When a label is not to be trusted.
+
+    Attributes:
+        threshold: A confidence (probability of the best class) below this is published as `unknown`.
+        temperature: Logits are divided by this before the softmax.
+        calibrated_on: What these were fitted on, for the reader.
+        background: Logit of "none of these", a class of its own in the softmax; None for none. With it the confidence
+            falls where every class is weak, not only where two are alike.
+    """
+
+    threshold: float = 0.0
+    temperature: float = 1.0
+    calibrated_on: str = ""
+    background: float | None = None
+
+    @property
+    def note(self) -> str:
+        """What it does, in words."""
+        if self.threshold == 0:
+            return f"never says `{UNKNOWN}`, whatever it sees"
+        beside = "" if self.background is None else f", beside a background logit of {self.background:g},"
+        if self.temperature != 1:
+            beside = f" of logits divided by {self.temperature:g}" + beside
+        return f"confidence below {self.threshold:g}{beside} is `{UNKNOWN}`"
+
+
+@dataclass(frozen=True)
+class LowerPrecision:
+    """The same network in float16 or int8, with the same float32 inputs and logits.
+
+    Attributes:
+        difference: Largest difference of its logits from the float32 network's as a share of the spread of a clip's
+            logits: of float16 on simulated people, of int8 on recorded clips.
+        file: Its name in the package's folder; `write` fills it in.
+        sha256: Of the file; `write` fills it in.
+        accuracy: Top-1 on the split's test part, 0..1, where it was exported; None where it was not measured.
+        calibrated_on: The clips that int8's ranges are of, for the reader.
+        kept: Layer groups that stay in float32 (`actrec.inference.tensorrt.builder`).
+    """
+
+    difference: float
+    file: str = ""
+    sha256: str = ""
+    accuracy: float | None = None
+    calibrated_on: str = ""
+    kept: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelPackage:
+    """A validated model package.
+
+    Attributes:
+        schema_version: Of `model.yaml`.
+        family, variant: The network (`actrec_models` name) and what distinguishes this one.
+        labels: Class names in the order of the logits.
+        window: The time window it sees.
+        bodies: M, the number of people that it looks at together.
+        inputs: Input tensors.
+        rejection: Threshold and temperature.
+        provenance: Where it comes from.
+        float16, int8: The network in lower precision; None where the package has none.
+        path: The folder; not part of the file.
+    """
+
+    schema_version: int
+    family: str
+    variant: str
+    labels: tuple[str, ...]
+    window: WindowSpec
+    bodies: int
+    inputs: tuple[InputSpec, ...]
+    rejection: Rejection
+    provenance: Provenance
+    float16: LowerPrecision | None = None
+    int8: LowerPrecision | None = None
+    path: Path = field(default=Path(), metadata={"hidden": True})
+
+    @property
+    def name(self) -> str:
+        """The folder's name, by which the zoo and `ActionLabel.model_name` know it."""
+        return self.path.name
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Those of `PRECISIONS` that it has a network in."""
+        return tuple(name for name in PRECISIONS if name == "float32" or self.lower(name))
+
+    def lower(self, precision: str) -> LowerPrecision | None:
+        """What it says of its network in "float16" or "int8"; None where it has none."""
+        return {"float16": self.float16, "int8": self.int8}.get(precision)
+
+    def onnx_path(self, precision: str = "float32") -> Path:
+        """The file of the network in one of `PRECISIONS`.
+
+        Raises:
+            PackageError: The package has none in this precision.
+        """
+        if precision == "float32":
+            return self.path / NETWORK
+        found = self.lower(precision)
+        if found is None:
+            raise PackageError(
+                f"{self.path} has no network in {precision}: write one with "
+                f"`{_MADE_BY[precision].format(self.path)}`, or take precision float32"
+            )
+        return self.path / found.file
+
+    def read_onnx(self, precision: str = "float32") -> bytes:
+        """The network's bytes, checked against the hash in `model.yaml`.
+
+        Args:
+            precision: One of `PRECISIONS`.
+
+        Raises:
+            PackageError: The package has none in this precision, the file is missing or is not the one that was
+                exported.
+        """
+        file = self.onnx_path(precision)
+        lower = self.lower(precision)
+        expected = self.provenance.onnx_sha256 if lower is None else lower.sha256
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise PackageError(f"{file}: {error.strerror or error}; {_REMEDY}") from error
+        found = hashlib.sha256(content).hexdigest()
+        if found != expected:
+            raise PackageError(
+                f"{file} is not the file that {DESCRIPTION} describes (SHA-256 {found[:12]}…, expected "
+                f"{expected[:12]}…): truncated or replaced; {_REMEDY}"
+            )
+        return content
+
+
+def load(path: str | Path, verify: bool = True) -> ModelPackage:
+    """Reads and validates a package folder.
+
+    Args:
+        path: The folder.
+        verify: Also read `model.onnx` and check its hash; that of another precision is checked where it is used.
+
+    Raises:
+        PackageError: It is missing, corrupt or foreign; one line that names the file and the remedy.
+    """
+    folder = Path(os.path.realpath(os.path.expanduser(path)))
+    file = folder / DESCRIPTION
+    mapping = _read_yaml(folder, file)
+    try:
+        _check_version(mapping)
+        package = config.read_mapping(ModelPackage, mapping, DESCRIPTION)
+        _check(package)
+    except PackageError as error:
+        raise PackageError(f"{file}: {str(error).removeprefix(DESCRIPTION + ': ')}; {_REMEDY}") from error
+    package = dataclasses.replace(package, path=folder)
+    if verify:
+        package.read_onnx()
+    return package
+
+
+def write(
+    folder: str | Path,
+    package: ModelPackage,
+    onnx: bytes,
+    weights: bytes | None = None,
+    card: str = "",
+    overwrite: bool = False,
+    lower: Mapping[str, bytes] | None = None,
+) -> ModelPackage:
+    """Writes a package: everything to a temporary folder beside it, validated there, then renamed into place.
+
+    Args:
+        folder: Where to; its last part becomes the package's name.
+        package: Its description; path and hash are filled in here.
+        onnx: The exported network.
+        weights: Content of `model.safetensors`, if it is to be kept.
+        card: Content of `README.md`, the model's card.
+        overwrite: Replace a package that is there.
+        lower: The network in "float16" and "int8", which the description's fields of these names tell of; without it
+            the package has none, whatever the description says.
+
+    Returns:
+        The package as `load` reads it.
+
+    Raises:
+        PackageError: The description is invalid, or something is there that is not to be replaced.
+        DeviceError: The folder cannot be written.
+    """
+    target = utils_files.check_place(folder, FILES, overwrite)
+    provenance = dataclasses.replace(package.provenance, onnx_sha256=hashlib.sha256(onnx).hexdigest())
+    lower = lower or {}
+    told = {name: _lower(package, name, lower.get(name)) for name in PRECISIONS[1:]}
+    mapping = config.plain(dataclasses.replace(package, provenance=provenance, **told))  # type: ignore[arg-type]
+    files = {
+        DESCRIPTION: yaml.safe_dump(mapping, sort_keys=False, allow_unicode=True, width=110).encode(),
+        NETWORK: onnx,
+    }
+    files |= {_FILE.format(name): content for name, content in lower.items()}
+    if weights is not None:
+        files[WEIGHTS] = weights
+    if card:
+        files[CARD] = card.encode()
+    utils_files.write(target, files, check=load)
+    return load(target)
+
+
+def _lower(package: ModelPackage, name: str, content: bytes | None) -> LowerPrecision | None:
+    """What the package says of its network in a lower precision."""
+    if content is None:
+        return None
+    if (told := package.lower(name)) is None:
+        raise PackageError(f"a network in {name} needs a description: ModelPackage.{name}")
+    return dataclasses.replace(told, file=_FILE.format(name), sha256=hashlib.sha256(content).hexdigest())
+
+
+def _read_yaml(folder: Path, file: Path) -> Any:
+    try:
+        if not folder.is_dir():
+            raise PackageError(f"{folder}: no such model package folder; {_REMEDY}")
+        if file.stat().st_size > _MAX_DESCRIPTION_BYTES:
+            raise PackageError(f"{file} is larger than 1 MiB, no model package's; {_REMEDY}")
+        return yaml.safe_load(file.read_bytes())
+    except OSError as error:
+        told = f"{file}: {error.strerror or error}, so {folder} is no model package"
+        raise PackageError(f"{told}; {_remedy(folder)}") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        at = "" if mark is None else f" (line {mark.line + 1})"
+        raise PackageError(f"{file} cannot be read as plain YAML{at}; {_REMEDY}") from error
+
+
+def _remedy(folder: Path) -> str:
+    """What to do about a folder without a description."""
+    try:
+        trained = sorted(folder.glob("*.ckpt"))
+    except OSError:  # it may not be looked into
+        trained = []
+    return f"export what was trained there (actrec export {trained[0]} --out …)" if trained else _REMEDY
+
+
+def _check_version(mapping: Any) -> None:
+    version = mapping.get("schema_version") if isinstance(mapping, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise PackageError(f"schema_version is {version}, this actrec reads up to {SCHEMA_VERSION}: update actrec")
+
+
+def _check(package: ModelPackage) -> None:
+    """What types alone do not say."""
+    version, labels, window, inputs = package.schema_version, package.labels, package.window, package.inputs
+    rejection, provenance = package.rejection, package.provenance
+    rules = [
+        (version == SCHEMA_VERSION, f"schema_version is {version}, expected {SCHEMA_VERSION}"),
+        (len(labels) >= 2, f"labels has {len(labels)} entries, expected at least 2"),
+        (all(labels), "labels has an empty name"),
+        (len(set(labels)) == len(labels), "labels has a name twice"),
+        (UNKNOWN not in labels, f"labels has '{UNKNOWN}', which is kept for rejected windows"),
+        (0 < window.seconds <= 600, f"window: seconds is {window.seconds}, allowed: above 0 to 600"),
+        (1 <= window.frames <= 4096, f"window: frames is {window.frames}, allowed: 1 to 4096"),
+        (0 <= window.clip <= window.frames, f"window: clip is {window.clip}, allowed: 0 to frames ({window.frames})"),
+        (window.stride >= 0, f"window: stride is {window.stride}, allowed: 0 and more"),
+        (
+            window.stride > 0 or window.clip_frames == window.frames,
+            f"window: clips of {window.clip} frames in {window.frames} need a stride",
+        ),
+        (window.combine in COMBINE, f"window: combine is '{window.combine}', allowed: {', '.join(COMBINE)}"),
+        (1 <= package.bodies <= 16, f"bodies is {package.bodies}, allowed: 1 to 16"),
+        (bool(inputs), "inputs is empty"),
+        (len({i.name for i in inputs}) == len(inputs), "inputs has a name twice"),
+        (all(i.shape and min(i.shape) > 0 for i in inputs), "inputs has a shape that is empty or not positive"),
+        (0 <= rejection.threshold <= 1, f"rejection: threshold is {rejection.threshold}, allowed: 0 to 1"),
+        (rejection.temperature > 0, f"rejection: temperature is {rejection.temperature}, must be above 0"),
+        (0 <= provenance.accuracy <= 1, f"provenance: accuracy is {provenance.accuracy}, allowed: 0 to 1"),
+        (len(provenance.onnx_sha256) == 64, "provenance: onnx_sha256 is no SHA-256"),
+    ]
+    rules += [rule for name in PRECISIONS[1:] if (told := package.lower(name)) for rule in _lower_rules(name, told)]
+    for holds, message in rules:
+        if not holds:
+            raise PackageError(message)
+
+
+def _lower_rules(name: str, told: LowerPrecision) -> list[tuple[bool, str]]:
+    return [
+        (_is_plain_name(told.file), f"{name}: file is '{told.file}', expected the name of an ONNX file beside it"),
+        (len(told.sha256) == 64, f"{name}: sha256 is no SHA-256"),
+        (told.difference >= 0, f"{name}: difference is {told.difference}, allowed: 0 and more"),
+        (0 <= (told.accuracy or 0) <= 1, f"{name}: accuracy is {told.accuracy}, allowed: 0 to 1"),
+    ]
+
+
+def _is_plain_name(name: str) -> bool:
+    return name.endswith(".onnx") and Path(name).name == name and name != NETWORK

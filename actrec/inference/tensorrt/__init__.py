@@ -1,0 +1,1 @@
+"""TensorRT engines: built, cached, compared with ONNX Runtime, run."""

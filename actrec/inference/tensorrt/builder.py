@@ -1,0 +1,399 @@
+"""Builds TensorRT engines of model packages: parsed, tuned, compared with ONNX Runtime, cached.
+
+Groups of a network's layers, named as people name them: "bones/blocks.3".
+"""
+
+import importlib
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from actrec.inference.package import ModelPackage
+from actrec.inference.tensorrt.cache import EngineCache, EngineKey
+from actrec.inference.tensorrt.cuda import Gpu
+from actrec.utils.config import setting
+from actrec.utils.errors import DeviceError, MissingLibraryError, PackageError
+
+_LEVELS = 2
+
+_STREAM = re.compile(r"stream_\d+")
+"""What comes first in the names of one of several networks that are one graph (`actrec export --fuse`)."""
+
+
+def group_of(node: str) -> str:
+    """The group of an ONNX node, by the module that it was written from: its first two levels below the network.
+
+    `/network/bones/blocks/blocks.3/attention/MatMul` is of "bones/blocks.3"; a name without a module is its own group.
+    Of networks that were fused, the network comes first: "stream_1/bones/blocks.3".
+    """
+    parts = [part for part in node.split("/") if part]
+    streams = 0
+    while streams < len(parts) - 1 and _STREAM.fullmatch(parts[streams]):
+        streams += 1
+    before, parts, own = parts[:streams], parts[streams:-1], parts[-1:]
+    if parts and parts[0] == "network":
+        parts = parts[1:]
+    # A list of modules and the module in it: blocks, blocks.3.
+    inner = [*parts[1:], ""]
+    nested = [part for part, next_one in zip(parts, inner, strict=False) if not next_one.startswith(f"{part}.")]
+    return "/".join([*before, *(nested[:_LEVELS] or own)]) or node
+
+
+def is_kept(node: str, kept: tuple[str, ...]) -> bool:
+    """Whether a node belongs to one of these groups, or to one of the modules within or above them."""
+    group = group_of(node)
+    return any(group == name or group.startswith(f"{name}/") for name in kept)
+
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = ("fp32", "fp16", "int8")
+
+INSTALL = "TensorRT is part of JetPack on a Jetson (python3-libnvinfer); elsewhere: pip install tensorrt"
+
+Progress = Callable[[str, int, int], None]
+"""Takes a phase's name, its step and how many it has. What it raises ends the build, and is raised from it."""
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """How an engine is built; with other values it is another engine."""
+
+    precision: str = setting(
+        "fp16", "what the network computes in; fp32 keeps TF32 out, int8 takes a package that `actrec quantize` wrote",
+        choices=PRECISIONS,
+    )  # fmt: skip
+    keep: str = setting(
+        "", "layer groups computed in float32, with commas between, where lower precision disturbs them"
+    )
+    most: int = setting(4, "windows of one run at most; more go through in several", range=(1, 1024))
+    usual: int = setting(1, "windows of one run that the engine is tuned for", range=(1, 1024))
+    workspace_mb: int = setting(1024, "memory that kernels may use while they run", unit="MiB", range=(1, 1 << 20))
+    optimisation_level: int = setting(3, "how long kernels are searched for; 5 takes longest", range=(0, 5))
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The layer groups that stay in float32."""
+        return tuple(name.strip() for name in self.keep.split(",") if name.strip())
+
+    def shapes(self, package: ModelPackage) -> dict[str, tuple[tuple[int, ...], ...]]:
+        """Each input's smallest, usual and largest shape."""
+        counts = (1, min(self.usual, self.most), self.most)
+        return {spec.name: tuple((count, *spec.shape) for count in counts) for spec in package.inputs}
+
+
+def tensorrt() -> Any:
+    """The module.
+
+    Raises:
+        MissingLibraryError: It is not installed.
+        DeviceError: It is older than 8.6.
+    """
+    try:
+        found = importlib.import_module("tensorrt")
+    except (ImportError, OSError) as error:  # the module may be there without its libraries
+        raise MissingLibraryError(f"{INSTALL}; or take backend onnxruntime ({error})") from error
+    if not hasattr(found, "__version__"):  # Python takes any folder of that name for a module
+        raise MissingLibraryError(f"{INSTALL}; or take backend onnxruntime ({found} is a folder, not TensorRT)")
+    version = tuple(int(part) for part in found.__version__.split(".")[:2])
+    if version < (8, 6):
+        raise DeviceError(f"TensorRT {found.__version__} is too old, 8.6 is the first that will do: update JetPack")
+    return found
+
+
+def key_of(trt: Any, package: ModelPackage, config: BuildConfig, gpu: Gpu) -> EngineKey:
+    """What the engine of a package depends on."""
+    source = source_of(trt, package, config)
+    options = {
+        "workspace_mb": config.workspace_mb,
+        "optimisation_level": config.optimisation_level,
+        "typed": source.typed,
+        "keep": sorted(config.kept),
+    }
+    return EngineKey(
+        package=package.name, onnx_sha256=source.sha256, precision=config.precision, shapes=config.shapes(package),
+        options=options, tensorrt=str(trt.__version__), cuda=gpu.cuda, gpu=gpu.identity,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Source:
+    """The file that is parsed: which of the package's networks, its hash, and whether its own types hold."""
+
+    network: str
+    sha256: str
+    typed: bool
+
+
+def source_of(trt: Any, package: ModelPackage, config: BuildConfig) -> Source:
+    """Which network is parsed.
+
+    TensorRT 10 takes the types of a float16 network as they are. 8.6 is told that it may compute in float16, as is any
+    where groups of layers are kept from it, and for what an int8 network leaves in float32; a version that cannot be
+    told so (11) takes its types.
+
+    Raises:
+        PackageError: Precision or groups that are asked for take a network that the package has not.
+    """
+    new, flagged = _major(trt) >= 10, takes_flags(trt)
+    if config.kept and config.precision != "fp32" and not flagged:
+        raise PackageError(
+            f"TensorRT {trt.__version__} takes a network's types as they are, it keeps no layer groups in float32: "
+            f"build {package.name} without --keep, or with --precision fp32"
+        )
+    if config.precision == "int8":
+        package.onnx_path("int8")
+        assert package.int8 is not None
+        return Source("int8", package.int8.sha256, not flagged)
+    if new and config.precision == "fp16" and package.float16 is not None and not config.kept:
+        return Source("float16", package.float16.sha256, True)
+    if config.precision == "fp16" and not flagged:
+        package.onnx_path("float16")  # there is none, and this says how to write one
+    return Source("float32", package.provenance.onnx_sha256, new and config.precision == "fp32")
+
+
+def takes_flags(trt: Any) -> bool:
+    """Whether the builder can be told to compute in a lower precision than the network's file has; 11 cannot."""
+    return hasattr(trt.BuilderFlag, "INT8")
+
+
+def engine_of(
+    trt: Any,
+    package: ModelPackage,
+    config: BuildConfig,
+    gpu: Gpu,
+    cache: EngineCache,
+    check: Callable[[bytes], dict[str, Any]],
+    progress: Progress | None = None,
+) -> bytes:
+    """The engine of a package: from the cache, or built, checked and kept.
+
+    Args:
+        trt: The module `tensorrt`.
+        package: The package.
+        config: How to build.
+        gpu: What it is built for.
+        cache: Where engines are kept.
+        check: Raises where an engine does not say what ONNX Runtime says; else gives what was found.
+        progress: Told of each step.
+
+    Raises:
+        PackageError: The network cannot become an engine, or the engine disagrees.
+        DeviceError: The cache cannot be written to, or memory is full.
+    """
+    key = key_of(trt, package, config, gpu)
+    found = cache.find(key)
+    if found is not None:
+        return found
+    with cache.building(key) as built:
+        if built is not None:
+            return built
+        began = time.monotonic()
+        logger.info("building %s for %s; this takes minutes, once", key.name, gpu.name)
+        content, timings = build(trt, package, config, cache.timings(key), progress)
+        details = {"seconds": round(time.monotonic() - began, 1), **check(content)}
+        if timings:
+            cache.store_timings(key, timings)
+        path = cache.store(key, content, details)
+        logger.info("%s: %.1f MB in %.0f s", path, len(content) / 1e6, details["seconds"])
+    return content
+
+
+def build(
+    trt: Any,
+    package: ModelPackage,
+    config: BuildConfig,
+    timings: bytes,
+    progress: Progress | None = None,
+    onnx: bytes | None = None,
+) -> tuple[bytes, bytes]:
+    """The engine, and what was measured for it.
+
+    Args:
+        trt: The module `tensorrt`.
+        package: The package.
+        config: How to build.
+        timings: Measured before; may be empty.
+        progress: Told of each step.
+        onnx: Parsed in place of the package's own network: the same with more outputs.
+
+    Raises:
+        PackageError, DeviceError: As `engine_of`.
+    """
+    log = _Log(trt)
+    builder = trt.Builder(log.logger)
+    source = source_of(trt, package, config)
+    flags = 0 if _major(trt) >= 10 else 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
+    if source.typed:
+        flags |= 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(flags)
+    parser = trt.OnnxParser(network, log.logger)
+    if not parser.parse(package.read_onnx(source.network) if onnx is None else onnx):
+        problems = [str(parser.get_error(index)) for index in range(parser.num_errors)]
+        raise PackageError(f"TensorRT cannot parse {package.onnx_path(source.network)}: {_first(problems)}")
+    settings = builder.create_builder_config()
+    settings.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, config.workspace_mb << 20)
+    settings.builder_optimization_level = config.optimisation_level
+    if config.precision != "fp32" and not source.typed:
+        settings.set_flag(trt.BuilderFlag.FP16)
+        if config.precision == "int8":
+            settings.set_flag(trt.BuilderFlag.INT8)
+        if config.kept:
+            settings.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+            _keep(trt, package, network, config.kept)
+    if config.precision == "fp32" and hasattr(settings, "clear_flag"):
+        settings.clear_flag(trt.BuilderFlag.TF32)
+    if _major(trt) < 10:  # each number of windows has a context of its own; until 10 one profile serves one context
+        settings.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
+    times = settings.create_timing_cache(timings)
+    if times is None:
+        logger.warning("times measured before cannot be read and are measured anew")
+        times = settings.create_timing_cache(b"")
+    settings.set_timing_cache(times, ignore_mismatch=False)
+    profile = builder.create_optimization_profile()
+    for name, shapes in config.shapes(package).items():
+        profile.set_shape(name, *shapes)
+    settings.add_optimization_profile(profile)
+    steps = _Steps(progress)
+    if hasattr(trt, "IProgressMonitor"):
+        settings.progress_monitor = monitor(trt, steps)
+    made = steps.of(lambda: builder.build_serialized_network(network, settings))
+    if made is None:
+        raise _unbuilt(package, log.errors)
+    measured = settings.get_timing_cache()
+    return bytes(made), bytes(measured.serialize()) if measured is not None else b""
+
+
+def _keep(trt: Any, package: ModelPackage, network: Any, kept: tuple[str, ...]) -> None:
+    """Has these groups' layers compute in float32.
+
+    Raises:
+        PackageError: There is no such group.
+    """
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    for name in kept:
+        if not any(is_kept(layer.name, (name,)) for layer in layers):
+            groups = dict.fromkeys(group_of(layer.name) for layer in layers)
+            raise PackageError(f"{package.name} has no layer group '{name}'; it has {', '.join(groups)}")
+    for layer in layers:
+        outputs = [layer.get_output(index) for index in range(layer.num_outputs)]
+        # Indices and shapes have no other precision.
+        if is_kept(layer.name, kept) and all(output.dtype in (trt.float32, trt.float16) for output in outputs):
+            layer.precision = trt.float32
+            for index in range(layer.num_outputs):
+                layer.set_output_type(index, trt.float32)
+
+
+def _unbuilt(package: ModelPackage, errors: list[str]) -> Exception:
+    why = _first(errors)
+    if "memory" in why.lower():
+        return DeviceError(f"{package.name}: not enough GPU memory to build its engine: {why}; end what else uses it")
+    return PackageError(f"TensorRT cannot build {package.name}: {why}")
+
+
+class _Log:
+    """TensorRT's log in Python's; keeps the errors."""
+
+    def __init__(self, trt: Any):
+        self.errors: list[str] = []
+        levels = {
+            trt.Logger.INTERNAL_ERROR: logging.ERROR, trt.Logger.ERROR: logging.ERROR,
+            trt.Logger.WARNING: logging.DEBUG, trt.Logger.INFO: logging.DEBUG,
+        }  # fmt: skip
+        errors = self.errors
+
+        class Logger(trt.ILogger):
+            def __init__(self) -> None:
+                trt.ILogger.__init__(self)
+
+            def log(self, severity: Any, message: str) -> None:
+                level = levels.get(severity, logging.DEBUG)
+                if level == logging.ERROR:
+                    errors.append(message)
+                logger.log(level, "TensorRT: %s", message)
+
+        self.logger = Logger()
+
+
+class _Steps:
+    """Tells of a build's steps, and ends it at one of them.
+
+    TensorRT swallows what is raised in its callbacks, Ctrl-C too: the build has a thread of its own, where no signal
+    comes, and what is raised in the callbacks or in the thread that waits is kept for the build's end.
+
+    Args:
+        progress: Told of each step.
+    """
+
+    def __init__(self, progress: Progress | None):
+        self._progress = progress
+        self._stop = threading.Event()
+        self._raised: Exception | None = None
+
+    def of(self, work: Callable[[], Any]) -> Any:
+        """What `work` gives, done in a thread; raises what ended it."""
+        with ThreadPoolExecutor(1, thread_name_prefix="build_engine") as thread:
+            made = thread.submit(work)
+            try:
+                result = made.result()
+            except BaseException:
+                self._stop.set()
+                raise
+        if self._raised is not None:
+            raise self._raised
+        return result
+
+    def tell(self, phase: str, step: int, steps: int) -> bool:
+        """Whether the build is to go on."""
+        try:
+            if self._progress is not None and not self._stop.is_set():
+                self._progress(phase, step, steps)
+        except Exception as error:
+            self._raised = error
+            self._stop.set()
+        return not self._stop.is_set()
+
+
+def monitor(trt: Any, told: _Steps) -> Any:
+    """TensorRT's progress, told to `told`."""
+
+    class Monitor(trt.IProgressMonitor):
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._steps: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str, num_steps: int) -> None:
+            self._steps[phase_name] = num_steps
+            told.tell(phase_name, 0, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return told.tell(phase_name, step + 1, self._steps.get(phase_name, 0))
+
+        def phase_finish(self, phase_name: str) -> None:
+            steps = self._steps.pop(phase_name, 0)
+            told.tell(phase_name, steps, steps)
+
+    return Monitor()
+
+
+def disagreement(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The largest difference of values [N, …], as a share of the right ones' spread; infinite where ours are NaN."""
+    if not np.isfinite(ours).all():
+        return float("inf")
+    spread = float(theirs.max() - theirs.min())
+    return float(np.abs(ours - theirs).max()) / max(spread, 1e-6)
+
+
+def _major(trt: Any) -> int:
+    return int(str(trt.__version__).split(".")[0])
+
+
+def _first(lines: Sequence[str]) -> str:
+    return next((line.strip().splitlines()[0][:300] for line in lines if line.strip()), "it does not say why")

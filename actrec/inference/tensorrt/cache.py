@@ -1,0 +1,212 @@
+"""Where TensorRT engines are kept: found by all that they depend on, locked while one is built, written as a whole."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from actrec.utils.errors import DeviceError
+
+logger = logging.getLogger(__name__)
+
+VARIABLE = "ACTREC_ENGINES"
+
+TIMINGS = "timings.cache"
+"""Measured times of kernels, kept among builds of one TensorRT and GPU."""
+
+
+@dataclass(frozen=True)
+class EngineKey:
+    """All that an engine depends on: with another value of any of these it is another engine.
+
+    Attributes:
+        package: Name of the package, for people.
+        onnx_sha256: Hash of the network's file.
+        precision: What it computes in.
+        shapes: Input name to its smallest, usual and largest shape.
+        options: What else the builder was told.
+        tensorrt, cuda: Versions.
+        gpu: Name, compute capability and memory, as an engine is tuned to one kind of GPU.
+    """
+
+    package: str
+    onnx_sha256: str
+    precision: str
+    shapes: dict[str, tuple[tuple[int, ...], ...]]
+    options: dict[str, Any]
+    tensorrt: str
+    cuda: str
+    gpu: str
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON gives it back."""
+        return dict(json.loads(json.dumps(asdict(self))))
+
+    @property
+    def name(self) -> str:
+        """Of the engine's files."""
+        content = {name: value for name, value in self.plain().items() if name != "package"}
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return f"{self.package}_{self.precision}_{digest[:16]}"
+
+    @property
+    def machine(self) -> str:
+        """Hash of TensorRT, CUDA and GPU."""
+        return hashlib.sha256(f"{self.tensorrt} {self.cuda} {self.gpu}".encode()).hexdigest()[:16]
+
+
+def default_folder() -> Path:
+    """`ACTREC_ENGINES`, or `~/.cache/actrec/engines`.
+
+    Raises:
+        DeviceError: It is one of a user who has no home.
+    """
+    if os.environ.get(VARIABLE):
+        return _at_home(os.environ[VARIABLE])
+    return _at_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "actrec/engines"
+
+
+def _at_home(path: str) -> Path:
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise DeviceError(f"engines cannot be kept in '{path}': there is no such home; name a folder in {VARIABLE}")
+    return Path(expanded)
+
+
+class EngineCache:
+    """Engines in a folder, each `NAME.engine` with `NAME.json` beside it, which is written last.
+
+    Args:
+        folder: Made where it is absent, when the first engine is written. "": `default_folder`.
+
+    Raises:
+        DeviceError: The folder is one of a user who has no home.
+    """
+
+    def __init__(self, folder: str | Path = ""):
+        self.folder = _at_home(str(folder)) if folder else default_folder()
+
+    def find(self, key: EngineKey) -> bytes | None:
+        """The engine of that key; None where there is none, or only one that is damaged (a line says so)."""
+        engine, note = self._files(key)
+        try:
+            said = json.loads(note.read_text())
+            content = engine.read_bytes()
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            logger.warning("%s cannot be read and is built anew: %s", note, error)
+            return None
+        if not isinstance(said, dict) or said.get("key") != key.plain():
+            logger.warning("%s is of another engine; it is built anew", note)
+            return None
+        if said.get("sha256") != hashlib.sha256(content).hexdigest():
+            logger.warning("%s is damaged; it is built anew", engine)
+            return None
+        return content
+
+    @contextlib.contextmanager
+    def building(self, key: EngineKey, waiting_s: float = 10.0) -> Iterator[bytes | None]:
+        """Holds the lock of an engine: what another process built meanwhile, or None: then it is the caller's to build.
+
+        Args:
+            key: The engine's.
+            waiting_s: How often a line says that somebody else is building it.
+
+        Raises:
+            DeviceError: The folder cannot be written to.
+        """
+        path = self._files(key)[0].with_suffix(".lock")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = path.open("w")
+        except OSError as error:
+            raise self._unwritable(error) from error
+        with file:
+            try:
+                _lock(file, path, waiting_s)
+            except OSError as error:  # a network's file system may have no locks
+                raise self._unwritable(error) from error
+            yield self.find(key)
+
+    def store(self, key: EngineKey, content: bytes, details: dict[str, Any]) -> Path:
+        """Writes an engine, and after it its note; a kill leaves the old ones or none.
+
+        Args:
+            key: The engine's.
+            content: The engine.
+            details: What is worth knowing of it: seconds, differences, sizes.
+
+        Raises:
+            DeviceError: The folder cannot be written to, or the disk is full.
+        """
+        engine, note = self._files(key)
+        said = {"key": key.plain(), "sha256": hashlib.sha256(content).hexdigest(), **details}
+        self._write(engine, content)
+        self._write(note, json.dumps(said, indent=2).encode())
+        return engine
+
+    def timings(self, key: EngineKey) -> bytes:
+        """What earlier builds on this machine measured; empty where there was none."""
+        try:
+            return self._timings(key).read_bytes()
+        except OSError:
+            return b""
+
+    def store_timings(self, key: EngineKey, content: bytes) -> None:
+        """Keeps what a build measured.
+
+        Raises:
+            DeviceError: As `store`.
+        """
+        self._write(self._timings(key), content)
+
+    def _timings(self, key: EngineKey) -> Path:
+        return self.folder / f"{key.machine}_{TIMINGS}"
+
+    def _files(self, key: EngineKey) -> tuple[Path, Path]:
+        return self.folder / f"{key.name}.engine", self.folder / f"{key.name}.json"
+
+    def _write(self, path: Path, content: bytes) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.folder, prefix=f".{path.name}.", delete=False) as file:
+                try:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                    os.chmod(file.name, 0o644)  # whoever builds, perhaps as root: the node's user must read it
+                    os.replace(file.name, path)
+                except BaseException:
+                    os.unlink(file.name)
+                    raise
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> DeviceError:
+        return DeviceError(
+            f"engines cannot be kept in '{self.folder}': {error.strerror or error}; name another folder in {VARIABLE}"
+        )
+
+
+def _lock(file: Any, path: Path, waiting_s: float) -> None:
+    """Waits for the lock; it goes with the process that holds it, however that ends."""
+    began, said = time.monotonic(), float("-inf")
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            waited = time.monotonic() - began
+            if waited - said >= waiting_s:
+                logger.info("another process builds this engine, waiting for it (%.0f s): %s", waited, path)
+                said = waited
+            time.sleep(0.1)

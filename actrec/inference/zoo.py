@@ -1,0 +1,91 @@
+"""Finds model packages by name: those of the user, then those that ship."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from actrec.inference import package
+from actrec.inference.package import DESCRIPTION, ModelPackage
+from actrec.utils.errors import PackageError
+
+VARIABLE = "ACTREC_MODELS"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A package found in one of the folders.
+
+    Attributes:
+        name, path: Of its folder.
+        package: What it holds; None where it is broken.
+        problem: Why it is broken, one line, else "".
+    """
+
+    name: str
+    path: Path
+    package: ModelPackage | None
+    problem: str = ""
+
+
+def folders() -> list[Path]:
+    """Where packages are looked for, in order: `ACTREC_MODELS`, the user's, the installed and the source's zoo."""
+    asked = [Path(os.path.expanduser(p)) for p in os.environ.get(VARIABLE, "").split(os.pathsep) if p]
+    data = Path(os.path.expanduser(os.environ.get("XDG_DATA_HOME") or "~/.local/share"))
+    return list(dict.fromkeys([*asked, data / "actrec/models", *installed("models/zoo")]))
+
+
+def installed(name: str) -> list[Path]:
+    """Where files that come with actrec may be: in `share/actrec` of each ROS prefix and of Python's, then the source.
+
+    Args:
+        name: Of the folder in the source: `models/zoo`, `models/recipes`.
+    """
+    here = Path(__file__).resolve()
+    # `pip install --user`, --prefix and Debian's own pip have prefixes that Python's does not tell: lib's neighbours.
+    own = [folder.parent for folder in here.parents if folder.name.startswith("lib")][:1]
+    ros = [Path(prefix) for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
+    shares = dict.fromkeys(prefix / "share/actrec" / name for prefix in [*ros, Path(sys.prefix), *own])
+    return [*shares, here.parents[2] / name]
+
+
+def find(name_or_path: str | Path) -> ModelPackage:
+    """The package at a path, or the zoo's package of that name.
+
+    Raises:
+        PackageError: There is none (the known names are listed), or it is broken.
+    """
+    text = str(name_or_path)
+    if not text:
+        raise PackageError(f"no model is named; known: {_known()}, or give a package folder")
+    if isinstance(name_or_path, Path) or os.sep in text or text.startswith((".", "~")):
+        return package.load(name_or_path)
+    for folder in folders():
+        if os.path.isfile(folder / text / DESCRIPTION):
+            return package.load(folder / text)
+    if os.path.isdir(text):
+        return package.load(text)
+    raise PackageError(
+        f"no model package '{text}'; known: {_known()}, or give its folder (or add its parent to {VARIABLE})"
+    )
+
+
+def list_packages() -> list[Entry]:
+    """Every package in `folders()` that may be read, by name, the first of each as in `find`; a broken one with why."""
+    found: dict[str, Entry] = {}
+    for folder in folders():
+        for path in sorted(folder.iterdir()) if os.path.isdir(folder) and os.access(folder, os.R_OK) else []:
+            if path.name not in found and not path.name.startswith(".") and os.path.isfile(path / DESCRIPTION):
+                found[path.name] = _entry(path)
+    return [found[name] for name in sorted(found)]
+
+
+def _entry(path: Path) -> Entry:
+    try:
+        return Entry(path.name, path, package.load(path))
+    except PackageError as error:
+        return Entry(path.name, path, None, str(error))
+
+
+def _known() -> str:
+    return ", ".join(entry.name for entry in list_packages() if entry.package) or "none"

@@ -1,0 +1,227 @@
+"""Faces by MediaPipe's face mesh (Kartynnik et al., 2019), its 468 points reduced to layout `face_68`.
+
+Where bodies are known the face detector looks at a square around each head (a face at two metres is 35 of 640 pixels:
+too few for it in the whole image), and the mesh from then on where its own points were. With no bodies it searches the
+whole image.
+
+Which of MediaPipe's 468 face mesh points stand for the 68 points.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from actrec.perception import mediapipe_graph as mp
+from actrec.perception.base import (
+    Detection,
+    FaceEstimatorConfig,
+    Region,
+    StampGuard,
+    around,
+    colour_of,
+    head_from_body,
+    towards,
+)
+from actrec.types import Body, RgbdFrame
+from actrec.utils.config import build
+
+FACE_68 = (
+    127, 234, 93, 58, 172, 136, 150, 176, 152, 400, 379, 365, 397, 288, 323, 454, 356,  # jaw, from the person's right
+    70, 63, 105, 66, 107, 336, 296, 334, 293, 300,  # brows
+    168, 197, 5, 4, 98, 97, 2, 326, 327,  # nose
+    33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380,  # eyes
+    61, 40, 37, 0, 267, 270, 291, 321, 405, 17, 181, 91,  # outer lips
+    78, 81, 13, 311, 308, 402, 14, 178,  # inner lips
+)  # fmt: skip
+"""[68] mesh indices. The order is that of Sagonas et al., "300 Faces in-the-Wild", 2013 (dlib's); the mesh is that of
+MediaPipe's `face_geometry/data/canonical_face_model_uv_visualization.png`. Jaw, brows, eyes and nose follow P. Yan's
+table (github.com/PeizhiYan/Mediapipe_2_Dlib_Landmarks, 2024) with one mesh point each and both sides alike; the points
+of the lips are those spaced most evenly along the mesh's lip lines."""
+
+EYE_CORNERS = (33, 263)
+"""The outer corners of the right and left eye in the mesh."""
+
+EYE_CORNERS_M = 0.0889
+"""Metres between them in MediaPipe's canonical face model (±4.446 cm in canonical_face_model.obj)."""
+
+SCALE = 1.5
+"""How much larger than the face the mesh's region is (face_landmark_landmarks_to_roi.pbtxt)."""
+
+LOOSE = "face_"
+"""What the `body_id` of a face begins with where no body is known: face_1, face_2, …"""
+
+EYES = [0, 1]
+"""Right and left eye of the face detector's six keypoints."""
+
+
+class MediaPipeFace:
+    """Finds and follows the faces of bodies, or any faces where there are no bodies.
+
+    Args:
+        options: Fields of `FaceEstimatorConfig`.
+
+    Raises:
+        ConfigError: An option is unknown or out of range.
+        MissingLibraryError: MediaPipe lacks its models.
+    """
+
+    config_class = FaceEstimatorConfig
+
+    def __init__(self, **options: Any):
+        self.config = build(FaceEstimatorConfig, options)
+        model = "face_landmark_with_attention" if self.config.face_attention else "face_landmark"
+        self._mesh = mp.Graph(
+            "FaceLandmarkCpu",
+            {"IMAGE": "image", "ROI": "region"},
+            {"LANDMARKS": "landmarks"},
+            (f"face_landmark/{model}.tflite",),
+            flags={"WITH_ATTENTION": self.config.face_attention},
+        )
+        self._near = _detector("short_range", "FaceDetectionShortRangeCpu")
+        self._far: mp.Graph | None = None
+        self._guard = StampGuard(self.config.face_max_gap_s)
+        self._regions: dict[str, Region] = {}
+        self._wait: dict[str, int] = {}
+        self._loose: dict[str, Region] = {}
+        self._met = 0
+
+    def estimate(self, frame: RgbdFrame, bodies: list[Body]) -> list[Detection]:
+        """The faces in `frame`.
+
+        Args:
+            frame: With colour.
+            bodies: `kinect_v2_25` bodies of this or a recent frame; empty to search the whole image.
+
+        Returns:
+            At most one face of each body, with its id; or up to `num_faces` of no known body, called "face_1",
+            "face_2", … for as long as they are followed.
+
+        Raises:
+            InputError: The frame has no colour image or contradicts its intrinsics.
+        """
+        colour = colour_of(frame)
+        if self._guard.broken(frame.stamp_ns):
+            self.reset()
+        image = mp.image_packet(colour)
+        if not bodies:
+            self._regions, self._wait = {}, {}
+            return self._anywhere(colour, image)
+        self._loose = {}
+        present = {body.body_id for body in bodies}
+        self._regions = {key: region for key, region in self._regions.items() if key in present}
+        self._wait = {key: wait for key, wait in self._wait.items() if key in present}
+        found = [self._of_body(colour, image, frame, body) for body in bodies]
+        return [detection for detection in found if detection is not None]
+
+    def reset(self) -> None:
+        """Forgets the faces followed."""
+        self._regions, self._wait, self._loose = {}, {}, {}
+
+    def close(self) -> None:
+        """Frees the models."""
+        self._mesh.close()
+        self._near.close()
+        if self._far is not None:
+            self._far.close()
+
+    def _of_body(self, colour: np.ndarray, image: Any, frame: RgbdFrame, body: Body) -> Detection | None:
+        size = (colour.shape[1], colour.shape[0])
+        head = head_from_body(body, frame.intrinsics, self.config.head_window_m)
+        followed = self._regions.pop(body.body_id, None)
+        if head is None or not head.meets(*size):
+            return None
+        if followed is not None:
+            mesh = self._face(image, followed, size)
+            if mesh is not None and _fits(mesh, head):
+                return self._keep(body.body_id, mesh, size)
+        self._wait[body.body_id] = self._wait.get(body.body_id, 0) - 1
+        if self._wait[body.body_id] > 0:
+            return None
+        self._wait[body.body_id] = self.config.face_retry_every
+        regions = _search(self._near, colour, head)
+        mesh = self._face(image, regions[0], size) if regions else None
+        return self._keep(body.body_id, mesh, size) if mesh is not None and _fits(mesh, head) else None
+
+    def _keep(self, body_id: str, mesh: np.ndarray, size: tuple[int, int]) -> Detection:
+        self._regions[body_id] = _follow(mesh)
+        self._wait.pop(body_id, None)
+        return _detection(mesh, size, body_id)
+
+    def _anywhere(self, colour: np.ndarray, image: Any) -> list[Detection]:
+        height, width = colour.shape[:2]
+        size = (width, height)
+        meshes: dict[str, np.ndarray] = {}
+        for name, region in self._loose.items():
+            mesh = self._face(image, region, size)
+            # Two regions that drifted onto one face would both stay there, and leave nobody to look for others.
+            if mesh is not None and not any(_covers(_follow(mesh), other) for other in meshes.values()):
+                meshes[name] = mesh
+        if len(meshes) < self.config.num_faces:
+            whole = Region((width - 1) / 2, (height - 1) / 2, max(width, height))
+            self._far = self._far or _detector("full_range_sparse", "FaceDetectionFullRangeCpu")
+            for region in _search(self._far, colour, whole):
+                if len(meshes) < self.config.num_faces and not any(_covers(region, mesh) for mesh in meshes.values()):
+                    mesh = self._face(image, region, size)
+                    if mesh is not None:
+                        self._met += 1
+                        meshes[f"{LOOSE}{self._met}"] = mesh
+        self._loose = {name: _follow(mesh) for name, mesh in meshes.items()}
+        return [_detection(mesh, size, name) for name, mesh in meshes.items()]
+
+    def _face(self, image: Any, region: Region, size: tuple[int, int]) -> np.ndarray | None:
+        """[468, 3] mesh in pixels in a region; None where the network sees no face."""
+        if not region.meets(*size):
+            return None
+        result = self._mesh.run(image=image, region=mp.region_packet(region, *size))
+        return mp.landmarks(result["landmarks"], *size)[:, :3] if "landmarks" in result else None
+
+
+def _detector(model: str, calculator: str) -> mp.Graph:
+    return mp.Graph(
+        calculator, {"IMAGE": "image"}, {"DETECTIONS": "found"}, (f"face_detection/face_detection_{model}.tflite",)
+    )
+
+
+def _search(detector: mp.Graph, colour: np.ndarray, region: Region) -> list[Region]:
+    """Regions of the faces that the detector sees in an upright square, best first."""
+    height, width = colour.shape[:2]
+    left, top = max(int(region.u - region.size / 2), 0), max(int(region.v - region.size / 2), 0)
+    right, bottom = (
+        min(int(region.u + region.size / 2) + 1, width),
+        min(int(region.v + region.size / 2) + 1, height),
+    )
+    crop = np.ascontiguousarray(colour[top:bottom, left:right])
+    found = detector.run(image=mp.image_packet(crop)).get("found")
+    regions = []
+    for _, box, points in mp.detections(found, right - left, bottom - top) if found is not None else []:
+        eyes = points[EYES]
+        centre = box[:2] + box[2:] / 2
+        angle = towards(eyes[0], eyes[1]) - np.pi / 2
+        regions.append(Region(float(centre[0] + left), float(centre[1] + top), SCALE * float(box[2:].max()), angle))
+    return regions
+
+
+def _follow(mesh: np.ndarray) -> Region:
+    right, left = mesh[list(EYE_CORNERS), :2]
+    return around(mesh[:, :2], towards(right, left) - np.pi / 2, SCALE)
+
+
+def _fits(mesh: np.ndarray, head: Region) -> bool:
+    """Whether a mesh is where the body's head is, and of a face's size: on a bowed head it slides to the chest."""
+    low, high = mesh[:, :2].min(axis=0), mesh[:, :2].max(axis=0)
+    apart = np.linalg.norm((low + high) / 2 - np.array([head.u, head.v]))
+    return bool(apart < 0.25 * head.size and 0.15 * head.size < (high - low).max() < 0.75 * head.size)
+
+
+def _covers(region: Region, mesh: np.ndarray) -> bool:
+    centre = mesh[:, :2].mean(axis=0)
+    return bool(np.hypot(centre[0] - region.u, centre[1] - region.v) < 0.35 * region.size)
+
+
+def _detection(mesh: np.ndarray, size: tuple[int, int], body_id: str) -> Detection:
+    """The 68 points, in metres on the assumption that the eyes are as far apart as in the canonical face."""
+    points = mesh[list(FACE_68)]
+    right, left = mesh[list(EYE_CORNERS)]
+    world = (points - mesh.mean(axis=0)) * (EYE_CORNERS_M / max(float(np.linalg.norm(left - right)), 1e-6))
+    inside = ((points[:, :2] >= -0.5) & (points[:, :2] < np.array(size) - 0.5)).all(axis=1)
+    return Detection("face_68", points[:, :2], world.astype(np.float32), inside.astype(np.float32), body_id=body_id)

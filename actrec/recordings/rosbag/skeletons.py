@@ -1,0 +1,113 @@
+"""Bags that hold joints and no images, as `actrec record --topics skeletons` makes them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rosbags.interfaces import MessageDefinitionFormat
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
+from actrec.recordings import base
+from actrec.recordings.base import Recording, RecordingConfig, existing
+from actrec.recordings.rosbag.reader import messages, open_reader, reading, stamp_ns
+from actrec.recordings.rosbag.writer import typestore_with
+from actrec.recordings.skeleton_playback import KINECT_V1
+from actrec.skeleton.conversions import CANONICAL, convert
+from actrec.types import NANOSECONDS, Body, Intrinsics, RgbdFrame
+from actrec.utils.errors import ConfigError
+
+SKELETONS = "actrec_msgs/msg/SkeletonArray"
+
+PREFERRED = ("/skeletons", "/ground_truth/skeletons")
+
+
+class SkeletonBagRecording(Recording):
+    """Plays a bag's `SkeletonArray` topic: frames with `colour` and `depth` None and the bodies in `skeletons`.
+
+    Attributes:
+        topic: The topic that is played.
+
+    Args:
+        path: The bag's folder or file.
+        config: Options; `skeleton_topic` chooses one of several.
+
+    Raises:
+        DeviceError: There is no such bag.
+        InputError: It is corrupt.
+        ConfigError: The topic is absent, or there are several and none is chosen.
+    """
+
+    def __init__(self, path: str | Path, config: RecordingConfig):
+        super().__init__(existing(path), config)
+        self._reader = open_reader(self.path)
+        try:
+            self.topic = choose_topic(self.path, self._reader, SKELETONS, PREFERRED, config.skeleton_topic)
+            self._store = typestore_of(self.path, self._reader, self.topic, SKELETONS)
+            given = config.intrinsics or config.hfov_deg
+            size = KINECT_V1.width, KINECT_V1.height
+            self._intrinsics = base.resolve(self.path, config, *size) if given else KINECT_V1
+            with reading(self.path):
+                self._first_time = next(time for _, time, _ in messages(self._reader, [self.topic]))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def intrinsics(self) -> Intrinsics:
+        """The option's, or nominal ones: the bag has no images that they would be of."""
+        return self._intrinsics
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from the first message of the bag to the last."""
+        return float(self._reader.duration) / NANOSECONDS
+
+    def close(self) -> None:
+        """Closes the bag; safe to call twice."""
+        if self._reader.is_open:
+            self._reader.close()
+
+    def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
+        """Every message from `start_s` after the first; one with nobody in it comes with no skeletons."""
+        start = self._first_time + round(start_s * NANOSECONDS)
+        with reading(self.path):
+            for _, _, raw in messages(self._reader, [self.topic], start):
+                message = self._store.deserialize_cdr(raw, SKELETONS)
+                bodies = [_body(skeleton) for skeleton in message.skeletons]
+                yield RgbdFrame(stamp_ns(raw), None, None, self._intrinsics, message.header.frame_id, bodies)
+
+
+def choose_topic(path: Path, reader: Any, kind: str, preferred: tuple[str, ...], name: str = "") -> str:
+    """The topic of messages of type `kind` that is played: the one named, a preferred one, or the only one.
+
+    Raises:
+        ConfigError: It is absent, or there are several and none is named.
+    """
+    topics = sorted({c.topic for c in reader.connections if c.msgtype == kind and c.msgcount})
+    wanted = f"/{name.lstrip('/')}" if name else next((t for t in preferred if t in topics), topics[0])
+    if wanted not in topics or (not name and wanted not in preferred and len(topics) > 1):
+        raise ConfigError(f"bag '{path}': choose one of its topics with skeleton_topic: {', '.join(topics)}")
+    return wanted
+
+
+def typestore_of(path: Path, reader: Any, topic: str, kind: str) -> Any:
+    """What deserialises a topic's messages: the definition that the bag brings, or else the installed one."""
+    definition = next(c.msgdef for c in reader.connections if c.topic == topic)
+    if definition.format != MessageDefinitionFormat.MSG:  # sqlite3 of Humble stores none
+        return typestore_with(kind)
+    store = get_typestore(Stores.EMPTY)
+    with reading(path):
+        store.register(get_types_from_msg(definition.data, kind))
+    return store
+
+
+def _body(skeleton: Any) -> Body:
+    positions = np.array([(p.x, p.y, p.z) for p in skeleton.positions], dtype=np.float32).reshape(-1, 3)
+    pixels = np.array(skeleton.pixels, dtype=np.float32).reshape(-1, 2)
+    scores = np.array(skeleton.confidences, dtype=np.float32)
+    if len(pixels) != len(positions):
+        pixels = np.full((len(positions), 2), np.nan, np.float32)
+    pixels, _ = convert(pixels, scores, skeleton.layout)
+    positions, scores = convert(positions, scores, skeleton.layout)
+    return Body(skeleton.body_id, CANONICAL, positions, pixels, scores)

@@ -1,0 +1,194 @@
+"""Scene flow from dense optical flow, lifted to space by the depth at both ends of each pixel's path.
+
+The optical flow is OpenCV's DIS: Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numba
+import numpy as np
+
+from actrec.scene_flow.base import SceneFlow
+from actrec.types import Intrinsics
+from actrec.utils import config
+from actrec.utils.config import setting
+from actrec.utils.errors import InputError
+
+LEAST_PX = 12
+"""OpenCV's DIS takes no image with a side shorter than this."""
+
+# NaN marks missing depth, so "no NaN" must not be assumed.
+_FASTMATH = {"contract", "reassoc", "nsz"}
+
+
+@dataclass(frozen=True)
+class DisConfig:
+    """Settings of `DisFlow`."""
+
+    finest_scale: int = setting(
+        1, "Finest level of the image pyramid that is searched: 0 full size, 1 half.", range=(0, 5)
+    )
+    patch_stride: int = setting(4, "Distance between the patches that are searched for.", unit="px", range=(1, 8))
+    iterations: int = setting(16, "Steps of gradient descent for each patch.", range=(1, 256))
+    refinement: int = setting(
+        0, "Steps of variational refinement; on people they cost time and blur the edges.", range=(0, 50)
+    )
+    smoothing_px: int = setting(
+        2, "Radius over which depth is averaged on one surface; 0 for none.", unit="px", range=(0, 8)
+    )
+    surface_step: float = setting(
+        0.03, "Depths that differ by more than this share of themselves are different surfaces.", range=(0.001, 0.5)
+    )
+    max_speed_m_s: float = setting(
+        8.0, "Motion faster than this is another surface coming into view.", unit="m/s", range=(0.1, 100.0)
+    )
+
+
+class DisFlow(SceneFlow):
+    """DIS optical flow lifted by depth.
+
+    A pixel (u, v) that moves by (du, dv) gives X1(u + du, v + dv) − X0(u, v) over dt. Where the depth at the far end
+    would need a speed beyond `max_speed_m_s`, the surface has been hidden by another and the result is NaN.
+
+    Args:
+        **options: Fields of `DisConfig`.
+    """
+
+    config_class = DisConfig
+
+    def __init__(self, **options: Any):
+        self.config = config.build(DisConfig, options)
+        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._flow.setPatchStride(self.config.patch_stride)
+        self._flow.setGradientDescentIterations(self.config.iterations)
+        self._flow.setVariationalRefinementIterations(self.config.refinement)
+
+    def _estimate(
+        self,
+        colour0: np.ndarray,
+        depth0: np.ndarray,
+        colour1: np.ndarray,
+        depth1: np.ndarray,
+        intrinsics: Intrinsics,
+        dt: float,
+    ) -> np.ndarray:
+        if min(depth0.shape) < LEAST_PX:
+            height, width = depth0.shape
+            raise InputError(
+                f"images are {width}×{height}, but dis takes none below {LEAST_PX} pixels: take larger ones, or pd_flow"
+            )
+        # Of a pyramid with fewer levels OpenCV chooses by the width alone, and where the height has none it crashes.
+        self._flow.setFinestScale(min(self.config.finest_scale, self._levels(*depth0.shape)))
+        grey0, grey1 = (cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY) for colour in (colour0, colour1))
+        pixels = self._flow.calc(grey0, grey1, None)
+        smooth0, smooth1 = (self._smooth(np.ascontiguousarray(depth)) for depth in (depth0, depth1))
+        c = intrinsics
+        out = np.empty((*depth0.shape, 3), np.float32)
+        _lift(
+            pixels,
+            smooth0,
+            smooth1,
+            c.fx,
+            c.fy,
+            c.cx,
+            c.cy,
+            dt,
+            self.config.surface_step,
+            self.config.max_speed_m_s,
+            out,
+        )
+        return out
+
+    def _levels(self, height: int, width: int) -> int:
+        """The coarsest level of the pyramid, as OpenCV has it."""
+        patch = self._flow.getPatchSize()
+        long, short = max(height, width), min(height, width)
+        return min(int(math.log2(long / (4 * patch)) + 0.5), int(math.log2(short // patch)))
+
+    def _smooth(self, depth: np.ndarray) -> np.ndarray:
+        """Averages depth over one surface: a sensor's noise over a frame's 33 ms is a speed of decimetres a second."""
+        if self.config.smoothing_px == 0:
+            return depth
+        out = np.empty_like(depth)
+        _smooth_surface(depth, self.config.smoothing_px, np.float32(self.config.surface_step), out)
+        return out
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+def _accumulate(centre: np.ndarray, other: np.ndarray, step: np.float32, total: np.ndarray, count: np.ndarray) -> None:
+    """Adds to total and count what of a shifted row lies on the centres' surfaces. Plain enough to become SIMD."""
+    for k in range(centre.size):
+        near = abs(other[k] - centre[k]) <= step * centre[k]
+        total[k] += other[k] if near else np.float32(0)
+        count[k] += np.float32(1) if near else np.float32(0)
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+def _smooth_surface(depth: np.ndarray, radius: int, step: np.float32, out: np.ndarray) -> None:
+    """Writes to out [H, W] the mean of the valid depths around each pixel that are on its own surface."""
+    height, width = depth.shape
+    total, count = np.empty(width, np.float32), np.empty(width, np.float32)
+    for v in range(height):
+        total[:] = 0
+        count[:] = 0
+        for j in range(max(v - radius, 0), min(v + radius + 1, height)):
+            for i in range(-radius, radius + 1):
+                low, high = max(0, -i), min(width, width - i)
+                row, shifted = depth[v, low:high], depth[j, low + i : high + i]
+                _accumulate(row, shifted, step, total[low:high], count[low:high])
+        for u in range(width):
+            # A missing depth stays missing: its neighbours may be another surface's.
+            out[v, u] = total[u] / count[u] if depth[v, u] > 0 else np.nan
+
+
+@numba.njit(nogil=True, cache=True)
+def _sample(depth: np.ndarray, u: float, v: float, step: float) -> float:
+    """Depth at a point between pixels: bilinear over the neighbours on the surface of the nearest one; NaN outside."""
+    height, width = depth.shape
+    # Not "u < 0 or …": a NaN must end here too.
+    if not (u > -0.5 and v > -0.5 and u < width - 0.5 and v < height - 0.5):
+        return np.nan
+    nearest = depth[int(v + 0.5), int(u + 0.5)]
+    if not nearest > 0:
+        return np.nan
+    i0, j0 = int(np.floor(u)), int(np.floor(v))
+    total, weights = 0.0, 0.0
+    for j in range(max(j0, 0), min(j0 + 2, height)):
+        for i in range(max(i0, 0), min(i0 + 2, width)):
+            if abs(depth[j, i] - nearest) <= step * nearest:
+                weight = (1.0 - abs(u - i)) * (1.0 - abs(v - j))
+                total += weight * depth[j, i]
+                weights += weight
+    return total / weights if weights > 0 else nearest
+
+
+@numba.njit(nogil=True, cache=True)
+def _lift(
+    pixels: np.ndarray,
+    depth0: np.ndarray,
+    depth1: np.ndarray,
+    fx: float,
+    fy: float,
+    cx: float,
+    cy: float,
+    dt: float,
+    step: float,
+    max_speed: float,
+    out: np.ndarray,
+) -> None:
+    """Writes to out [H, W, 3] the velocity that optical flow pixels [H, W, 2] and two depth images make."""
+    height, width = depth0.shape
+    for v in range(height):
+        for u in range(width):
+            u1, v1 = u + pixels[v, u, 0], v + pixels[v, u, 1]
+            z0 = depth0[v, u]
+            z1 = _sample(depth1, u1, v1, step)
+            x = ((u1 - cx) * z1 - (u - cx) * z0) / fx / dt
+            y = ((v1 - cy) * z1 - (v - cy) * z0) / fy / dt
+            z = (z1 - z0) / dt
+            if not x * x + y * y + z * z <= max_speed * max_speed:
+                x = y = z = np.nan
+            out[v, u, 0], out[v, u, 1], out[v, u, 2] = x, y, z

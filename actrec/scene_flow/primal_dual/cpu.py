@@ -1,0 +1,397 @@
+"""The primal-dual scene flow on the CPU (numba), in strips of rows among threads.
+
+What the primal-dual scene flow does once a level on the CPU: pyramid, terms of the energy, median, doubling.
+
+Each function does as its namesake in `reference`, for the rows `low` to `high` of its output where it takes them, so
+that threads may share an image.
+
+The weighted median of 3×3 that ends a level of the primal-dual scene flow, a row at a time, by a sorting network.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any
+
+import numba
+import numpy as np
+
+from actrec.scene_flow.primal_dual import sweeps
+from actrec.scene_flow.primal_dual.reference import DEPTH_STEP
+from actrec.scene_flow.primal_dual.settings import KEPT, Level, PdFlowConfig, coarse_start
+from actrec.scene_flow.primal_dual.sweeps import TERMS
+
+_F = np.float32
+
+_MASK = (_F(1 / 16), _F(4 / 16), _F(6 / 16), _F(4 / 16), _F(1 / 16))
+
+_STEP = _F(DEPTH_STEP)
+
+_EPS = _F(1e-10)
+
+_FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+def half(grey, depth, out_grey, out_depth, low, high):  # type: ignore[no-untyped-def]
+    """The next coarser level of grey and depth [H, W]."""
+    rows, columns = grey.shape
+    column = np.empty(columns, np.float32)
+    for y in range(low, high):
+        total = _F(0)
+        column[:] = 0
+        for j in range(5):
+            v = 2 * y + j - 2
+            if 0 <= v < rows:
+                _add(column, grey[v], _MASK[j])
+                total += _MASK[j]
+        for x in range(out_grey.shape[1]):
+            share, value = _F(0), _F(0)
+            for i in range(max(2 - 2 * x, 0), min(5, columns + 2 - 2 * x)):
+                value += _MASK[i] * column[2 * x + i - 2]
+                share += _MASK[i]
+            out_grey[y, x] = value / (share * total)
+            out_depth[y, x] = _near(depth, 2 * x, 2 * y)
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+def _add(total, row, weight):  # type: ignore[no-untyped-def]
+    for x in range(total.size):
+        total[x] += weight * row[x]
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+def _near(depth, x, y):  # type: ignore[no-untyped-def]
+    """The mean of the depths about a pixel that are its own surface's."""
+    rows, columns = depth.shape
+    middle = depth[y, x]
+    if not middle > 0:
+        return _F(0)
+    total, near = _F(0), _F(0)
+    for j in range(max(-2, -y), min(3, rows - y)):
+        for i in range(max(-2, -x), min(3, columns - x)):
+            value = depth[y + j, x + i]
+            apart = abs(value - middle)
+            if value > 0 and apart < _STEP:
+                weight = _MASK[j + 2] * _MASK[i + 2] * (_STEP - apart)
+                total += weight * value
+                near += weight
+    return total / near
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+def doubled(values, factor, out):  # type: ignore[no-untyped-def]
+    """`factor` times a level's values, between the pixels of the next finer one."""
+    rows, columns = out.shape
+    last = values.shape[0] - 1
+    line = np.empty(values.shape[1], np.float32)
+    for y in range(rows):
+        k, a, b, c = _weights(y, last)
+        above, middle, below = values[max(k - 1, 0)], values[k], values[min(k + 1, last)]
+        for x in range(line.size):
+            line[x] = factor * (a * above[x] + b * middle[x] + c * below[x])
+        end = line.size - 1
+        for x in range(columns):
+            k, a, b, c = _weights(x, end)
+            out[y, x] = a * line[max(k - 1, 0)] + b * line[k] + c * line[min(k + 1, end)]
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _weights(x, last):  # type: ignore[no-untyped-def]
+    """Of the coarse pixels k − 1, k and k + 1 at the fine pixel x; none beyond the image."""
+    k = x // 2
+    before, at, after = (_F(1), _F(6), _F(1)) if x % 2 == 0 else (_F(0), _F(4), _F(4))
+    before = before if k > 0 else _F(0)
+    after = after if k < last else _F(0)
+    total = before + at + after
+    return k, before / total, at / total, after / total
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+def surface(depth, fx, fy, cx, cy, rx, ry, low, high):  # type: ignore[no-untyped-def]
+    """Writes r_x and r_y."""
+    rows, columns = depth.shape
+    for y in range(low, high):
+        for x in range(columns):
+            z = depth[y, x]
+            right, down = depth[y, min(x + 1, columns - 1)], depth[min(y + 1, rows - 1), x]
+            rx[y, x] = _closeness(((x + 1 - cx) * right - (x - cx) * z) / fx, right - z) if x + 1 < columns else _F(1)
+            ry[y, x] = _closeness(((y + 1 - cy) * down - (y - cy) * z) / fy, down - z) if y + 1 < rows else _F(1)
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _closeness(side, away):  # type: ignore[no-untyped-def]
+    apart = math.sqrt(side * side + away * away)
+    return _F(2 / apart) if apart > 0 else _F(1)
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+def gradients(grey, depth, rx, ry, ix, iy, zx, zy, low, high):  # type: ignore[no-untyped-def]
+    """Writes the gradients of grey and of depth."""
+    rows, columns = grey.shape
+    for y in range(low, high):
+        up, down = max(y - 1, 0), min(y + 1, rows - 1)
+        for x in range(columns):
+            left, right = max(x - 1, 0), min(x + 1, columns - 1)
+            a, b = rx[y, x] if x < columns - 1 else _F(0), rx[y, left] if x > 0 else _F(0)
+            c, d = ry[y, x] if y < rows - 1 else _F(0), ry[up, x] if y > 0 else _F(0)
+            whole_x, whole_y = max(a + b, _EPS), max(c + d, _EPS)
+            g, z = grey[y, x], depth[y, x]
+            ix[y, x] = (a * (grey[y, right] - g) + b * (g - grey[y, left])) / whole_x
+            iy[y, x] = (c * (grey[down, x] - g) + d * (g - grey[up, x])) / whole_y
+            known = z > 0
+            zx[y, x] = (a * (depth[y, right] - z) + b * (z - depth[y, left])) / whole_x if known else _F(0)
+            zy[y, x] = (c * (depth[down, x] - z) + d * (z - depth[up, x])) / whole_y if known else _F(0)
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+def energy_terms(grey0, depth0, grey1, depth1, ix, iy, zx, zy, u, v, weights, out, change, low, high):  # type: ignore[no-untyped-def]
+    """Writes the planes `sweeps.TERMS` but rx and ry, which it reads, of the rows low to high.
+
+    Args:
+        grey0, depth0, grey1, depth1: [H, W] of both images.
+        ix, iy, zx, zy: Gradients of the second.
+        u, v: The flow along which it is drawn back.
+        weights: λ_I, λ_D, μ and how much less depth counts where it changes.
+        out: [18, H, W].
+        change: [H, W], written: the change of depth that the flow leaves.
+    """
+    smooth_i, smooth_d, depth_weight, edges = weights
+    rows, columns = grey0.shape
+    for y in range(low, high):
+        for x in range(columns):
+            du, dv = u[y, x], v[y, x]
+            px, py = min(max(x + du, _F(0)), _F(columns - 1)), min(max(y + dv, _F(0)), _F(rows - 1))
+            x0, y0 = min(int(px), max(columns - 2, 0)), min(int(py), max(rows - 2, 0))
+            x1, y1 = min(x0 + 1, columns - 1), min(y0 + 1, rows - 1)
+            a, b = _F(px - x0), _F(py - y0)
+            w00, w01, w10, w11 = (1 - a) * (1 - b), a * (1 - b), (1 - a) * b, a * b
+            it = w00 * grey1[y0, x0] + w01 * grey1[y0, x1] + w10 * grey1[y1, x0] + w11 * grey1[y1, x1] - grey0[y, x]
+            gx = w00 * ix[y0, x0] + w01 * ix[y0, x1] + w10 * ix[y1, x0] + w11 * ix[y1, x1]
+            gy = w00 * iy[y0, x0] + w01 * iy[y0, x1] + w10 * iy[y1, x0] + w11 * iy[y1, x1]
+            hx = w00 * zx[y0, x0] + w01 * zx[y0, x1] + w10 * zx[y1, x0] + w11 * zx[y1, x1]
+            hy = w00 * zy[y0, x0] + w01 * zy[y0, x1] + w10 * zy[y1, x0] + w11 * zy[y1, x1]
+            d00, d01, d10, d11 = depth1[y0, x0], depth1[y0, x1], depth1[y1, x0], depth1[y1, x1]
+            seen = (
+                (d00 > 0 or w00 <= 1e-6)
+                and (d01 > 0 or w01 <= 1e-6)
+                and (d10 > 0 or w10 <= 1e-6)
+                and (d11 > 0 or w11 <= 1e-6)
+            )
+            z = w00 * d00 + w01 * d01 + w10 * d10 + w11 * d11 if seen else depth1[int(py + 0.5), int(px + 0.5)]
+            zt = z - depth0[y, x] if z > 0 else _F(0)
+            change[y, x] = zt
+            mu = depth_weight / (1 + edges * (hx * hx + hy * hy + zt * zt))
+            around = out[7, y, x] + out[8, y, x]
+            around += (out[7, y, x - 1] if x > 0 else _F(0)) + (out[8, y - 1, x] if y > 0 else _F(0))
+            tau_u = 1 / (mu * abs(hx) + smooth_i * around + _EPS)
+            tau_v = 1 / (mu * abs(hy) + smooth_i * around + _EPS)
+            tau_w = 1 / (mu + smooth_d * around + _EPS)
+            out[0, y, x], out[1, y, x], out[2, y, x] = it - gx * du - gy * dv, gx, gy
+            out[3, y, x], out[4, y, x], out[5, y, x] = zt - hx * du - hy * dv, hx, hy
+            out[6, y, x] = mu / (mu * (1 + abs(hx) + abs(hy)) + _EPS)
+            out[9, y, x], out[10, y, x], out[11, y, x] = -tau_u * mu * hx, -tau_v * mu * hy, tau_w * mu
+            out[12, y, x], out[13, y, x], out[14, y, x] = smooth_i * tau_u, smooth_i * tau_v, smooth_d * tau_w
+            out[15, y, x], out[16, y, x] = tau_u * gx, tau_v * gy
+            out[17, y, x] = 1 / (tau_u * gx * gx + tau_v * gy * gy + _EPS)
+
+
+assert TERMS.index("rx") == 7 and TERMS.index("reach") == 17  # as `terms` writes them
+
+# 25 exchanges that sort nine (Knuth, The Art of Computer Programming 3, §5.3.4).
+_NETWORK = np.array(
+    [
+        *((0, 3), (1, 7), (2, 5), (4, 8), (0, 7), (2, 4), (3, 8), (5, 6), (0, 2), (1, 3), (4, 5), (7, 8), (1, 4)),
+        *((3, 6), (5, 7), (0, 1), (2, 4), (3, 5), (6, 8), (2, 3), (4, 5), (6, 7), (1, 2), (3, 4), (5, 6)),
+    ]
+)
+
+_FAR = _F(1e30)
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+def median(values, depth, change, weigh_depth, weigh_change, out, low, high):  # type: ignore[no-untyped-def]
+    """Writes the rows low to high of the filtered values [K, H, W] to `out`; pixels without depth keep theirs.
+
+    Args:
+        values: Fields to filter, each by the same weights.
+        depth: [H, W] metres, 0 for missing.
+        change: [H, W], change of depth at the pixel.
+        weigh_depth, weigh_change: How much less neighbours count by the squares of these.
+        out: [K, H, W].
+        low, high: Rows.
+    """
+    rows, columns = depth.shape
+    weights, sorted_weights = np.zeros((9, columns), np.float32), np.empty((9, columns), np.float32)
+    near, total, found = (
+        np.empty((9, columns), np.float32),
+        np.empty(columns, np.float32),
+        np.empty(columns, np.float32),
+    )
+    for y in range(low, high):
+        total[:] = 0
+        for n in range(9):
+            j, i = y + n // 3 - 1, n % 3 - 1
+            weights[n] = 0
+            if 0 <= j < rows:
+                first, last = max(-i, 0), columns - max(i, 0)
+                _weigh(weights[n, first:last], depth[j, first + i : last + i], depth[y, first:last],
+                       change[j, first + i : last + i], weigh_depth, weigh_change)  # fmt: skip
+            _insert(total, weights[n])
+        for k in range(values.shape[0]):
+            for n in range(9):
+                j, i = y + n // 3 - 1, n % 3 - 1
+                near[n] = _FAR
+                if 0 <= j < rows:
+                    first, last = max(-i, 0), columns - max(i, 0)
+                    _set(near[n, first:last], values[k, j, first + i : last + i])
+                _set(sorted_weights[n], weights[n])
+            for n in range(len(_NETWORK)):
+                p, q = _NETWORK[n, 0], _NETWORK[n, 1]
+                _exchange(near[p], near[q], sorted_weights[p], sorted_weights[q])
+            _choose(found, near, sorted_weights, total)
+            _known(out[k, y], found, values[k, y], depth[y])
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+def _weigh(weights, depth, middle, change, weigh_depth, weigh_change):  # type: ignore[no-untyped-def]
+    for x in range(weights.size):
+        apart = depth[x] - middle[x]
+        weights[x] = _F(1) / (_F(1) + weigh_depth * apart * apart + weigh_change * change[x] * change[x])
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+def _set(to, values):  # type: ignore[no-untyped-def]
+    """As `to[:] = values`, which takes three seconds longer to compile, for the message of unequal shapes."""
+    for x in range(to.size):
+        to[x] = values[x]
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+def _insert(total, row):  # type: ignore[no-untyped-def]
+    for x in range(total.size):
+        total[x] += row[x]
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+def _exchange(a, b, weight_a, weight_b):  # type: ignore[no-untyped-def]
+    for x in range(a.size):
+        swap = a[x] > b[x]
+        p, q, r, s = a[x], b[x], weight_a[x], weight_b[x]
+        a[x] = q if swap else p
+        b[x] = p if swap else q
+        weight_a[x] = s if swap else r
+        weight_b[x] = r if swap else s
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+def _choose(found, values, weights, total):  # type: ignore[no-untyped-def]
+    """Where the weights of the sorted values sum to half of the total, between two values if need be."""
+    for x in range(found.size):
+        goal, so_far = _F(0.5) * total[x], _F(0)
+        found[x] = values[0, x]
+        for n in range(9):
+            before, so_far = so_far, so_far + weights[n, x]
+            if before < goal <= so_far and n > 0:
+                share = (goal - before) / (so_far - before)
+                found[x] = (_F(1) - share) * values[n - 1, x] + share * values[n, x]
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+def _known(out, found, value, depth):  # type: ignore[no-untyped-def]
+    for x in range(out.size):
+        out[x] = found[x] if depth[x] > 0 else value[x]
+
+
+_ROWS = 30
+"""Fewer rows a thread are not worth its waking."""
+
+
+class CpuSolver:
+    """Solves on so many threads.
+
+    Args:
+        config: Settings.
+        threads: 1 for the caller's alone.
+    """
+
+    def __init__(self, config: PdFlowConfig, threads: int):
+        self.config, self.threads = config, threads
+        self._pool: Executor | None = ThreadPoolExecutor(threads, "pd_flow") if threads > 1 else None
+
+    def pyramid(self, grey: np.ndarray, depth: np.ndarray, camera: tuple[float, float, float, float]) -> list[Level]:
+        """The levels of an image, finest first."""
+        out = [Level(grey, depth, camera)]
+        for _ in self.config.plan(grey.shape)[1:]:
+            fine = out[-1]
+            shape = ((fine.grey.shape[0] + 1) // 2, (fine.grey.shape[1] + 1) // 2)
+            grey, depth = np.empty(shape, np.float32), np.empty(shape, np.float32)
+            self._share(shape[0], half, fine.grey, fine.depth, grey, depth)
+            fx, fy, cx, cy = fine.camera
+            out.append(Level(grey, depth, (fx / 2, fy / 2, cx / 2, cy / 2)))
+        return out
+
+    def solve(self, first: list[Level], second: list[Level], start: np.ndarray | None = None) -> np.ndarray:
+        """The flow u, v (pixels) and w (metres) as [3, H, W], from the coarsest level to the finest.
+
+        Args:
+            first, second: Pyramids.
+            start: A flow of full size to start from; None for rest.
+        """
+        plan = self.config.plan(first[0].grey.shape)
+        state = coarse_start(start, len(plan), first[-1].grey.shape)
+        for level in range(len(plan) - 1, -1, -1):
+            shape = first[level].grey.shape
+            if state.shape[1:] != shape:
+                state = self._doubled(state, shape)
+            state = self._level(first[level], second[level], state, plan[level])
+        return state[:3]
+
+    def _doubled(self, state: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        out = np.empty((len(KEPT), *shape), np.float32)
+        for k in range(len(KEPT)):
+            doubled(state[k], np.float32(2 if k < 2 else 1), out[k])
+        return out
+
+    def _level(self, first: Level, second: Level, start: np.ndarray, iterations: int) -> np.ndarray:
+        terms, change = self._terms(first, second, start)
+        state = np.empty((len(sweeps.STATE), *first.grey.shape), np.float32)
+        state[:3] = state[3:6] = start[:3]
+        state[6:] = start[3:]
+        state = sweeps.iterate(state, terms, iterations, self._pool, self.threads)
+        flow, filtered = state[:3], np.empty_like(start)
+        # At most a pixel more than the start; beyond that, its linear terms say nothing.
+        np.clip(flow[:2], start[:2] - 1, start[:2] + 1, out=flow[:2])
+        flow[2, first.depth <= 0] = 0
+        c = self.config
+        weigh = np.float32(c.median_depth), np.float32(c.median_change)
+        self._share(len(first.depth), median, flow, first.depth, change, *weigh, filtered[:3])
+        filtered[3:] = state[6:]
+        return filtered
+
+    def _terms(self, first: Level, second: Level, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The terms [18, H, W], and the change of depth [H, W] that the start leaves."""
+        rows, shape = len(first.grey), first.grey.shape
+        terms = np.empty((len(sweeps.TERMS), *shape), np.float32)
+        rx, ry, ix, iy, zx, zy = np.empty((6, *shape), np.float32)
+        self._share(rows, surface, second.depth, *second.camera, rx, ry)
+        self._share(rows, gradients, second.grey, second.depth, rx, ry, ix, iy, zx, zy)
+        self._share(rows, surface, first.depth, *first.camera, terms[7], terms[8])
+        c = self.config
+        weights = tuple(map(np.float32, (c.smooth_image, c.smooth_depth, c.depth_weight, c.depth_edges)))
+        change = np.empty(shape, np.float32)
+        images = first.grey, first.depth, second.grey, second.depth
+        self._share(rows, energy_terms, *images, ix, iy, zx, zy, start[0], start[1], weights, terms, change)
+        return terms, change
+
+    def _share(self, rows: int, work: Callable[..., Any], *arguments: Any) -> None:
+        """Shares the rows of an output among the threads."""
+        strips = max(min(self.threads, rows // _ROWS), 1)
+        if self._pool is None or strips == 1:
+            work(*arguments, 0, rows)
+            return
+        edges = [rows * k // strips for k in range(strips + 1)]
+        jobs = [self._pool.submit(work, *arguments, low, high) for low, high in itertools.pairwise(edges)]
+        for job in jobs:
+            job.result()

@@ -1,0 +1,291 @@
+"""Sliding windows of skeletons, resampled by time to what a network takes.
+
+A window always spans `seconds` and ends at the newest observation, so that speed keeps its meaning whatever the
+camera's frame rate. Before the first observation the first pose is held. Training and the live recognizer both sample
+here.
+
+What came with a stamp, in order of its stamps: bounded, tolerant of what is late, sampled by time.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections import deque
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from actrec.types import NANOSECONDS
+from actrec.utils.errors import InputError
+
+
+def sample_stamps(end_ns: int, seconds: float, frames: int) -> np.ndarray:
+    """The [T] stamps in nanoseconds at which a window is sampled: evenly spaced, the last one at `end_ns`."""
+    steps = np.arange(frames - 1, -1, -1, dtype=np.float64)
+    return end_ns - np.round(steps * seconds / frames * NANOSECONDS).astype(np.int64)
+
+
+def stretched_stamps(start_ns: int, end_ns: int, frames: int) -> np.ndarray:
+    """The [T] stamps in nanoseconds, evenly spaced, that hold all between `start_ns` and `end_ns`, both included."""
+    return np.round(np.linspace(start_ns, end_ns, frames)).astype(np.int64)
+
+
+def resample(stamps_ns: np.ndarray, positions: np.ndarray, wanted_ns: np.ndarray, max_gap_s: float = 0.5) -> np.ndarray:
+    """Linear interpolation of joints in time.
+
+    Args:
+        stamps_ns: [L] increasing int64 nanoseconds of the observations.
+        positions: [L, V, 3] metres, NaN for missing.
+        wanted_ns: [T] stamps to sample at; outside the observations the nearest one is held.
+        max_gap_s: A joint unseen for longer stays NaN in between.
+
+    Returns:
+        [T, V, 3] float32.
+    """
+    times = (np.asarray(stamps_ns, dtype=np.int64) - wanted_ns[-1]) / NANOSECONDS
+    wanted = (wanted_ns - wanted_ns[-1]) / NANOSECONDS
+    seen = ~np.isnan(positions).any(axis=-1)
+    if seen.all():
+        return _interpolate(times, positions, wanted)
+    return _interpolate_each(times, positions, seen, wanted, max_gap_s)
+
+
+def _interpolate(times: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Interpolates values [L, ...] at `wanted` [T], holding the ends."""
+    right = np.clip(np.searchsorted(times, wanted), 1, max(len(times) - 1, 1))
+    left = right - 1
+    right = np.minimum(right, len(times) - 1)
+    span = times[right] - times[left]
+    share = np.clip((wanted - times[left]) / np.where(span > 0, span, 1.0), 0.0, 1.0)
+    share = share.reshape(-1, *[1] * (values.ndim - 1)).astype(np.float32)
+    return (values[left] * (1 - share) + values[right] * share).astype(np.float32)
+
+
+def _interpolate_each(
+    times: np.ndarray, positions: np.ndarray, seen: np.ndarray, wanted: np.ndarray, max_gap_s: float
+) -> np.ndarray:
+    """As `_interpolate`, each joint over the frames in which it was seen; long gaps stay NaN."""
+    out = np.full((len(wanted), *positions.shape[1:]), np.nan, dtype=np.float32)
+    # Joints that were seen in the same frames (a hand's, a face's) are interpolated together.
+    patterns, alike = np.unique(seen, axis=1, return_inverse=True)
+    for number, pattern in enumerate(patterns.T):
+        joints = np.flatnonzero(alike.reshape(-1) == number)
+        kept = times[pattern]
+        if len(kept) == 0:
+            continue
+        values = _interpolate(kept, positions[pattern][:, joints], wanted)
+        after = np.searchsorted(kept, wanted)
+        inside = (after > 0) & (after < len(kept))
+        gap = np.zeros(len(wanted))
+        gap[inside] = kept[after[inside]] - kept[after[inside] - 1]
+        # At the ends a held pose stands for what was not observed; of a joint alone that would be a guess.
+        gap[wanted > kept[-1]] = (wanted - kept[-1])[wanted > kept[-1]]
+        early = (wanted < kept[0]) & (wanted >= times[0])
+        gap[early] = (kept[0] - wanted)[early]
+        gap[wanted < times[0]] = kept[0] - times[0]
+        values[(gap > max_gap_s) & ~_observed(kept, wanted)] = np.nan
+        out[:, joints] = values
+    return out
+
+
+def _observed(kept: np.ndarray, wanted: np.ndarray, tolerance_s: float = 1e-3) -> np.ndarray:
+    """Whether each of `wanted` [T] coincides with one of `kept` [K], both increasing."""
+    right = np.clip(np.searchsorted(kept, wanted), 0, len(kept) - 1)
+    left = np.maximum(right - 1, 0)
+    return np.minimum(np.abs(kept[right] - wanted), np.abs(wanted - kept[left])) <= tolerance_s
+
+
+class Window:
+    """The last `seconds` of one body's joints.
+
+    Args:
+        seconds: Span of the window.
+        frames: T, how many samples a network takes from it.
+        max_gap_s: A longer pause between observations restarts the window, as does a stamp that jumps back.
+    """
+
+    def __init__(self, seconds: float, frames: int, max_gap_s: float = 0.5):
+        self.seconds, self.frames, self.max_gap_s = seconds, frames, max_gap_s
+        self._stamps: deque[int] = deque()
+        self._positions: deque[np.ndarray] = deque()
+        self._forgotten: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self._stamps)
+
+    def add(self, stamp_ns: int, positions: np.ndarray) -> bool:
+        """Appends one observation [V, 3]; True where the window had to restart.
+
+        Raises:
+            InputError: V differs from that of the earlier observations.
+        """
+        if self._positions and positions.shape != self._positions[-1].shape:
+            raise InputError(
+                f"joints {list(positions.shape)} do not fit the window's {list(self._positions[-1].shape)}"
+            )
+        restart = bool(self._stamps) and not 0 < stamp_ns - self._stamps[-1] <= self.max_gap_s * NANOSECONDS
+        if restart:
+            self.clear()
+        self._stamps.append(stamp_ns)
+        self._positions.append(np.array(positions, dtype=np.float32))  # a copy: the next may be written there
+        self._forget(stamp_ns - int((self.seconds + self.max_gap_s) * NANOSECONDS))
+        return restart
+
+    def _forget(self, oldest_ns: int) -> None:
+        # A joint that is missing when the window begins is interpolated from `max_gap_s` before it, as in a recording;
+        # of one that was seen longer ago no more is known than that it was.
+        while len(self._stamps) > 1 and self._stamps[1] <= oldest_ns:
+            self._stamps.popleft()
+            last = self._positions.popleft()
+            if self._forgotten is not None:
+                last = np.where(np.isnan(last).any(axis=-1, keepdims=True), self._forgotten, last)
+            self._forgotten = last
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._stamps.clear()
+        self._positions.clear()
+        self._forgotten = None
+
+    @property
+    def newest(self) -> np.ndarray:
+        """The newest observation, [V, 3]."""
+        return self._positions[-1]
+
+    @property
+    def end_ns(self) -> int:
+        """Stamp of the newest observation."""
+        return self._stamps[-1]
+
+    @property
+    def start_ns(self) -> int:
+        """Stamp of the oldest observation used, never before the window's span."""
+        return max(self._stamps[0], self.end_ns - int(self.seconds * NANOSECONDS))
+
+    @property
+    def duration_s(self) -> float:
+        """How much of the span was really observed, in seconds."""
+        return (self.end_ns - self.start_ns) / NANOSECONDS
+
+    def positions(self, end_ns: int | None = None) -> np.ndarray:
+        """[T, V, 3] float32 metres, NaN for joints that were not seen.
+
+        Args:
+            end_ns: The window ends there; None for the newest observation, which is held where it is older.
+        """
+        wanted = sample_stamps(self.end_ns if end_ns is None else end_ns, self.seconds, self.frames)
+        stamps, positions = list(self._stamps), list(self._positions)
+        if self._forgotten is not None:
+            stamps, positions = [stamps[0] - 1, *stamps], [self._forgotten, *positions]
+        return resample(np.array(stamps), np.stack(positions), wanted, self.max_gap_s)
+
+
+T = TypeVar("T")
+
+JUMP_S = 1.0
+"""A stamp older than the newest by more than this is no late message: time has jumped back (a recording loops)."""
+
+
+def sampled(stamps_ns: np.ndarray, values: np.ndarray, wanted_ns: np.ndarray, max_gap_s: float = 0.5) -> np.ndarray:
+    """A whole recording's points at a window's stamps, as the live recognizer samples them.
+
+    Args:
+        stamps_ns: [L] increasing stamps.
+        values: [L, ..., D] points of any arrangement, NaN for missing.
+        wanted_ns: [T] stamps to sample at, none before the body was first seen (`numpy.maximum`).
+        max_gap_s: As `Series.interpolated` has it.
+    """
+    series: Series[np.ndarray] = Series(float("1e9"), len(values) + 1)
+    series._stamps, series._values = [int(stamp) for stamp in stamps_ns], list(values)
+    return series.interpolated(wanted_ns, max_gap_s)
+
+
+def nearest(stamps_ns: np.ndarray, wanted_ns: np.ndarray) -> np.ndarray:
+    """[T] indices of the increasing `stamps_ns` [L] that are nearest to `wanted_ns` [T], the earlier of two alike."""
+    right = np.clip(np.searchsorted(stamps_ns, wanted_ns), 1, max(len(stamps_ns) - 1, 1))
+    right = np.minimum(right, len(stamps_ns) - 1)
+    left = np.maximum(right - 1, 0)
+    return np.where(np.abs(stamps_ns[right] - wanted_ns) < np.abs(wanted_ns - stamps_ns[left]), right, left)
+
+
+class Series(Generic[T]):
+    """Values by stamp.
+
+    Args:
+        seconds: Values older than this against the newest are forgotten, but for the last of them.
+        most: More values than this are never kept; the oldest go.
+        spacing_s: A value nearer than this to the one before or after it is left out.
+    """
+
+    def __init__(self, seconds: float, most: int = 10_000, spacing_s: float = 0.0):
+        self._seconds_ns, self._most = int(seconds * NANOSECONDS), most
+        self._spacing_ns = int(spacing_s * NANOSECONDS)
+        self._stamps: list[int] = []
+        self._values: list[T] = []
+
+    def __len__(self) -> int:
+        return len(self._stamps)
+
+    def takes(self, stamp_ns: int) -> bool:
+        """Whether a value of this stamp would be kept: not one too many, not too old, not there already."""
+        if not self._stamps or stamp_ns < self._stamps[-1] - int(JUMP_S * NANOSECONDS):
+            return True
+        at = bisect_left(self._stamps, stamp_ns)
+        near = self._stamps[max(at - 1, 0) : at + 1]
+        apart = min(abs(stamp_ns - other) for other in near)
+        return apart > 0 and apart >= self._spacing_ns and stamp_ns > self._stamps[-1] - self._seconds_ns
+
+    def replace(self, stamp_ns: int, value: T) -> None:
+        """Puts a better value in the place of the one with this very stamp, if there is one."""
+        at = bisect_left(self._stamps, stamp_ns)
+        if at < len(self._stamps) and self._stamps[at] == stamp_ns:
+            self._values[at] = value
+
+    def add(self, stamp_ns: int, value: T) -> None:
+        """Keeps a value, unless `takes` says no. Where time has jumped back, what was there is forgotten."""
+        if not self.takes(stamp_ns):
+            return
+        if self._stamps and stamp_ns < self._stamps[-1] - int(JUMP_S * NANOSECONDS):
+            self.clear()
+        at = bisect_left(self._stamps, stamp_ns)
+        self._stamps.insert(at, stamp_ns)
+        self._values.insert(at, value)
+        oldest = bisect_left(self._stamps, self._stamps[-1] - self._seconds_ns) - 1
+        surplus = max(oldest, len(self._stamps) - self._most, 0)
+        del self._stamps[:surplus], self._values[:surplus]
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._stamps.clear()
+        self._values.clear()
+
+    def rewind(self, stamp_ns: int) -> None:
+        """Forgets what is of a later time than this, as when time has jumped back to it."""
+        kept = bisect_right(self._stamps, stamp_ns)
+        del self._stamps[kept:], self._values[kept:]
+
+    def at(self, stamp_ns: int, tolerance_s: float) -> T | None:
+        """The value nearest to a stamp, if it is near enough."""
+        if not self._stamps:
+            return None
+        index = int(self._nearest(np.array([stamp_ns]))[0])
+        return self._values[index] if abs(self._stamps[index] - stamp_ns) <= tolerance_s * NANOSECONDS else None
+
+    def nearest(self, wanted_ns: np.ndarray) -> list[T]:
+        """The values nearest in time to the stamps [T]; there must be one."""
+        return [self._values[index] for index in self._nearest(wanted_ns)]
+
+    def interpolated(self, wanted_ns: np.ndarray, max_gap_s: float) -> np.ndarray:
+        """Points of arrays [..., V, D] at the stamps [T], interpolated in time: [T, ..., V, D] float32.
+
+        A point unseen for longer than `max_gap_s` is NaN, before its first and after its last sight too.
+        """
+        values = np.stack([np.asarray(value, dtype=np.float32) for value in self._values])
+        points = values.reshape(len(values), -1, values.shape[-1])  # (L, points, D)
+        # An observation of nothing before all: a point is then held for `max_gap_s` before its first sight, no longer.
+        before = min(self._stamps[0], int(wanted_ns[0])) - 1
+        stamps = np.array([before, *self._stamps], dtype=np.int64)
+        points = np.concatenate([np.full_like(points[:1], np.nan), points])
+        found = resample(stamps, points, wanted_ns, max_gap_s)
+        return found.reshape(len(wanted_ns), *values.shape[1:])
+
+    def _nearest(self, wanted_ns: np.ndarray) -> np.ndarray:
+        return nearest(np.array(self._stamps, dtype=np.int64), wanted_ns)

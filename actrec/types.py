@@ -1,0 +1,209 @@
+"""What travels through the core: RGB-D frames and what is seen in them.
+
+SI units, right-handed, the camera's optical frame (x right, y down, z forward), float32, NaN for missing.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from actrec.utils.errors import InputError
+
+NANOSECONDS = 1_000_000_000
+
+MAX_DEPTH_M = 100.0
+"""No camera here looks farther; depth in millimetres does."""
+
+
+@dataclass(frozen=True)
+class Intrinsics:
+    """Pinhole intrinsics of a registered colour/depth image.
+
+    Attributes:
+        width, height: Image size in pixels.
+        fx, fy, cx, cy: Focal lengths and principal point in pixels.
+        distortion: OpenCV's coefficients, five (k1, k2, p1, p2, k3) or eight (and k4, k5, k6 of the rational model);
+            empty for a rectified image.
+    """
+
+    width: int
+    height: int
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    distortion: tuple[float, ...] = ()
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """The 3×3 camera matrix K, float64."""
+        return np.array([[self.fx, 0, self.cx], [0, self.fy, self.cy], [0, 0, 1]], dtype=np.float64)
+
+    def resized(self, width: int, height: int) -> "Intrinsics":
+        """The intrinsics of the same image resized to width×height (pixel centres at integers)."""
+        sx, sy = width / self.width, height / self.height
+        cx, cy = (self.cx + 0.5) * sx - 0.5, (self.cy + 0.5) * sy - 0.5
+        return Intrinsics(width, height, self.fx * sx, self.fy * sy, cx, cy, self.distortion)
+
+
+@dataclass
+class RgbdFrame:
+    """One colour image with the depth registered to it.
+
+    Attributes:
+        stamp_ns: Capture time in nanoseconds of the camera's clock.
+        colour: [H, W, 3] uint8 RGB; None where the source has joints alone (a skeleton recording).
+        depth: [H, W] float32 metres, NaN where missing; None where the source has no depth.
+        intrinsics: Of both images.
+        frame_id: Name of the optical frame.
+        skeletons: Known joints where the source has them (simulated camera, recordings), else empty.
+    """
+
+    stamp_ns: int
+    colour: np.ndarray | None
+    depth: np.ndarray | None
+    intrinsics: Intrinsics
+    frame_id: str = "camera_color_optical_frame"
+    skeletons: list["Body"] = field(default_factory=list)
+
+    @property
+    def stamp(self) -> float:
+        """Capture time in seconds."""
+        return self.stamp_ns / NANOSECONDS
+
+    def check(self) -> None:
+        """Raises InputError where shapes, types or sizes contradict the contract."""
+        if self.colour is None:
+            return
+        height, width = self.intrinsics.height, self.intrinsics.width
+        if self.colour.shape != (height, width, 3) or self.colour.dtype != np.uint8:
+            raise InputError(
+                f"colour is {self.colour.dtype}{list(self.colour.shape)}, expected uint8[{height}, {width}, 3] "
+                "as its intrinsics say"
+            )
+        if self.depth is None:
+            return
+        if self.depth.shape != self.colour.shape[:2]:
+            raise InputError(
+                f"depth is {list(self.depth.shape)} but colour is {list(self.colour.shape[:2])}: "
+                "register depth to colour first (align_depth in the camera driver)"
+            )
+        refuse_integers(self.depth)
+
+
+def refuse_integers(depth: np.ndarray) -> None:
+    """Refuses depth as sensors count it.
+
+    Raises:
+        InputError: It is of an integer type, which is no metres.
+    """
+    if depth.dtype.kind != "f":
+        raise InputError(f"depth is {depth.dtype}, expected float32 metres: multiply it by the metres of one step")
+
+
+@dataclass
+class Body:
+    """One person's joints at one instant.
+
+    Attributes:
+        body_id: Starts with a letter (REP-155); empty before tracking.
+        layout: Name of a layout in `actrec.skeleton.layouts`.
+        positions: [V, 3] float32 metres in the optical frame, NaN where missing.
+        pixels: [V, 2] float32 (u, v), NaN where missing.
+        scores: [V] float32 in 0..1.
+    """
+
+    body_id: str
+    layout: str
+    positions: np.ndarray
+    pixels: np.ndarray
+    scores: np.ndarray
+
+
+LOOSE = "hand_"
+"""What the `body_id` of a hand begins with where no body is known: hand_1, hand_2, …"""
+
+
+@dataclass
+class Hand(Body):
+    """One hand, layout `hand_21`; `side` is the person's own "left" or "right"."""
+
+    side: str = "right"
+
+
+@dataclass
+class Face(Body):
+    """One face, layout `face_68`."""
+
+
+UNKNOWN = "unknown"
+"""The label of what the model does not know; no package may have a class of that name."""
+
+Clip = Mapping[str, np.ndarray]
+
+KEYS: dict[str, tuple[int | None, str, str]] = {
+    "bodies": (1, "[M, T, V, 3]", "joints, metres in the optical frame"),
+    "pixels": (1, "[M, T, V, 2]", "the joints in the colour image, px (u, v)"),
+    "hands": (1, "[M, T, 2, 21, 3]", "left and right hand, metres"),
+    "hand_pixels": (1, "[M, T, 2, 21, 2]", "the hands in the colour image, px"),
+    "face": (1, "[M, T, 68, 3]", "metres"),
+    "face_pixels": (1, "[M, T, 68, 2]", "the face in the colour image, px"),
+    "motion": (1, "[M, T, V, 2]", "optical flow at the joints, px/s of the colour image"),
+    "size": (None, "[2]", "width and height of the colour image, px"),
+    "colour": (0, "[T, H, W, 3]", "uint8 RGB"),
+    "flow": (0, "[T, H, W, 3]", "scene flow, m/s, of the colour image's field of view at any size"),
+}
+"""Key of a clip to (its time axis, its shape, what it is). Body 0 is the one that the clip is about. A clip may also
+hold, under the name of an input whose feature is a `FrameFeature`, that input's `observe`d frames [T, …] of body 0
+instead of "colour" or "flow": the live recognizer keeps crops, not pictures."""
+
+STREAMS = {
+    "bodies": ("bodies", "pixels"),
+    "hands": ("hands", "hand_pixels"),
+    "face": ("face", "face_pixels"),
+    "flow": ("flow", "motion"),
+    "colour": ("colour",),
+}
+"""What the live recognizer subscribes to, and the keys of a clip that come from it."""
+
+
+class LazyClip(Mapping[str, np.ndarray]):
+    """A clip whose values are made when they are first looked at, and kept: pictures that nobody takes cost nothing.
+
+    Args:
+        make: Key to what returns its array.
+        span: Key of pictures to what returns some of them alone, given the first and how many.
+        shown: The clip as its pictures saw body 0: joints are those of the frame that each picture is of, where the
+            clip itself has them between frames too. None where there is no difference.
+
+    Attributes:
+        shown: As given.
+    """
+
+    def __init__(
+        self,
+        make: Mapping[str, Callable[[], np.ndarray]],
+        span: Mapping[str, Callable[[int, int], np.ndarray | None]] | None = None,
+        shown: Clip | None = None,
+    ):
+        self._make, self._span, self._made = dict(make), dict(span or {}), dict[str, np.ndarray]()
+        self.shown = shown
+
+    def part(self, key: str, start: int, frames: int) -> np.ndarray | None:
+        """`frames` pictures from `start` on, no others made; None where it takes the whole array."""
+        return self._span[key](start, frames) if key in self._span and key not in self._made else None
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        if key not in self._made:
+            self._made[key] = self._make[key]()
+        return self._made[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._make
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._make)
+
+    def __len__(self) -> int:
+        return len(self._make)

@@ -1,0 +1,393 @@
+"""Where a recording's intrinsics come from: an option, a file beside the images, a stated field of view.
+
+What is known of a camera, as files: `actrec calibrate` writes them, the drivers load them by serial number.
+
+`SERIAL_color.yaml` and `SERIAL_depth.yaml` are ROS's camera_info YAML (camera_calibration_parsers reads them). The
+depth's has a block of our own beside it: where the depth camera sits, and what its readings are off by.
+`SERIAL_mount.yaml` is the camera's place on the robot, a static transform.
+"""
+
+import contextlib
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from actrec.types import Intrinsics
+from actrec.utils.errors import DeviceError, InputError
+
+DISTORTION_MODELS = ("", "plumb_bob", "rational_polynomial")
+"""ROS's names of the lens models that `Intrinsics` can be of."""
+
+_UNBENT = ("pinhole", "none")
+"""What some drivers call a lens that does not bend; ROS has no name for it."""
+
+
+def from_hfov(width: int, height: int, hfov_deg: float) -> Intrinsics:
+    """Square pixels, principal point in the middle, of a horizontal field of view in degrees."""
+    focal = width / 2 / math.tan(math.radians(hfov_deg) / 2)
+    return Intrinsics(width, height, focal, focal, (width - 1) / 2, (height - 1) / 2)
+
+
+def rectified(topic: str) -> bool:
+    """Whether a topic's images are rectified, by ROS's names of such: image_rect, image_rect_color, image_rect_raw.
+
+    The camera_info beside them tells the raw images' K and D; these have its P and no distortion.
+    """
+    return any(part.startswith("image_rect") for part in topic.split("/"))
+
+
+def is_known(model: str, coefficients: Any) -> bool:
+    """Whether `Intrinsics` can be of a lens of ROS's distortion_model and D."""
+    return model in DISTORTION_MODELS or (model.lower() in _UNBENT and not any(coefficients))
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        DeviceError: It is not there.
+        InputError: It is not YAML, or no mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise DeviceError(f"cannot read intrinsics '{path}': {error.strerror}; check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"'{path}' is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"'{path}' holds no mapping; expected width, height, fx, fy, cx, cy")
+    return content
+
+
+def from_yaml(path: Path) -> Intrinsics:
+    """Reads `width, height, fx, fy, cx, cy[, distortion]`, or the YAML that ROS's camera_calibration writes.
+
+    Raises:
+        DeviceError: It is not there.
+        InputError: A key is missing or no number, or the lens is of a model that is not known here.
+    """
+    content = load_yaml(path)
+    model = str(content.get("distortion_model") or "")
+    try:
+        if "camera_matrix" in content:
+            k = [float(value) for value in content["camera_matrix"]["data"]]
+            width, height = int(content["image_width"]), int(content["image_height"])
+            fx, fy, cx, cy = k[0], k[4], k[2], k[5]
+            d = content.get("distortion_coefficients", {}).get("data", [])
+        else:
+            width, height = int(content["width"]), int(content["height"])
+            fx, fy, cx, cy = (float(content[key]) for key in ("fx", "fy", "cx", "cy"))
+            d = content.get("distortion", [])
+        if not is_known(model, d):
+            raise InputError(
+                f"'{path}' has distortion '{model}', known are {', '.join(filter(None, DISTORTION_MODELS))}: calibrate "
+                "it so, or use rectified images with their intrinsics"
+            )
+        return _possible(Intrinsics(width, height, fx, fy, cx, cy, distortion(d)))
+    except KeyError as error:
+        raise InputError(f"'{path}' lacks {error}; expected width, height, fx, fy, cx, cy") from error
+    except (TypeError, ValueError, IndexError, AttributeError) as error:
+        raise InputError(f"'{path}' is no camera's intrinsics: {error}") from error
+
+
+def number(path: Path, content: dict[str, Any], key: str) -> float:
+    """A length or rate in a YAML file's mapping; 0 where it does not say.
+
+    Raises:
+        InputError: It is no positive number.
+    """
+    try:
+        value = float(content.get(key, 0.0))
+    except (TypeError, ValueError):
+        value = math.nan
+    if key in content and not 0 < value < math.inf:
+        raise InputError(f"'{path}': {key} is '{content[key]}', expected a positive number")
+    return value
+
+
+def _possible(camera: Intrinsics) -> Intrinsics:
+    """The camera itself.
+
+    Raises:
+        ValueError: There is none of such numbers.
+    """
+    if min(camera.width, camera.height) <= 0:
+        raise ValueError(f"images of {camera.width}×{camera.height}")
+    numbers = camera.fx, camera.fy, camera.cx, camera.cy, *camera.distortion
+    if not (camera.fx > 0 and camera.fy > 0 and all(map(math.isfinite, numbers))):
+        raise ValueError(f"fx, fy, cx, cy are {', '.join(f'{value:g}' for value in numbers[:4])}")
+    return camera
+
+
+def distortion(values: Any) -> tuple[float, ...]:
+    """OpenCV's coefficients as `Intrinsics` has them, five or eight; none where all are 0.
+
+    Raises:
+        TypeError, ValueError: They are no numbers, or those of another lens model.
+    """
+    coefficients = tuple(float(value) for value in values)
+    if not any(coefficients):
+        return ()
+    if not any(coefficients[8:]):  # OpenCV's own rational model comes with six more
+        coefficients = coefficients[:8]
+    if len(coefficients) not in (4, 5, 8):
+        raise ValueError(f"{len(coefficients)} distortion coefficients, known are the models of 4, 5 and 8")
+    return coefficients if len(coefficients) > 4 else (*coefficients, 0.0)
+
+
+COLOUR, DEPTH, MOUNT = "color", "depth", "mount"
+
+_ASPECT_TOLERANCE = 0.005
+
+_CHECKOUT = Path(__file__).resolve().parents[2] / "calibration" / "cameras"
+
+
+@dataclass(frozen=True)
+class DepthGeometry:
+    """How a depth camera's readings become metres in the colour camera.
+
+    Attributes:
+        to_colour: [4, 4] float64: a point of the depth camera's optical frame, metres, in that of the colour camera.
+        scale, bias: True depth in metres = scale · reading in metres + bias.
+    """
+
+    to_colour: np.ndarray
+    scale: float = 1.0
+    bias: float = 0.0
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A camera's place.
+
+    Attributes:
+        parent: The robot's frame, e.g. base_link.
+        child: The camera's optical frame.
+        pose: [4, 4] float64: a point of the camera, metres, in the parent frame.
+    """
+
+    parent: str
+    child: str
+    pose: np.ndarray
+
+
+@dataclass(frozen=True)
+class CameraFiles:
+    """What the files of one camera say; None where there is no such file."""
+
+    serial: str
+    colour: Intrinsics | None = None
+    depth: Intrinsics | None = None
+    geometry: DepthGeometry | None = None
+    mount: Mount | None = None
+
+
+def folders() -> list[Path]:
+    """Where cameras' files are looked for, the first that has one; new ones are written to the first.
+
+    `$ACTREC_CAMERAS` alone where it is set; else `calibration/cameras` of a source checkout, then
+    `~/.config/actrec/cameras`.
+    """
+    if given := os.environ.get("ACTREC_CAMERAS"):
+        return [Path(given).expanduser()]
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "actrec/cameras"
+    return [_CHECKOUT, home] if _CHECKOUT.is_dir() else [home]
+
+
+def path_of(serial: str, part: str, folder: Path | None = None) -> Path:
+    """The file of a camera's `part` (COLOUR, DEPTH, MOUNT): the one there is, or the one to write.
+
+    Raises:
+        InputError: The serial number cannot be part of a file's name.
+    """
+    if not serial or not serial.replace("-", "").replace("_", "").isalnum():
+        raise InputError(f"serial number {serial!r} cannot be part of a file's name: letters, digits, - and _ can")
+    places = [folder] if folder else folders()
+    files = [place / f"{serial}_{part}.yaml" for place in places]
+    return next((file for file in files if file.is_file()), files[0])
+
+
+def load(serial: str, folder: Path | None = None) -> CameraFiles:
+    """All that is known of a camera.
+
+    Raises:
+        InputError: A file is damaged; it is named.
+    """
+    colour, depth, mount = (path_of(serial, part, folder) for part in (COLOUR, DEPTH, MOUNT))
+    return CameraFiles(
+        serial,
+        from_yaml(colour) if colour.is_file() else None,
+        from_yaml(depth) if depth.is_file() else None,
+        _geometry(depth) if depth.is_file() else None,
+        read_mount(mount) if mount.is_file() else None,
+    )
+
+
+def write_intrinsics(
+    path: Path, camera: Intrinsics, name: str, geometry: DepthGeometry | None = None, note: str = ""
+) -> None:
+    """Writes ROS's camera_info YAML, whole or not at all.
+
+    Args:
+        path: The file; its folder is made.
+        camera: With 0, 5 (plumb_bob) or 8 (rational_polynomial) distortion coefficients.
+        name: `camera_name` in it.
+        geometry: Of a depth camera.
+        note: Comment at the top: how and when it was measured.
+    """
+    k, d = camera.matrix, [*camera.distortion] or [0.0] * 5
+    projection = np.hstack([k, np.zeros((3, 1))])
+    content: dict[str, Any] = {
+        "image_width": camera.width,
+        "image_height": camera.height,
+        "camera_name": name,
+        "camera_matrix": _matrix(k),
+        "distortion_model": "plumb_bob" if len(d) <= 5 else "rational_polynomial",
+        "distortion_coefficients": _matrix(np.array([d])),
+        "rectification_matrix": _matrix(np.eye(3)),
+        "projection_matrix": _matrix(projection),
+    }
+    if geometry is not None:
+        content["depth_to_color"] = _matrix(geometry.to_colour)
+        content["depth_scale"], content["depth_bias"] = float(geometry.scale), float(geometry.bias)
+    _write(path, content, note)
+
+
+def write_mount(path: Path, mount: Mount, note: str = "") -> None:
+    """Writes a static transform: frames, translation in metres, rotation as a quaternion x, y, z, w."""
+    x, y, z, w = quaternion(mount.pose[:3, :3])
+    translation = dict(zip("xyz", map(float, mount.pose[:3, 3]), strict=True))
+    content = {
+        "parent_frame": mount.parent,
+        "child_frame": mount.child,
+        "translation": translation,
+        "rotation": {"x": x, "y": y, "z": z, "w": w},
+    }
+    _write(path, content, note)
+
+
+def read_mount(path: Path) -> Mount:
+    """Reads what `write_mount` wrote.
+
+    Raises:
+        InputError: A key is missing or no number, or the rotation is none.
+    """
+    content = load_yaml(path)
+    try:
+        pose = np.eye(4)
+        pose[:3, 3] = [float(content["translation"][axis]) for axis in "xyz"]
+        pose[:3, :3] = rotation_matrix(*unit_quaternion([content["rotation"][axis] for axis in "xyzw"]))
+        return Mount(str(content["parent_frame"]), str(content["child_frame"]), rigid(pose))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"'{path}' is no camera's mount ({error}): run actrec calibrate hand-eye again") from error
+
+
+def fitted(camera: Intrinsics, width: int, height: int) -> Intrinsics:
+    """A calibration for images of another size: scaled where the aspect agrees.
+
+    Raises:
+        InputError: It does not: the images are cropped, and nobody knows where.
+    """
+    if abs(camera.width * height / (camera.height * width) - 1) > _ASPECT_TOLERANCE:
+        raise InputError(
+            f"the calibration is of {camera.width}×{camera.height} images and these are {width}×{height}, of another "
+            "aspect: calibrate at this size, or choose a profile of the calibrated aspect"
+        )
+    return camera.resized(width, height)
+
+
+def quaternion(rotation: np.ndarray) -> tuple[float, float, float, float]:
+    """x, y, z, w (w ≥ 0) of a rotation matrix [3, 3]."""
+    r = np.asarray(rotation, np.float64).reshape(3, 3)
+    # Of the symmetric form whose largest eigenvector is the quaternion (Bar-Itzhack 2000): well behaved at every angle.
+    k = np.array(
+        [
+            [r[0, 0] - r[1, 1] - r[2, 2], 0, 0, 0],
+            [r[0, 1] + r[1, 0], r[1, 1] - r[0, 0] - r[2, 2], 0, 0],
+            [r[0, 2] + r[2, 0], r[1, 2] + r[2, 1], r[2, 2] - r[0, 0] - r[1, 1], 0],
+            [r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1], np.trace(r)],
+        ]
+    )
+    q = np.linalg.eigh(k)[1][:, -1]  # of the lower triangle
+    x, y, z, w = (q if q[3] >= 0 else -q).tolist()
+    return x, y, z, w
+
+
+def unit_quaternion(values: Sequence[Any]) -> list[float]:
+    """The four numbers x, y, z, w.
+
+    Raises:
+        TypeError, ValueError: They are no numbers, or not of length 1.
+    """
+    numbers = [float(value) for value in values]
+    if not abs(np.linalg.norm(numbers) - 1) < 0.01:
+        raise ValueError(f"a quaternion of length {np.linalg.norm(numbers):.3f}, not 1")
+    return numbers
+
+
+def rigid(pose: np.ndarray) -> np.ndarray:
+    """The [4, 4] itself.
+
+    Raises:
+        ValueError: It is no rigid transform.
+    """
+    r = pose[:3, :3]
+    if not np.isfinite(pose).all():
+        raise ValueError("not all numbers are finite")
+    if not np.allclose(pose[3], [0, 0, 0, 1], atol=1e-6):
+        raise ValueError("a matrix whose last row is not 0, 0, 0, 1: give it row by row")
+    if not np.allclose(r @ r.T, np.eye(3), atol=1e-3) or not np.linalg.det(r) > 0:
+        raise ValueError("a matrix whose upper left 3×3 is no rotation")
+    return pose
+
+
+def rotation_matrix(x: float, y: float, z: float, w: float) -> np.ndarray:
+    """[3, 3] of a quaternion of any length but 0."""
+    x, y, z, w = np.array([x, y, z, w]) / np.linalg.norm([x, y, z, w])
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+def _geometry(path: Path) -> DepthGeometry | None:
+    content = load_yaml(path)
+    if "depth_to_color" not in content:
+        return None
+    try:
+        pose = rigid(np.array(content["depth_to_color"]["data"], np.float64).reshape(4, 4))
+        scale, bias = float(content.get("depth_scale", 1.0)), float(content.get("depth_bias", 0.0))
+        if not (np.isfinite([scale, bias]).all() and scale > 0):
+            raise ValueError(f"depth_scale {scale:g} and depth_bias {bias:g} make no metres")
+        return DepthGeometry(pose, scale, bias)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"'{path}': depth_to_color is no transform ({error}): calibrate the depth again") from error
+
+
+def _matrix(values: np.ndarray) -> dict[str, Any]:
+    rows, columns = values.shape
+    return {"rows": rows, "cols": columns, "data": [float(value) for value in values.ravel()]}
+
+
+def _write(path: Path, content: dict[str, Any], note: str) -> None:
+    text = "".join(f"# {line}\n" for line in note.splitlines())
+    text += yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)
+    staging = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging.write_text(text)
+        os.replace(staging, path)
+    except OSError as error:
+        raise DeviceError(f"cannot write '{path}': {error.strerror}; choose another folder") from error
+    finally:
+        with contextlib.suppress(OSError):
+            staging.unlink(missing_ok=True)

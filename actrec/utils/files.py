@@ -1,0 +1,135 @@
+"""Folders that are written whole or not at all.
+
+Image files by any name: `cv2.imread` and `cv2.imwrite` end the process at one whose bytes are no UTF-8.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from actrec.utils.errors import DeviceError, InputError, PackageError
+
+
+def write(target: Path, files: Mapping[str, bytes], check: Callable[[Path], Any]) -> None:
+    """Writes files to a temporary folder beside the target, which then takes its place, and that of one there.
+
+    Args:
+        target: The folder.
+        files: Content by name.
+        check: Called with the temporary folder; where it raises, the target stays as it was.
+
+    Raises:
+        DeviceError: The disk is full or cannot be written; the target stays as it was.
+    """
+    try:
+        _write(target, files, check)
+    except OSError as error:
+        raise DeviceError(f"cannot write {target}: {error.strerror or error}") from error
+
+
+def check_place(folder: str | Path, files: Sequence[str], overwrite: bool = False) -> Path:
+    """Makes sure, before the work that is to fill it, that a folder can be written.
+
+    Args:
+        folder: Where to.
+        files: What a folder of this kind may hold. One that lacks the first, or holds anything else, which would be
+            lost, is never replaced.
+        overwrite: Replace one that is there.
+
+    Returns:
+        The folder, absolute.
+
+    Raises:
+        PackageError: There is something that must not be replaced.
+        DeviceError: The folder cannot be made.
+    """
+    try:
+        target = Path(folder).expanduser().resolve()
+    except RuntimeError as error:  # ~NAME of nobody, or a circle of links
+        raise DeviceError(f"cannot write {folder}: {str(error)[:1].lower()}{str(error)[1:].rstrip('.')}") from error
+    try:
+        if target.exists():
+            _check_lost(target, files, overwrite)
+        above = next(folder for folder in target.parents if folder.exists())
+        if not above.is_dir():
+            raise DeviceError(f"cannot write {target}: {above} is no folder")
+        tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=above).cleanup()
+    except OSError as error:
+        raise DeviceError(f"cannot write {target}: {error.strerror or error}") from error
+    return target
+
+
+def _check_lost(target: Path, files: Sequence[str], overwrite: bool) -> None:
+    if not overwrite:
+        raise PackageError(f"{target} exists: choose another name, or overwrite it (--overwrite)")
+    if not (target / files[0]).is_file():
+        raise PackageError(
+            f"{target} exists and holds no {files[0]}: only a package is overwritten, choose another name"
+        )
+    if others := sorted({path.name for path in target.iterdir()} - set(files)):
+        raise PackageError(f"{target} also holds {', '.join(others[:3])}{', …' if others[3:] else ''}, which would be "
+                           "lost: choose another name, or move it away")  # fmt: skip
+
+
+def _write(target: Path, files: Mapping[str, bytes], check: Callable[[Path], Any]) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        staging.chmod(0o755)
+        for name, content in files.items():
+            (staging / name).write_bytes(content)
+        check(staging)
+        _move_into_place(staging, target)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def _move_into_place(staging: Path, target: Path) -> None:
+    """Renames; a folder that is there is put aside first and brought back if the renaming fails."""
+    if not target.exists():
+        os.rename(staging, target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    os.rename(target, aside / target.name)
+    try:
+        os.rename(staging, target)
+    except OSError:
+        os.rename(aside / target.name, target)
+        raise
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(aside)
+
+
+def read_image(path: Path, flags: int) -> np.ndarray | None:
+    """The image in a file, [H, W] or [H, W, channels], BGR; None where it is none, or truncated.
+
+    Args:
+        path: The file.
+        flags: OpenCV's, `cv2.IMREAD_…`.
+    """
+    try:
+        content = np.fromfile(path, np.uint8)
+    except OSError:
+        return None
+    return cv2.imdecode(content, flags) if content.size else None
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Writes an image [H, W] or [H, W, channels], BGR, in the format that its ending names.
+
+    Raises:
+        OSError: The file cannot be written.
+        InputError: There is no such format.
+    """
+    if not (path.suffix.isascii() and cv2.haveImageWriter(f"image{path.suffix}")):
+        raise InputError(f"'{path}' has the ending of no image that can be written: take .png")
+    path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())

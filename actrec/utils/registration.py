@@ -1,0 +1,130 @@
+"""Depth seen from the colour camera, by calibration: for cameras that do not do it themselves."""
+
+import numpy as np
+
+from actrec.types import Intrinsics
+from actrec.utils.calibration_files import DepthGeometry
+from actrec.utils.errors import InputError
+from actrec.utils.geometry import rays
+from actrec.utils.jit import kernel
+
+_BEYOND = 1.2
+
+_RADII = np.linspace(0.0, 12.0, 6001)
+"""Tangents of angles off the axis, up to 85°."""
+
+_STEP = 1e-4
+
+_SEAM = 0.1
+"""Pixels by which neighbouring patches overlap: slanted surfaces and lenses part them by hundredths."""
+
+
+class Registration:
+    """Registers depth images to a colour image of other intrinsics and place.
+
+    Each depth pixel is a small patch of surface; every colour pixel whose centre its picture covers gets its depth, the
+    nearest patch winning, so that a depth image of lower resolution leaves no holes. Unlike librealsense's aligner, the
+    depth is that from the colour camera, not the number which the depth camera read.
+
+    Args:
+        depth: Of the depth images, distortion included.
+        colour: Of the colour images, distortion included.
+        geometry: Where the depth camera sits, and what its readings are off by.
+    """
+
+    def __init__(self, depth: Intrinsics, colour: Intrinsics, geometry: DepthGeometry):
+        self._size = depth.height, depth.width
+        self._colour = colour
+        self._scale, self._bias = geometry.scale, geometry.bias
+        self._pose = np.ascontiguousarray(geometry.to_colour[:3], np.float64)
+        u, v = np.meshgrid(np.arange(-1.0, depth.width + 1), np.arange(-1.0, depth.height + 1))
+        spread = rays(np.stack([u, v], -1), depth)
+        # Of each pixel: its ray, and half of what it spans across and down.
+        halves = spread[1:-1, 2:, 0] - spread[1:-1, :-2, 0], spread[2:, 1:-1, 1] - spread[:-2, 1:-1, 1]
+        self._rays = np.concatenate([spread[1:-1, 1:-1], np.stack(halves, -1) / 4], -1)
+        self._distortion = np.zeros(8)
+        self._distortion[: len(colour.distortion)] = colour.distortion
+        self._widest = _widest(colour, self._distortion)
+
+    def register(self, depth: np.ndarray) -> np.ndarray:
+        """Depth [h, w] float32 metres, NaN where missing, as the colour camera sees it: [H, W] alike.
+
+        Raises:
+            InputError: It is of another size than the intrinsics say.
+        """
+        if depth.shape != self._size:
+            raise InputError(f"depth is {list(depth.shape)}, its intrinsics are of {list(self._size)}")
+        c = self._colour
+        camera = np.array([c.fx, c.fy, c.cx, c.cy])
+        out = np.full((c.height, c.width), np.inf, np.float32)
+        _splat(depth, self._rays, self._pose, camera, self._distortion, self._scale, self._bias, self._widest, out)
+        out[np.isinf(out)] = np.nan
+        return out
+
+
+def _widest(camera: Intrinsics, distortion: np.ndarray) -> float:
+    """The squared tangent of the angle off the axis up to which points are drawn.
+
+    What the image's corners look at and somewhat more, but never as far out as where the distortion's polynomial folds
+    back into the image. Of some wide lenses that is before the corners, whose rays nothing tells then.
+    """
+    across, down = (max(c, side - 1 - c) for c, side in ((camera.cx, camera.width), (camera.cy, camera.height)))
+    corner = np.hypot(across / camera.fx, down / camera.fy)
+    bent = _RADII * [_bend(r, distortion) for r in _RADII**2]
+    folds = np.diff(bent) <= 0
+    last = int(folds.argmax()) if folds.any() else len(folds)
+    # A lens off its sensor's axis bends pixels by up to 3 |p| r² towards the centre.
+    reached = (bent - 3 * np.hypot(*distortion[2:4]) * _RADII**2)[: last + 1] >= corner
+    seen = int(reached.argmax()) if reached.any() else last
+    return float(min(_BEYOND * _RADII[seen] ** 2, _RADII[last] ** 2))
+
+
+@kernel
+def _bend(r: float, d: np.ndarray) -> float:
+    """OpenCV's radial factor at a squared radius."""
+    return (1 + r * (d[0] + r * (d[1] + r * d[4]))) / (1 + r * (d[5] + r * (d[6] + r * d[7])))
+
+
+@kernel
+def _splat(
+    depth: np.ndarray,
+    rays: np.ndarray,
+    pose: np.ndarray,
+    camera: np.ndarray,
+    d: np.ndarray,
+    scale: float,
+    bias: float,
+    widest: float,
+    out: np.ndarray,
+) -> None:
+    height, width = depth.shape
+    rows, columns = out.shape
+    for v in range(height):
+        for u in range(width):
+            reading = depth[v, u]
+            if not reading > 0 or np.isinf(reading):
+                continue
+            z = scale * reading + bias
+            x, y = rays[v, u, 0] * z, rays[v, u, 1] * z
+            far = pose[2, 0] * x + pose[2, 1] * y + pose[2, 2] * z + pose[2, 3]
+            if far <= 1e-3:
+                continue
+            a = (pose[0, 0] * x + pose[0, 1] * y + pose[0, 2] * z + pose[0, 3]) / far
+            b = (pose[1, 0] * x + pose[1, 1] * y + pose[1, 2] * z + pose[1, 3]) / far
+            r = a * a + b * b
+            if r > widest:
+                continue
+            bend = _bend(r, d)
+            # How much the lens stretches along the radius: the derivative of ρ · bend(ρ²).
+            stretch = max(bend, bend + 2 * r * (_bend(r + _STEP, d) - bend) / _STEP)
+            px = camera[0] * (a * bend + 2 * d[2] * a * b + d[3] * (r + 2 * a * a)) + camera[2]
+            py = camera[1] * (b * bend + d[2] * (r + 2 * b * b) + 2 * d[3] * a * b) + camera[3]
+            across = camera[0] * rays[v, u, 2] * z / far * stretch + _SEAM
+            down = camera[1] * rays[v, u, 3] * z / far * stretch + _SEAM
+            left, right, top, bottom = px - across, px + across, py - down, py + down
+            if right < 0 or bottom < 0 or left > columns - 1 or top > rows - 1:
+                continue
+            for row in range(max(int(np.ceil(top)), 0), min(int(np.floor(bottom)), rows - 1) + 1):
+                for column in range(max(int(np.ceil(left)), 0), min(int(np.floor(right)), columns - 1) + 1):
+                    if far < out[row, column]:
+                        out[row, column] = far

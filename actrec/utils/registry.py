@@ -1,0 +1,58 @@
+"""Finds drivers, estimators, backends, networks and datasets by name, importing each only when asked for."""
+
+import importlib
+from typing import Any
+
+from actrec.utils.errors import ConfigError, MissingLibraryError
+
+
+class Registry:
+    """Maps names to `module:attribute` targets that are imported on first use.
+
+    Args:
+        kind: What the names denote, for messages ("camera driver").
+        targets: Name to `package.module:attribute`.
+        install: Top-level module name to what to run when that import fails.
+    """
+
+    def __init__(self, kind: str, targets: dict[str, str], install: dict[str, str] | None = None):
+        self.kind = kind
+        self._targets = dict(targets)
+        self._install = install or {}
+
+    def names(self) -> list[str]:
+        """Every registered name, sorted."""
+        return sorted(self._targets)
+
+    def get(self, name: str) -> Any:
+        """The class or function behind `name`.
+
+        Raises:
+            ConfigError: The name is unknown; the message lists the known ones.
+            MissingLibraryError: A library that it needs is not installed.
+        """
+        if name not in self._targets:
+            raise ConfigError(f"unknown {self.kind} '{name}'; known: {', '.join(self.names())}")
+        module, attribute = self._targets[name].split(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            missing = (error.name or "").split(".")[0]
+            if missing.startswith("actrec"):
+                raise
+            remedy = self._install.get(missing, f"pip install {missing}")
+            raise MissingLibraryError(
+                f"{self.kind} '{name}' needs the library '{missing}', which is not installed: {remedy}"
+            ) from error
+        except ImportError as error:
+            # It is installed, and the system lacks a library that it links.
+            broken = (error.name or "").split(".")[0]
+            if broken not in self._install:
+                raise
+            raise MissingLibraryError(
+                f"{self.kind} '{name}': '{broken}' cannot be loaded ({error}): {self._install[broken]}"
+            ) from error
+
+    def create(self, name: str, **options: Any) -> Any:
+        """Imports the target and calls it with `options`."""
+        return self.get(name)(**options)

@@ -1,0 +1,1 @@
+"""Images, people and labels for a person to look at."""

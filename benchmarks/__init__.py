@@ -1,0 +1,1 @@
+"""Benchmarks, one script per subject; run one with `actrec bench NAME`."""

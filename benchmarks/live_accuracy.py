@@ -1,0 +1,336 @@
+"""`actrec bench nucla-live`: N-UCLA's test sequences through the live recognizer, against offline evaluation.
+
+Every sequence is published on `skeletons` over DDS to a recognizer_node in a process of its own, with a body id and a
+stretch of time of its own, as fast as it is taken: the next one starts when the label of the last frame is back.
+Offline means the same package on the window that ends with the same frame, through `Session.predict`, without ROS.
+
+For `nucla-live`: a node in a process of its own, and a peer that feeds it and waits for its labels.
+"""
+
+import argparse
+import contextlib
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from actrec_msgs.msg import ActionLabel, SkeletonArray
+from rclpy.node import Node
+from std_msgs.msg import String
+from tqdm import tqdm
+
+from actrec import inference
+from actrec.cli import Parser
+from actrec.cli.arguments import amount, count
+from actrec.datasets.nucla import read_nucla_npz
+from actrec.inference.session import Session
+from actrec.skeleton import windows
+from actrec.skeleton.sequence import SkeletonSequence
+from actrec.types import NANOSECONDS, UNKNOWN
+from actrec.utils.errors import DeviceError, InputError
+from actrec_nodes.bringup.processes import Host, ros
+from actrec_nodes.common import conversions, topics
+
+FRAME_ID = "camera_color_optical_frame"
+
+FIRST_STAMP_NS = 1_000_000 * NANOSECONDS
+
+MEETING_S = 60.0
+
+EXIT_S = 15.0
+
+
+@contextlib.contextmanager
+def node_process(name: str, namespace: str, parameters: Mapping[str, Any]) -> "Iterator[subprocess.Popen[bytes]]":
+    """Runs one node in a process of its own; interrupts it at the end, and kills it where that does not help."""
+    command = [sys.executable, "-m", "actrec_nodes.bringup.process", name, "--ros-args", "-r", f"__ns:=/{namespace}"]
+    for key, value in {"autostart": "true", **parameters}.items():
+        command += ["-p", f"{key}:={value}"]
+    child = subprocess.Popen([*command, "--log-level", "warn"], start_new_session=True)
+    try:
+        yield child
+    finally:
+        child.send_signal(signal.SIGINT)
+        try:
+            child.wait(EXIT_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+class Peer(Node):
+    """Publishes skeletons and collects the labels and the figures of a recognizer_node in the same namespace.
+
+    Attributes:
+        last_stamp_ns: Of the last frame published; stamps only ever grow.
+        label_count: Labels received since the meeting.
+    """
+
+    def __init__(self, **node_options: Any):
+        super().__init__("benchmark_peer", **node_options)
+        self.last_stamp_ns = FIRST_STAMP_NS
+        self.label_count = 0
+        self._changed = threading.Condition()
+        self._labels: dict[int, list[ActionLabel]] = {}
+        self._figures: dict[str, Any] = {}
+        self._figures_count = 0
+        self._received_before = 0
+        # As deep as the recognizer's queue: what is published at once must not overwrite itself.
+        self._publisher = self.create_publisher(SkeletonArray, topics.SKELETONS, topics.WINDOW_SUBSCRIBER)
+        self.create_subscription(ActionLabel, topics.ACTION_LABEL, self._on_label, topics.SMALL)
+        self.create_subscription(String, "recognizer_node/statistics", self._on_statistics, topics.LATCHED)
+
+    def meet(self, check_alive: Callable[[], None]) -> None:
+        """Publishes empty scenes until labels and figures come back; what was sent by then is not counted.
+
+        Args:
+            check_alive: Called now and then; raises where the node has ended.
+
+        Raises:
+            DeviceError: Nothing came back in a minute.
+        """
+        for _ in range(int(MEETING_S / 0.1)):
+            check_alive()
+            self.last_stamp_ns += NANOSECONDS
+            self._publish(self.last_stamp_ns, [])
+            if self._wait(lambda: self.last_stamp_ns in self._labels and self._figures_count > 0, 0.1):
+                break
+        else:
+            raise DeviceError(f"no label from recognizer_node in {MEETING_S:g} s: is it active?")
+        # The second set of figures from here on was surely taken after the last empty scene.
+        count = self._figures_count
+        self._wait(lambda: self._figures_count >= count + 2, MEETING_S)
+        self._received_before = int(self._figures["received"])
+        self.label_count = 0
+
+    def received_since_meeting(self, expected: int, timeout_s: float = 5.0) -> int:
+        """How many messages the node says it has received; waits until these are as many as `expected`."""
+        self._wait(lambda: self._figures["received"] - self._received_before >= expected, timeout_s)
+        return int(self._figures["received"]) - self._received_before
+
+    def play(
+        self, sequence: SkeletonSequence, stamps_ns: np.ndarray, body_id: str, timeout_s: float
+    ) -> ActionLabel | None:
+        """Publishes a sequence of one person at once.
+
+        Args:
+            sequence: The joints.
+            stamps_ns: [T] stamps to publish them with.
+            body_id: Whose they are.
+            timeout_s: How long to wait.
+
+        Returns:
+            The label that bears the last frame's stamp; None where none came in time.
+        """
+        for index, stamp_ns in enumerate(stamps_ns):
+            bodies = sequence.bodies_at(index)[:1]
+            for body in bodies:
+                body.body_id = body_id
+            self._publish(int(stamp_ns), bodies)
+        self.last_stamp_ns = int(stamps_ns[-1])
+        owner = body_id if bodies else ""
+
+        def found() -> list[ActionLabel]:
+            return [label for label in self._labels.get(self.last_stamp_ns, []) if label.body_id == owner]
+
+        self._wait(lambda: bool(found()), timeout_s)
+        label = next(iter(found()), None)
+        self._labels.clear()
+        return label
+
+    def _publish(self, stamp_ns: int, bodies: list[Any]) -> None:
+        self._publisher.publish(conversions.bodies_to_message(bodies, conversions.header(stamp_ns, FRAME_ID)))
+
+    def _wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(condition, timeout_s)
+
+    def _on_label(self, message: ActionLabel) -> None:
+        with self._changed:
+            self.label_count += 1
+            self._labels.setdefault(conversions.stamp_to_ns(message.header.stamp), []).append(message)
+            self._changed.notify_all()
+
+    def _on_statistics(self, message: String) -> None:
+        with self._changed:
+            self._figures = json.loads(message.data)
+            self._figures_count += 1
+            self._changed.notify_all()
+
+
+T = TypeVar("T")
+
+FILE = "nucla/nucla_skeletons.npz"
+"""Under the folder of recorded data."""
+
+PAUSE_NS = 2 * NANOSECONDS
+"""Between two sequences: long enough for the first one's body to be forgotten."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One sequence, live and offline.
+
+    Attributes:
+        name, truth: The sequence and its class.
+        live_top, live_label, live_confidence: The best class before rejection, the published label, its confidence;
+            empty and NaN where no label came.
+        offline_top, offline_label, offline_confidence: The same without ROS.
+    """
+
+    name: str
+    truth: str
+    live_top: str
+    live_label: str
+    live_confidence: float
+    offline_top: str
+    offline_label: str
+    offline_confidence: float
+
+
+def live(arguments: Sequence[str]) -> dict[str, Any]:
+    """The benchmark `nucla-live`; see the module."""
+    args = _parser().parse_args(list(arguments))
+    sequences = test_sequences(args.data)[: args.limit]
+    session = inference.load(args.model)
+    check_classes(session, sequences)
+    namespace = f"actrec_bench_{os.getpid()}"
+    parameters = {"model": session.package.path, "interval_s": 0.0, "min_seconds": 0.0, "watchdog_s": 0.0}
+    began = time.monotonic()
+    with (
+        ros(["--ros-args", "-r", f"__ns:=/{namespace}"]) as context,
+        Host(context) as host,
+        node_process("recognizer_node", namespace, {**parameters, "statistics_period_s": 0.5}) as child,
+    ):
+        peer = Peer(context=context)
+        host.add(peer)
+        peer.meet(lambda: _check_alive(child))
+        outcomes, sent = _play_all(peer, sequences, session, args.timeout)
+        received = peer.received_since_meeting(sent)
+    figures = _figures(outcomes, sent, received, peer.label_count)
+    if args.out is not None:
+        _write(args.out, outcomes)
+    return {"package": session.package.name, **figures, "seconds": round(time.monotonic() - began, 1)}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser("actrec bench nucla-live", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--model", default="deepacts_graph_nucla", help="model package, of N-UCLA's ten classes")
+    add_data(parser)
+    parser.add_argument("--limit", type=count, metavar="N", help="only the first N sequences")
+    parser.add_argument("--timeout", type=amount, default=30.0, help="seconds after which a label counts as lost")
+    parser.add_argument("--out", type=Path, metavar="CSV", help="write the outcome of every sequence")
+    return parser
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """`--data`, the folder of recorded data."""
+    default = os.environ.get("ACTREC_DATA", "../shared/data")
+    parser.add_argument(
+        "--data", type=Path, default=Path(default), help="folder that holds nucla/ (default: %(default)s)"
+    )
+
+
+def test_sequences(data: Path) -> list[SkeletonSequence]:
+    """N-UCLA's test part: view 3, 464 sequences.
+
+    Raises:
+        DeviceError: The data are not there.
+    """
+    sequences = read_nucla_npz(data / FILE)
+    return [sequence for sequence in sequences if not sequence.meta["is_train"]]
+
+
+def check_classes(session: Session, sequences: Sequence[SkeletonSequence]) -> None:
+    """Raises InputError where the model does not know the sequences' classes."""
+    foreign = {sequence.meta["label_name"] for sequence in sequences} - set(session.package.labels)
+    if foreign:
+        raise InputError(
+            f"model {session.package.name} does not know {', '.join(sorted(foreign))}: "
+            "give one with N-UCLA's classes (--model)"
+        )
+
+
+def _check_alive(child: "subprocess.Popen[bytes]") -> None:
+    if child.poll() is not None:
+        raise DeviceError(f"recognizer_node ended with status {child.returncode}; it says why above")
+
+
+def _play_all(
+    peer: Peer, sequences: Sequence[SkeletonSequence], session: Session, timeout_s: float
+) -> tuple[list[Outcome], int]:
+    """Every sequence's outcome, and how many messages were sent."""
+    outcomes, sent, start_ns = [], 0, peer.last_stamp_ns + PAUSE_NS
+    for index, sequence in enumerate(tqdm(sequences, desc="sequences", file=sys.stderr)):
+        stamps = start_ns + (sequence.stamps_ns - sequence.stamps_ns[0])
+        label = peer.play(sequence, stamps, f"nucla_{index:04d}", timeout_s)
+        sent += len(sequence)
+        start_ns = int(stamps[-1]) + PAUSE_NS
+        offline = session.predict(offline_clip(sequence, session))
+        live_values = ("", "", float("nan"))
+        if label is not None:
+            live_values = ((label.top_labels or [UNKNOWN])[0], label.label, float(label.confidence))
+        outcomes.append(
+            Outcome(
+                sequence.name,
+                sequence.meta["label_name"],
+                *live_values,
+                offline.top(1)[0][0],
+                offline.label,
+                offline.confidence,
+            )
+        )
+    return outcomes, sent
+
+
+def offline_clip(sequence: SkeletonSequence, session: Session) -> dict[str, np.ndarray]:
+    """The window that ends with the sequence, as offline evaluation takes it."""
+    window = session.package.window
+    wanted = windows.sample_stamps(int(sequence.stamps_ns[-1]), window.seconds, window.frames)
+    return {"bodies": np.stack([windows.resample(sequence.stamps_ns, body, wanted) for body in sequence.bodies])}
+
+
+def _figures(outcomes: Sequence[Outcome], sent: int, received: int, labels: int) -> dict[str, Any]:
+    arrived = [outcome for outcome in outcomes if outcome.live_label]
+    differing = [o for o in arrived if (o.live_top, o.live_label) != (o.offline_top, o.offline_label)]
+    apart = [abs(o.live_confidence - o.offline_confidence) for o in arrived]
+    figures: dict[str, Any] = {
+        "sequences": len(outcomes),
+        "messages sent": sent,
+        "messages received": received,
+        "messages lost": sent - received,
+        "labels published": labels,
+        "sequences without a label": len(outcomes) - len(arrived),
+        "top-1 live": share(outcomes, lambda o: o.live_top == o.truth),
+        "top-1 offline": share(outcomes, lambda o: o.offline_top == o.truth),
+        "right after rejection live": share(outcomes, lambda o: o.live_label == o.truth),
+        "right after rejection offline": share(outcomes, lambda o: o.offline_label == o.truth),
+        "unknown live": share(outcomes, lambda o: o.live_label == UNKNOWN),
+        "unknown offline": share(outcomes, lambda o: o.offline_label == UNKNOWN),
+        "sequences that agree": len(arrived) - len(differing),
+        "largest difference of confidence": max(apart, default=float("nan")),
+    }
+    if differing:
+        figures["sequences that differ"] = [asdict(outcome) for outcome in differing]
+    return figures
+
+
+def share(outcomes: Sequence[T], holds: Callable[[T], bool]) -> float:
+    """Share of the outcomes for which something holds; NaN of none."""
+    return sum(map(holds, outcomes)) / len(outcomes) if outcomes else float("nan")
+
+
+def _write(path: Path, outcomes: Sequence[Outcome]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(Outcome.__dataclass_fields__))
+        writer.writeheader()
+        writer.writerows(asdict(outcome) for outcome in outcomes)

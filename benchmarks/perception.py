@@ -1,0 +1,256 @@
+"""Benchmarks of the estimators: MediaPipe against the Kinect on NTU RGB+D, and the time and yield of each estimator.
+
+`actrec bench renderer` and `actrec bench actor`: how fast the simulated camera is, how well its actor is seen.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from actrec import cameras, perception
+from actrec.cameras.simulated import SimulatedCamera
+from actrec.cli import Parser
+from actrec.cli.arguments import amount, count
+from actrec.datasets.ntu.skeletons import read_ntu_file, unmirror
+from actrec.perception.base import Detection
+from actrec.perception.lifting import lift
+from actrec.perception.pipeline import BodyPerception, FacePerception, HandPerception
+from actrec.simulation.actions import CYCLE
+from actrec.skeleton.conversions import convert
+from actrec.skeleton.layouts import KINECT_V2_25
+from actrec.types import RgbdFrame
+from actrec.utils.errors import EndOfStream
+from actrec.utils.geometry import kinect_to_optical
+
+NTU_NAME = "S001C001P001R001A001"
+
+ROOT = KINECT_V2_25.index["spine_base"]
+
+SHOULDERS = [KINECT_V2_25.index["shoulder_left"], KINECT_V2_25.index["shoulder_right"]]
+
+
+def _arguments(name: str, text: str, arguments: list[str]) -> argparse.Namespace:
+    parser = Parser(prog=f"actrec bench {name}", description=text)
+    default = os.environ.get("ACTREC_DATA", "../shared/data")
+    parser.add_argument("--data", type=Path, default=Path(default), help=f"folder of recorded data, default {default}")
+    parser.add_argument("--frames", type=count, default=100, help="frames of each recording, default 100")
+    return parser.parse_args(arguments)
+
+
+def _play(driver: str, count: int, **options: Any) -> Iterator[RgbdFrame]:
+    with cameras.create(driver, **options) as camera:
+        try:
+            for _ in range(count):
+                yield camera.read(timeout_s=10.0)
+        except EndOfStream:
+            return
+
+
+def mediapipe_ntu(arguments: list[str]) -> dict[str, Any]:
+    """MediaPipe's joints against the Kinect's on the NTU RGB+D video in the recorded data.
+
+    The dataset's images are mirrored. Compared are the images turned back, as the replay driver gives them, and, to
+    show what forgetting it costs, the images as they are. Joints that the Kinect itself only inferred are left out.
+    """
+    args = _arguments("mediapipe-ntu", "MediaPipe against the Kinect v2 on one NTU RGB+D video.", arguments)
+    kinect = read_ntu_file(args.data / "ntu/skeleton" / f"{NTU_NAME}.skeleton")
+    video = str(args.data / "ntu/rgb" / f"{NTU_NAME}_rgb.avi")
+    tracked = kinect.states[0, :, :, None] == 2
+    raw = np.where(tracked, kinect.colour_pixels[0], np.nan)
+    positions = np.where(tracked, kinect.positions[0], np.nan)
+    turned, shape, found = _against(video, "yes", unmirror(raw, 1920), positions, args.frames)
+    mirrored, _, _ = _against(video, "no", raw, positions, args.frames)
+    rows = [
+        {
+            "joint": joint,
+            "px": float(np.nanmedian(turned[:, v])),
+            "px_p95": float(np.nanpercentile(turned[:, v], 95)),
+            "px_mirror_forgotten": float(np.nanmedian(mirrored[:, v])),
+            "mm_from_spine_base": float(1e3 * np.nanmedian(shape[:, v])),
+            "kinect_tracked_share": float(tracked[: len(found), v].mean()),
+        }
+        for v, joint in enumerate(KINECT_V2_25.joints)
+    ]
+    width = np.linalg.norm(raw[:, SHOULDERS[0]] - raw[:, SHOULDERS[1]], axis=-1)
+    return {
+        "frames": len(found),
+        "detected_share": float(np.mean(found)),
+        "shoulder_width_px": float(np.nanmedian(width)),
+        "median_px": float(np.nanmedian(turned)),
+        "median_px_mirror_forgotten": float(np.nanmedian(mirrored)),
+        "median_mm_from_spine_base_without_depth": float(1e3 * np.nanmedian(shape)),
+        "joints": rows,
+    }
+
+
+def _against(
+    video: str, mirror: str, pixels: np.ndarray, positions: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray, list[bool]]:
+    """Distances in pixels [T, 25], in metres from the spine base [T, 25], and whether somebody was found."""
+    body = perception.create("body", num_poses=1)
+    apart, shape = np.full((2, len(pixels), len(KINECT_V2_25)), np.nan)
+    found = []
+    for t, frame in enumerate(_play("replay", min(count, len(pixels)), path=video, mirror=mirror, rate=0.0)):
+        detections: list[Detection] = body.estimate(frame)
+        found.append(bool(detections))
+        if not detections:
+            continue
+        seen = detections[0]
+        apart[t] = np.linalg.norm(convert(seen.pixels, seen.scores, seen.layout)[0] - pixels[t], axis=1)
+        joints, _ = convert(*lift(seen.pixels, seen.world, seen.scores, None, frame.intrinsics), seen.layout)
+        truth = kinect_to_optical(positions[t])
+        shape[t] = np.linalg.norm((joints - joints[ROOT]) - (truth - truth[ROOT]), axis=1)
+    body.close()
+    return apart, shape, found
+
+
+def measure(arguments: list[str]) -> dict[str, Any]:
+    """Milliseconds of processor time a frame, and what is found, of bodies, hands and faces on several sources."""
+    args = _arguments("estimators", "Time and yield of the body, hand and face estimators.", arguments)
+    data = args.data
+    sources: dict[str, dict[str, Any]] = {
+        "simulated wave 640x480": {"driver": "simulated", "actions": ["wave"], "realtime": False},
+        "person_turning 640x480": {
+            "driver": "replay", "path": str(data / "rgbd/person_turning"), "depth_scale": 0.001,
+            "intrinsics": "525,525,319.5,239.5", "rate": 0.0,
+        },
+        "NTU 1920x1080": {
+            "driver": "replay", "path": str(data / "ntu/rgb" / f"{NTU_NAME}_rgb.avi"), "rate": 0.0,
+        },
+    }  # fmt: skip
+    return {"sources": [_measured(name, args.frames, **options) for name, options in sources.items()]}
+
+
+def _measured(name: str, count: int, driver: str, **options: Any) -> dict[str, Any]:
+    parts = (BodyPerception(), HandPerception(), FacePerception())
+    spent, found = [], []
+    # All frames first: a camera that decodes or renders on a thread of its own would be counted in.
+    for frame in list(_play(driver, count, **options)):
+        marks = [time.process_time()]
+        bodies = parts[0].process(frame)
+        marks.append(time.process_time())
+        hands = parts[1].process(frame, bodies)
+        marks.append(time.process_time())
+        faces = parts[2].process(frame, bodies)
+        marks.append(time.process_time())
+        spent.append(1e3 * np.diff(marks))
+        found.append(
+            (len(bodies), *(sum(hand.side == side for hand in hands) for side in ("left", "right")), len(faces))
+        )
+    for part in parts:
+        part.close()
+    row: dict[str, Any] = {"source": name, "frames": len(spent)}
+    for column, what in enumerate(("body", "hands", "face")):
+        row[f"{what}_ms"] = float(np.mean(spent, axis=0)[column])
+        row[f"{what}_ms_p95"] = float(np.percentile(spent, 95, axis=0)[column])
+    row.update(zip(("bodies", "left_hands", "right_hands", "faces"), np.mean(found, axis=0).tolist(), strict=True))
+    return row
+
+
+LIMBS = [
+    KINECT_V2_25.index[f"{joint}_{side}"]
+    for joint in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+    for side in ("left", "right")
+]
+
+_CASES = ((1, False), (1, True), (2, False), (2, True))
+
+
+def measure_renderer(arguments: list[str]) -> dict[str, Any]:
+    """Frames a second of processor time (one thread) for one and two actors, without and with sensor noise."""
+    parser = Parser(
+        prog="actrec bench renderer", description="Speed of the simulated camera on one core.",
+        epilog="Example: actrec bench renderer --frames 300 --json",
+    )  # fmt: skip
+    parser.add_argument("--frames", type=count, default=300, help="frames a case (default: 300)")
+    parser.add_argument("--width", type=count, default=640)
+    parser.add_argument("--height", type=count, default=480)
+    parser.add_argument("--sensor", default="structured_light", help="noise model of the depth sensor")
+    args = parser.parse_args(arguments)
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        rows = [_case(args, actors, noise) for actors, noise in _CASES]
+    finally:
+        cv2.setNumThreads(threads)
+    return {"size": f"{args.width}x{args.height}", "frames": args.frames, "renderer": rows}
+
+
+def _case(args: argparse.Namespace, actors: int, noise: bool) -> dict[str, Any]:
+    options = {"width": args.width, "height": args.height, "sensor": args.sensor, "actors": actors, "noise": noise}
+    with SimulatedCamera(realtime=False, **options) as camera:
+        camera.read()
+        spent, began = time.process_time(), time.perf_counter()
+        for _ in range(args.frames):
+            camera.read()
+        spent, wall = time.process_time() - spent, time.perf_counter() - began
+    return {
+        "actors": actors, "noise": "on" if noise else "off", "fps_of_one_core": round(args.frames / spent, 1),
+        "ms_a_frame": round(1000 * spent / args.frames, 2), "fps_by_the_clock": round(args.frames / wall, 1),
+    }  # fmt: skip
+
+
+def recognise(arguments: list[str]) -> dict[str, Any]:
+    """How well the perception sees the actor, action by action: bodies, hands and faces against the exact truth."""
+    parser = Parser(
+        prog="actrec bench actor", description="Perception of the simulated actor against the exact truth.",
+        epilog="Example: actrec bench actor --seconds 5 --actions wave throw",
+    )  # fmt: skip
+    parser.add_argument("--actions", nargs="+", default=[*CYCLE, "idle"], help="actions to perform (default: all)")
+    parser.add_argument("--seconds", type=amount, default=5.0, help="of each action (default: 5)")
+    parser.add_argument("--fps", type=amount, default=15.0, help="frames a second (default: 15)")
+    args = parser.parse_args(arguments)
+    return {"fps": args.fps, "actor": [_recognised(action, args.seconds, args.fps) for action in args.actions]}
+
+
+def _recognised(action: str, seconds: float, fps: float) -> dict[str, Any]:
+    parts = (BodyPerception(), HandPerception(), FacePerception())
+    found: dict[str, list[float]] = {"body": [], "face": [], "px": [], "mm": [], "hand": [], "hand_px": []}
+    with SimulatedCamera(actions=[action], realtime=False, duration=seconds, fps=fps) as camera:
+        for frame in _frames(camera):
+            bodies = parts[0].process(frame)
+            found["body"].append(bool(bodies))
+            found["face"].append(bool(parts[2].process(frame, bodies)))
+            if bodies:
+                truth = frame.skeletons[0]
+                found["px"] += np.linalg.norm(bodies[0].pixels - truth.pixels, axis=1)[LIMBS].tolist()
+                found["mm"] += (1000 * np.linalg.norm(bodies[0].positions - truth.positions, axis=1)[LIMBS]).tolist()
+            hands = {hand.side: hand for hand in parts[1].process(frame, bodies)}
+            for truth_hand in camera.hands():
+                seen = hands.get(truth_hand.side)
+                found["hand"].append(seen is not None)
+                if seen is not None:
+                    found["hand_px"].append(
+                        float(np.nanmedian(np.linalg.norm(seen.pixels - truth_hand.pixels, axis=1)))
+                    )
+    for part in parts:
+        part.close()
+    return {
+        "action": action, "frames": len(found["body"]), "body": _share(found["body"]),
+        "limbs_px_p50": _at(found["px"], 50), "limbs_px_p90": _at(found["px"], 90),
+        "limbs_mm_p50": _at(found["mm"], 50), "face": _share(found["face"]),
+        "hands": _share(found["hand"]), "fingers_px_p50": _at(found["hand_px"], 50),
+    }  # fmt: skip
+
+
+def _frames(camera: SimulatedCamera) -> Iterator[RgbdFrame]:
+    try:
+        while True:
+            yield camera.read()
+    except EndOfStream:
+        return
+
+
+def _share(values: list[float]) -> float:
+    return round(float(np.mean(values)), 3)
+
+
+def _at(values: list[float], percentile: float) -> float:
+    known = [value for value in values if np.isfinite(value)]
+    return round(float(np.percentile(known, percentile)), 1) if known else float("nan")

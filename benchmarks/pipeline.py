@@ -1,0 +1,165 @@
+"""The benchmark `pipeline`: the whole graph on simulated frames, its pace, latency, memory, and whether queues grow."""
+
+import argparse
+import os
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from actrec.cli import Parser
+from actrec.cli.arguments import amount
+from actrec.types import NANOSECONDS
+from actrec.utils.errors import ConfigError, DeviceError
+from actrec_nodes.bringup import graph
+from actrec_nodes.bringup.monitor import Monitor
+from actrec_nodes.bringup.run import Plan, Running, run_graph
+
+SAMPLE_S = 5.0
+
+MODES = ("one", "each")
+"""All nodes in one process, or each in its own."""
+
+WARM_S = 5.0
+"""The first seconds, in which discovery and first calls happen, are not measured."""
+
+
+def pipeline(arguments: list[str]) -> dict[str, Any]:
+    """Runs the graph in one process, then with a process for each node.
+
+    Args:
+        arguments: `--minutes M`, `--fps F`, `--model NAME`, `--modes one,each`.
+    """
+    parser = Parser(prog="actrec bench pipeline", description="The whole graph at 640×480.")
+    parser.add_argument("--minutes", type=amount, default=1.0, help="of each run (default: %(default)s)")
+    parser.add_argument("--fps", type=amount, default=15.0, help="of the simulated camera (default: %(default)s)")
+    parser.add_argument("--model", help="model package (default: the recognizer's)")
+    parser.add_argument("--modes", default="one,each", help="one process, a process each (default: %(default)s)")
+    parser.add_argument("--without", default="", help="nodes to leave out, comma-separated")
+    args = parser.parse_args(arguments)
+    modes = args.modes.split(",")
+    if unknown := [mode for mode in modes if mode not in MODES]:
+        raise ConfigError(f"--modes has '{unknown[0]}'; known: {', '.join(MODES)}")
+    runs = [_run(args, mode == "each") for mode in modes]
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "camera": f"simulated, 640×480 at {args.fps:g} Hz, with sensor noise",
+        "minutes": args.minutes,
+        "runs": [run.summary() for run in runs],
+        "nodes": [row for run in runs for row in run.rows()],
+        "over time": [row for run in runs for row in run.history],
+    }
+
+
+def _run(args: argparse.Namespace, processes: bool) -> "_Run":
+    overrides: dict[str, dict[str, Any]] = {"camera_node": {"driver": "simulated", "simulated.fps": args.fps}}
+    if args.model:
+        overrides["recognizer_node"] = {"model": args.model}
+    without = [name for name in args.without.split(",") if name]
+    plan = Plan(
+        graph.select(without=without),
+        ["-p", "statistics_period_s:=1.0", "--log-level", "error"],
+        overrides,
+        WARM_S + 60 * args.minutes,
+        processes,
+        quiet=True,
+    )
+    run = _Run("a process each" if processes else "one process", 60 * args.minutes)
+    result = run_graph(plan, run.watch)
+    if result is None:
+        raise DeviceError("the graph did not start: see the line above")
+    run.result = result
+    return run
+
+
+@dataclass
+class _Run:
+    """What one run gave."""
+
+    name: str
+    seconds: float
+    result: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    latencies: list[tuple[int, float]] = field(default_factory=list)
+    first: dict[str, Any] = field(default_factory=dict)
+    last: dict[str, Any] = field(default_factory=dict)
+
+    def watch(self, running: Running, monitor: Monitor) -> None:
+        """Waits for labels, then samples queues, memory and processor time until the time is over."""
+        if not running.wait(WARM_S) and not monitor.labels:
+            raise DeviceError("the graph did not start: see the line above")
+        began_ns, began = time.time_ns(), time.monotonic()
+        self.first = {"at": began, "usage": running.usage(), "nodes": monitor.statistics()}
+        while (left := began + self.seconds - time.monotonic()) > 0:
+            running.wait(min(SAMPLE_S, left))
+            self._sample(time.monotonic() - began, running, monitor)
+        self.last = {"at": time.monotonic(), "usage": running.usage(), "nodes": monitor.statistics()}
+        self.latencies = [(stamp, latency) for stamp, latency in list(monitor.latencies) if stamp >= began_ns]
+
+    def _sample(self, seconds: float, running: Running, monitor: Monitor) -> None:
+        recent = time.time_ns() - int(SAMPLE_S * NANOSECONDS)
+        latency = [latency for stamp, latency in list(monitor.latencies) if stamp >= recent]
+        nodes = monitor.statistics()
+        self.history.append(
+            {
+                "run": self.name,
+                "second": round(seconds),
+                "queued": sum(figures["queue"] for figures in nodes.values()),
+                "latency_p50_ms": round(1e3 * float(np.median(latency))) if latency else None,
+                "pss_mb": _total(running.usage(), "pss"),
+            }
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """One line of figures."""
+        values = 1e3 * np.array([latency for _, latency in self.latencies])
+        p50, p95 = np.percentile(values, (50, 95)) if len(values) else (float("nan"), float("nan"))
+        span = self.last["at"] - self.first["at"]
+        cpu = (_total(self.last["usage"], "cpu_s") or 0) - (_total(self.first["usage"], "cpu_s") or 0)
+        return {
+            "run": self.name,
+            "skeletons_hz": self._rate("skeleton_node", span),
+            "labels": len(self.latencies),
+            "frame_to_label_p50_ms": round(float(p50)),
+            "frame_to_label_p95_ms": round(float(p95)),
+            "cores_used": round(cpu / span, 2),
+            "pss_mb": _total(self.last["usage"], "pss"),
+            "pss_mb_growth": round(
+                (_total(self.last["usage"], "pss") or 0) - (_total(self.first["usage"], "pss") or 0), 1
+            ),
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One line of figures for each node."""
+        span = self.last["at"] - self.first["at"]
+        return [
+            {
+                "run": self.name,
+                "node": name,
+                "hz": self._rate(name, span),
+                "dropped": figures["dropped"] - self._first(name, "dropped"),
+                "work_p50_ms": figures["work_p50_ms"] and round(figures["work_p50_ms"], 1),
+                "latency_p95_ms": figures["latency_p95_ms"] and round(figures["latency_p95_ms"]),
+                "cores": self._cores(name, span),
+                "pss_mb": self.last["usage"].get(name, {}).get("pss"),
+                "rss_mb": self.last["usage"].get(name, {}).get("rss"),
+            }
+            for name, figures in self.last["nodes"].items()
+        ]
+
+    def _first(self, name: str, key: str) -> int:
+        return int(self.first["nodes"].get(name, {}).get(key, 0))
+
+    def _rate(self, name: str, span: float) -> float:
+        done = self.last["nodes"].get(name, {}).get("processed", 0) - self._first(name, "processed")
+        return round(done / span, 1)
+
+    def _cores(self, name: str, span: float) -> float | None:
+        first, last = (moment["usage"].get(name, {}).get("cpu_s") for moment in (self.first, self.last))
+        return None if first is None or last is None else round((last - first) / span, 2)
+
+
+def _total(usage: dict[str, dict[str, float | None]], key: str) -> float | None:
+    values = [value for process in usage.values() if (value := process.get(key)) is not None]
+    return round(sum(values), 1) if values else None

@@ -1,0 +1,481 @@
+"""`actrec bench scene-flow`: against exact motion, against its authors' program, by warping, and by the clock.
+
+Exact rigid motion for `actrec bench scene-flow`: a person moved as a statue is, a camera that moves or stands.
+"""
+
+import itertools
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from actrec import scene_flow
+from actrec.cameras.simulated import SimulatedCamera
+from actrec.cli import Parser
+from actrec.cli.arguments import amount, count
+from actrec.scene_flow import base, camera_motion
+from actrec.scene_flow.base import SceneFlow, resize
+from actrec.scene_flow.primal_dual import cupy_device, reference
+from actrec.scene_flow.primal_dual.cpu import CpuSolver
+from actrec.scene_flow.primal_dual.settings import Level, PdFlowConfig
+from actrec.simulation import room, stage
+from actrec.simulation.actions import Performance
+from actrec.simulation.actor import Appearance
+from actrec.simulation.noise import SensorNoise, structured_light
+from actrec.simulation.rig import ActorPose
+from actrec.simulation.scene import PlacedCamera, ProceduralActor, Scene
+from actrec.types import Intrinsics, RgbdFrame
+from actrec.utils.errors import ConfigError
+from actrec.utils.geometry import image_points, project, rotation, unproject
+
+FULL = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
+
+DISTANCES = (1.8, 2.4, 3.0)
+
+
+def _turn(axis: int, degrees: float) -> np.ndarray:
+    return rotation(axis, float(np.radians(degrees))).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Motion:
+    """What moves from one frame to the next, in the first camera's axes: metres and rotations.
+
+    Attributes:
+        name: For the table.
+        shift, turn: The statue's, about its hips.
+        camera_shift, camera_turn: The camera's.
+    """
+
+    name: str
+    shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    turn: np.ndarray = field(default_factory=lambda: np.eye(3))
+    camera_shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    camera_turn: np.ndarray = field(default_factory=lambda: np.eye(3))
+
+
+STATUES = (
+    Motion("right 30 mm", (0.03, 0, 0)),
+    Motion("right 60 mm", (0.06, 0, 0)),
+    Motion("down 30 mm", (0, 0.03, 0)),
+    Motion("away 30 mm", (0, 0, 0.03)),
+    Motion("nearer 60 mm", (0, 0, -0.06)),
+    Motion("turn 4°", turn=_turn(1, 4)),
+    Motion("tilt 4°", turn=_turn(2, 4)),
+)
+
+CAMERAS = (
+    Motion("camera right 20 mm", camera_shift=(0.02, 0, 0)),
+    Motion("camera ahead 30 mm", camera_shift=(0, 0, 0.03)),
+    Motion("camera turns 1°", camera_turn=_turn(1, 1)),
+    Motion("camera ahead 30 mm, turns 1°, person right 40 mm", (0.04, 0, 0), np.eye(3), (0, 0, 0.03), _turn(1, 1)),
+    Motion("camera turns 5°, person right 40 mm", (0.04, 0, 0), camera_turn=_turn(1, 5)),
+    Motion("camera nods 4°, rolls 4°, right 20 mm", (0, 0, 0), np.eye(3), (0.02, 0, 0), _turn(0, 4) @ _turn(2, 4)),
+    Motion("camera turns 10°, person nearer 40 mm", (0, 0, -0.04), camera_turn=_turn(1, 10)),
+)
+
+
+class _Statue:
+    """Somebody of one pose, given in the camera's frame."""
+
+    duration = float("inf")
+
+    def __init__(self, appearance: Appearance, rest: np.ndarray, pose: ActorPose):
+        self.appearance, self.rest, self._pose = appearance, rest, pose
+
+    def pose(self, time: float) -> ActorPose:
+        return self._pose
+
+    def label(self, time: float) -> str:
+        return "idle"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two frames with all that is known of them: images of the flow's size, exact flow, where the statue is."""
+
+    first: tuple[np.ndarray, np.ndarray, Intrinsics]
+    second: tuple[np.ndarray, np.ndarray, Intrinsics]
+    exact: np.ndarray
+    person: np.ndarray
+
+
+def measure_motions(methods: dict[str, SceneFlow], cameras: bool, width: int = 320) -> list[dict[str, Any]]:
+    """A row for each motion, noise and method.
+
+    Args:
+        methods: By name.
+        cameras: Cameras that move; false: statues that are moved.
+        width: Of the flow image.
+    """
+    rows = []
+    for motion in CAMERAS if cameras else STATUES:
+        for noise in (False, True):
+            pairs = list(pairs_of(motion, noise, FULL, 640 // width))
+            for name, method in methods.items():
+                row = {"motion": motion.name, "noise": "on" if noise else "off", "method": name}
+                rows.append(
+                    {**row, **(_without_camera(motion, method, pairs) if cameras else _motion_errors(method, pairs))}
+                )
+    return rows
+
+
+def sampled(image: np.ndarray, step: int) -> np.ndarray:
+    """What is known of the pixels whose depth `resize` keeps at a `step`-th of the size."""
+    return image[step // 2 :: step, step // 2 :: step]
+
+
+def pairs_of(motion: Motion, noise: bool, intrinsics: Intrinsics, step: int) -> Iterator[Pair]:
+    """The motion at each distance, as a camera of these intrinsics sees it, at a `step`-th of its size."""
+    for number, distance in enumerate(DISTANCES):
+        before, after = _scenes(motion, distance, number, intrinsics)
+        shots = before.at(0.0), after.at(0.0)
+        exact = sampled(before.flow_to(shots[0], after, shots[1], DT), step)
+        size = intrinsics.width // step, intrinsics.height // step
+        sensor = SensorNoise(structured_light(), intrinsics, number) if noise else None
+        images = []
+        for k, shot in enumerate(shots):
+            colour, depth = shot.rendering.colour, shot.rendering.depth
+            if sensor is not None:
+                colour, depth = sensor.colour(colour, k), sensor.depth(depth, shot.rendering.facing, k)
+            images.append(resize(colour, depth, intrinsics, *size))
+        yield Pair(images[0], images[1], exact, sampled(shots[0].rendering.people, step) >= 0)
+
+
+def _scenes(motion: Motion, distance: float, seed: int, intrinsics: Intrinsics) -> tuple[Scene, Scene]:
+    """The scene before and after."""
+    camera, who = PlacedCamera(), stage.cast_member(seed + 1)
+    performance = Performance(("wave",), seed, physique=who.physique)
+    actor = ProceduralActor(performance, who.appearance, camera, (0.0, distance), 0.3)
+    pose = actor.pose(1.5)
+    hips = pose.joints[0]
+    moved = pose.transformed(motion.turn, hips - motion.turn @ hips + np.array(motion.shift))
+    back = motion.camera_turn.T
+    seen = moved.transformed(back, -back @ np.array(motion.camera_shift))
+    where = camera.position + camera.rotation @ np.array(motion.camera_shift)
+    elsewhere = PlacedCamera(axes=camera.rotation @ motion.camera_turn, centre=where)
+    scenery = room.furnished(back=distance + 1.5, seed=seed)
+    first, second = (
+        Scene([_Statue(who.appearance, actor.rest, p)], intrinsics, c, scenery)
+        for p, c in ((pose, camera), (seen, elsewhere))
+    )
+    return first, second
+
+
+def _motion_errors(method: SceneFlow, pairs: list[Pair]) -> dict[str, float]:
+    """Errors in millimetres over the frame, of the statue and of what stands still."""
+    off, share, still, known = [], [], [], []
+    for pair in pairs:
+        flow = _estimated(method, pair)
+        error = np.linalg.norm(flow - pair.exact, axis=-1) * DT * 1000
+        off.append(error[pair.person])
+        share.append(np.linalg.norm(pair.exact, axis=-1)[pair.person] * DT * 1000)
+        still.append(error[~pair.person])
+        known.append(np.isfinite(error[pair.person]))
+    error, seen, rest = np.concatenate(off), np.concatenate(known), np.concatenate(still)
+    return {
+        "person_epe_mm": round(float(error[seen].mean()), 1),
+        "person_median_mm": round(float(np.median(error[seen])), 1),
+        "of_motion": round(float(error[seen].mean() / np.concatenate(share)[seen].mean()), 3),
+        "known": round(float(seen.mean()), 3),
+        "still_median_mm": round(float(np.nanmedian(rest)), 2),
+    }
+
+
+def _without_camera(motion: Motion, method: SceneFlow, pairs: list[Pair]) -> dict[str, Any]:
+    """What is left where all stands still, as the flow is and once the estimated motion of the camera is taken away.
+
+    The flow is made as `FlowPairs` makes it, a fast turn turned back.
+    """
+    true = camera_motion.CameraMotion(motion.camera_turn.T, -motion.camera_turn.T @ np.array(motion.camera_shift))
+    before, after, person, angle, place, found = [], [], [], [], [], 0
+    for pair in pairs:
+        first, second = (RgbdFrame(k, *images, "camera") for k, images in enumerate((pair.first, pair.second)))
+        flow = base.flow(method, first, second, DT, base.estimate(first, second))
+        _, depth, intrinsics = pair.first
+        before.append(np.linalg.norm(flow, axis=-1)[~pair.person])
+        estimated = camera_motion.estimate(flow, depth, intrinsics, DT)
+        if estimated is None:
+            continue
+        found += 1
+        own = camera_motion.own_motion(flow, depth, intrinsics, DT, estimated)
+        wanted = camera_motion.own_motion(pair.exact, depth, intrinsics, DT, true)
+        after.append(np.linalg.norm(own, axis=-1)[~pair.person])
+        person.append(np.linalg.norm(own - wanted, axis=-1)[pair.person])
+        apart = estimated.rotation @ true.rotation.T
+        angle.append(np.degrees(np.arccos(np.clip((np.trace(apart) - 1) / 2, -1, 1))))
+        place.append(np.linalg.norm(estimated.translation - true.translation) * 1000)
+    figures: dict[str, Any] = {"still_median_mm": _median_mm(before), "found": f"{found} of {len(pairs)}"}
+    if found:
+        figures |= {
+            "still_after_mm": _median_mm(after), "person_error_after_mm": _median_mm(person),
+            "camera_off_deg": round(float(np.mean(angle)), 3), "camera_off_mm": round(float(np.mean(place)), 1),
+        }  # fmt: skip
+    return figures
+
+
+def _median_mm(speeds: list[np.ndarray]) -> float:
+    return round(float(np.nanmedian(np.concatenate(speeds))) * DT * 1000, 2)
+
+
+def _estimated(method: SceneFlow, pair: Pair) -> np.ndarray:
+    (colour0, depth0, intrinsics), (colour1, depth1, _) = pair.first, pair.second
+    return method.estimate(colour0, depth0, colour1, depth1, intrinsics, DT)
+
+
+SIZES = ((160, 120), (320, 240), (640, 480))
+
+PARTS = ("truth", "rigid", "camera", "authors", "warping", "speed")
+
+DT = 1 / 30
+
+Images = tuple[np.ndarray, np.ndarray, Intrinsics]
+
+
+def measure(arguments: list[str]) -> dict[str, Any]:
+    """The figures of each part that is asked for."""
+    parser = Parser(
+        prog="actrec bench scene-flow", description=__doc__,
+        epilog="Example: actrec bench scene-flow --data ../shared/data --parts truth,speed",
+    )  # fmt: skip
+    parser.add_argument("--parts", default=",".join(PARTS), help="with commas between (default: %(default)s)")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="recordings (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 for all (default: %(default)s)")
+    parser.add_argument("--pairs", type=count, default=12, help="pairs of a simulated case (default: %(default)s)")
+    parser.add_argument("--seconds", type=amount, default=3.0, help="that a speed is timed for (default: %(default)s)")
+    args = parser.parse_args(arguments)
+    cv2.setNumThreads(args.threads or -1)
+    parts = {
+        "truth": lambda: truth(args.pairs, args.threads),
+        "rigid": lambda: measure_motions(_methods(args.threads), cameras=False),
+        "camera": lambda: measure_motions(_estimators(args.threads), cameras=True),
+        "authors": lambda: authors(args.data, args.threads),
+        "warping": lambda: warping(args.data, args.threads),
+        "speed": lambda: speed(args.threads, args.seconds),
+    }
+    wanted = args.parts.split(",")
+    if unknown := [part for part in wanted if part not in parts]:
+        raise ConfigError(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    return {part: parts[part]() for part in wanted}
+
+
+class _Zero(SceneFlow):
+    """That nothing moves."""
+
+    def _estimate(self, colour0, depth0, colour1, depth1, intrinsics, dt):  # type: ignore[no-untyped-def]
+        return np.where(np.isfinite(depth0)[..., None], np.float32(0), np.float32(np.nan)) * np.ones(3, np.float32)
+
+
+def _methods(threads: int) -> dict[str, SceneFlow]:
+    return {
+        **_estimators(threads),
+        "zero": _Zero(),
+    }
+
+
+def _estimators(threads: int) -> dict[str, SceneFlow]:
+    """Those that estimate; on the GPU too where there is one."""
+    on_gpu = {"pd_flow_cuda": scene_flow.create("pd_flow", device="cuda")} if cupy_device.available() else {}
+    return {
+        **on_gpu,
+        "pd_flow": scene_flow.create("pd_flow", device="cpu", threads=threads),
+        "dis": scene_flow.create("dis"),
+    }
+
+
+# -- truth -------------------------------------------------------------------------------------------------------------
+
+
+def truth(count: int, threads: int) -> list[dict[str, Any]]:
+    """The simulated camera's actors, whose motion is known: errors over 33 ms, where they move and elsewhere."""
+    rows = []
+    for width, height in SIZES[:2]:
+        for actors, noise in ((1, False), (1, True), (2, False), (2, True)):
+            pairs = list(_simulated(count, actors, noise, 640 // width))
+            for name, method in _methods(threads).items():
+                rows.append(_judged(f"{width}x{height}", actors, noise, name, method, pairs))
+    return rows
+
+
+def _simulated(
+    count: int, actors: int, noise: bool, step: int
+) -> Iterator[tuple[Images, Images, np.ndarray, np.ndarray]]:
+    """Pairs of frames half a second apart, with the exact flow and where somebody is."""
+    with SimulatedCamera(realtime=False, start_stamp_ns=0, noise=noise, actors=actors) as camera:
+        assert camera.scene is not None
+        for _ in range(count):
+            for _ in range(13):
+                camera.read()
+            first = _small(camera.read(), step)
+            assert camera.snapshot is not None
+            exact = sampled(camera.scene.scene_flow(camera.snapshot, DT), step)
+            people = sampled(camera.snapshot.rendering.people, step) >= 0
+            yield first, _small(camera.read(), step), exact, people
+
+
+def _small(frame: Any, step: int) -> Images:
+    return resize(frame.colour, frame.depth, frame.intrinsics, 640 // step, 480 // step)
+
+
+def _judged(
+    size: str, actors: int, noise: bool, name: str, method: SceneFlow, pairs: Iterable[tuple]
+) -> dict[str, Any]:
+    errors, speeds, still, known = [], [], [], []
+    for (colour0, depth0, intrinsics), (colour1, depth1, _), exact, people in pairs:
+        flow = method.estimate(colour0, depth0, colour1, depth1, intrinsics, DT)
+        error, fast = np.linalg.norm(flow - exact, axis=-1) * DT * 1000, np.linalg.norm(exact, axis=-1)
+        moving = people & (fast > 0.3)
+        errors.append(error[moving])
+        speeds.append(fast[moving] * DT * 1000)
+        still.append(error[~people])
+        known.append(np.isfinite(error[moving]))
+    error, motion, rest = np.concatenate(errors), np.concatenate(speeds), np.concatenate(still)
+    seen = np.isfinite(error)
+    return {
+        "size": size, "actors": actors, "noise": "on" if noise else "off", "method": name,
+        "moving_epe_mm": round(float(error[seen].mean()), 1),
+        "moving_median_mm": round(float(np.median(error[seen])), 1),
+        "of_motion": round(float(error[seen].mean() / motion[seen].mean()), 3),
+        "known": round(float(np.concatenate(known).mean()), 3),
+        "still_median_mm": round(float(np.nanmedian(rest)), 2),
+        "still_p95_mm": round(float(np.nanpercentile(rest, 95)), 1),
+    }  # fmt: skip
+
+
+# -- the authors' program ----------------------------------------------------------------------------------------------
+
+
+def authors(data: Path, threads: int) -> list[dict[str, Any]]:
+    """Recorded pairs with what the authors' program made of them, where it reports more than a centimetre."""
+    rows = []
+    for folder in sorted((data / "pdflow").iterdir()):
+        flow, first, theirs = authors_pair(folder, threads)
+        told = (first.depth > 0) & (np.linalg.norm(theirs, axis=-1) > 0.01)
+        for axis, name in enumerate(("x", "y", "z")):
+            a, b = flow[told][:, axis], theirs[told][:, axis]
+            rows.append({
+                "pair": folder.name, "component": name, "pixels": int(told.sum()),
+                "correlation": round(float(np.corrcoef(a, b)[0, 1]), 4),
+                "median_difference_mm": round(float(np.median(np.abs(a - b))) * 1000, 3),
+                "median_motion_mm": round(float(np.median(np.abs(b))) * 1000, 2),
+            })  # fmt: skip
+    return rows
+
+
+def authors_pair(folder: Path, threads: int) -> tuple[np.ndarray, Level, np.ndarray]:
+    """Our motion in metres [240, 320, 3] of a pair, its first image, and the authors' motion in our axes."""
+    solver, focal, pyramids = CpuSolver(PdFlowConfig(), threads or 2), 320 / np.tan(np.radians(62.5) / 2), []
+    for k in (1, 2):
+        grey = cv2.cvtColor(cv2.imread(str(folder / f"i{k}.png")), cv2.COLOR_BGR2GRAY).astype(np.float32)
+        depth = cv2.imread(str(folder / f"z{k}.png"), cv2.IMREAD_UNCHANGED).astype(np.float32) / 5000
+        # The program's finest level is half of the image's size.
+        pyramids.append(solver.pyramid(grey, depth, (focal, focal, 319.5, 239.5))[1:])
+    first = pyramids[0][0]
+    flow = solver.solve(pyramids[0], pyramids[1])
+    written = np.loadtxt(folder / "pdflow_results01.txt")[:, 2:].reshape(240, 320, 3)
+    return reference.metric(flow, first), first, written[..., [1, 2, 0]]  # forwards, right, down
+
+
+# -- warping -----------------------------------------------------------------------------------------------------------
+
+
+def warping(data: Path, threads: int) -> list[dict[str, Any]]:
+    """Recorded pairs: what is left of grey and depth when the second image is drawn back along the flow."""
+    rows = []
+    for title, pairs in (("pairs", list(_pairs(data))), ("person_turning", list(_turning(data)))):
+        for width, height in SIZES[:2]:
+            for name, method in _methods(threads).items():
+                left = [_left(method, *(resize(*image, width, height) for image in pair)) for pair in pairs]
+                grey, depth, share = np.mean(left, axis=0)
+                rows.append({
+                    "recording": title, "size": f"{width}x{height}", "method": name, "pairs": len(pairs),
+                    "grey_left": round(float(grey), 2), "depth_left_mm": round(float(depth), 1),
+                    "share_of_pixels": round(float(share), 3),
+                })  # fmt: skip
+    return rows
+
+
+def _pairs(data: Path) -> Iterator[tuple[Images, Images]]:
+    for folder in sorted((data / "rgbd" / "pairs").iterdir()):
+        yield tuple(_image(folder / f"color{k}.png", folder / f"depth{k}.png", 5000) for k in (0, 1))  # type: ignore[misc]
+
+
+def _turning(data: Path, step: int = 5) -> Iterator[tuple[Images, Images]]:
+    folder = data / "rgbd" / "person_turning"
+    for k in range(0, 100 - 1, step):
+        yield tuple(_image(folder / f"{i:010d}.jpg", folder / f"{i:010d}_depth.png", 1000) for i in (k, k + 1))  # type: ignore[misc]
+
+
+def _image(colour: Path, depth: Path, scale: float) -> Images:
+    metres = cv2.imread(str(depth), cv2.IMREAD_UNCHANGED).astype(np.float32) / np.float32(scale)
+    metres[metres == 0] = np.nan
+    rgb = cv2.cvtColor(cv2.imread(str(colour)), cv2.COLOR_BGR2RGB)
+    return rgb, metres, Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
+
+
+def _left(method: SceneFlow, first: Images, second: Images) -> tuple[float, float, float]:
+    """What is left where something differed: mean of grey (0 to 255), median of depth in mm; and the share of pixels.
+
+    What differed before, by 3 grey values or 3 cm, is what had to be explained; pixels that a method leaves out count
+    as they are without flow.
+    """
+    (colour0, depth0, camera), (colour1, depth1, _) = first, second
+    flow = method.estimate(colour0, depth0, colour1, depth1, camera, DT)
+    grey0, grey1 = (cv2.cvtColor(c, cv2.COLOR_RGB2GRAY).astype(np.float32) for c in (colour0, colour1))
+    flow = np.where(np.isfinite(flow), flow, 0) * DT
+    points = image_points(depth0, camera) + flow
+    at = project(points, camera)
+    drawn = cv2.remap(grey1, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    deep = cv2.remap(depth1, at[..., 0], at[..., 1], cv2.INTER_NEAREST, borderValue=np.nan)
+    known = np.isfinite(depth0) & np.isfinite(depth1)
+    differed = known & ((np.abs(grey1 - grey0) > 3) | (np.abs(depth1 - depth0) > 0.03))
+    # Flow that leads to where nothing is seen has explained nothing.
+    away = np.where(np.isfinite(deep), np.abs(deep - points[..., 2]), np.abs(depth1 - depth0))[differed]
+    grey = np.abs(drawn - grey0)[differed]
+    return float(grey.mean()), float(np.median(away)) * 1000, float(differed.mean())
+
+
+# -- speed -------------------------------------------------------------------------------------------------------------
+
+
+def speed(threads: int, seconds: float) -> list[dict[str, Any]]:
+    """Frames a second of a stream of the simulated camera's frames, resized beforehand."""
+    with SimulatedCamera(realtime=False, start_stamp_ns=0) as camera:
+        frames = [camera.read() for _ in range(12)]
+    rows = []
+    for width, height in SIZES:
+        images = [resize(f.colour, f.depth, f.intrinsics, width, height) for f in frames]  # type: ignore[arg-type]
+        row: dict[str, Any] = {"size": f"{width}x{height}"}
+        for name, method in {**_methods(threads), "farneback": _Farneback()}.items():
+            if name != "zero":
+                row[f"{name}_fps"] = round(_rate(method, images, seconds), 1)
+        rows.append(row)
+    return rows
+
+
+class _Farneback(SceneFlow):
+    """OpenCV's Farnebäck flow and the depth at both ends."""
+
+    def _estimate(self, colour0, depth0, colour1, depth1, intrinsics, dt):  # type: ignore[no-untyped-def]
+        grey0, grey1 = (cv2.cvtColor(c, cv2.COLOR_RGB2GRAY) for c in (colour0, colour1))
+        flow = cv2.calcOpticalFlowFarneback(grey0, grey1, None, 0.5, 3, 15, 3, 5, 1.2, 0)
+        pixels = np.stack(np.meshgrid(np.arange(grey0.shape[1]), np.arange(grey0.shape[0])), axis=-1).astype(np.float32)
+        at = pixels + flow
+        deep = cv2.remap(depth1, at[..., 0], at[..., 1], cv2.INTER_NEAREST, borderValue=np.nan)
+        return (unproject(at, deep, intrinsics) - unproject(pixels, depth0, intrinsics)) / np.float32(dt)
+
+
+def _rate(method: SceneFlow, images: list[Images], seconds: float) -> float:
+    """Pairs a second, in order, after a first round that compiles and warms up."""
+    for (c0, d0, camera), (c1, d1, _) in itertools.pairwise(images[:4]):
+        method.estimate(c0, d0, c1, d1, camera, DT)
+    done, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        (c0, d0, camera), (c1, d1, _) = images[done % 11], images[done % 11 + 1]
+        method.estimate(c0, d0, c1, d1, camera, DT)
+        done += 1
+    return done / (time.perf_counter() - began)

@@ -1,0 +1,348 @@
+"""Augmentation of skeleton clips: what differs between a Kinect's recordings and a robot's live estimates.
+
+Time first (speed, frame rate, where the window ends), then the body (tilt, proportions, noise, missing limbs, mirror)
+in metres before normalisation, then what normalisation does not remove (turn and size).
+
+Augmentation of hand clips (`hand_22`): what differs between people, cameras and hand trackers.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from actrec.datasets.base import Clip
+from actrec.skeleton import layouts, windows
+from actrec.skeleton.layouts import HAND_22, KINECT_V2_25
+from actrec.types import NANOSECONDS
+from actrec.utils.config import setting
+from actrec.utils.geometry import rotation
+
+_X, _Y, _Z = 0, 1, 2
+
+_SIDES = ("left", "right", "clockwise")
+"""Begin or end a word that tells a side, such as leftwards or anticlockwise."""
+
+_SIDES_ALONE = ("cw", "ccw")
+
+_NO_SIDES = frozenset((
+    "alright", "aright", "birthright", "bright", "cleft", "copyright", "forthright", "fright", "leftover", "leftovers",
+    "outright", "playwright", "righteous", "rightful", "rightly", "upright",
+))  # fmt: skip
+
+_WORDS_END = re.compile(r"[\W\d_]+|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+"""Between words, those of swipeLeft and CCWTurn too."""
+
+_BRANCHES = tuple(
+    tuple(KINECT_V2_25.index[f"{joint}_{side}"] for joint in joints)
+    for side in ("left", "right")
+    for joints in (
+        ("elbow", "wrist", "hand", "hand_tip", "thumb"),
+        ("wrist", "hand", "hand_tip", "thumb"),
+        ("knee", "ankle", "foot"),
+        ("ankle", "foot"),
+    )
+)
+
+_LEGS = tuple(KINECT_V2_25.index[f"{j}_{s}"] for s in ("left", "right") for j in ("knee", "ankle", "foot"))
+
+_OUTWARDS = (1, 20, 2, 3, 4, 5, 6, 7, 21, 22, 8, 9, 10, 11, 23, 24, 12, 13, 14, 15, 16, 17, 18, 19)
+"""All joints but the root, parents first."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How much each clip is varied in training; the defaults are those of the shipped model."""
+
+    stretched: float = setting(
+        0.0,
+        "share of clips of bodies whose window holds them from first frame to last, however long that is",
+        range=(0.0, 1.0),
+    )
+    speed: float = setting(1.35, "clips are played up to so many times faster or slower", range=(1.0, 3.0))
+    cut: float = setting(0.5, "share of clips whose window ends before the action does", range=(0.0, 1.0))
+    hold_s: float = setting(0.8, "the last pose is held up to so long after the action", unit="s", range=(0.0, 5.0))
+    before: float = setting(0.3, "share of clips that follow upon another one, as live actions do", range=(0.0, 1.0))
+    frame_loss: float = setting(0.3, "up to this share of frames is dropped", range=(0.0, 0.9))
+    tilt_deg: float = setting(15.0, "camera pitch and roll", unit="deg", range=(0.0, 90.0))
+    turn_deg: float = setting(
+        25.0, "turn left after facing is normalised, of hands and of bodies' joints and bones", unit="deg",
+        range=(0.0, 180.0),
+    )  # fmt: skip
+    size: float = setting(
+        0.1, "relative size left after scale is normalised, of hands and of bodies' joints and bones", range=(0.0, 0.5)
+    )
+    proportions: float = setting(0.1, "relative change of each bone's length", range=(0.0, 0.5))
+    noise_m: float = setting(0.02, "largest standard deviation of joint noise", unit="m", range=(0.0, 0.2))
+    bias_m: float = setting(0.02, "standard deviation of each joint's constant error", unit="m", range=(0.0, 0.2))
+    exchange: float = setting(
+        0.15, "share of clips in which left and right are exchanged for a while", range=(0.0, 1.0)
+    )
+    missing: float = setting(0.3, "share of clips in which limbs are lost for a while", range=(0.0, 1.0))
+    mirror: bool = setting(
+        True, "half of the clips of bodies, or of pictures without poses, are mirrored, whatever side their class names"
+    )
+    reach: float = setting(
+        0.0, "relative change of how far a hand goes, its size aside: from the wrist or the whole arm", range=(0.0, 0.9)
+    )
+    held_deg: float = setting(
+        0.0, "turn of a hand about its palm, its way aside: how people hold it", unit="deg", range=(0.0, 90.0)
+    )
+
+
+def sample_window(
+    clip: Clip,
+    seconds: float,
+    frames: int,
+    options: Augmentation,
+    rng: np.random.Generator,
+    before: Clip | None = None,
+    layout: str = "kinect_v2_25",
+) -> np.ndarray:
+    """A window [M, frames, V, 3] of `clip` at a random speed, end and frame rate; `before` may lead up to it.
+
+    A stretched one begins with the clip, a little later or earlier, and its speed changes along the clip.
+    """
+    stretched = rng.random() < options.stretched if options.stretched else False
+    length_ns = clip.stamps_ns[-1] - clip.stamps_ns[0]
+    if before is not None and not stretched and rng.random() < options.before:
+        clip = follow(before, clip, rng, layout)
+    speed = options.speed ** rng.uniform(-1, 1)
+    stamps = (clip.stamps_ns - clip.stamps_ns[0]) * speed
+    if stretched:
+        stamps = _paced(stamps, options.speed ** rng.uniform(-1, 1))
+    keep = rng.random(len(stamps)) >= rng.uniform(0, options.frame_loss)
+    keep[[0, -1]] = True
+    end = float(stamps[-1])
+    if rng.random() < options.cut:
+        # A window that ends early must still hold most of a short action, or any full window of a long one.
+        action = float(length_ns) * speed
+        end -= action - rng.uniform(min(0.6 * action, 0.7 * seconds * NANOSECONDS), action)
+    else:
+        end += rng.uniform(0, options.hold_s) * NANOSECONDS
+    if stretched:
+        start = rng.uniform(-options.hold_s * NANOSECONDS, 0.1 * options.cut * end)
+        wanted = windows.stretched_stamps(int(start), int(end), frames)
+    else:
+        wanted = windows.sample_stamps(int(end), seconds, frames)
+    kept = stamps[keep].astype(np.int64)
+    return np.stack([windows.resample(kept, body[keep], wanted) for body in clip.bodies])
+
+
+def _paced(stamps: np.ndarray, power: float) -> np.ndarray:
+    """The same span, gone through ever faster or ever slower."""
+    span = max(float(stamps[-1]), 1.0)
+    return np.asarray(span * (stamps / span) ** power)
+
+
+def sample_stamps(
+    clip: Clip, seconds: float, frames: int, options: Augmentation, rng: np.random.Generator
+) -> np.ndarray:
+    """The [frames] stamps of a window of `clip` at a random speed and end, in the clip's own time.
+
+    For clips of more than bodies: what is seen at a stamp stays together.
+    """
+    length = int(clip.stamps_ns[-1] - clip.stamps_ns[0])
+    speed = options.speed ** rng.uniform(-1, 1)
+    end = float(clip.stamps_ns[-1])
+    if rng.random() < options.cut:
+        end -= length - rng.uniform(min(0.6 * length, 0.7 * seconds * speed * NANOSECONDS), length)
+    else:
+        end += rng.uniform(0, options.hold_s) * NANOSECONDS
+    return windows.sample_stamps(int(end), seconds * speed, frames)
+
+
+def paced_stamps(clip: Clip, stamps_ns: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
+    """The stamps of one place in `clip` at a random speed, moved on as far as it takes to lie in the clip again."""
+    speed = options.speed ** rng.uniform(-1, 1)
+    paced = stamps_ns[-1] - np.round((stamps_ns[-1] - stamps_ns) * speed).astype(np.int64)
+    early, room = clip.stamps_ns[0] - paced[0], clip.stamps_ns[-1] - paced[-1]
+    return np.asarray(paced + max(min(early, room), 0))
+
+
+def follow(before: Clip, clip: Clip, rng: np.random.Generator, layout: str = "kinect_v2_25") -> Clip:
+    """`clip` as it goes on from where the person of `before` stands: what a live window shows of a second action."""
+    pause = round(rng.uniform(0.2, 0.6) * NANOSECONDS)
+    root = layouts.get(layout).index["palm" if layout == "hand_22" else "spine_base"]
+    people, own = before.bodies[: len(clip.bodies)], clip.bodies
+    # Who is in the second clip alone comes into view with it.
+    absent = np.full((len(own) - len(people), *people.shape[1:]), np.nan, np.float32)
+    people = np.concatenate([people, absent])
+    moved = people + _way(people[:, -1], own[:, 0], root)[:, None, None]
+    stamps = before.stamps_ns - before.stamps_ns[-1] + clip.stamps_ns[0] - pause
+    return Clip(
+        clip.name, clip.label, np.concatenate([stamps, clip.stamps_ns]), np.concatenate([moved, clip.bodies], axis=1)
+    )
+
+
+def _way(start: np.ndarray, end: np.ndarray, root: int) -> np.ndarray:
+    """[M, 3] from bodies `start` [M, V, 3] to `end`: their roots', or where one is missing that of what both have."""
+    ways = end - start
+    known = np.isfinite(ways).all(axis=-1, keepdims=True)
+    middle = np.where(known, ways, 0).sum(axis=1) / np.where(known.any(axis=1), known.sum(axis=1), np.nan)
+    return np.asarray(np.where(known[:, root], ways[:, root], middle), np.float32)
+
+
+def vary_bodies(bodies: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
+    """Varies [M, T, 25, 3] metres before normalisation."""
+    turn = rotation(_X, np.radians(rng.uniform(-1, 1) * options.tilt_deg))
+    turn = turn @ rotation(_Z, np.radians(rng.uniform(-1, 1) * options.tilt_deg))
+    middle = pivot(bodies)
+    varied = (bodies - middle) @ turn.T + middle
+    varied = _vary_proportions(varied, options.proportions, rng)
+    varied += rng.normal(0, 1, varied.shape).astype(np.float32) * np.float32(rng.uniform(0, options.noise_m))
+    varied += rng.normal(0, options.bias_m, (1, 1, 25, 3)).astype(np.float32)
+    if rng.random() < options.exchange:
+        _exchange_sides(varied, rng)
+    if rng.random() < options.missing:
+        _lose_limbs(varied, rng)
+    if options.mirror and rng.random() < 0.5:
+        varied = mirror(varied)
+    return varied.astype(np.float32)
+
+
+def vary_normalised(bodies: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
+    """Turns and sizes [M, T, 25, 3] after normalisation, as an estimator's bias would."""
+    turn = rotation(_Y, np.radians(rng.uniform(-1, 1) * options.turn_deg))
+    size = 1 + rng.uniform(-1, 1) * options.size
+    return ((bodies @ turn.T) * size).astype(np.float32)
+
+
+def tells_side(label: str) -> bool:
+    """Whether a label says left, right or a sense of rotation, so that a mirror shows another action.
+
+    Where a word may mean either it does: without mirrors a network learns from less, with wrong ones what is wrong.
+    """
+    words = [word.lower() for word in _WORDS_END.split(label)]
+    meant = [word for word, last in zip(words, ["", *words], strict=False) if (last, word) != ("all", "right")]
+    return any(
+        word in _SIDES_ALONE or (word not in _NO_SIDES and (word.startswith(_SIDES) or word.endswith(_SIDES)))
+        for word in meant
+    )
+
+
+def mirror(bodies: np.ndarray) -> np.ndarray:
+    """The clip [M, T, 25, 3] as a mirror shows it: x negated, left and right joints exchanged."""
+    return (bodies * np.array([-1, 1, 1], np.float32))[..., list(KINECT_V2_25.mirror), :]
+
+
+def _vary_proportions(bodies: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
+    """Scales each bone by its own constant factor, the same on both sides, and rebuilds the joints from the root."""
+    parents = KINECT_V2_25.parents
+    factor = 1 + rng.uniform(-amount, amount, 25).astype(np.float32)
+    factor = (factor + factor[list(KINECT_V2_25.mirror)]) / 2
+    # Joints ahead, so that each is one row: it is added to its parent's.
+    varied = np.ascontiguousarray(np.moveaxis(bodies, -2, 0))  # (V, M, T, 3)
+    lost = seat_lost(varied, parents, _OUTWARDS)
+    bones = factor[:, None, None, None] * (varied - varied[list(parents)])
+    for v in _OUTWARDS:
+        np.add(varied[parents[v]], bones[v], out=varied[v])
+    varied[lost] = np.nan
+    return np.ascontiguousarray(np.moveaxis(varied, 0, -2))
+
+
+def pivot(bodies: np.ndarray) -> np.ndarray:
+    """[1, 1, 1, 3] what bodies [M, T, V, 3] are turned about: the first root, or where that is missing their middle."""
+    root = bodies[:1, :1, :1]
+    if not np.isnan(root).any():
+        return root
+    known = bodies[~np.isnan(bodies).any(axis=-1)]
+    middle = known.mean(axis=0) if len(known) else np.zeros(3)
+    return middle.astype(bodies.dtype).reshape(1, 1, 1, 3)
+
+
+def seat_lost(joints: np.ndarray, parents: Sequence[int], outwards: Sequence[int]) -> np.ndarray:
+    """Puts missing joints on their parents, in place, so that bones can be had of all that hangs on them.
+
+    Args:
+        joints: [V, …, 3]. A missing root is put on the first joint `outwards` that is there.
+        parents: Of the layout, whose root is joint 0.
+        outwards: All joints but the root, parents first.
+
+    Returns:
+        [V, …] those that were missing, to be taken out again.
+    """
+    lost = np.isnan(joints).any(axis=-1)
+    if lost.any():
+        for v in reversed(outwards):
+            there = lost[0] & ~lost[v]
+            joints[0][there] = joints[v][there]
+        for v in outwards:
+            joints[v][lost[v]] = joints[parents[v]][lost[v]]
+    return lost
+
+
+def _exchange_sides(bodies: np.ndarray, rng: np.random.Generator) -> None:
+    """Takes the left for the right for up to half of the clip, as estimators do of a person seen from the side."""
+    frames = bodies.shape[1]
+    start, length = rng.integers(frames), rng.integers(1, max(frames // 2, 2))
+    part = slice(start, start + length)
+    bodies[:, part] = bodies[:, part][:, :, list(KINECT_V2_25.mirror)]
+
+
+def _lose_limbs(bodies: np.ndarray, rng: np.random.Generator) -> None:
+    """Sets one or two limbs to NaN for a while; now and then both legs for the whole clip (a person behind a table)."""
+    frames = bodies.shape[1]
+    if rng.random() < 0.2:
+        bodies[:, :, list(_LEGS)] = np.nan
+    for _ in range(rng.integers(1, 3)):
+        limb = _BRANCHES[rng.integers(len(_BRANCHES))]
+        start, length = rng.integers(frames), rng.integers(2, max(frames // 2, 3))
+        bodies[:, start : start + length, list(limb)] = np.nan
+
+
+_PALM = HAND_22.index["palm"]
+
+
+def vary_hands(hands: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
+    """Varies [M, T, 22, 3] metres: camera, size, proportions, noise. Never mirrored: swipes and turns have a side."""
+    if options.reach or options.held_deg:
+        hands = _vary_way(hands, options, rng)
+    middle = pivot(hands)
+    turn = rotation(_X, np.radians(rng.uniform(-1, 1) * options.tilt_deg))
+    turn = turn @ rotation(_Z, np.radians(rng.uniform(-1, 1) * options.tilt_deg))
+    turn = turn @ rotation(_Y, np.radians(rng.uniform(-1, 1) * options.turn_deg))
+    stretch = 1 + rng.uniform(-options.size, options.size, 3).astype(np.float32)
+    varied = ((hands - middle) * stretch) @ turn.T.astype(np.float32)
+    varied = _vary_hand_proportions(varied, options.proportions, rng)
+    varied += rng.normal(0, 1, varied.shape).astype(np.float32) * np.float32(rng.uniform(0, options.noise_m))
+    varied += rng.normal(0, options.bias_m, (1, 1, len(HAND_22), 3)).astype(np.float32)
+    if rng.random() < options.missing:
+        _lose(varied, rng)
+    return varied.astype(np.float32)
+
+
+def _vary_way(hands: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
+    """Another's way of making the gesture: the palm goes less far or further, the hand is held otherwise about it."""
+    reach = np.float32(1 + rng.uniform(-1, 1) * options.reach)
+    held = np.eye(3)
+    for axis in (_X, _Y, _Z):
+        held = held @ rotation(axis, np.radians(rng.uniform(-1, 1) * options.held_deg))
+    palm = hands[:, :, _PALM : _PALM + 1]
+    seen = ~np.isnan(palm).any(axis=-1, keepdims=True)
+    middle = np.where(seen, palm, 0).sum(axis=1, keepdims=True) / np.maximum(seen.sum(axis=1, keepdims=True), 1)
+    varied: np.ndarray = (hands - palm) @ held.T + middle + reach * (palm - middle)
+    return varied.astype(np.float32)
+
+
+def _vary_hand_proportions(hands: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
+    """Scales each bone by its own constant factor and rebuilds the joints from the wrist."""
+    parents = list(HAND_22.parents)
+    factor = np.ones(len(parents), dtype=np.float32)
+    factor[1:] = 1 + rng.uniform(-amount, amount, len(parents) - 1)
+    varied = np.ascontiguousarray(np.moveaxis(hands, -2, 0))  # (V, M, T, 3): each joint one row
+    outwards = range(1, len(parents))  # parents come first in this layout
+    lost = seat_lost(varied, parents, outwards)
+    bones = factor[:, None, None, None] * (varied - varied[parents])
+    for v in outwards:
+        np.add(varied[parents[v]], bones[v], out=varied[v])
+    varied[lost] = np.nan
+    return np.ascontiguousarray(np.moveaxis(varied, 0, -2))
+
+
+def _lose(hands: np.ndarray, rng: np.random.Generator) -> None:
+    """Loses the whole hand for a short while, as trackers do when it moves fast."""
+    frames = hands.shape[1]
+    start = int(rng.integers(frames))
+    hands[:, start : start + int(rng.integers(1, max(frames // 10, 2)))] = np.nan

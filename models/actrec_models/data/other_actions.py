@@ -1,0 +1,97 @@
+"""Actions outside a recipe's classes, of another dataset: what rejection is chosen against."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from actrec import datasets
+from actrec.datasets.base import ClipDataset
+from actrec.recordings.labels import plain
+from actrec.utils.errors import ActrecError, ConfigError
+from actrec_models.training.recipe import Recipe
+
+_MOST = 2000
+"""Clips that are looked at: NTU RGB+D 120 has 114,000, whose pictures would take days."""
+
+
+@dataclass(frozen=True)
+class OtherActions:
+    """Clips of an unknown dataset that show none of the classes.
+
+    Attributes:
+        clips: Each as a dataset and an index into it; not read yet.
+        left_out: The dataset's actions that are known after all.
+    """
+
+    clips: Sequence[tuple[ClipDataset, int]]
+    left_out: Sequence[str]
+
+    def read(self) -> ClipDataset:
+        """The clips; a person's own that are labelled `unknown` have label −1."""
+        classes = self.clips[0][0].classes if self.clips else ()
+        return ClipDataset([clips[index] for clips, index in self.clips], classes)
+
+    def identities(self) -> tuple[str, ...]:
+        """What tells the recordings of a person's own from others, each once; empty for published datasets."""
+        parts = {id(clips): clips for clips, _ in self.clips}
+        names = {place: clips.recordings for place, clips in parts.items()}
+        return tuple(dict.fromkeys(filter(None, (names[id(clips)][index] for clips, index in self.clips))))
+
+
+def missing(recipe: Recipe, data_root: str) -> str:
+    """That the files of `unknown_dataset` are not there, in words; empty where they are, or need not be."""
+    name = recipe.unknown_dataset
+    if not name or not datasets.DATASETS.get(name).has_files or Path(datasets.folder(data_root, name)).is_dir():
+        return ""
+    return f"the unknown_dataset {name} is not in {data_root}"
+
+
+def left_out(recipe: Recipe, others: Iterable[str], classes: Iterable[str]) -> list[str]:
+    """Which of the unknown dataset's actions are known after all: called as a class is, or named by the recipe.
+
+    Args:
+        recipe: Its `unknown_exclude` is looked at.
+        others: The unknown dataset's classes.
+        classes: Those of the network. `Sit_down` is called as `sit down` is.
+    """
+    known = {plain(name) for name in classes}
+    return [name for name in others if name in recipe.unknown_exclude or plain(name) in known]
+
+
+def taken(recipe: Recipe, classes: Sequence[str], data_root: str, part: str) -> OtherActions:
+    """What a part of the unknown dataset has: its clips of other actions, and a person's own labelled `unknown`.
+
+    Args:
+        recipe: Names the dataset, its options and what is left out of it.
+        classes: Those of the network.
+        data_root: Folder that holds a folder a dataset.
+        part: "train", of which there must be some, or "test"; `_MOST` clips of it at most.
+
+    Raises:
+        ConfigError: The recipe leaves out an action that the unknown dataset does not have, or all clips that it has.
+        DeviceError, InputError: It cannot be read.
+    """
+    name = recipe.unknown_dataset
+    clips, own = (_part(make, recipe, data_root, part) for make in (datasets.create, datasets.others))
+    if absent := sorted(set(recipe.unknown_exclude) - set(clips.classes)):
+        raise ConfigError(f"unknown_exclude names {', '.join(absent)}, which {name} does not have")
+    without = left_out(recipe, clips.classes, classes)
+    kept = [(clips, place) for place, label in enumerate(clips.labels) if clips.classes[label] not in without]
+    kept += [(own, place) for place in range(len(own))]
+    if not kept and part == "train":
+        raise ConfigError(
+            f"no clip of the unknown_dataset {name} shows an action outside the classes: name another one, or none"
+        )
+    if len(kept) > _MOST:
+        kept = [kept[i] for i in sorted(np.random.default_rng(0).choice(len(kept), _MOST, replace=False).tolist())]
+    return OtherActions(kept, without)
+
+
+def _part(make: Callable[..., ClipDataset], recipe: Recipe, data_root: str, part: str) -> ClipDataset:
+    name = recipe.unknown_dataset
+    try:
+        return make(name, datasets.folder(data_root, name), part=part, **recipe.unknown_options)
+    except ActrecError as error:
+        raise type(error)(f"unknown_dataset {name}: {error}; or name another one, or none") from error

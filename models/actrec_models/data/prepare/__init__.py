@@ -1,0 +1,1 @@
+"""`actrec prepare`: reads a dataset once into a store."""

@@ -1,0 +1,255 @@
+"""Runs a preparation's tasks on dask.distributed: processes of this machine, or a cluster of others."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import tempfile
+import time
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from typing import Any
+
+from actrec.datasets.base import Entry, Source
+from actrec.utils.errors import DeviceError, MissingLibraryError
+from actrec_models.data.prepare.worker import Job, Outcome, adopt, release, work
+
+ATTEMPTS = 3
+"""How often a worker may die that has an item alone, before the item is left out."""
+
+WAIT_S = 60.0
+"""For the first worker of a cluster."""
+
+_COUNT_S = 5.0
+
+
+@dataclass
+class Batch:
+    """Items that one task prepares.
+
+    Attributes:
+        entries: The items.
+        alone: Whether nothing else may be under way with it: a worker's death is blamed on all tasks that it had, those
+            that only waited there among them, so what was in one is tried item by item with no other beside it.
+        deaths: Workers that died while they had it alone.
+    """
+
+    entries: list[Entry]
+    alone: bool = False
+    deaths: int = 0
+
+
+def run_here(job: Job, pending: deque[Batch], source: Source) -> Generator[Outcome, None, None]:
+    """Prepares in this process, one batch after the other; stops where `pending` is cleared."""
+    adopt(job, source)
+    try:
+        while pending:
+            yield work(job, pending.popleft().entries)
+    finally:
+        release(job.run)
+
+
+def run_on_cluster(job: Job, pending: deque[Batch], workers: int, scheduler: str) -> Generator[Outcome, None, None]:
+    """Prepares on workers; what a dead one had is done by another.
+
+    Few tasks are under way at any time, so that neither the scheduler nor this process holds what is to come.
+
+    Args:
+        job: What workers are told.
+        pending: What is to be done; cleared by the caller to stop.
+        workers: Processes of this machine, where there is no scheduler.
+        scheduler: Address of a cluster's; empty for this machine.
+
+    Raises:
+        DeviceError: The cluster does not answer, or fails.
+        MissingLibraryError: dask.distributed is absent.
+    """
+    try:
+        import distributed
+    except ModuleNotFoundError as error:
+        raise MissingLibraryError(
+            "preparation on workers needs the library 'distributed': pip install 'actrec[train]', or --workers 0"
+        ) from error
+    with _client(workers, scheduler) as client:
+        done = distributed.as_completed()
+        running: dict[Any, Batch] = {}
+        counted, room = -_COUNT_S, 0
+        while pending or running:
+            if time.monotonic() - counted >= _COUNT_S:
+                counted, threads = time.monotonic(), _threads(client, scheduler)
+                room = threads + max(threads // 2, 1)
+            while pending and len(running) < (1 if _alone(pending, running) else room):
+                batch = pending.popleft()
+                future = client.submit(work, job, batch.entries, pure=False)
+                running[future] = batch
+                done.add(future)
+            if not running:
+                time.sleep(0.2)  # every worker is being started anew
+                continue
+            watch = _Watch(client, scheduler)
+            future = _next(done, watch)
+            yield _result(future, running.pop(future), pending, watch, scheduler)
+        with contextlib.suppress(OSError, asyncio.TimeoutError):  # for workers that live on; everything is on the disk
+            client.run(release, job.run)
+
+
+def _threads(client: Any, scheduler: str) -> int:
+    """Of all workers together."""
+    try:
+        return sum(client.nthreads().values())
+    except (OSError, AttributeError) as error:  # the latter where dask has closed the connection
+        raise _gone(scheduler) from error
+
+
+def _gone(scheduler: str) -> DeviceError:
+    return DeviceError(f"the scheduler {scheduler or 'of this machine'} is gone: run the same command again to go on")
+
+
+class _Watch:
+    """Waits for the cluster as long as it has workers that work."""
+
+    def __init__(self, client: Any, scheduler: str):
+        self._client, self._scheduler = client, scheduler
+        self._seen = self._asked = time.monotonic()
+        self._paused = False
+
+    def look(self) -> None:
+        """Asks for the workers now and then.
+
+        Raises:
+            DeviceError: For some time there has been none, or dask has had all of them wait.
+        """
+        now = time.monotonic()
+        if now - self._asked < _COUNT_S:
+            return
+        self._asked = now
+        with contextlib.suppress(OSError):  # the scheduler does not answer
+            workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+            self._seen, self._paused = now if any(map(_works, workers)) else self._seen, bool(workers)
+        if now - self._seen < WAIT_S:
+            return
+        if self._paused:
+            raise DeviceError(
+                f"'{self._scheduler}' gives its workers nothing more to do, for their memory is full: start them with "
+                "--memory-limit 0, or fewer of them, and run the same command again to go on"
+            )
+        where = f"'{self._scheduler}' has no workers" if self._scheduler else "no worker process is"
+        raise DeviceError(f"{where} left: run the same command again to go on")
+
+
+def _works(worker: Mapping[str, Any]) -> bool:
+    """Whether a worker takes tasks, or has one: one whose memory is nearly full is paused, but ends what it has."""
+    return worker["status"] == "running" or bool(worker["metrics"].get("task_counts", {}).get("executing"))
+
+
+def _next(done: Any, watch: _Watch) -> Any:
+    """The task that ends next."""
+    while not done.has_ready():
+        watch.look()
+        time.sleep(0.002)
+    return next(done)
+
+
+def _alone(pending: deque[Batch], running: dict[Any, Batch]) -> bool:
+    """Whether only one task may be under way: the next one, or the one that is."""
+    return pending[0].alone or any(batch.alone for batch in running.values())
+
+
+def _result(future: Any, batch: Batch, pending: deque[Batch], watch: _Watch, scheduler: str) -> Outcome:
+    """What a task returned; where its worker died, its items are taken up again, one by one and alone."""
+    import distributed
+    from distributed.comm import CommClosedError
+
+    try:
+        return _fetched(future, watch)
+    except distributed.KilledWorker:
+        deaths = batch.deaths + batch.alone
+        if deaths >= ATTEMPTS:
+            return Outcome(skipped=[(batch.entries[0].name, f"{deaths} workers died while they worked on it")])
+        pending.extendleft(Batch([entry], True, deaths) for entry in reversed(batch.entries))
+        return Outcome()
+    except (CancelledError, CommClosedError) as error:
+        raise _gone(scheduler) from error
+    except DeviceError:
+        raise
+    except Exception as error:
+        raise DeviceError(
+            f"a worker failed ({type(error).__name__}: {error}): workers need the same actrec and the same folders"
+        ) from error
+
+
+def _fetched(future: Any, watch: _Watch) -> Outcome:
+    """What an ended task returned; where the worker that holds that is gone by now, another does the task again."""
+    while True:
+        try:
+            outcome: Outcome = future.result(timeout=_COUNT_S)
+            return outcome
+        except asyncio.TimeoutError:
+            if future.status == "error":  # the task's own
+                raise
+            watch.look()
+
+
+@contextlib.contextmanager
+def _client(workers: int, scheduler: str) -> Iterator[Any]:
+    import distributed
+
+    if scheduler:
+        for name in ("distributed", "distributed.client"):  # what they say, an error of ours says
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        try:
+            client = distributed.Client(scheduler, timeout=10)
+        except (OSError, ValueError, TypeError) as error:  # the last of an address whose certificates are not set up
+            raise DeviceError(f"no scheduler answers at '{scheduler}': start one with dask scheduler") from error
+        with client:
+            try:
+                client.wait_for_workers(1, timeout=WAIT_S)
+            except asyncio.TimeoutError as error:
+                raise DeviceError(f"'{scheduler}' has no workers: start some with dask worker {scheduler}") from error
+            yield client
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            client = _local(stack, workers)
+        except (OSError, RuntimeError, asyncio.TimeoutError) as error:
+            raise DeviceError(f"worker processes cannot be started ({error}): --workers 0 does without") from error
+        yield client
+
+
+def _local(stack: contextlib.ExitStack, workers: int) -> Any:
+    """A client of workers of this machine, all of it closed with `stack`."""
+    import dask
+    import distributed
+
+    told = {
+        # A dead worker's task comes back at once: here it is split and counted, there it would be tried as a whole.
+        "distributed.scheduler.allowed-failures": 0,
+        # Else a worker that is not back by then, because it starts slowly or has died again, is given up for good.
+        "distributed.deploy.lost-worker-timeout": "1000 days",
+    }
+    stack.enter_context(dask.config.set(told))
+    scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="actrec_prepare_"))
+    cluster = distributed.LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        processes=True,
+        # Else dask gives no more tasks, for good, to a worker that takes most of an equal share of the memory, which
+        # its libraries alone do where cores are many. Who takes too much is ended by the system, as any that dies.
+        memory_limit=0,
+        dashboard_address="127.0.0.1:0",
+        local_directory=scratch,
+        silence_logs="CRITICAL",
+    )
+    stack.enter_context(cluster)
+    client = stack.enter_context(distributed.Client(cluster))
+
+    class LeavesSigint(distributed.WorkerPlugin):
+        """A terminal sends a Ctrl-C to all of its processes; it is the preparation's own to answer."""
+
+        def setup(self, worker: Any) -> None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    client.register_plugin(LeavesSigint())
+    return client

@@ -1,0 +1,286 @@
+"""What a worker of a preparation does: reads items and writes them into shards of its own.
+
+One item of a dataset as what a prepared store keeps of it: read, checked, estimated, compressed.
+"""
+
+import json
+import pickle
+import threading
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from actrec.datasets.base import Clip, Entry, LazyStreams, Source
+from actrec.datasets.store.codecs import Encoded, Pictures, encode_raw
+from actrec.datasets.store.journal import Record
+from actrec.datasets.store.writer import SHARD_BYTES, ShardWriter, StoreError
+from actrec.skeleton import layouts
+from actrec.types import KEYS
+from actrec.utils.errors import ActrecError, ConfigError, InputError, MissingLibraryError
+from actrec_models.data.estimate import Estimation, Found, shrunk
+from actrec_models.data.prepare.settings import ESTIMATES, STREAM_KEYS, PrepareConfig
+
+PICTURE_BYTES = 256 * 2**20
+"""Of decoded pictures that are held at once, where the source can decode some of them alone."""
+
+IN_PICTURE = ("pixels", "hand_pixels", "face_pixels")
+
+
+def encode(source: Source, entry: Entry, settings: PrepareConfig, estimation: Estimation | None) -> list[Encoded]:
+    """An item's arrays, stamps first.
+
+    Raises:
+        ActrecError: It cannot be read, contradicts the data contract, shows nobody, or lacks a stream.
+    """
+    found = _found(source, entry, settings, estimation)
+    clip = found.clip
+    check(clip, source.layout)
+    held = {*clip.others, *found.points, *found.pictures}
+    lacking = [stream for stream in settings.required if STREAM_KEYS[stream][0] not in held and stream != "bodies"]
+    if lacking:
+        remedy = ", or --estimate it" if lacking[0] in ESTIMATES else ""
+        raise InputError(
+            f"clip '{entry.name}' has no {lacking[0]} (it has {', '.join(sorted(held)) or 'bodies alone'}): leave it "
+            f"out of --streams{remedy}"
+        )
+    keys = [key for stream in settings.kept for key in STREAM_KEYS[stream] if key in held]
+    points = {key: _value(found, key) for key in keys if KEYS[key][0] != 0}
+    pictures = {key: _pictures(found, key, settings) for key in keys if KEYS[key][0] == 0}
+    for key, value in points.items():
+        _check_points(clip, key, value)
+    if "colour" in pictures:
+        points = _resized(points, pictures["colour"].shape)
+    arrays: dict[str, np.ndarray] = {
+        "stamps_ns": clip.stamps_ns.astype(np.int64),
+        "bodies": clip.bodies.astype(np.float32),
+        **points,
+    }
+    plain = [encode_raw(key, value) for key, value in arrays.items()]
+    return plain + [made.encoded(clip.stamps_ns) for made in pictures.values()]
+
+
+def check(clip: Clip, layout: str) -> None:
+    """Refuses a clip that contradicts the data contract.
+
+    Raises:
+        InputError: Says where.
+    """
+    bodies, stamps, joints = clip.bodies, clip.stamps_ns, len(layouts.get(layout))
+    if bodies.ndim != 4 or bodies.shape[2:] != (joints, 3) or stamps.shape != bodies.shape[1:2]:
+        raise InputError(
+            f"clip '{clip.name}' has bodies {list(bodies.shape)} and stamps {list(stamps.shape)}, expected "
+            f"[M, T, {joints}, 3] of {layout} and [T]"
+        )
+    if not len(stamps) or not np.isfinite(bodies).any():
+        raise InputError(f"clip '{clip.name}' shows nobody")
+    if (np.diff(stamps) <= 0).any():
+        raise InputError(f"clip '{clip.name}' has stamps that do not increase")
+
+
+def _found(source: Source, entry: Entry, settings: PrepareConfig, estimation: Estimation | None) -> Found:
+    if estimation is None:
+        return _read(source, entry, settings)
+    known = None if "bodies" in settings.estimate else source.read(entry)
+    offset = None if known is None else source.camera_offset(entry)
+    return estimation.run(entry.name, entry.label, source.frames(entry), known, offset)
+
+
+def _read(source: Source, entry: Entry, settings: PrepareConfig) -> Found:
+    if not settings.pictured:  # no video is opened, which may be damaged, for the size of its pictures
+        entry = replace(entry, files={kind: file for kind, file in entry.files.items() if kind not in settings.unread})
+    clip = source.read(entry)
+    if "colour" in settings.required and "colour" not in clip.others:
+        return Estimation(settings).run(entry.name, entry.label, source.frames(entry), clip)
+    return Found(clip, {}, {})
+
+
+def _value(found: Found, key: str) -> np.ndarray:
+    value = np.asarray(found.points[key] if key in found.points else found.clip.others[key])
+    return value.astype(np.float32) if value.dtype.kind == "f" or key == "size" else value
+
+
+def _check_points(clip: Clip, key: str, value: np.ndarray) -> None:
+    axis, shape, _ = KEYS[key]
+    start = (len(clip.bodies), len(clip.stamps_ns)) if axis == 1 else ()
+    if value.shape[: len(start)] != start:
+        raise InputError(f"clip '{clip.name}' has {key} {list(value.shape)}, expected {shape} with M, T = {start}")
+
+
+def _pictures(found: Found, key: str, settings: PrepareConfig) -> Pictures:
+    if key in found.pictures:
+        return found.pictures[key]
+    made = Pictures(key, settings.picture_quality, settings.flow_limit_m_s)
+    height = settings.picture_height if key == "colour" else 0
+    for stamp, picture in zip(found.clip.stamps_ns, _decoded(found.clip, key), strict=True):
+        made.add(int(stamp), shrunk(picture, height))
+    return made
+
+
+def _decoded(clip: Clip, key: str) -> Iterator[np.ndarray]:
+    """Each picture of a clip, never more of them at once than they need to be."""
+    others, total = clip.others, len(clip.stamps_ns)
+    if not (isinstance(others, LazyStreams) and others.partly(key)):
+        value = others[key]
+        if len(value) != total:
+            raise InputError(f"clip '{clip.name}' has {len(value)} pictures of {key} for {total} stamps")
+        yield from value
+        return
+    first = others.at(key, np.arange(1))
+    step = max(PICTURE_BYTES // max(first.nbytes, 1), 1)
+    for start in range(0, total, step):
+        yield from others.at(key, np.arange(start, min(start + step, total)))
+
+
+def _resized(points: dict[str, np.ndarray], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Points as they lie in the pictures that are kept, of `shape` [H, W, 3]."""
+    kept = np.array([shape[1], shape[0]], np.float32)
+    scale = kept / points["size"] if "size" in points else np.ones(2, np.float32)
+    if (scale == 1).all():
+        return {**points, "size": kept}
+    moved = {key: ((points[key] + 0.5) * scale - 0.5).astype(np.float32) for key in IN_PICTURE if key in points}
+    if "motion" in points:
+        moved["motion"] = (points["motion"] * scale).astype(np.float32)
+    return {**points, **moved, "size": kept}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker of a run is told.
+
+    Attributes:
+        run: Tells this run from others in the same process.
+        folder: The store's.
+        source: The dataset, pickled before it was read.
+        settings: What is kept and estimated.
+        shard_bytes: Size of a shard.
+    """
+
+    run: str
+    folder: Path
+    source: bytes
+    settings: PrepareConfig
+    shard_bytes: int = SHARD_BYTES
+
+
+@dataclass
+class Outcome:
+    """What became of some items.
+
+    Attributes:
+        records: Of those written.
+        skipped: Name and reason of those that could not be read.
+        error: Why the run must stop, None where it need not.
+    """
+
+    records: list[Record] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    error: ActrecError | None = None
+
+
+class _Worker:
+    """What a thread keeps from one task of a run to the next."""
+
+    def __init__(self, job: Job, source: Source | None = None):
+        self.source: Source = source or pickle.loads(job.source)  # of our own run, not of a file
+        self.writer = ShardWriter(job.folder, job.shard_bytes)
+        self.estimation = Estimation(job.settings) if job.settings.estimate else None
+
+    def close(self) -> None:
+        """Closes the shard and frees the estimators' models."""
+        self.writer.close()
+        if self.estimation is not None:
+            self.estimation.close()
+
+
+_WORKERS: dict[tuple[str, int], _Worker] = {}
+
+_LOCK = threading.Lock()
+
+
+def work(job: Job, entries: Sequence[Entry]) -> Outcome:
+    """Prepares items; what it returns is on the disk."""
+    outcome = Outcome()
+    try:
+        worker = _worker(job)
+        for entry in entries:
+            try:
+                arrays = encode(worker.source, entry, job.settings, worker.estimation)
+            except (ConfigError, MissingLibraryError, StoreError):
+                raise
+            except ActrecError as error:
+                outcome.skipped.append((entry.name, " ".join(str(error).split())))
+                continue
+            except ImportError as error:  # as it would be with every other item
+                raise MissingLibraryError(f"'{entry.name}' cannot be read: {error}; install the library") from error
+            except SystemError as error:  # compiled code wraps a Ctrl-C in one
+                if isinstance(error.__cause__, KeyboardInterrupt):
+                    raise KeyboardInterrupt from error
+                outcome.skipped.append(_fault(entry, error))
+                continue
+            except Exception as error:  # a damaged file may fail in any library; the item is named, not the run ended
+                outcome.skipped.append(_fault(entry, error))
+                continue
+            rows = worker.writer.add(arrays)
+            frames = arrays[0].shape[0]
+            outcome.records.append(Record(entry.name, signature(entry, job.settings), frames, worker.writer.name, rows))
+    except ActrecError as error:
+        outcome.error = error
+    try:
+        if outcome.records:
+            _worker(job).writer.sync()
+    except ActrecError as error:
+        outcome.records.clear()  # nobody knows which of them are on the disk
+        outcome.error = outcome.error or error
+    return outcome
+
+
+def _fault(entry: Entry, error: Exception) -> tuple[str, str]:
+    """Name and reason of an item that no reader refused in words of its own."""
+    return entry.name, f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _worker(job: Job) -> _Worker:
+    key = (job.run, threading.get_ident())
+    with _LOCK:
+        found = _WORKERS.get(key)
+    if found is None:
+        cv2.setNumThreads(1)  # a worker is one of many
+        found = _Worker(job)
+        with _LOCK:
+            _WORKERS[key] = found
+    return found
+
+
+def adopt(job: Job, source: Source) -> None:
+    """Lets this thread work with a source that has read its lists already."""
+    with _LOCK:
+        _WORKERS[job.run, threading.get_ident()] = _Worker(job, source)
+
+
+def release(run: str) -> None:
+    """Ends a run in this process."""
+    with _LOCK:
+        for key in [key for key in _WORKERS if key[0] == run]:
+            _WORKERS.pop(key).close()
+
+
+def signature(entry: Entry, settings: PrepareConfig) -> int:
+    """Tells an item from what it was: by label, meta, and the sizes of its files, or of those in its folders.
+
+    Files of which nothing is made are passed by: videos may be added to a folder of skeletons, and NTU's depth maps are
+    millions.
+    """
+    used = {key: path for key, path in entry.files.items() if key not in settings.unread}
+    files = {key: (path.name, _sizes(path)) for key, path in used.items()}
+    told = [entry.name, int(entry.label), sorted((k, str(v)) for k, v in entry.meta.items()), sorted(files.items())]
+    return zlib.crc32(json.dumps(told).encode())
+
+
+def _sizes(path: Path) -> int | list[tuple[str, int]]:
+    if not path.is_dir():
+        return path.stat().st_size if path.is_file() else -1
+    return sorted((str(file.relative_to(path)), file.stat().st_size) for file in path.rglob("*") if file.is_file())

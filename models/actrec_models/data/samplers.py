@@ -1,0 +1,264 @@
+"""Which clips a step is trained on: the shuffled epochs, shared among processes, and what is held out to validate on.
+
+Everything follows from the seed, the epoch and the position in it, so that a run goes on from any step, and several
+processes together draw what one would.
+"""
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from actrec.datasets.base import Clip, ClipDataset
+from actrec.utils.config import setting
+from actrec.utils.errors import ConfigError
+
+Draw = tuple[int, int, int]
+"""Epoch, index of the clip, how often it was drawn before in that epoch."""
+
+PAD = -1
+"""Index of a draw that only evens out the shares of several processes."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How often the clips of the training part are drawn in an epoch."""
+
+    repeats: int = setting(1, "windows drawn of each clip an epoch", range=(1, 1000))
+    balance: str = setting(
+        "none",
+        "classes: every class as often as the others, clips of small ones more often",
+        choices=("none", "classes"),
+    )
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What is held out of the training part; the test part is never looked at."""
+
+    share: float = setting(0.0, "of the training part that is held out, about; 0: none", range=(0.0, 0.5))
+    by: str = setting("", "what is held out whole, a key of the dataset's meta (subject, view, …); empty: single clips")
+    only: tuple[int | str, ...] = setting(
+        (), "those of `by` that are held out (view 2: [2]); empty: drawn by the seed, `share` of all"
+    )
+    metric: str = setting("accuracy", "what the best checkpoint is chosen by", choices=("accuracy", "loss"))
+    patience: int = setting(
+        0, "epochs without a better figure before the training ends; 0: it goes on", range=(0, 10_000)
+    )
+
+    @property
+    def holds(self) -> bool:
+        """Whether anything is held out."""
+        return bool(self.share or self.only)
+
+    def check(self) -> None:
+        """Refuses what would have no effect.
+
+        Raises:
+            ConfigError: Nothing is held out, but something is asked of it.
+        """
+        asked = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
+        if asked and not self.holds:
+            raise ConfigError(f"validation has {', '.join(asked)} but holds nothing out: set its share")
+        if self.only and (self.share or not self.by):
+            raise ConfigError(
+                f"validation holds out {', '.join(map(str, self.only))} (only): say of which key (by), and no share"
+            )
+
+    def split(self, clips: ClipDataset, seed: int) -> tuple[ClipDataset, ClipDataset | None]:
+        """The clips to train on and those held out.
+
+        Raises:
+            ConfigError: The dataset does not know `by`, or too little is left on one side.
+        """
+        self.check()
+        if not self.holds:
+            return clips, None
+        groups = self._groups(clips)
+        held = self._named(groups) if self.only else self._drawn(groups, seed)
+        chosen = np.array([group in held for group in groups])
+        if chosen.all():
+            raise ConfigError(
+                f"validation by {self.by or 'clip'} would hold out all {len(clips)} clips: "
+                f"there is but {', '.join(map(str, sorted(held, key=str)[:3]))} to hold out"
+            )
+        return Selection(clips, np.flatnonzero(~chosen)), Selection(clips, np.flatnonzero(chosen))
+
+    def _named(self, groups: list[int | str]) -> set[int | str]:
+        unknown = [str(name) for name in self.only if name not in groups]
+        if unknown:
+            known = ", ".join(map(str, sorted(set(groups), key=str)[:20]))
+            raise ConfigError(f"validation by '{self.by}': no clip has {', '.join(unknown)}; there are {known}")
+        return set(self.only)
+
+    def _drawn(self, groups: list[int | str], seed: int) -> set[int | str]:
+        rng = np.random.default_rng([seed, 1])
+        names = sorted(set(groups), key=str)
+        wanted = self.share * len(groups)
+        held: set[int | str] = set()
+        counts, taken = Counter(groups), 0
+        for number in rng.permutation(len(names)):
+            if held and taken + counts[names[number]] / 2 > wanted:
+                break
+            held.add(names[number])
+            taken += counts[names[number]]
+        return held
+
+    def _groups(self, clips: ClipDataset) -> list[int | str]:
+        if not self.by:
+            return list(range(len(clips)))
+        metas = clips.metas
+        if any(self.by not in meta for meta in metas):
+            known = sorted(set.intersection(*(set(meta) for meta in metas))) if metas else []
+            raise ConfigError(
+                f"validation by '{self.by}': the dataset says {', '.join(known) or 'nothing'} of its clips; "
+                "choose one of these, or leave `by` empty"
+            )
+        return [meta[self.by] for meta in metas]
+
+
+class Selection(ClipDataset):
+    """Some of a dataset's clips, read when they are asked for.
+
+    Args:
+        clips: The dataset.
+        indices: Which of its clips.
+    """
+
+    def __init__(self, clips: ClipDataset, indices: Sequence[int] | np.ndarray):
+        self.clips, self.indices = clips, [int(index) for index in indices]
+        self.classes, self.layout = clips.classes, clips.layout
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Clip:
+        return self.clips[self.indices[index]]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """As the base has it."""
+        return self.clips.labels[self.indices]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """As the base has it."""
+        names = self.clips.names
+        return tuple(names[index] for index in self.indices)
+
+    @property
+    def metas(self) -> tuple[Mapping[str, int | str], ...]:
+        """As the base has it."""
+        metas = self.clips.metas
+        return tuple(metas[index] for index in self.indices)
+
+    @property
+    def streams(self) -> frozenset[str]:
+        """As the whole dataset has it."""
+        return self.clips.streams
+
+    def fingerprint(self) -> str:
+        """Of the whole dataset: which clips are chosen follows from the recipe."""
+        return self.clips.fingerprint()
+
+
+class Epochs(Sampler[list[Draw]]):
+    """The batches of one epoch after the other, an epoch each time it is gone through.
+
+    Args:
+        labels: Of the clips.
+        sampling: How often each is drawn.
+        seed: Of the order.
+        batch: Clips a step of all processes.
+        accumulate: Parts of a batch that follow one another.
+        rank, world: This process among those that share the batches.
+        epoch: That comes first.
+        steps_done: Steps of that epoch that are left out, as they were done before.
+
+    Raises:
+        ConfigError: There are fewer clips than a batch holds, or a batch cannot be shared out.
+    """
+
+    def __init__(
+        self,
+        labels: np.ndarray,
+        sampling: Sampling,
+        seed: int,
+        batch: int,
+        accumulate: int = 1,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        epoch: int = 0,
+        steps_done: int = 0,
+    ):
+        if batch % (accumulate * world):
+            raise ConfigError(
+                f"a batch of {batch} clips does not divide among {world} processes × {accumulate} parts: "
+                f"choose a multiple of {accumulate * world}"
+            )
+        self.labels, self.sampling, self.seed = np.asarray(labels), sampling, seed
+        self.batch, self.accumulate, self.rank, self.world = batch, accumulate, rank, world
+        self.epoch, self.steps_done = epoch, steps_done
+        self.steps = len(self.labels) * sampling.repeats // batch
+        if not self.steps:
+            raise ConfigError(
+                f"a batch of {batch} clips is more than the training part's {len(self.labels) * sampling.repeats}: "
+                "choose a smaller batch"
+            )
+
+    def __len__(self) -> int:
+        """Parts of batches in a whole epoch."""
+        return self.steps * self.accumulate
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        # The epoch begins with its first batch: loaders with workers make iterators that they never draw from.
+        epoch, first = self.epoch, self.steps_done
+        self.epoch, self.steps_done = epoch + 1, 0
+        order = self.order(epoch)
+        size = self.batch // (self.accumulate * self.world)
+        for part in range(first * self.accumulate, len(self)):
+            start = (part * self.world + self.rank) * size
+            yield [(epoch, int(index), int(again)) for index, again in order[start : start + size]]
+
+    def order(self, epoch: int) -> np.ndarray:
+        """[draws, 2] index and number of the repeat, as an epoch draws them."""
+        rng = np.random.default_rng([self.seed, 0, epoch])
+        count = len(self.labels)
+        if self.sampling.balance == "none":
+            drawn = rng.permutation(count * self.sampling.repeats)
+            return np.stack([drawn % count, drawn // count], axis=1)
+        classes = np.unique(self.labels)
+        each = math.ceil(count * self.sampling.repeats / len(classes))
+        rows = []
+        for label in classes:
+            members = rng.permutation(np.flatnonzero(self.labels == label))
+            numbers = np.arange(each)
+            rows.append(np.stack([members[numbers % len(members)], numbers // len(members)], axis=1))
+        return rng.permutation(np.concatenate(rows))[: count * self.sampling.repeats]
+
+
+class Shares(Sampler[list[int]]):
+    """Every clip once, for the process `rank` of `world`; `PAD` where the last batch of a process would be shorter.
+
+    Args:
+        count: Clips.
+        batch: Of one process.
+        rank, world: This process among those that share the clips.
+    """
+
+    def __init__(self, count: int, batch: int, rank: int = 0, world: int = 1):
+        each = math.ceil(count / world)
+        indices = [*range(rank, count, world)]
+        self.indices, self.batch = indices + [PAD] * (each - len(indices)), batch
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.indices) / self.batch)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start in range(0, len(self.indices), self.batch):
+            yield self.indices[start : start + self.batch]

@@ -1,0 +1,1 @@
+"""From a network to a model package: ONNX, rejection, card, lower precision."""

@@ -1,0 +1,420 @@
+"""A network as an ONNX graph: static but for the batch, of operators that TensorRT parses, checked against PyTorch.
+
+A network's step as an ONNX graph, checked against PyTorch; `actrec.inference.streaming` runs it.
+
+An ONNX graph made simpler and faster: the same logits, fewer nodes, no arithmetic on subnormal numbers.
+
+What TensorRT's ONNX parser takes, checked on the graph itself: no TensorRT is needed to know it.
+
+Temporary folders for what ONNX Runtime reads and writes as files.
+"""
+
+import contextlib
+import io
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from actrec.features.clips import window_inputs
+from actrec.features.example import example_clip
+from actrec.features.specs import InputSpec, WindowSpec
+from actrec.inference.streaming import METADATA
+from actrec.utils.errors import DeviceError, PackageError
+from actrec_models.networks.base import Network
+from actrec_models.networks.streaming import Step
+
+
+@contextlib.contextmanager
+def scratch(needed: int) -> Iterator[Path]:
+    """A temporary folder on a disk that has so much space.
+
+    ONNX Runtime says "Protobuf serialization failed" of a full disk; on a robot, /tmp often lies in a small memory.
+
+    Args:
+        needed: Bytes.
+
+    Raises:
+        DeviceError: There is none, or not so much.
+    """
+    try:
+        held = tempfile.TemporaryDirectory()
+    except OSError as error:
+        raise DeviceError(f"cannot make a temporary folder: {error.strerror}; name another one in TMPDIR") from error
+    with held as name:
+        free = shutil.disk_usage(name).free
+        if free < needed:
+            raise DeviceError(
+                f"{tempfile.gettempdir()} has {free / 1e6:.1f} MB left, {needed / 1e6:.1f} MB are needed: free some, "
+                "or name another folder in TMPDIR"
+            )
+        yield Path(name)
+
+
+_TINY = np.float32(1e-20)
+
+_TINY_NAME = "softmax/tiny"
+
+
+def simplified(content: bytes) -> bytes:
+    """The graph with its constants folded and its softmaxes kept off subnormal numbers.
+
+    Args:
+        content: An ONNX graph in float32, as PyTorch writes it.
+
+    Raises:
+        DeviceError: The disk of temporary files is full.
+    """
+    model = onnx.load_model_from_string(_folded(content))
+    # With the shapes that were inferred, ONNX Runtime turns more tensors about between its layouts, and loses time.
+    del model.graph.value_info[:]
+    domains = {node.domain for node in model.graph.node}
+    for entry in [entry for entry in model.opset_import if entry.domain not in domains]:
+        model.opset_import.remove(entry)
+    _keep_off_subnormals(model.graph)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def _folded(content: bytes) -> bytes:
+    """What ONNX Runtime makes of a graph on any machine: constants folded, norms in convolutions, no identities."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 4
+    with scratch(2 * len(content)) as folder:
+        written = folder / "model.onnx"
+        options.optimized_model_filepath = str(written)
+        onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return written.read_bytes()
+
+
+def _keep_off_subnormals(graph: Any) -> None:
+    """Raises what a softmax gives to at least 1e-20, which changes no float32 sum.
+
+    Attention leaves weights of 1e-40 where it has decided; a processor multiplies those a hundred times slower, and
+    half of a network's time went there.
+    """
+    final = {value.name for value in graph.output}
+    # Where graphs were joined, the name has a prefix.
+    guards = [node for node in graph.node if node.op_type == "Max" and node.input[-1].endswith(_TINY_NAME)]
+    guarded = {node.input[0] for node in guards}
+    found = [n for n in graph.node if n.op_type == "Softmax" and not {n.output[0]} & (final | guarded)]
+    if not found:
+        return
+    if _TINY_NAME not in {tensor.name for tensor in graph.initializer}:
+        graph.initializer.append(numpy_helper.from_array(np.array(_TINY), _TINY_NAME))
+    for node in found:
+        at = list(graph.node).index(node)
+        name = node.output[0]
+        node.output[0] = f"{name}/exact"
+        guard = onnx.helper.make_node("Max", [node.output[0], _TINY_NAME], [name], name=f"{node.name}/guard")
+        graph.node.insert(at + 1, guard)
+
+
+_NAMES = """
+    Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Cast Ceil Celu Clip Concat
+    Constant ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace Div Dropout Einsum Elu Equal Erf Exp Expand
+    EyeLike Flatten Floor GRU Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalLpPool GlobalMaxPool
+    Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish Hardmax Identity InstanceNormalization IsInf IsNaN
+    LRN LSTM LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization LpPool MatMul Max MaxPool Mean
+    MeanVarianceNormalization Min Mish Mod Mul Neg Not OneHot Or PRelu Pad Pow RNN Range Reciprocal ReduceL1 ReduceL2
+    ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize
+    ReverseSequence Round ScatterElements Selu Shape Shrink Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign
+    SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Upsample Where
+    Xor QuantizeLinear DequantizeLinear
+"""
+
+SUPPORTED = frozenset(_NAMES.split())
+"""Operators marked Y in onnx-tensorrt's `docs/operators.md` for TensorRT 10 (read at 10.15), less what an engine for a
+robot should not hold: control flow, random numbers, `NonZero` and `NonMaxSuppression` (whose output shape depends on
+the data) and `ScatterND`."""
+
+_POOLS = ("AveragePool", "MaxPool", "LpPool")
+
+_CONSTANT_INPUTS = {
+    "CumSum": 1, "OneHot": 1, "TopK": 1, "Squeeze": 1, "Unsqueeze": 1,
+    "ReduceL1": 1, "ReduceL2": 1, "ReduceLogSum": 1, "ReduceLogSumExp": 1, "ReduceMax": 1, "ReduceMean": 1,
+    "ReduceMin": 1, "ReduceProd": 1, "ReduceSum": 1, "ReduceSumSquare": 1,
+}  # fmt: skip
+"""Operator to the input that has to be known when the engine is built (axes, depth, k)."""
+
+_FLOAT = 1
+
+
+def problems(model: Any) -> list[str]:
+    """Why TensorRT's parser would refuse an ONNX graph, or what makes it no graph of ours; empty where it is fine.
+
+    Args:
+        model: An `onnx.ModelProto`.
+
+    Returns:
+        One line a problem: operators that are not supported, with the node (its name holds the layer's), pooling over
+        other than two or three axes, inputs that are not float32, axes other than the batch that are not fixed.
+    """
+    graph = model.graph
+    constant = {tensor.name for tensor in graph.initializer}
+    for node in graph.node:  # sorted: an identity comes after what it repeats
+        if node.op_type == "Constant" or (node.op_type == "Identity" and node.input[0] in constant):
+            constant.update(node.output)
+    found = [line for node in graph.node for line in _node_problems(node, constant)]
+    return found + [line for value in (*graph.input, *graph.output) for line in _value_problems(value)]
+
+
+def operators(model: Any) -> set[str]:
+    """The operators of an ONNX graph, with their domain where it is not ONNX's own."""
+    return {_operator(node) for node in model.graph.node}
+
+
+def _operator(node: Any) -> str:
+    return f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else str(node.op_type)
+
+
+def _node_problems(node: Any, constant: set[str]) -> Iterator[str]:
+    where = f"node '{node.name or node.output[0]}'"
+    operator = _operator(node)
+    if operator not in SUPPORTED:
+        yield f"{where} is a {operator}, which TensorRT's parser does not take"
+    if operator in _POOLS:
+        attributes = {a.name: list(a.ints) for a in node.attribute}
+        if len(attributes.get("kernel_shape", [])) not in (2, 3):
+            yield f"{where} is a {operator} over {len(attributes.get('kernel_shape', []))} axes, TensorRT's pool 2 or 3"
+        if any(size != 1 for size in attributes.get("dilations", [])):
+            yield f"{where} is a dilated {operator}, which TensorRT does not have"
+        if len([name for name in node.output if name]) > 1:
+            yield f"{where} is a {operator} that also gives indices, which TensorRT's does not"
+    at = _CONSTANT_INPUTS.get(operator)
+    if at is not None and len(node.input) > at and node.input[at] and node.input[at] not in constant:
+        yield f"{where} is a {operator} whose input {at} is computed; TensorRT wants a constant there"
+
+
+def _value_problems(value: Any) -> Iterator[str]:
+    tensor = value.type.tensor_type
+    if tensor.elem_type != _FLOAT:
+        yield f"'{value.name}' has ONNX type {tensor.elem_type}, expected float32 (1)"
+    sizes = [axis.dim_param or axis.dim_value for axis in tensor.shape.dim]
+    if not sizes or not isinstance(sizes[0], str):
+        yield f"'{value.name}' has the shape {sizes}: the batch is not dynamic"
+    if any(not isinstance(size, int) or size < 1 for size in sizes[1:]):
+        yield f"'{value.name}' has the shape {sizes}: an axis beside the batch is not fixed"
+
+
+OPSET = 17
+
+PARITY = 1e-4
+"""Largest difference of logits between PyTorch and ONNX Runtime, in float32: absolute, or relative to the largest
+logit where that is above 1."""
+
+CHECKED_BATCHES = (1, 3)
+
+_MESSAGE_BYTES = 2**31 - 1
+
+
+def example_inputs(network: Network, count: int, seed: int = 0) -> dict[str, Tensor]:
+    """Inputs (count, *shape) by name: the first clips of windows with simulated people, made by the core's features."""
+    bodies = getattr(network.config, "bodies", 1)
+    made = inputs_for(network.input_specs, network.window, bodies, count, seed)
+    return {name: torch.from_numpy(value) for name, value in made.items()}
+
+
+def inputs_for(
+    specs: Sequence[InputSpec], window: WindowSpec, bodies: int, count: int, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """As `example_inputs`, for a network of which only the description is at hand."""
+    made = []
+    for n in range(count):
+        clip = example_clip(specs, window.frames, bodies, seed * 1000 + n)
+        made += window_inputs(clip, specs, window, starts=window.starts[:1])
+    return {spec.name: np.stack([m[spec.name] for m in made]) for spec in specs}
+
+
+def logits_of(content: bytes, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Logits [N, classes] that ONNX Runtime computes of a graph and its inputs [N, …] by name."""
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    logits: np.ndarray = session.run(None, dict(inputs))[0]
+    return logits
+
+
+class _Positional(nn.Module):
+    """Takes the network's inputs in the order of its specs, as ONNX export wants them."""
+
+    def __init__(self, network: Network):
+        super().__init__()
+        self.network = network
+        self.names = [spec.name for spec in network.input_specs]
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.network(**dict(zip(self.names, inputs, strict=True)))
+
+
+def to_onnx(network: Network) -> bytes:
+    """The network as ONNX with static M, T, V and a dynamic batch, simplified, checked against PyTorch.
+
+    Raises:
+        PackageError: As `check_operators`, or ONNX Runtime's logits differ by more than `PARITY`.
+    """
+    content = simplified(trace(network))
+    check_operators(network, content)
+    for batch, difference in zip(CHECKED_BATCHES, parity_errors(network, content, CHECKED_BATCHES), strict=True):
+        if not difference <= PARITY:  # a NaN is no agreement either
+            raise PackageError(
+                f"ONNX and PyTorch differ by {difference:.2g} (batch {batch}), allowed: {PARITY:g}: not written"
+            )
+    return content
+
+
+def check_operators(network: Network, content: bytes) -> None:
+    """Refuses an ONNX graph that could not become a TensorRT engine.
+
+    Raises:
+        PackageError: Names the node, and with it the layer, that TensorRT's parser does not take.
+    """
+    model = onnx.load_model_from_string(content)
+    taken = {value.name for value in model.graph.input}
+    found = [f"input '{spec.name}' reaches no logit" for spec in network.input_specs if spec.name not in taken]
+    found += problems(model)
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise PackageError(f"the ONNX graph cannot become a TensorRT engine: {found[0]}{more}: not written")
+
+
+def trace(network: Network) -> bytes:
+    """The network as ONNX, as PyTorch writes it, unchecked; it is in evaluation mode afterwards.
+
+    Raises:
+        PackageError: It is too large for one ONNX file, or has an operator that ONNX does not have.
+    """
+    wrapped = _Positional(network).eval()
+    examples = example_inputs(network, 2)
+    buffer = io.BytesIO()
+    with torch.no_grad(), warnings.catch_warnings():
+        # The TorchScript exporter is the one whose graphs TensorRT parses without surprises; torch calls it the old
+        # one at every use, and doubts that a recurrent layer takes another batch than it was traced with. It does:
+        # parity is checked at two others.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            torch.onnx.export(
+                wrapped,
+                tuple(examples.values()),
+                buffer,
+                input_names=list(examples),
+                output_names=["logits"],
+                dynamic_axes={name: {0: "batch"} for name in [*examples, "logits"]},
+                opset_version=OPSET,
+                dynamo=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise PackageError(f"the network cannot be written as ONNX: {str(error).splitlines()[0]}") from error
+    if buffer.tell() > _MESSAGE_BYTES:
+        raise PackageError(f"the network takes {buffer.tell() / 1e9:.1f} GB, one ONNX file holds 2.1 GB at most")
+    return buffer.getvalue()
+
+
+def parity_errors(network: Network, content: bytes, batches: Sequence[int], seed: int = 1) -> list[float]:
+    """Largest difference of logits between ONNX Runtime and PyTorch at each of some batches, as `PARITY` counts it.
+
+    Args:
+        network: In evaluation mode.
+        content: The same as ONNX.
+        batches: N clips each, of simulated people.
+        seed: Of the clips.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    errors = []
+    for batch in batches:
+        inputs = example_inputs(network, batch, seed)
+        with torch.no_grad():
+            expected = network(**inputs).numpy()
+        found = session.run(None, {name: value.numpy() for name, value in inputs.items()})[0]
+        errors.append(float(np.abs(found - expected).max() / max(1.0, float(np.abs(expected).max()))))
+    return errors
+
+
+class _PositionalStep(nn.Module):
+    """Takes the step's inputs in order, and gives the logits and the new values in the order of the states."""
+
+    def __init__(self, step: Step):
+        super().__init__()
+        self.step = step
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        logits, new = self.step(**dict(zip(self.step.example_inputs, inputs, strict=True)))
+        return (logits, *(new[state.name] for state in self.step.states))
+
+
+def step_to_onnx(network: Network) -> bytes:
+    """The network's step: a frame and the past in, logits and the new values out; the batch is dynamic.
+
+    Inputs are the network's, with T = 1, and `past_<state>`; outputs are "logits" and `new_<state>`. How many frames
+    lie between the values of a state is written in the file's metadata.
+
+    Raises:
+        ConfigError: The network cannot run frame by frame.
+        PackageError: An operator is none that TensorRT parses, or ONNX Runtime disagrees with PyTorch.
+    """
+    step = Step(network).eval()
+    content = simplified(_trace(step))
+    found = problems(onnx.load_model_from_string(content))
+    if found:
+        raise PackageError(f"the step's ONNX graph cannot become a TensorRT engine: {found[0]}: not written")
+    _check_parity(step, content)
+    return content
+
+
+def _trace(step: Step) -> bytes:
+    inputs = step.example_inputs
+    outputs = ["logits", *(f"new_{state.name}" for state in step.states)]
+    rows = {name: "batch_bodies" for name in (*inputs, *outputs) if name.startswith(("past_", "new_"))}
+    buffer = io.BytesIO()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.onnx.export(
+            _PositionalStep(step).eval(),
+            tuple(inputs.values()),
+            buffer,
+            input_names=list(inputs),
+            output_names=outputs,
+            dynamic_axes={name: {0: rows.get(name, "batch")} for name in (*inputs, *outputs)},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    model = onnx.load_model_from_string(buffer.getvalue())
+    shapes = [(step.network.config.num_classes,), *((state.shape[0], 1, state.shape[1]) for state in step.states)]
+    for value, shape in zip(model.graph.output, shapes, strict=True):  # which the exporter cannot always infer
+        for axis, size in enumerate(shape, start=1):
+            value.type.tensor_type.shape.dim[axis].dim_value = size
+    entry = model.metadata_props.add()
+    entry.key, entry.value = METADATA, json.dumps({state.name: state.step for state in step.states})
+    return bytes(model.SerializeToString())
+
+
+def _check_parity(step: Step, content: bytes, steps: int = 3, batch: int = 2) -> None:
+    """Compares some steps, each after a past in which every frame was as the last one."""
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    generator = torch.Generator().manual_seed(1)
+    past = {f"past_{state.name}": torch.zeros(step.past_shape(state, batch)) for state in step.states}
+    for _ in range(steps):
+        frames = {n: torch.randn(batch, *shape, generator=generator) for n, shape in step.frame_shapes.items()}
+        with torch.no_grad():
+            logits, new = step(**frames, **past)
+        expected = [logits, *(new[state.name] for state in step.states)]
+        found = session.run(None, {name: value.numpy() for name, value in (*frames.items(), *past.items())})
+        for value, wanted in zip(found, expected, strict=True):
+            difference = float(np.abs(value - wanted.numpy()).max() / max(1.0, float(wanted.abs().max())))
+            if not difference <= PARITY:
+                raise PackageError(
+                    f"step: ONNX and PyTorch differ by {difference:.2g}, allowed: {PARITY:g}: not written"
+                )
+        past = {f"past_{s.name}": new[s.name].repeat(1, 1, s.count, 1) for s in step.states}

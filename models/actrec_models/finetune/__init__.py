@@ -1,0 +1,1 @@
+"""`actrec teach`: fine-tunes a shipped network on a few recordings."""

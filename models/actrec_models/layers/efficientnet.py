@@ -1,0 +1,132 @@
+"""EfficientNet-B0 (Tan and Le, ICML 2019), with torchvision's parameter names, so that its checkpoints load."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+STAGES = (
+    (1, 3, 1, 16, 1),
+    (6, 3, 2, 24, 2),
+    (6, 5, 2, 40, 2),
+    (6, 3, 2, 80, 3),
+    (6, 5, 1, 112, 3),
+    (6, 5, 2, 192, 4),
+    (6, 3, 1, 320, 1),
+)
+"""(expansion, kernel, stride of the first block, output channels, blocks) of stages 2 to 8 of the paper's Table 1."""
+
+STEM, HEAD = 32, 1280
+
+DROP_PATH = 0.2
+"""Greatest chance that a block is left out in training (stochastic depth); it grows from zero block by block."""
+
+
+class EfficientNetB0(nn.Module):
+    """Pictures (N, 3, H, W) to class scores (N, classes).
+
+    Args:
+        num_classes: Outputs.
+        width, depth: Multiples of B0's channels and of its stages' blocks.
+        dropout: Before the classifier.
+    """
+
+    def __init__(self, num_classes: int = 1000, width: float = 1.0, depth: float = 1.0, dropout: float = 0.2):
+        super().__init__()
+        channels = divisible(STEM * width)
+        layers: list[nn.Module] = [convolution(3, channels, 3, stride=2)]
+        counts = [math.ceil(stage[-1] * depth) for stage in STAGES]
+        done = 0
+        for (expansion, kernel, stride, published, _), count in zip(STAGES, counts, strict=True):
+            blocks: list[nn.Module] = []
+            for first in (True, *[False] * (count - 1)):
+                after = divisible(published * width)
+                drop = DROP_PATH * done / sum(counts)
+                blocks.append(MBConv(channels, after, expansion, kernel, stride if first else 1, drop))
+                channels, done = after, done + 1
+            layers.append(nn.Sequential(*blocks))
+        head = divisible(HEAD * width)
+        layers.append(convolution(channels, head, 1))
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(head, num_classes))
+        self.apply(_initialise)
+
+    def forward(self, picture: Tensor) -> Tensor:
+        """(N, 3, H, W) to (N, classes)."""
+        f = self.features(picture)  # (N, C, H / 32, W / 32)
+        return self.classifier(f.mean(dim=(2, 3)))
+
+
+class MBConv(nn.Module):
+    """Inverted bottleneck with squeeze and excitation: widen, filter each channel, weigh the channels, narrow."""
+
+    def __init__(self, before: int, after: int, expansion: int, kernel: int, stride: int, drop: float):
+        super().__init__()
+        wide = divisible(before * expansion)
+        widen = [convolution(before, wide, 1)] if wide != before else []
+        self.block = nn.Sequential(
+            *widen,
+            convolution(wide, wide, kernel, stride, groups=wide),
+            SqueezeExcitation(wide, max(1, before // 4)),
+            convolution(wide, after, 1, activation=None),
+        )
+        self.residual = stride == 1 and before == after
+        self.drop = drop
+
+    def forward(self, f: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C', H / stride, W / stride)."""
+        out = self.block(f)
+        if not self.residual:
+            return out
+        if self.training and self.drop > 0:
+            kept = torch.rand(len(f), 1, 1, 1, device=f.device, dtype=f.dtype) >= self.drop
+            out = out * kept / (1 - self.drop)
+        return out + f
+
+
+class SqueezeExcitation(nn.Module):
+    """Weighs each channel by what the whole picture shows."""
+
+    def __init__(self, channels: int, squeezed: int):
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, squeezed, 1)
+        self.fc2 = nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, f: Tensor) -> Tensor:
+        """(N, C, H, W) of the same shape."""
+        pooled = f.mean(dim=(2, 3), keepdim=True)  # (N, C, 1, 1)
+        return f * torch.sigmoid(self.fc2(nn.functional.silu(self.fc1(pooled))))
+
+
+def convolution(
+    before: int,
+    after: int,
+    kernel: int,
+    stride: int = 1,
+    groups: int = 1,
+    activation: Callable[[], nn.Module] | None = nn.SiLU,
+) -> nn.Sequential:
+    """Convolution, batch normalisation and, unless None, activation."""
+    return nn.Sequential(
+        nn.Conv2d(before, after, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(after),
+        *([activation()] if activation else []),
+    )
+
+
+def divisible(channels: float) -> int:
+    """The multiple of 8 next to `channels`, never less than nine tenths of it."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded if rounded >= 0.9 * channels else rounded + 8
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Linear):
+        bound = 1 / math.sqrt(module.out_features)
+        nn.init.uniform_(module.weight, -bound, bound)
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,204 @@
+"""Res-TCN, the Res-BJCN that mirrors it over joints, and the joints' informativeness.
+
+Kim & Reiter, "Interpretable 3D Human Action Analysis with Temporal Convolutional Networks", CVPR workshops 2017;
+Magoulianitis & Psaltis, "Learning Scene Flow With Skeleton Guidance For 3D Action Recognition", Section 3.1.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from actrec_models.layers.common import glorot
+
+LAYERS = ((1, 1), (1, 1), (1, 1), (1, 1), (2, 2), (2, 1), (2, 1), (4, 2), (4, 1), (4, 1))
+"""(multiple of the base width, stride) of Res-TCN's layers: 64 ×4, 128 ×3, 256 ×3."""
+
+BOTTOM = 4
+"""BJCN-1 to BJCN-4 come before the first stride: their rows are still the joints'."""
+
+PLANES = 3
+"""Planes of motion: x, y and z of a joint are successive rows."""
+
+SMOOTHING = 5
+"""Res-BJCN sees every fifth frame."""
+
+DROPOUT = 0.5
+
+SCORES = ("1", "2", "3", "4", "sum")
+"""Which bottom layer of Res-BJCN the score is drawn from (Table 2)."""
+
+
+class Unit(nn.Module):
+    """One term of Eq. 1: X^(l) = X^(l−1) + W^l * max(0, X^(l−1)), with batch normalisation before the maximum.
+
+    Args:
+        channels_in, channels_out: N_{l−1} and N_l.
+        kernel: f_l, the filter's length.
+        stride: Of the filter; where it is not 1, a convolution of size 1 takes X^(l−1) along.
+        dropout: After the activation.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int, dropout: float):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(channels_in)
+        self.dropout = nn.Dropout(dropout)
+        self.conv = Convolution(channels_in, channels_out, kernel, stride)
+        plain = channels_in == channels_out and stride == 1
+        self.downsample = nn.Identity() if plain else Convolution(channels_in, channels_out, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, L) to (N, C_out, L / stride)."""
+        return self.downsample(x) + self.conv(self.dropout(torch.relu(self.norm(x))))
+
+
+class Convolution(nn.Module):
+    """1-D convolution whose output is as long as its input, divided by the stride.
+
+    A filter of even length reaches one element farther ahead than back, as in Keras, where it meets an input of even
+    length.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int = 1):
+        super().__init__()
+        # PyTorch pads both ends alike: with one more at each, the first output is what must go.
+        self.surplus = int(kernel % 2 == 0 and stride == 1)
+        self.filters = nn.Conv1d(channels_in, channels_out, kernel, stride, (kernel - 1) // 2 + self.surplus)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, L) to (N, C_out, L / stride)."""
+        return self.filters(x)[:, :, self.surplus :]
+
+
+class Branch(nn.Module):
+    """Res-TCN without its classifier: Eq. 1 along the last axis.
+
+    Args:
+        channels: Of X^(0).
+        width: N_1.
+        kernel: f_l.
+        dropout: After each activation.
+        depth: How many of `LAYERS`.
+    """
+
+    def __init__(self, channels: int, width: int, kernel: int, dropout: float, depth: int = len(LAYERS)):
+        super().__init__()
+        widths = [width * multiple for multiple, _ in LAYERS[:depth]]
+        self.first = Convolution(channels, width, kernel)
+        self.units = nn.ModuleList(
+            Unit(before, after, kernel, stride, dropout)
+            for before, after, (_, stride) in zip(widths, widths[1:], LAYERS[1:], strict=False)
+        )
+        self.channels = widths[-1]
+
+    def forward(self, x0: Tensor) -> list[Tensor]:
+        """X^(1), X^(2), … of X^(0) (N, C, L), each (N, N_l, L / strides)."""
+        layers = [self.first(x0)]
+        for unit in self.units:
+            layers.append(unit(layers[-1]))
+        return layers
+
+
+class Pooling(nn.Module):
+    """The activations of a branch's last layer, averaged along the last axis."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, L) to (N, C)."""
+        return torch.relu(self.norm(x)).mean(dim=2)
+
+
+class ResTcn(nn.Module):
+    """Res-TCN up to its average pooling.
+
+    Args:
+        rows: 3·K.
+        width: Filters of the first layer.
+        dropout: After each activation.
+    """
+
+    def __init__(self, rows: int, width: int = 64, dropout: float = DROPOUT):
+        super().__init__()
+        self.tcn = Branch(rows, width, kernel=8, dropout=dropout)
+        self.pool_tcn = Pooling(self.tcn.channels)
+        self.channels = self.tcn.channels
+        self.apply(glorot)
+
+    def forward(self, x0: Tensor) -> Tensor:
+        """(N, 256) of X^(0) (N, 3·K, frames)."""
+        return self.pool_tcn(self.tcn(x0)[-1])
+
+
+class ResBjcn(nn.Module):
+    """Res-BJCN, or its bottom, which is all that the score needs.
+
+    Args:
+        frames: N.
+        width: Filters of the first layer.
+        dropout: After each activation.
+        depth: How many of `LAYERS`.
+    """
+
+    def __init__(self, frames: int, width: int = 128, dropout: float = DROPOUT, depth: int = BOTTOM):
+        super().__init__()
+        self.smooth = nn.Conv2d(1, 1, kernel_size=1, stride=(1, SMOOTHING))
+        self.bjcn = Branch(-(-frames // SMOOTHING), width, kernel=1, dropout=dropout, depth=depth)
+        self.apply(glorot)
+        nn.init.ones_(self.smooth.weight)  # one number: at random it might hide the joints
+
+    def joints(self, x0: Tensor) -> list[Tensor]:
+        """BJCN-1, BJCN-2, … of X^(0) (N, 3·K, frames), each (N, N_l, 3·K): the movements of each row."""
+        x = self.smooth(x0.unsqueeze(1)).squeeze(1)  # (N, 3·K, frames / 5)
+        return self.bjcn(x.transpose(1, 2))  # (N, frames / 5, 3·K)
+
+
+class TwoBranches(ResBjcn):
+    """Fig. 1 without the softmax layer: Res-TCN over time, Res-BJCN over joints, FC-256 and FC-512 concatenated.
+
+    Args:
+        rows: 3·K.
+        frames: N, a multiple of 4, so that both strides meet an even length.
+        width: Filters of Res-TCN's first layer; Res-BJCN has twice as many in every layer.
+        dropout: After each activation.
+    """
+
+    def __init__(self, rows: int, frames: int, width: int = 64, dropout: float = DROPOUT):
+        super().__init__(frames, 2 * width, dropout, depth=len(LAYERS))
+        tcn, bjcn = 4 * width, self.bjcn.channels
+        self.res_tcn = ResTcn(rows, width, dropout)
+        self.pool_bjcn = Pooling(bjcn)
+        self.fc_tcn = nn.Linear(tcn, tcn).apply(glorot)  # FC-256
+        self.fc_bjcn = nn.Linear(bjcn, bjcn).apply(glorot)  # FC-512
+        self.dropout = nn.Dropout(dropout)
+        self.channels = tcn + bjcn
+
+    def forward(self, x0: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """FC-768 (N, 768) of X^(0) (N, 3·K, frames), and the layers of Res-BJCN."""
+        layers = self.joints(x0)
+        bjcn = torch.softmax(self.fc_bjcn(self.pool_bjcn(layers[-1])), dim=1)  # (N, 512)
+        tcn = torch.relu(self.fc_tcn(self.res_tcn(x0)))  # (N, 256)
+        return self.dropout(torch.cat([tcn, bjcn], dim=1)), layers
+
+
+def l1_norm(module: nn.Module) -> Tensor:
+    """Σ |w| over the weights of all convolutions."""
+    convolutions = [m for m in module.modules() if isinstance(m, nn.Conv1d | nn.Conv2d)]
+    return torch.stack([c.weight.abs().sum() for c in convolutions]).sum()
+
+
+def informativeness(layers: list[Tensor], layer: str) -> Tensor:
+    """Eq. 2: how much each joint's movements tell, linearly normalised to [0, 1] over the joints.
+
+    Args:
+        layers: X^(1) to X^(4) of Res-BJCN, each (N, N_l, 3·K); further ones are left aside.
+        layer: l, "1" to "4", or "sum" of these four.
+
+    Returns:
+        (N, K).
+    """
+    x = torch.stack(layers[:BOTTOM]).sum(dim=0) if layer == "sum" else layers[int(layer) - 1]
+    rows = x.sum(dim=1)  # (N, 3·K): over j
+    score = rows.reshape(rows.shape[0], -1, PLANES).sum(dim=2)  # (N, K): over i = 3k … 3k + 2
+    low, high = score.amin(dim=1, keepdim=True), score.amax(dim=1, keepdim=True)
+    return (score - low) / (high - low + 1e-5)

@@ -1,0 +1,233 @@
+"""What a training run was made of: data, source, versions, machine.
+
+What weights were trained on before they were taken over: a network must not be tested on that either.
+"""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from actrec import datasets
+from actrec.utils.errors import ConfigError
+from actrec_models.training.recipe import Recipe
+
+FIRST_FOLD = 1
+"""What a dataset that is divided into folds takes where none is named."""
+
+KEY = "began_with"
+"""Of a checkpoint's provenance and a package's figures: the trainings (`training`) that the initial weights are of."""
+
+
+def training(dataset: str, split: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A training as it is kept: dataset, split and options of the dataset."""
+    return {"dataset": dataset, "split": split, "options": dict(options)}
+
+
+def each_once(trainings: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """In their order."""
+    found: list[dict[str, Any]] = []
+    for one in trainings:
+        if one not in found:
+            found.append(dict(one))
+    return found
+
+
+def kept(trainings: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """As figures have it; nothing for none."""
+    found = each_once(trainings)
+    return {KEY: found} if found else {}
+
+
+def same_items(trained: str, dataset: str) -> bool:
+    """Whether two datasets are the same recordings."""
+    if trained == dataset:
+        return True
+    return trained in datasets.DATASETS.names() and dataset in datasets.DATASETS.get(trained).merges
+
+
+def overlap(one: Mapping[str, Any], dataset: str, split: str, options: Mapping[str, Any]) -> str:
+    """By which other split or fold of the same recordings a network was trained; empty for none.
+
+    Of a person's own recordings nothing is said: they are told apart one by one (`ClipDataset.identities`).
+    """
+    if dataset == "folder" or not same_items(one["dataset"], dataset):
+        return ""
+    if one["split"] != split:
+        return f"split '{one['split']}' of {one['dataset']}"
+    divided = dataset in datasets.DATASETS.names() and datasets.DATASETS.get(dataset).folds
+    folds = [each.get("fold", FIRST_FOLD) for each in (one["options"], options)]
+    return f"fold {folds[0]} of {one['dataset']}" if divided and folds[0] != folds[1] else ""
+
+
+def check(
+    who: str, trainings: Iterable[Mapping[str, Any]], dataset: str, split: str, options: Mapping[str, Any]
+) -> None:
+    """Refuses what would be tested on clips that it, or the weights that it began with, was trained on.
+
+    Args:
+        who: Whose trainings they are.
+        trainings: Before the one that is to be tested.
+        dataset, split, options: What is to be tested on.
+
+    Raises:
+        ConfigError: One was by another split or fold.
+    """
+    for one in trainings:
+        if other := overlap(one, dataset, split, options):
+            fold = f", fold {options.get('fold', FIRST_FOLD)}" if other.startswith("fold") else ""
+            raise ConfigError(
+                f"{who} was trained on {other}, not '{split}'{fold}: parts of different splits and folds overlap, so "
+                "it has trained on clips that would be tested on"
+            )
+
+
+PACKAGES = (
+    "torch",
+    "lightning",
+    "numpy",
+    "opencv-python-headless",
+    "opencv-python",
+    "opencv-contrib-python",
+    "scipy",
+    "numba",
+    "av",
+)
+
+_THEN = ", then "
+"""Between what a run was made by first and what it went on by."""
+
+_UNKNOWN = "unknown"
+
+
+def commit() -> str:
+    """The source's commit, with "+" where it has uncommitted changes; empty outside a checkout of it, or without git.
+
+    Installed into an environment that lies in another project's checkout, or in its own, git does not track it: that
+    checkout's commit says nothing of what runs.
+    """
+    source = Path(__file__).resolve()
+    git = ["git", "-C", str(source.parent)]
+    if not _output([*git, "ls-files", "--error-unmatch", source.name]):
+        return ""
+    head = _output([*git, "rev-parse", "--short=12", "HEAD"])
+    return head + ("+" if head and _output([*git, "status", "--porcelain", "-uno"]) else "")
+
+
+def describe(
+    recipe: Recipe,
+    fingerprint: str,
+    clips: int,
+    held_out: int,
+    device: torch.device,
+    world: int,
+    init: Sequence[str] = (),
+    recordings: Sequence[str] = (),
+    began_with: Sequence[Mapping[str, Any]] = (),
+) -> dict:
+    """Plain values for the checkpoint; the recipe itself stands beside them.
+
+    Args:
+        recipe: What is followed.
+        fingerprint: `ClipDataset.fingerprint` of the training part.
+        clips: That are trained on.
+        held_out: That are validated on.
+        device: That trains.
+        world: How many of these.
+        init: `weight_files.identity` of each file of initial weights.
+        recordings: `ClipDataset.identities` of the training part, and of what the initial weights have learnt.
+        began_with: `lineage.training` of all that the initial weights went through.
+    """
+    return {
+        **_learnt(recordings),
+        **kept(began_with),
+        "dataset": recipe.dataset,
+        "split": recipe.split,
+        "seed": recipe.seed,
+        "data_sha256": fingerprint,
+        "init": list(init),
+        "clips": clips,
+        "held_out": held_out,
+        "commit": commit(),
+        "packages": packages(),
+        "command": shlex.join([_program(), *sys.argv[1:]]),
+        "host": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "device": device_name(device, world),
+    }
+
+
+def going_on(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """What a run that goes on was made by: all commits, versions and machines in turn, e.g. "c0ffee, then decade".
+
+    Args:
+        before: `of_checkpoint` of what it goes on from; empty where there is nothing.
+        now: `describe` of what goes on.
+    """
+    texts = {name: _in_turn(before.get(name), now[name]) for name in ("commit", "host", "device")}
+    versions = dict(before.get("packages", {}))
+    versions |= {name: _in_turn(versions.get(name), version) for name, version in now["packages"].items()}
+    learnt = _learnt([*before.get("recordings", ()), *now.get("recordings", ())])
+    learnt |= kept([*before.get(KEY, ()), *now.get(KEY, ())])
+    return {**now, **texts, **learnt, "packages": versions}
+
+
+def _learnt(recordings: Sequence[str]) -> dict[str, list[Any]]:
+    """Each once; nothing for none."""
+    return {"recordings": list(dict.fromkeys(recordings))} if recordings else {}
+
+
+def _in_turn(before: str | None, now: str) -> str:
+    """One after the other; the same once."""
+    if before is None:
+        return now
+    if (before.split(_THEN)[-1] or _UNKNOWN) == (now or _UNKNOWN):
+        return before
+    return f"{before or _UNKNOWN}{_THEN}{now or _UNKNOWN}"
+
+
+def packages() -> dict[str, str]:
+    """Version of Python, of actrec and of what it computes with."""
+    found = {"python": platform.python_version()}
+    for name in ("actrec", *PACKAGES):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # one of the two OpenCVs, or an optional one
+            continue
+    return found
+
+
+def device_name(device: torch.device, world: int = 1) -> str:
+    """What computes, e.g. "2 × NVIDIA H200", "cpu (2 threads)"."""
+    name = f"{device.type} ({torch.get_num_threads()} threads)"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    return f"{world} × {name}" if world > 1 else name
+
+
+def of_checkpoint(content: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of its run; of one from before this was kept, what can be told from the rest."""
+    kept = content.get("actrec")
+    if isinstance(kept, dict) and isinstance(kept.get("provenance"), dict):
+        return {**kept["provenance"], "epochs": kept["epochs"], "hours": kept["seconds"] / 3600}
+    return {"epochs": int(content.get("epoch", -1)) + 1}
+
+
+def _program() -> str:
+    """What was started: `python -m actrec` is actrec too."""
+    name = Path(sys.argv[0]).name
+    return "actrec" if name == "__main__.py" else name
+
+
+def _output(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # not installed, as on a robot
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,1 @@
+"""Starts the graph, in one process or several."""

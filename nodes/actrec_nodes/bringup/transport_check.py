@@ -1,0 +1,173 @@
+"""Measures how many images reach another process, and how late: one process publishes, another one subscribes.
+
+`actrec doctor` calls `measure`; the two processes are this module run with `publish` and `subscribe`.
+"""
+
+import array
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import rclpy
+from rclpy.node import Node
+from sensor_msgs.msg import Image
+from std_msgs.msg import Empty
+
+from actrec.cli import Parser
+from actrec.cli.arguments import amount
+from actrec.types import NANOSECONDS
+from actrec.utils.errors import DeviceError
+from actrec_nodes.bringup.transport import OWN_CHOICE, profile_environment
+from actrec_nodes.common.topics import IMAGE_PUBLISHER, IMAGE_SUBSCRIBER, LATCHED
+
+WIDTH, HEIGHT, RATE_HZ = 640, 480, 30.0
+
+DISCOVERY_S = 10.0
+
+SETTLE_S = 0.5
+
+FIRST_DOMAIN, LAST_DOMAIN = 40, 101
+
+
+def measure(seconds: float = 2.0, with_profile: bool = True) -> dict[str, float]:
+    """Sends 640×480 colour images at 30 Hz from one process to another on this machine.
+
+    Args:
+        seconds: How long to publish.
+        with_profile: With the graph's own transport settings (the user's where they chose some, else the profile that
+            ships), or with Fast DDS as it comes.
+
+    Returns:
+        sent, arrived (images), share (0..1), median_ms, p95_ms (publish to callback; NaN where nothing arrived).
+
+    Raises:
+        DeviceError: The two processes did not find each other, or one failed.
+    """
+    environment = dict(os.environ)
+    if with_profile:
+        environment.update(profile_environment(environment))
+    else:
+        for name in OWN_CHOICE:
+            environment.pop(name, None)
+    # A domain of its own: a running graph must neither be disturbed nor be counted.
+    own = environment.get("ROS_DOMAIN_ID", "0")
+    domains = [str(domain) for domain in range(FIRST_DOMAIN, LAST_DOMAIN + 1) if str(domain) != own]
+    environment["ROS_DOMAIN_ID"] = random.choice(domains)
+    subscriber = _start(["subscribe", str(seconds)], environment)
+    publisher = _start(["publish", str(seconds)], environment)
+    try:
+        sent = _result(publisher, seconds)["sent"]
+        latencies = sorted(_result(subscriber, seconds)["latencies_ms"])
+    finally:
+        for process in (publisher, subscriber):
+            process.kill()
+            process.communicate()
+    return {
+        "sent": sent,
+        "arrived": len(latencies),
+        "share": len(latencies) / sent,
+        "median_ms": statistics.median(latencies) if latencies else float("nan"),
+        "p95_ms": latencies[int(0.95 * (len(latencies) - 1))] if latencies else float("nan"),
+    }
+
+
+def bench(arguments: list[str]) -> dict[str, Any]:
+    """The benchmark `transport`: with the profile that ships, and with Fast DDS as it comes.
+
+    Args:
+        arguments: `--seconds S`.
+    """
+    parser = Parser(prog="actrec bench transport", description="Images between two processes.")
+    parser.add_argument("--seconds", type=amount, default=10.0, help="how long to publish (default: %(default)s)")
+    seconds = parser.parse_args(arguments).seconds
+    profiles = {"actrec's": True, "Fast DDS's default": False}
+    return {"640×480 at 30 Hz": [{"profile": name, **measure(seconds, own)} for name, own in profiles.items()]}
+
+
+def _start(arguments: list[str], environment: dict[str, str]) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "actrec_nodes.bringup.transport_check", *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _result(process: "subprocess.Popen[str]", seconds: float) -> dict[str, Any]:
+    try:
+        output, errors = process.communicate(timeout=2 * DISCOVERY_S + seconds)
+    except subprocess.TimeoutExpired:
+        raise DeviceError(
+            "the image transport check did not end: is another middleware set (RMW_IMPLEMENTATION)?"
+        ) from None
+    if process.returncode != 0:
+        last = (errors.strip().splitlines() or ["no message"])[-1]
+        raise DeviceError(f"the image transport check failed: {last}")
+    return json.loads(output.strip().splitlines()[-1])
+
+
+def publish(node: Node, seconds: float) -> dict[str, Any]:
+    """Publishes images once a subscriber is there, then says that it is done."""
+    images = node.create_publisher(Image, "transport_check/image", IMAGE_PUBLISHER)
+    done = node.create_publisher(Empty, "transport_check/done", LATCHED)
+    _wait(node, lambda: images.get_subscription_count() > 0 and done.get_subscription_count() > 0)
+    pixels = array.array("B", bytes(WIDTH * HEIGHT * 3))
+    message = Image(height=HEIGHT, width=WIDTH, encoding="rgb8", step=WIDTH * 3, data=pixels)
+    count = round(seconds * RATE_HZ)
+    start = time.monotonic()
+    for index in range(count):
+        time.sleep(max(0.0, start + index / RATE_HZ - time.monotonic()))
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(time.monotonic_ns(), NANOSECONDS)
+        images.publish(message)
+    time.sleep(SETTLE_S)  # the last image may still be on its way
+    done.publish(Empty())
+    _wait(node, lambda: done.get_subscription_count() == 0)
+    return {"sent": count}
+
+
+def subscribe(node: Node) -> dict[str, Any]:
+    """Collects the latency of each image in milliseconds until the publisher is done."""
+    latencies: list[float] = []
+    finished: list[Empty] = []
+
+    def take(message: Image) -> None:
+        stamp = message.header.stamp
+        latencies.append((time.monotonic_ns() - stamp.sec * NANOSECONDS - stamp.nanosec) / 1e6)
+
+    node.create_subscription(Image, "transport_check/image", take, IMAGE_SUBSCRIBER)
+    node.create_subscription(Empty, "transport_check/done", finished.append, LATCHED)
+    _wait(node, lambda: bool(finished), 2 * DISCOVERY_S)
+    return {"latencies_ms": latencies}
+
+
+def _wait(node: Node, condition: Callable[[], bool], timeout_s: float = DISCOVERY_S) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise DeviceError(
+                "two processes on this machine do not find each other: a firewall, or ROS_LOCALHOST_ONLY?"
+            )
+        rclpy.spin_once(node, timeout_sec=0.02)
+
+
+def main(arguments: list[str]) -> int:
+    """One of the two processes: `publish SECONDS` or `subscribe SECONDS`; prints its result as a line of JSON."""
+    role, seconds = arguments[0], float(arguments[1])
+    rclpy.init()
+    node = rclpy.create_node(f"actrec_transport_{role}")
+    try:
+        result = publish(node, seconds) if role == "publish" else subscribe(node)
+        print(json.dumps(result))
+        return 0
+    except DeviceError as error:
+        print(error, file=sys.stderr)
+        return 1
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,311 @@
+"""Between ROS messages and the core's arrays, without copies where the encoding allows."""
+
+import array
+import sys
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from actrec_msgs.msg import Face as FaceMsg
+from actrec_msgs.msg import FaceArray, HandArray, SkeletonArray
+from actrec_msgs.msg import Hand as HandMsg
+from actrec_msgs.msg import Skeleton as SkeletonMsg
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Point32
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+
+from actrec.recordings import image_decoding
+from actrec.types import NANOSECONDS, Body, Face, Hand, Intrinsics
+from actrec.utils.calibration_files import DISTORTION_MODELS, distortion, is_known
+from actrec.utils.errors import InputError
+
+BodyT = TypeVar("BodyT", bound=Body)
+
+_ENCODINGS: dict[str, tuple[str, int]] = {
+    **{name: ("u1", channels) for name, channels in image_decoding.COLOUR_ENCODINGS.items()},
+    "16UC1": ("u2", 1),
+    "mono16": ("u2", 1),
+    "32FC1": ("f4", 1),
+    "32FC3": ("f4", 3),
+}
+
+COLOUR_ENCODINGS = tuple(image_decoding.COLOUR_ENCODINGS)
+
+DEPTH_ENCODINGS = ("16UC1", "mono16", "32FC1")
+
+FLOW_ENCODINGS = ("32FC3",)
+
+MILLIMETRES = 1000.0
+
+# -- time --------------------------------------------------------------------------------------------------------------
+
+
+def stamp_to_ns(stamp: Time) -> int:
+    """A message's stamp in nanoseconds."""
+    return int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)
+
+
+def ns_to_stamp(nanoseconds: int) -> Time:
+    """Nanoseconds as a message's stamp."""
+    sec, nanosec = divmod(int(nanoseconds), NANOSECONDS)
+    return Time(sec=sec, nanosec=nanosec)
+
+
+def header(stamp_ns: int, frame_id: str) -> Header:
+    """A header of this stamp and frame."""
+    return Header(stamp=ns_to_stamp(stamp_ns), frame_id=frame_id)
+
+
+# -- images ------------------------------------------------------------------------------------------------------------
+
+
+def image_to_array(message: Image, supported: Sequence[str]) -> np.ndarray:
+    """A read-only view of an image's pixels: [H, W] or [H, W, channels], no copy unless the byte order is foreign.
+
+    Raises:
+        InputError: The encoding is not one of `supported`, or the data does not fit the size.
+    """
+    if message.encoding not in supported:
+        raise InputError(
+            f"image encoding '{message.encoding}' is not supported here; supported: {', '.join(supported)}"
+        )
+    code, channels = _ENCODINGS[message.encoding]
+    dtype = np.dtype((">" if message.is_bigendian else "<") + code)
+    row = message.width * channels * dtype.itemsize
+    if message.width == 0 or message.height == 0:
+        raise InputError(f"image is {message.width}×{message.height}: it has no pixels")
+    if message.step < row or len(message.data) < message.step * (message.height - 1) + row:
+        raise InputError(
+            f"image {message.width}×{message.height} {message.encoding} needs {row} bytes a row, but its step is "
+            f"{message.step} and it has {len(message.data)} bytes"
+        )
+    shape = (message.height, message.width) if channels == 1 else (message.height, message.width, channels)
+    strides = (message.step, channels * dtype.itemsize, dtype.itemsize)[: len(shape)]
+    # Strides take any step, padded or not even a multiple of the pixel.
+    pixels: np.ndarray = np.ndarray(shape, dtype, buffer=memoryview(message.data), strides=strides)
+    pixels.flags.writeable = False
+    return pixels if dtype.isnative or dtype.itemsize == 1 else pixels.astype(dtype.newbyteorder("="))
+
+
+def image_to_colour(message: Image) -> np.ndarray:
+    """[H, W, 3] uint8 RGB; a view of the message where it is rgb8.
+
+    Raises:
+        InputError: Not a colour encoding; names the supported ones.
+    """
+    pixels = image_to_array(message, COLOUR_ENCODINGS)
+    return pixels if message.encoding == "rgb8" else image_decoding.colour(message.encoding, pixels)
+
+
+def image_to_depth(message: Image) -> np.ndarray:
+    """[H, W] float32 metres, NaN where there is no measurement (0, negative or infinite).
+
+    Raises:
+        InputError: Not a depth encoding; names the supported ones.
+    """
+    pixels = image_to_array(message, DEPTH_ENCODINGS)
+    if pixels.dtype == np.uint16:
+        depth = np.divide(pixels, np.float32(MILLIMETRES), dtype=np.float32)
+        np.putmask(depth, pixels == 0, np.nan)
+        return depth
+    depth = pixels.astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        np.putmask(depth, ~((depth > 0) & (depth < np.inf)), np.nan)
+    return depth
+
+
+def image_to_flow(message: Image) -> np.ndarray:
+    """[H, W, 3] float32 m/s, a view of the message."""
+    return image_to_array(message, FLOW_ENCODINGS)
+
+
+def _image(pixels: np.ndarray, encoding: str, head: Header) -> Image:
+    pixels = np.ascontiguousarray(pixels)
+    height, width = pixels.shape[:2]
+    # An array.array is taken over as it is; bytes or an ndarray would be checked and copied item by item.
+    data = array.array("B")
+    data.frombytes(pixels.data.cast("B"))
+    return Image(
+        header=head,
+        height=height,
+        width=width,
+        encoding=encoding,
+        is_bigendian=sys.byteorder == "big",
+        step=pixels.strides[0],
+        data=data,
+    )
+
+
+def colour_to_image(colour: np.ndarray, head: Header) -> Image:
+    """[H, W, 3] uint8 RGB as rgb8.
+
+    Raises:
+        InputError: Another shape or type.
+    """
+    _expect("colour", colour, np.uint8, 3)
+    return _image(colour, "rgb8", head)
+
+
+def depth_to_image(depth: np.ndarray, head: Header) -> Image:
+    """[H, W] float32 metres as 16UC1 millimetres; 0 where missing, or beyond the 65.535 m that fit.
+
+    Raises:
+        InputError: Another shape or type.
+    """
+    _expect("depth", depth, np.float32, 1)
+    millimetres = depth * np.float32(MILLIMETRES)
+    with np.errstate(invalid="ignore"):
+        np.putmask(millimetres, ~((millimetres > 0) & (millimetres < 65535.5)), 0)
+    return _image(np.rint(millimetres).astype(np.uint16), "16UC1", head)
+
+
+def flow_to_image(flow: np.ndarray, head: Header) -> Image:
+    """[H, W, 3] float32 m/s as 32FC3.
+
+    Raises:
+        InputError: Another shape or type.
+    """
+    _expect("scene flow", flow, np.float32, 3)
+    return _image(flow, "32FC3", head)
+
+
+def _expect(what: str, pixels: np.ndarray, dtype: Any, channels: int) -> None:
+    dimensions = 2 if channels == 1 else 3
+    if pixels.ndim != dimensions or pixels.dtype != dtype or (channels > 1 and pixels.shape[2] != channels):
+        shape = "[H, W]" if channels == 1 else f"[H, W, {channels}]"
+        raise InputError(f"{what} is {pixels.dtype}{list(pixels.shape)}, expected {np.dtype(dtype)}{shape}")
+
+
+# -- camera info -------------------------------------------------------------------------------------------------------
+
+
+def info_to_intrinsics(message: CameraInfo) -> Intrinsics:
+    """Intrinsics of an image from its camera_info (K and D; it must be of the full image, not binned).
+
+    Raises:
+        InputError: The camera is not calibrated (fx is 0), or its distortion model, the number of its coefficients or
+            its binning is not supported.
+    """
+    fx, fy = float(message.k[0]), float(message.k[4])
+    if not (fx > 0 and fy > 0 and message.width and message.height):
+        raise InputError("camera_info has no focal length or size: the camera is not calibrated; run its calibration")
+    if not is_known(message.distortion_model, message.d):
+        known = ", ".join(m for m in DISTORTION_MODELS if m)
+        raise InputError(f"distortion model '{message.distortion_model}' is not supported; supported: {known}")
+    if max(message.binning_x, message.binning_y) > 1 or _is_cut(message):
+        raise InputError("camera_info with binning or a region of interest is not supported: publish the full image")
+    try:
+        coefficients = distortion(message.d)
+    except ValueError as error:
+        raise InputError(f"camera_info has {error}") from error
+    return Intrinsics(
+        int(message.width), int(message.height), fx, fy, float(message.k[2]), float(message.k[5]), coefficients
+    )
+
+
+def rectified_info(message: CameraInfo) -> CameraInfo:
+    """The camera_info of the images that were rectified by this one: its P for K, and no distortion."""
+    p = [float(value) for value in message.p]
+    if not p[0] > 0:  # it has none
+        p[0:3], p[4:7], p[8:11] = message.k[0:3], message.k[3:6], message.k[6:9]
+    return CameraInfo(
+        header=message.header,
+        width=message.width,
+        height=message.height,
+        distortion_model="plumb_bob",
+        d=[0.0] * 5,
+        k=[*p[0:3], *p[4:7], *p[8:11]],
+        r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+        p=p,
+        binning_x=message.binning_x,
+        binning_y=message.binning_y,
+        roi=message.roi,
+    )
+
+
+def _is_cut(message: CameraInfo) -> bool:
+    """Whether the region of interest is a part of the image; a whole one may be stated as zeros or by its size."""
+    roi = message.roi
+    whole = (0, 0, message.width, message.height)
+    return any((roi.width, roi.height)) and (roi.x_offset, roi.y_offset, roi.width, roi.height) != whole
+
+
+def intrinsics_to_info(intrinsics: Intrinsics, head: Header) -> CameraInfo:
+    """The camera_info of an image that is not rectified further (R is the identity, P repeats K)."""
+    c = intrinsics
+    distortion = list(c.distortion) or [0.0] * 5
+    return CameraInfo(
+        header=head,
+        width=c.width,
+        height=c.height,
+        distortion_model="plumb_bob" if len(distortion) <= 5 else "rational_polynomial",
+        d=distortion,
+        k=[c.fx, 0.0, c.cx, 0.0, c.fy, c.cy, 0.0, 0.0, 1.0],
+        r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+        p=[c.fx, 0.0, c.cx, 0.0, 0.0, c.fy, c.cy, 0.0, 0.0, 0.0, 1.0, 0.0],
+    )
+
+
+# -- skeletons, hands, faces -------------------------------------------------------------------------------------------
+
+
+def bodies_to_message(bodies: Sequence[Body], head: Header) -> SkeletonArray:
+    """Bodies as a SkeletonArray."""
+    return SkeletonArray(header=head, skeletons=[_fill(SkeletonMsg(), body) for body in bodies])
+
+
+def hands_to_message(hands: Sequence[Hand], head: Header) -> HandArray:
+    """Hands as a HandArray."""
+    return HandArray(header=head, hands=[_fill(HandMsg(side=hand.side), hand) for hand in hands])
+
+
+def faces_to_message(faces: Sequence[Face], head: Header) -> FaceArray:
+    """Faces as a FaceArray."""
+    return FaceArray(header=head, faces=[_fill(FaceMsg(), face) for face in faces])
+
+
+def message_to_bodies(message: SkeletonArray) -> list[Body]:
+    """The bodies of a SkeletonArray.
+
+    Raises:
+        InputError: A skeleton's arrays differ in length.
+    """
+    return [_read(Body, skeleton) for skeleton in message.skeletons]
+
+
+def message_to_hands(message: HandArray) -> list[Hand]:
+    """The hands of a HandArray."""
+    hands = []
+    for hand in message.hands:
+        if hand.side not in ("left", "right"):
+            raise InputError(f"side of hand '{hand.body_id}' is '{hand.side}', expected left or right")
+        hands.append(_read(Hand, hand, side=hand.side))
+    return hands
+
+
+def message_to_faces(message: FaceArray) -> list[Face]:
+    """The faces of a FaceArray."""
+    return [_read(Face, face) for face in message.faces]
+
+
+def _fill(message: Any, body: Body) -> Any:
+    message.body_id = body.body_id
+    message.layout = body.layout
+    message.positions = [Point32(x=x, y=y, z=z) for x, y, z in np.asarray(body.positions, np.float64).tolist()]
+    message.pixels = array.array("f", np.asarray(body.pixels, np.float32).tobytes())
+    message.confidences = array.array("f", np.asarray(body.scores, np.float32).tobytes())
+    return message
+
+
+def _read(kind: type[BodyT], message: Any, **more: Any) -> BodyT:
+    joints = len(message.positions)
+    if len(message.pixels) != 2 * joints or len(message.confidences) != joints:
+        raise InputError(
+            f"'{message.body_id}' has {joints} positions, {len(message.pixels)} pixel coordinates and "
+            f"{len(message.confidences)} confidences; expected V, 2 V and V"
+        )
+    positions = np.array([(p.x, p.y, p.z) for p in message.positions], np.float32).reshape(joints, 3)
+    pixels = np.array(message.pixels, np.float32).reshape(joints, 2)
+    scores = np.array(message.confidences, np.float32)
+    return kind(message.body_id, message.layout, positions, pixels, scores, **more)

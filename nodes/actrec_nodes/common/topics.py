@@ -1,0 +1,100 @@
+"""The graph's topics: relative, so that a namespace moves them, and remappable to any vendor's driver.
+
+Quality of service, stated once (REP-2003).
+"""
+
+from typing import TYPE_CHECKING
+
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+from actrec.utils.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
+
+COLOUR = "camera/color/image_raw"
+
+COLOUR_INFO = "camera/color/camera_info"
+
+DEPTH = "camera/depth_registered/image_raw"
+
+DEPTH_INFO = "camera/depth_registered/camera_info"
+
+SKELETONS = "skeletons"
+
+TRUE_SKELETONS = "ground_truth/skeletons"
+
+HANDS = "hands"
+
+FACE = "face"
+
+SCENE_FLOW = "scene_flow"
+
+SCENE_FLOW_INFO = "scene_flow/camera_info"
+
+SCENE_FLOW_PREVIEW = "scene_flow/preview"
+
+ACTION_LABEL = "action_label"
+
+ACTION_LABEL_TEXT = "action_label/text"
+
+CAMERA_TOPICS = (COLOUR, COLOUR_INFO, DEPTH, DEPTH_INFO)
+
+VENDORS: dict[str, dict[str, str]] = {
+    "realsense2_camera": {
+        COLOUR: "/camera/camera/color/image_raw",
+        COLOUR_INFO: "/camera/camera/color/camera_info",
+        DEPTH: "/camera/camera/aligned_depth_to_color/image_raw",
+        DEPTH_INFO: "/camera/camera/aligned_depth_to_color/camera_info",
+    },
+    "azure_kinect_ros_driver": {
+        COLOUR: "/rgb/image_raw",
+        COLOUR_INFO: "/rgb/camera_info",
+        DEPTH: "/depth_to_rgb/image_raw",
+        DEPTH_INFO: "/depth_to_rgb/camera_info",
+    },
+    "orbbec_camera": {
+        COLOUR: "/camera/color/image_raw",
+        COLOUR_INFO: "/camera/color/camera_info",
+        DEPTH: "/camera/depth/image_raw",
+        DEPTH_INFO: "/camera/depth/camera_info",
+    },
+}
+"""What other camera drivers call the camera's topics, as they start by default with depth registered to colour
+(realsense2_camera: `align_depth.enable:=true`; orbbec_camera: `depth_registration:=true`)."""
+
+
+def vendor_remaps(vendor: str) -> list[tuple[str, str]]:
+    """The remaps that feed the graph from another driver.
+
+    Raises:
+        ConfigError: The vendor's driver is unknown; the known ones are listed.
+    """
+    if vendor not in VENDORS:
+        raise ConfigError(f"unknown camera driver node '{vendor}'; known: {', '.join(sorted(VENDORS))}")
+    return list(VENDORS[vendor].items())
+
+
+def publishers(node: "Node", topic: str) -> int:
+    """How many publish a topic, whatever `node` has it remapped to; ROS itself counts by the name as it is given."""
+    return node.count_publishers(node.resolve_topic_name(topic))
+
+
+def _profile(depth: int, reliability: ReliabilityPolicy, durability: DurabilityPolicy) -> QoSProfile:
+    return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=depth, reliability=reliability, durability=durability)
+
+
+IMAGE_PUBLISHER = _profile(5, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
+"""Images and camera_info as published: reliable, so that a subscriber of either kind connects."""
+
+IMAGE_SUBSCRIBER = _profile(5, ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
+"""Images and camera_info as subscribed: best effort, so that any driver connects; a lost image is history."""
+
+SMALL = _profile(50, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
+"""Skeletons, hands, face and labels on both sides: small, and a lost frame damages a window."""
+
+LATCHED = _profile(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
+"""What changes rarely and a late subscriber still wants: lists, statistics."""
+
+WINDOW_SUBSCRIBER = _profile(1000, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
+"""Skeletons where every one must enter a window: the queue outlasts a pause of half a minute."""
