@@ -29,7 +29,7 @@ __all__ = [
 DATASETS = Registry(
     "dataset",
     {
-        "folder": "actrec.datasets.folder:Folder",
+        "folder": "actrec.datasets.user_folder:Folder",
         "ntu120": "actrec.datasets.ntu.dataset:Ntu120",
         "ntu60": "actrec.datasets.ntu.dataset:Ntu60",
         "nucla": "actrec.datasets.nucla:Nucla",

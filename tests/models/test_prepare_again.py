@@ -11,7 +11,7 @@ import pytest
 from actrec import datasets
 from actrec.cli import main
 from actrec.datasets.base import Entry
-from actrec.datasets.folder import Folder
+from actrec.datasets.user_folder import Folder
 from actrec.datasets.store.journal import Journal
 from actrec.datasets.store.layout import JOURNAL, STORE
 from actrec.datasets.store.reader import PreparedDataset

@@ -14,7 +14,7 @@ from actrec import datasets, inference, types
 from actrec.cli import main
 from actrec.cli import teach as command_line
 from actrec.datasets.base import Clip
-from actrec.datasets.folder import Folder
+from actrec.datasets.user_folder import Folder
 from actrec.features.specs import InputSpec
 from actrec.inference import package
 from actrec.utils import config

@@ -12,9 +12,9 @@ import yaml
 
 from actrec import datasets
 from actrec.cli import main
-from actrec.datasets import folder
+from actrec.datasets import user_folder
 from actrec.datasets.base import content
-from actrec.datasets.folder import OTHER, Folder
+from actrec.datasets.user_folder import OTHER, Folder
 from actrec.perception import recordings
 from actrec.utils.errors import ConfigError, InputError
 from tests.models.made_up import TINY
@@ -120,7 +120,7 @@ def test_what_tells_a_recording_is_read_once_for_all_its_clips(mine, monkeypatch
         read.append(file)
         return content(file)
 
-    monkeypatch.setattr(folder, "content", noted)
+    monkeypatch.setattr(user_folder, "content", noted)
     source = Folder(mine)
     told = [source.identity(entry) for entry in [*source.entries(), *source.others()]]
     assert len(told) == 4 and len(set(told)) == 2

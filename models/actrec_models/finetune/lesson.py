@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from actrec import features
-from actrec.datasets.folder import OTHER, Folder
+from actrec.datasets.user_folder import OTHER, Folder
 from actrec.inference.package import ModelPackage, Rejection
 from actrec.skeleton.conversions import CANONICAL
 from actrec.utils import config
@@ -74,7 +74,7 @@ class Lesson:
 def teach(
     folder: str | Path, settings: TeachConfig, progress: bool = True, threads: int = 0, **options: object
 ) -> Lesson:
-    """Learns the actions in a folder of recordings (`actrec.datasets.folder`).
+    """Learns the actions in a folder of recordings (`actrec.datasets.user_folder`).
 
     Args:
         folder: The recordings.

@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from actrec.datasets.base import Clip, Entry
-from actrec.datasets.folder import Folder
+from actrec.datasets.user_folder import Folder
 from actrec.recordings.labels import FILE, alike
 from actrec.types import UNKNOWN
 from actrec.utils import config

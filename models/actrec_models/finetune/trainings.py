@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from actrec.datasets.base import ClipDataset
-from actrec.datasets.folder import OTHER
+from actrec.datasets.user_folder import OTHER
 from actrec_models.data.augmentation import Augmentation
 from actrec_models.data.samples import Samples
 from actrec_models.finetune.material import Material, TeachConfig
