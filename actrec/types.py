@@ -18,7 +18,7 @@ MAX_DEPTH_M = 100.0
 
 @dataclass(frozen=True)
 class Intrinsics:
-    """Pinhole intrinsics of a registered colour/depth image.
+    """Pinhole intrinsics of a registered color/depth image.
 
     Attributes:
         width, height: Image size in pixels.
@@ -41,7 +41,7 @@ class Intrinsics:
         return np.array([[self.fx, 0, self.cx], [0, self.fy, self.cy], [0, 0, 1]], dtype=np.float64)
 
     def resized(self, width: int, height: int) -> "Intrinsics":
-        """The intrinsics of the same image resized to width×height (pixel centres at integers)."""
+        """The intrinsics of the same image resized to width×height (pixel centers at integers)."""
         sx, sy = width / self.width, height / self.height
         cx, cy = (self.cx + 0.5) * sx - 0.5, (self.cy + 0.5) * sy - 0.5
         return Intrinsics(width, height, self.fx * sx, self.fy * sy, cx, cy, self.distortion)
@@ -49,11 +49,11 @@ class Intrinsics:
 
 @dataclass
 class RgbdFrame:
-    """One colour image with the depth registered to it.
+    """One color image with the depth registered to it.
 
     Attributes:
         stamp_ns: Capture time in nanoseconds of the camera's clock.
-        colour: [H, W, 3] uint8 RGB; None where the source has joints alone (a skeleton recording).
+        color: [H, W, 3] uint8 RGB; None where the source has joints alone (a skeleton recording).
         depth: [H, W] float32 metres, NaN where missing; None where the source has no depth.
         intrinsics: Of both images.
         frame_id: Name of the optical frame.
@@ -61,7 +61,7 @@ class RgbdFrame:
     """
 
     stamp_ns: int
-    colour: np.ndarray | None
+    color: np.ndarray | None
     depth: np.ndarray | None
     intrinsics: Intrinsics
     frame_id: str = "camera_color_optical_frame"
@@ -74,20 +74,20 @@ class RgbdFrame:
 
     def check(self) -> None:
         """Raises InputError where shapes, types or sizes contradict the contract."""
-        if self.colour is None:
+        if self.color is None:
             return
         height, width = self.intrinsics.height, self.intrinsics.width
-        if self.colour.shape != (height, width, 3) or self.colour.dtype != np.uint8:
+        if self.color.shape != (height, width, 3) or self.color.dtype != np.uint8:
             raise InputError(
-                f"colour is {self.colour.dtype}{list(self.colour.shape)}, expected uint8[{height}, {width}, 3] "
+                f"color is {self.color.dtype}{list(self.color.shape)}, expected uint8[{height}, {width}, 3] "
                 "as its intrinsics say"
             )
         if self.depth is None:
             return
-        if self.depth.shape != self.colour.shape[:2]:
+        if self.depth.shape != self.color.shape[:2]:
             raise InputError(
-                f"depth is {list(self.depth.shape)} but colour is {list(self.colour.shape[:2])}: "
-                "register depth to colour first (align_depth in the camera driver)"
+                f"depth is {list(self.depth.shape)} but color is {list(self.color.shape[:2])}: "
+                "register depth to color first (align_depth in the camera driver)"
             )
         refuse_integers(self.depth)
 
@@ -144,26 +144,26 @@ Clip = Mapping[str, np.ndarray]
 
 KEYS: dict[str, tuple[int | None, str, str]] = {
     "bodies": (1, "[M, T, V, 3]", "joints, metres in the optical frame"),
-    "pixels": (1, "[M, T, V, 2]", "the joints in the colour image, px (u, v)"),
+    "pixels": (1, "[M, T, V, 2]", "the joints in the color image, px (u, v)"),
     "hands": (1, "[M, T, 2, 21, 3]", "left and right hand, metres"),
-    "hand_pixels": (1, "[M, T, 2, 21, 2]", "the hands in the colour image, px"),
+    "hand_pixels": (1, "[M, T, 2, 21, 2]", "the hands in the color image, px"),
     "face": (1, "[M, T, 68, 3]", "metres"),
-    "face_pixels": (1, "[M, T, 68, 2]", "the face in the colour image, px"),
-    "motion": (1, "[M, T, V, 2]", "optical flow at the joints, px/s of the colour image"),
-    "size": (None, "[2]", "width and height of the colour image, px"),
-    "colour": (0, "[T, H, W, 3]", "uint8 RGB"),
-    "flow": (0, "[T, H, W, 3]", "scene flow, m/s, of the colour image's field of view at any size"),
+    "face_pixels": (1, "[M, T, 68, 2]", "the face in the color image, px"),
+    "motion": (1, "[M, T, V, 2]", "optical flow at the joints, px/s of the color image"),
+    "size": (None, "[2]", "width and height of the color image, px"),
+    "color": (0, "[T, H, W, 3]", "uint8 RGB"),
+    "flow": (0, "[T, H, W, 3]", "scene flow, m/s, of the color image's field of view at any size"),
 }
 """Key of a clip to (its time axis, its shape, what it is). Body 0 is the one that the clip is about. A clip may also
 hold, under the name of an input whose feature is a `FrameFeature`, that input's `observe`d frames [T, …] of body 0
-instead of "colour" or "flow": the live recognizer keeps crops, not pictures."""
+instead of "color" or "flow": the live recognizer keeps crops, not pictures."""
 
 STREAMS = {
     "bodies": ("bodies", "pixels"),
     "hands": ("hands", "hand_pixels"),
     "face": ("face", "face_pixels"),
     "flow": ("flow", "motion"),
-    "colour": ("colour",),
+    "color": ("color",),
 }
 """What the live recognizer subscribes to, and the keys of a clip that come from it."""
 

@@ -43,7 +43,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
         arguments: `--seeds N`, `--views N`, `--photographs FOLDER`.
 
     Returns:
-        Errors of focal length and centre, mean and worst over the seeds; and for each camera of the photographs the
+        Errors of focal length and center, mean and worst over the seeds; and for each camera of the photographs the
         lens found, and what OpenCV's own recipe finds on the same files.
     """
     parser = Parser(prog="actrec bench calibration", description=measure.__doc__)
@@ -79,8 +79,8 @@ def _rendered(board: Board, camera: Intrinsics, args: argparse.Namespace) -> dic
         "sets": args.seeds,
         "focal % mean": float(mean[0]),
         "focal % worst": float(worst[0]),
-        "centre px mean": float(mean[1]),
-        "centre px worst": float(worst[1]),
+        "center px mean": float(mean[1]),
+        "center px worst": float(worst[1]),
         "seconds": float(np.mean(spent)),
     }
 
@@ -115,11 +115,11 @@ def _by_opencv(board: Board, folder: Path, names: list[str]) -> tuple[Intrinsics
     stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 30, 0.001)
     seen = []
     for name in names:
-        grey = cv2.cvtColor(read_file(folder / name).colour, cv2.COLOR_RGB2GRAY)
-        found, corners = cv2.findChessboardCorners(grey, board.corners)
+        gray = cv2.cvtColor(read_file(folder / name).color, cv2.COLOR_RGB2GRAY)
+        found, corners = cv2.findChessboardCorners(gray, board.corners)
         if found:
-            corners = cv2.cornerSubPix(grey, corners, (11, 11), (-1, -1), stop).reshape(-1, 2)
-            seen.append(View(name, grey.shape[::-1], Detection(np.arange(len(corners)), corners.astype(np.float64))))
+            corners = cv2.cornerSubPix(gray, corners, (11, 11), (-1, -1), stop).reshape(-1, 2)
+            seen.append(View(name, gray.shape[::-1], Detection(np.arange(len(corners)), corners.astype(np.float64))))
     done = fit(board, seen, seen[0].size, PLUMB_BOB)
     return done.camera, done.rms, len(seen)
 
@@ -158,7 +158,7 @@ def measure_robot(arguments: list[str]) -> dict[str, Any]:
     rows = []
     for sensor in SENSORS:
         for infrared in (True, False):
-            name = f"depth to colour, {sensor}, {'infrared' if infrared else 'depth alone'}"
+            name = f"depth to color, {sensor}, {'infrared' if infrared else 'depth alone'}"
             rows.append(
                 _robot_row(name, args.seeds, partial(_depth, views=args.views, sensor=sensor, infrared=infrared))
             )
@@ -196,8 +196,8 @@ def _depth(seed: int, views: int, sensor: str, infrared: bool) -> _Errors:
     rig = simulated.kinect(sensor=sensor, scale=SCALE, bias=BIAS)
     board = Board.of(columns=10, rows=7, square=0.06, marker=0.045)
     seen = simulated.pairs(board, rig, views, seed, infrared)
-    found = depth.calibrate(board, seen, depth.Cameras(rig.colour, rig.depth))
-    error = apart(found.geometry.to_colour, rig.to_colour)
+    found = depth.calibrate(board, seen, depth.Cameras(rig.color, rig.depth))
+    error = apart(found.geometry.to_color, rig.to_color)
     return error, float(np.linalg.norm(found.sigma_m)), abs(found.geometry.bias - BIAS)
 
 
@@ -215,7 +215,7 @@ def _floor(seed: int, sensor: str) -> _Errors:
     random = np.random.default_rng(seed)
     views = []
     for number in range(FLOOR_VIEWS):
-        seen = simulated.corners(board, rig.colour, room.board(), rig.corner_px, random)
+        seen = simulated.corners(board, rig.color, room.board(), rig.corner_px, random)
         views.append((seen, floor.find_floor(room.depth(rig, seed, number), rig.depth)))
-    found = floor.calibrate(board, views, room.lying, rig.colour, rig.to_colour)
+    found = floor.calibrate(board, views, room.lying, rig.color, rig.to_color)
     return apart(found.camera, room.camera), float(np.linalg.norm(found.sigma_m)), None

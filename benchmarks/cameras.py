@@ -22,7 +22,7 @@ from actrec.cli import Parser
 from actrec.cli.arguments import count
 from actrec.datasets.ntu.cameras import fit_cameras
 from actrec.datasets.ntu.skeletons import (
-    COLOUR_SIZE,
+    COLOR_SIZE,
     DEPTH_SIZE,
     BodyCleaning,
     clean,
@@ -133,10 +133,10 @@ def measure_recordings(arguments: list[str]) -> dict[str, Any]:
 def _frames(count: int) -> list[RgbdFrame]:
     random = np.random.default_rng(0)
     noise = random.integers(0, 256, (480, 640, 3), dtype=np.uint8)
-    colour = cv2.GaussianBlur(noise, (0, 0), 3)
+    color = cv2.GaussianBlur(noise, (0, 0), 3)
     depth = cv2.GaussianBlur(noise[..., 0], (0, 0), 3).astype(np.float32) / 50 + 1
     period = NANOSECONDS // 30
-    return [RgbdFrame(k * period, np.roll(colour, k, 1), np.roll(depth, k, 1), INTRINSICS) for k in range(count)]
+    return [RgbdFrame(k * period, np.roll(color, k, 1), np.roll(depth, k, 1), INTRINSICS) for k in range(count)]
 
 
 def _write_bag(path: Path, frames: list[RgbdFrame]) -> None:
@@ -148,8 +148,8 @@ def _write_bag(path: Path, frames: list[RgbdFrame]) -> None:
 def _write_folder(path: Path, frames: list[RgbdFrame]) -> None:
     path.mkdir()
     for k, frame in enumerate(frames):
-        assert frame.colour is not None and frame.depth is not None
-        cv2.imwrite(str(path / f"color{k}.png"), cv2.cvtColor(frame.colour, cv2.COLOR_RGB2BGR))
+        assert frame.color is not None and frame.depth is not None
+        cv2.imwrite(str(path / f"color{k}.png"), cv2.cvtColor(frame.color, cv2.COLOR_RGB2BGR))
         cv2.imwrite(str(path / f"depth{k}.png"), (frame.depth * 1000).astype(np.uint16))
 
 
@@ -218,7 +218,7 @@ def _cameras(file: Path) -> dict[str, Any]:
     cameras, joints = fit_cameras(recording), kinect_to_optical(recording.positions)
     row: dict[str, Any] = {"file": file.stem, "frames": joints.shape[1]}
     for picture, found, own in (
-        ("colour", cameras.pixels(joints), unmirror(recording.colour_pixels, COLOUR_SIZE[0])),
+        ("color", cameras.pixels(joints), unmirror(recording.color_pixels, COLOR_SIZE[0])),
         ("depth", project(joints, cameras.depth), unmirror(recording.depth_pixels, DEPTH_SIZE[0])),
     ):
         away = np.linalg.norm(found - own, axis=-1)

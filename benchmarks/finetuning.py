@@ -4,7 +4,7 @@ Twelve clips each of five actions by the odd subjects are written as a user's fo
 the package is scored on all clips of the even subjects: those of the five actions, and as `unknown` those of the other
 22, of which it has seen none. The actions were chosen beforehand: "easy" are five that differ at first sight, "hard"
 five strokes of one hand that differ by its path alone. With `--unknown N`, N clips each of every second of the other
-actions are labelled `unknown`; those of the rest are still new to the package.
+actions are labeled `unknown`; those of the rest are still new to the package.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from actrec import datasets, inference
 from actrec.cli import Parser
 from actrec.cli.arguments import amount
 from actrec.datasets.base import Clip, ClipDataset
-from actrec.recordings.labels import FILE, LabelledClip, write_labels
+from actrec.recordings.labels import FILE, LabeledClip, write_labels
 from actrec.recordings.rosbag.writer import SKELETONS_TOPIC, BagWriter
 from actrec.types import UNKNOWN, Body
 from actrec.utils import config
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", default=os.environ.get("ACTREC_DATA", "../shared/data"), help="folder of datasets")
     parser.add_argument("--sets", default=",".join(SETS), help=f"of {', '.join(SETS)} (default: all)")
     parser.add_argument(
-        "--unknown", type=int, default=0, metavar="N", help="clips labelled unknown of each of 11 others"
+        "--unknown", type=int, default=0, metavar="N", help="clips labeled unknown of each of 11 others"
     )
     parser.add_argument("--steps", type=int, help="as of actrec teach")
     parser.add_argument("--rehearsals", type=int, help="as of actrec teach")
@@ -86,7 +86,7 @@ def write_folder(folder: Path, clips: ClipDataset, actions: Mapping[str, int], u
         folder: To make.
         clips: Of UTD-MHAD.
         actions: Name to number of clips.
-        unknown: Those among them that are labelled `unknown`.
+        unknown: Those among them that are labeled `unknown`.
     """
     folder.mkdir(parents=True)
     lines = []
@@ -97,7 +97,7 @@ def write_folder(folder: Path, clips: ClipDataset, actions: Mapping[str, int], u
             clip = clips[int(i)]
             write_bag(folder / clip.name, clip)
             label = UNKNOWN if action in unknown else action
-            lines.append(LabelledClip(clip.name, label, person=f"subject {clips.metas[i]['subject']}"))
+            lines.append(LabeledClip(clip.name, label, person=f"subject {clips.metas[i]['subject']}"))
     write_labels(folder / FILE, lines)
 
 

@@ -4,7 +4,7 @@ Size of a network: its parameters, and the multiply-adds of one forward pass.
 
 Counted on the `meta` device, where shapes flow but nothing is computed: the largest network takes a second and no
 memory. What is counted: convolutions, linear layers, matrix products (attention, graph convolution) and the matrix
-products inside recurrent layers. What is not: additions of biases, normalisation, activation, softmax and pooling, as
+products inside recurrent layers. What is not: additions of biases, normalization, activation, softmax and pooling, as
 in the papers' figures, which give a multiply-add as one operation.
 """
 

@@ -62,7 +62,7 @@ def mediapipe_ntu(arguments: list[str]) -> dict[str, Any]:
     kinect = read_ntu_file(args.data / "ntu/skeleton" / f"{NTU_NAME}.skeleton")
     video = str(args.data / "ntu/rgb" / f"{NTU_NAME}_rgb.avi")
     tracked = kinect.states[0, :, :, None] == 2
-    raw = np.where(tracked, kinect.colour_pixels[0], np.nan)
+    raw = np.where(tracked, kinect.color_pixels[0], np.nan)
     positions = np.where(tracked, kinect.positions[0], np.nan)
     turned, shape, found = _against(video, "yes", unmirror(raw, 1920), positions, args.frames)
     mirrored, _, _ = _against(video, "no", raw, positions, args.frames)
@@ -196,7 +196,7 @@ def _case(args: argparse.Namespace, actors: int, noise: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def recognise(arguments: list[str]) -> dict[str, Any]:
+def recognize(arguments: list[str]) -> dict[str, Any]:
     """How well the perception sees the actor, action by action: bodies, hands and faces against the exact truth."""
     parser = Parser(
         prog="actrec bench actor", description="Perception of the simulated actor against the exact truth.",
@@ -206,10 +206,10 @@ def recognise(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--seconds", type=amount, default=5.0, help="of each action (default: 5)")
     parser.add_argument("--fps", type=amount, default=15.0, help="frames a second (default: 15)")
     args = parser.parse_args(arguments)
-    return {"fps": args.fps, "actor": [_recognised(action, args.seconds, args.fps) for action in args.actions]}
+    return {"fps": args.fps, "actor": [_recognized(action, args.seconds, args.fps) for action in args.actions]}
 
 
-def _recognised(action: str, seconds: float, fps: float) -> dict[str, Any]:
+def _recognized(action: str, seconds: float, fps: float) -> dict[str, Any]:
     parts = (BodyPerception(), HandPerception(), FacePerception())
     found: dict[str, list[float]] = {"body": [], "face": [], "px": [], "mm": [], "hand": [], "hand_px": []}
     with SimulatedCamera(actions=[action], realtime=False, duration=seconds, fps=fps) as camera:

@@ -36,7 +36,7 @@ from benchmarks import pages
 
 PAGE = Path("docs/benchmarks.md")
 
-STREAMS = "bodies,hands,motion,flow,colour"
+STREAMS = "bodies,hands,motion,flow,color"
 
 _HEAD = ("network", "inputs", "parameters", "epochs", "chance", "held-out actors", "minutes of training")
 

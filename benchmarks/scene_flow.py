@@ -139,10 +139,10 @@ def pairs_of(motion: Motion, noise: bool, intrinsics: Intrinsics, step: int) -> 
         sensor = SensorNoise(structured_light(), intrinsics, number) if noise else None
         images = []
         for k, shot in enumerate(shots):
-            colour, depth = shot.rendering.colour, shot.rendering.depth
+            color, depth = shot.rendering.color, shot.rendering.depth
             if sensor is not None:
-                colour, depth = sensor.colour(colour, k), sensor.depth(depth, shot.rendering.facing, k)
-            images.append(resize(colour, depth, intrinsics, *size))
+                color, depth = sensor.color(color, k), sensor.depth(depth, shot.rendering.facing, k)
+            images.append(resize(color, depth, intrinsics, *size))
         yield Pair(images[0], images[1], exact, sampled(shots[0].rendering.people, step) >= 0)
 
 
@@ -157,7 +157,7 @@ def _scenes(motion: Motion, distance: float, seed: int, intrinsics: Intrinsics) 
     back = motion.camera_turn.T
     seen = moved.transformed(back, -back @ np.array(motion.camera_shift))
     where = camera.position + camera.rotation @ np.array(motion.camera_shift)
-    elsewhere = PlacedCamera(axes=camera.rotation @ motion.camera_turn, centre=where)
+    elsewhere = PlacedCamera(axes=camera.rotation @ motion.camera_turn, center=where)
     scenery = room.furnished(back=distance + 1.5, seed=seed)
     first, second = (
         Scene([_Statue(who.appearance, actor.rest, p)], intrinsics, c, scenery)
@@ -223,8 +223,8 @@ def _median_mm(speeds: list[np.ndarray]) -> float:
 
 
 def _estimated(method: SceneFlow, pair: Pair) -> np.ndarray:
-    (colour0, depth0, intrinsics), (colour1, depth1, _) = pair.first, pair.second
-    return method.estimate(colour0, depth0, colour1, depth1, intrinsics, DT)
+    (color0, depth0, intrinsics), (color1, depth1, _) = pair.first, pair.second
+    return method.estimate(color0, depth0, color1, depth1, intrinsics, DT)
 
 
 SIZES = ((160, 120), (320, 240), (640, 480))
@@ -266,7 +266,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
 class _Zero(SceneFlow):
     """That nothing moves."""
 
-    def _estimate(self, colour0, depth0, colour1, depth1, intrinsics, dt):  # type: ignore[no-untyped-def]
+    def _estimate(self, color0, depth0, color1, depth1, intrinsics, dt):  # type: ignore[no-untyped-def]
         return np.where(np.isfinite(depth0)[..., None], np.float32(0), np.float32(np.nan)) * np.ones(3, np.float32)
 
 
@@ -318,15 +318,15 @@ def _simulated(
 
 
 def _small(frame: Any, step: int) -> Images:
-    return resize(frame.colour, frame.depth, frame.intrinsics, 640 // step, 480 // step)
+    return resize(frame.color, frame.depth, frame.intrinsics, 640 // step, 480 // step)
 
 
 def _judged(
     size: str, actors: int, noise: bool, name: str, method: SceneFlow, pairs: Iterable[tuple]
 ) -> dict[str, Any]:
     errors, speeds, still, known = [], [], [], []
-    for (colour0, depth0, intrinsics), (colour1, depth1, _), exact, people in pairs:
-        flow = method.estimate(colour0, depth0, colour1, depth1, intrinsics, DT)
+    for (color0, depth0, intrinsics), (color1, depth1, _), exact, people in pairs:
+        flow = method.estimate(color0, depth0, color1, depth1, intrinsics, DT)
         error, fast = np.linalg.norm(flow - exact, axis=-1) * DT * 1000, np.linalg.norm(exact, axis=-1)
         moving = people & (fast > 0.3)
         errors.append(error[moving])
@@ -370,10 +370,10 @@ def authors_pair(folder: Path, threads: int) -> tuple[np.ndarray, Level, np.ndar
     """Our motion in metres [240, 320, 3] of a pair, its first image, and the authors' motion in our axes."""
     solver, focal, pyramids = CpuSolver(PdFlowConfig(), threads or 2), 320 / np.tan(np.radians(62.5) / 2), []
     for k in (1, 2):
-        grey = cv2.cvtColor(cv2.imread(str(folder / f"i{k}.png")), cv2.COLOR_BGR2GRAY).astype(np.float32)
+        gray = cv2.cvtColor(cv2.imread(str(folder / f"i{k}.png")), cv2.COLOR_BGR2GRAY).astype(np.float32)
         depth = cv2.imread(str(folder / f"z{k}.png"), cv2.IMREAD_UNCHANGED).astype(np.float32) / 5000
         # The program's finest level is half of the image's size.
-        pyramids.append(solver.pyramid(grey, depth, (focal, focal, 319.5, 239.5))[1:])
+        pyramids.append(solver.pyramid(gray, depth, (focal, focal, 319.5, 239.5))[1:])
     first = pyramids[0][0]
     flow = solver.solve(pyramids[0], pyramids[1])
     written = np.loadtxt(folder / "pdflow_results01.txt")[:, 2:].reshape(240, 320, 3)
@@ -384,16 +384,16 @@ def authors_pair(folder: Path, threads: int) -> tuple[np.ndarray, Level, np.ndar
 
 
 def warping(data: Path, threads: int) -> list[dict[str, Any]]:
-    """Recorded pairs: what is left of grey and depth when the second image is drawn back along the flow."""
+    """Recorded pairs: what is left of gray and depth when the second image is drawn back along the flow."""
     rows = []
     for title, pairs in (("pairs", list(_pairs(data))), ("person_turning", list(_turning(data)))):
         for width, height in SIZES[:2]:
             for name, method in _methods(threads).items():
                 left = [_left(method, *(resize(*image, width, height) for image in pair)) for pair in pairs]
-                grey, depth, share = np.mean(left, axis=0)
+                gray, depth, share = np.mean(left, axis=0)
                 rows.append({
                     "recording": title, "size": f"{width}x{height}", "method": name, "pairs": len(pairs),
-                    "grey_left": round(float(grey), 2), "depth_left_mm": round(float(depth), 1),
+                    "gray_left": round(float(gray), 2), "depth_left_mm": round(float(depth), 1),
                     "share_of_pixels": round(float(share), 3),
                 })  # fmt: skip
     return rows
@@ -410,33 +410,33 @@ def _turning(data: Path, step: int = 5) -> Iterator[tuple[Images, Images]]:
         yield tuple(_image(folder / f"{i:010d}.jpg", folder / f"{i:010d}_depth.png", 1000) for i in (k, k + 1))  # type: ignore[misc]
 
 
-def _image(colour: Path, depth: Path, scale: float) -> Images:
+def _image(color: Path, depth: Path, scale: float) -> Images:
     metres = cv2.imread(str(depth), cv2.IMREAD_UNCHANGED).astype(np.float32) / np.float32(scale)
     metres[metres == 0] = np.nan
-    rgb = cv2.cvtColor(cv2.imread(str(colour)), cv2.COLOR_BGR2RGB)
+    rgb = cv2.cvtColor(cv2.imread(str(color)), cv2.COLOR_BGR2RGB)
     return rgb, metres, Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
 
 
 def _left(method: SceneFlow, first: Images, second: Images) -> tuple[float, float, float]:
-    """What is left where something differed: mean of grey (0 to 255), median of depth in mm; and the share of pixels.
+    """What is left where something differed: mean of gray (0 to 255), median of depth in mm; and the share of pixels.
 
-    What differed before, by 3 grey values or 3 cm, is what had to be explained; pixels that a method leaves out count
+    What differed before, by 3 gray values or 3 cm, is what had to be explained; pixels that a method leaves out count
     as they are without flow.
     """
-    (colour0, depth0, camera), (colour1, depth1, _) = first, second
-    flow = method.estimate(colour0, depth0, colour1, depth1, camera, DT)
-    grey0, grey1 = (cv2.cvtColor(c, cv2.COLOR_RGB2GRAY).astype(np.float32) for c in (colour0, colour1))
+    (color0, depth0, camera), (color1, depth1, _) = first, second
+    flow = method.estimate(color0, depth0, color1, depth1, camera, DT)
+    gray0, gray1 = (cv2.cvtColor(c, cv2.COLOR_RGB2GRAY).astype(np.float32) for c in (color0, color1))
     flow = np.where(np.isfinite(flow), flow, 0) * DT
     points = image_points(depth0, camera) + flow
     at = project(points, camera)
-    drawn = cv2.remap(grey1, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    drawn = cv2.remap(gray1, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     deep = cv2.remap(depth1, at[..., 0], at[..., 1], cv2.INTER_NEAREST, borderValue=np.nan)
     known = np.isfinite(depth0) & np.isfinite(depth1)
-    differed = known & ((np.abs(grey1 - grey0) > 3) | (np.abs(depth1 - depth0) > 0.03))
+    differed = known & ((np.abs(gray1 - gray0) > 3) | (np.abs(depth1 - depth0) > 0.03))
     # Flow that leads to where nothing is seen has explained nothing.
     away = np.where(np.isfinite(deep), np.abs(deep - points[..., 2]), np.abs(depth1 - depth0))[differed]
-    grey = np.abs(drawn - grey0)[differed]
-    return float(grey.mean()), float(np.median(away)) * 1000, float(differed.mean())
+    gray = np.abs(drawn - gray0)[differed]
+    return float(gray.mean()), float(np.median(away)) * 1000, float(differed.mean())
 
 
 # -- speed -------------------------------------------------------------------------------------------------------------
@@ -448,7 +448,7 @@ def speed(threads: int, seconds: float) -> list[dict[str, Any]]:
         frames = [camera.read() for _ in range(12)]
     rows = []
     for width, height in SIZES:
-        images = [resize(f.colour, f.depth, f.intrinsics, width, height) for f in frames]  # type: ignore[arg-type]
+        images = [resize(f.color, f.depth, f.intrinsics, width, height) for f in frames]  # type: ignore[arg-type]
         row: dict[str, Any] = {"size": f"{width}x{height}"}
         for name, method in {**_methods(threads), "farneback": _Farneback()}.items():
             if name != "zero":
@@ -460,10 +460,10 @@ def speed(threads: int, seconds: float) -> list[dict[str, Any]]:
 class _Farneback(SceneFlow):
     """OpenCV's Farnebäck flow and the depth at both ends."""
 
-    def _estimate(self, colour0, depth0, colour1, depth1, intrinsics, dt):  # type: ignore[no-untyped-def]
-        grey0, grey1 = (cv2.cvtColor(c, cv2.COLOR_RGB2GRAY) for c in (colour0, colour1))
-        flow = cv2.calcOpticalFlowFarneback(grey0, grey1, None, 0.5, 3, 15, 3, 5, 1.2, 0)
-        pixels = np.stack(np.meshgrid(np.arange(grey0.shape[1]), np.arange(grey0.shape[0])), axis=-1).astype(np.float32)
+    def _estimate(self, color0, depth0, color1, depth1, intrinsics, dt):  # type: ignore[no-untyped-def]
+        gray0, gray1 = (cv2.cvtColor(c, cv2.COLOR_RGB2GRAY) for c in (color0, color1))
+        flow = cv2.calcOpticalFlowFarneback(gray0, gray1, None, 0.5, 3, 15, 3, 5, 1.2, 0)
+        pixels = np.stack(np.meshgrid(np.arange(gray0.shape[1]), np.arange(gray0.shape[0])), axis=-1).astype(np.float32)
         at = pixels + flow
         deep = cv2.remap(depth1, at[..., 0], at[..., 1], cv2.INTER_NEAREST, borderValue=np.nan)
         return (unproject(at, deep, intrinsics) - unproject(pixels, depth0, intrinsics)) / np.float32(dt)

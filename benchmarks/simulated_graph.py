@@ -92,15 +92,15 @@ class Witness(Node):
             self._kept = {t: {} for t in (topics.TRUE_SKELETONS, topics.SKELETONS, topics.HANDS, topics.FACE)}
             self._labels = {}
 
-    def wait_labelled(self, timeout_s: float) -> bool:
+    def wait_labeled(self, timeout_s: float) -> bool:
         """Blocks until the newest frame has skeletons and these have labels; False where that takes too long."""
 
-        def labelled() -> bool:
+        def labeled() -> bool:
             shown, found = self._kept[topics.TRUE_SKELETONS], self._kept[topics.SKELETONS]
             return bool(shown and found) and max(found) >= max(shown) and max(found) in self._labels
 
         with self._changed:
-            return self._changed.wait_for(labelled, timeout_s)
+            return self._changed.wait_for(labeled, timeout_s)
 
     def seen(self) -> Seen:
         """What was published since `clear`."""
@@ -157,7 +157,7 @@ def _is_swapped(found: Body, truth: Body) -> bool:
 
 
 def _last_label(labels: dict[int, list[ActionLabel]], person: dict[int, Body]) -> tuple[str, str, float]:
-    """Best class, label and confidence of the person at the newest stamp with labels; `unknown` where unlabelled."""
+    """Best class, label and confidence of the person at the newest stamp with labels; `unknown` where unlabeled."""
     if not labels:
         return "", UNKNOWN, 0.0
     newest = max(labels)
@@ -311,7 +311,7 @@ def _await_end(host: Host, witness: Witness) -> Seen:
     """What was seen, once the newest skeletons have their labels and nobody works any more."""
     for node in host.nodes:
         node.wait_idle(SETTLE_S)
-    witness.wait_labelled(SETTLE_S)
+    witness.wait_labeled(SETTLE_S)
     return witness.seen()
 
 

@@ -19,7 +19,7 @@ from actrec.cli import Parser
 from actrec.cli.arguments import count
 from actrec.datasets.base import Clip, ClipDataset
 from actrec.features import inputs
-from actrec.features.skeleton import RunningNormaliser, SkeletonPreprocessing, stack
+from actrec.features.skeleton import RunningNormalizer, SkeletonPreprocessing, stack
 from actrec.inference import package
 from actrec.inference.streaming import StreamingSession
 from actrec.utils import config
@@ -99,7 +99,7 @@ def _row(name: str, network: Network, options: argparse.Namespace, clock: Callab
 
 
 def _settle(network: Network) -> None:
-    """Gives the normalisation layers statistics, as training would: otherwise activations grow from layer to layer."""
+    """Gives the normalization layers statistics, as training would: otherwise activations grow from layer to layer."""
     torch.manual_seed(1)
     network.train()
     with torch.no_grad():
@@ -145,9 +145,9 @@ def measure_accuracy(arguments: list[str]) -> dict[str, Any]:
     predicted = {
         "window": forms.windows(forms.window_frames),
         "step, the window's frames": forms.stream(forms.window_frames),
-        "step, the window's frames, normalised as they come": forms.stream(forms.running_frames),
+        "step, the window's frames, normalized as they come": forms.stream(forms.running_frames),
         "window, another action before": forms.windows(forms.continued_window),
-        "step, another action before, normalised as they come": forms.stream(forms.continued_frames),
+        "step, another action before, normalized as they come": forms.stream(forms.continued_frames),
     }
     rows = [
         {
@@ -213,11 +213,11 @@ class _Forms:
         return inputs({"bodies": clip.window(self.seconds, self.frames)[: self.bodies]}, self.specs)
 
     def running_frames(self, clip: Clip) -> dict[str, np.ndarray]:
-        """The window's frames, each normalised by those up to it."""
+        """The window's frames, each normalized by those up to it."""
         return self._running(clip.window(self.seconds, self.frames)[: self.bodies])
 
     def continued_frames(self, clip: Clip) -> dict[str, np.ndarray]:
-        """Two windows' time that ends with the clip, led up to by another clip; each frame normalised as it comes."""
+        """Two windows' time that ends with the clip, led up to by another clip; each frame normalized as it comes."""
         return self._running(self._continued(clip))
 
     def continued_window(self, clip: Clip) -> dict[str, np.ndarray]:
@@ -233,8 +233,8 @@ class _Forms:
         return {spec.name: np.stack([m[spec.name] for m in made]) for spec in self.specs}
 
     def _running(self, bodies: np.ndarray) -> dict[str, np.ndarray]:
-        normaliser = RunningNormaliser(self.frames, self.options)
-        joints = np.stack([normaliser.step(bodies[:, t]) for t in range(bodies.shape[1])], axis=1)
+        normalizer = RunningNormalizer(self.frames, self.options)
+        joints = np.stack([normalizer.step(bodies[:, t]) for t in range(bodies.shape[1])], axis=1)
         return {spec.name: stack(joints, spec.modality) for spec in self.specs}
 
     def _batches(self) -> Iterator[list[Clip]]:

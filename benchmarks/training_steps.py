@@ -23,7 +23,7 @@ from actrec_models.data.samplers import Epochs, Sampling
 from actrec_models.data.samples import Samples
 from actrec_models.training import recipe
 from actrec_models.training.module import Recognition
-from actrec_models.training.monitoring import Machine, gpu_utilisation, loader_options
+from actrec_models.training.monitoring import Machine, gpu_utilization, loader_options
 from actrec_models.training.recipe import Recipe
 
 CLASSES = 60
@@ -84,14 +84,14 @@ def row(
     chosen = recipe_of(entry)
     learner = _Learner(chosen, device)
     size = batch or (chosen.batch if device.type == "cuda" else learner.affordable(chosen.batch, seconds / 3))
-    stopped = _Utilisation(device)
+    stopped = _Utilization(device)
     fixed = learner.batch(size)
     warm = device.type == "cpu" and size == 2  # it has just made two such steps, each of which may take half a minute
     alone = size * _paced(lambda: learner.step(fixed), seconds, device, warm)
     used = stopped.mean()
     loader, reading = learner.loader(size, workers)
     batches = _endless(loader)
-    stopped = _Utilisation(device)
+    stopped = _Utilization(device)
     together = size * _paced(lambda: learner.step(next(batches)), seconds, device, warm)
     used_reading = stopped.mean()
     found = {"network": entry, "batch": size, "recipe_batch": chosen.batch, "precision": chosen.precision,
@@ -114,8 +114,8 @@ class _Learner:
         if stages:
             network.stage(stages[-1])
         self.module.to(device).train()
-        optimiser, _, _, _ = chosen.parts()
-        self.optimiser = optimiser.make(network.parameters(), chosen.learning_rate, chosen.weight_decay)
+        optimizer, _, _, _ = chosen.parts()
+        self.optimizer = optimizer.make(network.parameters(), chosen.learning_rate, chosen.weight_decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=chosen.precision == "16-mixed")
         self.samples = self._samples()
 
@@ -139,14 +139,14 @@ class _Learner:
         return self._on_device(torch.utils.data.default_collate(drawn))
 
     def step(self, batch: dict[str, torch.Tensor]) -> None:
-        """Loss, gradients, optimiser, as Lightning makes them by the recipe."""
+        """Loss, gradients, optimizer, as Lightning makes them by the recipe."""
         batch = self._on_device(batch)
         half = torch.float16 if self.recipe.precision == "16-mixed" else torch.bfloat16
         with torch.autocast(self.device.type, half, enabled=self.recipe.precision != "32-true"):
             loss = self.module.network.losses(batch)["loss"]
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimiser)
+        self.scaler.step(self.optimizer)
         self.scaler.update()
 
     def affordable(self, most: int, seconds: float) -> int:
@@ -177,7 +177,7 @@ class _Learner:
         return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
 
 
-class _Utilisation:
+class _Utilization:
     """The GPU's use while something runs, looked at five times a second."""
 
     def __init__(self, device: torch.device):
@@ -187,7 +187,7 @@ class _Utilisation:
 
     def _look(self) -> None:
         while not self.done.wait(0.2):
-            used = gpu_utilisation(self.device)
+            used = gpu_utilization(self.device)
             if used is None:
                 return
             self.found.append(used)

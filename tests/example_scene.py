@@ -16,7 +16,7 @@ RATE_HZ = 15
 FRAMES = 16
 WINDOW = WindowSpec(FRAMES / RATE_HZ, FRAMES)
 START_NS = 1_700_000_000_000_000_000
-PIXELS = {"centre": "image", "scale": "image"}
+PIXELS = {"center": "image", "scale": "image"}
 
 BODY = InputSpec("joints", "body", "kinect_v2_25", (1, 3, FRAMES, 25), "m", RAW)
 HANDS = InputSpec("hands", "hands", "hand_21", (1, 3, FRAMES, 42), "px")
@@ -58,8 +58,8 @@ class Scene:
         streams = [stream for stream in recognizer.streams if stream not in leave_out]
         if recognizer.needs_size:
             recognizer.set_size(CAMERA.width, CAMERA.height)
-        if "colour" in streams:
-            recognizer.add_colour(ns, self.clip["colour"][t])
+        if "color" in streams:
+            recognizer.add_color(ns, self.clip["color"][t])
         if recognizer.subject == "bodies":
             recognizer.observe(ns, self.bodies(t))
         if "hands" in streams and recognizer.subject == "bodies":
@@ -76,7 +76,7 @@ class Scene:
         clip = {}
         for key, value in self.clip.items():
             if key not in left_out:
-                clip[key] = value if key == "size" else value[part] if key in ("colour", "flow") else value[:1, part]
+                clip[key] = value if key == "size" else value[part] if key in ("color", "flow") else value[:1, part]
         if "motion" in clip:
             clip["motion"] = np.stack(
                 [

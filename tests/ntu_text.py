@@ -16,7 +16,7 @@ def tokens(recording: NtuRecording) -> list[list[float]]:
         for m in there:
             lines.append([recording.body_ids[m], *recording.body_values[m, t]])
             lines.append([recording.positions.shape[2]])
-            parts = (recording.positions, recording.depth_pixels, recording.colour_pixels, recording.orientations)
+            parts = (recording.positions, recording.depth_pixels, recording.color_pixels, recording.orientations)
             lines += [
                 [*np.concatenate([part[m, t, v] for part in parts]), recording.states[m, t, v]] for v in range(25)
             ]
@@ -39,8 +39,8 @@ def write(path: Path, bodies: dict[int, np.ndarray], frames: int) -> Path:
             lines += [f"{number} 0 1 1 1 1 0 0.02 0.05 2", "25"]
             for x, y, z in joints:
                 depth = 256 + 365 * x / z, 212 - 365 * y / z
-                colour = 960 + 1057 * (x + 0.05) / z, 540 - 1057 * y / z
-                numbers = (x, y, z, *depth, *colour, 0, 0, 0, 1)
+                color = 960 + 1057 * (x + 0.05) / z, 540 - 1057 * y / z
+                numbers = (x, y, z, *depth, *color, 0, 0, 0, 1)
                 lines.append(" ".join(f"{value:.7g}" for value in numbers) + " 2")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n")

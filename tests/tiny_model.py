@@ -21,7 +21,7 @@ from actrec.inference.session import Session
 
 LABELS = ("left", "right", "far")
 FRAMES = 8
-RAW = {"centre": "none", "align": "none", "scale": "none"}
+RAW = {"center": "none", "align": "none", "scale": "none"}
 
 
 def tiny_onnx(

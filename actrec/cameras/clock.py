@@ -89,8 +89,8 @@ class StampFigures:
             "stamp_jitter_ms": self.jitter_ms,
             "clock_offset_ms": clock.offset_ns / 1e6,
             "skipped": skipped,
-            "without_colour_or_depth": halves,
-            "colour_and_depth_apart": unpaired,
+            "without_color_or_depth": halves,
+            "color_and_depth_apart": unpaired,
         }
 
     def seen(self, stamp_ns: int, arrival_ns: int) -> None:

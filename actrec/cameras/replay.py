@@ -139,7 +139,7 @@ class DecodeAhead:
 class ReplayConfig(RecordingConfig):
     """Settings of `ReplayCamera`."""
 
-    path: str = setting("", "The recording: a bag, a folder of colour and depth, a video, a skeleton file")
+    path: str = setting("", "The recording: a bag, a folder of color and depth, a video, a skeleton file")
     format: str = setting("auto", "Format of the recording", choices=("auto", *FORMATS.names()))
     rate: float = setting(
         1.0, "Pace: 1 as recorded, 2 twice as fast, 0 as fast as frames are taken", range=(0.0, 1000.0)

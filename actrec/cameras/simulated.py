@@ -33,7 +33,7 @@ class SimulatedConfig:
     script: str = setting("", "Skeleton recording to follow instead of actions.")
     sequence: str = setting("", "Name or index of the sequence in a script that holds several.")
     loop: bool = setting(False, "Play a script again when it ends.")
-    noise: bool = setting(True, "Degrade depth and colour as a real sensor does.")
+    noise: bool = setting(True, "Degrade depth and color as a real sensor does.")
     sensor: str = setting(
         "structured_light", "Error model of the depth sensor.", choices=("structured_light", "time_of_flight", "stereo")
     )
@@ -224,11 +224,11 @@ class SimulatedCamera(Camera):
     def _render(self, scene: Scene, number: int) -> tuple[RgbdFrame, Snapshot]:
         elapsed = number / self.config.fps
         snapshot = scene.at(elapsed)
-        colour, depth = snapshot.rendering.colour, snapshot.rendering.depth
+        color, depth = snapshot.rendering.color, snapshot.rendering.depth
         if self._noise is not None:
-            colour, depth = (
-                self._noise.colour(colour, number),
+            color, depth = (
+                self._noise.color(color, number),
                 self._noise.depth(depth, snapshot.rendering.facing, number),
             )
         stamp = self._start_ns + round(elapsed * NANOSECONDS)
-        return RgbdFrame(stamp, colour, depth, self._intrinsics, self.config.frame_id, snapshot.bodies), snapshot
+        return RgbdFrame(stamp, color, depth, self._intrinsics, self.config.frame_id, snapshot.bodies), snapshot

@@ -56,7 +56,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
         "actrec_nodes.bringup.transport_check:bench",
         "images from one process to another: share and latency",
     ),
-    "actor": ("benchmarks.perception:recognise", "the simulated actor as the perception sees it, by action"),
+    "actor": ("benchmarks.perception:recognize", "the simulated actor as the perception sees it, by action"),
     "rendered": (
         "benchmarks.rendered:rendered",
         "every RGB and flow network trained, small, on simulated clips: a test of the machinery",

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--most", type=int, metavar="N", help="people at once (default: 4)")
     parser.add_argument("--workspace-mb", type=int, metavar="MIB", help="memory that kernels may use (default: 1024)")
-    parser.add_argument("--optimisation-level", type=int, metavar="0-5", help="5 searches longest (default: 3)")
+    parser.add_argument("--optimization-level", type=int, metavar="0-5", help="5 searches longest (default: 3)")
     parser.add_argument("--cache", help="folder of the engines (default: $ACTREC_ENGINES, or ~/.cache/actrec/engines)")
     parser.add_argument("--memory", choices=("auto", "pycuda", "cuda-python"), help="library of the GPU's memory")
 

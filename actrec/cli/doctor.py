@@ -74,7 +74,7 @@ QUERY_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True)
 class Maker:
-    """A camera maker: how its devices are recognised and what drives them.
+    """A camera maker: how its devices are recognized and what drives them.
 
     Attributes:
         name: Of the family.
@@ -115,7 +115,7 @@ def cameras(usb: Path = USB) -> Iterator[Finding]:
             "cameras", maker.name, installed, f"{product} on USB at {speed_mbps:g} Mbit/s{driver}", maker.remedy
         )
         if 0 < speed_mbps < 5000:
-            remedy = "use a USB 3 port and cable: colour and depth together need more than USB 2 carries"
+            remedy = "use a USB 3 port and cable: color and depth together need more than USB 2 carries"
             yield Finding("cameras", f"{maker.name} link", False, f"{speed_mbps:g} Mbit/s", remedy)
     if MAKERS["8086"] in [maker for maker, *_ in seen] and importlib.util.find_spec("pyrealsense2") is not None:
         yield _realsense_devices()
@@ -163,7 +163,7 @@ def _calibrated(serial: str) -> str:
         files = calibration_files.load(serial)
     except ActrecError as error:
         return str(error)
-    has = [name for name in ("colour", "depth", "mount") if getattr(files, name) is not None]
+    has = [name for name in ("color", "depth", "mount") if getattr(files, name) is not None]
     return f"own calibration of {', '.join(has)}" if has else "the factory's calibration"
 
 

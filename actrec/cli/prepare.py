@@ -29,7 +29,7 @@ Clips of items that are not there any more are left out and kept on the disk unt
 Examples:
   actrec prepare ntu60 --data ~/datasets --out ~/prepared/ntu60
   actrec train models/recipes/papers/sem_net_ntu60.yaml --data ~/prepared --out runs/ntu60
-  actrec prepare rendered --out ~/prepared/rendered --streams bodies,colour --estimate flow --picture-size 120
+  actrec prepare rendered --out ~/prepared/rendered --streams bodies,color --estimate flow --picture-size 120
   actrec prepare ntu60 --data /nfs/datasets --out /nfs/prepared/ntu60 --scheduler tcp://head:8786
   actrec prepare ntu60 --out ~/prepared/ntu60 --check
 """
@@ -44,16 +44,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="folder of the store (default: prepared/DATASET)")
     parser.add_argument(
         "--streams", default="", metavar="NAMES",
-        help="what every clip must have and is kept, with commas between: bodies, hands, face, motion, flow, colour "
+        help="what every clip must have and is kept, with commas between: bodies, hands, face, motion, flow, color "
         "(default: bodies, and hands and face where there are any)",
     )  # fmt: skip
     parser.add_argument(
         "--estimate", default="", metavar="NAMES",
-        help="what is estimated from colour and depth, as the live nodes do it: bodies, hands, face, motion, flow",
+        help="what is estimated from color and depth, as the live nodes do it: bodies, hands, face, motion, flow",
     )  # fmt: skip
     parser.add_argument(
         "--picture-size", type=int, default=0, metavar="PX",
-        help="height that colour is reduced to, and pixels with it (default: as it is)",
+        help="height that color is reduced to, and pixels with it (default: as it is)",
     )  # fmt: skip
     parser.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the dataset; repeatable"

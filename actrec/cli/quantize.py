@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Quantises, compares, and prints the accuracy before and after."""
+    """Quantizes, compares, and prints the accuracy before and after."""
     if args.clips is not None and args.clips < 1:
         raise ConfigError(f"--clips is {args.clips}, expected 1 or more")
     logging.basicConfig(format="%(message)s")

@@ -40,7 +40,7 @@ def add_clip_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         shown = f" (default: {getattr(defaults, name)})" if getattr(defaults, name) != "" else ""
         takes.add_argument(f"--{name}", type=kind, metavar=metavar, help=HELP[name] + shown)
-    takes.add_argument("--images", action="store_true", help="keep colour and depth too, 40 MB a second")
+    takes.add_argument("--images", action="store_true", help="keep color and depth too, 40 MB a second")
     takes.add_argument("--beep", action="store_true", help="ring the terminal's bell at begin and end")
 
 

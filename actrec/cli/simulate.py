@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="FOLDER", help="write N.png, N_depth.png (16 bit, mm), joints.npz, intrinsics.yaml here"
     )
-    parser.add_argument("--preview", metavar="FILE.mp4", help="write a video of colour beside depth")
+    parser.add_argument("--preview", metavar="FILE.mp4", help="write a video of color beside depth")
     parser.add_argument(
         "--seconds", type=float, default=None, metavar="S", help="how long (default: 5, or a script's length)"
     )
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--script", metavar="FILE", help="follow a skeleton recording instead of actions")
     parser.add_argument("--sequence", metavar="NAME", help="which sequence of a script that holds several")
     parser.add_argument("--seed", type=int, metavar="N", help="of performances and noise")
-    parser.add_argument("--no-noise", action="store_true", help="exact colour and depth")
+    parser.add_argument("--no-noise", action="store_true", help="exact color and depth")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="OPTION=VALUE", help="any other option of the camera, as fps=15"
     )

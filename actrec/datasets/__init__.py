@@ -88,7 +88,7 @@ def create(name: str, root: str | Path, *, split: str = "", part: str = "train",
 def others(
     name: str, root: str | Path, *, split: str = "", part: str = "train", **options: Any
 ) -> SourceDataset | PreparedDataset:
-    """What one part holds beside the classes: a person's own recordings labelled `unknown`, with label −1.
+    """What one part holds beside the classes: a person's own recordings labeled `unknown`, with label −1.
 
     Arguments and errors are those of `create`. Published datasets hold none; a store does if it was prepared, or gone
     on with, since stores keep them.

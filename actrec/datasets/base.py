@@ -1,6 +1,6 @@
 """What every dataset offers before it is read: its items, their labels and who did them, its official splits.
 
-What every dataset yields: labelled clips in the data contract.
+What every dataset yields: labeled clips in the data contract.
 
 Streams of a clip that are decoded when they are looked at, so that what a network does not take costs nothing.
 """
@@ -65,7 +65,7 @@ VELOCITIES = ("flow", "motion")
 
 @dataclass(frozen=True)
 class Clip:
-    """One labelled recording.
+    """One labeled recording.
 
     Attributes:
         name: As the dataset calls it.
@@ -113,18 +113,18 @@ class Clip:
             key: partial(self._span, key, wanted_ns, speed) for key in pictures
         }
         shown = None
-        if "colour" in self.others:
+        if "color" in self.others:
             # Held by both and holding neither: pictures go with the clip, not when the garbage collector comes.
-            colour = LazyClip({"colour": make["colour"]}, {"colour": spans["colour"]})
-            make["colour"], spans["colour"] = partial(colour.__getitem__, "colour"), partial(colour.part, "colour")
-            shown = self._shown(colour, wanted_ns)
+            color = LazyClip({"color": make["color"]}, {"color": spans["color"]})
+            make["color"], spans["color"] = partial(color.__getitem__, "color"), partial(color.part, "color")
+            shown = self._shown(color, wanted_ns)
         return LazyClip({"bodies": partial(self._bodies, wanted_ns), **make}, spans, shown)
 
-    def _shown(self, colour: LazyClip, wanted_ns: np.ndarray) -> LazyClip:
+    def _shown(self, color: LazyClip, wanted_ns: np.ndarray) -> LazyClip:
         """The frames nearest to the stamps in which body 0 was seen, pictures and joints, as the live recognizer's.
 
         Args:
-            colour: The pictures at the stamps.
+            color: The pictures at the stamps.
             wanted_ns: [frames] the stamps.
         """
         held_ns = np.maximum(wanted_ns, self.stamps_ns[0])
@@ -132,10 +132,10 @@ class Clip:
         every = nearest(self.stamps_ns, held_ns)
         frames = seen[nearest(self.stamps_ns[seen], held_ns)] if len(seen) else every
         others = {key: partial(self._frames, key, frames) for key in self.others if key in KEYS and key != "flow"}
-        span: Callable[[int, int], np.ndarray | None] = partial(self._frames_of_span, "colour", frames)
+        span: Callable[[int, int], np.ndarray | None] = partial(self._frames_of_span, "color", frames)
         if np.array_equal(frames, every):  # then no picture is decoded twice
-            others["colour"], span = partial(colour.__getitem__, "colour"), partial(colour.part, "colour")
-        return LazyClip({"bodies": lambda: self.bodies[:, frames], **others}, {"colour": span})
+            others["color"], span = partial(color.__getitem__, "color"), partial(color.part, "color")
+        return LazyClip({"bodies": lambda: self.bodies[:, frames], **others}, {"color": span})
 
     def _frames(self, key: str, frames: np.ndarray) -> np.ndarray:
         axis = KEYS[key][0]
@@ -316,7 +316,7 @@ class Entry:
         name: Unique in the dataset.
         label: Index into the source's `classes`.
         meta: What splits and fusions go by: subject, view, setup, …
-        files: What it is read from: "skeleton", "colour", "depth", …; those that do not exist are left out.
+        files: What it is read from: "skeleton", "color", "depth", …; those that do not exist are left out.
     """
 
     name: str
@@ -367,7 +367,7 @@ class Source(ABC):
         """
 
     def others(self) -> list[Entry]:
-        """Items that show none of the classes, with label −1: a person's own recordings labelled `unknown`."""
+        """Items that show none of the classes, with label −1: a person's own recordings labeled `unknown`."""
         return []
 
     @abstractmethod
@@ -391,21 +391,21 @@ class Source(ABC):
         """What the camera saw, one frame after another: what `actrec prepare` makes hands, faces and flow from.
 
         Stamps count from the same zero as those of the clip that `read` gives, and there is a frame for each of them
-        unless the recording lost it. Depth, registered to colour, is None where the dataset has none.
+        unless the recording lost it. Depth, registered to color, is None where the dataset has none.
 
         Raises:
             DeviceError: A file is not there.
             InputError: A file is corrupt, or the dataset has no pictures.
         """
         kind = type(self).__module__.rsplit(".", 1)[-1]
-        remedy = "leave out --estimate, and colour of --streams"
+        remedy = "leave out --estimate, and color of --streams"
         raise InputError(f"'{entry.name}': {kind} has no camera frames here: {remedy}")
 
     def no_pictures(self, entry: Entry, missing: str) -> InputError:
         """That an item lacks what others of its dataset may have."""
         return InputError(
             f"'{entry.name}' has no camera frames here: there is no {missing} in '{self.root}'; where no clip has "
-            "them, leave out --estimate, and colour of --streams"
+            "them, leave out --estimate, and color of --streams"
         )
 
     def camera_offset(self, entry: Entry) -> np.ndarray:

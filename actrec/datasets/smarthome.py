@@ -1,4 +1,4 @@
-"""Toyota Smarthome (Das et al., ICCV 2019): skeletons that LCR-Net++ found in colour video, 13 joints a person.
+"""Toyota Smarthome (Das et al., ICCV 2019): skeletons that LCR-Net++ found in color video, 13 joints a person.
 
 A file is `{"frames": [[person, …], …]}`, one list a video frame; a person has `pose2d`, 13 u then 13 v in px of the
 640×480 picture, `pose3d`, 13 x then y then z in metres about the person, and `cumscore`, how sure the estimator is.
@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from actrec.datasets.base import Clip, Entry, Source, no_folder, walk
-from actrec.datasets.video_streams import ColourVideo, VideoConfig
+from actrec.datasets.video_streams import ColorVideo, VideoConfig
 from actrec.skeleton import layouts
 from actrec.skeleton.conversions import convert
 from actrec.skeleton.sequence import FARTHEST_M, SkeletonSequence, read_text, stamps_at
@@ -41,7 +41,7 @@ LAYOUT = "lcrnet_13"
 JOINTS = 13
 
 INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
-"""Nominal, of the colour camera of the Kinect v1 that the dataset was recorded with."""
+"""Nominal, of the color camera of the Kinect v1 that the dataset was recorded with."""
 
 CLASSES = (
     "Cook.Cleandishes", "Cook.Cleanup", "Cook.Cut", "Cook.Stir", "Cook.Usestove", "Cutbread", "Drink.Frombottle",
@@ -215,7 +215,7 @@ def _axes(path: Path, poses: np.ndarray, pixels: np.ndarray) -> np.ndarray:
             "metres"
         )
     known = np.isfinite(pixels).all(axis=-1, keepdims=True)
-    poses, pixels = (_centred(points, known) for points in (poses, pixels))
+    poses, pixels = (_centered(points, known) for points in (poses, pixels))
     flips = [np.diag([x, y, x * y]) for x in (-1.0, 1.0) for y in (-1.0, 1.0)]
     left, turn = min(((_unexplained(poses, pixels, flip), flip) for flip in flips), key=lambda found: found[0])
     if left > _LOOSE:
@@ -230,7 +230,7 @@ def _axes(path: Path, poses: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     return turn
 
 
-def _centred(points: np.ndarray, known: np.ndarray) -> np.ndarray:
+def _centered(points: np.ndarray, known: np.ndarray) -> np.ndarray:
     """[N, 13, D] points about the mean of those `known` [N, 13, 1]; the others 0, so that they weigh nothing."""
     mean = np.where(known, points, 0).sum(axis=1, keepdims=True) / known.sum(axis=1, keepdims=True)
     return np.where(known, points - mean, 0)
@@ -407,7 +407,7 @@ class Smarthome(Source):
         return [self._entry(name, skeletons[name], found[name]) for name in wanted]
 
     def read(self, entry: Entry) -> Clip:
-        """Bodies tracked, those seen most first; colour, pixels in it and motion where the video is there.
+        """Bodies tracked, those seen most first; color, pixels in it and motion where the video is there.
 
         Raises:
             DeviceError: A file is not there.
@@ -416,13 +416,13 @@ class Smarthome(Source):
         sequence = read_smarthome(entry.files["skeleton"], self.config)
         size = (INTRINSICS.width, INTRINSICS.height)
         others: Any = {"pixels": sequence.pixels, "size": np.array(size, np.float32)}
-        if "colour" in entry.files:
+        if "color" in entry.files:
             others = self._video(entry, sequence).streams(sequence.pixels, size)
         return Clip(entry.name, entry.label, sequence.stamps_ns, sequence.bodies, others)
 
     def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
         """The video's pictures; there is no depth."""
-        if "colour" not in entry.files:
+        if "color" not in entry.files:
             raise self.no_pictures(entry, f"{entry.name}.mp4")
         sequence = read_smarthome(entry.files["skeleton"], self.config)
         return self._video(entry, sequence).frames(INTRINSICS)
@@ -442,8 +442,8 @@ class Smarthome(Source):
         """As the base has it, and what the options do to the clips."""
         return hashlib.sha256(f"{super().fingerprint(entries)} {asdict(self.config)}".encode()).hexdigest()
 
-    def _video(self, entry: Entry, sequence: SkeletonSequence) -> ColourVideo:
-        return ColourVideo(entry.files["colour"], sequence.stamps_ns, self.config)
+    def _video(self, entry: Entry, sequence: SkeletonSequence) -> ColorVideo:
+        return ColorVideo(entry.files["color"], sequence.stamps_ns, self.config)
 
     def _files(self) -> dict[str, dict[str, Path]]:
         """By clip, its files by kind."""
@@ -462,12 +462,12 @@ class Smarthome(Source):
         return found
 
     def _kind(self, path: Path) -> str:
-        """What a file holds; "" for depth, whose videos are published under the names of colour's."""
+        """What a file holds; "" for depth, whose videos are published under the names of color's."""
         suffix = path.suffix.lower()
         if suffix == ".json":
             return "refined" if path.stem.lower().endswith(REFINED) else "first"
         depth = any("depth" in part.lower() for part in path.relative_to(self.root).parts)
-        return "colour" if suffix in VIDEOS and not depth else ""
+        return "color" if suffix in VIDEOS and not depth else ""
 
     def _skeletons(self, found: dict[str, dict[str, Path]]) -> dict[str, Path]:
         """By clip, its skeletons, all of one release: the wanted one where both are there."""
@@ -484,5 +484,5 @@ class Smarthome(Source):
 
     def _entry(self, name: str, skeleton: Path, files: dict[str, Path]) -> Entry:
         meta = parse_name(name)
-        own = {"skeleton": skeleton, **{kind: path for kind, path in files.items() if kind == "colour"}}
+        own = {"skeleton": skeleton, **{kind: path for kind, path in files.items() if kind == "color"}}
         return Entry(name, self.classes.index(meta["activity"]), meta, own)

@@ -1,7 +1,7 @@
 """SYSU 3D Human-Object Interaction (Hu et al., CVPR 2015): Kinect v1 joints at 30 Hz, 12 actions by 40 subjects.
 
 A clip is a folder: `sklWorld.mat`, whose `SW` [20, 3, T] are the joints in the sensor's space (metres, y up, in the
-order of the Kinect SDK), `sklImage.mat`, whose `S` [20, 2, T] are the same in the colour picture (px), and the pictures
+order of the Kinect SDK), `sklImage.mat`, whose `S` [20, 2, T] are the same in the color picture (px), and the pictures
 themselves in `rgb` and `depth`.
 
 SYSU 3D Human-Object Interaction (Hu et al., CVPR 2015): 12 actions, 40 subjects, Kinect v1.
@@ -20,7 +20,7 @@ import numpy as np
 
 from actrec.datasets.base import Clip, Entry, Source, no_folder
 from actrec.datasets.matlab import read_mat, read_mats
-from actrec.datasets.video_streams import ColourVideo, VideoConfig
+from actrec.datasets.video_streams import ColorVideo, VideoConfig
 from actrec.skeleton import layouts
 from actrec.skeleton.conversions import convert
 from actrec.skeleton.sequence import SkeletonSequence, from_kinect, load_npz, stamps_at
@@ -31,7 +31,7 @@ from actrec.utils.errors import DeviceError, InputError
 
 FPS = 30.0
 
-COLOUR_SIZE = (640, 480)
+COLOR_SIZE = (640, 480)
 
 CLASSES = (
     "drinking", "pouring", "calling phone", "playing phone", "wearing backpacks", "packing backpacks", "sitting chair",
@@ -81,7 +81,7 @@ def read_sysu(folder: str | Path, name: str, fps: float = FPS) -> SysuSequence:
             raise InputError(f"'{image}' has {len(seen)} frames but '{path.name}' {len(world)}: copy both again")
         mirrored = _mirrored(world, seen)
         pixels = _placed(world, seen, mirrored)
-    meta: dict[str, Any] = {"format": "sysu", "fps": fps, "image_size": COLOUR_SIZE}
+    meta: dict[str, Any] = {"format": "sysu", "fps": fps, "image_size": COLOR_SIZE}
     sequence = from_kinect(name, world[None], LAYOUT, stamps_at(fps, len(world)), pixels=pixels, meta=meta)
     return SysuSequence(sequence, mirrored)
 
@@ -103,7 +103,7 @@ def _known(joints: np.ndarray) -> np.ndarray:
 def _check(path: Path, world: np.ndarray) -> None:
     """Refuses what is not metres with y up."""
     index = layouts.get(LAYOUT).index
-    hips, shoulders = world[:, index["hip_centre"]], world[:, index["shoulder_centre"]]
+    hips, shoulders = world[:, index["hip_center"]], world[:, index["shoulder_center"]]
     both = _known(hips) & _known(shoulders)
     if not both.any():
         raise InputError(f"'{path}' shows nobody in {len(world)} frames; leave it out")
@@ -129,7 +129,7 @@ def _placed(world: np.ndarray, seen: np.ndarray, mirrored: bool) -> np.ndarray:
     """[1, T, 25, 2] px in the picture turned back, NaN where a joint is missing."""
     seen = seen.astype(np.float32)
     if mirrored:
-        seen[..., 0] = COLOUR_SIZE[0] - 1 - seen[..., 0]
+        seen[..., 0] = COLOR_SIZE[0] - 1 - seen[..., 0]
     known = _known(world) & np.isfinite(seen).all(axis=-1)
     seen[~known] = np.nan
     return convert(seen[None], known[None].astype(np.float32), LAYOUT)[0]
@@ -265,7 +265,7 @@ def _check_folds(path: Path, fold: int, sets: dict[str, frozenset[int]], split: 
 
 
 INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
-"""Nominal, of the Kinect v1's colour camera."""
+"""Nominal, of the Kinect v1's color camera."""
 
 UNPACKED = ("3DvideoNorm", "SYSU3DAction/3DvideoNorm", "SYSU3DAction")
 """Where the published archive has the persons' folders."""
@@ -326,7 +326,7 @@ class Sysu(Source):
         return [entry for n, folder in enumerate(people, start=1) for entry in self._of(n, folder, len(people))]
 
     def read(self, entry: Entry) -> Clip:
-        """Body, and colour, pixels in it and motion where the pictures are there.
+        """Body, and color, pixels in it and motion where the pictures are there.
 
         Raises:
             DeviceError: A file is not there.
@@ -336,14 +336,14 @@ class Sysu(Source):
         sequence = read.sequence
         others: Any = {}
         if np.isfinite(sequence.pixels).any():
-            others = {"pixels": sequence.pixels, "size": np.array(COLOUR_SIZE, np.float32)}
-            if "colour" in entry.files:
-                others = self._video(entry, read).streams(sequence.pixels, COLOUR_SIZE)
+            others = {"pixels": sequence.pixels, "size": np.array(COLOR_SIZE, np.float32)}
+            if "color" in entry.files:
+                others = self._video(entry, read).streams(sequence.pixels, COLOR_SIZE)
         return Clip(entry.name, entry.label, sequence.stamps_ns, sequence.bodies, others)
 
     def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
-        """The colour pictures; the unit of the depth pictures is not published."""
-        if "colour" not in entry.files:
+        """The color pictures; the unit of the depth pictures is not published."""
+        if "color" not in entry.files:
             place = f"{entry.meta['person']}/video{entry.meta['action']}/rgb"
             raise self.no_pictures(entry, f"folder {place}")
         read = self._sequence(entry)
@@ -387,8 +387,8 @@ class Sysu(Source):
             raise DeviceError(f"there is no '{place}' in '{self.root}', but the lists of folds count it: copy it there")
         return read_sysu(entry.files["skeleton"].parent, entry.name, FPS)
 
-    def _video(self, entry: Entry, read: SysuSequence) -> ColourVideo:
-        return ColourVideo(entry.files["colour"], read.sequence.stamps_ns, self.config, mirror=read.mirrored)
+    def _video(self, entry: Entry, read: SysuSequence) -> ColorVideo:
+        return ColorVideo(entry.files["color"], read.sequence.stamps_ns, self.config, mirror=read.mirrored)
 
     def _path(self, split: str) -> Path:
         """Where the list of a split's folds lies, or should."""
@@ -424,7 +424,7 @@ class Sysu(Source):
                 raise InputError(f"'{path.parent}' is not one of video1 to video{len(CLASSES)}; move it away")
             found[action] = {"skeleton": path}
             if (path.parent / "rgb").is_dir():
-                found[action]["colour"] = path.parent / "rgb"
+                found[action]["color"] = path.parent / "rgb"
         meta: dict[str, int | str] = {"subject": subject, "person": person.name, "subjects": subjects}
         return [
             Entry(f"{person.name}_video{action}", action - 1, {**meta, "action": action}, found.get(action, {}))

@@ -23,7 +23,7 @@ import numpy as np
 from actrec.datasets.base import Clip, Entry, Source, content
 from actrec.recordings import open_recording
 from actrec.recordings.base import RecordingConfig
-from actrec.recordings.labels import FILE, LabelledClip, by_folder, read_labels, unnamed
+from actrec.recordings.labels import FILE, LabeledClip, by_folder, read_labels, unnamed
 from actrec.skeleton.sequence import SkeletonSequence
 from actrec.types import NANOSECONDS, UNKNOWN, RgbdFrame
 from actrec.utils import config
@@ -73,7 +73,7 @@ class Folder(Source):
     """The user's recordings. `classes` are their labels in alphabetical order, `unknown` left aside.
 
     Splits: "all" trains on everything; "part" goes by the labels file's column of that name; "person" tests on the
-    people that `held_out` names. Recordings labelled `unknown` are no entries: `others()` lists them, with label −1.
+    people that `held_out` names. Recordings labeled `unknown` are no entries: `others()` lists them, with label −1.
 
     Args:
         root: The folder.
@@ -105,12 +105,12 @@ class Folder(Source):
         config.check_names(options.recording, (), "recording")
         self.held_out, self.bodies = tuple(people), options.bodies
         self.recording = _found_anywhere(config.build(RecordingConfig, options.recording))
-        self._clips = self._labelled()
+        self._clips = self._labeled()
         labels = {clip.label for clip in self._clips} - {UNKNOWN}
         self.classes = tuple(classes) or tuple(sorted(labels))
         if foreign := sorted(labels - set(self.classes)):
             raise InputError(
-                f"'{self.root}' has recordings labelled {', '.join(foreign)}; known: {', '.join(self.classes)}"
+                f"'{self.root}' has recordings labeled {', '.join(foreign)}; known: {', '.join(self.classes)}"
             )
         present = {clip.person for clip in self._clips if clip.person}
         if absent := sorted(set(self.held_out) - present):
@@ -124,7 +124,7 @@ class Folder(Source):
         return [entry for entry in self._entries() if entry.label != OTHER]
 
     def others(self) -> list[Entry]:
-        """Every clip labelled `unknown`, with label −1."""
+        """Every clip labeled `unknown`, with label −1."""
         return [entry for entry in self._entries() if entry.label == OTHER]
 
     def divides(self, split: str) -> bool:
@@ -175,7 +175,7 @@ class Folder(Source):
         begin, end = int(entry.meta["start_ms"]) / 1e3, int(entry.meta["end_ms"]) / 1e3
         with open_recording(path, self.recording) as recording:
             first = next(recording.frames(), None)
-            if first is not None and first.colour is None:
+            if first is not None and first.color is None:
                 raise InputError(f"recording '{path}' holds joints and no images: record it with --images")
             # Of many clips of a long recording, all that lies before would be decoded again for each.
             for frame in recording.frames(max(begin - _EARLY_S, 0.0)):
@@ -201,7 +201,7 @@ class Folder(Source):
             self._identities[path] = _identity(path)
         return self._identities[path]
 
-    def _labelled(self) -> list[LabelledClip]:
+    def _labeled(self) -> list[LabeledClip]:
         """What the labels file, or the folders' names, say."""
         if not self.root.is_dir():
             raise DeviceError(
@@ -252,7 +252,7 @@ def _identity(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _entry(clip: LabelledClip, label: int, root: Path, shared: bool) -> Entry:
+def _entry(clip: LabeledClip, label: int, root: Path, shared: bool) -> Entry:
     end_ms = -1 if clip.end_s == math.inf else round(1e3 * clip.end_s)
     span = "" if clip.whole else f"@{clip.start_s:g}-{'' if end_ms < 0 else f'{clip.end_s:g}'}"
     meta: dict[str, int | str] = {

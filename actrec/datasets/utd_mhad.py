@@ -9,7 +9,7 @@ UTD-MHAD (Chen et al., ICIP 2015): 27 actions, 8 subjects, Kinect v1.
 Depth maps of UTD-MHAD: Kinect v1, 320×240, the background removed, frame for frame with the skeleton.
 
 The maps are mirrored. Turned back, joints projected with the sensor's nominal intrinsics lie on the body, and a line
-fitted through where the bodies are gives a focal length of 284 px and a centre at 161, over the 14 recordings here.
+fitted through where the bodies are gives a focal length of 284 px and a center at 161, over the 14 recordings here.
 """
 
 import re
@@ -38,7 +38,7 @@ CLASSES = (
 )  # fmt: skip
 
 JOINTS = (
-    "head", "shoulder_centre", "spine", "hip_centre",
+    "head", "shoulder_center", "spine", "hip_center",
     "shoulder_left", "elbow_left", "wrist_left", "hand_left",
     "shoulder_right", "elbow_right", "wrist_right", "hand_right",
     "hip_left", "knee_left", "ankle_left", "foot_left",
@@ -123,7 +123,7 @@ def read_utd_mhad_depth(path: str | Path) -> np.ndarray:
 
 KEYS = ("action", "subject", "trial")
 
-PUBLISHED = {"skeleton": "skeleton.mat", "depth": "depth.mat", "colour": "color.avi"}
+PUBLISHED = {"skeleton": "skeleton.mat", "depth": "depth.mat", "color": "color.avi"}
 """How the names of an item's files end, by kind."""
 
 
@@ -173,7 +173,7 @@ class UtdMhad(ArchiveSource):
         return clip_of(read_utd_mhad_mat(entry.files["skeleton"]), entry.label)
 
     def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
-        """The depth maps, without colour: what the two cameras are to one another is not published.
+        """The depth maps, without color: what the two cameras are to one another is not published.
 
         Raises:
             InputError: There are none, or not as many as frames of the skeleton; names both counts.

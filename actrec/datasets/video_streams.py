@@ -1,4 +1,4 @@
-"""Colour, joints in it and their motion, of a clip beside whose skeleton a video lies: decoded when looked at.
+"""Color, joints in it and their motion, of a clip beside whose skeleton a video lies: decoded when looked at.
 
 A video is a file, or a folder of pictures.
 """
@@ -42,7 +42,7 @@ SMALLEST = 16
 
 
 @dataclass(frozen=True, eq=False)
-class ColourVideo:
+class ColorVideo:
     """A video, frame by frame with the skeleton that was recorded with it. Opens nothing before it is asked.
 
     Attributes:
@@ -74,7 +74,7 @@ class ColourVideo:
         scale = min(1.0, self.config.max_side / max(width, height)) if self.config.max_side else 1.0
         return np.array([max(round(width * scale), 1), max(round(height * scale), 1)], np.float32)
 
-    def colour(self) -> np.ndarray:
+    def color(self) -> np.ndarray:
         """[T, H, W, 3] uint8 RGB."""
         return self.at(np.arange(len(self.stamps_ns)))
 
@@ -140,17 +140,17 @@ class ColourVideo:
             yield from (RgbdFrame(int(stamp), last[1], None, resized) for stamp in self.stamps_ns[last[0] :])
 
     def streams(self, pixels: np.ndarray | None = None, pixels_size: tuple[int, int] | None = None) -> LazyStreams:
-        """The keys of the data contract that the video gives: colour and size, with joints also pixels and motion.
+        """The keys of the data contract that the video gives: color and size, with joints also pixels and motion.
 
         Args:
             pixels: [M, T, V, 2] joints, NaN for missing, in the picture as it is given: turned back where mirrored.
             pixels_size: Width and height that they refer to; None for the video's own.
         """
-        decode: dict[str, Callable[[], np.ndarray]] = {"colour": self.colour, "size": self.size}
+        decode: dict[str, Callable[[], np.ndarray]] = {"color": self.color, "size": self.size}
         if pixels is not None:
             decode["pixels"] = partial(self.pixels, pixels, pixels_size)
             decode["motion"] = partial(self._motion, pixels, pixels_size)
-        return LazyStreams(decode, {"colour": self.at})
+        return LazyStreams(decode, {"color": self.at})
 
     def pixels(self, pixels: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
         """[..., 2] pixels of pictures of `size` (the video's own for None), where they lie in the pictures given."""
@@ -229,6 +229,6 @@ def aligned(path: Path, head: video.VideoHead, stamps_ns: np.ndarray, tolerance:
 
 
 def scaled(pixels: np.ndarray, size: tuple[int, int], target: np.ndarray) -> np.ndarray:
-    """[..., 2] pixels of a picture of `size`, where they lie when it is resized to `target` (centres at integers)."""
+    """[..., 2] pixels of a picture of `size`, where they lie when it is resized to `target` (centers at integers)."""
     ratio = np.asarray(target, np.float32) / np.asarray(size, np.float32)
     return ((np.asarray(pixels, np.float32) + 0.5) * ratio - 0.5).astype(np.float32)

@@ -40,7 +40,7 @@ FEATURES = Registry(
         "left_hand_crop": "actrec.features.crops:LeftHandCrop",
         "right_hand_crop": "actrec.features.crops:RightHandCrop",
         "voxel_features": "actrec.features.voxels:VoxelFeatures",
-        "voxel_neighbours": "actrec.features.voxels:VoxelNeighbours",
+        "voxel_neighbors": "actrec.features.voxels:VoxelNeighbors",
         "voxel_sums": "actrec.features.voxels:VoxelSums",
         "voxel_times": "actrec.features.voxels:VoxelTimes",
         "voxel_cells": "actrec.features.voxels:VoxelCells",
@@ -81,7 +81,7 @@ def modalities(specs: Iterable[InputSpec]) -> list[str]:
 
 
 def streams(specs: Iterable[InputSpec]) -> dict[str, bool]:
-    """The streams ("bodies", "hands", "face", "flow", "colour") of these inputs, and whether each must be there.
+    """The streams ("bodies", "hands", "face", "flow", "color") of these inputs, and whether each must be there.
 
     Bodies always count: a window belongs to a body.
     """

@@ -18,10 +18,10 @@ class View:
 
     Attributes:
         positions: [V, 3] metres, NaN for missing.
-        pixels: [V, 2] px in the colour image, NaN for missing.
+        pixels: [V, 2] px in the color image, NaN for missing.
         hand_pixels: [2, 21, 2] px, alike.
-        size: Width and height of the colour image, px.
-        colour: [H, W, 3] uint8 RGB.
+        size: Width and height of the color image, px.
+        color: [H, W, 3] uint8 RGB.
         flow: [h, w, 3] m/s, NaN for missing, of the same field of view.
     """
 
@@ -29,7 +29,7 @@ class View:
     pixels: np.ndarray | None = None
     hand_pixels: np.ndarray | None = None
     size: tuple[int, int] | None = None
-    colour: np.ndarray | None = None
+    color: np.ndarray | None = None
     flow: np.ndarray | None = None
 
 
@@ -92,13 +92,13 @@ class FrameFeature(Feature):
             if needed and STREAMS[stream][0] not in clip:
                 raise absent(spec, STREAMS[stream][0], clip)
         size = clip.get("size")
-        if size is None and "colour" in clip:
-            size = np.array(clip["colour"].shape[2:0:-1])
+        if size is None and "color" in clip:
+            size = np.array(clip["color"].shape[2:0:-1])
         whole = None if size is None else (int(size[0]), int(size[1]))
         used = {key for stream in self.streams for key in STREAMS[stream] if key in clip}
         per_body = {"positions": "bodies", "pixels": "pixels", "hand_pixels": "hand_pixels"}
         per_body = {field: key for field, key in per_body.items() if key in used}
-        pictures = [key for key in ("colour", "flow") if key in used]
+        pictures = [key for key in ("color", "flow") if key in used]
         count = _frames(clip, [*pictures, *per_body.values()], spec)
         return [
             View(

@@ -1,4 +1,4 @@
-"""P-I3D's glimpse sensor: body, left hand and right hand cut from the colour picture where the 2D joints are (Eq. 1).
+"""P-I3D's glimpse sensor: body, left hand and right hand cut from the color picture where the 2D joints are (Eq. 1).
 
 Das et al., "Where to Focus on for Human Action Recognition?", WACV 2019. VPN takes the body crop from here as well.
 """
@@ -33,7 +33,7 @@ LENGTHS = {
 """Metres between joints of an adult. A segment seen at a slant is shorter in the picture, never longer."""
 
 Box = tuple[float, float, float]
-"""Centre (u, v) and side of a square in the colour image, px."""
+"""Center (u, v) and side of a square in the color image, px."""
 
 JITTER = (256 - 224) / 2 / 224
 """I3D is trained on 224×224 px of 256×256 at random places: the square moves by so much of its side, either way."""
@@ -152,8 +152,8 @@ def body_box(pixels: np.ndarray, margin: float) -> Box | None:
     if len(seen) < 2:
         return None
     low, high = seen.min(axis=0), seen.max(axis=0)
-    centre = (low + high) / 2
-    return float(centre[0]), float(centre[1]), float((high - low).max()) * margin
+    center = (low + high) / 2
+    return float(center[0]), float(center[1]), float((high - low).max()) * margin
 
 
 def hand_box(
@@ -179,8 +179,8 @@ def hand_box(
         seen = points[np.isfinite(points).all(axis=-1)]
         length = metres * pixels_per_metre(pixels, layout)
         if len(seen) and length > 0:
-            centre = (seen.min(axis=0) + seen.max(axis=0)) / 2
-            return float(centre[0]), float(centre[1]), length
+            center = (seen.min(axis=0) + seen.max(axis=0)) / 2
+            return float(center[0]), float(center[1]), length
     return None
 
 
@@ -188,7 +188,7 @@ class Picture(FrameFeature):
     """A stack of square pictures, (3, T, S, S) in [−1, 1] as I3D has them; black (−1) where there is nothing to see."""
 
     config_class: ClassVar[type] = PicturePreprocessing
-    streams: ClassVar = {"bodies": True, "colour": True}
+    streams: ClassVar = {"bodies": True, "color": True}
 
     @abstractmethod
     def box(self, view: View, spec: InputSpec) -> Box | None:
@@ -201,11 +201,11 @@ class Picture(FrameFeature):
             InputError: The frame has no picture, or it is no [H, W, 3] uint8.
         """
         size = _size(spec)
-        if view.colour is None:
-            raise absent(spec, "colour", {})
-        if view.colour.ndim != 3 or view.colour.shape[2] != 3 or view.colour.dtype != np.uint8:
+        if view.color is None:
+            raise absent(spec, "color", {})
+        if view.color.ndim != 3 or view.color.shape[2] != 3 or view.color.dtype != np.uint8:
             raise InputError(
-                f"the colour picture is {list(view.colour.shape)} {view.colour.dtype}, but input '{spec.name}' is cut "
+                f"the color picture is {list(view.color.shape)} {view.color.dtype}, but input '{spec.name}' is cut "
                 "from [H, W, 3] uint8"
             )
         box = self.box(view, spec)
@@ -213,7 +213,7 @@ class Picture(FrameFeature):
             return np.zeros((size, size, 3), dtype=np.uint8)
         options = self.options(spec)
         moved = (box[0] + options.shift_x * box[2], box[1] + options.shift_y * box[2], box[2])
-        out = cut(view.colour, moved, size)
+        out = cut(view.color, moved, size)
         return np.ascontiguousarray(out[:, ::-1]) if options.mirror else out
 
     def finish(self, frames: np.ndarray, spec: InputSpec) -> np.ndarray:
@@ -235,8 +235,8 @@ class Image(Picture):
 
     def box(self, view: View, spec: InputSpec) -> Box | None:
         """The square about the picture."""
-        assert view.colour is not None
-        height, width = view.colour.shape[:2]
+        assert view.color is not None
+        height, width = view.color.shape[:2]
         return width / 2, height / 2, float(max(height, width))
 
 
@@ -254,7 +254,7 @@ class LeftHandCrop(Picture):
     """The left hand, where the hand's points are or else the wrist's, hand's and tip's joints."""
 
     config_class = HandCropPreprocessing
-    streams: ClassVar = {"bodies": True, "colour": True, "hands": False}
+    streams: ClassVar = {"bodies": True, "color": True, "hands": False}
     side = "left"
 
     def box(self, view: View, spec: InputSpec) -> Box | None:

@@ -55,9 +55,9 @@ def example_clip(specs: Iterable[InputSpec], frames: int, bodies: int = 1, seed:
         clip[pixels] = project(clip[joints], CAMERA)
     clip["motion"] = np.gradient(clip["pixels"], 1 / RATE_HZ, axis=1) if frames > 1 else np.zeros_like(clip["pixels"])
     clip["size"] = np.array([CAMERA.width, CAMERA.height], dtype=np.float32)
-    if "colour" in keys:
-        clip["colour"] = (_smooth_noise((frames, CAMERA.height, CAMERA.width), rng) * 60 + 128).clip(0, 255)
-        clip["colour"] = clip["colour"].astype(np.uint8)
+    if "color" in keys:
+        clip["color"] = (_smooth_noise((frames, CAMERA.height, CAMERA.width), rng) * 60 + 128).clip(0, 255)
+        clip["color"] = clip["color"].astype(np.uint8)
     if "flow" in keys:
         clip["flow"] = 0.4 * _smooth_noise((frames, *_FLOW_SIZE), rng)
     return {name: value for name, value in clip.items() if name in keys}

@@ -42,7 +42,7 @@ class JointMap(Feature):
         options: JointMapPreprocessing = self.options(spec)
         bodies = _checked(clip, spec, options.rate)
         shown = interpolate(bodies[:, first_shown(bodies) :], options.rate)
-        values = seat_missing(normalise(shown, options), spec.layout)
+        values = seat_missing(normalize(shown, options), spec.layout)
         count, frames, joints, _ = values.shape
         made = np.zeros(spec.shape, np.float32)
         rows = values.transpose(0, 2, 3, 1).reshape(count * joints * 3, frames)  # (M·V·3, T)
@@ -50,7 +50,7 @@ class JointMap(Feature):
         return made
 
 
-def normalise(bodies: np.ndarray, options: JointMapPreprocessing) -> np.ndarray:
+def normalize(bodies: np.ndarray, options: JointMapPreprocessing) -> np.ndarray:
     """Maps each plane of motion of [M, T, V, 3] linearly to [−1, 1]; NaN stays.
 
     Raises:

@@ -19,7 +19,7 @@ from actrec.utils.config import setting
 from actrec.utils.errors import InputError
 
 BODY_LAYOUT = "kinect_v2_25"
-"""Layout of "pixels", by which keypoints are centred and scaled."""
+"""Layout of "pixels", by which keypoints are centered and scaled."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class MotionPreprocessing:
 class KeypointPreprocessing:
     """How 2D points are made independent of the camera and of where a person stands."""
 
-    centre: str = setting(
+    center: str = setting(
         "body",
-        "origin: mean of the body's spine_base over the window, the image's centre, or its corner",
+        "origin: mean of the body's spine_base over the window, the image's center, or its corner",
         choices=("body", "image", "none"),
     )
     scale: str = setting(
@@ -81,7 +81,7 @@ class KeypointsFeature(Feature):
             self._check(np.asarray(points), spec)
             shaped = np.array(points, np.float32).reshape(len(points), frames, joints, 2)
             if not np.isnan(shaped).all():
-                made[: len(points)] = self._seat(self._normalise(shaped, clip, spec), spec.layout)
+                made[: len(points)] = self._seat(self._normalize(shaped, clip, spec), spec.layout)
         return with_sum(made)
 
     def _check(self, points: np.ndarray, spec: InputSpec) -> None:
@@ -93,10 +93,10 @@ class KeypointsFeature(Feature):
                 f"bodies of {frames} frames × {' × '.join(map(str, per_set[:-1]))} points ({spec.layout})"
             )
 
-    def _normalise(self, points: np.ndarray, clip: Clip, spec: InputSpec) -> np.ndarray:
+    def _normalize(self, points: np.ndarray, clip: Clip, spec: InputSpec) -> np.ndarray:
         options = self.options(spec)
         body = _body_pixels(clip, spec) if "body" in dataclasses.astuple(options) else None
-        return (points - _origin(options.centre, points, body, clip, spec)) / _unit(
+        return (points - _origin(options.center, points, body, clip, spec)) / _unit(
             options.scale, points, body, clip, spec
         )
 
@@ -133,7 +133,7 @@ class MotionFeature(KeypointsFeature):
     streams: ClassVar = {"flow": False}
     key = "motion"
 
-    def _normalise(self, points: np.ndarray, clip: Clip, spec: InputSpec) -> np.ndarray:
+    def _normalize(self, points: np.ndarray, clip: Clip, spec: InputSpec) -> np.ndarray:
         scale = self.options(spec).scale
         body = _body_pixels(clip, spec) if scale == "body" else None
         return points / _unit(scale, points, body, clip, spec)
@@ -155,19 +155,19 @@ def _body_pixels(clip: Clip, spec: InputSpec) -> np.ndarray:
     pixels = np.asarray(clip["pixels"], np.float32)
     if pixels.ndim != 4 or pixels.shape[2:] != (len(layouts.get(BODY_LAYOUT)), 2):
         raise InputError(
-            f"pixels are {list(pixels.shape)}, but input '{spec.name}' is centred and scaled by [M, T, 25, 2] "
+            f"pixels are {list(pixels.shape)}, but input '{spec.name}' is centered and scaled by [M, T, 25, 2] "
             f"({BODY_LAYOUT}); other bodies need preprocessing without 'body'"
         )
     return pixels[0]
 
 
 def _origin(
-    centre: str, points: np.ndarray, body: np.ndarray | None, clip: Clip, spec: InputSpec
+    center: str, points: np.ndarray, body: np.ndarray | None, clip: Clip, spec: InputSpec
 ) -> np.ndarray | np.float32:
     """The point [2] px that becomes zero."""
-    if centre == "image":
+    if center == "image":
         return _image_size(clip, spec) / 2
-    if centre == "none":
+    if center == "none":
         return np.float32(0)
     assert body is not None
     for candidate in (body[:, layouts.get(BODY_LAYOUT).index["spine_base"]], body, points):

@@ -1,4 +1,4 @@
-"""Scene flow as colour pictures, the input of C3D-F, and the crop of the camera's picture that joints on it share.
+"""Scene flow as color pictures, the input of C3D-F, and the crop of the camera's picture that joints on it share.
 
 Magoulianitis & Psaltis, "Learning Scene Flow With Skeleton Guidance For 3D Action Recognition", Sections 3.2 and 4.2.
 
@@ -20,7 +20,7 @@ from actrec.types import Clip
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError, InputError
 
-CENTRE_CROP = 240 / 424
+CENTER_CROP = 240 / 424
 """Section 4.2 keeps the middle 320×240 of the Kinect's 512×424 pixels."""
 
 WIDTH, HEIGHT, SIZE = 160, 120, 112
@@ -32,7 +32,7 @@ class PictureCrop:
     """Which part of the camera's picture the network sees; the same for the scene flow and for the joints on it."""
 
     share: float = setting(
-        CENTRE_CROP, "share of the picture's height that is kept around its centre, 4/3 as wide", range=(0.05, 1.0)
+        CENTER_CROP, "share of the picture's height that is kept around its center, 4/3 as wide", range=(0.05, 1.0)
     )
     crop_x: float = setting(0.5, "where the square lies in what is kept: 0 left, 1 right", range=(0.0, 1.0))
     crop_y: float = setting(0.5, "where the square lies in what is kept: 0 top, 1 bottom", range=(0.0, 1.0))
@@ -51,13 +51,13 @@ class PictureCrop:
 
 @dataclass(frozen=True)
 class FlowPreprocessing(PictureCrop):
-    """How velocities become colours."""
+    """How velocities become colors."""
 
     max_speed_m_s: tuple[float, ...] = setting(
         (2.0, 2.0, 2.0), "speed along x, y and z that maps to 255 (and its opposite to 0); faster is cut", unit="m/s"
     )
-    mean: float = setting(128.0, "subtracted from the colours: the code of no motion", range=(0.0, 255.0))
-    scale: float = setting(1.0, "what the colours are multiplied by afterwards; C3D takes them as they are")
+    mean: float = setting(128.0, "subtracted from the colors: the code of no motion", range=(0.0, 255.0))
+    scale: float = setting(1.0, "what the colors are multiplied by afterwards; C3D takes them as they are")
 
 
 def reduced(size: int) -> tuple[int, int]:
@@ -76,8 +76,8 @@ def jittered(specs: Iterable[InputSpec], rng: np.random.Generator) -> list[Input
     ]
 
 
-def colours(flow: np.ndarray, max_speed_m_s: tuple[float, ...]) -> np.ndarray:
-    """Each plane of motion on a colour channel, [−max, max] to [0, 255]; no motion and unknown motion are 128.
+def colors(flow: np.ndarray, max_speed_m_s: tuple[float, ...]) -> np.ndarray:
+    """Each plane of motion on a color channel, [−max, max] to [0, 255]; no motion and unknown motion are 128.
 
     Args:
         flow: [h, w, 3] m/s, NaN for missing.
@@ -112,7 +112,7 @@ class FlowRgb(FrameFeature):
         target = reduced(spec.shape[-1])
         shrinks = middle.shape[1] > target[0]
         interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        return cv2.resize(colours(middle, options.max_speed_m_s), target, interpolation=interpolation)
+        return cv2.resize(colors(middle, options.max_speed_m_s), target, interpolation=interpolation)
 
     def finish(self, frames: np.ndarray, spec: InputSpec) -> np.ndarray:
         """The square of each frame, less the mean, as C3D takes it."""
@@ -181,7 +181,7 @@ def place(pixels: np.ndarray, picture: tuple[float, float], options: PixelPrepro
     width, height = reduced(options.size)
     scale = np.array([width / across, height / down], np.float32)
     corner = np.array(options.corner(options.size), np.float32)
-    # A pixel's centre is at its integer, half a pixel from the corner that the crop is measured from.
+    # A pixel's center is at its integer, half a pixel from the corner that the crop is measured from.
     return (pixels + np.float32(0.5) - np.array([left, top], np.float32)) * scale - corner - np.float32(0.5)
 
 
@@ -199,5 +199,5 @@ def _checked(clip: Clip, spec: InputSpec) -> tuple[np.ndarray, tuple[float, floa
             f"{frames} frames × {joints} joints ({spec.layout})"
         )
     if size.shape != (2,) or not (size > 0).all():
-        raise InputError(f"size is {size.tolist()}, expected the width and height of the colour image in px")
+        raise InputError(f"size is {size.tolist()}, expected the width and height of the color image in px")
     return pixels, (float(size[0]), float(size[1]))

@@ -1,6 +1,6 @@
-"""Normalised joints, bones and what they move, the inputs of the skeleton networks.
+"""Normalized joints, bones and what they move, the inputs of the skeleton networks.
 
-The streaming counterpart of `actrec.features.skeleton.normalise`: one new frame at a time.
+The streaming counterpart of `actrec.features.skeleton.normalize`: one new frame at a time.
 """
 
 from collections import deque
@@ -25,7 +25,7 @@ MODALITIES = ("body", "bones", "body_motion", "bones_motion")
 class SkeletonPreprocessing:
     """How joints are made independent of where a person stands, faces and how tall they are."""
 
-    centre: str = setting(
+    center: str = setting(
         "spine_base", "joint whose mean over the window becomes the origin", choices=("spine_base", "palm", "none")
     )
     align: str = setting("yaw", "turn about the vertical until the person faces the camera", choices=("yaw", "none"))
@@ -41,16 +41,16 @@ class SkeletonPreprocessing:
     )
     placing: str = setting(
         "window",
-        "what centre, turn and scale of a frame are taken from: all frames, or, as a stream has it, those up to it",
+        "what center, turn and scale of a frame are taken from: all frames, or, as a stream has it, those up to it",
         choices=("window", "running"),
     )
 
 
-OF_A_HAND = {"centre": "palm", "align": "none", "scale": "hand", "root_bone": "origin"}
-"""Fields of `SkeletonPreprocessing` for a hand, which has no spine to centre on, no torso, and goes somewhere."""
+OF_A_HAND = {"center": "palm", "align": "none", "scale": "hand", "root_bone": "origin"}
+"""Fields of `SkeletonPreprocessing` for a hand, which has no spine to center on, no torso, and goes somewhere."""
 
 
-def normalise(bodies: np.ndarray, options: SkeletonPreprocessing, layout: str = "kinect_v2_25") -> np.ndarray:
+def normalize(bodies: np.ndarray, options: SkeletonPreprocessing, layout: str = "kinect_v2_25") -> np.ndarray:
     """Moves, turns and scales a clip by its first body, and seats missing joints on their parents.
 
     Args:
@@ -93,8 +93,8 @@ def placement(body: np.ndarray, options: SkeletonPreprocessing, layout: str = "k
     """The placement that `options` ask for of one body's frames [T, V, 3]."""
     index = layouts.get(layout).index
     origin, turn, unit = np.zeros(3, dtype=np.float32), np.eye(3, dtype=np.float32), 1.0
-    if options.centre != "none":
-        origin = _mean(body[:, index[options.centre]], fallback=body)
+    if options.center != "none":
+        origin = _mean(body[:, index[options.center]], fallback=body)
     if options.align == "yaw":
         turn = _facing_rotation(body, index)
     if options.scale == "torso":
@@ -167,7 +167,7 @@ def bones(joints: np.ndarray, layout: str = "kinect_v2_25", root_bone: str = "ze
 
 
 def stack(joints: np.ndarray, modality: str, layout: str = "kinect_v2_25", root_bone: str = "zero") -> np.ndarray:
-    """Network input [M, 3, T, V] of normalised joints [M, T, V, 3]; `modality` is one of `MODALITIES`.
+    """Network input [M, 3, T, V] of normalized joints [M, T, V, 3]; `modality` is one of `MODALITIES`.
 
     Raises:
         InputError: Another modality.
@@ -186,7 +186,7 @@ def steps(values: np.ndarray) -> np.ndarray:
 
 
 class BodyFeature(Feature):
-    """Normalised joints, (M, 3, T, V)."""
+    """Normalized joints, (M, 3, T, V)."""
 
     config_class = SkeletonPreprocessing
     streams: ClassVar = {"bodies": True}
@@ -194,18 +194,18 @@ class BodyFeature(Feature):
 
     def make(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
         """From "bodies"; fewer than M are padded as absent."""
-        joints = normalised(clip, spec, memo)
+        joints = normalized(clip, spec, memo)
         return stack(joints, self.modality, spec.layout, self.options(spec).root_bone)
 
 
 class BonesFeature(BodyFeature):
-    """Bones of the normalised joints, (M, 3, T, V)."""
+    """Bones of the normalized joints, (M, 3, T, V)."""
 
     modality = "bones"
 
 
 class BodyMotionFeature(BodyFeature):
-    """Each normalised joint's way since the frame before, (M, 3, T, V); the literature's "joint motion"."""
+    """Each normalized joint's way since the frame before, (M, 3, T, V); the literature's "joint motion"."""
 
     modality = "body_motion"
 
@@ -217,7 +217,7 @@ class BonesMotionFeature(BodyFeature):
 
 
 class PoseFeature(Feature):
-    """Normalised joints of the body that the clip is about, (3, t_p, J): t_p frames evenly spaced over the clip's T."""
+    """Normalized joints of the body that the clip is about, (3, t_p, J): t_p frames evenly spaced over the clip's T."""
 
     config_class = SkeletonPreprocessing
     streams: ClassVar = {"bodies": True}
@@ -233,12 +233,12 @@ class PoseFeature(Feature):
             )
         # The last frame is always among them, as in `actrec.skeleton.windows.sample_stamps`.
         kept = np.round(np.arange(1, frames + 1) * bodies.shape[1] / frames).astype(int) - 1
-        whole = normalise(bodies[:1], self.options(spec), spec.layout)[0]
+        whole = normalize(bodies[:1], self.options(spec), spec.layout)[0]
         return np.ascontiguousarray(whole[kept].transpose(2, 0, 1), dtype=np.float32)  # (C, t_p, J)
 
 
-def normalised(clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
-    """[M, T, V, 3] joints of a clip, normalised as the spec's `preprocessing` says; made once a clip.
+def normalized(clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
+    """[M, T, V, 3] joints of a clip, normalized as the spec's `preprocessing` says; made once a clip.
 
     Args:
         clip: Holds "bodies" [M, T, V, 3] metres; fewer than M are padded as absent.
@@ -248,10 +248,10 @@ def normalised(clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
     Raises:
         InputError: Shapes disagree, both are named.
     """
-    key = ("normalised", spec.layout, spec.shape, tuple(sorted(spec.preprocessing.items())))
+    key = ("normalized", spec.layout, spec.shape, tuple(sorted(spec.preprocessing.items())))
     if key not in memo:
         options = config.build(SkeletonPreprocessing, spec.preprocessing)
-        memo[key] = normalise(fitted(_bodies(clip, spec), spec), options, spec.layout)
+        memo[key] = normalize(fitted(_bodies(clip, spec), spec), options, spec.layout)
     return memo[key]
 
 
@@ -278,11 +278,11 @@ def fitted(bodies: np.ndarray, spec: InputSpec) -> np.ndarray:
     return np.concatenate([bodies.astype(np.float32), absent_bodies])
 
 
-class RunningNormaliser:
-    """Normalises each new frame by where the person has been over the last `frames` frames, this one included.
+class RunningNormalizer:
+    """Normalizes each new frame by where the person has been over the last `frames` frames, this one included.
 
-    A window is normalised as a whole, by all of its frames; a stream cannot change frames that are gone. So each frame
-    keeps the placement that was known when it came. A window with `placing` "running" is normalised alike.
+    A window is normalized as a whole, by all of its frames; a stream cannot change frames that are gone. So each frame
+    keeps the placement that was known when it came. A window with `placing` "running" is normalized alike.
 
     Args:
         frames: T of the network's window.
@@ -299,7 +299,7 @@ class RunningNormaliser:
         self._seen.clear()
 
     def step(self, bodies: np.ndarray) -> np.ndarray:
-        """One frame's joints, normalised.
+        """One frame's joints, normalized.
 
         Args:
             bodies: [M, V, 3] metres in the optical frame, NaN for missing; body 0 is the one that the stream is about.

@@ -45,7 +45,7 @@ class InputSpec:
         modality: What it is made of ("body", "bones", …), as `actrec.features` knows it.
         layout: Joint layout, or the axes of an image, e.g. "kinect_v2_25".
         shape: Without the batch axis.
-        unit: SI unit of its values before normalising, "" for none.
+        unit: SI unit of its values before normalizing, "" for none.
         preprocessing: Options of the feature that makes it.
     """
 

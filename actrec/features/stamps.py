@@ -36,7 +36,7 @@ class _Extrema:
 
 @dataclass(frozen=True)
 class BodyStampPreprocessing(_Extrema, SkeletonPreprocessing):
-    """Of the normalised joints."""
+    """Of the normalized joints."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class MotionStampPreprocessing(_Extrema, MotionPreprocessing):
     maximum: float = setting(8.0, "c_max of Eq. 1: the greatest coordinate of the training data")
 
 
-def normalise(values: np.ndarray, minimum: float, maximum: float) -> np.ndarray:
+def normalize(values: np.ndarray, minimum: float, maximum: float) -> np.ndarray:
     """Eq. 1: d = 255 × (p − c_min) / (c_max − c_min); what lies beyond the stored extrema is clipped to 0…255."""
     d = 255.0 * (values - minimum) / (maximum - minimum)
     return np.clip(d, 0.0, 255.0).astype(np.float32)
@@ -77,7 +77,7 @@ def stamp(values: np.ndarray, minimum: float, maximum: float, size: int) -> np.n
     Returns:
         (3, size, size) float32 in 0…255: time along the width, joints along the height.
     """
-    picture = normalise(values, minimum, maximum).transpose(2, 1, 0)  # (H = V, W = T, C)
+    picture = normalize(values, minimum, maximum).transpose(2, 1, 0)  # (H = V, W = T, C)
     resized = cv2.resize(picture, (size, size), interpolation=cv2.INTER_LINEAR)
     return np.ascontiguousarray(resized.transpose(2, 0, 1))  # (C, H, W)
 
@@ -124,7 +124,7 @@ class Stamp(Feature):
 
 
 class BodyStamp(Stamp):
-    """Of the normalised 3D joints."""
+    """Of the normalized 3D joints."""
 
     streams: ClassVar = BodyFeature.streams
     config_class = BodyStampPreprocessing

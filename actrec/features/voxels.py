@@ -1,12 +1,12 @@
 """Joints as points in a space of voxels (SEM-Net and SPA-Net, Shi et al., Eq. 8), the inputs of SPA-Net.
 
-Who is whose neighbour in a space of voxels: the tables that turn Eq. 9 and 10 of SEM-Net and SPA-Net into gathers.
+Who is whose neighbor in a space of voxels: the tables that turn Eq. 9 and 10 of SEM-Net and SPA-Net into gathers.
 
 Points are the joints of a clip, one slot each: slot (m·T + t)·V + v of body m, frame t, joint v. Rows of a table count
 from 1, row 0 stands for "nothing" and reads as zeros. Joints in one voxel are one point (MinkowskiEngine's rule): the
 first of them in the order of bodies and joints bears its features, the others are as absent.
 
-The sparse convolution is a grouped matrix product. Pairs (i, j) of neighbours are sorted by their relative position
+The sparse convolution is a grouped matrix product. Pairs (i, j) of neighbors are sorted by their relative position
 R(i) − R(j); those of one position fill tiles of B pairs, so that a tile shares one weight matrix.
 """
 
@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from actrec.features.base import Feature, absent
-from actrec.features.skeleton import SkeletonPreprocessing, normalise
+from actrec.features.skeleton import SkeletonPreprocessing, normalize
 from actrec.features.specs import InputSpec
 from actrec.skeleton import layouts
 from actrec.types import Clip
@@ -28,14 +28,14 @@ from actrec.utils.jit import kernel as compiled
 
 
 class Tables(NamedTuple):
-    """The neighbourhoods of one level, P = M·T·V slots.
+    """The neighborhoods of one level, P = M·T·V slots.
 
     Attributes:
         tiles: [Q, 1 + B]: the index of the relative position in the kernel, then the rows of F_in that it multiplies.
         sums: [P, J]: the products that each point adds up, counted from 1 over the tiles' Q·B; 0 for none.
         times: [P, 2·D]: rows in the same voxel d frames earlier and later, for each dilation d; 0 for none.
         cells: [P, 8]: rows of the level below that lie in the point's voxel, the first repeated; all 0 for no point.
-        pairs: Neighbouring pairs that were found.
+        pairs: Neighboring pairs that were found.
         dropped: How many of them found no room, the farthest ones.
     """
 
@@ -51,7 +51,7 @@ class Tables(NamedTuple):
 def offsets(kernel: int, temporal: int) -> np.ndarray:
     """The relative positions R(i) − R(j) = (x, y, z, t) of a kernel, [k³·k_t, 4] int64, in lexicographic order.
 
-    An odd kernel is centred. Of an even one R(j) − R(i) runs from −(k/2 − 1) to k/2, as "same" convolutions have it.
+    An odd kernel is centered. Of an even one R(j) − R(i) runs from −(k/2 − 1) to k/2, as "same" convolutions have it.
     """
     space = np.arange(-(kernel // 2), (kernel + 1) // 2)
     time = np.arange(-(temporal // 2), (temporal + 1) // 2)
@@ -60,7 +60,7 @@ def offsets(kernel: int, temporal: int) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def _ranks(kernel: int, temporal: int) -> tuple[np.ndarray, np.ndarray]:
-    """(rank of each offset, offset of each rank), nearest first; the centre comes first and is no pair."""
+    """(rank of each offset, offset of each rank), nearest first; the center comes first and is no pair."""
     order = np.argsort((offsets(kernel, temporal) ** 2).sum(axis=1), kind="stable")
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
@@ -226,7 +226,7 @@ MIN_EXTENT = {"kinect_v2_25": 1.5, "hand_22": 0.15}
 
 @dataclass(frozen=True)
 class VoxelPreprocessing:
-    """The space and the neighbourhoods in it. The inputs of one network share these."""
+    """The space and the neighborhoods in it. The inputs of one network share these."""
 
     bodies: int = setting(2, "M, bodies that share the space", range=(1, 8))
     frames: int = setting(64, "T, frames of a clip", range=(1, 1000))
@@ -243,7 +243,7 @@ class VoxelPreprocessing:
     positions: bool = setting(False, "beside the one-hot joints, where and when each point is (`positions`)")
     tile: int = setting(16, "B, pairs of a tile", range=(1, 256))
     tiles: tuple[int, ...] = setting((312, 812, 1112, 1362), "Q, tiles that each level has room for")
-    addends: tuple[int, ...] = setting((12, 24, 28, 32), "J, neighbours of a point that each level has room for")
+    addends: tuple[int, ...] = setting((12, 24, 28, 32), "J, neighbors of a point that each level has room for")
 
 
 POSITIONS = 7
@@ -253,7 +253,7 @@ POSITIONS = 7
 def scaled(bodies: np.ndarray, options: VoxelPreprocessing, layout: str) -> np.ndarray:
     """Joints in units of voxels, before they are floored.
 
-    One cube a clip: centred on the box around all joints that are present, as wide as the box's longest side (at least
+    One cube a clip: centered on the box around all joints that are present, as wide as the box's longest side (at least
     `MIN_EXTENT`), so that shapes keep their proportions.
 
     Args:
@@ -299,7 +299,7 @@ def _aligned(bodies: np.ndarray, options: VoxelPreprocessing, layout: str) -> np
         return bodies.astype(np.float32)
     if not {"shoulder_left", "shoulder_right", "hip_left", "hip_right"} <= set(layouts.get(layout).joints):
         raise ConfigError(f"layout '{layout}' has no shoulders and hips to face by: set align to none")
-    return normalise(bodies, SkeletonPreprocessing("none", "yaw", "none"), layout)
+    return normalize(bodies, SkeletonPreprocessing("none", "yaw", "none"), layout)
 
 
 def features(voxels: np.ndarray, merge: str) -> np.ndarray:
@@ -391,8 +391,8 @@ class VoxelTable(VoxelFeatures):
         return self._checked(self.join([getattr(level, self.table) for level in memo[key]]), spec)
 
 
-class VoxelNeighbours(VoxelTable):
-    """Pairs of neighbours in tiles of one relative position, the levels one after the other: (ΣQ, 1 + B)."""
+class VoxelNeighbors(VoxelTable):
+    """Pairs of neighbors in tiles of one relative position, the levels one after the other: (ΣQ, 1 + B)."""
 
     table = "tiles"
     join = staticmethod(np.concatenate)
@@ -418,7 +418,7 @@ class VoxelCells(VoxelTable):
 
 
 def tables(voxels: np.ndarray, options: VoxelPreprocessing) -> list[Tables]:
-    """The neighbourhoods of every level of a clip's voxels [M, T, V, 3]."""
+    """The neighborhoods of every level of a clip's voxels [M, T, V, 3]."""
     room = [(q, options.tile, j) for q, j in zip(options.tiles, options.addends, strict=True)]
     return [
         build(voxels, level, options.kernel, options.temporal, tuple(options.dilations), capacity)

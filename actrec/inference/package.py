@@ -86,7 +86,7 @@ class Provenance:
         return f"recordings {taken}: {self.accuracy:.1%} of them are right, {live}"
 
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 DESCRIPTION = "model.yaml"
 
@@ -355,7 +355,10 @@ def _remedy(folder: Path) -> str:
 def _check_version(mapping: Any) -> None:
     version = mapping.get("schema_version") if isinstance(mapping, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise PackageError(f"schema_version is {version}, this actrec reads up to {SCHEMA_VERSION}: update actrec")
+        raise PackageError(f"schema_version is {version}, this actrec reads {SCHEMA_VERSION}: update actrec")
+    if isinstance(version, int) and version < SCHEMA_VERSION:
+        remedy = "export it again from its checkpoint (actrec export), or teach it again (actrec teach)"
+        raise PackageError(f"schema_version is {version}, this actrec reads {SCHEMA_VERSION}: {remedy}")
 
 
 def _check(package: ModelPackage) -> None:

@@ -60,7 +60,7 @@ def check(clip: Clip, package: ModelPackage) -> None:
     if bodies is None:
         return
     if np.size(bodies) == 0 or np.isnan(bodies).all():
-        raise InputError(f"bodies {list(np.shape(bodies))} hold no joint: there is nobody to recognise")
+        raise InputError(f"bodies {list(np.shape(bodies))} hold no joint: there is nobody to recognize")
     if len(bodies) > package.bodies:
         raise InputError(
             f"bodies are {list(np.shape(bodies))} [M, T, V, 3] but {package.name} takes up to {package.bodies} bodies"
@@ -74,9 +74,9 @@ def _check_frames(name: str, found: int, frames: int) -> None:
 
 def _check_key(key: str, value: np.ndarray, sizes: dict[str, int]) -> None:
     """Type, shape and values of one key; `sizes` remembers the shared axes of the keys before."""
-    wanted = "u" if key == "colour" else "fiu" if key == "size" else "f"
-    if value.dtype.kind not in wanted or (key == "colour" and value.dtype != np.uint8):
-        expected = "uint8 RGB" if key == "colour" else f"float32: {KEYS[key][2]}"
+    wanted = "u" if key == "color" else "fiu" if key == "size" else "f"
+    if value.dtype.kind not in wanted or (key == "color" and value.dtype != np.uint8):
+        expected = "uint8 RGB" if key == "color" else f"float32: {KEYS[key][2]}"
         raise InputError(f"{key} are {value.dtype}, expected {expected}")
     axes = _AXES[key]
     fits = value.ndim == len(axes)
@@ -99,7 +99,7 @@ def _check_key(key: str, value: np.ndarray, sizes: dict[str, int]) -> None:
 def combined(logits: np.ndarray, how: str) -> np.ndarray:
     """The scores of windows from those of their clips.
 
-    Probabilities that are averaged or maximised come back as logits whose softmax they are, at the level of the clips'
+    Probabilities that are averaged or maximized come back as logits whose softmax they are, at the level of the clips'
     own (the mean of their log-sum-exp), so that temperature and background mean the same as for a single clip.
 
     Args:
@@ -278,8 +278,8 @@ class Session:
 
         Args:
             clip: See `actrec.types.KEYS`; T is the package's `window.frames`, sampled over `window.seconds`
-                (`actrec.skeleton.windows` does that). Missing joints are NaN; fewer bodies than the package's M are padded as
-                absent. An input that is a stack of pictures may be given as its T observed frames under its own name.
+                (`actrec.skeleton.windows` does that). Missing joints are NaN; fewer bodies than the package's M are padded
+                as absent. An input that is a stack of pictures may be given as its T observed frames under its own name.
 
         Raises:
             InputError: Wrong key, type or shape, no joint at all, infinite values, or something that an input needs is

@@ -42,7 +42,7 @@ def installed(name: str) -> list[Path]:
         name: Of the folder in the source: `models/zoo`, `models/recipes`.
     """
     here = Path(__file__).resolve()
-    # `pip install --user`, --prefix and Debian's own pip have prefixes that Python's does not tell: lib's neighbours.
+    # `pip install --user`, --prefix and Debian's own pip have prefixes that Python's does not tell: lib's neighbors.
     own = [folder.parent for folder in here.parents if folder.name.startswith("lib")][:1]
     ros = [Path(prefix) for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
     shares = dict.fromkeys(prefix / "share/actrec" / name for prefix in [*ros, Path(sys.prefix), *own])

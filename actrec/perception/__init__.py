@@ -1,4 +1,4 @@
-"""Finds bodies, hands and faces in colour images; estimators are found by what they look for."""
+"""Finds bodies, hands and faces in color images; estimators are found by what they look for."""
 
 from typing import Any
 

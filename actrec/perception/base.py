@@ -20,12 +20,12 @@ from actrec.utils.errors import InputError
 
 @dataclass
 class Detection:
-    """One body, hand or face in one colour image.
+    """One body, hand or face in one color image.
 
     Attributes:
         layout: Name of a layout in `actrec.skeleton.layouts`.
-        pixels: [V, 2] float32 (u, v), pixel centres at integers; may lie outside the image.
-        world: [V, 3] float32 metres about the object's own centre, axes as the optical frame's (x right, y down, z away
+        pixels: [V, 2] float32 (u, v), pixel centers at integers; may lie outside the image.
+        world: [V, 3] float32 metres about the object's own center, axes as the optical frame's (x right, y down, z away
             from the camera); NaN where the estimator has no metric shape.
         scores: [V] float32 in 0..1.
         side: The person's own "left" or "right" for a hand, else empty.
@@ -40,18 +40,18 @@ class Detection:
     body_id: str = ""
 
 
-def colour_of(frame: RgbdFrame) -> np.ndarray:
-    """The frame's colour image, [H, W, 3] uint8 RGB, contiguous.
+def color_of(frame: RgbdFrame) -> np.ndarray:
+    """The frame's color image, [H, W, 3] uint8 RGB, contiguous.
 
     Raises:
         InputError: The frame has none, or its shapes and types contradict the contract.
     """
     frame.check()
-    if frame.colour is None:
+    if frame.color is None:
         raise InputError(
-            "an estimator needs a colour image, but this source gives joints alone: do without the estimator"
+            "an estimator needs a color image, but this source gives joints alone: do without the estimator"
         )
-    return np.ascontiguousarray(frame.colour)
+    return np.ascontiguousarray(frame.color)
 
 
 class StampGuard:
@@ -125,7 +125,7 @@ class Region:
     """A square in pixels.
 
     Attributes:
-        u, v: Centre.
+        u, v: Center.
         size: Edge length.
         angle: Radians by which it is turned clockwise in the image; at 0 its up is the image's up.
     """
@@ -146,7 +146,7 @@ class Region:
         )
 
     def meets(self, width: int, height: int) -> bool:
-        """Whether its centre lies in the image and it is large enough to show anything."""
+        """Whether its center lies in the image and it is large enough to show anything."""
         return 0 <= self.u < width and 0 <= self.v < height and self.size >= 8
 
 
@@ -156,10 +156,10 @@ def towards(start: np.ndarray, end: np.ndarray) -> float:
     return float(np.arctan2(du, -dv))
 
 
-def circled(centre: np.ndarray, rim: np.ndarray, scale: float) -> Region:
-    """The upright-person region of BlazePose: a circle about `centre` through `rim` (above the head), enlarged."""
-    size = 2.0 * float(np.linalg.norm(rim - centre)) * scale
-    return Region(float(centre[0]), float(centre[1]), size, towards(centre, rim))
+def circled(center: np.ndarray, rim: np.ndarray, scale: float) -> Region:
+    """The upright-person region of BlazePose: a circle about `center` through `rim` (above the head), enlarged."""
+    size = 2.0 * float(np.linalg.norm(rim - center)) * scale
+    return Region(float(center[0]), float(center[1]), size, towards(center, rim))
 
 
 def around(points: np.ndarray, angle: float, scale: float, shift_down: float = 0.0) -> Region:
@@ -168,9 +168,9 @@ def around(points: np.ndarray, angle: float, scale: float, shift_down: float = 0
     turn = np.array([[cos, -sin], [sin, cos]])
     own = points @ turn
     low, high = own.min(axis=0), own.max(axis=0)
-    centre = turn @ ((low + high) / 2)
+    center = turn @ ((low + high) / 2)
     span = float((high - low).max())
-    shifted = Region(float(centre[0]), float(centre[1]), span, angle).shifted(0.0, shift_down)
+    shifted = Region(float(center[0]), float(center[1]), span, angle).shifted(0.0, shift_down)
     return Region(shifted.u, shifted.v, span * scale, angle)
 
 
@@ -199,10 +199,10 @@ def hand_from_body(body: Body, side: str, intrinsics: Intrinsics, hand_m: float,
     forearm = pixels[wrist] - pixels[elbow]
     z = body.positions[wrist, 2]
     size = hand_m * intrinsics.fx / float(z) if np.isfinite(z) and z > 0.1 else 1.2 * float(np.linalg.norm(forearm))
-    centre = pixels[hand] if np.isfinite(pixels[hand]).all() else pixels[wrist] + 0.25 * forearm
+    center = pixels[hand] if np.isfinite(pixels[hand]).all() else pixels[wrist] + 0.25 * forearm
     # Foreshortened forearms point nowhere; a hand is then taken as held up.
-    angle = towards(pixels[elbow], centre) if np.linalg.norm(centre - pixels[elbow]) > 0.3 * size else 0.0
-    return Region(float(centre[0]), float(centre[1]), size, angle)
+    angle = towards(pixels[elbow], center) if np.linalg.norm(center - pixels[elbow]) > 0.3 * size else 0.0
+    return Region(float(center[0]), float(center[1]), size, angle)
 
 
 def head_from_body(body: Body, intrinsics: Intrinsics, head_m: float, minimum: float = 0.3) -> Region | None:

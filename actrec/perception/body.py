@@ -12,7 +12,7 @@ import numpy as np
 from mediapipe.python import packet_getter
 
 from actrec.perception import mediapipe_graph as mp
-from actrec.perception.base import BodyEstimatorConfig, Detection, Region, StampGuard, circled, colour_of
+from actrec.perception.base import BodyEstimatorConfig, Detection, Region, StampGuard, circled, color_of
 from actrec.types import RgbdFrame
 from actrec.utils.config import build
 
@@ -26,7 +26,7 @@ Pose = tuple[Detection, Region]
 
 
 class MediaPipeBody:
-    """Finds and follows people in colour images.
+    """Finds and follows people in color images.
 
     Args:
         options: Fields of `BodyEstimatorConfig`.
@@ -58,18 +58,18 @@ class MediaPipeBody:
         """The people in `frame`, at most `num_poses`, those followed longest first.
 
         Raises:
-            InputError: The frame has no colour image or contradicts its intrinsics.
+            InputError: The frame has no color image or contradicts its intrinsics.
         """
-        colour = colour_of(frame)
+        color = color_of(frame)
         if self._guard.broken(frame.stamp_ns):
             self.reset()
-        size = (colour.shape[1], colour.shape[0])
-        image = mp.image_packet(colour)
+        size = (color.shape[1], color.shape[0])
+        image = mp.image_packet(color)
         poses = _distinct([p for p in (self._pose(image, region, size) for region in self._regions) if p])
         self._until_search -= 1
         lost = len(poses) < len(self._regions) or not poses
         if len(poses) < self.config.num_poses and (lost or self._until_search <= 0):
-            poses = self._search(colour, image, poses)
+            poses = self._search(color, image, poses)
             self._until_search = self.config.detect_every
         self._regions = [region for _, region in poses]
         return [detection for detection, _ in poses]
@@ -83,13 +83,13 @@ class MediaPipeBody:
         self._detector.close()
         self._landmarker.close()
 
-    def _search(self, colour: np.ndarray, image: Any, poses: list[Pose]) -> list[Pose]:
+    def _search(self, color: np.ndarray, image: Any, poses: list[Pose]) -> list[Pose]:
         """Adds the people whom the detector finds in the view whose turn it is."""
-        size = (colour.shape[1], colour.shape[0])
+        size = (color.shape[1], color.shape[0])
         views = _views(*size)
         left, top, right, bottom = views[self._view % len(views)]
         self._view += 1
-        crop = np.ascontiguousarray(colour[top:bottom, left:right])
+        crop = np.ascontiguousarray(color[top:bottom, left:right])
         found = self._detector.run(image=mp.image_packet(crop)).get("found")
         for score, box, points in mp.detections(found, right - left, bottom - top) if found is not None else []:
             if len(poses) >= self.config.num_poses or score < self.config.min_detection_score:
@@ -124,7 +124,7 @@ def _views(width: int, height: int) -> list[tuple[int, int, int, int]]:
 
 
 def _is_of(detection: Detection, head: np.ndarray, points: np.ndarray) -> bool:
-    """Whether the detector's find (face; hip centre and rim of the body's circle) is a person already followed."""
+    """Whether the detector's find (face; hip center and rim of the body's circle) is a person already followed."""
     radius = np.linalg.norm(points[1] - points[0])
     hips = detection.pixels[HIPS].mean(axis=0)
     face = detection.pixels[NOSE]

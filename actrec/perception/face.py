@@ -18,7 +18,7 @@ from actrec.perception.base import (
     Region,
     StampGuard,
     around,
-    colour_of,
+    color_of,
     head_from_body,
     towards,
 )
@@ -89,7 +89,7 @@ class MediaPipeFace:
         """The faces in `frame`.
 
         Args:
-            frame: With colour.
+            frame: With color.
             bodies: `kinect_v2_25` bodies of this or a recent frame; empty to search the whole image.
 
         Returns:
@@ -97,20 +97,20 @@ class MediaPipeFace:
             "face_2", … for as long as they are followed.
 
         Raises:
-            InputError: The frame has no colour image or contradicts its intrinsics.
+            InputError: The frame has no color image or contradicts its intrinsics.
         """
-        colour = colour_of(frame)
+        color = color_of(frame)
         if self._guard.broken(frame.stamp_ns):
             self.reset()
-        image = mp.image_packet(colour)
+        image = mp.image_packet(color)
         if not bodies:
             self._regions, self._wait = {}, {}
-            return self._anywhere(colour, image)
+            return self._anywhere(color, image)
         self._loose = {}
         present = {body.body_id for body in bodies}
         self._regions = {key: region for key, region in self._regions.items() if key in present}
         self._wait = {key: wait for key, wait in self._wait.items() if key in present}
-        found = [self._of_body(colour, image, frame, body) for body in bodies]
+        found = [self._of_body(color, image, frame, body) for body in bodies]
         return [detection for detection in found if detection is not None]
 
     def reset(self) -> None:
@@ -124,8 +124,8 @@ class MediaPipeFace:
         if self._far is not None:
             self._far.close()
 
-    def _of_body(self, colour: np.ndarray, image: Any, frame: RgbdFrame, body: Body) -> Detection | None:
-        size = (colour.shape[1], colour.shape[0])
+    def _of_body(self, color: np.ndarray, image: Any, frame: RgbdFrame, body: Body) -> Detection | None:
+        size = (color.shape[1], color.shape[0])
         head = head_from_body(body, frame.intrinsics, self.config.head_window_m)
         followed = self._regions.pop(body.body_id, None)
         if head is None or not head.meets(*size):
@@ -138,7 +138,7 @@ class MediaPipeFace:
         if self._wait[body.body_id] > 0:
             return None
         self._wait[body.body_id] = self.config.face_retry_every
-        regions = _search(self._near, colour, head)
+        regions = _search(self._near, color, head)
         mesh = self._face(image, regions[0], size) if regions else None
         return self._keep(body.body_id, mesh, size) if mesh is not None and _fits(mesh, head) else None
 
@@ -147,8 +147,8 @@ class MediaPipeFace:
         self._wait.pop(body_id, None)
         return _detection(mesh, size, body_id)
 
-    def _anywhere(self, colour: np.ndarray, image: Any) -> list[Detection]:
-        height, width = colour.shape[:2]
+    def _anywhere(self, color: np.ndarray, image: Any) -> list[Detection]:
+        height, width = color.shape[:2]
         size = (width, height)
         meshes: dict[str, np.ndarray] = {}
         for name, region in self._loose.items():
@@ -159,7 +159,7 @@ class MediaPipeFace:
         if len(meshes) < self.config.num_faces:
             whole = Region((width - 1) / 2, (height - 1) / 2, max(width, height))
             self._far = self._far or _detector("full_range_sparse", "FaceDetectionFullRangeCpu")
-            for region in _search(self._far, colour, whole):
+            for region in _search(self._far, color, whole):
                 if len(meshes) < self.config.num_faces and not any(_covers(region, mesh) for mesh in meshes.values()):
                     mesh = self._face(image, region, size)
                     if mesh is not None:
@@ -182,22 +182,22 @@ def _detector(model: str, calculator: str) -> mp.Graph:
     )
 
 
-def _search(detector: mp.Graph, colour: np.ndarray, region: Region) -> list[Region]:
+def _search(detector: mp.Graph, color: np.ndarray, region: Region) -> list[Region]:
     """Regions of the faces that the detector sees in an upright square, best first."""
-    height, width = colour.shape[:2]
+    height, width = color.shape[:2]
     left, top = max(int(region.u - region.size / 2), 0), max(int(region.v - region.size / 2), 0)
     right, bottom = (
         min(int(region.u + region.size / 2) + 1, width),
         min(int(region.v + region.size / 2) + 1, height),
     )
-    crop = np.ascontiguousarray(colour[top:bottom, left:right])
+    crop = np.ascontiguousarray(color[top:bottom, left:right])
     found = detector.run(image=mp.image_packet(crop)).get("found")
     regions = []
     for _, box, points in mp.detections(found, right - left, bottom - top) if found is not None else []:
         eyes = points[EYES]
-        centre = box[:2] + box[2:] / 2
+        center = box[:2] + box[2:] / 2
         angle = towards(eyes[0], eyes[1]) - np.pi / 2
-        regions.append(Region(float(centre[0] + left), float(centre[1] + top), SCALE * float(box[2:].max()), angle))
+        regions.append(Region(float(center[0] + left), float(center[1] + top), SCALE * float(box[2:].max()), angle))
     return regions
 
 
@@ -214,8 +214,8 @@ def _fits(mesh: np.ndarray, head: Region) -> bool:
 
 
 def _covers(region: Region, mesh: np.ndarray) -> bool:
-    centre = mesh[:, :2].mean(axis=0)
-    return bool(np.hypot(centre[0] - region.u, centre[1] - region.v) < 0.35 * region.size)
+    center = mesh[:, :2].mean(axis=0)
+    return bool(np.hypot(center[0] - region.u, center[1] - region.v) < 0.35 * region.size)
 
 
 def _detection(mesh: np.ndarray, size: tuple[int, int], body_id: str) -> Detection:

@@ -17,7 +17,7 @@ from actrec.perception.base import (
     HandEstimatorConfig,
     Region,
     StampGuard,
-    colour_of,
+    color_of,
     hand_from_body,
     hand_from_landmarks,
     towards,
@@ -82,7 +82,7 @@ class MediaPipeHand:
         """The hands in `frame`.
 
         Args:
-            frame: With colour.
+            frame: With color.
             bodies: `kinect_v2_25` bodies of this or a recent frame; empty to search the whole image.
 
         Returns:
@@ -90,12 +90,12 @@ class MediaPipeHand:
             "hand_1", "hand_2", … for as long as they are followed, their side as the network judges it so far.
 
         Raises:
-            InputError: The frame has no colour image or contradicts its intrinsics.
+            InputError: The frame has no color image or contradicts its intrinsics.
         """
-        colour = colour_of(frame)
+        color = color_of(frame)
         if self._guard.broken(frame.stamp_ns):
             self.reset()
-        image, size = mp.image_packet(colour), (colour.shape[1], colour.shape[0])
+        image, size = mp.image_packet(color), (color.shape[1], color.shape[0])
         if not bodies:
             self._regions = {}
             return self._anywhere(image, size, frame.stamp_ns)
@@ -174,9 +174,9 @@ class MediaPipeHand:
 
     def _found(self, hand: Detection, stamp_ns: int) -> _Loose:
         """The hand lost near where one is found now, or a new one."""
-        centre = hand.pixels.mean(axis=0)
+        center = hand.pixels.mean(axis=0)
         lost = [loose for loose in self._loose if loose.seen_ns < stamp_ns]
-        apart = {id(loose): np.hypot(loose.region.u - centre[0], loose.region.v - centre[1]) for loose in lost}
+        apart = {id(loose): np.hypot(loose.region.u - center[0], loose.region.v - center[1]) for loose in lost}
         near = [loose for loose in lost if apart[id(loose)] < REACH * loose.region.size]
         if near:
             return min(near, key=lambda loose: apart[id(loose)])
@@ -204,8 +204,8 @@ class MediaPipeHand:
         found = self._palms.run(image=image).get("found")
         regions = []
         for _, box, points in mp.detections(found, *size) if found is not None else []:
-            centre, edge = box[:2] + box[2:] / 2, float(box[2:].max())
-            palm = Region(float(centre[0]), float(centre[1]), edge, towards(points[WRIST], points[MIDDLE]))
+            center, edge = box[:2] + box[2:] / 2, float(box[2:].max())
+            palm = Region(float(center[0]), float(center[1]), edge, towards(points[WRIST], points[MIDDLE]))
             # palm_detection_detection_to_roi.pbtxt: half a palm towards the fingers, 2.6 times as large.
             moved = palm.shifted(0.0, -0.5)
             regions.append(Region(moved.u, moved.v, 2.6 * edge, moved.angle))
@@ -218,5 +218,5 @@ def _coincide(a: Detection, b: Detection) -> bool:
 
 
 def _covers(region: Region, hand: Detection) -> bool:
-    centre = hand.pixels.mean(axis=0)
-    return bool(np.hypot(centre[0] - region.u, centre[1] - region.v) < 0.35 * region.size)
+    center = hand.pixels.mean(axis=0)
+    return bool(np.hypot(center[0] - region.u, center[1] - region.v) < 0.35 * region.size)

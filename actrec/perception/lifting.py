@@ -6,12 +6,12 @@ The steps of `Lifter.lift`:
    distance to some 20 %, and is all there is without depth.
 2. Around each joint the valid depth of a small window, its size constant in metres, is sorted and cut into surfaces
    at gaps. The nearest that fills enough of the window and lies about where the joint is expected is taken.
-3. The surface lies in front of the joint's centre by the radius of the body there, which is added along the ray.
+3. The surface lies in front of the joint's center by the radius of the body there, which is added along the ray.
 4. A similarity (rotation, scale, translation) takes the world landmarks robustly onto the lifted joints, and surfaces
    are chosen once more against it. Where another limb is expected just at the surface, before the joint, it hides
    the joint: a far shoulder, an arm behind the back.
 5. A joint without a surface is placed on its own pixel's ray at the depth of the fitted landmark, corrected by what
-   its lifted neighbours disagree.
+   its lifted neighbors disagree.
 
 What depth lifting knows of bodies: how deep joints lie under the skin, and which limbs can hide which joints.
 
@@ -36,7 +36,7 @@ BODY_RADII = {
     "shoulder": 0.06, "elbow": 0.04, "wrist": 0.03, "hip": 0.09, "knee": 0.055, "ankle": 0.04, "heel": 0.03,
     "foot_index": 0.02, "pinky": 0.015, "index": 0.015, "thumb": 0.015, "ear": 0.055,
 }  # fmt: skip
-"""Metres from the skin to the joint's centre, by the stem of the joint's name; what is not named lies on the skin."""
+"""Metres from the skin to the joint's center, by the stem of the joint's name; what is not named lies on the skin."""
 
 TORSO = (
     ("shoulder_left", "shoulder_right"),
@@ -58,7 +58,7 @@ STEPS = np.array([0.0, 0.25, 0.5, 0.75, 1.0], dtype=np.float32)
 
 @cache
 def radii_of(layout: str) -> np.ndarray:
-    """[V] float32 metres from skin to joint centre for a body layout, from `BODY_RADII`."""
+    """[V] float32 metres from skin to joint center for a body layout, from `BODY_RADII`."""
     stems = [joint.removesuffix("_left").removesuffix("_right") for joint in layouts.get(layout).joints]
     return np.array([BODY_RADII.get(stem, 0.0) for stem in stems], dtype=np.float32)
 
@@ -95,7 +95,7 @@ def hidden(rays: np.ndarray, surface: np.ndarray, fitted: np.ndarray, links: np.
     points = start[:, None] + STEPS[:, None] * (end - start)[:, None]
     seen = (rays * surface[:, None])[suspects]
     beside = (np.abs(points[None] - seen[:, None, None]) < REACH_M).all(axis=3)
-    # The limb itself has to lie before the joint, else it is the joint's own neighbourhood.
+    # The limb itself has to lie before the joint, else it is the joint's own neighborhood.
     before = fitted[suspects, 2][:, None, None] - points[None, :, :, 2] > BEHIND_M
     own = (links[None] == suspects[:, None, None]).any(axis=2)
     result[suspects] = (beside & before & ~own[:, :, None]).any(axis=(1, 2))
@@ -122,9 +122,9 @@ def sample(depth: np.ndarray, pixels: np.ndarray, half: np.ndarray) -> np.ndarra
     """
     height, width = depth.shape
     steps = np.linspace(-1, 1, GRID)
-    centre = np.where(np.isfinite(pixels), np.clip(pixels, -1e6, 1e6), -1e6)
-    u = np.rint(centre[:, 0, None] + half[:, None] * steps).astype(np.int64)
-    v = np.rint(centre[:, 1, None] + half[:, None] * steps).astype(np.int64)
+    center = np.where(np.isfinite(pixels), np.clip(pixels, -1e6, 1e6), -1e6)
+    u = np.rint(center[:, 0, None] + half[:, None] * steps).astype(np.int64)
+    v = np.rint(center[:, 1, None] + half[:, None] * steps).astype(np.int64)
     inside = ((u >= 0) & (u < width))[:, None, :] & ((v >= 0) & (v < height))[:, :, None]
     values = depth[v.clip(0, height - 1)[:, :, None], u.clip(0, width - 1)[:, None, :]]
     with np.errstate(invalid="ignore"):
@@ -206,7 +206,7 @@ def pick(surfaces: np.ndarray, expected: np.ndarray, nearer: np.ndarray, farther
     return np.where(fits[rows, choice], surfaces[rows, choice], np.nan)
 
 
-NEIGHBOUR_M = 0.25
+NEIGHBOR_M = 0.25
 """Within this, lifted joints correct the depth of one that was missed."""
 
 
@@ -250,11 +250,11 @@ def lift(
 
     Args:
         pixels: [V, 2] (u, v), NaN where the joint is unknown.
-        world: [V, 3] metres about the object's own centre, camera axes; None or NaN where the estimator has none.
+        world: [V, 3] metres about the object's own center, camera axes; None or NaN where the estimator has none.
         scores: [V] in 0..1.
         depth: [H, W] metres registered to the image, NaN or 0 where missing; None for no depth.
         intrinsics: Of the image.
-        radii: [V] or one number: metres from the visible surface to the joint's centre (`anatomy.radii_of` for bodies).
+        radii: [V] or one number: metres from the visible surface to the joint's center (`anatomy.radii_of` for bodies).
         links: [L, 2] joints joined by limbs that can hide other joints (`anatomy.links_of` for bodies).
         options: Fields of `LiftingConfig`.
 
@@ -358,7 +358,7 @@ def _checked(
         if depth.shape != (intrinsics.height, intrinsics.width):
             raise InputError(
                 f"depth is {list(depth.shape)} but the intrinsics say [{intrinsics.height}, {intrinsics.width}]: "
-                "register depth to colour first"
+                "register depth to color first"
             )
         refuse_integers(depth)
     return pixels, np.nan_to_num(scores), world
@@ -386,10 +386,10 @@ def _along(rays: np.ndarray, z: np.ndarray) -> np.ndarray:
 
 
 def _filled(fitted: np.ndarray, lifted: np.ndarray, seen: np.ndarray, rays: np.ndarray) -> np.ndarray:
-    """Joints on their own rays at the fitted landmarks' depth plus what lifted neighbours deviate from theirs."""
+    """Joints on their own rays at the fitted landmarks' depth plus what lifted neighbors deviate from theirs."""
     deviation = np.where(seen, lifted[:, 2] - fitted[:, 2], 0.0)
     apart = np.linalg.norm(fitted[:, None] - fitted[None], axis=2)
-    near = np.exp(-((apart / NEIGHBOUR_M) ** 2)) * seen
+    near = np.exp(-((apart / NEIGHBOR_M) ** 2)) * seen
     z = fitted[:, 2] + (near @ deviation) / (near.sum(axis=1) + 0.2)
     return np.where(np.isfinite(rays).all(axis=1)[:, None], rays * z[:, None], fitted)
 

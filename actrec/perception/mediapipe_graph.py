@@ -101,9 +101,9 @@ def _pbtxt(calculator: str, inputs: dict[str, str], outputs: dict[str, str], sid
     return "\n".join([*lines, "}"])
 
 
-def image_packet(colour: np.ndarray) -> Any:
+def image_packet(color: np.ndarray) -> Any:
     """Wraps [H, W, 3] uint8 RGB for a graph; one packet may be fed to many graphs."""
-    return packet_creator.create_image_frame(image_format=ImageFormat.SRGB, data=colour)
+    return packet_creator.create_image_frame(image_format=ImageFormat.SRGB, data=color)
 
 
 def region_packet(region: Region, width: int, height: int) -> Any:

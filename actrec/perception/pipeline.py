@@ -59,7 +59,7 @@ class FacePerceptionConfig(FaceEstimatorConfig):
 
 
 FINGER_RADIUS_M = 0.008
-"""From a finger's skin to its joints' centres."""
+"""From a finger's skin to its joints' centers."""
 
 
 class BodyPerception:
@@ -85,7 +85,7 @@ class BodyPerception:
         """The bodies in `frame`, `kinect_v2_25`, with ids "body_1", …; empty for an empty scene.
 
         Raises:
-            InputError: The frame has no colour image or contradicts its intrinsics.
+            InputError: The frame has no color image or contradicts its intrinsics.
         """
         return self._tracker.update(frame.stamp_ns, [self._body(d, frame) for d in self._estimator.estimate(frame)])
 
@@ -131,7 +131,7 @@ class HandPerception:
         """The hands of `bodies` (or, with none given, any hands) in `frame`, `hand_21`.
 
         Raises:
-            InputError: The frame has no colour image or contradicts its intrinsics, or a body's layout does not convert
+            InputError: The frame has no color image or contradicts its intrinsics, or a body's layout does not convert
                 to `kinect_v2_25` or has another number of joints.
         """
         found = self._estimator.estimate(frame, [_canonical(body) for body in bodies])
@@ -170,7 +170,7 @@ class FacePerception:
         """The faces of `bodies` (or, with none given, any faces) in `frame`, `face_68`.
 
         Raises:
-            InputError: The frame has no colour image or contradicts its intrinsics, or a body's layout does not convert
+            InputError: The frame has no color image or contradicts its intrinsics, or a body's layout does not convert
                 to `kinect_v2_25` or has another number of joints.
         """
         faces = []
@@ -217,7 +217,7 @@ def of_camera(driver: str, options: dict[str, Any], images: bool) -> Iterator[Re
     Args:
         driver: A name in `actrec.cameras.DRIVERS`.
         options: Its settings.
-        images: Whether a sight also writes colour and depth.
+        images: Whether a sight also writes color and depth.
 
     Yields:
         Gives the next sight; see `actrec.recordings.clip_recorder.Read`.
@@ -243,7 +243,7 @@ def perceiver(held: contextlib.ExitStack) -> Callable[[RgbdFrame], RgbdFrame]:
     perception: list[BodyPerception] = []
 
     def perceive(frame: RgbdFrame) -> RgbdFrame:
-        if frame.colour is None:
+        if frame.color is None:
             return frame
         if not perception:
             perception.append(held.enter_context(contextlib.closing(BodyPerception())))
@@ -257,7 +257,7 @@ def _sight(frame: RgbdFrame, images: bool) -> Sight:
 
     def write(bag: BagWriter) -> None:
         bag.write_bodies(SKELETONS_TOPIC, frame.stamp_ns, frame.frame_id, bodies)
-        if images and frame.colour is not None:
+        if images and frame.color is not None:
             bag.write_frame(dataclasses.replace(frame, skeletons=[]))
 
     return Sight(frame.stamp_ns, bodies, write)

@@ -1,4 +1,4 @@
-"""The people, or the hands, of any recording as joints: recorded with it, or found in its images by the body estimator."""
+"""The people, or the hands, of any recording as joints: recorded with it, or estimated from its images."""
 
 import contextlib
 import hashlib

@@ -37,7 +37,7 @@ class RecognitionConfig:
 
 
 @dataclass(frozen=True)
-class LabelledWindow:
+class LabeledWindow:
     """What one body is doing, as of one frame.
 
     Attributes:

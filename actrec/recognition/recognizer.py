@@ -1,4 +1,4 @@
-"""From what is seen of tracked people to labelled windows: one window a body; the recognizer without ROS."""
+"""From what is seen of tracked people to labeled windows: one window a body; the recognizer without ROS."""
 
 import math
 import threading
@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from actrec.inference.session import Prediction, Session
-from actrec.recognition.labels import Counts, LabelledWindow, RecognitionConfig
+from actrec.recognition.labels import Counts, LabeledWindow, RecognitionConfig
 from actrec.recognition.streams import WORDS
 from actrec.recognition.tracks import Followed, Track
 from actrec.types import NANOSECONDS, UNKNOWN, Body, Face, Hand, Intrinsics
 from actrec.utils import config
 
-__all__ = ["Counts", "LabelledWindow", "RecognitionConfig", "Recognizer"]
+__all__ = ["Counts", "LabeledWindow", "RecognitionConfig", "Recognizer"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Recognizer:
 
     @property
     def subject(self) -> str:
-        """The stream whose frames are labelled: "bodies", or "hands" for a model of hands."""
+        """The stream whose frames are labeled: "bodies", or "hands" for a model of hands."""
         return self._followed.subject
 
     @property
@@ -91,7 +91,7 @@ class Recognizer:
 
     @property
     def needs_size(self) -> bool:
-        """Whether `set_size` must be called though colour images are not needed."""
+        """Whether `set_size` must be called though color images are not needed."""
         return self._followed.others.needs_size
 
     @property
@@ -119,19 +119,19 @@ class Recognizer:
         with self._lock:
             self._followed.others.add_flow(stamp_ns, flow, intrinsics)
 
-    def add_colour(self, stamp_ns: int, colour: np.ndarray) -> None:
-        """A colour image [H, W, 3] uint8 RGB, which must not change any more."""
+    def add_color(self, stamp_ns: int, color: np.ndarray) -> None:
+        """A color image [H, W, 3] uint8 RGB, which must not change any more."""
         with self._lock:
-            self._followed.others.add_colour(stamp_ns, colour)
+            self._followed.others.add_color(stamp_ns, color)
 
     def set_size(self, width: int, height: int) -> None:
-        """The size of the colour image in which pixels are counted."""
+        """The size of the color image in which pixels are counted."""
         with self._lock:
             self._followed.others.size = (width, height)
 
     # -- frames --------------------------------------------------------------------------------------------------------
 
-    def update(self, stamp_ns: int, bodies: Sequence[Body], predict: bool = True) -> list[LabelledWindow]:
+    def update(self, stamp_ns: int, bodies: Sequence[Body], predict: bool = True) -> list[LabeledWindow]:
         """Takes one frame's skeletons in and labels the bodies that are due.
 
         Args:
@@ -150,7 +150,7 @@ class Recognizer:
         labels = self.observe(stamp_ns, bodies)
         return labels + self.judge() if predict else labels
 
-    def observe(self, stamp_ns: int, bodies: Sequence[Body]) -> list[LabelledWindow]:
+    def observe(self, stamp_ns: int, bodies: Sequence[Body]) -> list[LabeledWindow]:
         """The first half of `update`: feeds the windows; gives one entry a body that has left."""
         with self._lock:
             found = self._followed.read(bodies)
@@ -169,7 +169,7 @@ class Recognizer:
             # Also of those who are here, but for whom no room was left when all began anew.
             return [self._unknown(body_id, stamp_ns) for body_id in before if body_id not in self._followed.tracks]
 
-    def judge(self) -> list[LabelledWindow]:
+    def judge(self) -> list[LabeledWindow]:
         """The second half of `update`: labels the bodies that are due in the newest frame, once.
 
         All in one run of the network where they are not too large; those too new or whose streams are missing are
@@ -190,7 +190,7 @@ class Recognizer:
         with self._lock:
             for (body_id, track), start_ns, prediction in zip(ready, starts, predictions, strict=True):
                 smoothed = self._smooth(session, track, prediction, frame.stamp_ns)
-                labels.append(self._labelled(session, body_id, start_ns, frame.stamp_ns, smoothed))
+                labels.append(self._labeled(session, body_id, start_ns, frame.stamp_ns, smoothed))
         return labels
 
     def _skip(self) -> None:
@@ -208,17 +208,17 @@ class Recognizer:
         tracks = self._followed.tracks
         return [b for b in frame.present if b in tracks and self._due(tracks[b].judged_ns, frame.stamp_ns)]
 
-    def _empty_scene(self, stamp_ns: int) -> list[LabelledWindow]:
+    def _empty_scene(self, stamp_ns: int) -> list[LabeledWindow]:
         if not self._due(self._empty_since_judged_ns, stamp_ns):
             return []
         self._empty_since_judged_ns = stamp_ns
         return [self._unknown("", stamp_ns)]
 
-    def _unknown(self, body_id: str, stamp_ns: int, start_ns: int | None = None, reason: str = "") -> LabelledWindow:
+    def _unknown(self, body_id: str, stamp_ns: int, start_ns: int | None = None, reason: str = "") -> LabeledWindow:
         start = stamp_ns if start_ns is None else start_ns
-        return LabelledWindow(body_id, UNKNOWN, -1, 0.0, (), (), start, stamp_ns, self._session.package.name, reason)
+        return LabeledWindow(body_id, UNKNOWN, -1, 0.0, (), (), start, stamp_ns, self._session.package.name, reason)
 
-    def _ready(self, frame: _Frame) -> tuple[list[LabelledWindow], list[tuple[str, Track]]]:
+    def _ready(self, frame: _Frame) -> tuple[list[LabeledWindow], list[tuple[str, Track]]]:
         """The bodies that are due: labels of those that cannot be judged, and the others."""
         labels, ready = [], []
         for body_id in self._due_in(frame):
@@ -248,11 +248,11 @@ class Recognizer:
         track.smoothed_ns = stamp_ns
         return session.judge(track.smoothed)
 
-    def _labelled(
+    def _labeled(
         self, session: Session, body_id: str, start_ns: int, stamp_ns: int, prediction: Prediction
-    ) -> LabelledWindow:
+    ) -> LabeledWindow:
         top = prediction.top(self.config.top_k)
-        return LabelledWindow(
+        return LabeledWindow(
             body_id,
             prediction.label,
             prediction.class_id,

@@ -5,7 +5,7 @@ windows after it. Pictures are reduced at once to what the network takes of them
 
 Memory is bounded. For each input that is a stack of pictures at most `FRAMES_A_SAMPLE` observed frames a sample of the
 window are kept, for each body where it shows bodies; hands, face, pixels and motion for the window's seconds; whole
-pictures and flow for a second, at most `PICTURES` of each (30 MB of 640×480 colour).
+pictures and flow for a second, at most `PICTURES` of each (30 MB of 640×480 color).
 
 What one frame's skeletons, or hands, tell a recognizer: checked, and in the layout that its model takes.
 """
@@ -34,7 +34,7 @@ class Seen:
 
     Attributes:
         positions: [V, 3] metres, NaN for missing.
-        pixels: [V, 2] px in the colour image, NaN for missing; None where nobody needs them.
+        pixels: [V, 2] px in the color image, NaN for missing; None where nobody needs them.
     """
 
     positions: np.ndarray
@@ -106,7 +106,7 @@ WORDS = {
     "hands": "hands",
     "face": "faces",
     "flow": "scene flow",
-    "colour": "colour images",
+    "color": "color images",
 }
 
 
@@ -149,7 +149,7 @@ class Observations:
         self._samples = package.window.frames
         self._spacing_s = package.window.seconds / package.window.frames / FRAMES_A_SAMPLE
         self._keys = session.keys - {"bodies"}
-        whole = sorted(self._keys & {"colour", "flow"})
+        whole = sorted(self._keys & {"color", "flow"})
         if whole:
             raise PackageError(
                 f"model {package.name} is made from whole pictures ({whole[0]}), which are not kept live"
@@ -163,7 +163,7 @@ class Observations:
             spec.name: self._frames() for spec, feature in self._pictures if not _of_bodies(feature)
         }
         self._skeletons: Series[dict[str, Seen]] = Series(BUFFER_S, 4 * PICTURES)
-        self._colour: Series[np.ndarray] = Series(BUFFER_S, PICTURES)
+        self._color: Series[np.ndarray] = Series(BUFFER_S, PICTURES)
         self._flow: Series[tuple[np.ndarray, Intrinsics]] = Series(BUFFER_S, PICTURES)
         self._heard: dict[str, int] = {}
         self.size: tuple[int, int] | None = None
@@ -175,8 +175,8 @@ class Observations:
 
     @property
     def needs_size(self) -> bool:
-        """Whether the size of the colour image must be known though no colour image is taken."""
-        return "colour" not in self.streams and bool(self._keys & {"size", "motion"})
+        """Whether the size of the color image must be known though no color image is taken."""
+        return "color" not in self.streams and bool(self._keys & {"size", "motion"})
 
     # -- bodies --------------------------------------------------------------------------------------------------------
 
@@ -195,7 +195,7 @@ class Observations:
         before = self._heard.get("bodies", stamp_ns)
         self._bodies.clear()
         self._skeletons.clear()
-        pictures: list[tuple[str, Series[Any]]] = [("colour", self._colour), ("flow", self._flow)]
+        pictures: list[tuple[str, Series[Any]]] = [("color", self._color), ("flow", self._flow)]
         for spec, feature in self._pictures:
             if not _of_bodies(feature):
                 pictures += [(stream, self._scene[spec.name]) for stream in feature.streams]
@@ -245,11 +245,11 @@ class Observations:
             self._keep(face.body_id, stamp_ns, "face", face.positions)
             self._keep(face.body_id, stamp_ns, "face_pixels", face.pixels)
 
-    def add_colour(self, stamp_ns: int, colour: np.ndarray) -> None:
-        """A colour image [H, W, 3] uint8, kept as it is until its frame's skeletons have come."""
-        self.size = (colour.shape[1], colour.shape[0])
-        self._heard["colour"] = stamp_ns
-        self._colour.add(stamp_ns, colour)
+    def add_color(self, stamp_ns: int, color: np.ndarray) -> None:
+        """A color image [H, W, 3] uint8, kept as it is until its frame's skeletons have come."""
+        self.size = (color.shape[1], color.shape[0])
+        self._heard["color"] = stamp_ns
+        self._color.add(stamp_ns, color)
         self._match(stamp_ns)
 
     def add_flow(self, stamp_ns: int, flow: np.ndarray, intrinsics: Intrinsics) -> None:
@@ -270,9 +270,9 @@ class Observations:
 
     def _match(self, stamp_ns: int, anew: bool = False) -> None:
         """Makes what can now be made of the frame with this stamp; `anew` where its hands came after its skeletons."""
-        colour = self._colour.at(stamp_ns, TOLERANCE_S)
+        color = self._color.at(stamp_ns, TOLERANCE_S)
         flow = self._flow.at(stamp_ns, TOLERANCE_S)
-        scene = View(size=self.size, colour=colour, flow=flow[0] if flow else None)
+        scene = View(size=self.size, color=color, flow=flow[0] if flow else None)
         for spec, feature in self._pictures:
             if not _of_bodies(feature) and _complete(feature, scene) and self._scene[spec.name].takes(stamp_ns):
                 self._scene[spec.name].add(stamp_ns, feature.observe(scene, spec))
@@ -287,7 +287,7 @@ class Observations:
         """Reduces the pictures of one frame to what the network takes of one body."""
         kept = self._bodies[body_id]
         hands = kept["hand_pixels"].at(stamp_ns, TOLERANCE_S) if "hand_pixels" in kept else None
-        view = View(body.positions, body.pixels, hands, scene.size, scene.colour, scene.flow)
+        view = View(body.positions, body.pixels, hands, scene.size, scene.color, scene.flow)
         for spec, feature in self._pictures:
             if not (_of_bodies(feature) and _complete(feature, view)):
                 continue
@@ -345,10 +345,10 @@ class Observations:
         reasons = [words for stream, needed in self.streams.items() if needed and (words := self.absent(stream))]
         sized = "size" in self._keys or ("motion" in self._keys and not self.absent("flow"))
         if sized and self.size is None:
-            reasons.append("no camera_info so far, so the size of the colour image is unknown")
+            reasons.append("no camera_info so far, so the size of the color image is unknown")
         for spec, feature in self._pictures:
             if not reasons and not len(self._series(spec, feature, body_id)):
-                wanted = " and ".join(WORDS[s] for s in ("colour", "flow") if feature.streams.get(s))
+                wanted = " and ".join(WORDS[s] for s in ("color", "flow") if feature.streams.get(s))
                 reasons.append(f"no {wanted} of a frame in which this body was seen: are their stamps the camera's?")
         return "; ".join(reasons)
 
@@ -359,7 +359,7 @@ def _of_bodies(feature: FrameFeature) -> bool:
 
 def _complete(feature: FrameFeature, view: View) -> bool:
     """Whether a frame's pictures that an input needs have come."""
-    return (view.colour is not None or not feature.streams.get("colour")) and (
+    return (view.color is not None or not feature.streams.get("color")) and (
         view.flow is not None or not feature.streams.get("flow")
     )
 

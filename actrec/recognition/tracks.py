@@ -58,11 +58,11 @@ class Followed:
 
     @property
     def subject(self) -> str:
-        """The stream whose frames are labelled: "bodies", or "hands" for a model of hands."""
+        """The stream whose frames are labeled: "bodies", or "hands" for a model of hands."""
         return "hands" if self.layout in HANDS else "bodies"
 
     def read(self, bodies: Sequence[Body]) -> dict[str, Seen]:
-        """The bodies, or hands, of a frame as the model takes them; raises as `actrec.recognition.streams.by_id` does."""
+        """The bodies, or hands, of a frame as the model takes them; raises as `by_id` does."""
         return streams.by_id(bodies, self.layout, self.others.needs_pixels)
 
     def succeed(self, before: "Followed", present: Sequence[str]) -> None:
@@ -141,11 +141,11 @@ class Followed:
         count, window = self._package.bodies, self._package.window
         needed = dict.fromkeys([*ready, *(self._about(stamp_ns) if count > 1 and ready else ())])
         joints = {body_id: self.tracks[body_id].window.positions(stamp_ns) for body_id in needed}
-        centres = {body_id: np.nanmedian(clip[-1], axis=0) for body_id, clip in joints.items()} if count > 1 else {}
+        centers = {body_id: np.nanmedian(clip[-1], axis=0) for body_id, clip in joints.items()} if count > 1 else {}
         wanted = sample_stamps(stamp_ns, window.seconds, window.frames)
         clips = []
         for body_id in ready:
-            others = sorted((b for b in centres if b != body_id), key=lambda b: _distance(centres[b], centres[body_id]))
+            others = sorted((b for b in centers if b != body_id), key=lambda b: _distance(centers[b], centers[body_id]))
             chosen = [body_id, *others[: count - 1]]
             starts = [self.tracks[b].window.start_ns for b in chosen]
             # Before a body was first seen its first pose is held, and so is all else; who came later was not there.

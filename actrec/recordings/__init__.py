@@ -1,4 +1,4 @@
-"""Readers of recordings: bags, colour and depth folders, videos, skeleton files; and the bag writer."""
+"""Readers of recordings: bags, color and depth folders, videos, skeleton files; and the bag writer."""
 
 from pathlib import Path
 from typing import Any

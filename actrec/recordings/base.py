@@ -19,9 +19,9 @@ log = logging.getLogger("actrec.recordings")
 class RecordingConfig:
     """What a recording does not tell of itself. Empty or 0 means: as the recording says."""
 
-    colour_topic: str = setting("", "Colour topic of a bag; empty finds it by type and name")
+    color_topic: str = setting("", "Color topic of a bag; empty finds it by type and name")
     depth_topic: str = setting("", "Depth topic of a bag; empty finds it by type and name, 'none' plays without depth")
-    camera_info_topic: str = setting("", "CameraInfo topic of a bag; empty takes the colour topic's neighbour")
+    camera_info_topic: str = setting("", "CameraInfo topic of a bag; empty takes the color topic's neighbor")
     skeleton_topic: str = setting("", "SkeletonArray topic of a bag without images; empty finds it")
     intrinsics: str = setting("", "Pinhole intrinsics: 'fx,fy,cx,cy' in pixels, or the path of a YAML file")
     hfov_deg: float = setting(0.0, "Horizontal field of view assumed where nothing better is known", unit="degrees",

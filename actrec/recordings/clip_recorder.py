@@ -1,7 +1,7 @@
 """Takes of a person's own actions: count down, record into a bag, keep its label beside it. No ROS here.
 
-What is seen comes as `Sight`s from a camera (`actrec.perception.pipeline`) or from a running graph (`actrec_nodes.clip_node`). Time
-is the camera's: a take lasts so long by its stamps, whatever the machine's pace.
+What is seen comes as `Sight`s from a camera (`actrec.perception.pipeline`) or from a running graph
+(`actrec_nodes.clip_node`). Time is the camera's: a take lasts so long by its stamps, whatever the machine's pace.
 """
 
 import math
@@ -18,7 +18,7 @@ import numpy as np
 
 from actrec.recordings.labels import (
     FILE,
-    LabelledClip,
+    LabeledClip,
     add_label,
     alike,
     by_folder,
@@ -101,7 +101,7 @@ class Takes:
         refused: Reasons of those that had to be repeated.
     """
 
-    kept: list[LabelledClip] = field(default_factory=list)
+    kept: list[LabeledClip] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
 
 
@@ -156,7 +156,7 @@ def _titled(show: Show, title: str) -> Callable[[str], None]:
 
 def _next(
     read: Read, config: TakeConfig, folder: Path, stopped: threading.Event, show: Callable[[str], None]
-) -> LabelledClip | Refusal | None:
+) -> LabeledClip | Refusal | None:
     """Counts down and takes one take."""
     ready = _count_down(read, config.countdown, stopped, show)
     return _take(read, config, folder, stopped, show) if ready else None
@@ -211,7 +211,7 @@ def _people(bodies: Sequence[Body]) -> str:
 
 def _take(
     read: Read, config: TakeConfig, folder: Path, stopped: threading.Event, show: Callable[[str], None]
-) -> LabelledClip | Refusal | None:
+) -> LabeledClip | Refusal | None:
     """One take: its line in the labels file, why it is refused, or None where it was stopped."""
     name = _free_name(folder, config.label)
     path = folder / UNFINISHED / name
@@ -222,14 +222,14 @@ def _take(
         body = filmed.judge(config.least_seen)
         if isinstance(body, Refusal):
             return body
-        return _kept(path, LabelledClip(name, config.label, 0.0, math.inf, config.person, body))
+        return _kept(path, LabeledClip(name, config.label, 0.0, math.inf, config.person, body))
     except OSError as error:
         raise DeviceError(f"take '{name}' is dropped: {error.strerror}; those before it are kept") from error
     finally:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _kept(path: Path, clip: LabelledClip) -> LabelledClip:
+def _kept(path: Path, clip: LabeledClip) -> LabeledClip:
     """Moves a take out of the unfinished ones and names it in the labels file, or drops it."""
     folder = path.parent.parent
     path.rename(folder / clip.recording)

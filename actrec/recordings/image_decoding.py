@@ -7,9 +7,9 @@ import numpy as np
 
 from actrec.utils.errors import InputError
 
-COLOUR_ENCODINGS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1,
+COLOR_ENCODINGS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1,
                     "yuv422_yuy2": 2, "yuyv": 2, "yuv422": 2, "uyvy": 2}  # fmt: skip
-"""Colour encodings read, with their channels; the last four are of two orders, by their older and newer names."""
+"""Color encodings read, with their channels; the last four are of two orders, by their older and newer names."""
 
 DEPTH_ENCODINGS = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}
 """Depth encodings read, with their type."""
@@ -45,7 +45,7 @@ def pixels(
     """[H, W] or [H, W, C] view of the pixels of an image, row padding cut off, in the machine's byte order.
 
     Args:
-        encoding: One of `COLOUR_ENCODINGS` or `DEPTH_ENCODINGS`.
+        encoding: One of `COLOR_ENCODINGS` or `DEPTH_ENCODINGS`.
         width: Pixels of a row.
         height: Rows.
         step: Bytes from one row to the next.
@@ -55,9 +55,9 @@ def pixels(
     Raises:
         InputError: The encoding is none of them, or the data does not fit the size.
     """
-    code, channels = DEPTH_ENCODINGS.get(encoding, "u1"), COLOUR_ENCODINGS.get(encoding, 1)
-    if encoding not in COLOUR_ENCODINGS and encoding not in DEPTH_ENCODINGS:
-        known = ", ".join([*COLOUR_ENCODINGS, *DEPTH_ENCODINGS])
+    code, channels = DEPTH_ENCODINGS.get(encoding, "u1"), COLOR_ENCODINGS.get(encoding, 1)
+    if encoding not in COLOR_ENCODINGS and encoding not in DEPTH_ENCODINGS:
+        known = ", ".join([*COLOR_ENCODINGS, *DEPTH_ENCODINGS])
         raise InputError(f"image encoding '{encoding}' is not supported; supported: {known}")
     dtype = np.dtype(code).newbyteorder(">" if big_endian else "<")
     row = width * channels * dtype.itemsize
@@ -72,15 +72,15 @@ def pixels(
     return view if dtype.isnative else view.astype(dtype.newbyteorder("="))
 
 
-def colour(encoding: str, image: np.ndarray) -> np.ndarray:
-    """[H, W, 3] uint8 RGB of pixels in a colour encoding.
+def color(encoding: str, image: np.ndarray) -> np.ndarray:
+    """[H, W, 3] uint8 RGB of pixels in a color encoding.
 
     Raises:
-        InputError: It is not a colour encoding, or its pixels come in pairs and one is left over.
+        InputError: It is not a color encoding, or its pixels come in pairs and one is left over.
     """
-    if encoding not in COLOUR_ENCODINGS:
-        raise InputError(f"image encoding '{encoding}' is not colour; supported: {', '.join(COLOUR_ENCODINGS)}")
-    if COLOUR_ENCODINGS[encoding] == 2 and image.shape[1] % 2:
+    if encoding not in COLOR_ENCODINGS:
+        raise InputError(f"image encoding '{encoding}' is not color; supported: {', '.join(COLOR_ENCODINGS)}")
+    if COLOR_ENCODINGS[encoding] == 2 and image.shape[1] % 2:
         raise InputError(f"an image in {encoding} is {image.shape[1]} pixels wide: their number must be even")
     image = np.ascontiguousarray(image)
     return image if encoding == "rgb8" else cv2.cvtColor(image, _TO_RGB[encoding])
@@ -113,7 +113,7 @@ def depth_in_metres(units: np.ndarray, scale: float) -> np.ndarray:
     return metres.astype(np.float32, copy=False)
 
 
-def decompress_colour(data: bytes | np.ndarray) -> np.ndarray:
+def decompress_color(data: bytes | np.ndarray) -> np.ndarray:
     """[H, W, 3] uint8 RGB of a JPEG or PNG.
 
     Raises:
@@ -143,7 +143,7 @@ def decompress_depth(form: str, data: bytes | np.ndarray, scale: float = 0.0) ->
         raise InputError(f"compressed depth '{form}' holds {image.dtype}{list(image.shape)}, expected uint16[H, W]")
     if not (transport and form.startswith("32FC1")):
         return depth_in_metres(image, scale or MILLIMETRE)
-    _, quantum_a, quantum_b = _COMPRESSED_DEPTH_HEADER.unpack_from(raw.tobytes())  # inverse depth, quantised
+    _, quantum_a, quantum_b = _COMPRESSED_DEPTH_HEADER.unpack_from(raw.tobytes())  # inverse depth, quantized
     with np.errstate(divide="ignore", invalid="ignore"):
         metres = quantum_a / (image.astype(np.float32) - quantum_b) * (scale or 1.0)
     return np.where((image > 0) & (metres > 0), metres, np.nan).astype(np.float32)

@@ -1,9 +1,9 @@
-"""Folders of colour and depth images.
+"""Folders of color and depth images.
 
 Layouts, told apart by the names: `N.jpg` beside `N_depth.png`; `colorN.png` beside `depthN.png`; sub-folders
-`rgb` (or `color`, `colour`) and `depth`, whose files have one number, or, as TUM has it, each its stamp in seconds, or
+`rgb` (or `color`, `color`) and `depth`, whose files have one number, or, as TUM has it, each its stamp in seconds, or
 since 1970 in milli-, micro- or nanoseconds;
-a sub-folder of colour beside `depth_mm.npz` with an array `depth` [T, H, W] in millimetres. Colour alone is read too.
+a sub-folder of color beside `depth_mm.npz` with an array `depth` [T, H, W] in millimetres. Color alone is read too.
 """
 
 import re
@@ -28,9 +28,9 @@ NPZ_NAME = "depth_mm.npz"
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
-COLOUR_FOLDERS = ("rgb", "color", "colour")
+COLOR_FOLDERS = ("rgb", "color", "colour")
 
-_COLOUR_NAME = re.compile(
+_COLOR_NAME = re.compile(
     r"^(?:colou?r|rgb|frame|image|img)?[_-]?(\d+(?:\.\d+)?)(?:[_-](?:colou?r|rgb))?$", re.IGNORECASE
 )
 
@@ -41,7 +41,7 @@ _DEPTH_NAME = re.compile(r"^(?:depth[_-]?)?(?:frame[_-]?|image[_-]?)?(\d+(?:\.\d
 class _Listing:
     """Files by their number (or stamp), in order, and the shared stamps."""
 
-    colour: list[tuple[float, Path]]
+    color: list[tuple[float, Path]]
     depth: list[tuple[float, Path]]
     npz: Path | None
 
@@ -64,13 +64,13 @@ def _in_seconds(number: float) -> float:
 
 def _list(path: Path) -> _Listing:
     folders = {file.name.lower(): file for file in path.iterdir() if file.is_dir()}
-    sub = next((folders[name] for name in COLOUR_FOLDERS if name in folders), None)
+    sub = next((folders[name] for name in COLOR_FOLDERS if name in folders), None)
     npz = path / NPZ_NAME if (path / NPZ_NAME).is_file() else None
     if sub is None:
-        return _Listing(_numbered(path, _COLOUR_NAME, False), _numbered(path, _DEPTH_NAME, True), npz)
+        return _Listing(_numbered(path, _COLOR_NAME, False), _numbered(path, _DEPTH_NAME, True), npz)
     depth = folders.get("depth")
     return _Listing(
-        _numbered(sub, _COLOUR_NAME, None), [] if depth is None else _numbered(depth, _DEPTH_NAME, None), npz
+        _numbered(sub, _COLOR_NAME, None), [] if depth is None else _numbered(depth, _DEPTH_NAME, None), npz
     )
 
 
@@ -89,17 +89,17 @@ class FolderRecording(Recording):
     def __init__(self, path: str | Path, config: RecordingConfig):
         super().__init__(existing(path), config)
         listing = _list(self.path) if self.path.is_dir() else _Listing([], [], None)
-        if not listing.colour:
-            raise InputError(f"'{self.path}' holds no colour images (N.jpg, colorN.png or rgb/N.png); check the path")
-        first = _read(listing.colour[0][1], cv2.IMREAD_COLOR)
+        if not listing.color:
+            raise InputError(f"'{self.path}' holds no color images (N.jpg, colorN.png or rgb/N.png); check the path")
+        first = _read(listing.color[0][1], cv2.IMREAD_COLOR)
         self._about = self._own_yaml()
         self._intrinsics = base.resolve(self.path, config, first.shape[1], first.shape[0], self.path)
         self._npz = load_npz(listing.npz, ("depth",))["depth"] if listing.npz and not listing.depth else None
         self._pairs = self._pair(listing)
         played = {file for _, file, _ in self._pairs}
-        stamps = self._stamp([number for number, _ in listing.colour])
+        stamps = self._stamp([number for number, _ in listing.color])
         # What is left out for want of depth has taken its time all the same.
-        self._stamps = stamps[[file in played for _, file in listing.colour]]
+        self._stamps = stamps[[file in played for _, file in listing.color]]
         self._scale = self._depth_scale(listing)
 
     @property
@@ -115,16 +115,16 @@ class FolderRecording(Recording):
     def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
         """Every frame from `start_s` after the first."""
         first = self._stamps[0] + round(start_s * NANOSECONDS)
-        for index, (_, colour_file, depth_source) in enumerate(self._pairs):
+        for index, (_, color_file, depth_source) in enumerate(self._pairs):
             if self._stamps[index] < first:
                 continue
             frame = RgbdFrame(
                 int(self._stamps[index]),
-                cv2.cvtColor(_read(colour_file, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB),
+                cv2.cvtColor(_read(color_file, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB),
                 None if depth_source is None else self._depth(depth_source),
                 self._intrinsics,
             )
-            _check(frame, colour_file)
+            _check(frame, color_file)
             yield frame
 
     def _own_yaml(self) -> dict[str, float]:
@@ -133,22 +133,22 @@ class FolderRecording(Recording):
         return {key: calibration_files.number(file, content, key) for key in ("depth_scale", "fps")}
 
     def _pair(self, listing: _Listing) -> list[tuple[float, Path, Path | int | None]]:
-        """(number, colour file, depth file or index in the npz) of each frame that has both, or colour alone."""
+        """(number, color file, depth file or index in the npz) of each frame that has both, or color alone."""
         if self._npz is not None:
-            if len(self._npz) != len(listing.colour):
+            if len(self._npz) != len(listing.color):
                 raise InputError(
-                    f"'{self.path}' has {len(listing.colour)} colour images but {len(self._npz)} of depth in {NPZ_NAME}"
+                    f"'{self.path}' has {len(listing.color)} color images but {len(self._npz)} of depth in {NPZ_NAME}"
                 )
-            return [(number, file, index) for index, (number, file) in enumerate(listing.colour)]
+            return [(number, file, index) for index, (number, file) in enumerate(listing.color)]
         if not listing.depth:
             log.warning("'%s' has no depth: frames come without it", self.path)
-            return [(number, file, None) for number, file in listing.colour]
-        pairs = _nearest(listing.colour, listing.depth)
+            return [(number, file, None) for number, file in listing.color]
+        pairs = _nearest(listing.color, listing.depth)
         if not pairs:
-            raise InputError(f"'{self.path}': no depth image has a colour image's number; rename them alike")
-        if lost := len(listing.colour) - len(pairs):
+            raise InputError(f"'{self.path}': no depth image has a color image's number; rename them alike")
+        if lost := len(listing.color) - len(pairs):
             log.warning(
-                "'%s': %d of %d colour images have no depth and are left out", self.path, lost, len(listing.colour)
+                "'%s': %d of %d color images have no depth and are left out", self.path, lost, len(listing.color)
             )
         return list(pairs)
 
@@ -182,14 +182,14 @@ class FolderRecording(Recording):
         return image_decoding.depth_in_metres(units, self._scale)
 
 
-def _nearest(colour: list[tuple[float, Path]], depth: list[tuple[float, Path]]) -> list[tuple[float, Path, Path]]:
-    """Each colour file with the depth file of its number, or nearest in time within half a frame."""
+def _nearest(color: list[tuple[float, Path]], depth: list[tuple[float, Path]]) -> list[tuple[float, Path, Path]]:
+    """Each color file with the depth file of its number, or nearest in time within half a frame."""
     numbers = np.array([number for number, _ in depth])
-    whole = all(number == int(number) for number, _ in [*colour, *depth])
-    steps = np.diff([number for number, _ in colour])
+    whole = all(number == int(number) for number, _ in [*color, *depth])
+    steps = np.diff([number for number, _ in color])
     tolerance = 0.0 if whole or not len(steps) else float(np.median(steps)) / 2
     pairs = []
-    for number, file in colour:
+    for number, file in color:
         index = int(np.abs(numbers - number).argmin())
         if abs(numbers[index] - number) <= tolerance:
             pairs.append((number, file, depth[index][1]))

@@ -23,7 +23,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path, PurePath
 
 from actrec.recordings import sniff
-from actrec.recordings.image_folder import COLOUR_FOLDERS, SUFFIXES
+from actrec.recordings.image_folder import COLOR_FOLDERS, SUFFIXES
 from actrec.recordings.skeleton_files import open_sequences
 from actrec.skeleton.sequence import read_text
 from actrec.types import UNKNOWN
@@ -45,7 +45,7 @@ _LOOSE = re.compile(r"(?<!\d) | (?!\d)")
 
 
 @dataclass(frozen=True)
-class LabelledClip:
+class LabeledClip:
     """One line.
 
     Attributes:
@@ -76,10 +76,10 @@ class LabelledClip:
         return self.recording, self.start_s, self.end_s
 
 
-COLUMNS = tuple(field.name for field in fields(LabelledClip))
+COLUMNS = tuple(field.name for field in fields(LabeledClip))
 
 
-def read_labels(path: str | Path) -> list[LabelledClip]:
+def read_labels(path: str | Path) -> list[LabeledClip]:
     """The clips that a labels file names, in its order. Whether the recordings are there is not looked at.
 
     Raises:
@@ -92,7 +92,7 @@ def read_labels(path: str | Path) -> list[LabelledClip]:
     try:
         header = [name.strip().lower() for name in next(lines, [])]
         _check_header(path, header)
-        clips: list[LabelledClip] = []
+        clips: list[LabeledClip] = []
         bodies: dict[tuple[str, float, float], set[str]] = {}
         for values in lines:
             if not any(value.strip() for value in values):
@@ -149,7 +149,7 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
         raise InputError(f"'{path}' {wrong}: its first line must name columns of {','.join(COLUMNS)}{hint}")
 
 
-def _clip(where: str, header: Sequence[str], values: Sequence[str]) -> LabelledClip:
+def _clip(where: str, header: Sequence[str], values: Sequence[str]) -> LabeledClip:
     if len(values) != len(header):
         raise InputError(f"{where} has {len(values)} values for {len(header)} columns; complete it")
     given = {name: value.strip() for name, value in zip(header, values, strict=True) if value.strip()}
@@ -162,7 +162,7 @@ def _clip(where: str, header: Sequence[str], values: Sequence[str]) -> LabelledC
         if not printable(text):
             raise InputError(f"{where}: {name} is {text!r}, expected up to 80 printable characters, such as 'wave'")
     check_label(where, texts[1])
-    clip = LabelledClip(
+    clip = LabeledClip(
         str(PurePath(texts[0])),  # "wave_001/" and "./wave_001" are wave_001
         texts[1],
         start or 0.0,
@@ -190,7 +190,7 @@ def _seconds(where: str, name: str, text: str | None) -> float | None:
     return value
 
 
-def write_labels(path: str | Path, clips: Sequence[LabelledClip]) -> None:
+def write_labels(path: str | Path, clips: Sequence[LabeledClip]) -> None:
     """Writes a labels file whole, at once: a reader sees the old or the new one.
 
     Raises:
@@ -219,7 +219,7 @@ def _text(value: str | float) -> str:
     return value
 
 
-def add_label(path: str | Path, clip: LabelledClip) -> None:
+def add_label(path: str | Path, clip: LabeledClip) -> None:
     """Adds a line to a labels file, which is made where there is none; several programs may do so at once.
 
     Raises:
@@ -251,7 +251,7 @@ def _alone(folder: Path) -> Iterator[None]:
 logger = logging.getLogger(__name__)
 
 
-def by_folder(root: Path) -> list[LabelledClip]:
+def by_folder(root: Path) -> list[LabeledClip]:
     """The recordings in a folder's folders. What is no recording is left out and named.
 
     Raises:
@@ -270,13 +270,13 @@ def by_folder(root: Path) -> list[LabelledClip]:
         check_label(f"folder '{label}'", label.name)
         for path in inside:
             if is_recording(path):
-                clips.append(LabelledClip(f"{label.name}/{path.name}", label.name))
+                clips.append(LabeledClip(f"{label.name}/{path.name}", label.name))
             else:
                 logger.warning("'%s' is no recording and is left out", path)
     return clips
 
 
-def unnamed(root: Path, clips: list[LabelledClip]) -> list[str]:
+def unnamed(root: Path, clips: list[LabeledClip]) -> list[str]:
     """The recordings in a folder and its folders that no line of its labels file names.
 
     Raises:
@@ -327,5 +327,5 @@ def _is_itself_recording(path: Path) -> bool:
 
 def _holds_images(folder: Path) -> bool:
     """Whether a folder is itself a recording of images (`actrec.recordings.image_folder`)."""
-    files = [*folder.glob("*"), *(file for name in COLOUR_FOLDERS for file in folder.glob(f"{name}/*"))]
+    files = [*folder.glob("*"), *(file for name in COLOR_FOLDERS for file in folder.glob(f"{name}/*"))]
     return any(file.suffix.lower() in SUFFIXES for file in files)

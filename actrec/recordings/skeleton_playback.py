@@ -10,12 +10,12 @@ from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 
 KINECT_V1 = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
 
-KINECT_V2_COLOUR = Intrinsics(1920, 1080, 1060.0, 1060.0, 959.5, 539.5)
+KINECT_V2_COLOR = Intrinsics(1920, 1080, 1060.0, 1060.0, 959.5, 539.5)
 """Nominal: the joints and pixels of the NTU files at hand agree on focal lengths of 1054 to 1063 px."""
 
 
 class SkeletonRecording(Recording):
-    """Plays a skeleton file: frames with `colour` and `depth` None and the bodies in `skeletons`.
+    """Plays a skeleton file: frames with `color` and `depth` None and the bodies in `skeletons`.
 
     Args:
         path: The file.
@@ -28,7 +28,7 @@ class SkeletonRecording(Recording):
     def __init__(self, path: str | Path, config: RecordingConfig):
         super().__init__(existing(path), config)
         self.sequence = open_sequence(self.path, config.sequence or None, config.fps)
-        nominal = KINECT_V1 if self.sequence.meta["format"] in ("nucla", "utd_mhad") else KINECT_V2_COLOUR
+        nominal = KINECT_V1 if self.sequence.meta["format"] in ("nucla", "utd_mhad") else KINECT_V2_COLOR
         given = config.intrinsics or config.hfov_deg
         size = nominal.width, nominal.height
         self._intrinsics = base.resolve(self.path, config, *size) if given else nominal

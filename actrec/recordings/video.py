@@ -1,8 +1,8 @@
-"""Plain video through PyAV: colour, no depth.
+"""Plain video through PyAV: color, no depth.
 
 Pictures of a video file, through PyAV: what recordings and datasets share.
 
-A folder of colour pictures, one a frame, that stands for a video.
+A folder of color pictures, one a frame, that stands for a video.
 """
 
 import multiprocessing
@@ -161,7 +161,7 @@ def _one_line(error: Exception) -> str:
 
 
 NTU_HFOV_DEG = 84.1
-"""Of the Kinect v2's 1920×1080 colour camera, with which NTU RGB+D was recorded."""
+"""Of the Kinect v2's 1920×1080 color camera, with which NTU RGB+D was recorded."""
 
 _AVI = "avi"
 

@@ -28,9 +28,9 @@ class SceneFlow(ABC):
 
     def estimate(
         self,
-        colour0: np.ndarray,
+        color0: np.ndarray,
         depth0: np.ndarray,
-        colour1: np.ndarray,
+        color1: np.ndarray,
         depth1: np.ndarray,
         intrinsics: Intrinsics,
         dt: float,
@@ -38,9 +38,9 @@ class SceneFlow(ABC):
         """The velocity of the surface that each pixel of the first image shows.
 
         Args:
-            colour0: [H, W, 3] uint8 RGB.
+            color0: [H, W, 3] uint8 RGB.
             depth0: [H, W] float32 metres, NaN where missing.
-            colour1: The second image.
+            color1: The second image.
             depth1: Its depth.
             intrinsics: Of all four images.
             dt: Seconds from the first to the second.
@@ -52,15 +52,15 @@ class SceneFlow(ABC):
         Raises:
             InputError: Sizes or types differ, depth is not in metres, or dt is not positive.
         """
-        _check(colour0, depth0, colour1, depth1, intrinsics, dt)
-        return self._estimate(colour0, _sound(depth0), colour1, _sound(depth1), intrinsics, dt)
+        _check(color0, depth0, color1, depth1, intrinsics, dt)
+        return self._estimate(color0, _sound(depth0), color1, _sound(depth1), intrinsics, dt)
 
     @abstractmethod
     def _estimate(
         self,
-        colour0: np.ndarray,
+        color0: np.ndarray,
         depth0: np.ndarray,
-        colour1: np.ndarray,
+        color1: np.ndarray,
         depth1: np.ndarray,
         intrinsics: Intrinsics,
         dt: float,
@@ -69,15 +69,15 @@ class SceneFlow(ABC):
 
 
 def resize(
-    colour: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics, width: int, height: int
+    color: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics, width: int, height: int
 ) -> tuple[np.ndarray, np.ndarray, Intrinsics]:
-    """A smaller RGB-D image: colour averaged over areas, depth sampled (an average would invent surfaces).
+    """A smaller RGB-D image: color averaged over areas, depth sampled (an average would invent surfaces).
 
     Depth is that of the pixel nearest to the area's middle; of 640 columns made 160, of pixels 2, 6, 10, …
     """
     if (width, height) == (intrinsics.width, intrinsics.height):
-        return colour, depth, intrinsics
-    small = cv2.resize(colour, (width, height), interpolation=cv2.INTER_AREA)
+        return color, depth, intrinsics
+    small = cv2.resize(color, (width, height), interpolation=cv2.INTER_AREA)
     return (
         small,
         cv2.resize(depth, (width, height), interpolation=cv2.INTER_NEAREST_EXACT),
@@ -99,12 +99,12 @@ def _median(depth: np.ndarray) -> float:
 
 
 def _check(
-    colour0: np.ndarray, depth0: np.ndarray, colour1: np.ndarray, depth1: np.ndarray, intrinsics: Intrinsics, dt: float
+    color0: np.ndarray, depth0: np.ndarray, color1: np.ndarray, depth1: np.ndarray, intrinsics: Intrinsics, dt: float
 ) -> None:
     size = (intrinsics.height, intrinsics.width)
-    for name, image in (("first", colour0), ("second", colour1)):
+    for name, image in (("first", color0), ("second", color1)):
         if image.shape != (*size, 3) or image.dtype != np.uint8:
-            raise InputError(f"{name} colour is {image.dtype}{list(image.shape)}, expected uint8{[*size, 3]}")
+            raise InputError(f"{name} color is {image.dtype}{list(image.shape)}, expected uint8{[*size, 3]}")
     for name, image in (("first", depth0), ("second", depth1)):
         if image.shape != size or image.dtype != np.float32:
             raise InputError(
@@ -134,12 +134,12 @@ def estimate(first: RgbdFrame, second: RgbdFrame) -> np.ndarray | None:
         The turn; None where fewer than 20 corners are found again, or no third of them agrees on one, or as many
         stand still.
     """
-    grey0, grey1 = (cv2.cvtColor(frame.colour, cv2.COLOR_RGB2GRAY) for frame in (first, second))
-    corners = cv2.goodFeaturesToTrack(grey0, _CORNERS, 0.003, first.intrinsics.width / 27)
+    gray0, gray1 = (cv2.cvtColor(frame.color, cv2.COLOR_RGB2GRAY) for frame in (first, second))
+    corners = cv2.goodFeaturesToTrack(gray0, _CORNERS, 0.003, first.intrinsics.width / 27)
     if corners is None:
         return None
-    there, found, _ = cv2.calcOpticalFlowPyrLK(grey0, grey1, corners, None, **_FOLLOW)  # type: ignore[call-overload]
-    back, found_again, _ = cv2.calcOpticalFlowPyrLK(grey1, grey0, there, None, **_FOLLOW)  # type: ignore[call-overload]
+    there, found, _ = cv2.calcOpticalFlowPyrLK(gray0, gray1, corners, None, **_FOLLOW)  # type: ignore[call-overload]
+    back, found_again, _ = cv2.calcOpticalFlowPyrLK(gray1, gray0, there, None, **_FOLLOW)  # type: ignore[call-overload]
     same = (found & found_again).ravel() > 0
     same &= np.linalg.norm(back - corners, axis=-1).ravel() < 1
     if same.sum() < _LEAST_CORNERS:
@@ -189,7 +189,7 @@ def flow(method: SceneFlow, first: RgbdFrame, second: RgbdFrame, dt: float, turn
 
     Args:
         method: Makes the flow.
-        first, second: Of one camera, with colour and depth.
+        first, second: Of one camera, with color and depth.
         dt: Seconds from the first to the second.
         turn: The camera's, [3, 3] as `estimate` gives it, about right; None where nobody knows.
 
@@ -199,13 +199,13 @@ def flow(method: SceneFlow, first: RgbdFrame, second: RgbdFrame, dt: float, turn
     Raises:
         InputError: As `method.estimate`.
     """
-    assert first.colour is not None and first.depth is not None
-    assert second.colour is not None and second.depth is not None
+    assert first.color is not None and first.depth is not None
+    assert second.color is not None and second.depth is not None
     camera = first.intrinsics
     if turn is None or not LEAST_DEG <= degrees(turn) <= MOST_DEG:
-        return method.estimate(first.colour, first.depth, second.colour, second.depth, camera, dt)
-    colour, depth, seen = turned_back(second.colour, second.depth, camera, turn)
-    found = method.estimate(first.colour, first.depth, colour, depth, camera, dt)
+        return method.estimate(first.color, first.depth, second.color, second.depth, camera, dt)
+    color, depth, seen = turned_back(second.color, second.depth, camera, turn)
+    found = method.estimate(first.color, first.depth, color, depth, camera, dt)
     here = image_points(first.depth, camera)
     step = np.float32(dt)
     moved = ((here + found * step) @ turn.T.astype(np.float32) - here) / step
@@ -214,12 +214,12 @@ def flow(method: SceneFlow, first: RgbdFrame, second: RgbdFrame, dt: float, turn
 
 
 def turned_back(
-    colour: np.ndarray, depth: np.ndarray, camera: Intrinsics, turn: np.ndarray
+    color: np.ndarray, depth: np.ndarray, camera: Intrinsics, turn: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What a camera would see that had not turned.
 
     Returns:
-        Colour, depth (NaN where it did not look), and where it looked, [H, W].
+        Color, depth (NaN where it did not look), and where it looked, [H, W].
     """
     height, width = depth.shape
     right = ((np.arange(width) - camera.cx) / camera.fx)[None, :]
@@ -233,7 +233,7 @@ def turned_back(
     # Between pixels only of one surface: across an edge the mean is a surface that is not there.
     smooth = np.abs(between - far) < _SURFACE_STEP * far
     back = np.where(smooth, between, far) / z
-    return cv2.remap(colour, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), back, seen
+    return cv2.remap(color, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), back, seen
 
 
 _SURFACE_STEP = 0.02

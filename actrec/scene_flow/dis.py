@@ -68,9 +68,9 @@ class DisFlow(SceneFlow):
 
     def _estimate(
         self,
-        colour0: np.ndarray,
+        color0: np.ndarray,
         depth0: np.ndarray,
-        colour1: np.ndarray,
+        color1: np.ndarray,
         depth1: np.ndarray,
         intrinsics: Intrinsics,
         dt: float,
@@ -82,8 +82,8 @@ class DisFlow(SceneFlow):
             )
         # Of a pyramid with fewer levels OpenCV chooses by the width alone, and where the height has none it crashes.
         self._flow.setFinestScale(min(self.config.finest_scale, self._levels(*depth0.shape)))
-        grey0, grey1 = (cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY) for colour in (colour0, colour1))
-        pixels = self._flow.calc(grey0, grey1, None)
+        gray0, gray1 = (cv2.cvtColor(color, cv2.COLOR_RGB2GRAY) for color in (color0, color1))
+        pixels = self._flow.calc(gray0, gray1, None)
         smooth0, smooth1 = (self._smooth(np.ascontiguousarray(depth)) for depth in (depth0, depth1))
         c = intrinsics
         out = np.empty((*depth0.shape, 3), np.float32)
@@ -118,10 +118,10 @@ class DisFlow(SceneFlow):
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
-def _accumulate(centre: np.ndarray, other: np.ndarray, step: np.float32, total: np.ndarray, count: np.ndarray) -> None:
-    """Adds to total and count what of a shifted row lies on the centres' surfaces. Plain enough to become SIMD."""
-    for k in range(centre.size):
-        near = abs(other[k] - centre[k]) <= step * centre[k]
+def _accumulate(center: np.ndarray, other: np.ndarray, step: np.float32, total: np.ndarray, count: np.ndarray) -> None:
+    """Adds to total and count what of a shifted row lies on the centers' surfaces. Plain enough to become SIMD."""
+    for k in range(center.size):
+        near = abs(other[k] - center[k]) <= step * center[k]
         total[k] += other[k] if near else np.float32(0)
         count[k] += np.float32(1) if near else np.float32(0)
 
@@ -140,13 +140,13 @@ def _smooth_surface(depth: np.ndarray, radius: int, step: np.float32, out: np.nd
                 row, shifted = depth[v, low:high], depth[j, low + i : high + i]
                 _accumulate(row, shifted, step, total[low:high], count[low:high])
         for u in range(width):
-            # A missing depth stays missing: its neighbours may be another surface's.
+            # A missing depth stays missing: its neighbors may be another surface's.
             out[v, u] = total[u] / count[u] if depth[v, u] > 0 else np.nan
 
 
 @numba.njit(nogil=True, cache=True)
 def _sample(depth: np.ndarray, u: float, v: float, step: float) -> float:
-    """Depth at a point between pixels: bilinear over the neighbours on the surface of the nearest one; NaN outside."""
+    """Depth at a point between pixels: bilinear over the neighbors on the surface of the nearest one; NaN outside."""
     height, width = depth.shape
     # Not "u < 0 or …": a NaN must end here too.
     if not (u > -0.5 and v > -0.5 and u < width - 0.5 and v < height - 0.5):

@@ -1,4 +1,4 @@
-"""Scene flow by a primal-dual method: photometric and geometric terms, regularised on the surface, coarse to fine.
+"""Scene flow by a primal-dual method: photometric and geometric terms, regularized on the surface, coarse to fine.
 
 Jaimez et al., "A Primal-Dual Framework for Real-Time Dense RGB-D Scene Flow", ICRA 2015.
 """
@@ -44,20 +44,19 @@ class PdFlow(SceneFlow):
 
     def _estimate(
         self,
-        colour0: np.ndarray,
+        color0: np.ndarray,
         depth0: np.ndarray,
-        colour1: np.ndarray,
+        color1: np.ndarray,
         depth1: np.ndarray,
         intrinsics: Intrinsics,
         dt: float,
     ) -> np.ndarray:
         camera = intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy
         image0, image1 = (
-            Level(_grey(colour), np.nan_to_num(depth), camera)
-            for colour, depth in ((colour0, depth0), (colour1, depth1))
+            Level(_gray(color), np.nan_to_num(depth), camera) for color, depth in ((color0, depth0), (color1, depth1))
         )
         first, before = self._first(image0)
-        second = self._solver.pyramid(image1.grey, image1.depth, camera)
+        second = self._solver.pyramid(image1.gray, image1.depth, camera)
         flow = self._solver.solve(first, second, before)
         self._last = image1, second, flow
         velocity = self._velocity(flow, image0, dt)
@@ -68,10 +67,10 @@ class PdFlow(SceneFlow):
         """The first image's pyramid, and the flow to start from where it is the last pair's second image."""
         if self._last is not None:
             last, pyramid, flow = self._last
-            same = image.camera == last.camera and np.array_equal(image.grey, last.grey)
+            same = image.camera == last.camera and np.array_equal(image.gray, last.gray)
             if same and np.array_equal(image.depth, last.depth):
                 return pyramid, flow if self.config.warm_start else None
-        return self._solver.pyramid(image.grey, image.depth, image.camera), None
+        return self._solver.pyramid(image.gray, image.depth, image.camera), None
 
     def _velocity(self, flow: np.ndarray, first: Level, dt: float) -> np.ndarray:
         """[H, W, 3] m/s; NaN where the first image has no depth, or where nothing moves that fast."""
@@ -100,5 +99,5 @@ def _unseen(depth: np.ndarray, flow: np.ndarray) -> np.ndarray:
     return np.asarray(there == 0)
 
 
-def _grey(colour: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY).astype(np.float32)
+def _gray(color: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(color, cv2.COLOR_RGB2GRAY).astype(np.float32)

@@ -5,10 +5,10 @@ import numpy as np
 
 
 def picture(flow: np.ndarray, full_m_s: float = 1.0) -> np.ndarray:
-    """The colour wheel: hue is the direction as seen, brightness the speed.
+    """The color wheel: hue is the direction as seen, brightness the speed.
 
     Right is red, down yellow-green, left cyan, up violet; what comes nearer or goes away is paler, what is not known
-    is grey.
+    is gray.
 
     Args:
         flow: [H, W, 3] m/s in the optical frame, NaN where unknown.

@@ -78,7 +78,7 @@ class FlowPairs:
         """The flow from the frame added before to this one; None where they are no pair.
 
         Raises:
-            InputError: The frame has no colour or no depth, or they are of another size than its intrinsics.
+            InputError: The frame has no color or no depth, or they are of another size than its intrinsics.
         """
         last, self._last = self._last, None
         newest = self._last = self._resized(frame)
@@ -109,9 +109,9 @@ class FlowPairs:
         return estimated
 
     def _resized(self, frame: RgbdFrame) -> RgbdFrame:
-        if frame.colour is None or frame.depth is None:
+        if frame.color is None or frame.depth is None:
             raise InputError("scene flow needs depth, and this frame has none")
         frame.check()  # resized, images of two sizes would look alike
         size = self._config.width, self._config.height
-        colour, depth, intrinsics = resize(frame.colour, frame.depth, frame.intrinsics, *size)
-        return RgbdFrame(frame.stamp_ns, colour, depth, intrinsics, frame.frame_id)
+        color, depth, intrinsics = resize(frame.color, frame.depth, frame.intrinsics, *size)
+        return RgbdFrame(frame.stamp_ns, color, depth, intrinsics, frame.frame_id)

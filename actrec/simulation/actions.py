@@ -53,7 +53,7 @@ def _body_at(time: float, size: float) -> tuple[float, float, float]:
 
 
 def _footprint(time: float, side: str, size: float) -> np.ndarray:
-    """[x, z, yaw] of a foot whose stance is centred on `time`, place frame."""
+    """[x, z, yaw] of a foot whose stance is centered on `time`, place frame."""
     x, z, yaw = _body_at(float(np.clip(time, 0.0, WALK_SECONDS)), size)
     at_rest = time <= 0 or time >= WALK_SECONDS
     apart = body.CHANNELS[f"foot_x_{side}"] if at_rest else 0.085
@@ -69,9 +69,9 @@ def _plan(side: str, size: float) -> tuple[tuple[float, ...], tuple[np.ndarray, 
     first = 0 if side == "left" else 1
     steps = list(range(first, _STEPS, 2))
     starts = tuple((k + 0.5) * _PERIOD for k in steps)
-    centres = [start + 1.5 * _PERIOD for start in starts]
-    centres[-1] = WALK_SECONDS
-    return starts, tuple(_footprint(time, side, size) for time in [0.0, *centres])
+    centers = [start + 1.5 * _PERIOD for start in starts]
+    centers[-1] = WALK_SECONDS
+    return starts, tuple(_footprint(time, side, size) for time in [0.0, *centers])
 
 
 def _foot(time: float, side: str, size: float) -> dict[str, float]:
@@ -348,7 +348,7 @@ ACTIONS: dict[str, Action] = {
         Action("point", 3.0, "standing", "standing", _keyed(_point)),
     )
 }
-"""Every action by name. "idle_seated" is labelled "idle" when performed."""
+"""Every action by name. "idle_seated" is labeled "idle" when performed."""
 
 
 def get(name: str) -> Action:

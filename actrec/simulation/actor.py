@@ -17,7 +17,7 @@ ANKLE_HEIGHT = 0.085
 TOE_HEIGHT = 0.030
 """Of the foot joint (ball of the foot) above the sole, metres at the reference stature."""
 
-_Colour = tuple[float, float, float]
+_Color = tuple[float, float, float]
 
 _Point = tuple[float, float, float]
 
@@ -36,10 +36,10 @@ class Appearance:
     stature: float = 1.75
     girth: float = 1.0
     face: Looks = field(default_factory=Looks)
-    shirt: _Colour = (0.20, 0.42, 0.62)
-    sleeves: _Colour = (0.16, 0.33, 0.50)
-    trousers: _Colour = (0.25, 0.26, 0.32)
-    shoes: _Colour = (0.12, 0.11, 0.11)
+    shirt: _Color = (0.20, 0.42, 0.62)
+    sleeves: _Color = (0.16, 0.33, 0.50)
+    trousers: _Color = (0.25, 0.26, 0.32)
+    shoes: _Color = (0.12, 0.11, 0.11)
 
     @property
     def scale(self) -> float:
@@ -98,7 +98,7 @@ class _Tailor:
         start: tuple[float, float, float],
         end: tuple[float, float, float] | None,
         radii: tuple[float, float],
-        colour: _Colour,
+        color: _Color,
         kind: int,
         stretch: tuple[float, float, float] = (1.0, 1.0, 1.0),
     ) -> None:
@@ -109,7 +109,7 @@ class _Tailor:
             start,
             end,
             radii,
-            colour,
+            color,
             stretch=stretch,
             texture=self.texture[kind],
             texture_scale=density,
@@ -152,14 +152,14 @@ class _Tailor:
             end: _Point | None,
             radii: tuple[float, float],
             stretch: _Point = (1.0, 1.0, 1.0),
-            colour: _Colour = (1.0, 1.0, 1.0),
+            color: _Color = (1.0, 1.0, 1.0),
             texture: int = face,
             gloss: float = 0.06,
         ) -> None:
             first = (k * start[0], k * start[1], k * start[2])
             last = None if end is None else (k * end[0], k * end[1], k * end[2])
             self.builder.add(
-                FRAME["head"], first, last, (radii[0] * k, radii[1] * k), colour, stretch=stretch,
+                FRAME["head"], first, last, (radii[0] * k, radii[1] * k), color, stretch=stretch,
                 texture=texture,
                 texture_scale=HEAD_DENSITY / k, gloss=gloss,
             )  # fmt: skip
@@ -247,5 +247,5 @@ class _Tailor:
                 length = float(PHALANX[FINGERS.index(finger), k]) * size
                 radii = (widths[finger] * (1 - 0.07 * k) * size, widths[finger] * (1 - 0.07 * (k + 1)) * size)
                 tint = 1.0 if finger in ("index", "ring") else 0.95
-                colour = (skin[0] * tint, skin[1] * tint, skin[2] * tint)
-                self._add(f"{finger}{k}_{side}", (0, 0, 0), (0, length, 0), radii, colour, SKIN)
+                color = (skin[0] * tint, skin[1] * tint, skin[2] * tint)
+                self._add(f"{finger}{k}_{side}", (0, 0, 0), (0, length, 0), radii, color, SKIN)

@@ -1,6 +1,6 @@
 """The renderer's inner loops: bounds, ray casting, shading, scene flow. float32, no temporaries a pixel.
 
-Pixel centres lie at integers: u = fx·x/z + cx. A ray is (dx, dy, 1)·z, so that its parameter is the depth itself.
+Pixel centers lie at integers: u = fx·x/z + cx. A ray is (dx, dy, 1)·z, so that its parameter is the depth itself.
 
 The room's inner loops: boxes once for each view, soft shadows in every frame.
 """
@@ -22,7 +22,7 @@ _FAR = np.float32(1e30)
 
 @kernel
 def sphere_bounds(
-    centre: np.ndarray,
+    center: np.ndarray,
     axes: np.ndarray,
     radius: Real,
     row: int,
@@ -42,7 +42,7 @@ def sphere_bounds(
         s_zz += axes[2, k] * axes[2, k]
     square = radius * radius
     s_xx, s_xz, s_zz = s_xx * square, s_xz * square, s_zz * square
-    x, z = centre[row], centre[2]
+    x, z = center[row], center[2]
     if z - math.sqrt(s_zz) < near:  # reaches behind the image plane: it may fill the image
         return 0, size - 1
     a, b, c = z * z - s_zz, x * z - s_xz, x * x - s_xx
@@ -97,7 +97,7 @@ def ray_round_cone(
 
 
 @kernel
-def rasterise(
+def rasterize(
     origin: np.ndarray,
     to_camera: np.ndarray,
     to_local: np.ndarray,
@@ -236,15 +236,15 @@ def shade(
     levels: np.ndarray,
     camera: np.ndarray,
     light: np.ndarray,
-    colour: np.ndarray,
+    color: np.ndarray,
     facing: np.ndarray,
 ) -> None:
-    """Colours the pixels that show a primitive.
+    """Colors the pixels that show a primitive.
 
     Args:
         window: (u0, u1, v0, v1), inclusive.
         light: [8] float32: unit direction to the lamp, "up" in the camera frame, ambient and lamp strength.
-        colour: [H, W, 3] uint8, out.
+        color: [H, W, 3] uint8, out.
         facing: [H, W] float32, out: cosine between the surface's normal and the ray to the camera.
     """
     fx, fy, cx, cy = camera[0], camera[1], camera[2], camera[3]
@@ -280,9 +280,9 @@ def shade(
                 level = min(max(int(math.log2(max(ratio, _ONE)) + _HALF), 0), len(levels) - 1)
                 tr, tg, tb = sample(atlas, texture[n], level, levels, tx, ty, tz)
                 r, g, b = r * tr * np.float32(2), g * tg * np.float32(2), b * tb * np.float32(2)
-            colour[v, u, 0] = np.uint8(min(max((r * bright + shine) * top + _HALF, _ZERO), top))
-            colour[v, u, 1] = np.uint8(min(max((g * bright + shine) * top + _HALF, _ZERO), top))
-            colour[v, u, 2] = np.uint8(min(max((b * bright + shine) * top + _HALF, _ZERO), top))
+            color[v, u, 0] = np.uint8(min(max((r * bright + shine) * top + _HALF, _ZERO), top))
+            color[v, u, 1] = np.uint8(min(max((g * bright + shine) * top + _HALF, _ZERO), top))
+            color[v, u, 2] = np.uint8(min(max((b * bright + shine) * top + _HALF, _ZERO), top))
 
 
 @kernel
@@ -344,7 +344,7 @@ def cast_boxes(
 
     Args:
         lows, highs: [B, 3] float32 corners in room coordinates.
-        rotation, position: [3, 3] camera axes as columns and [3] camera centre in room coordinates.
+        rotation, position: [3, 3] camera axes as columns and [3] camera center in room coordinates.
         camera: [4] fx, fy, cx, cy.
         depth: [H, W] float32, out.
         face: [H, W] int8, out: 2·axis + (1 where the normal points to the positive side).
@@ -408,16 +408,16 @@ def ground_shadow(
     camera: np.ndarray,
     depth: np.ndarray,
     ids: np.ndarray,
-    colour: np.ndarray,
+    color: np.ndarray,
 ) -> None:
     """Darkens the floor softly around points that something stands over.
 
     Args:
         points: [K, 3] float32 camera frame, on the floor.
         radii: [K] float32 metres.
-        strength: Share of the light that is lost at the centre.
+        strength: Share of the light that is lost at the center.
         floor: [H, W] bool.
-        colour: [H, W, 3] uint8, in and out.
+        color: [H, W, 3] uint8, in and out.
     """
     height, width = depth.shape
     fx, fy, cx, cy = camera[0], camera[1], camera[2], camera[3]
@@ -443,4 +443,4 @@ def ground_shadow(
                 if square < reach * reach:
                     light *= _ONE - strength * math.exp(-square)
             for c in range(3):
-                colour[v, u, c] = np.uint8(colour[v, u, c] * light + _HALF)
+                color[v, u, c] = np.uint8(color[v, u, c] * light + _HALF)

@@ -1,4 +1,4 @@
-"""What a real RGB-D sensor does to exact depth and colour. Every draw follows from the seed and the frame's number.
+"""What a real RGB-D sensor does to exact depth and color. Every draw follows from the seed and the frame's number.
 
 The sensor noise's inner loops.
 """
@@ -20,7 +20,7 @@ _ONE = np.float32(1)
 _HALF = np.float32(0.5)
 
 _SILHOUETTE = np.float32(0.05)
-"""Neighbours that differ by more than this share of their depth lie on two surfaces."""
+"""Neighbors that differ by more than this share of their depth lie on two surfaces."""
 
 
 @kernel
@@ -111,18 +111,18 @@ def degrade_depth(
 
 
 @kernel
-def degrade_colour(colour: np.ndarray, sigma: np.ndarray, white: np.ndarray, offsets: np.ndarray) -> None:
+def degrade_color(color: np.ndarray, sigma: np.ndarray, white: np.ndarray, offsets: np.ndarray) -> None:
     """Adds Gaussian noise in place: sigma[value] to each channel on its own, [H, W, 3] uint8."""
-    height, width = colour.shape[:2]
+    height, width = color.shape[:2]
     mask = white.shape[0] - 1
     top = np.float32(255)
     for v in range(height):
         for channel in range(3):
             row = white[(v + offsets[channel]) & mask]
             for u in range(width):
-                value = colour[v, u, channel]
+                value = color[v, u, channel]
                 noisy = np.float32(value) + sigma[value] * row[(u + offsets[channel + 3]) & mask]
-                colour[v, u, channel] = np.uint8(min(max(noisy + _HALF, _ZERO), top))
+                color[v, u, channel] = np.uint8(min(max(noisy + _HALF, _ZERO), top))
 
 
 _TILE = 1024
@@ -174,7 +174,7 @@ class DepthSensor:
         return np.where(angle >= self.tilt_from, angle**2 / np.maximum(np.pi / 2 - angle, 0.05) ** 2, 0.0)
 
     def sigma(self, depth: np.ndarray, cosine: np.ndarray) -> np.ndarray:
-        """The axial standard deviation in metres, before quantisation."""
+        """The axial standard deviation in metres, before quantization."""
         return self.axial(depth) + self.tilted(depth) * self.steep(cosine)
 
 
@@ -242,7 +242,7 @@ class SensorNoise:
         )
         self._shift = np.float32(intrinsics.fx * sensor.baseline)
         # Shot noise grows with the root of the light, read noise does not.
-        self._colour_sigma = np.sqrt(1.2**2 + 0.035 * np.arange(256)).astype(np.float32)
+        self._color_sigma = np.sqrt(1.2**2 + 0.035 * np.arange(256)).astype(np.float32)
         depths = np.linspace(0.0, sensor.far, 4096)
         self._axial, self._tilted = sensor.axial(depths).astype(np.float32), sensor.tilted(depths).astype(np.float32)
         self._steep = sensor.steep(np.linspace(0.0, 1.0, 1024)).astype(np.float32)
@@ -277,10 +277,10 @@ class SensorNoise:
         )  # fmt: skip
         return measured
 
-    def colour(self, exact: np.ndarray, number: int) -> np.ndarray:
+    def color(self, exact: np.ndarray, number: int) -> np.ndarray:
         """[H, W, 3] uint8 with the lens's blur and the imager's noise."""
         blurred = cv2.GaussianBlur(exact, (3, 3), 0.55)
-        degrade_colour(blurred, self._colour_sigma, self._white, self._offsets(number, 1))
+        degrade_color(blurred, self._color_sigma, self._white, self._offsets(number, 1))
         return blurred
 
     def _offsets(self, number: int, purpose: int) -> np.ndarray:

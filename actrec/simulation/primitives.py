@@ -23,7 +23,7 @@ class Shapes:
         offset: [N, 3] float32, its origin in that frame, metres.
         axes: [N, 3, 3] float32, columns are its axes in that frame, scaled.
         profile: [N, 3] float32 length, r0, r1.
-        colour: [N, 3] float32 albedo in 0..1, as displayed.
+        color: [N, 3] float32 albedo in 0..1, as displayed.
         texture: [N] int32 index into the texture atlas, `NO_TEXTURE` for none.
         mapping: [N, 3, 4] float32, takes primitive coordinates to those of the texture.
         density: [N] float32 texture units a metre.
@@ -34,7 +34,7 @@ class Shapes:
     offset: np.ndarray
     axes: np.ndarray
     profile: np.ndarray
-    colour: np.ndarray
+    color: np.ndarray
     texture: np.ndarray
     mapping: np.ndarray
     density: np.ndarray
@@ -75,7 +75,7 @@ class ShapeBuilder:
         start: tuple[float, float, float],
         end: tuple[float, float, float] | None,
         radii: tuple[float, float],
-        colour: tuple[float, float, float],
+        color: tuple[float, float, float],
         *,
         stretch: tuple[float, float, float] = (1.0, 1.0, 1.0),
         texture: int = NO_TEXTURE,
@@ -86,9 +86,9 @@ class ShapeBuilder:
 
         Args:
             frame: The body frame that carries it.
-            start, end: Centres of its two ends in that frame, metres.
+            start, end: Centers of its two ends in that frame, metres.
             radii: Radius at start and end, metres.
-            colour: Albedo as displayed, 0..1.
+            color: Albedo as displayed, 0..1.
             stretch: Factors along the frame's x, y and z applied about `start` (make an ellipsoid of a sphere).
             texture: Index into the atlas.
             texture_scale: Texture units a metre; the texture lies in the frame's coordinates, so that it runs on across
@@ -101,7 +101,7 @@ class ShapeBuilder:
         length = float(np.linalg.norm(along))
         axes = np.diag(scale) @ _axes_with_y(along / length if length > 0 else np.array([0.0, 1.0, 0.0]))
         mapping = np.concatenate([axes, origin[:, None]], axis=1) * texture_scale
-        self._rows.append((frame, origin, axes, (length, *radii), colour, texture, mapping, texture_scale, gloss))
+        self._rows.append((frame, origin, axes, (length, *radii), color, texture, mapping, texture_scale, gloss))
 
     def build(self) -> Shapes:
         """The collected primitives, packed."""

@@ -1,4 +1,4 @@
-"""Draws placed primitives before a room: colour, depth, who is where, and how every visible point moves."""
+"""Draws placed primitives before a room: color, depth, who is where, and how every visible point moves."""
 
 from dataclasses import dataclass
 
@@ -25,14 +25,14 @@ class Rendering:
     """One noise-free frame.
 
     Attributes:
-        colour: [H, W, 3] uint8 RGB.
+        color: [H, W, 3] uint8 RGB.
         depth: [H, W] float32 exact depth along the optical axis, metres.
         ids: [H, W] int16 index of the primitive seen, −1 the room.
         facing: [H, W] float32 cosine between surface normal and the ray to the camera.
         placed: The primitives that were drawn, None where there were none.
     """
 
-    colour: np.ndarray
+    color: np.ndarray
     depth: np.ndarray
     ids: np.ndarray
     facing: np.ndarray
@@ -42,7 +42,7 @@ class Rendering:
     def empty(cls, background: Background) -> "Rendering":
         """The room with nobody in it."""
         ids = np.full(background.depth.shape, -1, np.int16)
-        return cls(background.colour.copy(), background.depth.copy(), ids, background.facing.copy(), None)
+        return cls(background.color.copy(), background.depth.copy(), ids, background.facing.copy(), None)
 
     @property
     def people(self) -> np.ndarray:
@@ -87,24 +87,24 @@ class Renderer:
                 metres.
         """
         shapes = placed.shapes
-        colour, depth, facing = background.colour.copy(), background.depth.copy(), background.facing.copy()
+        color, depth, facing = background.color.copy(), background.depth.copy(), background.facing.copy()
         ids = np.full(depth.shape, -1, np.int16)
-        window = kernels.rasterise(
+        window = kernels.rasterize(
             placed.origin, placed.to_camera, placed.to_local, shapes.profile, self._camera, np.float32(NEAR), depth, ids
         )
         kernels.shade(
-            window, depth, ids, placed.origin, placed.to_local, shapes.profile, shapes.colour, shapes.texture,
+            window, depth, ids, placed.origin, placed.to_local, shapes.profile, shapes.color, shapes.texture,
             shapes.mapping,
-            shapes.density, shapes.gloss, self._atlas.texels, self._atlas.levels, self._camera, self._light, colour,
+            shapes.density, shapes.gloss, self._atlas.texels, self._atlas.levels, self._camera, self._light, color,
             facing,
         )  # fmt: skip
         if contacts is not None and len(contacts):
             ground_shadow(
                 contacts[:, :3].astype(np.float32), contacts[:, 3].astype(np.float32), np.float32(_SHADOW),
                 background.floor,
-                self._camera, depth, ids, colour,
+                self._camera, depth, ids, color,
             )  # fmt: skip
-        return Rendering(colour, depth, ids, facing, placed)
+        return Rendering(color, depth, ids, facing, placed)
 
     def scene_flow(self, frame: Rendering, following: Placed, dt: float, move: np.ndarray | None = None) -> np.ndarray:
         """Velocity of each visible surface point on its way to the next frame, in the first camera's frame axes.

@@ -18,13 +18,13 @@ class Box:
 
     Attributes:
         low, high: Opposite corners, metres.
-        colour: Albedo as displayed, 0..1.
+        color: Albedo as displayed, 0..1.
         kind: What its texture is.
     """
 
     low: tuple[float, float, float]
     high: tuple[float, float, float]
-    colour: tuple[float, float, float]
+    color: tuple[float, float, float]
     kind: int = BOX
 
 
@@ -49,13 +49,13 @@ class Background:
     """The empty room as one camera sees it.
 
     Attributes:
-        colour: [H, W, 3] uint8.
+        color: [H, W, 3] uint8.
         depth: [H, W] float32 metres.
         facing: [H, W] float32 cosine between the surface's normal and the ray to the camera.
         floor: [H, W] bool, where the floor is seen.
     """
 
-    colour: np.ndarray
+    color: np.ndarray
     depth: np.ndarray
     facing: np.ndarray
     floor: np.ndarray
@@ -103,8 +103,8 @@ def render(
         room: What to draw.
         intrinsics: Of the camera.
         rotation: [3, 3], camera axes as columns in room coordinates.
-        position: [3] camera centre in room coordinates, metres.
-        oversample: Colour samples along each side of a pixel.
+        position: [3] camera center in room coordinates, metres.
+        oversample: Color samples along each side of a pixel.
     """
     depth, normal, _, kind = _cast(room, intrinsics, rotation, position)
     rays = _rays(intrinsics)
@@ -113,14 +113,14 @@ def render(
     fine = intrinsics.resized(intrinsics.width * oversample, intrinsics.height * oversample)
     fine_depth, fine_normal, box, fine_kind = _cast(room, fine, rotation, position)
     points = (_rays(fine) * fine_depth[..., None]) @ rotation.T + position
-    colour = _paint(room, points.astype(np.float32), fine_normal, box, fine_kind)
-    colour = cv2.resize(colour, (intrinsics.width, intrinsics.height), interpolation=cv2.INTER_AREA)
-    colour = np.clip(colour * 255 + 0.5, 0, 255).astype(np.uint8)
-    return Background(colour, depth.astype(np.float32), facing.astype(np.float32), kind == FLOOR)
+    color = _paint(room, points.astype(np.float32), fine_normal, box, fine_kind)
+    color = cv2.resize(color, (intrinsics.width, intrinsics.height), interpolation=cv2.INTER_AREA)
+    color = np.clip(color * 255 + 0.5, 0, 255).astype(np.uint8)
+    return Background(color, depth.astype(np.float32), facing.astype(np.float32), kind == FLOOR)
 
 
 def _rays(intrinsics: Intrinsics) -> np.ndarray:
-    """[H, W, 3] rays of depth 1 through the pixel centres."""
+    """[H, W, 3] rays of depth 1 through the pixel centers."""
     x = (np.arange(intrinsics.width) - intrinsics.cx) / intrinsics.fx
     y = (np.arange(intrinsics.height) - intrinsics.cy) / intrinsics.fy
     return np.stack([*np.meshgrid(x, y), np.ones((intrinsics.height, intrinsics.width))], -1)
@@ -148,8 +148,8 @@ def _cast(
 def _paint(room: Room, points: np.ndarray, normal: np.ndarray, box: np.ndarray, kind: np.ndarray) -> np.ndarray:
     """[H, W, 3] float32 in 0..1: albedo with texture times a soft room light."""
     random = np.random.default_rng(room.seed)
-    colours = np.array([b.colour for b in room.boxes] + [(0.70, 0.68, 0.64)], np.float32)
-    albedo = colours[box]
+    colors = np.array([b.color for b in room.boxes] + [(0.70, 0.68, 0.64)], np.float32)
+    albedo = colors[box]
     albedo[kind == FLOOR] = (0.50, 0.40, 0.31)
     albedo[kind == CEILING] = (0.80, 0.80, 0.78)
     # Two coordinates that run along the surface, whichever way it faces.

@@ -90,7 +90,7 @@ class CameraPose:
     """Where the camera is in the room (x right, y down, z ahead; the floor is y = 0).
 
     Attributes:
-        height: Of its centre over the floor, metres.
+        height: Of its center over the floor, metres.
         pitch: How far it looks down, radians.
     """
 
@@ -115,10 +115,10 @@ class CameraPose:
 
 @dataclass(frozen=True)
 class PlacedCamera(CameraPose):
-    """A camera anywhere: [3, 3] axes as columns and [3] centre, in the room."""
+    """A camera anywhere: [3, 3] axes as columns and [3] center, in the room."""
 
     axes: np.ndarray = field(default_factory=lambda: np.eye(3))
-    centre: np.ndarray = field(default_factory=lambda: np.array([0.0, -1.0, 0.0]))
+    center: np.ndarray = field(default_factory=lambda: np.array([0.0, -1.0, 0.0]))
 
     @property
     def rotation(self) -> np.ndarray:
@@ -128,7 +128,7 @@ class PlacedCamera(CameraPose):
     @property
     def position(self) -> np.ndarray:
         """As the base has it."""
-        return self.centre
+        return self.center
 
 
 class Actor(Protocol):
@@ -217,7 +217,7 @@ class Snapshot:
 
     Attributes:
         time: Seconds since the scene's start.
-        rendering: Exact colour, depth, ids.
+        rendering: Exact color, depth, ids.
         poses: Each actor's pose in the camera's frame, None while absent.
         bodies: Exact joints of everybody present, `kinect_v2_25`, ids "actor_1", … A joint that is hidden or outside
             the image has
@@ -269,7 +269,7 @@ class Scene:
         contacts = np.concatenate([shadows, np.full((len(shadows), 1), 0.2)], axis=1)
         drawn = self._renderer.render(primitives.join(parts), self._background, contacts)
         floor = self._background.floor & (drawn.ids < 0)
-        self._background = rooms.Background(drawn.colour, drawn.depth, drawn.facing, floor)
+        self._background = rooms.Background(drawn.color, drawn.depth, drawn.facing, floor)
 
     @property
     def duration(self) -> float:

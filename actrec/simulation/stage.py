@@ -80,7 +80,7 @@ def cast_member(number: int) -> Person:
 def _cloth(
     random: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]
 ) -> tuple[float, float, float]:
-    """A colour of any hue."""
+    """A color of any hue."""
     r, g, b = colorsys.hsv_to_rgb(random.random(), random.uniform(*saturation), random.uniform(*value))
     return round(r, 3), round(g, 3), round(b, 3)
 

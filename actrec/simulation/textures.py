@@ -68,19 +68,19 @@ def index(kind: int, person: int, people: int) -> int:
 
 
 def _cloth(random: np.random.Generator) -> np.ndarray:
-    return _grey(0.5 + 0.05 * _waves(random, 9, 9) + 0.03 * _waves(random, 2, 2))
+    return _gray(0.5 + 0.05 * _waves(random, 9, 9) + 0.03 * _waves(random, 2, 2))
 
 
 def _denim(random: np.random.Generator) -> np.ndarray:
-    return _grey(0.5 + 0.04 * _waves(random, 1, 6) + 0.05 * _waves(random, 12, 12))
+    return _gray(0.5 + 0.04 * _waves(random, 1, 6) + 0.05 * _waves(random, 12, 12))
 
 
 def _grain(random: np.random.Generator, strength: float, size: float) -> np.ndarray:
-    return _grey(0.5 + 0.5 * strength * _waves(random, size, size))
+    return _gray(0.5 + 0.5 * strength * _waves(random, size, size))
 
 
 def _strands(random: np.random.Generator) -> np.ndarray:
-    return _grey(0.5 + 0.1 * _waves(random, 1.2, 14))
+    return _gray(0.5 + 0.1 * _waves(random, 1.2, 14))
 
 
 def _waves(random: np.random.Generator, size_u: float, size_v: float) -> np.ndarray:
@@ -91,7 +91,7 @@ def _waves(random: np.random.Generator, size_u: float, size_v: float) -> np.ndar
     return smooth / smooth.std()
 
 
-def _grey(image: np.ndarray) -> np.ndarray:
+def _gray(image: np.ndarray) -> np.ndarray:
     return np.repeat(np.clip(image, 0, 1)[..., None], 3, axis=2).astype(np.float32)
 
 
@@ -100,7 +100,7 @@ def paint_face(looks: Looks) -> np.ndarray:
 
     Drawn at twice the size. Millimetres: x along the surface from the middle of the face to the person's left, y
     up from
-    the head's centre (which lies at the height of the ears; the eyes are there as well).
+    the head's center (which lies at the height of the ears; the eyes are there as well).
     """
     brush = _Brush(looks)
     brush.head()
@@ -134,11 +134,11 @@ class _Brush:
     def area(
         self,
         points: Sequence[tuple[float, float]],
-        colour: tuple[float, ...],
+        color: tuple[float, ...],
         soft: float = 0.8,
         strength: float = 1.0,
     ) -> None:
-        """Lays `colour` over a polygon, its edge blurred by `soft` mm."""
+        """Lays `color` over a polygon, its edge blurred by `soft` mm."""
         sigma = max(soft * HEAD_DENSITY / 1000 * self.side, 0.5)
         corners = self._points(points)
         margin = int(3 * sigma) + 2
@@ -149,7 +149,7 @@ class _Brush:
         cv2.fillPoly(mask, [np.round((corners - low) * 16).astype(np.int32)], 1.0, shift=4)
         alpha = cv2.GaussianBlur(mask, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)[..., None] * strength
         window = self.image[low[1] : high[1], low[0] : high[0]]
-        window[:] = window * (1 - alpha) + np.array(colour, np.float32) * alpha
+        window[:] = window * (1 - alpha) + np.array(color, np.float32) * alpha
 
     def ellipse(
         self,
@@ -157,12 +157,12 @@ class _Brush:
         y: float,
         rx: float,
         ry: float,
-        colour: tuple[float, ...],
+        color: tuple[float, ...],
         soft: float = 0.5,
         strength: float = 1.0,
     ) -> None:
         angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
-        self.area([(x + rx * np.cos(a), y + ry * np.sin(a)) for a in angles], colour, soft, strength)
+        self.area([(x + rx * np.cos(a), y + ry * np.sin(a)) for a in angles], color, soft, strength)
 
     def darker(self, factor: float) -> tuple[float, ...]:
         red = np.array([1.0, 0.90, 0.86])  # shaded skin turns red

@@ -22,7 +22,7 @@ _PREVIEW_RANGE = 6.0  # metres, from red to blue
 
 
 class FolderWriter:
-    """Colour `N.png`, depth `N_depth.png` (16 bit, millimetres, 0 missing), `intrinsics.yaml`, at the end `joints.npz`.
+    """Color `N.png`, depth `N_depth.png` (16 bit, millimetres, 0 missing), `intrinsics.yaml`, at the end `joints.npz`.
 
     `joints.npz` holds stamps_ns [T], positions [M, T, 25, 3] metres in the optical frame, pixels [M, T, 25, 2], scores
     [M, T, 25], body_ids [M] and actions [M, T]; a body that is absent has NaN and "".
@@ -66,10 +66,10 @@ class FolderWriter:
         Raises:
             DeviceError: An image cannot be written.
         """
-        assert frame.colour is not None and frame.depth is not None
+        assert frame.color is not None and frame.depth is not None
         name = f"{len(self._stamps):06d}"
         millimetres = np.nan_to_num(np.rint(frame.depth * 1000), nan=0).clip(0, 65535).astype(np.uint16)
-        self._image(f"{name}.png", cv2.cvtColor(frame.colour, cv2.COLOR_RGB2BGR))
+        self._image(f"{name}.png", cv2.cvtColor(frame.color, cv2.COLOR_RGB2BGR))
         self._image(f"{name}_depth.png", millimetres)
         self._stamps.append(frame.stamp_ns)
         self._bodies.append(
@@ -114,7 +114,7 @@ def _told(file: Path, *others: type[Exception], remedy: str = "choose another fo
 
 
 class PreviewWriter:
-    """An mp4 of colour with the joints drawn in, beside depth.
+    """An mp4 of color with the joints drawn in, beside depth.
 
     Args:
         file: The video to write.
@@ -145,7 +145,7 @@ class PreviewWriter:
 
     def add(self, frame: RgbdFrame, actions: dict[str, str]) -> None:
         """Appends one frame."""
-        assert frame.colour is not None and frame.depth is not None
+        assert frame.color is not None and frame.depth is not None
         picture = np.hstack([draw_joints(frame, actions), _depth_picture(frame.depth)])
         height, width = picture.shape[0] & ~1, picture.shape[1] & ~1
         if self._stream is None:
@@ -166,9 +166,9 @@ class PreviewWriter:
 
 
 def draw_joints(frame: RgbdFrame, actions: dict[str, str]) -> np.ndarray:
-    """[H, W, 3] a copy of the colour image with exact joints (hidden ones hollow) and what each actor does."""
-    assert frame.colour is not None
-    picture = frame.colour.copy()
+    """[H, W, 3] a copy of the color image with exact joints (hidden ones hollow) and what each actor does."""
+    assert frame.color is not None
+    picture = frame.color.copy()
     for body in frame.skeletons:
         points = np.nan_to_num(body.pixels, nan=-1e4).clip(-1e4, 1e4).astype(int)
         for joint, parent in KINECT_V2_25.edges:
@@ -184,7 +184,7 @@ def draw_joints(frame: RgbdFrame, actions: dict[str, str]) -> np.ndarray:
 
 
 def _depth_picture(depth: np.ndarray) -> np.ndarray:
-    grey = np.nan_to_num(depth / _PREVIEW_RANGE * 255, nan=0).clip(0, 255).astype(np.uint8)
-    picture = cv2.cvtColor(cv2.applyColorMap(255 - grey, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)
+    gray = np.nan_to_num(depth / _PREVIEW_RANGE * 255, nan=0).clip(0, 255).astype(np.uint8)
+    picture = cv2.cvtColor(cv2.applyColorMap(255 - gray, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)
     picture[np.isnan(depth)] = 0
     return picture

@@ -1,7 +1,7 @@
 """Conversions between skeleton layouts, each joint a weighted sum of the source's joints.
 
 Every table but a hand's leads to `kinect_v2_25`. Where a sensor lacks a joint (finger tips on Kinect v1, the spine in
-MediaPipe) it is built from its neighbours on the line that the Kinect v2 puts it on; what is extrapolated carries half
+MediaPipe) it is built from its neighbors on the line that the Kinect v2 puts it on; what is extrapolated carries half
 the score.
 """
 
@@ -40,11 +40,11 @@ TABLES: dict[str, dict[str, Weights]] = {
         {
             **_LIMBS,
             **_same("hand_{s}", "foot_{s}", "head"),
-            "spine_base": {"hip_centre": 1.0},
+            "spine_base": {"hip_center": 1.0},
             # Kinect v1's "spine" lies a hand's breadth above the hips, v2's half way up.
-            "spine_mid": {"hip_centre": 0.5, "shoulder_centre": 0.5},
-            "spine_shoulder": {"shoulder_centre": 1.0},
-            "neck": {"shoulder_centre": 0.7, "head": 0.3},
+            "spine_mid": {"hip_center": 0.5, "shoulder_center": 0.5},
+            "spine_shoulder": {"shoulder_center": 1.0},
+            "neck": {"shoulder_center": 0.7, "head": 0.3},
             "hand_tip_{s}": {"hand_{s}": 2.0, "wrist_{s}": -1.0},
             "thumb_{s}": {"hand_{s}": 1.0},
         }

@@ -74,10 +74,10 @@ KINECT_V2_25 = _layout(
 
 KINECT_V1_20 = _layout(
     "kinect_v1_20",
-    "hip_centre:hip_centre spine:hip_centre shoulder_centre:spine head:shoulder_centre "
-    + _both("shoulder_{s}:shoulder_centre elbow_{s}:shoulder_{s} wrist_{s}:elbow_{s} hand_{s}:wrist_{s}")
+    "hip_center:hip_center spine:hip_center shoulder_center:spine head:shoulder_center "
+    + _both("shoulder_{s}:shoulder_center elbow_{s}:shoulder_{s} wrist_{s}:elbow_{s} hand_{s}:wrist_{s}")
     + " "
-    + _both("hip_{s}:hip_centre knee_{s}:hip_{s} ankle_{s}:knee_{s} foot_{s}:ankle_{s}"),
+    + _both("hip_{s}:hip_center knee_{s}:hip_{s} ankle_{s}:knee_{s} foot_{s}:ankle_{s}"),
 )
 
 AZURE_KINECT_32 = _layout(

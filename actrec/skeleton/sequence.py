@@ -28,7 +28,7 @@ class SkeletonSequence:
         stamps_ns: [T] int64 nanoseconds; from 0 where the format has no clock.
         bodies: [M, T, 25, 3] float32 metres in the optical frame, NaN where missing.
         scores: [M, T, 25] float32 in 0..1, 0 where missing.
-        pixels: [M, T, 25, 2] float32 (u, v) in the colour image, not mirrored; NaN where the format has none.
+        pixels: [M, T, 25, 2] float32 (u, v) in the color image, not mirrored; NaN where the format has none.
         body_ids: M strings that start with a letter (REP-155).
         label: The action's number as the dataset counts it (NTU "A001" is 1); None where there is none.
         meta: What else the format tells: `subject`, `view`, `fps`, `label_name`, …

@@ -141,7 +141,7 @@ def distortion(values: Any) -> tuple[float, ...]:
     return coefficients if len(coefficients) > 4 else (*coefficients, 0.0)
 
 
-COLOUR, DEPTH, MOUNT = "color", "depth", "mount"
+COLOR, DEPTH, MOUNT = "color", "depth", "mount"
 
 _ASPECT_TOLERANCE = 0.005
 
@@ -150,14 +150,14 @@ _CHECKOUT = Path(__file__).resolve().parents[2] / "calibration" / "cameras"
 
 @dataclass(frozen=True)
 class DepthGeometry:
-    """How a depth camera's readings become metres in the colour camera.
+    """How a depth camera's readings become metres in the color camera.
 
     Attributes:
-        to_colour: [4, 4] float64: a point of the depth camera's optical frame, metres, in that of the colour camera.
+        to_color: [4, 4] float64: a point of the depth camera's optical frame, metres, in that of the color camera.
         scale, bias: True depth in metres = scale · reading in metres + bias.
     """
 
-    to_colour: np.ndarray
+    to_color: np.ndarray
     scale: float = 1.0
     bias: float = 0.0
 
@@ -182,7 +182,7 @@ class CameraFiles:
     """What the files of one camera say; None where there is no such file."""
 
     serial: str
-    colour: Intrinsics | None = None
+    color: Intrinsics | None = None
     depth: Intrinsics | None = None
     geometry: DepthGeometry | None = None
     mount: Mount | None = None
@@ -201,7 +201,7 @@ def folders() -> list[Path]:
 
 
 def path_of(serial: str, part: str, folder: Path | None = None) -> Path:
-    """The file of a camera's `part` (COLOUR, DEPTH, MOUNT): the one there is, or the one to write.
+    """The file of a camera's `part` (COLOR, DEPTH, MOUNT): the one there is, or the one to write.
 
     Raises:
         InputError: The serial number cannot be part of a file's name.
@@ -219,10 +219,10 @@ def load(serial: str, folder: Path | None = None) -> CameraFiles:
     Raises:
         InputError: A file is damaged; it is named.
     """
-    colour, depth, mount = (path_of(serial, part, folder) for part in (COLOUR, DEPTH, MOUNT))
+    color, depth, mount = (path_of(serial, part, folder) for part in (COLOR, DEPTH, MOUNT))
     return CameraFiles(
         serial,
-        from_yaml(colour) if colour.is_file() else None,
+        from_yaml(color) if color.is_file() else None,
         from_yaml(depth) if depth.is_file() else None,
         _geometry(depth) if depth.is_file() else None,
         read_mount(mount) if mount.is_file() else None,
@@ -254,7 +254,7 @@ def write_intrinsics(
         "projection_matrix": _matrix(projection),
     }
     if geometry is not None:
-        content["depth_to_color"] = _matrix(geometry.to_colour)
+        content["depth_to_color"] = _matrix(geometry.to_color)
         content["depth_scale"], content["depth_bias"] = float(geometry.scale), float(geometry.bias)
     _write(path, content, note)
 

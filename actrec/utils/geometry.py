@@ -39,9 +39,9 @@ def rays(pixels: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
     A lens model holds where it was measured. Beyond the image, where a person's unseen joints are guessed, it folds
     back or runs away: there rays part as a pinhole's do.
     """
-    centre, focal = (intrinsics.cx, intrinsics.cy), (intrinsics.fx, intrinsics.fy)
+    center, focal = (intrinsics.cx, intrinsics.cy), (intrinsics.fx, intrinsics.fy)
     if not any(intrinsics.distortion):
-        return (np.asarray(pixels, np.float64) - centre) / focal
+        return (np.asarray(pixels, np.float64) - center) / focal
     import cv2
 
     flat = np.ascontiguousarray(pixels, np.float64).reshape(-1, 1, 2)
@@ -145,11 +145,11 @@ def similarity(source: np.ndarray, target: np.ndarray, weights: np.ndarray, outl
 
 def _umeyama(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
     weight = weight / weight.sum()
-    centre_a, centre_b = weight @ a, weight @ b
-    a, b = a - centre_a, b - centre_b
+    center_a, center_b = weight @ a, weight @ b
+    a, b = a - center_a, b - center_b
     u, singular, vt = np.linalg.svd((b * weight[:, None]).T @ a)
     sign = np.array([1.0, 1.0, np.sign(np.linalg.det(u @ vt)) or 1.0])
     turn = (u * sign) @ vt
     spread = float((weight * (a**2).sum(axis=1)).sum())
     scale = float(np.clip((singular * sign).sum() / max(spread, 1e-9), 0.7, 1.4))
-    return turn, scale, centre_b - scale * turn @ centre_a
+    return turn, scale, center_b - scale * turn @ center_a

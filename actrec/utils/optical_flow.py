@@ -13,14 +13,14 @@ def motion_at_joints(
     """Optical flow at the joints of one frame, from scene flow: u̇ = fx (Vx − x/z Vz) / z, and v̇ alike.
 
     Args:
-        flow: [h, w, 3] m/s in the optical frame, NaN where unknown, of the colour image's field of view.
+        flow: [h, w, 3] m/s in the optical frame, NaN where unknown, of the color image's field of view.
         positions: [V, 3] joints, metres in the optical frame, NaN for missing.
-        pixels: [V, 2] the joints in the colour image, px.
-        size: Width and height of the colour image, px.
-        intrinsics: Of the colour image at any size.
+        pixels: [V, 2] the joints in the color image, px.
+        size: Width and height of the color image, px.
+        intrinsics: Of the color image at any size.
 
     Returns:
-        [V, 2] px/s of the colour image; NaN where a joint is missing, outside of the image or of unknown velocity.
+        [V, 2] px/s of the color image; NaN where a joint is missing, outside of the image or of unknown velocity.
 
     Raises:
         InputError: The shapes disagree.
@@ -44,9 +44,9 @@ def velocity_at_joints(flow: np.ndarray, pixels: np.ndarray, size: tuple[int, in
     """The metric motion of the surface that is seen at the joints of one frame.
 
     Args:
-        flow: [h, w, 3] m/s in the optical frame, NaN where unknown, of the colour image's field of view.
-        pixels: [V, 2] the joints in the colour image, px, NaN for missing.
-        size: Width and height of the colour image, px.
+        flow: [h, w, 3] m/s in the optical frame, NaN where unknown, of the color image's field of view.
+        pixels: [V, 2] the joints in the color image, px, NaN for missing.
+        size: Width and height of the color image, px.
 
     Returns:
         [V, 3] m/s; NaN where a joint is missing, outside of the image or of unknown velocity.
@@ -61,7 +61,7 @@ def velocity_at_joints(flow: np.ndarray, pixels: np.ndarray, size: tuple[int, in
 
 
 def motion_between_images(before: np.ndarray, after: np.ndarray, pixels: np.ndarray, seconds: float) -> np.ndarray:
-    """Optical flow at the joints, from two colour images by DIS (Kroeger et al., ECCV 2016).
+    """Optical flow at the joints, from two color images by DIS (Kroeger et al., ECCV 2016).
 
     Args:
         before: [H, W, 3] uint8 RGB.
@@ -82,12 +82,12 @@ def motion_between_images(before: np.ndarray, after: np.ndarray, pixels: np.ndar
         )
     if not seconds > 0:
         raise InputError(f"seconds from image to image is {seconds}, must be above 0")
-    grey0, grey1 = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (before, after))
+    gray0, gray1 = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (before, after))
     method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     # A hand is some ten pixels wide: the preset's search at half size, and smoothing, take most of its motion away.
     method.setFinestScale(0)
     method.setVariationalRefinementIterations(0)
-    moved = method.calc(grey0, grey1, None)
+    moved = method.calc(gray0, gray1, None)
     return (_sample(moved, np.asarray(pixels, np.float64)) / seconds).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Depth seen from the colour camera, by calibration: for cameras that do not do it themselves."""
+"""Depth seen from the color camera, by calibration: for cameras that do not do it themselves."""
 
 import numpy as np
 
@@ -16,45 +16,45 @@ _RADII = np.linspace(0.0, 12.0, 6001)
 _STEP = 1e-4
 
 _SEAM = 0.1
-"""Pixels by which neighbouring patches overlap: slanted surfaces and lenses part them by hundredths."""
+"""Pixels by which neighboring patches overlap: slanted surfaces and lenses part them by hundredths."""
 
 
 class Registration:
-    """Registers depth images to a colour image of other intrinsics and place.
+    """Registers depth images to a color image of other intrinsics and place.
 
-    Each depth pixel is a small patch of surface; every colour pixel whose centre its picture covers gets its depth, the
+    Each depth pixel is a small patch of surface; every color pixel whose center its picture covers gets its depth, the
     nearest patch winning, so that a depth image of lower resolution leaves no holes. Unlike librealsense's aligner, the
-    depth is that from the colour camera, not the number which the depth camera read.
+    depth is that from the color camera, not the number which the depth camera read.
 
     Args:
         depth: Of the depth images, distortion included.
-        colour: Of the colour images, distortion included.
+        color: Of the color images, distortion included.
         geometry: Where the depth camera sits, and what its readings are off by.
     """
 
-    def __init__(self, depth: Intrinsics, colour: Intrinsics, geometry: DepthGeometry):
+    def __init__(self, depth: Intrinsics, color: Intrinsics, geometry: DepthGeometry):
         self._size = depth.height, depth.width
-        self._colour = colour
+        self._color = color
         self._scale, self._bias = geometry.scale, geometry.bias
-        self._pose = np.ascontiguousarray(geometry.to_colour[:3], np.float64)
+        self._pose = np.ascontiguousarray(geometry.to_color[:3], np.float64)
         u, v = np.meshgrid(np.arange(-1.0, depth.width + 1), np.arange(-1.0, depth.height + 1))
         spread = rays(np.stack([u, v], -1), depth)
         # Of each pixel: its ray, and half of what it spans across and down.
         halves = spread[1:-1, 2:, 0] - spread[1:-1, :-2, 0], spread[2:, 1:-1, 1] - spread[:-2, 1:-1, 1]
         self._rays = np.concatenate([spread[1:-1, 1:-1], np.stack(halves, -1) / 4], -1)
         self._distortion = np.zeros(8)
-        self._distortion[: len(colour.distortion)] = colour.distortion
-        self._widest = _widest(colour, self._distortion)
+        self._distortion[: len(color.distortion)] = color.distortion
+        self._widest = _widest(color, self._distortion)
 
     def register(self, depth: np.ndarray) -> np.ndarray:
-        """Depth [h, w] float32 metres, NaN where missing, as the colour camera sees it: [H, W] alike.
+        """Depth [h, w] float32 metres, NaN where missing, as the color camera sees it: [H, W] alike.
 
         Raises:
             InputError: It is of another size than the intrinsics say.
         """
         if depth.shape != self._size:
             raise InputError(f"depth is {list(depth.shape)}, its intrinsics are of {list(self._size)}")
-        c = self._colour
+        c = self._color
         camera = np.array([c.fx, c.fy, c.cx, c.cy])
         out = np.full((c.height, c.width), np.inf, np.float32)
         _splat(depth, self._rays, self._pose, camera, self._distortion, self._scale, self._bias, self._widest, out)
@@ -73,7 +73,7 @@ def _widest(camera: Intrinsics, distortion: np.ndarray) -> float:
     bent = _RADII * [_bend(r, distortion) for r in _RADII**2]
     folds = np.diff(bent) <= 0
     last = int(folds.argmax()) if folds.any() else len(folds)
-    # A lens off its sensor's axis bends pixels by up to 3 |p| r² towards the centre.
+    # A lens off its sensor's axis bends pixels by up to 3 |p| r² towards the center.
     reached = (bent - 3 * np.hypot(*distortion[2:4]) * _RADII**2)[: last + 1] >= corner
     seen = int(reached.argmax()) if reached.any() else last
     return float(min(_BEYOND * _RADII[seen] ** 2, _RADII[last] ** 2))

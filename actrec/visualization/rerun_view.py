@@ -16,7 +16,7 @@ CAMERA = "camera"
 """The entity below which all lies: the camera's optical frame."""
 
 QUALITY = 80
-"""Of the JPEGs that colour is sent as."""
+"""Of the JPEGs that color is sent as."""
 
 WIDTHS_M = {"skeletons": 0.012, "hands": 0.004, "face": 0.003}
 """Radius of what is drawn, by topic."""
@@ -65,10 +65,10 @@ class Viewer:
         """Shows the images of a frame."""
         self.frames += 1
         rr = self._at(frame.stamp_ns)
-        if frame.colour is not None:
+        if frame.color is not None:
             known = frame.intrinsics
             rr.log(CAMERA, rr.Pinhole(image_from_camera=known.matrix, resolution=[known.width, known.height]))
-            rr.log(f"{CAMERA}/colour", rr.Image(frame.colour).compress(jpeg_quality=QUALITY))
+            rr.log(f"{CAMERA}/color", rr.Image(frame.color).compress(jpeg_quality=QUALITY))
         if frame.depth is not None:
             # What is missing is 0 to Rerun.
             rr.log(f"{CAMERA}/depth", rr.DepthImage(np.nan_to_num(frame.depth), meter=1.0))

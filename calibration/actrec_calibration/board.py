@@ -47,7 +47,7 @@ class Detection:
 
     Attributes:
         ids: [n] int, rows of `Board.points`, ascending.
-        pixels: [n, 2] float64 (u, v), pixel centres at integers.
+        pixels: [n, 2] float64 (u, v), pixel centers at integers.
     """
 
     ids: np.ndarray
@@ -149,7 +149,7 @@ class Board(BoardConfig):
         """[H, W] uint8: the print, with the exact share of black in each pixel, and a white margin in metres around it.
 
         The outer corner of the top left square is `margin · pixels_per_m` from the picture's corner (not from the
-        centre of its first pixel).
+        center of its first pixel).
         """
         width, height = (round((side + 2 * margin) * pixels_per_m) for side in self.size)
         black = np.zeros((height, width), np.float32)
@@ -164,7 +164,7 @@ class Board(BoardConfig):
         """Finds the board.
 
         Args:
-            image: [H, W, 3] RGB or [H, W] grey, uint8.
+            image: [H, W, 3] RGB or [H, W] gray, uint8.
 
         Returns:
             The corners seen; None where the board is not in the image (of a chessboard: not whole).

@@ -1,8 +1,8 @@
-"""Where the depth camera sits beside the colour camera, and what its readings are off by, from views of one board.
+"""Where the depth camera sits beside the color camera, and what its readings are off by, from views of one board.
 
-One least-squares problem over all views: the corners in colour, the corners in the depth camera's infrared image where
+One least-squares problem over all views: the corners in color, the corners in the depth camera's infrared image where
 there is one, and the depth readings on the board, against the board's pose in each view, the transform
-depth → colour, and true = scale · reading + bias.
+depth → color, and true = scale · reading + bias.
 
 A depth image's readings on a board: which pixels see it, and how they differ from where it is.
 
@@ -37,7 +37,7 @@ MARGIN_PX = 4
 LEAST_PIXELS = 100
 
 MOST_PIXELS = 400
-"""Used of one view: neighbours share their errors, more would only take longer."""
+"""Used of one view: neighbors share their errors, more would only take longer."""
 
 SPAN = 1.3
 """Farthest over nearest board from which a scale can be told from a bias."""
@@ -197,13 +197,13 @@ class Pair:
 
     Attributes:
         name: Of its file, for messages.
-        colour: The board's corners in the colour image.
+        color: The board's corners in the color image.
         depth: [H, W] metres as read, NaN where missing; None to leave it out.
         infrared: The corners in the infrared image of the depth camera, None where there is none.
     """
 
     name: str
-    colour: Detection
+    color: Detection
     depth: np.ndarray | None
     infrared: Detection | None = None
 
@@ -213,12 +213,12 @@ class Cameras:
     """Intrinsics of both cameras.
 
     Attributes:
-        fixed: [4, 4] depth → colour where it is known (the depth is registered: identity) and only the readings are
+        fixed: [4, 4] depth → color where it is known (the depth is registered: identity) and only the readings are
             calibrated; None where it is sought.
         guess: [4, 4] where to begin; side by side otherwise.
     """
 
-    colour: Intrinsics
+    color: Intrinsics
     depth: Intrinsics
     fixed: np.ndarray | None = None
     guess: np.ndarray | None = None
@@ -229,10 +229,10 @@ class Found:
     """The result.
 
     Attributes:
-        geometry: depth → colour, scale and bias.
-        sigma_m, sigma_deg: [3] standard deviations of depth → colour along x, y, z and about them; 0 where fixed.
+        geometry: depth → color, scale and bias.
+        sigma_m, sigma_deg: [3] standard deviations of depth → color along x, y, z and about them; 0 where fixed.
         sigma_scale, sigma_bias: Of the correction (metres); 0 where not sought.
-        rms_colour, rms_infrared: px of the corners; infrared NaN where there is none.
+        rms_color, rms_infrared: px of the corners; infrared NaN where there is none.
         rows: Residuals of each view's readings, by distance (see `depth.by_distance`).
         views: Views used.
         rejected: Views left out, and why.
@@ -243,7 +243,7 @@ class Found:
     sigma_deg: np.ndarray
     sigma_scale: float
     sigma_bias: float
-    rms_colour: float
+    rms_color: float
     rms_infrared: float
     rows: list[dict[str, Any]]
     views: int
@@ -266,14 +266,14 @@ def calibrate(board: Board, pairs: list[Pair], cameras: Cameras, model: str = "s
         raise InputError(f"model is '{model}', expected {', '.join(MODELS)}")
     task = _Task(board, pairs, cameras, model)
     guess = cameras.fixed if cameras.fixed is not None else cameras.guess
-    to_colour, solution = np.eye(4) if guess is None else guess, None
+    to_color, solution = np.eye(4) if guess is None else guess, None
     scale, bias = 1.0, 0.0
     if cameras.fixed is None and guess is None and task.infrared:
-        to_colour = task.from_infrared()
+        to_color = task.from_infrared()
     for number in range(_ROUNDS):
-        seen = task.look(to_colour, scale, bias, first=number == 0)
-        solution = task.solve(seen, to_colour, scale, bias)
-        to_colour, scale, bias = task.read(solution.shared)
+        seen = task.look(to_color, scale, bias, first=number == 0)
+        solution = task.solve(seen, to_color, scale, bias)
+        to_color, scale, bias = task.read(solution.shared)
     assert solution is not None
     return task.found(solution, seen)
 
@@ -308,18 +308,18 @@ class _Task:
         used, boards, rms = [], [], []
         for pair in pairs:
             try:
-                seen = board_pose(self.board.points[pair.colour.ids], pair.colour.pixels, self.cameras.colour)
+                seen = board_pose(self.board.points[pair.color.ids], pair.color.pixels, self.cameras.color)
             except InputError as error:
                 self.rejected[pair.name] = str(error)
                 continue
-            kept = Detection(pair.colour.ids[seen.kept], pair.colour.pixels[seen.kept])
+            kept = Detection(pair.color.ids[seen.kept], pair.color.pixels[seen.kept])
             used.append(Pair(pair.name, kept, pair.depth, pair.infrared))
             boards.append(seen.pose)
             rms.append(seen.rms)
         return used, boards, rms
 
     def from_infrared(self) -> np.ndarray:
-        """Depth → colour from the two poses of each board, the median view's."""
+        """Depth → color from the two poses of each board, the median view's."""
         found = []
         for pair, board in zip(self.pairs, self.boards, strict=True):
             if pair.infrared is not None:
@@ -328,11 +328,11 @@ class _Task:
         vectors = np.array([vector_of(pose) for pose in found])
         return pose_of(np.median(vectors, axis=0))
 
-    def look(self, to_colour: np.ndarray, scale: float, bias: float, first: bool) -> list[Readings | None]:
+    def look(self, to_color: np.ndarray, scale: float, bias: float, first: bool) -> list[Readings | None]:
         """The depth readings on each board, as far as everything is known."""
         seen: list[Readings | None] = []
         for pair, board in zip(self.pairs, self.boards, strict=True):
-            in_depth = inverse(to_colour) @ board
+            in_depth = inverse(to_color) @ board
             corrected = None if pair.depth is None else (pair.depth.astype(np.float64) * scale + bias)
             found = None
             if corrected is not None:
@@ -350,7 +350,7 @@ class _Task:
         if len(with_depth) < LEAST_VIEWS:
             raise InputError(
                 f"the depth images show the board in {len(with_depth)} of {len(seen)} views, {LEAST_VIEWS} are needed: "
-                "check that colour and depth belong together, and the board's distance to the depth camera"
+                "check that color and depth belong together, and the board's distance to the depth camera"
             )
         if self.model == "scale":
             check_span(distances(with_depth, self.outline))
@@ -358,13 +358,13 @@ class _Task:
             _check_tilts(np.array([board[:3, 2] for board in with_depth]))
 
     def read(self, shared: np.ndarray) -> tuple[np.ndarray, float, float]:
-        """Depth → colour, scale and bias of the shared unknowns."""
-        to_colour = pose_of(shared[:6]) if self.sought else self.cameras.fixed
-        assert to_colour is not None
+        """Depth → color, scale and bias of the shared unknowns."""
+        to_color = pose_of(shared[:6]) if self.sought else self.cameras.fixed
+        assert to_color is not None
         extra = shared[self.sought :]
-        return to_colour, 1 + float(extra[1]) if self.extra == 2 else 1.0, float(extra[0]) if self.extra else 0.0
+        return to_color, 1 + float(extra[1]) if self.extra == 2 else 1.0, float(extra[0]) if self.extra else 0.0
 
-    def solve(self, seen: list[Readings | None], to_colour: np.ndarray, scale: float, bias: float) -> solver.Bundle:
+    def solve(self, seen: list[Readings | None], to_color: np.ndarray, scale: float, bias: float) -> solver.Bundle:
         """The least-squares solution for these readings; the boards' poses are kept for the next round."""
         bases = list(self.boards)
 
@@ -373,7 +373,7 @@ class _Task:
             board = bases[view] @ pose_of(own)
             return np.concatenate(self._parts(view, board, inverse(transform) @ board, seen[view], scale, bias))
 
-        start = np.concatenate([vector_of(to_colour)[: self.sought], np.array([bias, scale - 1])[: self.extra]])
+        start = np.concatenate([vector_of(to_color)[: self.sought], np.array([bias, scale - 1])[: self.extra]])
         solution = solver.solve(residuals, start, np.zeros((len(bases), 6)))
         self.boards = [base @ pose_of(own) for base, own in zip(bases, solution.own, strict=True)]
         return solution
@@ -381,14 +381,14 @@ class _Task:
     def _parts(
         self,
         view: int,
-        in_colour: np.ndarray,
+        in_color: np.ndarray,
         in_depth: np.ndarray,
         reading: Readings | None,
         scale: float,
         bias: float,
     ) -> list[np.ndarray]:
         pair = self.pairs[view]
-        parts = [self._corners(pair.colour, in_colour, self.cameras.colour).ravel() / self.pixel_sigma]
+        parts = [self._corners(pair.color, in_color, self.cameras.color).ravel() / self.pixel_sigma]
         if pair.infrared is not None and self.sought:
             parts.append(self._corners(pair.infrared, in_depth, self.cameras.depth).ravel() / self.pixel_sigma)
         if reading is not None and self.by_depth:
@@ -402,7 +402,7 @@ class _Task:
 
     def found(self, solution: solver.Bundle, seen: list[Readings | None]) -> Found:
         """The result, unless it is too uncertain."""
-        to_colour, scale, bias = self.read(solution.shared)
+        to_color, scale, bias = self.read(solution.shared)
         sigma = np.concatenate([solution.sigma, np.zeros(2)])
         turns, shifts = np.zeros(3), np.zeros(3)
         if self.sought:
@@ -410,7 +410,7 @@ class _Task:
         self._refuse_uncertain(turns, shifts, solution)
         with_depth = [i for i, reading in enumerate(seen) if reading is not None]
         rows = by_distance(
-            [inverse(to_colour) @ self.boards[i] for i in with_depth],
+            [inverse(to_color) @ self.boards[i] for i in with_depth],
             [reading for reading in seen if reading is not None],
             scale,
             bias,
@@ -419,19 +419,19 @@ class _Task:
         for i, reading in enumerate(seen):
             if reading is None and self.pairs[i].depth is not None and with_depth:
                 self.rejected[self.pairs[i].name] = "its depth shows no plane where the board is"
-        colour = [self._corners(p.colour, b, self.cameras.colour) for p, b in zip(self.pairs, self.boards, strict=True)]
+        color = [self._corners(p.color, b, self.cameras.color) for p, b in zip(self.pairs, self.boards, strict=True)]
         infrared = [
-            self._corners(p.infrared, inverse(to_colour) @ b, self.cameras.depth)
+            self._corners(p.infrared, inverse(to_color) @ b, self.cameras.depth)
             for p, b in zip(self.pairs, self.boards, strict=True)
             if p.infrared is not None
         ]
         return Found(
-            DepthGeometry(to_colour, scale, bias),
+            DepthGeometry(to_color, scale, bias),
             shifts,
             turns,
             float(sigma[self.sought + 1]) if self.extra == 2 else 0.0,
             float(sigma[self.sought]) if self.extra else 0.0,
-            _rms(colour),
+            _rms(color),
             _rms(infrared),
             rows,
             len(self.pairs),
@@ -447,7 +447,7 @@ class _Task:
             if abs(along) > 0.9:
                 confounded = "; the depth bias and the distance between the cameras along z cannot be told apart"
         raise InputError(
-            f"depth → colour is known to {1e3 * shifts.max():.1f} mm and {turns.max():.2f}° only{confounded}: show the "
+            f"depth → color is known to {1e3 * shifts.max():.1f} mm and {turns.max():.2f}° only{confounded}: show the "
             "board tilted by 30° to 45° to the left, right, up and down, near the image's edges as well, or add "
             "infrared images"
         )

@@ -33,7 +33,7 @@ GUARD_PX = 2.5
 _STEPS = 20
 
 
-def refined(board: Board, grey: np.ndarray, found: Detection) -> Detection:
+def refined(board: Board, gray: np.ndarray, found: Detection) -> Detection:
     """The corners of `found` to a fraction of a pixel; those at the image's border or with no clear corner left out."""
     axes = _axes(board, found)
     known = np.isfinite(axes).all(axis=(1, 2))
@@ -42,14 +42,14 @@ def refined(board: Board, grey: np.ndarray, found: Detection) -> Detection:
         return Detection(ids, pixels)
     spacing = np.linalg.norm(axes, axis=1).min(axis=1)
     half = int(np.clip(np.ceil(ARM * np.linalg.norm(axes, axis=1).max()), 3, LARGEST))
-    height, width = grey.shape
+    height, width = gray.shape
     reach = np.minimum(np.ceil(ARM * np.abs(axes).sum(axis=2).max(axis=1)), half) + 1
     # A window that reaches over the border sees a part of the corner, and is drawn to one side.
     inside = np.all((pixels >= reach[:, None]) & (pixels <= np.array([width, height]) - 1 - reach[:, None]), axis=1)
     ids, pixels, axes, spacing = ids[inside], pixels[inside], axes[inside], spacing[inside]
     if not len(ids):
         return Detection(ids, pixels)
-    settled = _settled(grey, pixels, np.linalg.inv(axes), _breadth(board, spacing), spacing, half)
+    settled = _settled(gray, pixels, np.linalg.inv(axes), _breadth(board, spacing), spacing, half)
     near = np.hypot(*(settled - pixels).T) < np.maximum(1.5, 0.15 * spacing)  # NaN is not near
     return Detection(ids[near], settled[near])
 
@@ -78,7 +78,7 @@ def _axes(board: Board, found: Detection) -> np.ndarray:
 
 
 def _completed(board: Board, found: Detection, axes: np.ndarray) -> np.ndarray:
-    """A corner with no neighbour takes its axes from the plane's homography."""
+    """A corner with no neighbor takes its axes from the plane's homography."""
     lone = ~np.isfinite(axes).all(axis=(1, 2))
     if not lone.any() or len(found) < 4:
         return axes
@@ -95,14 +95,14 @@ def _completed(board: Board, found: Detection, axes: np.ndarray) -> np.ndarray:
 
 
 def _settled(
-    grey: np.ndarray, pixels: np.ndarray, to_squares: np.ndarray, breadth: np.ndarray, spacing: np.ndarray, half: int
+    gray: np.ndarray, pixels: np.ndarray, to_squares: np.ndarray, breadth: np.ndarray, spacing: np.ndarray, half: int
 ) -> np.ndarray:
     """[n, 2] corners after steps that each solve for the point with the window about the last; NaN where none is."""
-    image = grey.astype(np.float32)
+    image = gray.astype(np.float32)
     gx, gy = (cv2.Sobel(image, cv2.CV_32F, dx, 1 - dx, ksize=3) for dx in (1, 0))
     offsets = np.stack(np.meshgrid(np.arange(-half, half + 1), np.arange(-half, half + 1)), axis=-1).reshape(-1, 2)
     spots = np.round(pixels).astype(int)[:, None] + offsets  # [n, P, 2]
-    height, width = grey.shape
+    height, width = gray.shape
     u, v = np.clip(spots[..., 0], 0, width - 1), np.clip(spots[..., 1], 0, height - 1)
     terms = _terms(gx[v, u].astype(np.float64), gy[v, u].astype(np.float64), spots)
     at = pixels.copy()
@@ -153,11 +153,11 @@ MOST_OF_IT = 0.9
 
 def detect(board: Board, image: np.ndarray) -> Detection | None:
     """See `Board.detect`."""
-    grey = _grey(image)
-    return _charuco(board, grey) if board.kind == CHARUCO else _chessboard(board, grey)
+    gray = _gray(image)
+    return _charuco(board, gray) if board.kind == CHARUCO else _chessboard(board, gray)
 
 
-def _grey(image: np.ndarray) -> np.ndarray:
+def _gray(image: np.ndarray) -> np.ndarray:
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
         raise InputError(f"image is {image.dtype}{list(image.shape)}, expected uint8 [H, W, 3] RGB or [H, W]")
     return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
@@ -166,20 +166,20 @@ def _grey(image: np.ndarray) -> np.ndarray:
 # -- ChArUco -----------------------------------------------------------------------------------------------------------
 
 
-def _charuco(board: Board, grey: np.ndarray) -> Detection | None:
-    found = _named(board, grey)
-    if found is None and _named(board, grey[:, ::-1].copy()) is not None:
+def _charuco(board: Board, gray: np.ndarray) -> Detection | None:
+    found = _named(board, gray)
+    if found is None and _named(board, gray[:, ::-1].copy()) is not None:
         raise InputError("the picture of the board is mirrored: turn mirroring (flip) off in the camera or its driver")
     return found
 
 
-def _named(board: Board, grey: np.ndarray) -> Detection | None:
-    corners, ids, _, _ = charuco_detector(board).detectBoard(grey)
+def _named(board: Board, gray: np.ndarray) -> Detection | None:
+    corners, ids, _, _ = charuco_detector(board).detectBoard(gray)
     if ids is None or len(ids) < FEWEST:
         return None
     numbers, pixels = ids.ravel().astype(int), corners.reshape(-1, 2).astype(np.float64)
     order = np.argsort(numbers)
-    found = refined(board, grey, Detection(numbers[order], pixels[order]))
+    found = refined(board, gray, Detection(numbers[order], pixels[order]))
     return found if len(found) >= FEWEST and _spans_a_plane(board, found) else None
 
 
@@ -203,25 +203,25 @@ def charuco_detector(board: Board) -> Any:
 # -- chessboard --------------------------------------------------------------------------------------------------------
 
 
-def _chessboard(board: Board, grey: np.ndarray) -> Detection | None:
+def _chessboard(board: Board, gray: np.ndarray) -> Detection | None:
     across, down = board.corners
     # On a small copy: the search takes seconds on a large image with no board, and its places are refined anyway.
-    factor = min(1.0, SEARCHED / max(grey.shape))
-    small = cv2.resize(grey, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA) if factor < 1 else grey
+    factor = min(1.0, SEARCHED / max(gray.shape))
+    small = cv2.resize(gray, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA) if factor < 1 else gray
     seen, corners = cv2.findChessboardCornersSB(small, (across, down), flags=cv2.CALIB_CB_NORMALIZE_IMAGE)
     if not seen:
         flags = cv2.CALIB_CB_ADAPTIVE_THRESH | cv2.CALIB_CB_NORMALIZE_IMAGE | cv2.CALIB_CB_FAST_CHECK
         seen, corners = cv2.findChessboardCorners(small, (across, down), flags=flags)
     if not seen:
         return None
-    scale = np.array(grey.shape[::-1]) / small.shape[::-1]
-    corners = (corners.astype(np.float64) + 0.5) * scale - 0.5  # pixel centres at integers
-    grid = _upright(board, grey, corners.reshape(down, across, 2))
-    found = refined(board, grey, Detection(np.arange(across * down), grid.reshape(-1, 2)))
+    scale = np.array(gray.shape[::-1]) / small.shape[::-1]
+    corners = (corners.astype(np.float64) + 0.5) * scale - 0.5  # pixel centers at integers
+    grid = _upright(board, gray, corners.reshape(down, across, 2))
+    found = refined(board, gray, Detection(np.arange(across * down), grid.reshape(-1, 2)))
     return found if len(found) >= MOST_OF_IT * across * down else None
 
 
-def _upright(board: Board, grey: np.ndarray, grid: np.ndarray) -> np.ndarray:
+def _upright(board: Board, gray: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """The grid [down, across, 2] named as the board names it: seen from the front, its first inner square black."""
     (right_u, right_v), (down_u, down_v) = grid[0, -1] - grid[0, 0], grid[-1, 0] - grid[0, 0]
     if right_u * down_v - right_v * down_u < 0:
@@ -229,7 +229,7 @@ def _upright(board: Board, grey: np.ndarray, grid: np.ndarray) -> np.ndarray:
     across, down = board.corners
     if board.ambiguous and grid[0, -1, 0] < grid[0, 0, 0]:
         grid = grid[::-1, ::-1]  # of its two names the one whose x runs to the right
-    if _first_is_black(grey, grid):
+    if _first_is_black(gray, grid):
         return grid
     if not board.ambiguous:
         return grid[::-1, ::-1]
@@ -243,10 +243,10 @@ def _upright(board: Board, grey: np.ndarray, grid: np.ndarray) -> np.ndarray:
     return grid
 
 
-def _first_is_black(grey: np.ndarray, grid: np.ndarray) -> bool:
+def _first_is_black(gray: np.ndarray, grid: np.ndarray) -> bool:
     middles = (grid[:-1, :-1] + grid[:-1, 1:] + grid[1:, :-1] + grid[1:, 1:]) / 4
     u, v = np.round(middles).astype(int).transpose(2, 0, 1)
-    values = cv2.blur(grey, (3, 3))[v, u].astype(float)
+    values = cv2.blur(gray, (3, 3))[v, u].astype(float)
     rows, columns = np.indices(values.shape)
     even = (rows + columns) % 2 == 0
     return bool(values[even].mean() < values[~even].mean())

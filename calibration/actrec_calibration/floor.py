@@ -97,7 +97,7 @@ class OnRobot:
     """The camera's place.
 
     Attributes:
-        camera: [4, 4] colour camera → base.
+        camera: [4, 4] color camera → base.
         sigma_m, sigma_deg: [3] standard deviations along and about the base's axes.
         rms: px of the board's corners.
         apart_m, apart_deg: Between the floor by depth and the board's own plane.
@@ -182,7 +182,7 @@ def _allowed(z: np.ndarray) -> np.ndarray:
 def _area(z: np.ndarray) -> np.ndarray:
     """What a pixel at that depth covers, on some scale, of a surface that faces the camera.
 
-    A surface seen aslant is larger; to count that would favour planes that graze far readings by chance.
+    A surface seen aslant is larger; to count that would favor planes that graze far readings by chance.
     """
     return np.asarray(z**2)
 
@@ -251,18 +251,18 @@ def calibrate(
     board: Board,
     views: list[tuple[Detection, Floor]],
     lying: Lying,
-    colour: Intrinsics,
-    to_colour: np.ndarray,
+    color: Intrinsics,
+    to_color: np.ndarray,
     base_height: float = 0.0,
 ) -> OnRobot:
     """The camera's place, from the board's corners and the floor's readings together.
 
     Args:
         board: The board on the floor.
-        views: Its corners in the colour image and the floor in the depth image, of one or more pictures from one place.
+        views: Its corners in the color image and the floor in the depth image, of one or more pictures from one place.
         lying: Where it lies.
-        colour: Intrinsics of the colour image.
-        to_colour: [4, 4] depth → colour; the identity where depth is registered.
+        color: Intrinsics of the color image.
+        to_color: [4, 4] depth → color; the identity where depth is registered.
         base_height: Of the base frame's origin over the floor, metres.
 
     Raises:
@@ -274,16 +274,16 @@ def calibrate(
             "ChArUco board, or one with an odd and an even number of corners"
         )
     on_base = lying.pose(base_height)
-    poses = [board_pose(board.points[seen.ids], seen.pixels, colour) for seen, _ in views]
-    apart_m, apart_deg = _check_agree(poses[0].pose, views[0][1], to_colour, lying.thickness)
+    poses = [board_pose(board.points[seen.ids], seen.pixels, color) for seen, _ in views]
+    apart_m, apart_deg = _check_agree(poses[0].pose, views[0][1], to_color, lying.thickness)
     floor = np.eye(4)
     floor[2, 3] = -base_height
     sigma = max(float(np.median([pose.rms for pose in poses])) / np.sqrt(2), 0.03)
 
     def corners(camera: np.ndarray, seen: Detection) -> np.ndarray:
-        return projected(apply(inverse(camera) @ on_base, board.points[seen.ids]), colour) - seen.pixels
+        return projected(apply(inverse(camera) @ on_base, board.points[seen.ids]), color) - seen.pixels
 
-    # Bands of the floor stand each for itself: what neighbouring readings have in common shows in how bands disagree.
+    # Bands of the floor stand each for itself: what neighboring readings have in common shows in how bands disagree.
     bands = [(plane, band) for _, plane in views for band in _bands(plane)]
 
     def residuals(shared: np.ndarray, own: np.ndarray, part: int) -> np.ndarray:
@@ -291,7 +291,7 @@ def calibrate(
         if part < len(views):
             return corners(camera, views[part][0]).ravel() / sigma
         plane, band = bands[part - len(views)]
-        true = plane_depth(inverse(camera @ to_colour) @ floor, plane.directions[band])
+        true = plane_depth(inverse(camera @ to_color) @ floor, plane.directions[band])
         return np.asarray((plane.depth[band] - true) / plane.sigma[band])
 
     start = on_base @ inverse(poses[0].pose)
@@ -318,13 +318,13 @@ def _bands(plane: Floor) -> list[slice]:
     return [slice(first, last) for first, last in itertools.pairwise(edges) if last > first]
 
 
-def _check_agree(board: np.ndarray, floor: Floor, to_colour: np.ndarray, thickness: float) -> tuple[float, float]:
+def _check_agree(board: np.ndarray, floor: Floor, to_color: np.ndarray, thickness: float) -> tuple[float, float]:
     """Distance and angle between the board's plane and the floor under it.
 
     Raises:
         InputError: They are not the same plane.
     """
-    in_depth = inverse(to_colour) @ board
+    in_depth = inverse(to_color) @ board
     angle = float(np.degrees(np.arccos(np.clip(-in_depth[:3, 2] @ floor.normal, -1, 1))))
     over = float(floor.normal @ in_depth[:3, 3] + floor.height) - thickness
     if angle > _AGREE_DEG or abs(over) > _AGREE_M:

@@ -63,7 +63,7 @@ def of_folder(
         if pose is None:
             without.append(file.name)
             continue
-        image = sources.read_file(file).colour
+        image = sources.read_file(file).color
         check_size(f"'{file}'", image, camera)
         if (seen := board.detect(image)) is not None:
             views.append(HandEyeView(file.name, board.points[seen.ids], seen.pixels, pose))
@@ -127,7 +127,7 @@ class HandCollector:
         assert detection is not None
         name = f"view_{len(self.taken) + 1:03d}.png"
         self.taken.append(HandEyeView(name, self._board.points[detection.ids], detection.pixels, pose))
-        save(self._keep / name, picture.colour)
+        save(self._keep / name, picture.color)
         self._write_poses()
         self.todo = self._asked()
         return True
@@ -207,7 +207,7 @@ def live(
         if camera is None:
             _refuse_unknown(picture.stamp_ns - first_ns)
             continue
-        check_size("the picture", picture.colour, camera)
+        check_size("the picture", picture.color, camera)
         collector.look(picture)
         line = f"{len(collector.taken)} views; {collector.todo or 'enough'}"
         if line != said:

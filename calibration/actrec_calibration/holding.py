@@ -89,9 +89,9 @@ class Check:
 def check(board: Board, views: Sequence[View], stored: Intrinsics, config: CheckConfig | None = None) -> Check:
     """Compares the stored lens with the one that new views ask for.
 
-    The residuals alone would not tell: poses make up for a wrong focal length or centre, and a hundredth of a pixel is
+    The residuals alone would not tell: poses make up for a wrong focal length or center, and a hundredth of a pixel is
     significant in any statistic of a thousand corners while it matters to nobody. So a lens is fitted to the new views
-    (focal length, centre and the first distortion coefficient), and the question is how far points in space are
+    (focal length, center and the first distortion coefficient), and the question is how far points in space are
     displaced between the two, measured against what these few views can know of the lens.
 
     Args:

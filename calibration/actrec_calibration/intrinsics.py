@@ -428,7 +428,7 @@ def _sensible(found: Fit, config: IntrinsicsConfig) -> None:
     inside = -0.5 < camera.cx < camera.width - 0.5 and -0.5 < camera.cy < camera.height - 0.5
     if not inside or focal.min() < 0.1 or focal.max() > 20 or abs(camera.fx / camera.fy - 1) > 0.3:
         raise InputError(
-            f"these views make the lens f {camera.fx:.0f}, {camera.fy:.0f} px with its centre at {camera.cx:.0f}, "
+            f"these views make the lens f {camera.fx:.0f}, {camera.fy:.0f} px with its center at {camera.cx:.0f}, "
             f"{camera.cy:.0f}, which is no camera: tilt the board more, and show it all over the image"
         )
 

@@ -1,8 +1,8 @@
 """Takes views by itself from live images: when the board is held still, and held as in no view before.
 
-Views by a colour and a depth camera at the same time: from a folder, or from a camera that runs.
+Views by a color and a depth camera at the same time: from a folder, or from a camera that runs.
 
-The folder: `colour/` (or `color/`, `rgb/`) with pictures, `depth/` with 16-bit PNG in millimetres (or another unit) and
+The folder: `color/` (or `color/`, `rgb/`) with pictures, `depth/` with 16-bit PNG in millimetres (or another unit) and
 0 where nothing was measured, and, where there is one, `ir/` (or `infrared/`) with the depth camera's infrared or
 amplitude images of 8 or 16 bit. Files that belong together have the same number in their names, the last one there.
 """
@@ -77,8 +77,8 @@ class Stillness:
         Raises:
             InputError: The picture is mirrored.
         """
-        self._before, self.detection = self.detection, self._board.detect(picture.colour)
-        if self.detection is None or self._moved() > self._config.still * picture.colour.shape[1]:
+        self._before, self.detection = self.detection, self._board.detect(picture.color)
+        if self.detection is None or self._moved() > self._config.still * picture.color.shape[1]:
             self._since = None
             return False
         if self._since is None or picture.stamp_ns < self._since:  # a recording that loops jumps back
@@ -134,7 +134,7 @@ class Collector:
         """
         if not self._stillness.look(picture) or self.detection is None:
             return False
-        height, width = picture.colour.shape[:2]
+        height, width = picture.color.shape[:2]
         view = View(picture.name, (width, height), self.detection)
         if not self._is_new(view):
             return False
@@ -177,7 +177,7 @@ def collect(
 
 def preview(picture: Picture, collector: Collector) -> np.ndarray:
     """[H, W, 3] RGB: the live image with the corners found (green), those of the views (blue), and what to do next."""
-    drawn = picture.colour.copy()
+    drawn = picture.color.copy()
     for view in collector.taken:
         for corner in view.detection.pixels:
             cv2.circle(drawn, _at(corner), 2, (80, 120, 255), -1)
@@ -211,18 +211,18 @@ def _at(pixel: np.ndarray) -> tuple[int, int]:
     return round(float(pixel[0])), round(float(pixel[1]))
 
 
-COLOUR, DEPTH, INFRARED = ("colour", "color", "rgb"), ("depth",), ("ir", "infrared")
+COLOR, DEPTH, INFRARED = ("color", "colour", "rgb"), ("depth",), ("ir", "infrared")
 
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)\D*$")
 
 
 def read(folder: str | Path, board: Board, sizes: tuple[Intrinsics, Intrinsics], unit: float = 0.001) -> list[Pair]:
-    """The views of a folder that show the board in colour.
+    """The views of a folder that show the board in color.
 
     Args:
         folder: See above.
         board: Looked for.
-        sizes: Intrinsics of colour and depth: images must be of their sizes.
+        sizes: Intrinsics of color and depth: images must be of their sizes.
         unit: Metres of one step of the depth images.
 
     Raises:
@@ -232,24 +232,24 @@ def read(folder: str | Path, board: Board, sizes: tuple[Intrinsics, Intrinsics],
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise DeviceError(f"'{folder}' is no folder: give one with colour/ and depth/")
-    colour, depth, infrared = _numbered(folder, COLOUR), _numbered(folder, DEPTH), _numbered(folder, INFRARED)
-    for names, found in ((COLOUR, colour), (DEPTH, depth)):
+        raise DeviceError(f"'{folder}' is no folder: give one with color/ and depth/")
+    color, depth, infrared = _numbered(folder, COLOR), _numbered(folder, DEPTH), _numbered(folder, INFRARED)
+    for names, found in ((COLOR, color), (DEPTH, depth)):
         if not found:
-            raise InputError(f"'{folder}' has no pictures in {names[0]}/: expected colour/, depth/ and, if any, ir/")
-    both = sorted(set(colour) & set(depth))
+            raise InputError(f"'{folder}' has no pictures in {names[0]}/: expected color/, depth/ and, if any, ir/")
+    both = sorted(set(color) & set(depth))
     if not both:
-        raise InputError(f"'{folder}': no picture in colour/ has the number of one in depth/: name them alike")
+        raise InputError(f"'{folder}': no picture in color/ has the number of one in depth/: name them alike")
     pairs: list[Pair] = []
     for number in both:
-        seen = board.detect(_sized(colour[number], read_file(colour[number]).colour, sizes[0]))
+        seen = board.detect(_sized(color[number], read_file(color[number]).color, sizes[0]))
         if seen is None:
             continue
         values = _sized(depth[number], read_depth(depth[number], unit), sizes[1])
         in_infrared = None
         if number in infrared:
             in_infrared = board.detect(_sized(infrared[number], read_infrared(infrared[number]), sizes[1]))
-        pairs.append(Pair(colour[number].name, seen, values, in_infrared))
+        pairs.append(Pair(color[number].name, seen, values, in_infrared))
     if not pairs:
         raise InputError(
             f"no picture of the {len(both)} in '{folder}' shows the board: check --kind, --columns and --rows"
@@ -263,7 +263,7 @@ def live(
     """What a running camera goes by, and views from it, taken whenever the board is held still as in no view before.
 
     Args:
-        driver: A name in `actrec.cameras.DRIVERS`; its depth is registered to colour.
+        driver: A name in `actrec.cameras.DRIVERS`; its depth is registered to color.
         options: Its settings.
         board: Looked for.
         count: Of views.
@@ -279,7 +279,7 @@ def live(
     with cameras.create(driver, **options) as camera:
         for frame in _frames(camera, driver):
             name = f"view {len(pairs) + 1}"
-            if collector.look(Picture(name, frame.stamp_ns, frame.colour)) and collector.detection is not None:
+            if collector.look(Picture(name, frame.stamp_ns, frame.color)) and collector.detection is not None:
                 pairs.append(Pair(name, collector.detection, frame.depth))
                 _say(f"{len(pairs)} of {count} views")
             if len(pairs) == count or stopped.is_set():
@@ -295,7 +295,7 @@ def standing(driver: str, options: dict[str, Any], board: Board, count: int) -> 
     """What a running camera goes by, and its next frames, of a camera and a board that stand still.
 
     Args:
-        driver: A name in `actrec.cameras.DRIVERS`; its depth is registered to colour.
+        driver: A name in `actrec.cameras.DRIVERS`; its depth is registered to color.
         options: Its settings.
         board: Looked for.
         count: Of frames.
@@ -307,7 +307,7 @@ def standing(driver: str, options: dict[str, Any], board: Board, count: int) -> 
     pairs: list[Pair] = []
     with cameras.create(driver, **options) as camera:
         for number, frame in enumerate(itertools.islice(_frames(camera, driver), count), 1):
-            if (seen := board.detect(frame.colour)) is not None:
+            if (seen := board.detect(frame.color)) is not None:
                 pairs.append(Pair(f"frame {number}", seen, frame.depth))
         told = camera.calibration()
     if not pairs:
@@ -316,14 +316,14 @@ def standing(driver: str, options: dict[str, Any], board: Board, count: int) -> 
 
 
 def _frames(camera: Camera, driver: str) -> Iterator[Any]:
-    """A camera's frames to the end, each with colour and depth."""
+    """A camera's frames to the end, each with color and depth."""
     while True:
         try:
             frame = camera.read(READ_TIMEOUT_S)
         except EndOfStream:
             return
-        if frame.colour is None or frame.depth is None:
-            raise InputError(f"driver {driver} gives no colour and depth here: choose a camera that has both")
+        if frame.color is None or frame.depth is None:
+            raise InputError(f"driver {driver} gives no color and depth here: choose a camera that has both")
         yield frame
 
 
@@ -348,8 +348,8 @@ def read_infrared(path: Path) -> np.ndarray:
     image = files.read_image(path, cv2.IMREAD_UNCHANGED)
     if image is None:
         raise InputError(f"'{path}' is no picture that can be read: take it out of the folder or copy it again")
-    grey = image.mean(axis=2) if image.ndim == 3 else image.astype(np.float64)
-    return np.round(grey).astype(np.uint8) if image.dtype == np.uint8 else visible(grey)
+    gray = image.mean(axis=2) if image.ndim == 3 else image.astype(np.float64)
+    return np.round(gray).astype(np.uint8) if image.dtype == np.uint8 else visible(gray)
 
 
 def _numbered(folder: Path, names: tuple[str, ...]) -> dict[float, Path]:

@@ -3,7 +3,7 @@
 A direct linear transform begins (Hartley and Zisserman, 2nd edition, algorithm 7.1), least squares of the pixels ends.
 The pose of the camera may be sought with the intrinsics (`free`), or, where the points are given in the frame of a
 camera that looks the same way, only a shift of it (`shift`), or nothing (`fixed`): a body that stands at one distance
-does not tell a turn of the camera from a shift of its centre.
+does not tell a turn of the camera from a shift of its center.
 
 Points in space with their pixels, from CSV and from NTU RGB+D's `.skeleton` files.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from actrec.datasets.ntu.skeletons import COLOUR_SIZE, DEPTH_SIZE, read_ntu_file
+from actrec.datasets.ntu.skeletons import COLOR_SIZE, DEPTH_SIZE, read_ntu_file
 from actrec.types import Intrinsics
 from actrec.utils.calibration_files import DEPTH
 from actrec.utils.errors import ConfigError, DeviceError, InputError
@@ -57,7 +57,7 @@ def calibrate(points: np.ndarray, pixels: np.ndarray, size: tuple[int, int], pos
     Args:
         points: [N, 3] metres in a right-handed frame; for `shift` and `fixed` the optical frame (x right, y down, z
             forward). Not finite where missing.
-        pixels: [N, 2] px, pixel centres at integers; not finite where missing.
+        pixels: [N, 2] px, pixel centers at integers; not finite where missing.
         size: Width and height of the picture.
         pose: One of `POSES`.
 
@@ -100,7 +100,7 @@ def _check(points: np.ndarray) -> None:
 
 def _linear(points: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     """[10] fx, fy, cx, cy and pose by the direct linear transform."""
-    space, image = _normalising(points), _normalising(pixels)
+    space, image = _normalizing(points), _normalizing(pixels)
     x = np.column_stack([points, np.ones(len(points))]) @ space.T
     u = np.column_stack([pixels, np.ones(len(pixels))]) @ image.T
     nothing = np.zeros_like(x)
@@ -121,7 +121,7 @@ def _linear(points: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     return np.concatenate([[k[0, 0], k[1, 1], k[0, 2], k[1, 2]], vector_of(pose)])
 
 
-def _normalising(values: np.ndarray) -> np.ndarray:
+def _normalizing(values: np.ndarray) -> np.ndarray:
     """The transform that carries them to mean 0 and mean square 1 along each axis."""
     count = values.shape[1]
     scale = 1 / np.sqrt(values.var(0).mean())
@@ -189,7 +189,7 @@ def read(files: list[Path], part: str, size: str | None = None) -> Given:
         InputError: A file is damaged.
     """
     if all(file.suffix == ".skeleton" for file in files):
-        return _skeletons(files, DEPTH_SIZE if part == DEPTH else COLOUR_SIZE, part)
+        return _skeletons(files, DEPTH_SIZE if part == DEPTH else COLOR_SIZE, part)
     rows = np.concatenate([_csv(file) for file in files])
     return Given(rows[:, :3], rows[:, 3:], _size(size))
 
@@ -198,7 +198,7 @@ def _skeletons(files: list[Path], size: tuple[int, int], part: str) -> Given:
     points, pixels = [], []
     for file in files:
         recording = read_ntu_file(file)
-        seen = recording.depth_pixels if part == DEPTH else recording.colour_pixels
+        seen = recording.depth_pixels if part == DEPTH else recording.color_pixels
         points.append((recording.positions * KINECT_TO_OPTICAL).reshape(-1, 3))
         # The dataset's pictures are mirrored. In float64: unmirror's float32 is coarser than the fit.
         pixels.append(np.stack([size[0] - 1 - seen[..., 0], seen[..., 1]], axis=-1).reshape(-1, 2))

@@ -20,18 +20,18 @@ _BORDER = 2
 def render(
     board: Board, intrinsics: Intrinsics, pose: np.ndarray, *, blur: float = 0, noise: float = 0, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The board, printed on paper with a white margin, before a grey wall.
+    """The board, printed on paper with a white margin, before a gray wall.
 
     Args:
         board: What is seen.
         intrinsics: With its distortion.
         pose: [4, 4] a point of the board in the camera's optical frame, metres.
         blur: Standard deviation of the lens's blur in pixels.
-        noise: Standard deviation of the sensor's noise in grey levels, of each channel.
+        noise: Standard deviation of the sensor's noise in gray levels, of each channel.
         seed: Of the noise.
 
     Returns:
-        [H, W, 3] uint8 RGB, and [H, W] float32 metres: depth of the paper at each pixel's centre, NaN beside it.
+        [H, W, 3] uint8 RGB, and [H, W] float32 metres: depth of the paper at each pixel's center, NaN beside it.
     """
     width, height = intrinsics.width, intrinsics.height
     image = np.full((height, width), WALL, np.float32)
@@ -43,10 +43,10 @@ def render(
         depth[top:bottom, left:right] = _depth(board, pose, _rays(intrinsics, 1)[top:bottom, left:right])
     if blur:
         image = cv2.GaussianBlur(image, (0, 0), blur)
-    colour = np.repeat(image[..., None], 3, axis=2)
+    color = np.repeat(image[..., None], 3, axis=2)
     if noise:
-        colour += np.float32(noise) * np.random.default_rng(seed).standard_normal(colour.shape, dtype=np.float32)
-    return np.clip(np.rint(colour, out=colour), 0, 255, out=colour).astype(np.uint8), depth
+        color += np.float32(noise) * np.random.default_rng(seed).standard_normal(color.shape, dtype=np.float32)
+    return np.clip(np.rint(color, out=color), 0, 255, out=color).astype(np.uint8), depth
 
 
 def project(points: np.ndarray, intrinsics: Intrinsics, pose: np.ndarray) -> np.ndarray:
@@ -126,7 +126,7 @@ def _rays(intrinsics: Intrinsics, fine: int = FINE) -> np.ndarray:
 
 
 def _shaded(board: Board, intrinsics: Intrinsics, pose: np.ndarray, rays: np.ndarray) -> np.ndarray:
-    """[h, w] float32 grey levels of the region that `rays` [h·FINE, w·FINE, 2] see."""
+    """[h, w] float32 gray levels of the region that `rays` [h·FINE, w·FINE, 2] see."""
     to_board = np.linalg.inv(_plane(pose))
     # As fine as the samples lie, so that each takes its own share of an edge; a power of two keeps the pictures few.
     density = 2.0 ** np.round(np.log2(FINE * intrinsics.fx / max(pose[2, 3], 0.05)))
@@ -170,5 +170,5 @@ def _plane(pose: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=12)
 def _texture(board: Board, density: float) -> np.ndarray:
-    grey = board.picture(density, _margin(board)).astype(np.float32) / 255
-    return INK + grey * (PAPER - INK)
+    gray = board.picture(density, _margin(board)).astype(np.float32) / 255
+    return INK + gray * (PAPER - INK)

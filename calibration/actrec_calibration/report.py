@@ -98,8 +98,8 @@ def residual_picture(picture: np.ndarray, pixels: np.ndarray, residuals: np.ndar
     drawn = (picture * 0.6).astype(np.uint8)
     large = np.hypot(*residuals.T) > 2 * max(_rms(residuals), 1e-6)
     for corner, residual, wrong in zip(pixels, residuals, large, strict=True):
-        colour = _RED if wrong else _GREEN
-        cv2.arrowedLine(drawn, _at(corner), _at(corner + gain * residual), colour, 1, cv2.LINE_AA, tipLength=0.25)
+        color = _RED if wrong else _GREEN
+        cv2.arrowedLine(drawn, _at(corner), _at(corner + gain * residual), color, 1, cv2.LINE_AA, tipLength=0.25)
         cv2.circle(drawn, _at(corner), 2, _YELLOW, -1, cv2.LINE_AA)
     scale = f"arrows x{gain:g}, rms {_rms(residuals):.3f} px"
     cv2.putText(drawn, scale, (8, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)

@@ -22,19 +22,19 @@ BACKGROUND = 4.0
 
 @dataclass(frozen=True)
 class Rig:
-    """A colour and a depth camera.
+    """A color and a depth camera.
 
     Attributes:
-        colour, depth: Intrinsics.
-        to_colour: [4, 4] depth → colour.
+        color, depth: Intrinsics.
+        to_color: [4, 4] depth → color.
         scale, bias: True depth = scale · reading + bias, metres.
         sensor: A name in `actrec.simulation.noise.SENSORS`.
         corner_px: Standard deviation of a corner.
     """
 
-    colour: Intrinsics
+    color: Intrinsics
     depth: Intrinsics
-    to_colour: np.ndarray
+    to_color: np.ndarray
     scale: float = 1.0
     bias: float = 0.0
     sensor: str = "time_of_flight"
@@ -43,10 +43,10 @@ class Rig:
 
 def kinect(**options: float | str) -> Rig:
     """Much like a Kinect v2: 52 mm apart, turned by less than a degree."""
-    colour = Intrinsics(960, 540, 525.0, 526.0, 478.0, 271.0, (0.05, -0.08, 0.0005, -0.0005, 0.0))
+    color = Intrinsics(960, 540, 525.0, 526.0, 478.0, 271.0, (0.05, -0.08, 0.0005, -0.0005, 0.0))
     depth = Intrinsics(512, 424, 366.0, 366.0, 255.0, 208.0, (0.09, -0.26, 0.0, 0.0, 0.09))
-    to_colour = pose_of(np.array([0.007, -0.014, 0.005, -0.052, 0.001, 0.003]))
-    return Rig(colour, depth, to_colour, **options)  # type: ignore[arg-type]
+    to_color = pose_of(np.array([0.007, -0.014, 0.005, -0.052, 0.001, 0.003]))
+    return Rig(color, depth, to_color, **options)  # type: ignore[arg-type]
 
 
 def held(
@@ -92,9 +92,9 @@ def pairs(board: Board, rig: Rig, count: int, seed: int, infrared: bool = True, 
     noise = SensorNoise(SENSORS.create(rig.sensor), rig.depth, seed)
     found: list[Pair] = []
     while len(found) < count:
-        pose = held(board, rig.colour, random, 0.55, 1.6, tilt)
-        in_depth = inverse(rig.to_colour) @ pose
-        seen = corners(board, rig.colour, pose, rig.corner_px, random)
+        pose = held(board, rig.color, random, 0.55, 1.6, tilt)
+        in_depth = inverse(rig.to_color) @ pose
+        seen = corners(board, rig.color, pose, rig.corner_px, random)
         other = corners(board, rig.depth, in_depth, rig.corner_px, random)
         if min(len(seen), len(other)) < len(board.points) / 2:
             continue
@@ -181,7 +181,7 @@ class Room:
 
     def depth(self, rig: Rig, seed: int, number: int = 0) -> np.ndarray:
         """[H, W] metres as read in picture `number`."""
-        to_depth = inverse(self.camera @ rig.to_colour)
+        to_depth = inverse(self.camera @ rig.to_color)
         directions = image_rays(rig.depth).reshape(-1, 3)
         wall = _turned(1, np.pi / 2)
         wall[0, 3] = self.wall

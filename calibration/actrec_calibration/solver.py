@@ -56,7 +56,7 @@ class Bundle:
 
 
 def solve(residuals: Residuals, shared: np.ndarray, own: np.ndarray) -> Bundle:
-    """Minimises the sum of Huber's losses.
+    """Minimizes the sum of Huber's losses.
 
     Args:
         residuals: See `Residuals`.

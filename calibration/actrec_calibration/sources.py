@@ -23,13 +23,13 @@ class Picture:
     Attributes:
         name: Its file's, or its number's.
         stamp_ns: When it was taken; 0 for a file.
-        colour: [H, W, 3] uint8 RGB.
+        color: [H, W, 3] uint8 RGB.
         intrinsics: Where its camera tells them.
     """
 
     name: str
     stamp_ns: int
-    colour: np.ndarray
+    color: np.ndarray
     intrinsics: Intrinsics | None = None
 
 
@@ -74,10 +74,10 @@ def read_file(path: Path) -> Picture:
     return Picture(path.name, 0, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
 
 
-def visible(grey: np.ndarray) -> np.ndarray:
+def visible(gray: np.ndarray) -> np.ndarray:
     """[H, W] uint8 of brightness [H, W] on any scale, stretched: infrared falls off with the square of the distance."""
-    low, high = np.percentile(grey, [1, 99])
-    bright = np.clip((grey - low) / max(high - low, 1), 0, 1)
+    low, high = np.percentile(gray, [1, 99])
+    bright = np.clip((gray - low) / max(high - low, 1), 0, 1)
     return np.round(255 * np.sqrt(bright)).astype(np.uint8)
 
 
@@ -102,10 +102,10 @@ def of_driver(driver: str, options: dict[str, Any]) -> Iterator[Read]:
         def read(timeout_s: float) -> Picture:
             nonlocal number
             frame = camera.read(timeout_s)
-            if frame.colour is None:
+            if frame.color is None:
                 raise InputError(f"driver {driver} gives no images here, only joints: choose a camera or a recording")
             number += 1
-            return Picture(f"frame_{number:06d}", frame.stamp_ns, frame.colour, frame.intrinsics)
+            return Picture(f"frame_{number:06d}", frame.stamp_ns, frame.color, frame.intrinsics)
 
         yield read
 
@@ -129,8 +129,8 @@ def of_topic(images: OpenTopic, topic: str) -> Iterator[Read]:
 
         def read(timeout_s: float) -> Picture:
             nonlocal number
-            stamp_ns, colour, intrinsics = newest(timeout_s)
+            stamp_ns, color, intrinsics = newest(timeout_s)
             number += 1
-            return Picture(f"image_{number:06d}", stamp_ns, colour, intrinsics)
+            return Picture(f"image_{number:06d}", stamp_ns, color, intrinsics)
 
         yield read

@@ -1,4 +1,4 @@
-"""Publishes what a camera driver reads: colour, depth, camera_info, and joints where the source knows them.
+"""Publishes what a camera driver reads: color, depth, camera_info, and joints where the source knows them.
 
 The camera's place on the robot, as `actrec calibrate` found it, for TF.
 """
@@ -142,8 +142,8 @@ class CameraNode(ActrecNode[CameraConfig]):
         self._camera = driver(**parameters.as_options(options))
         self._camera.prepare()
         for name, kind, profile in (
-            (topics.COLOUR, Image, topics.IMAGE_PUBLISHER),
-            (topics.COLOUR_INFO, CameraInfo, topics.IMAGE_PUBLISHER),
+            (topics.COLOR, Image, topics.IMAGE_PUBLISHER),
+            (topics.COLOR_INFO, CameraInfo, topics.IMAGE_PUBLISHER),
             (topics.DEPTH, Image, topics.IMAGE_PUBLISHER),
             (topics.DEPTH_INFO, CameraInfo, topics.IMAGE_PUBLISHER),
             (topics.TRUE_SKELETONS, SkeletonArray, topics.SMALL),
@@ -203,17 +203,17 @@ class CameraNode(ActrecNode[CameraConfig]):
     def publish(self, frame: RgbdFrame) -> None:
         """Publishes one frame; every message bears its stamp."""
         head = conversions.header(frame.stamp_ns, frame.frame_id)
-        if frame.colour is None:
+        if frame.color is None:
             self._publish_joints(topics.SKELETONS, frame, head)
             return
         frame.check()
-        # Colour goes last: whoever pairs the two has depth already and starts at once.
+        # Color goes last: whoever pairs the two has depth already and starts at once.
         info = conversions.intrinsics_to_info(frame.intrinsics, head)
-        self._outputs[topics.COLOUR_INFO].publish(info)
+        self._outputs[topics.COLOR_INFO].publish(info)
         if frame.depth is not None:
             self._outputs[topics.DEPTH_INFO].publish(info)
             self._outputs[topics.DEPTH].publish(conversions.depth_to_image(frame.depth, head))
-        self._outputs[topics.COLOUR].publish(conversions.colour_to_image(frame.colour, head))
+        self._outputs[topics.COLOR].publish(conversions.color_to_image(frame.color, head))
         if frame.skeletons:
             self._publish_joints(topics.TRUE_SKELETONS, frame, head)
 
@@ -251,7 +251,7 @@ class CameraNode(ActrecNode[CameraConfig]):
                 late, self._skipped = max(camera.skipped - self._skipped, 0), camera.skipped
                 self.statistics.count("received", 1 + late)
                 self.statistics.count("dropped", late)
-                self._await_graph(joints_alone=frame.colour is None)
+                self._await_graph(joints_alone=frame.color is None)
                 self._publish_counted(frame, reading)
 
     def _read(self, camera: Camera, reading: _Reading) -> RgbdFrame:
@@ -264,7 +264,7 @@ class CameraNode(ActrecNode[CameraConfig]):
     def _await_listener(self, reading: _Reading) -> None:
         """Those who were waited for know this node, but not yet what it has just begun to publish."""
         deadline = time.monotonic() + _LISTENER_S
-        while not self._outputs[topics.COLOUR].get_subscription_count() and time.monotonic() < deadline:
+        while not self._outputs[topics.COLOR].get_subscription_count() and time.monotonic() < deadline:
             if reading.stop.wait(0.01):
                 return
 

@@ -21,8 +21,8 @@ from actrec_nodes.bringup import transport
 from actrec_nodes.common import conversions, topics
 
 IMAGES = {
-    topics.COLOUR: Image,
-    topics.COLOUR_INFO: CameraInfo,
+    topics.COLOR: Image,
+    topics.COLOR_INFO: CameraInfo,
     topics.DEPTH: Image,
     topics.DEPTH_INFO: CameraInfo,
 }
@@ -97,7 +97,7 @@ def of_graph(images: bool, arguments: list[str] | None = None) -> Iterator[Read]
     """Joins the running graph; the caller handles signals.
 
     Args:
-        images: Whether a take keeps colour and depth too.
+        images: Whether a take keeps color and depth too.
         arguments: A command line, of which what follows `--ros-args` counts.
 
     Yields:

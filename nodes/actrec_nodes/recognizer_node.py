@@ -23,7 +23,7 @@ from std_msgs.msg import String
 from actrec import inference
 from actrec.inference import zoo
 from actrec.inference.session import Session
-from actrec.recognition.labels import Counts, LabelledWindow, RecognitionConfig
+from actrec.recognition.labels import Counts, LabeledWindow, RecognitionConfig
 from actrec.recognition.recognizer import Recognizer
 from actrec.recognition.streams import WORDS
 from actrec.types import Body, Intrinsics
@@ -46,7 +46,7 @@ class Frame:
 
     stamp_ns: int
     frame_id: str
-    endings: list[LabelledWindow]
+    endings: list[LabeledWindow]
 
 
 SOURCES: dict[str, tuple[str, str]] = {
@@ -54,7 +54,7 @@ SOURCES: dict[str, tuple[str, str]] = {
     "hands": (topics.HANDS, "hand_node"),
     "face": (topics.FACE, "face_node"),
     "flow": (topics.SCENE_FLOW, "scene_flow_node"),
-    "colour": (topics.COLOUR, "camera_node"),
+    "color": (topics.COLOR, "camera_node"),
 }
 """Stream to its topic and the node that publishes it."""
 
@@ -65,7 +65,7 @@ class Inputs:
     Args:
         node: Holds the subscriptions.
         recognizer: Is given what comes.
-        on_frame: Called with each frame that is to be labelled.
+        on_frame: Called with each frame that is to be labeled.
         on_error: Called with what went wrong with a message.
     """
 
@@ -90,7 +90,7 @@ class Inputs:
         """Subscribes to what the model needs and is not subscribed yet; drops what it does not need."""
         wanted = {name: entry for stream in self._recognizer.streams for name, entry in self._entries(stream).items()}
         if self._recognizer.needs_size:
-            wanted[topics.COLOUR_INFO] = (CameraInfo, self._on_size, topics.IMAGE_SUBSCRIBER)
+            wanted[topics.COLOR_INFO] = (CameraInfo, self._on_size, topics.IMAGE_SUBSCRIBER)
         for name in [name for name in self._subscriptions if name not in wanted]:
             self._node.destroy_subscription(self._subscriptions.pop(name))
         for name, (kind, callback, profile) in wanted.items():
@@ -117,8 +117,8 @@ class Inputs:
             return {topics.HANDS: (HandArray, self._on_hands, profile)}
         if stream == "face":
             return {topics.FACE: (FaceArray, self._on_faces, profile)}
-        if stream == "colour":
-            return {topics.COLOUR: (Image, self._on_colour, topics.IMAGE_SUBSCRIBER)}
+        if stream == "color":
+            return {topics.COLOR: (Image, self._on_color, topics.IMAGE_SUBSCRIBER)}
         return {
             topics.SCENE_FLOW_INFO: (CameraInfo, self._on_flow_info, topics.IMAGE_SUBSCRIBER),
             topics.SCENE_FLOW: (Image, self._on_flow, topics.IMAGE_SUBSCRIBER),
@@ -157,9 +157,9 @@ class Inputs:
         faces = conversions.message_to_faces(message)
         self._recognizer.add_faces(conversions.stamp_to_ns(message.header.stamp), faces)
 
-    def _on_colour(self, message: Image) -> None:
-        colour = conversions.image_to_colour(message)
-        self._recognizer.add_colour(conversions.stamp_to_ns(message.header.stamp), colour)
+    def _on_color(self, message: Image) -> None:
+        color = conversions.image_to_color(message)
+        self._recognizer.add_color(conversions.stamp_to_ns(message.header.stamp), color)
 
     def _on_flow(self, message: Image) -> None:
         if self._intrinsics is None:
@@ -198,7 +198,7 @@ FALLBACK = "onnxruntime"
 """The backend that runs anywhere."""
 
 CAPACITY = 5000
-"""Frames that may wait to be labelled; each is but a stamp, and all but the newest are passed over."""
+"""Frames that may wait to be labeled; each is but a stamp, and all but the newest are passed over."""
 
 
 @dataclass(frozen=True)
@@ -351,7 +351,7 @@ class RecognizerNode(ActrecNode[RecognizerConfig]):
         if windows:
             self._reason = next((window.reason for window in windows if window.reason), "")
 
-    def _publish(self, window: LabelledWindow, frame_id: str) -> None:
+    def _publish(self, window: LabeledWindow, frame_id: str) -> None:
         self._labels.publish(
             ActionLabel(
                 header=conversions.header(window.stamp_ns, frame_id),

@@ -36,7 +36,7 @@ except ModuleNotFoundError:  # Humble's name of it
     from rclpy.qos_event import SubscriptionEventCallbacks
 
 GRAPH_TOPICS = (
-    topics.COLOUR, topics.COLOUR_INFO, topics.DEPTH, topics.DEPTH_INFO, topics.SKELETONS, topics.TRUE_SKELETONS,
+    topics.COLOR, topics.COLOR_INFO, topics.DEPTH, topics.DEPTH_INFO, topics.SKELETONS, topics.TRUE_SKELETONS,
     topics.HANDS, topics.FACE, topics.ACTION_LABEL, topics.ACTION_LABEL_TEXT,
 )  # fmt: skip
 """What is recorded unless topics are named: all of the graph but scene flow, which is 110 MB/s."""

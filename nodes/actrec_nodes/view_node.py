@@ -112,7 +112,7 @@ def run(viewer: Viewer, stopped: threading.Event, duration_s: float, arguments: 
             over = bool(duration_s) and passed >= duration_s
             if not node.heard and (over or passed > SILENCE_S):
                 raise DeviceError(
-                    f"nothing came on {node.resolve_topic_name(topics.COLOUR)} nor on the graph's other topics: start "
+                    f"nothing came on {node.resolve_topic_name(topics.COLOR)} nor on the graph's other topics: start "
                     "the graph first (actrec run), or give --driver"
                 )
             if over:

@@ -83,7 +83,7 @@ def test_renderer_is_exact():
         assert np.sqrt((error**2).mean()) < 0.02
         u, v = np.round(found.pixels).astype(int).T
         expected = (CHESSBOARD.points[found.ids] @ pose[:3, :3].T + pose[:3, 3])[:, 2]
-        # The nearest pixel's centre is up to 0.7 px from the corner: on a plane tilted by 45°, some millimetres.
+        # The nearest pixel's center is up to 0.7 px from the corner: on a plane tilted by 45°, some millimetres.
         np.testing.assert_allclose(depth[v, u], expected, atol=0.005)
         assert np.isnan(depth[0, 0]) or np.isnan(depth[-1, -1])
 

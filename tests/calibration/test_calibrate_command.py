@@ -14,7 +14,7 @@ import pytest
 from actrec.cli import main
 from actrec.types import NANOSECONDS, Intrinsics
 from actrec.utils import calibration_files
-from actrec.utils.calibration_files import COLOUR, DEPTH, DepthGeometry
+from actrec.utils.calibration_files import COLOR, DEPTH, DepthGeometry
 from actrec.utils.errors import DeviceError, EndOfStream
 from actrec_calibration.board import Board, Detection
 from actrec_calibration.coverage import CoverageConfig
@@ -62,7 +62,7 @@ def test_from_pictures_to_the_cameras_file(pictures, place, capsys):
     said = json.loads(streams.out)
     assert "the board is in 16 of 17 pictures" in streams.err
     assert said["file"] == str(place / "cameras/0123_color.yaml")
-    found = calibration_files.load("0123").colour
+    found = calibration_files.load("0123").color
     assert found.fx == said["intrinsics"]["fx"] == pytest.approx(525, rel=0.003)
     assert found.cx == pytest.approx(322.3, abs=1) and len(found.distortion) == 5
     note = Path(said["file"]).read_text().splitlines()[:2]
@@ -76,7 +76,7 @@ def test_from_pictures_to_the_cameras_file(pictures, place, capsys):
         status(["intrinsics", str(pictures), "--serial", "0123", "--overwrite", "--model", "rational_polynomial"]) == 0
     )
     assert "wrote" in capsys.readouterr().out
-    assert len(calibration_files.load("0123").colour.distortion) == 8
+    assert len(calibration_files.load("0123").color.distortion) == 8
 
 
 def test_a_depth_lens_keeps_its_place(pictures, place, capsys):
@@ -86,14 +86,14 @@ def test_a_depth_lens_keeps_its_place(pictures, place, capsys):
     assert status(["intrinsics", str(pictures), "--serial", "0123", "--part", "depth", "--overwrite"]) == 0
     assert "run actrec calibrate depth again" in capsys.readouterr().err
     files = calibration_files.load("0123")
-    assert files.geometry.scale == 1.01 and files.depth.fx == pytest.approx(525, rel=0.003) and files.colour is None
+    assert files.geometry.scale == 1.01 and files.depth.fx == pytest.approx(525, rel=0.003) and files.color is None
 
 
 def test_infrared_pictures_of_16_bit_are_made_visible(place):
     picture = render(BOARD, VGA, views(BOARD, VGA, 1, seed=7)[0], blur=0.8, noise=2)[0][..., 0]
     for image in (picture, picture.astype(np.uint16) * 3):  # most that a Kinect's infrared shows is below 1000
         assert cv2.imwrite(str(place / "1.png"), image)
-        seen = BOARD.detect(read_file(place / "1.png").colour)
+        seen = BOARD.detect(read_file(place / "1.png").color)
         assert seen is not None and len(seen) == 20
 
 
@@ -101,7 +101,7 @@ def test_infrared_pictures_of_16_bit_are_made_visible(place):
     ("change", "holds"), [({}, True), ({"fx": 530.25, "fy": 528.23}, False), ({"cx": 327.3}, False)]
 )
 def test_check(pictures, place, capsys, change, holds):
-    path = calibration_files.path_of("0123", COLOUR)
+    path = calibration_files.path_of("0123", COLOR)
     calibration_files.write_intrinsics(path, dataclasses.replace(VGA, **change), "0123_color")
     assert status(["check", str(pictures), "--serial", "0123", "--json"]) == (0 if holds else 1)
     said = json.loads(capsys.readouterr().out)
@@ -111,7 +111,7 @@ def test_check(pictures, place, capsys, change, holds):
 
 
 def test_check_of_another_size(pictures, place, capsys):
-    path = calibration_files.path_of("0123", COLOUR)
+    path = calibration_files.path_of("0123", COLOR)
     calibration_files.write_intrinsics(path, VGA.resized(1280, 960), "0123_color")
     assert status(["check", str(pictures), "--serial", "0123"]) == 0
     calibration_files.write_intrinsics(path, dataclasses.replace(VGA, width=1280, height=720), "0123_color")
@@ -189,7 +189,7 @@ def test_live_views_are_taken_when_the_board_is_still_and_new():
     later = [dataclasses.replace(picture, stamp_ns=picture.stamp_ns + NANOSECONDS * 10) for picture in stream]
     assert not any(collector.look(picture) for picture in later)  # as before: nothing new
     drawn = preview(stream[-1], collector)
-    assert drawn.shape == (480, 640, 3) and (drawn != stream[-1].colour).any()
+    assert drawn.shape == (480, 640, 3) and (drawn != stream[-1].color).any()
 
 
 def test_a_board_that_rests_is_still_though_time_jumps_back():
@@ -246,19 +246,19 @@ def test_a_preview_of_pictures_that_are_there_is_wrong_use(place, capsys):
 
 def test_live_from_a_driver(place, capsys):
     for picture in waved(9, 4):
-        write(place / f"stream/rgb/{picture.name}.png", picture.colour)
+        write(place / f"stream/rgb/{picture.name}.png", picture.color)
     source = ["--driver", "replay"]
     for option in (f"path={place / 'stream'}", "rate=0", "fps=10", "intrinsics='500,500,320,240'"):
         source += ["--driver-option", option]
     assert status(["intrinsics", *source, "--serial", "0123", "--preview", "live.jpg", "--report", "report"]) == 0
     streams = capsys.readouterr()
     assert "9 views, " in streams.err and "show the board in the image's" in streams.err
-    found = calibration_files.load("0123").colour
+    found = calibration_files.load("0123").color
     assert found.fx == pytest.approx(525, rel=0.003) and found.cy == pytest.approx(237.1, abs=1)
     assert cv2.imread("live.jpg").shape == (480, 640, 3)
     kept = sorted(path.name for path in (place / "report/pictures").iterdir())
     assert len(kept) == 9
     # The kept pictures calibrate the same again.
     assert status(["intrinsics", "report/pictures", "--serial", "again", "--report", "again"]) == 0
-    assert calibration_files.load("again").colour == found
+    assert calibration_files.load("again").color == found
     assert status(["check", *source, "--serial", "0123", "--report", "check"]) == 0

@@ -15,7 +15,7 @@ from actrec.cameras.realsense.camera import RealSenseCamera
 from actrec.cli import calibrate, main
 from actrec.types import Intrinsics
 from actrec.utils import calibration_files
-from actrec.utils.calibration_files import COLOUR, DEPTH
+from actrec.utils.calibration_files import COLOR, DEPTH
 from actrec_calibration import live, simulated
 from actrec_calibration.board import Board
 from actrec_calibration.rendering import render, views
@@ -66,18 +66,18 @@ def showing(camera, shown):
 
 
 def seen_by(camera, board, pose, seed):
-    """Colour, and depth by the depth camera, of a board [4, 4] → colour camera."""
-    colour, _ = render(board, camera.views.colour, pose, blur=0.6, noise=2, seed=seed)
-    _, depth = render(board, camera.views.depth, np.linalg.inv(camera.views.to_colour) @ pose)
-    return colour, depth
+    """Color, and depth by the depth camera, of a board [4, 4] → color camera."""
+    color, _ = render(board, camera.views.color, pose, blur=0.6, noise=2, seed=seed)
+    _, depth = render(board, camera.views.depth, np.linalg.inv(camera.views.to_color) @ pose)
+    return color, depth
 
 
 @pytest.fixture
 def device(camera):
     """A camera whose depth reads 12 mm too far, before a board that is held in ten places, each for half a second."""
-    poses = views(BOARD, camera.views.colour, 10, seed=5)
+    poses = views(BOARD, camera.views.color, 10, seed=5)
     seen = [seen_by(camera, BOARD, pose, seed) for seed, pose in enumerate(poses)]
-    with showing(camera, [(colour, depth - BIAS) for colour, depth in seen]):
+    with showing(camera, [(color, depth - BIAS) for color, depth in seen]):
         yield camera
 
 
@@ -90,11 +90,11 @@ def test_depth_of_a_camera_that_knows_where_its_depth_camera_sits(device, capsys
     figures = json.loads(streams.out)
     assert figures["views"] == 6 and figures["bias_mm"] == pytest.approx(1e3 * BIAS, abs=1)
     files = calibration_files.load(device.serial)
-    np.testing.assert_allclose(files.geometry.to_colour, device.views.to_colour, atol=1e-6)
+    np.testing.assert_allclose(files.geometry.to_color, device.views.to_color, atol=1e-6)
     np.testing.assert_allclose(files.depth.matrix, device.views.depth.matrix, atol=1e-3)
     with RealSenseCamera(fps=15) as camera:
         frame = camera.read(20.0)
-    seen = BOARD.detect(frame.colour)
+    seen = BOARD.detect(frame.color)
     assert seen is not None
     corners = BOARD.points[seen.ids]
     pose = board_pose(corners, seen.pixels, frame.intrinsics).pose
@@ -131,16 +131,14 @@ def test_another_camera_than_named(device, capsys):
 
 @pytest.mark.parametrize("command", ["intrinsics", "check"])
 def test_a_lens_is_of_the_camera_that_is_named(camera, tmp_path, capsys, command):
-    for part in (COLOUR, DEPTH):
-        calibration_files.write_intrinsics(
-            calibration_files.path_of("other", part, tmp_path), camera.views.colour, part
-        )
+    for part in (COLOR, DEPTH):
+        calibration_files.write_intrinsics(calibration_files.path_of("other", part, tmp_path), camera.views.color, part)
     source = ["calibrate", command, "--driver", "realsense", "--serial", "other", "--cameras", str(tmp_path)]
     source += ["--overwrite"] if command == "intrinsics" else []
     assert main(source) == 1
     assert f"no RealSense has serial number other; connected: {camera.serial}" in capsys.readouterr().err
     assert main([*source, "--part", "depth"]) == 2
-    assert "driver realsense gives pictures of the colour camera alone: for --part depth" in capsys.readouterr().err
+    assert "driver realsense gives pictures of the color camera alone: for --part depth" in capsys.readouterr().err
 
 
 def test_where_the_depth_camera_sits(device, capsys):
@@ -149,7 +147,7 @@ def test_where_the_depth_camera_sits(device, capsys):
     assert main([*command, "--views", "10", "--json", "--serial", device.serial, *ARGUMENTS]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["views"] == 10 and figures["bias_mm"] == pytest.approx(1e3 * BIAS, abs=1)
-    metres, degrees = apart(calibration_files.load(device.serial).geometry.to_colour, device.views.to_colour)
+    metres, degrees = apart(calibration_files.load(device.serial).geometry.to_color, device.views.to_color)
     assert metres < 0.002 and degrees < 0.1
 
 
@@ -161,7 +159,7 @@ def test_a_driver_that_cannot_leave_depth_as_it_is(capsys, monkeypatch, tmp_path
 
 def test_a_camera_on_an_arm_tells_its_own_lens(camera, tmp_path, monkeypatch, capsys):
     arm, random = simulated.Arm.drawn("hand", 4), np.random.default_rng(5)
-    poses = [simulated.held(BOARD, camera.views.colour, random, 0.7, 1.0, 35) for _ in range(8)]
+    poses = [simulated.held(BOARD, camera.views.color, random, 0.7, 1.0, 35) for _ in range(8)]
     shown = [seen_by(camera, BOARD, pose, seed) for seed, pose in enumerate(poses)]
     with showing(camera, shown) as since:
 
@@ -182,8 +180,8 @@ def test_a_camera_on_an_arm_tells_its_own_lens(camera, tmp_path, monkeypatch, ca
 def test_the_floor_before_a_robot(camera, capsys):
     board = Board.of(columns=7, rows=5, square=0.08, marker=0.06)
     room = simulated.Room.drawn(board, 3)
-    rig = simulated.Rig(camera.views.colour, camera.views.depth, camera.views.to_colour)
-    image = render(board, rig.colour, room.board(), blur=0.6, noise=3)[0]
+    rig = simulated.Rig(camera.views.color, camera.views.depth, camera.views.to_color)
+    image = render(board, rig.color, room.board(), blur=0.6, noise=3)[0]
     command = ["calibrate", "floor", "--driver", "realsense", "--serial", camera.serial, "--parent", "base_footprint"]
     command += [f"--board-pose={room.lying.x},{room.lying.y},{room.lying.yaw}", "--columns", "7", "--rows", "5"]
     command += ["--square", "0.08", "--marker", "0.06", "--json", "--driver-option", "fps=15"]

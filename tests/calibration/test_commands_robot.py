@@ -26,25 +26,25 @@ def cameras(tmp_path, monkeypatch):
     """Files of a camera whose lenses are known."""
     folder = tmp_path / "cameras"
     monkeypatch.setenv("ACTREC_CAMERAS", str(folder))
-    for part, lens in (("color", RIG.colour), ("depth", RIG.depth)):
+    for part, lens in (("color", RIG.color), ("depth", RIG.depth)):
         calibration_files.write_intrinsics(folder / f"0123_{part}.yaml", lens, f"0123_{part}")
     return folder
 
 
 @pytest.fixture(scope="module")
 def views(tmp_path_factory):
-    """colour/, depth/ and ir/ of a board, rendered."""
+    """color/, depth/ and ir/ of a board, rendered."""
     folder, random = tmp_path_factory.mktemp("views"), np.random.default_rng(1)
     noise = SensorNoise(SENSORS.create(RIG.sensor), RIG.depth, 1)
-    for name in ("colour", "depth", "ir"):
+    for name in ("color", "depth", "ir"):
         (folder / name).mkdir()
     for number in range(VIEWS):
-        pose = simulated.held(BOARD, RIG.colour, random, 0.7, 1.5, 40)
-        in_depth = inverse(RIG.to_colour) @ pose
-        image = render(BOARD, RIG.colour, pose, blur=0.6, noise=3, seed=number)[0]
-        grey = render(BOARD, RIG.depth, in_depth, blur=0.6, noise=3, seed=number)[0][..., 0]
-        amplitude = (grey.astype(np.uint16) ** 2) // 16  # dark far from white, as infrared is
-        _write(folder / f"colour/{number}.png", image[..., ::-1])
+        pose = simulated.held(BOARD, RIG.color, random, 0.7, 1.5, 40)
+        in_depth = inverse(RIG.to_color) @ pose
+        image = render(BOARD, RIG.color, pose, blur=0.6, noise=3, seed=number)[0]
+        gray = render(BOARD, RIG.depth, in_depth, blur=0.6, noise=3, seed=number)[0][..., 0]
+        amplitude = (gray.astype(np.uint16) ** 2) // 16  # dark far from white, as infrared is
+        _write(folder / f"color/{number}.png", image[..., ::-1])
         _write(folder / f"ir/ir_{number}.png", amplitude)
         _write_depth(folder / f"depth/{number}.png", simulated.depth_of_board(BOARD, RIG, in_depth, noise, number))
     return folder
@@ -68,7 +68,7 @@ def _run(capsys, *words):
 def test_depth(views, cameras, capsys):
     status, said, _ = _run(capsys, "depth", views, "--serial", "0123", "--json", *WORDS)
     found = calibration_files.load("0123")
-    metres, degrees = apart(found.geometry.to_colour, RIG.to_colour)
+    metres, degrees = apart(found.geometry.to_color, RIG.to_color)
     assert status == 0 and metres < 0.002 and degrees < 0.1
     assert abs(found.geometry.bias - RIG.bias) < 0.001 and found.depth == RIG.depth
     assert said["bias_mm"] == pytest.approx(1e3 * found.geometry.bias, abs=1e-3) and said["rms_infrared_px"] < 0.5
@@ -88,20 +88,20 @@ def test_depth_in_error(views, tmp_path, capsys):
         (["--driver", "simulated"], "add --registered"),
         ([views, "--registered"], "sits is not known"),
         ([tmp_path / "none"], "is no folder"),
-        ([tmp_path], "no pictures in colour/"),
+        ([tmp_path], "no pictures in color/"),
         ([views, "--columns", "9"], "shows the board"),
     ):
         status, _, err = _run(capsys, "depth", "--serial", "0123", *WORDS, *words)
         assert status in (1, 2) and message in err
     status, _, err = _run(capsys, "depth", views, "--serial", "77", *WORDS)
     assert status == 1 and "run actrec calibrate intrinsics first" in err
-    (tmp_path / "colour").mkdir()
+    (tmp_path / "color").mkdir()
     (tmp_path / "depth").mkdir()
-    _write(tmp_path / "colour/1.png", cv2.imread(str(views / "colour/1.png")))
+    _write(tmp_path / "color/1.png", cv2.imread(str(views / "color/1.png")))
     _write(tmp_path / "depth/1.png", np.zeros((424, 512), np.uint8))
     status, _, err = _run(capsys, "depth", tmp_path, "--serial", "0123", *WORDS)
     assert status == 1 and "no 16-bit depth image" in err
-    _write(tmp_path / "colour/1.png", np.zeros((10, 10, 3), np.uint8))
+    _write(tmp_path / "color/1.png", np.zeros((10, 10, 3), np.uint8))
     status, _, err = _run(capsys, "depth", tmp_path, "--serial", "0123", *WORDS)
     assert status == 1 and "10×10 and its intrinsics are of 960×540" in err
     for number in (1, 2):
@@ -113,7 +113,7 @@ def test_depth_in_error(views, tmp_path, capsys):
 
 def test_registered_depth_keeps_its_place_and_is_not_corrected_twice(views, capsys):
     path = calibration_files.path_of("0123", "depth")
-    calibration_files.write_intrinsics(path, RIG.depth, "0123_depth", DepthGeometry(RIG.to_colour, 1.01, 0.0))
+    calibration_files.write_intrinsics(path, RIG.depth, "0123_depth", DepthGeometry(RIG.to_color, 1.01, 0.0))
     status, _, err = _run(capsys, "depth", views, "--registered", "--overwrite", "--serial", "0123", *WORDS)
     assert status == 1 and "corrected already" in err
 
@@ -122,8 +122,8 @@ def _arm(folder, mount):
     board, random, arm = Board.of(), np.random.default_rng(0), simulated.Arm.drawn(mount, 0)
     lines = ["image,x,y,z,qx,qy,qz,qw"]
     for number in range(12):
-        pose = simulated.held(board, RIG.colour, random, 0.4, 0.6, 35)
-        _write(folder / f"{number}.png", render(board, RIG.colour, pose, blur=0.6, noise=3, seed=number)[0])
+        pose = simulated.held(board, RIG.color, random, 0.4, 0.6, 35)
+        _write(folder / f"{number}.png", render(board, RIG.color, pose, blur=0.6, noise=3, seed=number)[0])
         gripper = simulated.shaken(arm.gripper(pose), random, 1e-4, 0.02)
         lines.append(",".join(map(str, [f"{number}.png", *gripper[:3, 3], *quaternion(gripper[:3, :3])])))
     (folder / "poses.csv").write_text("\n".join(lines))
@@ -155,11 +155,11 @@ def test_hand_eye(tmp_path, capsys):
 def test_floor(tmp_path, capsys):
     board, folder = Board.of(columns=7, rows=5, square=0.08, marker=0.06), tmp_path / "views"
     rig, room = simulated.kinect(scale=1.004, bias=-0.012), simulated.Room.drawn(board, 3)
-    for name in ("colour", "depth"):
+    for name in ("color", "depth"):
         (folder / name).mkdir(parents=True)
     for number in range(3):
-        image = render(board, rig.colour, room.board(), blur=0.6, noise=3, seed=number)[0]
-        _write(folder / f"colour/{number}.png", image)
+        image = render(board, rig.color, room.board(), blur=0.6, noise=3, seed=number)[0]
+        _write(folder / f"color/{number}.png", image)
         _write_depth(folder / f"depth/{number}.png", room.depth(rig, 3, number))
     lying = f"--board-pose={room.lying.x},{room.lying.y},{room.lying.yaw}"
     words = [
@@ -179,12 +179,12 @@ def test_floor(tmp_path, capsys):
     status, _, err = _run(capsys, *words, lying)
     assert status == 1 and "run actrec calibrate depth first" in err
     path = calibration_files.path_of("0123", "depth")
-    calibration_files.write_intrinsics(path, rig.depth, "0123_depth", DepthGeometry(rig.to_colour, rig.scale, rig.bias))
+    calibration_files.write_intrinsics(path, rig.depth, "0123_depth", DepthGeometry(rig.to_color, rig.scale, rig.bias))
     status, said, _ = _run(capsys, *words, lying)
     mount = calibration_files.load("0123").mount
     metres, degrees = apart(mount.pose, room.camera)
     assert status == 0 and metres < 0.002 and degrees < 0.1 and mount.parent == "base_footprint"
-    assert abs(said["height_m"] - (room.camera @ rig.to_colour)[2, 3]) < 0.002
+    assert abs(said["height_m"] - (room.camera @ rig.to_color)[2, 3]) < 0.002
     status, _, err = _run(capsys, *words, "--board-pose=1,2", "--overwrite")
     assert status == 2 and "three numbers" in err
 

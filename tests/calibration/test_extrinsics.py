@@ -1,4 +1,4 @@
-"""Colour–depth extrinsics and the depth's scale and bias, on views with known truth."""
+"""Color–depth extrinsics and the depth's scale and bias, on views with known truth."""
 
 import numpy as np
 import pytest
@@ -19,14 +19,14 @@ def _rig(sensor="time_of_flight"):
 
 
 def _cameras(rig):
-    return Cameras(rig.colour, rig.depth)
+    return Cameras(rig.color, rig.depth)
 
 
 @pytest.mark.parametrize(("sensor", "infrared"), [("time_of_flight", True), ("stereo", False)])
 def test_within_2_mm_a_tenth_of_a_degree_and_1_mm_of_bias(sensor, infrared):
     rig = _rig(sensor)
     found = calibrate(BOARD, simulated.pairs(BOARD, rig, 15, seed=3, infrared=infrared), _cameras(rig))
-    metres, degrees = apart(found.geometry.to_colour, rig.to_colour)
+    metres, degrees = apart(found.geometry.to_color, rig.to_color)
     assert metres < 0.002 and degrees < 0.1
     assert abs(found.geometry.bias - BIAS) < 0.001 and abs(found.geometry.scale - SCALE) < 0.002
     # The truth lies where the stated deviations say.
@@ -44,17 +44,17 @@ def test_rendered_pictures():
     rig, random = _rig(), np.random.default_rng(1)
     noise, pairs = SensorNoise(SENSORS.create(rig.sensor), rig.depth, 1), []
     for number in range(14):
-        pose = simulated.held(BOARD, rig.colour, random, 0.7, 1.5, 40)
-        in_depth = inverse(rig.to_colour) @ pose
-        colour, infrared = (
+        pose = simulated.held(BOARD, rig.color, random, 0.7, 1.5, 40)
+        in_depth = inverse(rig.to_color) @ pose
+        color, infrared = (
             BOARD.detect(render(BOARD, camera, at, blur=0.7, noise=4, seed=number)[0])
-            for camera, at in ((rig.colour, pose), (rig.depth, in_depth))
+            for camera, at in ((rig.color, pose), (rig.depth, in_depth))
         )
-        if colour is not None:
+        if color is not None:
             depth = simulated.depth_of_board(BOARD, rig, in_depth, noise, number)
-            pairs.append(Pair(f"{number}.png", colour, depth, infrared))
+            pairs.append(Pair(f"{number}.png", color, depth, infrared))
     found = calibrate(BOARD, pairs, _cameras(rig))
-    metres, degrees = apart(found.geometry.to_colour, rig.to_colour)
+    metres, degrees = apart(found.geometry.to_color, rig.to_color)
     assert len(pairs) >= 12 and metres < 0.002 and degrees < 0.1 and abs(found.geometry.bias - BIAS) < 0.001
 
 
@@ -64,12 +64,12 @@ def test_bias_alone_at_one_distance():
 
     noise, pairs = SensorNoise(SENSORS.create(rig.sensor), rig.depth, 0), []
     for number in range(8):
-        pose = simulated.held(BOARD, rig.colour, random, 0.95, 1.05, 30)
-        in_depth = inverse(rig.to_colour) @ pose
+        pose = simulated.held(BOARD, rig.color, random, 0.95, 1.05, 30)
+        in_depth = inverse(rig.to_color) @ pose
         pairs.append(
             Pair(
                 str(number),
-                simulated.corners(BOARD, rig.colour, pose, 0.15, random),
+                simulated.corners(BOARD, rig.color, pose, 0.15, random),
                 simulated.depth_of_board(BOARD, rig, in_depth, noise, number),
                 simulated.corners(BOARD, rig.depth, in_depth, 0.15, random),
             )
@@ -82,10 +82,10 @@ def test_bias_alone_at_one_distance():
 
 def test_registered_depth_needs_its_scale_and_bias_alone():
     rig = simulated.kinect(scale=0.995, bias=0.006)
-    rig = simulated.Rig(rig.colour, rig.colour, np.eye(4), 0.995, 0.006)
+    rig = simulated.Rig(rig.color, rig.color, np.eye(4), 0.995, 0.006)
     pairs = simulated.pairs(BOARD, rig, 10, seed=5, infrared=False)
-    found = calibrate(BOARD, pairs, Cameras(rig.colour, rig.colour, np.eye(4)))
-    assert np.array_equal(found.geometry.to_colour, np.eye(4)) and not found.sigma_m.any()
+    found = calibrate(BOARD, pairs, Cameras(rig.color, rig.color, np.eye(4)))
+    assert np.array_equal(found.geometry.to_color, np.eye(4)) and not found.sigma_m.any()
     assert abs(found.geometry.bias - 0.006) < 0.001 and abs(found.geometry.scale - 0.995) < 0.002
 
 
@@ -118,7 +118,7 @@ def test_a_view_whose_images_do_not_belong_together_is_left_out():
     rig = _rig()
     pairs = simulated.pairs(BOARD, rig, 12, seed=2)
     empty = np.full_like(pairs[4].depth, np.nan)
-    pairs[4] = Pair(pairs[4].name, pairs[4].colour, empty, pairs[4].infrared)
+    pairs[4] = Pair(pairs[4].name, pairs[4].color, empty, pairs[4].infrared)
     found = calibrate(BOARD, pairs, _cameras(rig))
     assert list(found.rejected) == ["4.png"] and "no plane" in found.rejected["4.png"]
     assert abs(found.geometry.bias - BIAS) < 0.001
@@ -131,14 +131,14 @@ def test_bad_input():
         calibrate(BOARD, pairs[:3], _cameras(rig))
     with pytest.raises(InputError, match="model is 'both', expected scale, bias, none"):
         calibrate(BOARD, pairs, _cameras(rig), "both")
-    blind = [Pair(pair.name, pair.colour, np.full_like(pair.depth, np.nan), pair.infrared) for pair in pairs]
+    blind = [Pair(pair.name, pair.color, np.full_like(pair.depth, np.nan), pair.infrared) for pair in pairs]
     with pytest.raises(InputError, match="show the board in 0 of 6 views"):
         calibrate(BOARD, blind, _cameras(rig))
     chess = Board.of(kind="chessboard", columns=8, rows=6, square=0.06)
     views = [
         Pair(
             p.name,
-            Detection(np.arange(48), p.colour.pixels[:48]),
+            Detection(np.arange(48), p.color.pixels[:48]),
             p.depth,
             Detection(np.arange(48), p.infrared.pixels[:48]),
         )

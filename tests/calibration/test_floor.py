@@ -22,9 +22,9 @@ def _truth(room):
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("sensor", ["time_of_flight", "stereo"])
 def test_height_pitch_and_roll(sensor, seed):
-    """A wall stands on the floor; the depth camera is the colour camera here."""
+    """A wall stands on the floor; the depth camera is the color camera here."""
     rig = simulated.kinect(sensor=sensor)
-    rig = simulated.Rig(rig.colour, rig.depth, np.eye(4), sensor=sensor)
+    rig = simulated.Rig(rig.color, rig.depth, np.eye(4), sensor=sensor)
     room = simulated.Room.drawn(BOARD, seed)
     found = find_floor(room.depth(rig, seed), rig.depth)
     height, pitch, roll = _truth(room)
@@ -37,9 +37,9 @@ def test_rendered_board_within_2_mm_and_a_tenth_of_a_degree(sensor):
     rig, room = simulated.kinect(sensor=sensor), simulated.Room.drawn(BOARD, 3)
     views = []
     for number in range(5):
-        image, _ = render(BOARD, rig.colour, room.board(), blur=0.7, noise=4, seed=number)
+        image, _ = render(BOARD, rig.color, room.board(), blur=0.7, noise=4, seed=number)
         views.append((BOARD.detect(image), find_floor(room.depth(rig, 3, number), rig.depth)))
-    found = calibrate(BOARD, views, room.lying, rig.colour, rig.to_colour)
+    found = calibrate(BOARD, views, room.lying, rig.color, rig.to_color)
     metres, degrees = apart(found.camera, room.camera)
     assert metres < 0.002 and degrees < 0.1
     assert metres < 4 * np.linalg.norm(found.sigma_m) and abs(found.apart_m) < 0.01 and found.apart_deg < 1
@@ -48,7 +48,7 @@ def test_rendered_board_within_2_mm_and_a_tenth_of_a_degree(sensor):
 def test_deviations_are_those_about_the_bases_axes():
     """What twenty draws of the noise scatter by: the floor holds roll and pitch, the board alone tells yaw."""
     rig, room, random = simulated.kinect(), simulated.Room.drawn(BOARD, 3), np.random.default_rng(0)
-    directions = image_rays(rig.colour)[::9, ::9].reshape(-1, 3)
+    directions = image_rays(rig.color)[::9, ::9].reshape(-1, 3)
     true = plane_depth(inverse(room.camera), directions)
     seen = (true > 0.3) & (true < 3)
     directions, true = directions[seen], true[seen]
@@ -56,8 +56,8 @@ def test_deviations_are_those_about_the_bases_axes():
     away, said = [], []
     for _ in range(20):
         plane = Floor(room.camera[2, :3], room.camera[2, 3], directions, random.normal(true, sigma), sigma, 0.5)
-        corners = simulated.corners(BOARD, rig.colour, room.board(), 0.25, random)
-        found = calibrate(BOARD, [(corners, plane)], room.lying, rig.colour, np.eye(4))
+        corners = simulated.corners(BOARD, rig.color, room.board(), 0.25, random)
+        found = calibrate(BOARD, [(corners, plane)], room.lying, rig.color, np.eye(4))
         away.append(turn(found.camera[:3, :3] @ room.camera[:3, :3].T))
         said.append(found.sigma_deg)
     scatter = np.degrees(np.std(away, axis=0))
@@ -68,9 +68,9 @@ def test_base_height_and_thickness():
     """A base link 0.2 m over the floor, a board 5 mm thick: the same picture, the camera's place accordingly."""
     rig, room = simulated.kinect(), simulated.Room.drawn(BOARD, 1)
     lying = Lying(room.lying.x, room.lying.y, room.lying.yaw, 0.005)
-    seen = simulated.corners(BOARD, rig.colour, inverse(room.camera) @ lying.pose(0), 0.1, np.random.default_rng(0))
+    seen = simulated.corners(BOARD, rig.color, inverse(room.camera) @ lying.pose(0), 0.1, np.random.default_rng(0))
     plane = find_floor(room.depth(rig, 1), rig.depth)
-    found = calibrate(BOARD, [(seen, plane)], lying, rig.colour, rig.to_colour, base_height=0.2)
+    found = calibrate(BOARD, [(seen, plane)], lying, rig.color, rig.to_color, base_height=0.2)
     assert abs(found.camera[2, 3] - (room.camera[2, 3] - 0.2)) < 0.002
 
 
@@ -83,19 +83,19 @@ def _plane_image(rig, plane):
 def test_largest_is_in_square_metres():
     """A table close by fills more pixels than the floor behind it."""
     rig, room = simulated.kinect(), simulated.Room.drawn(BOARD, 0)
-    to_depth = inverse(room.camera @ rig.to_colour)
+    to_depth = inverse(room.camera @ rig.to_color)
     floor, table = np.eye(4), np.eye(4)
     table[2, 3] = 0.5 * room.camera[2, 3]
     floor_z, table_z = (_plane_image(rig, to_depth @ plane) for plane in (floor, table))
     rows = np.arange(rig.depth.height)[:, None] > 0.45 * rig.depth.height
     depth = np.where(rows, table_z, floor_z)
     assert rows.mean() > 0.5
-    assert abs(find_floor(depth, rig.depth).height - (room.camera @ rig.to_colour)[2, 3]) < 0.005
+    assert abs(find_floor(depth, rig.depth).height - (room.camera @ rig.to_color)[2, 3]) < 0.005
 
 
 def test_a_table_alone_before_the_floor_is_refused():
     rig, room = simulated.kinect(), simulated.Room.drawn(BOARD, 0)
-    to_depth = inverse(room.camera @ rig.to_colour)
+    to_depth = inverse(room.camera @ rig.to_color)
     table = np.eye(4)
     table[2, 3] = 0.2
     table_z, floor_z = _plane_image(rig, to_depth @ table), _plane_image(rig, to_depth)
@@ -118,18 +118,18 @@ def test_camera_on_its_side_needs_the_hint():
     room = simulated.Room(room.camera @ pose_of(np.array([0, 0, np.pi / 2, 0, 0, 0])), room.lying)
     depth = room.depth(rig, 2)
     found = find_floor(depth, rig.depth, up=(-1, 0, 0))
-    assert abs(found.height - (room.camera @ rig.to_colour)[2, 3]) < 0.002
+    assert abs(found.height - (room.camera @ rig.to_color)[2, 3]) < 0.002
 
 
 def test_a_board_held_over_the_floor_is_refused():
     rig, room = simulated.kinect(), simulated.Room.drawn(BOARD, 1)
     raised = Lying(room.lying.x, room.lying.y, room.lying.yaw, 0.1)
-    seen = simulated.corners(BOARD, rig.colour, inverse(room.camera) @ raised.pose(0), 0.1, np.random.default_rng(0))
+    seen = simulated.corners(BOARD, rig.color, inverse(room.camera) @ raised.pose(0), 0.1, np.random.default_rng(0))
     plane = find_floor(room.depth(rig, 1), rig.depth)
     with pytest.raises(
         InputError, match="does not lie on the floor.*100 mm above|does not lie on the floor.*99 mm above"
     ):
-        calibrate(BOARD, [(seen, plane)], room.lying, rig.colour, rig.to_colour)
+        calibrate(BOARD, [(seen, plane)], room.lying, rig.color, rig.to_color)
     chess = Board.of(kind="chessboard", columns=6, rows=4, square=0.08)
     with pytest.raises(InputError, match="forward from backward"):
-        calibrate(chess, [(seen, plane)], room.lying, rig.colour, rig.to_colour)
+        calibrate(chess, [(seen, plane)], room.lying, rig.color, rig.to_color)

@@ -71,7 +71,7 @@ def test_wrong_poses_are_left_out():
 
 
 @pytest.mark.parametrize(("mount", "other"), [("hand", "base"), ("base", "hand")])
-def test_inverted_poses_are_recognised(mount, other):
+def test_inverted_poses_are_recognized(mount, other):
     _, views = _views(mount, 2)
     turned = [_with(view, inverse(view.gripper)) for view in views]
     with pytest.raises(InputError, match=rf"times better inverted.*--inverted.*--mount {other}"):
@@ -109,7 +109,7 @@ def test_motions_that_leave_something_open():
         calibrate(_views("hand")[1], CAMERA, "head")
 
 
-def test_millimetres_are_recognised():
+def test_millimetres_are_recognized():
     _, views = _views("hand")
     for view in views:
         view.gripper[:3, 3] *= 1000

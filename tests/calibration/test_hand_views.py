@@ -99,7 +99,7 @@ def test_rectified_images_have_a_lens_of_their_own(tmp_path, monkeypatch):
 
     def newest(timeout_s):
         picture = robot.read(timeout_s)
-        return picture.stamp_ns, picture.colour, picture.intrinsics
+        return picture.stamp_ns, picture.color, picture.intrinsics
 
     monkeypatch.setattr(calibrate, "open_topic", lambda topic: nullcontext(newest))
     monkeypatch.setattr(calibrate, "open_poses", lambda base, gripper: nullcontext(robot.pose_at))

@@ -56,7 +56,7 @@ def assert_right(found: Intrinsics, truth: Intrinsics) -> None:
 
 @pytest.mark.parametrize(("board", "camera"), [(CHARUCO, VGA), (CHESSBOARD, HD)], ids=["charuco", "chessboard"])
 def test_lens_of_rendered_boards(board, camera):
-    """Blurred by 0.8 px, noise of 3 grey levels; ChArUco boards leave the image in part."""
+    """Blurred by 0.8 px, noise of 3 gray levels; ChArUco boards leave the image in part."""
     seen = rendered_views(board, camera, 12, seed=2)
     found = calibrate(board, seen)
     assert_right(found.camera, camera)
@@ -236,7 +236,7 @@ def test_check_holds():
         {"cy": 237.1 - 5},
         {"distortion": (0.12, -0.15, 0, 0, 0)},
     ],
-    ids=["focal length by 1 %", "centre by 5 px right", "centre by 5 px up", "distortion"],
+    ids=["focal length by 1 %", "center by 5 px right", "center by 5 px up", "distortion"],
 )
 def test_check_does_not_hold(change):
     answer = check(CHARUCO, exact_views(VGA, 8, seed=12), dataclasses.replace(VGA, **change))
@@ -267,8 +267,8 @@ def test_report(tmp_path):
     seen = exact_views(VGA, 12, seed=5)
     seen[4] = bent(seen[4])
     found = calibrate(CHARUCO, seen)
-    grey = np.full((480, 640, 3), 128, np.uint8)
-    report.write(tmp_path / "report", CHARUCO, found, coverage(CHARUCO, found.views), lambda name: grey)
+    gray = np.full((480, 640, 3), 128, np.uint8)
+    report.write(tmp_path / "report", CHARUCO, found, coverage(CHARUCO, found.views), lambda name: gray)
     said = json.loads((tmp_path / "report/report.json").read_text())
     assert said["intrinsics"]["fx"] == pytest.approx(525, rel=0.003)
     assert said["standard_deviations"]["fx"] > 0 and set(said["rejected"]) == {"view_4"}
@@ -285,7 +285,7 @@ def test_benchmark(monkeypatch):
     monkeypatch.setattr(calibration, "CAMERAS", (VGA,))
     (charuco, chessboard) = calibration.measure(["--seeds", "1", "--views", "9"])["rendered"]
     assert (charuco["board"], chessboard["board"], charuco["image"]) == ("charuco", "chessboard", "640x480")
-    assert all(row["focal % worst"] < 0.3 and row["centre px worst"] < 1 for row in (charuco, chessboard))
+    assert all(row["focal % worst"] < 0.3 and row["center px worst"] < 1 for row in (charuco, chessboard))
 
 
 def test_benchmark_of_photographs(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Intrinsics from points and pixels: known truth, and the depth and colour cameras of NTU RGB+D's own files."""
+"""Intrinsics from points and pixels: known truth, and the depth and color cameras of NTU RGB+D's own files."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def _numbers(camera):
 
 
 def test_ntu_depth_camera(setup_one):
-    """f 366, centre 256, 208 of the file's own (mirrored) pixels, from its 22 150 joints: the joints' own camera."""
+    """f 366, center 256, 208 of the file's own (mirrored) pixels, from its 22 150 joints: the joints' own camera."""
     given = calibration_points.read(setup_one, "depth")
     found = calibrate(given.points, given.pixels, given.size, "fixed")
     fx, fy, cx, cy = _numbers(found.camera)
@@ -42,8 +42,8 @@ def test_ntu_depth_camera(setup_one):
     assert found.rms < 0.06
 
 
-def test_ntu_colour_camera(setup_one):
-    """f 1056, centre 956, 568 of the file's own (mirrored) pixels where the camera is taken to look the same way."""
+def test_ntu_color_camera(setup_one):
+    """f 1056, center 956, 568 of the file's own (mirrored) pixels where the camera is taken to look the same way."""
     given = calibration_points.read(setup_one, "color")
     found = calibrate(given.points, given.pixels, given.size, "shift")
     fx, fy, cx, cy = _numbers(found.camera)
@@ -52,14 +52,14 @@ def test_ntu_colour_camera(setup_one):
     assert found.rms < 0.3
 
 
-def test_ntu_colour_camera_turned(setup_one):
+def test_ntu_color_camera_turned(setup_one):
     """Let turn as well, by 0.2°, it explains them ten times better, 53 mm from the depth camera (Kinect v2: 52)."""
     given = calibration_points.read(setup_one, "color")
     found = calibrate(given.points, given.pixels, given.size, "free")
     metres, degrees = apart(found.pose, np.eye(4))
     assert found.rms < 0.03 and 0.050 < metres < 0.056 and 0.1 < degrees < 0.4
     assert np.abs(_numbers(found.camera)[:2] - 1056.4).max() < 1
-    # A turn is a shift of the centre: these are of the picture turned back.
+    # A turn is a shift of the center: these are of the picture turned back.
     assert np.abs(_numbers(found.camera)[2:] - [956.0, 569.0]).max() < 1
 
 
@@ -68,7 +68,7 @@ def test_each_ntu_file_alone(data_root):
     for file in sorted((data_root / "ntu/skeleton").glob("S001C001*.skeleton")):
         cameras = fit_cameras(read_ntu_file(file))
         assert np.abs(_numbers(cameras.depth) - [366.1, 366.4, 511 - 256.35, 208.5]).max() < 0.5
-        assert np.abs(_numbers(cameras.colour) - [1056, 1056.4, 1919 - 956, 567.5]).max() < 3
+        assert np.abs(_numbers(cameras.color) - [1056, 1056.4, 1919 - 956, 567.5]).max() < 3
 
 
 def test_exact_points_give_the_exact_camera():
@@ -99,7 +99,7 @@ def test_degenerate_points_are_refused():
 
 
 @pytest.mark.parametrize("pose", ["free", "shift"])
-def test_mirrored_pixels_are_recognised(pose):
+def test_mirrored_pixels_are_recognized(pose):
     points, pixels = _cloud(pose=np.eye(4))
     pixels[:, 0] = 639 - pixels[:, 0]
     with pytest.raises(InputError, match="mirrored picture"):

@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from actrec.types import Intrinsics
 from actrec.utils import calibration_files
-from actrec.utils.calibration_files import COLOUR, DEPTH, MOUNT, DepthGeometry, Mount, from_yaml
+from actrec.utils.calibration_files import COLOR, DEPTH, MOUNT, DepthGeometry, Mount, from_yaml
 from actrec.utils.errors import DeviceError, InputError
 
 LENS = Intrinsics(1280, 720, 910.5, 911.25, 640.125, 360.75, (0.1, -0.2, 0.001, -0.002, 0.05))
@@ -25,13 +25,13 @@ def test_all_of_a_camera_comes_back(folder: Path) -> None:
     pose = np.eye(4)
     pose[:3, :3], pose[:3, 3] = Rotation.from_euler("xyz", [0.3, -0.2, 2.9]).as_matrix(), [0.1, -0.2, 1.3]
     assert calibration_files.load("A1") == calibration_files.CameraFiles("A1")
-    calibration_files.write_intrinsics(calibration_files.path_of("A1", COLOUR), LENS, "A1", note="12 views\nRMS 0.2 px")
+    calibration_files.write_intrinsics(calibration_files.path_of("A1", COLOR), LENS, "A1", note="12 views\nRMS 0.2 px")
     geometry = DepthGeometry(pose, 1.01, -0.004)
     calibration_files.write_intrinsics(calibration_files.path_of("A1", DEPTH), LENS, "A1_depth", geometry)
     calibration_files.write_mount(calibration_files.path_of("A1", MOUNT), Mount("base_link", "camera", pose))
     found = calibration_files.load("A1")
-    assert found.colour == LENS == found.depth
-    np.testing.assert_allclose(found.geometry.to_colour, pose, atol=1e-15)
+    assert found.color == LENS == found.depth
+    np.testing.assert_allclose(found.geometry.to_color, pose, atol=1e-15)
     assert (found.geometry.scale, found.geometry.bias) == (1.01, -0.004)
     assert (found.mount.parent, found.mount.child) == ("base_link", "camera")
     np.testing.assert_allclose(found.mount.pose, pose, atol=1e-12)
@@ -44,7 +44,7 @@ def test_all_of_a_camera_comes_back(folder: Path) -> None:
     [((), "plumb_bob", 5), (LENS.distortion, "plumb_bob", 5), (tuple(np.arange(1, 9) / 10), "rational_polynomial", 8)],
 )
 def test_the_file_is_ross_camera_info(distortion: tuple[float, ...], model: str, count: int) -> None:
-    path = calibration_files.path_of("B", COLOUR)
+    path = calibration_files.path_of("B", COLOR)
     lens = Intrinsics(640, 480, 600.0, 601.0, 320.0, 240.0, distortion)
     calibration_files.write_intrinsics(path, lens, "B")
     content = yaml.safe_load(path.read_text())
@@ -54,7 +54,7 @@ def test_the_file_is_ross_camera_info(distortion: tuple[float, ...], model: str,
         block = content[name]
         assert (block["rows"], block["cols"], len(block["data"])) == (rows, columns, rows * columns)
     assert content["projection_matrix"]["data"][:4] == [600.0, 0.0, 320.0, 0.0]
-    assert calibration_files.load("B").colour == lens
+    assert calibration_files.load("B").color == lens
 
 
 def test_quaternions_at_every_angle() -> None:
@@ -84,9 +84,9 @@ def test_where_they_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     checkout, home = calibration_files.folders()
     assert checkout.parts[-2:] == ("calibration", "cameras") and home == tmp_path / "actrec/cameras"
     home.mkdir(parents=True)
-    assert calibration_files.path_of("C", COLOUR).parent == checkout, "written to the first"
+    assert calibration_files.path_of("C", COLOR).parent == checkout, "written to the first"
     (home / "C_color.yaml").touch()
-    assert calibration_files.path_of("C", COLOUR).parent == home, "found in the second"
+    assert calibration_files.path_of("C", COLOR).parent == home, "found in the second"
     monkeypatch.setattr(calibration_files, "_CHECKOUT", tmp_path / "none")
     assert calibration_files.folders() == [home]
 
@@ -94,7 +94,7 @@ def test_where_they_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("serial", ["", "../x", "a/b", "a b"])
 def test_numbers_that_are_no_file_names(serial: str) -> None:
     with pytest.raises(InputError, match="cannot be part of a file's name"):
-        calibration_files.path_of(serial, COLOUR)
+        calibration_files.path_of(serial, COLOR)
 
 
 def test_damaged_files_are_named(folder: Path) -> None:

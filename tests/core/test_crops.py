@@ -43,7 +43,7 @@ def clip():
 @pytest.fixture
 def view(clip):
     """Somebody before a 320×240 camera, hands not looked for."""
-    return View(pixels=clip["pixels"][0, 0], colour=clip["colour"][0], size=(320, 240))
+    return View(pixels=clip["pixels"][0, 0], color=clip["color"][0], size=(320, 240))
 
 
 @pytest.fixture(scope="module")
@@ -124,10 +124,10 @@ def test_hand_box_follows_the_hand_and_falls_back_to_the_joints(view):
 
 @pytest.mark.parametrize(("name", "side"), [("left_hand_crop", "left"), ("right_hand_crop", "right")])
 def test_each_hand_has_its_own_crop(view, name, side):
-    picture = np.zeros_like(view.colour)
+    picture = np.zeros_like(view.color)
     u, v = np.round(view.pixels[LAYOUT.index[f"hand_{side}"]]).astype(int)
     cv2.circle(picture, (int(u), int(v)), 4, (255, 0, 0), -1)
-    marked = dataclasses.replace(view, colour=picture)
+    marked = dataclasses.replace(view, color=picture)
     other = "right_hand_crop" if side == "left" else "left_hand_crop"
     assert observe(marked, name)[12:20, 12:20, 0].max() > 200
     assert not observe(marked, other, side=0.2).any()
@@ -149,14 +149,14 @@ def test_who_is_not_seen_is_black(view):
 def test_the_whole_picture_stays_in_proportion(view):
     picture = observe(view, "image", size=32)
     assert not picture[:4].any() and not picture[-4:].any()
-    np.testing.assert_array_equal(picture[4:28], cv2.resize(view.colour, (32, 24), interpolation=cv2.INTER_AREA))
+    np.testing.assert_array_equal(picture[4:28], cv2.resize(view.color, (32, 24), interpolation=cv2.INTER_AREA))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_input_is_the_same_from_pictures_and_from_observed_frames(clip, name):
     whole = features.inputs(clip, [spec(name)])[name]
     assert whole.shape == (3, 4, 32, 32) and whole.dtype == np.float32 and whole.flags.c_contiguous
-    views = [View(colour=clip["colour"][t], **{k: clip[k][0, t] for k in ("pixels", "hand_pixels")}) for t in range(4)]
+    views = [View(color=clip["color"][t], **{k: clip[k][0, t] for k in ("pixels", "hand_pixels")}) for t in range(4)]
     frames = np.stack([observe(view, name) for view in views])
     assert frames.dtype == np.uint8
     np.testing.assert_array_equal(features.inputs({name: frames}, [spec(name)])[name], whole)
@@ -165,11 +165,11 @@ def test_an_input_is_the_same_from_pictures_and_from_observed_frames(clip, name)
 
 
 def test_hands_may_be_absent_but_pictures_may_not(clip):
-    bare = {name: clip[name] for name in ("bodies", "pixels", "colour")}
+    bare = {name: clip[name] for name in ("bodies", "pixels", "color")}
     assert features.inputs(bare, [spec("left_hand_crop")])["left_hand_crop"].shape == (3, 4, 32, 32)
     streams = features.streams([spec(name) for name in NAMES])
-    assert streams == {"bodies": True, "colour": True, "hands": False}
-    for missing in ("colour", "pixels"):
+    assert streams == {"bodies": True, "color": True, "hands": False}
+    for missing in ("color", "pixels"):
         lacking = {name: value for name, value in bare.items() if name != missing}
         with pytest.raises(InputError, match=f"input 'body_crop'.* is made from '{missing}'"):
             features.inputs(lacking, [spec()])
@@ -192,7 +192,7 @@ def test_jitter_moves_and_mirrors_every_square_of_a_clip_alike(view):
         seen.add(jittered(specs, rng)[0].preprocessing["mirror"])
     assert seen == {True, False}
     box = boxed(body_box(view.pixels, 1.2))
-    moved = cut(view.colour, (box[0] + 0.1 * box[2], box[1] - 0.05 * box[2], box[2]), 32)
+    moved = cut(view.color, (box[0] + 0.1 * box[2], box[1] - 0.05 * box[2], box[2]), 32)
     np.testing.assert_array_equal(observe(view, shift_x=0.1, shift_y=-0.05, mirror=True), moved[:, ::-1])
 
 
@@ -219,14 +219,14 @@ def test_bad_input_is_refused_with_both_shapes(clip, view):
     with pytest.raises(InputError, match=r"pixels are \[20, 2\] .* takes 25 joints \(kinect_v2_25\)"):
         observe(dataclasses.replace(view, pixels=np.zeros((20, 2))))
     with pytest.raises(InputError, match=r"\[240, 320, 3\] float32, .* \[H, W, 3\] uint8"):
-        observe(dataclasses.replace(view, colour=view.colour.astype(np.float32)))
+        observe(dataclasses.replace(view, color=view.color.astype(np.float32)))
     with pytest.raises(InputError, match=r"takes 5 pictures of 32×32×3, but they are \[4, 32, 32, 3\]"):
         features.inputs(clip, [spec(frames=5)])
     with pytest.raises(InputError, match=r"shape \[3, 4, 32, 16\], but a picture input is \[3, T, S, S\]"):
         features.inputs(clip, [InputSpec("body_crop", "body_crop", V2, (3, 4, 32, 16))])
-    for key in ("colour", "pixels"):  # a picture without its joints, joints without their picture
-        fewer = {**clip, key: clip[key][:3] if key == "colour" else clip[key][:, :3]}
-        with pytest.raises(InputError, match=r"as many frames of each, but 'colour' .* 'pixels' \[M, T, V, 2\] is"):
+    for key in ("color", "pixels"):  # a picture without its joints, joints without their picture
+        fewer = {**clip, key: clip[key][:3] if key == "color" else clip[key][:, :3]}
+        with pytest.raises(InputError, match=r"as many frames of each, but 'color' .* 'pixels' \[M, T, V, 2\] is"):
             features.inputs(fewer, [spec(frames=3)])
     with pytest.raises(ConfigError, match="unknown"):
         features.inputs(clip, [dataclasses.replace(spec(), layout="octopus_8")])
@@ -241,15 +241,15 @@ def test_crops_of_a_recorded_video(data_root):
     read, frame = video.read()
     video.release()
     assert read
-    pixels = recording.colour_pixels[0, 0].astype(np.float32)
-    colour = np.ascontiguousarray(frame[..., ::-1])
-    seen = View(pixels=pixels, colour=colour)
+    pixels = recording.color_pixels[0, 0].astype(np.float32)
+    color = np.ascontiguousarray(frame[..., ::-1])
+    seen = View(pixels=pixels, color=color)
     # A person 4 m from a Kinect v2 (f about 1060 px).
     assert pixels_per_metre(pixels, V2) == pytest.approx(1060 / recording.positions[0, 0, 0, 2], rel=0.2)
     side = 0.45 * pixels_per_metre(pixels, V2)
     for name, joint in (("left_hand_crop", "hand_left"), ("right_hand_crop", "hand_right")):
         u, v = np.round(pixels[LAYOUT.index[joint]]).astype(int)
-        patch = colour[v - 12 : v + 13, u - 12 : u + 13].mean(axis=(0, 1))
+        patch = color[v - 12 : v + 13, u - 12 : u + 13].mean(axis=(0, 1))
         half = round(12 / side * 224)
         middle = observe(seen, name, size=224)[112 - half : 113 + half, 112 - half : 113 + half].mean(axis=(0, 1))
         np.testing.assert_allclose(middle, patch, atol=30)

@@ -10,7 +10,7 @@ BODY = InputSpec("body", "body", "kinect_v2_25", (2, 3, 12, 25))
 
 
 def test_it_follows_the_contract_and_repeats_by_seed(monkeypatch):
-    monkeypatch.setattr(features, "streams", lambda specs: dict.fromkeys(("bodies", "hands", "face", "flow", "colour")))
+    monkeypatch.setattr(features, "streams", lambda specs: dict.fromkeys(("bodies", "hands", "face", "flow", "color")))
     clip, again, other = (example_clip([BODY], 12, bodies=2, seed=seed) for seed in (1, 1, 2))
     assert set(clip) == set(KEYS)
     sizes = {"M": 2, "T": 12, "V": 25, "H": 240, "W": 320}
@@ -18,7 +18,7 @@ def test_it_follows_the_contract_and_repeats_by_seed(monkeypatch):
         axes = [size.strip() for size in KEYS[name][1].strip("[]").split(",")]
         shape = tuple(int(a) if a.isdigit() else sizes[a] for a in axes)
         assert value.shape == (shape if name != "flow" else (12, 120, 160, 3)), name
-        assert value.dtype == (np.uint8 if name == "colour" else np.float32), name
+        assert value.dtype == (np.uint8 if name == "color" else np.float32), name
         assert np.isfinite(value).all(), name
         np.testing.assert_array_equal(value, again[name])
         assert name == "size" or (value != other[name]).any(), name

@@ -29,7 +29,7 @@ def test_what_is_not_there_is_refused(start, frames):
 
 
 def test_clips_start_where_the_window_says_and_share_what_spans_it():
-    raw = {"centre": "none", "align": "none", "scale": "none"}
+    raw = {"center": "none", "align": "none", "scale": "none"}
     each = InputSpec("each", "body", "kinect_v2_25", (1, 3, 8, 25), preprocessing=raw)
     made = clips.window_inputs(CLIP, [each], WINDOW)
     assert [inputs["each"][0, 0, 0, 0] for inputs in made] == [0, 6, 12]

@@ -6,7 +6,7 @@ import pytest
 from actrec import features
 from actrec.features.base import View
 from actrec.features.joint_map import JointMapPreprocessing, first_shown
-from actrec.features.scene_flow import FlowPreprocessing, FlowRgb, PictureCrop, PixelPreprocessing, colours, jittered
+from actrec.features.scene_flow import FlowPreprocessing, FlowRgb, PictureCrop, PixelPreprocessing, colors, jittered
 from actrec.features.specs import InputSpec
 from actrec.utils.errors import ConfigError, InputError
 
@@ -27,12 +27,12 @@ def make(spec, **clip):
 # -- flow_rgb ----------------------------------------------------------------------------------------------------------
 
 
-def test_velocities_are_normalised_linearly_and_no_motion_has_one_code():
+def test_velocities_are_normalized_linearly_and_no_motion_has_one_code():
     flow = np.zeros((2, 4, 3), np.float32)
     flow[0, 1] = [2.0, -2.0, 1.0]
     flow[0, 2] = [50.0, -50.0, np.inf]
     flow[0, 3] = [np.nan, 0.5, np.nan]
-    found = colours(flow, (2.0, 2.0, 4.0))
+    found = colors(flow, (2.0, 2.0, 4.0))
     assert found.dtype == np.uint8
     assert found[0].tolist() == [[128] * 3, [255, 0, 159], [255, 0, 255], [128, 159, 128]]
     assert (found[1] == 128).all()
@@ -181,7 +181,7 @@ def bodies_at_random(count=2, frames=12):
     return rng.uniform([-2, -2, 0.5], [2, 2, 4.5], (count, frames, 25, 3)).astype(np.float32)
 
 
-def test_joints_are_placed_successively_and_normalised_for_each_plane():
+def test_joints_are_placed_successively_and_normalized_for_each_plane():
     bodies = bodies_at_random()
     found = make(MAP, bodies=bodies)
     lower, upper = [-2.5, -2.5, 0.0], [2.5, 2.5, 5.0]
@@ -239,7 +239,7 @@ def test_the_map_begins_with_the_first_frame_in_which_somebody_is_seen(rate):
     assert (make(MAP, bodies=bodies * np.nan) == 0).all()
 
 
-def test_a_body_that_comes_into_view_does_not_grow_out_of_the_centre():
+def test_a_body_that_comes_into_view_does_not_grow_out_of_the_center():
     bodies = bodies_at_random(2, 4)
     bodies[1, 0] = np.nan
     found = make(changed(MAP, rate=3), bodies=bodies)

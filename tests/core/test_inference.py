@@ -140,7 +140,7 @@ def test_clip_keys_are_checked(session: Session) -> None:
         ({**clip_at(0), "hands": np.zeros(3, np.float32)}, r"hands are \[3\], expected \[M, T, 2, 21, 3\] of 8 frames"),
         ({**clip_at(0), "pixels": np.zeros((1, FRAMES, 20, 2), np.float32)}, r"\[1, 8, 20, 2\].*V = 25"),
         ({**clip_at(0), "motion": np.full((1, FRAMES, 25, 2), np.inf, np.float32)}, "motion hold infinite"),
-        ({**clip_at(0), "colour": np.zeros((FRAMES, 4, 4, 3), np.float32)}, "colour are float32, expected uint8"),
+        ({**clip_at(0), "color": np.zeros((FRAMES, 4, 4, 3), np.float32)}, "color are float32, expected uint8"),
         ({**clip_at(0), "flow": np.zeros((FRAMES - 1, 4, 4, 3), np.float32)}, r"\[7, 4, 4, 3\].*8 frames"),
     ):
         with pytest.raises(InputError, match=message):
@@ -258,7 +258,7 @@ def test_observed_frames_stand_for_pictures(tmp_path: Path) -> None:
     np.testing.assert_array_equal(session.predict(kept).probabilities, session.predict(clip).probabilities)
     with pytest.raises(InputError, match="'crop' holds 9 observed frames, expected 10 frames"):
         session.predict({**kept, "crop": frames[:9]})
-    with pytest.raises(InputError, match="made from 'colour'.*clip holds bodies"):
+    with pytest.raises(InputError, match="made from 'color'.*clip holds bodies"):
         session.predict({"bodies": clip["bodies"]})
 
 
@@ -314,8 +314,8 @@ def test_fixed_batch_is_refused(tmp_path: Path) -> None:
         ({"modality": "scent"}, "scent"),
         ({"layout": "octopus_64"}, "octopus_64"),
         ({"preprocessing": {**RAW, "whiten": True}}, "whiten"),
-        ({"preprocessing": {**RAW, "centre": 3}}, "centre"),
-        ({"preprocessing": {**RAW, "centre": ["hip"]}}, "cannot be made"),
+        ({"preprocessing": {**RAW, "center": 3}}, "center"),
+        ({"preprocessing": {**RAW, "center": ["hip"]}}, "cannot be made"),
         ({"shape": (1, 75, FRAMES)}, "[N, 1, 75, 8]"),
     ],
 )

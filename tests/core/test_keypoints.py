@@ -33,7 +33,7 @@ def make(clip, modality, bodies=1, **preprocessing):
 
 @pytest.mark.parametrize("modality", LAYOUTS)
 def test_channels_are_x_y_and_their_sum(clip, modality):
-    made = make(clip, modality, scale="none", **({} if modality == "motion" else {"centre": "none"}))
+    made = make(clip, modality, scale="none", **({} if modality == "motion" else {"center": "none"}))
     points = clip[KEYS[modality]].reshape(1, FRAMES, -1, 2)
     assert made.dtype == np.float32
     for t in range(FRAMES):
@@ -48,7 +48,7 @@ def test_another_camera_resolution_gives_the_same_input(clip, modality):
     for key in ("pixels", "hand_pixels", "face_pixels"):
         doubled[key] = (clip[key] + 0.5) * 2 - 0.5
     np.testing.assert_allclose(make(doubled, modality), make(clip, modality), atol=1e-4)
-    by_image = {"scale": "image"} if modality == "motion" else {"scale": "image", "centre": "image"}
+    by_image = {"scale": "image"} if modality == "motion" else {"scale": "image", "center": "image"}
     np.testing.assert_allclose(make(doubled, modality, **by_image), make(clip, modality, **by_image), atol=0.01)
 
 
@@ -97,7 +97,7 @@ def test_a_joint_of_unknown_motion_moves_as_its_parent(clip):
 
 
 @pytest.mark.parametrize("missing", [[0], [0, 20], [0, 20, 4, 8], range(25)])
-def test_a_body_seen_in_part_still_centres_and_scales(clip, missing):
+def test_a_body_seen_in_part_still_centers_and_scales(clip, missing):
     holed = {**clip, "pixels": clip["pixels"].copy()}
     holed["pixels"][:, :, list(missing)] = np.nan
     made = make(holed, "hands")
@@ -120,8 +120,8 @@ def test_wrong_shapes_are_refused_and_named(clip):
         make({"motion": clip["motion"]}, "motion", scale="image")
     with pytest.raises(InputError, match=r"\[1, 3, 12, 21\].*2 × hand_21 gives \[M, 3, T, 42\]"):
         features.inputs(clip, [InputSpec("hands", "hands", "hand_21", (1, 3, FRAMES, 21))])
-    with pytest.raises(ConfigError, match="centre is 'wrist', allowed: body, image, none"):
-        make(clip, "hands", centre="wrist")
+    with pytest.raises(ConfigError, match="center is 'wrist', allowed: body, image, none"):
+        make(clip, "hands", center="wrist")
     with pytest.raises(ConfigError, match="unknown skeleton layout|layout"):
         features.inputs(clip, [InputSpec("hands", "hands", "hand_5", (1, 3, FRAMES, 42))])
 
@@ -141,8 +141,8 @@ def pictures_of_a_moving_wall():
         x, y, z = VELOCITY * t + [0, 0, DEPTH]
         at = [(u - CAMERA.cx) / CAMERA.fx * z - x, (v - CAMERA.cy) / CAMERA.fy * z - y]  # metres on the wall
         columns, rows = ((a * 180 + c).astype(np.float32) for a, c in zip(at, (450, 350), strict=True))
-        grey = cv2.remap(texture, columns, rows, cv2.INTER_LINEAR)
-        made.append(np.repeat(np.round(grey).astype(np.uint8)[..., None], 3, axis=2))
+        gray = cv2.remap(texture, columns, rows, cv2.INTER_LINEAR)
+        made.append(np.repeat(np.round(gray).astype(np.uint8)[..., None], 3, axis=2))
     return made
 
 
@@ -167,7 +167,7 @@ def test_motion_from_pictures_and_from_scene_flow_agree():
     np.testing.assert_allclose(by_pictures, by_flow, atol=0.1 / SECONDS + 0.03 * np.abs(by_flow).max())
 
 
-def test_motion_is_of_the_colour_image_whatever_the_sizes_of_flow_and_intrinsics():
+def test_motion_is_of_the_color_image_whatever_the_sizes_of_flow_and_intrinsics():
     flow = np.random.default_rng(1).normal(size=(24, 32, 3)).astype(np.float32)
     double = CAMERA.resized(640, 480)
     small = motion_at_joints(flow, JOINTS, project(JOINTS, CAMERA), (320, 240), CAMERA)

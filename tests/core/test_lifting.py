@@ -15,7 +15,7 @@ J = LAYOUT.index
 
 
 def standing(yaw=0.0):
-    """A plausible standing person in `mediapipe_33`, hip-centred, metres, optical axes."""
+    """A plausible standing person in `mediapipe_33`, hip-centered, metres, optical axes."""
     joints = np.zeros((33, 3), np.float32)
     left = {
         "shoulder": (0.18, -0.50, 0.0), "elbow": (0.25, -0.22, 0.02), "wrist": (0.28, 0.04, -0.05),
@@ -36,11 +36,11 @@ def depth_of(points, radius, wall=WALL):
     """Depth of balls on [N, 3] points and of the limbs' way between them, before a wall."""
     depth = np.full((CAMERA.height, CAMERA.width), wall, np.float32)
     for x, y, z in points:
-        centre, reach = project(np.array([x, y, z]), CAMERA), radius * CAMERA.fx / z
-        (left, top), (right, bottom) = np.clip(centre - reach, 0, None).astype(int), (centre + reach + 2).astype(int)
+        center, reach = project(np.array([x, y, z]), CAMERA), radius * CAMERA.fx / z
+        (left, top), (right, bottom) = np.clip(center - reach, 0, None).astype(int), (center + reach + 2).astype(int)
         part = depth[top:bottom, left:right]
         v, u = np.mgrid[top : top + part.shape[0], left : left + part.shape[1]]
-        apart = np.hypot(u - centre[0], v - centre[1]) / reach
+        apart = np.hypot(u - center[0], v - center[1]) / reach
         front = z - radius * np.sqrt(np.clip(1 - apart**2, 0, None))
         np.minimum(part, front, out=part, where=apart < 1)
     return depth
@@ -202,7 +202,7 @@ def test_bad_input_is_named():
     pixels, scores = np.zeros((33, 2)), np.ones(33)
     with pytest.raises(InputError, match="do not fit"):
         lift(pixels, np.zeros((32, 3)), scores, None, CAMERA)
-    with pytest.raises(InputError, match="register depth to colour"):
+    with pytest.raises(InputError, match="register depth to color"):
         lift(pixels, None, scores, np.zeros((240, 320), np.float32), CAMERA)
     with pytest.raises(ConfigError, match="window_m"):
         lift(pixels, None, scores, None, CAMERA, window_m=-1.0)

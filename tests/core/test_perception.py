@@ -53,8 +53,8 @@ def without_depth(frame):
 
 def blank(stamp_ns=0, size=(640, 480), value=127):
     width, height = size
-    colour = np.full((height, width, 3), value, np.uint8)
-    return RgbdFrame(stamp_ns, colour, None, Intrinsics(width, height, 525.0, 525.0, width / 2, height / 2))
+    color = np.full((height, width, 3), value, np.uint8)
+    return RgbdFrame(stamp_ns, color, None, Intrinsics(width, height, 525.0, 525.0, width / 2, height / 2))
 
 
 def check(thing, layout, frame):
@@ -261,11 +261,11 @@ def test_absurd_image_sizes_show_nobody(size):
 def test_bad_frames_are_named_and_do_no_harm(turning):
     good = turning[0]
     bad = {
-        "colour is float32": dataclasses.replace(good, colour=good.colour.astype(np.float32)),
-        r"colour is uint8\[480, 640\]": dataclasses.replace(good, colour=good.colour[..., 0]),
-        r"colour is uint8\[240, 640, 3\]": dataclasses.replace(good, colour=good.colour[:240]),
-        "register depth to colour": dataclasses.replace(good, depth=good.depth[:240]),
-        "needs a colour image": dataclasses.replace(good, colour=None),
+        "color is float32": dataclasses.replace(good, color=good.color.astype(np.float32)),
+        r"color is uint8\[480, 640\]": dataclasses.replace(good, color=good.color[..., 0]),
+        r"color is uint8\[240, 640, 3\]": dataclasses.replace(good, color=good.color[:240]),
+        "register depth to color": dataclasses.replace(good, depth=good.depth[:240]),
+        "needs a color image": dataclasses.replace(good, color=None),
     }
     body, hand, face = BodyPerception(min_hits=1), HandPerception(), FacePerception()
     for message, frame in bad.items():
@@ -316,7 +316,7 @@ def test_hands_of_no_known_body_keep_their_names_and_are_told_apart(data_root):
     for frame in hands_of(data_root)[:8]:
         twice = dataclasses.replace(
             frame,
-            colour=np.hstack([frame.colour, frame.colour]),
+            color=np.hstack([frame.color, frame.color]),
             depth=np.hstack([frame.depth, frame.depth]),
             intrinsics=dataclasses.replace(frame.intrinsics, width=2 * frame.intrinsics.width),
         )
@@ -336,9 +336,9 @@ def test_a_hand_that_is_lost_for_a_moment_keeps_its_name(data_root):
     hand = HandPerception(hand_max_gap_s=0.5)
 
     def names(k, after_s=0.0, seen=True):
-        colour = clip[k].colour if seen else np.zeros_like(clip[k].colour)
+        color = clip[k].color if seen else np.zeros_like(clip[k].color)
         stamp_ns = clip[0].stamp_ns + int((k / 30 + after_s) * 1e9)
-        found = hand.process(dataclasses.replace(clip[k], stamp_ns=stamp_ns, colour=colour), [])
+        found = hand.process(dataclasses.replace(clip[k], stamp_ns=stamp_ns, color=color), [])
         return [h.body_id for h in found]
 
     assert names(0) == names(1) == ["hand_1"]

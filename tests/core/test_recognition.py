@@ -1,4 +1,4 @@
-"""The recognizer core: windows by body, who is labelled when, and that nothing stale is ever said."""
+"""The recognizer core: windows by body, who is labeled when, and that nothing stale is ever said."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from actrec import inference
 from actrec.features.specs import InputSpec
 from actrec.inference.session import Prediction, Session
-from actrec.recognition.labels import LabelledWindow
+from actrec.recognition.labels import LabeledWindow
 from actrec.recognition.recognizer import Recognizer
 from actrec.skeleton import layouts
 from actrec.skeleton.windows import resample, sample_stamps
@@ -43,7 +43,7 @@ class EachFrame(Recognizer):
         super().__init__(session, **{"interval_s": 0.0, **options})
 
 
-def feed(recognizer: Recognizer, frames: range, *bodies: Body) -> list[LabelledWindow]:
+def feed(recognizer: Recognizer, frames: range, *bodies: Body) -> list[LabeledWindow]:
     """Feeds the same bodies in each of the frames; returns the last frame's labels."""
     return [recognizer.update(stamp(frame), list(bodies)) for frame in frames][-1]
 

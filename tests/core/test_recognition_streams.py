@@ -13,7 +13,7 @@ from actrec import inference
 from actrec.features.example import CAMERA
 from actrec.features.specs import InputSpec
 from actrec.inference.session import Session
-from actrec.recognition.labels import LabelledWindow
+from actrec.recognition.labels import LabeledWindow
 from actrec.recognition.recognizer import Recognizer
 from actrec.recognition.streams import FRAMES_A_SAMPLE, PICTURES
 from actrec.skeleton.conversions import convert
@@ -47,7 +47,7 @@ def scene() -> Scene:
     return Scene()
 
 
-def by_label(label: LabelledWindow) -> np.ndarray:
+def by_label(label: LabeledWindow) -> np.ndarray:
     found = dict(zip(label.top_labels, label.top_probabilities, strict=True))
     return np.array([found[name] for name in sorted(found)])
 
@@ -106,14 +106,14 @@ def test_what_it_can_do_without_is_zero(tmp_path: Path, scene: Scene, spec: Inpu
     np.testing.assert_allclose(by_label(label), expected(session, clip), atol=2e-4)
 
 
-@pytest.mark.parametrize(("spec", "stream"), [(FLOW, "flow"), (CROP, "colour")])
+@pytest.mark.parametrize(("spec", "stream"), [(FLOW, "flow"), (CROP, "color")])
 def test_required_stream_that_never_came(tmp_path: Path, scene: Scene, spec: InputSpec, stream: str) -> None:
     recognizer = eager(load(tmp_path, spec))
     for t in range(FRAMES):
         scene.tell(recognizer, t, leave_out=(stream,))
     (label,) = recognizer.judge()
     assert (label.label, label.class_id, label.top_labels) == ("unknown", -1, ())
-    words = {"flow": "no scene flow so far", "colour": "no colour images so far"}[stream]
+    words = {"flow": "no scene flow so far", "color": "no color images so far"}[stream]
     assert label.reason == words and recognizer.waiting == {stream: words}
     assert recognizer.counts.waiting == 1 and recognizer.counts.labels == 0
 
@@ -146,13 +146,13 @@ def test_size_of_the_picture_that_never_came(tmp_path: Path, scene: Scene, spec:
 
 
 def test_pictures_of_other_frames_are_not_taken_for_a_bodys(tmp_path: Path, scene: Scene) -> None:
-    """A colour camera on another clock."""
+    """A color camera on another clock."""
     recognizer = eager(load(tmp_path, CROP))
     for t in range(FRAMES):
-        recognizer.add_colour(stamp(t + 0.4), scene.clip["colour"][t])
+        recognizer.add_color(stamp(t + 0.4), scene.clip["color"][t])
         recognizer.observe(stamp(t), scene.bodies(t))
     (label,) = recognizer.judge()
-    assert "no colour images of a frame in which this body was seen" in label.reason
+    assert "no color images of a frame in which this body was seen" in label.reason
 
 
 def test_messages_may_come_in_any_order(tmp_path: Path, scene: Scene) -> None:
@@ -165,7 +165,7 @@ def test_messages_may_come_in_any_order(tmp_path: Path, scene: Scene) -> None:
         if t < 2 * FRAMES:
             ns, flow = stamp(t), scene.clip["flow"][t]
             todo: list[Callable[[], None]] = [
-                lambda t=t, ns=ns: recognizer.add_colour(ns, scene.clip["colour"][t]),  # type: ignore[misc]
+                lambda t=t, ns=ns: recognizer.add_color(ns, scene.clip["color"][t]),  # type: ignore[misc]
                 lambda t=t, ns=ns: recognizer.add_hands(ns, scene.hands(t)),  # type: ignore[misc]
                 lambda t=t, ns=ns: recognizer.add_faces(ns, scene.faces(t)),  # type: ignore[misc]
                 lambda f=flow, ns=ns: recognizer.add_flow(ns, f, CAMERA.resized(160, 120)),  # type: ignore[misc]
@@ -173,7 +173,7 @@ def test_messages_may_come_in_any_order(tmp_path: Path, scene: Scene) -> None:
             # The first frames in order: a body must be known before what belongs to it can be kept.
             delayed += [(t + int(rng.integers(4 if t > 3 else 1)), step) for step in todo]
             if t < 4:
-                recognizer.add_colour(ns, scene.clip["colour"][t])
+                recognizer.add_color(ns, scene.clip["color"][t])
             recognizer.observe(ns, scene.bodies(t))
         for due, step in [item for item in delayed if item[0] <= t][::-1]:
             step()
@@ -186,7 +186,7 @@ def test_lost_messages_are_bridged(tmp_path: Path, scene: Scene) -> None:
     session = load(tmp_path, *ALL)
     recognizer = eager(session)
     for t in range(2 * FRAMES):
-        scene.tell(recognizer, t, leave_out=("hands", "colour", "flow") if t % 3 == 1 else ())
+        scene.tell(recognizer, t, leave_out=("hands", "color", "flow") if t % 3 == 1 else ())
     (label,) = recognizer.judge()
     near = expected(session, scene.offline(range(FRAMES, 2 * FRAMES)))
     assert label.reason == "" and np.abs(by_label(label) - near).max() < 0.3
@@ -210,7 +210,7 @@ def test_memory_is_bounded(tmp_path: Path, scene: Scene) -> None:
     for t in range(20 * FRAMES):  # ten times the camera's rate
         scene.tell(recognizer, t % (3 * FRAMES), at=t / 10)
     kept = recognizer._followed.others
-    assert len(kept._colour) <= PICTURES and len(kept._flow) <= PICTURES
+    assert len(kept._color) <= PICTURES and len(kept._flow) <= PICTURES
     frames = [*kept._scene.values(), *(kept._bodies["body_1"][name] for name in ("body_crop", "right"))]
     assert all(FRAMES < len(series) <= FRAMES_A_SAMPLE * FRAMES + 2 for series in frames)
 
@@ -269,7 +269,7 @@ def test_others_observe_while_the_network_runs(tmp_path: Path, scene: Scene, mon
     for t in range(FRAMES):
         scene.tell(recognizer, t)
     monkeypatch.setattr(session.backend, "run", slow)
-    said: list[LabelledWindow] = []
+    said: list[LabeledWindow] = []
     judge = threading.Thread(target=lambda: said.extend(recognizer.judge()))
     judge.start()
     assert running.wait(30)
@@ -308,7 +308,7 @@ def test_pixels_of_another_layout_are_converted(tmp_path: Path) -> None:
 
 def test_model_of_whole_pictures_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = load(tmp_path, BODY)
-    session.__dict__["keys"] = frozenset({"bodies", "colour"})
+    session.__dict__["keys"] = frozenset({"bodies", "color"})
     with pytest.raises(PackageError, match="whole pictures"):
         Recognizer(session)
 

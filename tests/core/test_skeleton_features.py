@@ -3,7 +3,7 @@ import pytest
 
 from actrec import features
 from actrec.datasets.nucla import read_nucla_npz
-from actrec.features.skeleton import MODALITIES, SkeletonPreprocessing, bones, normalise, seat_missing, stack
+from actrec.features.skeleton import MODALITIES, SkeletonPreprocessing, bones, normalize, seat_missing, stack
 from actrec.features.specs import InputSpec
 from actrec.skeleton.layouts import KINECT_V2_25 as LAYOUT
 from actrec.utils.errors import ConfigError, InputError
@@ -21,18 +21,18 @@ def clip(data_root):
 
 def test_place_facing_and_height_do_not_matter(clip):
     moved = (clip * 1.2) @ rotation(1, 1.1).T + np.array([0.4, -0.2, 1.5], np.float32)
-    np.testing.assert_allclose(normalise(moved, AS_TRAINED), normalise(clip, AS_TRAINED), atol=2e-4)
+    np.testing.assert_allclose(normalize(moved, AS_TRAINED), normalize(clip, AS_TRAINED), atol=2e-4)
 
 
 def test_a_person_turned_away_still_faces_the_camera_afterwards(clip):
-    away = normalise(clip @ rotation(1, np.pi).T, AS_TRAINED)
+    away = normalize(clip @ rotation(1, np.pi).T, AS_TRAINED)
     left, right = away[0, :, LAYOUT.index["shoulder_left"]], away[0, :, LAYOUT.index["shoulder_right"]]
     assert (left - right)[:, 0].mean() > 0.2
     assert away[0, :, LAYOUT.index["head"], 1].mean() < -0.5  # y is down
 
 
 def test_torso_is_the_unit_and_spine_base_the_origin(clip):
-    made = normalise(clip, AS_TRAINED)
+    made = normalize(clip, AS_TRAINED)
     torso = np.linalg.norm(made[0, :, LAYOUT.index["spine_shoulder"]] - made[0, :, LAYOUT.index["spine_base"]], axis=-1)
     assert np.median(torso) == pytest.approx(1, abs=1e-3)
     np.testing.assert_allclose(made[0, :, 0].mean(axis=0), 0, atol=1e-4)
@@ -40,7 +40,7 @@ def test_torso_is_the_unit_and_spine_base_the_origin(clip):
 
 def test_each_step_can_be_left_out(clip):
     off = SkeletonPreprocessing("none", "none", "none")
-    np.testing.assert_array_equal(normalise(clip, off), clip)
+    np.testing.assert_array_equal(normalize(clip, off), clip)
     with pytest.raises(ConfigError, match=r"align.*yaw, none"):
         features.inputs({"bodies": clip}, [spec("body", preprocessing={"align": "pitch"})])
 
@@ -49,21 +49,21 @@ def test_missing_joints_sit_on_their_parents(clip):
     holed = clip.copy()
     arm = [LAYOUT.index[j] for j in ("wrist_left", "hand_left", "hand_tip_left", "thumb_left")]
     holed[:, 10:20, arm] = np.nan
-    made = normalise(holed, AS_TRAINED)
+    made = normalize(holed, AS_TRAINED)
     assert np.isfinite(made).all()
     np.testing.assert_array_equal(made[0, 10:20, arm[1]], made[0, 10:20, LAYOUT.index["elbow_left"]])
     assert (bones(made)[0, 10:20, arm] == 0).all()
-    np.testing.assert_allclose(made[0, 30:], normalise(clip, AS_TRAINED)[0, 30:], atol=1e-4)
+    np.testing.assert_allclose(made[0, 30:], normalize(clip, AS_TRAINED)[0, 30:], atol=1e-4)
 
 
 def test_nobody_at_all_is_all_zero():
-    assert (normalise(np.full((2, 60, 25, 3), np.nan, np.float32), AS_TRAINED) == 0).all()
+    assert (normalize(np.full((2, 60, 25, 3), np.nan, np.float32), AS_TRAINED) == 0).all()
 
 
 def test_whole_body_seen_only_in_part_keeps_what_is_seen():
     body = np.full((1, 60, 25, 3), np.nan, np.float32)
     body[:, :, 3] = [0.1, -0.3, 2.0]  # a head alone
-    made = normalise(body, AS_TRAINED)
+    made = normalize(body, AS_TRAINED)
     assert np.isfinite(made).all()
 
 
@@ -87,7 +87,7 @@ def test_inputs_have_the_specs_shapes_and_pad_absent_bodies(clip):
     assert {k: v.shape for k, v in made.items()} == {"body": (2, 3, 60, 25), "bones": (2, 3, 60, 25)}
     assert (made["body"][1] == 0).all()
     assert (made["bones"][1] == 0).all()
-    np.testing.assert_array_equal(made["body"][:1], stack(normalise(clip, AS_TRAINED), "body"))
+    np.testing.assert_array_equal(made["body"][:1], stack(normalize(clip, AS_TRAINED), "body"))
 
 
 def test_motion_is_the_way_since_the_frame_before(clip):
@@ -111,13 +111,13 @@ def test_wrong_shapes_are_named(clip):
         features.inputs({"hands": clip}, [spec("body")])
 
 
-def test_a_hand_is_centred_on_its_palm_sized_by_itself_and_its_bones_tell_where_it_goes():
+def test_a_hand_is_centered_on_its_palm_sized_by_itself_and_its_bones_tell_where_it_goes():
     rng = np.random.default_rng(0)
     hand = rng.normal(size=(22, 3)).astype(np.float32) * 0.05
     path = np.linspace([0, 0, 0.5], [0.3, 0, 0.5], 8, dtype=np.float32)
     clip = (hand + path[:, None])[None]
-    options = SkeletonPreprocessing(centre="palm", align="none", scale="hand", root_bone="origin")
-    made = normalise(clip, options, "hand_22")
+    options = SkeletonPreprocessing(center="palm", align="none", scale="hand", root_bone="origin")
+    made = normalize(clip, options, "hand_22")
     np.testing.assert_allclose(made[0, :, 1].mean(0), 0, atol=1e-4)
     unit = np.linalg.norm(hand[10] - hand[0])
     np.testing.assert_allclose(made[0, -1, 0] - made[0, 0, 0], [0.3 / unit, 0, 0], atol=1e-3)

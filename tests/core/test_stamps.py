@@ -4,7 +4,7 @@ import pytest
 from actrec import features
 from actrec.features.example import example_clip
 from actrec.features.specs import InputSpec
-from actrec.features.stamps import STAMPS, extrema, normalise, stamp
+from actrec.features.stamps import STAMPS, extrema, normalize, stamp
 from actrec.utils.errors import ConfigError, InputError
 
 LAYOUTS = {
@@ -61,7 +61,7 @@ def test_equation_1_literally():
     values = np.random.default_rng(1).normal(0, 2, (3, 7, 25)).astype(np.float32)
     found = stamp(values, -3.0, 4.0, 32)
     np.testing.assert_allclose(found, literal_stamp(values, -3.0, 4.0, 32), atol=0.02)
-    np.testing.assert_allclose(normalise(np.array([-3.0, 0.5, 4.0, 9.0, -9.0]), -3.0, 4.0), [0, 127.5, 255, 255, 0])
+    np.testing.assert_allclose(normalize(np.array([-3.0, 0.5, 4.0, 9.0, -9.0]), -3.0, 4.0), [0, 127.5, 255, 255, 0])
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -121,8 +121,8 @@ def test_extrema_are_those_of_all_clips(clip):
 def test_bad_preprocessing_and_shapes_are_refused(clip):
     with pytest.raises(ConfigError, match=r"minimum is 2, maximum 1"):
         make(clip, spec("body", minimum=2.0, maximum=1.0))
-    with pytest.raises(ConfigError, match=r"unknown option centre of MotionStampPreprocessing"):
-        make(clip, spec("motion", centre="none"))
+    with pytest.raises(ConfigError, match=r"unknown option center of MotionStampPreprocessing"):
+        make(clip, spec("motion", center="none"))
     with pytest.raises(InputError, match=r"\[1, 12, 25, 3\].*40 frames"):
         make(clip, spec("body", frames=40))
     with pytest.raises(InputError, match=r"hand_pixels is \[1, 12, 2, 21, 2\].*40 frames"):

@@ -50,7 +50,7 @@ def record(tmp_path, read, stopped=None, **settings):
     return done, shown
 
 
-def test_takes_are_counted_down_recorded_and_labelled(tmp_path):
+def test_takes_are_counted_down_recorded_and_labeled(tmp_path):
     done, shown = record(tmp_path, sights(lambda k: [body(0.001 * k)]), repeat=2, person="anna", countdown=2.0)
     assert [clip.recording for clip in done.kept] == ["wave_001", "wave_002"]
     assert labels.read_labels(tmp_path / "mine/labels.csv") == done.kept
@@ -163,9 +163,9 @@ def test_labels_that_are_none(tmp_path, label):
 
 def test_labels_round_trip(tmp_path):
     clips = [
-        labels.LabelledClip("a", "wave, slowly", 0.0, math.inf, "anna", "body_2", "train"),
-        labels.LabelledClip("b.mp4", "clap", 1.25, 3.5),
-        labels.LabelledClip("b.mp4", "unknown", 3.5, 4.0),
+        labels.LabeledClip("a", "wave, slowly", 0.0, math.inf, "anna", "body_2", "train"),
+        labels.LabeledClip("b.mp4", "clap", 1.25, 3.5),
+        labels.LabeledClip("b.mp4", "unknown", 3.5, 4.0),
     ]
     labels.write_labels(tmp_path / "labels.csv", clips)
     assert labels.read_labels(tmp_path / "labels.csv") == clips
@@ -184,14 +184,14 @@ def test_labels_are_added_where_a_folder_cannot_be_locked(tmp_path, monkeypatch)
 
     monkeypatch.setattr(labels.fcntl, "flock", flock)
     for name in ("a", "b"):
-        labels.add_label(tmp_path / "labels.csv", labels.LabelledClip(name, "wave"))
+        labels.add_label(tmp_path / "labels.csv", labels.LabeledClip(name, "wave"))
     assert [clip.recording for clip in labels.read_labels(tmp_path / "labels.csv")] == ["a", "b"]
 
 
 def test_a_labels_file_that_a_spreadsheet_wrote(tmp_path):
     table = "recording,label\r\n\r\na,grüßen\r\n,\r\n"
     (tmp_path / "labels.csv").write_bytes(table.encode("utf-8-sig"))
-    assert labels.read_labels(tmp_path / "labels.csv") == [labels.LabelledClip("a", "grüßen")]
+    assert labels.read_labels(tmp_path / "labels.csv") == [labels.LabeledClip("a", "grüßen")]
     (tmp_path / "labels.csv").write_bytes(table.encode("cp1252"))
     with pytest.raises(InputError, match="labels.csv' is no text in UTF-8: save it so"):
         labels.read_labels(tmp_path / "labels.csv")

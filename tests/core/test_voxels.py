@@ -34,7 +34,7 @@ def specs(bodies=1, frames=6, layout="kinect_v2_25", **more):
     points, levels = bodies * frames * joints, len(options.tiles)
     shapes = {
         "features": (bodies, frames, joints, joints + voxels.POSITIONS * options.positions),
-        "neighbours": (sum(options.tiles), 1 + options.tile),
+        "neighbors": (sum(options.tiles), 1 + options.tile),
         "sums": (points, sum(options.addends)),
         "times": (levels, points, 2 * len(options.dilations)),
         "cells": (levels, points, 8),
@@ -103,7 +103,7 @@ def test_positions_say_where_in_its_voxel_where_in_the_space_and_when_a_point_is
     clip[0, 2, 7] = np.nan
     plain, more = (features.inputs({"bodies": clip}, specs(frames=4, positions=p)) for p in (False, True))
     np.testing.assert_array_equal(more["voxel_features"][..., :25], plain["voxel_features"])
-    for name in ("voxel_neighbours", "voxel_sums", "voxel_times", "voxel_cells"):
+    for name in ("voxel_neighbors", "voxel_sums", "voxel_times", "voxel_cells"):
         np.testing.assert_array_equal(more[name], plain[name])
     found = more["voxel_features"][..., 25:]
     points = plain["voxel_features"].sum(axis=-1) == 1  # alone in their voxel
@@ -153,7 +153,7 @@ def test_missing_joints_and_absent_bodies_are_no_points():
         assert not table[:, 150:].any(), name  # the second body
     for name in ("voxel_times", "voxel_cells"):
         assert row not in made[name]
-    assert row not in made["voxel_neighbours"][:, 1:]
+    assert row not in made["voxel_neighbors"][:, 1:]
     assert made["voxel_features"].sum() == 6 * 25 - 2
 
 
@@ -172,7 +172,7 @@ def test_an_even_kernel_reaches_one_further_towards_larger_coordinates():
 
 
 @pytest.mark.parametrize(("kernel", "temporal"), [(3, 1), (5, 1), (6, 1), (3, 3), (3, 2)])
-def test_tables_list_every_neighbour_once_under_its_relative_position(kernel, temporal):
+def test_tables_list_every_neighbor_once_under_its_relative_position(kernel, temporal):
     cells = np.random.default_rng(0).integers(0, 7, (2, 3, 8, 3)).astype(np.int32)
     cells[0, 1, 3] = -1
     made = voxels.build(cells, 0, kernel, temporal, (1,), (600, 4, 200))
@@ -202,7 +202,7 @@ def test_tables_list_every_neighbour_once_under_its_relative_position(kernel, te
 
 def test_what_has_no_room_is_dropped_and_the_nearest_kept():
     cells = np.zeros((1, 1, 5, 3), np.int32)
-    cells[0, 0, :, 0] = [0, 1, 2, 3, 4]  # a row of voxels: joint 2 has four neighbours
+    cells[0, 0, :, 0] = [0, 1, 2, 3, 4]  # a row of voxels: joint 2 has four neighbors
     whole = voxels.build(cells, 0, 5, 1, (1,), (100, 2, 4))
     assert (whole.pairs, whole.dropped) == (14, 0)
     few = voxels.build(cells, 0, 5, 1, (1,), (100, 2, 2))

@@ -71,7 +71,7 @@ def test_stamp_that_jumps_back_or_far_ahead_restarts(jump_s, restarts):
 def test_short_gap_of_a_joint_is_bridged_and_a_long_one_stays_missing():
     stamps = (np.arange(61) / 12 * NANOSECONDS).astype(np.int64)
     joints = moving(stamps)
-    joints[20:24, 3] = np.nan  # 5 frames between neighbours: 0.42 s
+    joints[20:24, 3] = np.nan  # 5 frames between neighbors: 0.42 s
     joints[30:40, 4] = np.nan  # 11 frames: 0.92 s
     sampled = resample(stamps, joints, sample_stamps(int(stamps[-1]), 5.0, 60))
     expected = moving(sample_stamps(int(stamps[-1]), 5.0, 60))

@@ -15,7 +15,7 @@ from actrec.datasets.utd_mhad import CLASSES as UTD
 from actrec.datasets.utd_mhad import read_utd_mhad_npz
 from actrec.inference import package
 from actrec.inference.session import Session, body_layout
-from actrec.recognition.labels import LabelledWindow
+from actrec.recognition.labels import LabeledWindow
 from actrec.recognition.recognizer import Recognizer
 from actrec.skeleton import windows
 from actrec.skeleton.layouts import LAYOUTS
@@ -116,7 +116,7 @@ def test_live_is_offline(session: Session, recordings: list[Recording]) -> None:
     recognizer = Recognizer(session, interval_s=0.0, min_seconds=0.0)
     start_ns = 0
     for number, recording in enumerate(recordings[:30]):
-        last: list[LabelledWindow] = []
+        last: list[LabeledWindow] = []
         for index, stamp in enumerate(recording.stamps_ns):
             joints = recording.joints[index]
             nowhere = np.full((len(joints), 2), np.nan, np.float32)

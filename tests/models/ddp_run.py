@@ -19,7 +19,7 @@ from tests.models.small import FLOW
 
 RECIPE = {
     "model": "c3d_flow", "options": {**FLOW, "dropout": 0.0}, "dataset": "made_up", "unknown_dataset": "", "split": "",
-    "batch": 4, "epochs": 2, "learning_rate": 0.01, "optimiser": {"name": "sgd"}, "schedule": {"name": "constant"},
+    "batch": 4, "epochs": 2, "learning_rate": 0.01, "optimizer": {"name": "sgd"}, "schedule": {"name": "constant"},
     "augmentation": {"before": 0.0}, "validation": {"share": 0.25},
 }  # fmt: skip
 """Of a network without batch norms, which processes on a CPU do not share."""

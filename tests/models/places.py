@@ -27,7 +27,7 @@ PLACES: list[Place] = [
     ("far_2", 2, 0.1, 6.0, 2),
     ("far_unsure", 2, 0.0, 4.0, 2),
 ]
-"""Seven of eight are recognised (the last one by the skin of its teeth: three classes alike, "left" comes first)."""
+"""Seven of eight are recognized (the last one by the skin of its teeth: three classes alike, "left" comes first)."""
 
 
 def still(name: str, label: int, positions: Sequence[tuple[float, float]], fps: float = 4.0) -> Clip:

@@ -55,7 +55,7 @@ def inputs_of(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def settled(name: str, batch: dict[str, torch.Tensor]) -> Network:
-    """In evaluation mode, with statistics of normalisation that fit the inputs, as a trained network has them."""
+    """In evaluation mode, with statistics of normalization that fit the inputs, as a trained network has them."""
     network = small(name)
     norms = [m for m in network.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
@@ -120,8 +120,8 @@ def test_gradients_reach_every_parameter_and_a_step_lowers_the_loss(name, batch)
         parts["loss"].backward()
         assert [n for n, p in trained.items() if p.grad is None or not torch.isfinite(p.grad).all()] == []
         steepness = sum(float(p.grad.square().sum()) for p in trained.values())
-        optimiser = torch.optim.SGD(trained.values(), STEP * parts["loss"].item() / steepness)
-        optimiser.step()
+        optimizer = torch.optim.SGD(trained.values(), STEP * parts["loss"].item() / steepness)
+        optimizer.step()
     # After one step, so that what begins at zero has let gradients through.
     assert [n for n, p in trained.items() if not p.grad.any()] == []
     assert losses[1] < losses[0]
@@ -145,9 +145,9 @@ def test_a_seed_repeats_training_bit_for_bit(name, batch):
     for _ in range(2):
         network = small(name, seed=5).train()
         torch.manual_seed(6)
-        optimiser = torch.optim.SGD(network.parameters(), 1e-3)
+        optimizer = torch.optim.SGD(network.parameters(), 1e-3)
         network.losses(batch)["loss"].backward()
-        optimiser.step()
+        optimizer.step()
         weights.append(network.state_dict())
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
@@ -160,7 +160,7 @@ def test_evaluation_has_no_randomness_and_leaves_the_network_as_it_is(name, batc
         alone = network(**{key: value[:1] for key, value in inputs_of(batch).items()})
     assert torch.equal(first, second)
     scale = max(1.0, float(first.abs().max()))
-    assert float((alone - first[:1]).abs().max()) <= 1e-4 * scale, "a clip's logits depend on its neighbours"
+    assert float((alone - first[:1]).abs().max()) <= 1e-4 * scale, "a clip's logits depend on its neighbors"
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
 
 
@@ -220,8 +220,8 @@ def run(content: bytes, inputs: dict[str, torch.Tensor]) -> np.ndarray:
 
 
 def test_unknown_options_list_the_known_ones(name):
-    with pytest.raises(ConfigError, match=r"unknown option colour_of_hair of \w+; known: .*num_classes"):
-        actrec_models.registry.create(name, num_classes=CLASSES, colour_of_hair="red")
+    with pytest.raises(ConfigError, match=r"unknown option color_of_hair of \w+; known: .*num_classes"):
+        actrec_models.registry.create(name, num_classes=CLASSES, color_of_hair="red")
 
 
 def test_options_are_described(name):

@@ -127,7 +127,7 @@ def test_labels_that_tell_a_side_are_known_however_they_are_written():
 
 @pytest.mark.parametrize(("attention", "mirror"), [(True, True), (False, True), (False, False)])
 def test_mirrored_pictures_are_told_of_too(attention, mirror, caplog):
-    others = {"pixels": np.zeros((1, 2, 25, 2), np.float32), "colour": np.zeros((2, 8, 8, 3), np.uint8)}
+    others = {"pixels": np.zeros((1, 2, 25, 2), np.float32), "color": np.zeros((2, 8, 8, 3), np.uint8)}
     clip = datasets.Clip("clip", 0, np.arange(2), np.zeros((1, 2, 25, 3), np.float32), others)
     specs = create("p_i3d", num_classes=2, width=0.05, attention=attention).input_specs
     settings = {"model": "p_i3d", "augmentation": {"mirror": mirror}}

@@ -25,7 +25,7 @@ STAMPS = np.arange(3)
 
 
 class SomeTrain(PlacesTrainToo):
-    """Of eight test clips, three lie in the training part too: one of them is recognised wrongly."""
+    """Of eight test clips, three lie in the training part too: one of them is recognized wrongly."""
 
     def part(self, entry, split):
         if "train" not in entry.meta:

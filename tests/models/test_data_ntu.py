@@ -187,7 +187,7 @@ def test_two_videos_or_depth_folders_of_one_sample(dataset):
         (root / folder / name()).mkdir(parents=True)
     (found,) = datasets.source("ntu60", root, incomplete="keep").entries()
     assert found.files["depth"] == root / "nturgb+d_depth" / name()  # the whole maps
-    assert found.files["colour"] == root / "rgb" / f"{name()}_rgb.avi"
+    assert found.files["color"] == root / "rgb" / f"{name()}_rgb.avi"
     (root / "again" / name()).mkdir(parents=True)
     with pytest.raises(InputError, match="are of the same sample"):
         datasets.create("ntu60", root, incomplete="keep")
@@ -273,16 +273,16 @@ def with_depth(data_root, tmp_path_factory):
     return root
 
 
-def test_colour_is_turned_back_with_its_pixels(data_root):
+def test_color_is_turned_back_with_its_pixels(data_root):
     """The picture is the published one turned back; its joints' pixels are where the optical joints project."""
     source = datasets.source("ntu60", data_root / "ntu", incomplete="keep", max_side=480)
     entry = source.entries()[0]
     clip = source.read(entry)
-    capture = cv2.VideoCapture(str(entry.files["colour"]))
+    capture = cv2.VideoCapture(str(entry.files["color"]))
     published = cv2.cvtColor(capture.read()[1], cv2.COLOR_BGR2RGB)
     capture.release()
     assert isinstance(clip.others, LazyStreams)
-    first = clip.others.at("colour", np.array([0]))[0]
+    first = clip.others.at("color", np.array([0]))[0]
     assert first.shape == (270, 480, 3) and clip.others["size"].tolist() == [480, 270]
     turned = cv2.resize(published[:, ::-1], (480, 270), interpolation=cv2.INTER_AREA)
     assert np.abs(first.astype(int) - turned).mean() < 3 < np.abs(first.astype(int) - turned[:, ::-1]).mean()
@@ -292,7 +292,7 @@ def test_colour_is_turned_back_with_its_pixels(data_root):
 
 
 def test_camera_frames_with_registered_depth(with_depth):
-    """Depth drawn at the left hand's place in the depth map lies at the hand's place in the colour picture."""
+    """Depth drawn at the left hand's place in the depth map lies at the hand's place in the color picture."""
     source = datasets.source("ntu60", with_depth, incomplete="keep", max_side=640)
     (entry,) = source.entries()
     clip, hand = source.read(entry), KINECT_V2_25.index["hand_left"]
@@ -319,12 +319,12 @@ def test_what_is_lifted_from_the_frames_goes_beside_the_joints(with_depth):
     np.testing.assert_allclose(lifted[0] - source.camera_offset(entry), clip.bodies[0, 0, hand], atol=0.01)
 
 
-def test_camera_frames_without_depth_or_colour(data_root, dataset):
+def test_camera_frames_without_depth_or_color(data_root, dataset):
     source = datasets.source("ntu60", data_root / "ntu", incomplete="keep", max_side=320)
     with_video, without = source.entries()[:2]
     first = next(source.frames(with_video))
-    assert first.depth is None and first.colour.shape == (180, 320, 3)
-    with pytest.raises(InputError, match=f"{without.name}' has no colour video"):
+    assert first.depth is None and first.color.shape == (180, 320, 3)
+    with pytest.raises(InputError, match=f"{without.name}' has no color video"):
         source.frames(without)
 
 
@@ -355,14 +355,14 @@ def test_bad_videos(dataset):
     clip = source.read(found)  # skeletons need no video
     assert clip.bodies.shape[1] == 12
     with pytest.raises(InputError, match=f"{name()}_rgb.avi"):
-        clip.others["colour"]
+        clip.others["color"]
     video.unlink()
     with pytest.raises(DeviceError, match=f"{name()}_rgb.avi"):
-        source.read(found).others["colour"]
+        source.read(found).others["color"]
 
 
 def test_cameras_agree_from_file_to_file(data_root):
     """Of one setup and camera, each file's own fit finds the same cameras."""
     files = sorted((data_root / "ntu/skeleton").glob("S001C001*.skeleton"))
-    focal = [fit_cameras(read_ntu_file(file)).colour.fx for file in files]
+    focal = [fit_cameras(read_ntu_file(file)).color.fx for file in files]
     assert len(files) == 10 and np.std(focal) < 3

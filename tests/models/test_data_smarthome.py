@@ -323,13 +323,13 @@ def test_all_archives_unpacked_side_by_side(tmp_path, caplog):
         (tmp_path / folder / f"{NAME}.mp4").touch()
     (entry,) = Smarthome(tmp_path).entries()
     assert entry.files == {
-        "skeleton": tmp_path / f"v1.2/{NAME}_pose3d.json", "colour": tmp_path / f"mp4/{NAME}.mp4"
+        "skeleton": tmp_path / f"v1.2/{NAME}_pose3d.json", "color": tmp_path / f"mp4/{NAME}.mp4"
     }  # fmt: skip
     assert "1 clips have skeletons of the other release than 'refined' alone: left out" in caplog.text
     first = {e.name: e.files["skeleton"].parent.name for e in Smarthome(tmp_path, release="first").entries()}
     assert first == {NAME: "json", "Walk_p03_r00_v01_c01": "json"}
     (tmp_path / f"mp4/{NAME}.mp4").unlink()
-    assert list(Smarthome(tmp_path).entries()[0].files) == ["skeleton"], "depth is no colour"
+    assert list(Smarthome(tmp_path).entries()[0].files) == ["skeleton"], "depth is no color"
 
 
 @pytest.mark.parametrize("score", [{}, {"cumscore": None}])
@@ -354,17 +354,17 @@ def video(path, frames):
         container.mux(stream.encode())
 
 
-def test_colour_and_pixels(root):
+def test_color_and_pixels(root):
     video(root / "Walk_p03_r00_v01_c01.mp4", 12)
     source = Smarthome(root, max_side=320)
     entries = {entry.name: entry for entry in source.entries()}
     clip = source.read(entries["Walk_p03_r00_v01_c01"])
-    assert set(clip.others) == {"colour", "size", "pixels", "motion"}
+    assert set(clip.others) == {"color", "size", "pixels", "motion"}
     assert clip.others["size"].tolist() == [320, 240]
     sampled = clip.sampled(clip.stamps_ns[[0, 11]])
     for t in range(2):
         u, v = np.round(sampled["pixels"][0, t, KINECT_V2_25.index["wrist_right"]]).astype(int)
-        assert sampled["colour"][t, v, u, 0] > 150 > sampled["colour"][t, v, u, 2]
+        assert sampled["color"][t, v, u, 0] > 150 > sampled["color"][t, v, u, 2]
     frames = list(source.frames(entries["Walk_p03_r00_v01_c01"]))
     assert [frame.stamp_ns for frame in frames] == clip.stamps_ns.tolist()
     assert frames[0].depth is None and frames[0].intrinsics.fx == pytest.approx(262.5)
@@ -374,4 +374,4 @@ def test_colour_and_pixels(root):
         source.frames(entries["Walk_p02_r00_v01_c02"])
     video(root / "Walk_p03_r00_v01_c01.mp4", 40)
     with pytest.raises(InputError, match="has 40 frames at 20 Hz but its skeleton 12"):
-        source.read(entries["Walk_p03_r00_v01_c01"]).others["colour"]
+        source.read(entries["Walk_p03_r00_v01_c01"]).others["color"]

@@ -14,8 +14,8 @@ from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec_models.data.prepare.preparation import prepare
 
 FRAMES = 6
-FOCAL, CENTRE = 525.0, (319.5, 239.5)
-UPWARDS = {"hip_centre": 0.0, "spine": 0.1, "shoulder_centre": 0.5, "head": 0.7, "shoulder": 0.45, "elbow": 0.2,
+FOCAL, CENTER = 525.0, (319.5, 239.5)
+UPWARDS = {"hip_center": 0.0, "spine": 0.1, "shoulder_center": 0.5, "head": 0.7, "shoulder": 0.45, "elbow": 0.2,
            "wrist": 0.0, "hand": -0.05, "hip": -0.05, "knee": -0.45, "ankle": -0.85, "foot": -0.9}  # fmt: skip
 OUT = {"shoulder": 0.18, "elbow": 0.25, "wrist": 0.3, "hand": 0.3, "hip": 0.1, "knee": 0.1, "ankle": 0.1, "foot": 0.1}
 
@@ -32,8 +32,8 @@ def world(t=0):
 
 def seen(joints, mirrored=False):
     """[20, 2] px; in a picture that is not mirrored u falls as x grows."""
-    u = CENTRE[0] - FOCAL * joints[:, 0] / joints[:, 2]
-    v = CENTRE[1] - FOCAL * joints[:, 1] / joints[:, 2]
+    u = CENTER[0] - FOCAL * joints[:, 0] / joints[:, 2]
+    v = CENTER[1] - FOCAL * joints[:, 1] / joints[:, 2]
     return np.stack([639 - u if mirrored else u, v], axis=1)
 
 
@@ -304,29 +304,29 @@ def test_as_its_archive_unpacks(tmp_path, inner):
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_colour_lies_under_the_joints(tmp_path, mirrored):
+def test_color_lies_under_the_joints(tmp_path, mirrored):
     write(tmp_path / "BoTong/video2", mirrored=mirrored, pictures=True)
     source = Sysu(tmp_path, max_side=320)
     clip = source.read(source.entries()[0])
     assert (clip.name, clip.label) == ("BoTong_video2", 1)
-    assert set(clip.others) == {"colour", "size", "pixels", "motion"} and clip.others["size"].tolist() == [320, 240]
+    assert set(clip.others) == {"color", "size", "pixels", "motion"} and clip.others["size"].tolist() == [320, 240]
     hand = KINECT_V2_25.index["hand_right"]
     sampled = clip.sampled(clip.stamps_ns[[0, 5]])
     for t in range(2):
         u, v = np.round(sampled["pixels"][0, t, hand]).astype(int)
-        assert sampled["colour"][t, v, u, 0] > 150 > sampled["colour"][t, v, u, 2]
+        assert sampled["color"][t, v, u, 0] > 150 > sampled["color"][t, v, u, 2]
     assert len(list(source.frames(source.entries()[0]))) == FRAMES
     (tmp_path / "BoTong/video2/rgb/3.jpg").write_bytes(b"")
     with pytest.raises(InputError, match=r"3\.jpg' is truncated"):
-        clip.others["colour"]
+        clip.others["color"]
     (tmp_path / "BoTong/video2/rgb/3.jpg").unlink()  # those after it would lie a frame early
     with pytest.raises(InputError, match=r"rgb' lacks pictures between '2\.jpg' and '4\.jpg'"):
-        source.read(source.entries()[0]).others["colour"]
+        source.read(source.entries()[0]).others["color"]
     for n in range(4, FRAMES + 1):  # as many as the skeleton has, numbered with a gap: the camera's
         folder = tmp_path / "BoTong/video2/rgb"
         (folder / f"{n}.jpg").rename(folder / f"0{n + 1}.jpg")
     (folder / "3.jpg").write_bytes((folder / "2.jpg").read_bytes())
-    assert len(source.read(source.entries()[0]).others["colour"]) == FRAMES
+    assert len(source.read(source.entries()[0]).others["color"]) == FRAMES
 
 
 def test_without_pictures_or_pixels(tmp_path):

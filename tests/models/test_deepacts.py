@@ -24,7 +24,7 @@ TWO = ("body", "hands")
 
 
 def network(name, seed=1, **options):
-    """Small, in evaluation mode, with statistics of its own in each normalisation."""
+    """Small, in evaluation mode, with statistics of its own in each normalization."""
     fields = actrec_models.registry.NETWORKS.get(name).config_class.__dataclass_fields__
     small = {key: value for key, value in SMALL.items() if key in fields}
     torch.manual_seed(seed)
@@ -243,7 +243,7 @@ def test_inputs_come_from_a_clip(name):
 def test_a_hand_has_joints_and_bones_and_is_placed_by_its_palm(name, options):
     model = network(name, layout="hand_22", modalities=("body", "bones"), **options)
     assert {spec.layout for spec in model.input_specs} == {"hand_22"}
-    assert {spec.preprocessing["centre"] for spec in model.input_specs} == {"palm"}
+    assert {spec.preprocessing["center"] for spec in model.input_specs} == {"palm"}
     assert {spec.preprocessing["root_bone"] for spec in model.input_specs} == {"origin"}
     clip = example_clip(model.input_specs, 16)
     assert clip["bodies"].shape == (1, 16, 22, 3)

@@ -76,10 +76,10 @@ def test_one_step_lowers_the_loss_and_a_seed_repeats():
     for _ in range(2):
         model = network()
         batch = batch_for(model)
-        optimiser = torch.optim.SGD(model.parameters(), 0.05)
+        optimizer = torch.optim.SGD(model.parameters(), 0.05)
         first = model.losses(batch)["loss"]
         first.backward()
-        optimiser.step()
+        optimizer.step()
         assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
         losses.append((first.item(), model.losses(batch)["loss"].item()))
     assert losses[0] == losses[1]

@@ -46,7 +46,7 @@ class Seen(RenderedRgbd):
 
 
 class Turning(Source):
-    """A real recording of a person, with colour and depth and without skeletons."""
+    """A real recording of a person, with color and depth and without skeletons."""
 
     classes = ("turn",)
     splits = ("all",)
@@ -89,7 +89,7 @@ def test_hands_face_motion_and_flow_of_known_bodies(tmp_path):
     wrong = np.linalg.norm(made["motion"] - moved, axis=-1)[fast]
     assert np.isfinite(wrong).sum() > 5
     assert np.nanmedian(wrong) < 0.6 * np.median(np.linalg.norm(moved[fast], axis=-1))
-    # The flow of the lost frame is that of its neighbour in time.
+    # The flow of the lost frame is that of its neighbor in time.
     np.testing.assert_array_equal(made["flow"][-1], made["flow"][-2])
 
 
@@ -98,13 +98,13 @@ def store_entry():
 
 
 def test_bodies_of_a_real_recording_without_skeletons(data_root, tmp_path):
-    settings = PrepareConfig(streams=["bodies", "colour"], estimate=["bodies", "motion"], picture_height=240)
+    settings = PrepareConfig(streams=["bodies", "color"], estimate=["bodies", "motion"], picture_height=240)
     prepare("turning", data_root / "rgbd/person_turning", tmp_path / "out", settings=settings)
     clip = PreparedDataset(tmp_path / "out")[0]
     assert clip.bodies.shape[0] == 1 and 9 <= clip.bodies.shape[1] <= 12
     assert clip.bodies.shape[2:] == (25, 3) and 0.5 < np.nanmedian(clip.bodies[..., 2]) < 5.0
     frames = len(clip.stamps_ns)
-    assert clip.others["colour"].shape == (frames, 240, 320, 3)
+    assert clip.others["color"].shape == (frames, 240, 320, 3)
     np.testing.assert_array_equal(clip.others["size"], [320, 240])
     assert np.nanmax(clip.others["pixels"][..., 0]) < 400, "pixels of the picture that is kept"
     assert np.isfinite(clip.others["motion"][:, :-1]).mean() > 0.2
@@ -114,13 +114,13 @@ def test_bodies_of_a_real_recording_without_skeletons(data_root, tmp_path):
 # -- what cannot be done -----------------------------------------------------------------------------------------------
 
 
-def frames_of(count, depth=True, colour=True):
+def frames_of(count, depth=True, color=True):
     intrinsics = Intrinsics(160, 120, 130.0, 130.0, 79.5, 59.5)
     random = np.random.default_rng(0)
-    grey = random.integers(0, 255, (120, 160, 3), dtype=np.uint8)
+    gray = random.integers(0, 255, (120, 160, 3), dtype=np.uint8)
     far = np.full((120, 160), 3.0, np.float32)
     return [
-        RgbdFrame(k * 33_000_000, np.roll(grey, 2 * k, 1) if colour else None, far if depth else None, intrinsics)
+        RgbdFrame(k * 33_000_000, np.roll(gray, 2 * k, 1) if color else None, far if depth else None, intrinsics)
         for k in range(count)
     ]
 
@@ -176,7 +176,7 @@ def test_what_another_camera_sees_lies_beside_the_clips_joints(monkeypatch):
     [
         ({"estimate": ["motion"]}, frames_of(3, depth=False), body(3), "has no depth, .*motion_from=pictures"),
         ({"estimate": ["flow"]}, frames_of(1), body(1), "no two frames near enough"),
-        ({"estimate": ["flow"]}, frames_of(2, colour=False), body(2), "a frame without colour"),
+        ({"estimate": ["flow"]}, frames_of(2, color=False), body(2), "a frame without color"),
         ({"estimate": ["flow"]}, [], body(2), "has no camera frames, or none at the time of its joints"),
         (
             {"estimate": ["flow"]},

@@ -1,4 +1,4 @@
-"""`actrec eval` of one's own recordings, some of which, labelled `unknown`, cannot be read."""
+"""`actrec eval` of one's own recordings, some of which, labeled `unknown`, cannot be read."""
 
 import json
 
@@ -13,7 +13,7 @@ HEADER_ALONE = "30\n1\n72057594037931101 0 1 1 0 0 0 0.1 0.2 2\n25\n"
 
 @pytest.fixture
 def command(tmp_path):
-    """A folder of two takes, and a third labelled `unknown` whose file ends after its head; how two models see it."""
+    """A folder of two takes, and a third labeled `unknown` whose file ends after its head; how two models see it."""
     for name in ("left/a", "right/b"):
         write_bag(tmp_path / "mine" / name, walker)
     (tmp_path / "mine/unknown").mkdir()
@@ -35,7 +35,7 @@ def test_unknown_takes_none_of_which_can_be_read_cost_nothing_else(command, caps
     assert [(model["clips"], "unknown_clips" in model) for model in told["models"]] == [(2, False)] * 2
     notes = [note for note in told["notes"] if "broken.skeleton" in note]
     assert [note.split(":")[0] for note in notes] == ["one", "two"]
-    assert "what it rejects of recordings labelled unknown is not known" in notes[0]
+    assert "what it rejects of recordings labeled unknown is not known" in notes[0]
     assert main([*command, "--skip-unreadable"]) == 0
     assert notes[0] in capsys.readouterr().out
 
@@ -45,4 +45,4 @@ def test_unknown_takes_that_cannot_be_read_are_named_once(command, tmp_path, cap
     told = evaluate(capsys, command)
     assert [model["unknown_clips"] for model in told["models"]] == [1, 1]
     assert [note for note in told["notes"] if "broken.skeleton" in note] == [told["notes"][-1]]
-    assert told["notes"][-1].startswith("Left out, labelled unknown: ")
+    assert told["notes"][-1].startswith("Left out, labeled unknown: ")

@@ -33,7 +33,7 @@ def logits(model, batch):
 
 
 def lively(module):
-    """Statistics as after training, so that batch normalisation does something."""
+    """Statistics as after training, so that batch normalization does something."""
     for norm in (m for m in module.modules() if isinstance(m, torch.nn.BatchNorm1d)):
         norm.running_mean.uniform_(-0.3, 0.3)
         norm.running_var.uniform_(0.5, 1.5)
@@ -171,7 +171,7 @@ def test_nobody_to_tell_apart_scores_nothing():
 
 
 def on_grid(joint, size, width):
-    """The pixel of a feature, `width` wide, on which a joint of the picture falls: its centre is at its integer."""
+    """The pixel of a feature, `width` wide, on which a joint of the picture falls: its center is at its integer."""
     return [int(np.floor((float(c) + 0.5) * width / size)) for c in joint]
 
 
@@ -263,10 +263,10 @@ def test_table_2_each_layer_gives_another_score(name):
 def test_table_3_a_frozen_skeleton_model_keeps_its_weights(name):
     model = network(name, skeleton="frozen").train()
     before = {k: v.clone() for k, v in model.skeleton.state_dict().items()}
-    optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.05)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.05)
     found = model.losses(batch_for(model))
     found["loss"].backward()
-    optimiser.step()
+    optimizer.step()
     assert "l1" not in found
     assert all(p.grad is None for p in model.skeleton.parameters())
     assert all(torch.equal(v, before[k]) for k, v in model.skeleton.state_dict().items())

@@ -36,7 +36,7 @@ from tests.tiny_model import FRAMES, RAW, averaging_onnx, person_at, projecting_
 SETTINGS = {"dataset": "places_train", "split": "all", "unknown_dataset": "", "augment": False}
 SPECS = {
     "raw": InputSpec("body", "body", "kinect_v2_25", (1, 3, FRAMES, 25), "m", RAW),
-    "centred": InputSpec("body", "body", "kinect_v2_25", (1, 3, FRAMES, 25), "m", {**RAW, "centre": "spine_base"}),
+    "centered": InputSpec("body", "body", "kinect_v2_25", (1, 3, FRAMES, 25), "m", {**RAW, "center": "spine_base"}),
 }
 
 
@@ -73,7 +73,7 @@ def probabilities(capsys, tmp_path, models, *arguments):
 
 @pytest.mark.parametrize(("how", "weights"), [("softmax", ["1", "0.6"]), ("logits", ["1", "2"]), ("softmax", [])])
 def test_scores_are_those_of_the_fused_streams(tmp_path, capsys, monkeypatch, how, weights):
-    streams = [write(tmp_path / "one"), write(tmp_path / "other", "centred", seed=2)]
+    streams = [write(tmp_path / "one"), write(tmp_path / "other", "centered", seed=2)]
     weighed = ["--weights", *weights] if weights else []
     export(*streams, "--fuse", how, *weighed, "--out", tmp_path / "both")
     assert f"{tmp_path}/both: " in capsys.readouterr().out
@@ -89,7 +89,7 @@ def test_scores_are_those_of_the_fused_streams(tmp_path, capsys, monkeypatch, ho
 def test_the_package_tells_what_it_is_made_of(tmp_path):
     streams = [
         write(tmp_path / "one", of={"hours": 1.0, "data_sha256": "ab", "command": "really"}),
-        write(tmp_path / "other", "centred", seed=2, of={"hours": 0.5, "data_sha256": "ab"}),
+        write(tmp_path / "other", "centered", seed=2, of={"hours": 0.5, "data_sha256": "ab"}),
     ]
     export(*streams, "--fuse", "softmax", "--weights", "2", "1", "--float16", "--out", tmp_path / "both")
     made = package.load(tmp_path / "both")
@@ -117,7 +117,7 @@ def test_inputs_that_are_alike_are_made_once(tmp_path):
 
 
 def test_a_graph_that_scores_otherwise_is_not_written(tmp_path, capsys, monkeypatch):
-    streams = [write(tmp_path / "one"), write(tmp_path / "other", "centred", seed=2)]
+    streams = [write(tmp_path / "one"), write(tmp_path / "other", "centered", seed=2)]
     whole = fuse.joined
     monkeypatch.setattr(fuse, "joined", lambda contents, names, how, shares: whole(contents, names, how, [0.9, 0.1]))
     export(*streams, "--fuse", "softmax", "--out", tmp_path / "both", status=1)

@@ -143,11 +143,11 @@ def test_sem_net_learns_to_be_unsure_of_outliers():
     plain = network.losses(batch)["loss"]
     network.outlier_weight = 1.0
     assert network.losses(batch)["loss"] != plain
-    optimiser = torch.optim.Adam(network.parameters(), 0.01)
+    optimizer = torch.optim.Adam(network.parameters(), 0.01)
     for _ in range(40):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         network.losses(batch)["loss"].backward()
-        optimiser.step()
+        optimizer.step()
     best = network.losses(batch)["logits"].softmax(1).max(1).values
     assert best[3:].max() < 0.6 < best[:3].min()
 

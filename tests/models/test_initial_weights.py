@@ -63,7 +63,7 @@ def test_lists_of_names_are_the_published_ones(kind):
     shapes = public.PUBLIC[kind]()
     parameters = sum(math.prod(shape) for name, shape in shapes.items() if is_learnt(name))
     assert (parameters, len(shapes)) == SIZES[kind]
-    assert initial_weights.recognise(public.tensors(shapes))[0] == kind
+    assert initial_weights.recognize(public.tensors(shapes))[0] == kind
 
 
 @pytest.mark.parametrize(("name", "kind", "options", "copies"), USES)
@@ -107,7 +107,7 @@ def test_other_names_of_the_same_layers(files, tmp_path):
     wrapped = {"arch": "c3d", "epoch": 3, "state_dict": {f"module.{n}": v for n, v in known.items()}}
     for content in (renamed, mmaction, wrapped):
         torch.save(content, tmp_path / "other.pt")
-        kind, tensors = initial_weights.recognise(initial_weights.read(tmp_path / "other.pt").tensors)
+        kind, tensors = initial_weights.recognize(initial_weights.read(tmp_path / "other.pt").tensors)
         assert kind == "c3d"
         assert {n: tuple(v.shape) for n, v in tensors.items()} == public.c3d()
 
@@ -275,9 +275,9 @@ def test_a_network_can_be_exported_without_training(tmp_path, capsys, caplog):
     assert main([*command, "--seed", "7", "--out", str(tmp_path / "random")]) == 0
     assert "untrained; its labels mean nothing" in capsys.readouterr().out
     assert main([*command, "--init", str(weights), "--out", str(tmp_path / "begun")]) == 0
-    assert "initialised from start.safetensors, not trained" in capsys.readouterr().out
+    assert "initialized from start.safetensors, not trained" in capsys.readouterr().out
     assert "start.safetensors (res_tcn_bjcn):" in caplog.text
-    for name, words in {"random": "untrained", "begun": "initialised from start.safetensors"}.items():
+    for name, words in {"random": "untrained", "begun": "initialized from start.safetensors"}.items():
         text = (tmp_path / name / "README.md").read_text()
         assert "not trained" in text and words in text and "Accuracy" not in text
         assert main(["models", str(tmp_path / name)]) == 0

@@ -1,4 +1,4 @@
-"""A person's own recordings labelled `unknown`: kept in stores, and what a trained model's rejection is chosen on."""
+"""A person's own recordings labeled `unknown`: kept in stores, and what a trained model's rejection is chosen on."""
 
 import json
 
@@ -65,7 +65,7 @@ def exported(recordings, tmp_path, caplog):
 def test_the_threshold_is_chosen_on_them(recordings, exported, capsys):
     tmp_path, common = exported
     made = package.load(tmp_path / "made")
-    assert "against 2 of its recordings labelled unknown" in made.rejection.calibrated_on
+    assert "against 2 of its recordings labeled unknown" in made.rejection.calibrated_on
     assert made.rejection.threshold > 0 or "0.0% rejected" in made.rejection.calibrated_on
     assert made.provenance.figures["unknown_clips"] == 1
     assert "of 1 held-out clips of other actions are rejected" in (tmp_path / "made/README.md").read_text()

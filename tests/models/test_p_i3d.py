@@ -120,8 +120,8 @@ def test_equation_5_literally():
         if p.ndim > 1 and not name.startswith(unused)
     )
     assert found["cross_entropy"] == pytest.approx(entropy, abs=1e-5)
-    assert found["attention_regulariser"] == pytest.approx(uneven, abs=1e-5)
-    assert found["weight_regulariser"] == pytest.approx(np.sqrt(squares), rel=1e-5)
+    assert found["attention_regularizer"] == pytest.approx(uneven, abs=1e-5)
+    assert found["weight_regularizer"] == pytest.approx(np.sqrt(squares), rel=1e-5)
     assert found["loss"] == pytest.approx(entropy + 0.3 * uneven + 0.02 * np.sqrt(squares), abs=1e-4)
 
 
@@ -151,12 +151,12 @@ def test_a_stage_trains_what_it_says_and_nothing_else(stage, aggregation):
     model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(trained, lr=0.01)
+    optimizer = torch.optim.Adam(trained, lr=0.01)
     for _ in range(2):  # at first W_s is zero and lets nothing through to what lies before it
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         model.losses(batch_for(model))["loss"].backward()
         assert all(p.grad is not None for p in trained)
-        optimiser.step()
+        optimizer.step()
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     behind = ("Mixed_5b", "Mixed_5c") if aggregation == "sum_2" else ()
     unused = (
@@ -221,13 +221,13 @@ def test_algorithm_1_lowers_every_stage_s_loss():
     for stage in model.stages:
         model.stage(stage)
         model.train()
-        optimiser = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=5e-4)
+        optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=5e-4)
         losses = []
         for _ in range(4):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             losses.append(model.losses(batch)["loss"])
             losses[-1].backward()
-            optimiser.step()
+            optimizer.step()
         assert losses[-1] < losses[0], stage
 
 
@@ -253,7 +253,7 @@ def test_algorithm_1_runs_as_one_recipe(root, tmp_path, monkeypatch):
 
 
 def recorded(count):
-    """Clips with colour, as a dataset yields them."""
+    """Clips with color, as a dataset yields them."""
     clips = []
     for n in range(count):
         held = dict(example_clip(network().input_specs, 12, seed=n))
@@ -289,7 +289,7 @@ def test_ablations_build_and_differ(options):
     assert [s.name for s in model.input_specs] == [*parts, *(["pose"] if model.config.attention else [])]
     losses = model.losses(batch)
     assert losses["logits"].shape == (4, 4) and losses["loss"].isfinite()
-    assert ("attention_regulariser" in losses) == model.config.attention
+    assert ("attention_regularizer" in losses) == model.config.attention
     assert shapes(model) != shapes(full)
 
 
@@ -379,8 +379,8 @@ def test_from_a_clip_to_logits():
     assert logits.isfinite().all()
     without = {name: value for name, value in clip.items() if not name.startswith("hand")}
     assert set(features.inputs(without, model.input_specs)) == set(made)
-    with pytest.raises(InputError, match="made from 'colour'"):
-        features.inputs({name: value for name, value in clip.items() if name != "colour"}, model.input_specs)
+    with pytest.raises(InputError, match="made from 'color'"):
+        features.inputs({name: value for name, value in clip.items() if name != "color"}, model.input_specs)
 
 
 @pytest.mark.parametrize("options", [{"aggregation": "sum_2"}, {"attention": False, "aggregation": "concat_0"}])

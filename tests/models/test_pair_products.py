@@ -16,7 +16,7 @@ from actrec_models.layers.points import (
     sorted_pairs,
     sums,
 )
-from tests.models.neighbourhoods import distinct_cells, near
+from tests.models.neighborhoods import distinct_cells, near
 
 POSITIONS = 27
 

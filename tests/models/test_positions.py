@@ -27,8 +27,8 @@ AS_IT_IS = {"speed": 1.0, "cut": 0.0, "hold_s": 0.0}
 def recording(frames):
     """Frame i shows a person at x = i, and a picture of brightness 5 · i."""
     clip = still("clip", 0, [(float(i), 2.0) for i in range(frames)], FPS)
-    colour = np.ones((frames, 16, 16, 3), np.uint8) * (5 * np.arange(frames, dtype=np.uint8))[:, None, None, None]
-    return replace(clip, others={"colour": colour, "size": np.array([16, 16])})
+    color = np.ones((frames, 16, 16, 3), np.uint8) * (5 * np.arange(frames, dtype=np.uint8))[:, None, None, None]
+    return replace(clip, others={"color": color, "size": np.array([16, 16])})
 
 
 def samples(clip, specs, augmentation=None, window=IN_CLIPS, **settings):

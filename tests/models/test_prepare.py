@@ -201,9 +201,9 @@ def test_two_at_once_are_refused(published, tmp_path):
 
 
 def test_streams_that_a_dataset_lacks_are_said(published, tmp_path):
-    with pytest.raises(InputError, match="nucla has no camera frames here: leave out --estimate, and colour"):
-        prepare("nucla", published, tmp_path / "out", settings=PrepareConfig(streams=["colour"]))
-    with pytest.raises(InputError, match="no camera frames here: leave out --estimate, and colour"):
+    with pytest.raises(InputError, match="nucla has no camera frames here: leave out --estimate, and color"):
+        prepare("nucla", published, tmp_path / "out", settings=PrepareConfig(streams=["color"]))
+    with pytest.raises(InputError, match="no camera frames here: leave out --estimate, and color"):
         prepare("nucla", published, tmp_path / "other", settings=PrepareConfig(estimate=["motion"]))
 
 

@@ -11,10 +11,10 @@ import pytest
 from actrec import datasets
 from actrec.cli import main
 from actrec.datasets.base import Entry
-from actrec.datasets.user_folder import Folder
 from actrec.datasets.store.journal import Journal
 from actrec.datasets.store.layout import JOURNAL, STORE
 from actrec.datasets.store.reader import PreparedDataset
+from actrec.datasets.user_folder import Folder
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec_models.data.prepare import worker
 from actrec_models.data.prepare.preparation import Run, prepare
@@ -164,30 +164,30 @@ def test_a_folder_of_ones_own_is_prepared(published, tmp_path):
 
 
 def film(folder):
-    """A recording with joints, colour and depth, in a folder a class."""
+    """A recording with joints, color and depth, in a folder a class."""
     return write_bag(folder / "wave/one", walker, frames=5, images=True).parents[1]
 
 
-def test_colour_of_ones_own_recordings_is_kept(tmp_path):
-    settings = PrepareConfig(streams=["bodies", "colour"])
+def test_color_of_ones_own_recordings_is_kept(tmp_path):
+    settings = PrepareConfig(streams=["bodies", "color"])
     prepare("folder", film(tmp_path / "mine"), tmp_path / "out", settings=settings)
     clip = PreparedDataset(tmp_path / "out")[0]
-    assert clip.others["colour"].shape == (5, 48, 64, 3)
-    assert [int(picture.mean()) for picture in clip.others["colour"]] == [0, 1, 2, 3, 4]
+    assert clip.others["color"].shape == (5, 48, 64, 3)
+    assert [int(picture.mean()) for picture in clip.others["color"]] == [0, 1, 2, 3, 4]
     np.testing.assert_array_equal(clip.others["size"], [64, 48])
-    settings = PrepareConfig(streams=["bodies", "colour"], estimate=["motion"])
+    settings = PrepareConfig(streams=["bodies", "color"], estimate=["motion"])
     prepare("folder", tmp_path / "mine", tmp_path / "moved", settings=settings)
-    assert {"colour", "motion"} <= set(PreparedDataset(tmp_path / "moved")[0].others)
+    assert {"color", "motion"} <= set(PreparedDataset(tmp_path / "moved")[0].others)
 
 
-def test_colour_that_was_not_recorded_cannot_be_estimated(tmp_path, published):
+def test_color_that_was_not_recorded_cannot_be_estimated(tmp_path, published):
     write_bag(tmp_path / "mine/wave/one", walker)
     for name, root, message in (
         ("folder", tmp_path / "mine", "holds joints and no images: record it with --images"),
         ("nucla", published, "nucla has no camera frames here"),
     ):
         with pytest.raises(InputError, match=f"none of the.*{message}"):
-            prepare(name, root, tmp_path / f"of_{name}", settings=PrepareConfig(streams=["bodies", "colour"]))
+            prepare(name, root, tmp_path / f"of_{name}", settings=PrepareConfig(streams=["bodies", "color"]))
     with pytest.raises(InputError, match="has no hands .*leave it out of --streams, or --estimate it"):
         prepare("nucla", published, tmp_path / "hands", settings=PrepareConfig(streams=["bodies", "hands"]))
 
@@ -203,8 +203,8 @@ def test_videos_and_depth_that_come_later_change_no_store_of_bodies(data_root, t
     again = prepare("ntu60", tmp_path / "ntu", tmp_path / "out", options=options)
     assert (again.prepared, again.bytes) == (0, first.bytes), "nothing is read anew, nothing is there twice"
     entry = datasets.source("ntu60", tmp_path / "ntu", **options).entries()[0]
-    several = [PrepareConfig(estimate=["flow"]), PrepareConfig(streams=["colour"]), PrepareConfig()]
-    assert set(entry.files) == {"skeleton", "colour", "depth"}
+    several = [PrepareConfig(estimate=["flow"]), PrepareConfig(streams=["color"]), PrepareConfig()]
+    assert set(entry.files) == {"skeleton", "color", "depth"}
     assert [len(set(entry.files) - settings.unread) for settings in several] == [3, 2, 1]
     assert len({worker.signature(entry, settings) for settings in several}) == 3
 
@@ -219,7 +219,7 @@ def test_a_store_of_bodies_alone_opens_no_video(data_root, tmp_path):
     clip = PreparedDataset(tmp_path / "out")[0]
     assert clip.others["size"].tolist() == [1920, 1080] and clip.others["pixels"].shape == (1, 103, 25, 2)
     with pytest.raises(InputError, match=f"{name}_rgb.avi' is no video"):
-        settings = PrepareConfig(streams=["bodies", "colour"])
+        settings = PrepareConfig(streams=["bodies", "color"])
         prepare("ntu60", tmp_path / "ntu", tmp_path / "filmed", options=options, settings=settings)
 
 

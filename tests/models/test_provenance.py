@@ -95,7 +95,7 @@ def test_other_content_of_the_same_length_is_other_data(tmp_path):
     long.write_bytes(b"1" * 300_000)
     folder.mkdir()
     source = Places(tmp_path)
-    entry = Entry("clip", 0, files={"skeleton": short, "colour": long, "depth": folder})
+    entry = Entry("clip", 0, files={"skeleton": short, "color": long, "depth": folder})
 
     def written(path, place, content=b"2"):
         before = path.read_bytes()

@@ -34,8 +34,8 @@ def network() -> tuple[bytes, list[quantize.Inputs], list[quantize.Inputs]]:
 
 
 @pytest.fixture(scope="module")
-def in_int8(network) -> quantize.Quantised:
-    return quantize.quantised(*network)
+def in_int8(network) -> quantize.Quantized:
+    return quantize.quantized(*network)
 
 
 def test_groups_are_named_as_modules_are() -> None:
@@ -63,8 +63,8 @@ def test_q_dq_are_as_tensorrt_wants_them(in_int8) -> None:
     for node in pairs:
         assert not constants[node.input[2]].any() and constants[node.input[2]].dtype == np.int8  # no zero point
     readers = [name for node in model.graph.node if node.op_type in quantize.OPERATORS for name in node.input]
-    dequantised = [node.output[0] for node in pairs if node.op_type == "DequantizeLinear"]
-    assert all(readers.count(name) <= 1 for name in dequantised)  # a pair for each that computes in int8
+    dequantized = [node.output[0] for node in pairs if node.op_type == "DequantizeLinear"]
+    assert all(readers.count(name) <= 1 for name in dequantized)  # a pair for each that computes in int8
     assert made.agreement >= quantize.LEAST_AGREEMENT and made.difference > 0
 
 
@@ -128,16 +128,16 @@ def test_clips_are_made_when_they_are_looked_at(monkeypatch) -> None:
 
 def test_groups_may_be_kept_in_float32(network, in_int8) -> None:
     content, rows, held_out = network
-    made = quantize.quantised(content, rows, held_out, keep=["body/blocks.1"])
+    made = quantize.quantized(content, rows, held_out, keep=["body/blocks.1"])
     assert made.kept[0] == "body/blocks.1"
 
-    def quantised_inputs(graph: bytes) -> int:
+    def quantized_inputs(graph: bytes) -> int:
         nodes = onnx.load_model_from_string(graph).graph.node
         return sum(node.op_type == "QuantizeLinear" for node in nodes)
 
-    assert quantised_inputs(made.content) < quantised_inputs(in_int8.content)
+    assert quantized_inputs(made.content) < quantized_inputs(in_int8.content)
     with pytest.raises(ConfigError, match=r"no layer group 'blocks\.99'; there are "):
-        quantize.quantised(content, rows, held_out, keep=["blocks.99"])
+        quantize.quantized(content, rows, held_out, keep=["blocks.99"])
 
 
 def wild(first: float) -> bytes:
@@ -165,9 +165,9 @@ def test_what_disturbs_the_logits_stays_in_float32() -> None:
     x = np.abs(RNG.normal(size=(60, 8))).astype(np.float32)
     rows = [{"x": row} for row in x]
     rows, held_out = rows[:40], rows[40:]
-    made = quantize.quantised(wild(1000.0), rows, held_out)
+    made = quantize.quantized(wild(1000.0), rows, held_out)
     assert made.kept == ("wild",) and made.agreement >= quantize.LEAST_AGREEMENT
-    assert quantize.quantised(wild(1.0), rows, held_out).kept == ()
+    assert quantize.quantized(wild(1.0), rows, held_out).kept == ()
 
 
 def test_what_cannot_be_saved_is_refused() -> None:
@@ -176,10 +176,10 @@ def test_what_cannot_be_saved_is_refused() -> None:
     rows = [{"x": row} for row in x]
     rows, held_out = rows[:40], rows[40:]
     with pytest.raises(PackageError, match=r"in int8 it calls .* of the clips what float32 calls them.*take float16"):
-        quantize.quantised(wild(1000.0), rows, held_out)
+        quantize.quantized(wild(1000.0), rows, held_out)
 
 
-def test_the_command_quantises_a_shipped_package(data_root, tmp_path, capsys) -> None:
+def test_the_command_quantizes_a_shipped_package(data_root, tmp_path, capsys) -> None:
     """UTD-MHAD's package: within a point of float32 on all test clips, beside its other files, and it runs."""
     out = tmp_path / "int8"
     command = ["quantize", "sem_net_utd_mhad", "--data", str(data_root), "--out", str(out), "--clips", "30"]
@@ -221,7 +221,7 @@ def test_ranges_are_of_what_the_package_was_trained_on(monkeypatch, tmp_path) ->
     monkeypatch.setattr(datasets, "create", create)
     monkeypatch.setattr(scoring, "check_fit", lambda base, part: None)
     monkeypatch.setattr(quantize, "Drawn", lambda *_: [{"body": np.zeros(1)}] * 30)
-    monkeypatch.setattr(quantize, "quantised", lambda *_: quantize.Quantised(b"", 0.0, 1.0, ()))
+    monkeypatch.setattr(quantize, "quantized", lambda *_: quantize.Quantized(b"", 0.0, 1.0, ()))
     monkeypatch.setattr(repackage, "scored", scored)
     monkeypatch.setattr(repackage, "write_like", lambda base, draft, *_: draft)
     quantize.add("sem_net_utd_mhad", tmp_path / "own", "data", root="mine")

@@ -1,4 +1,4 @@
-"""Every shipped recipe can be followed: its network, stages, optimiser, schedule, dataset and split exist."""
+"""Every shipped recipe can be followed: its network, stages, optimizer, schedule, dataset and split exist."""
 
 import json
 from functools import cache
@@ -62,10 +62,10 @@ def follow(chosen):
         assert features.streams(network.input_specs)
         if source.layout == "hand_22":
             assert {spec.layout for spec in network.input_specs} == {"hand_22"}
-        chosen_optimiser, schedule, sampling, validation = own.parts()
-        assert unused(chosen_optimiser) == unused(schedule) == [], "settings that do nothing"
-        optimiser = chosen_optimiser.make(network.parameters(), own.learning_rate, own.weight_decay)
-        schedule.make(optimiser, own.learning_rate, 1000, own.epochs)
+        chosen_optimizer, schedule, sampling, validation = own.parts()
+        assert unused(chosen_optimizer) == unused(schedule) == [], "settings that do nothing"
+        optimizer = chosen_optimizer.make(network.parameters(), own.learning_rate, own.weight_decay)
+        schedule.make(optimizer, own.learning_rate, 1000, own.epochs)
         assert own.batch % 4 == 0, "four GPUs can share it"
         assert sampling.repeats >= 1
         assert validation.share < 0.5
@@ -138,15 +138,15 @@ def test_every_paper_has_a_recipe_for_its_datasets():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"optimiser": {"name": "lion"}}, "Optimiser.name is 'lion', allowed: adamw, adam, sgd"),
-        ({"optimiser": {"beta": 1}}, "unknown option beta of Optimiser; known: beta_2"),
-        ({"optimiser": {"nesterov": True}}, "nesterov needs sgd"),
-        ({"optimiser": {"name": "sgd", "nesterov": True, "momentum": 0.0}}, "nesterov needs sgd with a momentum"),
+        ({"optimizer": {"name": "lion"}}, "Optimizer.name is 'lion', allowed: adamw, adam, sgd"),
+        ({"optimizer": {"beta": 1}}, "unknown option beta of Optimizer; known: beta_2"),
+        ({"optimizer": {"nesterov": True}}, "nesterov needs sgd"),
+        ({"optimizer": {"name": "sgd", "nesterov": True, "momentum": 0.0}}, "nesterov needs sgd with a momentum"),
         ({"schedule": {"name": "steps"}}, "Schedule steps goes by epochs: give it `every`, or milestones"),
         ({"schedule": {"name": "exponential", "milestones": [3]}}, "milestones are those of steps, not of exponential"),
         ({"schedule": {"name": "steps", "milestones": [9, 3]}}, "expected rising numbers of epochs"),
         ({"schedule": {"name": "steps", "milestones": ["three"]}}, "expected rising numbers of epochs"),
-        ({"stages": [{"optimiser": {"name": "lion"}}]}, "Optimiser.name is 'lion'"),
+        ({"stages": [{"optimizer": {"name": "lion"}}]}, "Optimizer.name is 'lion'"),
         ({"stages": [{"schedule": {"every": -1}}]}, "Schedule.every is -1, allowed"),
         ({"stages": [{"model": "sem_net"}]}, "the last stage trains sem_net, but the recipe is for deepacts_graph"),
         ({"stages": [{"options": {"width": 4}}]}, "stage 'whole' has options or window_s, which are those of another"),
@@ -246,7 +246,7 @@ def test_the_skeleton_model_of_a_fused_one_is_trained_as_its_own_recipe_says(nam
     alone = recipe.read(FOLDER / "papers" / "res_tcn_bjcn_ntu60.yaml")
     fused = recipe.read(FOLDER / "papers" / f"{name}_ntu60.yaml")
     first = fused.of(fused.plan()[0])
-    settings = ("model", "epochs", "batch", "learning_rate", "augment", "precision", "optimiser", "schedule",
+    settings = ("model", "epochs", "batch", "learning_rate", "augment", "precision", "optimizer", "schedule",
                 "validation", "weight_decay", "gradient_clip", "average_decay", "window_s")  # fmt: skip
     assert {key: getattr(first, key) for key in settings} == {key: getattr(alone, key) for key in settings}
     assert (fused.of(fused.plan()[1]).augment, fused.of(fused.plan()[1]).precision) == (True, "bf16-mixed")

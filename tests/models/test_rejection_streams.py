@@ -27,7 +27,7 @@ def _other(clips):
 
 @pytest.fixture
 def datasets(monkeypatch, tmp_path):
-    """Clips by dataset and part, and those labelled unknown; all files are "there"."""
+    """Clips by dataset and part, and those labeled unknown; all files are "there"."""
     known, other = made_up(NAME, 12), _other(made_up(NAME, 4))
     clips = {
         ("nucla", "train"): known,
@@ -74,12 +74,12 @@ def test_what_a_network_can_do_without_must_not_tell_the_unknown_apart(monkeypat
     assert said == ("the network also takes hands, which ntu60 does not hold" if known and not other else "")
 
 
-def test_recordings_labelled_unknown_must_hold_what_the_network_takes(datasets, tmp_path):
+def test_recordings_labeled_unknown_must_hold_what_the_network_takes(datasets, tmp_path):
     network = actrec_models.registry.create(NAME, num_classes=2, **SMALL[NAME])
     settings = config.build(Recipe, {"model": NAME, "dataset": "nucla", "unknown_dataset": "", "validation": HELD})
     datasets["train"] = skeletons(4)
     said = rejection.hindrance(settings, network.input_specs, str(tmp_path))
-    assert said.endswith("which its recordings labelled unknown do not hold")
+    assert said.endswith("which its recordings labeled unknown do not hold")
     datasets["train"] = made_up(NAME, 4)
     assert rejection.hindrance(settings, network.input_specs, str(tmp_path)) == ""
 
@@ -96,7 +96,7 @@ def test_it_is_chosen_on_clips_held_out(datasets, tmp_path, capsys, monkeypatch,
     assert main(["export", str(out / checkpoints.BEST), "--out", str(folder), "--data", str(tmp_path)]) == 0
     made = package.load(folder)
     assert "train part, 3 clips held out" in made.rejection.calibrated_on
-    assert ("3 of its recordings labelled unknown" if own else "ntu60 train part") in made.rejection.calibrated_on
+    assert ("3 of its recordings labeled unknown" if own else "ntu60 train part") in made.rejection.calibrated_on
     assert made.provenance.figures["unknown_clips"] == (2 if own else 3)
     command = ["export", str(folder), "--calibrate", str(path), "--data", str(tmp_path), "--out", str(tmp_path / "new")]
     assert main(command) == 0

@@ -57,13 +57,13 @@ def test_a_clip_holds_what_the_contract_says(clip):
     frames = len(clip.stamps_ns)
     shapes = {
         "pixels": (1, frames, 25, 2), "hands": (1, frames, 2, 21, 3), "hand_pixels": (1, frames, 2, 21, 2),
-        "size": (2,), "colour": (frames, 60, 80, 3), "flow": (frames, 60, 80, 3), "motion": (1, frames, 25, 2),
+        "size": (2,), "color": (frames, 60, 80, 3), "flow": (frames, 60, 80, 3), "motion": (1, frames, 25, 2),
     }  # fmt: skip
     assert {key: clip.others[key].shape for key in clip.others} == shapes
     assert shapes.keys() < KEYS.keys()
     assert clip.bodies.shape == (1, frames, 25, 3)
     assert clip.bodies.dtype == np.float32
-    assert clip.others["colour"].dtype == np.uint8
+    assert clip.others["color"].dtype == np.uint8
     assert (np.diff(clip.stamps_ns) == 250_000_000).all()
 
 
@@ -88,7 +88,7 @@ def test_everything_follows_from_the_entry(source):
     one, again = source.entries()[30], pickle.loads(pickle.dumps(source)).entries()[30]
     first, second = source.read(one), source.read(again)
     np.testing.assert_array_equal(first.bodies, second.bodies)
-    for key in ("colour", "flow"):
+    for key in ("color", "flow"):
         np.testing.assert_array_equal(first.others[key], second.others[key])
     other = datasets.source("rendered", source.root, **TINY, seed=2)
     assert other.fingerprint([one]) != source.fingerprint([one]) == source.fingerprint([again])
@@ -106,7 +106,7 @@ def test_frames_match_the_clip(source, clip):
     entry = next(e for e in source.entries() if e.name == clip.name)
     frames = list(source.frames(entry))
     assert [frame.stamp_ns for frame in frames] == clip.stamps_ns.tolist()
-    np.testing.assert_array_equal(np.stack([frame.colour for frame in frames]), clip.others["colour"])
+    np.testing.assert_array_equal(np.stack([frame.color for frame in frames]), clip.others["color"])
     for frame in frames:
         frame.check()
         assert 0.5 < np.nanmedian(frame.depth) < 5.0

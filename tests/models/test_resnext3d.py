@@ -76,9 +76,9 @@ def test_bottleneck_literally():
 
 def test_pictures_are_brought_to_the_ports_scale():
     net = ResNext3d(0, width=0.0625).eval()
-    grey = torch.full((1, 3, 16, 32, 32), 2 * 100 / 255 - 1)  # level 100 of 0..255 in each channel
+    gray = torch.full((1, 3, 16, 32, 32), 2 * 100 / 255 - 1)  # level 100 of 0..255 in each channel
     seen = []
     net.conv1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    net.forward_features(grey)
+    net.forward_features(gray)
     levels = seen[0][0, :, 0, 0, 0].numpy()
     np.testing.assert_allclose(levels, [100 - 114.7748, 100 - 107.7354, 100 - 99.4750], atol=1e-3)

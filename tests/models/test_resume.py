@@ -52,7 +52,7 @@ def at_step(monkeypatch, wanted, action):
 def state(path):
     content = checkpoints.read(path)
     kept = {"weights": content["state_dict"], "now": content.get("current_model_state", {})}
-    kept["optimiser"] = {
+    kept["optimizer"] = {
         f"{index} {name}": value for index, values in content["optimizer_states"][0]["state"].items()
         for name, value in values.items() if isinstance(value, torch.Tensor)
     }  # fmt: skip
@@ -76,7 +76,7 @@ VARIANTS = {
         {"accumulate": 2, "average_decay": 0.0, "sampling": {"repeats": 2, "balance": "classes"}}, 0, 13,
     ),
     "plateau of the training loss": (
-        {"optimiser": {"name": "sgd", "nesterov": True}, "schedule": {"name": "plateau", "patience": 0}, "epochs": 4,
+        {"optimizer": {"name": "sgd", "nesterov": True}, "schedule": {"name": "plateau", "patience": 0}, "epochs": 4,
          "learning_rate": 2.0}, 0, 12,
     ),
     "with clips held out": ({"validation": {"share": 0.2, "by": "subject", "patience": 3}, "epochs": 3}, 0, 5),
@@ -154,11 +154,11 @@ def test_a_signal_in_the_last_step_of_a_stage_ends_the_run_before_the_next(valid
     with monkeypatch.context() as patched:
         before = getattr(Recognition, hook)
 
-        def signalled(self):
+        def signaled(self):
             before(self)
             os.kill(os.getpid(), signal.SIGTERM)
 
-        patched.setattr(Recognition, hook, signalled)
+        patched.setattr(Recognition, hook, signaled)
         with pytest.raises(checkpoints.Stopped, match=r"stage_1_whole/last.ckpt: the same command goes on"):
             run(tmp_path / "run", **changes)
         assert not (tmp_path / "run/last.ckpt").exists()
@@ -220,8 +220,8 @@ def test_a_full_disk_is_told_by_what_lies_beneath(tmp_path):
 
 def test_another_recipe_or_other_data_are_no_resumption(tmp_path, monkeypatch):
     run(tmp_path)
-    with pytest.raises(ConfigError, match=r"holds a run with another optimiser, gradient_clip: choose another --out"):
-        run(tmp_path, optimiser={"name": "sgd"}, gradient_clip=0.5)
+    with pytest.raises(ConfigError, match=r"holds a run with another optimizer, gradient_clip: choose another --out"):
+        run(tmp_path, optimizer={"name": "sgd"}, gradient_clip=0.5)
     monkeypatch.setattr(datasets, "create", lambda name, root, **options: skeletons(24))
     with pytest.raises(ConfigError, match="another data, although it is called the same"):
         run(tmp_path)
@@ -373,7 +373,7 @@ def test_a_run_from_before_positions_were_kept_goes_on(tmp_path, monkeypatch):
     assert content["global_step"] == 5
     del content["actrec"], content["callbacks"]["Checkpoints"]
     content["callbacks"]["EMAWeightAveraging"] = content["callbacks"].pop("WeightAveraging")
-    for name in ("optimiser", "schedule", "sampling", "validation", "accumulate", "gradient_clip", "augment"):
+    for name in ("optimizer", "schedule", "sampling", "validation", "accumulate", "gradient_clip", "augment"):
         del content["hyper_parameters"]["recipe"][name]
     torch.save(content, out / "last.ckpt")
     run(out)

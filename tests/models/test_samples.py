@@ -91,14 +91,14 @@ def test_a_person_whose_hips_are_hidden_comes_from_an_action_before_too():
 
 @pytest.mark.parametrize("lost", [[], [5, 18]])
 @pytest.mark.parametrize("frames", [15, 20, 25])
-@pytest.mark.parametrize("key", ["pixels", "colour"])
+@pytest.mark.parametrize("key", ["pixels", "color"])
 def test_a_stream_of_another_length_than_the_stamps_is_refused(key, frames, lost):
     network = actrec_models.registry.create(
         "p_i3d", num_classes=2, frames=12, size=16, width=0.1, attention=False, clips=1
     )
     made = example_clip(network.input_specs, 20)
     made["bodies"][:, lost] = np.nan
-    others = {name: made[name] for name in ("pixels", "hand_pixels", "colour")}
+    others = {name: made[name] for name in ("pixels", "hand_pixels", "color")}
     others[key] = np.take(others[key], np.arange(frames) % 20, KEYS[key][0])
     clip = Clip("clip", 0, (np.arange(20) / 15 * NANOSECONDS).astype(np.int64), made["bodies"], others)
     sample = clip.sample(network.window.seconds, 12)
@@ -114,12 +114,12 @@ def test_pictures_go_with_the_clip_that_they_were_decoded_for(lost):
     made = example_clip(network.input_specs, 20)
     made["bodies"][:, lost] = np.nan
     stamps = (np.arange(20) / 15 * NANOSECONDS).astype(np.int64)
-    clip = Clip("clip", 0, stamps, made["bodies"], {key: made[key] for key in ("pixels", "hand_pixels", "colour")})
+    clip = Clip("clip", 0, stamps, made["bodies"], {key: made[key] for key in ("pixels", "hand_pixels", "color")})
     gc.disable()
     try:
         sample = clip.sample(network.window.seconds, network.window.frames)
         window_inputs(sample, network.input_specs, network.window)
-        pictures = [weakref.ref(one["colour"]) for one in (sample, sample.shown) if one is not None]
+        pictures = [weakref.ref(one["color"]) for one in (sample, sample.shown) if one is not None]
         del sample
         assert [picture() for picture in pictures] == [None, None]
     finally:
@@ -137,7 +137,7 @@ def test_pictures_are_cut_at_the_joints_of_their_own_frame_as_live():
     for lost in ([], [5, 18]):  # in these frames nobody is seen, so that live nothing is cut out of them
         for key in ("bodies", "pixels", "hand_pixels"):
             made[key][:, lost] = np.nan
-        others = {key: made[key] for key in ("pixels", "hand_pixels", "colour")}
+        others = {key: made[key] for key in ("pixels", "hand_pixels", "color")}
         clip, seen = Clip("clip", 0, stamps, made["bodies"], others), np.delete(np.arange(20), lost)
         wanted = clip.window_stamps(network.window.seconds, 12)
         shown = seen[np.abs(stamps[seen] - np.maximum(wanted, stamps[0])[:, None]).argmin(axis=1)]
@@ -145,7 +145,7 @@ def test_pictures_are_cut_at_the_joints_of_their_own_frame_as_live():
         (found,) = window_inputs(clip.sample(network.window.seconds, 12), network.input_specs, network.window)
         for spec in network.input_specs:
             views = [
-                View(pixels=made["pixels"][0, t], hand_pixels=made["hand_pixels"][0, t], colour=made["colour"][t])
+                View(pixels=made["pixels"][0, t], hand_pixels=made["hand_pixels"][0, t], color=made["color"][t])
                 for t in shown
             ]
             feature: Any = features.feature(spec.modality)

@@ -53,11 +53,11 @@ def test_gflops_and_parameters_of_table_2(form):
     assert found.parameters / 1e6 == pytest.approx(million, rel=0.05)
 
 
-def attention_layer(mode, regularised=True, channels=3, joints=5):
+def attention_layer(mode, regularized=True, channels=3, joints=5):
     torch.manual_seed(2)
-    options = SemNetConfig(heads=2, embedding=4, attention=mode, global_regularization=regularised, beta=1.5)
+    options = SemNetConfig(heads=2, embedding=4, attention=mode, global_regularization=regularized, beta=1.5)
     layer = GrCfsa(channels, joints, 9, options)
-    if regularised:
+    if regularized:
         torch.nn.init.normal_(layer.alpha_hat)
     return layer
 
@@ -78,7 +78,7 @@ def softmax(values):
 
 
 def test_equations_2_and_3_unified():
-    layer, x = attention_layer("unified", regularised=False), np.random.default_rng(1).normal(size=(3, 4, 5))
+    layer, x = attention_layer("unified", regularized=False), np.random.default_rng(1).normal(size=(3, 4, 5))
     f1, f2 = embeddings(layer, x)
     expected = np.zeros((2, 3, 4, 5))
     for s in range(2):
@@ -93,7 +93,7 @@ def test_equations_2_and_3_unified():
 
 
 def test_equations_4_and_5_single_frame():
-    layer, x = attention_layer("single_frame", regularised=False), np.random.default_rng(2).normal(size=(3, 4, 5))
+    layer, x = attention_layer("single_frame", regularized=False), np.random.default_rng(2).normal(size=(3, 4, 5))
     f1, f2 = embeddings(layer, x)
     expected = np.zeros((2, 3, 4, 5))
     for s in range(2):
@@ -104,10 +104,10 @@ def test_equations_4_and_5_single_frame():
     np.testing.assert_allclose(heads(layer, x), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("regularised", [False, True], ids=["Eq. 6", "Eq. 7"])
-def test_equations_6_and_7_cross_frame(regularised):
+@pytest.mark.parametrize("regularized", [False, True], ids=["Eq. 6", "Eq. 7"])
+def test_equations_6_and_7_cross_frame(regularized):
     """α from the correlations of every two frames; features still come from the same frame (Eq. 4)."""
-    layer, x = attention_layer("cross_frame", regularised), np.random.default_rng(3).normal(size=(3, 4, 5))
+    layer, x = attention_layer("cross_frame", regularized), np.random.default_rng(3).normal(size=(3, 4, 5))
     f1, f2 = embeddings(layer, x)
     beta = 1.5 / 4**2  # the layer's β is for means over the T = 4 frames instead of sums
     expected = np.zeros((2, 3, 4, 5))
@@ -116,7 +116,7 @@ def test_equations_6_and_7_cross_frame(regularised):
             alpha = np.zeros(5)
             for n2 in range(5):
                 alpha[n2] = beta * sum(f1[s, t1, n1] @ f2[s, t2, n2] for t1 in range(4) for t2 in range(4))
-                if regularised:
+                if regularized:
                     alpha[n2] += layer.alpha_hat.detach().numpy()[s, n1, n2]
             weights = softmax(alpha / np.sqrt(4))
             for t in range(4):
@@ -235,7 +235,7 @@ def test_hands_of_shrec17():
     model = network(layout="hand_22", bodies=1)
     (spec,) = model.input_specs
     assert (spec.layout, spec.shape) == ("hand_22", (1, 3, 8, 22))
-    assert {spec.preprocessing[name] for name in ("centre", "align", "scale")} == {"palm", "none", "hand"}
+    assert {spec.preprocessing[name] for name in ("center", "align", "scale")} == {"palm", "none", "hand"}
     assert model(body=torch.randn(2, *spec.shape)).shape == (2, 5)
 
 

@@ -65,7 +65,7 @@ def test_table_6_and_table_9_are_options():
     assert names["fuse"][:2] == ["body", "bones"]
     assert names["joint"][0] == "body"
     assert len(set(names["fuse"])) == len(names["fuse"])
-    assert {"voxel_features", "voxel_neighbours", "voxel_sums", "voxel_cells"} < set(names["joint"])
+    assert {"voxel_features", "voxel_neighbors", "voxel_sums", "voxel_cells"} < set(names["joint"])
     hand = network(layout="hand_22", spa="3p1d")
     assert hand(**{k: v for k, v in batch(hand, joints=22).items() if k != "label"}).shape == (3, 5)
 
@@ -82,7 +82,7 @@ def test_bad_input_is_refused():
         batch(model, joints=20)
     with pytest.raises(InputError, match=r"\[1, 9, 25, 3\]"):
         batch(model, frames=9)
-    with pytest.raises(ConfigError, match="unknown option colour"):
-        network(spa_options={"colour": 1})
+    with pytest.raises(ConfigError, match="unknown option color"):
+        network(spa_options={"color": 1})
     with pytest.raises(ConfigError, match=r"spa is '5d', allowed: 4d, 3p1d"):
         network(spa="5d")

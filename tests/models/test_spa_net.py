@@ -10,7 +10,7 @@ from actrec.features import voxels
 from actrec.features.example import example_clip
 from actrec.utils.errors import ConfigError
 from actrec_models.layers.sparse import PointNorm, SparseConvolution, TemporalConvolution
-from tests.models.neighbourhoods import distinct_cells, near
+from tests.models.neighborhoods import distinct_cells, near
 
 SMALL = {"frames": 6, "bodies": 1, "width": 8, "widths": (1, 2), "depths": (1, 1)}
 
@@ -144,7 +144,7 @@ def test_temporal_convolution_looks_at_the_same_voxel_in_each_branchs_frames():
             np.testing.assert_allclose(found[n, part], expected, atol=1e-5)
 
 
-def test_normalisation_by_running_statistics_is_the_same_padded_or_not():
+def test_normalization_by_running_statistics_is_the_same_padded_or_not():
     norm, f = PointNorm(3), torch.randn(2, 10, 3) * 4 + 2
     present = torch.rand(2, 10) > 0.4
     norm(f[present])
@@ -250,7 +250,7 @@ def test_options_that_do_not_fit_are_refused():
 
 
 @pytest.mark.parametrize(("name", "bodies"), [("spa_net_3p1d", 1), ("spa_net_3p1d", 2), ("spa_net_4d", 1)])
-def test_people_in_motion_find_room_for_all_their_neighbours(name, bodies):
+def test_people_in_motion_find_room_for_all_their_neighbors(name, bodies):
     model = actrec_models.registry.create(name, num_classes=10, bodies=bodies)
     clip = example_clip(model.input_specs, 64, bodies)
     made = model.preprocessing

@@ -82,7 +82,7 @@ def test_a_stage_that_ends_early_counts_what_it_took(tmp_path):
     held = {"share": 0.2, "metric": "loss", "patience": 1}
     still = {"learning_rate": 1e-7, "schedule": {"name": "constant"}, "average_decay": 0.0}
     best = children.run(
-        tmp_path / "run", CPU, stages=[{"epochs": 30}, {"epochs": 2}], validation=held, optimiser={"name": "sgd"},
+        tmp_path / "run", CPU, stages=[{"epochs": 30}, {"epochs": 2}], validation=held, optimizer={"name": "sgd"},
         **still,
     )  # fmt: skip
     first = checkpoints.read(tmp_path / "run" / "stage_1_whole" / "last.ckpt")
@@ -123,7 +123,7 @@ def test_the_rate_that_is_logged_is_the_one_that_was_gone_by(tmp_path):
     assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001])
 
 
-def test_a_process_whose_neighbour_ended_says_so_in_a_line(tmp_path):
+def test_a_process_whose_neighbor_ended_says_so_in_a_line(tmp_path):
     with pytest.raises(DeviceError, match="another process of this run ended, see its own line; the same command"):
         with explained(tmp_path):
             raise RuntimeError("[…/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4711")

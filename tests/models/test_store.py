@@ -167,38 +167,38 @@ def test_fingerprints_tell_contents_not_places(nucla, copy, tmp_path, root):
 
 @pytest.mark.usefixtures("pictured")
 def test_every_stream_comes_back(tmp_path):
-    settings = PrepareConfig(streams=["bodies", "hands", "motion", "flow", "colour"])
+    settings = PrepareConfig(streams=["bodies", "hands", "motion", "flow", "color"])
     prepare("pictured", tmp_path, tmp_path / "out", settings=settings)
     stored = PreparedDataset(tmp_path / "out")
     source = Pictured(tmp_path)
-    assert stored.streams == {"bodies", "hands", "flow", "colour"}
+    assert stored.streams == {"bodies", "hands", "flow", "color"}
     for entry, clip in zip(source.entries(), clips_of(stored), strict=True):
         truth = source.read(entry).others
         assert set(clip.others) == set(truth)
-        for key in set(truth) - {"colour", "flow"}:
+        for key in set(truth) - {"color", "flow"}:
             np.testing.assert_array_equal(clip.others[key], truth[key].astype(np.float32))
-        assert np.abs(clip.others["colour"].astype(int) - truth["colour"]).mean() < 3
-        assert clip.others["colour"].dtype == np.uint8
+        assert np.abs(clip.others["color"].astype(int) - truth["color"]).mean() < 3
+        assert clip.others["color"].dtype == np.uint8
         np.testing.assert_array_equal(np.isnan(clip.others["flow"]), np.isnan(truth["flow"]))
         bound = np.float32(0.5 * settings.flow_limit_m_s / 127 + 1e-6)
         assert np.nanmax(np.abs(clip.others["flow"] - np.clip(truth["flow"], -4, 4))) <= bound
-        np.testing.assert_array_equal(clip.others.at("colour", np.array([5, 2, 2])), clip.others["colour"][[5, 2, 2]])
+        np.testing.assert_array_equal(clip.others.at("color", np.array([5, 2, 2])), clip.others["color"][[5, 2, 2]])
         # What a network takes, with no more pictures decoded than it takes.
         window = clip.sampled(np.array([0, 0, 100_000_000]))
-        np.testing.assert_array_equal(window["colour"], clip.others["colour"][[0, 0, 3]])
+        np.testing.assert_array_equal(window["color"], clip.others["color"][[0, 0, 3]])
 
 
 @pytest.mark.usefixtures("pictured")
 @pytest.mark.parametrize("bodies", [True, False], ids=["bodies", "without bodies"])
 def test_pixels_follow_pictures_that_are_reduced(tmp_path, bodies):
-    settings = PrepareConfig(streams=[*(["bodies"] if bodies else []), "hands", "motion", "colour"], picture_height=60)
+    settings = PrepareConfig(streams=[*(["bodies"] if bodies else []), "hands", "motion", "color"], picture_height=60)
     clip = _prepared_one(tmp_path, settings)
     truth = Pictured(tmp_path).read(Pictured(tmp_path).entries()[0]).others
-    height, width = clip.others["colour"].shape[1:3]
+    height, width = clip.others["color"].shape[1:3]
     assert height == 60
     np.testing.assert_array_equal(clip.others["size"], [width, height])
     scale = np.array([width, height]) / truth["size"]
-    # The centre of a pixel is at its integer: the picture's corners stay its corners.
+    # The center of a pixel is at its integer: the picture's corners stay its corners.
     for key in ["hand_pixels", *(["pixels"] if bodies else [])]:
         np.testing.assert_allclose(clip.others[key], (truth[key] + 0.5) * scale - 0.5, rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(clip.others["motion"], truth["motion"] * scale, rtol=1e-4)
@@ -318,7 +318,7 @@ def test_a_lost_index_is_written_anew(copy, root):
 
 
 def test_pictures_are_kept_once_and_decoded_alone():
-    made = Pictures("colour", 95, 4.0)
+    made = Pictures("color", 95, 4.0)
     for stamp in (0, 10):
         made.add(stamp, np.full((8, 8, 3), 20 * stamp, np.uint8))
     kept = made.encoded(np.array([0, 1, 2, 9, 10, 30]))

@@ -19,7 +19,7 @@ GRAPH = {"width": 4, "modalities": ("body", "bones"), "kernel": 3, "padding": "n
 
 
 def network(name, **options):
-    """A small network whose normalisation layers have statistics and whose attention is uneven."""
+    """A small network whose normalization layers have statistics and whose attention is uneven."""
     torch.manual_seed(1)
     made = actrec_models.registry.create(name, num_classes=5, **options)
     for module in made.modules():

@@ -143,7 +143,7 @@ def _judged_on_others(package, mine, tmp_path, utd, capsys):
     assert "taught has learnt" in capsys.readouterr().err
     (fresh / "squat").rename(fresh / "dance")
     assert main([*command, str(fresh)]) == 1
-    assert "has recordings labelled dance; known: " in capsys.readouterr().err
+    assert "has recordings labeled dance; known: " in capsys.readouterr().err
 
 
 def test_what_teaches_it_again_is_told_whole():
@@ -258,9 +258,9 @@ def test_a_recording_that_is_there_twice_counts_once(tmp_path, utd, caplog):
 
 def test_a_head_is_fitted_classes_alike_and_outliers_unsure():
     generator = torch.Generator().manual_seed(1)
-    centres = torch.tensor([[4.0, 0, 100], [-4, 0, 100], [0, 8, 100]])  # the third shows no class
+    centers = torch.tensor([[4.0, 0, 100], [-4, 0, 100], [0, 8, 100]])  # the third shows no class
     counts = (50, 5, 20)
-    features = torch.cat([c + torch.randn(n, 3, generator=generator) for c, n in zip(centres, counts, strict=True)])
+    features = torch.cat([c + torch.randn(n, 3, generator=generator) for c, n in zip(centers, counts, strict=True)])
     labels = torch.repeat_interleave(torch.tensor([0, 1, OUTLIER]), torch.tensor(counts))
     weight, bias = transfer.fit_head(features, labels, 2, TuningConfig())
     shares = torch.softmax(features @ weight.T + bias, dim=1)

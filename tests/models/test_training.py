@@ -222,7 +222,7 @@ def test_windows_of_few_frames_can_lose_limbs(frames):
     ("content", "message"),
     [
         ("epochs: 0", "epochs is 0, allowed: 1 to"),
-        ("optimiser: sgd", "Recipe.optimiser is .sgd., expected dict"),
+        ("optimizer: sgd", "Recipe.optimizer is .sgd., expected dict"),
         ("augmentation: {spin: 1}", "unknown option spin"),
         ("- a list", "holds no settings"),
         ("epochs: [", "is not YAML"),
@@ -342,13 +342,13 @@ def test_loss_falls_over_a_few_steps(nucla):
     drawn = Samples(nucla["train"], module.network.input_specs, window, settings, None)
     items = [drawn[i] for i in range(0, 960, 40)]
     batch = {k: torch.from_numpy(np.stack([np.asarray(item[k]) for item in items])) for k in items[0]}
-    optimiser = torch.optim.AdamW(module.network.parameters(), 5e-3)
+    optimizer = torch.optim.AdamW(module.network.parameters(), 5e-3)
     losses = []
     for _ in range(12):
         loss = module.network.losses(batch)["loss"]
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
 

@@ -35,8 +35,8 @@ def made_up(name, count):
     for n in range(count):
         clip = example_clip(network.input_specs, FRAMES, seed=n)
         label = n % 2
-        if "colour" in clip:
-            clip["colour"] = np.clip(clip["colour"].astype(int) + 80 * label - 40, 0, 255).astype(np.uint8)
+        if "color" in clip:
+            clip["color"] = np.clip(clip["color"].astype(int) + 80 * label - 40, 0, 255).astype(np.uint8)
         if "flow" in clip:
             clip["flow"] = clip["flow"] + np.float32(0.5 * label)
         clips.append(Clip(f"clip{n}", label, STAMPS, clip.pop("bodies"), clip))
@@ -74,20 +74,20 @@ def metrics(folder):
 def test_clips_are_sampled_as_the_live_recognizer_does():
     clip = made_up("p_i3d", 1)[0]
     window = clip.sample(1.0, 15)
-    assert set(window) == {"bodies", "pixels", "hands", "hand_pixels", "colour", "size"} & (set(window) | {"bodies"})
+    assert set(window) == {"bodies", "pixels", "hands", "hand_pixels", "color", "size"} & (set(window) | {"bodies"})
     for key, value in window.items():
         axis = KEYS[key][0]
         assert axis is None or value.shape[axis] == 15, key
-    np.testing.assert_array_equal(window["colour"][-1], clip.others["colour"][-1])
+    np.testing.assert_array_equal(window["color"][-1], clip.others["color"][-1])
     np.testing.assert_allclose(window["pixels"][:, -1], clip.others["pixels"][:, -1], atol=1e-3)
     longer = clip.sample(10.0, 20)
-    np.testing.assert_array_equal(longer["colour"][0], clip.others["colour"][0])
+    np.testing.assert_array_equal(longer["color"][0], clip.others["color"][0])
     assert np.isfinite(longer["pixels"]).all(), "before the recording its first frame is held"
 
 
 def test_streams_of_a_dataset_are_those_that_every_clip_has():
     whole = made_up("p_i3d", 2)
-    assert {"bodies", "colour"} <= whole.streams
+    assert {"bodies", "color"} <= whole.streams
     bare = Clip("bare", 0, STAMPS, whole[0].bodies)
     assert ClipDataset([whole[0], bare], CLASSES).streams == {"bodies"}
 
@@ -225,5 +225,5 @@ def test_a_dataset_without_the_streams_is_refused_before_training(dataset, tmp_p
     dataset(
         ClipDataset([Clip(c.name, c.label, c.stamps_ns, c.bodies) for c in map(whole.__getitem__, range(4))], CLASSES)
     )
-    with pytest.raises(ConfigError, match=r"p_i3d takes bodies, colour.* has no colour \(it holds bodies\)"):
+    with pytest.raises(ConfigError, match=r"p_i3d takes bodies, color.* has no color \(it holds bodies\)"):
         trainer.train(recipe.read(write(tmp_path / "recipe.yaml", "p_i3d")), str(tmp_path), tmp_path, progress=False)

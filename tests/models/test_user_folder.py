@@ -100,7 +100,7 @@ def test_options_are_checked(options, message, mine):
 def test_a_models_labels_may_be_more_and_in_another_order(mine):
     source = Folder(mine, classes=["wave", "squat", "clap"])
     assert [source.classes[entry.label] for entry in source.entries()] == ["wave", "clap", "wave"]
-    with pytest.raises(InputError, match="has recordings labelled clap; known: wave, squat"):
+    with pytest.raises(InputError, match="has recordings labeled clap; known: wave, squat"):
         Folder(mine, classes=["wave", "squat"])
 
 
@@ -169,7 +169,7 @@ def test_a_model_trained_on_a_folder_is_scored_on_others_alone(mine, tmp_path_fa
     told = json.loads(capsys.readouterr().out)
     assert (told["clips"], told["unknown_clips"]) == (1, 2) and told["unknown_rejected"] in (0, 0.5, 1)
     assert main(command) == 0
-    assert "of 2 recordings labelled unknown" in capsys.readouterr().out
+    assert "of 2 recordings labeled unknown" in capsys.readouterr().out
 
 
 def of_three_people(folder):
@@ -239,7 +239,7 @@ def test_it_can_be_sent_to_another_process_and_tells_when_it_changes(mine):
 def test_frames_of_a_recording_with_images(mine):
     source = Folder(mine)
     frames = list(source.frames(source.others()[0]))
-    assert [frame.colour[0, 0, 0] for frame in frames if frame.colour is not None] == [0, 1, 2, 3, 4, 5]
+    assert [frame.color[0, 0, 0] for frame in frames if frame.color is not None] == [0, 1, 2, 3, 4, 5]
     assert frames[0].stamp_ns == START and frames[0].depth is not None
     with pytest.raises(InputError, match="one' holds joints and no images: record it with --images"):
         next(source.frames(source.entries()[0]))

@@ -112,7 +112,7 @@ def test_what_is_wrong_with_a_recording_is_said(tmp_path):
     assert set(wrong) == {"nobody", "cut", "killed", "empty", "film.mp4", "joints.skeleton"}
     assert "shows nobody in any of its 20 frames" in wrong["nobody"]
     assert "actrec record --recover" in wrong["cut"] and "actrec record --recover" in wrong["killed"]
-    assert "no colour images" in wrong["empty"]
+    assert "no color images" in wrong["empty"]
     for name, message in wrong.items():
         assert f"wave/{name}' cannot be used" in message
     source = datasets.source("folder", tmp_path)

@@ -23,7 +23,7 @@ def test_depth_lies_under_the_joints(data_root, tmp_path):
     ]
     for t in range(0, len(frames), 10):
         frame, body = frames[t], clip.bodies[0, t]
-        assert frame.colour is None and frame.depth is not None and frame.depth.dtype == np.float32
+        assert frame.color is None and frame.depth is not None and frame.depth.dtype == np.float32
         pixels = np.round(project(body, frame.intrinsics)).astype(int)
         seen = frame.depth[pixels[:, 1], pixels[:, 0]]
         inside = body[trunk, 2] - seen[trunk]  # a joint lies within the body, behind its surface

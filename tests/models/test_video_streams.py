@@ -13,7 +13,7 @@ import actrec_models.registry
 from actrec import datasets
 from actrec.datasets.base import Clip, LazyStreams
 from actrec.datasets.ntu.skeletons import read_ntu_skeleton
-from actrec.datasets.video_streams import ColourVideo, VideoConfig, scaled
+from actrec.datasets.video_streams import ColorVideo, VideoConfig, scaled
 from actrec.features.clips import cut, window_inputs
 from actrec.perception.pipeline import BodyPerception
 from actrec.skeleton.layouts import KINECT_V2_25
@@ -69,11 +69,11 @@ def shown(pictures):
 
 
 def test_frame_for_frame(video):
-    stream = ColourVideo(video, stamps_at(30.0, 30))
-    colour = stream.colour()
-    assert colour.shape == (30, 96, 128, 3) and colour.dtype == np.uint8
-    assert shown(colour) == list(range(30))
-    assert np.abs(colour[12].astype(int) - picture(12)).mean() < 6
+    stream = ColorVideo(video, stamps_at(30.0, 30))
+    color = stream.color()
+    assert color.shape == (30, 96, 128, 3) and color.dtype == np.uint8
+    assert shown(color) == list(range(30))
+    assert np.abs(color[12].astype(int) - picture(12)).mean() < 6
 
 
 def test_only_frames_asked_for_are_converted(video, monkeypatch):
@@ -89,37 +89,37 @@ def test_only_frames_asked_for_are_converted(video, monkeypatch):
 
         monkeypatch.setattr(module, name, counted)
     stamps = stamps_at(30.0, 30)
-    clip = Clip("c", 0, stamps, np.zeros((1, 30, 25, 3), np.float32), ColourVideo(video, stamps).streams())
+    clip = Clip("c", 0, stamps, np.zeros((1, 30, 25, 3), np.float32), ColorVideo(video, stamps).streams())
     sampled = clip.sampled(clip.stamps_ns[[3, 9, 9, 20]] + 1_000_000)
-    assert "colour" in sampled and not converted  # nothing is decoded before it is looked at
-    assert shown(sampled["colour"]) == [3, 9, 9, 20]
+    assert "color" in sampled and not converted  # nothing is decoded before it is looked at
+    assert shown(sampled["color"]) == [3, 9, 9, 20]
     assert len(converted) <= 4  # three pictures, and of a folder the one that tells the size
-    assert sampled["colour"] is sampled["colour"]
+    assert sampled["color"] is sampled["color"]
 
 
 def test_of_one_clip_of_a_window_no_other_pictures_are_made(video, monkeypatch):
     stamps, asked = stamps_at(30.0, 30), []
-    real = ColourVideo.at
+    real = ColorVideo.at
 
     def counted(self, indices):
         asked.append(len(indices))
         return real(self, indices)
 
-    monkeypatch.setattr(ColourVideo, "at", counted)
-    clip = Clip("c", 0, stamps, np.zeros((1, 30, 25, 3), np.float32), ColourVideo(video, stamps).streams())
+    monkeypatch.setattr(ColorVideo, "at", counted)
+    clip = Clip("c", 0, stamps, np.zeros((1, 30, 25, 3), np.float32), ColorVideo(video, stamps).streams())
     whole = clip.sampled(stamps)
     alone, among = cut(whole, 10, 5, alone=True), cut(clip.sampled(stamps), 10, 5)
-    np.testing.assert_array_equal(alone["colour"], among["colour"])
-    assert asked == [5, 30] and shown(alone["colour"]) == [10, 11, 12, 13, 14]
+    np.testing.assert_array_equal(alone["color"], among["color"])
+    assert asked == [5, 30] and shown(alone["color"]) == [10, 11, 12, 13, 14]
     with pytest.raises(InputError, match="has no frames 28 to 33 of 30"):
-        cut(whole, 28, 5, alone=True)["colour"]
+        cut(whole, 28, 5, alone=True)["color"]
 
 
 def test_any_order_and_mirrored(video):
     stamps = stamps_at(30.0, 30)
-    plain = ColourVideo(video, stamps).at(np.array([20, 3, 20]))
+    plain = ColorVideo(video, stamps).at(np.array([20, 3, 20]))
     assert shown(plain) == [20, 3, 20]
-    turned = ColourVideo(video, stamps, mirror=True).at(np.array([20, 3, 20]))
+    turned = ColorVideo(video, stamps, mirror=True).at(np.array([20, 3, 20]))
     np.testing.assert_array_equal(turned, plain[:, :, ::-1])
 
 
@@ -128,18 +128,18 @@ def test_scaled_pictures_keep_joints_on_the_marker(video):
     pixels = np.full((1, 30, 25, 2), np.nan, np.float32)
     pixels[0, :, 0] = [[4 + t + (MARK - 1) / 2, TOP + (MARK - 1) / 2] for t in range(30)]
     for side, size in ((0, SIZE), (64, (64, 48)), (500, SIZE)):
-        streams = ColourVideo(video, stamps, VideoConfig(max_side=side)).streams(pixels, SIZE)
+        streams = ColorVideo(video, stamps, VideoConfig(max_side=side)).streams(pixels, SIZE)
         assert streams["size"].tolist() == list(size)
-        assert streams["colour"].shape[1:3] == size[::-1]
+        assert streams["color"].shape[1:3] == size[::-1]
         for t in (0, 15, 29):
             u, v = np.round(streams["pixels"][0, t, 0]).astype(int)
-            assert streams["colour"][t, v, u].mean() > 100
+            assert streams["color"][t, v, u].mean() > 100
             assert np.isnan(streams["pixels"][0, t, 1:]).all()
 
 
 def test_pixels_of_another_size_than_the_video(video):
     pixels = np.full((1, 30, 1, 2), 10.0, np.float32)
-    streams = ColourVideo(video, stamps_at(30.0, 30)).streams(pixels, (640, 240))
+    streams = ColorVideo(video, stamps_at(30.0, 30)).streams(pixels, (640, 240))
     np.testing.assert_allclose(streams["pixels"][0, 0, 0], [10.5 / 5 - 0.5, 10.5 / 2.5 - 0.5], rtol=1e-5)
 
 
@@ -147,61 +147,61 @@ def test_motion_of_the_marker(video):
     stamps = stamps_at(30.0, 30)
     pixels = np.full((2, 30, 25, 2), np.nan, np.float32)
     pixels[0, :, 0] = [[4 + t + (MARK - 1) / 2, TOP + (MARK - 1) / 2] for t in range(30)]
-    motion = ColourVideo(video, stamps).streams(pixels)["motion"]
+    motion = ColorVideo(video, stamps).streams(pixels)["motion"]
     assert motion.shape == pixels.shape and motion.dtype == np.float32
     # One pixel a frame at 30 Hz, the last as the one before.
     np.testing.assert_allclose(np.median(motion[0, :, 0], axis=0), [30, 0], atol=3)
     np.testing.assert_array_equal(motion[0, -1], motion[0, -2])
     assert np.isnan(motion[1]).all() and np.isnan(motion[0, :, 1:]).all()
-    assert ColourVideo(video, stamps).streams()["size"].tolist() == list(SIZE)
+    assert ColorVideo(video, stamps).streams()["size"].tolist() == list(SIZE)
 
 
 def test_another_rate_is_followed_in_time(tmp_path):
     path = write_video(tmp_path / "v.avi", 30, fps=15)  # two seconds
-    stream = ColourVideo(path, stamps_at(30.0, 60))
+    stream = ColorVideo(path, stamps_at(30.0, 60))
     assert shown(stream.at(np.array([0, 1, 2, 30, 59]))) == [0, 0, 1, 15, 29]
     frames = list(stream.frames(Intrinsics(640, 480, 500, 500, 319.5, 239.5)))
     assert [frame.stamp_ns for frame in frames] == stamps_at(30.0, 60).tolist()
-    assert shown([frame.colour for frame in frames])[:5] == [0, 0, 1, 1, 2]
+    assert shown([frame.color for frame in frames])[:5] == [0, 0, 1, 1, 2]
     frames[0].check()
 
 
 def test_a_few_frames_less_are_held(tmp_path):
     path = write_video(tmp_path / "v.avi", 28)
-    assert shown(ColourVideo(path, stamps_at(30.0, 30)).at(np.array([26, 27, 28, 29]))) == [26, 27, 27, 27]
+    assert shown(ColorVideo(path, stamps_at(30.0, 30)).at(np.array([26, 27, 28, 29]))) == [26, 27, 27, 27]
 
 
 def test_another_length_is_refused_naming_both(tmp_path):
     path = write_video(tmp_path / "v.avi", 20)
     with pytest.raises(InputError, match=r"v\.avi' has 20 frames at 30 Hz but its skeleton 30"):
-        ColourVideo(path, stamps_at(30.0, 30)).colour()
+        ColorVideo(path, stamps_at(30.0, 30)).color()
     folder = write_folder(tmp_path / "rgb", 20)
     with pytest.raises(InputError, match=r"rgb' has 20 frames .* its skeleton 30"):
-        ColourVideo(folder, stamps_at(30.0, 30)).colour()
-    assert len(ColourVideo(path, stamps_at(30.0, 30), VideoConfig(tolerance=0.5)).colour()) == 30
+        ColorVideo(folder, stamps_at(30.0, 30)).color()
+    assert len(ColorVideo(path, stamps_at(30.0, 30), VideoConfig(tolerance=0.5)).color()) == 30
 
 
 def test_bad_videos_are_named(tmp_path):
     stamps = stamps_at(30.0, 30)
     with pytest.raises(DeviceError, match=r"there is no file '.*gone\.avi'"):
-        ColourVideo(tmp_path / "gone.avi", stamps).colour()
+        ColorVideo(tmp_path / "gone.avi", stamps).color()
     (tmp_path / "text.avi").write_text("no video")
     (tmp_path / "empty.avi").write_bytes(b"")
     whole = write_video(tmp_path / "v.avi", 30).read_bytes()
     (tmp_path / "cut.avi").write_bytes(whole[: len(whole) // 2])
     for name in ("text", "empty", "cut"):
         with pytest.raises(InputError, match=rf"{name}\.avi"):
-            ColourVideo(tmp_path / f"{name}.avi", stamps).colour()
+            ColorVideo(tmp_path / f"{name}.avi", stamps).color()
     (tmp_path / "rgb").mkdir()
     with pytest.raises(InputError, match=r"rgb' holds no pictures"):
-        ColourVideo(tmp_path / "rgb", stamps).colour()
+        ColorVideo(tmp_path / "rgb", stamps).color()
     folder = write_folder(tmp_path / "rgb2", 30)
     (folder / "frame7.png").write_bytes(b"\x89PNG")
     with pytest.raises(InputError, match=r"frame7\.png' is truncated"):
-        ColourVideo(folder, stamps).colour()
+        ColorVideo(folder, stamps).color()
     cv2.imwrite(str(folder / "frame7.png"), np.zeros((4, 4, 3), np.uint8))
     with pytest.raises(InputError, match=r"frame7\.png' is 4×4, the first 128×96"):
-        ColourVideo(folder, stamps).colour()
+        ColorVideo(folder, stamps).color()
 
 
 @pytest.mark.parametrize("lost", [0, 12], ids=["first", "middle"])
@@ -212,17 +212,17 @@ def test_lost_key_frames_are_told(tmp_path, lost):
         stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
         packets = [p for t in range(30) for p in stream.encode(av.VideoFrame.from_ndarray(picture(t), format="rgb24"))]
         container.mux([packet for k, packet in enumerate([*packets, *stream.encode()]) if k != lost])
-    video = ColourVideo(tmp_path / "v.mp4", stamps_at(30.0, 30))
-    for looks in (video.colour, lambda: list(video.shown()), lambda: video.at(np.array([0, 29]))):
+    video = ColorVideo(tmp_path / "v.mp4", stamps_at(30.0, 30))
+    for looks in (video.color, lambda: list(video.shown()), lambda: video.at(np.array([0, 29]))):
         with pytest.raises(InputError, match=r"v\.mp4' is corrupt or truncated: \d+ of 29 frames decoded"):
             looks()
 
 
 def test_streams_travel_to_another_process(video):
-    streams = ColourVideo(video, stamps_at(30.0, 30)).streams(np.zeros((1, 30, 25, 2), np.float32))
+    streams = ColorVideo(video, stamps_at(30.0, 30)).streams(np.zeros((1, 30, 25, 2), np.float32))
     streams["size"]  # what is known of the video by then travels too
     streams = pickle.loads(pickle.dumps(streams))
-    assert shown(streams.at("colour", np.array([5]))) == [5] and streams["pixels"].shape == (1, 30, 25, 2)
+    assert shown(streams.at("color", np.array([5]))) == [5] and streams["pixels"].shape == (1, 30, 25, 2)
 
 
 # ------------------------------------------------------------------------------------------------ a real recording
@@ -245,7 +245,7 @@ def ntu_video(data_root):
 
 @pytest.fixture(scope="module")
 def ntu(ntu_video):
-    video = ColourVideo(ntu_video.path, ntu_video.stamps_ns, VideoConfig(max_side=960), mirror=True)
+    video = ColorVideo(ntu_video.path, ntu_video.stamps_ns, VideoConfig(max_side=960), mirror=True)
     streams = video.streams(ntu_video.pixels, (1920, 1080))
     return Clip("S001C001P001R001A001", 0, ntu_video.stamps_ns, ntu_video.bodies, streams)
 
@@ -258,8 +258,8 @@ def test_ntu_joints_lie_where_a_pose_estimator_sees_them(ntu):
     assert (width, height) == (960, 540)
     intrinsics = from_hfov(width, height, 84.1)
     try:
-        for t, colour in zip(at, ntu.others.at("colour", at), strict=True):
-            bodies = perception.process(RgbdFrame(int(ntu.stamps_ns[t]), colour, None, intrinsics))
+        for t, color in zip(at, ntu.others.at("color", at), strict=True):
+            bodies = perception.process(RgbdFrame(int(ntu.stamps_ns[t]), color, None, intrinsics))
             assert len(bodies) == 1
             apart = np.linalg.norm(bodies[0].pixels[limbs] - pixels[t, limbs], axis=1) * 2  # px of 1920×1080
             assert np.median(apart) <= 25, (t, apart)
@@ -277,7 +277,7 @@ def test_ntu_joints_lie_where_a_pose_estimator_sees_them(ntu):
 ])  # fmt: skip
 def test_ntu_samples_make_the_inputs_of_what_takes_pictures(data_root, name, options):
     source = datasets.source("ntu60", data_root / "ntu", incomplete="keep", max_side=480)
-    clip = source.read(next(entry for entry in source.entries() if "colour" in entry.files))
+    clip = source.read(next(entry for entry in source.entries() if "color" in entry.files))
     model = actrec_models.registry.create(name, num_classes=60, **options)
     window = model.window
     sample = clip.sample(window.seconds, window.frames)
@@ -295,7 +295,7 @@ def smoothed(values):
 
 
 def test_ntu_motion_is_the_speed_of_the_joints_pixels(ntu_video):
-    video = ColourVideo(ntu_video.path, ntu_video.stamps_ns, VideoConfig(max_side=480), mirror=True)
+    video = ColorVideo(ntu_video.path, ntu_video.stamps_ns, VideoConfig(max_side=480), mirror=True)
     small = scaled(ntu_video.pixels, (1920, 1080), video.size())
     motion = video.motion(small)
     for joint in ("hand_right", "wrist_right"):  # lifted to the mouth and lowered again
@@ -326,8 +326,8 @@ def rendered():
     for entry in source.entries()[4::12]:
         clip = source.read(entry)
         assert isinstance(clip.others, LazyStreams)
-        colour, pixels = clip.others.at("colour", frames), clip.others["pixels"][0, frames]
-        pairs = zip(colour[:-1], colour[1:], pixels[:-1], strict=True)
+        color, pixels = clip.others.at("color", frames), clip.others["pixels"][0, frames]
+        pairs = zip(color[:-1], color[1:], pixels[:-1], strict=True)
         motion = np.array([motion_between_images(before, after, joints, 1 / fps) for before, after, joints in pairs])
         measured.append(Measured(motion, np.diff(pixels, axis=0) * fps))
     return measured

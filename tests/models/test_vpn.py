@@ -68,7 +68,7 @@ def test_adjacency_and_equation_1_literally():
         connected = parents[i] == j or parents[j] == i
         E[i, j] = 0 if i == j else alpha if connected else beta
     degree = [sum(E[i, j] + (i == j) for j in range(25)) for i in range(25)]
-    graphs = PoseGraphs(vpn.normalised_adjacency(LAYOUT, alpha, beta), poses=4)
+    graphs = PoseGraphs(vpn.normalized_adjacency(LAYOUT, alpha, beta), poses=4)
     P = torch.randn(2, 3, 4, 25, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         found = graphs(P).numpy()
@@ -246,8 +246,8 @@ def test_equation_6_literally():
     expected = np.mean([sum(abs(a) for a in A_S[n]) + sum((1 - a) ** 2 for a in A_T[n]) for n in range(2)])
     spatial = np.mean(A_S.sum(axis=1))
     made = [torch.from_numpy(x) for x in (A_S, A_S, A_T)]
-    assert float(vpn.attention_regulariser(Attention(*made))) == pytest.approx(expected)
-    assert float(vpn.attention_regulariser(Attention(made[0], made[1], None))) == pytest.approx(spatial)
+    assert float(vpn.attention_regularizer(Attention(*made))) == pytest.approx(expected)
+    assert float(vpn.attention_regularizer(Attention(made[0], made[1], None))) == pytest.approx(spatial)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -21,7 +21,7 @@ def clip_of(frames=16, joints=25, bodies=1):
     return {
         "bodies": rng.normal(0, 0.3, (bodies, frames, joints, 3)).astype(np.float32),
         "pixels": rng.uniform(40, 200, (bodies, frames, joints, 2)).astype(np.float32),
-        "colour": rng.integers(0, 255, (frames, 240, 320, 3), dtype=np.uint8),
+        "color": rng.integers(0, 255, (frames, 240, 320, 3), dtype=np.uint8),
     }
 
 
@@ -53,7 +53,7 @@ def test_further_bodies_are_not_looked_at():
     [
         (clip_of(joints=20), r"20.* 25 joints \(kinect_v2_25\)"),
         (clip_of(frames=6), r"takes (at least 8 frames|16 pictures)"),
-        ({"bodies": clip_of()["bodies"]}, "made from '(pixels|colour)'"),
+        ({"bodies": clip_of()["bodies"]}, "made from '(pixels|color)'"),
         ({k: v for k, v in clip_of().items() if k != "bodies"}, "made from 'bodies'"),
     ],
 )

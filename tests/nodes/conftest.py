@@ -72,15 +72,15 @@ class Ears(Node):
             self._mouths[topic] = self.create_publisher(type(message), topic, profile)
         self._mouths[topic].publish(message)
 
-    def show(self, frame: RgbdFrame, depth_image: Image | None = None, colour_image: Image | None = None) -> None:
+    def show(self, frame: RgbdFrame, depth_image: Image | None = None, color_image: Image | None = None) -> None:
         """Publishes a frame as a camera does; an image given replaces the frame's own."""
         head = conversions.header(frame.stamp_ns, frame.frame_id)
-        self.say(topics.COLOUR_INFO, conversions.intrinsics_to_info(frame.intrinsics, head), topics.IMAGE_PUBLISHER)
+        self.say(topics.COLOR_INFO, conversions.intrinsics_to_info(frame.intrinsics, head), topics.IMAGE_PUBLISHER)
         if depth_image is not None or frame.depth is not None:
             depth_image = depth_image or conversions.depth_to_image(frame.depth, head)  # type: ignore[arg-type]
             self.say(topics.DEPTH, depth_image, topics.IMAGE_PUBLISHER)
-        colour_image = colour_image or conversions.colour_to_image(frame.colour, head)  # type: ignore[arg-type]
-        self.say(topics.COLOUR, colour_image, topics.IMAGE_PUBLISHER)
+        color_image = color_image or conversions.color_to_image(frame.color, head)  # type: ignore[arg-type]
+        self.say(topics.COLOR, color_image, topics.IMAGE_PUBLISHER)
 
     def show_until(self, frames: Iterator[RgbdFrame], condition: Callable[[], bool], **images: Any) -> None:
         """Shows frame after frame, a tenth of a second apart, until what they cause has been heard or seen."""
@@ -157,14 +157,14 @@ def make() -> Iterator[Callable[..., Any]]:
 
 
 def still(
-    number: int = 600, colour: np.ndarray | None = None, depth: Any = 2.0, dt: float = 1 / 15, start_s: float = 1.0
+    number: int = 600, color: np.ndarray | None = None, depth: Any = 2.0, dt: float = 1 / 15, start_s: float = 1.0
 ) -> Iterator[RgbdFrame]:
     """The same picture at growing stamps; shown at ten a second, they last a minute."""
     shape = (INTRINSICS.height, INTRINSICS.width)
-    colour = np.full((*shape, 3), 128, np.uint8) if colour is None else colour
+    color = np.full((*shape, 3), 128, np.uint8) if color is None else color
     depth = np.full(shape, depth, np.float32) if isinstance(depth, float) else depth
     for k in range(number):
-        yield RgbdFrame(int((start_s + k * dt) * 1e9), colour, depth, INTRINSICS)
+        yield RgbdFrame(int((start_s + k * dt) * 1e9), color, depth, INTRINSICS)
 
 
 __all__ = ["CameraInfo", "Ears", "still"]

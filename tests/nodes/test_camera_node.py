@@ -68,13 +68,13 @@ class StageCamera(Camera):
 
 
 def rgbd(k: int) -> RgbdFrame:
-    colour = np.full((6, 8, 3), k, np.uint8)
+    color = np.full((6, 8, 3), k, np.uint8)
     depth = np.full((6, 8), 1.5, np.float32)
     depth[0] = np.nan
-    return RgbdFrame(k * STEP_NS, colour, depth, INTRINSICS)
+    return RgbdFrame(k * STEP_NS, color, depth, INTRINSICS)
 
 
-def colour_only(k: int) -> RgbdFrame:
+def color_only(k: int) -> RgbdFrame:
     return RgbdFrame(k * STEP_NS, np.full((6, 8, 3), k, np.uint8), None, INTRINSICS)
 
 
@@ -112,9 +112,9 @@ def stage(monkeypatch):
 def listening(ears):
     """Hears everything a camera node can say; reliably, since these tests count."""
     for kind, topic in (
-        (Image, topics.COLOUR),
+        (Image, topics.COLOR),
         (Image, topics.DEPTH),
-        (CameraInfo, topics.COLOUR_INFO),
+        (CameraInfo, topics.COLOR_INFO),
         (CameraInfo, topics.DEPTH_INFO),
         (SkeletonArray, topics.SKELETONS),
         (SkeletonArray, topics.TRUE_SKELETONS),
@@ -135,18 +135,18 @@ def test_every_message_bears_its_frames_stamp(stage, host, add, listening) -> No
         messages = listening.wait_for(topic, 3)
         assert stamps(messages) == [7, 8, 9]
         assert {message.header.frame_id for message in messages} == {"camera_color_optical_frame"}
-    colour, depth = listening.heard[topics.COLOUR][1], listening.heard[topics.DEPTH][1]
-    np.testing.assert_array_equal(c.image_to_colour(colour), np.full((6, 8, 3), 8, np.uint8))
+    color, depth = listening.heard[topics.COLOR][1], listening.heard[topics.DEPTH][1]
+    np.testing.assert_array_equal(c.image_to_color(color), np.full((6, 8, 3), 8, np.uint8))
     np.testing.assert_array_equal(c.image_to_depth(depth)[[0, 5], 0], [np.nan, 1.5])
     assert c.info_to_intrinsics(listening.heard[topics.DEPTH_INFO][0]) == INTRINSICS
     assert listening.heard[topics.SKELETONS] == []
 
 
-def test_a_source_without_depth_publishes_colour_alone(stage, host, add, listening) -> None:
-    stage(colour_only, colour_only)
+def test_a_source_without_depth_publishes_color_alone(stage, host, add, listening) -> None:
+    stage(color_only, color_only)
     add(CameraNode, driver="stage")
     assert host.start() is None
-    listening.wait_for(topics.COLOUR, 2)
+    listening.wait_for(topics.COLOR, 2)
     assert listening.heard[topics.DEPTH] == []
 
 
@@ -212,7 +212,7 @@ def test_the_end_of_a_recording_ends_the_node(stage, host, add, listening) -> No
     assert host.start() is None
     assert host.wait(60)
     assert node.exit_status == 0
-    assert len(listening.wait_for(topics.COLOUR, 1)) == 1
+    assert len(listening.wait_for(topics.COLOR, 1)) == 1
 
 
 def test_the_end_of_a_recording_may_deactivate(stage, host, add) -> None:
@@ -235,7 +235,7 @@ def test_a_lost_camera_is_opened_again_until_it_answers(stage, host, add, listen
     stage(rgbd, DeviceError("the camera has stopped answering"), rgbd, rgbd, absent=2)
     add(CameraNode, driver="stage", retry_s=0.01)
     assert host.start() is None
-    assert stamps(listening.wait_for(topics.COLOUR, 3)) == [5, 7, 8]
+    assert stamps(listening.wait_for(topics.COLOR, 3)) == [5, 7, 8]
     assert sys.modules["stage_driver"].Driver.opened == 4
     written = capfd.readouterr().err
     assert "the camera has stopped answering" in written
@@ -247,7 +247,7 @@ def test_a_recording_that_stalls_is_read_on_and_not_opened_again(stage, host, ad
     stage(rgbd, DeviceError("no frame within 2 s; read again"), rgbd, live=False)
     add(CameraNode, driver="stage")
     assert host.start() is None
-    assert stamps(listening.wait_for(topics.COLOUR, 2)) == [5, 7]
+    assert stamps(listening.wait_for(topics.COLOR, 2)) == [5, 7]
     assert sys.modules["stage_driver"].Driver.opened == 1
 
 
@@ -339,13 +339,13 @@ def test_an_end_while_the_node_stops_is_none(stage, host, add, monkeypatch, capf
 
 def test_a_frame_that_contradicts_itself_is_left_out(stage, host, add, listening) -> None:
     def crooked(k: int) -> RgbdFrame:
-        return RgbdFrame(k * STEP_NS, rgbd(k).colour, np.ones((12, 16), np.float32), INTRINSICS)
+        return RgbdFrame(k * STEP_NS, rgbd(k).color, np.ones((12, 16), np.float32), INTRINSICS)
 
     stage(crooked, rgbd)
     node = add(CameraNode, driver="stage")
     assert host.start() is None
-    assert stamps(listening.wait_for(topics.COLOUR)) == [6]
-    assert "register depth to colour" in node.last_error
+    assert stamps(listening.wait_for(topics.COLOR)) == [6]
+    assert "register depth to color" in node.last_error
     assert node.statistics.snapshot().failed == 1
 
 
@@ -361,9 +361,9 @@ def test_a_real_recording_is_published_as_it_was_recorded(host, add, listening, 
     )
     assert host.start() is None
     assert host.wait(60)
-    colour, depth = listening.heard[topics.COLOUR], listening.heard[topics.DEPTH]
-    assert listening.wait(lambda: len(colour) == len(depth) >= 9), (len(colour), len(depth))
-    assert [m.header.stamp for m in colour] == [m.header.stamp for m in depth]
+    color, depth = listening.heard[topics.COLOR], listening.heard[topics.DEPTH]
+    assert listening.wait(lambda: len(color) == len(depth) >= 9), (len(color), len(depth))
+    assert [m.header.stamp for m in color] == [m.header.stamp for m in depth]
     metres = c.image_to_depth(depth[0])
     assert 0.6 < np.isfinite(metres).mean() < 0.9
     assert 0.5 < np.nanmedian(metres) < 6.0
@@ -375,4 +375,4 @@ def test_the_simulated_camera_is_the_default(host, add, listening) -> None:
     assert host.wait(60)
     truth = listening.wait_for(topics.TRUE_SKELETONS, 1)
     assert truth[0].skeletons[0].layout == "kinect_v2_25"
-    assert c.image_to_colour(listening.wait_for(topics.COLOUR, 1)[0]).shape == (120, 160, 3)
+    assert c.image_to_color(listening.wait_for(topics.COLOR, 1)[0]).shape == (120, 160, 3)

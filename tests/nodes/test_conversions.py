@@ -14,7 +14,7 @@ HEAD = c.header(1_700_000_000_123_456_789, "camera_color_optical_frame")
 
 
 @pytest.fixture
-def colour() -> np.ndarray:
+def color() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
 
 
@@ -33,35 +33,35 @@ def test_stamps_survive_to_the_nanosecond() -> None:
         assert c.stamp_to_ns(c.ns_to_stamp(stamp)) == stamp
 
 
-def test_colour_round_trip_is_exact_and_a_view(colour: np.ndarray) -> None:
-    message = c.colour_to_image(colour, HEAD)
-    back = c.image_to_colour(message)
+def test_color_round_trip_is_exact_and_a_view(color: np.ndarray) -> None:
+    message = c.color_to_image(color, HEAD)
+    back = c.image_to_color(message)
     assert (message.encoding, message.step, message.header.frame_id) == ("rgb8", 24, "camera_color_optical_frame")
-    np.testing.assert_array_equal(back, colour)
+    np.testing.assert_array_equal(back, color)
     assert not back.flags.owndata
     assert not back.flags.writeable
 
 
 @pytest.mark.parametrize("pad", [0, 3])
 @pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "rgba8", "bgra8", "mono8"])
-def test_every_colour_encoding(colour: np.ndarray, encoding: str, pad: int) -> None:
+def test_every_color_encoding(color: np.ndarray, encoding: str, pad: int) -> None:
     alpha = np.full((6, 8, 1), 200, np.uint8)
-    grey = colour[..., 0]
+    gray = color[..., 0]
     pixels = {
-        "rgb8": colour,
-        "bgr8": colour[..., ::-1],
-        "rgba8": np.concatenate([colour, alpha], -1),
-        "bgra8": np.concatenate([colour[..., ::-1], alpha], -1),
-        "mono8": grey,
+        "rgb8": color,
+        "bgr8": color[..., ::-1],
+        "rgba8": np.concatenate([color, alpha], -1),
+        "bgra8": np.concatenate([color[..., ::-1], alpha], -1),
+        "mono8": gray,
     }[encoding]
-    expected = np.repeat(grey[..., None], 3, -1) if encoding == "mono8" else colour
-    np.testing.assert_array_equal(c.image_to_colour(image(np.ascontiguousarray(pixels), encoding, pad)), expected)
+    expected = np.repeat(gray[..., None], 3, -1) if encoding == "mono8" else color
+    np.testing.assert_array_equal(c.image_to_color(image(np.ascontiguousarray(pixels), encoding, pad)), expected)
 
 
 @pytest.mark.parametrize(("encoding", "red"), [("yuv422_yuy2", (81, 90, 81, 240)), ("uyvy", (90, 81, 240, 81))])
-def test_colour_of_half_the_width(encoding: str, red: tuple[int, ...]) -> None:
+def test_color_of_half_the_width(encoding: str, red: tuple[int, ...]) -> None:
     pixels = np.tile(np.array(red, np.uint8).reshape(2, 2), (6, 4, 1))
-    np.testing.assert_allclose(c.image_to_colour(image(pixels, encoding)), np.full((6, 8, 3), (255, 0, 0)), atol=3)
+    np.testing.assert_allclose(c.image_to_color(image(pixels, encoding)), np.full((6, 8, 3), (255, 0, 0)), atol=3)
 
 
 @pytest.mark.parametrize("bigendian", [False, True])
@@ -97,7 +97,7 @@ def test_scene_flow_round_trip_keeps_nan() -> None:
 @pytest.mark.parametrize(
     ("convert", "encoding", "supported"),
     [
-        (c.image_to_colour, "8UC3", "rgb8, bgr8"),
+        (c.image_to_color, "8UC3", "rgb8, bgr8"),
         (c.image_to_depth, "rgb8", "16UC1"),
         (c.image_to_flow, "8UC3", "32FC3"),
     ],
@@ -112,19 +112,19 @@ def test_another_encoding_is_named_with_the_supported_ones(convert, encoding: st
 def test_an_image_with_too_few_bytes_is_refused(step: int, size: int) -> None:
     message = Image(height=6, width=8, encoding="rgb8", step=step, data=array.array("B", bytes(size)))
     with pytest.raises(InputError, match=f"step is {step} and it has {size} bytes"):
-        c.image_to_colour(message)
+        c.image_to_color(message)
 
 
 def test_an_empty_image_is_refused() -> None:
     with pytest.raises(InputError, match="no pixels"):
-        c.image_to_colour(Image(encoding="rgb8"))
+        c.image_to_color(Image(encoding="rgb8"))
 
 
 @pytest.mark.parametrize(
     ("write", "array_"),
     [
-        (c.colour_to_image, np.zeros((4, 5), np.uint8)),
-        (c.colour_to_image, np.zeros((4, 5, 3), np.float32)),
+        (c.color_to_image, np.zeros((4, 5), np.uint8)),
+        (c.color_to_image, np.zeros((4, 5, 3), np.float32)),
         (c.depth_to_image, np.zeros((4, 5), np.uint16)),
         (c.flow_to_image, np.zeros((4, 5, 2), np.float32)),
     ],

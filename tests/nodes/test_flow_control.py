@@ -94,10 +94,10 @@ def test_images_are_answered_by_skeletons_each_one(add, host, ears, tmp_path, mo
         seen.append(image)
         skeletons.publish(SkeletonArray(header=image.header))
 
-    ears.create_subscription(Image, topics.COLOUR, answer, topics.IMAGE_PUBLISHER)
-    ears.listen(Image, topics.COLOUR, topics.IMAGE_PUBLISHER)
+    ears.create_subscription(Image, topics.COLOR, answer, topics.IMAGE_PUBLISHER)
+    ears.listen(Image, topics.COLOR, topics.IMAGE_PUBLISHER)
     node = play(add, host, tmp_path)
-    ears.wait_for(topics.COLOUR, 20)
+    ears.wait_for(topics.COLOR, 20)
     ears.wait_until(lambda: len(seen) == 20)
     assert node.statistics.snapshot().failed == 0
 

@@ -91,7 +91,7 @@ def test_two_sources_of_images_are_refused() -> None:
 def test_a_vendors_driver_replaces_the_camera_node() -> None:
     made = plan("--vendor", "realsense2_camera", "--ros-args", "-r", "__ns:=/robot")
     assert "camera_node" not in [spec.name for spec in made.specs]
-    assert f"{topics.COLOUR}:=/camera/camera/color/image_raw" in made.ros_args
+    assert f"{topics.COLOR}:=/camera/camera/color/image_raw" in made.ros_args
     assert made.ros_args[-2:] == ["-r", "__ns:=/robot"]
 
 
@@ -126,7 +126,7 @@ def test_nodes_that_the_model_needs_and_are_left_out_are_told(tmp_path: Path, mo
 
 
 def test_a_model_of_hands_needs_the_hand_node(tmp_path: Path) -> None:
-    raw = {"centre": "none", "align": "none", "scale": "none"}
+    raw = {"center": "none", "align": "none", "scale": "none"}
     spec = InputSpec("hand", "body", "hand_22", (1, 3, WINDOW.frames, 22), "m", raw)
     model = str(write_any(tmp_path / "gestures", [spec], WINDOW).path)
     assert graph.left_out(graph.select(), model) == []
@@ -201,7 +201,7 @@ def test_a_recording_is_seen_by_other_processes_from_its_first_frame_on(capfd, d
     assert sent - 5 <= nodes["scene_flow_node"]["received"] <= sent
 
 
-def test_a_recording_that_ends_ends_the_run_though_nothing_was_recognised(capfd, data_root: Path) -> None:
+def test_a_recording_that_ends_ends_the_run_though_nothing_was_recognized(capfd, data_root: Path) -> None:
     path = data_root / "rgbd" / "person_turning"
     options = (f"path={path}", "intrinsics=525,525,319.5,239.5", "depth_scale=0.001", "duration_s=1")
     given = [item for option in options for item in ("--driver-option", option)]

@@ -108,5 +108,5 @@ def test_it_comes_back_by_itself(kind, request, add, monkeypatch):
         camera.plug()
     before = processed()
     frames_until(lambda: processed() >= before + 3)
-    assert node.figures()["without_colour_or_depth"] == 0
+    assert node.figures()["without_color_or_depth"] == 0
     node.close()

@@ -35,10 +35,10 @@ def test_the_newest_image_with_its_stamp(camera):
     with images(TOPIC) as read:
         stamps = []
         for _ in range(4):
-            stamp_ns, colour, intrinsics = read(20.0)
+            stamp_ns, color, intrinsics = read(20.0)
             assert intrinsics is None
-            assert colour.shape == (48, 64, 3) and colour.dtype == np.uint8
-            assert colour[0, 0].tolist() == [(stamp_ns - 1000) % 256, 7, 7]
+            assert color.shape == (48, 64, 3) and color.dtype == np.uint8
+            assert color[0, 0].tolist() == [(stamp_ns - 1000) % 256, 7, 7]
             stamps.append(stamp_ns)
         assert stamps == sorted(set(stamps))  # none twice
 
@@ -115,5 +115,5 @@ def test_a_camera_is_calibrated_from_its_topic_until_ctrl_c(tmp_path, monkeypatc
         hand.join()
         camera.stop()
     assert len(json.loads(capsys.readouterr().out)["views"]) == 9
-    found = calibration_files.load("77").colour
+    found = calibration_files.load("77").color
     assert found.fx == pytest.approx(525, rel=0.003) and found.cx == pytest.approx(322.3, abs=1)

@@ -136,7 +136,7 @@ def test_every_argument_is_described(load) -> None:
 
 
 def test_the_parameter_file_is_looked_at_once_for_all_nodes(load, tmp_path, caplog) -> None:
-    text = "camera_node: {ros__parameters: {driver: replay}}\nrecogniser_node: {ros__parameters: {model: x}}\n"
+    text = "camera_node: {ros__parameters: {driver: replay}}\nrecognizer_node: {ros__parameters: {model: x}}\n"
     (tmp_path / "robot.yaml").write_text(text)
     started = nodes(load("recognize"), params_file=f"{tmp_path}/robot.yaml")
     assert len(started) == len(graph.GRAPH)
@@ -178,7 +178,7 @@ def test_switches_leave_nodes_out(load) -> None:
 def test_a_vendors_driver_replaces_the_camera_node(load) -> None:
     started = nodes(load("recognize"), vendor="realsense2_camera")
     assert "camera_node" not in [node.kwargs["name"] for node in started]
-    assert (topics.COLOUR, "/camera/camera/color/image_raw") in started[0].kwargs["remappings"]
+    assert (topics.COLOR, "/camera/camera/color/image_raw") in started[0].kwargs["remappings"]
 
 
 def test_composed_is_one_process(load) -> None:

@@ -33,10 +33,10 @@ def person(data_root: Path) -> list[RgbdFrame]:
     folder = data_root / "rgbd" / "person_turning"
     frames = []
     for k in range(15):
-        colour = cv2.cvtColor(cv2.imread(str(folder / f"{2 * k:010d}.jpg")), cv2.COLOR_BGR2RGB)
+        color = cv2.cvtColor(cv2.imread(str(folder / f"{2 * k:010d}.jpg")), cv2.COLOR_BGR2RGB)
         depth = cv2.imread(str(folder / f"{2 * k:010d}_depth.png"), cv2.IMREAD_UNCHANGED).astype(np.float32) / 1000
         depth[depth == 0] = np.nan
-        frames.append(RgbdFrame(START_NS + k * STEP_NS, colour, depth, INTRINSICS))
+        frames.append(RgbdFrame(START_NS + k * STEP_NS, color, depth, INTRINSICS))
     return frames
 
 
@@ -44,7 +44,7 @@ def again(frames: list[RgbdFrame], times: int = 40) -> Iterator[RgbdFrame]:
     """The frames to and fro, with stamps that go on; shown at ten a second, they last a minute."""
     there_and_back = frames + frames[-2:0:-1]
     for k, frame in enumerate(itertools.islice(itertools.cycle(there_and_back), times * len(frames))):
-        yield RgbdFrame(START_NS + k * STEP_NS, frame.colour, frame.depth, frame.intrinsics)
+        yield RgbdFrame(START_NS + k * STEP_NS, frame.color, frame.depth, frame.intrinsics)
 
 
 def stamp(message) -> int:
@@ -96,7 +96,7 @@ def test_skeletons_without_usable_depth(host, add, ears, person, kind, capfd, mo
 
     def frames() -> Iterator[RgbdFrame]:
         for frame in again(person):
-            yield RgbdFrame(frame.stamp_ns, frame.colour, depth, frame.intrinsics)
+            yield RgbdFrame(frame.stamp_ns, frame.color, depth, frame.intrinsics)
 
     heard = ears.heard[topics.SKELETONS]
     ears.show_until(frames(), lambda: len([m for m in heard if m.skeletons]) >= 2)
@@ -120,10 +120,10 @@ def test_a_wrong_encoding_is_one_line_and_the_node_goes_on(host, add, ears, capf
     heard = ears.heard[topics.SKELETONS]
     frames = still()
     for frame in frames:
-        assert frame.colour is not None
-        image = c.colour_to_image(frame.colour, c.header(frame.stamp_ns, "camera"))
+        assert frame.color is not None
+        image = c.color_to_image(frame.color, c.header(frame.stamp_ns, "camera"))
         image.encoding = "bayer_rggb8"
-        ears.show(frame, colour_image=image)
+        ears.show(frame, color_image=image)
         if ears.wait(lambda: node.statistics.snapshot().failed >= 2, 0.1):
             break
     assert node.last_error.startswith("image encoding 'bayer_rggb8' is not supported here; supported: rgb8")
@@ -160,7 +160,7 @@ def test_images_without_camera_info_are_an_error(host, add, ears) -> None:
     lost = "frames are left out: no camera_info on /camera/color/camera_info, nobody publishes it"
     for frame in still(100):
         head = c.header(frame.stamp_ns, frame.frame_id)
-        ears.say(topics.COLOUR, c.colour_to_image(frame.colour, head), topics.IMAGE_PUBLISHER)
+        ears.say(topics.COLOR, c.color_to_image(frame.color, head), topics.IMAGE_PUBLISHER)
         if ears.wait(lambda: node.last_error == lost, 0.1):
             break
     assert node.last_error == lost
@@ -170,11 +170,11 @@ def test_images_without_camera_info_are_an_error(host, add, ears) -> None:
 def test_only_an_active_node_subscribes(host, add, ears) -> None:
     node = add(SkeletonNode)
     node.trigger_configure()
-    ears.wait_for_subscribers(topics.COLOUR, 0)
+    ears.wait_for_subscribers(topics.COLOR, 0)
     node.trigger_activate()
-    ears.wait_for_subscribers(topics.COLOUR, 1)
+    ears.wait_for_subscribers(topics.COLOR, 1)
     node.trigger_deactivate()
-    ears.wait_for_subscribers(topics.COLOUR, 0)
+    ears.wait_for_subscribers(topics.COLOR, 0)
 
 
 def test_hands_of_a_real_person_are_given_to_the_body(host, add, ears, person) -> None:
@@ -266,7 +266,7 @@ def test_scene_flow_is_shown_as_a_picture_to_who_looks(host, add, ears, person) 
     ears.listen(Image, topics.SCENE_FLOW_PREVIEW)
     heard = ears.heard[topics.SCENE_FLOW_PREVIEW]
     ears.show_until(again(person), lambda: len(heard) >= 2)
-    shown = c.image_to_colour(heard[-1])
+    shown = c.image_to_color(heard[-1])
     assert shown.shape == (120, 160, 3)
     assert (shown != 60).any()
 
@@ -317,7 +317,7 @@ def test_nodes_of_one_process_share_their_subscriptions_and_hand_them_on(host, a
     assert host.start() is None
     shown = still()
     ears.show_until(shown, lambda: all(len(seen) >= 3 for seen in frames.values()))
-    ears.wait_for_subscribers(topics.COLOUR, 1)
+    ears.wait_for_subscribers(topics.COLOR, 1)
     stamps = {frame.stamp_ns: frame for frame in frames["first"]}
     both = [(stamps[frame.stamp_ns], frame) for frame in frames["second"] if frame.stamp_ns in stamps]
     assert both
@@ -327,14 +327,14 @@ def test_nodes_of_one_process_share_their_subscriptions_and_hand_them_on(host, a
     first.trigger_deactivate()
     before = len(frames["second"])
     ears.show_until(shown, lambda: len(frames["second"]) >= before + 2)
-    ears.wait_for_subscribers(topics.COLOUR, 1)
+    ears.wait_for_subscribers(topics.COLOR, 1)
     second.trigger_deactivate()
-    ears.wait_for_subscribers(topics.COLOUR, 0)
+    ears.wait_for_subscribers(topics.COLOR, 0)
 
 
 def test_nodes_that_want_other_images_do_not_share(host, add, ears) -> None:
     add(SceneFlowNode)
     add(FaceNode, use_depth=False)
     assert host.start() is None
-    ears.wait_for_subscribers(topics.COLOUR, 2)
+    ears.wait_for_subscribers(topics.COLOR, 2)
     ears.wait_for_subscribers(topics.DEPTH, 1)

@@ -58,7 +58,7 @@ class OneByOne:
 
 
 @pytest.fixture
-def labelled(ears, add):
+def labeled(ears, add):
     """Runs camera, skeleton and recognizer node; gives the labels by frame.
 
     Frames go one by one: `feed` is given what waits for a frame's label. A recognizer that is busy, as on a loaded
@@ -70,7 +70,7 @@ def labelled(ears, add):
         nodes = [add(RecognizerNode, model="deepacts_graph_nucla", interval_s=0.0), add(SkeletonNode)]
         nodes.append(add(CameraNode, on_end="stay", **camera))
         assert all(node.start() for node in nodes)
-        ears.wait_for_subscribers(topics.COLOUR, 1)
+        ears.wait_for_subscribers(topics.COLOR, 1)
 
         def said(frame):
             return any(frame_of(message) == frame for message in ears.heard[topics.ACTION_LABEL])
@@ -86,7 +86,7 @@ def labelled(ears, add):
     return run
 
 
-def test_the_same_labels_as_from_the_simulated_camera(labelled, monkeypatch):
+def test_the_same_labels_as_from_the_simulated_camera(labeled, monkeypatch):
     simulated = SimulatedCamera(width=320, height=240)
     views = TwoViews(
         simulated.intrinsics, Intrinsics(424, 240, 213.0, 213.5, 211.2, 121.7), actions=(ACTION,), distance=2.9
@@ -99,14 +99,14 @@ def test_the_same_labels_as_from_the_simulated_camera(labelled, monkeypatch):
     def feed(wait):
         time.sleep(0.5)
         for k in range(FRAMES):
-            colour, _, depth = views.at(k / FPS)
-            device.give(colour, depth, (START_NS + k * STEP_NS) / 1e6)
+            color, _, depth = views.at(k / FPS)
+            device.give(color, depth, (START_NS + k * STEP_NS) / 1e6)
             assert wait(k), f"frame {k} got lost"
 
-    ours = labelled(feed, driver="realsense", realsense__fps=FPS, read_timeout_s=10.0, **SIZES)
+    ours = labeled(feed, driver="realsense", realsense__fps=FPS, read_timeout_s=10.0, **SIZES)
     one_by_one = OneByOne()
     monkeypatch.setattr(SimulatedCamera, "read", one_by_one.read(SimulatedCamera.read))
-    theirs = labelled(
+    theirs = labeled(
         one_by_one.begin,
         driver="simulated",
         simulated__actions=[ACTION],

@@ -39,7 +39,7 @@ def test_labels_carry_the_frames_stamp_and_the_models_name(make: Make, tiny: str
 
 
 def test_every_message_enters_the_window_however_fast(make: Make, tiny: str) -> None:
-    """500 frames in one burst: none is lost, the last one is labelled, what lies between may be skipped."""
+    """500 frames in one burst: none is lost, the last one is labeled, what lies between may be skipped."""
     graph = make(model=tiny)
     assert graph.start()
     received = graph.node.statistics.snapshot().received

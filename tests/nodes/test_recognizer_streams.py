@@ -19,14 +19,14 @@ from tests.tiny_model import RAW, write_any
 
 pytestmark = pytest.mark.ros
 
-EVERY = (topics.SKELETONS, topics.HANDS, topics.FACE, topics.SCENE_FLOW, topics.COLOUR, topics.COLOUR_INFO)
+EVERY = (topics.SKELETONS, topics.HANDS, topics.FACE, topics.SCENE_FLOW, topics.COLOR, topics.COLOR_INFO)
 NEEDS = {
     "joints": (BODY, {topics.SKELETONS}),
     "hands": (HANDS, {topics.SKELETONS, topics.HANDS}),
-    "face": (FACE, {topics.SKELETONS, topics.FACE, topics.COLOUR_INFO}),
-    "motion": (MOTION, {topics.SKELETONS, topics.SCENE_FLOW, topics.COLOUR_INFO}),
+    "face": (FACE, {topics.SKELETONS, topics.FACE, topics.COLOR_INFO}),
+    "motion": (MOTION, {topics.SKELETONS, topics.SCENE_FLOW, topics.COLOR_INFO}),
     "flow": (FLOW, {topics.SKELETONS, topics.SCENE_FLOW}),
-    "crop": (CROP, {topics.SKELETONS, topics.COLOUR}),
+    "crop": (CROP, {topics.SKELETONS, topics.COLOR}),
 }
 
 
@@ -51,12 +51,12 @@ class Feed:
     def publish(self) -> int:
         """One frame; its stamp in nanoseconds."""
         number = next(self._numbers)
-        t, stamp_ns = number % len(self.scene.clip["colour"]), START_NS + round(number * 1e9 / RATE_HZ)
+        t, stamp_ns = number % len(self.scene.clip["color"]), START_NS + round(number * 1e9 / RATE_HZ)
         head = conversions.header(stamp_ns, "camera")
         small = CAMERA.resized(160, 120)
         messages = {
-            topics.COLOUR_INFO: lambda: conversions.intrinsics_to_info(CAMERA, head),
-            topics.COLOUR: lambda: conversions.colour_to_image(self.scene.clip["colour"][t], head),
+            topics.COLOR_INFO: lambda: conversions.intrinsics_to_info(CAMERA, head),
+            topics.COLOR: lambda: conversions.color_to_image(self.scene.clip["color"][t], head),
             topics.SKELETONS: lambda: conversions.bodies_to_message(self.scene.bodies(t), head),
             topics.HANDS: lambda: conversions.hands_to_message(self.scene.hands(t), head),
             topics.FACE: lambda: conversions.faces_to_message(self.scene.faces(t), head),
@@ -108,7 +108,7 @@ def test_models_of_all_families_are_swapped_in(make: Make, scene: Scene, package
         assert (answer.success, answer.message) == (True, "")
         wanted = set().union(*(topics_of for spec, topics_of in NEEDS.values() if spec in specs))
         if len(specs) == len(ALL):
-            wanted = set(EVERY) - {topics.COLOUR_INFO}  # the pictures say their size
+            wanted = set(EVERY) - {topics.COLOR_INFO}  # the pictures say their size
         for topic in EVERY:
             graph.wait_for_subscribers(topic, int(topic in wanted))
         feed.until(lambda: len(judged(graph, answer.model_name)) >= 2)  # noqa: B023
@@ -120,7 +120,7 @@ def test_models_of_all_families_are_swapped_in(make: Make, scene: Scene, package
     ("need", "topic", "words"),
     [
         ("flow", topics.SCENE_FLOW, "waiting for scene flow on /scene_flow: is scene_flow_node active?"),
-        ("crop", topics.COLOUR, "waiting for colour images on /camera/color/image_raw: is camera_node active?"),
+        ("crop", topics.COLOR, "waiting for color images on /camera/color/image_raw: is camera_node active?"),
     ],
 )
 def test_it_says_what_it_is_waiting_for(
@@ -148,15 +148,15 @@ def test_it_says_what_it_works_without(make: Make, scene: Scene, package: Callab
 
 
 def test_streams_that_never_meet_are_told(make: Make, scene: Scene, package: Callable[..., str]) -> None:
-    """Colour images come, but none with a skeleton's stamp."""
+    """Color images come, but none with a skeleton's stamp."""
     graph = make(model=package(CROP), watchdog_s=0.5, startup_s=0.0)
     assert graph.start()
-    feed = Feed(graph, scene, leave_out=(topics.COLOUR,))
+    feed = Feed(graph, scene, leave_out=(topics.COLOR,))
 
     def missed() -> bool:
         head = conversions.header(feed.publish() + 20_000_000, "camera")
-        graph.say(topics.COLOUR, conversions.colour_to_image(scene.clip["colour"][0], head))
-        return "labels are unknown: no colour images of a frame in which this body was seen" in graph.node.last_error
+        graph.say(topics.COLOR, conversions.color_to_image(scene.clip["color"][0], head))
+        return "labels are unknown: no color images of a frame in which this body was seen" in graph.node.last_error
 
     feed.until(missed)
 
@@ -167,7 +167,7 @@ def test_bad_messages_of_any_stream_are_one_line(make: Make, scene: Scene, packa
     feed = Feed(graph, scene)
     feed.until(lambda: bool(judged(graph)))
     head = conversions.header(START_NS, "camera")
-    image = conversions.colour_to_image(scene.clip["colour"][0], head)
+    image = conversions.color_to_image(scene.clip["color"][0], head)
     image.encoding = "bayer_rggb8"
     flow = conversions.flow_to_image(scene.clip["flow"][0], head)
     flow.encoding = "16UC1"
@@ -177,7 +177,7 @@ def test_bad_messages_of_any_stream_are_one_line(make: Make, scene: Scene, packa
     faces.faces[0].positions = faces.faces[0].positions[:7]
     for number, (topic, message, words) in enumerate(
         [
-            (topics.COLOUR, image, "image encoding 'bayer_rggb8' is not supported"),
+            (topics.COLOR, image, "image encoding 'bayer_rggb8' is not supported"),
             (topics.SCENE_FLOW, flow, "image encoding '16UC1' is not supported"),
             (topics.HANDS, hands, "expected left or right"),
             (topics.FACE, faces, "'body_1' has 7 positions"),

@@ -33,7 +33,7 @@ from actrec_nodes.record_node import RecordNode, record
 
 pytestmark = pytest.mark.ros
 RNG = np.random.default_rng(3)
-COLOUR = RNG.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+COLOR = RNG.integers(0, 256, (48, 64, 3), dtype=np.uint8)
 DEPTH = (RNG.integers(1, 5000, (48, 64)) * np.float32(0.001)).astype(np.float32)
 START = 1_700_000_000_000_000_000
 
@@ -46,9 +46,9 @@ class Graph:
         self.sent = 0
         self._stop = threading.Event()
         make = self.node.create_publisher
-        self._colour = make(conversions.Image, topics.COLOUR, topics.IMAGE_PUBLISHER)
+        self._color = make(conversions.Image, topics.COLOR, topics.IMAGE_PUBLISHER)
         self._depth = make(conversions.Image, topics.DEPTH, topics.IMAGE_PUBLISHER)
-        self._info = make(conversions.CameraInfo, topics.COLOUR_INFO, topics.IMAGE_PUBLISHER)
+        self._info = make(conversions.CameraInfo, topics.COLOR_INFO, topics.IMAGE_PUBLISHER)
         self._skeletons = make(SkeletonArray, topics.SKELETONS, topics.SMALL)
         self._text = make(String, topics.ACTION_LABEL_TEXT, topics.LATCHED)
         self._text.publish(String(data="said before anybody listened"))
@@ -60,7 +60,7 @@ class Graph:
             head = conversions.header(START + self.sent * 33_333_333, "lens")
             self._info.publish(conversions.intrinsics_to_info(Intrinsics(64, 48, 60.0, 61.0, 31.5, 23.5), head))
             self._depth.publish(conversions.depth_to_image(DEPTH, head))
-            self._colour.publish(conversions.colour_to_image(np.roll(COLOUR, self.sent, axis=1), head))
+            self._color.publish(conversions.color_to_image(np.roll(COLOR, self.sent, axis=1), head))
             point = Point32(x=float(self.sent), y=2.0, z=3.0)
             self._skeletons.publish(
                 SkeletonArray(header=head, skeletons=[Skeleton(body_id="body_1", layout="none", positions=[point])])
@@ -95,7 +95,7 @@ def messages(path, topic):
 
 def enough(stopped, count):
     """A progress callback that ends the recording once there are `count` messages on each of the graph's topics."""
-    wanted = [f"/{name}" for name in (topics.SKELETONS, topics.COLOUR, topics.DEPTH, topics.COLOUR_INFO)]
+    wanted = [f"/{name}" for name in (topics.SKELETONS, topics.COLOR, topics.DEPTH, topics.COLOR_INFO)]
 
     def show(node, seconds):
         if min(node.counts.get(name, 0) for name in wanted) >= count:
@@ -123,7 +123,7 @@ def test_the_graphs_topics_are_recorded_as_they_are(graph, tmp_path):
     assert len(frames) >= 15
     for frame in frames:
         k = round((frame.stamp_ns - START) / 33_333_333)
-        np.testing.assert_array_equal(frame.colour, np.roll(COLOUR, k, axis=1))
+        np.testing.assert_array_equal(frame.color, np.roll(COLOR, k, axis=1))
         np.testing.assert_array_equal(frame.depth, DEPTH)
 
 
@@ -133,7 +133,7 @@ def test_replaying_the_recording_gives_the_same_frames(graph, tmp_path):
     with cameras.create("replay", path=str(tmp_path / "b"), rate=0.0, restamp=False) as camera:
         frame: Any = camera.read(10.0)
     k = round((frame.stamp_ns - START) / 33_333_333)
-    np.testing.assert_array_equal(frame.colour, np.roll(COLOUR, k, axis=1))
+    np.testing.assert_array_equal(frame.color, np.roll(COLOR, k, axis=1))
 
 
 def test_topics_are_found_while_a_simulations_clock_stands(ros, tmp_path):
@@ -161,10 +161,10 @@ def test_named_topics_and_a_duration(graph, tmp_path):
 
 def test_a_slow_disk_drops_and_counts(ros, graph, tmp_path, monkeypatch):
     """The writer is held up; beyond its buffer messages are dropped, and the bag is whole nevertheless."""
-    node = RecordNode(out=str(tmp_path / "b"), topics=[topics.COLOUR], buffer_mb=1.0)
+    node = RecordNode(out=str(tmp_path / "b"), topics=[topics.COLOR], buffer_mb=1.0)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    while topics.COLOUR not in [name.lstrip("/") for name in node.counts]:
+    while topics.COLOR not in [name.lstrip("/") for name in node.counts]:
         executor.spin_once(timeout_sec=1.0)
     executor.remove_node(node)
     gate, write = threading.Event(), node._writer.write

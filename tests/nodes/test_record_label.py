@@ -46,9 +46,9 @@ class People:
         self._stop = threading.Event()
         make = self.node.create_publisher
         self._skeletons = make(SkeletonArray, topics.SKELETONS, topics.SMALL)
-        self._colour = make(conversions.Image, topics.COLOUR, topics.IMAGE_PUBLISHER)
+        self._color = make(conversions.Image, topics.COLOR, topics.IMAGE_PUBLISHER)
         self._depth = make(conversions.Image, topics.DEPTH, topics.IMAGE_PUBLISHER)
-        self._info = make(conversions.CameraInfo, topics.COLOUR_INFO, topics.IMAGE_PUBLISHER)
+        self._info = make(conversions.CameraInfo, topics.COLOR_INFO, topics.IMAGE_PUBLISHER)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -56,10 +56,10 @@ class People:
         sent = 0
         while not self._stop.wait(0.05):
             head = conversions.header(START + sent * PERIOD_NS, "lens")
-            colour, depth = np.full((48, 64, 3), sent % 256, np.uint8), np.full((48, 64), 2.0, np.float32)
+            color, depth = np.full((48, 64, 3), sent % 256, np.uint8), np.full((48, 64), 2.0, np.float32)
             self._info.publish(conversions.intrinsics_to_info(Intrinsics(64, 48, 60.0, 60.0, 31.5, 23.5), head))
             self._depth.publish(conversions.depth_to_image(depth, head))
-            self._colour.publish(conversions.colour_to_image(colour, head))
+            self._color.publish(conversions.color_to_image(color, head))
             nowhere, sure = np.full((25, 2), np.nan, np.float32), np.ones(25, np.float32)
             bodies = [Body("body_1", "kinect_v2_25", person_at(0.001 * sent), nowhere, sure)] if self.somebody else []
             self._skeletons.publish(conversions.bodies_to_message(bodies, head))

@@ -24,7 +24,7 @@ def test_rectified_images_come_with_their_own_intrinsics(context, host, ears) ->
 
     def show() -> bool:
         ears.say("lens/camera_info", raw)
-        ears.say("lens/image_rect_color", c.colour_to_image(np.zeros((6, 8, 3), np.uint8), c.header(10**9, "lens")))
+        ears.say("lens/image_rect_color", c.color_to_image(np.zeros((6, 8, 3), np.uint8), c.header(10**9, "lens")))
         return bool(got)
 
     ears.wait_until(show)

@@ -16,7 +16,7 @@ from actrec_nodes.skeleton_node import SkeletonNode
 
 pytestmark = pytest.mark.ros
 
-# Colour encoding, depth encoding, distortion model and number of coefficients, as each driver publishes them.
+# Color encoding, depth encoding, distortion model and number of coefficients, as each driver publishes them.
 DRIVERS = [
     ("realsense2_camera", "rgb8", "16UC1", "plumb_bob", 5),
     ("azure_kinect_ros_driver", "bgra8", "16UC1", "rational_polynomial", 8),
@@ -41,19 +41,19 @@ def image(pixels: np.ndarray, encoding: str, frame: RgbdFrame) -> Image:
     )  # fmt: skip
 
 
-def as_published(frame: RgbdFrame, colour: str, depth: str) -> tuple[Image, Image]:
-    order = {"rgb8": [0, 1, 2], "bgr8": [2, 1, 0], "bgra8": [2, 1, 0]}[colour]
-    pixels = np.ascontiguousarray(np.asarray(frame.colour)[..., order])
-    if colour == "bgra8":
+def as_published(frame: RgbdFrame, color: str, depth: str) -> tuple[Image, Image]:
+    order = {"rgb8": [0, 1, 2], "bgr8": [2, 1, 0], "bgra8": [2, 1, 0]}[color]
+    pixels = np.ascontiguousarray(np.asarray(frame.color)[..., order])
+    if color == "bgra8":
         pixels = np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])
     metres = np.nan_to_num(frame.depth)
     raw = np.round(metres * 1000).astype(np.uint16) if depth == "16UC1" else frame.depth.astype(np.float32)
-    return image(pixels, colour, frame), image(raw, depth, frame)
+    return image(pixels, color, frame), image(raw, depth, frame)
 
 
-@pytest.mark.parametrize(("vendor", "colour", "depth", "model", "coefficients"), DRIVERS)
+@pytest.mark.parametrize(("vendor", "color", "depth", "model", "coefficients"), DRIVERS)
 def test_people_are_found_in_what_a_vendors_driver_publishes(
-    context, host, ears, frame, vendor, colour, depth, model, coefficients
+    context, host, ears, frame, vendor, color, depth, model, coefficients
 ):
     remaps = [item for ours, theirs in topics.vendor_remaps(vendor) for item in ("-r", f"{ours}:={theirs}")]
     node = SkeletonNode(context=context, cli_args=["--ros-args", *remaps])
@@ -63,14 +63,14 @@ def test_people_are_found_in_what_a_vendors_driver_publishes(
     names = topics.VENDORS[vendor]
     info = conversions.intrinsics_to_info(frame.intrinsics, conversions.header(frame.stamp_ns, "vendors"))
     info.distortion_model, info.d = model, [0.0] * coefficients
-    seen = as_published(frame, colour, depth)
+    seen = as_published(frame, color, depth)
 
     def show() -> bool:
-        for topic, message in ((names[topics.COLOUR_INFO], info), (names[topics.DEPTH_INFO], info)):
+        for topic, message in ((names[topics.COLOR_INFO], info), (names[topics.DEPTH_INFO], info)):
             assert isinstance(message, CameraInfo)
             ears.say(topic, message, topics.IMAGE_PUBLISHER)
         ears.say(names[topics.DEPTH], seen[1], topics.IMAGE_PUBLISHER)
-        ears.say(names[topics.COLOUR], seen[0], topics.IMAGE_PUBLISHER)
+        ears.say(names[topics.COLOR], seen[0], topics.IMAGE_PUBLISHER)
         return ears.wait(lambda: any(message.skeletons for message in ears.heard[topics.SKELETONS]), 0.3)
 
     assert any(show() for _ in range(60)), "nobody found"

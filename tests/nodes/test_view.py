@@ -49,10 +49,8 @@ def graph():
     context = rclpy.Context()
     rclpy.init(context=context)
     node, stop = Node("graph", context=context), threading.Event()
-    colour, depth = (
-        node.create_publisher(Image, name, topics.IMAGE_PUBLISHER) for name in (topics.COLOUR, topics.DEPTH)
-    )
-    info = node.create_publisher(CameraInfo, topics.COLOUR_INFO, topics.IMAGE_PUBLISHER)
+    color, depth = (node.create_publisher(Image, name, topics.IMAGE_PUBLISHER) for name in (topics.COLOR, topics.DEPTH))
+    info = node.create_publisher(CameraInfo, topics.COLOR_INFO, topics.IMAGE_PUBLISHER)
     skeletons = node.create_publisher(SkeletonArray, topics.SKELETONS, topics.SMALL)
     labels = node.create_publisher(ActionLabel, topics.ACTION_LABEL, topics.SMALL)
     body = Body("body_1", "kinect_v2_25", person_at(0.0), np.full((25, 2), np.nan, np.float32), np.ones(25, np.float32))
@@ -63,7 +61,7 @@ def graph():
             head = conversions.header(STAMP + sent * 100_000_000, "lens")
             info.publish(conversions.intrinsics_to_info(Intrinsics(64, 48, 60.0, 60.0, 31.5, 23.5), head))
             depth.publish(conversions.depth_to_image(np.full((48, 64), 2.0, np.float32), head))
-            colour.publish(conversions.colour_to_image(np.zeros((48, 64, 3), np.uint8), head))
+            color.publish(conversions.color_to_image(np.zeros((48, 64, 3), np.uint8), head))
             skeletons.publish(SkeletonArray(header=head, skeletons=[Skeleton(body_id="body_2", confidences=[1.0])]))
             skeletons.publish(conversions.bodies_to_message([body], head))
             labels.publish(ActionLabel(header=head, body_id="body_1", label="wave", confidence=0.5))
@@ -87,7 +85,7 @@ def test_a_graph_is_shown(graph):
         time.sleep(0.05)
     stopped.set()
     looking.join()
-    assert shown.frames[0].colour.shape == (48, 64, 3) and shown.frames[0].depth[0, 0] == 2.0
+    assert shown.frames[0].color.shape == (48, 64, 3) and shown.frames[0].depth[0, 0] == 2.0
     topic, stamp, names = shown.given[1]  # what is wrong with others has not ended the looking
     assert (topic, names) == ("skeletons", ["body_1"]) and stamp >= STAMP
     assert shown.labels[0][1:] == ("body_1", "wave", 0.5)

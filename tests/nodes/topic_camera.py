@@ -36,11 +36,11 @@ class TopicCamera:
     def _run(self):
         sent = 0
         while not self._stop.wait(0.05):
-            colour = np.full((48, 64, 3), 7, np.uint8) if self.picture is None else self.picture
+            color = np.full((48, 64, 3), 7, np.uint8) if self.picture is None else self.picture
             if self.picture is None:
-                colour[..., 0] = sent % 256
+                color[..., 0] = sent % 256
             stamp_ns = 1000 + sent if self.picture is None else time.time_ns()
-            message = conversions.colour_to_image(colour, conversions.header(stamp_ns, "lens"))
+            message = conversions.color_to_image(color, conversions.header(stamp_ns, "lens"))
             message.encoding = self._encoding
             self._publisher.publish(message)
             if self.lens is not None:

@@ -1,4 +1,4 @@
-"""Body tracking with Microsoft's libk4abt: captures go in, skeletons of the colour camera's frame come out."""
+"""Body tracking with Microsoft's libk4abt: captures go in, skeletons of the color camera's frame come out."""
 
 import threading
 import time
@@ -32,7 +32,7 @@ class BodyTracker:
     Args:
         k4abt: Bindings of libk4abt.
         calibration: The SDK's, of the captures.
-        to_colour: [4, 4] a point of the depth camera, metres, in the colour camera.
+        to_color: [4, 4] a point of the depth camera, metres, in the color camera.
         intrinsics: Of the images that the bodies' pixels are of.
         processing: A key of `PROCESSING`.
         model: File of the tracker's network; empty for the SDK's.
@@ -45,12 +45,12 @@ class BodyTracker:
         self,
         k4abt: Any,
         calibration: Any,
-        to_colour: np.ndarray,
+        to_color: np.ndarray,
         intrinsics: Intrinsics,
         processing: str = "cuda",
         model: str = "",
     ):
-        self._k4abt, self._pose, self._intrinsics = k4abt, to_colour, intrinsics
+        self._k4abt, self._pose, self._intrinsics = k4abt, to_color, intrinsics
         self._handle = k4abt.k4abt_tracker_t()
         settings = k4abt.k4abt_tracker_configuration_t(
             processing_mode=PROCESSING[processing], model_path=model.encode() or None

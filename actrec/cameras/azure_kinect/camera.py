@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from actrec.cameras.azure_kinect import library as azure_kinect_library
 from actrec.cameras.azure_kinect.bodies import PROCESSING, BodyTracker
 from actrec.cameras.azure_kinect.captures import Capture, Image, View
-from actrec.cameras.azure_kinect.sources import COLOUR_MODES, DEPTH_MODES, RATES, Device, Playback
+from actrec.cameras.azure_kinect.sources import COLOR_MODES, DEPTH_MODES, RATES, Device, Playback
 from actrec.cameras.base import Camera, Pace
 from actrec.cameras.clock import DeviceClock, StampFigures
 from actrec.types import Intrinsics, RgbdFrame
@@ -28,16 +28,16 @@ class AzureKinectConfig:
     """Settings of `AzureKinectCamera`."""
 
     serial: str = setting("", "Serial number of the camera; empty for the only one.")
-    colour_mode: str = setting("720p", "Colour resolution; 1536p and 3072p are 4:3.", choices=COLOUR_MODES)
+    color_mode: str = setting("720p", "Color resolution; 1536p and 3072p are 4:3.", choices=COLOR_MODES)
     depth_mode: str = setting("nfov_unbinned", "Field of view and binning of depth.", choices=DEPTH_MODES)
     fps: int = setting(30, "Frames a second: 5, 15 or 30.", unit="Hz", range=(5, 30))
-    colour_format: str = setting(
+    color_format: str = setting(
         "mjpg", "What the camera sends; bgra32 is decoded by the SDK.", choices=("mjpg", "bgra32")
     )
-    width: int = setting(0, "Width of the registered images; 0 for the colour camera's.", unit="px", range=(0, 4096))
+    width: int = setting(0, "Width of the registered images; 0 for the color camera's.", unit="px", range=(0, 4096))
     rectify: bool = setting(False, "Takes lens distortion out of the images.")
     register: bool = setting(
-        True, "Registers depth to colour; false leaves it in the depth camera's image, for actrec calibrate depth."
+        True, "Registers depth to color; false leaves it in the depth camera's image, for actrec calibrate depth."
     )
     calibration: str = setting(
         "auto",
@@ -63,16 +63,16 @@ class AzureKinectConfig:
 class AzureKinectCamera(Camera):
     """Registered frames of an Azure Kinect. The IMU stays off.
 
-    Stamps are the middle of the colour exposure by the device's clock, put on the system's by `DeviceClock` from when
+    Stamps are the middle of the color exposure by the device's clock, put on the system's by `DeviceClock` from when
     the host had received the image; the least delay of transfer, which no clock of it tells, is in them. Of a recording
     they begin now and keep the recorded intervals.
 
     Attributes:
         serial: Of the camera, or of that which made the recording, once open; empty where that does not say.
         skipped: Frames left out since it was opened, for a newer one was there.
-        halves: Captures without colour or without depth.
+        halves: Captures without color or without depth.
         unpaired: Captures whose images were taken more than half a frame apart.
-        damaged: Captures whose colour could not be decoded.
+        damaged: Captures whose color could not be decoded.
         without_bodies: Frames whose bodies came too late.
 
     Args:
@@ -165,7 +165,7 @@ class AzureKinectCamera(Camera):
         """Delay and jitter of the stamps, the clocks' offset, and what was left out since it was opened and why."""
         told = self._stamps.told(self._clock, self.skipped, self.halves, self.unpaired)
         return told | {
-            "damaged_colour": self.damaged,
+            "damaged_color": self.damaged,
             "without_bodies": self.without_bodies,
         }
 
@@ -185,14 +185,14 @@ class AzureKinectCamera(Camera):
             self._source = playback = Playback(k4a, azure_kinect_library.load("k4arecord", library), c.recording)
             self._fps = playback.fps
         else:
-            self._source = Device(k4a, c.serial, c.colour_mode, c.depth_mode, c.colour_format, c.fps)
+            self._source = Device(k4a, c.serial, c.color_mode, c.depth_mode, c.color_format, c.fps)
         self.serial = self._source.serial
         files = calibration_files.load(self.serial) if c.calibration == "auto" and self.serial else None
         calibration = self._source.calibration
         self._view = view = View(k4a, calibration, files, c.width, c.rectify, c.register)
         if k4abt is not None:
             self._tracker = BodyTracker(
-                k4abt, calibration, view.to_colour, view.intrinsics, c.body_processing, c.body_model
+                k4abt, calibration, view.to_color, view.intrinsics, c.body_processing, c.body_model
             )
 
     def _opened(self) -> tuple[Device | Playback, View]:
@@ -237,8 +237,8 @@ class AzureKinectCamera(Camera):
             capture = source.next()
             if not self._usable(capture):
                 continue
-            assert capture.colour is not None
-            due = self._pace.due(capture.colour.device_us * 1000)
+            assert capture.color is not None
+            due = self._pace.due(capture.color.device_us * 1000)
             if self._closing.wait(max(0.0, due - time.monotonic())):
                 capture.release()
                 raise DeviceError("the recording was closed while a frame was awaited")
@@ -246,27 +246,27 @@ class AzureKinectCamera(Camera):
 
     def _usable(self, capture: Capture) -> bool:
         """Whether a capture has both images of one instant; one that has not is counted and released."""
-        if capture.colour is None or capture.depth is None:
+        if capture.color is None or capture.depth is None:
             self.halves += 1
         elif capture.apart_us > 500_000 / self._fps:
             self.unpaired += 1
         else:
             if self.live:
-                self._stamp(capture.colour)
+                self._stamp(capture.color)
             return True
         capture.release()
         return False
 
     def _frame(self, capture: Capture) -> RgbdFrame | None:
-        """None where the colour is damaged."""
+        """None where the color is damaged."""
         _, view = self._opened()
-        assert capture.colour is not None and capture.depth is not None
+        assert capture.color is not None and capture.depth is not None
         offered = self._tracker is not None and self._tracker.offer(capture)
-        colour = view.colour(capture.colour)
-        if colour is None:
+        color = view.color(capture.color)
+        if color is None:
             self.damaged += 1
             return None
-        frame = RgbdFrame(0, colour, view.depth(capture.depth), view.intrinsics, self.config.frame_id)
+        frame = RgbdFrame(0, color, view.depth(capture.depth), view.intrinsics, self.config.frame_id)
         if self._tracker is not None:
             tolerance = round(500_000 / self._fps)
             bodies = (
@@ -274,7 +274,7 @@ class AzureKinectCamera(Camera):
             )
             self.without_bodies += bodies is None
             frame.skeletons = bodies or []
-        frame.stamp_ns = self._given if self.live else self._pace.advance(capture.colour.device_us * 1000)
+        frame.stamp_ns = self._given if self.live else self._pace.advance(capture.color.device_us * 1000)
         return frame
 
     def _stamp(self, image: Image) -> None:
@@ -291,7 +291,7 @@ def _check(config: AzureKinectConfig) -> None:
     """Raises ConfigError for what the camera cannot do."""
     if config.fps not in RATES:
         raise ConfigError(f"AzureKinectConfig.fps is {config.fps}, allowed: 5, 15, 30 Hz")
-    for name, mode in (("colour_mode", "3072p"), ("depth_mode", "wfov_unbinned")):
+    for name, mode in (("color_mode", "3072p"), ("depth_mode", "wfov_unbinned")):
         if config.fps == 30 and getattr(config, name) == mode and not config.recording:
             raise ConfigError(
                 f"AzureKinectConfig.{name} {mode} comes at 5 or 15 frames a second, not at 30: set fps=15"

@@ -55,7 +55,7 @@ class Image:
         return metres
 
     def rgb(self, width: int) -> np.ndarray | None:
-        """[H, W, 3] uint8 RGB of a colour image, at least `width` wide where it is; None where its JPEG is damaged.
+        """[H, W, 3] uint8 RGB of a color image, at least `width` wide where it is; None where its JPEG is damaged.
 
         Args:
             width: What is needed: a JPEG several times as wide is decoded at a half or a quarter.
@@ -87,7 +87,7 @@ class Capture:
 
     Attributes:
         handle: The SDK's.
-        colour, depth: The images; None where the capture lacks one.
+        color, depth: The images; None where the capture lacks one.
 
     Args:
         k4a: Bindings of libk4a.
@@ -96,7 +96,7 @@ class Capture:
 
     def __init__(self, k4a: Any, handle: Any):
         self._k4a, self.handle = k4a, handle
-        self.colour = self._image(k4a.k4a_capture_get_color_image(handle))
+        self.color = self._image(k4a.k4a_capture_get_color_image(handle))
         self.depth = self._image(k4a.k4a_capture_get_depth_image(handle))
 
     def __enter__(self) -> "Capture":
@@ -110,12 +110,12 @@ class Capture:
     @property
     def apart_us(self) -> int:
         """Between the exposures of the two images, microseconds."""
-        assert self.colour is not None and self.depth is not None
-        return abs(self.colour.device_us - self.depth.device_us)
+        assert self.color is not None and self.depth is not None
+        return abs(self.color.device_us - self.depth.device_us)
 
     def release(self) -> None:
         """Gives back the capture and its images."""
-        for image in (self.colour, self.depth):
+        for image in (self.color, self.depth):
             if image is not None:
                 image.release()
         self._k4a.k4a_capture_release(self.handle)
@@ -133,19 +133,19 @@ class View:
     """Turns captures of one calibration into registered images.
 
     Where files of the camera's own calibration say where the depth camera sits, depth is registered here; else by the
-    SDK's transformation, which gets the colour intrinsics of the file if there is one. Smaller images are registered at
+    SDK's transformation, which gets the color intrinsics of the file if there is one. Smaller images are registered at
     their own size at once.
 
     Attributes:
         intrinsics: Of both images.
         depth_lens, geometry: Intrinsics of the depth camera, where it sits, and what its readings are off by.
-        to_colour: [4, 4] float64: a point of the depth camera, metres, in the colour camera.
+        to_color: [4, 4] float64: a point of the depth camera, metres, in the color camera.
 
     Args:
         k4a: Bindings of libk4a.
         calibration: The factory's.
         files: The camera's own; None to go by the factory's alone.
-        width: Of the images; 0 for the colour camera's.
+        width: Of the images; 0 for the color camera's.
         rectify: Whether lens distortion is taken out of them.
         register: False leaves depth as the depth camera reads it, in its own image.
 
@@ -170,7 +170,7 @@ class View:
             raise ConfigError(f"width is {width}, but the camera's images are {factory.width} wide: choose 0 or less")
         width = width or factory.width
         size = width, round(width * factory.height / factory.width)
-        own = files.colour if files is not None else None
+        own = files.color if files is not None else None
         self._lens = fitted(own, *size) if own is not None else factory.resized(*size)
         self.intrinsics = pinhole(self._lens) if rectify else self._lens
         self._maps: tuple[np.ndarray, np.ndarray] | None = None
@@ -184,10 +184,10 @@ class View:
             self._registration = Registration(depth, self.intrinsics, geometry)
         else:
             self._transformation = self._make_transformation(calibration)
-        self.to_colour = geometry.to_colour
+        self.to_color = geometry.to_color
         self.depth_lens, self.geometry = depth, geometry
 
-    def colour(self, image: Image) -> np.ndarray | None:
+    def color(self, image: Image) -> np.ndarray | None:
         """[H, W, 3] uint8 RGB; None where the image is damaged."""
         c = self.intrinsics
         pixels = image.rgb(c.width)
@@ -200,7 +200,7 @@ class View:
         return pixels
 
     def depth(self, image: Image) -> np.ndarray:
-        """[H, W] float32 metres as the colour camera sees it, NaN where missing.
+        """[H, W] float32 metres as the color camera sees it, NaN where missing.
 
         Raises:
             DeviceError: The SDK cannot register it.
@@ -219,7 +219,7 @@ class View:
             transform = k4a.k4a_dll.k4a_transformation_depth_image_to_color_camera
             transform.argtypes = (k4a.k4a_transformation_t, k4a.k4a_image_t, k4a.k4a_image_t)
             if transform(self._transformation, image.handle, handle):
-                raise DeviceError("the Azure Kinect SDK cannot register depth to colour: open the camera again")
+                raise DeviceError("the Azure Kinect SDK cannot register depth to color: open the camera again")
             return registered.depth()
         finally:
             registered.release()
@@ -278,8 +278,8 @@ def pinhole(camera: Intrinsics) -> Intrinsics:
 
 
 def _factory_geometry(calibration: Any) -> DepthGeometry:
-    depth_to_colour = calibration.extrinsics[0][1]  # K4A_CALIBRATION_TYPE_DEPTH to …_COLOR
+    depth_to_color = calibration.extrinsics[0][1]  # K4A_CALIBRATION_TYPE_DEPTH to …_COLOR
     pose = np.eye(4)
-    pose[:3, :3] = np.array(depth_to_colour.rotation).reshape(3, 3)
-    pose[:3, 3] = np.array(depth_to_colour.translation) / 1000
+    pose[:3, :3] = np.array(depth_to_color.rotation).reshape(3, 3)
+    pose[:3, 3] = np.array(depth_to_color.translation) / 1000
     return DepthGeometry(pose)

@@ -8,7 +8,7 @@ from actrec.cameras.azure_kinect.captures import Capture
 from actrec.cameras.azure_kinect.library import complaints
 from actrec.utils.errors import DeviceError, EndOfStream
 
-COLOUR_MODES = ("720p", "1080p", "1440p", "1536p", "2160p", "3072p")
+COLOR_MODES = ("720p", "1080p", "1440p", "1536p", "2160p", "3072p")
 
 DEPTH_MODES = ("nfov_2x2binned", "nfov_unbinned", "wfov_2x2binned", "wfov_unbinned")
 
@@ -35,7 +35,7 @@ class Device:
     Args:
         k4a: Bindings of libk4a.
         serial: Which one; empty for the only one.
-        colour_mode, depth_mode, colour_format, fps: As in `AzureKinectConfig`.
+        color_mode, depth_mode, color_format, fps: As in `AzureKinectConfig`.
 
     Raises:
         DeviceError: There is none, none of this serial number, or several and no serial number; it cannot be opened
@@ -43,12 +43,12 @@ class Device:
     """
 
     def __init__(
-        self, k4a: Any, serial: str, colour_mode: str, depth_mode: str, colour_format: str = "mjpg", fps: int = 30
+        self, k4a: Any, serial: str, color_mode: str, depth_mode: str, color_format: str = "mjpg", fps: int = 30
     ):
         self._k4a = k4a
         self._handle, self.serial = _find(k4a, serial)
         try:
-            resolution, mode = 1 + COLOUR_MODES.index(colour_mode), 1 + DEPTH_MODES.index(depth_mode)
+            resolution, mode = 1 + COLOR_MODES.index(color_mode), 1 + DEPTH_MODES.index(depth_mode)
             self.calibration = k4a.k4a_calibration_t()
             if k4a.k4a_device_get_calibration(self._handle, mode, resolution, self.calibration):
                 raise DeviceError(f"the Azure Kinect {self.serial} does not give its calibration: plug it in again")
@@ -57,7 +57,7 @@ class Device:
                     color_format={
                         "mjpg": k4a.K4A_IMAGE_FORMAT_COLOR_MJPG,
                         "bgra32": k4a.K4A_IMAGE_FORMAT_COLOR_BGRA32,
-                    }[colour_format],
+                    }[color_format],
                     color_resolution=resolution,
                     depth_mode=mode,
                     camera_fps=RATES.index(fps),
@@ -112,7 +112,7 @@ class Playback:
         path: The mkv file.
 
     Raises:
-        DeviceError: There is no such file, it is no recording, or has no colour or no depth.
+        DeviceError: There is no such file, it is no recording, or has no color or no depth.
     """
 
     def __init__(self, k4a: Any, record: Any, path: str):
@@ -158,7 +158,7 @@ class Playback:
         if self._record.k4a_playback_get_record_configuration(self._handle, settings):
             raise DeviceError(f"the recording '{self._path}' does not say how it was made: record it again")
         if not (settings.color_track_enabled and settings.depth_track_enabled):
-            lacking = "depth" if settings.color_track_enabled else "colour"
+            lacking = "depth" if settings.color_track_enabled else "color"
             raise DeviceError(f"the recording '{self._path}' has no {lacking}: record both")
         if self._record.k4a_playback_get_calibration(self._handle, calibration):
             raise DeviceError(f"the recording '{self._path}' has no calibration: record it again")

@@ -31,7 +31,7 @@ _TO_RGB = {
     rs.format.yuyv: cv2.COLOR_YUV2RGB_YUYV,
     rs.format.uyvy: cv2.COLOR_YUV2RGB_UYVY,
 }
-"""What a recording's colour may be in; a camera is asked for RGB."""
+"""What a recording's color may be in; a camera is asked for RGB."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class RealSenseConfig(FilterSettings):
     """Settings of `RealSenseCamera`."""
 
     serial: str = setting("", "Serial number of the camera; empty where there is only one.")
-    width: int = setting(640, "Width of the colour images, which depth is registered to.", unit="px", range=(1, 8192))
-    height: int = setting(480, "Height of the colour images.", unit="px", range=(1, 8192))
-    depth_width: int = setting(0, "Width of the depth images; 0 for the colour's.", unit="px", range=(0, 8192))
-    depth_height: int = setting(0, "Height of the depth images; 0 for the colour's.", unit="px", range=(0, 8192))
+    width: int = setting(640, "Width of the color images, which depth is registered to.", unit="px", range=(1, 8192))
+    height: int = setting(480, "Height of the color images.", unit="px", range=(1, 8192))
+    depth_width: int = setting(0, "Width of the depth images; 0 for the color's.", unit="px", range=(0, 8192))
+    depth_height: int = setting(0, "Height of the depth images; 0 for the color's.", unit="px", range=(0, 8192))
     fps: int = setting(30, "Frames a second.", unit="Hz", range=(1, 300))
     options: str = setting(
         "", "The camera's own options, such as depth.laser_power=150,color.auto_exposure_priority=0; empty for none."
@@ -51,7 +51,7 @@ class RealSenseConfig(FilterSettings):
         "auto", "auto takes this camera's files of actrec calibrate where there are some.", choices=("auto", "factory")
     )
     register: bool = setting(
-        True, "Registers depth to colour; false leaves it in the depth camera's image, for actrec calibrate depth."
+        True, "Registers depth to color; false leaves it in the depth camera's image, for actrec calibrate depth."
     )
     reset: str = setting(
         "stall",
@@ -66,14 +66,14 @@ class RealSenseConfig(FilterSettings):
 
 
 class RealSenseCamera(Camera):
-    """Colour with depth registered to it; the newest frame wins.
+    """Color with depth registered to it; the newest frame wins.
 
     Stamps are capture times: librealsense's global time, else the device's clock mapped to the system's.
 
     Attributes:
         skipped: Frames that the camera took and that were left out since it was opened, by their numbers.
-        halves: Framesets dropped because colour or depth was missing.
-        unpaired: Framesets dropped because colour and depth were taken more than half a frame apart.
+        halves: Framesets dropped because color or depth was missing.
+        unpaired: Framesets dropped because color and depth were taken more than half a frame apart.
 
     Args:
         options: Fields of `RealSenseConfig`.
@@ -109,9 +109,9 @@ class RealSenseCamera(Camera):
 
     @property
     def intrinsics(self) -> Intrinsics:
-        """Intrinsics of the colour images, and so of the depth; valid once open."""
+        """Intrinsics of the color images, and so of the depth; valid once open."""
         self._opened()
-        return self._depth.colour
+        return self._depth.color
 
     def open(self) -> None:
         """Starts the streams.
@@ -145,7 +145,7 @@ class RealSenseCamera(Camera):
 
         Raises:
             EndOfStream: The recording has ended.
-            DeviceError: No frame with colour and depth within `timeout_s`: unplugged, or stalled.
+            DeviceError: No frame with color and depth within `timeout_s`: unplugged, or stalled.
         """
         deadline = time.monotonic() + timeout_s
         while True:
@@ -153,14 +153,14 @@ class RealSenseCamera(Camera):
             if frames is None:
                 raise self._lost(timeout_s)
             arrival = time.time_ns()
-            colour, depth = frames.get_color_frame(), frames.get_depth_frame()
-            if not colour or not depth:
+            color, depth = frames.get_color_frame(), frames.get_depth_frame()
+            if not color or not depth:
                 self.halves += 1
                 continue
-            if _apart_ns(colour, depth) > self._half_frame_ns:
+            if _apart_ns(color, depth) > self._half_frame_ns:
                 self.unpaired += 1
                 continue
-            return self._frame(frames, colour, self._stamp(colour, arrival), arrival)
+            return self._frame(frames, color, self._stamp(color, arrival), arrival)
 
     def calibration(self) -> calibration_files.CameraFiles:
         """The camera's own, or its files' in use."""
@@ -215,7 +215,7 @@ class RealSenseCamera(Camera):
                     sensor.set_option(rs.option.global_time_enabled, 1)
             profile = self._pipeline.start(wanted)
         except RuntimeError as error:
-            words = f"colour {c.width}×{c.height} and depth {size[0]}×{size[1]} at {c.fps} Hz"
+            words = f"color {c.width}×{c.height} and depth {size[0]}×{size[1]} at {c.fps} Hz"
             raise realsense_device.explained(error, device, words) from error
         self._prepare(profile)
 
@@ -234,7 +234,7 @@ class RealSenseCamera(Camera):
         except RuntimeError as error:
             told = " ".join(str(error).split())
             raise DeviceError(
-                f"'{path}' is no recording of librealsense (.db3, .bag) with colour and depth: {told}; a bag of ROS is "
+                f"'{path}' is no recording of librealsense (.db3, .bag) with color and depth: {told}; a bag of ROS is "
                 "for driver replay, an old .bag may need rs-convert"
             ) from error
         self._playback = profile.get_device().as_playback()
@@ -269,11 +269,11 @@ class RealSenseCamera(Camera):
         if not self.live:
             if self._playback.current_status() == rs.playback_status.stopped:
                 return EndOfStream(f"'{self.config.recording}' has been played")
-            return DeviceError(f"'{self.config.recording}': no frame with colour and depth within {timeout_s:g} s")
+            return DeviceError(f"'{self.config.recording}': no frame with color and depth within {timeout_s:g} s")
         if self._serial not in realsense_device.connected(self._context):
             return DeviceError(f"RealSense {self._serial} was unplugged: plug it in, it is opened again by itself")
         self._stalled = True
-        told = f", {self.halves} framesets without colour or depth" if self.halves else ""
+        told = f", {self.halves} framesets without color or depth" if self.halves else ""
         told += f", {self.unpaired} with the two too far apart" if self.unpaired else ""
         return DeviceError(
             f"RealSense {self._serial} is connected but gave no frame within {timeout_s:g} s{told}: another cable or "
@@ -294,15 +294,15 @@ class RealSenseCamera(Camera):
             )
         return stamp
 
-    def _frame(self, frames: Any, colour: Any, stamp: int, arrival: int) -> RgbdFrame:
-        number = colour.get_frame_number()
+    def _frame(self, frames: Any, color: Any, stamp: int, arrival: int) -> RgbdFrame:
+        number = color.get_frame_number()
         if self.live and self._number is not None and number > self._number:
             self.skipped += number - self._number - 1
         self._number = number
         self._stamps.seen(stamp, arrival)
         if not self.live and self.config.restamp:
             stamp = self._pace.advance(stamp)
-        return RgbdFrame(stamp, _rgb(colour), self._depth.of(frames), self._depth.colour, self.config.frame_id)
+        return RgbdFrame(stamp, _rgb(color), self._depth.of(frames), self._depth.color, self.config.frame_id)
 
     def _opened(self) -> Any:
         if self._pipeline is None:
@@ -310,11 +310,11 @@ class RealSenseCamera(Camera):
         return self._pipeline
 
 
-def _apart_ns(colour: Any, depth: Any) -> float:
+def _apart_ns(color: Any, depth: Any) -> float:
     """Time between two frames; infinite where different clocks stamp them, as while these are being matched."""
-    if colour.get_frame_timestamp_domain() != depth.get_frame_timestamp_domain():
+    if color.get_frame_timestamp_domain() != depth.get_frame_timestamp_domain():
         return float("inf")
-    return abs(colour.get_timestamp() - depth.get_timestamp()) * 1e6
+    return abs(color.get_timestamp() - depth.get_timestamp()) * 1e6
 
 
 def open_context() -> Any:
@@ -329,13 +329,13 @@ def _rgb(frame: Any) -> np.ndarray:
     """[H, W, 3] RGB, a copy: librealsense has few buffers, and a frame that is held keeps one.
 
     Raises:
-        InputError: A recording's colour is in a format that is not known here.
+        InputError: A recording's color is in a format that is not known here.
     """
     pixels, kind = np.asanyarray(frame.get_data()), frame.get_profile().format()
     if kind == rs.format.rgb8:
         return pixels.copy()
     if kind not in _TO_RGB:
-        raise InputError(f"colour in {kind} is not supported: record it as rgb8")
+        raise InputError(f"color in {kind} is not supported: record it as rgb8")
     if kind in (rs.format.yuyv, rs.format.uyvy):
         pixels = pixels.view(np.uint8).reshape(*pixels.shape[:2], 2)
     return cv2.cvtColor(pixels, _TO_RGB[kind])

@@ -1,4 +1,4 @@
-"""Depth of a RealSense as its colour camera sees it: filtered, in metres, registered.
+"""Depth of a RealSense as its color camera sees it: filtered, in metres, registered.
 
 The vendor's filters of depth images, in the order that the vendor applies them.
 
@@ -102,7 +102,7 @@ def _fitted(lens: Any, pinhole: Intrinsics) -> tuple[float, ...]:
     misfit = float(np.abs(rows @ found - values).max())
     if not misfit < LARGEST_MISFIT_PX:
         raise DeviceError(
-            f"the lens model {lens.model} of the camera's colour images is {misfit:.2f} px off what five coefficients "
+            f"the lens model {lens.model} of the camera's color images is {misfit:.2f} px off what five coefficients "
             "describe: calibrate it with actrec calibrate intrinsics, or use the vendor's rectified images"
         )
     return tuple(float(value) for value in found)
@@ -118,7 +118,7 @@ class RegisteredDepth:
     the two cameras are tilted by a degree. `Registration` does both, in less time.
 
     Attributes:
-        colour: Intrinsics of the colour images, and so of the depth.
+        color: Intrinsics of the color images, and so of the depth.
         calibration: All that it goes by.
 
     Args:
@@ -134,28 +134,28 @@ class RegisteredDepth:
     def __init__(
         self, profile: Any, settings: FilterSettings, files: calibration_files.CameraFiles, register: bool = True
     ):
-        colour = profile.get_stream(rs.stream.color).as_video_stream_profile()
+        color = profile.get_stream(rs.stream.color).as_video_stream_profile()
         # What is measured of the depth camera's own pixels holds for all of them.
         self._every = settings.decimation if register else 1
         self._filters = chain(replace(settings, decimation=self._every))
         self._register = register
-        self.colour: Intrinsics
-        if files.colour is not None:
-            self.colour = calibration_files.fitted(files.colour, colour.width(), colour.height())
+        self.color: Intrinsics
+        if files.color is not None:
+            self.color = calibration_files.fitted(files.color, color.width(), color.height())
         else:
-            self.colour = from_realsense(colour.get_intrinsics())
+            self.color = from_realsense(color.get_intrinsics())
         depth = profile.get_stream(rs.stream.depth).as_video_stream_profile()
-        self._geometry = files.geometry or _factory_geometry(depth, colour)
+        self._geometry = files.geometry or _factory_geometry(depth, color)
         self._lens = from_realsense(depth.get_intrinsics())
         if files.depth is not None:
             self._lens = calibration_files.fitted(files.depth, self._lens.width, self._lens.height)
-        self.calibration = calibration_files.CameraFiles(files.serial, self.colour, self._lens, self._geometry)
+        self.calibration = calibration_files.CameraFiles(files.serial, self.color, self._lens, self._geometry)
         self._registration: Registration | None = None
-        if files.colour is not None or files.geometry is not None:
+        if files.color is not None or files.geometry is not None:
             logger.info("RealSense %s: registered by its files of actrec calibrate", files.serial)
 
     def of(self, frames: Any) -> np.ndarray:
-        """[H, W] float32 metres in the colour image, NaN where missing, of a frameset."""
+        """[H, W] float32 metres in the color image, NaN where missing, of a frameset."""
         for each in self._filters:
             frames = each.process(frames).as_frameset()
         depth = _metres(frames.get_depth_frame())
@@ -163,7 +163,7 @@ class RegisteredDepth:
             return depth
         if self._registration is None:  # made now, as a filter may have changed the size
             lens = _decimated(self._lens, self._every, *depth.shape)
-            self._registration = Registration(lens, self.colour, self._geometry)
+            self._registration = Registration(lens, self.color, self._geometry)
         return self._registration.register(depth)
 
 
@@ -173,12 +173,12 @@ def _decimated(lens: Intrinsics, every: int, height: int, width: int) -> Intrins
     What librealsense tells of them takes the first pixel of a square for its middle. Their size tells nothing: it fills
     them up with pixels that have no depth, to a multiple of four.
     """
-    cx, cy = ((centre + 0.5) / every - 0.5 for centre in (lens.cx, lens.cy))
+    cx, cy = ((center + 0.5) / every - 0.5 for center in (lens.cx, lens.cy))
     return Intrinsics(width, height, lens.fx / every, lens.fy / every, cx, cy, lens.distortion)
 
 
-def _factory_geometry(depth: Any, colour: Any) -> calibration_files.DepthGeometry:
-    moved = depth.get_extrinsics_to(colour)
+def _factory_geometry(depth: Any, color: Any) -> calibration_files.DepthGeometry:
+    moved = depth.get_extrinsics_to(color)
     pose = np.eye(4)
     pose[:3, :3] = np.array(moved.rotation).reshape(3, 3).T  # librealsense counts column by column
     pose[:3, 3] = moved.translation

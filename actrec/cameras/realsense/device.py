@@ -117,17 +117,17 @@ def explained(error: Exception, device: Any, wanted: str) -> ActrecError:
 
 
 def _profiles(device: Any) -> str:
-    """The video profiles of depth and colour, in words: sizes with their rates."""
+    """The video profiles of depth and color, in words: sizes with their rates."""
     rates: dict[tuple[str, int, int], set[int]] = {}
     for sensor in device.query_sensors():
         for profile in sensor.get_stream_profiles():
             kind = profile.stream_type()
             if kind in (rs.stream.depth, rs.stream.color) and profile.is_video_stream_profile():
                 video = profile.as_video_stream_profile()
-                name = "depth" if kind == rs.stream.depth else "colour"
+                name = "depth" if kind == rs.stream.depth else "color"
                 rates.setdefault((name, video.width(), video.height()), set()).add(profile.fps())
     lines = [f"{kind} {w}×{h} at {'/'.join(map(str, sorted(fps)))}" for (kind, w, h), fps in sorted(rates.items())]
-    return ", ".join(lines) or "no depth and colour"
+    return ", ".join(lines) or "no depth and color"
 
 
 def set_options(device: Any, text: str) -> None:
@@ -152,7 +152,7 @@ def set_options(device: Any, text: str) -> None:
         except RuntimeError as error:
             raise ConfigError(
                 f"option '{entry}': {info(device, rs.camera_info.name)} has no {kind} sensor of its own; the options "
-                f"of a D405's colour are its depth sensor's: depth.{name}={value}"
+                f"of a D405's color are its depth sensor's: depth.{name}={value}"
             ) from error
         _set_option(sensor, kind, name, value)
 

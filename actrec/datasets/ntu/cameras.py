@@ -1,7 +1,7 @@
 """The cameras of an NTU RGB+D recording, found from its own joints: the dataset comes without any calibration.
 
 Each `.skeleton` file gives its joints in metres and in the pixels of both cameras. The two lie side by side in a Kinect
-v2 and look the same way, so that focal lengths, centres and a distance in x and y explain the pixels of all files here
+v2 and look the same way, so that focal lengths, centers and a distance in x and y explain the pixels of all files here
 to less than one (`actrec bench ntu`). Everything is of the pictures turned back from the dataset's mirroring.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from actrec.datasets.ntu.skeletons import COLOUR_SIZE, DEPTH_SIZE, NtuRecording, unmirror
+from actrec.datasets.ntu.skeletons import COLOR_SIZE, DEPTH_SIZE, NtuRecording, unmirror
 from actrec.types import Intrinsics
 from actrec.utils.errors import InputError
 from actrec.utils.geometry import kinect_to_optical
@@ -27,26 +27,26 @@ class NtuCameras:
 
     Attributes:
         depth: Of the 512×424 depth maps; joints are in this camera's optical frame.
-        colour: Of the 1920×1080 pictures.
-        offset: [3] metres from a point in the depth camera's frame to the same in the colour camera's.
+        color: Of the 1920×1080 pictures.
+        offset: [3] metres from a point in the depth camera's frame to the same in the color camera's.
     """
 
     depth: Intrinsics
-    colour: Intrinsics
+    color: Intrinsics
     offset: np.ndarray
 
     def pixels(self, positions: np.ndarray) -> np.ndarray:
-        """[..., 2] px in the colour picture of joints [..., 3] in the depth camera's frame."""
+        """[..., 2] px in the color picture of joints [..., 3] in the depth camera's frame."""
         seen = np.asarray(positions, np.float64) + self.offset
-        focal = np.array([self.colour.fx, self.colour.fy])
-        return seen[..., :2] / seen[..., 2:] * focal + [self.colour.cx, self.colour.cy]
+        focal = np.array([self.color.fx, self.color.fy])
+        return seen[..., :2] / seen[..., 2:] * focal + [self.color.cx, self.color.cy]
 
     def register(self, depth: np.ndarray, width: int, height: int) -> np.ndarray:
-        """A depth map as the colour camera sees it.
+        """A depth map as the color camera sees it.
 
         Args:
             depth: [424, 512] metres, NaN where missing, turned back.
-            width: Of the colour pictures, to whatever size they are scaled.
+            width: Of the color pictures, to whatever size they are scaled.
             height: Alike.
 
         Returns:
@@ -57,8 +57,8 @@ class NtuCameras:
         """
         if depth.shape != DEPTH_SIZE[::-1]:
             raise InputError(f"a depth map is {list(depth.shape)}, expected {list(DEPTH_SIZE[::-1])}")
-        to = self.colour.resized(width, height)
-        # A pixel of the map covers a rectangle of the picture: neighbours leave no gap between them.
+        to = self.color.resized(width, height)
+        # A pixel of the map covers a rectangle of the picture: neighbors leave no gap between them.
         cover = math.ceil(to.fx / self.depth.fx), math.ceil(to.fy / self.depth.fy)
         registered = np.full((height, width), np.nan, np.float32)
         _splat(
@@ -104,8 +104,8 @@ def fit_cameras(recording: NtuRecording) -> NtuCameras:
     """
     positions = kinect_to_optical(recording.positions).astype(np.float64)
     depth, _ = _fit(positions, unmirror(recording.depth_pixels, DEPTH_SIZE[0]), DEPTH_SIZE, apart=False)
-    colour, offset = _fit(positions, unmirror(recording.colour_pixels, COLOUR_SIZE[0]), COLOUR_SIZE, apart=True)
-    return NtuCameras(depth, colour, offset)
+    color, offset = _fit(positions, unmirror(recording.color_pixels, COLOR_SIZE[0]), COLOR_SIZE, apart=True)
+    return NtuCameras(depth, color, offset)
 
 
 def _fit(

@@ -12,8 +12,8 @@ from actrec.datasets.base import Clip, Entry, Source
 from actrec.datasets.ntu.actions import ACTIONS
 from actrec.datasets.ntu.files import NtuFiles, read_list, sample_meta
 from actrec.datasets.ntu.frames import cameras_of, ntu_frames
-from actrec.datasets.ntu.skeletons import COLOUR_SIZE, BodyCleaning, clean, read_ntu_skeleton
-from actrec.datasets.video_streams import ColourVideo, VideoConfig
+from actrec.datasets.ntu.skeletons import COLOR_SIZE, BodyCleaning, clean, read_ntu_skeleton
+from actrec.datasets.video_streams import ColorVideo, VideoConfig
 from actrec.skeleton.sequence import SkeletonSequence
 from actrec.types import RgbdFrame
 from actrec.utils import config
@@ -47,7 +47,7 @@ class NtuConfig(BodyCleaning, VideoConfig):
 class Ntu60(Source):
     """NTU RGB+D: 60 actions by 40 subjects before 3 cameras, 56,880 samples of which 302 are incomplete.
 
-    Root holds, in whatever folders, `SsssCcccPpppRrrrAaaa.skeleton`; colour videos (`…_rgb.avi`, .mp4) and folders of
+    Root holds, in whatever folders, `SsssCcccPpppRrrrAaaa.skeleton`; color videos (`…_rgb.avi`, .mp4) and folders of
     depth maps (named as the sample) where there are any. Samples of NTU RGB+D 120 may lie there too, and are passed by.
     Splits: "cross_subject" (40,091 train, 16,487 test) and "cross_view" (cameras 2 and 3: 37,646 train, 18,932 test).
 
@@ -89,7 +89,7 @@ class Ntu60(Source):
         ]
 
     def read(self, entry: Entry) -> Clip:
-        """Bodies cleaned, their pixels in the picture turned back from its mirroring, and colour where it is there.
+        """Bodies cleaned, their pixels in the picture turned back from its mirroring, and color where it is there.
 
         Raises:
             DeviceError: A file is not there.
@@ -98,21 +98,21 @@ class Ntu60(Source):
         sequence = self._sequence(entry)
         video = self._video(entry, sequence)
         if video is None:
-            others: Any = {"pixels": sequence.pixels, "size": np.array(COLOUR_SIZE, np.float32)}
+            others: Any = {"pixels": sequence.pixels, "size": np.array(COLOR_SIZE, np.float32)}
         else:
-            others = video.streams(sequence.pixels, COLOUR_SIZE)
+            others = video.streams(sequence.pixels, COLOR_SIZE)
         return Clip(entry.name, entry.label, sequence.stamps_ns, sequence.bodies, others)
 
     def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
-        """As the base says; depth where there are depth maps, registered to colour by cameras found from the joints."""
+        """As the base says; depth where there are depth maps, registered to color by cameras found from the joints."""
         sequence = self._sequence(entry)
         video = self._video(entry, sequence)
         if video is None:
-            raise InputError(f"'{entry.name}' has no colour video: put {entry.name}_rgb.avi into '{self.root}'")
+            raise InputError(f"'{entry.name}' has no color video: put {entry.name}_rgb.avi into '{self.root}'")
         return ntu_frames(entry.files["skeleton"], video, entry.files.get("depth"))
 
     def camera_offset(self, entry: Entry) -> np.ndarray:
-        """As the base says: joints are the depth camera's, pictures the colour camera's, some centimetres beside it."""
+        """As the base says: joints are the depth camera's, pictures the color camera's, some centimetres beside it."""
         return cameras_of(entry.files["skeleton"]).offset
 
     def part(self, entry: Entry, split: str) -> str:
@@ -134,11 +134,11 @@ class Ntu60(Source):
             raise InputError(f"'{file}' shows nobody in {len(sequence)} frames{remedy}")
         return sequence
 
-    def _video(self, entry: Entry, sequence: SkeletonSequence) -> ColourVideo | None:
-        if "colour" not in entry.files:
+    def _video(self, entry: Entry, sequence: SkeletonSequence) -> ColorVideo | None:
+        if "color" not in entry.files:
             return None
         # Pictures are mirrored as published; the sequence's pixels lie in the picture turned back.
-        return ColourVideo(entry.files["colour"], sequence.stamps_ns, self.config, mirror=True)
+        return ColorVideo(entry.files["color"], sequence.stamps_ns, self.config, mirror=True)
 
     def _incomplete(self) -> frozenset[str]:
         if self.config.incomplete == "keep":

@@ -102,7 +102,7 @@ class NtuFiles:
     def of(self, sample: str) -> dict[str, Path]:
         """What belongs to a sample."""
         depths = self.depths if sample in self.depths else self.masked  # whole maps before those of the bodies alone
-        kinds = {"skeleton": self.skeletons, "colour": self.videos, "depth": depths}
+        kinds = {"skeleton": self.skeletons, "color": self.videos, "depth": depths}
         return {kind: paths[sample] for kind, paths in kinds.items() if sample in paths}
 
 

@@ -1,4 +1,4 @@
-"""What the Kinect saw of an NTU RGB+D sample: colour and depth registered to it, turned back from the mirroring."""
+"""What the Kinect saw of an NTU RGB+D sample: color and depth registered to it, turned back from the mirroring."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,19 +10,19 @@ import numpy as np
 from actrec.datasets.ntu.cameras import NtuCameras, fit_cameras
 from actrec.datasets.ntu.files import DEPTH
 from actrec.datasets.ntu.skeletons import DEPTH_SIZE, read_ntu_file
-from actrec.datasets.video_streams import ColourVideo
+from actrec.datasets.video_streams import ColorVideo
 from actrec.recordings.image_decoding import MILLIMETRE, depth_in_metres
 from actrec.types import RgbdFrame
 from actrec.utils import files
 from actrec.utils.errors import DeviceError, InputError
 
 
-def ntu_frames(skeleton: Path, video: ColourVideo, depth: Path | None) -> Iterator[RgbdFrame]:
+def ntu_frames(skeleton: Path, video: ColorVideo, depth: Path | None) -> Iterator[RgbdFrame]:
     """The frames of a sample, in pictures of the video's size.
 
     Args:
         skeleton: The `.skeleton` file, from whose joints the cameras are found.
-        video: Its colour video, mirrored back.
+        video: Its color video, mirrored back.
         depth: Folder of its depth maps, `Depth-00000001.png` or `MDepth-00000001.png` and on, whole or of the bodies
             alone; None where there are none. A frame whose map is not there was lost, and is left out.
 
@@ -32,7 +32,7 @@ def ntu_frames(skeleton: Path, video: ColourVideo, depth: Path | None) -> Iterat
     """
     cameras = cameras_of(skeleton)
     maps = None if depth is None else _maps(depth)
-    for number, frame in enumerate(video.frames(cameras.colour), start=1):
+    for number, frame in enumerate(video.frames(cameras.color), start=1):
         if maps is None:
             yield frame
         elif number in maps:

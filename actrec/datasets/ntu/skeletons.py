@@ -1,7 +1,7 @@
 """NTU RGB+D `.skeleton` files (Shahroudy et al., CVPR 2016): Kinect v2, 30 Hz, up to six bodies a frame.
 
 The text is numbers alone: frames; for each frame bodies; for each body a line of ten values and, for each of its
-25 joints, twelve: x y z (metres, camera space), depth x y, colour x y (pixels), orientation w x y z, state.
+25 joints, twelve: x y z (metres, camera space), depth x y, color x y (pixels), orientation w x y z, state.
 The images of the dataset are mirrored, as the Kinect v2 records them, and so are the file's pixels.
 
 Which of the bodies that a Kinect tracked are people, and which of those the clip is about.
@@ -29,7 +29,7 @@ FPS = 30.0
 
 JOINTS = 25
 
-COLOUR_SIZE = (1920, 1080)
+COLOR_SIZE = (1920, 1080)
 
 DEPTH_SIZE = (512, 424)
 
@@ -54,7 +54,7 @@ class NtuRecording:
     Attributes:
         body_ids: M tracking ids, in order of appearance.
         positions: [M, T, 25, 3] metres, y up and x to the sensor's left; NaN where the body is not in the frame.
-        depth_pixels, colour_pixels: [M, T, 25, 2] in the mirrored 512×424 and 1920×1080 images.
+        depth_pixels, color_pixels: [M, T, 25, 2] in the mirrored 512×424 and 1920×1080 images.
         orientations: [M, T, 25, 4] quaternions w x y z.
         states: [M, T, 25] int8: 0 not tracked, 1 inferred, 2 tracked, −1 where the body is not in the frame.
         body_values: [M, T, 9] values of `BODY_FIELDS`.
@@ -63,7 +63,7 @@ class NtuRecording:
     body_ids: tuple[int, ...]
     positions: np.ndarray
     depth_pixels: np.ndarray
-    colour_pixels: np.ndarray
+    color_pixels: np.ndarray
     orientations: np.ndarray
     states: np.ndarray
     body_values: np.ndarray
@@ -176,7 +176,7 @@ def unmirror(pixels: np.ndarray, width: int) -> np.ndarray:
 def read_ntu_skeleton(path: str | Path, fps: float = FPS) -> SkeletonSequence:
     """Reads a `.skeleton` file to the data contract, every body of it.
 
-    `pixels` lie in the colour image turned back from the dataset's mirroring, where the person's left is theirs
+    `pixels` lie in the color image turned back from the dataset's mirroring, where the person's left is theirs
     (1919 − the file's u); `read_ntu_file` has the file's own.
 
     Raises:
@@ -185,10 +185,10 @@ def read_ntu_skeleton(path: str | Path, fps: float = FPS) -> SkeletonSequence:
     """
     path = Path(path)
     recording = read_ntu_file(path)
-    meta: dict[str, Any] = {"format": "ntu", "fps": fps, "image_size": COLOUR_SIZE, **parse_name(path.stem)}
+    meta: dict[str, Any] = {"format": "ntu", "fps": fps, "image_size": COLOR_SIZE, **parse_name(path.stem)}
     if 1 <= meta.get("action", 0) <= len(ACTIONS):
         meta["label_name"] = ACTIONS[meta["action"] - 1]
-    pixels = unmirror(recording.colour_pixels, COLOUR_SIZE[0])
+    pixels = unmirror(recording.color_pixels, COLOR_SIZE[0])
     return from_kinect(
         path.stem,
         recording.positions,

@@ -3,7 +3,7 @@
 | codec | of | what is lost |
 | --- | --- | --- |
 | `raw` | points, stamps, sizes | nothing |
-| `jpeg` | colour [T, H, W, 3] uint8 | what JPEG of that quality loses, colours at full resolution (4:4:4) |
+| `jpeg` | color [T, H, W, 3] uint8 | what JPEG of that quality loses, colors at full resolution (4:4:4) |
 | `flow8` | scene flow [T, H, W, 3] m/s | speeds are rounded to limit / 127 (so they err by at most half of that) |
 |  |  | and cut off at ± limit; unknown stays unknown |
 
@@ -63,8 +63,8 @@ class Pictures:
     """Pictures [H, W, 3] compressed as they come, each kept once however often it is shown.
 
     Args:
-        key: "colour" (uint8 RGB) or "flow" (m/s, NaN for unknown).
-        quality: Of JPEG, for colour.
+        key: "color" (uint8 RGB) or "flow" (m/s, NaN for unknown).
+        quality: Of JPEG, for color.
         limit_m_s: Of speeds, for flow.
     """
 

@@ -151,7 +151,7 @@ class TensorRtBackend:
         if group is None:
             return f"{text}: build it with --precision fp32 (pip install onnx to be told which layers it is)"
         kept = ",".join([*self.config.kept, group])
-        first = "quantise it again (actrec quantize) with" if self.config.precision == "int8" else "build it with"
+        first = "quantize it again (actrec quantize) with" if self.config.precision == "int8" else "build it with"
         return f"{text}; it begins in layer group '{group}': {first} --keep {kept}, or build with --precision fp32"
 
     def _probed(self, package: ModelPackage) -> diagnosis.Run:

@@ -76,7 +76,7 @@ class BuildConfig:
     most: int = setting(4, "windows of one run at most; more go through in several", range=(1, 1024))
     usual: int = setting(1, "windows of one run that the engine is tuned for", range=(1, 1024))
     workspace_mb: int = setting(1024, "memory that kernels may use while they run", unit="MiB", range=(1, 1 << 20))
-    optimisation_level: int = setting(3, "how long kernels are searched for; 5 takes longest", range=(0, 5))
+    optimization_level: int = setting(3, "how long kernels are searched for; 5 takes longest", range=(0, 5))
 
     @property
     def kept(self) -> tuple[str, ...]:
@@ -113,7 +113,7 @@ def key_of(trt: Any, package: ModelPackage, config: BuildConfig, gpu: Gpu) -> En
     source = source_of(trt, package, config)
     options = {
         "workspace_mb": config.workspace_mb,
-        "optimisation_level": config.optimisation_level,
+        "optimization_level": config.optimization_level,
         "typed": source.typed,
         "keep": sorted(config.kept),
     }
@@ -240,7 +240,7 @@ def build(
         raise PackageError(f"TensorRT cannot parse {package.onnx_path(source.network)}: {_first(problems)}")
     settings = builder.create_builder_config()
     settings.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, config.workspace_mb << 20)
-    settings.builder_optimization_level = config.optimisation_level
+    settings.builder_optimization_level = config.optimization_level
     if config.precision != "fp32" and not source.typed:
         settings.set_flag(trt.BuilderFlag.FP16)
         if config.precision == "int8":

@@ -22,7 +22,7 @@ def recorded(package: ModelPackage, paths: Sequence[str], count: int) -> Inputs:
 
     Args:
         package: Its inputs are made of bodies, or of hands as bodies, alone.
-        paths: Bags, skeleton files, videos, folders of images (`actrec.perception.recordings.read_people`); of hands what
+        paths: Bags, skeleton files, videos, folders of images (`actrec.perception.recordings`); of hands what
             `actrec.perception.recordings.read_hands` takes.
         count: How many in all.
 

@@ -2,7 +2,7 @@
 
 What a bag tells of its cameras: the lens of each by its camera_info, by /tf_static where they sit to each other.
 
-Pairs colour with depth by stamp, as messages come in.
+Pairs color with depth by stamp, as messages come in.
 """
 
 from collections import deque
@@ -47,7 +47,7 @@ def lens_of_topic(topic: str, info: Any, width: int, height: int, rectified: boo
     """
     if (info.width, info.height) != (width, height):
         raise InputError(
-            f"{topic} is of {info.width}×{info.height} images, but the colour images are {width}×{height}; "
+            f"{topic} is of {info.width}×{info.height} images, but the color images are {width}×{height}; "
             "choose another with camera_info_topic, or give the option intrinsics"
         )
     k = [float(value) for value in info.k]
@@ -67,15 +67,15 @@ def lens_of_topic(topic: str, info: Any, width: int, height: int, rectified: boo
 
 
 def registration(
-    depth: Intrinsics, depth_frame: str, colour: Intrinsics, colour_frame: str, messages: Iterable[Any]
+    depth: Intrinsics, depth_frame: str, color: Intrinsics, color_frame: str, messages: Iterable[Any]
 ) -> Registration:
-    """What registers depth images to the colour images.
+    """What registers depth images to the color images.
 
     Args:
         depth: Lens of the depth images.
         depth_frame: Optical frame that they are seen from.
-        colour: Lens of the colour images.
-        colour_frame: Optical frame that those are seen from.
+        color: Lens of the color images.
+        color_frame: Optical frame that those are seen from.
         messages: Of /tf_static.
 
     Raises:
@@ -87,10 +87,10 @@ def registration(
         for each in message.transforms
     }
     root, pose = _in_root(held, depth_frame.lstrip("/"))
-    other, colour_pose = _in_root(held, colour_frame.lstrip("/"))
+    other, color_pose = _in_root(held, color_frame.lstrip("/"))
     if root != other:
-        raise InputError(f"/{STATIC} does not say where '{depth_frame}' is in '{colour_frame}'")
-    return Registration(depth, colour, DepthGeometry(np.linalg.inv(colour_pose) @ pose))
+        raise InputError(f"/{STATIC} does not say where '{depth_frame}' is in '{color_frame}'")
+    return Registration(depth, color, DepthGeometry(np.linalg.inv(color_pose) @ pose))
 
 
 def _in_root(held: dict[str, tuple[str, np.ndarray]], frame: str) -> tuple[str, np.ndarray]:
@@ -114,7 +114,7 @@ def _matrix(transform: Any) -> np.ndarray:
 
 
 MEMORY = 60
-"""Messages of each kind kept: where depth is registered, or colour compressed, one comes long after the other."""
+"""Messages of each kind kept: where depth is registered, or color compressed, one comes long after the other."""
 
 _DEFAULT_PERIOD_NS = 33_333_333
 
@@ -127,12 +127,12 @@ def half_period_ns(stamps: list[int]) -> int:
 
 
 class Pairer:
-    """Gives each colour message the depth message nearest in stamp, in the order in which colour came.
+    """Gives each color message the depth message nearest in stamp, in the order in which color came.
 
     Stamps need not grow: a recording whose clock was set back pairs on.
 
     Attributes:
-        unpaired: Colour messages given up, with no depth near enough.
+        unpaired: Color messages given up, with no depth near enough.
 
     Args:
         tolerance_ns: Largest difference of the two stamps.
@@ -144,13 +144,13 @@ class Pairer:
         self._waiting: deque[tuple[int, bytes]] = deque()
         self._depths: deque[tuple[int, bytes]] = deque(maxlen=MEMORY)
 
-    def add_colour(self, stamp: int, raw: bytes) -> list[tuple[bytes, bytes]]:
-        """Takes a colour message; returns the pairs (colour, depth) that are now sure."""
+    def add_color(self, stamp: int, raw: bytes) -> list[tuple[bytes, bytes]]:
+        """Takes a color message; returns the pairs (color, depth) that are now sure."""
         self._waiting.append((stamp, raw))
         return self._resolve(final=False)
 
     def add_depth(self, stamp: int, raw: bytes) -> list[tuple[bytes, bytes]]:
-        """Takes a depth message; returns the pairs (colour, depth) that are now sure."""
+        """Takes a depth message; returns the pairs (color, depth) that are now sure."""
         self._depths.append((stamp, raw))
         return self._resolve(final=False)
 
@@ -162,13 +162,13 @@ class Pairer:
         pairs = []
         # One that has its depth says that those before it will get none any more.
         while self._waiting and (final or len(self._waiting) > MEMORY or any(self._sure(s) for s, _ in self._waiting)):
-            stamp, colour = self._waiting.popleft()
+            stamp, color = self._waiting.popleft()
             index = self._nearest(stamp)
             if index is None:
                 self.unpaired += 1
                 continue
-            pairs.append((colour, self._depths[index][1]))
-            for _ in range(index):  # what came before it is of colour that came before
+            pairs.append((color, self._depths[index][1]))
+            for _ in range(index):  # what came before it is of color that came before
                 self._depths.popleft()
         return pairs
 
@@ -190,19 +190,19 @@ STORE = get_typestore(Stores.ROS2_HUMBLE)
 _AHEAD_NS = 2 * NANOSECONDS
 
 _PEEK = 30
-"""Colour messages looked at to learn the frame rate and the images' size."""
+"""Color messages looked at to learn the frame rate and the images' size."""
 
 
 class BagRecording(Recording):
-    """Plays the colour, depth and intrinsics of a bag; colour without depth within half a frame is left out.
+    """Plays the color, depth and intrinsics of a bag; color without depth within half a frame is left out.
 
     So is a frame one of whose compressed images cannot be decoded: a cable spoils one, not those after it. Where the
     driver stamped no image, the times at which they were recorded stand for the stamps. Depth of another place or size
-    than colour is registered to it where the bag tells how: by the depth's camera_info and /tf_static.
+    than color is registered to it where the bag tells how: by the depth's camera_info and /tf_static.
 
     Attributes:
         topics: The topics that are played.
-        unpaired: Colour messages left out so far for want of depth.
+        unpaired: Color messages left out so far for want of depth.
         damaged: Frames left out so far because an image could not be decoded.
 
     Args:
@@ -211,7 +211,7 @@ class BagRecording(Recording):
 
     Raises:
         DeviceError: There is no such bag.
-        InputError: It is corrupt, has no colour, or no camera_info.
+        InputError: It is corrupt, has no color, or no camera_info.
         ConfigError: A topic is absent, or there are several and none is chosen.
     """
 
@@ -230,7 +230,7 @@ class BagRecording(Recording):
 
     @property
     def intrinsics(self) -> Intrinsics:
-        """As the colour topic's camera_info, or the options, say."""
+        """As the color topic's camera_info, or the options, say."""
         return self._intrinsics
 
     @property
@@ -244,31 +244,31 @@ class BagRecording(Recording):
             self._reader.close()
 
     def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
-        """Every frame from `start_s` after the first colour message."""
+        """Every frame from `start_s` after the first color message."""
         start = self._first_time + round(start_s * NANOSECONDS)
         pairer, damaged, produced = Pairer(self._tolerance), self.damaged, 0
-        for colour, depth in self._pairs(start, pairer):
-            frame = self._decoded(colour, depth)
+        for color, depth in self._pairs(start, pairer):
+            frame = self._decoded(color, depth)
             if frame is not None:
                 produced += 1
                 yield frame
         self._report(pairer, produced, self.damaged - damaged)
 
     def _pairs(self, start: int, pairer: Pairer) -> Iterator[tuple[bytes, bytes | None]]:
-        """Messages of colour and of its depth, from this log time on."""
+        """Messages of color and of its depth, from this log time on."""
         with reading(self.path):
             if self.topics.depth is None:
-                for _, _, raw in self._messages([self.topics.colour], start):
+                for _, _, raw in self._messages([self.topics.color], start):
                     yield raw, None
                 return
-            # Depth may have been written long before the colour that it belongs to.
-            for topic, time, raw in self._messages([self.topics.colour, self.topics.depth], start - _AHEAD_NS):
+            # Depth may have been written long before the color that it belongs to.
+            for topic, time, raw in self._messages([self.topics.color, self.topics.depth], start - _AHEAD_NS):
                 if topic == self.topics.depth:
                     ready = pairer.add_depth(stamp_ns(raw), raw)
                 elif time < start:
                     continue
                 else:
-                    ready = pairer.add_colour(stamp_ns(raw), raw)
+                    ready = pairer.add_color(stamp_ns(raw), raw)
                 yield from ready
             yield from pairer.flush()
 
@@ -276,18 +276,18 @@ class BagRecording(Recording):
         with reading(self.path):
             self.topics: Topics = find_topics(self.path, self._reader, self.config, self._encoding)
             times, stamps = [], []
-            for _, time, raw in islice(self._messages([self.topics.colour]), _PEEK):
+            for _, time, raw in islice(self._messages([self.topics.color]), _PEEK):
                 times.append(time)
                 stamps.append(stamp_ns(raw))
         if not times:
-            raise InputError(f"bag '{self.path}' has no message on its colour topic {self.topics.colour}")
+            raise InputError(f"bag '{self.path}' has no message on its color topic {self.topics.color}")
         self._first_time = times[0]
         self._unstamped = len(stamps) > 1 and len(set(stamps)) == 1
         if self._unstamped:
             log.warning(
                 "bag '%s': the images on %s all have one stamp, %g s: they are played by the times of their recording",
                 self.path,
-                self.topics.colour,
+                self.topics.color,
                 stamps[0] / NANOSECONDS,
             )
         self._tolerance = half_period_ns(times if self._unstamped else stamps)
@@ -300,42 +300,42 @@ class BagRecording(Recording):
             self._registered = self._register(frame_id)
 
     def _first_image(self) -> tuple[np.ndarray, str]:
-        """The first colour image that can be decoded, and its frame_id."""
+        """The first color image that can be decoded, and its frame_id."""
         problem: image_decoding.DamagedImageError | None = None
-        for _, _, raw in islice(self._messages([self.topics.colour]), _PEEK):
+        for _, _, raw in islice(self._messages([self.topics.color]), _PEEK):
             try:
-                return self._colour(raw)
+                return self._color(raw)
             except image_decoding.DamagedImageError as error:
                 problem = problem or error
         raise InputError(f"bag '{self.path}': none of its first images can be decoded: {problem}") from problem
 
     def _register(self, frame_id: str) -> Registration | None:
-        """What registers depth to colour; None where it is, by its topic's name, its frame and its size, or cannot be.
+        """What registers depth to color; None where it is, by its topic's name, its frame and its size, or cannot be.
 
-        Says so where depth is not seen from where colour is.
+        Says so where depth is not seen from where color is.
         """
         topic = self.topics.depth
         raw = self._first(topic)
         other = "" if topic is None or raw is None else self._deserialize(topic, raw).header.frame_id
         if not other or not frame_id:
             return None
-        seen = f"bag '{self.path}': depth on {topic} is seen from '{other}', colour from '{frame_id}'"
+        seen = f"bag '{self.path}': depth on {topic} is seen from '{other}', color from '{frame_id}'"
         try:
             registration = self._registration(other, frame_id)
         except InputError as error:
             if other != frame_id:
                 log.warning(
-                    "%s: where it is not registered to colour joints get wrong depth, and it is not registered here "
+                    "%s: where it is not registered to color joints get wrong depth, and it is not registered here "
                     "(%s); record registered depth (align_depth), or play without: depth_topic='none'",
                     seen,
                     error,
                 )
             return None
         also = "" if other == frame_id else f" and /{STATIC}"
-        log.warning("%s: it is registered to colour by its camera_info%s", seen, also)
+        log.warning("%s: it is registered to color by its camera_info%s", seen, also)
         return registration
 
-    def _registration(self, depth_frame: str, colour_frame: str) -> Registration:
+    def _registration(self, depth_frame: str, color_frame: str) -> Registration:
         """By the bag's own camera_info and /tf_static.
 
         Raises:
@@ -348,13 +348,13 @@ class BagRecording(Recording):
         info: Any = STORE.deserialize_cdr(raw, INFO)
         lens = lens_of_topic(topic, info, info.width, info.height, calibration_files.rectified(self.topics.depth))
         size, wanted = (lens.width, lens.height), (self._intrinsics.width, self._intrinsics.height)
-        if topic == self.topics.info or lens == self._intrinsics or (depth_frame == colour_frame and size == wanted):
-            raise InputError("its camera_info is colour's")
+        if topic == self.topics.info or lens == self._intrinsics or (depth_frame == color_frame and size == wanted):
+            raise InputError("its camera_info is color's")
         kinds = {c.topic: c.msgtype for c in self._reader.connections if c.msgcount}
         static = [t for t, kind in kinds.items() if kind == TRANSFORMS and t.endswith(STATIC)]
         # As they are: transforms begin with their number, not with a header that could be stamped anew.
         held = [self._deserialize(t, raw) for t, _, raw in messages(self._reader, static)] if static else []
-        return registration(lens, depth_frame, self._intrinsics, colour_frame, held)
+        return registration(lens, depth_frame, self._intrinsics, color_frame, held)
 
     def _first(self, topic: str | None) -> bytes | None:
         """The first message of a topic; None where there is none."""
@@ -368,10 +368,10 @@ class BagRecording(Recording):
                 if self.config.intrinsics or self.config.hfov_deg:
                     raise
                 raise InputError(
-                    f"bag '{self.path}' has no camera_info for {self.topics.colour}: {base.REMEDY}"
+                    f"bag '{self.path}' has no camera_info for {self.topics.color}: {base.REMEDY}"
                 ) from error
         for _, _, raw in self._messages([self.topics.info]):
-            info, straight = STORE.deserialize_cdr(raw, INFO), calibration_files.rectified(self.topics.colour)
+            info, straight = STORE.deserialize_cdr(raw, INFO), calibration_files.rectified(self.topics.color)
             return lens_of_topic(self.topics.info, info, width, height, straight)
         raise InputError(f"bag '{self.path}' has no message on {self.topics.info}: {base.REMEDY}")
 
@@ -390,12 +390,12 @@ class BagRecording(Recording):
         kind = next(c.msgtype for c in self._reader.connections if c.topic == topic)
         return STORE.deserialize_cdr(raw, kind)
 
-    def _colour(self, raw: bytes) -> tuple[np.ndarray, str]:
+    def _color(self, raw: bytes) -> tuple[np.ndarray, str]:
         """The image and its frame_id."""
-        message = self._deserialize(self.topics.colour, raw)
+        message = self._deserialize(self.topics.color, raw)
         if hasattr(message, "format"):
-            return image_decoding.decompress_colour(message.data), message.header.frame_id
-        return image_decoding.colour(message.encoding, _pixels(message)), message.header.frame_id
+            return image_decoding.decompress_color(message.data), message.header.frame_id
+        return image_decoding.color(message.encoding, _pixels(message)), message.header.frame_id
 
     def _depth(self, raw: bytes) -> np.ndarray:
         assert self.topics.depth is not None
@@ -418,21 +418,21 @@ class BagRecording(Recording):
             )
         self._metric = away > 0
 
-    def _frame(self, colour: bytes, depth: bytes | None) -> RgbdFrame:
+    def _frame(self, color: bytes, depth: bytes | None) -> RgbdFrame:
         try:
-            image, frame_id = self._colour(colour)
+            image, frame_id = self._color(color)
             metres = None if depth is None else self._depth(depth)
-            frame = RgbdFrame(stamp_ns(colour), image, metres, self._intrinsics, frame_id)
+            frame = RgbdFrame(stamp_ns(color), image, metres, self._intrinsics, frame_id)
             frame.check()
         except ActrecError as error:
             raise type(error)(f"bag '{self.path}': {error}") from error
         return frame
 
-    def _decoded(self, colour: bytes, depth: bytes | None) -> RgbdFrame | None:
+    def _decoded(self, color: bytes, depth: bytes | None) -> RgbdFrame | None:
         """The frame; None where an image of it is damaged."""
         try:
             with reading(self.path):
-                return self._frame(colour, depth)
+                return self._frame(color, depth)
         except image_decoding.DamagedImageError as error:
             if not self.damaged:
                 log.warning("%s; such frames are left out", error)
@@ -447,11 +447,11 @@ class BagRecording(Recording):
             log.warning("bag '%s': left out %d frames whose images cannot be decoded", self.path, damaged)
         if not produced and pairer.unpaired:
             raise InputError(
-                f"bag '{self.path}': none of {pairer.unpaired} colour images has depth within "
+                f"bag '{self.path}': none of {pairer.unpaired} color images has depth within "
                 f"{self._tolerance / 1e6:.1f} ms; play without with depth_topic='none'"
             )
         if pairer.unpaired:
-            log.warning("bag '%s': left out %d colour images without depth", self.path, pairer.unpaired)
+            log.warning("bag '%s': left out %d color images without depth", self.path, pairer.unpaired)
 
 
 def _nearly_least(metres: np.ndarray) -> float:

@@ -1,6 +1,6 @@
 """Opening a rosbag2 bag, mcap or sqlite3, through `rosbags`, and what damaged ones are reported as.
 
-Which topics of a bag are the colour, the depth and the intrinsics: by type, name and encoding.
+Which topics of a bag are the color, the depth and the intrinsics: by type, name and encoding.
 """
 
 import re
@@ -16,12 +16,12 @@ from rosbags.rosbag2 import Reader
 from rosbags.rosbag2.storage_mcap import zstd
 
 from actrec.recordings.base import Recording, RecordingConfig, existing
-from actrec.recordings.image_decoding import COLOUR_ENCODINGS, DEPTH_ENCODINGS
+from actrec.recordings.image_decoding import COLOR_ENCODINGS, DEPTH_ENCODINGS
 from actrec.types import NANOSECONDS
 from actrec.utils.errors import ActrecError, ConfigError, InputError
 
 _ZSTD = b"\x28\xb5\x2f\xfd"
-"""What compressed bytes begin with; a serialised message begins with 0."""
+"""What compressed bytes begin with; a serialized message begins with 0."""
 
 
 @contextmanager
@@ -64,18 +64,18 @@ def open_reader(path: Path) -> Any:
 
 
 def stamp_ns(raw: bytes | memoryview) -> int:
-    """The header's stamp in nanoseconds of a serialised message that starts with a header."""
+    """The header's stamp in nanoseconds of a serialized message that starts with a header."""
     sec, nanosec = struct.unpack_from("<iI" if raw[1] & 1 else ">iI", raw, 4)
     return sec * NANOSECONDS + nanosec
 
 
 def restamped(raw: bytes | memoryview, stamp: int) -> bytes:
-    """A serialised message that starts with a header, with this stamp in nanoseconds."""
+    """A serialized message that starts with a header, with this stamp in nanoseconds."""
     return b"".join((raw[:4], struct.pack("<iI" if raw[1] & 1 else ">iI", *divmod(stamp, NANOSECONDS)), raw[12:]))
 
 
 def unpacked(raw: bytes) -> bytes:
-    """A serialised message, of a bag compressed message by message too.
+    """A serialized message, of a bag compressed message by message too.
 
     That it is so its metadata.yaml alone says; a file of it may be played or saved without.
     """
@@ -83,7 +83,7 @@ def unpacked(raw: bytes) -> bytes:
 
 
 def messages(reader: Any, topics: list[str], start: int | None = None) -> Iterator[tuple[str, int, bytes]]:
-    """(topic, log time, serialised message) on these topics, from log time `start` on, by log time."""
+    """(topic, log time, serialized message) on these topics, from log time `start` on, by log time."""
     connections = [connection for connection in reader.connections if connection.topic in topics]
     for connection, time, raw in reader.messages(connections, start=start):
         yield connection.topic, time, unpacked(raw)
@@ -122,7 +122,7 @@ _LIBREALSENSE = "/device_0/sensor_"
 _OF_ONE = re.compile(r"(.*)/image(_(raw|color|mono|rect))*(/compressed(Depth)?)?")
 """What image_proc calls the pictures that it makes of one camera's, after the camera's namespace."""
 
-_COLOUR_WORDS = ("color", "colour", "rgb")
+_COLOR_WORDS = ("color", "colour", "rgb")
 
 
 @dataclass(frozen=True)
@@ -130,14 +130,14 @@ class Topics:
     """The topics to play.
 
     Attributes:
-        colour: Of the colour images.
+        color: Of the color images.
         depth: Of the depth images; None where the bag has none.
-        info: The colour's camera_info; None where the bag has none.
-        compressed: Whether colour is.
+        info: The color's camera_info; None where the bag has none.
+        compressed: Whether color is.
         depth_info: The depth's own camera_info; None where the bag has none, or its topic's name says it is registered.
     """
 
-    colour: str
+    color: str
     depth: str | None
     info: str | None
     compressed: bool
@@ -156,36 +156,36 @@ def find_topics(path: Path, reader: Any, config: RecordingConfig, encoding_of: C
     Raises:
         ConfigError: A named topic is absent or no image, several are as good and none is named, or it is a recording
             of librealsense.
-        InputError: No image topic has a colour encoding; names what there is.
+        InputError: No image topic has a color encoding; names what there is.
     """
     types = {c.topic: c.msgtype for c in reader.connections if c.msgcount != 0}
     kinds = {topic: _kind(topic, encoding_of(topic)) for topic, kind in types.items() if kind in (IMAGE, COMPRESSED)}
-    colour = _named(path, "colour_topic", config.colour_topic, types, (IMAGE, COMPRESSED))
-    if colour is None:
-        colour = _best_colour(path, kinds, types, encoding_of)
+    color = _named(path, "color_topic", config.color_topic, types, (IMAGE, COMPRESSED))
+    if color is None:
+        color = _best_color(path, kinds, types, encoding_of)
     depth: str | None = None
     if config.depth_topic != "none":
         depth = _named(path, "depth_topic", config.depth_topic, types, (IMAGE, COMPRESSED))
-        depth = depth or _best_depth(path, [t for t, kind in kinds.items() if kind == "depth"], types, colour)
+        depth = depth or _best_depth(path, [t for t, kind in kinds.items() if kind == "depth"], types, color)
         if not config.depth_topic and depth is not None and depth.startswith(_LIBREALSENSE):
             raise ConfigError(
                 f"'{path}' is a recording of librealsense, whose depth is neither registered nor in millimetres: play "
                 "it with driver realsense and its option recording"
             )
-    info = _named(path, "camera_info_topic", config.camera_info_topic, types, (INFO,)) or _info_beside(colour, types)
+    info = _named(path, "camera_info_topic", config.camera_info_topic, types, (INFO,)) or _info_beside(color, types)
     own = None if depth is None or is_registered(depth) else _beside(depth, types)
-    return Topics(colour, depth, info, types[colour] == COMPRESSED, own)
+    return Topics(color, depth, info, types[color] == COMPRESSED, own)
 
 
 def _kind(topic: str, encoding: str) -> str:
     if encoding in DEPTH_ENCODINGS or "compressedDepth" in encoding:
         return "other" if _infrared(topic) else "depth"
-    if encoding.split(";")[0] in COLOUR_ENCODINGS:  # "rgb8; jpeg compressed bgr8" tells, whatever the topic's name
-        return "colour"
+    if encoding.split(";")[0] in COLOR_ENCODINGS:  # "rgb8; jpeg compressed bgr8" tells, whatever the topic's name
+        return "color"
     if "bayer" in encoding:  # also compressed: decoding it gives its mosaic
         return "other"
     if any(kind in encoding.lower() for kind in ("jpeg", "jpg", "png")):
-        return "depth" if "16UC1" in encoding or "depth" in topic else "colour"
+        return "depth" if "16UC1" in encoding or "depth" in topic else "color"
     return "other"
 
 
@@ -204,12 +204,12 @@ def _named(path: Path, option: str, name: str, types: dict[str, str], allowed: t
     return topic
 
 
-def _best_colour(path: Path, kinds: dict[str, str], types: dict[str, str], encoding_of: Callable[[str], str]) -> str:
-    topics = [topic for topic, kind in kinds.items() if kind == "colour"]
+def _best_color(path: Path, kinds: dict[str, str], types: dict[str, str], encoding_of: Callable[[str], str]) -> str:
+    topics = [topic for topic, kind in kinds.items() if kind == "color"]
     if not topics:
         found = ", ".join(f"{t} ({encoding_of(t)})" for t in sorted(kinds)) or "no image topic"
         raise InputError(
-            f"bag '{path}' has no colour images of a supported encoding ({', '.join(COLOUR_ENCODINGS)}, jpeg, png); "
+            f"bag '{path}' has no color images of a supported encoding ({', '.join(COLOR_ENCODINGS)}, jpeg, png); "
             f"it has: {found}"
         )
 
@@ -217,26 +217,26 @@ def _best_colour(path: Path, kinds: dict[str, str], types: dict[str, str], encod
         # A part that is just "rgb" is an RGB-D camera's; a ZED's and a robot's others are left/image_rect_color, or
         # left/color/rect/image beside rgb/color/rect/image. Its depth lies over the rectified one.
         parts = topic.lower().split("/")
-        own = sum(part in _COLOUR_WORDS for part in parts)
-        named = any(word in topic.lower() for word in _COLOUR_WORDS)
+        own = sum(part in _COLOR_WORDS for part in parts)
+        named = any(word in topic.lower() for word in _COLOR_WORDS)
         raw = types[topic] == IMAGE
         usual = "image_rect" in topic or "image_raw" in topic
         # An Azure Kinect's rgb_to_depth is the picture as the depth camera would see it, beside the camera's own.
         return "to_depth" in topic, -own, not named, not raw, not usual, "mono" in topic, "raw" in parts
 
-    return _only(path, "colour_topic", topics, rank)
+    return _only(path, "color_topic", topics, rank)
 
 
-def _best_depth(path: Path, topics: list[str], types: dict[str, str], colour: str) -> str | None:
+def _best_depth(path: Path, topics: list[str], types: dict[str, str], color: str) -> str | None:
     if not topics:
         return None
 
     def rank(topic: str) -> tuple[int, ...]:
         # The transport `compressed`, whose JPEG is of 8 bits, stands beside `compressedDepth` where all are recorded.
         return (
-            _is_of_another(topic, colour),
+            _is_of_another(topic, color),
             not is_registered(topic),
-            -_shared(topic, colour),
+            -_shared(topic, color),
             types[topic] != IMAGE,
             not topic.endswith("compressedDepth"),
         )
@@ -244,18 +244,18 @@ def _best_depth(path: Path, topics: list[str], types: dict[str, str], colour: st
     return _only(path, "depth_topic", topics, rank)
 
 
-def _is_of_another(depth: str, colour: str) -> bool:
-    """Whether a topic lies, up to where its name speaks of depth, beside the colour's: of several cameras, another's.
+def _is_of_another(depth: str, color: str) -> bool:
+    """Whether a topic lies, up to where its name speaks of depth, beside the color's: of several cameras, another's.
 
     Depth that image_proc registered may lie further up, in no camera's namespace.
     """
     above = list(takewhile(lambda name: "depth" not in name, depth.split("/")[:-1]))
-    return colour.split("/")[: len(above)] != above
+    return color.split("/")[: len(above)] != above
 
 
-def _shared(topic: str, colour: str) -> int:
+def _shared(topic: str, color: str) -> int:
     """How many names two topics begin with alike: those of one camera of several do."""
-    pairs = zip(topic.split("/")[:-1], colour.split("/")[:-1], strict=False)
+    pairs = zip(topic.split("/")[:-1], color.split("/")[:-1], strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
@@ -269,15 +269,15 @@ def _only(path: Path, option: str, topics: list[str], rank: Callable[[str], tupl
 
 
 def is_registered(depth: str) -> bool:
-    """Whether a topic's name says that its depth is seen from the colour camera."""
+    """Whether a topic's name says that its depth is seen from the color camera."""
     return any(word in depth for word in _DEPTH_PREFERRED)
 
 
-def _info_beside(colour: str, types: dict[str, str]) -> str | None:
-    """The CameraInfo in the colour topic's namespace, or the bag's only one."""
+def _info_beside(color: str, types: dict[str, str]) -> str | None:
+    """The CameraInfo in the color topic's namespace, or the bag's only one."""
     infos = [topic for topic, kind in types.items() if kind == INFO]
     only = infos[0] if len(infos) == 1 and "depth" not in infos[0] else None
-    return _beside(colour, types) or only
+    return _beside(color, types) or only
 
 
 def _beside(images: str, types: dict[str, str]) -> str | None:

@@ -72,7 +72,7 @@ def recover(path: str | Path, out: str | Path) -> dict[str, int]:
 
 
 def read_messages(file: Path) -> Iterator[tuple[_Channel, int, bytes]]:
-    """(channel, log time in nanoseconds, serialised message) of each whole message, in file order."""
+    """(channel, log time in nanoseconds, serialized message) of each whole message, in file order."""
     schemas: dict[int, tuple[str, str]] = {}
     channels: dict[int, _Channel] = {}
     for kind, body in _file_records(file):

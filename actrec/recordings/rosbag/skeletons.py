@@ -23,7 +23,7 @@ PREFERRED = ("/skeletons", "/ground_truth/skeletons")
 
 
 class SkeletonBagRecording(Recording):
-    """Plays a bag's `SkeletonArray` topic: frames with `colour` and `depth` None and the bodies in `skeletons`.
+    """Plays a bag's `SkeletonArray` topic: frames with `color` and `depth` None and the bodies in `skeletons`.
 
     Attributes:
         topic: The topic that is played.
@@ -92,7 +92,7 @@ def choose_topic(path: Path, reader: Any, kind: str, preferred: tuple[str, ...],
 
 
 def typestore_of(path: Path, reader: Any, topic: str, kind: str) -> Any:
-    """What deserialises a topic's messages: the definition that the bag brings, or else the installed one."""
+    """What deserializes a topic's messages: the definition that the bag brings, or else the installed one."""
     definition = next(c.msgdef for c in reader.connections if c.topic == topic)
     if definition.format != MessageDefinitionFormat.MSG:  # sqlite3 of Humble stores none
         return typestore_with(kind)

@@ -76,9 +76,9 @@ METADATA_VERSION: Final = 8
 
 FLUSH_S = 1.0
 
-COLOUR_TOPIC = "/camera/color/image_raw"
+COLOR_TOPIC = "/camera/color/image_raw"
 
-COLOUR_INFO_TOPIC = "/camera/color/camera_info"
+COLOR_INFO_TOPIC = "/camera/color/camera_info"
 
 DEPTH_TOPIC = "/camera/depth_registered/image_raw"
 
@@ -176,7 +176,7 @@ class BagWriter:
         self.counts[topic] = 0
 
     def write(self, topic: str, stamp_ns: int, raw: bytes | memoryview) -> None:
-        """Writes one serialised message of a declared topic.
+        """Writes one serialized message of a declared topic.
 
         Raises:
             DeviceError: The disk is full or gone; the bag is left as it is and can be recovered.
@@ -214,7 +214,7 @@ class BagWriter:
             self._give_up(error)
 
     def write_frame(self, frame: RgbdFrame) -> None:
-        """Writes colour, depth and their camera_info, and the joints where the frame knows them.
+        """Writes color, depth and their camera_info, and the joints where the frame knows them.
 
         Raises:
             InputError: Shapes contradict the contract.
@@ -223,17 +223,17 @@ class BagWriter:
         frame.check()
         header = self._header(frame.stamp_ns, frame.frame_id)
         joints = SKELETONS_TOPIC
-        if frame.colour is not None:
+        if frame.color is not None:
             joints = TRUE_SKELETONS_TOPIC
             info = self._info(frame.intrinsics, header)
-            self._put(COLOUR_INFO_TOPIC, "sensor_msgs/msg/CameraInfo", frame.stamp_ns, info)
+            self._put(COLOR_INFO_TOPIC, "sensor_msgs/msg/CameraInfo", frame.stamp_ns, info)
             if frame.depth is not None:
                 self._put(DEPTH_INFO_TOPIC, "sensor_msgs/msg/CameraInfo", frame.stamp_ns, info)
                 depth = self._image(self._encode_depth(frame.depth), self._depth_encoding, header)
                 self._put(DEPTH_TOPIC, "sensor_msgs/msg/Image", frame.stamp_ns, depth)
-            colour = self._image(frame.colour, "rgb8", header)
-            self._put(COLOUR_TOPIC, "sensor_msgs/msg/Image", frame.stamp_ns, colour)
-        if frame.skeletons or frame.colour is None:
+            color = self._image(frame.color, "rgb8", header)
+            self._put(COLOR_TOPIC, "sensor_msgs/msg/Image", frame.stamp_ns, color)
+        if frame.skeletons or frame.color is None:
             self.write_bodies(joints, frame.stamp_ns, frame.frame_id, frame.skeletons)
 
     def write_bodies(self, topic: str, stamp_ns: int, frame_id: str, bodies: Sequence[Body]) -> None:

@@ -34,9 +34,9 @@ _FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
-def half(grey, depth, out_grey, out_depth, low, high):  # type: ignore[no-untyped-def]
-    """The next coarser level of grey and depth [H, W]."""
-    rows, columns = grey.shape
+def half(gray, depth, out_gray, out_depth, low, high):  # type: ignore[no-untyped-def]
+    """The next coarser level of gray and depth [H, W]."""
+    rows, columns = gray.shape
     column = np.empty(columns, np.float32)
     for y in range(low, high):
         total = _F(0)
@@ -44,14 +44,14 @@ def half(grey, depth, out_grey, out_depth, low, high):  # type: ignore[no-untype
         for j in range(5):
             v = 2 * y + j - 2
             if 0 <= v < rows:
-                _add(column, grey[v], _MASK[j])
+                _add(column, gray[v], _MASK[j])
                 total += _MASK[j]
-        for x in range(out_grey.shape[1]):
+        for x in range(out_gray.shape[1]):
             share, value = _F(0), _F(0)
             for i in range(max(2 - 2 * x, 0), min(5, columns + 2 - 2 * x)):
                 value += _MASK[i] * column[2 * x + i - 2]
                 share += _MASK[i]
-            out_grey[y, x] = value / (share * total)
+            out_gray[y, x] = value / (share * total)
             out_depth[y, x] = _near(depth, 2 * x, 2 * y)
 
 
@@ -127,9 +127,9 @@ def _closeness(side, away):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
-def gradients(grey, depth, rx, ry, ix, iy, zx, zy, low, high):  # type: ignore[no-untyped-def]
-    """Writes the gradients of grey and of depth."""
-    rows, columns = grey.shape
+def gradients(gray, depth, rx, ry, ix, iy, zx, zy, low, high):  # type: ignore[no-untyped-def]
+    """Writes the gradients of gray and of depth."""
+    rows, columns = gray.shape
     for y in range(low, high):
         up, down = max(y - 1, 0), min(y + 1, rows - 1)
         for x in range(columns):
@@ -137,20 +137,20 @@ def gradients(grey, depth, rx, ry, ix, iy, zx, zy, low, high):  # type: ignore[n
             a, b = rx[y, x] if x < columns - 1 else _F(0), rx[y, left] if x > 0 else _F(0)
             c, d = ry[y, x] if y < rows - 1 else _F(0), ry[up, x] if y > 0 else _F(0)
             whole_x, whole_y = max(a + b, _EPS), max(c + d, _EPS)
-            g, z = grey[y, x], depth[y, x]
-            ix[y, x] = (a * (grey[y, right] - g) + b * (g - grey[y, left])) / whole_x
-            iy[y, x] = (c * (grey[down, x] - g) + d * (g - grey[up, x])) / whole_y
+            g, z = gray[y, x], depth[y, x]
+            ix[y, x] = (a * (gray[y, right] - g) + b * (g - gray[y, left])) / whole_x
+            iy[y, x] = (c * (gray[down, x] - g) + d * (g - gray[up, x])) / whole_y
             known = z > 0
             zx[y, x] = (a * (depth[y, right] - z) + b * (z - depth[y, left])) / whole_x if known else _F(0)
             zy[y, x] = (c * (depth[down, x] - z) + d * (z - depth[up, x])) / whole_y if known else _F(0)
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
-def energy_terms(grey0, depth0, grey1, depth1, ix, iy, zx, zy, u, v, weights, out, change, low, high):  # type: ignore[no-untyped-def]
+def energy_terms(gray0, depth0, gray1, depth1, ix, iy, zx, zy, u, v, weights, out, change, low, high):  # type: ignore[no-untyped-def]
     """Writes the planes `sweeps.TERMS` but rx and ry, which it reads, of the rows low to high.
 
     Args:
-        grey0, depth0, grey1, depth1: [H, W] of both images.
+        gray0, depth0, gray1, depth1: [H, W] of both images.
         ix, iy, zx, zy: Gradients of the second.
         u, v: The flow along which it is drawn back.
         weights: λ_I, λ_D, μ and how much less depth counts where it changes.
@@ -158,7 +158,7 @@ def energy_terms(grey0, depth0, grey1, depth1, ix, iy, zx, zy, u, v, weights, ou
         change: [H, W], written: the change of depth that the flow leaves.
     """
     smooth_i, smooth_d, depth_weight, edges = weights
-    rows, columns = grey0.shape
+    rows, columns = gray0.shape
     for y in range(low, high):
         for x in range(columns):
             du, dv = u[y, x], v[y, x]
@@ -167,7 +167,7 @@ def energy_terms(grey0, depth0, grey1, depth1, ix, iy, zx, zy, u, v, weights, ou
             x1, y1 = min(x0 + 1, columns - 1), min(y0 + 1, rows - 1)
             a, b = _F(px - x0), _F(py - y0)
             w00, w01, w10, w11 = (1 - a) * (1 - b), a * (1 - b), (1 - a) * b, a * b
-            it = w00 * grey1[y0, x0] + w01 * grey1[y0, x1] + w10 * grey1[y1, x0] + w11 * grey1[y1, x1] - grey0[y, x]
+            it = w00 * gray1[y0, x0] + w01 * gray1[y0, x1] + w10 * gray1[y1, x0] + w11 * gray1[y1, x1] - gray0[y, x]
             gx = w00 * ix[y0, x0] + w01 * ix[y0, x1] + w10 * ix[y1, x0] + w11 * ix[y1, x1]
             gy = w00 * iy[y0, x0] + w01 * iy[y0, x1] + w10 * iy[y1, x0] + w11 * iy[y1, x1]
             hx = w00 * zx[y0, x0] + w01 * zx[y0, x1] + w10 * zx[y1, x0] + w11 * zx[y1, x1]
@@ -218,7 +218,7 @@ def median(values, depth, change, weigh_depth, weigh_change, out, low, high):  #
         values: Fields to filter, each by the same weights.
         depth: [H, W] metres, 0 for missing.
         change: [H, W], change of depth at the pixel.
-        weigh_depth, weigh_change: How much less neighbours count by the squares of these.
+        weigh_depth, weigh_change: How much less neighbors count by the squares of these.
         out: [K, H, W].
         low, high: Rows.
     """
@@ -320,16 +320,16 @@ class CpuSolver:
         self.config, self.threads = config, threads
         self._pool: Executor | None = ThreadPoolExecutor(threads, "pd_flow") if threads > 1 else None
 
-    def pyramid(self, grey: np.ndarray, depth: np.ndarray, camera: tuple[float, float, float, float]) -> list[Level]:
+    def pyramid(self, gray: np.ndarray, depth: np.ndarray, camera: tuple[float, float, float, float]) -> list[Level]:
         """The levels of an image, finest first."""
-        out = [Level(grey, depth, camera)]
-        for _ in self.config.plan(grey.shape)[1:]:
+        out = [Level(gray, depth, camera)]
+        for _ in self.config.plan(gray.shape)[1:]:
             fine = out[-1]
-            shape = ((fine.grey.shape[0] + 1) // 2, (fine.grey.shape[1] + 1) // 2)
-            grey, depth = np.empty(shape, np.float32), np.empty(shape, np.float32)
-            self._share(shape[0], half, fine.grey, fine.depth, grey, depth)
+            shape = ((fine.gray.shape[0] + 1) // 2, (fine.gray.shape[1] + 1) // 2)
+            gray, depth = np.empty(shape, np.float32), np.empty(shape, np.float32)
+            self._share(shape[0], half, fine.gray, fine.depth, gray, depth)
             fx, fy, cx, cy = fine.camera
-            out.append(Level(grey, depth, (fx / 2, fy / 2, cx / 2, cy / 2)))
+            out.append(Level(gray, depth, (fx / 2, fy / 2, cx / 2, cy / 2)))
         return out
 
     def solve(self, first: list[Level], second: list[Level], start: np.ndarray | None = None) -> np.ndarray:
@@ -339,10 +339,10 @@ class CpuSolver:
             first, second: Pyramids.
             start: A flow of full size to start from; None for rest.
         """
-        plan = self.config.plan(first[0].grey.shape)
-        state = coarse_start(start, len(plan), first[-1].grey.shape)
+        plan = self.config.plan(first[0].gray.shape)
+        state = coarse_start(start, len(plan), first[-1].gray.shape)
         for level in range(len(plan) - 1, -1, -1):
-            shape = first[level].grey.shape
+            shape = first[level].gray.shape
             if state.shape[1:] != shape:
                 state = self._doubled(state, shape)
             state = self._level(first[level], second[level], state, plan[level])
@@ -356,7 +356,7 @@ class CpuSolver:
 
     def _level(self, first: Level, second: Level, start: np.ndarray, iterations: int) -> np.ndarray:
         terms, change = self._terms(first, second, start)
-        state = np.empty((len(sweeps.STATE), *first.grey.shape), np.float32)
+        state = np.empty((len(sweeps.STATE), *first.gray.shape), np.float32)
         state[:3] = state[3:6] = start[:3]
         state[6:] = start[3:]
         state = sweeps.iterate(state, terms, iterations, self._pool, self.threads)
@@ -372,16 +372,16 @@ class CpuSolver:
 
     def _terms(self, first: Level, second: Level, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The terms [18, H, W], and the change of depth [H, W] that the start leaves."""
-        rows, shape = len(first.grey), first.grey.shape
+        rows, shape = len(first.gray), first.gray.shape
         terms = np.empty((len(sweeps.TERMS), *shape), np.float32)
         rx, ry, ix, iy, zx, zy = np.empty((6, *shape), np.float32)
         self._share(rows, surface, second.depth, *second.camera, rx, ry)
-        self._share(rows, gradients, second.grey, second.depth, rx, ry, ix, iy, zx, zy)
+        self._share(rows, gradients, second.gray, second.depth, rx, ry, ix, iy, zx, zy)
         self._share(rows, surface, first.depth, *first.camera, terms[7], terms[8])
         c = self.config
         weights = tuple(map(np.float32, (c.smooth_image, c.smooth_depth, c.depth_weight, c.depth_edges)))
         change = np.empty(shape, np.float32)
-        images = first.grey, first.depth, second.grey, second.depth
+        images = first.gray, first.depth, second.gray, second.depth
         self._share(rows, energy_terms, *images, ix, iy, zx, zy, start[0], start[1], weights, terms, change)
         return terms, change
 

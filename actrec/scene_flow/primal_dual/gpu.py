@@ -39,7 +39,7 @@ class Device(Protocol):
 
 @dataclass(frozen=True)
 class DeviceLevel:
-    """An image at one size: grey and depth [2, H, W] on the device, and fx, fy, cx, cy."""
+    """An image at one size: gray and depth [2, H, W] on the device, and fx, fy, cx, cy."""
 
     planes: Any
     camera: Camera
@@ -86,12 +86,12 @@ class GpuSolver:
         self.config, self._device = config, device
         self._spaces: dict[tuple[tuple[int, int], int], _Workspace] = {}
 
-    def pyramid(self, grey: np.ndarray, depth: np.ndarray, camera: Camera) -> list[DeviceLevel]:
+    def pyramid(self, gray: np.ndarray, depth: np.ndarray, camera: Camera) -> list[DeviceLevel]:
         """The levels of an image, finest first."""
-        finest = self._device.empty((2, *grey.shape))
-        self._device.upload(np.stack([grey, depth]), finest)
+        finest = self._device.empty((2, *gray.shape))
+        self._device.upload(np.stack([gray, depth]), finest)
         out = [DeviceLevel(finest, camera)]
-        for _ in self.config.plan(grey.shape)[1:]:
+        for _ in self.config.plan(gray.shape)[1:]:
             fine, (rows, columns) = out[-1], out[-1].shape
             half = self._device.empty((2, (rows + 1) // 2, (columns + 1) // 2))
             images = fine.planes[0], fine.planes[1], rows, columns, DEPTH_STEP, half[0], half[1]

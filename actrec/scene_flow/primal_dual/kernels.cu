@@ -18,9 +18,9 @@ static __device__ inline float clamped(float value, float low, float high) { ret
 
 static __device__ inline float mask(int k) { return k == 0 ? 0.375f : (k == 1 || k == -1) ? 0.25f : 0.0625f; }
 
-// The next coarser level: grey averaged by the binomial mask, depth by it among the pixels of the same surface.
-extern "C" __global__ void half_size(const float *grey, const float *depth, int fine_rows, int fine_columns,
-                                     float depth_step, float *out_grey, float *out_depth, int rows, int columns) {
+// The next coarser level: gray averaged by the binomial mask, depth by it among the pixels of the same surface.
+extern "C" __global__ void half_size(const float *gray, const float *depth, int fine_rows, int fine_columns,
+                                     float depth_step, float *out_gray, float *out_depth, int rows, int columns) {
   EACH_PIXEL(x, y) {
     const float middle = depth[2 * y * fine_columns + 2 * x];
     float total = 0, share = 0, deep = 0, near = 0;
@@ -29,7 +29,7 @@ extern "C" __global__ void half_size(const float *grey, const float *depth, int 
         const int v = 2 * y + j, u = 2 * x + i;
         if (v < 0 || v >= fine_rows || u < 0 || u >= fine_columns) continue;
         const float weight = mask(j) * mask(i), value = depth[v * fine_columns + u];
-        total += weight * grey[v * fine_columns + u];
+        total += weight * gray[v * fine_columns + u];
         share += weight;
         const float apart = fabsf(value - middle);
         if (value > 0 && apart < depth_step) {
@@ -38,7 +38,7 @@ extern "C" __global__ void half_size(const float *grey, const float *depth, int 
         }
       }
     }
-    out_grey[y * columns + x] = total / share;
+    out_gray[y * columns + x] = total / share;
     out_depth[y * columns + x] = middle > 0 ? deep / near : 0;
   }
 }
@@ -48,7 +48,7 @@ static __device__ inline float closeness(float side, float away) {
   return apart > 0 ? 2 / apart : 1;
 }
 
-// r_x and r_y, from each pixel to its right and lower neighbour.
+// r_x and r_y, from each pixel to its right and lower neighbor.
 extern "C" __global__ void surface(const float *depth, float fx, float fy, float cx, float cy, float *rx, float *ry,
                                    int rows, int columns) {
   EACH_PIXEL(x, y) {
@@ -63,8 +63,8 @@ extern "C" __global__ void surface(const float *depth, float fx, float fy, float
   }
 }
 
-// Gradients of grey and of depth as four planes ix, iy, zx, zy; r: the planes r_x and r_y.
-extern "C" __global__ void gradients(const float *grey, const float *depth, const float *r, float *out, int rows,
+// Gradients of gray and of depth as four planes ix, iy, zx, zy; r: the planes r_x and r_y.
+extern "C" __global__ void gradients(const float *gray, const float *depth, const float *r, float *out, int rows,
                                      int columns) {
   const int plane = rows * columns;
   EACH_PIXEL(x, y) {
@@ -72,9 +72,9 @@ extern "C" __global__ void gradients(const float *grey, const float *depth, cons
     const int up = y > 0 ? i - columns : i, down = y < rows - 1 ? i + columns : i;
     const float a = right > i ? r[i] : 0, b = left < i ? r[left] : 0;
     const float c = down > i ? r[plane + i] : 0, d = up < i ? r[plane + up] : 0;
-    const float across = fmaxf(a + b, EPS), along = fmaxf(c + d, EPS), g = grey[i], z = depth[i];
-    out[i] = (a * (grey[right] - g) + b * (g - grey[left])) / across;
-    out[plane + i] = (c * (grey[down] - g) + d * (g - grey[up])) / along;
+    const float across = fmaxf(a + b, EPS), along = fmaxf(c + d, EPS), g = gray[i], z = depth[i];
+    out[i] = (a * (gray[right] - g) + b * (g - gray[left])) / across;
+    out[plane + i] = (c * (gray[down] - g) + d * (g - gray[up])) / along;
     out[2 * plane + i] = z > 0 ? (a * (depth[right] - z) + b * (z - depth[left])) / across : 0;
     out[3 * plane + i] = z > 0 ? (c * (depth[down] - z) + d * (z - depth[up])) / along : 0;
   }
@@ -100,7 +100,7 @@ static __device__ inline float at(const float *values, const Between &p) {
 static __device__ inline bool seen(float depth, float weight) { return depth > 0 || weight <= 1e-6f; }
 
 // The terms of the energy about the flow `start` (planes u, v, …); reads r_x and r_y among them.
-extern "C" __global__ void make_terms(const float *grey0, const float *depth0, const float *grey1, const float *depth1,
+extern "C" __global__ void make_terms(const float *gray0, const float *depth0, const float *gray1, const float *depth1,
                                       const float *slopes, const float *start, float smooth_i, float smooth_d,
                                       float depth_weight, float edges, float *out, float *change, int rows,
                                       int columns) {
@@ -110,7 +110,7 @@ extern "C" __global__ void make_terms(const float *grey0, const float *depth0, c
     const float du = start[i], dv = start[plane + i];
     const float px = clamped(x + du, 0, columns - 1), py = clamped(y + dv, 0, rows - 1);
     const Between p = between(px, py, rows, columns);
-    const float it = at(grey1, p) - grey0[i], gx = at(slopes, p), gy = at(slopes + plane, p);
+    const float it = at(gray1, p) - gray0[i], gx = at(slopes, p), gy = at(slopes + plane, p);
     const float hx = at(slopes + 2 * plane, p), hy = at(slopes + 3 * plane, p);
     const bool whole = seen(depth1[p.i00], p.w00) && seen(depth1[p.i01], p.w01) && seen(depth1[p.i10], p.w10) &&
                        seen(depth1[p.i11], p.w11);
@@ -166,7 +166,7 @@ static __device__ inline Dual risen(const float *px, const float *py, const floa
   return {a * shrink, b * shrink};
 }
 
-// λ τ div(r p) of one unknown at pixel i, whose duals it writes; those of its left and upper neighbours, which other
+// λ τ div(r p) of one unknown at pixel i, whose duals it writes; those of its left and upper neighbors, which other
 // threads write, are worked out once more: less than what a second pass over memory would take.
 static __device__ inline float spread(const float *px, const float *py, const float *bar, const float *rx,
                                       const float *ry, float *new_px, float *new_py, int x, int y, int rows,

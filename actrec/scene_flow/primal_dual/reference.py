@@ -1,12 +1,12 @@
 """The primal-dual scene flow, literally, in numpy: what the fast executions are tested against.
 
 Jaimez et al., ICRA 2015. Unknowns of a pixel (x, y) of the first image are its motion in the picture (u, v) in pixels
-and its change of depth w in metres. Minimised, coarse to fine, is
+and its change of depth w in metres. Minimized, coarse to fine, is
 
     Σ |ρ_I(u, v)| + μ(x, y) |ρ_Z(u, v, w)|  +  λ_I (TV_r(u) + TV_r(v))  +  λ_D TV_r(w),
 
 with ρ_I = I₁(x + u, y + v) − I₀(x, y), ρ_Z = Z₁(x + u, y + v) − Z₀(x, y) − w, and a total variation on the observed
-surface, TV_r(f) = Σ |(r_x ∂f/∂x, r_y ∂f/∂y)|, r_x = 1 / |∂(X, Z)/∂x|: neighbours in the picture that are far apart in
+surface, TV_r(f) = Σ |(r_x ∂f/∂x, r_y ∂f/∂y)|, r_x = 1 / |∂(X, Z)/∂x|: neighbors in the picture that are far apart in
 space need not move alike. Depth that is missing is 0 here.
 """
 
@@ -60,9 +60,9 @@ def pyramid(image: Level, levels: int) -> list[Level]:
 
 def _half(image: Level) -> Level:
     weights = np.outer(MASK, MASK)
-    rows, columns = image.grey.shape
+    rows, columns = image.gray.shape
     height, width = (rows + 1) // 2, (columns + 1) // 2
-    grey, depth = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
+    gray, depth = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
     for y in range(height):
         for x in range(width):
             total = share = deep = near = 0.0
@@ -73,15 +73,15 @@ def _half(image: Level) -> Level:
                     if not (0 <= v < rows and 0 <= u < columns):
                         continue
                     weight = weights[j + 2, i + 2]
-                    total, share = total + weight * image.grey[v, u], share + weight
+                    total, share = total + weight * image.gray[v, u], share + weight
                     apart = abs(image.depth[v, u] - middle)
                     if image.depth[v, u] > 0 and apart < DEPTH_STEP:
                         deep += weight * (DEPTH_STEP - apart) * image.depth[v, u]
                         near += weight * (DEPTH_STEP - apart)
-            grey[y, x] = total / share
+            gray[y, x] = total / share
             depth[y, x] = deep / near if middle > 0 else 0.0
     fx, fy, cx, cy = image.camera
-    return Level(grey, depth, (fx / 2, fy / 2, cx / 2, cy / 2))
+    return Level(gray, depth, (fx / 2, fy / 2, cx / 2, cy / 2))
 
 
 def doubled(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -98,7 +98,7 @@ def _masked(values: np.ndarray) -> np.ndarray:
 
 
 def surface(image: Level) -> tuple[np.ndarray, np.ndarray]:
-    """r_x and r_y, [H, W], from each pixel to its right and lower neighbour; 1 where both are missing.
+    """r_x and r_y, [H, W], from each pixel to its right and lower neighbor; 1 where both are missing.
 
     As in the authors' program these are twice 1 / |∂(X, Z)/∂x|, to which its λ belong.
     """
@@ -147,7 +147,7 @@ def depth_at(depth: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Terms:
-    """What the energy of a level is made of, linearised about the flow that it starts from, [H, W] each.
+    """What the energy of a level is made of, linearized about the flow that it starts from, [H, W] each.
 
     ρ_I = it + ix·du + iy·dv, ρ_Z = zt + zx·du + zy·dv − w.
     """
@@ -165,13 +165,13 @@ class Terms:
 
 def terms(first: Level, second: Level, start: State, config: PdFlowConfig) -> Terms:
     """The second image and its gradients, drawn back along the flow so far."""
-    height, width = first.grey.shape
+    height, width = first.gray.shape
     x, y = np.arange(width) + start.u, np.arange(height)[:, None] + start.v
     on_second = surface(second)
-    ix, iy = gradients(second.grey, *on_second)
+    ix, iy = gradients(second.gray, *on_second)
     zx, zy = (np.where(second.depth > 0, g, 0.0) for g in gradients(second.depth, *on_second))
     drawn = depth_at(second.depth, x, y)
-    it = bilinear(second.grey, x, y) - first.grey
+    it = bilinear(second.gray, x, y) - first.gray
     zt = np.where(drawn > 0, drawn - first.depth, 0.0)
     ix, iy, zx, zy = (bilinear(g, x, y) for g in (ix, iy, zx, zy))
     mu = config.depth_weight / (1 + config.depth_edges * (zx**2 + zy**2 + zt**2))
@@ -180,7 +180,7 @@ def terms(first: Level, second: Level, start: State, config: PdFlowConfig) -> Te
 
 
 def energy(t: Terms, start: State, s: State, config: PdFlowConfig) -> float:
-    """What a level minimises, of the flow start + (u, v) and w."""
+    """What a level minimizes, of the flow start + (u, v) and w."""
     data = np.abs(t.it + t.ix * s.u + t.iy * s.v) + t.mu * np.abs(t.zt + t.zx * s.u + t.zy * s.v - s.w)
     variation = config.smooth_image * (_variation(s.u + start.u, t) + _variation(s.v + start.v, t))
     return float(data.sum(dtype=np.float64) + variation + config.smooth_depth * _variation(s.w, t))
@@ -192,7 +192,7 @@ def _variation(f: np.ndarray, t: Terms) -> float:
 
 
 def forward(f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Differences to the right and lower neighbours, 0 at the last ones."""
+    """Differences to the right and lower neighbors, 0 at the last ones."""
     gx, gy = np.zeros_like(f), np.zeros_like(f)
     gx[:, :-1], gy[:-1] = np.diff(f, axis=1), np.diff(f, axis=0)
     return gx, gy
@@ -293,12 +293,12 @@ def flow(
     Returns:
         The finest level's state, and each level's energies, coarsest first.
     """
-    plan = config.plan(first.grey.shape)
+    plan = config.plan(first.gray.shape)
     firsts, seconds = pyramid(first, len(plan)), pyramid(second, len(plan))
-    state = start or State.zeros(firsts[-1].grey.shape)
+    state = start or State.zeros(firsts[-1].gray.shape)
     course = []
     for level in range(len(plan) - 1, -1, -1):
-        shape = firsts[level].grey.shape
+        shape = firsts[level].gray.shape
         if state.u.shape != shape:
             state = State(*(doubled(getattr(state, f.name), shape) for f in fields(State)))
             state.u, state.v = 2 * state.u, 2 * state.v
@@ -328,12 +328,12 @@ class ReferenceSolver:
     def __init__(self, config: PdFlowConfig):
         self.config = config
 
-    def pyramid(self, grey: np.ndarray, depth: np.ndarray, camera: tuple[float, float, float, float]) -> list[Level]:
+    def pyramid(self, gray: np.ndarray, depth: np.ndarray, camera: tuple[float, float, float, float]) -> list[Level]:
         """The levels of an image, finest first."""
-        return pyramid(Level(grey, depth, camera), len(self.config.plan(grey.shape)))
+        return pyramid(Level(gray, depth, camera), len(self.config.plan(gray.shape)))
 
     def solve(self, first: list[Level], second: list[Level], start: np.ndarray | None = None) -> np.ndarray:
         """As `cpu.CpuSolver.solve`."""
-        begin = State(*coarse_start(start, len(first), first[-1].grey.shape))
+        begin = State(*coarse_start(start, len(first), first[-1].gray.shape))
         state, _ = flow(first[0], second[0], self.config, begin)
         return np.stack([state.u, state.v, state.w])

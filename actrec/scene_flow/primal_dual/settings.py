@@ -34,9 +34,9 @@ class PdFlowConfig:
     depth_edges: float = setting(
         1000.0, "How much less depth counts where it changes, in space or in time.", range=(0.0, 1e6)
     )
-    median_depth: float = setting(5.0, "How much less neighbours of other depth count in the median.", range=(0.0, 1e4))
+    median_depth: float = setting(5.0, "How much less neighbors of other depth count in the median.", range=(0.0, 1e4))
     median_change: float = setting(
-        10.0, "How much less neighbours whose depth changes count in the median.", range=(0.0, 1e4)
+        10.0, "How much less neighbors whose depth changes count in the median.", range=(0.0, 1e4)
     )
     coarsest: int = setting(15, "Rows or columns of the coarsest level, at least.", unit="px", range=(4, 1024))
     iterations: int = setting(100, "Iterations at the finest level.", range=(1, 10_000))
@@ -55,12 +55,12 @@ class Level:
     """An image at one size.
 
     Attributes:
-        grey: [H, W] float32, 0 to 255.
+        gray: [H, W] float32, 0 to 255.
         depth: [H, W] float32 metres, 0 for missing.
         camera: fx, fy, cx, cy.
     """
 
-    grey: np.ndarray
+    gray: np.ndarray
     depth: np.ndarray
     camera: tuple[float, float, float, float]
 

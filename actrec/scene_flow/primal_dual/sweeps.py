@@ -1,6 +1,6 @@
 """The iterations of the primal-dual scene flow on the CPU: sweeps over the rows, in strips that stay in the cache.
 
-A strip of rows is iterated several times before it looks at its neighbours again. An iteration carries news one row up
+A strip of rows is iterated several times before it looks at its neighbors again. An iteration carries news one row up
 and one row down, so that a strip with as many further rows at each side as there are iterations is exact inside:
 threads work on strips without meeting in between, and what comes out is what whole sweeps give, however many strips
 there are.
@@ -37,7 +37,7 @@ _IT, _IX, _IY, _ZT, _ZX, _ZY, _SIGMA, _RX, _RY, _MZX, _MZY, _M, _TAU_U, _TAU_V, 
 )
 
 TOGETHER = 10
-"""Iterations of a strip between two looks at its neighbours."""
+"""Iterations of a strip between two looks at its neighbors."""
 
 _SMALL = 30
 """Fewer rows a thread are not worth its waking."""
@@ -144,7 +144,7 @@ def _dual(px, py, f, below):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
 def _divergence(out, rx, px, ry, py, ry_above, py_above, up, down):  # type: ignore[no-untyped-def]
-    """Of (r p): out of each pixel to its right and lower neighbours, less what comes in; none beyond the image."""
+    """Of (r p): out of each pixel to its right and lower neighbors, less what comes in; none beyond the image."""
     from_above, to_below = _F(1) if up else _F(0), _F(1) if down else _F(0)
     n = out.size
     for x in range(n):

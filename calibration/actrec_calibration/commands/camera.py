@@ -10,7 +10,7 @@ from typing import Any
 
 from actrec.types import Intrinsics
 from actrec.utils import calibration_files
-from actrec.utils.calibration_files import COLOUR, DEPTH, from_yaml, path_of
+from actrec.utils.calibration_files import COLOR, DEPTH, from_yaml, path_of
 from actrec.utils.errors import ConfigError, InputError
 from actrec_calibration import board as calibration_board
 from actrec_calibration import report
@@ -79,7 +79,7 @@ def run_board(args: argparse.Namespace) -> int:
 def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", nargs="?", metavar="FOLDER", help="pictures of the board, 20 or more")
     parser.add_argument("--serial", help="of the camera; read from --driver-option serial=… where it is there")
-    parser.add_argument("--part", choices=(COLOUR, DEPTH), default=COLOUR, help="which of its lenses (default: color)")
+    parser.add_argument("--part", choices=(COLOR, DEPTH), default=COLOR, help="which of its lenses (default: color)")
     report.add_cameras(parser)
     parser.add_argument("--report", metavar="DIR", help="default: calibration_SERIAL_PART here")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -230,7 +230,7 @@ def _choose_camera(args: argparse.Namespace) -> None:
     """Has the driver open the camera of that serial number; its pictures must be of the lens that is asked for."""
     if args.driver and args.part == DEPTH and options.takes(args.driver, "register"):
         raise ConfigError(
-            f"driver {args.driver} gives pictures of the colour camera alone: for --part depth take infrared pictures "
+            f"driver {args.driver} gives pictures of the color camera alone: for --part depth take infrared pictures "
             "of the depth camera, from a FOLDER or a --topic"
         )
     options.select(args)

@@ -8,7 +8,7 @@ from typing import Any
 from actrec.cli import arguments
 from actrec.types import Intrinsics
 from actrec.utils import calibration_files
-from actrec.utils.calibration_files import COLOUR, MOUNT, Mount, rectified
+from actrec.utils.calibration_files import COLOR, MOUNT, Mount, rectified
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec_calibration import hand_eye, hand_views, report
 from actrec_calibration.board import Board
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 def _of_folder(args: argparse.Namespace, board: Board) -> tuple[list[hand_eye.HandEyeView], Intrinsics]:
     if not args.poses:
         raise ConfigError("a folder's pictures need the robot's poses: name a file of them with --poses")
-    camera = report.intrinsics(args, args.intrinsics, COLOUR, "--intrinsics")
+    camera = report.intrinsics(args, args.intrinsics, COLOR, "--intrinsics")
     return hand_views.of_folder(args.folder, args.poses, board, camera, args.unit, args.inverted), camera
 
 
@@ -106,8 +106,8 @@ def _live(args: argparse.Namespace, board: Board) -> tuple[list[hand_eye.HandEye
     # file is of the images as they are taken: of rectified ones the camera_info alone tells.
     known = None
     raw = args.topic and not rectified(args.topic)
-    if args.intrinsics or (raw and report.target(args, COLOUR).is_file()):
-        known = report.intrinsics(args, args.intrinsics, COLOUR, "--intrinsics")
+    if args.intrinsics or (raw and report.target(args, COLOR).is_file()):
+        known = report.intrinsics(args, args.intrinsics, COLOR, "--intrinsics")
     keep = args.keep or Path(f"hand_eye_{args.serial}")
     with options.interruptible() as stopped, args.open_poses(base, gripper) as pose_at, options.live(args) as read:
         collector = hand_views.HandCollector(board, pose_at, config, keep)

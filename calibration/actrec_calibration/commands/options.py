@@ -201,7 +201,7 @@ def from_folder(board: Board, folder: str) -> Gathered:
         if view is not None:
             views.append(view)
     by_name = {path.name: path for path in paths}
-    return Gathered(views, len(paths), lambda name: sources.read_file(by_name[name]).colour)
+    return Gathered(views, len(paths), lambda name: sources.read_file(by_name[name]).color)
 
 
 def view_of(board: Board, picture: sources.Picture) -> View | None:
@@ -211,10 +211,10 @@ def view_of(board: Board, picture: sources.Picture) -> View | None:
         InputError: The picture is mirrored; it is named.
     """
     try:
-        found = board.detect(picture.colour)
+        found = board.detect(picture.color)
     except InputError as error:
         raise InputError(f"{picture.name}: {error}") from error
-    height, width = picture.colour.shape[:2]
+    height, width = picture.color.shape[:2]
     return None if found is None else View(picture.name, (width, height), found)
 
 
@@ -233,7 +233,7 @@ def _live(args: argparse.Namespace, board: Board, keep: Path, wanted: CoverageCo
             ) from error
         finally:
             guide.end()
-    return Gathered(views, guide.looked_at, lambda name: sources.read_file(keep / f"{name}.png").colour)
+    return Gathered(views, guide.looked_at, lambda name: sources.read_file(keep / f"{name}.png").color)
 
 
 class _Guide:
@@ -249,7 +249,7 @@ class _Guide:
     def seen(self, picture: sources.Picture, taken: bool) -> None:
         self.looked_at += 1
         if taken:
-            save(self._keep / f"{picture.name}.png", picture.colour)
+            save(self._keep / f"{picture.name}.png", picture.color)
         now = time.monotonic()
         if self._preview and (taken or now - self._previewed > PREVIEW_S):
             self._previewed = now

@@ -10,7 +10,7 @@ import numpy as np
 from actrec.cli import arguments
 from actrec.types import Intrinsics
 from actrec.utils import calibration_files, config
-from actrec.utils.calibration_files import COLOUR, DEPTH, MOUNT, CameraFiles, DepthGeometry, Mount
+from actrec.utils.calibration_files import COLOR, DEPTH, MOUNT, CameraFiles, DepthGeometry, Mount
 from actrec.utils.errors import ConfigError, InputError
 from actrec_calibration import depth as calibration_depth
 from actrec_calibration import floor, live, points, report
@@ -34,7 +34,7 @@ def add(subparsers: Any) -> None:
 # -- depth -------------------------------------------------------------------------------------------------------------
 
 _DEPTH = """\
-FOLDER holds colour/, depth/ (16-bit PNG, millimetres, 0 for nothing) and, where the depth camera has them, ir/;
+FOLDER holds color/, depth/ (16-bit PNG, millimetres, 0 for nothing) and, where the depth camera has them, ir/;
 pictures that belong together have the same number, the last one in their names. Show the board near and far, tilted
 about two axes, 25 times or more: with 15, depth of a stereo camera alone leaves 0.14° at worst.
 
@@ -49,7 +49,7 @@ def _add_depth(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="?", metavar="FOLDER", help="views, see below")
     _add_driver(parser, "views", 20)
     parser.add_argument(
-        "--registered", action="store_true", help="depth is registered to colour: find its scale and bias alone"
+        "--registered", action="store_true", help="depth is registered to color: find its scale and bias alone"
     )
     parser.add_argument(
         "--model",
@@ -60,7 +60,7 @@ def _add_depth(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--unit", type=arguments.amount, default=0.001, metavar="M", help="metres of one step of the depth images"
     )
-    parser.add_argument("--colour-intrinsics", type=Path, metavar="YAML", help="(default: SERIAL_color.yaml)")
+    parser.add_argument("--color-intrinsics", type=Path, metavar="YAML", help="(default: SERIAL_color.yaml)")
     parser.add_argument("--depth-intrinsics", type=Path, metavar="YAML", help="(default: SERIAL_depth.yaml)")
     options.add_board(parser)
 
@@ -91,7 +91,7 @@ def run_depth(args: argparse.Namespace) -> int:
     geometry = found.geometry
     if args.registered:
         assert known.geometry is not None
-        geometry = DepthGeometry(known.geometry.to_colour, geometry.scale, geometry.bias)
+        geometry = DepthGeometry(known.geometry.to_color, geometry.scale, geometry.bias)
     figures = _depth_figures(found, path)
     assert known.depth is not None
     calibration_files.write_intrinsics(
@@ -132,27 +132,27 @@ def _from_driver(args: argparse.Namespace, driver_options: dict[str, Any], board
     if known.geometry is None or known.depth is None:
         known = told
     _refuse_unknown(known)
-    assert told.colour is not None and told.depth is not None and told.geometry is not None
+    assert told.color is not None and told.depth is not None and told.geometry is not None
     if not args.registered:
         return (
             replace(known, depth=told.depth),
-            calibration_depth.Cameras(told.colour, told.depth, None, told.geometry.to_colour),
+            calibration_depth.Cameras(told.color, told.depth, None, told.geometry.to_color),
             views,
         )
-    return known, calibration_depth.Cameras(told.colour, told.colour, np.eye(4)), views
+    return known, calibration_depth.Cameras(told.color, told.color, np.eye(4)), views
 
 
 def _from_folder(args: argparse.Namespace, board: Board, known: CameraFiles) -> _Views:
     depth = report.intrinsics(args, args.depth_intrinsics, DEPTH, "--depth-intrinsics")
-    colour = report.intrinsics(args, args.colour_intrinsics, COLOUR, "--colour-intrinsics")
+    color = report.intrinsics(args, args.color_intrinsics, COLOR, "--color-intrinsics")
     known = replace(known, depth=depth)
     if args.registered:
         _refuse_unknown(known)
-        cameras = calibration_depth.Cameras(colour, colour, np.eye(4))
-        return known, cameras, live.read(args.images, board, (colour, colour), args.unit)
-    start = None if known.geometry is None else known.geometry.to_colour
-    cameras = calibration_depth.Cameras(colour, depth, None, start)
-    return known, cameras, live.read(args.images, board, (colour, depth), args.unit)
+        cameras = calibration_depth.Cameras(color, color, np.eye(4))
+        return known, cameras, live.read(args.images, board, (color, color), args.unit)
+    start = None if known.geometry is None else known.geometry.to_color
+    cameras = calibration_depth.Cameras(color, depth, None, start)
+    return known, cameras, live.read(args.images, board, (color, depth), args.unit)
 
 
 def _refuse_unknown(known: CameraFiles) -> None:
@@ -176,12 +176,12 @@ def _depth_figures(found: calibration_depth.Found, path: Path) -> dict[str, Any]
     figures: dict[str, Any] = {
         "file": str(path),
         "views": found.views,
-        "depth_to_colour": report.pose_figures(geometry.to_colour, found.sigma_m, found.sigma_deg),
+        "depth_to_color": report.pose_figures(geometry.to_color, found.sigma_m, found.sigma_deg),
         "scale": round(geometry.scale, 6),
         "sigma_scale": round(found.sigma_scale, 6),
         "bias_mm": round(1e3 * geometry.bias, 3),
         "sigma_bias_mm": round(1e3 * found.sigma_bias, 3),
-        "rms_colour_px": round(found.rms_colour, 3),
+        "rms_color_px": round(found.rms_color, 3),
     }
     if np.isfinite(found.rms_infrared):
         figures["rms_infrared_px"] = round(found.rms_infrared, 3)
@@ -191,7 +191,7 @@ def _depth_figures(found: calibration_depth.Found, path: Path) -> dict[str, Any]
 # -- floor -------------------------------------------------------------------------------------------------------------
 
 _FLOOR = """\
-FOLDER holds colour/ and depth/ (16-bit PNG) as for `actrec calibrate depth`, one picture or more; with --driver a
+FOLDER holds color/ and depth/ (16-bit PNG) as for `actrec calibrate depth`, one picture or more; with --driver a
 running camera's frames are taken, their depth registered by the driver. The robot stands still.
 
 The base frame has x forward, y left, z up, its origin --base-height over the floor. The board lies on the floor,
@@ -213,13 +213,13 @@ def _add_floor(parser: argparse.ArgumentParser) -> None:
         "--base-height", type=arguments.finite, default=0.0, metavar="M", help="of the base frame over the floor"
     )
     parser.add_argument("--up", default="0,-1,0", metavar="X,Y,Z", help="roughly where up is in the optical frame")
-    parser.add_argument("--registered", action="store_true", help="depth is registered to colour")
+    parser.add_argument("--registered", action="store_true", help="depth is registered to color")
     parser.add_argument(
         "--unit", type=arguments.amount, default=0.001, metavar="M", help="metres of one step of the depth images"
     )
     parser.add_argument("--parent", required=True, help="the robot's frame, e.g. base_link")
     parser.add_argument("--child", default=report.OPTICAL, help="the camera's optical frame")
-    parser.add_argument("--colour-intrinsics", type=Path, metavar="YAML", help="(default: SERIAL_color.yaml)")
+    parser.add_argument("--color-intrinsics", type=Path, metavar="YAML", help="(default: SERIAL_color.yaml)")
     options.add_board(parser)
 
 
@@ -232,12 +232,12 @@ def run_floor(args: argparse.Namespace) -> int:
     up = _three(args.up, "--up")
     if not any(up):
         raise ConfigError("--up is 0,0,0, which is no direction: 0,-1,0 for a camera that stands upright")
-    colour, depth, geometry, views = _floor_driver(args, board) if args.driver else _floor_folder(args, board)
+    color, depth, geometry, views = _floor_driver(args, board) if args.driver else _floor_folder(args, board)
     seen = []
     for view in views:
         assert view.depth is not None
-        seen.append((view.colour, floor.find_floor(geometry.scale * view.depth + geometry.bias, depth, up)))
-    found = floor.calibrate(board, seen, lying, colour, geometry.to_colour, args.base_height)
+        seen.append((view.color, floor.find_floor(geometry.scale * view.depth + geometry.bias, depth, up)))
+    found = floor.calibrate(board, seen, lying, color, geometry.to_color, args.base_height)
     first = seen[0][1]
     figures = {
         "file": str(path),
@@ -265,22 +265,22 @@ def _floor_driver(args: argparse.Namespace, board: Board) -> _Standing:
         raise ConfigError("the floor is found in registered depth: leave driver option 'register' out")
     told, views = live.standing(args.driver, given, board, args.frames)
     _refuse_other(told, args.serial)
-    assert told.colour is not None
-    return told.colour, told.colour, DepthGeometry(np.eye(4)), views
+    assert told.color is not None
+    return told.color, told.color, DepthGeometry(np.eye(4)), views
 
 
 def _floor_folder(args: argparse.Namespace, board: Board) -> _Standing:
-    colour = report.intrinsics(args, args.colour_intrinsics, COLOUR, "--colour-intrinsics")
-    depth, geometry = colour, DepthGeometry(np.eye(4))
+    color = report.intrinsics(args, args.color_intrinsics, COLOR, "--color-intrinsics")
+    depth, geometry = color, DepthGeometry(np.eye(4))
     if not args.registered:
         known = calibration_files.load(args.serial, args.cameras)
         if known.depth is None or known.geometry is None:
             raise InputError(
                 f"where the depth camera {args.serial} sits is not known: run actrec calibrate depth first, or add "
-                "--registered where depth is registered to colour"
+                "--registered where depth is registered to color"
             )
         depth, geometry = known.depth, known.geometry
-    return colour, depth, geometry, live.read(args.images, board, (colour, depth), args.unit)
+    return color, depth, geometry, live.read(args.images, board, (color, depth), args.unit)
 
 
 def _three(text: str, option: str) -> tuple[float, float, float]:
@@ -309,7 +309,7 @@ Example:
 
 def _add_points(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help="CSV or .skeleton, see below")
-    parser.add_argument("--part", choices=(COLOUR, DEPTH), default=COLOUR, help="which camera's pixels, and which file")
+    parser.add_argument("--part", choices=(COLOR, DEPTH), default=COLOR, help="which camera's pixels, and which file")
     parser.add_argument("--size", metavar="W,H", help="of the picture in pixels (known for .skeleton)")
     parser.add_argument("--pose", choices=points.POSES, default="free", help="what of the camera's pose is sought")
 

@@ -1,7 +1,7 @@
 """Augmentation of skeleton clips: what differs between a Kinect's recordings and a robot's live estimates.
 
 Time first (speed, frame rate, where the window ends), then the body (tilt, proportions, noise, missing limbs, mirror)
-in metres before normalisation, then what normalisation does not remove (turn and size).
+in metres before normalization, then what normalization does not remove (turn and size).
 
 Augmentation of hand clips (`hand_22`): what differs between people, cameras and hand trackers.
 """
@@ -67,11 +67,11 @@ class Augmentation:
     frame_loss: float = setting(0.3, "up to this share of frames is dropped", range=(0.0, 0.9))
     tilt_deg: float = setting(15.0, "camera pitch and roll", unit="deg", range=(0.0, 90.0))
     turn_deg: float = setting(
-        25.0, "turn left after facing is normalised, of hands and of bodies' joints and bones", unit="deg",
+        25.0, "turn left after facing is normalized, of hands and of bodies' joints and bones", unit="deg",
         range=(0.0, 180.0),
     )  # fmt: skip
     size: float = setting(
-        0.1, "relative size left after scale is normalised, of hands and of bodies' joints and bones", range=(0.0, 0.5)
+        0.1, "relative size left after scale is normalized, of hands and of bodies' joints and bones", range=(0.0, 0.5)
     )
     proportions: float = setting(0.1, "relative change of each bone's length", range=(0.0, 0.5))
     noise_m: float = setting(0.02, "largest standard deviation of joint noise", unit="m", range=(0.0, 0.2))
@@ -185,7 +185,7 @@ def _way(start: np.ndarray, end: np.ndarray, root: int) -> np.ndarray:
 
 
 def vary_bodies(bodies: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
-    """Varies [M, T, 25, 3] metres before normalisation."""
+    """Varies [M, T, 25, 3] metres before normalization."""
     turn = rotation(_X, np.radians(rng.uniform(-1, 1) * options.tilt_deg))
     turn = turn @ rotation(_Z, np.radians(rng.uniform(-1, 1) * options.tilt_deg))
     middle = pivot(bodies)
@@ -202,8 +202,8 @@ def vary_bodies(bodies: np.ndarray, options: Augmentation, rng: np.random.Genera
     return varied.astype(np.float32)
 
 
-def vary_normalised(bodies: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
-    """Turns and sizes [M, T, 25, 3] after normalisation, as an estimator's bias would."""
+def vary_normalized(bodies: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
+    """Turns and sizes [M, T, 25, 3] after normalization, as an estimator's bias would."""
     turn = rotation(_Y, np.radians(rng.uniform(-1, 1) * options.turn_deg))
     size = 1 + rng.uniform(-1, 1) * options.size
     return ((bodies @ turn.T) * size).astype(np.float32)

@@ -46,7 +46,7 @@ class Found:
     Attributes:
         clip: The one that was known, or of the bodies found.
         points: Keys of the data contract that were found, which go before those of the clip.
-        pictures: "flow" and "colour", where they were made or seen on the way.
+        pictures: "flow" and "color", where they were made or seen on the way.
     """
 
     clip: Clip
@@ -107,13 +107,13 @@ class Estimation:
                 part.reset()
         self._since = 0
         pictures = {key: Pictures(key, self.settings.picture_quality, self.settings.flow_limit_m_s)
-                    for key in ("flow", "colour")}  # fmt: skip
-        filmed = "colour" in self.settings.kept and (known is None or "colour" not in known.others)
+                    for key in ("flow", "color")}  # fmt: skip
+        filmed = "color" in self.settings.kept and (known is None or "color" not in known.others)
         seen: list[Seen] = []
         last: RgbdFrame | None = None
         for frame in frames:
-            if frame.colour is None:
-                raise InputError(f"clip '{name}' has a frame without colour, in which nothing can be found")
+            if frame.color is None:
+                raise InputError(f"clip '{name}' has a frame without color, in which nothing can be found")
             bodies = self._body.process(frame) if self._body is not None else _bodies_at(known, frame)
             if bodies is None:
                 continue  # a frame that the clip does not have
@@ -121,7 +121,7 @@ class Estimation:
             self._look(frame, now)
             self._move(name, last, frame, seen, pictures["flow"])
             if filmed:
-                pictures["colour"].add(frame.stamp_ns, shrunk(frame.colour, self.settings.picture_height))
+                pictures["color"].add(frame.stamp_ns, shrunk(frame.color, self.settings.picture_height))
             seen.append(now)
             last = frame
         if not seen:
@@ -166,7 +166,7 @@ class Estimation:
             for body in before.bodies:
                 moved = motion_at_joints(flow.velocity, body.positions, body.pixels, before.size, flow.intrinsics)
                 before.motion[body.body_id] = moved
-        elif self._pairs is None and frame.colour is not last.colour:
+        elif self._pairs is None and frame.color is not last.color:
             self._move_in_pictures(last, frame, seen)
 
     def _move_in_pictures(self, last: RgbdFrame, frame: RgbdFrame, seen: list[Seen]) -> None:
@@ -175,9 +175,9 @@ class Estimation:
         seconds = (frame.stamp_ns - shown[0].stamp_ns) / NANOSECONDS
         if seconds <= 0:
             return
-        assert last.colour is not None and frame.colour is not None
+        assert last.color is not None and frame.color is not None
         for body in shown[0].bodies:
-            moved = motion_between_images(last.colour, frame.colour, body.pixels, seconds)
+            moved = motion_between_images(last.color, frame.color, body.pixels, seconds)
             for now in shown:
                 now.motion[body.body_id] = moved
 

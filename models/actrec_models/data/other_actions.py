@@ -29,7 +29,7 @@ class OtherActions:
     left_out: Sequence[str]
 
     def read(self) -> ClipDataset:
-        """The clips; a person's own that are labelled `unknown` have label −1."""
+        """The clips; a person's own that are labeled `unknown` have label −1."""
         classes = self.clips[0][0].classes if self.clips else ()
         return ClipDataset([clips[index] for clips, index in self.clips], classes)
 
@@ -61,7 +61,7 @@ def left_out(recipe: Recipe, others: Iterable[str], classes: Iterable[str]) -> l
 
 
 def taken(recipe: Recipe, classes: Sequence[str], data_root: str, part: str) -> OtherActions:
-    """What a part of the unknown dataset has: its clips of other actions, and a person's own labelled `unknown`.
+    """What a part of the unknown dataset has: its clips of other actions, and a person's own labeled `unknown`.
 
     Args:
         recipe: Names the dataset, its options and what is left out of it.

@@ -1,4 +1,4 @@
-"""Clips that the simulated camera renders: colour, depth, scene flow, bodies and hands of procedural actors.
+"""Clips that the simulated camera renders: color, depth, scene flow, bodies and hands of procedural actors.
 
 They need no files and cost some milliseconds a frame. They are there to test the machinery of training with pictures
 and flow end to end where no dataset of people is at hand. The actors' movements are written by hand and repeat
@@ -74,7 +74,7 @@ class RenderedConfig:
     takes: int = setting(2, "clips of each action, actor and view", range=(1, 100))
     flow: str = setting("exact", "scene flow: the truth, or as it is estimated live", choices=("exact", "dis"))
     flow_shrink: int = setting(2, "of so many columns and rows of the flow one is kept", range=(1, 16))
-    noise: bool = setting(True, "degrade colour and depth as a real sensor does")
+    noise: bool = setting(True, "degrade color and depth as a real sensor does")
     sensor: str = setting("structured_light", "error model of the depth sensor", choices=tuple(SENSORS.names()))
     seed: int = setting(1, "of performances, rooms and noise", range=(0, 2**31 - 1))
 
@@ -100,7 +100,7 @@ class RenderedItem:
         entry: The item.
 
     Attributes:
-        intrinsics: Of colour and depth.
+        intrinsics: Of color and depth.
         stamps_ns: [T] from zero.
 
     Raises:
@@ -156,7 +156,7 @@ class RenderedItem:
             "hands": self.hands,
             "hand_pixels": lambda: project(self.hands(), self.intrinsics),
             "size": lambda: np.array([self.options.width, self.options.height], np.float32),
-            "colour": self.colour,
+            "color": self.color,
             "flow": self.flow,
             "motion": self.motion,
         }
@@ -164,7 +164,7 @@ class RenderedItem:
     @property
     def pictures(self) -> Mapping[str, Callable[[np.ndarray], np.ndarray]]:
         """Key to what makes some frames [N] of it alone."""
-        return {"colour": self.colour, "flow": self.flow}
+        return {"color": self.color, "flow": self.flow}
 
     def hands(self) -> np.ndarray:
         """[1, T, 2, 21, 3] exact joints of both hands, metres."""
@@ -173,7 +173,7 @@ class RenderedItem:
             None
         ]
 
-    def colour(self, numbers: Iterable[int] | None = None) -> np.ndarray:
+    def color(self, numbers: Iterable[int] | None = None) -> np.ndarray:
         """[T, H, W, 3] uint8, or of the frames `numbers` alone."""
         wanted = range(len(self._times)) if numbers is None else numbers
         return np.stack([self._seen(int(number))[0] for number in wanted])
@@ -202,24 +202,24 @@ class RenderedItem:
     def frames(self) -> Iterator[RgbdFrame]:
         """What the camera gives, with exact skeletons."""
         for number, stamp in enumerate(self.stamps_ns):
-            colour, depth, shown = self._seen(number)
-            yield RgbdFrame(int(stamp), colour, depth, self.intrinsics, skeletons=shown.bodies)
+            color, depth, shown = self._seen(number)
+            yield RgbdFrame(int(stamp), color, depth, self.intrinsics, skeletons=shown.bodies)
 
     def _seen(self, number: int) -> tuple[np.ndarray, np.ndarray, Snapshot]:
-        """Colour and depth of one frame, also of the one after the last, and the exact instant behind them."""
+        """Color and depth of one frame, also of the one after the last, and the exact instant behind them."""
         shown = self.scene.at(float(self._times[0] + number / self.options.fps))
-        colour, depth = shown.rendering.colour, shown.rendering.depth
+        color, depth = shown.rendering.color, shown.rendering.depth
         if self.options.noise:
-            colour, depth = self._noise.colour(colour, number), self._noise.depth(depth, shown.rendering.facing, number)
-        return colour, depth, shown
+            color, depth = self._noise.color(color, number), self._noise.depth(depth, shown.rendering.facing, number)
+        return color, depth, shown
 
     def _field(self, number: int) -> np.ndarray:
         """[H, W, 3] m/s of one frame, over the time until the next one."""
         dt = 1 / self.options.fps
         if self.options.flow == "exact":
             return self.scene.scene_flow(self.scene.at(float(self._times[number])), dt)
-        (colour0, depth0, _), (colour1, depth1, _) = self._seen(number), self._seen(number + 1)
-        return self._method.estimate(colour0, depth0, colour1, depth1, self.intrinsics, dt)
+        (color0, depth0, _), (color1, depth1, _) = self._seen(number), self._seen(number + 1)
+        return self._method.estimate(color0, depth0, color1, depth1, self.intrinsics, dt)
 
     def _shrunk(self, field: np.ndarray) -> np.ndarray:
         step = self.options.flow_shrink
@@ -282,7 +282,7 @@ class RenderedRgbd(Source):
         return made
 
     def read(self, entry: Entry) -> Clip:
-        """As the base says; joints, hands and their pixels at once, colour, flow and motion when they are looked at."""
+        """As the base says; joints, hands and their pixels at once, color, flow and motion when they are looked at."""
         shown = RenderedItem(self.config, entry)
         return Clip(entry.name, entry.label, shown.stamps_ns, shown.bodies, LazyStreams(shown.streams, shown.pictures))
 

@@ -1,8 +1,8 @@
 """Recorded skeletons as the live graph would see them: rendered by the simulated camera, found again by the estimators.
 
 A network trained on a Kinect's joints alone has never seen how an estimator errs: exchanged sides, limbs guessed when
-hidden, other proportions. `python -m actrec_models.data.rendered_skeletons --help` makes such clips of a dataset's training part,
-once; a recipe's `rendered` adds them.
+hidden, other proportions. `python -m actrec_models.data.rendered_skeletons --help` makes such clips of a dataset's
+training part, once; a recipe's `rendered` adds them.
 """
 
 import argparse
@@ -59,8 +59,8 @@ def _frames(scene: Scene, fps: float, seed: int) -> Iterable[RgbdFrame]:
     noise = SensorNoise(structured_light(), INTRINSICS, seed)
     for number in range(max(1, int(scene.duration * fps))):
         shown = scene.at(number / fps).rendering
-        colour, depth = noise.colour(shown.colour, number), noise.depth(shown.depth, shown.facing, number)
-        yield RgbdFrame(round(number / fps * NANOSECONDS), colour, depth, INTRINSICS)
+        color, depth = noise.color(shown.color, number), noise.depth(shown.depth, shown.facing, number)
+        yield RgbdFrame(round(number / fps * NANOSECONDS), color, depth, INTRINSICS)
 
 
 def write(path: Path, clips: Sequence[Clip]) -> None:
@@ -89,8 +89,8 @@ def read(path: Path) -> list[Clip]:
         )
     cuts = np.cumsum(arrays["length"])[:-1]
     parts = zip(np.split(arrays["bodies"], cuts), np.split(arrays["stamps_ns"], cuts), strict=True)
-    labelled = zip(parts, arrays["label"], arrays["name"], strict=True)
-    return [Clip(str(name), int(label), stamps, bodies[None]) for (bodies, stamps), label, name in labelled]
+    labeled = zip(parts, arrays["label"], arrays["name"], strict=True)
+    return [Clip(str(name), int(label), stamps, bodies[None]) for (bodies, stamps), label, name in labeled]
 
 
 def _task(arguments: tuple[SkeletonSequence, float, int]) -> Clip | str:

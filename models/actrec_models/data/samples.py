@@ -131,7 +131,7 @@ class Samples(Dataset[Sample]):
         self.augmentation, self.any_clip = augmentation, any_clip
         self._bodies_alone = set(features.streams(specs)) == {"bodies"}
         self._begins = any(spec.modality == "joint_map" for spec in specs)
-        self._normalised = (
+        self._normalized = (
             config.build(SkeletonPreprocessing, specs[0].preprocessing) if _joints_and_bones(specs) else None
         )
 
@@ -187,7 +187,7 @@ class Samples(Dataset[Sample]):
         return round(float(stamps[-1] - stamps[0]) / spacing_ns / (len(stamps) - 1), 6) if len(stamps) > 1 else 1.0
 
     def varied_bodies(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
-        """A clip as an augmented window [M, T, V, 3] in metres, before normalisation."""
+        """A clip as an augmented window [M, T, V, 3] in metres, before normalization."""
         assert self.augmentation is not None
         options, seconds, frames = self.augmentation, self.window.seconds, self.window.frames
         before = self.clips[int(rng.integers(len(self.clips)))] if options.before else None
@@ -216,13 +216,13 @@ class Samples(Dataset[Sample]):
         return self.clips.layout == "hand_22"
 
     def _of_bodies(self, bodies: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Inputs of an augmented window; joints and bones are turned and sized once more after they are normalised."""
+        """Inputs of an augmented window; joints and bones are turned and sized once more after they are normalized."""
         assert self.augmentation is not None
-        if self._normalised is None:
+        if self._normalized is None:
             return self._of_clip({"bodies": bodies}, self.specs, self._start(rng))
-        whole = skeleton.normalise(skeleton.fitted(bodies, self.specs[0]), self._normalised)
-        joints = data_augmentation.vary_normalised(whole, self.augmentation, rng)
-        root = self._normalised.root_bone
+        whole = skeleton.normalize(skeleton.fitted(bodies, self.specs[0]), self._normalized)
+        joints = data_augmentation.vary_normalized(whole, self.augmentation, rng)
+        root = self._normalized.root_bone
         return {spec.name: skeleton.stack(joints, spec.modality, spec.layout, root) for spec in self.specs}
 
     def _of_clip(self, clip: features.Clip, specs: list[InputSpec], start: int) -> dict[str, np.ndarray]:
@@ -241,7 +241,7 @@ def _until(clip: Clip, end_ns: int) -> Clip:
 
 
 def _joints_and_bones(specs: list[InputSpec]) -> bool:
-    """Whether the inputs are made of joints of the canonical layout alone, all normalised alike."""
+    """Whether the inputs are made of joints of the canonical layout alone, all normalized alike."""
     return all(
         spec.modality in skeleton.MODALITIES
         and spec.layout == "kinect_v2_25"

@@ -28,7 +28,7 @@ def fuse(logits: Sequence[np.ndarray], how: str = "softmax", weights: Sequence[f
         ConfigError: Unknown way, or the weights are not one a stream, are negative or all zero.
         InputError: The streams' shapes differ.
     """
-    shares = normalised(weights, len(logits))
+    shares = normalized(weights, len(logits))
     check_how(how)
     if len({stream.shape for stream in logits}) != 1:
         raise InputError(f"streams of {' and '.join(str(list(stream.shape)) for stream in logits)} cannot be fused")
@@ -48,7 +48,7 @@ def check_how(how: str) -> None:
         raise ConfigError(f"streams are fused by {' or '.join(HOW)}; got '{how}'")
 
 
-def normalised(weights: Sequence[float], streams: int) -> np.ndarray:
+def normalized(weights: Sequence[float], streams: int) -> np.ndarray:
     """[streams] weights that sum to 1.
 
     Raises:
@@ -66,7 +66,7 @@ def fit(logits: Sequence[np.ndarray], labels: np.ndarray, how: str = "softmax") 
     """[streams] weights that sum to 1 and make the true classes most likely, on clips that are not the test's.
 
     Both likelihoods are concave in the weights, so there is one best: of mixed probabilities found by
-    expectation–maximisation, of mixed logits by exponentiated gradient with a step that shrinks until it helps.
+    expectation–maximization, of mixed logits by exponentiated gradient with a step that shrinks until it helps.
 
     Raises:
         InputError: A stream gave NaN.

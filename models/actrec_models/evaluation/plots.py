@@ -82,9 +82,9 @@ def draw(report: Report) -> dict[str, bytes]:
 
 
 def confusion(report: Report) -> bytes:
-    """The confusion matrix: each row is a true class, its colours the share of its clips that each class was given.
+    """The confusion matrix: each row is a true class, its colors the share of its clips that each class was given.
 
-    Colours go by the square root of the share, so that rare confusions can be seen. Shares are written as per cent
+    Colors go by the square root of the share, so that rare confusions can be seen. Shares are written as per cent
     where they fit into the cells, class names where they fit along the axes; else every tenth class is numbered.
     """
     counts = report.confusion
@@ -95,7 +95,7 @@ def confusion(report: Report) -> bytes:
     figure, (axes,) = _figure(side, side)
     shown = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
     _name_axes(axes, report.classes, cell)
-    axes.set(xlabel="recognised as", ylabel="true action")
+    axes.set(xlabel="recognized as", ylabel="true action")
     axes.set_title(f"{spelt(report.name)}: {report.accuracy:.1%} of {len(report.labels)} clips", fontsize=11, color=INK)
     _write_cells(axes, shares, counts, min(0.36 * cell, 9.0))
     bar = figure.colorbar(shown, ax=axes, fraction=0.035, pad=0.02, format=lambda share, _: f"{share:.0%}")
@@ -124,23 +124,23 @@ def _write_cells(axes: Axes, shares: np.ndarray, counts: np.ndarray, size: float
     for row, column in zip(*np.nonzero(counts), strict=True):
         share = shares[row, column]
         text = f"{100 * share:.0f}" if share >= 0.005 else "<1"
-        colour = "white" if share > 0.4 else INK
-        axes.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
+        color = "white" if share > 0.4 else INK
+        axes.text(column, row, text, ha="center", va="center", fontsize=size, color=color)
 
 
 def reliability(report: Report) -> bytes:
     """Accuracy against confidence, bin by bin, with how many clips each bin holds."""
     bins = report.bins
     width = np.diff(bins.edges)
-    centres, held = bins.edges[:-1] + width / 2, bins.counts > 0
+    centers, held = bins.edges[:-1] + width / 2, bins.counts > 0
     figure, (axes, below) = _figure(5.0, 5.6, rows=(3, 1))
     axes.plot([0, 1], [0, 1], linestyle="--", color=FAINT, label="as sure as right")
-    axes.bar(centres[held], bins.accuracy[held], width[held] * 0.92, color=ACCENT, alpha=0.85, label="share right")
+    axes.bar(centers[held], bins.accuracy[held], width[held] * 0.92, color=ACCENT, alpha=0.85, label="share right")
     axes.plot(bins.confidence[held], bins.accuracy[held], "o", color=WARNING, markersize=4, label="mean confidence")
     axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="share right")
     axes.set_title(f"{spelt(report.name)}: expected calibration error {bins.ece:.3f}", fontsize=11, color=INK)
     axes.legend(loc="upper left", fontsize=8, framealpha=0.85)
-    below.bar(centres, bins.counts, width * 0.92, color=FAINT)
+    below.bar(centers, bins.counts, width * 0.92, color=FAINT)
     below.set(xlim=(0, 1), xlabel="confidence", ylabel="clips")
     return _png(figure)
 

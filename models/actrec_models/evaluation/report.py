@@ -170,7 +170,7 @@ def classes(report: Report) -> Table:
 def pairs(report: Report) -> Table:
     """The most confused pairs."""
     rows = [(p["true"], p["predicted"], str(p["clips"]), percent(p["share"])) for p in report.pairs]
-    return Table("Most confused", ("true", "recognised as", "clips", "of the true class"), rows)
+    return Table("Most confused", ("true", "recognized as", "clips", "of the true class"), rows)
 
 
 def coverage(report: Report) -> Table:

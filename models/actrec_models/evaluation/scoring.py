@@ -242,7 +242,7 @@ def _readable(
         elif skip:
             unread[index] = inputs
         else:
-            # Export and quantising score too, and have no such option.
+            # Export and quantizing score too, and have no such option.
             raise InputError(
                 f"{inputs}; repair it, leave it out of a store (`actrec prepare`), or have `actrec eval` count it as "
                 "wrong with --skip-unreadable"

@@ -1,6 +1,6 @@
 """One or several models scored on a dataset: alone, fused, or as repetitions over seeds or folds.
 
-A person's own recordings that are labelled `unknown`: how many of them a model rejects.
+A person's own recordings that are labeled `unknown`: how many of them a model rejects.
 """
 
 import dataclasses
@@ -48,11 +48,11 @@ class Rejected:
     rejected: float
 
     def __str__(self) -> str:
-        return f"{self.name} rejects {self.rejected:.1%} of {self.clips} recordings labelled unknown."
+        return f"{self.name} rejects {self.rejected:.1%} of {self.clips} recordings labeled unknown."
 
 
 def others(target: Target, models: Sequence[Model]) -> ClipDataset | None:
-    """The part's recordings that are labelled `unknown` and that no model has learnt; None where there are none."""
+    """The part's recordings that are labeled `unknown` and that no model has learnt; None where there are none."""
     found = target.others()
     learnt = set().union(*map(learnt_by, models))
     fresh = found.subset([index for index, recording in enumerate(found.recordings) if recording not in learnt])
@@ -91,7 +91,7 @@ class Study:
         folds: Of the repetitions, by model.
         notes: What a reader must know.
         copies: Name of a clip that is scored to that of one of the training part which is the same.
-        unknown: Of a person's own recordings that are labelled `unknown`, what each model rejects; None for a model
+        unknown: Of a person's own recordings that are labeled `unknown`, what each model rejects; None for a model
             that can read none of them.
     """
 
@@ -206,7 +206,7 @@ class _Scorer:
         return dataclasses.replace(report, copied=frozenset(same))
 
     def rejected(self, models: Sequence[Model], modes: Sequence[str]) -> tuple[tuple[Rejected | None, ...], list[str]]:
-        """What each model rejects of the recordings labelled `unknown`, and a word on each and on unreadable ones."""
+        """What each model rejects of the recordings labeled `unknown`, and a word on each and on unreadable ones."""
         found = others(self.target, models)
         if found is None:
             return (), []
@@ -221,18 +221,18 @@ class _Scorer:
                     raise
                 # All else is scored by now, and stands.
                 each.append(None)
-                told.append(f"{model.name}: what it rejects of recordings labelled unknown is not known: {error}")
+                told.append(f"{model.name}: what it rejects of recordings labeled unknown is not known: {error}")
                 continue
             each.append(rejected(model, scores))
             told.append(str(each[-1]))
             unread |= scores.unread
-        return tuple(each), [*told, *(f"Left out, labelled unknown: {why}" for _, why in sorted(unread.items()))]
+        return tuple(each), [*told, *(f"Left out, labeled unknown: {why}" for _, why in sorted(unread.items()))]
 
     def fused(
         self, study: Study, groups: Sequence[Sequence[int]], clips: ClipDataset, scores: Sequence[scoring.Scores]
     ) -> Study:
         """The study with the streams of each group as one."""
-        weights, notes = fusion.normalised(self.options.weights, len(groups[0])), study.notes
+        weights, notes = fusion.normalized(self.options.weights, len(groups[0])), study.notes
         if self.options.fit_weights:
             weights, told = self._fitted(study, groups)
             notes = (*notes, told)

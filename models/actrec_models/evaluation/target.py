@@ -57,7 +57,7 @@ class Target:
         return datasets.create(self.dataset, self.root, split=self.split, part=part or self.part, **options)
 
     def others(self) -> SourceDataset | PreparedDataset:
-        """What the part holds beside the classes: recordings labelled `unknown`.
+        """What the part holds beside the classes: recordings labeled `unknown`.
 
         Raises:
             ConfigError, DeviceError, InputError: As `actrec.datasets.create`.
@@ -368,7 +368,7 @@ def groups_of(models: Sequence[Model], options: Options) -> tuple[tuple[int, ...
             different = _no_repetitions([models[index] for index in stream])
             if different:
                 raise ConfigError(f"{different}: give the streams of each seed in the same order")
-    fusion.normalised(options.weights, len(groups[0]))  # wrong weights are found before an hour of scoring
+    fusion.normalized(options.weights, len(groups[0]))  # wrong weights are found before an hour of scoring
     return tuple(map(tuple, groups))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from actrec import features
 from actrec.inference.package import PRECISIONS, ModelPackage, Provenance
 
-_COMBINED = {"mean": "probabilities averaged", "logits": "logits averaged", "max": "probabilities maximised"}
+_COMBINED = {"mean": "probabilities averaged", "logits": "logits averaged", "max": "probabilities maximized"}
 
 
 def card(model: ModelPackage, name: str) -> str:

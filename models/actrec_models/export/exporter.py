@@ -174,7 +174,7 @@ def without_copies(
     Args:
         recipe: Names dataset and split.
         test: The test part.
-        right: [N] whether each of its clips was recognised.
+        right: [N] whether each of its clips was recognized.
         roots: As `write` takes them.
 
     Returns:
@@ -288,7 +288,7 @@ def export_network(
     network = registry.create(name, num_classes=len(classes), **options)
     for file in init:
         initial_weights.load(network, name, file)
-    begun = f"initialised from {', '.join(file.name for file in init)}, not trained" if init else "untrained"
+    begun = f"initialized from {', '.join(file.name for file in init)}, not trained" if init else "untrained"
     provenance = package.Provenance(
         dataset=UNTRAINED,
         split=begun,

@@ -203,7 +203,7 @@ def fuse(
     if len(sources) < 2:
         raise ConfigError(f"--fuse needs two networks or more, got {sources[0] if sources else 'none'} alone")
     fusion.check_how(how)
-    shares = fusion.normalised(weights, len(sources))
+    shares = fusion.normalized(weights, len(sources))
     if (shares == 0).any():
         raise ConfigError(f"{sources[int(np.argmin(shares))]} has weight 0: leave it out")
     target = files.check_place(folder, package.FILES, overwrite)

@@ -1,4 +1,4 @@
-"""A network in int8: Q/DQ nodes by ONNX Runtime's quantiser, as TensorRT reads them, with ranges of recorded clips.
+"""A network in int8: Q/DQ nodes by ONNX Runtime's quantizer, as TensorRT reads them, with ranges of recorded clips.
 
 Adds the network in int8 to a model package, with ranges of the clips that it was trained on or of one's own.
 """
@@ -58,7 +58,7 @@ Inputs = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Quantised:
+class Quantized:
     """A network in int8.
 
     Attributes:
@@ -78,9 +78,9 @@ class Quantised:
         return LowerPrecision(self.difference, calibrated_on=calibrated_on, kept=self.kept)
 
 
-def quantised(
+def quantized(
     content: bytes, calibration: Sequence[Inputs], held_out: Sequence[Inputs], keep: Sequence[str] = ()
-) -> Quantised:
+) -> Quantized:
     """The network in int8; where it disagrees with float32, the layer groups that disturb it most stay in float32.
 
     Args:
@@ -91,25 +91,25 @@ def quantised(
 
     Raises:
         ConfigError: There is no such group.
-        PackageError: ONNX Runtime cannot quantise it, or it disagrees even with half of its groups in float32.
+        PackageError: ONNX Runtime cannot quantize it, or it disagrees even with half of its groups in float32.
         DeviceError: The disk of temporary files is full.
     """
     check_groups(content, keep)
     with scratch(_COPIES * len(content)) as folder:
-        quantiser = _Quantiser(content, folder, calibration)
+        quantizer = _Quantizer(content, folder, calibration)
         expected = _logits(content, held_out)
 
-        def judged(kept: Sequence[str]) -> Quantised:
-            made = quantiser.made(kept)
+        def judged(kept: Sequence[str]) -> Quantized:
+            made = quantizer.made(kept)
             found = _logits(made, held_out)
             agreement = float((found.argmax(axis=1) == expected.argmax(axis=1)).mean())
-            return Quantised(made, difference(found, expected), agreement, tuple(kept))
+            return Quantized(made, difference(found, expected), agreement, tuple(kept))
 
         best = judged(keep)
         if best.agreement >= LEAST_AGREEMENT:
             return best
         logger.info("int8 agrees on %.1f %% of the clips: looking for the layers that disturb it", 100 * best.agreement)
-        for kept in _ever_more(quantiser, expected, held_out, keep):
+        for kept in _ever_more(quantizer, expected, held_out, keep):
             best = max(best, judged(kept), key=lambda each: each.agreement)
             if best.agreement >= LEAST_AGREEMENT:
                 return best
@@ -129,32 +129,32 @@ def check_groups(content: bytes, keep: Sequence[str]) -> None:
     Raises:
         ConfigError: Names one, and the groups that there are.
     """
-    groups = _groups(_quantisable_nodes(onnx.load_model_from_string(content)))
+    groups = _groups(_quantizable_nodes(onnx.load_model_from_string(content)))
     if groups and (absent := sorted(set(keep) - set(groups))):
         raise ConfigError(f"no layer group '{absent[0]}'; there are {', '.join(groups)}")
 
 
 def _ever_more(
-    quantiser: "_Quantiser", expected: np.ndarray, held_out: Sequence[Inputs], keep: Sequence[str]
+    quantizer: "_Quantizer", expected: np.ndarray, held_out: Sequence[Inputs], keep: Sequence[str]
 ) -> Iterator[list[str]]:
     """Lists of groups, the one that disturbs the logits most alone, then with the next, up to half of all."""
-    others = [group for group in quantiser.groups if group not in keep]
+    others = [group for group in quantizer.groups if group not in keep]
     harm = {}
     for group in others:
-        alone = quantiser.made([name for name in quantiser.groups if name != group])
+        alone = quantizer.made([name for name in quantizer.groups if name != group])
         harm[group] = float(np.abs(_logits(alone, held_out) - expected).mean())
     ranked = sorted(others, key=lambda group: -harm[group])
     for count in range(1, max(len(ranked) // 2, 1) + 1):
         yield [*keep, *ranked[:count]]
 
 
-class _Quantiser:
-    """Quantises one network, some of its layer groups or others, with ranges found once."""
+class _Quantizer:
+    """Quantizes one network, some of its layer groups or others, with ranges found once."""
 
     def __init__(self, content: bytes, folder: Path, calibration: Sequence[Inputs]):
         self._file = folder / "model.onnx"
         self._file.write_bytes(content)
-        self._nodes = _quantisable_nodes(onnx.load_model_from_string(content))
+        self._nodes = _quantizable_nodes(onnx.load_model_from_string(content))
         self.groups = _groups(self._nodes)
         if not self._nodes:
             raise PackageError("it has no layer that int8 could compute")
@@ -173,11 +173,11 @@ class _Quantiser:
         chosen = [name for name in self._nodes if not is_kept(name, tuple(kept))]
         if not chosen:
             raise PackageError("with all of its layer groups in float32, nothing is left for int8")
-        quantiser = QDQQuantizer(
+        quantizer = QDQQuantizer(
             model, True, False, QuantType.QInt8, QuantType.QInt8, self._ranges, chosen, [], list(OPERATORS), _OPTIONS
         )
-        quantiser.quantize_model()
-        made = quantiser.model.model
+        quantizer.quantize_model()
+        made = quantizer.model.model
         del made.graph.value_info[:]
         found = onnx_graph.problems(made)
         if found:
@@ -185,16 +185,16 @@ class _Quantiser:
         return bytes(made.SerializeToString())
 
 
-def _quantisable_nodes(model: Any) -> list[str]:
-    return [node.name for node in model.graph.node if _quantisable(node, model.graph)]
+def _quantizable_nodes(model: Any) -> list[str]:
+    return [node.name for node in model.graph.node if _quantizable(node, model.graph)]
 
 
 def _groups(nodes: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(group_of(name) for name in nodes))
 
 
-def _quantisable(node: Any, graph: Any) -> bool:
-    """Matrices are quantised by column, which ONNX Runtime has for matrices alone, not for stacks of them."""
+def _quantizable(node: Any, graph: Any) -> bool:
+    """Matrices are quantized by column, which ONNX Runtime has for matrices alone, not for stacks of them."""
     if node.op_type not in OPERATORS or not node.name:
         return False
     constant = {tensor.name: tensor for tensor in graph.initializer}
@@ -306,7 +306,7 @@ def add(
     used = drawn[: min(clips, len(drawn) * 2 // 3)]
     others = drawn[len(used) :]
     try:
-        found = quantised(content, used, others, keep)
+        found = quantized(content, used, others, keep)
     except PackageError as error:
         raise PackageError(f"{base.name}: {error}") from error
     logger.info("int8 calls %.1f %% of %d other clips what float32 calls them", 100 * found.agreement, len(others))

@@ -144,7 +144,7 @@ def hindrance(recipe: Recipe, specs: Iterable[InputSpec], data_root: str, root: 
     also = f"the network also takes {', '.join(others)}"
     chosen = own if len(own) else other_actions.taken(recipe, known.classes, data_root, "train").clips[0][0]
     if _lacks(chosen, known, features.streams(specs)):
-        lacking = "its recordings labelled unknown do" if len(own) else f"{recipe.unknown_dataset} does"
+        lacking = "its recordings labeled unknown do" if len(own) else f"{recipe.unknown_dataset} does"
         return f"{also}, which {lacking} not hold"
     if not recipe.parts()[3].holds:
         return f"{also}, and clips are varied by their joints: train with clips held out (validation: {{share: 0.1}})"
@@ -207,7 +207,7 @@ def calibrate(recipe: Recipe, session: Session, data_root: str, root: str = "") 
     own = len(recipe.own_unknown(data_root, "train", root))
     share = f"({chosen.unknown_rejected:.1%} rejected)"
     against = (
-        f"{own} of its recordings labelled unknown {share}" if own else _foreign_words(recipe, clips, data_root, share)
+        f"{own} of its recordings labeled unknown {share}" if own else _foreign_words(recipe, clips, data_root, share)
     )
     return chosen, f"{recipe.dataset} train part, {which} ({chosen.known_kept:.1%} kept), against {against}"
 

@@ -75,7 +75,7 @@ def calibrated(
     root: str = "",
     weights: bool = True,
 ) -> ModelPackage:
-    """Writes a copy of a package whose rejection is chosen anew (`actrec_models.export.rejection`), and what is told of it.
+    """Writes a copy of a package whose rejection is chosen again, with the figures that follow from it.
 
     Args:
         source: A package's folder, or the name of one in the zoo.

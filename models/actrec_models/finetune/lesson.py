@@ -5,7 +5,7 @@
 
 What the person is told is judged on clips left out: the head on the frozen body leaves out one person (or one fold) at
 a time, until every clip was left out once. So that a threshold can be chosen, the whole way is rehearsed without one
-fold and without one class: the clips of the fold are what is known, the class, recordings labelled `unknown` and
+fold and without one class: the clips of the fold are what is known, the class, recordings labeled `unknown` and
 made-up actions are what is not.
 """
 
@@ -46,7 +46,7 @@ class Lesson:
         rehearsed: Accuracy over the clips that the rehearsals left out.
         rehearsed_clips: How many these are.
         known_kept: Share of these, and of augmented draws of them, that the threshold keeps.
-        others_rejected: Share that it rejects of the class left out and of recordings labelled unknown; NaN for none.
+        others_rejected: Share that it rejects of the class left out and of recordings labeled unknown; NaN for none.
         mirror: Whether mirrored clips were learnt from.
         steps: Steps of the last training.
         epochs: Passes over the clips that these were.

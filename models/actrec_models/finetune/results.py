@@ -194,7 +194,7 @@ def advice(lesson: Lesson, figures: dict[str, Any]) -> list[str]:
     if not lesson.rejection.threshold:
         lines.append("no threshold tells these actions from others: the package never says unknown")
     if not figures["unknown_clips"]:
-        lines.append("nothing is labelled unknown: record what else people do there with --label unknown")
+        lines.append("nothing is labeled unknown: record what else people do there with --label unknown")
     elif rejected is not None and rejected < _WEAK:
         lines.append(f"of other actions {rejected:.0%} are told to be unknown: record more with --label unknown")
     if figures["skipped"]:

@@ -96,7 +96,7 @@ def _by_person(people: Sequence[str], source: np.ndarray, names: Sequence[str]) 
 def _divided(labels: np.ndarray, source: np.ndarray, count: int, seed: int) -> np.ndarray:
     """[N] folds by chance: `count`, or the fewest more of which none holds all of a class, at most one a source.
 
-    A class that lies in one fold would be judged by heads that never saw it, and seem to be recognised never.
+    A class that lies in one fold would be judged by heads that never saw it, and seem to be recognized never.
     """
     sources = list(dict.fromkeys(source[labels >= 0].tolist()))
     of_clip = _by_chance(labels, source, count, seed)
@@ -180,10 +180,10 @@ class Rehearsal:
 
     @property
     def right(self) -> np.ndarray:
-        """[N] which known clips, as recorded, are recognised."""
+        """[N] which known clips, as recorded, are recognized."""
         count = len(self.labels) // 2
-        recognised: np.ndarray = self.known[:count].argmax(axis=1) == self.labels[:count]
-        return recognised
+        recognized: np.ndarray = self.known[:count].argmax(axis=1) == self.labels[:count]
+        return recognized
 
 
 class Trainings:
@@ -251,7 +251,7 @@ class Trainings:
         if len(self.material.classes) > 2:
             words.insert(0, f"a class left out of each of {rehearsals} rehearsals")
         if (self.labels == OTHER).any():
-            words.insert(0, "recordings labelled unknown")
+            words.insert(0, "recordings labeled unknown")
         return ", ".join(words)
 
     def _head(self, draws: Draws, chosen: np.ndarray, classes: int) -> tuple[Tensor, Tensor]:
@@ -292,9 +292,9 @@ class Trainings:
     def _samples(self, indices: np.ndarray, augmentation: Augmentation | None, left: int | None = None) -> Samples:
         clips = [self.material.clips[int(i)] for i in indices]
         moved = _shifted(np.array([clip.label for clip in clips], np.int64), left)
-        relabelled = [dataclasses.replace(clip, label=int(label)) for clip, label in zip(clips, moved, strict=True)]
+        relabeled = [dataclasses.replace(clip, label=int(label)) for clip, label in zip(clips, moved, strict=True)]
         return Samples(
-            ClipDataset(relabelled, self.material.classes), self.specs, self.window, self.recipe, augmentation
+            ClipDataset(relabeled, self.material.classes), self.specs, self.window, self.recipe, augmentation
         )
 
     def _features(self, body: Network, items: list[dict]) -> tuple[Tensor, Tensor]:

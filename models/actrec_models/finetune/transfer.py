@@ -204,13 +204,13 @@ def fit_head(features: Tensor, labels: Tensor, classes: int, config: TuningConfi
     share = (1 / counts.float())[labels - OUTLIER]
     weight, bias = torch.zeros(classes, features.shape[1], requires_grad=True), torch.zeros(classes, requires_grad=True)
     rate = 1e-2  # of standardised features: convex, so that it matters little
-    optimiser = torch.optim.AdamW([{"params": [weight], "weight_decay": config.weight_decay}, {"params": [bias]}], rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, config.head_steps)
+    optimizer = torch.optim.AdamW([{"params": [weight], "weight_decay": config.weight_decay}, {"params": [bias]}], rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, config.head_steps)
     for _ in range(config.head_steps):
         loss = (loss_of(standard @ weight.T + bias, labels, config) * share).sum() / share.sum()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         schedule.step()
     with torch.no_grad():
         turned = weight / scale
@@ -256,23 +256,23 @@ def tune(
     decayed = [p for p in network.parameters() if p.ndim > 1]
     plain = [p for p in network.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, config.learning_rate)
+    optimizer = torch.optim.AdamW(groups, config.learning_rate)
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     while taken < config.steps and time.monotonic() - began < seconds:
         # By steps, so that the same seed gives the same network; by the clock where it runs ahead of them.
         progress, passed = taken / config.steps, (time.monotonic() - began) / seconds
         progress = passed if passed > (taken + 1) / config.steps else progress
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * one_cycle(progress)
         chosen = [int(rng.choice(members[int(rng.integers(len(members)))])) for _ in range(config.batch)]
         items = [samples[(taken + 1, index, again)] for again, index in enumerate(chosen)]
         with autocast(device, config.precision):
             logits = network(**stacked(items, device))
         loss = loss_of(logits.float(), torch.tensor([item["label"] for item in items], device=device), config).mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
         taken += 1
         step()
     network.cpu().eval()

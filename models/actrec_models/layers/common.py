@@ -1,4 +1,4 @@
-"""Glorot & Bengio's initialisation, Keras's default.
+"""Glorot & Bengio's initialization, Keras's default.
 
 Shapes as plain numbers, and tables made from them.
 """

@@ -50,7 +50,7 @@ class EfficientNetB0(nn.Module):
         layers.append(convolution(channels, head, 1))
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(head, num_classes))
-        self.apply(_initialise)
+        self.apply(_initialize)
 
     def forward(self, picture: Tensor) -> Tensor:
         """(N, 3, H, W) to (N, classes)."""
@@ -107,7 +107,7 @@ def convolution(
     groups: int = 1,
     activation: Callable[[], nn.Module] | None = nn.SiLU,
 ) -> nn.Sequential:
-    """Convolution, batch normalisation and, unless None, activation."""
+    """Convolution, batch normalization and, unless None, activation."""
     return nn.Sequential(
         nn.Conv2d(before, after, kernel, stride, kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(after),
@@ -121,7 +121,7 @@ def divisible(channels: float) -> int:
     return rounded if rounded >= 0.9 * channels else rounded + 8
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out")
         if module.bias is not None:

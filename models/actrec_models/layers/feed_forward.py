@@ -7,7 +7,7 @@ from actrec_models.layers.common import sizes
 
 
 class TemporalBranch(nn.Module):
-    """One branch: a convolution over time that keeps the channels, k × 1 with a dilation, and its normalisation.
+    """One branch: a convolution over time that keeps the channels, k × 1 with a dilation, and its normalization.
 
     Args:
         channels: C_out / B.

@@ -17,14 +17,14 @@ def adjacency(layout: str) -> Tensor:
 
 
 def partition(layout: str, sets: int = 1) -> Tensor:
-    """The normalised adjacencies A_k of Eq. 3 under ST-GCN's spatial configuration partition.
+    """The normalized adjacencies A_k of Eq. 3 under ST-GCN's spatial configuration partition.
 
     Args:
         layout: Name of a skeleton layout with V joints.
         sets: How many of these skeletons lie side by side, unconnected: two hands.
 
     Returns:
-        [3, sets·V, sets·V] float32: neighbours as far from the root as the joint (itself), nearer, farther. Columns are
+        [3, sets·V, sets·V] float32: neighbors as far from the root as the joint (itself), nearer, farther. Columns are
         divided by the joint's degree, self-loop counted, as ST-GCN's `normalize_digraph` does.
     """
     parents = layouts.get(layout).parents

@@ -78,7 +78,7 @@ def _pooled(dropout: float) -> list[nn.Module]:
 def motion_matrix(frames: int) -> Tensor:
     """[T, T] that takes joints over time to their motion.
 
-    Differences of neighbouring frames, stretched from T − 1 back to T by linear interpolation, as one matrix.
+    Differences of neighboring frames, stretched from T − 1 back to T by linear interpolation, as one matrix.
     """
     difference = torch.eye(frames)[1:] - torch.eye(frames)[:-1]  # (T - 1, T)
     stretched = nn.functional.interpolate(difference.T[None], size=frames, mode="linear", align_corners=False)

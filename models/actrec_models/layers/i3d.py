@@ -162,7 +162,7 @@ class InceptionI3d(nn.Module):
     Args:
         num_classes: Outputs of `logits`; 0 for none.
         width: Factor on all channels (for tests and small machines; 1 is the published network).
-        in_channels: 3 for colour, 2 for optical flow.
+        in_channels: 3 for color, 2 for optical flow.
         dropout: Before the logits.
         after: Build only the layers behind this endpoint, whose output is then the input, of `in_channels`.
         momentum: Of the batch norms.
@@ -235,7 +235,7 @@ class InceptionI3d(nn.Module):
 
 
 def average_pool(x: Tensor) -> Tensor:
-    """I3D's last pool: over the whole picture and over each two neighbouring time steps.
+    """I3D's last pool: over the whole picture and over each two neighboring time steps.
 
     Args:
         x: (N, C, T', H', W').

@@ -1,9 +1,9 @@
-"""The points of a batch without padding, and their neighbours: what SPA-Net is trained on.
+"""The points of a batch without padding, and their neighbors: what SPA-Net is trained on.
 
 The exported graph needs static shapes, so its tables have room for the fullest clip. In training that room would be
 computed in vain: here only pairs that exist are multiplied.
 
-Which points of a batch are neighbours, pair by pair, in the order in which sparse convolution takes them.
+Which points of a batch are neighbors, pair by pair, in the order in which sparse convolution takes them.
 
 Sparse convolution as a sum over pairs of points: the products of Eq. 9, their sums and their gradients.
 
@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from actrec.utils import jit
-from actrec_models.layers.sparse import Neighbourhood
+from actrec_models.layers.sparse import Neighborhood
 
 
 class Pairs(NamedTuple):
-    """Who is whose neighbour: sorted by share of the clips, then by relative position, then by point i.
+    """Who is whose neighbor: sorted by share of the clips, then by relative position, then by point i.
 
     Attributes:
         source, target: (pairs) int64, points j and i.
@@ -37,7 +37,7 @@ class Pairs(NamedTuple):
     ends: Tensor
 
 
-def sorted_pairs(near: Neighbourhood, number: Tensor, positions: int) -> Pairs:
+def sorted_pairs(near: Neighborhood, number: Tensor, positions: int) -> Pairs:
     """The pairs of a level.
 
     Args:
@@ -59,7 +59,7 @@ def sorted_pairs(near: Neighbourhood, number: Tensor, positions: int) -> Pairs:
     return Pairs(torch.from_numpy(source), torch.from_numpy(target), torch.from_numpy(ends))
 
 
-def pairs_on_device(near: Neighbourhood, number: Tensor, positions: int) -> Pairs:
+def pairs_on_device(near: Neighborhood, number: Tensor, positions: int) -> Pairs:
     """`sorted_pairs` in one share, on any device."""
     sums = near.sums.reshape(-1, near.addends)  # (N·P, J)
     target, slot = sums.nonzero(as_tuple=True)
@@ -280,7 +280,7 @@ class Points:
         below: The level below; None for the first.
     """
 
-    def __init__(self, near: Neighbourhood, positions: int, below: "Points | None"):
+    def __init__(self, near: Neighborhood, positions: int, below: "Points | None"):
         present = near.present.flatten()  # (N·P)
         self.slots = present.nonzero().squeeze(1)  # (points)
         self.count, self.clips = len(self.slots), len(near.present)
@@ -300,7 +300,7 @@ class Points:
         return torch.where(kept > 0, numbers, torch.full_like(numbers, self.count))
 
     def convolve(self, f: Tensor, weight: Tensor) -> Tensor:
-        """Σ of Eq. 9 over the neighbours but the centre, weight (positions, C, C′): (points, C) to (points, C′)."""
+        """Σ of Eq. 9 over the neighbors but the center, weight (positions, C, C′): (points, C) to (points, C′)."""
         return PairProducts.apply(f, weight, self._pairs)
 
     def around(self, f: Tensor, branch: int, branches: int, channels: int) -> Tensor:

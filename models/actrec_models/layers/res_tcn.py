@@ -28,7 +28,7 @@ SCORES = ("1", "2", "3", "4", "sum")
 
 
 class Unit(nn.Module):
-    """One term of Eq. 1: X^(l) = X^(l−1) + W^l * max(0, X^(l−1)), with batch normalisation before the maximum.
+    """One term of Eq. 1: X^(l) = X^(l−1) + W^l * max(0, X^(l−1)), with batch normalization before the maximum.
 
     Args:
         channels_in, channels_out: N_{l−1} and N_l.
@@ -188,7 +188,7 @@ def l1_norm(module: nn.Module) -> Tensor:
 
 
 def informativeness(layers: list[Tensor], layer: str) -> Tensor:
-    """Eq. 2: how much each joint's movements tell, linearly normalised to [0, 1] over the joints.
+    """Eq. 2: how much each joint's movements tell, linearly normalized to [0, 1] over the joints.
 
     Args:
         layers: X^(1) to X^(4) of Res-BJCN, each (N, N_l, 3·K); further ones are left aside.

@@ -1,9 +1,9 @@
 """Sparse convolution and sparse max-pooling (SEM-Net and SPA-Net, Eq. 9 and 10) as gathers and matrix products.
 
-Which points are neighbours is found outside the network (`actrec.features.voxels`), so that shapes are static and
+Which points are neighbors is found outside the network (`actrec.features.voxels`), so that shapes are static and
 the graph holds no search. Rows of the tables count from 1; row 0 reads as zeros.
 
-The layers ask a neighbourhood for what is around each point. `Neighbourhood` reads the padded tables as they are, for
+The layers ask a neighborhood for what is around each point. `Neighborhood` reads the padded tables as they are, for
 export. `networks.points.Points` drops the padding of a whole batch, for training; its features are (points, C).
 """
 
@@ -17,10 +17,10 @@ from actrec.features.voxels import offsets
 
 
 class Near(Protocol):
-    """What the layers ask of a level's neighbourhood."""
+    """What the layers ask of a level's neighborhood."""
 
     def convolve(self, f: Tensor, weight: Tensor) -> Tensor:
-        """Σ of Eq. 9 over the neighbours but the centre."""
+        """Σ of Eq. 9 over the neighbors but the center."""
 
     def around(self, f: Tensor, branch: int, branches: int, channels: int) -> Tensor:
         """The points in the same voxel, earlier and later by a branch's dilation."""
@@ -32,8 +32,8 @@ class Near(Protocol):
         """Global average pooling over the points that are there."""
 
 
-class Neighbourhood(NamedTuple):
-    """Who is whose neighbour on one level. Sizes are plain numbers, so that an exported graph holds them as constants.
+class Neighborhood(NamedTuple):
+    """Who is whose neighbor on one level. Sizes are plain numbers, so that an exported graph holds them as constants.
 
     Attributes:
         points, size, pairs, addends: P, B, Q·B and J.
@@ -57,7 +57,7 @@ class Neighbourhood(NamedTuple):
     present: Tensor
 
     def convolve(self, f: Tensor, weight: Tensor) -> Tensor:
-        """Σ of Eq. 9 over the neighbours but the centre, weight (positions, C, C′): (N, P, C) to (N, P, C′)."""
+        """Σ of Eq. 9 over the neighbors but the center, weight (positions, C, C′): (N, P, C) to (N, P, C′)."""
         positions, c, c_out = weight.shape
         w = functional.embedding(self.kernel.clamp(0, positions - 1), weight.flatten(1))
         w = w.reshape(-1, c, c_out)  # (N, Q, C·C′) -> (N·Q, C, C′)
@@ -106,20 +106,20 @@ class SparseConvolution(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, kernel: int, temporal: int = 1):
         super().__init__()
         relative = offsets(kernel, temporal)
-        self.centre = int((relative == 0).all(axis=1).argmax())
+        self.center = int((relative == 0).all(axis=1).argmax())
         self.weight = nn.Parameter(
             torch.empty(len(relative), channels_in, channels_out)
         )  # W, in the order of `offsets`
-        # As a linear layer of the centre alone: most of the window is empty.
+        # As a linear layer of the center alone: most of the window is empty.
         nn.init.uniform_(self.weight, -(channels_in**-0.5), channels_in**-0.5)
 
     def forward(self, f: Tensor, near: "Near") -> Tensor:
         """(N, P, C) to (N, P, C′)."""
-        return torch.matmul(f, self.weight[self.centre]) + near.convolve(f, self.weight)
+        return torch.matmul(f, self.weight[self.center]) + near.convolve(f, self.weight)
 
 
 class PointNorm(nn.BatchNorm1d):
-    """Batch normalisation over the points that are there."""
+    """Batch normalization over the points that are there."""
 
     def forward(self, f: Tensor) -> Tensor:
         """(points, C), or (N, P, C) whose absent rows have no meaning afterwards: then from the running statistics."""

@@ -21,7 +21,7 @@ class Network(nn.Module):
         config_class: Frozen dataclass of its options, with at least `num_classes` and `frames` (T of a clip).
         config: The options it was made with.
         window: Seconds, clip length, stride and combination of scores that its paper evaluates with.
-        weight_targets: Public checkpoint format (`actrec_models.training.initial_weights.FORMATS`), or name of another network of
+        weight_targets: Public checkpoint format (`training.initial_weights.FORMATS`), or name of another network of
             ours, to the submodules that it fills, "" for the network itself; under them, parameters bear the names that
             the format's port gives them. An attribute, or a property where it depends on the options.
         growing: Parameter to the axis and the number of its input channels without those that an option adds behind
@@ -66,7 +66,7 @@ class Network(nn.Module):
             batch: The inputs by name, and "label" [N] (−1 takes no part).
 
         Returns:
-            "loss", the sum to minimise, "logits" [N, classes], and each part under its own name.
+            "loss", the sum to minimize, "logits" [N, classes], and each part under its own name.
         """
         logits = self(**{spec.name: batch[spec.name] for spec in self.input_specs})
         return {"loss": cross_entropy(logits, batch["label"]), "logits": logits}

@@ -278,12 +278,12 @@ class GraphBranch(nn.Module):
 
     def forward(self, f_in: Tensor) -> Tensor:
         """(N, M, 3, T, V) to (N, classes)."""
-        f = self.blocks(self.normalise(f_in)).mean(dim=(2, 3))  # global average pool: (N·M, C)
+        f = self.blocks(self.normalize(f_in)).mean(dim=(2, 3))  # global average pool: (N·M, C)
         f = f.reshape(-1, sizes(f_in)[0], self.fc.in_features).mean(dim=1)  # mean of (N, M, C) over M
         return self.fc(f) * present(f_in)
 
-    def normalise(self, f_in: Tensor) -> Tensor:
-        """Batch normalisation of each coordinate of each joint: (N, M, 3, T, V) to (N·M, 3, T, V)."""
+    def normalize(self, f_in: Tensor) -> Tensor:
+        """Batch normalization of each coordinate of each joint: (N, M, 3, T, V) to (N·M, 3, T, V)."""
         _, c, t, v = sizes(f_in)
         f = f_in.reshape(-1, c, t, v)  # (N·M, C, T, V)
         f = f.permute(0, 3, 1, 2).reshape(-1, v * c, t)  # (N·M, V·C, T)

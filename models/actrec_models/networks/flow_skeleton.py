@@ -45,7 +45,7 @@ class JointMasks(nn.Module):
         """M of each stage, (N, 1, l, w, w).
 
         Args:
-            joints: 𝕂, (N, T, K, 2), u and v in px of the clip, pixel centres at integers.
+            joints: 𝕂, (N, T, K, 2), u and v in px of the clip, pixel centers at integers.
             score: Eq. 2's (N, K): Eq. 5's weighted mask; None: Eq. 3's binary one.
         """
         masks = []
@@ -152,7 +152,7 @@ class C3dFlowConfig:
     dropout: float = setting(0.5, "after fc6 and fc7", range=(0.0, 0.9))
     scale: float = setting(
         1.0,
-        "of the colours less 128: 1 for Sports-1M weights; 1/128 keeps the first losses of random ones small",
+        "of the colors less 128: 1 for Sports-1M weights; 1/128 keeps the first losses of random ones small",
         range=(1e-4, 10.0),
     )
 
@@ -228,7 +228,7 @@ class ResTcnBjcn(Network):
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Cross-entropy and the L1 norm of the convolutions."""
-        return _regularised(super().losses(batch), self.config.l1, self.skeleton)
+        return _regularized(super().losses(batch), self.config.l1, self.skeleton)
 
 
 class C3dFlow(Network):
@@ -342,7 +342,7 @@ class C3dFlowAt2(C3dFlowAt1):
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Cross-entropy, and the L1 norm of the skeleton model's convolutions where it is trained."""
         weight = self.config.l1 if self.config.skeleton == "joint" else 0.0
-        return _regularised(super().losses(batch), weight, self.skeleton)
+        return _regularized(super().losses(batch), weight, self.skeleton)
 
 
 class FlowSkeleton(C3dFlowAt2):
@@ -384,7 +384,7 @@ def _check_multiple(options: Any, of: int, *names: str) -> None:
             )
 
 
-def _regularised(losses: dict[str, Tensor], weight: float, skeleton: nn.Module) -> dict[str, Tensor]:
+def _regularized(losses: dict[str, Tensor], weight: float, skeleton: nn.Module) -> dict[str, Tensor]:
     if not weight:
         return losses
     l1 = weight * l1_norm(skeleton)

@@ -50,8 +50,8 @@ class PI3dConfig:
     hidden: int = setting(512, "units of each of the three LSTM layers (128 on N-UCLA)", range=(1, 4096))
     attention_units: int = setting(128, "rows of W_h in Eq. 2", range=(1, 4096))
     dropout: float = setting(0.5, "between the LSTM layers, behind them, and before I3D's logits", range=(0.0, 0.9))
-    lambda_1: float = setting(1e-5, "weight of the attention's regulariser in Eq. 5 (1e-4 on N-UCLA)", range=(0.0, 1.0))
-    lambda_2: float = setting(1e-3, "weight of the weights' regulariser in Eq. 5", range=(0.0, 1.0))
+    lambda_1: float = setting(1e-5, "weight of the attention's regularizer in Eq. 5 (1e-4 on N-UCLA)", range=(0.0, 1.0))
+    lambda_2: float = setting(1e-3, "weight of the weights' regularizer in Eq. 5", range=(0.0, 1.0))
     clips: int = setting(5, "sub-sequences whose logits are averaged at test time", range=(1, 32))
     size: int = setting(224, "side of the pictures", unit="px", range=(16, 1024))
     width: float = setting(1.0, "factor on I3D's channels", range=(0.01, 4.0))
@@ -228,8 +228,8 @@ class PI3d(Network):
             batch: The inputs by name, and "label" [N] (−1 takes no part).
 
         Returns:
-            "loss", "logits" (N, classes) of what is trained, and, of Eq. 5, "cross_entropy", "attention_regulariser"
-            and "weight_regulariser".
+            "loss", "logits" (N, classes) of what is trained, and, of Eq. 5, "cross_entropy", "attention_regularizer"
+            and "weight_regularizer".
         """
         label = batch["label"]
         if self._stage == "parts" or len(self.config.parts) == 1:
@@ -240,11 +240,11 @@ class PI3d(Network):
             return {"loss": _cross_entropy(logits, label), "logits": logits}
         alpha = self.attend(batch["pose"]) if self.config.attention else None
         logits = self._classify(batch, alpha)
-        terms = {"cross_entropy": _cross_entropy(logits, label), "weight_regulariser": self._weight_norm()}
-        loss = terms["cross_entropy"] + self.config.lambda_2 * terms["weight_regulariser"]
+        terms = {"cross_entropy": _cross_entropy(logits, label), "weight_regularizer": self._weight_norm()}
+        loss = terms["cross_entropy"] + self.config.lambda_2 * terms["weight_regularizer"]
         if alpha is not None:
-            terms["attention_regulariser"] = (1 - alpha).square().sum(dim=1).mean()
-            loss = loss + self.config.lambda_1 * terms["attention_regulariser"]
+            terms["attention_regularizer"] = (1 - alpha).square().sum(dim=1).mean()
+            loss = loss + self.config.lambda_1 * terms["attention_regularizer"]
         return {"loss": loss, "logits": logits, **terms}
 
     def _weight_norm(self) -> Tensor:

@@ -1,6 +1,6 @@
 """SEM-Net (Shi et al., "What and Where", 2021): the semantic perspective, a transformer over joints.
 
-SEM-blocks (Fig. 5) of global-regularised cross-frame self-attention (Eq. 2–7, Fig. 3) and a multi-scale temporal
+SEM-blocks (Fig. 5) of global-regularized cross-frame self-attention (Eq. 2–7, Fig. 3) and a multi-scale temporal
 feed-forward layer (Fig. 4). The paper gives no widths; these reproduce every size of its Tables 1 and 2 together.
 """
 
@@ -62,7 +62,7 @@ class SemNetConfig:
 
 
 class GrCfsa(nn.Module):
-    """S heads of global-regularised cross-frame self-attention, side by side.
+    """S heads of global-regularized cross-frame self-attention, side by side.
 
     f1 and f2 are linear, so that the sums over τ of Eq. 6 are taken before them: Σ_τ f(x_τ) = T · f(mean_τ x_τ), and
     the T² goes into β.
@@ -202,9 +202,9 @@ class SemStream(nn.Module):
             )
         )
         self.fc = nn.Linear(options.channels[-1], options.num_classes)
-        self._initialise()
+        self._initialize()
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
@@ -212,12 +212,12 @@ class SemStream(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, M, 3, T, V) to (N, classes)."""
-        f = self.blocks(self.normalise(x))  # (N·M, C, T', V)
+        f = self.blocks(self.normalize(x))  # (N·M, C, T', V)
         f = f[:, :, -self.length :].mean(dim=(2, 3))  # (N·M, C)
         return self.fc(f.reshape(-1, sizes(x)[0], self.fc.in_features).mean(dim=1))  # mean of (N, M, C) over M
 
-    def normalise(self, x: Tensor) -> Tensor:
-        """Batch normalisation of each coordinate of each joint: (N, M, 3, T, V) to (N·M, 3, T, V)."""
+    def normalize(self, x: Tensor) -> Tensor:
+        """Batch normalization of each coordinate of each joint: (N, M, 3, T, V) to (N·M, 3, T, V)."""
         _, c, t, v = sizes(x)
         f = x.reshape(-1, c, t, v).permute(0, 1, 3, 2).reshape(-1, c * v, t)  # (N·M, C·V, T)
         return self.norm(f).reshape(-1, c, v, t).permute(0, 1, 3, 2)  # (N·M, C, T, V)

@@ -20,13 +20,13 @@ from actrec.skeleton import layouts
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
 from actrec_models.layers.points import Points
-from actrec_models.layers.sparse import Near, Neighbourhood, PointNorm, SparseConvolution, TemporalConvolution
+from actrec_models.layers.sparse import Near, Neighborhood, PointNorm, SparseConvolution, TemporalConvolution
 from actrec_models.networks.base import Network
 
 SPACES = (32, 64, 128)
 
 ROOM = ((1.5, 8), (3.0, 16), (9.0, 24), (11.0, 32), (13.0, 36), (13.0, 36))
-"""(pairs for each joint, neighbours of one joint) that a level has room for where voxels are 1/128, 1/64, 1/32, 1/16,
+"""(pairs for each joint, neighbors of one joint) that a level has room for where voxels are 1/128, 1/64, 1/32, 1/16,
 1/8, 1/4 of the space wide, at k = 5 within a frame. Sized by N-UCLA, pairs of its people half a metre apart, and
 SHREC'17, so that every clip's pairs have room."""
 
@@ -123,7 +123,7 @@ class SpaNet3p1d(Network):
     block: ClassVar[type[nn.Module]] = Spa3p1dBlock
     convolution: ClassVar[str] = "spatial"
     tile: ClassVar[int] = 32  # B
-    tables: ClassVar[tuple[str, ...]] = ("neighbours", "sums", "times", "cells")
+    tables: ClassVar[tuple[str, ...]] = ("neighbors", "sums", "times", "cells")
 
     def __init__(self, **options: object):
         super().__init__(**options)
@@ -165,7 +165,7 @@ class SpaNet3p1d(Network):
 
     @property
     def preprocessing(self) -> VoxelPreprocessing:
-        """The space, and the room that its neighbourhoods have; see `ROOM`."""
+        """The space, and the room that its neighborhoods have; see `ROOM`."""
         c = self.config
         joints = c.bodies * len(layouts.get(c.layout))
         span = self._temporal
@@ -173,10 +173,10 @@ class SpaNet3p1d(Network):
         levels = range(SPACES[::-1].index(c.space), SPACES[::-1].index(c.space) + len(c.widths))
         most = span * joints - 1
         tiles, addends = [], []
-        for pairs, neighbours in (ROOM[level] for level in levels):
+        for pairs, neighbors in (ROOM[level] for level in levels):
             pairs_of_clip = math.ceil(min(pairs * stretch * span, most) * joints * c.frames)
             tiles.append(math.ceil(pairs_of_clip / self.tile) + (c.kernel**3 * span) // 2)
-            addends.append(max(1, min(math.ceil(neighbours * stretch) * span, most)))
+            addends.append(max(1, min(math.ceil(neighbors * stretch) * span, most)))
         return VoxelPreprocessing(
             bodies=c.bodies,
             frames=c.frames,
@@ -194,13 +194,13 @@ class SpaNet3p1d(Network):
 
     @property
     def input_specs(self) -> list[InputSpec]:
-        """F of Eq. 8 and the neighbourhoods of every level."""
+        """F of Eq. 8 and the neighborhoods of every level."""
         c, made = self.config, self.preprocessing
         joints, levels = len(layouts.get(c.layout)), len(c.widths)
         points = c.bodies * c.frames * joints
         shapes = {
             "features": (c.bodies, c.frames, joints, self._inputs),
-            "neighbours": (sum(made.tiles), 1 + made.tile),
+            "neighbors": (sum(made.tiles), 1 + made.tile),
             "sums": (points, sum(made.addends)),
             "times": (levels, points, 2 * len(c.dilations)),
             "cells": (levels, points, 8),
@@ -216,7 +216,7 @@ class SpaNet3p1d(Network):
         f = inputs["voxel_features"]
         f = f.flatten(1, 3)  # (N, M, T, V, C) -> (N, M·T·V, C): F of Eq. 8, C = V or V + 7
         if not self.training:
-            return self.scores(f, self._neighbourhoods(inputs))
+            return self.scores(f, self._neighborhoods(inputs))
         levels = self._points(inputs)
         return self.scores(f.flatten(0, 1)[levels[0].slots], levels)  # (N, P, C) -> (points, C)
 
@@ -229,22 +229,22 @@ class SpaNet3p1d(Network):
         return self.fc(self.dropout(near.mean(f)))
 
     def _points(self, inputs: dict[str, Tensor]) -> list[Points]:
-        """The neighbourhoods without their padding, level by level."""
+        """The neighborhoods without their padding, level by level."""
         levels: list[Points] = []
         positions = self.config.kernel**3 * self._temporal
-        for near in self._neighbourhoods(inputs):
+        for near in self._neighborhoods(inputs):
             levels.append(Points(near, positions, levels[-1] if levels else None))
         return levels
 
-    def _neighbourhoods(self, inputs: dict[str, Tensor]) -> list[Neighbourhood]:
+    def _neighborhoods(self, inputs: dict[str, Tensor]) -> list[Neighborhood]:
         """The tables, level by level, as integers."""
         c, made = self.config, self.preprocessing
-        tiles = inputs["voxel_neighbours"].long().split(list(made.tiles), dim=1)  # (N, Q, 1 + B)
+        tiles = inputs["voxel_neighbors"].long().split(list(made.tiles), dim=1)  # (N, Q, 1 + B)
         sums = inputs["voxel_sums"].long().split(list(made.addends), dim=2)  # (N, P, J)
         cells = inputs["voxel_cells"].long()  # (N, L, P, 8)
         times = inputs["voxel_times"].long() if "times" in self.tables else None  # (N, L, P, 2·D)
         return [
-            Neighbourhood(
+            Neighborhood(
                 points=c.bodies * c.frames * len(layouts.get(c.layout)),
                 size=made.tile,
                 pairs=made.tiles[level] * made.tile,
@@ -271,7 +271,7 @@ class SpaNet4d(SpaNet3p1d):
     block = Spa4dBlock
     convolution = "spatiotemporal"
     tile = 32
-    tables = ("neighbours", "sums", "cells")
+    tables = ("neighbors", "sums", "cells")
 
     @property
     def _temporal(self) -> int:

@@ -166,7 +166,7 @@ def _sem_net(network: SemNet, frames: dict[str, Tensor], past: Past) -> Tensor:
 
 def _sem_stream(stream: SemStream, x: Tensor, past: Past, name: str) -> Tensor:
     bodies = sizes(x)[0]
-    f, step = stream.normalise(x), 1
+    f, step = stream.normalize(x), 1
     for i, block in enumerate(stream.blocks):
         f = _sem_block(block, f, past, f"{name}.{i}", step)
         step *= block.feed_forward.stride
@@ -199,7 +199,7 @@ def _deepacts_graph(network: DeepActsGraph, frames: dict[str, Tensor], past: Pas
 
 def _graph_branch(branch: GraphBranch, f_in: Tensor, past: Past, name: str, frames: int) -> Tensor:
     bodies, step = sizes(f_in)[0], 1
-    f = branch.normalise(f_in)
+    f = branch.normalize(f_in)
     for i, block in enumerate(branch.blocks):
         f = _graph_block(block, f, past, f"{name}.{i}", step)
         step *= block.stride

@@ -66,7 +66,7 @@ class Attention(NamedTuple):
     A_T: Tensor | None
 
 
-def normalised_adjacency(layout: str, alpha: float, beta: float) -> Tensor:
+def normalized_adjacency(layout: str, alpha: float, beta: float) -> Tensor:
     """D^{-1/2} (E + I) D^{-1/2} of Eq. 1, [J, J] float32.
 
     Args:
@@ -117,7 +117,7 @@ class GcnBackbone(nn.Module):
 
     def __init__(self, layout: str, options: VpnLayerConfig):
         super().__init__()
-        self.graphs = PoseGraphs(normalised_adjacency(layout, options.alpha, options.beta), options.poses)
+        self.graphs = PoseGraphs(normalized_adjacency(layout, options.alpha, options.beta), options.poses)
         self.residual = nn.Conv2d(3, GCN_CHANNELS, kernel_size=1)
         layers: list[nn.Module] = []
         for i, (before, after) in enumerate(zip((GCN_CHANNELS, *CONV_CHANNELS), CONV_CHANNELS, strict=False)):
@@ -268,7 +268,7 @@ class VpnLayer(nn.Module):
         return f + (A_S * A_T) * f
 
 
-def attention_regulariser(attention: Attention) -> Tensor:
+def attention_regularizer(attention: Attention) -> Tensor:
     """L_a of Eq. 6, the mean over the batch."""
     L_a = attention.A_S.abs().sum(dim=1)
     if attention.A_T is not None:
@@ -361,7 +361,7 @@ class Vpn(Network):
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Logits (N, classes) of "body_crop" (N, 3, T, H, W) and "pose" (N, 3, t_p, J)."""
-        return self._recognise(inputs)[0]
+        return self._recognize(inputs)[0]
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Eq. 5: L = λ1·L_C + (1 − λ1)·L_e + λ2·L_a; without L_e, L = L_C + λ2·L_a.
@@ -372,18 +372,18 @@ class Vpn(Network):
         Returns:
             "loss" L, "logits" [N, classes], "classification" L_C, "embedding" L_e and "attention" L_a.
         """
-        logits, f, attention = self._recognise(batch)
+        logits, f, attention = self._recognize(batch)
         L_C = functional.cross_entropy(logits, batch["label"], ignore_index=OUTLIER)
         L_e = L_a = logits.new_zeros(())
         share = 1.0
         if self.vpn is not None and attention is not None:
-            L_a = attention_regulariser(attention)
+            L_a = attention_regularizer(attention)
             if self.vpn.embedding is not None:
                 share, L_e = self.config.lambda_1, self.vpn.embedding.loss(f, attention.z_1)
         loss = share * L_C + (1 - share) * L_e + self.config.lambda_2 * L_a
         return {"loss": loss, "logits": logits, "classification": L_C, "embedding": L_e, "attention": L_a}
 
-    def _recognise(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Attention | None]:
+    def _recognize(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Attention | None]:
         """Logits, f and the attention."""
         f = self._features(inputs["body_crop"])  # (N, c, t_c, m, n)
         attended, attention = f, None

@@ -3,7 +3,7 @@
 Nothing is unpickled: safetensors, or torch files that hold tensors alone. Which submodules of a network a public
 checkpoint fills stands in its `weight_targets`.
 
-Files of weights: read without unpickling, and recognised by the names in them.
+Files of weights: read without unpickling, and recognized by the names in them.
 """
 
 import dataclasses
@@ -102,7 +102,7 @@ class WeightFile:
     trainings: tuple[dict[str, Any], ...] = ()
 
 
-def recognise(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
+def recognize(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
     """The format of these tensors and they by its port's names; an empty name where it is none of `FORMATS`."""
     for name, known in FORMATS.items():
         renamed = {known.rename(key): value for key, value in tensors.items()}
@@ -316,12 +316,12 @@ def _match(network: Network, name: str, file: WeightFile) -> tuple[str, Mapping[
     if file.network == name or (not file.network and known == set(file.tensors)):
         return name, file.tensors, ("",)
     shared = known & set(file.tensors)
-    for kind, tensors in ((file.network, file.tensors), recognise(file.tensors)):
+    for kind, tensors in ((file.network, file.tensors), recognize(file.tensors)):
         if kind and network.weight_targets.get(kind):
             return kind, tensors, network.weight_targets[kind]
     if shared:
         return file.network or "names of this network", file.tensors, ("",)
-    found = file.network or recognise(file.tensors)[0]
+    found = file.network or recognize(file.tensors)[0]
     what = f"holds {title(found)}" if found else f"has unknown names ({_some(sorted(file.tensors))})"
     takes = ", ".join(title(kind) for kind in network.weight_targets) or "its own alone"
     raise ConfigError(f"{file.path.name} {what}; {name} takes: {takes}")

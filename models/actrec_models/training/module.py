@@ -1,4 +1,4 @@
-"""What Lightning trains: a network, its loss, its optimiser and schedule, as a recipe has them."""
+"""What Lightning trains: a network, its loss, its optimizer and schedule, as a recipe has them."""
 
 import zlib
 from typing import Any
@@ -15,7 +15,7 @@ from actrec_models.training.recipe import Recipe, Stage
 
 
 class Recognition(lightning.LightningModule):
-    """Optimises a network's own loss as a recipe says.
+    """Optimizes a network's own loss as a recipe says.
 
     Args:
         recipe: Plain fields of `Recipe`.
@@ -111,21 +111,21 @@ class Recognition(lightning.LightningModule):
         weights = self.recipe.label_smoothing, self.recipe.outlier_weight
         return {"loss": cross_entropy(scores, batch["label"], *weights), "logits": scores}
 
-    # -- optimiser and schedule ----------------------------------------------------------------------------------------
+    # -- optimizer and schedule ----------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
-        """The stage's optimiser, and its schedule over all of the stage's steps."""
+        """The stage's optimizer, and its schedule over all of the stage's steps."""
         recipe = self.recipe.of(self.stage)
         chosen, schedule, _, _ = recipe.parts()
-        optimiser = chosen.make(self.network.parameters(), recipe.learning_rate, recipe.weight_decay)
-        self._plateau = schedule.plateau(optimiser)
+        optimizer = chosen.make(self.network.parameters(), recipe.learning_rate, recipe.weight_decay)
+        self._plateau = schedule.plateau(optimizer)
         if self._plateau is not None and self._plateau_state is not None:
             self._plateau.load_state_dict(self._plateau_state)
         steps = int(self.trainer.estimated_stepping_batches)
-        by_step = schedule.make(optimiser, recipe.learning_rate, steps, recipe.epochs)
+        by_step = schedule.make(optimizer, recipe.learning_rate, steps, recipe.epochs)
         if by_step is None:
-            return optimiser
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": by_step, "interval": "step"}}
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": by_step, "interval": "step"}}
 
     def on_train_epoch_end(self) -> None:
         """Steps a plateau schedule: by the loss on what is held out, else by that of the epoch's training."""

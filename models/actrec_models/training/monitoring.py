@@ -78,7 +78,7 @@ class Monitor(lightning.Callback):
         figures = {"step/clips_per_s": EVERY * self.batch / (now - self._point)}
         figures |= {"step/learning_rate": self._learning_rate, "step/loss": loss}
         self._point = now
-        used = gpu_utilisation(pl_module.device)
+        used = gpu_utilization(pl_module.device)
         if used is not None:
             self._used.append(used)
         for logger in trainer.loggers:
@@ -92,7 +92,7 @@ class Monitor(lightning.Callback):
         if pl_module.device.type == "cuda":
             figures["gpu_memory_mb"] = torch.cuda.max_memory_allocated(pl_module.device) / 1e6
         if self._used:
-            figures["gpu_utilisation"] = sum(self._used) / len(self._used)
+            figures["gpu_utilization"] = sum(self._used) / len(self._used)
         pl_module.log_dict(figures, rank_zero_only=True)
 
 
@@ -121,7 +121,7 @@ class EpochRows(CSVLogger):
         super().finalize(status)
 
 
-def gpu_utilisation(device: torch.device) -> float | None:
+def gpu_utilization(device: torch.device) -> float | None:
     """Percent of the last moment in which the GPU was busy; None on a CPU or without NVIDIA's management library."""
     if device.type != "cuda" or not _has_nvml():
         return None

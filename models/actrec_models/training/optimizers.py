@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules that a recipe may name: those of the papers, and the one-cycle default."""
+"""Optimizers and learning-rate schedules that a recipe may name: those of the papers, and the one-cycle default."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -11,7 +11,7 @@ from torch.optim import lr_scheduler
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError
 
-OPTIMISERS = ("adamw", "adam", "sgd")
+OPTIMIZERS = ("adamw", "adam", "sgd")
 
 SCHEDULES = ("one_cycle", "constant", "steps", "exponential", "cosine", "plateau")
 
@@ -27,24 +27,24 @@ _USED_BY = {
     "patience": ("plateau",),
     "final": ("cosine",),
 }
-"""Settings that not every optimiser or schedule goes by."""
+"""Settings that not every optimizer or schedule goes by."""
 
 _SWING = 0.05
 """How far one_cycle takes the momentum up where the rate is low, and down where it peaks."""
 
 
-def unused(part: "Optimiser | Schedule") -> list[str]:
+def unused(part: "Optimizer | Schedule") -> list[str]:
     """Settings that were changed, but that the one of this name does not go by."""
     changed = [entry.name for entry in fields(part) if getattr(part, entry.name) != entry.default]
     return [name for name in changed if part.name not in _USED_BY.get(name, (part.name,))]
 
 
 @dataclass(frozen=True)
-class Optimiser:
-    """Which optimiser; learning rate and weight decay stand in the recipe itself."""
+class Optimizer:
+    """Which optimizer; learning rate and weight decay stand in the recipe itself."""
 
     name: str = setting(
-        "adamw", "AdamW decays the weights themselves, the others add to the gradient", choices=OPTIMISERS
+        "adamw", "AdamW decays the weights themselves, the others add to the gradient", choices=OPTIMIZERS
     )
     momentum: float = setting(
         0.9, "of SGD; β₁ of the two Adams. one_cycle begins and ends 0.05 above it and peaks 0.05 below; 0 stays 0",
@@ -58,13 +58,13 @@ class Optimiser:
         """What types alone do not say.
 
         Raises:
-            ConfigError: Nesterov's momentum of no momentum, or of another optimiser.
+            ConfigError: Nesterov's momentum of no momentum, or of another optimizer.
         """
         if self.nesterov and (self.name != "sgd" or not self.momentum):
-            raise ConfigError(f"Optimiser.nesterov needs sgd with a momentum above 0, not {self.name}")
+            raise ConfigError(f"Optimizer.nesterov needs sgd with a momentum above 0, not {self.name}")
 
     def make(self, parameters: Iterable[nn.Parameter], rate: float, decay: float) -> torch.optim.Optimizer:
-        """The optimiser of those `parameters` that want gradients.
+        """The optimizer of those `parameters` that want gradients.
 
         Args:
             parameters: Of the network.
@@ -141,7 +141,7 @@ class Schedule:
         return 1.0
 
     def make(
-        self, optimiser: torch.optim.Optimizer, rate: float, steps: int, epochs: int
+        self, optimizer: torch.optim.Optimizer, rate: float, steps: int, epochs: int
     ) -> lr_scheduler.LRScheduler | None:
         """The schedule to be stepped after each step; None for plateau, which goes by the loss (`plateau`)."""
         if self.name == "plateau":
@@ -149,16 +149,16 @@ class Schedule:
         if self.name == "one_cycle":
             # PyTorch divides by the length of the rise less one step.
             share = self.warm_up * (1 + 1e-9) if self.warm_up * steps == 1 else self.warm_up
-            momentum = optimiser.defaults.get("betas", (optimiser.defaults.get("momentum"),))[0]
+            momentum = optimizer.defaults.get("betas", (optimizer.defaults.get("momentum"),))[0]
             low, high = round(max(momentum - _SWING, 0.0), 6), round(min(momentum + _SWING, 0.9999), 6)
             return lr_scheduler.OneCycleLR(
-                optimiser, rate, steps, pct_start=share,
+                optimizer, rate, steps, pct_start=share,
                 cycle_momentum=momentum > 0, base_momentum=low, max_momentum=high,
             )  # fmt: skip
-        return lr_scheduler.LambdaLR(optimiser, lambda step: self.share(step, steps, epochs))
+        return lr_scheduler.LambdaLR(optimizer, lambda step: self.share(step, steps, epochs))
 
-    def plateau(self, optimiser: torch.optim.Optimizer) -> lr_scheduler.ReduceLROnPlateau | None:
+    def plateau(self, optimizer: torch.optim.Optimizer) -> lr_scheduler.ReduceLROnPlateau | None:
         """The schedule to be stepped with the loss after each epoch; None for all but plateau."""
         if self.name != "plateau":
             return None
-        return lr_scheduler.ReduceLROnPlateau(optimiser, factor=self.factor, patience=self.patience)
+        return lr_scheduler.ReduceLROnPlateau(optimizer, factor=self.factor, patience=self.patience)

@@ -22,7 +22,7 @@ from actrec_models.data.augmentation import Augmentation
 from actrec_models.data.samplers import Sampling, Validation
 from actrec_models.networks.base import Network
 from actrec_models.registry import RESERVED as NETWORK_RESERVED
-from actrec_models.training.optimizers import Optimiser, Schedule
+from actrec_models.training.optimizers import Optimizer, Schedule
 
 PLACE = "models/recipes"
 
@@ -87,7 +87,7 @@ class Stage:
     window_s: float | None = setting(None, "time that it sees; by default its paper's", unit="s", range=(0.1, 60.0))
     batch: int | None = setting(None, "as the recipe's", range=(1, 4096))
     weight_decay: float | None = setting(None, "as the recipe's", range=(0.0, 1.0))
-    optimiser: dict | None = setting(None, "as the recipe's")
+    optimizer: dict | None = setting(None, "as the recipe's")
     schedule: dict | None = setting(None, "as the recipe's")
     sampling: dict | None = setting(None, "as the recipe's")
     augment: bool | None = setting(None, "as the recipe's")
@@ -113,7 +113,7 @@ class Recipe:
     rendered: str = setting("", "clips made by actrec_models.data.rendered_skeletons, added to the training part")
     unknown_dataset: str = setting(
         "utd_mhad",
-        "actions outside the classes, for the rejection threshold; empty: none. Own recordings labelled unknown are "
+        "actions outside the classes, for the rejection threshold; empty: none. Own recordings labeled unknown are "
         "taken in its place",
     )
     unknown_options: dict = setting({}, "options of that dataset")
@@ -141,9 +141,9 @@ class Recipe:
     batch: int = setting(32, "clips a step, of all devices together", range=(1, 4096))
     accumulate: int = setting(1, "parts of a batch that go through the network one by one", range=(1, 4096))
     learning_rate: float = setting(1e-3, "where the schedule begins, or peaks", range=(1e-7, 10.0))
-    optimiser: dict = setting({}, "fields of actrec_models.training.optimizers.Optimiser")
+    optimizer: dict = setting({}, "fields of actrec_models.training.optimizers.Optimizer")
     schedule: dict = setting({}, "fields of actrec_models.training.optimizers.Schedule")
-    weight_decay: float = setting(0.05, "of the optimiser", range=(0.0, 1.0))
+    weight_decay: float = setting(0.05, "of the optimizer", range=(0.0, 1.0))
     gradient_clip: float = setting(1.0, "largest norm of the gradient of a step; 0: any", range=(0.0, 1e6))
     label_smoothing: float = setting(
         0.1, "of the cross-entropy; a network with a loss of its own takes none", range=(0.0, 0.9)
@@ -181,7 +181,7 @@ class Recipe:
             config.build(Augmentation, part.augmentation)
         return config.build(Augmentation, self.augmentation)
 
-    def parts(self) -> tuple[Optimiser, Schedule, Sampling, Validation]:
+    def parts(self) -> tuple[Optimizer, Schedule, Sampling, Validation]:
         """What the dictionaries among the fields say.
 
         Raises:
@@ -190,8 +190,8 @@ class Recipe:
         config.check_names(self.options, NETWORK_RESERVED, "options")
         config.check_names(self.dataset_options, datasets.RESERVED, "dataset_options")
         config.check_names(self.unknown_options, datasets.RESERVED, "unknown_options")
-        optimiser, schedule = config.build(Optimiser, self.optimiser), config.build(Schedule, self.schedule)
-        optimiser.check()
+        optimizer, schedule = config.build(Optimizer, self.optimizer), config.build(Schedule, self.schedule)
+        optimizer.check()
         schedule.check()
         if self.batch % self.accumulate:
             raise ConfigError(
@@ -199,7 +199,7 @@ class Recipe:
             )
         validation = config.build(Validation, self.validation)
         validation.check()
-        return optimiser, schedule, config.build(Sampling, self.sampling), validation
+        return optimizer, schedule, config.build(Sampling, self.sampling), validation
 
     def plan(self) -> list[Stage]:
         """The stages; one that trains everything where the recipe names none.
@@ -242,7 +242,7 @@ class Recipe:
     def own_unknown(
         self, data_root: str, part: str, root: str = ""
     ) -> datasets.SourceDataset | datasets.PreparedDataset:
-        """A part's clips of none of the classes: a person's own recordings labelled `unknown`; most often none.
+        """A part's clips of none of the classes: a person's own recordings labeled `unknown`; most often none.
 
         `root` is the dataset's folder, if not in `data_root`; errors are those of `actrec.datasets.create`.
         """

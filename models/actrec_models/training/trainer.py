@@ -111,8 +111,8 @@ class TrainingRun:
             trained.enter(dataclasses.replace(stage, model="", options={}))
             if not trained.plain and own.label_smoothing not in (0.0, Recipe.label_smoothing):
                 logger.warning("label_smoothing does nothing: %s has a loss of its own", own.model)
-            optimiser, _, sampling, _ = own.parts()
-            optimiser.make(trained.network.parameters(), own.learning_rate, own.weight_decay)
+            optimizer, _, sampling, _ = own.parts()
+            optimizer.make(trained.network.parameters(), own.learning_rate, own.weight_decay)
             Epochs(self.clips.labels, sampling, own.seed, own.batch, own.accumulate, world=world)
 
     def check_folders(self, recipe: Recipe, folders: Sequence[Path]) -> None:
@@ -356,7 +356,7 @@ def train(
         recipe = run.with_extrema(recipe)
         module = run.module(recipe)
         for file in init:
-            # The weights alone: schedule and optimiser start anew. Whose recordings they have learnt is not forgotten.
+            # The weights alone: schedule and optimizer start anew. Whose recordings they have learnt is not forgotten.
             loaded = initial_weights.load(module.network, recipe.model, file)
             provenance.check(f"--init {file}", loaded.trainings, recipe.dataset, recipe.split, recipe.dataset_options)
             run.recordings += loaded.recordings

@@ -36,7 +36,7 @@ FIRST_DOMAIN, LAST_DOMAIN = 40, 101
 
 
 def measure(seconds: float = 2.0, with_profile: bool = True) -> dict[str, float]:
-    """Sends 640×480 colour images at 30 Hz from one process to another on this machine.
+    """Sends 640×480 color images at 30 Hz from one process to another on this machine.
 
     Args:
         seconds: How long to publish.

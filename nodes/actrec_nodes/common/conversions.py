@@ -23,14 +23,14 @@ from actrec.utils.errors import InputError
 BodyT = TypeVar("BodyT", bound=Body)
 
 _ENCODINGS: dict[str, tuple[str, int]] = {
-    **{name: ("u1", channels) for name, channels in image_decoding.COLOUR_ENCODINGS.items()},
+    **{name: ("u1", channels) for name, channels in image_decoding.COLOR_ENCODINGS.items()},
     "16UC1": ("u2", 1),
     "mono16": ("u2", 1),
     "32FC1": ("f4", 1),
     "32FC3": ("f4", 3),
 }
 
-COLOUR_ENCODINGS = tuple(image_decoding.COLOUR_ENCODINGS)
+COLOR_ENCODINGS = tuple(image_decoding.COLOR_ENCODINGS)
 
 DEPTH_ENCODINGS = ("16UC1", "mono16", "32FC1")
 
@@ -88,14 +88,14 @@ def image_to_array(message: Image, supported: Sequence[str]) -> np.ndarray:
     return pixels if dtype.isnative or dtype.itemsize == 1 else pixels.astype(dtype.newbyteorder("="))
 
 
-def image_to_colour(message: Image) -> np.ndarray:
+def image_to_color(message: Image) -> np.ndarray:
     """[H, W, 3] uint8 RGB; a view of the message where it is rgb8.
 
     Raises:
-        InputError: Not a colour encoding; names the supported ones.
+        InputError: Not a color encoding; names the supported ones.
     """
-    pixels = image_to_array(message, COLOUR_ENCODINGS)
-    return pixels if message.encoding == "rgb8" else image_decoding.colour(message.encoding, pixels)
+    pixels = image_to_array(message, COLOR_ENCODINGS)
+    return pixels if message.encoding == "rgb8" else image_decoding.color(message.encoding, pixels)
 
 
 def image_to_depth(message: Image) -> np.ndarray:
@@ -137,14 +137,14 @@ def _image(pixels: np.ndarray, encoding: str, head: Header) -> Image:
     )
 
 
-def colour_to_image(colour: np.ndarray, head: Header) -> Image:
+def color_to_image(color: np.ndarray, head: Header) -> Image:
     """[H, W, 3] uint8 RGB as rgb8.
 
     Raises:
         InputError: Another shape or type.
     """
-    _expect("colour", colour, np.uint8, 3)
-    return _image(colour, "rgb8", head)
+    _expect("color", color, np.uint8, 3)
+    return _image(color, "rgb8", head)
 
 
 def depth_to_image(depth: np.ndarray, head: Header) -> Image:

@@ -49,7 +49,7 @@ ConfigT = TypeVar("ConfigT")
 
 
 class FrameNode(ActrecNode[ConfigT]):
-    """Subscribes to colour, depth and camera_info while active, and hands the newest frame to `process` in a thread.
+    """Subscribes to color, depth and camera_info while active, and hands the newest frame to `process` in a thread.
 
     Args:
         name: Node name.
@@ -59,7 +59,7 @@ class FrameNode(ActrecNode[ConfigT]):
 
     def __init__(self, name: str, config_class: type[ConfigT], **node_options: Any):
         super().__init__(name, config_class, **node_options)
-        self._synchroniser_settings = parameters.declare(self, SynchroniserConfig)
+        self._synchronizer_settings = parameters.declare(self, SynchroniserConfig)
         self._stop_listening: Callable[[], None] | None = None
         self._worker: Worker[RgbdMessages] | None = None
         self._watch: Any = None
@@ -71,7 +71,7 @@ class FrameNode(ActrecNode[ConfigT]):
 
     def activate(self) -> None:
         """Subscribes and starts the worker."""
-        config = self._synchroniser_settings.read()
+        config = self._synchronizer_settings.read()
         worker = Worker(self._work, self.fail, self.statistics, age=lambda m: self.age(m.stamp_ns))
         worker.start(self.get_name())
         self._worker = worker
@@ -108,10 +108,10 @@ class FrameNode(ActrecNode[ConfigT]):
         counts = self.statistics.snapshot()
         came = counts.received + counts.unpaired
         if came == self._came:
-            topic = self.resolve_topic_name(topics.COLOUR)
+            topic = self.resolve_topic_name(topics.COLOR)
             self.fail(DeviceError(f"no image on {topic}: {why(self, topic)}"))
-        elif counts.received == self._received and not topics.publishers(self, topics.COLOUR_INFO):
-            info = self.resolve_topic_name(topics.COLOUR_INFO)
+        elif counts.received == self._received and not topics.publishers(self, topics.COLOR_INFO):
+            info = self.resolve_topic_name(topics.COLOR_INFO)
             self.fail(DeviceError(f"frames are left out: no camera_info on {info}, nobody publishes it"))
         self._came, self._received = came, counts.received
 

@@ -25,7 +25,7 @@ class ImageTopicNode(Node):
     """Keeps the newest image until it is read.
 
     Args:
-        topic: Of `sensor_msgs/Image` in a colour or grey encoding.
+        topic: Of `sensor_msgs/Image` in a color or gray encoding.
         node_options: Passed to rclpy.
     """
 
@@ -45,7 +45,7 @@ class ImageTopicNode(Node):
 
         Raises:
             DeviceError: None comes; says whether somebody publishes it.
-            InputError: Its encoding is no colour or grey one.
+            InputError: Its encoding is no color or gray one.
         """
         with self._came:
             if not self._came.wait_for(lambda: self._newest is not None, timeout_s):
@@ -53,7 +53,7 @@ class ImageTopicNode(Node):
                 raise DeviceError(f"no image came on {topic} within {timeout_s:g} s: {frame_nodes.why(self, topic)}")
             message, self._newest = self._newest, None
         assert message is not None
-        return conversions.stamp_to_ns(message.header.stamp), conversions.image_to_colour(message), self._intrinsics
+        return conversions.stamp_to_ns(message.header.stamp), conversions.image_to_color(message), self._intrinsics
 
     def _on_image(self, message: Image) -> None:
         with self._came:

@@ -31,7 +31,7 @@ class Parameters(Generic[T]):
 
     Args:
         node: Where to declare them.
-        config_class: Frozen dataclass whose fields are made by `actrec.utils.config.setting`. Fields that are dictionaries
+        config_class: Frozen dataclass whose fields are made by `setting`. Fields that are dictionaries
             have no ROS type and keep their default; fields that are settings dataclasses are declared as `field.name`.
         prefix: Goes before each name with a dot.
     """

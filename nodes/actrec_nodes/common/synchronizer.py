@@ -1,4 +1,4 @@
-"""Pairs colour with depth by stamp, and copes with depth that is absent, late or of another size.
+"""Pairs color with depth by stamp, and copes with depth that is absent, late or of another size.
 
 One subscription a process: nodes that run together receive, pair and decode each frame once.
 """
@@ -26,7 +26,7 @@ PENDING = 8
 """Images kept at least while their partner is on its way."""
 
 PENDING_BYTES = 64_000_000
-"""More are kept as long as all together are no larger: two seconds of 640×480 colour at 30 Hz."""
+"""More are kept as long as all together are no larger: two seconds of 640×480 color at 30 Hz."""
 
 LEAST_BYTES = 250_000
 """What an image counts for at least, so that small ones are not kept by the thousand."""
@@ -35,7 +35,7 @@ FIRST_TOLERANCE_NS = NANOSECONDS // 60
 """Half a frame at 30 Hz, until the camera's own interval is known."""
 
 INTERVALS = 30
-"""Of so many recent intervals of colour a frame's is told."""
+"""Of so many recent intervals of color a frame's is told."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,16 @@ class SynchroniserConfig:
 
     use_depth: bool = setting(True, "Take depth; without it joints have no metric position but the estimator's own.")
     depth_wait_s: float = setting(
-        1.0, "After this long without depth, work on colour alone and say so.", unit="s", range=(0.0, 60.0)
+        1.0, "After this long without depth, work on color alone and say so.", unit="s", range=(0.0, 60.0)
     )
     silence_s: float = setting(
         5.0,
-        "Report an error when no colour image, or no camera_info, comes for this long; 0 for never.",
+        "Report an error when no color image, or no camera_info, comes for this long; 0 for never.",
         unit="s",
         range=(0.0, 3600.0),
     )
     sync_tolerance_s: float | None = setting(
-        None, "Greatest distance of colour's and depth's stamps; unset: half a frame.", unit="s", range=(0.0, 1.0)
+        None, "Greatest distance of color's and depth's stamps; unset: half a frame.", unit="s", range=(0.0, 1.0)
     )
 
 
@@ -61,17 +61,17 @@ class RgbdMessages:
     """One frame as it came: converted when somebody works on it, and once for all who do.
 
     Args:
-        colour: The colour image.
+        color: The color image.
         depth: The depth image paired with it, or None.
-        info: The colour camera's camera_info.
+        info: The color camera's camera_info.
 
     Attributes:
-        stamp_ns: The colour image's stamp.
+        stamp_ns: The color image's stamp.
     """
 
-    def __init__(self, colour: Image, depth: Image | None, info: CameraInfo):
-        self.colour, self.depth, self.info = colour, depth, info
-        self.stamp_ns = conversions.stamp_to_ns(colour.header.stamp)
+    def __init__(self, color: Image, depth: Image | None, info: CameraInfo):
+        self.color, self.depth, self.info = color, depth, info
+        self.stamp_ns = conversions.stamp_to_ns(color.header.stamp)
         self._frame: RgbdFrame | None = None
         self._lock = threading.Lock()
 
@@ -90,10 +90,10 @@ class RgbdMessages:
             return self._frame
 
 
-class Synchroniser:
+class Synchronizer:
     """Feeds on messages, emits frames in the order of their stamps.
 
-    A colour image waits for the depth image nearest to it in time. Where none comes for `depth_wait_s`, colour is
+    A color image waits for the depth image nearest to it in time. Where none comes for `depth_wait_s`, color is
     emitted alone, at once, until depth comes again that is no later than that. A stamp that jumps back (a recording
     that starts again) forgets all that waited. Not thread-safe: its callbacks belong in one mutually exclusive group.
 
@@ -101,7 +101,7 @@ class Synchroniser:
         config: The settings.
         emit: Called with each frame.
         complain: Called with a line where the input is degraded; may be called with the same line at every frame.
-        unpaired: Called with the number of colour images that were given up.
+        unpaired: Called with the number of color images that were given up.
         clock: Monotonic seconds.
     """
 
@@ -124,7 +124,7 @@ class Synchroniser:
 
     def reset(self) -> None:
         """Forgets every image, not the camera_info."""
-        self._colour: deque[tuple[int, Image]] = deque()
+        self._color: deque[tuple[int, Image]] = deque()
         self._depth: deque[tuple[int, Image]] = deque()
         self._intervals: deque[int] = deque(maxlen=INTERVALS)
         self._depth_intervals: deque[int] = deque(maxlen=9)
@@ -136,11 +136,11 @@ class Synchroniser:
         self._without_depth = not self._config.use_depth
 
     def add_info(self, message: CameraInfo) -> None:
-        """The colour camera's newest camera_info."""
+        """The color camera's newest camera_info."""
         self._info = message
 
-    def add_colour(self, message: Image) -> None:
-        """A colour image: goes out with its depth, or waits for it."""
+    def add_color(self, message: Image) -> None:
+        """A color image: goes out with its depth, or waits for it."""
         stamp = conversions.stamp_to_ns(message.header.stamp)
         self._note(stamp)
         if not self._config.use_depth:
@@ -148,18 +148,18 @@ class Synchroniser:
             return
         match = self._partner(stamp)
         if self._waiting_since is None:
-            # What counts is how long colour waits: where nothing came at all for a while, depth may be right behind.
+            # What counts is how long color waits: where nothing came at all for a while, depth may be right behind.
             self._waiting_since = self._clock()
         if match is not None:
             self._pair(stamp, message, *match)
         elif self._without_depth or self._clock() - self._waiting_since > self._config.depth_wait_s:
             self._give_up_depth(stamp, message)
         else:
-            self._colour.append((stamp, message))
-            self._unpaired(_limit(self._colour))
+            self._color.append((stamp, message))
+            self._unpaired(_limit(self._color))
 
     def add_depth(self, message: Image) -> None:
-        """A depth image: goes out with its colour, or waits for it."""
+        """A depth image: goes out with its color, or waits for it."""
         stamp = conversions.stamp_to_ns(message.header.stamp)
         if self._depth and stamp < self._depth[-1][0]:
             self._depth.clear()
@@ -168,7 +168,7 @@ class Synchroniser:
             self._depth_intervals.append(stamp - before)
         tolerance = self._tolerance_ns()
         if self._without_depth and any(abs(stamp - sent) <= tolerance for sent, _ in self._gone_ahead):
-            # Its colour has gone ahead; those that follow wait again.
+            # Its color has gone ahead; those that follow wait again.
             self._without_depth = False
             self._gone_ahead.clear()
             self._waiting_since = None
@@ -176,28 +176,28 @@ class Synchroniser:
         self._depth.append((stamp, message))
         # What the depth image before was later than had its choice then.
         since = before if before < stamp else -1
-        for waiting in [item for item in self._colour if since < item[0] <= stamp + tolerance]:
+        for waiting in [item for item in self._color if since < item[0] <= stamp + tolerance]:
             match = self._partner(waiting[0])
-            if match is not None and _nearest(self._colour, match[0], tolerance) is waiting:
+            if match is not None and _nearest(self._color, match[0], tolerance) is waiting:
                 self._pair(*waiting, *match)
         _limit(self._depth)
 
-    def _partner(self, colour_ns: int) -> tuple[int, Image] | None:
-        """The depth image that belongs to a colour image; None while a nearer one may come."""
-        best = _nearest(self._depth, colour_ns, self._tolerance_ns())
-        if best is None or self._depth[-1][0] >= colour_ns or not self._depth_intervals:
+    def _partner(self, color_ns: int) -> tuple[int, Image] | None:
+        """The depth image that belongs to a color image; None while a nearer one may come."""
+        best = _nearest(self._depth, color_ns, self._tolerance_ns())
+        if best is None or self._depth[-1][0] >= color_ns or not self._depth_intervals:
             return best
         # The median, where frames are lost or come in bursts: the next one is nearer than one further away than this.
-        return best if 2 * (colour_ns - best[0]) <= statistics.median(self._depth_intervals) else None
+        return best if 2 * (color_ns - best[0]) <= statistics.median(self._depth_intervals) else None
 
     def _note(self, stamp: int) -> None:
         """Watches the stamps' order and interval."""
         self._repeated = self._repeated + 1 if stamp == self._newest_ns else 0
         if self._repeated > 1:  # some drivers send a picture twice
-            self._complain("colour images have the stamp of those before: of images without stamps no action is seen")
+            self._complain("color images have the stamp of those before: of images without stamps no action is seen")
         if self._newest_ns is not None and stamp < self._newest_ns:
-            # What belongs to the time before the jump is later than this colour image; depth may have jumped first.
-            self._unpaired(len(self._colour))
+            # What belongs to the time before the jump is later than this color image; depth may have jumped first.
+            self._unpaired(len(self._color))
             tolerance = self._tolerance_ns()
             depth = [item for item in self._depth if item[0] <= stamp + tolerance]
             # The wait goes on: of stamps that jump again and again it would never be over. Not over a pause.
@@ -217,39 +217,39 @@ class Synchroniser:
         # least, which is far too short where stamps tremble.
         return sorted(self._intervals)[len(self._intervals) // 4] // 2 if self._intervals else FIRST_TOLERANCE_NS
 
-    def _pair(self, colour_ns: int, colour: Image, depth_ns: int, depth: Image) -> None:
+    def _pair(self, color_ns: int, color: Image, depth_ns: int, depth: Image) -> None:
         self._without_depth = False
-        self._unpaired(sum(stamp <= colour_ns and image is not colour for stamp, image in self._colour))
-        self._colour = deque(item for item in self._colour if item[0] > colour_ns)
+        self._unpaired(sum(stamp <= color_ns and image is not color for stamp, image in self._color))
+        self._color = deque(item for item in self._color if item[0] > color_ns)
         self._depth = deque(item for item in self._depth if item[0] > depth_ns)
-        self._waiting_since = self._clock() if self._colour else None
-        self._send(colour_ns, colour, depth)
+        self._waiting_since = self._clock() if self._color else None
+        self._send(color_ns, color, depth)
 
-    def _give_up_depth(self, stamp: int, colour: Image) -> None:
+    def _give_up_depth(self, stamp: int, color: Image) -> None:
         if not self._depth:
-            self._complain(f"no depth image for {self._config.depth_wait_s:g} s: working on colour alone")
+            self._complain(f"no depth image for {self._config.depth_wait_s:g} s: working on color alone")
         else:
             apart, allowed = min(abs(stamp - d) for d, _ in self._depth) / 1e6, self._tolerance_ns() / 1e6
             self._complain(
-                f"depth's stamps are {apart:.0f} ms or more from colour's (allowed {allowed:.0f} ms): "
-                "working on colour alone; synchronise the streams or set sync_tolerance_s, or depth_wait_s where depth "
+                f"depth's stamps are {apart:.0f} ms or more from color's (allowed {allowed:.0f} ms): "
+                "working on color alone; synchronize the streams or set sync_tolerance_s, or depth_wait_s where depth "
                 "comes late"
             )
         self._without_depth = True
-        self._unpaired(len(self._colour))
-        self._colour.clear()
+        self._unpaired(len(self._color))
+        self._color.clear()
         now = self._clock()
         while self._gone_ahead and now - self._gone_ahead[0][1] > self._config.depth_wait_s:
             self._gone_ahead.popleft()
         self._gone_ahead.append((stamp, now))
-        self._send(stamp, colour, None)
+        self._send(stamp, color, None)
 
-    def _send(self, stamp: int, colour: Image, depth: Image | None) -> None:
+    def _send(self, stamp: int, color: Image, depth: Image | None) -> None:
         if self._info is None:
             self._complain("no camera_info yet: frames are left out until it comes")
             self._unpaired(1)
             return
-        self._emit(RgbdMessages(colour, depth, self._info))
+        self._emit(RgbdMessages(color, depth, self._info))
 
 
 def _limit(pending: deque[tuple[int, Image]]) -> int:
@@ -267,36 +267,36 @@ def _nearest(pending: deque[tuple[int, Image]], stamp: int, tolerance: int) -> t
 
 
 def to_frame(messages: RgbdMessages, complain: Callable[[str], None]) -> RgbdFrame:
-    """Converts a frame; depth that does not fit colour is left out with a complaint.
+    """Converts a frame; depth that does not fit color is left out with a complaint.
 
     Raises:
         InputError: Encoding not supported, or camera_info of another size than the image.
     """
-    colour = conversions.image_to_colour(messages.colour)
+    color = conversions.image_to_color(messages.color)
     intrinsics = conversions.info_to_intrinsics(messages.info)
-    if (intrinsics.height, intrinsics.width) != colour.shape[:2]:
+    if (intrinsics.height, intrinsics.width) != color.shape[:2]:
         raise InputError(
-            f"camera_info is of a {intrinsics.width}×{intrinsics.height} image, but colour is "
-            f"{colour.shape[1]}×{colour.shape[0]}"
+            f"camera_info is of a {intrinsics.width}×{intrinsics.height} image, but color is "
+            f"{color.shape[1]}×{color.shape[0]}"
         )
     depth = None
-    if messages.depth is not None and (messages.depth.height, messages.depth.width) != colour.shape[:2]:
+    if messages.depth is not None and (messages.depth.height, messages.depth.width) != color.shape[:2]:
         complain(
-            f"depth is {messages.depth.width}×{messages.depth.height}, colour is {colour.shape[1]}×{colour.shape[0]}: "
-            "working on colour alone; register depth to colour in the camera's driver (align_depth)"
+            f"depth is {messages.depth.width}×{messages.depth.height}, color is {color.shape[1]}×{color.shape[0]}: "
+            "working on color alone; register depth to color in the camera's driver (align_depth)"
         )
     elif messages.depth is not None:
         depth = conversions.image_to_depth(messages.depth)
         depth.flags.writeable = False
-        seen_from = messages.depth.header.frame_id, messages.colour.header.frame_id
+        seen_from = messages.depth.header.frame_id, messages.color.header.frame_id
         if all(seen_from) and len(set(seen_from)) == 2:
             complain(
-                f"depth is seen from '{seen_from[0]}', colour from '{seen_from[1]}': where it is not registered to "
-                "colour joints get wrong depth; register it in the camera's driver (align_depth)"
+                f"depth is seen from '{seen_from[0]}', color from '{seen_from[1]}': where it is not registered to "
+                "color joints get wrong depth; register it in the camera's driver (align_depth)"
             )
         if np.isnan(depth).all():
             complain("depth has no valid pixel: the sensor is covered, too close or not running")
-    return RgbdFrame(messages.stamp_ns, colour, depth, intrinsics, messages.colour.header.frame_id)
+    return RgbdFrame(messages.stamp_ns, color, depth, intrinsics, messages.color.header.frame_id)
 
 
 @dataclass(frozen=True)
@@ -307,7 +307,7 @@ class Listener:
         node: The node; its remaps say which topics.
         emit: Called with each frame, in the thread of whichever listener holds the subscriptions; must return at once.
         complain: Called with a line where the input is degraded.
-        unpaired: Called with the number of colour images given up.
+        unpaired: Called with the number of color images given up.
     """
 
     node: Node
@@ -324,7 +324,7 @@ _SOURCES: "dict[tuple[object, ...], _Source]" = {}
 def listen(listener: Listener, config: SynchroniserConfig) -> Callable[[], None]:
     """Starts giving frames to a listener.
 
-    Listeners of one process that want the same topics in the same way share their subscriptions: deserialising an image
+    Listeners of one process that want the same topics in the same way share their subscriptions: deserializing an image
     holds Python's lock, and once is enough.
 
     Returns:
@@ -373,14 +373,14 @@ class _Source:
 
     def _subscribe(self) -> None:
         holder = self._listeners[0]
-        synchroniser = Synchroniser(self._config, self._emit, holder.complain, self._unpaired)
-        straight = rectified(holder.node.resolve_topic_name(topics.COLOUR))
+        synchronizer = Synchronizer(self._config, self._emit, holder.complain, self._unpaired)
+        straight = rectified(holder.node.resolve_topic_name(topics.COLOR))
         wanted = [
-            (Image, topics.COLOUR, synchroniser.add_colour),
-            (CameraInfo, topics.COLOUR_INFO, lambda m: synchroniser.add_info(rectified_info(m) if straight else m)),
+            (Image, topics.COLOR, synchronizer.add_color),
+            (CameraInfo, topics.COLOR_INFO, lambda m: synchronizer.add_info(rectified_info(m) if straight else m)),
         ]
         if self._config.use_depth:
-            wanted.append((Image, topics.DEPTH, synchroniser.add_depth))
+            wanted.append((Image, topics.DEPTH, synchronizer.add_depth))
         self._subscriptions = [
             holder.node.create_subscription(kind, name, callback, topics.IMAGE_SUBSCRIBER)
             for kind, name, callback in wanted

@@ -12,9 +12,9 @@ from actrec.utils.errors import ConfigError
 if TYPE_CHECKING:
     from rclpy.node import Node
 
-COLOUR = "camera/color/image_raw"
+COLOR = "camera/color/image_raw"
 
-COLOUR_INFO = "camera/color/camera_info"
+COLOR_INFO = "camera/color/camera_info"
 
 DEPTH = "camera/depth_registered/image_raw"
 
@@ -38,29 +38,29 @@ ACTION_LABEL = "action_label"
 
 ACTION_LABEL_TEXT = "action_label/text"
 
-CAMERA_TOPICS = (COLOUR, COLOUR_INFO, DEPTH, DEPTH_INFO)
+CAMERA_TOPICS = (COLOR, COLOR_INFO, DEPTH, DEPTH_INFO)
 
 VENDORS: dict[str, dict[str, str]] = {
     "realsense2_camera": {
-        COLOUR: "/camera/camera/color/image_raw",
-        COLOUR_INFO: "/camera/camera/color/camera_info",
+        COLOR: "/camera/camera/color/image_raw",
+        COLOR_INFO: "/camera/camera/color/camera_info",
         DEPTH: "/camera/camera/aligned_depth_to_color/image_raw",
         DEPTH_INFO: "/camera/camera/aligned_depth_to_color/camera_info",
     },
     "azure_kinect_ros_driver": {
-        COLOUR: "/rgb/image_raw",
-        COLOUR_INFO: "/rgb/camera_info",
+        COLOR: "/rgb/image_raw",
+        COLOR_INFO: "/rgb/camera_info",
         DEPTH: "/depth_to_rgb/image_raw",
         DEPTH_INFO: "/depth_to_rgb/camera_info",
     },
     "orbbec_camera": {
-        COLOUR: "/camera/color/image_raw",
-        COLOUR_INFO: "/camera/color/camera_info",
+        COLOR: "/camera/color/image_raw",
+        COLOR_INFO: "/camera/color/camera_info",
         DEPTH: "/camera/depth/image_raw",
         DEPTH_INFO: "/camera/depth/camera_info",
     },
 }
-"""What other camera drivers call the camera's topics, as they start by default with depth registered to colour
+"""What other camera drivers call the camera's topics, as they start by default with depth registered to color
 (realsense2_camera: `align_depth.enable:=true`; orbbec_camera: `depth_registration:=true`)."""
 
 

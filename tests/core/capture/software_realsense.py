@@ -15,7 +15,7 @@ import numpy as np
 import pyrealsense2 as rs
 
 from actrec.types import Intrinsics
-from tests.core.capture.two_views import COLOUR, TwoViews
+from tests.core.capture.two_views import COLOR, TwoViews
 
 UNITS = 0.00025
 """Metres a depth unit: not the usual millimetre, so that a driver that takes that for granted is found out."""
@@ -50,15 +50,15 @@ class SoftwareRealSense:
         ):
             self.device.register_info(what, text)
         self._depth_sensor = self.device.add_sensor("Stereo Module")
-        self._colour_sensor = self.device.add_sensor("RGB Camera")
+        self._color_sensor = self.device.add_sensor("RGB Camera")
         self._depth = self._stream(self._depth_sensor, rs.stream.depth, rs.format.z16, 2, self.views.depth)
-        self._colour = self._stream(self._colour_sensor, rs.stream.color, rs.format.rgb8, 3, self.views.colour)
+        self._color = self._stream(self._color_sensor, rs.stream.color, rs.format.rgb8, 3, self.views.color)
         self._depth_sensor.add_read_only_option(rs.option.depth_units, UNITS)
         self._depth_sensor.add_option(rs.option.laser_power, rs.option_range(), True)
         place = rs.extrinsics()
-        place.rotation = self.views.to_colour[:3, :3].T.ravel().tolist()
-        place.translation = self.views.to_colour[:3, 3].tolist()
-        self._depth.register_extrinsics_to(self._colour, place)
+        place.rotation = self.views.to_color[:3, :3].T.ravel().tolist()
+        place.translation = self.views.to_color[:3, 3].tolist()
+        self._depth.register_extrinsics_to(self._color, place)
         self.device.create_matcher(rs.matchers.default)
         # A context knows a software device only as long as somebody holds the list in which it was announced.
         context.set_devices_changed_callback(lambda event: self._seen.append(event.get_new_devices()))
@@ -73,19 +73,19 @@ class SoftwareRealSense:
 
     def give(
         self,
-        colour: np.ndarray | None,
+        color: np.ndarray | None,
         depth: np.ndarray | None,
         stamp_ms: float | None = None,
         depth_stamp_ms: float | None = None,
         domain: Any = rs.timestamp_domain.global_time,
     ) -> None:
-        """One pair: colour [H, W, 3] uint8, depth [h, w] metres; None for an image that gets lost."""
+        """One pair: color [H, W, 3] uint8, depth [h, w] metres; None for an image that gets lost."""
         stamp = time.time() * 1e3 if stamp_ms is None else stamp_ms
         if depth is not None:
             raw = np.round(np.nan_to_num(depth) / UNITS).astype(np.uint16)
             self._send(self._depth_sensor, self._depth, raw, depth_stamp_ms or stamp, domain, UNITS)
-        if colour is not None:
-            self._send(self._colour_sensor, self._colour, np.ascontiguousarray(colour), stamp, domain, 0.0)
+        if color is not None:
+            self._send(self._color_sensor, self._color, np.ascontiguousarray(color), stamp, domain, 0.0)
         self._number += 1
 
     def _stream(self, sensor: Any, kind: Any, form: Any, size: int, lens: Intrinsics) -> Any:
@@ -110,8 +110,8 @@ class SoftwareRealSense:
 
 
 def blank(value: int = 90) -> np.ndarray:
-    """A grey colour image."""
-    return np.full((COLOUR.height, COLOUR.width, 3), value, np.uint8)
+    """A gray color image."""
+    return np.full((COLOR.height, COLOR.width, 3), value, np.uint8)
 
 
 @contextmanager
@@ -124,8 +124,8 @@ def streaming(device: SoftwareRealSense) -> Iterator[None]:
         due = time.monotonic()
         number = 0
         while not stopped.wait(max(0.0, due - time.monotonic())):
-            colour, _, depth = kept[number % len(kept)]
-            device.give(colour, depth)
+            color, _, depth = kept[number % len(kept)]
+            device.give(color, depth)
             number, due = number + 1, due + 1 / device.fps
 
     thread = threading.Thread(target=run)

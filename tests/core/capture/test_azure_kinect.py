@@ -9,7 +9,7 @@ import pytest
 from actrec.cameras.azure_kinect.camera import AzureKinectCamera
 from actrec.utils.errors import ConfigError, DeviceError
 from tests.core.capture.k4a import studio
-from tests.core.capture.k4a.simulated_sdk import COLOUR, DEPTH, Shot
+from tests.core.capture.k4a.simulated_sdk import COLOR, DEPTH, Shot
 
 PERIOD_US = 33_333
 
@@ -21,7 +21,7 @@ def camera(sdk, tmp_path):
         yield opened
 
 
-def test_depth_is_where_the_colour_camera_sees_it_to_a_pixel_and_2_mm(sdk, camera):
+def test_depth_is_where_the_color_camera_sees_it_to_a_pixel_and_2_mm(sdk, camera):
     sdk.push(0, 1_000_000)
     frame = camera.read()
     frame.check()
@@ -36,28 +36,28 @@ def test_depth_is_where_the_colour_camera_sees_it_to_a_pixel_and_2_mm(sdk, camer
     assert np.isnan(frame.depth[:, :20]).all()
 
 
-def test_colour_is_rgb_as_rendered(sdk, camera):
+def test_color_is_rgb_as_rendered(sdk, camera):
     sdk.push(0, 1_000_000)
     frame = camera.read()
-    exact = studio.filmed()[0].rendering.colour
-    assert np.abs(frame.colour.astype(int) - exact).mean() < 3  # JPEG
+    exact = studio.filmed()[0].rendering.color
+    assert np.abs(frame.color.astype(int) - exact).mean() < 3  # JPEG
     assert frame.frame_id == "camera_color_optical_frame" and frame.skeletons == []
     assert camera.intrinsics == frame.intrinsics
     assert (frame.intrinsics.fx, frame.intrinsics.width) == (pytest.approx(607.4), 1280)
 
 
 def test_bgra_is_passed_on_exactly(sdk, tmp_path):
-    sdk.plug(studio.staged(colour_format="bgra32").write(tmp_path / "scene"))
-    with AzureKinectCamera(library=sdk.library, colour_format="bgra32") as camera:
+    sdk.plug(studio.staged(color_format="bgra32").write(tmp_path / "scene"))
+    with AzureKinectCamera(library=sdk.library, color_format="bgra32") as camera:
         sdk.push(0, 1_000_000)
-        assert (camera.read().colour == studio.filmed()[0].rendering.colour).all()
+        assert (camera.read().color == studio.filmed()[0].rendering.color).all()
         assert sdk.configured()["format"] == 3
 
 
 def test_the_camera_is_started_as_set_and_without_its_imu(sdk, tmp_path):
-    staged = studio.staged(depth_mode=4, colour_resolution=6)
+    staged = studio.staged(depth_mode=4, color_resolution=6)
     sdk.plug(staged.write(tmp_path / "scene"))
-    options = {"colour_mode": "3072p", "depth_mode": "wfov_unbinned", "fps": 15}
+    options = {"color_mode": "3072p", "depth_mode": "wfov_unbinned", "fps": 15}
     with AzureKinectCamera(library=sdk.library, **options):
         assert sdk.configured() == {
             "format": 0, "resolution": 6, "depth_mode": 4, "rate": 1, "synchronized": 0, "imu_starts": 0
@@ -68,9 +68,9 @@ def test_the_camera_is_started_as_set_and_without_its_imu(sdk, tmp_path):
     "options, named",
     [
         ({"fps": 20}, "5, 15, 30"),
-        ({"colour_mode": "3072p"}, "fps=15"),
+        ({"color_mode": "3072p"}, "fps=15"),
         ({"depth_mode": "wfov_unbinned"}, "fps=15"),
-        ({"colour_mode": "4320p"}, "720p"),
+        ({"color_mode": "4320p"}, "720p"),
         ({"depth_mode": "narrow"}, "nfov_unbinned"),
         ({"exposure": 1}, "known"),
     ],
@@ -91,28 +91,28 @@ def test_the_newest_frame_wins(sdk, camera):
 
 
 def test_halves_and_unpaired_captures_are_dropped_and_counted(sdk, camera):
-    sdk.push(0, 1_000_000, parts=COLOUR)
+    sdk.push(0, 1_000_000, parts=COLOR)
     sdk.push(0, 1_000_000 + PERIOD_US, parts=DEPTH)
     sdk.push(0, 1_000_000 + 2 * PERIOD_US, depth_us=1_000_000 + 2 * PERIOD_US + 17_000)
     sdk.push(0, 1_000_000 + 3 * PERIOD_US, depth_us=1_000_000 + 3 * PERIOD_US + 16_000)
-    sdk.push(0, 1_000_000 + 4 * PERIOD_US, parts=COLOUR)
+    sdk.push(0, 1_000_000 + 4 * PERIOD_US, parts=COLOR)
     camera.read()
     figures = camera.figures()
-    left_out = [figures[name] for name in ("without_colour_or_depth", "colour_and_depth_apart", "skipped")]
+    left_out = [figures[name] for name in ("without_color_or_depth", "color_and_depth_apart", "skipped")]
     assert left_out == [3, 1, 0]
 
 
 def test_a_damaged_jpeg_is_dropped_and_counted(sdk, tmp_path):
     good = studio.shot()
-    bad = Shot(good.colour, good.depth, jpeg=b"\xff\xd8 torn")
+    bad = Shot(good.color, good.depth, jpeg=b"\xff\xd8 torn")
     sdk.plug(studio.staged(bad, good).write(tmp_path / "scene"))
     with AzureKinectCamera(library=sdk.library) as camera:
         sdk.push(0, 1_000_000)
         with pytest.raises(DeviceError, match="in time"):
             camera.read(timeout_s=0.1)
         sdk.push(1, 1_000_000 + PERIOD_US)
-        assert camera.read().colour is not None
-        assert camera.figures()["damaged_colour"] == 1
+        assert camera.read().color is not None
+        assert camera.figures()["damaged_color"] == 1
 
 
 def test_stamps_are_of_the_exposure_however_late_a_frame_comes(sdk, camera):
@@ -138,13 +138,13 @@ def test_no_frame_in_time_is_an_error_and_the_next_read_goes_on(sdk, camera):
     with pytest.raises(DeviceError, match="no frame in time"):
         camera.read(timeout_s=0.12)
     sdk.push(0, 1_000_000)
-    assert camera.read().colour is not None
+    assert camera.read().color is not None
 
 
 def test_everything_is_given_back_frame_by_frame(sdk, camera):
     made = sdk.made("image")
     for i in range(45):
-        sdk.push(0, 1_000_000 + i * PERIOD_US, parts=COLOUR if i % 10 == 4 else COLOUR | DEPTH)
+        sdk.push(0, 1_000_000 + i * PERIOD_US, parts=COLOR if i % 10 == 4 else COLOR | DEPTH)
         if i % 3 == 2:
             camera.read()
             assert sdk.live() == {"device": 1, "transformation": 1}

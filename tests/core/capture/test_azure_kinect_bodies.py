@@ -17,7 +17,7 @@ OTHERS = [v for v in range(25) if v != SPINE]
 
 
 def exact_joints() -> np.ndarray:
-    """[25, 3] in the colour camera's frame."""
+    """[25, 3] in the color camera's frame."""
     return studio.filmed()[0].bodies[0].positions
 
 
@@ -28,7 +28,7 @@ def with_people(*people: tuple[int, np.ndarray, np.ndarray]):
 @pytest.fixture
 def person() -> tuple[int, np.ndarray, np.ndarray]:
     """The actor as the tracker gives it: in the depth camera's frame, all joints seen."""
-    to_depth = np.linalg.inv(studio.TO_COLOUR)
+    to_depth = np.linalg.inv(studio.TO_COLOR)
     joints = studio.azure_joints(exact_joints()) @ to_depth[:3, :3].T + to_depth[:3, 3]
     return 7, joints, np.full(32, 2)
 
@@ -42,7 +42,7 @@ def tracked(sdk, tmp_path):
     return make
 
 
-def test_joints_are_exact_in_the_colour_cameras_frame(sdk, tracked, person):
+def test_joints_are_exact_in_the_color_cameras_frame(sdk, tracked, person):
     with tracked(with_people(person), **PATIENT) as camera:
         sdk.push(0, 1_000_000)
         (body,) = camera.read().skeletons
@@ -63,12 +63,12 @@ def test_pixels_follow_the_lens(sdk, tracked, person):
         frame = camera.read()
     (body,) = frame.skeletons
     straight = studio.filmed()[0].bodies[0].pixels
-    x, y = ((straight - [studio.COLOUR.cx, studio.COLOUR.cy]) / [studio.COLOUR.fx, studio.COLOUR.fy]).T
+    x, y = ((straight - [studio.COLOR.cx, studio.COLOR.cy]) / [studio.COLOR.fx, studio.COLOR.fy]).T
     k1, k2, p1, p2, k3, k4, k5, k6 = studio.LENS
     r = x * x + y * y
     radial = (1 + r * (k1 + r * (k2 + r * k3))) / (1 + r * (k4 + r * (k5 + r * k6)))
-    u = studio.COLOUR.fx * (x * radial + 2 * p1 * x * y + p2 * (r + 2 * x * x)) + studio.COLOUR.cx
-    v = studio.COLOUR.fy * (y * radial + p1 * (r + 2 * y * y) + 2 * p2 * x * y) + studio.COLOUR.cy
+    u = studio.COLOR.fx * (x * radial + 2 * p1 * x * y + p2 * (r + 2 * x * x)) + studio.COLOR.cx
+    v = studio.COLOR.fy * (y * radial + p1 * (r + 2 * y * y) + 2 * p2 * x * y) + studio.COLOR.cy
     assert np.abs(body.pixels - np.stack([u, v], -1))[OTHERS].max() < 0.02
     assert np.abs(body.pixels - straight).max() > 1
 

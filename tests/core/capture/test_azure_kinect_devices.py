@@ -55,7 +55,7 @@ def test_a_camera_in_use_does_not_hide_the_other(two):
         with pytest.raises(DeviceError, match=f"connected: {SECOND}; one more cannot be opened: it is used by another"):
             opened(two, serial="000333333333")
         two.push(0, 1_000_000)
-        assert first.read().colour is not None
+        assert first.read().color is not None
 
 
 def test_no_camera(sdk):

@@ -9,7 +9,7 @@ import pytest
 from actrec.cameras.azure_kinect.camera import AzureKinectCamera
 from actrec.utils.errors import DeviceError, EndOfStream, MissingLibraryError
 from tests.core.capture.k4a import studio
-from tests.core.capture.k4a.simulated_sdk import COLOUR
+from tests.core.capture.k4a.simulated_sdk import COLOR
 
 PERIOD_US = 33_333
 LONG = 12
@@ -19,10 +19,10 @@ LONG = 12
 def recording(tmp_path):
     """Twelve frames, one without depth, one whose images are of different instants."""
     shots = [
-        dataclasses.replace(studio.shot(), colour_us=500_000 + i * PERIOD_US, depth_us=500_000 + i * PERIOD_US)
+        dataclasses.replace(studio.shot(), color_us=500_000 + i * PERIOD_US, depth_us=500_000 + i * PERIOD_US)
         for i in range(LONG)
     ]
-    shots[3] = dataclasses.replace(shots[3], parts=COLOUR)
+    shots[3] = dataclasses.replace(shots[3], parts=COLOR)
     shots[5] = dataclasses.replace(shots[5], depth_us=shots[5].depth_us + 20_000)
     return str(studio.staged(*shots).write(tmp_path / "take.mkv"))
 
@@ -38,7 +38,7 @@ def test_a_recording_plays_to_its_end(sdk, recording):
         assert (camera.halves, camera.unpaired, camera.skipped) == (1, 1, 0)
     exact = studio.filmed()[0].rendering
     assert (studio.agreement(frames[0].depth, exact.depth) < 0.002).mean() > 0.999
-    assert np.abs(frames[0].colour.astype(int) - exact.colour).mean() < 3
+    assert np.abs(frames[0].color.astype(int) - exact.color).mean() < 3
     steps = np.diff([frame.stamp_ns for frame in frames]) / PERIOD_US / 1000
     assert steps == pytest.approx([1, 1, 2, 2, 1, 1, 1, 1, 1])
 
@@ -57,12 +57,12 @@ def test_it_keeps_its_pace_and_starts_over_when_opened_again(sdk, recording):
                 camera.read()
 
 
-@pytest.mark.parametrize("colour_format", ["bgra32", "nv12", "yuy2"])
-def test_every_colour_format_that_is_recorded(sdk, tmp_path, colour_format):
-    path = studio.staged(colour_format=colour_format).write(tmp_path / "take.mkv")
+@pytest.mark.parametrize("color_format", ["bgra32", "nv12", "yuy2"])
+def test_every_color_format_that_is_recorded(sdk, tmp_path, color_format):
+    path = studio.staged(color_format=color_format).write(tmp_path / "take.mkv")
     with AzureKinectCamera(library=sdk.library, recording=str(path), rate=0.0) as camera:
-        colour = camera.read().colour
-    assert np.abs(colour.astype(int) - studio.filmed()[0].rendering.colour).mean() < 3
+        color = camera.read().color
+    assert np.abs(color.astype(int) - studio.filmed()[0].rendering.color).mean() < 3
 
 
 def test_libk4arecord_is_looked_for_beside_libk4a(sdk, recording):
@@ -71,7 +71,7 @@ def test_libk4arecord_is_looked_for_beside_libk4a(sdk, recording):
 
 
 @pytest.mark.parametrize(
-    "change, said", [({"tracks": 1}, "has no depth"), ({"tracks": 2}, "has no colour"), ({"model": 1}, "lens model 1")]
+    "change, said", [({"tracks": 1}, "has no depth"), ({"tracks": 2}, "has no color"), ({"model": 1}, "lens model 1")]
 )
 def test_recordings_that_cannot_be_registered(sdk, tmp_path, change, said):
     path = studio.staged(**change).write(tmp_path / "take.mkv")

@@ -39,7 +39,7 @@ def test_eight_lens_coefficients_in_opencv_order(take):
     frame = take(lens=studio.LENS)
     assert frame.intrinsics.distortion == pytest.approx(studio.LENS, abs=1e-6)
     # Straightened by them the image is the one that a camera without distortion has.
-    c = studio.COLOUR
+    c = studio.COLOR
     size, straight = (c.width, c.height), c.matrix
     maps = cv2.initUndistortRectifyMap(
         frame.intrinsics.matrix, np.array(frame.intrinsics.distortion), None, straight, size, cv2.CV_32FC1
@@ -58,18 +58,18 @@ def test_rectified_images_are_straight(take):
 def test_images_of_a_chosen_width_are_registered_at_that_size(take):
     frame = take(width=640)
     assert frame.depth.shape == (360, 640)
-    c = studio.COLOUR.resized(640, 360)
+    c = studio.COLOR.resized(640, 360)
     assert (frame.intrinsics.fx, frame.intrinsics.cx) == (pytest.approx(c.fx), pytest.approx(c.cx))
     exact = studio.filmed(2.0, c)[0].rendering
     assert (studio.agreement(frame.depth, exact.depth) < 0.002).mean() > 0.999
-    assert np.abs(frame.colour.astype(int) - exact.colour).mean() < 6
+    assert np.abs(frame.color.astype(int) - exact.color).mean() < 6
 
 
 def test_a_width_that_no_half_of_the_image_has(take):
     frame = take(width=500)
     assert frame.depth.shape == (281, 500)
-    smaller = cv2.resize(studio.shot().colour, (500, 281), interpolation=cv2.INTER_AREA)
-    assert np.abs(frame.colour.astype(int) - smaller).mean() < 3
+    smaller = cv2.resize(studio.shot().color, (500, 281), interpolation=cv2.INTER_AREA)
+    assert np.abs(frame.color.astype(int) - smaller).mean() < 3
 
 
 def test_images_are_not_enlarged(take):
@@ -77,10 +77,10 @@ def test_images_are_not_enlarged(take):
         take(width=1920)
 
 
-def measured(colour: Intrinsics | None = None, geometry: DepthGeometry | None = None) -> None:
+def measured(color: Intrinsics | None = None, geometry: DepthGeometry | None = None) -> None:
     """Writes the camera's own calibration, as `actrec calibrate` does."""
-    if colour is not None:
-        calibration_files.write_intrinsics(calibration_files.path_of(SERIAL, calibration_files.COLOUR), colour, SERIAL)
+    if color is not None:
+        calibration_files.write_intrinsics(calibration_files.path_of(SERIAL, calibration_files.COLOR), color, SERIAL)
     if geometry is not None:
         path = calibration_files.path_of(SERIAL, calibration_files.DEPTH)
         calibration_files.write_intrinsics(path, studio.DEPTH, SERIAL, geometry)
@@ -92,15 +92,15 @@ def wrong_factory(monkeypatch):
     turned = np.eye(4)
     turned[:3, :3] = cv2.Rodrigues(np.array([0.01, -0.015, 0.0]))[0]
     turned[:3, 3] = 0.004, -0.003, 0.006
-    monkeypatch.setattr(studio, "TO_COLOUR", turned @ studio.TO_COLOUR)
-    return np.linalg.inv(turned) @ studio.TO_COLOUR
+    monkeypatch.setattr(studio, "TO_COLOR", turned @ studio.TO_COLOR)
+    return np.linalg.inv(turned) @ studio.TO_COLOR
 
 
 def test_our_own_calibration_replaces_the_factorys(take, wrong_factory):
     assert share_right(take().depth) < 0.8
-    measured(studio.COLOUR, DepthGeometry(wrong_factory))
+    measured(studio.COLOR, DepthGeometry(wrong_factory))
     frame = take()
-    assert frame.intrinsics == studio.COLOUR
+    assert frame.intrinsics == studio.COLOR
     assert share_right(frame.depth) > 0.99
     assert share_right(take(calibration="factory").depth) < 0.8
 
@@ -108,15 +108,15 @@ def test_our_own_calibration_replaces_the_factorys(take, wrong_factory):
 def test_its_scale_and_bias_are_applied(take, sdk, tmp_path):
     good = studio.shot()
     off = dataclasses.replace(good, depth=(good.depth - 0.012) / 1.01)
-    measured(studio.COLOUR, DepthGeometry(studio.TO_COLOUR, 1.01, 0.012))
+    measured(studio.COLOR, DepthGeometry(studio.TO_COLOR, 1.01, 0.012))
     sdk.plug(studio.staged(off).write(tmp_path / "off"))
     with AzureKinectCamera(library=sdk.library) as camera:
         sdk.push(0, 1_000_000)
         assert share_right(camera.read().depth) > 0.99
 
 
-def test_colour_intrinsics_alone_go_into_the_sdks_registration(take):
-    c = studio.COLOUR
+def test_color_intrinsics_alone_go_into_the_sdks_registration(take):
+    c = studio.COLOR
     measured(Intrinsics(640, 360, c.fx / 2 * 1.05, c.fy / 2 * 1.05, c.cx / 2, c.cy / 2))
     frame = take()
     assert (frame.intrinsics.width, frame.intrinsics.fx) == (1280, pytest.approx(c.fx * 1.05))
@@ -141,8 +141,8 @@ def test_depth_left_as_it_is_read(sdk, tmp_path):
     exact = studio.filmed()[1].rendering.depth
     assert frame.depth.shape == exact.shape
     np.testing.assert_allclose(frame.depth, exact, atol=0.0006)
-    assert (told.serial, told.colour) == (SERIAL, frame.intrinsics)
+    assert (told.serial, told.color) == (SERIAL, frame.intrinsics)
     np.testing.assert_allclose(told.depth.matrix, studio.DEPTH.matrix, atol=1e-3)
-    np.testing.assert_allclose(told.geometry.to_colour, studio.TO_COLOUR, atol=1e-6)
-    with pytest.raises(InputError, match="register depth to colour first"):
+    np.testing.assert_allclose(told.geometry.to_color, studio.TO_COLOR, atol=1e-6)
+    with pytest.raises(InputError, match="register depth to color first"):
         frame.check()  # no node publishes it

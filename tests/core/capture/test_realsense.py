@@ -18,7 +18,7 @@ from actrec.utils import calibration_files
 from actrec.utils.errors import ConfigError, DeviceError, EndOfStream, InputError, MissingLibraryError
 from benchmarks import cameras as cameras_benchmark
 from tests.core.capture.software_realsense import UNITS, SoftwareRealSense, blank, streaming
-from tests.core.capture.two_views import COLOUR, TwoViews, within
+from tests.core.capture.two_views import COLOR, TwoViews, within
 
 FLAT = np.full((480, 640), 1.5, np.float32)
 
@@ -38,15 +38,15 @@ def device(context):
     return made
 
 
-def test_depth_is_where_and_what_the_colour_camera_sees(device):
-    colour, exact, depth = device.views.at(1.0)
+def test_depth_is_where_and_what_the_color_camera_sees(device):
+    color, exact, depth = device.views.at(1.0)
     with cameras.create("realsense") as camera:
-        device.give(colour, depth)
+        device.give(color, depth)
         frame = camera.read()
         frame.check()
         assert camera.intrinsics == frame.intrinsics
-        np.testing.assert_allclose(frame.intrinsics.matrix, COLOUR.matrix, atol=1e-4)
-    np.testing.assert_array_equal(frame.colour, colour)
+        np.testing.assert_allclose(frame.intrinsics.matrix, COLOR.matrix, atol=1e-4)
+    np.testing.assert_array_equal(frame.color, color)
     assert np.isfinite(frame.depth).mean() > 0.99 and frame.depth.dtype == np.float32
     assert within(frame.depth, exact, pixels=1, metres=0.002) > 0.999
     assert np.nanmedian(np.abs(frame.depth - exact)) < UNITS
@@ -56,11 +56,11 @@ def test_a_bent_lens_and_the_vendors_filters_keep_the_geometry(context):
     bent = Intrinsics(640, 480, 385.0, 385.5, 318.7, 241.3, (-0.05, 0.06, 0.0005, -0.0008, -0.02))
     device = SoftwareRealSense(views=TwoViews(depth=Intrinsics(640, 480, 385.0, 385.5, 318.7, 241.3)))
     device.plug_into(context)
-    colour, exact, depth = device.views.at(1.0)
+    color, exact, depth = device.views.at(1.0)
     options = {"decimation": 2, "spatial": True, "temporal": True, "hole_filling": "nearest", "farthest": 6.0}
     with RealSenseCamera(**options) as camera:
         for _ in range(3):
-            device.give(colour, depth)
+            device.give(color, depth)
             frame = camera.read()
     inside = np.abs(frame.depth - exact) < 0.05
     assert inside.mean() > 0.95 and np.median(np.abs(frame.depth - exact)[inside]) < 0.01
@@ -133,7 +133,7 @@ def test_the_newest_frame_wins_and_lost_ones_are_counted(device):
             device.give(blank(shade), FLAT)
         time.sleep(0.5)  # they go through librealsense's own threads
         reads = 1
-        while camera.read().colour.flat[0] != 40:
+        while camera.read().color.flat[0] != 40:
             reads += 1
         assert camera.skipped >= 1 and camera.skipped + reads == 4, "what is not read is counted"
         assert camera.figures()["skipped"] == camera.skipped
@@ -165,7 +165,7 @@ def test_half_framesets_are_dropped(device, monkeypatch):
         monkeypatch.setattr(camera, "_next", lambda deadline: given.pop() if given else real(deadline))
         device.give(blank(), FLAT)
         camera.read()
-        assert camera.halves == 2 == camera.figures()["without_colour_or_depth"]
+        assert camera.halves == 2 == camera.figures()["without_color_or_depth"]
 
 
 def test_unplugged_and_plugged_in_again(device, context, monkeypatch):
@@ -185,7 +185,7 @@ def test_unplugged_and_plugged_in_again(device, context, monkeypatch):
     device.plug_into(context)
     camera.open()
     device.give(blank(77), FLAT)
-    assert camera.read().colour.flat[0] == 77
+    assert camera.read().color.flat[0] == 77
     camera.close()
     camera.close()
 
@@ -255,11 +255,11 @@ def test_which_camera(context, device):
     with RealSenseCamera(serial=999) as camera:
         assert camera.serial == "00999"
         second.give(blank(9), FLAT)
-        assert camera.read().colour.flat[0] == 9
+        assert camera.read().color.flat[0] == 9
 
 
 def test_a_profile_that_there_is_not(context, device):
-    with pytest.raises(ConfigError, match=r"does not give colour 1280×720 .* at 30 Hz; it gives colour 640×480 at 30"):
+    with pytest.raises(ConfigError, match=r"does not give color 1280×720 .* at 30 Hz; it gives color 640×480 at 30"):
         RealSenseCamera(width=1280, height=720).open()
     slow = SoftwareRealSense("777", usb="2.1")
     slow.plug_into(context)
@@ -271,7 +271,7 @@ def test_a_profile_that_there_is_not(context, device):
 
 def test_what_starting_errors_mean(device):
     def told(text):
-        return str(realsense_device.explained(RuntimeError(text), device.device, "colour"))
+        return str(realsense_device.explained(RuntimeError(text), device.device, "color"))
 
     assert "99-realsense-libusb.rules" in told("xioctl(VIDIOC_S_FMT) failed, errno=13 Last Error: Permission denied")
     assert "used by another program" in told("xioctl(VIDIOC_S_FMT) failed Last Error: Device or resource busy")
@@ -312,23 +312,23 @@ def test_a_camera_that_takes_no_option_for_now(device, monkeypatch):
 
 
 def test_files_of_calibrate_take_the_place_of_the_factorys(device, caplog):
-    colour, exact, depth = device.views.at(1.0)
+    color, exact, depth = device.views.at(1.0)
     views, serial = device.views, device.serial
-    half = views.colour.resized(320, 240)
+    half = views.color.resized(320, 240)
     calibration_files.write_intrinsics(calibration_files.path_of(serial, "color"), half, serial)
-    geometry = calibration_files.DepthGeometry(views.to_colour, scale=1.02, bias=-0.01)
+    geometry = calibration_files.DepthGeometry(views.to_color, scale=1.02, bias=-0.01)
     calibration_files.write_intrinsics(calibration_files.path_of(serial, "depth"), views.depth, serial, geometry)
     misread = (depth + 0.01) / np.float32(1.02)
     with RealSenseCamera() as camera, caplog.at_level("INFO"):
-        device.give(colour, misread)
+        device.give(color, misread)
         frame = camera.read()
-        np.testing.assert_allclose(frame.intrinsics.matrix, views.colour.matrix, atol=1e-9)
+        np.testing.assert_allclose(frame.intrinsics.matrix, views.color.matrix, atol=1e-9)
     assert within(frame.depth, exact) > 0.999
     assert np.nanmedian(np.abs(frame.depth - exact)) < 2 * UNITS
     with RealSenseCamera(calibration="factory") as camera:
-        device.give(colour, misread)
+        device.give(color, misread)
         assert np.nanmedian(np.abs(camera.read().depth - exact)) > 0.02
-    calibration_files.write_intrinsics(calibration_files.path_of(serial, "color"), COLOUR.resized(640, 360), serial)
+    calibration_files.write_intrinsics(calibration_files.path_of(serial, "color"), COLOR.resized(640, 360), serial)
     with pytest.raises(InputError, match="of another aspect: calibrate at this size"):
         RealSenseCamera().open()
 
@@ -356,7 +356,7 @@ def test_a_recording_of_librealsense(device, context, tmp_path: Path):
             while True:
                 frames.append(camera.read(5.0))
     stamps = [frame.stamp_ns for frame in frames]
-    assert [frame.colour.flat[0] for frame in frames] == [10 * i for i in range(12)], "every frame"
+    assert [frame.color.flat[0] for frame in frames] == [10 * i for i in range(12)], "every frame"
     np.testing.assert_allclose(np.diff(stamps), 33.4e6, atol=1e5)
     np.testing.assert_allclose(np.nanmedian(frames[0].depth), 1.5, atol=0.03)
     with pytest.raises(DeviceError, match="there is no recording"):
@@ -370,7 +370,7 @@ def test_the_camera_benchmark(device, monkeypatch):
     with streaming(device):
         figures = cameras_benchmark.measure(["--driver", "realsense", "--minutes", "0.05"])
     assert figures["frames"] > 5 and figures["delay_p99_ms"] > 0 and figures["memory_mb_at_the_end"] > 50
-    assert figures["colour_and_depth_apart"] == 0
+    assert figures["color_and_depth_apart"] == 0
     with pytest.raises(ConfigError, match="--minutes is 0"):
         cameras_benchmark.measure(["--minutes", "0"])
 

@@ -26,7 +26,7 @@ def test_decimated_depth_lies_where_all_of_it_lay(device, every, own):
     depth = np.full((480, 640), 2.0, np.float32)
     depth[:336, :336] = 1.0  # whole squares of three, of four and of seven
     if own:
-        geometry = calibration_files.DepthGeometry(device.views.to_colour)
+        geometry = calibration_files.DepthGeometry(device.views.to_color)
         path = calibration_files.path_of(device.serial, "depth")
         calibration_files.write_intrinsics(path, device.views.depth, device.serial, geometry)
     corners = []

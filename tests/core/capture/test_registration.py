@@ -9,7 +9,7 @@ from actrec.utils.calibration_files import DepthGeometry
 from actrec.utils.errors import InputError
 from actrec.utils.geometry import rays
 from actrec.utils.registration import Registration
-from tests.core.capture.two_views import COLOUR, DEPTH, TwoViews, within
+from tests.core.capture.two_views import COLOR, DEPTH, TwoViews, within
 
 BENT = (0.08, -0.12, 0.001, -0.0006, 0.05)
 RATIONAL = (0.52, -2.4, 0.0006, -0.0002, 1.4, 0.4, -2.2, 1.3)
@@ -22,7 +22,7 @@ def views() -> TwoViews:
 
 def test_the_simulated_cameras_exact_geometry(views):
     _, exact, depth = views.at(1.0)
-    found = Registration(views.depth, views.colour, DepthGeometry(views.to_colour)).register(depth)
+    found = Registration(views.depth, views.color, DepthGeometry(views.to_color)).register(depth)
     assert found.dtype == np.float32 and np.isfinite(found).mean() > 0.99
     assert within(found, exact, pixels=1, metres=0.002) > 0.999
     assert np.nanmedian(np.abs(found - exact)) < 1e-4
@@ -31,24 +31,24 @@ def test_the_simulated_cameras_exact_geometry(views):
 def test_a_coarser_depth_image_leaves_no_holes(views):
     coarse = TwoViews(depth=DEPTH)
     _, exact, depth = coarse.at(1.0)
-    found = Registration(DEPTH, COLOUR, DepthGeometry(coarse.to_colour)).register(depth)
+    found = Registration(DEPTH, COLOR, DepthGeometry(coarse.to_color)).register(depth)
     assert np.isfinite(found).mean() > 0.99
-    assert within(found, exact, pixels=2, metres=0.002) > 0.998, "one of its pixels covers three of the colour's"
+    assert within(found, exact, pixels=2, metres=0.002) > 0.998, "one of its pixels covers three of the color's"
 
 
 @pytest.mark.parametrize("distortion", [BENT, RATIONAL])
 def test_lenses_that_bend(distortion):
-    """A tilted plane, whose depth along every ray of the colour camera is known."""
-    colour = Intrinsics(640, 480, 600.0, 602.0, 316.0, 243.0, distortion)
+    """A tilted plane, whose depth along every ray of the color camera is known."""
+    color = Intrinsics(640, 480, 600.0, 602.0, 316.0, 243.0, distortion)
     depth = Intrinsics(512, 424, 366.0, 366.0, 256.0, 208.0, BENT)
-    to_colour = np.eye(4)
-    to_colour[:3, :3] = cv2.Rodrigues(np.array([0.05, -0.03, 0.01]))[0]
-    to_colour[:3, 3] = [0.05, -0.002, 0.004]
+    to_color = np.eye(4)
+    to_color[:3, :3] = cv2.Rodrigues(np.array([0.05, -0.03, 0.01]))[0]
+    to_color[:3, 3] = [0.05, -0.002, 0.004]
     normal, distance = np.array([0.2, -0.3, 1.0]), 2.0  # n · p = d in the depth camera
     image = _plane(depth, normal, distance)
-    found = Registration(depth, colour, DepthGeometry(to_colour)).register(image)
-    turned = to_colour[:3, :3] @ normal
-    expected = _plane(colour, turned, distance + turned @ to_colour[:3, 3])
+    found = Registration(depth, color, DepthGeometry(to_color)).register(image)
+    turned = to_color[:3, :3] @ normal
+    expected = _plane(color, turned, distance + turned @ to_color[:3, 3])
     known = np.isfinite(found)
     slope = np.abs(np.gradient(expected)[0]) + np.abs(np.gradient(expected)[1])
     assert known.mean() > 0.7 and known[120:-120, 160:-160].all()
@@ -58,8 +58,8 @@ def test_lenses_that_bend(distortion):
 @pytest.mark.parametrize("distortion", [(-0.25, 0.06, 0, 0, -0.006), (-0.3, 0, 0, 0, 0)])
 def test_a_lens_that_folds_back_before_the_corners(distortion):
     """Nothing tells where the corners look; all that the lens reaches has its depth, and nothing from beyond."""
-    colour = Intrinsics(640, 480, 320.0, 320.0, 320.0, 240.0, distortion)
-    depth = Intrinsics(400, 400, 90.0, 90.0, 200.0, 200.0)  # sees wider than the colour camera
+    color = Intrinsics(640, 480, 320.0, 320.0, 320.0, 240.0, distortion)
+    depth = Intrinsics(400, 400, 90.0, 90.0, 200.0, 200.0)  # sees wider than the color camera
     out = np.linspace(0, 3, 30_001)
     bent = out * (1 + distortion[0] * out**2 + distortion[1] * out**4 + distortion[4] * out**6)
     fold = bent.argmax()
@@ -68,15 +68,15 @@ def test_a_lens_that_folds_back_before_the_corners(distortion):
     assert reached.mean() < 0.99
     u, v = np.meshgrid(np.arange(400), np.arange(400))
     image = np.where(np.hypot(u - 200, v - 200) / 90 < out[fold] + 0.01, 2.0, 1.0).astype(np.float32)
-    found = Registration(depth, colour, DepthGeometry(np.eye(4))).register(image)
+    found = Registration(depth, color, DepthGeometry(np.eye(4))).register(image)
     assert (found[reached] == 2).mean() > 0.999 and not (found == 1).any()
 
 
 @pytest.mark.parametrize("distortion", [(-0.1, 0.02, 0.012, -0.012, 0), (0.1, -0.2, 0.02, -0.02, 0.05)])
 def test_a_lens_off_the_axis_has_its_corners(distortion):
-    colour = Intrinsics(640, 480, 303.0, 303.0, 320.0, 240.0, distortion)
-    depth = Intrinsics(800, 800, 180.0, 180.0, 400.0, 400.0)  # sees wider than the colour camera
-    found = Registration(depth, colour, DepthGeometry(np.eye(4))).register(np.full((800, 800), 2, np.float32))
+    color = Intrinsics(640, 480, 303.0, 303.0, 320.0, 240.0, distortion)
+    depth = Intrinsics(800, 800, 180.0, 180.0, 400.0, 400.0)  # sees wider than the color camera
+    found = Registration(depth, color, DepthGeometry(np.eye(4))).register(np.full((800, 800), 2, np.float32))
     assert (found == 2).all()
 
 

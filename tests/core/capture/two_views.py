@@ -1,4 +1,4 @@
-"""One simulated scene seen by two cameras side by side, as an RGB-D camera's colour and depth cameras see it."""
+"""One simulated scene seen by two cameras side by side, as an RGB-D camera's color and depth cameras see it."""
 
 from functools import cached_property
 
@@ -10,46 +10,46 @@ from actrec.simulation.stage import performed_scene
 from actrec.types import Intrinsics
 from actrec.utils.geometry import rotation
 
-COLOUR = Intrinsics(640, 480, 610.0, 608.0, 322.4, 237.1)
+COLOR = Intrinsics(640, 480, 610.0, 608.0, 322.4, 237.1)
 DEPTH = Intrinsics(424, 240, 213.0, 213.5, 211.2, 121.7)
 
 
 class TwoViews:
-    """An actor who waves, rendered exactly from the colour and from the depth camera.
+    """An actor who waves, rendered exactly from the color and from the depth camera.
 
     Attributes:
-        to_colour: [4, 4] from the depth camera's frame to the colour camera's.
+        to_color: [4, 4] from the depth camera's frame to the color camera's.
     """
 
     def __init__(
         self,
-        colour: Intrinsics = COLOUR,
+        color: Intrinsics = COLOR,
         depth: Intrinsics = DEPTH,
         baseline: float = 0.03,
         actions: tuple[str, ...] = ("wave",),
         distance: float = 2.4,
     ):
-        self.colour, self.depth = colour, depth
+        self.color, self.depth = color, depth
         self._actions, self._distance = actions, distance
-        self.to_colour = np.eye(4)
-        self.to_colour[:3, :3] = rotation(0, 0.012).astype(np.float64) @ rotation(1, -0.008).astype(np.float64)
-        self.to_colour[:3, 3] = [baseline, 0.002, -0.001]
+        self.to_color = np.eye(4)
+        self.to_color[:3, :3] = rotation(0, 0.012).astype(np.float64) @ rotation(1, -0.008).astype(np.float64)
+        self.to_color[:3, 3] = [baseline, 0.002, -0.001]
 
     @cached_property
     def _scenes(self) -> tuple[Scene, Scene]:
-        """Rendered when first looked at; the colour camera's axes are the room's."""
-        centre = CameraPose().position
-        seen = PlacedCamera(axes=np.eye(3), centre=centre)
-        beside = PlacedCamera(axes=self.to_colour[:3, :3], centre=centre + self.to_colour[:3, 3])
+        """Rendered when first looked at; the color camera's axes are the room's."""
+        center = CameraPose().position
+        seen = PlacedCamera(axes=np.eye(3), center=center)
+        beside = PlacedCamera(axes=self.to_color[:3, :3], center=center + self.to_color[:3, 3])
         return (
-            performed_scene(self.colour, self._actions, camera=seen, distance=self._distance),
+            performed_scene(self.color, self._actions, camera=seen, distance=self._distance),
             performed_scene(self.depth, self._actions, camera=beside, distance=self._distance),
         )
 
     def at(self, seconds: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Colour [H, W, 3] with its exact depth [H, W] metres, and the depth camera's image [h, w] metres."""
+        """Color [H, W, 3] with its exact depth [H, W] metres, and the depth camera's image [h, w] metres."""
         seen = self._scenes[0].at(seconds).rendering
-        return seen.colour, seen.depth, self._scenes[1].at(seconds).rendering.depth
+        return seen.color, seen.depth, self._scenes[1].at(seconds).rendering.depth
 
 
 def within(registered: np.ndarray, exact: np.ndarray, pixels: int = 1, metres: float = 0.002) -> float:

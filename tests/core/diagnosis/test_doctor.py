@@ -48,11 +48,11 @@ def test_what_a_realsense_is_and_has(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not found.ok and found.value == "sees no device" and "udev" in found.remedy
     monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path / "cameras"))
     lens = Intrinsics(640, 480, 600.0, 600.0, 320.0, 240.0)
-    calibration_files.write_intrinsics(calibration_files.path_of("12", calibration_files.COLOUR), lens, "12")
+    calibration_files.write_intrinsics(calibration_files.path_of("12", calibration_files.COLOR), lens, "12")
     (tmp_path / "cameras/34_mount.yaml").write_text("parent_frame: base\n")
     monkeypatch.setattr(device, "connected", lambda context: dict.fromkeys(("12", "34", "56")))
     *_, found = doctor.cameras(tmp_path)
-    assert found.ok and found.value.startswith("serial 12, own calibration of colour; serial 34, ")
+    assert found.ok and found.value.startswith("serial 12, own calibration of color; serial 34, ")
     assert "34_mount.yaml" in found.value and found.value.endswith("serial 56, the factory's calibration")
 
 

@@ -16,7 +16,7 @@ from actrec.recordings.rosbag.writer import BagWriter
 from actrec.types import Body
 from actrec.utils.errors import ActrecError, ConfigError, DeviceError, InputError
 
-COLOUR, DEPTH = "/camera/color/image_raw", "/camera/depth_registered/image_raw"
+COLOR, DEPTH = "/camera/color/image_raw", "/camera/depth_registered/image_raw"
 INFO, DEPTH_INFO = "/camera/color/camera_info", "/camera/depth_registered/camera_info"
 START, PERIOD = 1_700_000_000_000_000_000, 33_333_333
 H, W = 48, 64
@@ -42,7 +42,7 @@ def test_round_trip_of_both_storages(tmp_path, bag, plugin):
         b.info(INFO, START, W, H)
         for k, stamp in enumerate(stamps(5)):
             b.image(DEPTH, stamp, np.roll(MILLIMETRES, k, axis=1), "16UC1")
-            b.image(COLOUR, stamp, np.roll(RGB, k, axis=1), "rgb8")
+            b.image(COLOR, stamp, np.roll(RGB, k, axis=1), "rgb8")
     with open_recording(tmp_path / "b") as recording:
         frames: list[Any] = list(recording.frames())
         assert recording.intrinsics.distortion == (0.1, -0.2, 0.001, 0.002, 0.05)
@@ -51,7 +51,7 @@ def test_round_trip_of_both_storages(tmp_path, bag, plugin):
     assert [frame.stamp_ns for frame in frames] == stamps(5)
     assert {frame.frame_id for frame in frames} == {"lens"}
     for k, frame in enumerate(frames):
-        np.testing.assert_array_equal(frame.colour, np.roll(RGB, k, axis=1))
+        np.testing.assert_array_equal(frame.color, np.roll(RGB, k, axis=1))
         np.testing.assert_array_equal(frame.depth, np.roll(METRES, k, axis=1))
     files = [*(tmp_path / "b").glob("*.mcap"), *(tmp_path / "b").glob("*.db3")]
     assert len(frames_of(files[0])) == 5  # the file itself, without its folder's metadata
@@ -59,7 +59,7 @@ def test_round_trip_of_both_storages(tmp_path, bag, plugin):
 
 @pytest.mark.parametrize("pad", [0, 1, 6])
 @pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "rgba8", "bgra8", "mono8"])
-def test_colour_encodings_and_padding(tmp_path, bag, encoding, pad):
+def test_color_encodings_and_padding(tmp_path, bag, encoding, pad):
     pixels = {
         "rgb8": RGB,
         "bgr8": RGB[..., ::-1],
@@ -69,9 +69,9 @@ def test_colour_encodings_and_padding(tmp_path, bag, encoding, pad):
     }[encoding]
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
-        b.image(COLOUR, START, pixels, encoding, pad=pad)
+        b.image(COLOR, START, pixels, encoding, pad=pad)
     (frame,) = frames_of(tmp_path / "b")
-    np.testing.assert_array_equal(frame.colour, np.repeat(RGB[..., :1], 3, -1) if encoding == "mono8" else RGB)
+    np.testing.assert_array_equal(frame.color, np.repeat(RGB[..., :1], 3, -1) if encoding == "mono8" else RGB)
 
 
 @pytest.mark.parametrize("pad", [0, 2, 3])
@@ -83,7 +83,7 @@ def test_depth_encodings_byte_order_and_padding(tmp_path, bag, big, pad):
         with bag(tmp_path / encoding) as b:
             b.info(INFO, START, W, H)
             b.image(DEPTH, START, pixels, encoding, pad=pad, big=big)
-            b.image(COLOUR, START, RGB, "rgb8")
+            b.image(COLOR, START, RGB, "rgb8")
         (frame,) = frames_of(tmp_path / encoding)
         np.testing.assert_array_equal(frame.depth, METRES)
 
@@ -99,27 +99,27 @@ def test_compressed_images(tmp_path, bag):
         b.compressed(
             f"{DEPTH}/compressedDepth", START, "16UC1; compressedDepth png", struct.pack("<iff", 0, 0, 0) + depth_png
         )
-        b.compressed(f"{COLOUR}/compressed", START, "rgb8; png compressed bgr8", png)
+        b.compressed(f"{COLOR}/compressed", START, "rgb8; png compressed bgr8", png)
         b.compressed(f"{DEPTH}/compressedDepth", START + PERIOD, "16UC1; compressedDepth png", bytes(12) + depth_png)
-        b.compressed(f"{COLOUR}/compressed", START + PERIOD, "rgb8; jpeg compressed bgr8", jpeg)
+        b.compressed(f"{COLOR}/compressed", START + PERIOD, "rgb8; jpeg compressed bgr8", jpeg)
     first, second = frames_of(tmp_path / "b")
-    np.testing.assert_array_equal(first.colour, smooth)
-    assert np.abs(second.colour.astype(int) - smooth).mean() < 2
+    np.testing.assert_array_equal(first.color, smooth)
+    assert np.abs(second.color.astype(int) - smooth).mean() < 2
     np.testing.assert_array_equal(first.depth, METRES)
     assert first.frame_id == "lens"
 
 
-def test_quantised_float_depth(tmp_path, bag):
-    """32FC1 in compressedDepth is inverse depth, quantised: depth = a / (value − b)."""
+def test_quantized_float_depth(tmp_path, bag):
+    """32FC1 in compressedDepth is inverse depth, quantized: depth = a / (value − b)."""
     a, b_ = 100 * 101.0, 1 - 100 * 101.0 / 10
     metres = np.linspace(0.6, 9.5, H * W).reshape(H, W).astype(np.float32)
-    quantised = (a / metres + b_).astype(np.uint16)
-    quantised[0] = 0
-    data = struct.pack("<iff", 0, a, b_) + cv2.imencode(".png", quantised)[1].tobytes()
+    quantized = (a / metres + b_).astype(np.uint16)
+    quantized[0] = 0
+    data = struct.pack("<iff", 0, a, b_) + cv2.imencode(".png", quantized)[1].tobytes()
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
         b.compressed(f"{DEPTH}/compressedDepth", START, "32FC1; compressedDepth png", data)
-        b.image(COLOUR, START, RGB, "rgb8")
+        b.image(COLOR, START, RGB, "rgb8")
     (frame,) = frames_of(tmp_path / "b")
     assert np.isnan(frame.depth[0]).all()
     np.testing.assert_allclose(frame.depth[1:], metres[1:], rtol=2e-3)
@@ -128,18 +128,18 @@ def test_quantised_float_depth(tmp_path, bag):
 def test_unsupported_encoding_names_the_supported_ones(tmp_path, bag):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
-        b.image(COLOUR, START, RGB, "8UC3")
+        b.image(COLOR, START, RGB, "8UC3")
     with pytest.raises(InputError, match=r"supported encoding \(rgb8, bgr8, .*has: /camera/color/image_raw \(8UC3\)"):
         open_recording(tmp_path / "b")
     with pytest.raises(InputError, match="image encoding '8UC3' is not supported; supported: rgb8"):
-        open_recording(tmp_path / "b", RecordingConfig(colour_topic=COLOUR))
+        open_recording(tmp_path / "b", RecordingConfig(color_topic=COLOR))
 
 
 def test_a_bag_without_depth_says_so_once(tmp_path, bag, caplog):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
         for stamp in stamps(4):
-            b.image(COLOUR, stamp, RGB, "rgb8")
+            b.image(COLOR, stamp, RGB, "rgb8")
     frames = frames_of(tmp_path / "b")
     assert len(frames) == 4 and all(frame.depth is None for frame in frames)
     assert sum("has no depth topic" in record.message for record in caplog.records) == 1
@@ -147,7 +147,7 @@ def test_a_bag_without_depth_says_so_once(tmp_path, bag, caplog):
 
 def test_a_bag_without_camera_info(tmp_path, bag):
     with bag(tmp_path / "b") as b:
-        b.image(COLOUR, START, RGB, "rgb8")
+        b.image(COLOR, START, RGB, "rgb8")
     with pytest.raises(InputError, match="has no camera_info for /camera/color/image_raw: give option intrinsics="):
         open_recording(tmp_path / "b")
     with open_recording(tmp_path / "b", RecordingConfig(intrinsics="50,51,31.5,23.5")) as recording:
@@ -159,7 +159,7 @@ def test_a_bag_without_camera_info(tmp_path, bag):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"width": 32, "height": 24}, "is of 32×24 images, but the colour images are 64×48"),
+        ({"width": 32, "height": 24}, "is of 32×24 images, but the color images are 64×48"),
         ({"width": W, "height": H, "fx": 0.0}, "uncalibrated camera"),
         ({"width": W, "height": H, "fx": float("nan")}, "uncalibrated camera"),
         ({"width": W, "height": H, "model": "equidistant"}, "distortion 'equidistant'"),
@@ -168,7 +168,7 @@ def test_a_bag_without_camera_info(tmp_path, bag):
 def test_camera_info_that_does_not_fit(tmp_path, bag, arguments, message):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, **arguments)
-        b.image(COLOUR, START, RGB, "rgb8")
+        b.image(COLOR, START, RGB, "rgb8")
     with pytest.raises(InputError, match=message):
         open_recording(tmp_path / "b")
 
@@ -177,8 +177,8 @@ def test_depth_of_another_size(tmp_path, bag):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
         b.image(DEPTH, START, MILLIMETRES[::2, ::2], "16UC1")
-        b.image(COLOUR, START, RGB, "rgb8")
-    with pytest.raises(InputError, match="register depth to colour first"):
+        b.image(COLOR, START, RGB, "rgb8")
+    with pytest.raises(InputError, match="register depth to color first"):
         frames_of(tmp_path / "b")
 
 
@@ -187,21 +187,21 @@ def test_depth_pairs_within_half_a_frame(tmp_path, bag, caplog):
         b.info(INFO, START, W, H)
         for k, stamp in enumerate(stamps(6)):
             late = {3: PERIOD // 2 + 4_000_000}.get(k, 5_000_000)  # the fourth depth image comes too late
-            b.image(COLOUR, stamp, np.full((H, W, 3), k, np.uint8), "rgb8")
+            b.image(COLOR, stamp, np.full((H, W, 3), k, np.uint8), "rgb8")
             b.image(DEPTH, stamp + late, np.full((H, W), 1000 + k, np.uint16), "16UC1")
     frames = frames_of(tmp_path / "b")
-    pairs = [(int(f.colour[0, 0, 0]), round(float(f.depth[0, 0]) * 1000) - 1000) for f in frames]
+    pairs = [(int(f.color[0, 0, 0]), round(float(f.depth[0, 0]) * 1000) - 1000) for f in frames]
     assert pairs == [(0, 0), (1, 1), (2, 2), (4, 3), (5, 5)] or pairs == [(0, 0), (1, 1), (2, 2), (4, 4), (5, 5)]
-    assert "left out 1 colour images without depth" in caplog.text
+    assert "left out 1 color images without depth" in caplog.text
 
 
 def test_depth_that_never_pairs(tmp_path, bag):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
         for stamp in stamps(5):
-            b.image(COLOUR, stamp, RGB, "rgb8")
+            b.image(COLOR, stamp, RGB, "rgb8")
             b.image(DEPTH, stamp + 10**10, MILLIMETRES, "16UC1", log_time=stamp)
-    with pytest.raises(InputError, match="none of 5 colour images has depth within 16.7 ms.*depth_topic='none'"):
+    with pytest.raises(InputError, match="none of 5 color images has depth within 16.7 ms.*depth_topic='none'"):
         frames_of(tmp_path / "b")
     assert len(frames_of(tmp_path / "b", depth_topic="none")) == 5
 
@@ -210,18 +210,16 @@ def test_depth_at_half_the_rate(tmp_path, bag):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
         for k, stamp in enumerate(stamps(8)):
-            b.image(COLOUR, stamp, RGB, "rgb8")
+            b.image(COLOR, stamp, RGB, "rgb8")
             if k % 2 == 0:
                 b.image(DEPTH, stamp + 100, MILLIMETRES, "16UC1")
     assert [frame.stamp_ns for frame in frames_of(tmp_path / "b")] == stamps(8)[::2]
 
 
-@pytest.mark.parametrize("late", [DEPTH, COLOUR])
+@pytest.mark.parametrize("late", [DEPTH, COLOR])
 def test_one_topic_may_come_long_after_the_other(tmp_path, bag, late):
-    """Depth that the robot registers, colour that it compresses: 0.6 s behind."""
-    logged = [
-        (stamp + 600_000_000 * (topic == late), stamp, topic) for stamp in stamps(40) for topic in (DEPTH, COLOUR)
-    ]
+    """Depth that the robot registers, color that it compresses: 0.6 s behind."""
+    logged = [(stamp + 600_000_000 * (topic == late), stamp, topic) for stamp in stamps(40) for topic in (DEPTH, COLOR)]
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
         for log_time, stamp, topic in sorted(logged):
@@ -237,7 +235,7 @@ def test_stamps_that_jump_back_pass_as_recorded(tmp_path, bag):
         b.info(INFO, START, W, H)
         for k, stamp in enumerate(recorded):
             b.image(DEPTH, stamp, np.full((H, W), 1000 + k, np.uint16), "16UC1", log_time=START + k * PERIOD)
-            b.image(COLOUR, stamp, np.full((H, W, 3), k, np.uint8), "rgb8", log_time=START + k * PERIOD)
+            b.image(COLOR, stamp, np.full((H, W, 3), k, np.uint8), "rgb8", log_time=START + k * PERIOD)
     frames = frames_of(tmp_path / "b")
     assert [frame.stamp_ns for frame in frames] == recorded
     assert [round(float(frame.depth[0, 0]) * 1000) - 1000 for frame in frames] == list(range(10))
@@ -248,7 +246,7 @@ def test_seek(tmp_path, bag):
         b.info(INFO, START - 10**9, W, H)
         for stamp in stamps(30):
             b.image(DEPTH, stamp, MILLIMETRES, "16UC1")
-            b.image(COLOUR, stamp, RGB, "rgb8")
+            b.image(COLOR, stamp, RGB, "rgb8")
     assert [f.stamp_ns for f in frames_of(tmp_path / "b", start_s=20 * PERIOD / 1e9)] == stamps(30)[20:]
 
 
@@ -263,13 +261,13 @@ def test_topics_by_name_and_by_preference(tmp_path, bag):
     with open_recording(tmp_path / "b") as recording:
         frame: Any = next(recording.frames())
         assert recording.intrinsics.fx == 700
-    np.testing.assert_array_equal(frame.colour, RGB)
+    np.testing.assert_array_equal(frame.color, RGB)
     np.testing.assert_array_equal(frame.depth, METRES)
-    infra = RecordingConfig(colour_topic="/cam/infra1/image_rect_raw", depth_topic="none")
+    infra = RecordingConfig(color_topic="/cam/infra1/image_rect_raw", depth_topic="none")
     with open_recording(tmp_path / "b", infra) as recording:
         assert recording.intrinsics.fx == 400
-    with pytest.raises(ConfigError, match="no messages on colour_topic '/nothing'; it has: /cam/aligned"):
-        open_recording(tmp_path / "b", RecordingConfig(colour_topic="nothing"))
+    with pytest.raises(ConfigError, match="no messages on color_topic '/nothing'; it has: /cam/aligned"):
+        open_recording(tmp_path / "b", RecordingConfig(color_topic="nothing"))
 
 
 def test_two_cameras_alike(tmp_path, bag):
@@ -278,16 +276,16 @@ def test_two_cameras_alike(tmp_path, bag):
             b.info(f"/{name}/color/camera_info", START, W, H)
             b.image(f"/{name}/color/image_raw", START, RGB, "rgb8")
     with pytest.raises(
-        ConfigError, match="several: /left/color/image_raw, /right/color/image_raw; choose one with colour_topic"
+        ConfigError, match="several: /left/color/image_raw, /right/color/image_raw; choose one with color_topic"
     ):
         open_recording(tmp_path / "b")
-    assert len(frames_of(tmp_path / "b", colour_topic="/right/color/image_raw")) == 1
+    assert len(frames_of(tmp_path / "b", color_topic="/right/color/image_raw")) == 1
 
 
 def test_a_bag_without_images(tmp_path, bag):
     with bag(tmp_path / "b") as b:
         b.put("/talk", "std_msgs/msg/String", START, b.store.types["std_msgs/msg/String"](data="hello"))
-    with pytest.raises(InputError, match="has no colour images .*it has: no image topic"):
+    with pytest.raises(InputError, match="has no color images .*it has: no image topic"):
         open_recording(tmp_path / "b")
 
 
@@ -297,7 +295,7 @@ def test_truncated_and_corrupt_bags(tmp_path, bag):
         with bag(folder, plugin) as b:
             b.info(INFO, START, W, H)
             for stamp in stamps(40):
-                b.image(COLOUR, stamp, RGB, "rgb8")
+                b.image(COLOR, stamp, RGB, "rgb8")
         file = next(folder.glob(f"*.{suffix}"))
         whole = file.read_bytes()
         for damaged in (whole[: len(whole) // 2], b"", b"no bag at all", whole[: len(whole) // 3] + bytes(2000)):
@@ -314,7 +312,7 @@ def test_a_flipped_byte_inside(tmp_path, bag):
     with bag(tmp_path / "b", StoragePlugin.SQLITE3) as b:
         b.info(INFO, START, W, H)
         for stamp in stamps(3):
-            b.image(COLOUR, stamp, RGB, "rgb8")
+            b.image(COLOR, stamp, RGB, "rgb8")
     file = next((tmp_path / "b").glob("*.db3"))
     with sqlite3.connect(file) as database:
         database.execute("UPDATE messages SET data = substr(data, 1, 100) WHERE id = 3")
@@ -324,7 +322,7 @@ def test_a_flipped_byte_inside(tmp_path, bag):
 
 def test_unfinished_and_absent_bags(tmp_path, bag):
     with bag(tmp_path / "b") as b:
-        b.image(COLOUR, START, RGB, "rgb8")
+        b.image(COLOR, START, RGB, "rgb8")
     (tmp_path / "b/metadata.yaml").unlink()
     with pytest.raises(InputError, match=r"has no metadata\.yaml: .*actrec record --recover"):
         open_recording(tmp_path / "b")
@@ -345,7 +343,7 @@ def test_a_bag_of_joints_alone(tmp_path, data_root):
             writer.write_bodies("/robot/skeletons", START + int(stamp), "lens", bodies)
     frames = frames_of(tmp_path / "b", start_s=0.1)
     assert [frame.stamp_ns - START for frame in frames] == sequence.stamps_ns[3:].tolist()
-    assert all(frame.colour is None and frame.frame_id == "lens" for frame in frames)
+    assert all(frame.color is None and frame.frame_id == "lens" for frame in frames)
     assert frames[2].skeletons == []
     np.testing.assert_array_equal(frames[0].skeletons[0].positions, sequence.bodies[0, 3])
     np.testing.assert_array_equal(frames[0].skeletons[0].scores, sequence.scores[0, 3])
@@ -372,7 +370,7 @@ def test_a_bag_split_into_files(tmp_path, bag):
         with bag(tmp_path / f"p{part}") as b:
             b.info(INFO, START, W, H)
             for stamp in stamps(10)[5 * part : 5 * part + 5]:
-                b.image(COLOUR, stamp, RGB, "rgb8")
+                b.image(COLOR, stamp, RGB, "rgb8")
     about = yaml.safe_load((tmp_path / "p0/metadata.yaml").read_text())
     bag_about, other = about["rosbag2_bagfile_information"], tmp_path / "p0/p1.mcap"
     other.write_bytes((tmp_path / "p1/p1.mcap").read_bytes())

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from actrec.utils.errors import InputError
-from tests.core.capture.two_views import COLOUR, DEPTH, TwoViews, within
+from tests.core.capture.two_views import COLOR, DEPTH, TwoViews, within
 from tests.core.recordings.test_bag import MILLIMETRES, PERIOD, RGB, START, H, W, frames_of
 
-COLOUR_TOPIC, DEPTH_TOPIC = "/camera/color/image_rect", "/camera/depth/image_rect_raw"
+COLOR_TOPIC, DEPTH_TOPIC = "/camera/color/image_rect", "/camera/depth/image_rect_raw"
 
 
 def posed(rotation, where):
@@ -28,9 +28,9 @@ def views():
 
 
 def written(bag, path, views, transforms, stamps=(START,)):
-    colour, _, depth = views.at(1.0)
+    color, _, depth = views.at(1.0)
     with bag(path) as b:
-        for topic, lens in ((COLOUR_TOPIC, COLOUR), (DEPTH_TOPIC, DEPTH)):
+        for topic, lens in ((COLOR_TOPIC, COLOR), (DEPTH_TOPIC, DEPTH)):
             name = topic.rsplit("/", 1)[0]
             b.info(f"{name}/camera_info", START, lens.width, lens.height, p=projection(lens))
         for topic, sent in transforms:
@@ -39,19 +39,19 @@ def written(bag, path, views, transforms, stamps=(START,)):
         for k, stamp in enumerate(stamps):
             at = START + k * PERIOD
             b.image(DEPTH_TOPIC, stamp, millimetres, "16UC1", log_time=at, frame_id="camera_depth_optical_frame")
-            b.image(COLOUR_TOPIC, stamp, colour, "rgb8", log_time=at, frame_id="camera_color_optical_frame")
+            b.image(COLOR_TOPIC, stamp, color, "rgb8", log_time=at, frame_id="camera_color_optical_frame")
     return path
 
 
 @pytest.fixture(scope="module")
 def chain(views):
     """As a RealSense's driver sends it: both optical frames hang, over two more, on the camera's own."""
-    colour, optical = posed([0.02, 0.1, 0], [0, 0.015, 0]), posed([-1.2, 1.2, -1.2], [0, 0, 0])
-    depth = colour @ optical @ views.to_colour @ np.linalg.inv(optical)
+    color, optical = posed([0.02, 0.1, 0], [0, 0.015, 0]), posed([-1.2, 1.2, -1.2], [0, 0, 0])
+    depth = color @ optical @ views.to_color @ np.linalg.inv(optical)
     return [
         ("camera_link", "camera_depth_frame", depth),
         ("camera_depth_frame", "camera_depth_optical_frame", optical),
-        ("camera_link", "camera_color_frame", colour),
+        ("camera_link", "camera_color_frame", color),
         ("camera_color_frame", "camera_color_optical_frame", optical),
     ]
 
@@ -63,7 +63,7 @@ def test_depth_of_another_camera_is_registered(tmp_path, bag, views, chain, capl
     _, exact, _ = views.at(1.0)
     assert np.isfinite(frame.depth).mean() > 0.99
     assert within(frame.depth, exact, pixels=2, metres=0.003) > 0.998
-    assert "it is registered to colour by its camera_info and /tf_static" in caplog.text
+    assert "it is registered to color by its camera_info and /tf_static" in caplog.text
 
 
 def test_depth_of_another_camera_without_stamps_is_registered_too(tmp_path, bag, views, chain):
@@ -75,7 +75,7 @@ def test_depth_of_another_camera_without_stamps_is_registered_too(tmp_path, bag,
 def test_frames_that_nothing_joins(tmp_path, bag, views, chain, caplog):
     for name, sent in (("none", []), ("half", [("/tf_static", chain[:3])])):
         path = written(bag, tmp_path / name, views, sent)
-        with pytest.raises(InputError, match="register depth to colour first"):
+        with pytest.raises(InputError, match="register depth to color first"):
             frames_of(path)
         assert frames_of(path, depth_topic="none")[0].depth is None
     say = "/tf_static does not say where 'camera_depth_optical_frame' is in 'camera_color_optical_frame'"
@@ -87,14 +87,14 @@ def test_coarser_depth_of_the_same_place(tmp_path, bag, caplog):
         b.info("/camera/color/camera_info", START, W, H, p=(60, 0, 31.5, 0, 0, 60, 23.5, 0, 0, 0, 1, 0))
         b.info("/camera/depth/camera_info", START, W // 2, H // 2, p=(30, 0, 15.5, 0, 0, 30, 11.5, 0, 0, 0, 1, 0))
         b.image(DEPTH_TOPIC, START, np.full((H // 2, W // 2), 1500, np.uint16), "16UC1")
-        b.image(COLOUR_TOPIC, START, RGB, "rgb8")
+        b.image(COLOR_TOPIC, START, RGB, "rgb8")
     (frame,) = frames_of(tmp_path / "b")
     np.testing.assert_allclose(frame.depth[1:-1, 1:-1], 1.5, atol=1e-6)
-    assert "it is registered to colour by its camera_info\n" in caplog.text
+    assert "it is registered to color by its camera_info\n" in caplog.text
 
 
-def test_colours_camera_info_is_not_taken_for_depths_own(tmp_path, bag, chain, caplog):
-    """Both lie below one camera_info, which the rectified depth would read otherwise than the colour does."""
+def test_colors_camera_info_is_not_taken_for_depths_own(tmp_path, bag, chain, caplog):
+    """Both lie below one camera_info, which the rectified depth would read otherwise than the color does."""
     with bag(tmp_path / "b") as b:
         b.static("/tf_static", START, chain)
         b.info("/camera/camera_info", START, W, H, p=(60, 0, 31.5, 0, 0, 60, 23.5, 0, 0, 0, 1, 0))
@@ -102,7 +102,7 @@ def test_colours_camera_info_is_not_taken_for_depths_own(tmp_path, bag, chain, c
         b.image("/camera/image_raw", START, RGB, "rgb8", frame_id="camera_color_optical_frame")
     (frame,) = frames_of(tmp_path / "b")
     np.testing.assert_array_equal(np.nan_to_num(frame.depth * 1000).round().astype(int), MILLIMETRES)
-    assert "it is not registered here (its camera_info is colour's)" in caplog.text
+    assert "it is not registered here (its camera_info is color's)" in caplog.text
 
 
 def test_depth_whose_topic_says_that_it_is_registered_is_left_as_it_is(tmp_path, bag, views, chain):

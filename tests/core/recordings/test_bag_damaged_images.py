@@ -11,20 +11,20 @@ from actrec.recordings.base import RecordingConfig
 from actrec.recordings.rosbag.images import BagRecording
 from actrec.utils.errors import InputError
 
-COLOUR, DEPTH, INFO = "/camera/color/image_raw", "/camera/depth_registered/image_raw", "/camera/color/camera_info"
+COLOR, DEPTH, INFO = "/camera/color/image_raw", "/camera/depth_registered/image_raw", "/camera/color/camera_info"
 START, PERIOD, W, H = 1_700_000_000_000_000_000, 33_333_333, 64, 48
 JPEG = cv2.imencode(".jpg", np.full((H, W, 3), 128, np.uint8))[1].tobytes()
 PNG = cv2.imencode(".png", np.full((H, W), 1500, np.uint16))[1].tobytes()
 NOISE = np.random.default_rng(1).integers(0, 256, 500, dtype=np.uint8).tobytes()
 
 
-def written(bag, path, colours, depths=()):
+def written(bag, path, colors, depths=()):
     with bag(path) as b:
         b.info(INFO, START, W, H)
         for k, data in enumerate(depths):
             b.compressed(f"{DEPTH}/compressedDepth", START + k * PERIOD, "16UC1; compressedDepth png", bytes(12) + data)
-        for k, data in enumerate(colours):
-            b.compressed(f"{COLOUR}/compressed", START + k * PERIOD, "rgb8; jpeg compressed bgr8", data)
+        for k, data in enumerate(colors):
+            b.compressed(f"{COLOR}/compressed", START + k * PERIOD, "rgb8; jpeg compressed bgr8", data)
     return path
 
 
@@ -34,7 +34,7 @@ def played(path):
 
 
 def test_a_frame_whose_image_is_damaged_is_left_out(tmp_path, bag, caplog):
-    path = written(bag, tmp_path / "colour", [JPEG, NOISE, JPEG, b"", JPEG])
+    path = written(bag, tmp_path / "color", [JPEG, NOISE, JPEG, b"", JPEG])
     with caplog.at_level(logging.WARNING):
         assert played(path) == ([0, 2, 4], 2)
     assert "left out 2 frames whose images cannot be decoded" in caplog.text
@@ -47,6 +47,6 @@ def test_a_damaged_first_image_does_not_close_a_bag(tmp_path, bag):
 
 def test_a_bag_of_damaged_images_is_refused(tmp_path, bag):
     with pytest.raises(InputError, match="none of its first images can be decoded"):
-        played(written(bag, tmp_path / "colour", [NOISE] * 3))
+        played(written(bag, tmp_path / "color", [NOISE] * 3))
     with pytest.raises(InputError, match="the images of none of 3 frames can be decoded"):
         played(written(bag, tmp_path / "depth", [JPEG] * 3, [NOISE] * 3))

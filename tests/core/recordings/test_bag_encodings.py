@@ -7,7 +7,7 @@ import pytest
 
 from actrec.recordings import image_decoding, rvl
 from actrec.utils.errors import InputError
-from tests.core.recordings.test_bag import COLOUR, DEPTH, INFO, METRES, MILLIMETRES, PERIOD, RGB, START, H, W, frames_of
+from tests.core.recordings.test_bag import COLOR, DEPTH, INFO, METRES, MILLIMETRES, PERIOD, RGB, START, H, W, frames_of
 
 RED, BLUE = (81, 90, 240), (41, 240, 110)
 """Y, U, V by BT.601, as cameras give it."""
@@ -41,7 +41,7 @@ def rvl_bytes(image):
 
 @pytest.mark.parametrize("encoding", ["yuv422_yuy2", "yuyv", "yuv422", "uyvy"])
 @pytest.mark.parametrize("pad", [0, 3])
-def test_colour_of_half_the_width(tmp_path, bag, encoding, pad):
+def test_color_of_half_the_width(tmp_path, bag, encoding, pad):
     pixels = np.zeros((H, W, 2), np.uint8)
     light = 0 if encoding.endswith(("yuy2", "yuyv")) else 1
     for half, (y, u, v) in ((slice(0, W // 2), RED), (slice(W // 2, W), BLUE)):
@@ -49,15 +49,15 @@ def test_colour_of_half_the_width(tmp_path, bag, encoding, pad):
         pixels[:, half, 1 - light] = np.tile([u, v], W // 4)
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
-        b.image(COLOUR, START, pixels, encoding, pad=pad)
+        b.image(COLOR, START, pixels, encoding, pad=pad)
     (frame,) = frames_of(tmp_path / "b")
-    np.testing.assert_allclose(frame.colour[0, [0, -1]], [(255, 0, 0), (0, 0, 255)], atol=3)
-    assert (np.abs(np.diff(frame.colour.astype(int), axis=1)).sum(-1) > 0).sum() == H
+    np.testing.assert_allclose(frame.color[0, [0, -1]], [(255, 0, 0), (0, 0, 255)], atol=3)
+    assert (np.abs(np.diff(frame.color.astype(int), axis=1)).sum(-1) > 0).sum() == H
 
 
 def test_a_half_pair_is_refused():
     with pytest.raises(InputError, match="yuyv is 3 pixels wide: their number must be even"):
-        image_decoding.colour("yuyv", np.zeros((2, 3, 2), np.uint8))
+        image_decoding.color("yuyv", np.zeros((2, 3, 2), np.uint8))
 
 
 @pytest.mark.parametrize("form", ["16UC1; compressedDepth rvl", "16UC1;compressedDepth rvl"])
@@ -67,7 +67,7 @@ def test_depth_in_rvl(tmp_path, bag, form):
         b.info(INFO, START, W, H)
         for k, part in enumerate((data, data[: len(data) // 2], data)):  # one came in half
             b.compressed(f"{DEPTH}/compressedDepth", START + k * PERIOD, form, bytes(12) + part)
-            b.image(COLOUR, START + k * PERIOD, RGB, "rgb8")
+            b.image(COLOR, START + k * PERIOD, RGB, "rgb8")
     frames = frames_of(tmp_path / "b")
     assert [frame.stamp_ns - START for frame in frames] == [0, 2 * PERIOD]
     for frame in frames:
@@ -96,10 +96,10 @@ def test_damaged_sizes_and_words_are_no_image():
     assert rvl.decode(np.frombuffer(struct.pack("<II", 2, 2) + b"\xff" * 64, np.uint8)) is None
 
 
-def test_quantised_float_depth_in_rvl():
+def test_quantized_float_depth_in_rvl():
     a, b = 100 * 101.0, 1 - 100 * 101.0 / 10
-    quantised = np.array([[0, 500, 9000]], np.uint16)
-    data = struct.pack("<iff", 0, a, b) + rvl_bytes(quantised)
+    quantized = np.array([[0, 500, 9000]], np.uint16)
+    data = struct.pack("<iff", 0, a, b) + rvl_bytes(quantized)
     metres = image_decoding.decompress_depth("32FC1; compressedDepth rvl", data)
     np.testing.assert_allclose(metres, [[np.nan, a / (500 - b), a / (9000 - b)]], rtol=1e-5)
 
@@ -108,7 +108,7 @@ def test_float_depth_in_millimetres_is_refused_and_may_be_scaled(tmp_path, bag):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
         b.image(DEPTH, START, MILLIMETRES.astype(np.float32), "32FC1")
-        b.image(COLOUR, START, RGB, "rgb8")
+        b.image(COLOR, START, RGB, "rgb8")
     with pytest.raises(InputError, match="nearly everywhere, expected metres: is it in millimetres"):
         frames_of(tmp_path / "b")
     (frame,) = frames_of(tmp_path / "b", depth_scale=0.001)
@@ -120,7 +120,7 @@ def test_float_depth_of_a_sky_is_no_want_of_a_unit(tmp_path, bag):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
         b.image(DEPTH, START, far.astype(np.float32), "32FC1")
-        b.image(COLOUR, START, RGB, "rgb8")
+        b.image(COLOR, START, RGB, "rgb8")
     assert frames_of(tmp_path / "b")[0].depth[-1, -1] == 3
 
 
@@ -131,5 +131,5 @@ def test_a_picture_of_the_sky_alone_or_some_noise_ends_no_bag(tmp_path, bag):
         b.info(INFO, START, W, H)
         for k, metres in enumerate((noise, near, np.full((H, W), 65504.0, np.float32))):
             b.image(DEPTH, START + k * PERIOD, metres, "32FC1")
-            b.image(COLOUR, START + k * PERIOD, RGB, "rgb8")
+            b.image(COLOR, START + k * PERIOD, RGB, "rgb8")
     assert [frame.depth[0, 0] for frame in frames_of(tmp_path / "b")][::2] == [65504, 65504]

@@ -13,7 +13,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from actrec.recordings import open_recording
 from actrec.recordings.rosbag.recovery import recover
 from actrec.utils.errors import InputError
-from tests.core.recordings.test_bag import COLOUR, DEPTH, INFO, METRES, MILLIMETRES, PERIOD, RGB, START, H, W, frames_of
+from tests.core.recordings.test_bag import COLOR, DEPTH, INFO, METRES, MILLIMETRES, PERIOD, RGB, START, H, W, frames_of
 
 
 @pytest.mark.parametrize("stamp", [0, START])
@@ -22,14 +22,14 @@ def test_images_without_stamps_go_by_the_times_of_their_recording(tmp_path, bag,
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
         for k in range(5):
-            b.image(COLOUR, stamp, np.roll(RGB, k, axis=1), "rgb8", log_time=START + k * PERIOD)
+            b.image(COLOR, stamp, np.roll(RGB, k, axis=1), "rgb8", log_time=START + k * PERIOD)
             b.image(DEPTH, stamp, np.roll(MILLIMETRES, k, axis=1), "16UC1", log_time=START + k * PERIOD + lag)
     with caplog.at_level(logging.WARNING):
         frames = frames_of(tmp_path / "b")
-    assert f"the images on {COLOUR} all have one stamp, {stamp / 1e9:g} s" in caplog.text
+    assert f"the images on {COLOR} all have one stamp, {stamp / 1e9:g} s" in caplog.text
     assert [frame.stamp_ns for frame in frames] == [START + k * PERIOD for k in range(5)]
     for k, frame in enumerate(frames):
-        np.testing.assert_array_equal(frame.colour, np.roll(RGB, k, axis=1))
+        np.testing.assert_array_equal(frame.color, np.roll(RGB, k, axis=1))
         np.testing.assert_array_equal(frame.depth, np.roll(METRES, k, axis=1))
     assert [frame.stamp_ns for frame in frames_of(tmp_path / "b", 2 * PERIOD / 1e9)] == [f.stamp_ns for f in frames[2:]]
 
@@ -39,7 +39,7 @@ def test_stamps_that_repeat_now_and_then_are_kept(tmp_path, bag, caplog):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
         for k, stamp in enumerate(stamps):
-            b.image(COLOUR, stamp, RGB, "rgb8", log_time=START + k * PERIOD)
+            b.image(COLOR, stamp, RGB, "rgb8", log_time=START + k * PERIOD)
     assert [frame.stamp_ns for frame in frames_of(tmp_path / "b")] == stamps
     assert "all have one stamp" not in caplog.text
 
@@ -51,18 +51,18 @@ def test_a_file_compressed_message_by_message_plays_without_its_metadata(tmp_pat
     b._writer.set_compression(CompressionMode.MESSAGE, CompressionFormat.ZSTD)
     with b:
         b.info(INFO, START, W, H)
-        b.image(COLOUR, START, RGB, "rgb8")
+        b.image(COLOR, START, RGB, "rgb8")
     (file,) = (file for file in (tmp_path / "c").iterdir() if file.suffix != ".yaml")
     paths = [tmp_path / "c", file]
     if plugin is StoragePlugin.MCAP:
         (tmp_path / "cut.mcap").write_bytes(file.read_bytes()[:-200])
-        assert recover(tmp_path / "cut.mcap", tmp_path / "saved") == {INFO: 1, COLOUR: 1}
+        assert recover(tmp_path / "cut.mcap", tmp_path / "saved") == {INFO: 1, COLOR: 1}
         (saved,) = (tmp_path / "saved").glob("*.mcap")
         assert b"\x28\xb5\x2f\xfd" not in saved.read_bytes(), "others play it too"
         paths.append(tmp_path / "saved")
     for path in paths:
         (frame,) = frames_of(path)
-        np.testing.assert_array_equal(frame.colour, RGB)
+        np.testing.assert_array_equal(frame.color, RGB)
 
 
 def test_a_bag_of_ros_1_says_how_to_convert_it(tmp_path):
@@ -83,7 +83,7 @@ def test_a_database_whose_log_was_not_written_back(tmp_path, bag):
     """As rosbag2 leaves it when it is killed with its preset resilient."""
     with bag(tmp_path / "b", StoragePlugin.SQLITE3) as b:
         b.info(INFO, START, W, H)
-        b.image(COLOUR, START, RGB, "rgb8")
+        b.image(COLOR, START, RGB, "rgb8")
     (file,) = (tmp_path / "b").glob("*.db3")
     (tmp_path / "killed").mkdir()
     with closing(sqlite3.connect(file)) as database:

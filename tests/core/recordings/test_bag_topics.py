@@ -10,15 +10,15 @@ from actrec.recordings.base import RecordingConfig
 from actrec.recordings.rosbag.images import BagRecording
 from actrec.types import Intrinsics
 from actrec.utils.errors import ConfigError, InputError
-from tests.core.recordings.test_bag import COLOUR, INFO, MILLIMETRES, RGB, START, H, W, frames_of, stamps
+from tests.core.recordings.test_bag import COLOR, INFO, MILLIMETRES, RGB, START, H, W, frames_of, stamps
 
 
-def test_a_compressed_mosaic_is_not_taken_for_grey(tmp_path, bag):
+def test_a_compressed_mosaic_is_not_taken_for_gray(tmp_path, bag):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
         mosaic = cv2.imencode(".jpg", RGB[..., 0])[1].tobytes()
-        b.compressed(f"{COLOUR}/compressed", START, "bayer_rggb8; jpeg compressed ", mosaic)
-    with pytest.raises(InputError, match=r"no colour images of a supported encoding .* \(bayer_rggb8; jpeg"):
+        b.compressed(f"{COLOR}/compressed", START, "bayer_rggb8; jpeg compressed ", mosaic)
+    with pytest.raises(InputError, match=r"no color images of a supported encoding .* \(bayer_rggb8; jpeg"):
         open_recording(tmp_path / "b")
 
 
@@ -37,20 +37,20 @@ def test_depth_that_is_not_registered_is_said_once(tmp_path, bag, caplog):
         b.info(INFO, START, W, H)
         for stamp in stamps(3):
             b.image("/camera/depth/image_rect_raw", stamp, MILLIMETRES, "16UC1", frame_id="depth_lens")
-            b.image(COLOUR, stamp, RGB, "rgb8")
+            b.image(COLOR, stamp, RGB, "rgb8")
     assert len(frames_of(tmp_path / "b")) == 3
-    assert caplog.text.count("depth on /camera/depth/image_rect_raw is seen from 'depth_lens', colour from 'lens'") == 1
+    assert caplog.text.count("depth on /camera/depth/image_rect_raw is seen from 'depth_lens', color from 'lens'") == 1
     assert "it is not registered here (the bag has no camera_info of it)" in caplog.text
     assert len(frames_of(tmp_path / "b", depth_topic="none")) == 3
     assert caplog.text.count("depth_lens") == 1
 
 
 def test_a_recording_of_librealsense_is_for_its_driver(tmp_path, bag):
-    depth, colour = (f"/device_0/sensor_{k}/{name}_0/image/data" for k, name in enumerate(("Depth", "Color")))
+    depth, color = (f"/device_0/sensor_{k}/{name}_0/image/data" for k, name in enumerate(("Depth", "Color")))
     with bag(tmp_path / "b") as b:
         b.info("/device_0/sensor_1/Color_0/image/camera_info", START, W, H)
         b.image(depth, START, MILLIMETRES, "16UC1")
-        b.image(colour, START, RGB, "rgb8")
+        b.image(color, START, RGB, "rgb8")
     with pytest.raises(ConfigError, match="is a recording of librealsense, .*: play it with driver realsense"):
         open_recording(tmp_path / "b")
     assert frames_of(tmp_path / "b", depth_topic="none")[0].depth is None
@@ -61,7 +61,7 @@ def test_infrared_of_16_bit_is_no_depth(tmp_path, bag):
     for name, depth in (("with", "/camera/depth/image_raw"), ("without", None)):
         with bag(tmp_path / name) as b:
             b.info(INFO, START, W, H)
-            b.image(COLOUR, START, RGB, "rgb8")
+            b.image(COLOR, START, RGB, "rgb8")
             b.image("/camera/ir/image_raw", START, MILLIMETRES, "mono16")
             if depth:
                 b.image(depth, START, MILLIMETRES, "16UC1")
@@ -77,10 +77,10 @@ def test_a_camera_without_a_namespace(tmp_path, bag):
         b.image("/image_raw", START, RGB, "rgb8")
         b.image("/depth/image_raw", START, MILLIMETRES, "16UC1")
         b.image("/side/image", START, RGB, "rgb8")
-    with open_recording(tmp_path / "b", RecordingConfig(colour_topic="/image_raw")) as recording:
+    with open_recording(tmp_path / "b", RecordingConfig(color_topic="/image_raw")) as recording:
         assert recording.intrinsics.fx == 500
     with pytest.raises(InputError, match="has no camera_info for /side/image"):
-        open_recording(tmp_path / "b", RecordingConfig(colour_topic="/side/image"))
+        open_recording(tmp_path / "b", RecordingConfig(color_topic="/side/image"))
 
 
 def test_a_lens_of_fourteen_coefficients(tmp_path, bag):
@@ -88,7 +88,7 @@ def test_a_lens_of_fourteen_coefficients(tmp_path, bag):
     for name, d in (("eight", (*rational, *[0.0] * 6)), ("fourteen", (*rational, *more))):
         with bag(tmp_path / name) as b:
             b.info(INFO, START, W, H, model="rational_polynomial", d=d)
-            b.image(COLOUR, START, RGB, "rgb8")
+            b.image(COLOR, START, RGB, "rgb8")
     with open_recording(tmp_path / "eight") as recording:
         assert recording.intrinsics.distortion == rational
     with pytest.raises(InputError, match="camera_info has 14 distortion coefficients, .*; play the rectified images"):
@@ -100,7 +100,7 @@ def test_a_lens_that_does_not_bend_by_names_that_ros_has_not(tmp_path, bag, mode
     for name, d in (("straight", (0.0,) * 5), ("empty", ()), ("bent", (0.1, 0.0, 0.0, 0.0, 0.0))):
         with bag(tmp_path / name) as b:
             b.info(INFO, START, W, H, model=model, d=d)
-            b.image(COLOUR, START, RGB, "rgb8")
+            b.image(COLOR, START, RGB, "rgb8")
     for name in ("straight", "empty"):
         with open_recording(tmp_path / name) as recording:
             assert recording.intrinsics.distortion == ()
@@ -111,7 +111,7 @@ def test_a_lens_that_does_not_bend_by_names_that_ros_has_not(tmp_path, bag, mode
 def test_the_format_of_a_compressed_image_in_capitals(tmp_path, bag):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
-        b.compressed(f"{COLOUR}/compressed", START, "JPEG", cv2.imencode(".jpg", RGB)[1].tobytes())
+        b.compressed(f"{COLOR}/compressed", START, "JPEG", cv2.imencode(".jpg", RGB)[1].tobytes())
     assert len(frames_of(tmp_path / "b")) == 1
 
 
@@ -127,12 +127,12 @@ def test_an_azure_kinect_with_everything_recorded(tmp_path, bag):
         b.image("/rgb/image_raw", START, RGB, "rgb8")
     (frame,) = frames_of(tmp_path / "b")
     assert frame.depth.shape == (H, W)
-    chosen = {"colour_topic": "/rgb_to_depth/image_raw", "depth_topic": "/depth/image_raw"}
+    chosen = {"color_topic": "/rgb_to_depth/image_raw", "depth_topic": "/depth/image_raw"}
     assert frames_of(tmp_path / "b", **chosen)[0].depth.shape == (H // 2, W)
 
 
 @pytest.mark.parametrize(
-    ("topics", "colour"),
+    ("topics", "color"),
     [
         (["/zed/left/image_rect_color", "/zed/rgb/image_rect_color"], "/zed/rgb/image_rect_color"),
         (["/zed/rgb/image_rect_color", "/zed/rgb_raw/image_raw_color"], "/zed/rgb/image_rect_color"),
@@ -145,17 +145,17 @@ def test_an_azure_kinect_with_everything_recorded(tmp_path, bag):
         (["/a/color/image_raw", "/b/color/image_raw"], None),
     ],
 )  # fmt: skip
-def test_the_rgbd_cameras_own_picture_of_many(tmp_path, bag, topics, colour):
+def test_the_rgbd_cameras_own_picture_of_many(tmp_path, bag, topics, color):
     with bag(tmp_path / "b") as b:
         for topic in topics:
             b.info(f"{topic.rsplit('/', 1)[0]}/camera_info", START, W, H)
             b.image(topic, START, RGB, "rgb8")
-    if colour is None:
-        with pytest.raises(ConfigError, match="has several: .*; choose one with colour_topic"):
+    if color is None:
+        with pytest.raises(ConfigError, match="has several: .*; choose one with color_topic"):
             open_recording(tmp_path / "b")
         return
     with closing(BagRecording(tmp_path / "b", RecordingConfig())) as recording:
-        assert recording.topics.colour == colour
+        assert recording.topics.color == color
 
 
 def test_depth_of_the_same_camera_of_two(tmp_path, bag):
@@ -166,7 +166,7 @@ def test_depth_of_the_same_camera_of_two(tmp_path, bag):
         b.image("/robot/head/aligned_depth_to_color/image_raw", START, MILLIMETRES, "16UC1")
         b.image("/robot/wrist/depth/image_raw", START, MILLIMETRES, "16UC1")
     for name, depth in (("head", "aligned_depth_to_color"), ("wrist", "depth")):
-        config = RecordingConfig(colour_topic=f"/robot/{name}/color/image_raw")
+        config = RecordingConfig(color_topic=f"/robot/{name}/color/image_raw")
         with closing(BagRecording(tmp_path / "b", config)) as recording:
             assert recording.topics.depth == f"/robot/{name}/{depth}/image_raw"
 
@@ -175,7 +175,7 @@ def test_depth_of_the_same_camera_of_two(tmp_path, bag):
 def test_depth_that_was_registered_is_played_wherever_it_lies(tmp_path, bag, registered):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
-        b.image(COLOUR, START, RGB, "rgb8")
+        b.image(COLOR, START, RGB, "rgb8")
         b.image("/camera/depth/image_rect_raw", START, MILLIMETRES[: H // 2], "16UC1")
         b.image(registered, START, MILLIMETRES, "16UC1")
     assert frames_of(tmp_path / "b")[0].depth.shape == (H, W)
@@ -188,17 +188,17 @@ def test_compressed_pictures_that_image_proc_makes_of_one_cameras(tmp_path, bag)
         for name in ("image_raw", "image_rect_color"):
             b.compressed(f"/camera/color/{name}/compressed", START, "rgb8; jpeg compressed bgr8", jpeg)
     with closing(BagRecording(tmp_path / "b", RecordingConfig())) as recording:
-        assert recording.topics.colour == "/camera/color/image_raw/compressed"
+        assert recording.topics.color == "/camera/color/image_raw/compressed"
 
 
 def test_all_transports_recorded_of_a_camera_that_is_called_after_its_depth(tmp_path, bag):
-    colour, depth = "/depth_cam/rgb/image_raw", "/depth_cam/depth/image_raw"
+    color, depth = "/depth_cam/rgb/image_raw", "/depth_cam/depth/image_raw"
     with bag(tmp_path / "b") as b:
         b.info("/depth_cam/rgb/camera_info", START, W, H)
         jpeg, png = cv2.imencode(".jpg", RGB)[1].tobytes(), cv2.imencode(".png", MILLIMETRES)[1].tobytes()
-        grey = cv2.imencode(".jpg", MILLIMETRES.astype("uint8"))[1].tobytes()
+        gray = cv2.imencode(".jpg", MILLIMETRES.astype("uint8"))[1].tobytes()
         b.compressed(f"{depth}/compressedDepth", START, "16UC1; compressedDepth png", bytes(12) + png)
-        b.compressed(f"{depth}/compressed", START, "16UC1; jpeg compressed ", grey)
-        b.compressed(f"{colour}/compressed", START, "rgb8; jpeg compressed bgr8", jpeg)
+        b.compressed(f"{depth}/compressed", START, "16UC1; jpeg compressed ", gray)
+        b.compressed(f"{color}/compressed", START, "rgb8; jpeg compressed bgr8", jpeg)
     with closing(BagRecording(tmp_path / "b", RecordingConfig())) as recording:
-        assert (recording.topics.colour, recording.topics.depth) == (f"{colour}/compressed", f"{depth}/compressedDepth")
+        assert (recording.topics.color, recording.topics.depth) == (f"{color}/compressed", f"{depth}/compressedDepth")

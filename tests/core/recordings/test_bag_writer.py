@@ -39,7 +39,7 @@ def test_round_trip_is_exact(tmp_path, person_frames, encoding):
         assert recording.intrinsics == person_frames[0].intrinsics
     assert len(read) == len(person_frames)
     for before, after in zip(person_frames, read, strict=True):
-        np.testing.assert_array_equal(before.colour, after.colour)
+        np.testing.assert_array_equal(before.color, after.color)
         np.testing.assert_array_equal(before.depth, after.depth)
         assert (before.stamp_ns, before.frame_id) == (after.stamp_ns, after.frame_id)
 
@@ -56,7 +56,7 @@ def test_depth_that_no_millimetre_fits(tmp_path):
 
 def test_eight_distortion_coefficients(tmp_path, person_frames):
     k = Intrinsics(640, 480, 500, 501, 320, 240, (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8))
-    frame = RgbdFrame(7, person_frames[0].colour, person_frames[0].depth, k)
+    frame = RgbdFrame(7, person_frames[0].color, person_frames[0].depth, k)
     write(tmp_path / "b", [frame])
     with open_recording(tmp_path / "b") as recording:
         assert recording.intrinsics == k
@@ -133,7 +133,7 @@ def test_joints_alone_go_to_skeletons_and_truth_beside_images(tmp_path, person_f
     body = Body("body_1", "kinect_v2_25", np.zeros((25, 3), np.float32), np.zeros((25, 2), np.float32), np.ones(25))
     alone = RgbdFrame(1, None, None, Intrinsics(8, 1, 9, 9, 4, 0), skeletons=[body])
     assert list(write(tmp_path / "alone", [alone]).counts) == ["/skeletons"]
-    both = RgbdFrame(1, person_frames[0].colour, None, person_frames[0].intrinsics, skeletons=[body])
+    both = RgbdFrame(1, person_frames[0].color, None, person_frames[0].intrinsics, skeletons=[body])
     assert "/ground_truth/skeletons" in write(tmp_path / "both", [both]).counts
 
 
@@ -158,7 +158,7 @@ def test_a_file_cut_anywhere_is_saved(tmp_path, person_frames, share):
         read: list[Any] = list(recording.frames())
     assert len(read) == counts["/camera/color/image_raw"] >= int(len(person_frames) * share) - 1
     for before, after in zip(person_frames, read, strict=False):
-        np.testing.assert_array_equal(before.colour, after.colour)
+        np.testing.assert_array_equal(before.color, after.color)
         np.testing.assert_array_equal(before.depth, after.depth)
 
 
@@ -279,11 +279,11 @@ if mode == "full":  # a file that may not grow further stands in for a full disk
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, resource.RLIM_INFINITY))
 writer = BagWriter(path)
-colour = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
+color = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
 k = Intrinsics(320, 240, 300, 300, 160, 120)
 try:
     for stamp in range(30):
-        writer.write_frame(RgbdFrame(stamp, colour, np.full((240, 320), 1.5, np.float32), k))
+        writer.write_frame(RgbdFrame(stamp, color, np.full((240, 320), 1.5, np.float32), k))
         if stamp == 19 and mode == "kill":
             writer.flush()
             print("flushed", flush=True)

@@ -32,7 +32,7 @@ def test_person_turning(data_root):
     np.testing.assert_array_equal(np.isnan(frames[1].depth), raw == 0)
     np.testing.assert_allclose(np.nan_to_num(frames[1].depth), raw / 1000, atol=1e-6)
     bgr = cv2.imread(str(folder / "0000000001.jpg"))
-    np.testing.assert_array_equal(frames[1].colour, bgr[..., ::-1])
+    np.testing.assert_array_equal(frames[1].color, bgr[..., ::-1])
     assert len(last) == 1 and last[0].stamp_ns == 3_300_000_000
 
 
@@ -64,9 +64,9 @@ def test_nothing_is_guessed(data_root):
 
 
 def small_folder(folder, names, size=(24, 32), depth_size=(24, 32)):
-    for colour, depth in names:
+    for color, depth in names:
         for name, image in (
-            (colour, np.full((*size, 3), 9, np.uint8)),
+            (color, np.full((*size, 3), 9, np.uint8)),
             (depth, np.full(depth_size, 2000, np.uint16)),
         ):
             if name:
@@ -129,7 +129,7 @@ def test_tum_stamps_pair_in_time(tmp_path, caplog):
     frames = frames_of(small_folder(tmp_path, names), intrinsics="30,30,15,11", depth_scale=0.0002)
     assert len(frames) == 3
     assert abs(frames[0].stamp_ns - 1305031102175304000) < 1000
-    assert "1 of 4 colour images have no depth" in caplog.text
+    assert "1 of 4 color images have no depth" in caplog.text
 
 
 def test_folders_in_capitals(tmp_path):
@@ -163,26 +163,26 @@ def test_names_that_are_times_in_smaller_units(tmp_path, unit):
     assert [round(float(frame.depth[0, 0]), 3) for frame in frames] == [1.0, 1.001, 1.002, 1.003]
 
 
-def test_colour_left_out_for_want_of_depth_leaves_its_time(tmp_path):
+def test_color_left_out_for_want_of_depth_leaves_its_time(tmp_path):
     names = [(f"rgb/{n}.png", "" if n in (2, 3) else f"depth/{n}.png") for n in range(6)]
     frames = frames_of(small_folder(tmp_path, names), intrinsics="30,30,15,11", depth_scale=0.001, fps=10)
     assert [frame.stamp_ns // 100_000_000 for frame in frames] == [0, 1, 4, 5]
 
 
-def test_colour_alone_and_sizes(tmp_path, caplog):
+def test_color_alone_and_sizes(tmp_path, caplog):
     frames = frames_of(small_folder(tmp_path / "c", [("img_1.png", ""), ("img_2.png", "")]), hfov_deg=60.0)
     assert [frame.depth for frame in frames] == [None, None] and "has no depth" in caplog.text
     folder = small_folder(tmp_path / "d", [("color0.png", "depth0.png")], depth_size=(12, 16))
-    with pytest.raises(InputError, match=r"color0\.png.*register depth to colour first"):
+    with pytest.raises(InputError, match=r"color0\.png.*register depth to color first"):
         frames_of(folder, hfov_deg=60.0, depth_scale=0.001)
     folder = small_folder(tmp_path / "e", [("color0.png", "depth7.png")])
-    with pytest.raises(InputError, match="no depth image has a colour image's number"):
+    with pytest.raises(InputError, match="no depth image has a color image's number"):
         frames_of(folder, hfov_deg=60.0, depth_scale=0.001)
 
 
 def test_empty_folder_and_truncated_image(tmp_path, data_root):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no colour images"):
+    with pytest.raises(InputError, match="holds no color images"):
         open_recording(tmp_path / "empty")
     folder = tmp_path / "cut"
     folder.mkdir()
@@ -214,7 +214,7 @@ def test_ntu_video_is_turned_back(data_root, caplog):
     assert "assuming the Kinect v2's field of view" in caplog.text and "without depth" in caplog.text
     with open_recording(file, RecordingConfig(mirror="no")) as recording:
         raw: Any = next(recording.frames())
-    np.testing.assert_array_equal(frames[0].colour, raw.colour[:, ::-1])
+    np.testing.assert_array_equal(frames[0].color, raw.color[:, ::-1])
     assert [frame.stamp_ns for frame in frames] == [0, 33333333]
 
 
@@ -227,10 +227,10 @@ def test_video_counts_seeks_and_needs_a_field_of_view(data_root):
     every = frames_of(file, hfov_deg=70.0)
     assert len(every) == 72 and all(a.stamp_ns < b.stamp_ns for a, b in pairwise(every))
     assert [f.stamp_ns for f in frames] == [f.stamp_ns for f in every if f.stamp_ns >= 2_000_000_000]
-    np.testing.assert_array_equal(frames[0].colour, every[-len(frames)].colour)
+    np.testing.assert_array_equal(frames[0].color, every[-len(frames)].color)
     assert frames_of(file, hfov_deg=70.0, fps=10.0, start_s=6.9)[0].stamp_ns == 6_900_000_000
     with ReplayCamera(path=str(file), hfov_deg=70.0, fps=10.0, rate=0.0, start_s=6.9) as camera:
-        assert camera.length_s == pytest.approx(7.2, abs=0.1) and camera.read(10.0).colour is not None
+        assert camera.length_s == pytest.approx(7.2, abs=0.1) and camera.read(10.0).color is not None
 
 
 def test_a_video_streamed_to_disk_does_not_say_how_long_it_is(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from actrec.datasets.ntu.cameras import fit_cameras
-from actrec.datasets.ntu.skeletons import COLOUR_SIZE, DEPTH_SIZE, read_ntu_file, read_ntu_skeleton, unmirror
+from actrec.datasets.ntu.skeletons import COLOR_SIZE, DEPTH_SIZE, read_ntu_file, read_ntu_skeleton, unmirror
 from actrec.utils.errors import DeviceError, InputError
 from actrec.utils.geometry import kinect_to_optical, project
 from benchmarks import cameras
@@ -37,18 +37,18 @@ def test_cameras_explain_every_files_pixels(data_root):
     for file in sorted((data_root / "ntu/skeleton").glob("*.skeleton")):
         recording = read_ntu_file(file)
         cameras, joints = fit_cameras(recording), kinect_to_optical(recording.positions)
-        colour, depth = (
-            unmirror(recording.colour_pixels, COLOUR_SIZE[0]),
+        color, depth = (
+            unmirror(recording.color_pixels, COLOR_SIZE[0]),
             unmirror(recording.depth_pixels, DEPTH_SIZE[0]),
         )
-        assert np.linalg.norm(cameras.pixels(joints) - colour, axis=-1).max() < 1
+        assert np.linalg.norm(cameras.pixels(joints) - color, axis=-1).max() < 1
         assert np.linalg.norm(project(joints, cameras.depth) - depth, axis=-1).max() < 0.5
         # What the Kinect v2's cameras are known to be.
-        assert 362 < cameras.depth.fx < 370 and 1040 < cameras.colour.fx < 1080
+        assert 362 < cameras.depth.fx < 370 and 1040 < cameras.color.fx < 1080
         assert 0.03 < -cameras.offset[0] < 0.08 and abs(cameras.offset[1]) < 0.02
 
 
-def test_depth_as_the_colour_camera_sees_it(data_root):
+def test_depth_as_the_color_camera_sees_it(data_root):
     """A wall with a box before it: the picture shows both where they are, with no gaps, the box over the wall."""
     cameras = fit_cameras(read_ntu_file(data_root / f"ntu/skeleton/{NAME}.skeleton"))
     wall, box = 3.0, 1.5
@@ -84,7 +84,7 @@ def test_joints_out_of_the_picture_do_not_spoil_the_cameras(tmp_path):
         rows[number] = " ".join(words)
     path.write_text("\n".join(rows))
     found = fit_cameras(read_ntu_file(path))
-    assert abs(found.colour.fx - truth.colour.fx) < 0.5 and abs(found.colour.cx - truth.colour.cx) < 0.5
+    assert abs(found.color.fx - truth.color.fx) < 0.5 and abs(found.color.cx - truth.color.cx) < 0.5
 
 
 def test_identities_beyond_a_float64_are_told_apart(tmp_path):
@@ -175,6 +175,6 @@ def test_damage_is_refused_or_read_never_a_crash(tmp_path):
 def test_benchmark(data_root):
     figures = cameras.measure_ntu(["--data", str(data_root / "ntu"), "--files", "2", "--repeat", "1"])
     assert figures["files"] == 2 and figures["clips a second, bodies cleaned"] > 0
-    assert max(row["colour max px"] for row in figures["cameras"]) < 1
+    assert max(row["color max px"] for row in figures["cameras"]) < 1
     with pytest.raises(DeviceError, match=r"holds no \.skeleton file"):
         cameras.measure_ntu(["--data", str(data_root / "nucla")])

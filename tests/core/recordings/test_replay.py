@@ -43,7 +43,7 @@ def test_frames_come_as_recorded(person_bag, person_frames):
     frames, camera = play(path=person_bag, rate=0.0, restamp=False)
     assert camera.frames_read == len(frames) == len(person_frames)
     for before, after in zip(person_frames, frames, strict=True):
-        np.testing.assert_array_equal(before.colour, after.colour)
+        np.testing.assert_array_equal(before.color, after.color)
         np.testing.assert_array_equal(before.depth, after.depth)
         assert before.stamp_ns == after.stamp_ns
 
@@ -58,7 +58,7 @@ def test_the_end_stays_the_end(person_bag):
             with pytest.raises(EndOfStream, match="has ended"):
                 camera.read(10.0)
         replay.seek(0.0)
-        assert camera.read(10.0).colour is not None
+        assert camera.read(10.0).color is not None
 
 
 def test_restamped_frames_start_now_and_keep_their_intervals(person_bag):
@@ -72,7 +72,7 @@ def test_loops_are_monotonic(person_bag):
     frames, camera = play(20, path=person_bag, rate=0.0, loop=True)
     assert camera.loops == 2
     assert {b.stamp_ns - a.stamp_ns for a, b in pairwise(frames)} <= {PERIOD, PERIOD + 1}
-    np.testing.assert_array_equal(frames[0].colour, frames[8].colour)
+    np.testing.assert_array_equal(frames[0].color, frames[8].color)
     recorded, _ = play(20, path=person_bag, rate=0.0, loop=True, restamp=False)
     assert recorded[8].stamp_ns == recorded[0].stamp_ns
 
@@ -149,7 +149,7 @@ def test_stamps_that_jump_back_in_a_bag(tmp_path, bag):
 
 def test_skeleton_files_give_joints_alone(data_root):
     frames, _ = play(path=str(data_root / SKELETON), rate=0.0)
-    assert len(frames) == 103 and all(f.colour is None and f.depth is None for f in frames)
+    assert len(frames) == 103 and all(f.color is None and f.depth is None for f in frames)
     assert all(len(f.skeletons) == 1 and f.skeletons[0].layout == "kinect_v2_25" for f in frames)
     packed = str(data_root / "utd_mhad/utd_mhad_skeletons.npz")
     frames, _ = play(path=packed, rate=0.0, sequence="a3_s2_t1", restamp=False, fps=15.0)
@@ -163,7 +163,7 @@ def test_folders_and_videos(data_root):
     frames, _ = play(5, path=str(data_root / "rgbd/person_turning"), **options)
     assert all(f.depth is not None for f in frames)
     frames, _ = play(5, path=str(data_root / "videos/street_720p.avi"), hfov_deg=70.0, rate=0.0, start_s=1.0)
-    assert all(f.depth is None and f.colour.shape == (720, 1280, 3) for f in frames)
+    assert all(f.depth is None and f.color.shape == (720, 1280, 3) for f in frames)
 
 
 def test_wrong_use(tmp_path, person_bag):
@@ -177,7 +177,7 @@ def test_wrong_use(tmp_path, person_bag):
         cameras.create("replay", path=person_bag, rate=-1.0)
     with pytest.raises(DeviceError, match="there is no recording"):
         cameras.create("replay", path=str(tmp_path / "none")).open()
-    with pytest.raises(InputError, match="holds no colour images"):
+    with pytest.raises(InputError, match="holds no color images"):
         cameras.create("replay", path=str(tmp_path)).open()
     camera: Any = cameras.create("replay", path=person_bag)
     for use in (lambda: camera.read(), lambda: camera.intrinsics, lambda: camera.seek(0.0)):
@@ -203,7 +203,7 @@ def test_an_error_in_the_middle_reaches_the_reader(tmp_path, bag):
         camera.read(10.0)
         camera.read(10.0)
         for _ in range(2):
-            with pytest.raises(InputError, match=r"bag '.*b': colour is uint8\[5, 8, 3\]"):
+            with pytest.raises(InputError, match=r"bag '.*b': color is uint8\[5, 8, 3\]"):
                 camera.read(10.0)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from actrec.datasets import nucla, utd_mhad
 from actrec.datasets.ntu import skeletons
-from actrec.datasets.ntu.skeletons import COLOUR_SIZE
+from actrec.datasets.ntu.skeletons import COLOR_SIZE
 from actrec.recordings import skeleton_files
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.types import Intrinsics
@@ -49,32 +49,32 @@ def test_ntu_files_to_the_last_byte(data_root):
         last = [float(value) for value in lines[-2].split()]
         raw = skeletons.read_ntu_file(file)
         np.testing.assert_allclose(raw.positions[-1, -1, -1], last[:3], rtol=1e-6)
-        np.testing.assert_allclose(raw.colour_pixels[-1, -1, -1], last[5:7], rtol=1e-6)
+        np.testing.assert_allclose(raw.color_pixels[-1, -1, -1], last[5:7], rtol=1e-6)
         np.testing.assert_allclose(raw.orientations[-1, -1, -1], last[7:11], rtol=1e-6)
         assert raw.states[-1, -1, -1] == last[11]
 
 
 def test_ntu_joints_project_to_the_files_own_pixels(data_root):
-    """Depth camera: one focal length and centre explain every pixel, x growing with the Kinect's x (mirrored)."""
+    """Depth camera: one focal length and center explain every pixel, x growing with the Kinect's x (mirrored)."""
     for file in sorted((data_root / "ntu/skeleton").glob("*.skeleton")):
         raw = skeletons.read_ntu_file(file)
         seen = raw.states == 2
         x, _, z = raw.positions[seen].T.astype(np.float64)
         design = np.stack([x / z, np.ones_like(z)], axis=1)
-        (focal, centre), *_ = np.linalg.lstsq(design, raw.depth_pixels[seen][:, 0], rcond=None)
-        assert 360 < focal < 370 and 250 < centre < 270
-        assert np.abs(design @ [focal, centre] - raw.depth_pixels[seen][:, 0]).max() < 0.2
+        (focal, center), *_ = np.linalg.lstsq(design, raw.depth_pixels[seen][:, 0], rcond=None)
+        assert 360 < focal < 370 and 250 < center < 270
+        assert np.abs(design @ [focal, center] - raw.depth_pixels[seen][:, 0]).max() < 0.2
 
 
 def test_ntu_pixels_agree_with_the_optical_frame(data_root):
     """Turned back from the mirroring, the pixels lie where the optical joints project, but for the cameras' offset."""
     for file in sorted((data_root / "ntu/skeleton").glob("*.skeleton")):
         sequence = skeletons.read_ntu_skeleton(file)
-        nominal = Intrinsics(*COLOUR_SIZE, 1060, 1060, 959.5, 539.5)
+        nominal = Intrinsics(*COLOR_SIZE, 1060, 1060, 959.5, 539.5)
         seen = sequence.scores == 1
         apart = (project(sequence.bodies, nominal) - sequence.pixels)[seen]
         assert np.abs(apart - np.median(apart, axis=0)).max() < 12
-        assert np.abs(np.median(apart, axis=0)).max() < 45  # 5 cm between the two cameras, and an off-centre lens
+        assert np.abs(np.median(apart, axis=0)).max() < 45  # 5 cm between the two cameras, and an off-center lens
 
 
 def test_ntu_with_two_bodies_and_an_empty_frame(tmp_path, data_root):

@@ -50,19 +50,19 @@ def test_a_plane_that_approaches(texture) -> None:
 
 def test_images_that_opencv_finds_too_small_are_refused_in_a_line() -> None:
     for width, height in ((12, 11), (11, 400)):
-        colour, depth = np.zeros((height, width, 3), np.uint8), np.full((height, width), 2.0, np.float32)
+        color, depth = np.zeros((height, width, 3), np.uint8), np.full((height, width), 2.0, np.float32)
         camera = Intrinsics(width, height, 20.0, 20.0, 6.0, 6.0)
         with pytest.raises(InputError, match=f"images are {width}×{height}, but dis takes none below 12 pixels"):
-            scene_flow.create("dis").estimate(colour, depth, colour, depth, camera, DT)
+            scene_flow.create("dis").estimate(color, depth, color, depth, camera, DT)
 
 
 @pytest.mark.parametrize(("width", "height", "finest"), [(40, 12, 1), (200, 15, 1), (100, 31, 2), (640, 100, 5)])
 def test_an_image_too_low_for_the_finest_level_is_searched_at_the_coarsest_that_it_has(width, height, finest) -> None:
     """OpenCV itself crashes on these."""
     random, depth = np.random.default_rng(0), np.full((height, width), 2.0, np.float32)
-    colour = random.integers(0, 255, (height, width, 3), np.uint8)
+    color = random.integers(0, 255, (height, width, 3), np.uint8)
     camera = Intrinsics(width, height, 20.0, 20.0, width / 2, height / 2)
-    flow = scene_flow.create("dis", finest_scale=finest).estimate(colour, depth, colour, depth, camera, DT)
+    flow = scene_flow.create("dis", finest_scale=finest).estimate(color, depth, color, depth, camera, DT)
     np.testing.assert_allclose(flow, 0, atol=1e-3)
 
 
@@ -116,8 +116,8 @@ def test_unknown_methods_and_settings_are_named() -> None:
 def test_resizing_keeps_where_things_are(texture) -> None:
     depth = plane(2.0)
     depth[:, :160] = np.nan
-    colour, small, intrinsics = resize(view(texture), depth, INTRINSICS, 160, 120)
-    assert (colour.shape, small.shape, intrinsics) == ((120, 160, 3), (120, 160), INTRINSICS.resized(160, 120))
+    color, small, intrinsics = resize(view(texture), depth, INTRINSICS, 160, 120)
+    assert (color.shape, small.shape, intrinsics) == ((120, 160, 3), (120, 160), INTRINSICS.resized(160, 120))
     assert np.isnan(small[:, :80]).all()
     assert (small[:, 80:] == 2.0).all()
 
@@ -126,10 +126,10 @@ def test_people_that_move_move_and_the_room_does_not(data_root: Path) -> None:
     folder = data_root / "rgbd" / "pairs" / "two_people_moving"
     pair = []
     for k in range(2):
-        colour = cv2.cvtColor(cv2.imread(str(folder / f"color{k}.png")), cv2.COLOR_BGR2RGB)
+        color = cv2.cvtColor(cv2.imread(str(folder / f"color{k}.png")), cv2.COLOR_BGR2RGB)
         depth = cv2.imread(str(folder / f"depth{k}.png"), cv2.IMREAD_UNCHANGED).astype(np.float32) / 5000
         depth[depth == 0] = np.nan
-        pair.append(resize(colour, depth, Intrinsics(640, 480, 525, 525, 319.5, 239.5), 320, 240))
+        pair.append(resize(color, depth, Intrinsics(640, 480, 525, 525, 319.5, 239.5), 320, 240))
     (c0, d0, small), (c1, d1, _) = pair
     flow = scene_flow.create("dis").estimate(c0, d0, c1, d1, small, DT)
     speed = np.linalg.norm(flow, axis=-1)

@@ -18,11 +18,11 @@ def pairs(noise: bool):
             frame = camera.read()
             if k % 10 > 1:
                 continue
-            assert frame.colour is not None
+            assert frame.color is not None
             assert frame.depth is not None
             assert camera.scene is not None
             assert camera.snapshot is not None
-            small = resize(frame.colour, frame.depth, frame.intrinsics, 320, 240)
+            small = resize(frame.color, frame.depth, frame.intrinsics, 320, 240)
             if k % 10 == 0:
                 truth = camera.scene.scene_flow(camera.snapshot, DT)[1::2, 1::2]
                 first = (*small, truth, camera.snapshot.rendering.people[1::2, 1::2] >= 0)

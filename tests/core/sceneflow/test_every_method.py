@@ -25,18 +25,18 @@ def plane(z: float = 2.0) -> np.ndarray:
 def test_sizes_and_types_that_differ_are_refused(name: str, wrong: int) -> None:
     images = [picture(), plane(), picture(), plane()]
     images[wrong] = images[wrong][:20] if wrong % 2 else images[wrong].astype(np.float32)
-    colour0, depth0, colour1, depth1 = images
-    with pytest.raises(InputError, match=rf"{'first' if wrong < 2 else 'second'} (colour|depth) is .*, expected"):
-        scene_flow.create(name).estimate(colour0, depth0, colour1, depth1, INTRINSICS, DT)
+    color0, depth0, color1, depth1 = images
+    with pytest.raises(InputError, match=rf"{'first' if wrong < 2 else 'second'} (color|depth) is .*, expected"):
+        scene_flow.create(name).estimate(color0, depth0, color1, depth1, INTRINSICS, DT)
 
 
 @pytest.mark.parametrize("which", [1, 3])
 def test_depth_in_millimetres_is_refused(name: str, which: int) -> None:
     images = [picture(), plane(), picture(), plane()]
     images[which] = images[which] * 1000
-    colour0, depth0, colour1, depth1 = images
+    color0, depth0, color1, depth1 = images
     with pytest.raises(InputError, match="depth is 2000 m in the middle, expected metres: is it in millimetres"):
-        scene_flow.create(name).estimate(colour0, depth0, colour1, depth1, INTRINSICS, DT)
+        scene_flow.create(name).estimate(color0, depth0, color1, depth1, INTRINSICS, DT)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -1.0, 0.0])

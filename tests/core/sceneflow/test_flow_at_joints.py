@@ -26,9 +26,9 @@ def statue():
 @pytest.mark.parametrize("method", ["pd_flow", "dis"])
 def test_joints_move_as_the_statue_does(statue, method) -> None:
     pair, positions, pixels = statue
-    (colour0, depth0, camera), (colour1, depth1, _) = pair.first, pair.second
+    (color0, depth0, camera), (color1, depth1, _) = pair.first, pair.second
     options = {"device": "cpu", "threads": 1} if method == "pd_flow" else {}
-    flow = scene_flow.create(method, **options).estimate(colour0, depth0, colour1, depth1, camera, DT)
+    flow = scene_flow.create(method, **options).estimate(color0, depth0, color1, depth1, camera, DT)
     size = (640, 480)
     metres = velocity_at_joints(flow, pixels, size) * DT
     np.testing.assert_allclose(metres[INNER], np.broadcast_to([0.06, 0, 0], (len(INNER), 3)), atol=0.006)

@@ -21,19 +21,19 @@ SMALL = Intrinsics(80, 60, 66.0, 66.0, 39.5, 29.5)
 
 
 def scene(seed: int = 0, moved: tuple[float, float, float] = (0, 0, 0)) -> tuple[np.ndarray, np.ndarray]:
-    """Colour and depth of a textured box before a wall; the box moves by so many metres. A corner is unknown."""
+    """Color and depth of a textured box before a wall; the box moves by so many metres. A corner is unknown."""
     rng = np.random.default_rng(seed)
     texture = cv2.GaussianBlur(rng.normal(size=(400, 400)).astype(np.float32), (0, 0), 4)
     texture = cv2.normalize(texture, None, 0, 255, cv2.NORM_MINMAX)
     c = SMALL
     x, y = (np.arange(80) - c.cx) / c.fx, (np.arange(60)[:, None] - c.cy) / c.fy
-    grey, depth = _seen(texture[:, 200:], x, y, 3.0, (0, 0)), np.full((60, 80), 3.0, np.float32)
+    gray, depth = _seen(texture[:, 200:], x, y, 3.0, (0, 0)), np.full((60, 80), 3.0, np.float32)
     z = 2.0 + moved[2]
     inside = (abs(x * z - moved[0]) < 0.4) & (abs(y * z - moved[1]) < 0.4)
-    grey = np.where(inside, _seen(texture, x, y, z, moved[:2]), grey)
+    gray = np.where(inside, _seen(texture, x, y, z, moved[:2]), gray)
     depth[inside] = z
     depth[:8, :8] = np.nan
-    return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2), depth
+    return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=2), depth
 
 
 def _seen(texture, x, y, z, offset):
@@ -44,9 +44,9 @@ def _seen(texture, x, y, z, offset):
     )
 
 
-def image(colour: np.ndarray, depth: np.ndarray) -> Level:
-    grey = cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    return Level(grey, np.nan_to_num(depth), (SMALL.fx, SMALL.fy, SMALL.cx, SMALL.cy))
+def image(color: np.ndarray, depth: np.ndarray) -> Level:
+    gray = cv2.cvtColor(color, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    return Level(gray, np.nan_to_num(depth), (SMALL.fx, SMALL.fy, SMALL.cx, SMALL.cy))
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -55,7 +55,7 @@ def test_the_fast_execution_is_the_literal_one(threads: int) -> None:
     first, second = image(*scene()), image(*scene(moved=(0.03, -0.02, 0.04)))
     expected, _ = reference.flow(first, second, config)
     solver = CpuSolver(config, threads)
-    pyramids = [solver.pyramid(i.grey, i.depth, i.camera) for i in (first, second)]
+    pyramids = [solver.pyramid(i.gray, i.depth, i.camera) for i in (first, second)]
     found = solver.solve(*pyramids)
     for name, plane in zip("uvw", found, strict=True):
         np.testing.assert_allclose(plane, getattr(expected, name), atol=2e-3, err_msg=name)
@@ -74,11 +74,11 @@ def test_the_literal_execution_is_a_device_too() -> None:
 def test_pyramids_are_the_literal_ones() -> None:
     first = image(*scene())
     solver = CpuSolver(PdFlowConfig(coarsest=4), 1)
-    found = solver.pyramid(first.grey, first.depth, first.camera)
+    found = solver.pyramid(first.gray, first.depth, first.camera)
     expected = reference.pyramid(first, len(found))
-    assert [level.grey.shape for level in found] == [(60, 80), (30, 40), (15, 20), (8, 10), (4, 5)]
+    assert [level.gray.shape for level in found] == [(60, 80), (30, 40), (15, 20), (8, 10), (4, 5)]
     for ours, theirs in zip(found, expected, strict=True):
-        np.testing.assert_allclose(ours.grey, theirs.grey, rtol=1e-5)
+        np.testing.assert_allclose(ours.gray, theirs.gray, rtol=1e-5)
         np.testing.assert_allclose(ours.depth, theirs.depth, rtol=1e-5)
         assert ours.camera == theirs.camera
 
@@ -116,8 +116,8 @@ def test_a_box_that_moves(moved: tuple[float, float, float]) -> None:
 
 
 def test_identical_frames_stand_still() -> None:
-    colour, depth = scene()
-    flow = scene_flow.create("pd_flow", threads=1).estimate(colour, depth, colour, depth, SMALL, DT)
+    color, depth = scene()
+    flow = scene_flow.create("pd_flow", threads=1).estimate(color, depth, color, depth, SMALL, DT)
     np.testing.assert_array_equal(np.isnan(flow).any(-1), np.isnan(depth))
     assert np.nanmax(np.abs(flow)) < 1e-3
 
@@ -131,25 +131,25 @@ def test_speed_is_by_time_passed() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, 0.0, np.inf])
 def test_no_depth_gives_nothing(value: float) -> None:
-    colour, depth = scene()
+    color, depth = scene()
     blind = np.full_like(depth, value)
     method = scene_flow.create("pd_flow", threads=1)
-    assert np.isnan(method.estimate(colour, blind, colour, depth, SMALL, DT)).all()
-    assert np.isnan(method.estimate(colour, depth, colour, blind, SMALL, DT)).all()
+    assert np.isnan(method.estimate(color, blind, color, depth, SMALL, DT)).all()
+    assert np.isnan(method.estimate(color, depth, color, blind, SMALL, DT)).all()
 
 
 def test_a_hole_of_the_second_depth_is_bridged_at_its_rim_alone() -> None:
     """Farther in, nothing says how the depth changes: it came out as 0 for a box that comes nearer at 1.2 m/s."""
-    colour0, depth0 = scene()
-    colour1, depth1 = scene(moved=(0, 0, -0.04))
+    color0, depth0 = scene()
+    color1, depth1 = scene(moved=(0, 0, -0.04))
     holed = depth1.copy()
     holed[20:40, 32:48] = np.nan
     holed[30, 20] = np.nan
-    flow = scene_flow.create("pd_flow", threads=1).estimate(colour0, depth0, colour1, holed, SMALL, DT)
+    flow = scene_flow.create("pd_flow", threads=1).estimate(color0, depth0, color1, holed, SMALL, DT)
     assert np.isnan(flow[25:35, 37:43]).all()
     assert np.isfinite(flow[30, 20]).all()
     assert np.isfinite(flow[10:18, 10:70]).all()
-    whole = scene_flow.create("pd_flow", threads=1).estimate(colour0, depth0, colour1, depth1, SMALL, DT)
+    whole = scene_flow.create("pd_flow", threads=1).estimate(color0, depth0, color1, depth1, SMALL, DT)
     assert np.isfinite(whole[10:50, 10:70]).all()
     assert abs(np.median(flow[22:38, 28:31, 2]) + 1.2) < 0.1
 

@@ -34,7 +34,7 @@ def device(folder):
 
 def odd(level: Level) -> Level:
     """An image whose sides are odd at every level."""
-    return Level(level.grey[:59, :77].copy(), level.depth[:59, :77].copy(), level.camera)
+    return Level(level.gray[:59, :77].copy(), level.depth[:59, :77].copy(), level.camera)
 
 
 @pytest.mark.parametrize("cut", [lambda level: level, odd])
@@ -44,7 +44,7 @@ def test_the_kernels_are_the_literal_method(device, cut, iterations):
     first, second = cut(image(*scene())), cut(image(*scene(moved=(0.03, -0.02, 0.04))))
     expected, _ = reference.flow(first, second, config)
     solver = GpuSolver(config, device)
-    found = solver.solve(*(solver.pyramid(i.grey, i.depth, i.camera) for i in (first, second)))
+    found = solver.solve(*(solver.pyramid(i.gray, i.depth, i.camera) for i in (first, second)))
     for name, plane in zip("uvw", found, strict=True):
         np.testing.assert_allclose(plane, getattr(expected, name), atol=2e-3, err_msg=name)
 
@@ -56,7 +56,7 @@ def test_a_stream_of_pairs_is_that_of_the_cpu(device):
     images = [image(*scene(moved=(0.06 * k, 0, 0.02 * k))) for k in range(4)]
     flows = []
     for solver in solvers:
-        pyramids = [solver.pyramid(i.grey, i.depth, i.camera) for i in images]
+        pyramids = [solver.pyramid(i.gray, i.depth, i.camera) for i in images]
         start, own = None, []
         for k in range(3):
             start = solver.solve(pyramids[k], pyramids[k + 1], start)
@@ -70,7 +70,7 @@ def test_a_stream_of_pairs_is_that_of_the_cpu(device):
 def test_iterations_are_what_is_recorded(device):
     config = PdFlowConfig(iterations=12, fewer=2)
     solver = GpuSolver(config, device)
-    pyramids = [solver.pyramid(i.grey, i.depth, i.camera) for i in (image(*scene()), image(*scene()))]
+    pyramids = [solver.pyramid(i.gray, i.depth, i.camera) for i in (image(*scene()), image(*scene()))]
     solver.solve(*pyramids)
     assert device.launched.count("iterate") == 12 + 10 + 8
     assert device.launched.count("double_size") == 2
@@ -186,7 +186,7 @@ def test_cupy_is_asked_for_what_it_has(device, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     config = PdFlowConfig(iterations=4, fewer=0)
     solver = GpuSolver(config, cupy_device.CupyDevice())
-    pyramids = [solver.pyramid(i.grey, i.depth, i.camera) for i in (image(*scene()), image(*scene(moved=(0.02, 0, 0))))]
+    pyramids = [solver.pyramid(i.gray, i.depth, i.camera) for i in (image(*scene()), image(*scene(moved=(0.02, 0, 0))))]
     found = solver.solve(*pyramids)
     assert np.isfinite(found).all()
     assert cupy.calls.count("graph") == 0
@@ -216,7 +216,7 @@ def test_on_the_gpu():
     first, second = image(*scene()), image(*scene(moved=(0.03, -0.02, 0.04)))
     flows = []
     for solver in (CpuSolver(config, 1), GpuSolver(config, cupy_device.CupyDevice())):
-        pyramids = [solver.pyramid(i.grey, i.depth, i.camera) for i in (first, second)]
+        pyramids = [solver.pyramid(i.gray, i.depth, i.camera) for i in (first, second)]
         flows += [solver.solve(*pyramids), solver.solve(*pyramids)]
     np.testing.assert_array_equal(flows[2], flows[3])  # what was recorded gives what was launched
     assert np.quantile(np.abs(flows[0] - flows[2]), 0.999) < 2e-3

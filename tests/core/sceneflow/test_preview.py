@@ -5,7 +5,7 @@ from actrec.scene_flow.preview import picture
 
 
 @pytest.mark.parametrize(
-    ("velocity", "colour"),
+    ("velocity", "color"),
     [
         ((1, 0, 0), (255, 0, 0)),
         ((-1, 0, 0), (0, 255, 255)),
@@ -16,7 +16,7 @@ from actrec.scene_flow.preview import picture
         ((np.nan, 0, 0), (60, 60, 60)),
     ],
 )
-def test_the_wheel(velocity, colour) -> None:
+def test_the_wheel(velocity, color) -> None:
     flow = np.full((4, 6, 3), velocity, np.float32)
-    np.testing.assert_allclose(picture(flow)[2, 3], colour, atol=1)
+    np.testing.assert_allclose(picture(flow)[2, 3], color, atol=1)
     assert picture(flow).dtype == np.uint8

@@ -23,8 +23,8 @@ SLOW = Motion("turns 0.2°", camera_turn=_turn(1, 0.2))
 
 def frames(pair: scene_flow_benchmark.Pair) -> list[RgbdFrame]:
     return [
-        RgbdFrame(k * STEP_NS, colour, depth, intrinsics, "camera")
-        for k, (colour, depth, intrinsics) in enumerate((pair.first, pair.second))
+        RgbdFrame(k * STEP_NS, color, depth, intrinsics, "camera")
+        for k, (color, depth, intrinsics) in enumerate((pair.first, pair.second))
     ]
 
 
@@ -63,8 +63,8 @@ def frames_of(pair: tuple[scene_flow_benchmark.Images, scene_flow_benchmark.Imag
 
 def test_turned_back_is_what_had_been_seen(fast: scene_flow_benchmark.Pair) -> None:
     """Room and person stand almost where they stood: what is seen of them is the first image, but at edges."""
-    colour, depth, seen = base.turned_back(*fast.second, FAST.camera_turn.T)
-    share = np.abs(colour.astype(float) - fast.first[0]).max(axis=-1)[seen] < 25
+    color, depth, seen = base.turned_back(*fast.second, FAST.camera_turn.T)
+    share = np.abs(color.astype(float) - fast.first[0]).max(axis=-1)[seen] < 25
     assert share.mean() > 0.9
     off = np.abs(depth - fast.first[1])[seen & ~fast.person & np.isfinite(depth)]
     assert (off < 0.01).mean() > 0.95
@@ -93,15 +93,15 @@ def test_a_person_is_seen_moving_before_a_camera_that_turns_fast(name, told_by, 
 def test_without_a_turn_the_flow_is_the_methods_own() -> None:
     first, second = frames(next(scene_flow_benchmark.pairs_of(SLOW, False, FULL, 4)))
     method = scene_flow.create("dis")
-    plain = method.estimate(first.colour, first.depth, second.colour, second.depth, first.intrinsics, DT)
+    plain = method.estimate(first.color, first.depth, second.color, second.depth, first.intrinsics, DT)
     for turn in (None, SLOW.camera_turn.T, _turn(1, 60)):
         np.testing.assert_array_equal(base.flow(method, first, second, DT, turn), plain)
 
 
 def test_where_nothing_can_be_followed_no_turn_is_claimed(fast: scene_flow_benchmark.Pair) -> None:
     blank = Intrinsics(320, 240, 262.0, 262.0, 159.5, 119.5)
-    grey, far = np.full((240, 320, 3), 90, np.uint8), np.full((240, 320), 2, np.float32)
-    first, second = (RgbdFrame(k, grey, far, blank, "camera") for k in (0, 1))
+    gray, far = np.full((240, 320, 3), 90, np.uint8), np.full((240, 320), 2, np.float32)
+    first, second = (RgbdFrame(k, gray, far, blank, "camera") for k in (0, 1))
     assert base.estimate(first, second) is None
     rng = np.random.default_rng(0)
     other = RgbdFrame(1, rng.integers(0, 255, (240, 320, 3), np.uint8), far, blank, "camera")
@@ -111,16 +111,16 @@ def test_where_nothing_can_be_followed_no_turn_is_claimed(fast: scene_flow_bench
 def test_images_of_two_sizes_are_refused_before_anything_is_turned(fast: scene_flow_benchmark.Pair) -> None:
     pairs = FlowPairs(scene_flow.create("dis"), SceneFlowConfig(camera_motion="estimate", width=160, height=120))
     first, second = frames(fast)
-    assert second.colour is not None and second.depth is not None
+    assert second.color is not None and second.depth is not None
     assert pairs.add(first) is None
     cropped = Intrinsics(300, 240, 262.0, 262.0, 159.5, 119.5)
-    assert pairs.add(RgbdFrame(STEP_NS, second.colour[:, :300], second.depth[:, :300], cropped, "camera")) is None
+    assert pairs.add(RgbdFrame(STEP_NS, second.color[:, :300], second.depth[:, :300], cropped, "camera")) is None
 
 
-def test_colour_of_another_size_than_depth_is_refused_before_both_are_resized(fast: scene_flow_benchmark.Pair) -> None:
+def test_color_of_another_size_than_depth_is_refused_before_both_are_resized(fast: scene_flow_benchmark.Pair) -> None:
     pairs = FlowPairs(scene_flow.create("dis"), SceneFlowConfig())
     frame = frames(fast)[0]
-    assert frame.colour is not None
-    frame.colour = np.zeros((2 * frame.colour.shape[0], frame.colour.shape[1], 3), np.uint8)
-    with pytest.raises(InputError, match="colour is .*, expected uint8"):
+    assert frame.color is not None
+    frame.color = np.zeros((2 * frame.color.shape[0], frame.color.shape[1], 3), np.uint8)
+    with pytest.raises(InputError, match="color is .*, expected uint8"):
         pairs.add(frame)

@@ -17,8 +17,8 @@ def inside(points: np.ndarray, length: float, r0: float, r1: float) -> np.ndarra
     """Signed distance of local points to the hull of two spheres along y (Quilez' exact formula, retold)."""
     radial, y = np.hypot(points[..., 0], points[..., 2]), points[..., 1]
     if length <= abs(r0 - r1):
-        centre, radius = (length, r1) if r1 > r0 else (0.0, r0)
-        return np.hypot(radial, y - centre) - radius
+        center, radius = (length, r1) if r1 > r0 else (0.0, r0)
+        return np.hypot(radial, y - center) - radius
     sine = (r0 - r1) / length
     cosine = np.sqrt(1 - sine**2)
     # Along the slope of the lateral surface: before its first tangent point, after its second, or between.
@@ -72,17 +72,17 @@ def random_primitives(seed: int, count: int):
     return place(builder.build(), origins, axes, 0)
 
 
-def rasterise(placed):
+def rasterize(placed):
     depth, ids = np.full(SIZE, 1e9, np.float32), np.full(SIZE, -1, np.int16)
     arguments = (placed.origin, placed.to_camera, placed.to_local, placed.shapes.profile, CAMERA, np.float32(0.05))
-    kernels.rasterise(*arguments, depth, ids)
+    kernels.rasterize(*arguments, depth, ids)
     return depth, ids
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_depth_agrees_with_a_slow_search(seed) -> None:
     placed = random_primitives(seed, 6)
-    depth, ids = rasterise(placed)
+    depth, ids = rasterize(placed)
     expected = slow_depth(placed)
     hit = ids >= 0
     assert hit.sum() > 100
@@ -98,7 +98,7 @@ def test_a_capsule_that_points_at_the_camera() -> None:
     builder = ShapeBuilder()
     builder.add(0, (0.0, 0.0, 2.0), (0.0, 0.0, 3.0), (0.05, 0.20), (1.0, 1.0, 1.0))
     placed = place(builder.build(), np.zeros((1, 3)), np.eye(3)[None], 0)
-    depth, ids = rasterise(placed)
+    depth, ids = rasterize(placed)
     expected = slow_depth(placed)
     both = (ids >= 0) & np.isfinite(expected)
     assert both.sum() > 150
@@ -111,7 +111,7 @@ def test_the_nearer_primitive_is_seen_whatever_the_order() -> None:
     builder.add(0, (0.0, 0.0, 2.0), None, (0.3, 0.3), (1.0, 0.0, 0.0))
     builder.add(0, (0.0, 0.0, 1.0), None, (0.1, 0.1), (0.0, 1.0, 0.0))
     placed = place(builder.build(), np.zeros((1, 3)), np.eye(3)[None], 0)
-    depth, ids = rasterise(placed)
+    depth, ids = rasterize(placed)
     assert ids[30, 40] == 1
     assert depth[30, 40] == pytest.approx(0.9, abs=5e-4)
     assert (ids == 0).any()
@@ -120,13 +120,13 @@ def test_the_nearer_primitive_is_seen_whatever_the_order() -> None:
 def test_what_lies_behind_the_camera_is_not_drawn() -> None:
     builder = ShapeBuilder()
     builder.add(0, (0.0, 0.0, -2.0), None, (0.5, 0), (1.0, 1.0, 1.0))
-    _, ids = rasterise(place(builder.build(), np.zeros((1, 3)), np.eye(3)[None], 0))
+    _, ids = rasterize(place(builder.build(), np.zeros((1, 3)), np.eye(3)[None], 0))
     assert (ids == -1).all()
 
 
 def test_normals_are_those_of_the_surface() -> None:
     placed = random_primitives(9, 6)
-    depth, ids = rasterise(placed)
+    depth, ids = rasterize(placed)
     rows, columns = np.nonzero(ids >= 0)
     for v, u in list(zip(rows, columns, strict=True))[::40]:
         n, z = ids[v, u], depth[v, u]

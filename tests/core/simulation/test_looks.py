@@ -20,8 +20,8 @@ def performed(action: str, count: int, seconds: float = 3.2):
         return [camera.read() for _ in range(count)]
 
 
-def crop(image: np.ndarray, centre: np.ndarray, radius: float) -> np.ndarray:
-    v, u = int(centre[1]), int(centre[0])
+def crop(image: np.ndarray, center: np.ndarray, radius: float) -> np.ndarray:
+    v, u = int(center[1]), int(center[0])
     r = int(radius)
     padded = np.pad(image, ((r, r), (r, r), (0, 0)), mode="edge")
     return np.ascontiguousarray(padded[v : v + 2 * r, u : u + 2 * r])
@@ -38,7 +38,7 @@ def pose():
 def test_the_body_is_found_where_it_is(pose, action) -> None:
     errors = []
     for frame in performed(action, 4):
-        result = pose.process(frame.colour)
+        result = pose.process(frame.color)
         assert result.pose_landmarks is not None
         landmarks = np.array([(p.x * 640, p.y * 480) for p in result.pose_landmarks.landmark])
         errors.append(np.linalg.norm(landmarks[FOUND] - frame.skeletons[0].pixels[TRUE], axis=1))
@@ -55,10 +55,10 @@ def test_face_and_hands_are_found() -> None:
     ):
         for frame in [*performed("wave", 5), *performed("idle", 3)]:
             pixels = frame.skeletons[0].pixels
-            head = crop(frame.colour, pixels[KINECT_V2_25.index["head"]], 45)
+            head = crop(frame.color, pixels[KINECT_V2_25.index["head"]], 45)
             faces.append(face.process(np.repeat(np.repeat(head, 3, 0), 3, 1)).multi_face_landmarks is not None)
             for side in ("left", "right"):
-                image = crop(frame.colour, pixels[KINECT_V2_25.index[f"hand_{side}"]], 45)
+                image = crop(frame.color, pixels[KINECT_V2_25.index[f"hand_{side}"]], 45)
                 found = hand.process(np.repeat(np.repeat(image, 3, 0), 3, 1))
                 hands.append(found.multi_hand_landmarks is not None)
     assert np.mean(faces) > 0.85

@@ -86,11 +86,11 @@ def test_stereo_errors_come_in_patches() -> None:
     assert correlations[0] > 0.7 and abs(correlations[1]) < 0.05
 
 
-def test_colour_noise_is_shot_and_read_noise() -> None:
+def test_color_noise_is_shot_and_read_noise() -> None:
     noise = SensorNoise(structured_light(), INTRINSICS)
     for value in (40, 200):
         flat = np.full((240, 320, 3), value, np.uint8)
-        noisy = noise.colour(flat, 0).astype(np.float64)
+        noisy = noise.color(flat, 0).astype(np.float64)
         assert noisy.std() == pytest.approx(np.sqrt(1.2**2 + 0.035 * value + 1 / 12), rel=0.05)
         assert noisy.mean() == pytest.approx(value, abs=0.1)
         assert (flat == value).all()
@@ -109,7 +109,7 @@ def test_unknown_sensors_and_options_list_the_known() -> None:
         ConfigError, match="unknown depth sensor model 'lidar'; known: stereo, structured_light, time_of"
     ):
         SENSORS.create("lidar")
-    with pytest.raises(ConfigError, match="unknown option colour of DepthSensor"):
-        structured_light(colour=1.0)
+    with pytest.raises(ConfigError, match="unknown option color of DepthSensor"):
+        structured_light(color=1.0)
     with pytest.raises(ConfigError, match=r"DepthSensor.dropout is 2.0, allowed: 0 to 1"):
         stereo(dropout=2.0)

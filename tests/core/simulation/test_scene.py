@@ -79,9 +79,9 @@ def test_scene_flow_of_a_rotation_is_that_of_its_points(intrinsics) -> None:
     snapshot = scene.at(0.0)
     flow = scene.scene_flow(snapshot, dt)
     person = snapshot.rendering.people == 0
-    centre = np.array([0.0, 1.0, 2.6])
+    center = np.array([0.0, 1.0, 2.6])
     points = points_of(snapshot.rendering, intrinsics)[person]
-    moved = (points - centre) @ rotation(1, spin * dt).T.astype(np.float64) + centre
+    moved = (points - center) @ rotation(1, spin * dt).T.astype(np.float64) + center
     np.testing.assert_allclose(flow[person], (moved - points) / dt, atol=3e-3)
 
 
@@ -199,7 +199,7 @@ def test_hands_are_known_to_the_finger_tips(intrinsics) -> None:
 def test_an_empty_scene_is_a_room(intrinsics) -> None:
     snapshot = Scene([], intrinsics, CameraPose()).at(0.0)
     assert snapshot.bodies == [] and (snapshot.rendering.ids == -1).all()
-    assert snapshot.rendering.colour.std() > 10
+    assert snapshot.rendering.color.std() > 10
 
 
 def test_the_sole_touches_the_floor_that_is_drawn(intrinsics) -> None:
@@ -222,7 +222,7 @@ def test_what_cannot_be_rendered_says_why(intrinsics) -> None:
 
 def test_surfaces_have_texture_for_optical_flow(intrinsics) -> None:
     snapshot = Scene([standing()], intrinsics, CameraPose()).at(0.0)
-    grey = snapshot.rendering.colour.mean(axis=-1)
-    slope = np.hypot(*np.gradient(grey))
+    gray = snapshot.rendering.color.mean(axis=-1)
+    slope = np.hypot(*np.gradient(gray))
     for region in (snapshot.rendering.people == 0, snapshot.rendering.people == -1):
         assert np.median(slope[region]) > 0.5

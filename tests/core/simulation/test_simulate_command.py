@@ -27,7 +27,7 @@ def test_a_folder_reads_back_as_it_was_rendered(tmp_path, capsys) -> None:
     ):
         for frame in recording.frames():
             rendered = camera.read()
-            np.testing.assert_array_equal(frame.colour, rendered.colour)
+            np.testing.assert_array_equal(frame.color, rendered.color)
             np.testing.assert_allclose(frame.depth, rendered.depth, atol=1e-6)
             assert frame.stamp_ns == rendered.stamp_ns
             assert frame.intrinsics.fx == pytest.approx(rendered.intrinsics.fx)
@@ -97,7 +97,7 @@ def test_a_folder_whose_name_is_no_utf_8_is_written_and_read(tmp_path) -> None:
     assert main(["simulate", "--seconds", "0.2", "--out", str(out), *SMALL]) == 0
     with open_recording(out) as recording:
         frames = list(recording.frames())
-    assert len(frames) == 2 and frames[0].colour.shape == (120, 160, 3) and frames[0].depth.shape == (120, 160)
+    assert len(frames) == 2 and frames[0].color.shape == (120, 160, 3) and frames[0].depth.shape == (120, 160)
 
 
 def test_a_full_disk_is_one_line(tmp_path, capsys) -> None:

@@ -30,7 +30,7 @@ def test_frames_keep_the_contract() -> None:
     assert [f.stamp_ns for f in result[:3]] == [0, 33333333, 66666667]
     for frame in result:
         frame.check()
-        assert frame.colour.dtype == np.uint8 and frame.depth.dtype == np.float32
+        assert frame.color.dtype == np.uint8 and frame.depth.dtype == np.float32
         assert frame.frame_id == "camera_color_optical_frame"
         known = frame.depth[np.isfinite(frame.depth)]
         assert known.min() > 0.4 and known.max() < 6 and 0 < np.isnan(frame.depth).mean() < 0.2
@@ -57,10 +57,10 @@ def test_it_is_compiled_before_it_is_opened(monkeypatch) -> None:
 def test_the_seed_decides_everything() -> None:
     first, again, other = (frames(duration=0.2, seed=seed, actions=["throw"]) for seed in (5, 5, 6))
     for a, b in zip(first, again, strict=True):
-        np.testing.assert_array_equal(a.colour, b.colour)
+        np.testing.assert_array_equal(a.color, b.color)
         np.testing.assert_array_equal(a.depth, b.depth)
         np.testing.assert_array_equal(a.skeletons[0].positions, b.skeletons[0].positions)
-    assert not np.array_equal(first[2].colour, other[2].colour)
+    assert not np.array_equal(first[2].color, other[2].color)
 
 
 def test_without_noise_depth_is_exact_and_whole() -> None:
@@ -214,7 +214,7 @@ def test_reopening_starts_over() -> None:
         ({"actors": 7}, "SimulatedConfig.actors is 7, allowed: 0 to 2"),
         ({"sensor": "lidar"}, "allowed: structured_light, time_of_flight, stereo"),
         ({"sequence": "a01"}, "set script=FILE"),
-        ({"colour": True}, "unknown option colour of SimulatedConfig; known: actions"),
+        ({"color": True}, "unknown option color of SimulatedConfig; known: actions"),
     ],
 )
 def test_wrong_settings_say_what_is_allowed(options, message) -> None:

@@ -95,6 +95,6 @@ def test_recordings_without_hands(tmp_path, data_root):
 
 def test_a_network_of_more_than_joints_is_told_so():
     package = zoo.find("sem_net_utd_mhad")
-    colour = InputSpec("image", "image", "rgb", (3, 16, 112, 112))
+    color = InputSpec("image", "image", "rgb", (3, 16, 112, 112))
     with pytest.raises(ConfigError, match="takes more than joints"):
-        comparison.recorded(replace(package, inputs=(*package.inputs, colour)), ["anything"], 2)
+        comparison.recorded(replace(package, inputs=(*package.inputs, color)), ["anything"], 2)

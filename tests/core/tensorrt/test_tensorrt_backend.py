@@ -175,7 +175,7 @@ def test_groups_are_kept_in_float32_where_the_builder_is_told(tiny, gpu):
         inference.load(tiny, "tensorrt", keep="places")
 
 
-def quantised(folder, tiny):
+def quantized(folder, tiny):
     """The tiny package with an int8 network; for the stand-in the float32 one is as good."""
     lower = {"int8": tiny.read_onnx()}
     told = dataclasses.replace(tiny, int8=LowerPrecision(0.01))
@@ -185,7 +185,7 @@ def quantised(folder, tiny):
 def test_int8_takes_the_network_with_its_ranges(tiny, gpu, tmp_path):
     with pytest.raises(PackageError, match=r"tiny has no network in int8: write one with `actrec quantize"):
         inference.load(tiny, "tensorrt", precision="int8")
-    made = quantised(tmp_path / "int8", tiny)
+    made = quantized(tmp_path / "int8", tiny)
     for version in ("8.6.2", "10.3.0"):
         found = gpu(version=version)
         backend = inference.load(made, "tensorrt", precision="int8").backend
@@ -197,7 +197,7 @@ def test_int8_takes_the_network_with_its_ranges(tiny, gpu, tmp_path):
     assert ("flags", 2) in later.calls, "without flags, its own types hold"
     gpu(version="10.4.0", fault="differs")
     with pytest.raises(
-        PackageError, match=r"at most 15% may; .*: quantise it again \(actrec quantize\) with --keep fc"
+        PackageError, match=r"at most 15% may; .*: quantize it again \(actrec quantize\) with --keep fc"
     ):
         inference.load(made, "tensorrt", precision="int8")
 
@@ -339,7 +339,7 @@ def test_every_call_is_one_of_the_real_bindings(tiny, gpu, tmp_path):
     backend = inference.load(tiny, "tensorrt").backend
     backend.run(comparison.simulated(tiny, 3))
     inference.load(tiny, "tensorrt", keep="place")
-    inference.load(quantised(tmp_path / "int8", tiny), "tensorrt", precision="int8")
+    inference.load(quantized(tmp_path / "int8", tiny), "tensorrt", precision="int8")
     gpu(fault="parse")
     with pytest.raises(PackageError):
         inference.load(tiny, "tensorrt", precision="fp32")

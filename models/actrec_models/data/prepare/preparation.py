@@ -229,7 +229,7 @@ def prepare_source(
     settings: PrepareConfig,
     run: Run,
 ) -> Summary:
-    """As `prepare`, of a dataset that is at hand; `protocols` as `actrec_models.data.prepare.preparation.finish` has it."""
+    """As `prepare`, of a dataset that is at hand; `protocols` as `finish` has it."""
     began = time.monotonic()
     pickled = pickle.dumps(source)  # before it has read anything
     head = Head(

@@ -14,7 +14,7 @@ STREAM_KEYS = {
     "face": ("face", "face_pixels", "size"),
     "motion": ("motion", "size"),
     "flow": ("flow",),
-    "colour": ("colour",),
+    "color": ("color",),
 }
 """What may be kept beside bodies and stamps, and the keys of a clip that it is made of."""
 
@@ -29,21 +29,21 @@ class PrepareConfig:
     """What a store keeps, and how what the dataset does not have is estimated."""
 
     streams: list = setting(
-        [], "what every clip must have and is kept: bodies, hands, face, motion, flow, colour; "
+        [], "what every clip must have and is kept: bodies, hands, face, motion, flow, color; "
         "empty: bodies, and hands and face where there are any",
     )  # fmt: skip
     estimate: list = setting([], "what is estimated from the camera's frames: bodies, hands, face, motion, flow")
     picture_height: int = setting(
-        0, "height that colour is reduced to, its pixels' coordinates with it; 0 leaves it as it is", unit="px",
+        0, "height that color is reduced to, its pixels' coordinates with it; 0 leaves it as it is", unit="px",
         range=(0, 4320),
     )  # fmt: skip
-    picture_quality: int = setting(95, "JPEG quality of colour", range=(1, 100))
+    picture_quality: int = setting(95, "JPEG quality of color", range=(1, 100))
     flow_limit_m_s: float = setting(
         4.0, "speed along an axis at which scene flow is cut off; it is kept to a 127th of it", unit="m/s",
         range=(0.1, 100.0),
     )  # fmt: skip
     motion_from: str = setting(
-        "depth", "optical flow at the joints from scene flow, as live, or from colour pictures alone",
+        "depth", "optical flow at the joints from scene flow, as live, or from color pictures alone",
         choices=("depth", "pictures"),
     )  # fmt: skip
     max_bodies: int = setting(2, "bodies estimated at most, those seen longest", range=(1, 16))
@@ -87,11 +87,11 @@ class PrepareConfig:
     @property
     def pictured(self) -> bool:
         """Whether something is kept that is made from pictures."""
-        return bool({"motion", "flow", "colour"} & set(self.kept))
+        return bool({"motion", "flow", "color"} & set(self.kept))
 
     @property
     def unread(self) -> frozenset[str]:
         """The kinds of an item's files (`Entry.files`) of which nothing is made."""
         if self.estimate:
             return frozenset()
-        return frozenset({"depth"} if self.pictured else {"depth", "colour"})
+        return frozenset({"depth"} if self.pictured else {"depth", "color"})

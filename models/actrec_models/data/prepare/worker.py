@@ -52,8 +52,8 @@ def encode(source: Source, entry: Entry, settings: PrepareConfig, estimation: Es
     pictures = {key: _pictures(found, key, settings) for key in keys if KEYS[key][0] == 0}
     for key, value in points.items():
         _check_points(clip, key, value)
-    if "colour" in pictures:
-        points = _resized(points, pictures["colour"].shape)
+    if "color" in pictures:
+        points = _resized(points, pictures["color"].shape)
     arrays: dict[str, np.ndarray] = {
         "stamps_ns": clip.stamps_ns.astype(np.int64),
         "bodies": clip.bodies.astype(np.float32),
@@ -93,7 +93,7 @@ def _read(source: Source, entry: Entry, settings: PrepareConfig) -> Found:
     if not settings.pictured:  # no video is opened, which may be damaged, for the size of its pictures
         entry = replace(entry, files={kind: file for kind, file in entry.files.items() if kind not in settings.unread})
     clip = source.read(entry)
-    if "colour" in settings.required and "colour" not in clip.others:
+    if "color" in settings.required and "color" not in clip.others:
         return Estimation(settings).run(entry.name, entry.label, source.frames(entry), clip)
     return Found(clip, {}, {})
 
@@ -114,7 +114,7 @@ def _pictures(found: Found, key: str, settings: PrepareConfig) -> Pictures:
     if key in found.pictures:
         return found.pictures[key]
     made = Pictures(key, settings.picture_quality, settings.flow_limit_m_s)
-    height = settings.picture_height if key == "colour" else 0
+    height = settings.picture_height if key == "color" else 0
     for stamp, picture in zip(found.clip.stamps_ns, _decoded(found.clip, key), strict=True):
         made.add(int(stamp), shrunk(picture, height))
     return made

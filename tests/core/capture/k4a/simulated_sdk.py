@@ -17,7 +17,7 @@ import pytest
 from actrec.types import Intrinsics
 
 KINDS = ("device", "capture", "image", "transformation", "playback", "tracker", "body frame")
-COLOUR, DEPTH, BOTH = 1, 2, 3
+COLOR, DEPTH, BOTH = 1, 2, 3
 NO_ACCESS, BUSY, STARVED = 1, 2, 3
 BROWN_CONRADY = 4
 FORMATS = {"mjpg": 0, "nv12": 1, "yuy2": 2, "bgra32": 3}
@@ -28,28 +28,28 @@ _BODY = np.dtype([("id", "<u4"), ("joints", _JOINT, 32)])
 
 @dataclass
 class Shot:
-    """One frame of a scene. Colour is [H, W, 3] RGB, depth [h, w] metres, people (id, [32, 3] metres, [32] levels)."""
+    """One frame of a scene. Color is [H, W, 3] RGB, depth [h, w] metres, people (id, [32, 3] metres, [32] levels)."""
 
-    colour: np.ndarray
+    color: np.ndarray
     depth: np.ndarray
-    colour_us: int = 0
+    color_us: int = 0
     depth_us: int = 0
     parts: int = BOTH
     people: list[tuple[int, np.ndarray, np.ndarray]] = field(default_factory=list)
-    jpeg: bytes | None = None  # instead of the encoded colour
+    jpeg: bytes | None = None  # instead of the encoded color
 
 
 @dataclass
 class Staged:
     """What a camera is, and what it films."""
 
-    colour: Intrinsics
+    color: Intrinsics
     depth: Intrinsics
-    to_colour: np.ndarray
+    to_color: np.ndarray
     shots: list[Shot]
     serial: str = "000123456789"
-    colour_format: str = "mjpg"
-    colour_resolution: int = 1
+    color_format: str = "mjpg"
+    color_resolution: int = 1
     depth_mode: int = 2
     rate: int = 2
     tracks: int = BOTH
@@ -58,7 +58,7 @@ class Staged:
     def write(self, path: Path) -> Path:
         """A file that the simulated libraries read."""
         serial = self.serial.encode().ljust(32, b"\0")
-        header = np.array([FORMATS[self.colour_format], self.rate, self.tracks, len(self.shots)], "<i4")
+        header = np.array([FORMATS[self.color_format], self.rate, self.tracks, len(self.shots)], "<i4")
         frames = [self._frame(shot) for shot in self.shots]
         path.write_bytes(b"".join([b"FAKEK4A1", serial, self._calibration(), header.tobytes(), *frames]))
         return path
@@ -66,10 +66,10 @@ class Staged:
     def _calibration(self) -> bytes:
         identity = np.concatenate([np.eye(3).ravel(), np.zeros(3)]).astype("<f4")
         extrinsics = np.tile(identity, (4, 4, 1))
-        extrinsics[0, 1] = _extrinsics(self.to_colour)
-        extrinsics[1, 0] = _extrinsics(np.linalg.inv(self.to_colour))
-        cameras = [self._camera(self.depth, identity), self._camera(self.colour, extrinsics[0, 1])]
-        modes = np.array([self.depth_mode, self.colour_resolution], "<i4")
+        extrinsics[0, 1] = _extrinsics(self.to_color)
+        extrinsics[1, 0] = _extrinsics(np.linalg.inv(self.to_color))
+        cameras = [self._camera(self.depth, identity), self._camera(self.color, extrinsics[0, 1])]
+        modes = np.array([self.depth_mode, self.color_resolution], "<i4")
         return b"".join([*cameras, extrinsics.tobytes(), modes.tobytes()])
 
     def _camera(self, camera: Intrinsics, extrinsics: np.ndarray) -> bytes:
@@ -80,25 +80,25 @@ class Staged:
         return b"".join(part.tobytes() for part in (extrinsics, kind, *numbers))
 
     def _frame(self, shot: Shot) -> bytes:
-        colour = shot.jpeg if shot.jpeg is not None else self._encoded(shot.colour)
+        color = shot.jpeg if shot.jpeg is not None else self._encoded(shot.color)
         people = np.zeros(len(shot.people), _BODY)
         for row, (number, positions, levels) in zip(people, shot.people, strict=True):
             row["id"] = number
             row["joints"]["position"], row["joints"]["confidence"] = positions * 1000, levels
-        stamps = np.array([shot.colour_us, shot.depth_us], "<u8")
-        numbers = np.array([shot.parts, len(colour), len(people)], "<i4")
+        stamps = np.array([shot.color_us, shot.depth_us], "<u8")
+        numbers = np.array([shot.parts, len(color), len(people)], "<i4")
         depth = np.nan_to_num(np.round(shot.depth * 1000)).astype("<u2")
-        return b"".join([stamps.tobytes(), numbers.tobytes(), colour, depth.tobytes(), people.tobytes()])
+        return b"".join([stamps.tobytes(), numbers.tobytes(), color, depth.tobytes(), people.tobytes()])
 
-    def _encoded(self, colour: np.ndarray) -> bytes:
-        if self.colour_format == "bgra32":
-            return cv2.cvtColor(colour, cv2.COLOR_RGB2BGRA).tobytes()
-        if self.colour_format == "yuy2":
-            return cv2.cvtColor(colour, cv2.COLOR_RGB2YUV_YUY2).tobytes()
-        if self.colour_format == "nv12":
-            planes, rows = cv2.cvtColor(colour, cv2.COLOR_RGB2YUV_I420), len(colour)
+    def _encoded(self, color: np.ndarray) -> bytes:
+        if self.color_format == "bgra32":
+            return cv2.cvtColor(color, cv2.COLOR_RGB2BGRA).tobytes()
+        if self.color_format == "yuy2":
+            return cv2.cvtColor(color, cv2.COLOR_RGB2YUV_YUY2).tobytes()
+        if self.color_format == "nv12":
+            planes, rows = cv2.cvtColor(color, cv2.COLOR_RGB2YUV_I420), len(color)
             return planes[:rows].tobytes() + planes[rows:].reshape(2, -1).T.tobytes()
-        return cv2.imencode(".jpg", colour[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+        return cv2.imencode(".jpg", color[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
 
 
 class SimulatedSdk:

@@ -1,4 +1,4 @@
-"""The simulated actor filmed by two cameras, as an Azure Kinect's depth and colour cameras are placed."""
+"""The simulated actor filmed by two cameras, as an Azure Kinect's depth and color cameras are placed."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -13,8 +13,8 @@ from actrec.types import Intrinsics
 from tests.core.capture.k4a.simulated_sdk import Shot, Staged
 
 DEPTH = Intrinsics(640, 576, 504.2, 504.3, 321.4, 333.1)
-COLOUR = Intrinsics(1280, 720, 607.4, 607.1, 637.9, 364.6)
-LENS = (0.52, -2.71, 0.0006, -0.0001, 1.57, 0.40, -2.53, 1.49)  # as the colour cameras' are
+COLOR = Intrinsics(1280, 720, 607.4, 607.1, 637.9, 364.6)
+LENS = (0.52, -2.71, 0.0006, -0.0001, 1.57, 0.40, -2.53, 1.49)  # as the color cameras' are
 _PIXELS_FROM_EDGES = 3
 _EDGE = 0.05  # metres from one pixel to the next but one
 
@@ -31,7 +31,7 @@ class Place(CameraPose):
         return np.array([self.aside, -self.height, self.ahead])
 
 
-COLOUR_PLACE = Place(1.0, 0.0)
+COLOR_PLACE = Place(1.0, 0.0)
 DEPTH_PLACE = Place(1.002, float(np.radians(6.0)), aside=0.032, ahead=-0.004)
 
 
@@ -42,29 +42,29 @@ def pose(place: Place) -> np.ndarray:
     return out
 
 
-TO_COLOUR = np.linalg.inv(pose(COLOUR_PLACE)) @ pose(DEPTH_PLACE)
+TO_COLOR = np.linalg.inv(pose(COLOR_PLACE)) @ pose(DEPTH_PLACE)
 
 
 @cache
-def filmed(seconds: float = 2.0, colour: Intrinsics = COLOUR) -> tuple[Snapshot, Snapshot]:
-    """The instant as the colour and as the depth camera see it."""
-    views = ((colour, COLOUR_PLACE), (DEPTH, DEPTH_PLACE))
+def filmed(seconds: float = 2.0, color: Intrinsics = COLOR) -> tuple[Snapshot, Snapshot]:
+    """The instant as the color and as the depth camera see it."""
+    views = ((color, COLOR_PLACE), (DEPTH, DEPTH_PLACE))
     scenes = [performed_scene(camera, ["wave"], camera=place) for camera, place in views]
     seen = [scene.at(seconds) for scene in scenes]
     return seen[0], seen[1]
 
 
 @cache
-def shot(seconds: float = 2.0, colour: Intrinsics = COLOUR) -> Shot:
-    by_colour, by_depth = filmed(seconds, colour)
-    return Shot(by_colour.rendering.colour, by_depth.rendering.depth)
+def shot(seconds: float = 2.0, color: Intrinsics = COLOR) -> Shot:
+    by_color, by_depth = filmed(seconds, color)
+    return Shot(by_color.rendering.color, by_depth.rendering.depth)
 
 
 def staged(*shots: Shot, lens: tuple[float, ...] = (), **options: object) -> Staged:
     """An Azure Kinect that films the actor."""
-    c = COLOUR
-    colour = Intrinsics(c.width, c.height, c.fx, c.fy, c.cx, c.cy, lens)
-    return Staged(colour, DEPTH, TO_COLOUR, list(shots) or [shot()], **options)  # type: ignore[arg-type]
+    c = COLOR
+    color = Intrinsics(c.width, c.height, c.fx, c.fy, c.cx, c.cy, lens)
+    return Staged(color, DEPTH, TO_COLOR, list(shots) or [shot()], **options)  # type: ignore[arg-type]
 
 
 def azure_joints(joints: np.ndarray) -> np.ndarray:

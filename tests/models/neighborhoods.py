@@ -1,4 +1,4 @@
-"""Voxels of joints and their neighbourhoods, as SPA-Net sees them."""
+"""Voxels of joints and their neighborhoods, as SPA-Net sees them."""
 
 import itertools
 
@@ -6,16 +6,16 @@ import numpy as np
 import torch
 
 from actrec.features import voxels
-from actrec_models.layers.sparse import Neighbourhood
+from actrec_models.layers.sparse import Neighborhood
 
 
 def near(cells, kernel=3, temporal=1, level=0, dilations=(1,), batch=1):
-    """The neighbourhood of one level of voxels [M, T, V, 3], as the network sees it."""
+    """The neighborhood of one level of voxels [M, T, V, 3], as the network sees it."""
     made = voxels.build(cells, level, kernel, temporal, dilations, (1500, 4, 60))
     assert made.dropped == 0
     tables = [torch.from_numpy(t).long().repeat(batch, 1, 1) for t in made[:4]]
     tiles, sums, times, children = tables
-    return Neighbourhood(
+    return Neighborhood(
         points=sums.shape[1], size=4, pairs=6000, addends=60, kernel=tiles[:, :, 0], tiles=tiles[:, :, 1:].flatten(1),
         sums=sums.flatten(1), times=times.flatten(1), cells=children.flatten(1), present=children[:, :, 0] > 0,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Colour finds its depth by stamp, and does without where it must."""
+"""Color finds its depth by stamp, and does without where it must."""
 
 import numpy as np
 import pytest
@@ -10,8 +10,8 @@ from actrec_nodes.common.synchronizer import (
     LEAST_BYTES,
     PENDING_BYTES,
     RgbdMessages,
-    Synchroniser,
     SynchroniserConfig,
+    Synchronizer,
     to_frame,
 )
 
@@ -19,8 +19,8 @@ MS = NANOSECONDS // 1000
 INTRINSICS = Intrinsics(8, 6, 10, 10, 4, 3)
 
 
-def colour(ms: float):
-    return c.colour_to_image(np.zeros((6, 8, 3), np.uint8), c.header(int(ms * MS), "camera"))
+def color(ms: float):
+    return c.color_to_image(np.zeros((6, 8, 3), np.uint8), c.header(int(ms * MS), "camera"))
 
 
 def depth(ms: float):
@@ -28,14 +28,14 @@ def depth(ms: float):
 
 
 class Bench:
-    """A synchroniser with its ears and a clock that stands until it is moved."""
+    """A synchronizer with its ears and a clock that stands until it is moved."""
 
     def __init__(self, info: bool = True, **options):
         self.out: list[tuple[float, float | None]] = []
         self.lines: list[str] = []
         self.unpaired = 0
         self.now = 0.0
-        self.sync = Synchroniser(
+        self.sync = Synchronizer(
             SynchroniserConfig(**options), self.emit, self.lines.append, self.lost, lambda: self.now
         )
         if info:
@@ -53,7 +53,7 @@ class Bench:
 def test_pairs_by_stamp_whichever_comes_first(depth_first: bool) -> None:
     bench = Bench()
     for k in range(4):
-        steps = [lambda t: bench.sync.add_colour(colour(t)), lambda t: bench.sync.add_depth(depth(t + 2))]
+        steps = [lambda t: bench.sync.add_color(color(t)), lambda t: bench.sync.add_depth(depth(t + 2))]
         for step in reversed(steps) if depth_first else steps:
             step(100 + 33 * k)
     assert bench.out == [(100 + 33 * k, 102 + 33 * k) for k in range(4)]
@@ -63,18 +63,18 @@ def test_pairs_by_stamp_whichever_comes_first(depth_first: bool) -> None:
 def test_half_a_frame_is_the_limit() -> None:
     bench = Bench()
     for t in (100, 133, 166):
-        bench.sync.add_colour(colour(t))
+        bench.sync.add_color(color(t))
         bench.sync.add_depth(depth(t))
-    bench.sync.add_colour(colour(199))
+    bench.sync.add_color(color(199))
     bench.sync.add_depth(depth(199 + 17))
     assert len(bench.out) == 3
-    bench.sync.add_colour(colour(232))
+    bench.sync.add_color(color(232))
     assert bench.out[-1] == (232, 216)
 
 
 def test_a_tolerance_given_is_kept() -> None:
     bench = Bench(sync_tolerance_s=0.001)
-    bench.sync.add_colour(colour(100))
+    bench.sync.add_color(color(100))
     bench.sync.add_depth(depth(102))
     assert bench.out == []
     bench.sync.add_depth(depth(100.5))
@@ -84,25 +84,25 @@ def test_a_tolerance_given_is_kept() -> None:
 def test_a_lost_depth_image_costs_one_frame_that_is_counted() -> None:
     bench = Bench()
     for t in (100, 133, 166, 199):
-        bench.sync.add_colour(colour(t))
+        bench.sync.add_color(color(t))
         if t != 133:
             bench.sync.add_depth(depth(t))
     assert [t for t, _ in bench.out] == [100, 166, 199]
     assert bench.unpaired == 1
 
 
-def test_without_depth_colour_goes_alone_after_a_wait_and_depth_may_come_back() -> None:
+def test_without_depth_color_goes_alone_after_a_wait_and_depth_may_come_back() -> None:
     bench = Bench(depth_wait_s=1.0)
     for k in range(40):
         bench.now = k / 30
-        bench.sync.add_colour(colour(100 + 33 * k))
+        bench.sync.add_color(color(100 + 33 * k))
     alone = len(bench.out)
     assert alone == 9
     assert all(d is None for _, d in bench.out)
-    assert set(bench.lines) == {"no depth image for 1 s: working on colour alone"}
+    assert set(bench.lines) == {"no depth image for 1 s: working on color alone"}
     for k in range(40, 43):
         bench.now = k / 30
-        bench.sync.add_colour(colour(100 + 33 * k))
+        bench.sync.add_color(color(100 + 33 * k))
         bench.sync.add_depth(depth(100 + 33 * k))
     assert [d is None for _, d in bench.out[alone:]] == [True, False, False]
 
@@ -114,11 +114,11 @@ def test_a_stream_that_comes_late_is_waited_for_as_long_as_is_said(rate: int, de
     bench = Bench(depth_wait_s=1.0)
     for late in range(2 * rate):
         bench.now, on_time = late / rate, late - round(0.6 * rate)
-        colour_at, depth_at = (late, on_time) if depth_late else (on_time, late)
+        color_at, depth_at = (late, on_time) if depth_late else (on_time, late)
         if depth_at >= 0:
             bench.sync.add_depth(depth(100 + 1000 * depth_at / rate))
-        if colour_at >= 0:
-            bench.sync.add_colour(colour(100 + 1000 * colour_at / rate))
+        if color_at >= 0:
+            bench.sync.add_color(color(100 + 1000 * color_at / rate))
     assert len(bench.out) == 2 * rate - round(0.6 * rate)
     assert all(d == t for t, d in bench.out)
     assert (bench.unpaired, bench.lines) == (0, [])
@@ -128,29 +128,29 @@ def test_depth_that_comes_back_late_is_waited_for_again() -> None:
     bench = Bench(depth_wait_s=1.0)
     for k in range(90):
         bench.now = k / 30
-        bench.sync.add_colour(colour(100 + 33 * k))
+        bench.sync.add_color(color(100 + 33 * k))
         if k >= 50:
             bench.sync.add_depth(depth(100 + 33 * (k - 15)))
     assert [d is None for _, d in bench.out[-20:]] == [False] * 20
     assert bench.lines[-1].startswith("no depth image for 1 s")
 
 
-def test_depth_that_comes_later_than_is_waited_for_does_not_hold_colour_up() -> None:
+def test_depth_that_comes_later_than_is_waited_for_does_not_hold_color_up() -> None:
     bench = Bench(depth_wait_s=0.3)
     for k in range(90):
         bench.now = k / 30
-        bench.sync.add_colour(colour(100 + 33 * k))
+        bench.sync.add_color(color(100 + 33 * k))
         bench.sync.add_depth(depth(100 + 33 * (k - 15)))
     assert len(bench.out) == 90 - 10 and all(d is None for _, d in bench.out)
     assert "or depth_wait_s where depth comes late" in bench.lines[-1]
 
 
-def test_of_depth_more_frequent_than_colour_the_nearest_is_taken() -> None:
+def test_of_depth_more_frequent_than_color_the_nearest_is_taken() -> None:
     bench = Bench()
     for k in range(20):
         bench.sync.add_depth(depth(100 + 33 * k))
         if k % 2 and k > 2:
-            bench.sync.add_colour(colour(100 + 33 * (k + 1)))  # before its own depth
+            bench.sync.add_color(color(100 + 33 * (k + 1)))  # before its own depth
     assert all(d == t for t, d in bench.out) and len(bench.out) == 8
 
 
@@ -161,33 +161,33 @@ def test_stamps_of_depth_that_tremble_cost_no_frame(rate: int, apart_ms: int, de
     """Stamps of when images came: two of a few milliseconds apart say nothing of how often depth comes."""
     bench, random = Bench(), np.random.default_rng(0)
     at = 100 + apart_ms + 1000 * np.arange(100 * rate // 30) / rate + random.normal(0, 90 / rate, 100 * rate // 30)
-    both = [(100 + 1000 * k / 30, not depth_first, colour) for k in range(100)]
+    both = [(100 + 1000 * k / 30, not depth_first, color) for k in range(100)]
     both += [(float(t), depth_first, depth) for t in sorted(at)]
     for t, _, kind in sorted(both, key=lambda item: item[:2]):
-        (bench.sync.add_colour if kind is colour else bench.sync.add_depth)(kind(t))
+        (bench.sync.add_color if kind is color else bench.sync.add_depth)(kind(t))
     assert len(bench.out) >= 98 and bench.unpaired <= 1
     assert max(abs(t - d) for t, d in bench.out) < 750 / rate
 
 
 @pytest.mark.parametrize("depth_first", [True, False])
-def test_stamps_of_colour_that_tremble_cost_few_frames(depth_first: bool) -> None:
+def test_stamps_of_color_that_tremble_cost_few_frames(depth_first: bool) -> None:
     """A quarter of a frame: one of ten lies farther than half a frame from its depth, or nearer to another."""
     bench, random = Bench(), np.random.default_rng(0)
     at = 100 + 1000 * np.arange(300) / 30 + random.normal(0, 8, 300)
-    both = [(float(t), depth_first, colour) for t in sorted(at)]
+    both = [(float(t), depth_first, color) for t in sorted(at)]
     both += [(100 + 1000 * k / 30, not depth_first, depth) for k in range(300)]
     for t, _, kind in sorted(both, key=lambda item: item[:2]):
-        (bench.sync.add_colour if kind is colour else bench.sync.add_depth)(kind(t))
+        (bench.sync.add_color if kind is color else bench.sync.add_depth)(kind(t))
     assert len(bench.out) >= 270
 
 
 @pytest.mark.parametrize(("lost", "least"), [(0.3, 130), (0.5, 60)])
-def test_where_frames_are_lost_colour_gets_no_neighbours_depth(lost: float, least: int) -> None:
+def test_where_frames_are_lost_color_gets_no_neighbors_depth(lost: float, least: int) -> None:
     bench, random = Bench(), np.random.default_rng(0)
     for k in range(300):
         kept = random.uniform(size=2) > lost
         if kept[0]:
-            bench.sync.add_colour(colour(100 + 33 * k))
+            bench.sync.add_color(color(100 + 33 * k))
         if kept[1]:
             bench.sync.add_depth(depth(103 + 33 * k))
     assert sum(d == t + 3 for t, d in bench.out) >= len(bench.out) - 1 >= least
@@ -198,7 +198,7 @@ def test_depth_that_is_sent_twice_a_moment_apart_is_taken() -> None:
     for k in range(30):
         bench.sync.add_depth(depth(100 + 33 * k))
         bench.sync.add_depth(depth(100.5 + 33 * k))
-        bench.sync.add_colour(colour(103 + 33 * k))
+        bench.sync.add_color(color(103 + 33 * k))
     assert len(bench.out) >= 29 and all(abs(t - d) <= 3 for t, d in bench.out)
 
 
@@ -207,7 +207,7 @@ def test_a_recording_that_is_played_again_after_a_pause_has_its_depth() -> None:
     for began in (0.0, 60.0):
         for k in range(30):
             bench.now = began + k / 30
-            bench.sync.add_colour(colour(100 + 33 * k))
+            bench.sync.add_color(color(100 + 33 * k))
             if k < 29:  # the last one is cut off
                 bench.sync.add_depth(depth(100 + 33 * k))
     assert bench.out == [(100 + 33 * k, 100 + 33 * k) for k in range(29)] * 2
@@ -217,7 +217,7 @@ def test_a_recording_that_is_played_again_after_a_pause_has_its_depth() -> None:
 def test_images_that_wait_are_bounded_by_what_they_take() -> None:
     bench = Bench(depth_wait_s=60.0)
     for k in range(2 * PENDING_BYTES // LEAST_BYTES):
-        bench.sync.add_colour(colour(100 + k))
+        bench.sync.add_color(color(100 + k))
     assert bench.unpaired == PENDING_BYTES // LEAST_BYTES
 
 
@@ -225,18 +225,18 @@ def test_a_pause_of_the_whole_camera_is_no_want_of_depth() -> None:
     bench = Bench(depth_wait_s=1.0)
     for k, now in enumerate((0.0, 0.03, 1.5, 1.53)):
         bench.now = now
-        bench.sync.add_colour(colour(100 + 33 * k))
+        bench.sync.add_color(color(100 + 33 * k))
         bench.sync.add_depth(depth(100 + 33 * k))
     assert [d is None for _, d in bench.out] == [False] * 4
     assert (bench.unpaired, bench.lines) == (0, [])
 
 
-def test_depth_of_another_clock_is_said_and_colour_goes_alone() -> None:
+def test_depth_of_another_clock_is_said_and_color_goes_alone() -> None:
     bench = Bench(depth_wait_s=0.5)
     for k in range(30):
         bench.now = k / 30
         bench.sync.add_depth(depth(50_000 + 33 * k))
-        bench.sync.add_colour(colour(100 + 33 * k))
+        bench.sync.add_color(color(100 + 33 * k))
     assert bench.out
     assert all(d is None for _, d in bench.out)
     assert "depth's stamps are" in bench.lines[0]
@@ -244,7 +244,7 @@ def test_depth_of_another_clock_is_said_and_colour_goes_alone() -> None:
 
 def test_depth_not_wanted_is_not_waited_for() -> None:
     bench = Bench(use_depth=False)
-    bench.sync.add_colour(colour(100))
+    bench.sync.add_color(color(100))
     assert bench.out == [(100, None)]
 
 
@@ -255,7 +255,7 @@ def test_stamps_that_jump_back_start_anew(depth_first: bool) -> None:
     for t in times:
         if depth_first:
             bench.sync.add_depth(depth(t))
-        bench.sync.add_colour(colour(t))
+        bench.sync.add_color(color(t))
         if not depth_first:
             bench.sync.add_depth(depth(t))
     assert bench.out == [(t, t) for t in times]
@@ -265,17 +265,17 @@ def test_images_that_nobody_stamps_are_said() -> None:
     bench = Bench()
     for _ in range(3):
         bench.sync.add_depth(depth(0))
-        bench.sync.add_colour(colour(0))
+        bench.sync.add_color(color(0))
     assert bench.out == [(0, 0)] * 3
     assert len(bench.lines) == 1
-    assert bench.lines[0].startswith("colour images have the stamp of those before")
+    assert bench.lines[0].startswith("color images have the stamp of those before")
 
 
 def test_pictures_that_a_driver_sends_twice_have_stamps() -> None:
     bench = Bench()
     for stamp in (0, 0, 100, 100, 200):
         bench.sync.add_depth(depth(stamp))
-        bench.sync.add_colour(colour(stamp))
+        bench.sync.add_color(color(stamp))
     assert not bench.lines
 
 
@@ -287,21 +287,21 @@ SENT_TWICE = [100 + 33 * (k // 2) for k in range(240)]
     [SENT_TWICE, [0] * 240, [100 + 33 * (k % 15) for k in range(240)]],
     ids=["each picture twice", "no stamps", "a recording that starts again each half second"],
 )
-def test_without_depth_colour_goes_alone_whatever_its_stamps(stamps: list[int]) -> None:
+def test_without_depth_color_goes_alone_whatever_its_stamps(stamps: list[int]) -> None:
     bench = Bench(depth_wait_s=1.0)
     for k, stamp in enumerate(stamps):
         bench.now = k / 60
-        bench.sync.add_colour(colour(stamp))
+        bench.sync.add_color(color(stamp))
     assert [t for t, _ in bench.out] == stamps[-len(bench.out) :] and len(bench.out) > 170
     assert len(bench.out) + bench.unpaired == 240
-    assert "no depth image for 1 s: working on colour alone" in bench.lines
+    assert "no depth image for 1 s: working on color alone" in bench.lines
 
 
 def test_pictures_that_a_driver_sends_twice_wait_for_depth_that_is_late() -> None:
     bench = Bench(depth_wait_s=1.0)
     for k, stamp in enumerate(SENT_TWICE):
         bench.now = k / 60
-        bench.sync.add_colour(colour(stamp))
+        bench.sync.add_color(color(stamp))
         if k >= 12:
             bench.sync.add_depth(depth(SENT_TWICE[k - 12]))
     assert bench.out == [(t, t) for t in sorted(set(SENT_TWICE))[:-6]]
@@ -310,19 +310,19 @@ def test_pictures_that_a_driver_sends_twice_wait_for_depth_that_is_late() -> Non
 
 def test_frames_wait_for_camera_info() -> None:
     bench = Bench(info=False)
-    bench.sync.add_colour(colour(100))
+    bench.sync.add_color(color(100))
     bench.sync.add_depth(depth(100))
     assert bench.out == []
     assert bench.lines == ["no camera_info yet: frames are left out until it comes"]
     bench.sync.add_info(c.intrinsics_to_info(INTRINSICS, c.header(0, "camera")))
-    bench.sync.add_colour(colour(133))
+    bench.sync.add_color(color(133))
     bench.sync.add_depth(depth(133))
     assert bench.out == [(133, 133)]
 
 
 def messages(depth_image=None, width: int = 8) -> RgbdMessages:
     info = c.intrinsics_to_info(Intrinsics(width, 6, 10, 10, 4, 3), c.header(0, "camera"))
-    return RgbdMessages(colour(100), depth_image, info)
+    return RgbdMessages(color(100), depth_image, info)
 
 
 def test_a_frame_keeps_stamp_and_frame_id() -> None:
@@ -339,7 +339,7 @@ def test_depth_of_another_size_is_left_out_and_said() -> None:
     other = c.depth_to_image(np.ones((12, 16), np.float32), c.header(100 * MS, "camera"))
     assert to_frame(messages(other), lines.append).depth is None
     assert len(lines) == 1
-    assert lines[0].startswith("depth is 16×12, colour is 8×6: working on colour alone; register depth to colour")
+    assert lines[0].startswith("depth is 16×12, color is 8×6: working on color alone; register depth to color")
 
 
 def test_depth_of_another_cameras_frame_is_said() -> None:
@@ -347,7 +347,7 @@ def test_depth_of_another_cameras_frame_is_said() -> None:
     frame = to_frame(messages(c.depth_to_image(np.ones((6, 8), np.float32), c.header(100 * MS, "lens"))), lines.append)
     assert frame.depth is not None
     assert len(lines) == 1
-    assert lines[0].startswith("depth is seen from 'lens', colour from 'camera': where it is not registered")
+    assert lines[0].startswith("depth is seen from 'lens', color from 'camera': where it is not registered")
     nameless = c.depth_to_image(np.ones((6, 8), np.float32), c.header(100 * MS, ""))
     to_frame(messages(nameless), lines.append)
     assert len(lines) == 1
@@ -364,5 +364,5 @@ def test_depth_without_a_valid_pixel_is_said() -> None:
 
 
 def test_camera_info_of_another_size_is_an_error() -> None:
-    with pytest.raises(InputError, match="camera_info is of a 16×6 image, but colour is 8×6"):
+    with pytest.raises(InputError, match="camera_info is of a 16×6 image, but color is 8×6"):
         to_frame(messages(width=16), lambda line: None)

@@ -1,4 +1,4 @@
-"""Optimisers and schedules against what the papers say, step by step."""
+"""Optimizers and schedules against what the papers say, step by step."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from torch import nn
 
 from actrec.utils import config
 from actrec.utils.errors import ConfigError
-from actrec_models.training.optimizers import Optimiser, Schedule, unused
+from actrec_models.training.optimizers import Optimizer, Schedule, unused
 
 RATE, STEPS_AN_EPOCH = 0.01, 5
 
@@ -16,13 +16,13 @@ def rates(epochs, **options):
     """The learning rate at the start of each step."""
     schedule = config.build(Schedule, options)
     schedule.check()
-    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=RATE)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=RATE)
     steps = epochs * STEPS_AN_EPOCH
-    by_step = schedule.make(optimiser, RATE, steps, epochs)
+    by_step = schedule.make(optimizer, RATE, steps, epochs)
     found = []
     for _ in range(steps):
-        found.append(optimiser.param_groups[0]["lr"])
-        optimiser.step()
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
         if by_step is not None:
             by_step.step()
     return np.array(found)
@@ -64,12 +64,12 @@ def test_constant_and_one_cycle():
 
 @pytest.mark.parametrize(("warm_up", "steps"), [(0.1, 10), (0.25, 4), (0.5, 2), (0.05, 20)])
 def test_one_cycle_rises_within_a_single_step(warm_up, steps):
-    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=RATE)
-    schedule, seen = Schedule(warm_up=warm_up).make(optimiser, RATE, steps, 1), []
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=RATE)
+    schedule, seen = Schedule(warm_up=warm_up).make(optimizer, RATE, steps, 1), []
     for _ in range(steps - 1):
-        optimiser.step()
+        optimizer.step()
         schedule.step()
-        seen.append(optimiser.param_groups[0]["lr"])
+        seen.append(optimizer.param_groups[0]["lr"])
     assert np.isfinite(seen).all()
     assert max(seen) <= RATE * (1 + 1e-6)
 
@@ -79,51 +79,51 @@ def test_one_cycle_rises_within_a_single_step(warm_up, steps):
     [("adamw", 0.9, 0.85, 0.95), ("adam", 0.6, 0.55, 0.65), ("sgd", 0.5, 0.45, 0.55), ("sgd", 0.0, 0.0, 0.0)],
 )
 def test_one_cycle_swings_about_the_momentum_of_the_recipe(name, momentum, low, high):
-    optimiser = Optimiser(name=name, momentum=momentum).make([nn.Parameter(torch.zeros(2))], RATE, 0.0)
-    schedule, seen = Schedule(warm_up=0.5).make(optimiser, RATE, 11, 1), []
+    optimizer = Optimizer(name=name, momentum=momentum).make([nn.Parameter(torch.zeros(2))], RATE, 0.0)
+    schedule, seen = Schedule(warm_up=0.5).make(optimizer, RATE, 11, 1), []
     for _ in range(10):
-        group = optimiser.param_groups[0]
+        group = optimizer.param_groups[0]
         seen.append(group["momentum"] if name == "sgd" else group["betas"][0])
-        optimiser.step()
+        optimizer.step()
         schedule.step()
     assert (seen[0], min(seen), seen[-1]) == pytest.approx((high, low, high), abs=0.02)
     assert max(seen) == high
 
 
 def test_plateau_waits_for_its_patience():
-    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=RATE)
-    plateau = Schedule(name="plateau", factor=0.1, patience=3).plateau(optimiser)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=RATE)
+    plateau = Schedule(name="plateau", factor=0.1, patience=3).plateau(optimizer)
     seen = []
     for loss in (1.0, 0.9, 0.9, 0.9, 0.9, 0.9, 0.8):
         plateau.step(loss)
-        seen.append(optimiser.param_groups[0]["lr"])
+        seen.append(optimizer.param_groups[0]["lr"])
     np.testing.assert_allclose(seen, [RATE] * 5 + [RATE / 10] * 2)
-    assert Schedule().plateau(optimiser) is None
-    assert Schedule(name="plateau").make(optimiser, RATE, 10, 1) is None
+    assert Schedule().plateau(optimizer) is None
+    assert Schedule(name="plateau").make(optimizer, RATE, 10, 1) is None
 
 
 @pytest.mark.parametrize(("name", "kind"), [("adamw", "AdamW"), ("adam", "Adam"), ("sgd", "SGD")])
-def test_optimisers_are_torchs_with_decay_of_matrices_alone(name, kind):
+def test_optimizers_are_torchs_with_decay_of_matrices_alone(name, kind):
     layer = nn.Linear(3, 2)
-    made = Optimiser(name=name, momentum=0.8, nesterov=name == "sgd").make(layer.parameters(), RATE, 0.1)
+    made = Optimizer(name=name, momentum=0.8, nesterov=name == "sgd").make(layer.parameters(), RATE, 0.1)
     assert type(made).__name__ == kind
     assert [(len(g["params"][0].shape), g["weight_decay"], g["lr"]) for g in made.param_groups] == [
         (2, 0.1, RATE), (1, 0.0, RATE)]  # fmt: skip
     group = made.param_groups[0]
     assert (group["momentum"], group["nesterov"]) == (0.8, True) if name == "sgd" else group["betas"] == (0.8, 0.999)
-    whole = Optimiser(name=name, decay_all=True).make(layer.parameters(), RATE, 0.1)
+    whole = Optimizer(name=name, decay_all=True).make(layer.parameters(), RATE, 0.1)
     assert [(len(g["params"]), g["weight_decay"]) for g in whole.param_groups] == [(2, 0.1)]
 
 
 def test_what_is_frozen_is_left_out_and_nothing_to_train_is_said():
     layer = nn.Linear(3, 2)
     layer.bias.requires_grad_(False)
-    assert [p.shape for g in Optimiser().make(layer.parameters(), RATE, 0.1).param_groups for p in g["params"]] == [
+    assert [p.shape for g in Optimizer().make(layer.parameters(), RATE, 0.1).param_groups for p in g["params"]] == [
         (2, 3)
     ]
     layer.requires_grad_(False)
     with pytest.raises(ConfigError, match="nothing of the network is to be trained"):
-        Optimiser().make(layer.parameters(), RATE, 0.1)
+        Optimizer().make(layer.parameters(), RATE, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -138,8 +138,8 @@ def test_what_is_frozen_is_left_out_and_nothing_to_train_is_said():
         (Schedule, {"name": "steps", "milestones": [5], "factor": 0.2, "final": 0.1}, ["final"]),
         (Schedule, {"name": "constant", "warm_up": 0.1}, ["warm_up"]),
         (Schedule, {"name": "plateau", "factor": 0.5, "patience": 3}, []),
-        (Optimiser, {"name": "sgd", "nesterov": True, "beta_2": 0.99}, ["beta_2"]),
-        (Optimiser, {"name": "adam", "momentum": 0.8, "beta_2": 0.99, "decay_all": True}, []),
+        (Optimizer, {"name": "sgd", "nesterov": True, "beta_2": 0.99}, ["beta_2"]),
+        (Optimizer, {"name": "adam", "momentum": 0.8, "beta_2": 0.99, "decay_all": True}, []),
     ],
 )
 def test_settings_that_do_nothing_are_known(kind, options, idle):
