@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from actrec.features.specs import InputSpec, WindowSpec
 from actrec.inference import package
-from actrec.inference.package import ModelPackage, Provenance, Rejection
+from actrec.inference.package import SCHEMA_VERSION, ModelPackage, Provenance, Rejection
 from actrec.inference.session import Session
 
 LABELS = ("left", "right", "far")
@@ -78,7 +78,7 @@ def tiny_description(
 ) -> ModelPackage:
     """What `model.yaml` says of it."""
     return ModelPackage(
-        schema_version=1,
+        schema_version=SCHEMA_VERSION,
         family="deepacts_graph",
         variant="tiny",
         labels=labels,

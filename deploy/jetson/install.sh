@@ -14,7 +14,7 @@
 # JetPack 6 (Jetson Linux 36.4 or newer, Ubuntu 22.04) gets ROS 2 Humble, JetPack 7 (38 or 39, Ubuntu 24.04) gets Jazzy.
 set -euo pipefail
 
-root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 tegra_release="${ACTREC_TEGRA_RELEASE:-/etc/nv_tegra_release}" # set by the tests
 os_release="${ACTREC_OS_RELEASE:-/etc/os-release}"
 

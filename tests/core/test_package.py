@@ -164,8 +164,8 @@ def test_network_that_is_not_the_exported_one(folder: Path, change: str) -> None
         ({"provenance__onnx_sha256": "abc"}, "SHA-256"),
         ({"provenance__seed": True}, "seed is True, expected a whole number"),
         ({"bodies": 0}, "bodies is 0"),
-        ({"schema_version": 0}, "schema_version is 0, expected 1"),
-        ({"schema_version": 2, "new_key": 1}, "update actrec"),
+        ({"schema_version": 1}, "schema_version is 1, this actrec reads 2: export it again"),
+        ({"schema_version": 3, "new_key": 1}, "update actrec"),
         ({"schema_version": "1"}, "schema_version is '1', expected a whole number"),
     ],
 )

@@ -113,7 +113,7 @@ def test_scripts_are_bash(name: str) -> None:
 @pytest.mark.parametrize("name", ["actrec.service", "actrec-camera.service", "Dockerfile", *SCRIPTS])
 def test_paths_named_exist(name: str) -> None:
     text = (JETSON / name).read_text()
-    here = r"(?:@ROOT@|\$root|/opt/actrec)/([\w./-]+)|(?<![/\w])((?:jetson|scripts|config)/[\w./-]+\.\w+)"
+    here = r"(?:@ROOT@|\$root|/opt/actrec)/([\w./-]+)|(?<![/\w])((?:deploy|scripts|config)/[\w./-]+\.\w+)"
     named = {a or b for a, b in re.findall(here, text)}
     made = {".venv/bin/python", "ros2_ws/install/setup.bash"}  # by make venv and make workspace
     assert [path for path in named - made if not (ROOT / path).exists()] == []
