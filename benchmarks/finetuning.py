@@ -20,7 +20,7 @@ from actrec import datasets, inference
 from actrec.cli import Parser
 from actrec.cli.arguments import amount
 from actrec.datasets.base import Clip, ClipDataset
-from actrec.recordings.labels import FILE, LabeledClip, write_labels
+from actrec.recordings.labels import LABELS_FILE, LabeledClip, write_labels
 from actrec.recordings.rosbag.writer import SKELETONS_TOPIC, BagWriter
 from actrec.types import UNKNOWN, Body
 from actrec.utils import config
@@ -98,7 +98,7 @@ def write_folder(folder: Path, clips: ClipDataset, actions: Mapping[str, int], u
             write_bag(folder / clip.name, clip)
             label = UNKNOWN if action in unknown else action
             lines.append(LabeledClip(clip.name, label, person=f"subject {clips.metas[i]['subject']}"))
-    write_labels(folder / FILE, lines)
+    write_labels(folder / LABELS_FILE, lines)
 
 
 def write_bag(path: Path, clip: Clip) -> None:

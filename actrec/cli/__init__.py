@@ -22,7 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("actrec.cli.run", "run the whole graph in one process, from camera to /action_label"),
     "simulate": ("actrec.cli.simulate", "render the simulated actor to a folder of images or a video"),
     "calibrate": ("actrec.cli.calibrate", "calibrate a camera's lens, its depth and its place on the robot"),
-    "record": ("actrec.cli.record", "record the graph's topics, or takes of an action of your own, to rosbag2 files"),
+    "record": ("actrec.cli.record", "record topics, or labeled clips of your own actions, to rosbag2 files"),
     "view": ("actrec.cli.view", "show a running graph, a camera or a recording in 3-D"),
     "models": ("actrec.cli.models", "list, check and describe model packages"),
     "prepare": ("actrec.cli.prepare", "read a dataset once into a store from which training reads fast"),

@@ -1,7 +1,4 @@
-"""`actrec record`: the graph's topics, a camera's frames, or takes of a person's own action, to rosbag2 mcaps.
-
-`actrec record --label`: takes of an action of the person's own.
-"""
+"""`actrec record`: topics of the graph, frames of a camera, or labeled clips of your own actions, to rosbag2 mcaps."""
 
 import argparse
 import contextlib
@@ -17,21 +14,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-from actrec.recordings.clip_recorder import CLOCK, TakeConfig, Takes, record
+from actrec.recordings.clip_recorder import CLOCK, ClipRecorderConfig, RecordedClips, record
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, DeviceError, EndOfStream
 
-HELP = {field.name: field.metadata["description"] for field in dataclasses.fields(TakeConfig)}
+HELP = {field.name: field.metadata["description"] for field in dataclasses.fields(ClipRecorderConfig)}
 
 OWN = ("person", "countdown", "seconds", "repeat")
 """Options that mean nothing without --label."""
 
 
 def add_clip_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the arguments that only takes have."""
-    takes = parser.add_argument_group("an action of your own (then: actrec teach DIR)")
-    takes.add_argument("--label", metavar="NAME", help=f"count down and record takes of it: {HELP['label']}")
-    defaults = TakeConfig()
+    """Declare the arguments of labeled clips."""
+    clips = parser.add_argument_group("an action of your own (then: actrec teach DIR)")
+    clips.add_argument("--label", metavar="NAME", help=f"count down and record clips of it: {HELP['label']}")
+    defaults = ClipRecorderConfig()
     for name, kind, metavar in (
         ("person", str, "NAME"),
         ("countdown", float, "S"),
@@ -39,41 +36,41 @@ def add_clip_arguments(parser: argparse.ArgumentParser) -> None:
         ("repeat", int, "N"),
     ):
         shown = f" (default: {getattr(defaults, name)})" if getattr(defaults, name) != "" else ""
-        takes.add_argument(f"--{name}", type=kind, metavar=metavar, help=HELP[name] + shown)
-    takes.add_argument("--images", action="store_true", help="keep color and depth too, 40 MB a second")
-    takes.add_argument("--beep", action="store_true", help="ring the terminal's bell at begin and end")
+        clips.add_argument(f"--{name}", type=kind, metavar=metavar, help=HELP[name] + shown)
+    clips.add_argument("--images", action="store_true", help="keep color and depth too, 40 MB a second")
+    clips.add_argument("--beep", action="store_true", help="ring the terminal's bell at begin and end")
 
 
 def refuse_without_label(args: argparse.Namespace) -> None:
-    """Refuses options of takes where no label is given.
+    """Refuse options of labeled clips without --label.
 
     Raises:
-        ConfigError: Names them.
+        ConfigError: Such an option is given.
     """
     given = [f"--{name}" for name in OWN if getattr(args, name) is not None]
     given += [f"--{name}" for name in ("images", "beep") if getattr(args, name)]
     if given:
-        raise ConfigError(f"{', '.join(given)}: for takes of an action, whose --label is missing")
+        raise ConfigError(f"{', '.join(given)}: only for clips of an action: add --label")
 
 
 def record_clips(args: argparse.Namespace, stopped: threading.Event) -> int:
-    """Records takes from a camera or from the running graph."""
+    """Record labeled clips from a camera or from the running graph."""
     if args.topics or args.duration:
         raise ConfigError("--label records skeletons (and --images) for --seconds: leave --topics and --duration out")
     given = {name: getattr(args, name) for name in ("label", "out", *OWN) if getattr(args, name) is not None}
-    settings = config.build(TakeConfig, given)
+    settings = config.build(ClipRecorderConfig, given)
     settings.check()
     console = _Console(args.beep)
     with contextlib.ExitStack() as held:
         if args.driver:
-            from actrec.perception.pipeline import of_camera
+            from actrec.perception.pipeline import camera_observations
 
             options = config.read(args.driver_option, "driver option")
-            read = held.enter_context(of_camera(args.driver, options, args.images))
+            read = held.enter_context(camera_observations(args.driver, options, args.images))
         else:
             if args.driver_option:
                 raise ConfigError(f"driver option '{args.driver_option[0]}' needs the --driver that it is a setting of")
-            read = held.enter_context(importlib.import_module("actrec_nodes.clip_node").of_graph(args.images))
+            read = held.enter_context(importlib.import_module("actrec_nodes.clip_node").graph_observations(args.images))
         try:
             done = record(read, settings, stopped, console.show)
         finally:
@@ -101,15 +98,15 @@ class _Console:
             print(file=sys.stderr)
 
 
-def _report_clips(args: argparse.Namespace, settings: TakeConfig, done: Takes) -> int:
+def _report_clips(args: argparse.Namespace, settings: ClipRecorderConfig, done: RecordedClips) -> int:
     out = Path(settings.out).expanduser()
     if args.json:
         said: dict[str, Any] = {"folder": str(out.resolve()), "label": settings.label}
         said.update(kept=[clip.recording for clip in done.kept], refused=done.refused)
         print(json.dumps(said))
     else:
-        again = f"; {len(done.refused)} refused" if done.refused else ""
-        print(f"{len(done.kept)} of {settings.repeat} takes of '{settings.label}' in {out}{again}")
+        again = f"; {len(done.refused)} rejected" if done.refused else ""
+        print(f"{len(done.kept)} of {settings.repeat} clips of '{settings.label}' in {out}{again}")
     return 0 if done.kept else 1
 
 
@@ -121,7 +118,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="BAG",
-        help="folder of the bag to make, which must not exist; with --label, of the takes (default: my_actions)",
+        help="folder of the bag to make, which must not exist; with --label, of the clips (default: my_actions)",
     )
     parser.add_argument(
         "--topics", nargs="+", default=[], metavar="TOPIC", help="topics to record (default: the graph's)"

@@ -6,7 +6,8 @@
     DIR/unknown/pacing.mcap                                 party.mp4,unknown,0,12.5,
 
 A recording is a bag, a skeleton file (.skeleton, .json, .mat, .npz, .csv), a video or a folder of images; joints are
-taken from it where it has some, else found by the body estimator, as in the live graph (`actrec.perception.recordings`).
+taken from it where it has some, else found by the body estimator, as in the live graph 
+(`actrec.perception.recorded_joints`).
 """
 
 import hashlib
@@ -23,7 +24,7 @@ import numpy as np
 from actrec.datasets.base import Clip, Entry, Source, content
 from actrec.recordings import open_recording
 from actrec.recordings.base import RecordingConfig
-from actrec.recordings.labels import FILE, LabeledClip, by_folder, read_labels, unnamed
+from actrec.recordings.labels import LABELS_FILE, LabeledClip, clips_by_folder, read_labels, unlabeled_recordings
 from actrec.skeleton.sequence import SkeletonSequence
 from actrec.types import NANOSECONDS, UNKNOWN, RgbdFrame
 from actrec.utils import config
@@ -31,7 +32,7 @@ from actrec.utils.config import setting
 from actrec.utils.errors import ActrecError, ConfigError, DeviceError, InputError
 from actrec.utils.registry import Registry
 
-PEOPLE = Registry("reader of people", {"any": "actrec.perception.recordings:read_people"})
+PEOPLE = Registry("reader of people", {"any": "actrec.perception.recorded_joints:read_bodies"})
 """By name: perception builds on datasets, not the other way round."""
 
 
@@ -208,14 +209,14 @@ class Folder(Source):
                 f"there is no folder '{self.root}'; check the path (of eval, prepare, train, export: --root DIR), or "
                 "record: actrec record --label NAME"
             )
-        file = self.root / FILE
-        clips = read_labels(file) if file.exists() else by_folder(self.root)
+        file = self.root / LABELS_FILE
+        clips = read_labels(file) if file.exists() else clips_by_folder(self.root)
         absent = [clip.recording for clip in clips if not (self.root / clip.recording).exists()]
         if absent:
             raise InputError(
                 f"'{file}' names {len(absent)} recordings that are not there, first '{absent[0]}': correct or remove it"
             )
-        if file.exists() and (left := unnamed(self.root, clips)):
+        if file.exists() and (left := unlabeled_recordings(self.root, clips)):
             logger.warning(
                 "%d recordings are left out, for '%s' does not name them, first '%s'", len(left), file, left[0]
             )

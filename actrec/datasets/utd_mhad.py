@@ -22,7 +22,7 @@ import numpy as np
 from actrec.datasets.archive import ArchiveSource, files_by_name
 from actrec.datasets.base import Clip, Entry, clip_of
 from actrec.datasets.matlab import read_mat
-from actrec.recordings.image_decoding import MILLIMETRE, depth_in_metres
+from actrec.recordings.image_decoding import MILLIMETER, depth_in_meters
 from actrec.skeleton import layouts
 from actrec.skeleton.sequence import SkeletonSequence, from_kinect, load_npz, split_frames, stamps_at
 from actrec.types import Intrinsics, RgbdFrame
@@ -118,7 +118,7 @@ def read_utd_mhad_depth(path: str | Path) -> np.ndarray:
         value = value[..., None]
     if value.ndim != 3 or value.shape[:2] != (240, 320) or not value.shape[2]:
         raise InputError(f"'{path}': d_depth is {value.dtype}{list(value.shape)}, expected [240, 320, frames]")
-    return depth_in_metres(np.ascontiguousarray(value.transpose(2, 0, 1)[:, :, ::-1]), MILLIMETRE)
+    return depth_in_meters(np.ascontiguousarray(value.transpose(2, 0, 1)[:, :, ::-1]), MILLIMETER)
 
 
 KEYS = ("action", "subject", "trial")

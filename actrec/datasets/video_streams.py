@@ -58,10 +58,10 @@ class ColorVideo:
     mirror: bool = False
 
     @cached_property
-    def _head(self) -> video.VideoHead:
+    def _head(self) -> video.VideoInfo:
         if not self.path.exists():
             raise DeviceError(f"there is no file '{self.path}'; check the path")
-        return video.read_folder_head(self.path) if self.path.is_dir() else video.read_head(self.path)
+        return video.read_folder_info(self.path) if self.path.is_dir() else video.read_video_info(self.path)
 
     @cached_property
     def _source(self) -> np.ndarray:
@@ -166,14 +166,14 @@ class ColorVideo:
         width, height = (int(side) for side in self.size())
         size = None if (width, height) == self._head.size else (width, height)
         if self.path.is_dir():
-            yield from video.folder_images(self.path, wanted, self._head, self.mirror, size)
+            yield from video.read_folder_images(self.path, wanted, self._head, self.mirror, size)
             return
         left, last, number = list(wanted), None, -1
         with video.open_video(self.path) as container:
-            for number, picture in enumerate(video.pictures(self.path, container)):
+            for number, picture in enumerate(video.decode_frames(self.path, container)):
                 last = picture
                 if number == left[0]:
-                    yield number, video.rgb(picture, self.mirror, size)
+                    yield number, video.to_rgb(picture, self.mirror, size)
                     left.pop(0)
                     if not left:
                         return
@@ -182,7 +182,7 @@ class ColorVideo:
         if last is None or self._head.frames - 1 - number > SLACK:
             told = f"{number + 1} of {self._head.frames} frames decoded"
             raise InputError(f"'{self.path}' is corrupt or truncated: {told}; copy it again")
-        held = video.rgb(last, self.mirror, size)
+        held = video.to_rgb(last, self.mirror, size)
         yield from ((int(number), held) for number in left)
 
 
@@ -203,7 +203,7 @@ def _moved(before: np.ndarray, after: np.ndarray, pixels: np.ndarray, seconds: f
     return found
 
 
-def aligned(path: Path, head: video.VideoHead, stamps_ns: np.ndarray, tolerance: float) -> np.ndarray:
+def aligned(path: Path, head: video.VideoInfo, stamps_ns: np.ndarray, tolerance: float) -> np.ndarray:
     """[T] the picture that belongs to each stamp: frame for frame, or where rates differ the nearest in time.
 
     Raises:
@@ -211,7 +211,7 @@ def aligned(path: Path, head: video.VideoHead, stamps_ns: np.ndarray, tolerance:
     """
     count = len(stamps_ns)
     if head.frames != count and path.is_dir():
-        video.check_numbers(path)
+        video.check_numbering(path)
     if abs(head.frames - count) <= max(SLACK, tolerance * count):
         return np.minimum(np.arange(count), head.frames - 1)
     if head.fps > 0 and count > 1:

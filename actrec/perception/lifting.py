@@ -57,14 +57,14 @@ STEPS = np.array([0.0, 0.25, 0.5, 0.75, 1.0], dtype=np.float32)
 
 
 @cache
-def radii_of(layout: str) -> np.ndarray:
+def joint_radii(layout: str) -> np.ndarray:
     """[V] float32 metres from skin to joint center for a body layout, from `BODY_RADII`."""
     stems = [joint.removesuffix("_left").removesuffix("_right") for joint in layouts.get(layout).joints]
     return np.array([BODY_RADII.get(stem, 0.0) for stem in stems], dtype=np.float32)
 
 
 @cache
-def links_of(layout: str) -> np.ndarray:
+def limb_links(layout: str) -> np.ndarray:
     """[L, 2] joint indices of the limbs of a body layout: its bones, and the trunk's diagonals."""
     known = layouts.get(layout)
     trunk = [(known.index[a], known.index[b]) for a, b in TORSO if a in known.index and b in known.index]
@@ -81,7 +81,7 @@ def hidden(rays: np.ndarray, surface: np.ndarray, fitted: np.ndarray, links: np.
         rays: [V, 3] towards the joints, z = 1.
         surface: [V] depth of the surface seen at each joint, NaN where none.
         fitted: [V, 3] where the estimator's landmarks expect the joints, metres.
-        links: [L, 2] from `links_of`.
+        links: [L, 2] from `limb_links`.
 
     Returns:
         [V] bool.
@@ -254,8 +254,8 @@ def lift(
         scores: [V] in 0..1.
         depth: [H, W] metres registered to the image, NaN or 0 where missing; None for no depth.
         intrinsics: Of the image.
-        radii: [V] or one number: metres from the visible surface to the joint's center (`anatomy.radii_of` for bodies).
-        links: [L, 2] joints joined by limbs that can hide other joints (`anatomy.links_of` for bodies).
+        radii: [V] or one number: metres from the visible surface to the joint's center (`joint_radii`).
+        links: [L, 2] joints joined by limbs that can hide other joints (`limb_links`).
         options: Fields of `LiftingConfig`.
 
     Returns:

@@ -13,9 +13,9 @@ import numpy as np
 
 from actrec import cameras, perception
 from actrec.perception.base import BodyEstimatorConfig, Detection, FaceEstimatorConfig, HandEstimatorConfig
-from actrec.perception.lifting import Lifter, LiftingConfig, links_of, radii_of
+from actrec.perception.lifting import Lifter, LiftingConfig, joint_radii, limb_links
 from actrec.perception.tracking import Tracker, TrackerConfig
-from actrec.recordings.clip_recorder import Read, Sight
+from actrec.recordings.clip_recorder import Observation, ReadObservation
 from actrec.recordings.rosbag.writer import SKELETONS_TOPIC, BagWriter
 from actrec.skeleton.conversions import CANONICAL, convert
 from actrec.types import Body, Face, Hand, RgbdFrame
@@ -105,8 +105,8 @@ class BodyPerception:
             detection.scores,
             frame.depth,
             frame.intrinsics,
-            radii_of(detection.layout),
-            links_of(detection.layout),
+            joint_radii(detection.layout),
+            limb_links(detection.layout),
         )
         positions, scores = convert(positions, scores, detection.layout, CANONICAL)
         pixels, _ = convert(detection.pixels, detection.scores, detection.layout, CANONICAL)
@@ -211,16 +211,16 @@ def _lifted(lifter: Lifter, detection: Detection, frame: RgbdFrame, radius: floa
 
 
 @contextlib.contextmanager
-def of_camera(driver: str, options: dict[str, Any], images: bool) -> Iterator[Read]:
+def camera_observations(driver: str, options: dict[str, Any], images: bool) -> Iterator[ReadObservation]:
     """Opens a camera and finds the people in its frames.
 
     Args:
         driver: A name in `actrec.cameras.DRIVERS`.
         options: Its settings.
-        images: Whether a sight also writes color and depth.
+        images: Whether a observation also writes color and depth.
 
     Yields:
-        Gives the next sight; see `actrec.recordings.clip_recorder.Read`.
+        Gives the next observation; see `actrec.recordings.clip_recorder.ReadObservation`.
 
     Raises:
         ConfigError: Unknown driver or option.
@@ -231,7 +231,7 @@ def of_camera(driver: str, options: dict[str, Any], images: bool) -> Iterator[Re
         camera = held.enter_context(cameras.create(driver, **options))
         perceive = perceiver(held)
 
-        def read(timeout_s: float) -> Sight:
+        def read(timeout_s: float) -> Observation:
             frame = camera.read(timeout_s)
             return _sight(perceive(frame), images)
 
@@ -252,7 +252,7 @@ def perceiver(held: contextlib.ExitStack) -> Callable[[RgbdFrame], RgbdFrame]:
     return perceive
 
 
-def _sight(frame: RgbdFrame, images: bool) -> Sight:
+def _sight(frame: RgbdFrame, images: bool) -> Observation:
     bodies = frame.skeletons
 
     def write(bag: BagWriter) -> None:
@@ -260,4 +260,4 @@ def _sight(frame: RgbdFrame, images: bool) -> Sight:
         if images and frame.color is not None:
             bag.write_frame(dataclasses.replace(frame, skeletons=[]))
 
-    return Sight(frame.stamp_ns, bodies, write)
+    return Observation(frame.stamp_ns, bodies, write)

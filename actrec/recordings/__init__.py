@@ -1,4 +1,4 @@
-"""Readers of recordings: bags, color and depth folders, videos, skeleton files; and the bag writer."""
+"""Readers of recordings (bags, image folders, videos, skeleton files) and the bag writer."""
 
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ from actrec.utils.registry import Registry
 FORMATS = Registry(
     "recording format",
     {
-        "bag": "actrec.recordings.rosbag.reader:open_bag",
+        "bag": "actrec.recordings.rosbag:open_bag",
         "folder": "actrec.recordings.image_folder:FolderRecording",
         "video": "actrec.recordings.video:VideoRecording",
-        "skeleton": "actrec.recordings.skeleton_playback:SkeletonRecording",
+        "skeleton": "actrec.recordings.skeleton_files:SkeletonRecording",
     },
     install={"rosbags": "pip install rosbags", "av": "pip install av", "cv2": "pip install opencv-contrib-python"},
 )
@@ -22,11 +22,11 @@ _VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mp
 
 
 def sniff(path: str | Path) -> str:
-    """The name in `FORMATS` of the recording at `path`.
+    """Return the name in `FORMATS` of the recording at `path`.
 
     Raises:
-        DeviceError: There is nothing there, or it cannot be read.
-        InputError: It is of no known format; lists those.
+        DeviceError: The path does not exist or cannot be read.
+        InputError: The format is unknown; the message lists the known ones.
     """
     from actrec.recordings import skeleton_files
 
@@ -43,33 +43,33 @@ def sniff(path: str | Path) -> str:
         return "bag"
     if path.suffix == ".bag":
         raise InputError(
-            f"'{path}' is a bag of ROS 1: convert it with `rosbags-convert --src '{path}' --dst NEW`, or, where "
-            "librealsense recorded it, play it with driver realsense and its option recording"
+            f"'{path}' is a ROS 1 bag: convert it with `rosbags-convert --src '{path}' --dst NEW`; or, if librealsense "
+            "recorded it, play it with driver realsense and its option recording"
         )
     if path.suffix == ".zstd":
-        raise InputError(f"'{path}' is a file of a compressed bag: play the bag's folder, or unpack it first (zstd -d)")
+        raise InputError(f"'{path}' is part of a compressed bag: play the bag's folder, or unpack it first (zstd -d)")
     if skeleton_files.sniff(path) is not None:
         return "skeleton"
     raise InputError(
-        f"'{path}' is no recording that is known by its name: bags (.mcap, .db3, their folder), folders of images, "
-        f"videos ({', '.join(_VIDEO_SUFFIXES)}), skeleton files (.skeleton, .json, .mat, .npz, .csv); or name its "
-        f"format: {', '.join(FORMATS.names())}"
+        f"'{path}' is not a known recording: expected a bag (.mcap, .db3, their folder), a folder of images, a video "
+        f"({', '.join(_VIDEO_SUFFIXES)}) or a skeleton file (.skeleton, .json, .mat, .npz, .csv); or give its format: "
+        f"{', '.join(FORMATS.names())}"
     )
 
 
 def open_recording(path: str | Path, config: RecordingConfig | None = None, format: str = "auto") -> Recording:
-    """Opens a recording of any known format; a context manager.
+    """Open a recording of any known format; a context manager.
 
     Args:
         path: The file or folder.
-        config: What the recording does not tell of itself.
+        config: Settings that complete or override the recording.
         format: A name in `FORMATS`, or "auto".
 
     Raises:
-        DeviceError: There is nothing there.
-        InputError: It is corrupt, of no known format, or lacks what its frames need.
+        DeviceError: The path does not exist.
+        InputError: The recording is corrupt, of no known format, or incomplete.
         ConfigError: An option does not fit it.
-        MissingLibraryError: A library is not installed; says how to install it.
+        MissingLibraryError: A library is not installed; the message names the package.
     """
     name = sniff(path) if format == "auto" else format
     arguments: dict[str, Any] = {"path": path, "config": config or RecordingConfig()}

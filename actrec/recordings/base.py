@@ -1,4 +1,4 @@
-"""What every reader of recordings offers, and the options that they share."""
+"""Base class and options of all recordings, and their intrinsics."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -14,32 +14,39 @@ from actrec.utils.errors import ConfigError, DeviceError, InputError
 
 log = logging.getLogger("actrec.recordings")
 
+INTRINSICS_FILE = "intrinsics.yaml"
+
+INTRINSICS_REMEDY = (
+    "give option intrinsics='fx,fy,cx,cy' or a YAML file, put intrinsics.yaml (width, height, fx, fy, cx, cy) beside "
+    "the images, or state the field of view with hfov_deg"
+)
+
 
 @dataclass(frozen=True)
 class RecordingConfig:
-    """What a recording does not tell of itself. Empty or 0 means: as the recording says."""
+    """Settings that complete or override a recording; empty or 0 uses the recording's own value."""
 
     color_topic: str = setting("", "Color topic of a bag; empty finds it by type and name")
     depth_topic: str = setting("", "Depth topic of a bag; empty finds it by type and name, 'none' plays without depth")
     camera_info_topic: str = setting("", "CameraInfo topic of a bag; empty takes the color topic's neighbor")
     skeleton_topic: str = setting("", "SkeletonArray topic of a bag without images; empty finds it")
     intrinsics: str = setting("", "Pinhole intrinsics: 'fx,fy,cx,cy' in pixels, or the path of a YAML file")
-    hfov_deg: float = setting(0.0, "Horizontal field of view assumed where nothing better is known", unit="degrees",
+    hfov_deg: float = setting(0.0, "Horizontal field of view, if no intrinsics are known", unit="degrees",
                               range=(0.0, 179.0))  # fmt: skip
     depth_scale: float = setting(0.0, "Length of one unit of a depth image", unit="m", range=(0.0, 1.0))
-    fps: float = setting(0.0, "Frame rate of a recording without stamps; 0 takes its format's own", unit="Hz",
+    fps: float = setting(0.0, "Frame rate of a recording without stamps; 0 uses the default of its format", unit="Hz",
                          range=(0.0, 1000.0))  # fmt: skip
-    sequence: str = setting("", "Which sequence of a file with several: its name, or, in quotes, its index from 0")
-    mirror: str = setting("auto", "Turns mirrored images back; 'auto' does so for NTU RGB+D videos alone",
+    sequence: str = setting("", "Sequence of a file with several: its name, or, in quotes, its index from 0")
+    mirror: str = setting("auto", "Flip mirrored images back; 'auto' flips NTU RGB+D videos only",
                           choices=("auto", "yes", "no"))  # fmt: skip
 
 
 class Recording(ABC):
-    """Frames on disk, in recorded order. A context manager.
+    """Frames on disk, in recorded order; a context manager.
 
     Attributes:
         path: The file or folder.
-        config: The options it was opened with.
+        config: The settings.
     """
 
     def __init__(self, path: Path, config: RecordingConfig):
@@ -62,26 +69,26 @@ class Recording(ABC):
     @property
     @abstractmethod
     def duration_s(self) -> float:
-        """Seconds from the first frame to the last, as far as the format tells without reading it all."""
+        """Seconds from the first frame to the last, from the file's header or index."""
 
     @abstractmethod
     def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
-        """Every frame from `start_s` after the first, in order; each call starts anew.
+        """Yield every frame from `start_s` after the first, in order; each call starts again.
 
         Raises:
             InputError: The recording is corrupt from here on; the message names the file.
         """
 
     def close(self) -> None:
-        """Lets go of the files; safe to call twice."""
+        """Close the files; safe to call twice."""
         return
 
 
 def existing(path: str | Path) -> Path:
-    """`path`, made sure of.
+    """Return `path` with `~` expanded.
 
     Raises:
-        DeviceError: There is nothing there.
+        DeviceError: It does not exist.
     """
     path = Path(path).expanduser()
     if not path.exists():
@@ -89,12 +96,38 @@ def existing(path: str | Path) -> Path:
     return path
 
 
-FILE_NAME = "intrinsics.yaml"
+def resolve_intrinsics(
+    path: Path, config: RecordingConfig, width: int, height: int, folder: Path | None = None
+) -> Intrinsics:
+    """Return the intrinsics of width×height images of the recording at `path`.
 
-REMEDY = (
-    "give option intrinsics='fx,fy,cx,cy' or a YAML file, put intrinsics.yaml (width, height, fx, fy, cx, cy) beside "
-    "the images, or state the field of view with hfov_deg"
-)
+    The option `intrinsics` wins over `intrinsics.yaml` in `folder`, which wins over a field of view.
+
+    Raises:
+        InputError: None of these is given, or they are for another image size.
+    """
+    if config.intrinsics:
+        found = _from_option(config.intrinsics, width, height)
+    elif folder is not None and (folder / INTRINSICS_FILE).is_file():
+        found = from_yaml(folder / INTRINSICS_FILE)
+    elif config.hfov_deg > 0:
+        log.warning("'%s': assuming a horizontal field of view of %g degrees and no distortion", path, config.hfov_deg)
+        found = from_hfov(width, height, config.hfov_deg)
+    else:
+        raise InputError(f"'{path}' has no intrinsics: {INTRINSICS_REMEDY}")
+    if (found.width, found.height) != (width, height):
+        raise InputError(
+            f"'{path}': the intrinsics are for {found.width}×{found.height} images, but these are {width}×{height}; "
+            "give intrinsics for this size"
+        )
+    return found
+
+
+def resolve_or_nominal(path: Path, config: RecordingConfig, nominal: Intrinsics) -> Intrinsics:
+    """Return the intrinsics from the options, or `nominal` for a recording without images."""
+    if config.intrinsics or config.hfov_deg:
+        return resolve_intrinsics(path, config, nominal.width, nominal.height)
+    return nominal
 
 
 def _from_option(text: str, width: int, height: int) -> Intrinsics:
@@ -105,28 +138,3 @@ def _from_option(text: str, width: int, height: int) -> Intrinsics:
         except ValueError as error:
             raise ConfigError(f"intrinsics is '{text}', expected four numbers 'fx,fy,cx,cy' or a YAML file") from error
     return from_yaml(Path(text).expanduser())
-
-
-def resolve(path: Path, config: RecordingConfig, width: int, height: int, beside: Path | None = None) -> Intrinsics:
-    """The intrinsics of width×height images of the recording at `path`.
-
-    An option wins over `intrinsics.yaml` in the folder `beside`, which wins over a field of view.
-
-    Raises:
-        InputError: Nothing says what they are, or they are of another image size.
-    """
-    if config.intrinsics:
-        found = _from_option(config.intrinsics, width, height)
-    elif beside is not None and (beside / FILE_NAME).is_file():
-        found = from_yaml(beside / FILE_NAME)
-    elif config.hfov_deg > 0:
-        log.warning("'%s': assuming a horizontal field of view of %g degrees and no distortion", path, config.hfov_deg)
-        found = from_hfov(width, height, config.hfov_deg)
-    else:
-        raise InputError(f"'{path}' has no intrinsics: {REMEDY}")
-    if (found.width, found.height) != (width, height):
-        raise InputError(
-            f"'{path}': the intrinsics are of {found.width}×{found.height} images, but these are {width}×{height}; "
-            "give those of this size"
-        )
-    return found

@@ -1,4 +1,4 @@
-"""Pixels of `sensor_msgs/Image` and `CompressedImage` as arrays of the data contract, with no ROS installed."""
+"""Decoding of `sensor_msgs/Image` and `CompressedImage` to arrays of the data contract, without ROS."""
 
 import struct
 
@@ -9,12 +9,12 @@ from actrec.utils.errors import InputError
 
 COLOR_ENCODINGS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1,
                     "yuv422_yuy2": 2, "yuyv": 2, "yuv422": 2, "uyvy": 2}  # fmt: skip
-"""Color encodings read, with their channels; the last four are of two orders, by their older and newer names."""
+"""Supported color encodings and their channels; the last four are old and new names of two byte orders."""
 
 DEPTH_ENCODINGS = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}
-"""Depth encodings read, with their type."""
+"""Supported depth encodings and their types."""
 
-MILLIMETRE = 0.001
+MILLIMETER = 0.001
 
 _TO_RGB = {
     "bgr8": cv2.COLOR_BGR2RGB,
@@ -31,7 +31,7 @@ _COMPRESSED_DEPTH_HEADER = struct.Struct("<iff")
 
 
 class DamagedImageError(InputError):
-    """One compressed image cannot be decoded, which says nothing of the next."""
+    """One compressed image cannot be decoded; the next may be fine."""
 
 
 def pixels(
@@ -42,18 +42,18 @@ def pixels(
     big_endian: bool,
     data: bytes | bytearray | memoryview | np.ndarray,
 ) -> np.ndarray:
-    """[H, W] or [H, W, C] view of the pixels of an image, row padding cut off, in the machine's byte order.
+    """Return a [H, W] or [H, W, C] view of an image's pixels, without row padding, in the machine's byte order.
 
     Args:
         encoding: One of `COLOR_ENCODINGS` or `DEPTH_ENCODINGS`.
-        width: Pixels of a row.
-        height: Rows.
+        width: Width in pixels.
+        height: Height in pixels.
         step: Bytes from one row to the next.
-        big_endian: The byte order of the data.
+        big_endian: Whether the data is big-endian.
         data: The rows.
 
     Raises:
-        InputError: The encoding is none of them, or the data does not fit the size.
+        InputError: The encoding is not supported, or the data does not fit the size.
     """
     code, channels = DEPTH_ENCODINGS.get(encoding, "u1"), COLOR_ENCODINGS.get(encoding, 1)
     if encoding not in COLOR_ENCODINGS and encoding not in DEPTH_ENCODINGS:
@@ -73,26 +73,26 @@ def pixels(
 
 
 def color(encoding: str, image: np.ndarray) -> np.ndarray:
-    """[H, W, 3] uint8 RGB of pixels in a color encoding.
+    """Convert pixels of a color encoding to [H, W, 3] uint8 RGB.
 
     Raises:
-        InputError: It is not a color encoding, or its pixels come in pairs and one is left over.
+        InputError: It is not a color encoding, or the width of a YUV 4:2:2 image is odd.
     """
     if encoding not in COLOR_ENCODINGS:
         raise InputError(f"image encoding '{encoding}' is not color; supported: {', '.join(COLOR_ENCODINGS)}")
     if COLOR_ENCODINGS[encoding] == 2 and image.shape[1] % 2:
-        raise InputError(f"an image in {encoding} is {image.shape[1]} pixels wide: their number must be even")
+        raise InputError(f"a {encoding} image is {image.shape[1]} pixels wide, expected an even width")
     image = np.ascontiguousarray(image)
     return image if encoding == "rgb8" else cv2.cvtColor(image, _TO_RGB[encoding])
 
 
 def depth(encoding: str, image: np.ndarray, scale: float = 0.0) -> np.ndarray:
-    """[H, W] float32 metres of pixels in a depth encoding, NaN where nothing was measured.
+    """Convert pixels of a depth encoding to [H, W] float32 meters, NaN if missing.
 
     Args:
         encoding: "16UC1" or "mono16" (integers), or "32FC1".
         image: [H, W] pixels.
-        scale: Metres of one unit; 0 for what REP 118 says, a millimetre of integers, else a metre.
+        scale: Meters per unit; 0 for REP 118: 0.001 for integers, 1 for floats.
 
     Raises:
         InputError: It is not a depth encoding.
@@ -100,21 +100,21 @@ def depth(encoding: str, image: np.ndarray, scale: float = 0.0) -> np.ndarray:
     if encoding not in DEPTH_ENCODINGS:
         raise InputError(f"image encoding '{encoding}' is not depth; supported: {', '.join(DEPTH_ENCODINGS)}")
     if image.dtype.kind == "u":
-        return depth_in_metres(image, scale or MILLIMETRE)
-    metres = image.astype(np.float32) * np.float32(scale or 1.0)
-    metres[~(np.isfinite(metres) & (metres > 0))] = np.nan
-    return metres
+        return depth_in_meters(image, scale or MILLIMETER)
+    meters = image.astype(np.float32) * np.float32(scale or 1.0)
+    meters[~(np.isfinite(meters) & (meters > 0))] = np.nan
+    return meters
 
 
-def depth_in_metres(units: np.ndarray, scale: float) -> np.ndarray:
-    """Integer depth of `scale` metres a unit to float32 metres; 0 becomes NaN."""
-    metres = units * np.float32(scale)
-    metres[units == 0] = np.nan
-    return metres.astype(np.float32, copy=False)
+def depth_in_meters(units: np.ndarray, scale: float) -> np.ndarray:
+    """Convert integer depth of `scale` meters per unit to float32 meters; 0 becomes NaN."""
+    meters = units * np.float32(scale)
+    meters[units == 0] = np.nan
+    return meters.astype(np.float32, copy=False)
 
 
 def decompress_color(data: bytes | np.ndarray) -> np.ndarray:
-    """[H, W, 3] uint8 RGB of a JPEG or PNG.
+    """Decode a JPEG or PNG to [H, W, 3] uint8 RGB.
 
     Raises:
         DamagedImageError: It cannot be decoded.
@@ -124,12 +124,12 @@ def decompress_color(data: bytes | np.ndarray) -> np.ndarray:
 
 
 def decompress_depth(form: str, data: bytes | np.ndarray, scale: float = 0.0) -> np.ndarray:
-    """[H, W] float32 metres of a 16-bit PNG, or of what `compressed_depth_image_transport` writes.
+    """Decode a 16-bit PNG, or data of `compressed_depth_image_transport`, to [H, W] float32 meters.
 
     Args:
         form: The message's `format`: "16UC1; compressedDepth png", "32FC1; compressedDepth rvl", "png", …
-        data: The bytes.
-        scale: Metres of one unit; 0 as in `depth`.
+        data: Compressed data.
+        scale: Meters per unit; 0 as in `depth`.
 
     Raises:
         DamagedImageError: It cannot be decoded.
@@ -142,11 +142,11 @@ def decompress_depth(form: str, data: bytes | np.ndarray, scale: float = 0.0) ->
     if image.ndim != 2 or image.dtype != np.uint16:
         raise InputError(f"compressed depth '{form}' holds {image.dtype}{list(image.shape)}, expected uint16[H, W]")
     if not (transport and form.startswith("32FC1")):
-        return depth_in_metres(image, scale or MILLIMETRE)
+        return depth_in_meters(image, scale or MILLIMETER)
     _, quantum_a, quantum_b = _COMPRESSED_DEPTH_HEADER.unpack_from(raw.tobytes())  # inverse depth, quantized
     with np.errstate(divide="ignore", invalid="ignore"):
-        metres = quantum_a / (image.astype(np.float32) - quantum_b) * (scale or 1.0)
-    return np.where((image > 0) & (metres > 0), metres, np.nan).astype(np.float32)
+        meters = quantum_a / (image.astype(np.float32) - quantum_b) * (scale or 1.0)
+    return np.where((image > 0) & (meters > 0), meters, np.nan).astype(np.float32)
 
 
 def _decode(data: bytes | np.ndarray, flags: int) -> np.ndarray:
@@ -158,7 +158,7 @@ def _decode(data: bytes | np.ndarray, flags: int) -> np.ndarray:
 
 
 def _unpack(data: np.ndarray) -> np.ndarray:
-    from actrec.recordings import rvl  # with numba: half a second of each node's start, and its memory
+    from actrec.recordings import rvl  # lazily: numba takes half a second to import
 
     image = rvl.decode(data)
     if image is None:

@@ -1,9 +1,14 @@
-"""Folders of color and depth images.
+"""Playback of folders of color and depth images.
 
-Layouts, told apart by the names: `N.jpg` beside `N_depth.png`; `colorN.png` beside `depthN.png`; sub-folders
-`rgb` (or `color`, `color`) and `depth`, whose files have one number, or, as TUM has it, each its stamp in seconds, or
-since 1970 in milli-, micro- or nanoseconds;
-a sub-folder of color beside `depth_mm.npz` with an array `depth` [T, H, W] in millimetres. Color alone is read too.
+Layouts, detected by file names:
+
+- `N.jpg` beside `N_depth.png`
+- `colorN.png` beside `depthN.png`
+- sub-folders `rgb` (or `color`) and `depth`; a file's name is a number, or its stamp (seconds as in TUM RGB-D, or
+  milli-, micro- or nanoseconds since 1970)
+- a sub-folder of color beside `depth_mm.npz` with an array `depth` [T, H, W] in millimeters
+
+Depth is optional.
 """
 
 import re
@@ -22,7 +27,7 @@ from actrec.utils import calibration_files, files
 from actrec.utils.errors import InputError
 
 FPS = 30.0
-"""Frame rate of a folder whose names are numbers and whose intrinsics.yaml gives no `fps`."""
+"""Frame rate of a folder with numbered files and no `fps` in its intrinsics.yaml."""
 
 NPZ_NAME = "depth_mm.npz"
 
@@ -39,7 +44,7 @@ _DEPTH_NAME = re.compile(r"^(?:depth[_-]?)?(?:frame[_-]?|image[_-]?)?(\d+(?:\.\d
 
 @dataclass(frozen=True)
 class _Listing:
-    """Files by their number (or stamp), in order, and the shared stamps."""
+    """Files sorted by their number (or stamp in s)."""
 
     color: list[tuple[float, Path]]
     depth: list[tuple[float, Path]]
@@ -47,7 +52,7 @@ class _Listing:
 
 
 def _numbered(folder: Path, pattern: re.Pattern[str], depth: bool | None) -> list[tuple[float, Path]]:
-    """(number, file) of the images in `folder`; `depth` filters by name where both kinds lie together."""
+    """Return (number, file) of the images in `folder`; `depth` filters by name if both kinds share the folder."""
     found = []
     for file in folder.iterdir():
         if file.suffix.lower() not in SUFFIXES or (depth is not None and ("depth" in file.stem.lower()) != depth):
@@ -58,7 +63,7 @@ def _numbered(folder: Path, pattern: re.Pattern[str], depth: bool | None) -> lis
 
 
 def _in_seconds(number: float) -> float:
-    """The number itself, or, where it is a time of 2001 to 2286 in a smaller unit, that in seconds."""
+    """Convert a time of the years 2001 to 2286 in ms, µs or ns to seconds; return any other number unchanged."""
     return next((number / unit for unit in (1e3, 1e6, 1e9) if 1e9 * unit <= number < 1e10 * unit), number)
 
 
@@ -75,15 +80,15 @@ def _list(path: Path) -> _Listing:
 
 
 class FolderRecording(Recording):
-    """Plays a folder of images.
+    """Playback of a folder of images.
 
     Args:
         path: The folder.
-        config: Options; an integer depth image needs `depth_scale`, here or in intrinsics.yaml.
+        config: Options; integer depth needs `depth_scale`, here or in intrinsics.yaml.
 
     Raises:
-        DeviceError: There is no such folder.
-        InputError: It holds no images, or its intrinsics or depth scale are not known.
+        DeviceError: The folder does not exist.
+        InputError: It holds no images, or its intrinsics or depth scale are unknown.
     """
 
     def __init__(self, path: str | Path, config: RecordingConfig):
@@ -92,13 +97,13 @@ class FolderRecording(Recording):
         if not listing.color:
             raise InputError(f"'{self.path}' holds no color images (N.jpg, colorN.png or rgb/N.png); check the path")
         first = _read(listing.color[0][1], cv2.IMREAD_COLOR)
-        self._about = self._own_yaml()
-        self._intrinsics = base.resolve(self.path, config, first.shape[1], first.shape[0], self.path)
+        self._yaml = self._load_yaml()
+        self._intrinsics = base.resolve_intrinsics(self.path, config, first.shape[1], first.shape[0], self.path)
         self._npz = load_npz(listing.npz, ("depth",))["depth"] if listing.npz and not listing.depth else None
         self._pairs = self._pair(listing)
         played = {file for _, file, _ in self._pairs}
         stamps = self._stamp([number for number, _ in listing.color])
-        # What is left out for want of depth has taken its time all the same.
+        # Images skipped for missing depth still count in the numbering of stamps.
         self._stamps = stamps[[file in played for _, file in listing.color]]
         self._scale = self._depth_scale(listing)
 
@@ -113,7 +118,7 @@ class FolderRecording(Recording):
         return float(self._stamps[-1] - self._stamps[0]) / NANOSECONDS
 
     def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
-        """Every frame from `start_s` after the first."""
+        """Yield every frame from `start_s` after the first."""
         first = self._stamps[0] + round(start_s * NANOSECONDS)
         for index, (_, color_file, depth_source) in enumerate(self._pairs):
             if self._stamps[index] < first:
@@ -127,17 +132,17 @@ class FolderRecording(Recording):
             _check(frame, color_file)
             yield frame
 
-    def _own_yaml(self) -> dict[str, float]:
-        file = self.path / base.FILE_NAME
+    def _load_yaml(self) -> dict[str, float]:
+        file = self.path / base.INTRINSICS_FILE
         content = calibration_files.load_yaml(file) if file.is_file() else {}
         return {key: calibration_files.number(file, content, key) for key in ("depth_scale", "fps")}
 
     def _pair(self, listing: _Listing) -> list[tuple[float, Path, Path | int | None]]:
-        """(number, color file, depth file or index in the npz) of each frame that has both, or color alone."""
+        """Return (number, color file, depth file or index in the npz) of each frame; depth None for color alone."""
         if self._npz is not None:
             if len(self._npz) != len(listing.color):
                 raise InputError(
-                    f"'{self.path}' has {len(listing.color)} color images but {len(self._npz)} of depth in {NPZ_NAME}"
+                    f"'{self.path}' has {len(listing.color)} color images but {NPZ_NAME} has {len(self._npz)}"
                 )
             return [(number, file, index) for index, (number, file) in enumerate(listing.color)]
         if not listing.depth:
@@ -145,29 +150,27 @@ class FolderRecording(Recording):
             return [(number, file, None) for number, file in listing.color]
         pairs = _nearest(listing.color, listing.depth)
         if not pairs:
-            raise InputError(f"'{self.path}': no depth image has a color image's number; rename them alike")
+            raise InputError(f"'{self.path}': no depth image has a color image's number; rename them")
         if lost := len(listing.color) - len(pairs):
-            log.warning(
-                "'%s': %d of %d color images have no depth and are left out", self.path, lost, len(listing.color)
-            )
+            log.warning("'%s': skipping %d of %d color images without depth", self.path, lost, len(listing.color))
         return list(pairs)
 
     def _stamp(self, numbers: list[float]) -> np.ndarray:
-        # The names are stamps, as TUM has them; those of one picture a second may be whole.
+        # The names are stamps, as in TUM RGB-D; at one image a second they may be integers.
         if any(number != int(number) or 1e9 <= number < 1e10 for number in numbers):
             return np.array([round(number * NANOSECONDS) for number in numbers], dtype=np.int64)
-        return stamps_at(self.config.fps or self._about["fps"] or FPS, len(numbers))
+        return stamps_at(self.config.fps or self._yaml["fps"] or FPS, len(numbers))
 
     def _depth_scale(self, listing: _Listing) -> float:
-        given = self.config.depth_scale or self._about["depth_scale"]
+        given = self.config.depth_scale or self._yaml["depth_scale"]
         if given:
             return given
         if self._npz is not None:
-            return image_decoding.MILLIMETRE  # the file's name says so
+            return image_decoding.MILLIMETER  # by the file's name
         if listing.depth:
             raise InputError(
-                f"'{self.path}' does not say how long a unit of depth is: give option depth_scale (0.001 for "
-                "millimetres, 0.0002 for 5000 to the metre), or depth_scale in its intrinsics.yaml"
+                f"'{self.path}' has no depth scale: give option depth_scale (0.001 for millimeters, 0.0002 for "
+                "5000 units per meter), or depth_scale in its intrinsics.yaml"
             )
         return 0.0
 
@@ -179,11 +182,11 @@ class FolderRecording(Recording):
             units = _read(source, cv2.IMREAD_UNCHANGED)
         if units.ndim != 2 or units.dtype != np.uint16:
             raise InputError(f"'{source}' is {units.dtype}{list(units.shape)}, expected 16-bit depth [H, W]")
-        return image_decoding.depth_in_metres(units, self._scale)
+        return image_decoding.depth_in_meters(units, self._scale)
 
 
 def _nearest(color: list[tuple[float, Path]], depth: list[tuple[float, Path]]) -> list[tuple[float, Path, Path]]:
-    """Each color file with the depth file of its number, or nearest in time within half a frame."""
+    """Pair each color file with the depth file of its number, or nearest in time within half a frame."""
     numbers = np.array([number for number, _ in depth])
     whole = all(number == int(number) for number, _ in [*color, *depth])
     steps = np.diff([number for number, _ in color])
@@ -199,7 +202,7 @@ def _nearest(color: list[tuple[float, Path]], depth: list[tuple[float, Path]]) -
 def _read(file: Path, flags: int) -> np.ndarray:
     image = files.read_image(file, flags)
     if image is None:
-        raise InputError(f"'{file}' cannot be decoded: it is truncated or no image; copy it again")
+        raise InputError(f"'{file}' cannot be decoded: truncated or not an image; copy it again")
     return image
 
 

@@ -1,11 +1,9 @@
-"""The labels file of a person's own recordings: one line a clip, as CSV with a header.
+"""Labels of a user's own recordings: a CSV file with a header and one line per clip, or a folder per class.
 
     recording,label,start_s,end_s,person,body,part
     wave_001,wave,0,4.02,anna,body_1,
 
-`recording` (a path beside the file) and `label` must be there, the others may be empty or left out.
-
-A folder a class: recordings whose label is the name of the folder that they lie in.
+`recording` (a path relative to the file) and `label` are required; other columns and values are optional.
 """
 
 import contextlib
@@ -13,7 +11,6 @@ import csv
 import errno
 import fcntl
 import io
-import logging
 import math
 import os
 import re
@@ -23,16 +20,17 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path, PurePath
 
 from actrec.recordings import sniff
+from actrec.recordings.base import log
 from actrec.recordings.image_folder import COLOR_FOLDERS, SUFFIXES
 from actrec.recordings.skeleton_files import open_sequences
 from actrec.skeleton.sequence import read_text
 from actrec.types import UNKNOWN
 from actrec.utils.errors import DeviceError, InputError
 
-FILE = "labels.csv"
+LABELS_FILE = "labels.csv"
 
 LOCK = ".labels.lock"
-"""Beside it where a folder itself cannot be locked."""
+"""Lock file on file systems that cannot lock a folder."""
 
 PARTS = ("train", "test", "")
 
@@ -40,20 +38,20 @@ REQUIRED = ("recording", "label")
 
 _SPACING = re.compile(r"[ _-]+")
 
-_LOOSE = re.compile(r"(?<!\d) | (?!\d)")
-"""Between two digits a blank tells names apart: subject 1-1 is not subject 11, but is subject 1_1."""
+_REMOVABLE_BLANK = re.compile(r"(?<!\d) | (?!\d)")
+"""A blank between two digits is kept: subject 1-1 is not subject 11, but is subject 1_1."""
 
 
 @dataclass(frozen=True)
 class LabeledClip:
-    """One line.
+    """One labeled clip, a line of the labels file.
 
     Attributes:
         recording: Path of the recording, relative to the labels file's folder.
-        label: What is done in it.
-        start_s, end_s: Where, in seconds from its first frame; by default all of it.
-        person: Who does it; empty where nobody says.
-        body: Id of the body that it is about; empty: whoever is in view most.
+        label: Action class.
+        start_s, end_s: Span in seconds from the recording's first frame; by default all of it.
+        person: Name of the person; empty if unknown.
+        body: Id of the labeled body; empty for the body that is in view most.
         part: "train" or "test", for the split "part"; empty for neither.
     """
 
@@ -67,12 +65,12 @@ class LabeledClip:
 
     @property
     def whole(self) -> bool:
-        """Whether it is all of the recording."""
+        """Whether the clip is the whole recording."""
         return self.start_s == 0.0 and self.end_s == math.inf
 
     @property
     def span(self) -> tuple[str, float, float]:
-        """What of which recording; several lines may be about it, of a body each."""
+        """The recording and its span; several lines may share it, one for each body."""
         return self.recording, self.start_s, self.end_s
 
 
@@ -80,12 +78,12 @@ COLUMNS = tuple(field.name for field in fields(LabeledClip))
 
 
 def read_labels(path: str | Path) -> list[LabeledClip]:
-    """The clips that a labels file names, in its order. Whether the recordings are there is not looked at.
+    """Read the clips of a labels file, in order; the recordings themselves are not checked.
 
     Raises:
-        DeviceError: There is no such file.
-        InputError: A column is unknown or missing, a line is wrong, or two lines name the same clip, if they are not
-            about a body each; names the line.
+        DeviceError: The file does not exist.
+        InputError: A column is unknown or missing, a line is invalid, or two lines label the same clip and body; the
+            message gives the line.
     """
     path = Path(path)
     lines = csv.reader(io.StringIO(read_text(path)), strict=True)
@@ -102,41 +100,40 @@ def read_labels(path: str | Path) -> list[LabeledClip]:
             others = bodies.setdefault(clip.span, set())
             if others and ("" in others or clip.body in {*others, ""}):
                 raise InputError(
-                    f"{where} names '{clip.recording}' a second time, from {clip.start_s:g} s: remove one, or say of "
-                    "each which body it is about"
+                    f"{where} repeats '{clip.recording}' from {clip.start_s:g} s; remove one, or fill in body in each"
                 )
             others.add(clip.body)
             clips.append(clip)
     except csv.Error as error:
-        raise InputError(f"'{path}' line {lines.line_num} is no CSV: {error}; quote what holds a comma") from error
+        raise InputError(f"'{path}' line {lines.line_num} is invalid CSV: {error}; quote values with commas") from error
     return clips
 
 
-def printable(text: str) -> bool:
-    """Whether it can be shown in one line of a table or a terminal as it is: up to 80 printable characters."""
+def is_printable(text: str) -> bool:
+    """Return whether `text` has at most 80 characters, all printable."""
     return len(text) <= 80 and text.isprintable()
 
 
 def check_label(where: str, label: str) -> None:
-    """Refuses what would pass for `unknown` and be an action of its own.
+    """Refuse other spellings of `unknown`, which would become an action of their own.
 
     Raises:
-        InputError: It is "Unknown", or written otherwise.
+        InputError: The label is "Unknown" or similar.
     """
     if label != UNKNOWN and label.casefold() == UNKNOWN:
-        raise InputError(f"{where}: the label is '{label}'; what is none of your actions is called '{UNKNOWN}'")
+        raise InputError(f"{where}: the label is '{label}'; clips of none of your actions have the label '{UNKNOWN}'")
 
 
-def alike(name: str, others: Iterable[str]) -> str:
-    """The one of other labels, or people, that differs by case, blanks, hyphens, underscores or coding alone, or ""."""
-    written = plain(name)
-    return next((other for other in others if written and other != name and plain(other) == written), "")
+def find_respelling(name: str, others: Iterable[str]) -> str:
+    """Return the other label or person that differs from `name` only in spelling (`normalize_name`), or ""."""
+    normalized = normalize_name(name)
+    return next((o for o in others if normalized and o != name and normalize_name(o) == normalized), "")
 
 
-def plain(name: str) -> str:
-    """A label as it is compared: without case, blanks, hyphens, underscores and coding."""
-    composed = unicodedata.normalize("NFC", name)  # "ä" is one sign or two, by keyboard and system, and looks the same
-    return _LOOSE.sub("", _SPACING.sub(" ", composed.casefold()))
+def normalize_name(name: str) -> str:
+    """Return a name for comparison: without case, blanks, hyphens, underscores and Unicode composition."""
+    composed = unicodedata.normalize("NFC", name)  # "ä" is one code point or two, depending on the system
+    return _REMOVABLE_BLANK.sub("", _SPACING.sub(" ", composed.casefold()))
 
 
 def _check_header(path: Path, header: Sequence[str]) -> None:
@@ -146,7 +143,7 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
         nameless = dict.fromkeys(name or "a column without a name" for name in unknown)
         wrong = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(nameless) or 'one column twice'}"
         hint = " with commas between, not semicolons" if any(";" in name for name in header) else ""
-        raise InputError(f"'{path}' {wrong}: its first line must name columns of {','.join(COLUMNS)}{hint}")
+        raise InputError(f"'{path}' {wrong}: its first line must list columns out of {','.join(COLUMNS)}{hint}")
 
 
 def _clip(where: str, header: Sequence[str], values: Sequence[str]) -> LabeledClip:
@@ -159,11 +156,11 @@ def _clip(where: str, header: Sequence[str], values: Sequence[str]) -> LabeledCl
     start, end = (_seconds(where, name, given.get(name)) for name in ("start_s", "end_s"))
     texts = [given.get(name, "") for name in ("recording", "label", "person", "body", "part")]
     for name, text in (("label", texts[1]), ("person", texts[2])):
-        if not printable(text):
+        if not is_printable(text):
             raise InputError(f"{where}: {name} is {text!r}, expected up to 80 printable characters, such as 'wave'")
     check_label(where, texts[1])
     clip = LabeledClip(
-        str(PurePath(texts[0])),  # "wave_001/" and "./wave_001" are wave_001
+        str(PurePath(texts[0])),  # also for "wave_001/" and "./wave_001"
         texts[1],
         start or 0.0,
         math.inf if end is None else end,
@@ -191,7 +188,7 @@ def _seconds(where: str, name: str, text: str | None) -> float | None:
 
 
 def write_labels(path: str | Path, clips: Sequence[LabeledClip]) -> None:
-    """Writes a labels file whole, at once: a reader sees the old or the new one.
+    """Write a labels file atomically.
 
     Raises:
         DeviceError: The disk is full or read-only.
@@ -220,20 +217,20 @@ def _text(value: str | float) -> str:
 
 
 def add_label(path: str | Path, clip: LabeledClip) -> None:
-    """Adds a line to a labels file, which is made where there is none; several programs may do so at once.
+    """Add a line to a labels file, or create the file; several processes may do so at once.
 
     Raises:
-        DeviceError: It cannot be written.
-        InputError: The file that is there is wrong.
+        DeviceError: The file cannot be written.
+        InputError: The existing file is invalid.
     """
     path = Path(path)
-    with _alone(path.parent):
+    with _locked(path.parent):
         write_labels(path, [*(read_labels(path) if path.exists() else []), clip])
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Holds a folder's lock, which the system lets go of even where this process is killed."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a lock of a folder; the system releases it if this process is killed."""
     with contextlib.ExitStack() as held:
         descriptor = os.open(folder, os.O_RDONLY)
         held.callback(os.close, descriptor)
@@ -242,28 +239,23 @@ def _alone(folder: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno != errno.EBADF:
                 raise
-            # NFS locks only what is open for writing, which no folder ever is.
+            # NFS locks only files open for writing.
             file = held.enter_context(open(folder / LOCK, "w", encoding="ascii"))
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-logger = logging.getLogger(__name__)
-
-
-def by_folder(root: Path) -> list[LabeledClip]:
-    """The recordings in a folder's folders. What is no recording is left out and named.
+def clips_by_folder(root: Path) -> list[LabeledClip]:
+    """Return the recordings in a folder per class; log a warning for each other file.
 
     Raises:
         DeviceError: A folder cannot be read.
-        InputError: A recording lies outside any class, or a folder is called as no label may be.
+        InputError: A recording lies outside the class folders, or a folder's name is not a valid label.
     """
     clips = []
     for label in _listed(root):
-        if _is_itself_recording(label):
-            raise InputError(
-                f"'{label}' lies outside any class: put it in a folder named as its label, or write {FILE}"
-            )
+        if _is_unclassified(label):
+            raise InputError(f"'{label}' lies outside the class folders: move it into one, or write {LABELS_FILE}")
         if not label.is_dir():
             continue
         inside = _listed(label)
@@ -272,27 +264,27 @@ def by_folder(root: Path) -> list[LabeledClip]:
             if is_recording(path):
                 clips.append(LabeledClip(f"{label.name}/{path.name}", label.name))
             else:
-                logger.warning("'%s' is no recording and is left out", path)
+                log.warning("skipping '%s': not a recording", path)
     return clips
 
 
-def unnamed(root: Path, clips: list[LabeledClip]) -> list[str]:
-    """The recordings in a folder and its folders that no line of its labels file names.
+def unlabeled_recordings(root: Path, clips: list[LabeledClip]) -> list[str]:
+    """Return the recordings in a folder and its folders that are missing in its labels file.
 
     Raises:
         DeviceError: A folder cannot be read.
     """
-    named = {(root / clip.recording).resolve() for clip in clips}
+    labeled = {(root / clip.recording).resolve() for clip in clips}
     found = []
     for path in _listed(root):
         inside = _listed(path) if path.is_dir() and not is_recording(path) else [path]
-        unknown = (one for one in inside if one != root / FILE and one.resolve() not in named)
+        unknown = (one for one in inside if one != root / LABELS_FILE and one.resolve() not in labeled)
         found += [str(one.relative_to(root)) for one in unknown if is_recording(one)]
     return found
 
 
 def _listed(folder: Path) -> list[Path]:
-    """What is in a folder and not hidden, in order."""
+    """Return the sorted entries of a folder that are not hidden."""
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
@@ -300,32 +292,32 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def is_recording(path: Path) -> bool:
-    """Whether this is a recording, as far as its name tells.
+    """Return whether a path is a recording, by its name.
 
     Raises:
-        DeviceError: It is a folder that cannot be read.
+        DeviceError: The folder cannot be read.
     """
-    if not path.exists():  # a link that leads nowhere
+    if not path.exists():  # a broken link
         return False
     try:
         return sniff(path) != "folder" or _holds_images(path)
     except InputError:
-        return path.suffix == ".npz"  # damaged, which is said when it is read
+        return path.suffix == ".npz"  # damaged; reading it will raise
 
 
-def _is_itself_recording(path: Path) -> bool:
-    """As `is_recording`, of what lies beside classes: a folder of bags' files is none, for it may be a class."""
+def _is_unclassified(path: Path) -> bool:
+    """Return whether an entry beside class folders is a recording; a folder of bag files may be a class."""
     if path.is_dir():
         return (path / "metadata.yaml").is_file() or _holds_images(path)
     if path.suffix not in (".csv", ".json"):
         return is_recording(path)
-    try:  # notes and settings are called so too
+    try:  # may also be notes or settings
         return bool(open_sequences(path))
     except (DeviceError, InputError):
         return False
 
 
 def _holds_images(folder: Path) -> bool:
-    """Whether a folder is itself a recording of images (`actrec.recordings.image_folder`)."""
+    """Return whether a folder is a recording of images (`actrec.recordings.image_folder`)."""
     files = [*folder.glob("*"), *(file for name in COLOR_FOLDERS for file in folder.glob(f"{name}/*"))]
     return any(file.suffix.lower() in SUFFIXES for file in files)

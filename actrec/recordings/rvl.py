@@ -1,8 +1,8 @@
-"""Depth in RVL, as `compressed_depth_image_transport` sends it where its format is set to rvl.
+"""Decoder of RVL depth images, the format rvl of `compressed_depth_image_transport`.
 
-Wilson, "Fast Lossless Depth Image Compression", ISS 2017: by turns how many pixels are 0, how many are not, and of the
-latter the steps from each to the next. A number is a string of nibbles, three bits each, the lowest first; the highest
-bit says that more follow. Eight nibbles make a little-endian word, the first in its highest bits.
+Wilson, "Fast Lossless Depth Image Compression", ISS 2017: alternating counts of zero and nonzero pixels; the latter are
+followed by their differences. A number is a sequence of nibbles of three bits, lowest first; the highest bit marks a
+continuation. Eight nibbles form a little-endian word, the first one in its highest bits.
 """
 
 import struct
@@ -14,11 +14,11 @@ from actrec.utils.jit import kernel
 _SIZE = struct.Struct("<II")
 
 _MAX_PIXELS = 1 << 26
-"""A size that is damaged may be any; no depth camera has as many."""
+"""Limit for damaged headers; no depth camera has as many."""
 
 
 def decode(data: np.ndarray) -> np.ndarray | None:
-    """[H, W] uint16 of the bytes [N] that follow the transport's own header; None where they are damaged."""
+    """Decode the bytes [N] after the transport's header to [H, W] uint16; return None if they are damaged."""
     if len(data) < _SIZE.size:
         return None
     width, height = _SIZE.unpack(data[: _SIZE.size].tobytes())
@@ -32,7 +32,7 @@ def decode(data: np.ndarray) -> np.ndarray | None:
 
 @kernel
 def _number(words: np.ndarray, at: int) -> tuple[int, int]:
-    """The number whose first nibble is number `at`, and where the next one starts; negative where the data ends."""
+    """Return the number that starts at nibble `at`, and the next nibble; the number is negative at the end of data."""
     value, shift = 0, 0
     while at < 8 * len(words) and shift <= 30:
         nibble = int(np.int64(words[at >> 3]) >> (28 - 4 * (at & 7))) & 15
@@ -45,7 +45,7 @@ def _number(words: np.ndarray, at: int) -> tuple[int, int]:
 
 @kernel
 def _unpack(words: np.ndarray, out: np.ndarray) -> bool:
-    """Writes the pixels to out [N]; False where the words do not give as many."""
+    """Write the pixels to out [N]; return False if the data is too short or invalid."""
     done, at, last = 0, 0, 0
     while done < len(out):
         zeros, at = _number(words, at)

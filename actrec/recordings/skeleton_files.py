@@ -1,64 +1,16 @@
-"""Skeleton recordings of every known format: one call to open any of them.
+"""Skeleton files of every known format, as sequences and as recordings of joints alone."""
 
-Kinect v2 captures as CSV: a row a frame, `time, then x, y, z, state of 25 joints`, time in ticks of 100 ns.
-"""
-
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from actrec.recordings import base
+from actrec.recordings.base import Recording, RecordingConfig, existing
 from actrec.skeleton.sequence import TRACKED_SCORES, SkeletonSequence, from_kinect, read_text
+from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec.utils.registry import Registry
-
-__all__ = ["FORMATS", "SkeletonSequence", "open_sequence", "open_sequences", "read_kinect_csv", "sniff"]
-
-TICK_NS = 100
-"""The Kinect's relative time counts 100 ns: 30 Hz frames lie 330,000 apart."""
-
-_LATEST = 2**53
-"""Ticks: 28 years."""
-
-_VALUES = 1 + 25 * 4
-
-
-def read_kinect_csv(path: str | Path) -> SkeletonSequence:
-    """Reads one capture; stamps are the sensor's.
-
-    Raises:
-        DeviceError: There is no such file.
-        InputError: A row has too few values (a truncated file), something that is no number, or a time that does not
-            come after that of the row before.
-    """
-    path = Path(path)
-    rows = [line.rstrip().rstrip(",").split(",") for line in read_text(path).splitlines() if line.strip()]
-    if not rows:
-        raise InputError(f"'{path}' is empty; record it again")
-    for number, row in enumerate(rows, 1):
-        if len(row) != _VALUES:
-            raise InputError(f"'{path}' line {number} has {len(row)} values, expected {_VALUES}; remove or complete it")
-    try:
-        ticks = np.array([int(row[0]) for row in rows], dtype=np.int64)
-        joints = np.array([row[1:] for row in rows], dtype=np.float64).reshape(1, len(rows), 25, 4)
-    except (ValueError, OverflowError) as error:
-        raise InputError(f"'{path}' is no Kinect v2 capture: {error}") from error
-    _check_times(path, ticks)
-    states = joints[..., 3]
-    if not np.isin(states, (0, 1, 2)).all():
-        raise InputError(f"'{path}' is no Kinect v2 capture: a tracking state is none of 0, 1, 2")
-    meta = {"format": "kinect_v2_csv"}
-    scores = TRACKED_SCORES[states.astype(int)]
-    return from_kinect(path.stem, joints[..., :3], "kinect_v2_25", ticks * TICK_NS, scores=scores, meta=meta)
-
-
-def _check_times(path: Path, ticks: np.ndarray) -> None:
-    wrong = np.flatnonzero((np.diff(ticks, prepend=-1) <= 0) | (ticks > _LATEST))
-    if len(wrong):
-        raise InputError(
-            f"'{path}' line {wrong[0] + 1}: its time, {ticks[wrong[0]]}, is not after that of the line before, or no "
-            "time of a Kinect; remove it"
-        )
-
 
 FORMATS = Registry(
     "skeleton format",
@@ -73,14 +25,63 @@ FORMATS = Registry(
     install={"scipy": "pip install scipy"},
 )
 
+KINECT_V1 = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
+
+KINECT_V2_COLOR = Intrinsics(1920, 1080, 1060.0, 1060.0, 959.5, 539.5)
+"""Nominal values: joints and pixels of NTU files give focal lengths of 1054 to 1063 px."""
+
 _SUFFIXES = {".skeleton": "ntu", ".json": "nucla_json", ".mat": "utd_mhad_mat", ".csv": "kinect_v2_csv"}
+
+_TICK_NS = 100
+"""Unit of the Kinect's relative time; frames at 30 Hz lie 330,000 apart."""
+
+_MAX_TICKS = 2**53
+"""28 years."""
+
+_COLUMNS = 1 + 25 * 4
+
+
+class SkeletonRecording(Recording):
+    """Playback of a skeleton file: frames with `color` and `depth` None and the bodies in `skeletons`.
+
+    Args:
+        path: The file.
+        config: Options; `sequence` selects one of several sequences, `fps` replaces the dataset's frame rate.
+
+    Raises:
+        DeviceError, ConfigError, InputError: As `open_sequence`.
+    """
+
+    def __init__(self, path: str | Path, config: RecordingConfig):
+        super().__init__(existing(path), config)
+        self.sequence = open_sequence(self.path, config.sequence or None, config.fps)
+        nominal = KINECT_V1 if self.sequence.meta["format"] in ("nucla", "utd_mhad") else KINECT_V2_COLOR
+        self._intrinsics = base.resolve_or_nominal(self.path, config, nominal)
+
+    @property
+    def intrinsics(self) -> Intrinsics:
+        """Intrinsics from the options, or nominal ones of the Kinect of this format."""
+        return self._intrinsics
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from the first frame to the last."""
+        stamps = self.sequence.stamps_ns
+        return float(stamps[-1] - stamps[0]) / NANOSECONDS if len(stamps) else 0.0
+
+    def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
+        """Yield every frame from `start_s` after the first; `skeletons` may be empty."""
+        stamps = self.sequence.stamps_ns
+        for index, stamp in enumerate(stamps):
+            if stamp - stamps[0] >= round(start_s * NANOSECONDS):
+                yield RgbdFrame(int(stamp), None, None, self._intrinsics, skeletons=self.sequence.bodies_at(index))
 
 
 def sniff(path: str | Path) -> str | None:
-    """The name in `FORMATS` of the skeleton file at `path`; None where it is none of them.
+    """Return the name in `FORMATS` of the skeleton file at `path`, or None for any other file.
 
     Raises:
-        InputError: It is an .npz that cannot be read.
+        InputError: An .npz file cannot be read.
     """
     path = Path(path)
     if path.suffix != ".npz" or not path.is_file():
@@ -96,15 +97,15 @@ def sniff(path: str | Path) -> str | None:
 
 
 def open_sequences(path: str | Path, fps: float = 0.0, format: str = "auto") -> list[SkeletonSequence]:
-    """Every sequence in a file of any known format.
+    """Return every sequence in a skeleton file.
 
     Args:
         path: The file.
-        fps: Frame rate of a format without a clock; 0 takes the dataset's own.
-        format: A name in `FORMATS`, or "auto" to tell it from the file.
+        fps: Frame rate for a format without stamps; 0 uses the dataset's own.
+        format: A name in `FORMATS`, or "auto" to detect it.
 
     Raises:
-        DeviceError: There is no such file.
+        DeviceError: The file does not exist.
         ConfigError: The format is unknown.
         InputError: The file is corrupt or of no known format.
     """
@@ -113,7 +114,7 @@ def open_sequences(path: str | Path, fps: float = 0.0, format: str = "auto") -> 
         raise DeviceError(f"there is no file '{path}'; check the path")
     name = sniff(path) if format == "auto" else format
     if name is None:
-        raise InputError(f"'{path}' is no skeleton recording; known formats: {', '.join(FORMATS.names())}")
+        raise InputError(f"'{path}' is not a skeleton file; known formats: {', '.join(FORMATS.names())}")
     options = {"fps": float(fps)} if fps and name != "kinect_v2_csv" else {}
     result = FORMATS.create(name, path=path, **options)
     return result if isinstance(result, list) else [result]
@@ -122,17 +123,17 @@ def open_sequences(path: str | Path, fps: float = 0.0, format: str = "auto") -> 
 def open_sequence(
     path: str | Path, name: str | int | None = None, fps: float = 0.0, format: str = "auto"
 ) -> SkeletonSequence:
-    """One sequence of a file of any known format.
+    """Return one sequence of a skeleton file.
 
     Args:
         path: The file.
-        name: Which sequence of a file with several: its name ("a01_s01_e00_v01"), or its index from 0 (also as a
-            string). None takes the only one.
-        fps: Frame rate of a format without a clock; 0 takes the dataset's own.
+        name: Name of the sequence ("a01_s01_e00_v01"), or its index from 0 (also as a string). None is allowed for a
+            file with a single sequence.
+        fps: Frame rate for a format without stamps; 0 uses the dataset's own.
         format: A name in `FORMATS`, or "auto".
 
     Raises:
-        ConfigError: No such sequence, or none was chosen where there are several.
+        ConfigError: No such sequence, or the file has several and `name` is None.
         DeviceError, InputError: As `open_sequences`.
     """
     sequences = open_sequences(path, fps, format)
@@ -153,3 +154,37 @@ def open_sequence(
     if 0 <= index < len(sequences):
         return sequences[index]
     raise ConfigError(f"'{path}' holds no sequence '{name}'; it holds {len(sequences)}, first '{sequences[0].name}'")
+
+
+def read_kinect_csv(path: str | Path) -> SkeletonSequence:
+    """Read a Kinect v2 capture: one row a frame, `time, then x, y, z, state of 25 joints`, time in 100 ns.
+
+    Raises:
+        DeviceError: The file does not exist.
+        InputError: A row is truncated, holds a value that is not a number, or its time does not increase.
+    """
+    path = Path(path)
+    rows = [line.rstrip().rstrip(",").split(",") for line in read_text(path).splitlines() if line.strip()]
+    if not rows:
+        raise InputError(f"'{path}' is empty; record it again")
+    for number, row in enumerate(rows, 1):
+        if len(row) != _COLUMNS:
+            raise InputError(
+                f"'{path}' line {number} has {len(row)} values, expected {_COLUMNS}; remove or complete it"
+            )
+    try:
+        ticks = np.array([int(row[0]) for row in rows], dtype=np.int64)
+        joints = np.array([row[1:] for row in rows], dtype=np.float64).reshape(1, len(rows), 25, 4)
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"'{path}' is not a Kinect v2 capture: {error}") from error
+    wrong = np.flatnonzero((np.diff(ticks, prepend=-1) <= 0) | (ticks > _MAX_TICKS))
+    if len(wrong):
+        raise InputError(
+            f"'{path}' line {wrong[0] + 1}: time {ticks[wrong[0]]} does not increase or is out of range; remove it"
+        )
+    states = joints[..., 3]
+    if not np.isin(states, (0, 1, 2)).all():
+        raise InputError(f"'{path}' is not a Kinect v2 capture: a tracking state is not 0, 1 or 2")
+    meta = {"format": "kinect_v2_csv"}
+    scores = TRACKED_SCORES[states.astype(int)]
+    return from_kinect(path.stem, joints[..., :3], "kinect_v2_25", ticks * _TICK_NS, scores=scores, meta=meta)

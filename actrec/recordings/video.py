@@ -1,9 +1,4 @@
-"""Plain video through PyAV: color, no depth.
-
-Pictures of a video file, through PyAV: what recordings and datasets share.
-
-A folder of color pictures, one a frame, that stands for a video.
-"""
+"""Videos without depth, through PyAV: playback, decoding for datasets, and folders of color images as videos."""
 
 import multiprocessing
 import re
@@ -23,15 +18,29 @@ from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils import calibration_files, files
 from actrec.utils.errors import InputError
 
+NTU_HFOV_DEG = 84.1
+"""Kinect v2 color camera (1920×1080), with which NTU RGB+D was recorded."""
+
+_AVI = "avi"
+
+_TRUNCATED_S = 1.0
+"""A file whose frames end earlier than its header states by more is truncated; sound may last a little longer."""
+
+_NTU_NAME = re.compile(r"S\d{3}C\d{3}P\d{3}R\d{3}A\d{3}_rgb")
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
+
+_NUMBER = re.compile(r"(\d+)")
+
 
 @dataclass(frozen=True)
-class VideoHead:
-    """What a video file says of itself, no picture decoded.
+class VideoInfo:
+    """Length, frame rate and size of a video.
 
     Attributes:
-        frames: Pictures stored, counted.
-        fps: Frames per second; 0 where the file does not say.
-        size: Width and height as shown, px.
+        frames: Number of frames.
+        fps: Frame rate in Hz; 0 if unknown.
+        size: Width and height as displayed, px.
     """
 
     frames: int
@@ -40,49 +49,49 @@ class VideoHead:
 
 
 def open_video(path: Path) -> Any:
-    """The PyAV container of a video file, a context manager.
+    """Return the PyAV container of a video file, a context manager.
 
     Raises:
-        InputError: It is no video, or is truncated before its first picture.
+        InputError: The file is not a video, or is truncated before its first frame.
     """
     try:
         container = av.open(str(path))
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise InputError(f"'{path}' is no video that FFmpeg reads, or is truncated: {_one_line(error)}") from error
+        raise InputError(f"'{path}' is truncated or not a video that FFmpeg reads: {_one_line(error)}") from error
     if not container.streams.video:
         container.close()
         raise InputError(f"'{path}' holds no video stream")
-    # A worker among workers decodes on one thread, or the machine has as many threads as the square of its cores.
-    alone = multiprocessing.parent_process() is None
-    container.streams.video[0].thread_type = "AUTO" if alone else "NONE"
+    # Worker processes decode on one thread each: more would oversubscribe the cores.
+    is_main = multiprocessing.parent_process() is None
+    container.streams.video[0].thread_type = "AUTO" if is_main else "NONE"
     return container
 
 
-def read_head(path: Path) -> VideoHead:
-    """Length, rate and size of a video file.
+def read_video_info(path: Path) -> VideoInfo:
+    """Return length, frame rate and size of a video file; the frames are counted.
 
     Raises:
-        InputError: It is no video, is truncated, or holds no picture.
+        InputError: The file is not a video, is truncated, or holds no frame.
     """
     with open_video(path) as container:
         stream = container.streams.video[0]
-        first = next(pictures(path, container), None)
+        first = next(decode_frames(path, container), None)
         if first is None:
             raise InputError(f"'{path}' holds no frame: it is truncated; copy it again")
-        size = (first.height, first.width) if _turns(first) % 2 else (first.width, first.height)
+        size = (first.height, first.width) if _quarter_turns(first) % 2 else (first.width, first.height)
         rate = float(stream.average_rate or 0)
-    with open_video(path) as container:  # packets, counted from the start; what was trimmed away is never shown
+    with open_video(path) as container:  # counted without decoding; discarded packets are never displayed
         try:
             count = sum(
                 1 for packet in container.demux(container.streams.video[0]) if packet.size and not packet.is_discard
             )
         except av.error.FFmpegError as error:
             raise InputError(f"'{path}' is corrupt or truncated: {_one_line(error)}") from error
-    return VideoHead(count, rate, size)
+    return VideoInfo(count, rate, size)
 
 
-def length_s(path: Path) -> float:
-    """Seconds from the first picture to the last by their stamps, where the file does not say: one streamed to disk.
+def measure_duration_s(path: Path) -> float:
+    """Return the seconds from the first frame to the last by their stamps, for a file without a duration in its header.
 
     Raises:
         InputError: The file is corrupt or truncated.
@@ -96,8 +105,8 @@ def length_s(path: Path) -> float:
         return float((max(stamps) - min(stamps)) * stream.time_base) if stamps else 0.0
 
 
-def pictures(path: Path, container: Any) -> Iterator[Any]:
-    """Every picture of an open container, decoded, as it is shown one after the other.
+def decode_frames(path: Path, container: Any) -> Iterator[Any]:
+    """Yield every decoded frame of an open container, in display order.
 
     Raises:
         InputError: The file is corrupt or truncated.
@@ -108,82 +117,71 @@ def pictures(path: Path, container: Any) -> Iterator[Any]:
         raise InputError(f"'{path}' is corrupt or truncated: {_one_line(error)}") from error
 
 
-def placed_pictures(path: Path, container: Any) -> Iterator[tuple[int, Any]]:
-    """(place, picture) of an open AVI, which has no stamps but a place for a picture at each tick of its clock.
+def decode_avi_frames(path: Path, container: Any) -> Iterator[tuple[int, Any]]:
+    """Yield (frame index, frame) of an open AVI, which has no stamps but one slot for each tick of its clock.
 
-    Places are left empty where a camera dropped pictures or was slower than the clock, and picture by picture they
-    follow each other as the file holds them, though it holds B-frames in another order than they are shown in.
+    Slots are empty if the camera dropped frames. Slots are in file order, also for B-frames, which are stored in
+    another order than displayed.
 
     Raises:
         InputError: The file is corrupt or truncated.
     """
-    places: deque[int] = deque()
+    slots: deque[int] = deque()
     last, first = -1, None
     try:
         for packet in container.demux(container.streams.video[0]):
             if packet.size:
                 last = last + 1 if packet.dts is None else packet.dts
-                places.append(last)
-            for picture in packet.decode():
-                place = places.popleft() if places else last
-                first = place if first is None else first
-                yield place - first, picture
+                slots.append(last)
+            for frame in packet.decode():
+                slot = slots.popleft() if slots else last
+                first = slot if first is None else first
+                yield slot - first, frame
     except av.error.FFmpegError as error:
         raise InputError(f"'{path}' is corrupt or truncated: {_one_line(error)}") from error
 
 
-def rgb(picture: Any, mirror: bool = False, size: tuple[int, int] | None = None) -> np.ndarray:
-    """[H, W, 3] uint8 RGB of a decoded picture, upright.
+def to_rgb(frame: Any, mirror: bool = False, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Convert a decoded frame to [H, W, 3] uint8 RGB, upright.
 
     Args:
-        picture: One of `pictures`.
-        mirror: Exchange left and right.
-        size: Width and height to scale it to; None keeps its own.
+        frame: A frame from `decode_frames`.
+        mirror: Whether to flip it horizontally.
+        size: Width and height to scale it to; None keeps its size.
     """
-    turns = _turns(picture)  # a phone's upright video is stored lying
+    turns = _quarter_turns(frame)  # phones store upright video rotated
     if size is None:
-        image = picture.to_ndarray(format="rgb24")
+        image = frame.to_ndarray(format="rgb24")
     else:
         width, height = size[::-1] if turns % 2 else size
-        scaled = picture.reformat(width=width, height=height, format="rgb24", interpolation="AREA")
+        scaled = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA")
         image = scaled.to_ndarray()
     if turns:
         image = np.rot90(image, turns)
     return np.ascontiguousarray(image[:, ::-1] if mirror else image)
 
 
-def _turns(picture: Any) -> int:
-    return round(picture.rotation / 90) % 4
+def _quarter_turns(frame: Any) -> int:
+    return round(frame.rotation / 90) % 4
 
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-NTU_HFOV_DEG = 84.1
-"""Of the Kinect v2's 1920×1080 color camera, with which NTU RGB+D was recorded."""
-
-_AVI = "avi"
-
-_CUT_S = 1.0
-"""A file whose pictures end by more before their stated end is cut off; sound may last a little longer."""
-
-_NTU_NAME = re.compile(r"S\d{3}C\d{3}P\d{3}R\d{3}A\d{3}_rgb")
-
-
 class VideoRecording(Recording):
-    """Plays a video file; `fps` replaces its stamps.
+    """Playback of a video file; `fps` replaces its stamps.
 
-    An NTU RGB+D `_rgb.avi` is turned back from its mirroring, so that the person's left is theirs, and its camera's
-    field of view is known. For any other video the intrinsics or `hfov_deg` must be given.
+    An NTU RGB+D `_rgb.avi` is mirrored, so it is flipped back, and its field of view is known. Any other video needs
+    the option intrinsics or `hfov_deg`.
 
     Args:
         path: The file.
         config: Options.
 
     Raises:
-        DeviceError: There is no such file.
-        InputError: It is no video, or its intrinsics are not known.
+        DeviceError: The file does not exist.
+        InputError: It is not a video, or its intrinsics are unknown.
     """
 
     def __init__(self, path: str | Path, config: RecordingConfig):
@@ -193,25 +191,25 @@ class VideoRecording(Recording):
         with open_video(self.path) as container:
             stream = container.streams.video[0]
             self._rate = float(stream.average_rate or 0)
-            ticks = container.duration  # microseconds; None where the container does not say
+            ticks = container.duration  # in µs; None if unknown
             if ticks:
                 self._duration = ticks / av.time_base
             else:
                 counted = stream.frames and self._rate
-                self._duration = stream.frames / self._rate if counted else length_s(self.path)
+                self._duration = stream.frames / self._rate if counted else measure_duration_s(self.path)
             if config.fps and self._rate:
                 self._duration *= self._rate / config.fps
-            of_azure_kinect = _is_of_azure_kinect(container)
-            first = self._image(next(pictures(self.path, container), None))
+            from_azure_kinect = _is_from_azure_kinect(container)
+            first = self._image(next(decode_frames(self.path, container), None))
         height, width = first.shape[:2]
         if ntu and not (config.intrinsics or config.hfov_deg):
             log.warning("'%s': assuming the Kinect v2's field of view of %g degrees", self.path, NTU_HFOV_DEG)
             self._intrinsics = calibration_files.from_hfov(width, height, NTU_HFOV_DEG)
         else:
-            self._intrinsics = base.resolve(self.path, config, width, height)
-        kind = "a video without depth: frames come without it"
-        if of_azure_kinect:
-            kind = "of an Azure Kinect: its depth comes with driver azure_kinect and its option recording, not here"
+            self._intrinsics = base.resolve_intrinsics(self.path, config, width, height)
+        kind = "a video without depth"
+        if from_azure_kinect:
+            kind = "from an Azure Kinect; to get its depth, use driver azure_kinect with its option recording"
         log.warning("'%s' is %s", self.path, kind)
 
     @property
@@ -221,147 +219,139 @@ class VideoRecording(Recording):
 
     @property
     def duration_s(self) -> float:
-        """Seconds from the first frame to the last, as the container says, or at the rate that was given."""
+        """Seconds from the first frame to the last, by the container, or at the given frame rate."""
         return self._duration
 
     def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
-        """Every frame from `start_s` after the first."""
+        """Yield every frame from `start_s` after the first."""
         with open_video(self.path) as container:
             seconds, shown = 0.0, 0.0
-            for seconds, picture in self._timed(container, start_s):
+            for seconds, frame in self._timed_frames(container, start_s):
                 if seconds >= start_s - 1e-6:
-                    yield RgbdFrame(round(seconds * NANOSECONDS), self._image(picture), None, self._intrinsics)
-                shown = _shown(picture)
+                    yield RgbdFrame(round(seconds * NANOSECONDS), self._image(frame), None, self._intrinsics)
+                shown = _shown(frame)
             if not self.config.fps:
                 self._check_end(container, seconds, shown)
 
-    def _timed(self, container: Any, start_s: float) -> Iterator[tuple[float, Any]]:
-        """(seconds from the first, picture) of an open file, from `start_s` or somewhat earlier on."""
+    def _timed_frames(self, container: Any, start_s: float) -> Iterator[tuple[float, Any]]:
+        """Yield (seconds from the first, frame) of an open file, from `start_s` or somewhat earlier."""
         stream, rate = container.streams.video[0], self.config.fps or self._rate or 30.0
-        if container.format.name == _AVI:  # the stamps that FFmpeg makes up go to and fro where there are B-frames
-            for place, picture in placed_pictures(self.path, container):
-                yield place / rate, picture
+        if container.format.name == _AVI:  # FFmpeg's stamps are not monotonic with B-frames
+            for index, frame in decode_avi_frames(self.path, container):
+                yield index / rate, frame
             return
         stamped = not self.config.fps and stream.time_base
-        if start_s > 1.0 and stamped:  # seeks to the key frame before, decodes on from there
+        if start_s > 1.0 and stamped:  # seek to the key frame before
             container.seek(round((start_s - 0.5) * av.time_base), backward=True)
         origin = (stream.start_time or 0) * stream.time_base if stream.time_base else 0
-        for index, picture in enumerate(pictures(self.path, container)):
-            own = stamped and picture.pts is not None
-            yield float(picture.pts * picture.time_base - origin) if own else index / rate, picture
+        for index, frame in enumerate(decode_frames(self.path, container)):
+            own = stamped and frame.pts is not None
+            yield float(frame.pts * frame.time_base - origin) if own else index / rate, frame
 
     def _check_end(self, container: Any, seconds: float, shown: float) -> None:
-        """Says so where the pictures end long before the file says; FFmpeg takes damage for the end.
+        """Warn if the frames end long before the file's stated duration; FFmpeg stops at damaged data.
 
         Args:
             container: The open file.
-            seconds: From the first picture to the last.
-            shown: Seconds for which the last is shown: many, of a slow camera.
+            seconds: Time from the first frame to the last.
+            shown: Display time of the last frame, which may be long for a slow camera.
         """
         stated = _stated(container)
-        if stated > seconds + shown + _CUT_S:
+        if stated > seconds + shown + _TRUNCATED_S:
             log.warning(
-                "'%s' ends at %.1f s of the %.1f s that it states: it is cut off or damaged there; copy it again",
+                "'%s' ends at %.1f s of its stated %.1f s: it is truncated or damaged; copy it again",
                 self.path,
                 seconds,
                 stated,
             )
 
-    def _image(self, picture: Any) -> np.ndarray:
-        if picture is None:
+    def _image(self, frame: Any) -> np.ndarray:
+        if frame is None:
             raise InputError(f"'{self.path}' holds no frame: it is truncated; copy it again")
-        return rgb(picture, self._mirror)
+        return to_rgb(frame, self._mirror)
 
 
-def _is_of_azure_kinect(container: Any) -> bool:
-    """Whether k4arecorder wrote it, by the tags that it leaves on the file or its tracks."""
+def _is_from_azure_kinect(container: Any) -> bool:
+    """Return whether k4arecorder wrote the file, by the tags of the file or its tracks."""
     return any(tag.upper().startswith("K4A_") for each in (container, *container.streams) for tag in each.metadata)
 
 
-def _shown(picture: Any) -> float:
-    """Seconds for which a picture is shown; 0 where neither file nor PyAV says."""
-    duration = getattr(picture, "duration", None)  # older ones have none
-    return float(duration * picture.time_base) if duration and picture.time_base else 0.0
+def _shown(frame: Any) -> float:
+    """Return the display time of a frame in s; 0 if unknown."""
+    duration = getattr(frame, "duration", None)  # missing in older PyAV
+    return float(duration * frame.time_base) if duration and frame.time_base else 0.0
 
 
 def _stated(container: Any) -> float:
-    """Seconds that the pictures last by what the file says of itself; 0 where it does not, or an AVI guesses."""
+    """Return the stated duration of the frames in s; 0 if unknown, or for an AVI, which estimates it."""
     if container.format.name == _AVI:
         return 0.0
     stream = container.streams.video[0]
     if stream.duration:
         return float(stream.duration * stream.time_base)
-    # Matroska counts from 0, not from the first picture.
+    # Matroska counts from 0, not from the first frame.
     return max((container.duration or 0) - max(container.start_time or 0, 0), 0) / av.time_base
 
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
-
-_NUMBER = re.compile(r"(\d+)")
-
-
-def image_files(folder: Path, suffixes: frozenset[str] = SUFFIXES) -> list[Path]:
-    """The pictures, in the order of the numbers in their names: 10 comes after 9, however they are written.
-
-    Hidden files are none: a Mac puts a `._1.png` beside each 1.png on a disk that is not its own.
-    """
+def image_files(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> list[Path]:
+    """Return the images in a folder in natural order (10 after 9), without hidden files such as macOS's `._1.png`."""
     found = [path for path in folder.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith(".")]
     return sorted(found, key=lambda path: [int(t) if t.isdigit() else t for t in _NUMBER.split(path.name)])
 
 
-def read_folder_head(folder: Path) -> VideoHead:
-    """Number and size of the pictures; their rate is not known.
+def read_folder_info(folder: Path) -> VideoInfo:
+    """Return number and size of the images in a folder; the frame rate is unknown.
 
     Raises:
         InputError: There are none, or the first is corrupt.
     """
     found = image_files(folder)
     if not found:
-        raise InputError(f"'{folder}' holds no pictures ({', '.join(sorted(SUFFIXES))}); copy it again")
+        raise InputError(f"'{folder}' holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); copy it again")
     height, width = _read(found[0]).shape[:2]
-    return VideoHead(len(found), 0.0, (width, height))
+    return VideoInfo(len(found), 0.0, (width, height))
 
 
-def check_numbers(folder: Path) -> None:
-    """Refuses a gap in the pictures' numbers: all after it would be taken for earlier ones.
+def check_numbering(folder: Path) -> None:
+    """Refuse a gap in the images' numbers, after which images would get the wrong stamps.
 
-    For a folder that has not as many as there should be; a camera that lost frames leaves gaps too.
+    For a folder with fewer images than expected.
 
     Raises:
-        InputError: There is one; names the pictures beside it.
+        InputError: There is a gap; the message names the images beside it.
     """
     found = image_files(folder)
     numbers = [_NUMBER.findall(path.stem) for path in found]
-    if len(found) < 3 or any(len(each) != 1 for each in numbers):  # numbered otherwise: nobody can tell
+    if len(found) < 3 or any(len(each) != 1 for each in numbers):  # another numbering
         return
     steps = np.diff([int(each[0]) for each in numbers])
     wrong = np.flatnonzero(steps != np.bincount(steps).argmax())
     if len(wrong):
         before, after = (found[wrong[0] + k].name for k in (0, 1))
-        raise InputError(f"'{folder}' lacks pictures between '{before}' and '{after}': copy it again")
+        raise InputError(f"'{folder}' lacks images between '{before}' and '{after}'; copy it again")
 
 
-def folder_images(
-    folder: Path, wanted: np.ndarray, head: VideoHead, mirror: bool = False, size: tuple[int, int] | None = None
+def read_folder_images(
+    folder: Path, wanted: np.ndarray, head: VideoInfo, mirror: bool = False, size: tuple[int, int] | None = None
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(number from 0, [H, W, 3] uint8 RGB) of the pictures `wanted`; no other is read.
+    """Yield (index, [H, W, 3] uint8 RGB) of some images of a folder.
 
     Args:
-        folder: Of the pictures.
-        wanted: Numbers.
-        head: Of the folder.
-        mirror: Exchange left and right.
-        size: Width and height to scale them to; None keeps theirs.
+        folder: The folder.
+        wanted: Indices from 0; no other image is read.
+        head: Info of the folder.
+        mirror: Whether to flip them horizontally.
+        size: Width and height to scale them to; None keeps their size.
 
     Raises:
-        InputError: A picture is corrupt, or of another size than the first.
+        InputError: An image is corrupt, or of another size than the first.
     """
     found = image_files(folder)
     for number in wanted:
         image = _read(found[number])
         if (image.shape[1], image.shape[0]) != head.size:
             sizes = f"{image.shape[1]}×{image.shape[0]}, the first {head.size[0]}×{head.size[1]}"
-            raise InputError(f"'{found[number]}' is {sizes}: they are of different videos")
+            raise InputError(f"'{found[number]}' is {sizes}; put each video into its own folder")
         image = image if size is None else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         yield int(number), np.ascontiguousarray(image[:, ::-1] if mirror else image)
 
@@ -369,5 +359,5 @@ def folder_images(
 def _read(path: Path) -> np.ndarray:
     image = files.read_image(path, cv2.IMREAD_COLOR)
     if image is None:
-        raise InputError(f"'{path}' is truncated or no picture; copy it again")
+        raise InputError(f"'{path}' is truncated or not an image; copy it again")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from actrec import cameras
-from actrec.recordings.video import SUFFIXES, image_files
+from actrec.recordings.video import IMAGE_SUFFIXES, image_files
 from actrec.types import Intrinsics
 from actrec.utils import files
 from actrec.utils.errors import DeviceError, InputError
@@ -55,7 +55,7 @@ def of_folder(folder: str) -> list[Path]:
         raise DeviceError(f"'{folder}' is no folder: give one of pictures of the board")
     found = image_files(path)
     if not found:
-        raise InputError(f"'{folder}' holds no pictures ({', '.join(sorted(SUFFIXES))})")
+        raise InputError(f"'{folder}' holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Listens to a running graph for `actrec record --label`: its skeletons, and where asked its images."""
+"""Observations of a running graph for `actrec record --label`: its skeletons, and on request its images."""
 
 import contextlib
 import queue
@@ -13,7 +13,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, Image
 
-from actrec.recordings.clip_recorder import Read, Sight
+from actrec.recordings.clip_recorder import Observation, ReadObservation
 from actrec.recordings.rosbag.reader import stamp_ns
 from actrec.recordings.rosbag.writer import SKELETONS_TOPIC, BagWriter
 from actrec.utils.errors import DeviceError, InputError
@@ -27,12 +27,12 @@ IMAGES = {
     topics.DEPTH_INFO: CameraInfo,
 }
 
-WAITING = 500
-"""Sights that may wait for the disk; beyond it the oldest are lost: a quarter of a gigabyte of images and more."""
+QUEUE_SIZE = 500
+"""Queue size in observations; the oldest are dropped beyond it (250 MB of images or more)."""
 
 
-class TakeNode(Node):
-    """Keeps what comes until it is read.
+class ClipNode(Node):
+    """Queue of received skeletons and images.
 
     Args:
         images: Whether to listen to the camera too.
@@ -40,22 +40,22 @@ class TakeNode(Node):
     """
 
     def __init__(self, images: bool, **node_options: Any):
-        super().__init__("take_node", **node_options)
-        self._sights: queue.Queue[Sight] = queue.Queue(WAITING)
+        super().__init__("clip_node", **node_options)
+        self._observations: queue.Queue[Observation] = queue.Queue(QUEUE_SIZE)
         self._subscription = self.create_subscription(
             SkeletonArray, topics.SKELETONS, self._on_skeletons, topics.WINDOW_SUBSCRIBER
         )
         for topic, kind in IMAGES.items() if images else ():
             self._subscribe(topic, kind)
 
-    def read(self, timeout_s: float) -> Sight:
-        """The oldest sight that waits.
+    def read(self, timeout_s: float) -> Observation:
+        """Return the oldest observation in the queue.
 
         Raises:
-            DeviceError: Nothing comes.
+            DeviceError: Nothing arrives.
         """
         try:
-            return self._sights.get(timeout=timeout_s)
+            return self._observations.get(timeout=timeout_s)
         except queue.Empty:
             raise DeviceError(
                 f"nothing is published on {self._subscription.topic_name}: start the graph first (actrec run) with its "
@@ -67,9 +67,9 @@ class TakeNode(Node):
         try:
             bodies = conversions.message_to_bodies(message)
         except InputError as error:  # one bad message must not end the listening
-            self.get_logger().error(f"skeletons are left out: {error}", throttle_duration_sec=5.0)
+            self.get_logger().error(f"skipping skeletons: {error}", throttle_duration_sec=5.0)
             return
-        self._put(Sight(stamp, bodies, lambda bag: bag.write_bodies(SKELETONS_TOPIC, stamp, frame_id, bodies)))
+        self._put(Observation(stamp, bodies, lambda bag: bag.write_bodies(SKELETONS_TOPIC, stamp, frame_id, bodies)))
 
     def _subscribe(self, topic: str, kind: type) -> None:
         name, msgtype = f"/{topic}", f"sensor_msgs/msg/{kind.__name__}"
@@ -81,32 +81,32 @@ class TakeNode(Node):
                 bag.add_topic(name, msgtype)
                 bag.write(name, stamp, raw)
 
-            self._put(Sight(stamp, None, write))
+            self._put(Observation(stamp, None, write))
 
         self.create_subscription(kind, topic, keep, topics.IMAGE_SUBSCRIBER, raw=True)
 
-    def _put(self, sight: Sight) -> None:
-        if self._sights.full():
+    def _put(self, observation: Observation) -> None:
+        if self._observations.full():
             with contextlib.suppress(queue.Empty):
-                self._sights.get_nowait()
-        self._sights.put(sight)
+                self._observations.get_nowait()
+        self._observations.put(observation)
 
 
 @contextlib.contextmanager
-def of_graph(images: bool, arguments: list[str] | None = None) -> Iterator[Read]:
-    """Joins the running graph; the caller handles signals.
+def graph_observations(images: bool, arguments: list[str] | None = None) -> Iterator[ReadObservation]:
+    """Join the running graph; the caller handles signals.
 
     Args:
-        images: Whether a take keeps color and depth too.
+        images: Whether a clip keeps color and depth too.
         arguments: A command line, of which what follows `--ros-args` counts.
 
     Yields:
-        Gives the next sight; see `actrec.recordings.clip_recorder.Read`.
+        Function that returns the next observation; see `actrec.recordings.clip_recorder.ReadObservation`.
     """
     transport.prepare()
     context = rclpy.Context()
     rclpy.init(args=arguments, context=context, signal_handler_options=SignalHandlerOptions.NO)
-    node = TakeNode(images, context=context)
+    node = ClipNode(images, context=context)
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
     stop = threading.Event()
@@ -116,7 +116,7 @@ def of_graph(images: bool, arguments: list[str] | None = None) -> Iterator[Read]
             while not stop.is_set():
                 executor.spin_once(timeout_sec=0.1)
 
-    thread = threading.Thread(target=spin, name="take", daemon=True)
+    thread = threading.Thread(target=spin, name="clip", daemon=True)
     thread.start()
     try:
         yield node.read

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from actrec.perception.lifting import lift, links_of, radii_of
+from actrec.perception.lifting import joint_radii, lift, limb_links
 from actrec.skeleton.layouts import MEDIAPIPE_33 as LAYOUT
 from actrec.types import Intrinsics
 from actrec.utils.errors import ConfigError, InputError
@@ -47,7 +47,7 @@ def depth_of(points, radius, wall=WALL):
 
 
 def body_depth(joints, radius=0.06):
-    links = links_of("mediapipe_33")
+    links = limb_links("mediapipe_33")
     steps = np.linspace(0, 1, 12)[:, None]
     points = np.concatenate([joints[a] + steps * (joints[b] - joints[a]) for a, b in links])
     return depth_of(points, radius)
@@ -104,7 +104,7 @@ def test_a_shoulder_behind_the_other_is_not_put_on_it():
     truth = world + np.array([0, 0, 2.2], np.float32)
     shoulders = [J["shoulder_left"], J["shoulder_right"]]
     positions, scores = lift(
-        project(truth, CAMERA), world, np.ones(33), body_depth(truth), CAMERA, 0.06, links_of("mediapipe_33")
+        project(truth, CAMERA), world, np.ones(33), body_depth(truth), CAMERA, 0.06, limb_links("mediapipe_33")
     )
     assert error(positions, truth)[shoulders].max() < 0.08
     assert sorted(scores[shoulders].tolist()) == pytest.approx([0.6, 1.0])
@@ -219,8 +219,8 @@ def test_depth_in_millimetres_is_refused(kind, said):
 
 
 def test_body_tables_name_real_joints():
-    assert radii_of("mediapipe_33").max() == pytest.approx(0.09)
-    links = links_of("mediapipe_33")
+    assert joint_radii("mediapipe_33").max() == pytest.approx(0.09)
+    links = limb_links("mediapipe_33")
     assert links.min() >= 0 and links.max() < 33 and (J["shoulder_left"], J["hip_right"]) in map(tuple, links)
 
 

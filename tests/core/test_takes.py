@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from actrec.cli import main
-from actrec.perception.recordings import read_people
+from actrec.perception.recorded_joints import read_bodies
 from actrec.recordings import clip_recorder, labels
-from actrec.recordings.clip_recorder import Sight, TakeConfig
+from actrec.recordings.clip_recorder import ClipRecorderConfig, Observation
 from actrec.recordings.rosbag.writer import SKELETONS_TOPIC
 from actrec.types import Body
 from actrec.utils import config
@@ -27,8 +27,8 @@ def body(x=0.0, body_id="body_1", z=2.0):
     return Body(body_id, "kinect_v2_25", positions, np.full((25, 2), np.nan, np.float32), np.ones(25, np.float32))
 
 
-def sights(bodies_at, count=10_000, start=0):
-    """Reads one sight after the other, ten a second; `bodies_at(k)` says who is seen."""
+def observations(bodies_at, count=10_000, start=0):
+    """Reads one observation after the other, ten a second; `bodies_at(k)` says who is seen."""
     numbers = itertools.count(start)
 
     def read(timeout_s):
@@ -36,7 +36,7 @@ def sights(bodies_at, count=10_000, start=0):
         if k >= count:
             raise EndOfStream("over")
         stamp, bodies = 1_000_000_000 + k * PERIOD_NS, bodies_at(k)
-        return Sight(stamp, bodies, lambda bag: bag.write_bodies(SKELETONS_TOPIC, stamp, "camera", bodies))
+        return Observation(stamp, bodies, lambda bag: bag.write_bodies(SKELETONS_TOPIC, stamp, "camera", bodies))
 
     return read
 
@@ -45,50 +45,55 @@ def record(tmp_path, read, stopped=None, **settings):
     shown = []
     settings = {"label": "wave", "out": str(tmp_path / "mine"), "countdown": 0.5, "seconds": 1.0, **settings}
     done = clip_recorder.record(
-        read, config.build(TakeConfig, settings), stopped or threading.Event(), lambda text, stays: shown.append(text)
+        read,
+        config.build(ClipRecorderConfig, settings),
+        stopped or threading.Event(),
+        lambda text, stays: shown.append(text),
     )
     return done, shown
 
 
 def test_takes_are_counted_down_recorded_and_labeled(tmp_path):
-    done, shown = record(tmp_path, sights(lambda k: [body(0.001 * k)]), repeat=2, person="anna", countdown=2.0)
+    done, shown = record(tmp_path, observations(lambda k: [body(0.001 * k)]), repeat=2, person="anna", countdown=2.0)
     assert [clip.recording for clip in done.kept] == ["wave_001", "wave_002"]
     assert labels.read_labels(tmp_path / "mine/labels.csv") == done.kept
     assert (done.kept[0].person, done.kept[0].body, done.kept[0].label) == ("anna", "body_1", "wave")
     assert [s for s in shown if "get ready" in s][:2] == [
-        "'wave', take 1 of 2: get ready … 2 (1 person in view)", "'wave', take 1 of 2: get ready … 1 (1 person in view)"
+        "'wave', clip 1 of 2: get ready … 2 (1 person in view)", "'wave', clip 1 of 2: get ready … 1 (1 person in view)"
     ]  # fmt: skip
-    first = read_people(tmp_path / "mine/wave_001")
+    first = read_bodies(tmp_path / "mine/wave_001")
     assert first.stamps_ns[0] > 1_000_000_000 + 2_000_000_000 - 1  # nothing of the countdown
     assert len(first) == 10 and first.stamps_ns[-1] - first.stamps_ns[0] == 9 * PERIOD_NS
-    more, _ = record(tmp_path, sights(lambda k: [body()]), label="clap")
+    more, _ = record(tmp_path, observations(lambda k: [body()]), label="clap")
     assert more.kept[0].recording == "clap_001"
     assert len(labels.read_labels(tmp_path / "mine/labels.csv")) == 3
     assert not list((tmp_path / "mine/.unfinished").iterdir())
 
 
 def test_a_take_with_nobody_is_refused_and_repeated(tmp_path):
-    done, shown = record(tmp_path, sights(lambda k: [] if k < 20 else [body()]))
+    done, shown = record(tmp_path, observations(lambda k: [] if k < 20 else [body()]))
     assert len(done.kept) == 1 and len(done.refused) == 1
-    assert "nobody was seen: stand 2 to 4 m before the camera" in done.refused[0]
-    assert any("refused, nobody was seen" in text for text in shown)
-    with pytest.raises(DeviceError, match="3 takes in a row were refused, the last because nobody was seen"):
-        record(tmp_path, sights(lambda k: []))
-    with pytest.raises(DeviceError, match="2 takes in a row.*one person was seen in 50% of the frames at most, 60%"):
-        record(tmp_path, sights(lambda k: [body()] if k % 2 else []), patience=2)
+    assert "no person was detected: stand 2 to 4 m before the camera" in done.refused[0]
+    assert any("rejected, no person was detected" in text for text in shown)
+    with pytest.raises(DeviceError, match="3 clips in a row were rejected, the last because no person was detected"):
+        record(tmp_path, observations(lambda k: []))
+    with pytest.raises(
+        DeviceError, match="2 clips in a row.*one person was detected in 50% of the frames at most, 60%"
+    ):
+        record(tmp_path, observations(lambda k: [body()] if k % 2 else []), patience=2)
     assert [p.name for p in (tmp_path / "mine").iterdir() if not p.name.startswith(".")].count("wave_002") == 0
 
 
 def test_the_nearest_of_several_people_is_named_and_all_are_kept(tmp_path):
     crowd = [body(0.0, "far", z=4.0), body(0.3, "near", z=2.0), body(2.5, "aside", z=2.0)]
-    done, _ = record(tmp_path, sights(lambda k: [*crowd, *([body(0, "passer", z=1.0)] if k % 4 == 0 else [])]))
+    done, _ = record(tmp_path, observations(lambda k: [*crowd, *([body(0, "passer", z=1.0)] if k % 4 == 0 else [])]))
     assert done.kept[0].body == "near"
-    assert set(read_people(tmp_path / "mine/wave_001").body_ids) == {"far", "near", "aside", "passer"}
+    assert set(read_bodies(tmp_path / "mine/wave_001").body_ids) == {"far", "near", "aside", "passer"}
 
 
 def test_what_a_kill_left_is_in_nobodys_way(tmp_path):
     (tmp_path / "mine/.unfinished/wave_001").mkdir(parents=True)
-    done, _ = record(tmp_path, sights(lambda k: [body()]))
+    done, _ = record(tmp_path, observations(lambda k: [body()]))
     assert done.kept[0].recording == "wave_002"
 
 
@@ -100,65 +105,65 @@ def test_an_interrupted_take_is_dropped_and_those_before_it_stay(tmp_path):
             stopped.set()
         return [body()]
 
-    done, _ = record(tmp_path, sights(seen), stopped, repeat=5)
+    done, _ = record(tmp_path, observations(seen), stopped, repeat=5)
     assert [clip.recording for clip in done.kept] == ["wave_001"]
     assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == [".unfinished", "labels.csv", "wave_001"]
     assert not list((tmp_path / "mine/.unfinished").iterdir())
 
 
 def test_a_stream_that_ends_starts_over_or_breaks(tmp_path):
-    with pytest.raises(DeviceError, match="ended after 1 of 3 takes"):
-        record(tmp_path, sights(lambda k: [body()], count=25), repeat=3)
+    with pytest.raises(DeviceError, match="ended after 1 of 3 clips"):
+        record(tmp_path, observations(lambda k: [body()], count=25), repeat=3)
     assert len(labels.read_labels(tmp_path / "mine/labels.csv")) == 1
 
-    once = sights(lambda k: [body()], start=10)
+    once = observations(lambda k: [body()], start=10)
     ahead = iter([once(1.0) for _ in range(10)])
-    over = sights(lambda k: [body()])
+    over = observations(lambda k: [body()])
     done, _ = record(tmp_path, lambda t: next(ahead, None) or over(t))
-    assert done.refused == ["the camera's stamps stood or went back in the middle of it"]
+    assert done.refused == ["the camera's stamps did not increase"]
     assert len(done.kept) == 1
 
 
 def test_a_picture_that_a_driver_sends_twice_counts_once(tmp_path):
-    once = sights(lambda k: [body()])
-    twice = (sight for k in itertools.count() for sight in [once(1.0)] * (2 if k % 7 == 0 else 1))
+    once = observations(lambda k: [body()])
+    twice = (observation for k in itertools.count() for observation in [once(1.0)] * (2 if k % 7 == 0 else 1))
     done, _ = record(tmp_path, lambda t: next(twice))
     assert done.refused == []
-    assert len(read_people(tmp_path / "mine/wave_001")) == 10
+    assert len(read_bodies(tmp_path / "mine/wave_001")) == 10
 
-    stands = sights(lambda k: [body()])
+    stands = observations(lambda k: [body()])
     first = [stands(1.0) for _ in range(10)]
-    over = sights(lambda k: [body()], start=10)
+    over = observations(lambda k: [body()], start=10)
     still = iter([*first, *first[-1:] * 5])
     done, _ = record(tmp_path, lambda t: next(still, None) or over(t))
-    assert done.refused == ["the camera's stamps stood or went back in the middle of it"]
+    assert done.refused == ["the camera's stamps did not increase"]
 
 
 def test_a_full_disk_drops_the_take_alone(tmp_path, monkeypatch):
     from actrec.recordings.rosbag import writer
 
-    record(tmp_path, sights(lambda k: [body()]))
+    record(tmp_path, observations(lambda k: [body()]))
 
     def full(self):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(writer.BagWriter, "flush", full)
     monkeypatch.setattr(writer, "FLUSH_S", -1.0)
-    with pytest.raises(DeviceError, match="take 'wave_002' is dropped: No space left on device; those before"):
-        record(tmp_path, sights(lambda k: [body()]))
+    with pytest.raises(DeviceError, match="clip 'wave_002' is dropped: No space left on device; earlier clips"):
+        record(tmp_path, observations(lambda k: [body()]))
     assert len(labels.read_labels(tmp_path / "mine/labels.csv")) == 1
     assert not list((tmp_path / "mine/.unfinished").iterdir())
     monkeypatch.undo()
     monkeypatch.setattr(labels.os, "fsync", full)  # the take fits, the labels file does not
-    with pytest.raises(DeviceError, match="take 'wave_002' is dropped: cannot write .*No space left on device; free"):
-        record(tmp_path, sights(lambda k: [body()]))
+    with pytest.raises(DeviceError, match="clip 'wave_002' is dropped: cannot write .*No space left on device; free"):
+        record(tmp_path, observations(lambda k: [body()]))
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == [".unfinished", "labels.csv", "wave_001"]
 
 
 @pytest.mark.parametrize("label", ["", " wave", "a\nb", "x" * 81, "Unknown"])
 def test_labels_that_are_none(tmp_path, label):
-    with pytest.raises(ConfigError, match="label is|is called 'unknown'"):
-        record(tmp_path, sights(lambda k: [body()]), label=label)
+    with pytest.raises(ConfigError, match="label is|have the label 'unknown'"):
+        record(tmp_path, observations(lambda k: [body()]), label=label)
 
 
 def test_labels_round_trip(tmp_path):
@@ -202,7 +207,10 @@ def test_a_labels_file_that_a_spreadsheet_wrote(tmp_path):
     [
         ("", "lacks recording, label"),
         ("recording,start_s\na,1", "lacks label"),
-        ("recording,label,strat_s\na,b,1", "has strat_s: its first line must name columns of recording,label,start_s"),
+        (
+            "recording,label,strat_s\na,b,1",
+            "has strat_s: its first line must list columns out of recording,label,start_s",
+        ),
         ("recording,label,\na,b,", "has a column without a name: its first line"),
         ("recording,label,label\na,b,b", "has one column twice: its first line"),
         ("recording,label\na", "line 2 has 1 values for 2 columns"),
@@ -215,12 +223,12 @@ def test_a_labels_file_that_a_spreadsheet_wrote(tmp_path):
         ("recording,label,person\na,wave,\x1b[31m", r"person is '\\x1b\[31m', expected up to 80"),
         (f"recording,label\na,{'x' * 81}", "expected up to 80 printable characters"),
         ("recording,label,part\na,wave,dev", "part is 'dev', expected train, test or nothing"),
-        ("recording,label\na,wave\na,clap\n", "line 3 names 'a' a second time"),
-        ("recording,label\na,wave\n./a/,clap\n", "line 3 names 'a' a second time"),
-        ("recording,label,body\na,wave,body_1\na,clap,body_1\n", "line 3 names 'a' a second time"),
-        ("recording,label,body\na,wave,body_1\na,clap,\n", "or say of each which body it is about"),
-        ("recording,label,body\na,wave,\na,clap,body_1\n", "or say of each which body it is about"),
-        ('recording,label\na,"wave\n', "is no CSV"),
+        ("recording,label\na,wave\na,clap\n", "line 3 repeats 'a'"),
+        ("recording,label\na,wave\n./a/,clap\n", "line 3 repeats 'a'"),
+        ("recording,label,body\na,wave,body_1\na,clap,body_1\n", "line 3 repeats 'a'"),
+        ("recording,label,body\na,wave,body_1\na,clap,\n", "fill in body"),
+        ("recording,label,body\na,wave,\na,clap,body_1\n", "fill in body"),
+        ('recording,label\na,"wave\n', "is invalid CSV"),
     ],
 )
 def test_wrong_labels_files_are_refused_by_line(tmp_path, text, message):
@@ -234,7 +242,7 @@ def test_a_wrong_labels_file_stops_before_anything_is_recorded(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/labels.csv").write_text("recording\n")
     with pytest.raises(InputError, match="lacks label"):
-        record(tmp_path, sights(lambda k: [body()]))
+        record(tmp_path, observations(lambda k: [body()]))
     with pytest.raises(DeviceError, match=r"cannot read .*no\.csv"):
         labels.read_labels(tmp_path / "no.csv")
 
@@ -243,19 +251,21 @@ def test_a_wrong_labels_file_stops_before_anything_is_recorded(tmp_path):
 def test_a_label_is_not_written_in_two_ways(tmp_path, label):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/labels.csv").write_text("recording,label\nx,clap\nfirst,wave hand\n")
-    with pytest.raises(ConfigError, match=f"the label is '{label}', and .* has clips of 'wave hand': write it alike"):
-        record(tmp_path, sights(lambda k: [body()]), label=label)
-    assert len(record(tmp_path, sights(lambda k: [body()]), label="wave hands")[0].kept) == 1
+    with pytest.raises(
+        ConfigError, match=f"the label is '{label}', but .* has clips of 'wave hand'; use the same spelling"
+    ):
+        record(tmp_path, observations(lambda k: [body()]), label=label)
+    assert len(record(tmp_path, observations(lambda k: [body()]), label="wave hands")[0].kept) == 1
     (tmp_path / "mine/labels.csv").write_text(f"recording,label\nx,{label}\nfirst,wave hand\n")  # somebody means it
-    assert len(record(tmp_path, sights(lambda k: [body()]), label=label)[0].kept) == 1
+    assert len(record(tmp_path, observations(lambda k: [body()]), label=label)[0].kept) == 1
 
 
 def test_a_label_looks_the_same_however_its_accents_are_coded(tmp_path):
     composed, apart = "h\u00e4nde", "ha\u0308nde"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/labels.csv").write_text(f"recording,label\nx,{composed}\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match="write it alike"):
-        record(tmp_path, sights(lambda k: [body()]), label=apart)
+    with pytest.raises(ConfigError, match="use the same spelling"):
+        record(tmp_path, observations(lambda k: [body()]), label=apart)
 
 
 def test_a_person_is_not_written_in_two_ways(tmp_path):
@@ -263,10 +273,12 @@ def test_a_person_is_not_written_in_two_ways(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/labels.csv").write_text("recording,label,person\nx,clap,ben\ny,clap,-\nz,clap,subject 1-1\n")
     for person, other in (("Ben", "ben"), ("Subject 1_1", "subject 1-1"), ("subject 1 - 1", "subject 1-1")):
-        with pytest.raises(ConfigError, match=f"the person is '{person}', and .* clips of '{other}': write it alike"):
-            record(tmp_path, sights(lambda k: [body()]), person=person)
+        with pytest.raises(
+            ConfigError, match=f"the person is '{person}', but .* clips of '{other}'; use the same spelling"
+        ):
+            record(tmp_path, observations(lambda k: [body()]), person=person)
     for person in ("ben", "benno", "", "subject 11"):
-        assert len(record(tmp_path, sights(lambda k: [body()]), person=person)[0].kept) == 1
+        assert len(record(tmp_path, observations(lambda k: [body()]), person=person)[0].kept) == 1
 
 
 def test_a_folder_a_class_does_not_come_to_nothing(tmp_path):
@@ -274,21 +286,21 @@ def test_a_folder_a_class_does_not_come_to_nothing(tmp_path):
     bag.mkdir(parents=True)
     (bag / "metadata.yaml").write_text("")
     with pytest.raises(InputError, match="holds 1 recordings in folders named as their labels, first 'clap/first'"):
-        record(tmp_path, sights(lambda k: [body()]))
+        record(tmp_path, observations(lambda k: [body()]))
     assert not (tmp_path / "mine/labels.csv").exists()
     (tmp_path / "mine/labels.csv").write_text("recording,label\nclap/first,clap\n")
-    assert len(record(tmp_path, sights(lambda k: [body()]))[0].kept) == 1
+    assert len(record(tmp_path, observations(lambda k: [body()]))[0].kept) == 1
 
 
 def test_a_bag_is_no_place_for_takes(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/metadata.yaml").write_text("")
     with pytest.raises(InputError, match="is a bag itself"):
-        record(tmp_path, sights(lambda k: [body()]))
+        record(tmp_path, observations(lambda k: [body()]))
     assert len(list((tmp_path / "mine").iterdir())) == 1
 
 
-@pytest.mark.parametrize("there, what", [(True, "write into"), (False, "make")])
+@pytest.mark.parametrize("there, what", [(True, "write into"), (False, "create")])
 def test_a_folder_that_cannot_be_written_is_not_said_to_be_missing(tmp_path, monkeypatch, there, what):
     if there:
         (tmp_path / "mine").mkdir()
@@ -298,7 +310,7 @@ def test_a_folder_that_cannot_be_written_is_not_said_to_be_missing(tmp_path, mon
 
     monkeypatch.setattr(clip_recorder.Path, "mkdir", refused)
     with pytest.raises(DeviceError, match=f"cannot {what} the folder '.*mine': Permission denied; choose another"):
-        record(tmp_path, sights(lambda k: [body()]))
+        record(tmp_path, observations(lambda k: [body()]))
 
 
 def test_a_recording_of_joints_as_a_camera(tmp_path, data_root, capsys):
@@ -309,9 +321,9 @@ def test_a_recording_of_joints_as_a_camera(tmp_path, data_root, capsys):
     command = ["record", "--label", "gesture", "--out", str(out), "--countdown", "0.2", "--seconds", "0.5"]
     assert main([*command, "--driver", "replay", *options]) == 0
     said = capsys.readouterr()
-    assert "1 of 1 takes of 'gesture' in" in said.out and "GO!" in said.err
+    assert "1 of 1 clips of 'gesture' in" in said.out and "GO!" in said.err
     (clip,) = labels.read_labels(out / "labels.csv")
-    taken, played = read_people(out / clip.recording), read_people(script)
+    taken, played = read_bodies(out / clip.recording), read_bodies(script)
     first = list(played.stamps_ns).index(taken.stamps_ns[0])
     m = played.body_ids.index(clip.body)
     np.testing.assert_allclose(taken.bodies[0], played.bodies[m, first : first + len(taken)], atol=1e-6)

@@ -65,8 +65,8 @@ def test_splits_are_the_official_ones(tmp_path):
     assert max(SUBJECTS_60) <= 40 and max(SUBJECTS_120) <= 106
     assert len(small.classes) == 60 and len(large.classes) == 120 and len(set(large.classes)) == 120
     assert large.classes[:60] == small.classes
-    of_camera = [small.part(entry(camera=camera), "cross_view") for camera in (1, 2, 3)]
-    assert of_camera == ["test", "train", "train"]
+    camera_observations = [small.part(entry(camera=camera), "cross_view") for camera in (1, 2, 3)]
+    assert camera_observations == ["test", "train", "train"]
     of_setup = [large.part(entry(setup=setup), "cross_setup") for setup in range(1, 33)]
     assert of_setup == ["test", "train"] * 16
     of_subject = [large.part(entry(subject=subject), "cross_subject") for subject in (1, 3, 100, 106)]

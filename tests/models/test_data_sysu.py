@@ -320,7 +320,7 @@ def test_color_lies_under_the_joints(tmp_path, mirrored):
     with pytest.raises(InputError, match=r"3\.jpg' is truncated"):
         clip.others["color"]
     (tmp_path / "BoTong/video2/rgb/3.jpg").unlink()  # those after it would lie a frame early
-    with pytest.raises(InputError, match=r"rgb' lacks pictures between '2\.jpg' and '4\.jpg'"):
+    with pytest.raises(InputError, match=r"rgb' lacks images between '2\.jpg' and '4\.jpg'"):
         source.read(source.entries()[0]).others["color"]
     for n in range(4, FRAMES + 1):  # as many as the skeleton has, numbered with a gap: the camera's
         folder = tmp_path / "BoTong/video2/rgb"

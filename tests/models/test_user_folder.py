@@ -15,7 +15,7 @@ from actrec.cli import main
 from actrec.datasets import user_folder
 from actrec.datasets.base import content
 from actrec.datasets.user_folder import OTHER, Folder
-from actrec.perception import recordings
+from actrec.perception import recorded_joints
 from actrec.utils.errors import ConfigError, InputError
 from tests.models.made_up import TINY
 from tests.models.own_recordings import PERIOD_NS, START, body, walker, write_bag
@@ -274,7 +274,7 @@ def test_a_folder_a_class(tmp_path, data_root, caplog):
     source = Folder(tmp_path)
     assert source.classes == ("drink", "walk")
     assert (len(source.entries()), len(source.others())) == (4, 1)
-    assert "notes.txt' is no recording and is left out" in caplog.text
+    assert "notes.txt': not a recording" in caplog.text
     for entry in [*source.entries(), *source.others()]:
         clip = source.read(entry)
         assert clip.bodies.shape[0] == 1 and clip.bodies.shape[2:] == (25, 3) and len(clip.stamps_ns) > 5
@@ -284,7 +284,7 @@ def test_a_link_that_leads_nowhere_costs_no_other_recording(tmp_path, caplog):
     write_bag(tmp_path / "walk/first", walker)
     (tmp_path / "walk/gone.mcap").symlink_to("nowhere.mcap")
     assert [entry.name for entry in Folder(tmp_path).entries()] == ["walk/first"]
-    assert "gone.mcap' is no recording and is left out" in caplog.text
+    assert "gone.mcap': not a recording" in caplog.text
     (tmp_path / "labels.csv").write_text("recording,label\nwalk/first,walk\n")
     (tmp_path / "gone.mcap").symlink_to("nowhere.mcap")
     assert len(Folder(tmp_path).entries()) == 1
@@ -313,11 +313,11 @@ def test_images_are_estimated_once(tmp_path, data_root, monkeypatch):
     source = datasets.source("folder", tmp_path / "mine", recording=told)
     clip = source.read(source.entries()[0])
     assert len(clip.stamps_ns) >= 3 and np.isfinite(clip.bodies).any()
-    monkeypatch.setattr(recordings, "_seen", lambda frames: pytest.fail("estimated again"))
+    monkeypatch.setattr(recorded_joints, "_estimate_bodies", lambda frames: pytest.fail("estimated again"))
     again = datasets.source("folder", tmp_path / "mine", recording=told)
     np.testing.assert_array_equal(again.read(again.entries()[0]).bodies, clip.bodies)
     (cached,) = (tmp_path / "cache/actrec/skeletons").iterdir()
     cached.write_bytes(b"damaged")
-    monkeypatch.setattr(recordings, "_seen", lambda frames: iter([(1, [body(0)])]))
+    monkeypatch.setattr(recorded_joints, "_estimate_bodies", lambda frames: iter([(1, [body(0)])]))
     anew = datasets.source("folder", tmp_path / "mine", recording=told)
     assert len(anew.read(anew.entries()[0]).stamps_ns) == 1

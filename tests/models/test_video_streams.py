@@ -80,7 +80,7 @@ def test_only_frames_asked_for_are_converted(video, monkeypatch):
     from actrec.recordings import video as recordings_video
 
     converted = []
-    for module, name in ((recordings_video, "rgb"), (recordings_video, "_read")):
+    for module, name in ((recordings_video, "to_rgb"), (recordings_video, "_read")):
         real = getattr(module, name)
 
         def counted(*arguments, real=real):
@@ -193,7 +193,7 @@ def test_bad_videos_are_named(tmp_path):
         with pytest.raises(InputError, match=rf"{name}\.avi"):
             ColorVideo(tmp_path / f"{name}.avi", stamps).color()
     (tmp_path / "rgb").mkdir()
-    with pytest.raises(InputError, match=r"rgb' holds no pictures"):
+    with pytest.raises(InputError, match=r"rgb' holds no images"):
         ColorVideo(tmp_path / "rgb", stamps).color()
     folder = write_folder(tmp_path / "rgb2", 30)
     (folder / "frame7.png").write_bytes(b"\x89PNG")

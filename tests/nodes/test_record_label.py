@@ -20,12 +20,12 @@ from actrec_msgs.msg import Skeleton, SkeletonArray
 from rclpy.node import Node
 
 from actrec.cli import main
-from actrec.perception.recordings import read_people
+from actrec.perception.recorded_joints import read_bodies
 from actrec.recordings import open_recording
 from actrec.recordings.labels import read_labels
 from actrec.types import Body, Intrinsics
 from actrec_nodes.bringup import run
-from actrec_nodes.clip_node import of_graph
+from actrec_nodes.clip_node import graph_observations
 from actrec_nodes.common import conversions, topics
 from tests.tiny_model import person_at
 
@@ -88,7 +88,7 @@ def test_takes_of_a_running_graph(people, tmp_path, capsys):
     assert [(clip.label, clip.person, clip.body) for clip in read_labels(out / "labels.csv")] == [
         ("wave", "anna", "body_1")
     ] * 2
-    joints = read_people(out / "wave_002")
+    joints = read_bodies(out / "wave_002")
     assert len(joints) == 10 and (np.diff(joints.stamps_ns) == PERIOD_NS).all()
     k = round((joints.stamps_ns[0] - START) / PERIOD_NS)
     np.testing.assert_allclose(joints.bodies[0, 0], person_at(0.001 * k), atol=1e-6)
@@ -102,8 +102,8 @@ def test_nobody_in_view_is_refused(people, tmp_path, capsys):
     people.somebody = False
     assert main(["record", "--label", "wave", "--out", str(tmp_path / "mine"), *QUICK]) == 1
     said = capsys.readouterr().err
-    assert "take 1 of 1: refused, nobody was seen" in said
-    assert "actrec: 3 takes in a row were refused" in said
+    assert "clip 1 of 1: rejected, no person was detected" in said
+    assert "actrec: 3 clips in a row were rejected" in said
     assert not (tmp_path / "mine/labels.csv").exists()
 
 
@@ -116,7 +116,7 @@ def test_ctrl_c_keeps_finished_takes(people, tmp_path):
     )  # fmt: skip
     assert process.stderr is not None
     for line in process.stderr:
-        if "take 3 of 50: GO!" in line:
+        if "clip 3 of 50: GO!" in line:
             break
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=60)
@@ -143,7 +143,7 @@ def test_no_graph_is_said(tmp_path, capsys, monkeypatch):
         (["--label", "a", "--seconds", "0"], "seconds is 0.0, allowed: 0.5 to 600"),
         (["--label", "a", "--driver-option", "fps=3"], "needs the --driver that it is a setting of"),
         (["--label", "a", "--driver", "no_camera"], "unknown camera driver 'no_camera'"),
-        (["--out", "x", "--repeat", "3", "--images"], "--repeat, --images: for takes of an action, whose --label"),
+        (["--out", "x", "--repeat", "3", "--images"], "--repeat, --images: only for clips of an action: add --label"),
         ([], "name the bag to make with --out, or an action of your own with --label"),
     ],
 )
@@ -195,7 +195,7 @@ def test_a_bad_message_does_not_end_the_listening():
     mouth = Node("mouth", context=context)
     publisher = mouth.create_publisher(SkeletonArray, topics.SKELETONS, topics.SMALL)
     try:
-        with of_graph(images=False) as read:
+        with graph_observations(images=False) as read:
             stop = time.monotonic() + 60
             while not publisher.get_subscription_count() and time.monotonic() < stop:
                 time.sleep(0.01)

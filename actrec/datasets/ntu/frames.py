@@ -11,7 +11,7 @@ from actrec.datasets.ntu.cameras import NtuCameras, fit_cameras
 from actrec.datasets.ntu.files import DEPTH
 from actrec.datasets.ntu.skeletons import DEPTH_SIZE, read_ntu_file
 from actrec.datasets.video_streams import ColorVideo
-from actrec.recordings.image_decoding import MILLIMETRE, depth_in_metres
+from actrec.recordings.image_decoding import MILLIMETER, depth_in_meters
 from actrec.types import RgbdFrame
 from actrec.utils import files
 from actrec.utils.errors import DeviceError, InputError
@@ -74,4 +74,4 @@ def _read(path: Path) -> np.ndarray:
         raise InputError(f"'{path}' is no picture, or truncated; copy it again")
     if image.dtype != np.uint16 or image.shape != DEPTH_SIZE[::-1]:
         raise InputError(f"'{path}' is {image.dtype}{list(image.shape)}, expected uint16{list(DEPTH_SIZE[::-1])}")
-    return depth_in_metres(image[:, ::-1], MILLIMETRE)
+    return depth_in_meters(image[:, ::-1], MILLIMETER)

@@ -8,7 +8,7 @@ from actrec import features
 from actrec.features.clips import each_clip
 from actrec.inference import session as windowed
 from actrec.inference.package import ModelPackage
-from actrec.perception.recordings import read_hands, read_people
+from actrec.perception.recorded_joints import read_bodies, read_hands
 from actrec.skeleton import windows
 from actrec.skeleton.conversions import CANONICAL
 from actrec.skeleton.layouts import HANDS
@@ -22,8 +22,8 @@ def recorded(package: ModelPackage, paths: Sequence[str], count: int) -> Inputs:
 
     Args:
         package: Its inputs are made of bodies, or of hands as bodies, alone.
-        paths: Bags, skeleton files, videos, folders of images (`actrec.perception.recordings`); of hands what
-            `actrec.perception.recordings.read_hands` takes.
+        paths: Bags, skeleton files, videos, folders of images (`actrec.perception.recorded_joints`); of hands what
+            `actrec.perception.recorded_joints.read_hands` takes.
         count: How many in all.
 
     Raises:
@@ -51,7 +51,7 @@ def _joints(path: str, layout: str) -> tuple[np.ndarray, np.ndarray]:
     """Stamps [T] and joints [M, T, V, 3] of a recording."""
     if layout in HANDS:
         return read_hands(path, layout)
-    sequence = read_people(path)
+    sequence = read_bodies(path)
     return sequence.stamps_ns, sequence.bodies
 
 

@@ -1,7 +1,4 @@
-"""Opening a rosbag2 bag, mcap or sqlite3, through `rosbags`, and what damaged ones are reported as.
-
-Which topics of a bag are the color, the depth and the intrinsics: by type, name and encoding.
-"""
+"""Opening of rosbag2 bags (mcap or sqlite3) through `rosbags`, and the choice of their image topics."""
 
 import re
 import struct
@@ -15,46 +12,65 @@ from typing import Any
 from rosbags.rosbag2 import Reader
 from rosbags.rosbag2.storage_mcap import zstd
 
-from actrec.recordings.base import Recording, RecordingConfig, existing
+from actrec.recordings.base import RecordingConfig
 from actrec.recordings.image_decoding import COLOR_ENCODINGS, DEPTH_ENCODINGS
 from actrec.types import NANOSECONDS
 from actrec.utils.errors import ActrecError, ConfigError, InputError
 
-_ZSTD = b"\x28\xb5\x2f\xfd"
-"""What compressed bytes begin with; a serialized message begins with 0."""
+IMAGE = "sensor_msgs/msg/Image"
+
+COMPRESSED = "sensor_msgs/msg/CompressedImage"
+
+IMAGE_TYPES = {IMAGE, COMPRESSED}
+
+INFO = "sensor_msgs/msg/CameraInfo"
+
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+"""Start of compressed data; a serialized message starts with 0."""
+
+_REGISTERED = ("aligned_depth_to_color", "depth_registered", "depth_to_rgb")
+"""Parts of topic names of depth registered to color."""
+
+_LIBREALSENSE = "/device_0/sensor_"
+"""Prefix of topics in recordings made by librealsense itself."""
+
+_IMAGE_PROC = re.compile(r"(.*)/image(_(raw|color|mono|rect))*(/compressed(Depth)?)?")
+"""Topic names of image_proc, after the camera's namespace."""
+
+_COLOR_WORDS = ("color", "colour", "rgb")  # as drivers spell it
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turns whatever the libraries raise for a damaged bag into one line that names it."""
+    """Convert any exception for a damaged bag to an `InputError` of one line that names the bag."""
     try:
         yield
     except (ActrecError, GeneratorExit):
         raise
     except Exception as error:  # rosbags, sqlite3, zstd, lz4, struct each raise their own
-        what = " ".join(f"{type(error).__name__}: {error}".split())
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(
-            f"bag '{path}' is corrupt, truncated or unfinished ({what}); an mcap can be saved with "
+            f"bag '{path}' is corrupt, truncated or unfinished ({cause}); recover an mcap with "
             f"`actrec record --recover '{path}' --out NEW`"
         ) from error
 
 
 def open_reader(path: Path) -> Any:
-    """An open `rosbags.rosbag2.Reader`.
+    """Return an open `rosbags.rosbag2.Reader`.
 
     Raises:
-        InputError: The bag is corrupt, or was not finished.
+        InputError: The bag is corrupt or unfinished.
     """
     for log in path.glob("*.db3-wal") if path.is_dir() else [path.with_name(f"{path.name}-wal")]:
-        if log.is_file() and log.stat().st_size:  # what is read here is the database without it
+        if log.is_file() and log.stat().st_size:  # rosbags would read the database without its log
             file = str(log).removesuffix("-wal")
             raise InputError(
-                f"bag '{path}' was not finished: messages lie in '{log.name}' still; put them into the bag with "
+                f"bag '{path}' was not finished: '{log.name}' still holds messages; write them into the bag with "
                 f"`python3 -c \"import sqlite3; sqlite3.connect('{file}').execute('PRAGMA wal_checkpoint(TRUNCATE)')\"`"
             )
     if path.is_dir() and not (path / "metadata.yaml").is_file():
         raise InputError(
-            f"bag '{path}' has no metadata.yaml: it was not finished; save it with "
+            f"bag '{path}' has no metadata.yaml: it was not finished; recover it with "
             f"`actrec record --recover '{path}' --out NEW`, or play its .mcap or .db3 file itself"
         )
     with reading(path):
@@ -63,78 +79,51 @@ def open_reader(path: Path) -> Any:
     return reader
 
 
+def message_types(path: Path) -> set[str]:
+    """Return the message types of which a bag holds messages."""
+    reader = open_reader(path)
+    try:
+        return {connection.msgtype for connection in reader.connections if connection.msgcount}
+    finally:
+        reader.close()
+
+
 def stamp_ns(raw: bytes | memoryview) -> int:
-    """The header's stamp in nanoseconds of a serialized message that starts with a header."""
+    """Return the header stamp, in ns, of a serialized message that starts with a header."""
     sec, nanosec = struct.unpack_from("<iI" if raw[1] & 1 else ">iI", raw, 4)
     return sec * NANOSECONDS + nanosec
 
 
-def restamped(raw: bytes | memoryview, stamp: int) -> bytes:
-    """A serialized message that starts with a header, with this stamp in nanoseconds."""
+def replace_stamp(raw: bytes | memoryview, stamp: int) -> bytes:
+    """Return a serialized message that starts with a header, with another stamp in ns."""
     return b"".join((raw[:4], struct.pack("<iI" if raw[1] & 1 else ">iI", *divmod(stamp, NANOSECONDS)), raw[12:]))
 
 
-def unpacked(raw: bytes) -> bytes:
-    """A serialized message, of a bag compressed message by message too.
+def decompress_message(raw: bytes) -> bytes:
+    """Return a serialized message, decompressed if the bag compresses each message.
 
-    That it is so its metadata.yaml alone says; a file of it may be played or saved without.
+    The data is inspected because only metadata.yaml records this compression, and a file can be read without it.
     """
-    return bytes(zstd.decompress(raw)) if bytes(raw[:4]) == _ZSTD else raw
+    return bytes(zstd.decompress(raw)) if bytes(raw[:4]) == _ZSTD_MAGIC else raw
 
 
 def messages(reader: Any, topics: list[str], start: int | None = None) -> Iterator[tuple[str, int, bytes]]:
-    """(topic, log time, serialized message) on these topics, from log time `start` on, by log time."""
+    """Yield (topic, log time, serialized message) on these topics, in order of log time, from `start` on."""
     connections = [connection for connection in reader.connections if connection.topic in topics]
     for connection, time, raw in reader.messages(connections, start=start):
-        yield connection.topic, time, unpacked(raw)
-
-
-def open_bag(path: str | Path, config: RecordingConfig) -> Recording:
-    """Opens a bag: its images if it has any, else its joints.
-
-    Raises:
-        DeviceError: There is no such bag.
-        InputError: It is corrupt, or holds neither.
-        ConfigError: A topic is absent, or there are several and none is chosen.
-    """
-    from actrec.recordings.rosbag.images import BagRecording
-    from actrec.recordings.rosbag.skeletons import SKELETONS, SkeletonBagRecording
-
-    path = existing(path)
-    reader = open_reader(path)
-    types = {connection.msgtype for connection in reader.connections if connection.msgcount}
-    reader.close()
-    joints_alone = SKELETONS in types and not types & {IMAGE, COMPRESSED}
-    return SkeletonBagRecording(path, config) if joints_alone else BagRecording(path, config)
-
-
-IMAGE = "sensor_msgs/msg/Image"
-
-COMPRESSED = "sensor_msgs/msg/CompressedImage"
-
-INFO = "sensor_msgs/msg/CameraInfo"
-
-_DEPTH_PREFERRED = ("aligned_depth_to_color", "depth_registered", "depth_to_rgb")
-
-_LIBREALSENSE = "/device_0/sensor_"
-"""What the topics of librealsense's own recordings begin with."""
-
-_OF_ONE = re.compile(r"(.*)/image(_(raw|color|mono|rect))*(/compressed(Depth)?)?")
-"""What image_proc calls the pictures that it makes of one camera's, after the camera's namespace."""
-
-_COLOR_WORDS = ("color", "colour", "rgb")
+        yield connection.topic, time, decompress_message(raw)
 
 
 @dataclass(frozen=True)
 class Topics:
-    """The topics to play.
+    """Topics to play.
 
     Attributes:
-        color: Of the color images.
-        depth: Of the depth images; None where the bag has none.
-        info: The color's camera_info; None where the bag has none.
-        compressed: Whether color is.
-        depth_info: The depth's own camera_info; None where the bag has none, or its topic's name says it is registered.
+        color: Topic of the color images.
+        depth: Topic of the depth images, or None.
+        info: CameraInfo topic of the color images, or None.
+        compressed: Whether the color images are compressed.
+        depth_info: CameraInfo topic of the depth images; None if there is none, or depth is registered to color.
     """
 
     color: str
@@ -145,42 +134,47 @@ class Topics:
 
 
 def find_topics(path: Path, reader: Any, config: RecordingConfig, encoding_of: Callable[[str], str]) -> Topics:
-    """Chooses the topics of an open bag.
+    """Choose the topics of an open bag by type, name and encoding.
 
     Args:
-        path: The bag, for messages.
+        path: The bag, for error messages.
         reader: An open `rosbags.rosbag2.Reader`.
         config: May name the topics.
-        encoding_of: Gives the encoding (or compressed format) of a topic's first message.
+        encoding_of: Returns the encoding (or compressed format) of a topic's first message.
 
     Raises:
-        ConfigError: A named topic is absent or no image, several are as good and none is named, or it is a recording
-            of librealsense.
-        InputError: No image topic has a color encoding; names what there is.
+        ConfigError: A given topic is absent or not an image, several topics match equally, or the bag was recorded by
+            librealsense.
+        InputError: No image topic has a color encoding; the message lists the image topics.
     """
     types = {c.topic: c.msgtype for c in reader.connections if c.msgcount != 0}
-    kinds = {topic: _kind(topic, encoding_of(topic)) for topic, kind in types.items() if kind in (IMAGE, COMPRESSED)}
-    color = _named(path, "color_topic", config.color_topic, types, (IMAGE, COMPRESSED))
+    kinds = {topic: _kind(topic, encoding_of(topic)) for topic, kind in types.items() if kind in IMAGE_TYPES}
+    color = _given_topic(path, "color_topic", config.color_topic, types, IMAGE_TYPES)
     if color is None:
         color = _best_color(path, kinds, types, encoding_of)
     depth: str | None = None
     if config.depth_topic != "none":
-        depth = _named(path, "depth_topic", config.depth_topic, types, (IMAGE, COMPRESSED))
+        depth = _given_topic(path, "depth_topic", config.depth_topic, types, IMAGE_TYPES)
         depth = depth or _best_depth(path, [t for t, kind in kinds.items() if kind == "depth"], types, color)
         if not config.depth_topic and depth is not None and depth.startswith(_LIBREALSENSE):
             raise ConfigError(
-                f"'{path}' is a recording of librealsense, whose depth is neither registered nor in millimetres: play "
-                "it with driver realsense and its option recording"
+                f"'{path}' was recorded by librealsense, with depth neither registered nor in millimeters: play it "
+                "with driver realsense and its option recording"
             )
-    info = _named(path, "camera_info_topic", config.camera_info_topic, types, (INFO,)) or _info_beside(color, types)
-    own = None if depth is None or is_registered(depth) else _beside(depth, types)
-    return Topics(color, depth, info, types[color] == COMPRESSED, own)
+    info = _given_topic(path, "camera_info_topic", config.camera_info_topic, types, {INFO})
+    own = None if depth is None or is_registered(depth) else _info_in_namespace(depth, types)
+    return Topics(color, depth, info or _color_info(color, types), types[color] == COMPRESSED, own)
+
+
+def is_registered(depth: str) -> bool:
+    """Return whether a topic's name marks depth that is registered to color."""
+    return any(word in depth for word in _REGISTERED)
 
 
 def _kind(topic: str, encoding: str) -> str:
     if encoding in DEPTH_ENCODINGS or "compressedDepth" in encoding:
-        return "other" if _infrared(topic) else "depth"
-    if encoding.split(";")[0] in COLOR_ENCODINGS:  # "rgb8; jpeg compressed bgr8" tells, whatever the topic's name
+        return "other" if _is_infrared(topic) else "depth"
+    if encoding.split(";")[0] in COLOR_ENCODINGS:  # as in "rgb8; jpeg compressed bgr8"
         return "color"
     if "bayer" in encoding:  # also compressed: decoding it gives its mosaic
         return "other"
@@ -189,12 +183,12 @@ def _kind(topic: str, encoding: str) -> str:
     return "other"
 
 
-def _infrared(topic: str) -> bool:
-    """Whether a topic of 16 bit is of brightness, by the names that drivers of Azure Kinect, Orbbec, OpenNI give it."""
+def _is_infrared(topic: str) -> bool:
+    """Return whether drivers of Azure Kinect, Orbbec or OpenNI publish 16-bit infrared on a topic of this name."""
     return any(part == "ir" or part.startswith("infra") for part in topic.lower().split("/"))
 
 
-def _named(path: Path, option: str, name: str, types: dict[str, str], allowed: tuple[str, ...]) -> str | None:
+def _given_topic(path: Path, option: str, name: str, types: dict[str, str], allowed: set[str]) -> str | None:
     if not name:
         return None
     topic = name if name.startswith("/") else f"/{name}"
@@ -214,17 +208,17 @@ def _best_color(path: Path, kinds: dict[str, str], types: dict[str, str], encodi
         )
 
     def rank(topic: str) -> tuple[int, ...]:
-        # A part that is just "rgb" is an RGB-D camera's; a ZED's and a robot's others are left/image_rect_color, or
-        # left/color/rect/image beside rgb/color/rect/image. Its depth lies over the rectified one.
+        # A part that is just "rgb" marks an RGB-D camera. A ZED and other cameras of a robot use
+        # left/image_rect_color, or left/color/rect/image beside rgb/color/rect/image. Depth matches the rectified one.
         parts = topic.lower().split("/")
         own = sum(part in _COLOR_WORDS for part in parts)
-        named = any(word in topic.lower() for word in _COLOR_WORDS)
+        color_word = any(word in topic.lower() for word in _COLOR_WORDS)
         raw = types[topic] == IMAGE
         usual = "image_rect" in topic or "image_raw" in topic
-        # An Azure Kinect's rgb_to_depth is the picture as the depth camera would see it, beside the camera's own.
-        return "to_depth" in topic, -own, not named, not raw, not usual, "mono" in topic, "raw" in parts
+        # rgb_to_depth of an Azure Kinect is color registered to the depth camera.
+        return "to_depth" in topic, -own, not color_word, not raw, not usual, "mono" in topic, "raw" in parts
 
-    return _only(path, "color_topic", topics, rank)
+    return _single_best(path, "color_topic", topics, rank)
 
 
 def _best_depth(path: Path, topics: list[str], types: dict[str, str], color: str) -> str | None:
@@ -232,61 +226,55 @@ def _best_depth(path: Path, topics: list[str], types: dict[str, str], color: str
         return None
 
     def rank(topic: str) -> tuple[int, ...]:
-        # The transport `compressed`, whose JPEG is of 8 bits, stands beside `compressedDepth` where all are recorded.
+        # With all transports recorded, `compressed` (JPEG of 8 bits) lies beside `compressedDepth`.
         return (
-            _is_of_another(topic, color),
+            _is_of_other_camera(topic, color),
             not is_registered(topic),
-            -_shared(topic, color),
+            -_common_prefix(topic, color),
             types[topic] != IMAGE,
             not topic.endswith("compressedDepth"),
         )
 
-    return _only(path, "depth_topic", topics, rank)
+    return _single_best(path, "depth_topic", topics, rank)
 
 
-def _is_of_another(depth: str, color: str) -> bool:
-    """Whether a topic lies, up to where its name speaks of depth, beside the color's: of several cameras, another's.
+def _is_of_other_camera(depth: str, color: str) -> bool:
+    """Return whether the namespace of a depth topic, up to its part with "depth", is not a prefix of color's.
 
-    Depth that image_proc registered may lie further up, in no camera's namespace.
+    image_proc may publish registered depth further up, in no camera's namespace.
     """
     above = list(takewhile(lambda name: "depth" not in name, depth.split("/")[:-1]))
     return color.split("/")[: len(above)] != above
 
 
-def _shared(topic: str, color: str) -> int:
-    """How many names two topics begin with alike: those of one camera of several do."""
+def _common_prefix(topic: str, color: str) -> int:
+    """Return the number of leading name parts that two topics share."""
     pairs = zip(topic.split("/")[:-1], color.split("/")[:-1], strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def _only(path: Path, option: str, topics: list[str], rank: Callable[[str], tuple[int, ...]]) -> str:
+def _single_best(path: Path, option: str, topics: list[str], rank: Callable[[str], tuple[int, ...]]) -> str:
     ordered = sorted(topics, key=lambda topic: (rank(topic), topic))
     best = [topic for topic in ordered if rank(topic) == rank(ordered[0])]
-    cameras = {match[1] if (match := _OF_ONE.fullmatch(topic)) else topic for topic in best}
-    if len(cameras) > 1:  # one camera's image_raw and image_rect_color show the same
+    cameras = {match[1] if (match := _IMAGE_PROC.fullmatch(topic)) else topic for topic in best}
+    if len(cameras) > 1:  # image_raw and image_rect_color of one camera show the same
         raise ConfigError(f"bag '{path}' has several: {', '.join(best)}; choose one with {option}")
     return best[0]
 
 
-def is_registered(depth: str) -> bool:
-    """Whether a topic's name says that its depth is seen from the color camera."""
-    return any(word in depth for word in _DEPTH_PREFERRED)
-
-
-def _info_beside(color: str, types: dict[str, str]) -> str | None:
-    """The CameraInfo in the color topic's namespace, or the bag's only one."""
+def _color_info(color: str, types: dict[str, str]) -> str | None:
+    """Return the CameraInfo topic in the color topic's namespace, or the bag's only one."""
     infos = [topic for topic, kind in types.items() if kind == INFO]
     only = infos[0] if len(infos) == 1 and "depth" not in infos[0] else None
-    return _beside(color, types) or only
+    return _info_in_namespace(color, types) or only
 
 
-def _beside(images: str, types: dict[str, str]) -> str | None:
-    """The CameraInfo in the namespace of images."""
+def _info_in_namespace(images: str, types: dict[str, str]) -> str | None:
     parts = images.strip("/").split("/")
-    # …/image_raw/compressed lies one deeper. The root's is of a camera without a namespace alone.
+    # …/image_raw/compressed lies one deeper. The root namespace counts only for a camera without a namespace.
     last = 0 if len(parts) == 1 + (types[images] == COMPRESSED) else 1
     for cut in range(len(parts) - 1, last - 1, -1):
-        beside = "/" + "/".join([*parts[:cut], "camera_info"])
-        if types.get(beside) == INFO:
-            return beside
+        info = "/" + "/".join([*parts[:cut], "camera_info"])
+        if types.get(info) == INFO:
+            return info
     return None

@@ -1,14 +1,17 @@
-"""Finishes an mcap bag whose recorder was killed, or whose file is cut off or damaged: every whole message is kept.
+"""Recovery of mcap bags whose recorder was killed, or whose file is truncated or damaged.
 
-Reads the records as the mcap specification lays them out, needing neither index nor footer.
+Every whole message is kept. The records are parsed as the mcap specification defines them, without index or footer.
+`mcap.stream_reader` does not suit: it returns the truncated last message as a whole one, and an error in a chunk loses
+the chunk's earlier messages.
 """
 
 import itertools
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.rosbag2.errors import WriterError
@@ -17,13 +20,13 @@ from rosbags.rosbag2.storage_mcap import zstd
 from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
 
 from actrec.recordings.base import existing, log
-from actrec.recordings.rosbag.reader import unpacked
+from actrec.recordings.rosbag.reader import decompress_message
 from actrec.recordings.rosbag.writer import METADATA_VERSION
 from actrec.utils.errors import DeviceError, InputError
 
 MAGIC = b"\x89MCAP0\r\n"
 
-_NOTHING, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _DATA_END = 0x00, 0x03, 0x04, 0x05, 0x06, 0x0F
+_PADDING, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _DATA_END = 0x00, 0x03, 0x04, 0x05, 0x06, 0x0F
 
 
 @dataclass(frozen=True)
@@ -35,35 +38,34 @@ class _Channel:
 
 
 def recover(path: str | Path, out: str | Path) -> dict[str, int]:
-    """Copies every whole message of an unfinished mcap to a new, finished bag.
+    """Copy every whole message of an unfinished mcap to a new, finished bag.
 
     Args:
         path: The `.mcap`, or the folder that holds it.
         out: Folder of the new bag; must not exist.
 
     Returns:
-        Messages saved, by topic.
+        Number of recovered messages by topic.
 
     Raises:
-        DeviceError: There is no such file, or `out` exists.
-        InputError: It is no mcap, or holds no message.
+        DeviceError: The file does not exist, or `out` exists.
+        InputError: The file is not an mcap, or holds no message.
     """
-    file = _file(Path(path).expanduser())
+    file = _mcap_file(Path(path).expanduser())
     found = read_messages(file)
     first = next(found, None)
     if first is None:
-        raise InputError(f"'{file}' holds no whole message: nothing can be saved")
+        raise InputError(f"'{file}' holds no whole message: nothing can be recovered")
     counts: dict[str, int] = {}
     connections: dict[_Channel, Any] = {}
     try:
         with Writer(Path(out).expanduser(), version=METADATA_VERSION, storage_plugin=StoragePlugin.MCAP) as writer:
-            for channel, stamp, raw in itertools.chain([first], found):  # one by one: a bag is larger than the memory
+            for channel, stamp, raw in itertools.chain([first], found):  # one by one: a bag may exceed the memory
                 if channel not in connections:
-                    connections[channel] = _add(writer, channel)
-                if connections[channel] is None:
-                    continue
-                writer.write(connections[channel], stamp, raw)
-                counts[channel.topic] = counts.get(channel.topic, 0) + 1
+                    connections[channel] = _add_connection(writer, channel)
+                if connections[channel] is not None:
+                    writer.write(connections[channel], stamp, raw)
+                    counts[channel.topic] = counts.get(channel.topic, 0) + 1
     except WriterError as error:
         raise DeviceError(f"cannot write the bag '{out}': {error}") from error
     except OSError as error:
@@ -72,120 +74,103 @@ def recover(path: str | Path, out: str | Path) -> dict[str, int]:
 
 
 def read_messages(file: Path) -> Iterator[tuple[_Channel, int, bytes]]:
-    """(channel, log time in nanoseconds, serialized message) of each whole message, in file order."""
+    """Yield (channel, log time in ns, serialized message) of each whole message, in file order."""
     schemas: dict[int, tuple[str, str]] = {}
     channels: dict[int, _Channel] = {}
     for kind, body in _file_records(file):
         try:
             if kind == _SCHEMA:
-                number, name, _, text = _schema(body)
-                schemas[number] = name, text
+                (number,) = struct.unpack_from("<H", body)
+                name, _, definition = _texts(body, 2, 3)
+                schemas[number] = name, definition
             elif kind == _CHANNEL:
-                number, schema, topic, qos = _channel(body)
-                name, text = schemas[schema]
-                channels[number] = _Channel(topic, name, text, qos)
+                number, schema = struct.unpack_from("<HH", body)
+                channels[number] = _channel(body, *schemas[schema])
             elif kind == _MESSAGE:
                 number, _, stamp, _ = struct.unpack_from("<HIQQ", body)
-                message = channels[number], stamp, unpacked(body[22:])
+                message = channels[number], stamp, decompress_message(body[22:])
         except (KeyError, struct.error, UnicodeDecodeError, zstd.ZstdError):
-            continue  # damaged, or of what a damaged one declared
+            continue  # damaged, or of a damaged schema or channel
         if kind == _MESSAGE:
             yield message
 
 
-def _file(path: Path) -> Path:
+def _mcap_file(path: Path) -> Path:
     path = existing(path)
     files = sorted(path.glob("*.mcap")) if path.is_dir() else [path]
     if len(files) != 1:
-        raise DeviceError(f"'{path}' holds {len(files)} .mcap files, expected one; name the file itself")
+        raise DeviceError(f"'{path}' holds {len(files)} .mcap files, expected one; give the path of the file itself")
     return files[0]
 
 
 def _file_records(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Records of the data section, those inside chunks too, up to where the file ends or stops making sense."""
-    end = file.stat().st_size
+    """Yield the records of the data section, also from inside chunks, until the file ends or is damaged."""
     with file.open("rb") as stream:
         if stream.read(len(MAGIC)) != MAGIC:
-            raise InputError(f"'{file}' is no mcap file")
-        while len(head := stream.read(9)) == 9:
-            kind, size = struct.unpack("<BQ", head)
-            body = stream.read(min(size, end - stream.tell()))  # a size that is damaged may be any
+            raise InputError(f"'{file}' is not an mcap file")
+        for kind, body, whole in _records(stream, file.stat().st_size):
             if kind == _CHUNK:
-                yield from _records(_chunk(file, body, size))
-            elif kind in (_NOTHING, _DATA_END) or len(body) < size:
-                return
-            else:
+                data = _chunk_records(file, body, whole)
+                yield from ((k, b) for k, b, complete in _records(BytesIO(data), len(data)) if complete)
+            elif whole:
                 yield kind, body
 
 
-def _records(data: bytes) -> Iterator[tuple[int, bytes]]:
-    at = 0
-    while at + 9 <= len(data):
-        kind, size = struct.unpack_from("<BQ", data, at)
-        body = data[at + 9 : at + 9 + size]
-        if kind == _NOTHING or len(body) < size:
+def _records(stream: IO[bytes], end: int) -> Iterator[tuple[int, bytes, bool]]:
+    """Yield (opcode, body, whether it is whole) of successive records; only the last one may be truncated."""
+    while len(head := stream.read(9)) == 9:
+        kind, size = struct.unpack("<BQ", head)
+        if kind in (_PADDING, _DATA_END):
             return
-        yield kind, body
-        at += 9 + size
+        body = stream.read(min(size, end - stream.tell()))  # a damaged size may have any value
+        yield kind, body, len(body) == size
 
 
-def _chunk(file: Path, body: bytes, size: int) -> bytes:
-    """The records of a chunk; none of one that is damaged."""
+def _chunk_records(file: Path, body: bytes, whole: bool) -> bytes:
+    """Return the decompressed records of a chunk: of a truncated one only if uncompressed, of a damaged one none."""
     try:
-        return _unpacked(file, body, size)
-    except InputError:
-        raise
+        (compression,) = _texts(body, 28, 1)
+        data = body[28 + 4 + len(compression) + 8 :]
+        if not compression:
+            return data
+        if not whole:
+            return b""
+        if compression == "zstd":
+            return bytes(zstd.decompress(data))
+        if compression == "lz4":
+            from lz4.frame import decompress  # type: ignore[import-untyped]
+
+            return bytes(decompress(data))
     except Exception as error:  # zstd, lz4 and struct each raise their own
-        log.warning("'%s': a damaged chunk is left out (%s)", file, " ".join(str(error).split()))
+        log.warning("'%s': skipping a damaged chunk (%s)", file, " ".join(str(error).split()))
         return b""
-
-
-def _unpacked(file: Path, body: bytes, size: int) -> bytes:
-    """The records of a chunk; of a chunk cut off, those that are there if it is not compressed."""
-    if len(body) < 32:
-        return b""
-    compression, at = _text(body, 28)
-    data = body[at + 8 :]
-    if not compression:
-        return data
-    if len(body) < size:
-        return b""
-    if compression == "zstd":
-        return bytes(zstd.decompress(data))
-    if compression == "lz4":
-        from lz4.frame import decompress  # type: ignore[import-untyped]
-
-        return bytes(decompress(data))
     raise InputError(f"'{file}' is compressed with '{compression}', which is not supported; known: zstd, lz4")
 
 
-def _text(body: bytes, at: int) -> tuple[str, int]:
-    (size,) = struct.unpack_from("<I", body, at)
-    return body[at + 4 : at + 4 + size].decode(), at + 4 + size
+def _texts(body: bytes, at: int, count: int) -> list[str]:
+    """Return `count` successive length-prefixed strings from offset `at`."""
+    found = []
+    for _ in range(count):
+        (size,) = struct.unpack_from("<I", body, at)
+        found.append(body[at + 4 : at + 4 + size].decode())
+        at += 4 + size
+    return found
 
 
-def _schema(body: bytes) -> tuple[int, str, str, str]:
-    (number,) = struct.unpack_from("<H", body)
-    name, at = _text(body, 2)
-    encoding, at = _text(body, at)
-    text, _ = _text(body, at)
-    return number, name, encoding, text
-
-
-def _channel(body: bytes) -> tuple[int, int, str, str]:
-    number, schema = struct.unpack_from("<HH", body)
-    topic, at = _text(body, 4)
-    _, at = _text(body, at)
+def _channel(body: bytes, msgtype: str, definition: str) -> _Channel:
+    topic, encoding = _texts(body, 4, 2)
+    at = 4 + 4 + len(topic.encode()) + 4 + len(encoding.encode())
     (size,) = struct.unpack_from("<I", body, at)
     at, end, metadata = at + 4, at + 4 + size, {}
     while at < end:
-        key, at = _text(body, at)
-        metadata[key], at = _text(body, at)
-    return number, schema, topic, metadata.get("offered_qos_profiles", "")
+        key, value = _texts(body, at, 2)
+        metadata[key] = value
+        at += 8 + len(key.encode()) + len(value.encode())
+    return _Channel(topic, msgtype, definition, metadata.get("offered_qos_profiles", ""))
 
 
-def _add(writer: Writer, channel: _Channel) -> Any:
-    """The connection; None where what the bag says of the type is no message definition, as of IDL or JSON."""
+def _add_connection(writer: Writer, channel: _Channel) -> Any:
+    """Return the connection, or None if the type's definition is not a ROS message (IDL, JSON)."""
     store = get_typestore(Stores.EMPTY)
     try:
         store.register(get_types_from_msg(channel.definition, channel.msgtype))
@@ -193,5 +178,5 @@ def _add(writer: Writer, channel: _Channel) -> Any:
             channel.topic, channel.msgtype, typestore=store, offered_qos_profiles=parse_qos(channel.qos)
         )
     except TypesysError:
-        log.warning("%s (%s) is left out: its definition in the bag cannot be read", channel.topic, channel.msgtype)
+        log.warning("skipping %s (%s): its definition in the bag cannot be read", channel.topic, channel.msgtype)
         return None

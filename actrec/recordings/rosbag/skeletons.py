@@ -1,4 +1,4 @@
-"""Bags that hold joints and no images, as `actrec record --topics skeletons` makes them."""
+"""Bags with skeletons and no images, as `actrec record --topics skeletons` makes them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,22 +8,21 @@ import numpy as np
 from rosbags.interfaces import MessageDefinitionFormat
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from actrec.recordings import base
-from actrec.recordings.base import Recording, RecordingConfig, existing
+from actrec.recordings.base import Recording, RecordingConfig, existing, resolve_or_nominal
 from actrec.recordings.rosbag.reader import messages, open_reader, reading, stamp_ns
-from actrec.recordings.rosbag.writer import typestore_with
-from actrec.recordings.skeleton_playback import KINECT_V1
+from actrec.recordings.rosbag.writer import SKELETONS_TOPIC, TRUE_SKELETONS_TOPIC, typestore_with
+from actrec.recordings.skeleton_files import KINECT_V1
 from actrec.skeleton.conversions import CANONICAL, convert
 from actrec.types import NANOSECONDS, Body, Intrinsics, RgbdFrame
 from actrec.utils.errors import ConfigError
 
 SKELETONS = "actrec_msgs/msg/SkeletonArray"
 
-PREFERRED = ("/skeletons", "/ground_truth/skeletons")
+PREFERRED_TOPICS = (SKELETONS_TOPIC, TRUE_SKELETONS_TOPIC)
 
 
 class SkeletonBagRecording(Recording):
-    """Plays a bag's `SkeletonArray` topic: frames with `color` and `depth` None and the bodies in `skeletons`.
+    """Playback of a bag's `SkeletonArray` topic: frames with `color` and `depth` None and the bodies in `skeletons`.
 
     Attributes:
         topic: The topic that is played.
@@ -33,20 +32,18 @@ class SkeletonBagRecording(Recording):
         config: Options; `skeleton_topic` chooses one of several.
 
     Raises:
-        DeviceError: There is no such bag.
-        InputError: It is corrupt.
-        ConfigError: The topic is absent, or there are several and none is chosen.
+        DeviceError: The bag does not exist.
+        InputError: The bag is corrupt.
+        ConfigError: The topic is absent, or several match and none is chosen.
     """
 
     def __init__(self, path: str | Path, config: RecordingConfig):
         super().__init__(existing(path), config)
         self._reader = open_reader(self.path)
         try:
-            self.topic = choose_topic(self.path, self._reader, SKELETONS, PREFERRED, config.skeleton_topic)
+            self.topic = choose_topic(self.path, self._reader, SKELETONS, PREFERRED_TOPICS, config.skeleton_topic)
             self._store = typestore_of(self.path, self._reader, self.topic, SKELETONS)
-            given = config.intrinsics or config.hfov_deg
-            size = KINECT_V1.width, KINECT_V1.height
-            self._intrinsics = base.resolve(self.path, config, *size) if given else KINECT_V1
+            self._intrinsics = resolve_or_nominal(self.path, config, KINECT_V1)
             with reading(self.path):
                 self._first_time = next(time for _, time, _ in messages(self._reader, [self.topic]))
         except BaseException:
@@ -55,7 +52,7 @@ class SkeletonBagRecording(Recording):
 
     @property
     def intrinsics(self) -> Intrinsics:
-        """The option's, or nominal ones: the bag has no images that they would be of."""
+        """Intrinsics from the options, or nominal ones."""
         return self._intrinsics
 
     @property
@@ -64,12 +61,12 @@ class SkeletonBagRecording(Recording):
         return float(self._reader.duration) / NANOSECONDS
 
     def close(self) -> None:
-        """Closes the bag; safe to call twice."""
+        """Close the bag; safe to call twice."""
         if self._reader.is_open:
             self._reader.close()
 
     def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
-        """Every message from `start_s` after the first; one with nobody in it comes with no skeletons."""
+        """Yield a frame for each message from `start_s` after the first; `skeletons` may be empty."""
         start = self._first_time + round(start_s * NANOSECONDS)
         with reading(self.path):
             for _, _, raw in messages(self._reader, [self.topic], start):
@@ -79,10 +76,10 @@ class SkeletonBagRecording(Recording):
 
 
 def choose_topic(path: Path, reader: Any, kind: str, preferred: tuple[str, ...], name: str = "") -> str:
-    """The topic of messages of type `kind` that is played: the one named, a preferred one, or the only one.
+    """Return the topic of type `kind` to play: the given one, a preferred one, or the only one.
 
     Raises:
-        ConfigError: It is absent, or there are several and none is named.
+        ConfigError: It is absent, or there are several and none is given.
     """
     topics = sorted({c.topic for c in reader.connections if c.msgtype == kind and c.msgcount})
     wanted = f"/{name.lstrip('/')}" if name else next((t for t in preferred if t in topics), topics[0])
@@ -92,9 +89,9 @@ def choose_topic(path: Path, reader: Any, kind: str, preferred: tuple[str, ...],
 
 
 def typestore_of(path: Path, reader: Any, topic: str, kind: str) -> Any:
-    """What deserializes a topic's messages: the definition that the bag brings, or else the installed one."""
+    """Return the typestore for a topic's messages: the bag's own definition, or else the installed one."""
     definition = next(c.msgdef for c in reader.connections if c.topic == topic)
-    if definition.format != MessageDefinitionFormat.MSG:  # sqlite3 of Humble stores none
+    if definition.format != MessageDefinitionFormat.MSG:  # sqlite3 bags of Humble store none
         return typestore_with(kind)
     store = get_typestore(Stores.EMPTY)
     with reading(path):

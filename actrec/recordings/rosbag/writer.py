@@ -1,10 +1,9 @@
-"""Writes rosbag2 mcap bags with no ROS installed; `ros2 bag play`, RViz and Foxglove read them.
+"""Writer of rosbag2 mcap bags, without ROS; `ros2 bag play`, RViz and Foxglove read them.
 
-The metadata is of version 8: the newest that Humble reads (it takes offered QoS profiles as text, which version 9 gave
-up), and Jazzy reads it too. What is written reaches the disk every `FLUSH_S` seconds in whole mcap chunks, so that a
-recorder that is killed loses no more; `actrec.recordings.rosbag.recovery` then finishes the bag.
+Metadata version 8 is the newest that both Humble and Jazzy read: QoS profiles are text there, and no longer in 9.
+Data is flushed to disk in whole mcap chunks every `FLUSH_S` seconds; after a crash, `recovery` finishes the bag.
 
-Message definitions for a bag: as installed, else from this repository, else those that `rosbags` brings.
+Message definitions come from the installed packages, else from this repository, else from `rosbags`.
 """
 
 import os
@@ -25,53 +24,6 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from actrec.types import NANOSECONDS, Body, Intrinsics, RgbdFrame
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 
-_SOURCES = Path(__file__).resolve().parents[3] / "ros2_ws" / "src"
-
-
-def typestore_with(*names: str) -> Any:
-    """A `rosbags` typestore that knows these message types ("sensor_msgs/msg/Image") and all that they are made of.
-
-    Raises:
-        InputError: A type is found nowhere; says where was looked.
-    """
-    known: dict[str, Any] = {}
-    waiting = list(names)
-    while waiting:
-        name = waiting.pop()
-        if name in known:
-            continue
-        found = _definition(name)
-        known.update(found)
-        waiting += [other for other in _members(found) if other not in known]
-    store = get_typestore(Stores.EMPTY)
-    store.register(known)
-    return store
-
-
-@cache
-def _definition(name: str) -> dict[str, Any]:
-    package, _, message = name.split("/")
-    folders = [
-        Path(prefix) / "share" / package for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(":") if prefix
-    ]
-    for folder in [*folders, _SOURCES / package]:
-        file = folder / "msg" / f"{message}.msg"
-        if file.is_file():
-            return get_types_from_msg(file.read_text(), name)
-    store = get_typestore(Stores.ROS2_HUMBLE)
-    if name in store.fielddefs:
-        return {name: store.fielddefs[name]}
-    raise InputError(
-        f"the definition of {name} is found neither under AMENT_PREFIX_PATH nor in {_SOURCES}: "
-        f"source the workspace that builds {package}"
-    )
-
-
-def _members(definitions: dict[str, Any]) -> set[str]:
-    """Message types named anywhere in these definitions."""
-    return set(re.findall(r"'(\w+/msg/\w+)'", repr(list(definitions.values()))))
-
-
 METADATA_VERSION: Final = 8
 
 FLUSH_S = 1.0
@@ -90,13 +42,15 @@ TRUE_SKELETONS_TOPIC = "/ground_truth/skeletons"
 
 DEPTH_ENCODINGS = ("16UC1", "32FC1")
 
+_SOURCES = Path(__file__).resolve().parents[3] / "ros2_ws" / "src"
+
 _FOREVER = QosTime(9223372036, 854775807)
 
-_MILLIMETRES = np.float32(1000.0)
+_MILLIMETERS = np.float32(1000.0)
 
 
 def qos(reliable: bool = True, latched: bool = False) -> Qos:
-    """An offered QoS profile as rosbag2 records it: history and depth are not known of a publisher."""
+    """Return an offered QoS profile as rosbag2 records it, with history and depth unknown."""
     return Qos(
         QosHistory.UNKNOWN,
         0,
@@ -111,20 +65,20 @@ def qos(reliable: bool = True, latched: bool = False) -> Qos:
 
 
 class BagWriter:
-    """A bag that is being written; a context manager. Leaving it, also by an error, finishes the bag.
+    """Writer of one bag; a context manager. Leaving it, also by an error, finishes the bag.
 
     Attributes:
         path: The bag's folder.
         counts: Messages written, by topic.
-        bytes_written: Of their payload.
+        bytes_written: Total size of their payloads.
 
     Args:
-        path: The folder to make; it must not exist.
-        depth_encoding: How `write_frame` stores depth: "16UC1" whole millimetres, or "32FC1" metres, exact but twice
+        path: The folder to create; it must not exist.
+        depth_encoding: How `write_frame` stores depth: "16UC1" whole millimeters, or "32FC1" meters, exact but twice
             as large.
 
     Raises:
-        DeviceError: The folder exists already, or cannot be made.
+        DeviceError: The folder exists already, or cannot be created.
     """
 
     def __init__(self, path: str | Path, depth_encoding: str = "16UC1"):
@@ -143,9 +97,9 @@ class BagWriter:
             self._writer = Writer(self.path, version=METADATA_VERSION, storage_plugin=StoragePlugin.MCAP)
             self._writer.open()
         except WriterError as error:
-            raise DeviceError(f"'{self.path}' exists already: give another name, or remove it") from error
+            raise DeviceError(f"'{self.path}' exists already; give another name, or remove it") from error
         except OSError as error:
-            raise DeviceError(f"cannot make the bag '{self.path}': {error.strerror}") from error
+            raise DeviceError(f"cannot create the bag '{self.path}': {error.strerror}") from error
 
     def __enter__(self) -> "BagWriter":
         return self
@@ -156,19 +110,19 @@ class BagWriter:
         self.close()
 
     def add_topic(self, topic: str, msgtype: str, offered: Sequence[Qos] = ()) -> None:
-        """Declares a topic before its first message.
+        """Declare a topic before its first message.
 
         Args:
             topic: Absolute name.
             msgtype: As "sensor_msgs/msg/Image".
-            offered: The publishers' QoS profiles; none means one reliable, volatile publisher.
+            offered: QoS profiles of the publishers; by default one reliable, volatile publisher.
 
         Raises:
-            InputError: The type's definition is found nowhere.
+            InputError: The type's definition is not found.
         """
         if topic in self._connections:
             return
-        store = self._store(msgtype)
+        store = self._typestore(msgtype)
         self._connections[topic] = self._writer.add_connection(
             topic, msgtype, typestore=store, offered_qos_profiles=list(offered) or [qos()]
         )
@@ -176,10 +130,10 @@ class BagWriter:
         self.counts[topic] = 0
 
     def write(self, topic: str, stamp_ns: int, raw: bytes | memoryview) -> None:
-        """Writes one serialized message of a declared topic.
+        """Write one serialized message of a declared topic.
 
         Raises:
-            DeviceError: The disk is full or gone; the bag is left as it is and can be recovered.
+            DeviceError: The disk is full or missing; the bag stays as it is and can be recovered.
         """
         try:
             self._writer.write(self._connections[topic], stamp_ns, raw)
@@ -188,10 +142,10 @@ class BagWriter:
             if time.monotonic() - self._flushed > FLUSH_S:
                 self.flush()
         except OSError as error:
-            self._give_up(error)
+            self._abort(error)
 
     def flush(self) -> None:
-        """Brings everything written so far to the disk, as a whole chunk."""
+        """Flush everything written so far to the disk, as a whole chunk."""
         storage: Any = self._writer.storage
         if storage.chunk.msgs:
             storage.close_chunk()
@@ -200,10 +154,10 @@ class BagWriter:
         self._flushed = time.monotonic()
 
     def close(self) -> None:
-        """Writes the index and, last and at once, metadata.yaml; safe to call twice.
+        """Write the index, then metadata.yaml; safe to call twice.
 
         Raises:
-            DeviceError: The disk is full or gone.
+            DeviceError: The disk is full or missing.
         """
         if not self._open:
             return
@@ -211,14 +165,14 @@ class BagWriter:
         try:
             self._writer.close()
         except OSError as error:
-            self._give_up(error)
+            self._abort(error)
 
     def write_frame(self, frame: RgbdFrame) -> None:
-        """Writes color, depth and their camera_info, and the joints where the frame knows them.
+        """Write color, depth, their camera_info, and the skeletons of a frame.
 
         Raises:
-            InputError: Shapes contradict the contract.
-            DeviceError: The disk is full or gone.
+            InputError: The frame violates the data contract.
+            DeviceError: The disk is full or missing.
         """
         frame.check()
         header = self._header(frame.stamp_ns, frame.frame_id)
@@ -226,42 +180,42 @@ class BagWriter:
         if frame.color is not None:
             joints = TRUE_SKELETONS_TOPIC
             info = self._info(frame.intrinsics, header)
-            self._put(COLOR_INFO_TOPIC, "sensor_msgs/msg/CameraInfo", frame.stamp_ns, info)
+            self._write_message(COLOR_INFO_TOPIC, "sensor_msgs/msg/CameraInfo", frame.stamp_ns, info)
             if frame.depth is not None:
-                self._put(DEPTH_INFO_TOPIC, "sensor_msgs/msg/CameraInfo", frame.stamp_ns, info)
+                self._write_message(DEPTH_INFO_TOPIC, "sensor_msgs/msg/CameraInfo", frame.stamp_ns, info)
                 depth = self._image(self._encode_depth(frame.depth), self._depth_encoding, header)
-                self._put(DEPTH_TOPIC, "sensor_msgs/msg/Image", frame.stamp_ns, depth)
+                self._write_message(DEPTH_TOPIC, "sensor_msgs/msg/Image", frame.stamp_ns, depth)
             color = self._image(frame.color, "rgb8", header)
-            self._put(COLOR_TOPIC, "sensor_msgs/msg/Image", frame.stamp_ns, color)
+            self._write_message(COLOR_TOPIC, "sensor_msgs/msg/Image", frame.stamp_ns, color)
         if frame.skeletons or frame.color is None:
             self.write_bodies(joints, frame.stamp_ns, frame.frame_id, frame.skeletons)
 
     def write_bodies(self, topic: str, stamp_ns: int, frame_id: str, bodies: Sequence[Body]) -> None:
-        """Writes a `SkeletonArray`."""
+        """Write a `SkeletonArray`."""
         array = self._message("actrec_msgs/msg/SkeletonArray")
         skeletons = [self._skeleton(body) for body in bodies]
         message = array(header=self._header(stamp_ns, frame_id), skeletons=skeletons)
-        self._put(topic, "actrec_msgs/msg/SkeletonArray", stamp_ns, message)
+        self._write_message(topic, "actrec_msgs/msg/SkeletonArray", stamp_ns, message)
 
-    def _give_up(self, error: OSError) -> None:
+    def _abort(self, error: OSError) -> None:
         self._open = False
         self._writer.abort()
         raise DeviceError(
             f"recording '{self.path}' stopped after {sum(self.counts.values())} messages: {error.strerror}; free "
-            f"space, then save what is there with `actrec record --recover '{self.path}' --out NEW`"
+            f"space, then recover it with `actrec record --recover '{self.path}' --out NEW`"
         ) from error
 
-    def _store(self, msgtype: str) -> Any:
+    def _typestore(self, msgtype: str) -> Any:
         if msgtype not in self._stores:
             self._stores[msgtype] = typestore_with(msgtype)
         return self._stores[msgtype]
 
     def _message(self, msgtype: str, owner: str = "") -> Any:
-        return self._store(owner or msgtype).types[msgtype]
+        return self._typestore(owner or msgtype).types[msgtype]
 
-    def _put(self, topic: str, msgtype: str, stamp_ns: int, message: Any) -> None:
+    def _write_message(self, topic: str, msgtype: str, stamp_ns: int, message: Any) -> None:
         self.add_topic(topic, msgtype)
-        self.write(topic, stamp_ns, self._store(msgtype).serialize_cdr(message, msgtype))
+        self.write(topic, stamp_ns, self._typestore(msgtype).serialize_cdr(message, msgtype))
 
     def _header(self, stamp_ns: int, frame_id: str) -> Any:
         image = "sensor_msgs/msg/Image"
@@ -286,10 +240,10 @@ class BagWriter:
     def _encode_depth(self, depth: np.ndarray) -> np.ndarray:
         if self._depth_encoding == "32FC1":
             return depth.astype(np.float32, copy=False)
-        millimetres = depth * _MILLIMETRES
+        millimeters = depth * _MILLIMETERS
         with np.errstate(invalid="ignore"):
-            millimetres[~((millimetres > 0) & (millimetres < 65535.5))] = 0
-        return np.rint(millimetres).astype(np.uint16)
+            millimeters[~((millimeters > 0) & (millimeters < 65535.5))] = 0
+        return np.rint(millimeters).astype(np.uint16)
 
     def _info(self, intrinsics: Intrinsics, header: Any) -> Any:
         owner = "sensor_msgs/msg/CameraInfo"
@@ -321,3 +275,47 @@ class BagWriter:
             pixels=np.ascontiguousarray(body.pixels, np.float32).reshape(-1),
             confidences=np.ascontiguousarray(body.scores, np.float32),
         )
+
+
+def typestore_with(*names: str) -> Any:
+    """Return a `rosbags` typestore with these message types ("sensor_msgs/msg/Image") and all their fields' types.
+
+    Raises:
+        InputError: A definition is not found; the message lists the searched folders.
+    """
+    known: dict[str, Any] = {}
+    pending = list(names)
+    while pending:
+        name = pending.pop()
+        if name in known:
+            continue
+        found = _definition(name)
+        known.update(found)
+        pending += [other for other in _field_types(found) if other not in known]
+    store = get_typestore(Stores.EMPTY)
+    store.register(known)
+    return store
+
+
+@cache
+def _definition(name: str) -> dict[str, Any]:
+    package, _, message = name.split("/")
+    folders = [
+        Path(prefix) / "share" / package for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(":") if prefix
+    ]
+    for folder in [*folders, _SOURCES / package]:
+        file = folder / "msg" / f"{message}.msg"
+        if file.is_file():
+            return get_types_from_msg(file.read_text(), name)
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    if name in store.fielddefs:
+        return {name: store.fielddefs[name]}
+    raise InputError(
+        f"the definition of {name} is found neither under AMENT_PREFIX_PATH nor in {_SOURCES}; "
+        f"source the workspace that builds {package}"
+    )
+
+
+def _field_types(definitions: dict[str, Any]) -> set[str]:
+    """Return the message types that these definitions refer to."""
+    return set(re.findall(r"'(\w+/msg/\w+)'", repr(list(definitions.values()))))

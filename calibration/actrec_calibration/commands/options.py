@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from actrec import cameras
-from actrec.recordings.video import SUFFIXES
+from actrec.recordings.video import IMAGE_SUFFIXES
 from actrec.utils import config
 from actrec.utils.config import build
 from actrec.utils.errors import ConfigError, DeviceError, InputError
@@ -187,8 +187,8 @@ def gather(args: argparse.Namespace, board: Board, keep: Path, wanted: CoverageC
     driver_options(args)
     if args.preview and args.folder:
         raise ConfigError("--preview shows live images: leave it out with a FOLDER of pictures")
-    if args.preview and Path(args.preview).suffix.lower() not in SUFFIXES:
-        raise ConfigError(f"--preview is '{args.preview}', expected a picture: {', '.join(sorted(SUFFIXES))}")
+    if args.preview and Path(args.preview).suffix.lower() not in IMAGE_SUFFIXES:
+        raise ConfigError(f"--preview is '{args.preview}', expected a picture: {', '.join(sorted(IMAGE_SUFFIXES))}")
     return from_folder(board, args.folder) if args.folder else _live(args, board, keep, wanted)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from actrec import datasets
 from actrec.datasets.base import ClipDataset
-from actrec.recordings.labels import plain
+from actrec.recordings.labels import normalize_name
 from actrec.utils.errors import ActrecError, ConfigError
 from actrec_models.training.recipe import Recipe
 
@@ -56,8 +56,8 @@ def left_out(recipe: Recipe, others: Iterable[str], classes: Iterable[str]) -> l
         others: The unknown dataset's classes.
         classes: Those of the network. `Sit_down` is called as `sit down` is.
     """
-    known = {plain(name) for name in classes}
-    return [name for name in others if name in recipe.unknown_exclude or plain(name) in known]
+    known = {normalize_name(name) for name in classes}
+    return [name for name in others if name in recipe.unknown_exclude or normalize_name(name) in known]
 
 
 def taken(recipe: Recipe, classes: Sequence[str], data_root: str, part: str) -> OtherActions:

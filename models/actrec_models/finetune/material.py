@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from actrec.datasets.base import Clip, Entry
 from actrec.datasets.user_folder import Folder
-from actrec.recordings.labels import FILE, alike
+from actrec.recordings.labels import LABELS_FILE, find_respelling
 from actrec.types import UNKNOWN
 from actrec.utils import config
 from actrec.utils.config import setting
@@ -103,7 +103,7 @@ def read_material(source: Folder, progress: bool = True) -> Material:
         recordings.append(identity)
     for names, what in ((source.classes, "learnt as two actions"), (sorted(set(people)), "judged as two people")):
         for name in names:
-            if (other := alike(name, names)) > name:  # each pair once
+            if (other := find_respelling(name, names)) > name:  # each pair once
                 logger.warning("'%s' and '%s' are %s: write them alike if they are one", name, other, what)
     print_of_all = source.fingerprint(entries)
     found = Material(clips, source.classes, tuple(people), tuple(skipped), print_of_all, tuple(recordings))
@@ -116,7 +116,7 @@ def read_material(source: Folder, progress: bool = True) -> Material:
 
 def _more(source: Folder) -> str:
     """How more recordings come into a folder; `actrec record` adds to none that has a folder a class."""
-    if (source.root / FILE).exists():
+    if (source.root / LABELS_FILE).exists():
         return f"record more: actrec record --label NAME --out '{source.root}'"
     return "record more into another folder (actrec record --label NAME --out DIR) and move them to that of their label"
 

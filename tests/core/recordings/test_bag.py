@@ -159,7 +159,7 @@ def test_a_bag_without_camera_info(tmp_path, bag):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"width": 32, "height": 24}, "is of 32×24 images, but the color images are 64×48"),
+        ({"width": 32, "height": 24}, "is for 32×24 images, but the color images are 64×48"),
         ({"width": W, "height": H, "fx": 0.0}, "uncalibrated camera"),
         ({"width": W, "height": H, "fx": float("nan")}, "uncalibrated camera"),
         ({"width": W, "height": H, "model": "equidistant"}, "distortion 'equidistant'"),
@@ -192,7 +192,7 @@ def test_depth_pairs_within_half_a_frame(tmp_path, bag, caplog):
     frames = frames_of(tmp_path / "b")
     pairs = [(int(f.color[0, 0, 0]), round(float(f.depth[0, 0]) * 1000) - 1000) for f in frames]
     assert pairs == [(0, 0), (1, 1), (2, 2), (4, 3), (5, 5)] or pairs == [(0, 0), (1, 1), (2, 2), (4, 4), (5, 5)]
-    assert "left out 1 color images without depth" in caplog.text
+    assert "skipped 1 color images without depth" in caplog.text
 
 
 def test_depth_that_never_pairs(tmp_path, bag):
@@ -329,7 +329,7 @@ def test_unfinished_and_absent_bags(tmp_path, bag):
     with pytest.raises(DeviceError, match="there is no recording"):
         open_recording(tmp_path / "nowhere")
     (tmp_path / "x.txt").write_text("x")
-    with pytest.raises(InputError, match="is no recording that is known by its name"):
+    with pytest.raises(InputError, match="is not a known recording"):
         open_recording(tmp_path / "x.txt")
     with pytest.raises(ConfigError, match="unknown recording format 'rosbag1'; known: bag, folder, skeleton, video"):
         open_recording(tmp_path / "x.txt", format="rosbag1")

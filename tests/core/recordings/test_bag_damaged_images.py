@@ -37,7 +37,7 @@ def test_a_frame_whose_image_is_damaged_is_left_out(tmp_path, bag, caplog):
     path = written(bag, tmp_path / "color", [JPEG, NOISE, JPEG, b"", JPEG])
     with caplog.at_level(logging.WARNING):
         assert played(path) == ([0, 2, 4], 2)
-    assert "left out 2 frames whose images cannot be decoded" in caplog.text
+    assert "skipped 2 frames whose images cannot be decoded" in caplog.text
     assert played(written(bag, tmp_path / "depth", [JPEG] * 4, [PNG, PNG, NOISE, PNG])) == ([0, 1, 3], 1)
 
 

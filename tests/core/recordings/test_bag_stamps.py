@@ -26,7 +26,7 @@ def test_images_without_stamps_go_by_the_times_of_their_recording(tmp_path, bag,
             b.image(DEPTH, stamp, np.roll(MILLIMETRES, k, axis=1), "16UC1", log_time=START + k * PERIOD + lag)
     with caplog.at_level(logging.WARNING):
         frames = frames_of(tmp_path / "b")
-    assert f"the images on {COLOR} all have one stamp, {stamp / 1e9:g} s" in caplog.text
+    assert f"all images on {COLOR} have the stamp {stamp / 1e9:g} s" in caplog.text
     assert [frame.stamp_ns for frame in frames] == [START + k * PERIOD for k in range(5)]
     for k, frame in enumerate(frames):
         np.testing.assert_array_equal(frame.color, np.roll(RGB, k, axis=1))
@@ -41,7 +41,7 @@ def test_stamps_that_repeat_now_and_then_are_kept(tmp_path, bag, caplog):
         for k, stamp in enumerate(stamps):
             b.image(COLOR, stamp, RGB, "rgb8", log_time=START + k * PERIOD)
     assert [frame.stamp_ns for frame in frames_of(tmp_path / "b")] == stamps
-    assert "all have one stamp" not in caplog.text
+    assert "have the stamp" not in caplog.text
 
 
 @pytest.mark.parametrize("plugin", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
@@ -67,15 +67,13 @@ def test_a_file_compressed_message_by_message_plays_without_its_metadata(tmp_pat
 
 def test_a_bag_of_ros_1_says_how_to_convert_it(tmp_path):
     (tmp_path / "walk.bag").write_bytes(b"#ROSBAG V2.0\n")
-    with pytest.raises(
-        InputError, match="a bag of ROS 1: convert it with `rosbags-convert --src '.*walk.bag' --dst NEW`"
-    ):
+    with pytest.raises(InputError, match="a ROS 1 bag: convert it with `rosbags-convert --src '.*walk.bag' --dst NEW`"):
         open_recording(tmp_path / "walk.bag")
 
 
 def test_a_file_of_a_compressed_bag_is_for_its_folder(tmp_path):
     (tmp_path / "walk_0.mcap.zstd").write_bytes(b"\x28\xb5\x2f\xfd")
-    with pytest.raises(InputError, match="walk_0.mcap.zstd' is a file of a compressed bag: play the bag's folder"):
+    with pytest.raises(InputError, match="walk_0.mcap.zstd' is part of a compressed bag: play the bag's folder"):
         open_recording(tmp_path / "walk_0.mcap.zstd")
 
 
@@ -96,7 +94,7 @@ def test_a_database_whose_log_was_not_written_back(tmp_path, bag):
             shutil.copy(each, tmp_path / "killed" / each.name)
     killed = tmp_path / "killed" / file.name
     for path in (killed, killed.parent):
-        with pytest.raises(InputError, match=f"not finished: messages lie in '{file.name}-wal' still") as said:
+        with pytest.raises(InputError, match=f"not finished: '{file.name}-wal' still holds messages") as said:
             open_recording(path)
     subprocess.run(str(said.value).split("`")[1], shell=True, check=True)
     assert len(frames_of(killed)) == 4

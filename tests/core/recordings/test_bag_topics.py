@@ -39,8 +39,8 @@ def test_depth_that_is_not_registered_is_said_once(tmp_path, bag, caplog):
             b.image("/camera/depth/image_rect_raw", stamp, MILLIMETRES, "16UC1", frame_id="depth_lens")
             b.image(COLOR, stamp, RGB, "rgb8")
     assert len(frames_of(tmp_path / "b")) == 3
-    assert caplog.text.count("depth on /camera/depth/image_rect_raw is seen from 'depth_lens', color from 'lens'") == 1
-    assert "it is not registered here (the bag has no camera_info of it)" in caplog.text
+    assert caplog.text.count("depth on /camera/depth/image_rect_raw is in frame 'depth_lens', color in 'lens'") == 1
+    assert "(the bag has no camera_info for it)" in caplog.text
     assert len(frames_of(tmp_path / "b", depth_topic="none")) == 3
     assert caplog.text.count("depth_lens") == 1
 
@@ -51,7 +51,7 @@ def test_a_recording_of_librealsense_is_for_its_driver(tmp_path, bag):
         b.info("/device_0/sensor_1/Color_0/image/camera_info", START, W, H)
         b.image(depth, START, MILLIMETRES, "16UC1")
         b.image(color, START, RGB, "rgb8")
-    with pytest.raises(ConfigError, match="is a recording of librealsense, .*: play it with driver realsense"):
+    with pytest.raises(ConfigError, match="was recorded by librealsense, .*: play it with driver realsense"):
         open_recording(tmp_path / "b")
     assert frames_of(tmp_path / "b", depth_topic="none")[0].depth is None
     assert frames_of(tmp_path / "b", depth_topic=depth, depth_scale=0.0001)[0].depth is not None

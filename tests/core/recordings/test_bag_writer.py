@@ -228,7 +228,7 @@ def test_a_topic_of_another_kind_costs_the_others_nothing(tmp_path, person_frame
     (tmp_path / "cut.mcap").write_bytes(whole[:head] + json + whole[head:-100])
     counts = recover(tmp_path / "cut.mcap", tmp_path / "saved")
     assert counts["/camera/color/image_raw"] == 2 and "/map" not in counts
-    assert caplog.text.count("/map (foo.Bar) is left out: its definition in the bag cannot be read") == 1
+    assert caplog.text.count("skipping /map (foo.Bar): its definition in the bag cannot be read") == 1
 
 
 def test_messages_are_saved_one_by_one(tmp_path, person_frames, monkeypatch):
@@ -253,7 +253,7 @@ def test_messages_are_saved_one_by_one(tmp_path, person_frames, monkeypatch):
 
 def test_recovering_what_cannot_be(tmp_path, person_frames):
     (tmp_path / "x.mcap").write_bytes(b"rubbish and more rubbish")
-    with pytest.raises(InputError, match="is no mcap file"):
+    with pytest.raises(InputError, match="is not an mcap file"):
         recover(tmp_path / "x.mcap", tmp_path / "y")
     (tmp_path / "z.mcap").write_bytes(b"\x89MCAP0\r\n")
     with pytest.raises(InputError, match="holds no whole message"):
@@ -318,7 +318,7 @@ def test_a_killed_recorder_loses_nothing_that_was_flushed(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait(timeout=60)
     assert not (tmp_path / "b/metadata.yaml").exists()
-    with pytest.raises(InputError, match="was not finished; save it with `actrec record --recover"):
+    with pytest.raises(InputError, match="was not finished; recover it with `actrec record --recover"):
         open_recording(tmp_path / "b")
     assert recover(tmp_path / "b", tmp_path / "saved")["/camera/color/image_raw"] == 20
 

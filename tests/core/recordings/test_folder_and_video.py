@@ -57,7 +57,7 @@ def test_nothing_is_guessed(data_root):
     folder = data_root / "rgbd/person_turning"
     with pytest.raises(InputError, match="has no intrinsics: give option intrinsics="):
         open_recording(folder)
-    with pytest.raises(InputError, match=r"does not say how long a unit of depth is: give option depth_scale \(0\.001"):
+    with pytest.raises(InputError, match=r"has no depth scale: give option depth_scale \(0\.001"):
         open_recording(folder, RecordingConfig(intrinsics=F525))
     with pytest.raises(ConfigError, match="expected four numbers"):
         open_recording(folder, RecordingConfig(intrinsics="525,525,x,1"))
@@ -84,7 +84,7 @@ def test_intrinsics_yaml_in_the_folder(tmp_path, caplog):
     assert frames[0].intrinsics.fy == 31 and frames[0].depth[0, 0] == pytest.approx(1.0)
     assert frames_of(tmp_path / "f", depth_scale=0.001)[0].depth[0, 0] == pytest.approx(2.0)
     (tmp_path / "f/intrinsics.yaml").write_text(text.replace("width: 32", "width: 640"))
-    with pytest.raises(InputError, match="of 640×24 images, but these are 32×24"):
+    with pytest.raises(InputError, match="for 640×24 images, but these are 32×24"):
         open_recording(tmp_path / "f", RecordingConfig(depth_scale=0.001))
     for broken, message in (
         ("fx: 30", "lacks 'width'"),
@@ -129,7 +129,7 @@ def test_tum_stamps_pair_in_time(tmp_path, caplog):
     frames = frames_of(small_folder(tmp_path, names), intrinsics="30,30,15,11", depth_scale=0.0002)
     assert len(frames) == 3
     assert abs(frames[0].stamp_ns - 1305031102175304000) < 1000
-    assert "1 of 4 color images have no depth" in caplog.text
+    assert "skipping 1 of 4 color images without depth" in caplog.text
 
 
 def test_folders_in_capitals(tmp_path):
@@ -203,7 +203,7 @@ def test_what_a_mac_leaves_beside_pictures_is_none(tmp_path):
     for name in ("._a_9.png", "._a_10.png"):
         (tmp_path / name).write_bytes(b"\0\5\x16\7" + bytes(100))
     assert [file.name for file in video.image_files(tmp_path)] == ["a_9.png", "a_10.png"]
-    assert video.read_folder_head(tmp_path).frames == 2
+    assert video.read_folder_info(tmp_path).frames == 2
 
 
 def test_ntu_video_is_turned_back(data_root, caplog):

@@ -55,7 +55,7 @@ def test_a_video_that_is_cut_off_says_where(tmp_path, caplog):
         (tmp_path / "cut.mkv").write_bytes(data[: len(data) // 2])
         left = ticks_of(tmp_path / "cut.mkv")
     assert 10 < len(left) < 50
-    assert f"cut.mkv' ends at {left[-1] / 10:.1f} s of the 6.0 s that it states: it is cut off" in caplog.text
+    assert f"cut.mkv' ends at {left[-1] / 10:.1f} s of its stated 6.0 s: it is truncated" in caplog.text
 
 
 def test_a_video_that_starts_late_is_whole(tmp_path, caplog):
@@ -74,5 +74,6 @@ def test_a_slow_video_is_whole(tmp_path, caplog, name):
 def test_a_recording_of_an_azure_kinect_is_for_its_driver(tmp_path, caplog):
     assert ticks_of(written(tmp_path / "k.mkv", range(3), K4A_DEPTH_MODE="NFOV_UNBINNED")) == [0, 1, 2]
     assert (
-        "k.mkv' is of an Azure Kinect: its depth comes with driver azure_kinect and its option recording" in caplog.text
+        "k.mkv' is from an Azure Kinect; to get its depth, use driver azure_kinect with its option recording"
+        in caplog.text
     )

@@ -11,7 +11,7 @@ from actrec.datasets.shrec17 import read_shrec17_npz
 from actrec.features.specs import InputSpec
 from actrec.inference import zoo
 from actrec.inference.tensorrt import comparison
-from actrec.perception.recordings import HANDS, read_hands
+from actrec.perception.recorded_joints import HANDS, read_hands
 from actrec.recordings.rosbag.writer import typestore_with
 from actrec.utils.errors import ConfigError, InputError
 

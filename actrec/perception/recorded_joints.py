@@ -1,0 +1,195 @@
+"""Bodies and hands of recordings as joint sequences: recorded, or estimated from images and cached."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actrec.datasets.shrec17 import read_gesture
+from actrec.perception.pipeline import BodyPerception
+from actrec.recordings import open_recording, sniff
+from actrec.recordings.base import RecordingConfig, existing, log
+from actrec.recordings.rosbag.reader import message_types, messages, open_reader, reading, stamp_ns
+from actrec.recordings.rosbag.skeletons import SKELETONS, SkeletonBagRecording, choose_topic, typestore_of
+from actrec.recordings.skeleton_files import open_sequence
+from actrec.skeleton.conversions import convert
+from actrec.skeleton.sequence import SkeletonSequence, load_npz
+from actrec.types import Body, RgbdFrame
+from actrec.utils.errors import ConfigError, InputError
+
+HANDS = "actrec_msgs/msg/HandArray"
+
+CACHE_VERSION = 1
+"""Increase it when the estimator returns other joints for the same images."""
+
+_CACHE_KEYS = ("stamps_ns", "bodies", "scores", "pixels", "body_ids")
+
+
+def read_bodies(path: str | Path, config: RecordingConfig | None = None) -> SkeletonSequence:
+    """Return all bodies of a recording in `kinect_v2_25`.
+
+    Skeletons in a bag are used if there are any. Otherwise `BodyPerception` estimates them from the images, once: the
+    result is cached in `cache_folder()`.
+
+    Args:
+        path: A bag, skeleton file, video, or folder of images.
+        config: Settings that complete or override the recording.
+
+    Raises:
+        DeviceError: The path does not exist.
+        InputError: The recording is corrupt, has neither joints nor images, or shows no person.
+        ConfigError: An option does not fit it.
+        MissingLibraryError: A library is not installed.
+    """
+    path, config = existing(path), config or RecordingConfig()
+    kind = sniff(path)
+    if kind == "skeleton":
+        sequence = open_sequence(path, config.sequence or None, config.fps)
+    elif kind == "bag" and SKELETONS in message_types(path):
+        with SkeletonBagRecording(path, config) as bag:
+            sequence = stack_bodies(path.stem, ((f.stamp_ns, f.skeletons) for f in bag.frames()))
+    else:
+        sequence = _read_estimated(path, config)
+    if not len(sequence) or not np.isfinite(sequence.bodies).any():
+        raise InputError(f"'{path}' shows no person in any of its {len(sequence)} frames; record it again")
+    return sequence
+
+
+def stack_bodies(name: str, frames: Iterable[tuple[int, list[Body]]]) -> SkeletonSequence:
+    """Stack the bodies of successive frames into a sequence with one track for each id.
+
+    Args:
+        name: Name of the sequence.
+        frames: (stamp in ns, bodies in `kinect_v2_25`); frames whose stamp does not increase are skipped.
+    """
+    kept: list[tuple[int, list[Body]]] = []
+    for stamp, bodies in frames:
+        if not kept or stamp > kept[-1][0]:
+            kept.append((stamp, bodies))
+    ids = tuple(dict.fromkeys(body.body_id for _, bodies in kept for body in bodies))
+    shape = len(ids), len(kept), 25
+    positions, pixels = (np.full((*shape, size), np.nan, np.float32) for size in (3, 2))
+    scores = np.zeros(shape, np.float32)
+    for t, (_, bodies) in enumerate(kept):
+        for body in bodies:
+            m = ids.index(body.body_id)
+            positions[m, t], pixels[m, t], scores[m, t] = body.positions, body.pixels, body.scores
+    stamps = np.array([stamp for stamp, _ in kept], np.int64)
+    return SkeletonSequence(name, stamps, positions, scores, pixels, ids, meta={"format": "tracks"})
+
+
+def read_hands(path: str | Path, layout: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return all hands of a recording.
+
+    Args:
+        path: A bag with `HandArray` messages, or a `skeletons_world.txt` of SHREC'17.
+        layout: Layout of the returned joints: `hand_22`, or as recorded.
+
+    Returns:
+        Stamps [T] int64 ns, and joints [M, T, V, 3] float32 meters in the optical frame, NaN if missing; M counts each
+        side of each person.
+
+    Raises:
+        DeviceError: The path does not exist.
+        InputError: The recording is corrupt, of another kind, or shows no hand.
+        ConfigError: A bag has several topics of hands.
+    """
+    path = existing(path)
+    if path.suffix == ".txt":
+        gesture = read_gesture(path)
+        stamps, hands = gesture.stamps_ns, gesture.hands
+        if layout != "hand_22":
+            raise InputError(f"'{path}' holds joints in hand_22, not in {layout}")
+    elif sniff(path) == "bag":
+        stamps, hands = _read_bag_hands(path, layout)
+    else:
+        raise InputError(f"'{path}' holds no hands: give bags with {HANDS} messages, or skeletons_world.txt files")
+    if not np.isfinite(hands).any():
+        raise InputError(f"'{path}' shows no hand in any of its {len(stamps)} frames; record it again")
+    return stamps, hands
+
+
+def cache_folder() -> Path:
+    """Return the folder of cached skeletons; it may be emptied at any time."""
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(root).expanduser() / "actrec/skeletons"
+
+
+def _read_estimated(path: Path, config: RecordingConfig) -> SkeletonSequence:
+    file = cache_folder() / f"{_cache_key(path, config)}.npz"
+    if file.is_file():
+        with contextlib.suppress(InputError):  # a damaged cache is replaced
+            a = load_npz(file, _CACHE_KEYS)
+            ids = tuple(str(body_id) for body_id in a["body_ids"])
+            return SkeletonSequence(path.stem, a["stamps_ns"], a["bodies"], a["scores"], a["pixels"], ids)
+    try:
+        recording = open_recording(path, config)
+    except ConfigError as error:
+        raise ConfigError(f"'{path}': {error}") from error
+    with recording:
+        sequence = stack_bodies(path.stem, _estimate_bodies(recording.frames()))
+    _write_cache(file, sequence)
+    return sequence
+
+
+def _estimate_bodies(frames: Iterator[RgbdFrame]) -> Iterator[tuple[int, list[Body]]]:
+    with contextlib.closing(BodyPerception()) as perception:
+        for frame in frames:
+            yield frame.stamp_ns, perception.process(frame)
+
+
+def _cache_key(path: Path, config: RecordingConfig) -> str:
+    """Hash the recording's files (by size and time), the options and the estimator's version."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    sizes = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
+    content = json.dumps([CACHE_VERSION, str(path.resolve()), sizes, asdict(config)])
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def _write_cache(file: Path, sequence: SkeletonSequence) -> None:
+    """Write the cache atomically; only warn on failure, because it can be estimated again."""
+    staging = file.with_name(f".{file.stem}.{os.getpid()}.npz")
+    arrays = {key: getattr(sequence, key) for key in _CACHE_KEYS[:-1]}
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(staging, **arrays, body_ids=np.array(sequence.body_ids, dtype=np.str_))
+        os.replace(staging, file)
+    except OSError as error:
+        staging.unlink(missing_ok=True)
+        log.warning("cannot cache the skeletons of '%s' in %s: %s", sequence.name, file.parent, error.strerror)
+
+
+def _read_bag_hands(path: Path, layout: str) -> tuple[np.ndarray, np.ndarray]:
+    reader = open_reader(path)
+    try:
+        if not any(c.msgtype == HANDS and c.msgcount for c in reader.connections):
+            raise InputError(f"bag '{path}' holds no {HANDS} messages: record the topic hands")
+        topic = choose_topic(path, reader, HANDS, ("/hands",))
+        store = typestore_of(path, reader, topic, HANDS)
+        frames: dict[int, dict[str, np.ndarray]] = {}
+        with reading(path):
+            for _, _, raw in messages(reader, [topic]):
+                hands = store.deserialize_cdr(raw, HANDS).hands
+                frames.setdefault(stamp_ns(raw), {}).update(
+                    {f"{h.body_id} {h.side}": _hand_joints(h, layout) for h in hands}
+                )
+    finally:
+        reader.close()
+    stamps = sorted(frames)
+    names = dict.fromkeys(name for hands in frames.values() for name in hands)
+    missing = next(
+        (np.full_like(joints, np.nan) for hands in frames.values() for joints in hands.values()), np.empty(0)
+    )
+    tracks = [[frames[stamp].get(name, missing) for stamp in stamps] for name in names]
+    return np.array(stamps, np.int64), np.array(tracks, np.float32)
+
+
+def _hand_joints(hand: Any, layout: str) -> np.ndarray:
+    positions = np.array([(p.x, p.y, p.z) for p in hand.positions], np.float32).reshape(-1, 3)
+    return convert(positions, np.array(hand.confidences, np.float32), hand.layout, layout)[0]
