@@ -19,7 +19,7 @@ from actrec.cli import Parser
 from actrec.cli.arguments import amount, count
 from actrec.scene_flow import base, camera_motion
 from actrec.scene_flow.base import SceneFlow, resize
-from actrec.scene_flow.primal_dual import cupy_device, reference
+from actrec.scene_flow.primal_dual import gpu
 from actrec.scene_flow.primal_dual.cpu import CpuSolver
 from actrec.scene_flow.primal_dual.settings import Level, PdFlowConfig
 from actrec.simulation import room, stage
@@ -279,7 +279,7 @@ def _methods(threads: int) -> dict[str, SceneFlow]:
 
 def _estimators(threads: int) -> dict[str, SceneFlow]:
     """Those that estimate; on the GPU too where there is one."""
-    on_gpu = {"pd_flow_cuda": scene_flow.create("pd_flow", device="cuda")} if cupy_device.available() else {}
+    on_gpu = {"pd_flow_cuda": scene_flow.create("pd_flow", device="cuda")} if gpu.available() else {}
     return {
         **on_gpu,
         "pd_flow": scene_flow.create("pd_flow", device="cpu", threads=threads),
@@ -377,7 +377,7 @@ def authors_pair(folder: Path, threads: int) -> tuple[np.ndarray, Level, np.ndar
     first = pyramids[0][0]
     flow = solver.solve(pyramids[0], pyramids[1])
     written = np.loadtxt(folder / "pdflow_results01.txt")[:, 2:].reshape(240, 320, 3)
-    return reference.metric(flow, first), first, written[..., [1, 2, 0]]  # forwards, right, down
+    return first.motion(flow), first, written[..., [1, 2, 0]]  # forwards, right, down
 
 
 # -- warping -----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 
 import argparse
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from actrec.cli import Parser
 from actrec.cli.arguments import count
 from actrec.datasets.base import Clip, ClipDataset
 from actrec.features import inputs
-from actrec.features.skeleton import RunningNormalizer, SkeletonPreprocessing, stack
+from actrec.features.skeleton import SkeletonPreprocessing, placement, stack
 from actrec.inference import package
 from actrec.inference.streaming import StreamingSession
+from actrec.skeleton import layouts
 from actrec.utils import config
+from actrec.utils.errors import InputError
 from actrec.utils.threads import usable_cores
 from actrec_models.data import augmentation
 from actrec_models.export import exporter, onnx_graph
@@ -240,3 +243,39 @@ class _Forms:
     def _batches(self) -> Iterator[list[Clip]]:
         for start in range(0, len(self.clips), BATCH):
             yield [self.clips[i] for i in range(start, min(start + BATCH, len(self.clips)))]
+
+
+class RunningNormalizer:
+    """Streaming counterpart of `normalize` with `placing` "running": one frame at a time.
+
+    A window is normalized by all of its frames; a stream cannot change earlier frames. Each frame keeps the placement
+    estimated from the last `frames` frames, itself included.
+
+    Args:
+        frames: T of the network's window.
+        options: As for `normalize`.
+        layout: Joint layout.
+    """
+
+    def __init__(self, frames: int, options: SkeletonPreprocessing, layout: str = "kinect_v2_25"):
+        self.options, self.layout = options, layout
+        self._history: deque[np.ndarray] = deque(maxlen=frames)
+
+    def step(self, bodies: np.ndarray) -> np.ndarray:
+        """Normalize one frame's joints.
+
+        Args:
+            bodies: [M, V, 3] m in the optical frame, NaN for missing; body 0 defines the placement.
+
+        Returns:
+            [M, V, 3] float32 without NaN.
+
+        Raises:
+            InputError: Wrong shape.
+        """
+        bodies = np.asarray(bodies, dtype=np.float32)
+        joints = len(layouts.get(self.layout))
+        if bodies.ndim != 3 or bodies.shape[1:] != (joints, 3):
+            raise InputError(f"a frame's bodies are {list(bodies.shape)}, expected [M, {joints}, 3] ({self.layout})")
+        self._history.append(bodies[0].copy())  # the caller may reuse its buffer
+        return placement(np.stack(self._history), self.options, self.layout).apply(bodies, self.layout)

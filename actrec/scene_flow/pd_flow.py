@@ -1,4 +1,4 @@
-"""Scene flow by a primal-dual method: photometric and geometric terms, regularized on the surface, coarse to fine.
+"""Primal-dual scene flow: photometric and geometric terms, regularized on the surface, coarse to fine.
 
 Jaimez et al., "A Primal-Dual Framework for Real-Time Dense RGB-D Scene Flow", ICRA 2015.
 """
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from actrec.scene_flow.base import SceneFlow
-from actrec.scene_flow.primal_dual import cupy_device, reference
+from actrec.scene_flow.primal_dual import gpu
 from actrec.scene_flow.primal_dual.cpu import CpuSolver
 from actrec.scene_flow.primal_dual.gpu import GpuSolver
 from actrec.scene_flow.primal_dual.settings import Level, PdFlowConfig
@@ -18,21 +18,21 @@ from actrec.types import Intrinsics
 from actrec.utils import config
 
 _BRIDGED_PX = 3
-"""How far from the second image's depth its change is still known: farther into a hole nothing says it, and it is 0."""
+"""Width (px) of the rim of a hole in the second depth image that still gets a flow; farther in, depth is unknown."""
 
 
 class PdFlow(SceneFlow):
-    """The primal-dual scene flow, one formulation in three executions: numba on the CPU, CUDA, literal numpy.
+    """Primal-dual scene flow on the CPU (numba) or a GPU (CUDA).
 
-    Holes of the second image's depth are bridged for a few pixels from their rim; farther in the flow is NaN.
-    Where a stream of frames is given in order, the pyramid of each image is made once, and the flow of a pair is where
-    the next pair starts from (`warm_start`).
+    Holes of the second image's depth are bridged for a few pixels from their rim; farther in, the flow is NaN.
+    If frames are given in order, each image's pyramid is built once, and each pair starts from the previous pair's
+    flow (`warm_start`).
 
     Args:
         **options: Fields of `PdFlowConfig`.
 
     Raises:
-        MissingLibraryError, DeviceError: device is cuda, and CuPy or a GPU is absent.
+        MissingLibraryError, DeviceError: `device` is cuda, and CuPy or a GPU is missing.
     """
 
     config_class = PdFlowConfig
@@ -60,11 +60,11 @@ class PdFlow(SceneFlow):
         flow = self._solver.solve(first, second, before)
         self._last = image1, second, flow
         velocity = self._velocity(flow, image0, dt)
-        velocity[_unseen(image1.depth, flow)] = np.nan
+        velocity[_leads_into_hole(image1.depth, flow)] = np.nan
         return velocity
 
     def _first(self, image: Level) -> tuple[list[Any], np.ndarray | None]:
-        """The first image's pyramid, and the flow to start from where it is the last pair's second image."""
+        """Return the first image's pyramid, and the flow to start from if it was the previous pair's second image."""
         if self._last is not None:
             last, pyramid, flow = self._last
             same = image.camera == last.camera and np.array_equal(image.gray, last.gray)
@@ -73,22 +73,20 @@ class PdFlow(SceneFlow):
         return self._solver.pyramid(image.gray, image.depth, image.camera), None
 
     def _velocity(self, flow: np.ndarray, first: Level, dt: float) -> np.ndarray:
-        """[H, W, 3] m/s; NaN where the first image has no depth, or where nothing moves that fast."""
-        moved = reference.metric(flow, first) / np.float32(dt)
+        """Return [H, W, 3] m/s; NaN if the first image has no depth or the motion is too fast."""
+        moved = first.motion(flow) / np.float32(dt)
         moved[~(np.square(moved).sum(axis=-1) <= self.config.max_speed_m_s**2)] = np.nan
         return moved
 
 
-def _solver(config: PdFlowConfig) -> CpuSolver | GpuSolver | reference.ReferenceSolver:
-    if config.device == "reference":
-        return reference.ReferenceSolver(config)
-    if config.device == "cuda" or (config.device == "auto" and cupy_device.available()):
-        return GpuSolver(config, cupy_device.CupyDevice())
+def _solver(config: PdFlowConfig) -> CpuSolver | GpuSolver:
+    if config.device == "cuda" or (config.device == "auto" and gpu.available()):
+        return GpuSolver(config, gpu.CupyDevice())
     return CpuSolver(config, config.threads or os.cpu_count() or 1)
 
 
-def _unseen(depth: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """[H, W] where the flow [3, H, W] leads into a hole of the second image's depth (0), not into its rim."""
+def _leads_into_hole(depth: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """Return [H, W], whether the flow [3, H, W] leads into a hole of the second depth image, beyond its rim."""
     known = (depth > 0).astype(np.uint8)
     if known.all():
         return np.zeros(depth.shape, bool)

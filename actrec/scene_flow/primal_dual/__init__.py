@@ -1,1 +1,1 @@
-"""The primal-dual scene flow (PD-Flow): the literal reference, and what computes it fast."""
+"""Primal-dual scene flow (PD-Flow) on the CPU and on a GPU."""

@@ -1,11 +1,7 @@
-"""The primal-dual scene flow on the CPU (numba), in strips of rows among threads.
+"""Primal-dual scene flow on the CPU (numba), strips of rows shared among threads.
 
-What the primal-dual scene flow does once a level on the CPU: pyramid, terms of the energy, median, doubling.
-
-Each function does as its namesake in `reference`, for the rows `low` to `high` of its output where it takes them, so
-that threads may share an image.
-
-The weighted median of 3×3 that ends a level of the primal-dual scene flow, a row at a time, by a sorting network.
+The functions run once a level: pyramid, terms of the energy, weighted median, upsampling. Those that take `low` and
+`high` write these rows of their output only, so that threads can share an image. The iterations are in `sweeps`.
 """
 
 import itertools
@@ -18,8 +14,15 @@ import numba
 import numpy as np
 
 from actrec.scene_flow.primal_dual import sweeps
-from actrec.scene_flow.primal_dual.reference import DEPTH_STEP
-from actrec.scene_flow.primal_dual.settings import KEPT, Level, PdFlowConfig, coarse_start
+from actrec.scene_flow.primal_dual.settings import (
+    DEPTH_STEP,
+    KEPT,
+    Camera,
+    Level,
+    PdFlowConfig,
+    coarse_start,
+    half_camera,
+)
 from actrec.scene_flow.primal_dual.sweeps import TERMS
 
 _F = np.float32
@@ -35,7 +38,7 @@ _FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
 
 @numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
 def half(gray, depth, out_gray, out_depth, low, high):  # type: ignore[no-untyped-def]
-    """The next coarser level of gray and depth [H, W]."""
+    """Write the next coarser level of gray and depth [H, W]."""
     rows, columns = gray.shape
     column = np.empty(columns, np.float32)
     for y in range(low, high):
@@ -63,7 +66,7 @@ def _add(total, row, weight):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
 def _near(depth, x, y):  # type: ignore[no-untyped-def]
-    """The mean of the depths about a pixel that are its own surface's."""
+    """Return the weighted mean of the neighboring depths on the pixel's own surface."""
     rows, columns = depth.shape
     middle = depth[y, x]
     if not middle > 0:
@@ -82,7 +85,7 @@ def _near(depth, x, y):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
 def doubled(values, factor, out):  # type: ignore[no-untyped-def]
-    """`factor` times a level's values, between the pixels of the next finer one."""
+    """Write `factor` times a level's values, upsampled to the next finer level."""
     rows, columns = out.shape
     last = values.shape[0] - 1
     line = np.empty(values.shape[1], np.float32)
@@ -99,7 +102,7 @@ def doubled(values, factor, out):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True, inline="always")
 def _weights(x, last):  # type: ignore[no-untyped-def]
-    """Of the coarse pixels k − 1, k and k + 1 at the fine pixel x; none beyond the image."""
+    """Return k and the weights of the coarse pixels k − 1, k and k + 1 at the fine pixel x; 0 outside the image."""
     k = x // 2
     before, at, after = (_F(1), _F(6), _F(1)) if x % 2 == 0 else (_F(0), _F(4), _F(4))
     before = before if k > 0 else _F(0)
@@ -110,7 +113,7 @@ def _weights(x, last):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
 def surface(depth, fx, fy, cx, cy, rx, ry, low, high):  # type: ignore[no-untyped-def]
-    """Writes r_x and r_y."""
+    """Write r_x and r_y."""
     rows, columns = depth.shape
     for y in range(low, high):
         for x in range(columns):
@@ -128,7 +131,7 @@ def _closeness(side, away):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
 def gradients(gray, depth, rx, ry, ix, iy, zx, zy, low, high):  # type: ignore[no-untyped-def]
-    """Writes the gradients of gray and of depth."""
+    """Write the gradients of gray and of depth."""
     rows, columns = gray.shape
     for y in range(low, high):
         up, down = max(y - 1, 0), min(y + 1, rows - 1)
@@ -147,15 +150,15 @@ def gradients(gray, depth, rx, ry, ix, iy, zx, zy, low, high):  # type: ignore[n
 
 @numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
 def energy_terms(gray0, depth0, gray1, depth1, ix, iy, zx, zy, u, v, weights, out, change, low, high):  # type: ignore[no-untyped-def]
-    """Writes the planes `sweeps.TERMS` but rx and ry, which it reads, of the rows low to high.
+    """Write the rows low to high of the planes `sweeps.TERMS`, except rx and ry, which are read.
 
     Args:
         gray0, depth0, gray1, depth1: [H, W] of both images.
         ix, iy, zx, zy: Gradients of the second.
-        u, v: The flow along which it is drawn back.
-        weights: λ_I, λ_D, μ and how much less depth counts where it changes.
+        u, v: The flow along which the second image is warped back.
+        weights: λ_I, λ_D, μ and `depth_edges`.
         out: [18, H, W].
-        change: [H, W], written: the change of depth that the flow leaves.
+        change: [H, W], out: change of depth after warping.
     """
     smooth_i, smooth_d, depth_weight, edges = weights
     rows, columns = gray0.shape
@@ -173,13 +176,13 @@ def energy_terms(gray0, depth0, gray1, depth1, ix, iy, zx, zy, u, v, weights, ou
             hx = w00 * zx[y0, x0] + w01 * zx[y0, x1] + w10 * zx[y1, x0] + w11 * zx[y1, x1]
             hy = w00 * zy[y0, x0] + w01 * zy[y0, x1] + w10 * zy[y1, x0] + w11 * zy[y1, x1]
             d00, d01, d10, d11 = depth1[y0, x0], depth1[y0, x1], depth1[y1, x0], depth1[y1, x1]
-            seen = (
+            valid = (
                 (d00 > 0 or w00 <= 1e-6)
                 and (d01 > 0 or w01 <= 1e-6)
                 and (d10 > 0 or w10 <= 1e-6)
                 and (d11 > 0 or w11 <= 1e-6)
             )
-            z = w00 * d00 + w01 * d01 + w10 * d10 + w11 * d11 if seen else depth1[int(py + 0.5), int(px + 0.5)]
+            z = w00 * d00 + w01 * d01 + w10 * d10 + w11 * d11 if valid else depth1[int(py + 0.5), int(px + 0.5)]
             zt = z - depth0[y, x] if z > 0 else _F(0)
             change[y, x] = zt
             mu = depth_weight / (1 + edges * (hx * hx + hy * hy + zt * zt))
@@ -197,9 +200,9 @@ def energy_terms(gray0, depth0, gray1, depth1, ix, iy, zx, zy, u, v, weights, ou
             out[17, y, x] = 1 / (tau_u * gx * gx + tau_v * gy * gy + _EPS)
 
 
-assert TERMS.index("rx") == 7 and TERMS.index("reach") == 17  # as `terms` writes them
+assert TERMS.index("rx") == 7 and TERMS.index("reach") == 17  # as `energy_terms` writes them
 
-# 25 exchanges that sort nine (Knuth, The Art of Computer Programming 3, §5.3.4).
+# 25 exchanges that sort nine values (Knuth, The Art of Computer Programming 3, §5.3.4).
 _NETWORK = np.array(
     [
         *((0, 3), (1, 7), (2, 5), (4, 8), (0, 7), (2, 4), (3, 8), (5, 6), (0, 2), (1, 3), (4, 5), (7, 8), (1, 4)),
@@ -212,13 +215,13 @@ _FAR = _F(1e30)
 
 @numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
 def median(values, depth, change, weigh_depth, weigh_change, out, low, high):  # type: ignore[no-untyped-def]
-    """Writes the rows low to high of the filtered values [K, H, W] to `out`; pixels without depth keep theirs.
+    """Write the rows low to high of the 3×3 weighted median of values [K, H, W]; pixels without depth keep theirs.
 
     Args:
-        values: Fields to filter, each by the same weights.
-        depth: [H, W] metres, 0 for missing.
-        change: [H, W], change of depth at the pixel.
-        weigh_depth, weigh_change: How much less neighbors count by the squares of these.
+        values: Planes to filter, all with the same weights.
+        depth: [H, W] m, 0 for missing.
+        change: [H, W], change of depth over time.
+        weigh_depth, weigh_change: Factors on the squared differences that lower a neighbor's weight.
         out: [K, H, W].
         low, high: Rows.
     """
@@ -263,7 +266,7 @@ def _weigh(weights, depth, middle, change, weigh_depth, weigh_change):  # type: 
 
 @numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
 def _set(to, values):  # type: ignore[no-untyped-def]
-    """As `to[:] = values`, which takes three seconds longer to compile, for the message of unequal shapes."""
+    """Copy values; `to[:] = values` takes three seconds longer to compile, for its message about unequal shapes."""
     for x in range(to.size):
         to[x] = values[x]
 
@@ -287,7 +290,7 @@ def _exchange(a, b, weight_a, weight_b):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
 def _choose(found, values, weights, total):  # type: ignore[no-untyped-def]
-    """Where the weights of the sorted values sum to half of the total, between two values if need be."""
+    """Write the value at which the cumulated weights reach half of the total, interpolated between two values."""
     for x in range(found.size):
         goal, so_far = _F(0.5) * total[x], _F(0)
         found[x] = values[0, x]
@@ -305,39 +308,38 @@ def _known(out, found, value, depth):  # type: ignore[no-untyped-def]
 
 
 _ROWS = 30
-"""Fewer rows a thread are not worth its waking."""
+"""Minimum rows per thread: fewer take less time than waking the thread."""
 
 
 class CpuSolver:
-    """Solves on so many threads.
+    """Solver on a number of threads.
 
     Args:
         config: Settings.
-        threads: 1 for the caller's alone.
+        threads: 1 for the calling thread only.
     """
 
     def __init__(self, config: PdFlowConfig, threads: int):
         self.config, self.threads = config, threads
         self._pool: Executor | None = ThreadPoolExecutor(threads, "pd_flow") if threads > 1 else None
 
-    def pyramid(self, gray: np.ndarray, depth: np.ndarray, camera: tuple[float, float, float, float]) -> list[Level]:
-        """The levels of an image, finest first."""
+    def pyramid(self, gray: np.ndarray, depth: np.ndarray, camera: Camera) -> list[Level]:
+        """Return the levels of an image, finest first."""
         out = [Level(gray, depth, camera)]
         for _ in self.config.plan(gray.shape)[1:]:
             fine = out[-1]
             shape = ((fine.gray.shape[0] + 1) // 2, (fine.gray.shape[1] + 1) // 2)
             gray, depth = np.empty(shape, np.float32), np.empty(shape, np.float32)
             self._share(shape[0], half, fine.gray, fine.depth, gray, depth)
-            fx, fy, cx, cy = fine.camera
-            out.append(Level(gray, depth, (fx / 2, fy / 2, cx / 2, cy / 2)))
+            out.append(Level(gray, depth, half_camera(fine.camera)))
         return out
 
     def solve(self, first: list[Level], second: list[Level], start: np.ndarray | None = None) -> np.ndarray:
-        """The flow u, v (pixels) and w (metres) as [3, H, W], from the coarsest level to the finest.
+        """Return the flow u, v (pixels) and w (m) as [3, H, W], solved from the coarsest level to the finest.
 
         Args:
             first, second: Pyramids.
-            start: A flow of full size to start from; None for rest.
+            start: Initial flow at full size; None for no motion.
         """
         plan = self.config.plan(first[0].gray.shape)
         state = coarse_start(start, len(plan), first[-1].gray.shape)
@@ -361,7 +363,7 @@ class CpuSolver:
         state[6:] = start[3:]
         state = sweeps.iterate(state, terms, iterations, self._pool, self.threads)
         flow, filtered = state[:3], np.empty_like(start)
-        # At most a pixel more than the start; beyond that, its linear terms say nothing.
+        # The linearized terms hold within about a pixel of the initial flow.
         np.clip(flow[:2], start[:2] - 1, start[:2] + 1, out=flow[:2])
         flow[2, first.depth <= 0] = 0
         c = self.config
@@ -371,7 +373,7 @@ class CpuSolver:
         return filtered
 
     def _terms(self, first: Level, second: Level, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The terms [18, H, W], and the change of depth [H, W] that the start leaves."""
+        """Return the terms [18, H, W], and the change of depth [H, W] after warping by the initial flow."""
         rows, shape = len(first.gray), first.gray.shape
         terms = np.empty((len(sweeps.TERMS), *shape), np.float32)
         rx, ry, ix, iy, zx, zy = np.empty((6, *shape), np.float32)
@@ -386,7 +388,7 @@ class CpuSolver:
         return terms, change
 
     def _share(self, rows: int, work: Callable[..., Any], *arguments: Any) -> None:
-        """Shares the rows of an output among the threads."""
+        """Share the rows of an output among the threads."""
         strips = max(min(self.threads, rows // _ROWS), 1)
         if self._pool is None or strips == 1:
             work(*arguments, 0, rows)

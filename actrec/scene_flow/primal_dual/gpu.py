@@ -1,65 +1,155 @@
-"""The primal-dual scene flow on a GPU: which kernel runs on what, level by level."""
+"""Primal-dual scene flow on a GPU: launches the CUDA kernels level by level, through CuPy."""
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from actrec.scene_flow.primal_dual import sweeps
-from actrec.scene_flow.primal_dual.reference import DEPTH_STEP
-from actrec.scene_flow.primal_dual.settings import KEPT, PdFlowConfig, coarse_start
+from actrec.scene_flow.primal_dual.settings import DEPTH_STEP, KEPT, Camera, PdFlowConfig, coarse_start, half_camera
+from actrec.utils.errors import DeviceError, MissingLibraryError
+
+KERNELS = Path(__file__).with_name("kernels.cu")
+
+BLOCK = (32, 8)
+"""Threads of a block along and across the rows: 32 neighbors are read in one transaction."""
 
 STATE, TERMS = len(sweeps.STATE), len(sweeps.TERMS)
 """Planes of a state and of a level's terms, as in `kernels.cu`."""
 
 _RX = sweeps.TERMS.index("rx")
 
-Camera = tuple[float, float, float, float]
-
 
 class Device(Protocol):
-    """What runs the kernels; arrays are its own, float32, and sliced as numpy's are."""
+    """Interface that runs the kernels; its arrays are float32 and are sliced like numpy arrays."""
 
     def empty(self, shape: tuple[int, ...]) -> Any:
-        """An array that holds anything."""
+        """Return an uninitialized array."""
 
     def upload(self, values: np.ndarray, out: Any) -> None:
-        """Copies values to an array of that shape."""
+        """Copy values to a device array of the same shape."""
 
     def download(self, values: Any) -> np.ndarray:
-        """A copy of an array, when all that was launched is done."""
+        """Wait for all launched kernels and return a copy of an array."""
 
     def launch(self, name: str, arguments: tuple[Any, ...], shape: tuple[int, int]) -> None:
-        """Starts a kernel over an image [H, W]: arrays, int, float, then the image's rows and columns."""
+        """Launch a kernel over an image [H, W] with arrays, int and float, then rows and columns."""
 
     def recorded(self, work: Callable[[], None]) -> Callable[[], None]:
-        """What launches all that `work` launches, at less cost each time; has run it once."""
+        """Run `work` once; return a call that launches the same kernels at less cost."""
+
+
+def available() -> bool:
+    """Return whether CuPy is installed and finds a GPU."""
+    try:
+        return int(importlib.import_module("cupy").cuda.runtime.getDeviceCount()) > 0
+    except Exception:  # CuPy's own errors, or a missing driver library: no GPU in either case
+        return False
+
+
+class CupyDevice:
+    """The first CUDA GPU, through CuPy.
+
+    Raises:
+        MissingLibraryError: CuPy is not installed.
+        DeviceError: CuPy finds no GPU, or cannot compile the kernels for it.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self._cupy: Any = importlib.import_module("cupy")
+        except ImportError as error:
+            raise MissingLibraryError(
+                "pd_flow on a GPU needs CuPy: pip install 'cupy-cuda12x<14' (CUDA 13: cupy-cuda13x), or device=cpu"
+            ) from error
+        if not available():
+            raise DeviceError(
+                "CuPy finds no GPU: check nvidia-smi (on a Jetson: that CUDA is installed), or device=cpu"
+            )
+        cupy = self._cupy
+        self._stream = cupy.cuda.Stream(non_blocking=True)
+        try:
+            module = cupy.RawModule(code=KERNELS.read_text(), options=("--std=c++17",))
+            module.compile()
+        except cupy.cuda.compiler.CompileException as error:
+            raise DeviceError(f"CuPy cannot compile {KERNELS.name} for this GPU: {_first_line(error)}") from error
+        self._module, self._kernels = module, dict[str, Any]()
+
+    def empty(self, shape: tuple[int, ...]) -> Any:
+        """Return an uninitialized array."""
+        with self._stream:
+            return self._cupy.empty(shape, self._cupy.float32)
+
+    def upload(self, values: np.ndarray, out: Any) -> None:
+        """Copy values to a device array."""
+        out.set(np.ascontiguousarray(values, dtype=np.float32), stream=self._stream)
+
+    def download(self, values: Any) -> np.ndarray:
+        """Copy an array to the host."""
+        with self._stream:
+            host: np.ndarray = self._cupy.asnumpy(values, stream=self._stream)
+        self._stream.synchronize()
+        return host
+
+    def launch(self, name: str, arguments: tuple[Any, ...], shape: tuple[int, int]) -> None:
+        """Launch a kernel."""
+        if name not in self._kernels:
+            self._kernels[name] = self._module.get_function(name)
+        rows, columns = shape
+        grid = -(-columns // BLOCK[0]), -(-rows // BLOCK[1])
+        with self._stream:
+            self._kernels[name](grid, BLOCK, tuple(map(_typed, (*arguments, rows, columns))))
+
+    def recorded(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Capture the launches of `work` as a CUDA graph."""
+        work()  # loads the kernels, which must not happen during a capture
+        self._stream.synchronize()
+        with self._stream:
+            self._stream.begin_capture()
+            try:
+                work()
+            finally:
+                graph = self._stream.end_capture()
+        return lambda: graph.launch(stream=self._stream)
+
+
+def _typed(argument: Any) -> Any:
+    """Convert Python numbers to the kernels' int and float; CuPy would pass 64 bits."""
+    if isinstance(argument, int):
+        return np.int32(argument)
+    return np.float32(argument) if isinstance(argument, float) else argument
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @dataclass(frozen=True)
 class DeviceLevel:
-    """An image at one size: gray and depth [2, H, W] on the device, and fx, fy, cx, cy."""
+    """An image at one size: gray and depth [2, H, W] on the device, and its intrinsics."""
 
     planes: Any
     camera: Camera
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
+        """Return rows and columns."""
         return self.planes.shape[-2], self.planes.shape[-1]
 
 
 @dataclass
 class _Workspace:
-    """Arrays of a level, used for one pair after the other.
+    """Arrays of a level, reused for each pair.
 
     Attributes:
-        start, done: What the level starts from and ends with, [10, H, W].
-        state, other: The iterations go from one to the other and back, [13, H, W].
+        start, done: Initial and final planes of the level, [10, H, W].
+        state, other: States that the iterations alternate between, [13, H, W].
         terms: [18, H, W].
-        limited, change, closeness, slopes: Planes in between.
-        iterate: Launches all of the level's iterations; None before the first time.
+        limited, change, closeness, slopes: Intermediate planes.
+        iterate: Launches all iterations of the level; None before the first run.
     """
 
     start: Any
@@ -75,11 +165,11 @@ class _Workspace:
 
 
 class GpuSolver:
-    """Solves on a device; the same calls as `CpuSolver`, its pyramids stay on the device.
+    """Solver on a device with the interface of `CpuSolver`; pyramids stay on the device.
 
     Args:
         config: Settings.
-        device: What runs the kernels.
+        device: Runs the kernels.
     """
 
     def __init__(self, config: PdFlowConfig, device: Device):
@@ -87,7 +177,7 @@ class GpuSolver:
         self._spaces: dict[tuple[tuple[int, int], int], _Workspace] = {}
 
     def pyramid(self, gray: np.ndarray, depth: np.ndarray, camera: Camera) -> list[DeviceLevel]:
-        """The levels of an image, finest first."""
+        """Return the levels of an image, finest first."""
         finest = self._device.empty((2, *gray.shape))
         self._device.upload(np.stack([gray, depth]), finest)
         out = [DeviceLevel(finest, camera)]
@@ -96,16 +186,15 @@ class GpuSolver:
             half = self._device.empty((2, (rows + 1) // 2, (columns + 1) // 2))
             images = fine.planes[0], fine.planes[1], rows, columns, DEPTH_STEP, half[0], half[1]
             self._device.launch("half_size", images, half.shape[1:])
-            fx, fy, cx, cy = fine.camera
-            out.append(DeviceLevel(half, (fx / 2, fy / 2, cx / 2, cy / 2)))
+            out.append(DeviceLevel(half, half_camera(fine.camera)))
         return out
 
     def solve(self, first: list[DeviceLevel], second: list[DeviceLevel], start: np.ndarray | None = None) -> np.ndarray:
-        """The flow u, v (pixels) and w (metres) as [3, H, W], from the coarsest level to the finest.
+        """Return the flow u, v (pixels) and w (m) as [3, H, W], solved from the coarsest level to the finest.
 
         Args:
             first, second: Pyramids.
-            start: A flow of full size to start from; None for rest.
+            start: Initial flow at full size; None for no motion.
         """
         plan = self.config.plan(first[0].shape)
         spaces = [self._space(level.shape, count) for level, count in zip(first, plan, strict=True)]

@@ -1,8 +1,6 @@
-"""Settings of the primal-dual scene flow, the defaults those of the authors' program.
+"""Settings of the primal-dual scene flow (defaults of the authors' program), and a level of its image pyramid."""
 
-A level of an image's pyramid, and what the coarsest one starts from.
-"""
-
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,38 +14,47 @@ class PdFlowConfig:
 
     device: str = setting(
         "auto",
-        "auto takes CUDA where CuPy finds a GPU, else the CPU; reference is the literal method in numpy, very slow",
-        choices=("auto", "cpu", "cuda", "reference"),
+        "auto uses CUDA if CuPy finds a GPU, else the CPU",
+        choices=("auto", "cpu", "cuda"),
     )
     threads: int = setting(0, "CPU threads; 0 for all.", range=(0, 256))
-    warm_start: bool = setting(True, "Start from the flow of the pair before, where frames are given in order.")
+    warm_start: bool = setting(True, "Start from the previous pair's flow if frames are given in order.")
     max_speed_m_s: float = setting(
-        8.0, "Motion faster than this is a surface coming into view.", unit="m/s", range=(0.1, 100.0)
+        8.0, "Discard faster motion: a surface that was occluded before.", unit="m/s", range=(0.1, 100.0)
     )
     smooth_image: float = setting(
-        0.04, "λ_I, weight of the total variation of the motion in the picture.", range=(0.0, 10.0)
+        0.04, "λ_I, weight of the total variation of the motion in the image.", range=(0.0, 10.0)
     )
     smooth_depth: float = setting(
         0.35, "λ_D, weight of the total variation of the change of depth.", range=(0.0, 100.0)
     )
     depth_weight: float = setting(75.0, "μ, weight of depth against intensity (0 to 255).", range=(0.0, 10_000.0))
     depth_edges: float = setting(
-        1000.0, "How much less depth counts where it changes, in space or in time.", range=(0.0, 1e6)
+        1000.0, "How much a change of depth, in space or time, lowers the weight of depth.", range=(0.0, 1e6)
     )
-    median_depth: float = setting(5.0, "How much less neighbors of other depth count in the median.", range=(0.0, 1e4))
+    median_depth: float = setting(
+        5.0, "How much a difference of depth lowers a neighbor's weight in the median.", range=(0.0, 1e4)
+    )
     median_change: float = setting(
-        10.0, "How much less neighbors whose depth changes count in the median.", range=(0.0, 1e4)
+        10.0, "How much a change of depth over time lowers a neighbor's weight in the median.", range=(0.0, 1e4)
     )
-    coarsest: int = setting(15, "Rows or columns of the coarsest level, at least.", unit="px", range=(4, 1024))
+    coarsest: int = setting(15, "Minimum rows or columns of the coarsest level.", unit="px", range=(4, 1024))
     iterations: int = setting(100, "Iterations at the finest level.", range=(1, 10_000))
-    fewer: int = setting(15, "Iterations less at each coarser level.", range=(0, 1000))
+    fewer: int = setting(15, "Fewer iterations at each coarser level.", range=(0, 1000))
 
     def plan(self, shape: tuple[int, ...]) -> list[int]:
-        """Iterations of each level of the pyramid of an image [H, W], finest first."""
+        """Return the iterations of each pyramid level of an image [H, W], finest first."""
         levels, smallest = 1, min(shape[:2])
         while (smallest + 1) // 2 >= self.coarsest:
             levels, smallest = levels + 1, (smallest + 1) // 2
         return [max(self.iterations - self.fewer * level, 1) for level in range(levels)]
+
+
+DEPTH_STEP = 0.1
+"""Depths farther apart than this (m) are different surfaces and are not averaged in the pyramid."""
+
+Camera = tuple[float, float, float, float]
+"""fx, fy, cx, cy."""
 
 
 @dataclass(frozen=True)
@@ -56,26 +63,44 @@ class Level:
 
     Attributes:
         gray: [H, W] float32, 0 to 255.
-        depth: [H, W] float32 metres, 0 for missing.
+        depth: [H, W] float32 m, 0 for missing.
         camera: fx, fy, cx, cy.
     """
 
     gray: np.ndarray
     depth: np.ndarray
-    camera: tuple[float, float, float, float]
+    camera: Camera
+
+    def motion(self, flow: np.ndarray) -> np.ndarray:
+        """Convert a flow [3, H, W] (pixels, pixels, m) from this image to a motion [H, W, 3] m; NaN without depth."""
+        u, v, w = flow
+        fx, fy, cx, cy = self.camera
+        height, width = self.depth.shape
+        z = np.where(self.depth > 0, self.depth, math.nan)
+        x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
+        far = z + w
+        dx = ((x + u - cx) * far - (x - cx) * z) / fx
+        dy = ((y + v - cy) * far - (y - cy) * z) / fy
+        return np.stack([dx, dy, far - z], axis=-1).astype(np.float32)
+
+
+def half_camera(camera: Camera) -> Camera:
+    """Return the intrinsics of the next coarser level."""
+    fx, fy, cx, cy = camera
+    return fx / 2, fy / 2, cx / 2, cy / 2
 
 
 KEPT = ("u", "v", "w", "pd", "pux", "puy", "pvx", "pvy", "pwx", "pwy")
-"""Planes that the next finer level starts from: the flow and its duals."""
+"""Planes passed on to the next finer level: the flow and its duals."""
 
 
 def coarse_start(flow: np.ndarray | None, levels: int, shape: tuple[int, ...]) -> np.ndarray:
-    """What the coarsest of so many levels starts from, [10, h, w] as `KEPT`.
+    """Return the initial planes [10, h, w] (see `KEPT`) of the coarsest level.
 
     Args:
-        flow: u, v (pixels), w (metres) of full size, [3, H, W]; None for rest.
-        levels: How many there are.
-        shape: The coarsest level's rows and columns.
+        flow: u, v (pixels), w (m) at full size, [3, H, W]; None for no motion.
+        levels: Number of levels.
+        shape: Rows and columns of the coarsest level.
     """
     start = np.zeros((len(KEPT), *shape), np.float32)
     if flow is not None:

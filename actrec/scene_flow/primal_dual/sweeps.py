@@ -1,12 +1,11 @@
-"""The iterations of the primal-dual scene flow on the CPU: sweeps over the rows, in strips that stay in the cache.
+"""Iterations of the primal-dual scene flow on the CPU: sweeps over the rows, in strips that stay in the cache.
 
-A strip of rows is iterated several times before it looks at its neighbors again. An iteration carries news one row up
-and one row down, so that a strip with as many further rows at each side as there are iterations is exact inside:
-threads work on strips without meeting in between, and what comes out is what whole sweeps give, however many strips
-there are.
+A strip of rows is iterated several times between two exchanges with its neighbors. An iteration propagates values by
+one row up and down, so a strip with as many extra rows at each side as iterations is exact inside. Threads work on
+strips without synchronizing, and the result does not depend on the number of strips.
 
-Loops are over single rows and over few arrays at a time: more, and the compiler gives up proving that they do not
-overlap, and with it SIMD.
+Loops run over single rows and few arrays: with more, the compiler cannot prove that they do not overlap, and uses no
+SIMD.
 """
 
 import itertools
@@ -15,42 +14,42 @@ from concurrent.futures import Executor
 import numba
 import numpy as np
 
-# NaN never enters: missing depth is 0.
+# There is no NaN here: missing depth is 0.
 _FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
 
 _F = np.float32
 
 STATE = ("u", "v", "w", "u_bar", "v_bar", "w_bar", "pd", "pux", "puy", "pvx", "pvy", "pwx", "pwy")
-"""Planes of a state: the flow, its extrapolation, the dual of the depth term, those of the total variations."""
+"""Planes of a state: the flow, its extrapolation, the dual of the depth term, the duals of the total variations."""
 
 _U, _V, _W, _U_BAR, _V_BAR, _W_BAR, _PD, _PUX, _PUY, _PVX, _PVY, _PWX, _PWY = range(len(STATE))
 
 TERMS = (
-    *("it", "ix", "iy", "zt", "zx", "zy"),  # ρ_I and ρ_Z, linear in the whole flow
-    *("sigma", "rx", "ry", "mzx_u", "mzy_v", "m_w"),  # σ μ, r, and τ times what pd does to u, v and w
+    *("it", "ix", "iy", "zt", "zx", "zy"),  # ρ_I and ρ_Z, linear in the flow
+    *("sigma", "rx", "ry", "mzx_u", "mzy_v", "m_w"),  # σ μ, r, and τ times the factors of pd on u, v and w
     *("tau_iu", "tau_iv", "tau_w", "step_ix", "step_iy", "reach"),  # λ_I τ, λ_D τ, τ I, and its largest step
 )
-"""Planes of a level's terms; what a sweep needs, divisions done."""
+"""Planes of a level's terms, precomputed so that a sweep needs no division."""
 
 _IT, _IX, _IY, _ZT, _ZX, _ZY, _SIGMA, _RX, _RY, _MZX, _MZY, _M, _TAU_U, _TAU_V, _TAU_W, _SIX, _SIY, _REACH = range(
     len(TERMS)
 )
 
 TOGETHER = 10
-"""Iterations of a strip between two looks at its neighbors."""
+"""Iterations of a strip between two exchanges with its neighbors."""
 
 _SMALL = 30
-"""Fewer rows a thread are not worth its waking."""
+"""Minimum rows per thread: fewer take less time than waking the thread."""
 
 
 def iterate(state: np.ndarray, terms: np.ndarray, iterations: int, threads: Executor | None, strips: int) -> np.ndarray:
-    """The state [13, H, W] after so many iterations; `terms` [18, H, W] and the state are left as they are.
+    """Return the state [13, H, W] after `iterations`; the arguments are not modified.
 
     Args:
-        state, terms: Planes as `STATE` and `TERMS` name them, float32.
-        iterations: How many.
-        threads: Work on the strips; None: the caller alone.
-        strips: Into how many the image is divided.
+        state, terms: Planes named by `STATE` [13, H, W] and `TERMS` [18, H, W], float32.
+        iterations: Number of iterations.
+        threads: Pool that works on the strips; None for the calling thread.
+        strips: Number of strips that the image is divided into.
     """
     height = state.shape[1]
     strips = max(min(strips, height // _SMALL), 1) if threads is not None else 1
@@ -75,11 +74,11 @@ def iterate(state: np.ndarray, terms: np.ndarray, iterations: int, threads: Exec
 
 @numba.njit(nogil=True, cache=True)
 def _strip(state: np.ndarray, terms: np.ndarray, count: int, low: int, high: int, out: np.ndarray) -> None:
-    """Writes the rows low to high of the state after `count` iterations to `out`."""
+    """Write the rows low to high of the state after `count` iterations to `out`."""
     first, last = max(low - count, 0), min(high + count, state.shape[1])
     mine = state[:, first:last].copy()
     _sweeps(mine, terms, first, count)
-    # Element by element: a slice set to a slice takes four seconds longer to compile.
+    # Element by element: assigning a slice takes four seconds longer to compile.
     for n in range(out.shape[0]):
         for y in range(low, high):
             for x in range(out.shape[2]):
@@ -88,9 +87,9 @@ def _strip(state: np.ndarray, terms: np.ndarray, count: int, low: int, high: int
 
 @numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
 def _sweeps(s: np.ndarray, t: np.ndarray, first: int, count: int) -> None:
-    """`count` iterations of s [13, h, W], in place: a row's duals rise, then its flow descends, then the next row's.
+    """Run `count` iterations of s [13, h, W] in place: dual ascent of a row, then primal descent, then the next row.
 
-    The rows are those of the terms t [18, H, W] from `first` on.
+    Row 0 of s is row `first` of the terms t [18, H, W].
     """
     height, width = s.shape[1:]
     a, b = np.empty(width, np.float32), np.empty(width, np.float32)
@@ -98,7 +97,7 @@ def _sweeps(s: np.ndarray, t: np.ndarray, first: int, count: int) -> None:
     for _ in range(count):
         for y in range(height):
             k, k_above = first + y, first + max(y - 1, 0)
-            below = min(y + 1, height - 1)  # the last row has no difference downwards
+            below = min(y + 1, height - 1)  # the last row has no difference downward
             _depth_dual(
                 s[_PD, y], t[_SIGMA, k], t[_ZT, k], t[_ZX, k], t[_ZY, k], s[_U_BAR, y], s[_V_BAR, y], s[_W_BAR, y]
             )
@@ -128,7 +127,7 @@ def _depth_dual(pd, sigma, zt, zx, zy, u, v, w):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
 def _dual(px, py, f, below):  # type: ignore[no-untyped-def]
-    """The step σ = 1 / (2 λ r) takes λ and r away; then no longer than 1."""
+    """Ascend with the step σ = 1 / (2 λ r), which cancels λ and r; then project to length 1."""
     right = f[1:]
     for x in range(px.size - 1):
         a = px[x] + _F(0.5) * (right[x] - f[x])
@@ -144,7 +143,7 @@ def _dual(px, py, f, below):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
 def _divergence(out, rx, px, ry, py, ry_above, py_above, up, down):  # type: ignore[no-untyped-def]
-    """Of (r p): out of each pixel to its right and lower neighbors, less what comes in; none beyond the image."""
+    """Write the divergence of (r p); nothing flows across the border of the image."""
     from_above, to_below = _F(1) if up else _F(0), _F(1) if down else _F(0)
     n = out.size
     for x in range(n):
@@ -158,14 +157,14 @@ def _divergence(out, rx, px, ry, py, ry_above, py_above, up, down):  # type: ign
 
 @numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
 def _descend(divergence, f, tau, of_pd, pd):  # type: ignore[no-untyped-def]
-    """F + τ λ div p + (τ ∂ρ_Z) pd, in place of the divergence."""
+    """Replace the divergence with f + τ λ div p + (τ ∂ρ_Z) pd."""
     for x in range(f.size):
         divergence[x] = f[x] + tau[x] * divergence[x] + of_pd[x] * pd[x]
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
 def _share(share, it, ix, iy, u, v, reach):  # type: ignore[no-untyped-def]
-    """How far the proximal step of |ρ_I| goes along its gradient: as far as it takes, at most all of the step."""
+    """Write the length of the proximal step of |ρ_I| along its gradient, limited to the step size."""
     for x in range(share.size):
         share[x] = min(max((it[x] + ix[x] * u[x] + iy[x] * v[x]) * reach[x], _F(-1)), _F(1))
 

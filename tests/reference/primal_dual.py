@@ -1,26 +1,22 @@
-"""The primal-dual scene flow, literally, in numpy: what the fast executions are tested against.
+"""Literal numpy implementation of the primal-dual scene flow; the fast solvers are tested against it.
 
-Jaimez et al., ICRA 2015. Unknowns of a pixel (x, y) of the first image are its motion in the picture (u, v) in pixels
-and its change of depth w in metres. Minimized, coarse to fine, is
+Jaimez et al., ICRA 2015. The unknowns of a pixel (x, y) of the first image are its motion in the image (u, v) in pixels
+and its change of depth w in m. The energy, minimized coarse to fine, is
 
     Σ |ρ_I(u, v)| + μ(x, y) |ρ_Z(u, v, w)|  +  λ_I (TV_r(u) + TV_r(v))  +  λ_D TV_r(w),
 
 with ρ_I = I₁(x + u, y + v) − I₀(x, y), ρ_Z = Z₁(x + u, y + v) − Z₀(x, y) − w, and a total variation on the observed
-surface, TV_r(f) = Σ |(r_x ∂f/∂x, r_y ∂f/∂y)|, r_x = 1 / |∂(X, Z)/∂x|: neighbors in the picture that are far apart in
-space need not move alike. Depth that is missing is 0 here.
+surface, TV_r(f) = Σ |(r_x ∂f/∂x, r_y ∂f/∂y)|, r_x = 1 / |∂(X, Z)/∂x|: neighboring pixels that are far apart in
+space need not move alike. Missing depth is 0.
 """
 
-import math
 from dataclasses import dataclass, fields
 
 import numpy as np
 
-from actrec.scene_flow.primal_dual.settings import Level, PdFlowConfig, coarse_start
+from actrec.scene_flow.primal_dual.settings import DEPTH_STEP, Level, PdFlowConfig, coarse_start
 
 MASK = np.array([1, 4, 6, 4, 1], np.float32) / 16
-
-DEPTH_STEP = 0.1
-"""Metres within which depths are averaged in the pyramid: farther ones are another surface's."""
 
 
 @dataclass
@@ -28,7 +24,7 @@ class State:
     """Primal and dual variables of a level, [H, W] each.
 
     Attributes:
-        u, v, w: The flow: pixels of this level, and metres.
+        u, v, w: The flow, in pixels of this level and in m.
         pd: Dual of the depth term.
         pux, puy, pvx, pvy, pwx, pwy: Duals of the total variations of u, v, w.
     """
@@ -46,12 +42,12 @@ class State:
 
     @staticmethod
     def zeros(shape: tuple[int, ...]) -> "State":
-        """At rest."""
+        """Return a state without motion."""
         return State(*(np.zeros(shape, np.float32) for _ in fields(State)))
 
 
 def pyramid(image: Level, levels: int) -> list[Level]:
-    """The image and its halves, finest first. Pixel x of a level shows what pixel 2x shows of the level before."""
+    """Return the image and its halves, finest first; pixel x of a level is pixel 2x of the finer one."""
     out = [image]
     for _ in range(levels - 1):
         out.append(_half(out[-1]))
@@ -85,7 +81,7 @@ def _half(image: Level) -> Level:
 
 
 def doubled(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A level's values between the pixels of the next finer one: zeros put in between, then the binomial mask."""
+    """Upsample a level to the next finer one: insert zeros, then apply the binomial mask."""
     spread, known = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     spread[::2, ::2], known[::2, ::2] = values, 1.0
     return (_masked(spread) / _masked(known)).astype(np.float32)
@@ -98,9 +94,9 @@ def _masked(values: np.ndarray) -> np.ndarray:
 
 
 def surface(image: Level) -> tuple[np.ndarray, np.ndarray]:
-    """r_x and r_y, [H, W], from each pixel to its right and lower neighbor; 1 where both are missing.
+    """Return r_x and r_y, [H, W], from each pixel to its right and lower neighbor; 1 if both depths are missing.
 
-    As in the authors' program these are twice 1 / |∂(X, Z)/∂x|, to which its λ belong.
+    As in the authors' program these are twice 1 / |∂(X, Z)/∂x|; its λ are tuned for that.
     """
     (fx, fy, cx, cy), z = image.camera, image.depth
     x = (np.arange(z.shape[1]) - cx) / fx * z
@@ -113,7 +109,7 @@ def surface(image: Level) -> tuple[np.ndarray, np.ndarray]:
 
 
 def gradients(values: np.ndarray, rx: np.ndarray, ry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """∂/∂x and ∂/∂y of an image: means of both one-sided differences, weighted so that those on the surface count."""
+    """Return ∂/∂x and ∂/∂y of an image: both one-sided differences, weighted by closeness on the surface."""
     return _gradient(values, rx), _gradient(values.T, ry.T).T
 
 
@@ -127,7 +123,7 @@ def _gradient(values: np.ndarray, r: np.ndarray) -> np.ndarray:
 
 
 def bilinear(values: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Values at points between pixels, the border held."""
+    """Sample values between pixels; the border is replicated."""
     height, width = values.shape
     x, y = np.clip(x, 0, width - 1), np.clip(y, 0, height - 1)
     x0, y0 = np.minimum(x.astype(int), max(width - 2, 0)), np.minimum(y.astype(int), max(height - 2, 0))
@@ -138,7 +134,7 @@ def bilinear(values: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def depth_at(depth: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """As `bilinear`; the nearest pixel's depth where one of the four is missing."""
+    """Sample depth bilinearly; use the nearest pixel if one of the four is missing."""
     height, width = depth.shape
     whole = bilinear((depth > 0).astype(np.float32), x, y) >= 1 - 1e-6
     x, y = np.clip(x, 0, width - 1), np.clip(y, 0, height - 1)
@@ -147,7 +143,7 @@ def depth_at(depth: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Terms:
-    """What the energy of a level is made of, linearized about the flow that it starts from, [H, W] each.
+    """Terms of a level's energy, linearized about its initial flow, [H, W] each.
 
     ρ_I = it + ix·du + iy·dv, ρ_Z = zt + zx·du + zy·dv − w.
     """
@@ -164,7 +160,7 @@ class Terms:
 
 
 def terms(first: Level, second: Level, start: State, config: PdFlowConfig) -> Terms:
-    """The second image and its gradients, drawn back along the flow so far."""
+    """Warp the second image and its gradients back along the initial flow."""
     height, width = first.gray.shape
     x, y = np.arange(width) + start.u, np.arange(height)[:, None] + start.v
     on_second = surface(second)
@@ -180,7 +176,7 @@ def terms(first: Level, second: Level, start: State, config: PdFlowConfig) -> Te
 
 
 def energy(t: Terms, start: State, s: State, config: PdFlowConfig) -> float:
-    """What a level minimizes, of the flow start + (u, v) and w."""
+    """Return a level's energy for the flow start + (u, v) and w."""
     data = np.abs(t.it + t.ix * s.u + t.iy * s.v) + t.mu * np.abs(t.zt + t.zx * s.u + t.zy * s.v - s.w)
     variation = config.smooth_image * (_variation(s.u + start.u, t) + _variation(s.v + start.v, t))
     return float(data.sum(dtype=np.float64) + variation + config.smooth_depth * _variation(s.w, t))
@@ -192,14 +188,14 @@ def _variation(f: np.ndarray, t: Terms) -> float:
 
 
 def forward(f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Differences to the right and lower neighbors, 0 at the last ones."""
+    """Return the forward differences to the right and lower neighbors, 0 at the border."""
     gx, gy = np.zeros_like(f), np.zeros_like(f)
     gx[:, :-1], gy[:-1] = np.diff(f, axis=1), np.diff(f, axis=0)
     return gx, gy
 
 
 def divergence(px: np.ndarray, py: np.ndarray) -> np.ndarray:
-    """The negative adjoint of `forward`."""
+    """Return the divergence, the negative adjoint of `forward`."""
     px, py = px.copy(), py.copy()
     px[:, -1], py[-1] = 0, 0
     out = px + py
@@ -209,10 +205,10 @@ def divergence(px: np.ndarray, py: np.ndarray) -> np.ndarray:
 
 
 def solve(t: Terms, start: State, config: PdFlowConfig, iterations: int) -> tuple[State, list[float]]:
-    """The primal-dual iterations of a level (Pock and Chambolle's diagonal steps, ICCV 2011).
+    """Run the primal-dual iterations of a level (Pock and Chambolle's diagonal steps, ICCV 2011).
 
     Returns:
-        The state, whose u and v are what is added to the start's, and the energy after each iteration.
+        The state, whose u and v are relative to the start's, and the energy after each iteration.
     """
     li, ld = np.float32(config.smooth_image), np.float32(config.smooth_depth)
     s = State(*(getattr(start, f.name).copy() for f in fields(State)))
@@ -228,14 +224,14 @@ def solve(t: Terms, start: State, config: PdFlowConfig, iterations: int) -> tupl
     energies = []
     for _ in range(iterations):
         s.pd = np.clip(s.pd + sigma * t.mu * (t.zt + t.zx * u_bar + t.zy * v_bar - w_bar), -1, 1)
-        # The step σ = 1 / (2 λ r) takes λ and r away.
+        # The step σ = 1 / (2 λ r) cancels λ and r.
         s.pux, s.puy = _dual(s.pux, s.puy, u_bar + start.u)
         s.pvx, s.pvy = _dual(s.pvx, s.pvy, v_bar + start.v)
         s.pwx, s.pwy = _dual(s.pwx, s.pwy, w_bar)
         u = s.u - tau_u * (t.mu * t.zx * s.pd - li * divergence(t.rx * s.pux, t.ry * s.puy))
         v = s.v - tau_v * (t.mu * t.zy * s.pd - li * divergence(t.rx * s.pvx, t.ry * s.pvy))
         w = s.w + tau_w * (t.mu * s.pd + ld * divergence(t.rx * s.pwx, t.ry * s.pwy))
-        # The proximal step of |ρ_I|: as far along its gradient as it takes, and no farther than the step.
+        # The proximal step of |ρ_I| along its gradient, limited to the step size.
         reach = tau_u * t.ix**2 + tau_v * t.iy**2
         share = np.clip((t.it + t.ix * u + t.iy * v) / (reach + eps), -1, 1)
         u, v = u - tau_u * t.ix * share, v - tau_v * t.iy * share
@@ -253,7 +249,7 @@ def _dual(px: np.ndarray, py: np.ndarray, f: np.ndarray) -> tuple[np.ndarray, np
 
 
 def filtered(s: State, start: State, first: Level, t: Terms, config: PdFlowConfig) -> State:
-    """The level's flow: at most a pixel added to the start's, then a median of 3×3, weighted by depth and by change."""
+    """Limit the update to a pixel, then apply the 3×3 median weighted by depth and by change of depth."""
     u, v = (np.clip(f, -1, 1) + before for f, before in ((s.u, start.u), (s.v, start.v)))
     w = np.where(first.depth > 0, s.w, 0).astype(np.float32)
     found = State(u, v, w, s.pd, s.pux, s.puy, s.pvx, s.pvy, s.pwx, s.pwy)
@@ -283,12 +279,12 @@ def _median(f: np.ndarray, depth: np.ndarray, change: np.ndarray, config: PdFlow
 def flow(
     first: Level, second: Level, config: PdFlowConfig, start: State | None = None
 ) -> tuple[State, list[list[float]]]:
-    """From the coarsest level to the finest.
+    """Estimate the flow from the coarsest level to the finest.
 
     Args:
-        first, second: Images of full size.
+        first, second: Full-size images.
         config: Settings.
-        start: At the coarsest level; None for rest.
+        start: Initial state of the coarsest level; None for no motion.
 
     Returns:
         The finest level's state, and each level's energies, coarsest first.
@@ -309,31 +305,18 @@ def flow(
     return state, course
 
 
-def metric(flow: np.ndarray, first: Level) -> np.ndarray:
-    """The motion in metres [H, W, 3] that a flow [3, H, W] is; NaN where the first image has no depth."""
-    u, v, w = flow
-    fx, fy, cx, cy = first.camera
-    height, width = first.depth.shape
-    z = np.where(first.depth > 0, first.depth, math.nan)
-    x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
-    far = z + w
-    dx = ((x + u - cx) * far - (x - cx) * z) / fx
-    dy = ((y + v - cy) * far - (y - cy) * z) / fy
-    return np.stack([dx, dy, far - z], axis=-1).astype(np.float32)
-
-
 class ReferenceSolver:
-    """The same calls as `cpu.CpuSolver`, minutes a pair: for comparing."""
+    """Reference with the interface of `CpuSolver`; takes minutes a pair."""
 
     def __init__(self, config: PdFlowConfig):
         self.config = config
 
     def pyramid(self, gray: np.ndarray, depth: np.ndarray, camera: tuple[float, float, float, float]) -> list[Level]:
-        """The levels of an image, finest first."""
+        """Return the levels of an image, finest first."""
         return pyramid(Level(gray, depth, camera), len(self.config.plan(gray.shape)))
 
     def solve(self, first: list[Level], second: list[Level], start: np.ndarray | None = None) -> np.ndarray:
-        """As `cpu.CpuSolver.solve`."""
+        """Return the flow [3, H, W], as `CpuSolver.solve`."""
         begin = State(*coarse_start(start, len(first), first[-1].gray.shape))
         state, _ = flow(first[0], second[0], self.config, begin)
         return np.stack([state.u, state.v, state.w])

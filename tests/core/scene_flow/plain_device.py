@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from actrec.scene_flow.primal_dual.cupy_device import KERNELS
+from actrec.scene_flow.primal_dual.gpu import KERNELS
 
 PLAIN = """
 #include <algorithm>

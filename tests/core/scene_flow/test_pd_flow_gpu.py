@@ -13,13 +13,14 @@ import pytest
 
 from actrec import scene_flow
 from actrec.scene_flow.pd_flow import PdFlow
-from actrec.scene_flow.primal_dual import cupy_device, gpu, reference, sweeps
+from actrec.scene_flow.primal_dual import gpu, sweeps
 from actrec.scene_flow.primal_dual.cpu import CpuSolver
 from actrec.scene_flow.primal_dual.gpu import GpuSolver
 from actrec.scene_flow.primal_dual.settings import KEPT, Level, PdFlowConfig
 from actrec.utils.errors import DeviceError, MissingLibraryError
-from tests.core.sceneflow.plain_device import PlainDevice
-from tests.core.sceneflow.test_pd_flow import DT, SMALL, image, scene
+from tests.core.scene_flow.plain_device import PlainDevice
+from tests.core.scene_flow.test_pd_flow import DT, SMALL, image, scene
+from tests.reference import primal_dual as reference
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def test_iterations_are_what_is_recorded(device):
 
 
 def test_planes_are_numbered_alike_on_both_sides():
-    source = cupy_device.KERNELS.read_text()
+    source = gpu.KERNELS.read_text()
     enums = [names.replace(" ", "").split(",") for names in re.findall(r"enum \{ (U,.*?|IT,.*?) \};", source)]
     assert tuple(name.lower() for name in enums[0][:-1]) == sweeps.STATE
     assert tuple(name.lower() for name in enums[1][:-1]) == sweeps.TERMS
@@ -88,8 +89,8 @@ def test_planes_are_numbered_alike_on_both_sides():
 
 
 def test_the_method_runs_on_a_device(device, monkeypatch):
-    monkeypatch.setattr(cupy_device, "available", lambda: True)
-    monkeypatch.setattr(cupy_device, "CupyDevice", lambda: device)
+    monkeypatch.setattr(gpu, "available", lambda: True)
+    monkeypatch.setattr(gpu, "CupyDevice", lambda: device)
     options = {"iterations": 40, "fewer": 9}
     on_gpu, on_cpu = scene_flow.create("pd_flow", **options), scene_flow.create("pd_flow", device="cpu", **options)
     for moved in (0.03, 0.06):
@@ -104,13 +105,13 @@ def test_the_method_runs_on_a_device(device, monkeypatch):
 @pytest.mark.parametrize("architecture", ["sm_87", "sm_90"])  # Orin, Hopper
 def test_nvcc_compiles_the_kernels(tmp_path, architecture):
     command = ["nvcc", "-std=c++17", "-ptx", f"-arch={architecture}", "-o", str(tmp_path / "k.ptx")]
-    subprocess.run([*command, str(cupy_device.KERNELS)], check=True)
+    subprocess.run([*command, str(gpu.KERNELS)], check=True)
     entries = re.findall(r"\.entry (\w+)\(", (tmp_path / "k.ptx").read_text())
     assert sorted(entries) == sorted(kernels())
 
 
 def kernels():
-    return re.findall(r"__global__ void (\w+)\(", cupy_device.KERNELS.read_text())
+    return re.findall(r"__global__ void (\w+)\(", gpu.KERNELS.read_text())
 
 
 class Cupy(types.ModuleType):
@@ -185,7 +186,7 @@ def test_cupy_is_asked_for_what_it_has(device, monkeypatch):
     cupy = Cupy(device)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     config = PdFlowConfig(iterations=4, fewer=0)
-    solver = GpuSolver(config, cupy_device.CupyDevice())
+    solver = GpuSolver(config, gpu.CupyDevice())
     pyramids = [solver.pyramid(i.gray, i.depth, i.camera) for i in (image(*scene()), image(*scene(moved=(0.02, 0, 0))))]
     found = solver.solve(*pyramids)
     assert np.isfinite(found).all()
@@ -196,7 +197,7 @@ def test_cupy_is_asked_for_what_it_has(device, monkeypatch):
 
 def test_no_cupy_no_gpu_and_a_gpu_that_it_cannot_compile_for(device, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    assert not cupy_device.available()
+    assert not gpu.available()
     with pytest.raises(MissingLibraryError, match="pip install .cupy-cuda12x<14"):
         scene_flow.create("pd_flow", device="cuda")
     assert isinstance(PdFlow(threads=1)._solver, CpuSolver)
@@ -210,12 +211,12 @@ def test_no_cupy_no_gpu_and_a_gpu_that_it_cannot_compile_for(device, monkeypatch
 
 @pytest.mark.skipif(importlib.util.find_spec("cupy") is None, reason="CuPy is not installed")
 def test_on_the_gpu():
-    if not cupy_device.available():
+    if not gpu.available():
         pytest.skip("CuPy finds no GPU")
     config = PdFlowConfig()
     first, second = image(*scene()), image(*scene(moved=(0.03, -0.02, 0.04)))
     flows = []
-    for solver in (CpuSolver(config, 1), GpuSolver(config, cupy_device.CupyDevice())):
+    for solver in (CpuSolver(config, 1), GpuSolver(config, gpu.CupyDevice())):
         pyramids = [solver.pyramid(i.gray, i.depth, i.camera) for i in (first, second)]
         flows += [solver.solve(*pyramids), solver.solve(*pyramids)]
     np.testing.assert_array_equal(flows[2], flows[3])  # what was recorded gives what was launched
