@@ -41,7 +41,7 @@ class Intrinsics:
         return np.array([[self.fx, 0, self.cx], [0, self.fy, self.cy], [0, 0, 1]], dtype=np.float64)
 
     def resized(self, width: int, height: int) -> "Intrinsics":
-        """The intrinsics of the same image resized to width×height (pixel centers at integers)."""
+        """Return the intrinsics of the same image resized to width×height (pixel centers at integers)."""
         sx, sy = width / self.width, height / self.height
         cx, cy = (self.cx + 0.5) * sx - 0.5, (self.cy + 0.5) * sy - 0.5
         return Intrinsics(width, height, self.fx * sx, self.fy * sy, cx, cy, self.distortion)
@@ -73,7 +73,7 @@ class RgbdFrame:
         return self.stamp_ns / NANOSECONDS
 
     def check(self) -> None:
-        """Raises InputError where shapes, types or sizes contradict the contract."""
+        """Raise InputError where shapes, types or sizes contradict the contract."""
         if self.color is None:
             return
         height, width = self.intrinsics.height, self.intrinsics.width

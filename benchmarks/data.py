@@ -102,7 +102,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="actrec bench data", description=measure.__doc__, epilog=EPILOG)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    root = os.environ.get("ACTREC_DATA", "../shared/data")
+    root = os.environ.get("ACTREC_DATA", "data")
     parser.add_argument("--data", default=root, help="folder of datasets (default: $ACTREC_DATA, %(default)s)")
     parser.add_argument("--clips", type=count, default=20_000, help="clips of a store (default: %(default)s)")
     parser.add_argument(

@@ -66,7 +66,7 @@ def teach(arguments: Sequence[str]) -> dict[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser("actrec bench teach", description="Teaches five actions of UTD-MHAD.")
-    parser.add_argument("--data", default=os.environ.get("ACTREC_DATA", "../shared/data"), help="folder of datasets")
+    parser.add_argument("--data", default=os.environ.get("ACTREC_DATA", "data"), help="folder of datasets")
     parser.add_argument("--sets", default=",".join(SETS), help=f"of {', '.join(SETS)} (default: all)")
     parser.add_argument(
         "--unknown", type=int, default=0, metavar="N", help="clips labeled unknown of each of 11 others"

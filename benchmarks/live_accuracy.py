@@ -234,7 +234,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     """`--data`, the folder of recorded data."""
-    default = os.environ.get("ACTREC_DATA", "../shared/data")
+    default = os.environ.get("ACTREC_DATA", "data")
     parser.add_argument(
         "--data", type=Path, default=Path(default), help="folder that holds nucla/ (default: %(default)s)"
     )

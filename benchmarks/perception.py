@@ -37,7 +37,7 @@ SHOULDERS = [KINECT_V2_25.index["shoulder_left"], KINECT_V2_25.index["shoulder_r
 
 def _arguments(name: str, text: str, arguments: list[str]) -> argparse.Namespace:
     parser = Parser(prog=f"actrec bench {name}", description=text)
-    default = os.environ.get("ACTREC_DATA", "../shared/data")
+    default = os.environ.get("ACTREC_DATA", "data")
     parser.add_argument("--data", type=Path, default=Path(default), help=f"folder of recorded data, default {default}")
     parser.add_argument("--frames", type=count, default=100, help="frames of each recording, default 100")
     return parser.parse_args(arguments)

@@ -164,7 +164,7 @@ def measure(arguments: Sequence[str]) -> dict[str, Any]:
 
 def _skeletons_parser() -> argparse.ArgumentParser:
     parser = Parser("actrec bench rendered-skeletons", description="Packages on rendered test recordings.")
-    parser.add_argument("--data", default=os.environ.get("ACTREC_DATA", "../shared/data"), help="folder of datasets")
+    parser.add_argument("--data", default=os.environ.get("ACTREC_DATA", "data"), help="folder of datasets")
     parser.add_argument(
         "--dataset", choices=rendered_skeletons.DATASETS, default="utd_mhad", help="(default: %(default)s)"
     )

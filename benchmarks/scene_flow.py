@@ -240,10 +240,10 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     """The figures of each part that is asked for."""
     parser = Parser(
         prog="actrec bench scene-flow", description=__doc__,
-        epilog="Example: actrec bench scene-flow --data ../shared/data --parts truth,speed",
+        epilog="Example: actrec bench scene-flow --data $ACTREC_DATA --parts truth,speed",
     )  # fmt: skip
     parser.add_argument("--parts", default=",".join(PARTS), help="with commas between (default: %(default)s)")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="recordings (default: %(default)s)")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="recordings (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 for all (default: %(default)s)")
     parser.add_argument("--pairs", type=count, default=12, help="pairs of a simulated case (default: %(default)s)")
     parser.add_argument("--seconds", type=amount, default=3.0, help="that a speed is timed for (default: %(default)s)")

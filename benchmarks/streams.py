@@ -139,7 +139,7 @@ def measure_accuracy(arguments: list[str]) -> dict[str, Any]:
     """Top-1 on N-UCLA's test part of one network: by windows, and frame by frame."""
     parser = Parser(prog="actrec bench streaming-accuracy", description=__doc__)
     parser.add_argument("model", help="a checkpoint of actrec train, or a model package of a skeleton network")
-    parser.add_argument("--data", default="../shared/data", help="folder that holds nucla (default: ../shared/data)")
+    parser.add_argument("--data", default="data", help="folder that holds nucla (default: data)")
     options = parser.parse_args(arguments)
     network, seconds = _load(Path(options.model))
     clips = datasets.create("nucla", f"{options.data}/nucla", split="view", part="test")

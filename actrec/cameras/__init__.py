@@ -24,7 +24,7 @@ DRIVERS = Registry(
 
 
 def create(name: str, **options: Any) -> Camera:
-    """Makes the driver `name`; `options` are the fields of its settings dataclass.
+    """Make the driver `name`; `options` are the fields of its settings dataclass.
 
     Raises:
         ConfigError: Unknown driver or option; the known ones are listed.

@@ -46,7 +46,7 @@ class Camera(ABC):
         self.close()
 
     def prepare(self) -> None:
-        """Does what takes long and needs no device, lest those who listen already wait for it once it is opened."""
+        """Do what takes long and needs no device, lest those who listen already wait for it once it is opened."""
         return
 
     @abstractmethod
@@ -59,11 +59,11 @@ class Camera(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Stops the stream; safe to call twice, and while another thread reads, which soon gets a frame or an error."""
+        """Stop the stream; safe to call twice, and while another thread reads, which soon gets a frame or an error."""
 
     @abstractmethod
     def read(self, timeout_s: float = 1.0) -> RgbdFrame:
-        """The next frame; blocks until it is due.
+        """Return the next frame; blocks until it is due.
 
         Raises:
             EndOfStream: The recording has ended.
@@ -71,11 +71,11 @@ class Camera(ABC):
         """
 
     def calibration(self) -> CameraFiles:
-        """What its frames go by; valid once open. Where its depth camera sits is None where the driver cannot tell."""
+        """Return what its frames go by; valid once open. Where its depth camera sits is None where the driver cannot tell."""
         return CameraFiles(self.serial, self.intrinsics)
 
     def figures(self) -> dict[str, float | int]:
-        """What the driver knows of its frames for the node's diagnostics: delays in ms, frames left out and why."""
+        """Return what the driver knows of its frames for the node's diagnostics: delays in ms, frames left out and why."""
         return {}
 
     @property
@@ -87,7 +87,7 @@ class Camera(ABC):
 _DEFAULT_PERIOD_NS = 33_333_333
 
 _SET_NS = 3600 * 1_000_000_000
-"""No recording pauses for as long: there its clock was set, as a robot's that starts in 1970 and finds the network."""
+"""No recording pauses for as long: there its clock was set, as a robot's that starts in 1970 and find the network."""
 
 
 class Pace:
@@ -124,7 +124,7 @@ class Pace:
         return self._anchor + (self._played_ns + self._step(stamp, passes)) / (self._rate * 1e9)
 
     def advance(self, stamp: int, passes: int = 0) -> int:
-        """The frame goes out now; returns its growing stamp, nanoseconds since the epoch."""
+        """Return the frame goes out now; returns its growing stamp, nanoseconds since the epoch."""
         step = self._step(stamp, passes)
         if self._last is not None and passes == self._passes:
             self.stamps_back += stamp < self._last
@@ -139,7 +139,7 @@ class Pace:
         return self._growing
 
     def _step(self, stamp: int, passes: int) -> int:
-        """Recorded time from the newest frame to this one, never negative."""
+        """Return recorded time from the newest frame to this one, never negative."""
         if self._last is None:
             return 0
         step = stamp - self._last

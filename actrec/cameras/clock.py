@@ -94,7 +94,7 @@ class StampFigures:
         }
 
     def seen(self, stamp_ns: int, arrival_ns: int) -> None:
-        """Counts a frame of this stamp."""
+        """Count a frame of this stamp."""
         delay = (arrival_ns - stamp_ns) / 1e6
         if self._last is None:
             self.delay_ms = delay

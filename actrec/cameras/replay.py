@@ -62,7 +62,7 @@ class DecodeAhead:
         self._thread.start()
 
     def peek(self, timeout_s: float) -> RgbdFrame:
-        """The next frame, which stays the next one until it is taken.
+        """Return the next frame, which stays the next one until it is taken.
 
         Raises:
             EndOfStream: There is none; so says every further call.
@@ -93,7 +93,7 @@ class DecodeAhead:
         self._next = None
 
     def stop(self) -> None:
-        """Ends decoding and wakes whoever waits."""
+        """End decoding and wake whoever waits."""
         self.stopped.set()
         self._thread.join()
 
@@ -204,7 +204,7 @@ class ReplayCamera(Camera):
         return self._opened().duration_s
 
     def open(self) -> None:
-        """Opens the recording and starts decoding.
+        """Open the recording and start decoding.
 
         Raises:
             DeviceError: There is no such recording.
@@ -222,7 +222,7 @@ class ReplayCamera(Camera):
             raise
 
     def close(self) -> None:
-        """Stops decoding and closes the file; safe to call twice, and while another thread reads."""
+        """Stop decoding and close the file; safe to call twice, and while another thread reads."""
         with self._lock:
             recording, self._recording = self._recording, None
             if self._decoder is not None:
@@ -247,7 +247,7 @@ class ReplayCamera(Camera):
             self._decoder = DecodeAhead(recording, seconds, config.start_s, config.duration_s, config.loop)
 
     def read(self, timeout_s: float = 1.0) -> RgbdFrame:
-        """The next frame, when it is due; a gap in the recording is waited for, up to an hour.
+        """Return the next frame, when it is due; a gap in the recording is waited for, up to an hour.
 
         Raises:
             EndOfStream: The recording has ended and `loop` is off.

@@ -114,7 +114,7 @@ class SimulatedCamera(Camera):
         self._render(performed_scene(self._intrinsics, self.config.actions, actors=1), 0)
 
     def open(self) -> None:
-        """Sets the stage and starts the clock.
+        """Set the stage and start the clock.
 
         Raises:
             DeviceError: The script is missing.
@@ -145,12 +145,12 @@ class SimulatedCamera(Camera):
         self._began, self._next, self.skipped, self.snapshot = time.monotonic(), 0, 0, None
 
     def close(self) -> None:
-        """Stops the stream and wakes a reader that waits."""
+        """Stop the stream and wake a reader that waits."""
         self._closed.set()
         self.scene = self.snapshot = None
 
     def read(self, timeout_s: float = 1.0) -> RgbdFrame:
-        """The next frame; in real time it blocks until the frame is due, and leaves out frames that are past.
+        """Return the next frame; in real time it blocks until the frame is due, and leaves out frames that are past.
 
         Raises:
             EndOfStream: The duration is over, or the script has ended.
@@ -177,7 +177,7 @@ class SimulatedCamera(Camera):
         return frame
 
     def actions_at(self, stamp_ns: int) -> dict[str, str]:
-        """What each actor does at that time: "actor_1" to the action's name.
+        """Return what each actor does at that time: "actor_1" to the action's name.
 
         Raises:
             DeviceError: The camera is not open.
@@ -216,7 +216,7 @@ class SimulatedCamera(Camera):
         return self.scene
 
     def _next_number(self) -> int:
-        """Number of the frame to give next: the newest that is due, or else the coming one."""
+        """Return number of the frame to give next: the newest that is due, or else the coming one."""
         if not self.config.realtime:
             return self._next
         return max(self._next, int((time.monotonic() - self._began) * self.config.fps))

@@ -68,12 +68,12 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **{"allow_abbrev": False, **settings})
 
     def error(self, message: str) -> NoReturn:
-        """Prints `message` with where help is, and exits with 2."""
+        """Print `message` with where help is, and exit with 2."""
         self.exit(2, f"actrec: {message} (see: {self.prog} --help)\n")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command and returns its exit status.
+    """Run one command and return its exit status.
 
     Args:
         argv: The arguments after the program's name; those of the process by default.
@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser(name: str | None, command: ModuleType | None) -> argparse.ArgumentParser:
-    """The parser that lists every command and knows the arguments of `command` alone."""
+    """Return the parser that lists every command and knows the arguments of `command` alone."""
     layout = argparse.RawDescriptionHelpFormatter
     parser = Parser("actrec", description=DESCRIPTION, epilog=EPILOG, formatter_class=layout)
     parser.add_argument("--version", action="version", version=f"actrec {__version__}")
@@ -141,7 +141,7 @@ def _import(name: str) -> ModuleType:
 
 
 def _settle_stdout() -> None:
-    """Prints what waits to be; where that fails, hands Python a stdout that it can still flush when it exits."""
+    """Print what waits to be; where that fails, hands Python a stdout that it can still flush when it exits."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()

@@ -5,14 +5,14 @@ import math
 
 
 def count(text: str) -> int:
-    """A whole number from 1 on."""
+    """Return a whole number from 1 on."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 1 on")
     return int(text)
 
 
 def amount(text: str) -> float:
-    """A number above 0."""
+    """Return a number above 0."""
     number = _number(text)
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"'{text}' is no number above 0")
@@ -20,7 +20,7 @@ def amount(text: str) -> float:
 
 
 def finite(text: str) -> float:
-    """A number of either sign."""
+    """Return a number of either sign."""
     number = _number(text)
     if not math.isfinite(number):
         raise argparse.ArgumentTypeError(f"'{text}' is no finite number")

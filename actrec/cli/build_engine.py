@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Builds it, or finds it built, and tells how long it took."""
+    """Build it, or finds it built, and tell how long it took."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("actrec").setLevel(logging.INFO)
     package = zoo.find(args.package)
@@ -67,7 +67,7 @@ class Phases:
             self._bar.close()
 
     def __call__(self, name: str, step: int, steps: int) -> None:
-        """Moves the bar of a phase."""
+        """Move the bar of a phase."""
         if self._bar is None:
             self._bar, self._name = tqdm(total=steps, desc=name, unit="step", disable=None), name
         if name != self._name:

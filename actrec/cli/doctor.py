@@ -190,7 +190,7 @@ def accelerators() -> Iterator[Finding]:
 
 
 def _read(path: Path) -> str:
-    """The text of a kernel file, empty where there is none."""
+    """Return the text of a kernel file, empty where there is none."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
@@ -276,7 +276,7 @@ def software_findings() -> Iterator[Finding]:
 
 
 def python() -> Finding:
-    """The interpreter."""
+    """Return the interpreter."""
     value = f"{platform.python_version()} at {sys.executable}, {platform.machine()}"
     remedy = "actrec needs Python 3.10 or newer"
     return Finding(AREA, "python", sys.version_info[:2] >= OLDEST_PYTHON, value, remedy, required=True)
@@ -341,7 +341,7 @@ def cuda_library() -> Finding:
 
 
 def onnxruntime_providers() -> Finding:
-    """What ONNX Runtime can run on."""
+    """Return what ONNX Runtime can run on."""
     import onnxruntime
 
     providers = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
@@ -394,7 +394,7 @@ Measure = Callable[..., dict[str, float]]
 
 
 def transport_findings(measure: Measure, seconds: float = 2.0) -> Iterator[Finding]:
-    """The socket buffers and two measurements.
+    """Yield the socket buffers and two measurements.
 
     Args:
         measure: `actrec_nodes.bringup.transport_check.measure`, handed in because the core does not import ROS.
@@ -429,7 +429,7 @@ def _measured(name: str, measure: Callable[[], dict[str, float]], remedy: str, r
 
 
 def socket_buffers(receive: Path = RECEIVE_BUFFER, send: Path = SEND_BUFFER) -> Iterator[Finding]:
-    """The kernel's limits on socket buffers, which images to other machines need."""
+    """Yield the kernel's limits on socket buffers, which images to other machines need."""
     for path, key in ((receive, "net.core.rmem_max"), (send, "net.core.wmem_max")):
         if path.is_file():
             size = int(path.read_text(encoding="ascii"))
@@ -441,7 +441,7 @@ MARKS = {"ok": "ok", "gap": "gap", "fault": "FAULT"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the arguments."""
+    """Declare the arguments."""
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.add_argument("--no-transport", action="store_true", help="skip the measurement of the image transport (8 s)")
     parser.epilog = (
@@ -451,7 +451,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints every finding; 1 where one of them keeps the graph from running."""
+    """Print every finding; 1 where one of them keeps the graph from running."""
     found: list[Finding] = []
     for finding in findings(with_transport=not args.no_transport):
         found.append(finding)

@@ -85,7 +85,7 @@ class _Console:
         self._beep, self._terminal = beep, sys.stderr.isatty()
 
     def show(self, text: str, stays: bool) -> None:
-        """Shows a line; the running clock on a terminal alone."""
+        """Show a line; the running clock on a terminal alone."""
         bell = "\a" if self._beep and ("GO!" in text or stays) else ""
         if self._terminal:
             print(f"\r{text:<110}{bell}", end="\n" if stays else "", file=sys.stderr, flush=True)
@@ -114,7 +114,7 @@ READ_TIMEOUT_S = 5.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the arguments."""
+    """Declare the arguments."""
     parser.add_argument(
         "--out",
         metavar="BAG",
@@ -156,7 +156,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def span(text: str) -> float:
-    """A number of seconds, of the command line."""
+    """Return a number of seconds, of the command line."""
     try:
         seconds = float(text)
     except ValueError:
@@ -167,7 +167,7 @@ def span(text: str) -> float:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Records, or recovers, and prints what is in the bag."""
+    """Record, or recovers, and prints what is in the bag."""
     if args.label is not None and not args.recover:
         stopped = threading.Event()
         with signals(stopped):

@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_data_argument(parser: argparse.ArgumentParser) -> None:
     """`--data`, which train, eval and export share."""
-    root = os.environ.get("ACTREC_DATA", "../shared/data")
+    root = os.environ.get("ACTREC_DATA", "data")
     parser.add_argument(
         "--data", default=root, help="folder that holds a folder a dataset (default: $ACTREC_DATA, %(default)s)"
     )

@@ -28,7 +28,7 @@ Needs Rerun: make venv EXTRAS='live view'. Ends with Ctrl-C, the end of a record
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the arguments."""
+    """Declare the arguments."""
     parser.epilog = EPILOG
     parser.add_argument("--driver", help="show this camera driver directly, with no ROS graph running")
     parser.add_argument(
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Shows until it is told to stop."""
+    """Show until it is told to stop."""
     from actrec.visualization.rerun_view import Viewer
 
     if args.driver_option and not args.driver:

@@ -126,7 +126,7 @@ def matrix(source: str, target: str = CANONICAL) -> np.ndarray:
 def convert(
     positions: np.ndarray, scores: np.ndarray, source: str, target: str = CANONICAL
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Converts joints of one layout to another.
+    """Convert joints of one layout to another.
 
     Args:
         positions: [..., V, D] metres or pixels, NaN for missing.
@@ -156,7 +156,7 @@ def convert(
 
 @cache
 def _sources(source: str, target: str) -> tuple[list[np.ndarray], np.ndarray]:
-    """The sources of all V' target joints: their first ones, second ones, … [V'] each; and the scores' factors [V']."""
+    """Return the sources of all V' target joints: their first ones, second ones, … [V'] each; and the scores' factors [V']."""
     weights = matrix(source, target)
     used = [np.flatnonzero(row) for row in weights]
     most = max(map(len, used))

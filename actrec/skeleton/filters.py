@@ -25,7 +25,7 @@ class OneEuro:
         self._velocity = np.zeros(0, np.float32)
 
     def update(self, stamp: float, positions: np.ndarray) -> np.ndarray:
-        """Filters [V, 3] at `stamp` seconds; NaN stays NaN, and what comes back after it is taken as it is."""
+        """Filter [V, 3] at `stamp` seconds; NaN stays NaN, and what comes back after it is taken as it is."""
         last, self._stamp, dt = self._positions, stamp, stamp - self._stamp
         if last is None or not 0 < dt <= MAX_GAP_S or last.shape != positions.shape:
             self._positions, self._raw, self._velocity = positions.copy(), positions.copy(), np.zeros_like(positions)
@@ -40,6 +40,6 @@ class OneEuro:
 
 
 def _share(cutoff_hz: np.ndarray | float, dt: float) -> np.ndarray:
-    """The new sample's share in a first-order low pass."""
+    """Return the new sample's share in a first-order low pass."""
     turn = 2 * np.pi * np.asarray(cutoff_hz) * dt
     return (turn / (turn + 1)).astype(np.float32)

@@ -51,7 +51,7 @@ def _side(joint: str) -> str:
 
 
 def _layout(name: str, table: str) -> Layout:
-    """Reads "joint:parent joint:parent …"; the root names itself."""
+    """Read "joint:parent joint:parent …"; the root names itself."""
     pairs = [entry.split(":") for entry in table.split()]
     joints = tuple(joint for joint, _ in pairs)
     return Layout(name, joints, tuple(joints.index(parent) for _, parent in pairs))
@@ -140,7 +140,7 @@ _FACE_68_COUNTERPARTS = (
 
 
 def _face_68() -> Layout:
-    """The 68-point order: jaw, brows, nose, eyes, lips, each a chain that hangs from the nose's root (27)."""
+    """Return the 68-point order: jaw, brows, nose, eyes, lips, each a chain that hangs from the nose's root (27)."""
     chains = {"jaw": (0, 17), "brow_right": (17, 22), "brow_left": (22, 27), "nose": (27, 36), "eye_right": (36, 42),
               "eye_left": (42, 48), "lip_outer": (48, 60), "lip_inner": (60, 68)}  # fmt: skip
     joints, parents = [], []
@@ -160,7 +160,7 @@ LAYOUTS = {
 
 
 def get(name: str) -> Layout:
-    """The layout called `name`.
+    """Return the layout called `name`.
 
     Raises:
         ConfigError: Unknown name; the known ones are listed.

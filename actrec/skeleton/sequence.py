@@ -47,7 +47,7 @@ class SkeletonSequence:
         return len(self.stamps_ns)
 
     def bodies_at(self, index: int) -> list[Body]:
-        """The bodies seen in frame `index`; one of which no joint is known is left out."""
+        """Return the bodies seen in frame `index`; one of which no joint is known is left out."""
         return [
             Body(body_id, "kinect_v2_25", self.bodies[m, index], self.pixels[m, index], self.scores[m, index])
             for m, body_id in enumerate(self.body_ids)
@@ -67,7 +67,7 @@ def from_kinect(
     label: int | None = None,
     meta: dict[str, Any] | None = None,
 ) -> SkeletonSequence:
-    """Makes a sequence of joints measured by a Kinect.
+    """Make a sequence of joints measured by a Kinect.
 
     Args:
         name: Name of the sequence.
@@ -120,7 +120,7 @@ def stamps_at(fps: float, frames: int) -> np.ndarray:
 
 
 def read_text(path: Path) -> str:
-    """The text of a recording.
+    """Return the text of a recording.
 
     Raises:
         DeviceError: There is no such file, or it cannot be read.
@@ -135,7 +135,7 @@ def read_text(path: Path) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a recording.
+    """Return the content of a recording.
 
     Raises:
         DeviceError: There is no such file, or it cannot be read.

@@ -18,13 +18,13 @@ from actrec.utils.errors import InputError
 
 
 def sample_stamps(end_ns: int, seconds: float, frames: int) -> np.ndarray:
-    """The [T] stamps in nanoseconds at which a window is sampled: evenly spaced, the last one at `end_ns`."""
+    """Return the [T] stamps in nanoseconds at which a window is sampled: evenly spaced, the last one at `end_ns`."""
     steps = np.arange(frames - 1, -1, -1, dtype=np.float64)
     return end_ns - np.round(steps * seconds / frames * NANOSECONDS).astype(np.int64)
 
 
 def stretched_stamps(start_ns: int, end_ns: int, frames: int) -> np.ndarray:
-    """The [T] stamps in nanoseconds, evenly spaced, that hold all between `start_ns` and `end_ns`, both included."""
+    """Return the [T] stamps in nanoseconds, evenly spaced, that hold all between `start_ns` and `end_ns`, both included."""
     return np.round(np.linspace(start_ns, end_ns, frames)).astype(np.int64)
 
 
@@ -112,7 +112,7 @@ class Window:
         return len(self._stamps)
 
     def add(self, stamp_ns: int, positions: np.ndarray) -> bool:
-        """Appends one observation [V, 3]; True where the window had to restart.
+        """Append one observation [V, 3]; True where the window had to restart.
 
         Raises:
             InputError: V differs from that of the earlier observations.
@@ -185,7 +185,7 @@ JUMP_S = 1.0
 
 
 def sampled(stamps_ns: np.ndarray, values: np.ndarray, wanted_ns: np.ndarray, max_gap_s: float = 0.5) -> np.ndarray:
-    """A whole recording's points at a window's stamps, as the live recognizer samples them.
+    """Return a whole recording's points at a window's stamps, as the live recognizer samples them.
 
     Args:
         stamps_ns: [L] increasing stamps.
@@ -234,13 +234,13 @@ class Series(Generic[T]):
         return apart > 0 and apart >= self._spacing_ns and stamp_ns > self._stamps[-1] - self._seconds_ns
 
     def replace(self, stamp_ns: int, value: T) -> None:
-        """Puts a better value in the place of the one with this very stamp, if there is one."""
+        """Put a better value in the place of the one with this very stamp, if there is one."""
         at = bisect_left(self._stamps, stamp_ns)
         if at < len(self._stamps) and self._stamps[at] == stamp_ns:
             self._values[at] = value
 
     def add(self, stamp_ns: int, value: T) -> None:
-        """Keeps a value, unless `takes` says no. Where time has jumped back, what was there is forgotten."""
+        """Keep a value, unless `takes` says no. Where time has jumped back, what was there is forgotten."""
         if not self.takes(stamp_ns):
             return
         if self._stamps and stamp_ns < self._stamps[-1] - int(JUMP_S * NANOSECONDS):
@@ -263,14 +263,14 @@ class Series(Generic[T]):
         del self._stamps[kept:], self._values[kept:]
 
     def at(self, stamp_ns: int, tolerance_s: float) -> T | None:
-        """The value nearest to a stamp, if it is near enough."""
+        """Return the value nearest to a stamp, if it is near enough."""
         if not self._stamps:
             return None
         index = int(self._nearest(np.array([stamp_ns]))[0])
         return self._values[index] if abs(self._stamps[index] - stamp_ns) <= tolerance_s * NANOSECONDS else None
 
     def nearest(self, wanted_ns: np.ndarray) -> list[T]:
-        """The values nearest in time to the stamps [T]; there must be one."""
+        """Return the values nearest in time to the stamps [T]; there must be one."""
         return [self._values[index] for index in self._nearest(wanted_ns)]
 
     def interpolated(self, wanted_ns: np.ndarray, max_gap_s: float) -> np.ndarray:

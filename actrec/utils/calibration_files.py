@@ -48,7 +48,7 @@ def is_known(model: str, coefficients: Any) -> bool:
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
+    """Return the mapping in a YAML file.
 
     Raises:
         DeviceError: It is not there.
@@ -66,7 +66,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def from_yaml(path: Path) -> Intrinsics:
-    """Reads `width, height, fx, fy, cx, cy[, distortion]`, or the YAML that ROS's camera_calibration writes.
+    """Read `width, height, fx, fy, cx, cy[, distortion]`, or the YAML that ROS's camera_calibration writes.
 
     Raises:
         DeviceError: It is not there.
@@ -97,7 +97,7 @@ def from_yaml(path: Path) -> Intrinsics:
 
 
 def number(path: Path, content: dict[str, Any], key: str) -> float:
-    """A length or rate in a YAML file's mapping; 0 where it does not say.
+    """Return a length or rate in a YAML file's mapping; 0 where it does not say.
 
     Raises:
         InputError: It is no positive number.
@@ -112,7 +112,7 @@ def number(path: Path, content: dict[str, Any], key: str) -> float:
 
 
 def _possible(camera: Intrinsics) -> Intrinsics:
-    """The camera itself.
+    """Return the camera itself.
 
     Raises:
         ValueError: There is none of such numbers.
@@ -201,7 +201,7 @@ def folders() -> list[Path]:
 
 
 def path_of(serial: str, part: str, folder: Path | None = None) -> Path:
-    """The file of a camera's `part` (COLOR, DEPTH, MOUNT): the one there is, or the one to write.
+    """Return the file of a camera's `part` (COLOR, DEPTH, MOUNT): the one there is, or the one to write.
 
     Raises:
         InputError: The serial number cannot be part of a file's name.
@@ -232,7 +232,7 @@ def load(serial: str, folder: Path | None = None) -> CameraFiles:
 def write_intrinsics(
     path: Path, camera: Intrinsics, name: str, geometry: DepthGeometry | None = None, note: str = ""
 ) -> None:
-    """Writes ROS's camera_info YAML, whole or not at all.
+    """Write ROS's camera_info YAML, whole or not at all.
 
     Args:
         path: The file; its folder is made.
@@ -260,7 +260,7 @@ def write_intrinsics(
 
 
 def write_mount(path: Path, mount: Mount, note: str = "") -> None:
-    """Writes a static transform: frames, translation in metres, rotation as a quaternion x, y, z, w."""
+    """Write a static transform: frames, translation in metres, rotation as a quaternion x, y, z, w."""
     x, y, z, w = quaternion(mount.pose[:3, :3])
     translation = dict(zip("xyz", map(float, mount.pose[:3, 3]), strict=True))
     content = {
@@ -273,7 +273,7 @@ def write_mount(path: Path, mount: Mount, note: str = "") -> None:
 
 
 def read_mount(path: Path) -> Mount:
-    """Reads what `write_mount` wrote.
+    """Read what `write_mount` wrote.
 
     Raises:
         InputError: A key is missing or no number, or the rotation is none.
@@ -289,7 +289,7 @@ def read_mount(path: Path) -> Mount:
 
 
 def fitted(camera: Intrinsics, width: int, height: int) -> Intrinsics:
-    """A calibration for images of another size: scaled where the aspect agrees.
+    """Return a calibration for images of another size: scaled where the aspect agrees.
 
     Raises:
         InputError: It does not: the images are cropped, and nobody knows where.
@@ -320,7 +320,7 @@ def quaternion(rotation: np.ndarray) -> tuple[float, float, float, float]:
 
 
 def unit_quaternion(values: Sequence[Any]) -> list[float]:
-    """The four numbers x, y, z, w.
+    """Return the four numbers x, y, z, w.
 
     Raises:
         TypeError, ValueError: They are no numbers, or not of length 1.
@@ -332,7 +332,7 @@ def unit_quaternion(values: Sequence[Any]) -> list[float]:
 
 
 def rigid(pose: np.ndarray) -> np.ndarray:
-    """The [4, 4] itself.
+    """Return the [4, 4] itself.
 
     Raises:
         ValueError: It is no rigid transform.

@@ -31,7 +31,7 @@ def setting(
     range: tuple[float, float] | None = None,
     choices: tuple[str, ...] | None = None,
 ) -> Any:
-    """A dataclass field that carries what a person and a ROS parameter need to know of it.
+    """Return a dataclass field that carries what a person and a ROS parameter need to know of it.
 
     Args:
         default: The default value; its type (or the annotation) is the setting's type.
@@ -47,7 +47,7 @@ def setting(
 
 
 def build(config_class: type[T], options: dict[str, Any] | None = None) -> T:
-    """Makes a validated `config_class` from a plain dictionary.
+    """Make a validated `config_class` from a plain dictionary.
 
     Raises:
         ConfigError: An option is unknown (the known ones are listed), mistyped or out of range.
@@ -87,7 +87,7 @@ def check_names(options: dict[str, Any], reserved: tuple[str, ...], what: str) -
 
 
 def validate(config: Any) -> None:
-    """Checks each field of a settings dataclass against its type, range and choices.
+    """Check each field of a settings dataclass against its type, range and choices.
 
     Raises:
         ConfigError: names the field, its value and what is allowed.
@@ -186,7 +186,7 @@ def read(pairs: Iterable[str], what: str) -> dict[str, Any]:
 
 
 def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with some changed, in the order given; `schedule.every` is the field `every` of the mapping `schedule`.
+    """Return settings with some changed, in the order given; `schedule.every` is the field `every` of the mapping `schedule`.
 
     Raises:
         ConfigError: What a field is to be changed of is no mapping.
@@ -217,7 +217,7 @@ def _value(text: str) -> Any:
 
 
 def read_mapping(cls: type[T], mapping: Any, where: str) -> T:
-    """Makes `cls` from a mapping, checking keys and types all the way down.
+    """Make `cls` from a mapping, checking keys and types all the way down.
 
     Args:
         cls: A dataclass; a field without default is required. Fields may be str, int, float, bool, dict, tuples of
@@ -243,7 +243,7 @@ def read_mapping(cls: type[T], mapping: Any, where: str) -> T:
 
 
 def plain(value: Any) -> Any:
-    """The reverse of `read`: dataclasses become mappings, tuples lists, ready for YAML; hidden fields are left out."""
+    """Return the reverse of `read`: dataclasses become mappings, tuples lists, ready for YAML; hidden fields are left out."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [f.name for f in dataclasses.fields(value) if not f.metadata.get("hidden")]
         return {name: plain(getattr(value, name)) for name in fields}
@@ -295,7 +295,7 @@ _WORDS: dict[type, str] = {
 
 
 def _kind(value: Any) -> str:
-    """A short description of what stands there; never prints a hostile file's megabytes."""
+    """Return a short description of what stands there; never prints a hostile file's megabytes."""
     if value is None:
         return "empty"
     if isinstance(value, (list, dict)):

@@ -2,7 +2,7 @@
 
 
 class ActrecError(Exception):
-    """Base of every expected failure. The command line prints it as one line and exits with 1."""
+    """Base of every expected failure. The command line prints it as one line and exit with 1."""
 
 
 class ConfigError(ActrecError):

@@ -18,7 +18,7 @@ from actrec.utils.errors import DeviceError, InputError, PackageError
 
 
 def write(target: Path, files: Mapping[str, bytes], check: Callable[[Path], Any]) -> None:
-    """Writes files to a temporary folder beside the target, which then takes its place, and that of one there.
+    """Write files to a temporary folder beside the target, which then takes its place, and that of one there.
 
     Args:
         target: The folder.
@@ -35,7 +35,7 @@ def write(target: Path, files: Mapping[str, bytes], check: Callable[[Path], Any]
 
 
 def check_place(folder: str | Path, files: Sequence[str], overwrite: bool = False) -> Path:
-    """Makes sure, before the work that is to fill it, that a folder can be written.
+    """Make sure, before the work that is to fill it, that a folder can be written.
 
     Args:
         folder: Where to.
@@ -93,7 +93,7 @@ def _write(target: Path, files: Mapping[str, bytes], check: Callable[[Path], Any
 
 
 def _move_into_place(staging: Path, target: Path) -> None:
-    """Renames; a folder that is there is put aside first and brought back if the renaming fails."""
+    """Rename; a folder that is there is put aside first and brought back if the renaming fails."""
     if not target.exists():
         os.rename(staging, target)
         return
@@ -110,7 +110,7 @@ def _move_into_place(staging: Path, target: Path) -> None:
 
 
 def read_image(path: Path, flags: int) -> np.ndarray | None:
-    """The image in a file, [H, W] or [H, W, channels], BGR; None where it is none, or truncated.
+    """Return the image in a file, [H, W] or [H, W, channels], BGR; None where it is none, or truncated.
 
     Args:
         path: The file.
@@ -124,7 +124,7 @@ def read_image(path: Path, flags: int) -> np.ndarray | None:
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Writes an image [H, W] or [H, W, channels], BGR, in the format that its ending names.
+    """Write an image [H, W] or [H, W, channels], BGR, in the format that its ending names.
 
     Raises:
         OSError: The file cannot be written.

@@ -12,7 +12,7 @@ KINECT_TO_OPTICAL = np.array([-1.0, -1.0, 1.0], dtype=np.float32)
 
 
 def kinect_to_optical(positions: np.ndarray) -> np.ndarray:
-    """Turns [..., 3] metres in Kinect camera space to the optical frame (and back: it is its own inverse)."""
+    """Turn [..., 3] metres in Kinect camera space to the optical frame (and back: it is its own inverse)."""
     return (positions * KINECT_TO_OPTICAL).astype(np.float32)
 
 
@@ -61,7 +61,7 @@ def image_points(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
 
 
 def rotation(axis: int, radians: float) -> np.ndarray:
-    """The 3×3 right-handed rotation about coordinate axis 0, 1 or 2, float32."""
+    """Return the 3×3 right-handed rotation about coordinate axis 0, 1 or 2, float32."""
     c, s = np.cos(radians), np.sin(radians)
     matrix = np.eye(3, dtype=np.float32)
     i, j = (axis + 1) % 3, (axis + 2) % 3
@@ -73,7 +73,7 @@ MIN_POINTS = 3
 
 
 def place(shape: np.ndarray, rays: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Translates a metric shape so that it projects onto rays: weighted linear least squares.
+    """Translate a metric shape so that it projects onto rays: weighted linear least squares.
 
     x/z of each moved point shall equal its ray's x/z, which is linear in the translation: tx − rx·tz = rx·Z − X. The
     errors are in units of z; in the second of two rounds they are divided by z to be reprojection errors.

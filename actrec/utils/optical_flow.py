@@ -41,7 +41,7 @@ def motion_at_joints(
 
 
 def velocity_at_joints(flow: np.ndarray, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The metric motion of the surface that is seen at the joints of one frame.
+    """Return the metric motion of the surface that is seen at the joints of one frame.
 
     Args:
         flow: [h, w, 3] m/s in the optical frame, NaN where unknown, of the color image's field of view.

@@ -63,7 +63,7 @@ class Registration:
 
 
 def _widest(camera: Intrinsics, distortion: np.ndarray) -> float:
-    """The squared tangent of the angle off the axis up to which points are drawn.
+    """Return the squared tangent of the angle off the axis up to which points are drawn.
 
     What the image's corners look at and somewhat more, but never as far out as where the distortion's polynomial folds
     back into the image. Of some wide lenses that is before the corners, whose rays nothing tells then.

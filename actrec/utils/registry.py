@@ -25,7 +25,7 @@ class Registry:
         return sorted(self._targets)
 
     def get(self, name: str) -> Any:
-        """The class or function behind `name`.
+        """Return the class or function behind `name`.
 
         Raises:
             ConfigError: The name is unknown; the message lists the known ones.
@@ -54,5 +54,5 @@ class Registry:
             ) from error
 
     def create(self, name: str, **options: Any) -> Any:
-        """Imports the target and calls it with `options`."""
+        """Import the target and calls it with `options`."""
         return self.get(name)(**options)

@@ -1,4 +1,4 @@
-"""Keeps numpy's linear algebra to one thread, and tells how many cores there are to use."""
+"""Keeps numpy's linear algebra to one thread, and tell how many cores there are to use."""
 
 import os
 

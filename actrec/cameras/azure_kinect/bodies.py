@@ -68,7 +68,7 @@ class BodyTracker:
         self._thread.start()
 
     def offer(self, capture: Capture) -> bool:
-        """Gives the tracker a capture; false where it is too busy to take it.
+        """Give the tracker a capture; false where it is too busy to take it.
 
         Raises:
             DeviceError: The tracker has failed.
@@ -103,13 +103,13 @@ class BodyTracker:
                 self._changed.wait(left)
 
     def stop(self) -> None:
-        """Tracks no more, and wakes whoever waits for bodies."""
+        """Tracks no more, and wake whoever waits for bodies."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Stops the thread and frees the tracker."""
+        """Stop the thread and free the tracker."""
         self.stop()
         self._k4abt.k4abt_tracker_shutdown(self._handle)
         self._thread.join()

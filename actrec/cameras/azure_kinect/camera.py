@@ -111,7 +111,7 @@ class AzureKinectCamera(Camera):
         return self._opened()[1].intrinsics
 
     def open(self) -> None:
-        """Opens the camera or the recording.
+        """Open the camera or the recording.
 
         Raises:
             DeviceError: There is no such camera or recording, or it does not start.
@@ -130,7 +130,7 @@ class AzureKinectCamera(Camera):
             raise
 
     def close(self) -> None:
-        """Closes it; safe to call twice, and while another thread reads."""
+        """Close it; safe to call twice, and while another thread reads."""
         self._closing.set()
         if (tracker := self._tracker) is not None:
             tracker.stop()
@@ -141,7 +141,7 @@ class AzureKinectCamera(Camera):
             self._tracker = self._view = self._source = None
 
     def read(self, timeout_s: float = 1.0) -> RgbdFrame:
-        """The newest frame of a camera, or the next one; of a recording the next one, when it is due.
+        """Return the newest frame of a camera, or the next one; of a recording the next one, when it is due.
 
         Raises:
             EndOfStream: The recording has ended.
@@ -157,7 +157,7 @@ class AzureKinectCamera(Camera):
                     return frame
 
     def calibration(self) -> calibration_files.CameraFiles:
-        """The factory's, or that of its files in use."""
+        """Return the factory's, or that of its files in use."""
         _, view = self._opened()
         return calibration_files.CameraFiles(self.serial, view.intrinsics, view.depth_lens, view.geometry)
 
@@ -201,7 +201,7 @@ class AzureKinectCamera(Camera):
         return self._source, self._view
 
     def _next(self, deadline: float) -> Capture:
-        """The capture to give next."""
+        """Return the capture to give next."""
         source, _ = self._opened()
         if isinstance(source, Playback):
             return self._recorded(source)
@@ -218,7 +218,7 @@ class AzureKinectCamera(Camera):
                 return self._newest(source, capture)
 
     def _newest(self, source: Device, capture: Capture) -> Capture:
-        """The last of the captures that wait."""
+        """Return the last of the captures that wait."""
         try:
             while (newer := source.next(0)) is not None:
                 if self._usable(newer):
@@ -278,7 +278,7 @@ class AzureKinectCamera(Camera):
         return frame
 
     def _stamp(self, image: Image) -> None:
-        """Puts the exposure on the system's clock."""
+        """Put the exposure on the system's clock."""
         now, clock_ns = time.time_ns(), time.monotonic_ns()
         # When the host had received it; the time that it then waited for us is no part of the delay.
         waited = clock_ns - image.received_ns
@@ -288,7 +288,7 @@ class AzureKinectCamera(Camera):
 
 
 def _check(config: AzureKinectConfig) -> None:
-    """Raises ConfigError for what the camera cannot do."""
+    """Raise ConfigError for what the camera cannot do."""
     if config.fps not in RATES:
         raise ConfigError(f"AzureKinectConfig.fps is {config.fps}, allowed: 5, 15, 30 Hz")
     for name, mode in (("color_mode", "3072p"), ("depth_mode", "wfov_unbinned")):

@@ -74,7 +74,7 @@ class Image:
         return cv2.cvtColor(self.data()[: int(np.prod(shape))].reshape(shape), _TO_RGB[name])
 
     def release(self) -> None:
-        """Gives the image back; arrays of `data` are invalid from now on."""
+        """Give the image back; arrays of `data` are invalid from now on."""
         self._k4a.k4a_image_release(self.handle)
 
     def _size(self) -> tuple[int, int]:
@@ -114,7 +114,7 @@ class Capture:
         return abs(self.color.device_us - self.depth.device_us)
 
     def release(self) -> None:
-        """Gives back the capture and its images."""
+        """Give back the capture and its images."""
         for image in (self.color, self.depth):
             if image is not None:
                 image.release()
@@ -273,7 +273,7 @@ def intrinsics_of(camera: Any) -> Intrinsics:
 
 
 def pinhole(camera: Intrinsics) -> Intrinsics:
-    """The same camera without lens distortion."""
+    """Return the same camera without lens distortion."""
     return Intrinsics(camera.width, camera.height, camera.fx, camera.fy, camera.cx, camera.cy)
 
 

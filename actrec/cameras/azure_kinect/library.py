@@ -47,7 +47,7 @@ _loading = threading.Lock()
 
 
 def load(part: str, path: str = "") -> Any:
-    """The bindings of one library, with the library loaded: a module of `pykinect_azure`.
+    """Return the bindings of one library, with the library loaded: a module of `pykinect_azure`.
 
     Args:
         part: "k4a", "k4arecord" or "k4abt"; the latter two need k4a loaded before.
@@ -87,7 +87,7 @@ def beside(library: str, part: str) -> str:
 
 @contextmanager
 def complaints(k4a: Any) -> Iterator[list[str]]:
-    """Collects the errors that the SDK logs meanwhile: its results say no more than that something failed."""
+    """Collect the errors that the SDK logs meanwhile: its results say no more than that something failed."""
     heard: list[str] = []
 
     def hear(context: int, level: int, file: bytes, line: int, message: bytes) -> None:

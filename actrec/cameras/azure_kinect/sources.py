@@ -69,7 +69,7 @@ class Device:
             raise
 
     def next(self, timeout_s: float) -> Capture | None:
-        """The oldest capture that waits, or the next one; None where none comes in time.
+        """Return the oldest capture that waits, or the next one; None where none comes in time.
 
         Raises:
             DeviceError: The camera is gone.
@@ -85,7 +85,7 @@ class Device:
         return Capture(k4a, handle)
 
     def close(self) -> None:
-        """Stops the cameras and closes the device."""
+        """Stop the cameras and close the device."""
         self._k4a.k4a_device_stop_cameras(self._handle)
         self._k4a.k4a_device_close(self._handle)
 
@@ -135,7 +135,7 @@ class Playback:
             raise
 
     def next(self) -> Capture:
-        """The next capture.
+        """Return the next capture.
 
         Raises:
             EndOfStream: There are no more.
@@ -150,7 +150,7 @@ class Playback:
         return Capture(self._k4a, handle)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._record.k4a_playback_close(self._handle)
 
     def _describe(self) -> tuple[Any, int]:
@@ -172,7 +172,7 @@ class Playback:
 
 
 def _find(k4a: Any, serial: str) -> tuple[Any, str]:
-    """Opens the camera of this serial number, or the only one."""
+    """Open the camera of this serial number, or the only one."""
     count = int(k4a.k4a_device_get_installed_count())
     if not count:
         raise DeviceError("no Azure Kinect is connected: check its USB 3 cable and power supply")
@@ -197,7 +197,7 @@ def _find(k4a: Any, serial: str) -> tuple[Any, str]:
 
 
 def _open(k4a: Any, index: int) -> tuple[Any, str]:
-    """A camera's handle, and why there is none."""
+    """Return a camera's handle, and why there is none."""
     handle = k4a.k4a_device_t()
     with complaints(k4a) as heard:
         result = k4a.k4a_device_open(index, handle)

@@ -134,14 +134,14 @@ class RealSenseCamera(Camera):
             raise
 
     def close(self) -> None:
-        """Stops the streams; safe to call twice, and while another thread reads."""
+        """Stop the streams; safe to call twice, and while another thread reads."""
         pipeline, self._pipeline = self._pipeline, None
         if pipeline is not None:
             with contextlib.suppress(RuntimeError):  # it had not started, or is unplugged
                 pipeline.stop()
 
     def read(self, timeout_s: float = 1.0) -> RgbdFrame:
-        """The newest frame that was not read before; waits for one.
+        """Return the newest frame that was not read before; waits for one.
 
         Raises:
             EndOfStream: The recording has ended.
@@ -163,7 +163,7 @@ class RealSenseCamera(Camera):
             return self._frame(frames, color, self._stamp(color, arrival), arrival)
 
     def calibration(self) -> calibration_files.CameraFiles:
-        """The camera's own, or its files' in use."""
+        """Return the camera's own, or its files' in use."""
         self._opened()
         return self._depth.calibration
 
@@ -179,7 +179,7 @@ class RealSenseCamera(Camera):
         self._warned = False
 
     def _camera(self) -> Any:
-        """The device, reset if it has to be."""
+        """Return the device, reset if it has to be."""
         device = realsense_device.find(self._context, self._serial)
         self._serial = realsense_device.serial_of(device)  # after a reset it is to be the same one
         if self.config.reset == "always" or (self.config.reset == "stall" and self._stalled):
@@ -250,7 +250,7 @@ class RealSenseCamera(Camera):
         self._half_frame_ns = NANOSECONDS / profile.get_stream(rs.stream.color).fps() / 2
 
     def _next(self, deadline: float) -> Any:
-        """The newest frameset; None where none comes in time."""
+        """Return the newest frameset; None where none comes in time."""
         pipeline = self._opened()
         with contextlib.suppress(RuntimeError):  # the device is gone
             # In slices, as stopping the pipeline does not wake who waits for it.
@@ -318,7 +318,7 @@ def _apart_ns(color: Any, depth: Any) -> float:
 
 
 def open_context() -> Any:
-    """A librealsense context: what it sees is what is connected by USB.
+    """Return a librealsense context: what it sees is what is connected by USB.
 
     Its own DDS, for cameras on a network, stays off: one DDS in a process of ROS is enough.
     """

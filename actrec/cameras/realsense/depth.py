@@ -33,7 +33,7 @@ class FilterSettings:
 
 
 def chain(settings: FilterSettings) -> list[Any]:
-    """The filters to put depth frames through, one after another.
+    """Return the filters to put depth frames through, one after another.
 
     Spatial and temporal work on disparity, whose noise is the same at every distance.
     """
@@ -65,7 +65,7 @@ _GRID = 25
 
 
 def from_realsense(lens: Any) -> Intrinsics:
-    """A `pyrealsense2.intrinsics` in the data contract.
+    """Return a `pyrealsense2.intrinsics` in the data contract.
 
     Brown-Conrady is OpenCV's own model. The others, of which "inverse Brown-Conrady" with coefficients in it says how
     to take distortion out rather than in, are fitted on a grid of pixels.

@@ -27,19 +27,19 @@ def info(device: Any, what: Any) -> str:
 
 
 def serial_of(device: Any) -> str:
-    """A device's serial number, empty where it tells none (in recovery)."""
+    """Return a device's serial number, empty where it tells none (in recovery)."""
     return info(device, rs.camera_info.serial_number)
 
 
 def connected(context: Any) -> dict[str, Any]:
-    """The cameras that a context sees, by serial number."""
+    """Return the cameras that a context sees, by serial number."""
     devices = {serial_of(device): device for device in context.query_devices()}
     devices.pop("", None)
     return devices
 
 
 def find(context: Any, serial: str) -> Any:
-    """The camera with this serial number, or the only one.
+    """Return the camera with this serial number, or the only one.
 
     Raises:
         ConfigError: There are several and none is chosen.
@@ -74,7 +74,7 @@ def _nothing() -> str:
 
 
 def returned(context: Any, serial: str, wait_s: float) -> Any:
-    """The camera once it is back from a reset.
+    """Return the camera once it is back from a reset.
 
     Raises:
         DeviceError: It is not, within `wait_s`.
@@ -93,7 +93,7 @@ def returned(context: Any, serial: str, wait_s: float) -> Any:
 
 
 def explained(error: Exception, device: Any, wanted: str) -> ActrecError:
-    """What an error of librealsense on starting means, with the remedy.
+    """Return what an error of librealsense on starting means, with the remedy.
 
     Args:
         error: As it was raised.
@@ -117,7 +117,7 @@ def explained(error: Exception, device: Any, wanted: str) -> ActrecError:
 
 
 def _profiles(device: Any) -> str:
-    """The video profiles of depth and color, in words: sizes with their rates."""
+    """Return the video profiles of depth and color, in words: sizes with their rates."""
     rates: dict[tuple[str, int, int], set[int]] = {}
     for sensor in device.query_sensors():
         for profile in sensor.get_stream_profiles():
@@ -131,7 +131,7 @@ def _profiles(device: Any) -> str:
 
 
 def set_options(device: Any, text: str) -> None:
-    """Sets a camera's own options, before it starts.
+    """Set a camera's own options, before it starts.
 
     Args:
         device: The camera.

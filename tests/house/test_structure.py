@@ -1,0 +1,115 @@
+"""The layout rules of the house: folders, directions of imports, the command line, names, machine paths."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.house.structure import Structure
+
+ROOT = Path(__file__).resolve().parents[2]
+STRUCTURE = Structure(ROOT)
+ORDER = [
+    {"types", "utils"},
+    {"skeleton"},
+    {"recordings"},
+    {"simulation", "datasets"},
+    {"cameras"},
+    {"perception", "scene_flow", "features"},
+    {"inference"},
+    {"recognition"},
+    {"visualization"},
+    {"cli", "__main__"},
+]
+"""Sub-packages of actrec from the lowest level up; each imports from its own level and from those below it."""
+LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
+MOST_ENTRIES = 14
+FLAT = {"actrec", "actrec/cli", "actrec/datasets", "models/actrec_models/networks"}
+"""Folders with an entry for each command, dataset, network or part of the core."""
+GENERIC = {
+    "base.py": "the base classes of the package around it",
+    "registry.py": "how names are found, and the networks by name",
+    "settings.py": "the settings of the package around it",
+    "conversions.py": "between joint layouts, and between messages and arrays",
+    "report.py": "of an evaluation, and of a calibration",
+    "streaming.py": "a network frame by frame: its PyTorch form, and what runs its ONNX form",
+    "labels.py": "what the recognizer publishes, and the labels of recordings",
+}
+"""File names that several packages have, with the reason."""
+PACKAGE_FOLDERS = ["actrec", "nodes/actrec_nodes", "models/actrec_models", "calibration/actrec_calibration"]
+MACHINE = re.compile(r"/home/\w+/|/root/\w|/work/(?:main|shared)|\.\./shared|find-links|index-url")
+
+
+def test_folders_have_few_entries() -> None:
+    assert {f: n for f, n in STRUCTURE.entries().items() if n > MOST_ENTRIES and f not in FLAT} == {}
+
+
+def test_subpackages_import_downwards_only() -> None:
+    wrong = []
+    for name, imported in STRUCTURE.imports.items():
+        own = name.split(".")[1] if name.startswith("actrec.") else None
+        for other in imported if own else ():
+            target = other.split(".")[1] if other.startswith("actrec.") else None
+            if target and target != own and LEVEL[target] > LEVEL[own]:
+                wrong.append(f"{name} imports {other}")
+    assert wrong == []
+
+
+def test_subpackages_do_not_import_each_other() -> None:
+    edges = STRUCTURE.package_edges()
+    pairs = {tuple(sorted((a, b))) for a, others in edges.items() for b in others if a in edges.get(b, ())}
+    assert pairs <= {("types", "utils")}, "types and utils are one level"
+
+
+def test_modules_do_not_import_in_a_circle() -> None:
+    assert STRUCTURE.cycles() == []
+
+
+def test_module_names_are_unique_or_generic() -> None:
+    repeated = STRUCTURE.duplicate_modules()
+    own = {name: {m.split(".")[0] for m in modules} for name, modules in repeated.items()}
+    assert {
+        n: repeated[n] for n, packages in own.items() if n not in GENERIC and len(packages) < len(repeated[n])
+    } == {}
+
+
+@pytest.mark.parametrize("folder", PACKAGE_FOLDERS)
+def test_argparse_and_print_are_in_the_command_line_only(folder: str) -> None:
+    found = []
+    for name, path in STRUCTURE.files.items():
+        if not path.is_relative_to(ROOT / folder) or name.startswith(("actrec.cli", "actrec.__main__")):
+            continue
+        for node in ast.walk(STRUCTURE.trees[name]):
+            imports = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            imports += [node.module] if isinstance(node, ast.ImportFrom) else []
+            prints = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+            if "argparse" in imports or prints:
+                found.append(f"{name}:{node.lineno}")
+    assert found == []
+
+
+def test_benchmarks_are_not_imported_by_packages() -> None:
+    found = []
+    for name, tree in STRUCTURE.trees.items():
+        for node in ast.walk(tree):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            found += [name for module in names if module.split(".")[0] in {"benchmarks", "tests"}]
+    assert found == []
+
+
+def test_tracked_files_name_no_machine() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    found = []
+    for name in listed.stdout.splitlines():
+        path = ROOT / name
+        if path == Path(__file__) or not path.is_file() or path.suffix in {".onnx", ".safetensors", ".npz"}:
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="ignore").splitlines(), 1):
+            if MACHINE.search(line):
+                found.append(f"{name}:{number}: {line.strip()[:80]}")
+    assert found == []
