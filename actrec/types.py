@@ -1,4 +1,4 @@
-"""What travels through the core: RGB-D frames and what is seen in them.
+"""The data contract: RGB-D frames, and the people found in them.
 
 SI units, right-handed, the camera's optical frame (x right, y down, z forward), float32, NaN for missing.
 """
@@ -122,7 +122,7 @@ class Body:
 
 
 LOOSE = "hand_"
-"""What the `body_id` of a hand begins with where no body is known: hand_1, hand_2, …"""
+"""Start of the `body_id` of a hand without a known body: hand_1, hand_2, …"""
 
 
 @dataclass
@@ -138,7 +138,7 @@ class Face(Body):
 
 
 UNKNOWN = "unknown"
-"""The label of what the model does not know; no package may have a class of that name."""
+"""The label of a rejected window; no package may have a class of that name."""
 
 Clip = Mapping[str, np.ndarray]
 
@@ -154,9 +154,9 @@ KEYS: dict[str, tuple[int | None, str, str]] = {
     "color": (0, "[T, H, W, 3]", "uint8 RGB"),
     "flow": (0, "[T, H, W, 3]", "scene flow, m/s, of the color image's field of view at any size"),
 }
-"""Key of a clip to (its time axis, its shape, what it is). Body 0 is the one that the clip is about. A clip may also
+"""Key of a clip to (its time axis, its shape, its meaning). Body 0 is the subject of the clip. A clip may also
 hold, under the name of an input whose feature is a `FrameFeature`, that input's `observe`d frames [T, …] of body 0
-instead of "color" or "flow": the live recognizer keeps crops, not pictures."""
+instead of "color" or "flow": the live recognizer keeps crops, not images."""
 
 STREAMS = {
     "bodies": ("bodies", "pixels"),
@@ -169,13 +169,13 @@ STREAMS = {
 
 
 class LazyClip(Mapping[str, np.ndarray]):
-    """A clip whose values are made when they are first looked at, and kept: pictures that nobody takes cost nothing.
+    """A clip whose values are made on first access, and kept: unused images cost nothing.
 
     Args:
         make: Key to what returns its array.
-        span: Key of pictures to what returns some of them alone, given the first and how many.
-        shown: The clip as its pictures saw body 0: joints are those of the frame that each picture is of, where the
-            clip itself has them between frames too. None where there is no difference.
+        span: Key of images to a function that returns some of them, given the first index and their number.
+        shown: The clip with body 0's joints at the stamp of each image, if the clip itself has joints between images
+            too; None if there is no difference.
 
     Attributes:
         shown: As given.
@@ -191,7 +191,7 @@ class LazyClip(Mapping[str, np.ndarray]):
         self.shown = shown
 
     def part(self, key: str, start: int, frames: int) -> np.ndarray | None:
-        """`frames` pictures from `start` on, no others made; None where it takes the whole array."""
+        """Return `frames` images from `start` on without making others; None if the whole array must be made."""
         return self._span[key](start, frames) if key in self._span and key not in self._made else None
 
     def __getitem__(self, key: str) -> np.ndarray:

@@ -59,7 +59,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     args = parser.parse_args(arguments)
     if not args.minutes > 0:
         raise ConfigError(f"--minutes is {args.minutes:g}, expected more than 0")
-    options = config.read(args.driver_option, "driver option")
+    options = config.parse_pairs(args.driver_option, "driver option")
     with cameras.create(args.driver, **options) as camera:
         return {"driver": args.driver, "minutes": args.minutes, **_watched(camera, args.minutes * 60)}
 

@@ -165,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
 def _read(entry: str) -> tuple[str, dict[str, Any]]:
     name, _, options = entry.partition(":")
     registry.NETWORKS.get(name)
-    return name, config.read(filter(None, options.split(";")), "network option")
+    return name, config.parse_pairs(filter(None, options.split(";")), "network option")
 
 
 def _row(entry: str, runs: int, threads: int) -> dict[str, Any]:

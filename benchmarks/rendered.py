@@ -56,7 +56,7 @@ def rendered(arguments: list[str]) -> dict[str, Any]:
     for number, name in enumerate(names, start=1):
         print(f"[{number}/{len(names)}] {name}", file=sys.stderr, flush=True)
         rows.append(_row(recipes / f"{name}.yaml", data, args.out / name, args.threads))
-    figures = {"caveat": RenderedRgbd.caveat, "options": config.read(args.option, "--option"), "networks": rows}
+    figures = {"caveat": RenderedRgbd.caveat, "options": config.parse_pairs(args.option, "--option"), "networks": rows}
     if args.write is not None:
         pages.write(args.write, "rendered", table(figures))
     return figures

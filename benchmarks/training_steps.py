@@ -47,7 +47,7 @@ def recipe_of(entry: str) -> Recipe:
     found = _recipes().get(LIKE.get(name, name))
     if found is None:
         raise ConfigError(f"no recipe of {name} among the papers'")
-    changed = config.read(filter(None, options.split(";")), "network option")
+    changed = config.parse_pairs(filter(None, options.split(";")), "network option")
     last = found.plan()[-1]
     return dataclasses.replace(found.of(last), model=name, options={**found.options, **changed}, stages=[])
 

@@ -24,8 +24,8 @@ class Camera(ABC):
             fields as parameters `<driver>.<field>`.
         config: What it was built to.
         skipped: Frames left out since it was opened because the reader came too late, where the driver can tell.
-        paced: Whether frames come at a pace of their own; false where they are to come as fast as they are taken.
-        serial: The device's number, once open; empty where it has none.
+        paced: Whether frames come at their own pace; false if they come as fast as they are read.
+        serial: The device's serial number, once open; empty if it has none.
         live: Whether a stream that broke off is worth opening again; opening a recording again would start it over.
     """
 
@@ -46,12 +46,12 @@ class Camera(ABC):
         self.close()
 
     def prepare(self) -> None:
-        """Do what takes long and needs no device, lest those who listen already wait for it once it is opened."""
+        """Do slow work that needs no device, so that subscribers do not wait for it after opening."""
         return
 
     @abstractmethod
     def open(self) -> None:
-        """Starts the stream.
+        """Start the stream.
 
         Raises:
             DeviceError: There is no such camera or recording, with the remedy.
@@ -71,11 +71,11 @@ class Camera(ABC):
         """
 
     def calibration(self) -> CameraFiles:
-        """Return what its frames go by; valid once open. Where its depth camera sits is None where the driver cannot tell."""
+        """Return the calibration of the frames; valid once open. A driver may not know the depth camera's pose: None."""
         return CameraFiles(self.serial, self.intrinsics)
 
     def figures(self) -> dict[str, float | int]:
-        """Return what the driver knows of its frames for the node's diagnostics: delays in ms, frames left out and why."""
+        """Return the driver's figures for the node's diagnostics: delays in ms, dropped frames and their causes."""
         return {}
 
     @property

@@ -9,7 +9,7 @@ _SPAN_NS = 10 * NANOSECONDS
 drift apart by 50 millionths: half a millisecond."""
 
 _JUMP_NS = NANOSECONDS
-"""A device clock that is off by more has been set anew."""
+"""A device clock that differs by more has been reset."""
 
 _SHARE = 0.05
 """Of a new frame in the running means."""
@@ -26,7 +26,7 @@ class DeviceClock:
         restarts: Times that the device's clock jumped.
 
     Args:
-        delay_ns: The least time from capture to arrival, where it is known.
+        delay_ns: The least time from capture to arrival, if known.
     """
 
     def __init__(self, delay_ns: int = 0):

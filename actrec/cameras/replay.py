@@ -23,7 +23,7 @@ _WAKE_S = 0.1
 
 
 class StoppedError(Exception):
-    """The decoder was stopped while somebody waited for it."""
+    """The decoder was stopped while a reader waited for it."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,11 @@ class DecodeAhead:
         return self._next
 
     def take(self) -> None:
-        """The frame last peeked at is done with."""
+        """Drop the frame that was peeked at last."""
         self._next = None
 
     def stop(self) -> None:
-        """End decoding and wake whoever waits."""
+        """End decoding and wake waiting readers."""
         self.stopped.set()
         self._thread.join()
 
@@ -113,7 +113,7 @@ class DecodeAhead:
                 start_s = again
                 if not self._put(_Item()):
                     return
-        except Exception as error:  # whoever reads the frames raises it
+        except Exception as error:  # raised in the reading thread
             self._put(_Item(error=error))
 
     def _excerpt(self, start_s: float) -> Iterator[RgbdFrame]:

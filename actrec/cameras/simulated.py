@@ -53,7 +53,7 @@ class SimulatedConfig:
         range=(0, 1_000_000),
     )
     realtime: bool = setting(
-        True, "Keep to the clock: wait for each frame, skip what is late. Otherwise as fast as it is read."
+        True, "Keep to the clock: wait for each frame, skip late ones. Otherwise as fast as it is read."
     )
     duration: float = setting(0.0, "Ends after so long; 0 for never.", unit="s", range=(0, 1e9))
     start_stamp_ns: int = setting(
@@ -109,7 +109,7 @@ class SimulatedCamera(Camera):
         return self._intrinsics
 
     def prepare(self) -> None:
-        """Compiles what renders, which takes a quarter of a minute the first time, or loads what was compiled."""
+        """Compile the renderer, which takes a quarter of a minute the first time, or load it from the cache."""
         self._noise = self._sensor_noise()
         self._render(performed_scene(self._intrinsics, self.config.actions, actors=1), 0)
 
@@ -139,7 +139,7 @@ class SimulatedCamera(Camera):
                 facing=float(np.radians(c.facing)),
             )
         self._noise = self._sensor_noise()
-        self._render(self.scene, 0)  # compiles where that was not prepared, before the clock starts
+        self._render(self.scene, 0)  # compiles if that was not prepared, before the clock starts
         self._closed.clear()
         self._start_ns = time.time_ns() if c.start_stamp_ns < 0 else c.start_stamp_ns
         self._began, self._next, self.skipped, self.snapshot = time.monotonic(), 0, 0, None
@@ -186,7 +186,7 @@ class SimulatedCamera(Camera):
         return {f"actor_{i + 1}": actor.label(seconds) for i, actor in enumerate(self._opened().actors)}
 
     def hands(self) -> list[Hand]:
-        """Exact finger joints (`hand_21`) of everybody in the last frame, left hand before right.
+        """Return the exact finger joints (`hand_21`) of all people in the last frame, left hand before right.
 
         Raises:
             DeviceError: Nothing has been read yet.
@@ -194,7 +194,7 @@ class SimulatedCamera(Camera):
         return self._opened().hands(self._last())
 
     def scene_flow(self, dt: float) -> np.ndarray:
-        """[H, W, 3] exact velocities, m/s, of what the last frame shows over the `dt` seconds that follow it.
+        """Return [H, W, 3] exact velocities, m/s, of the last frame's surfaces over the following `dt` seconds.
 
         Raises:
             DeviceError: Nothing has been read yet.

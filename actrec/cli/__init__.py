@@ -33,7 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "quantize": ("actrec.cli.quantize", "add the network in int8 to a model package"),
     "build-engine": ("actrec.cli.build_engine", "build the TensorRT engine of a model package, on the robot"),
     "bench": ("actrec.cli.bench", "measure one part of the graph, or all of it"),
-    "doctor": ("actrec.cli.doctor", "say what is installed and connected, and what to do about what is missing"),
+    "doctor": ("actrec.cli.doctor", "check what is installed and connected, and how to mend what is missing"),
 }
 
 DESCRIPTION = "From an RGB-D camera to action labels. 'actrec COMMAND --help' explains a command, with an example."
@@ -55,7 +55,7 @@ REMEDIES = {
 """What to do when a command's import of a top-level module fails."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-"""Errors of a disk that is full, or of a user's share of it: whoever writes, nothing else is to be said of them."""
+"""Errors of a full disk, or of a full quota: every command reports them alike."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status.
 
     Args:
-        argv: The arguments after the program's name; those of the process by default.
+        argv: The arguments after the program's name; by default the process's own.
     """
     single_threaded_blas()  # before any command imports numpy
     for stream in (sys.stdout, sys.stderr):
@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
         if error.errno not in FULL:
             raise
         _settle_stdout()
-        return _fail(f"{error.filename or 'what was to be written'}: {error.strerror}; make room and try again", 1)
+        return _fail(f"{error.filename or 'the output'}: {error.strerror}; make room and try again", 1)
     except ImportError as error:
         # Of a compiled module that does not load the name lacks the package's, which its path has.
         parts = [(error.name or "").split(".")[0], *Path(error.path or "").parts]
@@ -141,7 +141,7 @@ def _import(name: str) -> ModuleType:
 
 
 def _settle_stdout() -> None:
-    """Print what waits to be; where that fails, hands Python a stdout that it can still flush when it exits."""
+    """Flush stdout; if that fails, replace it by one that Python can flush at exit."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()

@@ -20,7 +20,7 @@ The recognizer takes it with:  actrec run --ros-args -p backend:=tensorrt
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `actrec build-engine`."""
+    """Declare the arguments of `actrec build-engine`."""
     parser.epilog = EPILOG
     parser.add_argument("package", help="name of one in the zoo, or its folder")
     parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), help="to compute in (default: fp16)")

@@ -1,4 +1,4 @@
-"""`actrec doctor`: what is installed and connected, and what to do about what is missing.
+"""`actrec doctor`: checks the installation, and names a remedy for each fault.
 
 What `actrec doctor` looks at: software, hardware, model packages, image transport.
 
@@ -8,7 +8,7 @@ Cameras and accelerators, as the kernel shows them.
 
 Model packages: which are found, and whether they are whole.
 
-Libraries: what is installed, in which version, and what it lacks.
+Libraries: which are installed, in which version, and what they miss.
 
 Image transport between processes: measured for real, with the settings that ship and with Fast DDS as it comes.
 """
@@ -44,7 +44,7 @@ class Finding:
         name: What was checked.
         ok: Whether it is as it should be.
         value: What was found, one line.
-        remedy: What to do about it where it is not ok, else "".
+        remedy: How to mend it if it is not ok, else "".
         required: Whether the graph cannot run while it is not ok.
     """
 
@@ -190,7 +190,7 @@ def accelerators() -> Iterator[Finding]:
 
 
 def _read(path: Path) -> str:
-    """Return the text of a kernel file, empty where there is none."""
+    """Return the text of a kernel file, empty if there is none."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
@@ -198,7 +198,7 @@ def _read(path: Path) -> str:
 
 
 def models_findings() -> Iterator[Finding]:
-    """One line a package found, and a fault where none is usable."""
+    """Yield one line per package found, and a fault if none is usable."""
     entries = zoo.list_packages()
     for entry in entries:
         if entry.package is None:
@@ -218,7 +218,7 @@ LIVE = "pip install 'actrec[live]', or: make venv"
 
 TRAIN = "only for training: pip install 'actrec[train]', or: make venv EXTRAS='live train'"
 
-LINKED = "install what it links (scripts/install_system.sh), or it itself again"
+LINKED = "install the libraries that it links (scripts/install_system.sh), or reinstall it"
 
 OPENCV_WHEELS = (
     "opencv-python",
@@ -244,10 +244,10 @@ NVIDIA = {
 """What makes use of an NVIDIA GPU; without one nothing is missing."""
 
 CUDA = {"pycuda.driver": "pycuda", "cuda.bindings.runtime": "cuda-python", "cuda.cudart": "cuda-python"}
-"""Modules of which TensorRT's engines need one (`actrec.inference.tensorrt.cuda`), to what they are installed as."""
+"""Modules of which TensorRT's engines need one (`actrec.inference.tensorrt.cuda`), to their distributions."""
 
 DISTRIBUTIONS = {"cv2": OPENCV_WHEELS, "cupy": ("cupy-cuda12x", "cupy-cuda13x", "cupy-cuda11x", "cupy")}
-"""The distributions that provide a module, where they are not named as it is."""
+"""The distributions that provide a module of another name."""
 
 TYPE_SUPPORT = """
 import rclpy
@@ -317,7 +317,7 @@ def opencv_clash() -> Finding:
 
 
 def library(module: str, remedy: str, required: bool) -> Finding:
-    """Whether `module` is installed and, of those that are not for training or replaying alone, loads; its version."""
+    """Check that `module` is installed, and loads unless only training or replay needs it; report its version."""
     if not _installed(module):
         return Finding(AREA, module, False, "not installed", remedy, required)
     if module not in OPTIONAL and (problem := _not_loading(module)):
@@ -352,7 +352,7 @@ def onnxruntime_providers() -> Finding:
 
 
 def _not_loading(module: str) -> str:
-    """Why an import fails, in a process of its own, as some end the one they are in; empty where it does not."""
+    """Return why an import fails, empty if it does not; in a process of its own, since some imports end the process."""
     done = subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, text=True, check=False)
     if done.returncode < 0:
         return f"it ends Python with signal {-done.returncode}, as a build for another processor does"
@@ -451,7 +451,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print every finding; 1 where one of them keeps the graph from running."""
+    """Print every finding; return 1 if one of them keeps the graph from running."""
     found: list[Finding] = []
     for finding in findings(with_transport=not args.no_transport):
         found.append(finding)

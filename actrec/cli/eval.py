@@ -122,7 +122,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     flags = {name: True for name in ("fit_weights", "seeds", "skip_unreadable") if getattr(args, name)}
     folds = {"folds": _folds(args.folds)} if args.folds else {}
-    return {**given, **flags, **folds, "dataset_options": config.read(args.option, "dataset option")}
+    return {**given, **flags, **folds, "dataset_options": config.parse_pairs(args.option, "dataset option")}
 
 
 def _folds(text: str) -> list[int]:

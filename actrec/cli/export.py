@@ -205,7 +205,7 @@ def _untrained(args: argparse.Namespace) -> int:
     if len(classes) < 2:
         raise ConfigError("--network needs --classes with at least two labels, e.g. --classes wave,point")
     export = importlib.import_module("actrec_models.export.exporter").export_network
-    options = config.read(args.option, "network option")
+    options = config.parse_pairs(args.option, "network option")
     written = export(
         args.network,
         options,

@@ -105,7 +105,7 @@ def _prepare(args: argparse.Namespace, out: Path, data: Any) -> int:
         args.dataset,
         args.root or data.folder(args.data, args.dataset),
         out,
-        options=config.read(args.option, "option"),
+        options=config.parse_pairs(args.option, "option"),
         settings=_settings(args),
         run=prepare.Run(args.workers, args.scheduler, args.repair, args.prune, not args.quiet),
     )
@@ -129,7 +129,7 @@ def _prepare(args: argparse.Namespace, out: Path, data: Any) -> int:
 def _settings(args: argparse.Namespace) -> Any:
     settings = importlib.import_module("actrec_models.data.prepare.settings").PrepareConfig
     named = {"streams": _names(args.streams), "estimate": _names(args.estimate), "picture_height": args.picture_size}
-    return config.build(settings, config.merged(named, config.read(args.set, "setting")))
+    return config.build(settings, config.merged(named, config.parse_pairs(args.set, "setting")))
 
 
 def _names(text: str) -> list[str]:

@@ -140,8 +140,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ENCODING",
         help="of --driver: 16UC1 millimetres, or 32FC1 exact metres",
     )
-    parser.add_argument("--recover", metavar="BAG", help="save what a killed recorder left of this bag to --out")
-    parser.add_argument("--json", action="store_true", help="print what was recorded as JSON")
+    parser.add_argument("--recover", metavar="BAG", help="save the whole messages of this killed recording to --out")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     add_clip_arguments(parser)
     parser.epilog = (
         "Examples:\n"
@@ -167,7 +167,7 @@ def span(text: str) -> float:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Record, or recovers, and prints what is in the bag."""
+    """Record, or recover, and print what is in the bag."""
     if args.label is not None and not args.recover:
         stopped = threading.Event()
         with signals(stopped):
@@ -205,7 +205,7 @@ def _record_driver(args: argparse.Namespace, stopped: threading.Event) -> tuple[
     from actrec import cameras
     from actrec.recordings.rosbag.writer import BagWriter
 
-    with cameras.create(args.driver, **config.read(args.driver_option, "driver option")) as camera:
+    with cameras.create(args.driver, **config.parse_pairs(args.driver_option, "driver option")) as camera:
         with BagWriter(args.out, args.depth_encoding) as bag:
             first, shown = None, time.monotonic()
             while not stopped.is_set():

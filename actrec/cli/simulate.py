@@ -94,7 +94,7 @@ def camera_options(args: argparse.Namespace) -> dict[str, Any]:
     """
     if args.script and args.action:
         raise ConfigError("--action and --script both say what the actor does: give one of them")
-    options = config.read(args.set, "--set")
+    options = config.parse_pairs(args.set, "--set")
     options.update(realtime=False)
     given = {
         "actions": args.action,

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     }
     material = importlib.import_module("actrec_models.finetune.material")
     settings = utils_config.build(material.TeachConfig, given)
-    recording = utils_config.read(args.recording, "--recording")
+    recording = utils_config.parse_pairs(args.recording, "--recording")
     lesson = teaching.teach(args.folder, settings, not args.quiet, args.threads, recording=recording)
     written = packaging.write(lesson, out, _command(args, settings, given, out), settings.seed, args.overwrite)
     if args.json:

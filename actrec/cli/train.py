@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(format="%(message)s")
     first = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"  # of several processes
     logging.getLogger("actrec_models").setLevel(logging.INFO if first else logging.ERROR)
-    changes = config.read(args.set, "field of the recipe")
+    changes = config.parse_pairs(args.set, "field of the recipe")
     recipe = importlib.import_module("actrec_models.training.recipe").read(args.recipe, changes)
     training = importlib.import_module("actrec_models.training.trainer")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # what it says else, the run's own lines say

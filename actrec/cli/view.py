@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show until it is told to stop."""
+    """Show until interrupted."""
     from actrec.visualization.rerun_view import Viewer
 
     if args.driver_option and not args.driver:
@@ -67,7 +67,7 @@ def _show_driver(args: argparse.Namespace, viewer: "Viewer", stopped: threading.
     from actrec import cameras
     from actrec.perception import pipeline
 
-    options = config.read(args.driver_option, "driver option")
+    options = config.parse_pairs(args.driver_option, "driver option")
     with contextlib.ExitStack() as held:
         camera = held.enter_context(cameras.create(args.driver, **options))
         perceive = pipeline.perceiver(held)

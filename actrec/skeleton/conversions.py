@@ -1,7 +1,7 @@
 """Conversions between skeleton layouts, each joint a weighted sum of the source's joints.
 
 Every table but a hand's leads to `kinect_v2_25`. Where a sensor lacks a joint (finger tips on Kinect v1, the spine in
-MediaPipe) it is built from its neighbors on the line that the Kinect v2 puts it on; what is extrapolated carries half
+MediaPipe) it is built from its neighbors on the line that the Kinect v2 puts it on; an extrapolated joint carries half
 the score.
 """
 
@@ -105,10 +105,10 @@ HANDS: dict[str, dict[str, Weights]] = {
 
 @cache
 def matrix(source: str, target: str = CANONICAL) -> np.ndarray:
-    """[V', V] float32 weights that take `source` joints to those of `target`.
+    """Return the [V', V] float32 weights that turn `source` joints into `target` joints.
 
     Raises:
-        InputError: There is no such conversion; those that exist are listed.
+        InputError: There is no such conversion; the message lists the known ones.
     """
     tables = {CANONICAL: TABLES, "hand_22": HANDS}.get(target)
     if tables is None:
@@ -156,11 +156,11 @@ def convert(
 
 @cache
 def _sources(source: str, target: str) -> tuple[list[np.ndarray], np.ndarray]:
-    """Return the sources of all V' target joints: their first ones, second ones, … [V'] each; and the scores' factors [V']."""
+    """Return the sources of all V' target joints (first, second, … [V'] each) and the scores' factors [V']."""
     weights = matrix(source, target)
     used = [np.flatnonzero(row) for row in weights]
     most = max(map(len, used))
-    # A joint that has fewer sources names its last one again, which changes neither what is lost nor the least score.
+    # A joint with fewer sources repeats its last one, which changes neither missing joints nor the least score.
     columns = [np.array([row[min(k, len(row) - 1)] for row in used]) for k in range(most)]
     return columns, np.where((weights < 0).any(axis=1), BUILT_SCORE, 1.0)
 

@@ -6,7 +6,7 @@ SPEED_CUTOFF_HZ = 5.0
 """Cutoff of the speed estimate; the paper's 1 Hz would notice a stroke only after it."""
 
 MAX_GAP_S = 0.5
-"""A longer gap starts anew."""
+"""The filter restarts after a longer gap."""
 
 
 class OneEuro:
@@ -25,7 +25,7 @@ class OneEuro:
         self._velocity = np.zeros(0, np.float32)
 
     def update(self, stamp: float, positions: np.ndarray) -> np.ndarray:
-        """Filter [V, 3] at `stamp` seconds; NaN stays NaN, and what comes back after it is taken as it is."""
+        """Filter [V, 3] at `stamp` seconds; NaN stays NaN, and a joint that returns after NaN is taken unfiltered."""
         last, self._stamp, dt = self._positions, stamp, stamp - self._stamp
         if last is None or not 0 < dt <= MAX_GAP_S or last.shape != positions.shape:
             self._positions, self._raw, self._velocity = positions.copy(), positions.copy(), np.zeros_like(positions)

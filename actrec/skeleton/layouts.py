@@ -12,7 +12,7 @@ class Layout:
 
     Attributes:
         name: As it stands in messages and model packages.
-        joints: V joint names in order; a side is named by the suffix `_left` or `_right`, the person's own.
+        joints: V joint names in order; the suffix `_left` or `_right` is the person's own side.
         parents: V indices; the root is its own parent. Bone v is joint v minus joint parents[v].
         counterparts: V indices of each joint's counterpart on the other side, where names do not tell; see `mirror`.
     """

@@ -30,7 +30,7 @@ class SkeletonSequence:
         scores: [M, T, 25] float32 in 0..1, 0 where missing.
         pixels: [M, T, 25, 2] float32 (u, v) in the color image, not mirrored; NaN where the format has none.
         body_ids: M strings that start with a letter (REP-155).
-        label: The action's number as the dataset counts it (NTU "A001" is 1); None where there is none.
+        label: The action's number as the dataset counts it (NTU "A001" is 1); None if it has none.
         meta: What else the format tells: `subject`, `view`, `fps`, `label_name`, …
     """
 
@@ -47,7 +47,7 @@ class SkeletonSequence:
         return len(self.stamps_ns)
 
     def bodies_at(self, index: int) -> list[Body]:
-        """Return the bodies seen in frame `index`; one of which no joint is known is left out."""
+        """Return the bodies in frame `index`, without those that have no known joint."""
         return [
             Body(body_id, "kinect_v2_25", self.bodies[m, index], self.pixels[m, index], self.scores[m, index])
             for m, body_id in enumerate(self.body_ids)
@@ -76,7 +76,7 @@ def from_kinect(
         layout: The joint layout of `positions`.
         stamps_ns: [T] nanoseconds.
         scores: [M, T, V] in 0..1; None gives 1 to every joint that is there.
-        pixels: [M, T, 25, 2] already in `kinect_v2_25`; None where there are none.
+        pixels: [M, T, 25, 2] already in `kinect_v2_25`; None if there are none.
         body_ids: M names; None gives "body_1", "body_2", …
         label: Number of the action.
         meta: What else is known.
@@ -99,7 +99,7 @@ def from_kinect(
 
 
 def check_distance(name: str, positions: np.ndarray) -> None:
-    """Refuses joints that are too far away: as they were read, for float32 makes infinity of what is far enough.
+    """Refuse joints that are too far away, before float32 turns far values into infinity.
 
     Args:
         name: Of the sequence.
@@ -174,7 +174,7 @@ def split_frames(
 
     Args:
         path: Named in errors.
-        arrays: `xyz`, `length` and those of `ranges`.
+        arrays: `xyz`, `length` and the arrays named in `ranges`.
         joints: V.
         ranges: Arrays that say something of each sequence in whole numbers [N]; least and largest of each.
 

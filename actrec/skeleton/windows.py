@@ -1,10 +1,10 @@
-"""Sliding windows of skeletons, resampled by time to what a network takes.
+"""Sliding windows of skeletons, resampled by time to a network's frames.
 
 A window always spans `seconds` and ends at the newest observation, so that speed keeps its meaning whatever the
 camera's frame rate. Before the first observation the first pose is held. Training and the live recognizer both sample
 here.
 
-What came with a stamp, in order of its stamps: bounded, tolerant of what is late, sampled by time.
+Series: stamped values in order of time; bounded, tolerant of late arrivals, sampled by time.
 """
 
 from bisect import bisect_left, bisect_right
@@ -24,7 +24,7 @@ def sample_stamps(end_ns: int, seconds: float, frames: int) -> np.ndarray:
 
 
 def stretched_stamps(start_ns: int, end_ns: int, frames: int) -> np.ndarray:
-    """Return the [T] stamps in nanoseconds, evenly spaced, that hold all between `start_ns` and `end_ns`, both included."""
+    """Return [T] stamps in nanoseconds, evenly spaced from `start_ns` to `end_ns`, both included."""
     return np.round(np.linspace(start_ns, end_ns, frames)).astype(np.int64)
 
 
@@ -76,7 +76,7 @@ def _interpolate_each(
         inside = (after > 0) & (after < len(kept))
         gap = np.zeros(len(wanted))
         gap[inside] = kept[after[inside]] - kept[after[inside] - 1]
-        # At the ends a held pose stands for what was not observed; of a joint alone that would be a guess.
+        # At the ends a held pose stands for missing observations; for a single joint that would be a guess.
         gap[wanted > kept[-1]] = (wanted - kept[-1])[wanted > kept[-1]]
         early = (wanted < kept[0]) & (wanted >= times[0])
         gap[early] = (kept[0] - wanted)[early]
@@ -115,7 +115,7 @@ class Window:
         """Append one observation [V, 3]; True where the window had to restart.
 
         Raises:
-            InputError: V differs from that of the earlier observations.
+            InputError: V differs from earlier observations.
         """
         if self._positions and positions.shape != self._positions[-1].shape:
             raise InputError(
@@ -169,7 +169,7 @@ class Window:
         """[T, V, 3] float32 metres, NaN for joints that were not seen.
 
         Args:
-            end_ns: The window ends there; None for the newest observation, which is held where it is older.
+            end_ns: End of the window; None for the newest observation. A newer end holds the last observation.
         """
         wanted = sample_stamps(self.end_ns if end_ns is None else end_ns, self.seconds, self.frames)
         stamps, positions = list(self._stamps), list(self._positions)
@@ -212,7 +212,7 @@ class Series(Generic[T]):
     Args:
         seconds: Values older than this against the newest are forgotten, but for the last of them.
         most: More values than this are never kept; the oldest go.
-        spacing_s: A value nearer than this to the one before or after it is left out.
+        spacing_s: A value nearer than this to the one before or after it is ignored.
     """
 
     def __init__(self, seconds: float, most: int = 10_000, spacing_s: float = 0.0):
@@ -240,7 +240,7 @@ class Series(Generic[T]):
             self._values[at] = value
 
     def add(self, stamp_ns: int, value: T) -> None:
-        """Keep a value, unless `takes` says no. Where time has jumped back, what was there is forgotten."""
+        """Keep a value, unless `takes` says no. If time has jumped back, forget the earlier values."""
         if not self.takes(stamp_ns):
             return
         if self._stamps and stamp_ns < self._stamps[-1] - int(JUMP_S * NANOSECONDS):
@@ -258,7 +258,7 @@ class Series(Generic[T]):
         self._values.clear()
 
     def rewind(self, stamp_ns: int) -> None:
-        """Forgets what is of a later time than this, as when time has jumped back to it."""
+        """Forget the values of later times, as when time has jumped back."""
         kept = bisect_right(self._stamps, stamp_ns)
         del self._stamps[kept:], self._values[kept:]
 
@@ -276,11 +276,11 @@ class Series(Generic[T]):
     def interpolated(self, wanted_ns: np.ndarray, max_gap_s: float) -> np.ndarray:
         """Points of arrays [..., V, D] at the stamps [T], interpolated in time: [T, ..., V, D] float32.
 
-        A point unseen for longer than `max_gap_s` is NaN, before its first and after its last sight too.
+        A point unseen for longer than `max_gap_s` is NaN, before its first and after its last observation too.
         """
         values = np.stack([np.asarray(value, dtype=np.float32) for value in self._values])
         points = values.reshape(len(values), -1, values.shape[-1])  # (L, points, D)
-        # An observation of nothing before all: a point is then held for `max_gap_s` before its first sight, no longer.
+        # An empty observation before all: a point is then held for at most `max_gap_s` before its first observation.
         before = min(self._stamps[0], int(wanted_ns[0])) - 1
         stamps = np.array([before, *self._stamps], dtype=np.int64)
         points = np.concatenate([np.full_like(points[:1], np.nan), points])

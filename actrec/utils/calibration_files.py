@@ -35,7 +35,7 @@ def from_hfov(width: int, height: int, hfov_deg: float) -> Intrinsics:
 
 
 def rectified(topic: str) -> bool:
-    """Whether a topic's images are rectified, by ROS's names of such: image_rect, image_rect_color, image_rect_raw.
+    """Return whether a topic's images are rectified, by ROS's names: image_rect, image_rect_color, image_rect_raw.
 
     The camera_info beside them tells the raw images' K and D; these have its P and no distortion.
     """
@@ -97,7 +97,7 @@ def from_yaml(path: Path) -> Intrinsics:
 
 
 def number(path: Path, content: dict[str, Any], key: str) -> float:
-    """Return a length or rate in a YAML file's mapping; 0 where it does not say.
+    """Return a length or rate in a YAML file's mapping; 0 if it has none.
 
     Raises:
         InputError: It is no positive number.
@@ -115,7 +115,7 @@ def _possible(camera: Intrinsics) -> Intrinsics:
     """Return the camera itself.
 
     Raises:
-        ValueError: There is none of such numbers.
+        ValueError: The values are impossible.
     """
     if min(camera.width, camera.height) <= 0:
         raise ValueError(f"images of {camera.width}×{camera.height}")
@@ -129,7 +129,7 @@ def distortion(values: Any) -> tuple[float, ...]:
     """OpenCV's coefficients as `Intrinsics` has them, five or eight; none where all are 0.
 
     Raises:
-        TypeError, ValueError: They are no numbers, or those of another lens model.
+        TypeError, ValueError: They are no numbers, or belong to another lens model.
     """
     coefficients = tuple(float(value) for value in values)
     if not any(coefficients):
@@ -153,7 +153,7 @@ class DepthGeometry:
     """How a depth camera's readings become metres in the color camera.
 
     Attributes:
-        to_color: [4, 4] float64: a point of the depth camera's optical frame, metres, in that of the color camera.
+        to_color: [4, 4] float64: turns a point of the depth camera's optical frame, metres, into the color camera's.
         scale, bias: True depth in metres = scale · reading in metres + bias.
     """
 
@@ -179,7 +179,7 @@ class Mount:
 
 @dataclass(frozen=True)
 class CameraFiles:
-    """What the files of one camera say; None where there is no such file."""
+    """The contents of one camera's files; None for a file that does not exist."""
 
     serial: str
     color: Intrinsics | None = None
@@ -191,7 +191,7 @@ class CameraFiles:
 def folders() -> list[Path]:
     """Where cameras' files are looked for, the first that has one; new ones are written to the first.
 
-    `$ACTREC_CAMERAS` alone where it is set; else `calibration/cameras` of a source checkout, then
+    `$ACTREC_CAMERAS` alone if it is set; else `calibration/cameras` of a source checkout, then
     `~/.config/actrec/cameras`.
     """
     if given := os.environ.get("ACTREC_CAMERAS"):
@@ -217,7 +217,7 @@ def load(serial: str, folder: Path | None = None) -> CameraFiles:
     """All that is known of a camera.
 
     Raises:
-        InputError: A file is damaged; it is named.
+        InputError: A file is damaged; the message has its name.
     """
     color, depth, mount = (path_of(serial, part, folder) for part in (COLOR, DEPTH, MOUNT))
     return CameraFiles(
@@ -292,7 +292,7 @@ def fitted(camera: Intrinsics, width: int, height: int) -> Intrinsics:
     """Return a calibration for images of another size: scaled where the aspect agrees.
 
     Raises:
-        InputError: It does not: the images are cropped, and nobody knows where.
+        InputError: The images are cropped in an unknown place.
     """
     if abs(camera.width * height / (camera.height * width) - 1) > _ASPECT_TOLERANCE:
         raise InputError(

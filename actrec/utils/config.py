@@ -1,26 +1,38 @@
 """Typed settings: a frozen dataclass per component is the only place where a default lives.
 
-Settings written KEY=VALUE on a command line.
-
-Reads plain mappings (from YAML) into frozen dataclasses, refusing whatever the dataclass does not state.
+`build` makes settings from options, `parse_pairs` reads KEY=VALUE words of a command line, and `read_mapping` reads a
+mapping of a YAML file into nested dataclasses. One function, `_convert`, checks every value against its field's type.
 """
 
 import dataclasses
+import functools
 import math
 import re
 import reprlib
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import yaml
 
-from actrec.utils.errors import ConfigError, PackageError
+from actrec.utils.errors import ActrecError, ConfigError, PackageError
 
 T = TypeVar("T")
-
 _POWER = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
+_LEADING_ZERO = re.compile(r"0\d+")
+_EXPLICIT = ('"', "'", "[", "{")
+"""First characters of YAML's quoted texts, lists and mappings."""
+_WORDS: dict[Any, str] = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    dict: "keys and values",
+    list: "a list",
+    tuple: "a list",
+    type(None): "null",
+}
 
 
 def setting(
@@ -31,7 +43,7 @@ def setting(
     range: tuple[float, float] | None = None,
     choices: tuple[str, ...] | None = None,
 ) -> Any:
-    """Return a dataclass field that carries what a person and a ROS parameter need to know of it.
+    """Return a dataclass field with the metadata that a person and a ROS parameter need.
 
     Args:
         default: The default value; its type (or the annotation) is the setting's type.
@@ -53,23 +65,23 @@ def build(config_class: type[T], options: dict[str, Any] | None = None) -> T:
         ConfigError: An option is unknown (the known ones are listed), mistyped or out of range.
     """
     options = dict(options or {})
-    known = {f.name for f in dataclasses.fields(config_class)}  # type: ignore[arg-type]
-    unknown = sorted(map(str, set(options) - known))
-    if unknown:
-        names, allowed = ", ".join(unknown), ", ".join(sorted(known))
-        raise ConfigError(f"unknown option {names} of {config_class.__name__}; known: {allowed}")
     hints = _hints(config_class)
-    # YAML and shells take a serial number for a number.
-    texts = {name: str(value) for name, value in options.items() if hints[name] is str and type(value) is int}
-    # And YAML takes 1e-3, which lacks a point, for a text.
-    numbers = {name: float(value) for name, value in options.items() if _is_power(value, hints[name])}
-    config = config_class(**{**options, **texts, **numbers})
+    unknown = sorted(str(name) for name in options if name not in hints)
+    if unknown:
+        names, allowed = ", ".join(unknown), ", ".join(sorted(hints))
+        raise ConfigError(f"unknown option {names} of {config_class.__name__}; known: {allowed}")
+    for name, value in options.items():
+        if hints[name] is str and type(value) is int:  # YAML and shells read a serial number as a number
+            options[name] = str(value)
+        elif isinstance(value, str) and _POWER.fullmatch(value) and not _fits(hints[name], value):
+            options[name] = float(value) if _fits(hints[name], 0.5) else value  # YAML reads 1e-3 as a text
+    config = config_class(**options)
     validate(config)
     return config
 
 
 def check_names(options: dict[str, Any], reserved: tuple[str, ...], what: str) -> None:
-    """Refuses options that cannot be passed on by name.
+    """Refuse options that cannot be passed on by name.
 
     Args:
         options: To be passed on as keywords.
@@ -77,7 +89,7 @@ def check_names(options: dict[str, Any], reserved: tuple[str, ...], what: str) -
         what: What the options are called in messages ("dataset_options").
 
     Raises:
-        ConfigError: A name is no text, or one of the reserved.
+        ConfigError: A name is not a text, or is reserved.
     """
     for name in options:
         if not isinstance(name, str):
@@ -90,106 +102,52 @@ def validate(config: Any) -> None:
     """Check each field of a settings dataclass against its type, range and choices.
 
     Raises:
-        ConfigError: names the field, its value and what is allowed.
+        ConfigError: The message has the field, its value and the allowed values.
     """
-    hints = _hints(type(config))
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+        value, hint = getattr(config, field.name), _hints(type(config))[field.name]
         where = f"{type(config).__name__}.{field.name}"
-        if not _is_instance(value, hints[field.name]):
-            raise ConfigError(f"{where} is {value!r}, expected {_type_name(hints[field.name])}")
-        _check_bounds(where, value, field.metadata)
+        _convert(hint, value, where, ConfigError)
+        bounds, choices = field.metadata.get("range"), field.metadata.get("choices")
+        if bounds and value is not None and not bounds[0] <= value <= bounds[1]:
+            unit = field.metadata.get("unit") or ""
+            raise ConfigError(f"{where} is {value}, allowed: {bounds[0]} to {bounds[1]} {unit}".rstrip())
+        if choices and value is not None and value not in choices:
+            raise ConfigError(f"{where} is '{value}', allowed: {', '.join(choices)}")
 
 
-_read: dict[type, dict[str, Any]] = {}
+def parse_pairs(pairs: Iterable[str], what: str) -> dict[str, Any]:
+    """Return KEY=VALUE words as settings; a value is read as YAML, an empty one is an empty text.
 
-
-def _hints(config_class: type) -> dict[str, Any]:
-    """Types of the fields, read once a class: features are configured for every clip."""
-    if config_class not in _read:
-        _read[config_class] = typing.get_type_hints(config_class)
-    return _read[config_class]
-
-
-def _check_bounds(where: str, value: Any, metadata: Any) -> None:
-    bounds, choices, unit = metadata.get("range"), metadata.get("choices"), metadata.get("unit") or ""
-    if bounds and value is not None and not bounds[0] <= value <= bounds[1]:
-        raise ConfigError(f"{where} is {value}, allowed: {bounds[0]} to {bounds[1]} {unit}".rstrip())
-    if choices and value is not None and value not in choices:
-        raise ConfigError(f"{where} is '{value}', allowed: {', '.join(choices)}")
-
-
-def _is_instance(value: Any, hint: Any) -> bool:
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_is_instance(value, h) for h in typing.get_args(hint))
-    if origin in (list, tuple):
-        return isinstance(value, (list, tuple)) and _are_instances(value, typing.get_args(hint))
-    if origin is dict:
-        return isinstance(value, dict)
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return hint is Any or isinstance(value, hint)
-
-
-def _are_instances(values: Sequence[Any], hints: tuple[Any, ...]) -> bool:
-    """Whether each entry is of its type: of the one that is given, or of its own in a tuple of so many."""
-    if len(hints) == 1 or hints[1:] == (Ellipsis,):
-        return all(_is_instance(value, hints[0]) for value in values)
-    return len(values) == len(hints) and all(map(_is_instance, values, hints))
-
-
-def _is_power(value: Any, hint: Any) -> bool:
-    """Whether a text is a number as 1e-3 where one belongs."""
-    wanted = not _is_instance(value, hint) and _is_instance(0.5, hint)
-    return wanted and isinstance(value, str) and bool(_POWER.fullmatch(value))
-
-
-def _type_name(hint: Any) -> str:
-    whole = typing.get_args(hint) or not hasattr(hint, "__name__")
-    return str(hint).replace("typing.", "") if whole else str(hint.__name__)
-
-
-_NUMBERED = re.compile(r"0\d+")
-
-_WRITTEN_OUT = ('"', "'", "[", "{")
-"""What YAML's texts, lists and mappings start with where they are written as such."""
-
-
-def read(pairs: Iterable[str], what: str) -> dict[str, Any]:
-    """KEY=VALUE words as settings; a value is read as YAML reads it, an empty one is an empty text.
-
-    What is no number, switch or `null` stays a text as it is, unless it is written as YAML's with quotes or brackets:
-    YAML would cut "run #3" short, and take "a: b" for keys and values, 2026-11-22 for a date, 2026_11_22 for a number.
-    So do digits after a zero: they are a serial number, which YAML would read in base 8.
+    Only numbers, switches and `null` are converted, unless the value has YAML's quotes or brackets: YAML would cut
+    "run #3" short, read "a: b" as keys and values, 2026-11-22 as a date, 2026_11_22 as a number, and digits after a
+    zero, as in a serial number, in base 8.
 
     Args:
         pairs: The words.
         what: What to call one of them in messages ("driver option").
 
     Raises:
-        ConfigError: One is not KEY=VALUE, or its value is no YAML.
+        ConfigError: A word is not KEY=VALUE, or its value is not YAML.
     """
     settings: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not (key and equals):
             raise ConfigError(f"{what} is '{pair}', expected KEY=VALUE")
-        settings.pop(key, None)  # of two the last counts, also after what was set in between
+        settings.pop(key, None)  # the last of two values wins, and also its position
         try:
-            settings[key] = _value(value)
-        except (yaml.YAMLError, ValueError) as error:  # the latter of 2024-13-45, which looks like a date
+            settings[key] = _parse_value(value)
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: 2024-13-45, which looks like a date
             raise ConfigError(f"{what} '{pair}': the value cannot be read as YAML; quote it") from error
     return settings
 
 
 def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with some changed, in the order given; `schedule.every` is the field `every` of the mapping `schedule`.
+    """Return settings with some changed; `schedule.every` is the field `every` of the mapping `schedule`.
 
     Raises:
-        ConfigError: What a field is to be changed of is no mapping.
+        ConfigError: A dotted name leads into a value that is not a mapping.
     """
     result = dict(settings)
     for name, value in changes.items():
@@ -206,44 +164,36 @@ def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
     return result
 
 
-def _value(text: str) -> Any:
-    if not text or _NUMBERED.fullmatch(text):
-        return text
-    value = yaml.safe_load(text)
-    if text.startswith(_WRITTEN_OUT):
-        return value
-    plain = value is None or isinstance(value, (bool, int, float))
-    return value if plain and not set(text) & set("_:#") else text
-
-
 def read_mapping(cls: type[T], mapping: Any, where: str) -> T:
-    """Make `cls` from a mapping, checking keys and types all the way down.
+    """Make `cls` from a mapping, checking keys and types of nested dataclasses too.
 
     Args:
         cls: A dataclass; a field without default is required. Fields may be str, int, float, bool, dict, tuples of
             these, optional ones, or dataclasses again.
-        mapping: What the YAML file held.
+        mapping: The content of the YAML file.
         where: What to call it in messages ("model.yaml").
 
     Raises:
-        PackageError: A key is missing or unknown, or a value has the wrong type; names the key.
+        PackageError: A key is missing or unknown, or a value has the wrong type; the message has the key.
     """
     if not isinstance(mapping, dict):
-        raise PackageError(f"{where} is {_kind(mapping)}, expected keys and values")
+        raise PackageError(f"{where} is {_describe(mapping)}, expected keys and values")
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     hidden = {name for name, f in fields.items() if f.metadata.get("hidden")}
     unknown = sorted(str(key) for key in mapping if key not in fields or key in hidden)
     if unknown:
         raise PackageError(f"{where} has the unknown key '{reprlib.repr(unknown[0])[1:-1]}'")
-    missing = [name for name, f in fields.items() if name not in mapping and _required(f)]
+    missing = [name for name, f in fields.items() if name not in mapping and _is_required(f)]
     if missing:
         raise PackageError(f"{where} lacks the key '{missing[0]}'")
-    hints = typing.get_type_hints(cls)
-    return cls(**{name: _typed_value(hints[name], value, f"{where}: {name}") for name, value in mapping.items()})
+    hints = _hints(cls)
+    return cls(
+        **{name: _convert(hints[name], value, f"{where}: {name}", PackageError) for name, value in mapping.items()}
+    )
 
 
 def plain(value: Any) -> Any:
-    """Return the reverse of `read`: dataclasses become mappings, tuples lists, ready for YAML; hidden fields are left out."""
+    """Turn dataclasses into mappings and tuples into lists, ready for YAML; hidden fields are skipped."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [f.name for f in dataclasses.fields(value) if not f.metadata.get("hidden")]
         return {name: plain(getattr(value, name)) for name in fields}
@@ -254,48 +204,76 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _required(field: "dataclasses.Field[Any]") -> bool:
+@functools.cache
+def _hints(config_class: type) -> dict[str, Any]:
+    """Return the types of the fields; cached, since features are configured for every clip."""
+    hints = typing.get_type_hints(config_class)
+    return {field.name: hints[field.name] for field in dataclasses.fields(config_class)}
+
+
+def _is_required(field: "dataclasses.Field[Any]") -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _typed_value(hint: Any, value: Any, where: str) -> Any:
-    origin = typing.get_origin(hint)
+def _parse_value(text: str) -> Any:
+    if not text or _LEADING_ZERO.fullmatch(text):
+        return text
+    value = yaml.safe_load(text)
+    if text.startswith(_EXPLICIT):
+        return value
+    converted = value is None or isinstance(value, (bool, int, float))
+    return value if converted and not set(text) & set("_:#") else text
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Return whether `value` is of the type `hint`."""
+    try:
+        _convert(hint, value, "", ConfigError)
+    except ConfigError:
+        return False
+    return True
+
+
+def _convert(hint: Any, value: Any, where: str, error: type[ActrecError]) -> Any:
+    """Return `value` as the type `hint`: whole numbers as float, lists as tuples, mappings as dataclasses.
+
+    Raises:
+        error: The value is of another type; the message begins with `where`.
+    """
+    origin, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if hint is Any:
+        return value
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in typing.get_args(hint):
+        if value is None and type(None) in inner:
             return None
-        return _typed_value(next(h for h in typing.get_args(hint) if h is not type(None)), value, where)
-    if dataclasses.is_dataclass(hint):
+        options = [option for option in inner if option is not type(None)]
+        if len(options) == 1:
+            return _convert(options[0], value, where, error)
+        if any(_fits(option, value) for option in options):
+            return value
+        raise error(f"{where} is {_describe(value)}, expected {' or '.join(map(_name, options))}")
+    if dataclasses.is_dataclass(hint) and not isinstance(value, hint):  # type: ignore[arg-type]
         return read_mapping(hint, value, where)  # type: ignore[arg-type]
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise PackageError(f"{where} is {_kind(value)}, expected a list")
-        return tuple(_typed_value(typing.get_args(hint)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if origin is dict or hint is dict:
-        return dict(_checked(dict, value, where))
-    return _checked(hint, value, where)
-
-
-def _checked(hint: type, value: Any, where: str) -> Any:
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if origin in (tuple, list) and isinstance(value, (tuple, list)):
+        hints = inner[:1] * len(value) if origin is list or inner[1:] == (...,) else inner
+        if inner and len(hints) != len(value):
+            raise error(f"{where} has {len(value)} entries, expected {len(hints)}")
+        return origin(_convert(h, v, f"{where}[{i}]", error) for i, (h, v) in enumerate(zip(hints, value, strict=True)))
+    if origin is float and type(value) is int:
         value = float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise PackageError(f"{where} is {_kind(value)}, expected {_WORDS[hint]}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise PackageError(f"{where} is {value}, expected a finite number")
+    if not isinstance(value, origin) or (isinstance(value, bool) and origin is not bool):
+        raise error(f"{where} is {_describe(value)}, expected {_name(hint)}")
+    if error is PackageError and isinstance(value, float) and not math.isfinite(value):
+        raise error(f"{where} is {value}, expected a finite number")
     return value
 
 
-_WORDS: dict[type, str] = {
-    str: "text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    dict: "keys and values",
-}
+def _name(hint: Any) -> str:
+    return _WORDS.get(typing.get_origin(hint) or hint, str(hint))
 
 
-def _kind(value: Any) -> str:
-    """Return a short description of what stands there; never prints a hostile file's megabytes."""
+def _describe(value: Any) -> str:
+    """Return a short description of a value; never megabytes of a hostile file."""
     if value is None:
         return "empty"
     if isinstance(value, (list, dict)):

@@ -18,12 +18,12 @@ from actrec.utils.errors import DeviceError, InputError, PackageError
 
 
 def write(target: Path, files: Mapping[str, bytes], check: Callable[[Path], Any]) -> None:
-    """Write files to a temporary folder beside the target, which then takes its place, and that of one there.
+    """Write files to a temporary folder beside the target, then rename it to the target, replacing an old one.
 
     Args:
         target: The folder.
         files: Content by name.
-        check: Called with the temporary folder; where it raises, the target stays as it was.
+        check: Called with the temporary folder; if it raises, the target stays as it was.
 
     Raises:
         DeviceError: The disk is full or cannot be written; the target stays as it was.
@@ -52,7 +52,7 @@ def check_place(folder: str | Path, files: Sequence[str], overwrite: bool = Fals
     """
     try:
         target = Path(folder).expanduser().resolve()
-    except RuntimeError as error:  # ~NAME of nobody, or a circle of links
+    except RuntimeError as error:  # ~NAME of an unknown user, or a circle of links
         raise DeviceError(f"cannot write {folder}: {str(error)[:1].lower()}{str(error)[1:].rstrip('.')}") from error
     try:
         if target.exists():
@@ -110,7 +110,7 @@ def _move_into_place(staging: Path, target: Path) -> None:
 
 
 def read_image(path: Path, flags: int) -> np.ndarray | None:
-    """Return the image in a file, [H, W] or [H, W, channels], BGR; None where it is none, or truncated.
+    """Return the image in a file, [H, W] or [H, W, channels], BGR; None if it is not an image, or truncated.
 
     Args:
         path: The file.

@@ -36,7 +36,7 @@ def unproject(pixels: np.ndarray, depth: np.ndarray, intrinsics: Intrinsics) -> 
 def rays(pixels: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
     """[..., 2] float64 x/z and y/z of the rays through pixels [..., 2], lens distortion removed.
 
-    A lens model holds where it was measured. Beyond the image, where a person's unseen joints are guessed, it folds
+    A lens model holds inside the image. Beyond it, at guessed joints, the model folds
     back or runs away: there rays part as a pinhole's do.
     """
     center, focal = (intrinsics.cx, intrinsics.cy), (intrinsics.fx, intrinsics.fy)
@@ -54,7 +54,7 @@ def rays(pixels: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
 
 
 def image_points(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
-    """[H, W, 3] metres (optical frame) of each pixel of a depth image [H, W]; NaN where it has none."""
+    """Return [H, W, 3] metres (optical frame) of each pixel of a depth image [H, W]; NaN for missing depth."""
     height, width = depth.shape
     pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float32)
     return unproject(pixels, depth, intrinsics)
@@ -121,7 +121,7 @@ def similarity(source: np.ndarray, target: np.ndarray, weights: np.ndarray, outl
         outlier_m: Residual from which a point no longer counts.
 
     Returns:
-        [V, 3] float32, `source` moved; as `source` where no point can be used.
+        [V, 3] float32, `source` moved; `source` itself if no point can be used.
     """
     usable = np.isfinite(source).all(axis=1) & np.isfinite(target).all(axis=1) & (weights > 0)
     if not usable.any():

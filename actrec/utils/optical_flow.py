@@ -92,7 +92,7 @@ def motion_between_images(before: np.ndarray, after: np.ndarray, pixels: np.ndar
 
 
 def _sample(image: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Median [V, C] of what is known in the 3×3 pixels about each of points [V, 2] (u, v); NaN where nothing is."""
+    """Return the median [V, C] of the known 3×3 pixels about each of points [V, 2] (u, v); NaN if none is known."""
     height, width = image.shape[:2]
     out = np.full((len(points), image.shape[2]), np.nan)
     for v, point in enumerate(points):

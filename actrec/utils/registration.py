@@ -22,7 +22,7 @@ _SEAM = 0.1
 class Registration:
     """Registers depth images to a color image of other intrinsics and place.
 
-    Each depth pixel is a small patch of surface; every color pixel whose center its picture covers gets its depth, the
+    Each depth pixel is a small patch of surface; every color pixel whose center the patch covers gets its depth, the
     nearest patch winning, so that a depth image of lower resolution leaves no holes. Unlike librealsense's aligner, the
     depth is that from the color camera, not the number which the depth camera read.
 
@@ -39,7 +39,7 @@ class Registration:
         self._pose = np.ascontiguousarray(geometry.to_color[:3], np.float64)
         u, v = np.meshgrid(np.arange(-1.0, depth.width + 1), np.arange(-1.0, depth.height + 1))
         spread = rays(np.stack([u, v], -1), depth)
-        # Of each pixel: its ray, and half of what it spans across and down.
+        # Of each pixel: its ray, and half of its extent across and down.
         halves = spread[1:-1, 2:, 0] - spread[1:-1, :-2, 0], spread[2:, 1:-1, 1] - spread[:-2, 1:-1, 1]
         self._rays = np.concatenate([spread[1:-1, 1:-1], np.stack(halves, -1) / 4], -1)
         self._distortion = np.zeros(8)

@@ -33,7 +33,7 @@ from actrec.utils.errors import ConfigError
     ],
 )
 def test_values_are_read_as_yaml_but_serial_numbers(word, value):
-    read = config.read([word], "option")
+    read = config.parse_pairs([word], "option")
     assert read == {word.split("=")[0]: value}
     assert type(next(iter(read.values()))) is type(value)
 
@@ -48,12 +48,12 @@ def test_values_are_read_as_yaml_but_serial_numbers(word, value):
 )
 def test_what_is_none_is_named(word, message):
     with pytest.raises(ConfigError, match=message):
-        config.read([word], "option")
+        config.parse_pairs([word], "option")
 
 
 def test_one_field_of_a_mapping_is_changed_alone():
     recipe: dict[str, Any] = {"epochs": 3, "schedule": {"name": "steps", "every": 5}, "augmentation": {}}
-    changes = config.read(["schedule.every=2", "augmentation.noise_m=0.01", "optimizer.name=sgd", "epochs=4"], "field")
+    changes = config.parse_pairs(["schedule.every=2", "augmentation.noise_m=0.01", "optimizer.name=sgd", "epochs=4"], "field")
     assert config.merged(recipe, changes) == {
         "epochs": 4,
         "schedule": {"name": "steps", "every": 2},
@@ -61,9 +61,9 @@ def test_one_field_of_a_mapping_is_changed_alone():
         "optimizer": {"name": "sgd"},
     }
     assert recipe["schedule"]["every"] == 5
-    whole_first = config.read(["schedule={name: cosine}", "schedule.final=0.1"], "field")
+    whole_first = config.parse_pairs(["schedule={name: cosine}", "schedule.final=0.1"], "field")
     assert config.merged(recipe, whole_first)["schedule"] == {"name": "cosine", "final": 0.1}
-    again = config.read(["schedule.final=0.1", "schedule={name: cosine}", "schedule.final=0.2"], "field")
+    again = config.parse_pairs(["schedule.final=0.1", "schedule={name: cosine}", "schedule.final=0.2"], "field")
     assert config.merged(recipe, again)["schedule"] == {"name": "cosine", "final": 0.2}
     assert config.merged({}, {"a.b.c": 1}) == {"a": {"b": {"c": 1}}}
     with pytest.raises(ConfigError, match=r"epochs\.first cannot be set: epochs is 3, no mapping; set it as a whole"):

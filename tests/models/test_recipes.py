@@ -166,7 +166,7 @@ def test_every_paper_has_a_recipe_for_its_datasets():
         ({"stages": [{"precision": "8-bit"}]}, "Stage.precision is '8-bit', allowed"),
         ({"learning_rate": "1e9"}, "Recipe.learning_rate is 1000000000.0, allowed"),
         ({"sampling": {"balance": "subjects"}}, "Sampling.balance is 'subjects', allowed: none, classes"),
-        ({"gradient_clip": "large"}, "Recipe.gradient_clip is 'large', expected float"),
+        ({"gradient_clip": "large"}, "Recipe.gradient_clip is 'large', expected a number"),
         ({"seeds": 3}, "unknown option seeds of Recipe"),
         ({"unknown_dataset": "utdmhad"}, "unknown_dataset is 'utdmhad', expected an empty text or one of folder, ntu"),
         ({"unknown_dataset": "shrec17_14"}, "unknown_dataset shrec17_14 holds joints of hand_22: name one of bodies"),

@@ -82,8 +82,8 @@ def test_splits(mine):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"bodies": "two"}, "FolderConfig.bodies is 'two', expected int"),
-        ({"bodies": 1.5}, "FolderConfig.bodies is 1.5, expected int"),
+        ({"bodies": "two"}, "FolderConfig.bodies is 'two', expected a whole number"),
+        ({"bodies": 1.5}, "FolderConfig.bodies is 1.5, expected a whole number"),
         ({"bodies": 0}, "FolderConfig.bodies is 0, allowed: 1"),
         ({"held_out": None}, "held_out is None, expected a name or a list of names"),
         ({"held_out": [["anna"]]}, "held_out is .*expected a name"),

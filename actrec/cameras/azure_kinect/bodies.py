@@ -68,7 +68,7 @@ class BodyTracker:
         self._thread.start()
 
     def offer(self, capture: Capture) -> bool:
-        """Give the tracker a capture; false where it is too busy to take it.
+        """Give the tracker a capture; false if it is too busy to take it.
 
         Raises:
             DeviceError: The tracker has failed.
@@ -84,7 +84,7 @@ class BodyTracker:
             return bool(result == 0)
 
     def collect(self, device_us: int, tolerance_us: int, wait_s: float) -> list[Body] | None:
-        """Bodies of the depth image of this stamp; None where they are not there within `wait_s`.
+        """Return the bodies of the depth image with this stamp; None if they do not come within `wait_s`.
 
         Raises:
             DeviceError: The tracker has failed.
@@ -103,7 +103,7 @@ class BodyTracker:
                 self._changed.wait(left)
 
     def stop(self) -> None:
-        """Tracks no more, and wake whoever waits for bodies."""
+        """Stop tracking, and wake the threads that wait for bodies."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()

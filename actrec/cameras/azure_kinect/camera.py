@@ -41,7 +41,7 @@ class AzureKinectConfig:
     )
     calibration: str = setting(
         "auto",
-        "Whose: the files of this serial number where there are any, or the factory's.",
+        "Calibration to use: the files of this serial number if there are any, or the factory's.",
         choices=("auto", "factory"),
     )
     recording: str = setting("", "An mkv of k4arecorder to play instead of a camera.")
@@ -68,7 +68,7 @@ class AzureKinectCamera(Camera):
     they begin now and keep the recorded intervals.
 
     Attributes:
-        serial: Of the camera, or of that which made the recording, once open; empty where that does not say.
+        serial: Serial number of the camera, or of the camera that made the recording, once open; empty if unknown.
         skipped: Frames left out since it was opened, for a newer one was there.
         halves: Captures without color or without depth.
         unpaired: Captures whose images were taken more than half a frame apart.
@@ -145,7 +145,7 @@ class AzureKinectCamera(Camera):
 
         Raises:
             EndOfStream: The recording has ended.
-            DeviceError: No frame within `timeout_s`, the camera is gone, or another thread closed it.
+            DeviceError: No frame within `timeout_s`, the camera was unplugged, or another thread closed it.
         """
         deadline = time.monotonic() + timeout_s
         with self._lock:
@@ -157,12 +157,12 @@ class AzureKinectCamera(Camera):
                     return frame
 
     def calibration(self) -> calibration_files.CameraFiles:
-        """Return the factory's, or that of its files in use."""
+        """Return the factory's intrinsics, or the intrinsics of the calibration files in use."""
         _, view = self._opened()
         return calibration_files.CameraFiles(self.serial, view.intrinsics, view.depth_lens, view.geometry)
 
     def figures(self) -> dict[str, float | int]:
-        """Delay and jitter of the stamps, the clocks' offset, and what was left out since it was opened and why."""
+        """Return delay and jitter of the stamps, the clocks' offset, and the frames dropped since opening, by cause."""
         told = self._stamps.told(self._clock, self.skipped, self.halves, self.unpaired)
         return told | {
             "damaged_color": self.damaged,
@@ -178,7 +178,7 @@ class AzureKinectCamera(Camera):
     def _open(self) -> None:
         c = self.config
         k4a = azure_kinect_library.load("k4a", c.library)
-        # Before the camera starts: what is missing should not be learnt with its images in flight.
+        # Before the camera starts: a missing library should be found before images arrive.
         k4abt = azure_kinect_library.load("k4abt", c.body_library) if c.bodies else None
         if c.recording:
             library = c.record_library or azure_kinect_library.beside(c.library, "k4arecord")
@@ -288,7 +288,7 @@ class AzureKinectCamera(Camera):
 
 
 def _check(config: AzureKinectConfig) -> None:
-    """Raise ConfigError for what the camera cannot do."""
+    """Raise ConfigError for settings that the camera does not support."""
     if config.fps not in RATES:
         raise ConfigError(f"AzureKinectConfig.fps is {config.fps}, allowed: 5, 15, 30 Hz")
     for name, mode in (("color_mode", "3072p"), ("depth_mode", "wfov_unbinned")):

@@ -37,7 +37,7 @@ class Image:
 
     @property
     def received_ns(self) -> int:
-        """When the host had received it, nanoseconds of its monotonic clock; 0 where that is unknown."""
+        """Time of arrival at the host, nanoseconds of its monotonic clock; 0 if unknown."""
         return int(self._k4a.k4a_image_get_system_timestamp_nsec(self.handle))
 
     def data(self) -> np.ndarray:
@@ -46,7 +46,7 @@ class Image:
         return np.ctypeslib.as_array(self._k4a.k4a_image_get_buffer(self.handle), (size,))
 
     def depth(self) -> np.ndarray:
-        """[H, W] float32 metres of a depth image, NaN where it has none."""
+        """[H, W] float32 metres of a depth image, NaN for missing."""
         width, height = self._size()
         stride = int(self._k4a.k4a_image_get_stride_bytes(self.handle))
         millimetres: np.ndarray = np.ndarray((height, width), np.uint16, self.data().data, strides=(stride, 2))
@@ -55,7 +55,7 @@ class Image:
         return metres
 
     def rgb(self, width: int) -> np.ndarray | None:
-        """[H, W, 3] uint8 RGB of a color image, at least `width` wide where it is; None where its JPEG is damaged.
+        """[H, W, 3] uint8 RGB of a color image, at least `width` wide if it is larger; None if its JPEG is damaged.
 
         Args:
             width: What is needed: a JPEG several times as wide is decoded at a half or a quarter.
@@ -138,7 +138,7 @@ class View:
 
     Attributes:
         intrinsics: Of both images.
-        depth_lens, geometry: Intrinsics of the depth camera, where it sits, and what its readings are off by.
+        depth_lens, geometry: Intrinsics of the depth camera; its pose, depth scale and bias.
         to_color: [4, 4] float64: a point of the depth camera, metres, in the color camera.
 
     Args:

@@ -39,7 +39,7 @@ _REMEDIES = {
     ),
 }
 
-_ERROR_LEVEL = 1  # K4A_LOG_LEVEL_ERROR: errors and what is worse
+_ERROR_LEVEL = 1  # K4A_LOG_LEVEL_ERROR: errors and critical errors
 
 _MESSAGE_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p)
 
@@ -81,7 +81,7 @@ def load(part: str, path: str = "") -> Any:
 
 
 def beside(library: str, part: str) -> str:
-    """Path of another library of the set that `library` belongs to; empty where that is not given by a path."""
+    """Return the path of another library of the same set; empty if `library` is not given by a path."""
     return str(Path(library).parent / _NAMES[part][0]) if "/" in library else ""
 
 

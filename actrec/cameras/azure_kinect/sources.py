@@ -69,10 +69,10 @@ class Device:
             raise
 
     def next(self, timeout_s: float) -> Capture | None:
-        """Return the oldest capture that waits, or the next one; None where none comes in time.
+        """Return the oldest waiting capture, or the next one; None if none comes in time.
 
         Raises:
-            DeviceError: The camera is gone.
+            DeviceError: The camera was unplugged.
         """
         k4a, handle = self._k4a, self._k4a.k4a_capture_t()
         result = k4a.k4a_device_get_capture(self._handle, handle, round(timeout_s * 1000))

@@ -38,7 +38,7 @@ _TO_RGB = {
 class RealSenseConfig(FilterSettings):
     """Settings of `RealSenseCamera`."""
 
-    serial: str = setting("", "Serial number of the camera; empty where there is only one.")
+    serial: str = setting("", "Serial number of the camera; empty if only one is connected.")
     width: int = setting(640, "Width of the color images, which depth is registered to.", unit="px", range=(1, 8192))
     height: int = setting(480, "Height of the color images.", unit="px", range=(1, 8192))
     depth_width: int = setting(0, "Width of the depth images; 0 for the color's.", unit="px", range=(0, 8192))
@@ -48,7 +48,7 @@ class RealSenseConfig(FilterSettings):
         "", "The camera's own options, such as depth.laser_power=150,color.auto_exposure_priority=0; empty for none."
     )
     calibration: str = setting(
-        "auto", "auto takes this camera's files of actrec calibrate where there are some.", choices=("auto", "factory")
+        "auto", "auto takes this camera's files of actrec calibrate if there are some.", choices=("auto", "factory")
     )
     register: bool = setting(
         True, "Registers depth to color; false leaves it in the depth camera's image, for actrec calibrate depth."
@@ -71,7 +71,7 @@ class RealSenseCamera(Camera):
     Stamps are capture times: librealsense's global time, else the device's clock mapped to the system's.
 
     Attributes:
-        skipped: Frames that the camera took and that were left out since it was opened, by their numbers.
+        skipped: Frames dropped since opening, by their frame numbers.
         halves: Framesets dropped because color or depth was missing.
         unpaired: Framesets dropped because color and depth were taken more than half a frame apart.
 
@@ -104,7 +104,7 @@ class RealSenseCamera(Camera):
 
     @property
     def serial(self) -> str:  # type: ignore[override]
-        """The device's, also that of the one that made a recording; valid once open."""
+        """The serial number of the camera, or of the camera that made a recording; valid once open."""
         return self._serial
 
     @property
@@ -114,7 +114,7 @@ class RealSenseCamera(Camera):
         return self._depth.color
 
     def open(self) -> None:
-        """Starts the streams.
+        """Start the streams.
 
         Raises:
             ConfigError: There are several cameras and none is chosen, or it has no such profile or option.
@@ -227,7 +227,7 @@ class RealSenseCamera(Camera):
             wanted.enable_device_from_file(str(path), repeat_playback=False)
             wanted.enable_stream(rs.stream.color)
             wanted.enable_stream(rs.stream.depth)
-            # Before it starts: at its own pace the first frames would be gone by then.
+            # Before it starts: at its own pace the first frames would be missed.
             device = wanted.resolve(rs.pipeline_wrapper(self._pipeline)).get_device()
             device.as_playback().set_real_time(self.config.realtime)
             profile = self._pipeline.start(wanted)
@@ -241,7 +241,7 @@ class RealSenseCamera(Camera):
         self._prepare(profile)
 
     def _prepare(self, profile: Any) -> None:
-        """What frames need that the streams alone tell."""
+        """Prepare registration, options and clock from the started streams."""
         self._serial = serial = realsense_device.serial_of(profile.get_device())
         factory = self.config.calibration == "factory" or not serial
         files = calibration_files.CameraFiles(serial) if factory else calibration_files.load(serial)
@@ -250,9 +250,9 @@ class RealSenseCamera(Camera):
         self._half_frame_ns = NANOSECONDS / profile.get_stream(rs.stream.color).fps() / 2
 
     def _next(self, deadline: float) -> Any:
-        """Return the newest frameset; None where none comes in time."""
+        """Return the newest frameset; None if none comes in time."""
         pipeline = self._opened()
-        with contextlib.suppress(RuntimeError):  # the device is gone
+        with contextlib.suppress(RuntimeError):  # the device was unplugged
             # In slices, as stopping the pipeline does not wake who waits for it.
             while self._pipeline is pipeline and (left := deadline - time.monotonic()) > 0:
                 there, frames = pipeline.try_wait_for_frames(max(1, round(min(left, _SLICE_S) * 1000)))
@@ -318,7 +318,7 @@ def _apart_ns(color: Any, depth: Any) -> float:
 
 
 def open_context() -> Any:
-    """Return a librealsense context: what it sees is what is connected by USB.
+    """Return a librealsense context, which lists the cameras connected by USB.
 
     Its own DDS, for cameras on a network, stays off: one DDS in a process of ROS is enough.
     """

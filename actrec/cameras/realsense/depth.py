@@ -90,7 +90,7 @@ def _fitted(lens: Any, pinhole: Intrinsics) -> tuple[float, ...]:
     pixels = np.stack([u.ravel(), v.ravel()], -1)
     rays = np.array([rs.rs2_deproject_pixel_to_point(lens, pixel.tolist(), 1.0) for pixel in pixels])
     if lens.model == rs.distortion.modified_brown_conrady:
-        # librealsense only puts this one in, and passes over it where it is to be taken out.
+        # librealsense can only add this option; it ignores a request to remove it.
         pixels = np.array([rs.rs2_project_point_to_pixel(lens, ray.tolist()) for ray in rays])
     x, y = rays[:, 0], rays[:, 1]
     r = x * x + y * y
@@ -112,7 +112,7 @@ logger = logging.getLogger(__name__)
 
 
 class RegisteredDepth:
-    """Registers by the camera's own calibration, or by its files of `actrec calibrate` where it has some.
+    """Register by the camera's own calibration, or by its files of `actrec calibrate` if it has some.
 
     librealsense's own aligner moves the pixels but keeps the depth that the depth camera read: centimetres off where
     the two cameras are tilted by a degree. `Registration` does both, in less time.
@@ -124,7 +124,7 @@ class RegisteredDepth:
     Args:
         profile: The pipeline's, started.
         settings: Which filters run.
-        files: What is known of this camera beside what it tells itself.
+        files: The camera's calibration files.
         register: False leaves depth as the depth camera reads it, in its own image, not decimated.
 
     Raises:

@@ -22,12 +22,12 @@ _POLL_S = 0.1
 
 
 def info(device: Any, what: Any) -> str:
-    """One of a device's infos, empty where it has none of the kind."""
+    """Return one of a device's infos, empty if it has none of the kind."""
     return str(device.get_info(what)) if device.supports(what) else ""
 
 
 def serial_of(device: Any) -> str:
-    """Return a device's serial number, empty where it tells none (in recovery)."""
+    """Return a device's serial number, empty if it reports none (in recovery)."""
     return info(device, rs.camera_info.serial_number)
 
 
@@ -93,7 +93,7 @@ def returned(context: Any, serial: str, wait_s: float) -> Any:
 
 
 def explained(error: Exception, device: Any, wanted: str) -> ActrecError:
-    """Return what an error of librealsense on starting means, with the remedy.
+    """Explain a librealsense error at start, with the remedy.
 
     Args:
         error: As it was raised.

@@ -100,7 +100,7 @@ def driver_options(args: argparse.Namespace) -> dict[str, Any]:
     """
     if args.driver_option and not args.driver:
         raise ConfigError(f"driver option '{args.driver_option[0]}' needs the --driver that it is a setting of")
-    return config.read(args.driver_option, "driver option")
+    return config.parse_pairs(args.driver_option, "driver option")
 
 
 def takes(driver: str, setting: str) -> bool:

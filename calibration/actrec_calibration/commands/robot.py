@@ -116,7 +116,7 @@ _Views = tuple[CameraFiles, calibration_depth.Cameras, list[calibration_depth.Pa
 
 def _driver_options(args: argparse.Namespace) -> dict[str, Any]:
     """The driver's settings; without --registered its depth is to be left as it is read."""
-    given = config.read(args.driver_option, "driver option")
+    given = config.parse_pairs(args.driver_option, "driver option")
     if args.registered:
         return given
     if not options.takes(args.driver, "register"):
@@ -260,7 +260,7 @@ _Standing = tuple[Intrinsics, Intrinsics, DepthGeometry, list[calibration_depth.
 
 def _floor_driver(args: argparse.Namespace, board: Board) -> _Standing:
     """Frames of a running camera, whose depth is registered."""
-    given = config.read(args.driver_option, "driver option")
+    given = config.parse_pairs(args.driver_option, "driver option")
     if given.get("register") is False:
         raise ConfigError("the floor is found in registered depth: leave driver option 'register' out")
     told, views = live.standing(args.driver, given, board, args.frames)

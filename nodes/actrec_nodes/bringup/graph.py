@@ -151,7 +151,7 @@ def driver_options(driver: str, options: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: One is not KEY=VALUE, there is no driver that it could be a setting of, or no parameter holds it.
     """
-    settings = config.read(options, "driver option")
+    settings = config.parse_pairs(options, "driver option")
     if settings and not driver:
         raise ConfigError(f"driver option '{options[0]}' needs a driver that it is a setting of")
     for key, value in settings.items():
