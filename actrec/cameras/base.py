@@ -71,7 +71,7 @@ class Camera(ABC):
         """
 
     def calibration(self) -> CameraFiles:
-        """Return the calibration of the frames; valid once open. A driver may not know the depth camera's pose: None."""
+        """Return the calibration of the frames; valid once open. The depth camera's pose may be unknown: None."""
         return CameraFiles(self.serial, self.intrinsics)
 
     def figures(self) -> dict[str, float | int]:

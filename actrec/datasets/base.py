@@ -397,7 +397,7 @@ class Source(ABC):
             DeviceError: A file is not there.
             InputError: A file is corrupt, or the dataset has no pictures.
         """
-        kind = type(self).__module__.rsplit(".", 1)[-1]
+        kind = type(self).__module__.split(".")[2]
         remedy = "leave out --estimate, and color of --streams"
         raise InputError(f"'{entry.name}': {kind} has no camera frames here: {remedy}")
 
@@ -442,7 +442,7 @@ class Source(ABC):
             ConfigError: Lists those that it has.
         """
         if split not in self.splits:
-            name = type(self).__module__.rsplit(".", 1)[-1]
+            name = type(self).__module__.split(".")[2]
             raise ConfigError(f"{name} has split {', '.join(self.splits)}; got '{split}'")
 
 

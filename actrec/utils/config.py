@@ -255,8 +255,9 @@ def _convert(hint: Any, value: Any, where: str, error: type[ActrecError]) -> Any
     if dataclasses.is_dataclass(hint) and not isinstance(value, hint):  # type: ignore[arg-type]
         return read_mapping(hint, value, where)  # type: ignore[arg-type]
     if origin in (tuple, list) and isinstance(value, (tuple, list)):
-        hints = inner[:1] * len(value) if origin is list or inner[1:] == (...,) else inner
-        if inner and len(hints) != len(value):
+        of_one = origin is list or not inner or inner[1:] == (...,)
+        hints = (inner[:1] or (Any,)) * len(value) if of_one else inner
+        if len(hints) != len(value):
             raise error(f"{where} has {len(value)} entries, expected {len(hints)}")
         return origin(_convert(h, v, f"{where}[{i}]", error) for i, (h, v) in enumerate(zip(hints, value, strict=True)))
     if origin is float and type(value) is int:

@@ -53,7 +53,9 @@ def test_what_is_none_is_named(word, message):
 
 def test_one_field_of_a_mapping_is_changed_alone():
     recipe: dict[str, Any] = {"epochs": 3, "schedule": {"name": "steps", "every": 5}, "augmentation": {}}
-    changes = config.parse_pairs(["schedule.every=2", "augmentation.noise_m=0.01", "optimizer.name=sgd", "epochs=4"], "field")
+    changes = config.parse_pairs(
+        ["schedule.every=2", "augmentation.noise_m=0.01", "optimizer.name=sgd", "epochs=4"], "field"
+    )
     assert config.merged(recipe, changes) == {
         "epochs": 4,
         "schedule": {"name": "steps", "every": 2},

@@ -140,8 +140,8 @@ def test_network_that_is_not_the_exported_one(folder: Path, change: str) -> None
     [
         ({"labels": None}, "lacks the key 'labels'"),
         ({"labels": "left"}, "labels is 'left', expected a list"),
-        ({"labels": ["a", 3]}, "labels[1] is 3, expected text"),
-        ({"labels": ["a", True]}, "labels[1] is True, expected text"),
+        ({"labels": ["a", 3]}, "labels[1] is 3, expected a text"),
+        ({"labels": ["a", True]}, "labels[1] is True, expected a text"),
         ({"labels": ["a"]}, "at least 2"),
         ({"labels": ["a", "a"]}, "twice"),
         ({"labels": ["a", ""]}, "empty name"),

@@ -214,7 +214,7 @@ import sys
 from tests.models import flaky
 from tests.models.flaky import names_of
 flaky.register()
-from actrec.datasets import prepare as module
+from actrec_models.data.prepare import preparation as module
 module.BATCH = 2
 print("ready", flush=True)
 module.prepare("slow", sys.argv[1], sys.argv[2])
@@ -328,7 +328,7 @@ def test_what_a_dead_worker_had_ended_is_done_again(monkeypatch):
 
 LIMITED = """
 import resource, sys
-from actrec.datasets import prepare as module
+from actrec_models.data.prepare import preparation as module
 from actrec.utils.errors import DeviceError
 module.BATCH = 2
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))

@@ -88,7 +88,7 @@ def test_splits(mine):
         ({"held_out": None}, "held_out is None, expected a name or a list of names"),
         ({"held_out": [["anna"]]}, "held_out is .*expected a name"),
         ({"held_out": 5}, "has nobody called 5; its people: anna, ben"),
-        ({"recording": "abc"}, "FolderConfig.recording is 'abc', expected dict"),
+        ({"recording": "abc"}, "FolderConfig.recording is 'abc', expected keys and values"),
         ({"recording": {1: 2}}, "recording has the name 1, expected a text"),
     ],
 )

@@ -136,7 +136,7 @@ def test_every_argument_is_described(load) -> None:
 
 
 def test_the_parameter_file_is_looked_at_once_for_all_nodes(load, tmp_path, caplog) -> None:
-    text = "camera_node: {ros__parameters: {driver: replay}}\nrecognizer_node: {ros__parameters: {model: x}}\n"
+    text = "camera_node: {ros__parameters: {driver: replay}}\nrecognise_node: {ros__parameters: {model: x}}\n"
     (tmp_path / "robot.yaml").write_text(text)
     started = nodes(load("recognize"), params_file=f"{tmp_path}/robot.yaml")
     assert len(started) == len(graph.GRAPH)

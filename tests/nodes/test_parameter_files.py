@@ -36,10 +36,10 @@ def test_those_of_a_node_of_the_graph_are_taken(text: str, tmp_path: Path, caplo
 def test_a_node_that_is_called_almost_as_one_of_the_graph_is_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    nodes = "camera_node: {ros__parameters: {driver: replay}}", "/robot/recognizer_node: {ros__parameters: {model: x}}"
+    nodes = "camera_node: {ros__parameters: {driver: replay}}", "/robot/recognise_node: {ros__parameters: {model: x}}"
     (tmp_path / "robot.yaml").write_text("\n".join(nodes))
     graph.check(str(tmp_path / "robot.yaml"))
-    assert "robot.yaml is for recognizer_node too, which is no node here: recognizer_node is" in caplog.text
+    assert "robot.yaml is for recognise_node too, which is no node here: recognizer_node is" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -51,8 +51,8 @@ def test_a_node_that_is_called_almost_as_one_of_the_graph_is_warned_of(
         ("camera_node: {ros__parameters: {driver: [}}\n", "is not YAML"),
         ("\x00\n", "is not YAML"),
         (
-            "/**/recognizer_node: {ros__parameters: {model: x}}\n",
-            "is for recognizer_node; the nodes here are recognizer_",
+            "/**/recognise_node: {ros__parameters: {model: x}}\n",
+            "is for recognise_node; the nodes here are recognizer_",
         ),
     ],
 )

@@ -83,7 +83,7 @@ def test_descriptors_say_description_range_unit_and_choices(make) -> None:
         ({"count": 2.5}, "parameter count is 2.5, allowed: int in 0 to 10"),
         ({"name": "three"}, "parameter name is 'three', allowed: one, two"),
         ({"limit": "none"}, "parameter limit is 'none'"),
-        ({"inner__gain": "loud"}, "parameter inner.gain is 'loud', expected a number"),
+        ({"inner__gain": "loud"}, "parameter inner.gain is 'loud', expected float"),
     ],
 )
 def test_a_bad_value_is_named_when_read(make, values, line: str) -> None:
