@@ -65,7 +65,7 @@ def record_clips(args: argparse.Namespace, stopped: threading.Event) -> int:
         if args.driver:
             from actrec.perception.pipeline import camera_observations
 
-            options = config.read(args.driver_option, "driver option")
+            options = config.parse_pairs(args.driver_option, "driver option")
             read = held.enter_context(camera_observations(args.driver, options, args.images))
         else:
             if args.driver_option:

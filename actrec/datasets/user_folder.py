@@ -6,7 +6,7 @@
     DIR/unknown/pacing.mcap                                 party.mp4,unknown,0,12.5,
 
 A recording is a bag, a skeleton file (.skeleton, .json, .mat, .npz, .csv), a video or a folder of images; joints are
-taken from it where it has some, else found by the body estimator, as in the live graph 
+taken from it where it has some, else found by the body estimator, as in the live graph
 (`actrec.perception.recorded_joints`).
 """
 

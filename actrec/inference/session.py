@@ -277,9 +277,9 @@ class Session:
         """The prediction for one window.
 
         Args:
-            clip: See `actrec.types.KEYS`; T is the package's `window.frames`, sampled over `window.seconds`
-                (`actrec.skeleton.windows` does that). Missing joints are NaN; fewer bodies than the package's M are padded
-                as absent. An input that is a stack of pictures may be given as its T observed frames under its own name.
+            clip: See `actrec.types.KEYS`; T is the package's `window.frames`, sampled over `window.seconds` by
+                `actrec.skeleton.windows`. Missing joints are NaN; fewer bodies than the package's M are padded as absent.
+                An input that is a stack of images may be given as its T observed frames under its own name.
 
         Raises:
             InputError: Wrong key, type or shape, no joint at all, infinite values, or something that an input needs is
