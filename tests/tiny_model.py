@@ -1,4 +1,4 @@
-"""Real but tiny model packages for tests: a network that judges where a person stands, and one over any inputs.
+"""Real but tiny model packages for tests: a network that classifies a person's position, and one over any inputs.
 
 The one input is [N, M, 3, T, 25] in metres. The network takes its mean over everything but the coordinates and the
 batch and multiplies: logits = (−8 x, 8 x, 8 (z − 4)) for "left", "right", "far". A person at x = −1 m, z = 2 m is on
@@ -100,7 +100,7 @@ def write_tiny(folder: Path, poison: bool = False, **changes: object) -> ModelPa
 
 
 def person_at(x: float, z: float = 2.0) -> np.ndarray:
-    """[25, 3] joints of somebody who is a single point in metres, as far as the tiny model can tell."""
+    """[25, 3] joints that are all one point, in metres: the tiny model sees no difference."""
     return np.tile(np.array([x, 0.0, z], dtype=np.float32), (25, 1))
 
 

@@ -20,8 +20,8 @@ from actrec_calibration import live, simulated
 from actrec_calibration.board import Board
 from actrec_calibration.rendering import render, views
 from actrec_calibration.solver import apart, board_pose
-from tests.core.capture.software_realsense import SoftwareRealSense
-from tests.core.capture.two_views import TwoViews
+from tests.core.cameras.software_realsense import SoftwareRealSense
+from tests.core.cameras.two_views import TwoViews
 
 BIAS = -0.012
 BOARD = Board.of(columns=10, rows=7, square=0.06, marker=0.045)

@@ -144,7 +144,7 @@ def test_a_reader_that_leaves_is_no_traceback() -> None:
     ("sink", "status", "said"),
     [
         (">&-", 0, ""),
-        ("> /dev/full", 1, "actrec: what was to be written: No space left on device; make room and try again\n"),
+        ("> /dev/full", 1, "actrec: the output: No space left on device; make room and try again\n"),
     ],
 )
 def test_a_closed_or_full_output_is_no_traceback(sink: str, status: int, said: str) -> None:
@@ -154,11 +154,11 @@ def test_a_closed_or_full_output_is_no_traceback(sink: str, status: int, said: s
     assert (done.returncode, done.stderr) == (status, said)
 
 
-def test_what_was_printed_before_another_disk_is_full_stays(
+def test_printed_text_stays_when_another_disk_is_full(
     command: types.ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     printed = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed))  # keeps what is printed until it is flushed
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed))  # keeps printed text until it is flushed
 
     def run(args: object) -> int:
         print("epoch 1")

@@ -36,7 +36,7 @@ def imported(path: Path) -> Iterator[tuple[str, int, bool]]:
 
 
 def _written_name(call: ast.Call) -> str:
-    """The module that `import_module("...")` or `__import__("...")` names, where it is written out; else ""."""
+    """Return the module in `import_module("...")` or `__import__("...")`; "" if it is not a literal."""
     function = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
     first = call.args[0] if call.args else None
     if function in {"import_module", "__import__"} and isinstance(first, ast.Constant) and isinstance(first.value, str):

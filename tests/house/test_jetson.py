@@ -120,7 +120,7 @@ def test_paths_named_exist(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", UNITS)
-def test_units_restart_for_ever(name: str) -> None:
+def test_units_restart_without_limit(name: str) -> None:
     unit = configparser.ConfigParser(interpolation=None, strict=False)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
     unit.read_string((JETSON / name).read_text().replace("\\\n", " "))
@@ -147,7 +147,7 @@ def test_the_cameras_images_go_the_way_of_the_graphs() -> None:
     names = runpy.run_path(str(ROOT / "nodes/actrec_nodes/bringup/transport.py"))["profile_environment"]({})
     for name in names:
         assert f'Environment="{name}=@ROOT@/config/fastdds.xml"' in text
-    assert text.index("EnvironmentFile=") > text.rindex("Environment="), "what the user sets outranks it"
+    assert text.index("EnvironmentFile=") > text.rindex("Environment="), "the user's settings outrank it"
 
 
 def test_launch_arguments_exist() -> None:
@@ -170,8 +170,8 @@ def test_the_parameter_file_sets_parameters_that_exist() -> None:
         assert re.search(rf"^    {name}: \w+ = setting\(", source, re.MULTILINE), name
 
 
-def test_the_image_has_what_it_needs() -> None:
-    """What .dockerignore leaves out must not be what the image's build reads."""
+def test_image_build_context_is_complete() -> None:
+    """The build of the image must not read what .dockerignore excludes."""
     ignored = set((ROOT / ".dockerignore").read_text().split("\n"))
     for needed in ["actrec", "nodes", "launch", "config", "deploy", "requirements", "scripts", "models", "ros2_ws"]:
         assert (ROOT / needed).is_dir() and needed not in ignored

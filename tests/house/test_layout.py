@@ -1,4 +1,4 @@
-"""What setup.py, package.xml and the requirements say equals what is on disk, and modules stay small."""
+"""setup.py, package.xml and the requirements agree with the files on disk, and modules stay small."""
 
 import ast
 import configparser
@@ -54,8 +54,8 @@ def test_version_is_the_same_everywhere(setup: dict[str, Any]) -> None:
     assert versions | {setup["version"], actrec.__version__} == {actrec.__version__}
 
 
-def test_what_ros_packages_the_nodes_import_is_named() -> None:
-    """Those too that are asked for by name where they are absent: `rosdep install` knows no more than this list."""
+def test_imported_ros_packages_are_dependencies() -> None:
+    """Optional packages imported by name count too: `rosdep install` knows this list alone."""
     source = "\n".join(path.read_text() for path in [*ROOT.glob("nodes/**/*.py"), *ROOT.glob("launch/*.py")])
     asked = {"tf2_ros_py" if name == "tf2_ros" else name for name in re.findall(r'import_module\("(\w+)', source)}
     imported = {*re.findall(r"^\s*(?:from|import) (\w+)", source, re.MULTILINE), *asked}

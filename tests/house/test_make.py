@@ -34,7 +34,7 @@ def would_run(project: Path, *arguments: str) -> bool:
 
 def test_extras_that_are_missing_are_added(made: Path) -> None:
     (made / ".venv/.extras").write_text("dev\nlive\n")
-    assert not would_run(made), "who names none is content with what is there"
+    assert not would_run(made), "no EXTRAS accepts the present environment"
     assert not would_run(made, "EXTRAS=live")
     assert not would_run(made, "EXTRAS=live dev")
     assert would_run(made, "EXTRAS=live train")

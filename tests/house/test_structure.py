@@ -35,7 +35,7 @@ GENERIC = {
     "conversions.py": "between joint layouts, and between messages and arrays",
     "report.py": "of an evaluation, and of a calibration",
     "streaming.py": "a network frame by frame: its PyTorch form, and what runs its ONNX form",
-    "labels.py": "what the recognizer publishes, and the labels of recordings",
+    "labels.py": "the recognizer's output, and the labels of recordings",
 }
 """File names that several packages have, with the reason."""
 PACKAGE_FOLDERS = ["actrec", "nodes/actrec_nodes", "models/actrec_models", "calibration/actrec_calibration"]

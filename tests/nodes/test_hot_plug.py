@@ -9,9 +9,9 @@ import pytest
 
 from actrec.cameras.realsense import camera, device
 from actrec_nodes.camera_node import CameraNode
-from tests.core.capture.k4a import studio
-from tests.core.capture.k4a.simulated_sdk import built_sdk, sdk
-from tests.core.capture.software_realsense import SoftwareRealSense, blank
+from tests.core.cameras.k4a import studio
+from tests.core.cameras.k4a.simulated_sdk import built_sdk, sdk
+from tests.core.cameras.software_realsense import SoftwareRealSense, blank
 
 pytestmark = pytest.mark.ros
 

@@ -15,8 +15,8 @@ from actrec_nodes.camera_node import CameraNode
 from actrec_nodes.common import conversions, topics
 from actrec_nodes.recognizer_node import RecognizerNode
 from actrec_nodes.skeleton_node import SkeletonNode
-from tests.core.capture.software_realsense import SoftwareRealSense
-from tests.core.capture.two_views import TwoViews
+from tests.core.cameras.software_realsense import SoftwareRealSense
+from tests.core.cameras.two_views import TwoViews
 
 pytestmark = pytest.mark.ros
 

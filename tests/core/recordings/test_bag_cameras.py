@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from actrec.utils.errors import InputError
-from tests.core.capture.two_views import COLOR, DEPTH, TwoViews, within
+from tests.core.cameras.two_views import COLOR, DEPTH, TwoViews, within
 from tests.core.recordings.test_bag import MILLIMETRES, PERIOD, RGB, START, H, W, frames_of
 
 COLOR_TOPIC, DEPTH_TOPIC = "/camera/color/image_rect", "/camera/depth/image_rect_raw"

@@ -46,7 +46,7 @@ def test_values_are_read_as_yaml_but_serial_numbers(word, value):
         ("on=2024-13-45", "option 'on=2024-13-45': the value"),
     ],
 )
-def test_what_is_none_is_named(word, message):
+def test_pairs_that_are_none_raise_with_the_word(word, message):
     with pytest.raises(ConfigError, match=message):
         config.parse_pairs([word], "option")
 

@@ -1,4 +1,4 @@
-"""Depth registered by calibration, against exact pictures of the same scene and against rays worked out one by one."""
+"""Depth registered by calibration, against exact images of the same scene and against single rays."""
 
 import cv2
 import numpy as np
@@ -9,7 +9,7 @@ from actrec.utils.calibration_files import DepthGeometry
 from actrec.utils.errors import InputError
 from actrec.utils.geometry import rays
 from actrec.utils.registration import Registration
-from tests.core.capture.two_views import COLOR, DEPTH, TwoViews, within
+from tests.core.cameras.two_views import COLOR, DEPTH, TwoViews, within
 
 BENT = (0.08, -0.12, 0.001, -0.0006, 0.05)
 RATIONAL = (0.52, -2.4, 0.0006, -0.0002, 1.4, 0.4, -2.2, 1.3)
@@ -95,11 +95,13 @@ def test_the_nearest_surface_wins_and_readings_are_put_right():
     aside[0, 3] = 0.1
     found = Registration(camera, camera, DepthGeometry(aside, scale=2.0, bias=-0.5)).register(depth)
     assert set(np.unique(found[np.isfinite(found)]).tolist()) == {1.5, 5.5}
-    assert (found[10:, 24:44] == 1.5).all() and np.isnan(found[10:, 22:23]).all(), "what the near one hides is missing"
+    assert (found[10:, 24:44] == 1.5).all() and np.isnan(found[10:, 22:23]).all(), (
+        "the surface behind the near one is missing"
+    )
     assert np.isnan(found[0]).all() and np.isnan(found[1:3, :4]).all()
 
 
-def test_what_lies_behind_or_far_outside_is_left_out():
+def test_points_behind_or_far_outside_are_dropped():
     camera = Intrinsics(64, 48, 60.0, 60.0, 31.5, 23.5, (-0.3, 0.05, 0.0, 0.0, 0.0))
     wide = Intrinsics(64, 48, 15.0, 15.0, 31.5, 23.5)
     found = Registration(wide, camera, DepthGeometry(np.eye(4))).register(np.full((48, 64), 2.0, np.float32))

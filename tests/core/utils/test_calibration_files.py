@@ -78,7 +78,7 @@ def test_other_sizes_are_scaled_where_the_aspect_agrees() -> None:
         calibration_files.fitted(LENS, 640, 480)
 
 
-def test_where_they_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calibration_files_search_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ACTREC_CAMERAS")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     checkout, home = calibration_files.folders()
@@ -97,7 +97,7 @@ def test_numbers_that_are_no_file_names(serial: str) -> None:
         calibration_files.path_of(serial, COLOR)
 
 
-def test_damaged_files_are_named(folder: Path) -> None:
+def test_damaged_files_raise_with_their_name(folder: Path) -> None:
     folder.mkdir()
     for part, text in (
         ("color", "image_width: 3\ncamera_matrix: {data: [1]}\n"),

@@ -45,7 +45,7 @@ def test_missing_joints_stay_missing_and_come_back_as_they_are():
     assert (out[1] < back[1]).any()
 
 
-def test_starts_anew_after_a_gap_or_a_jump_back():
+def test_one_euro_restarts_after_a_gap_or_a_jump_back():
     joint = OneEuro(0.1, 0.0)
     joint.update(0.0, np.zeros((1, 3), np.float32))
     for stamp in (5.0, 1.0, 1.0):

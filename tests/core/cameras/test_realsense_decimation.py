@@ -7,7 +7,7 @@ import pytest
 from actrec.cameras.realsense import camera
 from actrec.cameras.realsense.camera import RealSenseCamera
 from actrec.utils import calibration_files
-from tests.core.capture.software_realsense import SoftwareRealSense, blank
+from tests.core.cameras.software_realsense import SoftwareRealSense, blank
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_decimated_depth_lies_where_all_of_it_lay(device, every, own):
     assert np.abs(corners[1] - corners[0]).max() <= 1
 
 
-def test_depth_that_is_left_as_it_is_read_is_of_the_lens_that_is_told(device):
+def test_depth_without_filters_has_the_reported_intrinsics(device):
     with RealSenseCamera(decimation=2, register=False) as camera:
         device.give(blank(), np.full((480, 640), 2.0, np.float32))
         lens = camera.calibration().depth

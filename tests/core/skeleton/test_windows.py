@@ -7,7 +7,7 @@ from actrec.utils.errors import InputError
 
 
 def moving(stamps_ns, joints=25):
-    """Joints that move at 1 m/s along x and 0.5 m/s along z from where they were at time 0."""
+    """Joints that move at 1 m/s along x and 0.5 m/s along z from their positions at time 0."""
     seconds = np.asarray(stamps_ns)[:, None] / NANOSECONDS
     start = np.arange(joints)[None] * 0.1
     return np.stack([start + seconds, start + 0 * seconds, 2 + 0.5 * seconds + 0 * start], axis=-1).astype(np.float32)
@@ -106,7 +106,7 @@ def test_other_number_of_joints_is_refused():
         window.add(1, np.zeros((20, 3)))
 
 
-def test_what_was_given_may_be_written_over():
+def test_window_copies_its_input():
     kept, window = Window(5.0, 60), Window(5.0, 60)
     buffer = np.zeros((25, 3), np.float32)
     for k in range(4):
@@ -129,7 +129,7 @@ def test_joints_that_come_and_go_are_as_in_the_whole_recording(fps):
     for number, (stamp, seen) in enumerate(zip(stamps, joints, strict=True), start=1):
         window.add(int(stamp), seen)
         wanted = sample_stamps(int(stamp), 3.0, 36)
-        # Beside a sight that follows upon a long gap a sample leans by a millisecond on what was before the gap.
+        # Next to the first observation after a long gap, a sample uses a millisecond of the time before the gap.
         np.testing.assert_allclose(window.positions(), resample(stamps[:number], joints[:number], wanted), atol=0.02)
         held = max(held, len(window))
     assert held < 5 * fps

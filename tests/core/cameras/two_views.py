@@ -53,7 +53,7 @@ class TwoViews:
 
 
 def within(registered: np.ndarray, exact: np.ndarray, pixels: int = 1, metres: float = 0.002) -> float:
-    """Share of the registered pixels whose depth lies, to `metres`, in what is within `pixels` of them in truth."""
+    """Return the share of registered pixels whose depth is, within `metres`, the true depth at most `pixels` away."""
     window = np.ones((2 * pixels + 1, 2 * pixels + 1))
     near, far = cv2.erode(exact, window), cv2.dilate(exact, window)
     known = np.isfinite(registered)

@@ -41,7 +41,7 @@ class Shot:
 
 @dataclass
 class Staged:
-    """What a camera is, and what it films."""
+    """A simulated camera and the scene before it."""
 
     color: Intrinsics
     depth: Intrinsics
@@ -102,7 +102,7 @@ class Staged:
 
 
 class SimulatedSdk:
-    """The simulated libraries, and what the tests do to them."""
+    """The simulated libraries, with the faults that tests switch on."""
 
     def __init__(self, folder: Path):
         self.folder = folder

@@ -1,5 +1,5 @@
 """Fixtures of the camera drivers."""
 
-from tests.core.capture.k4a.simulated_sdk import built_sdk, sdk
+from tests.core.cameras.k4a.simulated_sdk import built_sdk, sdk
 
 __all__ = ["built_sdk", "sdk"]

@@ -8,8 +8,8 @@ import pytest
 
 from actrec.cameras.azure_kinect.camera import AzureKinectCamera
 from actrec.utils.errors import DeviceError, MissingLibraryError
-from tests.core.capture.k4a import studio
-from tests.core.capture.k4a.simulated_sdk import BUSY, NO_ACCESS, STARVED
+from tests.core.cameras.k4a import studio
+from tests.core.cameras.k4a.simulated_sdk import BUSY, NO_ACCESS, STARVED
 
 FIRST, SECOND = "000111111111", "000222222222"
 

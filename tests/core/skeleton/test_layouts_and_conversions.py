@@ -109,7 +109,7 @@ def test_wrong_joint_count_names_both_sides():
 
 
 def test_kinect_v1_bodies_become_plausible_kinect_v2_bodies(data_root):
-    """Segment lengths of converted N-UCLA bodies lie where those of a real Kinect v2 (NTU) do."""
+    """Converted N-UCLA bodies have the segment lengths of a real Kinect v2 (NTU)."""
     ntu = read_ntu_skeleton(data_root / "ntu/skeleton/S001C001P001R001A001.skeleton").bodies[0]
     nucla = read_nucla_npz(data_root / "nucla/nucla_skeletons.npz")[0].bodies[0]
 

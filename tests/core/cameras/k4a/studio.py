@@ -1,4 +1,4 @@
-"""The simulated actor filmed by two cameras, as an Azure Kinect's depth and color cameras are placed."""
+"""The simulated actor before two cameras, placed as an Azure Kinect's depth and color cameras."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -10,7 +10,7 @@ from actrec.simulation.scene import CameraPose, Snapshot
 from actrec.simulation.stage import performed_scene
 from actrec.skeleton.layouts import AZURE_KINECT_32, KINECT_V2_25
 from actrec.types import Intrinsics
-from tests.core.capture.k4a.simulated_sdk import Shot, Staged
+from tests.core.cameras.k4a.simulated_sdk import Shot, Staged
 
 DEPTH = Intrinsics(640, 576, 504.2, 504.3, 321.4, 333.1)
 COLOR = Intrinsics(1280, 720, 607.4, 607.1, 637.9, 364.6)
@@ -61,7 +61,7 @@ def shot(seconds: float = 2.0, color: Intrinsics = COLOR) -> Shot:
 
 
 def staged(*shots: Shot, lens: tuple[float, ...] = (), **options: object) -> Staged:
-    """An Azure Kinect that films the actor."""
+    """An Azure Kinect before the actor."""
     c = COLOR
     color = Intrinsics(c.width, c.height, c.fx, c.fy, c.cx, c.cy, lens)
     return Staged(color, DEPTH, TO_COLOR, list(shots) or [shot()], **options)  # type: ignore[arg-type]

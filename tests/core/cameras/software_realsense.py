@@ -1,6 +1,6 @@
 """A RealSense in software: librealsense's own `software_device`, behind its real pipeline and filters.
 
-`python -m tests.core.capture.software_realsense --minutes 10` runs `actrec bench camera` on one.
+`python -m tests.core.cameras.software_realsense --minutes 10` runs `actrec bench camera` on one.
 """
 
 import json
@@ -15,7 +15,7 @@ import numpy as np
 import pyrealsense2 as rs
 
 from actrec.types import Intrinsics
-from tests.core.capture.two_views import COLOR, TwoViews
+from tests.core.cameras.two_views import COLOR, TwoViews
 
 UNITS = 0.00025
 """Metres a depth unit: not the usual millimetre, so that a driver that takes that for granted is found out."""
@@ -24,7 +24,7 @@ VIEWS = TwoViews(depth=Intrinsics(640, 480, 385.0, 385.5, 318.7, 241.3))
 
 
 class SoftwareRealSense:
-    """A camera that can be plugged in and out, and gives what it is told to.
+    """A camera that can be plugged in and out, and gives the frames that a test hands to it.
 
     Args:
         serial: Its number.
@@ -41,7 +41,7 @@ class SoftwareRealSense:
         self._number = 0
 
     def plug_into(self, context: Any) -> None:
-        """Connects it; anew, if it was unplugged."""
+        """Connect it; again, if it was unplugged."""
         self.device = rs.software_device()
         for what, text in (
             (rs.camera_info.serial_number, self.serial),
@@ -60,7 +60,7 @@ class SoftwareRealSense:
         place.translation = self.views.to_color[:3, 3].tolist()
         self._depth.register_extrinsics_to(self._color, place)
         self.device.create_matcher(rs.matchers.default)
-        # A context knows a software device only as long as somebody holds the list in which it was announced.
+        # A context knows a software device only while the list in which it was announced exists.
         context.set_devices_changed_callback(lambda event: self._seen.append(event.get_new_devices()))
         self.device.add_to(context)
         deadline = time.monotonic() + 5

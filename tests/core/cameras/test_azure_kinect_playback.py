@@ -8,8 +8,8 @@ import pytest
 
 from actrec.cameras.azure_kinect.camera import AzureKinectCamera
 from actrec.utils.errors import DeviceError, EndOfStream, MissingLibraryError
-from tests.core.capture.k4a import studio
-from tests.core.capture.k4a.simulated_sdk import COLOR
+from tests.core.cameras.k4a import studio
+from tests.core.cameras.k4a.simulated_sdk import COLOR
 
 PERIOD_US = 33_333
 LONG = 12

@@ -34,7 +34,7 @@ def test_a_clock_that_drifts_is_followed():
     assert (np.diff(stamps) > 0).all()
 
 
-def test_a_clock_that_was_set_anew_starts_over():
+def test_clock_reset_restarts_the_estimate():
     device, true, arrival = frames(300)
     clock = DeviceClock()
     for d, a in zip(device, arrival, strict=True):

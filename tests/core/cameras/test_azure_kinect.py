@@ -1,4 +1,4 @@
-"""The driver of the Azure Kinect against a simulated libk4a: frames, stamps, what is left out, what is given back."""
+"""The Azure Kinect driver against a simulated libk4a: frames, stamps, dropped frames, released captures."""
 
 import threading
 import time
@@ -8,8 +8,8 @@ import pytest
 
 from actrec.cameras.azure_kinect.camera import AzureKinectCamera
 from actrec.utils.errors import ConfigError, DeviceError
-from tests.core.capture.k4a import studio
-from tests.core.capture.k4a.simulated_sdk import COLOR, DEPTH, Shot
+from tests.core.cameras.k4a import studio
+from tests.core.cameras.k4a.simulated_sdk import COLOR, DEPTH, Shot
 
 PERIOD_US = 33_333
 
@@ -75,7 +75,7 @@ def test_the_camera_is_started_as_set_and_without_its_imu(sdk, tmp_path):
         ({"exposure": 1}, "known"),
     ],
 )
-def test_what_the_camera_cannot_do_is_refused(options, named):
+def test_settings_unsupported_by_the_camera_are_refused(options, named):
     with pytest.raises(ConfigError, match=named):
         AzureKinectCamera(**options)
 

@@ -11,14 +11,14 @@ from actrec.types import Intrinsics
 from actrec.utils import calibration_files
 from actrec.utils.calibration_files import DepthGeometry
 from actrec.utils.errors import ConfigError, InputError
-from tests.core.capture.k4a import studio
+from tests.core.cameras.k4a import studio
 
 SERIAL = "000123456789"
 
 
 @pytest.fixture
 def take(sdk, tmp_path):
-    """One frame of a camera with these settings, and what the camera is."""
+    """One frame of a camera with these settings, and the simulated camera."""
 
     def read(lens=(), **options):
         sdk.plug(studio.staged(lens=lens).write(tmp_path / "scene"))

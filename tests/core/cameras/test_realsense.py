@@ -17,8 +17,8 @@ from actrec.types import Intrinsics
 from actrec.utils import calibration_files
 from actrec.utils.errors import ConfigError, DeviceError, EndOfStream, InputError, MissingLibraryError
 from benchmarks import cameras as cameras_benchmark
-from tests.core.capture.software_realsense import UNITS, SoftwareRealSense, blank, streaming
-from tests.core.capture.two_views import COLOR, TwoViews, within
+from tests.core.cameras.software_realsense import UNITS, SoftwareRealSense, blank, streaming
+from tests.core.cameras.two_views import COLOR, TwoViews, within
 
 FLAT = np.full((480, 640), 1.5, np.float32)
 
@@ -38,7 +38,7 @@ def device(context):
     return made
 
 
-def test_depth_is_where_and_what_the_color_camera_sees(device):
+def test_depth_is_registered_to_the_color_camera(device):
     color, exact, depth = device.views.at(1.0)
     with cameras.create("realsense") as camera:
         device.give(color, depth)
@@ -117,7 +117,7 @@ def test_a_clock_of_the_devices_own_is_mapped(device):
         assert before - stamps[-1] < 1e9 and camera.figures()["clock_offset_ms"] > 1e9
 
 
-def test_stamps_of_arrival_are_told(device, caplog):
+def test_stamps_of_arrival_are_reported(device, caplog):
     with RealSenseCamera() as camera, caplog.at_level("WARNING"):
         for _ in range(2):
             device.give(blank(), FLAT, domain=rs.timestamp_domain.system_time)
@@ -135,7 +135,7 @@ def test_the_newest_frame_wins_and_lost_ones_are_counted(device):
         reads = 1
         while camera.read().color.flat[0] != 40:
             reads += 1
-        assert camera.skipped >= 1 and camera.skipped + reads == 4, "what is not read is counted"
+        assert camera.skipped >= 1 and camera.skipped + reads == 4, "unread frames are counted"
         assert camera.figures()["skipped"] == camera.skipped
 
 

@@ -8,7 +8,7 @@ import pytest
 from actrec.cameras.azure_kinect.camera import AzureKinectCamera
 from actrec.skeleton.layouts import AZURE_KINECT_32, KINECT_V2_25
 from actrec.utils.errors import DeviceError
-from tests.core.capture.k4a import studio
+from tests.core.cameras.k4a import studio
 
 PERIOD_US = 33_333
 PATIENT = {"body_wait_s": 20.0}
@@ -137,7 +137,7 @@ def test_a_tracker_that_fails_is_an_error_and_opening_again_helps(sdk, tracked, 
         assert len(camera.read().skeletons) == 1
 
 
-def test_what_the_tracker_runs_on(sdk, tracked, tmp_path):
+def test_tracker_runs_on_the_configured_processor(sdk, tracked, tmp_path):
     with tracked(body_processing="cpu", body_model="/models/lite.onnx"):
         assert sdk.bodies.fake_bodies_processing() == 1
         assert sdk.bodies.fake_bodies_model() == b"/models/lite.onnx"

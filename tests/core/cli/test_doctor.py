@@ -40,7 +40,7 @@ def test_camera_without_its_driver_library(tmp_path: Path) -> None:
     assert "pyrealsense2" in finding.remedy
 
 
-def test_what_a_realsense_is_and_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_realsense_finding_has_model_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from actrec.cameras.realsense import device
 
     plug_in(tmp_path, "8086", "Intel(R) RealSense(TM) Depth Camera 435i")
@@ -109,7 +109,7 @@ def test_transport_that_loses_some_images_is_a_gap() -> None:
     assert found["images, actrec's profile"].state == "gap"
 
 
-def test_transport_where_nothing_arrives_shows_no_latency() -> None:
+def test_transport_without_arrivals_shows_no_latency() -> None:
     found = {f.name: f for f in doctor.transport_findings(lambda seconds, with_profile: figures(0.0))}
     assert "median" not in found["images, actrec's profile"].value
 
@@ -142,7 +142,9 @@ def test_a_library_that_is_there_but_does_not_load_is_a_fault(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     finding = doctor.library("broken_library", "pip install it", required=True)
     assert finding.state == "fault" and finding.value.startswith(told)
-    assert finding.remedy.startswith("install what it links") and finding.remedy.endswith("pip install it")
+    assert finding.remedy.startswith("install the libraries that it links") and finding.remedy.endswith(
+        "pip install it"
+    )
 
 
 def test_two_opencv_wheels_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +190,9 @@ def test_tensorrt_without_a_library_of_cuda_is_a_gap(tmp_path: Path, monkeypatch
     assert "CUDA in Python" in [found.name for found in doctor.software_findings()]
 
 
-def test_broken_package_is_named_and_none_usable_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_package_has_its_name_and_none_usable_is_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     broken = tmp_path / "broken_model"
     broken.mkdir()
     (broken / "model.yaml").write_text("schema: [")
