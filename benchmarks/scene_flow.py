@@ -17,7 +17,7 @@ from actrec import scene_flow
 from actrec.cameras.simulated import SimulatedCamera
 from actrec.cli import Parser
 from actrec.cli.arguments import amount, count
-from actrec.scene_flow import base, camera_motion
+from actrec.scene_flow import camera_motion
 from actrec.scene_flow.base import SceneFlow, resize
 from actrec.scene_flow.primal_dual import gpu
 from actrec.scene_flow.primal_dual.cpu import CpuSolver
@@ -195,15 +195,17 @@ def _without_camera(motion: Motion, method: SceneFlow, pairs: list[Pair]) -> dic
     before, after, person, angle, place, found = [], [], [], [], [], 0
     for pair in pairs:
         first, second = (RgbdFrame(k, *images, "camera") for k, images in enumerate((pair.first, pair.second)))
-        flow = base.flow(method, first, second, DT, base.estimate(first, second))
+        flow = camera_motion.flow_with_rotation(
+            method, first, second, DT, camera_motion.estimate_rotation(first, second)
+        )
         _, depth, intrinsics = pair.first
         before.append(np.linalg.norm(flow, axis=-1)[~pair.person])
-        estimated = camera_motion.estimate(flow, depth, intrinsics, DT)
+        estimated = camera_motion.estimate_camera_motion(flow, depth, intrinsics, DT)
         if estimated is None:
             continue
         found += 1
-        own = camera_motion.own_motion(flow, depth, intrinsics, DT, estimated)
-        wanted = camera_motion.own_motion(pair.exact, depth, intrinsics, DT, true)
+        own = camera_motion.subtract_camera_motion(flow, depth, intrinsics, DT, estimated)
+        wanted = camera_motion.subtract_camera_motion(pair.exact, depth, intrinsics, DT, true)
         after.append(np.linalg.norm(own, axis=-1)[~pair.person])
         person.append(np.linalg.norm(own - wanted, axis=-1)[pair.person])
         apart = estimated.rotation @ true.rotation.T

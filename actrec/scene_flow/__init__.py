@@ -1,4 +1,4 @@
-"""Scene flow, the motion in space of what each pixel shows, by methods found by name."""
+"""Scene flow: the 3D velocity of the surface at each pixel, by methods registered by name."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ METHODS = Registry(
 
 
 def create(name: str, **options: Any) -> SceneFlow:
-    """Makes the method `name`; `options` are the fields of its settings dataclass.
+    """Create the method `name`; `options` are the fields of its settings dataclass.
 
     Raises:
-        ConfigError: Unknown method or option; the known ones are listed.
-        MissingLibraryError: A library it needs is absent, with the command that installs it.
+        ConfigError: Unknown method or option.
+        MissingLibraryError: A required library is not installed.
     """
     return METHODS.create(name, **options)

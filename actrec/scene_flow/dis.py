@@ -1,4 +1,4 @@
-"""Scene flow from dense optical flow, lifted to space by the depth at both ends of each pixel's path.
+"""Scene flow from dense optical flow, lifted to 3D by the depth at both ends of each flow vector.
 
 The optical flow is OpenCV's DIS: Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016.
 """
@@ -17,10 +17,10 @@ from actrec.utils import config
 from actrec.utils.config import setting
 from actrec.utils.errors import InputError
 
-LEAST_PX = 12
-"""OpenCV's DIS takes no image with a side shorter than this."""
+MIN_SIDE_PX = 12
+"""Shortest image side that OpenCV's DIS accepts."""
 
-# NaN marks missing depth, so "no NaN" must not be assumed.
+# Without "nnan": NaN marks missing depth.
 _FASTMATH = {"contract", "reassoc", "nsz"}
 
 
@@ -28,30 +28,28 @@ _FASTMATH = {"contract", "reassoc", "nsz"}
 class DisConfig:
     """Settings of `DisFlow`."""
 
-    finest_scale: int = setting(
-        1, "Finest level of the image pyramid that is searched: 0 full size, 1 half.", range=(0, 5)
-    )
-    patch_stride: int = setting(4, "Distance between the patches that are searched for.", unit="px", range=(1, 8))
-    iterations: int = setting(16, "Steps of gradient descent for each patch.", range=(1, 256))
+    finest_scale: int = setting(1, "Finest level of the image pyramid: 0 full size, 1 half.", range=(0, 5))
+    patch_stride: int = setting(4, "Distance between patches.", unit="px", range=(1, 8))
+    iterations: int = setting(16, "Gradient descent steps per patch.", range=(1, 256))
     refinement: int = setting(
-        0, "Steps of variational refinement; on people they cost time and blur the edges.", range=(0, 50)
+        0, "Variational refinement steps; on people they cost time and blur the edges.", range=(0, 50)
     )
     smoothing_px: int = setting(
-        2, "Radius over which depth is averaged on one surface; 0 for none.", unit="px", range=(0, 8)
+        2, "Radius of the average of depth within one surface; 0 for none.", unit="px", range=(0, 8)
     )
     surface_step: float = setting(
-        0.03, "Depths that differ by more than this share of themselves are different surfaces.", range=(0.001, 0.5)
+        0.03, "Depths that differ by more than this share are different surfaces.", range=(0.001, 0.5)
     )
     max_speed_m_s: float = setting(
-        8.0, "Motion faster than this is another surface coming into view.", unit="m/s", range=(0.1, 100.0)
+        8.0, "Discard faster motion: a surface that was occluded before.", unit="m/s", range=(0.1, 100.0)
     )
 
 
 class DisFlow(SceneFlow):
     """DIS optical flow lifted by depth.
 
-    A pixel (u, v) that moves by (du, dv) gives X1(u + du, v + dv) − X0(u, v) over dt. Where the depth at the far end
-    would need a speed beyond `max_speed_m_s`, the surface has been hidden by another and the result is NaN.
+    A pixel (u, v) that moves by (du, dv) gives X1(u + du, v + dv) − X0(u, v) over dt. A speed above `max_speed_m_s`
+    means that the surface is occluded in the second image; the result is NaN.
 
     Args:
         **options: Fields of `DisConfig`.
@@ -75,41 +73,30 @@ class DisFlow(SceneFlow):
         intrinsics: Intrinsics,
         dt: float,
     ) -> np.ndarray:
-        if min(depth0.shape) < LEAST_PX:
+        if min(depth0.shape) < MIN_SIDE_PX:
             height, width = depth0.shape
             raise InputError(
-                f"images are {width}×{height}, but dis takes none below {LEAST_PX} pixels: take larger ones, or pd_flow"
+                f"image is {width}×{height} px, dis needs at least {MIN_SIDE_PX} px a side; use larger images or pd_flow"
             )
-        # Of a pyramid with fewer levels OpenCV chooses by the width alone, and where the height has none it crashes.
+        # OpenCV limits the level by the width only, and crashes if the height is too small for it.
         self._flow.setFinestScale(min(self.config.finest_scale, self._levels(*depth0.shape)))
         gray0, gray1 = (cv2.cvtColor(color, cv2.COLOR_RGB2GRAY) for color in (color0, color1))
         pixels = self._flow.calc(gray0, gray1, None)
         smooth0, smooth1 = (self._smooth(np.ascontiguousarray(depth)) for depth in (depth0, depth1))
         c = intrinsics
         out = np.empty((*depth0.shape, 3), np.float32)
-        _lift(
-            pixels,
-            smooth0,
-            smooth1,
-            c.fx,
-            c.fy,
-            c.cx,
-            c.cy,
-            dt,
-            self.config.surface_step,
-            self.config.max_speed_m_s,
-            out,
-        )
+        limits = self.config.surface_step, self.config.max_speed_m_s
+        _lift(pixels, smooth0, smooth1, c.fx, c.fy, c.cx, c.cy, dt, *limits, out)
         return out
 
     def _levels(self, height: int, width: int) -> int:
-        """The coarsest level of the pyramid, as OpenCV has it."""
+        """Return the coarsest level of OpenCV's pyramid."""
         patch = self._flow.getPatchSize()
         long, short = max(height, width), min(height, width)
         return min(int(math.log2(long / (4 * patch)) + 0.5), int(math.log2(short // patch)))
 
     def _smooth(self, depth: np.ndarray) -> np.ndarray:
-        """Averages depth over one surface: a sensor's noise over a frame's 33 ms is a speed of decimetres a second."""
+        """Average depth within one surface: over 33 ms, depth noise becomes a speed of some 0.1 m/s."""
         if self.config.smoothing_px == 0:
             return depth
         out = np.empty_like(depth)
@@ -119,7 +106,7 @@ class DisFlow(SceneFlow):
 
 @numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
 def _accumulate(center: np.ndarray, other: np.ndarray, step: np.float32, total: np.ndarray, count: np.ndarray) -> None:
-    """Adds to total and count what of a shifted row lies on the centers' surfaces. Plain enough to become SIMD."""
+    """Add the values of a shifted row on the centers' surfaces to total and count; simple enough for SIMD."""
     for k in range(center.size):
         near = abs(other[k] - center[k]) <= step * center[k]
         total[k] += other[k] if near else np.float32(0)
@@ -128,7 +115,7 @@ def _accumulate(center: np.ndarray, other: np.ndarray, step: np.float32, total: 
 
 @numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
 def _smooth_surface(depth: np.ndarray, radius: int, step: np.float32, out: np.ndarray) -> None:
-    """Writes to out [H, W] the mean of the valid depths around each pixel that are on its own surface."""
+    """Write to out [H, W] the mean of the valid depths around each pixel on its own surface."""
     height, width = depth.shape
     total, count = np.empty(width, np.float32), np.empty(width, np.float32)
     for v in range(height):
@@ -140,15 +127,15 @@ def _smooth_surface(depth: np.ndarray, radius: int, step: np.float32, out: np.nd
                 row, shifted = depth[v, low:high], depth[j, low + i : high + i]
                 _accumulate(row, shifted, step, total[low:high], count[low:high])
         for u in range(width):
-            # A missing depth stays missing: its neighbors may be another surface's.
+            # A missing depth stays missing: its neighbors may be on another surface.
             out[v, u] = total[u] / count[u] if depth[v, u] > 0 else np.nan
 
 
 @numba.njit(nogil=True, cache=True)
 def _sample(depth: np.ndarray, u: float, v: float, step: float) -> float:
-    """Depth at a point between pixels: bilinear over the neighbors on the surface of the nearest one; NaN outside."""
+    """Sample depth bilinearly over the neighbors on the nearest pixel's surface; NaN outside the image."""
     height, width = depth.shape
-    # Not "u < 0 or …": a NaN must end here too.
+    # Not "u < 0 or …": this also catches NaN.
     if not (u > -0.5 and v > -0.5 and u < width - 0.5 and v < height - 0.5):
         return np.nan
     nearest = depth[int(v + 0.5), int(u + 0.5)]
@@ -179,7 +166,7 @@ def _lift(
     max_speed: float,
     out: np.ndarray,
 ) -> None:
-    """Writes to out [H, W, 3] the velocity that optical flow pixels [H, W, 2] and two depth images make."""
+    """Write to out [H, W, 3] the velocity from optical flow pixels [H, W, 2] and two depth images."""
     height, width = depth0.shape
     for v in range(height):
         for u in range(width):

@@ -1,17 +1,16 @@
-"""A picture of scene flow for people."""
+"""Visualization of scene flow as a color image."""
 
 import cv2
 import numpy as np
 
 
-def picture(flow: np.ndarray, full_m_s: float = 1.0) -> np.ndarray:
-    """The color wheel: hue is the direction as seen, brightness the speed.
+def flow_image(flow: np.ndarray, full_m_s: float = 1.0) -> np.ndarray:
+    """Draw scene flow with the color wheel: hue is the direction in the image, brightness the speed.
 
-    Right is red, down yellow-green, left cyan, up violet; what comes nearer or goes away is paler, what is not known
-    is gray.
+    Right is red, down yellow-green, left cyan, up violet; motion along the optical axis is paler, unknown flow gray.
 
     Args:
-        flow: [H, W, 3] m/s in the optical frame, NaN where unknown.
+        flow: [H, W, 3] m/s in the optical frame, NaN for unknown.
         full_m_s: Speed of full brightness.
 
     Returns:

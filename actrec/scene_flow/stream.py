@@ -1,11 +1,11 @@
-"""Scene flow of a stream of frames: each is paired with the one before it, at the size that flow is estimated at."""
+"""Scene flow of a stream: each frame is paired with the previous one, at the flow's own image size."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from actrec.scene_flow import base, camera_motion
+from actrec.scene_flow import camera_motion
 from actrec.scene_flow.base import SceneFlow, resize
 from actrec.scene_flow.camera_motion import CameraMotion
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
@@ -15,28 +15,27 @@ from actrec.utils.errors import InputError
 
 @dataclass(frozen=True)
 class SceneFlowConfig:
-    """Which method, at which size. The method's own settings are `<method>.<setting>`."""
+    """Method and image size. The method's own settings are `<method>.<setting>`."""
 
     method: str = setting("dis", "Scene flow method: a name in actrec.scene_flow.")
     width: int = setting(320, "Width of the flow image.", unit="px", range=(16, 4096))
     height: int = setting(240, "Height of the flow image.", unit="px", range=(16, 4096))
-    max_gap_s: float = setting(0.5, "Frames farther apart than this are no pair.", unit="s", range=(0.001, 10.0))
+    max_gap_s: float = setting(0.5, "Maximum time between the two frames of a pair.", unit="s", range=(0.001, 10.0))
     camera_motion: str = setting(
         "none",
-        "What of the camera's own motion is taken away: nothing; what is estimated from the still part of the scene; "
-        "or what TF says (tf).",
+        "Camera motion to subtract: none; estimate (from the static part of the scene); tf (from TF).",
         choices=("none", "estimate", "tf"),
     )
-    fixed_frame: str = setting("odom", "Frame in which TF tells where the camera is.")
+    fixed_frame: str = setting("odom", "Fixed TF frame for the camera's pose.")
 
 
 @dataclass(frozen=True)
 class Flow:
-    """The motion in space of what a frame shows.
+    """Scene flow of one frame.
 
     Attributes:
-        stamp_ns, frame_id: Of the first frame of the pair: its pixels are those that move.
-        velocity: [h, w, 3] float32 m/s, NaN where unknown.
+        stamp_ns, frame_id: Of the first frame of the pair.
+        velocity: [h, w, 3] float32 m/s at the first frame's pixels, NaN for unknown.
         intrinsics: Of the flow image.
     """
 
@@ -46,72 +45,67 @@ class Flow:
     intrinsics: Intrinsics
 
 
-Moved = Callable[[RgbdFrame, RgbdFrame], CameraMotion | None]
-"""How the camera moved from one frame to another; None where nobody knows."""
+MotionLookup = Callable[[RgbdFrame, RgbdFrame], CameraMotion | None]
+"""Returns the camera's motion from one frame to another; None if unknown."""
 
 
 class FlowPairs:
-    """Makes the flow of each frame with the one before it.
+    """Estimates the flow between each frame and the previous one.
 
     Args:
-        method: Estimates it.
-        config: Size, gap, and whether the camera's own motion is taken away.
-        moved: Tells how the camera moved, where `camera_motion` is "tf".
-        warn: Takes a line where `camera_motion` is "estimate" and nothing is found.
+        method: Estimates the flow.
+        config: Image size, maximum gap and camera motion.
+        lookup: Looks up the camera's motion, for `camera_motion` "tf".
+        warn: Receives a message if the camera's motion cannot be estimated.
     """
 
     def __init__(
         self,
         method: SceneFlow,
         config: SceneFlowConfig,
-        moved: Moved | None = None,
+        lookup: MotionLookup | None = None,
         warn: Callable[[str], None] = lambda line: None,
     ):
-        self._method, self._config, self._moved, self._warn = method, config, moved, warn
+        self._method, self._config, self._lookup, self._warn = method, config, lookup, warn
         self._last: RgbdFrame | None = None
 
     def reset(self) -> None:
-        """The next frame is the first of a pair."""
+        """Forget the previous frame."""
         self._last = None
 
     def add(self, frame: RgbdFrame) -> Flow | None:
-        """The flow from the frame added before to this one; None where they are no pair.
+        """Return the flow from the previous frame to this one; None if they are no pair.
 
         Raises:
-            InputError: The frame has no color or no depth, or they are of another size than its intrinsics.
+            InputError: The frame has no color or no depth, or their size differs from its intrinsics.
         """
         last, self._last = self._last, None
         newest = self._last = self._resized(frame)
         if last is None or last.intrinsics != newest.intrinsics:
             return None
         dt = (newest.stamp_ns - last.stamp_ns) / NANOSECONDS
-        # Time that jumps back, or a gap: this frame starts anew.
-        if not 0 < dt <= self._config.max_gap_s:
+        if not 0 < dt <= self._config.max_gap_s:  # time jumped back, or a gap
             return None
-        known = self._moved(last, newest) if self._moved is not None else None
-        found = base.flow(self._method, last, newest, dt, self._turn(last, newest, known))
         assert last.depth is not None
-        motion = known if self._config.camera_motion != "estimate" else self._estimated(found, last, dt)
+        estimating = self._config.camera_motion == "estimate"
+        motion = self._lookup(last, newest) if self._lookup is not None else None
+        if estimating:
+            rotation = camera_motion.estimate_rotation(last, newest)
+        else:
+            rotation = None if motion is None else motion.rotation
+        velocity = camera_motion.flow_with_rotation(self._method, last, newest, dt, rotation)
+        if estimating:
+            motion = camera_motion.estimate_camera_motion(velocity, last.depth, last.intrinsics, dt)
+            if motion is None:
+                self._warn("camera motion not estimated and not subtracted: less than a third of the image is static")
         if motion is not None:
-            found = camera_motion.own_motion(found, last.depth, last.intrinsics, dt, motion)
-        return Flow(last.stamp_ns, last.frame_id, found, last.intrinsics)
-
-    def _turn(self, last: RgbdFrame, newest: RgbdFrame, known: CameraMotion | None) -> np.ndarray | None:
-        if self._config.camera_motion == "estimate":
-            return base.estimate(last, newest)
-        return None if known is None else known.rotation
-
-    def _estimated(self, flow: np.ndarray, last: RgbdFrame, dt: float) -> CameraMotion | None:
-        assert last.depth is not None
-        estimated = camera_motion.estimate(flow, last.depth, last.intrinsics, dt)
-        if estimated is None:
-            self._warn("the camera's motion stays in the flow: no third of what is seen moves as one")
-        return estimated
+            velocity = camera_motion.subtract_camera_motion(velocity, last.depth, last.intrinsics, dt, motion)
+        return Flow(last.stamp_ns, last.frame_id, velocity, last.intrinsics)
 
     def _resized(self, frame: RgbdFrame) -> RgbdFrame:
         if frame.color is None or frame.depth is None:
-            raise InputError("scene flow needs depth, and this frame has none")
-        frame.check()  # resized, images of two sizes would look alike
+            raise InputError("scene flow needs color and depth, but the frame has none: use an RGB-D camera")
+        frame.check()  # before resizing, which would hide that color and depth differ in size
         size = self._config.width, self._config.height
         color, depth, intrinsics = resize(frame.color, frame.depth, frame.intrinsics, *size)
         return RgbdFrame(frame.stamp_ns, color, depth, intrinsics, frame.frame_id)

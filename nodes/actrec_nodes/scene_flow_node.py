@@ -5,7 +5,7 @@ from typing import Any
 from sensor_msgs.msg import CameraInfo, Image
 
 from actrec import scene_flow
-from actrec.scene_flow.preview import picture
+from actrec.scene_flow.preview import flow_image
 from actrec.scene_flow.stream import FlowPairs, SceneFlowConfig
 from actrec.types import RgbdFrame
 from actrec_nodes.bringup import process
@@ -57,7 +57,7 @@ class SceneFlowNode(FrameNode[SceneFlowConfig]):
         self._info_publisher.publish(conversions.intrinsics_to_info(flow.intrinsics, head))
         self._flow_publisher.publish(conversions.flow_to_image(flow.velocity, head))
         if self._preview_publisher.get_subscription_count():
-            self._preview_publisher.publish(conversions.color_to_image(picture(flow.velocity), head))
+            self._preview_publisher.publish(conversions.color_to_image(flow_image(flow.velocity), head))
 
     def cleanup(self) -> None:
         """Forgets the method."""

@@ -1,4 +1,4 @@
-"""The GPU's kernels on the CPU: `kernels.cu` compiled as plain C++, with a grid of one thread."""
+"""GPU kernels on the CPU: `kernels.cu` compiled as plain C++, with a grid of one thread."""
 
 import ctypes
 import subprocess
@@ -20,11 +20,11 @@ static const Index blockIdx = {0, 0}, threadIdx = {0, 0}, blockDim = {1, 1}, gri
 
 
 class PlainDevice:
-    """A `Device` whose arrays are numpy's. Counts what it is asked for.
+    """A `Device` with numpy arrays that records its calls.
 
     Attributes:
         launched: Names of kernels, in order.
-        recordings: How often launches were recorded.
+        recordings: Number of recordings.
     """
 
     def __init__(self, folder: Path):
@@ -38,7 +38,7 @@ class PlainDevice:
         self.recordings = 0
 
     def empty(self, shape):
-        return np.full(shape, np.nan, np.float32)  # what is read before it is written shows
+        return np.full(shape, np.nan, np.float32)  # NaN reveals a read before a write
 
     def upload(self, values, out):
         assert values.shape == out.shape

@@ -1,4 +1,4 @@
-"""The pairs of exact rigid motion that `actrec bench scene-flow` judges by."""
+"""Frame pairs of exact rigid motion of `actrec bench scene-flow`."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def points(depth, intrinsics):
 
 
 @pytest.mark.parametrize("motion", STATUES, ids=lambda motion: motion.name)
-def test_the_exact_flow_of_a_statue_is_its_motion(motion) -> None:
+def test_pairs_of_moved_statue_flow_is_rigid_motion(motion) -> None:
     pair = next(scene_flow_benchmark.pairs_of(motion, False, SMALL, 1))
     person = pair.person & np.isfinite(pair.first[1])
     assert person.mean() > 0.05
@@ -32,16 +32,16 @@ def test_the_exact_flow_of_a_statue_is_its_motion(motion) -> None:
 
 
 @pytest.mark.parametrize("motion", CAMERAS, ids=lambda motion: motion.name)
-def test_the_exact_flow_before_a_moving_camera_is_that_of_the_room(motion) -> None:
+def test_pairs_of_moved_camera_flow_is_camera_motion(motion) -> None:
     pair = next(scene_flow_benchmark.pairs_of(motion, False, SMALL, 1))
     back = motion.camera_turn.T
     true = camera_motion.CameraMotion(back, -back @ np.array(motion.camera_shift))
-    own = camera_motion.own_motion(pair.exact, pair.first[1], pair.first[2], DT, true)
+    own = camera_motion.subtract_camera_motion(pair.exact, pair.first[1], pair.first[2], DT, true)
     np.testing.assert_allclose(own[~pair.person], 0, atol=5e-3)
     np.testing.assert_allclose(np.median(own[pair.person], axis=0) * DT, motion.shift, atol=2e-4)
 
 
-def test_rows_say_what_is_measured() -> None:
+def test_rows_of_motion_and_camera_have_plausible_values() -> None:
     methods = {"dis": scene_flow.create("dis")}
     pairs = [next(scene_flow_benchmark.pairs_of(STATUES[1], True, FULL, 2))]
     row = scene_flow_benchmark._motion_errors(methods["dis"], pairs)

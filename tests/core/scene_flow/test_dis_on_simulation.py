@@ -1,4 +1,4 @@
-"""DIS scene flow of the simulated actor against the flow that the renderer knows exactly."""
+"""DIS scene flow of the simulated actor against the renderer's exact flow."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ DT = 1 / 30
 
 
 def pairs(noise: bool):
-    """Every tenth pair of frames of the first seconds, with the exact flow and where the actor is, at half size."""
+    """Yield every tenth pair of frames at half size, with the exact flow and the actor's mask."""
     camera = SimulatedCamera(realtime=False, start_stamp_ns=0, noise=noise)
     with camera:
         for k in range(100):
@@ -31,7 +31,7 @@ def pairs(noise: bool):
 
 
 @pytest.mark.parametrize(("noise", "background_limit"), [(False, 0.01), (True, 0.6)])
-def test_moving_limbs_are_seen_moving(noise: bool, background_limit: float) -> None:
+def test_dis_simulated_actor_matches_exact_flow(noise: bool, background_limit: float) -> None:
     method = scene_flow.create("dis")
     errors, speeds, background, known = [], [], [], []
     for (c0, d0, intrinsics, truth, actor), (c1, d1, _) in pairs(noise):

@@ -1,4 +1,4 @@
-"""The primal-dual scene flow: its fast execution against the literal one, exact motion, and its authors' program."""
+"""Primal-dual scene flow against the numpy reference, exact motion, and the authors' program."""
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
@@ -22,22 +22,22 @@ SMALL = Intrinsics(80, 60, 66.0, 66.0, 39.5, 29.5)
 
 
 def scene(seed: int = 0, moved: tuple[float, float, float] = (0, 0, 0)) -> tuple[np.ndarray, np.ndarray]:
-    """Color and depth of a textured box before a wall; the box moves by so many metres. A corner is unknown."""
+    """Return color and depth of a textured box in front of a wall, moved by `moved` m; a corner has no depth."""
     rng = np.random.default_rng(seed)
     texture = cv2.GaussianBlur(rng.normal(size=(400, 400)).astype(np.float32), (0, 0), 4)
     texture = cv2.normalize(texture, None, 0, 255, cv2.NORM_MINMAX)
     c = SMALL
     x, y = (np.arange(80) - c.cx) / c.fx, (np.arange(60)[:, None] - c.cy) / c.fy
-    gray, depth = _seen(texture[:, 200:], x, y, 3.0, (0, 0)), np.full((60, 80), 3.0, np.float32)
+    gray, depth = _render(texture[:, 200:], x, y, 3.0, (0, 0)), np.full((60, 80), 3.0, np.float32)
     z = 2.0 + moved[2]
     inside = (abs(x * z - moved[0]) < 0.4) & (abs(y * z - moved[1]) < 0.4)
-    gray = np.where(inside, _seen(texture, x, y, z, moved[:2]), gray)
+    gray = np.where(inside, _render(texture, x, y, z, moved[:2]), gray)
     depth[inside] = z
     depth[:8, :8] = np.nan
     return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=2), depth
 
 
-def _seen(texture, x, y, z, offset):
+def _render(texture, x, y, z, offset):
     u = (np.broadcast_to(x, (60, 80)) * z - offset[0]) * 60 + 100
     v = (np.broadcast_to(y, (60, 80)) * z - offset[1]) * 60 + 200
     return cv2.remap(
@@ -51,7 +51,7 @@ def image(color: np.ndarray, depth: np.ndarray) -> Level:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_fast_execution_is_the_literal_one(threads: int) -> None:
+def test_cpu_solver_matches_reference(threads: int) -> None:
     config = PdFlowConfig(iterations=40, fewer=10)
     first, second = image(*scene()), image(*scene(moved=(0.03, -0.02, 0.04)))
     expected, _ = reference.flow(first, second, config)
@@ -73,7 +73,7 @@ def test_pd_flow_stream_matches_reference() -> None:
         np.testing.assert_array_equal(np.isnan(ours), np.isnan(theirs))
 
 
-def test_pyramids_are_the_literal_ones() -> None:
+def test_cpu_pyramid_matches_reference() -> None:
     first = image(*scene())
     solver = CpuSolver(PdFlowConfig(coarsest=4), 1)
     found = solver.pyramid(first.gray, first.depth, first.camera)
@@ -86,7 +86,7 @@ def test_pyramids_are_the_literal_ones() -> None:
 
 
 @pytest.mark.parametrize("strips", [2, 3, 4])
-def test_strips_give_what_whole_sweeps_give(strips: int) -> None:
+def test_iterate_in_strips_equals_whole_sweeps(strips: int) -> None:
     rng = np.random.default_rng(1)
     state = rng.normal(size=(len(sweeps.STATE), 130, 37)).astype(np.float32)
     terms = 0.1 * rng.uniform(size=(len(sweeps.TERMS), 130, 37)).astype(np.float32)
@@ -95,7 +95,7 @@ def test_strips_give_what_whole_sweeps_give(strips: int) -> None:
         np.testing.assert_array_equal(sweeps.iterate(state, terms, 25, threads, strips), whole)
 
 
-def test_every_level_lowers_the_energy() -> None:
+def test_reference_every_level_lowers_energy() -> None:
     config = PdFlowConfig()
     state, course = reference.flow(image(*scene()), image(*scene(moved=(0.02, 0.01, 0.03))), config)
     assert len(course) == 3
@@ -106,7 +106,7 @@ def test_every_level_lowers_the_energy() -> None:
 
 
 @pytest.mark.parametrize("moved", [(0.03, 0, 0), (0, -0.03, 0), (0, 0, 0.04), (0.02, 0.02, -0.03)])
-def test_a_box_that_moves(moved: tuple[float, float, float]) -> None:
+def test_pd_flow_moving_box_matches_motion(moved: tuple[float, float, float]) -> None:
     flow = scene_flow.create("pd_flow", threads=1).estimate(*scene(), *scene(moved=moved), SMALL, DT)
     box = scene()[1] == 2.0
     inner = cv2.erode(box.astype(np.uint8), np.ones((5, 5))) > 0
@@ -117,14 +117,14 @@ def test_a_box_that_moves(moved: tuple[float, float, float]) -> None:
     np.testing.assert_array_equal(np.isnan(flow).any(-1)[:8, :8], True)
 
 
-def test_identical_frames_stand_still() -> None:
+def test_pd_flow_identical_frames_give_zero() -> None:
     color, depth = scene()
     flow = scene_flow.create("pd_flow", threads=1).estimate(color, depth, color, depth, SMALL, DT)
     np.testing.assert_array_equal(np.isnan(flow).any(-1), np.isnan(depth))
     assert np.nanmax(np.abs(flow)) < 1e-3
 
 
-def test_speed_is_by_time_passed() -> None:
+def test_pd_flow_speed_scales_with_dt() -> None:
     frames = (*scene(), *scene(moved=(0.02, 0, 0)))
     method = scene_flow.create("pd_flow", threads=1)
     quick, slow = (method.estimate(*frames, SMALL, dt) for dt in (DT, 2 * DT))
@@ -132,7 +132,7 @@ def test_speed_is_by_time_passed() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, 0.0, np.inf])
-def test_no_depth_gives_nothing(value: float) -> None:
+def test_pd_flow_without_depth_is_nan(value: float) -> None:
     color, depth = scene()
     blind = np.full_like(depth, value)
     method = scene_flow.create("pd_flow", threads=1)
@@ -140,8 +140,8 @@ def test_no_depth_gives_nothing(value: float) -> None:
     assert np.isnan(method.estimate(color, depth, color, blind, SMALL, DT)).all()
 
 
-def test_a_hole_of_the_second_depth_is_bridged_at_its_rim_alone() -> None:
-    """Farther in, nothing says how the depth changes: it came out as 0 for a box that comes nearer at 1.2 m/s."""
+def test_pd_flow_hole_in_second_depth_is_bridged_at_rim() -> None:
+    """Farther in, the change of depth is unknown and must not become 0 for a box that approaches at 1.2 m/s."""
     color0, depth0 = scene()
     color1, depth1 = scene(moved=(0, 0, -0.04))
     holed = depth1.copy()
@@ -156,8 +156,8 @@ def test_a_hole_of_the_second_depth_is_bridged_at_its_rim_alone() -> None:
     assert abs(np.median(flow[22:38, 28:31, 2]) + 1.2) < 0.1
 
 
-def test_a_stream_goes_on_from_the_pair_before() -> None:
-    """A box at 6 m/s, 6.6 pixels a frame: too far for one pair alone, not for what begins where the last pair ended."""
+def test_pd_flow_warm_start_finds_fast_motion() -> None:
+    """A box at 6 m/s, 6.6 px a frame: too fast for a single pair, but not with the previous flow as a start."""
     frames = [scene(moved=(0.2 * k, 0, 0)) for k in range(-2, 3)]
     box = cv2.erode((frames[3][1] == 2.0).astype(np.uint8), np.ones((5, 5))) > 0
     errors = {}
@@ -170,17 +170,17 @@ def test_a_stream_goes_on_from_the_pair_before() -> None:
     assert errors[True] < 0.3 * errors[False]
 
 
-def test_a_part_of_the_benchmark_that_there_is_not_is_named() -> None:
-    with pytest.raises(ConfigError, match="no part flow; there are truth, rigid, camera, authors, warping, speed"):
+def test_benchmark_unknown_part_raises() -> None:
+    with pytest.raises(ConfigError, match="flow.*warping"):
         scene_flow_benchmark.measure(["--parts", "speed,flow"])
 
 
 @pytest.mark.parametrize(("pair", "moving", "least"), [("1", 50_000, 0.97), ("2", 500, 0.99)])
-def test_the_authors_program_says_the_same(data_root, pair: str, moving: int, least: float) -> None:
-    """Where it reports motion of more than a centimetre: correlation and median difference of each component."""
+def test_authors_pair_matches_authors_program(data_root, pair: str, moving: int, least: float) -> None:
+    """Correlation and median difference of each component, at pixels that move by more than 1 cm."""
     ours, first, theirs = scene_flow_benchmark.authors_pair(data_root / "pdflow" / pair, threads=2)
-    told = (first.depth > 0) & (np.linalg.norm(theirs, axis=-1) > 0.01)
-    assert told.sum() > moving
+    moving_pixels = (first.depth > 0) & (np.linalg.norm(theirs, axis=-1) > 0.01)
+    assert moving_pixels.sum() > moving
     for axis in range(3):
-        assert np.corrcoef(ours[told][:, axis], theirs[told][:, axis])[0, 1] > least
-        assert np.median(np.abs(ours - theirs)[told][:, axis]) < 5e-4
+        assert np.corrcoef(ours[moving_pixels][:, axis], theirs[moving_pixels][:, axis])[0, 1] > least
+        assert np.median(np.abs(ours - theirs)[moving_pixels][:, axis]) < 5e-4

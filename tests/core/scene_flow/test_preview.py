@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from actrec.scene_flow.preview import picture
+from actrec.scene_flow.preview import flow_image
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ from actrec.scene_flow.preview import picture
         ((np.nan, 0, 0), (60, 60, 60)),
     ],
 )
-def test_the_wheel(velocity, color) -> None:
+def test_flow_image_direction_sets_color(velocity, color) -> None:
     flow = np.full((4, 6, 3), velocity, np.float32)
-    np.testing.assert_allclose(picture(flow)[2, 3], color, atol=1)
-    assert picture(flow).dtype == np.uint8
+    np.testing.assert_allclose(flow_image(flow)[2, 3], color, atol=1)
+    assert flow_image(flow).dtype == np.uint8
