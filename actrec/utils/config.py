@@ -205,7 +205,7 @@ def plain(value: Any) -> Any:
 
 
 @functools.cache
-def _hints(config_class: type) -> dict[str, Any]:
+def _hints(config_class: Any) -> dict[str, Any]:
     """Return the types of the fields; cached, since features are configured for every clip."""
     hints = typing.get_type_hints(config_class)
     return {field.name: hints[field.name] for field in dataclasses.fields(config_class)}
