@@ -33,7 +33,7 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
-    """The folder of recorded data: ACTREC_DATA, by default ../shared/data beside the repository."""
+    """The folder of recorded data: ACTREC_DATA, by default shared/data beside the repository."""
     folder = Path(os.environ.get("ACTREC_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
         reason = f"no recorded data in {folder}: set ACTREC_DATA to their folder"

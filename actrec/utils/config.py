@@ -5,7 +5,6 @@ mapping of a YAML file into nested dataclasses. One function, `_convert`, checks
 """
 
 import dataclasses
-import functools
 import math
 import re
 import reprlib
@@ -204,11 +203,15 @@ def plain(value: Any) -> Any:
     return value
 
 
-@functools.cache
+_cached_hints: dict[Any, dict[str, Any]] = {}
+
+
 def _hints(config_class: Any) -> dict[str, Any]:
     """Return the types of the fields; cached, since features are configured for every clip."""
-    hints = typing.get_type_hints(config_class)
-    return {field.name: hints[field.name] for field in dataclasses.fields(config_class)}
+    if config_class not in _cached_hints:
+        hints = typing.get_type_hints(config_class)
+        _cached_hints[config_class] = {field.name: hints[field.name] for field in dataclasses.fields(config_class)}
+    return _cached_hints[config_class]
 
 
 def _is_required(field: "dataclasses.Field[Any]") -> bool:
