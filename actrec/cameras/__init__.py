@@ -5,6 +5,8 @@ from typing import Any
 from actrec.cameras.base import Camera
 from actrec.utils.registry import Registry
 
+__all__ = ["DRIVERS", "Camera", "create"]
+
 DRIVERS = Registry(
     "camera driver",
     {

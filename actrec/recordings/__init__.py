@@ -7,6 +7,8 @@ from actrec.recordings.base import Recording, RecordingConfig, existing
 from actrec.utils.errors import DeviceError, InputError
 from actrec.utils.registry import Registry
 
+__all__ = ["FORMATS", "Recording", "RecordingConfig", "open_recording", "sniff"]
+
 FORMATS = Registry(
     "recording format",
     {

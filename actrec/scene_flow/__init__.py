@@ -5,6 +5,8 @@ from typing import Any
 from actrec.scene_flow.base import SceneFlow
 from actrec.utils.registry import Registry
 
+__all__ = ["METHODS", "SceneFlow", "create"]
+
 METHODS = Registry(
     "scene flow method",
     {"dis": "actrec.scene_flow.dis:DisFlow", "pd_flow": "actrec.scene_flow.pd_flow:PdFlow"},
