@@ -6,8 +6,8 @@ from pathlib import Path
 
 from setuptools import setup
 
-# Listed by hand: colcon's symlink install and `pip install -e` map only what is named here. tests/house keeps the list
-# equal to what is on disk.
+# Listed by hand: colcon's symlink install and `pip install -e` map only the packages listed here. tests/house keeps the list
+# equal to the folders on disk.
 PACKAGE_DIR = {
     "actrec_nodes": "nodes/actrec_nodes",
     "actrec_models": "models/actrec_models",
