@@ -54,8 +54,8 @@ demo: build ## run the simulated camera through every node for 20 s and print th
 test: build ## run all tests, or some: ARGS="-k name"
 	@$(ENV) && python -m pytest -n $(WORKERS) --dist worksteal --max-worker-restart 2 $(ARGS)
 
-lint: build ## ruff and mypy
-	@$(ENV) && ruff check . && ruff format --check . && mypy
+lint: build ## ruff, codespell and mypy
+	@$(ENV) && ruff check . && ruff format --check . && codespell && mypy
 
 format: build ## format and fix with ruff
 	@$(ENV) && ruff format . && ruff check --fix .
