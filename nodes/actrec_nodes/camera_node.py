@@ -1,4 +1,4 @@
-"""Publishes what a camera driver reads: color, depth, camera_info, and joints where the source knows them.
+"""Publishes a camera driver's frames: color, depth, camera_info, and joints if the source knows them.
 
 The camera's place on the robot, as `actrec calibrate` found it, for TF.
 """
@@ -27,7 +27,7 @@ TOPIC = "/tf_static"
 
 
 class CameraMount:
-    """Publishes the static transform in a camera's `SERIAL_mount.yaml`; nothing where there is no such file.
+    """Publishes the static transform in a camera's `SERIAL_mount.yaml`; nothing if there is no such file.
 
     Args:
         node: Publishes.
@@ -38,7 +38,7 @@ class CameraMount:
         self._publisher: Any = None
 
     def publish(self, camera: Camera) -> None:
-        """Publishes the place of an open camera; what stands in the way is said, and the camera goes on."""
+        """Publish the mount of an open camera; a fault is logged, and the camera goes on without it."""
         try:
             mount = calibration_files.load(camera.serial).mount if camera.serial else None
         except ActrecError as error:
@@ -49,7 +49,7 @@ class CameraMount:
         images = getattr(camera.config, "frame_id", mount.child)
         if images != mount.child:
             self._node.complain(
-                f"the camera's place is that of '{mount.child}', but its images are of '{images}': set its frame_id, "
+                f"the camera's mount is of frame '{mount.child}', but its images are of '{images}': set its frame_id, "
                 "or calibrate with --child",
                 "warning",
             )
@@ -80,7 +80,7 @@ HUNG_S = 1.0
 """A driver that exceeds its own timeout by more than this is not waited for."""
 
 _LISTENER_S = 1.0
-"""How long a recording's first frame waits for somebody who takes images, where nodes were waited for."""
+"""How long a recording's first frame waits for a subscriber of images, if the node waited for other nodes."""
 
 _NEXT_FRAME_S = 0.3
 """The frame under way is waited for before a driver is closed while it is read from."""
@@ -129,14 +129,14 @@ class CameraNode(ActrecNode[CameraConfig]):
         self._mount = CameraMount(self)
 
     def figures(self) -> dict[str, float | int]:
-        """The driver's own."""
+        """Return the driver's own."""
         try:
             return self._camera.figures() if self._camera is not None else {}
         except DeviceError:  # not open
             return {}
 
     def configure(self) -> None:
-        """Finds the driver, declares its settings and makes it; the device is opened by activation."""
+        """Find the driver, declares its settings and makes it; the device is opened by activation."""
         driver = cameras.DRIVERS.get(self.config.driver)
         options = parameters.declare(self, driver.config_class, self.config.driver).read()
         self._camera = driver(**parameters.as_options(options))
@@ -151,7 +151,7 @@ class CameraNode(ActrecNode[CameraConfig]):
             self._outputs[name] = self.create_lifecycle_publisher(kind, name, profile)
 
     def activate(self) -> None:
-        """Opens the device and starts reading.
+        """Open the device and start reading.
 
         Raises:
             DeviceError: There is no such camera or recording.
@@ -166,7 +166,7 @@ class CameraNode(ActrecNode[CameraConfig]):
         self._thread.start()
 
     def deactivate(self) -> None:
-        """Stops reading and closes the device."""
+        """Stop reading and close the device."""
         camera, waking = self._camera, None
         self._reading.stop.set()
         if self._flow is not None:
@@ -190,7 +190,7 @@ class CameraNode(ActrecNode[CameraConfig]):
     def _close(self, camera: Camera) -> None:
         try:
             camera.close()
-        except Exception as error:  # of any kind: the node is told, and goes on to stop
+        except Exception as error:  # of any kind: the node reports it and stops
             self.fail(error)
 
     def cleanup(self) -> None:
@@ -201,13 +201,13 @@ class CameraNode(ActrecNode[CameraConfig]):
         self._camera = None
 
     def publish(self, frame: RgbdFrame) -> None:
-        """Publishes one frame; every message bears its stamp."""
+        """Publish one frame; every message bears its stamp."""
         head = conversions.header(frame.stamp_ns, frame.frame_id)
         if frame.color is None:
             self._publish_joints(topics.SKELETONS, frame, head)
             return
         frame.check()
-        # Color goes last: whoever pairs the two has depth already and starts at once.
+        # Color goes last: a subscriber that pairs the two has depth already and starts at once.
         info = conversions.intrinsics_to_info(frame.intrinsics, head)
         self._outputs[topics.COLOR_INFO].publish(info)
         if frame.depth is not None:
@@ -262,7 +262,7 @@ class CameraNode(ActrecNode[CameraConfig]):
             reading.in_driver = False
 
     def _await_listener(self, reading: _Reading) -> None:
-        """Those who were waited for know this node, but not yet what it has just begun to publish."""
+        """Wait until the subscribers have discovered this node's new publishers."""
         deadline = time.monotonic() + _LISTENER_S
         while not self._outputs[topics.COLOR].get_subscription_count() and time.monotonic() < deadline:
             if reading.stop.wait(0.01):
@@ -290,7 +290,7 @@ class CameraNode(ActrecNode[CameraConfig]):
                 self._flow.sent(frame.stamp_ns)
 
     def _reopen(self, camera: Camera, reading: _Reading) -> None:
-        """Closes and opens the camera again, with growing pauses, until it answers or the node stops."""
+        """Close and open the camera again, with growing pauses, until it answers or the node stops."""
         pause = self.config.retry_s
         while not reading.stop.wait(pause):
             try:

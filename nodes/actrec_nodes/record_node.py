@@ -1,6 +1,6 @@
 """Records topics to a rosbag2 mcap: messages go from the wire to the disk as they are, never decoded.
 
-It is no lifecycle node: it has nothing to configure and stops when it is told to.
+It is no lifecycle node: it has nothing to configure and stops at a signal or after its duration.
 """
 
 import importlib
@@ -39,7 +39,7 @@ GRAPH_TOPICS = (
     topics.COLOR, topics.COLOR_INFO, topics.DEPTH, topics.DEPTH_INFO, topics.SKELETONS, topics.TRUE_SKELETONS,
     topics.HANDS, topics.FACE, topics.ACTION_LABEL, topics.ACTION_LABEL_TEXT,
 )  # fmt: skip
-"""What is recorded unless topics are named: all of the graph but scene flow, which is 110 MB/s."""
+"""The topics recorded by default: all of the graph but scene flow, which is 110 MB/s."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class RecordConfig:
 
 
 class RecordNode(Node):
-    """Subscribes to topics as they appear and writes them on a thread of its own.
+    """Subscribes to topics as they appear and write them on a thread of its own.
 
     Attributes:
         dropped: Messages lost because the disk was too slow.
@@ -108,17 +108,17 @@ class RecordNode(Node):
 
     @property
     def missing(self) -> list[str]:
-        """Topics wanted that nobody publishes yet."""
+        """Return the wanted topics that have no publisher yet."""
         return sorted(self._wanted - set(self._sinks))
 
     def discover(self) -> None:
-        """Subscribes to the wanted topics that have a publisher by now."""
+        """Subscribe to the wanted topics that have a publisher by now."""
         for topic, types in self.get_topic_names_and_types():
             if topic in self._wanted and topic not in self._sinks and self.get_publishers_info_by_topic(topic):
                 self._subscribe(topic, types[0])
 
     def finish(self) -> None:
-        """Writes what is waiting, then the index and metadata.yaml; safe to call twice.
+        """Write the waiting messages, then the index and metadata.yaml; safe to call twice.
 
         Raises:
             DeviceError: The disk was or is full.
@@ -144,7 +144,7 @@ class RecordNode(Node):
         )
 
     def _requested(self, offered: list[QoSProfile]) -> QoSProfile:
-        """Connects to every publisher, and gets what latched ones said before."""
+        """Connect to every publisher, and gets what latched ones said before."""
         reliable = all(profile.reliability == ReliabilityPolicy.RELIABLE for profile in offered)
         latched = all(profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for profile in offered)
         return QoSProfile(
@@ -196,7 +196,7 @@ def _message_class(msgtype: str) -> Any:
 
 
 def _offered(profile: QoSProfile) -> Qos:
-    """A publisher's QoS as rosbag2 stores it."""
+    """Return a publisher's QoS as rosbag2 stores it."""
 
     def duration(value: Any) -> QosTime:
         return QosTime(*divmod(value.nanoseconds, NANOSECONDS))
@@ -215,7 +215,7 @@ def _offered(profile: QoSProfile) -> Qos:
 
 
 def record(stopped: threading.Event, progress: Callable[[RecordNode, float], None], **options: Any) -> RecordNode:
-    """Records until `stopped` is set, `duration_s` is over or the disk is full; finishes the bag.
+    """Record until `stopped` is set, `duration_s` is over or the disk is full; finishes the bag.
 
     Args:
         stopped: Set it, from a signal handler if need be, to end the recording.

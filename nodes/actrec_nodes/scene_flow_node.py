@@ -1,4 +1,4 @@
-"""Publishes the motion in space of what each pixel shows, and a picture of it where somebody looks."""
+"""Publishes scene flow, the 3-D velocity of each pixel, and a preview image if it has subscribers."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from actrec_nodes.common.tf import TfCameraMotion
 
 
 class SceneFlowNode(FrameNode[SceneFlowConfig]):
-    """Each pair of frames worked on gives one message, stamped with the first: its pixels are those that move."""
+    """Publishes one message per processed pair of frames, with the stamp of the first frame and its pixels."""
 
     def __init__(self, **node_options: Any):
         super().__init__("scene_flow_node", SceneFlowConfig, **node_options)
@@ -26,7 +26,7 @@ class SceneFlowNode(FrameNode[SceneFlowConfig]):
         self._tf: TfCameraMotion | None = None
 
     def configure(self) -> None:
-        """Finds the method, declares its settings and makes it."""
+        """Find the method, declares its settings and makes it."""
         method = scene_flow.METHODS.get(self.config.method)
         options = parameters.declare(self, method.config_class, self.config.method).read()
         made = method(**parameters.as_options(options))
@@ -42,7 +42,7 @@ class SceneFlowNode(FrameNode[SceneFlowConfig]):
         )
 
     def activate(self) -> None:
-        """Starts without a last frame."""
+        """Start without a last frame."""
         if self._pairs is not None:
             self._pairs.reset()
         super().activate()

@@ -30,7 +30,7 @@ BODIES: dict[str, tuple[type, Callable[[Any], Sequence[Any]]]] = {
 
 
 class ViewNode(Node):
-    """Gives a viewer what comes, in its callbacks: it has nothing else to do.
+    """Passes messages to a viewer in its callbacks: it has nothing else to do.
 
     Args:
         viewer: Shows it.
@@ -82,7 +82,7 @@ class ViewNode(Node):
 
 
 def run(viewer: Viewer, stopped: threading.Event, duration_s: float, arguments: Sequence[str] = ()) -> None:
-    """Joins the running graph and shows it; the caller handles signals.
+    """Join the running graph and shows it; the caller handles signals.
 
     Args:
         viewer: Shows it.

@@ -118,8 +118,8 @@ def test_nodes_that_the_model_needs_and_are_left_out_are_told(tmp_path: Path, mo
     assert graph.left_out(graph.select(), needy) == []
     lines = graph.left_out(graph.select(["camera", "skeleton", "recognizer"]), needy)
     assert [line.removeprefix(f"model {needy} ") for line in lines] == [
-        "can use hands, and hand_node is left out: it works without unless hand_node runs elsewhere",
-        "needs flow, and scene_flow_node is left out: labels stay unknown unless scene_flow_node runs elsewhere",
+        "can use hands, and hand_node does not run: it works without unless hand_node runs elsewhere",
+        "needs flow, and scene_flow_node does not run: labels stay unknown unless scene_flow_node runs elsewhere",
     ]
     assert graph.left_out(graph.select(["camera"]), needy) == []
     assert graph.left_out(graph.select(["camera", "skeleton", "recognizer"]), model) == []
@@ -131,7 +131,7 @@ def test_a_model_of_hands_needs_the_hand_node(tmp_path: Path) -> None:
     model = str(write_any(tmp_path / "gestures", [spec], WINDOW).path)
     assert graph.left_out(graph.select(), model) == []
     assert graph.left_out(graph.select(without=["hand"]), model) == [
-        f"model {model} needs hands, and hand_node is left out: labels stay unknown unless hand_node runs elsewhere"
+        f"model {model} needs hands, and hand_node does not run: labels stay unknown unless hand_node runs elsewhere"
     ]
 
 
@@ -238,10 +238,10 @@ def test_a_node_that_said_nothing_has_a_row_too() -> None:
 
 def test_the_verdict_names_who_fell_silent_first() -> None:
     waits = {"processed": 0, "last_error": "waiting for skeletons on /skeletons: is skeleton_node active?"}
-    blind = {"processed": 0, "last_error": "no image on /camera/color/image_raw: nobody publishes it"}
+    blind = {"processed": 0, "last_error": "no image on /camera/color/image_raw: it has no publisher"}
     result = {"nodes": {"recognizer_node": waits, "skeleton_node": blind}, "labels": 0}
     assert run.verdict(result) == (
-        "skeleton_node processed nothing: no image on /camera/color/image_raw: nobody publishes it"
+        "skeleton_node processed nothing: no image on /camera/color/image_raw: it has no publisher"
     )
 
 

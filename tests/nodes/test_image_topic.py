@@ -80,7 +80,7 @@ def test_silence_names_who_does_publish(camera):
         with images(TOPIC) as other:
             other(20.0)  # by now the camera is known
         with pytest.raises(
-            DeviceError, match=r"on /wrong/topic .*: nobody publishes it; images are on /some_camera/image"
+            DeviceError, match=r"on /wrong/topic .*: it has no publisher; images are on /some_camera/image"
         ):
             read(1.0)
 

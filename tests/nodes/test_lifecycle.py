@@ -178,7 +178,7 @@ def test_a_value_set_while_active_is_said_to_wait(context, host, monkeypatch) ->
     (result,) = node.set_parameters([Parameter("level", value=5)])
     assert result.successful
     assert [line[: line.index(" (")] for line in said] == [
-        "warning level: set, but the node goes on as before until it is configured anew"
+        "warning level: set, but used only after the node is configured again"
     ]
     node.trigger_deactivate()
     node.trigger_cleanup()

@@ -148,7 +148,7 @@ def test_images_that_do_not_come_are_an_error(host, add, ears) -> None:
     node = add(SceneFlowNode, silence_s=0.3)
     assert host.start() is None
     topic = "/camera/color/image_raw"
-    ears.wait_until(lambda: node.last_error == f"no image on {topic}: nobody publishes it")
+    ears.wait_until(lambda: node.last_error == f"no image on {topic}: it has no publisher")
     ears.show_until(still(), lambda: node.statistics.snapshot().processed > 0)
     why = "it has a publisher: is the camera connected? (a recording of joints alone has no images)"
     ears.wait_until(lambda: node.last_error == f"no image on {topic}: {why}")
@@ -157,7 +157,7 @@ def test_images_that_do_not_come_are_an_error(host, add, ears) -> None:
 def test_images_without_camera_info_are_an_error(host, add, ears) -> None:
     node = add(SceneFlowNode, silence_s=0.3)
     assert host.start() is None
-    lost = "frames are left out: no camera_info on /camera/color/camera_info, nobody publishes it"
+    lost = "frames are dropped: no camera_info on /camera/color/camera_info, which has no publisher"
     for frame in still(100):
         head = c.header(frame.stamp_ns, frame.frame_id)
         ears.say(topics.COLOR, c.color_to_image(frame.color, head), topics.IMAGE_PUBLISHER)
@@ -291,7 +291,7 @@ def test_scene_flow_without_depth_says_so(host, add, ears, capfd) -> None:
         ears.show(frame)
         if ears.wait(lambda: node.statistics.snapshot().failed >= 1, 0.1):
             break
-    assert node.last_error == "scene flow needs depth, and this frame has none"
+    assert node.last_error == "scene flow needs color and depth, but the frame has none: use an RGB-D camera"
 
 
 @pytest.mark.parametrize(

@@ -268,7 +268,7 @@ def test_images_that_nobody_stamps_are_said() -> None:
         bench.sync.add_color(color(0))
     assert bench.out == [(0, 0)] * 3
     assert len(bench.lines) == 1
-    assert bench.lines[0].startswith("color images have the stamp of those before")
+    assert bench.lines[0].startswith("color images repeat the previous stamp")
 
 
 def test_pictures_that_a_driver_sends_twice_have_stamps() -> None:
@@ -313,7 +313,7 @@ def test_frames_wait_for_camera_info() -> None:
     bench.sync.add_color(color(100))
     bench.sync.add_depth(depth(100))
     assert bench.out == []
-    assert bench.lines == ["no camera_info yet: frames are left out until it comes"]
+    assert bench.lines == ["no camera_info yet: frames are dropped until it comes"]
     bench.sync.add_info(c.intrinsics_to_info(INTRINSICS, c.header(0, "camera")))
     bench.sync.add_color(color(133))
     bench.sync.add_depth(depth(133))
@@ -347,7 +347,7 @@ def test_depth_of_another_cameras_frame_is_said() -> None:
     frame = to_frame(messages(c.depth_to_image(np.ones((6, 8), np.float32), c.header(100 * MS, "lens"))), lines.append)
     assert frame.depth is not None
     assert len(lines) == 1
-    assert lines[0].startswith("depth is seen from 'lens', color from 'camera': where it is not registered")
+    assert lines[0].startswith("depth is seen from 'lens', color from 'camera': if it is not registered")
     nameless = c.depth_to_image(np.ones((6, 8), np.float32), c.header(100 * MS, ""))
     to_frame(messages(nameless), lines.append)
     assert len(lines) == 1

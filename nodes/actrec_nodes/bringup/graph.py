@@ -30,7 +30,7 @@ class NodeSpec:
         switch: What turns it on or off: a launch argument, and a word for `actrec run --nodes` and `--without`.
         class_name: Its class.
         purpose: One line, for help texts.
-        stream: The recognizer's stream that nobody but this node publishes; see `actrec.types.STREAMS`.
+        stream: The recognizer's stream that only this node publishes; see `actrec.types.STREAMS`.
     """
 
     name: str
@@ -45,7 +45,7 @@ class NodeSpec:
         return f"actrec_nodes.{self.name}:{self.class_name}"
 
     def load(self) -> Any:
-        """The class, imported now."""
+        """Return the class, imported now."""
         return Registry("node", {self.name: self.target}, _INSTALL).get(self.name)
 
 
@@ -68,12 +68,12 @@ GRAPH = (
 
 
 def switches() -> list[str]:
-    """The short names, in the order of activation."""
+    """Return the short names, in the order of activation."""
     return [spec.switch for spec in GRAPH]
 
 
 def find(name: str) -> NodeSpec:
-    """The node of this name or switch.
+    """Return the node of this name or switch.
 
     Raises:
         ConfigError: There is none; the known ones are listed.
@@ -85,11 +85,11 @@ def find(name: str) -> NodeSpec:
 
 
 def select(nodes: Sequence[str] = (), without: Sequence[str] = ()) -> list[NodeSpec]:
-    """The nodes to run, in the order of activation.
+    """Return the nodes to run, in the order of activation.
 
     Args:
-        nodes: Names or switches of those wanted; all where empty.
-        without: Names or switches of those left out.
+        nodes: Names or switches of the wanted nodes; all if empty.
+        without: Names or switches of nodes to leave out.
 
     Raises:
         ConfigError: A name is unknown, or nothing is left.
@@ -103,7 +103,7 @@ def select(nodes: Sequence[str] = (), without: Sequence[str] = ()) -> list[NodeS
 
 
 def start_after(spec: NodeSpec, specs: Sequence[NodeSpec], first: Sequence[str] = ()) -> dict[str, str]:
-    """The parameter of a node in a process of its own by which the camera's first frame finds the others ready.
+    """Return the parameter of a node in a process of its own by which the camera's first frame finds the others ready.
 
     Args:
         spec: The node.
@@ -116,7 +116,7 @@ def start_after(spec: NodeSpec, specs: Sequence[NodeSpec], first: Sequence[str] 
 
 
 def left_out(specs: Sequence[NodeSpec], model: str) -> list[str]:
-    """What a model takes but none of these nodes publishes, a line each.
+    """Return a line for each stream that the model takes and none of these nodes publishes.
 
     Args:
         specs: The nodes that are to run.
@@ -134,10 +134,10 @@ def left_out(specs: Sequence[NodeSpec], model: str) -> list[str]:
         return []
     package = zoo.find(model)
     streams = dict(features.streams(package.inputs))
-    if body_layout(package) in HANDS:  # what it labels are hands
+    if body_layout(package) in HANDS:  # a model of hands
         streams["hands"] = True
     return [
-        f"model {model} {'needs' if streams[spec.stream] else 'can use'} {spec.stream}, and {spec.name} is left out: "
+        f"model {model} {'needs' if streams[spec.stream] else 'can use'} {spec.stream}, and {spec.name} does not run: "
         + ("labels stay unknown" if streams[spec.stream] else "it works without")
         + f" unless {spec.name} runs elsewhere"
         for spec in GRAPH
@@ -146,7 +146,7 @@ def left_out(specs: Sequence[NodeSpec], model: str) -> list[str]:
 
 
 def driver_options(driver: str, options: Sequence[str]) -> dict[str, Any]:
-    """Settings of a camera driver, written KEY=VALUE with values as in YAML, as parameters of `camera_node`.
+    """Return settings of a camera driver, written KEY=VALUE with values as in YAML, as parameters of `camera_node`.
 
     Raises:
         ConfigError: One is not KEY=VALUE, there is no driver that it could be a setting of, or no parameter holds it.
@@ -174,7 +174,7 @@ _ALIKE = 0.8
 def check(path: str) -> None:
     """Refuses a parameter file that sets nothing of any node of the graph. An empty one is let through.
 
-    Beside a node of ours other people's may be named; one that is called almost as ours are is warned of.
+    The file may have parameters of other packages' nodes too; a name close to one of our nodes gives a warning.
 
     Raises:
         ConfigError: There is no such file, it is no YAML of nodes and their parameters, or it names other nodes alone.

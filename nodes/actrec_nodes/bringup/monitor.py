@@ -74,7 +74,7 @@ class Monitor(Node):
         return {"p50": round(float(p50), 1), "p95": round(float(p95), 1)}
 
     def statistics(self) -> dict[str, dict[str, Any]]:
-        """The newest figures of each node, as `Snapshot.json` writes them."""
+        """Return the newest figures of each node, as `Snapshot.json` writes them."""
         with self._lock:
             return dict(self._statistics)
 
@@ -118,7 +118,7 @@ def usage(pid: int) -> dict[str, float | None]:
 
     Returns:
         rss and pss, resident and proportional set size in MB (PSS shares out what processes have in common; None where
-        the system does not tell, it is Linux's), and cpu_s, seconds on all cores together. All None where it has gone.
+        the system has no such figure, Linux's), and cpu_s, seconds on all cores. All None after a process ended.
     """
     try:
         process = psutil.Process(pid)

@@ -10,17 +10,17 @@ from actrec_nodes.bringup.processes import Host, ros, wait_until_active
 from actrec_nodes.common.lifecycle import ActrecNode
 
 READY_S = 60.0
-"""How long a node waits for those that it is to start after."""
+"""How long a node waits for the nodes that it starts after."""
 
 
 def spin(node_class: Callable[..., ActrecNode[Any]], args: Sequence[str] | None = None) -> int:
-    """Runs a node until it has nothing more to do or is interrupted.
+    """Run a node until it has nothing more to do or is interrupted.
 
     With the parameter `autostart` the node configures and activates itself; otherwise a lifecycle manager does.
 
     Args:
         node_class: Makes the node from `context`.
-        args: Command line; that of the process by default.
+        args: Command line; by default the process's own.
 
     Returns:
         Exit status: 0 at a clean end, 1 where the node could not start.
@@ -41,7 +41,7 @@ def spin(node_class: Callable[..., ActrecNode[Any]], args: Sequence[str] | None 
 
 
 def _wait(node: ActrecNode[Any]) -> None:
-    """Until those that it is to start after are active; it is configured by then, so that they need not wait for it."""
+    """Wait until the nodes of `start_after` are active; this node is configured by then."""
     missing = wait_until_active(node, node.start_after, READY_S)
     if missing:
         node.complain(f"{missing} is not active after {READY_S:g} s: starting without it", "warning")

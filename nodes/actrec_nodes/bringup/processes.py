@@ -1,4 +1,4 @@
-"""Runs nodes in this process, each in an executor thread of its own, and ends cleanly.
+"""Runs nodes in this process, each in an executor thread of its own, and end cleanly.
 
 Waits until nodes of other processes are active.
 """
@@ -33,7 +33,7 @@ DRAIN_S = 5.0
 def ros(args: Sequence[str] | None = None) -> Iterator[Context]:
     """ROS set up for this process, with image transport that works and an end that can be asked for.
 
-    rclpy's own signal handlers are left out: they invalidate every publisher before a node can say its last.
+    rclpy's own signal handlers are disabled: they invalidate publishers before a node can publish its last message.
 
     Args:
         args: Command line, of which what follows `--ros-args` counts.
@@ -56,7 +56,7 @@ def ros(args: Sequence[str] | None = None) -> Iterator[Context]:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """The first SIGINT or SIGTERM raises KeyboardInterrupt; a second one must not cut the clean-up short, a third may.
+    """Raise KeyboardInterrupt at the first SIGINT or SIGTERM; ignore the second during the clean-up, not the third.
 
     A terminal and a launch file can both send SIGINT at one Ctrl-C.
     """
@@ -112,7 +112,7 @@ class Host:
         return [node for node in self._nodes if isinstance(node, ActrecNode)]
 
     def add(self, node: Node) -> None:
-        """Takes a node over and spins it."""
+        """Take a node over and spins it."""
         executor = SingleThreadedExecutor(context=self._context)
         executor.add_node(node)
         if isinstance(node, ActrecNode):
@@ -124,7 +124,7 @@ class Host:
         thread.start()
 
     def start(self, wait: Callable[[], None] = lambda: None) -> str | None:
-        """Configures all nodes in order, then activates them in order: loading is done before the first frame comes.
+        """Configure all nodes in order, then activates them in order: loading is done before the first frame comes.
 
         Args:
             wait: Called between the two.
@@ -143,13 +143,13 @@ class Host:
         """Blocks until a node has nothing more to do (True) or the time is over (False)."""
         if not self._finished.wait(timeout_s):
             return False
-        # From source to sink; twice, for what was between two nodes the first time.
+        # From source to sink; twice, for messages that were between two nodes the first time.
         for node in 2 * self.nodes[::-1]:
             node.wait_idle(DRAIN_S)
         return True
 
     def stop(self) -> None:
-        """Stops spinning, then deactivates and destroys the nodes, the last added first. Safe to call twice."""
+        """Stop spinning, then deactivates and destroys the nodes, the last added first. Safe to call twice."""
         self._stopping.set()
         for executor, thread in zip(self._executors, self._threads, strict=True):
             # A last task, not a shutdown: a callback under way may still need its executor.

@@ -25,7 +25,7 @@ def prepare(environment: MutableMapping[str, str] = os.environ) -> bool:
 
 
 def profile_environment(environment: MutableMapping[str, str] = os.environ) -> dict[str, str]:
-    """The variables that `prepare` would set: none where another middleware or transport is chosen."""
+    """Return the variables that `prepare` would set: none where another middleware or transport is chosen."""
     if "fastrtps" not in environment.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp"):
         return {}
     if any(environment.get(name) for name in OWN_CHOICE):
@@ -36,7 +36,7 @@ def profile_environment(environment: MutableMapping[str, str] = os.environ) -> d
 
 
 def shared_file(relative: str) -> Path:
-    """A file that ships with the package: in the source tree, or in the share folder of ROS's or Python's prefix.
+    """Return a file that ships with the package, from the source tree or the share folder of ROS's or Python's prefix.
 
     Raises:
         ConfigError: It is in neither place.

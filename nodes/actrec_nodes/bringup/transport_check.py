@@ -36,15 +36,15 @@ FIRST_DOMAIN, LAST_DOMAIN = 40, 101
 
 
 def measure(seconds: float = 2.0, with_profile: bool = True) -> dict[str, float]:
-    """Sends 640×480 color images at 30 Hz from one process to another on this machine.
+    """Send 640×480 color images at 30 Hz from one process to another on this machine.
 
     Args:
         seconds: How long to publish.
-        with_profile: With the graph's own transport settings (the user's where they chose some, else the profile that
+        with_profile: With the graph's own transport settings (the user's if they chose some, else the profile that
             ships), or with Fast DDS as it comes.
 
     Returns:
-        sent, arrived (images), share (0..1), median_ms, p95_ms (publish to callback; NaN where nothing arrived).
+        sent, arrived (images), share (0..1), median_ms, p95_ms (publish to callback; NaN if nothing arrived).
 
     Raises:
         DeviceError: The two processes did not find each other, or one failed.
@@ -78,7 +78,7 @@ def measure(seconds: float = 2.0, with_profile: bool = True) -> dict[str, float]
 
 
 def bench(arguments: list[str]) -> dict[str, Any]:
-    """The benchmark `transport`: with the profile that ships, and with Fast DDS as it comes.
+    """Return the benchmark `transport`: with the profile that ships, and with Fast DDS as it comes.
 
     Args:
         arguments: `--seconds S`.
@@ -109,7 +109,7 @@ def _result(process: "subprocess.Popen[str]", seconds: float) -> dict[str, Any]:
 
 
 def publish(node: Node, seconds: float) -> dict[str, Any]:
-    """Publishes images once a subscriber is there, then says that it is done."""
+    """Publish images once a subscriber is there, then says that it is done."""
     images = node.create_publisher(Image, "transport_check/image", IMAGE_PUBLISHER)
     done = node.create_publisher(Empty, "transport_check/done", LATCHED)
     _wait(node, lambda: images.get_subscription_count() > 0 and done.get_subscription_count() > 0)
@@ -128,7 +128,7 @@ def publish(node: Node, seconds: float) -> dict[str, Any]:
 
 
 def subscribe(node: Node) -> dict[str, Any]:
-    """Collects the latency of each image in milliseconds until the publisher is done."""
+    """Collect the latency of each image in milliseconds until the publisher is done."""
     latencies: list[float] = []
     finished: list[Empty] = []
 

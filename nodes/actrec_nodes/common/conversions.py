@@ -42,7 +42,7 @@ MILLIMETRES = 1000.0
 
 
 def stamp_to_ns(stamp: Time) -> int:
-    """A message's stamp in nanoseconds."""
+    """Return a message's stamp in nanoseconds."""
     return int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)
 
 
@@ -53,7 +53,7 @@ def ns_to_stamp(nanoseconds: int) -> Time:
 
 
 def header(stamp_ns: int, frame_id: str) -> Header:
-    """A header of this stamp and frame."""
+    """Return a header of this stamp and frame."""
     return Header(stamp=ns_to_stamp(stamp_ns), frame_id=frame_id)
 
 
@@ -61,7 +61,7 @@ def header(stamp_ns: int, frame_id: str) -> Header:
 
 
 def image_to_array(message: Image, supported: Sequence[str]) -> np.ndarray:
-    """A read-only view of an image's pixels: [H, W] or [H, W, channels], no copy unless the byte order is foreign.
+    """Return a read-only view of an image's pixels, [H, W] or [H, W, channels]; copies only a foreign byte order.
 
     Raises:
         InputError: The encoding is not one of `supported`, or the data does not fit the size.
@@ -89,7 +89,7 @@ def image_to_array(message: Image, supported: Sequence[str]) -> np.ndarray:
 
 
 def image_to_color(message: Image) -> np.ndarray:
-    """[H, W, 3] uint8 RGB; a view of the message where it is rgb8.
+    """Return [H, W, 3] uint8 RGB; a view of the message if it is rgb8.
 
     Raises:
         InputError: Not a color encoding; names the supported ones.
@@ -99,7 +99,7 @@ def image_to_color(message: Image) -> np.ndarray:
 
 
 def image_to_depth(message: Image) -> np.ndarray:
-    """[H, W] float32 metres, NaN where there is no measurement (0, negative or infinite).
+    """Return [H, W] float32 metres, NaN for missing measurements (0, negative or infinite).
 
     Raises:
         InputError: Not a depth encoding; names the supported ones.
@@ -123,7 +123,7 @@ def image_to_flow(message: Image) -> np.ndarray:
 def _image(pixels: np.ndarray, encoding: str, head: Header) -> Image:
     pixels = np.ascontiguousarray(pixels)
     height, width = pixels.shape[:2]
-    # An array.array is taken over as it is; bytes or an ndarray would be checked and copied item by item.
+    # An array.array is assigned without a copy; bytes or an ndarray would be checked and copied item by item.
     data = array.array("B")
     data.frombytes(pixels.data.cast("B"))
     return Image(
@@ -205,7 +205,7 @@ def info_to_intrinsics(message: CameraInfo) -> Intrinsics:
 
 
 def rectified_info(message: CameraInfo) -> CameraInfo:
-    """The camera_info of the images that were rectified by this one: its P for K, and no distortion."""
+    """Return the camera_info of the images that were rectified by this one: its P for K, and no distortion."""
     p = [float(value) for value in message.p]
     if not p[0] > 0:  # it has none
         p[0:3], p[4:7], p[8:11] = message.k[0:3], message.k[3:6], message.k[6:9]
@@ -232,7 +232,7 @@ def _is_cut(message: CameraInfo) -> bool:
 
 
 def intrinsics_to_info(intrinsics: Intrinsics, head: Header) -> CameraInfo:
-    """The camera_info of an image that is not rectified further (R is the identity, P repeats K)."""
+    """Return the camera_info of an image that is not rectified further (R is the identity, P repeats K)."""
     c = intrinsics
     distortion = list(c.distortion) or [0.0] * 5
     return CameraInfo(
@@ -266,7 +266,7 @@ def faces_to_message(faces: Sequence[Face], head: Header) -> FaceArray:
 
 
 def message_to_bodies(message: SkeletonArray) -> list[Body]:
-    """The bodies of a SkeletonArray.
+    """Return the bodies of a SkeletonArray.
 
     Raises:
         InputError: A skeleton's arrays differ in length.
@@ -275,7 +275,7 @@ def message_to_bodies(message: SkeletonArray) -> list[Body]:
 
 
 def message_to_hands(message: HandArray) -> list[Hand]:
-    """The hands of a HandArray."""
+    """Return the hands of a HandArray."""
     hands = []
     for hand in message.hands:
         if hand.side not in ("left", "right"):
@@ -285,7 +285,7 @@ def message_to_hands(message: HandArray) -> list[Hand]:
 
 
 def message_to_faces(message: FaceArray) -> list[Face]:
-    """The faces of a FaceArray."""
+    """Return the faces of a FaceArray."""
     return [_read(Face, face) for face in message.faces]
 
 

@@ -38,7 +38,7 @@ class Snapshot:
         received, processed, dropped, failed: Counts of inputs. A dropped one gave way to a newer one.
         unpaired: Images that found no partner with their stamp.
         skipped: Labels left out because newer skeletons already waited; the skeletons are in the window all the same.
-        rate_hz: Processed inputs per second over the last ones kept; 0 where none comes any more.
+        rate_hz: Processed inputs per second over the last ones kept; 0 if inputs stopped.
         latency_p50_ms, latency_p95_ms: Stamp of the input to its result being published; NaN where the stamps are not
             of this clock (a recording's).
         work_p50_ms, work_p95_ms: Time in the node's own work.
@@ -61,7 +61,7 @@ class Snapshot:
     last_error: str
 
     def line(self) -> str:
-        """The figures in one line, for a log."""
+        """Return the figures in one line, for a log."""
         parts = [f"{self.processed} of {self.received} processed at {self.rate_hz:.1f} Hz", f"{self.dropped} dropped"]
         for what in ("failed", "unpaired", "skipped"):
             parts += [f"{getattr(self, what)} {what}"] * bool(getattr(self, what))
@@ -71,7 +71,7 @@ class Snapshot:
         return ", ".join(parts)
 
     def json(self, more: Mapping[str, float | int | str] = MappingProxyType({})) -> str:
-        """The figures, and `more` of the node's own, as a JSON object; a figure that does not exist is null."""
+        """Return the figures, and `more` of the node's own, as a JSON object; a figure that does not exist is null."""
         figures = {**asdict(self), **more}
         values = {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in figures.items()}
         return json.dumps(values)
@@ -85,7 +85,7 @@ class Statistics:
         self.reset()
 
     def reset(self) -> None:
-        """Starts counting from zero."""
+        """Reset all counts to zero."""
         with self._lock:
             self._counts = dict.fromkeys(COUNTED, 0)
             self._latency: deque[float] = deque(maxlen=KEPT)
@@ -96,17 +96,17 @@ class Statistics:
             self._error_time = float("-inf")
 
     def count(self, what: str, number: int = 1) -> None:
-        """Adds to one of `COUNTED`."""
+        """Add to one of `COUNTED`."""
         with self._lock:
             self._counts[what] += number
 
     def queue(self, length: int) -> None:
-        """Notes how many inputs wait."""
+        """Note how many inputs wait."""
         with self._lock:
             self._queue = length
 
     def done(self, work_s: float, latency_s: float | None = None) -> None:
-        """Notes one input processed: the time its work took, and the age of its stamp where that is known."""
+        """Count one processed input: the time its work took, and the age of its stamp if known."""
         now = time.monotonic()
         with self._lock:
             self._counts["processed"] += 1
@@ -118,18 +118,18 @@ class Statistics:
                 self._latency.append(latency_s)
 
     def error(self, line: str) -> None:
-        """Notes a failed input."""
+        """Note a failed input."""
         with self._lock:
             self._last_error = line
             self._error_time = time.monotonic()
 
     def seconds_since_error(self) -> float:
-        """Infinite where there was none."""
+        """Return the seconds since the last input; infinite before the first."""
         with self._lock:
             return time.monotonic() - self._error_time
 
     def snapshot(self) -> Snapshot:
-        """The figures now."""
+        """Return the figures now."""
         with self._lock:
             latency, work, times = list(self._latency), list(self._work), list(self._times)
             counts, queue, last_error = dict(self._counts), self._queue, self._last_error
@@ -183,7 +183,7 @@ class Publisher:
         busy: str = "",
         more: Mapping[str, float | int | str] = MappingProxyType({}),
     ) -> None:
-        """Publishes one status: its level from recent errors and drops, its values from the figures.
+        """Publish one status: its level from recent errors and drop, its values from the figures.
 
         Args:
             snapshot: The figures.

@@ -12,17 +12,16 @@ _DISCOVERY_STEP_S = 0.05
 
 
 class FlowControl:
-    """Lets a source run only so far ahead of what the graph's last node has answered.
+    """Limits how far a source runs ahead of the answers of the graph's last node.
 
-    The answer to an image is the skeletons stamped with its time or a later one; the answer to joints is a label (as to
-    images where nobody looks for skeletons), of which there is one every `interval_s` of the recognizer. Where nobody
-    publishes either, nothing holds the source back. A frame that is never answered (a node fell behind, or died) holds
-    it back for `patience_s` only.
+    The answer to an image is a skeletons message of its stamp or a later one. The answer to joints is a label, one
+    every `interval_s` of the recognizer; so it is to images if no node publishes skeletons. Without either publisher the
+    source runs freely. A frame that is never answered (a node fell behind, or died) delays it for `patience_s` only.
 
     Args:
         node: Whose subscriptions to use.
         patience_s: Longest wait for one answer.
-        discovery_s: Longest wait, before the first frame, for somebody who answers.
+        discovery_s: Longest wait, before the first frame, for a publisher of answers.
     """
 
     def __init__(self, node: LifecycleNode, patience_s: float = 1.0, discovery_s: float = 1.0):
@@ -37,7 +36,7 @@ class FlowControl:
         ]
 
     def close(self) -> None:
-        """Unsubscribes and lets whoever waits go on."""
+        """Unsubscribes and release waiting threads."""
         with self._answered:
             self._closed = True
             self._answered.notify_all()
@@ -46,7 +45,7 @@ class FlowControl:
         self._subscriptions = []
 
     def sent(self, stamp_ns: int) -> None:
-        """Notes that a frame has been published."""
+        """Note that a frame has been published."""
         self._sent.append(stamp_ns)
 
     def wait(self, ahead: int, joints_alone: bool) -> bool:
@@ -72,7 +71,7 @@ class FlowControl:
         return len(self._sent)
 
     def _discover(self, joints_alone: bool) -> str | None:
-        """The topic that answers; other processes take a moment to be seen."""
+        """Return the topic that answers; other processes take a moment to be seen."""
         topic = self._answering_topic(joints_alone)
         while topic is None and self._discovery_s > 0 and not self._closed:
             with self._answered:

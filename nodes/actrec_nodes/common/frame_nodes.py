@@ -30,7 +30,7 @@ from actrec_nodes.common.worker import Worker
 
 
 def why(node: Node, topic: str) -> str:
-    """What the graph tells of a topic on which nothing comes: whether it has a publisher, and where else images are.
+    """Explain why no image comes on a topic: whether it has a publisher, and which other topics have images.
 
     Args:
         node: Asks the graph.
@@ -42,18 +42,19 @@ def why(node: Node, topic: str) -> str:
     # A camera's are called image, image_raw, image_rect, …; scene flow is of that type too.
     named = [name for name in images if name != topic and "image" in posixpath.basename(name)]
     others = sorted(name for name in named if node.count_publishers(name))
-    return f"nobody publishes it; images are on {', '.join(others)}" if others else "nobody publishes it"
+    without = "it has no publisher"
+    return f"{without}; images are on {', '.join(others)}" if others else without
 
 
 ConfigT = TypeVar("ConfigT")
 
 
 class FrameNode(ActrecNode[ConfigT]):
-    """Subscribes to color, depth and camera_info while active, and hands the newest frame to `process` in a thread.
+    """Subscribes to color, depth and camera_info while active, and hand the newest frame to `process` in a thread.
 
     Args:
         name: Node name.
-        config_class: The node's settings; those of `SynchroniserConfig` are parameters too.
+        config_class: The node's settings; the fields of `SynchronizerConfig` are parameters too.
         **node_options: Passed to rclpy.
     """
 
@@ -67,10 +68,10 @@ class FrameNode(ActrecNode[ConfigT]):
 
     @abstractmethod
     def process(self, frame: RgbdFrame) -> None:
-        """Works on a frame and publishes what comes of it, with the frame's stamp."""
+        """Process a frame and publish the result, with the frame's stamp."""
 
     def activate(self) -> None:
-        """Subscribes and starts the worker."""
+        """Subscribe and start the worker."""
         config = self._synchronizer_settings.read()
         worker = Worker(self._work, self.fail, self.statistics, age=lambda m: self.age(m.stamp_ns))
         worker.start(self.get_name())
@@ -84,7 +85,7 @@ class FrameNode(ActrecNode[ConfigT]):
             self._watch = self.create_timer(config.silence_s, self._on_watch, clock=steady)
 
     def deactivate(self) -> None:
-        """Unsubscribes and stops the worker."""
+        """Unsubscribes and stop the worker."""
         if self._watch is not None:
             self.destroy_timer(self._watch)
             self._watch = None
@@ -112,7 +113,7 @@ class FrameNode(ActrecNode[ConfigT]):
             self.fail(DeviceError(f"no image on {topic}: {why(self, topic)}"))
         elif counts.received == self._received and not topics.publishers(self, topics.COLOR_INFO):
             info = self.resolve_topic_name(topics.COLOR_INFO)
-            self.fail(DeviceError(f"frames are left out: no camera_info on {info}, nobody publishes it"))
+            self.fail(DeviceError(f"frames are dropped: no camera_info on {info}, which has no publisher"))
         self._came, self._received = came, counts.received
 
     def _warn(self, line: str) -> None:
@@ -120,13 +121,13 @@ class FrameNode(ActrecNode[ConfigT]):
 
 
 class PerceptionNode(FrameNode[ConfigT]):
-    """Every frame worked on gives one message; an empty one where nothing is seen.
+    """Base of nodes that publish one message per processed frame; an empty one if nothing is found.
 
     Attributes:
         perception_class: A class of `actrec.perception.pipeline`; its settings are the node's.
         message_class: What is published on `topic`.
         topic: A name of `actrec_nodes.common.topics`.
-        to_message: Makes the message of what was found and a header.
+        to_message: Makes the message from the detections and a header.
     """
 
     perception_class: ClassVar[Any]
@@ -140,22 +141,22 @@ class PerceptionNode(FrameNode[ConfigT]):
         self._publisher: Any = None
 
     def configure(self) -> None:
-        """Makes the estimator."""
+        """Make the estimator."""
         self._perception = self.perception_class(**parameters.as_options(self.config))
         self._publisher = self.create_lifecycle_publisher(self.message_class, self.topic, topics.SMALL)
 
     def activate(self) -> None:
-        """Starts with nobody known."""
+        """Reset the perception: no tracked people."""
         self._perception.reset()
         super().activate()
 
     def process(self, frame: RgbdFrame) -> None:
-        """Estimates and publishes."""
+        """Estimate and publish."""
         head = conversions.header(frame.stamp_ns, frame.frame_id)
         self._publisher.publish(type(self).to_message(self.look(frame), head))
 
     def look(self, frame: RgbdFrame) -> list[Any]:
-        """What is found in a frame."""
+        """Return the detections in a frame."""
         return list(self._perception.process(frame))
 
     def cleanup(self) -> None:
@@ -176,14 +177,14 @@ class BodyPartsConfig:
     )
     skeleton_wait_s: float = setting(
         0.15,
-        "How long a frame waits for its own skeletons; a hand sought where it was a frame ago is missed more often.",
+        "How long a frame waits for its own skeletons; with older ones a hand is missed more often.",
         unit="s",
         range=(0.0, 10.0),
     )
 
 
 _KEPT = 8
-"""Skeleton messages remembered: those of the frames that may be waiting."""
+"""Skeleton messages remembered: enough for the frames that may be waiting."""
 
 
 class BodyPartsNode(PerceptionNode[ConfigT]):
@@ -198,7 +199,7 @@ class BodyPartsNode(PerceptionNode[ConfigT]):
         self._max_age_ns, self._wait_s = 0, 0.0
 
     def activate(self) -> None:
-        """Subscribes to skeletons too."""
+        """Subscribe to skeletons too."""
         settings = self._parts_settings.read()
         self._max_age_ns, self._wait_s = int(settings.skeleton_max_age_s * NANOSECONDS), settings.skeleton_wait_s
         self._recent.clear()
@@ -213,13 +214,13 @@ class BodyPartsNode(PerceptionNode[ConfigT]):
             self._skeletons = None
 
     def look(self, frame: RgbdFrame) -> list[Any]:
-        """What is found in a frame, sought where its skeletons say (anywhere, where there are none)."""
+        """Return the detections in a frame, near its skeletons (anywhere, if there are none)."""
         message = self._nearest(frame.stamp_ns)
         bodies = conversions.message_to_bodies(message) if message is not None else []
         return list(self._perception.process(frame, bodies))
 
     def _nearest(self, stamp_ns: int) -> SkeletonArray | None:
-        """The skeletons of that frame, waited for a moment, or the nearest that are not too old."""
+        """Return the skeletons of that frame, waited for a moment, or the nearest that are not too old."""
         with self._arrived:
             if topics.publishers(self, topics.SKELETONS):
                 # Skeletons of a later frame mean that this one's will not come.

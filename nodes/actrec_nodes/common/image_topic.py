@@ -1,4 +1,4 @@
-"""Images of one topic for `actrec calibrate`: the newest, whoever publishes it."""
+"""The newest image of one topic, for `actrec calibrate`."""
 
 import contextlib
 import posixpath
@@ -41,10 +41,10 @@ class ImageTopicNode(Node):
         self.create_subscription(CameraInfo, beside, self._on_info, topics.IMAGE_SUBSCRIBER)
 
     def read(self, timeout_s: float) -> tuple[int, np.ndarray, Intrinsics | None]:
-        """The newest image that has not been read yet.
+        """Return the newest image that has not been read yet.
 
         Raises:
-            DeviceError: None comes; says whether somebody publishes it.
+            DeviceError: No image comes; the message says whether the topic has a publisher.
             InputError: Its encoding is no color or gray one.
         """
         with self._came:
@@ -64,13 +64,13 @@ class ImageTopicNode(Node):
         try:
             info = conversions.rectified_info(message) if self._rectified else message
             self._intrinsics = conversions.info_to_intrinsics(info)
-        except InputError:  # not calibrated, which may be what the command is for
+        except InputError:  # not calibrated, which may be the reason for this command
             self._intrinsics = None
 
 
 @contextlib.contextmanager
 def images(topic: str, arguments: list[str] | None = None) -> Iterator[Read]:
-    """Subscribes; the caller handles signals.
+    """Subscribe; the caller handles signals.
 
     Args:
         topic: Of the images.

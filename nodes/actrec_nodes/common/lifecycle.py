@@ -27,7 +27,7 @@ REPEAT_S = 5.0
 """The same complaint is logged at most this often."""
 
 LAST_WORD_S = 0.5
-"""How long the last figures may take to those who listen."""
+"""How long the last figures may take to reach subscribers."""
 
 COMPLAINTS = 100
 """Complaints known as said already."""
@@ -49,7 +49,7 @@ class CommonConfig:
 class ActrecNode(LifecycleNode, Generic[ConfigT]):
     """A lifecycle node made from a settings dataclass.
 
-    A subclass sets what it needs in the four hooks `configure`, `activate`, `deactivate` and `cleanup`, any of which
+    A subclass overrides the four hooks `configure`, `activate`, `deactivate` and `cleanup`, any of which
     may raise. An `ActrecError` becomes one logged line, a diagnostic, and a failed transition.
 
     Args:
@@ -62,7 +62,7 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         statistics: Counters, reset by each activation.
         exit_status: Set where the node has nothing more to do (a recording has ended, the node was shut down).
         busy: What it does before it can do its work, for the diagnostics; empty for nothing.
-        on_finish: Called when `exit_status` is set; for whoever runs the node.
+        on_finish: Called when `exit_status` is set; for the process that runs the node.
     """
 
     config: ConfigT
@@ -88,33 +88,33 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
     # -- hooks ---------------------------------------------------------------------------------------------------------
 
     def configure(self) -> None:
-        """Builds the core and the publishers from `self.config`; may raise ActrecError."""
+        """Build the core and the publishers from `self.config`; may raise ActrecError."""
 
     def activate(self) -> None:
-        """Subscribes and starts threads; may raise ActrecError."""
+        """Subscribe and start threads; may raise ActrecError."""
 
     def deactivate(self) -> None:
-        """Unsubscribes and stops threads; also called where `activate` failed half-way."""
+        """Unsubscribes and stop threads; also called where `activate` failed half-way."""
 
     def cleanup(self) -> None:
         """Frees what `configure` made; also called where `configure` failed half-way."""
 
     def figures(self) -> Mapping[str, float | int | str]:
-        """Figures of the node's own, beside those that every node counts."""
+        """Return the node's own figures, in addition to the common ones."""
         return {}
 
     def wait_idle(self, timeout_s: float) -> bool:
-        """Blocks until every input received has been worked on; False where that took longer than `timeout_s`."""
+        """Block until every received input is processed; return False if that took longer than `timeout_s`."""
         return True
 
     # -- transitions ---------------------------------------------------------------------------------------------------
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Reads the parameters and builds the core."""
+        """Read the parameters and builds the core."""
         return self._attempt("configure", self._configure, self.cleanup)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Enables the publishers, then starts."""
+        """Enable the publishers, then starts."""
         self.statistics.reset()
         self._reported = 0
         super().on_activate(state)
@@ -126,11 +126,11 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stops, then disables the publishers."""
+        """Stop, then disables the publishers."""
         self._stop_timer()
         result = self._attempt("deactivate", self.deactivate)
         self.report()
-        # The process may end next, and what is on its way with it. Not every middleware knows what has arrived.
+        # The process may end next, and with it messages in flight. Not every middleware knows which have arrived.
         with contextlib.suppress(RuntimeError):
             self._statistics_publisher.wait_for_all_acked(Duration(seconds=LAST_WORD_S))
         super().on_deactivate(state)
@@ -141,7 +141,7 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         return self._attempt("clean up", self.cleanup)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stops and frees whatever state the node is in."""
+        """Stop and free whatever state the node is in."""
         if state.label == "active":
             self.on_deactivate(state)
         result = self._attempt("shut down", self.cleanup)
@@ -155,7 +155,7 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         return self._attempt("clean up", self.cleanup)
 
     def start(self) -> bool:
-        """Configures and activates; False where either failed (already reported)."""
+        """Configure and activates; False where either failed (already reported)."""
         return (
             self.trigger_configure() == TransitionCallbackReturn.SUCCESS
             and self.trigger_activate() == TransitionCallbackReturn.SUCCESS
@@ -189,7 +189,7 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
     # -- errors and figures --------------------------------------------------------------------------------------------
 
     def fail(self, error: Exception) -> None:
-        """Reports an error as one line: logged (repeats counted), kept for the statistics and diagnostics."""
+        """Report an error as one line: logged (repeats counted), kept for the statistics and diagnostics."""
         line = one_line(error)
         self.last_error = line
         self.statistics.error(line)
@@ -198,7 +198,7 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
             self.get_logger().debug("".join(traceback.format_exception(type(error), error, error.__traceback__)))
 
     def complain(self, line: str, level: str = "error") -> None:
-        """Logs a line, but the same one at most every few seconds; says how often it came in between.
+        """Log a line, but the same one at most every few seconds; says how often it came in between.
 
         Lines that differ in numbers alone are the same: TF's bear stamps, others counts or ids, new ones in each frame.
         """
@@ -223,7 +223,7 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         return (self.get_clock().now().nanoseconds - stamp_ns) / 1e9
 
     def report(self) -> None:
-        """Publishes and logs the figures now."""
+        """Publish and log the figures now."""
         snapshot, own = self.statistics.snapshot(), self.figures()
         self._statistics_publisher.publish(String(data=snapshot.json(own)))
         self._diagnostics.publish(snapshot, self.is_active, self.statistics.seconds_since_error(), self.busy, own)
@@ -232,7 +232,7 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
             self.get_logger().info(snapshot.line())
 
     def close(self) -> None:
-        """Stops and frees whatever state the node is in, before it is destroyed. Safe to call twice."""
+        """Stop and free whatever state the node is in, before it is destroyed. Safe to call twice."""
         if self.is_active:
             self.trigger_deactivate()
         if self._lifecycle_state == "inactive":
@@ -252,7 +252,7 @@ class ActrecNode(LifecycleNode, Generic[ConfigT]):
         late = [p.name for p in parameters if self._waits(p)] if self.is_active else []
         if late:
             self.complain(
-                f"{', '.join(late)}: set, but the node goes on as before until it is configured anew "
+                f"{', '.join(late)}: set, but used only after the node is configured again "
                 f"(ros2 lifecycle set {self.get_fully_qualified_name()} deactivate, then cleanup, configure, activate)",
                 "warning",
             )
@@ -302,6 +302,6 @@ _NUMBER = re.compile(r"\d+")
 
 
 def one_line(error: Exception) -> str:
-    """An error as one line; one that nobody foresaw says its type too."""
+    """Return an error as one line; an unexpected one with its type."""
     text = " ".join(str(error).split())
     return text if isinstance(error, ActrecError) else f"{type(error).__name__}: {text}"

@@ -17,9 +17,9 @@ from actrec.utils.errors import ConfigError
 T = TypeVar("T")
 
 _PROBLEMS: "WeakKeyDictionary[Node, dict[str, tuple[str, Parameter]]]" = WeakKeyDictionary()
-"""What was wrong with the values that a node was given at its start, by parameter, and what it has instead of them.
+"""Invalid start values of parameters: the fault by parameter, and the value used instead.
 
-Kept with the node: a driver's or a backend's settings are declared anew by each `configure`.
+Kept with the node: each `configure` declares a driver's or a backend's settings again.
 """
 
 
@@ -53,14 +53,14 @@ class Parameters(Generic[T]):
                 self._declare(field)
 
     def name(self, field: str) -> str:
-        """The full parameter name of a field."""
+        """Return the full parameter name of a field."""
         return f"{self._prefix}.{field}" if self._prefix else field
 
     def read(self) -> T:
-        """The current values, validated.
+        """Return the current values, validated.
 
         Raises:
-            ConfigError: A value is of the wrong type or out of range; names the parameter and what is allowed.
+            ConfigError: A value is of the wrong type or out of range; the message names both.
         """
         self._check_names()
         values = {field.name: self._value(field) for field in self._fields}
@@ -68,13 +68,13 @@ class Parameters(Generic[T]):
         try:
             return config.build(self._class, values)
         except ConfigError as error:
-            # The dataclass's name means nothing to whoever wrote the parameter file.
+            # The dataclass's name means nothing to the author of the parameter file.
             raise ConfigError(
                 f"parameter {str(error).replace(self._class.__name__ + '.', self.name(''), 1)}"
             ) from error
 
     def _check_names(self) -> None:
-        """ROS ignores a parameter that nobody declares; under our own prefix it is a slip of the pen."""
+        """Refuse undeclared parameters under our own prefix: ROS ignores them, but here they are typing errors."""
         if not self._prefix:
             return
         known = {self.name(field) for field in self._hints}
@@ -106,7 +106,7 @@ class Parameters(Generic[T]):
         parameter = self._node.get_parameter(name)
         value = parameter.value
         problem, instead = self._problems.get(name, ("", None))
-        # Setting it makes another one, also of the same value; Humble has no callback for what has been set.
+        # Setting it makes another one, even with the same value; Humble has no callback after a change.
         if parameter is instead:
             raise ConfigError(problem)
         if value is None and type(None) in typing.get_args(hint):
@@ -119,12 +119,12 @@ class Parameters(Generic[T]):
 
 
 def declare(node: Node, config_class: type[T], prefix: str = "") -> Parameters[T]:
-    """Declares the fields of `config_class` on `node`; `.read()` gives a validated instance."""
+    """Declare the fields of `config_class` on `node`; `.read()` gives a validated instance."""
     return Parameters(node, config_class, prefix)
 
 
 def as_options(settings: Any) -> dict[str, Any]:
-    """A settings dataclass as the keyword arguments of the component that it belongs to."""
+    """Return a settings dataclass as the keyword arguments of the component that it belongs to."""
     return {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
 
 

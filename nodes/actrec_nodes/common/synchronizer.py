@@ -35,7 +35,7 @@ FIRST_TOLERANCE_NS = NANOSECONDS // 60
 """Half a frame at 30 Hz, until the camera's own interval is known."""
 
 INTERVALS = 30
-"""Of so many recent intervals of color a frame's is told."""
+"""A frame's interval is the median of so many recent intervals of color."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class SynchroniserConfig:
 
 
 class RgbdMessages:
-    """One frame as it came: converted when somebody works on it, and once for all who do.
+    """One received frame: converted on first use, and once for all users.
 
     Args:
         color: The color image.
@@ -76,10 +76,10 @@ class RgbdMessages:
         self._lock = threading.Lock()
 
     def frame(self, complain: Callable[[str], None]) -> RgbdFrame:
-        """The frame, its arrays read-only since others may hold them too.
+        """Return the frame, its arrays read-only since others may hold them too.
 
         Args:
-            complain: Called with a line where depth is left out or useless.
+            complain: Called with a line if depth is dropped or useless.
 
         Raises:
             InputError: Encoding not supported, or camera_info of another size than the image.
@@ -136,11 +136,11 @@ class Synchronizer:
         self._without_depth = not self._config.use_depth
 
     def add_info(self, message: CameraInfo) -> None:
-        """The color camera's newest camera_info."""
+        """Keep the color camera's newest camera_info."""
         self._info = message
 
     def add_color(self, message: Image) -> None:
-        """A color image: goes out with its depth, or waits for it."""
+        """Take a color image: it goes out with its depth, or waits for it."""
         stamp = conversions.stamp_to_ns(message.header.stamp)
         self._note(stamp)
         if not self._config.use_depth:
@@ -148,7 +148,7 @@ class Synchronizer:
             return
         match = self._partner(stamp)
         if self._waiting_since is None:
-            # What counts is how long color waits: where nothing came at all for a while, depth may be right behind.
+            # The wait of color counts: after a pause of all topics, depth may be right behind.
             self._waiting_since = self._clock()
         if match is not None:
             self._pair(stamp, message, *match)
@@ -159,7 +159,7 @@ class Synchronizer:
             self._unpaired(_limit(self._color))
 
     def add_depth(self, message: Image) -> None:
-        """A depth image: goes out with its color, or waits for it."""
+        """Take a depth image: it goes out with its color, or waits for it."""
         stamp = conversions.stamp_to_ns(message.header.stamp)
         if self._depth and stamp < self._depth[-1][0]:
             self._depth.clear()
@@ -168,7 +168,7 @@ class Synchronizer:
             self._depth_intervals.append(stamp - before)
         tolerance = self._tolerance_ns()
         if self._without_depth and any(abs(stamp - sent) <= tolerance for sent, _ in self._gone_ahead):
-            # Its color has gone ahead; those that follow wait again.
+            # Its color has gone ahead; later frames wait again.
             self._without_depth = False
             self._gone_ahead.clear()
             self._waiting_since = None
@@ -183,7 +183,7 @@ class Synchronizer:
         _limit(self._depth)
 
     def _partner(self, color_ns: int) -> tuple[int, Image] | None:
-        """The depth image that belongs to a color image; None while a nearer one may come."""
+        """Return the depth image that belongs to a color image; None while a nearer one may come."""
         best = _nearest(self._depth, color_ns, self._tolerance_ns())
         if best is None or self._depth[-1][0] >= color_ns or not self._depth_intervals:
             return best
@@ -193,8 +193,8 @@ class Synchronizer:
     def _note(self, stamp: int) -> None:
         """Watches the stamps' order and interval."""
         self._repeated = self._repeated + 1 if stamp == self._newest_ns else 0
-        if self._repeated > 1:  # some drivers send a picture twice
-            self._complain("color images have the stamp of those before: of images without stamps no action is seen")
+        if self._repeated > 1:  # some drivers send an image twice
+            self._complain("color images repeat the previous stamp: without new stamps no action is recognized")
         if self._newest_ns is not None and stamp < self._newest_ns:
             # What belongs to the time before the jump is later than this color image; depth may have jumped first.
             self._unpaired(len(self._color))
@@ -246,14 +246,14 @@ class Synchronizer:
 
     def _send(self, stamp: int, color: Image, depth: Image | None) -> None:
         if self._info is None:
-            self._complain("no camera_info yet: frames are left out until it comes")
+            self._complain("no camera_info yet: frames are dropped until it comes")
             self._unpaired(1)
             return
         self._emit(RgbdMessages(color, depth, self._info))
 
 
 def _limit(pending: deque[tuple[int, Image]]) -> int:
-    """Drops the oldest of what takes too much memory; how many."""
+    """Drop the oldest of what takes too much memory; how many."""
     dropped = 0
     while len(pending) > PENDING and sum(max(len(m.data), LEAST_BYTES) for _, m in pending) > PENDING_BYTES:
         pending.popleft()
@@ -267,7 +267,7 @@ def _nearest(pending: deque[tuple[int, Image]], stamp: int, tolerance: int) -> t
 
 
 def to_frame(messages: RgbdMessages, complain: Callable[[str], None]) -> RgbdFrame:
-    """Converts a frame; depth that does not fit color is left out with a complaint.
+    """Convert a frame; depth that does not fit color is dropped with a complaint.
 
     Raises:
         InputError: Encoding not supported, or camera_info of another size than the image.
@@ -291,7 +291,7 @@ def to_frame(messages: RgbdMessages, complain: Callable[[str], None]) -> RgbdFra
         seen_from = messages.depth.header.frame_id, messages.color.header.frame_id
         if all(seen_from) and len(set(seen_from)) == 2:
             complain(
-                f"depth is seen from '{seen_from[0]}', color from '{seen_from[1]}': where it is not registered to "
+                f"depth is seen from '{seen_from[0]}', color from '{seen_from[1]}': if it is not registered to "
                 "color joints get wrong depth; register it in the camera's driver (align_depth)"
             )
         if np.isnan(depth).all():
@@ -322,7 +322,7 @@ _SOURCES: "dict[tuple[object, ...], _Source]" = {}
 
 
 def listen(listener: Listener, config: SynchroniserConfig) -> Callable[[], None]:
-    """Starts giving frames to a listener.
+    """Return starts giving frames to a listener.
 
     Listeners of one process that want the same topics in the same way share their subscriptions: deserializing an image
     holds Python's lock, and once is enough.
@@ -358,7 +358,7 @@ class _Source:
             self._subscribe()
 
     def remove(self, listener: Listener) -> bool:
-        """Hands the subscriptions on where the listener held them; True where nobody is left."""
+        """Pass the subscriptions of a leaving listener on; return True if no listener is left."""
         if listener not in self._listeners:
             return not self._listeners
         held = listener is self._listeners[0]

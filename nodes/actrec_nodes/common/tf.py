@@ -60,17 +60,17 @@ class TfPoses:
         return pose_matrix(found.translation, found.rotation)
 
     def forget(self) -> None:
-        """Time has jumped back: what TF keeps would outlast what comes now, of which it takes nothing so old."""
+        """Clear the TF buffer after time jumped back: it would reject the new, older transforms."""
         self._buffer.clear()
 
     def close(self) -> None:
-        """Stops listening."""
+        """Stop listening."""
         self._listener.unregister()
 
 
 @contextlib.contextmanager
 def robot_poses(base: str, gripper: str, arguments: list[str] | None = None) -> Iterator[Callable[[int], np.ndarray]]:
-    """Listens to a robot's TF; the caller handles signals.
+    """Listen to a robot's TF; the caller handles signals.
 
     Args:
         base: Frame of the robot's base.
@@ -84,7 +84,7 @@ def robot_poses(base: str, gripper: str, arguments: list[str] | None = None) -> 
         MissingLibraryError: tf2_ros is not here.
     """
     with spinning(lambda context: Node("calibration_poses", context=context), arguments) as node:
-        poses = TfPoses(node, "a robot's pose from TF", "give pictures with --poses FILE")
+        poses = TfPoses(node, "a robot's pose from TF", "give images with --poses FILE")
         yield lambda stamp_ns: poses.pose(base, gripper, stamp_ns, ROBOT_WAIT_S)
 
 
@@ -118,7 +118,7 @@ class TfCameraMotion:
         self._newest_ns = 0
 
     def __call__(self, first: RgbdFrame, second: RgbdFrame) -> CameraMotion | None:
-        """The motion between two frames; None where TF does not reach, or not yet."""
+        """Return the motion between two frames; None where TF does not reach, or not yet."""
         if second.stamp_ns < self._newest_ns:  # a recording that loops
             self._poses.forget()
         self._newest_ns = second.stamp_ns
@@ -129,7 +129,7 @@ class TfCameraMotion:
             return None
 
     def close(self) -> None:
-        """Stops listening."""
+        """Stop listening."""
         self._poses.close()
 
     def _pose(self, frame: RgbdFrame) -> np.ndarray:

@@ -65,7 +65,7 @@ VENDORS: dict[str, dict[str, str]] = {
 
 
 def vendor_remaps(vendor: str) -> list[tuple[str, str]]:
-    """The remaps that feed the graph from another driver.
+    """Return the remaps that feed the graph from another driver.
 
     Raises:
         ConfigError: The vendor's driver is unknown; the known ones are listed.

@@ -1,4 +1,4 @@
-"""A thread that works on the newest inputs and counts those that gave way."""
+"""A thread that works on the newest inputs and counts the dropped ones."""
 
 import threading
 import time
@@ -19,7 +19,7 @@ class Worker(Generic[T]):
         on_error: Called with what `work` raised; the thread goes on.
         statistics: Where received, processed, dropped and failed inputs are counted.
         capacity: Inputs that may wait; a further one pushes out the oldest. 1: the newest frame wins.
-        age: Gives the age of an input's stamp in seconds when its work is done, or None where it has none.
+        age: Returns the age of an input's stamp in seconds when its work is done, or None if it has none.
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class Worker(Generic[T]):
         self._thread: threading.Thread | None = None
 
     def start(self, name: str = "worker") -> None:
-        """Starts the thread."""
+        """Start the thread."""
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Forgets what waits, lets the work under way end, and joins the thread. Safe to call twice."""
+        """Forgets what waits, lets the work under way end, and join the thread. Safe to call twice."""
         with self._condition:
             self._stopping = True
             self._waiting.clear()
@@ -72,14 +72,14 @@ class Worker(Generic[T]):
             self._condition.notify_all()
 
     def clear(self) -> None:
-        """Drops what waits, as when time jumps back."""
+        """Drop what waits, as when time jumps back."""
         with self._condition:
             self._statistics.count("dropped", len(self._waiting))
             self._waiting.clear()
             self._statistics.queue(0)
 
     def wait_idle(self, timeout_s: float) -> bool:
-        """Blocks until nothing waits and no work is under way; False where that took longer than `timeout_s`."""
+        """Block until no input waits and no work is under way; return False if that took longer than `timeout_s`."""
         with self._condition:
             return self._condition.wait_for(lambda: self._idle and not self._waiting, timeout_s)
 
