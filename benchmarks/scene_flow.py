@@ -24,9 +24,8 @@ from actrec.scene_flow.primal_dual.cpu import CpuSolver
 from actrec.scene_flow.primal_dual.settings import Level, PdFlowConfig
 from actrec.simulation import room, stage
 from actrec.simulation.actions import Performance
-from actrec.simulation.actor import Appearance
+from actrec.simulation.actor import ActorPose, Appearance
 from actrec.simulation.noise import SensorNoise, structured_light
-from actrec.simulation.rig import ActorPose
 from actrec.simulation.scene import PlacedCamera, ProceduralActor, Scene
 from actrec.types import Intrinsics, RgbdFrame
 from actrec.utils.errors import ConfigError

@@ -7,9 +7,8 @@ import numpy as np
 
 from actrec import features
 from actrec.features.specs import InputSpec
-from actrec.simulation import rig
 from actrec.simulation.actions import Performance
-from actrec.simulation.rig import ActorPose
+from actrec.simulation.actor import ActorPose, hand_joints
 from actrec.skeleton import layouts
 from actrec.types import STREAMS, Intrinsics
 from actrec.utils.geometry import project
@@ -72,7 +71,7 @@ def _people(frames: int, bodies: int, seed: int, rng: np.random.Generator) -> di
         place = np.array([(m - (bodies - 1) / 2) * _APART, _CAMERA_HEIGHT, _DISTANCE])
         poses = [pose.transformed(to_optical, place) for pose in _performed(seed * 16 + m, frames)]
         found["bodies"].append(np.stack([pose.joints for pose in poses]))
-        found["hands"].append(np.stack([rig.hand_joints(pose, _HAND_LENGTH) for pose in poses]))
+        found["hands"].append(np.stack([hand_joints(pose, _HAND_LENGTH) for pose in poses]))
         found["face"].append(np.stack([pose.joints[3] + face @ pose.head.T for pose in poses]))
     return {name: np.stack(values) for name, values in found.items()}
 

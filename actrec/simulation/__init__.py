@@ -1,1 +1,1 @@
-"""A procedurally rendered RGB-D actor: exact joints, depth and scene flow, from pixels to label with no camera."""
+"""Simulated RGB-D camera: rendered actors with exact joints, depth and scene flow."""

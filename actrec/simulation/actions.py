@@ -17,8 +17,8 @@ from functools import lru_cache
 import numpy as np
 
 from actrec.simulation import posture as body
+from actrec.simulation.actor import ActorPose
 from actrec.simulation.posture import Curve, Physique, Restlessness, Style, ease, pose
-from actrec.simulation.rig import ActorPose
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.utils.errors import ConfigError
 

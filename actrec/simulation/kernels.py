@@ -1,8 +1,6 @@
-"""The renderer's inner loops: bounds, ray casting, shading, scene flow. float32, no temporaries a pixel.
+"""Inner loops of renderer and room: bounds, ray casting, shading, shadows, scene flow. float32, compiled by numba.
 
-Pixel centers lie at integers: u = fx·x/z + cx. A ray is (dx, dy, 1)·z, so that its parameter is the depth itself.
-
-The room's inner loops: boxes once for each view, soft shadows in every frame.
+Pixel centers are at integers: u = fx·x/z + cx. A ray is (dx, dy, 1)·z, so that its parameter is the depth.
 """
 
 import math
@@ -31,9 +29,9 @@ def sphere_bounds(
     size: int,
     near: Real,
 ) -> tuple[int, int]:
-    """First and last pixel along image axis `row` (0 u, 1 v) of an ellipsoid's exact outline.
+    """Return the first and last pixel along image axis `row` (0 u, 1 v) of an ellipsoid's exact outline.
 
-    Lines ũ = const touch the ellipsoid with covariance S = r²·A·Aᵀ where (w_x − ũ·w_z)² = S_xx − 2ũ·S_xz + ũ²·S_zz.
+    Lines ũ = const touch the ellipsoid with covariance S = r²·A·Aᵀ at (w_x − ũ·w_z)² = S_xx − 2ũ·S_xz + ũ²·S_zz.
     """
     s_xx, s_xz, s_zz = _ZERO, _ZERO, _ZERO
     for k in range(3):
@@ -43,7 +41,7 @@ def sphere_bounds(
     square = radius * radius
     s_xx, s_xz, s_zz = s_xx * square, s_xz * square, s_zz * square
     x, z = center[row], center[2]
-    if z - math.sqrt(s_zz) < near:  # reaches behind the image plane: it may fill the image
+    if z - math.sqrt(s_zz) < near:  # behind the near plane: may fill the image
         return 0, size - 1
     a, b, c = z * z - s_zz, x * z - s_xz, x * x - s_xx
     root = math.sqrt(max(b * b - a * c, _ZERO))
@@ -56,10 +54,9 @@ def sphere_bounds(
 def ray_round_cone(
     o0: Real, o1: Real, o2: Real, d0: Real, d1: Real, d2: Real, length: Real, r0: Real, r1: Real
 ) -> Real:
-    """Smallest t at which o + t·d meets a round cone along y, or 1e30.
+    """Return the smallest t at which o + t·d hits a round cone along y, or 1e30.
 
-    The cone is convex and its two spheres lie inside it, so the entry is the nearest of the valid hits of the three
-    parts.
+    The cone is convex and contains its two spheres, so the entry is the nearest valid hit of the three parts.
     """
     dd = d0 * d0 + d1 * d1 + d2 * d2
     od = o0 * d0 + o1 * d1 + o2 * d2
@@ -75,11 +72,11 @@ def ray_round_cone(
     h = od1 * od1 - dd * (oo1 - r1 * r1)
     if h > _ZERO:
         best = min(best, (-od1 - math.sqrt(h)) / dd)
-    # The lateral surface: k2·t² + 2·k1·t + k0 = 0, valid where 0 < y < span.
+    # The lateral surface: k2·t² + 2·k1·t + k0 = 0, valid if 0 < y < span.
     slope = r0 - r1
     m0 = length * length
     span = m0 - slope * slope
-    if span <= _ZERO:  # one sphere swallows the other
+    if span <= _ZERO:  # one sphere contains the other
         return best
     m1, m2 = length * o1, length * d1
     k2 = span * dd - m2 * m2
@@ -107,17 +104,17 @@ def rasterize(
     depth: np.ndarray,
     ids: np.ndarray,
 ) -> tuple[int, int, int, int]:
-    """Casts rays at every primitive within its image bounds and keeps what is nearest.
+    """Cast rays at every primitive within its image bounds, with a depth test.
 
     Args:
         origin, to_camera, to_local, profile: As in `Placed` and `Shapes`, [N, …] float32.
         camera: [4] float32 fx, fy, cx, cy.
-        near: Nearest depth that is drawn, metres.
-        depth: [H, W] float32, in: the background's, out: with the primitives.
-        ids: [H, W] int16, set to the primitive's index where one is nearest.
+        near: Near clipping plane, m.
+        depth: [H, W] float32, in: background, out: with the primitives.
+        ids: [H, W] int16, out: index of the nearest primitive.
 
     Returns:
-        First and last column and row that were touched (u0, u1, v0, v1).
+        First and last drawn column and row (u0, u1, v0, v1).
     """
     height, width = depth.shape
     fx, fy, cx, cy = camera[0], camera[1], camera[2], camera[3]
@@ -150,7 +147,7 @@ def rasterize(
             for u in range(u0, u1 + 1):
                 dx = (np.float32(u) - cx) / fx
                 d0, d1, d2 = m[0, 0] * dx + b0, m[1, 0] * dx + b1, m[2, 0] * dx + b2
-                # The ray starts at depth t0, beside the primitive, for the sake of float32.
+                # The ray starts at depth t0, near the primitive, for float32 precision.
                 t = t0 + ray_round_cone(t0 * d0 - c0, t0 * d1 - c1, t0 * d2 - c2, d0, d1, d2, length, r0, r1)
                 if near < t < depth[v, u]:
                     depth[v, u] = t
@@ -160,7 +157,7 @@ def rasterize(
 
 @kernel
 def local_point(m: np.ndarray, origin: np.ndarray, x: Real, y: Real, z: Real) -> tuple[Real, Real, Real]:
-    """A camera-frame point in a primitive's own coordinates."""
+    """Transform a point from the camera frame to a primitive's own coordinates."""
     x, y, z = x - origin[0], y - origin[1], z - origin[2]
     return (
         m[0, 0] * x + m[0, 1] * y + m[0, 2] * z,
@@ -173,7 +170,7 @@ def local_point(m: np.ndarray, origin: np.ndarray, x: Real, y: Real, z: Real) ->
 def surface_normal(
     m: np.ndarray, q0: Real, q1: Real, q2: Real, length: Real, r0: Real, r1: Real
 ) -> tuple[Real, Real, Real]:
-    """Unit outward normal in the camera frame at local surface point q."""
+    """Return the unit outward normal in the camera frame at local surface point q."""
     if length > _ZERO:
         slope = r0 - r1
         span = length * length - slope * slope
@@ -184,7 +181,7 @@ def surface_normal(
             q1 -= length
         elif y > _ZERO:
             q0, q1, q2 = span * q0, span * q1 - length * y, span * q2
-    # Gradients go through the transposed inverse map.
+    # Normals transform by the inverse transpose.
     n0 = m[0, 0] * q0 + m[1, 0] * q1 + m[2, 0] * q2
     n1 = m[0, 1] * q0 + m[1, 1] * q1 + m[2, 1] * q2
     n2 = m[0, 2] * q0 + m[1, 2] * q1 + m[2, 2] * q2
@@ -196,10 +193,10 @@ def surface_normal(
 def sample(
     atlas: np.ndarray, texture: int, level: int, levels: np.ndarray, x: Real, y: Real, z: Real
 ) -> tuple[Real, Real, Real]:
-    """Texel (r, g, b in 0..1 twice over: 0.5 is neutral) of a cylindrical texture about the frame's y axis.
+    """Sample a cylindrical texture about the frame's y axis: r, g, b in 0..1, 0.5 is neutral.
 
-    u runs once around, v once a unit of y; both wrap. Atlas is [K, texels, 3] uint8, every level of a texture one
-    after another.
+    u runs once around, v once per unit of y; both wrap. The atlas is [K, texels, 3] uint8, the levels of a texture
+    one after another.
     """
     size = levels[level, 1]
     u = (math.atan2(x, z) * np.float32(0.15915494) + _HALF) * np.float32(size) - _HALF
@@ -239,7 +236,7 @@ def shade(
     color: np.ndarray,
     facing: np.ndarray,
 ) -> None:
-    """Colors the pixels that show a primitive.
+    """Shade the pixels that show a primitive.
 
     Args:
         window: (u0, u1, v0, v1), inclusive.
@@ -264,10 +261,10 @@ def shade(
             up = n0 * light[3] + n1 * light[4] + n2 * light[5]
             lamp = n0 * light[0] + n1 * light[1] + n2 * light[2]
             wrapped = max((lamp + np.float32(0.35)) * np.float32(0.7407), _ZERO)
-            # Soft lamp, sky from above, and a rim that darkens as cloth and skin do at grazing view.
+            # Soft lamp, light from above, and a darker rim, as of cloth and skin at grazing angles.
             rim = np.float32(0.8) + np.float32(0.2) * min(max(cosine, _ZERO) * np.float32(2.5), _ONE)
             bright = (light[6] * (np.float32(0.8) + np.float32(0.2) * up) + light[7] * wrapped) * rim
-            half = lamp * cosine  # crude highlight: lamp and eye both in front of the surface
+            half = lamp * cosine  # approximate highlight: lamp and camera both in front of the surface
             shine = gloss[n] * max(half, _ZERO) ** 12
             r, g, b = albedo[n, 0], albedo[n, 1], albedo[n, 2]
             if texture[n] >= 0:
@@ -275,7 +272,7 @@ def shade(
                 tx = w[0, 0] * q0 + w[0, 1] * q1 + w[0, 2] * q2 + w[0, 3]
                 ty = w[1, 0] * q0 + w[1, 1] * q1 + w[1, 2] * q2 + w[1, 3]
                 tz = w[2, 0] * q0 + w[2, 1] * q1 + w[2, 2] * q2 + w[2, 3]
-                # Texels a pixel choose the level: the finest has levels[0, 1] of them a unit.
+                # Texels per pixel select the level; the finest has levels[0, 1] texels a unit.
                 ratio = np.float32(levels[0, 1]) * density[n] * z / fy
                 level = min(max(int(math.log2(max(ratio, _ONE)) + _HALF), 0), len(levels) - 1)
                 tr, tg, tb = sample(atlas, texture[n], level, levels, tx, ty, tz)
@@ -298,15 +295,15 @@ def scene_flow(
     per_second: Real,
     flow: np.ndarray,
 ) -> None:
-    """Velocity of each visible surface point on its way to the next frame.
+    """Write the velocity of each visible surface point up to the next frame.
 
     Args:
-        depth, ids: The first frame's, [H, W].
-        origin0, to_local0: The primitives then.
+        depth, ids: Of the first frame, [H, W].
+        origin0, to_local0: The primitives in the first frame.
         origin1, to_camera1: The same primitives in the next frame.
         camera: [4] fx, fy, cx, cy.
-        move: [3, 4] float32, takes a point that rests in the room from the first camera frame to the next (identity
-            for a fixed camera).
+        move: [3, 4] float32, maps static points from the first camera frame to the next (identity for a fixed
+            camera).
         per_second: 1 / seconds between the frames.
         flow: [H, W, 3] float32 m/s, out.
     """
@@ -340,15 +337,15 @@ def cast_boxes(
     face: np.ndarray,
     box: np.ndarray,
 ) -> None:
-    """Casts rays from inside box 0 (the room) at axis-aligned boxes.
+    """Cast rays from inside box 0 (the room) at axis-aligned boxes.
 
     Args:
         lows, highs: [B, 3] float32 corners in room coordinates.
         rotation, position: [3, 3] camera axes as columns and [3] camera center in room coordinates.
         camera: [4] fx, fy, cx, cy.
         depth: [H, W] float32, out.
-        face: [H, W] int8, out: 2·axis + (1 where the normal points to the positive side).
-        box: [H, W] int16, out: index of the box less one, −1 the room.
+        face: [H, W] int8, out: 2·axis + (1 if the normal points in the positive direction).
+        box: [H, W] int16, out: index of the box minus one, −1 for the room.
     """
     height, width = depth.shape
     fx, fy, cx, cy = camera[0], camera[1], camera[2], camera[3]
@@ -380,11 +377,11 @@ def cast_boxes(
 
 @kernel
 def value_noise(lattice: np.ndarray, x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
-    """Smooth noise in 0..1 with features of one unit, which repeats itself after as many as the lattice has.
+    """Write smooth noise in 0..1 with features of one unit and the period of the lattice.
 
     Args:
-        lattice: [K, K] the noise at whole places.
-        x, y: [H, W] places.
+        lattice: [K, K] noise at integer coordinates.
+        x, y: [H, W] coordinates.
         out: [H, W], out.
     """
     size = len(lattice)
@@ -410,12 +407,12 @@ def ground_shadow(
     ids: np.ndarray,
     color: np.ndarray,
 ) -> None:
-    """Darkens the floor softly around points that something stands over.
+    """Darken the floor softly around contact points.
 
     Args:
         points: [K, 3] float32 camera frame, on the floor.
-        radii: [K] float32 metres.
-        strength: Share of the light that is lost at the center.
+        radii: [K] float32 m.
+        strength: Share of the light lost at the center.
         floor: [H, W] bool.
         color: [H, W, 3] uint8, in and out.
     """

@@ -12,8 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from actrec.simulation.actor import ANKLE_HEIGHT, REFERENCE_STATURE, TOE_HEIGHT
-from actrec.simulation.rig import ActorPose, finger_frames
+from actrec.simulation.actor import ANKLE_HEIGHT, REFERENCE_STATURE, TOE_HEIGHT, ActorPose, finger_frames
 from actrec.skeleton.layouts import KINECT_V2_25
 
 _J = KINECT_V2_25.index

@@ -1,8 +1,6 @@
-"""A recorded skeleton as a script: made plausible for a body of fixed bones, then asked for at any time.
+"""Script of an actor: a recorded skeleton, smoothed and fitted to fixed bone lengths, and the floor under it.
 
-What is rendered is the smoothed skeleton, and that is the exact truth: a recording's own noise is no part of it.
-
-Where the floor is under a recorded skeleton: which way is up for its camera, and how high the camera hung.
+The smoothed skeleton is rendered and is the ground truth; the recording's noise is removed.
 """
 
 from dataclasses import dataclass
@@ -10,9 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
-from actrec.simulation.actor import ANKLE_HEIGHT, REFERENCE_STATURE, TOE_HEIGHT
+from actrec.simulation.actor import ANKLE_HEIGHT, REFERENCE_STATURE, TOE_HEIGHT, ActorPose
 from actrec.simulation.posture import Physique
-from actrec.simulation.rig import ActorPose
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.utils.errors import InputError
 
@@ -22,21 +19,21 @@ _FEET = [_J["foot_left"], _J["foot_right"]]
 _ANKLES = [_J["ankle_left"], _J["ankle_right"]]
 
 _PRIOR_SPREAD = 0.45
-"""Feet must spread over this much depth (m, standard deviation) to be trusted as much as the upright body."""
+"""Spread of the feet in depth (m, standard deviation) at which their slope weighs as much as the upright body."""
 
 _TOLERANCE = 0.03
-"""Feet farther than this from the floor's slope count less, metres."""
+"""Feet farther than this (m) from the fitted floor are down-weighted."""
 
 _LIMIT = np.radians(35.0)
 
 
 @dataclass(frozen=True)
 class Ground:
-    """The floor as the recording's camera sees it.
+    """Floor relative to the recording camera.
 
     Attributes:
-        height: Of the camera over the floor, metres.
-        pitch: How far the camera looked down, radians.
+        height: Of the camera above the floor, m.
+        pitch: Downward tilt of the camera, radians.
     """
 
     height: float
@@ -44,21 +41,19 @@ class Ground:
 
     @property
     def up(self) -> np.ndarray:
-        """[3] unit vector in the optical frame."""
+        """Return the up direction [3] in the optical frame."""
         return np.array([0.0, -np.cos(self.pitch), -np.sin(self.pitch)])
 
 
-def estimate(joints: np.ndarray, stature: float) -> Ground:
-    """Fits a floor without sideways tilt under the feet.
+def estimate_ground(joints: np.ndarray, stature: float) -> Ground:
+    """Fit a floor without sideways tilt under the feet.
 
-    Two clues to the pitch: the slope of the lowest feet over depth, as far as the body moves in depth, and the upright
-    body, head
-    over ankles. The floor lies
-    so low that no foot sinks into it but in one frame of ten, where a Kinect misplaces hidden feet.
+    The pitch combines the slope of the lowest feet over depth with the direction from head to ankles. The floor's
+    height lets feet sink into it in at most one frame of ten, as a Kinect misplaces occluded feet.
 
     Args:
-        joints: [N, 25, 3] metres, optical frame.
-        stature: Of the body, metres.
+        joints: [N, 25, 3] m, optical frame.
+        stature: Of the body, m.
     """
     scale = stature / REFERENCE_STATURE
     feet = np.concatenate(
@@ -68,7 +63,7 @@ def estimate(joints: np.ndarray, stature: float) -> Ground:
     prior = _upright(joints)
     z = lowest[:, 2] - lowest[:, 2].mean()
     y = lowest[:, 1] - lowest[:, 1].mean()
-    # y = −tan(pitch)·z by least squares with a prior; reweighted, since feet are lifted and, where hidden, misplaced.
+    # y = −tan(pitch)·z by least squares with a prior, reweighted for lifted and misplaced feet.
     weight, slope = np.ones(len(z)), 0.0
     for _ in range(8):
         n = weight.sum()
@@ -84,7 +79,7 @@ def estimate(joints: np.ndarray, stature: float) -> Ground:
 
 
 def _upright(joints: np.ndarray) -> float:
-    """Pitch at which the body stands upright, from the frames in which it is longest, radians."""
+    """Return the pitch (radians) at which the body is upright, from the frames in which it is longest."""
     top = joints[:, _J["head"]]
     base = joints[:, _ANKLES].mean(axis=1)
     along = base - top
@@ -97,7 +92,7 @@ def _upright(joints: np.ndarray) -> float:
 _PARENTS = np.array(KINECT_V2_25.parents)
 
 _ORDER = (0, 1, 20, 2, 3, 4, 5, 6, 7, 21, 22, 8, 9, 10, 11, 23, 24, 12, 13, 14, 15, 16, 17, 18, 19)
-"""Joints from the root outwards."""
+"""Joints from the root outward."""
 
 _NEEDED = (
     "spine_base",
@@ -111,16 +106,16 @@ _RELAXED_CURL = np.full((2, 5), 0.3)
 
 @dataclass(frozen=True)
 class Script:
-    """One body's track.
+    """Recorded motion of one body.
 
     Attributes:
-        times: [T] seconds from the start of the recording, rising.
-        present: [T] bool, whether the body was seen.
-        root: [T, 3] spine base, metres, optical frame.
+        times: [T] seconds from the start of the recording, increasing.
+        present: [T] bool, whether the body was tracked.
+        root: [T, 3] spine base, m, optical frame.
         directions: [T, 25, 3] unit vector of each bone, from its parent.
-        lengths: [25] of the bones, metres, the same in every frame.
+        lengths: [25] constant bone lengths, m.
         heads: [T, 3, 3] columns left, up, forward.
-        hands: [T, 2, 3, 3] columns towards the thumb, along the fingers, out of the palm.
+        hands: [T, 2, 3, 3] columns toward the thumb, along the fingers, out of the palm.
         step: Seconds between frames (median).
         name: Of the recording.
     """
@@ -137,26 +132,26 @@ class Script:
 
     @cached_property
     def ground(self) -> Ground:
-        """The floor that the feet stand on."""
-        return estimate(self.joints[self.present], self.stature)
+        """Return the floor under the feet."""
+        return estimate_ground(self.joints[self.present], self.stature)
 
     @property
     def duration(self) -> float:
-        """Seconds; the last frame lasts as long as the others."""
+        """Return the duration in seconds, including that of the last frame."""
         return float(self.times[-1]) + self.step
 
     @cached_property
     def joints(self) -> np.ndarray:
-        """[T, 25, 3] metres, what is rendered at the recording's own stamps."""
-        return _grow(self.root, self.directions, self.lengths)
+        """Return the rendered joints at the recording's stamps, [T, 25, 3] m."""
+        return _forward_kinematics(self.root, self.directions, self.lengths)
 
     @property
     def stature(self) -> float:
-        """Estimated from legs and trunk, metres."""
+        """Return the stature in m, estimated from legs and trunk."""
         return _stature(self.lengths)
 
     def pose(self, time: float) -> ActorPose | None:
-        """The pose at `time` seconds, interpolated between frames; None while nobody is there."""
+        """Return the pose at `time` seconds, interpolated between frames; None while the body is absent."""
         k = int(np.clip(np.searchsorted(self.times, time, side="right") - 1, 0, len(self.times) - 1))
         n = min(k + 1, len(self.times) - 1)
         if not self.present[k]:
@@ -168,25 +163,24 @@ class Script:
         def between(values: np.ndarray) -> np.ndarray:
             return values[k] + share * (values[n] - values[k])
 
-        joints = _grow(between(self.root)[None], _unit(between(self.directions))[None], self.lengths)[0]
+        joints = _forward_kinematics(between(self.root)[None], _unit(between(self.directions))[None], self.lengths)[0]
         return ActorPose(
             joints, _orthonormal(between(self.heads), 1, 0), _orthonormal(between(self.hands), 1, 2), _RELAXED_CURL
         )
 
 
 def from_recording(positions: np.ndarray, times: np.ndarray, name: str = "script", smoothing: float = 1.0) -> Script:
-    """Makes a script of recorded joints.
+    """Create a script from recorded joints.
 
     Args:
-        positions: [T, 25, 3] `kinect_v2_25` in the optical frame, metres, NaN where missing. A frame without any joint
-            is one in which
-            the body is absent.
-        times: [T] seconds, rising.
+        positions: [T, 25, 3] `kinect_v2_25` in the optical frame, m, NaN for missing. The body is absent in frames
+            without joints.
+        times: [T] seconds, increasing.
         name: Of the recording, for messages.
-        smoothing: Standard deviation of the smoothing over time, in frames; 0 for none.
+        smoothing: Standard deviation of the temporal smoothing, in frames; 0 for none.
 
     Raises:
-        InputError: The shapes or times are wrong, or a joint of the trunk is never seen.
+        InputError: The shapes or times are wrong, or a joint of the trunk is always missing.
     """
     positions, times = np.asarray(positions, np.float64), np.asarray(times, np.float64)
     if positions.ndim != 3 or positions.shape[1:] != (25, 3) or times.shape != positions.shape[:1] or not len(times):
@@ -196,30 +190,26 @@ def from_recording(positions: np.ndarray, times: np.ndarray, name: str = "script
         )
     if (np.diff(times) <= 0).any():
         k = int(np.argmax(np.diff(times) <= 0))
-        raise InputError(
-            f"script '{name}': the stamp of frame {k + 1} is not later than that of frame {k}; sort the recording"
-        )
-    seen = np.isfinite(positions).all(-1)
-    present = seen.any(-1)
-    never = [joint for joint in _NEEDED if not seen[:, _J[joint]].any()]
+        raise InputError(f"script '{name}': frame {k + 1} is not later than frame {k}; sort the recording by stamp")
+    valid = np.isfinite(positions).all(-1)
+    present = valid.any(-1)
+    never = [joint for joint in _NEEDED if not valid[:, _J[joint]].any()]
     if never:
-        raise InputError(
-            f"script '{name}': {', '.join(never)} missing in every frame; an actor cannot be posed without"
-        )
-    filled = _complete(positions, seen, times)
+        raise InputError(f"script '{name}': {', '.join(never)} missing in every frame; record these joints too")
+    filled = _complete(positions, valid, times)
     filled = _smooth(filled, smoothing)
     lengths = _lengths(filled[present])
     fitted = _relax(filled, lengths)
     directions = _directions(fitted - fitted[:, _PARENTS])
-    joints = _grow(fitted[:, 0], directions, lengths)
+    joints = _forward_kinematics(fitted[:, 0], directions, lengths)
     step = float(np.median(np.diff(times))) if len(times) > 1 else 1 / 30
-    heads = _smooth_axes(_heads(joints, estimate(joints[present], _stature(lengths)).up), smoothing, 1, 0)
+    heads = _smooth_axes(_heads(joints, estimate_ground(joints[present], _stature(lengths)).up), smoothing, 1, 0)
     hands = _smooth_axes(_hands(joints, filled, heads), 2 * smoothing, 1, 2)
     return Script(times - times[0], present, fitted[:, 0], directions, lengths, heads, hands, step, name)
 
 
 def _stature(lengths: np.ndarray) -> float:
-    """Estimated from the bones of legs and trunk, metres."""
+    """Return the stature in m, estimated from the bones of legs and trunk."""
     reference = Physique()
     legs = lengths[[_J[f"{j}_{s}"] for j in ("knee", "ankle") for s in ("left", "right")]].sum() / 2
     trunk = lengths[[_J["spine_mid"], _J["spine_shoulder"]]].sum()
@@ -229,23 +219,23 @@ def _stature(lengths: np.ndarray) -> float:
     return float(np.clip(ratio * reference.stature, 1.0, 2.2))
 
 
-def _complete(positions: np.ndarray, seen: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Fills gaps: over time where a joint is seen at other times, from its parents where it never is."""
+def _complete(positions: np.ndarray, valid: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Fill gaps: interpolate a joint over time; extrapolate from its parents if it is always missing."""
     filled = positions.copy()
     for v in _ORDER:
-        known = seen[:, v]
+        known = valid[:, v]
         if known.any():
             for axis in range(3):
                 filled[:, v, axis] = np.interp(times, times[known], positions[known, v, axis])
         else:
-            # Goes on along its parent's bone, as far as a body of ordinary size does.
+            # Continue along the parent's bone.
             parent, grand = _PARENTS[v], _PARENTS[_PARENTS[v]]
             filled[:, v] = filled[:, parent] + 0.1 * _unit(filled[:, parent] - filled[:, grand])
     return filled
 
 
 def _smooth(values: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian smoothing over the first axis, its ends held."""
+    """Smooth over the first axis with a Gaussian, replicating the ends."""
     if sigma <= 0 or len(values) < 3:
         return values
     radius = int(np.ceil(3 * sigma))
@@ -256,13 +246,13 @@ def _smooth(values: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _lengths(joints: np.ndarray) -> np.ndarray:
-    """[25] median bone lengths, both sides alike."""
+    """Return the median bone lengths [25], equal for both sides."""
     lengths = np.median(np.linalg.norm(joints - joints[:, _PARENTS], axis=-1), axis=0)
     return 0.5 * (lengths + lengths[list(KINECT_V2_25.mirror)])
 
 
 def _relax(joints: np.ndarray, lengths: np.ndarray, rounds: int = 40) -> np.ndarray:
-    """[T, 25, 3] the nearest joints whose bones have (nearly) those lengths: both ends of a bone yield alike."""
+    """Move joints [T, 25, 3] until bones nearly have the given lengths; both ends of a bone move equally."""
     relaxed = joints.copy()
     for _ in range(rounds):
         for v in _ORDER[1:]:
@@ -275,7 +265,7 @@ def _relax(joints: np.ndarray, lengths: np.ndarray, rounds: int = 40) -> np.ndar
 
 
 def _directions(bones: np.ndarray) -> np.ndarray:
-    """[T, 25, 3] unit vectors; a bone without length points as its parent does."""
+    """Return unit vectors [T, 25, 3]; a bone without length gets its parent's direction."""
     length = np.linalg.norm(bones, axis=-1)
     directions = bones / np.maximum(length, 1e-9)[..., None]
     for v in _ORDER[1:]:
@@ -284,8 +274,8 @@ def _directions(bones: np.ndarray) -> np.ndarray:
     return directions
 
 
-def _grow(root: np.ndarray, directions: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """[T, 25, 3] joints of a tree of fixed bones."""
+def _forward_kinematics(root: np.ndarray, directions: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return the joints [T, 25, 3] of a tree of bones."""
     joints = np.empty((len(root), 25, 3))
     joints[:, 0] = root
     for v in _ORDER[1:]:
@@ -294,7 +284,7 @@ def _grow(root: np.ndarray, directions: np.ndarray, lengths: np.ndarray) -> np.n
 
 
 def _heads(joints: np.ndarray, upright: np.ndarray) -> np.ndarray:
-    """[T, 3, 3] a head that looks where the shoulders face, tilted half as far as neck and chest say."""
+    """Return head axes [T, 3, 3]: facing as the shoulders, tilted half as far as neck and chest."""
     left = _unit(joints[:, _J["shoulder_left"]] - joints[:, _J["shoulder_right"]])
     chest = _unit(joints[:, _J["spine_shoulder"]] - joints[:, _J["spine_mid"]])
     neck = _unit(joints[:, _J["head"]] - joints[:, _J["spine_shoulder"]])
@@ -304,9 +294,9 @@ def _heads(joints: np.ndarray, upright: np.ndarray) -> np.ndarray:
 
 
 def _hands(joints: np.ndarray, measured: np.ndarray, heads: np.ndarray) -> np.ndarray:
-    """[T, 2, 3, 3] axes of the hands.
+    """Return the axes of the hands [T, 2, 3, 3].
 
-    The fingers go on from the forearm as far as the hand joint says; the thumb lies where it was seen, else on the
+    The fingers continue the forearm toward the hand joint. The thumb points to the recorded thumb, or else to the
     inside of the bent elbow.
     """
     sides = []
@@ -331,7 +321,7 @@ def _smooth_axes(axes: np.ndarray, sigma: float, first: int, second: int) -> np.
 
 
 def _orthonormal(axes: np.ndarray, first: int, second: int) -> np.ndarray:
-    """Makes the columns orthonormal again: `first` keeps its direction, `second` its side, the third its handedness."""
+    """Orthonormalize the columns: `first` keeps its direction, `second` its side, the third its handedness."""
     third = 3 - first - second
     a = _unit(axes[..., first])
     b = axes[..., second] - a * np.sum(axes[..., second] * a, -1, keepdims=True)

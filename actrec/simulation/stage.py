@@ -1,7 +1,4 @@
-"""Sets a scene: actors who perform, or who follow a recorded skeleton from the view of the camera that recorded it.
-
-Simulated people who differ in size, proportions, clothes and tempo, as many as are wanted.
-"""
+"""Scenes of procedural actors or of recorded skeletons, and a cast of people of different size, clothes and tempo."""
 
 import colorsys
 from collections.abc import Sequence
@@ -16,8 +13,8 @@ from actrec.simulation.actions import CYCLE, Performance
 from actrec.simulation.actor import REFERENCE_STATURE, WARDROBE, Appearance
 from actrec.simulation.posture import Physique
 from actrec.simulation.scene import Actor, CameraPose, ProceduralActor, Scene, ScriptedActor
-from actrec.simulation.script import Script, estimate, from_recording
-from actrec.simulation.textures import Looks
+from actrec.simulation.script import Script, estimate_ground, from_recording
+from actrec.simulation.textures import FaceColors
 from actrec.skeleton.sequence import SkeletonSequence
 from actrec.types import NANOSECONDS, Intrinsics
 from actrec.utils.errors import InputError
@@ -38,7 +35,7 @@ class Person:
     """Somebody who may perform.
 
     Attributes:
-        appearance: Looks, stature and girth.
+        appearance: FaceColors, stature and girth.
         limbs: Factor on the bones of arms and legs.
         tempo: Factor on the speed of all that the person does.
     """
@@ -49,14 +46,14 @@ class Person:
 
     @property
     def physique(self) -> Physique:
-        """The bones."""
+        """Return the bone lengths."""
         return Physique(self.appearance.stature, self.limbs)
 
 
 def cast_member(number: int) -> Person:
-    """The person of that number, always the same one.
+    """Return the person of a number, always the same one.
 
-    Statures lie between 1.52 and 1.92 m, spread evenly over any few successive numbers.
+    Statures are between 1.52 and 1.92 m, spread evenly over successive numbers.
     """
     random = np.random.default_rng([number, 17])
     share = (number * 0.618034) % 1.0  # the golden ratio: successive numbers lie far apart
@@ -67,7 +64,7 @@ def cast_member(number: int) -> Person:
     appearance = Appearance(
         stature=round(1.52 + 0.40 * share, 3),
         girth=round(float(random.uniform(0.86, 1.22)), 3),
-        face=Looks(skin, _HAIRS[random.integers(len(_HAIRS))], lips),
+        face=FaceColors(skin, _HAIRS[random.integers(len(_HAIRS))], lips),
         shirt=shirt,
         sleeves=sleeves,
         trousers=trousers,
@@ -80,18 +77,15 @@ def cast_member(number: int) -> Person:
 def _cloth(
     random: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]
 ) -> tuple[float, float, float]:
-    """A color of any hue."""
+    """Return a color of random hue."""
     r, g, b = colorsys.hsv_to_rgb(random.random(), random.uniform(*saturation), random.uniform(*value))
     return round(r, 3), round(g, 3), round(b, 3)
 
 
-_PLACES = (
-    (0.0, 0.0),
-    (-0.62, -0.15),
-    (0.72, 0.30),
-)  # one actor alone; the first and the second of two; from `distance`
+_PLACES = ((0.0, 0.0), (-0.62, -0.15), (0.72, 0.30))
+"""Places relative to `distance`: of a single actor, and of the first and second of two."""
 
-_BEHIND = 1.5  # metres from the farthest actor to the wall
+_BEHIND = 1.5  # m from the farthest actor to the wall
 
 
 def performed_scene(
@@ -106,21 +100,21 @@ def performed_scene(
     person: int = 0,
     facing: float = 0.0,
 ) -> Scene:
-    """A room in which actors perform.
+    """Create a room in which actors perform.
 
     Args:
         intrinsics: Of the camera.
-        names: Actions in turn, "all" for every one.
-        actors: How many people, 0 to 2. The second performs the same actions in its own order and tempo.
+        names: Actions in order, "all" for all of them.
+        actors: Number of actors, 0 to 2. The second performs the same actions in another order and tempo.
         seed: Of performances and room.
-        side: Which arm acts: "left", "right", or "any" for either in turn.
-        camera: Where the camera is.
-        distance: From the camera to the first actor's place, metres.
-        person: Number of the first actor in `actrec.simulation.stage`; 0 for those of the `WARDROBE`.
-        facing: Which way the actors face, radians to their left from facing the camera.
+        side: Acting arm: "left", "right", or "any" for a random one.
+        camera: Pose of the camera.
+        distance: From the camera to the first actor's place, m.
+        person: Number of the first actor (see `cast_member`); 0 for the `WARDROBE`.
+        facing: Heading, radians to the actor's left from facing the camera.
 
     Raises:
-        ConfigError: An action is unknown; the known ones are listed.
+        ConfigError: An action is unknown.
     """
     camera = camera or CameraPose()
     players: list[Actor] = []
@@ -148,7 +142,7 @@ def performed_scene(
 
 
 def stool_place(place: tuple[float, float], facing: float, stature: float) -> tuple[float, float]:
-    """X and z in the room of the stool of an actor at `place`, metres."""
+    """Return x and z in the room (m) of the stool of an actor at `place`."""
     behind = actions.SEAT_BEHIND * stature / REFERENCE_STATURE
     return place[0] - behind * float(np.sin(facing)), place[1] + behind * float(np.cos(facing))
 
@@ -158,7 +152,7 @@ def _expand(name: str) -> tuple[str, ...]:
 
 
 def _rotated(names: Sequence[str]) -> list[str]:
-    """The same actions from the middle on, so that two actors seldom do the same."""
+    """Rotate the actions by half, so that two actors seldom do the same."""
     cycle = [name for entry in names for name in _expand(entry)]
     middle = len(cycle) // 2
     return cycle[middle:] + cycle[:middle]
@@ -167,34 +161,34 @@ def _rotated(names: Sequence[str]) -> list[str]:
 def scripted_scene(
     intrinsics: Intrinsics, path: str | Path, sequence: str = "", *, actors: int = 1, loop: bool = False, seed: int = 0
 ) -> Scene:
-    """A room in which actors follow a recorded skeleton, seen as the recording camera saw it.
+    """Create a room in which actors follow a recorded skeleton, from the recording camera's view.
 
     Args:
-        intrinsics: Of the camera that renders.
-        path: Any skeleton recording.
-        sequence: Name or index of the sequence in a file that holds several.
-        actors: How many bodies to follow, those that are seen longest.
-        loop: Begin again at the end.
+        intrinsics: Of the rendering camera.
+        path: A skeleton recording.
+        sequence: Name or index of the sequence in a file with several.
+        actors: Number of bodies, those with most frames first.
+        loop: Repeat at the end.
         seed: Of the room.
 
     Raises:
-        DeviceError: There is no such file.
-        ConfigError: No such sequence in it.
-        InputError: It is no skeleton recording, or no body in it can be posed.
+        DeviceError: The file does not exist.
+        ConfigError: The sequence does not exist.
+        InputError: The file is no skeleton recording, or has no usable body.
     """
     recording = open_sequence(path, sequence or None)
-    scripts = scripts_of(recording, actors)
-    return scene_of_scripts(intrinsics, scripts, label_of(recording), loop=loop, seed=seed)
+    scripts = scripts_from_recording(recording, actors)
+    return scene_from_scripts(intrinsics, scripts, recording_label(recording), loop=loop, seed=seed)
 
 
-def scripts_of(recording: SkeletonSequence, actors: int = 1) -> list[Script]:
-    """The bodies of a recording that are seen longest, as scripts.
+def scripts_from_recording(recording: SkeletonSequence, actors: int = 1) -> list[Script]:
+    """Return scripts of the bodies of a recording that have most frames.
 
     Raises:
-        InputError: No joints in it, or too few to pose an actor.
+        InputError: The recording has no joints, or too few to pose an actor.
     """
-    seen = np.isfinite(recording.bodies).all(-1).any(-1).sum(axis=1)
-    chosen = [m for m in np.argsort(-seen, kind="stable")[:actors] if seen[m]]
+    present = np.isfinite(recording.bodies).all(-1).any(-1).sum(axis=1)
+    chosen = [m for m in np.argsort(-present, kind="stable")[:actors] if present[m]]
     if not chosen and actors:
         raise InputError(f"skeleton recording '{recording.name}' has no joint in any frame")
     times = (recording.stamps_ns - recording.stamps_ns[:1]) / NANOSECONDS
@@ -203,25 +197,27 @@ def scripts_of(recording: SkeletonSequence, actors: int = 1) -> list[Script]:
     ]
 
 
-def scene_of_scripts(
+def scene_from_scripts(
     intrinsics: Intrinsics, scripts: Sequence[Script], label: str, *, loop: bool = False, seed: int = 0
 ) -> Scene:
-    """A room built around scripts: its floor under the lowest foot, its walls behind and beside them."""
-    looks = [replace(WARDROBE[i % len(WARDROBE)], stature=script.stature) for i, script in enumerate(scripts)]
-    actors = [ScriptedActor(script, look, label, loop) for script, look in zip(scripts, looks, strict=True)]
+    """Create a room around scripts: floor under the lowest foot, walls behind and beside."""
+    appearances = [replace(WARDROBE[i % len(WARDROBE)], stature=script.stature) for i, script in enumerate(scripts)]
+    actors = [
+        ScriptedActor(script, appearance, label, loop) for script, appearance in zip(scripts, appearances, strict=True)
+    ]
     if not scripts:
         return Scene(actors, intrinsics, CameraPose(), room.furnished(seed=seed))
-    seen = np.concatenate([s.joints[s.present] for s in scripts])
-    ground = estimate(seen, max(s.stature for s in scripts))
+    joints = np.concatenate([s.joints[s.present] for s in scripts])
+    ground = estimate_ground(joints, max(s.stature for s in scripts))
     camera = CameraPose(ground.height, ground.pitch)
-    points = seen.reshape(-1, 3) @ camera.rotation.T + camera.position
+    points = joints.reshape(-1, 3) @ camera.rotation.T + camera.position
     width = 2 * max(2.7, float(np.abs(points[:, 0]).max()) + 0.5)
     back = max(float(points[:, 2].max()), 2.5) + _BEHIND
     return Scene(actors, intrinsics, camera, room.furnished(back, width, seed, camera.height))
 
 
-def label_of(recording: SkeletonSequence) -> str:
-    """What the recording shows: its label's name, else its number, else its own name."""
+def recording_label(recording: SkeletonSequence) -> str:
+    """Return the recording's label name, else its label number, else its own name."""
     name = recording.meta.get("label_name")
     if name:
         return str(name)

@@ -1,4 +1,4 @@
-"""Painted textures: a face, cloth. 0.5 is neutral: a texel doubles to a factor on the primitive's albedo."""
+"""Procedural textures: faces, cloth, hair. Twice a texel is the factor on the primitive's albedo (0.5 is neutral)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ FACE, CLOTH, DENIM, SKIN, HAIR = range(5)
 SIZE = 256
 
 HEAD_DENSITY = 3.6
-"""Texture units a metre on the head: the face texture spans 1 / 3.6 = 0.28 m of height and all the way around."""
+"""Texture units per m on the head: the face texture is 1 / 3.6 = 0.28 m high and spans the full circumference."""
 
 _LEVELS = 6
 
 
 @dataclass(frozen=True)
 class Atlas:
-    """Every texture at every level of detail.
+    """All textures at all levels of detail.
 
     Attributes:
         texels: [K, sum of sizes², 3] uint8, levels one after another.
@@ -31,8 +31,8 @@ class Atlas:
 
 
 @dataclass(frozen=True)
-class Looks:
-    """What a face is painted with, albedo as displayed in 0..1."""
+class FaceColors:
+    """Colors of a face: albedo as displayed, 0..1."""
 
     skin: tuple[float, float, float] = (0.80, 0.60, 0.48)
     hair: tuple[float, float, float] = (0.16, 0.11, 0.08)
@@ -41,13 +41,10 @@ class Looks:
 
 
 @lru_cache(maxsize=8)
-def atlas(looks: tuple[Looks, ...]) -> Atlas:
-    """One face a person, then cloth, denim, skin and hair.
-
-    The face of person i has index i; the others follow at `len(looks) + CLOTH − 1` and so on (see `index`).
-    """
+def atlas(faces: tuple[FaceColors, ...]) -> Atlas:
+    """Build the textures: a face for each person, then cloth, denim, skin and hair (see `texture_index`)."""
     random = np.random.default_rng(7)
-    images = [paint_face(look) for look in looks]
+    images = [paint_face(face) for face in faces]
     images += [_cloth(random), _denim(random), _grain(random, 0.02, 4.0), _strands(random)]
     levels: list[tuple[int, int]] = []
     texels: list[list[np.ndarray]] = [[] for _ in images]
@@ -62,8 +59,8 @@ def atlas(looks: tuple[Looks, ...]) -> Atlas:
     return Atlas(np.stack([np.concatenate(t) for t in texels]), np.array(levels, np.int64))
 
 
-def index(kind: int, person: int, people: int) -> int:
-    """Where a texture lies in the atlas of `people` faces."""
+def texture_index(kind: int, person: int, people: int) -> int:
+    """Return the index of a texture in the atlas of `people` faces."""
     return person if kind == FACE else people + kind - 1
 
 
@@ -84,7 +81,7 @@ def _strands(random: np.random.Generator) -> np.ndarray:
 
 
 def _waves(random: np.random.Generator, size_u: float, size_v: float) -> np.ndarray:
-    """Smooth noise of unit variance that tiles."""
+    """Return tileable smooth noise of unit variance."""
     pad = 48
     white = np.pad(random.standard_normal((SIZE, SIZE)), pad, mode="wrap")
     smooth = cv2.GaussianBlur(white, (0, 0), sigmaX=size_u, sigmaY=size_v)[pad:-pad, pad:-pad]
@@ -95,12 +92,11 @@ def _gray(image: np.ndarray) -> np.ndarray:
     return np.repeat(np.clip(image, 0, 1)[..., None], 3, axis=2).astype(np.float32)
 
 
-def paint_face(looks: Looks) -> np.ndarray:
-    """[256, 256, 3] float32 (halved albedo) unrolled around the head; the front is in the middle, up is up.
+def paint_face(looks: FaceColors) -> np.ndarray:
+    """Draw a face as a texture [256, 256, 3] float32 (half the albedo), unrolled around the head, front in the middle.
 
-    Drawn at twice the size. Millimetres: x along the surface from the middle of the face to the person's left, y
-    up from
-    the head's center (which lies at the height of the ears; the eyes are there as well).
+    Drawn at twice the size in mm: x along the surface from the middle of the face to the person's left, y up from the
+    head's center, which is at the height of ears and eyes.
     """
     brush = _Brush(looks)
     brush.head()
@@ -112,12 +108,12 @@ def paint_face(looks: Looks) -> np.ndarray:
 
 
 class _Brush:
-    """Draws in millimetres on the unrolled head."""
+    """Brush that draws in mm on the unrolled head."""
 
     side = 512
     radius = 84.0  # of the head where the face is drawn, mm
 
-    def __init__(self, looks: Looks):
+    def __init__(self, looks: FaceColors):
         self.looks = looks
         self.image = np.empty((self.side, self.side, 3), np.float32)
         self.image[:] = looks.skin
@@ -138,14 +134,14 @@ class _Brush:
         soft: float = 0.8,
         strength: float = 1.0,
     ) -> None:
-        """Lays `color` over a polygon, its edge blurred by `soft` mm."""
+        """Fill a polygon with `color`, its edge blurred by `soft` mm."""
         sigma = max(soft * HEAD_DENSITY / 1000 * self.side, 0.5)
         corners = self._points(points)
         margin = int(3 * sigma) + 2
         low = np.maximum(np.floor(corners.min(axis=0)).astype(int) - margin, 0)
         high = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + margin, self.side)
         mask = np.zeros((high[1] - low[1], high[0] - low[0]), np.float32)
-        # Sixteenths of a pixel: thin lids and brows would else be rough.
+        # Sixteenths of a pixel, for smooth thin lids and brows.
         cv2.fillPoly(mask, [np.round((corners - low) * 16).astype(np.int32)], 1.0, shift=4)
         alpha = cv2.GaussianBlur(mask, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)[..., None] * strength
         window = self.image[low[1] : high[1], low[0] : high[0]]
@@ -164,28 +160,28 @@ class _Brush:
         angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
         self.area([(x + rx * np.cos(a), y + ry * np.sin(a)) for a in angles], color, soft, strength)
 
-    def darker(self, factor: float) -> tuple[float, ...]:
-        red = np.array([1.0, 0.90, 0.86])  # shaded skin turns red
+    def shade(self, factor: float) -> tuple[float, ...]:
+        red = np.array([1.0, 0.90, 0.86])  # skin turns red in the shade
         return tuple(float(c) for c in np.array(self.looks.skin) * factor * red ** (1 - factor))
 
     def head(self) -> None:
-        """Hair on the scalp and behind the ears; temples, jaw and cheeks shaded."""
+        """Draw hair, and shade temples, jaw and cheeks."""
         hair = self.looks.hair
         around = np.pi * self.radius
         line = [(-around, -70), (-95, -55), (-92, 12), (-70, 30), (-58, 62), (-30, 73), (0, 75), (30, 73), (58, 62),
                 (70, 30), (92, 12), (95, -55), (around, -70), (around, 140), (-around, 140)]  # fmt: skip
         for side in (-1, 1):
-            self.ellipse(side * 62, -15, 22, 60, self.darker(0.78), 10, 0.55)
+            self.ellipse(side * 62, -15, 22, 60, self.shade(0.78), 10, 0.55)
             self.ellipse(side * 40, -28, 15, 11, (0.84, 0.53, 0.44), 7, 0.30)
-        self.ellipse(0, -98, 60, 16, self.darker(0.7), 7, 0.6)
+        self.ellipse(0, -98, 60, 16, self.shade(0.7), 7, 0.6)
         self.ellipse(0, 42, 34, 16, tuple(min(1.0, c * 1.06) for c in self.looks.skin), 9, 0.6)
         self.area(line, hair, 2.5)
 
     def eye(self, side: int) -> None:
-        """Socket, white, iris, pupil, lids and brow; `side` 1 is the person's left."""
+        """Draw socket, white, iris, pupil, lids and brow; `side` 1 is the person's left."""
         x, y = side * 32.0, 3.0
-        self.ellipse(x, y + 3, 21, 13, self.darker(0.70), 5, 0.75)
-        self.ellipse(side * 15, y + 2, 7, 12, self.darker(0.66), 4, 0.6)
+        self.ellipse(x, y + 3, 21, 13, self.shade(0.70), 5, 0.75)
+        self.ellipse(side * 15, y + 2, 7, 12, self.shade(0.66), 4, 0.6)
         almond = [
             (x + dx, y + dy) for dx, dy in ((-15, -1), (-9, 5), (0, 7), (9, 5), (15, 0), (8, -5), (0, -6), (-8, -5))
         ]
@@ -199,26 +195,26 @@ class _Brush:
         ]
         self.area(lid, (0.13, 0.09, 0.07), 0.6, 0.95)
         crease = [(x + dx, y + dy) for dx, dy in ((-15, 4), (0, 13), (15, 5), (0, 10.5))]
-        self.area(crease, self.darker(0.6), 1.0, 0.7)
+        self.area(crease, self.shade(0.6), 1.0, 0.7)
         brow = [(x - side * 17, y + 17), (x - side * 8, y + 22), (x + side * 8, y + 24), (x + side * 20, y + 17),
                 (x + side * 8, y + 18.5), (x - side * 16, y + 12)]  # fmt: skip
         self.area(brow, tuple(0.75 * h + 0.05 for h in self.looks.hair), 1.2, 0.95)
 
     def nose_and_mouth(self) -> None:
-        """Shadows beside and below the nose, nostrils, lips and what they shade."""
+        """Draw nostrils, lips and the shadows of nose and lips."""
         for side in (-1, 1):
-            self.ellipse(side * 12, -18, 5, 22, self.darker(0.82), 3.5, 0.5)
-            self.ellipse(side * 8, -38, 4.4, 2.8, self.darker(0.38), 1.0, 0.9)
-            self.ellipse(side * 18, -36, 4, 7, self.darker(0.74), 2.5, 0.7)
+            self.ellipse(side * 12, -18, 5, 22, self.shade(0.82), 3.5, 0.5)
+            self.ellipse(side * 8, -38, 4.4, 2.8, self.shade(0.38), 1.0, 0.9)
+            self.ellipse(side * 18, -36, 4, 7, self.shade(0.74), 2.5, 0.7)
             self.area(
-                [(side * 20, -36), (side * 30, -58), (side * 32, -58), (side * 23, -35)], self.darker(0.75), 2.5, 0.6
+                [(side * 20, -36), (side * 30, -58), (side * 32, -58), (side * 23, -35)], self.shade(0.75), 2.5, 0.6
             )
         self.ellipse(0, -18, 4, 24, tuple(min(1.0, c * 1.1) for c in self.looks.skin), 3, 0.6)
-        self.ellipse(0, -43, 13, 4, self.darker(0.72), 3, 0.7)
+        self.ellipse(0, -43, 13, 4, self.shade(0.72), 3, 0.7)
         lips, inner = self.looks.lips, tuple(0.45 * c for c in self.looks.lips)
         upper = [(-25, -63), (-12, -57.5), (-4, -55), (0, -57), (4, -55), (12, -57.5), (25, -63), (0, -63.5)]
         lower = [(-25, -63), (0, -63), (25, -63), (13, -71.5), (0, -74), (-13, -71.5)]
         self.area(upper, tuple(0.86 * c for c in lips), 0.8)
         self.area(lower, lips, 0.9)
         self.area([(-26, -62.5), (0, -61.8), (26, -62.5), (0, -64.6)], inner, 0.6)
-        self.ellipse(0, -80, 17, 4, self.darker(0.72), 3, 0.7)
+        self.ellipse(0, -80, 17, 4, self.shade(0.72), 3, 0.7)

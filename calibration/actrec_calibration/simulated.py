@@ -78,7 +78,7 @@ def corners(board: Board, camera: Intrinsics, pose: np.ndarray, sigma: float, ra
 
 def depth_of_board(board: Board, rig: Rig, pose: np.ndarray, noise: SensorNoise, number: int) -> np.ndarray:
     """[H, W] metres as read, of a board (pose in the depth camera) before a wall."""
-    directions = image_rays(rig.depth).reshape(-1, 3)
+    directions = image_rays(actor.depth).reshape(-1, 3)
     true = plane_depth(pose, directions)
     on = apply(inverse(pose), directions * true[:, None])[:, :2]
     seen = (true > 0) & ((on > 0) & (on < board.size)).all(1)
@@ -89,13 +89,13 @@ def depth_of_board(board: Board, rig: Rig, pose: np.ndarray, noise: SensorNoise,
 def pairs(board: Board, rig: Rig, count: int, seed: int, infrared: bool = True, tilt: float = 40.0) -> list[Pair]:
     """Views of a board held 0.55 to 1.6 m away."""
     random = np.random.default_rng(seed)
-    noise = SensorNoise(SENSORS.create(rig.sensor), rig.depth, seed)
+    noise = SensorNoise(SENSORS.create(actor.sensor), actor.depth, seed)
     found: list[Pair] = []
     while len(found) < count:
-        pose = held(board, rig.color, random, 0.55, 1.6, tilt)
-        in_depth = inverse(rig.to_color) @ pose
-        seen = corners(board, rig.color, pose, rig.corner_px, random)
-        other = corners(board, rig.depth, in_depth, rig.corner_px, random)
+        pose = held(board, actor.color, random, 0.55, 1.6, tilt)
+        in_depth = inverse(actor.to_color) @ pose
+        seen = corners(board, actor.color, pose, actor.corner_px, random)
+        other = corners(board, actor.depth, in_depth, actor.corner_px, random)
         if min(len(seen), len(other)) < len(board.points) / 2:
             continue
         depth = depth_of_board(board, rig, in_depth, noise, len(found))
@@ -181,8 +181,8 @@ class Room:
 
     def depth(self, rig: Rig, seed: int, number: int = 0) -> np.ndarray:
         """[H, W] metres as read in picture `number`."""
-        to_depth = inverse(self.camera @ rig.to_color)
-        directions = image_rays(rig.depth).reshape(-1, 3)
+        to_depth = inverse(self.camera @ actor.to_color)
+        directions = image_rays(actor.depth).reshape(-1, 3)
         wall = _turned(1, np.pi / 2)
         wall[0, 3] = self.wall
         planes = [to_depth @ np.eye(4), to_depth @ wall]
@@ -191,7 +191,7 @@ class Room:
         first = z.argmin(0)
         normals = np.stack([plane[:3, 2] for plane in planes])[first]
         facing = np.abs((directions * normals).sum(1)) / np.linalg.norm(directions, axis=1)
-        noise = SensorNoise(SENSORS.create(rig.sensor), rig.depth, seed)
+        noise = SensorNoise(SENSORS.create(actor.sensor), actor.depth, seed)
         return _read(np.minimum(z.min(0), 50.0), facing, rig, noise, number)
 
 
@@ -205,6 +205,6 @@ def _turned(axis: int, radians: float) -> np.ndarray:
 
 
 def _read(true: np.ndarray, facing: np.ndarray, rig: Rig, noise: SensorNoise, number: int) -> np.ndarray:
-    shape = rig.depth.height, rig.depth.width
-    exact = ((true - rig.bias) / rig.scale).astype(np.float32).reshape(shape)
+    shape = actor.depth.height, actor.depth.width
+    exact = ((true - actor.bias) / actor.scale).astype(np.float32).reshape(shape)
     return noise.depth(exact, facing.astype(np.float32).reshape(shape), number)

@@ -22,8 +22,9 @@ import yaml
 from actrec import __version__, scene_flow
 from actrec.datasets.base import Clip, Entry, LazyStreams, Source
 from actrec.scene_flow.base import SceneFlow
-from actrec.simulation import rig, room, stage
+from actrec.simulation import room, stage
 from actrec.simulation.actions import ACTIONS, CYCLE, Performance, Segment
+from actrec.simulation.actor import hand_joints
 from actrec.simulation.noise import SENSORS, SensorNoise
 from actrec.simulation.scene import CameraPose, ProceduralActor, Scene, Snapshot
 from actrec.simulation.stage import stool_place
@@ -169,7 +170,7 @@ class RenderedItem:
     def hands(self) -> np.ndarray:
         """[1, T, 2, 21, 3] exact joints of both hands, metres."""
         length = self._who.appearance.hand_length
-        return np.stack([rig.hand_joints(self._actor.pose(time), length) for time in self._times]).astype(np.float32)[
+        return np.stack([hand_joints(self._actor.pose(time), length) for time in self._times]).astype(np.float32)[
             None
         ]
 

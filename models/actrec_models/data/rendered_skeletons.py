@@ -19,7 +19,7 @@ from actrec.datasets.utd_mhad import read_utd_mhad_npz
 from actrec.perception.pipeline import BodyPerception
 from actrec.simulation.noise import SensorNoise, structured_light
 from actrec.simulation.scene import Scene
-from actrec.simulation.stage import scene_of_scripts, scripts_of
+from actrec.simulation.stage import scene_from_scripts, scripts_from_recording
 from actrec.skeleton.sequence import SkeletonSequence, load_npz
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils.errors import ActrecError, InputError
@@ -42,7 +42,7 @@ def estimate(recording: SkeletonSequence, label: int, fps: float, seed: int) -> 
         fps: Of the rendering.
         seed: Of room and noise.
     """
-    scene = scene_of_scripts(INTRINSICS, scripts_of(recording), recording.name, seed=seed)
+    scene = scene_from_scripts(INTRINSICS, scripts_from_recording(recording), recording.name, seed=seed)
     perception = BodyPerception()
     try:
         bodies = [perception.process(frame) for frame in _frames(scene, fps, seed)]

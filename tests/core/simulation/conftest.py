@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from actrec.simulation import posture
-from actrec.simulation.rig import bone_lengths
+from actrec.simulation.actor import bone_lengths
 from actrec.types import Intrinsics
 
 

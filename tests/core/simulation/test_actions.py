@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from actrec.simulation import actions, posture, rig
+from actrec.simulation import actions, actor, posture
 from actrec.simulation.actions import CYCLE, Performance
 from actrec.simulation.actor import Appearance, body_shapes
 from actrec.simulation.posture import Curve, Physique, Restlessness, Style
@@ -153,14 +153,14 @@ def test_small_movements_are_small_and_never_stop() -> None:
 def test_frames_follow_bones_and_never_flip() -> None:
     appearance = Appearance()
     performance = Performance(("all",), seed=2)
-    rest = rig.bone_lengths(performance.pose(0.0).joints)
+    rest = actor.bone_lengths(performance.pose(0.0).joints)
     before = None
     for t in np.arange(0.0, 30.0, 0.03):
         pose = performance.pose(t)
-        origins, axes = rig.frames(pose, rest, appearance.hand_length)
-        np.testing.assert_allclose(origins[: len(rest)], pose.joints[rig.BONE_START], atol=1e-9)
+        origins, axes = actor.body_frames(pose, rest, appearance.hand_length)
+        np.testing.assert_allclose(origins[: len(rest)], pose.joints[actor.BONE_START], atol=1e-9)
         tips = origins[: len(rest)] + axes[: len(rest), :, 1] * rest[:, None]
-        np.testing.assert_allclose(tips, pose.joints[rig.BONE_END], atol=1e-3)
+        np.testing.assert_allclose(tips, pose.joints[actor.BONE_END], atol=1e-3)
         if before is not None:
             assert np.abs(axes - before).max() < 0.8, t
         before = axes
@@ -169,8 +169,8 @@ def test_frames_follow_bones_and_never_flip() -> None:
 
 def test_hand_joints_end_where_the_kinect_joints_do() -> None:
     pose = posture.pose(actions.get("point").at(1.5, Style()), Physique())
-    hands = rig.hand_joints(pose, Physique().hand_length)
-    for side, hand in zip(rig.SIDES, hands, strict=True):
+    hands = actor.hand_joints(pose, Physique().hand_length)
+    for side, hand in zip(actor.SIDES, hands, strict=True):
         np.testing.assert_allclose(hand[0], pose.joints[INDEX[f"wrist_{side}"]])
         np.testing.assert_allclose(hand[4], pose.joints[INDEX[f"thumb_{side}"]])
         np.testing.assert_allclose(hand[12], pose.joints[INDEX[f"hand_tip_{side}"]])

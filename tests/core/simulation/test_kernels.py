@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from actrec.simulation import kernels
-from actrec.simulation.primitives import ShapeBuilder, join, place
+from actrec.simulation.renderer import ShapeBuilder, join, place
 from actrec.utils import jit
 
 CAMERA = np.array([120.0, 120.0, 39.5, 29.5], np.float32)

@@ -143,7 +143,7 @@ def test_flow_to_another_camera_leads_to_what_it_sees(intrinsics) -> None:
     same = before.flow_to(first, before, before.at(0.0), dt)
     np.testing.assert_allclose(same, 0, atol=1e-3)
     nobody = Scene([], intrinsics, there)
-    with pytest.raises(InputError, match="nobody is in the second"):
+    with pytest.raises(InputError, match="no actor"):
         before.flow_to(first, nobody, nobody.at(0.0), dt)
 
 

@@ -5,8 +5,8 @@ import pytest
 
 from actrec.recordings.skeleton_files import open_sequence
 from actrec.simulation import posture
-from actrec.simulation.script import estimate, from_recording
-from actrec.simulation.stage import scene_of_scripts, scripts_of
+from actrec.simulation.script import estimate_ground, from_recording
+from actrec.simulation.stage import scene_from_scripts, scripts_from_recording
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.skeleton.sequence import SkeletonSequence
 from actrec.utils.errors import InputError
@@ -82,7 +82,7 @@ def test_what_is_no_script_says_why() -> None:
     empty = np.full((1, 2, 25, 3), np.nan, np.float32)
     recording = SkeletonSequence("empty", np.array([0, 1]), empty, empty[..., 0], empty[..., :2], ("body_1",))
     with pytest.raises(InputError, match="'empty' has no joint in any frame"):
-        scripts_of(recording)
+        scripts_from_recording(recording)
 
 
 def test_the_floor_is_found_under_the_feet() -> None:
@@ -91,15 +91,15 @@ def test_the_floor_is_found_under_the_feet() -> None:
     joints[..., 2] += np.linspace(-0.6, 0.8, 90)[:, None]  # walks away from the camera
     c, s = np.cos(tilt), np.sin(tilt)
     pitched = joints @ np.array([[1.0, 0.0, 0.0], [0.0, c, s], [0.0, -s, c]])
-    ground = estimate(pitched, 1.75)
+    ground = estimate_ground(pitched, 1.75)
     assert np.degrees(ground.pitch) == pytest.approx(14.0, abs=1.5)
     assert ground.height == pytest.approx(1.0, abs=0.05)
 
 
 def test_a_recorded_sequence_is_rendered_where_it_was_seen(data_root, intrinsics) -> None:
     recording = open_sequence(data_root / "nucla" / "raw" / "a01_s07_e00_v03.json")
-    (script,) = scripts_of(recording)
-    scene = scene_of_scripts(intrinsics, [script], "pick up")
+    (script,) = scripts_from_recording(recording)
+    scene = scene_from_scripts(intrinsics, [script], "pick up")
     errors = []
     for k in range(0, len(recording), 5):
         snapshot = scene.at(float(script.times[k]))
@@ -117,7 +117,7 @@ def test_two_bodies_of_a_recording(intrinsics) -> None:
     stamps = np.round(times(20) * 1e9).astype(np.int64)
     scores = np.ones(tracks.shape[:-1], np.float32)
     recording = SkeletonSequence("pair", stamps, tracks, scores, tracks[..., :2], ("body_1", "body_2"))
-    scene = scene_of_scripts(intrinsics, scripts_of(recording, 2), "together")
+    scene = scene_from_scripts(intrinsics, scripts_from_recording(recording, 2), "together")
     snapshot = scene.at(0.2)
     assert [b.body_id for b in snapshot.bodies] == ["actor_1", "actor_2"]
     assert snapshot.labels == {"actor_1": "together", "actor_2": "together"}
