@@ -86,7 +86,7 @@ def test_a_place_of_another_frame_than_the_images_is_said(camera, monkeypatch, c
     told: list[str] = []
     monkeypatch.setattr(CameraNode, "complain", lambda self, line, level="error": told.append(line))
     assert camera().start()
-    line = f"place is that of '{child}', but its images are of 'camera_color_optical_frame': set its frame_id"
+    line = f"mount is of frame '{child}', but its images are of 'camera_color_optical_frame': set its frame_id"
     assert any(line in said for said in told) == (child == "left_optical_frame")
 
 

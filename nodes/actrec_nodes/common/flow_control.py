@@ -15,8 +15,8 @@ class FlowControl:
     """Limits how far a source runs ahead of the answers of the graph's last node.
 
     The answer to an image is a skeletons message of its stamp or a later one. The answer to joints is a label, one
-    every `interval_s` of the recognizer; so it is to images if no node publishes skeletons. Without either publisher the
-    source runs freely. A frame that is never answered (a node fell behind, or died) delays it for `patience_s` only.
+    every `interval_s` of the recognizer; so it is to images if no node publishes skeletons. Without either publisher
+    the source runs freely. An unanswered frame (a node fell behind, or died) delays it for `patience_s` only.
 
     Args:
         node: Whose subscriptions to use.
