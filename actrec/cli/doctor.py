@@ -1,22 +1,11 @@
-"""`actrec doctor`: checks the installation, and names a remedy for each fault.
-
-What `actrec doctor` looks at: software, hardware, model packages, image transport.
-
-One line of a diagnosis.
-
-Cameras and accelerators, as the kernel shows them.
-
-Model packages: which are found, and whether they are whole.
-
-Libraries: which are installed, in which version, and what they miss.
-
-Image transport between processes: measured for real, with the settings that ship and with Fast DDS as it comes.
-"""
+"""`actrec doctor`: check software, model packages, hardware and image transport, with a remedy for each fault."""
 
 import argparse
 import ctypes
 import dataclasses
 import importlib
+import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -32,20 +21,18 @@ from actrec.inference import zoo
 from actrec.utils import calibration_files
 from actrec.utils.errors import ActrecError
 
-__all__ = ["Finding"]
-
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """Result of one check.
 
     Attributes:
         area: "software", "models", "cameras", "accelerator" or "transport".
-        name: What was checked.
-        ok: Whether it is as it should be.
-        value: What was found, one line.
-        remedy: How to mend it if it is not ok, else "".
-        required: Whether the graph cannot run while it is not ok.
+        name: Checked item.
+        ok: Whether the item works.
+        value: Observed state in one line.
+        remedy: How to repair an item that is not ok.
+        required: Whether the graph needs the item to run.
     """
 
     area: str
@@ -63,383 +50,6 @@ class Finding:
         return "fault" if self.required else "gap"
 
 
-USB = Path("/sys/bus/usb/devices")
-
-JETSON_RELEASE = Path("/etc/nv_tegra_release")
-
-DEVICE_TREE_MODEL = Path("/proc/device-tree/model")
-
-QUERY_TIMEOUT_S = 10.0
-
-
-@dataclass(frozen=True)
-class Maker:
-    """A camera maker: how its devices are recognized and what drives them.
-
-    Attributes:
-        name: Of the family.
-        products: Words of which one is in the device's product name; empty for any device of the vendor.
-        library: Python module of the driver.
-        remedy: How to install the driver.
-    """
-
-    name: str
-    products: tuple[str, ...]
-    library: str
-    remedy: str
-
-
-_AZURE = "install the Azure Kinect SDK (libk4a) or Orbbec's K4A wrapper, then: pip install --no-deps pykinect-azure"
-
-MAKERS = {
-    "8086": Maker("Intel RealSense", ("RealSense",), "pyrealsense2", "pip install pyrealsense2"),
-    "045e": Maker("Azure Kinect", ("Azure Kinect", "Kinect"), "pykinect_azure", _AZURE),
-    "2bc5": Maker("Orbbec", (), "pykinect_azure", f"{_AZURE}; or start Orbbec's ROS driver: vendor:=orbbec_camera"),
-}
-"""USB vendor id to maker."""
-
-
-def hardware_findings() -> Iterator[Finding]:
-    """Every check of this module."""
-    yield from cameras()
-    yield from accelerators()
-
-
-def cameras(usb: Path = USB) -> Iterator[Finding]:
-    """Each RGB-D camera on the USB bus and whether its driver library is installed."""
-    seen = list(_usb_cameras(usb))
-    for maker, product, speed_mbps in seen:
-        installed = importlib.util.find_spec(maker.library) is not None
-        driver = "" if installed else f", driver library {maker.library} is not installed"
-        yield Finding(
-            "cameras", maker.name, installed, f"{product} on USB at {speed_mbps:g} Mbit/s{driver}", maker.remedy
-        )
-        if 0 < speed_mbps < 5000:
-            remedy = "use a USB 3 port and cable: color and depth together need more than USB 2 carries"
-            yield Finding("cameras", f"{maker.name} link", False, f"{speed_mbps:g} Mbit/s", remedy)
-    if MAKERS["8086"] in [maker for maker, *_ in seen] and importlib.util.find_spec("pyrealsense2") is not None:
-        yield _realsense_devices()
-    if any(maker.library == "pykinect_azure" for maker, *_ in seen):
-        yield _azure_library()
-    if not seen:
-        remedy = "plug one in, or run: actrec run --driver simulated"
-        yield Finding("cameras", "RGB-D camera", False, "none on USB", remedy)
-
-
-def _usb_cameras(usb: Path) -> Iterator[tuple[Maker, str, float]]:
-    for device in sorted(usb.glob("*")):
-        maker = MAKERS.get(_read(device / "idVendor"))
-        product = _read(device / "product")
-        if maker and (not maker.products or any(word in product for word in maker.products)):
-            yield maker, product or "unnamed device", float(_read(device / "speed") or 0)
-
-
-def _realsense_devices() -> Finding:
-    try:
-        realsense = importlib.import_module("actrec.cameras.realsense.camera")
-        devices = importlib.import_module("actrec.cameras.realsense.device").connected(realsense.open_context())
-    except (ImportError, RuntimeError) as error:
-        remedy = "apt-get install libusb-1.0-0, install librealsense's udev rules and plug the camera in again"
-        return Finding("cameras", "pyrealsense2", False, f"cannot list devices: {error}", remedy)
-    told = [f"serial {serial}, {_calibrated(serial)}" for serial in devices]
-    if not told:
-        remedy = "install librealsense's udev rules and plug the camera in again"
-        return Finding("cameras", "pyrealsense2", False, "sees no device", remedy)
-    return Finding("cameras", "pyrealsense2", True, "; ".join(told))
-
-
-def _azure_library() -> Finding:
-    """Whether the SDK that drives an Azure Kinect can be loaded."""
-    try:
-        importlib.import_module("actrec.cameras.azure_kinect.library").load("k4a")
-    except ActrecError as error:
-        return Finding("cameras", "libk4a", False, str(error), _AZURE)
-    return Finding("cameras", "libk4a", True, "loads")
-
-
-def _calibrated(serial: str) -> str:
-    """Which calibration a camera has."""
-    try:
-        files = calibration_files.load(serial)
-    except ActrecError as error:
-        return str(error)
-    has = [name for name in ("color", "depth", "mount") if getattr(files, name) is not None]
-    return f"own calibration of {', '.join(has)}" if has else "the factory's calibration"
-
-
-def accelerators() -> Iterator[Finding]:
-    """NVIDIA GPUs and Jetsons. To have none is no gap: everything runs on the processor, slower."""
-    model = _read(DEVICE_TREE_MODEL).rstrip("\x00")
-    if JETSON_RELEASE.is_file():
-        release = _read(JETSON_RELEASE).splitlines()[0].lstrip("# ")
-        yield Finding("accelerator", "Jetson", True, f"{model or 'unknown model'}, {release}")
-        return
-    if shutil.which("nvidia-smi") is None:
-        yield Finding("accelerator", "GPU", True, "no NVIDIA GPU; networks run on the processor")
-        return
-    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=QUERY_TIMEOUT_S)
-    except (subprocess.SubprocessError, OSError) as error:
-        yield Finding(
-            "accelerator", "GPU", False, f"nvidia-smi failed: {error}", "reinstall the NVIDIA driver, then reboot"
-        )
-        return
-    for line in done.stdout.strip().splitlines():
-        yield Finding("accelerator", "GPU", True, line.strip())
-
-
-def _read(path: Path) -> str:
-    """Return the text of a kernel file, empty if there is none."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
-
-
-def models_findings() -> Iterator[Finding]:
-    """Yield one line per package found, and a fault if none is usable."""
-    entries = zoo.list_packages()
-    for entry in entries:
-        if entry.package is None:
-            yield Finding("models", entry.name, False, entry.problem, f"install it again, or remove {entry.path}")
-        else:
-            yield Finding("models", entry.name, True, f"{len(entry.package.labels)} labels, at {entry.path}")
-    if not any(entry.package for entry in entries):
-        remedy = f"set {zoo.VARIABLE} to a folder of packages, or train one: actrec train --help"
-        yield Finding("models", "model package", False, "no usable one found", remedy, required=True)
-
-
-AREA = "software"
-
-OLDEST_PYTHON = (3, 10)
-
-LIVE = "pip install 'actrec[live]', or: make venv"
-
-TRAIN = "only for training: pip install 'actrec[train]', or: make venv EXTRAS='live train'"
-
-LINKED = "install the libraries that it links (scripts/install_system.sh), or reinstall it"
-
-OPENCV_WHEELS = (
-    "opencv-python",
-    "opencv-python-headless",
-    "opencv-contrib-python",
-    "opencv-contrib-python-headless",
-)
-
-REQUIRED = {"numpy": LIVE, "cv2": LIVE, "numba": LIVE, "mediapipe": LIVE, "onnxruntime": LIVE, "rosbags": LIVE}
-"""Top-level modules that the live graph cannot do without."""
-
-OPTIONAL = {
-    "av": "only for replaying video: pip install 'actrec[live]'",
-    "torch": TRAIN,
-    "lightning": TRAIN,
-    "onnx": TRAIN,
-}
-
-NVIDIA = {
-    "cupy": "pip install 'cupy-cuda12x<14'; of CUDA 13: cupy-cuda13x",
-    "tensorrt": "part of JetPack on a Jetson, elsewhere: pip install tensorrt",
-}
-"""What makes use of an NVIDIA GPU; without one nothing is missing."""
-
-CUDA = {"pycuda.driver": "pycuda", "cuda.bindings.runtime": "cuda-python", "cuda.cudart": "cuda-python"}
-"""Modules of which TensorRT's engines need one (`actrec.inference.tensorrt.cuda`), to their distributions."""
-
-DISTRIBUTIONS = {"cv2": OPENCV_WHEELS, "cupy": ("cupy-cuda12x", "cupy-cuda13x", "cupy-cuda11x", "cupy")}
-"""The distributions that provide a module of another name."""
-
-TYPE_SUPPORT = """
-import rclpy
-from actrec_msgs.msg import ActionLabel
-from actrec_msgs.srv import LoadModel
-ActionLabel.__class__.__import_type_support__()
-LoadModel.__class__.__import_type_support__()
-"""
-
-
-def software_findings() -> Iterator[Finding]:
-    """Every check of this module."""
-    yield python()
-    yield ros()
-    yield messages()
-    yield opencv_clash()
-    libraries = {**REQUIRED, **OPTIONAL, **(NVIDIA if _cuda_driver() else {})}
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        found = threads.map(lambda name: library(name, libraries[name], required=name in REQUIRED), libraries)
-    yield from (listed := list(found))
-    loading = {finding.name for finding in listed if finding.ok}
-    if "tensorrt" in loading:
-        yield cuda_library()
-    if "onnxruntime" in loading:
-        yield onnxruntime_providers()
-
-
-def python() -> Finding:
-    """Return the interpreter."""
-    value = f"{platform.python_version()} at {sys.executable}, {platform.machine()}"
-    remedy = "actrec needs Python 3.10 or newer"
-    return Finding(AREA, "python", sys.version_info[:2] >= OLDEST_PYTHON, value, remedy, required=True)
-
-
-def ros() -> Finding:
-    """Where rclpy comes from: a sourced distribution or wheels."""
-    if not _installed("rclpy"):
-        remedy = "source a ROS 2 distribution (. /opt/ros/jazzy/setup.bash), or: make venv build && . scripts/env.sh"
-        return Finding(AREA, "ROS 2", False, "rclpy is not importable", remedy, required=True)
-    wheel = _version("ros-rclpy")
-    origin = (
-        f"rclpy {wheel} from wheels" if wheel else f"distribution {os.environ.get('ROS_DISTRO', 'of unknown name')}"
-    )
-    middleware = os.environ.get("RMW_IMPLEMENTATION", "the default middleware")
-    domain = os.environ.get("ROS_DOMAIN_ID", "0")
-    return Finding(AREA, "ROS 2", True, f"{origin}, {middleware}, domain {domain}", required=True)
-
-
-def messages() -> Finding:
-    """Whether actrec_msgs is built for this Python and its libraries load."""
-    remedy = "make build && . scripts/env.sh, or: cd ros2_ws && colcon build && . install/setup.bash"
-    if not _installed("actrec_msgs"):
-        return Finding(AREA, "actrec_msgs", False, "not built, or not sourced", remedy, required=True)
-    done = subprocess.run([sys.executable, "-c", TYPE_SUPPORT], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return Finding(AREA, "actrec_msgs", False, f"does not load: {last}", remedy, required=True)
-    return Finding(AREA, "actrec_msgs", True, "built, loads", required=True)
-
-
-def opencv_clash() -> Finding:
-    """Two OpenCV wheels overwrite each other's cv2 folder."""
-    present = [name for name in OPENCV_WHEELS if _version(name)]
-    remedy = f"pip uninstall -y {' '.join(present)} && pip install opencv-contrib-python==4.11.0.86"
-    value = " and ".join(present) if len(present) > 1 else "one OpenCV"
-    return Finding(AREA, "OpenCV wheels", len(present) <= 1, value, remedy, required=True)
-
-
-def library(module: str, remedy: str, required: bool) -> Finding:
-    """Check that `module` is installed, and loads unless only training or replay needs it; report its version."""
-    if not _installed(module):
-        return Finding(AREA, module, False, "not installed", remedy, required)
-    if module not in OPTIONAL and (problem := _not_loading(module)):
-        return Finding(AREA, module, False, f"does not load: {problem}", f"{LINKED}; {remedy}", required)
-    versions = [_version(name) for name in DISTRIBUTIONS.get(module, (module,))]
-    return Finding(AREA, module, True, next((version for version in versions if version), "installed"), "", required)
-
-
-def cuda_library() -> Finding:
-    """Whether TensorRT's engines get the GPU's memory: through the first of `CUDA` that loads."""
-    problems = []
-    for module, name in CUDA.items():
-        problem = _not_loading(module)
-        if not problem:
-            return Finding(AREA, "CUDA in Python", True, name)
-        if not problem.startswith("ModuleNotFoundError"):
-            problems.append(f"; {name} does not load: {problem}")
-    value = f"neither pycuda nor cuda-python{''.join(problems)}"
-    remedy = "TensorRT needs one: pip install cuda-python; on a Jetson as docs/jetson.md says"
-    return Finding(AREA, "CUDA in Python", False, value, remedy)
-
-
-def onnxruntime_providers() -> Finding:
-    """Return what ONNX Runtime can run on."""
-    import onnxruntime
-
-    providers = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
-    accelerated = {"CUDA", "Tensorrt"} & set(providers)
-    remedy = "an NVIDIA GPU is here but ONNX Runtime cannot use it: pip install onnxruntime-gpu"
-    wanted = _cuda_driver() and not JETSON_RELEASE.is_file()  # no such wheel for a Jetson, where TensorRT is used
-    return Finding(AREA, "onnxruntime on", bool(accelerated) or not wanted, ", ".join(providers), remedy)
-
-
-def _not_loading(module: str) -> str:
-    """Return why an import fails, empty if it does not; in a process of its own, since some imports end the process."""
-    done = subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, text=True, check=False)
-    if done.returncode < 0:
-        return f"it ends Python with signal {-done.returncode}, as a build for another processor does"
-    return (done.stderr.strip().splitlines() or ["no message"])[-1] if done.returncode else ""
-
-
-def _cuda_driver() -> bool:
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    return True
-
-
-def _installed(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
-
-
-def _version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-
-
-TRANSPORT = "transport"
-
-ENOUGH, TOO_FEW = 0.9, 0.5
-"""Share of images below which the transport is a gap, and below which the graph cannot work."""
-
-RECEIVE_BUFFER = Path("/proc/sys/net/core/rmem_max")
-
-SEND_BUFFER = Path("/proc/sys/net/core/wmem_max")
-
-BUFFER_BYTES = 2 * 1024 * 1024
-"""An image of 640×480 in one datagram burst must fit, with room for depth beside it."""
-
-Measure = Callable[..., dict[str, float]]
-
-
-def transport_findings(measure: Measure, seconds: float = 2.0) -> Iterator[Finding]:
-    """Yield the socket buffers and two measurements.
-
-    Args:
-        measure: `actrec_nodes.bringup.transport_check.measure`, handed in because the core does not import ROS.
-        seconds: How long each measurement publishes.
-    """
-    yield from socket_buffers()
-    yield _measured(
-        "images, actrec's profile",
-        lambda: measure(seconds, with_profile=True),
-        "unset your own Fast DDS settings (FASTRTPS_DEFAULT_PROFILES_FILE, FASTDDS_BUILTIN_TRANSPORTS), and free "
-        "/dev/shm; or run everything in one process on fewer nodes",
-        required=True,
-    )
-    yield _measured(
-        "images, default profile",
-        lambda: measure(seconds, with_profile=False),
-        "programs other than actrec's lose these images: start them with "
-        "FASTRTPS_DEFAULT_PROFILES_FILE=<share of actrec>/config/fastdds.xml",
-        required=False,
-    )
-
-
-def _measured(name: str, measure: Callable[[], dict[str, float]], remedy: str, required: bool) -> Finding:
-    try:
-        figures = measure()
-    except ActrecError as error:
-        return Finding(TRANSPORT, name, False, str(error), remedy, required)
-    value = f"{figures['share']:.0%} of {figures['sent']:.0f} images 640×480 at 30 Hz arrived"
-    if figures["arrived"]:
-        value += f", median {figures['median_ms']:.1f} ms, p95 {figures['p95_ms']:.1f} ms"
-    return Finding(TRANSPORT, name, figures["share"] >= ENOUGH, value, remedy, required and figures["share"] < TOO_FEW)
-
-
-def socket_buffers(receive: Path = RECEIVE_BUFFER, send: Path = SEND_BUFFER) -> Iterator[Finding]:
-    """Yield the kernel's limits on socket buffers, which images to other machines need."""
-    for path, key in ((receive, "net.core.rmem_max"), (send, "net.core.wmem_max")):
-        if path.is_file():
-            size = int(path.read_text(encoding="ascii"))
-            remedy = f"for images between machines: sudo sysctl -w {key}={BUFFER_BYTES * 4}"
-            yield Finding(TRANSPORT, key, size >= BUFFER_BYTES, f"{size / 1024:.0f} KiB", remedy)
-
-
-MARKS = {"ok": "ok", "gap": "gap", "fault": "FAULT"}
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
@@ -454,39 +64,373 @@ def run(args: argparse.Namespace) -> int:
     """Print every finding; return 1 if one of them keeps the graph from running."""
     found: list[Finding] = []
     for finding in findings(with_transport=not args.no_transport):
-        found.append(finding)
         if not args.json:
-            print(_line(finding, first_of_area=len(found) == 1 or found[-2].area != finding.area), flush=True)
-    faults = [finding for finding in found if finding.state == "fault"]
+            _print_finding(finding, new_area=not found or found[-1].area != finding.area)
+        found.append(finding)
+    faults = [finding.name for finding in found if finding.state == "fault"]
+    gaps = sum(finding.state == "gap" for finding in found)
     if args.json:
         rows = [{**dataclasses.asdict(finding), "state": finding.state} for finding in found]
         print(json.dumps({"can_run": not faults, "findings": rows}, indent=2))
+    elif faults:
+        print(f"\nThe graph cannot run: {', '.join(faults)}.")
     else:
-        print(f"\n{_verdict(found, faults)}")
+        print("\nThe graph can run." + (f" {gaps} gaps are optional." if gaps else ""))
     return 1 if faults else 0
 
 
+def _print_finding(finding: Finding, new_area: bool) -> None:
+    if new_area:
+        print(finding.area)
+    mark = "FAULT" if finding.state == "fault" else finding.state
+    remedy = "" if finding.ok else f"\n{'':34}→ {finding.remedy}"
+    print(f"  {mark:<5}  {finding.name:<24} {finding.value}{remedy}", flush=True)
+
+
 def findings(with_transport: bool) -> Iterator[Finding]:
-    """Every check, in the order in which one would mend things."""
-    yield from software_findings()
-    yield from models_findings()
-    yield from hardware_findings()
+    """Run every check, in the order in which a user would repair things."""
+    yield from check_software()
+    yield from check_models()
+    yield from check_cameras()
+    yield from check_accelerators()
     if not with_transport:
         return
-    if importlib.util.find_spec("rclpy") is None or importlib.util.find_spec("actrec_nodes") is None:
-        yield Finding("transport", "images", False, "not measured: needs ROS 2", "mend ROS 2 first", required=True)
+    if not (_is_installed("rclpy") and _is_installed("actrec_nodes")):
+        yield Finding("transport", "images", False, "not measured: needs ROS 2", "repair ROS 2 first", required=True)
         return
-    yield from transport_findings(importlib.import_module("actrec_nodes.bringup.transport_check").measure)
+    yield from check_transport(importlib.import_module("actrec_nodes.bringup.transport_check").measure)
 
 
-def _line(finding: Finding, first_of_area: bool) -> str:
-    heading = f"{finding.area}\n" if first_of_area else ""
-    remedy = "" if finding.ok else f"\n{'':34}→ {finding.remedy}"
-    return f"{heading}  {MARKS[finding.state]:<5}  {finding.name:<24} {finding.value}{remedy}"
+# Software
+
+LIVE = "pip install 'actrec[live]', or: make venv"
+TRAIN = "only for training: pip install 'actrec[train]', or: make venv EXTRAS='live train'"
+REQUIRED = {"numpy": LIVE, "cv2": LIVE, "numba": LIVE, "mediapipe": LIVE, "onnxruntime": LIVE, "rosbags": LIVE}
+"""Top-level modules that the live graph needs, with the remedy."""
+OPTIONAL = {
+    "av": "only for replaying video: pip install 'actrec[live]'",
+    "torch": TRAIN,
+    "lightning": TRAIN,
+    "onnx": TRAIN,
+}
+NVIDIA = {
+    "cupy": "pip install 'cupy-cuda12x<14'; for CUDA 13: cupy-cuda13x",
+    "tensorrt": "part of JetPack on a Jetson, elsewhere: pip install tensorrt",
+}
+"""Modules that use an NVIDIA GPU; checked only if there is one."""
+
+OPENCV_WHEELS = (
+    "opencv-python",
+    "opencv-python-headless",
+    "opencv-contrib-python",
+    "opencv-contrib-python-headless",
+)
+DISTRIBUTIONS = {"cv2": OPENCV_WHEELS, "cupy": ("cupy-cuda12x", "cupy-cuda13x", "cupy-cuda11x", "cupy")}
+"""Distributions of the modules whose distribution has another name."""
+CUDA_BINDINGS = {"pycuda.driver": "pycuda", "cuda.bindings.runtime": "cuda-python", "cuda.cudart": "cuda-python"}
+"""Modules to distributions; the TensorRT backend needs one of them (`actrec.inference.tensorrt.cuda`)."""
+
+LOAD_TYPE_SUPPORT = """
+import rclpy
+from actrec_msgs.msg import ActionLabel
+from actrec_msgs.srv import LoadModel
+ActionLabel.__class__.__import_type_support__()
+LoadModel.__class__.__import_type_support__()
+"""
 
 
-def _verdict(found: list[Finding], faults: list[Finding]) -> str:
-    if faults:
-        return f"The graph cannot run: {', '.join(finding.name for finding in faults)}."
-    gaps = sum(finding.state == "gap" for finding in found)
-    return f"The graph can run. {gaps} gaps are optional." if gaps else "The graph can run."
+def check_software() -> Iterator[Finding]:
+    """Check Python, ROS 2, the messages and the libraries."""
+    yield check_python()
+    yield check_ros()
+    yield check_messages()
+    yield check_opencv_wheels()
+    libraries = {**REQUIRED, **OPTIONAL, **(NVIDIA if _has_cuda_driver() else {})}
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        found = list(threads.map(lambda name: check_library(name, libraries[name], name in REQUIRED), libraries))
+    yield from found
+    loading = {finding.name for finding in found if finding.ok}
+    if "tensorrt" in loading:
+        yield check_cuda_bindings()
+    if "onnxruntime" in loading:
+        yield check_onnxruntime()
+
+
+def check_python() -> Finding:
+    """Check the interpreter's version."""
+    value = f"{platform.python_version()} at {sys.executable}, {platform.machine()}"
+    return _software("python", sys.version_info >= (3, 10), value, "actrec needs Python 3.10 or newer")
+
+
+def check_ros() -> Finding:
+    """Check that rclpy is installed, from a sourced distribution or from wheels."""
+    if not _is_installed("rclpy"):
+        remedy = "source a ROS 2 distribution (. /opt/ros/jazzy/setup.bash), or: make venv build && . scripts/env.sh"
+        return _software("ROS 2", False, "rclpy is not importable", remedy)
+    wheel = _version("ros-rclpy")
+    origin = f"rclpy {wheel} from wheels" if wheel else f"distribution {os.environ.get('ROS_DISTRO', '(unknown)')}"
+    middleware = os.environ.get("RMW_IMPLEMENTATION", "the default middleware")
+    return _software("ROS 2", True, f"{origin}, {middleware}, domain {os.environ.get('ROS_DOMAIN_ID', '0')}")
+
+
+def check_messages() -> Finding:
+    """Check that actrec_msgs is built for this Python and that its libraries load."""
+    remedy = "make build && . scripts/env.sh, or: cd ros2_ws && colcon build && . install/setup.bash"
+    if not _is_installed("actrec_msgs"):
+        return _software("actrec_msgs", False, "not built, or not sourced", remedy)
+    problem = _failure_of(LOAD_TYPE_SUPPORT)
+    return _software("actrec_msgs", not problem, f"does not load: {problem}" if problem else "built, loads", remedy)
+
+
+def check_opencv_wheels() -> Finding:
+    """Check that only one OpenCV wheel is installed: two overwrite each other's cv2 folder."""
+    present = [name for name in OPENCV_WHEELS if _version(name)]
+    remedy = f"pip uninstall -y {' '.join(present)} && pip install opencv-contrib-python==4.11.0.86"
+    value = " and ".join(present) if len(present) > 1 else "one OpenCV"
+    return _software("OpenCV wheels", len(present) <= 1, value, remedy)
+
+
+def check_library(module: str, remedy: str, required: bool) -> Finding:
+    """Check that `module` is installed and, unless it is in `OPTIONAL`, that it loads."""
+    if not _is_installed(module):
+        return _software(module, False, "not installed", remedy, required)
+    if module not in OPTIONAL and (problem := _failure_of(f"import {module}")):
+        remedy = f"install the libraries that it links (scripts/install_system.sh), or reinstall it; {remedy}"
+        return _software(module, False, f"does not load: {problem}", remedy, required)
+    versions = [_version(name) for name in DISTRIBUTIONS.get(module, (module,))]
+    return _software(module, True, next(filter(None, versions), "installed"), required=required)
+
+
+def check_cuda_bindings() -> Finding:
+    """Check that one of `CUDA_BINDINGS` loads; TensorRT engines allocate GPU memory through the first that does."""
+    value = "neither pycuda nor cuda-python"
+    for module, name in CUDA_BINDINGS.items():
+        problem = _failure_of(f"import {module}")
+        if not problem:
+            return _software("CUDA in Python", True, name, required=False)
+        if not problem.startswith("ModuleNotFoundError"):
+            value += f"; {name} does not load: {problem}"
+    remedy = "TensorRT needs one: pip install cuda-python; on a Jetson see docs/jetson.md"
+    return _software("CUDA in Python", False, value, remedy, required=False)
+
+
+def check_onnxruntime() -> Finding:
+    """Check that ONNX Runtime uses an NVIDIA GPU if there is one; a Jetson uses TensorRT and has no such wheel."""
+    import onnxruntime
+
+    providers = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
+    ok = bool({"CUDA", "Tensorrt"} & set(providers)) or not _has_cuda_driver() or JETSON_RELEASE.is_file()
+    remedy = "ONNX Runtime cannot use the NVIDIA GPU of this machine: pip install onnxruntime-gpu"
+    return _software("onnxruntime on", ok, ", ".join(providers), remedy, required=False)
+
+
+def _software(name: str, ok: bool, value: str, remedy: str = "", required: bool = True) -> Finding:
+    return Finding("software", name, ok, value, "" if ok else remedy, required)
+
+
+def _failure_of(code: str) -> str:
+    """Return the error of Python code, "" if it runs; in a child process, since some imports abort the process."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode < 0:
+        return f"it ends Python with signal {-done.returncode}, as a build for another processor does"
+    return (done.stderr.strip().splitlines() or ["no message"])[-1] if done.returncode else ""
+
+
+def _has_cuda_driver() -> bool:
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def _is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+# Model packages
+
+
+def check_models() -> Iterator[Finding]:
+    """Check each model package; none usable is a fault."""
+    entries = zoo.list_packages()
+    for entry in entries:
+        if entry.package is None:
+            yield Finding("models", entry.name, False, entry.problem, f"install it again, or remove {entry.path}")
+        else:
+            yield Finding("models", entry.name, True, f"{len(entry.package.labels)} labels, at {entry.path}")
+    if not any(entry.package for entry in entries):
+        remedy = f"set {zoo.VARIABLE} to a folder of packages, or train one: actrec train --help"
+        yield Finding("models", "model package", False, "no usable one found", remedy, required=True)
+
+
+# Hardware
+
+USB = Path("/sys/bus/usb/devices")
+JETSON_RELEASE = Path("/etc/nv_tegra_release")
+DEVICE_TREE_MODEL = Path("/proc/device-tree/model")
+
+
+@dataclass(frozen=True)
+class CameraMaker:
+    """USB identification and driver library of a camera maker.
+
+    Attributes:
+        name: Camera family.
+        products: Words that mark a camera in the product name; empty if every device of the vendor is a camera.
+        library: Python module of the driver.
+        remedy: How to install the driver.
+    """
+
+    name: str
+    products: tuple[str, ...]
+    library: str
+    remedy: str
+
+
+_AZURE = "install the Azure Kinect SDK (libk4a) or Orbbec's K4A wrapper, then: pip install --no-deps pykinect-azure"
+REALSENSE = CameraMaker("Intel RealSense", ("RealSense",), "pyrealsense2", "pip install pyrealsense2")
+MAKERS = {
+    "8086": REALSENSE,
+    "045e": CameraMaker("Azure Kinect", ("Kinect",), "pykinect_azure", _AZURE),
+    "2bc5": CameraMaker(
+        "Orbbec", (), "pykinect_azure", f"{_AZURE}; or start Orbbec's ROS driver: vendor:=orbbec_camera"
+    ),
+}
+"""USB vendor id to maker."""
+
+
+def check_cameras(usb: Path = USB) -> Iterator[Finding]:
+    """Check each RGB-D camera on the USB bus: its link and its driver library."""
+    makers = set()
+    for device in sorted(usb.glob("*")):
+        maker, product = MAKERS.get(_read(device / "idVendor")), _read(device / "product")
+        if maker is None or (maker.products and not any(word in product for word in maker.products)):
+            continue
+        makers.add(maker)
+        mbps = float(_read(device / "speed") or 0)
+        installed = _is_installed(maker.library)
+        value = f"{product or 'unnamed device'} on USB at {mbps:g} Mbit/s"
+        value += "" if installed else f", driver library {maker.library} is not installed"
+        yield Finding("cameras", maker.name, installed, value, maker.remedy)
+        if 0 < mbps < 5000:
+            remedy = "use a USB 3 port and cable: color with depth exceeds the bandwidth of USB 2"
+            yield Finding("cameras", f"{maker.name} link", False, f"{mbps:g} Mbit/s", remedy)
+    if REALSENSE in makers and _is_installed(REALSENSE.library):
+        yield _check_realsense()
+    if any(maker.library == "pykinect_azure" for maker in makers):
+        yield _check_azure_kinect()
+    if not makers:
+        remedy = "connect one, or run: actrec run --driver simulated"
+        yield Finding("cameras", "RGB-D camera", False, "none on USB", remedy)
+
+
+def _check_realsense() -> Finding:
+    remedy = "install librealsense's udev rules and plug the camera in again"
+    try:
+        realsense = importlib.import_module("actrec.cameras.realsense.camera")
+        devices = importlib.import_module("actrec.cameras.realsense.device").connected(realsense.open_context())
+    except (ImportError, RuntimeError) as error:
+        remedy = f"apt-get install libusb-1.0-0, {remedy}"
+        return Finding("cameras", "pyrealsense2", False, f"cannot list devices: {error}", remedy)
+    value = "; ".join(f"serial {serial}, {_describe_calibration(serial)}" for serial in devices)
+    return Finding("cameras", "pyrealsense2", bool(devices), value or "finds no device", remedy)
+
+
+def _check_azure_kinect() -> Finding:
+    try:
+        importlib.import_module("actrec.cameras.azure_kinect.library").load("k4a")
+    except ActrecError as error:
+        return Finding("cameras", "libk4a", False, str(error), _AZURE)
+    return Finding("cameras", "libk4a", True, "loads")
+
+
+def _describe_calibration(serial: str) -> str:
+    try:
+        files = calibration_files.load(serial)
+    except ActrecError as error:
+        return str(error)
+    parts = [name for name in ("color", "depth", "mount") if getattr(files, name) is not None]
+    return f"own calibration of {', '.join(parts)}" if parts else "factory calibration"
+
+
+def check_accelerators() -> Iterator[Finding]:
+    """Report the NVIDIA GPUs or the Jetson. None is not a gap: networks then run on the processor, slower."""
+    if JETSON_RELEASE.is_file():
+        model = _read(DEVICE_TREE_MODEL).rstrip("\x00") or "unknown model"
+        release = _read(JETSON_RELEASE).splitlines()[0].lstrip("# ")
+        yield Finding("accelerator", "Jetson", True, f"{model}, {release}")
+        return
+    if shutil.which("nvidia-smi") is None:
+        yield Finding("accelerator", "GPU", True, "no NVIDIA GPU; networks run on the processor")
+        return
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=10.0)
+    except (subprocess.SubprocessError, OSError) as error:
+        remedy = "reinstall the NVIDIA driver, then reboot"
+        yield Finding("accelerator", "GPU", False, f"nvidia-smi failed: {error}", remedy)
+        return
+    for line in done.stdout.strip().splitlines():
+        yield Finding("accelerator", "GPU", True, line.strip())
+
+
+def _read(path: Path) -> str:
+    """Return the text of a kernel file, "" if there is none."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+# Image transport
+
+ENOUGH, TOO_FEW = 0.9, 0.5
+"""Share of images below which the transport is a gap, and below which it is a fault."""
+RECEIVE_BUFFER = Path("/proc/sys/net/core/rmem_max")
+SEND_BUFFER = Path("/proc/sys/net/core/wmem_max")
+BUFFER_BYTES = 2 * 1024 * 1024
+"""Room for one burst: a color image of 640×480 with its depth."""
+
+
+def check_transport(measure: Callable[..., dict[str, float]], seconds: float = 2.0) -> Iterator[Finding]:
+    """Check the socket buffers and measure the image transport with actrec's Fast DDS profile and without.
+
+    Args:
+        measure: `actrec_nodes.bringup.transport_check.measure`, a parameter because the core does not import ROS.
+        seconds: Duration of each measurement.
+    """
+    yield from check_socket_buffers()
+    remedies = {
+        "images, actrec's profile": "unset your own Fast DDS settings (FASTRTPS_DEFAULT_PROFILES_FILE, "
+        "FASTDDS_BUILTIN_TRANSPORTS), and free /dev/shm; or run everything in one process with fewer nodes",
+        "images, default profile": "programs other than actrec's lose these images: start them with "
+        "FASTRTPS_DEFAULT_PROFILES_FILE=<share of actrec>/config/fastdds.xml",
+    }
+    for (name, remedy), with_profile in zip(remedies.items(), (True, False), strict=True):
+        try:
+            figures = measure(seconds, with_profile=with_profile)
+        except ActrecError as error:
+            yield Finding("transport", name, False, str(error), remedy, required=with_profile)
+            continue
+        value = f"{figures['share']:.0%} of {figures['sent']:.0f} images 640×480 at 30 Hz arrived"
+        if figures["arrived"]:
+            value += f", median {figures['median_ms']:.1f} ms, p95 {figures['p95_ms']:.1f} ms"
+        required = with_profile and figures["share"] < TOO_FEW
+        yield Finding("transport", name, figures["share"] >= ENOUGH, value, remedy, required)
+
+
+def check_socket_buffers(receive: Path = RECEIVE_BUFFER, send: Path = SEND_BUFFER) -> Iterator[Finding]:
+    """Check the kernel's limits on socket buffers, which images to other machines need."""
+    for path, key in ((receive, "net.core.rmem_max"), (send, "net.core.wmem_max")):
+        if path.is_file():
+            size = int(path.read_text(encoding="ascii"))
+            remedy = f"for images between machines: sudo sysctl -w {key}={BUFFER_BYTES * 4}"
+            yield Finding("transport", key, size >= BUFFER_BYTES, f"{size / 1024:.0f} KiB", remedy)

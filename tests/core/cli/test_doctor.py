@@ -1,4 +1,4 @@
-"""`actrec doctor`: each check against a healthy and a broken world, and the whole command."""
+"""`actrec doctor`: each check with a healthy and a broken installation, and the command."""
 
 import argparse
 import importlib.metadata
@@ -18,45 +18,47 @@ from actrec.utils.errors import DeviceError, MissingLibraryError
 
 
 def plug_in(usb: Path, vendor: str, product: str, speed: str = "5000", port: str = "2-1") -> None:
-    """Makes a device folder as the kernel shows one."""
+    """Create a USB device folder in the kernel's layout."""
     folder = usb / port
     folder.mkdir(parents=True)
     for name, text in {"idVendor": vendor, "product": product, "speed": speed}.items():
         (folder / name).write_text(text + "\n")
 
 
-def test_no_camera_says_what_to_do(tmp_path: Path) -> None:
-    (finding,) = doctor.cameras(tmp_path)
+def test_check_cameras_without_camera_suggests_simulated_driver(tmp_path: Path) -> None:
+    (finding,) = doctor.check_cameras(tmp_path)
     assert finding.state == "gap"
     assert "--driver simulated" in finding.remedy
 
 
-def test_camera_without_its_driver_library(tmp_path: Path) -> None:
+def test_check_cameras_realsense_names_driver_library(tmp_path: Path) -> None:
     plug_in(tmp_path, "8086", "Intel(R) RealSense(TM) Depth Camera 435i")
-    finding = next(doctor.cameras(tmp_path))
+    finding = next(doctor.check_cameras(tmp_path))
     assert finding.name == "Intel RealSense"
     assert "435i" in finding.value
     assert finding.ok == (importlib.util.find_spec("pyrealsense2") is not None)
     assert "pyrealsense2" in finding.remedy
 
 
-def test_realsense_finding_has_model_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_cameras_realsense_lists_serials_and_calibrations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from actrec.cameras.realsense import device
 
     plug_in(tmp_path, "8086", "Intel(R) RealSense(TM) Depth Camera 435i")
-    *_, found = doctor.cameras(tmp_path)
-    assert not found.ok and found.value == "sees no device" and "udev" in found.remedy
+    *_, found = doctor.check_cameras(tmp_path)
+    assert not found.ok and found.value == "finds no device" and "udev" in found.remedy
     monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path / "cameras"))
     lens = Intrinsics(640, 480, 600.0, 600.0, 320.0, 240.0)
     calibration_files.write_intrinsics(calibration_files.path_of("12", calibration_files.COLOR), lens, "12")
     (tmp_path / "cameras/34_mount.yaml").write_text("parent_frame: base\n")
     monkeypatch.setattr(device, "connected", lambda context: dict.fromkeys(("12", "34", "56")))
-    *_, found = doctor.cameras(tmp_path)
+    *_, found = doctor.check_cameras(tmp_path)
     assert found.ok and found.value.startswith("serial 12, own calibration of color; serial 34, ")
-    assert "34_mount.yaml" in found.value and found.value.endswith("serial 56, the factory's calibration")
+    assert "34_mount.yaml" in found.value and found.value.endswith("serial 56, factory calibration")
 
 
-def test_an_azure_kinect_without_its_sdk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_cameras_azure_kinect_without_sdk_is_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from actrec.cameras.azure_kinect import library
 
     def load(part: str) -> None:
@@ -64,30 +66,30 @@ def test_an_azure_kinect_without_its_sdk(tmp_path: Path, monkeypatch: pytest.Mon
 
     plug_in(tmp_path, "045e", "Azure Kinect 4K Camera")
     monkeypatch.setattr(library, "load", load)
-    *_, found = doctor.cameras(tmp_path)
+    *_, found = doctor.check_cameras(tmp_path)
     assert (found.name, found.ok, found.value) == ("libk4a", False, "no libk4a") and "K4A wrapper" in found.remedy
     monkeypatch.setattr(library, "load", lambda part: None)
-    *_, found = doctor.cameras(tmp_path)
+    *_, found = doctor.check_cameras(tmp_path)
     assert found.ok
 
 
-def test_other_devices_of_a_camera_maker_are_no_cameras(tmp_path: Path) -> None:
+def test_check_cameras_ignores_other_devices_of_a_maker(tmp_path: Path) -> None:
     plug_in(tmp_path, "8086", "Bluetooth 9460/9560")
     plug_in(tmp_path, "045e", "Wired Keyboard 600", port="1-2")
-    (finding,) = doctor.cameras(tmp_path)
+    (finding,) = doctor.check_cameras(tmp_path)
     assert finding.value == "none on USB"
 
 
-def test_usb2_link_is_a_gap(tmp_path: Path) -> None:
+def test_check_cameras_usb2_link_is_gap(tmp_path: Path) -> None:
     plug_in(tmp_path, "2bc5", "Orbbec Gemini 335", speed="480")
-    found = list(doctor.cameras(tmp_path))
+    found = list(doctor.check_cameras(tmp_path))
     assert any(finding.name == "Orbbec link" and "USB 3" in finding.remedy for finding in found)
 
 
-def test_small_socket_buffers_are_a_gap(tmp_path: Path) -> None:
+def test_check_socket_buffers_small_is_gap(tmp_path: Path) -> None:
     (tmp_path / "receive").write_text("212992\n")
     (tmp_path / "send").write_text("4194304\n")
-    small, large = doctor.socket_buffers(tmp_path / "receive", tmp_path / "send")
+    small, large = doctor.check_socket_buffers(tmp_path / "receive", tmp_path / "send")
     assert (small.state, large.state) == ("gap", "ok")
     assert "sysctl -w net.core.rmem_max" in small.remedy
 
@@ -97,107 +99,106 @@ def figures(share: float) -> dict[str, float]:
     return {"sent": 60, "arrived": arrived, "share": share, "median_ms": 2.5, "p95_ms": 4.0}
 
 
-def test_transport_that_loses_images_is_a_fault_with_the_profile_and_a_gap_without() -> None:
-    found = {f.name: f for f in doctor.transport_findings(lambda seconds, with_profile: figures(0.2))}
+def test_check_transport_losing_most_images_is_fault_with_profile_and_gap_without() -> None:
+    found = {f.name: f for f in doctor.check_transport(lambda seconds, with_profile: figures(0.2))}
     assert found["images, actrec's profile"].state == "fault"
     assert found["images, default profile"].state == "gap"
     assert "20%" in found["images, default profile"].value
 
 
-def test_transport_that_loses_some_images_is_a_gap() -> None:
-    found = {f.name: f for f in doctor.transport_findings(lambda seconds, with_profile: figures(0.7))}
+def test_check_transport_losing_some_images_is_gap() -> None:
+    found = {f.name: f for f in doctor.check_transport(lambda seconds, with_profile: figures(0.7))}
     assert found["images, actrec's profile"].state == "gap"
 
 
-def test_transport_without_arrivals_shows_no_latency() -> None:
-    found = {f.name: f for f in doctor.transport_findings(lambda seconds, with_profile: figures(0.0))}
+def test_check_transport_without_arrivals_omits_latency() -> None:
+    found = {f.name: f for f in doctor.check_transport(lambda seconds, with_profile: figures(0.0))}
     assert "median" not in found["images, actrec's profile"].value
 
 
-def test_transport_that_cannot_be_measured_is_one_line() -> None:
+def test_check_transport_measurement_error_is_reported() -> None:
     def broken(seconds: float, with_profile: bool) -> dict[str, float]:
         raise DeviceError("no discovery")
 
-    found = list(doctor.transport_findings(broken))
+    found = list(doctor.check_transport(broken))
     assert [f.value for f in found if "images" in f.name] == ["no discovery"] * 2
 
 
-def test_missing_required_library_is_a_fault() -> None:
-    finding = doctor.library("no_such_library", "install it", required=True)
+def test_check_library_missing_and_required_is_fault() -> None:
+    finding = doctor.check_library("no_such_library", "install it", required=True)
     assert (finding.state, finding.remedy) == ("fault", "install it")
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "value"),
     [
         ("raise ImportError('libGL.so.1: no such file')", "does not load: ImportError: libGL.so.1: no such file"),
         ("import os; os.abort()", "does not load: it ends Python with signal 6"),
     ],
 )
-def test_a_library_that_is_there_but_does_not_load_is_a_fault(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, told: str
+def test_check_library_failing_import_is_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, value: str
 ) -> None:
     (tmp_path / "broken_library.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    finding = doctor.library("broken_library", "pip install it", required=True)
-    assert finding.state == "fault" and finding.value.startswith(told)
+    finding = doctor.check_library("broken_library", "pip install it", required=True)
+    assert finding.state == "fault" and finding.value.startswith(value)
     assert finding.remedy.startswith("install the libraries that it links") and finding.remedy.endswith(
         "pip install it"
     )
 
 
-def test_two_opencv_wheels_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_opencv_wheels_two_installed_is_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.metadata.version
     monkeypatch.setattr(
         importlib.metadata, "version", lambda name: "4.11.0" if name.startswith("opencv-") else real(name)
     )
-    finding = doctor.opencv_clash()
+    finding = doctor.check_opencv_wheels()
     assert finding.state == "fault"
     assert "pip uninstall" in finding.remedy
 
 
-def test_a_jetson_is_not_told_to_install_what_there_is_no_wheel_of(
+def test_check_onnxruntime_without_gpu_provider_is_gap_except_on_jetson(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "_cuda_driver", lambda: True)
-    assert "onnxruntime-gpu" in doctor.onnxruntime_providers().remedy
-    assert not doctor.onnxruntime_providers().ok
+    monkeypatch.setattr(doctor, "_has_cuda_driver", lambda: True)
+    assert "onnxruntime-gpu" in doctor.check_onnxruntime().remedy
+    assert not doctor.check_onnxruntime().ok
     release = tmp_path / "nv_tegra_release"
     release.touch()
     monkeypatch.setattr(doctor, "JETSON_RELEASE", release)
-    assert doctor.onnxruntime_providers().ok
+    assert doctor.check_onnxruntime().ok
 
 
-def test_tensorrt_without_a_library_of_cuda_is_a_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`backend: tensorrt` cannot open an engine then, though all else is there."""
+def test_check_cuda_bindings_missing_is_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("pycuda", "cuda"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").touch()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    finding = doctor.cuda_library()
+    finding = doctor.check_cuda_bindings()
     assert (finding.state, finding.value) == ("gap", "neither pycuda nor cuda-python")
     assert "pip install cuda-python" in finding.remedy
     (tmp_path / "cuda/cudart.py").write_text("raise ImportError('libcudart.so.12: cannot open')")
-    told = "neither pycuda nor cuda-python; cuda-python does not load: ImportError: libcudart.so.12: cannot open"
-    assert doctor.cuda_library().value == told
+    value = "neither pycuda nor cuda-python; cuda-python does not load: ImportError: libcudart.so.12: cannot open"
+    assert doctor.check_cuda_bindings().value == value
     (tmp_path / "cuda/cudart.py").write_text("")
-    assert doctor.cuda_library().ok and doctor.cuda_library().value == "cuda-python"
+    assert doctor.check_cuda_bindings().ok and doctor.check_cuda_bindings().value == "cuda-python"
     (tmp_path / "pycuda/driver.py").touch()
-    assert doctor.cuda_library().value == "pycuda", "taken first where both are installed"
-    monkeypatch.setattr(doctor, "_cuda_driver", lambda: True)
-    monkeypatch.setattr(doctor, "library", lambda name, remedy, required: Finding("software", name, True, "1"))
-    assert "CUDA in Python" in [found.name for found in doctor.software_findings()]
+    assert doctor.check_cuda_bindings().value == "pycuda", "pycuda comes first if both are installed"
+    monkeypatch.setattr(doctor, "_has_cuda_driver", lambda: True)
+    monkeypatch.setattr(doctor, "check_library", lambda name, remedy, required: Finding("software", name, True, "1"))
+    assert "CUDA in Python" in [found.name for found in doctor.check_software()]
 
 
-def test_broken_package_has_its_name_and_none_usable_is_a_fault(
+def test_check_models_broken_package_is_gap_and_none_usable_is_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = tmp_path / "broken_model"
     broken.mkdir()
     (broken / "model.yaml").write_text("schema: [")
     monkeypatch.setattr(zoo, "folders", lambda: [tmp_path])
-    found = list(doctor.models_findings())
+    found = list(doctor.check_models())
     assert [(f.name, f.state) for f in found] == [("broken_model", "gap"), ("model package", "fault")]
 
 
@@ -211,7 +212,7 @@ GAP = Finding("cameras", "RGB-D camera", False, "none on USB", "plug one in")
 FAULT = Finding("software", "ROS 2", False, "rclpy is not importable", "source it", required=True)
 
 
-def test_exit_status_says_whether_the_graph_can_run(
+def test_doctor_exit_status_is_one_on_fault(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, [GOOD, GAP]) == 0
@@ -220,20 +221,20 @@ def test_exit_status_says_whether_the_graph_can_run(
     assert "cannot run: ROS 2" in capsys.readouterr().out
 
 
-def test_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_json_lists_states(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, [GOOD, GAP], "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["can_run"] is True
     assert [row["state"] for row in report["findings"]] == ["ok", "gap"]
 
 
-def test_on_this_machine_every_gap_has_a_remedy() -> None:
+def test_findings_on_this_machine_have_values_and_remedies() -> None:
     for finding in doctor.findings(with_transport=False):
         assert finding.value
         assert finding.ok or finding.remedy, finding
 
 
-def test_arguments_parse() -> None:
+def test_add_arguments_no_transport_parses() -> None:
     parser = argparse.ArgumentParser()
     doctor.add_arguments(parser)
     assert parser.parse_args(["--no-transport"]).no_transport
