@@ -27,7 +27,7 @@ BACKENDS = Registry(
 
 
 def resolve(backend: str, package: ModelPackage | None = None) -> str:
-    """The backend's name in `BACKENDS` that `backend` stands for.
+    """Return the backend's name in `BACKENDS` that `backend` stands for.
 
     "auto" is TensorRT where the package's engine, of default settings, is built already, else ONNX Runtime: an engine
     takes minutes, which are not for "auto" to spend.
@@ -43,12 +43,12 @@ def _has_engine(package: ModelPackage) -> bool:
     try:
         return bool(BACKENDS.get("tensorrt").ready(package))
     except ActrecError as error:
-        logger.info("auto: TensorRT is left out: %s", error)
+        logger.info("auto: TensorRT is not used: %s", error)
         return False
 
 
 def load(package: str | Path | ModelPackage, backend: str = "auto", **options: Any) -> Session:
-    """Opens a model package, checks the network against its description and warms it up.
+    """Open a model package, checks the network against its description and warms it up.
 
     Args:
         package: A package folder, the name of a zoo package, or a package already loaded.

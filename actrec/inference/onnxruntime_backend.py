@@ -24,12 +24,12 @@ class OnnxRuntimeConfig:
     """Settings of the ONNX Runtime backend."""
 
     device: str = setting(
-        "auto", "auto takes CUDA where it works and says so, else the CPU", choices=("auto", "cpu", "cuda")
+        "auto", "auto takes CUDA if it works and logs it, else the CPU", choices=("auto", "cpu", "cuda")
     )
     threads: int = setting(1, "CPU threads for one run; the graph's other nodes need the rest", range=(1, 256))
     precision: str = setting(
         "float32",
-        "what the network computes in; float16 and int8 take a package that has them, and a GPU to be faster: the CPU "
+        "precision of the network; float16 and int8 need a package that has them, and a GPU to be faster: the CPU "
         "is slower in them",
         choices=PRECISIONS,
     )
@@ -76,7 +76,7 @@ class OnnxRuntimeBackend:
         return logits
 
     def _bind(self, inputs: dict[str, np.ndarray]) -> tuple[onnxruntime.IOBinding, np.ndarray]:
-        """The inputs where they lie and the array that the logits are written to: nothing is copied on a CPU.
+        """Return the input arrays and the output array of the logits: nothing is copied on a CPU.
 
         A binding is made for each run, as several threads may run one session.
         """
@@ -95,7 +95,7 @@ class OnnxRuntimeBackend:
         options.inter_op_num_threads = 1
         # Threads that spin between two frames take the cores that the estimators need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 4  # what goes wrong is raised, in one line
+        options.log_severity_level = 4  # faults are raised, in one line
         content = package.read_onnx(self.config.precision)
         try:
             session = onnxruntime.InferenceSession(content, options, providers=self._providers())
@@ -115,7 +115,7 @@ class OnnxRuntimeBackend:
         problem = "ONNX Runtime could not start CUDA: check the driver, CUDA and cuDNN"
         if self.config.device == "cuda":
             raise DeviceError(f"{problem}, or device=cpu")
-        logger.warning("%s; device=auto goes on with the CPU", problem)
+        logger.warning("%s; device=auto uses the CPU", problem)
 
     def _providers(self) -> list[str]:
         there = _CUDA in onnxruntime.get_available_providers()

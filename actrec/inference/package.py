@@ -1,4 +1,4 @@
-"""Model packages: a folder with `model.onnx` and the `model.yaml` that says what the network takes and means.
+"""Model packages: a folder with `model.onnx` and its description `model.yaml`.
 
 Loading one reads YAML with the safe loader and the ONNX file's bytes; nothing is ever unpickled. Whether the graph in
 the ONNX file agrees with `model.yaml` is checked where a session is made (`actrec.inference`).
@@ -23,7 +23,7 @@ from actrec.utils import files as utils_files
 from actrec.utils.errors import PackageError
 
 UNTRAINED = "none"
-"""Stands for the dataset of a network that nobody trained."""
+"""Stands for the dataset of an untrained network."""
 
 _TAKEN = {"stretched": "cut out and stretched into the window", "whole": "looked at as a whole"}
 
@@ -36,7 +36,7 @@ class Provenance:
         dataset, split: What it was trained on and how that was divided.
         seed, epochs: Of the training run; whole epochs of all its stages.
         accuracy: Top-1 on the split's test part, 0..1.
-        licence: Note on what the data's licence allows ("research use").
+        licence: Note on the allowed use by the data's licence ("research use").
         recipe: The command that trains it again.
         commit: Of the source that trained it.
         created: ISO 8601 date and time.
@@ -72,12 +72,12 @@ class Provenance:
 
     @property
     def untrained(self) -> bool:
-        """Whether nobody trained it. A checkpoint from within its first epoch, which has no whole one, is trained."""
+        """Whether the network is untrained. A checkpoint from within its first epoch counts as trained."""
         return self.epochs == 0 and self.dataset == UNTRAINED
 
     @property
     def live_note(self) -> str:
-        """What to know before it labels a camera, where it was judged on recordings that were taken another way."""
+        """A warning before live use, if the network was evaluated on recordings taken in another way."""
         found = self.figures.get("live_accuracy")
         if not isinstance(found, float):
             return ""
@@ -108,7 +108,7 @@ _MADE_BY = {"float16": "actrec export {} --float16 --out …", "int8": "actrec q
 
 _MAX_DESCRIPTION_BYTES = 1 << 20
 
-_REMEDY = "get or export the package again (`actrec models` lists those that are installed)"
+_REMEDY = "get or export the package again (`actrec models` lists the installed packages)"
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class LowerPrecision:
             logits: of float16 on simulated people, of int8 on recorded clips.
         file: Its name in the package's folder; `write` fills it in.
         sha256: Of the file; `write` fills it in.
-        accuracy: Top-1 on the split's test part, 0..1, where it was exported; None where it was not measured.
+        accuracy: Top-1 on the split's test part, 0..1, measured at export; None if it was not measured.
         calibrated_on: The clips that int8's ranges are of, for the reader.
         kept: Layer groups that stay in float32 (`actrec.inference.tensorrt.builder`).
     """
@@ -202,11 +202,11 @@ class ModelPackage:
         return tuple(name for name in PRECISIONS if name == "float32" or self.lower(name))
 
     def lower(self, precision: str) -> LowerPrecision | None:
-        """What it says of its network in "float16" or "int8"; None where it has none."""
+        """Return the description of its network in "float16" or "int8"; None if it has none."""
         return {"float16": self.float16, "int8": self.int8}.get(precision)
 
     def onnx_path(self, precision: str = "float32") -> Path:
-        """The file of the network in one of `PRECISIONS`.
+        """Return the file of the network in one of `PRECISIONS`.
 
         Raises:
             PackageError: The package has none in this precision.
@@ -222,7 +222,7 @@ class ModelPackage:
         return self.path / found.file
 
     def read_onnx(self, precision: str = "float32") -> bytes:
-        """The network's bytes, checked against the hash in `model.yaml`.
+        """Return the network's bytes, checked against the hash in `model.yaml`.
 
         Args:
             precision: One of `PRECISIONS`.
@@ -248,11 +248,11 @@ class ModelPackage:
 
 
 def load(path: str | Path, verify: bool = True) -> ModelPackage:
-    """Reads and validates a package folder.
+    """Read and validates a package folder.
 
     Args:
         path: The folder.
-        verify: Also read `model.onnx` and check its hash; that of another precision is checked where it is used.
+        verify: Also read `model.onnx` and check its hash; a lower precision's hash is checked on use.
 
     Raises:
         PackageError: It is missing, corrupt or foreign; one line that names the file and the remedy.
@@ -281,7 +281,7 @@ def write(
     overwrite: bool = False,
     lower: Mapping[str, bytes] | None = None,
 ) -> ModelPackage:
-    """Writes a package: everything to a temporary folder beside it, validated there, then renamed into place.
+    """Write a package: everything to a temporary folder beside it, validated there, then renamed into place.
 
     Args:
         folder: Where to; its last part becomes the package's name.
@@ -319,7 +319,7 @@ def write(
 
 
 def _lower(package: ModelPackage, name: str, content: bytes | None) -> LowerPrecision | None:
-    """What the package says of its network in a lower precision."""
+    """Return the description of the network in a lower precision."""
     if content is None:
         return None
     if (told := package.lower(name)) is None:
@@ -344,12 +344,12 @@ def _read_yaml(folder: Path, file: Path) -> Any:
 
 
 def _remedy(folder: Path) -> str:
-    """What to do about a folder without a description."""
+    """Return what to do about a folder without a description."""
     try:
         trained = sorted(folder.glob("*.ckpt"))
     except OSError:  # it may not be looked into
         trained = []
-    return f"export what was trained there (actrec export {trained[0]} --out …)" if trained else _REMEDY
+    return f"export the training in it (actrec export {trained[0]} --out …)" if trained else _REMEDY
 
 
 def _check_version(mapping: Any) -> None:
@@ -362,7 +362,7 @@ def _check_version(mapping: Any) -> None:
 
 
 def _check(package: ModelPackage) -> None:
-    """What types alone do not say."""
+    """Check the values that types alone do not restrict."""
     version, labels, window, inputs = package.schema_version, package.labels, package.window, package.inputs
     rejection, provenance = package.rejection, package.provenance
     rules = [

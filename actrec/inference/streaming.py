@@ -2,7 +2,7 @@
 
     session = StreamingSession("model.stream.onnx")
     logits = session.step({"body": frame})      # [classes], as of this frame
-    session.reset()                             # somebody else is looked at
+    session.reset()                             # another person
 
 The ONNX file is what `actrec_models.export.onnx_graph.step_to_onnx` writes. No torch here.
 """
@@ -26,7 +26,7 @@ class _Ring:
     Each value is kept twice, one length apart, so that any `count` successive ones lie in one piece.
 
     Args:
-        shape: (rows, C, count, V) of what a step takes.
+        shape: (rows, C, count, V) of a step's input.
         step: Frames from one value to the next.
     """
 
@@ -44,16 +44,16 @@ class _Ring:
         return self.taken
 
     def write(self, time: int, value: np.ndarray) -> None:
-        """Keeps frame `time`'s value [rows, C, 1, V]."""
+        """Keep frame `time`'s value [rows, C, 1, V]."""
         turn, series = divmod(time, self.step)
         self.values[series, :, :, turn % self.count :: self.count] = value
 
 
 class StreamingSession:
-    """A step network, and what it has to remember of one stream of frames.
+    """A step network, and its memory of one stream of frames.
 
     Args:
-        onnx: The file's content, or where it lies.
+        onnx: The file's content, or its path.
         batch: N streams that are stepped together.
         threads: CPU threads for one step.
 
@@ -87,11 +87,11 @@ class StreamingSession:
         """Logits [N, classes] as of this frame.
 
         Args:
-            frame: Input name to (N, M, 3, 1, V) float32, made as for the window form; the batch axis may be left out
+            frame: Input name to (N, M, 3, 1, V) float32, made as for the window form; the batch axis is optional
                 where N is 1, and then it lacks in the result too.
 
         Raises:
-            InputError: A frame's input is absent or has another shape; both shapes are named.
+            InputError: A frame's input is absent or has another shape; the message has both shapes.
         """
         given = {name: self._batched(name, frame) for name in self.frames}
         past = {f"past_{name}": ring.read(self.time) for name, ring in self._rings.items()}
@@ -125,7 +125,7 @@ def _open(content: bytes, where: str, threads: int) -> onnxruntime.InferenceSess
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 4  # what goes wrong is raised, in one line
+    options.log_severity_level = 4  # faults are raised, in one line
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions share no base class

@@ -1,4 +1,4 @@
-"""Finds model packages by name: those of the user, then those that ship."""
+"""Find model packages by name: the user's own, then the shipped ones."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ class Entry:
 
     Attributes:
         name, path: Of its folder.
-        package: What it holds; None where it is broken.
+        package: Its content; None if it is broken.
         problem: Why it is broken, one line, else "".
     """
 
@@ -50,14 +50,14 @@ def installed(name: str) -> list[Path]:
 
 
 def find(name_or_path: str | Path) -> ModelPackage:
-    """The package at a path, or the zoo's package of that name.
+    """Return the package at a path, or the zoo's package of that name.
 
     Raises:
         PackageError: There is none (the known names are listed), or it is broken.
     """
     text = str(name_or_path)
     if not text:
-        raise PackageError(f"no model is named; known: {_known()}, or give a package folder")
+        raise PackageError(f"no model is given; known: {_known()}, or give a package folder")
     if isinstance(name_or_path, Path) or os.sep in text or text.startswith((".", "~")):
         return package.load(name_or_path)
     for folder in folders():

@@ -383,7 +383,7 @@ def test_cuda_that_does_not_start(
     with pytest.raises(DeviceError, match="could not start CUDA"):
         inference.load(tiny, device="cuda")
     assert inference.load(tiny).backend.device == "CPU, 1 thread"
-    assert "goes on with the CPU" in caplog.text
+    assert "uses the CPU" in caplog.text
 
 
 def test_missing_library_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

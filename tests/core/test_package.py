@@ -125,7 +125,7 @@ def test_missing_files(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "model.yaml", "no model package")
     (tmp_path / "empty/last.ckpt").touch()
-    refused(tmp_path / "empty", "export what was trained there (actrec export ", "empty/last.ckpt --out …)")
+    refused(tmp_path / "empty", "export the training in it (actrec export ", "empty/last.ckpt --out …)")
 
 
 @pytest.mark.parametrize("change", ["truncated", "replaced"])

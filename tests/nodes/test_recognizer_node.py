@@ -130,7 +130,7 @@ def test_missing_joints_and_missing_bodies(make: Make, tiny: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "word"), [("", "no model is named"), ("tony", "no model package 'tony'"), ("/nowhere/at/all", "no such")]
+    ("model", "word"), [("", "no model is given"), ("tony", "no model package 'tony'"), ("/nowhere/at/all", "no such")]
 )
 def test_missing_model_fails_to_configure_with_one_line(make: Make, model: str, word: str) -> None:
     graph = make(model=model)

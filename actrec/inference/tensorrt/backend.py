@@ -113,10 +113,10 @@ class TensorRtBackend:
             return np.concatenate([self._engine.run(part) for part in parts])
 
     def _check(self, package: ModelPackage, content: bytes) -> dict[str, Any]:
-        """Compares an engine that was just built with ONNX Runtime: in float32, or in int8 where that is what it is.
+        """Compare a new engine with ONNX Runtime: in float32, or in int8 for an int8 engine.
 
         Raises:
-            PackageError: They disagree; it names the layers where that begins.
+            PackageError: They disagree; the message has the first layers that differ.
         """
         recordings = self.config.of_recordings
         clips = comparison
@@ -133,7 +133,7 @@ class TensorRtBackend:
         return {"difference": difference, "compared_on": recordings or "simulated people", "bytes": len(content)}
 
     def _disagreeing(self, package: ModelPackage, difference: float, allowed: float, row: Inputs) -> str:
-        """What to say of an engine that disagrees, and what to do."""
+        """Return what to say of an engine that disagrees, and what to do."""
         share = f"differ from ONNX Runtime's by {difference:.1%} of their spread"
         found = "are no numbers" if np.isinf(difference) else share
         text = f"{package.name}: the engine's logits {found}, at most {allowed:.0%} may"
@@ -141,7 +141,7 @@ class TensorRtBackend:
             return f"{text}: take backend onnxruntime, and report it with TensorRT's version"
         if self.config.precision == "fp16" and not builder.takes_flags(self._trt):
             return f"{text}: build it with --precision fp32"
-        logger.warning("%s; looking for the layers where that begins, which takes another build", text)
+        logger.warning("%s; searching for the first layers that differ, which takes another build", text)
         try:
             network = builder.source_of(self._trt, package, self.config).network
             group = diagnosis.first_wrong_group(package.read_onnx(network), row, self._probed(package), allowed)
@@ -149,13 +149,13 @@ class TensorRtBackend:
             logger.warning("they were not found: %s", error)
             group = None
         if group is None:
-            return f"{text}: build it with --precision fp32 (pip install onnx to be told which layers it is)"
+            return f"{text}: build it with --precision fp32 (pip install onnx to find the layers)"
         kept = ",".join([*self.config.kept, group])
         first = "quantize it again (actrec quantize) with" if self.config.precision == "int8" else "build it with"
         return f"{text}; it begins in layer group '{group}': {first} --keep {kept}, or build with --precision fp32"
 
     def _probed(self, package: ModelPackage) -> diagnosis.Run:
-        """Builds the engine of a graph with more outputs, and gives these."""
+        """Build the engine of a graph with more outputs, and gives these."""
 
         def run(onnx: bytes, row: Inputs) -> dict[str, np.ndarray]:
             content, _ = builder.build(self._trt, package, self.config, b"", onnx=onnx)
@@ -234,7 +234,7 @@ class Engine:
         return count
 
     def _prepared(self, count: int) -> "_Run":
-        """A context of its own for each number of windows: a recorded graph holds on to the memory of its context."""
+        """Return a context for this number of windows: a recorded graph holds on to the memory of its context."""
         context = self._engine.create_execution_context()
         if context is None:
             raise DeviceError(
@@ -257,7 +257,7 @@ class Engine:
         return run
 
     def _launch(self, context: Any, count: int) -> None:
-        """Starts copies and network on the stream."""
+        """Start copies and network on the stream."""
         for name in self.inputs:
             self._cuda.upload(self._buffers[name], count)
         if not context.execute_async_v3(self._cuda.stream):

@@ -28,7 +28,7 @@ _STREAM = re.compile(r"stream_\d+")
 
 
 def group_of(node: str) -> str:
-    """The group of an ONNX node, by the module that it was written from: its first two levels below the network.
+    """Return the group of an ONNX node, by the module that it was written from: its first two levels below the network.
 
     `/network/bones/blocks/blocks.3/attention/MatMul` is of "bones/blocks.3"; a name without a module is its own group.
     Of networks that were fused, the network comes first: "stream_1/bones/blocks.3".
@@ -67,7 +67,7 @@ class BuildConfig:
     """How an engine is built; with other values it is another engine."""
 
     precision: str = setting(
-        "fp16", "what the network computes in; fp32 keeps TF32 out, int8 takes a package that `actrec quantize` wrote",
+        "fp16", "precision of the network; fp32 excludes TF32, int8 needs a package that `actrec quantize` wrote",
         choices=PRECISIONS,
     )  # fmt: skip
     keep: str = setting(
@@ -90,7 +90,7 @@ class BuildConfig:
 
 
 def tensorrt() -> Any:
-    """The module.
+    """Return the module.
 
     Raises:
         MissingLibraryError: It is not installed.
@@ -109,7 +109,7 @@ def tensorrt() -> Any:
 
 
 def key_of(trt: Any, package: ModelPackage, config: BuildConfig, gpu: Gpu) -> EngineKey:
-    """What the engine of a package depends on."""
+    """Return the key of a package's engine."""
     source = source_of(trt, package, config)
     options = {
         "workspace_mb": config.workspace_mb,
@@ -135,9 +135,9 @@ class Source:
 def source_of(trt: Any, package: ModelPackage, config: BuildConfig) -> Source:
     """Which network is parsed.
 
-    TensorRT 10 takes the types of a float16 network as they are. 8.6 is told that it may compute in float16, as is any
-    where groups of layers are kept from it, and for what an int8 network leaves in float32; a version that cannot be
-    told so (11) takes its types.
+    TensorRT 10 takes the types of a float16 network as they are. 8.6 gets a flag that allows float16. So does any
+    version if groups of layers stay in float32, and for the float32 layers of an int8 network; version 11, which has no
+    such flag, takes the network's types.
 
     Raises:
         PackageError: Precision or groups that are asked for take a network that the package has not.
@@ -160,7 +160,7 @@ def source_of(trt: Any, package: ModelPackage, config: BuildConfig) -> Source:
 
 
 def takes_flags(trt: Any) -> bool:
-    """Whether the builder can be told to compute in a lower precision than the network's file has; 11 cannot."""
+    """Return whether the builder accepts a lower precision than the network's file has; 11 does not."""
     return hasattr(trt.BuilderFlag, "INT8")
 
 
@@ -173,7 +173,7 @@ def engine_of(
     check: Callable[[bytes], dict[str, Any]],
     progress: Progress | None = None,
 ) -> bytes:
-    """The engine of a package: from the cache, or built, checked and kept.
+    """Return the engine of a package: from the cache, or built, checked and kept.
 
     Args:
         trt: The module `tensorrt`.
@@ -181,7 +181,7 @@ def engine_of(
         config: How to build.
         gpu: What it is built for.
         cache: Where engines are kept.
-        check: Raises where an engine does not say what ONNX Runtime says; else gives what was found.
+        check: Raises if an engine disagrees with ONNX Runtime; else returns the difference.
         progress: Told of each step.
 
     Raises:
@@ -214,7 +214,7 @@ def build(
     progress: Progress | None = None,
     onnx: bytes | None = None,
 ) -> tuple[bytes, bytes]:
-    """The engine, and what was measured for it.
+    """Return the engine and its measured figures.
 
     Args:
         trt: The module `tensorrt`.
@@ -254,7 +254,7 @@ def build(
         settings.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
     times = settings.create_timing_cache(timings)
     if times is None:
-        logger.warning("times measured before cannot be read and are measured anew")
+        logger.warning("times measured before cannot be read and are measured again")
         times = settings.create_timing_cache(b"")
     settings.set_timing_cache(times, ignore_mismatch=False)
     profile = builder.create_optimization_profile()
@@ -325,8 +325,8 @@ class _Log:
 class _Steps:
     """Tells of a build's steps, and ends it at one of them.
 
-    TensorRT swallows what is raised in its callbacks, Ctrl-C too: the build has a thread of its own, where no signal
-    comes, and what is raised in the callbacks or in the thread that waits is kept for the build's end.
+    TensorRT swallows exceptions of its callbacks, Ctrl-C too: the build has a thread of its own, which gets no signal;
+    exceptions of the callbacks or of the waiting thread are kept until the build ends.
 
     Args:
         progress: Told of each step.
@@ -338,7 +338,7 @@ class _Steps:
         self._raised: Exception | None = None
 
     def of(self, work: Callable[[], Any]) -> Any:
-        """What `work` gives, done in a thread; raises what ended it."""
+        """Return what `work` gives, done in a thread; raises what ended it."""
         with ThreadPoolExecutor(1, thread_name_prefix="build_engine") as thread:
             made = thread.submit(work)
             try:
@@ -384,7 +384,7 @@ def monitor(trt: Any, told: _Steps) -> Any:
 
 
 def disagreement(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The largest difference of values [N, …], as a share of the right ones' spread; infinite where ours are NaN."""
+    """Return the largest difference of values [N, …], as a share of the right ones' spread; infinite for NaN."""
     if not np.isfinite(ours).all():
         return float("inf")
     spread = float(theirs.max() - theirs.min())

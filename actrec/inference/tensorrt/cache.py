@@ -32,7 +32,7 @@ class EngineKey:
         onnx_sha256: Hash of the network's file.
         precision: What it computes in.
         shapes: Input name to its smallest, usual and largest shape.
-        options: What else the builder was told.
+        options: Further options of the builder.
         tensorrt, cuda: Versions.
         gpu: Name, compute capability and memory, as an engine is tuned to one kind of GPU.
     """
@@ -85,7 +85,7 @@ class EngineCache:
     """Engines in a folder, each `NAME.engine` with `NAME.json` beside it, which is written last.
 
     Args:
-        folder: Made where it is absent, when the first engine is written. "": `default_folder`.
+        folder: Made when the first engine is written. "": `default_folder`.
 
     Raises:
         DeviceError: The folder is one of a user who has no home.
@@ -95,7 +95,7 @@ class EngineCache:
         self.folder = _at_home(str(folder)) if folder else default_folder()
 
     def find(self, key: EngineKey) -> bytes | None:
-        """The engine of that key; None where there is none, or only one that is damaged (a line says so)."""
+        """Return the engine of that key; None if there is none, or only a damaged one (which is logged)."""
         engine, note = self._files(key)
         try:
             said = json.loads(note.read_text())
@@ -103,23 +103,23 @@ class EngineCache:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            logger.warning("%s cannot be read and is built anew: %s", note, error)
+            logger.warning("%s cannot be read and is built again: %s", note, error)
             return None
         if not isinstance(said, dict) or said.get("key") != key.plain():
-            logger.warning("%s is of another engine; it is built anew", note)
+            logger.warning("%s is another engine; it is built again", note)
             return None
         if said.get("sha256") != hashlib.sha256(content).hexdigest():
-            logger.warning("%s is damaged; it is built anew", engine)
+            logger.warning("%s is damaged; it is built again", engine)
             return None
         return content
 
     @contextlib.contextmanager
     def building(self, key: EngineKey, waiting_s: float = 10.0) -> Iterator[bytes | None]:
-        """Holds the lock of an engine: what another process built meanwhile, or None: then it is the caller's to build.
+        """Hold the lock of an engine: what another process built meanwhile, or None: then it is the caller's to build.
 
         Args:
             key: The engine's.
-            waiting_s: How often a line says that somebody else is building it.
+            waiting_s: Interval of log lines while another process builds it.
 
         Raises:
             DeviceError: The folder cannot be written to.
@@ -138,7 +138,7 @@ class EngineCache:
             yield self.find(key)
 
     def store(self, key: EngineKey, content: bytes, details: dict[str, Any]) -> Path:
-        """Writes an engine, and after it its note; a kill leaves the old ones or none.
+        """Write an engine, and after it its note; a kill leaves the old ones or none.
 
         Args:
             key: The engine's.
@@ -155,14 +155,14 @@ class EngineCache:
         return engine
 
     def timings(self, key: EngineKey) -> bytes:
-        """What earlier builds on this machine measured; empty where there was none."""
+        """Return the times measured by earlier builds on this machine; empty if there are none."""
         try:
             return self._timings(key).read_bytes()
         except OSError:
             return b""
 
     def store_timings(self, key: EngineKey, content: bytes) -> None:
-        """Keeps what a build measured.
+        """Keep the times that a build measured.
 
         Raises:
             DeviceError: As `store`.
@@ -183,7 +183,7 @@ class EngineCache:
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
-                    os.chmod(file.name, 0o644)  # whoever builds, perhaps as root: the node's user must read it
+                    os.chmod(file.name, 0o644)  # built perhaps as root: the node's user must read it
                     os.replace(file.name, path)
                 except BaseException:
                     os.unlink(file.name)
@@ -198,7 +198,7 @@ class EngineCache:
 
 
 def _lock(file: Any, path: Path, waiting_s: float) -> None:
-    """Waits for the lock; it goes with the process that holds it, however that ends."""
+    """Wait for the lock; it goes with the process that holds it, however that ends."""
     began, said = time.monotonic(), float("-inf")
     while True:
         try:

@@ -18,7 +18,7 @@ Inputs = dict[str, np.ndarray]
 
 
 def recorded(package: ModelPackage, paths: Sequence[str], count: int) -> Inputs:
-    """Inputs [count, …] float32 of windows spread evenly over recordings.
+    """Input [count, …] float32 of windows spread evenly over recordings.
 
     Args:
         package: Its inputs are made of bodies, or of hands as bodies, alone.
@@ -28,7 +28,7 @@ def recorded(package: ModelPackage, paths: Sequence[str], count: int) -> Inputs:
 
     Raises:
         ConfigError: The package takes more than bodies.
-        InputError: A recording cannot be read, or shows nobody; it is named.
+        InputError: A recording cannot be read, or shows no person; the message has its name.
     """
     layout = windowed.body_layout(package)
     if set(features.streams(package.inputs)) != {"bodies"} or layout not in (CANONICAL, *HANDS):
@@ -43,7 +43,7 @@ def recorded(package: ModelPackage, paths: Sequence[str], count: int) -> Inputs:
             if np.isfinite(bodies).any():
                 rows += list(each_clip({"bodies": bodies.astype(np.float32)}, package.inputs, package.window))
     if not rows:
-        raise InputError(f"nobody is seen in {', '.join(paths)}")
+        raise InputError(f"no person is found in {', '.join(paths)}")
     return _stacked(package, rows[:count])
 
 
@@ -56,7 +56,7 @@ def _joints(path: str, layout: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def simulated(package: ModelPackage, count: int, seed: int = 0) -> Inputs:
-    """Inputs [count, …] float32 of clips like what cameras give: an example's, each moved a little at random."""
+    """Input [count, …] float32 of clips like what cameras give: an example's, each moved a little at random."""
     rng = np.random.default_rng(seed)
     rows: list[Inputs] = []
     while len(rows) < count:

@@ -3,7 +3,7 @@
 A buffer is host memory that the GPU can fetch by itself, page-locked; on an integrated GPU, whose memory is the host's
 own, it is mapped and nothing is copied.
 
-CUDA graphs of what is launched on a stream, through the driver itself: the same for every library of memory.
+CUDA graphs of the work on a stream, through the driver itself: the same for every memory library.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ class Buffer:
     """Float32 values that host and GPU both have.
 
     Attributes:
-        host: [most, …] page-locked; what is written here is uploaded from here.
+        host: [most, …] page-locked; the source of uploads.
         address: Where the GPU sees them.
         mapped: Both are the same memory.
         owner: What must live as long as the memory is used.
@@ -74,23 +74,23 @@ class Cuda(Protocol):
     stream: int
 
     def current(self) -> contextlib.AbstractContextManager[None]:
-        """Makes the GPU's context the calling thread's."""
+        """Make the GPU's context the calling thread's."""
 
     def buffer(self, shape: tuple[int, ...]) -> Buffer:
         """Memory for float32 values of that shape."""
 
     def upload(self, buffer: Buffer, count: int) -> None:
-        """Starts copying the first `count` rows to the GPU; nothing to do where it is mapped."""
+        """Start copying the first `count` rows to the GPU; does nothing for mapped memory."""
 
     def download(self, buffer: Buffer, count: int) -> None:
-        """Starts copying the first `count` rows back."""
+        """Start copying the first `count` rows back."""
 
     def synchronize(self) -> None:
-        """Waits for all that was started."""
+        """Wait for all that was started."""
 
 
 def open_cuda(library: str = "auto") -> Cuda:
-    """The first GPU.
+    """Return the first GPU.
 
     Args:
         library: "pycuda", "cuda-python", or "auto": the first of these that is installed.
@@ -117,7 +117,7 @@ def version_text(number: int) -> str:
 
 
 def memory_full(shape: tuple[int, ...], error: Exception) -> DeviceError:
-    """What to raise where memory for float32 values of that shape cannot be had."""
+    """Return what to raise where memory for float32 values of that shape cannot be had."""
     size = int(np.prod(shape)) * 4 / 2**20
     return DeviceError(f"{size:.0f} MiB for {list(shape)} cannot be had: {error}; end what else uses the GPU's memory")
 
@@ -130,7 +130,7 @@ class CudaGraph:
 
     Args:
         stream: Its handle.
-        work: Launches on that stream alone, and has done so before: what is set up at the first time is not recorded.
+        work: Launches on that stream alone, and has run before: its first-time set-up is not recorded.
 
     Raises:
         DeviceError: The driver does not record it.
@@ -153,7 +153,7 @@ class CudaGraph:
             self._driver.cuGraphDestroy(graph)
 
     def launch(self) -> None:
-        """Starts it on its stream.
+        """Start it on its stream.
 
         Raises:
             DeviceError: The driver refuses.

@@ -76,7 +76,7 @@ class CudaPython:
         self._checked(self._runtime.cudaMemcpyAsync(goal, start, size, kind, self._stream), "a copy failed")
 
     def _checked(self, answer: tuple[Any, ...], problem: str, remedy: str = "") -> Any:
-        """The value of an answer (status, value)."""
+        """Return the value of an answer (status, value)."""
         status, *values = answer
         if int(status) != 0:
             _, text = self._runtime.cudaGetErrorString(status)

@@ -1,4 +1,4 @@
-"""Which layers an engine computes wrongly: those where it first leaves what ONNX Runtime computes."""
+"""Find the layers that an engine computes wrongly: the first that differ from ONNX Runtime's values."""
 
 import importlib
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Run = Callable[[bytes, Inputs], dict[str, np.ndarray]]
 
 
 def first_wrong_group(content: bytes, inputs: Inputs, run: Run, allowed: float) -> str | None:
-    """The layer group after which the engine's values first differ too much.
+    """Return the layer group after which the engine's values first differ too much.
 
     Args:
         content: The ONNX graph that the engine was built of.
@@ -30,7 +30,7 @@ def first_wrong_group(content: bytes, inputs: Inputs, run: Run, allowed: float) 
         allowed: Difference, as `disagreement` has it.
 
     Returns:
-        The group; where none differs too much, the one that differs most. None where the package `onnx`, which is
+        The group; if none differs too much, the one that differs most. None if the package `onnx`, which is
         needed to add outputs to a graph, is not installed.
     """
     try:
@@ -45,7 +45,7 @@ def first_wrong_group(content: bytes, inputs: Inputs, run: Run, allowed: float) 
 
 
 def _probed(onnx: Any, content: bytes) -> tuple[bytes, dict[str, str]]:
-    """The graph with the last value of each layer group as a float32 output, and their names in the graph's order."""
+    """Return the graph with the last value of each layer group as a float32 output, and their names in order."""
     model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(content))
     graph = model.graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}

@@ -62,7 +62,7 @@ def test_what_is_damaged_is_told_and_built_anew(tmp_path, damage, caplog):
     else:
         note.write_text(json.dumps({**json.loads(note.read_text()), "key": {}}))
     assert cache.find(KEY) is None
-    assert "built anew" in caplog.text
+    assert "built again" in caplog.text
     cache.store(KEY, b"engine", {})
     assert cache.find(KEY) == b"engine"
 

@@ -227,7 +227,7 @@ def test_without_the_library_onnx_no_layer_is_named(tiny, gpu, monkeypatch):
     gpu(fault="differs")
     monkeypatch.setattr(diagnosis, "first_wrong_group", lambda *arguments: None)
     with pytest.raises(
-        PackageError, match=r"build it with --precision fp32 \(pip install onnx to be told which layers"
+        PackageError, match=r"build it with --precision fp32 \(pip install onnx to find the layers"
     ):
         inference.load(tiny, "tensorrt")
     with pytest.raises(PackageError, match=r"at most 5% may: take backend onnxruntime, and report it"):
