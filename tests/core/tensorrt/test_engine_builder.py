@@ -133,10 +133,10 @@ def test_a_folder_of_that_name_is_no_tensorrt(tiny, tmp_path, monkeypatch):
         sys.modules.pop("tensorrt", None)
 
 
-def test_times_that_cannot_be_read_are_measured_anew(tiny, put, tmp_path, caplog):
+def test_times_that_cannot_be_read_are_measured_again(tiny, put, tmp_path, caplog):
     put()
     load(tiny)
     found = put(fault="timings")
     load(tiny, most=2)
     assert [call[1] for call in found.calls if call[0] == "timings"] == [b"times", b""]
-    assert "are measured anew" in caplog.text and len(engines(tmp_path)) == 2
+    assert "are measured again" in caplog.text and len(engines(tmp_path)) == 2
