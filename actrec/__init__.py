@@ -1,3 +1,21 @@
-"""actrec: from an RGB-D camera to action labels. The core, usable with no ROS."""
+"""actrec: from an RGB-D camera to action labels. The core, independent of ROS."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from actrec.inference.session import Session
 
 __version__ = "0.1.0"
+
+
+def load_model(name_or_folder: str | Path, backend: str = "auto") -> "Session":
+    """Open a model package by the name of an installed one or by its folder; see `actrec.inference.load`.
+
+    Args:
+        name_or_folder: For example "deepacts_graph_nucla".
+        backend: "onnxruntime", "tensorrt" or "auto".
+    """
+    from actrec import inference
+
+    return inference.load(name_or_folder, backend)

@@ -1,13 +1,13 @@
-"""Example people, told to a recognizer message by message; and an input of every kind that a network may take."""
+"""Example people, given to a recognizer message by message; and an input of every kind that a network may take."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from actrec.features.example import CAMERA, example_clip
 from actrec.features.specs import InputSpec, WindowSpec
-from actrec.recognition.recognizer import Recognizer
+from actrec.recognition import ActionPrediction, ActionRecognizer
 from actrec.types import NANOSECONDS, STREAMS, Body, Face, Hand
 from actrec.utils.optical_flow import motion_at_joints
 from tests.tiny_model import RAW
@@ -33,9 +33,18 @@ def stamp(frame: float) -> int:
     return START_NS + round(frame * NANOSECONDS / RATE_HZ)
 
 
+def update(
+    recognizer: ActionRecognizer, stamp_ns: int, bodies: Sequence[Body], predict: bool = True
+) -> list[ActionPrediction]:
+    """Add one frame's bodies, or hands, and return all predictions."""
+    hands = recognizer.tracked_stream == "hands"
+    ended = recognizer.add_hands(stamp_ns, bodies) if hands else recognizer.add_skeletons(stamp_ns, bodies)  # type: ignore[arg-type]
+    return ended + recognizer.predict() if predict else ended
+
+
 @dataclass
 class Scene:
-    """Example people, told message by message as the nodes would."""
+    """Example people."""
 
     clip: Mapping[str, np.ndarray] = field(default_factory=lambda: example_clip(ALL, 3 * FRAMES, bodies=2, seed=3))
 
@@ -52,26 +61,28 @@ class Scene:
         points, pixels = self.clip["face"][0, t], self.clip["face_pixels"][0, t]
         return [Face("body_1", "face_68", points, pixels, np.ones(68, np.float32))]
 
-    def tell(self, recognizer: Recognizer, t: int, leave_out: tuple[str, ...] = (), at: float | None = None) -> None:
-        """All of one frame, pictures first, as a camera's frame spreads through the graph."""
+    def add_frame(
+        self, recognizer: ActionRecognizer, t: int, without: tuple[str, ...] = (), at: float | None = None
+    ) -> None:
+        """Add all messages of one frame, images first, as the nodes do."""
         ns = stamp(t if at is None else at)
-        streams = [stream for stream in recognizer.streams if stream not in leave_out]
-        if recognizer.needs_size:
-            recognizer.set_size(CAMERA.width, CAMERA.height)
+        streams = [stream for stream in recognizer.streams if stream not in without]
+        if recognizer.needs_image_size:
+            recognizer.set_image_size(CAMERA.width, CAMERA.height)
         if "color" in streams:
             recognizer.add_color(ns, self.clip["color"][t])
-        if recognizer.subject == "bodies":
-            recognizer.observe(ns, self.bodies(t))
-        if "hands" in streams and recognizer.subject == "bodies":
+        if recognizer.tracked_stream == "bodies":
+            recognizer.add_skeletons(ns, self.bodies(t))
+        if "hands" in streams and recognizer.tracked_stream == "bodies":
             recognizer.add_hands(ns, self.hands(t))
         if "face" in streams:
             recognizer.add_faces(ns, self.faces(t))
         if "flow" in streams:
-            recognizer.add_flow(ns, self.clip["flow"][t], CAMERA.resized(160, 120))
+            recognizer.add_scene_flow(ns, self.clip["flow"][t], CAMERA.resized(160, 120))
 
-    def offline(self, frames: range, leave_out: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+    def offline(self, frames: range, without: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
         """The same as a clip of the first body, cut from a recording."""
-        left_out = {key for stream in leave_out for key in STREAMS[stream]}
+        left_out = {key for stream in without for key in STREAMS[stream]}
         part = slice(frames.start, frames.stop)
         clip = {}
         for key, value in self.clip.items():

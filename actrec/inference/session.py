@@ -293,7 +293,7 @@ class Session:
             return []
         for clip in clips:
             check(clip, self.package)
-        return [self.judge(row) for row in self.probabilities(clips)]
+        return [self.to_prediction(row) for row in self.probabilities(clips)]
 
     def probabilities(self, clips: Sequence[Clip]) -> np.ndarray:
         """[N, classes] float32: the softmax of the windows' logits, rows of NaN where the network gave NaN."""
@@ -333,7 +333,7 @@ class Session:
         raised = np.exp(scaled - scaled.max(axis=1, keepdims=True))
         return (raised / raised.sum(axis=1, keepdims=True))[:, :classes].astype(np.float32)
 
-    def judge(self, probabilities: np.ndarray) -> Prediction:
+    def to_prediction(self, probabilities: np.ndarray) -> Prediction:
         """The prediction that [classes] probabilities amount to, rejection applied."""
         labels = self.package.labels
         if np.isnan(probabilities).any():

@@ -1,65 +1,76 @@
-"""From what is seen of tracked people to labeled windows: one window a body; the recognizer without ROS."""
+"""The action recognizer: a window and stream buffers for each tracked body, labeled by one network."""
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from actrec.features.base import View
 from actrec.inference.session import Prediction, Session
-from actrec.recognition.labels import Counts, LabeledWindow, RecognitionConfig
-from actrec.recognition.streams import WORDS
-from actrec.recognition.tracks import Followed, Track
-from actrec.types import NANOSECONDS, UNKNOWN, Body, Face, Hand, Intrinsics
+from actrec.recognition.observations import Joints, faces_by_id, hands_by_id, joints_by_id
+from actrec.recognition.predictions import ActionPrediction, Counts, RecognitionConfig
+from actrec.recognition.tracks import ModelInputs, StreamBuffers, Track, is_complete, is_per_body, make_clips
+from actrec.skeleton.layouts import HANDS
+from actrec.types import NANOSECONDS, STREAMS, UNKNOWN, Body, Face, Hand, Intrinsics
 from actrec.utils import config
+from actrec.utils.optical_flow import motion_at_joints
 
-__all__ = ["Counts", "LabeledWindow", "RecognitionConfig", "Recognizer"]
+TOLERANCE_S = 1 / 120
+"""Messages whose stamps differ by less belong to the same frame."""
+
+STREAM_NAMES = {
+    "bodies": "skeletons",
+    "hands": "hands",
+    "face": "faces",
+    "flow": "scene flow",
+    "color": "color images",
+}
+"""Stream to its name in messages to the user."""
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """A frame that nobody has judged yet."""
+    """The newest frame, not yet labeled."""
 
     stamp_ns: int
-    present: list[str]
-    empty: bool
+    body_ids: list[str]
+    is_empty: bool
 
 
-class Recognizer:
-    """Keeps a window for each body and labels it.
+class ActionRecognizer:
+    """Keeps a window for each tracked body and labels it.
 
-    A frame without anybody gives one `unknown` with an empty body id. A body that has gone gets one last `unknown`
-    after `lost_after_s`; one that comes back later starts anew. Until then nothing is said of it. When stamps jump back
-    (a recording that loops) every window restarts. For a package that looks at M > 1 bodies, a body's clip holds itself
-    first, then the others that are seen or were less than `max_gap_s` ago, from near to far; longer than that before
-    they were first seen they are missing, as in a recording.
+    A frame without bodies gives one `unknown` with an empty body id. A body without a detection for `lost_after_s` ends
+    with one `unknown`; if it returns later, its window restarts. If stamps jump back (a recording that loops), all
+    windows restart. For a model of M > 1 bodies, a clip holds the body itself first, then the nearest other bodies.
 
-    Streams beside the skeletons are added as they come; a late or lost message holds nothing up. While one that the
-    model cannot do without is missing, bodies are `unknown` and the label says why; one that it can do without is left
-    out, which the features fill with zeros. A model of hands labels each hand as if it were a body: its frames come
-    from the hands.
+    Messages are matched by stamp, in any order; none is waited for. While a required stream is missing, bodies are
+    labeled `unknown` with a reason. An optional stream that is missing is left out, and its features are zero.
+    A hand model labels each hand as a body of its own; its frames come from `add_hands`.
 
-    `update` may be split in two, for a network that takes longer than a frame: one thread may `observe` (and add other
-    streams) while another one is in `judge`.
+    Thread-safe: messages can be added while another thread is in `predict`.
 
     Args:
         session: The model.
-        **options: Fields of `RecognitionConfig`.
+        **settings: Fields of `RecognitionConfig`.
 
     Raises:
-        PackageError: The model takes another layout than kinect_v2_25 or a hand's, or whole pictures.
+        PackageError: The model takes a layout other than kinect_v2_25 or a hand's, or full images.
     """
 
-    def __init__(self, session: Session, **options: Any):
-        self.config = config.build(RecognitionConfig, options)
+    def __init__(self, session: Session, **settings: Any):
+        self.config = config.build(RecognitionConfig, settings)
         self.counts = Counts()
         self._lock = threading.RLock()
         self._session = session
-        self._followed = Followed(session, self.config, self.counts)
-        self._last_ns: int | None = None
-        self._empty_since_judged_ns: int | None = None
+        self._inputs = ModelInputs.of(session, self.config.max_gap_s)
+        self._tracks: dict[str, Track] = {}
+        self._buffers = StreamBuffers(self._inputs.frame_series(per_body=False))
+        self._newest_ns: int | None = None
+        self._empty_since_ns: int | None = None
         self._pending: _Frame | None = None
 
     # -- the model -----------------------------------------------------------------------------------------------------
@@ -69,197 +80,312 @@ class Recognizer:
         """The model in use."""
         return self._session
 
-    def use(self, session: Session) -> None:
-        """Swaps the model. Bodies stay known, but their windows start anew: a window's length belongs to the model."""
-        followed = Followed(session, self.config, self.counts)
+    def set_session(self, session: Session) -> None:
+        """Replace the model. Tracks are kept, but their windows restart with the new model's length.
+
+        Raises:
+            PackageError: The model takes a layout other than kinect_v2_25 or a hand's, or full images.
+        """
+        inputs = ModelInputs.of(session, self.config.max_gap_s)
+        buffers = StreamBuffers(inputs.frame_series(per_body=False))
         with self._lock:
-            if followed.layout != self._followed.layout:
-                self._skip()
-            followed.succeed(self._followed, self._pending.present if self._pending is not None else ())
-            self._session, self._followed = session, followed
+            if inputs.layout != self._inputs.layout:
+                self._skip_pending()
+            buffers.image_size = self._buffers.image_size
+            tracks = {body_id: inputs.new_track() for body_id in self._tracks}
+            for body_id, old in self._tracks.items():
+                tracks[body_id].last_seen_ns = old.last_seen_ns
+                if self._pending is not None and body_id in self._pending.body_ids:
+                    tracks[body_id].window.add(old.window.end_ns, old.window.newest)
+            self._session, self._inputs, self._tracks, self._buffers = session, inputs, tracks, buffers
 
     @property
-    def subject(self) -> str:
-        """The stream whose frames are labeled: "bodies", or "hands" for a model of hands."""
-        return self._followed.subject
+    def tracked_stream(self) -> str:
+        """The stream whose frames are labeled: "hands" for a hand model, else "bodies"."""
+        return "hands" if self._inputs.layout in HANDS else "bodies"
 
     @property
     def streams(self) -> dict[str, bool]:
-        """What the model needs, and whether it is needed at all costs; see `actrec.features.streams`."""
-        others = {name: needed for name, needed in self._followed.others.streams.items() if name != "bodies"}
-        return {**others, self.subject: True}
+        """The streams that the model takes, and whether it requires them; see `actrec.features.streams`."""
+        others = {stream: required for stream, required in self._inputs.streams.items() if stream != "bodies"}
+        return {**others, self.tracked_stream: True}
 
     @property
-    def needs_size(self) -> bool:
-        """Whether `set_size` must be called though color images are not needed."""
-        return self._followed.others.needs_size
+    def needs_image_size(self) -> bool:
+        """Whether `set_image_size` must be called because no color images are added."""
+        return "color" not in self._inputs.streams and bool(self._inputs.keys & {"size", "motion"})
 
     @property
-    def waiting(self) -> dict[str, str]:
-        """What is missing now, in words, by stream; a stream that the model can do without too."""
+    def missing(self) -> dict[str, str]:
+        """The streams that are missing now, required or optional, each with a message."""
         with self._lock:
-            others = {stream: self._followed.others.absent(stream) for stream in self.streams if stream != self.subject}
-            first = {self.subject: f"no {WORDS[self.subject]} so far"} if self._last_ns is None else {}
-        return {**first, **{stream: words for stream, words in others.items() if words}}
+            tracked = self.tracked_stream
+            found = {stream: self._missing(stream) for stream in self.streams if stream != tracked}
+            if self._newest_ns is None:
+                found[tracked] = f"no {STREAM_NAMES[tracked]} so far"
+        return {stream: message for stream, message in found.items() if message}
 
     # -- streams -------------------------------------------------------------------------------------------------------
 
-    def add_hands(self, stamp_ns: int, hands: Sequence[Hand]) -> None:
-        """The hands found in a frame. A model of hands is given them by `observe` or `update` instead."""
-        with self._lock:
-            self._followed.others.add_hands(stamp_ns, hands)
-
-    def add_faces(self, stamp_ns: int, faces: Sequence[Face]) -> None:
-        """The faces found in a frame."""
-        with self._lock:
-            self._followed.others.add_faces(stamp_ns, faces)
-
-    def add_flow(self, stamp_ns: int, flow: np.ndarray, intrinsics: Intrinsics) -> None:
-        """Scene flow [h, w, 3] m/s, stamped with the first frame of its pair; intrinsics of its pixels."""
-        with self._lock:
-            self._followed.others.add_flow(stamp_ns, flow, intrinsics)
-
-    def add_color(self, stamp_ns: int, color: np.ndarray) -> None:
-        """A color image [H, W, 3] uint8 RGB, which must not change any more."""
-        with self._lock:
-            self._followed.others.add_color(stamp_ns, color)
-
-    def set_size(self, width: int, height: int) -> None:
-        """The size of the color image in which pixels are counted."""
-        with self._lock:
-            self._followed.others.size = (width, height)
-
-    # -- frames --------------------------------------------------------------------------------------------------------
-
-    def update(self, stamp_ns: int, bodies: Sequence[Body], predict: bool = True) -> list[LabeledWindow]:
-        """Takes one frame's skeletons in and labels the bodies that are due.
+    def add_skeletons(self, stamp_ns: int, bodies: Sequence[Body]) -> list[ActionPrediction]:
+        """Add one frame's tracked bodies to their windows.
 
         Args:
             stamp_ns: The frame's stamp.
-            bodies: Those in the frame, in any layout that converts to kinect_v2_25, each with its own id; hands for a
-                model of hands.
-            predict: False only feeds the windows (a newer frame is already waiting); endings are still reported.
+            bodies: In any layout that converts to kinect_v2_25, each with its own id.
 
         Returns:
-            One entry a body that was due, or that has left; one with an empty id where nobody is in the scene.
+            One last `unknown` for each body whose track has ended.
 
         Raises:
-            InputError: A body without id or with that of another, of unknown layout or with the wrong number of joints,
-                or with infinite coordinates. Nothing of that frame is used.
+            InputError: A body has no id, a duplicate id, an unknown layout, a wrong shape, or infinite coordinates. The
+                whole frame is ignored then.
         """
-        labels = self.observe(stamp_ns, bodies)
-        return labels + self.judge() if predict else labels
-
-    def observe(self, stamp_ns: int, bodies: Sequence[Body]) -> list[LabeledWindow]:
-        """The first half of `update`: feeds the windows; gives one entry a body that has left."""
         with self._lock:
-            found = self._followed.read(bodies)
-            if stamp_ns == self._last_ns:
-                self.counts.duplicates += 1
-                return []
-            self.counts.frames += 1
-            self._skip()
-            before = list(self._followed.tracks)
-            if self._last_ns is not None and stamp_ns < self._last_ns:
-                self._followed.rewind(stamp_ns)
-                self._empty_since_judged_ns = None
-            self._last_ns = stamp_ns
-            self._followed.drop_lost(stamp_ns, found)
-            self._pending = _Frame(stamp_ns, self._followed.see(stamp_ns, found), not found)
-            # Also of those who are here, but for whom no room was left when all began anew.
-            return [self._unknown(body_id, stamp_ns) for body_id in before if body_id not in self._followed.tracks]
+            return self._add_frame(stamp_ns, bodies)
 
-    def judge(self) -> list[LabeledWindow]:
-        """The second half of `update`: labels the bodies that are due in the newest frame, once.
+    def add_hands(self, stamp_ns: int, hands: Sequence[Hand]) -> list[ActionPrediction]:
+        """Add one frame's hands, as a frame of a hand model (see `add_skeletons`) or beside the skeletons.
 
-        All in one run of the network where they are not too large; those too new or whose streams are missing are
-        `unknown`. Others may observe meanwhile.
+        Returns:
+            For a hand model, one last `unknown` for each hand whose track has ended; else nothing.
+
+        Raises:
+            InputError: A hand has a wrong shape or infinite coordinates.
+        """
+        with self._lock:
+            if self.tracked_stream == "hands":
+                return self._add_frame(stamp_ns, hands)
+            self._buffers.newest_ns["hands"] = stamp_ns
+            self._add_points(stamp_ns, hands_by_id(hands))
+            self._match(stamp_ns, new_hands=True)
+        return []
+
+    def add_faces(self, stamp_ns: int, faces: Sequence[Face]) -> None:
+        """Add one frame's faces.
+
+        Raises:
+            InputError: A face has a wrong shape or infinite coordinates.
+        """
+        with self._lock:
+            self._buffers.newest_ns["face"] = stamp_ns
+            self._add_points(stamp_ns, faces_by_id(faces))
+
+    def add_scene_flow(self, stamp_ns: int, flow: np.ndarray, intrinsics: Intrinsics) -> None:
+        """Add scene flow [h, w, 3] m/s with the stamp of its pair's first frame, and the intrinsics of its pixels."""
+        with self._lock:
+            self._buffers.newest_ns["flow"] = stamp_ns
+            self._buffers.flow.add(stamp_ns, (flow, intrinsics))
+            self._match(stamp_ns)
+
+    def add_color(self, stamp_ns: int, color: np.ndarray) -> None:
+        """Add a color image [H, W, 3] uint8 RGB. The array is not copied and must not change afterwards."""
+        with self._lock:
+            self._buffers.image_size = (color.shape[1], color.shape[0])
+            self._buffers.newest_ns["color"] = stamp_ns
+            self._buffers.color.add(stamp_ns, color)
+            self._match(stamp_ns)
+
+    def set_image_size(self, width: int, height: int) -> None:
+        """Set the size of the color image that pixels refer to."""
+        with self._lock:
+            self._buffers.image_size = (width, height)
+
+    # -- frames --------------------------------------------------------------------------------------------------------
+
+    def _add_frame(self, stamp_ns: int, bodies: Sequence[Body]) -> list[ActionPrediction]:
+        found = joints_by_id(bodies, self._inputs.layout, self._inputs.needs_pixels)
+        if stamp_ns == self._newest_ns:
+            self.counts.duplicates += 1
+            return []
+        self.counts.frames += 1
+        self._skip_pending()
+        before = list(self._tracks)
+        if self._newest_ns is not None and stamp_ns < self._newest_ns:
+            self.counts.restarts += 1
+            self._tracks.clear()
+            self._buffers.rewind(stamp_ns, self._inputs)
+            self._empty_since_ns = None
+        self._newest_ns = stamp_ns
+        limit = stamp_ns - int(self.config.lost_after_s * NANOSECONDS)
+        self._tracks = {b: t for b, t in self._tracks.items() if b in found or t.last_seen_ns > limit}
+        self._update_tracks(stamp_ns, found)
+        self._pending = _Frame(stamp_ns, [b for b in self._tracks if b in found], not found)
+        # A body that is detected but found no room after the stamps jumped back has ended, too.
+        return [self._unknown(body_id, stamp_ns) for body_id in before if body_id not in self._tracks]
+
+    def _update_tracks(self, stamp_ns: int, found: Mapping[str, Joints]) -> None:
+        new = [body_id for body_id in found if body_id not in self._tracks]
+        new.sort(key=lambda body_id: float(np.nanmedian(found[body_id].positions[:, 2])))
+        room = max(self.config.max_bodies - len(self._tracks), 0)
+        self.counts.over_limit += len(new[room:])
+        for body_id in new[:room]:
+            self._tracks[body_id] = self._inputs.new_track()
+        for body_id, track in self._tracks.items():
+            if body_id in found:
+                if track.window.add(stamp_ns, found[body_id].positions):
+                    self.counts.restarts += 1
+                    self._inputs.restart(track)
+                track.last_seen_ns = stamp_ns
+        self._buffers.newest_ns["bodies"] = stamp_ns
+        self._buffers.skeletons.add(stamp_ns, dict(found))
+        self._add_points(stamp_ns, {body_id: {"pixels": joints.pixels} for body_id, joints in found.items()})
+        self._match(stamp_ns)
+
+    def _add_points(self, stamp_ns: int, found: Mapping[str, Mapping[str, np.ndarray | None]]) -> None:
+        """Keep the points of tracked bodies that the model takes."""
+        for body_id, points in found.items():
+            if body_id in self._tracks:
+                kept = self._tracks[body_id].points
+                for key, value in points.items():
+                    if key in kept and value is not None:
+                        kept[key].add(stamp_ns, value)
+
+    def _match(self, stamp_ns: int, new_hands: bool = False) -> None:
+        """Compute what can now be computed from the messages with this stamp; again if its hands are new."""
+        size = self._buffers.image_size
+        color = self._buffers.color.at(stamp_ns, TOLERANCE_S)
+        flow_message = self._buffers.flow.at(stamp_ns, TOLERANCE_S)
+        flow = flow_message[0] if flow_message else None
+        complete = [each for each in self._inputs.frame_inputs if is_complete(each[1], color, flow)]
+        for spec, feature in complete:
+            if not is_per_body(feature) and self._buffers.frames[spec.name].takes(stamp_ns):
+                view = View(size=size, color=color, flow=flow)
+                self._buffers.frames[spec.name].add(stamp_ns, feature.observe(view, spec))
+        for body_id, joints in (self._buffers.skeletons.at(stamp_ns, TOLERANCE_S) or {}).items():
+            track = self._tracks.get(body_id)
+            if track is None:
+                continue
+            hands = track.points["hand_pixels"].at(stamp_ns, TOLERANCE_S) if "hand_pixels" in track.points else None
+            view = View(joints.positions, joints.pixels, hands, size, color, flow)
+            for spec, feature in complete:
+                if not is_per_body(feature):
+                    continue
+                frames = track.frames[spec.name]
+                if frames.takes(stamp_ns):
+                    frames.add(stamp_ns, feature.observe(view, spec))
+                elif new_hands and hands is not None and "hands" in feature.streams:
+                    frames.replace(stamp_ns, feature.observe(view, spec))
+            if "motion" in track.points and flow_message and size is not None and joints.pixels is not None:
+                motion = motion_at_joints(flow_message[0], joints.positions, joints.pixels, size, flow_message[1])
+                track.points["motion"].add(stamp_ns, motion)
+
+    # -- predictions ---------------------------------------------------------------------------------------------------
+
+    def predict(self) -> list[ActionPrediction]:
+        """Label the bodies of the newest frame for which `interval_s` has passed; each frame is labeled once.
+
+        All bodies go through the network together if their inputs are small enough. Bodies that are too new or whose
+        required streams are missing are `unknown`.
         """
         with self._lock:
             frame, self._pending = self._pending, None
             if frame is None:
                 return []
-            if frame.empty:
-                return self._empty_scene(frame.stamp_ns)
-            self._empty_since_judged_ns = None
+            if frame.is_empty:
+                return self._predict_empty(frame.stamp_ns)
+            self._empty_since_ns = None
             session = self._session
-            labels, ready = self._ready(frame)
-            starts = [track.window.start_ns for _, track in ready]
-            clips = self._followed.clips([body_id for body_id, _ in ready], frame.stamp_ns)
-        predictions = session.predict_many(clips)
+            predictions, ready = self._select(frame)
+            tracks = [self._tracks[body_id] for body_id in ready]
+            starts = [track.window.start_ns for track in tracks]
+            present = {k for s, keys in STREAMS.items() if s == "bodies" or not self._missing(s) for k in keys}
+            clips = make_clips(ready, frame.stamp_ns, self._tracks, self._buffers, self._inputs, present)
+        results = session.predict_many(clips)
         with self._lock:
-            for (body_id, track), start_ns, prediction in zip(ready, starts, predictions, strict=True):
-                smoothed = self._smooth(session, track, prediction, frame.stamp_ns)
-                labels.append(self._labeled(session, body_id, start_ns, frame.stamp_ns, smoothed))
-        return labels
+            for body_id, track, start_ns, result in zip(ready, tracks, starts, results, strict=True):
+                result = self._smooth(session, track, result, frame.stamp_ns)
+                top = result.top(self.config.top_k)
+                predictions.append(
+                    ActionPrediction(
+                        body_id,
+                        result.label,
+                        result.class_id,
+                        result.confidence,
+                        tuple(label for label, _ in top),
+                        tuple(probability for _, probability in top),
+                        start_ns,
+                        frame.stamp_ns,
+                        session.package.name,
+                    )
+                )
+        return predictions
 
-    def _skip(self) -> None:
-        """Counts what will not be said of a frame that nobody has judged."""
+    def _skip_pending(self) -> None:
         if self._pending is not None:
-            self.counts.skipped += len(self._due_in(self._pending))
+            self.counts.skipped += len(self._due_bodies(self._pending))
             self._pending = None
 
-    # -- labels --------------------------------------------------------------------------------------------------------
+    def _is_due(self, predicted_ns: int | None, stamp_ns: int) -> bool:
+        return predicted_ns is None or stamp_ns - predicted_ns >= self.config.interval_s * NANOSECONDS
 
-    def _due(self, judged_ns: int | None, stamp_ns: int) -> bool:
-        return judged_ns is None or stamp_ns - judged_ns >= self.config.interval_s * NANOSECONDS
+    def _due_bodies(self, frame: _Frame) -> list[str]:
+        tracked = (body_id for body_id in frame.body_ids if body_id in self._tracks)
+        return [body_id for body_id in tracked if self._is_due(self._tracks[body_id].predicted_ns, frame.stamp_ns)]
 
-    def _due_in(self, frame: _Frame) -> list[str]:
-        tracks = self._followed.tracks
-        return [b for b in frame.present if b in tracks and self._due(tracks[b].judged_ns, frame.stamp_ns)]
-
-    def _empty_scene(self, stamp_ns: int) -> list[LabeledWindow]:
-        if not self._due(self._empty_since_judged_ns, stamp_ns):
+    def _predict_empty(self, stamp_ns: int) -> list[ActionPrediction]:
+        if not self._is_due(self._empty_since_ns, stamp_ns):
             return []
-        self._empty_since_judged_ns = stamp_ns
+        self._empty_since_ns = stamp_ns
         return [self._unknown("", stamp_ns)]
 
-    def _unknown(self, body_id: str, stamp_ns: int, start_ns: int | None = None, reason: str = "") -> LabeledWindow:
+    def _unknown(self, body_id: str, stamp_ns: int, start_ns: int | None = None, reason: str = "") -> ActionPrediction:
         start = stamp_ns if start_ns is None else start_ns
-        return LabeledWindow(body_id, UNKNOWN, -1, 0.0, (), (), start, stamp_ns, self._session.package.name, reason)
+        return ActionPrediction(body_id, UNKNOWN, -1, 0.0, (), (), start, stamp_ns, self._session.package.name, reason)
 
-    def _ready(self, frame: _Frame) -> tuple[list[LabeledWindow], list[tuple[str, Track]]]:
-        """The bodies that are due: labels of those that cannot be judged, and the others."""
-        labels, ready = [], []
-        for body_id in self._due_in(frame):
-            track = self._followed.tracks[body_id]
-            track.judged_ns = frame.stamp_ns
-            young = self._followed.young(body_id)
-            reason = "" if young else self._followed.others.lacking(body_id)
-            self.counts.waiting += bool(reason)
-            if young or reason:
-                labels.append(self._unknown(body_id, frame.stamp_ns, track.window.start_ns, reason))
+    def _select(self, frame: _Frame) -> tuple[list[ActionPrediction], list[str]]:
+        """Return predictions for the due bodies that cannot be labeled yet, and the ids of the others."""
+        predictions, ready = [], []
+        for body_id in self._due_bodies(frame):
+            track = self._tracks[body_id]
+            track.predicted_ns = frame.stamp_ns
+            min_seconds = min(self.config.min_seconds, track.window.seconds)
+            is_new = track.window.duration_s < min_seconds - 1e-6
+            reason = "" if is_new else self._missing_inputs(track)
+            self.counts.missing_input += bool(reason)
+            if is_new or reason:
+                predictions.append(self._unknown(body_id, frame.stamp_ns, track.window.start_ns, reason))
             else:
-                ready.append((body_id, track))
+                ready.append(body_id)
         self.counts.labels += len(ready)
-        return labels, ready
+        return predictions, ready
 
-    def _smooth(self, session: Session, track: Track, prediction: Prediction, stamp_ns: int) -> Prediction:
-        """Exponential average in time of a body's probabilities, then the rejection anew."""
-        other_model = session is not self._session  # it was swapped in while the network ran
-        if self.config.smoothing_s == 0 or other_model or np.isnan(prediction.probabilities).any():
-            return prediction
+    def _smooth(self, session: Session, track: Track, result: Prediction, stamp_ns: int) -> Prediction:
+        """Average a body's probabilities exponentially over time and apply the rejection to the average."""
+        was_replaced = session is not self._session  # by `set_session`, while the network ran
+        if self.config.smoothing_s == 0 or was_replaced or np.isnan(result.probabilities).any():
+            return result
         if track.smoothed is None:
-            track.smoothed = prediction.probabilities
+            track.smoothed = result.probabilities
         else:
             elapsed = (stamp_ns - track.smoothed_ns) / NANOSECONDS
             keep = math.exp(-elapsed / self.config.smoothing_s)
-            track.smoothed = keep * track.smoothed + (1 - keep) * prediction.probabilities
+            track.smoothed = keep * track.smoothed + (1 - keep) * result.probabilities
         track.smoothed_ns = stamp_ns
-        return session.judge(track.smoothed)
+        return session.to_prediction(track.smoothed)
 
-    def _labeled(
-        self, session: Session, body_id: str, start_ns: int, stamp_ns: int, prediction: Prediction
-    ) -> LabeledWindow:
-        top = prediction.top(self.config.top_k)
-        return LabeledWindow(
-            body_id,
-            prediction.label,
-            prediction.class_id,
-            prediction.confidence,
-            tuple(label for label, _ in top),
-            tuple(probability for _, probability in top),
-            start_ns,
-            stamp_ns,
-            session.package.name,
-        )
+    # -- missing inputs ------------------------------------------------------------------------------------------------
+
+    def _missing(self, stream: str) -> str:
+        """Return why a stream counts as missing; empty if it is present."""
+        newest = self._buffers.newest_ns.get("bodies")
+        received = self._buffers.newest_ns.get(stream)
+        if received is None:
+            return f"no {STREAM_NAMES[stream]} so far"
+        if newest is not None and newest - received > int(self.config.stream_timeout_s * NANOSECONDS):
+            return f"no recent {STREAM_NAMES[stream]}"
+        return ""
+
+    def _missing_inputs(self, track: Track) -> str:
+        """Return why a body cannot be labeled; empty if all inputs are present."""
+        inputs, buffers = self._inputs, self._buffers
+        reasons = [why for stream, required in inputs.streams.items() if required and (why := self._missing(stream))]
+        needs_size = "size" in inputs.keys or ("motion" in inputs.keys and not self._missing("flow"))
+        if needs_size and buffers.image_size is None:
+            reasons.append("no camera_info so far, so the size of the color image is unknown")
+        for spec, feature in inputs.frame_inputs:
+            frames = track.frames[spec.name] if is_per_body(feature) else buffers.frames[spec.name]
+            if not reasons and not len(frames):
+                names = " and ".join(STREAM_NAMES[s] for s in ("color", "flow") if feature.streams.get(s))
+                reasons.append(f"no {names} match the stamps of this body's skeletons: use the camera's stamps in both")
+        return "; ".join(reasons)

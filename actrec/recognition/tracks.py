@@ -1,169 +1,267 @@
-"""The bodies that a recognizer follows: a window of joints each, and what else its model takes of them."""
+"""Tracks and stream buffers of a recognizer, and the clips cut from them.
+
+Memory is bounded. An input that is a stack of images keeps at most `FRAMES_PER_SAMPLE` observed frames for each sample
+of the window. Points (hands, face, pixels, motion) are kept for the window's length. Full images and scene flow are
+kept for a second, at most `BUFFERED_IMAGES` of each (30 MB of 640×480 color).
+"""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from actrec.inference.session import Session, body_layout
-from actrec.recognition import streams
-from actrec.recognition.labels import Counts, RecognitionConfig
-from actrec.recognition.streams import Observations, Seen
+from actrec import features
+from actrec.features.base import FrameFeature
+from actrec.features.specs import InputSpec, WindowSpec
+from actrec.inference.session import Session, body_layout, frame_inputs
+from actrec.recognition.observations import Joints
+from actrec.skeleton import layouts
 from actrec.skeleton.conversions import CANONICAL
 from actrec.skeleton.layouts import HANDS
-from actrec.skeleton.windows import Window, sample_stamps
-from actrec.types import NANOSECONDS, Body
+from actrec.skeleton.windows import Series, Window, sample_stamps
+from actrec.types import KEYS, NANOSECONDS, Intrinsics
 from actrec.utils.errors import PackageError
+
+FRAMES_PER_SAMPLE = 4
+
+BUFFERED_IMAGES = 32
+
+BUFFER_S = 1.0
+"""How long an image is kept for the skeletons of its frame, and skeletons for their scene flow."""
+
+_POINT_SHAPES = {"hands": (2, 21, 3), "hand_pixels": (2, 21, 2), "face": (68, 3), "face_pixels": (68, 2)}
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """The data that a model takes, as its package states it.
+
+    Attributes:
+        layout: Layout of the tracked joints.
+        window: Length and number of samples.
+        bodies: M, number of bodies in a clip.
+        streams: Stream to whether the model requires it; see `actrec.features.streams`.
+        keys: Keys of a clip beside "bodies" from which inputs are computed.
+        frame_inputs: Inputs that are stacks of images, each computed from a single frame.
+        max_gap_s: A longer gap between observations of a point is not interpolated.
+    """
+
+    layout: str
+    window: WindowSpec
+    bodies: int
+    streams: Mapping[str, bool]
+    keys: frozenset[str]
+    frame_inputs: Sequence[tuple[InputSpec, FrameFeature]]
+    max_gap_s: float
+
+    @classmethod
+    def of(cls, session: Session, max_gap_s: float) -> "ModelInputs":
+        """Return the inputs of a session's model.
+
+        Raises:
+            PackageError: The model takes a layout other than kinect_v2_25 or a hand's, or full images.
+        """
+        package, layout = session.package, body_layout(session.package)
+        if layout not in (CANONICAL, *HANDS):
+            raise PackageError(
+                f"model {package.name} takes {layout} but live skeletons are {CANONICAL}: train it with {CANONICAL}"
+            )
+        keys = session.keys - {"bodies"}
+        if full := sorted(keys & {"color", "flow"}):
+            raise PackageError(
+                f"model {package.name} takes full images ({full[0]}), which are not kept live: train it on crops"
+            )
+        stacks = frame_inputs(package)
+        if any("hands" in feature.streams for _, feature in stacks):
+            keys |= {"hand_pixels"}
+        streams = features.streams(package.inputs)
+        return cls(layout, package.window, package.bodies, streams, frozenset(keys), stacks, max_gap_s)
+
+    @property
+    def needs_pixels(self) -> bool:
+        """Whether the pixels of the joints are used."""
+        return bool(self.frame_inputs) or bool(self.keys & {"pixels", "motion"})
+
+    def frame_series(self, per_body: bool) -> dict[str, Series[np.ndarray]]:
+        """Return an empty buffer for each image stack that is computed per body, or for the whole scene."""
+        spacing_s = self.window.seconds / self.window.frames / FRAMES_PER_SAMPLE
+        return {
+            spec.name: Series(self._span_s, FRAMES_PER_SAMPLE * self.window.frames + 2, spacing_s)
+            for spec, feature in self.frame_inputs
+            if is_per_body(feature) == per_body
+        }
+
+    def new_track(self) -> "Track":
+        """Return an empty track."""
+        window = Window(self.window.seconds, self.window.frames, self.max_gap_s)
+        return Track(window, self._point_series(), self.frame_series(per_body=True))
+
+    def restart(self, track: "Track") -> None:
+        """Empty all buffers of a track whose window has restarted."""
+        track.points, track.frames, track.smoothed = self._point_series(), self.frame_series(per_body=True), None
+
+    @property
+    def _span_s(self) -> float:
+        return self.window.seconds + self.max_gap_s
+
+    def _point_series(self) -> dict[str, Series[np.ndarray]]:
+        return {key: Series(self._span_s) for key in self.keys if KEYS[key][0] == 1}
 
 
 @dataclass
 class Track:
-    """One body that is followed."""
+    """One tracked body.
+
+    Attributes:
+        window: Its joints.
+        points: Key of a clip to the points observed.
+        frames: Name of an input to the frames observed.
+        last_seen_ns: Stamp of the last frame with this body.
+        predicted_ns: Stamp of the last frame in which it was labeled.
+        smoothed, smoothed_ns: Moving average of its probabilities, and its stamp.
+    """
 
     window: Window
+    points: dict[str, Series[np.ndarray]]
+    frames: dict[str, Series[np.ndarray]]
     last_seen_ns: int = 0
-    judged_ns: int | None = None
+    predicted_ns: int | None = None
     smoothed: np.ndarray | None = None
     smoothed_ns: int = 0
 
 
-class Followed:
-    """Bodies and their windows, for one model. Not thread-safe.
-
-    Args:
-        session: The model.
-        config: How many bodies, and when one is lost.
-        counts: Where restarts and bodies left out are counted.
+@dataclass
+class StreamBuffers:
+    """The newest messages of each stream.
 
     Attributes:
-        layout: What the model takes the joints in.
-        tracks: By body id.
-        others: What is seen beside joints.
-
-    Raises:
-        PackageError: The model takes another layout than kinect_v2_25 or a hand's, or whole pictures.
+        frames: Observed frames of image stacks that show the whole scene, by input name.
+        skeletons, color, flow: Messages of the last second.
+        newest_ns: Stream to the stamp of its newest message. The joints of a hand model count as "bodies".
+        image_size: Width and height of the color image in px.
     """
 
-    def __init__(self, session: Session, config: RecognitionConfig, counts: Counts):
-        self._package, self._config, self._counts = session.package, config, counts
-        self.layout = body_layout(session.package)
-        if self.layout not in (CANONICAL, *HANDS):
-            raise PackageError(
-                f"model {session.package.name} takes {self.layout} but live skeletons are {CANONICAL}: train it so"
-            )
-        self.others = Observations(session, config.max_gap_s, config.stream_timeout_s)
-        self.tracks: dict[str, Track] = {}
+    frames: dict[str, Series[np.ndarray]]
+    skeletons: Series[dict[str, Joints]] = field(default_factory=lambda: Series(BUFFER_S, 4 * BUFFERED_IMAGES))
+    color: Series[np.ndarray] = field(default_factory=lambda: Series(BUFFER_S, BUFFERED_IMAGES))
+    flow: Series[tuple[np.ndarray, Intrinsics]] = field(default_factory=lambda: Series(BUFFER_S, BUFFERED_IMAGES))
+    newest_ns: dict[str, int] = field(default_factory=dict)
+    image_size: tuple[int, int] | None = None
 
-    @property
-    def subject(self) -> str:
-        """The stream whose frames are labeled: "bodies", or "hands" for a model of hands."""
-        return "hands" if self.layout in HANDS else "bodies"
+    def rewind(self, stamp_ns: int, inputs: ModelInputs) -> None:
+        """Drop everything observed before the stamps jumped back to `stamp_ns`."""
+        before = self.newest_ns.get("bodies", stamp_ns)
+        self.skeletons.clear()
+        series: list[tuple[str, Series[Any]]] = [("color", self.color), ("flow", self.flow)]
+        for spec, feature in inputs.frame_inputs:
+            if spec.name in self.frames:
+                series += [(stream, self.frames[spec.name]) for stream in feature.streams]
+        for stream, buffer in series:
+            newest = self.newest_ns.get(stream, stamp_ns)
+            # A stream that jumped back before the skeletons did holds messages from after the jump, up to its newest
+            # stamp. All messages of a stream that has not jumped yet are from before the jump.
+            buffer.rewind(newest if newest - stamp_ns < before - newest else 0)
+        self.newest_ns = {stream: min(newest, stamp_ns) for stream, newest in self.newest_ns.items()}
 
-    def read(self, bodies: Sequence[Body]) -> dict[str, Seen]:
-        """The bodies, or hands, of a frame as the model takes them; raises as `by_id` does."""
-        return streams.by_id(bodies, self.layout, self.others.needs_pixels)
 
-    def succeed(self, before: "Followed", present: Sequence[str]) -> None:
-        """Takes over the bodies of another model, with windows that start anew.
+class FrameStack:
+    """Observed frames of an input at the window's samples; stacked only when the input is computed."""
 
-        Args:
-            before: What was used so far.
-            present: Bodies of the newest frame, if nobody has judged it: it is this model's then.
-        """
-        self.others.size = before.others.size
-        for body_id, old in before.tracks.items():
-            track = self._follow(body_id)
-            track.last_seen_ns = old.last_seen_ns
-            if body_id in present and self.layout == before.layout:
-                track.window.add(old.window.end_ns, old.window.newest)
+    def __init__(self, frames: Sequence[np.ndarray]):
+        self._frames = frames
 
-    def see(self, stamp_ns: int, found: dict[str, Seen]) -> list[str]:
-        """Takes a frame in.
+    def __len__(self) -> int:
+        return len(self._frames)
 
-        Returns:
-            The ids of the bodies in it that are followed.
-        """
-        chosen = self._choose(found)
-        for body_id in chosen:
-            track = self.tracks.get(body_id) or self._follow(body_id)
-            if track.window.add(stamp_ns, found[body_id].positions):
-                self._counts.restarts += 1
-                track.smoothed = None
-                self.others.follow(body_id)
-            track.last_seen_ns = stamp_ns
-        self.others.add_skeletons(stamp_ns, found)
-        return [body_id for body_id in self.tracks if body_id in chosen]
+    def __getitem__(self, part: slice) -> "FrameStack":
+        return FrameStack(self._frames[part])
 
-    def _choose(self, found: dict[str, Seen]) -> list[str]:
-        """Ids to follow: those known already, then newcomers from near to far while there is room."""
-        known = [body_id for body_id in found if body_id in self.tracks]
-        new = sorted(
-            (b for b in found if b not in self.tracks), key=lambda b: float(np.nanmedian(found[b].positions[:, 2]))
-        )
-        room = max(self._config.max_bodies - len(self.tracks), 0)
-        self._counts.left_out += len(new[room:])
-        return known + new[:room]
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.stack(self._frames).astype(dtype or self._frames[0].dtype, copy=False)
 
-    def _follow(self, body_id: str) -> Track:
-        window = self._package.window
-        self.others.follow(body_id)
-        self.tracks[body_id] = Track(Window(window.seconds, window.frames, self._config.max_gap_s))
-        return self.tracks[body_id]
 
-    def drop_lost(self, stamp_ns: int, found: dict[str, Seen]) -> None:
-        """Forgets the bodies that have been unseen for too long."""
-        limit = stamp_ns - int(self._config.lost_after_s * NANOSECONDS)
-        lost = [b for b, track in self.tracks.items() if b not in found and track.last_seen_ns <= limit]
-        for body_id in lost:
-            del self.tracks[body_id]
-            self.others.drop(body_id)
+def is_per_body(feature: FrameFeature) -> bool:
+    """Return whether an image stack shows one body rather than the scene."""
+    return "bodies" in feature.streams or "hands" in feature.streams
 
-    def rewind(self, stamp_ns: int) -> None:
-        """Forgets all windows because time jumped back."""
-        self._counts.restarts += 1
-        self.tracks.clear()
-        self.others.rewind(stamp_ns)
 
-    def young(self, body_id: str) -> bool:
-        """Whether a body has not been seen for long enough."""
-        window = self.tracks[body_id].window
-        return window.duration_s < min(self._config.min_seconds, window.seconds) - 1e-6
+def is_complete(feature: FrameFeature, color: np.ndarray | None, flow: np.ndarray | None) -> bool:
+    """Return whether the images that an input requires are present."""
+    return (color is not None or not feature.streams.get("color")) and (
+        flow is not None or not feature.streams.get("flow")
+    )
 
-    def clips(self, ready: Sequence[str], stamp_ns: int) -> list[dict[str, Any]]:
-        """One clip [M, T, V, 3] a body, itself first, then those nearest to it.
 
-        Args:
-            ready: The bodies to label, all of them in the newest frame.
-            stamp_ns: That frame's stamp, at which the windows end.
-        """
-        count, window = self._package.bodies, self._package.window
-        needed = dict.fromkeys([*ready, *(self._about(stamp_ns) if count > 1 and ready else ())])
-        joints = {body_id: self.tracks[body_id].window.positions(stamp_ns) for body_id in needed}
-        centers = {body_id: np.nanmedian(clip[-1], axis=0) for body_id, clip in joints.items()} if count > 1 else {}
-        wanted = sample_stamps(stamp_ns, window.seconds, window.frames)
-        clips = []
-        for body_id in ready:
-            others = sorted((b for b in centers if b != body_id), key=lambda b: _distance(centers[b], centers[body_id]))
-            chosen = [body_id, *others[: count - 1]]
-            starts = [self.tracks[b].window.start_ns for b in chosen]
-            # Before a body was first seen its first pose is held, and so is all else; who came later was not there.
-            stamps = [np.maximum(wanted, min(starts[0], start)) for start in starts]
-            seen = zip([joints[b] for b in chosen], starts, stamps, strict=True)
-            bodies = [self._as_seen(*of_body) for of_body in seen]
-            clips.append({"bodies": np.stack(bodies), **self.others.clip(chosen, stamps)})
-        return clips
+def make_clips(
+    body_ids: Sequence[str],
+    stamp_ns: int,
+    tracks: Mapping[str, Track],
+    buffers: StreamBuffers,
+    inputs: ModelInputs,
+    present_keys: set[str],
+) -> list[dict[str, Any]]:
+    """Return one clip for each body: its joints [M, T, V, 3] first, then the nearest other bodies, and other inputs.
 
-    def _about(self, stamp_ns: int) -> list[str]:
-        """The bodies that are seen, or were a moment ago: one that is missed in a frame has not gone."""
-        limit = stamp_ns - int(self._config.max_gap_s * NANOSECONDS)
-        return [b for b, track in self.tracks.items() if len(track.window) and track.window.end_ns >= limit]
+    Args:
+        body_ids: The bodies to label, all of them in the newest frame.
+        stamp_ns: Stamp of that frame, at which the windows end.
+        tracks: By body id.
+        buffers: Messages that belong to no body.
+        inputs: The data to put into a clip.
+        present_keys: Keys whose stream is present; the others are left out of the clip.
+    """
+    window = inputs.window
+    needed = dict.fromkeys(body_ids)
+    if inputs.bodies > 1 and body_ids:
+        # A body that is occluded in this frame but was seen within the gap still counts as present.
+        limit = stamp_ns - int(inputs.max_gap_s * NANOSECONDS)
+        recent = (b for b, track in tracks.items() if len(track.window) and track.window.end_ns >= limit)
+        needed |= dict.fromkeys(recent)
+    joints = {body_id: tracks[body_id].window.positions(stamp_ns) for body_id in needed}
+    centers = {b: np.nanmedian(clip[-1], axis=0) for b, clip in joints.items()} if inputs.bodies > 1 else {}
+    wanted_ns = sample_stamps(stamp_ns, window.seconds, window.frames)
+    clips = []
+    for body_id in body_ids:
+        others = sorted((b for b in centers if b != body_id), key=lambda b: _distance(centers[b], centers[body_id]))
+        chosen = [body_id, *others[: inputs.bodies - 1]]
+        starts = [tracks[b].window.start_ns for b in chosen]
+        # The first observation of the body is held before its track starts, so all else is sampled from there on too.
+        # A body that came later is missing until then.
+        stamps = [np.maximum(wanted_ns, min(starts[0], start)) for start in starts]
+        bodies = [
+            _mask_early(joints[b], start, at, inputs.max_gap_s)
+            for b, start, at in zip(chosen, starts, stamps, strict=True)
+        ]
+        clip: dict[str, Any] = {"bodies": np.stack(bodies)}
+        for key in inputs.keys & present_keys:
+            if KEYS[key][0] == 1:
+                clip[key] = np.stack(
+                    [_points(tracks[b], key, at, inputs) for b, at in zip(chosen, stamps, strict=True)]
+                )
+        if "size" in inputs.keys and buffers.image_size is not None:
+            clip["size"] = np.array(buffers.image_size, np.float32)
+        for spec, _ in inputs.frame_inputs:
+            frames = tracks[body_id].frames.get(spec.name) or buffers.frames.get(spec.name)
+            if frames:
+                clip[spec.name] = FrameStack(frames.nearest(stamps[0]))
+        clips.append(clip)
+    return clips
 
-    def _as_seen(self, joints: np.ndarray, start_ns: int, stamps_ns: np.ndarray) -> np.ndarray:
-        """Joints [T, V, 3] at `stamps_ns`, missing where that is long before their body was first seen."""
-        early = start_ns - stamps_ns > self._config.max_gap_s * NANOSECONDS
-        return np.where(early[:, None, None], np.float32(np.nan), joints) if early.any() else joints
+
+def _points(track: Track, key: str, stamps_ns: np.ndarray, inputs: ModelInputs) -> np.ndarray:
+    """Return the points of one key, [T, ..., D], NaN if there is no observation."""
+    if len(track.points[key]):
+        return track.points[key].interpolated(stamps_ns, inputs.max_gap_s)
+    shape = _POINT_SHAPES.get(key, (len(layouts.get(inputs.layout)), 2))
+    return np.full((len(stamps_ns), *shape), np.nan, np.float32)
+
+
+def _mask_early(joints: np.ndarray, start_ns: int, stamps_ns: np.ndarray, max_gap_s: float) -> np.ndarray:
+    """Set joints [T, V, 3] to NaN at stamps more than `max_gap_s` before the track's start."""
+    early = start_ns - stamps_ns > max_gap_s * NANOSECONDS
+    return np.where(early[:, None, None], np.float32(np.nan), joints) if early.any() else joints
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> float:

@@ -8,7 +8,7 @@ import pytest
 from actrec import cameras
 from actrec.datasets.ntu.skeletons import read_ntu_skeleton
 from actrec.perception.pipeline import BodyPerception, FacePerception, HandPerception
-from actrec.recognition.streams import by_id
+from actrec.recognition.observations import joints_by_id
 from actrec.skeleton import layouts
 from actrec.skeleton.layouts import FACE_68, HAND_21, KINECT_V2_25
 from actrec.types import Body, Intrinsics, RgbdFrame
@@ -327,7 +327,7 @@ def test_hands_of_no_known_body_keep_their_names_and_are_told_apart(data_root):
         first = first or places
         assert places == first
         # A recognizer of hands takes both, by their names.
-        assert sorted(by_id(list(found.values()), "hand_22")) == ["hand_1", "hand_2"]
+        assert sorted(joints_by_id(list(found.values()), "hand_22")) == ["hand_1", "hand_2"]
     hand.close()
 
 
@@ -375,4 +375,4 @@ def test_infinite_coordinates_are_refused_in_every_layout(layout, part):
     body = Body("body_1", layout, np.ones((joints, 3), np.float32), np.ones((joints, 2), np.float32), np.ones(joints))
     getattr(body, part)[5] = np.inf
     with pytest.raises(InputError, match="'body_1' has infinite coordinates"):
-        by_id([body], "kinect_v2_25", with_pixels=True)
+        joints_by_id([body], "kinect_v2_25", with_pixels=True)

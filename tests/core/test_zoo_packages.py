@@ -15,11 +15,11 @@ from actrec.datasets.utd_mhad import CLASSES as UTD
 from actrec.datasets.utd_mhad import read_utd_mhad_npz
 from actrec.inference import package
 from actrec.inference.session import Session, body_layout
-from actrec.recognition.labels import LabeledWindow
-from actrec.recognition.recognizer import Recognizer
+from actrec.recognition import ActionPrediction, ActionRecognizer
 from actrec.skeleton import windows
 from actrec.skeleton.layouts import LAYOUTS
 from actrec.types import NANOSECONDS, Body
+from tests.example_scene import update
 
 ZOO = Path(__file__).resolve().parents[2] / "models/zoo"
 PACKAGES = sorted(path.parent for path in ZOO.glob("*/model.yaml"))
@@ -113,16 +113,16 @@ def test_classes_and_accuracy_are_as_stated(session: Session, recordings: list[R
 
 def test_live_is_offline(session: Session, recordings: list[Recording]) -> None:
     """One recognizer through all recordings one after the other, each body or hand with its own id."""
-    recognizer = Recognizer(session, interval_s=0.0, min_seconds=0.0)
+    recognizer = ActionRecognizer(session, interval_s=0.0, min_seconds=0.0)
     start_ns = 0
     for number, recording in enumerate(recordings[:30]):
-        last: list[LabeledWindow] = []
+        last: list[ActionPrediction] = []
         for index, stamp in enumerate(recording.stamps_ns):
             joints = recording.joints[index]
             nowhere = np.full((len(joints), 2), np.nan, np.float32)
             body = Body(f"body_{number}", recording.layout, joints, nowhere, np.ones(len(joints), np.float32))
             seen = [body] if np.isfinite(joints).any() else []
-            last = recognizer.update(start_ns + int(stamp), seen, predict=index == len(recording.stamps_ns) - 1)
+            last = update(recognizer, start_ns + int(stamp), seen, predict=index == len(recording.stamps_ns) - 1)
         start_ns += int(recording.stamps_ns[-1]) + 2 * NANOSECONDS
         expected = offline(session, recording)
         (live,) = [window for window in last if window.body_id == f"body_{number}"]

@@ -115,7 +115,7 @@ def test_without_tensorrt_the_node_stays_inactive_or_falls_back(
     if fallback:
         assert device(graph).startswith("CPU")
         told = graph.node.figures()["device"]
-        assert "(tensorrt cannot be used, onnxruntime goes on:" in told and "part of JetPack" in told
+        assert "(tensorrt cannot be used, onnxruntime runs instead:" in told and "part of JetPack" in told
     else:
         assert "part of JetPack" in graph.node.last_error
 
@@ -126,7 +126,7 @@ def test_a_build_that_fails_leaves_the_other_backend(make: Make, tiny: str, gate
     graph = make(model=tiny, backend="tensorrt", allow_fallback=True)
     seen = complaints(graph.node, monkeypatch)
     assert graph.start()
-    graph.wait_until(lambda: any("the loaded model stays: TensorRT cannot build tiny" in line for _, line in seen))
+    graph.wait_until(lambda: any("the model was not replaced: TensorRT cannot build tiny" in line for _, line in seen))
     assert device(graph).startswith("CPU")
 
 

@@ -211,10 +211,11 @@ def test_a_model_of_cut_out_recordings_is_told_of(make: Make, tiny: str, tmp_pat
     cut_out = package.write(tmp_path / "cut_out", replace(described, provenance=provenance), tiny_onnx()).path
     graph = make(model=tiny)
     assert graph.start()
-    assert "was judged on" not in capfd.readouterr().err
+    assert "was evaluated on" not in capfd.readouterr().err
     assert graph.load_model(str(cut_out)).success
     assert (
-        "model cut_out was judged on recordings cut out and stretched into the window: 90.0%" in capfd.readouterr().err
+        "model cut_out was evaluated on recordings cut out and stretched into the window: 90.0%"
+        in capfd.readouterr().err
     )
 
 
@@ -275,7 +276,9 @@ def test_silence_is_reported_and_nothing_stale_published(make: Make, tiny: str) 
     graph.labels.clear()
     reported.clear()
     assert reported.wait(TIMEOUT_S)
-    assert "waiting for skeletons on /skeletons: is skeleton_node active? (nothing for 0.3 s" in graph.node.last_error
+    assert (
+        "waiting for skeletons on /skeletons: is skeleton_node active? (no message for 0.3 s" in graph.node.last_error
+    )
     assert graph.labels == []
 
 
@@ -286,7 +289,7 @@ def test_a_clock_that_stands_is_reported(make: Make, tiny: str) -> None:
 
     def standing() -> bool:
         graph.publish(stamp(0), body(1.0))
-        return "skeletons come, but all with one stamp" in graph.node.last_error
+        return "all skeletons have the same stamp" in graph.node.last_error
 
     graph.wait_until(standing)
 
@@ -301,7 +304,7 @@ def test_windows_that_never_grow_are_reported(make: Make, tiny: str, stamps: Seq
     def told() -> bool:
         graph.publish(stamp(next(coming)), body(1.0))
         time.sleep(0.05)
-        return "windows start anew again and again" in graph.node.last_error
+        return "windows restart too often" in graph.node.last_error
 
     graph.wait_until(told)
 

@@ -13,9 +13,8 @@ from actrec import inference
 from actrec.features.example import CAMERA
 from actrec.features.specs import InputSpec
 from actrec.inference.session import Session
-from actrec.recognition.labels import LabeledWindow
-from actrec.recognition.recognizer import Recognizer
-from actrec.recognition.streams import FRAMES_A_SAMPLE, PICTURES
+from actrec.recognition import ActionPrediction, ActionRecognizer
+from actrec.recognition.tracks import BUFFERED_IMAGES, FRAMES_PER_SAMPLE
 from actrec.skeleton.conversions import convert
 from actrec.types import Body
 from actrec.utils.errors import InputError, PackageError
@@ -34,6 +33,7 @@ from tests.example_scene import (
     WINDOW,
     Scene,
     stamp,
+    update,
 )  # fmt: skip
 from tests.tiny_model import RAW, note_runs, person_at, write_any, write_tiny
 
@@ -47,7 +47,7 @@ def scene() -> Scene:
     return Scene()
 
 
-def by_label(label: LabeledWindow) -> np.ndarray:
+def by_label(label: ActionPrediction) -> np.ndarray:
     found = dict(zip(label.top_labels, label.top_probabilities, strict=True))
     return np.array([found[name] for name in sorted(found)])
 
@@ -57,8 +57,8 @@ def expected(session: Session, clip: Mapping[str, np.ndarray]) -> np.ndarray:
     return prediction.probabilities[np.argsort(prediction.labels)]
 
 
-def eager(session: Session, **options: Any) -> Recognizer:
-    return Recognizer(session, **{"interval_s": 0.0, **options})
+def eager(session: Session, **options: Any) -> ActionRecognizer:
+    return ActionRecognizer(session, **{"interval_s": 0.0, **options})
 
 
 @pytest.mark.parametrize(
@@ -71,9 +71,9 @@ def test_live_is_offline(tmp_path: Path, scene: Scene, specs: list[InputSpec], m
     recognizer = eager(session)
     runs = note_runs(session, monkeypatch)
     for t in range(2 * FRAMES):
-        scene.tell(recognizer, t)
-    assert recognizer.waiting == {}
-    (label,) = recognizer.judge()
+        scene.add_frame(recognizer, t)
+    assert recognizer.missing == {}
+    (label,) = recognizer.predict()
     assert label.reason == "" and len(label.top_labels) == 3
     for frames in (range(FRAMES, 2 * FRAMES), range(FRAMES)):
         session.predict(scene.offline(frames))
@@ -88,9 +88,9 @@ def test_only_the_streams_that_count_are_asked_for(tmp_path: Path) -> None:
     session = load(tmp_path, HANDS, FLOW)
     recognizer = eager(session)
     assert recognizer.streams == {"hands": False, "flow": True, "bodies": True}
-    assert not recognizer.needs_size and eager(load(tmp_path / "b", FACE)).needs_size
-    assert not eager(load(tmp_path / "c", CROP)).needs_size, "the pictures say it"
-    assert eager(load(tmp_path / "d", MOTION)).needs_size and eager(load(tmp_path / "e", PLACES)).needs_size
+    assert not recognizer.needs_image_size and eager(load(tmp_path / "b", FACE)).needs_image_size
+    assert not eager(load(tmp_path / "c", CROP)).needs_image_size, "the pictures say it"
+    assert eager(load(tmp_path / "d", MOTION)).needs_image_size and eager(load(tmp_path / "e", PLACES)).needs_image_size
 
 
 @pytest.mark.parametrize("spec", [HANDS, FACE, MOTION], ids=lambda spec: spec.modality)
@@ -99,10 +99,10 @@ def test_what_it_can_do_without_is_zero(tmp_path: Path, scene: Scene, spec: Inpu
     recognizer = eager(session)
     (stream,) = set(recognizer.streams) - {"bodies"}
     for t in range(FRAMES):
-        scene.tell(recognizer, t, leave_out=(stream,))
-    assert list(recognizer.waiting) == [stream] and "so far" in recognizer.waiting[stream]
-    (label,) = recognizer.judge()
-    clip = scene.offline(range(FRAMES), leave_out=(stream,))
+        scene.add_frame(recognizer, t, without=(stream,))
+    assert list(recognizer.missing) == [stream] and "so far" in recognizer.missing[stream]
+    (label,) = recognizer.predict()
+    clip = scene.offline(range(FRAMES), without=(stream,))
     np.testing.assert_allclose(by_label(label), expected(session, clip), atol=2e-4)
 
 
@@ -110,39 +110,39 @@ def test_what_it_can_do_without_is_zero(tmp_path: Path, scene: Scene, spec: Inpu
 def test_required_stream_that_never_came(tmp_path: Path, scene: Scene, spec: InputSpec, stream: str) -> None:
     recognizer = eager(load(tmp_path, spec))
     for t in range(FRAMES):
-        scene.tell(recognizer, t, leave_out=(stream,))
-    (label,) = recognizer.judge()
+        scene.add_frame(recognizer, t, without=(stream,))
+    (label,) = recognizer.predict()
     assert (label.label, label.class_id, label.top_labels) == ("unknown", -1, ())
     words = {"flow": "no scene flow so far", "color": "no color images so far"}[stream]
-    assert label.reason == words and recognizer.waiting == {stream: words}
-    assert recognizer.counts.waiting == 1 and recognizer.counts.labels == 0
+    assert label.reason == words and recognizer.missing == {stream: words}
+    assert recognizer.counts.missing_input == 1 and recognizer.counts.labels == 0
 
 
 def test_required_stream_that_falls_silent_and_comes_back(tmp_path: Path, scene: Scene) -> None:
     recognizer = eager(load(tmp_path, FLOW), stream_timeout_s=0.5)
     for t in range(FRAMES):
-        scene.tell(recognizer, t)
-    assert recognizer.judge()[0].reason == ""
+        scene.add_frame(recognizer, t)
+    assert recognizer.predict()[0].reason == ""
     said = []
     for t in range(FRAMES, 2 * FRAMES):
-        scene.tell(recognizer, t, leave_out=("flow",))
-        said += recognizer.judge()
+        scene.add_frame(recognizer, t, without=("flow",))
+        said += recognizer.predict()
     assert [label.reason for label in said[:7]] == [""] * 7, "what was seen last stands in for half a second"
-    assert {label.reason for label in said[8:]} == {"no scene flow any more"}
-    scene.tell(recognizer, 2 * FRAMES)
-    assert recognizer.judge()[0].reason == ""
+    assert {label.reason for label in said[8:]} == {"no recent scene flow"}
+    scene.add_frame(recognizer, 2 * FRAMES)
+    assert recognizer.predict()[0].reason == ""
 
 
 @pytest.mark.parametrize("spec", [MOTION, PLACES], ids=lambda spec: spec.modality)
 def test_size_of_the_picture_that_never_came(tmp_path: Path, scene: Scene, spec: InputSpec) -> None:
     recognizer = eager(load(tmp_path, spec), min_seconds=0.0)
-    recognizer.observe(stamp(0), scene.bodies(0))
+    recognizer.add_skeletons(stamp(0), scene.bodies(0))
     if "flow" in recognizer.streams:
-        recognizer.add_flow(stamp(0), scene.clip["flow"][0], CAMERA.resized(160, 120))
-    assert "no camera_info so far" in recognizer.judge()[0].reason
-    recognizer.set_size(320, 240)
-    recognizer.observe(stamp(1), scene.bodies(1))
-    assert recognizer.judge()[0].reason == ""
+        recognizer.add_scene_flow(stamp(0), scene.clip["flow"][0], CAMERA.resized(160, 120))
+    assert "no camera_info so far" in recognizer.predict()[0].reason
+    recognizer.set_image_size(320, 240)
+    recognizer.add_skeletons(stamp(1), scene.bodies(1))
+    assert recognizer.predict()[0].reason == ""
 
 
 def test_pictures_of_other_frames_are_not_taken_for_a_bodys(tmp_path: Path, scene: Scene) -> None:
@@ -150,35 +150,35 @@ def test_pictures_of_other_frames_are_not_taken_for_a_bodys(tmp_path: Path, scen
     recognizer = eager(load(tmp_path, CROP))
     for t in range(FRAMES):
         recognizer.add_color(stamp(t + 0.4), scene.clip["color"][t])
-        recognizer.observe(stamp(t), scene.bodies(t))
-    (label,) = recognizer.judge()
-    assert "no color images of a frame in which this body was seen" in label.reason
+        recognizer.add_skeletons(stamp(t), scene.bodies(t))
+    (label,) = recognizer.predict()
+    assert "no color images match the stamps" in label.reason
 
 
 def test_messages_may_come_in_any_order(tmp_path: Path, scene: Scene) -> None:
     """Pictures before, with or after the skeletons, flow three frames late, hands the other way round."""
     session = load(tmp_path, *ALL)
     recognizer = eager(session)
-    delayed: list[tuple[int, Callable[[], None]]] = []
+    delayed: list[tuple[int, Callable[[], object]]] = []
     rng = np.random.default_rng(1)
     for t in range(2 * FRAMES + 4):
         if t < 2 * FRAMES:
             ns, flow = stamp(t), scene.clip["flow"][t]
-            todo: list[Callable[[], None]] = [
+            todo: list[Callable[[], object]] = [
                 lambda t=t, ns=ns: recognizer.add_color(ns, scene.clip["color"][t]),  # type: ignore[misc]
                 lambda t=t, ns=ns: recognizer.add_hands(ns, scene.hands(t)),  # type: ignore[misc]
                 lambda t=t, ns=ns: recognizer.add_faces(ns, scene.faces(t)),  # type: ignore[misc]
-                lambda f=flow, ns=ns: recognizer.add_flow(ns, f, CAMERA.resized(160, 120)),  # type: ignore[misc]
+                lambda f=flow, ns=ns: recognizer.add_scene_flow(ns, f, CAMERA.resized(160, 120)),  # type: ignore[misc]
             ]
             # The first frames in order: a body must be known before what belongs to it can be kept.
             delayed += [(t + int(rng.integers(4 if t > 3 else 1)), step) for step in todo]
             if t < 4:
                 recognizer.add_color(ns, scene.clip["color"][t])
-            recognizer.observe(ns, scene.bodies(t))
+            recognizer.add_skeletons(ns, scene.bodies(t))
         for due, step in [item for item in delayed if item[0] <= t][::-1]:
             step()
             delayed.remove((due, step))
-    (label,) = recognizer.judge()
+    (label,) = recognizer.predict()
     np.testing.assert_allclose(by_label(label), expected(session, scene.offline(range(FRAMES, 2 * FRAMES))), atol=2e-4)
 
 
@@ -186,8 +186,8 @@ def test_lost_messages_are_bridged(tmp_path: Path, scene: Scene) -> None:
     session = load(tmp_path, *ALL)
     recognizer = eager(session)
     for t in range(2 * FRAMES):
-        scene.tell(recognizer, t, leave_out=("hands", "color", "flow") if t % 3 == 1 else ())
-    (label,) = recognizer.judge()
+        scene.add_frame(recognizer, t, without=("hands", "color", "flow") if t % 3 == 1 else ())
+    (label,) = recognizer.predict()
     near = expected(session, scene.offline(range(FRAMES, 2 * FRAMES)))
     assert label.reason == "" and np.abs(by_label(label) - near).max() < 0.3
 
@@ -197,9 +197,9 @@ def test_hand_out_of_view_is_missing_not_held(tmp_path: Path, scene: Scene, monk
     recognizer = eager(session, max_gap_s=0.3)
     runs = note_runs(session, monkeypatch)
     for t in range(FRAMES):
-        scene.tell(recognizer, t, leave_out=("hands",))
+        scene.add_frame(recognizer, t, without=("hands",))
         recognizer.add_hands(stamp(t), [hand for hand in scene.hands(t) if hand.side == "right" or t < 4])
-    recognizer.judge()
+    recognizer.predict()
     seen = runs[0]["hands"][0, 0].any(axis=0).reshape(FRAMES, 2, 21).any(axis=-1)  # an absent hand is all zero
     assert seen[:, 1].all()
     assert seen[:8, 0].all() and not seen[-6:, 0].any(), "held for 0.3 s after it was last seen at frame 3"
@@ -208,11 +208,12 @@ def test_hand_out_of_view_is_missing_not_held(tmp_path: Path, scene: Scene, monk
 def test_memory_is_bounded(tmp_path: Path, scene: Scene) -> None:
     recognizer = eager(load(tmp_path, *ALL))
     for t in range(20 * FRAMES):  # ten times the camera's rate
-        scene.tell(recognizer, t % (3 * FRAMES), at=t / 10)
-    kept = recognizer._followed.others
-    assert len(kept._color) <= PICTURES and len(kept._flow) <= PICTURES
-    frames = [*kept._scene.values(), *(kept._bodies["body_1"][name] for name in ("body_crop", "right"))]
-    assert all(FRAMES < len(series) <= FRAMES_A_SAMPLE * FRAMES + 2 for series in frames)
+        scene.add_frame(recognizer, t % (3 * FRAMES), at=t / 10)
+    buffers = recognizer._buffers
+    assert len(buffers.color) <= BUFFERED_IMAGES and len(buffers.flow) <= BUFFERED_IMAGES
+    frames = [*buffers.frames.values(), *recognizer._tracks["body_1"].frames.values()]
+    assert set(recognizer._tracks["body_1"].frames) == {"body_crop", "right"}
+    assert all(FRAMES < len(series) <= FRAMES_PER_SAMPLE * FRAMES + 2 for series in frames)
 
 
 @pytest.mark.parametrize("frames", [8, 22, 37, 1000])
@@ -221,10 +222,10 @@ def test_time_that_jumps_back_forgets_the_future(tmp_path: Path, scene: Scene, f
     session = load(tmp_path, *ALL)
     recognizer = eager(session)
     for t in range(FRAMES, 3 * FRAMES):
-        scene.tell(recognizer, t, at=t + 0.1 - 3 * FRAMES + frames)
+        scene.add_frame(recognizer, t, at=t + 0.1 - 3 * FRAMES + frames)
     for t in range(FRAMES):
-        scene.tell(recognizer, t)
-    (label,) = recognizer.judge()
+        scene.add_frame(recognizer, t)
+    (label,) = recognizer.predict()
     assert recognizer.counts.restarts == 1 and label.window_start_ns == stamp(0)
     np.testing.assert_allclose(by_label(label), expected(session, scene.offline(range(FRAMES))), atol=2e-4)
 
@@ -232,27 +233,27 @@ def test_time_that_jumps_back_forgets_the_future(tmp_path: Path, scene: Scene, f
 def test_models_of_other_streams_are_swapped_in(tmp_path: Path, scene: Scene) -> None:
     recognizer = eager(load(tmp_path / "a", BODY))
     for t in range(FRAMES):
-        scene.tell(recognizer, t)
-    assert recognizer.judge()[0].reason == "" and set(recognizer.streams) == {"bodies"}
+        scene.add_frame(recognizer, t)
+    assert recognizer.predict()[0].reason == "" and set(recognizer.streams) == {"bodies"}
     for number, spec in enumerate((CROP, FLOW, HANDS, BODY)):
         session = load(tmp_path / str(number), spec)
-        recognizer.use(session)
+        recognizer.set_session(session)
         for t in range(FRAMES):
-            scene.tell(recognizer, t, at=(number + 1) * FRAMES + t)
-        (label,) = recognizer.judge()
+            scene.add_frame(recognizer, t, at=(number + 1) * FRAMES + t)
+        (label,) = recognizer.predict()
         np.testing.assert_allclose(by_label(label), expected(session, scene.offline(range(FRAMES))), atol=2e-4)
 
 
 def test_frame_under_way_is_the_new_models(tmp_path: Path, scene: Scene) -> None:
     """A model swapped in between a frame's coming and its judgement does not lose the frame's label."""
     recognizer = eager(load(tmp_path / "a", BODY), min_seconds=0.0)
-    scene.tell(recognizer, 0)
+    scene.add_frame(recognizer, 0)
     other = load(tmp_path / "b", BODY)
-    recognizer.use(other)
-    recognizer.use(other)
-    (label,) = recognizer.judge()
+    recognizer.set_session(other)
+    recognizer.set_session(other)
+    (label,) = recognizer.predict()
     assert (label.stamp_ns, label.window_start_ns) == (stamp(0), stamp(0))
-    assert recognizer.judge() == []
+    assert recognizer.predict() == []
 
 
 def test_others_observe_while_the_network_runs(tmp_path: Path, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,50 +268,54 @@ def test_others_observe_while_the_network_runs(tmp_path: Path, scene: Scene, mon
         return run(inputs)
 
     for t in range(FRAMES):
-        scene.tell(recognizer, t)
+        scene.add_frame(recognizer, t)
     monkeypatch.setattr(session.backend, "run", slow)
-    said: list[LabeledWindow] = []
-    judge = threading.Thread(target=lambda: said.extend(recognizer.judge()))
+    said: list[ActionPrediction] = []
+    judge = threading.Thread(target=lambda: said.extend(recognizer.predict()))
     judge.start()
     assert running.wait(30)
     for t in range(FRAMES, 2 * FRAMES):
-        scene.tell(recognizer, t)  # would hang if the network's run held them up
+        scene.add_frame(recognizer, t)  # would hang if the network's run held them up
     go.set()
     judge.join(30)
     assert [label.stamp_ns for label in said] == [stamp(FRAMES - 1)]
     assert recognizer.counts.skipped == 2 * (FRAMES - 1)
-    (label,) = recognizer.judge()
+    (label,) = recognizer.predict()
     assert label.stamp_ns == stamp(2 * FRAMES - 1) and label.reason == ""
 
 
 def test_bad_hands_and_faces_are_refused(tmp_path: Path, scene: Scene) -> None:
     recognizer = eager(load(tmp_path, HANDS, FACE))
-    scene.tell(recognizer, 0)
+    scene.add_frame(recognizer, 0)
     hand, face = scene.hands(1)[0], scene.faces(1)[0]
     with pytest.raises(InputError, match=r"hand of 'body_1' has positions \[20, 3\]"):
         recognizer.add_hands(stamp(1), [replace(hand, positions=hand.positions[:20])])
     with pytest.raises(InputError, match="infinite"):
         recognizer.add_faces(stamp(1), [replace(face, positions=face.positions + np.inf)])
     recognizer.add_hands(stamp(1), [replace(hand, body_id="somebody")])
-    scene.tell(recognizer, 2)
-    assert recognizer.judge()[0].reason == ""
+    scene.add_frame(recognizer, 2)
+    assert recognizer.predict()[0].reason == ""
 
 
 def test_pixels_of_another_layout_are_converted(tmp_path: Path) -> None:
     recognizer = eager(load(tmp_path, FACE, PLACES), min_seconds=0.0)
     joints = np.tile(person_at(0.0)[:1], (32, 1))
-    recognizer.set_size(320, 240)
-    recognizer.observe(stamp(0), [Body("a", "azure_kinect_32", joints, joints[:, :2] + 100, np.ones(32, np.float32))])
-    assert recognizer.judge()[0].reason == ""
+    recognizer.set_image_size(320, 240)
+    recognizer.add_skeletons(
+        stamp(0), [Body("a", "azure_kinect_32", joints, joints[:, :2] + 100, np.ones(32, np.float32))]
+    )
+    assert recognizer.predict()[0].reason == ""
     with pytest.raises(InputError, match=r"pixels \[25, 2\], expected \[32, 2\] of azure_kinect_32"):
-        recognizer.observe(stamp(1), [Body("a", "azure_kinect_32", joints, joints[:25, :2], np.ones(32, np.float32))])
+        recognizer.add_skeletons(
+            stamp(1), [Body("a", "azure_kinect_32", joints, joints[:25, :2], np.ones(32, np.float32))]
+        )
 
 
 def test_model_of_whole_pictures_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = load(tmp_path, BODY)
     session.__dict__["keys"] = frozenset({"bodies", "color"})
-    with pytest.raises(PackageError, match="whole pictures"):
-        Recognizer(session)
+    with pytest.raises(PackageError, match="full images"):
+        ActionRecognizer(session)
 
 
 @pytest.mark.parametrize("layout", ["hand_21", "hand_22"])
@@ -318,11 +323,11 @@ def test_model_of_hands_labels_each_hand(tmp_path: Path, scene: Scene, layout: s
     joints = int(layout[-2:])
     session = load(tmp_path, InputSpec("body", "body", layout, (1, 3, FRAMES, joints), "m", RAW))
     recognizer = eager(session)
-    assert recognizer.subject == "hands" and recognizer.streams == {"hands": True}
-    assert recognizer.waiting == {"hands": "no hands so far"}
+    assert recognizer.tracked_stream == "hands" and recognizer.streams == {"hands": True}
+    assert recognizer.missing == {"hands": "no hands so far"}
     for t in range(FRAMES):
-        labels = recognizer.update(stamp(t), scene.hands(t))
-    assert recognizer.waiting == {}
+        labels = update(recognizer, stamp(t), scene.hands(t))
+    assert recognizer.missing == {}
     by_id = {label.body_id: label for label in labels}
     assert set(by_id) == {"body_1_left", "body_1_right"}
     clip = scene.clip["hands"][:1, :FRAMES, 1]
@@ -335,10 +340,10 @@ def test_model_of_hands_labels_each_hand(tmp_path: Path, scene: Scene, layout: s
 def test_body_model_after_a_hand_model(tmp_path: Path, scene: Scene) -> None:
     hands = load(tmp_path / "h", InputSpec("body", "body", "hand_22", (1, 3, FRAMES, 22), "m", RAW))
     recognizer = eager(hands, lost_after_s=0.2)
-    recognizer.update(stamp(0), scene.hands(0), predict=False)
-    recognizer.use(inference.load(write_tiny(tmp_path / "tiny")))
-    assert recognizer.judge() == []
-    said = [label for t in range(1, FRAMES) for label in recognizer.update(stamp(t), scene.bodies(t))]
+    update(recognizer, stamp(0), scene.hands(0), predict=False)
+    recognizer.set_session(inference.load(write_tiny(tmp_path / "tiny")))
+    assert recognizer.predict() == []
+    said = [label for t in range(1, FRAMES) for label in update(recognizer, stamp(t), scene.bodies(t))]
     assert {label.label for label in said if label.body_id.startswith("body_1_")} == {"unknown"}
     assert any(label.body_id == "body_1" and label.top_labels for label in said)
 
@@ -349,9 +354,9 @@ def test_hand_model_of_another_layout_takes_over_between_two_frames(tmp_path: Pa
         for layout in ("hand_21", "hand_22")
     )
     recognizer = eager(first)
-    recognizer.update(stamp(0), scene.hands(0), predict=False)
-    recognizer.use(second)
-    assert recognizer.judge() == []
+    update(recognizer, stamp(0), scene.hands(0), predict=False)
+    recognizer.set_session(second)
+    assert recognizer.predict() == []
     for t in range(1, FRAMES):
-        labels = recognizer.update(stamp(t), scene.hands(t))
+        labels = update(recognizer, stamp(t), scene.hands(t))
     assert {label.body_id for label in labels if label.top_labels} == {"body_1_left", "body_1_right"}

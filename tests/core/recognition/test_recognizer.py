@@ -9,12 +9,12 @@ import pytest
 from actrec import inference
 from actrec.features.specs import InputSpec
 from actrec.inference.session import Prediction, Session
-from actrec.recognition.labels import LabeledWindow
-from actrec.recognition.recognizer import Recognizer
+from actrec.recognition import ActionPrediction, ActionRecognizer
 from actrec.skeleton import layouts
 from actrec.skeleton.windows import resample, sample_stamps
 from actrec.types import Body
 from actrec.utils.errors import ConfigError, InputError, PackageError
+from tests.example_scene import update
 from tests.tiny_model import person_at, write_tiny
 
 PERIOD_NS = 100_000_000
@@ -36,16 +36,16 @@ def body(x: float, body_id: str = "body_1", z: float = 2.0, layout: str = "kinec
     return Body(body_id, layout, positions, np.full((joints, 2), np.nan, np.float32), np.ones(joints, np.float32))
 
 
-class EachFrame(Recognizer):
+class EachFrame(ActionRecognizer):
     """Labels every frame."""
 
     def __init__(self, session: Session, **options: object):
         super().__init__(session, **{"interval_s": 0.0, **options})
 
 
-def feed(recognizer: Recognizer, frames: range, *bodies: Body) -> list[LabeledWindow]:
+def feed(recognizer: ActionRecognizer, frames: range, *bodies: Body) -> list[ActionPrediction]:
     """Feeds the same bodies in each of the frames; returns the last frame's labels."""
-    return [recognizer.update(stamp(frame), list(bodies)) for frame in frames][-1]
+    return [update(recognizer, stamp(frame), list(bodies)) for frame in frames][-1]
 
 
 def test_label_carries_stamps_of_its_window(session: Session) -> None:
@@ -64,7 +64,7 @@ def test_window_is_resampled_by_time_not_by_frames(session: Session) -> None:
     for step in (1 / 3, 5 / 3):
         recognizer = EachFrame(session)
         for frame in np.arange(0, 20 + 1e-6, step):
-            (label,) = recognizer.update(stamp(frame), [body(-0.05 if frame < 10 else 0.05, z=4.0)])
+            (label,) = update(recognizer, stamp(frame), [body(-0.05 if frame < 10 else 0.05, z=4.0)])
         results.append(dict(zip(label.top_labels, label.top_probabilities, strict=True)))
     assert results[0]["right"] == pytest.approx(results[1]["right"], abs=0.03)
 
@@ -80,7 +80,7 @@ def test_two_bodies_have_a_window_each_and_one_run(session: Session, monkeypatch
         return run(inputs)
 
     monkeypatch.setattr(session.backend, "run", count)
-    labels = recognizer.update(stamp(10), [body(-1.0, "body_1"), body(1.0, "body_2")])
+    labels = update(recognizer, stamp(10), [body(-1.0, "body_1"), body(1.0, "body_2")])
     assert {label.body_id: label.label for label in labels} == {"body_1": "left", "body_2": "right"}
     assert sizes == [2]
 
@@ -94,10 +94,10 @@ def test_rejected_label_is_unknown_with_the_networks_thoughts(session: Session) 
 
 def test_new_body_is_unknown_until_min_seconds(session: Session) -> None:
     recognizer = EachFrame(session, min_seconds=0.5)
-    said = [recognizer.update(stamp(frame), [body(1.0)])[0] for frame in range(7)]
+    said = [update(recognizer, stamp(frame), [body(1.0)])[0] for frame in range(7)]
     assert [label.label for label in said] == ["unknown"] * 5 + ["right"] * 2
     assert said[0].top_labels == () and said[0].class_id == -1 and said[0].confidence == 0.0
-    assert EachFrame(session, min_seconds=0.0).update(stamp(0), [body(1.0)])[0].label == "right"
+    assert update(EachFrame(session, min_seconds=0.0), stamp(0), [body(1.0)])[0].label == "right"
 
 
 def test_min_seconds_beyond_the_window_waits_for_a_full_window_only(session: Session) -> None:
@@ -107,14 +107,14 @@ def test_min_seconds_beyond_the_window_waits_for_a_full_window_only(session: Ses
 
 def test_interval_spaces_labels_by_stamp(session: Session) -> None:
     recognizer = EachFrame(session, interval_s=0.3, min_seconds=0.0)
-    said = [frame for frame in range(13) if recognizer.update(stamp(frame), [body(1.0)])]
+    said = [frame for frame in range(13) if update(recognizer, stamp(frame), [body(1.0)])]
     assert said == [0, 3, 6, 9, 12]
 
 
 def test_empty_scene_is_unknown_stamped_with_the_frame(session: Session) -> None:
     recognizer = EachFrame(session)
     for frame in range(3):
-        (label,) = recognizer.update(stamp(frame), [])
+        (label,) = update(recognizer, stamp(frame), [])
         assert (label.body_id, label.label, label.class_id) == ("", "unknown", -1)
         assert label.stamp_ns == label.window_start_ns == stamp(frame)
 
@@ -122,7 +122,7 @@ def test_empty_scene_is_unknown_stamped_with_the_frame(session: Session) -> None
 def test_body_that_leaves_gets_one_unknown_then_nothing(session: Session) -> None:
     recognizer = EachFrame(session, lost_after_s=0.3)
     assert feed(recognizer, range(10), body(1.0, "body_1"), body(-1.0, "body_2"))[0].label == "right"
-    said = [recognizer.update(stamp(frame), [body(-1.0, "body_2")]) for frame in range(10, 20)]
+    said = [update(recognizer, stamp(frame), [body(-1.0, "body_2")]) for frame in range(10, 20)]
     of_first = [label for labels in said for label in labels if label.body_id == "body_1"]
     assert [(label.label, label.stamp_ns) for label in of_first] == [("unknown", stamp(12))]
     assert all(label.label == "left" for labels in said for label in labels if label.body_id == "body_2")
@@ -132,7 +132,7 @@ def test_last_body_that_leaves(session: Session) -> None:
     """Nobody there is said at once, the body's own end after lost_after_s; its label is never repeated."""
     recognizer = EachFrame(session, lost_after_s=0.2)
     feed(recognizer, range(10), body(1.0))
-    said = [label for frame in range(10, 15) for label in recognizer.update(stamp(frame), [])]
+    said = [label for frame in range(10, 15) for label in update(recognizer, stamp(frame), [])]
     assert {label.label for label in said} == {"unknown"}
     assert [label.stamp_ns for label in said if label.body_id == "body_1"] == [stamp(11)]
     assert [label.stamp_ns for label in said if label.body_id == ""] == [stamp(frame) for frame in range(10, 15)]
@@ -142,7 +142,7 @@ def test_body_that_returns_starts_anew(session: Session) -> None:
     recognizer = EachFrame(session, lost_after_s=0.3)
     feed(recognizer, range(20), body(1.0))
     feed(recognizer, range(20, 30))
-    (label,) = recognizer.update(stamp(30), [body(-1.0)])
+    (label,) = update(recognizer, stamp(30), [body(-1.0)])
     assert (label.label, label.window_start_ns) == ("unknown", stamp(30))
     (label,) = feed(recognizer, range(31, 40), body(-1.0))
     assert (label.label, label.window_start_ns) == ("left", stamp(30))
@@ -152,21 +152,21 @@ def test_short_absence_keeps_the_window(session: Session) -> None:
     recognizer = EachFrame(session, lost_after_s=0.5)
     feed(recognizer, range(10), body(1.0))
     feed(recognizer, range(10, 12))
-    (label,) = recognizer.update(stamp(12), [body(1.0)])
+    (label,) = update(recognizer, stamp(12), [body(1.0)])
     assert (label.label, label.window_start_ns) == ("right", stamp(0))
 
 
 def test_pause_of_the_whole_stream_restarts(session: Session) -> None:
     recognizer = EachFrame(session)
     feed(recognizer, range(10), body(1.0))
-    (label,) = recognizer.update(stamp(60), [body(1.0)])
+    (label,) = update(recognizer, stamp(60), [body(1.0)])
     assert (label.label, label.window_start_ns) == ("unknown", stamp(60))
 
 
 def test_stamps_that_jump_back_restart_all_windows(session: Session) -> None:
     recognizer = EachFrame(session)
     feed(recognizer, range(50, 70), body(1.0, "body_1"), body(1.0, "body_2"))
-    labels = recognizer.update(stamp(0), [body(-1.0, "body_1")])
+    labels = update(recognizer, stamp(0), [body(-1.0, "body_1")])
     assert [(label.body_id, label.label, label.stamp_ns) for label in labels] == [
         ("body_2", "unknown", stamp(0)),
         ("body_1", "unknown", stamp(0)),
@@ -180,32 +180,32 @@ def test_who_finds_no_room_after_stamps_jumped_back_ends_too(session: Session) -
     recognizer = EachFrame(session, max_bodies=1)
     feed(recognizer, range(10), body(1.0, "first", z=4.0))
     both = body(1.0, "first", z=4.0), body(-1.0, "nearer", z=1.5)
-    recognizer.update(stamp(10), both)
-    labels = recognizer.update(stamp(5), both)
+    update(recognizer, stamp(10), both)
+    labels = update(recognizer, stamp(5), both)
     assert [(w.body_id, w.label) for w in labels] == [("first", "unknown"), ("nearer", "unknown")]
-    assert list(recognizer._followed.tracks) == ["nearer"]
+    assert list(recognizer._tracks) == ["nearer"]
 
 
 def test_duplicate_frame_is_ignored(session: Session) -> None:
     recognizer = EachFrame(session)
     feed(recognizer, range(10), body(1.0))
-    assert recognizer.update(stamp(9), [body(-1.0)]) == []
+    assert update(recognizer, stamp(9), [body(-1.0)]) == []
     assert recognizer.counts.duplicates == 1 and recognizer.counts.frames == 10
 
 
 def test_frames_fed_without_predicting_enter_the_window(session: Session) -> None:
     recognizer, other = EachFrame(session), EachFrame(session)
     for frame in range(20):
-        assert recognizer.update(stamp(frame), [body(1.0)], predict=False) == []
+        assert update(recognizer, stamp(frame), [body(1.0)], predict=False) == []
     feed(other, range(20), body(1.0))
-    assert recognizer.update(stamp(20), [body(1.0)]) == other.update(stamp(20), [body(1.0)])
+    assert update(recognizer, stamp(20), [body(1.0)]) == update(other, stamp(20), [body(1.0)])
     assert recognizer.counts.skipped == 20
 
 
 def test_endings_are_reported_even_without_predicting(session: Session) -> None:
     recognizer = EachFrame(session, lost_after_s=0.2)
     feed(recognizer, range(10), body(1.0))
-    labels = [label for f in range(10, 20) for label in recognizer.update(stamp(f), [], predict=False)]
+    labels = [label for f in range(10, 20) for label in update(recognizer, stamp(f), [], predict=False)]
     assert [(label.body_id, label.label) for label in labels] == [("body_1", "unknown")]
 
 
@@ -220,10 +220,10 @@ def test_body_without_any_joint_is_not_there(session: Session) -> None:
     nobody = body(1.0)
     nobody.positions[:] = np.nan
     recognizer = EachFrame(session, lost_after_s=0.3)
-    (label,) = recognizer.update(stamp(0), [nobody])
+    (label,) = update(recognizer, stamp(0), [nobody])
     assert (label.body_id, label.label) == ("", "unknown")
     feed(recognizer, range(1, 11), body(1.0))
-    said = [label for frame in range(11, 20) for label in recognizer.update(stamp(frame), [nobody])]
+    said = [label for frame in range(11, 20) for label in update(recognizer, stamp(frame), [nobody])]
     assert {label.label for label in said} == {"unknown"}
     assert [label.stamp_ns for label in said if label.body_id] == [stamp(13)]
 
@@ -251,8 +251,8 @@ def test_bad_bodies_are_refused_and_change_nothing(session: Session, change: dic
     recognizer = EachFrame(session)
     feed(recognizer, range(10), body(1.0, "body_2"))
     with pytest.raises(InputError, match=message):
-        recognizer.update(stamp(10), [body(1.0, "body_2"), replace(body(1.0, "body_1"), **change)])  # type: ignore[arg-type]
-    (label,) = recognizer.update(stamp(11), [body(1.0, "body_2")])
+        update(recognizer, stamp(10), [body(1.0, "body_2"), replace(body(1.0, "body_1"), **change)])  # type: ignore[arg-type]
+    (label,) = update(recognizer, stamp(11), [body(1.0, "body_2")])
     assert (label.body_id, label.label, label.window_start_ns) == ("body_2", "right", stamp(0))
 
 
@@ -264,10 +264,10 @@ def test_other_skeleton_layouts_are_converted(session: Session, layout: str) -> 
 
 def test_crowd_keeps_those_followed_and_the_nearest(session: Session) -> None:
     recognizer = EachFrame(session, max_bodies=2, min_seconds=0.0)
-    recognizer.update(stamp(0), [body(1.0, "far", z=5.0)])
+    update(recognizer, stamp(0), [body(1.0, "far", z=5.0)])
     crowd = [body(1.0, "far", z=5.0), body(1.0, "near", z=1.0), body(1.0, "middle", z=3.0)]
-    assert {label.body_id for label in recognizer.update(stamp(1), crowd)} == {"far", "near"}
-    assert recognizer.counts.left_out == 1
+    assert {label.body_id for label in update(recognizer, stamp(1), crowd)} == {"far", "near"}
+    assert recognizer.counts.over_limit == 1
 
 
 def test_smoothing_averages_probabilities_over_time(session: Session) -> None:
@@ -276,7 +276,7 @@ def test_smoothing_averages_probabilities_over_time(session: Session) -> None:
     raw, smooth = EachFrame(session), recognizer
     feed(raw, range(40), body(-0.2))
     for frame in range(40, 60):
-        (before,), (after,) = (each.update(stamp(frame), [body(0.2)]) for each in (raw, smooth))
+        (before,), (after,) = (update(each, stamp(frame), [body(0.2)]) for each in (raw, smooth))
     share = dict(zip(after.top_labels, after.top_probabilities, strict=True))["right"]
     assert 0.5 < share < dict(zip(before.top_labels, before.top_probabilities, strict=True))["right"]
     assert sum(after.top_probabilities) == pytest.approx(1.0, abs=1e-5)
@@ -317,7 +317,7 @@ def test_others_come_and_go_in_a_window_as_in_a_recording(tmp_path: Path, monkey
             del shown[1]
         for m, one in enumerate(shown):
             positions[m, frame] = one.positions
-        recognizer.update(stamp(frame), shown)
+        update(recognizer, stamp(frame), shown)
         if frame >= 20:
             wanted = sample_stamps(stamp(frame), window.seconds, window.frames)
             recorded = [resample(stamps[: frame + 1], of_one[: frame + 1], wanted) for of_one in positions]
@@ -328,7 +328,7 @@ def test_others_come_and_go_in_a_window_as_in_a_recording(tmp_path: Path, monkey
 def test_model_is_swapped_while_running(session: Session, tmp_path: Path) -> None:
     recognizer = EachFrame(session, lost_after_s=0.3)
     feed(recognizer, range(10), body(1.0, "body_1"), body(1.0, "body_2"))
-    recognizer.use(inference.load(write_tiny(tmp_path / "longer", frames=16, seconds=4.0)))
+    recognizer.set_session(inference.load(write_tiny(tmp_path / "longer", frames=16, seconds=4.0)))
     labels = feed(recognizer, range(10, 21), body(1.0, "body_1"))
     assert [(label.label, label.model_name, label.window_start_ns) for label in labels] == [
         ("right", "longer", stamp(10))
@@ -338,8 +338,8 @@ def test_model_is_swapped_while_running(session: Session, tmp_path: Path) -> Non
 def test_body_lost_during_a_swap_still_ends(session: Session, tmp_path: Path) -> None:
     recognizer = EachFrame(session, lost_after_s=0.3)
     feed(recognizer, range(10), body(1.0))
-    recognizer.use(inference.load(write_tiny(tmp_path / "other")))
-    said = [label for frame in range(10, 20) for label in recognizer.update(stamp(frame), [])]
+    recognizer.set_session(inference.load(write_tiny(tmp_path / "other")))
+    said = [label for frame in range(10, 20) for label in update(recognizer, stamp(frame), [])]
     assert [label.label for label in said if label.body_id == "body_1"] == ["unknown"]
 
 
