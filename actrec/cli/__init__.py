@@ -1,7 +1,7 @@
-"""The command line `actrec`: a table of commands, each imported only when it is called.
+"""The command line `actrec`. Each command is a module that is imported only when it is called.
 
-A command is a module `actrec.cli.<name>` with `add_arguments(parser)` and `run(args) -> int`. Exit statuses: 0 done,
-1 failed, 2 wrong use, 130 interrupted.
+A command module has `add_arguments(parser)` and `run(args) -> int`. Exit status: 0 success, 1 failure, 2 wrong use,
+130 interrupted.
 """
 
 import argparse
@@ -21,19 +21,19 @@ from actrec.utils.threads import single_threaded_blas
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("actrec.cli.run", "run the whole graph in one process, from camera to /action_label"),
     "simulate": ("actrec.cli.simulate", "render the simulated actor to a folder of images or a video"),
-    "calibrate": ("actrec.cli.calibrate", "calibrate a camera's lens, its depth and its place on the robot"),
+    "calibrate": ("actrec.cli.calibrate", "calibrate a camera's lens, its depth and its pose on the robot"),
     "record": ("actrec.cli.record", "record topics, or labeled clips of your own actions, to rosbag2 files"),
     "view": ("actrec.cli.view", "show a running graph, a camera or a recording in 3-D"),
     "models": ("actrec.cli.models", "list, check and describe model packages"),
-    "prepare": ("actrec.cli.prepare", "read a dataset once into a store from which training reads fast"),
+    "prepare": ("actrec.cli.prepare", "convert a dataset to a store that training reads fast"),
     "train": ("actrec.cli.train", "train a network on a dataset"),
     "eval": ("actrec.cli.eval", "score a model package or a checkpoint on a dataset"),
-    "teach": ("actrec.cli.teach", "learn actions of your own from recordings of them"),
+    "teach": ("actrec.cli.teach", "learn your own actions from recordings"),
     "export": ("actrec.cli.export", "export a trained network to a model package"),
-    "quantize": ("actrec.cli.quantize", "add the network in int8 to a model package"),
+    "quantize": ("actrec.cli.quantize", "add an int8 network to a model package"),
     "build-engine": ("actrec.cli.build_engine", "build the TensorRT engine of a model package, on the robot"),
     "bench": ("actrec.cli.bench", "measure one part of the graph, or all of it"),
-    "doctor": ("actrec.cli.doctor", "check what is installed and connected, and how to mend what is missing"),
+    "doctor": ("actrec.cli.doctor", "check the installation and the hardware, and name a remedy for each fault"),
 }
 
 DESCRIPTION = "From an RGB-D camera to action labels. 'actrec COMMAND --help' explains a command, with an example."
@@ -52,23 +52,23 @@ REMEDIES = {
     "rclpy": "source a ROS 2 distribution, or: make venv build && . scripts/env.sh",
     "torch": "pip install 'actrec[train]', or: make venv EXTRAS='live train'",
 }
-"""What to do when a command's import of a top-level module fails."""
+"""Top-level module to the remedy if a command cannot import it."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-"""Errors of a full disk, or of a full quota: every command reports them alike."""
+"""Errors of a full disk or quota; every command reports them in one line."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports wrong use in one line, as every other error is reported.
+    """Argument parser that reports wrong use in one line.
 
-    Options are not known by their beginnings: what `--out` alone names today would be two once `--output-...` is added.
+    Abbreviated options are refused: they would become ambiguous once another option is added.
     """
 
     def __init__(self, *args: Any, **settings: Any):
         super().__init__(*args, **{"allow_abbrev": False, **settings})
 
     def error(self, message: str) -> NoReturn:
-        """Print `message` with where help is, and exit with 2."""
+        """Print `message` and how to get help, and exit with status 2."""
         self.exit(2, f"actrec: {message} (see: {self.prog} --help)\n")
 
 
@@ -76,16 +76,16 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status.
 
     Args:
-        argv: The arguments after the program's name; by default the process's own.
+        argv: Arguments after the program's name; by default from `sys.argv`.
     """
     single_threaded_blas()  # before any command imports numpy
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a locale without "→" and "°" is no reason to fail
+        if isinstance(stream, io.TextIOWrapper):  # the locale may lack "→" and "°"
             stream.reconfigure(errors="replace")
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:
-        command = _import(name) if name in COMMANDS else None
+        command = importlib.import_module(COMMANDS[name][0]) if name in COMMANDS else None
         parser = _parser(name, command)
         if not arguments:
             parser.print_help()
@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
         if command is None:
             parser.error(f"name a command: {', '.join(COMMANDS)}")
         status = command.run(args)
-        if sys.stdout is not None:  # closed by the shell: `>&-`
+        if sys.stdout is not None:  # None if the shell closed it: `>&-`
             sys.stdout.flush()
         return status
     except ConfigError as error:
@@ -104,15 +104,15 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        _settle_stdout()  # the reader (head, less) left
+        _discard_stdout()  # the reader (head, less) has ended
         return 1
     except OSError as error:
         if error.errno not in FULL:
             raise
-        _settle_stdout()
+        _discard_stdout()
         return _fail(f"{error.filename or 'the output'}: {error.strerror}; make room and try again", 1)
     except ImportError as error:
-        # Of a compiled module that does not load the name lacks the package's, which its path has.
+        # The name of a compiled module that does not load lacks the package; its path has it.
         parts = [(error.name or "").split(".")[0], *Path(error.path or "").parts]
         library = next((part for part in reversed(parts) if part in REMEDIES), None)
         if library is None:
@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser(name: str | None, command: ModuleType | None) -> argparse.ArgumentParser:
-    """Return the parser that lists every command and knows the arguments of `command` alone."""
+    """Return the parser with every command, but only with the arguments of `command`."""
     layout = argparse.RawDescriptionHelpFormatter
     parser = Parser("actrec", description=DESCRIPTION, epilog=EPILOG, formatter_class=layout)
     parser.add_argument("--version", action="version", version=f"actrec {__version__}")
@@ -136,12 +136,8 @@ def _parser(name: str | None, command: ModuleType | None) -> argparse.ArgumentPa
     return parser
 
 
-def _import(name: str) -> ModuleType:
-    return importlib.import_module(COMMANDS[name][0])
-
-
-def _settle_stdout() -> None:
-    """Flush stdout; if that fails, replace it by one that Python can flush at exit."""
+def _discard_stdout() -> None:
+    """Flush stdout; if that fails, redirect it to /dev/null, so that Python can flush it at exit."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()

@@ -1,30 +1,38 @@
-"""What numbers on the command line may be: others are wrong use, told in one line."""
+"""Argument types of the command line: numbers with a range."""
 
 import argparse
 import math
 
 
 def count(text: str) -> int:
-    """Return a whole number from 1 on."""
+    """Parse an integer of at least 1."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"'{text}' is not an integer of at least 1")
     return int(text)
 
 
 def amount(text: str) -> float:
-    """Return a number above 0."""
+    """Parse a number above 0."""
     number = _number(text)
     if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"'{text}' is no number above 0")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
     return number
 
 
 def finite(text: str) -> float:
-    """Return a number of either sign."""
+    """Parse a finite number."""
     number = _number(text)
     if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"'{text}' is no finite number")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a finite number")
     return number
+
+
+def duration(text: str) -> float:
+    """Parse seconds, 0 or more."""
+    seconds = _number(text)
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds of at least 0")
+    return seconds
 
 
 def _number(text: str) -> float:

@@ -1,4 +1,4 @@
-"""`actrec build-engine`: builds the TensorRT engine of a model package, on the machine that it is to run on."""
+"""`actrec build-engine`: build the TensorRT engine of a model package, on the machine that will run it."""
 
 import argparse
 import importlib
@@ -15,30 +15,32 @@ Example:
   actrec build-engine deepacts_graph_nucla
   actrec build-engine ~/my_actions --precision fp32 --most 8
   actrec build-engine ~/my_actions_int8 --precision int8 --recordings takes/wave.mcap,takes/point.mcap
-The recognizer takes it with:  actrec run --ros-args -p backend:=tensorrt
+Use it with:  actrec run --ros-args -p backend:=tensorrt
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `actrec build-engine`."""
+    """Declare the arguments."""
     parser.epilog = EPILOG
-    parser.add_argument("package", help="name of one in the zoo, or its folder")
-    parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), help="to compute in (default: fp16)")
-    parser.add_argument("--keep", metavar="GROUP,…", help="layer groups computed in float32 all the same")
+    parser.add_argument("package", help="name of a zoo package, or its folder")
+    parser.add_argument(
+        "--precision", choices=("fp32", "fp16", "int8"), help="numeric type of the engine (default: fp16)"
+    )
+    parser.add_argument("--keep", metavar="GROUP,…", help="layer groups that stay in float32")
     parser.add_argument(
         "--recordings",
         metavar="PATH,…",
-        help="of people, to compare it on: bags, skeletons (default: simulated people)",
+        help="bags or skeleton files of people, to compare the engine on (default: simulated people)",
     )
-    parser.add_argument("--most", type=int, metavar="N", help="people at once (default: 4)")
-    parser.add_argument("--workspace-mb", type=int, metavar="MIB", help="memory that kernels may use (default: 1024)")
-    parser.add_argument("--optimization-level", type=int, metavar="0-5", help="5 searches longest (default: 3)")
-    parser.add_argument("--cache", help="folder of the engines (default: $ACTREC_ENGINES, or ~/.cache/actrec/engines)")
-    parser.add_argument("--memory", choices=("auto", "pycuda", "cuda-python"), help="library of the GPU's memory")
+    parser.add_argument("--most", type=int, metavar="N", help="number of people at once (default: 4)")
+    parser.add_argument("--workspace-mb", type=int, metavar="MIB", help="memory for kernels (default: 1024)")
+    parser.add_argument("--optimization-level", type=int, metavar="0-5", help="builder effort (default: 3)")
+    parser.add_argument("--cache", help="folder for engines (default: $ACTREC_ENGINES, or ~/.cache/actrec/engines)")
+    parser.add_argument("--memory", choices=("auto", "pycuda", "cuda-python"), help="library that allocates GPU memory")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Build it, or finds it built, and tell how long it took."""
+    """Build the engine, or load it from the cache, and print the duration."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("actrec").setLevel(logging.INFO)
     package = zoo.find(args.package)
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class Phases:
-    """A bar a phase of the builder, the outermost one alone: inner ones come and go by the hundred."""
+    """Progress bars of the builder's outer phases; the hundreds of inner ones are not shown."""
 
     def __init__(self) -> None:
         self._bar: tqdm | None = None
@@ -67,7 +69,7 @@ class Phases:
             self._bar.close()
 
     def __call__(self, name: str, step: int, steps: int) -> None:
-        """Move the bar of a phase."""
+        """Update the progress of a phase."""
         if self._bar is None:
             self._bar, self._name = tqdm(total=steps, desc=name, unit="step", disable=None), name
         if name != self._name:

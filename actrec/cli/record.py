@@ -1,33 +1,38 @@
-"""`actrec record`: topics of the graph, frames of a camera, or labeled clips of your own actions, to rosbag2 mcaps."""
+"""`actrec record`: record topics, a camera, or labeled clips of your own actions to rosbag2 mcap files."""
 
 import argparse
 import contextlib
 import dataclasses
 import importlib
 import json
-import math
 import shutil
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from actrec.cli.arguments import duration
 from actrec.recordings.clip_recorder import CLOCK, ClipRecorderConfig, RecordedClips, record
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, DeviceError, EndOfStream
 
 HELP = {field.name: field.metadata["description"] for field in dataclasses.fields(ClipRecorderConfig)}
 
-OWN = ("person", "countdown", "seconds", "repeat")
-"""Options that mean nothing without --label."""
+CLIP_OPTIONS = ("person", "countdown", "seconds", "repeat")
+"""Options that need --label."""
+
+READ_TIMEOUT_S = 5.0
 
 
 def add_clip_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of labeled clips."""
-    clips = parser.add_argument_group("an action of your own (then: actrec teach DIR)")
-    clips.add_argument("--label", metavar="NAME", help=f"count down and record clips of it: {HELP['label']}")
+    clips = parser.add_argument_group("labeled clips (next: actrec teach DIR)")
+    clips.add_argument(
+        "--label", metavar="NAME", help=f"record clips of this action after a countdown: {HELP['label']}"
+    )
     defaults = ClipRecorderConfig()
     for name, kind, metavar in (
         ("person", str, "NAME"),
@@ -37,40 +42,38 @@ def add_clip_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         shown = f" (default: {getattr(defaults, name)})" if getattr(defaults, name) != "" else ""
         clips.add_argument(f"--{name}", type=kind, metavar=metavar, help=HELP[name] + shown)
-    clips.add_argument("--images", action="store_true", help="keep color and depth too, 40 MB a second")
-    clips.add_argument("--beep", action="store_true", help="ring the terminal's bell at begin and end")
+    clips.add_argument("--images", action="store_true", help="also record color and depth, 40 MB/s")
+    clips.add_argument("--beep", action="store_true", help="ring the terminal's bell at start and end")
 
 
 def refuse_without_label(args: argparse.Namespace) -> None:
-    """Refuse options of labeled clips without --label.
-
-    Raises:
-        ConfigError: Such an option is given.
-    """
-    given = [f"--{name}" for name in OWN if getattr(args, name) is not None]
+    """Raise ConfigError if an option of labeled clips is given without --label."""
+    given = [f"--{name}" for name in CLIP_OPTIONS if getattr(args, name) is not None]
     given += [f"--{name}" for name in ("images", "beep") if getattr(args, name)]
     if given:
-        raise ConfigError(f"{', '.join(given)}: only for clips of an action: add --label")
+        raise ConfigError(f"{', '.join(given)}: only for labeled clips; add --label NAME")
 
 
 def record_clips(args: argparse.Namespace, stopped: threading.Event) -> int:
     """Record labeled clips from a camera or from the running graph."""
     if args.topics or args.duration:
-        raise ConfigError("--label records skeletons (and --images) for --seconds: leave --topics and --duration out")
-    given = {name: getattr(args, name) for name in ("label", "out", *OWN) if getattr(args, name) is not None}
+        raise ConfigError("--topics, --duration: not used with --label; use --images and --seconds")
+    given = {name: getattr(args, name) for name in ("label", "out", *CLIP_OPTIONS) if getattr(args, name) is not None}
     settings = config.build(ClipRecorderConfig, given)
     settings.check()
     console = _Console(args.beep)
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         if args.driver:
             from actrec.perception.pipeline import camera_observations
 
             options = config.parse_pairs(args.driver_option, "driver option")
-            read = held.enter_context(camera_observations(args.driver, options, args.images))
+            read = stack.enter_context(camera_observations(args.driver, options, args.images))
         else:
             if args.driver_option:
-                raise ConfigError(f"driver option '{args.driver_option[0]}' needs the --driver that it is a setting of")
-            read = held.enter_context(importlib.import_module("actrec_nodes.clip_node").graph_observations(args.images))
+                raise ConfigError("--driver-option: needs --driver")
+            read = stack.enter_context(
+                importlib.import_module("actrec_nodes.clip_node").graph_observations(args.images)
+            )
         try:
             done = record(read, settings, stopped, console.show)
         finally:
@@ -79,13 +82,13 @@ def record_clips(args: argparse.Namespace, stopped: threading.Event) -> int:
 
 
 class _Console:
-    """One line on stderr that changes; lines that stay are kept."""
+    """Status on stderr: a line that is overwritten, and lines that stay."""
 
     def __init__(self, beep: bool):
         self._beep, self._terminal = beep, sys.stderr.isatty()
 
     def show(self, text: str, stays: bool) -> None:
-        """Show a line; the running clock on a terminal alone."""
+        """Show a line; the time left is shown only on a terminal."""
         bell = "\a" if self._beep and ("GO!" in text or stays) else ""
         if self._terminal:
             print(f"\r{text:<110}{bell}", end="\n" if stays else "", file=sys.stderr, flush=True)
@@ -93,7 +96,7 @@ class _Console:
             print(text, file=sys.stderr, flush=True)
 
     def end(self) -> None:
-        """Leaves the line."""
+        """End the current line."""
         if self._terminal:
             print(file=sys.stderr)
 
@@ -101,16 +104,14 @@ class _Console:
 def _report_clips(args: argparse.Namespace, settings: ClipRecorderConfig, done: RecordedClips) -> int:
     out = Path(settings.out).expanduser()
     if args.json:
-        said: dict[str, Any] = {"folder": str(out.resolve()), "label": settings.label}
-        said.update(kept=[clip.recording for clip in done.kept], refused=done.refused)
-        print(json.dumps(said))
+        kept = [clip.recording for clip in done.kept]
+        print(
+            json.dumps({"folder": str(out.resolve()), "label": settings.label, "kept": kept, "refused": done.refused})
+        )
     else:
-        again = f"; {len(done.refused)} rejected" if done.refused else ""
-        print(f"{len(done.kept)} of {settings.repeat} clips of '{settings.label}' in {out}{again}")
+        rejected = f"; {len(done.refused)} rejected" if done.refused else ""
+        print(f"{len(done.kept)} of {settings.repeat} clips of '{settings.label}' in {out}{rejected}")
     return 0 if done.kept else 1
-
-
-READ_TIMEOUT_S = 5.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,30 +119,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="BAG",
-        help="folder of the bag to make, which must not exist; with --label, of the clips (default: my_actions)",
+        help="folder of the new bag; with --label, of the clips (default: my_actions)",
     )
     parser.add_argument(
-        "--topics", nargs="+", default=[], metavar="TOPIC", help="topics to record (default: the graph's)"
+        "--topics", nargs="+", default=[], metavar="TOPIC", help="topics to record (default: all topics of the graph)"
     )
     parser.add_argument(
         "--duration",
-        type=span,
+        type=duration,
         default=0.0,
         metavar="S",
-        help="seconds to record, from the first message on (default: until Ctrl-C)",
+        help="seconds to record, from the first message (default: until Ctrl-C)",
     )
-    parser.add_argument("--driver", help="record this camera driver directly, with no ROS graph running")
+    parser.add_argument("--driver", help="record this camera driver directly, without a ROS graph")
     parser.add_argument(
-        "--driver-option", metavar="KEY=VALUE", action="append", default=[], help="a setting of that driver; repeatable"
+        "--driver-option", metavar="KEY=VALUE", action="append", default=[], help="setting of that driver; repeatable"
     )
     parser.add_argument(
         "--depth-encoding",
         default="16UC1",
         metavar="ENCODING",
-        help="of --driver: 16UC1 millimetres, or 32FC1 exact metres",
+        help="depth of --driver: 16UC1 (mm) or 32FC1 (m, exact)",
     )
-    parser.add_argument("--recover", metavar="BAG", help="save the whole messages of this killed recording to --out")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument(
+        "--recover", metavar="BAG", help="copy the complete messages of this interrupted recording to --out"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
     add_clip_arguments(parser)
     parser.epilog = (
         "Examples:\n"
@@ -155,38 +158,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def span(text: str) -> float:
-    """Return a number of seconds, of the command line."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds from 0 on")
-    return seconds
-
-
 def run(args: argparse.Namespace) -> int:
-    """Record, or recover, and print what is in the bag."""
+    """Record or recover, and print the contents of the bag."""
     if args.label is not None and not args.recover:
         stopped = threading.Event()
-        with signals(stopped):
+        with stop_on_signals(stopped):
             return record_clips(args, stopped)
     if args.label is not None:
-        raise ConfigError("--recover saves one bag: write its label into a labels.csv beside it, and leave --label out")
+        raise ConfigError("--label: not used with --recover; write the label into a labels.csv beside the bag")
     refuse_without_label(args)
     if args.out is None:
-        raise ConfigError("name the bag to make with --out, or an action of your own with --label")
+        raise ConfigError("--out or --label is missing: name the new bag with --out, or an action with --label")
     if args.recover:
         from actrec.recordings.rosbag.recovery import recover
 
         return _report(args, recover(args.recover, args.out), {})
     if args.driver_option and not args.driver:
-        raise ConfigError("--driver-option is a setting of the camera that --driver names")
+        raise ConfigError("--driver-option: needs --driver")
     if args.driver and args.topics:
-        raise ConfigError("--driver records a camera and --topics a running graph: give one of them")
+        raise ConfigError("--topics: not used with --driver; drop one of them")
     stopped = threading.Event()
-    with signals(stopped):
+    with stop_on_signals(stopped):
         counts, more = (_record_driver if args.driver else _record_graph)(args, stopped)
     _end_line()
     return _report(args, counts, more)
@@ -196,7 +188,7 @@ def _record_graph(args: argparse.Namespace, stopped: threading.Event) -> tuple[d
     recorder = importlib.import_module("actrec_nodes.record_node")
     node = recorder.run(stopped, _show_node, out=args.out, topics=args.topics, duration_s=args.duration)
     if not any(node.counts.values()):
-        shutil.rmtree(Path(args.out).expanduser(), ignore_errors=True)  # in the way of the next try
+        shutil.rmtree(Path(args.out).expanduser(), ignore_errors=True)  # it would block the next try
         raise DeviceError(f"nothing was published on {', '.join(node.missing)}: start the graph first (actrec run)")
     return node.counts, {"dropped": node.dropped, "lost": node.lost, "not_published": node.missing}
 
@@ -224,18 +216,14 @@ def _record_driver(args: argparse.Namespace, stopped: threading.Event) -> tuple[
     return bag.counts, {}
 
 
-class signals:  # noqa: N801  (a context manager, named as a function is)
-    """SIGINT and SIGTERM set the event instead of ending the process, so that the bag is finished."""
-
-    def __init__(self, stopped: threading.Event):
-        self._stopped = stopped
-
-    def __enter__(self) -> None:
-        kinds = (signal.SIGINT, signal.SIGTERM)
-        self._before = {kind: signal.signal(kind, lambda *_: self._stopped.set()) for kind in kinds}
-
-    def __exit__(self, *_: object) -> None:
-        for kind, handler in self._before.items():
+@contextlib.contextmanager
+def stop_on_signals(stopped: threading.Event) -> Iterator[None]:
+    """Let SIGINT and SIGTERM set `stopped` instead of ending the process, so that the bag is completed."""
+    previous = {kind: signal.signal(kind, lambda *_: stopped.set()) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for kind, handler in previous.items():
             signal.signal(kind, handler)
 
 

@@ -204,14 +204,14 @@ def test_points(data_root, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("floor --driver simulated --frames -1", "--frames: '-1' is no whole number from 1 on"),
-        ("depth --driver realsense --views 0", "--views: '0' is no whole number from 1 on"),
-        ("depth views --unit 0", "--unit: '0' is no number above 0"),
+        ("floor --driver simulated --frames -1", "--frames: '-1' is not an integer of at least 1"),
+        ("depth --driver realsense --views 0", "--views: '0' is not an integer of at least 1"),
+        ("depth views --unit 0", "--unit: '0' is not a number above 0"),
         ("floor views --up 0,0,0", "--up is 0,0,0, which is no direction"),
         ("floor views --board-pose=nan,0,0", "--board-pose is 'nan,0,0', expected three numbers"),
-        ("floor views --thickness nan", "--thickness: 'nan' is no finite number"),
-        ("floor views --base-height inf", "--base-height: 'inf' is no finite number"),
-        ("hand-eye views --mount hand --parent tool0 --robot-mm nan", "--robot-mm: 'nan' is no number above 0"),
+        ("floor views --thickness nan", "--thickness: 'nan' is not a finite number"),
+        ("floor views --base-height inf", "--base-height: 'inf' is not a finite number"),
+        ("hand-eye views --mount hand --parent tool0 --robot-mm nan", "--robot-mm: 'nan' is not a number above 0"),
         ("points points.csv --size 640,-480", "--size is '640,-480', expected W,H"),
     ],
 )

@@ -127,8 +127,8 @@ def test_a_recording_is_shown(rerun, data_root, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--driver-option", "path=x"], "that --driver names"),
-        (["--driver", "simulated", "--ros-args", "-r", "a:=b"], "leave --ros-args out"),
+        (["--driver-option", "path=x"], "--driver-option: needs --driver"),
+        (["--driver", "simulated", "--ros-args", "-r", "a:=b"], "--ros-args: not used with --driver"),
         (["--driver", "nosuch"], "unknown camera driver 'nosuch'"),
     ],
 )

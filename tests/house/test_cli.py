@@ -202,10 +202,10 @@ def test_wrong_use_of_a_benchmark_exits_with_two_and_one_line(name: str, capsys:
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["renderer", "--frames", "0"], 2, "argument --frames: '0' is no whole number from 1 on"),
-        (["renderer", "--frames", "x"], 2, "argument --frames: 'x' is no whole number from 1 on"),
-        (["actor", "--seconds", "-1"], 2, "argument --seconds: '-1' is no number above 0"),
-        (["actor", "--fps", "nan"], 2, "argument --fps: 'nan' is no number above 0"),
+        (["renderer", "--frames", "0"], 2, "argument --frames: '0' is not an integer of at least 1"),
+        (["renderer", "--frames", "x"], 2, "argument --frames: 'x' is not an integer of at least 1"),
+        (["actor", "--seconds", "-1"], 2, "argument --seconds: '-1' is not a number above 0"),
+        (["actor", "--fps", "nan"], 2, "argument --fps: 'nan' is not a number above 0"),
         (["pipeline", "--modes", "one,both"], 2, "--modes has 'both'; known: one, each"),
         (["data", "--scratch", "/no/such"], 1, "--scratch is '/no/such', which is no folder"),
     ],

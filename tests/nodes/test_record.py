@@ -282,11 +282,11 @@ def test_a_driver_without_ros(tmp_path, data_root, capsys):
     assert main(["record", "--out", str(tmp_path / "b"), "--driver", "replay", *options]) == 1
     assert "exists already" in capsys.readouterr().err
     assert main(["record", "--out", str(tmp_path / "c"), "--driver", "replay", "--topics", "/x"]) == 2
-    assert "--driver records a camera and --topics a running graph" in capsys.readouterr().err
+    assert "--topics: not used with --driver" in capsys.readouterr().err
     assert main(["record", "--out", str(tmp_path / "c"), "--driver", "replay", "--driver-option", "path"]) == 2
     recover = ["record", "--out", str(tmp_path / "s"), "--recover", str(tmp_path / "b")]
     assert main([*recover, "--label", "wave"]) == 2
-    assert "write its label into a labels.csv beside it" in capsys.readouterr().err
+    assert "labels.csv" in capsys.readouterr().err
     assert main(recover) == 0
     assert "36 messages" in capsys.readouterr().out
 
@@ -294,9 +294,9 @@ def test_a_driver_without_ros(tmp_path, data_root, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--driver", "simulated", "--duration", "-1"], "'-1' is no number of seconds from 0 on"),
-        (["--driver", "simulated", "--duration", "nan"], "'nan' is no number of seconds from 0 on"),
-        (["--topics", "/x", "--driver-option", "foo=1"], "--driver-option is a setting of the camera that --driver"),
+        (["--driver", "simulated", "--duration", "-1"], "'-1' is not a number of seconds"),
+        (["--driver", "simulated", "--duration", "nan"], "'nan' is not a number of seconds"),
+        (["--topics", "/x", "--driver-option", "foo=1"], "--driver-option: needs --driver"),
     ],
 )
 def test_a_wrong_command_leaves_no_bag(arguments, message, tmp_path, capsys):

@@ -139,12 +139,12 @@ def test_no_graph_is_said(tmp_path, capsys, monkeypatch):
     ("arguments", "message"),
     [
         (["--label", ""], "label is ''"),
-        (["--label", "a", "--topics", "/x"], "leave --topics and --duration out"),
+        (["--label", "a", "--topics", "/x"], "--topics, --duration: not used with --label"),
         (["--label", "a", "--seconds", "0"], "seconds is 0.0, allowed: 0.5 to 600"),
-        (["--label", "a", "--driver-option", "fps=3"], "needs the --driver that it is a setting of"),
+        (["--label", "a", "--driver-option", "fps=3"], "--driver-option: needs --driver"),
         (["--label", "a", "--driver", "no_camera"], "unknown camera driver 'no_camera'"),
-        (["--out", "x", "--repeat", "3", "--images"], "--repeat, --images: only for clips of an action: add --label"),
-        ([], "name the bag to make with --out, or an action of your own with --label"),
+        (["--out", "x", "--repeat", "3", "--images"], "--repeat, --images: only for labeled clips; add --label"),
+        ([], "--out or --label is missing"),
     ],
 )
 def test_wrong_use(arguments, message, capsys, tmp_path, monkeypatch):
