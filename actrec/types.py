@@ -140,6 +140,33 @@ class Face(Body):
 UNKNOWN = "unknown"
 """The label of a rejected window; no package may have a class of that name."""
 
+
+@dataclass(frozen=True)
+class Prediction:
+    """A network's prediction for one clip.
+
+    Attributes:
+        label: Name of the best class; `unknown` if rejected by the package's threshold or if the network returned NaN.
+        class_id: Index of the label; −1 for `unknown`.
+        confidence: Probability of the best class, even if rejected; 0 if the network returned NaN.
+        probabilities: [classes] float32, possibly NaN. Their sum is below 1 if the package has a background class.
+        labels: Names of the classes.
+    """
+
+    label: str
+    class_id: int
+    confidence: float
+    probabilities: np.ndarray
+    labels: tuple[str, ...]
+
+    def top(self, count: int) -> list[tuple[str, float]]:
+        """Return the `count` most probable (label, probability), best first, even if rejected; empty for NaN."""
+        if np.isnan(self.probabilities).any():
+            return []
+        order = np.argsort(-self.probabilities, kind="stable")[:count]
+        return [(self.labels[i], float(self.probabilities[i])) for i in order]
+
+
 Clip = Mapping[str, np.ndarray]
 
 KEYS: dict[str, tuple[int | None, str, str]] = {

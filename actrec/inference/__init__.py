@@ -8,7 +8,8 @@ from typing import Any
 
 from actrec.inference import zoo
 from actrec.inference.package import ModelPackage
-from actrec.inference.session import Backend, Prediction, Session
+from actrec.inference.session import Backend, Session
+from actrec.types import Prediction
 from actrec.utils.errors import ActrecError
 from actrec.utils.registry import Registry
 

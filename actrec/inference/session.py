@@ -1,13 +1,7 @@
-"""From a window to a prediction: features, network, scores of its clips combined, softmax, rejection.
-
-The same whatever runs the network.
-
-What a session asks of a window, and how the scores of its clips become one.
-"""
+"""Inference session: from a window to a prediction, through features, network, softmax and rejection."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from typing import Protocol
@@ -22,7 +16,7 @@ from actrec.features.specs import InputSpec
 from actrec.inference.package import DESCRIPTION, NETWORK, ModelPackage
 from actrec.skeleton import layouts
 from actrec.skeleton.conversions import CANONICAL
-from actrec.types import KEYS, UNKNOWN, Clip
+from actrec.types import KEYS, UNKNOWN, Clip, Prediction
 from actrec.utils.errors import ActrecError, InputError, PackageError
 
 _AXES = {key: shape.strip("[]").split(", ") for key, (_, shape, _) in KEYS.items()}
@@ -217,32 +211,6 @@ class Backend(Protocol):
         """Logits [N, classes] float32 of inputs [N, …]."""
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What a network says of one clip.
-
-    Attributes:
-        label: Name of the best class; `unknown` below the package's rejection threshold or where the network gave NaN.
-        class_id: Its index; −1 for `unknown`.
-        confidence: Probability of the best class, whether or not it was rejected; 0 where the network gave NaN.
-        probabilities: [classes] float32, or NaN; what they lack to 1 is the background's, where the package has one.
-        labels: Names of the classes.
-    """
-
-    label: str
-    class_id: int
-    confidence: float
-    probabilities: np.ndarray
-    labels: tuple[str, ...]
-
-    def top(self, count: int) -> list[tuple[str, float]]:
-        """The `count` most probable (label, probability), best first, rejected or not; empty where they are NaN."""
-        if np.isnan(self.probabilities).any():
-            return []
-        order = np.argsort(-self.probabilities, kind="stable")[:count]
-        return [(self.labels[i], float(self.probabilities[i])) for i in order]
-
-
 class Session:
     """A model package ready to predict.
 
@@ -270,15 +238,15 @@ class Session:
 
     @cached_property
     def keys(self) -> frozenset[str]:
-        """The keys of a clip that the inputs are made from, those that are stacks of pictures left aside."""
+        """The keys of a clip from which inputs other than stacks of images are computed."""
         return keys(self.package)
 
     def predict(self, clip: Clip) -> Prediction:
-        """The prediction for one window.
+        """Return the prediction for one window.
 
         Args:
             clip: See `actrec.types.KEYS`; T is the package's `window.frames`, sampled over `window.seconds` by
-                `actrec.skeleton.windows`. Missing joints are NaN; fewer bodies than the package's M are padded as absent.
+                `actrec.skeleton.windows`. Missing joints are NaN; fewer than M bodies are padded as absent.
                 An input that is a stack of images may be given as its T observed frames under its own name.
 
         Raises:
@@ -288,7 +256,7 @@ class Session:
         return self.predict_many([clip])[0]
 
     def predict_many(self, clips: Sequence[Clip]) -> list[Prediction]:
-        """As `predict`, for several windows, in one run of the network where they are not too large."""
+        """Return the predictions for several windows, made in one run of the network if they are small enough."""
         if not clips:
             return []
         for clip in clips:
@@ -296,11 +264,11 @@ class Session:
         return [self.to_prediction(row) for row in self.probabilities(clips)]
 
     def probabilities(self, clips: Sequence[Clip]) -> np.ndarray:
-        """[N, classes] float32: the softmax of the windows' logits, rows of NaN where the network gave NaN."""
+        """Return the probabilities [N, classes] float32 of windows; a row is NaN if the network returned NaN."""
         return self.softmax(self.logits(clips))
 
     def logits(self, clips: Sequence[Clip]) -> np.ndarray:
-        """[N, classes] float32: what the network gives; of a window of several clips, their scores combined.
+        """Return the logits [N, classes] float32 of windows; the scores of a window's clips are combined.
 
         See `actrec.inference.session.combined`.
         """
@@ -320,7 +288,7 @@ class Session:
         return np.concatenate(rows)
 
     def softmax(self, logits: np.ndarray) -> np.ndarray:
-        """Probabilities [N, classes] float32 of logits, with the package's temperature and background."""
+        """Return probabilities [N, classes] float32 of logits, with the package's temperature and background class."""
         rejection, classes = self.package.rejection, logits.shape[1]
         logits = logits.astype(np.float64)
         broken = ~np.isfinite(logits).all(axis=1)
@@ -334,7 +302,7 @@ class Session:
         return (raised / raised.sum(axis=1, keepdims=True))[:, :classes].astype(np.float32)
 
     def to_prediction(self, probabilities: np.ndarray) -> Prediction:
-        """The prediction that [classes] probabilities amount to, rejection applied."""
+        """Return the prediction for probabilities [classes], with rejection."""
         labels = self.package.labels
         if np.isnan(probabilities).any():
             return Prediction(UNKNOWN, -1, 0.0, probabilities, labels)

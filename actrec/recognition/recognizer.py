@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from actrec.features.base import View
-from actrec.inference.session import Prediction, Session
+from actrec.inference.session import Session
 from actrec.recognition.observations import Joints, faces_by_id, hands_by_id, joints_by_id
 from actrec.recognition.predictions import ActionPrediction, Counts, RecognitionConfig
 from actrec.recognition.tracks import ModelInputs, StreamBuffers, Track, is_complete, is_per_body, make_clips
 from actrec.skeleton.layouts import HANDS
-from actrec.types import NANOSECONDS, STREAMS, UNKNOWN, Body, Face, Hand, Intrinsics
+from actrec.types import NANOSECONDS, STREAMS, UNKNOWN, Body, Face, Hand, Intrinsics, Prediction
 from actrec.utils import config
 from actrec.utils.optical_flow import motion_at_joints
 

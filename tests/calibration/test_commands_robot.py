@@ -158,7 +158,7 @@ def test_floor(tmp_path, capsys):
     for name in ("color", "depth"):
         (folder / name).mkdir(parents=True)
     for number in range(3):
-        image = render(board, actor.color, room.board(), blur=0.6, noise=3, seed=number)[0]
+        image = render(board, rig.color, room.board(), blur=0.6, noise=3, seed=number)[0]
         _write(folder / f"color/{number}.png", image)
         _write_depth(folder / f"depth/{number}.png", room.depth(rig, 3, number))
     lying = f"--board-pose={room.lying.x},{room.lying.y},{room.lying.yaw}"
@@ -179,12 +179,12 @@ def test_floor(tmp_path, capsys):
     status, _, err = _run(capsys, *words, lying)
     assert status == 1 and "run actrec calibrate depth first" in err
     path = calibration_files.path_of("0123", "depth")
-    calibration_files.write_intrinsics(path, actor.depth, "0123_depth", DepthGeometry(actor.to_color, actor.scale, actor.bias))
+    calibration_files.write_intrinsics(path, rig.depth, "0123_depth", DepthGeometry(rig.to_color, rig.scale, rig.bias))
     status, said, _ = _run(capsys, *words, lying)
     mount = calibration_files.load("0123").mount
     metres, degrees = apart(mount.pose, room.camera)
     assert status == 0 and metres < 0.002 and degrees < 0.1 and mount.parent == "base_footprint"
-    assert abs(said["height_m"] - (room.camera @ actor.to_color)[2, 3]) < 0.002
+    assert abs(said["height_m"] - (room.camera @ rig.to_color)[2, 3]) < 0.002
     status, _, err = _run(capsys, *words, "--board-pose=1,2", "--overwrite")
     assert status == 2 and "three numbers" in err
 

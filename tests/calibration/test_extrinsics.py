@@ -19,14 +19,14 @@ def _rig(sensor="time_of_flight"):
 
 
 def _cameras(rig):
-    return Cameras(actor.color, actor.depth)
+    return Cameras(rig.color, rig.depth)
 
 
 @pytest.mark.parametrize(("sensor", "infrared"), [("time_of_flight", True), ("stereo", False)])
 def test_within_2_mm_a_tenth_of_a_degree_and_1_mm_of_bias(sensor, infrared):
     rig = _rig(sensor)
     found = calibrate(BOARD, simulated.pairs(BOARD, rig, 15, seed=3, infrared=infrared), _cameras(rig))
-    metres, degrees = apart(found.geometry.to_color, actor.to_color)
+    metres, degrees = apart(found.geometry.to_color, rig.to_color)
     assert metres < 0.002 and degrees < 0.1
     assert abs(found.geometry.bias - BIAS) < 0.001 and abs(found.geometry.scale - SCALE) < 0.002
     # The truth lies where the stated deviations say.
@@ -42,19 +42,19 @@ def test_rendered_pictures():
     from actrec.simulation.noise import SENSORS, SensorNoise
 
     rig, random = _rig(), np.random.default_rng(1)
-    noise, pairs = SensorNoise(SENSORS.create(actor.sensor), actor.depth, 1), []
+    noise, pairs = SensorNoise(SENSORS.create(rig.sensor), rig.depth, 1), []
     for number in range(14):
-        pose = simulated.held(BOARD, actor.color, random, 0.7, 1.5, 40)
-        in_depth = inverse(actor.to_color) @ pose
+        pose = simulated.held(BOARD, rig.color, random, 0.7, 1.5, 40)
+        in_depth = inverse(rig.to_color) @ pose
         color, infrared = (
             BOARD.detect(render(BOARD, camera, at, blur=0.7, noise=4, seed=number)[0])
-            for camera, at in ((actor.color, pose), (actor.depth, in_depth))
+            for camera, at in ((rig.color, pose), (rig.depth, in_depth))
         )
         if color is not None:
             depth = simulated.depth_of_board(BOARD, rig, in_depth, noise, number)
             pairs.append(Pair(f"{number}.png", color, depth, infrared))
     found = calibrate(BOARD, pairs, _cameras(rig))
-    metres, degrees = apart(found.geometry.to_color, actor.to_color)
+    metres, degrees = apart(found.geometry.to_color, rig.to_color)
     assert len(pairs) >= 12 and metres < 0.002 and degrees < 0.1 and abs(found.geometry.bias - BIAS) < 0.001
 
 
@@ -62,16 +62,16 @@ def test_bias_alone_at_one_distance():
     rig, random = simulated.kinect(bias=0.009), np.random.default_rng(0)
     from actrec.simulation.noise import SENSORS, SensorNoise
 
-    noise, pairs = SensorNoise(SENSORS.create(actor.sensor), actor.depth, 0), []
+    noise, pairs = SensorNoise(SENSORS.create(rig.sensor), rig.depth, 0), []
     for number in range(8):
-        pose = simulated.held(BOARD, actor.color, random, 0.95, 1.05, 30)
-        in_depth = inverse(actor.to_color) @ pose
+        pose = simulated.held(BOARD, rig.color, random, 0.95, 1.05, 30)
+        in_depth = inverse(rig.to_color) @ pose
         pairs.append(
             Pair(
                 str(number),
-                simulated.corners(BOARD, actor.color, pose, 0.15, random),
+                simulated.corners(BOARD, rig.color, pose, 0.15, random),
                 simulated.depth_of_board(BOARD, rig, in_depth, noise, number),
-                simulated.corners(BOARD, actor.depth, in_depth, 0.15, random),
+                simulated.corners(BOARD, rig.depth, in_depth, 0.15, random),
             )
         )
     with pytest.raises(InputError, match="too much alike to tell a depth scale from a bias"):
@@ -82,9 +82,9 @@ def test_bias_alone_at_one_distance():
 
 def test_registered_depth_needs_its_scale_and_bias_alone():
     rig = simulated.kinect(scale=0.995, bias=0.006)
-    rig = simulated.Rig(actor.color, actor.color, np.eye(4), 0.995, 0.006)
+    rig = simulated.Rig(rig.color, rig.color, np.eye(4), 0.995, 0.006)
     pairs = simulated.pairs(BOARD, rig, 10, seed=5, infrared=False)
-    found = calibrate(BOARD, pairs, Cameras(actor.color, actor.color, np.eye(4)))
+    found = calibrate(BOARD, pairs, Cameras(rig.color, rig.color, np.eye(4)))
     assert np.array_equal(found.geometry.to_color, np.eye(4)) and not found.sigma_m.any()
     assert abs(found.geometry.bias - 0.006) < 0.001 and abs(found.geometry.scale - 0.995) < 0.002
 

@@ -8,11 +8,11 @@ import pytest
 
 from actrec import inference
 from actrec.features.specs import InputSpec
-from actrec.inference.session import Prediction, Session
+from actrec.inference.session import Session
 from actrec.recognition import ActionPrediction, ActionRecognizer
 from actrec.skeleton import layouts
 from actrec.skeleton.windows import resample, sample_stamps
-from actrec.types import Body
+from actrec.types import Body, Prediction
 from actrec.utils.errors import ConfigError, InputError, PackageError
 from tests.example_scene import update
 from tests.tiny_model import person_at, write_tiny
