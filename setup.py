@@ -72,6 +72,7 @@ EXTRAS = {
         "onnx>=1.16",
         "onnxscript",
         "safetensors",
+        "scipy",
         "distributed>=2024.1",
     ],
     "dev": [

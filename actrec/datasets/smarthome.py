@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 from actrec.datasets.base import Clip, Entry, Source, no_folder, walk
 from actrec.datasets.video_streams import ColorVideo, VideoConfig
@@ -31,7 +32,6 @@ from actrec.skeleton.conversions import convert
 from actrec.skeleton.sequence import FARTHEST_M, SkeletonSequence, read_text, stamps_at
 from actrec.types import Intrinsics, RgbdFrame
 from actrec.utils import config
-from actrec.utils.assignment import assign
 from actrec.utils.config import setting
 from actrec.utils.errors import DeviceError, InputError
 from actrec.utils.geometry import MIN_POINTS, place
@@ -286,7 +286,7 @@ def _tracks(people: list[_People], spacing_s: float) -> list[Track]:
             known = np.array([tracks[m][at][0].mean(axis=0) for m, at in enumerate(last)])
             apart = np.linalg.norm((known[:, None] - found.poses.mean(axis=1)[None]) * _ASIDE, axis=-1)
             gate = _GATE_M + _SPEED_M_S * spacing_s * (t - np.array(last) - 1)
-            pairs = [(m, n) for m, n in assign(apart) if apart[m, n] <= gate[m]]
+            pairs = [(m, n) for m, n in zip(*linear_sum_assignment(apart), strict=True) if apart[m, n] <= gate[m]]
         owner = {n: m for m, n in pairs}
         for n, score in enumerate(found.scores):
             if n not in owner:

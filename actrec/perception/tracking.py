@@ -4,10 +4,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 from actrec.skeleton.filters import OneEuro
 from actrec.types import NANOSECONDS, Body
-from actrec.utils.assignment import assign
 from actrec.utils.config import build, setting
 from actrec.utils.errors import InputError
 
@@ -127,7 +127,7 @@ class Tracker:
         costs = np.array([[_cost(*t.predicted(stamp_ns), body) for body in bodies] for t in self._tracks])
         costs = costs.reshape(len(self._tracks), len(bodies))
         free, seen = set(range(len(bodies))), set[str]()
-        for row, column in assign(np.where(costs <= self.config.gate_m, costs, FAR)):
+        for row, column in zip(*linear_sum_assignment(np.where(costs <= self.config.gate_m, costs, FAR)), strict=True):
             if costs[row, column] <= self.config.gate_m:
                 self._tracks[row].renew(stamp_ns, bodies[column])
                 free.discard(column)
