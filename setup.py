@@ -52,7 +52,7 @@ PACKAGES = [
 ]
 NODES = ["camera_node", "skeleton_node", "hand_node", "face_node", "scene_flow_node", "recognizer_node", "record_node"]
 
-CORE = ["numpy<2", "opencv-contrib-python", "PyYAML", "tqdm"]
+CORE = ["numpy<2", "opencv-contrib-python", "PyYAML", "scipy", "tqdm"]
 EXTRAS = {
     "live": [
         "mediapipe>=0.10.14,<0.10.22",
@@ -61,7 +61,6 @@ EXTRAS = {
         "rosbags>=0.11.9",
         "av>=12",
         "psutil",
-        "scipy",
         "pyrealsense2>=2.55",
     ],
     "train": [

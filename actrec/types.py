@@ -121,7 +121,7 @@ class Body:
     scores: np.ndarray
 
 
-LOOSE = "hand_"
+UNASSIGNED_HAND = "hand_"
 """Start of the `body_id` of a hand without a known body: hand_1, hand_2, …"""
 
 

@@ -73,7 +73,7 @@ def _show_driver(args: argparse.Namespace, viewer: "Viewer", stopped: threading.
     options = config.parse_pairs(args.driver_option, "driver option")
     with contextlib.ExitStack() as stack:
         camera = stack.enter_context(cameras.create(args.driver, **options))
-        perceive = pipeline.perceiver(stack)
+        perceive = pipeline.body_annotator(stack)
         began = 0.0
         while not stopped.is_set() and not (began and args.duration and time.monotonic() - began >= args.duration):
             try:

@@ -1,11 +1,14 @@
-"""Finds bodies, hands and faces in color images; estimators are found by what they look for."""
+"""Detection of bodies, hands and faces in RGB-D frames, lifted to meters and tracked."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from actrec.perception.base import Detection
 from actrec.utils.registry import Registry
 
-__all__ = ["ESTIMATORS", "Detection", "create"]
+if TYPE_CHECKING:
+    from actrec.perception.pipeline import Pipeline
+
+__all__ = ["ESTIMATORS", "Detection", "Pipeline", "create"]
 
 ESTIMATORS = Registry(
     "estimator",
@@ -19,12 +22,20 @@ ESTIMATORS = Registry(
 
 
 def create(kind: str, **options: Any) -> Any:
-    """Makes the estimator of `kind` ("body", "hand" or "face"); `options` are the fields of its settings dataclass.
+    """Create the estimator of `kind` ("body", "hand" or "face"); `options` are fields of its settings dataclass.
 
-    A body estimator has `.estimate(frame) -> list[Detection]`, the others `.estimate(frame, bodies)` alike.
+    A body estimator has `.estimate(frame) -> list[Detection]`, the others `.estimate(frame, bodies)`.
 
     Raises:
-        ConfigError: Unknown kind or option; the known ones are listed.
-        MissingLibraryError: MediaPipe is absent, or without its models, with the command that installs it.
+        ConfigError: The kind or an option is unknown; the message lists the known ones.
+        MissingLibraryError: MediaPipe or its models are not installed; the message has the command to install it.
     """
     return ESTIMATORS.create(kind, **options)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Pipeline":  # lazily: it needs scipy and the cameras
+        from actrec.perception.pipeline import Pipeline
+
+        return Pipeline
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

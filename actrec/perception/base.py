@@ -1,10 +1,6 @@
-"""What every estimator gives: joints in pixels, with their shape in metres where it knows it.
+"""Detections, settings of the estimators, and the image regions that landmark networks look at.
 
-The settings of the estimators, apart from them so that reading these loads no MediaPipe.
-
-Square, rotated image regions that a landmark network looks at, and how they follow from joints and landmarks.
-
-The rules are those of MediaPipe's own graphs (modules/*/…_to_roi.pbtxt), which are published without a paper beyond
+No MediaPipe is loaded here. The regions follow the rules of MediaPipe's graphs (modules/*/…_to_roi.pbtxt); see
 Bazarevsky et al., "BlazePose", 2020 and Zhang et al., "MediaPipe Hands", 2020.
 """
 
@@ -25,11 +21,11 @@ class Detection:
     Attributes:
         layout: Name of a layout in `actrec.skeleton.layouts`.
         pixels: [V, 2] float32 (u, v), pixel centers at integers; may lie outside the image.
-        world: [V, 3] float32 metres about the object's own center, axes as the optical frame's (x right, y down, z away
-            from the camera); NaN where the estimator has no metric shape.
+        world: [V, 3] float32 meters about the object's own center, axes of the optical frame (x right, y down, z away
+            from the camera); NaN if the estimator has no metric shape.
         scores: [V] float32 in 0..1.
         side: The person's own "left" or "right" for a hand, else empty.
-        body_id: The body it belongs to, empty where that is unknown.
+        body_id: Id of its body; empty if unknown.
     """
 
     layout: str
@@ -40,50 +36,21 @@ class Detection:
     body_id: str = ""
 
 
-def color_of(frame: RgbdFrame) -> np.ndarray:
-    """The frame's color image, [H, W, 3] uint8 RGB, contiguous.
-
-    Raises:
-        InputError: The frame has none, or its shapes and types contradict the contract.
-    """
-    frame.check()
-    if frame.color is None:
-        raise InputError(
-            "an estimator needs a color image, but this source gives joints alone: do without the estimator"
-        )
-    return np.ascontiguousarray(frame.color)
-
-
-class StampGuard:
-    """Tells when an estimator's memory of the last frame no longer holds."""
-
-    def __init__(self, max_gap_s: float):
-        self._max_gap_ns = int(max_gap_s * 1e9)
-        self._last: int | None = None
-
-    def broken(self, stamp_ns: int) -> bool:
-        """True where time jumped back, or on by more than the gap allowed, since the last call; false on the first."""
-        last, self._last = self._last, stamp_ns
-        return last is not None and not 0 <= stamp_ns - last <= self._max_gap_ns
-
-
 @dataclass(frozen=True)
 class BodyEstimatorConfig:
     """Settings of the body estimator."""
 
     num_poses: int = setting(
-        2, "The most people estimated in one frame; each costs one pose network run", range=(1, 10)
+        2, "Maximum number of people per frame; each costs one run of the pose network", range=(1, 10)
     )
     detect_every: int = setting(
         5,
-        "Frames between looks for newcomers while somebody is followed; the search runs every frame otherwise",
+        "Frames between searches for new people while a person is tracked; without one, every frame is searched",
         range=(1, 300),
     )
-    min_detection_score: float = setting(
-        0.5, "Score from which the person detector's find is followed up", range=(0.0, 1.0)
-    )
+    min_detection_score: float = setting(0.5, "Minimum score of the person detector", range=(0.0, 1.0))
     max_gap_s: float = setting(
-        1.0, "A longer gap between frames, or a jump back, forgets the people followed", unit="s", range=(0.0, 60.0)
+        1.0, "A longer gap between frames, or a stamp that jumps back, resets tracking", unit="s", range=(0.0, 60.0)
     )
 
 
@@ -94,12 +61,10 @@ class HandEstimatorConfig:
     hand_model: str = setting(
         "lite", "Landmark network: full finds 1 % more hands and takes twice as long", choices=("lite", "full")
     )
-    hand_window_m: float = setting(
-        0.26, "Edge of the square around a body's hand in which it is looked for", unit="m", range=(0.1, 1.0)
-    )
-    num_hands: int = setting(2, "The most hands looked for where no bodies are known", range=(1, 8))
+    hand_window_m: float = setting(0.26, "Edge of the search window around a body's hand", unit="m", range=(0.1, 1.0))
+    num_hands: int = setting(2, "Maximum number of hands if no bodies are known", range=(1, 8))
     hand_max_gap_s: float = setting(
-        1.0, "A longer gap between frames, or a jump back, forgets the hands followed", unit="s", range=(0.0, 60.0)
+        1.0, "A longer gap between frames, or a stamp that jumps back, resets tracking", unit="s", range=(0.0, 60.0)
     )
 
 
@@ -107,27 +72,50 @@ class HandEstimatorConfig:
 class FaceEstimatorConfig:
     """Settings of the face estimator."""
 
-    num_faces: int = setting(2, "The most faces looked for where no bodies are known", range=(1, 10))
-    head_window_m: float = setting(
-        0.5, "Edge of the square around a body's head in which the face is looked for", unit="m", range=(0.1, 2.0)
-    )
+    num_faces: int = setting(2, "Maximum number of faces if no bodies are known", range=(1, 10))
+    head_window_m: float = setting(0.5, "Edge of the search window around a body's head", unit="m", range=(0.1, 2.0))
     face_attention: bool = setting(False, "Use the slower mesh that is more exact at lips and eyes")
     face_retry_every: int = setting(
-        3, "Frames between looks for a face that was not found at a body's head", range=(1, 100)
+        3, "Frames between searches for a face that was not found at a body's head", range=(1, 100)
     )
     face_max_gap_s: float = setting(
-        1.0, "A longer gap between frames, or a jump back, forgets the faces followed", unit="s", range=(0.0, 60.0)
+        1.0, "A longer gap between frames, or a stamp that jumps back, resets tracking", unit="s", range=(0.0, 60.0)
     )
+
+
+class StampGuard:
+    """Check of successive stamps for gaps that invalidate an estimator's tracking."""
+
+    def __init__(self, max_gap_s: float):
+        self._max_gap_ns = int(max_gap_s * 1e9)
+        self._last: int | None = None
+
+    def is_discontinuous(self, stamp_ns: int) -> bool:
+        """Return whether time jumped back or forward by more than the maximum gap since the last call."""
+        last, self._last = self._last, stamp_ns
+        return last is not None and not 0 <= stamp_ns - last <= self._max_gap_ns
+
+
+def require_color(frame: RgbdFrame) -> np.ndarray:
+    """Return the frame's color image, [H, W, 3] uint8 RGB, contiguous.
+
+    Raises:
+        InputError: The frame has no color image or violates the data contract.
+    """
+    frame.check()
+    if frame.color is None:
+        raise InputError("an estimator needs a color image, but this source gives joints only; use its joints instead")
+    return np.ascontiguousarray(frame.color)
 
 
 @dataclass(frozen=True)
 class Region:
-    """A square in pixels.
+    """A rotated square in pixels.
 
     Attributes:
         u, v: Center.
         size: Edge length.
-        angle: Radians by which it is turned clockwise in the image; at 0 its up is the image's up.
+        angle: Clockwise rotation in the image, rad; at 0 its up is the image's up.
     """
 
     u: float
@@ -136,7 +124,7 @@ class Region:
     angle: float = 0.0
 
     def shifted(self, right: float, down: float) -> "Region":
-        """The region moved along its own axes by multiples of its size."""
+        """Return the region moved along its own axes by multiples of its size."""
         cos, sin = np.cos(self.angle), np.sin(self.angle)
         return Region(
             self.u + self.size * (right * cos - down * sin),
@@ -145,25 +133,30 @@ class Region:
             self.angle,
         )
 
-    def meets(self, width: int, height: int) -> bool:
-        """Whether its center lies in the image and it is large enough to show anything."""
+    def is_visible(self, width: int, height: int) -> bool:
+        """Return whether its center lies in the image and its size is at least 8 px."""
         return 0 <= self.u < width and 0 <= self.v < height and self.size >= 8
 
+    def covers(self, points: np.ndarray) -> bool:
+        """Return whether the mean of [N, 2] pixels lies near the region's center."""
+        center = points.mean(axis=0)
+        return bool(np.hypot(center[0] - self.u, center[1] - self.v) < 0.35 * self.size)
 
-def towards(start: np.ndarray, end: np.ndarray) -> float:
-    """The angle that makes a region's up point from `start` to `end` ([2] pixels)."""
+
+def angle_towards(start: np.ndarray, end: np.ndarray) -> float:
+    """Return the angle of a region whose up points from `start` to `end` ([2] pixels)."""
     du, dv = (end - start).tolist()
     return float(np.arctan2(du, -dv))
 
 
-def circled(center: np.ndarray, rim: np.ndarray, scale: float) -> Region:
-    """The upright-person region of BlazePose: a circle about `center` through `rim` (above the head), enlarged."""
+def region_from_circle(center: np.ndarray, rim: np.ndarray, scale: float) -> Region:
+    """Return BlazePose's region of a person: the enlarged circle about `center` through `rim` (above the head)."""
     size = 2.0 * float(np.linalg.norm(rim - center)) * scale
-    return Region(float(center[0]), float(center[1]), size, towards(center, rim))
+    return Region(float(center[0]), float(center[1]), size, angle_towards(center, rim))
 
 
-def around(points: np.ndarray, angle: float, scale: float, shift_down: float = 0.0) -> Region:
-    """The square around [N, 2] pixels in a frame turned by `angle`, enlarged, then shifted along its own axis."""
+def region_around(points: np.ndarray, angle: float, scale: float, shift_down: float = 0.0) -> Region:
+    """Return the square around [N, 2] pixels rotated by `angle`, shifted along its own axis and then enlarged."""
     cos, sin = np.cos(angle), np.sin(angle)
     turn = np.array([[cos, -sin], [sin, cos]])
     own = points @ turn
@@ -174,22 +167,24 @@ def around(points: np.ndarray, angle: float, scale: float, shift_down: float = 0
     return Region(shifted.u, shifted.v, span * scale, angle)
 
 
-def hand_from_landmarks(pixels: np.ndarray) -> Region:
-    """Where the hand will be looked for in the next frame, from its 21 landmarks in pixels."""
+def hand_region_from_landmarks(pixels: np.ndarray) -> Region:
+    """Return the region of a hand in the next frame, from its 21 landmarks in pixels."""
     knuckles = 0.25 * (pixels[5] + pixels[13]) + 0.5 * pixels[9]
     palm = pixels[[0, 1, 2, 3, 5, 6, 9, 10, 13, 14, 17, 18]]
-    return around(palm, towards(pixels[0], knuckles), scale=2.0, shift_down=-0.1)
+    return region_around(palm, angle_towards(pixels[0], knuckles), scale=2.0, shift_down=-0.1)
 
 
-def hand_from_body(body: Body, side: str, intrinsics: Intrinsics, hand_m: float, minimum: float = 0.3) -> Region | None:
-    """A square around the hand of a `kinect_v2_25` body, pointing from elbow to fingers; None where it is unknown.
+def hand_region_from_body(
+    body: Body, side: str, intrinsics: Intrinsics, hand_m: float, minimum: float = 0.3
+) -> Region | None:
+    """Return a square around the hand of a `kinect_v2_25` body, pointing from elbow to fingers; None if unknown.
 
     Args:
-        body: Joints with pixels; positions set the size where they are known, else the forearm in pixels does.
+        body: Joints with pixels. The size follows from the wrist's distance, or from the forearm in pixels.
         side: The person's own "left" or "right".
-        intrinsics: Of the image that the region is for.
-        hand_m: Edge of the square in metres.
-        minimum: Joints that score less are not trusted.
+        intrinsics: Intrinsics of the image.
+        hand_m: Edge of the square, m.
+        minimum: Minimum score of the wrist.
     """
     index = layouts.get(body.layout).index
     elbow, wrist, hand = (index[f"{joint}_{side}"] for joint in ("elbow", "wrist", "hand"))
@@ -200,13 +195,14 @@ def hand_from_body(body: Body, side: str, intrinsics: Intrinsics, hand_m: float,
     z = body.positions[wrist, 2]
     size = hand_m * intrinsics.fx / float(z) if np.isfinite(z) and z > 0.1 else 1.2 * float(np.linalg.norm(forearm))
     center = pixels[hand] if np.isfinite(pixels[hand]).all() else pixels[wrist] + 0.25 * forearm
-    # Foreshortened forearms point nowhere; a hand is then taken as held up.
-    angle = towards(pixels[elbow], center) if np.linalg.norm(center - pixels[elbow]) > 0.3 * size else 0.0
+    # The direction of a foreshortened forearm is unreliable; the hand is then assumed upright.
+    is_long = np.linalg.norm(center - pixels[elbow]) > 0.3 * size
+    angle = angle_towards(pixels[elbow], center) if is_long else 0.0
     return Region(float(center[0]), float(center[1]), size, angle)
 
 
-def head_from_body(body: Body, intrinsics: Intrinsics, head_m: float, minimum: float = 0.3) -> Region | None:
-    """An upright square around the head of a `kinect_v2_25` body; None where the head is unknown."""
+def head_region_from_body(body: Body, intrinsics: Intrinsics, head_m: float, minimum: float = 0.3) -> Region | None:
+    """Return an upright square around the head of a `kinect_v2_25` body; None if the head is unknown."""
     index = layouts.get(body.layout).index
     head, neck = body.pixels[index["head"]], body.pixels[index["neck"]]
     if body.scores[index["head"]] < minimum or not np.isfinite(head).all():

@@ -1,9 +1,9 @@
 """Poses of several people by MediaPipe BlazePose (Bazarevsky et al., 2020), layout `mediapipe_33`.
 
-The person detector costs 11 ms, each pose 18 ms. MediaPipe's own multi-person task runs its detector on every frame in
-which it sees fewer people than it may, so on nearly every frame; here each person is followed from frame to frame by
-the pose's own region, and the detector looks for newcomers every few frames only. It sees 224×224 pixels and merges
-people who are close to each other there, so it looks at the whole image and at square tiles of it in turn.
+The person detector costs 11 ms, each pose 18 ms. MediaPipe's multi-person task runs its detector on every frame with
+fewer people than the maximum, so on nearly every frame. Here the pose's own region tracks each person from frame to
+frame, and the detector searches for new people every few frames. It works on 224×224 pixels and merges people close to
+each other, so it is applied to the whole image and to square tiles in turn.
 """
 
 from typing import Any
@@ -12,21 +12,21 @@ import numpy as np
 from mediapipe.python import packet_getter
 
 from actrec.perception import mediapipe_graph as mp
-from actrec.perception.base import BodyEstimatorConfig, Detection, Region, StampGuard, circled, color_of
+from actrec.perception.base import BodyEstimatorConfig, Detection, Region, StampGuard, region_from_circle, require_color
 from actrec.types import RgbdFrame
 from actrec.utils.config import build
 
 SCALE = 1.25
-"""How much larger than the person's circle the region is (pose_landmarks_to_roi.pbtxt)."""
+"""Ratio of the region to the person's circle (pose_landmarks_to_roi.pbtxt)."""
 
 NOSE, HIPS = 0, [23, 24]
 
 Pose = tuple[Detection, Region]
-"""A pose and the region in which to look for it next."""
+"""A pose and its region in the next frame."""
 
 
 class MediaPipeBody:
-    """Finds and follows people in color images.
+    """Detector and tracker of people in color images.
 
     Args:
         options: Fields of `BodyEstimatorConfig`.
@@ -55,13 +55,13 @@ class MediaPipeBody:
         self._until_search = self._view = 0
 
     def estimate(self, frame: RgbdFrame) -> list[Detection]:
-        """The people in `frame`, at most `num_poses`, those followed longest first.
+        """Return the people in `frame`, at most `num_poses`, the longest tracked first.
 
         Raises:
             InputError: The frame has no color image or contradicts its intrinsics.
         """
-        color = color_of(frame)
-        if self._guard.broken(frame.stamp_ns):
+        color = require_color(frame)
+        if self._guard.is_discontinuous(frame.stamp_ns):
             self.reset()
         size = (color.shape[1], color.shape[0])
         image = mp.image_packet(color)
@@ -75,47 +75,47 @@ class MediaPipeBody:
         return [detection for detection, _ in poses]
 
     def reset(self) -> None:
-        """Forgets the people followed."""
+        """Forget the tracked people."""
         self._regions, self._until_search, self._view = [], 0, 0
 
     def close(self) -> None:
-        """Frees the models."""
+        """Free the models."""
         self._detector.close()
         self._landmarker.close()
 
     def _search(self, color: np.ndarray, image: Any, poses: list[Pose]) -> list[Pose]:
-        """Adds the people whom the detector finds in the view whose turn it is."""
+        """Add the people that the detector finds in the next view."""
         size = (color.shape[1], color.shape[0])
         views = _views(*size)
         left, top, right, bottom = views[self._view % len(views)]
         self._view += 1
         crop = np.ascontiguousarray(color[top:bottom, left:right])
         found = self._detector.run(image=mp.image_packet(crop)).get("found")
-        for score, box, points in mp.detections(found, right - left, bottom - top) if found is not None else []:
+        for score, box, points in mp.read_detections(found, right - left, bottom - top) if found is not None else []:
             if len(poses) >= self.config.num_poses or score < self.config.min_detection_score:
                 break
             points = points + np.array([left, top])
             head = box[:2] + box[2:] / 2 + np.array([left, top])
-            if not any(_is_of(detection, head, points) for detection, _ in poses):
-                pose = self._pose(image, circled(points[0], points[1], SCALE), size)
+            if not any(_is_same_person(detection, head, points) for detection, _ in poses):
+                pose = self._pose(image, region_from_circle(points[0], points[1], SCALE), size)
                 poses = _distinct([*poses, pose]) if pose else poses
         return poses
 
     def _pose(self, image: Any, region: Region, size: tuple[int, int]) -> Pose | None:
-        """The pose in a region and where to look for it next; None where the network sees nobody."""
+        """Return the pose in a region and its next region, or None without a person."""
         result = self._landmarker.run(image=image, region=mp.region_packet(region, *size))
         if not {"landmarks", "circle", "world"} <= set(result):
             return None
-        points = mp.landmarks(result["landmarks"], *size)
+        points = mp.read_landmarks(result["landmarks"], *size)
         presence = [p.presence for p in packet_getter.get_proto(result["landmarks"]).landmark]
-        circle = mp.landmarks(result["circle"], *size)[:, :2]
+        circle = mp.read_landmarks(result["circle"], *size)[:, :2]
         scores = np.minimum(points[:, 3], np.array(presence, dtype=np.float32))
-        detection = Detection("mediapipe_33", points[:, :2], mp.world_landmarks(result["world"]), scores)
-        return detection, circled(circle[0], circle[1], SCALE)
+        detection = Detection("mediapipe_33", points[:, :2], mp.read_world_landmarks(result["world"]), scores)
+        return detection, region_from_circle(circle[0], circle[1], SCALE)
 
 
 def _views(width: int, height: int) -> list[tuple[int, int, int, int]]:
-    """(left, top, right, bottom) of the whole image, then of square tiles that overlap by a third or more."""
+    """Return (left, top, right, bottom) of the whole image and of square tiles that overlap by a third or more."""
     short, long = min(width, height), max(width, height)
     count = 1 + int(np.ceil((long - short) / (0.6 * short)))
     starts = np.linspace(0, long - short, count).astype(int).tolist() if count > 1 else []
@@ -123,8 +123,8 @@ def _views(width: int, height: int) -> list[tuple[int, int, int, int]]:
     return [(0, 0, width, height), *tiles]
 
 
-def _is_of(detection: Detection, head: np.ndarray, points: np.ndarray) -> bool:
-    """Whether the detector's find (face; hip center and rim of the body's circle) is a person already followed."""
+def _is_same_person(detection: Detection, head: np.ndarray, points: np.ndarray) -> bool:
+    """Return whether a detection (face; hip center and rim of the body's circle) is an already tracked person."""
     radius = np.linalg.norm(points[1] - points[0])
     hips = detection.pixels[HIPS].mean(axis=0)
     face = detection.pixels[NOSE]
@@ -132,15 +132,15 @@ def _is_of(detection: Detection, head: np.ndarray, points: np.ndarray) -> bool:
 
 
 def _distinct(poses: list[Pose]) -> list[Pose]:
-    """Drops poses that lie on an earlier one: two regions that drifted onto one person."""
+    """Drop poses that coincide with an earlier one, after two regions drifted onto one person."""
     kept: list[Pose] = []
     for pose in poses:
-        if not any(_same(pose[0], other[0]) for other in kept):
+        if not any(_coincide(pose[0], other[0]) for other in kept):
             kept.append(pose)
     return kept
 
 
-def _same(a: Detection, b: Detection) -> bool:
-    apart = np.linalg.norm(a.pixels - b.pixels, axis=1).mean()
+def _coincide(a: Detection, b: Detection) -> bool:
+    distance = np.linalg.norm(a.pixels - b.pixels, axis=1).mean()
     extent = np.linalg.norm(np.ptp(a.pixels, axis=0))
-    return bool(apart < 0.12 * extent)
+    return bool(distance < 0.12 * extent)

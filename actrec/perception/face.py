@@ -1,10 +1,8 @@
 """Faces by MediaPipe's face mesh (Kartynnik et al., 2019), its 468 points reduced to layout `face_68`.
 
-Where bodies are known the face detector looks at a square around each head (a face at two metres is 35 of 640 pixels:
-too few for it in the whole image), and the mesh from then on where its own points were. With no bodies it searches the
-whole image.
-
-Which of MediaPipe's 468 face mesh points stand for the 68 points.
+With known bodies, the face detector works on a square around each head: a face at two meters covers 35 of 640 pixels,
+too few for detection in the whole image. Afterwards the mesh tracks the face by its own points. Without bodies, the
+detector searches the whole image.
 """
 
 from typing import Any
@@ -17,10 +15,10 @@ from actrec.perception.base import (
     FaceEstimatorConfig,
     Region,
     StampGuard,
-    around,
-    color_of,
-    head_from_body,
-    towards,
+    angle_towards,
+    head_region_from_body,
+    region_around,
+    require_color,
 )
 from actrec.types import Body, RgbdFrame
 from actrec.utils.config import build
@@ -33,29 +31,29 @@ FACE_68 = (
     61, 40, 37, 0, 267, 270, 291, 321, 405, 17, 181, 91,  # outer lips
     78, 81, 13, 311, 308, 402, 14, 178,  # inner lips
 )  # fmt: skip
-"""[68] mesh indices. The order is that of Sagonas et al., "300 Faces in-the-Wild", 2013 (dlib's); the mesh is that of
-MediaPipe's `face_geometry/data/canonical_face_model_uv_visualization.png`. Jaw, brows, eyes and nose follow P. Yan's
-table (github.com/PeizhiYan/Mediapipe_2_Dlib_Landmarks, 2024) with one mesh point each and both sides alike; the points
-of the lips are those spaced most evenly along the mesh's lip lines."""
+"""[68] mesh indices, in the order of Sagonas et al., "300 Faces in-the-Wild", 2013 (dlib), of the mesh in MediaPipe's
+`face_geometry/data/canonical_face_model_uv_visualization.png`. Jaw, brows, eyes and nose follow the table of P. Yan
+(github.com/PeizhiYan/Mediapipe_2_Dlib_Landmarks, 2024), with one mesh point each and made symmetric; the lip points are
+spaced as evenly as possible along the mesh's lip lines."""
 
 EYE_CORNERS = (33, 263)
 """The outer corners of the right and left eye in the mesh."""
 
 EYE_CORNERS_M = 0.0889
-"""Metres between them in MediaPipe's canonical face model (±4.446 cm in canonical_face_model.obj)."""
+"""Distance between them in MediaPipe's canonical face model (±4.446 cm in canonical_face_model.obj)."""
 
 SCALE = 1.5
-"""How much larger than the face the mesh's region is (face_landmark_landmarks_to_roi.pbtxt)."""
+"""Ratio of the mesh's region to the face (face_landmark_landmarks_to_roi.pbtxt)."""
 
-LOOSE = "face_"
-"""What the `body_id` of a face begins with where no body is known: face_1, face_2, …"""
+UNASSIGNED_FACE = "face_"
+"""Prefix of the `body_id` of a face without a known body: face_1, face_2, …"""
 
 EYES = [0, 1]
 """Right and left eye of the face detector's six keypoints."""
 
 
 class MediaPipeFace:
-    """Finds and follows the faces of bodies, or any faces where there are no bodies.
+    """Detector and tracker of the faces of bodies, or of any faces without bodies.
 
     Args:
         options: Fields of `FaceEstimatorConfig`.
@@ -82,98 +80,100 @@ class MediaPipeFace:
         self._guard = StampGuard(self.config.face_max_gap_s)
         self._regions: dict[str, Region] = {}
         self._wait: dict[str, int] = {}
-        self._loose: dict[str, Region] = {}
-        self._met = 0
+        self._unassigned: dict[str, Region] = {}
+        self._count = 0
 
     def estimate(self, frame: RgbdFrame, bodies: list[Body]) -> list[Detection]:
-        """The faces in `frame`.
+        """Return the faces in `frame`.
 
         Args:
-            frame: With color.
+            frame: Frame with color.
             bodies: `kinect_v2_25` bodies of this or a recent frame; empty to search the whole image.
 
         Returns:
-            At most one face of each body, with its id; or up to `num_faces` of no known body, called "face_1",
-            "face_2", … for as long as they are followed.
+            At most one face per body, with its id; without bodies up to `num_faces` faces with ids "face_1", "face_2",
+            … while they are tracked.
 
         Raises:
             InputError: The frame has no color image or contradicts its intrinsics.
         """
-        color = color_of(frame)
-        if self._guard.broken(frame.stamp_ns):
+        color = require_color(frame)
+        if self._guard.is_discontinuous(frame.stamp_ns):
             self.reset()
         image = mp.image_packet(color)
         if not bodies:
             self._regions, self._wait = {}, {}
-            return self._anywhere(color, image)
-        self._loose = {}
+            return self._search_image(color, image)
+        self._unassigned = {}
         present = {body.body_id for body in bodies}
         self._regions = {key: region for key, region in self._regions.items() if key in present}
         self._wait = {key: wait for key, wait in self._wait.items() if key in present}
-        found = [self._of_body(color, image, frame, body) for body in bodies]
+        found = [self._estimate_at_body(color, image, frame, body) for body in bodies]
         return [detection for detection in found if detection is not None]
 
     def reset(self) -> None:
-        """Forgets the faces followed."""
-        self._regions, self._wait, self._loose = {}, {}, {}
+        """Forget the tracked faces."""
+        self._regions, self._wait, self._unassigned = {}, {}, {}
 
     def close(self) -> None:
-        """Frees the models."""
+        """Free the models."""
         self._mesh.close()
         self._near.close()
         if self._far is not None:
             self._far.close()
 
-    def _of_body(self, color: np.ndarray, image: Any, frame: RgbdFrame, body: Body) -> Detection | None:
+    def _estimate_at_body(self, color: np.ndarray, image: Any, frame: RgbdFrame, body: Body) -> Detection | None:
         size = (color.shape[1], color.shape[0])
-        head = head_from_body(body, frame.intrinsics, self.config.head_window_m)
-        followed = self._regions.pop(body.body_id, None)
-        if head is None or not head.meets(*size):
+        head = head_region_from_body(body, frame.intrinsics, self.config.head_window_m)
+        tracked = self._regions.pop(body.body_id, None)
+        if head is None or not head.is_visible(*size):
             return None
-        if followed is not None:
-            mesh = self._face(image, followed, size)
+        if tracked is not None:
+            mesh = self._face(image, tracked, size)
             if mesh is not None and _fits(mesh, head):
-                return self._keep(body.body_id, mesh, size)
+                return self._track(body.body_id, mesh, size)
         self._wait[body.body_id] = self._wait.get(body.body_id, 0) - 1
         if self._wait[body.body_id] > 0:
             return None
         self._wait[body.body_id] = self.config.face_retry_every
         regions = _search(self._near, color, head)
         mesh = self._face(image, regions[0], size) if regions else None
-        return self._keep(body.body_id, mesh, size) if mesh is not None and _fits(mesh, head) else None
+        return self._track(body.body_id, mesh, size) if mesh is not None and _fits(mesh, head) else None
 
-    def _keep(self, body_id: str, mesh: np.ndarray, size: tuple[int, int]) -> Detection:
-        self._regions[body_id] = _follow(mesh)
+    def _track(self, body_id: str, mesh: np.ndarray, size: tuple[int, int]) -> Detection:
+        self._regions[body_id] = _next_region(mesh)
         self._wait.pop(body_id, None)
         return _detection(mesh, size, body_id)
 
-    def _anywhere(self, color: np.ndarray, image: Any) -> list[Detection]:
+    def _search_image(self, color: np.ndarray, image: Any) -> list[Detection]:
         height, width = color.shape[:2]
         size = (width, height)
         meshes: dict[str, np.ndarray] = {}
-        for name, region in self._loose.items():
+        for name, region in self._unassigned.items():
             mesh = self._face(image, region, size)
-            # Two regions that drifted onto one face would both stay there, and leave nobody to look for others.
-            if mesh is not None and not any(_covers(_follow(mesh), other) for other in meshes.values()):
+            # Two regions may drift onto one face; a duplicate would block the search for others.
+            if mesh is not None and not any(_next_region(mesh).covers(other[:, :2]) for other in meshes.values()):
                 meshes[name] = mesh
         if len(meshes) < self.config.num_faces:
             whole = Region((width - 1) / 2, (height - 1) / 2, max(width, height))
             self._far = self._far or _detector("full_range_sparse", "FaceDetectionFullRangeCpu")
             for region in _search(self._far, color, whole):
-                if len(meshes) < self.config.num_faces and not any(_covers(region, mesh) for mesh in meshes.values()):
+                if len(meshes) < self.config.num_faces and not any(
+                    region.covers(mesh[:, :2]) for mesh in meshes.values()
+                ):
                     mesh = self._face(image, region, size)
                     if mesh is not None:
-                        self._met += 1
-                        meshes[f"{LOOSE}{self._met}"] = mesh
-        self._loose = {name: _follow(mesh) for name, mesh in meshes.items()}
+                        self._count += 1
+                        meshes[f"{UNASSIGNED_FACE}{self._count}"] = mesh
+        self._unassigned = {name: _next_region(mesh) for name, mesh in meshes.items()}
         return [_detection(mesh, size, name) for name, mesh in meshes.items()]
 
     def _face(self, image: Any, region: Region, size: tuple[int, int]) -> np.ndarray | None:
-        """[468, 3] mesh in pixels in a region; None where the network sees no face."""
-        if not region.meets(*size):
+        """Return the [468, 3] mesh in pixels in a region, or None without a face."""
+        if not region.is_visible(*size):
             return None
         result = self._mesh.run(image=image, region=mp.region_packet(region, *size))
-        return mp.landmarks(result["landmarks"], *size)[:, :3] if "landmarks" in result else None
+        return mp.read_landmarks(result["landmarks"], *size)[:, :3] if "landmarks" in result else None
 
 
 def _detector(model: str, calculator: str) -> mp.Graph:
@@ -183,7 +183,7 @@ def _detector(model: str, calculator: str) -> mp.Graph:
 
 
 def _search(detector: mp.Graph, color: np.ndarray, region: Region) -> list[Region]:
-    """Regions of the faces that the detector sees in an upright square, best first."""
+    """Return the regions of the faces detected in an upright square, best first."""
     height, width = color.shape[:2]
     left, top = max(int(region.u - region.size / 2), 0), max(int(region.v - region.size / 2), 0)
     right, bottom = (
@@ -193,33 +193,28 @@ def _search(detector: mp.Graph, color: np.ndarray, region: Region) -> list[Regio
     crop = np.ascontiguousarray(color[top:bottom, left:right])
     found = detector.run(image=mp.image_packet(crop)).get("found")
     regions = []
-    for _, box, points in mp.detections(found, right - left, bottom - top) if found is not None else []:
+    for _, box, points in mp.read_detections(found, right - left, bottom - top) if found is not None else []:
         eyes = points[EYES]
         center = box[:2] + box[2:] / 2
-        angle = towards(eyes[0], eyes[1]) - np.pi / 2
+        angle = angle_towards(eyes[0], eyes[1]) - np.pi / 2
         regions.append(Region(float(center[0] + left), float(center[1] + top), SCALE * float(box[2:].max()), angle))
     return regions
 
 
-def _follow(mesh: np.ndarray) -> Region:
+def _next_region(mesh: np.ndarray) -> Region:
     right, left = mesh[list(EYE_CORNERS), :2]
-    return around(mesh[:, :2], towards(right, left) - np.pi / 2, SCALE)
+    return region_around(mesh[:, :2], angle_towards(right, left) - np.pi / 2, SCALE)
 
 
 def _fits(mesh: np.ndarray, head: Region) -> bool:
-    """Whether a mesh is where the body's head is, and of a face's size: on a bowed head it slides to the chest."""
+    """Return whether a mesh fits the body's head in place and size; with a bowed head it may slide to the chest."""
     low, high = mesh[:, :2].min(axis=0), mesh[:, :2].max(axis=0)
-    apart = np.linalg.norm((low + high) / 2 - np.array([head.u, head.v]))
-    return bool(apart < 0.25 * head.size and 0.15 * head.size < (high - low).max() < 0.75 * head.size)
-
-
-def _covers(region: Region, mesh: np.ndarray) -> bool:
-    center = mesh[:, :2].mean(axis=0)
-    return bool(np.hypot(center[0] - region.u, center[1] - region.v) < 0.35 * region.size)
+    distance = np.linalg.norm((low + high) / 2 - np.array([head.u, head.v]))
+    return bool(distance < 0.25 * head.size and 0.15 * head.size < (high - low).max() < 0.75 * head.size)
 
 
 def _detection(mesh: np.ndarray, size: tuple[int, int], body_id: str) -> Detection:
-    """The 68 points, in metres on the assumption that the eyes are as far apart as in the canonical face."""
+    """Return the 68 points, in meters if the eyes are as far apart as in the canonical face."""
     points = mesh[list(FACE_68)]
     right, left = mesh[list(EYE_CORNERS)]
     world = (points - mesh.mean(axis=0)) * (EYE_CORNERS_M / max(float(np.linalg.norm(left - right)), 1e-6))

@@ -1,8 +1,8 @@
 """Hands by MediaPipe (Zhang et al., "MediaPipe Hands", 2020), layout `hand_21`.
 
-A hand at two metres covers some 40 of 640 pixels and MediaPipe's palm detector, which sees the whole image at 192×192,
-finds none. Where bodies are known the landmark network therefore looks at a square around each wrist, and from then on
-where its own landmarks were. With no bodies the palm detector searches the whole image.
+A hand at two meters covers some 40 of 640 pixels, too few for MediaPipe's palm detector, which sees the whole image at
+192×192. With known bodies, the landmark network therefore works on a square around each wrist, and afterwards tracks
+the hand by its own landmarks. Without bodies, the palm detector searches the whole image.
 """
 
 from dataclasses import dataclass
@@ -17,39 +17,39 @@ from actrec.perception.base import (
     HandEstimatorConfig,
     Region,
     StampGuard,
-    color_of,
-    hand_from_body,
-    hand_from_landmarks,
-    towards,
+    angle_towards,
+    hand_region_from_body,
+    hand_region_from_landmarks,
+    require_color,
 )
 from actrec.skeleton import layouts
-from actrec.types import LOOSE, NANOSECONDS, Body, RgbdFrame
+from actrec.types import NANOSECONDS, UNASSIGNED_HAND, Body, RgbdFrame
 from actrec.utils.config import build
 
 SIDES = ("left", "right")
 
 WRIST, MIDDLE = 0, 2
-"""Of the palm detector's seven keypoints."""
+"""Indices in the palm detector's seven keypoints."""
 
-REACH = 1.0
-"""How far from where it was lost a hand of no known body may be found again, in the edge of its region."""
+REACQUIRE_DISTANCE = 1.0
+"""Largest distance at which a lost hand without a body is found again, in edges of its region."""
 
-MAX_APART, MIN_SPAN, MAX_SPAN = 0.9, 0.12, 1.4
-"""How far from the body's wrist a hand's wrist may be (bodies may be a frame old), and its extent, in windows."""
+MAX_WRIST_DISTANCE, MIN_SPAN, MAX_SPAN = 0.9, 0.12, 1.4
+"""Largest distance of the hand's wrist from the body's (which may be a frame old), and its extent, in windows."""
 
 
 @dataclass
-class _Loose:
-    """A hand of no known body: MediaPipe's left and right flicker, so they are summed up over the frames."""
+class _UnassignedHand:
+    """Tracked hand without a known body; its side is a vote over frames, because MediaPipe's side flickers."""
 
     body_id: str
     region: Region
-    seen_ns: int
-    to_the_right: float = 0.0
+    stamp_ns: int
+    right_votes: float = 0.0
 
 
 class MediaPipeHand:
-    """Finds and follows the hands of bodies, or any hands where there are no bodies.
+    """Detector and tracker of the hands of bodies, or of any hands without bodies.
 
     Args:
         options: Fields of `HandEstimatorConfig`.
@@ -75,124 +75,126 @@ class MediaPipeHand:
         self._complexity = complexity
         self._guard = StampGuard(self.config.hand_max_gap_s)
         self._regions: dict[tuple[str, str], Region] = {}
-        self._loose: list[_Loose] = []
-        self._met = 0
+        self._unassigned: list[_UnassignedHand] = []
+        self._count = 0
 
     def estimate(self, frame: RgbdFrame, bodies: list[Body]) -> list[Detection]:
-        """The hands in `frame`.
+        """Return the hands in `frame`.
 
         Args:
-            frame: With color.
+            frame: Frame with color.
             bodies: `kinect_v2_25` bodies of this or a recent frame; empty to search the whole image.
 
         Returns:
-            At most a left and a right hand of each body, with its id; or up to `num_hands` of no known body, called
-            "hand_1", "hand_2", … for as long as they are followed, their side as the network judges it so far.
+            At most a left and a right hand per body, with its id; without bodies up to `num_hands` hands with ids
+            "hand_1", "hand_2", … while they are tracked, and the side of most frames so far.
 
         Raises:
             InputError: The frame has no color image or contradicts its intrinsics.
         """
-        color = color_of(frame)
-        if self._guard.broken(frame.stamp_ns):
+        color = require_color(frame)
+        if self._guard.is_discontinuous(frame.stamp_ns):
             self.reset()
         image, size = mp.image_packet(color), (color.shape[1], color.shape[0])
         if not bodies:
             self._regions = {}
-            return self._anywhere(image, size, frame.stamp_ns)
+            return self._search_image(image, size, frame.stamp_ns)
         present = {(body.body_id, side) for body in bodies for side in SIDES}
         self._regions = {key: region for key, region in self._regions.items() if key in present}
-        found = [self._of_body(image, size, frame, body, side) for body in bodies for side in SIDES]
-        return self._single([entry for entry in found if entry is not None])
+        found = [self._estimate_at_arm(image, size, frame, body, side) for body in bodies for side in SIDES]
+        return self._drop_duplicates([entry for entry in found if entry is not None])
 
     def reset(self) -> None:
-        """Forgets the hands followed."""
-        self._regions, self._loose = {}, []
+        """Forget the tracked hands."""
+        self._regions, self._unassigned = {}, []
 
     def close(self) -> None:
-        """Frees the models."""
+        """Free the models."""
         self._landmarker.close()
         if self._palms is not None:
             self._palms.close()
 
-    def _of_body(
+    def _estimate_at_arm(
         self, image: Any, size: tuple[int, int], frame: RgbdFrame, body: Body, side: str
     ) -> tuple[float, Detection] | None:
-        """The hand on one arm and how far from the body's wrist it was found, in windows."""
-        expected = hand_from_body(body, side, frame.intrinsics, self.config.hand_window_m)
-        followed = self._regions.pop((body.body_id, side), None)
-        if expected is None or not expected.meets(*size):
+        """Return the hand on one arm and its distance from the body's wrist, in windows."""
+        expected = hand_region_from_body(body, side, frame.intrinsics, self.config.hand_window_m)
+        tracked = self._regions.pop((body.body_id, side), None)
+        if expected is None or not expected.is_visible(*size):
             return None
         wrist = body.pixels[layouts.get(body.layout).index[f"wrist_{side}"]]
-        for region in (followed, expected):
+        for region in (tracked, expected):
             detection = self._hand(image, region, size) if region is not None else None
             if detection is None:
                 continue
-            apart = float(np.linalg.norm(detection.pixels[0] - wrist)) / expected.size
+            distance = float(np.linalg.norm(detection.pixels[0] - wrist)) / expected.size
             span = float(np.ptp(detection.pixels, axis=0).max()) / expected.size
-            if apart < MAX_APART and MIN_SPAN < span < MAX_SPAN:
+            if distance < MAX_WRIST_DISTANCE and MIN_SPAN < span < MAX_SPAN:
                 detection.side, detection.body_id = side, body.body_id
-                return apart, detection
+                return distance, detection
         return None
 
-    def _single(self, found: list[tuple[float, Detection]]) -> list[Detection]:
-        """Leaves of two hands found in one place the one nearer to its wrist, and follows what is left."""
+    def _drop_duplicates(self, found: list[tuple[float, Detection]]) -> list[Detection]:
+        """Drop of two coinciding hands the one farther from its wrist, and track the others."""
         kept: list[Detection] = []
         for _, detection in sorted(found, key=lambda entry: entry[0]):
             if not any(_coincide(detection, other) for other in kept):
                 kept.append(detection)
-        self._regions = {(hand.body_id, hand.side): hand_from_landmarks(hand.pixels) for hand in kept}
+        self._regions = {(hand.body_id, hand.side): hand_region_from_landmarks(hand.pixels) for hand in kept}
         return [detection for _, detection in found if any(detection is hand for hand in kept)]
 
     def _hand(self, image: Any, region: Region, size: tuple[int, int]) -> Detection | None:
         result = self._landmarker.run(image=image, region=mp.region_packet(region, *size))
         if not {"landmarks", "world", "handedness"} <= set(result):
             return None
-        points = mp.landmarks(result["landmarks"], *size)
-        judged = packet_getter.get_proto(result["handedness"]).classification[0]
+        points = mp.read_landmarks(result["landmarks"], *size)
+        handedness = packet_getter.get_proto(result["handedness"]).classification[0]
         inside = ((points[:, :2] >= -0.5) & (points[:, :2] < np.array(size) - 0.5)).all(axis=1)
-        scores = np.where(inside, judged.score, 0.0).astype(np.float32)
-        # MediaPipe takes the image for a mirror's; a camera's is none.
-        side = "right" if judged.label.lower().startswith("left") else "left"
-        return Detection("hand_21", points[:, :2], mp.world_landmarks(result["world"]), scores, side)
+        scores = np.where(inside, handedness.score, 0.0).astype(np.float32)
+        # MediaPipe assumes a mirrored image.
+        side = "right" if handedness.label.lower().startswith("left") else "left"
+        return Detection("hand_21", points[:, :2], mp.read_world_landmarks(result["world"]), scores, side)
 
-    def _anywhere(self, image: Any, size: tuple[int, int], stamp_ns: int) -> list[Detection]:
+    def _search_image(self, image: Any, size: tuple[int, int], stamp_ns: int) -> list[Detection]:
         lost_ns = stamp_ns - int(self.config.hand_max_gap_s * NANOSECONDS)
-        followed = [loose for loose in self._loose if loose.seen_ns >= lost_ns]
-        self._loose = sorted(followed, key=lambda loose: -loose.seen_ns)
+        recent = [track for track in self._unassigned if track.stamp_ns >= lost_ns]
+        self._unassigned = sorted(recent, key=lambda track: -track.stamp_ns)
         hands: list[Detection] = []
-        for loose in self._loose:
-            hand = self._hand(image, loose.region, size) if len(hands) < self.config.num_hands else None
+        for track in self._unassigned:
+            hand = self._hand(image, track.region, size) if len(hands) < self.config.num_hands else None
             if hand is not None and not any(_coincide(hand, other) for other in hands):
-                hands.append(self._known(loose, hand, stamp_ns))
+                hands.append(self._update(track, hand, stamp_ns))
         if len(hands) < self.config.num_hands:
             for region in self._search(image, size):
-                if len(hands) < self.config.num_hands and not any(_covers(region, hand) for hand in hands):
+                if len(hands) < self.config.num_hands and not any(region.covers(hand.pixels) for hand in hands):
                     hand = self._hand(image, region, size)
                     if hand is not None:
-                        hands.append(self._known(self._found(hand, stamp_ns), hand, stamp_ns))
+                        hands.append(self._update(self._match_track(hand, stamp_ns), hand, stamp_ns))
         return hands
 
-    def _found(self, hand: Detection, stamp_ns: int) -> _Loose:
-        """The hand lost near where one is found now, or a new one."""
+    def _match_track(self, hand: Detection, stamp_ns: int) -> _UnassignedHand:
+        """Return the lost track nearest to a detected hand, or a new one."""
         center = hand.pixels.mean(axis=0)
-        lost = [loose for loose in self._loose if loose.seen_ns < stamp_ns]
-        apart = {id(loose): np.hypot(loose.region.u - center[0], loose.region.v - center[1]) for loose in lost}
-        near = [loose for loose in lost if apart[id(loose)] < REACH * loose.region.size]
+        lost = [track for track in self._unassigned if track.stamp_ns < stamp_ns]
+        distance = {id(track): np.hypot(track.region.u - center[0], track.region.v - center[1]) for track in lost}
+        near = [track for track in lost if distance[id(track)] < REACQUIRE_DISTANCE * track.region.size]
         if near:
-            return min(near, key=lambda loose: apart[id(loose)])
-        self._met += 1
-        self._loose.append(_Loose(f"{LOOSE}{self._met}", hand_from_landmarks(hand.pixels), stamp_ns))
-        return self._loose[-1]
+            return min(near, key=lambda track: distance[id(track)])
+        self._count += 1
+        self._unassigned.append(
+            _UnassignedHand(f"{UNASSIGNED_HAND}{self._count}", hand_region_from_landmarks(hand.pixels), stamp_ns)
+        )
+        return self._unassigned[-1]
 
-    def _known(self, loose: _Loose, hand: Detection, stamp_ns: int) -> Detection:
-        """The detection with the identity and the side of the hand that it is of."""
-        loose.region, loose.seen_ns = hand_from_landmarks(hand.pixels), stamp_ns
-        loose.to_the_right += float(hand.scores.max()) * (1 if hand.side == "right" else -1)
-        hand.body_id, hand.side = loose.body_id, "right" if loose.to_the_right >= 0 else "left"
+    def _update(self, track: _UnassignedHand, hand: Detection, stamp_ns: int) -> Detection:
+        """Update a track, and give its id and side to the detection."""
+        track.region, track.stamp_ns = hand_region_from_landmarks(hand.pixels), stamp_ns
+        track.right_votes += float(hand.scores.max()) * (1 if hand.side == "right" else -1)
+        hand.body_id, hand.side = track.body_id, "right" if track.right_votes >= 0 else "left"
         return hand
 
     def _search(self, image: Any, size: tuple[int, int]) -> list[Region]:
-        """Regions of hands around the palms that the detector sees in the whole image."""
+        """Return the regions of hands around the palms detected in the whole image."""
         if self._palms is None:
             self._palms = mp.Graph(
                 "PalmDetectionCpu",
@@ -203,9 +205,9 @@ class MediaPipeHand:
             )
         found = self._palms.run(image=image).get("found")
         regions = []
-        for _, box, points in mp.detections(found, *size) if found is not None else []:
+        for _, box, points in mp.read_detections(found, *size) if found is not None else []:
             center, edge = box[:2] + box[2:] / 2, float(box[2:].max())
-            palm = Region(float(center[0]), float(center[1]), edge, towards(points[WRIST], points[MIDDLE]))
+            palm = Region(float(center[0]), float(center[1]), edge, angle_towards(points[WRIST], points[MIDDLE]))
             # palm_detection_detection_to_roi.pbtxt: half a palm towards the fingers, 2.6 times as large.
             moved = palm.shifted(0.0, -0.5)
             regions.append(Region(moved.u, moved.v, 2.6 * edge, moved.angle))
@@ -213,10 +215,5 @@ class MediaPipeHand:
 
 
 def _coincide(a: Detection, b: Detection) -> bool:
-    apart = float(np.linalg.norm(a.pixels - b.pixels, axis=1).mean())
-    return apart < 0.25 * float(np.ptp(a.pixels, axis=0).max())
-
-
-def _covers(region: Region, hand: Detection) -> bool:
-    center = hand.pixels.mean(axis=0)
-    return bool(np.hypot(center[0] - region.u, center[1] - region.v) < 0.35 * region.size)
+    distance = float(np.linalg.norm(a.pixels - b.pixels, axis=1).mean())
+    return distance < 0.25 * float(np.ptp(a.pixels, axis=0).max())

@@ -1,21 +1,17 @@
-"""Joints seen in the image become joints in metres: depth under each joint, checked by the estimator's own 3-D shape.
+"""Lifting of joints from pixels to meters, by the depth image and the estimator's own 3-D shape.
 
-The steps of `Lifter.lift`:
+Steps of `Lifter.lift`:
 
-1. The world landmarks are placed so that they project onto the pixels (least squares). That alone gives the person's
-   distance to some 20 %, and is all there is without depth.
-2. Around each joint the valid depth of a small window, its size constant in metres, is sorted and cut into surfaces
-   at gaps. The nearest that fills enough of the window and lies about where the joint is expected is taken.
-3. The surface lies in front of the joint's center by the radius of the body there, which is added along the ray.
-4. A similarity (rotation, scale, translation) takes the world landmarks robustly onto the lifted joints, and surfaces
-   are chosen once more against it. Where another limb is expected just at the surface, before the joint, it hides
-   the joint: a far shoulder, an arm behind the back.
-5. A joint without a surface is placed on its own pixel's ray at the depth of the fitted landmark, corrected by what
-   its lifted neighbors disagree.
-
-What depth lifting knows of bodies: how deep joints lie under the skin, and which limbs can hide which joints.
-
-Reads from a depth image which surfaces lie under and around a joint.
+1. Place the world landmarks so that they project onto the pixels (least squares). This alone gives the person's
+   distance within about 20 %, and is the only source without depth.
+2. Sort the valid depth in a small window around each joint, of constant size in meters, and split it into surfaces at
+   gaps. Choose the nearest surface that fills enough of the window and lies near the joint's expected depth.
+3. Add the body's radius along the ray, from the surface to the joint's center.
+4. Fit the world landmarks to the lifted joints by a robust similarity (rotation, scale, translation), and choose the
+   surfaces again by the fit. If another limb is expected at the surface, before the joint, it occludes the joint, such
+   as a far shoulder or an arm behind the back.
+5. Place a joint without a surface on its pixel's ray at the depth of the fitted landmark, corrected by the deviation of
+   its lifted neighbors.
 """
 
 from collections.abc import Sequence
@@ -36,7 +32,7 @@ BODY_RADII = {
     "shoulder": 0.06, "elbow": 0.04, "wrist": 0.03, "hip": 0.09, "knee": 0.055, "ankle": 0.04, "heel": 0.03,
     "foot_index": 0.02, "pinky": 0.015, "index": 0.015, "thumb": 0.015, "ear": 0.055,
 }  # fmt: skip
-"""Metres from the skin to the joint's center, by the stem of the joint's name; what is not named lies on the skin."""
+"""Distance in m from the skin to the joint's center, by the stem of the joint's name; other joints lie on the skin."""
 
 TORSO = (
     ("shoulder_left", "shoulder_right"),
@@ -44,43 +40,52 @@ TORSO = (
     ("shoulder_left", "hip_right"),
     ("shoulder_right", "hip_left"),
 )
-"""What fills the trunk beside the layout's own bones."""
+"""Links of the trunk in addition to the layout's bones."""
 
-REACH_M = 0.12
-"""Half the thickness of what can hide a joint, and how well its depth has to match."""
+OCCLUDER_M = 0.12
+"""Half the thickness of an occluding limb, and the tolerance of its depth."""
+
+GRID = 7
+"""Depth samples along each edge of a joint's window."""
+
+VOTE_WIDTH_M = 0.3
+"""Width in which votes for the object's distance agree: about the thickness of a body."""
+
+NEIGHBOR_M = 0.25
+"""Distance over which lifted joints correct the depth of joints without a surface."""
 
 BEHIND_M = 0.1
-"""A joint has to be expected this far behind the surface before it can be hidden by it."""
+"""Minimum depth of an occluded joint behind the surface."""
 
-STEPS = np.array([0.0, 0.25, 0.5, 0.75, 1.0], dtype=np.float32)
-"""Where along a limb points are tried."""
+LIMB_SAMPLES = np.array([0.0, 0.25, 0.5, 0.75, 1.0], dtype=np.float32)
+"""Relative positions of the tested points along a limb."""
 
 
 @cache
 def joint_radii(layout: str) -> np.ndarray:
-    """[V] float32 metres from skin to joint center for a body layout, from `BODY_RADII`."""
+    """Return [V] float32 meters from skin to joint center for a body layout, from `BODY_RADII`."""
     stems = [joint.removesuffix("_left").removesuffix("_right") for joint in layouts.get(layout).joints]
     return np.array([BODY_RADII.get(stem, 0.0) for stem in stems], dtype=np.float32)
 
 
 @cache
 def limb_links(layout: str) -> np.ndarray:
-    """[L, 2] joint indices of the limbs of a body layout: its bones, and the trunk's diagonals."""
+    """Return [L, 2] joint indices of the limbs of a body layout: its bones and the trunk's diagonals."""
     known = layouts.get(layout)
     trunk = [(known.index[a], known.index[b]) for a, b in TORSO if a in known.index and b in known.index]
     return np.array([*known.edges, *trunk])
 
 
-def hidden(rays: np.ndarray, surface: np.ndarray, fitted: np.ndarray, links: np.ndarray) -> np.ndarray:
-    """Which joints' surfaces belong to another limb that passes before them.
+def find_occluded(rays: np.ndarray, surface: np.ndarray, fitted: np.ndarray, links: np.ndarray) -> np.ndarray:
+    """Return which joints are occluded by another limb.
 
-    Depth alone cannot tell a hand held nearer than the estimator thought from a shoulder behind the other one: in the
-    second case another limb is expected just where the surface is.
+    Depth alone does not separate a hand nearer than estimated from a shoulder behind the other one; in the second case
+    another limb is expected at the surface.
 
     Args:
-        rays: [V, 3] towards the joints, z = 1.
-        surface: [V] depth of the surface seen at each joint, NaN where none.
-        fitted: [V, 3] where the estimator's landmarks expect the joints, metres.
+        rays: [V, 3] directions to the joints, z = 1.
+        surface: [V] depth of the surface at each joint, m, NaN if none.
+        fitted: [V, 3] expected joint positions, from the estimator's landmarks, m.
         links: [L, 2] from `limb_links`.
 
     Returns:
@@ -88,34 +93,27 @@ def hidden(rays: np.ndarray, surface: np.ndarray, fitted: np.ndarray, links: np.
     """
     result = np.zeros(len(rays), dtype=bool)
     with np.errstate(invalid="ignore"):
-        suspects = np.flatnonzero(fitted[:, 2] - surface > BEHIND_M)
-    if not len(suspects):
+        candidates = np.flatnonzero(fitted[:, 2] - surface > BEHIND_M)
+    if not len(candidates):
         return result
     start, end = fitted[links[:, 0]], fitted[links[:, 1]]
-    points = start[:, None] + STEPS[:, None] * (end - start)[:, None]
-    seen = (rays * surface[:, None])[suspects]
-    beside = (np.abs(points[None] - seen[:, None, None]) < REACH_M).all(axis=3)
-    # The limb itself has to lie before the joint, else it is the joint's own neighborhood.
-    before = fitted[suspects, 2][:, None, None] - points[None, :, :, 2] > BEHIND_M
-    own = (links[None] == suspects[:, None, None]).any(axis=2)
-    result[suspects] = (beside & before & ~own[:, :, None]).any(axis=(1, 2))
+    points = start[:, None] + LIMB_SAMPLES[:, None] * (end - start)[:, None]
+    surface_points = (rays * surface[:, None])[candidates]
+    beside = (np.abs(points[None] - surface_points[:, None, None]) < OCCLUDER_M).all(axis=3)
+    # The limb itself must lie before the joint, else it is the joint's own neighborhood.
+    before = fitted[candidates, 2][:, None, None] - points[None, :, :, 2] > BEHIND_M
+    own = (links[None] == candidates[:, None, None]).any(axis=2)
+    result[candidates] = (beside & before & ~own[:, :, None]).any(axis=(1, 2))
     return result
 
 
-GRID = 7
-"""Depth samples along each edge of a joint's window."""
-
-VOTE_WIDTH_M = 0.3
-"""Votes for the object's distance that lie within this are one opinion: about the thickness of a body."""
-
-
-def sample(depth: np.ndarray, pixels: np.ndarray, half: np.ndarray) -> np.ndarray:
-    """Valid depth in a square window around each pixel.
+def sample_depth(depth: np.ndarray, pixels: np.ndarray, half: np.ndarray) -> np.ndarray:
+    """Return the valid depth in a square window around each pixel.
 
     Args:
-        depth: [H, W] metres, NaN or 0 where missing.
-        pixels: [V, 2] (u, v), NaN where unknown, outside the image allowed.
-        half: [V] half the window's edge in pixels.
+        depth: [H, W] meters, NaN or 0 if missing.
+        pixels: [V, 2] (u, v), NaN if unknown; may lie outside the image.
+        half: [V] half of the window's edge, px.
 
     Returns:
         [V, GRID²] sorted, NaN last.
@@ -132,16 +130,16 @@ def sample(depth: np.ndarray, pixels: np.ndarray, half: np.ndarray) -> np.ndarra
     return np.sort(values.reshape(len(pixels), -1), axis=1)
 
 
-def split(samples: np.ndarray, gap_m: float, min_share: float) -> np.ndarray:
-    """Cuts each row of sorted depth into surfaces where it jumps.
+def split_surfaces(samples: np.ndarray, gap_m: float, min_share: float) -> np.ndarray:
+    """Split each row of sorted depth into surfaces at gaps.
 
     Args:
-        samples: [V, K] from `sample`.
-        gap_m: A greater jump separates surfaces; beyond 2 m it grows with z², as a depth camera's noise does.
-        min_share: Surfaces that fill less of a row's valid samples are ignored.
+        samples: [V, K] from `sample_depth`.
+        gap_m: Minimum gap between surfaces; beyond 2 m it grows with z², as the noise of a depth camera.
+        min_share: Minimum share of a row's valid samples for a surface.
 
     Returns:
-        [V, K] the median depth of the surface that each sample belongs to, in increasing order, NaN where ignored.
+        [V, K] the median depth of each sample's surface, in increasing order, NaN if ignored.
     """
     count = samples.shape[1]
     index = np.arange(count)
@@ -155,23 +153,23 @@ def split(samples: np.ndarray, gap_m: float, min_share: float) -> np.ndarray:
     return np.where(enough, np.take_along_axis(samples, (first + last) // 2, axis=1), np.nan)
 
 
-def distance(surfaces: np.ndarray, relative: np.ndarray, weights: np.ndarray, roughly: float) -> float:
-    """How far an object is: what most joints' surfaces, less the joints' own relative depth, agree on.
+def estimate_distance(surfaces: np.ndarray, relative: np.ndarray, weights: np.ndarray, expected: float) -> float:
+    """Return an object's distance: the mode of the joints' surface depths minus their relative depth.
 
-    The mode and not the median, for around thin limbs more of the samples may show the wall than the person.
+    Not the median, because around thin limbs more samples may show the wall than the person.
 
     Args:
-        surfaces: [V, K] from `split`.
-        relative: [V] depth of each joint against the object's.
-        weights: [V] say of each joint.
-        roughly: The distance expected, NaN for none; only votes within 40 % of it count, if there are any.
+        surfaces: [V, K] from `split_surfaces`.
+        relative: [V] depth of each joint relative to the object, m.
+        weights: [V] weight of each joint's votes.
+        expected: Expected distance in m, NaN if unknown; votes within 40 % of it count, else all of them.
 
     Returns:
-        Metres; NaN where no surface was seen.
+        Distance in m; NaN without any surface.
     """
     votes = surfaces - relative[:, None]
     with np.errstate(invalid="ignore"):
-        close = np.abs(votes - roughly) < 0.4 * roughly
+        close = np.abs(votes - expected) < 0.4 * expected
     usable = close if close.any() else np.isfinite(votes)
     if not usable.any():
         return float("nan")
@@ -179,25 +177,25 @@ def distance(surfaces: np.ndarray, relative: np.ndarray, weights: np.ndarray, ro
     order = np.argsort(values)
     values, total = values[order], np.concatenate([[0.0], np.cumsum(weight[order] + 1e-3)])
     stop = np.searchsorted(values, values + VOTE_WIDTH_M, side="right")
-    # Of opinions held equally the nearer: a person stands before the wall and not behind it.
+    # Prefer the nearer of equal modes: a person stands before the wall.
     start = int(np.argmax((total[stop] - total[:-1]) * (1 - 0.02 * values / values[-1])))
     return float(values[(start + stop[start]) // 2])
 
 
-def pick(surfaces: np.ndarray, expected: np.ndarray, nearer: np.ndarray, farther: np.ndarray) -> np.ndarray:
-    """The nearest surface of each joint that lies at most `nearer` before and `farther` behind `expected`.
+def pick_surface(surfaces: np.ndarray, expected: np.ndarray, nearer: np.ndarray, farther: np.ndarray) -> np.ndarray:
+    """Return the nearest surface of each joint between `nearer` before and `farther` behind `expected`.
 
-    The nearest, for what is seen of a joint lies before all else at its pixel: on the edge of an arm the arm is taken,
-    and neither the torso nor the wall behind it.
+    A visible joint lies before everything else at its pixel: at the edge of an arm the arm is chosen, not the torso or
+    the wall behind it.
 
     Args:
-        surfaces: [V, K] from `split`.
-        expected: [V] metres; where NaN nothing fits.
-        nearer: [V] metres.
-        farther: [V] metres.
+        surfaces: [V, K] from `split_surfaces`, m.
+        expected: [V] expected depth, m; NaN for none.
+        nearer: [V] tolerance towards the camera, m.
+        farther: [V] tolerance away from the camera, m.
 
     Returns:
-        [V] metres, NaN where none fits.
+        [V] depth in m, NaN if none fits.
     """
     offset = surfaces - expected[:, None]
     with np.errstate(invalid="ignore"):
@@ -206,34 +204,29 @@ def pick(surfaces: np.ndarray, expected: np.ndarray, nearer: np.ndarray, farther
     return np.where(fits[rows, choice], surfaces[rows, choice], np.nan)
 
 
-NEIGHBOR_M = 0.25
-"""Within this, lifted joints correct the depth of one that was missed."""
-
-
 @dataclass(frozen=True)
 class LiftingConfig:
-    """Settings of the lifting from pixels to metres."""
+    """Settings of the lifting from pixels to meters."""
 
     window_m: float = setting(
         0.08, "Edge of the square around a joint in which depth is read", unit="m", range=(0.002, 0.5)
     )
-    surface_gap_m: float = setting(
-        0.05, "Depths further apart than this belong to different surfaces", unit="m", range=(0.005, 1.0)
-    )
-    min_share: float = setting(
-        0.2, "Share of the window's valid depth that a surface must fill to be taken", range=(0.0, 1.0)
-    )
+    surface_gap_m: float = setting(0.05, "Minimum gap in depth between two surfaces", unit="m", range=(0.005, 1.0))
+    min_share: float = setting(0.2, "Minimum share of the window's valid depth for a surface", range=(0.0, 1.0))
     max_disagreement_m: float = setting(
-        0.35, "A surface further than this from where the joint is expected is refused", unit="m", range=(0.01, 2.0)
+        0.35, "Maximum distance of a surface behind the joint's expected depth", unit="m", range=(0.01, 2.0)
     )
     hidden_m: float = setting(
-        0.3, "A surface nearer than this before the expected joint is taken to hide it", unit="m", range=(0.01, 2.0)
+        0.3,
+        "Maximum distance of a surface before the joint's depth, else it occludes it",
+        unit="m",
+        range=(0.01, 2.0),
     )
     min_joint_score: float = setting(
-        0.5, "Below this score a joint is believed only where depth agrees three times as well", range=(0.0, 1.0)
+        0.5, "Joints below this score get a third of the depth tolerances", range=(0.0, 1.0)
     )
-    filled_score: float = setting(0.6, "Factor on the score of a joint that depth missed", range=(0.0, 1.0))
-    no_depth_score: float = setting(0.5, "Factor on all scores where there is no depth at all", range=(0.0, 1.0))
+    filled_score: float = setting(0.6, "Factor on the score of a joint without depth", range=(0.0, 1.0))
+    no_depth_score: float = setting(0.5, "Factor on all scores without any depth", range=(0.0, 1.0))
 
 
 def lift(
@@ -246,32 +239,32 @@ def lift(
     links: np.ndarray | None = None,
     **options: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lifts joints from pixels to metres.
+    """Lift joints from pixels to meters.
 
     Args:
-        pixels: [V, 2] (u, v), NaN where the joint is unknown.
-        world: [V, 3] metres about the object's own center, camera axes; None or NaN where the estimator has none.
+        pixels: [V, 2] (u, v), NaN if the joint is unknown.
+        world: [V, 3] meters about the object's own center, camera axes; None or NaN if the estimator has none.
         scores: [V] in 0..1.
-        depth: [H, W] metres registered to the image, NaN or 0 where missing; None for no depth.
-        intrinsics: Of the image.
-        radii: [V] or one number: metres from the visible surface to the joint's center (`joint_radii`).
-        links: [L, 2] joints joined by limbs that can hide other joints (`limb_links`).
+        depth: [H, W] meters registered to the image, NaN or 0 if missing; None without depth.
+        intrinsics: Intrinsics of the image.
+        radii: [V] or one number: meters from the visible surface to the joint's center (`joint_radii`).
+        links: [L, 2] joints of limbs that may occlude other joints (`limb_links`).
         options: Fields of `LiftingConfig`.
 
     Returns:
-        Positions [V, 3] float32 metres in the optical frame, NaN where nothing is known, and scores [V] float32: as
-        given where depth was read, times `filled_score` where the world landmarks stood in, times `no_depth_score`
-        without any depth (None, all NaN or all zero are the same), 0 where the position is NaN.
+        Positions [V, 3] float32 meters in the optical frame, NaN if unknown, and scores [V] float32: unchanged for
+        joints with depth, times `filled_score` for joints from the world landmarks, times `no_depth_score` without any
+        valid depth, 0 for NaN positions.
 
     Raises:
-        InputError: Shapes do not fit each other, or depth is not in metres.
+        InputError: Shapes do not fit each other, or depth is not in meters.
         ConfigError: An option is unknown or out of range.
     """
     return Lifter(build(LiftingConfig, options)).lift(pixels, world, scores, depth, intrinsics, radii, links)
 
 
 class Lifter:
-    """`lift` with its settings built once."""
+    """Lifting with fixed settings; see `lift`."""
 
     def __init__(self, config: LiftingConfig):
         self.config = config
@@ -286,7 +279,7 @@ class Lifter:
         radii: np.ndarray | Sequence[float] | float = 0.0,
         links: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """As the function `lift`."""
+        """Lift joints as the function `lift` does."""
         pixels, scores, world = _checked(pixels, scores, world, depth, intrinsics)
         rays = _rays(pixels, intrinsics)
         placed = place(world, rays, scores)
@@ -296,12 +289,12 @@ class Lifter:
             surface, fitted = self._surface(pixels, rays, placed, scores, depth, intrinsics.fx, depths, links)
         seen = np.isfinite(surface)
         if not seen.any():
-            return _answer(placed, scores * self.config.no_depth_score)
+            return _result(placed, scores * self.config.no_depth_score)
         if (away := float(np.median(surface[seen]))) > MAX_DEPTH_M:
-            raise InputError(f"depth is {away:.0f} m at the joints, expected metres: is it in millimetres?")
-        lifted = _along(rays, surface + radii)
+            raise InputError(f"depth is {away:.0f} m at the joints; expected meters, but it may be in millimeters")
+        lifted = _on_rays(rays, surface + radii)
         positions = np.where(seen[:, None], lifted, _filled(fitted, lifted, seen, rays))
-        return _answer(positions, np.where(seen, scores, scores * self.config.filled_score))
+        return _result(positions, np.where(seen, scores, scores * self.config.filled_score))
 
     def _surface(
         self,
@@ -314,33 +307,33 @@ class Lifter:
         radii: np.ndarray,
         links: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """[V] depth of each joint's surface, NaN where none fits, and the world landmarks fitted to those joints."""
+        """Return [V] depth of each joint's surface, NaN if none fits, and the world landmarks fitted to them."""
         config = self.config
-        shaped = np.isfinite(placed).all()
-        middle = float(np.median(placed[:, 2])) if shaped else float("nan")
-        relative = placed[:, 2] - middle if shaped else np.zeros(len(pixels))
-        half = 0.5 * config.window_m * focal / (placed[:, 2] if shaped else _nearby(pixels, depth))
-        # At least 5×5 pixels: no joint is known better, and single pixels are noisy.
+        has_shape = np.isfinite(placed).all()
+        middle = float(np.median(placed[:, 2])) if has_shape else float("nan")
+        relative = placed[:, 2] - middle if has_shape else np.zeros(len(pixels))
+        half = 0.5 * config.window_m * focal / (placed[:, 2] if has_shape else _rough_distance(pixels, depth))
+        # At least 5×5 pixels: joints are not located better, and single pixels are noisy.
         half = np.broadcast_to(np.clip(half, 2.0, 0.1 * depth.shape[1]), len(pixels))
-        samples = sample(depth, pixels, half)
-        layers = split(samples, config.surface_gap_m, config.min_share)
+        samples = sample_depth(depth, pixels, half)
+        layers = split_surfaces(samples, config.surface_gap_m, config.min_share)
         trust = np.where(scores >= config.min_joint_score, 1.0, 1 / 3)
         wide, narrow = trust * config.max_disagreement_m, trust * config.hidden_m
-        expected = distance(layers, relative, scores, middle) + relative
-        surface = pick(layers, expected, narrow, wide)
-        if not shaped or not np.isfinite(surface).any():
+        expected = estimate_distance(layers, relative, scores, middle) + relative
+        surface = pick_surface(layers, expected, narrow, wide)
+        if not has_shape or not np.isfinite(surface).any():
             return surface, placed
-        # What hides another joint must not bend the fit, and the fit tells better what is hidden.
-        surface = _unhidden(surface, rays, _along(rays, expected + radii), links)
-        fitted = similarity(placed, _along(rays, surface + radii), scores, config.max_disagreement_m)
-        surface = pick(layers, fitted[:, 2] - radii, narrow, wide)
-        return _unhidden(surface, rays, fitted, links), fitted
+        # Occluders must not bend the fit; the fit then detects occlusions better.
+        surface = _visible(surface, rays, _on_rays(rays, expected + radii), links)
+        fitted = similarity(placed, _on_rays(rays, surface + radii), scores, config.max_disagreement_m)
+        surface = pick_surface(layers, fitted[:, 2] - radii, narrow, wide)
+        return _visible(surface, rays, fitted, links), fitted
 
 
-def _unhidden(surface: np.ndarray, rays: np.ndarray, expected: np.ndarray, links: np.ndarray | None) -> np.ndarray:
+def _visible(surface: np.ndarray, rays: np.ndarray, expected: np.ndarray, links: np.ndarray | None) -> np.ndarray:
     if links is None or not np.isfinite(expected).all():
         return surface
-    return np.where(hidden(rays, surface, expected, links), np.nan, surface)
+    return np.where(find_occluded(rays, surface, expected, links), np.nan, surface)
 
 
 def _checked(
@@ -365,7 +358,7 @@ def _checked(
 
 
 def _rays(pixels: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
-    """[V, 3] directions with z = 1 through the pixels, lens distortion removed."""
+    """Return [V, 3] directions with z = 1 through the pixels, without lens distortion."""
     rays = np.ones((len(pixels), 3), dtype=np.float32)
     rays[:, 0] = (pixels[:, 0] - intrinsics.cx) / intrinsics.fx
     rays[:, 1] = (pixels[:, 1] - intrinsics.cy) / intrinsics.fy
@@ -375,18 +368,18 @@ def _rays(pixels: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
     return rays
 
 
-def _nearby(pixels: np.ndarray, depth: np.ndarray) -> float:
-    """A first guess of the distance without world landmarks: the median depth exactly at the joints."""
-    values = sample(depth, pixels, np.zeros(len(pixels)))
+def _rough_distance(pixels: np.ndarray, depth: np.ndarray) -> float:
+    """Estimate the distance without world landmarks: the median depth at the joints."""
+    values = sample_depth(depth, pixels, np.zeros(len(pixels)))
     return float(np.nanmedian(values)) if np.isfinite(values).any() else 1.0
 
 
-def _along(rays: np.ndarray, z: np.ndarray) -> np.ndarray:
+def _on_rays(rays: np.ndarray, z: np.ndarray) -> np.ndarray:
     return (rays * z[:, None]).astype(np.float32)
 
 
 def _filled(fitted: np.ndarray, lifted: np.ndarray, seen: np.ndarray, rays: np.ndarray) -> np.ndarray:
-    """Joints on their own rays at the fitted landmarks' depth plus what lifted neighbors deviate from theirs."""
+    """Place joints on their rays at the fitted landmarks' depth plus the mean deviation of lifted neighbors."""
     deviation = np.where(seen, lifted[:, 2] - fitted[:, 2], 0.0)
     apart = np.linalg.norm(fitted[:, None] - fitted[None], axis=2)
     near = np.exp(-((apart / NEIGHBOR_M) ** 2)) * seen
@@ -394,7 +387,7 @@ def _filled(fitted: np.ndarray, lifted: np.ndarray, seen: np.ndarray, rays: np.n
     return np.where(np.isfinite(rays).all(axis=1)[:, None], rays * z[:, None], fitted)
 
 
-def _answer(positions: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _result(positions: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     with np.errstate(invalid="ignore"):
         known = np.isfinite(positions).all(axis=1) & (positions[:, 2] > 0)
     return (

@@ -1,8 +1,8 @@
-"""Runs MediaPipe's own detection and landmark subgraphs on image regions that we choose.
+"""MediaPipe's detection and landmark subgraphs, run on chosen image regions.
 
-MediaPipe's ready-made solutions decide themselves where to look: one person, and hands only where its palm detector
-sees them, which at two metres it does not. The subgraphs beneath take the region as an input. Version 0.10.21 is the
-last whose wheel carries the models; nothing is ever downloaded.
+MediaPipe's ready-made solutions choose the regions themselves: one person, and hands found by the palm detector, which
+fails at two meters. Their subgraphs take the region as an input. Version 0.10.21 is the last whose wheel contains the
+models; nothing is downloaded.
 """
 
 import os
@@ -19,7 +19,7 @@ from mediapipe.python import CalculatorGraph, ImageFormat, packet_creator, packe
 from actrec.perception.base import Region
 from actrec.utils.errors import MissingLibraryError
 
-os.environ.setdefault("GLOG_minloglevel", "2")  # before the import: it would print a line per model
+os.environ.setdefault("GLOG_minloglevel", "2")  # avoids a log line per model; read at import
 
 REMEDY = "pip install mediapipe==0.10.21 (0.10.18 on arm64)"
 
@@ -31,8 +31,8 @@ class Graph:
         calculator: Registered name of the subgraph.
         inputs: Tag to stream name.
         outputs: Tag to stream name.
-        models: Files under `mediapipe/modules` that it loads.
-        complexity: Value of the MODEL_COMPLEXITY side packet; None where it has none.
+        models: Files under `mediapipe/modules` that the subgraph loads.
+        complexity: Value of the MODEL_COMPLEXITY side packet, if any.
         flags: Further boolean side packets by tag.
 
     Raises:
@@ -48,11 +48,11 @@ class Graph:
         complexity: int | None = None,
         flags: dict[str, bool] | None = None,
     ):
-        _require(models)
+        _check_models(models)
         side: dict[str, Any] = {tag.lower(): packet_creator.create_bool(value) for tag, value in (flags or {}).items()}
         if complexity is not None:
             side["model_complexity"] = packet_creator.create_int(complexity)
-        text = _pbtxt(calculator, inputs, outputs, tuple(side))
+        text = _graph_text(calculator, inputs, outputs, tuple(side))
         try:
             self._graph = CalculatorGraph(graph_config=text_format.Parse(text, calculator_pb2.CalculatorGraphConfig()))
             self._results: dict[str, Any] = {}
@@ -65,8 +65,8 @@ class Graph:
         self._ticks = 0
 
     def run(self, **packets: Any) -> dict[str, Any]:
-        """Feeds one packet to each input stream and returns the non-empty packets by output stream."""
-        # The graph's clock is only ours: every run takes the next tick, so camera stamps may repeat or jump.
+        """Feed one packet to each input stream and return the non-empty packets by output stream."""
+        # The graph's clock counts runs, so camera stamps may repeat or jump.
         self._ticks += 1
         self._results.clear()
         for name, packet in packets.items():
@@ -75,12 +75,12 @@ class Graph:
         return {name: packet for name, packet in self._results.items() if not packet.is_empty()}
 
     def close(self) -> None:
-        """Frees the models; the graph cannot be run again."""
+        """Free the models; the graph cannot be run again."""
         self._graph.close_all_packet_sources()
         self._graph.wait_until_done()
 
 
-def _require(models: tuple[str, ...]) -> None:
+def _check_models(models: tuple[str, ...]) -> None:
     root = Path(mediapipe.__file__).parent
     for model in models:
         if not (root / "modules" / model).is_file():
@@ -89,11 +89,11 @@ def _require(models: tuple[str, ...]) -> None:
     resource_util.set_resource_dir(str(root.parent))
 
 
-def _pbtxt(calculator: str, inputs: dict[str, str], outputs: dict[str, str], side: tuple[str, ...]) -> str:
+def _graph_text(calculator: str, inputs: dict[str, str], outputs: dict[str, str], side: tuple[str, ...]) -> str:
     lines = [f'input_stream: "{name}"' for name in inputs.values()]
     lines += [f'output_stream: "{name}"' for name in outputs.values()]
     lines += [f'input_side_packet: "{name}"' for name in side]
-    # One thread: its scheduler would otherwise start one a core, which only contend.
+    # By default the scheduler starts one thread per core, which contend.
     lines += ["num_threads: 1", f'node {{ calculator: "{calculator}"']
     lines += [f'input_stream: "{tag}:{name}"' for tag, name in inputs.items()]
     lines += [f'output_stream: "{tag}:{name}"' for tag, name in outputs.items()]
@@ -102,12 +102,12 @@ def _pbtxt(calculator: str, inputs: dict[str, str], outputs: dict[str, str], sid
 
 
 def image_packet(color: np.ndarray) -> Any:
-    """Wraps [H, W, 3] uint8 RGB for a graph; one packet may be fed to many graphs."""
+    """Wrap [H, W, 3] uint8 RGB for a graph; one packet may be fed to many graphs."""
     return packet_creator.create_image_frame(image_format=ImageFormat.SRGB, data=color)
 
 
 def region_packet(region: Region, width: int, height: int) -> Any:
-    """Wraps a region of a width×height image for a graph."""
+    """Wrap a region of a width×height image for a graph."""
     return packet_creator.create_proto(
         rect_pb2.NormalizedRect(
             x_center=(region.u + 0.5) / width,
@@ -119,8 +119,8 @@ def region_packet(region: Region, width: int, height: int) -> Any:
     )
 
 
-def landmarks(packet: Any, width: int, height: int) -> np.ndarray:
-    """[V, 4] float32 (u, v, z, visibility) of a NormalizedLandmarkList; z in pixels, away from the camera."""
+def read_landmarks(packet: Any, width: int, height: int) -> np.ndarray:
+    """Return [V, 4] float32 (u, v, z, visibility) of a NormalizedLandmarkList; z in pixels, away from the camera."""
     points = packet_getter.get_proto(packet).landmark
     values = np.array([(p.x, p.y, p.z, p.visibility) for p in points], dtype=np.float32)
     values *= np.array([width, height, width, 1], dtype=np.float32)
@@ -128,13 +128,13 @@ def landmarks(packet: Any, width: int, height: int) -> np.ndarray:
     return values
 
 
-def world_landmarks(packet: Any) -> np.ndarray:
-    """[V, 3] float32 metres of a LandmarkList."""
+def read_world_landmarks(packet: Any) -> np.ndarray:
+    """Return [V, 3] float32 meters of a LandmarkList."""
     return np.array([(p.x, p.y, p.z) for p in packet_getter.get_proto(packet).landmark], dtype=np.float32)
 
 
-def detections(packet: Any, width: int, height: int) -> list[tuple[float, np.ndarray, np.ndarray]]:
-    """(score, box [u, v, width, height], keypoints [K, 2]) in pixels of each detection, best first."""
+def read_detections(packet: Any, width: int, height: int) -> list[tuple[float, np.ndarray, np.ndarray]]:
+    """Return (score, box [u, v, width, height], keypoints [K, 2]) in pixels of each detection, best first."""
     found = []
     for detection in packet_getter.get_proto_list(packet):
         box = detection.location_data.relative_bounding_box

@@ -1,13 +1,10 @@
-"""From an RGB-D frame to tracked bodies, hands and faces: all that a node needs.
-
-What a camera sees, found by the same perception as in the live graph, with no ROS.
-"""
+"""From an RGB-D frame to tracked bodies, hands and faces."""
 
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -23,23 +20,21 @@ from actrec.utils.config import build, setting
 
 T = TypeVar("T")
 
-
-def part(config: Any, kind: type[T]) -> T:
-    """The fields of `config` that make up the settings `kind`, which it inherits."""
-    return kind(**{f.name: getattr(config, f.name) for f in dataclasses.fields(kind)})  # type: ignore[arg-type]
+FINGER_RADIUS_M = 0.008
+"""Distance from a finger's skin to the centers of its joints."""
 
 
 @dataclass(frozen=True)
 class BodyPerceptionConfig(BodyEstimatorConfig, LiftingConfig, TrackerConfig):
-    """Settings of the way from a frame to tracked bodies: those of its three parts."""
+    """Settings of the estimator, the lifting and the tracker of bodies."""
 
 
 @dataclass(frozen=True)
 class HandPerceptionConfig(HandEstimatorConfig):
-    """Settings of the way from a frame to hands."""
+    """Settings of the estimator and the lifting of hands."""
 
     hand_depth_m: float = setting(
-        0.12, "Depth further than this from the hand's shape is refused", unit="m", range=(0.01, 1.0)
+        0.12, "Maximum distance of a depth reading from the hand's shape", unit="m", range=(0.01, 1.0)
     )
     hand_joint_window_m: float = setting(
         0.015, "Edge of the square around a finger joint in which depth is read", unit="m", range=(0.002, 0.1)
@@ -48,41 +43,59 @@ class HandPerceptionConfig(HandEstimatorConfig):
 
 @dataclass(frozen=True)
 class FacePerceptionConfig(FaceEstimatorConfig):
-    """Settings of the way from a frame to faces."""
+    """Settings of the estimator and the lifting of faces."""
 
     face_depth_m: float = setting(
-        0.10, "Depth further than this from the face's shape is refused", unit="m", range=(0.01, 1.0)
+        0.10, "Maximum distance of a depth reading from the face's shape", unit="m", range=(0.01, 1.0)
     )
     face_point_window_m: float = setting(
         0.015, "Edge of the square around a face point in which depth is read", unit="m", range=(0.002, 0.1)
     )
 
 
-FINGER_RADIUS_M = 0.008
-"""From a finger's skin to its joints' centers."""
+@dataclass(frozen=True)
+class PipelineConfig(BodyPerceptionConfig, HandPerceptionConfig, FacePerceptionConfig):
+    """Settings of `Pipeline`."""
+
+    hands: bool = setting(True, "Detect hands")
+    faces: bool = setting(True, "Detect faces")
 
 
-class BodyPerception:
-    """Estimates poses, lifts them by depth, converts them to `kinect_v2_25` and tracks them.
+class _Perception:
+    """Common part of the perception of bodies, hands and faces."""
+
+    _estimator: Any
+
+    def reset(self) -> None:
+        """Forget all tracked objects."""
+        self._estimator.reset()
+
+    def close(self) -> None:
+        """Free the models."""
+        self._estimator.close()
+
+
+class BodyPerception(_Perception):
+    """Estimation of poses, lifted by depth, converted to `kinect_v2_25` and tracked.
 
     Args:
         options: Fields of `BodyPerceptionConfig`.
 
     Raises:
         ConfigError: An option is unknown or out of range.
-        MissingLibraryError: The estimator's library is absent.
+        MissingLibraryError: The estimator's library is not installed.
     """
 
     config_class = BodyPerceptionConfig
 
     def __init__(self, **options: Any):
         self.config = build(BodyPerceptionConfig, options)
-        self._estimator = perception.create("body", **dataclasses.asdict(part(self.config, BodyEstimatorConfig)))
-        self._lifter = Lifter(part(self.config, LiftingConfig))
-        self._tracker = Tracker(**dataclasses.asdict(part(self.config, TrackerConfig)))
+        self._estimator = perception.create("body", **dataclasses.asdict(_subset(self.config, BodyEstimatorConfig)))
+        self._lifter = Lifter(_subset(self.config, LiftingConfig))
+        self._tracker = Tracker(**dataclasses.asdict(_subset(self.config, TrackerConfig)))
 
     def process(self, frame: RgbdFrame) -> list[Body]:
-        """The bodies in `frame`, `kinect_v2_25`, with ids "body_1", …; empty for an empty scene.
+        """Return the bodies in `frame`, `kinect_v2_25`, tracked, with ids "body_1", "body_2" and so on.
 
         Raises:
             InputError: The frame has no color image or contradicts its intrinsics.
@@ -90,31 +103,20 @@ class BodyPerception:
         return self._tracker.update(frame.stamp_ns, [self._body(d, frame) for d in self._estimator.estimate(frame)])
 
     def reset(self) -> None:
-        """Forgets everybody, as if the next frame were the first; ids go on counting."""
-        self._estimator.reset()
+        """Forget all tracked bodies; ids continue to count up."""
+        super().reset()
         self._tracker.reset()
 
-    def close(self) -> None:
-        """Frees the models."""
-        self._estimator.close()
-
     def _body(self, detection: Detection, frame: RgbdFrame) -> Body:
-        positions, scores = self._lifter.lift(
-            detection.pixels,
-            detection.world,
-            detection.scores,
-            frame.depth,
-            frame.intrinsics,
-            joint_radii(detection.layout),
-            limb_links(detection.layout),
-        )
+        radii, links = joint_radii(detection.layout), limb_links(detection.layout)
+        positions, scores = _lift(self._lifter, detection, frame, radii, links)
         positions, scores = convert(positions, scores, detection.layout, CANONICAL)
         pixels, _ = convert(detection.pixels, detection.scores, detection.layout, CANONICAL)
         return Body("", CANONICAL, positions, pixels, scores)
 
 
-class HandPerception:
-    """Estimates hands, at bodies' wrists where bodies are known, and lifts them.
+class HandPerception(_Perception):
+    """Estimation of hands, at the wrists of known bodies, lifted by depth.
 
     Args:
         options: Fields of `HandPerceptionConfig`.
@@ -124,36 +126,27 @@ class HandPerception:
 
     def __init__(self, **options: Any):
         self.config = build(HandPerceptionConfig, options)
-        self._estimator = perception.create("hand", **dataclasses.asdict(part(self.config, HandEstimatorConfig)))
-        self._lifter = _small(self.config.hand_joint_window_m, self.config.hand_depth_m)
+        self._estimator = perception.create("hand", **dataclasses.asdict(_subset(self.config, HandEstimatorConfig)))
+        self._lifter = _fine_lifter(self.config.hand_joint_window_m, self.config.hand_depth_m)
 
     def process(self, frame: RgbdFrame, bodies: list[Body]) -> list[Hand]:
-        """The hands of `bodies` (or, with none given, any hands) in `frame`, `hand_21`.
+        """Return the hands of `bodies` in `frame`, `hand_21`; without bodies, any hands.
 
         Raises:
-            InputError: The frame has no color image or contradicts its intrinsics, or a body's layout does not convert
-                to `kinect_v2_25` or has another number of joints.
+            InputError: The frame has no color image or contradicts its intrinsics, or a body does not convert to
+                `kinect_v2_25` or has a wrong number of joints.
         """
-        found = self._estimator.estimate(frame, [_canonical(body) for body in bodies])
         hands = []
-        for detection in found:
-            positions, scores = _lifted(self._lifter, detection, frame, FINGER_RADIUS_M)
+        for detection in self._estimator.estimate(frame, [_canonical(body) for body in bodies]):
+            positions, scores = _lift(self._lifter, detection, frame, FINGER_RADIUS_M)
             hands.append(
                 Hand(detection.body_id, detection.layout, positions, detection.pixels, scores, side=detection.side)
             )
         return hands
 
-    def reset(self) -> None:
-        """Forgets the hands followed."""
-        self._estimator.reset()
 
-    def close(self) -> None:
-        """Frees the models."""
-        self._estimator.close()
-
-
-class FacePerception:
-    """Estimates faces, at bodies' heads where bodies are known, and lifts them.
+class FacePerception(_Perception):
+    """Estimation of faces, at the heads of known bodies, lifted by depth.
 
     Args:
         options: Fields of `FacePerceptionConfig`.
@@ -163,101 +156,172 @@ class FacePerception:
 
     def __init__(self, **options: Any):
         self.config = build(FacePerceptionConfig, options)
-        self._estimator = perception.create("face", **dataclasses.asdict(part(self.config, FaceEstimatorConfig)))
-        self._lifter = _small(self.config.face_point_window_m, self.config.face_depth_m)
+        self._estimator = perception.create("face", **dataclasses.asdict(_subset(self.config, FaceEstimatorConfig)))
+        self._lifter = _fine_lifter(self.config.face_point_window_m, self.config.face_depth_m)
 
     def process(self, frame: RgbdFrame, bodies: list[Body]) -> list[Face]:
-        """The faces of `bodies` (or, with none given, any faces) in `frame`, `face_68`.
+        """Return the faces of `bodies` in `frame`, `face_68`; without bodies, any faces.
 
         Raises:
-            InputError: The frame has no color image or contradicts its intrinsics, or a body's layout does not convert
-                to `kinect_v2_25` or has another number of joints.
+            InputError: As `HandPerception.process`.
         """
         faces = []
         for detection in self._estimator.estimate(frame, [_canonical(body) for body in bodies]):
-            positions, scores = _lifted(self._lifter, detection, frame, 0.0)
+            positions, scores = _lift(self._lifter, detection, frame, 0.0)
             faces.append(Face(detection.body_id, detection.layout, positions, detection.pixels, scores))
         return faces
 
+
+class People(NamedTuple):
+    """The people in one frame.
+
+    Attributes:
+        bodies: Tracked bodies in `kinect_v2_25`.
+        hands: Hands in `hand_21`, each with the id of its body.
+        faces: Faces in `face_68`, each with the id of its body.
+    """
+
+    bodies: list[Body]
+    hands: list[Hand]
+    faces: list[Face]
+
+
+class Pipeline:
+    """Perception of bodies, hands and faces in RGB-D frames; a context manager.
+
+    Args:
+        options: Fields of `PipelineConfig`.
+
+    Raises:
+        ConfigError: An option is unknown or out of range.
+        MissingLibraryError: The estimators' library is not installed.
+    """
+
+    config_class = PipelineConfig
+
+    def __init__(self, **options: Any):
+        self.config = build(PipelineConfig, options)
+
+        def create(kind: type, config_class: type) -> Any:
+            return kind(**dataclasses.asdict(_subset(self.config, config_class)))
+
+        self._bodies: BodyPerception = create(BodyPerception, BodyPerceptionConfig)
+        self._hands: HandPerception | None = None
+        self._faces: FacePerception | None = None
+        if self.config.hands:
+            self._hands = create(HandPerception, HandPerceptionConfig)
+        if self.config.faces:
+            self._faces = create(FacePerception, FacePerceptionConfig)
+
+    def __enter__(self) -> "Pipeline":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def process(self, frame: RgbdFrame) -> People:
+        """Return the tracked bodies in `frame` with their hands and faces.
+
+        Without a tracked body there are no hands and faces. A body is reported from its second frame on (`min_hits`).
+
+        Raises:
+            InputError: The frame has no color image or contradicts its intrinsics.
+        """
+        bodies = self._bodies.process(frame)
+        hands = self._hands.process(frame, bodies) if self._hands and bodies else []
+        faces = self._faces.process(frame, bodies) if self._faces and bodies else []
+        return People(bodies, hands, faces)
+
     def reset(self) -> None:
-        """Forgets the faces followed."""
-        self._estimator.reset()
+        """Forget all tracked people; ids continue to count up."""
+        for part in self._parts():
+            part.reset()
 
     def close(self) -> None:
-        """Frees the models."""
-        self._estimator.close()
+        """Free the models."""
+        for part in self._parts():
+            part.close()
 
-
-def _canonical(body: Body) -> Body:
-    """The body in `kinect_v2_25`; whoever else tracks people may publish `skeletons` in a layout of its own."""
-    positions, _ = convert(body.positions, body.scores, body.layout, CANONICAL)
-    # Pixels say where to look; of joints without a position too.
-    pixels, scores = convert(body.pixels, body.scores, body.layout, CANONICAL)
-    return dataclasses.replace(body, layout=CANONICAL, positions=positions, pixels=pixels, scores=scores)
-
-
-def _small(window_m: float, depth_m: float) -> Lifter:
-    """A lifter for something small whose landmarks have no visibility of their own."""
-    return Lifter(
-        build(
-            LiftingConfig,
-            {"window_m": window_m, "max_disagreement_m": depth_m, "surface_gap_m": 0.02, "min_joint_score": 0.0},
-        )
-    )
-
-
-def _lifted(lifter: Lifter, detection: Detection, frame: RgbdFrame, radius: float) -> tuple[np.ndarray, np.ndarray]:
-    return lifter.lift(detection.pixels, detection.world, detection.scores, frame.depth, frame.intrinsics, radius)
+    def _parts(self) -> list[_Perception]:
+        return [part for part in (self._bodies, self._hands, self._faces) if part is not None]
 
 
 @contextlib.contextmanager
 def camera_observations(driver: str, options: dict[str, Any], images: bool) -> Iterator[ReadObservation]:
-    """Opens a camera and finds the people in its frames.
+    """Open a camera as a source of observations for `actrec.recordings.clip_recorder`.
 
     Args:
         driver: A name in `actrec.cameras.DRIVERS`.
         options: Its settings.
-        images: Whether a observation also writes color and depth.
+        images: Whether observations also write color and depth.
 
     Yields:
-        Gives the next observation; see `actrec.recordings.clip_recorder.ReadObservation`.
+        Function that returns the next observation.
 
     Raises:
-        ConfigError: Unknown driver or option.
-        DeviceError: There is no such camera.
-        MissingLibraryError: The estimator's library is absent.
+        ConfigError: The driver or an option is unknown.
+        DeviceError: The camera is not connected.
+        MissingLibraryError: The estimator's library is not installed.
     """
-    with contextlib.ExitStack() as held:
-        camera = held.enter_context(cameras.create(driver, **options))
-        perceive = perceiver(held)
+    with contextlib.ExitStack() as stack:
+        camera = stack.enter_context(cameras.create(driver, **options))
+        add_bodies = body_annotator(stack)
 
         def read(timeout_s: float) -> Observation:
-            frame = camera.read(timeout_s)
-            return _sight(perceive(frame), images)
+            frame = add_bodies(camera.read(timeout_s))
+            bodies = frame.skeletons
+
+            def write(bag: BagWriter) -> None:
+                bag.write_bodies(SKELETONS_TOPIC, frame.stamp_ns, frame.frame_id, bodies)
+                if images and frame.color is not None:
+                    bag.write_frame(dataclasses.replace(frame, skeletons=[]))
+
+            return Observation(frame.stamp_ns, bodies, write)
 
         yield read
 
 
-def perceiver(held: contextlib.ExitStack) -> Callable[[RgbdFrame], RgbdFrame]:
-    """Gives a frame the people that are found in it; joints alone are taken as they are."""
-    perception: list[BodyPerception] = []
+def body_annotator(stack: contextlib.ExitStack) -> Callable[[RgbdFrame], RgbdFrame]:
+    """Return a function that adds the detected bodies to a frame; frames without color are returned unchanged.
 
-    def perceive(frame: RgbdFrame) -> RgbdFrame:
+    The models are loaded at the first color image and freed by `stack`.
+    """
+    perceptions: list[BodyPerception] = []
+
+    def annotate(frame: RgbdFrame) -> RgbdFrame:
         if frame.color is None:
             return frame
-        if not perception:
-            perception.append(held.enter_context(contextlib.closing(BodyPerception())))
-        return dataclasses.replace(frame, skeletons=perception[0].process(frame))
+        if not perceptions:
+            perceptions.append(stack.enter_context(contextlib.closing(BodyPerception())))
+        return dataclasses.replace(frame, skeletons=perceptions[0].process(frame))
 
-    return perceive
+    return annotate
 
 
-def _sight(frame: RgbdFrame, images: bool) -> Observation:
-    bodies = frame.skeletons
+def _subset(config: Any, kind: type[T]) -> T:
+    """Return the fields of `config` that belong to its base class `kind`."""
+    return kind(**{f.name: getattr(config, f.name) for f in dataclasses.fields(kind)})  # type: ignore[arg-type]
 
-    def write(bag: BagWriter) -> None:
-        bag.write_bodies(SKELETONS_TOPIC, frame.stamp_ns, frame.frame_id, bodies)
-        if images and frame.color is not None:
-            bag.write_frame(dataclasses.replace(frame, skeletons=[]))
 
-    return Observation(frame.stamp_ns, bodies, write)
+def _canonical(body: Body) -> Body:
+    """Return the body in `kinect_v2_25`; `skeletons` of another tracker may have another layout."""
+    positions, _ = convert(body.positions, body.scores, body.layout, CANONICAL)
+    # Scores of the pixels: a joint without a position still has a search region.
+    pixels, scores = convert(body.pixels, body.scores, body.layout, CANONICAL)
+    return dataclasses.replace(body, layout=CANONICAL, positions=positions, pixels=pixels, scores=scores)
+
+
+def _fine_lifter(window_m: float, depth_m: float) -> Lifter:
+    """Return a lifter for small objects whose landmarks have no visibility."""
+    config = LiftingConfig(window_m=window_m, max_disagreement_m=depth_m, surface_gap_m=0.02, min_joint_score=0.0)
+    return Lifter(config)
+
+
+def _lift(
+    lifter: Lifter,
+    detection: Detection,
+    frame: RgbdFrame,
+    radii: np.ndarray | float,
+    links: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    return lifter.lift(detection.pixels, detection.world, detection.scores, frame.depth, frame.intrinsics, radii, links)

@@ -7,7 +7,7 @@ import numpy as np
 
 from actrec.skeleton import layouts
 from actrec.skeleton.conversions import convert
-from actrec.types import LOOSE, Body, Face, Hand
+from actrec.types import UNASSIGNED_HAND, Body, Face, Hand
 from actrec.utils.errors import InputError
 
 _SIDES = ("left", "right")
@@ -48,7 +48,7 @@ def joints_by_id(bodies: Sequence[Body], layout: str, with_pixels: bool = False)
 
 
 def _track_id(body: Body) -> str:
-    if isinstance(body, Hand) and not body.body_id.startswith(LOOSE):
+    if isinstance(body, Hand) and not body.body_id.startswith(UNASSIGNED_HAND):
         return f"{body.body_id or 'hand'}_{body.side}"
     return body.body_id
 

@@ -217,7 +217,7 @@ def test_a_face_without_a_body(standing):
     (found,) = face.process(standing[0], [])
     assert found.body_id == "face_1" and np.isfinite(found.positions).all()
     # Two regions that have drifted onto one face are one face again.
-    face._estimator._loose["face_2"] = face._estimator._loose["face_1"]
+    face._estimator._unassigned["face_2"] = face._estimator._unassigned["face_1"]
     assert [found.body_id for found in face.process(standing[0], [])] == ["face_1"]
     face.reset()
     assert face.process(standing[0], [])[0].body_id == "face_2"

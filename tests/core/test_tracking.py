@@ -198,3 +198,25 @@ def test_refuses_bodies_of_two_layouts_and_unknown_options():
         tracker.update(0, [person(0, 2), other])
     with pytest.raises(ConfigError, match="known: .*gate_m"):
         Tracker(gate=1)
+
+
+def test_tracker_greedy_assignment_would_swap_ids_optimal_keeps_them():
+    tracker = Tracker(min_hits=1, smooth=False, gate_m=1.0)
+    tracker.update(stamp(0), [person(0.0, 2.5), person(0.4, 2.5)])
+    # The second person's detection lies nearest to the first track, but only the optimal pairs keep both ids.
+    bodies = tracker.update(stamp(1), [person(0.25, 2.5), person(0.7, 2.5)])
+    assert [body.body_id for body in bodies] == ["body_1", "body_2"]
+    np.testing.assert_allclose(bodies[0].positions, person(0.25, 2.5).positions)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 1), (2, 3), (3, 3), (5, 3), (3, 0), (0, 3)])
+def test_tracker_number_of_bodies_changes_keeps_ids_of_the_others(before, after):
+    tracker = Tracker(min_hits=1, smooth=False)
+    first = tracker.update(stamp(0), [person(2.0 * k, 2.5) for k in range(before)])
+    second = tracker.update(stamp(1), [person(2.0 * k, 2.5) for k in reversed(range(after))])
+    assert len(first) == before and len(second) == after
+    places = {body.body_id: body.positions[:, 0].mean() for body in first}
+    for body in second:
+        if body.body_id in places:
+            assert body.positions[:, 0].mean() == pytest.approx(places[body.body_id])
+    assert len({body.body_id for body in second} & set(places)) == min(before, after)

@@ -49,45 +49,45 @@ def test_a_mediapipe_without_its_models_says_which_to_install(monkeypatch, tmp_p
 
 
 def test_the_hand_region_points_along_the_forearm():
-    region = base.hand_from_body(body(), "left", CAMERA, hand_m=0.36)
+    region = base.hand_region_from_body(body(), "left", CAMERA, hand_m=0.36)
     assert region is not None
     assert (region.u, region.v) == (475, 250)
     assert region.size == pytest.approx(0.36 * 500 / 2)
     assert region.angle == pytest.approx(np.pi / 2)  # up in the region is right in the image
-    without = base.hand_from_body(body(z=np.nan), "left", CAMERA, 0.36)
+    without = base.hand_region_from_body(body(z=np.nan), "left", CAMERA, 0.36)
     assert without is not None and without.size == pytest.approx(1.2 * 60)
     unsure = body()
     unsure.scores[J["wrist_left"]] = 0.1
-    assert base.hand_from_body(unsure, "left", CAMERA, 0.36) is None
+    assert base.hand_region_from_body(unsure, "left", CAMERA, 0.36) is None
 
 
 def test_the_head_region_has_the_heads_size():
     for z, size in ((2.0, 125), (np.nan, 120)):
-        region = base.head_from_body(body(z), CAMERA, 0.5)
+        region = base.head_region_from_body(body(z), CAMERA, 0.5)
         assert region is not None and region.size == pytest.approx(size)
     lost = body()
     lost.pixels[J["head"]] = np.nan
-    assert base.head_from_body(lost, CAMERA, 0.5) is None
+    assert base.head_region_from_body(lost, CAMERA, 0.5) is None
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.5, -2.0, 3.0])
 def test_a_square_around_points_turns_with_them(angle):
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     points = np.array([[-2.0, -1], [2, -1], [2, 1], [-2, 1]])
-    region = base.around(points @ turn.T + [50, 60], angle, 2.0)
+    region = base.region_around(points @ turn.T + [50, 60], angle, 2.0)
     assert (region.u, region.v, region.size) == pytest.approx((50, 60, 8))
-    moved = base.around(points @ turn.T, angle, 1.0, shift_down=-0.5)
+    moved = base.region_around(points @ turn.T, angle, 1.0, shift_down=-0.5)
     assert (moved.u, moved.v) == pytest.approx(tuple(turn @ [0, -2]))
 
 
 def test_stamps_that_jump_are_noticed():
     guard = StampGuard(max_gap_s=1.0)
-    assert not guard.broken(10_000_000_000)
-    assert not guard.broken(10_000_000_000)
-    assert not guard.broken(10_900_000_000)
-    assert guard.broken(10_800_000_000)
-    assert not guard.broken(10_850_000_000)
-    assert guard.broken(12_000_000_000)
+    assert not guard.is_discontinuous(10_000_000_000)
+    assert not guard.is_discontinuous(10_000_000_000)
+    assert not guard.is_discontinuous(10_900_000_000)
+    assert guard.is_discontinuous(10_800_000_000)
+    assert not guard.is_discontinuous(10_850_000_000)
+    assert guard.is_discontinuous(12_000_000_000)
 
 
 def test_face_points_are_symmetric_in_the_mesh():
