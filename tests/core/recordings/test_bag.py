@@ -37,7 +37,7 @@ def frames_of(path: Any, start_s: float = 0.0, **options: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("plugin", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
-def test_round_trip_of_both_storages(tmp_path, bag, plugin):
+def test_bag_recording_mcap_and_sqlite3_round_trip(tmp_path, bag, plugin):
     with bag(tmp_path / "b", plugin) as b:
         b.info(INFO, START, W, H)
         for k, stamp in enumerate(stamps(5)):
@@ -59,7 +59,7 @@ def test_round_trip_of_both_storages(tmp_path, bag, plugin):
 
 @pytest.mark.parametrize("pad", [0, 1, 6])
 @pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "rgba8", "bgra8", "mono8"])
-def test_color_encodings_and_padding(tmp_path, bag, encoding, pad):
+def test_bag_recording_color_encodings_and_padding_decoded(tmp_path, bag, encoding, pad):
     pixels = {
         "rgb8": RGB,
         "bgr8": RGB[..., ::-1],
@@ -76,7 +76,7 @@ def test_color_encodings_and_padding(tmp_path, bag, encoding, pad):
 
 @pytest.mark.parametrize("pad", [0, 2, 3])
 @pytest.mark.parametrize("big", [False, True])
-def test_depth_encodings_byte_order_and_padding(tmp_path, bag, big, pad):
+def test_bag_recording_depth_encodings_byte_order_and_padding_decoded(tmp_path, bag, big, pad):
     metres = METRES.copy()
     metres[0, :3] = [np.inf, -1.0, 0.0]
     for encoding, pixels in (("16UC1", MILLIMETRES), ("32FC1", metres)):
@@ -88,7 +88,7 @@ def test_depth_encodings_byte_order_and_padding(tmp_path, bag, big, pad):
         np.testing.assert_array_equal(frame.depth, METRES)
 
 
-def test_compressed_images(tmp_path, bag):
+def test_bag_recording_compressed_images_decoded(tmp_path, bag):
     smooth = cv2.GaussianBlur(RGB, (0, 0), 5)
     bgr = cv2.cvtColor(smooth, cv2.COLOR_RGB2BGR)
     png = cv2.imencode(".png", bgr)[1].tobytes()
@@ -109,7 +109,7 @@ def test_compressed_images(tmp_path, bag):
     assert first.frame_id == "lens"
 
 
-def test_quantized_float_depth(tmp_path, bag):
+def test_bag_recording_quantized_float_depth_decoded(tmp_path, bag):
     """32FC1 in compressedDepth is inverse depth, quantized: depth = a / (value − b)."""
     a, b_ = 100 * 101.0, 1 - 100 * 101.0 / 10
     metres = np.linspace(0.6, 9.5, H * W).reshape(H, W).astype(np.float32)
@@ -125,7 +125,7 @@ def test_quantized_float_depth(tmp_path, bag):
     np.testing.assert_allclose(frame.depth[1:], metres[1:], rtol=2e-3)
 
 
-def test_unsupported_encoding_names_the_supported_ones(tmp_path, bag):
+def test_bag_recording_unsupported_encoding_lists_supported(tmp_path, bag):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
         b.image(COLOR, START, RGB, "8UC3")
@@ -135,7 +135,7 @@ def test_unsupported_encoding_names_the_supported_ones(tmp_path, bag):
         open_recording(tmp_path / "b", RecordingConfig(color_topic=COLOR))
 
 
-def test_a_bag_without_depth_says_so_once(tmp_path, bag, caplog):
+def test_bag_recording_without_depth_warns_once(tmp_path, bag, caplog):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
         for stamp in stamps(4):
@@ -145,7 +145,7 @@ def test_a_bag_without_depth_says_so_once(tmp_path, bag, caplog):
     assert sum("has no depth topic" in record.message for record in caplog.records) == 1
 
 
-def test_a_bag_without_camera_info(tmp_path, bag):
+def test_bag_recording_without_camera_info_needs_option(tmp_path, bag):
     with bag(tmp_path / "b") as b:
         b.image(COLOR, START, RGB, "rgb8")
     with pytest.raises(InputError, match="has no camera_info for /camera/color/image_raw: give option intrinsics="):
@@ -165,7 +165,7 @@ def test_a_bag_without_camera_info(tmp_path, bag):
         ({"width": W, "height": H, "model": "equidistant"}, "distortion 'equidistant'"),
     ],
 )
-def test_camera_info_that_does_not_fit(tmp_path, bag, arguments, message):
+def test_bag_recording_mismatched_camera_info_raises(tmp_path, bag, arguments, message):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, **arguments)
         b.image(COLOR, START, RGB, "rgb8")
@@ -173,7 +173,7 @@ def test_camera_info_that_does_not_fit(tmp_path, bag, arguments, message):
         open_recording(tmp_path / "b")
 
 
-def test_depth_of_another_size(tmp_path, bag):
+def test_bag_recording_depth_of_other_size_raises(tmp_path, bag):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
         b.image(DEPTH, START, MILLIMETRES[::2, ::2], "16UC1")
@@ -182,7 +182,7 @@ def test_depth_of_another_size(tmp_path, bag):
         frames_of(tmp_path / "b")
 
 
-def test_depth_pairs_within_half_a_frame(tmp_path, bag, caplog):
+def test_bag_recording_depth_pairs_within_half_a_frame(tmp_path, bag, caplog):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
         for k, stamp in enumerate(stamps(6)):
@@ -195,7 +195,7 @@ def test_depth_pairs_within_half_a_frame(tmp_path, bag, caplog):
     assert "skipped 1 color images without depth" in caplog.text
 
 
-def test_depth_that_never_pairs(tmp_path, bag):
+def test_bag_recording_depth_never_pairs_raises(tmp_path, bag):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
         for stamp in stamps(5):
@@ -206,7 +206,7 @@ def test_depth_that_never_pairs(tmp_path, bag):
     assert len(frames_of(tmp_path / "b", depth_topic="none")) == 5
 
 
-def test_depth_at_half_the_rate(tmp_path, bag):
+def test_bag_recording_depth_at_half_rate_pairs(tmp_path, bag):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
         for k, stamp in enumerate(stamps(8)):
@@ -217,7 +217,7 @@ def test_depth_at_half_the_rate(tmp_path, bag):
 
 
 @pytest.mark.parametrize("late", [DEPTH, COLOR])
-def test_one_topic_may_come_long_after_the_other(tmp_path, bag, late):
+def test_bag_recording_topics_logged_far_apart_pair(tmp_path, bag, late):
     """Depth that the robot registers, color that it compresses: 0.6 s behind."""
     logged = [(stamp + 600_000_000 * (topic == late), stamp, topic) for stamp in stamps(40) for topic in (DEPTH, COLOR)]
     with bag(tmp_path / "b") as b:
@@ -229,7 +229,7 @@ def test_one_topic_may_come_long_after_the_other(tmp_path, bag, late):
     assert [frame.stamp_ns for frame in frames_of(tmp_path / "b", start_s=20 * PERIOD / 1e9)] == stamps(40)[20:]
 
 
-def test_stamps_that_jump_back_pass_as_recorded(tmp_path, bag):
+def test_bag_recording_stamps_jump_back_plays_as_recorded(tmp_path, bag):
     recorded = [*stamps(5), *[stamp - 10**9 for stamp in stamps(5)]]
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
@@ -241,7 +241,7 @@ def test_stamps_that_jump_back_pass_as_recorded(tmp_path, bag):
     assert [round(float(frame.depth[0, 0]) * 1000) - 1000 for frame in frames] == list(range(10))
 
 
-def test_seek(tmp_path, bag):
+def test_bag_recording_start_s_skips_frames(tmp_path, bag):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START - 10**9, W, H)
         for stamp in stamps(30):
@@ -250,7 +250,7 @@ def test_seek(tmp_path, bag):
     assert [f.stamp_ns for f in frames_of(tmp_path / "b", start_s=20 * PERIOD / 1e9)] == stamps(30)[20:]
 
 
-def test_topics_by_name_and_by_preference(tmp_path, bag):
+def test_bag_recording_topics_chosen_by_option_and_preference(tmp_path, bag):
     with bag(tmp_path / "b") as b:
         b.info("/cam/color/camera_info", START, W, H, fx=700.0)
         b.info("/cam/infra1/camera_info", START, W, H, fx=400.0)
@@ -270,7 +270,7 @@ def test_topics_by_name_and_by_preference(tmp_path, bag):
         open_recording(tmp_path / "b", RecordingConfig(color_topic="nothing"))
 
 
-def test_two_cameras_alike(tmp_path, bag):
+def test_bag_recording_two_equal_cameras_raises(tmp_path, bag):
     with bag(tmp_path / "b") as b:
         for name in ("left", "right"):
             b.info(f"/{name}/color/camera_info", START, W, H)
@@ -282,14 +282,14 @@ def test_two_cameras_alike(tmp_path, bag):
     assert len(frames_of(tmp_path / "b", color_topic="/right/color/image_raw")) == 1
 
 
-def test_a_bag_without_images(tmp_path, bag):
+def test_bag_recording_without_images_raises(tmp_path, bag):
     with bag(tmp_path / "b") as b:
         b.put("/talk", "std_msgs/msg/String", START, b.store.types["std_msgs/msg/String"](data="hello"))
     with pytest.raises(InputError, match="has no color images .*it has: no image topic"):
         open_recording(tmp_path / "b")
 
 
-def test_truncated_and_corrupt_bags(tmp_path, bag):
+def test_open_recording_truncated_or_corrupt_bag_raises(tmp_path, bag):
     for plugin, suffix in ((StoragePlugin.MCAP, "mcap"), (StoragePlugin.SQLITE3, "db3")):
         folder = tmp_path / suffix
         with bag(folder, plugin) as b:
@@ -308,7 +308,7 @@ def test_truncated_and_corrupt_bags(tmp_path, bag):
             open_recording(folder)
 
 
-def test_a_flipped_byte_inside(tmp_path, bag):
+def test_bag_recording_flipped_byte_raises_or_reads(tmp_path, bag):
     with bag(tmp_path / "b", StoragePlugin.SQLITE3) as b:
         b.info(INFO, START, W, H)
         for stamp in stamps(3):
@@ -320,7 +320,7 @@ def test_a_flipped_byte_inside(tmp_path, bag):
         frames_of(tmp_path / "b")
 
 
-def test_unfinished_and_absent_bags(tmp_path, bag):
+def test_open_recording_unfinished_or_absent_bag_raises(tmp_path, bag):
     with bag(tmp_path / "b") as b:
         b.image(COLOR, START, RGB, "rgb8")
     (tmp_path / "b/metadata.yaml").unlink()
@@ -335,7 +335,7 @@ def test_unfinished_and_absent_bags(tmp_path, bag):
         open_recording(tmp_path / "x.txt", format="rosbag1")
 
 
-def test_a_bag_of_joints_alone(tmp_path, data_root):
+def test_skeleton_bag_recording_returns_bodies(tmp_path, data_root):
     sequence = skeleton_files.open_sequence(data_root / "utd_mhad/skeleton/a3_s1_t1_skeleton.mat")
     with BagWriter(tmp_path / "b") as writer:
         for index, stamp in enumerate(sequence.stamps_ns):
@@ -351,7 +351,7 @@ def test_a_bag_of_joints_alone(tmp_path, data_root):
         frames_of(tmp_path / "b", skeleton_topic="skeletons")
 
 
-def test_joints_of_another_layout_are_converted(tmp_path):
+def test_skeleton_bag_recording_other_layout_converted(tmp_path):
     v1 = Body("body_1", "kinect_v1_20", np.ones((20, 3), np.float32), np.ones((20, 2), np.float32), np.ones(20))
     with BagWriter(tmp_path / "b") as writer:
         writer.write_bodies("/skeletons", START, "lens", [v1])
@@ -364,7 +364,7 @@ def test_joints_of_another_layout_are_converted(tmp_path):
         frames_of(tmp_path / "c")
 
 
-def test_a_bag_split_into_files(tmp_path, bag):
+def test_bag_recording_split_bag_plays_all_files(tmp_path, bag):
     """As `ros2 bag record --max-bag-size` leaves it."""
     for part in range(2):
         with bag(tmp_path / f"p{part}") as b:

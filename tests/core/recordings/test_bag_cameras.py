@@ -1,4 +1,4 @@
-"""Depth that a bag holds as the depth camera saw it, registered by what the bag tells of its cameras."""
+"""Registration of a bag's unregistered depth by its camera_info and transforms."""
 
 import cv2
 import numpy as np
@@ -57,7 +57,7 @@ def chain(views):
 
 
 @pytest.mark.parametrize("topic", ["/tf_static", "/robot/tf_static"])
-def test_depth_of_another_camera_is_registered(tmp_path, bag, views, chain, caplog, topic):
+def test_bag_recording_depth_of_other_camera_registered(tmp_path, bag, views, chain, caplog, topic):
     sent = [(topic, chain[:2]), (topic, chain[2:])]
     (frame,) = frames_of(written(bag, tmp_path / "b", views, sent))
     _, exact, _ = views.at(1.0)
@@ -66,13 +66,13 @@ def test_depth_of_another_camera_is_registered(tmp_path, bag, views, chain, capl
     assert "registering it to color by its camera_info and /tf_static" in caplog.text
 
 
-def test_depth_of_another_camera_without_stamps_is_registered_too(tmp_path, bag, views, chain):
+def test_bag_recording_depth_of_other_camera_without_stamps_registered(tmp_path, bag, views, chain):
     frames = frames_of(written(bag, tmp_path / "b", views, [("/tf_static", chain)], stamps=(0, 0, 0)))
     assert [frame.stamp_ns for frame in frames] == [START + k * PERIOD for k in range(3)]
     assert within(frames[-1].depth, views.at(1.0)[1], pixels=2, metres=0.003) > 0.998
 
 
-def test_frames_that_nothing_joins(tmp_path, bag, views, chain, caplog):
+def test_bag_recording_frames_without_transform_warns(tmp_path, bag, views, chain, caplog):
     for name, sent in (("none", []), ("half", [("/tf_static", chain[:3])])):
         path = written(bag, tmp_path / name, views, sent)
         with pytest.raises(InputError, match="register depth to color first"):
@@ -82,7 +82,7 @@ def test_frames_that_nothing_joins(tmp_path, bag, views, chain, caplog):
     assert caplog.text.count(say) == 2
 
 
-def test_coarser_depth_of_the_same_place(tmp_path, bag, caplog):
+def test_bag_recording_coarser_depth_in_same_frame_registered(tmp_path, bag, caplog):
     with bag(tmp_path / "b") as b:
         b.info("/camera/color/camera_info", START, W, H, p=(60, 0, 31.5, 0, 0, 60, 23.5, 0, 0, 0, 1, 0))
         b.info("/camera/depth/camera_info", START, W // 2, H // 2, p=(30, 0, 15.5, 0, 0, 30, 11.5, 0, 0, 0, 1, 0))
@@ -93,7 +93,7 @@ def test_coarser_depth_of_the_same_place(tmp_path, bag, caplog):
     assert "registering it to color by its camera_info\n" in caplog.text
 
 
-def test_colors_camera_info_is_not_taken_for_depths_own(tmp_path, bag, chain, caplog):
+def test_bag_recording_depth_with_camera_info_of_color_not_registered(tmp_path, bag, chain, caplog):
     """Both lie below one camera_info, which the rectified depth would read otherwise than the color does."""
     with bag(tmp_path / "b") as b:
         b.static("/tf_static", START, chain)
@@ -105,7 +105,7 @@ def test_colors_camera_info_is_not_taken_for_depths_own(tmp_path, bag, chain, ca
     assert "(it has the camera_info of color)" in caplog.text
 
 
-def test_depth_whose_topic_says_that_it_is_registered_is_left_as_it_is(tmp_path, bag, views, chain):
+def test_bag_recording_depth_topic_marked_registered_unchanged(tmp_path, bag, views, chain):
     with bag(tmp_path / "b") as b:
         b.static("/tf_static", START, chain)
         b.info("/camera/color/camera_info", START, W, H)

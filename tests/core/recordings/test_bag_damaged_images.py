@@ -33,7 +33,7 @@ def played(path):
         return [round((frame.stamp_ns - START) / PERIOD) for frame in recording.frames()], recording.damaged
 
 
-def test_a_frame_whose_image_is_damaged_is_left_out(tmp_path, bag, caplog):
+def test_bag_recording_frame_with_damaged_image_skipped(tmp_path, bag, caplog):
     path = written(bag, tmp_path / "color", [JPEG, NOISE, JPEG, b"", JPEG])
     with caplog.at_level(logging.WARNING):
         assert played(path) == ([0, 2, 4], 2)
@@ -41,11 +41,11 @@ def test_a_frame_whose_image_is_damaged_is_left_out(tmp_path, bag, caplog):
     assert played(written(bag, tmp_path / "depth", [JPEG] * 4, [PNG, PNG, NOISE, PNG])) == ([0, 1, 3], 1)
 
 
-def test_a_damaged_first_image_does_not_close_a_bag(tmp_path, bag):
+def test_bag_recording_damaged_first_image_still_opens(tmp_path, bag):
     assert played(written(bag, tmp_path / "first", [NOISE, JPEG, JPEG])) == ([1, 2], 1)
 
 
-def test_a_bag_of_damaged_images_is_refused(tmp_path, bag):
+def test_bag_recording_all_images_damaged_raises(tmp_path, bag):
     with pytest.raises(InputError, match="none of its first images can be decoded"):
         played(written(bag, tmp_path / "color", [NOISE] * 3))
     with pytest.raises(InputError, match="the images of none of 3 frames can be decoded"):

@@ -41,7 +41,7 @@ def rvl_bytes(image):
 
 @pytest.mark.parametrize("encoding", ["yuv422_yuy2", "yuyv", "yuv422", "uyvy"])
 @pytest.mark.parametrize("pad", [0, 3])
-def test_color_of_half_the_width(tmp_path, bag, encoding, pad):
+def test_bag_recording_yuv_422_decoded_to_rgb(tmp_path, bag, encoding, pad):
     pixels = np.zeros((H, W, 2), np.uint8)
     light = 0 if encoding.endswith(("yuy2", "yuyv")) else 1
     for half, (y, u, v) in ((slice(0, W // 2), RED), (slice(W // 2, W), BLUE)):
@@ -55,13 +55,13 @@ def test_color_of_half_the_width(tmp_path, bag, encoding, pad):
     assert (np.abs(np.diff(frame.color.astype(int), axis=1)).sum(-1) > 0).sum() == H
 
 
-def test_a_half_pair_is_refused():
+def test_color_yuv_422_odd_width_raises():
     with pytest.raises(InputError, match="yuyv image is 3 pixels wide, expected an even width"):
         image_decoding.color("yuyv", np.zeros((2, 3, 2), np.uint8))
 
 
 @pytest.mark.parametrize("form", ["16UC1; compressedDepth rvl", "16UC1;compressedDepth rvl"])
-def test_depth_in_rvl(tmp_path, bag, form):
+def test_bag_recording_rvl_depth_decoded(tmp_path, bag, form):
     data = rvl_bytes(MILLIMETRES)
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
@@ -83,20 +83,20 @@ def test_depth_in_rvl(tmp_path, bag, form):
         np.random.default_rng(3).integers(0, 65536, (31, 17)).astype(np.uint16),
     ],
 )
-def test_every_depth_comes_back(image):
+def test_rvl_decode_every_depth_value_returned(image):
     data = np.frombuffer(rvl_bytes(image), np.uint8)
     np.testing.assert_array_equal(rvl.decode(data), image)
     assert rvl.decode(data[:-4]) is None
     assert rvl.decode(data[:5]) is None
 
 
-def test_damaged_sizes_and_words_are_no_image():
+def test_rvl_decode_damaged_data_returns_none():
     for width, height in ((0, 5), (1 << 20, 1 << 20), (100, 100)):
         assert rvl.decode(np.frombuffer(struct.pack("<II", width, height) + bytes(8), np.uint8)) is None
     assert rvl.decode(np.frombuffer(struct.pack("<II", 2, 2) + b"\xff" * 64, np.uint8)) is None
 
 
-def test_quantized_float_depth_in_rvl():
+def test_decompress_depth_quantized_rvl_returns_meters():
     a, b = 100 * 101.0, 1 - 100 * 101.0 / 10
     quantized = np.array([[0, 500, 9000]], np.uint16)
     data = struct.pack("<iff", 0, a, b) + rvl_bytes(quantized)
@@ -104,7 +104,7 @@ def test_quantized_float_depth_in_rvl():
     np.testing.assert_allclose(metres, [[np.nan, a / (500 - b), a / (9000 - b)]], rtol=1e-5)
 
 
-def test_float_depth_in_millimetres_is_refused_and_may_be_scaled(tmp_path, bag):
+def test_bag_recording_float_depth_in_millimeters_raises_unless_scaled(tmp_path, bag):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
         b.image(DEPTH, START, MILLIMETRES.astype(np.float32), "32FC1")
@@ -115,7 +115,7 @@ def test_float_depth_in_millimetres_is_refused_and_may_be_scaled(tmp_path, bag):
     np.testing.assert_allclose(frame.depth, METRES, rtol=1e-6)
 
 
-def test_float_depth_of_a_sky_is_no_want_of_a_unit(tmp_path, bag):
+def test_bag_recording_float_depth_of_sky_accepted(tmp_path, bag):
     far = np.where(np.arange(H)[:, None] < 0.8 * H, 65504.0, 3.0) * np.ones(W)
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
@@ -124,7 +124,7 @@ def test_float_depth_of_a_sky_is_no_want_of_a_unit(tmp_path, bag):
     assert frames_of(tmp_path / "b")[0].depth[-1, -1] == 3
 
 
-def test_a_picture_of_the_sky_alone_or_some_noise_ends_no_bag(tmp_path, bag):
+def test_bag_recording_later_sky_or_noise_accepted(tmp_path, bag):
     near, noise = METRES, np.full((H, W), np.nan, np.float32)
     noise[0, 0] = 65504
     with bag(tmp_path / "b") as b:

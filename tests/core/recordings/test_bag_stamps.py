@@ -18,7 +18,7 @@ from tests.core.recordings.test_bag import COLOR, DEPTH, INFO, METRES, MILLIMETR
 
 @pytest.mark.parametrize("stamp", [0, START])
 @pytest.mark.parametrize("lag", [-PERIOD // 4, PERIOD // 4])
-def test_images_without_stamps_go_by_the_times_of_their_recording(tmp_path, bag, caplog, stamp, lag):
+def test_bag_recording_images_without_stamps_use_log_times(tmp_path, bag, caplog, stamp, lag):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
         for k in range(5):
@@ -34,7 +34,7 @@ def test_images_without_stamps_go_by_the_times_of_their_recording(tmp_path, bag,
     assert [frame.stamp_ns for frame in frames_of(tmp_path / "b", 2 * PERIOD / 1e9)] == [f.stamp_ns for f in frames[2:]]
 
 
-def test_stamps_that_repeat_now_and_then_are_kept(tmp_path, bag, caplog):
+def test_bag_recording_occasional_repeated_stamps_kept(tmp_path, bag, caplog):
     stamps = [START + k // 2 * PERIOD for k in range(6)]
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
@@ -45,7 +45,7 @@ def test_stamps_that_repeat_now_and_then_are_kept(tmp_path, bag, caplog):
 
 
 @pytest.mark.parametrize("plugin", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
-def test_a_file_compressed_message_by_message_plays_without_its_metadata(tmp_path, bag, plugin):
+def test_open_recording_message_compressed_file_without_metadata_plays(tmp_path, bag, plugin):
     b = bag(tmp_path / "b", plugin)
     b._writer = Writer(tmp_path / "c", version=8, storage_plugin=plugin)
     b._writer.set_compression(CompressionMode.MESSAGE, CompressionFormat.ZSTD)
@@ -65,19 +65,19 @@ def test_a_file_compressed_message_by_message_plays_without_its_metadata(tmp_pat
         np.testing.assert_array_equal(frame.color, RGB)
 
 
-def test_a_bag_of_ros_1_says_how_to_convert_it(tmp_path):
+def test_open_recording_ros1_bag_raises_with_conversion(tmp_path):
     (tmp_path / "walk.bag").write_bytes(b"#ROSBAG V2.0\n")
     with pytest.raises(InputError, match="a ROS 1 bag: convert it with `rosbags-convert --src '.*walk.bag' --dst NEW`"):
         open_recording(tmp_path / "walk.bag")
 
 
-def test_a_file_of_a_compressed_bag_is_for_its_folder(tmp_path):
+def test_open_recording_file_of_compressed_bag_raises(tmp_path):
     (tmp_path / "walk_0.mcap.zstd").write_bytes(b"\x28\xb5\x2f\xfd")
     with pytest.raises(InputError, match="walk_0.mcap.zstd' is part of a compressed bag: play the bag's folder"):
         open_recording(tmp_path / "walk_0.mcap.zstd")
 
 
-def test_a_database_whose_log_was_not_written_back(tmp_path, bag):
+def test_open_recording_sqlite3_with_write_ahead_log_raises(tmp_path, bag):
     """As rosbag2 leaves it when it is killed with its preset resilient."""
     with bag(tmp_path / "b", StoragePlugin.SQLITE3) as b:
         b.info(INFO, START, W, H)

@@ -13,7 +13,7 @@ from actrec.utils.errors import ConfigError, InputError
 from tests.core.recordings.test_bag import COLOR, INFO, MILLIMETRES, RGB, START, H, W, frames_of, stamps
 
 
-def test_a_compressed_mosaic_is_not_taken_for_gray(tmp_path, bag):
+def test_find_topics_compressed_bayer_ignored(tmp_path, bag):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
         mosaic = cv2.imencode(".jpg", RGB[..., 0])[1].tobytes()
@@ -23,7 +23,7 @@ def test_a_compressed_mosaic_is_not_taken_for_gray(tmp_path, bag):
 
 
 @pytest.mark.parametrize("model", ["plumb_bob", "equidistant"])
-def test_rectified_images_go_by_the_projection_of_the_raw_ones_camera_info(tmp_path, bag, model):
+def test_find_topics_rectified_images_use_projection_matrix(tmp_path, bag, model):
     with bag(tmp_path / "b") as b:
         b.info("/cam/camera_info", START, W, H, model=model, p=(500, 0, 30, 0, 0, 501, 20, 0, 0, 0, 1, 0))
         b.image("/cam/image_rect_color", START, RGB, "rgb8")
@@ -32,7 +32,7 @@ def test_rectified_images_go_by_the_projection_of_the_raw_ones_camera_info(tmp_p
         assert recording.intrinsics == Intrinsics(W, H, 500, 501, 30, 20)
 
 
-def test_depth_that_is_not_registered_is_said_once(tmp_path, bag, caplog):
+def test_bag_recording_unregistered_depth_warns_once(tmp_path, bag, caplog):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
         for stamp in stamps(3):
@@ -45,7 +45,7 @@ def test_depth_that_is_not_registered_is_said_once(tmp_path, bag, caplog):
     assert caplog.text.count("depth_lens") == 1
 
 
-def test_a_recording_of_librealsense_is_for_its_driver(tmp_path, bag):
+def test_find_topics_librealsense_recording_raises(tmp_path, bag):
     depth, color = (f"/device_0/sensor_{k}/{name}_0/image/data" for k, name in enumerate(("Depth", "Color")))
     with bag(tmp_path / "b") as b:
         b.info("/device_0/sensor_1/Color_0/image/camera_info", START, W, H)
@@ -57,7 +57,7 @@ def test_a_recording_of_librealsense_is_for_its_driver(tmp_path, bag):
     assert frames_of(tmp_path / "b", depth_topic=depth, depth_scale=0.0001)[0].depth is not None
 
 
-def test_infrared_of_16_bit_is_no_depth(tmp_path, bag):
+def test_find_topics_16_bit_infrared_is_not_depth(tmp_path, bag):
     for name, depth in (("with", "/camera/depth/image_raw"), ("without", None)):
         with bag(tmp_path / name) as b:
             b.info(INFO, START, W, H)
@@ -70,7 +70,7 @@ def test_infrared_of_16_bit_is_no_depth(tmp_path, bag):
         recording.close()
 
 
-def test_a_camera_without_a_namespace(tmp_path, bag):
+def test_find_topics_camera_without_namespace_finds_camera_info(tmp_path, bag):
     with bag(tmp_path / "b") as b:
         for name, fx in (("/camera_info", 500.0), ("/depth/camera_info", 300.0), ("/other/camera_info", 200.0)):
             b.info(name, START, W, H, fx=fx)
@@ -83,7 +83,7 @@ def test_a_camera_without_a_namespace(tmp_path, bag):
         open_recording(tmp_path / "b", RecordingConfig(color_topic="/side/image"))
 
 
-def test_a_lens_of_fourteen_coefficients(tmp_path, bag):
+def test_bag_recording_14_distortion_coefficients_checked(tmp_path, bag):
     rational, more = (0.1, 0.02, 0.0, 0.0, 0.3, 0.1, 0.2, 0.4), (0.001,) * 6
     for name, d in (("eight", (*rational, *[0.0] * 6)), ("fourteen", (*rational, *more))):
         with bag(tmp_path / name) as b:
@@ -96,7 +96,7 @@ def test_a_lens_of_fourteen_coefficients(tmp_path, bag):
 
 
 @pytest.mark.parametrize("model", ["pinhole", "None"])
-def test_a_lens_that_does_not_bend_by_names_that_ros_has_not(tmp_path, bag, model):
+def test_bag_recording_undistorted_lens_of_unknown_model_accepted(tmp_path, bag, model):
     for name, d in (("straight", (0.0,) * 5), ("empty", ()), ("bent", (0.1, 0.0, 0.0, 0.0, 0.0))):
         with bag(tmp_path / name) as b:
             b.info(INFO, START, W, H, model=model, d=d)
@@ -108,14 +108,14 @@ def test_a_lens_that_does_not_bend_by_names_that_ros_has_not(tmp_path, bag, mode
         open_recording(tmp_path / "bent")
 
 
-def test_the_format_of_a_compressed_image_in_capitals(tmp_path, bag):
+def test_find_topics_compressed_format_in_capitals_found(tmp_path, bag):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
         b.compressed(f"{COLOR}/compressed", START, "JPEG", cv2.imencode(".jpg", RGB)[1].tobytes())
     assert len(frames_of(tmp_path / "b")) == 1
 
 
-def test_an_azure_kinect_with_everything_recorded(tmp_path, bag):
+def test_find_topics_azure_kinect_all_topics_chooses_color_and_depth(tmp_path, bag):
     seen_by_depth, far = RGB[: H // 2], MILLIMETRES[: H // 2]
     with bag(tmp_path / "b") as b:
         b.info("/rgb/camera_info", START, W, H)
@@ -145,7 +145,7 @@ def test_an_azure_kinect_with_everything_recorded(tmp_path, bag):
         (["/a/color/image_raw", "/b/color/image_raw"], None),
     ],
 )  # fmt: skip
-def test_the_rgbd_cameras_own_picture_of_many(tmp_path, bag, topics, color):
+def test_find_topics_many_color_topics_chooses_rgbd_camera(tmp_path, bag, topics, color):
     with bag(tmp_path / "b") as b:
         for topic in topics:
             b.info(f"{topic.rsplit('/', 1)[0]}/camera_info", START, W, H)
@@ -158,7 +158,7 @@ def test_the_rgbd_cameras_own_picture_of_many(tmp_path, bag, topics, color):
         assert recording.topics.color == color
 
 
-def test_depth_of_the_same_camera_of_two(tmp_path, bag):
+def test_find_topics_two_cameras_chooses_depth_of_color_camera(tmp_path, bag):
     with bag(tmp_path / "b") as b:
         for name in ("head", "wrist"):
             b.info(f"/robot/{name}/color/camera_info", START, W, H)
@@ -172,7 +172,7 @@ def test_depth_of_the_same_camera_of_two(tmp_path, bag):
 
 
 @pytest.mark.parametrize("registered", ["/depth_registered/image_rect", "/camera/depth_registered/image_raw"])
-def test_depth_that_was_registered_is_played_wherever_it_lies(tmp_path, bag, registered):
+def test_find_topics_registered_depth_in_any_namespace_chosen(tmp_path, bag, registered):
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
         b.image(COLOR, START, RGB, "rgb8")
@@ -181,7 +181,7 @@ def test_depth_that_was_registered_is_played_wherever_it_lies(tmp_path, bag, reg
     assert frames_of(tmp_path / "b")[0].depth.shape == (H, W)
 
 
-def test_compressed_pictures_that_image_proc_makes_of_one_cameras(tmp_path, bag):
+def test_find_topics_compressed_image_proc_topics_of_one_camera_chosen(tmp_path, bag):
     jpeg = cv2.imencode(".jpg", RGB)[1].tobytes()
     with bag(tmp_path / "b") as b:
         b.info(INFO, START, W, H)
@@ -191,7 +191,7 @@ def test_compressed_pictures_that_image_proc_makes_of_one_cameras(tmp_path, bag)
         assert recording.topics.color == "/camera/color/image_raw/compressed"
 
 
-def test_all_transports_recorded_of_a_camera_that_is_called_after_its_depth(tmp_path, bag):
+def test_find_topics_all_transports_chooses_depth_transport(tmp_path, bag):
     color, depth = "/depth_cam/rgb/image_raw", "/depth_cam/depth/image_raw"
     with bag(tmp_path / "b") as b:
         b.info("/depth_cam/rgb/camera_info", START, W, H)

@@ -1,4 +1,4 @@
-"""What is written is read back as it was, here and by others; what was cut off is saved."""
+"""Written bags are read back, by actrec and by rosbags; truncated ones are recovered."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ def write(path, frames, **options):
 
 
 @pytest.mark.parametrize("encoding", ["16UC1", "32FC1"])
-def test_round_trip_is_exact(tmp_path, person_frames, encoding):
+def test_bag_writer_round_trip_is_exact(tmp_path, person_frames, encoding):
     write(tmp_path / "b", person_frames, depth_encoding=encoding)
     with open_recording(tmp_path / "b") as recording:
         read: list[Any] = list(recording.frames())
@@ -44,7 +44,7 @@ def test_round_trip_is_exact(tmp_path, person_frames, encoding):
         assert (before.stamp_ns, before.frame_id) == (after.stamp_ns, after.frame_id)
 
 
-def test_depth_that_no_millimetre_fits(tmp_path):
+def test_bag_writer_depth_out_of_16_bit_range_is_missing(tmp_path):
     depth = np.array([[0.0004, 1.00049, 65.535, 70.0, np.nan, np.inf, -1.0, 2.0]], np.float32)
     frame = RgbdFrame(5, np.zeros((1, 8, 3), np.uint8), depth, Intrinsics(8, 1, 9, 9, 4, 0))
     write(tmp_path / "b", [frame])
@@ -54,7 +54,7 @@ def test_depth_that_no_millimetre_fits(tmp_path):
     np.testing.assert_allclose(read.depth, [[nan, 1.0, 65.535, nan, nan, nan, nan, 2.0]], rtol=1e-6)
 
 
-def test_eight_distortion_coefficients(tmp_path, person_frames):
+def test_bag_writer_8_distortion_coefficients_kept(tmp_path, person_frames):
     k = Intrinsics(640, 480, 500, 501, 320, 240, (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8))
     frame = RgbdFrame(7, person_frames[0].color, person_frames[0].depth, k)
     write(tmp_path / "b", [frame])
@@ -62,7 +62,7 @@ def test_eight_distortion_coefficients(tmp_path, person_frames):
         assert recording.intrinsics == k
 
 
-def test_metadata_is_as_rosbag2_writes_it(tmp_path, person_frames):
+def test_bag_writer_metadata_matches_rosbag2(tmp_path, person_frames):
     """Version 8 with QoS as text of integers: Humble and Jazzy read it (rosbag2_storage's yaml.hpp, qos.cpp)."""
     write(tmp_path / "b", person_frames)
     about = yaml.safe_load((tmp_path / "b/metadata.yaml").read_text())["rosbag2_bagfile_information"]
@@ -84,7 +84,7 @@ def test_metadata_is_as_rosbag2_writes_it(tmp_path, person_frames):
         }  # fmt: skip
 
 
-def test_rosbags_reads_joints_and_text(tmp_path, data_root):
+def test_bag_writer_joints_and_text_readable_by_rosbags(tmp_path, data_root):
     sequence = skeleton_files.open_sequence(data_root / "ntu/skeleton/S001C001P001R001A001.skeleton")
     with BagWriter(tmp_path / "b") as writer:
         for index, stamp in enumerate(sequence.stamps_ns):
@@ -112,7 +112,7 @@ def test_rosbags_reads_joints_and_text(tmp_path, data_root):
     np.testing.assert_array_equal(last.confidences, sequence.scores[0, -1])
 
 
-def test_type_hashes_are_ros_own(tmp_path, root):
+def test_bag_writer_type_hashes_match_ros(tmp_path, root):
     """The RIHS01 of our messages against the one that ROS's own generator computed when they were built."""
     import json
 
@@ -129,7 +129,7 @@ def test_type_hashes_are_ros_own(tmp_path, root):
         assert typestore_with(msgtype).hash_rihs01(msgtype) == known[msgtype]
 
 
-def test_joints_alone_go_to_skeletons_and_truth_beside_images(tmp_path, person_frames):
+def test_bag_writer_joints_topic_depends_on_images(tmp_path, person_frames):
     body = Body("body_1", "kinect_v2_25", np.zeros((25, 3), np.float32), np.zeros((25, 2), np.float32), np.ones(25))
     alone = RgbdFrame(1, None, None, Intrinsics(8, 1, 9, 9, 4, 0), skeletons=[body])
     assert list(write(tmp_path / "alone", [alone]).counts) == ["/skeletons"]
@@ -137,7 +137,7 @@ def test_joints_alone_go_to_skeletons_and_truth_beside_images(tmp_path, person_f
     assert "/ground_truth/skeletons" in write(tmp_path / "both", [both]).counts
 
 
-def test_wrong_use(tmp_path, person_frames):
+def test_bag_writer_invalid_use_raises(tmp_path, person_frames):
     (tmp_path / "there").mkdir()
     with pytest.raises(DeviceError, match="exists already"):
         BagWriter(tmp_path / "there")
@@ -149,7 +149,7 @@ def test_wrong_use(tmp_path, person_frames):
 
 
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.95])
-def test_a_file_cut_anywhere_is_saved(tmp_path, person_frames, share):
+def test_recover_truncated_file_keeps_whole_messages(tmp_path, person_frames, share):
     write(tmp_path / "b", person_frames)
     whole = (tmp_path / "b/b.mcap").read_bytes()
     (tmp_path / "cut.mcap").write_bytes(whole[: int(len(whole) * share)])
@@ -194,7 +194,7 @@ def with_a_bad_chunk(whole, first, second):
     ],
     ids=["zeros", "no size", "huge size", "definitions lost", "chunk"],
 )
-def test_what_is_damaged_is_left_out(tmp_path, damage, least):
+def test_recover_damaged_parts_skipped(tmp_path, damage, least):
     k = Intrinsics(32, 24, 30, 30, 15.5, 11.5)
     with BagWriter(tmp_path / "b") as writer:
         for stamp in range(4):
@@ -218,7 +218,7 @@ def record(opcode, *parts):
     return struct.pack("<BQ", opcode, len(body)) + body
 
 
-def test_a_topic_of_another_kind_costs_the_others_nothing(tmp_path, person_frames, caplog):
+def test_recover_topic_without_ros_definition_skipped(tmp_path, person_frames, caplog):
     write(tmp_path / "b", person_frames[:2])
     whole = (tmp_path / "b/b.mcap").read_bytes()
     head = 8 + 9 + struct.unpack_from("<Q", whole, 9)[0]
@@ -231,8 +231,8 @@ def test_a_topic_of_another_kind_costs_the_others_nothing(tmp_path, person_frame
     assert caplog.text.count("skipping /map (foo.Bar): its definition in the bag cannot be read") == 1
 
 
-def test_messages_are_saved_one_by_one(tmp_path, person_frames, monkeypatch):
-    """A bag is larger than the memory."""
+def test_recover_messages_streamed_one_by_one(tmp_path, person_frames, monkeypatch):
+    """A bag may exceed the memory."""
     write(tmp_path / "b", person_frames[:3])
     written, write_one = [], Writer.write
 
@@ -251,7 +251,7 @@ def test_messages_are_saved_one_by_one(tmp_path, person_frames, monkeypatch):
     assert len(written) >= 12
 
 
-def test_recovering_what_cannot_be(tmp_path, person_frames):
+def test_recover_invalid_input_raises(tmp_path, person_frames):
     (tmp_path / "x.mcap").write_bytes(b"rubbish and more rubbish")
     with pytest.raises(InputError, match="is not an mcap file"):
         recover(tmp_path / "x.mcap", tmp_path / "y")
@@ -302,7 +302,7 @@ def child(path, mode):
     )  # fmt: skip
 
 
-def test_a_full_disk_is_one_line_and_can_be_saved(tmp_path):
+def test_bag_writer_full_disk_raises_one_line_and_recovers(tmp_path):
     process = child(tmp_path / "b", "full")
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (1, "")
@@ -312,7 +312,7 @@ def test_a_full_disk_is_one_line_and_can_be_saved(tmp_path):
         assert len(list(recording.frames())) >= 5
 
 
-def test_a_killed_recorder_loses_nothing_that_was_flushed(tmp_path):
+def test_recover_killed_recorder_keeps_flushed_messages(tmp_path):
     process = child(tmp_path / "b", "kill")
     assert process.stdout is not None and process.stdout.readline() == "flushed\n"
     process.send_signal(signal.SIGKILL)
@@ -323,7 +323,7 @@ def test_a_killed_recorder_loses_nothing_that_was_flushed(tmp_path):
     assert recover(tmp_path / "b", tmp_path / "saved")["/camera/color/image_raw"] == 20
 
 
-def test_the_benchmark():
+def test_bench_recordings_returns_rows():
     from benchmarks.cameras import measure_recordings
 
     rows = measure_recordings(["--frames", "3"])["rows"]

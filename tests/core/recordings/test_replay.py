@@ -39,7 +39,7 @@ def play(limit: int = 10_000, **options: Any) -> tuple[list[Any], Any]:
     return frames, camera
 
 
-def test_frames_come_as_recorded(person_bag, person_frames):
+def test_replay_frames_returned_as_recorded(person_bag, person_frames):
     frames, camera = play(path=person_bag, rate=0.0, restamp=False)
     assert camera.frames_read == len(frames) == len(person_frames)
     for before, after in zip(person_frames, frames, strict=True):
@@ -48,7 +48,7 @@ def test_frames_come_as_recorded(person_bag, person_frames):
         assert before.stamp_ns == after.stamp_ns
 
 
-def test_the_end_stays_the_end(person_bag):
+def test_replay_read_after_end_raises_again(person_bag):
     replay = ReplayCamera(path=person_bag, rate=0.0, start_s=0.2)
     with replay as camera:
         assert camera.intrinsics.fx == 525
@@ -61,14 +61,14 @@ def test_the_end_stays_the_end(person_bag):
         assert camera.read(10.0).color is not None
 
 
-def test_restamped_frames_start_now_and_keep_their_intervals(person_bag):
+def test_replay_restamp_starts_now_keeps_intervals(person_bag):
     before = time.time_ns()
     frames, _ = play(path=person_bag, rate=0.0)
     assert before <= frames[0].stamp_ns <= time.time_ns()
     assert {b.stamp_ns - a.stamp_ns for a, b in pairwise(frames)} <= {PERIOD, PERIOD + 1}
 
 
-def test_loops_are_monotonic(person_bag):
+def test_replay_loop_stamps_increase(person_bag):
     frames, camera = play(20, path=person_bag, rate=0.0, loop=True)
     assert camera.loops == 2
     assert {b.stamp_ns - a.stamp_ns for a, b in pairwise(frames)} <= {PERIOD, PERIOD + 1}
@@ -77,7 +77,7 @@ def test_loops_are_monotonic(person_bag):
     assert recorded[8].stamp_ns == recorded[0].stamp_ns
 
 
-def test_start_and_duration(person_bag, person_frames):
+def test_replay_start_and_duration_limit_frames(person_bag, person_frames):
     frames, camera = play(path=person_bag, rate=0.0, restamp=False, start_s=0.1, duration_s=0.1)
     assert [f.stamp_ns for f in frames] == [f.stamp_ns for f in person_frames[3:6]]
     assert camera.config.start_s == 0.1
@@ -85,7 +85,7 @@ def test_start_and_duration(person_bag, person_frames):
     assert [f.stamp_ns for f in looped] == [f.stamp_ns for f in person_frames[3:6] * 3][:7]
 
 
-def test_seek_while_playing(person_bag, person_frames):
+def test_replay_seek_while_playing_continues_from_there(person_bag, person_frames):
     replay = ReplayCamera(path=person_bag, rate=0.0, restamp=False)
     with replay as camera:
         camera.read(10.0)
@@ -97,7 +97,7 @@ def test_seek_while_playing(person_bag, person_frames):
             replay.seek(9.0)
 
 
-def test_restamped_stamps_grow_over_a_seek(person_bag):
+def test_replay_restamp_after_seek_stamps_increase(person_bag):
     replay = ReplayCamera(path=person_bag, rate=0.0)
     with replay as camera:
         stamps = [camera.read(10.0).stamp_ns for _ in range(4)]
@@ -106,7 +106,7 @@ def test_restamped_stamps_grow_over_a_seek(person_bag):
     assert all(a < b for a, b in pairwise(stamps))
 
 
-def test_pace_follows_the_recording():
+def test_replay_rate_paces_frames():
     """When frames are due, without waiting for them."""
     pace = Pace(rate=2.0)
     pace.advance(10**9)
@@ -118,13 +118,13 @@ def test_pace_follows_the_recording():
     assert pace.due(5 * 10**9) == pytest.approx(began, abs=5.0)
 
 
-def test_growing_stamps_pass_over_a_clock_set_back():
+def test_replay_clock_set_back_stamps_increase():
     pace = Pace(rate=0.0)
     stamps = [pace.advance(stamp) for stamp in (0, PERIOD, 2 * PERIOD, PERIOD // 2, PERIOD // 2 + PERIOD)]
     assert pace.stamps_back == 1 and np.diff(stamps).tolist() == [PERIOD] * 4
 
 
-def test_a_clock_that_was_set_on_is_not_waited_for():
+def test_replay_clock_set_forward_does_not_wait():
     """A robot without a clock of its own starts in 1970, and finds the time while it records."""
     pace, later = Pace(rate=1.0), 1_700_000_000 * 10**9
     stamps = [pace.advance(stamp) for stamp in (0, PERIOD)]
@@ -134,7 +134,7 @@ def test_a_clock_that_was_set_on_is_not_waited_for():
     assert pace.due(later + PERIOD + 60 * 10**9) > pace.due(later + PERIOD) + 59, "a pause is waited for"
 
 
-def test_stamps_that_jump_back_in_a_bag(tmp_path, bag):
+def test_replay_bag_stamps_jump_back_plays_all_frames(tmp_path, bag):
     start, recorded = 1_700_000_000 * 10**9, [0, 1, 2, -30, -29, -28]
     with bag(tmp_path / "b") as b:
         b.info("/camera/color/camera_info", start, 8, 4)
@@ -147,7 +147,7 @@ def test_stamps_that_jump_back_in_a_bag(tmp_path, bag):
     assert all(b.stamp_ns - a.stamp_ns == PERIOD for a, b in pairwise(frames)) and camera.stamps_back == 1
 
 
-def test_skeleton_files_give_joints_alone(data_root):
+def test_replay_skeleton_file_returns_joints_without_images(data_root):
     frames, _ = play(path=str(data_root / SKELETON), rate=0.0)
     assert len(frames) == 103 and all(f.color is None and f.depth is None for f in frames)
     assert all(len(f.skeletons) == 1 and f.skeletons[0].layout == "kinect_v2_25" for f in frames)
@@ -158,7 +158,7 @@ def test_skeleton_files_give_joints_alone(data_root):
         play(path=packed)
 
 
-def test_folders_and_videos(data_root):
+def test_replay_folder_or_video_returns_frames(data_root):
     options = {"intrinsics": "525,525,319.5,239.5", "depth_scale": 0.001, "rate": 0.0}
     frames, _ = play(5, path=str(data_root / "rgbd/person_turning"), **options)
     assert all(f.depth is not None for f in frames)
@@ -166,7 +166,7 @@ def test_folders_and_videos(data_root):
     assert all(f.depth is None and f.color.shape == (720, 1280, 3) for f in frames)
 
 
-def test_wrong_use(tmp_path, person_bag):
+def test_replay_invalid_options_raise(tmp_path, person_bag):
     with pytest.raises(ConfigError, match="needs a recording: set its option path"):
         cameras.create("replay")
     with pytest.raises(ConfigError, match=r"ReplayConfig\.format is 'ros1'"):
@@ -187,13 +187,13 @@ def test_wrong_use(tmp_path, person_bag):
     camera.close()
 
 
-def test_the_camera_benchmark_ends_with_the_recording(person_bag):
+def test_bench_camera_recording_ends_reports(person_bag):
     options = ["--driver-option", f"path={person_bag}", "--driver-option", "rate=0"]
     figures = cameras_benchmark.measure(["--driver", "replay", *options, "--minutes", "5"])
     assert figures["frames"] == 8 and figures["interval_p50_ms"] > 0
 
 
-def test_an_error_in_the_middle_reaches_the_reader(tmp_path, bag):
+def test_replay_error_in_worker_reaches_reader(tmp_path, bag):
     with bag(tmp_path / "b") as b:
         b.info("/camera/color/camera_info", 0, 8, 4)
         for k in range(3):
@@ -207,7 +207,7 @@ def test_an_error_in_the_middle_reaches_the_reader(tmp_path, bag):
                 camera.read(10.0)
 
 
-def test_closing_wakes_a_reader_who_waits(person_bag):
+def test_replay_close_wakes_waiting_reader(person_bag):
     camera = cameras.create("replay", path=person_bag, rate=0.0001)
     camera.open()
     camera.read(10.0)

@@ -1,4 +1,4 @@
-"""When the pictures of a video were taken, where they end, and who recorded them."""
+"""Stamps of video frames, truncated videos, and videos of an Azure Kinect."""
 
 import logging
 from fractions import Fraction
@@ -11,7 +11,7 @@ from actrec.recordings import open_recording
 from actrec.recordings.base import RecordingConfig
 
 GAPS = [0, 1, 2, 3, 10, 11, 12, 30, 31, 32]
-"""Ticks at which a camera that drops pictures gives them."""
+"""Ticks of the frames of a camera that drops some."""
 
 
 def written(path, ticks, codec="mpeg4", rate=10, **tags):
@@ -36,17 +36,17 @@ def ticks_of(path, start_s=0.0, rate=10, **options):
 @pytest.mark.parametrize(
     ("name", "codec"), [("a.avi", "mpeg4"), ("a.avi", "mjpeg"), ("a.mkv", "mpeg4"), ("a.MP4", "mpeg4")]
 )
-def test_a_camera_that_drops_pictures(tmp_path, name, codec):
+def test_video_recording_dropped_frames_keep_stamps(tmp_path, name, codec):
     path = written(tmp_path / name, GAPS, codec)
     assert ticks_of(path) == GAPS
     assert ticks_of(path, 1.05) == [11, 12, 30, 31, 32]
 
 
-def test_a_rate_that_is_given_counts_an_avis_places(tmp_path):
+def test_video_recording_fps_option_scales_avi_slots(tmp_path):
     assert ticks_of(written(tmp_path / "a.avi", GAPS), rate=20, fps=20.0) == GAPS
 
 
-def test_a_video_that_is_cut_off_says_where(tmp_path, caplog):
+def test_video_recording_truncated_video_warns_with_time(tmp_path, caplog):
     whole = written(tmp_path / "whole.mkv", range(60))
     with caplog.at_level(logging.WARNING):
         assert len(ticks_of(whole)) == 60
@@ -58,20 +58,20 @@ def test_a_video_that_is_cut_off_says_where(tmp_path, caplog):
     assert f"cut.mkv' ends at {left[-1] / 10:.1f} s of its stated 6.0 s: it is truncated" in caplog.text
 
 
-def test_a_video_that_starts_late_is_whole(tmp_path, caplog):
+def test_video_recording_late_start_does_not_warn(tmp_path, caplog):
     path = written(tmp_path / "late.mkv", range(50, 60))
     assert ticks_of(path) == list(range(10))
     assert "cut off" not in caplog.text
 
 
 @pytest.mark.parametrize("name", ["slow.mkv", "slow.mp4"])
-def test_a_slow_video_is_whole(tmp_path, caplog, name):
+def test_video_recording_slow_video_does_not_warn(tmp_path, caplog, name):
     path = written(tmp_path / name, range(4), rate=Fraction(1, 3))
     assert ticks_of(path, rate=1) == [0, 3, 6, 9]
     assert "cut off" not in caplog.text
 
 
-def test_a_recording_of_an_azure_kinect_is_for_its_driver(tmp_path, caplog):
+def test_video_recording_azure_kinect_file_warns(tmp_path, caplog):
     assert ticks_of(written(tmp_path / "k.mkv", range(3), K4A_DEPTH_MODE="NFOV_UNBINNED")) == [0, 1, 2]
     assert (
         "k.mkv' is from an Azure Kinect; to get its depth, use driver azure_kinect with its option recording"

@@ -35,7 +35,7 @@ def check(sequence):
     assert middle[HEAD, 1] < middle[BASE, 1]  # y is down
 
 
-def test_ntu_files_to_the_last_byte(data_root):
+def test_read_ntu_every_file_returns_all_values(data_root):
     files = sorted((data_root / "ntu/skeleton").glob("*.skeleton"))
     assert len(files) == 11
     for file in files:
@@ -54,7 +54,7 @@ def test_ntu_files_to_the_last_byte(data_root):
         assert raw.states[-1, -1, -1] == last[11]
 
 
-def test_ntu_joints_project_to_the_files_own_pixels(data_root):
+def test_read_ntu_joints_project_to_recorded_pixels(data_root):
     """Depth camera: one focal length and center explain every pixel, x growing with the Kinect's x (mirrored)."""
     for file in sorted((data_root / "ntu/skeleton").glob("*.skeleton")):
         raw = skeletons.read_ntu_file(file)
@@ -66,7 +66,7 @@ def test_ntu_joints_project_to_the_files_own_pixels(data_root):
         assert np.abs(design @ [focal, center] - raw.depth_pixels[seen][:, 0]).max() < 0.2
 
 
-def test_ntu_pixels_agree_with_the_optical_frame(data_root):
+def test_read_ntu_pixels_agree_with_optical_frame(data_root):
     """Turned back from the mirroring, the pixels lie where the optical joints project, but for the cameras' offset."""
     for file in sorted((data_root / "ntu/skeleton").glob("*.skeleton")):
         sequence = skeletons.read_ntu_skeleton(file)
@@ -77,7 +77,7 @@ def test_ntu_pixels_agree_with_the_optical_frame(data_root):
         assert np.abs(np.median(apart, axis=0)).max() < 45  # 5 cm between the two cameras, and an off-center lens
 
 
-def test_ntu_with_two_bodies_and_an_empty_frame(tmp_path, data_root):
+def test_read_ntu_two_bodies_and_empty_frame_keeps_both(tmp_path, data_root):
     lines = (data_root / "ntu/skeleton/S001C001P001R001A001.skeleton").read_text().split("\n")
     first = lines[2:29]  # id line, number of joints, 25 joints
     other = ["72057594037939999" + first[0][17:], *first[1:]]
@@ -91,7 +91,7 @@ def test_ntu_with_two_bodies_and_an_empty_frame(tmp_path, data_root):
 
 
 @pytest.mark.parametrize("cut", [0.2, 0.5, 0.999])
-def test_truncated_ntu(tmp_path, data_root, cut):
+def test_read_ntu_truncated_file_raises(tmp_path, data_root, cut):
     text = (data_root / "ntu/skeleton/S001C001P001R001A001.skeleton").read_text()
     file = tmp_path / "cut.skeleton"
     file.write_text(text[: int(len(text) * cut)].rsplit(" ", 1)[0])
@@ -99,7 +99,7 @@ def test_truncated_ntu(tmp_path, data_root, cut):
         skeletons.read_ntu_skeleton(file)
 
 
-def test_ntu_with_values_too_many(tmp_path, data_root):
+def test_read_ntu_extra_values_raises(tmp_path, data_root):
     file = tmp_path / "long.skeleton"
     file.write_text((data_root / "ntu/skeleton/S001C001P001R001A001.skeleton").read_text() + "1 2 3\n")
     with pytest.raises(InputError, match="3 values after the last of 103 frames"):
@@ -107,14 +107,14 @@ def test_ntu_with_values_too_many(tmp_path, data_root):
 
 
 @pytest.mark.parametrize("text", ["hello world", "", "2.5 1", "\x00\x01"])
-def test_not_an_ntu_file(tmp_path, text):
+def test_read_ntu_foreign_file_raises(tmp_path, text):
     file = tmp_path / "x.skeleton"
     file.write_text(text)
     with pytest.raises(InputError, match="x.skeleton"):
         skeleton_files.open_sequence(file)
 
 
-def test_nucla_json_and_npz_agree(data_root):
+def test_read_nucla_json_and_npz_return_same_joints(data_root):
     every = {s.name: s for s in nucla.read_nucla_npz(data_root / "nucla/nucla_skeletons.npz")}
     assert len(every) == 1484 and sum(s.meta["is_train"] for s in every.values()) == 1020
     files = sorted((data_root / "nucla/raw").glob("*.json"))
@@ -128,7 +128,7 @@ def test_nucla_json_and_npz_agree(data_root):
         assert packed.meta["is_train"] == (packed.meta["view"] != 3)
 
 
-def test_nucla_raw_numbers(data_root):
+def test_read_nucla_json_returns_raw_numbers(data_root):
     """Joint by joint against the file, in the optical frame: x and y change sign, z stays."""
     file = data_root / "nucla/raw/a01_s01_e00_v01.json"
     sequence = nucla.read_nucla_json(file, fps=10)
@@ -139,14 +139,14 @@ def test_nucla_raw_numbers(data_root):
     assert sequence.meta["label_name"] == "pick up with one hand"
 
 
-def test_missing_joints_are_nan(data_root):
+def test_read_nucla_missing_joints_are_nan(data_root):
     every = nucla.read_nucla_npz(data_root / "nucla/nucla_skeletons.npz")
     missing = sum(int(np.isnan(s.bodies).any(-1).sum()) for s in every)
-    assert 0 < missing < 100  # twelve zero joints and what is built on them
+    assert 0 < missing < 100  # twelve zero joints and the joints computed from them
     assert not any((s.bodies == 0).all(-1).any() for s in every)
 
 
-def test_utd_mhad_mat_and_npz_agree(data_root):
+def test_read_utd_mhad_mat_and_npz_return_same_joints(data_root):
     every = {s.name: s for s in utd_mhad.read_utd_mhad_npz(data_root / "utd_mhad/utd_mhad_skeletons.npz")}
     assert len(every) == 861
     files = sorted((data_root / "utd_mhad/skeleton").glob("*.mat"))
@@ -158,8 +158,8 @@ def test_utd_mhad_mat_and_npz_agree(data_root):
         assert (single.label, single.meta["subject"], single.meta["trial"]) == (every[single.name].label, 1, 1)
 
 
-def test_utd_mhad_right_hand_waves(data_root):
-    """The right-handed actions move the joint that is named the right hand, and it lies to the camera's left."""
+def test_read_utd_mhad_right_hand_action_moves_right_hand(data_root):
+    """Right-handed actions move the right hand, which lies to the camera's left."""
     hand_left, hand_right = KINECT_V2_25.index["hand_left"], KINECT_V2_25.index["hand_right"]
     for sequence in utd_mhad.read_utd_mhad_npz(data_root / "utd_mhad/utd_mhad_skeletons.npz"):
         if sequence.label in (1, 2, 3):
@@ -171,7 +171,7 @@ def test_utd_mhad_right_hand_waves(data_root):
 JOINTS = ",".join(["0.1,0.2,2.0,2"] * 25)
 
 
-def test_kinect_csv(data_root):
+def test_read_kinect_csv_capture_returns_joints_and_stamps(data_root):
     files = sorted((data_root / "kinect_v2_csv").glob("*.csv"))
     assert len(files) == 7
     for file in files:
@@ -193,14 +193,14 @@ def test_kinect_csv(data_root):
         (f"5,{JOINTS}\n5,{JOINTS}", "line 2: time 5 does not increase"),
     ],
 )
-def test_bad_csv(tmp_path, row, message):
+def test_read_kinect_csv_invalid_row_raises(tmp_path, row, message):
     file = tmp_path / "bad.csv"
     file.write_text(row + "\n")
     with pytest.raises(InputError, match=message):
         skeleton_files.open_sequence(file)
 
 
-def test_choosing_a_sequence(data_root):
+def test_open_sequence_name_or_index_selects_sequence(data_root):
     file = data_root / "nucla/nucla_skeletons.npz"
     by_name = skeleton_files.open_sequence(file, "a01_s01_e01_v01")
     every = skeleton_files.open_sequences(file)
@@ -212,13 +212,13 @@ def test_choosing_a_sequence(data_root):
     )
     with pytest.raises(ConfigError, match="holds 1484 sequences; choose one by name"):
         skeleton_files.open_sequence(file)
-    with pytest.raises(ConfigError, match="no sequence 'nobody'"):
-        skeleton_files.open_sequence(file, "nobody")
+    with pytest.raises(ConfigError, match="no sequence 'absent'"):
+        skeleton_files.open_sequence(file, "absent")
     with pytest.raises(ConfigError, match="no sequence '1484'"):
         skeleton_files.open_sequence(file, 1484)
 
 
-def test_absent_corrupt_and_foreign_files(tmp_path, data_root):
+def test_open_sequences_absent_corrupt_or_foreign_file_raises(tmp_path, data_root):
     with pytest.raises(DeviceError, match="there is no file"):
         skeleton_files.open_sequence(tmp_path / "none.json")
     for name, content in (
@@ -243,7 +243,7 @@ def test_absent_corrupt_and_foreign_files(tmp_path, data_root):
         skeleton_files.open_sequences(tmp_path / "f.npz", format="cmu")
 
 
-def test_pickled_arrays_are_not_loaded(tmp_path):
+def test_open_sequences_pickled_arrays_raises(tmp_path):
     np.savez(tmp_path / "p.npz", xyz=np.array([{}], dtype=object), length=[1], name=["x"], label=[1], is_train=[True])
     with pytest.raises(InputError, match=r"p\.npz"):
         skeleton_files.open_sequences(tmp_path / "p.npz")

@@ -5,9 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
+from actrec import perception
 from actrec.cameras.simulated import SimulatedCamera
-from actrec.perception.pipeline import BodyPerception, FacePerception, HandPerception
+from actrec.perception.pipeline import BodyPerception, FacePerception, HandPerception, Pipeline
 from actrec.skeleton.layouts import KINECT_V2_25
+from actrec.utils.errors import ConfigError
 
 J = KINECT_V2_25.index
 SURE = [J[f"{joint}_{side}"] for joint in ("shoulder", "elbow", "wrist", "knee", "ankle") for side in ("left", "right")]
@@ -36,7 +38,7 @@ def seen(wave):
     return found
 
 
-def test_joints_are_lifted_to_a_few_centimetres(wave, seen):
+def test_body_perception_simulated_actor_error_is_centimeters(wave, seen):
     assert [len(bodies) for bodies in seen] == [1] * 30
     errors = np.array(
         [bodies[0].positions - frame.skeletons[0].positions for (frame, _), bodies in zip(wave, seen, strict=True)]
@@ -48,7 +50,7 @@ def test_joints_are_lifted_to_a_few_centimetres(wave, seen):
     assert abs(np.median(errors[:, :, 2])) < 0.015
 
 
-def test_filtering_leaves_the_waving_wrist_where_it_is(wave, seen):
+def test_body_perception_smoothing_waving_wrist_does_not_lag(wave, seen):
     side = "left" if np.ptp([f.skeletons[0].positions[J["wrist_left"], 0] for f, _ in wave]) > 0.2 else "right"
     apart = [
         np.linalg.norm(bodies[0].positions[J[f"wrist_{side}"]] - frame.skeletons[0].positions[J[f"wrist_{side}"]])
@@ -57,7 +59,7 @@ def test_filtering_leaves_the_waving_wrist_where_it_is(wave, seen):
     assert np.median(apart) < 0.06 and max(apart) < 0.25
 
 
-def test_hands_and_faces_are_found_at_the_bodies(wave, seen):
+def test_hand_and_face_perception_simulated_actor_found(wave, seen):
     hand, face = HandPerception(), FacePerception()
     visible, errors, pixels, faces = 0, [], [], 0
     for (frame, truth), bodies in zip(wave, seen, strict=True):
@@ -77,7 +79,7 @@ def test_hands_and_faces_are_found_at_the_bodies(wave, seen):
     assert faces > 24
 
 
-def test_without_depth_the_distance_is_right_to_a_fifth(wave):
+def test_body_perception_without_depth_distance_within_20_percent(wave):
     body = BodyPerception(num_poses=1, min_hits=1)
     for frame, _ in wave[:10]:
         (found,) = body.process(dataclasses.replace(frame, depth=None))
@@ -87,7 +89,7 @@ def test_without_depth_the_distance_is_right_to_a_fifth(wave):
     body.close()
 
 
-def test_two_actors_keep_their_ids():
+def test_body_perception_two_actors_keep_ids():
     body = BodyPerception()
     owners: dict[str, set[str]] = {}
     both = 0
@@ -103,3 +105,25 @@ def test_two_actors_keep_their_ids():
     body.close()
     assert both > 18
     assert sorted(map(sorted, owners.values())) == [["actor_1"], ["actor_2"]]
+
+
+def test_pipeline_simulated_actor_returns_people_as_its_parts_do(wave, seen):
+    frames = [frame for frame, _ in wave[:6]]
+    with Pipeline(num_poses=1, min_hits=1) as pipeline:
+        people = [pipeline.process(frame) for frame in frames]
+        pipeline.reset()
+        assert [body.body_id for body in pipeline.process(frames[0]).bodies] == ["body_2"]
+    for each, bodies in zip(people, seen, strict=False):
+        (body,) = each.bodies
+        np.testing.assert_allclose(body.positions, bodies[0].positions, atol=1e-5, equal_nan=True)
+        assert {part.body_id for part in (*each.hands, *each.faces)} <= {body.body_id}
+    assert {hand.side for each in people for hand in each.hands} == {"left", "right"}
+    assert any(each.faces for each in people)
+
+
+def test_pipeline_hands_and_faces_disabled_returns_bodies_only(wave):
+    with perception.Pipeline(num_poses=1, min_hits=1, hands=False, faces=False) as pipeline:
+        bodies, hands, faces = pipeline.process(wave[0][0])
+    assert len(bodies) == 1 and hands == faces == []
+    with pytest.raises(ConfigError, match="unknown option hand of PipelineConfig"):
+        perception.Pipeline(hand=False)

@@ -24,7 +24,7 @@ def body(z=2.0):
     return Body("body_1", "kinect_v2_25", positions, pixels, np.ones(25, np.float32))
 
 
-def test_kinds_are_found_by_name():
+def test_create_known_kinds_returned_unknown_raises():
     assert perception.ESTIMATORS.names() == ["body", "face", "hand"]
     with pytest.raises(ConfigError, match="unknown estimator 'foot'; known: body, face, hand"):
         perception.create("foot")
@@ -32,7 +32,7 @@ def test_kinds_are_found_by_name():
         perception.create("body", num_people=2)
 
 
-def test_a_missing_mediapipe_says_how_to_install_it(monkeypatch):
+def test_create_mediapipe_missing_raises_with_install(monkeypatch):
     for module in [m for m in sys.modules if m.startswith(("mediapipe", "actrec.perception."))]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "mediapipe", None)
@@ -40,7 +40,7 @@ def test_a_missing_mediapipe_says_how_to_install_it(monkeypatch):
         perception.create("body")
 
 
-def test_a_mediapipe_without_its_models_says_which_to_install(monkeypatch, tmp_path):
+def test_create_mediapipe_models_missing_raises_with_install(monkeypatch, tmp_path):
     from actrec.perception import mediapipe_graph
 
     monkeypatch.setattr(mediapipe_graph.mediapipe, "__file__", str(tmp_path / "mediapipe" / "__init__.py"))
@@ -48,7 +48,7 @@ def test_a_mediapipe_without_its_models_says_which_to_install(monkeypatch, tmp_p
         perception.create("body")
 
 
-def test_the_hand_region_points_along_the_forearm():
+def test_hand_region_from_body_points_along_forearm():
     region = base.hand_region_from_body(body(), "left", CAMERA, hand_m=0.36)
     assert region is not None
     assert (region.u, region.v) == (475, 250)
@@ -61,7 +61,7 @@ def test_the_hand_region_points_along_the_forearm():
     assert base.hand_region_from_body(unsure, "left", CAMERA, 0.36) is None
 
 
-def test_the_head_region_has_the_heads_size():
+def test_head_region_from_body_has_size_of_head():
     for z, size in ((2.0, 125), (np.nan, 120)):
         region = base.head_region_from_body(body(z), CAMERA, 0.5)
         assert region is not None and region.size == pytest.approx(size)
@@ -71,7 +71,7 @@ def test_the_head_region_has_the_heads_size():
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.5, -2.0, 3.0])
-def test_a_square_around_points_turns_with_them(angle):
+def test_region_around_rotated_points_rotates(angle):
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     points = np.array([[-2.0, -1], [2, -1], [2, 1], [-2, 1]])
     region = base.region_around(points @ turn.T + [50, 60], angle, 2.0)
@@ -80,7 +80,7 @@ def test_a_square_around_points_turns_with_them(angle):
     assert (moved.u, moved.v) == pytest.approx(tuple(turn @ [0, -2]))
 
 
-def test_stamps_that_jump_are_noticed():
+def test_stamp_guard_jump_detected():
     guard = StampGuard(max_gap_s=1.0)
     assert not guard.is_discontinuous(10_000_000_000)
     assert not guard.is_discontinuous(10_000_000_000)
@@ -90,7 +90,7 @@ def test_stamps_that_jump_are_noticed():
     assert guard.is_discontinuous(12_000_000_000)
 
 
-def test_face_points_are_symmetric_in_the_mesh():
+def test_face_68_mesh_points_are_symmetric():
     points = face.FACE_68
     assert len(points) == len(set(points)) == 68 and max(points) < 468
     counterpart = dict(zip(points, (points[v] for v in FACE_68.mirror), strict=True))
@@ -102,12 +102,12 @@ def test_face_points_are_symmetric_in_the_mesh():
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=lambda layout: layout.name)
-def test_mirroring_twice_changes_nothing(layout):
+def test_face_68_mirrored_twice_is_unchanged(layout):
     mirror = np.array(layout.mirror)
     np.testing.assert_array_equal(mirror[mirror], np.arange(len(layout)))
 
 
-def test_the_mirrored_face_keeps_its_parts():
+def test_face_68_mirrored_keeps_parts():
     swap = {"brow_right": "brow_left", "brow_left": "brow_right", "eye_right": "eye_left", "eye_left": "eye_right"}
     for v, joint in enumerate(FACE_68.joints):
         part, other = joint.rsplit("_", 1)[0], FACE_68.joints[FACE_68.mirror[v]].rsplit("_", 1)[0]

@@ -1,4 +1,4 @@
-"""Takes of an action: counting down, refusing, keeping; the labels file."""
+"""Recording of labeled clips: countdown, rejection, the labels file."""
 
 import dataclasses
 import errno
@@ -28,7 +28,7 @@ def body(x=0.0, body_id="body_1", z=2.0):
 
 
 def observations(bodies_at, count=10_000, start=0):
-    """Reads one observation after the other, ten a second; `bodies_at(k)` says who is seen."""
+    """Reads one observation after the other, ten a second; `bodies_at(k)` returns the bodies."""
     numbers = itertools.count(start)
 
     def read(timeout_s):
@@ -53,7 +53,7 @@ def record(tmp_path, read, stopped=None, **settings):
     return done, shown
 
 
-def test_takes_are_counted_down_recorded_and_labeled(tmp_path):
+def test_record_two_clips_counts_down_and_labels(tmp_path):
     done, shown = record(tmp_path, observations(lambda k: [body(0.001 * k)]), repeat=2, person="anna", countdown=2.0)
     assert [clip.recording for clip in done.kept] == ["wave_001", "wave_002"]
     assert labels.read_labels(tmp_path / "mine/labels.csv") == done.kept
@@ -70,7 +70,7 @@ def test_takes_are_counted_down_recorded_and_labeled(tmp_path):
     assert not list((tmp_path / "mine/.unfinished").iterdir())
 
 
-def test_a_take_with_nobody_is_refused_and_repeated(tmp_path):
+def test_record_clip_without_person_rejected_and_repeated(tmp_path):
     done, shown = record(tmp_path, observations(lambda k: [] if k < 20 else [body()]))
     assert len(done.kept) == 1 and len(done.refused) == 1
     assert "no person was detected: stand 2 to 4 m before the camera" in done.refused[0]
@@ -84,24 +84,24 @@ def test_a_take_with_nobody_is_refused_and_repeated(tmp_path):
     assert [p.name for p in (tmp_path / "mine").iterdir() if not p.name.startswith(".")].count("wave_002") == 0
 
 
-def test_the_nearest_of_several_people_is_named_and_all_are_kept(tmp_path):
+def test_record_several_people_labels_nearest_keeps_all(tmp_path):
     crowd = [body(0.0, "far", z=4.0), body(0.3, "near", z=2.0), body(2.5, "aside", z=2.0)]
     done, _ = record(tmp_path, observations(lambda k: [*crowd, *([body(0, "passer", z=1.0)] if k % 4 == 0 else [])]))
     assert done.kept[0].body == "near"
     assert set(read_bodies(tmp_path / "mine/wave_001").body_ids) == {"far", "near", "aside", "passer"}
 
 
-def test_what_a_kill_left_is_in_nobodys_way(tmp_path):
+def test_record_leftover_of_crash_uses_next_name(tmp_path):
     (tmp_path / "mine/.unfinished/wave_001").mkdir(parents=True)
     done, _ = record(tmp_path, observations(lambda k: [body()]))
     assert done.kept[0].recording == "wave_002"
 
 
-def test_an_interrupted_take_is_dropped_and_those_before_it_stay(tmp_path):
+def test_record_stopped_drops_unfinished_clip(tmp_path):
     stopped = threading.Event()
 
     def seen(k):
-        if k == 25:  # in the middle of the second take
+        if k == 25:  # in the middle of the second clip
             stopped.set()
         return [body()]
 
@@ -111,7 +111,7 @@ def test_an_interrupted_take_is_dropped_and_those_before_it_stay(tmp_path):
     assert not list((tmp_path / "mine/.unfinished").iterdir())
 
 
-def test_a_stream_that_ends_starts_over_or_breaks(tmp_path):
+def test_record_stream_ends_or_stamps_jump_rejects_or_raises(tmp_path):
     with pytest.raises(DeviceError, match="ended after 1 of 3 clips"):
         record(tmp_path, observations(lambda k: [body()], count=25), repeat=3)
     assert len(labels.read_labels(tmp_path / "mine/labels.csv")) == 1
@@ -124,7 +124,7 @@ def test_a_stream_that_ends_starts_over_or_breaks(tmp_path):
     assert len(done.kept) == 1
 
 
-def test_a_picture_that_a_driver_sends_twice_counts_once(tmp_path):
+def test_record_repeated_image_counted_once(tmp_path):
     once = observations(lambda k: [body()])
     twice = (observation for k in itertools.count() for observation in [once(1.0)] * (2 if k % 7 == 0 else 1))
     done, _ = record(tmp_path, lambda t: next(twice))
@@ -139,7 +139,7 @@ def test_a_picture_that_a_driver_sends_twice_counts_once(tmp_path):
     assert done.refused == ["the camera's stamps did not increase"]
 
 
-def test_a_full_disk_drops_the_take_alone(tmp_path, monkeypatch):
+def test_record_full_disk_drops_clip_only(tmp_path, monkeypatch):
     from actrec.recordings.rosbag import writer
 
     record(tmp_path, observations(lambda k: [body()]))
@@ -154,19 +154,19 @@ def test_a_full_disk_drops_the_take_alone(tmp_path, monkeypatch):
     assert len(labels.read_labels(tmp_path / "mine/labels.csv")) == 1
     assert not list((tmp_path / "mine/.unfinished").iterdir())
     monkeypatch.undo()
-    monkeypatch.setattr(labels.os, "fsync", full)  # the take fits, the labels file does not
+    monkeypatch.setattr(labels.os, "fsync", full)  # the clip fits, the labels file does not
     with pytest.raises(DeviceError, match="clip 'wave_002' is dropped: cannot write .*No space left on device; free"):
         record(tmp_path, observations(lambda k: [body()]))
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == [".unfinished", "labels.csv", "wave_001"]
 
 
 @pytest.mark.parametrize("label", ["", " wave", "a\nb", "x" * 81, "Unknown"])
-def test_labels_that_are_none(tmp_path, label):
+def test_record_invalid_label_raises(tmp_path, label):
     with pytest.raises(ConfigError, match="label is|have the label 'unknown'"):
         record(tmp_path, observations(lambda k: [body()]), label=label)
 
 
-def test_labels_round_trip(tmp_path):
+def test_labels_write_and_read_round_trip(tmp_path):
     clips = [
         labels.LabeledClip("a", "wave, slowly", 0.0, math.inf, "anna", "body_2", "train"),
         labels.LabeledClip("b.mp4", "clap", 1.25, 3.5),
@@ -178,8 +178,8 @@ def test_labels_round_trip(tmp_path):
     assert [clip.recording for clip in labels.read_labels(tmp_path / "labels.csv")] == ["a", "b.mp4", "b.mp4", "c"]
 
 
-def test_labels_are_added_where_a_folder_cannot_be_locked(tmp_path, monkeypatch):
-    """As on NFS, which locks only what is open for writing."""
+def test_add_label_folder_without_locks_uses_lock_file(tmp_path, monkeypatch):
+    """As on NFS, which locks only files open for writing."""
     lock = labels.fcntl.flock
 
     def flock(file, how):
@@ -193,7 +193,7 @@ def test_labels_are_added_where_a_folder_cannot_be_locked(tmp_path, monkeypatch)
     assert [clip.recording for clip in labels.read_labels(tmp_path / "labels.csv")] == ["a", "b"]
 
 
-def test_a_labels_file_that_a_spreadsheet_wrote(tmp_path):
+def test_read_labels_spreadsheet_export_read(tmp_path):
     table = "recording,label\r\n\r\na,grüßen\r\n,\r\n"
     (tmp_path / "labels.csv").write_bytes(table.encode("utf-8-sig"))
     assert labels.read_labels(tmp_path / "labels.csv") == [labels.LabeledClip("a", "grüßen")]
@@ -231,14 +231,14 @@ def test_a_labels_file_that_a_spreadsheet_wrote(tmp_path):
         ('recording,label\na,"wave\n', "is invalid CSV"),
     ],
 )
-def test_wrong_labels_files_are_refused_by_line(tmp_path, text, message):
+def test_read_labels_invalid_file_raises_with_line(tmp_path, text, message):
     (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(InputError, match=message) as caught:
         labels.read_labels(tmp_path / "labels.csv")
     assert "labels.csv" in str(caught.value)
 
 
-def test_a_wrong_labels_file_stops_before_anything_is_recorded(tmp_path):
+def test_record_invalid_labels_file_raises_before_recording(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/labels.csv").write_text("recording\n")
     with pytest.raises(InputError, match="lacks label"):
@@ -248,7 +248,7 @@ def test_a_wrong_labels_file_stops_before_anything_is_recorded(tmp_path):
 
 
 @pytest.mark.parametrize("label", ["Wave hand", "wave_hand", "wavehand", "WAVE-HAND"])
-def test_a_label_is_not_written_in_two_ways(tmp_path, label):
+def test_record_respelled_label_raises(tmp_path, label):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/labels.csv").write_text("recording,label\nx,clap\nfirst,wave hand\n")
     with pytest.raises(
@@ -256,11 +256,11 @@ def test_a_label_is_not_written_in_two_ways(tmp_path, label):
     ):
         record(tmp_path, observations(lambda k: [body()]), label=label)
     assert len(record(tmp_path, observations(lambda k: [body()]), label="wave hands")[0].kept) == 1
-    (tmp_path / "mine/labels.csv").write_text(f"recording,label\nx,{label}\nfirst,wave hand\n")  # somebody means it
+    (tmp_path / "mine/labels.csv").write_text(f"recording,label\nx,{label}\nfirst,wave hand\n")  # intended by the user
     assert len(record(tmp_path, observations(lambda k: [body()]), label=label)[0].kept) == 1
 
 
-def test_a_label_looks_the_same_however_its_accents_are_coded(tmp_path):
+def test_record_label_with_other_unicode_composition_raises(tmp_path):
     composed, apart = "h\u00e4nde", "ha\u0308nde"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/labels.csv").write_text(f"recording,label\nx,{composed}\n", encoding="utf-8")
@@ -268,8 +268,8 @@ def test_a_label_looks_the_same_however_its_accents_are_coded(tmp_path):
         record(tmp_path, observations(lambda k: [body()]), label=apart)
 
 
-def test_a_person_is_not_written_in_two_ways(tmp_path):
-    """Whoever was two people would be judged on clips of their own."""
+def test_record_respelled_person_raises(tmp_path):
+    """A person under two names would be tested on their own clips."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/labels.csv").write_text("recording,label,person\nx,clap,ben\ny,clap,-\nz,clap,subject 1-1\n")
     for person, other in (("Ben", "ben"), ("Subject 1_1", "subject 1-1"), ("subject 1 - 1", "subject 1-1")):
@@ -281,7 +281,7 @@ def test_a_person_is_not_written_in_two_ways(tmp_path):
         assert len(record(tmp_path, observations(lambda k: [body()]), person=person)[0].kept) == 1
 
 
-def test_a_folder_a_class_does_not_come_to_nothing(tmp_path):
+def test_record_into_folder_per_class_raises(tmp_path):
     bag = tmp_path / "mine/clap/first"
     bag.mkdir(parents=True)
     (bag / "metadata.yaml").write_text("")
@@ -292,7 +292,7 @@ def test_a_folder_a_class_does_not_come_to_nothing(tmp_path):
     assert len(record(tmp_path, observations(lambda k: [body()]))[0].kept) == 1
 
 
-def test_a_bag_is_no_place_for_takes(tmp_path):
+def test_record_into_bag_raises(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/metadata.yaml").write_text("")
     with pytest.raises(InputError, match="is a bag itself"):
@@ -301,7 +301,7 @@ def test_a_bag_is_no_place_for_takes(tmp_path):
 
 
 @pytest.mark.parametrize("there, what", [(True, "write into"), (False, "create")])
-def test_a_folder_that_cannot_be_written_is_not_said_to_be_missing(tmp_path, monkeypatch, there, what):
+def test_record_unwritable_folder_raises_with_cause(tmp_path, monkeypatch, there, what):
     if there:
         (tmp_path / "mine").mkdir()
 
@@ -313,7 +313,7 @@ def test_a_folder_that_cannot_be_written_is_not_said_to_be_missing(tmp_path, mon
         record(tmp_path, observations(lambda k: [body()]))
 
 
-def test_a_recording_of_joints_as_a_camera(tmp_path, data_root, capsys):
+def test_record_command_skeleton_replay_writes_clips(tmp_path, data_root, capsys):
     """The command, from a driver whose frames are joints alone: no estimator, no ROS."""
     script = sorted((data_root / "kinect_v2_csv").glob("*.csv"))[0]
     options = [word for o in (f"path={script}", "rate=0.0", "restamp=false") for word in ("--driver-option", o)]

@@ -22,7 +22,7 @@ def frames_of(path: Any, start_s: float = 0.0, **options: Any) -> list[Any]:
         return list(recording.frames(start_s))
 
 
-def test_person_turning(data_root):
+def test_folder_recording_person_turning_returns_frames(data_root):
     folder = data_root / "rgbd/person_turning"
     with open_recording(folder, RecordingConfig(intrinsics=F525, depth_scale=0.001)) as recording:
         assert recording.duration_s == pytest.approx(99 / 30)
@@ -36,7 +36,7 @@ def test_person_turning(data_root):
     assert len(last) == 1 and last[0].stamp_ns == 3_300_000_000
 
 
-def test_pairs_of_5000_to_the_metre(data_root):
+def test_folder_recording_depth_scale_5000_per_meter(data_root):
     for folder in sorted((data_root / "rgbd/pairs").iterdir()):
         frames = frames_of(folder, intrinsics=F525, depth_scale=1 / 5000)
         assert len(frames) == 2
@@ -45,7 +45,7 @@ def test_pairs_of_5000_to_the_metre(data_root):
         assert 0.5 < np.nanmedian(frames[0].depth) < 6
 
 
-def test_realsense_npz(data_root):
+def test_folder_recording_depth_npz_returns_meters(data_root):
     folder = data_root / "rgbd/realsense_hands/G06_palm_clip01"
     frames = frames_of(folder, hfov_deg=69.0)
     raw = np.load(folder / "depth_mm.npz")["depth"]
@@ -53,7 +53,7 @@ def test_realsense_npz(data_root):
     np.testing.assert_allclose(np.nan_to_num(frames[14].depth), raw[14] / 1000, rtol=1e-6)
 
 
-def test_nothing_is_guessed(data_root):
+def test_folder_recording_unknown_scale_or_intrinsics_raises(data_root):
     folder = data_root / "rgbd/person_turning"
     with pytest.raises(InputError, match="has no intrinsics: give option intrinsics="):
         open_recording(folder)
@@ -75,7 +75,7 @@ def small_folder(folder, names, size=(24, 32), depth_size=(24, 32)):
     return folder
 
 
-def test_intrinsics_yaml_in_the_folder(tmp_path, caplog):
+def test_folder_recording_intrinsics_yaml_used_and_checked(tmp_path, caplog):
     small_folder(tmp_path / "f", [("rgb/000009.png", "depth/000009.png"), ("rgb/000010.png", "depth/000010.png")])
     text = "width: 32\nheight: 24\nfx: 30\nfy: 31\ncx: 15.5\ncy: 11.5\n"
     (tmp_path / "f/intrinsics.yaml").write_text(text + "depth_scale: 0.0005\nfps: 10\n")
@@ -119,7 +119,7 @@ def test_intrinsics_yaml_in_the_folder(tmp_path, caplog):
         frames_of(tmp_path / "f", intrinsics="0,0,15,11", depth_scale=0.001)
 
 
-def test_tum_stamps_pair_in_time(tmp_path, caplog):
+def test_folder_recording_tum_stamps_pair_in_time(tmp_path, caplog):
     names = [
         ("rgb/1305031102.175304.png", "depth/1305031102.160407.png"),
         ("rgb/1305031102.211214.png", "depth/1305031102.194330.png"),
@@ -132,7 +132,7 @@ def test_tum_stamps_pair_in_time(tmp_path, caplog):
     assert "skipping 1 of 4 color images without depth" in caplog.text
 
 
-def test_folders_in_capitals(tmp_path):
+def test_folder_recording_folders_in_capitals_found(tmp_path):
     folder = small_folder(tmp_path, [("RGB/1.png", "Depth/1.png"), ("RGB/2.png", "Depth/2.png")])
     assert [frame.depth is None for frame in frames_of(folder, intrinsics="30,30,15,11", depth_scale=0.001)] == [
         False
@@ -140,7 +140,7 @@ def test_folders_in_capitals(tmp_path):
 
 
 @pytest.mark.parametrize("unit", [1, 10**3, 10**9])
-def test_names_that_are_times_of_whole_seconds(tmp_path, unit):
+def test_folder_recording_names_in_whole_seconds_are_stamps(tmp_path, unit):
     for k in range(3):
         cv2.imwrite(str(tmp_path / f"{(1_700_000_000 + 2 * k) * unit}.png"), np.zeros((48, 64, 3), np.uint8))
     frames = frames_of(tmp_path, intrinsics="60,60,32,24")
@@ -148,7 +148,7 @@ def test_names_that_are_times_of_whole_seconds(tmp_path, unit):
 
 
 @pytest.mark.parametrize("unit", [10**3, 10**6, 10**9])
-def test_names_that_are_times_in_smaller_units(tmp_path, unit):
+def test_folder_recording_names_in_smaller_units_are_stamps(tmp_path, unit):
     start = 1_700_000_000 * unit
     for name, lag in (("rgb", 0), ("depth", unit // 250)):
         (tmp_path / name).mkdir()
@@ -163,13 +163,13 @@ def test_names_that_are_times_in_smaller_units(tmp_path, unit):
     assert [round(float(frame.depth[0, 0]), 3) for frame in frames] == [1.0, 1.001, 1.002, 1.003]
 
 
-def test_color_left_out_for_want_of_depth_leaves_its_time(tmp_path):
+def test_folder_recording_skipped_color_keeps_numbering_of_stamps(tmp_path):
     names = [(f"rgb/{n}.png", "" if n in (2, 3) else f"depth/{n}.png") for n in range(6)]
     frames = frames_of(small_folder(tmp_path, names), intrinsics="30,30,15,11", depth_scale=0.001, fps=10)
     assert [frame.stamp_ns // 100_000_000 for frame in frames] == [0, 1, 4, 5]
 
 
-def test_color_alone_and_sizes(tmp_path, caplog):
+def test_folder_recording_color_only_and_mixed_sizes(tmp_path, caplog):
     frames = frames_of(small_folder(tmp_path / "c", [("img_1.png", ""), ("img_2.png", "")]), hfov_deg=60.0)
     assert [frame.depth for frame in frames] == [None, None] and "has no depth" in caplog.text
     folder = small_folder(tmp_path / "d", [("color0.png", "depth0.png")], depth_size=(12, 16))
@@ -180,7 +180,7 @@ def test_color_alone_and_sizes(tmp_path, caplog):
         frames_of(folder, hfov_deg=60.0, depth_scale=0.001)
 
 
-def test_empty_folder_and_truncated_image(tmp_path, data_root):
+def test_folder_recording_empty_folder_or_truncated_image_raises(tmp_path, data_root):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no color images"):
         open_recording(tmp_path / "empty")
@@ -198,7 +198,7 @@ def test_empty_folder_and_truncated_image(tmp_path, data_root):
         frames_of(folder, intrinsics=F525, depth_scale=0.001)
 
 
-def test_what_a_mac_leaves_beside_pictures_is_none(tmp_path):
+def test_image_files_hidden_macos_files_ignored(tmp_path):
     small_folder(tmp_path, [("a_9.png", ""), ("a_10.png", "")])
     for name in ("._a_9.png", "._a_10.png"):
         (tmp_path / name).write_bytes(b"\0\5\x16\7" + bytes(100))
@@ -206,7 +206,7 @@ def test_what_a_mac_leaves_beside_pictures_is_none(tmp_path):
     assert video.read_folder_info(tmp_path).frames == 2
 
 
-def test_ntu_video_is_turned_back(data_root, caplog):
+def test_video_recording_ntu_video_flipped_back(data_root, caplog):
     file = data_root / "ntu/rgb/S001C001P001R001A001_rgb.avi"
     with open_recording(file) as recording:
         frames: list[Any] = [frame for frame, _ in zip(recording.frames(), range(2), strict=False)]
@@ -218,7 +218,7 @@ def test_ntu_video_is_turned_back(data_root, caplog):
     assert [frame.stamp_ns for frame in frames] == [0, 33333333]
 
 
-def test_video_counts_seeks_and_needs_a_field_of_view(data_root):
+def test_video_recording_counts_seeks_and_needs_field_of_view(data_root):
     file = data_root / "videos/people_1080p.mp4"
     with pytest.raises(InputError, match="has no intrinsics"):
         open_recording(file)
@@ -233,7 +233,7 @@ def test_video_counts_seeks_and_needs_a_field_of_view(data_root):
         assert camera.length_s == pytest.approx(7.2, abs=0.1) and camera.read(10.0).color is not None
 
 
-def test_a_video_streamed_to_disk_does_not_say_how_long_it_is(tmp_path):
+def test_video_recording_without_stated_duration_measured(tmp_path):
     """As browsers record them."""
     with av.open(str(tmp_path / "live.webm"), "w", format="webm", options={"live": "1"}) as file:
         stream = file.add_stream("libvpx", rate=10)
@@ -248,7 +248,7 @@ def test_a_video_streamed_to_disk_does_not_say_how_long_it_is(tmp_path):
         assert [frame.stamp_ns for frame in recording.frames(1.8)] == [1_800_000_000, 1_900_000_000, 2_000_000_000]
 
 
-def test_truncated_and_foreign_videos(tmp_path, data_root):
+def test_video_recording_truncated_or_foreign_file_raises(tmp_path, data_root):
     whole = (data_root / "videos/people_1080p.mp4").read_bytes()
     for name, content in (("cut.mp4", whole[: len(whole) // 2]), ("not.mp4", b"not a video"), ("empty.avi", b"")):
         (tmp_path / name).write_bytes(content)

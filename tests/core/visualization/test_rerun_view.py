@@ -1,4 +1,4 @@
-"""What is shown: everything at the camera's time, joints and bones that are known, what is missing left out."""
+"""The Rerun view logs frames, joints and labels at the camera's time, without missing joints."""
 
 import sys
 import types
@@ -15,7 +15,7 @@ from tests.tiny_model import person_at
 
 
 class Entity:
-    """Any of Rerun's archetypes: what it was made of."""
+    """Stand-in for any archetype of Rerun, with its arguments."""
 
     def __init__(self, *values, **named):
         self.values, self.named = values, named
@@ -26,7 +26,7 @@ class Entity:
 
 @pytest.fixture
 def rerun(monkeypatch):
-    """A stand-in for Rerun that keeps what is logged, as (seconds, entity, what)."""
+    """A stand-in for Rerun that keeps the log as (seconds, entity, archetype)."""
     fake: Any = types.ModuleType("rerun")
     fake.logged, now = [], []
     for name in ("Pinhole", "Image", "DepthImage", "Points3D", "LineStrips3D", "TextLog", "Scalars"):
@@ -51,7 +51,7 @@ def body(**changed):
     return Body(**values, pixels=np.full((25, 2), np.nan, np.float32), scores=np.ones(25, np.float32))
 
 
-def test_a_frame_is_shown_at_its_time(rerun):
+def test_viewer_frame_logged_at_its_stamp(rerun):
     depth = np.full((4, 6), 2.0, np.float32)
     depth[0] = np.nan
     viewer = Viewer()
@@ -61,11 +61,11 @@ def test_a_frame_is_shown_at_its_time(rerun):
     assert {stamp for stamp, entity, _ in rerun.logged if entity != "/"} == {5.5}
     found = entities(rerun)
     assert found["camera"].named["resolution"] == [6, 4]
-    assert (found["camera/depth"].values[0][0] == 0).all(), "what is missing"
+    assert (found["camera/depth"].values[0][0] == 0).all()
     assert found["camera/depth"].named["meter"] == 1.0 and "skeletons/joints" not in found
 
 
-def test_joints_and_bones_that_are_missing_are_left_out(rerun):
+def test_viewer_missing_joints_not_drawn(rerun):
     viewer = Viewer(out="x.rrd")
     viewer.bodies("skeletons", 1, [body(), body(body_id="body_2", positions=np.full((25, 3), np.nan, np.float32))])
     found = entities(rerun)
@@ -81,12 +81,12 @@ def test_joints_and_bones_that_are_missing_are_left_out(rerun):
     ("layout", "kind", "message"),
     [("nosuch", ConfigError, "nosuch"), ("hand_21", InputError, "'body_1' has 25 joints, hand_21 has 21")],
 )
-def test_bodies_of_no_layout_are_refused(rerun, layout, kind, message):
+def test_viewer_unknown_layout_raises(rerun, layout, kind, message):
     with pytest.raises(kind, match=message):
         Viewer().bodies("skeletons", 1, [body(layout=layout)])
 
 
-def test_labels_are_written_down(rerun):
+def test_viewer_label_logged(rerun):
     viewer = Viewer(connect="rerun+http://robot:9876/proxy")
     viewer.label(1, "body_1", "wave", 0.75)
     viewer.label(2, "", "unknown", 0.0)
@@ -95,9 +95,9 @@ def test_labels_are_written_down(rerun):
     assert found["action_label/nobody"].values == ("unknown 0.00",)
 
 
-def test_what_cannot_be_is_said(rerun, monkeypatch):
+def test_viewer_invalid_output_or_missing_library_raises(rerun, monkeypatch):
     with pytest.raises(ConfigError, match="ends with .rrd"):
-        Viewer(out="film.mp4")
+        Viewer(out="clip.mp4")
     with pytest.raises(ConfigError, match="give one of them"):
         Viewer(out="a.rrd", connect="somewhere")
 
@@ -117,7 +117,7 @@ def test_what_cannot_be_is_said(rerun, monkeypatch):
         Viewer()
 
 
-def test_a_recording_is_shown(rerun, data_root, capsys):
+def test_view_command_recording_logged(rerun, data_root, capsys):
     values = [f"path={data_root / 'nucla/nucla_skeletons.npz'}", "sequence=a01_s01_e00_v03", "rate=0.0"]
     assert main(["view", "--driver", "replay", *(word for v in values for word in ("--driver-option", v))]) == 0
     assert "frames sent to the viewer" in capsys.readouterr().err
@@ -132,6 +132,6 @@ def test_a_recording_is_shown(rerun, data_root, capsys):
         (["--driver", "nosuch"], "unknown camera driver 'nosuch'"),
     ],
 )
-def test_wrong_use(rerun, arguments, message, capsys):
+def test_view_command_invalid_use_exits_2(rerun, arguments, message, capsys):
     assert main(["view", *arguments]) == 2
     assert message in capsys.readouterr().err

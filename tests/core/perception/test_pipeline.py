@@ -67,7 +67,7 @@ def check(thing, layout, frame):
     assert not thing.scores[missing].any()
 
 
-def test_a_person_who_turns_is_one_body_in_every_frame(turning, turned_bodies):
+def test_body_perception_turning_person_keeps_one_body(turning, turned_bodies):
     assert len(turning) == 100
     assert [[body.body_id for body in bodies] for bodies in turned_bodies] == [["body_1"]] * 100
     for frame, (body,) in zip(turning, turned_bodies, strict=True):
@@ -77,7 +77,7 @@ def test_a_person_who_turns_is_one_body_in_every_frame(turning, turned_bodies):
         assert 0.75 < body.positions[J["head"], 2] < 1.15
 
 
-def test_bones_keep_their_length_while_the_person_turns(turned_bodies):
+def test_body_perception_turning_person_keeps_bone_lengths(turned_bodies):
     positions = np.array([bodies[0].positions for bodies in turned_bodies])
 
     def length(a, b):
@@ -91,14 +91,14 @@ def test_bones_keep_their_length_while_the_person_turns(turned_bodies):
     assert length("spine_shoulder", "spine_mid").std() < 0.05
 
 
-def test_left_and_right_are_the_persons_own(turning, turned_bodies):
+def test_body_perception_left_and_right_are_the_persons(turning, turned_bodies):
     first = turned_bodies[0][0].positions
     assert first[J["shoulder_left"], 0] > first[J["shoulder_right"], 0] + 0.2  # facing the camera
     back = turned_bodies[48][0].positions
     assert back[J["shoulder_left"], 0] < back[J["shoulder_right"], 0] - 0.2  # facing away
 
 
-def test_without_depth_bodies_are_placed_with_lower_scores(turning):
+def test_body_perception_without_depth_lowers_scores(turning):
     body = BodyPerception(min_hits=1, smooth=False)
     with_depth = body.process(turning[0])[0]
     body.reset()
@@ -114,7 +114,7 @@ def test_without_depth_bodies_are_placed_with_lower_scores(turning):
     assert z == pytest.approx(with_depth.positions[J["spine_shoulder"], 2], rel=0.35)
 
 
-def test_stamps_that_jump_back_start_over(turning):
+def test_body_perception_stamp_jumps_back_resets(turning):
     body = BodyPerception(min_hits=1)
     assert [b.body_id for b in body.process(turning[30])] == ["body_1"]
     assert [b.body_id for b in body.process(turning[31])] == ["body_1"]
@@ -122,7 +122,7 @@ def test_stamps_that_jump_back_start_over(turning):
     body.close()
 
 
-def test_two_people_in_one_scene(data_root):
+def test_body_perception_two_people_returns_two_bodies(data_root):
     pair = frames(data_root / "rgbd/pairs/two_people_moving", intrinsics="525,525,319.5,239.5", depth_scale=0.0002)
     body = BodyPerception(min_hits=1)
     seen = [body.process(pair[k % 2]) for k in (0, 0, 0)]
@@ -132,7 +132,7 @@ def test_two_people_in_one_scene(data_root):
     assert 0.8 < distances[0] < distances[1] < 4
 
 
-def test_a_street_with_several_people_keeps_their_ids(data_root):
+def test_body_perception_street_scene_keeps_ids(data_root):
     street = frames(data_root / "videos/street_720p.avi", count=60, hfov_deg=60.0)
     body = BodyPerception(num_poses=4)
     seen = [body.process(frame) for frame in street]
@@ -145,7 +145,7 @@ def test_a_street_with_several_people_keeps_their_ids(data_root):
     assert len(set(ids)) <= 8
 
 
-def test_the_hands_and_face_of_a_body(standing):
+def test_hand_and_face_perception_known_body_returns_hands_and_face(standing):
     body, hand, face = BodyPerception(min_hits=1), HandPerception(), FacePerception()
     frame = standing[0]
     bodies = body.process(frame)
@@ -173,7 +173,7 @@ def test_the_hands_and_face_of_a_body(standing):
         part.close()
 
 
-def test_the_hands_and_face_of_a_body_that_somebody_else_tracks_in_another_layout(standing):
+def test_hand_and_face_perception_body_in_other_layout_converted(standing):
     body, hand, face = BodyPerception(), HandPerception(), FacePerception()
     (seen,) = body._estimator.estimate(standing[0])
     theirs = Body("person_7", seen.layout, np.full((33, 3), np.nan, np.float32), seen.pixels, seen.scores)
@@ -187,7 +187,7 @@ def test_the_hands_and_face_of_a_body_that_somebody_else_tracks_in_another_layou
     body.close()
 
 
-def test_no_face_where_the_person_looks_away(turning, turned_bodies):
+def test_face_perception_person_facing_away_returns_no_face(turning, turned_bodies):
     face = FacePerception()
     found = [len(face.process(frame, bodies)) for frame, bodies in zip(turning, turned_bodies, strict=True)]
     face.close()
@@ -196,7 +196,7 @@ def test_no_face_where_the_person_looks_away(turning, turned_bodies):
 
 
 @pytest.mark.parametrize(("clip", "side"), [("G06_palm_clip01", "right"), ("G09_stop_clip01", "right")])
-def test_a_hand_without_a_body_is_lifted_to_the_hands_own_depth(data_root, clip, side):
+def test_hand_perception_without_body_uses_hand_depth(data_root, clip, side):
     clip = frames(data_root / "rgbd/realsense_hands" / clip, intrinsics="615,615,319.5,239.5", depth_scale=0.001)
     hand = HandPerception()
     for frame in clip:
@@ -212,7 +212,7 @@ def test_a_hand_without_a_body_is_lifted_to_the_hands_own_depth(data_root, clip,
     hand.close()
 
 
-def test_a_face_without_a_body(standing):
+def test_face_perception_without_body_returns_face(standing):
     face = FacePerception()
     (found,) = face.process(standing[0], [])
     assert found.body_id == "face_1" and np.isfinite(found.positions).all()
@@ -224,7 +224,7 @@ def test_a_face_without_a_body(standing):
     face.close()
 
 
-def test_ntu_joints_lie_where_the_kinect_saw_them(data_root):
+def test_body_perception_ntu_video_agrees_with_kinect(data_root):
     name = "S001C001P001R001A001"
     video = frames(data_root / f"ntu/rgb/{name}_rgb.avi", count=30)
     kinect = read_ntu_skeleton(data_root / f"ntu/skeleton/{name}.skeleton")
@@ -240,7 +240,7 @@ def test_ntu_joints_lie_where_the_kinect_saw_them(data_root):
     body.close()
 
 
-def test_an_empty_scene_has_nobody(data_root):
+def test_perception_empty_scene_returns_nothing(data_root):
     body, hand, face = BodyPerception(), HandPerception(), FacePerception()
     for k in range(3):
         frame = blank(k * 33_000_000)
@@ -250,7 +250,7 @@ def test_an_empty_scene_has_nobody(data_root):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (1, 400), (2000, 8)])
-def test_absurd_image_sizes_show_nobody(size):
+def test_perception_extreme_image_sizes_return_nothing(size):
     body, hand, face = BodyPerception(), HandPerception(), FacePerception()
     frame = blank(size=size)
     assert body.process(frame) == [] and hand.process(frame, []) == [] and face.process(frame, []) == []
@@ -258,7 +258,7 @@ def test_absurd_image_sizes_show_nobody(size):
         part.close()
 
 
-def test_bad_frames_are_named_and_do_no_harm(turning):
+def test_perception_invalid_frame_raises_and_continues(turning):
     good = turning[0]
     bad = {
         "color is float32": dataclasses.replace(good, color=good.color.astype(np.float32)),
@@ -277,7 +277,7 @@ def test_bad_frames_are_named_and_do_no_harm(turning):
         part.close()
 
 
-def test_bodies_with_missing_joints_and_outside_the_image_are_survived(turning):
+def test_hand_and_face_perception_missing_joints_accepted(turning):
     nothing = Body(
         "body_1",
         "kinect_v2_25",
@@ -294,7 +294,7 @@ def test_bodies_with_missing_joints_and_outside_the_image_are_survived(turning):
     face.close()
 
 
-def test_options_reach_their_part_and_unknown_ones_are_named():
+def test_perception_options_passed_on_unknown_raises():
     body = BodyPerception(num_poses=3, window_m=0.1, gate_m=0.9)
     assert (body.config.num_poses, body.config.window_m, body.config.gate_m) == (3, 0.1, 0.9)
     body.close()
@@ -311,7 +311,7 @@ def hands_of(data_root):
     return frames(clip, intrinsics="615,615,319.5,239.5", depth_scale=0.001)
 
 
-def test_hands_of_no_known_body_keep_their_names_and_are_told_apart(data_root):
+def test_hand_estimator_without_bodies_keeps_distinct_ids(data_root):
     hand, first = HandPerception(), None
     for frame in hands_of(data_root)[:8]:
         twice = dataclasses.replace(
@@ -331,7 +331,7 @@ def test_hands_of_no_known_body_keep_their_names_and_are_told_apart(data_root):
     hand.close()
 
 
-def test_a_hand_that_is_lost_for_a_moment_keeps_its_name(data_root):
+def test_hand_estimator_briefly_lost_hand_keeps_id(data_root):
     clip = hands_of(data_root)
     hand = HandPerception(hand_max_gap_s=0.5)
 
@@ -345,11 +345,11 @@ def test_a_hand_that_is_lost_for_a_moment_keeps_its_name(data_root):
     assert names(2, seen=False) == names(3, seen=False) == []
     assert names(4) == ["hand_1"]
     assert names(5, after_s=0.4, seen=False) == names(6, after_s=0.8, seen=False) == []
-    assert names(7, after_s=1.0) == ["hand_2"]  # gone for longer: nobody knows whether it is the same
+    assert names(7, after_s=1.0) == ["hand_2"]  # lost for longer: may be another hand
     hand.close()
 
 
-def test_a_hands_side_is_what_most_frames_say(data_root, monkeypatch):
+def test_hand_estimator_side_is_majority_of_frames(data_root, monkeypatch):
     clip = hands_of(data_root)
     hand = HandPerception()
     seen = hand._estimator._hand
@@ -369,7 +369,7 @@ def test_a_hands_side_is_what_most_frames_say(data_root, monkeypatch):
 
 @pytest.mark.parametrize("layout", ["kinect_v2_25", "azure_kinect_32"])
 @pytest.mark.parametrize("part", ["positions", "pixels"])
-def test_infinite_coordinates_are_refused_in_every_layout(layout, part):
+def test_hand_perception_infinite_coordinates_raises(layout, part):
     """Converted, they came out as 3·10³⁸."""
     joints = len(layouts.get(layout))
     body = Body("body_1", layout, np.ones((joints, 3), np.float32), np.ones((joints, 2), np.float32), np.ones(joints))

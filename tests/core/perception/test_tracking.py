@@ -1,4 +1,4 @@
-"""Ids stay with people: crossing, leaving, coming back, time running backwards."""
+"""Tracking of bodies: ids while people cross, leave, return, and stamps jump back."""
 
 import numpy as np
 import pytest
@@ -31,16 +31,16 @@ def play(tracker, frames, start=0):
     return [[body.body_id for body in tracker.update(stamp(start + k), bodies)] for k, bodies in enumerate(frames)]
 
 
-def test_one_person_keeps_one_id():
+def test_tracker_one_person_keeps_id():
     tracker = Tracker(min_hits=1)
     frames = [[person(0.02 * k, 2.5, 0.02, k)] for k in range(60)]
     assert play(tracker, frames) == [["body_1"]] * 60
 
 
 @pytest.mark.parametrize("positions", [True, False])
-def test_two_people_walk_past_each_other(positions):
+def test_tracker_two_people_pass_keeps_ids(positions):
     tracker = Tracker(min_hits=1, smooth=False)
-    # 1 m/s each, at different depths, given in an order that changes; without positions they are told by pixels.
+    # 1 m/s each, at different depths, in alternating order; without positions the pixels decide.
     walk = np.linspace(-1.2, 1.2, 36)
     for k, x in enumerate(walk):
         there, back = person(x, 2.2, 0.02, k, positions), person(-x, 3.2, 0.02, 100 + k, positions)
@@ -53,7 +53,7 @@ def test_two_people_walk_past_each_other(positions):
         np.testing.assert_array_equal(named[ours].pixels, there.pixels)
 
 
-def test_the_one_behind_is_hidden_while_they_cross():
+def test_tracker_occluded_person_keeps_id():
     tracker = Tracker(min_hits=1, smooth=False)
     walk = np.linspace(-1.0, 1.0, 31)
     for k, x in enumerate(walk):
@@ -67,13 +67,13 @@ def test_the_one_behind_is_hidden_while_they_cross():
     assert set(named) == {"body_1", "body_2"}
 
 
-def test_a_newcomer_is_reported_from_its_second_frame():
+def test_tracker_new_body_reported_from_second_frame():
     tracker = Tracker(min_hits=2)
     assert play(tracker, [[person(0, 2)]] * 3) == [[], ["body_1"], ["body_1"]]
     assert play(tracker, [[person(0, 2), person(1.5, 2)]] * 2, start=3) == [["body_1"], ["body_1", "body_2"]]
 
 
-def test_a_short_loss_keeps_the_id_a_long_one_gives_a_new_one():
+def test_tracker_short_loss_keeps_id_long_loss_new_id():
     tracker = Tracker(min_hits=1, max_lost_s=1.0)
     assert play(tracker, [[person(0, 2)]] * 5)[-1] == ["body_1"]
     assert play(tracker, [[]] * 10, start=5) == [[]] * 10
@@ -83,7 +83,7 @@ def test_a_short_loss_keeps_the_id_a_long_one_gives_a_new_one():
 
 
 @pytest.mark.parametrize(("max_lost_s", "step_s"), [(1.0, 1.25), (0.0, 1 / 30)])
-def test_who_is_in_every_frame_is_never_lost_however_slowly_they_come(max_lost_s, step_s):
+def test_tracker_slow_frames_keep_id(max_lost_s, step_s):
     tracker = Tracker(max_lost_s=max_lost_s)
 
     def ids(frame, *bodies):
@@ -95,7 +95,7 @@ def test_who_is_in_every_frame_is_never_lost_however_slowly_they_come(max_lost_s
 
 
 @pytest.mark.parametrize("swapped", [False, True])
-def test_who_was_taken_for_two_for_a_moment_has_one_id_afterwards(swapped):
+def test_tracker_duplicate_detection_merged(swapped):
     def seen(k, other=False):
         body = person(0.02 * other, 5, 0.03, k + 100 * other)
         if swapped and (k % 3 == 0) != other:  # left for right, as an estimator does with people far away
@@ -109,7 +109,7 @@ def test_who_was_taken_for_two_for_a_moment_has_one_id_afterwards(swapped):
 
 @pytest.mark.parametrize("third", [False, True])
 @pytest.mark.parametrize("swapped", range(3))
-def test_who_was_taken_for_three_has_one_id_afterwards(swapped, third):
+def test_tracker_triple_detection_merged(swapped, third):
     def seen(k, x=0.0, other=False, seed=0):
         body = person(0, 5, 0.01, k + seed)
         turn = np.array([-1 if other else 1, 1, 1], np.float32)
@@ -124,7 +124,7 @@ def test_who_was_taken_for_three_has_one_id_afterwards(swapped, third):
 
 
 @pytest.mark.parametrize("unknown", [(), (6,)])
-def test_twins_are_told_also_where_one_is_without_depth_for_a_frame(unknown):
+def test_tracker_duplicate_without_depth_for_a_frame_merged(unknown):
     tracker = Tracker(min_hits=1)
     frames = [[person(0, 5, 0.01, k)] for k in range(40)]
     for k in range(40):
@@ -137,7 +137,7 @@ def test_twins_are_told_also_where_one_is_without_depth_for_a_frame(unknown):
     assert play(tracker, frames)[8:] == [["body_1"]] * 32
 
 
-def test_who_is_lost_close_to_somebody_comes_back_as_who_it_was():
+def test_tracker_lost_near_other_person_keeps_id():
     tracker = Tracker(min_hits=1)
     # Both at first side by side; then one walks up and is lost behind the other.
     both = [[person(0, 2), person(0.8 - 0.05 * k, 2.1)] for k in range(14)]
@@ -145,24 +145,24 @@ def test_who_is_lost_close_to_somebody_comes_back_as_who_it_was():
     assert found == [["body_1", "body_2"]] * 14 + [["body_1"]] * 5 + [["body_1", "body_2"]]
 
 
-def test_somebody_else_elsewhere_is_somebody_else():
+def test_tracker_distant_person_gets_new_id():
     tracker = Tracker(min_hits=1)
     assert play(tracker, [[person(-1, 2)], [person(1, 2)]]) == [["body_1"], ["body_2"]]
 
 
-def test_stamps_that_jump_back_start_over_but_ids_go_on():
+def test_tracker_stamp_jumps_back_resets_ids_continue():
     tracker = Tracker(min_hits=1)
     assert play(tracker, [[person(0, 2)]] * 2, start=100) == [["body_1"]] * 2
     assert play(tracker, [[person(0, 2)]] * 2, start=0) == [["body_2"]] * 2
 
 
-def test_empty_scene_and_bodies_of_nothing():
+def test_tracker_empty_scene_or_nan_bodies_returns_nothing():
     tracker = Tracker(min_hits=1)
     nothing = Body("", "kinect_v2_25", np.full((25, 3), np.nan), np.full((25, 2), np.nan), np.zeros(25))
     assert play(tracker, [[], [nothing], []]) == [[], [], []]
 
 
-def test_smoothing_is_an_option():
+def test_tracker_smooth_option_filters_joints():
     raw = [person(0, 2, 0.02, k) for k in range(20)]
     plain, filtered = Tracker(min_hits=1, smooth=False), Tracker(min_hits=1)
     for k, body in enumerate(raw):
@@ -177,21 +177,21 @@ def test_smoothing_is_an_option():
 
 
 @pytest.mark.filterwarnings("error")
-def test_what_has_neither_joints_nor_pixels_in_common_is_somebody_else():
+def test_tracker_no_common_joints_gets_new_id():
     tracker = Tracker(min_hits=1)
     by_pixels, by_joints = person(0, 2, positions=False), person(0, 2)
     by_joints.pixels = np.full_like(by_joints.pixels, np.nan)
     assert play(tracker, [[by_pixels], [by_joints]]) == [["body_1"], ["body_2"]]
 
 
-def test_who_has_left_is_gone_though_the_stamp_is_repeated():
+def test_tracker_repeated_stamp_absent_body_not_reported():
     tracker = Tracker(min_hits=1)
     assert play(tracker, [[person(0, 2)]] * 2) == [["body_1"]] * 2
     assert tracker.update(stamp(1), []) == []
     assert [body.body_id for body in tracker.update(stamp(1), [person(1.5, 2)])] == ["body_2"]
 
 
-def test_refuses_bodies_of_two_layouts_and_unknown_options():
+def test_tracker_mixed_layouts_or_unknown_option_raises():
     tracker = Tracker()
     other = Body("", "kinect_v1_20", np.zeros((20, 3), np.float32), np.zeros((20, 2), np.float32), np.ones(20))
     with pytest.raises(InputError, match="different layouts"):

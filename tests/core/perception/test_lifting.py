@@ -57,7 +57,7 @@ def error(found, truth):
     return np.linalg.norm(found - truth, axis=1)
 
 
-def test_a_person_before_a_wall_is_lifted_to_a_few_centimetres():
+def test_lift_person_before_wall_error_is_centimeters():
     world = standing()
     truth = world + np.array([0.2, -0.1, 2.4], np.float32)
     positions, scores = lift(project(truth, CAMERA), world, np.ones(33), body_depth(truth), CAMERA, 0.06)
@@ -67,7 +67,7 @@ def test_a_person_before_a_wall_is_lifted_to_a_few_centimetres():
     np.testing.assert_allclose(project(positions, CAMERA), project(truth, CAMERA), atol=0.5)
 
 
-def test_world_landmarks_of_another_size_and_turned_do_not_matter():
+def test_lift_scaled_and_rotated_world_landmarks_same_result():
     truth = standing() + np.array([0, 0, 2.4], np.float32)
     world = 1.15 * standing(yaw=0.25)
     positions, _ = lift(project(truth, CAMERA), world, np.ones(33), body_depth(truth), CAMERA, 0.06)
@@ -75,7 +75,7 @@ def test_world_landmarks_of_another_size_and_turned_do_not_matter():
 
 
 @pytest.mark.parametrize("offset", [-6, -4, 4, 6])
-def test_a_joint_on_the_edge_of_an_arm_takes_the_arm(offset):
+def test_lift_joint_on_edge_of_arm_uses_arm(offset):
     # An upright arm 6 cm wide, 13 pixels at 2 m, in front of the wall; the pixel is up to its very edge.
     truth = np.stack([np.zeros(9), np.linspace(-0.4, 0.4, 9), np.full(9, 2.0)], axis=1).astype(np.float32)
     depth = depth_of(np.stack([np.zeros(99), np.linspace(-0.5, 0.5, 99), np.full(99, 2.0)], axis=1), 0.03)
@@ -86,7 +86,7 @@ def test_a_joint_on_the_edge_of_an_arm_takes_the_arm(offset):
     assert np.abs(alone[:, 2] - 2.0).max() < 0.02
 
 
-def test_an_arm_before_the_torso_is_not_mixed_with_it():
+def test_lift_arm_before_torso_uses_arm():
     truth = standing() + np.array([0, 0, 2.2], np.float32)
     reach = {"elbow_right": (-0.15, -0.30, 1.95), "wrist_right": (-0.02, -0.25, 1.75)}
     for joint, point in reach.items():
@@ -99,7 +99,7 @@ def test_an_arm_before_the_torso_is_not_mixed_with_it():
     assert error(positions, truth)[[J["wrist_right"], J["elbow_right"]]].max() < 0.06
 
 
-def test_a_shoulder_behind_the_other_is_not_put_on_it():
+def test_lift_occluded_shoulder_not_on_occluder():
     world = standing(yaw=np.pi / 2)
     truth = world + np.array([0, 0, 2.2], np.float32)
     shoulders = [J["shoulder_left"], J["shoulder_right"]]
@@ -110,7 +110,7 @@ def test_a_shoulder_behind_the_other_is_not_put_on_it():
     assert sorted(scores[shoulders].tolist()) == pytest.approx([0.6, 1.0])
 
 
-def test_holes_are_filled_from_the_world_landmarks():
+def test_lift_depth_holes_filled_from_world_landmarks():
     world = standing()
     truth = world + np.array([-0.3, 0, 2.5], np.float32)
     depth = body_depth(truth)
@@ -125,7 +125,7 @@ def test_holes_are_filled_from_the_world_landmarks():
     assert np.isfinite(without[J["shoulder_left"]]).all()
 
 
-def test_a_joint_whose_pixel_lies_on_the_wall_is_refused():
+def test_lift_joint_on_wall_rejected():
     world = standing()
     truth = world + np.array([0, 0, 2.2], np.float32)
     pixels = project(truth, CAMERA)
@@ -135,7 +135,7 @@ def test_a_joint_whose_pixel_lies_on_the_wall_is_refused():
     assert scores[J["wrist_left"]] == pytest.approx(0.6)
 
 
-def test_noise_of_a_depth_camera():
+def test_lift_noisy_depth_error_is_bounded():
     world = standing()
     truth = world + np.array([0, 0, 3.0], np.float32)
     random = np.random.default_rng(3)
@@ -147,7 +147,7 @@ def test_noise_of_a_depth_camera():
 
 
 @pytest.mark.parametrize("depth", [None, np.full((480, 640), np.nan, np.float32), np.zeros((480, 640), np.float32)])
-def test_without_depth_the_world_landmarks_place_the_body(depth):
+def test_lift_without_depth_uses_world_landmarks(depth):
     world = standing()
     truth = world + np.array([0.4, 0.1, 2.8], np.float32)
     positions, scores = lift(project(truth, CAMERA), world, np.full(33, 0.8), depth, CAMERA, 0.06)
@@ -157,7 +157,7 @@ def test_without_depth_the_world_landmarks_place_the_body(depth):
     assert np.isnan(nothing).all() and not scores.any()
 
 
-def test_unknown_joints_stay_unknown_and_the_rest_is_lifted():
+def test_lift_unknown_joints_stay_nan():
     world = standing()
     truth = world + np.array([0, 0, 2.4], np.float32)
     pixels = project(truth, CAMERA)
@@ -173,7 +173,7 @@ def test_unknown_joints_stay_unknown_and_the_rest_is_lifted():
     assert np.isnan(nothing).all() and not scores.any()
 
 
-def test_lens_distortion_is_removed():
+def test_lift_distorted_lens_undistorted():
     import cv2
 
     bent = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5, (0.1, -0.2, 0.001, 0.001, 0.0))
@@ -189,8 +189,8 @@ def test_lens_distortion_is_removed():
     [(-0.4, 0.15, 0.0, 0.0, 0.0), (-0.28, 0.07, 0.0, 0.0, 0.0), (0.52, -2.4, 6e-4, -2e-4, 1.4, 0.4, -2.2, 1.3)],
     ids=["webcam", "wide", "azure_kinect"],
 )
-def test_rays_beyond_the_image_go_on_where_the_lens_model_ends(lens):
-    """Of who is half out of sight unseen joints are guessed there, and their model folds back or runs away."""
+def test_rays_outside_valid_lens_model_continue(lens):
+    """Joints of a partly visible person are estimated outside the image, beyond the valid range of the lens model."""
     bent = Intrinsics(640, 480, 400.0, 400.0, 319.5, 239.5, lens)
     across = rays(np.stack([np.arange(-1000.0, 1640.0, 5), np.full(528, 200.0)], -1), bent)[:, 0]
     assert (np.diff(across) > 0.5 * 5 / 400).all()
@@ -198,7 +198,7 @@ def test_rays_beyond_the_image_go_on_where_the_lens_model_ends(lens):
     assert np.isnan(rays(np.array([[np.nan, 3.0]]), bent)[0, 0])
 
 
-def test_bad_input_is_named():
+def test_lift_invalid_input_raises():
     pixels, scores = np.zeros((33, 2)), np.ones(33)
     with pytest.raises(InputError, match="do not fit"):
         lift(pixels, np.zeros((32, 3)), scores, None, CAMERA)
@@ -209,7 +209,7 @@ def test_bad_input_is_named():
 
 
 @pytest.mark.parametrize(("kind", "said"), [(np.uint16, "depth is uint16, expected float32"), (np.float32, "2500 m")])
-def test_depth_in_millimetres_is_refused(kind, said):
+def test_lift_depth_in_millimeters_raises(kind, said):
     """It put people two kilometres away."""
     world = standing()
     pixels = project(world + np.array([0, 0, 2.5], np.float32), CAMERA)
@@ -218,13 +218,13 @@ def test_depth_in_millimetres_is_refused(kind, said):
         lift(pixels, world, np.ones(33), millimetres, CAMERA)
 
 
-def test_body_tables_name_real_joints():
+def test_body_radii_and_torso_use_layout_joints():
     assert joint_radii("mediapipe_33").max() == pytest.approx(0.09)
     links = limb_links("mediapipe_33")
     assert links.min() >= 0 and links.max() < 33 and (J["shoulder_left"], J["hip_right"]) in map(tuple, links)
 
 
-def test_placing_needs_three_points_before_the_camera():
+def test_place_fewer_than_three_points_returns_nan():
     world = standing()
     rays = np.ones((33, 3), np.float32)
     weights = np.zeros(33)
@@ -232,7 +232,7 @@ def test_placing_needs_three_points_before_the_camera():
     assert np.isnan(place(world, rays, weights)).all()
 
 
-def test_similarity_resists_outliers_and_works_with_few_points():
+def test_similarity_outliers_or_few_points_fits():
     source = standing()
     target = 1.1 * source @ rotation(1, 0.4).T + np.array([1, 0, 2], np.float32)
     spoiled = target.copy()
