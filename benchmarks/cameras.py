@@ -32,7 +32,7 @@ from actrec.datasets.ntu.skeletons import (
 )
 from actrec.recordings import open_recording
 from actrec.recordings.base import RecordingConfig
-from actrec.recordings.rosbag.writer import BagWriter
+from actrec.recordings.rosbag.bag_writer import BagWriter
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
 from actrec.utils import config
 from actrec.utils.config import build

@@ -21,7 +21,7 @@ from actrec.cli import Parser
 from actrec.cli.arguments import amount
 from actrec.datasets.base import Clip, ClipDataset
 from actrec.recordings.labels import LABELS_FILE, LabeledClip, write_labels
-from actrec.recordings.rosbag.writer import SKELETONS_TOPIC, BagWriter
+from actrec.recordings.rosbag.bag_writer import SKELETONS_TOPIC, BagWriter
 from actrec.types import UNKNOWN, Body
 from actrec.utils import config
 from actrec_models import evaluation

@@ -64,7 +64,7 @@ def record_clips(args: argparse.Namespace, stopped: threading.Event) -> int:
     console = _Console(args.beep)
     with contextlib.ExitStack() as stack:
         if args.driver:
-            from actrec.perception.pipeline import camera_observations
+            from actrec.perception.observations import camera_observations
 
             options = config.parse_pairs(args.driver_option, "driver option")
             read = stack.enter_context(camera_observations(args.driver, options, args.images))
@@ -195,7 +195,7 @@ def _record_graph(args: argparse.Namespace, stopped: threading.Event) -> tuple[d
 
 def _record_driver(args: argparse.Namespace, stopped: threading.Event) -> tuple[dict[str, int], dict[str, Any]]:
     from actrec import cameras
-    from actrec.recordings.rosbag.writer import BagWriter
+    from actrec.recordings.rosbag.bag_writer import BagWriter
 
     with cameras.create(args.driver, **config.parse_pairs(args.driver_option, "driver option")) as camera:
         with BagWriter(args.out, args.depth_encoding) as bag:

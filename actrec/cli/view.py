@@ -68,12 +68,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _show_driver(args: argparse.Namespace, viewer: "Viewer", stopped: threading.Event) -> None:
     from actrec import cameras
-    from actrec.perception import pipeline
+    from actrec.perception.observations import body_annotator
 
     options = config.parse_pairs(args.driver_option, "driver option")
     with contextlib.ExitStack() as stack:
         camera = stack.enter_context(cameras.create(args.driver, **options))
-        perceive = pipeline.body_annotator(stack)
+        perceive = body_annotator(stack)
         began = 0.0
         while not stopped.is_set() and not (began and args.duration and time.monotonic() - began >= args.duration):
             try:

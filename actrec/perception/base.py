@@ -5,6 +5,7 @@ Bazarevsky et al., "BlazePose", 2020 and Zhang et al., "MediaPipe Hands", 2020.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,29 @@ from actrec.skeleton import layouts
 from actrec.types import Body, Intrinsics, RgbdFrame
 from actrec.utils.config import setting
 from actrec.utils.errors import InputError
+from actrec.utils.registry import Registry
+
+ESTIMATORS = Registry(
+    "estimator",
+    {
+        "body": "actrec.perception.body:MediaPipeBody",
+        "hand": "actrec.perception.hand:MediaPipeHand",
+        "face": "actrec.perception.face:MediaPipeFace",
+    },
+    install={"mediapipe": "pip install mediapipe==0.10.21 (0.10.18 on arm64)"},
+)
+
+
+def create(kind: str, **options: Any) -> Any:
+    """Create the estimator of `kind` ("body", "hand" or "face"); `options` are fields of its settings dataclass.
+
+    A body estimator has `.estimate(frame) -> list[Detection]`, the others `.estimate(frame, bodies)`.
+
+    Raises:
+        ConfigError: The kind or an option is unknown; the message lists the known ones.
+        MissingLibraryError: MediaPipe or its models are not installed; the message has the command to install it.
+    """
+    return ESTIMATORS.create(kind, **options)
 
 
 @dataclass

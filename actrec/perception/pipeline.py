@@ -1,19 +1,20 @@
 """From an RGB-D frame to tracked bodies, hands and faces."""
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from actrec import cameras, perception
-from actrec.perception.base import BodyEstimatorConfig, Detection, FaceEstimatorConfig, HandEstimatorConfig
+from actrec.perception.base import (
+    BodyEstimatorConfig,
+    Detection,
+    FaceEstimatorConfig,
+    HandEstimatorConfig,
+    create,
+)
 from actrec.perception.lifting import Lifter, LiftingConfig, joint_radii, limb_links
 from actrec.perception.tracking import Tracker, TrackerConfig
-from actrec.recordings.clip_recorder import Observation, ReadObservation
-from actrec.recordings.rosbag.writer import SKELETONS_TOPIC, BagWriter
 from actrec.skeleton.conversions import CANONICAL, convert
 from actrec.types import Body, Face, Hand, RgbdFrame
 from actrec.utils.config import build, setting
@@ -90,7 +91,7 @@ class BodyPerception(_Perception):
 
     def __init__(self, **options: Any):
         self.config = build(BodyPerceptionConfig, options)
-        self._estimator = perception.create("body", **dataclasses.asdict(_subset(self.config, BodyEstimatorConfig)))
+        self._estimator = create("body", **dataclasses.asdict(_subset(self.config, BodyEstimatorConfig)))
         self._lifter = Lifter(_subset(self.config, LiftingConfig))
         self._tracker = Tracker(**dataclasses.asdict(_subset(self.config, TrackerConfig)))
 
@@ -126,7 +127,7 @@ class HandPerception(_Perception):
 
     def __init__(self, **options: Any):
         self.config = build(HandPerceptionConfig, options)
-        self._estimator = perception.create("hand", **dataclasses.asdict(_subset(self.config, HandEstimatorConfig)))
+        self._estimator = create("hand", **dataclasses.asdict(_subset(self.config, HandEstimatorConfig)))
         self._lifter = _fine_lifter(self.config.hand_joint_window_m, self.config.hand_depth_m)
 
     def process(self, frame: RgbdFrame, bodies: list[Body]) -> list[Hand]:
@@ -156,7 +157,7 @@ class FacePerception(_Perception):
 
     def __init__(self, **options: Any):
         self.config = build(FacePerceptionConfig, options)
-        self._estimator = perception.create("face", **dataclasses.asdict(_subset(self.config, FaceEstimatorConfig)))
+        self._estimator = create("face", **dataclasses.asdict(_subset(self.config, FaceEstimatorConfig)))
         self._lifter = _fine_lifter(self.config.face_point_window_m, self.config.face_depth_m)
 
     def process(self, frame: RgbdFrame, bodies: list[Body]) -> list[Face]:
@@ -202,16 +203,12 @@ class Pipeline:
     def __init__(self, **options: Any):
         self.config = build(PipelineConfig, options)
 
-        def create(kind: type, config_class: type) -> Any:
-            return kind(**dataclasses.asdict(_subset(self.config, config_class)))
+        def options_of(kind: type) -> dict[str, Any]:
+            return dataclasses.asdict(_subset(self.config, kind))
 
-        self._bodies: BodyPerception = create(BodyPerception, BodyPerceptionConfig)
-        self._hands: HandPerception | None = None
-        self._faces: FacePerception | None = None
-        if self.config.hands:
-            self._hands = create(HandPerception, HandPerceptionConfig)
-        if self.config.faces:
-            self._faces = create(FacePerception, FacePerceptionConfig)
+        self._bodies = BodyPerception(**options_of(BodyPerceptionConfig))
+        self._hands = HandPerception(**options_of(HandPerceptionConfig)) if self.config.hands else None
+        self._faces = FacePerception(**options_of(FacePerceptionConfig)) if self.config.faces else None
 
     def __enter__(self) -> "Pipeline":
         return self
@@ -244,58 +241,6 @@ class Pipeline:
 
     def _parts(self) -> list[_Perception]:
         return [part for part in (self._bodies, self._hands, self._faces) if part is not None]
-
-
-@contextlib.contextmanager
-def camera_observations(driver: str, options: dict[str, Any], images: bool) -> Iterator[ReadObservation]:
-    """Open a camera as a source of observations for `actrec.recordings.clip_recorder`.
-
-    Args:
-        driver: A name in `actrec.cameras.DRIVERS`.
-        options: Its settings.
-        images: Whether observations also write color and depth.
-
-    Yields:
-        Function that returns the next observation.
-
-    Raises:
-        ConfigError: The driver or an option is unknown.
-        DeviceError: The camera is not connected.
-        MissingLibraryError: The estimator's library is not installed.
-    """
-    with contextlib.ExitStack() as stack:
-        camera = stack.enter_context(cameras.create(driver, **options))
-        add_bodies = body_annotator(stack)
-
-        def read(timeout_s: float) -> Observation:
-            frame = add_bodies(camera.read(timeout_s))
-            bodies = frame.skeletons
-
-            def write(bag: BagWriter) -> None:
-                bag.write_bodies(SKELETONS_TOPIC, frame.stamp_ns, frame.frame_id, bodies)
-                if images and frame.color is not None:
-                    bag.write_frame(dataclasses.replace(frame, skeletons=[]))
-
-            return Observation(frame.stamp_ns, bodies, write)
-
-        yield read
-
-
-def body_annotator(stack: contextlib.ExitStack) -> Callable[[RgbdFrame], RgbdFrame]:
-    """Return a function that adds the detected bodies to a frame; frames without color are returned unchanged.
-
-    The models are loaded at the first color image and freed by `stack`.
-    """
-    perceptions: list[BodyPerception] = []
-
-    def annotate(frame: RgbdFrame) -> RgbdFrame:
-        if frame.color is None:
-            return frame
-        if not perceptions:
-            perceptions.append(stack.enter_context(contextlib.closing(BodyPerception())))
-        return dataclasses.replace(frame, skeletons=perceptions[0].process(frame))
-
-    return annotate
 
 
 def _subset(config: Any, kind: type[T]) -> T:

@@ -1,6 +1,6 @@
 """Recording of labeled clips: count down, record into a bag, add a line to the labels file.
 
-Observations come from a camera (`actrec.perception.pipeline`) or from a running ROS graph (`actrec_nodes.clip_node`).
+Observations come from a camera (`actrec.perception.observations`) or from a running ROS graph (`actrec_nodes.clip_node`).
 Durations are measured by the camera's stamps.
 """
 
@@ -26,7 +26,7 @@ from actrec.recordings.labels import (
     is_printable,
     read_labels,
 )
-from actrec.recordings.rosbag.writer import BagWriter
+from actrec.recordings.rosbag.bag_writer import BagWriter
 from actrec.types import NANOSECONDS, Body
 from actrec.utils.config import setting
 from actrec.utils.errors import ConfigError, DeviceError, EndOfStream, InputError

@@ -14,8 +14,8 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, Image
 
 from actrec.recordings.clip_recorder import Observation, ReadObservation
-from actrec.recordings.rosbag.reader import stamp_ns
-from actrec.recordings.rosbag.writer import SKELETONS_TOPIC, BagWriter
+from actrec.recordings.rosbag.bag_reader import stamp_ns
+from actrec.recordings.rosbag.bag_writer import SKELETONS_TOPIC, BagWriter
 from actrec.utils.errors import DeviceError, InputError
 from actrec_nodes.bringup import transport
 from actrec_nodes.common import conversions, topics

@@ -23,7 +23,7 @@ from rclpy.qos_event import SubscriptionEventCallbacks
 from rclpy.signals import SignalHandlerOptions
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 
-from actrec.recordings.rosbag.writer import BagWriter
+from actrec.recordings.rosbag.bag_writer import BagWriter
 from actrec.types import NANOSECONDS
 from actrec.utils.config import build, setting
 from actrec.utils.errors import ActrecError, ConfigError, DeviceError

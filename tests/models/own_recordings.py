@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from actrec.recordings.rosbag.writer import SKELETONS_TOPIC, BagWriter
+from actrec.recordings.rosbag.bag_writer import SKELETONS_TOPIC, BagWriter
 from actrec.types import Body, Intrinsics, RgbdFrame
 from tests.tiny_model import person_at
 

@@ -8,7 +8,7 @@ import pytest
 
 from actrec import datasets
 from actrec.datasets.user_folder import Folder
-from actrec.recordings.rosbag.writer import BagWriter
+from actrec.recordings.rosbag.bag_writer import BagWriter
 from actrec.utils.errors import DeviceError, InputError
 from tests.models.own_recordings import walker, write_bag
 

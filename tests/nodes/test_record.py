@@ -180,7 +180,7 @@ def test_a_slow_disk_drops_and_counts(ros, graph, tmp_path, monkeypatch):
 
 
 def test_a_full_disk_ends_the_recording_in_one_line(graph, tmp_path, monkeypatch):
-    from actrec.recordings.rosbag import writer
+    from actrec.recordings.rosbag import bag_writer as writer
 
     def full(self):
         raise OSError(28, "No space left on device")

@@ -14,9 +14,9 @@ def open_bag(path: str | Path, config: RecordingConfig) -> Recording:
         ConfigError: A topic is absent, or several match and none is chosen.
     """
     # Imported here: a recorder that only writes bags needs no OpenCV.
-    from actrec.recordings.rosbag.images import BagRecording
-    from actrec.recordings.rosbag.reader import IMAGE_TYPES, message_types
-    from actrec.recordings.rosbag.skeletons import SKELETONS, SkeletonBagRecording
+    from actrec.recordings.rosbag.bag_reader import IMAGE_TYPES, message_types
+    from actrec.recordings.rosbag.image_bag import BagRecording
+    from actrec.recordings.rosbag.skeleton_bag import SKELETONS, SkeletonBagRecording
 
     path = existing(path)
     types = message_types(path)

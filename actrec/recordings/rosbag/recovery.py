@@ -20,8 +20,8 @@ from rosbags.rosbag2.storage_mcap import zstd
 from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
 
 from actrec.recordings.base import existing, log
-from actrec.recordings.rosbag.reader import decompress_message
-from actrec.recordings.rosbag.writer import METADATA_VERSION
+from actrec.recordings.rosbag.bag_reader import decompress_message
+from actrec.recordings.rosbag.bag_writer import METADATA_VERSION
 from actrec.utils.errors import DeviceError, InputError
 
 MAGIC = b"\x89MCAP0\r\n"

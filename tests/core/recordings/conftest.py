@@ -10,7 +10,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from actrec.recordings import open_recording
 from actrec.recordings.base import RecordingConfig
-from actrec.recordings.rosbag.writer import typestore_with
+from actrec.recordings.rosbag.bag_writer import typestore_with
 from actrec.utils.calibration_files import quaternion
 
 PERSON = "525,525,319.5,239.5"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from actrec.recordings.base import RecordingConfig
-from actrec.recordings.rosbag.images import BagRecording
+from actrec.recordings.rosbag.image_bag import BagRecording
 from actrec.utils.errors import InputError
 
 COLOR, DEPTH, INFO = "/camera/color/image_raw", "/camera/depth_registered/image_raw", "/camera/color/camera_info"

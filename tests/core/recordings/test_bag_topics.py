@@ -7,7 +7,7 @@ import pytest
 
 from actrec.recordings import open_recording
 from actrec.recordings.base import RecordingConfig
-from actrec.recordings.rosbag.images import BagRecording
+from actrec.recordings.rosbag.image_bag import BagRecording
 from actrec.types import Intrinsics
 from actrec.utils.errors import ConfigError, InputError
 from tests.core.recordings.test_bag import COLOR, INFO, MILLIMETRES, RGB, START, H, W, frames_of, stamps

@@ -16,8 +16,8 @@ from rosbags.rosbag2 import Writer
 from rosbags.rosbag2.storage_mcap import zstd
 
 from actrec.recordings import open_recording, skeleton_files
+from actrec.recordings.rosbag.bag_writer import BagWriter, qos
 from actrec.recordings.rosbag.recovery import read_messages, recover
-from actrec.recordings.rosbag.writer import BagWriter, qos
 from actrec.types import Body, Intrinsics, RgbdFrame
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 
@@ -116,7 +116,7 @@ def test_bag_writer_type_hashes_match_ros(tmp_path, root):
     """The RIHS01 of our messages against the one that ROS's own generator computed when they were built."""
     import json
 
-    from actrec.recordings.rosbag.writer import typestore_with
+    from actrec.recordings.rosbag.bag_writer import typestore_with
 
     built = root / "ros2_ws/install/actrec_msgs/share/actrec_msgs/msg"
     if not built.is_dir():
@@ -273,7 +273,7 @@ import resource, signal, sys
 import numpy as np
 from actrec.utils.errors import DeviceError
 from actrec.types import Intrinsics, RgbdFrame
-from actrec.recordings.rosbag.writer import BagWriter
+from actrec.recordings.rosbag.bag_writer import BagWriter
 path, mode = sys.argv[1:]
 if mode == "full":  # a file that may not grow further stands in for a full disk
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -13,7 +13,7 @@ from actrec.cli import main
 from actrec.perception.recorded_joints import read_bodies
 from actrec.recordings import clip_recorder, labels
 from actrec.recordings.clip_recorder import ClipRecorderConfig, Observation
-from actrec.recordings.rosbag.writer import SKELETONS_TOPIC
+from actrec.recordings.rosbag.bag_writer import SKELETONS_TOPIC
 from actrec.types import Body
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, DeviceError, EndOfStream, InputError
@@ -140,7 +140,7 @@ def test_record_repeated_image_counted_once(tmp_path):
 
 
 def test_record_full_disk_drops_clip_only(tmp_path, monkeypatch):
-    from actrec.recordings.rosbag import writer
+    from actrec.recordings.rosbag import bag_writer as writer
 
     record(tmp_path, observations(lambda k: [body()]))
 

@@ -11,7 +11,7 @@ import pytest
 from actrec import cameras
 from actrec.cameras.base import Pace
 from actrec.cameras.replay import ReplayCamera
-from actrec.recordings.rosbag.writer import BagWriter
+from actrec.recordings.rosbag.bag_writer import BagWriter
 from actrec.utils.errors import ConfigError, DeviceError, EndOfStream, InputError
 from benchmarks import cameras as cameras_benchmark
 

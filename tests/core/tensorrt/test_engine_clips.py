@@ -12,7 +12,7 @@ from actrec.features.specs import InputSpec
 from actrec.inference import zoo
 from actrec.inference.tensorrt import comparison
 from actrec.perception.recorded_joints import HANDS, read_hands
-from actrec.recordings.rosbag.writer import typestore_with
+from actrec.recordings.rosbag.bag_writer import typestore_with
 from actrec.utils.errors import ConfigError, InputError
 
 STEP_NS = 33_000_000

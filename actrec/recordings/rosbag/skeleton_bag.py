@@ -9,8 +9,8 @@ from rosbags.interfaces import MessageDefinitionFormat
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from actrec.recordings.base import Recording, RecordingConfig, existing, resolve_or_nominal
-from actrec.recordings.rosbag.reader import messages, open_reader, reading, stamp_ns
-from actrec.recordings.rosbag.writer import SKELETONS_TOPIC, TRUE_SKELETONS_TOPIC, typestore_with
+from actrec.recordings.rosbag.bag_reader import messages, open_reader, reading, stamp_ns
+from actrec.recordings.rosbag.bag_writer import SKELETONS_TOPIC, TRUE_SKELETONS_TOPIC, typestore_with
 from actrec.recordings.skeleton_files import KINECT_V1
 from actrec.skeleton.conversions import CANONICAL, convert
 from actrec.types import NANOSECONDS, Body, Intrinsics, RgbdFrame

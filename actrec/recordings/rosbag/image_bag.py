@@ -11,7 +11,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from actrec.recordings import base, image_decoding
 from actrec.recordings.base import Recording, RecordingConfig, existing, log
-from actrec.recordings.rosbag.reader import (
+from actrec.recordings.rosbag.bag_reader import (
     INFO,
     Topics,
     find_topics,
