@@ -64,7 +64,7 @@ def record_clips(args: argparse.Namespace, stopped: threading.Event) -> int:
     console = _Console(args.beep)
     with contextlib.ExitStack() as stack:
         if args.driver:
-            from actrec.perception.observations import camera_observations
+            from actrec.perception.camera_bodies import camera_observations
 
             options = config.parse_pairs(args.driver_option, "driver option")
             read = stack.enter_context(camera_observations(args.driver, options, args.images))

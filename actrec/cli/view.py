@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _show_driver(args: argparse.Namespace, viewer: "Viewer", stopped: threading.Event) -> None:
     from actrec import cameras
-    from actrec.perception.observations import body_annotator
+    from actrec.perception.camera_bodies import body_annotator
 
     options = config.parse_pairs(args.driver_option, "driver option")
     with contextlib.ExitStack() as stack:
