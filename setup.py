@@ -71,7 +71,6 @@ EXTRAS = {
         "onnx>=1.16",
         "onnxscript",
         "safetensors",
-        "scipy",
         "distributed>=2024.1",
     ],
     "dev": [
