@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import safetensors
+import safetensors.torch
 import torch
 
 from actrec import datasets

@@ -1,7 +1,7 @@
 """`actrec models`: lists model packages, networks and recipes; checks and describes one package."""
 
 import argparse
-import importlib
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any

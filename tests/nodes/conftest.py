@@ -61,7 +61,7 @@ class Ears(Node):
             time.sleep(0.01)
 
     def wait_for_subscribers(self, topic: str, number: int) -> None:
-        """The graph is told of a subscription's birth and death a moment after they happen."""
+        """The graph learns of new and ended subscriptions a moment later."""
         deadline = time.monotonic() + TIMEOUT_S
         while self.count_subscribers(topic) != number:
             assert time.monotonic() < deadline, f"{self.count_subscribers(topic)} subscribe {topic}, not {number}"
@@ -83,7 +83,7 @@ class Ears(Node):
         self.say(topics.COLOR, color_image, topics.IMAGE_PUBLISHER)
 
     def show_until(self, frames: Iterator[RgbdFrame], condition: Callable[[], bool], **images: Any) -> None:
-        """Shows frame after frame, a tenth of a second apart, until what they cause has been heard or seen."""
+        """Show frame after frame, a tenth of a second apart, until their effect is received."""
         for frame in frames:
             self.show(frame, **images)
             if self.wait(condition, 0.1):
@@ -159,7 +159,7 @@ def make() -> Iterator[Callable[..., Any]]:
 def still(
     number: int = 600, color: np.ndarray | None = None, depth: Any = 2.0, dt: float = 1 / 15, start_s: float = 1.0
 ) -> Iterator[RgbdFrame]:
-    """The same picture at growing stamps; shown at ten a second, they last a minute."""
+    """The same image at growing stamps; shown at ten a second, they last a minute."""
     shape = (INTRINSICS.height, INTRINSICS.width)
     color = np.full((*shape, 3), 128, np.uint8) if color is None else color
     depth = np.full(shape, depth, np.float32) if isinstance(depth, float) else depth

@@ -31,7 +31,7 @@ def camera(host, add, monkeypatch, tmp_path):
 
 
 class Message:
-    """tf2_msgs has no wheel: of its one message, what the node uses."""
+    """The used part of tf2_msgs's one message: the package has no wheel."""
 
     def __init__(self, transforms: list[TransformStamped]):
         self.transforms = transforms
@@ -66,7 +66,7 @@ def test_the_place_is_published_for_tf(camera, monkeypatch):
     np.testing.assert_allclose(calibration_files.rotation_matrix(r.x, r.y, r.z, r.w), POSE[:3, :3], atol=1e-12)
 
 
-def test_without_tf2_msgs_it_is_said(camera, monkeypatch):
+def test_camera_mount_without_tf2_msgs_is_logged(camera, monkeypatch):
     monkeypatch.setitem(sys.modules, "tf2_msgs", None)
     monkeypatch.setitem(sys.modules, "tf2_msgs.msg", None)
     calibration_files.write_mount(
@@ -79,7 +79,7 @@ def test_without_tf2_msgs_it_is_said(camera, monkeypatch):
 
 
 @pytest.mark.parametrize("child", ["camera_color_optical_frame", "left_optical_frame"])
-def test_a_place_of_another_frame_than_the_images_is_said(camera, monkeypatch, child):
+def test_camera_mount_of_another_frame_is_logged(camera, monkeypatch, child):
     calibration_files.write_mount(
         calibration_files.path_of("S1", calibration_files.MOUNT), calibration_files.Mount("base", child, POSE)
     )

@@ -1,4 +1,4 @@
-"""The camera node: what it publishes, and what it does when a camera is absent, ends or is lost."""
+"""The camera node: its messages, and its behavior when a camera is absent, ends or is lost."""
 
 import re
 import sys
@@ -337,7 +337,7 @@ def test_an_end_while_the_node_stops_is_none(stage, host, add, monkeypatch, capf
     assert "ERROR" not in capfd.readouterr().err
 
 
-def test_a_frame_that_contradicts_itself_is_left_out(stage, host, add, listening) -> None:
+def test_camera_node_inconsistent_frame_is_dropped(stage, host, add, listening) -> None:
     def crooked(k: int) -> RgbdFrame:
         return RgbdFrame(k * STEP_NS, rgbd(k).color, np.ones((12, 16), np.float32), INTRINSICS)
 

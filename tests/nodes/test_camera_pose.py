@@ -53,7 +53,7 @@ def test_the_motion_between_two_frames(moved) -> None:
     np.testing.assert_allclose(found.translation, rotation(1, -0.01) @ [0, 0, -0.1], atol=1e-6)
 
 
-def test_what_tf_does_not_tell_is_said(moved) -> None:
+def test_camera_pose_without_tf_is_logged(moved) -> None:
     assert moved[0](frame(9.99), frame(10.1)) is None
     assert moved[1] == [
         "the camera's motion stays in the flow, TF does not tell it: Lookup would require extrapolation into the "

@@ -1,4 +1,4 @@
-"""Messages and arrays are turned into each other without loss; what does not fit is named."""
+"""Messages and arrays are converted without loss; the error of an unsupported one names it."""
 
 import array
 
@@ -74,7 +74,7 @@ def test_depth_in_millimetres_and_in_metres(bigendian: bool, pad: int) -> None:
     np.testing.assert_array_equal(c.image_to_depth(image(metres, "32FC1", pad, bigendian)), metres)
 
 
-def test_what_is_no_depth_becomes_nan() -> None:
+def test_depth_without_measurement_becomes_nan() -> None:
     bad = np.array([[0.0, -1.0, np.inf, -np.inf, np.nan, 1.0]], np.float32)
     np.testing.assert_array_equal(c.image_to_depth(image(bad, "32FC1")), [[np.nan] * 5 + [1.0]])
 
@@ -102,7 +102,7 @@ def test_scene_flow_round_trip_keeps_nan() -> None:
         (c.image_to_flow, "8UC3", "32FC3"),
     ],
 )
-def test_another_encoding_is_named_with_the_supported_ones(convert, encoding: str, supported: str) -> None:
+def test_unknown_encoding_error_lists_the_supported_ones(convert, encoding: str, supported: str) -> None:
     message = Image(height=2, width=2, encoding=encoding, step=6, data=array.array("B", bytes(12)))
     with pytest.raises(InputError, match=f"'{encoding}' is not supported here; supported: .*{supported}"):
         convert(message)
@@ -157,7 +157,7 @@ def test_distortion_and_binning_that_are_not_supported_are_refused() -> None:
         c.info_to_intrinsics(info)
 
 
-def test_a_lens_of_four_or_fourteen_coefficients_is_that_of_five_or_eight() -> None:
+def test_lens_of_four_or_fourteen_coefficients_becomes_five_or_eight() -> None:
     info = c.intrinsics_to_info(Intrinsics(640, 480, 525, 525, 320, 240), HEAD)
     eight = [0.1, -0.2, 0.001, 0.002, 0.05, 0.1, 0.2, 0.3]
     for given, meant in ((eight[:4], [*eight[:4], 0.0]), ([*eight, *[0.0] * 6], eight), ([0.0] * 12, [])):

@@ -99,7 +99,7 @@ def live(tmp_path_factory: pytest.TempPathFactory, packages: dict[str, package.M
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", list_models())
-def test_it_labels_what_the_simulated_camera_shows(
+def test_family_labels_the_simulated_actor(
     live: LiveGraph, packages: dict[str, package.ModelPackage], name: str
 ) -> None:
     made = packages[name]

@@ -27,7 +27,7 @@ def recording(tmp_path):
 
 
 class SlowRecognizer:
-    """Answers one frame in three, as one that judges only the newest does, each after a word from the test."""
+    """Answers one frame in three, as a node that takes only the newest, each after a signal of the test."""
 
     def __init__(self, ears):
         self.seen, self.ahead, self._label = (
@@ -78,7 +78,7 @@ def test_a_graph_that_does_not_answer_holds_it_back_for_a_moment_only(add, host,
 
 
 def test_images_are_answered_by_skeletons_each_one(add, host, ears, tmp_path, monkeypatch):
-    """Labels come only now and then; a film must not wait for them."""
+    """Labels come only now and then; a video must not wait for them."""
     monkeypatch.setattr(FlowControl.__init__, "__defaults__", (60.0, 60.0))
     for k in range(20):
         cv2.imwrite(str(tmp_path / f"{k:04d}.png"), np.full((48, 64, 3), 10 * k, np.uint8))

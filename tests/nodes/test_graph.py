@@ -46,7 +46,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def test_every_node_is_what_it_is_called(root: Path) -> None:
+def test_graph_node_names_match_their_classes(root: Path) -> None:
     for spec in graph.GRAPH:
         assert (root / "nodes" / "actrec_nodes" / f"{spec.name}.py").is_file()
         assert spec.load().__name__ == spec.class_name
@@ -113,7 +113,7 @@ def test_wrong_use_is_one_line_and_status_2(arguments, line, capsys) -> None:
     assert written.count("\n") == 1
 
 
-def test_nodes_that_the_model_needs_and_are_left_out_are_told(tmp_path: Path, model: str) -> None:
+def test_graph_without_nodes_of_the_model_warns(tmp_path: Path, model: str) -> None:
     needy = str(write_any(tmp_path / "needy", [FLOW, HANDS], WINDOW).path)
     assert graph.left_out(graph.select(), needy) == []
     lines = graph.left_out(graph.select(["camera", "skeleton", "recognizer"]), needy)
@@ -148,7 +148,7 @@ def test_arguments_that_ros_refuses_are_one_line(capfd) -> None:
     assert "ROS refuses its arguments" in capfd.readouterr().err
 
 
-def test_parameters_that_no_node_has_are_told(capfd) -> None:
+def test_graph_unknown_parameters_are_reported(capfd) -> None:
     given = ["-p", "modle:=x", "-p", "depth_wait_s:=1.0", "-p", "retry_s:=1.0", "-p", "replay.rate:=0.5"]
     assert main(["run", "--nodes", "camera,hand", "--driver", "replay", "--ros-args", *given]) == 1
     written = capfd.readouterr().err

@@ -74,7 +74,7 @@ def robot(monkeypatch, tmp_path):
 def test_an_arm_is_moved_and_the_camera_on_it_is_found(robot, tmp_path, capsys):
     shown = [render(BOARD, LENS, pose, noise=2, seed=number)[0] for number, pose in enumerate(robot.poses)]
     kept = tmp_path / "kept"
-    camera = TopicCamera(picture=shown[0])
+    camera = TopicCamera(image=shown[0])
     camera.lens = LENS
 
     def move() -> None:
@@ -82,7 +82,7 @@ def test_an_arm_is_moved_and_the_camera_on_it_is_found(robot, tmp_path, capsys):
         for number, picture in enumerate(shown):
             if number:
                 robot.move()
-            camera.picture = picture
+            camera.image = picture
             while len(list(kept.glob("view_*.png"))) <= number and time.monotonic() < ends:
                 time.sleep(0.02)
 
@@ -101,10 +101,10 @@ def test_an_arm_is_moved_and_the_camera_on_it_is_found(robot, tmp_path, capsys):
     assert (mount.parent, mount.child) == ("tool0", "camera_color_optical_frame")
 
 
-def test_a_robot_whose_driver_does_not_run_is_told_of(robot, tmp_path, capsys, monkeypatch):
+def test_hand_eye_without_robot_driver_is_reported(robot, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(hand_views, "_SILENCE_S", 0.5)
     robot.connected = False
-    camera = TopicCamera(picture=render(BOARD, LENS, robot.poses[0])[0])
+    camera = TopicCamera(image=render(BOARD, LENS, robot.poses[0])[0])
     camera.lens = LENS
     try:
         assert main([*COMMAND, "--base", "base_link", "--keep", str(tmp_path / "kept")]) == 1
@@ -115,9 +115,9 @@ def test_a_robot_whose_driver_does_not_run_is_told_of(robot, tmp_path, capsys, m
     assert "More of it" not in told
 
 
-def test_what_was_seen_before_the_camera_went_is_kept(robot, tmp_path, capsys, monkeypatch):
+def test_hand_eye_views_before_camera_loss_are_kept(robot, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(hand_views, "READ_TIMEOUT_S", 2.0)
-    camera, kept = TopicCamera(picture=render(BOARD, LENS, robot.poses[0])[0]), tmp_path / "kept"
+    camera, kept = TopicCamera(image=render(BOARD, LENS, robot.poses[0])[0]), tmp_path / "kept"
     camera.lens = LENS
 
     def unplug() -> None:
@@ -144,7 +144,7 @@ def test_what_was_seen_before_the_camera_went_is_kept(robot, tmp_path, capsys, m
         (["--base", "base_link", "--driver-option", "fps=15"], "needs the --driver that it is a setting of"),
     ],
 )
-def test_what_is_not_said_right(robot, words, message, capsys):
+def test_hand_eye_wrong_arguments_are_refused(robot, words, message, capsys):
     assert main([*COMMAND, *words]) == 2
     assert re.search(message, capsys.readouterr().err)
 
@@ -152,6 +152,6 @@ def test_what_is_not_said_right(robot, words, message, capsys):
 def test_without_ros(robot, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tf2_ros", None)
     assert main([*COMMAND, "--base", "base_link"]) == 1
-    assert "a robot's pose from TF needs tf2_ros, which comes with ROS 2: source its setup.bash, or give pictures" in (
+    assert "a robot's pose from TF needs tf2_ros, which comes with ROS 2: source its setup.bash, or give images" in (
         capsys.readouterr().err
     )

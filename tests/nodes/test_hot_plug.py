@@ -20,7 +20,7 @@ FLAT = np.full((480, 640), 1.5, np.float32)
 
 
 class RealSense:
-    """A RealSense in software, in the hand of somebody with a cable."""
+    """A RealSense in software that a test plugs in and out."""
 
     gone = r"RealSense 843112070001 was unplugged|no RealSense is connected"
 

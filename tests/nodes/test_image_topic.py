@@ -1,4 +1,4 @@
-"""Images of a topic for `actrec calibrate`: the newest one, whoever publishes it, and what is said where none comes."""
+"""Images of a topic for `actrec calibrate`: the newest one, and the error if none comes."""
 
 import dataclasses
 import json
@@ -91,17 +91,17 @@ def test_a_name_that_no_topic_can_have():
 
 
 def test_a_camera_is_calibrated_from_its_topic_until_ctrl_c(tmp_path, monkeypatch, capsys):
-    """The board is shown in one way until a view of it is taken, then in the next; then somebody presses Ctrl-C."""
+    """The board is shown in one pose until a view of it is taken, then in the next; then comes Ctrl-C."""
     monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path / "cameras"))
     lens, board = Intrinsics(640, 480, 525.0, 523.0, 322.3, 237.1), Board.of()
     shown = [render(board, lens, pose, noise=2, seed=number)[0] for number, pose in enumerate(views(board, lens, 9, 7))]
     kept = tmp_path / "report/pictures"
-    camera = TopicCamera(picture=shown[0])
+    camera = TopicCamera(image=shown[0])
 
     def show() -> None:
         ends = time.monotonic() + 60
         for number, picture in enumerate(shown, 1):
-            camera.picture = picture
+            camera.image = picture
             while len(list(kept.glob("[!.]*.png"))) < number and time.monotonic() < ends:
                 time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGINT)

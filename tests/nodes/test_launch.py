@@ -1,6 +1,6 @@
 """What the launch files describe.
 
-The launch modules have no wheel: small ones that note what they are given stand in for them.
+The launch modules have no wheel: small ones that keep their arguments stand in for them.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from actrec_nodes.common import topics
 
 
 class Noted:
-    """An action or substitution: what it was made with."""
+    """An action or substitution with its arguments."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         self.args, self.kwargs = args, kwargs
@@ -136,7 +136,7 @@ def test_every_argument_is_described(load) -> None:
 
 
 def test_the_parameter_file_is_looked_at_once_for_all_nodes(load, tmp_path, caplog) -> None:
-    text = "camera_node: {ros__parameters: {driver: replay}}\nrecognise_node: {ros__parameters: {model: x}}\n"
+    text = "camera_node: {ros__parameters: {driver: replay}}\nrecognizr_node: {ros__parameters: {model: x}}\n"
     (tmp_path / "robot.yaml").write_text(text)
     started = nodes(load("recognize"), params_file=f"{tmp_path}/robot.yaml")
     assert len(started) == len(graph.GRAPH)
@@ -188,7 +188,7 @@ def test_composed_is_one_process(load) -> None:
     assert "name" not in node.kwargs
 
 
-def test_a_text_stays_what_it_is(load) -> None:
+def test_launch_text_argument_stays_a_text(load) -> None:
     options = "serial=017322071234 path='/data/run #3: again.mcap' fps=15"
     started = nodes(load("recognize"), driver="replay", driver_options=options, model="2026_11_22")
     assert own(started[0])["replay.serial"] == "017322071234"
@@ -197,7 +197,7 @@ def test_a_text_stays_what_it_is(load) -> None:
     assert own(started[0])["model"] == "2026_11_22"
 
 
-def test_arguments_outrank_what_the_file_says_of_a_node_by_name(load) -> None:
+def test_launch_arguments_outrank_the_parameter_file(load) -> None:
     """In one process too, whose nodes launch cannot name: there the runner's own arguments do."""
     (node,) = nodes(
         load("recognize"),
@@ -218,7 +218,7 @@ def test_arguments_outrank_what_the_file_says_of_a_node_by_name(load) -> None:
 
 
 @pytest.mark.parametrize("composed", ["true", "false"])
-def test_processes_that_end_are_started_again_where_asked_for(load, composed) -> None:
+def test_launch_respawn_restarts_ended_processes(load, composed) -> None:
     assert not any(node.kwargs["respawn"] for node in nodes(load("recognize"), composed=composed))
     for node in nodes(load("recognize"), composed=composed, respawn="true"):
         assert node.kwargs["respawn"]
@@ -238,7 +238,7 @@ def test_processes_that_end_are_started_again_where_asked_for(load, composed) ->
         ({"params_file": "/nowhere/robot.yaml"}, "there is no parameter file /nowhere/robot.yaml"),
     ],
 )
-def test_arguments_that_make_no_sense_are_named(load, given, line) -> None:
+def test_launch_invalid_arguments_are_refused(load, given, line) -> None:
     with pytest.raises(Exception, match=line):
         nodes(load("recognize"), **given)
 

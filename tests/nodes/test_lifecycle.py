@@ -1,4 +1,4 @@
-"""Transitions of every node's base: what goes wrong is one line, and the node can be tried again."""
+"""Transitions of every node's base: a fault is one line, and the node can be tried again."""
 
 import json
 import sys
@@ -26,7 +26,7 @@ class Config:
 
 
 class Probe(ActrecNode[Config]):
-    """Notes what is called, and fails where it is told to."""
+    """Notes each call, and fails in the chosen one."""
 
     def __init__(self, fail_in: str = "", error: Exception | None = None, **options):
         super().__init__("probe", Config, **options)
@@ -65,7 +65,7 @@ def test_a_whole_life(context, host) -> None:
     assert node.calls == ["configure", "activate", "deactivate", "cleanup"]
 
 
-def test_a_destroyed_node_is_gone_for_the_others_while_python_still_knows_it(context, ears) -> None:
+def test_lifecycle_destroyed_node_leaves_the_graph_before_it_is_collected(context, ears) -> None:
     node = Probe(context=context)
     ears.wait_until(lambda: "probe" in ears.get_node_names())
     node.destroy_node()
@@ -92,7 +92,7 @@ def test_a_failed_transition_is_undone_and_said_in_one_line(context, host, capfd
     assert "Traceback" not in written
 
 
-def test_an_error_that_nobody_foresaw_is_one_line_with_its_type(context, host, capfd) -> None:
+def test_lifecycle_unexpected_error_is_one_line_with_its_type(context, host, capfd) -> None:
     node = Probe("configure", ZeroDivisionError("division\nby zero"), context=context)
     host.add(node)
     assert host.start() == "probe"
@@ -128,7 +128,7 @@ def test_a_lifecycle_manager_drives_it_and_shutdown_ends_it(context, host, ears)
     assert node.calls == ["configure", "activate", "deactivate", "cleanup"]
 
 
-def test_figures_are_published_for_those_who_come_late(context, host, ears) -> None:
+def test_lifecycle_figures_reach_late_subscribers(context, host, ears) -> None:
     node = Probe(context=context)
     host.add(node)
     assert host.start() is None
@@ -165,7 +165,7 @@ def test_complaints_that_differ_in_numbers_alone_are_one(context, host, capfd, m
     assert len(node._complaints) == lifecycle.COMPLAINTS
 
 
-def test_a_value_set_while_active_is_said_to_wait(context, host, monkeypatch) -> None:
+def test_lifecycle_parameter_set_while_active_warns(context, host, monkeypatch) -> None:
     node = Probe(context=context)
     host.add(node)
     said: list[str] = []
@@ -196,13 +196,15 @@ class Record:
 @pytest.mark.parametrize(
     ("seconds", "dropped", "active", "level", "message"),
     [
-        (1.0, 0, True, b"\x02", "a lens is gone"),
+        (1.0, 0, True, b"\x02", "a lens is missing"),
         (99.0, 9, True, b"\x01", "dropped 9 of 10"),
         (99.0, 0, False, b"\x01", "not active"),
         (99.0, 0, True, b"\x00", "0.0 Hz"),
     ],
 )
-def test_diagnostics_judge_the_figures(monkeypatch, context, host, seconds, dropped, active, level, message) -> None:
+def test_lifecycle_diagnostics_rate_the_figures(
+    monkeypatch, context, host, seconds, dropped, active, level, message
+) -> None:
     from actrec_nodes.common import diagnostics
 
     node = Probe(context=context)
@@ -214,7 +216,7 @@ def test_diagnostics_judge_the_figures(monkeypatch, context, host, seconds, drop
     publisher._publisher = types.SimpleNamespace(publish=sent.append)
     node.statistics.count("received", 10)
     node.statistics.count("dropped", dropped)
-    node.statistics.error("a lens is gone")
+    node.statistics.error("a lens is missing")
     publisher.publish(node.statistics.snapshot(), active, seconds)
     status = sent[0].status[0]
     assert (status.level, status.message, status.name) == (level, message, "/probe")

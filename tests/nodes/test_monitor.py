@@ -1,4 +1,4 @@
-"""What listens to a graph for weeks keeps the newest of what it hears."""
+"""A monitor of a graph that runs for weeks keeps only the newest figures."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def test_the_newest_changes_and_bodies_are_kept(context: Any, host: Any, monkeyp
     listener = Monitor([], lambda seconds, body_id, label, confidence: told.append(body_id), context=context)
     host.add(listener)
     for frame in range(100):
-        hear(listener, frame, "body_0", "wave")  # stays, and is told of once
+        hear(listener, frame, "body_0", "wave")  # stays, and is reported once
         hear(listener, frame, f"body_{frame + 1}", "unknown")
     assert told == ["body_0", *(f"body_{frame + 1}" for frame in range(100))]
     assert listener.changes == [(float(frame), f"body_{frame + 1}", "unknown", 0.5) for frame in range(80, 100)]

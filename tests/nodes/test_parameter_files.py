@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.name)
-def test_those_that_ship_set_something(path: Path) -> None:
+def test_shipped_parameter_files_set_parameters(path: Path) -> None:
     graph.check(str(path))
 
 
@@ -27,7 +27,9 @@ def test_those_that_ship_set_something(path: Path) -> None:
         "amcl: {ros__parameters: {alpha1: 0.2}}\nface_node: {ros__parameters: {silence_s: 1.0}}\n",
     ],
 )
-def test_those_of_a_node_of_the_graph_are_taken(text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_parameter_file_of_a_graph_node_is_accepted(
+    text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "robot.yaml").write_text(text)
     graph.check(str(tmp_path / "robot.yaml"))
     assert not caplog.records
@@ -36,10 +38,10 @@ def test_those_of_a_node_of_the_graph_are_taken(text: str, tmp_path: Path, caplo
 def test_a_node_that_is_called_almost_as_one_of_the_graph_is_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    nodes = "camera_node: {ros__parameters: {driver: replay}}", "/robot/recognise_node: {ros__parameters: {model: x}}"
+    nodes = "camera_node: {ros__parameters: {driver: replay}}", "/robot/recognizr_node: {ros__parameters: {model: x}}"
     (tmp_path / "robot.yaml").write_text("\n".join(nodes))
     graph.check(str(tmp_path / "robot.yaml"))
-    assert "robot.yaml is for recognise_node too, which is no node here: recognizer_node is" in caplog.text
+    assert "robot.yaml is for recognizr_node too, which is no node here: recognizer_node is" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -51,12 +53,12 @@ def test_a_node_that_is_called_almost_as_one_of_the_graph_is_warned_of(
         ("camera_node: {ros__parameters: {driver: [}}\n", "is not YAML"),
         ("\x00\n", "is not YAML"),
         (
-            "/**/recognise_node: {ros__parameters: {model: x}}\n",
-            "is for recognise_node; the nodes here are recognizer_",
+            "/**/recognizr_node: {ros__parameters: {model: x}}\n",
+            "is for recognizr_node; the nodes here are recognizer_",
         ),
     ],
 )
-def test_those_that_set_nothing_here_are_refused(text: str, line: str, tmp_path: Path) -> None:
+def test_parameter_file_without_effect_is_refused(text: str, line: str, tmp_path: Path) -> None:
     (tmp_path / "robot.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"robot\.yaml ") as raised:
         graph.check(str(tmp_path / "robot.yaml"))

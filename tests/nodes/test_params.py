@@ -1,4 +1,4 @@
-"""Parameters come from a settings dataclass, and a bad one is named in one line."""
+"""Parameters come from a settings dataclass; the error of a bad one names it in one line."""
 
 from dataclasses import dataclass
 
@@ -86,7 +86,7 @@ def test_descriptors_say_description_range_unit_and_choices(make) -> None:
         ({"inner__gain": "loud"}, "parameter inner.gain is 'loud', expected float"),
     ],
 )
-def test_a_bad_value_is_named_when_read(make, values, line: str) -> None:
+def test_parameter_bad_value_raises_with_its_name(make, values, line: str) -> None:
     with pytest.raises(ConfigError, match=line):
         parameters.declare(make(**values), Settings).read()
 
@@ -110,7 +110,7 @@ def test_a_bad_value_can_be_set_right_to_the_default(make) -> None:
     assert settings.read().count == 3
 
 
-def test_a_bad_value_is_named_however_often_it_is_declared(make) -> None:
+def test_parameter_bad_value_raises_after_each_declaration(make) -> None:
     node = make(driver__rate="fast")
     for _ in range(3):  # as `configure` does, which may be tried again
         with pytest.raises(ConfigError, match=r"parameter driver\.rate is 'fast', allowed: float"):

@@ -189,7 +189,7 @@ def test_hands_of_a_real_person_are_given_to_the_body(host, add, ears, person) -
     hands = [hand for m in list(heard) for hand in c.message_to_hands(m)]
     assert all((stamp(m) - START_NS) % STEP_NS == 0 for m in list(heard))
     assert {(hand.layout, len(hand.positions)) for hand in hands} <= {("hand_21", 21)}
-    # Where the machine is so slow that a frame's skeletons come too late, its hands are nobody's.
+    # If the machine is so slow that a frame's skeletons come too late, its hands have no body.
     known = {body.body_id for m in list(bodies) for body in m.skeletons}
     assert {hand.body_id for hand in hands if not hand.body_id.startswith("hand_")} <= known
 
@@ -259,7 +259,7 @@ def test_scene_flow_is_stamped_with_the_frame_whose_pixels_move(host, add, ears,
     assert intrinsics == INTRINSICS.resized(320, 240)
 
 
-def test_scene_flow_is_shown_as_a_picture_to_who_looks(host, add, ears, person) -> None:
+def test_scene_flow_preview_is_published_to_subscribers(host, add, ears, person) -> None:
     node = add(SceneFlowNode, width=160, height=120, camera_motion="estimate")
     assert host.start() is None
     ears.show_until(again(person), lambda: node.statistics.snapshot().processed >= 3)

@@ -39,7 +39,7 @@ START = 1_700_000_000_000_000_000
 
 
 class Graph:
-    """Publishes what the graph publishes, on its own thread, until it is stopped."""
+    """Publishes the graph's topics, on its own thread, until it is stopped."""
 
     def __init__(self, context):
         self.node = rclpy.create_node("graph", context=context)
@@ -253,7 +253,7 @@ def test_the_executable_refuses_wrong_use_in_one_line(arguments, line):
 
 
 def test_nothing_published(tmp_path):
-    process = command("--out", str(tmp_path / "b"), "--topics", "/nobody")
+    process = command("--out", str(tmp_path / "b"), "--topics", "/unknown")
     assert process.stderr is not None
     for line in process.stderr:
         if "waiting for 1 topics" in line:
@@ -262,7 +262,7 @@ def test_nothing_published(tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert (
-        err.strip().splitlines()[-1] == "actrec: nothing was published on /nobody: start the graph first (actrec run)"
+        err.strip().splitlines()[-1] == "actrec: nothing was published on /unknown: start the graph first (actrec run)"
     )
     assert not (tmp_path / "b").exists(), "the same command, once the graph runs, must not find it in its way"
 

@@ -98,7 +98,7 @@ def test_takes_of_a_running_graph(people, tmp_path, capsys):
     assert not list((out / ".unfinished").iterdir())
 
 
-def test_nobody_in_view_is_refused(people, tmp_path, capsys):
+def test_record_label_without_a_person_is_refused(people, tmp_path, capsys):
     people.somebody = False
     assert main(["record", "--label", "wave", "--out", str(tmp_path / "mine"), *QUICK]) == 1
     said = capsys.readouterr().err
@@ -127,7 +127,7 @@ def test_ctrl_c_keeps_finished_takes(people, tmp_path):
     assert sorted(path.name for path in out.iterdir() if path.is_dir() and path.name != ".unfinished") == kept
 
 
-def test_no_graph_is_said(tmp_path, capsys, monkeypatch):
+def test_record_label_without_a_graph_is_refused(tmp_path, capsys, monkeypatch):
     from actrec.recordings import clip_recorder
 
     monkeypatch.setattr(clip_recorder, "READ_TIMEOUT_S", 0.3)
@@ -161,7 +161,7 @@ def simulated(action, *more):
 
 @pytest.mark.timeout(300)  # for a machine that does much else
 def test_from_takes_to_the_label(tmp_path, capsys):
-    """One command records, one teaches, one runs: the graph says what the simulated actor was taught to do."""
+    """One command records, one fine-tunes, one runs: the graph labels the simulated actor's new action."""
     pytest.importorskip("torch", reason="teaching needs PyTorch: make venv")
     mine, model = tmp_path / "mine", tmp_path / "taught"
     for action, seconds in (("wave", 2.0), ("pick_up", 2.0)):

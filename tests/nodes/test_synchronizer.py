@@ -1,4 +1,4 @@
-"""Color finds its depth by stamp, and does without where it must."""
+"""Color finds its depth by stamp, and goes alone if it must."""
 
 import numpy as np
 import pytest
@@ -109,7 +109,7 @@ def test_without_depth_color_goes_alone_after_a_wait_and_depth_may_come_back() -
 
 @pytest.mark.parametrize("rate", [15, 30, 60])
 @pytest.mark.parametrize("depth_late", [True, False])
-def test_a_stream_that_comes_late_is_waited_for_as_long_as_is_said(rate: int, depth_late: bool) -> None:
+def test_synchronizer_waits_for_late_depth_up_to_its_limit(rate: int, depth_late: bool) -> None:
     """A driver that registers depth on a slow processor: 0.6 s are more than eight images."""
     bench = Bench(depth_wait_s=1.0)
     for late in range(2 * rate):
@@ -214,7 +214,7 @@ def test_a_recording_that_is_played_again_after_a_pause_has_its_depth() -> None:
     assert (bench.unpaired, bench.lines) == (1, [])
 
 
-def test_images_that_wait_are_bounded_by_what_they_take() -> None:
+def test_synchronizer_waiting_images_are_bounded_by_memory() -> None:
     bench = Bench(depth_wait_s=60.0)
     for k in range(2 * PENDING_BYTES // LEAST_BYTES):
         bench.sync.add_color(color(100 + k))
@@ -231,7 +231,7 @@ def test_a_pause_of_the_whole_camera_is_no_want_of_depth() -> None:
     assert (bench.unpaired, bench.lines) == (0, [])
 
 
-def test_depth_of_another_clock_is_said_and_color_goes_alone() -> None:
+def test_synchronizer_depth_of_another_clock_is_reported() -> None:
     bench = Bench(depth_wait_s=0.5)
     for k in range(30):
         bench.now = k / 30
@@ -249,7 +249,7 @@ def test_depth_not_wanted_is_not_waited_for() -> None:
 
 
 @pytest.mark.parametrize("depth_first", [False, True])
-def test_stamps_that_jump_back_start_anew(depth_first: bool) -> None:
+def test_synchronizer_restarts_when_stamps_jump_back(depth_first: bool) -> None:
     bench = Bench()
     times = [5000, 5033, 5066, 100, 133, 166]
     for t in times:
@@ -261,7 +261,7 @@ def test_stamps_that_jump_back_start_anew(depth_first: bool) -> None:
     assert bench.out == [(t, t) for t in times]
 
 
-def test_images_that_nobody_stamps_are_said() -> None:
+def test_synchronizer_images_without_stamps_are_reported() -> None:
     bench = Bench()
     for _ in range(3):
         bench.sync.add_depth(depth(0))
@@ -271,7 +271,7 @@ def test_images_that_nobody_stamps_are_said() -> None:
     assert bench.lines[0].startswith("color images repeat the previous stamp")
 
 
-def test_pictures_that_a_driver_sends_twice_have_stamps() -> None:
+def test_synchronizer_images_sent_twice_keep_their_stamps() -> None:
     bench = Bench()
     for stamp in (0, 0, 100, 100, 200):
         bench.sync.add_depth(depth(stamp))
@@ -285,7 +285,7 @@ SENT_TWICE = [100 + 33 * (k // 2) for k in range(240)]
 @pytest.mark.parametrize(
     "stamps",
     [SENT_TWICE, [0] * 240, [100 + 33 * (k % 15) for k in range(240)]],
-    ids=["each picture twice", "no stamps", "a recording that starts again each half second"],
+    ids=["each image twice", "no stamps", "a recording that starts again each half second"],
 )
 def test_without_depth_color_goes_alone_whatever_its_stamps(stamps: list[int]) -> None:
     bench = Bench(depth_wait_s=1.0)
@@ -297,7 +297,7 @@ def test_without_depth_color_goes_alone_whatever_its_stamps(stamps: list[int]) -
     assert "no depth image for 1 s: working on color alone" in bench.lines
 
 
-def test_pictures_that_a_driver_sends_twice_wait_for_depth_that_is_late() -> None:
+def test_synchronizer_images_sent_twice_wait_for_late_depth() -> None:
     bench = Bench(depth_wait_s=1.0)
     for k, stamp in enumerate(SENT_TWICE):
         bench.now = k / 60
@@ -334,7 +334,7 @@ def test_a_frame_keeps_stamp_and_frame_id() -> None:
     assert frame.depth[0, 0] == 1.0
 
 
-def test_depth_of_another_size_is_left_out_and_said() -> None:
+def test_synchronizer_depth_of_another_size_is_dropped_and_reported() -> None:
     lines: list[str] = []
     other = c.depth_to_image(np.ones((12, 16), np.float32), c.header(100 * MS, "camera"))
     assert to_frame(messages(other), lines.append).depth is None
@@ -342,7 +342,7 @@ def test_depth_of_another_size_is_left_out_and_said() -> None:
     assert lines[0].startswith("depth is 16×12, color is 8×6: working on color alone; register depth to color")
 
 
-def test_depth_of_another_cameras_frame_is_said() -> None:
+def test_synchronizer_unregistered_depth_is_reported() -> None:
     lines: list[str] = []
     frame = to_frame(messages(c.depth_to_image(np.ones((6, 8), np.float32), c.header(100 * MS, "lens"))), lines.append)
     assert frame.depth is not None
@@ -353,7 +353,7 @@ def test_depth_of_another_cameras_frame_is_said() -> None:
     assert len(lines) == 1
 
 
-def test_depth_without_a_valid_pixel_is_said() -> None:
+def test_synchronizer_empty_depth_is_reported() -> None:
     lines: list[str] = []
     blind = c.depth_to_image(np.full((6, 8), np.nan, np.float32), c.header(100 * MS, "camera"))
     frame = to_frame(messages(blind), lines.append)

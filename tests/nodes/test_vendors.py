@@ -52,9 +52,7 @@ def as_published(frame: RgbdFrame, color: str, depth: str) -> tuple[Image, Image
 
 
 @pytest.mark.parametrize(("vendor", "color", "depth", "model", "coefficients"), DRIVERS)
-def test_people_are_found_in_what_a_vendors_driver_publishes(
-    context, host, ears, frame, vendor, color, depth, model, coefficients
-):
+def test_vendor_driver_messages_give_skeletons(context, host, ears, frame, vendor, color, depth, model, coefficients):
     remaps = [item for ours, theirs in topics.vendor_remaps(vendor) for item in ("-r", f"{ours}:={theirs}")]
     node = SkeletonNode(context=context, cli_args=["--ros-args", *remaps])
     host.add(node)
@@ -73,7 +71,7 @@ def test_people_are_found_in_what_a_vendors_driver_publishes(
         ears.say(names[topics.COLOR], seen[0], topics.IMAGE_PUBLISHER)
         return ears.wait(lambda: any(message.skeletons for message in ears.heard[topics.SKELETONS]), 0.3)
 
-    assert any(show() for _ in range(60)), "nobody found"
+    assert any(show() for _ in range(60)), "no person found"
     found = next(message for message in ears.heard[topics.SKELETONS] if message.skeletons)
     assert conversions.stamp_to_ns(found.header.stamp) == frame.stamp_ns
     assert found.header.frame_id == "vendors_optical_frame"

@@ -1,4 +1,4 @@
-"""`actrec view` beside a running graph: what comes on its topics is shown; a silent graph and bad messages are said."""
+"""`actrec view` beside a running graph: it shows the topics, and reports a silent graph and bad messages."""
 
 import threading
 import time
@@ -25,7 +25,7 @@ STAMP = 1_700_000_000_000_000_000
 
 
 class Shown:
-    """In place of a viewer: what it was given."""
+    """A viewer that keeps its input."""
 
     def __init__(self):
         self.frames, self.given, self.labels = [], [], []
@@ -86,12 +86,12 @@ def test_a_graph_is_shown(graph):
     stopped.set()
     looking.join()
     assert shown.frames[0].color.shape == (48, 64, 3) and shown.frames[0].depth[0, 0] == 2.0
-    topic, stamp, names = shown.given[1]  # what is wrong with others has not ended the looking
+    topic, stamp, names = shown.given[1]  # faults of other messages did not end the command
     assert (topic, names) == ("skeletons", ["body_1"]) and stamp >= STAMP
     assert shown.labels[0][1:] == ("body_1", "wave", 0.5)
 
 
-def test_a_silent_graph_and_wrong_arguments_are_said():
+def test_view_silent_graph_and_wrong_arguments_are_reported():
     with pytest.raises(DeviceError, match="nothing came on /elsewhere nor .* start the graph first"):
         view_node.run(Shown(), threading.Event(), 0.3, ["-r", "camera/color/image_raw:=/elsewhere"])
     with pytest.raises(ConfigError, match="ROS refuses its arguments"):

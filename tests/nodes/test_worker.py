@@ -54,7 +54,7 @@ def test_the_newest_wins_and_the_dropped_are_counted(statistics: Statistics) -> 
     assert (snapshot.received, snapshot.processed, snapshot.dropped, snapshot.queue) == (5, 2, 3, 0)
 
 
-def test_a_queue_keeps_what_it_can_and_drops_the_oldest(statistics: Statistics) -> None:
+def test_worker_full_queue_drops_the_oldest(statistics: Statistics) -> None:
     done, _ = run(3, [1, 2, 3, 4, 5], statistics)
     assert done == [1, 3, 4, 5]
     assert statistics.snapshot().dropped == 1

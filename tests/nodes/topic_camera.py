@@ -15,20 +15,20 @@ TOPIC = "some_camera/image"
 
 
 class TopicCamera:
-    """Publishes `picture`, or images whose first value counts, twenty a second, until it is stopped.
+    """Publishes `image`, or images whose first value counts, twenty a second, until it is stopped.
 
     Attributes:
-        lens: Published as camera_info beside them, where there is one.
+        lens: Published as camera_info with them, if given.
     """
 
-    def __init__(self, encoding: str = "rgb8", picture: np.ndarray | None = None, topic: str = TOPIC):
+    def __init__(self, encoding: str = "rgb8", image: np.ndarray | None = None, topic: str = TOPIC):
         self.context = rclpy.Context()
         rclpy.init(context=self.context)
         self.node = Node("some_camera", context=self.context)
         self._publisher = self.node.create_publisher(Image, topic, topics.IMAGE_PUBLISHER)
         self._info = self.node.create_publisher(CameraInfo, "some_camera/camera_info", topics.IMAGE_PUBLISHER)
         self.lens: Intrinsics | None = None
-        self._encoding, self.picture = encoding, picture
+        self._encoding, self.image = encoding, image
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -36,10 +36,10 @@ class TopicCamera:
     def _run(self):
         sent = 0
         while not self._stop.wait(0.05):
-            color = np.full((48, 64, 3), 7, np.uint8) if self.picture is None else self.picture
-            if self.picture is None:
+            color = np.full((48, 64, 3), 7, np.uint8) if self.image is None else self.image
+            if self.image is None:
                 color[..., 0] = sent % 256
-            stamp_ns = 1000 + sent if self.picture is None else time.time_ns()
+            stamp_ns = 1000 + sent if self.image is None else time.time_ns()
             message = conversions.color_to_image(color, conversions.header(stamp_ns, "lens"))
             message.encoding = self._encoding
             self._publisher.publish(message)
