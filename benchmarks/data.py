@@ -55,7 +55,7 @@ class Repeated(Source):
         kept = PrepareConfig().kept  # nothing of which pictures are decoded
         keys = {key for stream in kept for key in STREAM_KEYS[stream]}
         clips = (self.source.read(entry) for entry in self.source.entries())
-        return [dataclasses.replace(c, others={k: c.others[k] for k in c.others if k in keys}) for c in clips]
+        return [dataclasses.replace(c, streams={k: c.streams[k] for k in c.streams if k in keys}) for c in clips]
 
     def entries(self) -> list[Entry]:
         """As the base says."""
@@ -182,12 +182,12 @@ def _reads(name: str, store: PreparedDataset) -> Iterable[dict[str, Any]]:
 
 def _touch_none(clip: Clip) -> None:
     # What is lazy is looked up, so that it is not left out of what is measured.
-    for key in clip.others:
-        clip.others[key]
+    for key in clip.streams:
+        clip.streams[key]
 
 
 def _copy(clip: Clip) -> None:
-    for array in (clip.stamps_ns, clip.bodies, *(clip.others[key] for key in clip.others)):
+    for array in (clip.stamps_ns, clip.bodies, *(clip.streams[key] for key in clip.streams)):
         array.copy()
 
 

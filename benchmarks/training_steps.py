@@ -19,7 +19,7 @@ from actrec.types import NANOSECONDS
 from actrec.utils import config
 from actrec.utils.errors import ConfigError
 from actrec_models import registry
-from actrec_models.data.samplers import Epochs, Sampling
+from actrec_models.data.samplers import EpochBatchSampler, Sampling
 from actrec_models.data.samples import Samples
 from actrec_models.training import recipe
 from actrec_models.training.module import Recognition
@@ -161,12 +161,12 @@ class _Learner:
         """As training makes it, and its worker processes."""
         gpu = self.device.type == "cuda"
         count = Machine(workers=workers).loader_workers(1, gpu)
-        draws = Epochs(self.samples.clips.labels, Sampling(), 1, size)
+        draws = EpochBatchSampler(self.samples.clips.labels, Sampling(), 1, size)
         return DataLoader(self.samples, batch_sampler=draws, **loader_options(count, gpu, 1)), count
 
     def reading(self, size: int, seconds: float) -> float:
         """Clips a second that one process turns into inputs."""
-        draws = iter(_endless(Epochs(self.samples.clips.labels, Sampling(), 1, size)))
+        draws = iter(_endless(EpochBatchSampler(self.samples.clips.labels, Sampling(), 1, size)))
 
         def read() -> None:
             torch.utils.data.default_collate([self.samples[draw] for draw in next(draws)])

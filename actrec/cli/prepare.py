@@ -16,15 +16,15 @@ from actrec.utils.errors import ConfigError
 from actrec.utils.threads import usable_cores
 
 _SHOWN = 10
-"""Skipped items that are named; the list has all."""
+"""Number of skipped items printed; the file lists all."""
 
 EPILOG = """\
 The store holds the dataset in a few large files, memory-mapped when they are read. Training, evaluation and export read
 a store wherever they read a dataset: let --data name the folder that holds the store under the dataset's own name.
 
-A run that was stopped, whatever by, goes on where it was when the same command is run again; a finished one takes in
-what is new or has changed. Items that cannot be read are skipped, named in OUT/skipped.json and tried again next time.
-Clips of items that are not there any more are left out and kept on the disk until --prune.
+A stopped run resumes if the same command is run again. A finished one adds new and changed items. Unreadable items are
+skipped, listed in OUT/skipped.json and tried again by the next run. Clips of removed items are ignored, and stay on the
+disk until --prune.
 
 Examples:
   actrec prepare ntu60 --data ~/datasets --out ~/prepared/ntu60
@@ -36,7 +36,7 @@ Examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `actrec prepare`."""
+    """Add the arguments of `actrec prepare`."""
     parser.epilog = EPILOG
     parser.add_argument("dataset", help="name of a dataset; 'actrec prepare list' lists them")
     add_data_argument(parser)
@@ -44,23 +44,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="folder of the store (default: prepared/DATASET)")
     parser.add_argument(
         "--streams", default="", metavar="NAMES",
-        help="what every clip must have and is kept, with commas between: bodies, hands, face, motion, flow, color "
-        "(default: bodies, and hands and face where there are any)",
+        help="required streams to keep, separated by commas: bodies, hands, face, motion, flow, color "
+        "(default: bodies, and hands and face if available)",
     )  # fmt: skip
     parser.add_argument(
         "--estimate", default="", metavar="NAMES",
-        help="what is estimated from color and depth, as the live nodes do it: bodies, hands, face, motion, flow",
+        help="streams to estimate from color and depth, as the live nodes do: bodies, hands, face, motion, flow",
     )  # fmt: skip
     parser.add_argument(
         "--picture-size", type=int, default=0, metavar="PX",
-        help="height that color is reduced to, and pixels with it (default: as it is)",
+        help="height to reduce color to, with all pixel coordinates (default: unchanged)",
     )  # fmt: skip
     parser.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the dataset; repeatable"
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE",
-        help="another setting of the preparation, e.g. picture_quality=90 or flow.width=160",
+        help="another setting of the preparation, e.g. image_quality=90 or flow.width=160",
     )  # fmt: skip
     parser.add_argument(
         "--workers", type=int, default=usable_cores(), metavar="N",
@@ -71,20 +71,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="dask.distributed scheduler of a cluster to run on instead; every worker must see --data and --out",
     )  # fmt: skip
     parser.add_argument("--check", action="store_true", help="only verify every checksum of the store")
-    parser.add_argument("--repair", action="store_true", help="verify every checksum and prepare anew what is damaged")
+    parser.add_argument("--repair", action="store_true", help="verify every checksum and prepare damaged clips again")
     parser.add_argument(
-        "--prune", action="store_true", help="delete what was prepared of items that are gone, or were otherwise"
+        "--prune", action="store_true", help="delete the clips of removed items and old versions of changed items"
     )
     parser.add_argument(
-        "--strict", action="store_true", help="fail where an item had to be skipped, or one that was prepared is gone"
+        "--strict", action="store_true", help="fail if an item is skipped or a prepared item was removed"
     )
-    parser.add_argument("--json", action="store_true", help="print what was done as JSON")
+    parser.add_argument("--json", action="store_true", help="print a summary as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prepares, or checks, and prints what came of it."""
-    data = importlib.import_module("actrec.datasets")
+    """Prepare, or checks, and prints what came of it."""
+    data = importlib.import_module("actrec_models.data")
     if args.dataset == "list":
         names = data.DATASETS.names()
         print(json.dumps(names) if args.json else "\n".join(names))
@@ -113,8 +113,8 @@ def _prepare(args: argparse.Namespace, out: Path, data: Any) -> int:
     word = "actrec" if args.strict else "actrec: warning"
     if summary.absent:
         print(
-            f"{word}: {len(summary.absent)} clips that were prepared are no items of the dataset now, first "
-            f"'{summary.absent[0]}': left out, kept on the disk; --prune deletes them",
+            f"{word}: {len(summary.absent)} clips that were prepared are no longer in the dataset, first "
+            f"'{summary.absent[0]}': ignored, but kept on the disk; --prune deletes them",
             file=sys.stderr,
         )
     count = len(summary.skipped)
@@ -128,7 +128,7 @@ def _prepare(args: argparse.Namespace, out: Path, data: Any) -> int:
 
 def _settings(args: argparse.Namespace) -> Any:
     settings = importlib.import_module("actrec_models.data.prepare.settings").PrepareConfig
-    named = {"streams": _names(args.streams), "estimate": _names(args.estimate), "picture_height": args.picture_size}
+    named = {"streams": _names(args.streams), "estimate": _names(args.estimate), "image_height": args.picture_size}
     return config.build(settings, config.merged(named, config.parse_pairs(args.set, "setting")))
 
 

@@ -1,4 +1,4 @@
-"""Datasets, found by name, read from their own published files."""
+"""Datasets, found by name and read from their published files or from a prepared store."""
 
 import inspect
 import json
@@ -20,9 +20,9 @@ __all__ = [
     "Source",
     "SourceDataset",
     "create",
+    "create_unknown",
     "folder",
     "is_store",
-    "others",
     "source",
 ]
 
@@ -33,7 +33,6 @@ DATASETS = Registry(
         "ntu120": "actrec.datasets.ntu.dataset:Ntu120",
         "ntu60": "actrec.datasets.ntu.dataset:Ntu60",
         "nucla": "actrec.datasets.nucla:Nucla",
-        "rendered": "actrec_models.data.rendered:RenderedRgbd",
         "shrec17_14": "actrec.datasets.shrec17:Shrec17",
         "shrec17_28": "actrec.datasets.shrec17:Shrec17Fine",
         "smarthome": "actrec.datasets.smarthome:Smarthome",
@@ -43,16 +42,16 @@ DATASETS = Registry(
 )
 
 FAMILIES = {"ntu60": "ntu", "ntu120": "ntu", "shrec17_14": "shrec17", "shrec17_28": "shrec17"}
-"""Datasets that share their files, to the folder of those."""
+"""Name of the shared folder of datasets that use the same files."""
 
 PARTS = ("train", "test")
 
 RESERVED = ("name", "root", "split", "part")
-"""What `create` takes beside a dataset's own options."""
+"""Arguments of `create` that are not options of a dataset."""
 
 
 def source(name: str, root: str | Path, **options: Any) -> Source:
-    """The dataset `name` in folder `root`, not read yet.
+    """Return the dataset `name` in folder `root` without reading it.
 
     Raises:
         ConfigError: Unknown name or option.
@@ -68,50 +67,49 @@ def source(name: str, root: str | Path, **options: Any) -> Source:
 
 
 def create(name: str, root: str | Path, *, split: str = "", part: str = "train", **options: Any) -> ClipDataset:
-    """One part of the dataset `name`.
+    """Return one part of the dataset `name`.
 
     Args:
         name: One of `DATASETS.names()`.
-        root: Folder of its files, or of the store that `actrec prepare` made of them.
-        split: One of its official protocols; empty for its first.
+        root: Folder of the dataset's files, or of a store made by `actrec prepare`.
+        split: One of the official protocols; empty for the first.
         part: "train" or "test".
-        options: Of the dataset; of a store those that it was prepared with, and the fold.
+        options: Options of the dataset. For a store: the options of its preparation, and the fold.
 
     Raises:
         ConfigError: Unknown name, split, part or option.
-        DeviceError: The files are not there.
+        DeviceError: The files are missing.
         InputError: A list or an archive is corrupt.
     """
-    return _open(name, root, split, part, options, others=False)
+    return _open(name, root, split, part, options, unknown=False)
 
 
-def others(
+def create_unknown(
     name: str, root: str | Path, *, split: str = "", part: str = "train", **options: Any
 ) -> SourceDataset | PreparedDataset:
-    """What one part holds beside the classes: a person's own recordings labeled `unknown`, with label −1.
+    """Return the clips of one part that show none of the classes: the user's recordings labeled `unknown`, label −1.
 
-    Arguments and errors are those of `create`. Published datasets hold none; a store does if it was prepared, or gone
-    on with, since stores keep them.
+    Arguments and errors are the same as for `create`. Published datasets have no such clips.
     """
-    return _open(name, root, split, part, options, others=True)
+    return _open(name, root, split, part, options, unknown=True)
 
 
 def _open(
-    name: str, root: str | Path, split: str, part: str, options: dict[str, Any], others: bool
+    name: str, root: str | Path, split: str, part: str, options: dict[str, Any], unknown: bool
 ) -> SourceDataset | PreparedDataset:
     if part not in PARTS:
         raise ConfigError(f"{name} has parts {', '.join(PARTS)}; got '{part}'")
     if is_store(root):
-        return _of_store(name, PreparedDataset(root), split, part, options, others)
-    read = source(name, root, **options)
-    split = split or read.splits[0]
-    read.check(split)
-    items = read.others() if others else read.entries()
-    return SourceDataset(read, [entry for entry in items if read.part(entry, split) == part])
+        return _open_store(name, PreparedDataset(root), split, part, options, unknown)
+    dataset = source(name, root, **options)
+    split = split or dataset.splits[0]
+    dataset.check(split)
+    items = dataset.unknown_entries() if unknown else dataset.entries()
+    return SourceDataset(dataset, [entry for entry in items if dataset.part(entry, split) == part])
 
 
-def _of_store(
-    name: str, store: PreparedDataset, split: str, part: str, options: dict[str, Any], others: bool
+def _open_store(
+    name: str, store: PreparedDataset, split: str, part: str, options: dict[str, Any], unknown: bool
 ) -> PreparedDataset:
     head = store.head
     if head.dataset != name:
@@ -120,21 +118,21 @@ def _of_store(
     if type(fold) is not int:
         raise ConfigError(f"{name}'s fold is {fold!r}, expected a number")
     for key, value in json.loads(json.dumps(options)).items():
-        if _several(head.options.get(key)) != _several(value):
-            made = f"{key}={head.options[key]}" if key in head.options else f"no {key}"
+        if _as_list(head.options.get(key)) != _as_list(value):
+            prepared = f"{key}={head.options[key]}" if key in head.options else f"no {key}"
             raise ConfigError(
-                f"'{store.folder}' was prepared with {made}: prepare {name} into another folder with "
+                f"'{store.folder}' was prepared with {prepared}: prepare {name} into another folder with "
                 f"--option {key}={value}"
             )
-    return store.part(split, part, fold, others)
+    return store.part(split, part, fold, unknown)
 
 
-def _several(value: Any) -> list[Any]:
-    """A list, or the one that stands for a list of one, as `held_out=ben` does."""
+def _as_list(value: Any) -> list[Any]:
+    """Return a list; a single value (`held_out=ben`) means a list of one."""
     return value if isinstance(value, list) else [value]
 
 
 def folder(data_root: str | Path, name: str) -> str:
-    """Where the dataset `name` lies in a folder of datasets: under its own name, or in the folder of its `FAMILIES`."""
+    """Return the folder of the dataset `name` below `data_root`: its own name, or the shared name in `FAMILIES`."""
     own = Path(data_root) / name
     return str(own if name not in FAMILIES or own.is_dir() else Path(data_root) / FAMILIES[name])

@@ -1,4 +1,4 @@
-"""Datasets that lie in one small archive, read whole, or as published: a file for each item."""
+"""Base of datasets that come as one small archive or as published, one file per item."""
 
 import hashlib
 import re
@@ -14,10 +14,9 @@ from actrec.utils.errors import DeviceError, InputError
 
 
 class ArchiveSource(Source):
-    """A dataset in an archive whose clips are all read, once, when the first is asked for.
+    """A dataset in an archive, read as a whole at the first access.
 
-    Where the root does not hold the archive, the dataset lies there as published and each file is read when its clip is
-    asked for.
+    Without the archive the root holds the published files, each read on access.
 
     Attributes:
         archive: Name of the archive in the root.
@@ -31,7 +30,7 @@ class ArchiveSource(Source):
 
     @property
     def packed(self) -> bool:
-        """Whether the root holds the archive."""
+        """Return whether the root holds the archive."""
         return (self.root / self.archive).is_file()
 
     @abstractmethod
@@ -53,18 +52,18 @@ class ArchiveSource(Source):
 
     @abstractmethod
     def read_published(self, entry: Entry) -> Clip:
-        """The clip of one of `published`'s; raises as `read`."""
+        """Read the clip of one of the entries of `published`; raises the errors of `read`."""
 
     def entries(self) -> list[Entry]:
-        """As the base says."""
+        """Return every item."""
         return [entry for entry, _ in self._all().values()] if self.packed else self.published()
 
     def read(self, entry: Entry) -> Clip:
-        """As the base says."""
+        """Read the clip of an item."""
         clip = self._all()[entry.name][1] if self.packed else self.read_published(entry)
         if not np.isfinite(clip.bodies).any():
             what = f": '{entry.name}'" if self.packed else ""
-            raise InputError(f"'{entry.files['skeleton']}'{what} shows nobody in {len(clip.stamps_ns)} frames")
+            raise InputError(f"'{entry.files['skeleton']}'{what} has no body in {len(clip.stamps_ns)} frames")
         return clip
 
     def fingerprint(self, entries: Sequence[Entry]) -> str:
@@ -92,18 +91,18 @@ class ArchiveSource(Source):
 
 
 def files_by_name(root: Path, archive: str, pattern: str) -> dict[str, Path]:
-    """Files anywhere under `root` by what the first group of `pattern` says of their names, in small letters, in order.
+    """Find files below `root` by the first group of `pattern` in their names, in lower case, sorted.
 
-    Files of other names are not the dataset's and are passed by.
+    Other files are ignored.
 
     Args:
         root: Folder of the dataset.
-        archive: Name of the archive that could have been there, for the message.
-        pattern: Of the whole file name, letters of either case.
+        archive: Name of the archive, for the error message.
+        pattern: Regular expression of the whole file name, not case-sensitive.
 
     Raises:
         DeviceError: There is no such folder, or no such file in it.
-        InputError: Two files are of one name.
+        InputError: Two files have the same name.
     """
     if not root.is_dir():
         raise no_folder(root)
@@ -115,7 +114,7 @@ def files_by_name(root: Path, archive: str, pattern: str) -> dict[str, Path]:
             continue
         name = match[1].lower()
         if name in found:
-            raise InputError(f"'{path}' and '{found[name]}' are of the same sample; remove one of them")
+            raise InputError(f"'{path}' and '{found[name]}' belong to the same sample; remove one of them")
         found[name] = path
     if not found:
         raise DeviceError(f"'{root}' holds neither {archive} nor the files as published ({pattern})")

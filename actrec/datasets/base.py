@@ -1,9 +1,4 @@
-"""What every dataset offers before it is read: its items, their labels and who did them, its official splits.
-
-What every dataset yields: labeled clips in the data contract.
-
-Streams of a clip that are decoded when they are looked at, so that what a network does not take costs nothing.
-"""
+"""Base classes of datasets: clips in the data contract, lazily decoded streams, and sources of published files."""
 
 import hashlib
 import os
@@ -24,11 +19,11 @@ from actrec.utils.errors import ConfigError, DeviceError, InputError
 
 
 class LazyStreams(Mapping[str, np.ndarray]):
-    """Keys of the data contract, each made by its own function at every access; nothing is kept.
+    """Streams of a clip that are decoded at every access and not cached.
 
     Args:
-        decode: Key of `actrec.types.KEYS` to what returns its array.
-        frames: Key of pictures to what returns some of them alone, given their indices [N] in any order.
+        decode: Function that returns the array of each key of `actrec.types.KEYS`.
+        frames: Function that returns the frames at given indices [N] of each key that can be decoded in part.
     """
 
     def __init__(
@@ -50,17 +45,17 @@ class LazyStreams(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self._decode)
 
-    def partly(self, key: str) -> bool:
-        """Whether some pictures of the stream can be decoded without the others."""
+    def decodes_frames(self, key: str) -> bool:
+        """Return whether single frames of a stream can be decoded."""
         return key in self._frames
 
     def at(self, key: str, indices: np.ndarray) -> np.ndarray:
-        """Frames `indices` [N] of pictures [T, …]: no others are decoded where the stream can."""
+        """Return the frames `indices` [N] of a stream [T, …]; decode only these if possible."""
         return self._frames[key](indices) if key in self._frames else self[key][indices]
 
 
 VELOCITIES = ("flow", "motion")
-"""Keys of the data contract that are lengths by time."""
+"""Keys of the data contract that hold velocities."""
 
 
 @dataclass(frozen=True)
@@ -68,79 +63,76 @@ class Clip:
     """One labeled recording.
 
     Attributes:
-        name: As the dataset calls it.
+        name: Name in the dataset.
         label: Index into the dataset's `classes`.
         stamps_ns: [T] int64 nanoseconds.
-        bodies: [M, T, V, 3] float32 metres in the optical frame, NaN for missing; `kinect_v2_25` where the dataset does
-            not say otherwise.
-        others: Further keys of the data contract (`actrec.types.KEYS`), of the same T frames.
+        bodies: [M, T, V, 3] float32 m in the optical frame, NaN for missing; layout of the dataset.
+        streams: Further keys of the data contract (`actrec.types.KEYS`) of the same T frames.
     """
 
     name: str
     label: int
     stamps_ns: np.ndarray
     bodies: np.ndarray
-    others: Mapping[str, np.ndarray] = field(default_factory=dict)
+    streams: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def window(self, seconds: float, frames: int) -> np.ndarray:
-        """The [M, frames, V, 3] bodies that the live recognizer has when the clip ends."""
+        """Return the bodies [M, frames, V, 3] of the live recognizer's window at the end of the clip."""
         wanted = windows.sample_stamps(int(self.stamps_ns[-1]), seconds, frames)
         return np.stack([windows.resample(self.stamps_ns, body, wanted) for body in self.bodies])
 
     def window_stamps(self, seconds: float, frames: int, stretched: bool = False) -> np.ndarray:
-        """The [frames] stamps of the live recognizer's window when the recording ends; stretched: of all of it."""
+        """Return the stamps [frames] of the live window at the clip's end; stretched: of the whole clip."""
         start, end = int(self.stamps_ns[0]), int(self.stamps_ns[-1])
         if stretched:
             return windows.stretched_stamps(start, end, frames)
         return windows.sample_stamps(end, seconds, frames)
 
     def sample(self, seconds: float, frames: int, stretched: bool = False) -> LazyClip:
-        """The clip, in the data contract, of such a window."""
+        """Return the clip sampled at the stamps of `window_stamps`."""
         return self.sampled(self.window_stamps(seconds, frames, stretched))
 
     def sampled(self, wanted_ns: np.ndarray, speed: float = 1.0) -> LazyClip:
-        """The clip at the stamps [frames]: points interpolated in time, of pictures and flow the nearest one.
-
-        Nothing is sampled before it is looked at, and of pictures no more are decoded than are wanted.
+        """Return the clip, lazily, at the stamps [frames]: points interpolated, images and flow of the nearest frame.
 
         Args:
-            wanted_ns: In the clip's own time.
-            speed: How many times faster it is to be played than that: velocities are so much larger.
+            wanted_ns: Stamps in the clip's own time.
+            speed: Playback speed; velocities are multiplied by it.
         """
-        make = {key: partial(self._sampled, key, wanted_ns, speed) for key in self.others}
-        pictures = [key for key in self.others if key in KEYS and KEYS[key][0] == 0]
+        make = {key: partial(self._sampled, key, wanted_ns, speed) for key in self.streams}
+        images = [key for key in self.streams if key in KEYS and KEYS[key][0] == 0]
         spans: dict[str, Callable[[int, int], np.ndarray | None]] = {
-            key: partial(self._span, key, wanted_ns, speed) for key in pictures
+            key: partial(self._span, key, wanted_ns, speed) for key in images
         }
         shown = None
-        if "color" in self.others:
-            # Held by both and holding neither: pictures go with the clip, not when the garbage collector comes.
+        if "color" in self.streams:
+            # Shared without a reference cycle, so that images are freed with the clip.
             color = LazyClip({"color": make["color"]}, {"color": spans["color"]})
             make["color"], spans["color"] = partial(color.__getitem__, "color"), partial(color.part, "color")
             shown = self._shown(color, wanted_ns)
         return LazyClip({"bodies": partial(self._bodies, wanted_ns), **make}, spans, shown)
 
     def _shown(self, color: LazyClip, wanted_ns: np.ndarray) -> LazyClip:
-        """The frames nearest to the stamps in which body 0 was seen, pictures and joints, as the live recognizer's.
+        """Return the observed frames of body 0 nearest to the stamps, images and joints, as in the live recognizer.
 
         Args:
-            color: The pictures at the stamps.
-            wanted_ns: [frames] the stamps.
+            color: The images at the stamps.
+            wanted_ns: [frames] stamps.
         """
         held_ns = np.maximum(wanted_ns, self.stamps_ns[0])
         seen = np.flatnonzero(np.isfinite(self.bodies[0]).all(axis=-1).any(axis=-1))
         every = nearest(self.stamps_ns, held_ns)
         frames = seen[nearest(self.stamps_ns[seen], held_ns)] if len(seen) else every
-        others = {key: partial(self._frames, key, frames) for key in self.others if key in KEYS and key != "flow"}
+        others = {key: partial(self._frames, key, frames) for key in self.streams if key in KEYS and key != "flow"}
         span: Callable[[int, int], np.ndarray | None] = partial(self._frames_of_span, "color", frames)
-        if np.array_equal(frames, every):  # then no picture is decoded twice
+        if np.array_equal(frames, every):  # then no image is decoded twice
             others["color"], span = partial(color.__getitem__, "color"), partial(color.part, "color")
         return LazyClip({"bodies": lambda: self.bodies[:, frames], **others}, {"color": span})
 
     def _frames(self, key: str, frames: np.ndarray) -> np.ndarray:
         axis = KEYS[key][0]
-        if axis == 0 and isinstance(self.others, LazyStreams):
-            return self.others.at(key, frames)
+        if axis == 0 and isinstance(self.streams, LazyStreams):
+            return self.streams.at(key, frames)
         value = self._whole(key)
         return value if axis is None else np.take(value, frames, axis)
 
@@ -163,10 +155,10 @@ class Clip:
         if key not in KEYS:
             raise InputError(f"clip '{self.name}' holds '{key}'; known: {', '.join(KEYS)}")
         axis = KEYS[key][0]
-        # Before the recording its first frame is held, as the first pose is.
+        # Before the recording starts, the first frame is held.
         held_ns = np.maximum(wanted_ns, self.stamps_ns[0])
-        if axis == 0 and isinstance(self.others, LazyStreams):
-            return self.others.at(key, nearest(self.stamps_ns, held_ns))
+        if axis == 0 and isinstance(self.streams, LazyStreams):
+            return self.streams.at(key, nearest(self.stamps_ns, held_ns))
         value = self._whole(key)
         if axis is None:
             return value
@@ -175,8 +167,8 @@ class Clip:
         return np.stack([sampled(self.stamps_ns, body, held_ns) for body in value])
 
     def _whole(self, key: str) -> np.ndarray:
-        """All of a stream, which has a frame for each stamp."""
-        value, axis = self.others[key], KEYS[key][0]
+        """Return a whole stream, checked to have one frame per stamp."""
+        value, axis = self.streams[key], KEYS[key][0]
         if axis is not None and value.shape[axis] != len(self.stamps_ns):
             raise InputError(f"clip '{self.name}': {key} {list(value.shape)} for {len(self.stamps_ns)} stamps")
         return value
@@ -201,36 +193,36 @@ class ClipDataset:
 
     @property
     def labels(self) -> np.ndarray:
-        """[N] label of each clip; reads none."""
+        """Return the label of each clip [N] without reading clips."""
         return np.array([clip.label for clip in self._clips], dtype=np.int64)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Name of each clip; reads none."""
+        """Return the name of each clip without reading clips."""
         return tuple(clip.name for clip in self._clips)
 
     @property
     def metas(self) -> tuple[Mapping[str, int | str], ...]:
-        """Who did it, from where, of each clip; reads none. Empty where nobody says."""
+        """Return the metadata (subject, view, …) of each clip without reading clips; empty if unknown."""
         return tuple({} for _ in self._clips)
 
     @property
     def streams(self) -> frozenset[str]:
         """The streams (`actrec.types.STREAMS`) that every clip has."""
-        held = frozenset.intersection(*(frozenset(clip.others) | {"bodies"} for clip in self._clips))
+        held = frozenset.intersection(*(frozenset(clip.streams) | {"bodies"} for clip in self._clips))
         return frozenset(stream for stream, keys in STREAMS.items() if keys[0] in held)
 
     @property
     def recordings(self) -> tuple[str, ...]:
-        """What tells the recording of each clip from others (`Source.identity`); empty where its name does."""
+        """Return the identity of each clip's recording (`Source.identity`); empty if the name identifies it."""
         return ("",) * len(self)
 
     def identities(self) -> tuple[str, ...]:
-        """What tells the recordings of a person's own from others, each once; empty for published datasets."""
+        """Return the distinct identities of the user's recordings; empty for published datasets."""
         return tuple(dict.fromkeys(filter(None, self.recordings)))
 
     def joints_digest(self, index: int) -> bytes:
-        """A digest of a clip's joints, the same for the same joints.
+        """Return a digest of a clip's joints.
 
         Raises:
             DeviceError, InputError: The clip cannot be read.
@@ -238,7 +230,7 @@ class ClipDataset:
         return hashlib.sha256(self[index].bodies.tobytes()).digest()
 
     def fingerprint(self) -> str:
-        """SHA-256 over names, labels and joints: whether two runs were trained on the same data."""
+        """Return the SHA-256 of names, labels and joints, which identifies training data."""
         digest = hashlib.sha256("\n".join(self.classes).encode())
         for clip in self._clips:
             digest.update(f"{clip.name} {clip.label}".encode())
@@ -247,7 +239,7 @@ class ClipDataset:
 
 
 class SourceDataset(ClipDataset):
-    """A part of a dataset, each clip read when it is asked for.
+    """A part of a dataset; clips are read on access.
 
     Args:
         source: The dataset as published.
@@ -265,58 +257,58 @@ class SourceDataset(ClipDataset):
         return self.source.read(self.entries[index])
 
     def subset(self, chosen: Sequence[int]) -> "SourceDataset":
-        """Some of the clips [N], by their indices here."""
+        """Return the subset of clips with these indices [N]."""
         return SourceDataset(self.source, [self.entries[index] for index in chosen])
 
     @property
     def labels(self) -> np.ndarray:
-        """As the base has it."""
+        """Return the label of each clip [N]."""
         return np.array([entry.label for entry in self.entries], dtype=np.int64)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """As the base has it."""
+        """Return the name of each clip."""
         return tuple(entry.name for entry in self.entries)
 
     @property
     def metas(self) -> tuple[Mapping[str, int | str], ...]:
-        """As the base has it."""
+        """Return the metadata of each clip."""
         return tuple(entry.meta for entry in self.entries)
 
     @property
     def streams(self) -> frozenset[str]:
-        """As the base has it; the first clip speaks for all."""
-        held = frozenset(self[0].others) | {"bodies"}
+        """Return the streams of the first clip."""
+        held = frozenset(self[0].streams) | {"bodies"}
         return frozenset(stream for stream, keys in STREAMS.items() if keys[0] in held)
 
     @property
     def recordings(self) -> tuple[str, ...]:
-        """As the source has it."""
+        """Return the recording identity of each clip."""
         return tuple(map(self.source.identity, self.entries))
 
     def fingerprint(self) -> str:
-        """As the source has it."""
+        """Return a digest of the data."""
         return self.source.fingerprint(self.entries)
 
 
 def clip_of(sequence: SkeletonSequence, label: int) -> Clip:
-    """The clip of a recording that an `actrec.recordings` reader returned."""
+    """Convert a skeleton sequence to a clip."""
     return Clip(sequence.name, label, sequence.stamps_ns, sequence.bodies)
 
 
 _END = 1 << 16
-"""Bytes at either end of a file that a fingerprint reads: 1.8 s for 10,000 of NTU's skeletons; whole ones 3.1 s."""
+"""Bytes at both ends of a file in a fingerprint."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One item of a dataset that has not been read yet.
+    """An item of a dataset, not read yet.
 
     Attributes:
         name: Unique in the dataset.
         label: Index into the source's `classes`.
-        meta: What splits and fusions go by: subject, view, setup, …
-        files: What it is read from: "skeleton", "color", "depth", …; those that do not exist are left out.
+        meta: Metadata for splits and fusion: subject, view, setup, …
+        files: Existing files by kind: "skeleton", "color", "depth", …
     """
 
     name: str
@@ -334,13 +326,13 @@ class Source(ABC):
     Attributes:
         classes: Class names by label.
         layout: Of the bodies' joints.
-        splits: Official protocols, the one that `create` takes by default first.
-        measure: What the official protocol reports: "accuracy" (top-1) or "mean_class_accuracy".
-        folds: Into how many folds each split is divided, chosen by the option `fold` (from 1); 0 for none.
-        merges: A coarser dataset of the same items, by its registered name, to the class there of each class here.
-        has_files: Whether it is read from files, so that there must be a folder of them.
-        caveat: What a figure on it does not say; stands on every card and report of it.
-        licence: Of what is learnt from it.
+        splits: Official protocols; the first is the default.
+        measure: Metric of the official protocol: "accuracy" (top-1) or "mean_class_accuracy".
+        folds: Number of folds of each split, chosen by the option `fold` (from 1); 0 for none.
+        merges: For each coarser dataset of the same items, the class there of each class here.
+        has_files: Whether the dataset is read from files.
+        caveat: Note for every card and report about the dataset.
+        licence: License of models trained on it.
         root: Folder of the dataset's files.
     """
 
@@ -359,69 +351,68 @@ class Source(ABC):
 
     @abstractmethod
     def entries(self) -> list[Entry]:
-        """Every item, in an order that depends on the dataset alone.
+        """Return every item, always in the same order.
 
         Raises:
-            DeviceError: The dataset is not there.
-            InputError: A list is corrupt, or names an item twice.
+            DeviceError: The dataset is missing.
+            InputError: A list is corrupt or has a duplicate.
         """
 
-    def others(self) -> list[Entry]:
-        """Items that show none of the classes, with label −1: a person's own recordings labeled `unknown`."""
+    def unknown_entries(self) -> list[Entry]:
+        """Return the items that show none of the classes (the user's recordings labeled `unknown`), with label −1."""
         return []
 
     @abstractmethod
     def read(self, entry: Entry) -> Clip:
-        """The clip of an item; pictures are decoded when they are looked at (`actrec.datasets.base`).
+        """Read the clip of an item; images are decoded on access (`LazyStreams`).
 
         Raises:
-            DeviceError: A file is not there.
-            InputError: A file is truncated, corrupt or empty, or shows nobody; names it.
+            DeviceError: A file is missing.
+            InputError: A file is truncated, corrupt or empty, or has no body.
         """
 
     @abstractmethod
     def part(self, entry: Entry, split: str) -> str:
-        """The part of `split` that an item belongs to: "train", "test", or "" for neither."""
+        """Return the part of `split` of an item: "train", "test", or "" for neither."""
 
-    def divides(self, split: str) -> bool:
-        """Whether a split is made with the options that the dataset has; one that is not is left out of a store."""
+    def has_split(self, split: str) -> bool:
+        """Return whether the options of the dataset define a split; a store skips undefined splits."""
         return True
 
     def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
-        """What the camera saw, one frame after another: what `actrec prepare` makes hands, faces and flow from.
+        """Yield the camera frames, from which `actrec prepare` estimates hands, faces and flow.
 
-        Stamps count from the same zero as those of the clip that `read` gives, and there is a frame for each of them
-        unless the recording lost it. Depth, registered to color, is None where the dataset has none.
+        Stamps have the same zero as the clip of `read`, with one frame per stamp unless the recording dropped it.
+        Depth, registered to color, is None if the dataset has none.
 
         Raises:
-            DeviceError: A file is not there.
-            InputError: A file is corrupt, or the dataset has no pictures.
+            DeviceError: A file is missing.
+            InputError: A file is corrupt, or the dataset has no images.
         """
         kind = type(self).__module__.split(".")[2]
-        remedy = "leave out --estimate, and color of --streams"
+        remedy = "omit --estimate, and color in --streams"
         raise InputError(f"'{entry.name}': {kind} has no camera frames here: {remedy}")
 
-    def no_pictures(self, entry: Entry, missing: str) -> InputError:
-        """That an item lacks what others of its dataset may have."""
+    def missing_images(self, entry: Entry, missing: str) -> InputError:
+        """Return the error for an item without camera frames."""
         return InputError(
-            f"'{entry.name}' has no camera frames here: there is no {missing} in '{self.root}'; where no clip has "
-            "them, leave out --estimate, and color of --streams"
+            f"'{entry.name}' has no camera frames here: there is no {missing} in '{self.root}'; if no clip has "
+            "them, omit --estimate, and color in --streams"
         )
 
     def camera_offset(self, entry: Entry) -> np.ndarray:
-        """[3] metres from a point as `read` gives it to the same as the camera of `frames` sees it: most often zero."""
+        """Return the offset [3] m from the frame of `read` to the frame of the camera of `frames`; usually zero."""
         return np.zeros(3, np.float32)
 
     def identity(self, entry: Entry) -> str:
-        """What tells an item's recording from others, wherever it lies; empty where its name does."""
+        """Return an identity of the recording that does not depend on its path; empty if the name identifies it."""
         return ""
 
     def fingerprint(self, entries: Sequence[Entry]) -> str:
-        """SHA-256 over what tells these items from others: names and labels, and of each file its size and its ends.
+        """Return the SHA-256 of names, labels, and the size and both ends (64 KiB) of each file.
 
-        The ends are the first and last 64 KiB, so that files up to 128 KiB are read whole. Of a longer one (a video,
-        most of NTU's skeletons) another middle is not noticed where the size is the same. Where a folder stands for a
-        file (SYSU's pictures, NTU's depth maps), the names in it are taken.
+        A change in the middle of a long file of the same size is not detected. A folder (SYSU's images, NTU's depth
+        maps) contributes its file names.
 
         Raises:
             DeviceError: A file cannot be read.
@@ -436,10 +427,10 @@ class Source(ABC):
         return digest.hexdigest()
 
     def check(self, split: str) -> None:
-        """Refuses a split that the dataset does not have.
+        """Raise if the dataset has no such split.
 
         Raises:
-            ConfigError: Lists those that it has.
+            ConfigError: The split is unknown; lists the known ones.
         """
         if split not in self.splits:
             name = type(self).__module__.split(".")[2]
@@ -447,10 +438,10 @@ class Source(ABC):
 
 
 def content(path: Path) -> Iterator[bytes]:
-    """What a fingerprint takes of a file: its size and its ends; of a folder, the names in it.
+    """Yield the size and the ends of a file, or the names in a folder, for a fingerprint.
 
     Raises:
-        DeviceError: It cannot be read.
+        DeviceError: The file cannot be read.
     """
     try:
         if path.is_dir():
@@ -467,7 +458,7 @@ def content(path: Path) -> Iterator[bytes]:
 
 
 def no_folder(root: Path) -> DeviceError:
-    """The error of a dataset that is not there; most often nobody has said where datasets are."""
+    """Return the error for a missing dataset folder."""
     return DeviceError(
         f"there is no folder '{root}'; check the path (commands: --data or ACTREC_DATA for the folder of datasets, "
         "--root for the dataset's own)"
@@ -475,11 +466,10 @@ def no_folder(root: Path) -> DeviceError:
 
 
 def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """As `os.walk`, links followed, but each folder once: links may lead to where they lie, or several to one place.
+    """Walk a folder like `os.walk`, following links, but visiting each folder once.
 
     Raises:
-        DeviceError: A folder cannot be looked into, so that nobody knows what is missing; hidden ones and a disk's own
-            `lost+found` are passed by.
+        DeviceError: A folder is unreadable; hidden folders and `lost+found` are ignored.
     """
     known: set[tuple[int, int]] = set()
     for folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
@@ -498,5 +488,5 @@ def _refuse(error: OSError) -> None:
 
 
 def closed(error: OSError) -> DeviceError:
-    """The error of a folder that cannot be looked into."""
-    return DeviceError(f"cannot look into '{error.filename}': {error.strerror}; make it readable, or move it away")
+    """Return the error for an unreadable folder."""
+    return DeviceError(f"cannot read the folder '{error.filename}': {error.strerror}; make it readable or move it")

@@ -1,9 +1,7 @@
 """Northwestern-UCLA Multiview Action 3D (Wang et al., CVPR 2014): Kinect v1 joints, three views.
 
-The dataset gives no clock. In "walk around" the distance between the ankles swings 0.128 times a frame (median of 106
-sequences), which at 12 Hz is 1.5 steps a second, a slow indoor walk: so 12 Hz is the default; `fps` sets another.
-
-Northwestern-UCLA (Wang et al., CVPR 2014): 10 actions, 10 subjects, 3 views, Kinect v1.
+10 actions, 10 subjects. The dataset has no stamps. In "walk around" the distance between the ankles swings 0.128 times
+a frame (median of 106 sequences): at the default of 12 Hz this is 1.5 steps a second, a slow indoor walk.
 """
 
 import json
@@ -29,7 +27,7 @@ _NAME = re.compile(r"a(\d+)_s(\d+)_e(\d+)_v(\d+)")
 
 
 def read_nucla_json(path: str | Path, fps: float = FPS) -> SkeletonSequence:
-    """Reads one sequence as published: {"file_name", "skeletons": [T][20][3] metres, "label": 1..10}.
+    """Read one sequence as published: {"file_name", "skeletons": [T][20][3] meters, "label": 1..10}.
 
     Raises:
         DeviceError: There is no such file.
@@ -49,7 +47,7 @@ def read_nucla_json(path: str | Path, fps: float = FPS) -> SkeletonSequence:
 
 
 def read_nucla_npz(path: str | Path, fps: float = FPS) -> list[SkeletonSequence]:
-    """Reads all sequences of `nucla_skeletons.npz` (xyz, length, name, label; `is_train` goes to `meta`).
+    """Read all sequences of `nucla_skeletons.npz` (xyz, length, name, label; `is_train` goes to `meta`).
 
     Raises:
         DeviceError: There is no such file.
@@ -68,7 +66,7 @@ def read_nucla_npz(path: str | Path, fps: float = FPS) -> list[SkeletonSequence]
 
 
 def parse_name(name: str) -> dict[str, int]:
-    """Action, subject, episode and view from "aAA_sSS_eEE_vVV"; empty for another name."""
+    """Parse action, subject, episode and view from "aAA_sSS_eEE_vVV"; empty for another name."""
     match = _NAME.fullmatch(name)
     return dict(zip(("action", "subject", "episode", "view"), map(int, match.groups()), strict=True)) if match else {}
 
@@ -84,13 +82,13 @@ def _sequence(name: str, xyz: np.ndarray, label: int, fps: float, **more: Any) -
 KEYS = ("action", "subject", "episode", "view")
 
 ACTIONS = (1, 2, 3, 4, 5, 6, 8, 9, 11, 12)
-"""What the names of the files call the ten classes."""
+"""Action numbers of the ten classes in file names."""
 
 
 class Nucla(ArchiveSource):
     """Split "view", the official one: views 1 and 2 train (1,020 clips), view 3 tests (464).
 
-    Root holds `nucla_skeletons.npz`, or the sequences as published: `aAA_sSS_eEE_vVV.json` in whatever folders.
+    The root holds `nucla_skeletons.npz`, or the published sequences `aAA_sSS_eEE_vVV.json` in any folders.
     """
 
     classes = CLASSES
@@ -98,7 +96,7 @@ class Nucla(ArchiveSource):
     archive: ClassVar = "nucla_skeletons.npz"
 
     def read_all(self) -> list[tuple[Entry, Clip]]:
-        """As the base says."""
+        """Return every item of the archive with its clip."""
         path, read = self.root / self.archive, []
         for s in read_nucla_npz(path):
             clip = clip_of(s, (s.label or 0) - 1)
@@ -106,7 +104,7 @@ class Nucla(ArchiveSource):
         return read
 
     def published(self) -> list[Entry]:
-        """As the base says."""
+        """Return every item of the published files."""
         files = files_by_name(self.root, self.archive, r"(a\d+_s\d+_e\d+_v\d+)\.json")
         entries = []
         for name, path in files.items():
@@ -117,7 +115,7 @@ class Nucla(ArchiveSource):
         return entries
 
     def read_published(self, entry: Entry) -> Clip:
-        """As the base says; a file that says another name or label than its own is refused."""
+        """Read the clip of a published file; raise if the name or label in it differs from its file name."""
         path = entry.files["skeleton"]
         sequence = read_nucla_json(path)
         if (sequence.name, sequence.label) != (entry.name, entry.label + 1):
@@ -128,6 +126,6 @@ class Nucla(ArchiveSource):
         return clip_of(sequence, entry.label)
 
     def part(self, entry: Entry, split: str) -> str:
-        """As the base says."""
+        """Return the part of an item in a split."""
         self.check(split)
         return "test" if entry.meta["view"] == 3 else "train"

@@ -1,13 +1,11 @@
 """SHREC'17 track (De Smedt et al., 3DOR 2017): hand gestures before an Intel RealSense, 22 joints, 30 frames a second.
 
-Its world axes are x to the image's right, y up, z away from the camera, of a mirrored image with the origin in its
-corner. Read as numbers of a right-handed frame they show right hands (fingers curl to the palm's side of thumb ×
-fingers in 12 frames of 13), which all subjects used; so half a turn about z leads to the optical frame: fingers up is
-−y, and a swipe to the user's right goes to −x, which is the left of the image.
+14 hand gestures by 28 subjects, with one finger or the whole hand. The world axes of the files are x to the image's
+right, y up and z away from the camera, of a mirrored image with the origin in its corner. In a right-handed frame these
+coordinates show right hands (fingers curl to the palm's side in 12 frames of 13), which all subjects used. Half a turn
+about z gives the optical frame: fingers up is −y, and a swipe to the user's right goes to −x, the left of the image.
 
-The papers' tables have V before +, the files + before V: the strokes of gesture 12 cross, those of 13 make one V.
-
-SHREC'17 (De Smedt et al., 3DOR 2017): 14 hand gestures by 28 subjects, with one finger or the whole hand.
+The papers' tables list V before +, the files + before V: the strokes of gesture 12 cross, and gesture 13 is one V.
 """
 
 import logging
@@ -47,13 +45,13 @@ class GestureSequence:
     """One recorded gesture of one hand, in layout `hand_22`.
 
     Attributes:
-        name: As the dataset's folders call it, e.g. `gesture_1/finger_1/subject_2/essai_1`.
+        name: Folder in the dataset, e.g. `gesture_1/finger_1/subject_2/essai_1`.
         stamps_ns: [T] int64 nanoseconds from 0.
-        hands: [1, T, 22, 3] float32 metres in the optical frame, moved by a constant (see the module).
+        hands: [1, T, 22, 3] float32 meters in the optical frame, moved by a constant (see the module).
         gesture: 1 to 14, as the dataset counts.
         finger: 1 for one finger, 2 for the whole hand.
         subject, essai: Who, and which repetition.
-        train: Whether the official split trains on it; None where the file does not tell.
+        train: Whether the official split trains on it; None if unknown.
     """
 
     name: str
@@ -67,7 +65,7 @@ class GestureSequence:
 
 
 def read_shrec17_npz(path: str | Path, fps: float = FPS) -> list[GestureSequence]:
-    """Reads all sequences of `shrec17_skeletons.npz` (xyz, length, gesture, finger, subject, essai, is_train).
+    """Read all sequences of `shrec17_skeletons.npz` (xyz, length, gesture, finger, subject, essai, is_train).
 
     Raises:
         DeviceError: There is no such file.
@@ -83,7 +81,7 @@ def read_shrec17_npz(path: str | Path, fps: float = FPS) -> list[GestureSequence
 
 
 def read_shrec17(root: str | Path, entry: tuple[int, ...], train: bool, fps: float = FPS) -> GestureSequence:
-    """Reads one sequence as published.
+    """Read one sequence as published.
 
     Args:
         root: Folder of the dataset, which holds `gesture_1` and so on.
@@ -104,7 +102,7 @@ def read_shrec17(root: str | Path, entry: tuple[int, ...], train: bool, fps: flo
 
 
 def read_gesture(path: str | Path, fps: float = FPS) -> GestureSequence:
-    """Reads a `skeletons_world.txt` by itself; the folders it lies in tell which it is, if they are named so.
+    """Read a single `skeletons_world.txt`; the names of its folders identify it.
 
     Raises:
         DeviceError: There is no such file.
@@ -118,11 +116,11 @@ def read_gesture(path: str | Path, fps: float = FPS) -> GestureSequence:
 
 
 def read_list(path: str | Path) -> list[tuple[int, ...]]:
-    """The rows of an official list (`train_gestures.txt`, `test_gestures.txt`) by `COLUMNS`.
+    """Read the rows of an official list (`train_gestures.txt`, `test_gestures.txt`), columns as `COLUMNS`.
 
     Raises:
         DeviceError: There is no such file.
-        InputError: It is corrupt, or names a sequence twice.
+        InputError: The list is corrupt or has a duplicate.
     """
     path = Path(path)
     rows = [tuple(row) for row in _table(path, len(COLUMNS), np.int64).tolist()]
@@ -163,7 +161,7 @@ def _table(path: Path, columns: int, dtype: type) -> np.ndarray:
 
 
 def sequence_name(gesture: int, finger: int, subject: int, essai: int) -> str:
-    """The folder of a sequence, below the dataset's."""
+    """Return the folder of a sequence in the dataset."""
     return f"gesture_{gesture}/finger_{finger}/subject_{subject}/essai_{essai}"
 
 
@@ -193,10 +191,10 @@ logger = logging.getLogger(__name__)
 
 
 class Shrec17(ArchiveSource):
-    """The 14 gestures, however they are made. Split "official": 20 subjects train (1,960 sequences), 8 test (840).
+    """The 14 gestures. Split "official": 20 subjects train (1,960 sequences), 8 test (840).
 
-    Root holds `shrec17_skeletons.npz`, or the dataset as published: both lists and the folders `gesture_*`, or the
-    folder `HandGestureDataset_SHREC2017` that the archive has them in.
+    The root holds `shrec17_skeletons.npz`, or the published dataset: both lists and the folders `gesture_*`, or the
+    archive's folder `HandGestureDataset_SHREC2017`.
     """
 
     classes: tuple[str, ...] = CLASSES
@@ -215,7 +213,7 @@ class Shrec17(ArchiveSource):
         return gesture - 1
 
     def read_all(self) -> list[tuple[Entry, Clip]]:
-        """As the base says."""
+        """Return every item of the archive with its clip."""
         path, read = self.root / self.archive, []
         for s in read_shrec17_npz(path):
             meta = {"gesture": s.gesture, "finger": s.finger, "subject": s.subject, "essai": s.essai}
@@ -224,7 +222,7 @@ class Shrec17(ArchiveSource):
         return read
 
     def published(self) -> list[Entry]:
-        """As the base says: every sequence of the official lists, whether its file is there or not."""
+        """Return every sequence of the official lists, with or without its file."""
         if not (self.root / LISTS["train"]).is_file():
             raise DeviceError(f"'{self.root}' holds neither {self.archive} nor {LISTS['train']}; check the path")
         entries: dict[str, Entry] = {}
@@ -243,7 +241,7 @@ class Shrec17(ArchiveSource):
         return list(entries.values())
 
     def read_published(self, entry: Entry) -> Clip:
-        """As the base says."""
+        """Read the clip of a published item."""
         row = tuple(int(entry.meta.get(key, 0)) for key in COLUMNS)
         s = read_shrec17(self.root, row, entry.meta["part"] == "train")
         return Clip(s.name, entry.label, s.stamps_ns, s.hands)
@@ -253,17 +251,17 @@ class Shrec17(ArchiveSource):
         return Entry(name, self.label(meta["gesture"], meta["finger"]), {**meta, "part": part}, files)
 
     def part(self, entry: Entry, split: str) -> str:
-        """As the base says."""
+        """Return the part of an item in a split."""
         self.check(split)
         return str(entry.meta["part"])
 
 
 class Shrec17Fine(Shrec17):
-    """28 classes: gestures of one finger and of the whole hand told apart."""
+    """28 classes: gestures with one finger and with the whole hand are separate classes."""
 
     classes = CLASSES_28
     merges: ClassVar = {"shrec17_14": tuple(label // len(FINGERS) for label in range(len(CLASSES_28)))}
 
     def label(self, gesture: int, finger: int) -> int:
-        """As the base says."""
+        """Return the label of a gesture."""
         return 2 * (gesture - 1) + finger - 1

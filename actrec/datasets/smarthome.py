@@ -1,16 +1,16 @@
 """Toyota Smarthome (Das et al., ICCV 2019): skeletons that LCR-Net++ found in color video, 13 joints a person.
 
 A file is `{"frames": [[person, …], …]}`, one list a video frame; a person has `pose2d`, 13 u then 13 v in px of the
-640×480 picture, `pose3d`, 13 x then y then z in metres about the person, and `cumscore`, how sure the estimator is.
-The second release chose for each joint among three estimators, of which some write (0, 0) for what they do not see, and
-lifted the track to 3D with these zeros in it: poses about the time when somebody was not seen can be far off.
+640×480 image, `pose3d`, 13 x then y then z in meters about the person, and `cumscore`, the estimator's confidence.
+The second release chose each joint among three estimators, some of which write (0, 0) for missing joints, and lifted
+the track to 3D with these zeros, so poses near missing frames can be wrong.
 
-Which way the axes of `pose3d` point, the picture itself tells: turned the right way, a pose lies over its own pixels.
-Mostly an axis runs with or against one of the picture's (LCR-Net's own y is up); poses that were lifted in another
-camera's frame are turned by the rotation that fits best. Every estimator tells left from right, so the turn is never a
-reflection. Where a person stands is where their pose, moved as a whole, lies over `pose2d`.
+The axes of `pose3d` are found from the image: in the right orientation a pose projects onto its own pixels. Usually the
+axes are parallel to the image's (y of LCR-Net is up); poses lifted in another camera's frame get the rotation that fits
+best. It is never a reflection, since the estimators distinguish left and right. The position of a person follows from
+fitting the pose to `pose2d`.
 
-Toyota Smarthome, trimmed (Das et al., ICCV 2019): 31 activities of daily living, 18 subjects, 7 cameras.
+The trimmed dataset has 31 activities of daily living, 18 subjects and 7 cameras.
 """
 
 import hashlib
@@ -54,30 +54,30 @@ CLASSES = (
 _NAME = re.compile(r"([A-Za-z.]+)_p(\d+)_r(\d+)_v(\d+)_c(\d+)")
 
 _MISSING = (0.0, -1.0)
-"""What stands for both u and v of a joint that was not seen."""
+"""Values of both u and v of a missing joint."""
 
 _LARGEST = {"pose2d": 1e5, "pose3d": FARTHEST_M}
-"""px, m: more than any number that is not corrupt."""
+"""px, m: upper bounds of valid numbers."""
 
 _TRUNK_M = (0.2, 1.0)
-"""What the middle trunk, hips to shoulders, may measure if the numbers are metres."""
+"""m, range of the median trunk length (hips to shoulders); other values are not in meters."""
 
 _UNEXPLAINED = 0.4
-"""Largest share of the pixels' variance that may be left when a pose is laid over them, as for half of the poses."""
+"""Largest unexplained share of the pixels' variance, median over the poses."""
 
 _LOOSE = 0.1
-"""The share above which a rotation is tried that is none of the axes'."""
+"""Unexplained share above which a general rotation is fitted."""
 
 _ROUNDS = 10
 
 _GATE_M, _SPEED_M_S = 1.0, 1.5
-"""A person is found again within the one, and for each second unseen the other."""
+"""Tracking gate: a distance, plus a distance per second without a detection."""
 
 _ASIDE = np.array([1.0, 1.0, 0.25])
-"""What a metre counts for when a person is found again: of depth less, which a single picture hardly tells."""
+"""Weight of each axis in the tracking distance: depth from a single image is uncertain."""
 
 _STEADY = 9
-"""Frames over which a person's place is the median: a single picture tells depth to some tenths of a metre."""
+"""Frames of the median filter of positions: depth from a single image errs by decimeters."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,12 @@ class SmarthomeConfig:
     """How Toyota Smarthome's skeletons are read."""
 
     fps: float = setting(20.0, "frames a second of the trimmed videos", unit="Hz", range=(1.0, 240.0))
-    bodies: int = setting(2, "persons kept, those seen most first", range=(1, 8))
-    least_score: float = setting(0.0, "persons that the estimator is less sure of are left out", range=(0.0, 100.0))
+    bodies: int = setting(2, "largest number of people, the longest observed first", range=(1, 8))
+    least_score: float = setting(0.0, "lowest confidence of a person", range=(0.0, 100.0))
 
 
 def parse_name(name: str) -> dict[str, Any]:
-    """Activity, subject, recording, video and camera from "Activity_pPP_rRR_vVV_cCC"; empty for another name."""
+    """Parse activity, subject, recording, video and camera from "Activity_pPP_rRR_vVV_cCC"; empty for another name."""
     match = _NAME.match(name)
     if not match:
         return {}
@@ -99,16 +99,16 @@ def parse_name(name: str) -> dict[str, Any]:
 
 
 def read_smarthome(path: str | Path, options: SmarthomeConfig | None = None) -> SkeletonSequence:
-    """Reads one file to the data contract: bodies in the optical frame, tracked, those seen most first.
+    """Read one file to the data contract: tracked bodies in the optical frame, the longest observed first.
 
     Raises:
         DeviceError: There is no such file.
-        InputError: It is truncated, corrupt, of another form, without 3D poses, or shows nobody.
+        InputError: It is truncated, corrupt, of another form, without 3D poses, or has no body.
     """
     path, options = Path(path), options or config.build(SmarthomeConfig)
     people = _people(path, options.least_score)
     if not any(len(found.scores) for found in people):
-        raise InputError(f"'{path}' shows nobody in {len(people)} frames; leave it out")
+        raise InputError(f"'{path}' has no body in {len(people)} frames; leave it out")
     axes = _axes(path, np.concatenate([p.poses for p in people]), np.concatenate([p.pixels for p in people]))
     tracks = _tracks([_placed(found, axes) for found in people], 1.0 / options.fps)[: options.bodies]
     if not tracks:
@@ -119,7 +119,7 @@ def read_smarthome(path: str | Path, options: SmarthomeConfig | None = None) -> 
 
 @dataclass(frozen=True)
 class _People:
-    """Those in one frame: [N, 13, 3] metres, [N, 13, 2] px, NaN where missing, [N]."""
+    """The people in one frame: [N, 13, 3] m, [N, 13, 2] px, NaN for missing, [N]."""
 
     poses: np.ndarray
     pixels: np.ndarray
@@ -158,7 +158,7 @@ def _frame(path: Path, t: int, frame: Any, least_score: float) -> _People:
         seen, pose = _values(path, t, person, "pose2d", 2), _values(path, t, person, "pose3d", 3)
         seen[(seen == seen[:, :1]).all(axis=1) & np.isin(seen[:, 0], _MISSING)] = np.nan
         known = seen[np.isfinite(seen).all(axis=1)]
-        if len(known) < MIN_POINTS or not np.ptp(known, axis=0).any():  # nobody, or too little to tell where they are
+        if len(known) < MIN_POINTS or not np.ptp(known, axis=0).any():  # too few joints for a position
             continue
         pixels.append(seen)
         poses.append(pose)
@@ -167,7 +167,7 @@ def _frame(path: Path, t: int, frame: Any, least_score: float) -> _People:
 
 
 def _score(path: Path, t: int, person: Any, least_score: float) -> float:
-    """How sure the estimator is of a person; the refined skeletons do not say, and all of theirs are kept."""
+    """Return the confidence of a person; 1 in the refined skeletons, which have none."""
     score = person.get("cumscore") if isinstance(person, dict) else None
     if isinstance(score, (int, float)):
         return float(score)
@@ -180,7 +180,7 @@ def _score(path: Path, t: int, person: Any, least_score: float) -> float:
 
 
 def _values(path: Path, t: int, person: Any, key: str, dimensions: int) -> np.ndarray:
-    """[13, D] of the numbers of one person, all of a coordinate first."""
+    """Return the numbers [13, D] of one person, stored coordinate by coordinate."""
     if not isinstance(person, dict) or key not in person:
         remedy = ": take the skeletons with 3D poses" if key == "pose3d" else ""
         raise InputError(f"'{path}': frame {t + 1} has a person without '{key}'{remedy}")
@@ -197,10 +197,10 @@ def _values(path: Path, t: int, person: Any, key: str, dimensions: int) -> np.nd
 
 
 def _axes(path: Path, poses: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """[3, 3] rotation that turns `pose3d` to the optical frame (see the module), its unit checked.
+    """Return the rotation [3, 3] from `pose3d` to the optical frame (see the module), after checking the unit.
 
     Args:
-        path: Named in errors.
+        path: File, for errors.
         poses: [N, 13, 3].
         pixels: [N, 13, 2], NaN where missing.
     """
@@ -212,7 +212,7 @@ def _axes(path: Path, poses: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     if not _TRUNK_M[0] <= trunk <= _TRUNK_M[1]:
         raise InputError(
             f"'{path}': the trunk measures {trunk:.3g}, expected {_TRUNK_M[0]} to {_TRUNK_M[1]}: 'pose3d' is not in "
-            "metres"
+            "meters"
         )
     known = np.isfinite(pixels).all(axis=-1, keepdims=True)
     poses, pixels = (_centered(points, known) for points in (poses, pixels))
@@ -231,27 +231,27 @@ def _axes(path: Path, poses: np.ndarray, pixels: np.ndarray) -> np.ndarray:
 
 
 def _centered(points: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """[N, 13, D] points about the mean of those `known` [N, 13, 1]; the others 0, so that they weigh nothing."""
+    """Subtract from points [N, 13, D] the mean of the `known` [N, 13, 1] ones; set the others to 0."""
     mean = np.where(known, points, 0).sum(axis=1, keepdims=True) / known.sum(axis=1, keepdims=True)
     return np.where(known, points - mean, 0)
 
 
 def _scales(poses: np.ndarray, pixels: np.ndarray, turn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Poses [N, 13, 2] as they are seen, and the px a metre [N, 1, 1] that lay them over the pixels best."""
+    """Return the projected poses [N, 13, 2] and their best scales [N, 1, 1] px/m."""
     seen = (poses @ turn.T)[..., :2]
     scales = (seen * pixels).sum(axis=(1, 2)) / np.maximum((seen**2).sum(axis=(1, 2)), 1e-9)
     return seen, np.maximum(scales, 0.0)[:, None, None]
 
 
 def _unexplained(poses: np.ndarray, pixels: np.ndarray, turn: np.ndarray) -> float:
-    """The share of the pixels' variance that is left when a turned pose is laid over them, median of the N."""
+    """Return the share of the pixels' variance that the rotated poses do not explain, median over the N poses."""
     seen, scales = _scales(poses, pixels, turn)
     left = ((pixels - scales * seen) ** 2).sum(axis=(1, 2)) / np.maximum((pixels**2).sum(axis=(1, 2)), 1e-9)
     return float(np.median(left))
 
 
 def _rotation(poses: np.ndarray, pixels: np.ndarray, turn: np.ndarray) -> np.ndarray:
-    """The rotation [3, 3] that lays all poses over their pixels best, each at its own scale, from `turn` on."""
+    """Return the rotation [3, 3] that best fits all poses to their pixels, each at its own scale."""
     points = poses.reshape(-1, 3)
     sizes = np.sqrt((poses**2).sum(axis=(1, 2)) / np.maximum((pixels**2).sum(axis=(1, 2)), 1e-9))[:, None, None]
     for _ in range(_ROUNDS):
@@ -265,7 +265,7 @@ def _rotation(poses: np.ndarray, pixels: np.ndarray, turn: np.ndarray) -> np.nda
 
 
 def _placed(found: _People, axes: np.ndarray) -> _People:
-    """Those who can be put before the camera, there."""
+    """Return the people whose position in the camera's frame can be determined, at that position."""
     k = INTRINSICS
     rays = np.concatenate(
         [(found.pixels - [k.cx, k.cy]) / [k.fx, k.fy], np.ones((*found.pixels.shape[:2], 1))], axis=-1
@@ -277,7 +277,7 @@ def _placed(found: _People, axes: np.ndarray) -> _People:
 
 
 def _tracks(people: list[_People], spacing_s: float) -> list[Track]:
-    """Who is who from frame to frame: the nearest in space; those seen most first."""
+    """Track people from frame to frame by distance; the longest observed first."""
     tracks: list[Track] = []
     for t, found in enumerate(people):
         pairs = []
@@ -297,7 +297,7 @@ def _tracks(people: list[_People], spacing_s: float) -> list[Track]:
 
 
 def _steady(track: Track) -> np.ndarray:
-    """[N, 13, 3] a track's poses, each at the median of the places about its time."""
+    """Return the poses [N, 13, 3] of a track at median-filtered positions."""
     poses = np.stack([joints for joints, _, _ in track.values()])
     places = poses.mean(axis=1, keepdims=True)
     half = _STEADY // 2
@@ -312,7 +312,7 @@ def _sequence(name: str, tracks: list[Track], frames: int, fps: float, meta: dic
     for m, track in enumerate(tracks):
         at = list(track)
         joints[m, at], pixels[m, at] = _steady(track), [px for _, px, _ in track.values()]
-    # Poses are whole, but a joint that was not seen in the picture was lifted from a wrong place.
+    # Poses are complete, but a joint missing in the image was lifted from a wrong position.
     joints[~np.isfinite(pixels).all(axis=-1)] = np.nan
     known = np.isfinite(joints).all(axis=-1).astype(np.float32)
     bodies, scores = convert(joints, known, LAYOUT)
@@ -328,21 +328,21 @@ CLASSES_CROSS_VIEW = (
     "Enter", "Getup", "Leave", "Pour.Frombottle", "Pour.Fromcan", "Readbook", "Sitdown", "Takepills", "Uselaptop",
     "Usetablet", "Usetelephone", "Walk",
 )  # fmt: skip
-"""The 19 activities that were seen from more than one side."""
+"""The 19 activities recorded from several views."""
 
 SUBJECTS = frozenset({3, 4, 6, 7, 9, 12, 13, 15, 17, 19, 25})
-"""The 11 of 18 that "cross_subject" trains on."""
+"""Training subjects (11 of 18) of "cross_subject"."""
 
 CAMERAS = {"cross_view_1": frozenset({1}), "cross_view_2": frozenset({1, 3, 4, 6, 7})}
-"""Those that a split trains on."""
+"""Training cameras of each split."""
 
 TEST_CAMERA = 2
-"""Camera 5 is the validation set of both, which neither trains nor tests on."""
+"""Test camera of both splits. Camera 5 is their validation set, which is not used."""
 
 VIDEOS = frozenset({".mp4", ".avi"})
 
 REFINED = "_pose3d"
-"""What the names of the second release's skeletons end with."""
+"""Suffix of the skeleton files of the second release."""
 
 logger = logging.getLogger(__name__)
 
@@ -358,7 +358,7 @@ class SmarthomeSourceConfig(SmarthomeConfig, VideoConfig):
     )
     release: str = setting(
         "refined",
-        "which skeletons are taken where both releases are there: those called …_pose3d.json (1.2), or the first (1.1)",
+        "preferred skeletons if both releases exist: refined (…_pose3d.json, 1.2) or first (1.1)",
         choices=("refined", "first"),
     )
 
@@ -366,15 +366,14 @@ class SmarthomeSourceConfig(SmarthomeConfig, VideoConfig):
 class Smarthome(Source):
     """Splits "cross_subject", "cross_view_1" and "cross_view_2".
 
-    Root holds, in whatever folders, the skeletons (`Activity_pPP_rRR_vVV_cCC.json`, or with `_pose3d`, of the second
-    release) and, where there are any, the videos of the same names (.mp4); those of depth, whose folder or file says
-    so, are passed by. The cross-view splits are of 19 activities: the clips of the other 12 are in neither part. With
-    `activities="cross_view"` these 19 are the only classes, as in the papers' figures; with "all" a network has 12
-    outputs that the split never shows it.
+    The root holds, in any folders, the skeletons (`Activity_pPP_rRR_vVV_cCC.json`, second release with `_pose3d`)
+    and, if available, videos of the same names (.mp4); depth videos are ignored. The cross-view splits have 19
+    activities: clips of the other 12 are in neither part. With `activities="cross_view"` these 19 are the only classes,
+    as in the papers; with "all" a network has 12 unused outputs.
 
     Args:
         root: Folder of the files.
-        options: Of `SmarthomeSourceConfig`.
+        options: Fields of `SmarthomeSourceConfig`.
 
     Raises:
         ConfigError: Unknown option.
@@ -389,11 +388,11 @@ class Smarthome(Source):
         self.classes = CLASSES if self.config.activities == "all" else CLASSES_CROSS_VIEW
 
     def entries(self) -> list[Entry]:
-        """Every clip whose activity is one of `classes`, by name.
+        """Return every clip whose activity is one of `classes`, by name.
 
         Raises:
             DeviceError: The root holds no skeletons.
-            InputError: A clip lies in two files of a kind.
+            InputError: A clip has two files of a kind.
         """
         found = self._files()
         skeletons = self._skeletons(found)
@@ -407,11 +406,11 @@ class Smarthome(Source):
         return [self._entry(name, skeletons[name], found[name]) for name in wanted]
 
     def read(self, entry: Entry) -> Clip:
-        """Bodies tracked, those seen most first; color, pixels in it and motion where the video is there.
+        """Read the tracked bodies; color, pixels and motion if there is a video.
 
         Raises:
-            DeviceError: A file is not there.
-            InputError: A file is truncated or corrupt, or shows nobody; names it.
+            DeviceError: A file is missing.
+            InputError: A file is truncated or corrupt, or has no body.
         """
         sequence = read_smarthome(entry.files["skeleton"], self.config)
         size = (INTRINSICS.width, INTRINSICS.height)
@@ -421,14 +420,14 @@ class Smarthome(Source):
         return Clip(entry.name, entry.label, sequence.stamps_ns, sequence.bodies, others)
 
     def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
-        """The video's pictures; there is no depth."""
+        """Yield the images of the video; there is no depth."""
         if "color" not in entry.files:
-            raise self.no_pictures(entry, f"{entry.name}.mp4")
+            raise self.missing_images(entry, f"{entry.name}.mp4")
         sequence = read_smarthome(entry.files["skeleton"], self.config)
         return self._video(entry, sequence).frames(INTRINSICS)
 
     def part(self, entry: Entry, split: str) -> str:
-        """As the base says; "" for camera 5 and for what the split's activities do not hold."""
+        """Return the part; "" for camera 5 and for activities that are not in the split."""
         self.check(split)
         if split == "cross_subject":
             return "train" if entry.meta["subject"] in SUBJECTS else "test"
@@ -439,14 +438,14 @@ class Smarthome(Source):
         return "test" if entry.meta["camera"] == TEST_CAMERA else ""
 
     def fingerprint(self, entries: Sequence[Entry]) -> str:
-        """As the base has it, and what the options do to the clips."""
+        """Return the digest of the base class and of the options."""
         return hashlib.sha256(f"{super().fingerprint(entries)} {asdict(self.config)}".encode()).hexdigest()
 
     def _video(self, entry: Entry, sequence: SkeletonSequence) -> ColorVideo:
         return ColorVideo(entry.files["color"], sequence.stamps_ns, self.config)
 
     def _files(self) -> dict[str, dict[str, Path]]:
-        """By clip, its files by kind."""
+        """Return the files of each clip by kind."""
         if not self.root.is_dir():
             raise no_folder(self.root)
         found: dict[str, dict[str, Path]] = {}
@@ -458,11 +457,11 @@ class Smarthome(Source):
                 name = "{activity}_p{subject:02}_r{recording:02}_v{video:02}_c{camera:02}".format(**meta)
                 other = found.setdefault(name, {}).setdefault(kind, path)
                 if other != path:
-                    raise InputError(f"'{path}' and '{other}' are of the same clip; remove one of them")
+                    raise InputError(f"'{path}' and '{other}' belong to the same clip; remove one of them")
         return found
 
     def _kind(self, path: Path) -> str:
-        """What a file holds; "" for depth, whose videos are published under the names of color's."""
+        """Return the kind of a file; "" for depth videos, which have the names of color videos."""
         suffix = path.suffix.lower()
         if suffix == ".json":
             return "refined" if path.stem.lower().endswith(REFINED) else "first"
@@ -470,7 +469,7 @@ class Smarthome(Source):
         return "color" if suffix in VIDEOS and not depth else ""
 
     def _skeletons(self, found: dict[str, dict[str, Path]]) -> dict[str, Path]:
-        """By clip, its skeletons, all of one release: the wanted one where both are there."""
+        """Return the skeletons of each clip, all of one release: the preferred one if both exist."""
         there = {kind for files in found.values() for kind in files} & {"refined", "first"}
         release = self.config.release if self.config.release in there else next(iter(there), "")
         chosen = {name: files[release] for name, files in sorted(found.items()) if release in files}

@@ -1,12 +1,8 @@
 """SYSU 3D Human-Object Interaction (Hu et al., CVPR 2015): Kinect v1 joints at 30 Hz, 12 actions by 40 subjects.
 
-A clip is a folder: `sklWorld.mat`, whose `SW` [20, 3, T] are the joints in the sensor's space (metres, y up, in the
-order of the Kinect SDK), `sklImage.mat`, whose `S` [20, 2, T] are the same in the color picture (px), and the pictures
-themselves in `rgb` and `depth`.
-
-SYSU 3D Human-Object Interaction (Hu et al., CVPR 2015): 12 actions, 40 subjects, Kinect v1.
-
-The 30 folds of SYSU 3D HOI, from the lists that its authors publish beside the data.
+A clip is a folder: `sklWorld.mat`, whose `SW` [20, 3, T] are the joints in the sensor's space (meters, y up, in the
+order of the Kinect SDK), `sklImage.mat`, whose `S` [20, 2, T] are the same in the color image (px), and the images
+themselves in `rgb` and `depth`. The 30 folds come from the lists of the authors.
 """
 
 import hashlib
@@ -41,16 +37,16 @@ CLASSES = (
 LAYOUT = "kinect_v1_20"
 
 _TRUNK_M = (0.2, 1.0)
-"""What the middle trunk, hips to shoulders, may measure if the numbers are metres."""
+"""m, range of the median trunk length (hips to shoulders); other values are not in meters."""
 
 
 @dataclass(frozen=True)
 class SysuSequence:
-    """A clip's joints, and whether its pictures show left and right exchanged.
+    """Joints of a clip, and whether its images are mirrored.
 
     Attributes:
-        sequence: In the data contract; pixels lie in the picture turned back from its mirroring.
-        mirrored: Exchange left and right of the pictures for the joints to lie on the person.
+        sequence: In the data contract; pixels refer to the mirrored-back image.
+        mirrored: Whether the images must be mirrored back.
     """
 
     sequence: SkeletonSequence
@@ -58,7 +54,7 @@ class SysuSequence:
 
 
 def read_sysu(folder: str | Path, name: str, fps: float = FPS) -> SysuSequence:
-    """Reads the joints of one clip.
+    """Read the joints of one clip.
 
     Args:
         folder: That of the clip.
@@ -67,7 +63,7 @@ def read_sysu(folder: str | Path, name: str, fps: float = FPS) -> SysuSequence:
 
     Raises:
         DeviceError: There is no `sklWorld.mat`.
-        InputError: A file is truncated or corrupt, not in metres, or shows nobody; names it.
+        InputError: A file is truncated or corrupt, not in meters, or has no body.
         MissingLibraryError: scipy is not installed.
     """
     path = Path(folder) / "sklWorld.mat"
@@ -87,7 +83,7 @@ def read_sysu(folder: str | Path, name: str, fps: float = FPS) -> SysuSequence:
 
 
 def _joints(path: Path, value: np.ndarray, dimensions: int) -> np.ndarray:
-    """[T, 20, D] of a published [20, D, T]."""
+    """Convert published joints [20, D, T] to [T, 20, D]."""
     joints = value.astype(np.float64)
     if joints.ndim == 2:
         joints = joints[..., None]  # MATLAB drops a last axis of one: a clip of a single frame
@@ -101,12 +97,12 @@ def _known(joints: np.ndarray) -> np.ndarray:
 
 
 def _check(path: Path, world: np.ndarray) -> None:
-    """Refuses what is not metres with y up."""
+    """Raise if the joints are not in meters with y up."""
     index = layouts.get(LAYOUT).index
     hips, shoulders = world[:, index["hip_center"]], world[:, index["shoulder_center"]]
     both = _known(hips) & _known(shoulders)
     if not both.any():
-        raise InputError(f"'{path}' shows nobody in {len(world)} frames; leave it out")
+        raise InputError(f"'{path}' has no body in {len(world)} frames; leave it out")
     trunk = (shoulders - hips)[both]
     length, up = float(np.median(np.linalg.norm(trunk, axis=-1))), float(np.median(trunk[:, 1]))
     if not (_TRUNK_M[0] <= length <= _TRUNK_M[1] and up > 0):
@@ -117,7 +113,7 @@ def _check(path: Path, world: np.ndarray) -> None:
 
 
 def _mirrored(world: np.ndarray, seen: np.ndarray) -> bool:
-    """Whether u grows with x, which points to the sensor's left: then the picture is mirrored."""
+    """Return whether the image is mirrored: u grows with x, which points to the sensor's left."""
     both = _known(world) & _known(seen)
     x, u = world[..., 0], seen[..., 0]
     count = np.maximum(both.sum(axis=1, keepdims=True), 1)
@@ -126,7 +122,7 @@ def _mirrored(world: np.ndarray, seen: np.ndarray) -> bool:
 
 
 def _placed(world: np.ndarray, seen: np.ndarray, mirrored: bool) -> np.ndarray:
-    """[1, T, 25, 2] px in the picture turned back, NaN where a joint is missing."""
+    """Return pixels [1, T, 25, 2] in the mirrored-back image, NaN for missing joints."""
     seen = seen.astype(np.float32)
     if mirrored:
         seen[..., 0] = COLOR_SIZE[0] - 1 - seen[..., 0]
@@ -150,27 +146,27 @@ class Folds:
 
     Attributes:
         path: The list.
-        parts: For each fold, of train and test the numbers of clips, from 1 (`clip_number`).
+        parts: For each fold, the clip numbers (`clip_number`, from 1) of train and test.
     """
 
     path: Path
     parts: tuple[dict[str, frozenset[int]], ...]
 
     def part(self, fold: int, clip: int) -> str:
-        """The part of fold 1 to 30 that a clip belongs to."""
+        """Return the part of a clip in a fold (1 to 30)."""
         return next(part for part in PARTS if clip in self.parts[fold - 1][part])
 
 
 def clip_number(subject: int, action: int) -> int:
-    """1 to 480, as the lists count: the actions of the first subject, those of the second, and so on."""
+    """Return the number (1 to 480) of a clip in the lists: subject by subject, action by action."""
     return (subject - 1) * len(CLASSES) + action
 
 
 def read_folds(path: Path, split: str) -> Folds:
-    """Reads a list of folds: `train` and `test`, each 30 rows (or a MATLAB cell of 30) of numbers from 1.
+    """Read a list of folds: `train` and `test`, each 30 rows (or a MATLAB cell of 30) of numbers from 1.
 
-    The numbers are those of clips (1 to 480), or where none is above 40 in "cross_subject", those of subjects. Names of
-    the arrays may hold more than "train" and "test"; where the file holds one of the two, the rest is the other.
+    The numbers are clips (1 to 480), or subjects if none is above 40 in "cross_subject". Names of the arrays contain
+    "train" or "test"; if the file has only one of them, the other part is the rest.
 
     Args:
         path: A .mat, or an .npz with the same arrays.
@@ -178,8 +174,8 @@ def read_folds(path: Path, split: str) -> Folds:
 
     Raises:
         DeviceError: There is no such file.
-        InputError: It is corrupt, has other than 30 folds, names a clip twice or one that there is not, leaves one out,
-            trains and tests on the same clip, or is of the other split by the subjects that it trains and tests on.
+        InputError: It is corrupt, does not have 30 folds, has a duplicate, unknown or missing clip or a clip in both
+            parts, or belongs to the other split.
     """
     if not path.is_file():
         raise DeviceError(f"there is no file '{path}'; check the path")
@@ -209,7 +205,7 @@ def _keys(path: Path) -> tuple[str, ...]:
 
 
 def _rows(path: Path, part: str, arrays: dict[str, Any]) -> list[np.ndarray] | None:
-    """The 30 rows of a part; None where the file has no such array."""
+    """Return the 30 rows of a part; None if the file has no such array."""
     named = [key for key in arrays if part in key.lower()]
     if not named:
         return None
@@ -224,7 +220,7 @@ def _rows(path: Path, part: str, arrays: dict[str, Any]) -> list[np.ndarray] | N
     if len(rows) != COUNT or not all(len(row) for row in rows):
         raise InputError(f"'{path}': '{named[0]}' {list(value.shape)} is not {COUNT} folds")
     for k, row in enumerate(rows):
-        # Infinity is its own round number.
+        # round(inf) == inf.
         if row.dtype.kind not in "iuf" or not np.isfinite(row).all() or (row != np.round(row)).any():
             raise InputError(f"'{path}': '{named[0]}' of fold {k + 1} is not whole numbers")
     return rows
@@ -256,11 +252,11 @@ def _check_folds(path: Path, fold: int, sets: dict[str, frozenset[int]], split: 
     both = subjects[0] & subjects[1]
     if split == "cross_subject" and both:
         raise InputError(
-            f"'{path}': fold {fold} trains and tests on subject {min(both)}: it is no list of split cross_subject"
+            f"'{path}': fold {fold} trains and tests on subject {min(both)}: it is not a list of split cross_subject"
         )
     if split == "same_subject" and not both:
         raise InputError(
-            f"'{path}': fold {fold} trains and tests on nobody in both parts: it is no list of split same_subject"
+            f"'{path}': fold {fold} has no subject in both parts: it is not a list of split same_subject"
         )
 
 
@@ -268,33 +264,32 @@ INTRINSICS = Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
 """Nominal, of the Kinect v1's color camera."""
 
 UNPACKED = ("3DvideoNorm", "SYSU3DAction/3DvideoNorm", "SYSU3DAction")
-"""Where the published archive has the persons' folders."""
+"""Folder of the subjects in the published archive."""
 
 _VIDEO = re.compile(r"video(\d+)")
 
 
 @dataclass(frozen=True)
 class SysuConfig(VideoConfig):
-    """How SYSU is read."""
+    """Options of SYSU."""
 
-    fold: int = setting(1, "which of the 30 published folds `part` speaks of", range=(1, COUNT))
+    fold: int = setting(1, "published fold, 1 to 30", range=(1, COUNT))
     cross_subject_folds: str = setting(
-        "cross_subject_folds.mat", "the authors' list of that split's folds (.mat or .npz), in the root or anywhere"
+        "cross_subject_folds.mat", "the authors' list of folds of cross_subject (.mat or .npz), relative to the root"
     )
-    same_subject_folds: str = setting("same_subject_folds.mat", "alike, of split same_subject")
+    same_subject_folds: str = setting("same_subject_folds.mat", "the authors' list of folds of same_subject")
 
 
 class Sysu(Source):
     """Splits "cross_subject" (half of the subjects train) and "same_subject" (half of each action's clips), 30 folds.
 
-    Root holds `3DvideoNorm/<person>/video<1 to 12>` (or `SYSU3DAction`, which holds that, or these folders of persons
-    itself), each with `sklWorld.mat`, `sklImage.mat` and the pictures in `rgb`, and the authors' lists of folds
-    (`actrec.datasets.sysu`). The papers report the mean over the 30 folds, one after the other chosen by the
-    option `fold`. Where the root has the list of one split alone, that is the dataset's only split.
+    The root holds `3DvideoNorm/<person>/video<1 to 12>` (or `SYSU3DAction` with it, or the subjects' folders), each
+    with `sklWorld.mat`, `sklImage.mat` and the images in `rgb`, and the authors' lists of folds. The papers report the
+    mean over the 30 folds (option `fold`). If the root has only one list, the dataset has only that split.
 
     Args:
         root: Folder of the files.
-        options: Of `SysuConfig`.
+        options: Fields of `SysuConfig`.
 
     Raises:
         ConfigError: Unknown option, or no such fold.
@@ -312,25 +307,25 @@ class Sysu(Source):
         self.splits = listed or type(self).splits  # type: ignore[misc, assignment]  # those told here
 
     def entries(self) -> list[Entry]:
-        """Every clip, by subject and action; a subject's number is their folder's place among the 40, by name.
+        """Return every clip by subject and action; subjects are numbered in the order of their folders' names.
 
-        Where a list of folds counts all of them, those whose files are gone too: they are refused when they are read.
+        With a list of folds, clips with missing files are included; `read` raises for them.
 
         Raises:
-            DeviceError: The root holds no clips.
-            InputError: A folder is of an action that there is not, there are more than 40 subjects, or a list of folds
-                is corrupt or counts more subjects than there are.
+            DeviceError: The root has no clips.
+            InputError: A folder has an unknown action, there are more than 40 subjects, or a list of folds is corrupt
+                or has more subjects than the root.
         """
         people = self._people()
         self._lists = {split: self._list(split, len(people)) for split in self.splits if self._path(split).is_file()}
         return [entry for n, folder in enumerate(people, start=1) for entry in self._of(n, folder, len(people))]
 
     def read(self, entry: Entry) -> Clip:
-        """Body, and color, pixels in it and motion where the pictures are there.
+        """Read the body; color, pixels and motion if there are images.
 
         Raises:
-            DeviceError: A file is not there.
-            InputError: A file is truncated or corrupt, or shows nobody; names it.
+            DeviceError: A file is missing.
+            InputError: A file is truncated or corrupt, or has no body.
         """
         read = self._sequence(entry)
         sequence = read.sequence
@@ -342,15 +337,15 @@ class Sysu(Source):
         return Clip(entry.name, entry.label, sequence.stamps_ns, sequence.bodies, others)
 
     def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
-        """The color pictures; the unit of the depth pictures is not published."""
+        """Yield the color images; the unit of the depth images is not published."""
         if "color" not in entry.files:
             place = f"{entry.meta['person']}/video{entry.meta['action']}/rgb"
-            raise self.no_pictures(entry, f"folder {place}")
+            raise self.missing_images(entry, f"folder {place}")
         read = self._sequence(entry)
         return self._video(entry, read).frames(INTRINSICS)
 
     def part(self, entry: Entry, split: str) -> str:
-        """As the base says, of the fold of option `fold`.
+        """Return the part of an item in the fold of option `fold`.
 
         Raises:
             DeviceError: The root has no list of the split's folds.
@@ -365,7 +360,7 @@ class Sysu(Source):
         )
 
     def check(self, split: str) -> None:
-        """As the base says; DeviceError for a split of whose folds the root has no list."""
+        """Raise ConfigError for an unknown split, DeviceError for a split without its list of folds."""
         if split in type(self).splits and split not in self.splits:
             raise self._unlisted(split)
         super().check(split)
@@ -377,7 +372,7 @@ class Sysu(Source):
         )
 
     def fingerprint(self, entries: Sequence[Entry]) -> str:
-        """As the base has it, and what the options do to the clips."""
+        """Return the digest of the base class and of the options."""
         options = {key: value for key, value in asdict(self.config).items() if "fold" not in key}
         return hashlib.sha256(f"{super().fingerprint(entries)} {options}".encode()).hexdigest()
 
@@ -391,7 +386,7 @@ class Sysu(Source):
         return ColorVideo(entry.files["color"], read.sequence.stamps_ns, self.config, mirror=read.mirrored)
 
     def _path(self, split: str) -> Path:
-        """Where the list of a split's folds lies, or should."""
+        """Return the path of a split's list of folds."""
         return self.root / str(getattr(self.config, f"{split}_folds"))
 
     def _list(self, split: str, subjects: int) -> Folds:
@@ -403,7 +398,7 @@ class Sysu(Source):
         return read_folds(path, split)
 
     def _people(self) -> list[Path]:
-        """Folders of the subjects, in the order of their names' characters (capitals first)."""
+        """Return the folders of the subjects, sorted by name (capitals first)."""
         places = (self.root / inner for inner in UNPACKED)
         root = next((place for place in places if place.is_dir()), self.root)
         if not root.is_dir():

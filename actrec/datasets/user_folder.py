@@ -74,7 +74,7 @@ class Folder(Source):
     """The user's recordings. `classes` are their labels in alphabetical order, `unknown` left aside.
 
     Splits: "all" trains on everything; "part" goes by the labels file's column of that name; "person" tests on the
-    people that `held_out` names. Recordings labeled `unknown` are no entries: `others()` lists them, with label −1.
+    people that `held_out` names. Recordings labeled `unknown` are listed by `unknown_entries()` only, label −1.
 
     Args:
         root: The folder.
@@ -124,11 +124,11 @@ class Folder(Source):
         """Every clip of a class, in the order of the labels file, or of names."""
         return [entry for entry in self._entries() if entry.label != OTHER]
 
-    def others(self) -> list[Entry]:
+    def unknown_entries(self) -> list[Entry]:
         """Every clip labeled `unknown`, with label −1."""
         return [entry for entry in self._entries() if entry.label == OTHER]
 
-    def divides(self, split: str) -> bool:
+    def has_split(self, split: str) -> bool:
         """As the base says: by persons where some are held out."""
         return split != "person" or bool(self.held_out)
 
@@ -198,7 +198,7 @@ class Folder(Source):
     def identity(self, entry: Entry) -> str:
         """As the base says, by the ends of its files: whatever its label, span and person."""
         path = self._path(entry)
-        if path not in self._identities:  # hundreds of clips may be cut from one folder of ten thousand pictures
+        if path not in self._identities:  # hundreds of clips may be cut from one folder of ten thousand images
             self._identities[path] = _identity(path)
         return self._identities[path]
 

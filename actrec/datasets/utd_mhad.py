@@ -51,7 +51,7 @@ _NAME = re.compile(r"a(\d+)_s(\d+)_t(\d+)")
 
 
 def read_utd_mhad_mat(path: str | Path, fps: float = FPS) -> SkeletonSequence:
-    """Reads `aA_sS_tT_skeleton.mat`: `d_skel` [20, 3, T] metres.
+    """Read `aA_sS_tT_skeleton.mat`: `d_skel` [20, 3, T] meters.
 
     Raises:
         DeviceError: There is no such file.
@@ -76,7 +76,7 @@ def parse_name(name: str) -> dict[str, int]:
 
 
 def read_utd_mhad_npz(path: str | Path, fps: float = FPS) -> list[SkeletonSequence]:
-    """Reads all sequences of `utd_mhad_skeletons.npz` (xyz, length, action, subject, trial).
+    """Read all sequences of `utd_mhad_skeletons.npz` (xyz, length, action, subject, trial).
 
     Raises:
         DeviceError: There is no such file.
@@ -105,11 +105,11 @@ INTRINSICS = Intrinsics(320, 240, 285.63, 285.63, 159.5, 119.5)
 
 
 def read_utd_mhad_depth(path: str | Path) -> np.ndarray:
-    """[T, 240, 320] float32 metres of `aA_sS_tT_depth.mat`, turned back, NaN where nothing was measured.
+    """[T, 240, 320] float32 meters of `aA_sS_tT_depth.mat`, turned back, NaN where nothing was measured.
 
     Raises:
         DeviceError: There is no such file.
-        InputError: It is truncated, corrupt, or holds no `d_depth` [240, 320, T] of millimetres.
+        InputError: It is truncated, corrupt, or holds no `d_depth` [240, 320, T] of millimeters.
         MissingLibraryError: scipy is not installed.
     """
     path = Path(path)
@@ -139,7 +139,7 @@ class UtdMhad(ArchiveSource):
     archive: ClassVar = "utd_mhad_skeletons.npz"
 
     def read_all(self) -> list[tuple[Entry, Clip]]:
-        """As the base says."""
+        """Return every item of the archive with its clip."""
         path, read = self.root / self.archive, []
         for s in read_utd_mhad_npz(path):
             clip = clip_of(s, (s.label or 0) - 1)
@@ -147,7 +147,7 @@ class UtdMhad(ArchiveSource):
         return read
 
     def published(self) -> list[Entry]:
-        """As the base says."""
+        """Return every item of the published files."""
         files = {kind: self._files(kind) for kind in PUBLISHED}
         entries = []
         for name, path in files["skeleton"].items():
@@ -169,7 +169,7 @@ class UtdMhad(ArchiveSource):
             return {}
 
     def read_published(self, entry: Entry) -> Clip:
-        """As the base says."""
+        """Read the clip of a published item."""
         return clip_of(read_utd_mhad_mat(entry.files["skeleton"]), entry.label)
 
     def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
@@ -179,7 +179,7 @@ class UtdMhad(ArchiveSource):
             InputError: There are none, or not as many as frames of the skeleton; names both counts.
         """
         if "depth" not in entry.files:
-            raise self.no_pictures(entry, f"{entry.name}_depth.mat")
+            raise self.missing_images(entry, f"{entry.name}_depth.mat")
         stamps, maps = self.read(entry).stamps_ns, read_utd_mhad_depth(entry.files["depth"])
         if len(maps) != len(stamps):
             raise InputError(
@@ -189,6 +189,6 @@ class UtdMhad(ArchiveSource):
         return (RgbdFrame(int(stamp), None, depth, INTRINSICS) for stamp, depth in pairs)
 
     def part(self, entry: Entry, split: str) -> str:
-        """As the base says."""
+        """Return the part of an item in a split."""
         self.check(split)
         return "train" if int(entry.meta["subject"]) % 2 else "test"

@@ -1,6 +1,6 @@
 """Color, joints in it and their motion, of a clip beside whose skeleton a video lies: decoded when looked at.
 
-A video is a file, or a folder of pictures.
+A video is a file, or a folder of images.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ class VideoConfig:
     """How a dataset's videos are read."""
 
     max_side: int = setting(
-        960, "longest side of decoded pictures, larger ones are scaled down; 0 keeps them", unit="px", range=(0, 8192)
+        960, "longest side of decoded images, larger ones are scaled down; 0 keeps them", unit="px", range=(0, 8192)
     )
     tolerance: float = setting(
         0.05, "by how much of the skeleton's length the video may be longer or shorter", range=(0.0, 1.0)
@@ -38,7 +38,7 @@ MARGIN = 0.25
 """Of the box about the joints, by its larger side, that is looked at for their motion."""
 
 SMALLEST = 16
-"""Side of a picture, px, below which no motion is looked for."""
+"""Side of an image, px, below which no motion is looked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +46,10 @@ class ColorVideo:
     """A video, frame by frame with the skeleton that was recorded with it. Opens nothing before it is asked.
 
     Attributes:
-        path: The file, or a folder of pictures in the order of the numbers in their names.
+        path: The file, or a folder of images in the order of the numbers in their names.
         stamps_ns: [T] of the skeleton, whose first frame and the video's first are of one time.
         config: Options.
-        mirror: Exchange left and right of the pictures.
+        mirror: Exchange left and right of the images.
     """
 
     path: Path
@@ -65,11 +65,11 @@ class ColorVideo:
 
     @cached_property
     def _source(self) -> np.ndarray:
-        """[T] the picture of each stamp."""
+        """[T] the image of each stamp."""
         return aligned(self.path, self._head, self.stamps_ns, self.config.tolerance)
 
     def size(self) -> np.ndarray:
-        """[2] width and height of the pictures given, px."""
+        """[2] width and height of the images given, px."""
         width, height = self._head.size
         scale = min(1.0, self.config.max_side / max(width, height)) if self.config.max_side else 1.0
         return np.array([max(round(width * scale), 1), max(round(height * scale), 1)], np.float32)
@@ -79,7 +79,7 @@ class ColorVideo:
         return self.at(np.arange(len(self.stamps_ns)))
 
     def at(self, indices: np.ndarray) -> np.ndarray:
-        """[N, H, W, 3] uint8 RGB of the stamps with these indices [N], in any order; no other picture is converted.
+        """[N, H, W, 3] uint8 RGB of the stamps with these indices [N], in any order; no other image is converted.
 
         Raises:
             DeviceError: There is no such file.
@@ -87,55 +87,55 @@ class ColorVideo:
         """
         indices = np.asarray(indices, np.int64)
         width, height = self.size().astype(int)
-        pictures = np.empty((len(indices), height, width, 3), np.uint8)
-        for number, picture in self._pictures(np.unique(self._source[indices])):
-            pictures[self._source[indices] == number] = picture
-        return pictures
+        images = np.empty((len(indices), height, width, 3), np.uint8)
+        for number, image in self._images(np.unique(self._source[indices])):
+            images[self._source[indices] == number] = image
+        return images
 
     def shown(self) -> Iterator[tuple[int, np.ndarray]]:
-        """(index of the stamp, [H, W, 3] uint8 RGB) in turn; a picture of several stamps comes once, at the first.
+        """(index of the stamp, [H, W, 3] uint8 RGB) in turn; an image of several stamps comes once, at the first.
 
         Raises:
             DeviceError, InputError: As `at`.
         """
         first = {int(number): t for t, number in reversed(list(enumerate(self._source)))}
-        for number, picture in self._pictures(np.array(sorted(first))):
-            yield first[number], picture
+        for number, image in self._images(np.array(sorted(first))):
+            yield first[number], image
 
     def motion(self, pixels: np.ndarray) -> np.ndarray:
-        """Optical flow at joints, from each picture to the next; of the last as of the one before.
+        """Optical flow at joints, from each image to the next; of the last as of the one before.
 
         Args:
-            pixels: [M, T, V, 2] px of the pictures given.
+            pixels: [M, T, V, 2] px of the images given.
 
         Returns:
-            [M, T, V, 2] px/s; NaN where a joint is missing or outside of the picture.
+            [M, T, V, 2] px/s; NaN where a joint is missing or outside of the image.
         """
         moved = np.full(pixels.shape, np.nan, np.float32)
         before, seconds = None, (self.stamps_ns - self.stamps_ns[0]) / NANOSECONDS
-        for now, picture in self.shown():
+        for now, image in self.shown():
             if before is not None:
                 then, last = before
-                found = _moved(last, picture, pixels[:, then], max(seconds[now] - seconds[then], 1e-3))
+                found = _moved(last, image, pixels[:, then], max(seconds[now] - seconds[then], 1e-3))
                 moved[:, then:now] = found[:, None]
-            before = now, picture
+            before = now, image
         if before is not None and before[0]:
             moved[:, before[0] :] = moved[:, before[0] - 1 : before[0]]
         return moved
 
     def frames(self, intrinsics: Intrinsics) -> Iterator[RgbdFrame]:
-        """Picture after picture, one for each stamp, as `Source.frames` gives them; without depth.
+        """Picture after image, one for each stamp, as `Source.frames` gives them; without depth.
 
         Args:
-            intrinsics: Of the pictures at any size.
+            intrinsics: Of the images at any size.
         """
         width, height = (int(side) for side in self.size())
         resized = intrinsics.resized(width, height)
         last = None
-        for first, picture in self.shown():
-            if last is not None:  # the picture before is shown until this one is
+        for first, image in self.shown():
+            if last is not None:  # the image before is shown until this one is
                 yield from (RgbdFrame(int(stamp), last[1], None, resized) for stamp in self.stamps_ns[last[0] : first])
-            last = first, picture
+            last = first, image
         if last is not None:
             yield from (RgbdFrame(int(stamp), last[1], None, resized) for stamp in self.stamps_ns[last[0] :])
 
@@ -143,7 +143,7 @@ class ColorVideo:
         """The keys of the data contract that the video gives: color and size, with joints also pixels and motion.
 
         Args:
-            pixels: [M, T, V, 2] joints, NaN for missing, in the picture as it is given: turned back where mirrored.
+            pixels: [M, T, V, 2] joints, NaN for missing, in the image as it is given: turned back where mirrored.
             pixels_size: Width and height that they refer to; None for the video's own.
         """
         decode: dict[str, Callable[[], np.ndarray]] = {"color": self.color, "size": self.size}
@@ -153,14 +153,14 @@ class ColorVideo:
         return LazyStreams(decode, {"color": self.at})
 
     def pixels(self, pixels: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
-        """[..., 2] pixels of pictures of `size` (the video's own for None), where they lie in the pictures given."""
+        """[..., 2] pixels of images of `size` (the video's own for None), where they lie in the images given."""
         return scaled(pixels, size or self._head.size, self.size())
 
     def _motion(self, pixels: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
         return self.motion(self.pixels(pixels, size))
 
-    def _pictures(self, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """(number, picture) of the video's pictures `wanted`, increasing; decodes up to the last of them."""
+    def _images(self, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """(number, image) of the video's images `wanted`, increasing; decodes up to the last of them."""
         if not len(wanted):
             return
         width, height = (int(side) for side in self.size())
@@ -170,14 +170,14 @@ class ColorVideo:
             return
         left, last, number = list(wanted), None, -1
         with video.open_video(self.path) as container:
-            for number, picture in enumerate(video.decode_frames(self.path, container)):
-                last = picture
+            for number, image in enumerate(video.decode_frames(self.path, container)):
+                last = image
                 if number == left[0]:
-                    yield number, video.to_rgb(picture, self.mirror, size)
+                    yield number, video.to_rgb(image, self.mirror, size)
                     left.pop(0)
                     if not left:
                         return
-        # All that can be decoded has been. Some containers hold a packet or two without a picture; where more are lost,
+        # All that can be decoded has been. Some containers hold a packet or two without an image; where more are lost,
         # wherever, those after them would be taken for others.
         if last is None or self._head.frames - 1 - number > SLACK:
             told = f"{number + 1} of {self._head.frames} frames decoded"
@@ -204,10 +204,10 @@ def _moved(before: np.ndarray, after: np.ndarray, pixels: np.ndarray, seconds: f
 
 
 def aligned(path: Path, head: video.VideoInfo, stamps_ns: np.ndarray, tolerance: float) -> np.ndarray:
-    """[T] the picture that belongs to each stamp: frame for frame, or where rates differ the nearest in time.
+    """[T] the image that belongs to each stamp: frame for frame, or where rates differ the nearest in time.
 
     Raises:
-        InputError: The video is of another length; names both counts. Or a folder of pictures lacks one within.
+        InputError: The video is of another length; names both counts. Or a folder of images lacks one within.
     """
     count = len(stamps_ns)
     if head.frames != count and path.is_dir():
@@ -229,6 +229,6 @@ def aligned(path: Path, head: video.VideoInfo, stamps_ns: np.ndarray, tolerance:
 
 
 def scaled(pixels: np.ndarray, size: tuple[int, int], target: np.ndarray) -> np.ndarray:
-    """[..., 2] pixels of a picture of `size`, where they lie when it is resized to `target` (centers at integers)."""
+    """[..., 2] pixels of an image of `size`, where they lie when it is resized to `target` (centers at integers)."""
     ratio = np.asarray(target, np.float32) / np.asarray(size, np.float32)
     return ((np.asarray(pixels, np.float32) + 0.5) * ratio - 0.5).astype(np.float32)

@@ -20,6 +20,10 @@ class Registry:
         self._targets = dict(targets)
         self._install = install or {}
 
+    def add(self, name: str, target: str) -> None:
+        """Register `target` ("package.module:attribute") as `name`, also from another package."""
+        self._targets[name] = target
+
     def names(self) -> list[str]:
         """Every registered name, sorted."""
         return sorted(self._targets)

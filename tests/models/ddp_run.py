@@ -13,7 +13,7 @@ from actrec.cli import main
 from actrec.datasets.base import Clip, ClipDataset
 from actrec.features.example import RATE_HZ, example_clip
 from actrec.types import NANOSECONDS
-from actrec_models.data.samplers import Epochs
+from actrec_models.data.samplers import EpochBatchSampler
 from actrec_models.registry import create
 from tests.models.small import FLOW
 
@@ -40,7 +40,7 @@ def clips(*_, **__):
 
 def note(folder):
     """Has every process write down the draws of its batches."""
-    draw = Epochs.__iter__
+    draw = EpochBatchSampler.__iter__
 
     def noted(self):
         with open(Path(folder) / f"draws_{self.rank}.txt", "a", encoding="utf-8") as file:
@@ -48,7 +48,7 @@ def note(folder):
                 print(*(f"{epoch}:{index}" for epoch, index, _ in batch), file=file, flush=True)
                 yield batch
 
-    Epochs.__iter__ = noted  # type: ignore[method-assign]
+    EpochBatchSampler.__iter__ = noted  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from actrec.skeleton import layouts
 from actrec.skeleton.layouts import HAND_22
 from actrec.utils import config
 from actrec.utils.errors import ConfigError
-from actrec_models.data.augmentation import Augmentation, tells_side, vary_hands
+from actrec_models.data.augmentation import Augmentation, augment_hands, names_side
 from actrec_models.data.samples import check_streams
 from actrec_models.registry import create
 from actrec_models.training import recipe
@@ -37,7 +37,7 @@ def shape(hands):
 
 
 def test_nothing_varied_is_the_clip(hands):
-    varied = vary_hands(hands, only(), np.random.default_rng(0))
+    varied = augment_hands(hands, only(), np.random.default_rng(0))
     assert varied.dtype == np.float32
     # Places are kept but for the first joint, which becomes the origin.
     np.testing.assert_allclose(varied, hands - hands[:1, :1, :1], atol=1e-6)
@@ -47,7 +47,7 @@ def test_reach_changes_how_far_the_hand_goes_and_not_the_hand(hands):
     before, way = shape(hands)
     factors = []
     for seed in range(30):
-        after, went = shape(vary_hands(hands, only(reach=0.6), np.random.default_rng(seed)))
+        after, went = shape(augment_hands(hands, only(reach=0.6), np.random.default_rng(seed)))
         np.testing.assert_allclose(after, before, atol=1e-5)
         factors.append(float((went * way).sum() / (way**2).sum()))
         np.testing.assert_allclose(went, factors[-1] * way, atol=1e-5)
@@ -59,7 +59,7 @@ def test_held_otherwise_turns_the_hand_about_its_palm_and_not_its_way(hands):
     before, way = shape(hands)
     turns = []
     for seed in range(30):
-        after, went = shape(vary_hands(hands, only(held_deg=20), np.random.default_rng(seed)))
+        after, went = shape(augment_hands(hands, only(held_deg=20), np.random.default_rng(seed)))
         np.testing.assert_allclose(went, way, atol=1e-5)
         turn, *_ = np.linalg.lstsq(before.reshape(-1, 3), after.reshape(-1, 3), rcond=None)
         np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-4)  # the same rigid turn in all frames
@@ -70,11 +70,11 @@ def test_held_otherwise_turns_the_hand_about_its_palm_and_not_its_way(hands):
 def test_frames_without_a_hand_stay_without_one_and_change_no_other(hands):
     options, lost = only(reach=0.6, held_deg=20), hands.copy()
     lost[:, 5:9] = np.nan
-    varied = vary_hands(lost, options, np.random.default_rng(1))
+    varied = augment_hands(lost, options, np.random.default_rng(1))
     np.testing.assert_array_equal(np.isnan(varied), np.isnan(lost))
-    np.testing.assert_allclose(shape(varied)[0][:5], shape(vary_hands(hands, options, np.random.default_rng(1)))[0][:5],
-                               atol=1e-5)  # fmt: skip
-    assert np.isnan(vary_hands(np.full_like(hands, np.nan), options, np.random.default_rng(1))).all()
+    whole = augment_hands(hands, options, np.random.default_rng(1))
+    np.testing.assert_allclose(shape(varied)[0][:5], shape(whole)[0][:5], atol=1e-5)
+    assert np.isnan(augment_hands(np.full_like(hands, np.nan), options, np.random.default_rng(1))).all()
 
 
 def test_they_are_refused_where_there_are_no_hands(data_root):
@@ -109,7 +109,7 @@ def test_labels_that_tell_a_side_are_known_however_they_are_written():
     sided = "left Left-Swipe swipe_right swipeLeft leftSwipe LeftHand SwipeLEFT swipeleft lefthand rightarm leftwards"
     turns = "turn_cw turnCCW CCWTurn ccw90 rotate-anticlockwise counterClockwise clockwise2 Clockwise"
     for label in [*sided.split(), *turns.split(), "raise the right hand", "up-right", "all, then right"]:
-        assert tells_side(label), label
+        assert names_side(label), label
     friends = "bright Upright sitUpright cleft leftover leftovers copyright outright fright alright playwright rightly"
     for label in [
         *friends.split(),
@@ -122,7 +122,7 @@ def test_labels_that_tell_a_side_are_known_however_they_are_written():
         "cwm",
         "",
     ]:
-        assert not tells_side(label), label
+        assert not names_side(label), label
 
 
 @pytest.mark.parametrize(("attention", "mirror"), [(True, True), (False, True), (False, False)])
@@ -145,5 +145,5 @@ def test_a_joint_that_is_never_seen_costs_no_other_of_a_hand(hands):
     for lost in (HAND_22.index["wrist"], HAND_22.index["index_first"]):
         seen = hands.copy()
         seen[:, :, lost] = np.nan
-        varied = vary_hands(seen, Augmentation(missing=0.0), np.random.default_rng(1))
+        varied = augment_hands(seen, Augmentation(missing=0.0), np.random.default_rng(1))
         np.testing.assert_array_equal(np.isnan(varied), np.isnan(seen))

@@ -8,9 +8,9 @@ import pytest
 
 from actrec import datasets
 from actrec.cli import main
-from actrec.datasets import copies as module
+from actrec.datasets import duplicates as module
 from actrec.datasets.base import Clip, ClipDataset
-from actrec.datasets.copies import copies
+from actrec.datasets.duplicates import find_duplicates
 from actrec.datasets.store.reader import PreparedDataset
 from actrec.inference import zoo
 from actrec.utils.errors import DeviceError, InputError
@@ -57,19 +57,19 @@ def test_copies_are_found_by_their_joints_to_the_last_bit():
     test = ClipDataset([clip("a", 1), clip("b", 2), clip("nobody", np.nan)], ("one",))
     near = np.nextafter(np.float32(2), np.float32(3))
     learnt = ClipDataset([clip("c", near), clip("d", 1), clip("e", 1), clip("empty", np.nan)], ("one",))
-    assert copies(test, lambda: learnt) == {"a": "d"}
+    assert find_duplicates(test, lambda: learnt) == {"a": "d"}
 
 
 def test_what_cannot_be_read_or_is_not_there_is_no_copy(monkeypatch):
     clips = [clip("a", 1), clip("b", 2)]
-    assert copies(ClipDataset(clips, ("one",)), lambda: Unreadable(clips, ("one",))) == {"b": "b"}
+    assert find_duplicates(ClipDataset(clips, ("one",)), lambda: Unreadable(clips, ("one",))) == {"b": "b"}
 
     def absent():
         raise DeviceError("no such folder")
 
-    assert copies(ClipDataset(clips, ("one",)), absent) == {}
+    assert find_duplicates(ClipDataset(clips, ("one",)), absent) == {}
     monkeypatch.setattr(module, "READ_AT_MOST", 1)
-    assert copies(ClipDataset(clips, ("one",)), lambda: ClipDataset(clips, ("one",))) == {}
+    assert find_duplicates(ClipDataset(clips, ("one",)), lambda: ClipDataset(clips, ("one",))) == {}
 
 
 def test_a_prepared_part_is_looked_through_by_its_checksums(tmp_path, monkeypatch):
@@ -84,14 +84,14 @@ def test_a_prepared_part_is_looked_through_by_its_checksums(tmp_path, monkeypatc
     monkeypatch.setattr(PreparedDataset, "__getitem__", noting)
     parts = {part: datasets.create("places", tmp_path / "store", split="all", part=part) for part in datasets.PARTS}
     same = {"left_1": "train_left_1", "far_1": "train_far_1", "far_unsure": "train_far_unsure"}
-    assert copies(parts["test"], lambda: parts["train"]) == same
+    assert find_duplicates(parts["test"], lambda: parts["train"]) == same
     assert len(read) == 2 * len(same)  # to be sure of what the checksums say
 
 
 def test_published_n_ucla_has_two_actions_of_its_test_view_in_its_training_views(data_root):
     folder = data_root / "nucla"
     parts = {part: datasets.create("nucla", folder, split="view", part=part) for part in datasets.PARTS}
-    same = copies(parts["test"], lambda: parts["train"])
+    same = find_duplicates(parts["test"], lambda: parts["train"])
     named = [name for name in parts["test"].names if name.startswith(("a02", "a03"))]
     assert same == {name: name.replace("v03", "v02") for name in named}
     assert len(same) == 95
@@ -100,7 +100,8 @@ def test_published_n_ucla_has_two_actions_of_its_test_view_in_its_training_views
 @pytest.mark.parametrize("dataset", ["utd_mhad", "shrec17_28"])
 def test_the_others_have_no_such_clip(data_root, dataset):
     folder = datasets.folder(data_root, dataset)
-    assert copies(datasets.create(dataset, folder, part="test"), lambda: datasets.create(dataset, folder)) == {}
+    test = datasets.create(dataset, folder, part="test")
+    assert find_duplicates(test, lambda: datasets.create(dataset, folder)) == {}
 
 
 def test_evaluation_tells_the_figure_without_them(tmp_path, capsys):

@@ -53,7 +53,7 @@ def test_recordings_as_published(data_root):
     for clip in (clips[i] for i in range(len(clips))):
         frames = len(clip.stamps_ns)
         assert clip.bodies.shape == (1, frames, 25, 3) and clip.bodies.dtype == np.float32
-        assert clip.others["pixels"].shape == (1, frames, 25, 2)
+        assert clip.streams["pixels"].shape == (1, frames, 25, 2)
     assert len(datasets.create("ntu60", data_root / "ntu", split="cross_view", part="train", incomplete="keep")) == 0
     assert len(datasets.create("ntu120", data_root / "ntu", split="cross_setup", part="test", incomplete="keep")) == 11
 
@@ -130,11 +130,11 @@ def test_no_list_is_said(dataset):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (HEAD.format(2) + name(action=2) + "\n", "names 1 samples, its head says 2: it is truncated"),
+        (HEAD.format(2) + name(action=2) + "\n", "names 1 samples, its first line expects 2: it is truncated"),
         (HEAD.format(2) + f"{name()}\n{name()}\n", f"line 5: {name()} is listed twice"),
-        (HEAD.format(2) + f"{name()}\nS001C002P005\n", "line 5: 'S001C002P005' is no sample's name"),
+        (HEAD.format(2) + f"{name()}\nS001C002P005\n", "line 5: 'S001C002P005' is not a sample name"),
         ("", "names 0 samples: it is truncated"),
-        (HEAD.format(302), "names 0 samples, its head says 302"),
+        (HEAD.format(302), "names 0 samples, its first line expects 302"),
     ],
 )
 def test_bad_list(dataset, content, message):
@@ -160,9 +160,9 @@ def test_bad_roots(dataset, tmp_path):
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        (f"copy/{name()}.skeleton", r"copy/S001.*' and '.*nturgb.*' are of the same sample; remove one"),
-        (f"{name(action=121)}.skeleton", "is of action 121, but NTU RGB.D 120 has 1 to 120"),
-        (f"{name(setup=0)}.skeleton", "is of setup 0"),
+        (f"copy/{name()}.skeleton", r"copy/S001.*' and '.*nturgb.*' belong to the same sample; remove one"),
+        (f"{name(action=121)}.skeleton", "has action 121, but NTU RGB.D 120 has 1 to 120"),
+        (f"{name(setup=0)}.skeleton", "has setup 0"),
         ("S001C001.skeleton", r"S001C001\.skeleton' is not named SsssCcccPpppRrrrAaaa"),
         (f"{name()} (1).skeleton", "is not named SsssCcccPpppRrrrAaaa"),
     ],
@@ -180,7 +180,7 @@ def test_two_videos_or_depth_folders_of_one_sample(dataset):
     for folder in ("rgb", "more"):
         (root / folder).mkdir()
         (root / folder / f"{name()}_rgb.avi").touch()
-    with pytest.raises(InputError, match=f"{name()}_rgb.avi' are of the same sample"):
+    with pytest.raises(InputError, match=f"{name()}_rgb.avi' belong to the same sample"):
         datasets.create("ntu60", root, incomplete="keep")
     shutil.rmtree(root / "more")
     for folder in ("nturgb+d_depth_masked", "nturgb+d_depth"):
@@ -189,7 +189,7 @@ def test_two_videos_or_depth_folders_of_one_sample(dataset):
     assert found.files["depth"] == root / "nturgb+d_depth" / name()  # the whole maps
     assert found.files["color"] == root / "rgb" / f"{name()}_rgb.avi"
     (root / "again" / name()).mkdir(parents=True)
-    with pytest.raises(InputError, match="are of the same sample"):
+    with pytest.raises(InputError, match="belong to the same sample"):
         datasets.create("ntu60", root, incomplete="keep")
 
 
@@ -214,7 +214,7 @@ def test_samples_that_cannot_be_read_are_named_and_spare_the_others(dataset):
     source = datasets.source("ntu60", root, incomplete="keep")
     entries = {e.name: e for e in source.entries()}
     assert source.read(entries[good]).bodies.shape == (1, 12, 25, 3)
-    for sample, message in ((empty, "is empty"), (cut, "is truncated"), (nobody, "shows nobody in 2 frames")):
+    for sample, message in ((empty, "is empty"), (cut, "is truncated"), (nobody, "has no body in 2 frames")):
         with pytest.raises(InputError, match=f"{sample}.*{message}"):
             source.read(entries[sample])
     files[gone].unlink()
@@ -281,12 +281,13 @@ def test_color_is_turned_back_with_its_pixels(data_root):
     capture = cv2.VideoCapture(str(entry.files["color"]))
     published = cv2.cvtColor(capture.read()[1], cv2.COLOR_BGR2RGB)
     capture.release()
-    assert isinstance(clip.others, LazyStreams)
-    first = clip.others.at("color", np.array([0]))[0]
-    assert first.shape == (270, 480, 3) and clip.others["size"].tolist() == [480, 270]
+    assert isinstance(clip.streams, LazyStreams)
+    first = clip.streams.at("color", np.array([0]))[0]
+    assert first.shape == (270, 480, 3) and clip.streams["size"].tolist() == [480, 270]
     turned = cv2.resize(published[:, ::-1], (480, 270), interpolation=cv2.INTER_AREA)
     assert np.abs(first.astype(int) - turned).mean() < 3 < np.abs(first.astype(int) - turned[:, ::-1]).mean()
-    left, right = (clip.others["pixels"][0, 0, KINECT_V2_25.index[f"shoulder_{side}"], 0] for side in ("left", "right"))
+    pixels = clip.streams["pixels"][0, 0]
+    left, right = (pixels[KINECT_V2_25.index[f"shoulder_{side}"], 0] for side in ("left", "right"))
     assert left > right  # of somebody who faces the camera
     np.testing.assert_allclose(np.sign(left - right), np.sign(clip.bodies[0, 0, 4, 0] - clip.bodies[0, 0, 8, 0]))
 
@@ -296,7 +297,7 @@ def test_camera_frames_with_registered_depth(with_depth):
     source = datasets.source("ntu60", with_depth, incomplete="keep", max_side=640)
     (entry,) = source.entries()
     clip, hand = source.read(entry), KINECT_V2_25.index["hand_left"]
-    pixels, size = clip.others["pixels"], clip.others["size"].astype(int).tolist()
+    pixels, size = clip.streams["pixels"], clip.streams["size"].astype(int).tolist()
     frames = [frame for frame, _ in zip(source.frames(entry), range(3), strict=False)]
     assert [frame.stamp_ns for frame in frames] == clip.stamps_ns[[0, 1, 3]].tolist()  # the third has no depth map
     for frame, t in zip(frames, (0, 1, 3), strict=True):
@@ -313,7 +314,7 @@ def test_what_is_lifted_from_the_frames_goes_beside_the_joints(with_depth):
     source = datasets.source("ntu60", with_depth, incomplete="keep")
     (entry,) = source.entries()
     clip, hand, frame = source.read(entry), KINECT_V2_25.index["hand_left"], next(source.frames(entry))
-    pixels, known = clip.others["pixels"][0, 0, hand][None], np.ones(1, np.float32)
+    pixels, known = clip.streams["pixels"][0, 0, hand][None], np.ones(1, np.float32)
     lifted, _ = lift(pixels, None, known, frame.depth, frame.intrinsics)
     assert np.linalg.norm(lifted[0] - clip.bodies[0, 0, hand]) > 0.05
     np.testing.assert_allclose(lifted[0] - source.camera_offset(entry), clip.bodies[0, 0, hand], atol=0.01)
@@ -331,9 +332,9 @@ def test_camera_frames_without_depth_or_color(data_root, dataset):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: (folder / "MDepth-00000001.png").write_bytes(b"\x89PNG"), "MDepth-00000001.png' is no picture"),
+        (lambda folder: (folder / "MDepth-00000001.png").write_bytes(b"\x89PNG"), "MDepth-00000001.png' is not an image"),
         (lambda folder: cv2.imwrite(str(folder / "MDepth-00000001.png"), np.zeros((4, 4), np.uint8)), r"uint8\[4, 4\]"),
-        (lambda folder: shutil.copy(folder / "MDepth-00000001.png", folder / "Depth-1.png"), "of the same frame"),
+        (lambda folder: shutil.copy(folder / "MDepth-00000001.png", folder / "Depth-1.png"), "the same frame"),
         (lambda folder: [file.unlink() for file in folder.iterdir()], "holds no depth map"),
     ],
 )
@@ -355,10 +356,10 @@ def test_bad_videos(dataset):
     clip = source.read(found)  # skeletons need no video
     assert clip.bodies.shape[1] == 12
     with pytest.raises(InputError, match=f"{name()}_rgb.avi"):
-        clip.others["color"]
+        clip.streams["color"]
     video.unlink()
     with pytest.raises(DeviceError, match=f"{name()}_rgb.avi"):
-        source.read(found).others["color"]
+        source.read(found).streams["color"]
 
 
 def test_cameras_agree_from_file_to_file(data_root):

@@ -86,7 +86,7 @@ def test_nucla_bad_files(data_root, tmp_path):
         if joints.any():
             assert source.read(entries[raw[5].stem]).bodies.shape == (1, 1, 25, 3)
         else:
-            with pytest.raises(InputError, match=f"{raw[5].name}' shows nobody in 3 frames"):
+            with pytest.raises(InputError, match=f"{raw[5].name}' has no body in 3 frames"):
                 source.read(entries[raw[5].stem])
     (root / raw[5].name).unlink()
     with pytest.raises(DeviceError, match=raw[5].name):
@@ -105,7 +105,7 @@ def test_names_in_capitals(data_root, tmp_path):
         (entry,) = source.entries()
         assert file.name.startswith(entry.name) and len(source.read(entry).stamps_ns)
         shutil.copy(file, tmp_path / name)
-        with pytest.raises(InputError, match="are of the same sample; remove one"):
+        with pytest.raises(InputError, match="belong to the same sample; remove one"):
             source.entries()
 
 
@@ -117,7 +117,7 @@ def test_nucla_bad_folders(data_root, tmp_path):
     raw = sorted((data_root / "nucla/raw").glob("*.json"))
     folder(tmp_path / "a", raw[:1])
     folder(tmp_path / "b", raw[:1])
-    with pytest.raises(InputError, match="are of the same sample; remove one"):
+    with pytest.raises(InputError, match="belong to the same sample; remove one"):
         datasets.create("nucla", tmp_path)
     (tmp_path / "b" / raw[0].name).rename(tmp_path / "b" / "a07_s01_e00_v01.json")
     with pytest.raises(InputError, match=r"a07_s01_e00_v01\.json' is of an action or a view that N-UCLA does not have"):
@@ -148,7 +148,7 @@ def test_a_clip_of_an_archive_that_shows_nobody_is_named_when_it_is_read(data_ro
     source = datasets.source("nucla", tmp_path)
     seen, unseen = source.entries()
     assert len(source.read(seen).stamps_ns) == first
-    with pytest.raises(InputError, match=rf"nucla_skeletons\.npz': '{unseen.name}' shows nobody in {second} frames"):
+    with pytest.raises(InputError, match=rf"nucla_skeletons\.npz': '{unseen.name}' has no body in {second} frames"):
         source.read(unseen)
 
 

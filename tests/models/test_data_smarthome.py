@@ -190,7 +190,7 @@ def changed(key, change):
 
 
 @pytest.mark.parametrize(("frames", "message"), [
-    ([[], []], "shows nobody in 2 frames"),
+    ([[], []], "has no body in 2 frames"),
     ([], "holds no frames"),
     (changed("pose3d", lambda v: v[:-1]), r"frame 2, 'pose3d' has shape \[38\]"),
     (changed("pose2d", lambda v: [*v[:-1], float("nan")]), "frame 2, 'pose2d' .* not finite"),
@@ -210,7 +210,7 @@ def test_bad_files_are_named(tmp_path, frames, message):
 
 def test_other_units_and_other_people_are_refused(tmp_path):
     millimetres = [published([person()], axes=(-1000, -1000, 1000)) for _ in range(3)]
-    with pytest.raises(InputError, match="not in metres"):
+    with pytest.raises(InputError, match="not in meters"):
         read_smarthome(write(tmp_path, frames=millimetres))
     strange = [published([person()]) for _ in range(3)]
     for frame in strange:
@@ -293,7 +293,7 @@ def test_bad_roots(root, tmp_path_factory):
     with pytest.raises(DeviceError, match="there is no folder"):
         Smarthome(empty / "gone").entries()
     write(root / "again", "Walk_p03_r00_v01_c01")
-    with pytest.raises(InputError, match=r"Walk_p03_r00_v01_c01.*are of the same clip"):
+    with pytest.raises(InputError, match=r"Walk_p03_r00_v01_c01.*belong to the same clip"):
         Smarthome(root).entries()
     with pytest.raises(ConfigError, match="activities"):
         Smarthome(root, activities="some")
@@ -359,8 +359,8 @@ def test_color_and_pixels(root):
     source = Smarthome(root, max_side=320)
     entries = {entry.name: entry for entry in source.entries()}
     clip = source.read(entries["Walk_p03_r00_v01_c01"])
-    assert set(clip.others) == {"color", "size", "pixels", "motion"}
-    assert clip.others["size"].tolist() == [320, 240]
+    assert set(clip.streams) == {"color", "size", "pixels", "motion"}
+    assert clip.streams["size"].tolist() == [320, 240]
     sampled = clip.sampled(clip.stamps_ns[[0, 11]])
     for t in range(2):
         u, v = np.round(sampled["pixels"][0, t, KINECT_V2_25.index["wrist_right"]]).astype(int)
@@ -369,9 +369,9 @@ def test_color_and_pixels(root):
     assert [frame.stamp_ns for frame in frames] == clip.stamps_ns.tolist()
     assert frames[0].depth is None and frames[0].intrinsics.fx == pytest.approx(262.5)
     without = source.read(entries["Walk_p02_r00_v01_c02"])
-    assert set(without.others) == {"pixels", "size"}
+    assert set(without.streams) == {"pixels", "size"}
     with pytest.raises(InputError, match="no camera frames"):
         source.frames(entries["Walk_p02_r00_v01_c02"])
     video(root / "Walk_p03_r00_v01_c01.mp4", 40)
     with pytest.raises(InputError, match="has 40 frames at 20 Hz but its skeleton 12"):
-        source.read(entries["Walk_p03_r00_v01_c01"]).others["color"]
+        source.read(entries["Walk_p03_r00_v01_c01"]).streams["color"]

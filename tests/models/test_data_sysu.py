@@ -114,7 +114,7 @@ def test_missing_joints_and_a_single_frame(tmp_path):
 
 
 @pytest.mark.parametrize(("file", "value", "message"), [
-    ("sklWorld.mat", {"SW": np.zeros((20, 3, 4))}, "shows nobody in 4 frames"),
+    ("sklWorld.mat", {"SW": np.zeros((20, 3, 4))}, "has no body in 4 frames"),
     ("sklWorld.mat", {"SW": np.ones((19, 3, 4))}, r"is \[19, 3, 4\], expected \[20, 3, frames\]"),
     ("sklWorld.mat", {"SW": np.zeros((20, 3, 0))}, r"expected \[20, 3, frames\]"),
     ("sklWorld.mat", {"X": np.ones(3)}, "holds no 'SW' but X"),
@@ -309,7 +309,7 @@ def test_color_lies_under_the_joints(tmp_path, mirrored):
     source = Sysu(tmp_path, max_side=320)
     clip = source.read(source.entries()[0])
     assert (clip.name, clip.label) == ("BoTong_video2", 1)
-    assert set(clip.others) == {"color", "size", "pixels", "motion"} and clip.others["size"].tolist() == [320, 240]
+    assert set(clip.streams) == {"color", "size", "pixels", "motion"} and clip.streams["size"].tolist() == [320, 240]
     hand = KINECT_V2_25.index["hand_right"]
     sampled = clip.sampled(clip.stamps_ns[[0, 5]])
     for t in range(2):
@@ -318,22 +318,22 @@ def test_color_lies_under_the_joints(tmp_path, mirrored):
     assert len(list(source.frames(source.entries()[0]))) == FRAMES
     (tmp_path / "BoTong/video2/rgb/3.jpg").write_bytes(b"")
     with pytest.raises(InputError, match=r"3\.jpg' is truncated"):
-        clip.others["color"]
+        clip.streams["color"]
     (tmp_path / "BoTong/video2/rgb/3.jpg").unlink()  # those after it would lie a frame early
     with pytest.raises(InputError, match=r"rgb' lacks images between '2\.jpg' and '4\.jpg'"):
-        source.read(source.entries()[0]).others["color"]
+        source.read(source.entries()[0]).streams["color"]
     for n in range(4, FRAMES + 1):  # as many as the skeleton has, numbered with a gap: the camera's
         folder = tmp_path / "BoTong/video2/rgb"
         (folder / f"{n}.jpg").rename(folder / f"0{n + 1}.jpg")
     (folder / "3.jpg").write_bytes((folder / "2.jpg").read_bytes())
-    assert len(source.read(source.entries()[0]).others["color"]) == FRAMES
+    assert len(source.read(source.entries()[0]).streams["color"]) == FRAMES
 
 
 def test_without_pictures_or_pixels(tmp_path):
     write(tmp_path / "BoTong/video2")
     source = Sysu(tmp_path)
-    assert set(source.read(source.entries()[0]).others) == {"pixels", "size"}
+    assert set(source.read(source.entries()[0]).streams) == {"pixels", "size"}
     with pytest.raises(InputError, match="no camera frames here: there is no folder BoTong/video2/rgb in"):
         source.frames(source.entries()[0])
     (tmp_path / "BoTong/video2/sklImage.mat").unlink()
-    assert not source.read(source.entries()[0]).others
+    assert not source.read(source.entries()[0]).streams

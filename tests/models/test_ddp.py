@@ -13,7 +13,7 @@ import actrec_models.registry
 from actrec import datasets
 from actrec.utils import config
 from actrec.utils.errors import ConfigError
-from actrec_models.data.samplers import PAD, Epochs, Sampling, Shares
+from actrec_models.data.samplers import PAD, EpochBatchSampler, RankBatchSampler, Sampling
 from actrec_models.export.onnx_graph import example_inputs
 from actrec_models.training import checkpoints, trainer
 from actrec_models.training.monitoring import Machine
@@ -55,7 +55,7 @@ def test_two_processes_learn_what_one_does(tmp_path, monkeypatch):
     best = [content["callbacks"]["Checkpoints"]["best"] for content in (two, one)]
     assert best[0] == pytest.approx(best[1], abs=1e-5)
     drawn = [(tmp_path / f"draws_{rank}.txt").read_text().splitlines() for rank in (0, 1)]
-    whole = Epochs(ddp_run.clips().labels[:8], Sampling(), 1, 4)
+    whole = EpochBatchSampler(ddp_run.clips().labels[:8], Sampling(), 1, 4)
     expected = [[f"{epoch}:{index}" for epoch, index, _ in batch] for _ in range(2) for batch in whole]
     assert [f"{a} {b}".split() for a, b in zip(*drawn, strict=True)] == expected
     assert sorted(path.name for path in (out / "log").iterdir()) == ["tensorboard", "version_0"]
@@ -65,19 +65,19 @@ def test_two_processes_learn_what_one_does(tmp_path, monkeypatch):
 def test_processes_share_every_batch_and_every_held_out_clip():
     labels = torch.arange(23).numpy() % 3
     options = {"sampling": Sampling(repeats=2), "seed": 3, "batch": 8}
-    one = Epochs(labels, **options)
+    one = EpochBatchSampler(labels, **options)
     whole = [batch for _ in range(2) for batch in one]
     assert {epoch for batch in whole for epoch, _, _ in batch} == {0, 1}
     for world, accumulate in ((2, 1), (2, 2), (4, 2)):
-        ranks = [Epochs(labels, **options, accumulate=accumulate, rank=r, world=world) for r in range(world)]
+        ranks = [EpochBatchSampler(labels, **options, accumulate=accumulate, rank=r, world=world) for r in range(world)]
         parts = [[batch for _ in range(2) for batch in rank] for rank in ranks]
         together = [draw for step in zip(*parts, strict=True) for part in step for draw in part]
         assert together == [draw for batch in whole for draw in batch]
     with pytest.raises(ConfigError, match="a batch of 8 clips does not divide among 3 processes × 1 parts"):
-        Epochs(labels, **options, world=3)
+        EpochBatchSampler(labels, **options, world=3)
     with pytest.raises(ConfigError, match="a batch of 64 clips is more than the training part's 46"):
-        Epochs(labels, Sampling(repeats=2), 1, 64)
-    shares = [list(Shares(11, 2, rank, 3)) for rank in range(3)]
+        EpochBatchSampler(labels, Sampling(repeats=2), 1, 64)
+    shares = [list(RankBatchSampler(11, 2, rank, 3)) for rank in range(3)]
     assert len({len(batches) for batches in shares}) == 1
     indices = [index for batches in shares for batch in batches for index in batch]
     assert sorted(index for index in indices if index != PAD) == list(range(11))

@@ -14,8 +14,8 @@ from actrec.recordings.base import RecordingConfig
 from actrec.types import Hand, Intrinsics, RgbdFrame
 from actrec.utils.config import build
 from actrec.utils.errors import ConfigError, InputError
-from actrec_models.data import estimate
-from actrec_models.data.estimate import Estimation, shrunk
+from actrec_models.data.prepare import estimation as estimate
+from actrec_models.data.prepare.estimation import Estimation, shrunk
 from actrec_models.data.prepare.preparation import prepare
 from actrec_models.data.prepare.settings import PrepareConfig
 from actrec_models.data.rendered import RenderedRgbd
@@ -32,10 +32,10 @@ class Seen(RenderedRgbd):
 
     def read(self, entry):
         clip = super().read(entry)
-        pixels = clip.others["pixels"][:, :FRAMES]
-        others = {"pixels": pixels, "size": clip.others["size"]}
+        pixels = clip.streams["pixels"][:, :FRAMES]
+        others = {"pixels": pixels, "size": clip.streams["size"]}
         return dataclasses.replace(
-            clip, stamps_ns=clip.stamps_ns[:FRAMES], bodies=clip.bodies[:, :FRAMES], others=others
+            clip, stamps_ns=clip.stamps_ns[:FRAMES], bodies=clip.bodies[:, :FRAMES], streams=others
         )
 
     def frames(self, entry):
@@ -77,9 +77,9 @@ def test_hands_face_motion_and_flow_of_known_bodies(tmp_path):
     prepare("seen", tmp_path, tmp_path / "out", options=OPTIONS, settings=settings)
     store = PreparedDataset(tmp_path / "out")
     assert store.streams == {"bodies", "hands", "face", "flow"}
-    made = store[0].others
+    made = store[0].streams
     assert made["flow"].shape == (FRAMES, 240, 320, 3), "as the live node makes it"
-    truth = RenderedRgbd(tmp_path, **OPTIONS).read(store_entry()).others
+    truth = RenderedRgbd(tmp_path, **OPTIONS).read(store_entry()).streams
     hands = np.linalg.norm(made["hands"] - truth["hands"][:, :FRAMES], axis=-1)
     assert np.isfinite(hands).mean() > 0.4 and np.nanmedian(hands) < 0.05
     assert np.isnan(made["hands"][:, 4]).all() and np.isnan(made["motion"][:, 4]).all(), "that frame was lost"
@@ -98,16 +98,16 @@ def store_entry():
 
 
 def test_bodies_of_a_real_recording_without_skeletons(data_root, tmp_path):
-    settings = PrepareConfig(streams=["bodies", "color"], estimate=["bodies", "motion"], picture_height=240)
+    settings = PrepareConfig(streams=["bodies", "color"], estimate=["bodies", "motion"], image_height=240)
     prepare("turning", data_root / "rgbd/person_turning", tmp_path / "out", settings=settings)
     clip = PreparedDataset(tmp_path / "out")[0]
     assert clip.bodies.shape[0] == 1 and 9 <= clip.bodies.shape[1] <= 12
     assert clip.bodies.shape[2:] == (25, 3) and 0.5 < np.nanmedian(clip.bodies[..., 2]) < 5.0
     frames = len(clip.stamps_ns)
-    assert clip.others["color"].shape == (frames, 240, 320, 3)
-    np.testing.assert_array_equal(clip.others["size"], [320, 240])
-    assert np.nanmax(clip.others["pixels"][..., 0]) < 400, "pixels of the picture that is kept"
-    assert np.isfinite(clip.others["motion"][:, :-1]).mean() > 0.2
+    assert clip.streams["color"].shape == (frames, 240, 320, 3)
+    np.testing.assert_array_equal(clip.streams["size"], [320, 240])
+    assert np.nanmax(clip.streams["pixels"][..., 0]) < 400, "pixels of the picture that is kept"
+    assert np.isfinite(clip.streams["motion"][:, :-1]).mean() > 0.2
     assert (np.diff(clip.stamps_ns) > 0).all()
 
 
@@ -131,7 +131,7 @@ def body(frames, **others):
 
 
 def test_motion_from_pictures_alone_follows_what_moves():
-    settings = PrepareConfig(estimate=["motion"], motion_from="pictures")
+    settings = PrepareConfig(estimate=["motion"], motion_from="color")
     found = Estimation(settings).run("clip", 0, frames_of(4, depth=False), body(4))
     rates = found.points["motion"][0, :3]  # 2 px in 33 ms
     np.testing.assert_allclose(np.median(rates, axis=(0, 1)), [2 / 0.033, 0], atol=6)
@@ -145,7 +145,7 @@ def test_a_picture_of_several_stamps_moves_once():
     """As of a video of half the rate: neither still nor twice as fast."""
     shown = frames_of(3, depth=False)
     frames = [dataclasses.replace(shown[k // 2], stamp_ns=k * 33_000_000) for k in range(6)]
-    found = Estimation(PrepareConfig(estimate=["motion"], motion_from="pictures")).run("clip", 0, frames, body(6))
+    found = Estimation(PrepareConfig(estimate=["motion"], motion_from="color")).run("clip", 0, frames, body(6))
     rates = np.median(found.points["motion"][0], axis=1)  # 2 px in 66 ms
     np.testing.assert_allclose(rates[:4], [[2 / 0.066, 0]] * 4, atol=3)
     np.testing.assert_array_equal(rates[0], rates[1])
@@ -174,7 +174,7 @@ def test_what_another_camera_sees_lies_beside_the_clips_joints(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "frames", "known", "message"),
     [
-        ({"estimate": ["motion"]}, frames_of(3, depth=False), body(3), "has no depth, .*motion_from=pictures"),
+        ({"estimate": ["motion"]}, frames_of(3, depth=False), body(3), "has no depth, .*motion_from=color"),
         ({"estimate": ["flow"]}, frames_of(1), body(1), "no two frames near enough"),
         ({"estimate": ["flow"]}, frames_of(2, color=False), body(2), "a frame without color"),
         ({"estimate": ["flow"]}, [], body(2), "has no camera frames, or none at the time of its joints"),

@@ -14,9 +14,9 @@ from actrec.skeleton.layouts import HAND_22, KINECT_V2_25
 from actrec.types import NANOSECONDS
 from actrec.utils import config
 from actrec.utils.errors import ConfigError
-from actrec_models.data import outliers as made
-from actrec_models.data.outliers import carried_hand, carried_hands
+from actrec_models.data import synthetic_unknown as made
 from actrec_models.data.samples import Samples
+from actrec_models.data.synthetic_unknown import hand_from_body, hands_from_bodies
 from actrec_models.export import exporter, rejection
 from actrec_models.networks.base import OUTLIER, cross_entropy
 from actrec_models.training import module, recipe, trainer
@@ -48,14 +48,14 @@ def bones(hand):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_made_up_gestures_keep_bones_and_move_smoothly(hands, seed):
-    window = made.other_gesture(hands[7 * seed], SECONDS, FRAMES, np.random.default_rng(seed))
+    window = made.synthetic_hand_gesture(hands[7 * seed], SECONDS, FRAMES, np.random.default_rng(seed))
     assert window.shape == (1, FRAMES, 22, 3)
     assert window.dtype == np.float32
     lengths = bones(window[0])
     np.testing.assert_allclose(lengths, np.broadcast_to(lengths[0], lengths.shape), atol=1e-4)
     speed = np.linalg.norm(np.diff(window[0, :, 1], axis=0), axis=-1) * FRAMES / SECONDS
     assert speed.max() < 20
-    again = made.other_gesture(hands[7 * seed], SECONDS, FRAMES, np.random.default_rng(seed))
+    again = made.synthetic_hand_gesture(hands[7 * seed], SECONDS, FRAMES, np.random.default_rng(seed))
     np.testing.assert_array_equal(window, again)
 
 
@@ -80,12 +80,12 @@ def test_fingers_move_alone_and_the_hand_stays(hands):
 
 def test_a_hand_without_a_single_joint_is_survived():
     clip = Clip("lost", 0, np.arange(3) * NANOSECONDS // 30, np.full((1, 3, 22, 3), np.nan, np.float32))
-    assert np.isfinite(made.other_gesture(clip, SECONDS, 8, np.random.default_rng(1))).all()
+    assert np.isfinite(made.synthetic_hand_gesture(clip, SECONDS, 8, np.random.default_rng(1))).all()
 
 
 def test_a_carried_hand_hangs_on_its_forearm(hands, people):
     clip, pose = people[40], hands[0].bodies[0, 0]
-    carried = carried_hand(clip, pose)
+    carried = hand_from_body(clip, pose)
     assert carried.bodies.shape == (1, clip.bodies.shape[1], 22, 3)
     elbow, wrist = (clip.bodies[0, :, KINECT_V2_25.index[f"{joint}_right"]] for joint in ("elbow", "wrist"))
     np.testing.assert_allclose(carried.bodies[0, :, HAND_22.index["wrist"]], wrist, atol=1e-5)
@@ -100,14 +100,14 @@ def test_a_carried_hand_hangs_on_its_forearm(hands, people):
 
 
 def test_carried_hands_take_poses_in_turn_and_lose_what_the_body_lost(hands, people):
-    chosen = carried_hands(ClipDataset([people[i] for i in (3, 50, 99)], people.classes), hands)
+    chosen = hands_from_bodies(ClipDataset([people[i] for i in (3, 50, 99)], people.classes), hands)
     assert (len(chosen), chosen.layout, chosen.names[1]) == (3, "hand_22", people.names[50])
     lengths = [bones(chosen[i].bodies[0])[0] for i in range(3)]
     assert not np.allclose(lengths[0], lengths[1])
     lost = people[3].bodies.copy()
     lost[0, 2, KINECT_V2_25.index["wrist_right"]] = np.nan
     clip = dataclasses.replace(people[3], bodies=lost)
-    carried = carried_hand(clip, hands[0].bodies[0, 0]).bodies[0]
+    carried = hand_from_body(clip, hands[0].bodies[0, 0]).bodies[0]
     assert np.isnan(carried[2]).all() and np.isfinite(np.delete(carried, 2, axis=0)).all()
 
 

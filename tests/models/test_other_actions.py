@@ -6,7 +6,7 @@ from actrec import datasets as core_datasets
 from actrec.datasets.base import ClipDataset
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, DeviceError, InputError
-from actrec_models.data import other_actions
+from actrec_models.data import unknown_clips
 from actrec_models.training import trainer
 from actrec_models.training.monitoring import Machine
 from actrec_models.training.recipe import Recipe
@@ -20,7 +20,7 @@ def datasets(monkeypatch, tmp_path):
     """Where utd_mhad is, of which an action is called as a class is."""
     known, others = skeletons(classes=("sway", "stretch")), skeletons(classes=OTHERS)
     monkeypatch.setattr(core_datasets, "create", lambda name, *_, **__: others if name == "utd_mhad" else known)
-    monkeypatch.setattr(core_datasets, "others", lambda *_, **__: ClipDataset([], known.classes))
+    monkeypatch.setattr(core_datasets, "create_unknown", lambda *_, **__: ClipDataset([], known.classes))
     (tmp_path / "utd_mhad").mkdir()
     return tmp_path
 
@@ -30,24 +30,25 @@ def recipe(**changes):
 
 
 def test_an_unknown_dataset_that_is_not_here_is_said(tmp_path):
-    assert other_actions.missing(recipe(), str(tmp_path)) == f"the unknown_dataset utd_mhad is not in {tmp_path}"
+    message = unknown_clips.missing_dataset(recipe(), str(tmp_path))
+    assert message == f"the unknown_dataset utd_mhad is not in {tmp_path}"
     (tmp_path / "utd_mhad").mkdir()
-    assert not other_actions.missing(recipe(), str(tmp_path))
-    assert not other_actions.missing(recipe(unknown_dataset="rendered"), str(tmp_path))
+    assert not unknown_clips.missing_dataset(recipe(), str(tmp_path))
+    assert not unknown_clips.missing_dataset(recipe(unknown_dataset="rendered"), str(tmp_path))
 
 
 def test_actions_called_as_a_class_is_are_left_out(datasets, monkeypatch):
     assert set(taken(recipe())) == {"raise_arm", "jump"}
     chosen = recipe(unknown_exclude=["jump"])
-    assert other_actions.left_out(chosen, OTHERS, ("sway", "raise leg")) == ["Sway", "jump"]
-    assert other_actions.left_out(chosen, OTHERS, ("sit", "Raise Arm")) == ["raise_arm", "jump"]
-    monkeypatch.setattr(other_actions, "_MOST", 3)
+    assert unknown_clips.excluded_actions(chosen, OTHERS, ("sway", "raise leg")) == ["Sway", "jump"]
+    assert unknown_clips.excluded_actions(chosen, OTHERS, ("sit", "Raise Arm")) == ["raise_arm", "jump"]
+    monkeypatch.setattr(unknown_clips, "_MOST", 3)
     assert taken(chosen) == ["raise_arm"] * 3
 
 
 def taken(chosen):
     """The actions of the clips that are taken."""
-    found = other_actions.taken(chosen, ("sway", "stretch"), "", "train").read()
+    found = unknown_clips.load(chosen, ("sway", "stretch"), "", "train").read()
     return [found.classes[label] for label in found.labels]
 
 
@@ -93,6 +94,6 @@ def test_classes_without_clips_but_those_held_out_are_told_of(datasets, monkeypa
 def test_an_unknown_dataset_that_cannot_be_read_is_told_by_that_name(tmp_path):
     (tmp_path / "utd_mhad").mkdir()
     with pytest.raises(DeviceError, match="unknown_dataset utd_mhad: .*; or name another one, or none"):
-        other_actions.taken(recipe(), ("sway", "stretch"), str(tmp_path), "train")
+        unknown_clips.load(recipe(), ("sway", "stretch"), str(tmp_path), "train")
     with pytest.raises(ConfigError, match="unknown_options cannot set 'part'"):
         recipe(unknown_options={"part": "test"}).check()

@@ -10,7 +10,7 @@ from actrec import datasets
 from actrec.cli import main
 from actrec.inference import package
 from actrec.utils import config
-from actrec_models.data import other_actions
+from actrec_models.data import unknown_clips
 from actrec_models.training.recipe import Recipe
 from tests.models.made_up import TINY
 from tests.models.own_recordings import body, write_bag
@@ -39,13 +39,13 @@ def recordings(request, tmp_path_factory):
 def test_each_part_has_its_own_and_they_are_no_clips_of_a_class(recordings):
     for part, count in (("train", 2), ("test", 1)):
         known = datasets.create("folder", recordings, split="part", part=part)
-        others = datasets.others("folder", recordings, split="part", part=part)
+        others = datasets.create_unknown("folder", recordings, split="part", part=part)
         assert sorted(known.labels) == [0] * count + [1] * count and known.classes == ("clap", "wave")
         assert [(name[:7], label) for name, label in zip(others.names, others.labels, strict=True)] == [
             ("unknown", -1)
         ] * count
         assert all(others.recordings) and len(others[0].stamps_ns) == 20
-    assert not len(datasets.others("folder", recordings, split="all", part="test"))
+    assert not len(datasets.create_unknown("folder", recordings, split="all", part="test"))
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_the_threshold_is_chosen_on_them(recordings, exported, capsys):
     assert made.rejection.threshold > 0 or "0.0% rejected" in made.rejection.calibrated_on
     assert made.provenance.figures["unknown_clips"] == 1
     assert "of 1 held-out clips of other actions are rejected" in (tmp_path / "made/README.md").read_text()
-    learnt = {*datasets.others("folder", recordings, split="part").recordings}
+    learnt = {*datasets.create_unknown("folder", recordings, split="part").recordings}
     assert learnt < {*made.provenance.figures["recordings"]} and len(made.provenance.figures["recordings"]) == 6
     older = torch.load(tmp_path / "run/last.ckpt", weights_only=True)
     del older["actrec"]["provenance"]["recordings"]  # so that what was learnt is not known: nor by what was chosen on
@@ -145,8 +145,8 @@ def test_those_of_another_folder_are_taken_too(recordings, tmp_path):
     (tmp_path / "folder").symlink_to(recordings)
     chosen = config.build(Recipe, {**TINY, "dataset": "nucla", "unknown_dataset": "folder"})
     for classes, labels in ((("Clap", "wave"), [-1] * 3), (("wave",), [0, 0, 0, -1, -1, -1])):
-        found = other_actions.taken(chosen, classes, str(tmp_path), "train")
+        found = unknown_clips.load(chosen, classes, str(tmp_path), "train")
         assert found.read().labels.tolist() == labels
         told = found.identities()
         assert len(told) == len(labels) and all(told)
-    assert not other_actions.taken(chosen, ("clap", "wave"), str(tmp_path), "test").read()
+    assert not unknown_clips.load(chosen, ("clap", "wave"), str(tmp_path), "test").read()

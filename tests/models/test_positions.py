@@ -28,7 +28,7 @@ def recording(frames):
     """Frame i shows a person at x = i, and a picture of brightness 5 · i."""
     clip = still("clip", 0, [(float(i), 2.0) for i in range(frames)], FPS)
     color = np.ones((frames, 16, 16, 3), np.uint8) * (5 * np.arange(frames, dtype=np.uint8))[:, None, None, None]
-    return replace(clip, others={"color": color, "size": np.array([16, 16])})
+    return replace(clip, streams={"color": color, "size": np.array([16, 16])})
 
 
 def samples(clip, specs, augmentation=None, window=IN_CLIPS, **settings):
@@ -160,9 +160,9 @@ def test_a_clip_at_another_speed_stays_in_the_recording():
     for part in parts(clip, [IMAGE], IN_CLIPS, "whole"):
         lengths = []
         for _ in range(50):
-            paced = augmentation.paced_stamps(clip, part.stamps_ns, options, rng)
+            paced = augmentation.vary_speed(clip, part.stamps_ns, options, rng)
             assert (paced[0], paced[-1]) >= (0, part.stamps_ns[-1]) and paced[-1] <= clip.stamps_ns[-1]
             lengths.append((paced[-1] - paced[0]) / (part.stamps_ns[-1] - part.stamps_ns[0]))
         assert 0.5 <= min(lengths) < 0.7 and 1.6 < max(lengths) <= 2.0
-    same = augmentation.paced_stamps(clip, part.stamps_ns, Augmentation(**AS_IT_IS), rng)
+    same = augmentation.vary_speed(clip, part.stamps_ns, Augmentation(**AS_IT_IS), rng)
     np.testing.assert_array_equal(same, part.stamps_ns)

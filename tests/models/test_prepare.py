@@ -103,7 +103,7 @@ def test_ntu_files_come_back_and_a_truncated_one_is_skipped(data_root, tmp_path)
     ):
         truth = source.read(entry)
         np.testing.assert_array_equal(clip.bodies, truth.bodies)
-        np.testing.assert_array_equal(clip.others["pixels"], truth.others["pixels"])
+        np.testing.assert_array_equal(clip.streams["pixels"], truth.streams["pixels"])
     assert (
         datasets.create("ntu60", tmp_path / "out", split="cross_view", part="test", incomplete="keep").names
         == stored.names
@@ -167,7 +167,7 @@ def test_again_is_nothing_new_is_added_changed_is_renewed_gone_is_left_out(publi
     ("settings", "options", "message"),
     [
         ({}, {"root": "x"}, "--option cannot set 'root'"),
-        ({"picture_quality": 80}, {}, "prepared with picture_quality=95, not picture_quality=80: choose another --out"),
+        ({"image_quality": 80}, {}, "prepared with image_quality=95, not image_quality=80: choose another --out"),
         ({"streams": ["bodies"]}, {}, r"streams=\[\], not streams=\['bodies'\]"),
         ({}, {"fold": 2}, "all folds of nucla are prepared at once"),
         ({}, {"wings": 2}, "nucla has no option 'wings'; known: none"),

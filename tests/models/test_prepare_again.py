@@ -131,7 +131,7 @@ def test_a_store_that_does_not_say_how_it_was_made_is_not_gone_on_with(published
     (tmp_path / "out" / STORE).unlink()
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     with pytest.raises(InputError, match="has no store.json, which says how the .* were prepared: choose another"):
-        prepare("nucla", published, tmp_path / "out", settings=PrepareConfig(picture_quality=50))
+        prepare("nucla", published, tmp_path / "out", settings=PrepareConfig(image_quality=50))
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
@@ -172,12 +172,12 @@ def test_color_of_ones_own_recordings_is_kept(tmp_path):
     settings = PrepareConfig(streams=["bodies", "color"])
     prepare("folder", film(tmp_path / "mine"), tmp_path / "out", settings=settings)
     clip = PreparedDataset(tmp_path / "out")[0]
-    assert clip.others["color"].shape == (5, 48, 64, 3)
-    assert [int(picture.mean()) for picture in clip.others["color"]] == [0, 1, 2, 3, 4]
-    np.testing.assert_array_equal(clip.others["size"], [64, 48])
+    assert clip.streams["color"].shape == (5, 48, 64, 3)
+    assert [int(picture.mean()) for picture in clip.streams["color"]] == [0, 1, 2, 3, 4]
+    np.testing.assert_array_equal(clip.streams["size"], [64, 48])
     settings = PrepareConfig(streams=["bodies", "color"], estimate=["motion"])
     prepare("folder", tmp_path / "mine", tmp_path / "moved", settings=settings)
-    assert {"color", "motion"} <= set(PreparedDataset(tmp_path / "moved")[0].others)
+    assert {"color", "motion"} <= set(PreparedDataset(tmp_path / "moved")[0].streams)
 
 
 def test_color_that_was_not_recorded_cannot_be_estimated(tmp_path, published):
@@ -217,8 +217,8 @@ def test_a_store_of_bodies_alone_opens_no_video(data_root, tmp_path):
     options = {"incomplete": "keep"}
     assert prepare("ntu60", tmp_path / "ntu", tmp_path / "out", options=options).clips == 1
     clip = PreparedDataset(tmp_path / "out")[0]
-    assert clip.others["size"].tolist() == [1920, 1080] and clip.others["pixels"].shape == (1, 103, 25, 2)
-    with pytest.raises(InputError, match=f"{name}_rgb.avi' is no video"):
+    assert clip.streams["size"].tolist() == [1920, 1080] and clip.streams["pixels"].shape == (1, 103, 25, 2)
+    with pytest.raises(InputError, match=f"{name}_rgb.avi' is truncated or not a video"):
         settings = PrepareConfig(streams=["bodies", "color"])
         prepare("ntu60", tmp_path / "ntu", tmp_path / "filmed", options=options, settings=settings)
 
@@ -254,7 +254,7 @@ def test_a_run_that_prepared_nothing_leaves_the_folder_open(published, tmp_path)
     for path in published.glob("*.json"):
         (tmp_path / "empty" / path.name).touch()
     with pytest.raises(InputError, match="none of the"):
-        prepare("nucla", tmp_path / "empty", tmp_path / "out", settings=PrepareConfig(picture_quality=80))
+        prepare("nucla", tmp_path / "empty", tmp_path / "out", settings=PrepareConfig(image_quality=80))
     assert prepare("nucla", published, tmp_path / "out").clips == len(names_of(published))
 
 

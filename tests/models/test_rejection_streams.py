@@ -8,7 +8,7 @@ from actrec.cli import main
 from actrec.datasets.base import ClipDataset
 from actrec.inference import package
 from actrec.utils import config
-from actrec_models.data import other_actions
+from actrec_models.data import unknown_clips
 from actrec_models.export import rejection
 from actrec_models.training import checkpoints
 from actrec_models.training.recipe import Recipe
@@ -86,7 +86,7 @@ def test_recordings_labeled_unknown_must_hold_what_the_network_takes(datasets, t
 
 @pytest.mark.parametrize("own", [False, True])
 def test_it_is_chosen_on_clips_held_out(datasets, tmp_path, capsys, monkeypatch, own):
-    monkeypatch.setattr(other_actions, "_MOST", 3)
+    monkeypatch.setattr(unknown_clips, "_MOST", 3)
     if own:
         datasets.update(train=made_up(NAME, 3), test=made_up(NAME, 2))
     others = "" if own else "ntu60"

@@ -59,11 +59,11 @@ def test_a_clip_holds_what_the_contract_says(clip):
         "pixels": (1, frames, 25, 2), "hands": (1, frames, 2, 21, 3), "hand_pixels": (1, frames, 2, 21, 2),
         "size": (2,), "color": (frames, 60, 80, 3), "flow": (frames, 60, 80, 3), "motion": (1, frames, 25, 2),
     }  # fmt: skip
-    assert {key: clip.others[key].shape for key in clip.others} == shapes
+    assert {key: clip.streams[key].shape for key in clip.streams} == shapes
     assert shapes.keys() < KEYS.keys()
     assert clip.bodies.shape == (1, frames, 25, 3)
     assert clip.bodies.dtype == np.float32
-    assert clip.others["color"].dtype == np.uint8
+    assert clip.streams["color"].dtype == np.uint8
     assert (np.diff(clip.stamps_ns) == 250_000_000).all()
 
 
@@ -72,16 +72,16 @@ def test_joints_lie_on_the_actor_and_move_as_the_flow_says(source, clip):
     frame = next(iter(item.frames()))
     body = frame.skeletons[0]
     np.testing.assert_allclose(body.positions, clip.bodies[0, 0], atol=1e-5)
-    np.testing.assert_allclose(project(clip.bodies, item.intrinsics), clip.others["pixels"], atol=1e-3)
+    np.testing.assert_allclose(project(clip.bodies, item.intrinsics), clip.streams["pixels"], atol=1e-3)
     assert body.scores.max() == 1.0, "no joint of hers is seen"
     # The spine's joints go down as she sits down: her skin, which flow and motion are of, goes with them.
-    pixels, motion = clip.others["pixels"][0, :, 20], clip.others["motion"][0, :, 20]
+    pixels, motion = clip.streams["pixels"][0, :, 20], clip.streams["motion"][0, :, 20]
     moved = np.diff(pixels, axis=0) * source.config.fps
     fastest = np.abs(moved[:, 1]).argmax()
     np.testing.assert_allclose(motion[fastest], moved[fastest], atol=0.25 * np.abs(moved).max())
     u, v = np.round(pixels[fastest]).astype(int)
     velocity = (clip.bodies[0, fastest + 1, 20] - clip.bodies[0, fastest, 20]) * source.config.fps
-    np.testing.assert_allclose(clip.others["flow"][fastest, v, u], velocity, atol=0.3 * np.abs(velocity).max())
+    np.testing.assert_allclose(clip.streams["flow"][fastest, v, u], velocity, atol=0.3 * np.abs(velocity).max())
 
 
 def test_everything_follows_from_the_entry(source):
@@ -89,7 +89,7 @@ def test_everything_follows_from_the_entry(source):
     first, second = source.read(one), source.read(again)
     np.testing.assert_array_equal(first.bodies, second.bodies)
     for key in ("color", "flow"):
-        np.testing.assert_array_equal(first.others[key], second.others[key])
+        np.testing.assert_array_equal(first.streams[key], second.streams[key])
     other = datasets.source("rendered", source.root, **TINY, seed=2)
     assert other.fingerprint([one]) != source.fingerprint([one]) == source.fingerprint([again])
     assert not np.array_equal(other.read(one).bodies[:, 0], first.bodies[:, 0])
@@ -99,14 +99,14 @@ def test_pictures_are_rendered_when_they_are_looked_at(source, monkeypatch):
     monkeypatch.setattr("actrec.simulation.scene.Scene.at", lambda *_: pytest.fail("rendered"))
     read = source.read(source.entries()[0])
     assert np.isfinite(read.bodies).all()
-    assert np.isfinite(read.others["hand_pixels"]).all()
+    assert np.isfinite(read.streams["hand_pixels"]).all()
 
 
 def test_frames_match_the_clip(source, clip):
     entry = next(e for e in source.entries() if e.name == clip.name)
     frames = list(source.frames(entry))
     assert [frame.stamp_ns for frame in frames] == clip.stamps_ns.tolist()
-    np.testing.assert_array_equal(np.stack([frame.color for frame in frames]), clip.others["color"])
+    np.testing.assert_array_equal(np.stack([frame.color for frame in frames]), clip.streams["color"])
     for frame in frames:
         frame.check()
         assert 0.5 < np.nanmedian(frame.depth) < 5.0
@@ -119,7 +119,7 @@ def test_flow_can_be_estimated_as_it_is_live(source):
     exact, estimated = (
         datasets.source("rendered", source.root, **wide, flow=how).read(entry) for how in ("exact", "dis")
     )
-    truth, found = (c.others["flow"].astype(np.float32)[5:15] for c in (exact, estimated))
+    truth, found = (c.streams["flow"].astype(np.float32)[5:15] for c in (exact, estimated))
     walking = np.linalg.norm(truth, axis=-1) > 0.3
     error = np.linalg.norm(found - truth, axis=-1)[walking]
     assert np.nanmedian(error) < 0.5 * np.median(np.linalg.norm(truth[walking], axis=-1))

@@ -66,7 +66,7 @@ def test_what_is_played_faster_moves_faster():
     flow = InputSpec("flow_rgb", "flow_rgb", "CTHW", (3, 8, 16, 16), "m/s", {"max_speed_m_s": [2.55] * 3})
     still, ones = people(1, frames), np.ones((1, frames, 25, 2), np.float32)
     streams = {"motion": 40 * ones, "flow": np.full((frames, 24, 32, 3), 0.5, np.float32)}
-    clips, window = ClipDataset([replace(still, others=streams)], ["a", "b"]), WindowSpec(1.0, 8)
+    clips, window = ClipDataset([replace(still, streams=streams)], ["a", "b"]), WindowSpec(1.0, 8)
     speeds = []
     for how in ("live", "whole"):
         for seed in range(4):

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from actrec import datasets
 from actrec.cli import main
 from actrec.datasets.base import Clip, Entry, Source
-from actrec.datasets.store.codecs import Pictures, decode_frames, encode_raw
+from actrec.datasets.store.codecs import ImageEncoder, decode_frames, encode_raw
 from actrec.datasets.store.layout import INDEX, STORE
 from actrec.datasets.store.reader import MAPPED, PreparedDataset
 from actrec.datasets.store.writer import ShardWriter
@@ -173,42 +173,42 @@ def test_every_stream_comes_back(tmp_path):
     source = Pictured(tmp_path)
     assert stored.streams == {"bodies", "hands", "flow", "color"}
     for entry, clip in zip(source.entries(), clips_of(stored), strict=True):
-        truth = source.read(entry).others
-        assert set(clip.others) == set(truth)
+        truth = source.read(entry).streams
+        assert set(clip.streams) == set(truth)
         for key in set(truth) - {"color", "flow"}:
-            np.testing.assert_array_equal(clip.others[key], truth[key].astype(np.float32))
-        assert np.abs(clip.others["color"].astype(int) - truth["color"]).mean() < 3
-        assert clip.others["color"].dtype == np.uint8
-        np.testing.assert_array_equal(np.isnan(clip.others["flow"]), np.isnan(truth["flow"]))
+            np.testing.assert_array_equal(clip.streams[key], truth[key].astype(np.float32))
+        assert np.abs(clip.streams["color"].astype(int) - truth["color"]).mean() < 3
+        assert clip.streams["color"].dtype == np.uint8
+        np.testing.assert_array_equal(np.isnan(clip.streams["flow"]), np.isnan(truth["flow"]))
         bound = np.float32(0.5 * settings.flow_limit_m_s / 127 + 1e-6)
-        assert np.nanmax(np.abs(clip.others["flow"] - np.clip(truth["flow"], -4, 4))) <= bound
-        np.testing.assert_array_equal(clip.others.at("color", np.array([5, 2, 2])), clip.others["color"][[5, 2, 2]])
+        assert np.nanmax(np.abs(clip.streams["flow"] - np.clip(truth["flow"], -4, 4))) <= bound
+        np.testing.assert_array_equal(clip.streams.at("color", np.array([5, 2, 2])), clip.streams["color"][[5, 2, 2]])
         # What a network takes, with no more pictures decoded than it takes.
         window = clip.sampled(np.array([0, 0, 100_000_000]))
-        np.testing.assert_array_equal(window["color"], clip.others["color"][[0, 0, 3]])
+        np.testing.assert_array_equal(window["color"], clip.streams["color"][[0, 0, 3]])
 
 
 @pytest.mark.usefixtures("pictured")
 @pytest.mark.parametrize("bodies", [True, False], ids=["bodies", "without bodies"])
 def test_pixels_follow_pictures_that_are_reduced(tmp_path, bodies):
-    settings = PrepareConfig(streams=[*(["bodies"] if bodies else []), "hands", "motion", "color"], picture_height=60)
+    settings = PrepareConfig(streams=[*(["bodies"] if bodies else []), "hands", "motion", "color"], image_height=60)
     clip = _prepared_one(tmp_path, settings)
-    truth = Pictured(tmp_path).read(Pictured(tmp_path).entries()[0]).others
-    height, width = clip.others["color"].shape[1:3]
+    truth = Pictured(tmp_path).read(Pictured(tmp_path).entries()[0]).streams
+    height, width = clip.streams["color"].shape[1:3]
     assert height == 60
-    np.testing.assert_array_equal(clip.others["size"], [width, height])
+    np.testing.assert_array_equal(clip.streams["size"], [width, height])
     scale = np.array([width, height]) / truth["size"]
     # The center of a pixel is at its integer: the picture's corners stay its corners.
     for key in ["hand_pixels", *(["pixels"] if bodies else [])]:
-        np.testing.assert_allclose(clip.others[key], (truth[key] + 0.5) * scale - 0.5, rtol=1e-4, atol=1e-3)
-    np.testing.assert_allclose(clip.others["motion"], truth["motion"] * scale, rtol=1e-4)
+        np.testing.assert_allclose(clip.streams[key], (truth[key] + 0.5) * scale - 0.5, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(clip.streams["motion"], truth["motion"] * scale, rtol=1e-4)
 
 
 @pytest.mark.usefixtures("pictured")
 @pytest.mark.parametrize("stream", ["hands", "motion"])
 def test_what_is_counted_in_pixels_is_kept_with_the_pictures_size(tmp_path, stream):
-    truth = Pictured(tmp_path).read(Pictured(tmp_path).entries()[0]).others
-    kept = _prepared_one(tmp_path, PrepareConfig(streams=[stream])).others
+    truth = Pictured(tmp_path).read(Pictured(tmp_path).entries()[0]).streams
+    kept = _prepared_one(tmp_path, PrepareConfig(streams=[stream])).streams
     np.testing.assert_array_equal(kept["size"], truth["size"])
     assert "pixels" not in kept
 
@@ -292,8 +292,9 @@ def test_a_truncated_or_lost_shard_is_named_when_the_store_is_opened(copy, root)
     ("file", "content", "error", "message"),
     [
         (STORE, b"{", InputError, "store.json' is damaged"),
-        (STORE, b'{"schema": 99}', InputError, "schema 99, this actrec reads 1"),
-        (STORE, b'{"schema": 1, "wings": 2}', InputError, "damaged or foreign"),
+        (STORE, b'{"schema": 99}', InputError, "schema 99, this actrec reads 2: prepare"),
+        (STORE, b'{"schema": 1, "streams": ["colour"]}', InputError, "schema 1, this actrec reads 2: prepare"),
+        (STORE, b'{"schema": 2, "wings": 2}', InputError, "damaged or foreign"),
         (STORE, None, DeviceError, "no prepared dataset"),
         (INDEX, b"", InputError, "index.npz' is damaged.*run the same actrec prepare again"),
         (INDEX, None, InputError, "index.npz' cannot be read"),
@@ -318,7 +319,7 @@ def test_a_lost_index_is_written_anew(copy, root):
 
 
 def test_pictures_are_kept_once_and_decoded_alone():
-    made = Pictures("color", 95, 4.0)
+    made = ImageEncoder("color", 95, 4.0)
     for stamp in (0, 10):
         made.add(stamp, np.full((8, 8, 3), 20 * stamp, np.uint8))
     kept = made.encoded(np.array([0, 1, 2, 9, 10, 30]))
@@ -328,7 +329,7 @@ def test_pictures_are_kept_once_and_decoded_alone():
     assert len(kept.parts) == 3
     with pytest.raises(InputError, match="another|after"):
         made.add(20, np.zeros((9, 8, 3), np.uint8))
-    with pytest.raises(InputError, match="two pictures of 10 ns"):
+    with pytest.raises(InputError, match="two images of 10 ns"):
         made.add(10, np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(InputError, match="picture 0 of 6 cannot be decoded"):
         decode_frames(memoryview(bytes(kept.parts[0]) + bytes(len(content))), "jpeg", kept.shape, [0], 4.0)

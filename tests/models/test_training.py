@@ -17,7 +17,7 @@ from actrec.types import NANOSECONDS
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec_models import evaluation
-from actrec_models.data import augmentation, outliers, rendered_skeletons
+from actrec_models.data import augmentation, rendered_skeletons, synthetic_unknown
 from actrec_models.data.samples import Samples
 from actrec_models.finetune import transfer
 from actrec_models.training import module as training_module
@@ -59,7 +59,7 @@ def test_augmentation_keeps_the_contract_and_repeats_by_seed(nucla):
     for _ in range(2):
         rng = np.random.default_rng(5)
         window = augmentation.sample_window(clip, 5.0, 60, options, rng)
-        draws.append(augmentation.vary_bodies(window, options, rng))
+        draws.append(augmentation.augment_bodies(window, options, rng))
     assert draws[0].shape == (1, 60, 25, 3)
     assert draws[0].dtype == np.float32
     np.testing.assert_array_equal(draws[0], draws[1])
@@ -71,7 +71,7 @@ def test_augmentation_of_nothing_is_the_live_window(nucla):
     nothing = {field.name: 0.0 for field in dataclasses.fields(augmentation.Augmentation)}
     off = config.build(augmentation.Augmentation, {**nothing, "speed": 1.0, "mirror": False})
     rng = np.random.default_rng(1)
-    window = augmentation.vary_bodies(augmentation.sample_window(clip, 5.0, 60, off, rng), off, rng)
+    window = augmentation.augment_bodies(augmentation.sample_window(clip, 5.0, 60, off, rng), off, rng)
     np.testing.assert_allclose(window, clip.window(5.0, 60), atol=1e-5)
 
 
@@ -133,14 +133,14 @@ def test_a_joint_that_is_never_seen_costs_no_other(nucla, joint):
     bodies = nucla["train"][0].window(5.0, 60)
     bodies[:, :, lost] = np.nan
     options = augmentation.Augmentation(missing=0.0, exchange=0.0, mirror=False)
-    varied = augmentation.vary_bodies(bodies, options, rng)
+    varied = augmentation.augment_bodies(bodies, options, rng)
     assert np.isnan(varied[:, :, lost]).all()
     kept = np.delete(varied - bodies, lost, axis=2)
     assert np.abs(kept).max() < 1.5  # noise, a tilt of 15 degrees about somebody 2 m tall, bones 10 % longer
     still = augmentation.Augmentation(missing=0.0, exchange=0.0, mirror=False, tilt_deg=0.0, noise_m=0.0, bias_m=0.0)
     bodies[:] = bodies[:, :1]
     np.testing.assert_array_equal(
-        np.ptp(np.delete(augmentation.vary_bodies(bodies, still, rng), lost, axis=2), axis=1), 0
+        np.ptp(np.delete(augmentation.augment_bodies(bodies, still, rng), lost, axis=2), axis=1), 0
     )
 
 
@@ -151,7 +151,7 @@ def test_made_up_actions_are_of_a_pose_that_is_seen(nucla):
     bodies[:, :, KINECT_V2_25.index["spine_mid"]] = np.nan
     late = dataclasses.replace(clip, bodies=bodies)
     for seed in range(10):
-        assert np.isfinite(outliers.other_action(late, 5.0, 60, np.random.default_rng(seed))).all()
+        assert np.isfinite(synthetic_unknown.synthetic_body_action(late, 5.0, 60, np.random.default_rng(seed))).all()
 
 
 def test_exchanged_sides_come_back(nucla):
@@ -165,7 +165,7 @@ def test_exchanged_sides_come_back(nucla):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_made_up_actions_keep_bones_and_move_smoothly(nucla, seed):
-    window = outliers.other_action(nucla["train"][seed], 5.0, 60, np.random.default_rng(seed))
+    window = synthetic_unknown.synthetic_body_action(nucla["train"][seed], 5.0, 60, np.random.default_rng(seed))
     assert window.shape == (1, 60, 25, 3)
     bones = np.linalg.norm(window[0] - window[0][:, list(KINECT_V2_25.parents)], axis=-1)
     np.testing.assert_allclose(bones, np.broadcast_to(bones[0], bones.shape), atol=1e-4)
@@ -214,7 +214,9 @@ def test_a_clip_of_one_frame_can_be_augmented():
 def test_windows_of_few_frames_can_lose_limbs(frames):
     options = augmentation.Augmentation(missing=1.0, exchange=1.0)
     for seed in range(5):
-        varied = augmentation.vary_bodies(np.ones((1, frames, 25, 3), np.float32), options, np.random.default_rng(seed))
+        varied = augmentation.augment_bodies(
+            np.ones((1, frames, 25, 3), np.float32), options, np.random.default_rng(seed)
+        )
         assert varied.shape == (1, frames, 25, 3) and np.isnan(varied).any()
 
 

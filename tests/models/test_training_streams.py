@@ -78,10 +78,10 @@ def test_clips_are_sampled_as_the_live_recognizer_does():
     for key, value in window.items():
         axis = KEYS[key][0]
         assert axis is None or value.shape[axis] == 15, key
-    np.testing.assert_array_equal(window["color"][-1], clip.others["color"][-1])
-    np.testing.assert_allclose(window["pixels"][:, -1], clip.others["pixels"][:, -1], atol=1e-3)
+    np.testing.assert_array_equal(window["color"][-1], clip.streams["color"][-1])
+    np.testing.assert_allclose(window["pixels"][:, -1], clip.streams["pixels"][:, -1], atol=1e-3)
     longer = clip.sample(10.0, 20)
-    np.testing.assert_array_equal(longer["color"][0], clip.others["color"][0])
+    np.testing.assert_array_equal(longer["color"][0], clip.streams["color"][0])
     assert np.isfinite(longer["pixels"]).all(), "before the recording its first frame is held"
 
 

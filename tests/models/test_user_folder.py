@@ -41,14 +41,14 @@ def test_labels_say_what_is_whose(mine):
     assert [(e.name, source.classes[e.label], e.meta["person"]) for e in entries] == [
         ("one@0-0.55", "wave", "anna"), ("one@0.6-", "clap", "ben"), ("two", "wave", "ben")
     ]  # fmt: skip
-    assert [(e.name, e.label) for e in source.others()] == [("two@0-0.5", OTHER)]
+    assert [(e.name, e.label) for e in source.unknown_entries()] == [("two@0-0.5", OTHER)]
     first, second, third = (source.read(entry) for entry in entries)
     assert (first.stamps_ns[0], len(first.stamps_ns), second.stamps_ns[0]) == (START, 6, START + 6 * PERIOD_NS)
     np.testing.assert_allclose(second.bodies[0, 0], person_at(0.6), atol=1e-6)
     # Of whom the take is about, from where they come into view.
     assert third.stamps_ns[0] == START + 4 * PERIOD_NS and third.bodies.shape == (1, 16, 25, 3)
     np.testing.assert_allclose(third.bodies[0, 0], person_at(0.4), atol=1e-6)
-    assert source.read(source.others()[0]).label == OTHER
+    assert source.read(source.unknown_entries()[0]).label == OTHER
 
 
 def test_two_people_in_one_recording_have_a_label_each(tmp_path):
@@ -122,7 +122,7 @@ def test_what_tells_a_recording_is_read_once_for_all_its_clips(mine, monkeypatch
 
     monkeypatch.setattr(user_folder, "content", noted)
     source = Folder(mine)
-    told = [source.identity(entry) for entry in [*source.entries(), *source.others()]]
+    told = [source.identity(entry) for entry in [*source.entries(), *source.unknown_entries()]]
     assert len(told) == 4 and len(set(told)) == 2
     assert len(read) == len(set(read)) == sum(file.is_file() for file in mine.rglob("*/*"))
 
@@ -238,7 +238,7 @@ def test_it_can_be_sent_to_another_process_and_tells_when_it_changes(mine):
 
 def test_frames_of_a_recording_with_images(mine):
     source = Folder(mine)
-    frames = list(source.frames(source.others()[0]))
+    frames = list(source.frames(source.unknown_entries()[0]))
     assert [frame.color[0, 0, 0] for frame in frames if frame.color is not None] == [0, 1, 2, 3, 4, 5]
     assert frames[0].stamp_ns == START and frames[0].depth is not None
     with pytest.raises(InputError, match="one' holds joints and no images: record it with --images"):
@@ -273,9 +273,9 @@ def test_a_folder_a_class(tmp_path, data_root, caplog):
     (tmp_path / "drink/notes.txt").write_text("not a recording")
     source = Folder(tmp_path)
     assert source.classes == ("drink", "walk")
-    assert (len(source.entries()), len(source.others())) == (4, 1)
+    assert (len(source.entries()), len(source.unknown_entries())) == (4, 1)
     assert "notes.txt': not a recording" in caplog.text
-    for entry in [*source.entries(), *source.others()]:
+    for entry in [*source.entries(), *source.unknown_entries()]:
         clip = source.read(entry)
         assert clip.bodies.shape[0] == 1 and clip.bodies.shape[2:] == (25, 3) and len(clip.stamps_ns) > 5
 

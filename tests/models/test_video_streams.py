@@ -253,12 +253,12 @@ def ntu(ntu_video):
 def test_ntu_joints_lie_where_a_pose_estimator_sees_them(ntu):
     limbs = [KINECT_V2_25.index[f"{j}_{s}"] for j in ("shoulder", "elbow", "wrist", "knee") for s in ("left", "right")]
     at = np.array([5, 50, 95])
-    pixels, perception = ntu.others["pixels"][0], BodyPerception(min_hits=1, smooth=False)
-    width, height = (int(side) for side in ntu.others["size"])
+    pixels, perception = ntu.streams["pixels"][0], BodyPerception(min_hits=1, smooth=False)
+    width, height = (int(side) for side in ntu.streams["size"])
     assert (width, height) == (960, 540)
     intrinsics = from_hfov(width, height, 84.1)
     try:
-        for t, color in zip(at, ntu.others.at("color", at), strict=True):
+        for t, color in zip(at, ntu.streams.at("color", at), strict=True):
             bodies = perception.process(RgbdFrame(int(ntu.stamps_ns[t]), color, None, intrinsics))
             assert len(bodies) == 1
             apart = np.linalg.norm(bodies[0].pixels[limbs] - pixels[t, limbs], axis=1) * 2  # px of 1920×1080
@@ -325,8 +325,8 @@ def rendered():
     measured = []
     for entry in source.entries()[4::12]:
         clip = source.read(entry)
-        assert isinstance(clip.others, LazyStreams)
-        color, pixels = clip.others.at("color", frames), clip.others["pixels"][0, frames]
+        assert isinstance(clip.streams, LazyStreams)
+        color, pixels = clip.streams.at("color", frames), clip.streams["pixels"][0, frames]
         pairs = zip(color[:-1], color[1:], pixels[:-1], strict=True)
         motion = np.array([motion_between_images(before, after, joints, 1 / fps) for before, after, joints in pairs])
         measured.append(Measured(motion, np.diff(pixels, axis=0) * fps))

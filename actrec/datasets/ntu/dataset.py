@@ -1,45 +1,55 @@
-"""NTU RGB+D (Shahroudy et al., CVPR 2016) and NTU RGB+D 120 (Liu et al., TPAMI 2019), from their own files."""
+"""NTU RGB+D (Shahroudy et al., CVPR 2016) and NTU RGB+D 120 (Liu et al., TPAMI 2019), from their published files."""
 
 import hashlib
+import os
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from actrec.datasets.base import Clip, Entry, Source
+from actrec.datasets.base import Clip, Entry, Source, closed, no_folder, walk
 from actrec.datasets.ntu.actions import ACTIONS
-from actrec.datasets.ntu.files import NtuFiles, read_list, sample_meta
-from actrec.datasets.ntu.frames import cameras_of, ntu_frames
-from actrec.datasets.ntu.skeletons import COLOR_SIZE, BodyCleaning, clean, read_ntu_skeleton
+from actrec.datasets.ntu.cameras import DEPTH, cameras_of, ntu_frames
+from actrec.datasets.ntu.skeletons import COLOR_SIZE, BodyCleaning, clean, parse_name, read_ntu_skeleton
 from actrec.datasets.video_streams import ColorVideo, VideoConfig
-from actrec.skeleton.sequence import SkeletonSequence
+from actrec.skeleton.sequence import SkeletonSequence, read_text
 from actrec.types import RgbdFrame
 from actrec.utils import config
 from actrec.utils.config import setting
 from actrec.utils.errors import DeviceError, InputError
 
 SUBJECTS_60 = frozenset({1, 2, 4, 5, 8, 9, 13, 14, 15, 16, 17, 18, 19, 25, 27, 28, 31, 34, 35, 38})
-"""The 20 of 40 subjects that "cross_subject" of NTU RGB+D trains on."""
+"""Training subjects (20 of 40) of "cross_subject" in NTU RGB+D."""
 
 SUBJECTS_120 = SUBJECTS_60 | {
     45, 46, 47, 49, 50, 52, 53, 54, 55, 56, 57, 58, 59, 70, 74, 78, 80, 81, 82, 83, 84, 85, 86, 89, 91, 92, 93, 94, 95,
     97, 98, 100, 103,
 }  # fmt: skip
-"""The 53 of 106 subjects that "cross_subject" of NTU RGB+D 120 trains on."""
+"""Training subjects (53 of 106) of "cross_subject" in NTU RGB+D 120."""
 
 CAMERAS = frozenset({2, 3})
-"""Those that "cross_view" trains on."""
+"""Training cameras of "cross_view"."""
+
+_NAME = re.compile(r"S\d{3}C\d{3}P\d{3}R\d{3}A\d{3}")
+
+_VIDEO = re.compile(rf"({_NAME.pattern})_rgb\.(?:avi|mp4)", re.IGNORECASE)
+
+_LIST_HEAD = re.compile(r"(\d+) of the captured samples")
+
+_LARGEST = {"setup": 32, "camera": 3, "subject": 106, "replication": 2, "action": len(ACTIONS)}
 
 
 @dataclass(frozen=True)
 class NtuConfig(BodyCleaning, VideoConfig):
-    """How NTU RGB+D is read: bodies cleaned as its users do, videos scaled."""
+    """Options of NTU RGB+D: body cleaning as in the literature, and video scaling."""
 
     incomplete: str = setting(
         "listed",
-        "samples with missing skeletons: leave out those that the dataset's own list (in the root) names, or keep all",
+        "samples with missing skeletons: skip the samples in the dataset's own list (in the root), or keep all",
         choices=("listed", "keep"),
     )
 
@@ -47,13 +57,13 @@ class NtuConfig(BodyCleaning, VideoConfig):
 class Ntu60(Source):
     """NTU RGB+D: 60 actions by 40 subjects before 3 cameras, 56,880 samples of which 302 are incomplete.
 
-    Root holds, in whatever folders, `SsssCcccPpppRrrrAaaa.skeleton`; color videos (`…_rgb.avi`, .mp4) and folders of
-    depth maps (named as the sample) where there are any. Samples of NTU RGB+D 120 may lie there too, and are passed by.
+    The root holds, in any folders, `SsssCcccPpppRrrrAaaa.skeleton`; color videos (`…_rgb.avi`, .mp4) and folders of
+    depth maps (named as the sample), if available. Samples of NTU RGB+D 120 are ignored.
     Splits: "cross_subject" (40,091 train, 16,487 test) and "cross_view" (cameras 2 and 3: 37,646 train, 18,932 test).
 
     Args:
         root: Folder of the files.
-        options: Of `NtuConfig`.
+        options: Fields of `NtuConfig`.
 
     Raises:
         ConfigError: Unknown option.
@@ -63,8 +73,8 @@ class Ntu60(Source):
     classes: tuple[str, ...] = ACTIONS[:60]
     lists: ClassVar[tuple[str, ...]] = (
         "NTU_RGBD_samples_with_missing_skeletons.txt",
-        "NTU_RGBD120_samples_with_missing_skeletons.txt",  # holds the other's names too
-        "samples_with_missing_skeletons.txt",  # the first one as it was called before, and as public readers carry it
+        "NTU_RGBD120_samples_with_missing_skeletons.txt",  # contains the names of NTU RGB+D 60 too
+        "samples_with_missing_skeletons.txt",  # older name of the first
     )
     training_subjects: ClassVar = SUBJECTS_60
 
@@ -73,15 +83,15 @@ class Ntu60(Source):
         self.config = config.build(NtuConfig, options)
 
     def entries(self) -> list[Entry]:
-        """Every sample, by name; those that the list of incomplete ones names are left out.
+        """Return every sample, by name, without the listed incomplete ones.
 
         Raises:
-            DeviceError: There is no `.skeleton` file in the root, or no list though `incomplete` is "listed".
-            InputError: A sample lies in two folders, a `.skeleton` file bears another name, or the list is corrupt.
+            DeviceError: The root has no `.skeleton` file, or no list although `incomplete` is "listed".
+            InputError: A sample exists twice, a `.skeleton` file has another name, or the list is corrupt.
         """
         found = NtuFiles.under(self.root)
-        left_out = self._incomplete()
-        metas = {name: sample_meta(path) for name, path in sorted(found.skeletons.items()) if name not in left_out}
+        skipped = self._incomplete()
+        metas = {name: sample_meta(path) for name, path in sorted(found.skeletons.items()) if name not in skipped}
         return [
             Entry(name, meta["action"] - 1, meta, found.of(name))
             for name, meta in metas.items()
@@ -89,11 +99,11 @@ class Ntu60(Source):
         ]
 
     def read(self, entry: Entry) -> Clip:
-        """Bodies cleaned, their pixels in the picture turned back from its mirroring, and color where it is there.
+        """Return the cleaned bodies, their pixels in the mirrored-back image, and color if there is a video.
 
         Raises:
-            DeviceError: A file is not there.
-            InputError: The file is empty, truncated or corrupt, or shows nobody; names it.
+            DeviceError: A file is missing.
+            InputError: The file is empty, truncated or corrupt, or has no body.
         """
         sequence = self._sequence(entry)
         video = self._video(entry, sequence)
@@ -104,7 +114,7 @@ class Ntu60(Source):
         return Clip(entry.name, entry.label, sequence.stamps_ns, sequence.bodies, others)
 
     def frames(self, entry: Entry) -> Iterator[RgbdFrame]:
-        """As the base says; depth where there are depth maps, registered to color by cameras found from the joints."""
+        """Yield color, and depth if there are depth maps, registered with cameras fitted to the joints."""
         sequence = self._sequence(entry)
         video = self._video(entry, sequence)
         if video is None:
@@ -112,18 +122,18 @@ class Ntu60(Source):
         return ntu_frames(entry.files["skeleton"], video, entry.files.get("depth"))
 
     def camera_offset(self, entry: Entry) -> np.ndarray:
-        """As the base says: joints are the depth camera's, pictures the color camera's, some centimetres beside it."""
+        """Return the offset from the depth camera (joints) to the color camera (images), some centimeters."""
         return cameras_of(entry.files["skeleton"]).offset
 
     def part(self, entry: Entry, split: str) -> str:
-        """As the base says."""
+        """Return the part of an entry in a split."""
         self.check(split)
         if split == "cross_subject":
             return "train" if entry.meta["subject"] in self.training_subjects else "test"
         return "train" if entry.meta["camera"] in CAMERAS else "test"
 
     def fingerprint(self, entries: Sequence[Entry]) -> str:
-        """As the base has it, and what the options do to the clips."""
+        """Return the digest of the base class and of the options."""
         return hashlib.sha256(f"{super().fingerprint(entries)} {asdict(self.config)}".encode()).hexdigest()
 
     def _sequence(self, entry: Entry) -> SkeletonSequence:
@@ -131,13 +141,13 @@ class Ntu60(Source):
         sequence = clean(read_ntu_skeleton(file), self.config)
         if not len(sequence.bodies):
             remedy = "" if self.config.incomplete == "listed" else ": read the dataset with incomplete='listed'"
-            raise InputError(f"'{file}' shows nobody in {len(sequence)} frames{remedy}")
+            raise InputError(f"'{file}' has no body in {len(sequence)} frames{remedy}")
         return sequence
 
     def _video(self, entry: Entry, sequence: SkeletonSequence) -> ColorVideo | None:
         if "color" not in entry.files:
             return None
-        # Pictures are mirrored as published; the sequence's pixels lie in the picture turned back.
+        # Published images are mirrored; the sequence's pixels refer to the mirrored-back image.
         return ColorVideo(entry.files["color"], sequence.stamps_ns, self.config, mirror=True)
 
     def _incomplete(self) -> frozenset[str]:
@@ -155,8 +165,8 @@ class Ntu60(Source):
 class Ntu120(Ntu60):
     """NTU RGB+D 120: 120 actions by 106 subjects in 32 setups, 114,480 samples of which 535 are incomplete.
 
-    Root as of `Ntu60`, with the samples of both. Splits: "cross_subject" (63,026 train, 50,919 test) and "cross_setup",
-    which trains on the setups of even number (54,468) and tests on the others (59,477).
+    The root is as for `Ntu60`, with the samples of both. Splits: "cross_subject" (63,026 train, 50,919 test) and
+    "cross_setup" (train on even setups: 54,468; test on odd: 59,477).
     """
 
     splits: ClassVar = ("cross_subject", "cross_setup")
@@ -165,8 +175,122 @@ class Ntu120(Ntu60):
     training_subjects: ClassVar = SUBJECTS_120
 
     def part(self, entry: Entry, split: str) -> str:
-        """As the base says."""
+        """Return the part of an entry in a split."""
         self.check(split)
         if split == "cross_setup":
             return "test" if int(entry.meta["setup"]) % 2 else "train"
         return super().part(entry, split)
+
+
+def read_list(path: Path) -> frozenset[str]:
+    """Read a published list of samples with missing skeletons: a count, then one name a line.
+
+    Names without a file are fine.
+
+    Raises:
+        DeviceError: The file is missing.
+        InputError: A line is not a sample name or a duplicate, or the count does not match.
+    """
+    lines = read_text(path).splitlines()
+    promised = [int(match[1]) for line in lines if (match := _LIST_HEAD.match(line))]
+    begin = next((i for i, line in enumerate(lines) if _NAME.fullmatch(line.strip())), len(lines))
+    names: set[str] = set()
+    for number, line in enumerate(lines[begin:], start=begin + 1):
+        name = line.strip()
+        if not name:
+            continue
+        if not _NAME.fullmatch(name):
+            raise InputError(f"'{path}' line {number}: '{name[:40]}' is not a sample name; copy the list again")
+        if name in names:
+            raise InputError(f"'{path}' line {number}: {name} is listed twice; copy the list again")
+        names.add(name)
+    if not names or (promised and promised[0] != len(names)):
+        expected = f", its first line expects {promised[0]}" if promised else ""
+        raise InputError(f"'{path}' names {len(names)} samples{expected}: it is truncated; copy the list again")
+    return frozenset(names)
+
+
+@dataclass
+class NtuFiles:
+    """Files under a root by sample: skeleton, video and folder of depth maps."""
+
+    root: Path
+    skeletons: dict[str, Path] = field(default_factory=dict)
+    videos: dict[str, Path] = field(default_factory=dict)
+    depths: dict[str, Path] = field(default_factory=dict)
+    masked: dict[str, Path] = field(default_factory=dict)
+
+    @classmethod
+    def under(cls, root: Path) -> "NtuFiles":
+        """Find all files in a folder and its subfolders.
+
+        Raises:
+            DeviceError: There is no such folder, or no `.skeleton` file in it.
+            InputError: A `.skeleton` file has another name, or a sample exists twice.
+        """
+        if not root.is_dir():
+            raise no_folder(root)
+        files = cls(root)
+        for folder, names in _walk(root, files):
+            for name in names:
+                files.add(folder, name)
+        if not files.skeletons:
+            raise DeviceError(f"'{root}' holds no .skeleton file; give the folder that contains nturgb+d_skeletons")
+        return files
+
+    def add(self, folder: Path, name: str) -> None:
+        """Add a file. Hidden ones (`._*` of macOS) are ignored."""
+        if name.startswith("."):
+            return
+        if name.endswith(".skeleton"):
+            sample = name.removesuffix(".skeleton")
+            if not _NAME.fullmatch(sample):
+                raise InputError(f"'{folder / name}' is not named SsssCcccPpppRrrrAaaa.skeleton; move it elsewhere")
+            self.add_once(self.skeletons, sample, folder / name)
+        elif match := _VIDEO.fullmatch(name):
+            self.add_once(self.videos, match[1].upper(), folder / name)
+
+    def add_once(self, found: dict[str, Path], sample: str, path: Path) -> None:
+        """Add a file of a sample, or raise InputError if it has one."""
+        if sample in found:
+            raise InputError(f"'{path}' and '{found[sample]}' belong to the same sample; remove one of them")
+        found[sample] = path
+
+    def of(self, sample: str) -> dict[str, Path]:
+        """Return the files of a sample by kind."""
+        depths = self.depths if sample in self.depths else self.masked  # full maps are preferred
+        kinds = {"skeleton": self.skeletons, "color": self.videos, "depth": depths}
+        return {kind: paths[sample] for kind, paths in kinds.items() if sample in paths}
+
+
+def _walk(root: Path, files: NtuFiles) -> Iterator[tuple[Path, list[str]]]:
+    """Yield every folder and its files. Folders of depth maps are added but not listed: they hold millions."""
+    for folder, folders, names in walk(root):
+        for name in [name for name in folders if _NAME.fullmatch(name) and _holds_depth(Path(folder, name))]:
+            masked = "masked" in Path(folder).name.lower()
+            files.add_once(files.masked if masked else files.depths, name, Path(folder, name))
+            folders.remove(name)
+        yield Path(folder), names
+
+
+def _holds_depth(folder: Path) -> bool:
+    """Return whether a folder is empty or contains depth maps, judging by its first files."""
+    try:
+        with os.scandir(folder) as inside:
+            first = [item.name for item in islice(inside, 8)]
+        return not first or any(DEPTH.fullmatch(name) for name in first)
+    except OSError as error:
+        raise closed(error) from error
+
+
+def sample_meta(path: Path) -> dict[str, int]:
+    """Return setup, camera, subject, replication and action from a file name.
+
+    Raises:
+        InputError: A number is out of the range of NTU RGB+D 120.
+    """
+    meta = parse_name(path.stem)
+    for key, value in meta.items():
+        if not 1 <= value <= _LARGEST[key]:
+            raise InputError(f"'{path}' has {key} {value}, but NTU RGB+D 120 has 1 to {_LARGEST[key]}; move it away")
+    return meta

@@ -1,4 +1,4 @@
-"""Text that is numbers alone, read as fast as the disk gives it: datasets of skeletons are tens of gigabytes of it."""
+"""Fast parser of text files of numbers, for datasets of tens of gigabytes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ _EXACT = 2**53  # integers up to here are float64 exactly
 
 @dataclass(frozen=True)
 class Numbers:
-    """The numbers of a text, in its order.
+    """The numbers of a text in order.
 
     Attributes:
-        values: [N] float64, each the nearest to what is written.
-        lines: [N] int64, the line that each stands in, from 1.
+        values: [N] float64, correctly rounded.
+        lines: [N] int64, line of each number, from 1.
     """
 
     values: np.ndarray
@@ -27,16 +27,16 @@ class Numbers:
     _spans: np.ndarray
 
     def word(self, index: int) -> str:
-        """A number as it is written; an identity of 17 digits is more than its float64 holds."""
+        """Return a number as text; a body id of 17 digits does not fit a float64."""
         begin, end = self._spans[index]
         return self._text[begin:end].decode("ascii", "backslashreplace")
 
 
 def read_numbers(text: bytes) -> Numbers:
-    """Reads whitespace-separated decimal numbers; "nan" and "inf" are numbers too.
+    """Read whitespace-separated decimal numbers; "nan" and "inf" are numbers too.
 
     Raises:
-        ValueError: A word is no number; says which, and its line.
+        ValueError: A word is not a number; names the word and its line.
     """
     text = text.removeprefix(b"\xef\xbb\xbf")
     values, lines, spans, hard = _scan(np.frombuffer(text, np.uint8), _POWERS, _EXACT)

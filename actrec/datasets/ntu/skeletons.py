@@ -1,15 +1,12 @@
 """NTU RGB+D `.skeleton` files (Shahroudy et al., CVPR 2016): Kinect v2, 30 Hz, up to six bodies a frame.
 
-The text is numbers alone: frames; for each frame bodies; for each body a line of ten values and, for each of its
-25 joints, twelve: x y z (metres, camera space), depth x y, color x y (pixels), orientation w x y z, state.
-The images of the dataset are mirrored, as the Kinect v2 records them, and so are the file's pixels.
+The text holds numbers only: frames; for each frame bodies; for each body a line of ten values and, for each of its
+25 joints, twelve: x y z (meters, camera space), depth x y, color x y (pixels), orientation w x y z, state.
+The images of the dataset and the pixels in the files are mirrored, as the Kinect v2 records them.
 
-Which of the bodies that a Kinect tracked are people, and which of those the clip is about.
-
-The steps of Shahroudy et al. (CVPR 2016) and Zhang et al. (ICCV 2017), as DeepActsNet takes them over: a body seen too
-shortly, or wider than a standing person for most of its frames, is a table or a chair; of the rest those that move most
-are kept. A sensor that loses somebody gives them another identity afterwards: tracks that are never seen together are
-joined.
+Body cleaning follows Shahroudy et al. (CVPR 2016) and Zhang et al. (ICCV 2017), as in DeepActsNet: a body with few
+frames, or wider than a standing person in most of them, is furniture; of the others the most moving are kept. A sensor
+gives a person a new id after losing the track, so tracks that never overlap in time are merged.
 """
 
 import dataclasses
@@ -49,11 +46,11 @@ _HEAD_VALUES = 2 + len(BODY_FIELDS)  # id, fields, number of joints
 
 @dataclass(frozen=True)
 class NtuRecording:
-    """A `.skeleton` file as it stands, in Kinect camera space, every value kept (float64, as written).
+    """All values of a `.skeleton` file, in Kinect camera space (float64).
 
     Attributes:
         body_ids: M tracking ids, in order of appearance.
-        positions: [M, T, 25, 3] metres, y up and x to the sensor's left; NaN where the body is not in the frame.
+        positions: [M, T, 25, 3] meters, y up and x to the sensor's left; NaN where the body is not in the frame.
         depth_pixels, color_pixels: [M, T, 25, 2] in the mirrored 512×424 and 1920×1080 images.
         orientations: [M, T, 25, 4] quaternions w x y z.
         states: [M, T, 25] int8: 0 not tracked, 1 inferred, 2 tracked, −1 where the body is not in the frame.
@@ -70,11 +67,11 @@ class NtuRecording:
 
 
 def read_ntu_file(path: str | Path) -> NtuRecording:
-    """Reads a `.skeleton` file to its last byte.
+    """Read a `.skeleton` file completely.
 
     Raises:
         DeviceError: There is no such file.
-        InputError: It is empty, truncated, has values too many or lines of other lengths, or is no `.skeleton` file.
+        InputError: The file is empty, truncated, too long, or not a `.skeleton` file.
     """
     path = Path(path)
     values, seen, frames = _parse(path)
@@ -96,7 +93,7 @@ def read_ntu_file(path: str | Path) -> NtuRecording:
 
 
 def _parse(path: Path) -> tuple[np.ndarray, list[tuple[int, int, int]], int]:
-    """All values; (frame, body id, index of its first value) of each body in each frame; number of frames."""
+    """Return all values; (frame, body id, index of its first value) of each body in each frame; number of frames."""
     from actrec.datasets.ntu.numbers import read_numbers  # numba takes a second to load
 
     try:
@@ -159,7 +156,7 @@ class _Cursor:
 
 
 def parse_name(name: str) -> dict[str, int]:
-    """Setup, camera, subject, replication and action from "SsssCcccPpppRrrrAaaa"; empty for another name."""
+    """Parse setup, camera, subject, replication and action from "SsssCcccPpppRrrrAaaa"; empty for another name."""
     match = _NAME.search(name)
     if not match:
         return {}
@@ -167,17 +164,16 @@ def parse_name(name: str) -> dict[str, int]:
 
 
 def unmirror(pixels: np.ndarray, width: int) -> np.ndarray:
-    """[..., 2] pixels of a mirrored image as they lie in the image turned back."""
+    """Convert pixels [..., 2] of a mirrored image to the mirrored-back image."""
     turned = np.array(pixels, dtype=np.float32)
     turned[..., 0] = (width - 1) - turned[..., 0]
     return turned
 
 
 def read_ntu_skeleton(path: str | Path, fps: float = FPS) -> SkeletonSequence:
-    """Reads a `.skeleton` file to the data contract, every body of it.
+    """Read a `.skeleton` file to the data contract, every body of it.
 
-    `pixels` lie in the color image turned back from the dataset's mirroring, where the person's left is theirs
-    (1919 − the file's u); `read_ntu_file` has the file's own.
+    `pixels` refer to the mirrored-back color image (1919 − the file's u); `read_ntu_file` keeps the file's own.
 
     Raises:
         DeviceError: There is no such file.
@@ -204,31 +200,30 @@ def read_ntu_skeleton(path: str | Path, fps: float = FPS) -> SkeletonSequence:
 
 @dataclass(frozen=True)
 class BodyCleaning:
-    """How bodies are chosen. A recording's only body is kept whatever it looks like."""
+    """How bodies are selected. The only body of a recording is always kept."""
 
     min_frames: int = setting(
-        11, "bodies seen in fewer frames are dropped; 0 keeps all", unit="frames", range=(0, 100_000)
+        11, "drop bodies with fewer frames; 0 keeps all", unit="frames", range=(0, 100_000)
     )
     spread: float = setting(
         0.8,
-        "a frame in which a body's joints spread further in x than this many times their spread in y shows no person; "
-        "0 does not look",
+        "a body whose joints spread in x exceeds this multiple of their spread in y is no person in that frame; "
+        "0 disables the check",
         range=(0.0, 100.0),
     )
     spread_share: float = setting(
         0.69754,
-        "bodies of which at least this share of the frames shows no person are dropped",
+        "drop bodies that are no person in at least this share of their frames",
         range=(0.0, 1.0),
     )
-    max_bodies: int = setting(2, "bodies kept, those that move most first; 0 keeps all", range=(0, 6))
-    join: bool = setting(True, "take tracks that are never seen in the same frame for one person's")
+    max_bodies: int = setting(2, "largest number of bodies, the most moving first; 0 keeps all", range=(0, 6))
+    join: bool = setting(True, "merge tracks that never share a frame into one person")
 
 
 def clean(sequence: SkeletonSequence, options: BodyCleaning) -> SkeletonSequence:
-    """The sequence with the bodies that `options` keep, that which moves most first.
+    """Return the sequence with the bodies selected by `options`, the most moving first.
 
-    Bodies of which no joint is ever known are always left out. Where every body would be dropped for what it looks
-    like, that which looks least so is kept.
+    Bodies without any joint are dropped. If no body looks like a person, the most likely one is kept.
     """
     seen = np.isfinite(sequence.bodies).all(-1).any(-1)  # (M, T)
     left = np.flatnonzero(seen.any(1))
@@ -252,7 +247,7 @@ def _long_enough(left: np.ndarray, seen: np.ndarray, options: BodyCleaning) -> n
 
 
 def _noise(bodies: np.ndarray, options: BodyCleaning) -> np.ndarray:
-    """[M, T] where a body is wider than a person."""
+    """Return the frames [M, T] in which a body is wider than a person."""
     known = np.isfinite(bodies).all(-1)[..., None]
     spread = np.where(known, bodies, -np.inf).max(2) - np.where(known, bodies, np.inf).min(2)  # (M, T, 3)
     spread = np.where(np.isfinite(spread), spread, 0)  # of a body that is not there
@@ -266,7 +261,7 @@ def _upright(left: np.ndarray, seen: np.ndarray, noise: np.ndarray, options: Bod
 
 
 def _motion(body: np.ndarray, frames: np.ndarray) -> float:
-    """Variance of all joints of a body [T, V, 3] in x, y and z, summed, over the frames that show a person."""
+    """Return the variance of all joints of a body [T, V, 3], summed over x, y and z, in valid frames."""
     every = body[np.isfinite(body).all(-1)]
     calm = body[frames]
     calm = calm[np.isfinite(calm).all(-1)]

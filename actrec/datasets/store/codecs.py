@@ -1,14 +1,13 @@
-"""How a prepared store keeps arrays: points as they are, pictures compressed frame by frame.
+"""Codecs of a prepared store: points are stored as they are, images are compressed frame by frame.
 
-| codec | of | what is lost |
+| codec | data | loss |
 | --- | --- | --- |
-| `raw` | points, stamps, sizes | nothing |
-| `jpeg` | color [T, H, W, 3] uint8 | what JPEG of that quality loses, colors at full resolution (4:4:4) |
-| `flow8` | scene flow [T, H, W, 3] m/s | speeds are rounded to limit / 127 (so they err by at most half of that) |
-|  |  | and cut off at ± limit; unknown stays unknown |
+| `raw` | points, stamps, sizes | none |
+| `jpeg` | color [T, H, W, 3] uint8 | JPEG of the given quality, 4:4:4 |
+| `flow8` | scene flow [T, H, W, 3] m/s | rounded to limit / 127, clipped at ± limit; unknown stays unknown |
 
-Pictures lie one after the other behind a table [2, T] of where each frame's begins and ends: any is decoded alone, and
-one that several frames show is there once.
+A table [2, T] with the begin and end of each frame precedes the images: each frame is decoded alone, and an image of
+several frames is stored once.
 """
 
 from collections.abc import Iterable
@@ -24,22 +23,22 @@ from actrec.utils.errors import InputError
 CODECS = ("raw", "jpeg", "flow8")
 
 DTYPES = ("<f4", "<i8", "|u1", "<f8", "<i4", "<u8")
-"""What a `raw` array may be made of; its index stands in the store."""
+"""Types of `raw` arrays; the store holds the index."""
 
 _STEPS = 127
-"""Levels of a speed from nought to its limit."""
+"""Levels of a speed from zero to the limit."""
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """An array as its bytes.
+class EncodedArray:
+    """An encoded array.
 
     Attributes:
-        key: Of the clip, or "stamps_ns".
+        key: Key of the clip, or "stamps_ns".
         codec: One of `CODECS`.
-        dtype: One of `DTYPES`, of the array that a reader gets.
-        shape: Of that array.
-        parts: What is written, in order.
+        dtype: One of `DTYPES`, of the decoded array.
+        shape: Shape of the decoded array.
+        parts: The bytes in order.
     """
 
     key: str
@@ -49,18 +48,18 @@ class Encoded:
     parts: tuple[Any, ...]
 
 
-def encode_raw(key: str, value: np.ndarray) -> Encoded:
-    """An array as it is."""
+def encode_raw(key: str, value: np.ndarray) -> EncodedArray:
+    """Encode an array without compression."""
     value = np.ascontiguousarray(value)
     dtype = value.dtype.newbyteorder("<").str
     if dtype not in DTYPES:
         raise InputError(f"{key} is {value.dtype}, which a prepared store does not keep")
     plain = value.astype(dtype, copy=False)
-    return Encoded(key, "raw", dtype, plain.shape, (plain.reshape(-1).view(np.uint8).data if plain.size else b"",))
+    return EncodedArray(key, "raw", dtype, plain.shape, (plain.reshape(-1).view(np.uint8).data if plain.size else b"",))
 
 
-class Pictures:
-    """Pictures [H, W, 3] compressed as they come, each kept once however often it is shown.
+class ImageEncoder:
+    """Encoder of a sequence of images [H, W, 3], each stored once.
 
     Args:
         key: "color" (uint8 RGB) or "flow" (m/s, NaN for unknown).
@@ -77,58 +76,58 @@ class Pictures:
     def __len__(self) -> int:
         return len(self._coded)
 
-    def add(self, stamp_ns: int, picture: np.ndarray) -> None:
-        """Adds the next picture.
+    def add(self, stamp_ns: int, image: np.ndarray) -> None:
+        """Add the next image.
 
         Raises:
-            InputError: It is none, or of another size than those before, or of an earlier stamp.
+            InputError: It is not an image, its size changed, or its stamp does not increase.
         """
-        if picture.ndim != 3 or picture.shape[2] != 3 or picture.shape != (self.shape or picture.shape):
+        if image.ndim != 3 or image.shape[2] != 3 or image.shape != (self.shape or image.shape):
             raise InputError(
-                f"{self.key} has a picture {list(picture.shape)} after {list(self.shape) or 'none'}; expected [H, W, 3]"
+                f"{self.key} has an image {list(image.shape)} after {list(self.shape) or 'none'}; expected [H, W, 3]"
             )
         if self._stamps and stamp_ns <= self._stamps[-1]:
-            raise InputError(f"{self.key} has two pictures of {stamp_ns} ns, or an earlier one after it")
-        self.shape = picture.shape
-        done, content = self._encode(picture)
+            raise InputError(f"{self.key} has two images of {stamp_ns} ns, or an earlier one after it")
+        self.shape = image.shape
+        done, content = self._encode(image)
         if not done:
-            raise InputError(f"{self.key}: a picture of {list(picture.shape)} cannot be compressed")
+            raise InputError(f"{self.key}: an image of {list(image.shape)} cannot be compressed")
         self._stamps.append(int(stamp_ns))
         self._coded.append(content.tobytes())
 
-    def _encode(self, picture: np.ndarray) -> tuple[bool, np.ndarray]:
+    def _encode(self, image: np.ndarray) -> tuple[bool, np.ndarray]:
         if self.key == "flow":
-            known = np.isfinite(picture).all(axis=-1, keepdims=True)
-            levels = np.clip(np.rint(np.where(known, picture, 0) * self._scale), -_STEPS, _STEPS) + 128
+            known = np.isfinite(image).all(axis=-1, keepdims=True)
+            levels = np.clip(np.rint(np.where(known, image, 0) * self._scale), -_STEPS, _STEPS) + 128
             coded = np.where(known, levels, 0).astype(np.uint8)
             return cv2.imencode(".png", coded[..., ::-1].copy(), [cv2.IMWRITE_PNG_COMPRESSION, 3])
         full = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
         options = [cv2.IMWRITE_JPEG_QUALITY, self._quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, full]
-        return cv2.imencode(".jpg", picture[..., ::-1].copy(), options)
+        return cv2.imencode(".jpg", image[..., ::-1].copy(), options)
 
-    def encoded(self, stamps_ns: np.ndarray) -> Encoded:
-        """The pictures nearest to the stamps [T].
+    def encoded(self, stamps_ns: np.ndarray) -> EncodedArray:
+        """Return the encoded images nearest to the stamps [T].
 
         Raises:
-            InputError: There are none.
+            InputError: There are no images.
         """
         if not self._coded:
-            raise InputError(f"{self.key} has no pictures")
+            raise InputError(f"{self.key} has no images")
         shown = nearest(np.array(self._stamps, np.int64), stamps_ns)
         ends = np.cumsum([len(content) for content in self._coded])
         starts = np.concatenate([[0], ends[:-1]])
         table = np.stack([starts[shown], ends[shown]]).astype("<u8")
         codec, dtype = ("flow8", "<f4") if self.key == "flow" else ("jpeg", "|u1")
-        return Encoded(self.key, codec, dtype, (len(shown), *self.shape), (table.tobytes(), *self._coded))
+        return EncodedArray(self.key, codec, dtype, (len(shown), *self.shape), (table.tobytes(), *self._coded))
 
 
 def decode_frames(
     content: memoryview, codec: str, shape: tuple[int, ...], indices: Iterable[int], limit_m_s: float
 ) -> np.ndarray:
-    """Pictures `indices` of what `Pictures` made of `shape` [T, H, W, 3].
+    """Decode the images `indices` of an encoded array of `shape` [T, H, W, 3].
 
     Raises:
-        InputError: One cannot be decoded.
+        InputError: An image cannot be decoded.
     """
     table = np.frombuffer(content, "<u8", 2 * shape[0]).reshape(2, -1)
     frames = content[table.nbytes :]
@@ -136,15 +135,15 @@ def decode_frames(
     out = np.empty((len(wanted), *shape[1:]), np.uint8)
     seen: dict[int, int] = {}
     for place, index in enumerate(wanted):
-        if index in seen:  # before a recording's start its first frame is held
+        if index in seen:  # the first frame is repeated before the start of a recording
             out[place] = out[seen[index]]
             continue
         seen[index] = place
         start, end = int(table[0, index]), int(table[1, index])
-        picture = cv2.imdecode(np.frombuffer(frames[start:end], np.uint8), cv2.IMREAD_COLOR)
-        if picture is None or picture.shape != shape[1:]:
-            raise InputError(f"picture {index} of {shape[0]} cannot be decoded")
-        cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=out[place])
+        image = cv2.imdecode(np.frombuffer(frames[start:end], np.uint8), cv2.IMREAD_COLOR)
+        if image is None or image.shape != shape[1:]:
+            raise InputError(f"image {index} of {shape[0]} cannot be decoded")
+        cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=out[place])
     return out if codec == "jpeg" else _speeds(out, limit_m_s)
 
 

@@ -1,10 +1,10 @@
-"""Frees the room of clips that were given up, while other clips of their shards stay."""
+"""Compaction of a store: free the space of dropped clips in shards that hold other clips."""
 
 import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 
-from actrec.datasets.store.codecs import CODECS, DTYPES, Encoded
+from actrec.datasets.store.codecs import CODECS, DTYPES, EncodedArray
 from actrec.datasets.store.journal import Journal, Record
 from actrec.datasets.store.layout import ALIGNMENT, STORED_KEYS
 from actrec.datasets.store.reader import map_file
@@ -12,7 +12,7 @@ from actrec.datasets.store.writer import ShardWriter
 
 
 def with_holes(journal: Journal) -> dict[str, list[Record]]:
-    """The clips, by shard, of the shards of which a part is no clip's that is kept."""
+    """Return the clips, by shard, of the shards that have unused bytes."""
     shards: dict[str, list[Record]] = defaultdict(list)
     for record in journal.records.values():
         shards[record.shard].append(record)
@@ -20,21 +20,20 @@ def with_holes(journal: Journal) -> dict[str, list[Record]]:
 
 
 def compact(journal: Journal, shard_bytes: int) -> list[str]:
-    """Writes what is left of shards with holes into new ones, which the journal then tells of.
+    """Copy the clips of shards with holes into new shards and record them in the journal.
 
-    The old ones are whole until nobody is told of them: `tidy` removes them. Who reads the store as it was keeps what
-    is mapped.
+    The old shards stay complete until `tidy` removes them, so that open readers keep their mapped files.
 
     Args:
-        journal: What was prepared.
+        journal: Journal of the store.
         shard_bytes: Size of a shard.
 
     Returns:
-        Names of clips that are damaged, which stay where they are and must be prepared again.
+        Names of damaged clips, which are not moved and must be prepared again.
 
     Raises:
         StoreError: The disk is full; nothing is lost.
-        InputError: A shard is shorter than the journal says.
+        InputError: A shard is truncated.
     """
     damaged: list[str] = []
     writer = ShardWriter(journal.folder, shard_bytes)
@@ -47,7 +46,7 @@ def compact(journal: Journal, shard_bytes: int) -> list[str]:
 
 
 def _holes(records: Sequence[Record], end: int) -> bool:
-    """Whether bytes of a shard, up to the end of the last clip ever noted in it, are no clip's."""
+    """Return whether a shard has unused bytes before the end of the last clip ever recorded in it."""
     at = 0
     for start, size in sorted((row[5], row[6]) for record in records for row in record.rows):
         if start - at >= ALIGNMENT:
@@ -57,7 +56,7 @@ def _holes(records: Sequence[Record], end: int) -> bool:
 
 
 def _move(journal: Journal, writer: ShardWriter, records: Sequence[Record]) -> list[str]:
-    """Copies the clips of a shard that are whole; names of the others."""
+    """Copy the intact clips of a shard; return the names of the others."""
     content = map_file(journal.folder / records[0].shard, max(record.end for record in records))
     moved, damaged = [], []
     for record in records:
@@ -66,7 +65,7 @@ def _move(journal: Journal, writer: ShardWriter, records: Sequence[Record]) -> l
             damaged.append(record.name)  # a new checksum would hide it
             continue
         arrays = [
-            Encoded(STORED_KEYS[row[0]], CODECS[row[1]], DTYPES[row[2]], tuple(row[4][: row[3]]), (part,))
+            EncodedArray(STORED_KEYS[row[0]], CODECS[row[1]], DTYPES[row[2]], tuple(row[4][: row[3]]), (part,))
             for part, row in zip(parts, record.rows, strict=True)
         ]
         rows = writer.add(arrays)

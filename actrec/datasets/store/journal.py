@@ -1,4 +1,4 @@
-"""What a preparation has done so far, kept line by line so that a kill at any moment loses no line."""
+"""Journal of a preparation: a JSON line per batch of clips, so that a kill at any moment loses no clip."""
 
 import contextlib
 import fcntl
@@ -22,7 +22,7 @@ class Record:
 
     Attributes:
         name: Of the clip.
-        signature: Of the entry that it was made from: another one means that it must be made anew.
+        signature: Signature of the source entry; a clip with another signature is prepared again.
         frames: T.
         shard: File name.
         rows: Its arrays.
@@ -36,22 +36,22 @@ class Record:
 
     @property
     def end(self) -> int:
-        """Bytes of the shard up to its end."""
+        """Return the offset of its end in the shard."""
         return max(row[5] + row[6] for row in self.rows)
 
 
 class Journal:
-    """The records of a store, by name; the last one of a name counts. One process may have it open.
+    """The records of a store by name; the last one of a name is valid. Only one process can open it.
 
     Attributes:
-        records: By name.
-        ends: By shard, the bytes up to the end of the last clip ever noted in it, forgotten ones too.
+        records: Records by clip name.
+        ends: For each shard, the end of the last clip ever recorded in it, also of dropped clips.
 
     Args:
-        folder: The store's; there already.
+        folder: Existing folder of the store.
 
     Raises:
-        DeviceError: Another process prepares into this folder, or nobody can tell.
+        DeviceError: Another process writes to this folder, or the file system cannot lock files.
         InputError: The journal is damaged.
     """
 
@@ -88,12 +88,12 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Lets others prepare."""
+        """Release the lock."""
         self._file.close()
         self._lock.close()
 
     def add(self, records: Iterable[Record]) -> None:
-        """Keeps clips whose bytes are on the disk.
+        """Record clips that are on the disk.
 
         Raises:
             StoreError: The disk is full; the journal is as it was before.
@@ -105,7 +105,7 @@ class Journal:
             self._note(record)
 
     def drop(self, names: Iterable[str]) -> None:
-        """Forgets clips, which must be prepared again.
+        """Drop clips, which must be prepared again.
 
         Raises:
             StoreError: The disk is full.
@@ -117,7 +117,7 @@ class Journal:
             del self.records[name]
 
     def shorten(self) -> None:
-        """Forgets for good what was given up, its names too. Only where every shard ends with a clip that is kept.
+        """Rewrite the journal without dropped clips. Requires that every shard ends with a valid clip.
 
         Raises:
             StoreError: The disk is full; the journal is as it was before.
@@ -144,7 +144,7 @@ class Journal:
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
-            # A buffer that could not be written would come out later: begin with a new one.
+            # Unwritten bytes in the buffer would be written later: start with a new file object.
             with contextlib.suppress(OSError):
                 self._file.close()
             os.truncate(self.path, end)

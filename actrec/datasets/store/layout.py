@@ -1,10 +1,10 @@
-"""What lies in a prepared store's folder.
+"""Files of a prepared store.
 
-`store.json`       which dataset, made how, and whether it is finished
-`index.npz`        where each clip's arrays lie, with labels, names and checksums; read whole
+`store.json`       dataset, options, settings, and whether the store is complete
+`index.npz`        position, label, name and checksums of each clip
 `shard_….bin`      the arrays; a few large files, memory-mapped
-`journal.jsonl`    what was prepared, line by line, from which a preparation goes on after a kill
-`skipped.json`     what could not be read, and why
+`journal.jsonl`    the prepared clips, from which a preparation resumes
+`skipped.json`     unreadable items with the reason
 """
 
 import dataclasses
@@ -22,7 +22,8 @@ import numpy as np
 from actrec.types import KEYS
 from actrec.utils.errors import DeviceError, InputError
 
-SCHEMA = 1
+SCHEMA = 2
+"""Schema 1 had the stream "colour" and settings `picture_…`."""  # language: ok
 
 STORE, INDEX, JOURNAL, SKIPPED = "store.json", "index.npz", "journal.jsonl", "skipped.json"
 
@@ -31,7 +32,7 @@ STORED_KEYS = ("stamps_ns", *KEYS)
 PARTS = ("", "train", "test")
 
 IDENTITY = "identity"
-"""Key of a clip's meta: what tells its recording from others (`Source.identity`)."""
+"""Key of the recording's identity (`Source.identity`) in a clip's metadata."""
 
 ALIGNMENT = 64
 
@@ -47,25 +48,25 @@ ROW = np.dtype(
         ("crc", "<u4"),
     ]
 )
-"""An array of a clip: indices into `STORED_KEYS`, `CODECS` and `DTYPES`; bytes from `offset` of the clip's shard."""
+"""An array of a clip: indices into `STORED_KEYS`, `CODECS` and `DTYPES`; `size` bytes at `offset` of the shard."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """What `store.json` says.
+    """Content of `store.json`.
 
     Attributes:
         dataset: A name of `actrec.datasets.DATASETS`.
-        options: Of the dataset.
-        settings: Of `actrec_models.data.prepare.settings.PrepareConfig`.
+        options: Options of the dataset.
+        settings: Settings of the preparation.
         classes: Class names by label.
-        layout: Of the bodies' joints.
-        complete: Whether the preparation ended.
+        layout: Layout of the joints.
+        complete: Whether the preparation is finished.
         streams: Keys of `KEYS` that every clip has.
-        clips: How many.
-        index_sha256: Of `index.npz`.
-        version: Of actrec, which wrote it.
-        schema: Of this folder's form.
+        clips: Number of clips.
+        index_sha256: SHA-256 of `index.npz`.
+        version: Version of actrec.
+        schema: Version of the format.
     """
 
     dataset: str
@@ -83,20 +84,20 @@ class Head:
 
 @dataclass(frozen=True)
 class Index:
-    """Where everything lies.
+    """Content of `index.npz`.
 
     Attributes:
-        names: [N] of the clips.
+        names: [N] clip names.
         labels: [N] int64.
-        lengths: [N] T of each.
+        lengths: [N] frames of each clip.
         shard: [N] index into `shards`.
         first: [N + 1]: the arrays of clip n are rows[first[n]:first[n + 1]].
         rows: [R] of `ROW`.
         shards: File names.
-        sizes: Bytes of each shard that are in use.
-        splits: [S] the dataset's protocols; one fold of one is called "split#fold".
+        sizes: Used bytes of each shard.
+        splits: [S] protocols of the dataset; a fold is "split#fold".
         parts: [S, N] indices into `PARTS`.
-        metas_json: A JSON list of the clips' meta.
+        metas_json: Metadata of the clips, a JSON list.
     """
 
     names: np.ndarray
@@ -116,12 +117,12 @@ class Index:
 
     @cached_property
     def metas(self) -> list[dict[str, int | str]]:
-        """Of each clip."""
+        """Return the metadata of each clip."""
         read: list[dict[str, int | str]] = json.loads(self.metas_json.tobytes() or b"[]")
         return read
 
     def fingerprint(self, classes: list[str], chosen: np.ndarray) -> str:
-        """SHA-256 over classes, and the chosen clips' names, labels, shapes and checksums; not over where they lie."""
+        """Return the SHA-256 of classes, and of names, labels, shapes and checksums of the chosen clips."""
         digest = hashlib.sha256("\n".join(classes).encode("utf-8", "surrogateescape"))
         digest.update("\n".join(self.names[chosen].tolist()).encode("utf-8", "surrogateescape"))
         digest.update(self.labels[chosen].tobytes())
@@ -133,11 +134,11 @@ class Index:
 
 
 def read_head(folder: Path) -> Head:
-    """`store.json`.
+    """Read `store.json`.
 
     Raises:
         DeviceError: There is no store.
-        InputError: It is damaged, or of another schema.
+        InputError: It is damaged or has another schema.
     """
     path = folder / STORE
     try:
@@ -160,18 +161,18 @@ def read_head(folder: Path) -> Head:
 
 
 def write_head(folder: Path, head: Head) -> None:
-    """Replaces `store.json` at once."""
+    """Replace `store.json` atomically."""
     write_whole(folder / STORE, json.dumps(dataclasses.asdict(head), indent=1).encode())
 
 
 def read_index(folder: Path, head: Head) -> Index:
-    """`index.npz`, checked against `store.json`.
+    """Read `index.npz` and check it against `store.json`.
 
     Raises:
         InputError: It is missing or damaged.
     """
     path = folder / INDEX
-    remedy = "run the same actrec prepare again, which writes it anew"
+    remedy = "run the same actrec prepare again to rewrite it"
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -183,7 +184,7 @@ def read_index(folder: Path, head: Head) -> Index:
 
 
 def write_index(folder: Path, index: Index) -> str:
-    """Replaces `index.npz` at once; gives its SHA-256."""
+    """Replace `index.npz` atomically; return its SHA-256."""
     memory = io.BytesIO()
     np.savez(memory, **{field.name: getattr(index, field.name) for field in dataclasses.fields(Index)})
     content = memory.getvalue()
@@ -192,7 +193,7 @@ def write_index(folder: Path, index: Index) -> str:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file that is there as a whole or, after a kill, as it was before."""
+    """Write a file atomically: after a kill it has the old or the new content."""
     scratch = path.with_name(path.name + ".new")
     try:
         with open(scratch, "wb") as file:

@@ -1,4 +1,4 @@
-"""A prepared dataset: clips read from a few memory-mapped files, made by `actrec prepare`."""
+"""Reader of prepared datasets: clips in a few memory-mapped files, written by `actrec prepare`."""
 
 import errno
 import mmap
@@ -18,7 +18,7 @@ from actrec.types import STREAMS
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 
 MAPPED = 256
-"""Shards that a process keeps mapped at most: each holds a file open."""
+"""Largest number of mapped shards of a process: each is an open file."""
 
 REPAIR = "run the same actrec prepare with --repair"
 
@@ -26,23 +26,23 @@ _Row = tuple[int, int, int, int, list[int], int, int, int]
 
 
 class PreparedDataset(ClipDataset):
-    """Clips of a prepared store, or some of them. Arrays are read-only views of the files: nothing is copied.
+    """Clips of a prepared store. Arrays are read-only views of the files without a copy.
 
-    The files are opened at the first read of each process, so that workers of a DataLoader, forked or spawned, have
-    their own. What is read is checked against its checksum the first time that a process looks at it.
+    Each process opens the files at its first read, so workers of a DataLoader have their own. Each process checks the
+    checksum of an array at the first access.
 
     Args:
-        folder: The store's.
+        folder: Folder of the store.
         chosen: [N] indices of the clips; None for all.
-        loaded: Head and index where they have been read already.
+        loaded: Head and index, if already read.
 
     Attributes:
-        folder: The store's.
-        head: What the store says of itself.
+        folder: Folder of the store.
+        head: Content of `store.json`.
 
     Raises:
         DeviceError: There is no store.
-        InputError: It is not finished, damaged, truncated or of another schema.
+        InputError: It is not finished, damaged, truncated or has another schema.
     """
 
     def __init__(self, folder: str | Path, chosen: np.ndarray | None = None, loaded: tuple[Head, Index] | None = None):
@@ -64,17 +64,17 @@ class PreparedDataset(ClipDataset):
         self.__init__(state["folder"], state["_chosen"])  # type: ignore[misc]
 
     def subset(self, chosen: Sequence[int] | np.ndarray) -> "PreparedDataset":
-        """Some of the clips [N], by their indices here."""
+        """Return the subset of clips with these indices [N]."""
         return PreparedDataset(self.folder, self._chosen[np.asarray(chosen, np.int64)], (self.head, self._index))
 
-    def part(self, split: str, part: str, fold: int = 0, others: bool = False) -> "PreparedDataset":
-        """A part of one of the dataset's protocols.
+    def part(self, split: str, part: str, fold: int = 0, unknown: bool = False) -> "PreparedDataset":
+        """Return a part of a split.
 
         Args:
-            split: Its name; empty for the first.
+            split: Name of the split; empty for the first.
             part: "train" or "test".
-            fold: From 1, where the dataset is divided into folds; 0 for the one that the dataset takes by default.
-            others: Not the clips of the classes but those of none (`Source.others`).
+            fold: Fold from 1; 0 for the dataset's default.
+            unknown: Return the clips of no class (`Source.unknown_entries`) instead.
 
         Raises:
             ConfigError: The dataset has no such split or fold.
@@ -89,59 +89,59 @@ class PreparedDataset(ClipDataset):
             folds = sum(name.startswith(f"{split}#") for name in known)
             raise ConfigError(f"{self.head.dataset} has {folds or 'no'} folds; got fold {fold}")
         parts = self._index.parts[known.index(wanted)][self._chosen]
-        return self.subset(np.flatnonzero((parts == PARTS.index(part)) & ((self.labels < 0) == others)))
+        return self.subset(np.flatnonzero((parts == PARTS.index(part)) & ((self.labels < 0) == unknown)))
 
-    # -- what is known without reading a clip --------------------------------------------------------------------------
+    # -- without reading clips -----------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self._chosen)
 
     @property
     def labels(self) -> np.ndarray:
-        """As the base has it."""
+        """Return the label of each clip [N]."""
         return self._index.labels[self._chosen]
 
     @property
     def lengths(self) -> np.ndarray:
-        """[N] frames of each clip."""
+        """Return the number of frames of each clip [N]."""
         return self._index.lengths[self._chosen]
 
     @property
     def size(self) -> tuple[int, int]:
-        """Number of shards and bytes of them all, also where only some of their clips were chosen."""
+        """Return the number and the bytes of all shards."""
         return len(self._index.shards), int(self._index.sizes.sum())
 
     @property
     def names(self) -> tuple[str, ...]:
-        """As the base has it."""
+        """Return the name of each clip."""
         return tuple(self._index.names[self._chosen].tolist())
 
     @property
     def metas(self) -> tuple[Mapping[str, int | str], ...]:
-        """As the base has it."""
+        """Return the metadata of each clip."""
         metas = self._index.metas
         return tuple(metas[clip] for clip in self._chosen)
 
     @property
     def recordings(self) -> tuple[str, ...]:
-        """As the base has it; a store from before it was kept has none."""
+        """Return the recording identity of each clip."""
         return tuple(str(meta.get(IDENTITY, "")) for meta in self.metas)
 
     @property
     def streams(self) -> frozenset[str]:
-        """As the base has it."""
+        """Return the streams of the clips."""
         held = {"bodies", *self.head.streams}
         return frozenset(stream for stream, keys in STREAMS.items() if keys[0] in held)
 
     def joints_digest(self, index: int) -> bytes:
-        """As the base has it, of the checksum in the index: no clip is read."""
+        """Return a digest of a clip's joints from the checksum in the index, without reading the clip."""
         clip = int(self._chosen[index])
         rows = self._index.rows[self._index.first[clip] : self._index.first[clip + 1]]
         row = rows[rows["key"] == STORED_KEYS.index("bodies")][0]
         return row["shape"].tobytes() + row["crc"].tobytes()
 
     def fingerprint(self) -> str:
-        """SHA-256 over names, labels and the checksums of all arrays."""
+        """Return the SHA-256 of names, labels and the checksums of all arrays."""
         return self._index.fingerprint(self.head.classes, self._chosen)
 
     # -- clips ---------------------------------------------------------------------------------------------------------
@@ -161,8 +161,8 @@ class PreparedDataset(ClipDataset):
             elif row[1] == 0:
                 arrays[key] = partial(self._raw, content, row, place, shard)
             else:
-                arrays[key] = partial(self._pictures, content, row, place, shard, None)
-                frames[key] = partial(self._pictures, content, row, place, shard)
+                arrays[key] = partial(self._images, content, row, place, shard, None)
+                frames[key] = partial(self._images, content, row, place, shard)
         name, label = str(self._index.names[clip]), int(self._index.labels[clip])
         stamps, bodies = arrays.pop("stamps_ns"), arrays.pop("bodies")
         return Clip(name, label, stamps, bodies, LazyStreams(arrays, frames) if arrays else {})
@@ -172,7 +172,7 @@ class PreparedDataset(ClipDataset):
         self._check(content, row, place, shard)
         return np.ndarray(shape[:dimensions], DTYPES[dtype], content[offset : offset + size])
 
-    def _pictures(
+    def _images(
         self, content: memoryview, row: _Row, place: int, shard: int, indices: Sequence[int] | np.ndarray | None
     ) -> np.ndarray:
         _, codec, _, dimensions, shape, offset, size, _ = row
@@ -207,7 +207,7 @@ class PreparedDataset(ClipDataset):
         return content
 
     def damaged(self) -> Iterator[tuple[str, str]]:
-        """Reads everything; for each clip its name and what is wrong with it, empty where nothing is."""
+        """Read every clip; yield its name and its error, empty if intact."""
         for clip in self._chosen:
             first, last = int(self._index.first[clip]), int(self._index.first[clip + 1])
             shard, wrong = int(self._index.shard[clip]), ""
@@ -221,10 +221,10 @@ class PreparedDataset(ClipDataset):
 
 
 def map_file(path: Path, size: int) -> memoryview:
-    """A file's bytes, mapped read-only.
+    """Map a file read-only.
 
     Raises:
-        InputError: It is missing or shorter than `size`.
+        InputError: The file is missing or shorter than `size`.
         DeviceError: Too many files are open.
     """
     try:
@@ -240,12 +240,12 @@ def map_file(path: Path, size: int) -> memoryview:
 
 
 def is_store(folder: str | Path) -> bool:
-    """Whether a folder holds a prepared dataset, finished or not."""
+    """Return whether a folder is a prepared store, finished or not."""
     return (Path(folder) / STORE).is_file()
 
 
 def open_store(folder: Path) -> tuple[Head, Index]:
-    """Head and index of a finished store, every shard there at its full length.
+    """Return head and index of a finished store after checking the size of every shard.
 
     Raises:
         DeviceError: There is no store.

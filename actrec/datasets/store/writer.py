@@ -1,4 +1,4 @@
-"""Writes clips into the shards of a prepared store: each writer into files of its own, which nobody else opens."""
+"""Writer of clips into the shards of a prepared store; each writer has its own files."""
 
 import contextlib
 import errno
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from actrec.datasets.store.codecs import CODECS, DTYPES, Encoded
+from actrec.datasets.store.codecs import CODECS, DTYPES, EncodedArray
 from actrec.datasets.store.layout import ALIGNMENT, STORED_KEYS
 from actrec.utils.errors import DeviceError
 
@@ -21,27 +21,27 @@ Row = tuple[int, int, int, int, list[int], int, int, int]
 
 
 class StoreError(DeviceError):
-    """The store's folder cannot be written to: no fault of a clip."""
+    """The folder of the store is not writable."""
 
 
 def store_error(folder: Path, error: OSError) -> StoreError:
-    """What to tell of a failed write."""
+    """Return the error for a failed write."""
     if error.errno in _FULL:
         return StoreError(
-            f"no space is left in '{folder}' ({error.strerror}): nothing that was prepared is lost; free some and run "
+            f"no space is left in '{folder}' ({error.strerror}): no prepared clip is lost; free some space and run "
             "the same command again"
         )
     return StoreError(f"cannot write to '{folder}': {error.strerror}; every worker must reach this folder")
 
 
 class ShardWriter:
-    """Appends clips to shards, a new one when one is full.
+    """Writer that appends clips to shards and starts a new shard if one is full. Not thread-safe.
 
-    What a killed writer leaves behind the last clip that was reported is never read. Not safe for threads.
+    Bytes of a killed writer behind the last recorded clip are never read.
 
     Args:
-        folder: The store's; there already.
-        limit: Bytes that a shard may have, unless a single clip is larger.
+        folder: Existing folder of the store.
+        limit: Largest size of a shard in bytes, unless a single clip is larger.
     """
 
     def __init__(self, folder: Path, limit: int = SHARD_BYTES):
@@ -51,11 +51,11 @@ class ShardWriter:
         self._lost: OSError | None = None
         self.name = ""
 
-    def add(self, arrays: Sequence[Encoded]) -> list[Row]:
-        """Appends a clip; gives its rows, of the shard `name`.
+    def add(self, arrays: Sequence[EncodedArray]) -> list[Row]:
+        """Append a clip to the shard `name`; return its rows.
 
         Raises:
-            StoreError: The disk is full, or the folder not writable; nothing of the clip is left.
+            StoreError: The disk is full or the folder not writable; the clip is removed.
         """
         size = sum(sum(len(part) for part in array.parts) + ALIGNMENT for array in arrays)
         try:
@@ -66,7 +66,7 @@ class ShardWriter:
             self._undo()
             raise store_error(self._folder, error) from error
 
-    def _add(self, arrays: Sequence[Encoded]) -> list[Row]:
+    def _add(self, arrays: Sequence[EncodedArray]) -> list[Row]:
         at, rows = self._end, []
         for array in arrays:
             gap = -at % ALIGNMENT
@@ -85,21 +85,21 @@ class ShardWriter:
         return rows
 
     def sync(self) -> None:
-        """Returns when what was added is on the disk.
+        """Flush all added clips to the disk.
 
         Raises:
-            StoreError: It could not be written.
+            StoreError: They could not be written.
         """
         try:
             if self._lost is None and self._file is not None:
                 os.fsync(self._file.fileno())
         except OSError as error:
-            self._lost = error  # asked again, the system would say that all is well
+            self._lost = error  # a second fsync would report success
         if self._lost is not None:
             raise store_error(self._folder, self._lost) from self._lost
 
     def close(self) -> None:
-        """Closes the shard."""
+        """Close the shard."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -111,11 +111,11 @@ class ShardWriter:
         self._file, self._end, self.name = open(self._folder / name, "xb"), 0, name  # noqa: SIM115
 
     def _undo(self) -> None:
-        """Cuts off what of a clip was written before the disk was full."""
+        """Remove an incomplete clip after a failed write."""
         if self._file is None:
             return
         file, self._file = self._file, None
-        with contextlib.suppress(OSError):  # what cannot be flushed is lost with it, as it should be
+        with contextlib.suppress(OSError):  # unflushed bytes belong to the incomplete clip
             file.close()
         try:
             os.truncate(self._folder / self.name, self._end)

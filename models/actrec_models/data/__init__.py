@@ -1,4 +1,4 @@
-"""Clips as training samples: datasets by name, augmentation, samplers, preparation, rendered clips."""
+"""Training data: datasets by name, the rendered dataset, samples, augmentation, samplers and preparation."""
 
 from actrec.datasets import (
     DATASETS,
@@ -10,9 +10,9 @@ from actrec.datasets import (
     Source,
     SourceDataset,
     create,
+    create_unknown,
     folder,
     is_store,
-    others,
     source,
 )
 
@@ -26,8 +26,10 @@ __all__ = [
     "Source",
     "SourceDataset",
     "create",
+    "create_unknown",
     "folder",
     "is_store",
-    "others",
     "source",
 ]
+
+DATASETS.add("rendered", "actrec_models.data.rendered:RenderedRgbd")

@@ -1,7 +1,7 @@
 """Augmentation of skeleton clips: what differs between a Kinect's recordings and a robot's live estimates.
 
 Time first (speed, frame rate, where the window ends), then the body (tilt, proportions, noise, missing limbs, mirror)
-in metres before normalization, then what normalization does not remove (turn and size).
+in meters before normalization, then what normalization does not remove (turn and size).
 
 Augmentation of hand clips (`hand_22`): what differs between people, cameras and hand trackers.
 """
@@ -81,7 +81,7 @@ class Augmentation:
     )
     missing: float = setting(0.3, "share of clips in which limbs are lost for a while", range=(0.0, 1.0))
     mirror: bool = setting(
-        True, "half of the clips of bodies, or of pictures without poses, are mirrored, whatever side their class names"
+        True, "half of the clips of bodies, or of images without poses, are mirrored, whatever side their class names"
     )
     reach: float = setting(
         0.0, "relative change of how far a hand goes, its size aside: from the wrist or the whole arm", range=(0.0, 0.9)
@@ -153,7 +153,7 @@ def sample_stamps(
     return windows.sample_stamps(int(end), seconds * speed, frames)
 
 
-def paced_stamps(clip: Clip, stamps_ns: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
+def vary_speed(clip: Clip, stamps_ns: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
     """The stamps of one place in `clip` at a random speed, moved on as far as it takes to lie in the clip again."""
     speed = options.speed ** rng.uniform(-1, 1)
     paced = stamps_ns[-1] - np.round((stamps_ns[-1] - stamps_ns) * speed).astype(np.int64)
@@ -184,8 +184,8 @@ def _way(start: np.ndarray, end: np.ndarray, root: int) -> np.ndarray:
     return np.asarray(np.where(known[:, root], ways[:, root], middle), np.float32)
 
 
-def vary_bodies(bodies: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
-    """Varies [M, T, 25, 3] metres before normalization."""
+def augment_bodies(bodies: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
+    """Varies [M, T, 25, 3] meters before normalization."""
     turn = rotation(_X, np.radians(rng.uniform(-1, 1) * options.tilt_deg))
     turn = turn @ rotation(_Z, np.radians(rng.uniform(-1, 1) * options.tilt_deg))
     middle = pivot(bodies)
@@ -202,15 +202,15 @@ def vary_bodies(bodies: np.ndarray, options: Augmentation, rng: np.random.Genera
     return varied.astype(np.float32)
 
 
-def vary_normalized(bodies: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
-    """Turns and sizes [M, T, 25, 3] after normalization, as an estimator's bias would."""
+def augment_normalized(bodies: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
+    """Turn and sizes [M, T, 25, 3] after normalization, as an estimator's bias would."""
     turn = rotation(_Y, np.radians(rng.uniform(-1, 1) * options.turn_deg))
     size = 1 + rng.uniform(-1, 1) * options.size
     return ((bodies @ turn.T) * size).astype(np.float32)
 
 
-def tells_side(label: str) -> bool:
-    """Whether a label says left, right or a sense of rotation, so that a mirror shows another action.
+def names_side(label: str) -> bool:
+    """Return whether a label says left, right or a sense of rotation, so that a mirror shows another action.
 
     Where a word may mean either it does: without mirrors a network learns from less, with wrong ones what is wrong.
     """
@@ -234,7 +234,7 @@ def _vary_proportions(bodies: np.ndarray, amount: float, rng: np.random.Generato
     factor = (factor + factor[list(KINECT_V2_25.mirror)]) / 2
     # Joints ahead, so that each is one row: it is added to its parent's.
     varied = np.ascontiguousarray(np.moveaxis(bodies, -2, 0))  # (V, M, T, 3)
-    lost = seat_lost(varied, parents, _OUTWARDS)
+    lost = fill_missing_joints(varied, parents, _OUTWARDS)
     bones = factor[:, None, None, None] * (varied - varied[list(parents)])
     for v in _OUTWARDS:
         np.add(varied[parents[v]], bones[v], out=varied[v])
@@ -252,8 +252,8 @@ def pivot(bodies: np.ndarray) -> np.ndarray:
     return middle.astype(bodies.dtype).reshape(1, 1, 1, 3)
 
 
-def seat_lost(joints: np.ndarray, parents: Sequence[int], outwards: Sequence[int]) -> np.ndarray:
-    """Puts missing joints on their parents, in place, so that bones can be had of all that hangs on them.
+def fill_missing_joints(joints: np.ndarray, parents: Sequence[int], outwards: Sequence[int]) -> np.ndarray:
+    """Put missing joints on their parents, in place, so that bones can be had of all that hangs on them.
 
     Args:
         joints: [V, …, 3]. A missing root is put on the first joint `outwards` that is there.
@@ -274,7 +274,7 @@ def seat_lost(joints: np.ndarray, parents: Sequence[int], outwards: Sequence[int
 
 
 def _exchange_sides(bodies: np.ndarray, rng: np.random.Generator) -> None:
-    """Takes the left for the right for up to half of the clip, as estimators do of a person seen from the side."""
+    """Take the left for the right for up to half of the clip, as estimators do of a person seen from the side."""
     frames = bodies.shape[1]
     start, length = rng.integers(frames), rng.integers(1, max(frames // 2, 2))
     part = slice(start, start + length)
@@ -282,7 +282,7 @@ def _exchange_sides(bodies: np.ndarray, rng: np.random.Generator) -> None:
 
 
 def _lose_limbs(bodies: np.ndarray, rng: np.random.Generator) -> None:
-    """Sets one or two limbs to NaN for a while; now and then both legs for the whole clip (a person behind a table)."""
+    """Set one or two limbs to NaN for a while; now and then both legs for the whole clip (a person behind a table)."""
     frames = bodies.shape[1]
     if rng.random() < 0.2:
         bodies[:, :, list(_LEGS)] = np.nan
@@ -295,8 +295,8 @@ def _lose_limbs(bodies: np.ndarray, rng: np.random.Generator) -> None:
 _PALM = HAND_22.index["palm"]
 
 
-def vary_hands(hands: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
-    """Varies [M, T, 22, 3] metres: camera, size, proportions, noise. Never mirrored: swipes and turns have a side."""
+def augment_hands(hands: np.ndarray, options: Augmentation, rng: np.random.Generator) -> np.ndarray:
+    """Varies [M, T, 22, 3] meters: camera, size, proportions, noise. Never mirrored: swipes and turns have a side."""
     if options.reach or options.held_deg:
         hands = _vary_way(hands, options, rng)
     middle = pivot(hands)
@@ -333,7 +333,7 @@ def _vary_hand_proportions(hands: np.ndarray, amount: float, rng: np.random.Gene
     factor[1:] = 1 + rng.uniform(-amount, amount, len(parents) - 1)
     varied = np.ascontiguousarray(np.moveaxis(hands, -2, 0))  # (V, M, T, 3): each joint one row
     outwards = range(1, len(parents))  # parents come first in this layout
-    lost = seat_lost(varied, parents, outwards)
+    lost = fill_missing_joints(varied, parents, outwards)
     bones = factor[:, None, None, None] * (varied - varied[parents])
     for v in outwards:
         np.add(varied[parents[v]], bones[v], out=varied[v])

@@ -1,6 +1,6 @@
 """Clips that the simulated camera renders: color, depth, scene flow, bodies and hands of procedural actors.
 
-They need no files and cost some milliseconds a frame. They are there to test the machinery of training with pictures
+They need no files and cost some milliseconds a frame. They are there to test the machinery of training with images
 and flow end to end where no dataset of people is at hand. The actors' movements are written by hand and repeat
 themselves: an accuracy on these clips says that a network, its inputs and its training work, and nothing about people.
 
@@ -35,7 +35,7 @@ from actrec.utils.errors import ConfigError, InputError
 from actrec.utils.geometry import project
 from actrec.utils.optical_flow import motion_at_joints
 
-_BEHIND = 1.5  # metres from the actor's place to the wall
+_BEHIND = 1.5  # meters from the actor's place to the wall
 
 _LEAD_S, _TAIL_S = 0.4, 0.3  # of idling, at most, before and after the action
 
@@ -46,9 +46,9 @@ class View:
 
     Attributes:
         facing: Which way the actor faces, degrees to its left from facing the camera.
-        height: Of the camera over the floor, metres.
+        height: Of the camera over the floor, meters.
         pitch: How far the camera looks down, degrees.
-        distance: To the actor's place, metres.
+        distance: To the actor's place, meters.
     """
 
     facing: float
@@ -65,8 +65,8 @@ VIEWS = (View(-35.0, 0.85, -2.0, 2.8), View(35.0, 1.45, 9.0, 3.2), View(0.0, 1.1
 class RenderedConfig:
     """What is rendered. The defaults make 384 clips, of which 240 (cross_actor) or 256 (cross_view) train."""
 
-    width: int = setting(160, "width of the pictures", unit="px", range=(64, 1920))
-    height: int = setting(120, "height of the pictures", unit="px", range=(48, 1080))
+    width: int = setting(160, "width of the images", unit="px", range=(64, 1920))
+    height: int = setting(120, "height of the images", unit="px", range=(48, 1080))
     hfov: float = setting(62.7, "horizontal field of view", unit="deg", range=(20, 120))
     fps: float = setting(15.0, "frames a second", unit="Hz", range=(2, 120))
     actors: int = setting(8, "people, numbers 1, 2, … of actrec.simulation.stage", range=(2, 1000))
@@ -94,7 +94,7 @@ class RenderedConfig:
 
 
 class RenderedItem:
-    """What happens in one item of the dataset, and its pictures. Everything follows from the options and the entry.
+    """What happens in one item of the dataset, and its images. Everything follows from the options and the entry.
 
     Args:
         options: The dataset's.
@@ -146,7 +146,7 @@ class RenderedItem:
 
     @cached_property
     def bodies(self) -> np.ndarray:
-        """[1, T, 25, 3] exact joints, metres; those that the camera cannot see too."""
+        """[1, T, 25, 3] exact joints, meters; those that the camera cannot see too."""
         return np.stack([self._actor.pose(time).joints for time in self._times]).astype(np.float32)[None]
 
     @property
@@ -163,12 +163,12 @@ class RenderedItem:
         }
 
     @property
-    def pictures(self) -> Mapping[str, Callable[[np.ndarray], np.ndarray]]:
+    def images(self) -> Mapping[str, Callable[[np.ndarray], np.ndarray]]:
         """Key to what makes some frames [N] of it alone."""
         return {"color": self.color, "flow": self.flow}
 
     def hands(self) -> np.ndarray:
-        """[1, T, 2, 21, 3] exact joints of both hands, metres."""
+        """[1, T, 2, 21, 3] exact joints of both hands, meters."""
         length = self._who.appearance.hand_length
         return np.stack([hand_joints(self._actor.pose(time), length) for time in self._times]).astype(np.float32)[
             None
@@ -285,10 +285,10 @@ class RenderedRgbd(Source):
     def read(self, entry: Entry) -> Clip:
         """As the base says; joints, hands and their pixels at once, color, flow and motion when they are looked at."""
         shown = RenderedItem(self.config, entry)
-        return Clip(entry.name, entry.label, shown.stamps_ns, shown.bodies, LazyStreams(shown.streams, shown.pictures))
+        return Clip(entry.name, entry.label, shown.stamps_ns, shown.bodies, LazyStreams(shown.streams, shown.images))
 
     def part(self, entry: Entry, split: str) -> str:
-        """As the base says."""
+        """Return the part of an item in a split."""
         self.check(split)
         if split == "cross_view":
             return "test" if entry.meta["view"] == len(VIEWS) else "train"

@@ -64,7 +64,7 @@ def _frames(scene: Scene, fps: float, seed: int) -> Iterable[RgbdFrame]:
 
 
 def write(path: Path, clips: Sequence[Clip]) -> None:
-    """Writes clips as one .npz."""
+    """Write clips as one .npz."""
     np.savez_compressed(
         path,
         bodies=np.concatenate([clip.bodies[0] for clip in clips]),
@@ -76,7 +76,7 @@ def write(path: Path, clips: Sequence[Clip]) -> None:
 
 
 def read(path: Path) -> list[Clip]:
-    """Reads what `write` wrote.
+    """Read what `write` wrote.
 
     Raises:
         DeviceError: There is no such file.
@@ -127,7 +127,7 @@ def estimate_all(chosen: Sequence[SkeletonSequence], fps: float, workers: int) -
 
 
 def main() -> None:
-    """Renders every n-th training clip of N-UCLA or UTD-MHAD."""
+    """Render every n-th training clip of N-UCLA or UTD-MHAD."""
     parser = argparse.ArgumentParser(prog="python -m actrec_models.data.rendered_skeletons", description=main.__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder that holds a folder a dataset")
     parser.add_argument("--dataset", choices=DATASETS, default="nucla", help="(default: %(default)s)")

@@ -52,7 +52,7 @@ class Validation:
 
     @property
     def holds(self) -> bool:
-        """Whether anything is held out."""
+        """Return whether anything is held out."""
         return bool(self.share or self.only)
 
     def check(self) -> None:
@@ -86,7 +86,7 @@ class Validation:
                 f"validation by {self.by or 'clip'} would hold out all {len(clips)} clips: "
                 f"there is but {', '.join(map(str, sorted(held, key=str)[:3]))} to hold out"
             )
-        return Selection(clips, np.flatnonzero(~chosen)), Selection(clips, np.flatnonzero(chosen))
+        return ClipSubset(clips, np.flatnonzero(~chosen)), ClipSubset(clips, np.flatnonzero(chosen))
 
     def _named(self, groups: list[int | str]) -> set[int | str]:
         unknown = [str(name) for name in self.only if name not in groups]
@@ -121,7 +121,7 @@ class Validation:
         return [meta[self.by] for meta in metas]
 
 
-class Selection(ClipDataset):
+class ClipSubset(ClipDataset):
     """Some of a dataset's clips, read when they are asked for.
 
     Args:
@@ -141,24 +141,24 @@ class Selection(ClipDataset):
 
     @property
     def labels(self) -> np.ndarray:
-        """As the base has it."""
+        """Return the label of each clip [N]."""
         return self.clips.labels[self.indices]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """As the base has it."""
+        """Return the name of each clip."""
         names = self.clips.names
         return tuple(names[index] for index in self.indices)
 
     @property
     def metas(self) -> tuple[Mapping[str, int | str], ...]:
-        """As the base has it."""
+        """Return the metadata of each clip."""
         metas = self.clips.metas
         return tuple(metas[index] for index in self.indices)
 
     @property
     def streams(self) -> frozenset[str]:
-        """As the whole dataset has it."""
+        """Return the streams of the clips."""
         return self.clips.streams
 
     def fingerprint(self) -> str:
@@ -166,7 +166,7 @@ class Selection(ClipDataset):
         return self.clips.fingerprint()
 
 
-class Epochs(Sampler[list[Draw]]):
+class EpochBatchSampler(Sampler[list[Draw]]):
     """The batches of one epoch after the other, an epoch each time it is gone through.
 
     Args:
@@ -242,7 +242,7 @@ class Epochs(Sampler[list[Draw]]):
         return rng.permutation(np.concatenate(rows))[: count * self.sampling.repeats]
 
 
-class Shares(Sampler[list[int]]):
+class RankBatchSampler(Sampler[list[int]]):
     """Every clip once, for the process `rank` of `world`; `PAD` where the last batch of a process would be shorter.
 
     Args:

@@ -21,7 +21,7 @@ from actrec.types import NANOSECONDS
 from actrec.utils import config
 from actrec.utils.errors import ConfigError
 from actrec_models.data import augmentation as data_augmentation
-from actrec_models.data import outliers
+from actrec_models.data import synthetic_unknown
 from actrec_models.data.samplers import PAD, Draw
 from actrec_models.networks.base import OUTLIER
 from actrec_models.training.recipe import Recipe
@@ -102,8 +102,8 @@ class Samples(Dataset[Sample]):
     An item is asked for by its index, or by a `Draw`: what it shows follows from the seed and the draw, not from the
     order of drawing, so that any number of workers and a run that is resumed see the same.
 
-    What is varied depends on what the network looks at. Of bodies alone: time, body and camera. Of pictures, hands or
-    flow too: time, and where a picture is cut, because a body that is turned or lost no longer fits its picture.
+    What is varied depends on what the network looks at. Of bodies alone: time, body and camera. Of images, hands or
+    flow too: time, and where an image is cut, because a body that is turned or lost no longer fits its image.
 
     Args:
         clips: The dataset.
@@ -162,7 +162,7 @@ class Samples(Dataset[Sample]):
         return places[order[again % len(places)]]
 
     def _recorded(self, clip: Clip, place: Place | None, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Inputs that show what was recorded as it was."""
+        """Input that show what was recorded as it was."""
         if place is not None:
             return self._of_clip(clip.sampled(place[0]), self.specs, place[1])
         start = self._start(rng) if self.any_clip else self.window.starts[-1]
@@ -172,11 +172,11 @@ class Samples(Dataset[Sample]):
     def _varied_streams(
         self, clip: Clip, place: Place | None, options: data_augmentation.Augmentation, rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        """Inputs whose time is varied, and where pictures and flow are cut."""
+        """Input whose time is varied, and where images and flow are cut."""
         if place is None:
             stamps = data_augmentation.sample_stamps(clip, self.window.seconds, self.window.frames, options, rng)
         else:
-            stamps = data_augmentation.paced_stamps(clip, place[0], options, rng)
+            stamps = data_augmentation.vary_speed(clip, place[0], options, rng)
         specs = crops.jittered(scene_flow.jittered(self.specs, rng), rng, options.mirror)
         start = self._start(rng) if place is None else place[1]
         return self._of_clip(clip.sampled(stamps, self._speed(stamps)), specs, start)
@@ -187,7 +187,7 @@ class Samples(Dataset[Sample]):
         return round(float(stamps[-1] - stamps[0]) / spacing_ns / (len(stamps) - 1), 6) if len(stamps) > 1 else 1.0
 
     def varied_bodies(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
-        """A clip as an augmented window [M, T, V, 3] in metres, before normalization."""
+        """A clip as an augmented window [M, T, V, 3] in meters, before normalization."""
         assert self.augmentation is not None
         options, seconds, frames = self.augmentation, self.window.seconds, self.window.frames
         before = self.clips[int(rng.integers(len(self.clips)))] if options.before else None
@@ -197,12 +197,12 @@ class Samples(Dataset[Sample]):
 
     def _no_class(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
         """Somebody like the one of a clip, or a hand like it, who does nothing of the classes: as `varied_bodies`."""
-        make = outliers.other_gesture if self._hands else outliers.other_action
+        make = synthetic_unknown.synthetic_hand_gesture if self._hands else synthetic_unknown.synthetic_body_action
         return self._varied(make(clip, self.window.seconds, self.window.frames, rng), rng)
 
     def _varied(self, bodies: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         assert self.augmentation is not None
-        varied = (data_augmentation.vary_hands if self._hands else data_augmentation.vary_bodies)(
+        varied = (data_augmentation.augment_hands if self._hands else data_augmentation.augment_bodies)(
             bodies, self.augmentation, rng
         )
         if self._begins:
@@ -216,12 +216,12 @@ class Samples(Dataset[Sample]):
         return self.clips.layout == "hand_22"
 
     def _of_bodies(self, bodies: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Inputs of an augmented window; joints and bones are turned and sized once more after they are normalized."""
+        """Input of an augmented window; joints and bones are turned and sized once more after they are normalized."""
         assert self.augmentation is not None
         if self._normalized is None:
             return self._of_clip({"bodies": bodies}, self.specs, self._start(rng))
         whole = skeleton.normalize(skeleton.fitted(bodies, self.specs[0]), self._normalized)
-        joints = data_augmentation.vary_normalized(whole, self.augmentation, rng)
+        joints = data_augmentation.augment_normalized(whole, self.augmentation, rng)
         root = self._normalized.root_bone
         return {spec.name: skeleton.stack(joints, spec.modality, spec.layout, root) for spec in self.specs}
 
@@ -241,7 +241,7 @@ def _until(clip: Clip, end_ns: int) -> Clip:
 
 
 def _joints_and_bones(specs: list[InputSpec]) -> bool:
-    """Whether the inputs are made of joints of the canonical layout alone, all normalized alike."""
+    """Return whether the inputs are made of joints of the canonical layout alone, all normalized alike."""
     return all(
         spec.modality in skeleton.MODALITIES
         and spec.layout == "kinect_v2_25"
@@ -251,7 +251,7 @@ def _joints_and_bones(specs: list[InputSpec]) -> bool:
     )
 
 
-def tell_spared(clips: ClipDataset, specs: list[InputSpec], recipe: Recipe) -> None:
+def warn_missing_streams(clips: ClipDataset, specs: list[InputSpec], recipe: Recipe) -> None:
     """Warns where a dataset lacks what the network can do without."""
     spared = sorted(set(features.streams(specs)) - clips.streams)
     if spared:
@@ -284,7 +284,7 @@ def check_streams(clips: ClipDataset, specs: list[InputSpec], recipe: Recipe) ->
         raise ConfigError(f"only bodies are stretched in training, but {recipe.model} takes more: set stretched to 0")
     if recipe.outliers and set(features.streams(specs)) != {"bodies"}:
         raise ConfigError(f"outliers are made-up skeletons, but {recipe.model} takes more: set outliers to 0")
-    sided = [f"'{name}'" for name in clips.classes if data_augmentation.tells_side(name)]
+    sided = [f"'{name}'" for name in clips.classes if data_augmentation.names_side(name)]
     bodies_alone = set(features.streams(specs)) == {"bodies"} and clips.layout != "hand_22"
     if sided and (bodies_alone or crops.may_mirror(specs)) and recipe.augment and augmentation.mirror:
         what = ", ".join(sided[:4]) + (", …" if len(sided) > 4 else "")

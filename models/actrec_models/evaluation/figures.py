@@ -32,7 +32,7 @@ class Report:
         unread: Name of a clip that could not be read to why. It counts as wrong and as rejected.
         own_confidence: [N] what the threshold is compared with, where the package's classes are finer than these: the
             robot knows those alone. None for `confidence`.
-        copied: Names of clips that the training part holds too (`actrec.datasets.copies`).
+        copied: Names of clips that the training part holds too (`actrec.datasets.duplicates`).
         recordings: [N] names of what was asked, where several models were; a clip each where nothing is given.
 
     Raises:

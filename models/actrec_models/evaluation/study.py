@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from actrec.datasets.base import ClipDataset
-from actrec.datasets.copies import copies
+from actrec.datasets.duplicates import find_duplicates
 from actrec.utils import config
 from actrec.utils.errors import ConfigError, DeviceError, InputError
 from actrec_models.evaluation import fusion, scoring
@@ -325,7 +325,9 @@ def _notes(target: Target, models: Sequence[Model], clips: ClipDataset, apart: b
 
 def _copies(target: Target, clips: ClipDataset) -> dict[str, str]:
     """Clips of the test part that the training part holds too; a person's own recordings are told apart before."""
-    return copies(clips, lambda: target.open("train")) if target.part == "test" and target.dataset != OWN else {}
+    if target.part != "test" or target.dataset == OWN:
+        return {}
+    return find_duplicates(clips, lambda: target.open("train"))
 
 
 def _told_copies(same: Mapping[str, str], clips: int) -> list[str]:
@@ -342,7 +344,7 @@ def _held(clips: ClipDataset) -> frozenset[str]:
     """The keys of the first clip that can be read: it speaks for all."""
     for index in range(len(clips)):
         try:
-            return frozenset(clips[index].others) | {"bodies"}
+            return frozenset(clips[index].streams) | {"bodies"}
         except (InputError, DeviceError):  # has been named, or noted, when it was scored
             continue
     return frozenset()

@@ -62,7 +62,7 @@ class Target:
         Raises:
             ConfigError, DeviceError, InputError: As `actrec.datasets.create`.
         """
-        return datasets.others(self.dataset, self.root, split=self.split, part=self.part, **self.options)
+        return datasets.create_unknown(self.dataset, self.root, split=self.split, part=self.part, **self.options)
 
     @property
     def scores_all(self) -> bool:

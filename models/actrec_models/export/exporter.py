@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 
 from actrec import datasets, features, inference, types
-from actrec.datasets.copies import copies
+from actrec.datasets.duplicates import find_duplicates
 from actrec.inference import package
 from actrec.inference.package import PRECISIONS, UNTRAINED, LowerPrecision, ModelPackage, Rejection
 from actrec.utils import config, files
@@ -182,7 +182,7 @@ def without_copies(
     """
     if recipe.dataset == "folder":  # a person's own recordings are told apart by what they are
         return {}
-    same = copies(test, lambda: rejection.dataset_part(recipe, roots[0], "train", roots[1]))
+    same = find_duplicates(test, lambda: rejection.dataset_part(recipe, roots[0], "train", roots[1]))
     own = np.array([name not in same for name in test.names])
     return {"copies": len(same), "accuracy_without_copies": float(right[own].mean())} if same and own.any() else {}
 

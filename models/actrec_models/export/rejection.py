@@ -16,9 +16,9 @@ from actrec.skeleton.layouts import LAYOUTS
 from actrec.types import STREAMS
 from actrec.utils.errors import ActrecError, ConfigError
 from actrec_models import evaluation
-from actrec_models.data import other_actions
-from actrec_models.data.outliers import carried_hands
+from actrec_models.data import unknown_clips
 from actrec_models.data.samples import Samples
+from actrec_models.data.synthetic_unknown import hands_from_bodies
 from actrec_models.training.recipe import Recipe
 from actrec_models.training.trainer import training_clips
 
@@ -142,7 +142,7 @@ def hindrance(recipe: Recipe, specs: Iterable[InputSpec], data_root: str, root: 
     if without or not others:
         return without
     also = f"the network also takes {', '.join(others)}"
-    chosen = own if len(own) else other_actions.taken(recipe, known.classes, data_root, "train").clips[0][0]
+    chosen = own if len(own) else unknown_clips.load(recipe, known.classes, data_root, "train").clips[0][0]
     if _lacks(chosen, known, features.streams(specs)):
         lacking = "its recordings labeled unknown do" if len(own) else f"{recipe.unknown_dataset} does"
         return f"{also}, which {lacking} not hold"
@@ -167,7 +167,7 @@ def _lacks(chosen: ClipDataset, known: ClipDataset, taken: Mapping[str, bool]) -
 
 def _held(clips: ClipDataset) -> set[str]:
     """The streams, beside bodies, of which the clips have something; the first speaks for all."""
-    others = clips[0].others
+    others = clips[0].streams
     return {stream for stream, keys in STREAMS.items() if stream != "bodies" and any(key in others for key in keys)}
 
 
@@ -177,12 +177,12 @@ def _without_foreign(recipe: Recipe, specs: list[InputSpec], classes: Sequence[s
         return "the recipe names no unknown_dataset"
     bodies = [spec for spec in specs if "bodies" in features.feature(spec.modality).streams]
     foreign = sorted({spec.layout for spec in bodies if spec.layout in LAYOUTS} - {CANONICAL, "hand_22"})
-    if not_there := other_actions.missing(recipe, data_root):
+    if not_there := unknown_clips.missing_dataset(recipe, data_root):
         return not_there
     if foreign:
         return f"the network takes {foreign[0]}, {recipe.unknown_dataset} holds {CANONICAL}"
     try:
-        other_actions.taken(recipe, classes, data_root, "train")
+        unknown_clips.load(recipe, classes, data_root, "train")
     except ActrecError as error:  # training would have refused it: one from before it did, or by other files
         return str(error)
     return ""
@@ -243,7 +243,7 @@ def _mode(recipe: Recipe) -> str:
 def _foreign_words(recipe: Recipe, known: ClipDataset, data_root: str, share: str) -> str:
     """What of the unknown dataset was taken, and the share of it that is rejected."""
     hands = ", its right hands with poses of the gestures" if known.layout == "hand_22" else ""
-    without = other_actions.taken(recipe, known.classes, data_root, "train").left_out
+    without = unknown_clips.load(recipe, known.classes, data_root, "train").excluded
     left_out = f"; without: {', '.join(without)}" if without else ""
     return f"{recipe.unknown_dataset} train part{hands} {share}{left_out}"
 
@@ -252,7 +252,7 @@ def unknown_logits(recipe: Recipe, session: Session, data_root: str, part: str, 
     """[K, classes] of clips of other actions: the dataset's own of which the training part has some, or another's.
 
     Of the unknown dataset those are left out whose action is among the classes. For a network of hands they are the
-    bodies' right hands, with poses of the recipe's own dataset's part (`carried_hands`).
+    bodies' right hands, with poses of the recipe's own dataset's part (`hands_from_bodies`).
 
     Raises:
         ConfigError: The recipe leaves out an action that the unknown dataset does not have, or all of them.
@@ -267,16 +267,16 @@ def unknown_logits(recipe: Recipe, session: Session, data_root: str, part: str, 
 
 def _foreign(recipe: Recipe, session: Session, data_root: str, part: str, root: str) -> ClipDataset:
     """The unknown dataset's clips."""
-    others = other_actions.taken(recipe, session.package.labels, data_root, part)
+    others = unknown_clips.load(recipe, session.package.labels, data_root, part)
     if body_layout(session.package) != "hand_22":
         return others.read()
-    return carried_hands(others.read(), dataset_part(recipe, data_root, part, root))
+    return hands_from_bodies(others.read(), dataset_part(recipe, data_root, part, root))
 
 
 def chosen_on(recipe: Recipe, classes: Sequence[str], data_root: str, root: str = "") -> tuple[str, ...]:
     """What tells the recordings of a person's own that a threshold was chosen on (`ClipDataset.identities`)."""
     own = recipe.own_unknown(data_root, "train", root)
-    return own.identities() if len(own) else other_actions.taken(recipe, classes, data_root, "train").identities()
+    return own.identities() if len(own) else unknown_clips.load(recipe, classes, data_root, "train").identities()
 
 
 def dataset_part(recipe: Recipe, data_root: str, part: str, root: str = "") -> ClipDataset:

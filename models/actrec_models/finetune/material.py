@@ -14,7 +14,7 @@ from actrec.types import UNKNOWN
 from actrec.utils import config
 from actrec.utils.config import setting
 from actrec.utils.errors import InputError
-from actrec_models.data.augmentation import Augmentation, tells_side
+from actrec_models.data.augmentation import Augmentation, names_side
 from actrec_models.finetune.transfer import TuningConfig
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class TeachConfig(TuningConfig):
 
     def augmented(self, labels: Sequence[str]) -> Augmentation:
         """The augmentation for these labels."""
-        sided = any(tells_side(label) for label in labels)
+        sided = any(names_side(label) for label in labels)
         mirror = self.mirror == "yes" or (self.mirror == "auto" and not sided)
         return config.build(Augmentation, {"mirror": mirror, **self.augmentation})
 
@@ -84,7 +84,8 @@ def read_material(source: Folder, progress: bool = True) -> Material:
     """
     clips, people, skipped, entries, recordings = [], [], [], [], []
     seen: dict[tuple[object, ...], Entry] = {}
-    for entry in tqdm([*source.entries(), *source.others()], desc="recordings", unit="clip", disable=not progress):
+    listed = [*source.entries(), *source.unknown_entries()]
+    for entry in tqdm(listed, desc="recordings", unit="clip", disable=not progress):
         try:
             clips.append(source.read(entry))
         except InputError as error:

@@ -247,7 +247,7 @@ class Recipe:
         `root` is the dataset's folder, if not in `data_root`; errors are those of `actrec.datasets.create`.
         """
         folder = root or datasets.folder(data_root, self.dataset)
-        return datasets.others(self.dataset, folder, split=self.split, part=part, **self.dataset_options)
+        return datasets.create_unknown(self.dataset, folder, split=self.split, part=part, **self.dataset_options)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for YAML and checkpoints."""

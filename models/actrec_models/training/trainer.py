@@ -22,9 +22,9 @@ from actrec import datasets
 from actrec.datasets.base import ClipDataset
 from actrec.features import stamps
 from actrec.utils.errors import ConfigError, DeviceError, InputError
-from actrec_models.data import other_actions, rendered_skeletons
-from actrec_models.data.samplers import Epochs, Shares
-from actrec_models.data.samples import Samples, check_streams, tell_spared
+from actrec_models.data import rendered_skeletons, unknown_clips
+from actrec_models.data.samplers import EpochBatchSampler, RankBatchSampler
+from actrec_models.data.samples import Samples, check_streams, warn_missing_streams
 from actrec_models.networks.base import Network
 from actrec_models.registry import create
 from actrec_models.training import checkpoints, initial_weights, optimizers, provenance
@@ -73,7 +73,7 @@ class TrainingRun:
         for stage in recipe.plan():
             if not stage.model:
                 check_streams(self.clips, module.network.input_specs, recipe.of(stage))
-        tell_spared(self.clips, module.network.input_specs, recipe)  # once, not a stage
+        warn_missing_streams(self.clips, module.network.input_specs, recipe)  # once, not a stage
         if recipe.outliers and not (module.plain or module.network.knows_outliers):
             raise ConfigError(f"{recipe.model} has a loss of its own, which knows no outliers: set outliers to 0")
         if recipe.outliers and not any(recipe.of(stage).augment for stage in recipe.plan()):
@@ -113,7 +113,7 @@ class TrainingRun:
                 logger.warning("label_smoothing does nothing: %s has a loss of its own", own.model)
             optimizer, _, sampling, _ = own.parts()
             optimizer.make(trained.network.parameters(), own.learning_rate, own.weight_decay)
-            Epochs(self.clips.labels, sampling, own.seed, own.batch, own.accumulate, world=world)
+            EpochBatchSampler(self.clips.labels, sampling, own.seed, own.batch, own.accumulate, world=world)
 
     def check_folders(self, recipe: Recipe, folders: Sequence[Path]) -> None:
         """Refuses the folder of a later stage where it holds another run, before those before it are trained.
@@ -205,7 +205,7 @@ class TrainingRun:
             warnings.filterwarnings("ignore", message=r"The '\w+_dataloader' does not have many workers")
             # What is logged so is alike in all processes already.
             warnings.filterwarnings("ignore", message=r"It is recommended to use `self.log\(.*sync_dist=True")
-            # Where it goes on, `Epochs` leaves out what was drawn.
+            # Where it goes on, `EpochBatchSampler` leaves out what was drawn.
             warnings.filterwarnings("ignore", message=r"You're resuming from a checkpoint that ended before the epoch")
             trainer.fit(module, loader, held, ckpt_path=str(last) if last else None, weights_only=True)
 
@@ -265,7 +265,7 @@ class TrainingRun:
         window = recipe.window(module.network)
         specs, made = module.network.input_specs, _made(module)
         samples = Samples(self.clips, specs, window, recipe, augmentation, any_clip=True, made=made)
-        epochs = Epochs(
+        epochs = EpochBatchSampler(
             self.clips.labels, recipe.parts()[2], recipe.seed, recipe.batch, recipe.accumulate,
             rank=trainer.global_rank, world=trainer.world_size, epoch=epoch, steps_done=steps_done,
         )  # fmt: skip
@@ -276,7 +276,7 @@ class TrainingRun:
         specs, window = module.network.input_specs, recipe.window(module.network)
         samples = Samples(self.held, specs, window, recipe, None, made=_made(module))
         size = max(recipe.batch // (recipe.accumulate * trainer.world_size), 1)
-        shares = Shares(len(self.held), size, trainer.global_rank, trainer.world_size)
+        shares = RankBatchSampler(len(self.held), size, trainer.global_rank, trainer.world_size)
         return DataLoader(samples, batch_sampler=shares, **self._loader_options(recipe))
 
     def _loader_options(self, recipe: Recipe) -> dict[str, Any]:
@@ -362,10 +362,10 @@ def train(
             run.recordings += loaded.recordings
             run.began_with += loaded.trainings
         if recipe.unknown_dataset and not len(recipe.own_unknown(data_root, "train", root)):
-            if missing := other_actions.missing(recipe, data_root):
+            if missing := unknown_clips.missing_dataset(recipe, data_root):
                 logger.warning("%s: the package will not be told what to reject", missing)
             else:
-                other_actions.taken(recipe, clips.classes, data_root, "train")
+                unknown_clips.load(recipe, clips.classes, data_root, "train")
         run.check_stages(recipe, module)
         return _fit_stages(run, module, recipe, out, init)
 

@@ -42,7 +42,7 @@ class Batch:
 
 
 def run_here(job: Job, pending: deque[Batch], source: Source) -> Generator[Outcome, None, None]:
-    """Prepares in this process, one batch after the other; stops where `pending` is cleared."""
+    """Prepare in this process, one batch after the other; stops where `pending` is cleared."""
     adopt(job, source)
     try:
         while pending:
@@ -52,7 +52,7 @@ def run_here(job: Job, pending: deque[Batch], source: Source) -> Generator[Outco
 
 
 def run_on_cluster(job: Job, pending: deque[Batch], workers: int, scheduler: str) -> Generator[Outcome, None, None]:
-    """Prepares on workers; what a dead one had is done by another.
+    """Prepare on workers; what a dead one had is done by another.
 
     Few tasks are under way at any time, so that neither the scheduler nor this process holds what is to come.
 
@@ -140,7 +140,7 @@ class _Watch:
 
 
 def _works(worker: Mapping[str, Any]) -> bool:
-    """Whether a worker takes tasks, or has one: one whose memory is nearly full is paused, but ends what it has."""
+    """Return whether a worker accepts tasks or runs one (dask pauses a worker with little free memory)."""
     return worker["status"] == "running" or bool(worker["metrics"].get("task_counts", {}).get("executing"))
 
 
@@ -153,7 +153,7 @@ def _next(done: Any, watch: _Watch) -> Any:
 
 
 def _alone(pending: deque[Batch], running: dict[Any, Batch]) -> bool:
-    """Whether only one task may be under way: the next one, or the one that is."""
+    """Return whether only one task may be under way: the next one, or the one that is."""
     return pending[0].alone or any(batch.alone for batch in running.values())
 
 

@@ -23,7 +23,7 @@ from actrec_models.data.prepare.worker import signature
 
 
 def keep(journal: Journal, head: Head, records: Sequence[Record]) -> None:
-    """Takes in what a worker has prepared.
+    """Take in what a worker has prepared.
 
     Raises:
         StoreError: The disk is full.
@@ -34,7 +34,7 @@ def keep(journal: Journal, head: Head, records: Sequence[Record]) -> None:
 
 
 def forget(journal: Journal, head: Head, names: Sequence[str]) -> None:
-    """Gives up what must be prepared again.
+    """Give up what must be prepared again.
 
     Raises:
         StoreError: The disk is full.
@@ -58,7 +58,7 @@ def free(journal: Journal, head: Head, shard_bytes: int) -> None:
 
 
 def tidy(journal: Journal) -> None:
-    """Removes what dead workers left: shards in which no record is, and what lies behind the last clip of a shard.
+    """Remove what dead workers left: shards in which no record is, and what lies behind the last clip of a shard.
 
     Not the bytes of a clip that was made anew: who reads the store as it was before has them mapped, and would be
     killed by the system for looking at them.
@@ -84,7 +84,7 @@ def _open_again(out: Path, head: Head) -> None:
 
 
 def tells(out: Path, index: Index) -> bool:
-    """Whether the store is finished and tells the same of the same clips."""
+    """Return whether the store is finished and tells the same of the same clips."""
     try:
         _, there = open_store(out)
     except ActrecError:

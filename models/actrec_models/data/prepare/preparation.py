@@ -45,7 +45,7 @@ from actrec_models.data.prepare.worker import Job
 
 
 def finish(journal: Journal, head: Head, protocols: Mapping[str, Source], held: Sequence[Entry]) -> None:
-    """Writes the index of the entries `held`, which are in the journal, then the head of a finished store.
+    """Write the index of the entries `held`, which are in the journal, then the head of a finished store.
 
     A store that is finished and has this very index is left as it is.
 
@@ -190,7 +190,7 @@ def prepare(
     settings: PrepareConfig | None = None,
     run: Run | None = None,
 ) -> Summary:
-    """Prepares a dataset into a folder, or goes on where an earlier run was stopped.
+    """Prepare a dataset into a folder, or goes on where an earlier run was stopped.
 
     Args:
         dataset: A name of `actrec.datasets.DATASETS`.
@@ -238,7 +238,7 @@ def prepare_source(
     )  # fmt: skip
     if settings.estimate and source.layout != CANONICAL:
         raise ConfigError(f"{dataset} has joints {source.layout}: nothing is estimated of others than {CANONICAL}")
-    entries = [*source.entries(), *source.others()]
+    entries = [*source.entries(), *source.unknown_entries()]
     _check_names(dataset, entries)
     _check_parts(entries, protocols)
     with opened(out, head) as journal:
@@ -270,7 +270,7 @@ def prepare_source(
 def _run(
     job: Job, run: Run, journal: Journal, head: Head, source: Source, todo: list[Entry], done: int
 ) -> list[tuple[str, str]]:
-    """Prepares the entries; gives what could not be read, in the entries' order."""
+    """Prepare the entries; gives what could not be read, in the entries' order."""
     size = 1 if job.settings.heavy else BATCH
     pending = deque(Batch(todo[start : start + size]) for start in range(0, len(todo), size))
     if run.workers == 0 and not run.scheduler:
@@ -312,7 +312,7 @@ def _recorded(source: Source, options: dict[str, Any]) -> dict[str, Any]:
 
 def _protocols(dataset: str, source: Source, options: dict[str, Any]) -> dict[str, Source]:
     """Every split that is made and every fold of one, with the source that knows its parts."""
-    found = {split: source for split in source.splits if source.divides(split)}
+    found = {split: source for split in source.splits if source.has_split(split)}
     for fold in range(1, source.folds + 1):
         divided = datasets.source(dataset, source.root, **options, fold=fold)
         found |= {f"{split}#{fold}": divided for split in source.splits}

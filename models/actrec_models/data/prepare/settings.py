@@ -19,7 +19,7 @@ STREAM_KEYS = {
 """What may be kept beside bodies and stamps, and the keys of a clip that it is made of."""
 
 POINTS = ("bodies", "hands", "face")
-"""What is kept by default: what no picture has to be decoded for."""
+"""What is kept by default: what no image has to be decoded for."""
 
 ESTIMATES = ("bodies", "hands", "face", "motion", "flow")
 
@@ -33,18 +33,18 @@ class PrepareConfig:
         "empty: bodies, and hands and face where there are any",
     )  # fmt: skip
     estimate: list = setting([], "what is estimated from the camera's frames: bodies, hands, face, motion, flow")
-    picture_height: int = setting(
+    image_height: int = setting(
         0, "height that color is reduced to, its pixels' coordinates with it; 0 leaves it as it is", unit="px",
         range=(0, 4320),
     )  # fmt: skip
-    picture_quality: int = setting(95, "JPEG quality of color", range=(1, 100))
+    image_quality: int = setting(95, "JPEG quality of color", range=(1, 100))
     flow_limit_m_s: float = setting(
         4.0, "speed along an axis at which scene flow is cut off; it is kept to a 127th of it", unit="m/s",
         range=(0.1, 100.0),
     )  # fmt: skip
     motion_from: str = setting(
-        "depth", "optical flow at the joints from scene flow, as live, or from color pictures alone",
-        choices=("depth", "pictures"),
+        "depth", "optical flow at the joints from scene flow, as live, or from color images alone",
+        choices=("depth", "images"),
     )  # fmt: skip
     max_bodies: int = setting(2, "bodies estimated at most, those seen longest", range=(1, 16))
     min_seen: float = setting(0.5, "share of the frames in which a body must be found", range=(0.0, 1.0))
@@ -81,12 +81,12 @@ class PrepareConfig:
 
     @property
     def heavy(self) -> bool:
-        """Whether a clip takes seconds, not milliseconds."""
-        return bool(self.estimate) or self.pictured
+        """Return whether a clip takes seconds, not milliseconds."""
+        return bool(self.estimate) or self.uses_images
 
     @property
-    def pictured(self) -> bool:
-        """Whether something is kept that is made from pictures."""
+    def uses_images(self) -> bool:
+        """Return whether something is kept that is made from images."""
         return bool({"motion", "flow", "color"} & set(self.kept))
 
     @property
@@ -94,4 +94,4 @@ class PrepareConfig:
         """The kinds of an item's files (`Entry.files`) of which nothing is made."""
         if self.estimate:
             return frozenset()
-        return frozenset({"depth"} if self.pictured else {"depth", "color"})
+        return frozenset({"depth"} if self.uses_images else {"depth", "color"})

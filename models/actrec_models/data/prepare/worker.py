@@ -15,22 +15,22 @@ import cv2
 import numpy as np
 
 from actrec.datasets.base import Clip, Entry, LazyStreams, Source
-from actrec.datasets.store.codecs import Encoded, Pictures, encode_raw
+from actrec.datasets.store.codecs import EncodedArray, ImageEncoder, encode_raw
 from actrec.datasets.store.journal import Record
 from actrec.datasets.store.writer import SHARD_BYTES, ShardWriter, StoreError
 from actrec.skeleton import layouts
 from actrec.types import KEYS
 from actrec.utils.errors import ActrecError, ConfigError, InputError, MissingLibraryError
-from actrec_models.data.estimate import Estimation, Found, shrunk
+from actrec_models.data.prepare.estimation import Estimation, Found, shrunk
 from actrec_models.data.prepare.settings import ESTIMATES, STREAM_KEYS, PrepareConfig
 
-PICTURE_BYTES = 256 * 2**20
-"""Of decoded pictures that are held at once, where the source can decode some of them alone."""
+IMAGE_BYTES = 256 * 2**20
+"""Of decoded images that are held at once, where the source can decode some of them alone."""
 
-IN_PICTURE = ("pixels", "hand_pixels", "face_pixels")
+IN_IMAGE = ("pixels", "hand_pixels", "face_pixels")
 
 
-def encode(source: Source, entry: Entry, settings: PrepareConfig, estimation: Estimation | None) -> list[Encoded]:
+def encode(source: Source, entry: Entry, settings: PrepareConfig, estimation: Estimation | None) -> list[EncodedArray]:
     """An item's arrays, stamps first.
 
     Raises:
@@ -39,7 +39,7 @@ def encode(source: Source, entry: Entry, settings: PrepareConfig, estimation: Es
     found = _found(source, entry, settings, estimation)
     clip = found.clip
     check(clip, source.layout)
-    held = {*clip.others, *found.points, *found.pictures}
+    held = {*clip.streams, *found.points, *found.images}
     lacking = [stream for stream in settings.required if STREAM_KEYS[stream][0] not in held and stream != "bodies"]
     if lacking:
         remedy = ", or --estimate it" if lacking[0] in ESTIMATES else ""
@@ -49,18 +49,18 @@ def encode(source: Source, entry: Entry, settings: PrepareConfig, estimation: Es
         )
     keys = [key for stream in settings.kept for key in STREAM_KEYS[stream] if key in held]
     points = {key: _value(found, key) for key in keys if KEYS[key][0] != 0}
-    pictures = {key: _pictures(found, key, settings) for key in keys if KEYS[key][0] == 0}
+    images = {key: _images(found, key, settings) for key in keys if KEYS[key][0] == 0}
     for key, value in points.items():
         _check_points(clip, key, value)
-    if "color" in pictures:
-        points = _resized(points, pictures["color"].shape)
+    if "color" in images:
+        points = _resized(points, images["color"].shape)
     arrays: dict[str, np.ndarray] = {
         "stamps_ns": clip.stamps_ns.astype(np.int64),
         "bodies": clip.bodies.astype(np.float32),
         **points,
     }
     plain = [encode_raw(key, value) for key, value in arrays.items()]
-    return plain + [made.encoded(clip.stamps_ns) for made in pictures.values()]
+    return plain + [made.encoded(clip.stamps_ns) for made in images.values()]
 
 
 def check(clip: Clip, layout: str) -> None:
@@ -90,16 +90,16 @@ def _found(source: Source, entry: Entry, settings: PrepareConfig, estimation: Es
 
 
 def _read(source: Source, entry: Entry, settings: PrepareConfig) -> Found:
-    if not settings.pictured:  # no video is opened, which may be damaged, for the size of its pictures
+    if not settings.uses_images:  # no video is opened, which may be damaged, for the size of its images
         entry = replace(entry, files={kind: file for kind, file in entry.files.items() if kind not in settings.unread})
     clip = source.read(entry)
-    if "color" in settings.required and "color" not in clip.others:
+    if "color" in settings.required and "color" not in clip.streams:
         return Estimation(settings).run(entry.name, entry.label, source.frames(entry), clip)
     return Found(clip, {}, {})
 
 
 def _value(found: Found, key: str) -> np.ndarray:
-    value = np.asarray(found.points[key] if key in found.points else found.clip.others[key])
+    value = np.asarray(found.points[key] if key in found.points else found.clip.streams[key])
     return value.astype(np.float32) if value.dtype.kind == "f" or key == "size" else value
 
 
@@ -110,38 +110,38 @@ def _check_points(clip: Clip, key: str, value: np.ndarray) -> None:
         raise InputError(f"clip '{clip.name}' has {key} {list(value.shape)}, expected {shape} with M, T = {start}")
 
 
-def _pictures(found: Found, key: str, settings: PrepareConfig) -> Pictures:
-    if key in found.pictures:
-        return found.pictures[key]
-    made = Pictures(key, settings.picture_quality, settings.flow_limit_m_s)
-    height = settings.picture_height if key == "color" else 0
-    for stamp, picture in zip(found.clip.stamps_ns, _decoded(found.clip, key), strict=True):
-        made.add(int(stamp), shrunk(picture, height))
+def _images(found: Found, key: str, settings: PrepareConfig) -> ImageEncoder:
+    if key in found.images:
+        return found.images[key]
+    made = ImageEncoder(key, settings.image_quality, settings.flow_limit_m_s)
+    height = settings.image_height if key == "color" else 0
+    for stamp, image in zip(found.clip.stamps_ns, _decoded(found.clip, key), strict=True):
+        made.add(int(stamp), shrunk(image, height))
     return made
 
 
 def _decoded(clip: Clip, key: str) -> Iterator[np.ndarray]:
-    """Each picture of a clip, never more of them at once than they need to be."""
-    others, total = clip.others, len(clip.stamps_ns)
-    if not (isinstance(others, LazyStreams) and others.partly(key)):
+    """Each image of a clip, never more of them at once than they need to be."""
+    others, total = clip.streams, len(clip.stamps_ns)
+    if not (isinstance(others, LazyStreams) and others.decodes_frames(key)):
         value = others[key]
         if len(value) != total:
-            raise InputError(f"clip '{clip.name}' has {len(value)} pictures of {key} for {total} stamps")
+            raise InputError(f"clip '{clip.name}' has {len(value)} images of {key} for {total} stamps")
         yield from value
         return
     first = others.at(key, np.arange(1))
-    step = max(PICTURE_BYTES // max(first.nbytes, 1), 1)
+    step = max(IMAGE_BYTES // max(first.nbytes, 1), 1)
     for start in range(0, total, step):
         yield from others.at(key, np.arange(start, min(start + step, total)))
 
 
 def _resized(points: dict[str, np.ndarray], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Points as they lie in the pictures that are kept, of `shape` [H, W, 3]."""
+    """Points as they lie in the images that are kept, of `shape` [H, W, 3]."""
     kept = np.array([shape[1], shape[0]], np.float32)
     scale = kept / points["size"] if "size" in points else np.ones(2, np.float32)
     if (scale == 1).all():
         return {**points, "size": kept}
-    moved = {key: ((points[key] + 0.5) * scale - 0.5).astype(np.float32) for key in IN_PICTURE if key in points}
+    moved = {key: ((points[key] + 0.5) * scale - 0.5).astype(np.float32) for key in IN_IMAGE if key in points}
     if "motion" in points:
         moved["motion"] = (points["motion"] * scale).astype(np.float32)
     return {**points, **moved, "size": kept}
@@ -190,7 +190,7 @@ class _Worker:
         self.estimation = Estimation(job.settings) if job.settings.estimate else None
 
     def close(self) -> None:
-        """Closes the shard and frees the estimators' models."""
+        """Close the shard and frees the estimators' models."""
         self.writer.close()
         if self.estimation is not None:
             self.estimation.close()
@@ -202,7 +202,7 @@ _LOCK = threading.Lock()
 
 
 def work(job: Job, entries: Sequence[Entry]) -> Outcome:
-    """Prepares items; what it returns is on the disk."""
+    """Prepare items; what it returns is on the disk."""
     outcome = Outcome()
     try:
         worker = _worker(job)
@@ -262,7 +262,7 @@ def adopt(job: Job, source: Source) -> None:
 
 
 def release(run: str) -> None:
-    """Ends a run in this process."""
+    """End a run in this process."""
     with _LOCK:
         for key in [key for key in _WORKERS if key[0] == run]:
             _WORKERS.pop(key).close()

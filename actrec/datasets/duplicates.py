@@ -1,4 +1,4 @@
-"""Clips that lie in two parts of a dataset, number for number: published collections hold some by mistake."""
+"""Duplicate clips in the training and test part of a dataset: published collections contain some by mistake."""
 
 from collections.abc import Callable, Iterator
 
@@ -9,26 +9,25 @@ from actrec.datasets.store.reader import PreparedDataset
 from actrec.utils.errors import DeviceError, InputError
 
 READ_AT_MOST = 5000
-"""Clips of a part that are read for this; a larger part is looked through where it is prepared alone."""
+"""Largest part that is read to find duplicates; a larger one is searched only in a prepared store."""
 
 
-def copies(clips: ClipDataset, training: Callable[[], ClipDataset]) -> dict[str, str]:
-    """Which clips show just what another part shows, whatever they are called.
+def find_duplicates(clips: ClipDataset, training: Callable[[], ClipDataset]) -> dict[str, str]:
+    """Find the clips whose joints equal those in the training part, bit for bit, whatever their names.
 
-    Only joints are compared, to the last bit: clips of two cameras never agree in them, and one without joints is no
-    copy. Clips that cannot be read are passed by.
+    Clips without joints and unreadable clips are ignored.
 
     Args:
         clips: The test part.
-        training: Opens the training part. One that is not there, or is larger than `READ_AT_MOST` and not prepared, is
-            taken to hold no copy.
+        training: Opens the training part. A missing part, or one larger than `READ_AT_MOST` and not prepared, has no
+            duplicates.
 
     Returns:
-        Name of a clip to that of the first of the training part that is the same.
+        The name of the first equal training clip, by the name of the test clip.
     """
     try:
         learnt = training()
-    except (InputError, DeviceError):  # a folder that holds nothing but what is to be scored
+    except (InputError, DeviceError):  # a folder with a test part only
         return {}
     if len(learnt) > READ_AT_MOST and not isinstance(learnt, PreparedDataset):
         return {}

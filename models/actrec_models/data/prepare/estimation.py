@@ -9,7 +9,7 @@ import numpy as np
 
 from actrec import scene_flow
 from actrec.datasets.base import Clip
-from actrec.datasets.store.codecs import Pictures
+from actrec.datasets.store.codecs import ImageEncoder
 from actrec.perception.pipeline import BodyPerception, FacePerception, HandPerception
 from actrec.scene_flow.stream import Flow, FlowPairs, SceneFlowConfig
 from actrec.skeleton.conversions import CANONICAL
@@ -46,12 +46,12 @@ class Found:
     Attributes:
         clip: The one that was known, or of the bodies found.
         points: Keys of the data contract that were found, which go before those of the clip.
-        pictures: "flow" and "color", where they were made or seen on the way.
+        images: "flow" and "color", where they were made or seen on the way.
     """
 
     clip: Clip
     points: dict[str, np.ndarray]
-    pictures: dict[str, Pictures]
+    images: dict[str, ImageEncoder]
 
 
 class Estimation:
@@ -71,7 +71,7 @@ class Estimation:
         self._hand = HandPerception(**settings.hand) if "hands" in wanted else None
         self._face = FacePerception(**settings.face) if "face" in wanted else None
         self._pairs: FlowPairs | None = None
-        self._since = 0  # the first frame that shows the picture before
+        self._since = 0  # the first frame that shows the image before
         if "flow" in wanted or ("motion" in wanted and settings.motion_from == "depth"):
             options = config.build(SceneFlowConfig, settings.flow)
             self._pairs = FlowPairs(scene_flow.create(options.method), options)
@@ -97,7 +97,7 @@ class Estimation:
             label: Of the clip.
             frames: What the camera saw.
             known: The clip whose bodies are looked at; None to estimate bodies.
-            offset: [3] metres, as `Source.camera_offset` has it; None for zero.
+            offset: [3] meters, as `Source.camera_offset` has it; None for zero.
 
         Raises:
             InputError: Nobody is found, or the frames lack what is needed, or do not belong to the clip.
@@ -106,9 +106,9 @@ class Estimation:
             if part is not None:
                 part.reset()
         self._since = 0
-        pictures = {key: Pictures(key, self.settings.picture_quality, self.settings.flow_limit_m_s)
+        images = {key: ImageEncoder(key, self.settings.image_quality, self.settings.flow_limit_m_s)
                     for key in ("flow", "color")}  # fmt: skip
-        filmed = "color" in self.settings.kept and (known is None or "color" not in known.others)
+        filmed = "color" in self.settings.kept and (known is None or "color" not in known.streams)
         seen: list[Seen] = []
         last: RgbdFrame | None = None
         for frame in frames:
@@ -119,22 +119,22 @@ class Estimation:
                 continue  # a frame that the clip does not have
             now = Seen(frame.stamp_ns, (frame.intrinsics.width, frame.intrinsics.height), bodies)
             self._look(frame, now)
-            self._move(name, last, frame, seen, pictures["flow"])
+            self._move(name, last, frame, seen, images["flow"])
             if filmed:
-                pictures["color"].add(frame.stamp_ns, shrunk(frame.color, self.settings.picture_height))
+                images["color"].add(frame.stamp_ns, shrunk(frame.color, self.settings.image_height))
             seen.append(now)
             last = frame
         if not seen:
             raise InputError(f"clip '{name}' has no camera frames, or none at the time of its joints")
-        if "flow" in self.settings.estimate and not pictures["flow"]:
+        if "flow" in self.settings.estimate and not images["flow"]:
             raise InputError(f"clip '{name}' has no two frames near enough in time for scene flow")
-        made = {key: value for key, value in pictures.items() if len(value)}
+        made = {key: value for key, value in images.items() if len(value)}
         if known is None:
             ids, seen = self._main(name, seen)
             known = _clip_of(name, label, ids, seen)
             return Found(known, self._points(known, ids, seen), made)
         points = self._points(known, [_id(m) for m in range(len(known.bodies))], seen)
-        if offset is not None:  # beside the clip's own joints, not where the camera of the pictures sees them
+        if offset is not None:  # beside the clip's own joints, not where the camera of the images sees them
             points |= {key: points[key] - np.asarray(offset, np.float32) for key in ("hands", "face") if key in points}
         return Found(known, points, made)
 
@@ -147,14 +147,12 @@ class Estimation:
         if self._face is not None and now.bodies:
             now.faces = self._face.process(frame, now.bodies)
 
-    def _move(self, name: str, last: RgbdFrame | None, frame: RgbdFrame, seen: list[Seen], flows: Pictures) -> None:
+    def _move(self, name: str, last: RgbdFrame | None, frame: RgbdFrame, seen: list[Seen], flows: ImageEncoder) -> None:
         """Motion from the frame before to this one, which belongs to the one before."""
         flow: Flow | None = None
         if self._pairs is not None:
             if frame.depth is None:
-                remedy = (
-                    "" if "flow" in self.settings.estimate else ", or take motion from pictures: motion_from=pictures"
-                )
+                remedy = "" if "flow" in self.settings.estimate else ", or take motion from images: motion_from=color"
                 raise InputError(f"clip '{name}' has no depth, which scene flow needs: leave flow out{remedy}")
             flow = self._pairs.add(frame)
             if flow is not None and "flow" in self.settings.estimate:
@@ -167,10 +165,10 @@ class Estimation:
                 moved = motion_at_joints(flow.velocity, body.positions, body.pixels, before.size, flow.intrinsics)
                 before.motion[body.body_id] = moved
         elif self._pairs is None and frame.color is not last.color:
-            self._move_in_pictures(last, frame, seen)
+            self._move_in_images(last, frame, seen)
 
-    def _move_in_pictures(self, last: RgbdFrame, frame: RgbdFrame, seen: list[Seen]) -> None:
-        """Motion to a new picture, the same for all frames that show the one before: a video may be slower."""
+    def _move_in_images(self, last: RgbdFrame, frame: RgbdFrame, seen: list[Seen]) -> None:
+        """Motion to a new image, the same for all frames that show the one before: a video may be slower."""
         shown, self._since = seen[self._since :], len(seen)
         seconds = (frame.stamp_ns - shown[0].stamp_ns) / NANOSECONDS
         if seconds <= 0:
@@ -196,7 +194,7 @@ class Estimation:
     def _points(self, clip: Clip, ids: list[str], seen: list[Seen]) -> dict[str, np.ndarray]:
         """Hands, face, motion and the joints' pixels in their places; NaN where nothing was found."""
         keys = [key for name in self.settings.estimate for key in STREAM_KEYS[name] if key in SHAPES]
-        if "pixels" not in clip.others:
+        if "pixels" not in clip.streams:
             keys.append("pixels")
         joints, frames = clip.bodies.shape[2], len(clip.stamps_ns)
         shapes = {**SHAPES, "motion": (joints, 2), "pixels": (joints, 2)}
@@ -208,8 +206,8 @@ class Estimation:
                 if key in made and body_id in ids:
                     at: tuple[int, ...] = (ids.index(body_id), t, *place)
                     made[key][at] = value
-        if "size" in clip.others and not np.array_equal(clip.others["size"], size):
-            told = np.asarray(clip.others["size"]).tolist()
+        if "size" in clip.streams and not np.array_equal(clip.streams["size"], size):
+            told = np.asarray(clip.streams["size"]).tolist()
             raise InputError(f"clip '{clip.name}' counts pixels in {told} px, but its frames are {size.tolist()} px")
         return {**made, "size": size}
 
@@ -253,16 +251,16 @@ def _bodies_at(clip: Clip | None, frame: RgbdFrame) -> list[Body] | None:
         return None
     bodies = []
     for m, joints in enumerate(clip.bodies[:, t]):
-        pixels = clip.others["pixels"][m, t] if "pixels" in clip.others else project(joints, frame.intrinsics)
+        pixels = clip.streams["pixels"][m, t] if "pixels" in clip.streams else project(joints, frame.intrinsics)
         known = np.isfinite(joints).all(axis=-1)
         if known.any():
             bodies.append(Body(_id(m), CANONICAL, joints, pixels, known.astype(np.float32)))
     return bodies
 
 
-def shrunk(picture: np.ndarray, height: int) -> np.ndarray:
-    """A picture [H, W, 3] reduced to a height; as it is where it is not higher, or the height is 0."""
-    if not 0 < height < picture.shape[0]:
-        return picture
-    width = max(round(picture.shape[1] * height / picture.shape[0]), 1)
-    return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA))
+def shrunk(image: np.ndarray, height: int) -> np.ndarray:
+    """An image [H, W, 3] reduced to a height; as it is where it is not higher, or the height is 0."""
+    if not 0 < height < image.shape[0]:
+        return image
+    width = max(round(image.shape[1] * height / image.shape[0]), 1)
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))

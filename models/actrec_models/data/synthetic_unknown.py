@@ -36,8 +36,8 @@ LEGS = tuple((_chain(s, "hip", "knee", "ankle", "foot"), _chain(s, "knee", "ankl
 """Each limb as two chains that turn about their first joint: the whole limb, and its outer part."""
 
 
-def other_action(clip: Clip, seconds: float, frames: int, rng: np.random.Generator) -> np.ndarray:
-    """A window [1, frames, 25, 3] in metres of a person of `clip` doing something that is none of the classes."""
+def synthetic_body_action(clip: Clip, seconds: float, frames: int, rng: np.random.Generator) -> np.ndarray:
+    """A window [1, frames, 25, 3] in meters of a person of `clip` doing something that is none of the classes."""
     shown = clip.bodies[0, ~np.isnan(clip.bodies[0]).all(axis=(1, 2))]  # another one may have come first
     # Most clips begin with somebody who stands.
     pose = shown[0 if rng.random() < 0.6 else rng.integers(len(shown))]
@@ -78,7 +78,7 @@ def _gesture(body: np.ndarray, times: np.ndarray, rng: np.random.Generator) -> N
 def _lead(
     body: np.ndarray, side: str, times: np.ndarray, marks: np.ndarray, places: np.ndarray, axes: np.ndarray
 ) -> None:
-    """Moves an arm: its wrist passes `places` [K, 3] (from the shoulder) at `marks` and rests before and after."""
+    """Move an arm: its wrist passes `places` [K, 3] (from the shoulder) at `marks` and rests before and after."""
     shoulder, elbow, wrist = (_J[f"{joint}_{side}"] for joint in ("shoulder", "elbow", "wrist"))
     rest = body[0, wrist] - body[0, shoulder]
     marks = np.concatenate([[marks[0] - 0.5], marks, [marks[-1] + 0.5]])
@@ -122,7 +122,7 @@ def _thrash(body: np.ndarray, times: np.ndarray, rng: np.random.Generator) -> No
 def _swing(
     body: np.ndarray, limb: tuple[tuple[int, ...], ...], times: np.ndarray, rng: np.random.Generator, largest: float
 ) -> None:
-    """Turns a limb, then its outer part, by smooth random rotations that begin and may end at rest."""
+    """Turn a limb, then its outer part, by smooth random rotations that begin and may end at rest."""
     start, stop = np.sort(rng.uniform(times[0], times[-1], 2))
     envelope = np.clip((times - start) / 0.4, 0, 1) * np.clip((stop + 0.4 - times) / 0.4, 0, 1)
     for chain in limb:
@@ -162,8 +162,8 @@ _SLOWEST, _SLOW = 0.02, 0.12
 """Metres a second of a hand that is led elsewhere; a swipe is ten times as fast."""
 
 
-def other_gesture(clip: Clip, seconds: float, frames: int, rng: np.random.Generator) -> np.ndarray:
-    """A window [1, frames, 22, 3] in metres of a hand of `clip` doing something that is none of the gestures."""
+def synthetic_hand_gesture(clip: Clip, seconds: float, frames: int, rng: np.random.Generator) -> np.ndarray:
+    """A window [1, frames, 22, 3] in meters of a hand of `clip` doing something that is none of the gestures."""
     pose = _pose(clip, rng)
     times = np.arange(frames) * seconds / frames
     hand = np.repeat(pose[None], frames, axis=0)
@@ -232,7 +232,7 @@ def _move_fingers(hand: np.ndarray, times: np.ndarray, rng: np.random.Generator)
 
 
 def _turn(hand: np.ndarray, vectors: np.ndarray) -> None:
-    """Turns the hand [T, 22, 3] about its wrist by rotation vectors [T, 3]."""
+    """Turn the hand [T, 22, 3] about its wrist by rotation vectors [T, 3]."""
     pivot = hand[:, _WRIST][:, None]
     hand[:] = (hand - pivot) @ rotations(vectors).transpose(0, 2, 1) + pivot
 
@@ -242,7 +242,7 @@ _ELBOW, _BODY_WRIST = (KINECT_V2_25.index[f"{joint}_right"] for joint in ("elbow
 _FROM, _TO = HAND_22.index["wrist"], HAND_22.index["middle_base"]
 
 
-def carried_hands(clips: ClipDataset, poses: ClipDataset) -> ClipDataset:
+def hands_from_bodies(clips: ClipDataset, poses: ClipDataset) -> ClipDataset:
     """The right hands of clips of bodies (`kinect_v2_25`) as clips of `hand_22`.
 
     Args:
@@ -250,16 +250,16 @@ def carried_hands(clips: ClipDataset, poses: ClipDataset) -> ClipDataset:
         poses: Hands; each clip gets the first pose of one of them, in turn, turned as its forearm turns.
     """
     step = max(len(poses) // max(len(clips), 1), 1)
-    hands = [carried_hand(clips[i], poses[i * step % len(poses)].bodies[0, 0]) for i in range(len(clips))]
+    hands = [hand_from_body(clips[i], poses[i * step % len(poses)].bodies[0, 0]) for i in range(len(clips))]
     return ClipDataset(hands, clips.classes, "hand_22")
 
 
-def carried_hand(clip: Clip, pose: np.ndarray) -> Clip:
+def hand_from_body(clip: Clip, pose: np.ndarray) -> Clip:
     """The right hand of a clip's first body; NaN where its elbow or wrist is not seen.
 
     Args:
-        clip: Of bodies [M, T, 25, 3] metres.
-        pose: [22, 3] metres, of a right hand.
+        clip: Of bodies [M, T, 25, 3] meters.
+        pose: [22, 3] meters, of a right hand.
     """
     wrist = clip.bodies[0, :, _BODY_WRIST].astype(np.float64)
     forearm = _unit(wrist - clip.bodies[0, :, _ELBOW])

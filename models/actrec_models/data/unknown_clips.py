@@ -13,20 +13,20 @@ from actrec.utils.errors import ActrecError, ConfigError
 from actrec_models.training.recipe import Recipe
 
 _MOST = 2000
-"""Clips that are looked at: NTU RGB+D 120 has 114,000, whose pictures would take days."""
+"""Clips that are looked at: NTU RGB+D 120 has 114,000, whose images would take days."""
 
 
 @dataclass(frozen=True)
-class OtherActions:
+class UnknownClips:
     """Clips of an unknown dataset that show none of the classes.
 
     Attributes:
         clips: Each as a dataset and an index into it; not read yet.
-        left_out: The dataset's actions that are known after all.
+        excluded: The dataset's actions that are known after all.
     """
 
     clips: Sequence[tuple[ClipDataset, int]]
-    left_out: Sequence[str]
+    excluded: Sequence[str]
 
     def read(self) -> ClipDataset:
         """The clips; a person's own that are labeled `unknown` have label −1."""
@@ -34,13 +34,13 @@ class OtherActions:
         return ClipDataset([clips[index] for clips, index in self.clips], classes)
 
     def identities(self) -> tuple[str, ...]:
-        """What tells the recordings of a person's own from others, each once; empty for published datasets."""
+        """Return the distinct identities of the user's recordings; empty for published datasets."""
         parts = {id(clips): clips for clips, _ in self.clips}
         names = {place: clips.recordings for place, clips in parts.items()}
         return tuple(dict.fromkeys(filter(None, (names[id(clips)][index] for clips, index in self.clips))))
 
 
-def missing(recipe: Recipe, data_root: str) -> str:
+def missing_dataset(recipe: Recipe, data_root: str) -> str:
     """That the files of `unknown_dataset` are not there, in words; empty where they are, or need not be."""
     name = recipe.unknown_dataset
     if not name or not datasets.DATASETS.get(name).has_files or Path(datasets.folder(data_root, name)).is_dir():
@@ -48,7 +48,7 @@ def missing(recipe: Recipe, data_root: str) -> str:
     return f"the unknown_dataset {name} is not in {data_root}"
 
 
-def left_out(recipe: Recipe, others: Iterable[str], classes: Iterable[str]) -> list[str]:
+def excluded_actions(recipe: Recipe, others: Iterable[str], classes: Iterable[str]) -> list[str]:
     """Which of the unknown dataset's actions are known after all: called as a class is, or named by the recipe.
 
     Args:
@@ -60,7 +60,7 @@ def left_out(recipe: Recipe, others: Iterable[str], classes: Iterable[str]) -> l
     return [name for name in others if name in recipe.unknown_exclude or normalize_name(name) in known]
 
 
-def taken(recipe: Recipe, classes: Sequence[str], data_root: str, part: str) -> OtherActions:
+def load(recipe: Recipe, classes: Sequence[str], data_root: str, part: str) -> UnknownClips:
     """What a part of the unknown dataset has: its clips of other actions, and a person's own labeled `unknown`.
 
     Args:
@@ -74,10 +74,10 @@ def taken(recipe: Recipe, classes: Sequence[str], data_root: str, part: str) -> 
         DeviceError, InputError: It cannot be read.
     """
     name = recipe.unknown_dataset
-    clips, own = (_part(make, recipe, data_root, part) for make in (datasets.create, datasets.others))
+    clips, own = (_part(make, recipe, data_root, part) for make in (datasets.create, datasets.create_unknown))
     if absent := sorted(set(recipe.unknown_exclude) - set(clips.classes)):
         raise ConfigError(f"unknown_exclude names {', '.join(absent)}, which {name} does not have")
-    without = left_out(recipe, clips.classes, classes)
+    without = excluded_actions(recipe, clips.classes, classes)
     kept = [(clips, place) for place, label in enumerate(clips.labels) if clips.classes[label] not in without]
     kept += [(own, place) for place in range(len(own))]
     if not kept and part == "train":
@@ -86,7 +86,7 @@ def taken(recipe: Recipe, classes: Sequence[str], data_root: str, part: str) -> 
         )
     if len(kept) > _MOST:
         kept = [kept[i] for i in sorted(np.random.default_rng(0).choice(len(kept), _MOST, replace=False).tolist())]
-    return OtherActions(kept, without)
+    return UnknownClips(kept, without)
 
 
 def _part(make: Callable[..., ClipDataset], recipe: Recipe, data_root: str, part: str) -> ClipDataset:
