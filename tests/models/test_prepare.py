@@ -201,9 +201,9 @@ def test_two_at_once_are_refused(published, tmp_path):
 
 
 def test_streams_that_a_dataset_lacks_are_said(published, tmp_path):
-    with pytest.raises(InputError, match="nucla has no camera frames here: leave out --estimate, and color"):
+    with pytest.raises(InputError, match="nucla has no camera frames here: omit --estimate, and color"):
         prepare("nucla", published, tmp_path / "out", settings=PrepareConfig(streams=["color"]))
-    with pytest.raises(InputError, match="no camera frames here: leave out --estimate, and color"):
+    with pytest.raises(InputError, match="no camera frames here: omit --estimate, and color"):
         prepare("nucla", published, tmp_path / "other", settings=PrepareConfig(estimate=["motion"]))
 
 
@@ -345,7 +345,7 @@ def test_a_full_disk_stops_with_one_error_and_is_resumed(limit, published, tmp_p
     out = tmp_path / "out"
     child = run_python(LIMITED, published, out, limit)
     said, _ = child.communicate(timeout=60)
-    assert said.startswith("no space is left in") and "nothing that was prepared is lost" in said
+    assert said.startswith("no space is left in") and "no prepared clip is lost" in said
     assert len(said.strip().splitlines()) == 1
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
     with Journal(out) as journal:

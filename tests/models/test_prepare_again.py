@@ -52,7 +52,7 @@ def test_what_is_away_for_a_while_is_left_out_and_kept(published, tmp_path, caps
     assert main([*command, "--strict", "--json"]) == 1
     told = capsys.readouterr()
     assert json.loads(told.out)["absent"] == names[:3]
-    assert f"3 clips that were prepared are no items of the dataset now, first '{names[0]}'" in told.err
+    assert f"3 clips that were prepared are no longer in the dataset, first '{names[0]}'" in told.err
     assert PreparedDataset(first.folder).names == tuple(names[3:])
     back = prepare("nucla", published, first.folder)
     assert (back.prepared, back.fingerprint) == (0, first.fingerprint)
@@ -77,7 +77,7 @@ def test_a_folder_that_cannot_be_looked_into_is_no_empty_one(published, tmp_path
 
     monkeypatch.setattr(os, "scandir", failing)
     if place == "later":
-        with pytest.raises(DeviceError, match="cannot look into '.*later': Input/output error"):
+        with pytest.raises(DeviceError, match="cannot read the folder '.*later': Input/output error"):
             prepare("nucla", root, tmp_path / "out", run=Run(prune=True))
     else:
         assert prepare("nucla", root, tmp_path / "out", run=Run(prune=True)).absent == []

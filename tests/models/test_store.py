@@ -331,7 +331,7 @@ def test_pictures_are_kept_once_and_decoded_alone():
         made.add(20, np.zeros((9, 8, 3), np.uint8))
     with pytest.raises(InputError, match="two images of 10 ns"):
         made.add(10, np.zeros((8, 8, 3), np.uint8))
-    with pytest.raises(InputError, match="picture 0 of 6 cannot be decoded"):
+    with pytest.raises(InputError, match="image 0 of 6 cannot be decoded"):
         decode_frames(memoryview(bytes(kept.parts[0]) + bytes(len(content))), "jpeg", kept.shape, [0], 4.0)
 
 
