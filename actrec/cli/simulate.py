@@ -1,4 +1,4 @@
-"""`actrec simulate`: renders the simulated actor to a folder of images, to a video, or to a recording of its joints."""
+"""`actrec simulate`: render simulated actors to an image folder or a video."""
 
 import argparse
 import dataclasses
@@ -14,28 +14,28 @@ from actrec.utils.errors import ConfigError, EndOfStream
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the arguments."""
+    """Declare the arguments."""
     parser.add_argument(
         "--out", metavar="FOLDER", help="write N.png, N_depth.png (16 bit, mm), joints.npz, intrinsics.yaml here"
     )
     parser.add_argument("--preview", metavar="FILE.mp4", help="write a video of color beside depth")
     parser.add_argument(
-        "--seconds", type=float, default=None, metavar="S", help="how long (default: 5, or a script's length)"
+        "--seconds", type=float, default=None, metavar="S", help="duration (default: 5, or the script's)"
     )
     parser.add_argument(
-        "--action", nargs="+", metavar="NAME", help="actions in turn, 'all' for every one (default: all)"
+        "--action", nargs="+", metavar="NAME", help="actions in order, 'all' for all of them (default: all)"
     )
     parser.add_argument("--actors", type=int, metavar="N", help="people in the scene, 0 to 2")
     parser.add_argument("--script", metavar="FILE", help="follow a skeleton recording instead of actions")
-    parser.add_argument("--sequence", metavar="NAME", help="which sequence of a script that holds several")
-    parser.add_argument("--seed", type=int, metavar="N", help="of performances and noise")
+    parser.add_argument("--sequence", metavar="NAME", help="sequence in a script with several")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of performances and noise")
     parser.add_argument("--no-noise", action="store_true", help="exact color and depth")
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="OPTION=VALUE", help="any other option of the camera, as fps=15"
+        "--set", nargs="+", default=[], metavar="OPTION=VALUE", help="other options of the camera, such as fps=15"
     )
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
     parser.add_argument("--list", action="store_true", help="list the actions and the camera's options")
-    parser.add_argument("--json", action="store_true", help="print what was written as JSON")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.epilog = (
         "Examples:\n"
         "  actrec simulate --action wave --seconds 5 --out wave\n"
@@ -46,12 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Renders and writes."""
+    """Render and write."""
     if args.list:
         print(_listing())
         return 0
     if not args.out and not args.preview:
-        raise ConfigError("nothing to write: give --out FOLDER, --preview FILE.mp4, or both (or --list)")
+        raise ConfigError("no output: use --out FOLDER, --preview FILE.mp4, or both (or --list)")
     from tqdm import tqdm
 
     from actrec.cameras.simulated import SimulatedCamera
@@ -87,13 +87,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def camera_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The camera's options from the command line.
+    """Return the camera's options from the command line.
 
     Raises:
-        ConfigError: Both actions and a script were given, or `--set` has no `OPTION=VALUE`.
+        ConfigError: Both actions and a script, or a `--set` without `OPTION=VALUE`.
     """
     if args.script and args.action:
-        raise ConfigError("--action and --script both say what the actor does: give one of them")
+        raise ConfigError("--action and --script exclude each other: use one of them")
     options = config.parse_pairs(args.set, "--set")
     options.update(realtime=False)
     given = {

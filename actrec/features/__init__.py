@@ -1,7 +1,7 @@
-"""From the data contract to network inputs. Training and the live nodes both call these functions.
+"""Network inputs from clips, used by training and by the live nodes.
 
-A network states its inputs as `InputSpec`s; each names a modality, and each modality is one feature here. A feature is
-made from a clip: a mapping with the keys of `actrec.types.KEYS`.
+A network declares its inputs as `InputSpec`s. Each one names a modality, and each modality has a `Feature`, which is
+computed from a clip: a mapping with the keys of `actrec.types.KEYS`.
 """
 
 from collections.abc import Iterable
@@ -49,41 +49,41 @@ FEATURES = Registry(
 
 
 def feature(modality: str) -> Feature:
-    """The feature of a modality.
+    """Return the feature of a modality.
 
     Raises:
-        ConfigError: Unknown modality; the known ones are listed.
+        ConfigError: Unknown modality.
     """
     made: Feature = FEATURES.create(modality)
     return made
 
 
 def inputs(clip: Clip, specs: Iterable[InputSpec]) -> dict[str, np.ndarray]:
-    """Every input of a network, by name.
+    """Compute all inputs of a network.
 
     Args:
-        clip: See `actrec.types.KEYS`; NaN for what is missing.
+        clip: See `actrec.types.KEYS`; NaN for missing values.
         specs: The network's inputs.
 
     Returns:
         Input name to float32 of the spec's shape, without the batch axis.
 
     Raises:
-        InputError: The clip lacks what an input is made of, or shapes disagree; both are named.
+        InputError: A key is missing from the clip, or shapes disagree.
     """
     memo: dict[Any, Any] = {}
     return {spec.name: feature(spec.modality).make(clip, spec, memo) for spec in specs}
 
 
 def modalities(specs: Iterable[InputSpec]) -> list[str]:
-    """What a network looks at, as papers count its input streams: the points and tables of voxels are one of them."""
+    """Return the input streams as papers count them: all voxel inputs together are one."""
     return list(dict.fromkeys(feature(spec.modality).part_of or spec.modality for spec in specs))
 
 
 def streams(specs: Iterable[InputSpec]) -> dict[str, bool]:
-    """The streams ("bodies", "hands", "face", "flow", "color") of these inputs, and whether each must be there.
+    """Return the streams ("bodies", "hands", "face", "flow", "color") of the inputs, and whether each is required.
 
-    Bodies always count: a window belongs to a body.
+    Bodies are always required: a window belongs to a body.
     """
     needed = {"bodies": True}
     for spec in specs:

@@ -1,6 +1,6 @@
-"""P-I3D's glimpse sensor: body, left hand and right hand cut from the color picture where the 2D joints are (Eq. 1).
+"""Crops of body and hands around the 2D joints in the color image: P-I3D's glimpse sensor (Eq. 1).
 
-Das et al., "Where to Focus on for Human Action Recognition?", WACV 2019. VPN takes the body crop from here as well.
+Das et al., "Where to Focus on for Human Action Recognition?", WACV 2019. VPN uses the body crop, too.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from typing import ClassVar
 import cv2
 import numpy as np
 
-from actrec.features.base import FrameFeature, View, absent
+from actrec.features.base import FrameFeature, View, missing_key_error
 from actrec.features.specs import InputSpec
 from actrec.skeleton import layouts
 from actrec.utils.config import setting
@@ -30,52 +30,54 @@ LENGTHS = {
     ("knee_left", "ankle_left"): 0.40,
     ("knee_right", "ankle_right"): 0.40,
 }
-"""Metres between joints of an adult. A segment seen at a slant is shorter in the picture, never longer."""
+"""Distances (m) between joints of an adult. Foreshortening makes a segment shorter in the image, never longer."""
 
 Box = tuple[float, float, float]
 """Center (u, v) and side of a square in the color image, px."""
 
 JITTER = (256 - 224) / 2 / 224
-"""I3D is trained on 224×224 px of 256×256 at random places: the square moves by so much of its side, either way."""
+"""Maximum shift of the square, as a share of its side: I3D is trained on random 224×224 px crops of 256×256."""
 
 
 @dataclass(frozen=True)
-class PicturePreprocessing:
-    """Where a square lies; off its place or mirrored only in training, see `jittered`."""
+class SquarePreprocessing:
+    """Shift and mirroring of a square, used in training only (see `jittered`)."""
 
-    shift_x: float = setting(0.0, "how far the square is moved to the right, by its side", range=(-0.5, 0.5))
-    shift_y: float = setting(0.0, "how far the square is moved down, by its side", range=(-0.5, 0.5))
-    mirror: bool = setting(False, "exchange left and right in the square")
-
-
-@dataclass(frozen=True)
-class BodyCropPreprocessing(PicturePreprocessing):
-    """The square about a body."""
-
-    margin: float = setting(1.2, "side of the square by the larger side of the box about the joints", range=(1.0, 3.0))
+    shift_x: float = setting(0.0, "shift of the square to the right, as a share of its side", range=(-0.5, 0.5))
+    shift_y: float = setting(0.0, "shift of the square downward, as a share of its side", range=(-0.5, 0.5))
+    mirror: bool = setting(False, "mirror the square")
 
 
 @dataclass(frozen=True)
-class HandCropPreprocessing(PicturePreprocessing):
-    """The square about a hand."""
+class BodyCropPreprocessing(SquarePreprocessing):
+    """Square around a body."""
+
+    margin: float = setting(
+        1.2, "side of the square, relative to the longer side of the joints' bounding box", range=(1.0, 3.0)
+    )
+
+
+@dataclass(frozen=True)
+class HandCropPreprocessing(SquarePreprocessing):
+    """Square around a hand."""
 
     side: float = setting(0.45, "side of the square at the body's distance", unit="m", range=(0.1, 2.0))
 
 
 OTHER_SIDE = {"left_hand_crop": "right_hand_crop", "right_hand_crop": "left_hand_crop"}
-"""Modality to the one that shows the same hand when the whole picture is mirrored."""
+"""Modality of the other hand, which shows the same hand in a mirrored image."""
 
 
 def jittered(specs: Iterable[InputSpec], rng: np.random.Generator, mirror: bool = True) -> list[InputSpec]:
-    """The specs with every square moved to one random place, and mirrored or not: a clip as I3D is trained on it.
+    """Return the specs with all squares shifted and mirrored alike at random, as in I3D's training.
 
-    Pictures that go with poses are not mirrored, or the two would show different sides. Where both hands are looked at,
-    a mirrored right one is the left one's input, as it would be in a mirrored video.
+    Images that are combined with poses are not mirrored, so that both show the same side. If both hands are inputs, a
+    mirrored right hand becomes the left hand's input, as in a mirrored video.
 
     Args:
         specs: The network's inputs.
-        rng: Draws place and mirror.
-        mirror: Whether half of the clips are mirrored.
+        rng: Random generator.
+        mirror: Mirror half of the clips.
     """
     specs = list(specs)
     shift_x, shift_y = rng.uniform(-JITTER, JITTER, 2)
@@ -95,26 +97,26 @@ def jittered(specs: Iterable[InputSpec], rng: np.random.Generator, mirror: bool 
 
 
 def may_mirror(specs: Iterable[InputSpec]) -> bool:
-    """Whether `jittered` may mirror these inputs: squares of pictures, and nothing that goes with them."""
+    """Return whether `jittered` may mirror these inputs: all of them are image squares."""
     return all(map(_is_square, specs))
 
 
 def _is_square(spec: InputSpec) -> bool:
-    return {field.name for field in dataclasses.fields(PicturePreprocessing)} <= spec.preprocessing.keys()
+    return {field.name for field in dataclasses.fields(SquarePreprocessing)} <= spec.preprocessing.keys()
 
 
-def cut(picture: np.ndarray, box: Box, size: int) -> np.ndarray:
-    """A square of a picture, scaled.
+def cut(image: np.ndarray, box: Box, size: int) -> np.ndarray:
+    """Cut a square from an image and scale it.
 
     Args:
-        picture: [H, W, 3] uint8.
-        box: The square; what lies outside the picture is black.
+        image: [H, W, 3] uint8.
+        box: The square; parts outside the image are black.
         size: S, px.
 
     Returns:
         [S, S, 3] uint8.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     side = max(round(box[2]), 1)
     left, top = round(box[0] - side / 2), round(box[1] - side / 2)
     x0, x1 = max(left, 0), min(left + side, width)
@@ -122,18 +124,18 @@ def cut(picture: np.ndarray, box: Box, size: int) -> np.ndarray:
     out = np.zeros((size, size, 3), dtype=np.uint8)
     if x0 >= x1 or y0 >= y1:
         return out
-    # Where the visible part comes to lie in the scaled square; at least a pixel of it.
+    # The visible part in the scaled square, at least one pixel.
     u0, v0 = min((x0 - left) * size // side, size - 1), min((y0 - top) * size // side, size - 1)
     u1, v1 = max(-(-(x1 - left) * size // side), u0 + 1), max(-(-(y1 - top) * size // side), v0 + 1)
     how = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
-    out[v0:v1, u0:u1] = cv2.resize(picture[y0:y1, x0:x1], (u1 - u0, v1 - v0), interpolation=how)
+    out[v0:v1, u0:u1] = cv2.resize(image[y0:y1, x0:x1], (u1 - u0, v1 - v0), interpolation=how)
     return out
 
 
-def pixels_per_metre(pixels: np.ndarray, layout: str) -> float:
-    """How large a metre at the body's distance is in the picture, however the body is turned; 0 where it is not seen.
+def pixels_per_meter(pixels: np.ndarray, layout: str) -> float:
+    """Return the image scale (px/m) at the body's distance, for any orientation; 0 if unknown.
 
-    The second largest ratio over `LENGTHS`: one misplaced joint shall not decide.
+    Uses the second largest ratio over `LENGTHS`, robust to one misplaced joint.
 
     Args:
         pixels: [V, 2] px, NaN for missing.
@@ -147,66 +149,65 @@ def pixels_per_metre(pixels: np.ndarray, layout: str) -> float:
 
 
 def body_box(pixels: np.ndarray, margin: float) -> Box | None:
-    """The square about the joints [V, 2] that are seen; None for fewer than two."""
-    seen = pixels[np.isfinite(pixels).all(axis=-1)]
-    if len(seen) < 2:
+    """Return the square around the visible joints of [V, 2]; None for fewer than two."""
+    visible = pixels[np.isfinite(pixels).all(axis=-1)]
+    if len(visible) < 2:
         return None
-    low, high = seen.min(axis=0), seen.max(axis=0)
+    low, high = visible.min(axis=0), visible.max(axis=0)
     center = (low + high) / 2
     return float(center[0]), float(center[1]), float((high - low).max()) * margin
 
 
 def hand_box(
-    pixels: np.ndarray, hand: np.ndarray | None, side: str, metres: float, layout: str = "kinect_v2_25"
+    pixels: np.ndarray, hand: np.ndarray | None, side: str, side_m: float, layout: str = "kinect_v2_25"
 ) -> Box | None:
-    """The square about a hand: about its 21 points where the hand was found, else about the wrist, hand and tip joints.
+    """Return the square around a hand: around its 21 points if detected, else around wrist, hand and tip joints.
 
     Args:
         pixels: [V, 2] px of the body.
         hand: [21, 2] px, or None.
         side: "left" or "right".
-        metres: Side of the square at the body's distance, so that what the hand holds is on it.
+        side_m: Side of the square at the body's distance; it includes a held object.
         layout: Of V.
 
     Returns:
-        None where neither is seen, or the body's size cannot be told.
+        None if neither is visible or the body's size is unknown.
     """
     index = layouts.get(layout).index
     joints = pixels[[index[f"{joint}_{side}"] for joint in ("wrist", "hand", "hand_tip")]]
     for points in (hand, joints):
         if points is None:
             continue
-        seen = points[np.isfinite(points).all(axis=-1)]
-        length = metres * pixels_per_metre(pixels, layout)
-        if len(seen) and length > 0:
-            center = (seen.min(axis=0) + seen.max(axis=0)) / 2
+        visible = points[np.isfinite(points).all(axis=-1)]
+        length = side_m * pixels_per_meter(pixels, layout)
+        if len(visible) and length > 0:
+            center = (visible.min(axis=0) + visible.max(axis=0)) / 2
             return float(center[0]), float(center[1]), length
     return None
 
 
-class Picture(FrameFeature):
-    """A stack of square pictures, (3, T, S, S) in [−1, 1] as I3D has them; black (−1) where there is nothing to see."""
+class Square(FrameFeature):
+    """Stack of square images, (3, T, S, S) in [−1, 1] as for I3D; black (−1) outside the image."""
 
-    config_class: ClassVar[type] = PicturePreprocessing
+    config_class: ClassVar[type] = SquarePreprocessing
     streams: ClassVar = {"bodies": True, "color": True}
 
     @abstractmethod
     def box(self, view: View, spec: InputSpec) -> Box | None:
-        """What to cut out; None where it is not seen."""
+        """Return the square; None if it is unknown."""
 
     def observe(self, view: View, spec: InputSpec) -> np.ndarray:
-        """[S, S, 3] uint8 of one frame.
+        """Return the square [S, S, 3] uint8 of one frame.
 
         Raises:
-            InputError: The frame has no picture, or it is no [H, W, 3] uint8.
+            InputError: The frame has no color image, or the image is not [H, W, 3] uint8.
         """
         size = _size(spec)
         if view.color is None:
-            raise absent(spec, "color", {})
+            raise missing_key_error(spec, "color", {})
         if view.color.ndim != 3 or view.color.shape[2] != 3 or view.color.dtype != np.uint8:
             raise InputError(
-                f"the color picture is {list(view.color.shape)} {view.color.dtype}, but input '{spec.name}' is cut "
-                "from [H, W, 3] uint8"
+                f"color is {list(view.color.shape)} {view.color.dtype}, but input '{spec.name}' needs [H, W, 3] uint8"
             )
         box = self.box(view, spec)
         if box is None:
@@ -217,70 +218,69 @@ class Picture(FrameFeature):
         return np.ascontiguousarray(out[:, ::-1]) if options.mirror else out
 
     def finish(self, frames: np.ndarray, spec: InputSpec) -> np.ndarray:
-        """From [T, S, S, 3] uint8."""
+        """Scale and transpose frames [T, S, S, 3] uint8."""
         channels, count, size, _ = spec.shape
         if frames.shape != (count, size, size, channels):
             raise InputError(
-                f"input '{spec.name}' takes {count} pictures of {size}×{size}×{channels}, but they are "
-                f"{list(frames.shape)}"
+                f"input '{spec.name}' needs {count} images of {size}×{size}×{channels}, got {list(frames.shape)}"
             )
-        planes = np.ascontiguousarray(frames.transpose(3, 0, 1, 2))  # (3, T, S, S), moved while it is small
+        planes = np.ascontiguousarray(frames.transpose(3, 0, 1, 2))  # (3, T, S, S), transposed as uint8
         scaled = np.multiply(planes, np.float32(1 / 127.5), dtype=np.float32)
         scaled -= 1
         return scaled
 
 
-class Image(Picture):
-    """The whole picture (the row "Full image" of P-I3D's tables), black above and below where it is wider than high."""
+class Image(Square):
+    """The whole image ("Full image" in P-I3D's tables), padded with black to a square."""
 
     def box(self, view: View, spec: InputSpec) -> Box | None:
-        """The square about the picture."""
+        """Return the square around the image."""
         assert view.color is not None
         height, width = view.color.shape[:2]
         return width / 2, height / 2, float(max(height, width))
 
 
-class BodyCrop(Picture):
-    """The whole body, from its 2D joints."""
+class BodyCrop(Square):
+    """Crop of the whole body around its 2D joints."""
 
     config_class = BodyCropPreprocessing
 
     def box(self, view: View, spec: InputSpec) -> Box | None:
-        """The square about the joints, with a margin."""
+        """Return the square around the joints, with a margin."""
         return body_box(_pixels(view, spec), self.options(spec).margin)
 
 
-class LeftHandCrop(Picture):
-    """The left hand, where the hand's points are or else the wrist's, hand's and tip's joints."""
+class LeftHandCrop(Square):
+    """Crop of the left hand around its points, or else around wrist, hand and tip joints."""
 
     config_class = HandCropPreprocessing
     streams: ClassVar = {"bodies": True, "color": True, "hands": False}
     side = "left"
 
     def box(self, view: View, spec: InputSpec) -> Box | None:
-        """The square about the hand."""
+        """Return the square around the hand."""
         hand = None if view.hand_pixels is None else view.hand_pixels[("left", "right").index(self.side)]
         return hand_box(_pixels(view, spec), hand, self.side, self.options(spec).side, spec.layout)
 
 
 class RightHandCrop(LeftHandCrop):
-    """The right hand, alike."""
+    """Crop of the right hand."""
 
     side = "right"
 
 
 def _size(spec: InputSpec) -> int:
     if len(spec.shape) != 4 or spec.shape[0] != 3 or spec.shape[2] != spec.shape[3]:
-        raise InputError(f"input '{spec.name}' has shape {list(spec.shape)}, but a picture input is [3, T, S, S]")
+        raise InputError(f"input '{spec.name}' has shape {list(spec.shape)}, but an image input is [3, T, S, S]")
     return spec.shape[2]
 
 
 def _pixels(view: View, spec: InputSpec) -> np.ndarray:
     if view.pixels is None:
-        raise absent(spec, "pixels", {})
+        raise missing_key_error(spec, "pixels", {})
     joints = len(layouts.get(spec.layout))
     if view.pixels.shape != (joints, 2):
         raise InputError(
-            f"pixels are {list(view.pixels.shape)} [V, 2] but input '{spec.name}' takes {joints} joints ({spec.layout})"
+            f"pixels are {list(view.pixels.shape)} [V, 2] but input '{spec.name}' needs {joints} joints ({spec.layout})"
         )
     return view.pixels

@@ -1,4 +1,4 @@
-"""Clips that nobody recorded but a camera might have: to try a network, to warm it up, to check its export."""
+"""Synthetic example clips, for trying a network, warm-up, and checking an export."""
 
 from collections.abc import Iterable
 from functools import lru_cache
@@ -27,17 +27,16 @@ _CANONICAL = "kinect_v2_25"
 
 
 def example_clip(specs: Iterable[InputSpec], frames: int, bodies: int = 1, seed: int = 0) -> dict[str, np.ndarray]:
-    """A clip that holds every stream which these inputs can use; nothing in it is missing.
+    """Create a complete clip with all streams that the inputs can use.
 
-    Bodies, hands and face are those of simulated actors at 15 frames a second, seen by a 320×240 camera. Pictures and
-    flow are smooth noise.
+    Bodies, hands and face belong to simulated actors at 15 frames/s in front of a 320×240 camera. Color and flow are
+    smooth noise.
 
     Args:
-        specs: Inputs of a network. Where their joints have a layout other than `kinect_v2_25`, that layout's joints
-            move at random.
+        specs: Inputs of a network. Joints of a layout other than `kinect_v2_25` move at random.
         frames: T of the clip, `clip_frames` of the network's window.
         bodies: M.
-        seed: Another one gives another clip; the same one the same.
+        seed: Of the random generator.
 
     Returns:
         Keys as in `actrec.types.KEYS`.
@@ -48,7 +47,7 @@ def example_clip(specs: Iterable[InputSpec], frames: int, bodies: int = 1, seed:
     clip = _people(frames, bodies, seed, rng)
     layout = _layout(specs)
     if layout != _CANONICAL:
-        clip["bodies"] = np.stack([_wriggling(layout, frames, rng) for _ in range(bodies)])
+        clip["bodies"] = np.stack([_random_motion(layout, frames, rng) for _ in range(bodies)])
     clip = {name: value.astype(np.float32) for name, value in clip.items()}
     for joints, pixels in (("bodies", "pixels"), ("hands", "hand_pixels"), ("face", "face_pixels")):
         clip[pixels] = project(clip[joints], CAMERA)
@@ -63,8 +62,8 @@ def example_clip(specs: Iterable[InputSpec], frames: int, bodies: int = 1, seed:
 
 
 def _people(frames: int, bodies: int, seed: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Joints [M, T, 25, 3], hands [M, T, 2, 21, 3] and face [M, T, 68, 3] of actors side by side, optical frame."""
-    to_optical = np.diag([1.0, -1.0, -1.0])  # from left, up, forward of somebody who faces the camera
+    """Return joints [M, T, 25, 3], hands [M, T, 2, 21, 3], face [M, T, 68, 3] of actors side by side, optical frame."""
+    to_optical = np.diag([1.0, -1.0, -1.0])  # from left, up, forward of an actor that faces the camera
     face = rng.normal(0, _FACE_RADIUS / 2, (68, 3))
     found: dict[str, list[np.ndarray]] = {"bodies": [], "hands": [], "face": []}
     for m in range(bodies):
@@ -76,32 +75,32 @@ def _people(frames: int, bodies: int, seed: int, rng: np.random.Generator) -> di
     return {name: np.stack(values) for name, values in found.items()}
 
 
-@lru_cache(maxsize=64)  # an export asks for the same ones several times
+@lru_cache(maxsize=64)  # an export uses the same clips several times
 def _performed(seed: int, frames: int) -> list[ActorPose]:
-    actor = Performance(seed=seed, room=0.3)
-    return [actor.pose(1.0 + t / RATE_HZ) for t in range(frames)]
+    performance = Performance(seed=seed, room=0.3)
+    return [performance.pose(1.0 + t / RATE_HZ) for t in range(frames)]
 
 
 def _layout(specs: list[InputSpec]) -> str:
-    """The layout of "bodies": the first that an input names which is a body's or, in its place, a lone hand's."""
-    of_others = {"hands", "face", "hands_stamp", "face_stamp"}
-    named = [spec.layout for spec in specs if spec.modality not in of_others and spec.layout in layouts.LAYOUTS]
+    """Return the layout of "bodies" (a body's, or a single hand's): the first that an input names."""
+    other_streams = {"hands", "face", "hands_stamp", "face_stamp"}
+    named = [spec.layout for spec in specs if spec.modality not in other_streams and spec.layout in layouts.LAYOUTS]
     return named[0] if named else _CANONICAL
 
 
-def _wriggling(layout: str, frames: int, rng: np.random.Generator) -> np.ndarray:
-    """[T, V, 3] of any layout: bones of 3 cm about their parents, in smooth motion a metre before the camera."""
+def _random_motion(layout: str, frames: int, rng: np.random.Generator) -> np.ndarray:
+    """Return joints [T, V, 3] of any layout with smoothly moving bones of about 3 cm, 1 m in front of the camera."""
     tree = layouts.get(layout)
     bones = 0.03 * (rng.normal(0, 1, (len(tree), 3)) + 0.3 * np.cumsum(rng.normal(0, 0.3, (frames, len(tree), 3)), 0))
     root = np.array(tree.parents) == np.arange(len(tree))
     joints = np.zeros((frames, len(tree), 3))
-    for _ in range(len(tree)):  # each pass seats one more joint of every chain
+    for _ in range(len(tree)):  # each pass places one more joint of every chain
         joints = np.where(root[:, None], [0.0, 0.0, 1.0], joints[:, list(tree.parents)] + bones)
     return joints
 
 
 def _smooth_noise(shape: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:
-    """[T, H, W, 3] float32 of about unit variance: coarse noise, its cells 16 pixels wide, that drifts over time."""
+    """Return noise [T, H, W, 3] float32 of about unit variance, with cells of 16 px that change over time."""
     frames, height, width = shape
     still = rng.normal(0, 1, (1, height // 16 + 1, width // 16 + 1, 3))
     moving = rng.normal(0, 0.3, (frames, *still.shape[1:]))

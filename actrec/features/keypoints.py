@@ -1,4 +1,4 @@
-"""Hands, face and motion as pictures show them: 2D points and optical flow, the 2D part of Deep Action Stamps.
+"""Hands, face and motion in the image: 2D points and optical flow, the 2D part of Deep Action Stamps.
 
 DeepActsNet, "The Proposed Deep Action Stamps": channels x, y and x + y, of a hand's 21 joints, of the face's 68
 landmarks, and of the optical flow at the body's joints.
@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from actrec.features.base import Feature, absent
-from actrec.features.skeleton import seat_missing
+from actrec.features.base import Feature, missing_key_error
+from actrec.features.skeleton import fill_missing
 from actrec.features.specs import InputSpec
 from actrec.skeleton import layouts
 from actrec.types import KEYS, Clip
@@ -19,12 +19,12 @@ from actrec.utils.config import setting
 from actrec.utils.errors import InputError
 
 BODY_LAYOUT = "kinect_v2_25"
-"""Layout of "pixels", by which keypoints are centered and scaled."""
+"""Layout of "pixels", which center and scale the keypoints."""
 
 
 @dataclass(frozen=True)
 class MotionPreprocessing:
-    """How optical flow is made independent of the camera."""
+    """Normalization of optical flow."""
 
     scale: str = setting(
         "body",
@@ -35,7 +35,7 @@ class MotionPreprocessing:
 
 @dataclass(frozen=True)
 class KeypointPreprocessing:
-    """How 2D points are made independent of the camera and of where a person stands."""
+    """Normalization of 2D points."""
 
     center: str = setting(
         "body",
@@ -50,11 +50,11 @@ class KeypointPreprocessing:
 
 
 class KeypointsFeature(Feature):
-    """2D points of the bodies as (x, y, x + y), (M, 3, T, V); zero where the stream, or the body's share, is absent.
+    """2D points of the bodies as (x, y, x + y), (M, 3, T, V); zero for an absent stream or body.
 
     Attributes:
-        key: Of the clip.
-        sets: How many sets of the layout's joints a body has; they follow one another along V.
+        key: Key of the clip.
+        sets: Number of sets of the layout's joints a body has, concatenated along V.
     """
 
     config_class: ClassVar[type] = KeypointPreprocessing
@@ -62,7 +62,7 @@ class KeypointsFeature(Feature):
     sets: ClassVar[int] = 1
 
     def make(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
-        """As the base says; made once a clip."""
+        """Compute the input, once per clip."""
         memo_key = (self.key, spec.layout, spec.shape, tuple(sorted(spec.preprocessing.items())))
         if memo_key not in memo:
             memo[memo_key] = self._make(clip, spec)
@@ -81,7 +81,7 @@ class KeypointsFeature(Feature):
             self._check(np.asarray(points), spec)
             shaped = np.array(points, np.float32).reshape(len(points), frames, joints, 2)
             if not np.isnan(shaped).all():
-                made[: len(points)] = self._seat(self._normalize(shaped, clip, spec), spec.layout)
+                made[: len(points)] = self._fill(self._normalize(shaped, clip, spec), spec.layout)
         return with_sum(made)
 
     def _check(self, points: np.ndarray, spec: InputSpec) -> None:
@@ -100,19 +100,19 @@ class KeypointsFeature(Feature):
             options.scale, points, body, clip, spec
         )
 
-    def _seat(self, points: np.ndarray, layout: str) -> np.ndarray:
-        """Puts a missing point on its parent, a set's missing root amid its other points; absent sets are zero."""
+    def _fill(self, points: np.ndarray, layout: str) -> np.ndarray:
+        """Move missing points to their parent and a missing root to the mean of its set; absent sets are zero."""
         shape = points.shape
         sets = points.reshape(*shape[:2], self.sets, -1, 2)  # (M, T, sets, V / sets, 2)
         root = next(v for v, parent in enumerate(layouts.get(layout).parents) if v == parent)
         known = ~np.isnan(sets).any(axis=-1, keepdims=True)
         middle = np.where(known, sets, 0).sum(axis=-2) / np.maximum(known.sum(axis=-2), 1)
         sets[..., root, :] = np.where(known[..., root, :], sets[..., root, :], middle)
-        return seat_missing(sets, layout).reshape(shape)
+        return fill_missing(sets, layout).reshape(shape)
 
 
 class HandsFeature(KeypointsFeature):
-    """Both hands' 2D joints, left then right, (M, 3, T, 42)."""
+    """2D joints of both hands, left then right, (M, 3, T, 42)."""
 
     streams: ClassVar = {"hands": False}
     key = "hand_pixels"
@@ -120,14 +120,14 @@ class HandsFeature(KeypointsFeature):
 
 
 class FaceFeature(KeypointsFeature):
-    """The face's 2D landmarks, (M, 3, T, 68)."""
+    """2D landmarks of the face, (M, 3, T, 68)."""
 
     streams: ClassVar = {"face": False}
     key = "face_pixels"
 
 
 class MotionFeature(KeypointsFeature):
-    """Optical flow at the body's joints, (M, 3, T, 25); a joint whose flow is unknown moves as its parent does."""
+    """Optical flow at the body's joints, (M, 3, T, 25); a joint of unknown flow gets its parent's."""
 
     config_class = MotionPreprocessing
     streams: ClassVar = {"flow": False}
@@ -138,25 +138,25 @@ class MotionFeature(KeypointsFeature):
         body = _body_pixels(clip, spec) if scale == "body" else None
         return points / _unit(scale, points, body, clip, spec)
 
-    def _seat(self, points: np.ndarray, layout: str) -> np.ndarray:
-        return seat_missing(points, layout)
+    def _fill(self, points: np.ndarray, layout: str) -> np.ndarray:
+        return fill_missing(points, layout)
 
 
 def with_sum(points: np.ndarray) -> np.ndarray:
-    """[M, T, V, 2] points as (M, 3, T, V): channels x, y and x + y (DeepActsNet)."""
+    """Convert points [M, T, V, 2] to channels x, y and x + y, (M, 3, T, V) (DeepActsNet)."""
     channels = np.concatenate([points, points.sum(axis=-1, keepdims=True)], axis=-1)
     return np.ascontiguousarray(channels.transpose(0, 3, 1, 2), dtype=np.float32)  # (M, C, T, V)
 
 
 def _body_pixels(clip: Clip, spec: InputSpec) -> np.ndarray:
-    """The joints [T, V, 2] px of the body that the clip is about."""
+    """Return the joints [T, V, 2] px of the clip's body."""
     if "pixels" not in clip:
-        raise absent(spec, "pixels", clip)
+        raise missing_key_error(spec, "pixels", clip)
     pixels = np.asarray(clip["pixels"], np.float32)
     if pixels.ndim != 4 or pixels.shape[2:] != (len(layouts.get(BODY_LAYOUT)), 2):
         raise InputError(
-            f"pixels are {list(pixels.shape)}, but input '{spec.name}' is centered and scaled by [M, T, 25, 2] "
-            f"({BODY_LAYOUT}); other bodies need preprocessing without 'body'"
+            f"pixels are {list(pixels.shape)}, but input '{spec.name}' needs [M, T, 25, 2] "
+            f"({BODY_LAYOUT}) for its center and scale; use preprocessing without 'body'"
         )
     return pixels[0]
 
@@ -164,7 +164,7 @@ def _body_pixels(clip: Clip, spec: InputSpec) -> np.ndarray:
 def _origin(
     center: str, points: np.ndarray, body: np.ndarray | None, clip: Clip, spec: InputSpec
 ) -> np.ndarray | np.float32:
-    """The point [2] px that becomes zero."""
+    """Return the origin [2] px."""
     if center == "image":
         return _image_size(clip, spec) / 2
     if center == "none":
@@ -178,7 +178,7 @@ def _origin(
 
 
 def _unit(scale: str, points: np.ndarray, body: np.ndarray | None, clip: Clip, spec: InputSpec) -> float:
-    """The length in px that becomes one."""
+    """Return the unit of length in px."""
     if scale == "image":
         return float(_image_size(clip, spec)[1])
     if scale == "none":
@@ -190,7 +190,7 @@ def _unit(scale: str, points: np.ndarray, body: np.ndarray | None, clip: Clip, s
         length = length[np.isfinite(length) & (length > 1.0)]
         if len(length):
             return float(np.median(length)) / torsos
-    # No torso in the picture: a person's joints lie about one torso from their middle.
+    # No torso in the image: joints are about one torso from their mean.
     for candidate in (body, points):
         found = _present(candidate)
         spread = float(np.sqrt(found.var(axis=0).sum())) if len(found) else 0.0
@@ -206,5 +206,5 @@ def _present(points: np.ndarray) -> np.ndarray:
 
 def _image_size(clip: Clip, spec: InputSpec) -> np.ndarray:
     if "size" not in clip:
-        raise absent(spec, "size", clip)
+        raise missing_key_error(spec, "size", clip)
     return np.asarray(clip["size"], np.float32)

@@ -1,11 +1,11 @@
-"""Normalized joints, bones and what they move, the inputs of the skeleton networks."""
+"""Normalized joints, bones and their motion, the inputs of skeleton networks."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from actrec.features.base import Feature, absent
+from actrec.features.base import Feature, missing_key_error
 from actrec.features.specs import InputSpec
 from actrec.skeleton import layouts
 from actrec.types import Clip
@@ -14,44 +14,44 @@ from actrec.utils.config import setting
 from actrec.utils.errors import InputError
 
 MODALITIES = ("body", "bones", "body_motion", "bones_motion")
-"""What is made from skeletons alone, of one shape."""
+"""Modalities made from skeletons only, all of the same shape."""
 
 
 @dataclass(frozen=True)
 class SkeletonPreprocessing:
-    """How joints are made independent of where a person stands, faces and how tall they are."""
+    """Normalization of position, orientation and size."""
 
     center: str = setting(
         "spine_base", "joint whose mean over the window becomes the origin", choices=("spine_base", "palm", "none")
     )
-    align: str = setting("yaw", "turn about the vertical until the person faces the camera", choices=("yaw", "none"))
+    align: str = setting("yaw", "rotate about the vertical to face the camera", choices=("yaw", "none"))
     scale: str = setting(
         "torso",
-        "unit of length: the median torso, a hand's median length from wrist to middle finger, or the metre",
+        "unit of length: the median torso, a hand's median length from wrist to middle finger, or the meter",
         choices=("torso", "hand", "none"),
     )
     root_bone: str = setting(
         "zero",
-        "the root has no bone: zero, or its place from the origin, without which bones do not tell where a hand goes",
+        "bone of the root: zero, or its position relative to the origin, which keeps the motion of a hand",
         choices=("zero", "origin"),
     )
     placing: str = setting(
         "window",
-        "what center, turn and scale of a frame are taken from: all frames, or, as a stream has it, those up to it",
+        "frames that define a frame's center, rotation and scale: all of the window, or those up to it as in a stream",
         choices=("window", "running"),
     )
 
 
-OF_A_HAND = {"center": "palm", "align": "none", "scale": "hand", "root_bone": "origin"}
-"""Fields of `SkeletonPreprocessing` for a hand, which has no spine to center on, no torso, and goes somewhere."""
+HAND_PREPROCESSING = {"center": "palm", "align": "none", "scale": "hand", "root_bone": "origin"}
+"""Fields of `SkeletonPreprocessing` for a hand, which has no spine and no torso."""
 
 
 def normalize(bodies: np.ndarray, options: SkeletonPreprocessing, layout: str = "kinect_v2_25") -> np.ndarray:
-    """Moves, turns and scales a clip by its first body, and seats missing joints on their parents.
+    """Normalize a clip by its first body, and move missing joints to their parents.
 
     Args:
-        bodies: [M, T, V, 3] metres in the optical frame, NaN for missing.
-        options: Which of the steps to take.
+        bodies: [M, T, V, 3] m in the optical frame, NaN for missing.
+        options: Normalization steps.
         layout: Layout of V, with the Kinect's joint names.
 
     Returns:
@@ -68,12 +68,12 @@ def normalize(bodies: np.ndarray, options: SkeletonPreprocessing, layout: str = 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a person is, which way they face and how tall they are.
+    """Position, orientation and size of a person.
 
     Attributes:
-        origin: [3] metres.
-        turn: [3, 3], lays their right-to-left axis along +x.
-        unit: Metres that count as 1.
+        origin: [3] m.
+        turn: Rotation [3, 3] of the right-to-left axis to +x.
+        unit: Unit of length, m.
     """
 
     origin: np.ndarray
@@ -81,12 +81,12 @@ class Placement:
     unit: float
 
     def apply(self, bodies: np.ndarray, layout: str) -> np.ndarray:
-        """Joints [..., V, 3] seen from there, missing ones seated on their parents."""
-        return seat_missing(((bodies - self.origin) @ self.turn.T) / np.float32(self.unit), layout)
+        """Normalize joints [..., V, 3]; missing ones are moved to their parents."""
+        return fill_missing(((bodies - self.origin) @ self.turn.T) / np.float32(self.unit), layout)
 
 
 def placement(body: np.ndarray, options: SkeletonPreprocessing, layout: str = "kinect_v2_25") -> Placement:
-    """The placement that `options` ask for of one body's frames [T, V, 3]."""
+    """Return the placement of one body's frames [T, V, 3]."""
     index = layouts.get(layout).index
     origin, turn, unit = np.zeros(3, dtype=np.float32), np.eye(3, dtype=np.float32), 1.0
     if options.center != "none":
@@ -101,7 +101,7 @@ def placement(body: np.ndarray, options: SkeletonPreprocessing, layout: str = "k
 
 
 def _mean(values: np.ndarray, fallback: np.ndarray) -> np.ndarray:
-    """Mean [3] of what is present in values [T, 3], else of all present joints, else zero."""
+    """Return the mean [3] of the valid values [T, 3], or else of all valid joints, or else zero."""
     for candidate in (values, fallback.reshape(-1, 3)):
         present = candidate[~np.isnan(candidate).any(axis=-1)]
         if len(present):
@@ -110,7 +110,7 @@ def _mean(values: np.ndarray, fallback: np.ndarray) -> np.ndarray:
 
 
 def _facing_rotation(body: np.ndarray, index: dict[str, int]) -> np.ndarray:
-    """The 3×3 turn about y that lays the mean right-to-left axis of shoulders and hips along +x (facing the camera)."""
+    """Return the rotation about y of the mean right-to-left axis of shoulders and hips to +x (facing the camera)."""
     across = np.zeros(3, dtype=np.float32)
     for part in ("shoulder", "hip"):
         side = body[:, index[f"{part}_left"]] - body[:, index[f"{part}_right"]]
@@ -118,28 +118,28 @@ def _facing_rotation(body: np.ndarray, index: dict[str, int]) -> np.ndarray:
         across += side.mean(axis=0) if len(side) else 0.0
     x, z = float(across[0]), float(across[2])
     length = float(np.hypot(x, z))
-    if length < 0.02:  # seen exactly from the side or not at all: no direction to trust
+    if length < 0.02:  # from the side or not visible: no reliable direction
         return np.eye(3, dtype=np.float32)
     c, s = x / length, z / length
     return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]], dtype=np.float32)
 
 
 def _length(body: np.ndarray, start: int, end: int, shortest: float, usual: float) -> float:
-    """Median distance in metres between two joints of [T, V, 3], `usual` where they are never seen far enough apart."""
+    """Return the median distance (m) between two joints of [T, V, 3] above `shortest`; `usual` if there is none."""
     length = np.linalg.norm(body[:, end] - body[:, start], axis=-1)
     length = length[np.isfinite(length) & (length > shortest)]
     return float(np.median(length)) if len(length) else usual
 
 
-def seat_missing(bodies: np.ndarray, layout: str) -> np.ndarray:
-    """Puts each missing joint of [..., V, 3] on its parent (its bone is then zero) and a missing root at the origin."""
+def fill_missing(bodies: np.ndarray, layout: str) -> np.ndarray:
+    """Move each missing joint of [..., V, 3] to its parent (a zero bone) and a missing root to the origin."""
     filled = bodies.copy()
     if not np.isnan(filled).any():
         return filled
     for v in _root_first(layout):
         parent = layouts.get(layout).parents[v]
-        lost = np.isnan(filled[..., v, :]).any(axis=-1)
-        filled[lost, v] = 0.0 if parent == v else filled[lost, parent]
+        missing = np.isnan(filled[..., v, :]).any(axis=-1)
+        filled[missing, v] = 0.0 if parent == v else filled[missing, parent]
     return filled
 
 
@@ -153,7 +153,7 @@ def _root_first(layout: str) -> list[int]:
 
 
 def bones(joints: np.ndarray, layout: str = "kinect_v2_25", root_bone: str = "zero") -> np.ndarray:
-    """Bone vectors of joints [..., V, 3]: target minus source (DeepActsNet); the root's as `root_bone` says."""
+    """Return the bones of joints [..., V, 3]: target minus source (DeepActsNet); see `root_bone` for the root."""
     parents = layouts.get(layout).parents
     vectors = joints - joints[..., list(parents), :]
     if root_bone == "origin":
@@ -163,21 +163,21 @@ def bones(joints: np.ndarray, layout: str = "kinect_v2_25", root_bone: str = "ze
 
 
 def stack(joints: np.ndarray, modality: str, layout: str = "kinect_v2_25", root_bone: str = "zero") -> np.ndarray:
-    """Network input [M, 3, T, V] of normalized joints [M, T, V, 3]; `modality` is one of `MODALITIES`.
+    """Return the input [M, 3, T, V] for normalized joints [M, T, V, 3]; `modality` is one of `MODALITIES`.
 
     Raises:
         InputError: Another modality.
     """
     if modality not in MODALITIES:
-        raise InputError(f"modality '{modality}' is not made from skeletons alone; known here: {', '.join(MODALITIES)}")
+        raise InputError(f"modality '{modality}' is not made from skeletons only; known: {', '.join(MODALITIES)}")
     values = bones(joints, layout, root_bone) if modality.startswith("bones") else joints
     if modality.endswith("_motion"):
-        values = steps(values)
+        values = frame_differences(values)
     return np.ascontiguousarray(values.transpose(0, 3, 1, 2), dtype=np.float32)  # (M, C, T, V)
 
 
-def steps(values: np.ndarray) -> np.ndarray:
-    """What each frame of [M, T, V, 3] has moved since the one before; zero of the first."""
+def frame_differences(values: np.ndarray) -> np.ndarray:
+    """Return the difference of each frame of [M, T, V, 3] to the previous one; zero for the first."""
     return np.diff(values, axis=1, prepend=values[:, :1])
 
 
@@ -189,7 +189,7 @@ class BodyFeature(Feature):
     modality = "body"
 
     def make(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
-        """From "bodies"; fewer than M are padded as absent."""
+        """Compute the input from "bodies"; fewer than M are padded as absent."""
         joints = normalized(clip, spec, memo)
         return stack(joints, self.modality, spec.layout, self.options(spec).root_bone)
 
@@ -201,25 +201,25 @@ class BonesFeature(BodyFeature):
 
 
 class BodyMotionFeature(BodyFeature):
-    """Each normalized joint's way since the frame before, (M, 3, T, V); the literature's "joint motion"."""
+    """Difference of each normalized joint to the previous frame, (M, 3, T, V): "joint motion" in the literature."""
 
     modality = "body_motion"
 
 
 class BonesMotionFeature(BodyFeature):
-    """Each bone's change since the frame before, (M, 3, T, V); the literature's "bone motion"."""
+    """Difference of each bone to the previous frame, (M, 3, T, V): "bone motion" in the literature."""
 
     modality = "bones_motion"
 
 
 class PoseFeature(Feature):
-    """Normalized joints of the body that the clip is about, (3, t_p, J): t_p frames evenly spaced over the clip's T."""
+    """Normalized joints of the clip's body, (3, t_p, J): t_p frames evenly spaced over the clip's T."""
 
     config_class = SkeletonPreprocessing
     streams: ClassVar = {"bodies": True}
 
     def make(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
-        """From "bodies"."""
+        """Compute the input from "bodies"."""
         _, frames, joints = spec.shape
         bodies = _bodies(clip, spec)
         if bodies.shape[2:] != (joints, 3) or bodies.shape[1] < frames:
@@ -227,44 +227,44 @@ class PoseFeature(Feature):
                 f"bodies are {list(bodies.shape)} [M, T, V, 3] but input '{spec.name}' takes at least {frames} frames "
                 f"× {joints} joints ({spec.layout})"
             )
-        # The last frame is always among them, as in `actrec.skeleton.windows.sample_stamps`.
+        # The last frame is always included, as in `actrec.skeleton.windows.sample_stamps`.
         kept = np.round(np.arange(1, frames + 1) * bodies.shape[1] / frames).astype(int) - 1
         whole = normalize(bodies[:1], self.options(spec), spec.layout)[0]
         return np.ascontiguousarray(whole[kept].transpose(2, 0, 1), dtype=np.float32)  # (C, t_p, J)
 
 
 def normalized(clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
-    """[M, T, V, 3] joints of a clip, normalized as the spec's `preprocessing` says; made once a clip.
+    """Return the joints [M, T, V, 3] of a clip, normalized by the spec's `preprocessing`; computed once per clip.
 
     Args:
-        clip: Holds "bodies" [M, T, V, 3] metres; fewer than M are padded as absent.
+        clip: Has "bodies" [M, T, V, 3] m; fewer than M are padded as absent.
         spec: Shape (M, 3, T, V).
-        memo: As `Feature.make` has it.
+        memo: As for `Feature.make`.
 
     Raises:
-        InputError: Shapes disagree, both are named.
+        InputError: Shapes disagree.
     """
     key = ("normalized", spec.layout, spec.shape, tuple(sorted(spec.preprocessing.items())))
     if key not in memo:
         options = config.build(SkeletonPreprocessing, spec.preprocessing)
-        memo[key] = normalize(fitted(_bodies(clip, spec), spec), options, spec.layout)
+        memo[key] = normalize(pad_bodies(_bodies(clip, spec), spec), options, spec.layout)
     return memo[key]
 
 
 def _bodies(clip: Clip, spec: InputSpec) -> np.ndarray:
     if "bodies" not in clip:
-        raise absent(spec, "bodies", clip)
+        raise missing_key_error(spec, "bodies", clip)
     bodies = np.asarray(clip["bodies"])
     if bodies.ndim != 4:
         raise InputError(f"bodies are {list(bodies.shape)}, expected [M, T, V, 3] for input '{spec.name}'")
     return bodies
 
 
-def fitted(bodies: np.ndarray, spec: InputSpec) -> np.ndarray:
-    """[M, T, V, 3] metres as an input (M, 3, T, V) takes them: fewer bodies than M are padded with NaN, as absent.
+def pad_bodies(bodies: np.ndarray, spec: InputSpec) -> np.ndarray:
+    """Pad bodies to the M of an input (M, 3, T, V) with NaN, as absent.
 
     Raises:
-        InputError: Shapes disagree, both are named.
+        InputError: Shapes disagree.
     """
     count, _, frames, joints = spec.shape
     wanted = f"input '{spec.name}' takes up to {count} bodies of {frames} frames × {joints} joints ({spec.layout})"

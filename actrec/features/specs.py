@@ -1,4 +1,4 @@
-"""What a network takes: its time window and its input tensors."""
+"""Declaration of a network's time window and input tensors."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,14 +8,14 @@ COMBINE = ("mean", "logits", "max")
 
 @dataclass(frozen=True)
 class WindowSpec:
-    """The stretch of time that a label is about: `seconds` long, resampled to `frames`.
+    """Time window of a prediction: `seconds` long, resampled to `frames`.
 
     Attributes:
         seconds, frames: Length, and number of samples.
-        clip: T, frames that the network takes at once; 0 for all of them.
-        stride: Frames from the start of one clip to that of the next; 0 where one clip is the window.
-        combine: How the clips' scores become the window's: "mean" of their probabilities, mean of their "logits", or
-            "max" of their probabilities (scaled to sum to 1 again).
+        clip: T, frames per network input; 0 for all of them.
+        stride: Frames from the start of one clip to the next; 0 for a single clip.
+        combine: Combination of the clips' scores: "mean" of the probabilities, mean of the "logits", or "max" of the
+            probabilities (renormalized).
     """
 
     seconds: float
@@ -26,12 +26,12 @@ class WindowSpec:
 
     @property
     def clip_frames(self) -> int:
-        """T, frames that the network takes at once."""
+        """Return T, the frames per network input."""
         return self.clip or self.frames
 
     @property
     def starts(self) -> tuple[int, ...]:
-        """First frame of each clip. The last clip ends with the window."""
+        """Return the first frame of each clip. The last clip ends with the window."""
         length = self.clip_frames
         return tuple(range((self.frames - length) % (self.stride or 1), self.frames - length + 1, self.stride or 1))
 
@@ -41,12 +41,12 @@ class InputSpec:
     """One input tensor of a network.
 
     Attributes:
-        name: The ONNX graph's input.
-        modality: What it is made of ("body", "bones", …), as `actrec.features` knows it.
+        name: Name of the ONNX graph's input.
+        modality: Name of a feature in `actrec.features`: "body", "bones", …
         layout: Joint layout, or the axes of an image, e.g. "kinect_v2_25".
         shape: Without the batch axis.
-        unit: SI unit of its values before normalizing, "" for none.
-        preprocessing: Options of the feature that makes it.
+        unit: SI unit of the values before normalization, "" for none.
+        preprocessing: Options of the feature.
     """
 
     name: str

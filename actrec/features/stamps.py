@@ -1,4 +1,4 @@
-"""Deep Action Stamps: joints over time as pictures for convolutional networks (DeepActsNet, Eq. 1 and Fig. 2)."""
+"""Deep Action Stamps: joints over time as images for convolutional networks (DeepActsNet, Eq. 1 and Fig. 2)."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -27,47 +27,47 @@ from actrec.utils.errors import ConfigError, InputError
 
 @dataclass(frozen=True)
 class _Extrema:
-    """What Eq. 1 needs to know. The defaults hold what joints in torso lengths reach in everyday actions."""
+    """Parameters of Eq. 1. The defaults cover joints in torso lengths in everyday actions."""
 
-    minimum: float = setting(-4.0, "c_min of Eq. 1: the least coordinate of the training data")
-    maximum: float = setting(4.0, "c_max of Eq. 1: the greatest coordinate of the training data")
-    frames: int = setting(60, "T, frames of the clip that becomes W columns", range=(1, 1000))
+    minimum: float = setting(-4.0, "c_min of Eq. 1: the minimum of the training data")
+    maximum: float = setting(4.0, "c_max of Eq. 1: the maximum of the training data")
+    frames: int = setting(60, "T, frames of the clip, resized to W columns", range=(1, 1000))
 
 
 @dataclass(frozen=True)
 class BodyStampPreprocessing(_Extrema, SkeletonPreprocessing):
-    """Of the normalized joints."""
+    """Preprocessing of normalized joints."""
 
 
 @dataclass(frozen=True)
 class BonesStampPreprocessing(_Extrema, SkeletonPreprocessing):
-    """Of the bones; no bone is longer than about a torso."""
+    """Preprocessing of bones; no bone is longer than about a torso."""
 
-    minimum: float = setting(-1.5, "c_min of Eq. 1: the least coordinate of the training data")
-    maximum: float = setting(1.5, "c_max of Eq. 1: the greatest coordinate of the training data")
+    minimum: float = setting(-1.5, "c_min of Eq. 1: the minimum of the training data")
+    maximum: float = setting(1.5, "c_max of Eq. 1: the maximum of the training data")
 
 
 @dataclass(frozen=True)
 class KeypointStampPreprocessing(_Extrema, KeypointPreprocessing):
-    """Of hands and face."""
+    """Preprocessing of hands and face."""
 
 
 @dataclass(frozen=True)
 class MotionStampPreprocessing(_Extrema, MotionPreprocessing):
-    """Of the optical flow, torso lengths a second."""
+    """Preprocessing of optical flow, in torso lengths per second."""
 
-    minimum: float = setting(-8.0, "c_min of Eq. 1: the least coordinate of the training data")
-    maximum: float = setting(8.0, "c_max of Eq. 1: the greatest coordinate of the training data")
+    minimum: float = setting(-8.0, "c_min of Eq. 1: the minimum of the training data")
+    maximum: float = setting(8.0, "c_max of Eq. 1: the maximum of the training data")
 
 
 def normalize(values: np.ndarray, minimum: float, maximum: float) -> np.ndarray:
-    """Eq. 1: d = 255 × (p − c_min) / (c_max − c_min); what lies beyond the stored extrema is clipped to 0…255."""
+    """Apply Eq. 1, d = 255 × (p − c_min) / (c_max − c_min), clipped to 0…255."""
     d = 255.0 * (values - minimum) / (maximum - minimum)
     return np.clip(d, 0.0, 255.0).astype(np.float32)
 
 
 def stamp(values: np.ndarray, minimum: float, maximum: float, size: int) -> np.ndarray:
-    """The Deep Action Stamp of one body.
+    """Return the Deep Action Stamp of one body.
 
     Args:
         values: [3, T, V] coordinates.
@@ -77,29 +77,29 @@ def stamp(values: np.ndarray, minimum: float, maximum: float, size: int) -> np.n
     Returns:
         (3, size, size) float32 in 0…255: time along the width, joints along the height.
     """
-    picture = normalize(values, minimum, maximum).transpose(2, 1, 0)  # (H = V, W = T, C)
-    resized = cv2.resize(picture, (size, size), interpolation=cv2.INTER_LINEAR)
+    image = normalize(values, minimum, maximum).transpose(2, 1, 0)  # (H = V, W = T, C)
+    resized = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
     return np.ascontiguousarray(resized.transpose(2, 0, 1))  # (C, H, W)
 
 
 class Stamp(Feature):
-    """Stamps of M bodies, (M, 3, size, size) in 0…255. All zero where the stream, or the body's share, is absent.
+    """Stamps of M bodies, (M, 3, size, size) in 0…255; zero for an absent stream or body.
 
     Attributes:
-        source: Makes the coordinates.
-        source_config: The part of the preprocessing that is the source's.
+        source: Feature of the coordinates.
+        source_config: Preprocessing of the source.
     """
 
     source: ClassVar[type[Feature]]
     source_config: ClassVar[type]
 
     def make(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
-        """As the base says."""
+        """Compute the stamps."""
         options = self.options(spec)
         if not options.minimum < options.maximum:
             raise ConfigError(
                 f"input '{spec.name}': minimum is {options.minimum:g}, maximum {options.maximum:g}; "
-                "Eq. 1 needs the lesser one first"
+                "minimum must be below maximum (Eq. 1)"
             )
         _, channels, height, width = spec.shape
         if channels != 3 or height != width:
@@ -111,7 +111,7 @@ class Stamp(Feature):
         return made
 
     def coordinates(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
-        """What Eq. 1 maps, (M, 3, T, V): the input that the graph network takes of the same clip."""
+        """Return the coordinates for Eq. 1, (M, 3, T, V), as in the graph network's input."""
         made: np.ndarray = self.source().make(clip, self._source_spec(spec), memo)
         return made
 
@@ -124,7 +124,7 @@ class Stamp(Feature):
 
 
 class BodyStamp(Stamp):
-    """Of the normalized 3D joints."""
+    """Stamp of the normalized 3D joints."""
 
     streams: ClassVar = BodyFeature.streams
     config_class = BodyStampPreprocessing
@@ -132,7 +132,7 @@ class BodyStamp(Stamp):
 
 
 class BonesStamp(Stamp):
-    """Of the bones."""
+    """Stamp of the bones."""
 
     streams: ClassVar = BonesFeature.streams
     config_class = BonesStampPreprocessing
@@ -140,7 +140,7 @@ class BonesStamp(Stamp):
 
 
 class HandsStamp(Stamp):
-    """Of both hands' 2D joints."""
+    """Stamp of both hands' 2D joints."""
 
     streams: ClassVar = HandsFeature.streams
     config_class = KeypointStampPreprocessing
@@ -148,7 +148,7 @@ class HandsStamp(Stamp):
 
 
 class FaceStamp(Stamp):
-    """Of the face's 2D landmarks."""
+    """Stamp of the face's 2D landmarks."""
 
     streams: ClassVar = FaceFeature.streams
     config_class = KeypointStampPreprocessing
@@ -156,7 +156,7 @@ class FaceStamp(Stamp):
 
 
 class MotionStamp(Stamp):
-    """Of the optical flow at the joints."""
+    """Stamp of the optical flow at the joints."""
 
     streams: ClassVar = MotionFeature.streams
     config_class = MotionStampPreprocessing
@@ -173,14 +173,14 @@ STAMPS: dict[str, type[Stamp]] = {
 
 
 def extrema(clips: Iterable[Clip], specs: Iterable[InputSpec]) -> dict[str, list[float]]:
-    """c_min and c_max of Eq. 1 over a dataset, as the option `extrema` of the DeepActs networks takes them.
+    """Compute c_min and c_max of Eq. 1 over a dataset, for the option `extrema` of the DeepActs networks.
 
     Args:
-        clips: Those of the training part.
-        specs: Inputs of the network; those that are no stamps are passed over.
+        clips: The training clips.
+        specs: Inputs of the network; inputs other than stamps are ignored.
 
     Returns:
-        Modality ("body", "hands", …) to [minimum, maximum] of all its coordinates. One that no clip shows is left out.
+        Modality ("body", "hands", …) to [minimum, maximum]; modalities without data are omitted.
     """
     wanted = [spec for spec in specs if spec.modality in STAMPS]
     found: dict[str, list[float]] = {}

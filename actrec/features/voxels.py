@@ -1,13 +1,11 @@
-"""Joints as points in a space of voxels (SEM-Net and SPA-Net, Shi et al., Eq. 8), the inputs of SPA-Net.
+"""Joints as points in a voxel grid (SEM-Net and SPA-Net, Shi et al., Eq. 8), with neighbor tables for Eqs. 9 and 10.
 
-Who is whose neighbor in a space of voxels: the tables that turn Eq. 9 and 10 of SEM-Net and SPA-Net into gathers.
-
-Points are the joints of a clip, one slot each: slot (m·T + t)·V + v of body m, frame t, joint v. Rows of a table count
-from 1, row 0 stands for "nothing" and reads as zeros. Joints in one voxel are one point (MinkowskiEngine's rule): the
-first of them in the order of bodies and joints bears its features, the others are as absent.
+Points are the joints of a clip, one slot each: slot (m·T + t)·V + v of body m, frame t, joint v. Table rows count from
+1; row 0 is empty and reads as zeros. Joints in one voxel are one point, as in MinkowskiEngine: the first of them in the
+order of bodies and joints has the features, the others are absent.
 
 The sparse convolution is a grouped matrix product. Pairs (i, j) of neighbors are sorted by their relative position
-R(i) − R(j); those of one position fill tiles of B pairs, so that a tile shares one weight matrix.
+R(i) − R(j); pairs of one position fill tiles of B pairs, and a tile shares one weight matrix.
 """
 
 from collections.abc import Callable
@@ -17,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from actrec.features.base import Feature, absent
+from actrec.features.base import Feature, missing_key_error
 from actrec.features.skeleton import SkeletonPreprocessing, normalize
 from actrec.features.specs import InputSpec
 from actrec.skeleton import layouts
@@ -28,15 +26,15 @@ from actrec.utils.jit import kernel as compiled
 
 
 class Tables(NamedTuple):
-    """The neighborhoods of one level, P = M·T·V slots.
+    """Neighborhoods of one level, P = M·T·V slots.
 
     Attributes:
-        tiles: [Q, 1 + B]: the index of the relative position in the kernel, then the rows of F_in that it multiplies.
-        sums: [P, J]: the products that each point adds up, counted from 1 over the tiles' Q·B; 0 for none.
+        tiles: [Q, 1 + B]: index of the relative position in the kernel, then the rows of F_in to multiply.
+        sums: [P, J]: products to sum for each point, counted from 1 over the tiles' Q·B; 0 for none.
         times: [P, 2·D]: rows in the same voxel d frames earlier and later, for each dilation d; 0 for none.
-        cells: [P, 8]: rows of the level below that lie in the point's voxel, the first repeated; all 0 for no point.
-        pairs: Neighboring pairs that were found.
-        dropped: How many of them found no room, the farthest ones.
+        cells: [P, 8]: rows of the finer level in the point's voxel, padded by repetition; all 0 for no point.
+        pairs: Number of neighboring pairs.
+        dropped: Number of pairs beyond the capacity; the farthest are dropped.
     """
 
     tiles: np.ndarray
@@ -49,9 +47,9 @@ class Tables(NamedTuple):
 
 @lru_cache(maxsize=16)
 def offsets(kernel: int, temporal: int) -> np.ndarray:
-    """The relative positions R(i) − R(j) = (x, y, z, t) of a kernel, [k³·k_t, 4] int64, in lexicographic order.
+    """Return the relative positions R(i) − R(j) = (x, y, z, t) of a kernel, [k³·k_t, 4] int64, lexicographic.
 
-    An odd kernel is centered. Of an even one R(j) − R(i) runs from −(k/2 − 1) to k/2, as "same" convolutions have it.
+    An odd kernel is centered. For an even one R(j) − R(i) runs from −(k/2 − 1) to k/2, as in "same" convolutions.
     """
     space = np.arange(-(kernel // 2), (kernel + 1) // 2)
     time = np.arange(-(temporal // 2), (temporal + 1) // 2)
@@ -60,7 +58,7 @@ def offsets(kernel: int, temporal: int) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def _ranks(kernel: int, temporal: int) -> tuple[np.ndarray, np.ndarray]:
-    """(rank of each offset, offset of each rank), nearest first; the center comes first and is no pair."""
+    """Return the rank of each offset and the offset of each rank, nearest first; the center is first and no pair."""
     order = np.argsort((offsets(kernel, temporal) ** 2).sum(axis=1), kind="stable")
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
@@ -75,14 +73,14 @@ def build(
     dilations: tuple[int, ...],
     capacity: tuple[int, int, int],
 ) -> Tables:
-    """The tables of one level.
+    """Build the tables of one level.
 
     Args:
-        coordinates: [M, T, V, 3] int32 voxels of level 0, −1 where there is no joint.
+        coordinates: [M, T, V, 3] int32 voxels of level 0, −1 for no joint.
         level: Voxels of this level are 2^level wide.
         kernel, temporal: k in space and in time (1: within a frame).
         dilations: Of the temporal convolution.
-        capacity: (Q, B, J). Pairs are placed nearest first; what does not fit is dropped and counted.
+        capacity: (Q, B, J). Pairs are placed nearest first; pairs beyond the capacity are dropped and counted.
     """
     bodies, frames, joints, _ = coordinates.shape
     fine = by_frame(coordinates >> max(level - 1, 0))
@@ -102,7 +100,7 @@ def build(
 
 
 def by_frame(values: np.ndarray) -> np.ndarray:
-    """[M, T, V, …] to [T, M·V, …]."""
+    """Convert [M, T, V, …] to [T, M·V, …]."""
     _, frames, _, size = values.shape
     return np.ascontiguousarray(values.transpose(1, 0, 2, 3).reshape(frames, -1, size))
 
@@ -114,7 +112,7 @@ def _same(a, b):  # type: ignore[no-untyped-def]
 
 @compiled
 def owners(cells):  # type: ignore[no-untyped-def]
-    """[T, U]: the first joint in each joint's voxel, −1 where there is none."""
+    """Return the first joint in each joint's voxel [T, U], −1 for no joint."""
     frames, count, _ = cells.shape
     owner = np.full((frames, count), -1, np.int64)
     for t in range(frames):
@@ -131,7 +129,7 @@ def owners(cells):  # type: ignore[no-untyped-def]
 
 @compiled
 def _scan(cells, owner, rows, kernel, temporal, rank, place, pairs):  # type: ignore[no-untyped-def]
-    """Goes through all pairs (i, j) in a kernel; `place[rank]` counts them, or says where in `pairs` they go."""
+    """Iterate over all pairs (i, j) in a kernel; `place[rank]` counts them, or is their position in `pairs`."""
     frames, count, _ = cells.shape
     low, high = -(kernel // 2), (kernel + 1) // 2 - 1
     for t in range(frames):
@@ -159,7 +157,7 @@ def _scan(cells, owner, rows, kernel, temporal, rank, place, pairs):  # type: ig
 
 @compiled
 def _place(pairs, starts, order, points, tile_count, tile_size, addends):  # type: ignore[no-untyped-def]
-    """Fills tiles and sums from pairs sorted by rank: (tiles [Q, 1 + B], sums [P, J], number of pairs left over)."""
+    """Fill tiles [Q, 1 + B] and sums [P, J] from pairs sorted by rank; return them and the number of dropped pairs."""
     tiles = np.zeros((tile_count, 1 + tile_size), np.float32)
     sums = np.zeros((points, addends), np.float32)
     used = np.zeros(points, np.int64)
@@ -204,7 +202,7 @@ def _same_voxel(cells, owner, rows, dilations):  # type: ignore[no-untyped-def]
 
 @compiled
 def _children(cells, owner, fine, fine_owner, rows):  # type: ignore[no-untyped-def]
-    """[P, 8]; on level 0, where `fine` is `cells`, a point's one child is itself."""
+    """Return the children [P, 8]; on level 0, `fine` is `cells` and each point is its own child."""
     frames, count, _ = cells.shape
     children = np.zeros((rows.size, 8), np.float32)
     for t in range(frames):
@@ -221,29 +219,29 @@ def _children(cells, owner, fine, fine_owner, rows):  # type: ignore[no-untyped-
 
 
 MIN_EXTENT = {"kinect_v2_25": 1.5, "hand_22": 0.15}
-"""Metres that the space spans at least: a clip of a few joints that stand still is not blown up to fill it."""
+"""Minimum extent of the space (m), so that a few still joints are not scaled up to fill it."""
 
 
 @dataclass(frozen=True)
 class VoxelPreprocessing:
-    """The space and the neighborhoods in it. The inputs of one network share these."""
+    """Voxel grid and neighborhoods, common to all inputs of a network."""
 
     bodies: int = setting(2, "M, bodies that share the space", range=(1, 8))
     frames: int = setting(64, "T, frames of a clip", range=(1, 1000))
     space: int = setting(64, "s, voxels along each side of the space", range=(8, 256))
     kernel: int = setting(5, "k, voxels along each side of the convolution", range=(1, 9))
-    temporal: int = setting(1, "frames that the convolution spans; 1 for within a frame (3D)", range=(1, 9))
-    dilations: tuple[int, ...] = setting((1, 3, 5, 7), "of the temporal convolution, frames")
-    align: str = setting("yaw", "turn about the vertical until the person faces the camera", choices=("yaw", "none"))
+    temporal: int = setting(1, "frames spanned by the convolution; 1 for a single frame (3D)", range=(1, 9))
+    dilations: tuple[int, ...] = setting((1, 3, 5, 7), "dilations of the temporal convolution, frames")
+    align: str = setting("yaw", "rotate about the vertical to face the camera", choices=("yaw", "none"))
     merge: str = setting(
         "sum",
-        "features of joints in one voxel: the sum, as Eq. 9 adds them up, or the first's",
+        "features of joints in one voxel: their sum (Eq. 9), or the first joint's",
         choices=("sum", "first"),
     )
-    positions: bool = setting(False, "beside the one-hot joints, where and when each point is (`positions`)")
+    positions: bool = setting(False, "append position and time of each point to the one-hot joints (`positions`)")
     tile: int = setting(16, "B, pairs of a tile", range=(1, 256))
-    tiles: tuple[int, ...] = setting((312, 812, 1112, 1362), "Q, tiles that each level has room for")
-    addends: tuple[int, ...] = setting((12, 24, 28, 32), "J, neighbors of a point that each level has room for")
+    tiles: tuple[int, ...] = setting((312, 812, 1112, 1362), "Q, capacity in tiles of each level")
+    addends: tuple[int, ...] = setting((12, 24, 28, 32), "J, maximum neighbors of a point of each level")
 
 
 POSITIONS = 7
@@ -251,13 +249,13 @@ POSITIONS = 7
 
 
 def scaled(bodies: np.ndarray, options: VoxelPreprocessing, layout: str) -> np.ndarray:
-    """Joints in units of voxels, before they are floored.
+    """Scale joints to units of voxels, without rounding.
 
-    One cube a clip: centered on the box around all joints that are present, as wide as the box's longest side (at least
-    `MIN_EXTENT`), so that shapes keep their proportions.
+    The space of a clip is a cube around the bounding box of all valid joints, as wide as its longest side (at least
+    `MIN_EXTENT`), which keeps proportions.
 
     Args:
-        bodies: [M, T, V, 3] metres in the optical frame, NaN for missing.
+        bodies: [M, T, V, 3] m in the optical frame, NaN for missing.
         options: Space size and alignment.
         layout: Layout of V.
 
@@ -279,10 +277,10 @@ def scaled(bodies: np.ndarray, options: VoxelPreprocessing, layout: str) -> np.n
 
 
 def coordinates(places: np.ndarray, space: int) -> np.ndarray:
-    """The matrix R of Eq. 8 without its t, which is the second axis.
+    """Return the matrix R of Eq. 8 without t, which is the second axis.
 
     Args:
-        places: [M, T, V, 3] as `scaled` makes them.
+        places: [M, T, V, 3] from `scaled`.
         space: s.
 
     Returns:
@@ -298,16 +296,16 @@ def _aligned(bodies: np.ndarray, options: VoxelPreprocessing, layout: str) -> np
     if options.align == "none":
         return bodies.astype(np.float32)
     if not {"shoulder_left", "shoulder_right", "hip_left", "hip_right"} <= set(layouts.get(layout).joints):
-        raise ConfigError(f"layout '{layout}' has no shoulders and hips to face by: set align to none")
+        raise ConfigError(f"layout '{layout}' has no shoulders and hips: set align to none")
     return normalize(bodies, SkeletonPreprocessing("none", "yaw", "none"), layout)
 
 
 def features(voxels: np.ndarray, merge: str) -> np.ndarray:
-    """The matrix F of Eq. 8: one-hot joints, [M, T, V, V] float32.
+    """Return the matrix F of Eq. 8: one-hot joints, [M, T, V, V] float32.
 
     Args:
-        voxels: [M, T, V, 3] as `coordinates` makes them.
-        merge: "sum" or "first": of joints that share a voxel, the first bears the sum of all, or its own alone.
+        voxels: [M, T, V, 3] from `coordinates`.
+        merge: "sum" or "first": the first joint of a voxel gets the sum of all joints in it, or only its own feature.
     """
     bodies, frames, joints, _ = voxels.shape
     owner = owners(by_frame(voxels))  # [T, U]
@@ -318,15 +316,15 @@ def features(voxels: np.ndarray, merge: str) -> np.ndarray:
 
 
 def positions(places: np.ndarray, space: int, merge: str) -> np.ndarray:
-    """Where each point of Eq. 8 is, for what flooring takes away; not in the paper.
+    """Return the exact position of each point of Eq. 8, which rounding removes; not in the paper.
 
     Args:
-        places: [M, T, V, 3] as `scaled` makes them.
+        places: [M, T, V, 3] from `scaled`.
         space: s.
-        merge: As in `features`: the mean of the joints that share a voxel, or the first's.
+        merge: As in `features`: the mean of the joints in a voxel, or the first one.
 
     Returns:
-        [M, T, V, 7] float32, −1 to 1: place in the voxel, place in the space, time; zeros where there is no point.
+        [M, T, V, 7] float32, −1 to 1: position in the voxel, position in the space, time; zeros for no point.
     """
     bodies, frames, joints, _ = places.shape
     voxels = coordinates(places, space)
@@ -344,14 +342,14 @@ def positions(places: np.ndarray, space: int, merge: str) -> np.ndarray:
 
 
 class VoxelFeatures(Feature):
-    """F of Eq. 8, (M, T, V, V), or with `positions` beside it, (M, T, V, V + 7)."""
+    """F of Eq. 8, (M, T, V, V), or with `positions` appended, (M, T, V, V + 7)."""
 
     config_class = VoxelPreprocessing
     streams: ClassVar = {"bodies": True}
     part_of: ClassVar = "voxels"
 
     def make(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
-        """From "bodies"; fewer than M are padded as absent."""
+        """Compute the input from "bodies"; fewer than M are padded as absent."""
         options = self.options(spec)
         places = self._places(clip, spec, memo)
         made = features(coordinates(places, options.space), options.merge)
@@ -377,13 +375,13 @@ class VoxelFeatures(Feature):
 
 
 class VoxelTable(VoxelFeatures):
-    """One of the `Tables`, all levels of it; the base of the features below."""
+    """Base of the features with one table of all levels."""
 
     table: ClassVar[str]
     join: ClassVar[Callable[..., np.ndarray]] = staticmethod(np.stack)
 
     def make(self, clip: Clip, spec: InputSpec, memo: dict[Any, Any]) -> np.ndarray:
-        """From "bodies"; made once a clip for all tables."""
+        """Compute the table from "bodies", once per clip for all tables."""
         key = ("voxel tables", spec.layout, repr(sorted(spec.preprocessing.items())))
         if key not in memo:
             options = self.options(spec)
@@ -392,33 +390,33 @@ class VoxelTable(VoxelFeatures):
 
 
 class VoxelNeighbors(VoxelTable):
-    """Pairs of neighbors in tiles of one relative position, the levels one after the other: (ΣQ, 1 + B)."""
+    """Pairs of neighbors in tiles of one relative position, levels concatenated: (ΣQ, 1 + B)."""
 
     table = "tiles"
     join = staticmethod(np.concatenate)
 
 
 class VoxelSums(VoxelTable):
-    """The products that each point adds up in Eq. 9, the levels side by side: (P, ΣJ)."""
+    """Products that each point sums in Eq. 9, levels side by side: (P, ΣJ)."""
 
     table = "sums"
     join = staticmethod(np.hstack)
 
 
 class VoxelTimes(VoxelTable):
-    """The points in the same voxel at other times, (L, P, 2·D)."""
+    """Points in the same voxel at other times, (L, P, 2·D)."""
 
     table = "times"
 
 
 class VoxelCells(VoxelTable):
-    """The points of the level below that Eq. 10 pools, (L, P, 8); on level 0 the point itself."""
+    """Points of the finer level that Eq. 10 pools, (L, P, 8); on level 0 the point itself."""
 
     table = "cells"
 
 
 def tables(voxels: np.ndarray, options: VoxelPreprocessing) -> list[Tables]:
-    """The neighborhoods of every level of a clip's voxels [M, T, V, 3]."""
+    """Build the tables of all levels for a clip's voxels [M, T, V, 3]."""
     room = [(q, options.tile, j) for q, j in zip(options.tiles, options.addends, strict=True)]
     return [
         build(voxels, level, options.kernel, options.temporal, tuple(options.dilations), capacity)
@@ -427,9 +425,9 @@ def tables(voxels: np.ndarray, options: VoxelPreprocessing) -> list[Tables]:
 
 
 def _bodies(clip: Clip, spec: InputSpec, options: VoxelPreprocessing) -> np.ndarray:
-    """[M, T, V, 3] of the spec's size: T frames evenly spaced over the clip's; fewer bodies are padded as absent."""
+    """Return bodies [M, T, V, 3] of the spec's size: T evenly spaced frames; missing bodies are padded as absent."""
     if "bodies" not in clip:
-        raise absent(spec, "bodies", clip)
+        raise missing_key_error(spec, "bodies", clip)
     bodies = np.asarray(clip["bodies"], dtype=np.float32)
     count, frames, joints = options.bodies, options.frames, len(layouts.get(spec.layout))
     if bodies.ndim != 4 or bodies.shape[2:] != (joints, 3) or bodies.shape[1] < frames or bodies.shape[0] > count:
@@ -437,7 +435,7 @@ def _bodies(clip: Clip, spec: InputSpec, options: VoxelPreprocessing) -> np.ndar
             f"bodies are {list(bodies.shape)} [M, T, V, 3] but input '{spec.name}' takes up to {count} bodies of "
             f"at least {frames} frames × {joints} joints ({spec.layout})"
         )
-    # The last frame is always among them, as in `actrec.skeleton.windows.sample_stamps`.
+    # The last frame is always included, as in `actrec.skeleton.windows.sample_stamps`.
     bodies = bodies[:, np.round(np.arange(1, frames + 1) * bodies.shape[1] / frames).astype(int) - 1]
     padding = np.full((count - len(bodies), *bodies.shape[1:]), np.nan, dtype=np.float32)
     return np.concatenate([bodies, padding])

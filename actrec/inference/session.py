@@ -10,7 +10,7 @@ import numpy as np
 
 from actrec import features
 from actrec.features.base import FrameFeature
-from actrec.features.clips import each_clip, of_window
+from actrec.features.clips import each_clip, spans_window
 from actrec.features.example import example_clip
 from actrec.features.specs import InputSpec
 from actrec.inference.package import DESCRIPTION, NETWORK, ModelPackage
@@ -148,7 +148,7 @@ def body_layout(package: ModelPackage) -> str:
 
 def example(package: ModelPackage, spec: InputSpec) -> Clip:
     """A clip of which `spec` can be made: of the whole window where it shows that."""
-    frames = package.window.frames if of_window(spec) else package.window.clip_frames
+    frames = package.window.frames if spans_window(spec) else package.window.clip_frames
     clip = example_clip([spec], frames, package.bodies)
     layout = body_layout(package)
     if spec.layout != layout and "bodies" in clip and len(layouts.get(layout)) != clip["bodies"].shape[2]:

@@ -1,12 +1,8 @@
-"""The actions that a simulated actor performs, each a smooth function of time to a posture.
+"""Actions of the procedural actor, and their endless, reproducible sequence with pauses.
 
-Written for the right side; the left is the mirror image. Every action starts and ends at rest, standing or seated, so
-that any
-two can follow each other.
-
-Walking around: a closed path in front of the actor's place, on planned footprints, so that no foot slides.
-
-What an actor does when: an endless, repeatable sequence of actions with pauses between them.
+An action is a smooth function from time to posture, defined for the right side and mirrored for the left. It starts and
+ends at rest, standing or seated, so that any two can follow each other. Walking is a closed path on planned footprints,
+so that no foot slides.
 """
 
 from bisect import bisect_right
@@ -18,7 +14,7 @@ import numpy as np
 
 from actrec.simulation import posture as body
 from actrec.simulation.actor import ActorPose
-from actrec.simulation.posture import Curve, Physique, Restlessness, Style, ease, pose
+from actrec.simulation.posture import Curve, IdleMotion, Physique, Style, ease, pose
 from actrec.skeleton.layouts import KINECT_V2_25
 from actrec.utils.errors import ConfigError
 
@@ -30,19 +26,19 @@ _PERIOD = WALK_SECONDS / (_STEPS + 1)
 
 _TURN_SECONDS = 1.0
 
-_HALF_WIDTH, _HALF_DEPTH = 0.70, 0.38  # of the ellipse, metres
+_HALF_WIDTH, _HALF_DEPTH = 0.70, 0.38  # of the ellipse, m
 
 _SIGN = {"left": 1.0, "right": -1.0}
 
 
 def _body_at(time: float, size: float) -> tuple[float, float, float]:
-    """Where the body is: left and forward of its place in metres, and its heading, radians to the left."""
+    """Return the body's position left and forward of its place (m) and its heading (radians to the left)."""
     s = float(ease((time - 0.25) / (WALK_SECONDS - 0.5))) * 0.25 + 0.75 * float(
         np.clip((time - 0.45) / (WALK_SECONDS - 0.9), 0, 1)
     )
     around = 2 * np.pi * s
     x, z = size * _HALF_WIDTH * np.sin(around), size * _HALF_DEPTH * (1 - np.cos(around))
-    # Along the ellipse's tangent, which turns by 2π; from facing the camera at the start to facing it at the end.
+    # Along the ellipse's tangent, which turns by 2π; facing the camera at start and end.
     tangent = np.pi / 2 - around + np.arctan2(
         (_HALF_DEPTH - _HALF_WIDTH) * np.sin(around) * np.cos(around),
         _HALF_WIDTH * np.cos(around) ** 2 + _HALF_DEPTH * np.sin(around) ** 2,
@@ -53,7 +49,7 @@ def _body_at(time: float, size: float) -> tuple[float, float, float]:
 
 
 def _footprint(time: float, side: str, size: float) -> np.ndarray:
-    """[x, z, yaw] of a foot whose stance is centered on `time`, place frame."""
+    """Return [x, z, yaw] of a foot whose stance is centered on `time`, in the place frame."""
     x, z, yaw = _body_at(float(np.clip(time, 0.0, WALK_SECONDS)), size)
     at_rest = time <= 0 or time >= WALK_SECONDS
     apart = body.CHANNELS[f"foot_x_{side}"] if at_rest else 0.085
@@ -65,7 +61,7 @@ def _footprint(time: float, side: str, size: float) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _plan(side: str, size: float) -> tuple[tuple[float, ...], tuple[np.ndarray, ...]]:
-    """Start times of a foot's swings and the prints between them, one more than swings."""
+    """Return the start times of a foot's swings and its footprints, one more than swings."""
     first = 0 if side == "left" else 1
     steps = list(range(first, _STEPS, 2))
     starts = tuple((k + 0.5) * _PERIOD for k in steps)
@@ -75,7 +71,7 @@ def _plan(side: str, size: float) -> tuple[tuple[float, ...], tuple[np.ndarray, 
 
 
 def _foot(time: float, side: str, size: float) -> dict[str, float]:
-    """The foot's channels at `time`."""
+    """Return the foot's channels at `time`."""
     starts, prints = _plan(side, size)
     k = int(np.searchsorted(starts, time, side="right"))
     place, lift, heel = prints[k], 0.0, 0.0
@@ -92,7 +88,7 @@ def _foot(time: float, side: str, size: float) -> dict[str, float]:
 
 
 def walk(elapsed: float, style: Style) -> np.ndarray:
-    """The posture `elapsed` seconds into the walk; starts and ends at rest, at the actor's place, facing forward."""
+    """Return the posture `elapsed` seconds into the walk, which starts and ends at rest at the actor's place."""
     x, z, yaw = _body_at(elapsed, style.size)
     going = float(ease((elapsed - 0.2) / 0.6) * ease((WALK_SECONDS - 0.2 - elapsed) / 0.6))
     # The left foot swings during the first period: the body is over the right one then.
@@ -111,10 +107,10 @@ def walk(elapsed: float, style: Style) -> np.ndarray:
 STANDING = body.REST
 
 SEAT_HEIGHT = 0.45
-"""Of the stool, metres at the reference stature."""
+"""Height of the stool, m at the reference stature."""
 
 SEAT_BEHIND = 0.43
-"""How far behind the actor's place the stool stands, metres."""
+"""Distance of the stool behind the actor's place, m."""
 
 _Posture = np.ndarray
 
@@ -124,11 +120,11 @@ def _both(**channels: float) -> dict[str, float]:
 
 
 def _hands_on_lap(vector: _Posture) -> _Posture:
-    vector = body.changed(
+    vector = body.with_channels(
         vector, **_both(palm_x=-0.25, palm_y=-1.0, palm_z=0.0, elbow_x=0.8, elbow_y=-0.3, elbow_z=-1.0, flex=0.0)
     )
-    vector = body.reaching(vector, "left", (0.13, 0.665, -0.17))
-    return body.reaching(vector, "right", (-0.13, 0.665, -0.17))
+    vector = body.reach_to(vector, "left", (0.13, 0.665, -0.17))
+    return body.reach_to(vector, "right", (-0.13, 0.665, -0.17))
 
 
 SEATED = _hands_on_lap(body.posture(drop=0.375, z=-SEAT_BEHIND, tilt=-0.08, bend=0.10, **_both(knee_x=0.35)))
@@ -136,13 +132,13 @@ SEATED = _hands_on_lap(body.posture(drop=0.375, z=-SEAT_BEHIND, tilt=-0.08, bend
 
 @dataclass(frozen=True)
 class Action:
-    """One thing to do.
+    """Action of the procedural actor.
 
     Attributes:
         name: Its label.
         seconds: Duration at speed 1.
         start, end: "standing" or "seated".
-        posture: Maps seconds since the start and a style (of which `side` and `speed` are taken care of) to a posture.
+        posture: Maps time (at speed 1) and a style to a posture of the right side.
     """
 
     name: str
@@ -152,19 +148,19 @@ class Action:
     posture: Callable[[float, Style], _Posture]
 
     def at(self, elapsed: float, style: Style) -> _Posture:
-        """The posture `elapsed` seconds after the start."""
+        """Return the posture `elapsed` seconds after the start."""
         vector = self.posture(float(np.clip(elapsed * style.speed, 0.0, self.seconds)), style)
         return body.mirrored(vector) if style.side == "left" else vector
 
     def duration(self, style: Style) -> float:
-        """Seconds that it takes in that style."""
+        """Return the duration in seconds."""
         return self.seconds / style.speed
 
 
 def _keyed(
     make: Callable[[float, float], tuple[tuple[float, ...], tuple[_Posture, ...]]],
 ) -> Callable[[float, Style], _Posture]:
-    """An action that runs through key postures; `make(size, turn)` gives their times and the postures."""
+    """Return an action through key postures; `make(size, turn)` returns their times and the postures."""
 
     @lru_cache(maxsize=64)
     def curve(size: float, turn: float) -> Curve:
@@ -182,7 +178,7 @@ def _idle_seated(elapsed: float, style: Style) -> _Posture:
 
 
 def _wave(elapsed: float, style: Style) -> _Posture:
-    raised = body.changed(
+    raised = body.with_channels(
         STANDING, arm_x_right=0.62, arm_y_right=0.62, arm_z_right=0.42, reach_right=0.76, elbow_x_right=0.8,
         elbow_y_right=-1.0,
         elbow_z_right=0.1, palm_x_right=0.0, palm_y_right=0.0, palm_z_right=1.0, flex_right=-0.05, curl_right=0.06,
@@ -192,15 +188,15 @@ def _wave(elapsed: float, style: Style) -> _Posture:
     share = float(ease(elapsed / 0.8) * ease((3.6 - elapsed) / 0.8))
     vector = STANDING + share * (raised - STANDING)
     swing = np.sin(2 * np.pi * 1.5 * (elapsed - 0.6)) * float(ease((elapsed - 0.5) / 0.5) * ease((3.1 - elapsed) / 0.5))
-    vector[body.index("arm_x_right")] += 0.30 * style.size * swing
-    vector[body.index("arm_y_right")] -= 0.08 * style.size * swing
+    vector[body.channel_index("arm_x_right")] += 0.30 * style.size * swing
+    vector[body.channel_index("arm_y_right")] -= 0.08 * style.size * swing
     return vector
 
 
 def _between(share: float, lean: float) -> _Posture:
-    """On the way from standing (0) to seated (1), the trunk `lean` radians further forward, hands on the knees."""
+    """Return a posture between standing (0) and seated (1), the trunk `lean` radians forward, hands on the knees."""
     vector = STANDING + share * (SEATED - STANDING)
-    vector = body.changed(
+    vector = body.with_channels(
         vector, tilt=0.6 * lean - 0.08 * share, bend=0.4 * lean + 0.10 * share, head_pitch=-0.4 * lean
     )
     joints = body.pose(vector, body.Physique()).joints
@@ -208,7 +204,7 @@ def _between(share: float, lean: float) -> _Posture:
     for side in ("left", "right"):
         hanging, knee, hip = (joints[KINECT_V2_25.index[f"{joint}_{side}"]] for joint in ("wrist", "knee", "hip"))
         lap = knee + 0.42 * (hip - knee) + np.array([0.0, 0.115, 0.0])
-        vector = body.reaching(vector, side, hanging + grasp * (lap - hanging))
+        vector = body.reach_to(vector, side, hanging + grasp * (lap - hanging))
     return vector
 
 
@@ -229,19 +225,19 @@ def _stand_up(size: float, turn: float) -> tuple[tuple[float, ...], tuple[_Postu
 
 
 def _pick_up(size: float, turn: float) -> tuple[tuple[float, ...], tuple[_Posture, ...]]:
-    low = body.changed(
+    low = body.with_channels(
         STANDING, drop=0.40, z=-0.14, tilt=0.62, bend=0.72, twist=0.18, lean=-0.10, head_pitch=-0.45, heel_right=0.30,
         knee_x_left=0.35,
         knee_x_right=0.45, elbow_x_right=0.6, elbow_y_right=0.0, elbow_z_right=-1.0, palm_x_right=-0.6,
         palm_y_right=0.0, palm_z_right=-0.8,
         arm_x_left=0.30, arm_y_left=-0.70, arm_z_left=0.55, reach_left=0.86,
     )  # fmt: skip
-    reach = body.reaching(low, "right", (-0.20 - 0.2 * np.sin(turn), 0.20, 0.36))
-    open_hand = body.changed(reach, curl_right=0.12, index_right=0.10, thumb_right=0.05)
-    grip = body.changed(reach, curl_right=0.62, index_right=0.58, thumb_right=0.65)
-    halfway = body.changed(STANDING + 0.45 * (open_hand - STANDING), tilt=0.32, bend=0.36)
-    rising = body.changed(STANDING + 0.45 * (grip - STANDING), tilt=0.34, bend=0.40)
-    hold = body.changed(
+    reach = body.reach_to(low, "right", (-0.20 - 0.2 * np.sin(turn), 0.20, 0.36))
+    open_hand = body.with_channels(reach, curl_right=0.12, index_right=0.10, thumb_right=0.05)
+    grip = body.with_channels(reach, curl_right=0.62, index_right=0.58, thumb_right=0.65)
+    halfway = body.with_channels(STANDING + 0.45 * (open_hand - STANDING), tilt=0.32, bend=0.36)
+    rising = body.with_channels(STANDING + 0.45 * (grip - STANDING), tilt=0.34, bend=0.40)
+    hold = body.with_channels(
         STANDING, arm_x_right=0.05, arm_y_right=-0.62, arm_z_right=0.75, reach_right=0.70, elbow_x_right=0.5,
         elbow_y_right=-0.8,
         elbow_z_right=-0.6, palm_x_right=-0.9, palm_y_right=0.3, palm_z_right=0.0, curl_right=0.62, index_right=0.58,
@@ -263,20 +259,20 @@ def _pick_up(size: float, turn: float) -> tuple[tuple[float, ...], tuple[_Postur
 def _throw(size: float, turn: float) -> tuple[tuple[float, ...], tuple[_Posture, ...]]:
     fist = {"curl_right": 0.60, "index_right": 0.55, "thumb_right": 0.6}
     step = {"foot_z_left": 0.26, "foot_x_left": 0.14}
-    wind = body.changed(
+    wind = body.with_channels(
         STANDING, arm_x_right=0.75, arm_y_right=0.05, arm_z_right=0.10, reach_right=0.66, elbow_x_right=0.9,
         elbow_y_right=-0.2,
         elbow_z_right=-0.6, palm_x_right=0.1, palm_y_right=-0.6, palm_z_right=0.6, twist=-0.35, x=-0.03, z=-0.02,
         foot_y_left=0.05, foot_z_left=0.10, **fist,
     )  # fmt: skip
-    cocked = body.changed(
+    cocked = body.with_channels(
         STANDING, arm_x_right=0.72, arm_y_right=0.66, arm_z_right=-0.18, reach_right=0.62, elbow_x_right=1.0,
         elbow_y_right=-0.55,
         elbow_z_right=-0.1, palm_x_right=-0.1, palm_y_right=0.4, palm_z_right=0.9, twist=-0.50 * size, bend=-0.08,
         x=-0.02, z=0.03,
         drop=0.04, arm_x_left=0.25, arm_y_left=-0.25, arm_z_left=0.85, reach_left=0.85, **step, **fist,
     )  # fmt: skip
-    release = body.changed(
+    release = body.with_channels(
         STANDING, arm_x_right=0.22, arm_y_right=0.52, arm_z_right=0.85, reach_right=0.93, elbow_x_right=0.9,
         elbow_y_right=-0.5,
         elbow_z_right=-0.1, palm_x_right=0.0, palm_y_right=-0.8, palm_z_right=0.5, twist=0.25 * size, bend=0.18,
@@ -285,14 +281,16 @@ def _throw(size: float, turn: float) -> tuple[tuple[float, ...], tuple[_Posture,
         index_right=0.08, thumb_right=0.1,
         **step,
     )  # fmt: skip
-    through = body.changed(
+    through = body.with_channels(
         STANDING, arm_x_right=-0.35, arm_y_right=-0.45, arm_z_right=0.80, reach_right=0.88, elbow_x_right=0.9,
         elbow_y_right=-0.4,
         elbow_z_right=-0.3, palm_x_right=-0.6, palm_y_right=-0.6, palm_z_right=-0.2, twist=0.42 * size, bend=0.32,
         z=0.12, drop=0.05,
         heel_right=0.45, curl_right=0.2, head_pitch=-0.15, **step,
     )  # fmt: skip
-    back = body.changed(STANDING + 0.35 * (through - STANDING), foot_y_left=0.05, foot_z_left=0.12, heel_right=0.0)
+    back = body.with_channels(
+        STANDING + 0.35 * (through - STANDING), foot_y_left=0.05, foot_z_left=0.12, heel_right=0.0
+    )
     return (0.0, 0.65, 1.05, 1.30, 1.55, 2.15, 2.7), (STANDING, wind, cocked, release, through, back, STANDING)
 
 
@@ -306,12 +304,12 @@ def _drink(size: float, turn: float) -> tuple[tuple[float, ...], tuple[_Posture,
         "elbow_y_right": -1.0,
         "elbow_z_right": 0.0,
     }
-    chest = body.reaching(body.changed(STANDING, **grip, **hold, head_pitch=0.12), "right", (-0.13, 1.24, 0.33))
-    mouth = body.reaching(
-        body.changed(STANDING, **grip, **hold, flex_right=0.0, head_pitch=0.02), "right", (-0.115, 1.48, 0.17)
+    chest = body.reach_to(body.with_channels(STANDING, **grip, **hold, head_pitch=0.12), "right", (-0.13, 1.24, 0.33))
+    mouth = body.reach_to(
+        body.with_channels(STANDING, **grip, **hold, flex_right=0.0, head_pitch=0.02), "right", (-0.115, 1.48, 0.17)
     )
-    tilted = body.reaching(
-        body.changed(STANDING, **grip, **hold, flex_right=0.25, head_pitch=-0.26 * size, bend=-0.05),
+    tilted = body.reach_to(
+        body.with_channels(STANDING, **grip, **hold, flex_right=0.25, head_pitch=-0.26 * size, bend=-0.05),
         "right",
         (-0.125, 1.53, 0.15),
     )
@@ -321,15 +319,15 @@ def _drink(size: float, turn: float) -> tuple[tuple[float, ...], tuple[_Posture,
 
 def _point(size: float, turn: float) -> tuple[tuple[float, ...], tuple[_Posture, ...]]:
     x, z = np.sin(0.45 + turn), np.cos(0.45 + turn)
-    aim = body.changed(
+    aim = body.with_channels(
         STANDING, arm_x_right=x, arm_y_right=0.08, arm_z_right=z, reach_right=0.985, elbow_x_right=0.7,
         elbow_y_right=-1.0, elbow_z_right=0.0,
         palm_x_right=-0.6, palm_y_right=-0.8, palm_z_right=0.0, flex_right=0.0, index_right=0.0, curl_right=0.95,
         thumb_right=0.75,
         twist=-0.10, head_yaw=-0.25 * x,
     )  # fmt: skip
-    halfway = body.changed(STANDING + 0.5 * (aim - STANDING), reach_right=0.82)
-    again = body.changed(aim, arm_y_right=0.14, reach_right=0.96)
+    halfway = body.with_channels(STANDING + 0.5 * (aim - STANDING), reach_right=0.82)
+    again = body.with_channels(aim, arm_y_right=0.14, reach_right=0.96)
     return (0.0, 0.45, 0.9, 1.5, 2.1, 2.55, 3.0), (STANDING, halfway, aim, again, aim, halfway, STANDING)
 
 
@@ -348,14 +346,14 @@ ACTIONS: dict[str, Action] = {
         Action("point", 3.0, "standing", "standing", _keyed(_point)),
     )
 }
-"""Every action by name. "idle_seated" is labeled "idle" when performed."""
+"""Actions by name. "idle_seated" is labeled "idle" in a performance."""
 
 
 def get(name: str) -> Action:
-    """The action called `name`.
+    """Return the action called `name`.
 
     Raises:
-        ConfigError: Unknown name; the known ones are listed.
+        ConfigError: Unknown name.
     """
     if name not in ACTIONS:
         raise ConfigError(f"unknown simulated action '{name}'; known: all, {', '.join(sorted(ACTIONS))}")
@@ -363,7 +361,7 @@ def get(name: str) -> Action:
 
 
 CYCLE = ("wave", "point", "sit_down", "stand_up", "pick_up", "throw", "walk", "drink")
-"""What "all" stands for."""
+"""Actions that "all" stands for."""
 
 _PAUSE = (0.5, 1.0)  # seconds of idling between actions
 
@@ -382,20 +380,19 @@ class Segment:
 
 
 class Performance:
-    """Performs actions in turn, for ever.
+    """Endless performance of actions in order.
 
     Args:
-        names: The actions, or "all" among them for every one in `CYCLE`. What needs another posture first (sitting
-            down before standing
-            up) is inserted under its own label.
-        seed: Of sides, speeds, pauses and small movements.
-        side: The acting side, "left", "right", or "" for either in turn.
-        room: Factor on how far the actor walks.
-        physique: The actor's bones; by default those of the reference stature.
-        tempo: Factor on the speed of all that the actor does.
+        names: The actions; "all" stands for `CYCLE`. Sitting down and standing up are inserted as needed,
+            with their own labels.
+        seed: Of sides, speeds, pauses and idle motion.
+        side: The acting side, "left", "right", or "" for a random one.
+        room: Factor on the size of the walked path.
+        physique: The actor's bone lengths; by default at the reference stature.
+        tempo: Factor on the speed of all movements.
 
     Raises:
-        ConfigError: An action is unknown or there is none; the known ones are listed.
+        ConfigError: An action is unknown, or there is none.
     """
 
     def __init__(
@@ -413,7 +410,7 @@ class Performance:
         self._cycle = [get(name) for name in cycle]
         self._random = np.random.default_rng([seed, 5])
         self._side, self._room, self._tempo = side, room, tempo
-        self._restless = Restlessness(seed)
+        self._idle_motion = IdleMotion(seed)
         self.physique = physique or Physique()
         self._state = self._cycle[0].start
         self._segments: list[Segment] = []
@@ -421,16 +418,16 @@ class Performance:
         self._next = 0
 
     def segment(self, time: float) -> Segment:
-        """What is being done `time` seconds after the start."""
+        """Return the action at `time` seconds after the start."""
         while not self._ends or self._ends[-1] <= time:
             self._append_next()
         return self._segments[bisect_right(self._ends, time)]
 
     def pose(self, time: float) -> ActorPose:
-        """The pose in the actor's place frame (left, up, forward)."""
+        """Return the pose in the actor's place frame (left, up, forward)."""
         segment = self.segment(time)
         vector = segment.action.at(time - segment.start, segment.style)
-        return pose(self._restless.add(vector, time), self.physique)
+        return pose(self._idle_motion.add(vector, time), self.physique)
 
     def _append_next(self) -> None:
         action = self._cycle[self._next % len(self._cycle)]

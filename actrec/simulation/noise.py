@@ -1,7 +1,4 @@
-"""What a real RGB-D sensor does to exact depth and color. Every draw follows from the seed and the frame's number.
-
-The sensor noise's inner loops.
-"""
+"""Noise model of RGB-D sensors for exact depth and color. All noise follows from the seed and the frame's number."""
 
 from dataclasses import dataclass
 
@@ -20,7 +17,7 @@ _ONE = np.float32(1)
 _HALF = np.float32(0.5)
 
 _SILHOUETTE = np.float32(0.05)
-"""Neighbors that differ by more than this share of their depth lie on two surfaces."""
+"""Neighbors that differ by more than this share of their depth are on two surfaces."""
 
 
 @kernel
@@ -39,22 +36,21 @@ def degrade_depth(
     offsets: np.ndarray,
     measured: np.ndarray,
 ) -> None:
-    """See `SensorNoise.depth`.
+    """Degrade depth, see `SensorNoise.depth`.
 
-    A row is walked against the baseline: a point whose column in the projector's view lies beyond that of a point
-    already passed
-    is in its shadow.
+    A row is processed against the direction of the baseline: a point is in shadow if an earlier point has a column
+    closer than its own in the projector's view.
 
     Args:
         exact, facing: [H, W] float32 depth and cosine of the angle of incidence.
-        axial, tilted: [Z] float32 standard deviation face on, and its growth, at depth far·k/(Z − 1).
+        axial, tilted: [Z] float32 standard deviation at normal incidence, and its growth, at depth far·k/(Z − 1).
         steep: [C] float32 factor on `tilted` at cosine k/(C − 1).
         model: [7] float32 disparity quantum, grazing cosine, flying share, silhouette loss, dropout, near, far.
-        shift: Focal length times baseline, pixels·metres.
+        shift: Focal length times baseline, px·m.
         patches, white: [S, S] float32 tiles of Gaussian noise, S a power of two.
-        jitter: [S, S, 2] int8 tile of displacements, pixels.
+        jitter: [S, S, 2] int8 tile of displacements, px.
         chance: [S, S] float32 tile, uniform in 0..1.
-        offsets: [8] where in the tiles the draws begin.
+        offsets: [8] start positions in the tiles.
         measured: [H, W] float32, out.
     """
     quantum, grazing, flying, loss, dropout = model[0], model[1], model[2], model[3], model[4]
@@ -75,11 +71,11 @@ def degrade_depth(
             u = width - 1 - k if shift >= _ZERO else k
             here = exact[v, u]
             if shift != _ZERO:
-                seen = sign * (np.float32(u) - shift / here)
-                if seen > reach + _HALF:
+                column = sign * (np.float32(u) - shift / here)
+                if column > reach + _HALF:
                     measured[v, u] = nan
                     continue
-                reach = min(reach, seen)
+                reach = min(reach, column)
             i = (u + offsets[5]) & mask
             if luck[i] < dropout:
                 measured[v, u] = nan
@@ -112,7 +108,7 @@ def degrade_depth(
 
 @kernel
 def degrade_color(color: np.ndarray, sigma: np.ndarray, white: np.ndarray, offsets: np.ndarray) -> None:
-    """Adds Gaussian noise in place: sigma[value] to each channel on its own, [H, W, 3] uint8."""
+    """Add independent Gaussian noise of sigma[value] to each channel of [H, W, 3] uint8, in place."""
     height, width = color.shape[:2]
     mask = white.shape[0] - 1
     top = np.float32(255)
@@ -130,56 +126,54 @@ _TILE = 1024
 
 @dataclass(frozen=True)
 class DepthSensor:
-    """The error model of a depth sensor.
+    """Error model of a depth sensor.
 
     The axial standard deviation is s0 + s1·(z − z0)² + tilt·z^tilt_power·θ²/(π/2 − θ)² with θ the angle of incidence.
     """
 
     s0: float = setting(0.0012, "Axial noise at depth z0.", unit="m", range=(0, 1))
-    s1: float = setting(
-        0.0019, "Growth of the axial noise with the square of the depth beyond z0.", unit="1/m", range=(0, 1)
-    )
-    z0: float = setting(0.4, "Depth of the least axial noise.", unit="m", range=(0, 10))
+    s1: float = setting(0.0019, "Growth of the axial noise with the squared depth beyond z0.", unit="1/m", range=(0, 1))
+    z0: float = setting(0.4, "Depth of the smallest axial noise.", unit="m", range=(0, 10))
     tilt: float = setting(0.0001, "Growth of the axial noise with the angle of incidence.", unit="m", range=(0, 1))
-    tilt_power: float = setting(-0.5, "Power of the depth in the term of the angle.", range=(-4, 4))
-    tilt_from: float = setting(1.047, "Angle of incidence from which that term counts.", unit="rad", range=(0, 1.57))
-    lateral: float = setting(0.8, "Standard deviation of the place where a pixel is measured.", unit="px", range=(0, 5))
+    tilt_power: float = setting(-0.5, "Power of the depth in the angle term.", range=(-4, 4))
+    tilt_from: float = setting(1.047, "Minimum angle of incidence of the angle term.", unit="rad", range=(0, 1.57))
+    lateral: float = setting(0.8, "Standard deviation of the measured pixel's position.", unit="px", range=(0, 5))
     disparity_step: float = setting(
-        2.85e-3, "Depth quantum at 1 m; grows with the square of the depth.", unit="1/m", range=(0, 0.1)
+        2.85e-3, "Depth quantum at 1 m; grows with the squared depth.", unit="1/m", range=(0, 0.1)
     )
     baseline: float = setting(
-        0.075, "From camera to projector (or second camera), to the right; casts shadows.", unit="m", range=(-1, 1)
+        0.075, "From camera to projector (or second camera), to the right; causes shadows.", unit="m", range=(-1, 1)
     )
-    correlation: float = setting(1.0, "Size of the patches that share their error.", unit="px", range=(0, 20))
+    correlation: float = setting(1.0, "Correlation length of the error.", unit="px", range=(0, 20))
     grazing: float = setting(
         0.15, "Cosine of the angle of incidence below which there is no measurement.", range=(0, 1)
     )
-    flying: float = setting(0.0, "Share of silhouette pixels that lie between both surfaces.", range=(0, 1))
+    flying: float = setting(0.0, "Share of silhouette pixels measured between both surfaces.", range=(0, 1))
     silhouette_loss: float = setting(0.25, "Share of silhouette pixels without a measurement.", range=(0, 1))
-    dropout: float = setting(0.002, "Share of pixels without a measurement anywhere.", range=(0, 1))
-    near: float = setting(0.5, "Nearest depth measured.", unit="m", range=(0, 100))
-    far: float = setting(5.0, "Farthest depth measured.", unit="m", range=(0, 100))
+    dropout: float = setting(0.002, "Share of all pixels without a measurement.", range=(0, 1))
+    near: float = setting(0.5, "Minimum depth.", unit="m", range=(0, 100))
+    far: float = setting(5.0, "Maximum depth.", unit="m", range=(0, 100))
 
     def axial(self, depth: np.ndarray) -> np.ndarray:
-        """Standard deviation in metres of a surface that faces the camera at `depth` metres."""
+        """Return the standard deviation (m) on a surface that faces the camera at `depth` m."""
         return self.s0 + self.s1 * (depth - self.z0) ** 2
 
     def tilted(self, depth: np.ndarray) -> np.ndarray:
-        """Factor of `steep` in metres at `depth` metres."""
+        """Return the factor of `steep` (m) at `depth` m."""
         return self.tilt * np.maximum(depth, 0.05) ** self.tilt_power
 
     def steep(self, cosine: np.ndarray) -> np.ndarray:
-        """θ²/(π/2 − θ)² at that cosine of the angle of incidence, 0 below `tilt_from`."""
+        """Return θ²/(π/2 − θ)² at a cosine of the angle of incidence θ, 0 below `tilt_from`."""
         angle = np.arccos(np.clip(cosine, 0.0, 1.0))
         return np.where(angle >= self.tilt_from, angle**2 / np.maximum(np.pi / 2 - angle, 0.05) ** 2, 0.0)
 
     def sigma(self, depth: np.ndarray, cosine: np.ndarray) -> np.ndarray:
-        """The axial standard deviation in metres, before quantization."""
+        """Return the axial standard deviation (m) before quantization."""
         return self.axial(depth) + self.tilted(depth) * self.steep(cosine)
 
 
 def structured_light(**options: float) -> DepthSensor:
-    """Kinect v1, Xtion.
+    """Return the model of structured-light sensors: Kinect v1, Xtion.
 
     Axial and lateral noise of Nguyen, Izadi and Lovell (2012); quanta of Khoshelham and Elberink (2012).
     """
@@ -187,7 +181,7 @@ def structured_light(**options: float) -> DepthSensor:
 
 
 def time_of_flight(**options: float) -> DepthSensor:
-    """Kinect v2, Azure Kinect: flying pixels at silhouettes, no shadows.
+    """Return the model of time-of-flight sensors: Kinect v2, Azure Kinect; flying pixels, no shadows.
 
     Axial noise of Fankhauser et al. (2015): 1.5 − 0.5z + 0.3z² mm, and 0.1 mm·z^1.5 in the angle.
     """
@@ -203,9 +197,9 @@ def time_of_flight(**options: float) -> DepthSensor:
 
 
 def stereo(**options: float) -> DepthSensor:
-    """RealSense D400: errors in patches, quanta of 1/32 px.
+    """Return the model of stereo sensors: RealSense D400; correlated errors, quanta of 1/32 px.
 
-    Error z²·0.08 px/(f·B) of Intel's tuning guide, with f 420 px and B 50 mm.
+    Error z²·0.08 px/(f·B) from Intel's tuning guide, with f 420 px and B 50 mm.
     """
     model = {
         "s0": 0.0005, "s1": 0.08 / (420 * 0.05), "z0": 0.0, "tilt": 0.0, "lateral": 0.8,
@@ -222,12 +216,12 @@ SENSORS = Registry(
 
 
 class SensorNoise:
-    """Degrades frames.
+    """Noise generator for RGB-D frames.
 
     Args:
         sensor: The depth sensor's model.
         intrinsics: Of the images.
-        seed: Of every draw.
+        seed: Of the noise.
     """
 
     def __init__(self, sensor: DepthSensor, intrinsics: Intrinsics, seed: int = 0):
@@ -241,7 +235,7 @@ class SensorNoise:
             np.int8
         )
         self._shift = np.float32(intrinsics.fx * sensor.baseline)
-        # Shot noise grows with the root of the light, read noise does not.
+        # Shot noise grows with the square root of the intensity, read noise is constant.
         self._color_sigma = np.sqrt(1.2**2 + 0.035 * np.arange(256)).astype(np.float32)
         depths = np.linspace(0.0, sensor.far, 4096)
         self._axial, self._tilted = sensor.axial(depths).astype(np.float32), sensor.tilted(depths).astype(np.float32)
@@ -260,15 +254,15 @@ class SensorNoise:
         )
 
     def depth(self, exact: np.ndarray, facing: np.ndarray, number: int) -> np.ndarray:
-        """Depth as the sensor measures it.
+        """Return depth as the sensor measures it.
 
         Args:
-            exact: [H, W] float32 metres.
+            exact: [H, W] float32 m.
             facing: [H, W] float32 cosine of the angle of incidence.
             number: The frame's number; the same number gives the same noise.
 
         Returns:
-            [H, W] float32 metres in whole millimetres, NaN where there is no measurement.
+            [H, W] float32 m in whole mm, NaN for no measurement.
         """
         measured = np.empty_like(exact)
         degrade_depth(
@@ -278,18 +272,18 @@ class SensorNoise:
         return measured
 
     def color(self, exact: np.ndarray, number: int) -> np.ndarray:
-        """[H, W, 3] uint8 with the lens's blur and the imager's noise."""
+        """Return color [H, W, 3] uint8 with lens blur and imager noise."""
         blurred = cv2.GaussianBlur(exact, (3, 3), 0.55)
         degrade_color(blurred, self._color_sigma, self._white, self._offsets(number, 1))
         return blurred
 
     def _offsets(self, number: int, purpose: int) -> np.ndarray:
-        """[8] where in the tiles this frame's draws begin."""
+        """Return the frame's start positions in the tiles, [8]."""
         return np.random.default_rng([self._seed, number, purpose]).integers(0, _TILE, 8)
 
 
 def _tile(random: np.random.Generator, size: float) -> np.ndarray:
-    """[1024, 1024] float32 Gaussian noise of unit variance that tiles, smooth over `size` pixels."""
+    """Return tileable Gaussian noise [1024, 1024] float32 of unit variance, smooth over `size` px."""
     white = random.standard_normal((_TILE, _TILE), dtype=np.float32)
     if size > 0:
         pad = int(4 * size) + 4

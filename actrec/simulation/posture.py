@@ -1,8 +1,7 @@
-"""A body's posture and how it becomes joints: forward kinematics for trunk and arms, legs that keep their feet.
+"""Postures of the procedural actor: kinematics from channels to joints, keyframe curves, and idle motion.
 
-The body's frame lies on the floor under the actor's place: columns left, up, forward; metres.
-
-Smooth curves through key postures, and the small movements that never stop.
+Trunk and arms use forward kinematics; legs use inverse kinematics from the feet. The body's frame is on the floor under
+the actor's place, with columns left, up, forward; m.
 """
 
 import math
@@ -19,8 +18,7 @@ _J = KINECT_V2_25.index
 
 _SIDE = {"left": 1.0, "right": -1.0}
 
-# Bone lengths at the reference stature, metres (proportions of Drillis and Contini 1966; spine joints where a Kinect
-# v2 puts them).
+# Bone lengths at the reference stature, m (proportions of Drillis and Contini 1966; spine joints as of a Kinect v2).
 _LENGTHS = {
     "spine_mid": 0.275, "spine_shoulder": 0.210, "neck": 0.068, "head": 0.138, "shoulder": 0.162, "elbow": 0.288,
     "wrist": 0.250,
@@ -33,8 +31,7 @@ _FOOT_FORWARD = 0.125
 
 _PALM = 0.085  # wrist to the Kinect's hand joint
 
-# The channels of a posture, each with its value at rest; angles in radians, lengths in units of the reference
-# stature's metres.
+# Channels of a posture with their values at rest; angles in radians, lengths in m at the reference stature.
 _TRUNK = {
     "x": 0.0, "z": 0.0, "drop": 0.012, "yaw": 0.0, "tilt": 0.0, "roll": 0.0, "bend": 0.02, "lean": 0.0, "twist": 0.0,
     "head_yaw": 0.0, "head_pitch": 0.0, "head_roll": 0.0,
@@ -51,7 +48,7 @@ CHANNELS: dict[str, float] = {
     **_TRUNK,
     **{f"{name}_{side}": value for side in _SIDE for name, value in {**_ARM, **_LEG}.items()},
 }
-"""Name to value at rest. Lateral values (…_x) of limbs count outwards from the body on either side."""
+"""Name to value at rest. Lateral values (…_x) of limbs are positive outward on both sides."""
 
 _INDEX = {name: i for i, name in enumerate(CHANNELS)}
 
@@ -60,11 +57,11 @@ REST = np.array(list(CHANNELS.values()))
 
 @dataclass(frozen=True)
 class Physique:
-    """The bones of a procedural actor.
+    """Bone lengths of a procedural actor.
 
     Attributes:
-        stature: Metres, at ordinary proportions.
-        limbs: Factor on the bones of arms and legs.
+        stature: In m.
+        limbs: Factor on the length of arms and legs.
     """
 
     stature: float = 1.75
@@ -72,40 +69,40 @@ class Physique:
 
     @property
     def scale(self) -> float:
-        """Size relative to the reference stature."""
+        """Return the size relative to the reference stature."""
         return self.stature / REFERENCE_STATURE
 
     @property
     def hand_length(self) -> float:
-        """Wrist to tip of the middle finger, metres."""
+        """Return the length from wrist to middle finger tip, m."""
         return 0.108 * self.stature
 
     def length(self, joint: str) -> float:
-        """Length of the bone that ends in `joint` (without side), metres."""
+        """Return the length of the bone that ends in `joint` (without side), m."""
         return _LENGTHS[joint] * self.scale * (self.limbs if joint in _LIMBS else 1.0)
 
     @property
     def hip_height(self) -> float:
-        """Of the hips over the floor with straight legs, metres."""
+        """Return the height of the hips with straight legs, m."""
         return self.length("knee") + self.length("ankle") + ANKLE_HEIGHT * self.scale
 
 
 def posture(**channels: float) -> np.ndarray:
-    """A posture vector: rest, with the named channels changed.
+    """Return the posture at rest with the given channels changed.
 
     Raises:
         KeyError: A channel is unknown.
     """
-    return changed(REST, **channels)
+    return with_channels(REST, **channels)
 
 
-def index(name: str) -> int:
-    """Where a channel lies in a posture vector."""
+def channel_index(name: str) -> int:
+    """Return the index of a channel in a posture vector."""
     return _INDEX[name]
 
 
-def changed(vector: np.ndarray, **channels: float) -> np.ndarray:
-    """A copy of `vector` with the named channels changed.
+def with_channels(vector: np.ndarray, **channels: float) -> np.ndarray:
+    """Return a copy of `vector` with the given channels changed.
 
     Raises:
         KeyError: A channel is unknown.
@@ -118,26 +115,25 @@ def changed(vector: np.ndarray, **channels: float) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def mirror_index() -> np.ndarray:
-    """[channels] where each channel's value comes from in the mirrored posture."""
+    """Return the source channel of each channel of the mirrored posture, [channels]."""
     swap = {"_left": "_right", "_right": "_left"}
     other = [next((n[: -len(s)] + swap[s] for s in swap if n.endswith(s)), n) for n in CHANNELS]
     return np.array([_INDEX[name] for name in other])
 
 
 def mirrored(vector: np.ndarray) -> np.ndarray:
-    """The posture with left and right exchanged."""
+    """Return the posture with left and right exchanged."""
     result = vector[..., mirror_index()]
     for name in ("x", "yaw", "roll", "lean", "twist", "head_yaw", "head_roll"):
         result[..., _INDEX[name]] *= -1
     return result
 
 
-# A pose is a hundred operations on three numbers: what NumPy does for a call of its general functions would be most of
-# the time.
+# A pose takes a hundred operations on 3-vectors, for which the call overhead of general NumPy functions dominates.
 
 
 def _turn(yaw: float, tilt: float, roll: float) -> np.ndarray:
-    """Yaw to the left, tilt forward, roll to the left, in left-up-forward axes."""
+    """Return the rotation of yaw to the left, tilt forward and roll to the left, in left-up-forward axes."""
     (cy, sy), (ct, st), (cr, sr) = ((math.cos(angle), math.sin(angle)) for angle in (yaw, tilt, roll))
     return np.array(
         [
@@ -164,12 +160,12 @@ def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def two_bones(
     start: np.ndarray, end: np.ndarray, first: float, second: float, hint: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The middle joint of a two-bone chain and where its end lands.
+    """Solve a two-bone chain: return its middle joint and its end.
 
     Args:
-        start, end: Where the chain begins and where it shall end; brought within reach if it is not.
+        start, end: Start and target of the chain; a target out of reach is moved within reach.
         first, second: Bone lengths.
-        hint: Direction to which the middle joint yields.
+        hint: Direction in which the middle joint bends.
     """
     along = end - start
     distance = _norm(along)
@@ -182,11 +178,11 @@ def two_bones(
 
 
 def pose(vector: np.ndarray, physique: Physique) -> ActorPose:
-    """Joints of a posture.
+    """Compute the pose of a posture.
 
     Args:
         vector: [channels].
-        physique: The bones.
+        physique: The bone lengths.
 
     Returns:
         The pose in the body's place frame (left, up, forward), feet on the floor at up = 0.
@@ -212,13 +208,13 @@ def pose(vector: np.ndarray, physique: Physique) -> ActorPose:
     return ActorPose(joints, head, hands, curl)
 
 
-def reaching(vector: np.ndarray, side: str, target: tuple[float, float, float]) -> np.ndarray:
-    """A copy of `vector` whose arm brings the wrist of a person of the reference stature to `target`.
+def reach_to(vector: np.ndarray, side: str, target: tuple[float, float, float]) -> np.ndarray:
+    """Return a copy of `vector` whose arm brings the wrist to `target`, at the reference stature.
 
     Args:
-        vector: The posture, arm aside.
+        vector: The posture without the arm.
         side: "left" or "right".
-        target: In the place frame (left, up, forward), metres; out of reach, the arm points at it.
+        target: In the place frame (left, up, forward), m; the arm points at a target out of reach.
     """
     physique, sign = Physique(), _SIDE[side]
     for _ in range(3):  # the shoulder itself follows the arm a little
@@ -231,7 +227,7 @@ def reaching(vector: np.ndarray, side: str, target: tuple[float, float, float]) 
         distance = _norm(away)
         reach = min(distance / (physique.length("elbow") + physique.length("wrist")), 0.995)
         x, y, z = away / distance
-        vector = changed(
+        vector = with_channels(
             vector, **{f"arm_x_{side}": sign * x, f"arm_y_{side}": y, f"arm_z_{side}": z, f"reach_{side}": reach}
         )
     return vector
@@ -240,7 +236,7 @@ def reaching(vector: np.ndarray, side: str, target: tuple[float, float, float]) 
 def _within_reach_of_feet(
     base: np.ndarray, pelvis: np.ndarray, value: dict[str, float], physique: Physique
 ) -> np.ndarray:
-    """Lowers the pelvis until both legs reach their feet."""
+    """Lower the pelvis until both legs reach their feet."""
     reach = (physique.length("knee") + physique.length("ankle")) * 0.9985
     height = base[1]
     for side, sign in _SIDE.items():
@@ -253,7 +249,7 @@ def _within_reach_of_feet(
 
 def _ankle(side: str, sign: float, value: dict[str, float], physique: Physique) -> np.ndarray:
     s, heel = physique.scale, value[f"heel_{side}"]
-    # The heel rises about the ball of the foot.
+    # The heel rotates about the ball of the foot.
     rise, run = (ANKLE_HEIGHT - TOE_HEIGHT) * s, _FOOT_FORWARD * s
     up, back = rise * math.cos(heel) + run * math.sin(heel), run * math.cos(heel) - rise * math.sin(heel)
     x, y, z = sign * value[f"foot_x_{side}"] * s, value[f"foot_y_{side}"] * s, value[f"foot_z_{side}"] * s
@@ -268,7 +264,7 @@ def _foot_direction(side: str, sign: float, value: dict[str, float]) -> np.ndarr
 def _spine(
     joints: np.ndarray, base: np.ndarray, pelvis: np.ndarray, value: dict[str, float], physique: Physique
 ) -> np.ndarray:
-    """Fills the spine and shoulders; returns the chest's axes."""
+    """Set the joints of the spine; return the chest's axes."""
     part = _turn(value["twist"] * 0.4, value["bend"] * 0.45, value["lean"] * 0.45)
     belly = pelvis @ part
     chest = belly @ _turn(value["twist"] * 0.6, value["bend"] * 0.55, value["lean"] * 0.55)
@@ -282,7 +278,7 @@ def _spine(
 def _arm(
     joints: np.ndarray, chest: np.ndarray, side: str, sign: float, value: dict[str, float], physique: Physique
 ) -> np.ndarray:
-    """Fills shoulder, elbow and wrist; returns the hand's axes."""
+    """Set shoulder, elbow and wrist; return the hand's axes."""
 
     def outward(name: str) -> np.ndarray:
         return np.array([sign * value[f"{name}_x_{side}"], value[f"{name}_y_{side}"], value[f"{name}_z_{side}"]])
@@ -323,7 +319,7 @@ def _leg(
 
 
 def _hand_joints(joints: np.ndarray, hands: np.ndarray, curl: np.ndarray, physique: Physique) -> None:
-    """Palm, finger tip and thumb as a Kinect names them."""
+    """Set the Kinect's hand joints: palm, finger tip and thumb."""
     points, _ = finger_frames(curl, physique.hand_length)
     for i, side in enumerate(_SIDE):
         wrist = joints[_J[f"wrist_{side}"]]
@@ -334,13 +330,13 @@ def _hand_joints(joints: np.ndarray, hands: np.ndarray, curl: np.ndarray, physiq
 
 @dataclass(frozen=True)
 class Style:
-    """How one performance of an action differs from the next.
+    """Variation of an action.
 
     Attributes:
-        side: The arm or leg that acts, the person's own "left" or "right".
-        speed: Factor on the tempo.
-        size: Factor on how far the movement goes.
-        turn: Where it is directed, radians to the acting side's outside.
+        side: The acting arm or leg, the person's own "left" or "right".
+        speed: Factor on the speed.
+        size: Factor on the amplitude.
+        turn: Direction of the action, radians outward on the acting side.
     """
 
     side: str = "right"
@@ -350,19 +346,17 @@ class Style:
 
 
 def ease(x: float | np.ndarray) -> np.ndarray:
-    """Minimum-jerk step from 0 to 1 (Flash and Hogan, 1985), constant outside."""
+    """Return the minimum-jerk step from 0 to 1 (Flash and Hogan, 1985), constant outside."""
     x = np.clip(x, 0.0, 1.0)
     return x**3 * (10 - 15 * x + 6 * x * x)
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A monotone piecewise cubic through keys (Fritsch and Butland, 1984).
-
-    It does not overshoot, and is at rest wherever a channel turns back.
+    """Monotone piecewise cubic through keyframes (Fritsch and Butland, 1984); it does not overshoot.
 
     Attributes:
-        times: [K] seconds, rising.
+        times: [K] seconds, increasing.
         keys: [K, C] values.
         slopes: [K, C] per second.
     """
@@ -373,7 +367,7 @@ class Curve:
 
     @classmethod
     def through(cls, times: Sequence[float], keys: Sequence[np.ndarray]) -> "Curve":
-        """Makes the curve; it starts and ends at rest."""
+        """Create the curve; it starts and ends at rest."""
         t, y = np.asarray(times, np.float64), np.asarray(keys, np.float64)
         step = np.diff(t)[:, None]
         rise = np.diff(y, axis=0) / step
@@ -386,7 +380,7 @@ class Curve:
         return cls(t, y, slopes)
 
     def __call__(self, time: float) -> np.ndarray:
-        """[C] values at `time`, held outside the keys."""
+        """Return the values [C] at `time`, constant outside the keys."""
         time = float(np.clip(time, self.times[0], self.times[-1]))
         k = int(np.clip(np.searchsorted(self.times, time, side="right") - 1, 0, len(self.times) - 2))
         h = self.times[k + 1] - self.times[k]
@@ -396,7 +390,7 @@ class Curve:
         return a + x * (p + x * (3 * (b - a) - 2 * p - q + x * (2 * (a - b) + p + q)))
 
 
-_RESTLESS = {
+_IDLE_AMPLITUDES = {
     "bend": 0.010, "lean": 0.010, "twist": 0.012, "x": 0.006, "z": 0.004, "head_yaw": 0.06, "head_pitch": 0.025,
     "head_roll": 0.02,
     "arm_z_left": 0.012, "arm_z_right": 0.012, "arm_x_left": 0.008, "arm_x_right": 0.008, "curl_left": 0.03,
@@ -404,8 +398,8 @@ _RESTLESS = {
 }  # fmt: skip
 
 
-class Restlessness:
-    """Breathing, sway and small looks around: sums of slow sines, always on.
+class IdleMotion:
+    """Continuous small motion: breathing, sway and head movement as sums of slow sines.
 
     Args:
         seed: Of their phases and frequencies.
@@ -414,16 +408,16 @@ class Restlessness:
     def __init__(self, seed: int):
         random = np.random.default_rng([seed, 11])
         names = list(CHANNELS)
-        self._index = np.array([names.index(name) for name in _RESTLESS])
-        self._size = np.array(list(_RESTLESS.values()))
+        self._index = np.array([names.index(name) for name in _IDLE_AMPLITUDES])
+        self._size = np.array(list(_IDLE_AMPLITUDES.values()))
         self._rate = random.uniform(0.08, 0.35, (3, len(self._index))) * np.array([1.0, 1.9, 2.7])[:, None]
         self._phase = random.uniform(0, 2 * np.pi, (3, len(self._index)))
 
     def add(self, vector: np.ndarray, time: float) -> np.ndarray:
-        """`vector` with the small movements of that instant."""
+        """Return `vector` with the idle motion at `time` added."""
         waves = np.sin(2 * np.pi * self._rate * time + self._phase) * np.array([0.6, 0.3, 0.15])[:, None]
         vector = vector.copy()
         vector[self._index] += self._size * waves.sum(0)
         breath = 0.008 * np.sin(2 * np.pi * 0.27 * time)
-        vector[index("bend")] -= breath
+        vector[channel_index("bend")] -= breath
         return vector

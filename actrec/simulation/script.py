@@ -137,7 +137,7 @@ class Script:
 
     @property
     def duration(self) -> float:
-        """Return the duration in seconds, including that of the last frame."""
+        """Return the duration in seconds, including the last frame."""
         return float(self.times[-1]) + self.step
 
     @cached_property

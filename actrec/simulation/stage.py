@@ -32,12 +32,12 @@ _HAIRS = ((0.08, 0.06, 0.05), (0.16, 0.11, 0.08), (0.32, 0.21, 0.12), (0.55, 0.4
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody who may perform.
+    """Person of the cast.
 
     Attributes:
-        appearance: FaceColors, stature and girth.
-        limbs: Factor on the bones of arms and legs.
-        tempo: Factor on the speed of all that the person does.
+        appearance: Colors, stature and girth.
+        limbs: Factor on the length of arms and legs.
+        tempo: Factor on the speed of all movements.
     """
 
     appearance: Appearance
@@ -167,7 +167,7 @@ def scripted_scene(
         intrinsics: Of the rendering camera.
         path: A skeleton recording.
         sequence: Name or index of the sequence in a file with several.
-        actors: Number of bodies, those with most frames first.
+        actors: Number of bodies; bodies with more frames come first.
         loop: Repeat at the end.
         seed: Of the room.
 

@@ -1,4 +1,4 @@
-"""Writes simulated frames: a folder of images that `actrec.recordings` reads, or a video to look at."""
+"""Writers of simulated frames: an image folder for `actrec.recordings`, or a preview video."""
 
 import contextlib
 import functools
@@ -16,38 +16,39 @@ from actrec.types import Intrinsics, RgbdFrame
 from actrec.utils import files
 from actrec.utils.errors import DeviceError, MissingLibraryError
 
-_OURS = re.compile(r"\d{6}(_depth)?\.png|joints\.npz")
+_OWN_FILES = re.compile(r"\d{6}(_depth)?\.png|joints\.npz")
 
-_PREVIEW_RANGE = 6.0  # metres, from red to blue
+_PREVIEW_RANGE = 6.0  # m, from red to blue
 
 
 class FolderWriter:
-    """Color `N.png`, depth `N_depth.png` (16 bit, millimetres, 0 missing), `intrinsics.yaml`, at the end `joints.npz`.
+    """Writer of an image folder.
 
-    `joints.npz` holds stamps_ns [T], positions [M, T, 25, 3] metres in the optical frame, pixels [M, T, 25, 2], scores
-    [M, T, 25], body_ids [M] and actions [M, T]; a body that is absent has NaN and "".
+    Files are color `N.png`, depth `N_depth.png` (16 bit, mm, 0 for missing), `intrinsics.yaml` and `joints.npz` with
+    stamps_ns [T], positions [M, T, 25, 3] m in the optical frame, pixels [M, T, 25, 2], scores [M, T, 25], body_ids [M]
+    and actions [M, T]; an absent body has NaN and "".
 
     Args:
-        folder: Where to; made if it does not exist.
+        folder: Output folder; created if it does not exist.
         intrinsics: Of the images.
-        fps: Frames a second.
-        overwrite: Write although there is something in it; frames and joints of an earlier recording are deleted.
+        fps: Frames per second.
+        overwrite: Write to a folder that is not empty; delete frames and joints of an earlier recording.
 
     Raises:
-        DeviceError: The folder is not empty, or cannot be made or written to.
+        DeviceError: The folder is not empty, or cannot be created or written.
     """
 
     def __init__(self, folder: Path, intrinsics: Intrinsics, fps: float, overwrite: bool = False):
         if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
-            raise DeviceError(f"'{folder}' is not empty; choose another folder or overwrite it (--overwrite)")
+            raise DeviceError(f"folder '{folder}' is not empty: choose another folder or use --overwrite")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # Left of a longer recording they would be played after this one's.
+            # Files of a longer earlier recording would be played after the new ones.
             for file in [*folder.glob("*.png"), folder / "joints.npz"]:
-                if _OURS.fullmatch(file.name):
+                if _OWN_FILES.fullmatch(file.name):
                     file.unlink(missing_ok=True)
         except OSError as error:
-            raise DeviceError(f"cannot make or clear the folder '{folder}': {error.strerror}") from error
+            raise DeviceError(f"cannot create or clear folder '{folder}': {error.strerror}") from error
         self._folder = folder
         self._stamps: list[int] = []
         self._bodies: list[dict[str, tuple[np.ndarray, np.ndarray, np.ndarray, str]]] = []
@@ -57,27 +58,27 @@ class FolderWriter:
             "cy": intrinsics.cy, "depth_scale": 0.001, "fps": fps,
         }  # fmt: skip
         about = {key: int(value) if key in ("width", "height") else float(value) for key, value in about.items()}
-        with _told(folder / "intrinsics.yaml"):
+        with _write_errors(folder / "intrinsics.yaml"):
             (folder / "intrinsics.yaml").write_text(yaml.safe_dump(about, sort_keys=False), encoding="utf-8")
 
     def add(self, frame: RgbdFrame, actions: dict[str, str]) -> None:
-        """Writes one frame.
+        """Write one frame.
 
         Raises:
             DeviceError: An image cannot be written.
         """
         assert frame.color is not None and frame.depth is not None
         name = f"{len(self._stamps):06d}"
-        millimetres = np.nan_to_num(np.rint(frame.depth * 1000), nan=0).clip(0, 65535).astype(np.uint16)
+        millimeters = np.nan_to_num(np.rint(frame.depth * 1000), nan=0).clip(0, 65535).astype(np.uint16)
         self._image(f"{name}.png", cv2.cvtColor(frame.color, cv2.COLOR_RGB2BGR))
-        self._image(f"{name}_depth.png", millimetres)
+        self._image(f"{name}_depth.png", millimeters)
         self._stamps.append(frame.stamp_ns)
         self._bodies.append(
             {b.body_id: (b.positions, b.pixels, b.scores, actions.get(b.body_id, "")) for b in frame.skeletons}
         )
 
     def close(self) -> None:
-        """Writes the joints.
+        """Write the joints.
 
         Raises:
             DeviceError: The file cannot be written.
@@ -91,20 +92,22 @@ class FolderWriter:
                 m = ids.index(body_id)
                 positions[m, t], pixels[m, t], scores[m, t], actions[m, t] = values
         file = self._folder / "joints.npz"
-        with _told(file):
+        with _write_errors(file):
             np.savez_compressed(
                 file, stamps_ns=np.array(self._stamps, np.int64), positions=positions, pixels=pixels,
                 scores=scores, body_ids=np.array(ids, "<U32"), actions=actions,
             )  # fmt: skip
 
     def _image(self, name: str, image: np.ndarray) -> None:
-        with _told(self._folder / name):
+        with _write_errors(self._folder / name):
             files.write_image(self._folder / name, image)
 
 
 @contextlib.contextmanager
-def _told(file: Path, *others: type[Exception], remedy: str = "choose another folder, or make room") -> Iterator[None]:
-    """What keeps a file from being written (an OSError, or one of `others`), in one line."""
+def _write_errors(
+    file: Path, *others: type[Exception], remedy: str = "choose another folder or free disk space"
+) -> Iterator[None]:
+    """Convert an OSError or one of `others` to a `DeviceError` that names the file."""
     failures: tuple[type[Exception], ...] = (OSError, *others)
     try:
         yield
@@ -114,17 +117,15 @@ def _told(file: Path, *others: type[Exception], remedy: str = "choose another fo
 
 
 class PreviewWriter:
-    """An mp4 of color with the joints drawn in, beside depth.
+    """Writer of a video of color with joints, beside depth.
 
     Args:
-        file: The video to write.
-        fps: Frames a second.
+        file: The mp4 file.
+        fps: Frames per second.
 
     Raises:
         MissingLibraryError: PyAV is not installed.
-        DeviceError: The file cannot be made.
-
-    `add` and `close` raise it too, where the file cannot be written any more.
+        DeviceError: The file cannot be written; `add` and `close` raise it too.
     """
 
     def __init__(self, file: Path, fps: float):
@@ -133,32 +134,36 @@ class PreviewWriter:
         except ModuleNotFoundError as error:
             raise MissingLibraryError("a preview video needs the library 'av': pip install av") from error
         self._frame_class = av.VideoFrame
-        self._told = functools.partial(
-            _told, file, ValueError, av.error.FFmpegError, remedy="name another, as preview.mp4, where there is room"
+        self._write_errors = functools.partial(
+            _write_errors,
+            file,
+            ValueError,
+            av.error.FFmpegError,
+            remedy="choose another file such as preview.mp4 or free disk space",
         )
-        with self._told():
+        with self._write_errors():
             file.parent.mkdir(parents=True, exist_ok=True)
             self._container = av.open(str(file), "w")
-            file.open("ab").close()  # PyAV opens it with the first packet: after everything was rendered
+            file.open("ab").close()  # fail early: PyAV opens the file only with the first packet
         self._fps = round(fps)
         self._stream: Any = None
 
     def add(self, frame: RgbdFrame, actions: dict[str, str]) -> None:
-        """Appends one frame."""
+        """Append one frame."""
         assert frame.color is not None and frame.depth is not None
-        picture = np.hstack([draw_joints(frame, actions), _depth_picture(frame.depth)])
-        height, width = picture.shape[0] & ~1, picture.shape[1] & ~1
+        image = np.hstack([draw_joints(frame, actions), _depth_image(frame.depth)])
+        height, width = image.shape[0] & ~1, image.shape[1] & ~1
         if self._stream is None:
             self._stream = self._container.add_stream("libx264", rate=max(self._fps, 1))
             self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
-        video = self._frame_class.from_ndarray(np.ascontiguousarray(picture[:height, :width]), format="rgb24")
-        with self._told():
+        video = self._frame_class.from_ndarray(np.ascontiguousarray(image[:height, :width]), format="rgb24")
+        with self._write_errors():
             for packet in self._stream.encode(video):
                 self._container.mux(packet)
 
     def close(self) -> None:
-        """Finishes the file."""
-        with self._told():
+        """Finish the file."""
+        with self._write_errors():
             if self._stream is not None:
                 for packet in self._stream.encode():
                     self._container.mux(packet)
@@ -166,25 +171,25 @@ class PreviewWriter:
 
 
 def draw_joints(frame: RgbdFrame, actions: dict[str, str]) -> np.ndarray:
-    """[H, W, 3] a copy of the color image with exact joints (hidden ones hollow) and what each actor does."""
+    """Draw joints (occluded ones hollow) and actions on a copy of the color image, [H, W, 3]."""
     assert frame.color is not None
-    picture = frame.color.copy()
+    image = frame.color.copy()
     for body in frame.skeletons:
         points = np.nan_to_num(body.pixels, nan=-1e4).clip(-1e4, 1e4).astype(int)
         for joint, parent in KINECT_V2_25.edges:
             cv2.line(
-                picture, tuple(map(int, points[joint])), tuple(map(int, points[parent])), (60, 230, 90), 1, cv2.LINE_AA
+                image, tuple(map(int, points[joint])), tuple(map(int, points[parent])), (60, 230, 90), 1, cv2.LINE_AA
             )
         for point, score in zip(points, body.scores, strict=True):
-            cv2.circle(picture, tuple(map(int, point)), 3, (255, 210, 40), -1 if score > 0.5 else 1, cv2.LINE_AA)
+            cv2.circle(image, tuple(map(int, point)), 3, (255, 210, 40), -1 if score > 0.5 else 1, cv2.LINE_AA)
         place = (max(int(points[3, 0]) - 40, 2), max(int(points[3, 1]) - 30, 14))
         text = f"{body.body_id}: {actions.get(body.body_id, '')}"
-        cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
-    return picture
+        cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
+    return image
 
 
-def _depth_picture(depth: np.ndarray) -> np.ndarray:
+def _depth_image(depth: np.ndarray) -> np.ndarray:
     gray = np.nan_to_num(depth / _PREVIEW_RANGE * 255, nan=0).clip(0, 255).astype(np.uint8)
-    picture = cv2.cvtColor(cv2.applyColorMap(255 - gray, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)
-    picture[np.isnan(depth)] = 0
-    return picture
+    image = cv2.cvtColor(cv2.applyColorMap(255 - gray, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)
+    image[np.isnan(depth)] = 0
+    return image

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from actrec import features
 from actrec.datasets.base import Clip, ClipDataset
 from actrec.features import crops, joint_map, scene_flow, skeleton
-from actrec.features.clips import of_window, window_inputs
+from actrec.features.clips import spans_window, window_inputs
 from actrec.features.skeleton import SkeletonPreprocessing
 from actrec.features.specs import InputSpec, WindowSpec
 from actrec.skeleton import windows
@@ -59,7 +59,7 @@ def parts(clip: Clip, inputs: Iterable[InputSpec], window: WindowSpec, mode: str
         yield Part(clip.window_stamps(window.seconds, window.frames, mode == "stretched"), window, window.starts)
         return
     rate, end = window.frames / window.seconds, int(clip.stamps_ns[-1])
-    part = window if any(map(of_window, inputs)) else WindowSpec(window.clip_frames / rate, window.clip_frames)
+    part = window if any(map(spans_window, inputs)) else WindowSpec(window.clip_frames / rate, window.clip_frames)
     held = int((end - int(clip.stamps_ns[0])) / NANOSECONDS * rate + _EARLY) + 1  # samples that the recording holds
     if held <= part.frames:
         yield Part(windows.sample_stamps(end, part.seconds, part.frames), part, _starts(part, part.frames - held))
@@ -207,7 +207,7 @@ class Samples(Dataset[Sample]):
         )
         if self._begins:
             # Live the first pose is held as it is, and a joint map tells by that where a recording begins.
-            first = joint_map.first_shown(bodies)
+            first = joint_map.first_visible_frame(bodies)
             varied[:, :first] = varied[:, first : first + 1]
         return varied
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from actrec.features import feature
-from actrec.features.skeleton import OF_A_HAND
+from actrec.features.skeleton import HAND_PREPROCESSING
 from actrec.features.specs import InputSpec
 from actrec.skeleton import layouts
 from actrec.utils.config import setting
@@ -203,7 +203,7 @@ def _extrema(options: CnnOptions, name: str) -> dict[str, float]:
 
 
 def _spec(modality: str, joints: Joints, shape: tuple[int, ...], preprocessing: dict[str, Any]) -> InputSpec:
-    hand = OF_A_HAND if joints.layout == "hand_22" else {}
+    hand = HAND_PREPROCESSING if joints.layout == "hand_22" else {}
     chosen = dataclasses.asdict(feature(modality).config_class(**hand, **preprocessing))
     return InputSpec(modality, modality, joints.layout, shape, unit=joints.unit, preprocessing=chosen)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from actrec.features.skeleton import OF_A_HAND, SkeletonPreprocessing
+from actrec.features.skeleton import HAND_PREPROCESSING, SkeletonPreprocessing
 from actrec.features.specs import InputSpec
 from actrec.skeleton import layouts
 from actrec.utils.config import setting
@@ -242,7 +242,7 @@ class SemNet(Network):
     @property
     def input_specs(self) -> list[InputSpec]:
         """One input a stream, (M, 3, T, V) without the batch axis."""
-        hand = OF_A_HAND if self.config.layout == "hand_22" else {}
+        hand = HAND_PREPROCESSING if self.config.layout == "hand_22" else {}
         options = SkeletonPreprocessing(placing="running" if self.config.causal else "window", **hand)
         shape = (self.config.bodies, 3, self.config.frames, len(layouts.get(self.config.layout)))
         return [

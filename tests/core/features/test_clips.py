@@ -14,7 +14,7 @@ CLIP = {
 }
 
 
-def test_cut_knows_each_keys_time_axis():
+def test_cut_each_key_along_its_time_axis():
     part = clips.cut(CLIP, 3, 8)
     assert part["bodies"].shape == (1, 8, 25, 3)
     assert part["bodies"][0, 0, 0, 0] == 3
@@ -23,12 +23,12 @@ def test_cut_knows_each_keys_time_axis():
 
 
 @pytest.mark.parametrize(("start", "frames"), [(13, 8), (-1, 8), (0, 21)])
-def test_what_is_not_there_is_refused(start, frames):
+def test_cut_frames_outside_clip_raises(start, frames):
     with pytest.raises(InputError, match=rf"'bodies' \[1, 20, 25, 3\] has no frames {start} to"):
         clips.cut(CLIP, start, frames)
 
 
-def test_clips_start_where_the_window_says_and_share_what_spans_it():
+def test_window_inputs_share_inputs_that_span_window():
     raw = {"center": "none", "align": "none", "scale": "none"}
     each = InputSpec("each", "body", "kinect_v2_25", (1, 3, 8, 25), preprocessing=raw)
     made = clips.window_inputs(CLIP, [each], WINDOW)
@@ -36,7 +36,7 @@ def test_clips_start_where_the_window_says_and_share_what_spans_it():
     assert len(clips.window_inputs(CLIP, [each], WINDOW, starts=[5])) == 1
 
 
-def test_what_spans_the_window_is_made_once(monkeypatch):
+def test_window_inputs_compute_spanning_input_once(monkeypatch):
     calls = []
 
     def inputs(clip, specs):

@@ -8,7 +8,7 @@ import pytest
 from actrec import features
 from actrec.datasets.ntu.skeletons import read_ntu_file
 from actrec.features.base import View
-from actrec.features.crops import JITTER, body_box, cut, hand_box, jittered, pixels_per_metre
+from actrec.features.crops import JITTER, body_box, cut, hand_box, jittered, pixels_per_meter
 from actrec.features.example import CAMERA, example_clip
 from actrec.features.specs import InputSpec
 from actrec.skeleton.layouts import KINECT_V2_25 as LAYOUT
@@ -30,7 +30,7 @@ def observe(view, name="body_crop", **options):
 
 
 def boxed(box: Any) -> Any:
-    """A box that is known to be there."""
+    """Assert that there is a box."""
     assert box is not None
     return box
 
@@ -42,7 +42,7 @@ def clip():
 
 @pytest.fixture
 def view(clip):
-    """Somebody before a 320×240 camera, hands not looked for."""
+    """A person in front of a 320×240 camera, without hands."""
     return View(pixels=clip["pixels"][0, 0], color=clip["color"][0], size=(320, 240))
 
 
@@ -51,23 +51,23 @@ def noise():
     return np.random.default_rng(1).integers(1, 256, (60, 80, 3)).astype(np.uint8)
 
 
-def _metres():
-    """The joints [25, 3] of the example's actor."""
+def _m():
+    """Return the joints [25, 3] of the example's actor."""
     return example_clip([InputSpec("body", "body", V2, (1, 3, 1, 25))], 1)["bodies"][0, 0]
 
 
-def test_a_square_of_its_own_size_is_copied(noise):
+def test_cut_same_size_copies(noise):
     np.testing.assert_array_equal(cut(noise, (40.0, 30.0, 20.0), 20), noise[20:40, 30:50])
 
 
-def test_a_square_is_scaled_down_by_areas_and_up_between_pixels(noise):
+def test_cut_scales_by_area_or_linearly(noise):
     down = noise[10:50, 20:60].reshape(20, 2, 20, 2, 3).mean(axis=(1, 3))
     assert np.abs(cut(noise, (40.0, 30.0, 40.0), 20) - down).max() <= 1
     up = cv2.resize(noise[20:40, 30:50], (50, 50), interpolation=cv2.INTER_LINEAR)
     np.testing.assert_array_equal(cut(noise, (40.0, 30.0, 20.0), 50), up)
 
 
-def test_outside_the_picture_is_black(noise):
+def test_cut_outside_image_is_black(noise):
     corner = cut(noise, (0.0, 0.0, 20.0), 20)
     np.testing.assert_array_equal(corner[10:, 10:], noise[:10, :10])
     assert not corner[:10].any() and not corner[:, :10].any()
@@ -76,11 +76,11 @@ def test_outside_the_picture_is_black(noise):
 
 
 @pytest.mark.parametrize("box", [(79.6, 30.0, 10.0), (0.2, 59.9, 1000.0), (40.0, 30.0, 0.0), (40.0, 30.0, 1e6)])
-def test_slivers_and_extreme_squares_keep_the_size(noise, box):
+def test_cut_extreme_square_keeps_size(noise, box):
     assert cut(noise, box, 16).shape == (16, 16, 3)
 
 
-def test_body_box_holds_every_joint_that_is_seen():
+def test_body_box_contains_visible_joints():
     pixels = np.full((25, 2), np.nan)
     assert body_box(pixels, 1.2) is None
     pixels[3] = (100, 50)
@@ -91,21 +91,21 @@ def test_body_box_holds_every_joint_that_is_seen():
 
 @pytest.mark.parametrize("yaw", [0.0, 0.7, np.pi / 2, np.pi])
 @pytest.mark.parametrize("distance", [1.5, 4.0])
-def test_the_scale_is_found_however_a_body_is_turned(yaw, distance):
-    still = _metres()
+def test_pixels_per_meter_any_orientation_matches(yaw, distance):
+    still = _m()
     about = (still - still[0]) @ rotation(1, yaw).T + np.array([0.2, 0.0, distance])
-    assert pixels_per_metre(project(about, CAMERA), V2) == pytest.approx(CAMERA.fx / distance, rel=0.25)
+    assert pixels_per_meter(project(about, CAMERA), V2) == pytest.approx(CAMERA.fx / distance, rel=0.25)
 
 
-def test_one_misplaced_joint_does_not_decide_the_scale(view):
-    right = pixels_per_metre(view.pixels, V2)
+def test_pixels_per_meter_misplaced_joint_is_ignored(view):
+    right = pixels_per_meter(view.pixels, V2)
     wrong = view.pixels.copy()
     wrong[LAYOUT.index["ankle_left"]] += 500
-    assert pixels_per_metre(wrong, V2) == pytest.approx(right, rel=0.25)
-    assert pixels_per_metre(np.full((25, 2), np.nan), V2) == 0.0
+    assert pixels_per_meter(wrong, V2) == pytest.approx(right, rel=0.25)
+    assert pixels_per_meter(np.full((25, 2), np.nan), V2) == 0.0
 
 
-def test_hand_box_follows_the_hand_and_falls_back_to_the_joints(view):
+def test_hand_box_uses_hand_or_falls_back_to_joints(view):
     found = np.array([[200.0, 90.0], [210.0, 80.0]] + 19 * [[np.nan, np.nan]])
     lost = np.full((21, 2), np.nan)
     assert boxed(hand_box(view.pixels, found, "left", 0.4))[:2] == (205.0, 85.0)
@@ -114,8 +114,8 @@ def test_hand_box_follows_the_hand_and_falls_back_to_the_joints(view):
     for hand in (lost, None):
         box = boxed(hand_box(view.pixels, hand, "left", 0.4))
         np.testing.assert_allclose(box[:2], middle)
-        assert box[2] == pytest.approx(0.4 * pixels_per_metre(view.pixels, V2))
-    assert boxed(hand_box(view.pixels, found, "left", 0.4))[2] == box[2]  # the same size: the picture does not jump
+        assert box[2] == pytest.approx(0.4 * pixels_per_meter(view.pixels, V2))
+    assert boxed(hand_box(view.pixels, found, "left", 0.4))[2] == box[2]  # the same size
     unseen = view.pixels.copy()
     unseen[[LAYOUT.index[f"{j}_left"] for j in ("wrist", "hand", "hand_tip")]] = np.nan
     assert hand_box(unseen, lost, "left", 0.4) is None
@@ -123,15 +123,15 @@ def test_hand_box_follows_the_hand_and_falls_back_to_the_joints(view):
 
 
 @pytest.mark.parametrize(("name", "side"), [("left_hand_crop", "left"), ("right_hand_crop", "right")])
-def test_each_hand_has_its_own_crop(view, name, side):
-    picture = np.zeros_like(view.color)
+def test_hand_crop_shows_its_hand(view, name, side):
+    image = np.zeros_like(view.color)
     u, v = np.round(view.pixels[LAYOUT.index[f"hand_{side}"]]).astype(int)
-    cv2.circle(picture, (int(u), int(v)), 4, (255, 0, 0), -1)
-    marked = dataclasses.replace(view, color=picture)
+    cv2.circle(image, (int(u), int(v)), 4, (255, 0, 0), -1)
+    marked = dataclasses.replace(view, color=image)
     other = "right_hand_crop" if side == "left" else "left_hand_crop"
     assert observe(marked, name)[12:20, 12:20, 0].max() > 200
     assert not observe(marked, other, side=0.2).any()
-    # The stream of hands says where it is, where it is there: first the left one, then the right one.
+    # The stream of hands, if present, has first the left hand, then the right one.
     hands = np.full((2, 21, 2), np.nan)
     hands[("left", "right").index(side)] = (u, v)
     away = dataclasses.replace(marked, hand_pixels=hands, pixels=view.pixels + 60)
@@ -139,21 +139,21 @@ def test_each_hand_has_its_own_crop(view, name, side):
     assert not observe(away, other, side=0.2).any()
 
 
-def test_who_is_not_seen_is_black(view):
+def test_crop_without_body_is_black(view):
     nobody = dataclasses.replace(view, pixels=np.full((25, 2), np.nan))
     for name in NAMES[1:]:
         assert not observe(nobody, name).any()
     assert observe(nobody, "image").any()
 
 
-def test_the_whole_picture_stays_in_proportion(view):
-    picture = observe(view, "image", size=32)
-    assert not picture[:4].any() and not picture[-4:].any()
-    np.testing.assert_array_equal(picture[4:28], cv2.resize(view.color, (32, 24), interpolation=cv2.INTER_AREA))
+def test_image_keeps_aspect(view):
+    image = observe(view, "image", size=32)
+    assert not image[:4].any() and not image[-4:].any()
+    np.testing.assert_array_equal(image[4:28], cv2.resize(view.color, (32, 24), interpolation=cv2.INTER_AREA))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_input_is_the_same_from_pictures_and_from_observed_frames(clip, name):
+def test_inputs_from_observed_frames_equal_inputs_from_color(clip, name):
     whole = features.inputs(clip, [spec(name)])[name]
     assert whole.shape == (3, 4, 32, 32) and whole.dtype == np.float32 and whole.flags.c_contiguous
     views = [View(color=clip["color"][t], **{k: clip[k][0, t] for k in ("pixels", "hand_pixels")}) for t in range(4)]
@@ -164,18 +164,18 @@ def test_an_input_is_the_same_from_pictures_and_from_observed_frames(clip, name)
         np.testing.assert_allclose(whole[c, t], frames[t, :, :, c] / 127.5 - 1, atol=1e-6)
 
 
-def test_hands_may_be_absent_but_pictures_may_not(clip):
+def test_crop_without_required_stream_raises(clip):
     bare = {name: clip[name] for name in ("bodies", "pixels", "color")}
     assert features.inputs(bare, [spec("left_hand_crop")])["left_hand_crop"].shape == (3, 4, 32, 32)
     streams = features.streams([spec(name) for name in NAMES])
     assert streams == {"bodies": True, "color": True, "hands": False}
     for missing in ("color", "pixels"):
         lacking = {name: value for name, value in bare.items() if name != missing}
-        with pytest.raises(InputError, match=f"input 'body_crop'.* is made from '{missing}'"):
+        with pytest.raises(InputError, match=f"'body_crop'.*'{missing}'"):
             features.inputs(lacking, [spec()])
 
 
-def test_jitter_moves_and_mirrors_every_square_of_a_clip_alike(view):
+def test_jittered_moves_and_mirrors_all_squares_alike(view):
     specs = [
         dataclasses.replace(spec(n), preprocessing={"shift_x": 0.0, "shift_y": 0.0, "mirror": False}) for n in NAMES
     ]
@@ -196,7 +196,7 @@ def test_jitter_moves_and_mirrors_every_square_of_a_clip_alike(view):
     np.testing.assert_array_equal(observe(view, shift_x=0.1, shift_y=-0.05, mirror=True), moved[:, ::-1])
 
 
-def test_a_mirrored_clip_shows_each_hand_as_the_other_one(clip):
+def test_jittered_mirror_exchanges_hands(clip):
     plain = {"shift_x": 0.0, "shift_y": 0.0, "mirror": False}
     both = [dataclasses.replace(spec(n), preprocessing=plain) for n in NAMES[1:]]
     recorded = features.inputs(clip, both)
@@ -215,27 +215,27 @@ def test_a_mirrored_clip_shows_each_hand_as_the_other_one(clip):
     assert not any(s.preprocessing["mirror"] for k in range(8) for s in jittered(both, np.random.default_rng(k), False))
 
 
-def test_bad_input_is_refused_with_both_shapes(clip, view):
-    with pytest.raises(InputError, match=r"pixels are \[20, 2\] .* takes 25 joints \(kinect_v2_25\)"):
+def test_crop_invalid_input_raises(clip, view):
+    with pytest.raises(InputError, match=r"\[20, 2\].*25 joints"):
         observe(dataclasses.replace(view, pixels=np.zeros((20, 2))))
-    with pytest.raises(InputError, match=r"\[240, 320, 3\] float32, .* \[H, W, 3\] uint8"):
+    with pytest.raises(InputError, match=r"\[240, 320, 3\] float32"):
         observe(dataclasses.replace(view, color=view.color.astype(np.float32)))
-    with pytest.raises(InputError, match=r"takes 5 pictures of 32×32×3, but they are \[4, 32, 32, 3\]"):
+    with pytest.raises(InputError, match=r"5 images.*\[4, 32, 32, 3\]"):
         features.inputs(clip, [spec(frames=5)])
-    with pytest.raises(InputError, match=r"shape \[3, 4, 32, 16\], but a picture input is \[3, T, S, S\]"):
+    with pytest.raises(InputError, match=r"\[3, 4, 32, 16\]"):
         features.inputs(clip, [InputSpec("body_crop", "body_crop", V2, (3, 4, 32, 16))])
-    for key in ("color", "pixels"):  # a picture without its joints, joints without their picture
+    for key in ("color", "pixels"):  # color without pixels, pixels without color
         fewer = {**clip, key: clip[key][:3] if key == "color" else clip[key][:, :3]}
-        with pytest.raises(InputError, match=r"as many frames of each, but 'color' .* 'pixels' \[M, T, V, 2\] is"):
+        with pytest.raises(InputError, match="'color'.*'pixels'"):
             features.inputs(fewer, [spec(frames=3)])
     with pytest.raises(ConfigError, match="unknown"):
         features.inputs(clip, [dataclasses.replace(spec(), layout="octopus_8")])
-    with pytest.raises(ConfigError, match="margin is 0.5, allowed: 1.0 to 3.0"):
+    with pytest.raises(ConfigError, match="margin.*0.5"):
         observe(view, margin=0.5)
 
 
-def test_crops_of_a_recorded_video(data_root):
-    """NTU's pixels are of its picture: each hand's crop has in its middle what lies at that hand's joints."""
+def test_hand_crop_recorded_video_centers_hand(data_root):
+    """The center of each hand's crop shows the color at that hand's joints."""
     recording = read_ntu_file(data_root / "ntu/skeleton/S001C001P001R001A001.skeleton")
     video = cv2.VideoCapture(str(data_root / "ntu/rgb/S001C001P001R001A001_rgb.avi"))
     read, frame = video.read()
@@ -243,21 +243,21 @@ def test_crops_of_a_recorded_video(data_root):
     assert read
     pixels = recording.color_pixels[0, 0].astype(np.float32)
     color = np.ascontiguousarray(frame[..., ::-1])
-    seen = View(pixels=pixels, color=color)
+    whole = View(pixels=pixels, color=color)
     # A person 4 m from a Kinect v2 (f about 1060 px).
-    assert pixels_per_metre(pixels, V2) == pytest.approx(1060 / recording.positions[0, 0, 0, 2], rel=0.2)
-    side = 0.45 * pixels_per_metre(pixels, V2)
+    assert pixels_per_meter(pixels, V2) == pytest.approx(1060 / recording.positions[0, 0, 0, 2], rel=0.2)
+    side = 0.45 * pixels_per_meter(pixels, V2)
     for name, joint in (("left_hand_crop", "hand_left"), ("right_hand_crop", "hand_right")):
         u, v = np.round(pixels[LAYOUT.index[joint]]).astype(int)
         patch = color[v - 12 : v + 13, u - 12 : u + 13].mean(axis=(0, 1))
         half = round(12 / side * 224)
-        middle = observe(seen, name, size=224)[112 - half : 113 + half, 112 - half : 113 + half].mean(axis=(0, 1))
+        middle = observe(whole, name, size=224)[112 - half : 113 + half, 112 - half : 113 + half].mean(axis=(0, 1))
         np.testing.assert_allclose(middle, patch, atol=30)
 
 
-def test_a_camera_close_by_sees_large_crops():
+def test_hand_box_near_camera_is_larger():
     near = Intrinsics(320, 240, 300.0, 300.0, 160.0, 120.0)
-    person = _metres()
+    person = _m()
     far_box = boxed(hand_box(project(person + np.array([0, 0, 2.0]), near), None, "left", 0.45))
     near_box = boxed(hand_box(project(person, near), None, "left", 0.45))
     ratio = (person[0, 2] + 2.0) / person[0, 2]

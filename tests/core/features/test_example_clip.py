@@ -9,7 +9,7 @@ from actrec.types import KEYS
 BODY = InputSpec("body", "body", "kinect_v2_25", (2, 3, 12, 25))
 
 
-def test_it_follows_the_contract_and_repeats_by_seed(monkeypatch):
+def test_example_clip_follows_contract_and_repeats_by_seed(monkeypatch):
     monkeypatch.setattr(features, "streams", lambda specs: dict.fromkeys(("bodies", "hands", "face", "flow", "color")))
     clip, again, other = (example_clip([BODY], 12, bodies=2, seed=seed) for seed in (1, 1, 2))
     assert set(clip) == set(KEYS)
@@ -24,7 +24,7 @@ def test_it_follows_the_contract_and_repeats_by_seed(monkeypatch):
         assert name == "size" or (value != other[name]).any(), name
 
 
-def test_people_are_upright_in_the_picture_and_move():
+def test_example_clip_people_are_upright_and_move():
     clip = example_clip([BODY], 12, bodies=2)
     assert set(clip) == {"bodies", "pixels", "size"}
     head, feet = clip["pixels"][:, :, 3, 1], clip["pixels"][:, :, 15, 1]
@@ -34,7 +34,7 @@ def test_people_are_upright_in_the_picture_and_move():
     assert np.ptp(clip["bodies"], axis=1).max() > 0.005
 
 
-def test_another_layout_has_its_own_joints():
+def test_example_clip_other_layout_has_its_joints():
     spec = InputSpec("body", "body", "hand_22", (1, 3, 8, 22))
     clip = example_clip([spec], 8)
     assert clip["bodies"].shape == (1, 8, 22, 3)
@@ -42,7 +42,7 @@ def test_another_layout_has_its_own_joints():
 
 
 @pytest.mark.parametrize("frames", [1, 12])
-def test_features_take_it(frames):
+def test_example_clip_is_valid_input_of_features(frames):
     spec = InputSpec("body", "body", "kinect_v2_25", (2, 3, frames, 25))
     made = features.inputs(example_clip([spec], frames, bodies=2), [spec])["body"]
     assert made.shape == spec.shape

@@ -5,8 +5,8 @@ import pytest
 
 from actrec import features
 from actrec.features.base import View
-from actrec.features.joint_map import JointMapPreprocessing, first_shown
-from actrec.features.scene_flow import FlowPreprocessing, FlowRgb, PictureCrop, PixelPreprocessing, colors, jittered
+from actrec.features.joint_map import JointMapPreprocessing, first_visible_frame
+from actrec.features.scene_flow import FlowCrop, FlowPreprocessing, FlowRgb, PixelPreprocessing, colors, jittered
 from actrec.features.specs import InputSpec
 from actrec.utils.errors import ConfigError, InputError
 
@@ -27,7 +27,7 @@ def make(spec, **clip):
 # -- flow_rgb ----------------------------------------------------------------------------------------------------------
 
 
-def test_velocities_are_normalized_linearly_and_no_motion_has_one_code():
+def test_colors_are_linear_with_one_code_for_no_motion():
     flow = np.zeros((2, 4, 3), np.float32)
     flow[0, 1] = [2.0, -2.0, 1.0]
     flow[0, 2] = [50.0, -50.0, np.inf]
@@ -40,7 +40,7 @@ def test_velocities_are_normalized_linearly_and_no_motion_has_one_code():
 
 
 @pytest.mark.parametrize(
-    ("picture", "expected"),
+    ("image", "expected"),
     [
         ((512, 424), (96, 92, 320, 240)),  # the Kinect, as published
         ((1024, 848), (192, 184, 640, 480)),
@@ -48,11 +48,11 @@ def test_velocities_are_normalized_linearly_and_no_motion_has_one_code():
         ((200, 800), (0, 325, 200, 150)),  # too narrow for its height
     ],
 )
-def test_the_middle_is_a_share_of_any_picture_and_keeps_circles_round(picture, expected):
-    assert PictureCrop().middle(*picture) == pytest.approx(expected, abs=1e-3)
+def test_center_crop_any_image_keeps_aspect(image, expected):
+    assert FlowCrop().center_crop(*image) == pytest.approx(expected, abs=1e-3)
 
 
-def test_one_frame_is_small_and_bytes():
+def test_observe_returns_small_uint8():
     flow = np.random.default_rng(1).normal(0, 1, (424, 512, 3)).astype(np.float32)
     flow[:, :250] = np.nan
     found = FlowRgb().observe(View(flow=flow), FLOW)
@@ -62,7 +62,7 @@ def test_one_frame_is_small_and_bytes():
     np.testing.assert_array_equal(found, FlowRgb().observe(View(flow=flow.copy()), FLOW))
 
 
-def test_observed_frames_stand_for_the_flow():
+def test_inputs_from_observed_frames_equal_inputs_from_flow():
     flow = np.random.default_rng(1).normal(0, 1, (4, 60, 80, 3)).astype(np.float32)
     frames = np.stack([FlowRgb().observe(View(flow=f), FLOW) for f in flow])
     found = make(FLOW, flow_rgb=frames)
@@ -71,7 +71,7 @@ def test_observed_frames_stand_for_the_flow():
     np.testing.assert_array_equal(found[1, 2], frames[2, 4:116, 24:136, 1].astype(np.float32) - 128)
 
 
-def test_no_motion_is_zero_for_the_network():
+def test_flow_rgb_no_motion_is_zero():
     assert (make(FLOW, flow=np.full((4, 24, 32, 3), np.nan, np.float32)) == 0).all()
     assert (make(changed(FLOW, mean=0.0, scale=0.5), flow=np.zeros((4, 24, 32, 3), np.float32)) == 64).all()
 
@@ -82,27 +82,27 @@ def test_no_motion_is_zero_for_the_network():
         ({"flow": np.zeros((4, 24, 32, 2), np.float32)}, r"scene flow is \[24, 32, 2\], expected \[h, w, 3\]"),
         ({"flow": np.zeros((3, 24, 32, 3), np.float32)}, r"\[3, 120, 160, 3\], expected \[4, 120, 160, 3\]"),
         ({"flow_rgb": np.zeros((4, 112, 112, 3), np.uint8)}, r"\[4, 112, 112, 3\], expected \[4, 120, 160, 3\]"),
-        ({"bodies": np.zeros((1, 4, 25, 3), np.float32)}, r"'flow_rgb' .*made from 'flow'.*clip holds bodies"),
+        ({"bodies": np.zeros((1, 4, 25, 3), np.float32)}, r"'flow_rgb' .*needs 'flow'.*clip has bodies"),
     ],
 )
-def test_flow_that_does_not_fit_is_refused(clip, message):
+def test_flow_rgb_invalid_flow_raises(clip, message):
     with pytest.raises(InputError, match=message):
         make(FLOW, **clip)
 
 
-def test_extrema_must_be_three_speeds():
-    with pytest.raises(ConfigError, match=r"max_speed_m_s is \[2.0, 0.0, 2.0\], expected three speeds above 0"):
+def test_flow_rgb_invalid_max_speed_raises():
+    with pytest.raises(ConfigError, match=r"max_speed_m_s"):
         make(changed(FLOW, max_speed_m_s=(2.0, 0.0, 2.0)), flow=np.zeros((4, 24, 32, 3), np.float32))
 
 
 # -- joint_pixels ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("picture", [(512, 424), (640, 480), (1280, 720), (424, 600)])
+@pytest.mark.parametrize("image", [(512, 424), (640, 480), (1280, 720), (424, 600)])
 @pytest.mark.parametrize("reduction", [1, 2])
-def test_joints_lie_where_their_motion_is_seen(picture, reduction):
-    """A spot moves at each joint: the network's picture must show it at the joint's place, wherever it is cropped."""
-    width, height = picture
+def test_joint_pixels_match_position_in_flow_image(image, reduction):
+    """A spot moves at each joint; the network's image shows it at the joint's position, for any crop."""
+    width, height = image
     pixels = np.full((1, 4, 25, 2), np.nan, np.float32)
     flow = np.zeros((4, height // reduction, width // reduction, 3), np.float32)
     for t, (right, down) in enumerate([(0.5, 0.5), (0.45, 0.6), (0.4, 0.45), (0.55, 0.4)]):
@@ -112,39 +112,39 @@ def test_joints_lie_where_their_motion_is_seen(picture, reduction):
         reach = max(round(0.012 * height / reduction), 1)
         flow[t, y - reach : y + reach + 1, x - reach : x + reach + 1] = 1.5
     for specs in ([FLOW, PIXELS], jittered([FLOW, PIXELS], np.random.default_rng(3))):
-        made = features.inputs({"flow": flow, "pixels": pixels, "size": np.array(picture)}, specs)
+        made = features.inputs({"flow": flow, "pixels": pixels, "size": np.array(image)}, specs)
         for t in range(4):
             spot = np.maximum(made["flow_rgb"][0, t], 0)
             rows, columns = np.indices(spot.shape)
-            seen = np.array([(spot * columns).sum(), (spot * rows).sum()]) / spot.sum()
+            spot_center = np.array([(spot * columns).sum(), (spot * rows).sum()]) / spot.sum()
             # Half a pixel by rounding the joint, up to 0.9 by cutting half-size flow at whole pixels of its own.
-            np.testing.assert_allclose(made["joint_pixels"][t, 7], seen, atol=1.4)
+            np.testing.assert_allclose(made["joint_pixels"][t, 7], spot_center, atol=1.4)
 
 
-def test_kinect_pixels_literally():
+def test_joint_pixels_kinect_example():
     pixels = np.full((1, 4, 25, 2), np.nan, np.float32)
     pixels[0, :, 0] = [200, 180]
     found = make(PIXELS, pixels=pixels, size=np.array([512, 424]))
-    # 200.5 from the corner; 96 cut off; halved; 24 of 160 cut off to the left; the pixel on which that falls.
+    # 200.5 from the corner, minus 96, halved, minus 24 of 160, rounded down to a pixel.
     np.testing.assert_array_equal(found[0, 0], np.floor([(200.5 - 96) / 2 - 24, (180.5 - 92) / 2 - 4]))
 
 
-def test_random_crops_are_shared_and_reach_every_place():
+def test_jittered_crops_are_shared_and_cover_range():
     rng = np.random.default_rng(1)
     places = set()
     for _ in range(20):
         flow, pixels, other = jittered([FLOW, PIXELS, MAP], rng)
         assert other == MAP
         assert flow.preprocessing["crop_x"] == pixels.preprocessing["crop_x"]
-        corner = PictureCrop(0.5, flow.preprocessing["crop_x"], flow.preprocessing["crop_y"]).corner(112)
+        corner = FlowCrop(0.5, flow.preprocessing["crop_x"], flow.preprocessing["crop_y"]).corner(112)
         assert 0 <= corner[0] <= 48
         assert 0 <= corner[1] <= 8
         places.add(corner)
     assert len(places) > 15
-    assert PictureCrop(crop_x=1.0, crop_y=1.0).corner(112) == (48, 8)
+    assert FlowCrop(crop_x=1.0, crop_y=1.0).corner(112) == (48, 8)
 
 
-def test_absent_and_distant_joints_are_far_outside():
+def test_joint_pixels_absent_or_distant_joint_is_far():
     pixels = np.full((2, 4, 25, 2), np.nan, np.float32)
     pixels[0, :, 3] = [256, 212]
     pixels[0, :, 4] = [256, np.nan]
@@ -162,10 +162,10 @@ def test_absent_and_distant_joints_are_far_outside():
         ((1, 4, 20, 2), (640, 480), r"\[1, 4, 20, 2\].*25 joints"),
         ((1, 3, 25, 2), (640, 480), r"\[1, 3, 25, 2\].*4 frames"),
         ((1, 4, 25, 2), (640, 0), r"size is \[640, 0\], expected the width and height"),
-        ((1, 4, 25, 2), None, "made from 'size'.*clip holds pixels"),
+        ((1, 4, 25, 2), None, "needs 'size'.*clip has pixels"),
     ],
 )
-def test_pixels_that_do_not_fit_are_refused(pixels, size, message):
+def test_joint_pixels_invalid_input_raises(pixels, size, message):
     clip = {"pixels": np.zeros(pixels, np.float32)}
     if size is not None:
         clip["size"] = np.array(size)
@@ -181,7 +181,7 @@ def bodies_at_random(count=2, frames=12):
     return rng.uniform([-2, -2, 0.5], [2, 2, 4.5], (count, frames, 25, 3)).astype(np.float32)
 
 
-def test_joints_are_placed_successively_and_normalized_for_each_plane():
+def test_joint_map_rows_and_normalization():
     bodies = bodies_at_random()
     found = make(MAP, bodies=bodies)
     lower, upper = [-2.5, -2.5, 0.0], [2.5, 2.5, 5.0]
@@ -192,7 +192,7 @@ def test_joints_are_placed_successively_and_normalized_for_each_plane():
     assert np.abs(found).max() <= 1
 
 
-def test_an_absent_body_is_zero_and_what_lies_outside_is_cut():
+def test_joint_map_absent_body_is_zero_and_outside_is_clipped():
     bodies = bodies_at_random()
     bodies[1] = np.nan
     bodies[0, 0, 0] = [99, -99, 99]
@@ -202,12 +202,12 @@ def test_an_absent_body_is_zero_and_what_lies_outside_is_cut():
     np.testing.assert_array_equal(found, make(MAP, bodies=bodies[:1]))
 
 
-def test_the_same_pose_gives_the_same_column_whatever_else_the_window_holds():
+def test_joint_map_column_depends_on_pose_only():
     bodies = bodies_at_random()
     np.testing.assert_array_equal(make(MAP, bodies=bodies)[:, 4:9], make(MAP, bodies=bodies[:, 4:9])[:, :5])
 
 
-def test_a_missing_joint_sits_on_its_parent():
+def test_joint_map_missing_joint_moves_to_parent():
     bodies = bodies_at_random(1)
     bodies[0, 3, 7] = np.nan  # the left hand, whose parent is the wrist
     found = make(MAP, bodies=bodies)
@@ -215,7 +215,7 @@ def test_a_missing_joint_sits_on_its_parent():
     assert np.isfinite(found).all()
 
 
-def test_columns_between_two_frames_are_interpolated():
+def test_joint_map_rate_interpolates_columns():
     bodies = bodies_at_random(1, 4)
     found = make(changed(MAP, rate=3), bodies=bodies)
     plain = make(MAP, bodies=bodies)
@@ -225,21 +225,21 @@ def test_columns_between_two_frames_are_interpolated():
 
 
 @pytest.mark.parametrize("rate", [1, 3])
-def test_the_map_begins_with_the_first_frame_in_which_somebody_is_seen(rate):
+def test_joint_map_starts_at_first_visible_frame(rate):
     bodies = bodies_at_random(2, 5)
-    bodies[0, :, 7], bodies[1] = np.nan, np.nan  # a joint and a person that are never seen
+    bodies[0, :, 7], bodies[1] = np.nan, np.nan  # a joint and a person that are always missing
     begun = make(changed(MAP, rate=rate), bodies=bodies[:, 1:])
     held = np.concatenate([bodies[:, 1:2], bodies[:, 1:2], bodies[:, 1:]], axis=1)
     nobody = np.concatenate([np.full_like(bodies[:, :1], np.nan), held], axis=1)
     for window in (held, nobody):
-        assert first_shown(window) == window.shape[1] - 4
+        assert first_visible_frame(window) == window.shape[1] - 4
         np.testing.assert_array_equal(make(changed(MAP, rate=rate), bodies=window[:, -6:]), begun)
     still = make(changed(MAP, rate=rate), bodies=np.repeat(bodies[:, :1], 5, axis=1))
     assert np.abs(still[:, 0]).max() > 0 and (still[:, 1:] == 0).all()
     assert (make(MAP, bodies=bodies * np.nan) == 0).all()
 
 
-def test_a_body_that_comes_into_view_does_not_grow_out_of_the_center():
+def test_joint_map_entering_body_is_not_interpolated_from_zero():
     bodies = bodies_at_random(2, 4)
     bodies[1, 0] = np.nan
     found = make(changed(MAP, rate=3), bodies=bodies)
@@ -256,15 +256,15 @@ def test_a_body_that_comes_into_view_does_not_grow_out_of_the_center():
         ((12, 25, 3), r"\[12, 25, 3\]"),
     ],
 )
-def test_bodies_that_do_not_fit_are_refused(shape, message):
+def test_joint_map_invalid_bodies_raise(shape, message):
     with pytest.raises(InputError, match=message):
         make(MAP, bodies=np.zeros(shape, np.float32))
 
 
-def test_bounds_must_be_in_order_and_the_layout_known():
-    with pytest.raises(ConfigError, match="each below its upper one"):
+def test_joint_map_invalid_bounds_or_layout_raises():
+    with pytest.raises(ConfigError, match="upper"):
         make(changed(MAP, lower_m=(3.0, -2.5, 0.0)), bodies=bodies_at_random())
     with pytest.raises(ConfigError, match="kinect_v2_25"):
         make(dataclasses.replace(MAP, layout="octopus_8"), bodies=bodies_at_random())
-    with pytest.raises(InputError, match="made from 'bodies'"):
+    with pytest.raises(InputError, match="needs 'bodies'"):
         make(MAP, flow=np.zeros((4, 24, 32, 3), np.float32))

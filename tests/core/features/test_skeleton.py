@@ -3,7 +3,7 @@ import pytest
 
 from actrec import features
 from actrec.datasets.nucla import read_nucla_npz
-from actrec.features.skeleton import MODALITIES, SkeletonPreprocessing, bones, normalize, seat_missing, stack
+from actrec.features.skeleton import MODALITIES, SkeletonPreprocessing, bones, fill_missing, normalize, stack
 from actrec.features.specs import InputSpec
 from actrec.skeleton.layouts import KINECT_V2_25 as LAYOUT
 from actrec.utils.errors import ConfigError, InputError
@@ -19,33 +19,33 @@ def clip(data_root):
     return sequence.bodies[:, :60]
 
 
-def test_place_facing_and_height_do_not_matter(clip):
+def test_normalize_is_invariant_to_position_rotation_size(clip):
     moved = (clip * 1.2) @ rotation(1, 1.1).T + np.array([0.4, -0.2, 1.5], np.float32)
     np.testing.assert_allclose(normalize(moved, AS_TRAINED), normalize(clip, AS_TRAINED), atol=2e-4)
 
 
-def test_a_person_turned_away_still_faces_the_camera_afterwards(clip):
+def test_normalize_person_turned_away_faces_camera(clip):
     away = normalize(clip @ rotation(1, np.pi).T, AS_TRAINED)
     left, right = away[0, :, LAYOUT.index["shoulder_left"]], away[0, :, LAYOUT.index["shoulder_right"]]
     assert (left - right)[:, 0].mean() > 0.2
     assert away[0, :, LAYOUT.index["head"], 1].mean() < -0.5  # y is down
 
 
-def test_torso_is_the_unit_and_spine_base_the_origin(clip):
+def test_normalize_torso_is_unit_and_spine_base_origin(clip):
     made = normalize(clip, AS_TRAINED)
     torso = np.linalg.norm(made[0, :, LAYOUT.index["spine_shoulder"]] - made[0, :, LAYOUT.index["spine_base"]], axis=-1)
     assert np.median(torso) == pytest.approx(1, abs=1e-3)
     np.testing.assert_allclose(made[0, :, 0].mean(axis=0), 0, atol=1e-4)
 
 
-def test_each_step_can_be_left_out(clip):
+def test_normalize_steps_are_optional(clip):
     off = SkeletonPreprocessing("none", "none", "none")
     np.testing.assert_array_equal(normalize(clip, off), clip)
     with pytest.raises(ConfigError, match=r"align.*yaw, none"):
         features.inputs({"bodies": clip}, [spec("body", preprocessing={"align": "pitch"})])
 
 
-def test_missing_joints_sit_on_their_parents(clip):
+def test_normalize_missing_joints_move_to_parents(clip):
     holed = clip.copy()
     arm = [LAYOUT.index[j] for j in ("wrist_left", "hand_left", "hand_tip_left", "thumb_left")]
     holed[:, 10:20, arm] = np.nan
@@ -56,11 +56,11 @@ def test_missing_joints_sit_on_their_parents(clip):
     np.testing.assert_allclose(made[0, 30:], normalize(clip, AS_TRAINED)[0, 30:], atol=1e-4)
 
 
-def test_nobody_at_all_is_all_zero():
+def test_normalize_without_bodies_is_zero():
     assert (normalize(np.full((2, 60, 25, 3), np.nan, np.float32), AS_TRAINED) == 0).all()
 
 
-def test_whole_body_seen_only_in_part_keeps_what_is_seen():
+def test_normalize_partial_body_keeps_visible_joints():
     body = np.full((1, 60, 25, 3), np.nan, np.float32)
     body[:, :, 3] = [0.1, -0.3, 2.0]  # a head alone
     made = normalize(body, AS_TRAINED)
@@ -74,15 +74,15 @@ def test_bones_are_target_minus_source(clip):
     assert (made[..., 0, :] == 0).all()
 
 
-def test_seating_leaves_complete_bodies_alone(clip):
-    np.testing.assert_array_equal(seat_missing(clip, LAYOUT.name), clip)
+def test_fill_missing_complete_body_is_unchanged(clip):
+    np.testing.assert_array_equal(fill_missing(clip, LAYOUT.name), clip)
 
 
 def spec(modality, bodies=1, frames=60, preprocessing=None):
     return InputSpec(modality, modality, LAYOUT.name, (bodies, 3, frames, 25), "m", preprocessing or {})
 
 
-def test_inputs_have_the_specs_shapes_and_pad_absent_bodies(clip):
+def test_inputs_have_spec_shape_and_pad_bodies(clip):
     made = features.inputs({"bodies": clip}, [spec("body", 2), spec("bones", 2)])
     assert {k: v.shape for k, v in made.items()} == {"body": (2, 3, 60, 25), "bones": (2, 3, 60, 25)}
     assert (made["body"][1] == 0).all()
@@ -90,7 +90,7 @@ def test_inputs_have_the_specs_shapes_and_pad_absent_bodies(clip):
     np.testing.assert_array_equal(made["body"][:1], stack(normalize(clip, AS_TRAINED), "body"))
 
 
-def test_motion_is_the_way_since_the_frame_before(clip):
+def test_motion_is_difference_to_previous_frame(clip):
     made = features.inputs({"bodies": clip}, [spec(modality, 2) for modality in MODALITIES])
     for modality in ("body", "bones"):
         values, moved = made[modality], made[f"{modality}_motion"]
@@ -100,18 +100,18 @@ def test_motion_is_the_way_since_the_frame_before(clip):
         np.testing.assert_allclose(moved.cumsum(axis=2) + values[:, :, :1], values, atol=1e-5)
 
 
-def test_wrong_shapes_are_named(clip):
+def test_inputs_wrong_shape_raises(clip):
     with pytest.raises(InputError, match=r"\[1, 30, 25, 3\].*up to 1 bodies of 60 frames × 25 joints"):
         features.inputs({"bodies": clip[:, :30]}, [spec("body")])
     with pytest.raises(InputError, match=r"\[2, 60, 25, 3\].*up to 1 bodies"):
         features.inputs({"bodies": np.concatenate([clip, clip])}, [spec("body")])
-    with pytest.raises(ConfigError, match="unknown modality 'sound'; known: .*body, .*bones"):
+    with pytest.raises(ConfigError, match="'sound'.*bones"):
         features.inputs({"bodies": clip}, [spec("sound")])
-    with pytest.raises(InputError, match=r"'body' \(body\) is made from 'bodies' \[M, T, V, 3\].*holds hands"):
+    with pytest.raises(InputError, match="'body'.*'bodies'.*hands"):
         features.inputs({"hands": clip}, [spec("body")])
 
 
-def test_a_hand_is_centered_on_its_palm_sized_by_itself_and_its_bones_tell_where_it_goes():
+def test_hand_preprocessing_centers_and_scales_hand():
     rng = np.random.default_rng(0)
     hand = rng.normal(size=(22, 3)).astype(np.float32) * 0.05
     path = np.linspace([0, 0, 0.5], [0.3, 0, 0.5], 8, dtype=np.float32)

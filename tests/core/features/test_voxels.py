@@ -14,7 +14,7 @@ NONE = VoxelPreprocessing(align="none")
 
 
 def walk(bodies=1, frames=6, joints=25, seed=0, spread=0.6):
-    """Joints that drift, in metres."""
+    """Return joints that drift, in m."""
     rng = np.random.default_rng(seed)
     start = rng.normal(0, spread, (bodies, 1, joints, 3))
     steps = np.cumsum(rng.normal(0, 0.03, (bodies, frames, joints, 3)), axis=1)
@@ -22,7 +22,7 @@ def walk(bodies=1, frames=6, joints=25, seed=0, spread=0.6):
 
 
 def cells(clip, options):
-    """Voxels of 25 joints."""
+    """Return voxels of 25 joints."""
     return voxels.coordinates(voxels.scaled(clip, options, "kinect_v2_25"), options.space)
 
 
@@ -45,7 +45,7 @@ def specs(bodies=1, frames=6, layout="kinect_v2_25", **more):
     ]
 
 
-def test_coordinates_are_floored_into_one_cube_a_clip():
+def test_coordinates_are_floored_in_cube_of_clip():
     clip = walk(frames=4)
     found = cells(clip, NONE)
     low, high = clip.min(axis=(0, 1, 2)), clip.max(axis=(0, 1, 2))
@@ -58,7 +58,7 @@ def test_coordinates_are_floored_into_one_cube_a_clip():
     assert found[..., longest].max() == 63
 
 
-def test_proportions_are_kept_and_place_does_not_matter():
+def test_coordinates_keep_proportions_and_ignore_position():
     clip = walk()
     assert (cells(clip, NONE) >= 0).all()
     extents = np.ptp(clip.reshape(-1, 3), axis=0)
@@ -69,12 +69,12 @@ def test_proportions_are_kept_and_place_does_not_matter():
 
 
 @pytest.mark.parametrize("space", [32, 64, 128])
-def test_space_size_is_the_number_of_voxels_along_the_longest_side(space):
+def test_coordinates_longest_side_spans_space(space):
     options = dataclasses.replace(NONE, space=space)
     assert cells(walk(), options).max() == space - 1
 
 
-def test_facing_does_not_matter_where_aligned():
+def test_coordinates_aligned_ignore_orientation():
     options = dataclasses.replace(NONE, align="yaw")
     clip = walk(spread=0.3)
     turn = np.float32([[0.8, 0, 0.6], [0, 1, 0], [-0.6, 0, 0.8]])
@@ -82,14 +82,14 @@ def test_facing_does_not_matter_where_aligned():
     assert same.mean() > 0.99
 
 
-def test_a_clip_that_hardly_extends_is_not_blown_up():
+def test_coordinates_small_clip_keeps_minimum_extent():
     clip = np.full((1, 3, 25, 3), 0.5, np.float32)
     assert (cells(clip, NONE) == 32).all()
     clip[0, 0, 0, 0] += 0.15  # a tenth of the least extent
     assert np.ptp(cells(clip, NONE)[..., 0]) in (6, 7)
 
 
-def test_features_are_one_hot_joints_of_one_point_a_voxel():
+def test_features_are_one_hot_with_one_point_per_voxel():
     cells = np.zeros((1, 1, 4, 3), np.int32)
     cells[0, 0, 1] = cells[0, 0, 3] = 5  # joints 1 and 3 share a voxel
     cells[0, 0, 2] = -1  # missing
@@ -98,7 +98,7 @@ def test_features_are_one_hot_joints_of_one_point_a_voxel():
     np.testing.assert_array_equal(first, [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
 
 
-def test_positions_say_where_in_its_voxel_where_in_the_space_and_when_a_point_is():
+def test_positions_are_in_voxel_in_space_and_time():
     clip = walk(frames=4)
     clip[0, 2, 7] = np.nan
     plain, more = (features.inputs({"bodies": clip}, specs(frames=4, positions=p)) for p in (False, True))
@@ -116,7 +116,7 @@ def test_positions_say_where_in_its_voxel_where_in_the_space_and_when_a_point_is
     assert np.abs(found).max() <= 1
 
 
-def test_joints_in_one_voxel_are_where_their_mean_is():
+def test_positions_shared_voxel_is_mean():
     places = np.full((1, 1, 4, 3), 8.0, np.float32)
     places[0, 0, 1], places[0, 0, 3] = 4.25, 4.75
     places[0, 0, 2] = np.nan
@@ -128,7 +128,7 @@ def test_joints_in_one_voxel_are_where_their_mean_is():
     assert not first[2:].any()
 
 
-def test_two_bodies_share_the_space_and_the_joints_names():
+def test_features_two_bodies_share_space():
     cells = np.zeros((2, 1, 3, 3), np.int32)
     cells[1] = 9
     cells[1, 0, 2] = 0  # the second body's joint 2 in the voxel of the first body
@@ -138,7 +138,7 @@ def test_two_bodies_share_the_space_and_the_joints_names():
     assert made.sum() == 6
 
 
-def test_missing_joints_and_absent_bodies_are_no_points():
+def test_features_missing_joints_are_no_points():
     clip = walk(frames=6)
     clip[0, 2, 7] = np.nan
     clip[0, 3, 8, 1] = np.nan
@@ -157,12 +157,12 @@ def test_missing_joints_and_absent_bodies_are_no_points():
     assert made["voxel_features"].sum() == 6 * 25 - 2
 
 
-def test_a_clip_of_nobody_has_no_points():
+def test_features_empty_clip_has_no_points():
     made = features.inputs({"bodies": np.full((1, 6, 25, 3), np.nan, np.float32)}, specs())
     assert not any(value.any() for value in made.values())
 
 
-def test_an_even_kernel_reaches_one_further_towards_larger_coordinates():
+def test_offsets_even_kernel_is_asymmetric():
     reach = voxels.offsets(6, 1)  # R(i) − R(j)
     assert (-reach).min() == -2
     assert (-reach).max() == 3
@@ -172,7 +172,7 @@ def test_an_even_kernel_reaches_one_further_towards_larger_coordinates():
 
 
 @pytest.mark.parametrize(("kernel", "temporal"), [(3, 1), (5, 1), (6, 1), (3, 3), (3, 2)])
-def test_tables_list_every_neighbor_once_under_its_relative_position(kernel, temporal):
+def test_tables_list_each_neighbor_once(kernel, temporal):
     cells = np.random.default_rng(0).integers(0, 7, (2, 3, 8, 3)).astype(np.int32)
     cells[0, 1, 3] = -1
     made = voxels.build(cells, 0, kernel, temporal, (1,), (600, 4, 200))
@@ -200,7 +200,7 @@ def test_tables_list_every_neighbor_once_under_its_relative_position(kernel, tem
     assert made.pairs == len(expected)
 
 
-def test_what_has_no_room_is_dropped_and_the_nearest_kept():
+def test_tables_over_capacity_keep_nearest():
     cells = np.zeros((1, 1, 5, 3), np.int32)
     cells[0, 0, :, 0] = [0, 1, 2, 3, 4]  # a row of voxels: joint 2 has four neighbors
     whole = voxels.build(cells, 0, 5, 1, (1,), (100, 2, 4))
@@ -214,7 +214,7 @@ def test_what_has_no_room_is_dropped_and_the_nearest_kept():
     assert tiles.sums.max() <= 6
 
 
-def test_levels_pool_eight_voxels_at_most_into_one_twice_as_wide():
+def test_cells_pool_at_most_eight_voxels():
     cells = np.random.default_rng(1).integers(0, 8, (1, 2, 20, 3)).astype(np.int32)
     fine, coarse = (voxels.build(cells, level, 3, 1, (1,), (400, 4, 40)) for level in (0, 1))
     points = np.flatnonzero(fine.cells[:, 0])
@@ -229,7 +229,7 @@ def test_levels_pool_eight_voxels_at_most_into_one_twice_as_wide():
     assert pooled == set(points + 1)
 
 
-def test_times_are_the_same_voxel_earlier_and_later():
+def test_times_list_same_voxel_at_dilations():
     cells = np.full((1, 4, 2, 3), -1, np.int32)
     cells[0, :, 0] = [[1, 1, 1], [1, 1, 1], [2, 1, 1], [1, 1, 1]]
     cells[0, 2, 1] = [1, 1, 1]  # another joint comes to where the first has been
@@ -241,7 +241,7 @@ def test_times_are_the_same_voxel_earlier_and_later():
     np.testing.assert_array_equal(made[row[2, 1] - 1], [row[1, 0], row[3, 0], 0, 0])
 
 
-def test_a_longer_clip_is_thinned_evenly_up_to_its_last_frame():
+def test_voxel_features_longer_clip_is_subsampled():
     clip = walk(frames=24)
     made = features.inputs({"bodies": clip}, specs())
     expected = features.inputs({"bodies": clip[:, [3, 7, 11, 15, 19, 23]]}, specs())
@@ -250,7 +250,7 @@ def test_a_longer_clip_is_thinned_evenly_up_to_its_last_frame():
 
 
 @pytest.mark.parametrize(
-    ("shape", "says"),
+    ("shape", "message"),
     [
         ((1, 6, 20, 3), r"\[1, 6, 20, 3\].*25 joints"),
         ((1, 5, 25, 3), r"\[1, 5, 25, 3\].*at least 6 frames"),
@@ -258,13 +258,13 @@ def test_a_longer_clip_is_thinned_evenly_up_to_its_last_frame():
         ((6, 25, 3), r"\[6, 25, 3\]"),
     ],
 )
-def test_wrong_shapes_are_named(shape, says):
-    with pytest.raises(InputError, match=says):
+def test_voxel_features_wrong_shape_raises(shape, message):
+    with pytest.raises(InputError, match=message):
         features.inputs({"bodies": np.zeros(shape, np.float32)}, specs())
 
 
-def test_absent_bodies_unknown_layouts_and_unfit_options_are_refused():
-    with pytest.raises(InputError, match=r"'voxel_features' .* made from 'bodies'"):
+def test_voxel_features_invalid_input_raises():
+    with pytest.raises(InputError, match="'voxel_features'.*'bodies'"):
         features.inputs({}, specs())
     clip = {"bodies": walk()}
     with pytest.raises(ConfigError, match="octopus_8"):
@@ -275,7 +275,7 @@ def test_absent_bodies_unknown_layouts_and_unfit_options_are_refused():
         features.inputs(clip, [dataclasses.replace(specs()[4], shape=(7, 150, 8))])
 
 
-def test_hands_have_a_space_of_their_own():
+def test_voxel_features_hand_layout():
     made = features.inputs({"bodies": walk(joints=22, spread=0.05)}, specs(layout="hand_22"))
     assert made["voxel_features"].shape == (1, 6, 22, 22)
     assert made["voxel_features"].sum() == 6 * 22

@@ -14,7 +14,7 @@ SIZE = (60, 80)
 
 
 def inside(points: np.ndarray, length: float, r0: float, r1: float) -> np.ndarray:
-    """Signed distance of local points to the hull of two spheres along y (Quilez' exact formula, retold)."""
+    """Return the signed distance of local points to the hull of two spheres along y (Quilez' exact formula)."""
     radial, y = np.hypot(points[..., 0], points[..., 2]), points[..., 1]
     if length <= abs(r0 - r1):
         center, radius = (length, r1) if r1 > r0 else (0.0, r0)
@@ -80,7 +80,7 @@ def rasterize(placed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_depth_agrees_with_a_slow_search(seed) -> None:
+def test_rasterize_random_primitives_matches_slow_search(seed) -> None:
     placed = random_primitives(seed, 6)
     depth, ids = rasterize(placed)
     expected = slow_depth(placed)
@@ -94,7 +94,7 @@ def test_depth_agrees_with_a_slow_search(seed) -> None:
     assert (error > 1e-3).mean() < 0.005
 
 
-def test_a_capsule_that_points_at_the_camera() -> None:
+def test_rasterize_capsule_toward_camera_matches_slow_search() -> None:
     builder = ShapeBuilder()
     builder.add(0, (0.0, 0.0, 2.0), (0.0, 0.0, 3.0), (0.05, 0.20), (1.0, 1.0, 1.0))
     placed = place(builder.build(), np.zeros((1, 3)), np.eye(3)[None], 0)
@@ -106,7 +106,7 @@ def test_a_capsule_that_points_at_the_camera() -> None:
     assert depth[29:31, 39:41].min() == pytest.approx(1.95, abs=3e-3)
 
 
-def test_the_nearer_primitive_is_seen_whatever_the_order() -> None:
+def test_rasterize_any_order_shows_nearer_primitive() -> None:
     builder = ShapeBuilder()
     builder.add(0, (0.0, 0.0, 2.0), None, (0.3, 0.3), (1.0, 0.0, 0.0))
     builder.add(0, (0.0, 0.0, 1.0), None, (0.1, 0.1), (0.0, 1.0, 0.0))
@@ -117,14 +117,14 @@ def test_the_nearer_primitive_is_seen_whatever_the_order() -> None:
     assert (ids == 0).any()
 
 
-def test_what_lies_behind_the_camera_is_not_drawn() -> None:
+def test_rasterize_behind_camera_draws_nothing() -> None:
     builder = ShapeBuilder()
     builder.add(0, (0.0, 0.0, -2.0), None, (0.5, 0), (1.0, 1.0, 1.0))
     _, ids = rasterize(place(builder.build(), np.zeros((1, 3)), np.eye(3)[None], 0))
     assert (ids == -1).all()
 
 
-def test_normals_are_those_of_the_surface() -> None:
+def test_surface_normal_matches_gradient() -> None:
     placed = random_primitives(9, 6)
     depth, ids = rasterize(placed)
     rows, columns = np.nonzero(ids >= 0)
@@ -143,14 +143,14 @@ def test_normals_are_those_of_the_surface() -> None:
         assert normal @ slow / np.linalg.norm(slow) > 0.999
 
 
-def test_join_keeps_every_primitive() -> None:
+def test_join_keeps_all_primitives() -> None:
     first, second = random_primitives(1, 3), random_primitives(2, 4)
     joined = join([first, second])
     assert len(joined.shapes) == len(joined.origin) == 7
     np.testing.assert_array_equal(joined.origin[3:], second.origin)
 
 
-def test_without_a_place_to_cache_the_code_is_compiled_all_the_same(monkeypatch) -> None:
+def test_kernel_without_cache_folder_compiles(monkeypatch) -> None:
     compile_ = jit.numba.njit
 
     def no_cache(**options):
@@ -162,6 +162,6 @@ def test_without_a_place_to_cache_the_code_is_compiled_all_the_same(monkeypatch)
     assert jit.kernel(lambda x: x + 1)(2) == 3
 
 
-def test_a_quotient_by_zero_is_infinite_as_numpys():
+def test_kernel_division_by_zero_is_infinite():
     divided = jit.kernel(lambda values: values / np.float32(0))
     assert divided(np.float32(1)) == np.inf

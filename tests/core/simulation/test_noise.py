@@ -1,4 +1,4 @@
-"""The sensor noise against its own published models."""
+"""Sensor noise against the published models."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def wall(depth: float, cosine: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("model", [structured_light, time_of_flight, stereo])
 @pytest.mark.parametrize("depth", [0.9, 2.0, 3.7])
-def test_a_walls_noise_has_the_models_spread_and_no_bias(model, depth) -> None:
+def test_depth_of_wall_has_model_spread_without_bias(model, depth) -> None:
     sensor = model()
     noise = SensorNoise(sensor, INTRINSICS, seed=1)
     samples = np.stack([noise.depth(*wall(depth), number) for number in range(6)])
@@ -26,7 +26,7 @@ def test_a_walls_noise_has_the_models_spread_and_no_bias(model, depth) -> None:
     assert abs(np.nanmean(samples) - depth) < 0.25 * expected + 0.5 * quantum * 0.2
 
 
-def test_published_figures() -> None:
+def test_sigma_matches_published_figures() -> None:
     one = np.array(1.0)
     # Nguyen 2012: 0.0012 + 0.0019·(2 − 0.4)² at 2 m, face on.
     assert structured_light().sigma(np.array(2.0), one) == pytest.approx(0.006064)
@@ -36,14 +36,14 @@ def test_published_figures() -> None:
     assert stereo().sigma(np.array(2.0), one) == pytest.approx(0.0005 + 4 * 0.08 / 21, rel=1e-6)
 
 
-def test_noise_grows_towards_grazing_angles_and_ends_in_holes() -> None:
+def test_depth_noise_grows_with_angle() -> None:
     noise = SensorNoise(structured_light(), INTRINSICS)
     spread = [np.nanstd(noise.depth(*wall(2.0, cosine), 0)) for cosine in (1.0, 0.45, 0.25)]
     assert spread[1] == pytest.approx(spread[0], rel=0.1) and spread[2] > 1.03 * spread[1]
     assert np.isnan(noise.depth(*wall(2.0, 0.05), 0)).all()
 
 
-def test_depth_comes_in_the_sensors_quanta() -> None:
+def test_depth_is_quantized() -> None:
     noise = SensorNoise(structured_light(), INTRINSICS)
     values = np.unique(noise.depth(*wall(3.5), 0)[100:140, 100:140])
     values = values[np.isfinite(values)]
@@ -51,13 +51,13 @@ def test_depth_comes_in_the_sensors_quanta() -> None:
     assert np.median(np.diff(values)) == pytest.approx(2.85e-3 * 3.5**2, rel=0.1)
 
 
-def test_out_of_range_is_missing() -> None:
+def test_depth_out_of_range_is_nan() -> None:
     noise = SensorNoise(structured_light(), INTRINSICS)
     for depth in (0.3, 6.5):
         assert np.isnan(noise.depth(*wall(depth), 0)).all()
 
 
-def test_an_object_casts_the_projectors_shadow_to_its_left() -> None:
+def test_depth_left_of_object_is_in_shadow() -> None:
     sensor = structured_light(dropout=0.0, lateral=0.0, silhouette_loss=0.0)
     depth, facing = wall(4.0)
     depth[:, 150:200] = 2.0
@@ -68,7 +68,7 @@ def test_an_object_casts_the_projectors_shadow_to_its_left() -> None:
     assert missing[150 - int(width) + 1 : 150].all() and not missing[150:].any()
 
 
-def test_time_of_flight_has_flying_pixels_but_no_shadow() -> None:
+def test_time_of_flight_has_flying_pixels_without_shadow() -> None:
     depth, facing = wall(4.0)
     depth[:, 150:200] = 2.0
     measured = SensorNoise(time_of_flight(), INTRINSICS).depth(depth, facing, 0)
@@ -78,7 +78,7 @@ def test_time_of_flight_has_flying_pixels_but_no_shadow() -> None:
     assert np.isnan(measured[:, 120:147]).mean() < 0.01
 
 
-def test_stereo_errors_come_in_patches() -> None:
+def test_stereo_errors_are_correlated() -> None:
     correlations = []
     for sensor in (stereo(dropout=0.0, lateral=0.0), time_of_flight(dropout=0.0, lateral=0.0)):
         error = SensorNoise(sensor, INTRINSICS).depth(*wall(2.0), 0)[10:-10, 60:-10] - 2.0
@@ -86,7 +86,7 @@ def test_stereo_errors_come_in_patches() -> None:
     assert correlations[0] > 0.7 and abs(correlations[1]) < 0.05
 
 
-def test_color_noise_is_shot_and_read_noise() -> None:
+def test_color_noise_matches_shot_and_read_noise() -> None:
     noise = SensorNoise(structured_light(), INTRINSICS)
     for value in (40, 200):
         flat = np.full((240, 320, 3), value, np.uint8)
@@ -96,7 +96,7 @@ def test_color_noise_is_shot_and_read_noise() -> None:
         assert (flat == value).all()
 
 
-def test_every_draw_follows_from_seed_and_number() -> None:
+def test_depth_same_seed_and_number_repeats() -> None:
     first, again, other = (SensorNoise(structured_light(), INTRINSICS, seed) for seed in (1, 1, 2))
     depth, facing = wall(2.0)
     np.testing.assert_array_equal(first.depth(depth, facing, 5), again.depth(depth, facing, 5))
@@ -104,12 +104,10 @@ def test_every_draw_follows_from_seed_and_number() -> None:
     assert not np.array_equal(first.depth(depth, facing, 5), other.depth(depth, facing, 5), equal_nan=True)
 
 
-def test_unknown_sensors_and_options_list_the_known() -> None:
-    with pytest.raises(
-        ConfigError, match="unknown depth sensor model 'lidar'; known: stereo, structured_light, time_of"
-    ):
+def test_create_unknown_sensor_or_option_raises() -> None:
+    with pytest.raises(ConfigError, match="'lidar'.*structured_light"):
         SENSORS.create("lidar")
-    with pytest.raises(ConfigError, match="unknown option color of DepthSensor"):
+    with pytest.raises(ConfigError, match="color"):
         structured_light(color=1.0)
-    with pytest.raises(ConfigError, match=r"DepthSensor.dropout is 2.0, allowed: 0 to 1"):
+    with pytest.raises(ConfigError, match=r"dropout.*2.0"):
         stereo(dropout=2.0)

@@ -19,7 +19,7 @@ INDEX = KINECT_V2_25.index
 
 
 def standing(shift=(0.0, 1.0, 2.6), velocity=(0.0, 0.0, 0.0), turn=0.0, looks=0):
-    """A resting body at `shift` in the camera's frame, moving at `velocity`, turning at `turn` rad/s about y."""
+    """Return a body at rest at `shift` in the camera's frame, moving at `velocity`, turning at `turn` rad/s about y."""
     return PosedActor(
         WARDROBE[looks],
         lambda t: (rotation(1, turn * t).astype(np.float64), np.array(shift) + t * np.array(velocity)),
@@ -32,7 +32,7 @@ def points_of(rendering, intrinsics):
     return np.stack([(u - intrinsics.cx) / intrinsics.fx * z, (v - intrinsics.cy) / intrinsics.fy * z, z], -1)
 
 
-def test_depth_at_the_joints_is_that_of_the_skin_before_them(intrinsics) -> None:
+def test_snapshot_depth_at_joints_is_skin(intrinsics) -> None:
     scene = performed_scene(intrinsics, ("wave", "point", "pick_up"), seed=3)
     for time in (0.0, 1.5, 4.5, 8.0, 10.0):
         snapshot = scene.at(time)
@@ -43,12 +43,12 @@ def test_depth_at_the_joints_is_that_of_the_skin_before_them(intrinsics) -> None
         seen = body.scores == 1
         assert seen.sum() >= 10
         before_joint = body.positions[seen, 2] - snapshot.rendering.depth[v[seen], u[seen]]
-        # Skin lies before the joint; beside a thin limb's axis a pixel may show what is just behind it.
+        # Skin is in front of the joint; beside a thin limb's axis a pixel may show the surface just behind it.
         assert (before_joint > -0.03).all() and (before_joint < 0.17).all()
         assert (snapshot.rendering.people[v[seen], u[seen]] == 0).all()
 
 
-def test_the_empty_room_is_where_it_should_be(intrinsics) -> None:
+def test_room_depth_matches_geometry(intrinsics) -> None:
     room, camera = furnished(back=4.0), CameraPose(1.2, np.radians(12.0))
     background = render(room, intrinsics, camera.rotation, camera.position, oversample=1)
     v, u = np.mgrid[: intrinsics.height, : intrinsics.width]
@@ -62,7 +62,7 @@ def test_the_empty_room_is_where_it_should_be(intrinsics) -> None:
     assert (background.facing >= 0).all() and background.facing.max() <= 1.0001
 
 
-def test_scene_flow_of_a_translation_is_its_velocity(intrinsics) -> None:
+def test_scene_flow_translation_is_velocity(intrinsics) -> None:
     velocity = np.array([0.3, -0.2, 0.5])
     scene = Scene([standing(velocity=velocity)], intrinsics, CameraPose())
     snapshot = scene.at(0.0)
@@ -73,7 +73,7 @@ def test_scene_flow_of_a_translation_is_its_velocity(intrinsics) -> None:
     assert (flow[~person] == 0).all()
 
 
-def test_scene_flow_of_a_rotation_is_that_of_its_points(intrinsics) -> None:
+def test_scene_flow_rotation_matches_points(intrinsics) -> None:
     spin, dt = 0.8, 1 / 60
     scene = Scene([standing(turn=spin)], intrinsics, CameraPose())
     snapshot = scene.at(0.0)
@@ -85,7 +85,7 @@ def test_scene_flow_of_a_rotation_is_that_of_its_points(intrinsics) -> None:
     np.testing.assert_allclose(flow[person], (moved - points) / dt, atol=3e-3)
 
 
-def test_scene_flow_leads_to_the_next_frames_surface(intrinsics) -> None:
+def test_scene_flow_leads_to_next_surface(intrinsics) -> None:
     scene, dt = performed_scene(intrinsics, ("throw", "walk"), seed=2), 1 / 30
     for time in (1.2, 1.6, 5.5, 7.0):
         first, second = scene.at(time), scene.at(time + dt)
@@ -101,14 +101,14 @@ def test_scene_flow_leads_to_the_next_frames_surface(intrinsics) -> None:
         assert (gap < -0.02).mean() < 0.06
 
 
-def test_nothing_flows_when_nothing_moves(intrinsics) -> None:
+def test_scene_flow_still_scene_is_zero(intrinsics) -> None:
     scene = Scene([standing()], intrinsics, CameraPose())
     flow = scene.scene_flow(scene.at(0.0), 0.1)
     np.testing.assert_allclose(flow, 0.0, atol=1e-4)
     assert np.isfinite(flow).all()
 
 
-def test_a_moving_camera_sees_the_room_flow(intrinsics) -> None:
+def test_scene_flow_moving_camera_moves_room(intrinsics) -> None:
     scene = Scene([standing()], intrinsics, CameraPose())
     snapshot, dt = scene.at(0.0), 0.1
     move = np.concatenate([np.eye(3), [[0.0], [0.0], [-0.05]]], axis=1)  # the camera advances 5 cm
@@ -118,7 +118,7 @@ def test_a_moving_camera_sees_the_room_flow(intrinsics) -> None:
     np.testing.assert_allclose(flow[room], np.broadcast_to([0.0, 0.0, -0.5], (room.sum(), 3)), atol=1e-4)
 
 
-def test_flow_to_another_camera_leads_to_what_it_sees(intrinsics) -> None:
+def test_flow_to_other_camera_leads_to_its_surface(intrinsics) -> None:
     dt, axes = 1 / 30, rotation(1, 0.02).astype(np.float64)
     here, there = CameraPose(1.0), CameraPose(1.03, np.radians(1.5))
     moved = there.rotation.T @ (here.position - there.position)
@@ -147,7 +147,7 @@ def test_flow_to_another_camera_leads_to_what_it_sees(intrinsics) -> None:
         before.flow_to(first, nobody, nobody.at(0.0), dt)
 
 
-def test_the_nearer_of_two_actors_hides_the_other(intrinsics) -> None:
+def test_visibility_nearer_actor_occludes_other(intrinsics) -> None:
     near, far = standing((0.05, 1.0, 2.2)), standing((0.0, 1.0, 3.2), looks=1)
     scene = Scene([far, near], intrinsics, CameraPose())
     snapshot = scene.at(0.0)
@@ -163,7 +163,7 @@ def test_the_nearer_of_two_actors_hides_the_other(intrinsics) -> None:
     np.testing.assert_array_equal(alone.rendering.depth[people == 1], snapshot.rendering.depth[people == 1])
 
 
-def test_joints_outside_the_image_are_known_but_not_seen(intrinsics) -> None:
+def test_body_truth_outside_image_has_occluded_score(intrinsics) -> None:
     snapshot = Scene([standing((0.0, 1.0, 1.0))], intrinsics, CameraPose()).at(0.0)
     body = snapshot.bodies[0]
     ankle = INDEX["ankle_left"]
@@ -171,7 +171,7 @@ def test_joints_outside_the_image_are_known_but_not_seen(intrinsics) -> None:
     assert np.isfinite(body.positions).all()
 
 
-def test_an_actor_who_leaves_is_gone_and_has_no_flow(intrinsics) -> None:
+def test_scene_absent_actor_has_no_body_and_no_flow(intrinsics) -> None:
     still = (np.eye(3), np.array([0.0, 1.0, 2.6]))
     scene = Scene([PosedActor(WARDROBE[0], lambda t: still if t < 1 else None)], intrinsics, CameraPose())
     before, after = scene.at(0.95), scene.at(1.5)
@@ -183,7 +183,7 @@ def test_an_actor_who_leaves_is_gone_and_has_no_flow(intrinsics) -> None:
     assert (scene.scene_flow(after, 0.1) == 0).all()
 
 
-def test_hands_are_known_to_the_finger_tips(intrinsics) -> None:
+def test_hands_match_pose_to_finger_tips(intrinsics) -> None:
     scene = performed_scene(intrinsics, ("wave",), side="right")
     hands = scene.hands(scene.at(1.5))
     assert [(hand.side, hand.layout, hand.body_id) for hand in hands] == [
@@ -196,13 +196,13 @@ def test_hands_are_known_to_the_finger_tips(intrinsics) -> None:
     assert (hands[1].scores == 1).mean() > 0.8
 
 
-def test_an_empty_scene_is_a_room(intrinsics) -> None:
+def test_scene_without_actors_is_room(intrinsics) -> None:
     snapshot = Scene([], intrinsics, CameraPose()).at(0.0)
     assert snapshot.bodies == [] and (snapshot.rendering.ids == -1).all()
     assert snapshot.rendering.color.std() > 10
 
 
-def test_the_sole_touches_the_floor_that_is_drawn(intrinsics) -> None:
+def test_rendered_sole_touches_floor(intrinsics) -> None:
     camera = CameraPose(1.3, np.radians(15.0))
     scene = performed_scene(intrinsics, ("idle",), camera=camera)
     snapshot = scene.at(0.5)
@@ -211,16 +211,16 @@ def test_the_sole_touches_the_floor_that_is_drawn(intrinsics) -> None:
     assert -0.03 < room[:, 1].max() < 1e-3
 
 
-def test_what_cannot_be_rendered_says_why(intrinsics) -> None:
+def test_renderer_invalid_input_raises(intrinsics) -> None:
     scene = Scene([standing()], intrinsics, CameraPose())
-    with pytest.raises(InputError, match="the second frame must be later"):
+    with pytest.raises(InputError, match="later"):
         scene.scene_flow(scene.at(0.0), 0.0)
     bent = Intrinsics(320, 240, 262.5, 262.5, 159.5, 119.5, (0.1, 0.0, 0.0, 0.0, 0.0))
-    with pytest.raises(InputError, match="without distortion"):
+    with pytest.raises(InputError, match="distortion"):
         Scene([standing()], bent, CameraPose())
 
 
-def test_surfaces_have_texture_for_optical_flow(intrinsics) -> None:
+def test_rendered_surfaces_have_texture(intrinsics) -> None:
     snapshot = Scene([standing()], intrinsics, CameraPose()).at(0.0)
     gray = snapshot.rendering.color.mean(axis=-1)
     slope = np.hypot(*np.gradient(gray))

@@ -1,4 +1,4 @@
-"""Recorded skeletons as scripts, and what recordings can lack."""
+"""Scripts from recorded skeletons, with gaps and missing joints."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ INDEX = KINECT_V2_25.index
 
 
 def standing(frames: int, noise: float = 0.0) -> np.ndarray:
-    """[T, 25, 3] of a body that stands 2.5 m before a camera 1 m high and drifts to the right."""
+    """Return joints [T, 25, 3] of a body 2.5 m in front of a camera 1 m high that drifts to the right."""
     joints = posture.pose(posture.REST, posture.Physique()).joints * np.array([1.0, -1.0, -1.0]) + np.array(
         [0.0, 1.0, 2.5]
     )
@@ -27,7 +27,7 @@ def times(frames: int) -> np.ndarray:
     return np.arange(frames) / 30
 
 
-def test_bones_keep_their_length_between_frames_too() -> None:
+def test_pose_between_frames_keeps_bone_lengths() -> None:
     script = from_recording(standing(40, 0.02), times(40))
     for t in np.linspace(0, script.duration - 1e-6, 77):
         pose = script.pose(t)
@@ -38,7 +38,7 @@ def test_bones_keep_their_length_between_frames_too() -> None:
             np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-6)
 
 
-def test_smoothing_takes_noise_but_not_motion() -> None:
+def test_from_recording_smoothing_removes_noise_keeps_motion() -> None:
     clean, noisy = standing(60), standing(60, 0.01)
     before = np.abs(noisy - clean)[5:-5].mean()
     after = np.abs(from_recording(noisy, times(60)).joints - clean)[5:-5].mean()
@@ -47,7 +47,7 @@ def test_smoothing_takes_noise_but_not_motion() -> None:
     np.testing.assert_allclose(exact[5:-5], clean[5:-5], atol=0.012)
 
 
-def test_gaps_are_bridged_and_missing_ends_grown() -> None:
+def test_from_recording_fills_gaps_and_missing_joints() -> None:
     joints = standing(30)
     joints[10:14, INDEX["wrist_left"]] = np.nan
     joints[:, [INDEX["thumb_left"], INDEX["hand_tip_left"], INDEX["foot_right"]]] = np.nan
@@ -57,35 +57,35 @@ def test_gaps_are_bridged_and_missing_ends_grown() -> None:
     assert script.present.all()
 
 
-def test_absent_frames_have_no_pose() -> None:
+def test_pose_absent_frame_is_none() -> None:
     joints = standing(30)
     joints[10:20] = np.nan
     script = from_recording(joints, times(30))
     assert script.pose(0.1) is not None and script.pose(0.5) is None and script.pose(0.9) is not None
 
 
-def test_one_frame_is_a_script_of_one_frame() -> None:
+def test_from_recording_single_frame() -> None:
     script = from_recording(standing(1), times(1))
     assert script.duration == pytest.approx(1 / 30)
     assert script.pose(0.0) is not None and script.pose(5.0) is not None
 
 
-def test_what_is_no_script_says_why() -> None:
-    with pytest.raises(InputError, match=r"positions \[3, 20, 3\] and times \[3\], expected \[T, 25, 3\]"):
+def test_from_recording_invalid_input_raises() -> None:
+    with pytest.raises(InputError, match=r"\[3, 20, 3\]"):
         from_recording(np.zeros((3, 20, 3)), times(3))
-    with pytest.raises(InputError, match="stamp of frame 2 is not later than that of frame 1"):
+    with pytest.raises(InputError, match="frame 2 is not later"):
         from_recording(standing(3), np.array([0.0, 0.1, 0.1]))
     headless = standing(5)
     headless[:, INDEX["head"]] = np.nan
-    with pytest.raises(InputError, match="head missing in every frame"):
+    with pytest.raises(InputError, match="head missing"):
         from_recording(headless, times(5))
     empty = np.full((1, 2, 25, 3), np.nan, np.float32)
     recording = SkeletonSequence("empty", np.array([0, 1]), empty, empty[..., 0], empty[..., :2], ("body_1",))
-    with pytest.raises(InputError, match="'empty' has no joint in any frame"):
+    with pytest.raises(InputError, match="'empty'"):
         scripts_from_recording(recording)
 
 
-def test_the_floor_is_found_under_the_feet() -> None:
+def test_estimate_ground_finds_height_and_pitch() -> None:
     tilt = np.radians(14.0)
     joints = standing(90)
     joints[..., 2] += np.linspace(-0.6, 0.8, 90)[:, None]  # walks away from the camera
@@ -96,7 +96,7 @@ def test_the_floor_is_found_under_the_feet() -> None:
     assert ground.height == pytest.approx(1.0, abs=0.05)
 
 
-def test_a_recorded_sequence_is_rendered_where_it_was_seen(data_root, intrinsics) -> None:
+def test_scripted_scene_matches_recorded_pixels(data_root, intrinsics) -> None:
     recording = open_sequence(data_root / "nucla" / "raw" / "a01_s07_e00_v03.json")
     (script,) = scripts_from_recording(recording)
     scene = scene_from_scripts(intrinsics, [script], "pick up")
@@ -112,7 +112,7 @@ def test_a_recorded_sequence_is_rendered_where_it_was_seen(data_root, intrinsics
     assert scene.duration == pytest.approx(script.duration)
 
 
-def test_two_bodies_of_a_recording(intrinsics) -> None:
+def test_scripts_from_recording_two_bodies(intrinsics) -> None:
     tracks = np.stack([standing(20), standing(20) + np.array([0.8, 0.0, 0.4])]).astype(np.float32)
     stamps = np.round(times(20) * 1e9).astype(np.int64)
     scores = np.ones(tracks.shape[:-1], np.float32)

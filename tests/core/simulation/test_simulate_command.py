@@ -1,4 +1,4 @@
-"""`actrec simulate`: what it writes is what replay reads."""
+"""`actrec simulate`: its output is readable as a recording."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from actrec.utils.errors import EndOfStream
 SMALL = ["--set", "width=160", "height=120", "fps=10", "start_stamp_ns=0"]
 
 
-def test_a_folder_reads_back_as_it_was_rendered(tmp_path, capsys) -> None:
+def test_simulate_folder_reads_back_as_rendered(tmp_path, capsys) -> None:
     out = tmp_path / "wave"
     arguments = ["simulate", "--action", "wave", "--seconds", "0.5", "--seed", "3", "--out", str(out), "--json", *SMALL]
     assert main(arguments) == 0
@@ -39,7 +39,7 @@ def test_a_folder_reads_back_as_it_was_rendered(tmp_path, capsys) -> None:
     np.testing.assert_array_equal(joints["stamps_ns"], np.arange(5) * 100_000_000)
 
 
-def test_nothing_of_a_longer_recording_is_left_in_its_place(tmp_path) -> None:
+def test_simulate_overwrite_removes_longer_recording(tmp_path) -> None:
     out = tmp_path / "wave"
     for frames in (4, 2):
         assert main(["simulate", "--seconds", str(frames / 10), "--out", str(out), "--overwrite", *SMALL]) == 0
@@ -49,22 +49,22 @@ def test_nothing_of_a_longer_recording_is_left_in_its_place(tmp_path) -> None:
     assert (out / "000000_notes.png").exists()
 
 
-def test_a_preview_plays(tmp_path) -> None:
+def test_simulate_preview_is_playable(tmp_path) -> None:
     av = pytest.importorskip("av")
     file = tmp_path / "two.mp4"
     assert main(["simulate", "--actors", "2", "--seconds", "0.4", "--preview", str(file), *SMALL]) == 0
     with av.open(str(file)) as container:
-        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    assert len(pictures) == 4 and pictures[0].shape == (120, 320, 3)
+        images = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(images) == 4 and images[0].shape == (120, 320, 3)
 
 
-def test_exact_depth_is_written_whole(tmp_path) -> None:
+def test_simulate_no_noise_writes_complete_depth(tmp_path) -> None:
     assert main(["simulate", "--no-noise", "--seconds", "0.1", "--out", str(tmp_path / "exact"), *SMALL]) == 0
     depth = cv2.imread(str(tmp_path / "exact" / "000000_depth.png"), cv2.IMREAD_UNCHANGED)
     assert depth.dtype == np.uint16 and depth.min() > 500
 
 
-def test_the_list_names_actions_and_options(capsys) -> None:
+def test_simulate_list_shows_actions_and_options(capsys) -> None:
     assert main(["simulate", "--list"]) == 0
     text = capsys.readouterr().out
     assert "pick_up" in text and "camera_pitch" in text and "structured_light" in text
@@ -73,42 +73,50 @@ def test_the_list_names_actions_and_options(capsys) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        ([], 2, "nothing to write: give --out FOLDER"),
-        (["--out", "{tmp}/x", "--action", "juggle"], 2, "unknown simulated action 'juggle'; known: all"),
+        ([], 2, "no output: use --out FOLDER"),
+        (["--out", "{tmp}/x", "--action", "juggle"], 2, "'juggle'"),
         (["--out", "{tmp}/x", "--seconds", "-1"], 2, "--seconds is -1.0, expected more than 0"),
         (["--out", "{tmp}/x", "--set", "fps"], 2, "--set is 'fps', expected KEY=VALUE"),
-        (["--out", "{tmp}/x", "--action", "wave", "--script", "a.npz"], 2, "give one of them"),
+        (["--out", "{tmp}/x", "--action", "wave", "--script", "a.npz"], 2, "use one of them"),
         (["--out", "{tmp}/x", "--script", "{tmp}/gone.npz"], 1, "there is no file"),
-        (["--out", "{tmp}"], 1, "is not empty; choose another folder"),
+        (["--out", "{tmp}"], 1, "is not empty: choose another folder"),
         (["--out", "/proc/self", "--overwrite"], 1, "cannot write '/proc/self/intrinsics.yaml': No such file"),
-        (["--preview", "/proc/gone.mp4"], 1, "cannot write '/proc/gone.mp4': No such file or directory; name another"),
-        (["--preview", "{tmp}/x.what"], 1, "Could not determine output format; name another, as preview.mp4"),
+        (
+            ["--preview", "/proc/gone.mp4"],
+            1,
+            "'/proc/gone.mp4': No such file or directory; choose another",
+        ),
+        (
+            ["--preview", "{tmp}/x.what"],
+            1,
+            "determine output format; choose another file such as preview.mp4",
+        ),
     ],
 )
-def test_wrong_use_is_one_line(arguments, status, message, tmp_path, capsys) -> None:
+def test_simulate_wrong_use_prints_one_line(arguments, status, message, tmp_path, capsys) -> None:
     (tmp_path / "something").write_text("here")
     assert main(["simulate", *(argument.replace("{tmp}", str(tmp_path)) for argument in arguments)]) == status
     error = capsys.readouterr().err.strip()
     assert message in error and len(error.splitlines()) == 1
 
 
-def test_a_folder_whose_name_is_no_utf_8_is_written_and_read(tmp_path) -> None:
-    out = tmp_path / os.fsdecode(b"B\xfccher")  # as a disk of an older system has it; OpenCV would end the process
+def test_simulate_non_utf8_folder_name(tmp_path) -> None:
+    out = tmp_path / os.fsdecode(b"B\xfccher")  # Latin-1, on which OpenCV itself crashes
     assert main(["simulate", "--seconds", "0.2", "--out", str(out), *SMALL]) == 0
     with open_recording(out) as recording:
         frames = list(recording.frames())
     assert len(frames) == 2 and frames[0].color.shape == (120, 160, 3) and frames[0].depth.shape == (120, 160)
 
 
-def test_a_full_disk_is_one_line(tmp_path, capsys) -> None:
+def test_simulate_full_disk_prints_one_line(tmp_path, capsys) -> None:
     pytest.importorskip("av")
     (tmp_path / "video.mp4").symlink_to("/dev/full")
     assert main(["simulate", "--seconds", "0.2", "--preview", str(tmp_path / "video.mp4"), *SMALL]) == 1
     error = capsys.readouterr().err.strip()
-    assert "video.mp4': No space left on device; name another" in error and len(error.splitlines()) == 1
+    assert "video.mp4': No space left on device; choose another" in error and len(error.splitlines()) == 1
 
 
-def test_the_benchmark_measures_every_case() -> None:
+def test_measure_renderer_covers_all_cases() -> None:
     from benchmarks.perception import measure_renderer
 
     figures = measure_renderer(["--frames", "2", "--width", "160", "--height", "120"])

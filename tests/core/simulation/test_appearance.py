@@ -1,4 +1,4 @@
-"""MediaPipe takes the actor for a person: pose, face and hands are found where they are."""
+"""MediaPipe detects the actor's pose, face and hands."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from actrec.skeleton.layouts import KINECT_V2_25, MEDIAPIPE_33
 JOINTS = [f"{j}_{s}" for j in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle") for s in ("left", "right")]
 TRUE = [KINECT_V2_25.index[j] for j in JOINTS]
 FOUND = [MEDIAPIPE_33.index[j] for j in JOINTS]
-# From the back neither a face nor, at this size, every limb is to be expected: it is the only action that turns round.
+# Walking shows the back, where MediaPipe finds neither a face nor, at this size, every limb.
 FACING = [name for name in CYCLE if name != "walk"]
 
 
@@ -35,7 +35,7 @@ def pose():
 
 
 @pytest.mark.parametrize("action", FACING)
-def test_the_body_is_found_where_it_is(pose, action) -> None:
+def test_mediapipe_pose_matches_actor_joints(pose, action) -> None:
     errors = []
     for frame in performed(action, 4):
         result = pose.process(frame.color)
@@ -46,7 +46,7 @@ def test_the_body_is_found_where_it_is(pose, action) -> None:
     assert (np.array(errors) < 12).mean() > 0.9
 
 
-def test_face_and_hands_are_found() -> None:
+def test_mediapipe_detects_face_and_hands() -> None:
     solutions = pytest.importorskip("mediapipe").solutions
     faces, hands = [], []
     with (
