@@ -136,7 +136,7 @@ def test_clip_keys_are_checked(session: Session) -> None:
     for clip, message in (
         ({}, "no key; known: bodies, pixels"),
         ({"body": clip_at(0)["bodies"]}, "unknown key 'body'; known: bodies"),
-        ({"pixels": np.zeros((1, FRAMES, 25, 2), np.float32)}, "made from 'bodies'.*clip holds pixels"),
+        ({"pixels": np.zeros((1, FRAMES, 25, 2), np.float32)}, "needs 'bodies'.*clip has pixels"),
         ({**clip_at(0), "hands": np.zeros(3, np.float32)}, r"hands are \[3\], expected \[M, T, 2, 21, 3\] of 8 frames"),
         ({**clip_at(0), "pixels": np.zeros((1, FRAMES, 20, 2), np.float32)}, r"\[1, 8, 20, 2\].*V = 25"),
         ({**clip_at(0), "motion": np.full((1, FRAMES, 25, 2), np.inf, np.float32)}, "motion hold infinite"),
@@ -258,7 +258,7 @@ def test_observed_frames_stand_for_pictures(tmp_path: Path) -> None:
     np.testing.assert_array_equal(session.predict(kept).probabilities, session.predict(clip).probabilities)
     with pytest.raises(InputError, match="'crop' holds 9 observed frames, expected 10 frames"):
         session.predict({**kept, "crop": frames[:9]})
-    with pytest.raises(InputError, match="made from 'color'.*clip holds bodies"):
+    with pytest.raises(InputError, match="needs 'color'.*clip has bodies"):
         session.predict({"bodies": clip["bodies"]})
 
 

@@ -159,7 +159,7 @@ def test_what_does_not_fit_is_refused(tmp_path, tiny):
         evaluation.evaluate(tiny, ClipDataset([still("x", 0, [(0.0, 0.0)])], ("a", "b", "c")))
     image = InputSpec("image", "image", "CTHW", (3, 4, 16, 16))
     session = inference.load(write_any(tmp_path / "image", [BODY, image], WindowSpec(1.0, 4)))
-    with pytest.raises(InputError, match=r"clip 'left_1': input 'image' .*'color'.*the clip holds bodies"):
+    with pytest.raises(InputError, match=r"clip 'left_1': input 'image' .*'color'.*the clip has bodies"):
         scoring.score(session, clips())
 
 

@@ -385,7 +385,7 @@ def test_options_that_do_not_fit_are_refused(name, options, message):
 def test_a_clip_without_scene_flow_is_refused(name):
     specs = network(name).input_specs
     clip = {k: v for k, v in example_clip(specs, 16, 2).items() if k != "flow"}
-    with pytest.raises(InputError, match=r"'flow_rgb' .*made from 'flow'"):
+    with pytest.raises(InputError, match=r"'flow_rgb' .*needs 'flow'"):
         features.inputs(clip, specs)
 
 

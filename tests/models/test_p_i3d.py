@@ -379,7 +379,7 @@ def test_from_a_clip_to_logits():
     assert logits.isfinite().all()
     without = {name: value for name, value in clip.items() if not name.startswith("hand")}
     assert set(features.inputs(without, model.input_specs)) == set(made)
-    with pytest.raises(InputError, match="made from 'color'"):
+    with pytest.raises(InputError, match="needs 'color'"):
         features.inputs({name: value for name, value in clip.items() if name != "color"}, model.input_specs)
 
 

@@ -52,9 +52,9 @@ def test_further_bodies_are_not_looked_at():
     "clip, message",
     [
         (clip_of(joints=20), r"20.* 25 joints \(kinect_v2_25\)"),
-        (clip_of(frames=6), r"takes (at least 8 frames|16 pictures)"),
-        ({"bodies": clip_of()["bodies"]}, "made from '(pixels|color)'"),
-        ({k: v for k, v in clip_of().items() if k != "bodies"}, "made from 'bodies'"),
+        (clip_of(frames=6), r"(at least 8 frames|16 images)"),
+        ({"bodies": clip_of()["bodies"]}, "needs '(pixels|color)'"),
+        ({k: v for k, v in clip_of().items() if k != "bodies"}, "needs 'bodies'"),
     ],
 )
 def test_refused_clips(clip, message):

@@ -220,7 +220,7 @@ class Samples(Dataset[Sample]):
         assert self.augmentation is not None
         if self._normalized is None:
             return self._of_clip({"bodies": bodies}, self.specs, self._start(rng))
-        whole = skeleton.normalize(skeleton.fitted(bodies, self.specs[0]), self._normalized)
+        whole = skeleton.normalize(skeleton.pad_bodies(bodies, self.specs[0]), self._normalized)
         joints = data_augmentation.augment_normalized(whole, self.augmentation, rng)
         root = self._normalized.root_bone
         return {spec.name: skeleton.stack(joints, spec.modality, spec.layout, root) for spec in self.specs}
