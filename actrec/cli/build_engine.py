@@ -14,7 +14,7 @@ EPILOG = """\
 Example:
   actrec build-engine deepacts_graph_nucla
   actrec build-engine ~/my_actions --precision fp32 --most 8
-  actrec build-engine ~/my_actions_int8 --precision int8 --recordings takes/wave.mcap,takes/point.mcap
+  actrec build-engine ~/my_actions_int8 --precision int8 --recordings clips/wave.mcap,clips/point.mcap
 Use it with:  actrec run --ros-args -p backend:=tensorrt
 """
 

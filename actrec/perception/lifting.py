@@ -1,6 +1,6 @@
 """Lifting of joints from pixels to meters, by the depth image and the estimator's own 3-D shape.
 
-Steps of `Lifter.lift`:
+Steps of `lift`:
 
 1. Place the world landmarks so that they project onto the pixels (least squares). This alone gives the person's
    distance within about 20 %, and is the only source without depth.
@@ -237,6 +237,7 @@ def lift(
     intrinsics: Intrinsics,
     radii: np.ndarray | Sequence[float] | float = 0.0,
     links: np.ndarray | None = None,
+    config: LiftingConfig | None = None,
     **options: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lift joints from pixels to meters.
@@ -249,7 +250,8 @@ def lift(
         intrinsics: Intrinsics of the image.
         radii: [V] or one number: meters from the visible surface to the joint's center (`joint_radii`).
         links: [L, 2] joints of limbs that may occlude other joints (`limb_links`).
-        options: Fields of `LiftingConfig`.
+        config: Settings.
+        options: Fields of `LiftingConfig`, instead of `config`.
 
     Returns:
         Positions [V, 3] float32 meters in the optical frame, NaN if unknown, and scores [V] float32: unchanged for
@@ -260,74 +262,55 @@ def lift(
         InputError: Shapes do not fit each other, or depth is not in meters.
         ConfigError: An option is unknown or out of range.
     """
-    return Lifter(build(LiftingConfig, options)).lift(pixels, world, scores, depth, intrinsics, radii, links)
+    config = config or build(LiftingConfig, options)
+    pixels, scores, world = _checked(pixels, scores, world, depth, intrinsics)
+    rays = _rays(pixels, intrinsics)
+    placed = place(world, rays, scores)
+    surface, fitted = np.full(len(pixels), np.nan), placed
+    if depth is not None:
+        depths = np.zeros(len(pixels)) + np.asarray(radii)
+        surface, fitted = _find_surfaces(config, pixels, rays, placed, scores, depth, intrinsics.fx, depths, links)
+    seen = np.isfinite(surface)
+    if not seen.any():
+        return _result(placed, scores * config.no_depth_score)
+    if (away := float(np.median(surface[seen]))) > MAX_DEPTH_M:
+        raise InputError(f"depth is {away:.0f} m at the joints; expected meters, but it may be in millimeters")
+    lifted = _on_rays(rays, surface + radii)
+    positions = np.where(seen[:, None], lifted, _filled(fitted, lifted, seen, rays))
+    return _result(positions, np.where(seen, scores, scores * config.filled_score))
 
 
-class Lifter:
-    """Lifting with fixed settings; see `lift`."""
-
-    def __init__(self, config: LiftingConfig):
-        self.config = config
-
-    def lift(
-        self,
-        pixels: np.ndarray,
-        world: np.ndarray | None,
-        scores: np.ndarray,
-        depth: np.ndarray | None,
-        intrinsics: Intrinsics,
-        radii: np.ndarray | Sequence[float] | float = 0.0,
-        links: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Lift joints as the function `lift` does."""
-        pixels, scores, world = _checked(pixels, scores, world, depth, intrinsics)
-        rays = _rays(pixels, intrinsics)
-        placed = place(world, rays, scores)
-        surface, fitted = np.full(len(pixels), np.nan), placed
-        if depth is not None:
-            depths = np.zeros(len(pixels)) + np.asarray(radii)
-            surface, fitted = self._surface(pixels, rays, placed, scores, depth, intrinsics.fx, depths, links)
-        seen = np.isfinite(surface)
-        if not seen.any():
-            return _result(placed, scores * self.config.no_depth_score)
-        if (away := float(np.median(surface[seen]))) > MAX_DEPTH_M:
-            raise InputError(f"depth is {away:.0f} m at the joints; expected meters, but it may be in millimeters")
-        lifted = _on_rays(rays, surface + radii)
-        positions = np.where(seen[:, None], lifted, _filled(fitted, lifted, seen, rays))
-        return _result(positions, np.where(seen, scores, scores * self.config.filled_score))
-
-    def _surface(
-        self,
-        pixels: np.ndarray,
-        rays: np.ndarray,
-        placed: np.ndarray,
-        scores: np.ndarray,
-        depth: np.ndarray,
-        focal: float,
-        radii: np.ndarray,
-        links: np.ndarray | None,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return [V] depth of each joint's surface, NaN if none fits, and the world landmarks fitted to them."""
-        config = self.config
-        has_shape = np.isfinite(placed).all()
-        middle = float(np.median(placed[:, 2])) if has_shape else float("nan")
-        relative = placed[:, 2] - middle if has_shape else np.zeros(len(pixels))
-        half = 0.5 * config.window_m * focal / (placed[:, 2] if has_shape else _rough_distance(pixels, depth))
-        # At least 5×5 pixels: joints are not located better, and single pixels are noisy.
-        half = np.broadcast_to(np.clip(half, 2.0, 0.1 * depth.shape[1]), len(pixels))
-        samples = sample_depth(depth, pixels, half)
-        layers = split_surfaces(samples, config.surface_gap_m, config.min_share)
-        trust = np.where(scores >= config.min_joint_score, 1.0, 1 / 3)
-        wide, narrow = trust * config.max_disagreement_m, trust * config.hidden_m
-        expected = estimate_distance(layers, relative, scores, middle) + relative
-        surface = pick_surface(layers, expected, narrow, wide)
-        if not has_shape or not np.isfinite(surface).any():
-            return surface, placed
-        # Occluders must not bend the fit; the fit then detects occlusions better.
-        surface = _visible(surface, rays, _on_rays(rays, expected + radii), links)
-        fitted = similarity(placed, _on_rays(rays, surface + radii), scores, config.max_disagreement_m)
-        surface = pick_surface(layers, fitted[:, 2] - radii, narrow, wide)
-        return _visible(surface, rays, fitted, links), fitted
+def _find_surfaces(
+    config: LiftingConfig,
+    pixels: np.ndarray,
+    rays: np.ndarray,
+    placed: np.ndarray,
+    scores: np.ndarray,
+    depth: np.ndarray,
+    focal: float,
+    radii: np.ndarray,
+    links: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return [V] depth of each joint's surface, NaN if none fits, and the world landmarks fitted to them."""
+    has_shape = np.isfinite(placed).all()
+    middle = float(np.median(placed[:, 2])) if has_shape else float("nan")
+    relative = placed[:, 2] - middle if has_shape else np.zeros(len(pixels))
+    half = 0.5 * config.window_m * focal / (placed[:, 2] if has_shape else _rough_distance(pixels, depth))
+    # At least 5×5 pixels: joints are not located better, and single pixels are noisy.
+    half = np.broadcast_to(np.clip(half, 2.0, 0.1 * depth.shape[1]), len(pixels))
+    samples = sample_depth(depth, pixels, half)
+    layers = split_surfaces(samples, config.surface_gap_m, config.min_share)
+    trust = np.where(scores >= config.min_joint_score, 1.0, 1 / 3)
+    wide, narrow = trust * config.max_disagreement_m, trust * config.hidden_m
+    expected = estimate_distance(layers, relative, scores, middle) + relative
+    surface = pick_surface(layers, expected, narrow, wide)
+    if not has_shape or not np.isfinite(surface).any():
+        return surface, placed
+    # Occluders must not bend the fit; the fit then detects occlusions better.
+    surface = _visible(surface, rays, _on_rays(rays, expected + radii), links)
+    fitted = similarity(placed, _on_rays(rays, surface + radii), scores, config.max_disagreement_m)
+    surface = pick_surface(layers, fitted[:, 2] - radii, narrow, wide)
+    return _visible(surface, rays, fitted, links), fitted
 
 
 def _visible(surface: np.ndarray, rays: np.ndarray, expected: np.ndarray, links: np.ndarray | None) -> np.ndarray:
@@ -381,8 +364,8 @@ def _on_rays(rays: np.ndarray, z: np.ndarray) -> np.ndarray:
 def _filled(fitted: np.ndarray, lifted: np.ndarray, seen: np.ndarray, rays: np.ndarray) -> np.ndarray:
     """Place joints on their rays at the fitted landmarks' depth plus the mean deviation of lifted neighbors."""
     deviation = np.where(seen, lifted[:, 2] - fitted[:, 2], 0.0)
-    apart = np.linalg.norm(fitted[:, None] - fitted[None], axis=2)
-    near = np.exp(-((apart / NEIGHBOR_M) ** 2)) * seen
+    distances = np.linalg.norm(fitted[:, None] - fitted[None], axis=2)
+    near = np.exp(-((distances / NEIGHBOR_M) ** 2)) * seen
     z = fitted[:, 2] + (near @ deviation) / (near.sum(axis=1) + 0.2)
     return np.where(np.isfinite(rays).all(axis=1)[:, None], rays * z[:, None], fitted)
 

@@ -13,7 +13,7 @@ from actrec.perception.base import (
     HandEstimatorConfig,
     create,
 )
-from actrec.perception.lifting import Lifter, LiftingConfig, joint_radii, limb_links
+from actrec.perception.lifting import LiftingConfig, joint_radii, lift, limb_links
 from actrec.perception.tracking import Tracker, TrackerConfig
 from actrec.skeleton.conversions import CANONICAL, convert
 from actrec.types import Body, Face, Hand, RgbdFrame
@@ -92,7 +92,7 @@ class BodyPerception(_Perception):
     def __init__(self, **options: Any):
         self.config = build(BodyPerceptionConfig, options)
         self._estimator = create("body", **dataclasses.asdict(_subset(self.config, BodyEstimatorConfig)))
-        self._lifter = Lifter(_subset(self.config, LiftingConfig))
+        self._lifting = _subset(self.config, LiftingConfig)
         self._tracker = Tracker(**dataclasses.asdict(_subset(self.config, TrackerConfig)))
 
     def process(self, frame: RgbdFrame) -> list[Body]:
@@ -110,7 +110,7 @@ class BodyPerception(_Perception):
 
     def _body(self, detection: Detection, frame: RgbdFrame) -> Body:
         radii, links = joint_radii(detection.layout), limb_links(detection.layout)
-        positions, scores = _lift(self._lifter, detection, frame, radii, links)
+        positions, scores = _lift(self._lifting, detection, frame, radii, links)
         positions, scores = convert(positions, scores, detection.layout, CANONICAL)
         pixels, _ = convert(detection.pixels, detection.scores, detection.layout, CANONICAL)
         return Body("", CANONICAL, positions, pixels, scores)
@@ -128,7 +128,7 @@ class HandPerception(_Perception):
     def __init__(self, **options: Any):
         self.config = build(HandPerceptionConfig, options)
         self._estimator = create("hand", **dataclasses.asdict(_subset(self.config, HandEstimatorConfig)))
-        self._lifter = _fine_lifter(self.config.hand_joint_window_m, self.config.hand_depth_m)
+        self._lifting = _fine_lifting(self.config.hand_joint_window_m, self.config.hand_depth_m)
 
     def process(self, frame: RgbdFrame, bodies: list[Body]) -> list[Hand]:
         """Return the hands of `bodies` in `frame`, `hand_21`; without bodies, any hands.
@@ -139,7 +139,7 @@ class HandPerception(_Perception):
         """
         hands = []
         for detection in self._estimator.estimate(frame, [_canonical(body) for body in bodies]):
-            positions, scores = _lift(self._lifter, detection, frame, FINGER_RADIUS_M)
+            positions, scores = _lift(self._lifting, detection, frame, FINGER_RADIUS_M)
             hands.append(
                 Hand(detection.body_id, detection.layout, positions, detection.pixels, scores, side=detection.side)
             )
@@ -158,7 +158,7 @@ class FacePerception(_Perception):
     def __init__(self, **options: Any):
         self.config = build(FacePerceptionConfig, options)
         self._estimator = create("face", **dataclasses.asdict(_subset(self.config, FaceEstimatorConfig)))
-        self._lifter = _fine_lifter(self.config.face_point_window_m, self.config.face_depth_m)
+        self._lifting = _fine_lifting(self.config.face_point_window_m, self.config.face_depth_m)
 
     def process(self, frame: RgbdFrame, bodies: list[Body]) -> list[Face]:
         """Return the faces of `bodies` in `frame`, `face_68`; without bodies, any faces.
@@ -168,7 +168,7 @@ class FacePerception(_Perception):
         """
         faces = []
         for detection in self._estimator.estimate(frame, [_canonical(body) for body in bodies]):
-            positions, scores = _lift(self._lifter, detection, frame, 0.0)
+            positions, scores = _lift(self._lifting, detection, frame, 0.0)
             faces.append(Face(detection.body_id, detection.layout, positions, detection.pixels, scores))
         return faces
 
@@ -256,17 +256,17 @@ def _canonical(body: Body) -> Body:
     return dataclasses.replace(body, layout=CANONICAL, positions=positions, pixels=pixels, scores=scores)
 
 
-def _fine_lifter(window_m: float, depth_m: float) -> Lifter:
-    """Return a lifter for small objects whose landmarks have no visibility."""
-    config = LiftingConfig(window_m=window_m, max_disagreement_m=depth_m, surface_gap_m=0.02, min_joint_score=0.0)
-    return Lifter(config)
+def _fine_lifting(window_m: float, depth_m: float) -> LiftingConfig:
+    """Return lifting settings for small objects whose landmarks have no visibility."""
+    return LiftingConfig(window_m=window_m, max_disagreement_m=depth_m, surface_gap_m=0.02, min_joint_score=0.0)
 
 
 def _lift(
-    lifter: Lifter,
+    config: LiftingConfig,
     detection: Detection,
     frame: RgbdFrame,
     radii: np.ndarray | float,
     links: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    return lifter.lift(detection.pixels, detection.world, detection.scores, frame.depth, frame.intrinsics, radii, links)
+    d = detection
+    return lift(d.pixels, d.world, d.scores, frame.depth, frame.intrinsics, radii, links, config)

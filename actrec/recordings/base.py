@@ -47,7 +47,10 @@ class Recording(ABC):
     Attributes:
         path: The file or folder.
         config: The settings.
+        intrinsics: Intrinsics of the images; nominal ones for a recording of joints alone.
     """
+
+    intrinsics: Intrinsics
 
     def __init__(self, path: Path, config: RecordingConfig):
         self.path = path
@@ -60,11 +63,6 @@ class Recording(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    @property
-    @abstractmethod
-    def intrinsics(self) -> Intrinsics:
-        """Intrinsics of the images."""
 
     @property
     @abstractmethod

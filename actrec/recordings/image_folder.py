@@ -22,7 +22,7 @@ import numpy as np
 from actrec.recordings import base, image_decoding
 from actrec.recordings.base import Recording, RecordingConfig, existing, log
 from actrec.skeleton.sequence import load_npz, stamps_at
-from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
+from actrec.types import NANOSECONDS, RgbdFrame
 from actrec.utils import calibration_files, files
 from actrec.utils.errors import InputError
 
@@ -98,7 +98,7 @@ class FolderRecording(Recording):
             raise InputError(f"'{self.path}' holds no color images (N.jpg, colorN.png or rgb/N.png); check the path")
         first = _read(listing.color[0][1], cv2.IMREAD_COLOR)
         self._yaml = self._load_yaml()
-        self._intrinsics = base.resolve_intrinsics(self.path, config, first.shape[1], first.shape[0], self.path)
+        self.intrinsics = base.resolve_intrinsics(self.path, config, first.shape[1], first.shape[0], self.path)
         self._npz = load_npz(listing.npz, ("depth",))["depth"] if listing.npz and not listing.depth else None
         self._pairs = self._pair(listing)
         played = {file for _, file, _ in self._pairs}
@@ -106,11 +106,6 @@ class FolderRecording(Recording):
         # Images skipped for missing depth still count in the numbering of stamps.
         self._stamps = stamps[[file in played for _, file in listing.color]]
         self._scale = self._depth_scale(listing)
-
-    @property
-    def intrinsics(self) -> Intrinsics:
-        """Intrinsics of the images."""
-        return self._intrinsics
 
     @property
     def duration_s(self) -> float:
@@ -127,7 +122,7 @@ class FolderRecording(Recording):
                 int(self._stamps[index]),
                 cv2.cvtColor(_read(color_file, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB),
                 None if depth_source is None else self._depth(depth_source),
-                self._intrinsics,
+                self.intrinsics,
             )
             _check(frame, color_file)
             yield frame

@@ -56,12 +56,7 @@ class SkeletonRecording(Recording):
         super().__init__(existing(path), config)
         self.sequence = open_sequence(self.path, config.sequence or None, config.fps)
         nominal = KINECT_V1 if self.sequence.meta["format"] in ("nucla", "utd_mhad") else KINECT_V2_COLOR
-        self._intrinsics = base.resolve_or_nominal(self.path, config, nominal)
-
-    @property
-    def intrinsics(self) -> Intrinsics:
-        """Intrinsics from the options, or nominal ones of the Kinect of this format."""
-        return self._intrinsics
+        self.intrinsics = base.resolve_or_nominal(self.path, config, nominal)
 
     @property
     def duration_s(self) -> float:
@@ -74,7 +69,7 @@ class SkeletonRecording(Recording):
         stamps = self.sequence.stamps_ns
         for index, stamp in enumerate(stamps):
             if stamp - stamps[0] >= round(start_s * NANOSECONDS):
-                yield RgbdFrame(int(stamp), None, None, self._intrinsics, skeletons=self.sequence.bodies_at(index))
+                yield RgbdFrame(int(stamp), None, None, self.intrinsics, skeletons=self.sequence.bodies_at(index))
 
 
 def sniff(path: str | Path) -> str | None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from actrec.recordings import base
 from actrec.recordings.base import Recording, RecordingConfig, existing, log
-from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
+from actrec.types import NANOSECONDS, RgbdFrame
 from actrec.utils import calibration_files, files
 from actrec.utils.errors import InputError
 
@@ -204,18 +204,13 @@ class VideoRecording(Recording):
         height, width = first.shape[:2]
         if ntu and not (config.intrinsics or config.hfov_deg):
             log.warning("'%s': assuming the Kinect v2's field of view of %g degrees", self.path, NTU_HFOV_DEG)
-            self._intrinsics = calibration_files.from_hfov(width, height, NTU_HFOV_DEG)
+            self.intrinsics = calibration_files.from_hfov(width, height, NTU_HFOV_DEG)
         else:
-            self._intrinsics = base.resolve_intrinsics(self.path, config, width, height)
+            self.intrinsics = base.resolve_intrinsics(self.path, config, width, height)
         kind = "a video without depth"
         if from_azure_kinect:
             kind = "from an Azure Kinect; to get its depth, use driver azure_kinect with its option recording"
         log.warning("'%s' is %s", self.path, kind)
-
-    @property
-    def intrinsics(self) -> Intrinsics:
-        """Intrinsics of the images."""
-        return self._intrinsics
 
     @property
     def duration_s(self) -> float:
@@ -228,7 +223,7 @@ class VideoRecording(Recording):
             seconds, shown = 0.0, 0.0
             for seconds, frame in self._timed_frames(container, start_s):
                 if seconds >= start_s - 1e-6:
-                    yield RgbdFrame(round(seconds * NANOSECONDS), self._image(frame), None, self._intrinsics)
+                    yield RgbdFrame(round(seconds * NANOSECONDS), self._image(frame), None, self.intrinsics)
                 shown = _shown(frame)
             if not self.config.fps:
                 self._check_end(container, seconds, shown)

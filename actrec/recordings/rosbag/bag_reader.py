@@ -12,7 +12,7 @@ from typing import Any
 from rosbags.rosbag2 import Reader
 from rosbags.rosbag2.storage_mcap import zstd
 
-from actrec.recordings.base import RecordingConfig
+from actrec.recordings.base import Recording, RecordingConfig, existing
 from actrec.recordings.image_decoding import COLOR_ENCODINGS, DEPTH_ENCODINGS
 from actrec.types import NANOSECONDS
 from actrec.utils.errors import ActrecError, ConfigError, InputError
@@ -77,6 +77,29 @@ def open_reader(path: Path) -> Any:
         reader = Reader(path)
         reader.open()
     return reader
+
+
+class OpenBag(Recording):
+    """Recording in a bag whose reader is open.
+
+    Raises:
+        DeviceError: The bag does not exist.
+        InputError: The bag is corrupt or unfinished.
+    """
+
+    def __init__(self, path: str | Path, config: RecordingConfig):
+        super().__init__(existing(path), config)
+        self._reader = open_reader(self.path)
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from the first message of the bag to the last."""
+        return float(self._reader.duration) / NANOSECONDS
+
+    def close(self) -> None:
+        """Close the bag; safe to call twice."""
+        if self._reader.is_open:
+            self._reader.close()
 
 
 def message_types(path: Path) -> set[str]:

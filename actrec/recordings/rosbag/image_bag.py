@@ -10,14 +10,14 @@ import numpy as np
 from rosbags.typesys import Stores, get_typestore
 
 from actrec.recordings import base, image_decoding
-from actrec.recordings.base import Recording, RecordingConfig, existing, log
+from actrec.recordings.base import RecordingConfig, log
 from actrec.recordings.rosbag.bag_reader import (
     INFO,
+    OpenBag,
     Topics,
     find_topics,
     is_registered,
     messages,
-    open_reader,
     reading,
     replace_stamp,
     stamp_ns,
@@ -47,7 +47,7 @@ _PROBE = 30
 """Color messages read to find the frame rate and the image size."""
 
 
-class BagRecording(Recording):
+class BagRecording(OpenBag):
     """Playback of a bag's color, depth and intrinsics.
 
     Skipped are color images without depth within half a frame, and frames with an image that cannot be decoded. If the
@@ -70,32 +70,16 @@ class BagRecording(Recording):
     """
 
     def __init__(self, path: str | Path, config: RecordingConfig):
-        super().__init__(existing(path), config)
+        super().__init__(path, config)
         self.unpaired = self.damaged = 0
         self._unstamped = False
-        self._metric = False  # whether an image has shown that depth is in metres
+        self._metric = False  # whether an image has shown that depth is in meters
         self._registration: Registration | None = None
-        self._reader = open_reader(self.path)
         try:
             self._prepare()
         except BaseException:
             self.close()
             raise
-
-    @property
-    def intrinsics(self) -> Intrinsics:
-        """Intrinsics of the color images, from the options or camera_info."""
-        return self._intrinsics
-
-    @property
-    def duration_s(self) -> float:
-        """Seconds from the first message of the bag to the last."""
-        return self._reader.duration / NANOSECONDS
-
-    def close(self) -> None:
-        """Close the bag; safe to call twice."""
-        if self._reader.is_open:
-            self._reader.close()
 
     def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
         """Yield every frame from `start_s` after the first color message."""
@@ -150,7 +134,7 @@ class BagRecording(Recording):
         with reading(self.path):
             image, frame_id = self._first_image()
             height, width = image.shape[:2]
-            self._intrinsics = self._resolve_intrinsics(width, height)
+            self.intrinsics = self._resolve_intrinsics(width, height)
             self._registration = self._register(frame_id)
 
     def _first_image(self) -> tuple[np.ndarray, str]:
@@ -205,14 +189,14 @@ class BagRecording(Recording):
         lens = intrinsics_from_info(
             topic, info, info.width, info.height, calibration_files.rectified(self.topics.depth)
         )
-        size, wanted = (lens.width, lens.height), (self._intrinsics.width, self._intrinsics.height)
-        if topic == self.topics.info or lens == self._intrinsics or (depth_frame == color_frame and size == wanted):
+        size, wanted = (lens.width, lens.height), (self.intrinsics.width, self.intrinsics.height)
+        if topic == self.topics.info or lens == self.intrinsics or (depth_frame == color_frame and size == wanted):
             raise InputError("it has the camera_info of color")
         kinds = {c.topic: c.msgtype for c in self._reader.connections if c.msgcount}
         static = [t for t, kind in kinds.items() if kind == TRANSFORMS and t.endswith(STATIC_TRANSFORMS)]
         # Not through self._messages: these messages start with no header whose stamp could be replaced.
         transforms = [self._deserialize(t, raw) for t, _, raw in messages(self._reader, static)] if static else []
-        return make_registration(lens, depth_frame, self._intrinsics, color_frame, transforms)
+        return make_registration(lens, depth_frame, self.intrinsics, color_frame, transforms)
 
     def _first(self, topic: str | None) -> bytes | None:
         """Return the first message of a topic, or None."""
@@ -260,16 +244,16 @@ class BagRecording(Recording):
         message = self._deserialize(self.topics.depth, raw)
         scale = self.config.depth_scale
         if hasattr(message, "format"):
-            metres = image_decoding.decompress_depth(message.format, message.data, scale)
+            meters = image_decoding.decompress_depth(message.format, message.data, scale)
         else:
-            metres = image_decoding.depth(message.encoding, _pixels(message), scale)
+            meters = image_decoding.depth(message.encoding, _pixels(message), scale)
         if not self._metric:
-            self._check_unit(metres)
-        return metres if self._registration is None else self._registration.register(metres)
+            self._check_unit(meters)
+        return meters if self._registration is None else self._registration.register(meters)
 
-    def _check_unit(self, metres: np.ndarray) -> None:
+    def _check_unit(self, meters: np.ndarray) -> None:
         """Refuse millimeters read as meters, until one image is near: later images may show the sky only."""
-        if (away := _near_depth(metres)) > MAX_DEPTH_M:
+        if (away := _near_depth(meters)) > MAX_DEPTH_M:
             raise InputError(
                 f"depth on {self.topics.depth} is {away:.0f} m or more nearly everywhere, expected meters; if it is in "
                 "millimeters, give depth_scale=0.001"
@@ -279,8 +263,8 @@ class BagRecording(Recording):
     def _frame(self, color: bytes, depth: bytes | None) -> RgbdFrame:
         try:
             image, frame_id = self._color(color)
-            metres = None if depth is None else self._depth(depth)
-            frame = RgbdFrame(stamp_ns(color), image, metres, self._intrinsics, frame_id)
+            meters = None if depth is None else self._depth(depth)
+            frame = RgbdFrame(stamp_ns(color), image, meters, self.intrinsics, frame_id)
             frame.check()
         except ActrecError as error:
             raise type(error)(f"bag '{self.path}': {error}") from error
@@ -453,9 +437,9 @@ def _matrix(transform: Any) -> np.ndarray:
     return matrix
 
 
-def _near_depth(metres: np.ndarray) -> float:
+def _near_depth(meters: np.ndarray) -> float:
     """Return the 5th percentile of every eighth pixel's valid depth; 0 if less than 5 % of them are valid."""
-    few = metres[::8, ::8]
+    few = meters[::8, ::8]
     known = few[np.isfinite(few)]
     return float(np.percentile(known, 5)) if known.size > 0.05 * few.size else 0.0
 

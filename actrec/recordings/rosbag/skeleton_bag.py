@@ -8,12 +8,12 @@ import numpy as np
 from rosbags.interfaces import MessageDefinitionFormat
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from actrec.recordings.base import Recording, RecordingConfig, existing, resolve_or_nominal
-from actrec.recordings.rosbag.bag_reader import messages, open_reader, reading, stamp_ns
+from actrec.recordings.base import RecordingConfig, resolve_or_nominal
+from actrec.recordings.rosbag.bag_reader import OpenBag, messages, reading, stamp_ns
 from actrec.recordings.rosbag.bag_writer import SKELETONS_TOPIC, TRUE_SKELETONS_TOPIC, typestore_with
 from actrec.recordings.skeleton_files import KINECT_V1
 from actrec.skeleton.conversions import CANONICAL, convert
-from actrec.types import NANOSECONDS, Body, Intrinsics, RgbdFrame
+from actrec.types import NANOSECONDS, Body, RgbdFrame
 from actrec.utils.errors import ConfigError
 
 SKELETONS = "actrec_msgs/msg/SkeletonArray"
@@ -21,7 +21,7 @@ SKELETONS = "actrec_msgs/msg/SkeletonArray"
 PREFERRED_TOPICS = (SKELETONS_TOPIC, TRUE_SKELETONS_TOPIC)
 
 
-class SkeletonBagRecording(Recording):
+class SkeletonBagRecording(OpenBag):
     """Playback of a bag's `SkeletonArray` topic: frames with `color` and `depth` None and the bodies in `skeletons`.
 
     Attributes:
@@ -38,32 +38,16 @@ class SkeletonBagRecording(Recording):
     """
 
     def __init__(self, path: str | Path, config: RecordingConfig):
-        super().__init__(existing(path), config)
-        self._reader = open_reader(self.path)
+        super().__init__(path, config)
         try:
             self.topic = choose_topic(self.path, self._reader, SKELETONS, PREFERRED_TOPICS, config.skeleton_topic)
             self._store = typestore_of(self.path, self._reader, self.topic, SKELETONS)
-            self._intrinsics = resolve_or_nominal(self.path, config, KINECT_V1)
+            self.intrinsics = resolve_or_nominal(self.path, config, KINECT_V1)
             with reading(self.path):
                 self._first_time = next(time for _, time, _ in messages(self._reader, [self.topic]))
         except BaseException:
             self.close()
             raise
-
-    @property
-    def intrinsics(self) -> Intrinsics:
-        """Intrinsics from the options, or nominal ones."""
-        return self._intrinsics
-
-    @property
-    def duration_s(self) -> float:
-        """Seconds from the first message of the bag to the last."""
-        return float(self._reader.duration) / NANOSECONDS
-
-    def close(self) -> None:
-        """Close the bag; safe to call twice."""
-        if self._reader.is_open:
-            self._reader.close()
 
     def frames(self, start_s: float = 0.0) -> Iterator[RgbdFrame]:
         """Yield a frame for each message from `start_s` after the first; `skeletons` may be empty."""
@@ -72,7 +56,7 @@ class SkeletonBagRecording(Recording):
             for _, _, raw in messages(self._reader, [self.topic], start):
                 message = self._store.deserialize_cdr(raw, SKELETONS)
                 bodies = [_body(skeleton) for skeleton in message.skeletons]
-                yield RgbdFrame(stamp_ns(raw), None, None, self._intrinsics, message.header.frame_id, bodies)
+                yield RgbdFrame(stamp_ns(raw), None, None, self.intrinsics, message.header.frame_id, bodies)
 
 
 def choose_topic(path: Path, reader: Any, kind: str, preferred: tuple[str, ...], name: str = "") -> str:
