@@ -1,7 +1,4 @@
-"""`actrec bench scene-flow`: against exact motion, against its authors' program, by warping, and by the clock.
-
-Exact rigid motion for `actrec bench scene-flow`: a person moved as a statue is, a camera that moves or stands.
-"""
+"""`actrec bench scene-flow`: accuracy against exact motion and the authors' program, warping residuals, and speed."""
 
 import itertools
 import time
@@ -42,12 +39,12 @@ def _turn(axis: int, degrees: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Motion:
-    """What moves from one frame to the next, in the first camera's axes: metres and rotations.
+    """Rigid motion from one frame to the next, in the first camera's axes, m.
 
     Attributes:
-        name: For the table.
-        shift, turn: The statue's, about its hips.
-        camera_shift, camera_turn: The camera's.
+        name: Shown in the table.
+        shift, turn: Translation and rotation of the statue about its hips.
+        camera_shift, camera_turn: Translation and rotation of the camera.
     """
 
     name: str
@@ -79,7 +76,7 @@ CAMERAS = (
 
 
 class _Statue:
-    """Somebody of one pose, given in the camera's frame."""
+    """Actor with a constant pose in the camera's frame."""
 
     duration = float("inf")
 
@@ -95,7 +92,7 @@ class _Statue:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two frames with all that is known of them: images of the flow's size, exact flow, where the statue is."""
+    """Two frames at the flow's size, with the exact flow and the statue's mask."""
 
     first: tuple[np.ndarray, np.ndarray, Intrinsics]
     second: tuple[np.ndarray, np.ndarray, Intrinsics]
@@ -104,11 +101,11 @@ class Pair:
 
 
 def measure_motions(methods: dict[str, SceneFlow], cameras: bool, width: int = 320) -> list[dict[str, Any]]:
-    """A row for each motion, noise and method.
+    """Return a row for each motion, noise and method.
 
     Args:
-        methods: By name.
-        cameras: Cameras that move; false: statues that are moved.
+        methods: Methods by name.
+        cameras: Use moving cameras instead of moved statues.
         width: Of the flow image.
     """
     rows = []
@@ -124,12 +121,12 @@ def measure_motions(methods: dict[str, SceneFlow], cameras: bool, width: int = 3
 
 
 def sampled(image: np.ndarray, step: int) -> np.ndarray:
-    """What is known of the pixels whose depth `resize` keeps at a `step`-th of the size."""
+    """Return the pixels whose depth `resize` keeps at a `step`-th of the size."""
     return image[step // 2 :: step, step // 2 :: step]
 
 
 def pairs_of(motion: Motion, noise: bool, intrinsics: Intrinsics, step: int) -> Iterator[Pair]:
-    """The motion at each distance, as a camera of these intrinsics sees it, at a `step`-th of its size."""
+    """Yield a pair of the motion at each distance, at a `step`-th of the image size."""
     for number, distance in enumerate(DISTANCES):
         before, after = _scenes(motion, distance, number, intrinsics)
         shots = before.at(0.0), after.at(0.0)
@@ -146,7 +143,7 @@ def pairs_of(motion: Motion, noise: bool, intrinsics: Intrinsics, step: int) -> 
 
 
 def _scenes(motion: Motion, distance: float, seed: int, intrinsics: Intrinsics) -> tuple[Scene, Scene]:
-    """The scene before and after."""
+    """Return the scene before and after the motion."""
     camera, who = PlacedCamera(), stage.cast_member(seed + 1)
     performance = Performance(("wave",), seed, physique=who.physique)
     actor = ProceduralActor(performance, who.appearance, camera, (0.0, distance), 0.3)
@@ -166,29 +163,29 @@ def _scenes(motion: Motion, distance: float, seed: int, intrinsics: Intrinsics) 
 
 
 def _motion_errors(method: SceneFlow, pairs: list[Pair]) -> dict[str, float]:
-    """Errors in millimetres over the frame, of the statue and of what stands still."""
-    off, share, still, known = [], [], [], []
+    """Return errors in mm per frame, of the statue and of the static background."""
+    errors, motions, still, known = [], [], [], []
     for pair in pairs:
         flow = _estimated(method, pair)
         error = np.linalg.norm(flow - pair.exact, axis=-1) * DT * 1000
-        off.append(error[pair.person])
-        share.append(np.linalg.norm(pair.exact, axis=-1)[pair.person] * DT * 1000)
+        errors.append(error[pair.person])
+        motions.append(np.linalg.norm(pair.exact, axis=-1)[pair.person] * DT * 1000)
         still.append(error[~pair.person])
         known.append(np.isfinite(error[pair.person]))
-    error, seen, rest = np.concatenate(off), np.concatenate(known), np.concatenate(still)
+    error, seen, rest = np.concatenate(errors), np.concatenate(known), np.concatenate(still)
     return {
         "person_epe_mm": round(float(error[seen].mean()), 1),
         "person_median_mm": round(float(np.median(error[seen])), 1),
-        "of_motion": round(float(error[seen].mean() / np.concatenate(share)[seen].mean()), 3),
+        "of_motion": round(float(error[seen].mean() / np.concatenate(motions)[seen].mean()), 3),
         "known": round(float(seen.mean()), 3),
         "still_median_mm": round(float(np.nanmedian(rest)), 2),
     }
 
 
 def _without_camera(motion: Motion, method: SceneFlow, pairs: list[Pair]) -> dict[str, Any]:
-    """What is left where all stands still, as the flow is and once the estimated motion of the camera is taken away.
+    """Return the flow of the static background before and after subtracting the estimated camera motion.
 
-    The flow is made as `FlowPairs` makes it, a fast turn turned back.
+    As in `FlowPairs`, fast rotations are compensated.
     """
     true = camera_motion.CameraMotion(motion.camera_turn.T, -motion.camera_turn.T @ np.array(motion.camera_shift))
     before, after, person, angle, place, found = [], [], [], [], [], 0
@@ -238,16 +235,16 @@ Images = tuple[np.ndarray, np.ndarray, Intrinsics]
 
 
 def measure(arguments: list[str]) -> dict[str, Any]:
-    """The figures of each part that is asked for."""
+    """Return the results of the selected parts."""
     parser = Parser(
         prog="actrec bench scene-flow", description=__doc__,
         epilog="Example: actrec bench scene-flow --data $ACTREC_DATA --parts truth,speed",
     )  # fmt: skip
-    parser.add_argument("--parts", default=",".join(PARTS), help="with commas between (default: %(default)s)")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="recordings (default: %(default)s)")
+    parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated parts (default: %(default)s)")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of recordings (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 for all (default: %(default)s)")
-    parser.add_argument("--pairs", type=count, default=12, help="pairs of a simulated case (default: %(default)s)")
-    parser.add_argument("--seconds", type=amount, default=3.0, help="that a speed is timed for (default: %(default)s)")
+    parser.add_argument("--pairs", type=count, default=12, help="pairs per simulated case (default: %(default)s)")
+    parser.add_argument("--seconds", type=amount, default=3.0, help="time per speed measurement (default: %(default)s)")
     args = parser.parse_args(arguments)
     cv2.setNumThreads(args.threads or -1)
     parts = {
@@ -260,12 +257,12 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     }
     wanted = args.parts.split(",")
     if unknown := [part for part in wanted if part not in parts]:
-        raise ConfigError(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+        raise ConfigError(f"unknown part {', '.join(unknown)}; known: {', '.join(PARTS)}")
     return {part: parts[part]() for part in wanted}
 
 
 class _Zero(SceneFlow):
-    """That nothing moves."""
+    """Baseline without motion."""
 
     def _estimate(self, color0, depth0, color1, depth1, intrinsics, dt):  # type: ignore[no-untyped-def]
         return np.where(np.isfinite(depth0)[..., None], np.float32(0), np.float32(np.nan)) * np.ones(3, np.float32)
@@ -279,7 +276,7 @@ def _methods(threads: int) -> dict[str, SceneFlow]:
 
 
 def _estimators(threads: int) -> dict[str, SceneFlow]:
-    """Those that estimate; on the GPU too where there is one."""
+    """Return the estimators, including the GPU's if there is one."""
     on_gpu = {"pd_flow_cuda": scene_flow.create("pd_flow", device="cuda")} if gpu.available() else {}
     return {
         **on_gpu,
@@ -292,20 +289,20 @@ def _estimators(threads: int) -> dict[str, SceneFlow]:
 
 
 def truth(count: int, threads: int) -> list[dict[str, Any]]:
-    """The simulated camera's actors, whose motion is known: errors over 33 ms, where they move and elsewhere."""
+    """Return errors per frame (33 ms) on simulated actors, at moving and at static pixels."""
     rows = []
     for width, height in SIZES[:2]:
         for actors, noise in ((1, False), (1, True), (2, False), (2, True)):
             pairs = list(_simulated(count, actors, noise, 640 // width))
             for name, method in _methods(threads).items():
-                rows.append(_judged(f"{width}x{height}", actors, noise, name, method, pairs))
+                rows.append(_errors_row(f"{width}x{height}", actors, noise, name, method, pairs))
     return rows
 
 
 def _simulated(
     count: int, actors: int, noise: bool, step: int
 ) -> Iterator[tuple[Images, Images, np.ndarray, np.ndarray]]:
-    """Pairs of frames half a second apart, with the exact flow and where somebody is."""
+    """Yield pairs of frames half a second apart, with the exact flow and the actors' mask."""
     with SimulatedCamera(realtime=False, start_stamp_ns=0, noise=noise, actors=actors) as camera:
         assert camera.scene is not None
         for _ in range(count):
@@ -322,7 +319,7 @@ def _small(frame: Any, step: int) -> Images:
     return resize(frame.color, frame.depth, frame.intrinsics, 640 // step, 480 // step)
 
 
-def _judged(
+def _errors_row(
     size: str, actors: int, noise: bool, name: str, method: SceneFlow, pairs: Iterable[tuple]
 ) -> dict[str, Any]:
     errors, speeds, still, known = [], [], [], []
@@ -351,15 +348,15 @@ def _judged(
 
 
 def authors(data: Path, threads: int) -> list[dict[str, Any]]:
-    """Recorded pairs with what the authors' program made of them, where it reports more than a centimetre."""
+    """Compare recorded pairs with the authors' program at pixels that it moves by more than 1 cm."""
     rows = []
     for folder in sorted((data / "pdflow").iterdir()):
         flow, first, theirs = authors_pair(folder, threads)
-        told = (first.depth > 0) & (np.linalg.norm(theirs, axis=-1) > 0.01)
+        moving = (first.depth > 0) & (np.linalg.norm(theirs, axis=-1) > 0.01)
         for axis, name in enumerate(("x", "y", "z")):
-            a, b = flow[told][:, axis], theirs[told][:, axis]
+            a, b = flow[moving][:, axis], theirs[moving][:, axis]
             rows.append({
-                "pair": folder.name, "component": name, "pixels": int(told.sum()),
+                "pair": folder.name, "component": name, "pixels": int(moving.sum()),
                 "correlation": round(float(np.corrcoef(a, b)[0, 1]), 4),
                 "median_difference_mm": round(float(np.median(np.abs(a - b))) * 1000, 3),
                 "median_motion_mm": round(float(np.median(np.abs(b))) * 1000, 2),
@@ -368,12 +365,12 @@ def authors(data: Path, threads: int) -> list[dict[str, Any]]:
 
 
 def authors_pair(folder: Path, threads: int) -> tuple[np.ndarray, Level, np.ndarray]:
-    """Our motion in metres [240, 320, 3] of a pair, its first image, and the authors' motion in our axes."""
+    """Return our motion [240, 320, 3] m of a pair, its first image, and the authors' motion in our axes."""
     solver, focal, pyramids = CpuSolver(PdFlowConfig(), threads or 2), 320 / np.tan(np.radians(62.5) / 2), []
     for k in (1, 2):
         gray = cv2.cvtColor(cv2.imread(str(folder / f"i{k}.png")), cv2.COLOR_BGR2GRAY).astype(np.float32)
         depth = cv2.imread(str(folder / f"z{k}.png"), cv2.IMREAD_UNCHANGED).astype(np.float32) / 5000
-        # The program's finest level is half of the image's size.
+        # The program's finest level is half the image size.
         pyramids.append(solver.pyramid(gray, depth, (focal, focal, 319.5, 239.5))[1:])
     first = pyramids[0][0]
     flow = solver.solve(pyramids[0], pyramids[1])
@@ -385,12 +382,12 @@ def authors_pair(folder: Path, threads: int) -> tuple[np.ndarray, Level, np.ndar
 
 
 def warping(data: Path, threads: int) -> list[dict[str, Any]]:
-    """Recorded pairs: what is left of gray and depth when the second image is drawn back along the flow."""
+    """Return residuals of gray and depth on recorded pairs after warping the second image back along the flow."""
     rows = []
     for title, pairs in (("pairs", list(_pairs(data))), ("person_turning", list(_turning(data)))):
         for width, height in SIZES[:2]:
             for name, method in _methods(threads).items():
-                left = [_left(method, *(resize(*image, width, height) for image in pair)) for pair in pairs]
+                left = [_residuals(method, *(resize(*image, width, height) for image in pair)) for pair in pairs]
                 gray, depth, share = np.mean(left, axis=0)
                 rows.append({
                     "recording": title, "size": f"{width}x{height}", "method": name, "pairs": len(pairs),
@@ -412,17 +409,16 @@ def _turning(data: Path, step: int = 5) -> Iterator[tuple[Images, Images]]:
 
 
 def _image(color: Path, depth: Path, scale: float) -> Images:
-    metres = cv2.imread(str(depth), cv2.IMREAD_UNCHANGED).astype(np.float32) / np.float32(scale)
-    metres[metres == 0] = np.nan
+    depth_m = cv2.imread(str(depth), cv2.IMREAD_UNCHANGED).astype(np.float32) / np.float32(scale)
+    depth_m[depth_m == 0] = np.nan
     rgb = cv2.cvtColor(cv2.imread(str(color)), cv2.COLOR_BGR2RGB)
-    return rgb, metres, Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
+    return rgb, depth_m, Intrinsics(640, 480, 525.0, 525.0, 319.5, 239.5)
 
 
-def _left(method: SceneFlow, first: Images, second: Images) -> tuple[float, float, float]:
-    """What is left where something differed: mean of gray (0 to 255), median of depth in mm; and the share of pixels.
+def _residuals(method: SceneFlow, first: Images, second: Images) -> tuple[float, float, float]:
+    """Return the mean gray residual (0 to 255), the median depth residual (mm), and the share of evaluated pixels.
 
-    What differed before, by 3 gray values or 3 cm, is what had to be explained; pixels that a method leaves out count
-    as they are without flow.
+    Evaluated are pixels that differ by 3 gray values or 3 cm before warping. Unknown flow counts as zero.
     """
     (color0, depth0, camera), (color1, depth1, _) = first, second
     flow = method.estimate(color0, depth0, color1, depth1, camera, DT)
@@ -434,7 +430,7 @@ def _left(method: SceneFlow, first: Images, second: Images) -> tuple[float, floa
     deep = cv2.remap(depth1, at[..., 0], at[..., 1], cv2.INTER_NEAREST, borderValue=np.nan)
     known = np.isfinite(depth0) & np.isfinite(depth1)
     differed = known & ((np.abs(gray1 - gray0) > 3) | (np.abs(depth1 - depth0) > 0.03))
-    # Flow that leads to where nothing is seen has explained nothing.
+    # Flow into missing depth counts as unwarped.
     away = np.where(np.isfinite(deep), np.abs(deep - points[..., 2]), np.abs(depth1 - depth0))[differed]
     gray = np.abs(drawn - gray0)[differed]
     return float(gray.mean()), float(np.median(away)) * 1000, float(differed.mean())
@@ -444,7 +440,7 @@ def _left(method: SceneFlow, first: Images, second: Images) -> tuple[float, floa
 
 
 def speed(threads: int, seconds: float) -> list[dict[str, Any]]:
-    """Frames a second of a stream of the simulated camera's frames, resized beforehand."""
+    """Return the frame rate on a stream of simulated frames, resized beforehand."""
     with SimulatedCamera(realtime=False, start_stamp_ns=0) as camera:
         frames = [camera.read() for _ in range(12)]
     rows = []
@@ -459,7 +455,7 @@ def speed(threads: int, seconds: float) -> list[dict[str, Any]]:
 
 
 class _Farneback(SceneFlow):
-    """OpenCV's Farnebäck flow and the depth at both ends."""
+    """OpenCV's Farnebäck flow, lifted by the depth at both ends."""
 
     def _estimate(self, color0, depth0, color1, depth1, intrinsics, dt):  # type: ignore[no-untyped-def]
         gray0, gray1 = (cv2.cvtColor(c, cv2.COLOR_RGB2GRAY) for c in (color0, color1))
@@ -471,7 +467,7 @@ class _Farneback(SceneFlow):
 
 
 def _rate(method: SceneFlow, images: list[Images], seconds: float) -> float:
-    """Pairs a second, in order, after a first round that compiles and warms up."""
+    """Return pairs per second in a stream, after a warm-up that compiles."""
     for (c0, d0, camera), (c1, d1, _) in itertools.pairwise(images[:4]):
         method.estimate(c0, d0, c1, d1, camera, DT)
     done, began = 0, time.perf_counter()

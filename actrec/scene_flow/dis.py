@@ -76,7 +76,7 @@ class DisFlow(SceneFlow):
         if min(depth0.shape) < MIN_SIDE_PX:
             height, width = depth0.shape
             raise InputError(
-                f"image is {width}×{height} px, dis needs at least {MIN_SIDE_PX} px a side; use larger images or pd_flow"
+                f"image is {width}×{height} px, dis needs at least {MIN_SIDE_PX} px a side: use larger ones or pd_flow"
             )
         # OpenCV limits the level by the width only, and crashes if the height is too small for it.
         self._flow.setFinestScale(min(self.config.finest_scale, self._levels(*depth0.shape)))

@@ -1,13 +1,13 @@
-// The primal-dual scene flow on a GPU. Each kernel does as its namesake in levels.py, sweeps.py or median.py.
+// Primal-dual scene flow on a GPU. The kernels correspond to the functions in cpu.py and sweeps.py.
 //
-// Images are planes of rows * columns floats. Loops go over the grid in steps of its size, so that any grid is right; a
-// compiler of plain C++ with a grid of one thread runs them too, which is how they are tested without a GPU.
+// Images are planes of rows * columns floats. Grid-stride loops allow any grid; tests without a GPU compile the kernels
+// as plain C++ with a grid of one thread.
 
 #define EACH_PIXEL(x, y)                                                                                  \
   for (int y = blockIdx.y * blockDim.y + threadIdx.y; y < rows; y += gridDim.y * blockDim.y)              \
     for (int x = blockIdx.x * blockDim.x + threadIdx.x; x < columns; x += gridDim.x * blockDim.x)
 
-// Planes of a state, of a level's terms and of what the next finer level starts from, as sweeps.py and cpu.py name them.
+// Planes of a state, of a level's terms, and passed on to the next finer level, as in sweeps.py and settings.py.
 enum { U, V, W, U_BAR, V_BAR, W_BAR, PD, PUX, PUY, PVX, PVY, PWX, PWY, STATE };
 enum { IT, IX, IY, ZT, ZX, ZY, SIGMA, RX, RY, MZX_U, MZY_V, M_W, TAU_IU, TAU_IV, TAU_W, STEP_IX, STEP_IY, REACH, TERMS };
 enum { KEPT = 10 };
@@ -97,9 +97,9 @@ static __device__ inline float at(const float *values, const Between &p) {
   return p.w00 * values[p.i00] + p.w01 * values[p.i01] + p.w10 * values[p.i10] + p.w11 * values[p.i11];
 }
 
-static __device__ inline bool seen(float depth, float weight) { return depth > 0 || weight <= 1e-6f; }
+static __device__ inline bool valid(float depth, float weight) { return depth > 0 || weight <= 1e-6f; }
 
-// The terms of the energy about the flow `start` (planes u, v, …); reads r_x and r_y among them.
+// The terms of the energy about the flow `start` (planes u, v, …), from r_x and r_y in `out`.
 extern "C" __global__ void make_terms(const float *gray0, const float *depth0, const float *gray1, const float *depth1,
                                       const float *slopes, const float *start, float smooth_i, float smooth_d,
                                       float depth_weight, float edges, float *out, float *change, int rows,
@@ -112,8 +112,8 @@ extern "C" __global__ void make_terms(const float *gray0, const float *depth0, c
     const Between p = between(px, py, rows, columns);
     const float it = at(gray1, p) - gray0[i], gx = at(slopes, p), gy = at(slopes + plane, p);
     const float hx = at(slopes + 2 * plane, p), hy = at(slopes + 3 * plane, p);
-    const bool whole = seen(depth1[p.i00], p.w00) && seen(depth1[p.i01], p.w01) && seen(depth1[p.i10], p.w10) &&
-                       seen(depth1[p.i11], p.w11);
+    const bool whole = valid(depth1[p.i00], p.w00) && valid(depth1[p.i01], p.w01) && valid(depth1[p.i10], p.w10) &&
+                       valid(depth1[p.i11], p.w11);
     const float z = whole ? at(depth1, p) : depth1[(int)(py + 0.5f) * columns + (int)(px + 0.5f)];
     const float zt = z > 0 ? z - depth0[i] : 0;
     change[i] = zt;
@@ -142,7 +142,7 @@ extern "C" __global__ void make_terms(const float *gray0, const float *depth0, c
   }
 }
 
-// A level's state from the planes that it starts from.
+// A level's state from its initial planes.
 extern "C" __global__ void begin(const float *start, float *state, int rows, int columns) {
   const int plane = rows * columns;
   EACH_PIXEL(x, y) {
@@ -156,7 +156,7 @@ struct Dual {
   float x, y;
 };
 
-// The duals of a total variation at pixel i after their step.
+// The duals of a total variation at pixel i after the ascent step.
 static __device__ inline Dual risen(const float *px, const float *py, const float *bar, int i, bool right, bool down,
                                     int columns) {
   const float here = bar[i];
@@ -166,8 +166,8 @@ static __device__ inline Dual risen(const float *px, const float *py, const floa
   return {a * shrink, b * shrink};
 }
 
-// λ τ div(r p) of one unknown at pixel i, whose duals it writes; those of its left and upper neighbors, which other
-// threads write, are worked out once more: less than what a second pass over memory would take.
+// λ τ div(r p) of one unknown at pixel i, and its new duals. The duals of the left and upper neighbors, which other
+// threads write, are recomputed: this is faster than a second pass over memory.
 static __device__ inline float spread(const float *px, const float *py, const float *bar, const float *rx,
                                       const float *ry, float *new_px, float *new_py, int x, int y, int rows,
                                       int columns) {
@@ -217,7 +217,7 @@ extern "C" __global__ void iterate(const float *state, const float *terms, float
 #undef O
 }
 
-// At most a pixel more than the start, and no change of depth where there is none; writes the planes u, v, w.
+// Limit the update to a pixel, and w to 0 without depth; writes the planes u, v, w.
 extern "C" __global__ void limit(const float *state, const float *start, const float *depth, float *flow, int rows,
                                  int columns) {
   const int plane = rows * columns;
@@ -240,7 +240,7 @@ static __device__ inline void exchange(float *values, float *weights, int p, int
   weights[q] = swap ? s : t;
 }
 
-// 25 exchanges that sort nine (Knuth, The Art of Computer Programming 3, §5.3.4).
+// 25 exchanges that sort nine values (Knuth, The Art of Computer Programming 3, §5.3.4).
 static __device__ inline void sort9(float *v, float *w) {
 #define E(p, q) exchange(v, w, p, q);
   E(0, 3) E(1, 7) E(2, 5) E(4, 8) E(0, 7) E(2, 4) E(3, 8) E(5, 6) E(0, 2) E(1, 3) E(4, 5) E(7, 8) E(1, 4)
@@ -248,7 +248,7 @@ static __device__ inline void sort9(float *v, float *w) {
 #undef E
 }
 
-// The weighted median of 3×3 of each plane of the flow, and the duals of the state, as what the next level starts from.
+// Weighted 3×3 median of each plane of the flow, and the duals of the state: the initial planes of the next level.
 extern "C" __global__ void median(const float *flow, const float *depth, const float *change, const float *state,
                                   float weigh_depth, float weigh_change, float *out, int rows, int columns) {
   const int plane = rows * columns;
@@ -304,7 +304,7 @@ static __device__ inline Coarse coarse(int x, int last) {
   return {k, before / total, at / total, after / total};
 }
 
-// A level's planes between the pixels of the next finer one; u and v are twice as many pixels there.
+// Upsample a level's planes to the next finer one; u and v double.
 extern "C" __global__ void double_size(const float *values, int coarse_rows, int coarse_columns, float *out, int rows,
                                        int columns) {
   EACH_PIXEL(x, y) {

@@ -15,7 +15,7 @@ MOVED = CameraMotion(rotation(1, 0.02) @ rotation(0, -0.01), np.array([0.03, -0.
 
 
 def scene(share: float, noise: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the flow [H, W, 3] of a moving camera, depth, and the scene's own motion: a box over `share` of the image."""
+    """Return the flow [H, W, 3] of a moving camera, depth, and the own motion of a box over `share` of the image."""
     rng = np.random.default_rng(0)
     depth = rng.uniform(1.5, 4.0, (60, 80)).astype(np.float32)
     depth[:5] = np.nan
