@@ -20,16 +20,16 @@ DRIVERS = Registry(
         "av": "pip install av",
         "numba": "pip install numba",
         "pyrealsense2": "pip install pyrealsense2 (it needs libusb: sudo apt-get install libusb-1.0-0)",
-        "pykinect_azure": "pip install --no-deps pykinect-azure (it asks for an OpenCV that we have already)",
+        "pykinect_azure": "pip install --no-deps pykinect-azure (its opencv-python conflicts with ours)",
     },
 )
 
 
 def create(name: str, **options: Any) -> Camera:
-    """Make the driver `name`; `options` are the fields of its settings dataclass.
+    """Create the driver `name`; `options` are the fields of its settings dataclass.
 
     Raises:
         ConfigError: Unknown driver or option; the known ones are listed.
-        MissingLibraryError: A library it needs is absent, with the command that installs it.
+        MissingLibraryError: A required library is not installed; the message names the command.
     """
     return DRIVERS.create(name, **options)

@@ -1,7 +1,4 @@
-"""What every camera driver offers.
-
-When recorded frames are due, and stamps for them that only grow.
-"""
+"""The interface of camera drivers, and the pace of recorded frames."""
 
 import time
 from abc import ABC, abstractmethod
@@ -22,11 +19,11 @@ class Camera(ABC):
     Attributes:
         config_class: The settings dataclass that the constructor builds from its options; `camera_node` declares its
             fields as parameters `<driver>.<field>`.
-        config: What it was built to.
-        skipped: Frames left out since it was opened because the reader came too late, where the driver can tell.
+        config: The settings.
+        skipped: Frames dropped since opening because the reader was late, if the driver can count them.
         paced: Whether frames come at their own pace; false if they come as fast as they are read.
-        serial: The device's serial number, once open; empty if it has none.
-        live: Whether a stream that broke off is worth opening again; opening a recording again would start it over.
+        serial: Serial number of the device, once open; empty if it has none.
+        live: Whether to open a broken stream again; a recording would start over.
     """
 
     config_class: ClassVar[type]
@@ -46,7 +43,7 @@ class Camera(ABC):
         self.close()
 
     def prepare(self) -> None:
-        """Do slow work that needs no device, so that subscribers do not wait for it after opening."""
+        """Do slow work that needs no device, before opening."""
         return
 
     @abstractmethod
@@ -54,16 +51,16 @@ class Camera(ABC):
         """Start the stream.
 
         Raises:
-            DeviceError: There is no such camera or recording, with the remedy.
+            DeviceError: There is no such camera or recording.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Stop the stream; safe to call twice, and while another thread reads, which soon gets a frame or an error."""
+        """Stop the stream; safe to call twice. A read in another thread soon returns or raises."""
 
     @abstractmethod
     def read(self, timeout_s: float = 1.0) -> RgbdFrame:
-        """Return the next frame; blocks until it is due.
+        """Return the next frame; block until it is due.
 
         Raises:
             EndOfStream: The recording has ended.
@@ -71,11 +68,11 @@ class Camera(ABC):
         """
 
     def calibration(self) -> CameraFiles:
-        """Return the calibration of the frames; valid once open. The depth camera's pose may be unknown: None."""
+        """Return the calibration of the frames; valid once open. An unknown part is None."""
         return CameraFiles(self.serial, self.intrinsics)
 
     def figures(self) -> dict[str, float | int]:
-        """Return the driver's figures for the node's diagnostics: delays in ms, dropped frames and their causes."""
+        """Return statistics for the diagnostics: delays in ms, dropped frames by cause."""
         return {}
 
     @property
@@ -85,46 +82,44 @@ class Camera(ABC):
 
 
 _DEFAULT_PERIOD_NS = 33_333_333
-
-_SET_NS = 3600 * 1_000_000_000
-"""No recording pauses for as long: there its clock was set, as a robot's that starts in 1970 and find the network."""
+_LONGEST_PAUSE_NS = 3600 * 1_000_000_000
+"""A longer step means that the recording clock was set, e.g. after a robot without network time went online."""
 
 
 class Pace:
-    """Follows recorded stamps, which may jump, and turns them into due times and growing stamps.
+    """Due times and increasing stamps of recorded frames, whose own stamps may jump.
 
-    Where the recorded clock was set, back or on by more than an hour, and where a loop starts over, one frame period is
-    put.
+    A step backwards, a step of more than an hour and the start of a loop count as one frame period.
 
     Attributes:
-        stamps_back: Frames whose recorded stamp was before the one preceding it.
+        stamps_back: Frames with an earlier recorded stamp than the frame before.
 
     Args:
-        rate: Recorded seconds a second; 0 makes every frame due at once.
+        rate: Recorded seconds per second; 0 makes every frame due at once.
     """
 
     def __init__(self, rate: float):
         self.stamps_back = 0
         self._rate = rate
-        self._growing: int | None = None  # the newest stamp given
+        self._newest = 0  # the latest stamp returned
         self._period = _DEFAULT_PERIOD_NS
         self.restart()
 
     def restart(self) -> None:
-        """After a seek: the next frame is due now."""
+        """Make the next frame due now, as after a seek."""
         self._last: int | None = None
         self._anchor: float | None = None
         self._played_ns = 0  # recorded time since the anchor
         self._passes = 0
 
     def due(self, stamp: int, passes: int = 0) -> float:
-        """When (time.monotonic) the frame recorded at `stamp`, in pass number `passes`, is due."""
+        """Return the `time.monotonic` at which the frame recorded at `stamp` in loop number `passes` is due."""
         if self._rate == 0 or self._anchor is None:
             return time.monotonic()
         return self._anchor + (self._played_ns + self._step(stamp, passes)) / (self._rate * 1e9)
 
     def advance(self, stamp: int, passes: int = 0) -> int:
-        """Return the frame goes out now; returns its growing stamp, nanoseconds since the epoch."""
+        """Return the stamp of a frame that is delivered now, nanoseconds since the epoch."""
         step = self._step(stamp, passes)
         if self._last is not None and passes == self._passes:
             self.stamps_back += stamp < self._last
@@ -133,14 +128,14 @@ class Pace:
         self._played_ns += step
         if self._anchor is None:
             self._anchor = time.monotonic()
-            now = time.time_ns()
-            step = max(now, (self._growing or 0) + self._period) - (self._growing or 0)
-        self._growing = (self._growing or 0) + step
-        return self._growing
+            self._newest = max(time.time_ns(), self._newest + self._period)
+        else:
+            self._newest += step
+        return self._newest
 
     def _step(self, stamp: int, passes: int) -> int:
-        """Return recorded time from the newest frame to this one, never negative."""
+        """Return the recorded time from the previous frame to this one, at least 0."""
         if self._last is None:
             return 0
         step = stamp - self._last
-        return step if 0 <= step <= _SET_NS and passes == self._passes else self._period
+        return step if 0 <= step <= _LONGEST_PAUSE_NS and passes == self._passes else self._period

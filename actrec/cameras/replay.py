@@ -1,7 +1,4 @@
-"""The camera driver that plays recordings: bags, folders of images, videos, skeleton files.
-
-Decodes a recording ahead on a thread, so that a slow frame does not break the pace.
-"""
+"""Camera driver that plays recordings: bags, folders of images, videos, skeleton files."""
 
 import queue
 import threading
@@ -23,28 +20,28 @@ _WAKE_S = 0.1
 
 
 class StoppedError(Exception):
-    """The decoder was stopped while a reader waited for it."""
+    """The decoder was stopped during a read."""
 
 
 @dataclass(frozen=True)
 class _Item:
-    """A decoded frame, what went wrong, or, with neither, the start of another pass."""
+    """A decoded frame or an error; with neither, the start of the next loop."""
 
     frame: RgbdFrame | None = None
     error: Exception | None = None
 
 
 class DecodeAhead:
-    """Frames of a recording from some time on, pass after pass if it loops. Starts at once.
+    """Decoder thread that keeps some frames ready, so that a slow frame does not break the pace.
 
     Attributes:
-        passes: Times that the frames taken so far started over.
+        passes: Number of restarts among the frames read.
 
     Args:
-        recording: What to decode; only this thread reads it until `stop`.
-        first_s: Where the first pass starts.
-        start_s: Where each further pass starts.
-        duration_s: Recorded time of a pass; 0 for all.
+        recording: The recording; only this thread reads it until `stop`.
+        first_s: Start of the first pass.
+        start_s: Start of each further pass.
+        duration_s: Duration of a pass in recorded time; 0 for all.
         loop: Whether to start over at the end.
     """
 
@@ -62,10 +59,10 @@ class DecodeAhead:
         self._thread.start()
 
     def peek(self, timeout_s: float) -> RgbdFrame:
-        """Return the next frame, which stays the next one until it is taken.
+        """Return the next frame; `take` removes it.
 
         Raises:
-            EndOfStream: There is none; so says every further call.
+            EndOfStream: The recording has ended; every further call raises it too.
             DeviceError: None was decoded within `timeout_s`.
             StoppedError: The decoder was stopped.
             InputError: The recording is corrupt from here on.
@@ -81,7 +78,7 @@ class DecodeAhead:
                     raise StoppedError from None
                 if time.monotonic() >= deadline:
                     raise DeviceError(
-                        f"no frame of '{self._recording.path}' within {timeout_s:g} s: its disk or decoder is too slow"
+                        f"no frame of '{self._recording.path}' within {timeout_s:g} s: the disk or decoder is too slow"
                     ) from None
                 continue
             self._next, self._failed = item.frame, item.error
@@ -89,11 +86,11 @@ class DecodeAhead:
         return self._next
 
     def take(self) -> None:
-        """Drop the frame that was peeked at last."""
+        """Remove the frame that `peek` returned."""
         self._next = None
 
     def stop(self) -> None:
-        """End decoding and wake waiting readers."""
+        """Stop decoding and wake waiting readers."""
         self.stopped.set()
         self._thread.join()
 
@@ -139,29 +136,28 @@ class DecodeAhead:
 class ReplayConfig(RecordingConfig):
     """Settings of `ReplayCamera`."""
 
-    path: str = setting("", "The recording: a bag, a folder of color and depth, a video, a skeleton file")
+    path: str = setting("", "Path of a bag, a folder of color and depth, a video or a skeleton file")
     format: str = setting("auto", "Format of the recording", choices=("auto", *FORMATS.names()))
     rate: float = setting(
-        1.0, "Pace: 1 as recorded, 2 twice as fast, 0 as fast as frames are taken", range=(0.0, 1000.0)
+        1.0, "Speed: 1 as recorded, 2 twice as fast, 0 as fast as frames are read", range=(0.0, 1000.0)
     )
-    loop: bool = setting(False, "Starts over at the end")
-    start_s: float = setting(0.0, "Where to start, from the recording's first frame", unit="s", range=(0.0, 1e9))
-    duration_s: float = setting(0.0, "How much to play; 0 plays to the end", unit="s", range=(0.0, 1e9))
+    loop: bool = setting(False, "Start over at the end")
+    start_s: float = setting(0.0, "Start time, from the first frame of the recording", unit="s", range=(0.0, 1e9))
+    duration_s: float = setting(0.0, "Duration to play; 0 plays to the end", unit="s", range=(0.0, 1e9))
     restamp: bool = setting(
-        True, "Stamps frames from now on with the recorded intervals; false keeps the recorded stamps"
+        True, "Stamp frames from the current time with the recorded intervals; false keeps the recorded stamps"
     )
 
 
 class ReplayCamera(Camera):
-    """Plays a recording as if it were a camera. Frames are decoded ahead on a thread of its own.
+    """Camera that plays a recording.
 
-    With `restamp` the stamps start at the current time, keep the recorded intervals and never go back: where the
-    recording's clock was set, back or on by more than an hour, and where a loop starts over, one frame period is put.
-    Without it they pass as recorded, jumps and all.
+    With `restamp`, stamps start at the current time, keep the recorded intervals and always increase (see `Pace`).
+    Without it, frames keep the recorded stamps, jumps included.
 
     Attributes:
         frames_read: Frames that `read` returned.
-        loops: Times it started over since it was opened or sought in.
+        loops: Number of restarts since opening or seeking.
 
     Args:
         options: Fields of `ReplayConfig`.
@@ -181,16 +177,16 @@ class ReplayCamera(Camera):
         self._recording: Recording | None = None
         self._decoder: DecodeAhead | None = None
         self._pace = Pace(self.config.rate)
-        self._lock = threading.Lock()  # held while the decoder is exchanged
+        self._lock = threading.Lock()  # held while the decoder is replaced
 
     @property
     def paced(self) -> bool:  # type: ignore[override]
-        """False where the rate is 0."""
+        """False if the rate is 0."""
         return self.config.rate > 0
 
     @property
     def stamps_back(self) -> int:
-        """Frames whose recorded stamp was before the one preceding it."""
+        """Frames with an earlier recorded stamp than the frame before."""
         return self._pace.stamps_back
 
     @property
@@ -200,7 +196,7 @@ class ReplayCamera(Camera):
 
     @property
     def length_s(self) -> float:
-        """Seconds that the recording lasts, as far as its format tells; valid once open."""
+        """Duration of the recording in seconds, if its format has one; valid once open."""
         return self._opened().duration_s
 
     def open(self) -> None:
@@ -208,7 +204,7 @@ class ReplayCamera(Camera):
 
         Raises:
             DeviceError: There is no such recording.
-            InputError: It is corrupt or lacks what its frames need.
+            InputError: It is corrupt or lacks data.
             ConfigError: An option does not fit it.
         """
         if self._recording is not None:
@@ -232,7 +228,7 @@ class ReplayCamera(Camera):
                 recording.close()
 
     def seek(self, seconds: float) -> None:
-        """Goes on with the first frame at or after `seconds` from the recording's start.
+        """Continue at the first frame at or after `seconds` from the start of the recording.
 
         Raises:
             ConfigError: The recording is shorter.
@@ -247,7 +243,7 @@ class ReplayCamera(Camera):
             self._decoder = DecodeAhead(recording, seconds, config.start_s, config.duration_s, config.loop)
 
     def read(self, timeout_s: float = 1.0) -> RgbdFrame:
-        """Return the next frame, when it is due; a gap in the recording is waited for, up to an hour.
+        """Return the next frame when it is due; this waits through gaps of up to an hour.
 
         Raises:
             EndOfStream: The recording has ended and `loop` is off.
@@ -275,7 +271,5 @@ class ReplayCamera(Camera):
 
     def _opened(self) -> Recording:
         if self._recording is None:
-            raise DeviceError(
-                f"the replay of '{self.config.path}' is not open: call open() or use it in a with statement"
-            )
+            raise DeviceError(f"the replay of '{self.config.path}' is not open: call open() or use a with statement")
         return self._recording

@@ -1,4 +1,4 @@
-"""The simulated camera: rendered actors, exact truth, a real sensor's noise. Needs no hardware."""
+"""Simulated camera: rendered actors with sensor noise and exact ground truth."""
 
 import threading
 import time
@@ -23,52 +23,52 @@ class SimulatedConfig:
 
     width: int = setting(640, "Image width.", unit="px", range=(32, 4096))
     height: int = setting(480, "Image height.", unit="px", range=(32, 4096))
-    fps: float = setting(30.0, "Frames a second.", unit="Hz", range=(0.1, 1000))
+    fps: float = setting(30.0, "Frames per second.", unit="Hz", range=(0.1, 1000))
     hfov: float = setting(
         62.7, "Horizontal field of view (62.7° is a Kinect's, f = 525 px at 640).", unit="deg", range=(5, 150)
     )
-    actions: list[str] = setting(["all"], "Actions in turn; 'all' stands for every one.")
-    side: str = setting("any", "Which arm acts.", choices=("any", "left", "right"))
-    actors: int = setting(1, "People in the scene (actions) or followed of a script.", range=(0, 2))
-    script: str = setting("", "Skeleton recording to follow instead of actions.")
+    actions: list[str] = setting(["all"], "Actions, performed in turn; 'all' means every action.")
+    side: str = setting("any", "Arm that performs.", choices=("any", "left", "right"))
+    actors: int = setting(1, "People in the scene, or people of the script to show.", range=(0, 2))
+    script: str = setting("", "Skeleton recording to perform instead of actions.")
     sequence: str = setting("", "Name or index of the sequence in a script that holds several.")
-    loop: bool = setting(False, "Play a script again when it ends.")
-    noise: bool = setting(True, "Degrade depth and color as a real sensor does.")
+    loop: bool = setting(False, "Repeat a script.")
+    noise: bool = setting(True, "Add the noise of a real sensor to depth and color.")
     sensor: str = setting(
         "structured_light", "Error model of the depth sensor.", choices=("structured_light", "time_of_flight", "stereo")
     )
-    seed: int = setting(0, "Of performances and noise.", range=(0, 2**31 - 1))
-    camera_height: float = setting(1.0, "Of the camera over the floor (actions only).", unit="m", range=(0.1, 3))
-    camera_pitch: float = setting(0.0, "How far the camera looks down (actions only).", unit="deg", range=(-45, 45))
-    distance: float = setting(2.9, "From the camera to the first actor's place (actions only).", unit="m", range=(1, 8))
+    seed: int = setting(0, "Random seed of performances and noise.", range=(0, 2**31 - 1))
+    camera_height: float = setting(1.0, "Camera height above the floor (actions only).", unit="m", range=(0.1, 3))
+    camera_pitch: float = setting(0.0, "Downward tilt of the camera (actions only).", unit="deg", range=(-45, 45))
+    distance: float = setting(2.9, "Distance to the first actor (actions only).", unit="m", range=(1, 8))
     facing: float = setting(
         0.0,
-        "Which way the actors face, to their left from facing the camera (actions only).",
+        "Heading of the actors, to their left from facing the camera (actions only).",
         unit="deg",
         range=(-180, 180),
     )
     person: int = setting(
         0,
-        "Who performs, a number of actrec.simulation.stage; 0 for the standing cast (actions only).",
+        "Number of the actor in actrec.simulation.stage; 0 for the default actors (actions only).",
         range=(0, 1_000_000),
     )
     realtime: bool = setting(
-        True, "Keep to the clock: wait for each frame, skip late ones. Otherwise as fast as it is read."
+        True, "Wait for each frame and skip late ones; false delivers frames as fast as they are read."
     )
-    duration: float = setting(0.0, "Ends after so long; 0 for never.", unit="s", range=(0, 1e9))
+    duration: float = setting(0.0, "End after this time; 0 for never.", unit="s", range=(0, 1e9))
     start_stamp_ns: int = setting(
-        -1, "Stamp of the first frame; -1 takes the system's clock.", unit="ns", range=(-1, 2**63 - 1)
+        -1, "Stamp of the first frame; -1 for the system time.", unit="ns", range=(-1, 2**63 - 1)
     )
     frame_id: str = setting("camera_color_optical_frame", "Name of the optical frame.")
 
 
 class SimulatedCamera(Camera):
-    """Frames of a rendered scene. `.skeletons` carries the exact joints ("actor_1", …); a hidden joint has score 0.5.
+    """Camera in a rendered scene. `frame.skeletons` has the exact joints ("actor_1", …); hidden joints have score 0.5.
 
     Attributes:
-        skipped: Frames left out since it was opened, because the reader came too late for them (`realtime`).
-        scene: What is rendered; None until open.
-        snapshot: The noise-free frame behind the last one that was read, for exact depth, people and scene flow.
+        skipped: Frames dropped since opening because the reader was late (`realtime`).
+        scene: The rendered scene; None until open.
+        snapshot: Noise-free version of the last frame, with exact depth, people and scene flow.
 
     Args:
         options: Fields of `SimulatedConfig`.
@@ -84,11 +84,9 @@ class SimulatedCamera(Camera):
         self.config: SimulatedConfig = build(SimulatedConfig, options)
         c = self.config
         if c.sequence and not c.script:
-            raise ConfigError("SimulatedConfig.sequence names a part of a script: set script=FILE as well")
+            raise ConfigError("SimulatedConfig.sequence: needs a script; set script=FILE as well")
         if not c.script:
-            Performance(
-                tuple(c.actions)
-            )  # an unknown action is a wrong setting, whether or not the camera is ever opened
+            Performance(tuple(c.actions))  # raises for an unknown action, before opening
         focal = c.width / 2 / np.tan(np.radians(c.hfov) / 2)
         self._intrinsics = Intrinsics(c.width, c.height, focal, focal, (c.width - 1) / 2, (c.height - 1) / 2)
         self.skipped = 0
@@ -100,7 +98,7 @@ class SimulatedCamera(Camera):
 
     @property
     def paced(self) -> bool:  # type: ignore[override]
-        """False where frames come as fast as they are read."""
+        """False if frames come as fast as they are read."""
         return self.config.realtime
 
     @property
@@ -109,16 +107,16 @@ class SimulatedCamera(Camera):
         return self._intrinsics
 
     def prepare(self) -> None:
-        """Compile the renderer, which takes a quarter of a minute the first time, or load it from the cache."""
+        """Compile the renderer (15 s), or load it from the cache."""
         self._noise = self._sensor_noise()
         self._render(performed_scene(self._intrinsics, self.config.actions, actors=1), 0)
 
     def open(self) -> None:
-        """Set the stage and start the clock.
+        """Build the scene and start the clock.
 
         Raises:
             DeviceError: The script is missing.
-            InputError: The script is no skeleton recording, or has too few joints to pose an actor.
+            InputError: The script is not a skeleton recording, or lacks joints that an actor needs.
         """
         c = self.config
         if c.script:
@@ -139,7 +137,7 @@ class SimulatedCamera(Camera):
                 facing=float(np.radians(c.facing)),
             )
         self._noise = self._sensor_noise()
-        self._render(self.scene, 0)  # compiles if that was not prepared, before the clock starts
+        self._render(self.scene, 0)  # compiles before the clock starts, unless `prepare` did
         self._closed.clear()
         self._start_ns = time.time_ns() if c.start_stamp_ns < 0 else c.start_stamp_ns
         self._began, self._next, self.skipped, self.snapshot = time.monotonic(), 0, 0, None
@@ -150,7 +148,7 @@ class SimulatedCamera(Camera):
         self.scene = self.snapshot = None
 
     def read(self, timeout_s: float = 1.0) -> RgbdFrame:
-        """Return the next frame; in real time it blocks until the frame is due, and leaves out frames that are past.
+        """Return the next frame; with `realtime`, wait until it is due and skip late ones.
 
         Raises:
             EndOfStream: The duration is over, or the script has ended.
@@ -159,7 +157,7 @@ class SimulatedCamera(Camera):
         scene = self._opened()
         number = self._next_number()
         elapsed = number / self.config.fps
-        # Half a nanosecond is given away, lest 0.1 · 30 be less than 3.
+        # A margin for rounding: 0.1 · 30 may be less than 3.
         if elapsed >= min(scene.duration, self.config.duration or float("inf")) - 1e-9:
             raise EndOfStream(f"the simulated camera has played {elapsed:.2f} s")
         frame, snapshot = self._render(scene, number)
@@ -171,13 +169,13 @@ class SimulatedCamera(Camera):
                     f"simulated camera: no frame within {timeout_s} s; at {self.config.fps} fps wait longer"
                 )
             if wait > 0 and self._closed.wait(wait):
-                raise DeviceError("the simulated camera was closed while a frame was awaited")
+                raise DeviceError("the simulated camera was closed during a read")
         self.skipped += number - self._next
         self._next, self.snapshot = number + 1, snapshot
         return frame
 
     def actions_at(self, stamp_ns: int) -> dict[str, str]:
-        """Return what each actor does at that time: "actor_1" to the action's name.
+        """Return the action of each actor at that time: "actor_1" to the action's name.
 
         Raises:
             DeviceError: The camera is not open.
@@ -189,7 +187,7 @@ class SimulatedCamera(Camera):
         """Return the exact finger joints (`hand_21`) of all people in the last frame, left hand before right.
 
         Raises:
-            DeviceError: Nothing has been read yet.
+            DeviceError: No frame was read yet.
         """
         return self._opened().hands(self._last())
 
@@ -197,7 +195,7 @@ class SimulatedCamera(Camera):
         """Return [H, W, 3] exact velocities, m/s, of the last frame's surfaces over the following `dt` seconds.
 
         Raises:
-            DeviceError: Nothing has been read yet.
+            DeviceError: No frame was read yet.
         """
         return self._opened().scene_flow(self._last(), dt)
 
@@ -207,16 +205,16 @@ class SimulatedCamera(Camera):
 
     def _last(self) -> Snapshot:
         if self.snapshot is None:
-            raise DeviceError("the simulated camera has given no frame yet; read one first")
+            raise DeviceError("the simulated camera has no frame yet: call read() first")
         return self.snapshot
 
     def _opened(self) -> Scene:
         if self.scene is None:
-            raise DeviceError("the simulated camera is not open; call open() or use it in a with statement")
+            raise DeviceError("the simulated camera is not open: call open() or use a with statement")
         return self.scene
 
     def _next_number(self) -> int:
-        """Return number of the frame to give next: the newest that is due, or else the coming one."""
+        """Return the number of the next frame: the newest that is due, or else the coming one."""
         if not self.config.realtime:
             return self._next
         return max(self._next, int((time.monotonic() - self._began) * self.config.fps))

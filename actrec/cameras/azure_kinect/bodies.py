@@ -1,4 +1,4 @@
-"""Body tracking with Microsoft's libk4abt: captures go in, skeletons of the color camera's frame come out."""
+"""Body tracking with Microsoft's libk4abt, in the color camera's frame."""
 
 import threading
 import time
@@ -18,24 +18,24 @@ PROCESSING = {"cuda": 2, "tensorrt": 3, "cpu": 1}
 _LAYOUT = "azure_kinect_32"
 
 _SCORES = np.array([0.0, 0.5, 1.0, 1.0], np.float32)
-"""Of k4abt's confidence levels: none (out of range), low (hidden, predicted), medium (seen), high (not given yet)."""
+"""Score of a k4abt confidence level: none (out of range), low (occluded), medium (visible), high (not used yet)."""
 
-_UNDER_WAY = 2
-"""Captures that the tracker may have at a time: more would only come later."""
+_MAX_QUEUED = 2
+"""Limit of captures in the tracker; more would only add latency."""
 
 _POLL_MS = 100
 
 
 class BodyTracker:
-    """Tracks bodies on a thread of its own.
+    """Body tracker on its own thread.
 
     Args:
         k4abt: Bindings of libk4abt.
-        calibration: The SDK's, of the captures.
-        to_color: [4, 4] a point of the depth camera, metres, in the color camera.
-        intrinsics: Of the images that the bodies' pixels are of.
+        calibration: The SDK's calibration of the captures.
+        to_color: [4, 4] transform of points, m, from the depth camera to the color camera.
+        intrinsics: Intrinsics of the images of the bodies' pixels.
         processing: A key of `PROCESSING`.
-        model: File of the tracker's network; empty for the SDK's.
+        model: Network file of the tracker; empty for the SDK's.
 
     Raises:
         DeviceError: The tracker does not start.
@@ -58,9 +58,9 @@ class BodyTracker:
         if k4abt.k4abt_tracker_create(calibration, settings, self._handle):
             raise DeviceError(
                 f"Azure Kinect body tracking does not start on {processing}: it needs its network file and the CUDA, "
-                "cuDNN or TensorRT of its release; body_processing=cpu works without, slowly"
+                "cuDNN or TensorRT of its release; install them, or set body_processing=cpu, which is slow"
             )
-        self._under_way = 0
+        self._queued = 0
         self._results: deque[tuple[int, list[Body]]] = deque(maxlen=8)
         self._failed = self._stopping = False
         self._changed = threading.Condition()
@@ -68,23 +68,23 @@ class BodyTracker:
         self._thread.start()
 
     def offer(self, capture: Capture) -> bool:
-        """Give the tracker a capture; false if it is too busy to take it.
+        """Queue a capture; return False if the queue is full.
 
         Raises:
             DeviceError: The tracker has failed.
         """
         with self._changed:
             self._check()
-            if self._under_way >= _UNDER_WAY:
+            if self._queued >= _MAX_QUEUED:
                 return False
             result = self._k4abt.k4abt_tracker_enqueue_capture(self._handle, capture.handle, 0)
             self._failed = result == 1  # K4A_WAIT_RESULT_FAILED
             self._check()
-            self._under_way += result == 0
+            self._queued += result == 0
             return bool(result == 0)
 
     def collect(self, device_us: int, tolerance_us: int, wait_s: float) -> list[Body] | None:
-        """Return the bodies of the depth image with this stamp; None if they do not come within `wait_s`.
+        """Return the bodies of the depth image with this stamp; None after `wait_s`.
 
         Raises:
             DeviceError: The tracker has failed.
@@ -94,7 +94,7 @@ class BodyTracker:
             while True:
                 self._check()
                 while self._results and self._results[0][0] < device_us - tolerance_us:
-                    self._results.popleft()  # of frames that went without
+                    self._results.popleft()  # of frames without bodies
                 if self._results and self._results[0][0] <= device_us + tolerance_us:
                     return self._results.popleft()[1]
                 left = deadline - time.monotonic()
@@ -103,7 +103,7 @@ class BodyTracker:
                 self._changed.wait(left)
 
     def stop(self) -> None:
-        """Stop tracking, and wake the threads that wait for bodies."""
+        """Stop tracking and wake waiting threads."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -124,18 +124,18 @@ class BodyTracker:
         while not self._stopping:
             frame = k4abt.k4abt_frame_t()
             result = k4abt.k4abt_tracker_pop_result(self._handle, frame, _POLL_MS)
-            found = self._take(frame) if result == 0 else None
+            found = self._read(frame) if result == 0 else None
             with self._changed:
                 if found is not None:
                     self._results.append(found)
-                    self._under_way -= 1
-                # Once shut down it always fails.
+                    self._queued -= 1
+                # After shutdown it always fails.
                 self._failed = self._failed or (result == 1 and not self._stopping)
                 self._changed.notify_all()
                 if self._failed:
                     return
 
-    def _take(self, frame: Any) -> tuple[int, list[Body]]:
+    def _read(self, frame: Any) -> tuple[int, list[Body]]:
         k4abt = self._k4abt
         try:
             stamp = int(k4abt.k4abt_frame_get_device_timestamp_usec(frame))
@@ -149,16 +149,16 @@ class BodyTracker:
             k4abt.k4abt_frame_release(frame)
 
     def _body(self, number: int, skeleton: Any) -> Body:
-        seen = np.array([joint.confidence_level for joint in skeleton.joints])
-        millimetres = np.array([joint.position.v for joint in skeleton.joints])
-        positions = millimetres / 1000 @ self._pose[:3, :3].T + self._pose[:3, 3]
-        positions[seen == 0] = np.nan
-        joints, scores = convert(positions, _SCORES[seen], _LAYOUT)
-        return Body(f"body_{number}", CANONICAL, joints, pixels_of(joints, self._intrinsics), scores)
+        confidence = np.array([joint.confidence_level for joint in skeleton.joints])
+        millimeters = np.array([joint.position.v for joint in skeleton.joints])
+        positions = millimeters / 1000 @ self._pose[:3, :3].T + self._pose[:3, 3]
+        positions[confidence == 0] = np.nan
+        joints, scores = convert(positions, _SCORES[confidence], _LAYOUT)
+        return Body(f"body_{number}", CANONICAL, joints, project_distorted(joints, self._intrinsics), scores)
 
 
-def pixels_of(positions: np.ndarray, camera: Intrinsics) -> np.ndarray:
-    """[V, 2] float32 where joints [V, 3] (optical frame) are in the image, lens distortion included; NaN for NaN."""
+def project_distorted(positions: np.ndarray, camera: Intrinsics) -> np.ndarray:
+    """Project joints [V, 3] (optical frame) to pixels [V, 2] float32 with lens distortion; NaN for NaN."""
     pixels = np.full((len(positions), 2), np.nan, np.float32)
     with np.errstate(invalid="ignore"):
         known = positions[:, 2] > 0

@@ -1,85 +1,82 @@
-"""The Azure Kinect and what speaks its interface (Orbbec Femto), live or from its recordings."""
+"""Camera driver of the Azure Kinect, compatible cameras (Orbbec Femto) and their recordings."""
 
 import threading
 import time
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from actrec.cameras.azure_kinect import library as azure_kinect_library
 from actrec.cameras.azure_kinect.bodies import PROCESSING, BodyTracker
 from actrec.cameras.azure_kinect.captures import Capture, Image, View
+from actrec.cameras.azure_kinect.library import load, sibling_path
 from actrec.cameras.azure_kinect.sources import COLOR_MODES, DEPTH_MODES, RATES, Device, Playback
 from actrec.cameras.base import Camera, Pace
-from actrec.cameras.clock import DeviceClock, StampFigures
+from actrec.cameras.clock import DeviceClock, StampStatistics
 from actrec.types import Intrinsics, RgbdFrame
 from actrec.utils import calibration_files
 from actrec.utils.config import build, setting
 from actrec.utils.errors import ConfigError, DeviceError
 
 _POLL_S = 0.05
-"""How long the SDK is waited for at a time: another thread that closes the camera waits no longer."""
+"""Longest wait inside the SDK, and so of a thread that closes the camera."""
 
-_OLDEST_NS = 10_000_000_000
-"""A time of arrival older than that is of another clock."""
+_MAX_QUEUED_NS = 10_000_000_000
+"""An older arrival time comes from another clock."""
 
 
 @dataclass(frozen=True)
 class AzureKinectConfig:
     """Settings of `AzureKinectCamera`."""
 
-    serial: str = setting("", "Serial number of the camera; empty for the only one.")
+    serial: str = setting("", "Serial number of the camera; empty if only one is connected.")
     color_mode: str = setting("720p", "Color resolution; 1536p and 3072p are 4:3.", choices=COLOR_MODES)
     depth_mode: str = setting("nfov_unbinned", "Field of view and binning of depth.", choices=DEPTH_MODES)
-    fps: int = setting(30, "Frames a second: 5, 15 or 30.", unit="Hz", range=(5, 30))
+    fps: int = setting(30, "Frames per second: 5, 15 or 30.", unit="Hz", range=(5, 30))
     color_format: str = setting(
-        "mjpg", "What the camera sends; bgra32 is decoded by the SDK.", choices=("mjpg", "bgra32")
+        "mjpg", "Color format that the camera sends; the SDK decodes bgra32.", choices=("mjpg", "bgra32")
     )
     width: int = setting(0, "Width of the registered images; 0 for the color camera's.", unit="px", range=(0, 4096))
-    rectify: bool = setting(False, "Takes lens distortion out of the images.")
+    rectify: bool = setting(False, "Remove lens distortion.")
     register: bool = setting(
-        True, "Registers depth to color; false leaves it in the depth camera's image, for actrec calibrate depth."
+        True, "Register depth to color; false keeps the depth camera's image, for actrec calibrate depth."
     )
     calibration: str = setting(
         "auto",
-        "Calibration to use: the files of this serial number if there are any, or the factory's.",
+        "auto uses this camera's files from actrec calibrate if there are any.",
         choices=("auto", "factory"),
     )
-    recording: str = setting("", "An mkv of k4arecorder to play instead of a camera.")
+    recording: str = setting("", "Recording of k4arecorder (.mkv) to play instead of a camera.")
     rate: float = setting(
-        1.0, "Pace of a recording: 1 as recorded, 2 twice as fast, 0 as fast as frames are taken.", range=(0, 1000)
+        1.0, "Speed of a recording: 1 as recorded, 2 twice as fast, 0 as fast as frames are read.", range=(0, 1000)
     )
-    bodies: bool = setting(False, "Tracks bodies with Microsoft's Body Tracking SDK.")
-    body_processing: str = setting("cuda", "What body tracking runs on.", choices=tuple(PROCESSING))
+    bodies: bool = setting(False, "Track bodies with Microsoft's Body Tracking SDK.")
+    body_processing: str = setting("cuda", "Processor of body tracking.", choices=tuple(PROCESSING))
     body_model: str = setting("", "Network file of body tracking; empty for the SDK's.")
-    body_wait_s: float = setting(
-        0.1, "A frame whose bodies are not found in this time goes without.", unit="s", range=(0, 60)
-    )
+    body_wait_s: float = setting(0.1, "Longest wait for the bodies of a frame.", unit="s", range=(0, 60))
     library: str = setting("", "File of libk4a, e.g. of Orbbec's K4A wrapper; empty for the system's.")
-    record_library: str = setting("", "File of libk4arecord; empty for that beside `library`.")
+    record_library: str = setting("", "File of libk4arecord; empty for the one beside `library`.")
     body_library: str = setting("", "File of libk4abt; empty for the system's.")
     frame_id: str = setting("camera_color_optical_frame", "Name of the optical frame.")
 
 
 class AzureKinectCamera(Camera):
-    """Registered frames of an Azure Kinect. The IMU stays off.
+    """Azure Kinect with depth registered to color. The IMU stays off.
 
-    Stamps are the middle of the color exposure by the device's clock, put on the system's by `DeviceClock` from when
-    the host had received the image; the least delay of transfer, which no clock of it tells, is in them. Of a recording
-    they begin now and keep the recorded intervals.
+    Stamps are the middle of the color exposure, mapped to system time by `DeviceClock`; they include the smallest
+    transfer delay, which cannot be measured. Stamps of a recording start now and keep the recorded intervals.
 
     Attributes:
         serial: Serial number of the camera, or of the camera that made the recording, once open; empty if unknown.
-        skipped: Frames left out since it was opened, for a newer one was there.
-        halves: Captures without color or without depth.
-        unpaired: Captures whose images were taken more than half a frame apart.
-        damaged: Captures whose color could not be decoded.
-        without_bodies: Frames whose bodies came too late.
+        skipped: Frames dropped since opening for a newer one.
+        incomplete: Captures without color or without depth.
+        unpaired: Captures with color and depth more than half a frame period apart.
+        damaged: Captures with a corrupt color image.
+        without_bodies: Frames with late bodies.
 
     Args:
         options: Fields of `AzureKinectConfig`.
 
     Raises:
-        ConfigError: An option is unknown or out of range, or the camera has no such combination.
+        ConfigError: An option is unknown or out of range, or the camera does not support the combination.
     """
 
     config_class: ClassVar[type] = AzureKinectConfig
@@ -90,7 +87,7 @@ class AzureKinectCamera(Camera):
         self._source: Device | Playback | None = None
         self._view: View | None = None
         self._tracker: BodyTracker | None = None
-        self._lock = threading.Lock()  # held while the SDK is used: closing must wait for it
+        self._lock = threading.Lock()  # held while the SDK is used; close waits for it
         self._closing = threading.Event()
         self._pace = Pace(self.config.rate)
         self._reset()
@@ -102,7 +99,7 @@ class AzureKinectCamera(Camera):
 
     @property
     def paced(self) -> bool:  # type: ignore[override]
-        """False for a recording of rate 0."""
+        """False for a recording with rate 0."""
         return self.live or self.config.rate > 0
 
     @property
@@ -115,9 +112,9 @@ class AzureKinectCamera(Camera):
 
         Raises:
             DeviceError: There is no such camera or recording, or it does not start.
-            MissingLibraryError: One of the SDK's libraries is not there.
-            InputError: The camera's own calibration does not fit its images.
-            ConfigError: `width` exceeds the images'.
+            MissingLibraryError: A library of the SDK is not installed.
+            InputError: A calibration file has another aspect ratio.
+            ConfigError: `width` exceeds the width of the images.
         """
         if self._source is not None:
             return
@@ -130,7 +127,7 @@ class AzureKinectCamera(Camera):
             raise
 
     def close(self) -> None:
-        """Close it; safe to call twice, and while another thread reads."""
+        """Close the camera; safe to call twice, and while another thread reads."""
         self._closing.set()
         if (tracker := self._tracker) is not None:
             tracker.stop()
@@ -141,7 +138,7 @@ class AzureKinectCamera(Camera):
             self._tracker = self._view = self._source = None
 
     def read(self, timeout_s: float = 1.0) -> RgbdFrame:
-        """Return the newest frame of a camera, or the next one; of a recording the next one, when it is due.
+        """Return the newest frame of a camera, or the next frame of a recording when it is due.
 
         Raises:
             EndOfStream: The recording has ended.
@@ -157,32 +154,29 @@ class AzureKinectCamera(Camera):
                     return frame
 
     def calibration(self) -> calibration_files.CameraFiles:
-        """Return the factory's intrinsics, or the intrinsics of the calibration files in use."""
+        """Return the factory's calibration, or the camera's calibration files."""
         _, view = self._opened()
         return calibration_files.CameraFiles(self.serial, view.intrinsics, view.depth_lens, view.geometry)
 
     def figures(self) -> dict[str, float | int]:
         """Return delay and jitter of the stamps, the clocks' offset, and the frames dropped since opening, by cause."""
-        told = self._stamps.told(self._clock, self.skipped, self.halves, self.unpaired)
-        return told | {
-            "damaged_color": self.damaged,
-            "without_bodies": self.without_bodies,
-        }
+        common = self._stamps.figures(self._clock, self.skipped, self.incomplete, self.unpaired)
+        return common | {"damaged_color": self.damaged, "without_bodies": self.without_bodies}
 
     def _reset(self) -> None:
-        self.skipped = self.halves = self.unpaired = self.damaged = self.without_bodies = 0
-        self._clock, self._stamps = DeviceClock(), StampFigures()
+        self.skipped = self.incomplete = self.unpaired = self.damaged = self.without_bodies = 0
+        self._clock, self._stamps = DeviceClock(), StampStatistics()
         self._fps, self.serial = self.config.fps, ""
         self._pace.restart()
 
     def _open(self) -> None:
         c = self.config
-        k4a = azure_kinect_library.load("k4a", c.library)
-        # Before the camera starts: a missing library should be found before images arrive.
-        k4abt = azure_kinect_library.load("k4abt", c.body_library) if c.bodies else None
+        k4a = load("k4a", c.library)
+        # Report a missing library before the camera starts.
+        k4abt = load("k4abt", c.body_library) if c.bodies else None
         if c.recording:
-            library = c.record_library or azure_kinect_library.beside(c.library, "k4arecord")
-            self._source = playback = Playback(k4a, azure_kinect_library.load("k4arecord", library), c.recording)
+            library = c.record_library or sibling_path(c.library, "k4arecord")
+            self._source = playback = Playback(k4a, load("k4arecord", library), c.recording)
             self._fps = playback.fps
         else:
             self._source = Device(k4a, c.serial, c.color_mode, c.depth_mode, c.color_format, c.fps)
@@ -197,28 +191,28 @@ class AzureKinectCamera(Camera):
 
     def _opened(self) -> tuple[Device | Playback, View]:
         if self._source is None or self._view is None:
-            raise DeviceError("the Azure Kinect is not open: call open() or use it in a with statement")
+            raise DeviceError("the Azure Kinect is not open: call open() or use a with statement")
         return self._source, self._view
 
     def _next(self, deadline: float) -> Capture:
-        """Return the capture to give next."""
+        """Return the next usable capture."""
         source, _ = self._opened()
         if isinstance(source, Playback):
-            return self._recorded(source)
+            return self._next_recorded(source)
         while True:
             left = deadline - time.monotonic()
             if self._closing.is_set():
-                raise DeviceError("the Azure Kinect was closed while a frame was awaited")
+                raise DeviceError("the Azure Kinect was closed during a read")
             if left <= 0:
                 raise DeviceError(
-                    f"the Azure Kinect {source.serial} gave no frame in time: check that it has USB 3 of its own"
+                    f"the Azure Kinect {source.serial} sent no frame in time: use its own USB 3 controller"
                 )
             capture = source.next(min(left, _POLL_S))
             if capture is not None and self._usable(capture):
                 return self._newest(source, capture)
 
     def _newest(self, source: Device, capture: Capture) -> Capture:
-        """Return the last of the captures that wait."""
+        """Return the last of the queued captures."""
         try:
             while (newer := source.next(0)) is not None:
                 if self._usable(newer):
@@ -230,10 +224,10 @@ class AzureKinectCamera(Camera):
             raise
         return capture
 
-    def _recorded(self, source: Playback) -> Capture:
+    def _next_recorded(self, source: Playback) -> Capture:
         while True:
             if self._closing.is_set():
-                raise DeviceError("the recording was closed while a frame was awaited")
+                raise DeviceError("the recording was closed during a read")
             capture = source.next()
             if not self._usable(capture):
                 continue
@@ -241,14 +235,14 @@ class AzureKinectCamera(Camera):
             due = self._pace.due(capture.color.device_us * 1000)
             if self._closing.wait(max(0.0, due - time.monotonic())):
                 capture.release()
-                raise DeviceError("the recording was closed while a frame was awaited")
+                raise DeviceError("the recording was closed during a read")
             return capture
 
     def _usable(self, capture: Capture) -> bool:
-        """Whether a capture has both images of one instant; one that has not is counted and released."""
+        """Return whether a capture has color and depth of one instant; count and release it otherwise."""
         if capture.color is None or capture.depth is None:
-            self.halves += 1
-        elif capture.apart_us > 500_000 / self._fps:
+            self.incomplete += 1
+        elif capture.time_difference_us > 500_000 / self._fps:
             self.unpaired += 1
         else:
             if self.live:
@@ -258,10 +252,10 @@ class AzureKinectCamera(Camera):
         return False
 
     def _frame(self, capture: Capture) -> RgbdFrame | None:
-        """None where the color is damaged."""
+        """Return the frame of a capture; None if its color is damaged."""
         _, view = self._opened()
         assert capture.color is not None and capture.depth is not None
-        offered = self._tracker is not None and self._tracker.offer(capture)
+        queued = self._tracker is not None and self._tracker.offer(capture)
         color = view.color(capture.color)
         if color is None:
             self.damaged += 1
@@ -270,21 +264,21 @@ class AzureKinectCamera(Camera):
         if self._tracker is not None:
             tolerance = round(500_000 / self._fps)
             bodies = (
-                self._tracker.collect(capture.depth.device_us, tolerance, self.config.body_wait_s) if offered else None
+                self._tracker.collect(capture.depth.device_us, tolerance, self.config.body_wait_s) if queued else None
             )
             self.without_bodies += bodies is None
             frame.skeletons = bodies or []
-        frame.stamp_ns = self._given if self.live else self._pace.advance(capture.color.device_us * 1000)
+        frame.stamp_ns = self._stamp_ns if self.live else self._pace.advance(capture.color.device_us * 1000)
         return frame
 
     def _stamp(self, image: Image) -> None:
-        """Put the exposure on the system's clock."""
+        """Set the stamp of a color image in system time."""
         now, clock_ns = time.time_ns(), time.monotonic_ns()
-        # When the host had received it; the time that it then waited for us is no part of the delay.
+        # The time that the image then waited in the queue is not part of the delay.
         waited = clock_ns - image.received_ns
-        arrival = now - (waited if 0 <= waited < _OLDEST_NS else 0)
-        self._given = self._clock.system_ns(image.device_us * 1000, arrival)
-        self._stamps.seen(self._given, arrival)
+        arrival = now - (waited if 0 <= waited < _MAX_QUEUED_NS else 0)
+        self._stamp_ns = self._clock.system_ns(image.device_us * 1000, arrival)
+        self._stamps.update(self._stamp_ns, arrival)
 
 
 def _check(config: AzureKinectConfig) -> None:
@@ -293,6 +287,4 @@ def _check(config: AzureKinectConfig) -> None:
         raise ConfigError(f"AzureKinectConfig.fps is {config.fps}, allowed: 5, 15, 30 Hz")
     for name, mode in (("color_mode", "3072p"), ("depth_mode", "wfov_unbinned")):
         if config.fps == 30 and getattr(config, name) == mode and not config.recording:
-            raise ConfigError(
-                f"AzureKinectConfig.{name} {mode} comes at 5 or 15 frames a second, not at 30: set fps=15"
-            )
+            raise ConfigError(f"AzureKinectConfig.{name} {mode} supports 5 and 15 Hz, not 30: set fps=15")

@@ -1,8 +1,6 @@
-"""Captures and images of the Azure Kinect SDK: each is released when it is done with, not when memory is short.
+"""Captures of the Azure Kinect SDK, and their conversion to registered images."""
 
-From captures of an Azure Kinect to registered images, by the factory's calibration or one of our own.
-"""
-
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -17,6 +15,8 @@ from actrec.utils.registration import Registration
 _TO_RGB = {"bgra": cv2.COLOR_BGRA2RGB, "nv12": cv2.COLOR_YUV2RGB_NV12, "yuy2": cv2.COLOR_YUV2RGB_YUY2}
 
 _REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4}
+_COEFFICIENTS = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")  # OpenCV's order
+_BROWN_CONRADY = 4  # K4A_CALIBRATION_LENS_DISTORTION_MODEL_BROWN_CONRADY, the model of every shipped camera
 
 
 class Image:
@@ -32,33 +32,33 @@ class Image:
 
     @property
     def device_us(self) -> int:
-        """Middle of the exposure by the device's clock, microseconds."""
+        """Middle of the exposure by the device's clock, µs."""
         return int(self._k4a.k4a_image_get_device_timestamp_usec(self.handle))
 
     @property
     def received_ns(self) -> int:
-        """Time of arrival at the host, nanoseconds of its monotonic clock; 0 if unknown."""
+        """Arrival at the host by its monotonic clock, ns; 0 if unknown."""
         return int(self._k4a.k4a_image_get_system_timestamp_nsec(self.handle))
 
     def data(self) -> np.ndarray:
-        """[N] uint8, the image's memory: valid until it is released."""
+        """Return the image's memory, [N] uint8, valid until `release`."""
         size = int(self._k4a.k4a_image_get_size(self.handle))
         return np.ctypeslib.as_array(self._k4a.k4a_image_get_buffer(self.handle), (size,))
 
     def depth(self) -> np.ndarray:
-        """[H, W] float32 metres of a depth image, NaN for missing."""
+        """Return a depth image as [H, W] float32 m, NaN if missing."""
         width, height = self._size()
         stride = int(self._k4a.k4a_image_get_stride_bytes(self.handle))
-        millimetres: np.ndarray = np.ndarray((height, width), np.uint16, self.data().data, strides=(stride, 2))
-        metres = np.divide(millimetres, np.float32(1000), dtype=np.float32)
-        np.putmask(metres, millimetres == 0, np.nan)
-        return metres
+        millimeters: np.ndarray = np.ndarray((height, width), np.uint16, self.data().data, strides=(stride, 2))
+        meters = np.divide(millimeters, np.float32(1000), dtype=np.float32)
+        np.putmask(meters, millimeters == 0, np.nan)
+        return meters
 
     def rgb(self, width: int) -> np.ndarray | None:
-        """[H, W, 3] uint8 RGB of a color image, at least `width` wide if it is larger; None if its JPEG is damaged.
+        """Return a color image as [H, W, 3] uint8 RGB; None if its JPEG is damaged.
 
         Args:
-            width: What is needed: a JPEG several times as wide is decoded at a half or a quarter.
+            width: Required width; a JPEG at least twice as wide is decoded at a half or a quarter.
         """
         k4a, kind = self._k4a, int(self._k4a.k4a_image_get_format(self.handle))
         own_width, height = self._size()
@@ -74,7 +74,7 @@ class Image:
         return cv2.cvtColor(self.data()[: int(np.prod(shape))].reshape(shape), _TO_RGB[name])
 
     def release(self) -> None:
-        """Give the image back; arrays of `data` are invalid from now on."""
+        """Release the image; its `data` becomes invalid."""
         self._k4a.k4a_image_release(self.handle)
 
     def _size(self) -> tuple[int, int]:
@@ -83,11 +83,11 @@ class Image:
 
 
 class Capture:
-    """What the camera took at one instant, used as a context manager that releases it.
+    """Color and depth of one instant; a context manager that releases them.
 
     Attributes:
-        handle: The SDK's.
-        color, depth: The images; None where the capture lacks one.
+        handle: Handle of the SDK.
+        color, depth: The images; None if the capture lacks one.
 
     Args:
         k4a: Bindings of libk4a.
@@ -108,13 +108,13 @@ class Capture:
         self.release()
 
     @property
-    def apart_us(self) -> int:
-        """Between the exposures of the two images, microseconds."""
+    def time_difference_us(self) -> int:
+        """Time between the exposures of the two images, µs."""
         assert self.color is not None and self.depth is not None
         return abs(self.color.device_us - self.depth.device_us)
 
     def release(self) -> None:
-        """Give back the capture and its images."""
+        """Release the capture and its images."""
         for image in (self.color, self.depth):
             if image is not None:
                 image.release()
@@ -124,34 +124,28 @@ class Capture:
         return Image(self._k4a, handle) if handle else None
 
 
-_COEFFICIENTS = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")  # OpenCV's order
-
-_BROWN_CONRADY = 4  # K4A_CALIBRATION_LENS_DISTORTION_MODEL_BROWN_CONRADY: the only one that cameras are shipped with
-
-
 class View:
-    """Turns captures of one calibration into registered images.
+    """Conversion of captures to registered images.
 
-    Where files of the camera's own calibration say where the depth camera sits, depth is registered here; else by the
-    SDK's transformation, which gets the color intrinsics of the file if there is one. Smaller images are registered at
-    their own size at once.
+    Depth is registered by `Registration` if calibration files describe the depth camera, else by the SDK with the color
+    intrinsics in use. It is registered directly at the size of the color images.
 
     Attributes:
-        intrinsics: Of both images.
+        intrinsics: Intrinsics of both images.
         depth_lens, geometry: Intrinsics of the depth camera; its pose, depth scale and bias.
-        to_color: [4, 4] float64: a point of the depth camera, metres, in the color camera.
+        to_color: [4, 4] float64 transform of points, m, from the depth camera to the color camera.
 
     Args:
         k4a: Bindings of libk4a.
-        calibration: The factory's.
-        files: The camera's own; None to go by the factory's alone.
-        width: Of the images; 0 for the color camera's.
-        rectify: Whether lens distortion is taken out of them.
-        register: False leaves depth as the depth camera reads it, in its own image.
+        calibration: Factory calibration.
+        files: Calibration files; None for the factory calibration only.
+        width: Width of the images; 0 for the color camera's.
+        rectify: Whether to remove lens distortion.
+        register: False keeps the depth camera's image.
 
     Raises:
         ConfigError: The camera's images are narrower than `width`.
-        InputError: A file is of another aspect than the images.
+        InputError: A file has another aspect ratio than the images.
         DeviceError: The calibration's lens model is unknown, or the SDK rejects it.
     """
 
@@ -167,7 +161,7 @@ class View:
         self._k4a, self._register = k4a, register
         factory = intrinsics_of(calibration.color_camera_calibration)
         if width > factory.width:
-            raise ConfigError(f"width is {width}, but the camera's images are {factory.width} wide: choose 0 or less")
+            raise ConfigError(f"width is {width}, but the images are {factory.width} wide: set a smaller width, or 0")
         width = width or factory.width
         size = width, round(width * factory.height / factory.width)
         own = files.color if files is not None else None
@@ -188,19 +182,19 @@ class View:
         self.depth_lens, self.geometry = depth, geometry
 
     def color(self, image: Image) -> np.ndarray | None:
-        """[H, W, 3] uint8 RGB; None where the image is damaged."""
+        """Return [H, W, 3] uint8 RGB; None if the image is damaged."""
         c = self.intrinsics
         pixels = image.rgb(c.width)
         if pixels is None:
             return None
         if self.intrinsics != self._lens:
-            return self._straightened(pixels)
+            return self._rectify(pixels)
         if pixels.shape[:2] != (c.height, c.width):
             return cv2.resize(pixels, (c.width, c.height), interpolation=cv2.INTER_AREA)
         return pixels
 
     def depth(self, image: Image) -> np.ndarray:
-        """[H, W] float32 metres as the color camera sees it, NaN where missing.
+        """Return depth in the color camera's image: [H, W] float32 m, NaN if missing.
 
         Raises:
             DeviceError: The SDK cannot register it.
@@ -212,10 +206,10 @@ class View:
         k4a, c, handle = self._k4a, self.intrinsics, self._k4a.k4a_image_t()
         kind = k4a.K4A_IMAGE_FORMAT_DEPTH16
         if k4a.k4a_image_create(kind, c.width, c.height, 2 * c.width, handle):
-            raise DeviceError("the Azure Kinect SDK has no memory for a depth image: close other programs")
+            raise DeviceError("the Azure Kinect SDK cannot allocate a depth image: close other programs")
         registered = Image(k4a, handle)
         try:
-            # pykinect-azure's own function for it keeps the result to itself.
+            # pykinect-azure's wrapper does not return the result.
             transform = k4a.k4a_dll.k4a_transformation_depth_image_to_color_camera
             transform.argtypes = (k4a.k4a_transformation_t, k4a.k4a_image_t, k4a.k4a_image_t)
             if transform(self._transformation, image.handle, handle):
@@ -225,46 +219,46 @@ class View:
             registered.release()
 
     def close(self) -> None:
-        """Frees the transformation."""
+        """Free the transformation."""
         if self._transformation is not None:
             self._k4a.k4a_transformation_destroy(self._transformation)
             self._transformation = None
 
     def _make_transformation(self, calibration: Any) -> Any:
-        ours = type(calibration).from_buffer_copy(calibration)
-        camera, c = ours.color_camera_calibration, self.intrinsics
+        copy = type(calibration).from_buffer_copy(calibration)
+        camera, c = copy.color_camera_calibration, self.intrinsics
         camera.resolution_width, camera.resolution_height = c.width, c.height
         values = {"fx": c.fx, "fy": c.fy, "cx": c.cx, "cy": c.cy}
         values |= dict.fromkeys(_COEFFICIENTS, 0.0) | dict(zip(_COEFFICIENTS, c.distortion, strict=False))
         for name, value in values.items():
             setattr(camera.intrinsics.parameters.param, name, value)
-        transformation = self._k4a.k4a_transformation_create(ours)
+        transformation = self._k4a.k4a_transformation_create(copy)
         if not transformation:
             raise DeviceError("the Azure Kinect SDK rejects the camera's calibration: update its firmware")
         return transformation
 
-    def _straightened(self, pixels: np.ndarray) -> np.ndarray:
-        """Without distortion, at the size wanted."""
+    def _rectify(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the image without distortion, at the output size."""
         if self._maps is None:
             c = self.intrinsics
-            bent = self._lens.resized(pixels.shape[1], pixels.shape[0])
-            distortion = np.array(bent.distortion)
+            lens = self._lens.resized(pixels.shape[1], pixels.shape[0])
+            distortion = np.array(lens.distortion)
             self._maps = cv2.initUndistortRectifyMap(
-                bent.matrix, distortion, None, c.matrix, (c.width, c.height), cv2.CV_16SC2
+                lens.matrix, distortion, None, c.matrix, (c.width, c.height), cv2.CV_16SC2
             )
         return cv2.remap(pixels, *self._maps, cv2.INTER_LINEAR)
 
 
 def intrinsics_of(camera: Any) -> Intrinsics:
-    """Intrinsics of a `k4a_calibration_camera_t`.
+    """Convert a `k4a_calibration_camera_t`.
 
     Raises:
-        DeviceError: Its lens model is none that OpenCV has.
+        DeviceError: OpenCV lacks its lens model.
     """
     if camera.intrinsics.type != _BROWN_CONRADY:
         raise DeviceError(
             f"the Azure Kinect's calibration has lens model {camera.intrinsics.type}, only Brown-Conrady "
-            f"({_BROWN_CONRADY}) is known: update its firmware"
+            f"({_BROWN_CONRADY}) is supported: update its firmware"
         )
     p = camera.intrinsics.parameters.param
     distortion = tuple(float(getattr(p, name)) for name in _COEFFICIENTS)
@@ -273,8 +267,8 @@ def intrinsics_of(camera: Any) -> Intrinsics:
 
 
 def pinhole(camera: Intrinsics) -> Intrinsics:
-    """Return the same camera without lens distortion."""
-    return Intrinsics(camera.width, camera.height, camera.fx, camera.fy, camera.cx, camera.cy)
+    """Return the camera without lens distortion."""
+    return replace(camera, distortion=())
 
 
 def _factory_geometry(calibration: Any) -> DepthGeometry:

@@ -1,11 +1,11 @@
-"""Where captures come from: an Azure Kinect, or an mkv recorded with one."""
+"""Sources of captures: an Azure Kinect, or a recording of one."""
 
 import ctypes
 from pathlib import Path
 from typing import Any
 
 from actrec.cameras.azure_kinect.captures import Capture
-from actrec.cameras.azure_kinect.library import complaints
+from actrec.cameras.azure_kinect.library import collect_errors
 from actrec.utils.errors import DeviceError, EndOfStream
 
 COLOR_MODES = ("720p", "1080p", "1440p", "1536p", "2160p", "3072p")
@@ -20,26 +20,24 @@ _UDEV = (
     "plug the camera in again"
 )
 
-_BUSY = "it is used by another program: close that"
-
-_UNKNOWN = "it is used by another program, or lacks its power supply"
+_BUSY = "another program uses it: stop that program"
+_UNKNOWN = "another program uses it, or its power supply is missing"
 
 
 class Device:
-    """An Azure Kinect that streams.
+    """A streaming Azure Kinect.
 
     Attributes:
-        serial: Its serial number.
-        calibration: The factory's, of the chosen modes.
+        serial: Serial number.
+        calibration: Factory calibration for the modes.
 
     Args:
         k4a: Bindings of libk4a.
-        serial: Which one; empty for the only one.
+        serial: Serial number; empty if only one is connected.
         color_mode, depth_mode, color_format, fps: As in `AzureKinectConfig`.
 
     Raises:
-        DeviceError: There is none, none of this serial number, or several and no serial number; it cannot be opened
-            or started. With the remedy.
+        DeviceError: There is none, or several without a serial number, or it does not open or start.
     """
 
     def __init__(
@@ -51,7 +49,7 @@ class Device:
             resolution, mode = 1 + COLOR_MODES.index(color_mode), 1 + DEPTH_MODES.index(depth_mode)
             self.calibration = k4a.k4a_calibration_t()
             if k4a.k4a_device_get_calibration(self._handle, mode, resolution, self.calibration):
-                raise DeviceError(f"the Azure Kinect {self.serial} does not give its calibration: plug it in again")
+                raise DeviceError(f"the Azure Kinect {self.serial} has no readable calibration: plug it in again")
             self._start(
                 k4a.k4a_device_configuration_t(
                     color_format={
@@ -61,7 +59,7 @@ class Device:
                     color_resolution=resolution,
                     depth_mode=mode,
                     camera_fps=RATES.index(fps),
-                    synchronized_images_only=False,  # the SDK would drop halves without a word; here they are counted
+                    synchronized_images_only=False,  # the SDK would drop incomplete captures silently
                 )
             )
         except BaseException:
@@ -69,7 +67,7 @@ class Device:
             raise
 
     def next(self, timeout_s: float) -> Capture | None:
-        """Return the oldest waiting capture, or the next one; None if none comes in time.
+        """Return the oldest queued capture, or the next one; None after the timeout.
 
         Raises:
             DeviceError: The camera was unplugged.
@@ -90,29 +88,29 @@ class Device:
         self._k4a.k4a_device_close(self._handle)
 
     def _start(self, configuration: Any) -> None:
-        with complaints(self._k4a) as heard:
+        with collect_errors(self._k4a) as errors:
             result = self._k4a.k4a_device_start_cameras(self._handle, configuration)
         if result:
             raise DeviceError(
-                f"the Azure Kinect {self.serial} does not start{_quoted(heard)}: it needs USB 3 of its own, its power "
-                "supply, and for its depth engine OpenGL (without a screen: DISPLAY of a running X server)"
+                f"the Azure Kinect {self.serial} does not start{_quote(errors)}: it needs its own USB 3 port, "
+                "its power supply, and OpenGL for its depth engine (without a screen: DISPLAY of a running X server)"
             )
 
 
 class Playback:
-    """A recording that is read capture by capture.
+    """A recording of an Azure Kinect.
 
     Attributes:
-        serial: Of the camera that recorded it; empty where the file does not say.
-        calibration: The factory's, as recorded.
-        fps: Frames a second, as recorded.
+        serial: Serial number of the recorded camera; empty if unknown.
+        calibration: Factory calibration.
+        fps: Frames per second.
 
     Args:
         k4a, record: Bindings of libk4a and libk4arecord.
         path: The mkv file.
 
     Raises:
-        DeviceError: There is no such file, it is no recording, or has no color or no depth.
+        DeviceError: There is no such file, or it is not a recording with color and depth.
     """
 
     def __init__(self, k4a: Any, record: Any, path: str):
@@ -121,11 +119,11 @@ class Playback:
         if not file.is_file():
             raise DeviceError(f"there is no recording '{path}': check the option recording")
         self._handle = record.k4a_playback_t()
-        with complaints(k4a) as heard:
+        with collect_errors(k4a) as errors:
             result = record.k4a_playback_open(str(file).encode(), self._handle)
         if result:
             raise DeviceError(
-                f"'{path}' is no recording of an Azure Kinect{_quoted(heard)}: record it with k4arecorder"
+                f"'{path}' is no recording of an Azure Kinect{_quote(errors)}: record it with k4arecorder"
             )
         try:
             self.calibration, self.fps = self._describe()
@@ -138,8 +136,8 @@ class Playback:
         """Return the next capture.
 
         Raises:
-            EndOfStream: There are no more.
-            DeviceError: The file is damaged from here on.
+            EndOfStream: The recording has ended.
+            DeviceError: The file is damaged.
         """
         record, handle = self._record, self._k4a.k4a_capture_t()
         result = record.k4a_playback_get_next_capture(self._handle, handle)
@@ -156,10 +154,10 @@ class Playback:
     def _describe(self) -> tuple[Any, int]:
         settings, calibration = self._record.k4a_record_configuration_t(), self._k4a.k4a_calibration_t()
         if self._record.k4a_playback_get_record_configuration(self._handle, settings):
-            raise DeviceError(f"the recording '{self._path}' does not say how it was made: record it again")
+            raise DeviceError(f"the recording '{self._path}' has no configuration: record it again")
         if not (settings.color_track_enabled and settings.depth_track_enabled):
-            lacking = "depth" if settings.color_track_enabled else "color"
-            raise DeviceError(f"the recording '{self._path}' has no {lacking}: record both")
+            missing = "depth" if settings.color_track_enabled else "color"
+            raise DeviceError(f"the recording '{self._path}' has no {missing}: record both")
         if self._record.k4a_playback_get_calibration(self._handle, calibration):
             raise DeviceError(f"the recording '{self._path}' has no calibration: record it again")
         return calibration, RATES[settings.camera_fps]
@@ -172,42 +170,42 @@ class Playback:
 
 
 def _find(k4a: Any, serial: str) -> tuple[Any, str]:
-    """Open the camera of this serial number, or the only one."""
+    """Open the camera with this serial number, or the only one."""
     count = int(k4a.k4a_device_get_installed_count())
     if not count:
         raise DeviceError("no Azure Kinect is connected: check its USB 3 cable and power supply")
-    seen, refusals = [], []
+    serials, problems = [], []
     for index in range(count):
-        handle, refusal = _open(k4a, index)
-        if refusal:
-            refusals.append(refusal)
+        handle, problem = _open(k4a, index)
+        if problem:
+            problems.append(problem)
             continue
-        seen.append(_serial_of(k4a, handle))
-        # A number that went through YAML has lost the noughts that it begins with.
-        if (serial and serial.lstrip("0") == seen[-1].lstrip("0")) or (not serial and count == 1):
-            return handle, seen[-1]
+        serials.append(_serial_of(k4a, handle))
+        # A number that went through YAML has lost its leading zeros.
+        if (serial and serial.lstrip("0") == serials[-1].lstrip("0")) or (not serial and count == 1):
+            return handle, serials[-1]
         k4a.k4a_device_close(handle)
-    unopened = "".join(f"; one more cannot be opened: {refusal}" for refusal in refusals)
-    if not seen:
-        raise DeviceError(f"the Azure Kinect cannot be opened: {refusals[0]}")
-    listed = ", ".join(seen)
+    unopened = "".join(f"; one more cannot be opened: {problem}" for problem in problems)
+    if not serials:
+        raise DeviceError(f"the Azure Kinect cannot be opened: {problems[0]}")
+    listed = ", ".join(serials)
     if serial:
-        raise DeviceError(f"no Azure Kinect of serial number {serial}; connected: {listed}{unopened}")
+        raise DeviceError(f"no Azure Kinect with serial number {serial}; connected: {listed}{unopened}")
     raise DeviceError(f"{count} Azure Kinects are connected: choose one with the option serial: {listed}{unopened}")
 
 
 def _open(k4a: Any, index: int) -> tuple[Any, str]:
-    """Return a camera's handle, and why there is none."""
+    """Return a camera's handle and "", or None and the cause with a remedy."""
     handle = k4a.k4a_device_t()
-    with complaints(k4a) as heard:
+    with collect_errors(k4a) as errors:
         result = k4a.k4a_device_open(index, handle)
     if not result:
         return handle, ""
-    said = " ".join(heard)
-    if "BUSY" in said:
+    log = " ".join(errors)
+    if "BUSY" in log:
         return None, _BUSY
-    # What the SDK says, and spells so, where libusb denied it access to each camera, though it guesses another reason.
-    return None, _UDEV if "all unavalable" in said or "ERROR_ACCESS" in said else _UNKNOWN + _quoted(heard)
+    # The SDK's message, with its spelling, if libusb denied access to each camera.
+    return None, _UDEV if "all unavalable" in log or "ERROR_ACCESS" in log else _UNKNOWN + _quote(errors)
 
 
 def _serial_of(k4a: Any, handle: Any) -> str:
@@ -217,5 +215,5 @@ def _serial_of(k4a: Any, handle: Any) -> str:
     return text.value.decode(errors="replace")
 
 
-def _quoted(heard: list[str]) -> str:
-    return f" ({heard[0]})" if heard else ""
+def _quote(errors: list[str]) -> str:
+    return f" ({errors[0]})" if errors else ""

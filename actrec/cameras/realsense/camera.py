@@ -1,4 +1,4 @@
-"""Intel RealSense cameras, and recordings of theirs, through librealsense."""
+"""Camera driver of Intel RealSense cameras and librealsense recordings."""
 
 import contextlib
 import logging
@@ -12,7 +12,7 @@ import numpy as np
 import pyrealsense2 as rs
 
 from actrec.cameras.base import Camera, Pace
-from actrec.cameras.clock import DeviceClock, StampFigures
+from actrec.cameras.clock import DeviceClock, StampStatistics
 from actrec.cameras.realsense import device as realsense_device
 from actrec.cameras.realsense.depth import FilterSettings, RegisteredDepth
 from actrec.types import NANOSECONDS, Intrinsics, RgbdFrame
@@ -22,7 +22,7 @@ from actrec.utils.errors import DeviceError, EndOfStream, InputError
 
 logger = logging.getLogger(__name__)
 
-_SLICE_S = 0.2
+_POLL_S = 0.2
 
 _TO_RGB = {
     rs.format.bgr8: cv2.COLOR_BGR2RGB,
@@ -31,7 +31,7 @@ _TO_RGB = {
     rs.format.yuyv: cv2.COLOR_YUV2RGB_YUYV,
     rs.format.uyvy: cv2.COLOR_YUV2RGB_UYVY,
 }
-"""What a recording's color may be in; a camera is asked for RGB."""
+"""Color formats of recordings; a camera sends RGB."""
 
 
 @dataclass(frozen=True)
@@ -39,41 +39,43 @@ class RealSenseConfig(FilterSettings):
     """Settings of `RealSenseCamera`."""
 
     serial: str = setting("", "Serial number of the camera; empty if only one is connected.")
-    width: int = setting(640, "Width of the color images, which depth is registered to.", unit="px", range=(1, 8192))
+    width: int = setting(640, "Width of the color images and the registered depth.", unit="px", range=(1, 8192))
     height: int = setting(480, "Height of the color images.", unit="px", range=(1, 8192))
     depth_width: int = setting(0, "Width of the depth images; 0 for the color's.", unit="px", range=(0, 8192))
     depth_height: int = setting(0, "Height of the depth images; 0 for the color's.", unit="px", range=(0, 8192))
-    fps: int = setting(30, "Frames a second.", unit="Hz", range=(1, 300))
+    fps: int = setting(30, "Frames per second.", unit="Hz", range=(1, 300))
     options: str = setting(
-        "", "The camera's own options, such as depth.laser_power=150,color.auto_exposure_priority=0; empty for none."
+        "", "Camera options, such as depth.laser_power=150,color.auto_exposure_priority=0; empty for none."
     )
     calibration: str = setting(
-        "auto", "auto takes this camera's files of actrec calibrate if there are some.", choices=("auto", "factory")
+        "auto", "auto uses this camera's files from actrec calibrate if there are any.", choices=("auto", "factory")
     )
     register: bool = setting(
-        True, "Registers depth to color; false leaves it in the depth camera's image, for actrec calibrate depth."
+        True, "Register depth to color; false keeps the depth camera's image, for actrec calibrate depth."
     )
     reset: str = setting(
         "stall",
-        "When the camera is reset on opening: after its stream has stalled, always, or never.",
+        "When to reset the camera on opening: after a stall, always, or never.",
         choices=("stall", "always", "never"),
     )
-    reset_wait_s: float = setting(15.0, "How long a reset camera may take to come back.", unit="s", range=(1.0, 120.0))
-    recording: str = setting("", "A recording of librealsense (.db3, .bag) to play in place of a camera.")
-    realtime: bool = setting(True, "Plays a recording at its own pace; otherwise every frame, as fast as it is read.")
-    restamp: bool = setting(True, "Stamps a recording's frames from now on; false keeps the recorded stamps.")
+    reset_wait_s: float = setting(
+        15.0, "Timeout for the camera to reappear after a reset.", unit="s", range=(1.0, 120.0)
+    )
+    recording: str = setting("", "Librealsense recording (.db3, .bag) to play instead of a camera.")
+    realtime: bool = setting(True, "Play a recording at its own pace; false plays every frame, as fast as it is read.")
+    restamp: bool = setting(True, "Stamp a recording from the current time; false keeps the recorded stamps.")
     frame_id: str = setting("camera_color_optical_frame", "Name of the optical frame.")
 
 
 class RealSenseCamera(Camera):
-    """Color with depth registered to it; the newest frame wins.
+    """RealSense camera that returns the newest frame, with depth registered to color.
 
-    Stamps are capture times: librealsense's global time, else the device's clock mapped to the system's.
+    Stamps are capture times: librealsense's global time, or the device's clock mapped to the system's.
 
     Attributes:
         skipped: Frames dropped since opening, by their frame numbers.
-        halves: Framesets dropped because color or depth was missing.
-        unpaired: Framesets dropped because color and depth were taken more than half a frame apart.
+        incomplete: Framesets dropped because color or depth was missing.
+        unpaired: Framesets dropped because color and depth are more than half a frame period apart.
 
     Args:
         options: Fields of `RealSenseConfig`.
@@ -99,17 +101,17 @@ class RealSenseCamera(Camera):
 
     @property
     def paced(self) -> bool:  # type: ignore[override]
-        """False for a recording that is played as fast as it is read."""
+        """False for a recording without `realtime`."""
         return self.live or self.config.realtime
 
     @property
     def serial(self) -> str:  # type: ignore[override]
-        """The serial number of the camera, or of the camera that made a recording; valid once open."""
+        """Serial number of the camera, or of the camera that made the recording; valid once open."""
         return self._serial
 
     @property
     def intrinsics(self) -> Intrinsics:
-        """Intrinsics of the color images, and so of the depth; valid once open."""
+        """Intrinsics of the color and depth images; valid once open."""
         self._opened()
         return self._depth.color
 
@@ -117,9 +119,9 @@ class RealSenseCamera(Camera):
         """Start the streams.
 
         Raises:
-            ConfigError: There are several cameras and none is chosen, or it has no such profile or option.
-            DeviceError: There is no such camera or recording, it may not be opened, or it does not start.
-            InputError: A calibration file is damaged or of another aspect.
+            ConfigError: There are several cameras and no serial number, or the camera lacks the profile or option.
+            DeviceError: There is no such camera or recording, or it does not open or start.
+            InputError: A calibration file is damaged or has another aspect ratio.
         """
         if self._pipeline is not None:
             return
@@ -137,11 +139,11 @@ class RealSenseCamera(Camera):
         """Stop the streams; safe to call twice, and while another thread reads."""
         pipeline, self._pipeline = self._pipeline, None
         if pipeline is not None:
-            with contextlib.suppress(RuntimeError):  # it had not started, or is unplugged
+            with contextlib.suppress(RuntimeError):  # not started, or unplugged
                 pipeline.stop()
 
     def read(self, timeout_s: float = 1.0) -> RgbdFrame:
-        """Return the newest frame that was not read before; waits for one.
+        """Return the newest frame that was not read before; wait for one.
 
         Raises:
             EndOfStream: The recording has ended.
@@ -151,42 +153,42 @@ class RealSenseCamera(Camera):
         while True:
             frames = self._next(deadline)
             if frames is None:
-                raise self._lost(timeout_s)
+                raise self._no_frame_error(timeout_s)
             arrival = time.time_ns()
             color, depth = frames.get_color_frame(), frames.get_depth_frame()
             if not color or not depth:
-                self.halves += 1
+                self.incomplete += 1
                 continue
-            if _apart_ns(color, depth) > self._half_frame_ns:
+            if _time_difference_ns(color, depth) > self._half_frame_ns:
                 self.unpaired += 1
                 continue
             return self._frame(frames, color, self._stamp(color, arrival), arrival)
 
     def calibration(self) -> calibration_files.CameraFiles:
-        """Return the camera's own, or its files' in use."""
+        """Return the factory's calibration, or the camera's calibration files."""
         self._opened()
         return self._depth.calibration
 
     def figures(self) -> dict[str, float | int]:
-        """Delay and jitter of the stamps, the clocks' offset, framesets that were dropped and why."""
+        """Return delay and jitter of the stamps, the clock offset, and the dropped framesets by cause."""
         self._opened()
-        return self._stamps.told(self._clock, self.skipped, self.halves, self.unpaired)
+        return self._stamps.figures(self._clock, self.skipped, self.incomplete, self.unpaired)
 
     def _reset_figures(self) -> None:
-        self.skipped = self.halves = self.unpaired = 0
-        self._clock, self._stamps, self._pace = DeviceClock(), StampFigures(), Pace(1.0)
+        self.skipped = self.incomplete = self.unpaired = 0
+        self._clock, self._stamps, self._pace = DeviceClock(), StampStatistics(), Pace(1.0)
         self._number: int | None = None
         self._warned = False
 
     def _camera(self) -> Any:
-        """Return the device, reset if it has to be."""
+        """Return the device, after a reset if one is due."""
         device = realsense_device.find(self._context, self._serial)
-        self._serial = realsense_device.serial_of(device)  # after a reset it is to be the same one
+        self._serial = realsense_device.serial_of(device)  # a reset must find the same camera
         if self.config.reset == "always" or (self.config.reset == "stall" and self._stalled):
             device = self._reset(device)
         self._stalled = False
         if realsense_device.info(device, rs.camera_info.usb_type_descriptor).startswith("2"):
-            logger.warning("RealSense %s hangs on USB 2: few profiles, and frames may be lost", self._serial)
+            logger.warning("RealSense %s is connected by USB 2: few profiles, and frames may be lost", self._serial)
         return device
 
     def _reset(self, device: Any) -> Any:
@@ -194,9 +196,9 @@ class RealSenseCamera(Camera):
         try:
             device.hardware_reset()
         except RuntimeError as error:
-            logger.warning("RealSense %s cannot be reset (%s): it is opened as it is", self._serial, error)
+            logger.warning("RealSense %s cannot be reset (%s); opening it without", self._serial, error)
             return device
-        return realsense_device.returned(self._context, self._serial, self.config.reset_wait_s)
+        return realsense_device.wait_for(self._context, self._serial, self.config.reset_wait_s)
 
     def _start(self, device: Any) -> None:
         c = self.config
@@ -204,38 +206,37 @@ class RealSenseCamera(Camera):
         if device is None:
             self._play(Path(c.recording).expanduser())
             return
-        wanted = rs.config()
-        wanted.enable_device(self._serial)
-        wanted.enable_stream(rs.stream.color, c.width, c.height, rs.format.rgb8, c.fps)
-        wanted.enable_stream(rs.stream.depth, *size, rs.format.z16, c.fps)
+        config = rs.config()
+        config.enable_device(self._serial)
+        config.enable_stream(rs.stream.color, c.width, c.height, rs.format.rgb8, c.fps)
+        config.enable_stream(rs.stream.depth, *size, rs.format.z16, c.fps)
         try:
             realsense_device.set_options(device, c.options)
             for sensor in device.query_sensors():
                 if sensor.supports(rs.option.global_time_enabled):
                     sensor.set_option(rs.option.global_time_enabled, 1)
-            profile = self._pipeline.start(wanted)
+            profile = self._pipeline.start(config)
         except RuntimeError as error:
-            words = f"color {c.width}×{c.height} and depth {size[0]}×{size[1]} at {c.fps} Hz"
-            raise realsense_device.explained(error, device, words) from error
+            streams = f"color {c.width}×{c.height} and depth {size[0]}×{size[1]} at {c.fps} Hz"
+            raise realsense_device.explain_start_error(error, device, streams) from error
         self._prepare(profile)
 
     def _play(self, path: Path) -> None:
         if not path.is_file():
-            raise DeviceError(f"there is no recording '{path}'; check the path")
-        wanted = rs.config()
+            raise DeviceError(f"there is no recording '{path}': check the path")
+        config = rs.config()
         try:
-            wanted.enable_device_from_file(str(path), repeat_playback=False)
-            wanted.enable_stream(rs.stream.color)
-            wanted.enable_stream(rs.stream.depth)
-            # Before it starts: at its own pace the first frames would be missed.
-            device = wanted.resolve(rs.pipeline_wrapper(self._pipeline)).get_device()
+            config.enable_device_from_file(str(path), repeat_playback=False)
+            config.enable_stream(rs.stream.color)
+            config.enable_stream(rs.stream.depth)
+            # Before the start: the first frames would be missed otherwise.
+            device = config.resolve(rs.pipeline_wrapper(self._pipeline)).get_device()
             device.as_playback().set_real_time(self.config.realtime)
-            profile = self._pipeline.start(wanted)
+            profile = self._pipeline.start(config)
         except RuntimeError as error:
-            told = " ".join(str(error).split())
             raise DeviceError(
-                f"'{path}' is no recording of librealsense (.db3, .bag) with color and depth: {told}; a bag of ROS is "
-                "for driver replay, an old .bag may need rs-convert"
+                f"'{path}' is no recording of librealsense (.db3, .bag) with color and depth: "
+                f"{' '.join(str(error).split())}; use driver replay for a ROS bag, rs-convert for an old .bag"
             ) from error
         self._playback = profile.get_device().as_playback()
         self._prepare(profile)
@@ -250,46 +251,46 @@ class RealSenseCamera(Camera):
         self._half_frame_ns = NANOSECONDS / profile.get_stream(rs.stream.color).fps() / 2
 
     def _next(self, deadline: float) -> Any:
-        """Return the newest frameset; None if none comes in time."""
+        """Return the newest frameset; None after the deadline."""
         pipeline = self._opened()
         with contextlib.suppress(RuntimeError):  # the device was unplugged
-            # In slices, as stopping the pipeline does not wake who waits for it.
+            # Poll: stopping the pipeline does not wake a waiting thread.
             while self._pipeline is pipeline and (left := deadline - time.monotonic()) > 0:
-                there, frames = pipeline.try_wait_for_frames(max(1, round(min(left, _SLICE_S) * 1000)))
-                while there and self.paced and (newer := pipeline.poll_for_frames()):
+                arrived, frames = pipeline.try_wait_for_frames(max(1, round(min(left, _POLL_S) * 1000)))
+                while arrived and self.paced and (newer := pipeline.poll_for_frames()):
                     frames = newer
-                if there:
+                if arrived:
                     return frames
         return None
 
-    def _lost(self, timeout_s: float) -> DeviceError | EndOfStream:
-        """Why there is no frame."""
+    def _no_frame_error(self, timeout_s: float) -> DeviceError | EndOfStream:
+        """Return the error that explains why there is no frame."""
         if self._pipeline is None:
-            return DeviceError("the RealSense was closed while a frame was awaited")
+            return DeviceError("the RealSense was closed during a read")
         if not self.live:
             if self._playback.current_status() == rs.playback_status.stopped:
-                return EndOfStream(f"'{self.config.recording}' has been played")
+                return EndOfStream(f"'{self.config.recording}' has ended")
             return DeviceError(f"'{self.config.recording}': no frame with color and depth within {timeout_s:g} s")
         if self._serial not in realsense_device.connected(self._context):
-            return DeviceError(f"RealSense {self._serial} was unplugged: plug it in, it is opened again by itself")
+            return DeviceError(f"RealSense {self._serial} was unplugged: plug it in, and it is opened again")
         self._stalled = True
-        told = f", {self.halves} framesets without color or depth" if self.halves else ""
-        told += f", {self.unpaired} with the two too far apart" if self.unpaired else ""
+        dropped = f", {self.incomplete} framesets without color or depth" if self.incomplete else ""
+        dropped += f", {self.unpaired} with color and depth too far apart in time" if self.unpaired else ""
         return DeviceError(
-            f"RealSense {self._serial} is connected but gave no frame within {timeout_s:g} s{told}: another cable or "
-            "USB port, or a lower profile; it is reset when it is opened again (reset: stall)"
+            f"RealSense {self._serial} is connected but sent no frame within {timeout_s:g} s{dropped}: use another "
+            "cable or USB port, or a lower profile; opening it again resets it (reset: stall)"
         )
 
     def _stamp(self, frame: Any, arrival: int) -> int:
-        """Capture time, nanoseconds of the system's clock; a recording's as it was recorded."""
+        """Return the capture time in nanoseconds of the system's clock; as recorded for a recording."""
         stamp, domain = round(frame.get_timestamp() * 1e6), frame.get_frame_timestamp_domain()
         if self.live and domain == rs.timestamp_domain.hardware_clock:
             return self._clock.system_ns(stamp, arrival)
         if self.live and domain == rs.timestamp_domain.system_time and not self._warned:
             self._warned = True
             logger.warning(
-                "RealSense %s stamps frames when they arrive, not when they are taken: for metadata of the camera "
-                "install librealsense with its kernel patches or its RSUSB backend",
+                "RealSense %s stamps frames at arrival, not at capture: for capture times install librealsense "
+                "with its kernel patches or its RSUSB backend",
                 self._serial,
             )
         return stamp
@@ -299,37 +300,34 @@ class RealSenseCamera(Camera):
         if self.live and self._number is not None and number > self._number:
             self.skipped += number - self._number - 1
         self._number = number
-        self._stamps.seen(stamp, arrival)
+        self._stamps.update(stamp, arrival)
         if not self.live and self.config.restamp:
             stamp = self._pace.advance(stamp)
-        return RgbdFrame(stamp, _rgb(color), self._depth.of(frames), self._depth.color, self.config.frame_id)
+        return RgbdFrame(stamp, _rgb(color), self._depth.register(frames), self._depth.color, self.config.frame_id)
 
     def _opened(self) -> Any:
         if self._pipeline is None:
-            raise DeviceError("the RealSense is not open: call open() or use it in a with statement")
+            raise DeviceError("the RealSense is not open: call open() or use a with statement")
         return self._pipeline
 
 
-def _apart_ns(color: Any, depth: Any) -> float:
-    """Time between two frames; infinite where different clocks stamp them, as while these are being matched."""
+def _time_difference_ns(color: Any, depth: Any) -> float:
+    """Return the time between two frames; infinite if different clocks stamp them, as during startup."""
     if color.get_frame_timestamp_domain() != depth.get_frame_timestamp_domain():
         return float("inf")
     return abs(color.get_timestamp() - depth.get_timestamp()) * 1e6
 
 
 def open_context() -> Any:
-    """Return a librealsense context, which lists the cameras connected by USB.
-
-    Its own DDS, for cameras on a network, stays off: one DDS in a process of ROS is enough.
-    """
+    """Return a librealsense context for USB cameras, without its own DDS, which could disturb that of ROS."""
     return rs.context('{"dds": {"enabled": false}}')
 
 
 def _rgb(frame: Any) -> np.ndarray:
-    """[H, W, 3] RGB, a copy: librealsense has few buffers, and a frame that is held keeps one.
+    """Return [H, W, 3] RGB; a copy, since librealsense has few buffers.
 
     Raises:
-        InputError: A recording's color is in a format that is not known here.
+        InputError: The color format of a recording is not supported.
     """
     pixels, kind = np.asanyarray(frame.get_data()), frame.get_profile().format()
     if kind == rs.format.rgb8:

@@ -1,9 +1,4 @@
-"""Depth of a RealSense as its color camera sees it: filtered, in metres, registered.
-
-The vendor's filters of depth images, in the order that the vendor applies them.
-
-RealSense intrinsics as OpenCV's: librealsense has lens models of its own.
-"""
+"""RealSense depth: post-processing filters, intrinsics, registration to color."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -18,24 +13,31 @@ from actrec.utils.config import setting
 from actrec.utils.errors import DeviceError
 from actrec.utils.registration import Registration
 
+logger = logging.getLogger(__name__)
+
+LARGEST_MISFIT_PX = 0.1
+_GRID = 25
+
 HOLE_FILLING = ("none", "left", "farthest", "nearest")
 
 
 @dataclass(frozen=True)
 class FilterSettings:
-    """Which of librealsense's post-processing filters run; all off, as each costs time or smears edges."""
+    """Settings of librealsense's post-processing filters. All are off by default: each costs time or blurs edges."""
 
-    decimation: int = setting(1, "Every so many depth pixels one; 1 takes them all.", range=(1, 8))
-    spatial: bool = setting(False, "Smooths depth across the image, edges kept.")
-    temporal: bool = setting(False, "Smooths depth over time; what moves fast leaves traces.")
-    hole_filling: str = setting("none", "Where missing depth is taken from.", choices=HOLE_FILLING)
-    farthest: float = setting(0.0, "Depth beyond it is missing; 0 for any.", unit="m", range=(0.0, 65.0))
+    decimation: int = setting(1, "Downsampling factor of depth; 1 for none.", range=(1, 8))
+    spatial: bool = setting(False, "Smooth depth across the image, preserving edges.")
+    temporal: bool = setting(False, "Smooth depth over time; fast motion leaves trails.")
+    hole_filling: str = setting("none", "Neighbor that fills missing depth.", choices=HOLE_FILLING)
+    farthest: float = setting(
+        0.0, "Maximum depth; farther depth is missing. 0 for no limit.", unit="m", range=(0.0, 65.0)
+    )
 
 
-def chain(settings: FilterSettings) -> list[Any]:
-    """Return the filters to put depth frames through, one after another.
+def make_filters(settings: FilterSettings) -> list[Any]:
+    """Return the filters in the vendor's order.
 
-    Spatial and temporal work on disparity, whose noise is the same at every distance.
+    Spatial and temporal work on disparity, whose noise does not depend on the distance.
     """
     filters: list[Any] = []
     if settings.decimation > 1:
@@ -54,38 +56,30 @@ def chain(settings: FilterSettings) -> list[Any]:
     return filters
 
 
-def _with(made: Any, option: Any, value: float) -> Any:
-    made.set_option(option, value)
-    return made
-
-
-LARGEST_MISFIT_PX = 0.1
-
-_GRID = 25
+def _with(block: Any, option: Any, value: float) -> Any:
+    block.set_option(option, value)
+    return block
 
 
 def from_realsense(lens: Any) -> Intrinsics:
-    """Return a `pyrealsense2.intrinsics` in the data contract.
+    """Convert a `pyrealsense2.intrinsics`.
 
-    Brown-Conrady is OpenCV's own model. The others, of which "inverse Brown-Conrady" with coefficients in it says how
-    to take distortion out rather than in, are fitted on a grid of pixels.
+    OpenCV's Brown-Conrady model is fitted to the other lens models on a grid of pixels.
 
     Raises:
-        DeviceError: The lens is none that five coefficients describe (a fisheye).
+        DeviceError: Five coefficients cannot describe the lens (a fisheye).
     """
     coefficients = tuple(float(value) for value in lens.coeffs)
     pinhole = Intrinsics(lens.width, lens.height, lens.fx, lens.fy, lens.ppx, lens.ppy)
     if lens.model == rs.distortion.none or not any(coefficients):
         return pinhole
     if lens.model != rs.distortion.brown_conrady:
-        coefficients = _fitted(lens, pinhole)
-    return Intrinsics(
-        pinhole.width, pinhole.height, pinhole.fx, pinhole.fy, pinhole.cx, pinhole.cy, coefficients
-    )  # fmt: skip
+        coefficients = _fit_distortion(lens, pinhole)
+    return replace(pinhole, distortion=coefficients)
 
 
-def _fitted(lens: Any, pinhole: Intrinsics) -> tuple[float, ...]:
-    """k1, k2, p1, p2, k3 by least squares: given the straight rays of the pixels, the model is linear in them."""
+def _fit_distortion(lens: Any, pinhole: Intrinsics) -> tuple[float, ...]:
+    """Fit k1, k2, p1, p2, k3 by least squares: given undistorted rays, the model is linear in them."""
     u, v = np.meshgrid(np.linspace(0, lens.width - 1, _GRID), np.linspace(0, lens.height - 1, _GRID))
     pixels = np.stack([u.ravel(), v.ravel()], -1)
     rays = np.array([rs.rs2_deproject_pixel_to_point(lens, pixel.tolist(), 1.0) for pixel in pixels])
@@ -102,44 +96,40 @@ def _fitted(lens: Any, pinhole: Intrinsics) -> tuple[float, ...]:
     misfit = float(np.abs(rows @ found - values).max())
     if not misfit < LARGEST_MISFIT_PX:
         raise DeviceError(
-            f"the lens model {lens.model} of the camera's color images is {misfit:.2f} px off what five coefficients "
-            "describe: calibrate it with actrec calibrate intrinsics, or use the vendor's rectified images"
+            f"five coefficients fit the lens model {lens.model} of the color camera only to {misfit:.2f} px: "
+            "calibrate it with actrec calibrate intrinsics, or use the vendor's rectified images"
         )
     return tuple(float(value) for value in found)
 
 
-logger = logging.getLogger(__name__)
-
-
 class RegisteredDepth:
-    """Register by the camera's own calibration, or by its files of `actrec calibrate` if it has some.
+    """Filtered depth in the color camera's image.
 
-    librealsense's own aligner moves the pixels but keeps the depth that the depth camera read: centimetres off where
-    the two cameras are tilted by a degree. `Registration` does both, in less time.
+    The calibration is the factory's, or that of `actrec calibrate` if there are files. librealsense's own aligner
+    moves the pixels but keeps the depth along the depth camera's axis: centimeters of error at one degree of tilt.
 
     Attributes:
-        color: Intrinsics of the color images, and so of the depth.
-        calibration: All that it goes by.
+        color: Intrinsics of the color and depth images.
+        calibration: Calibration in use.
 
     Args:
-        profile: The pipeline's, started.
-        settings: Which filters run.
+        profile: Profile of the started pipeline.
+        settings: Filters.
         files: The camera's calibration files.
-        register: False leaves depth as the depth camera reads it, in its own image, not decimated.
+        register: False keeps the depth camera's image, not decimated.
 
     Raises:
-        InputError: A calibration is of another aspect.
+        InputError: A calibration has another aspect ratio.
     """
 
     def __init__(
         self, profile: Any, settings: FilterSettings, files: calibration_files.CameraFiles, register: bool = True
     ):
         color = profile.get_stream(rs.stream.color).as_video_stream_profile()
-        # What is measured of the depth camera's own pixels holds for all of them.
-        self._every = settings.decimation if register else 1
-        self._filters = chain(replace(settings, decimation=self._every))
-        self._register = register
-        self.color: Intrinsics
+        # Unregistered depth serves calibration, which needs every pixel.
+        self._decimation = settings.decimation if register else 1
+        self._filters = make_filters(replace(settings, decimation=self._decimation))
+        self._registers = register
         if files.color is not None:
             self.color = calibration_files.fitted(files.color, color.width(), color.height())
         else:
@@ -152,40 +142,40 @@ class RegisteredDepth:
         self.calibration = calibration_files.CameraFiles(files.serial, self.color, self._lens, self._geometry)
         self._registration: Registration | None = None
         if files.color is not None or files.geometry is not None:
-            logger.info("RealSense %s: registered by its files of actrec calibrate", files.serial)
+            logger.info("RealSense %s: using its files from actrec calibrate", files.serial)
 
-    def of(self, frames: Any) -> np.ndarray:
-        """[H, W] float32 metres in the color image, NaN where missing, of a frameset."""
-        for each in self._filters:
-            frames = each.process(frames).as_frameset()
-        depth = _metres(frames.get_depth_frame())
-        if not self._register:
+    def register(self, frames: Any) -> np.ndarray:
+        """Return the depth of a frameset in the color image: [H, W] float32 m, NaN if missing."""
+        for block in self._filters:
+            frames = block.process(frames).as_frameset()
+        depth = _to_meters(frames.get_depth_frame())
+        if not self._registers:
             return depth
-        if self._registration is None:  # made now, as a filter may have changed the size
-            lens = _decimated(self._lens, self._every, *depth.shape)
+        if self._registration is None:  # now, since filters change the size
+            lens = _decimated(self._lens, self._decimation, *depth.shape)
             self._registration = Registration(lens, self.color, self._geometry)
         return self._registration.register(depth)
 
 
-def _decimated(lens: Intrinsics, every: int, height: int, width: int) -> Intrinsics:
-    """Of depth images of which a pixel stands for `every` × `every` of the camera's.
+def _decimated(lens: Intrinsics, factor: int, height: int, width: int) -> Intrinsics:
+    """Return the intrinsics of depth images decimated by `factor`.
 
-    What librealsense tells of them takes the first pixel of a square for its middle. Their size tells nothing: it fills
-    them up with pixels that have no depth, to a multiple of four.
+    librealsense's own intrinsics take the first pixel of a block for its center, and its images are padded to a
+    multiple of four.
     """
-    cx, cy = ((center + 0.5) / every - 0.5 for center in (lens.cx, lens.cy))
-    return Intrinsics(width, height, lens.fx / every, lens.fy / every, cx, cy, lens.distortion)
+    cx, cy = ((center + 0.5) / factor - 0.5 for center in (lens.cx, lens.cy))
+    return Intrinsics(width, height, lens.fx / factor, lens.fy / factor, cx, cy, lens.distortion)
 
 
 def _factory_geometry(depth: Any, color: Any) -> calibration_files.DepthGeometry:
-    moved = depth.get_extrinsics_to(color)
+    extrinsics = depth.get_extrinsics_to(color)
     pose = np.eye(4)
-    pose[:3, :3] = np.array(moved.rotation).reshape(3, 3).T  # librealsense counts column by column
-    pose[:3, 3] = moved.translation
+    pose[:3, :3] = np.array(extrinsics.rotation).reshape(3, 3).T  # column-major
+    pose[:3, 3] = extrinsics.translation
     return calibration_files.DepthGeometry(pose)
 
 
-def _metres(frame: Any) -> np.ndarray:
+def _to_meters(frame: Any) -> np.ndarray:
     depth = np.asanyarray(frame.get_data()).astype(np.float32) * np.float32(frame.get_units())
     depth[depth == 0] = np.nan
     return depth

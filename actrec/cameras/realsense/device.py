@@ -1,4 +1,4 @@
-"""Finding a RealSense, and what its errors mean."""
+"""RealSense devices: discovery, options, and explanations of librealsense's errors."""
 
 import math
 import time
@@ -21,18 +21,18 @@ _UDEV = (
 _POLL_S = 0.1
 
 
-def info(device: Any, what: Any) -> str:
-    """Return one of a device's infos, empty if it has none of the kind."""
-    return str(device.get_info(what)) if device.supports(what) else ""
+def info(device: Any, field: Any) -> str:
+    """Return a camera info field, "" if the device lacks it."""
+    return str(device.get_info(field)) if device.supports(field) else ""
 
 
 def serial_of(device: Any) -> str:
-    """Return a device's serial number, empty if it reports none (in recovery)."""
+    """Return a device's serial number, "" if it reports none (in recovery mode)."""
     return info(device, rs.camera_info.serial_number)
 
 
 def connected(context: Any) -> dict[str, Any]:
-    """Return the cameras that a context sees, by serial number."""
+    """Return the connected cameras by serial number."""
     devices = {serial_of(device): device for device in context.query_devices()}
     devices.pop("", None)
     return devices
@@ -42,15 +42,15 @@ def find(context: Any, serial: str) -> Any:
     """Return the camera with this serial number, or the only one.
 
     Raises:
-        ConfigError: There are several and none is chosen.
-        DeviceError: There is none, or not this one.
+        ConfigError: There are several and no serial number is given.
+        DeviceError: There is none, or none with this number.
     """
     devices = connected(context)
     found = ", ".join(f"{number} ({info(device, rs.camera_info.name)})" for number, device in devices.items())
     if not devices:
-        raise DeviceError(_nothing())
+        raise DeviceError(_explain_missing())
     if serial:
-        # One that went through YAML as a number has lost the noughts that it begins with.
+        # A number that went through YAML has lost its leading zeros.
         same = [number for number in devices if number.lstrip("0") == serial.lstrip("0")]
         if not same:
             raise DeviceError(f"no RealSense has serial number {serial}; connected: {found}")
@@ -60,8 +60,8 @@ def find(context: Any, serial: str) -> Any:
     return next(iter(devices.values()))
 
 
-def _nothing() -> str:
-    """Why there is no camera: whether USB shows one that this user may not open."""
+def _explain_missing() -> str:
+    """Return why there is no camera: unplugged, or without permission."""
     for vendor in USB.glob("*/idVendor"):
         product = vendor.with_name("product")
         try:
@@ -70,17 +70,17 @@ def _nothing() -> str:
                 return f"there is a {name} on USB, but permission to open it is denied: {_UDEV}"
         except OSError:
             continue
-    return "no RealSense is connected: plug it into a USB 3 port (lsusb shows 8086 when it is there)"
+    return "no RealSense is connected: plug it into a USB 3 port (lsusb then shows 8086)"
 
 
-def returned(context: Any, serial: str, wait_s: float) -> Any:
-    """Return the camera once it is back from a reset.
+def wait_for(context: Any, serial: str, wait_s: float) -> Any:
+    """Wait for the camera after a reset and return it.
 
     Raises:
-        DeviceError: It is not, within `wait_s`.
+        DeviceError: It did not reappear within `wait_s`.
     """
     deadline = time.monotonic() + wait_s
-    time.sleep(_POLL_S)  # it leaves the bus first
+    time.sleep(_POLL_S)  # the camera first leaves the bus
     while True:
         try:
             return find(context, serial)
@@ -92,32 +92,26 @@ def returned(context: Any, serial: str, wait_s: float) -> Any:
             time.sleep(_POLL_S)
 
 
-def explained(error: Exception, device: Any, wanted: str) -> ActrecError:
-    """Explain a librealsense error at start, with the remedy.
-
-    Args:
-        error: As it was raised.
-        device: The camera.
-        wanted: The streams that were asked for, in words.
-    """
+def explain_start_error(error: Exception, device: Any, streams: str) -> ActrecError:
+    """Return an error with cause and remedy for librealsense's error at start; `streams` describes the request."""
     text = " ".join(str(error).split())
     low = text.lower()
     name = f"RealSense {serial_of(device)}"
     usb = info(device, rs.camera_info.usb_type_descriptor)
     if "resolve" in low:
         if usb.startswith("2"):
-            why = f"it hangs on USB {usb}, which has not the bandwidth for more than its profiles below: use a USB 3"
-            return DeviceError(f"{name} does not give {wanted}: {why} port and cable, or one of {_profiles(device)}")
-        return ConfigError(f"{name} does not give {wanted}; it gives {_profiles(device)}")
+            why = f"USB {usb} lacks the bandwidth; use a USB 3 port and cable"
+            return DeviceError(f"{name} does not support {streams}: {why}, or one of {_profiles(device)}")
+        return ConfigError(f"{name} does not support {streams}; it supports {_profiles(device)}")
     if "permission" in low or "access" in low:
         return DeviceError(f"permission to open {name} is denied: {_UDEV}")
     if "busy" in low:
-        return DeviceError(f"{name} is used by another program (realsense-viewer, another node): end that one first")
-    return DeviceError(f"{name} does not start: {text}; unplug it and plug it in, or try reset: always")
+        return DeviceError(f"{name} is in use by another program (realsense-viewer, another node): stop that program")
+    return DeviceError(f"{name} does not start: {text}; unplug it and plug it in, or set reset: always")
 
 
 def _profiles(device: Any) -> str:
-    """Return the video profiles of depth and color, in words: sizes with their rates."""
+    """Describe the video profiles of depth and color: sizes with their rates."""
     rates: dict[tuple[str, int, int], set[int]] = {}
     for sensor in device.query_sensors():
         for profile in sensor.get_stream_profiles():
@@ -131,15 +125,15 @@ def _profiles(device: Any) -> str:
 
 
 def set_options(device: Any, text: str) -> None:
-    """Set a camera's own options, before it starts.
+    """Set camera options before the start.
 
     Args:
         device: The camera.
         text: `depth.laser_power=150,color.auto_exposure_priority=0`: options by librealsense's names.
 
     Raises:
-        ConfigError: An option or value is none of the camera's; those it has are listed.
-        RuntimeError: The camera does not take it.
+        ConfigError: The camera lacks an option, or a value is out of range; the message lists the options.
+        RuntimeError: The camera rejects it.
     """
     for entry in filter(None, (part.strip() for part in text.split(","))):
         target, _, value = entry.partition("=")
@@ -151,17 +145,19 @@ def set_options(device: Any, text: str) -> None:
             sensor = getattr(device, sensors[kind])()
         except RuntimeError as error:
             raise ConfigError(
-                f"option '{entry}': {info(device, rs.camera_info.name)} has no {kind} sensor of its own; the options "
-                f"of a D405's color are its depth sensor's: depth.{name}={value}"
+                f"option '{entry}': {info(device, rs.camera_info.name)} has no {kind} sensor; a D405 sets "
+                f"its color by its depth sensor: depth.{name}={value}"
             ) from error
         _set_option(sensor, kind, name, value)
 
 
 def _set_option(sensor: Any, kind: str, name: str, value: str) -> None:
     option = getattr(rs.option, name, None)
-    has = [o.name for o in sensor.get_supported_options() if not sensor.is_option_read_only(o)]
-    if name not in has or option is None:
-        raise ConfigError(f"the {kind} sensor has no option '{name}' that can be set; it has {', '.join(sorted(has))}")
+    known = [o.name for o in sensor.get_supported_options() if not sensor.is_option_read_only(o)]
+    if name not in known or option is None:
+        raise ConfigError(
+            f"the {kind} sensor has no option '{name}' that can be set; it has {', '.join(sorted(known))}"
+        )
     allowed = sensor.get_option_range(option)
     try:
         number = float(value)

@@ -21,7 +21,7 @@ def camera(sdk, tmp_path):
         yield opened
 
 
-def test_depth_is_where_the_color_camera_sees_it_to_a_pixel_and_2_mm(sdk, camera):
+def test_read_depth_is_registered_to_one_pixel_and_2_mm(sdk, camera):
     sdk.push(0, 1_000_000)
     frame = camera.read()
     frame.check()
@@ -36,7 +36,7 @@ def test_depth_is_where_the_color_camera_sees_it_to_a_pixel_and_2_mm(sdk, camera
     assert np.isnan(frame.depth[:, :20]).all()
 
 
-def test_color_is_rgb_as_rendered(sdk, camera):
+def test_read_color_is_rgb(sdk, camera):
     sdk.push(0, 1_000_000)
     frame = camera.read()
     exact = studio.filmed()[0].rendering.color
@@ -46,7 +46,7 @@ def test_color_is_rgb_as_rendered(sdk, camera):
     assert (frame.intrinsics.fx, frame.intrinsics.width) == (pytest.approx(607.4), 1280)
 
 
-def test_bgra_is_passed_on_exactly(sdk, tmp_path):
+def test_read_bgra_is_exact(sdk, tmp_path):
     sdk.plug(studio.staged(color_format="bgra32").write(tmp_path / "scene"))
     with AzureKinectCamera(library=sdk.library, color_format="bgra32") as camera:
         sdk.push(0, 1_000_000)
@@ -54,7 +54,7 @@ def test_bgra_is_passed_on_exactly(sdk, tmp_path):
         assert sdk.configured()["format"] == 3
 
 
-def test_the_camera_is_started_as_set_and_without_its_imu(sdk, tmp_path):
+def test_open_starts_configured_modes_without_imu(sdk, tmp_path):
     staged = studio.staged(depth_mode=4, color_resolution=6)
     sdk.plug(staged.write(tmp_path / "scene"))
     options = {"color_mode": "3072p", "depth_mode": "wfov_unbinned", "fps": 15}
@@ -75,12 +75,12 @@ def test_the_camera_is_started_as_set_and_without_its_imu(sdk, tmp_path):
         ({"exposure": 1}, "known"),
     ],
 )
-def test_settings_unsupported_by_the_camera_are_refused(options, named):
+def test_config_unsupported_combination_raises(options, named):
     with pytest.raises(ConfigError, match=named):
         AzureKinectCamera(**options)
 
 
-def test_the_newest_frame_wins(sdk, camera):
+def test_read_late_reader_gets_newest_frame(sdk, camera):
     for i in range(6):
         sdk.push(0, 1_000_000 + i * PERIOD_US)
     first = camera.read().stamp_ns
@@ -90,7 +90,7 @@ def test_the_newest_frame_wins(sdk, camera):
     assert camera.skipped == 5
 
 
-def test_halves_and_unpaired_captures_are_dropped_and_counted(sdk, camera):
+def test_read_incomplete_and_unpaired_captures_are_dropped_and_counted(sdk, camera):
     sdk.push(0, 1_000_000, parts=COLOR)
     sdk.push(0, 1_000_000 + PERIOD_US, parts=DEPTH)
     sdk.push(0, 1_000_000 + 2 * PERIOD_US, depth_us=1_000_000 + 2 * PERIOD_US + 17_000)
@@ -102,7 +102,7 @@ def test_halves_and_unpaired_captures_are_dropped_and_counted(sdk, camera):
     assert left_out == [3, 1, 0]
 
 
-def test_a_damaged_jpeg_is_dropped_and_counted(sdk, tmp_path):
+def test_read_damaged_jpeg_is_dropped_and_counted(sdk, tmp_path):
     good = studio.shot()
     bad = Shot(good.color, good.depth, jpeg=b"\xff\xd8 torn")
     sdk.plug(studio.staged(bad, good).write(tmp_path / "scene"))
@@ -115,7 +115,7 @@ def test_a_damaged_jpeg_is_dropped_and_counted(sdk, tmp_path):
         assert camera.figures()["damaged_color"] == 1
 
 
-def test_stamps_are_of_the_exposure_however_late_a_frame_comes(sdk, camera):
+def test_read_late_frame_keeps_exposure_stamp(sdk, camera):
     offset = time.time_ns() - time.monotonic_ns()
     errors = []
     for late_ms in (0, 5, 12, 3, 25, 8, 40):
@@ -126,7 +126,7 @@ def test_stamps_are_of_the_exposure_however_late_a_frame_comes(sdk, camera):
     assert camera.figures()["stamp_delay_ms"] > 3
 
 
-def test_waiting_in_the_queue_does_not_count_as_delay(sdk, camera):
+def test_read_time_in_queue_is_not_delay(sdk, camera):
     offset = time.time_ns() - time.monotonic_ns()
     taken_ns = time.monotonic_ns() - 3_000_000_000  # 3 s ago, and received then
     sdk.push(0, taken_ns // 1000, late_ns=3_000_000_000)
@@ -134,14 +134,14 @@ def test_waiting_in_the_queue_does_not_count_as_delay(sdk, camera):
     assert camera.figures()["stamp_delay_ms"] < 50
 
 
-def test_no_frame_in_time_is_an_error_and_the_next_read_goes_on(sdk, camera):
+def test_read_timeout_raises_and_next_read_succeeds(sdk, camera):
     with pytest.raises(DeviceError, match="no frame in time"):
         camera.read(timeout_s=0.12)
     sdk.push(0, 1_000_000)
     assert camera.read().color is not None
 
 
-def test_everything_is_given_back_frame_by_frame(sdk, camera):
+def test_read_releases_all_handles(sdk, camera):
     made = sdk.made("image")
     for i in range(45):
         sdk.push(0, 1_000_000 + i * PERIOD_US, parts=COLOR if i % 10 == 4 else COLOR | DEPTH)
@@ -153,7 +153,7 @@ def test_everything_is_given_back_frame_by_frame(sdk, camera):
     assert sdk.live() == {}
 
 
-def test_closing_wakes_a_reader(sdk, camera):
+def test_close_wakes_reader(sdk, camera):
     errors = []
 
     def read() -> None:

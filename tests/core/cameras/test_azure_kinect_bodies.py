@@ -42,7 +42,7 @@ def tracked(sdk, tmp_path):
     return make
 
 
-def test_joints_are_exact_in_the_color_cameras_frame(sdk, tracked, person):
+def test_bodies_joints_are_exact_in_color_frame(sdk, tracked, person):
     with tracked(with_people(person), **PATIENT) as camera:
         sdk.push(0, 1_000_000)
         (body,) = camera.read().skeletons
@@ -57,7 +57,7 @@ def test_joints_are_exact_in_the_color_cameras_frame(sdk, tracked, person):
     assert (body.scores == 1).all() and body.positions.dtype == np.float32
 
 
-def test_pixels_follow_the_lens(sdk, tracked, person):
+def test_bodies_pixels_include_distortion(sdk, tracked, person):
     with tracked(with_people(person), lens=studio.LENS, **PATIENT) as camera:
         sdk.push(0, 1_000_000)
         frame = camera.read()
@@ -73,7 +73,7 @@ def test_pixels_follow_the_lens(sdk, tracked, person):
     assert np.abs(body.pixels - straight).max() > 1
 
 
-def test_confidence_becomes_a_score(sdk, tracked, person):
+def test_bodies_confidence_becomes_score(sdk, tracked, person):
     number, joints, levels = person
     levels = levels.copy()
     levels[AZURE_KINECT_32.index["wrist_left"]] = 1
@@ -87,7 +87,7 @@ def test_confidence_becomes_a_score(sdk, tracked, person):
     assert np.isfinite(body.positions).all(-1).sum() == 24
 
 
-def test_bodies_come_with_the_frame_that_they_were_found_in(sdk, tracked, person):
+def test_bodies_belong_to_their_frame(sdk, tracked, person):
     number, joints, levels = person
     shots = [with_people(*[(number + i, joints + np.array([0.01 * i, 0, 0]), levels)] * (i % 3)) for i in range(6)]
     with tracked(*shots, **PATIENT) as camera:
@@ -98,7 +98,7 @@ def test_bodies_come_with_the_frame_that_they_were_found_in(sdk, tracked, person
         assert camera.without_bodies == 0
 
 
-def test_a_slow_tracker_costs_bodies_and_never_frames(sdk, tracked, person):
+def test_bodies_slow_tracker_drops_bodies_not_frames(sdk, tracked, person):
     _, joints, levels = person
     shots = [with_people((i, joints, levels)) for i in range(10)]
     with tracked(*shots, body_wait_s=0.0) as camera:
@@ -113,7 +113,7 @@ def test_a_slow_tracker_costs_bodies_and_never_frames(sdk, tracked, person):
     assert sdk.live() == {}
 
 
-def test_late_bodies_are_not_given_to_a_later_frame(sdk, tracked, person):
+def test_bodies_late_result_is_not_used_for_later_frame(sdk, tracked, person):
     _, joints, levels = person
     with tracked(*[with_people((i, joints, levels)) for i in range(3)], body_wait_s=2.0) as camera:
         sdk.bodies.fake_bodies_hold(1)
@@ -124,7 +124,7 @@ def test_late_bodies_are_not_given_to_a_later_frame(sdk, tracked, person):
         assert camera.read().skeletons[0].body_id == "body_2"
 
 
-def test_a_tracker_that_fails_is_an_error_and_opening_again_helps(sdk, tracked, person):
+def test_bodies_failed_tracker_raises_until_reopened(sdk, tracked, person):
     camera = tracked(with_people(person), **PATIENT)
     with camera:
         sdk.bodies.fake_bodies_break(1)
@@ -137,7 +137,7 @@ def test_a_tracker_that_fails_is_an_error_and_opening_again_helps(sdk, tracked, 
         assert len(camera.read().skeletons) == 1
 
 
-def test_tracker_runs_on_the_configured_processor(sdk, tracked, tmp_path):
+def test_bodies_tracker_uses_configured_processor(sdk, tracked, tmp_path):
     with tracked(body_processing="cpu", body_model="/models/lite.onnx"):
         assert sdk.bodies.fake_bodies_processing() == 1
         assert sdk.bodies.fake_bodies_model() == b"/models/lite.onnx"
@@ -146,7 +146,7 @@ def test_tracker_runs_on_the_configured_processor(sdk, tracked, tmp_path):
     assert sdk.live() == {}
 
 
-def test_nothing_is_left_after_many_bodies(sdk, tracked, person):
+def test_bodies_releases_all_handles(sdk, tracked, person):
     with tracked(with_people(person), **PATIENT) as camera:
         for i in range(20):
             sdk.push(0, 1_000_000 + i * PERIOD_US)

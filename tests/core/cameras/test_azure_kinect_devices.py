@@ -33,40 +33,42 @@ def refusal(sdk, **options) -> str:
     return str(error.value)
 
 
-def test_a_camera_is_found_by_its_serial_number(two):
+def test_device_is_found_by_serial_number(two):
     assert opened(two, serial=SECOND) == SECOND
     assert opened(two, serial=FIRST) == FIRST
     assert opened(two, serial=int(FIRST)) == FIRST, "as YAML reads it"
 
 
-def test_two_cameras_and_no_serial_number(two):
-    said = refusal(two)
-    assert "2 Azure Kinects" in said and FIRST in said and SECOND in said and "option serial" in said
+def test_device_two_cameras_without_serial_number_raises(two):
+    error = refusal(two)
+    assert "2 Azure Kinects" in error and FIRST in error and SECOND in error and "option serial" in error
 
 
-def test_a_serial_number_that_is_not_there(two):
-    said = refusal(two, serial="000333333333")
-    assert "000333333333" in said and FIRST in said and SECOND in said
+def test_device_unknown_serial_number_lists_connected(two):
+    error = refusal(two, serial="000333333333")
+    assert "000333333333" in error and FIRST in error and SECOND in error
 
 
-def test_a_camera_in_use_does_not_hide_the_other(two):
+def test_device_camera_in_use_does_not_hide_the_other(two):
     with AzureKinectCamera(library=two.library, serial=FIRST) as first:
         assert opened(two, serial=SECOND) == SECOND
-        with pytest.raises(DeviceError, match=f"connected: {SECOND}; one more cannot be opened: it is used by another"):
+        with pytest.raises(
+            DeviceError, match=f"connected: {SECOND}; one more cannot be opened: another program uses it"
+        ):
             opened(two, serial="000333333333")
         two.push(0, 1_000_000)
         assert first.read().color is not None
 
 
-def test_no_camera(sdk):
+def test_device_none_connected_raises(sdk):
     assert "no Azure Kinect is connected" in refusal(sdk)
 
 
 @pytest.mark.parametrize(
     "trouble, remedy",
-    [(NO_ACCESS, "99-k4a.rules (idVendor 045e"), (BUSY, "used by another program"), (STARVED, "USB 3 of its own")],
+    [(NO_ACCESS, "99-k4a.rules (idVendor 045e"), (BUSY, "another program uses it"), (STARVED, "its own USB 3 port")],
 )
-def test_a_camera_that_cannot_be_used_says_why(sdk, tmp_path, trouble, remedy):
+def test_device_unusable_camera_names_remedy(sdk, tmp_path, trouble, remedy):
     sdk.plug(studio.staged().write(tmp_path / "scene"))
     sdk.trouble(trouble)
     assert remedy in refusal(sdk)
@@ -74,7 +76,7 @@ def test_a_camera_that_cannot_be_used_says_why(sdk, tmp_path, trouble, remedy):
     assert opened(sdk)
 
 
-def test_unplugged_and_plugged_in_again(sdk, tmp_path):
+def test_camera_unplugged_and_replugged_opens_again(sdk, tmp_path):
     scene = studio.staged().write(tmp_path / "scene")
     sdk.plug(scene)
     camera = AzureKinectCamera(library=sdk.library)
@@ -94,7 +96,7 @@ def test_unplugged_and_plugged_in_again(sdk, tmp_path):
     assert sdk.live() == {}
 
 
-def test_a_library_that_is_not_there(sdk, tmp_path):
+def test_load_missing_library_names_remedy(sdk, tmp_path):
     with pytest.raises(MissingLibraryError, match=r"nowhere.*libk4a1.4.*Orbbec.*option library"):
         AzureKinectCamera(library="/nowhere/libk4a.so").open()
     sdk.plug(studio.staged().write(tmp_path / "scene"))
@@ -103,7 +105,7 @@ def test_a_library_that_is_not_there(sdk, tmp_path):
     assert sdk.live() == {}
 
 
-def test_another_copy_of_a_loaded_library_is_refused(sdk, tmp_path):
+def test_load_second_copy_of_library_raises(sdk, tmp_path):
     opened_once = refusal(sdk)
     copy = tmp_path / "libk4a.so"
     copy.write_bytes(Path(sdk.library).read_bytes())
@@ -112,12 +114,12 @@ def test_another_copy_of_a_loaded_library_is_refused(sdk, tmp_path):
     assert refusal(sdk) == opened_once
 
 
-def test_without_the_sdk_the_process_lives_on():
+def test_create_without_sdk_raises_without_ending_process():
     script = (
         "from actrec.cameras.azure_kinect.camera import AzureKinectCamera\n"
         "from actrec.utils.errors import MissingLibraryError\n"
         "try:\n    AzureKinectCamera(library='libk4a_absent.so').open()\n"
-        "except MissingLibraryError as error:\n    print('said:', error)\n"
+        "except MissingLibraryError as error:\n    print('error:', error)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("said: ") and done.stdout.count("\n") == 1 and not done.stderr
+    assert done.stdout.startswith("error: ") and done.stdout.count("\n") == 1 and not done.stderr

@@ -27,7 +27,7 @@ def recording(tmp_path):
     return str(studio.staged(*shots).write(tmp_path / "take.mkv"))
 
 
-def test_a_recording_plays_to_its_end(sdk, recording):
+def test_read_recording_plays_to_its_end(sdk, recording):
     camera = AzureKinectCamera(library=sdk.library, recording=recording, rate=0.0)
     assert not camera.live and not camera.paced
     with camera:
@@ -35,7 +35,7 @@ def test_a_recording_plays_to_its_end(sdk, recording):
         with pytest.raises(EndOfStream, match="take.mkv"):
             camera.read()
         assert camera.serial == "000123456789"
-        assert (camera.halves, camera.unpaired, camera.skipped) == (1, 1, 0)
+        assert (camera.incomplete, camera.unpaired, camera.skipped) == (1, 1, 0)
     exact = studio.filmed()[0].rendering
     assert (studio.agreement(frames[0].depth, exact.depth) < 0.002).mean() > 0.999
     assert np.abs(frames[0].color.astype(int) - exact.color).mean() < 3
@@ -43,7 +43,7 @@ def test_a_recording_plays_to_its_end(sdk, recording):
     assert steps == pytest.approx([1, 1, 2, 2, 1, 1, 1, 1, 1])
 
 
-def test_it_keeps_its_pace_and_starts_over_when_opened_again(sdk, recording):
+def test_read_recording_keeps_pace_and_restarts_on_open(sdk, recording):
     camera = AzureKinectCamera(library=sdk.library, recording=recording, rate=1000.0)
     assert camera.paced
     last = 0
@@ -58,28 +58,29 @@ def test_it_keeps_its_pace_and_starts_over_when_opened_again(sdk, recording):
 
 
 @pytest.mark.parametrize("color_format", ["bgra32", "nv12", "yuy2"])
-def test_every_color_format_that_is_recorded(sdk, tmp_path, color_format):
+def test_read_recording_supports_color_format(sdk, tmp_path, color_format):
     path = studio.staged(color_format=color_format).write(tmp_path / "take.mkv")
     with AzureKinectCamera(library=sdk.library, recording=str(path), rate=0.0) as camera:
         color = camera.read().color
     assert np.abs(color.astype(int) - studio.filmed()[0].rendering.color).mean() < 3
 
 
-def test_libk4arecord_is_looked_for_beside_libk4a(sdk, recording):
+def test_open_recording_searches_libk4arecord_beside_libk4a(sdk, recording):
     with pytest.raises(MissingLibraryError, match=r"libk4arecord.*option record_library"):
         AzureKinectCamera(library=sdk.library, record_library="/nowhere/librec.so", recording=recording).open()
 
 
 @pytest.mark.parametrize(
-    "change, said", [({"tracks": 1}, "has no depth"), ({"tracks": 2}, "has no color"), ({"model": 1}, "lens model 1")]
+    "change, message",
+    [({"tracks": 1}, "has no depth"), ({"tracks": 2}, "has no color"), ({"model": 1}, "lens model 1")],
 )
-def test_recordings_that_cannot_be_registered(sdk, tmp_path, change, said):
+def test_open_recording_without_depth_color_or_lens_model_raises(sdk, tmp_path, change, message):
     path = studio.staged(**change).write(tmp_path / "take.mkv")
-    with pytest.raises(DeviceError, match=said):
+    with pytest.raises(DeviceError, match=message):
         AzureKinectCamera(library=sdk.library, recording=str(path)).open()
 
 
-def test_files_that_are_no_recordings(sdk, tmp_path, recording):
+def test_open_recording_invalid_file_raises(sdk, tmp_path, recording):
     with pytest.raises(DeviceError, match="there is no recording"):
         AzureKinectCamera(library=sdk.library, recording=str(tmp_path / "none.mkv")).open()
     (tmp_path / "text.mkv").write_text("no recording")

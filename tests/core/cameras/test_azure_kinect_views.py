@@ -35,7 +35,7 @@ def share_right(depth: np.ndarray) -> float:
     return float((studio.agreement(depth, studio.filmed()[0].rendering.depth) < 0.002).mean())
 
 
-def test_eight_lens_coefficients_in_opencv_order(take):
+def test_intrinsics_of_has_opencv_coefficient_order(take):
     frame = take(lens=studio.LENS)
     assert frame.intrinsics.distortion == pytest.approx(studio.LENS, abs=1e-6)
     # Straightened by them the image is the one that a camera without distortion has.
@@ -48,14 +48,14 @@ def test_eight_lens_coefficients_in_opencv_order(take):
     assert share_right(depth) > 0.999 and share_right(frame.depth) < 0.95
 
 
-def test_rectified_images_are_straight(take):
+def test_view_rectified_images_have_no_distortion(take):
     frame = take(lens=studio.LENS, rectify=True)
     assert frame.intrinsics.distortion == ()
     exact = studio.filmed()[0].rendering.depth
     assert (studio.agreement(frame.depth, exact) < 0.002).mean() > 0.999
 
 
-def test_images_of_a_chosen_width_are_registered_at_that_size(take):
+def test_view_registers_at_configured_width(take):
     frame = take(width=640)
     assert frame.depth.shape == (360, 640)
     c = studio.COLOR.resized(640, 360)
@@ -65,14 +65,14 @@ def test_images_of_a_chosen_width_are_registered_at_that_size(take):
     assert np.abs(frame.color.astype(int) - exact.color).mean() < 6
 
 
-def test_a_width_that_no_half_of_the_image_has(take):
+def test_view_width_not_a_binary_fraction_is_resized(take):
     frame = take(width=500)
     assert frame.depth.shape == (281, 500)
     smaller = cv2.resize(studio.shot().color, (500, 281), interpolation=cv2.INTER_AREA)
     assert np.abs(frame.color.astype(int) - smaller).mean() < 3
 
 
-def test_images_are_not_enlarged(take):
+def test_view_width_above_images_raises(take):
     with pytest.raises(ConfigError, match="1280 wide"):
         take(width=1920)
 
@@ -96,7 +96,7 @@ def wrong_factory(monkeypatch):
     return np.linalg.inv(turned) @ studio.TO_COLOR
 
 
-def test_our_own_calibration_replaces_the_factorys(take, wrong_factory):
+def test_view_calibration_files_replace_factory_calibration(take, wrong_factory):
     assert share_right(take().depth) < 0.8
     measured(studio.COLOR, DepthGeometry(wrong_factory))
     frame = take()
@@ -105,7 +105,7 @@ def test_our_own_calibration_replaces_the_factorys(take, wrong_factory):
     assert share_right(take(calibration="factory").depth) < 0.8
 
 
-def test_its_scale_and_bias_are_applied(take, sdk, tmp_path):
+def test_view_applies_depth_scale_and_bias(take, sdk, tmp_path):
     good = studio.shot()
     off = dataclasses.replace(good, depth=(good.depth - 0.012) / 1.01)
     measured(studio.COLOR, DepthGeometry(studio.TO_COLOR, 1.01, 0.012))
@@ -115,7 +115,7 @@ def test_its_scale_and_bias_are_applied(take, sdk, tmp_path):
         assert share_right(camera.read().depth) > 0.99
 
 
-def test_color_intrinsics_alone_go_into_the_sdks_registration(take):
+def test_view_color_file_alone_goes_into_sdk_registration(take):
     c = studio.COLOR
     measured(Intrinsics(640, 360, c.fx / 2 * 1.05, c.fy / 2 * 1.05, c.cx / 2, c.cy / 2))
     frame = take()
@@ -125,7 +125,7 @@ def test_color_intrinsics_alone_go_into_the_sdks_registration(take):
     assert (studio.agreement(frame.depth, exact) < 0.002).mean() > 0.999
 
 
-def test_a_calibration_of_another_aspect_is_refused(take, sdk):
+def test_view_calibration_with_other_aspect_raises(take, sdk):
     measured(Intrinsics(640, 480, 500, 500, 319.5, 239.5))
     with pytest.raises(InputError, match="another aspect"):
         take()
@@ -133,7 +133,7 @@ def test_a_calibration_of_another_aspect_is_refused(take, sdk):
     assert take(calibration="factory").depth is not None
 
 
-def test_depth_left_as_it_is_read(sdk, tmp_path):
+def test_view_without_registration_keeps_depth_image(sdk, tmp_path):
     sdk.plug(studio.staged().write(tmp_path / "scene"))
     with AzureKinectCamera(library=sdk.library, register=False) as camera:
         sdk.push(0, 1_000_000)

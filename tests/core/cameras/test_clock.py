@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from actrec.cameras.clock import DeviceClock, StampFigures
+from actrec.cameras.clock import DeviceClock, StampStatistics
 
 SECOND = 1_000_000_000
 
@@ -16,7 +16,7 @@ def frames(count, *, drift=0.0, offset=5 * SECOND, least=4_000_000, seed=0):
     return device.tolist(), true, arrival.tolist()
 
 
-def test_late_arrivals_do_not_move_the_stamps():
+def test_device_clock_late_arrivals_keep_stamps():
     device, true, arrival = frames(600)
     clock = DeviceClock(delay_ns=4_000_000)
     stamps = np.array([clock.system_ns(d, a) for d, a in zip(device, arrival, strict=True)])
@@ -26,7 +26,7 @@ def test_late_arrivals_do_not_move_the_stamps():
     assert (stamps <= np.array(arrival)).all()
 
 
-def test_a_clock_that_drifts_is_followed():
+def test_device_clock_follows_drift():
     device, true, arrival = frames(9000, drift=50e-6)
     clock = DeviceClock(delay_ns=4_000_000)
     stamps = np.array([clock.system_ns(d, a) for d, a in zip(device, arrival, strict=True)])
@@ -34,7 +34,7 @@ def test_a_clock_that_drifts_is_followed():
     assert (np.diff(stamps) > 0).all()
 
 
-def test_clock_reset_restarts_the_estimate():
+def test_device_clock_reset_restarts_estimate():
     device, true, arrival = frames(300)
     clock = DeviceClock()
     for d, a in zip(device, arrival, strict=True):
@@ -44,7 +44,7 @@ def test_clock_reset_restarts_the_estimate():
     assert np.abs(np.array(later) - true - 20 * SECOND)[60:].max() < 5e6
 
 
-def test_stamps_never_go_back_while_the_offset_is_found():
+def test_device_clock_stamps_increase_while_offset_converges():
     clock = DeviceClock()
     first = clock.system_ns(0, 10 * SECOND)  # 300 ms late
     second = clock.system_ns(33_000_000, 10 * SECOND - 267_000_000)
@@ -52,7 +52,7 @@ def test_stamps_never_go_back_while_the_offset_is_found():
     assert clock.system_ns(10 * SECOND, 20 * SECOND - 300_000_000) == 20 * SECOND - 300_000_000
 
 
-def test_stamps_follow_a_system_clock_that_is_set_back():
+def test_device_clock_follows_system_clock_set_back():
     device, true, arrival = frames(300, offset=7200 * SECOND)
     clock = DeviceClock()
     for d, a in zip(device[:150], arrival[:150], strict=True):
@@ -63,15 +63,15 @@ def test_stamps_follow_a_system_clock_that_is_set_back():
     assert np.median(np.diff(later)) > 30e6, "not a nanosecond apart for an hour"
 
 
-def test_nothing_seen_yet():
+def test_device_clock_without_frames_has_zero_offset():
     assert DeviceClock().offset_ns == 0
 
 
-def test_delay_and_jitter_of_stamps():
-    figures = StampFigures()
+def test_stamp_statistics_delay_and_jitter():
+    figures = StampStatistics()
     rng = np.random.default_rng(0)
     for i in range(400):
         stamp = i * 33_333_333 + int(rng.normal(0, 1e6))
-        figures.seen(stamp, stamp + 12_000_000)
+        figures.update(stamp, stamp + 12_000_000)
     assert abs(figures.delay_ms - 12) < 1e-6
     assert 0.4 < figures.jitter_ms < 2.5

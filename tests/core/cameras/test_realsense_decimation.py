@@ -22,7 +22,7 @@ def device(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("every", [3, 4, 7])
-def test_decimated_depth_lies_where_all_of_it_lay(device, every, own):
+def test_read_decimated_depth_keeps_geometry(device, every, own):
     depth = np.full((480, 640), 2.0, np.float32)
     depth[:336, :336] = 1.0  # whole squares of three, of four and of seven
     if own:
@@ -37,7 +37,7 @@ def test_decimated_depth_lies_where_all_of_it_lay(device, every, own):
     assert np.abs(corners[1] - corners[0]).max() <= 1
 
 
-def test_depth_without_filters_has_the_reported_intrinsics(device):
+def test_read_without_filters_has_reported_intrinsics(device):
     with RealSenseCamera(decimation=2, register=False) as camera:
         device.give(blank(), np.full((480, 640), 2.0, np.float32))
         lens = camera.calibration().depth

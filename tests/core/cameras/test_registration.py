@@ -20,7 +20,7 @@ def views() -> TwoViews:
     return TwoViews(depth=Intrinsics(640, 480, 381.0, 381.5, 318.0, 241.0))
 
 
-def test_the_simulated_cameras_exact_geometry(views):
+def test_register_matches_exact_geometry(views):
     _, exact, depth = views.at(1.0)
     found = Registration(views.depth, views.color, DepthGeometry(views.to_color)).register(depth)
     assert found.dtype == np.float32 and np.isfinite(found).mean() > 0.99
@@ -28,7 +28,7 @@ def test_the_simulated_cameras_exact_geometry(views):
     assert np.nanmedian(np.abs(found - exact)) < 1e-4
 
 
-def test_a_coarser_depth_image_leaves_no_holes(views):
+def test_register_coarse_depth_leaves_no_holes(views):
     coarse = TwoViews(depth=DEPTH)
     _, exact, depth = coarse.at(1.0)
     found = Registration(DEPTH, COLOR, DepthGeometry(coarse.to_color)).register(depth)
@@ -37,7 +37,7 @@ def test_a_coarser_depth_image_leaves_no_holes(views):
 
 
 @pytest.mark.parametrize("distortion", [BENT, RATIONAL])
-def test_lenses_that_bend(distortion):
+def test_register_with_distortion(distortion):
     """A tilted plane, whose depth along every ray of the color camera is known."""
     color = Intrinsics(640, 480, 600.0, 602.0, 316.0, 243.0, distortion)
     depth = Intrinsics(512, 424, 366.0, 366.0, 256.0, 208.0, BENT)
@@ -56,7 +56,7 @@ def test_lenses_that_bend(distortion):
 
 
 @pytest.mark.parametrize("distortion", [(-0.25, 0.06, 0, 0, -0.006), (-0.3, 0, 0, 0, 0)])
-def test_a_lens_that_folds_back_before_the_corners(distortion):
+def test_register_lens_that_folds_back_before_corners(distortion):
     """Nothing tells where the corners look; all that the lens reaches has its depth, and nothing from beyond."""
     color = Intrinsics(640, 480, 320.0, 320.0, 320.0, 240.0, distortion)
     depth = Intrinsics(400, 400, 90.0, 90.0, 200.0, 200.0)  # sees wider than the color camera
@@ -73,7 +73,7 @@ def test_a_lens_that_folds_back_before_the_corners(distortion):
 
 
 @pytest.mark.parametrize("distortion", [(-0.1, 0.02, 0.012, -0.012, 0), (0.1, -0.2, 0.02, -0.02, 0.05)])
-def test_a_lens_off_the_axis_has_its_corners(distortion):
+def test_register_decentered_lens_fills_corners(distortion):
     color = Intrinsics(640, 480, 303.0, 303.0, 320.0, 240.0, distortion)
     depth = Intrinsics(800, 800, 180.0, 180.0, 400.0, 400.0)  # sees wider than the color camera
     found = Registration(depth, color, DepthGeometry(np.eye(4))).register(np.full((800, 800), 2, np.float32))
@@ -86,7 +86,7 @@ def _plane(camera: Intrinsics, normal: np.ndarray, distance: float) -> np.ndarra
     return (distance / (through @ normal)).astype(np.float32)
 
 
-def test_the_nearest_surface_wins_and_readings_are_put_right():
+def test_register_keeps_nearest_surface_and_applies_scale_and_bias():
     camera = Intrinsics(64, 48, 60.0, 60.0, 31.5, 23.5)
     depth = np.full((48, 64), 3.0, np.float32)
     depth[:, 20:40] = 1.0
@@ -101,7 +101,7 @@ def test_the_nearest_surface_wins_and_readings_are_put_right():
     assert np.isnan(found[0]).all() and np.isnan(found[1:3, :4]).all()
 
 
-def test_points_behind_or_far_outside_are_dropped():
+def test_register_drops_points_behind_or_far_outside():
     camera = Intrinsics(64, 48, 60.0, 60.0, 31.5, 23.5, (-0.3, 0.05, 0.0, 0.0, 0.0))
     wide = Intrinsics(64, 48, 15.0, 15.0, 31.5, 23.5)
     found = Registration(wide, camera, DepthGeometry(np.eye(4))).register(np.full((48, 64), 2.0, np.float32))

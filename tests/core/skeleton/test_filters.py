@@ -13,14 +13,14 @@ def run(positions, rate):
     return np.array([joint.update(k / rate, p) for k, p in enumerate(positions.astype(np.float32))])
 
 
-def test_halves_the_jitter_of_a_joint_at_rest():
+def test_one_euro_halves_jitter_at_rest():
     random = np.random.default_rng(1)
     noise = random.normal(0, 0.004, (300, 25, 3))
     smooth = run(noise, 30)
     assert smooth[20:].std() < 0.6 * noise[20:].std()
 
 
-def test_lags_a_moving_hand_by_less_than_a_frame():
+def test_one_euro_lags_moving_hand_by_less_than_a_frame():
     for rate in (15, 30):
         time = np.arange(0, 4, 1 / rate)
         wave = np.zeros((len(time), 1, 3))
@@ -31,7 +31,7 @@ def test_lags_a_moving_hand_by_less_than_a_frame():
         assert shifts[int(np.argmin(errors))] < 1.0, rate
 
 
-def test_missing_joints_stay_missing_and_come_back_as_they_are():
+def test_one_euro_missing_joints_stay_missing_and_return_unfiltered():
     joint = OneEuro(1.0, 0.0)
     first = np.array([[0.0, 0.0, 1.0], [1.0, 1.0, 1.0]], np.float32)
     joint.update(0.0, first)

@@ -14,7 +14,7 @@ SIZES = {
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_layout_is_a_tree_whose_mirror_undoes_itself(name):
+def test_layout_is_tree_and_mirror_is_involution(name):
     layout = layouts.get(name)
     assert len(layout) == SIZES[name] == len(set(layout.joints))
     roots = [v for v, parent in enumerate(layout.parents) if v == parent]
@@ -28,7 +28,7 @@ def test_layout_is_a_tree_whose_mirror_undoes_itself(name):
     assert [layout.mirror[m] for m in layout.mirror] == list(range(len(layout)))
 
 
-def test_ntu_order():
+def test_kinect_v2_25_has_ntu_order():
     # The order that NTU RGB+D documents, joint 1 to 25.
     names = layouts.KINECT_V2_25.joints
     assert names[:4] == ("spine_base", "spine_mid", "neck", "head")
@@ -36,7 +36,7 @@ def test_ntu_order():
     assert layouts.KINECT_V2_25.mirror[7] == 11
 
 
-def test_lcrnet_joints_become_a_kinects():
+def test_convert_lcrnet_to_kinect():
     # A person who stands before the camera, arms hanging, in the optical frame: their right is on the left.
     sides = {"right": -1.0, "left": 1.0}
     rows = {"ankle": (0.1, 0.9), "knee": (0.1, 0.45), "hip": (0.1, 0.0), "wrist": (0.2, 0.0), "elbow": (0.2, -0.25),
@@ -54,19 +54,19 @@ def test_lcrnet_joints_become_a_kinects():
     assert certain[index["hand_left"]] == BUILT_SCORE and certain[index["knee_left"]] == 1
 
 
-def test_unknown_layout_lists_the_known_ones():
+def test_get_unknown_layout_lists_known():
     with pytest.raises(ConfigError, match=r"coco_17.*kinect_v2_25"):
         layouts.get("coco_17")
 
 
 @pytest.mark.parametrize("source", TABLES)
-def test_weights_sum_to_one(source):
+def test_matrix_rows_sum_to_one(source):
     # Only then does a conversion follow a person who moves.
     np.testing.assert_allclose(matrix(source).sum(axis=1), 1.0, atol=1e-6)
 
 
 @pytest.mark.parametrize("source", TABLES)
-def test_conversion_of_a_mirrored_body_is_the_mirrored_conversion(source):
+def test_convert_commutes_with_mirroring(source):
     rng = np.random.default_rng(1)
     positions = rng.normal(size=(len(layouts.get(source)), 3)).astype(np.float32)
     scores = rng.uniform(size=len(positions)).astype(np.float32)
@@ -79,7 +79,7 @@ def test_conversion_of_a_mirrored_body_is_the_mirrored_conversion(source):
     np.testing.assert_allclose(mirrored_scores[back], plain_scores, atol=1e-6)
 
 
-def test_missing_source_makes_missing_joint_and_no_other():
+def test_convert_missing_source_makes_only_its_joints_missing():
     positions = np.ones((33, 3), np.float32)
     positions[layouts.MEDIAPIPE_33.index["wrist_left"]] = np.nan
     found, scores = convert(positions, np.ones(33), "mediapipe_33")
@@ -91,7 +91,7 @@ def test_missing_source_makes_missing_joint_and_no_other():
     assert scores[index["hand_right"]] == 1
 
 
-def test_a_missing_joint_scores_0_where_the_layout_stays():
+def test_convert_same_layout_missing_joint_scores_zero():
     positions = np.zeros((25, 3), dtype=np.float32)
     positions[7, 1] = np.nan
     same, scores = convert(positions, np.ones(25), "kinect_v2_25", "kinect_v2_25")
@@ -99,7 +99,7 @@ def test_a_missing_joint_scores_0_where_the_layout_stays():
     assert scores[7] == 0 and np.delete(scores, 7).all()
 
 
-def test_wrong_joint_count_names_both_sides():
+def test_convert_wrong_joint_count_raises():
     with pytest.raises(InputError, match=r"\[32, 3\].*mediapipe_33.*33 joints"):
         convert(np.zeros((32, 3)), np.ones(32), "mediapipe_33")
     with pytest.raises(InputError, match="no conversion from layout 'hand_21'"):
@@ -108,7 +108,7 @@ def test_wrong_joint_count_names_both_sides():
         convert(np.zeros((33, 3)), np.ones(33), "mediapipe_33", "kinect_v1_20")
 
 
-def test_kinect_v1_bodies_become_plausible_kinect_v2_bodies(data_root):
+def test_convert_kinect_v1_recordings_are_plausible(data_root):
     """Converted N-UCLA bodies have the segment lengths of a real Kinect v2 (NTU)."""
     ntu = read_ntu_skeleton(data_root / "ntu/skeleton/S001C001P001R001A001.skeleton").bodies[0]
     nucla = read_nucla_npz(data_root / "nucla/nucla_skeletons.npz")[0].bodies[0]

@@ -13,14 +13,14 @@ def moving(stamps_ns, joints=25):
     return np.stack([start + seconds, start + 0 * seconds, 2 + 0.5 * seconds + 0 * start], axis=-1).astype(np.float32)
 
 
-def test_samples_are_even_and_end_at_the_newest():
+def test_sample_stamps_are_even_and_end_at_newest():
     stamps = sample_stamps(10 * NANOSECONDS, 5.0, 60)
     assert stamps[-1] == 10 * NANOSECONDS
     np.testing.assert_allclose(np.diff(stamps), NANOSECONDS / 12, atol=1)
 
 
 @pytest.mark.parametrize("fps", [8, 15, 30, 60])
-def test_uniform_motion_is_sampled_exactly_at_any_frame_rate(fps):
+def test_window_uniform_motion_is_exact_at_any_frame_rate(fps):
     rng = np.random.default_rng(fps)
     stamps = np.sort((np.arange(6 * fps) / fps + rng.uniform(0, 0.3 / fps, 6 * fps)) * NANOSECONDS).astype(np.int64)
     window = Window(5.0, 60)
@@ -30,7 +30,7 @@ def test_uniform_motion_is_sampled_exactly_at_any_frame_rate(fps):
     assert window.duration_s == pytest.approx(5.0, abs=0.01)
 
 
-def test_first_pose_is_held_before_the_first_observation():
+def test_window_holds_first_pose_before_first_observation():
     stamps = (np.arange(13) / 12 * NANOSECONDS).astype(np.int64)
     window = Window(5.0, 60)
     for stamp, joints in zip(stamps, moving(stamps), strict=True):
@@ -41,14 +41,14 @@ def test_first_pose_is_held_before_the_first_observation():
     assert window.start_ns == 0
 
 
-def test_one_observation_fills_the_window():
+def test_window_one_observation_fills_it():
     window = Window(5.0, 60)
     window.add(7, np.ones((25, 3)))
     assert window.positions().shape == (60, 25, 3)
     assert (window.positions() == 1).all()
 
 
-def test_memory_is_bounded_and_older_frames_do_not_matter():
+def test_window_memory_is_bounded():
     long, short = Window(2.0, 24), Window(2.0, 24)
     stamps = (np.arange(600) / 30 * NANOSECONDS).astype(np.int64)
     for i, (stamp, joints) in enumerate(zip(stamps, moving(stamps), strict=True)):
@@ -60,7 +60,7 @@ def test_memory_is_bounded_and_older_frames_do_not_matter():
 
 
 @pytest.mark.parametrize(("jump_s", "restarts"), [(-1.0, True), (0.0, True), (0.4, False), (0.6, True)])
-def test_stamp_that_jumps_back_or_far_ahead_restarts(jump_s, restarts):
+def test_window_stamp_jump_restarts(jump_s, restarts):
     window = Window(5.0, 60, max_gap_s=0.5)
     window.add(10 * NANOSECONDS, np.zeros((25, 3)))
     assert window.add(int((10 + jump_s) * NANOSECONDS), np.ones((25, 3))) is restarts
@@ -68,7 +68,7 @@ def test_stamp_that_jumps_back_or_far_ahead_restarts(jump_s, restarts):
     assert (window.positions() == 1).all() == restarts
 
 
-def test_short_gap_of_a_joint_is_bridged_and_a_long_one_stays_missing():
+def test_window_bridges_short_joint_gap_and_keeps_long_one_missing():
     stamps = (np.arange(61) / 12 * NANOSECONDS).astype(np.int64)
     joints = moving(stamps)
     joints[20:24, 3] = np.nan  # 5 frames between neighbors: 0.42 s
@@ -80,7 +80,7 @@ def test_short_gap_of_a_joint_is_bridged_and_a_long_one_stays_missing():
     assert not np.isnan(np.delete(sampled, 4, axis=1)).any()
 
 
-def test_joint_lost_at_the_end_is_held_shortly_then_missing():
+def test_window_joint_lost_at_end_is_held_briefly():
     stamps = (np.arange(61) / 12 * NANOSECONDS).astype(np.int64)
     joints = moving(stamps)
     joints[40:, 7] = np.nan
@@ -90,7 +90,7 @@ def test_joint_lost_at_the_end_is_held_shortly_then_missing():
     assert np.isnan(sampled[46:, 7]).all()
 
 
-def test_joint_never_seen_is_missing_and_a_lone_body_is_not_invented():
+def test_window_unobserved_joint_is_missing():
     stamps = (np.arange(5) / 12 * NANOSECONDS).astype(np.int64)
     joints = moving(stamps)
     joints[:, 2] = np.nan
@@ -99,7 +99,7 @@ def test_joint_never_seen_is_missing_and_a_lone_body_is_not_invented():
     assert not np.isnan(sampled[:, 3]).any()
 
 
-def test_other_number_of_joints_is_refused():
+def test_window_other_joint_count_raises():
     window = Window(5.0, 60)
     window.add(0, np.zeros((25, 3)))
     with pytest.raises(InputError, match=r"\[20, 3\].*\[25, 3\]"):
@@ -117,7 +117,7 @@ def test_window_copies_its_input():
 
 
 @pytest.mark.parametrize("fps", [10, 30])
-def test_joints_that_come_and_go_are_as_in_the_whole_recording(fps):
+def test_window_intermittent_joints_match_whole_recording(fps):
     rng = np.random.default_rng(fps)
     count, window = 12 * fps, Window(3.0, 36)
     stamps = (np.cumsum(rng.uniform(0.7, 1.3, count)) / fps * NANOSECONDS).astype(np.int64)

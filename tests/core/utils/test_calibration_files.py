@@ -21,7 +21,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cameras"
 
 
-def test_all_of_a_camera_comes_back(folder: Path) -> None:
+def test_load_returns_written_files(folder: Path) -> None:
     pose = np.eye(4)
     pose[:3, :3], pose[:3, 3] = Rotation.from_euler("xyz", [0.3, -0.2, 2.9]).as_matrix(), [0.1, -0.2, 1.3]
     assert calibration_files.load("A1") == calibration_files.CameraFiles("A1")
@@ -43,7 +43,7 @@ def test_all_of_a_camera_comes_back(folder: Path) -> None:
     ("distortion", "model", "count"),
     [((), "plumb_bob", 5), (LENS.distortion, "plumb_bob", 5), (tuple(np.arange(1, 9) / 10), "rational_polynomial", 8)],
 )
-def test_the_file_is_ross_camera_info(distortion: tuple[float, ...], model: str, count: int) -> None:
+def test_write_intrinsics_writes_ros_camera_info(distortion: tuple[float, ...], model: str, count: int) -> None:
     path = calibration_files.path_of("B", COLOR)
     lens = Intrinsics(640, 480, 600.0, 601.0, 320.0, 240.0, distortion)
     calibration_files.write_intrinsics(path, lens, "B")
@@ -57,7 +57,7 @@ def test_the_file_is_ross_camera_info(distortion: tuple[float, ...], model: str,
     assert calibration_files.load("B").color == lens
 
 
-def test_quaternions_at_every_angle() -> None:
+def test_quaternion_matches_scipy_at_every_angle() -> None:
     rng = np.random.default_rng(0)
     turns = [*Rotation.random(200, random_state=0), Rotation.identity()]
     turns += [Rotation.from_rotvec(np.pi * axis / np.linalg.norm(axis)) for axis in rng.normal(size=(50, 3))]
@@ -71,14 +71,14 @@ def test_quaternions_at_every_angle() -> None:
     )
 
 
-def test_other_sizes_are_scaled_where_the_aspect_agrees() -> None:
+def test_fitted_scales_same_aspect_and_refuses_other() -> None:
     assert calibration_files.fitted(LENS, 640, 360) == LENS.resized(640, 360)
     assert calibration_files.fitted(LENS, 960, 540).fx == pytest.approx(910.5 * 0.75)
     with pytest.raises(InputError, match=r"calibration is of 1280×720 images and these are 640×480, of another aspect"):
         calibration_files.fitted(LENS, 640, 480)
 
 
-def test_calibration_files_search_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_path_of_search_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ACTREC_CAMERAS")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     checkout, home = calibration_files.folders()
@@ -92,12 +92,12 @@ def test_calibration_files_search_order(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("serial", ["", "../x", "a/b", "a b"])
-def test_numbers_that_are_no_file_names(serial: str) -> None:
+def test_path_of_invalid_serial_number_raises(serial: str) -> None:
     with pytest.raises(InputError, match="cannot be part of a file's name"):
         calibration_files.path_of(serial, COLOR)
 
 
-def test_damaged_files_raise_with_their_name(folder: Path) -> None:
+def test_load_damaged_file_raises_with_its_name(folder: Path) -> None:
     folder.mkdir()
     for part, text in (
         ("color", "image_width: 3\ncamera_matrix: {data: [1]}\n"),
@@ -124,7 +124,7 @@ def test_damaged_files_raise_with_their_name(folder: Path) -> None:
         ({"translation": {"x": 0.1, "y": float("nan"), "z": 0.0}}, "not all numbers are finite"),
     ],
 )
-def test_a_place_that_is_none_is_refused(folder: Path, change: dict[str, dict[str, float]], said: str) -> None:
+def test_read_mount_invalid_pose_raises(folder: Path, change: dict[str, dict[str, float]], said: str) -> None:
     """It went out on /tf_static as NaN."""
     path = calibration_files.path_of("E", MOUNT)
     calibration_files.write_mount(path, Mount("base", "camera", np.eye(4)))
@@ -142,7 +142,7 @@ def test_a_place_that_is_none_is_refused(folder: Path, change: dict[str, dict[st
         ({"depth_bias": float("inf")}, "depth_bias inf"),
     ],
 )
-def test_depth_that_can_be_no_metres_is_refused(folder: Path, change: dict[str, object], said: str) -> None:
+def test_load_invalid_depth_geometry_raises(folder: Path, change: dict[str, object], said: str) -> None:
     path = calibration_files.path_of("E", DEPTH)
     calibration_files.write_intrinsics(path, LENS, "E", DepthGeometry(np.eye(4)))
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **change}))
@@ -150,7 +150,7 @@ def test_depth_that_can_be_no_metres_is_refused(folder: Path, change: dict[str, 
         calibration_files.load("E")
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+def test_write_intrinsics_unwritable_folder_raises(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DeviceError, match="cannot write .*choose another folder"):
         calibration_files.write_intrinsics(tmp_path / "file/E_color.yaml", LENS, "E")
@@ -165,7 +165,9 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         ((0.1, 0.02, 0, 0, 0.3, 0.1), None),
     ],
 )
-def test_lenses_that_opencv_writes(tmp_path: Path, written: tuple[float, ...], read: tuple[float, ...] | None) -> None:
+def test_from_yaml_reads_opencv_distortions(
+    tmp_path: Path, written: tuple[float, ...], read: tuple[float, ...] | None
+) -> None:
     """Its rational model has fourteen coefficients, the last six of them 0."""
     path = tmp_path / "lens.yaml"
     path.write_text(f"width: 64\nheight: 48\nfx: 50\nfy: 50\ncx: 32\ncy: 24\ndistortion: {list(written)}\n")

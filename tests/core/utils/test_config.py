@@ -32,7 +32,7 @@ from actrec.utils.errors import ConfigError
         ("actions=[wave, clap]", ["wave", "clap"]),
     ],
 )
-def test_values_are_read_as_yaml_but_serial_numbers(word, value):
+def test_parse_pairs_reads_yaml_except_serial_numbers(word, value):
     read = config.parse_pairs([word], "option")
     assert read == {word.split("=")[0]: value}
     assert type(next(iter(read.values()))) is type(value)
@@ -46,12 +46,12 @@ def test_values_are_read_as_yaml_but_serial_numbers(word, value):
         ("on=2024-13-45", "option 'on=2024-13-45': the value"),
     ],
 )
-def test_pairs_that_are_none_raise_with_the_word(word, message):
+def test_parse_pairs_invalid_word_raises(word, message):
     with pytest.raises(ConfigError, match=message):
         config.parse_pairs([word], "option")
 
 
-def test_one_field_of_a_mapping_is_changed_alone():
+def test_merged_changes_one_nested_field():
     recipe: dict[str, Any] = {"epochs": 3, "schedule": {"name": "steps", "every": 5}, "augmentation": {}}
     changes = config.parse_pairs(
         ["schedule.every=2", "augmentation.noise_m=0.01", "optimizer.name=sgd", "epochs=4"], "field"

@@ -13,14 +13,14 @@ IMAGE = cv2.resize(np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np
 
 
 @pytest.mark.parametrize("name", [b"a.png", "Z\u00fcrich.png".encode("latin-1")])
-def test_written_image_is_read_back(name, tmp_path) -> None:
+def test_write_image_read_image_round_trip(name, tmp_path) -> None:
     path = tmp_path / os.fsdecode(name)
     files.write_image(path, IMAGE)
     np.testing.assert_array_equal(files.read_image(path, cv2.IMREAD_COLOR), IMAGE)
 
 
 @pytest.mark.parametrize("ending", [".png", ".jpg", ".bmp"])
-def test_truncated_image_is_none(ending, tmp_path) -> None:
+def test_read_image_truncated_returns_none(ending, tmp_path) -> None:
     path = tmp_path / f"a{ending}"
     files.write_image(path, IMAGE)
     content = path.read_bytes()
@@ -31,7 +31,7 @@ def test_truncated_image_is_none(ending, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("name", [b"a", b"a.what", b"a.p\xfcg"])
-def test_unknown_image_ending_is_refused(name, tmp_path) -> None:
+def test_write_image_unknown_ending_raises(name, tmp_path) -> None:
     with pytest.raises(InputError, match="has the ending of no image"):
         files.write_image(tmp_path / os.fsdecode(name), IMAGE)
     assert not list(tmp_path.iterdir())
