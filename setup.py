@@ -19,6 +19,7 @@ PACKAGES = [
     "actrec.cameras.azure_kinect",
     "actrec.cameras.realsense",
     "actrec.cli",
+    "actrec.cli.calibrate",
     "actrec.datasets",
     "actrec.datasets.ntu",
     "actrec.datasets.store",
@@ -36,7 +37,6 @@ PACKAGES = [
     "actrec.utils",
     "actrec.visualization",
     "actrec_calibration",
-    "actrec_calibration.commands",
     "actrec_models",
     "actrec_models.data",
     "actrec_models.data.prepare",
@@ -61,6 +61,7 @@ EXTRAS = {
         "rosbags>=0.11.9",
         "av>=12",
         "psutil",
+        "fpdf2>=2.7",
         "pyrealsense2>=2.55",
     ],
     "train": [

@@ -1,6 +1,6 @@
-"""`actrec bench calibration`: how near the truth intrinsics come on rendered boards, and what real photographs give.
+"""`actrec bench calibration` and `calibration-robot`: errors of all calibrations against known truth.
 
-How exact the calibrations of depth and of a camera's place on a robot are, on simulated views with known truth.
+Intrinsics of rendered boards and of OpenCV's photographs of a chessboard; depth, hand-eye and floor on simulated views.
 """
 
 import argparse
@@ -17,14 +17,15 @@ from tqdm import tqdm
 from actrec.cli import Parser
 from actrec.cli.arguments import count
 from actrec.types import Intrinsics
-from actrec.utils.errors import ConfigError, DeviceError
-from actrec_calibration import depth, floor, hand_eye, simulated
-from actrec_calibration.board import CHARUCO, CHESSBOARD, Board, Detection
-from actrec_calibration.commands.options import from_folder, view_of
-from actrec_calibration.intrinsics import PLUMB_BOB, View, calibrate, fit
-from actrec_calibration.rendering import render, views
-from actrec_calibration.solver import apart
-from actrec_calibration.sources import Picture, of_folder, read_file
+from actrec.utils.errors import DeviceError
+from actrec_calibration import depth, floor, hand_eye
+from actrec_calibration.board import CHARUCO, CHESSBOARD, Board
+from actrec_calibration.detection import Detection, View
+from actrec_calibration.intrinsics import PLUMB_BOB, calibrate, fit
+from actrec_calibration.poses import pose_difference
+from actrec_calibration.sources import ColorImage, list_images, read_image, view_of
+from tests.reference import calibration_views as simulated
+from tests.reference.board_rendering import render, sample_poses
 
 BLUR_PX, NOISE = 0.8, 3.0
 
@@ -37,14 +38,14 @@ BOARDS = (Board.of(kind=CHARUCO), Board.of(kind=CHESSBOARD, square=0.025))
 
 
 def measure(arguments: list[str]) -> dict[str, Any]:
-    """Calibrates rendered boards whose lens is known, and OpenCV's photographs of a chessboard where they are given.
+    """Calibrate rendered boards with a known lens and, if given, OpenCV's photographs of a chessboard.
 
     Args:
         arguments: `--seeds N`, `--views N`, `--photographs FOLDER`.
 
     Returns:
-        Errors of focal length and center, mean and worst over the seeds; and for each camera of the photographs the
-        lens found, and what OpenCV's own recipe finds on the same files.
+        Errors of focal length and center, mean and worst over the seeds; for each camera of the photographs the
+        calibrated lens, and the lens of OpenCV's own recipe for the same files.
     """
     parser = Parser(prog="actrec bench calibration", description=measure.__doc__)
     parser.add_argument("--seeds", type=count, default=10, help="sets of views of each board and camera")
@@ -53,14 +54,12 @@ def measure(arguments: list[str]) -> dict[str, Any]:
         "--photographs", type=Path, help="folder of left01.jpg … right14.jpg (Debian: /usr/share/doc/opencv-doc/…/data)"
     )
     args = parser.parse_args(arguments)
-    if args.seeds < 1 or args.views < 1:
-        raise ConfigError("--seeds and --views must be 1 or more")
-    said: dict[str, Any] = {"rendered": [_rendered(board, one, args) for board in BOARDS for one in CAMERAS]}
+    figures: dict[str, Any] = {"rendered": [_rendered(board, one, args) for board in BOARDS for one in CAMERAS]}
     if args.photographs:
-        said["photographs"] = [row for side in ("left", "right") for row in _photographed(args.photographs, side)]
-        if not said["photographs"]:
+        figures["photographs"] = [row for side in ("left", "right") for row in _photographed(args.photographs, side)]
+        if not figures["photographs"]:
             raise DeviceError(f"'{args.photographs}' has no left*.jpg and right*.jpg: give the folder of opencv-doc")
-    return said
+    return figures
 
 
 def _rendered(board: Board, camera: Intrinsics, args: argparse.Namespace) -> dict[str, Any]:
@@ -86,11 +85,11 @@ def _rendered(board: Board, camera: Intrinsics, args: argparse.Namespace) -> dic
 
 
 def rendered_views(board: Board, camera: Intrinsics, count: int, seed: int) -> list[View]:
-    """Views of a rendered board, blurred and noisy as a camera's."""
+    """Render and detect views of a board, with blur and noise."""
     found = []
-    for number, pose in enumerate(views(board, camera, count, seed)):
+    for number, pose in enumerate(sample_poses(board, camera, count, seed)):
         image, _ = render(board, camera, pose, blur=BLUR_PX, noise=NOISE, seed=1000 * seed + number)
-        view = view_of(board, Picture(f"view {number}", 0, image))
+        view = view_of(board, ColorImage(f"view {number}", 0, image))
         if view is not None:
             found.append(view)
     return found
@@ -98,12 +97,12 @@ def rendered_views(board: Board, camera: Intrinsics, count: int, seed: int) -> l
 
 def _photographed(folder: Path, side: str) -> list[dict[str, Any]]:
     board = Board.of(kind=CHESSBOARD, columns=9, rows=6, square=0.025)
-    names = [path.name for path in of_folder(str(folder)) if path.name.startswith(side)]
-    if not names:
+    paths = [path for path in list_images(folder) if path.name.startswith(side)]
+    if not paths:
         return []
-    gathered = [view for view in from_folder(board, str(folder)).views if view.name in names]
-    ours = calibrate(board, gathered)
-    theirs = _by_opencv(board, folder, [view.name for view in gathered])
+    views = [view for path in paths if (view := view_of(board, read_image(path))) is not None]
+    ours = calibrate(board, views)
+    theirs = _by_opencv(board, folder, [view.name for view in views])
     return [
         _row(side, "actrec", ours.camera, ours.rms, len(ours.views), ours.held_out_rms),
         _row(side, "OpenCV's recipe", *theirs),
@@ -111,11 +110,11 @@ def _photographed(folder: Path, side: str) -> list[dict[str, Any]]:
 
 
 def _by_opencv(board: Board, folder: Path, names: list[str]) -> tuple[Intrinsics, float, int]:
-    """The recipe of OpenCV's tutorial: findChessboardCorners, cornerSubPix with a window of 11, calibrateCamera."""
+    """Calibrate as in OpenCV's tutorial: findChessboardCorners, cornerSubPix with a window of 11, calibrateCamera."""
     stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 30, 0.001)
     seen = []
     for name in names:
-        gray = cv2.cvtColor(read_file(folder / name).color, cv2.COLOR_RGB2GRAY)
+        gray = cv2.cvtColor(read_image(folder / name).color, cv2.COLOR_RGB2GRAY)
         found, corners = cv2.findChessboardCorners(gray, board.corners)
         if found:
             corners = cv2.cornerSubPix(gray, corners, (11, 11), (-1, -1), stop).reshape(-1, 2)
@@ -142,14 +141,14 @@ _ARM_CAMERA = Intrinsics(1280, 720, 910.0, 910.0, 641.0, 358.0, (0.1, -0.2, 0.00
 
 
 def measure_robot(arguments: list[str]) -> dict[str, Any]:
-    """Calibrates simulated cameras, a new one for each seed, and compares with the truth.
+    """Calibrate simulated cameras, one per seed, and compare with the truth.
 
     Args:
         arguments: `--seeds N`, `--views N`.
 
     Returns:
-        A row for each calibration: mean and worst error in mm and degrees, mean stated standard deviation, and the mean
-        and worst error of the depth bias in mm where one is found.
+        A row for each calibration: mean and worst error in mm and degrees, mean estimated standard deviation, and for
+        depth the mean and worst error of the bias in mm.
     """
     parser = Parser(prog="actrec bench calibration-robot", description=measure_robot.__doc__)
     parser.add_argument("--seeds", type=count, default=10, help="calibrations of each kind")
@@ -172,12 +171,12 @@ def measure_robot(arguments: list[str]) -> dict[str, Any]:
 
 
 _Errors = tuple[tuple[float, float], float, float | None]
-"""Distance in metres and angle in degrees from the truth; stated deviation of the place in metres; bias error."""
+"""Distance in meters and angle in degrees from the truth; estimated standard deviation in m; bias error in m."""
 
 
 def _robot_row(name: str, seeds: int, calibrate: Callable[[int], _Errors]) -> dict[str, Any]:
     errors = [calibrate(seed) for seed in range(seeds)]
-    mm, degrees = 1e3 * np.array([place for (place, _), _, _ in errors]), np.array([a for (_, a), _, _ in errors])
+    mm, degrees = 1e3 * np.array([distance for (distance, _), _, _ in errors]), np.array([a for (_, a), _, _ in errors])
     row = {
         "calibration": name,
         "mm mean": round(float(mm.mean()), 3),
@@ -195,27 +194,27 @@ def _robot_row(name: str, seeds: int, calibrate: Callable[[int], _Errors]) -> di
 def _depth(seed: int, views: int, sensor: str, infrared: bool) -> _Errors:
     rig = simulated.kinect(sensor=sensor, scale=SCALE, bias=BIAS)
     board = Board.of(columns=10, rows=7, square=0.06, marker=0.045)
-    seen = simulated.pairs(board, rig, views, seed, infrared)
-    found = depth.calibrate(board, seen, depth.Cameras(rig.color, rig.depth))
-    error = apart(found.geometry.to_color, rig.to_color)
+    seen = simulated.simulate_rgbd_views(board, rig, views, seed, infrared)
+    found = depth.calibrate(board, seen, depth.CameraPair(rig.color, rig.depth))
+    error = pose_difference(found.geometry.to_color, rig.to_color)
     return error, float(np.linalg.norm(found.sigma_m)), abs(found.geometry.bias - BIAS)
 
 
 def _arm(seed: int, views: int, mount: str) -> _Errors:
-    arm, board = simulated.Arm.drawn(mount, seed), Board.of()
-    seen = simulated.arm_views(arm, board, _ARM_CAMERA, views, seed)
+    arm, board = simulated.Arm.random(mount, seed), Board.of()
+    seen = simulated.simulate_hand_eye_views(arm, board, _ARM_CAMERA, views, seed)
     found = hand_eye.calibrate(seen, _ARM_CAMERA, mount)
-    return apart(found.camera, arm.camera), float(np.linalg.norm(found.sigma_m)), None
+    return pose_difference(found.camera, arm.camera), float(np.linalg.norm(found.sigma_m)), None
 
 
 def _floor(seed: int, sensor: str) -> _Errors:
     rig = simulated.kinect(sensor=sensor)
     board = Board.of(columns=7, rows=5, square=0.08, marker=0.06)
-    room = simulated.Room.drawn(board, seed)
+    room = simulated.Room.random(board, seed)
     random = np.random.default_rng(seed)
     views = []
     for number in range(FLOOR_VIEWS):
-        seen = simulated.corners(board, rig.color, room.board(), rig.corner_px, random)
+        seen = simulated.simulate_corners(board, rig.color, room.board(), rig.corner_px, random)
         views.append((seen, floor.find_floor(room.depth(rig, seed, number), rig.depth)))
-    found = floor.calibrate(board, views, room.lying, rig.color, rig.to_color)
-    return apart(found.camera, room.camera), float(np.linalg.norm(found.sigma_m)), None
+    found = floor.calibrate(board, views, room.placed, rig.color, rig.to_color)
+    return pose_difference(found.camera, room.camera), float(np.linalg.norm(found.sigma_m)), None

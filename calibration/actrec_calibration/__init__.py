@@ -1,6 +1,5 @@
-"""Calibration of cameras, behind `actrec calibrate`.
+"""Calibration of cameras: intrinsics, depth, and the camera's pose on a robot.
 
-A lens from views of a board (`intrinsics`) and whether it still holds (`holding`); where a depth camera sits and what
-its readings are off by (`extrinsics`, `depth`); a camera's place on a robot (`hand_eye`, `floor`). What comes out are
-files that `actrec.utils.calibration_files` writes and every driver loads by serial number.
+`actrec calibrate` is its command line. Results are files that `actrec.utils.calibration_files` writes and each driver
+loads by serial number.
 """

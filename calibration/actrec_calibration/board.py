@@ -1,11 +1,10 @@
-"""The boards that cameras are calibrated with: ChArUco and chessboard, as geometry, as a picture, as found in images.
+"""Calibration boards (ChArUco and chessboard): geometry, rendering and printing.
 
-A ChArUco board is the better choice. Every corner has a name, so that a view may show a part of the board and reach
-into the image's corners, where lenses distort most; and a mirrored or upside-down picture is told from a right one.
-
-A board to print, at its true size: PDF with exact edges, or PNG with its resolution in the file.
+ChArUco is the better choice. Each corner has an identity, so a view may show a part of the board and reach the image's
+corners, where lenses distort most; and a mirrored image is detected.
 """
 
+import importlib
 import struct
 import zlib
 from dataclasses import dataclass
@@ -17,23 +16,31 @@ import cv2
 import numpy as np
 
 from actrec.utils.config import build, setting, validate
-from actrec.utils.errors import ConfigError, DeviceError
+from actrec.utils.errors import ConfigError, DeviceError, MissingLibraryError
 
 CHARUCO, CHESSBOARD = "charuco", "chessboard"
-
 DICTIONARIES = tuple(f"{bits}x{bits}_{count}" for bits in (4, 5, 6, 7) for count in (50, 100, 250, 1000))
+
+PAPERS = {"a4": (0.297, 0.210), "letter": (0.2794, 0.2159), "a3": (0.420, 0.297), "a2": (0.594, 0.420),
+          "a1": (0.841, 0.594), "a0": (1.189, 0.841)}  # fmt: skip
+"""Width and height in m, landscape, in increasing size."""
+
+PAPER_MARGIN = 0.005  # m that most printers cannot print on
+PNG_DPI = 600
+MAX_PNG_SIDE = max(PAPERS["a0"])  # m; twice as long would take gigabytes of memory
+RULER = 0.1  # m
 
 
 @dataclass(frozen=True)
 class BoardConfig:
-    """What a board looks like."""
+    """Settings of a board."""
 
     kind: str = setting(CHARUCO, "Kind of board.", choices=(CHARUCO, CHESSBOARD))
     columns: int = setting(
-        9, "Across: squares of a ChArUco board, inner corners of a chessboard (as OpenCV counts).", range=(3, 50)
+        9, "Squares of a ChArUco board, or inner corners of a chessboard (as in OpenCV), across.", range=(3, 50)
     )
-    rows: int = setting(6, "Down: squares of a ChArUco board, inner corners of a chessboard.", range=(3, 50))
-    square: float = setting(0.030, "Side of a square: measure it on the print.", unit="m", range=(0.001, 2.0))
+    rows: int = setting(6, "Squares of a ChArUco board, or inner corners of a chessboard, down.", range=(3, 50))
+    square: float = setting(0.030, "Side of a square, measured on the print.", unit="m", range=(0.001, 2.0))
     marker: float = setting(0.020, "Side of a ChArUco board's markers.", unit="m", range=(0.0005, 2.0))
     dictionary: str = setting("4x4_50", "ArUco dictionary of a ChArUco board's markers.", choices=DICTIONARIES)
     legacy: bool = setting(
@@ -42,48 +49,32 @@ class BoardConfig:
 
 
 @dataclass(frozen=True)
-class Detection:
-    """Corners of a board found in an image.
-
-    Attributes:
-        ids: [n] int, rows of `Board.points`, ascending.
-        pixels: [n, 2] float64 (u, v), pixel centers at integers.
-    """
-
-    ids: np.ndarray
-    pixels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-@dataclass(frozen=True)
 class Board(BoardConfig):
-    """A board.
+    """A calibration board.
 
-    Its frame: the origin is the outer corner of the top left square, x runs to the right along the print, y down, and
-    z away from who looks at it, into the board: a board held upright before a camera has the camera's own axes.
+    Its frame: the origin is the outer corner of the top left square; x points right along the print, y down, and z into
+    the board. A board held upright in front of a camera has the axes of the camera's optical frame.
 
     Raises:
-        ConfigError: A setting is out of range, the markers do not fit the squares, or the dictionary has too few.
+        ConfigError: A setting is out of range, the markers do not fit the squares, or the dictionary is too small.
     """
 
     def __post_init__(self) -> None:
-        validate(self)  # each setting before what they are together
+        validate(self)
         if self.kind == CHESSBOARD:
             return
         if self.marker >= self.square:
-            raise ConfigError(f"markers of {self.marker} m do not fit squares of {self.square} m: give both in metres")
-        needed, known = self.columns * self.rows // 2, int(self.dictionary.split("_")[1])
-        if needed > known:
+            raise ConfigError(f"markers of {self.marker} m do not fit squares of {self.square} m: give both in m")
+        required, available = self.columns * self.rows // 2, int(self.dictionary.split("_")[1])
+        if required > available:
             raise ConfigError(
-                f"a board of {self.columns}×{self.rows} squares needs {needed} markers and {self.dictionary} has "
-                f"{known}: choose a larger dictionary of --dictionary"
+                f"a board of {self.columns}×{self.rows} squares needs {required} markers and {self.dictionary} has "
+                f"{available}: choose a larger --dictionary"
             )
 
     @classmethod
     def of(cls, **options: Any) -> "Board":
-        """A board of validated options.
+        """Create a board from options.
 
         Raises:
             ConfigError: An option is unknown, mistyped or out of range.
@@ -93,8 +84,8 @@ class Board(BoardConfig):
     @property
     def squares(self) -> tuple[int, int]:
         """Squares across and down."""
-        more = 1 if self.kind == CHESSBOARD else 0
-        return self.columns + more, self.rows + more
+        extra = 1 if self.kind == CHESSBOARD else 0
+        return self.columns + extra, self.rows + extra
 
     @property
     def corners(self) -> tuple[int, int]:
@@ -104,144 +95,121 @@ class Board(BoardConfig):
 
     @property
     def size(self) -> tuple[float, float]:
-        """Width and height in metres, from the outer edge of the first square to that of the last."""
+        """Width and height of all squares, m."""
         across, down = self.squares
         return across * self.square, down * self.square
 
     @cached_property
     def points(self) -> np.ndarray:
-        """[K, 3] float64 metres in the board's frame, z = 0: the inner corners, row by row."""
+        """[K, 3] inner corners in the board's frame, m, row by row."""
         across, down = self.corners
         x, y = np.meshgrid(np.arange(1, across + 1), np.arange(1, down + 1))
         return np.stack([x.ravel(), y.ravel(), np.zeros(across * down)], axis=1) * self.square
 
     @property
+    def outline(self) -> np.ndarray:
+        """[4, 3] outer corners in the board's frame, m, in order."""
+        width, height = self.size
+        return np.array([[0, 0, 0], [width, 0, 0], [width, height, 0], [0, height, 0]], np.float64)
+
+    @property
     def ambiguous(self) -> bool:
-        """Whether the board looks the same after half a turn: such a pose is one of two (no matter to intrinsics)."""
+        """Whether the board looks the same after half a turn: its pose is then one of two."""
         across, down = self.corners
         return self.kind == CHESSBOARD and (across + down) % 2 == 0
 
     @property
-    def tells_mirrored(self) -> bool:
-        """Whether a mirrored picture can be told from a right one.
+    def detects_mirroring(self) -> bool:
+        """Whether a mirrored image can be detected.
 
-        A chessboard with an even number of corners along a side is its own mirror image; nothing shows it then.
+        A chessboard with an even number of corners along a side is its own mirror image.
         """
         across, down = self.corners
         return self.kind == CHARUCO or (across % 2 == 1 and down % 2 == 1 and across != down)
 
     @cached_property
     def rectangles(self) -> np.ndarray:
-        """[n, 4] metres (left, top, right, bottom) that are black: disjoint, all of the print."""
+        """[n, 4] disjoint black rectangles (left, top, right, bottom), m."""
         across, down = self.squares
+        first_is_white = self.legacy and self.kind == CHARUCO and self.rows % 2 == 0
         cells = []
-        number = 0
+        marker = 0
         for row in range(down):
             for column in range(across):
-                if self._is_black(column, row):
-                    cells.append(np.array([[0, 0, 1, 1]]) * self.square + self._place(column, row))
+                offset = np.array([column, row, column, row]) * self.square
+                if (column + row + first_is_white) % 2 == 0:
+                    cells.append(np.array([[0, 0, 1, 1]]) * self.square + offset)
                 elif self.kind == CHARUCO:
-                    cells.append(self._marker(number) + self._place(column, row))
-                    number += 1
+                    cells.append(self._marker(marker) + offset)
+                    marker += 1
         return np.concatenate(cells)
 
-    def picture(self, pixels_per_m: float, margin: float = 0.0) -> np.ndarray:
-        """[H, W] uint8: the print, with the exact share of black in each pixel, and a white margin in metres around it.
+    def draw(self, pixels_per_m: float, margin: float = 0.0) -> np.ndarray:
+        """Draw the board, [H, W] uint8, with the exact share of black in each pixel.
 
-        The outer corner of the top left square is `margin · pixels_per_m` from the picture's corner (not from the
-        center of its first pixel).
+        The outer corner of the top left square is `margin · pixels_per_m` from the image's corner (not from the center
+        of its first pixel).
+
+        Args:
+            pixels_per_m: Resolution.
+            margin: Width of the white border, m.
         """
         width, height = (round((side + 2 * margin) * pixels_per_m) for side in self.size)
         black = np.zeros((height, width), np.float32)
         for left, top, right, bottom in (self.rectangles + margin) * pixels_per_m:
             x0, x1, y0, y1 = int(left), int(np.ceil(right)), int(top), int(np.ceil(bottom))
-            black[y0:y1, x0:x1] += np.outer(_shares(top, bottom, y0, y1), _shares(left, right, x0, x1))[
-                : height - y0, : width - x0
-            ]
+            share = np.outer(_pixel_shares(top, bottom, y0, y1), _pixel_shares(left, right, x0, x1))
+            black[y0:y1, x0:x1] += share[: height - y0, : width - x0]
         return np.round(255 * (1 - np.clip(black, 0, 1))).astype(np.uint8)
 
-    def detect(self, image: np.ndarray) -> Detection | None:
-        """Finds the board.
-
-        Args:
-            image: [H, W, 3] RGB or [H, W] gray, uint8.
-
-        Returns:
-            The corners seen; None where the board is not in the image (of a chessboard: not whole).
-
-        Raises:
-            InputError: The picture is mirrored (see `tells_mirrored`), or no uint8 image.
-        """
-        from actrec_calibration import detection
-
-        return detection.detect(self, image)
-
-    def _is_black(self, column: int, row: int) -> bool:
-        first = self.legacy and self.kind == CHARUCO and self.rows % 2 == 0
-        return (column + row + first) % 2 == 0
-
-    def _place(self, column: int, row: int) -> np.ndarray:
-        return np.array([column, row, column, row]) * self.square
+    def describe(self) -> str:
+        """Describe the board in one line, with the lengths to measure on the print."""
+        if self.kind == CHARUCO:
+            markers = f"markers {self.marker * 1000:g} mm, {self.dictionary}{', legacy' if self.legacy else ''}"
+            return f"charuco {self.columns} x {self.rows} squares of {self.square * 1000:g} mm, {markers}"
+        return f"chessboard {self.columns} x {self.rows} inner corners, squares of {self.square * 1000:g} mm"
 
     def _marker(self, number: int) -> np.ndarray:
-        """[n, 4] metres in its square: the black cells of a marker."""
+        """Return [n, 4] black cells of a marker in its square, m."""
         family = aruco_dictionary(self.dictionary)
         bits = family.markerSize + 2
-        cells = family.generateImageMarker(number, bits, borderBits=1) == 0
-        rows, columns = np.nonzero(cells)
+        rows, columns = np.nonzero(family.generateImageMarker(number, bits, borderBits=1) == 0)
         cell, inset = self.marker / bits, (self.square - self.marker) / 2
         return np.stack([columns, rows, columns + 1, rows + 1], axis=1) * cell + inset
 
 
 @lru_cache(maxsize=8)
 def aruco_dictionary(name: str) -> Any:
-    """OpenCV's dictionary of that name (`DICTIONARIES`)."""
+    """Return OpenCV's dictionary of a name in `DICTIONARIES`."""
     return cv2.aruco.getPredefinedDictionary(getattr(cv2.aruco, f"DICT_{name.upper()}"))
 
 
-def _shares(start: float, end: float, first: int, last: int) -> np.ndarray:
-    """How much of each pixel from `first` up to `last` lies between `start` and `end`."""
-    edges = np.clip(np.arange(first, last + 1), start, end)
-    return np.diff(edges)
-
-
-PAPERS = {"a4": (0.297, 0.210), "letter": (0.2794, 0.2159), "a3": (0.420, 0.297), "a2": (0.594, 0.420),
-          "a1": (0.841, 0.594), "a0": (1.189, 0.841)}  # fmt: skip
-"""Width and height in metres, lying."""
-
-MARGIN = 0.005
-"""Metres that most printers leave white."""
-
-PNG_DPI = 600
-
-PNG_MOST_M = max(PAPERS["a0"])
-"""Longest side of a board as PNG: twice as long takes gigabytes of memory."""
-
-_POINTS_PER_M = 72 / 0.0254
-
-_RULER = 0.1
+def _pixel_shares(start: float, end: float, first: int, last: int) -> np.ndarray:
+    """Return the share of each pixel from `first` up to `last` that lies between `start` and `end`."""
+    return np.diff(np.clip(np.arange(first, last + 1), start, end))
 
 
 def write(board: Board, path: Path, paper: str | None = None) -> str:
-    """Writes a PDF or PNG, by the file's ending.
+    """Write a board to print, at its true size: PDF with exact edges, or PNG with its resolution in the file.
 
     Args:
-        board: To print.
-        path: The file.
-        paper: A name in `PAPERS`; the smallest that fits by default. A PNG has no paper.
+        board: Board.
+        path: File; its suffix selects the format.
+        paper: A name in `PAPERS`; by default the smallest one that fits. Ignored for a PNG.
 
     Returns:
-        The paper's name; empty for a PNG.
+        Name of the paper; empty for a PNG.
 
     Raises:
-        ConfigError: The ending is neither, or the board does not fit the paper, or is too large for a PNG.
+        ConfigError: Unknown suffix, the board does not fit the paper or is too large for a PNG.
+        MissingLibraryError: fpdf2 is not installed.
         DeviceError: The file cannot be written.
     """
-    kind = path.suffix.lower()
-    if kind not in (".pdf", ".png"):
-        raise ConfigError(f"'{path}' is neither .pdf nor .png: choose one of these endings")
-    paper = _fitting(board, paper) if kind == ".pdf" else ""
-    content = pdf(board, PAPERS[paper]) if kind == ".pdf" else _png(board)
+    suffix = path.suffix.lower()
+    if suffix not in (".pdf", ".png"):
+        raise ConfigError(f"'{path}' is neither .pdf nor .png: choose one of these suffixes")
+    paper = _fit_paper(board, paper) if suffix == ".pdf" else ""
+    content = _pdf(board, PAPERS[paper]) if suffix == ".pdf" else _png(board)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
@@ -250,84 +218,61 @@ def write(board: Board, path: Path, paper: str | None = None) -> str:
     return paper
 
 
-def described(board: Board) -> str:
-    """The board in one line, with what must be measured on the print."""
-    across, down = (board.columns, board.rows)
-    if board.kind == CHARUCO:
-        marks = f"markers {board.marker * 1000:g} mm, {board.dictionary}{', legacy' if board.legacy else ''}"
-        return f"charuco {across} x {down} squares of {board.square * 1000:g} mm, {marks}"
-    return f"chessboard {across} x {down} inner corners, squares of {board.square * 1000:g} mm"
-
-
-def pdf(board: Board, paper: tuple[float, float]) -> bytes:
-    """One page with the board in its middle, what it is, and a ruler of 100 mm to check the print by."""
-    (width, height), (across, down) = paper, board.size
-    left, top = (width - across) / 2, (height + down) / 2  # of the board; a page's y points up
-    k = _POINTS_PER_M
-    lines = ["0 g"]
-    for x0, y0, x1, y1 in board.rectangles:
-        lines.append(f"{(left + x0) * k:.4f} {(top - y1) * k:.4f} {(x1 - x0) * k:.4f} {(y1 - y0) * k:.4f} re")
-    lines.append("f")
-    under = (height - down) / 2 - 0.004
-    if under > MARGIN:
-        lines += _caption(board, left * k, under * k)
-    return _document("\n".join(lines).encode("ascii"), width * k, height * k)
-
-
-def _caption(board: Board, x: float, y: float) -> list[str]:
-    text = f"actrec: {described(board)}. Print at 100 %, glue it flat, measure: this bar is 100 mm"
-    end = x + min(_RULER, board.size[0]) * _POINTS_PER_M
-    bar = f"0.5 w {x:.4f} {y - 4:.4f} m {end:.4f} {y - 4:.4f} l S" if board.size[0] >= _RULER else ""
-    ticks = [f"{at:.4f} {y - 6:.4f} m {at:.4f} {y - 2:.4f} l S" for at in (x, end)] if bar else []
-    return ["0.45 g", f"BT /F1 6 Tf {x:.4f} {y + 1:.4f} Td ({text}) Tj ET", bar, *ticks]
-
-
-def _document(stream: bytes, width: float, height: float) -> bytes:
-    packed = zlib.compress(stream)
-    objects = [
-        b"<< /Type /Catalog /Pages 2 0 R >>",
-        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
-        f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 {width:.4f} {height:.4f}] /Contents 4 0 R "
-        "/Resources << /Font << /F1 5 0 R >> >> >>".encode(),
-        f"<< /Length {len(packed)} /Filter /FlateDecode >>\nstream\n".encode() + packed + b"\nendstream",
-        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
-    ]
-    out, places = bytearray(b"%PDF-1.4\n"), []
-    for number, content in enumerate(objects, 1):
-        places.append(len(out))
-        out += f"{number} 0 obj\n".encode() + content + b"\nendobj\n"
-    start = len(out)
-    out += f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n".encode()
-    out += "".join(f"{place:010d} 00000 n \n" for place in places).encode()
-    out += f"trailer\n<< /Size {len(objects) + 1} /Root 1 0 R >>\nstartxref\n{start}\n%%EOF\n".encode()
-    return bytes(out)
+def _pdf(board: Board, paper: tuple[float, float]) -> bytes:
+    """Return one page with the board in its center, a description, and a ruler of 100 mm to check the print."""
+    try:
+        fpdf = importlib.import_module("fpdf")
+    except ImportError as error:
+        raise MissingLibraryError("a PDF needs fpdf2: pip install fpdf2, or write a .png") from error
+    width, height = (1000 * side for side in paper)
+    across, down = (1000 * side for side in board.size)
+    left, top = (width - across) / 2, (height - down) / 2
+    page = fpdf.FPDF(unit="mm", format=(width, height))
+    page.set_auto_page_break(False)
+    page.add_page()
+    page.set_fill_color(0)
+    for x0, y0, x1, y1 in 1000 * board.rectangles:
+        page.rect(left + x0, top + y0, x1 - x0, y1 - y0, style="F")
+    caption = top + down + 4
+    if caption < height - 1000 * PAPER_MARGIN:
+        page.set_font("Helvetica", size=6)
+        page.set_text_color(115)
+        page.set_draw_color(115)
+        text = f"actrec: {board.describe()}. Print at 100 %, glue it flat, measure: this bar is 100 mm"
+        page.text(left, caption, text)
+        if board.size[0] >= RULER:
+            end, y = left + 1000 * RULER, caption + 1.8
+            page.set_line_width(0.18)
+            page.line(left, y, end, y)
+            for x in (left, end):
+                page.line(x, y - 0.7, x, y + 0.7)
+    return bytes(page.output())
 
 
 def _png(board: Board) -> bytes:
-    if max(board.size) > PNG_MOST_M:
+    if max(board.size) > MAX_PNG_SIDE:
         across, down = (f"{side * 1000:.0f}" for side in board.size)
         raise ConfigError(
             f"a board of {across}×{down} mm is too large for a PNG of {PNG_DPI} dpi: choose a smaller --square, or "
             "fewer --columns and --rows"
         )
     per_m = PNG_DPI / 0.0254
-    data = bytes(cv2.imencode(".png", board.picture(per_m, board.square / 2))[1])
+    data = bytes(cv2.imencode(".png", board.draw(per_m, board.square / 2))[1])
     body = b"pHYs" + struct.pack(">IIB", round(per_m), round(per_m), 1)
     chunk = struct.pack(">I", 9) + body + struct.pack(">I", zlib.crc32(body))
     head = 8 + 25  # signature and IHDR, which the resolution must follow
     return data[:head] + chunk + data[head:]
 
 
-def _fitting(board: Board, paper: str | None) -> str:
+def _fit_paper(board: Board, paper: str | None) -> str:
     def fits(name: str) -> bool:
-        return all(side + 2 * MARGIN <= sheet for side, sheet in zip(board.size, PAPERS[name], strict=True))
+        return all(side + 2 * PAPER_MARGIN <= sheet for side, sheet in zip(board.size, PAPERS[name], strict=True))
 
-    names = [paper] if paper else list(PAPERS)
-    found = next((name for name in names if fits(name)), None)
-    if found is None:
+    fitting = next(filter(fits, [paper] if paper else list(PAPERS)), None)
+    if fitting is None:
         across, down = (f"{side * 1000:.0f}" for side in board.size)
         raise ConfigError(
-            f"a board of {across}×{down} mm does not fit {(paper or 'a0').upper()} lying: choose another --paper "
+            f"a board of {across}×{down} mm does not fit {(paper or 'a0').upper()} landscape: choose another --paper "
             f"({', '.join(PAPERS)}), a smaller --square, or fewer --columns and --rows"
         )
-    return found
+    return fitting

@@ -1,6 +1,6 @@
-"""The camera's place on a mobile robot: the floor gives height, pitch and roll; a board lying on it gives x, y and yaw.
+"""The camera's pose on a mobile robot: the floor gives height, pitch and roll; a board on the floor gives x, y and yaw.
 
-The base frame has x forward, y left, z up; its origin stands at a known height over the floor (0 for base_footprint).
+The base frame has x forward, y left, z up; its origin is at a known height above the floor (0 for base_footprint).
 """
 
 import itertools
@@ -11,29 +11,33 @@ import numpy as np
 from actrec.types import Intrinsics
 from actrec.utils.errors import InputError
 from actrec_calibration import solver
-from actrec_calibration.board import Board, Detection
-from actrec_calibration.depth import MOST_SIGMA_DEG, MOST_SIGMA_M, plane_depth
-from actrec_calibration.solver import apply, board_pose, inverse, pose_of, projected, rays, turn_deviations, vector_of
+from actrec_calibration.board import Board
+from actrec_calibration.depth import MAX_SIGMA_DEG, MAX_SIGMA_M, plane_depth
+from actrec_calibration.detection import Detection
+from actrec_calibration.poses import (
+    estimate_board_pose,
+    invert,
+    pixel_rays,
+    pose_from_vector,
+    pose_to_vector,
+    project,
+    rms,
+    rotation_sigma_deg,
+    transform,
+)
 
-MOST_TILT = 65.0  # degrees between the floor's normal and the hint of where up is
+MAX_TILT_DEG = 65.0  # between the floor's normal and the approximate up direction
+MAX_DEPTH = 5.0  # m; farther readings are too coarse
+NEAR_DEPTH, NEAR_FACTOR = 2.5, 1.6
+"""The fit uses the floor up to 2.5 m, or to 1.6 times the depth at which it enters the image. Noise grows with the
+square of the distance; farther away the foot of a wall is within it and tilts the fit."""
 
-REACH = 5.0  # metres; farther readings are too coarse to help
-
-_NEAR, _NEAR_TIMES = 2.5, 1.6
-"""The fit takes the floor up to 2.5 m, or to 1.6 times where it begins to be seen: noise grows with the square of the
-distance, until the foot of a wall lies within it and draws the floor up."""
-
-_TRIALS, _SAMPLE = 600, 4000
-
-_LEAST_SHARE = 0.05  # of the surface seen
-
-_BELOW = 0.15  # share of the surface seen that may lie under the floor (reflections, holes)
-
-_MOST_READINGS = 5000
-
-_BANDS = 25
-
-_AGREE_M, _AGREE_DEG = 0.03, 3.0  # between the board and the floor it lies on
+MIN_FLOOR_SHARE = 0.05  # of the visible surface
+MAX_SHARE_BELOW = 0.15  # of the visible surface that may be under the floor (reflections, holes)
+MAX_BOARD_OFFSET_M, MAX_BOARD_ANGLE_DEG = 0.03, 3.0  # between the board and the floor
+RANSAC_TRIALS, RANSAC_POINTS = 600, 4000
+MAX_READINGS = 5000
+BANDS = 25
 
 
 @dataclass(frozen=True)
@@ -41,41 +45,41 @@ class Floor:
     """The floor in a depth image.
 
     Attributes:
-        normal: [3] up, in the frame of the depth camera's points.
-        height: Of the camera over it, metres.
-        directions: [N, 3] rays, z = 1, of readings on it.
-        depth: [N] metres.
-        sigma: [N] metres, of each reading.
-        share: Of the surface seen in the image that is floor.
+        normal: [3] up, in the depth camera's optical frame.
+        height: Of the camera above the floor, m.
+        rays: [N, 3] directions, z = 1, of readings on the floor.
+        depth: [N] m.
+        sigma: [N] standard deviation of each reading, m.
+        share: Share of the visible surface that is floor.
     """
 
     normal: np.ndarray
     height: float
-    directions: np.ndarray
+    rays: np.ndarray
     depth: np.ndarray
     sigma: np.ndarray
     share: float
 
     @property
     def pitch(self) -> float:
-        """How far the camera looks down, degrees."""
+        """Rotation of the camera downwards, degrees."""
         return float(-np.degrees(np.arcsin(np.clip(self.normal[2], -1, 1))))
 
     @property
     def roll(self) -> float:
-        """How far the camera is turned about its optical axis, degrees, clockwise as it looks."""
+        """Rotation of the camera about its optical axis, degrees, clockwise in the viewing direction."""
         return float(np.degrees(np.arctan2(-self.normal[0], -self.normal[1])))
 
 
 @dataclass(frozen=True)
-class Lying:
+class FloorBoard:
     """A board face up on the floor.
 
     Attributes:
-        x, y: Metres in the base frame, of the board's origin: the outer corner of its top left square.
-        yaw: Degrees from the base's x axis to the print's x axis (left to right), counter-clockwise from above; −90
-            where who stands at the robot and looks ahead reads the print upright.
-        thickness: Of the board, metres.
+        x, y: Position of the board's origin (the outer corner of its top left square) in the base frame, m.
+        yaw: Degrees from the base's x axis to the print's x axis (left to right), counter-clockwise from above; −90 if
+            the print is upright for a viewer at the robot who looks ahead.
+        thickness: Of the board, m.
     """
 
     x: float
@@ -84,7 +88,7 @@ class Lying:
     thickness: float = 0.0
 
     def pose(self, base_height: float) -> np.ndarray:
-        """[4, 4] board → base: the board's z axis points into the floor."""
+        """Return [4, 4] board → base; the board's z axis points into the floor."""
         c, s = np.cos(np.radians(self.yaw)), np.sin(np.radians(self.yaw))
         pose = np.eye(4)
         pose[:3, :3] = np.array([[c, s, 0], [s, -c, 0], [0, 0, -1]])
@@ -93,243 +97,242 @@ class Lying:
 
 
 @dataclass(frozen=True)
-class OnRobot:
-    """The camera's place.
+class FloorCalibration:
+    """Result of `calibrate`.
 
     Attributes:
         camera: [4, 4] color camera → base.
         sigma_m, sigma_deg: [3] standard deviations along and about the base's axes.
-        rms: px of the board's corners.
-        apart_m, apart_deg: Between the floor by depth and the board's own plane.
+        rms: Reprojection error of the board's corners, px.
+        board_offset_m, board_angle_deg: Between the floor in depth and the board's plane.
     """
 
     camera: np.ndarray
     sigma_m: np.ndarray
     sigma_deg: np.ndarray
     rms: float
-    apart_m: float
-    apart_deg: float
+    board_offset_m: float
+    board_angle_deg: float
+
+
+class _Readings:
+    """Readings of a depth image, compared with a plane (normal, height)."""
+
+    def __init__(self, depth: np.ndarray, camera: Intrinsics):
+        v, u = np.nonzero(np.isfinite(depth) & (depth > 0) & (depth < 1.2 * MAX_DEPTH))
+        if len(v) < 1000:
+            raise InputError(f"the depth image has {len(v)} readings below {MAX_DEPTH:g} m: show the camera the floor")
+        self.rays = pixel_rays(np.stack([u, v], axis=1), camera)
+        self.depth = depth[v, u].astype(np.float64)
+        self.sigma = _max_distance(self.depth)  # of each reading; first a coarse bound
+
+    def floor_depth(self, normal: np.ndarray, height: float) -> np.ndarray:
+        """Return [N] depth of the floor along the rays; infinite above the horizon."""
+        down = -self.rays @ normal
+        return np.where(down > 1e-6, height / np.maximum(down, 1e-6), np.inf)
+
+    def on_floor(self, normal: np.ndarray, height: float, reach: float) -> np.ndarray:
+        """Return [N] bool: readings of the floor up to depth `reach`.
+
+        All limits depend on the floor's depth, not on the reading's: otherwise readings that are too far by chance pass
+        more easily, and the fitted floor sinks.
+        """
+        true = self.floor_depth(normal, height)
+        facing = np.abs(self.rays @ normal)
+        limit = np.minimum(_max_distance(np.minimum(true, reach)), 3 * self.sigma * facing)
+        near: np.ndarray = np.abs(self.depth - true) * facing <= limit
+        return near & (true < reach)
+
+    def update_sigma(self, normal: np.ndarray, height: float, on: np.ndarray) -> None:
+        """Estimate the noise by depth from the readings on the floor: objects on the floor would tilt the fit."""
+        floor_depth = self.floor_depth(normal, height)
+        true, readings = floor_depth[on], self.depth[on]
+        parts = np.array_split(np.argsort(true), 12)
+        medians = [float(np.median(true[part])) for part in parts]
+        spread = [1.4826 * float(np.median(np.abs(readings[part] - true[part]))) for part in parts]
+        self.sigma = np.maximum(np.interp(floor_depth, medians, spread), 2e-4)
 
 
 def find_floor(
     depth: np.ndarray, camera: Intrinsics, up: tuple[float, float, float] = (0, -1, 0), seed: int = 0
 ) -> Floor:
-    """The largest plane below the camera that agrees with where up is; largest in square metres, not in pixels.
+    """Find the largest plane below the camera, by area in m², that is compatible with the up direction.
 
     Args:
-        depth: [H, W] metres, NaN where missing.
-        camera: Of the depth image.
-        up: Roughly, in the optical frame: 0, −1, 0 for a camera that stands upright.
-        seed: Of the random trials.
+        depth: [H, W] m, NaN if missing.
+        camera: Intrinsics of the depth image.
+        up: Approximate up direction in the optical frame: 0, −1, 0 for an upright camera.
+        seed: Seed of RANSAC.
 
     Raises:
-        InputError: There is no such plane, or much of what is seen lies below it (a table).
+        InputError: There is no such plane, or much of the visible surface is below it (a table).
     """
-    directions, readings = _seen(depth, camera)
+    readings = _Readings(depth, camera)
     random = np.random.default_rng(seed)
-    some = random.choice(len(readings), min(_SAMPLE, len(readings)), replace=False)
-    normal, height = _largest(directions[some] * readings[some, None], np.array(up, np.float64), random)
-    sigma = _allowed(readings)
-    reach = _reach(directions, readings, sigma, normal, height)
+    sample = random.choice(len(readings.depth), min(RANSAC_POINTS, len(readings.depth)), replace=False)
+    points = readings.rays[sample] * readings.depth[sample, None]
+    normal, height = _ransac_plane(points, np.array(up, np.float64), random)
+    reach = _fit_depth(readings, normal, height)
     for _ in range(8):
-        true, on = _on(directions, readings, sigma, normal, height, reach)
-        normal, height = _fitted(directions[on], readings[on], true[on], sigma[on], normal)
-        # From the noise itself: what stands on the floor would draw its foot in, and the floor with it.
-        true = _true(directions, normal, height)
-        sigma = _noise(readings[on], true[on], true)
-    return _described(directions, readings, sigma, normal, height, reach)
+        on = readings.on_floor(normal, height, reach)
+        normal, height = _fit_floor(readings, on, normal, height)
+        readings.update_sigma(normal, height, on)
+    _check_floor(readings, normal, height)
+    on = readings.on_floor(normal, height, reach)
+    thinned = np.flatnonzero(on)[np.unique(np.linspace(0, on.sum() - 1, MAX_READINGS).astype(int))]
+    share = _floor_share(readings, normal, height)
+    return Floor(normal, height, readings.rays[thinned], readings.depth[thinned], readings.sigma[thinned], share)
 
 
-def _reach(directions: np.ndarray, readings: np.ndarray, sigma: np.ndarray, normal: np.ndarray, height: float) -> float:
-    """How far the floor is fitted, metres of depth."""
-    true, on = _on(directions, readings, sigma, normal, height, REACH)
-    nearest = float(np.percentile(true[on], 2)) if on.any() else REACH
-    return min(REACH, max(_NEAR, _NEAR_TIMES * nearest))
+def _fit_depth(readings: _Readings, normal: np.ndarray, height: float) -> float:
+    """Return the depth up to which the floor is fitted, m."""
+    on = readings.on_floor(normal, height, MAX_DEPTH)
+    nearest = float(np.percentile(readings.floor_depth(normal, height)[on], 2)) if on.any() else MAX_DEPTH
+    return min(MAX_DEPTH, max(NEAR_DEPTH, NEAR_FACTOR * nearest))
 
 
-def _true(directions: np.ndarray, normal: np.ndarray, height: float) -> np.ndarray:
-    """[N] depth of the floor in these directions; infinite above the horizon."""
-    down = -directions @ normal
-    return np.where(down > 1e-6, height / np.maximum(down, 1e-6), np.inf)
-
-
-def _on(
-    directions: np.ndarray, readings: np.ndarray, sigma: np.ndarray, normal: np.ndarray, height: float, reach: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """The floor's depth, and which readings up to `reach` are of it.
-
-    All limits go by the floor's depth, never by the reading's: those that are too far by chance would be let through
-    more easily, and the floor would sink.
-    """
-    true = _true(directions, normal, height)
-    facing = np.abs(directions @ normal)
-    near = np.abs(readings - true) * facing <= np.minimum(_allowed(np.minimum(true, reach)), 3 * sigma * facing)
-    return true, near & (true < reach)
-
-
-def _seen(depth: np.ndarray, camera: Intrinsics) -> tuple[np.ndarray, np.ndarray]:
-    v, u = np.nonzero(np.isfinite(depth) & (depth > 0) & (depth < 1.2 * REACH))
-    if len(v) < 1000:
-        raise InputError(f"the depth image has {len(v)} readings below {REACH:g} m: show the camera the floor")
-    return rays(np.stack([u, v], axis=1), camera), depth[v, u].astype(np.float64)
-
-
-def _allowed(z: np.ndarray) -> np.ndarray:
-    """Distance in metres from the floor that noise explains at depth z."""
+def _max_distance(z: np.ndarray) -> np.ndarray:
+    """Return the distance in m from the floor that noise explains at depth z."""
     return np.asarray(0.01 + 0.005 * z**2)
 
 
 def _area(z: np.ndarray) -> np.ndarray:
-    """What a pixel at that depth covers, on some scale, of a surface that faces the camera.
+    """Return the relative area that a pixel at depth z covers on a surface that faces the camera.
 
-    A surface seen aslant is larger; to count that would favor planes that graze far readings by chance.
+    The factor of oblique surfaces is ignored: it would favor planes that graze far readings by chance.
     """
     return np.asarray(z**2)
 
 
-def _largest(points: np.ndarray, up: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, float]:
-    three = points[random.integers(0, len(points), (_TRIALS, 3))]
-    normals = np.cross(three[:, 1] - three[:, 0], three[:, 2] - three[:, 0])
+def _ransac_plane(points: np.ndarray, up: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, float]:
+    triples = points[random.integers(0, len(points), (RANSAC_TRIALS, 3))]
+    normals = np.cross(triples[:, 1] - triples[:, 0], triples[:, 2] - triples[:, 0])
     normals /= np.maximum(np.linalg.norm(normals, axis=1), 1e-12)[:, None]
     normals *= np.where(normals @ up < 0, -1, 1)[:, None]
-    heights = -(normals * three[:, 0]).sum(1)
-    level = (normals @ (up / np.linalg.norm(up)) >= np.cos(np.radians(MOST_TILT))) & (heights > 0.05)
+    heights = -(normals * triples[:, 0]).sum(1)
+    level = (normals @ (up / np.linalg.norm(up)) >= np.cos(np.radians(MAX_TILT_DEG))) & (heights > 0.05)
     normals, heights = normals[level], heights[level]
     if not len(normals):
         raise InputError(
-            "no plane below the camera looks like a floor: point the camera at the floor, and say where up is (--up) "
-            "if it is not mounted upright"
+            "no plane below the camera looks like a floor: point the camera at the floor, and set the up direction "
+            "(--up) if it is not mounted upright"
         )
-    on = np.abs(normals @ points.T + heights[:, None]) <= _allowed(points[:, 2])
+    on = np.abs(normals @ points.T + heights[:, None]) <= _max_distance(points[:, 2])
     best = int((on @ _area(points[:, 2])).argmax())
     return normals[best], float(heights[best])
 
 
-def _fitted(
-    directions: np.ndarray, z: np.ndarray, true: np.ndarray, sigma: np.ndarray, normal: np.ndarray
-) -> tuple[np.ndarray, float]:
-    """Least squares in the inverse reading, in which a plane is linear, weighted as its distance in depth is."""
+def _fit_floor(readings: _Readings, on: np.ndarray, normal: np.ndarray, height: float) -> tuple[np.ndarray, float]:
+    """Fit the plane by least squares in the inverse depth, in which it is linear, weighted by the depth error."""
+    z = readings.depth[on]
     if len(z) < 100:
-        raise InputError("no plane below the camera holds together: point the camera at an even floor")
-    weight = z * true / sigma
-    inverse_plane = np.linalg.lstsq(directions * weight[:, None], weight / z, rcond=None)[0]  # n·d / −h
-    size = float(np.linalg.norm(inverse_plane))
-    found = -inverse_plane / size
-    return (found, 1 / size) if found @ normal > 0 else (-found, -1 / size)
+        raise InputError("no plane below the camera is even enough: point the camera at an even floor")
+    weight = z * readings.floor_depth(normal, height)[on] / readings.sigma[on]
+    plane = np.linalg.lstsq(readings.rays[on] * weight[:, None], weight / z, rcond=None)[0]  # −normal / height
+    size = float(np.linalg.norm(plane))
+    fitted = -plane / size
+    return (fitted, 1 / size) if fitted @ normal > 0 else (-fitted, -1 / size)
 
 
-def _described(
-    directions: np.ndarray, readings: np.ndarray, sigma: np.ndarray, normal: np.ndarray, height: float, reach: float
-) -> Floor:
-    _, wide = _on(directions, readings, sigma, normal, height, REACH)
-    below = directions @ normal * readings + height < -0.05 - _allowed(readings)
-    area = _area(readings)
-    share = float(area[wide].sum() / area.sum())
-    if share < _LEAST_SHARE or height <= 0:
-        raise InputError(f"the largest level plane is {share:.0%} of what is seen: point the camera at the floor")
-    if area[below].sum() > _BELOW * area.sum():
+def _floor_share(readings: _Readings, normal: np.ndarray, height: float) -> float:
+    area = _area(readings.depth)
+    return float(area[readings.on_floor(normal, height, MAX_DEPTH)].sum() / area.sum())
+
+
+def _check_floor(readings: _Readings, normal: np.ndarray, height: float) -> None:
+    share = _floor_share(readings, normal, height)
+    if share < MIN_FLOOR_SHARE or height <= 0:
         raise InputError(
-            f"much of what is seen lies below the largest level plane, {height:.2f} m under the camera: is it a table? "
-            "point the camera at the floor"
+            f"the largest level plane is {share:.0%} of the visible surface: point the camera at the floor"
         )
-    _, on = _on(directions, readings, sigma, normal, height, reach)
-    directions, readings, sigma = directions[on], readings[on], sigma[on]
-    some = np.unique(np.linspace(0, len(readings) - 1, _MOST_READINGS).astype(int))
-    return Floor(normal, height, directions[some], readings[some], sigma[some], share)
-
-
-def _noise(readings: np.ndarray, true: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """[N] metres that a reading scatters by at `depth` [N], of readings whose true depth is known: robust."""
-    order = np.argsort(true)
-    parts = np.array_split(order, 12)
-    middle = [float(np.median(true[part])) for part in parts]
-    spread = [1.4826 * float(np.median(np.abs(readings[part] - true[part]))) for part in parts]
-    return np.maximum(np.interp(depth, middle, spread), 2e-4)
+    area = _area(readings.depth)
+    below = readings.rays @ normal * readings.depth + height < -0.05 - _max_distance(readings.depth)
+    if area[below].sum() > MAX_SHARE_BELOW * area.sum():
+        raise InputError(
+            f"much of the visible surface is below the largest level plane, {height:.2f} m under the camera: is it a "
+            "table? point the camera at the floor"
+        )
 
 
 def calibrate(
     board: Board,
     views: list[tuple[Detection, Floor]],
-    lying: Lying,
+    placed: FloorBoard,
     color: Intrinsics,
     to_color: np.ndarray,
     base_height: float = 0.0,
-) -> OnRobot:
-    """The camera's place, from the board's corners and the floor's readings together.
+) -> FloorCalibration:
+    """Calibrate the camera's pose from the board's corners and the floor's readings together.
 
     Args:
-        board: The board on the floor.
-        views: Its corners in the color image and the floor in the depth image, of one or more pictures from one place.
-        lying: Where it lies.
+        board: Board on the floor.
+        views: Its corners in the color image and the floor in the depth image, of one or more frames from one place.
+        placed: Pose of the board.
         color: Intrinsics of the color image.
-        to_color: [4, 4] depth → color; the identity where depth is registered.
-        base_height: Of the base frame's origin over the floor, metres.
+        to_color: [4, 4] depth → color; the identity for registered depth.
+        base_height: Of the base frame's origin above the floor, m.
 
     Raises:
-        InputError: The board does not lie on the floor seen, looks the same after half a turn, or is too far off.
+        InputError: The board is not on the detected floor, looks the same after half a turn, or is too far away.
     """
     if board.ambiguous:
         raise InputError(
-            "this chessboard looks the same after half a turn, so that it does not tell forward from backward: use a "
+            "this chessboard looks the same after half a turn, so forward and backward cannot be distinguished: use a "
             "ChArUco board, or one with an odd and an even number of corners"
         )
-    on_base = lying.pose(base_height)
-    poses = [board_pose(board.points[seen.ids], seen.pixels, color) for seen, _ in views]
-    apart_m, apart_deg = _check_agree(poses[0].pose, views[0][1], to_color, lying.thickness)
+    to_base = placed.pose(base_height)
+    poses = [estimate_board_pose(board.points[corners.ids], corners.pixels, color) for corners, _ in views]
+    offset_m, angle_deg = _check_board_on_floor(poses[0].pose, views[0][1], to_color, placed.thickness)
     floor = np.eye(4)
     floor[2, 3] = -base_height
     sigma = max(float(np.median([pose.rms for pose in poses])) / np.sqrt(2), 0.03)
 
-    def corners(camera: np.ndarray, seen: Detection) -> np.ndarray:
-        return projected(apply(inverse(camera) @ on_base, board.points[seen.ids]), color) - seen.pixels
+    def corner_errors(camera: np.ndarray, corners: Detection) -> np.ndarray:
+        return project(transform(invert(camera) @ to_base, board.points[corners.ids]), color) - corners.pixels
 
-    # Bands of the floor stand each for itself: what neighboring readings have in common shows in how bands disagree.
+    # Each band of the floor counts as a view, so that errors common to neighboring readings increase the covariance.
     bands = [(plane, band) for _, plane in views for band in _bands(plane)]
 
     def residuals(shared: np.ndarray, own: np.ndarray, part: int) -> np.ndarray:
-        camera = pose_of(shared)
+        camera = pose_from_vector(shared)
         if part < len(views):
-            return corners(camera, views[part][0]).ravel() / sigma
+            return corner_errors(camera, views[part][0]).ravel() / sigma
         plane, band = bands[part - len(views)]
-        true = plane_depth(inverse(camera @ to_color) @ floor, plane.directions[band])
+        true = plane_depth(invert(camera @ to_color) @ floor, plane.rays[band])
         return np.asarray((plane.depth[band] - true) / plane.sigma[band])
 
-    start = on_base @ inverse(poses[0].pose)
-    solution = solver.solve(residuals, vector_of(start), np.zeros((len(views) + len(bands), 0)))
-    degrees, metres = turn_deviations(solution.shared, solution.covariance[:3, :3]), solution.sigma[3:]
-    _refuse_uncertain(float(degrees.max()), float(metres.max()))
-    camera = pose_of(solution.shared)
-    away = np.concatenate([corners(camera, seen) for seen, _ in views])
-    rms = float(np.sqrt((away**2).sum(1).mean()))
-    return OnRobot(camera, metres, degrees, rms, apart_m, apart_deg)
-
-
-def _refuse_uncertain(degrees: float, metres: float) -> None:
-    """Raises InputError where the place is not known well."""
-    if metres > MOST_SIGMA_M or degrees > MOST_SIGMA_DEG:
+    initial = pose_to_vector(to_base @ invert(poses[0].pose))
+    solution = solver.solve(residuals, initial, np.zeros((len(views) + len(bands), 0)))
+    sigma_deg, sigma_m = rotation_sigma_deg(solution.shared, solution.covariance[:3, :3]), solution.sigma[3:]
+    if sigma_m.max() > MAX_SIGMA_M or sigma_deg.max() > MAX_SIGMA_DEG:
         raise InputError(
-            f"the board tells the camera's place to {1e3 * metres:.1f} mm and {degrees:.2f}° only: lay it nearer, or "
-            "one with larger squares"
+            f"the board determines the camera's pose to {1e3 * sigma_m.max():.1f} mm and {sigma_deg.max():.2f}° only: "
+            "lay it nearer, or use one with larger squares"
         )
+    camera = pose_from_vector(solution.shared)
+    errors = np.concatenate([corner_errors(camera, corners) for corners, _ in views])
+    return FloorCalibration(camera, sigma_m, sigma_deg, rms(errors), offset_m, angle_deg)
 
 
 def _bands(plane: Floor) -> list[slice]:
-    edges = np.linspace(0, len(plane.depth), _BANDS + 1).astype(int)
+    edges = np.linspace(0, len(plane.depth), BANDS + 1).astype(int)
     return [slice(first, last) for first, last in itertools.pairwise(edges) if last > first]
 
 
-def _check_agree(board: np.ndarray, floor: Floor, to_color: np.ndarray, thickness: float) -> tuple[float, float]:
-    """Distance and angle between the board's plane and the floor under it.
+def _check_board_on_floor(
+    board: np.ndarray, floor: Floor, to_color: np.ndarray, thickness: float
+) -> tuple[float, float]:
+    """Return the distance in m and the angle in degrees between the board's plane and the floor.
 
     Raises:
-        InputError: They are not the same plane.
+        InputError: They differ too much.
     """
-    in_depth = inverse(to_color) @ board
+    in_depth = invert(to_color) @ board
     angle = float(np.degrees(np.arccos(np.clip(-in_depth[:3, 2] @ floor.normal, -1, 1))))
-    over = float(floor.normal @ in_depth[:3, 3] + floor.height) - thickness
-    if angle > _AGREE_DEG or abs(over) > _AGREE_M:
+    above = float(floor.normal @ in_depth[:3, 3] + floor.height) - thickness
+    if angle > MAX_BOARD_ANGLE_DEG or abs(above) > MAX_BOARD_OFFSET_M:
         raise InputError(
-            f"the board does not lie on the floor that the depth image shows: {1e3 * over:.0f} mm above it, tilted by "
+            f"the board does not lie on the floor of the depth image: {1e3 * above:.0f} mm above it, tilted by "
             f"{angle:.1f}°; lay it flat, check the size of its squares, and run actrec calibrate depth first"
         )
-    return over, angle
+    return above, angle

@@ -1,11 +1,7 @@
-"""From views of a board to a camera's intrinsics, with what is wrong left out and what is uncertain said.
+"""Calibration of a camera's intrinsics from views of a board, with outlier rejection and uncertainty.
 
-How well a calibration knows its lens, and how far two lenses are apart: in pixels, all over the image.
-
-Standard deviations of single coefficients say little, as k1, k2 and k3 make up for one another. What counts is where a
-point in space appears: its uncertainty is that of all coefficients together (as mrcal shows it).
-
-Views of a board: how each was held, and which of many are worth calibrating with.
+Standard deviations of single coefficients are hard to interpret, since k1, k2 and k3 compensate for one another. The
+useful measure is the uncertainty of a point's projection from all coefficients together (as mrcal reports it).
 """
 
 from collections.abc import Callable, Sequence
@@ -17,270 +13,99 @@ import numpy as np
 from actrec.types import Intrinsics
 from actrec.utils.config import setting
 from actrec.utils.errors import InputError
-from actrec_calibration.board import Board, Detection
-from actrec_calibration.solver import lens
-
-NOVEL = 0.06
-"""How far a view must be from every other to tell anything new: about 6 % of the image, or 4° of tilt."""
-
-_TILT_DEG = 60.0  # a tilt of so much counts as moving across the whole image
-
-_FOCAL = 0.9  # of the image's width: good enough to say how a board was held, before the lens is known
-
-
-@dataclass(frozen=True)
-class View:
-    """One picture's detection.
-
-    Attributes:
-        name: Of the picture: its file, or a number.
-        size: Width and height of the image in pixels.
-        detection: The corners seen.
-    """
-
-    name: str
-    size: tuple[int, int]
-    detection: Detection
-
-
-@dataclass(frozen=True)
-class Holding:
-    """How the board was held, roughly.
-
-    Attributes:
-        place: [2] the middle of the corners seen, in 0..1 of the image's width and height.
-        scale: How large the whole board would be from the front, in image widths.
-        tilt_deg: [2] how far its right and its lower edge are turned away from the camera; negative towards it.
-    """
-
-    place: np.ndarray
-    scale: float
-    tilt_deg: np.ndarray
-
-    @property
-    def vector(self) -> np.ndarray:
-        """[5] place, size and tilt on one scale, for distances between views."""
-        return np.concatenate([self.place, [np.log2(max(self.scale, 1e-3)) / 2], self.tilt_deg / _TILT_DEG])
-
-
-def rough(size: tuple[int, int]) -> Intrinsics:
-    """A lens such as most cameras have, before the true one is known."""
-    width, height = size
-    return Intrinsics(width, height, _FOCAL * width, _FOCAL * width, (width - 1) / 2, (height - 1) / 2)
-
-
-def holding(board: Board, view: View, camera: Intrinsics | None = None) -> Holding:
-    """How the board was held in a view.
-
-    Args:
-        board: What is seen.
-        view: Where.
-        camera: Its lens, where it is known already.
-    """
-    camera = camera or rough(view.size)
-    points, pixels = board.points[view.detection.ids], view.detection.pixels
-    _, turn, shift = cv2.solvePnP(points, pixels, camera.matrix, lens(camera), flags=cv2.SOLVEPNP_IPPE)
-    rotation = cv2.Rodrigues(turn)[0]
-    # A board turned in the image plane is not tilted: what counts is where its normal points.
-    normal = rotation[:, 2] if rotation[2, 2] > 0 else -rotation[:, 2]
-    tilt = -np.degrees(np.arcsin(np.clip(normal[:2], -1, 1)))
-    distance = float(rotation[2] @ [board.size[0] / 2, board.size[1] / 2, 0] + shift[2, 0])
-    scale = camera.fx * max(board.size) / max(distance, 1e-6) / camera.width
-    return Holding(pixels.mean(axis=0) / view.size, float(scale), tilt)
-
-
-def chosen(
-    board: Board, views: Sequence[View], most: int, progress: Callable[[int], None] = lambda number: None
-) -> list[View]:
-    """The views that differ most from one another, at most `most`, in their first order; unmoved ones are left out.
-
-    Args:
-        board: What they show.
-        views: Any number of them.
-        most: To keep.
-        progress: Called with the number kept so far.
-    """
-    if not views:
-        return []
-    vectors = np.array([holding(board, view).vector for view in views])
-    corners = np.array([len(view.detection) for view in views])
-    kept = [int(np.argmax(corners))]
-    away = np.linalg.norm(vectors - vectors[kept[0]], axis=1)
-    while len(kept) < most and away.max() > NOVEL:
-        kept.append(int(np.argmax(away)))
-        away = np.minimum(away, np.linalg.norm(vectors - vectors[kept[-1]], axis=1))
-        progress(len(kept))
-    return [views[number] for number in sorted(kept)]
-
-
-GRID = (17, 13)
-"""Points across and down at which a lens is looked at, the image's border included."""
-
-
-@dataclass(frozen=True)
-class Displacement:
-    """Where a second camera sees what a first one sees at a grid of pixels.
-
-    Attributes:
-        at: [n, 2] pixels in the first camera.
-        moved: [n, 2] pixels by which the second sees it elsewhere.
-        deviation: [n] pixels: standard deviation of that, as far as the second camera is known.
-    """
-
-    at: np.ndarray
-    moved: np.ndarray
-    deviation: np.ndarray
-
-    @property
-    def worst(self) -> int:
-        """Index of the point that moves most."""
-        return int(np.argmax(np.hypot(*self.moved.T)))
-
-
-def parameters(camera: Intrinsics) -> np.ndarray:
-    """[4 + d] fx, fy, cx, cy and the distortion."""
-    return np.array([camera.fx, camera.fy, camera.cx, camera.cy, *camera.distortion])
-
-
-def covariance(
-    board: Board,
-    views: Sequence[View],
-    camera: Intrinsics,
-    poses: Sequence[tuple[np.ndarray, np.ndarray]],
-    sigma: float,
-    free: int | None = None,
-) -> np.ndarray:
-    """[n, n] of the lens's coefficients fx, fy, cx, cy, distortion, the poses' own uncertainty included.
-
-    Args:
-        board: What the views show.
-        views: That it was calibrated with.
-        camera: The calibration.
-        poses: Rotation vector and translation of each view.
-        sigma: Standard deviation of a corner's coordinate in pixels.
-        free: n, the leading coefficients that were fitted, the others being given; all 4 + d by default.
-    """
-    count = free or len(parameters(camera))
-    information = np.zeros((count, count))
-    for view, (turn, shift) in zip(views, poses, strict=True):
-        jacobian = _jacobian(board.points[view.detection.ids], turn, shift, camera)
-        pose, own = jacobian[:, :6], jacobian[:, 6 : 6 + count]
-        # What the lens explains that the pose cannot: the Schur complement of the pose's block.
-        explained = pose @ np.linalg.lstsq(pose, own, rcond=None)[0]
-        information += own.T @ (own - explained)
-    scale = 1 / np.sqrt(np.maximum(np.diag(information), 1e-300))
-    inverse = np.linalg.pinv(information * np.outer(scale, scale), rcond=1e-14, hermitian=True)
-    return sigma**2 * inverse * np.outer(scale, scale)
-
-
-def displacement(first: Intrinsics, second: Intrinsics, known: np.ndarray) -> Displacement:
-    """How far a point in space moves between two calibrations of one camera.
-
-    Args:
-        first: Says which ray each pixel sees.
-        second: Says where that ray is seen.
-        known: [n, n] covariance of the second's n leading coefficients, the others being given.
-    """
-    u, v = np.meshgrid(np.linspace(0, first.width - 1, GRID[0]), np.linspace(0, first.height - 1, GRID[1]))
-    at = np.stack([u.ravel(), v.ravel()], axis=1)
-    rays = unprojected(at, first)
-    zero = np.zeros(3)
-    jacobian = _jacobian(rays, zero, zero, second)[:, 6 : 6 + len(known)].reshape(len(at), 2, -1)
-    variance = np.einsum("nia,ab,nib->n", jacobian, known, jacobian)
-    return Displacement(at, projected(rays, zero, zero, second) - at, np.sqrt(np.maximum(variance, 0)))
-
-
-def unprojected(pixels: np.ndarray, camera: Intrinsics) -> np.ndarray:
-    """[n, 3] rays with z = 1 of pixels [n, 2], the distortion undone."""
-    stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 100, 1e-9)
-    rays = cv2.undistortPointsIter(pixels.reshape(-1, 1, 2), camera.matrix, lens(camera), None, None, stop)
-    return np.concatenate([rays.reshape(-1, 2), np.ones((len(pixels), 1))], axis=1)
-
-
-def projected(points: np.ndarray, turn: np.ndarray, shift: np.ndarray, camera: Intrinsics) -> np.ndarray:
-    """[n, 2] pixels of points [n, 3] at a pose (rotation vector, translation)."""
-    return cv2.projectPoints(points, turn, shift, camera.matrix, lens(camera))[0].reshape(-1, 2)
-
-
-def _jacobian(points: np.ndarray, turn: np.ndarray, shift: np.ndarray, camera: Intrinsics) -> np.ndarray:
-    """[2 n, 6 + 4 + d] of pixels by rotation vector, translation, fx, fy, cx, cy, distortion."""
-    return cv2.projectPoints(points, turn, shift, camera.matrix, lens(camera))[1]
-
+from actrec_calibration.board import Board
+from actrec_calibration.coverage import select_views
+from actrec_calibration.detection import Detection, View
+from actrec_calibration.poses import distortion_coefficients, pixel_rays, rms
 
 PLUMB_BOB, RATIONAL = "plumb_bob", "rational_polynomial"
 
+GRID = (17, 13)
+"""Points across and down at which a lens is evaluated, the image's border included."""
+
+REFITTED = 5
+"""Leading coefficients that are fitted if an initial lens is given: fx, fy, cx, cy, k1."""
+
+MIN_CORNERS = 6
+MIN_CORNER_SHARE = 2 / 3  # of a view's corners that are inliers; below it the whole view is rejected
+MIN_SPREAD = 0.25  # share of the median by which good views differ: near and far, sharp and less sharp
+
 _REMEDY = (
-    "check that the board is flat, that --columns, --rows, --square and --marker are as printed and the pictures not "
-    "blurred, and take more"
+    "check that the board is flat, that --columns, --rows, --square and --marker match the print and the images are "
+    "not blurred, and take more"
 )
+_CRITERIA = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 100, 1e-10)
+_SIGMA_OF_MAD = 1.4826  # standard deviation of a normal distribution, in median absolute deviations
+_FIXED = cv2.CALIB_FIX_TANGENT_DIST
+for _name in ("K2", "K3", "K4", "K5", "K6"):
+    _FIXED |= getattr(cv2, f"CALIB_FIX_{_name}")
 
-_STOP = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 100, 1e-10)
-
-_DEVIATION = 1.4826  # of a normal distribution, in median absolute deviations
-
-_GIVEN = (
-    cv2.CALIB_FIX_TANGENT_DIST
-    | cv2.CALIB_FIX_K2
-    | cv2.CALIB_FIX_K3
-    | cv2.CALIB_FIX_K4
-    | cv2.CALIB_FIX_K5
-    | cv2.CALIB_FIX_K6
-)
-
-CHANGING = 5
-"""Leading coefficients that are fitted where a lens is given to start from."""
-
-_FEWEST_CORNERS = 6
-
-_MOST_OF_THEM = 2 / 3  # of a view's corners must be good, or it is left out whole
-
-_NATURAL = 0.25  # share of the median by which views differ anyway: near and far, sharp and less so
+Pose = tuple[np.ndarray, np.ndarray]
+"""Rotation vector [3] and translation [3] in m, board → camera."""
 
 
 @dataclass(frozen=True)
 class IntrinsicsConfig:
-    """How intrinsics are calibrated."""
+    """Settings of the intrinsics calibration."""
 
     model: str = setting(
         PLUMB_BOB,
-        "Distortion: 5 coefficients, or the rational model's 8 for wide-angle lenses.",
+        "Distortion model: 5 coefficients, or the rational model's 8 for wide-angle lenses.",
         choices=(PLUMB_BOB, RATIONAL),
     )
-    fewest_views: int = setting(8, "Views below which nothing is calibrated.", range=(3, 1000))
-    most_views: int = setting(60, "Views used; of more, those that differ most.", range=(3, 1000))
+    fewest_views: int = setting(8, "Minimum number of views.", range=(3, 1000))
+    most_views: int = setting(60, "Maximum number of views, chosen to differ most.", range=(3, 1000))
     outlying: float = setting(
-        4.0, "Robust standard deviations beyond which a view or a corner is left out.", range=(2.0, 100.0)
+        4.0, "Robust standard deviations beyond which a view or a corner is rejected.", range=(2.0, 100.0)
     )
-    negligible: float = setting(
-        0.1, "A view this good is never left out, however much better the others are.", unit="px", range=(0.0, 10.0)
-    )
-    worst_rms: float = setting(0.002, "Residual, in image widths, beyond which nothing is believed.", range=(1e-5, 0.1))
-    most_rejected: float = setting(0.34, "Share of the views that may be left out as wrong.", range=(0.0, 0.9))
+    negligible: float = setting(0.1, "Error below which a view is never rejected.", unit="px", range=(0.0, 10.0))
+    worst_rms: float = setting(0.002, "Maximum reprojection error, in image widths.", range=(1e-5, 0.1))
+    most_rejected: float = setting(0.34, "Maximum share of rejected views.", range=(0.0, 0.9))
+
+
+@dataclass(frozen=True)
+class Displacement:
+    """Difference between two lenses at a grid of pixels.
+
+    Attributes:
+        pixels: [n, 2] in the first camera.
+        shift: [n, 2] px, where the second camera images the same points, minus `pixels`.
+        sigma: [n] px, standard deviation of the shift from the second camera's uncertainty.
+    """
+
+    pixels: np.ndarray
+    shift: np.ndarray
+    sigma: np.ndarray
+
+    @property
+    def length(self) -> np.ndarray:
+        """[n] px, length of the shift."""
+        return np.hypot(*self.shift.T)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What came out.
+    """Result of `calibrate`.
 
     Attributes:
-        camera: The intrinsics.
+        camera: Intrinsics.
         deviations: [4 + d] standard deviations of fx, fy, cx, cy and the distortion.
         covariance: [4 + d, 4 + d] of the same.
-        views: Used, with the corners used.
-        poses: Rotation vector and translation in metres of the board in each of them.
-        rms: Of all residuals, pixels: square root of the mean squared distance, as OpenCV reports it.
-        held_out_rms: The same of views that had no say in the lens, each fifth in turn.
-        rejected: Name and reason of each view left out.
-        corners_rejected: Single corners left out of views that were used.
-        unmoved: Views left out because the board had not moved.
-        uncertainty: [n, 3] pixel (u, v) and standard deviation in pixels of where a point is seen there.
+        views: Used views, with the inlier corners.
+        poses: Pose of the board in each view.
+        rms: Reprojection error of all corners, px, as OpenCV defines it.
+        held_out_rms: Reprojection error of views not used for the lens, by five-fold cross-validation, px.
+        rejected: Reason by name of the rejected view.
+        corners_rejected: Number of rejected corners in used views.
+        unmoved: Number of views ignored because the board had not moved.
+        uncertainty: [n, 3] pixel (u, v) and standard deviation in px of a point's projection there.
     """
 
     camera: Intrinsics
     deviations: np.ndarray
     covariance: np.ndarray
     views: list[View]
-    poses: list[tuple[np.ndarray, np.ndarray]]
+    poses: list[Pose]
     rms: float
     held_out_rms: float
     rejected: dict[str, str]
@@ -289,16 +114,16 @@ class Calibration:
     uncertainty: np.ndarray
 
     def residuals(self, board: Board) -> list[np.ndarray]:
-        """[n, 2] of each view: seen minus expected, pixels."""
+        """Return [n, 2] detected minus projected corners of each view, px."""
         return [_residual(board, view, pose, self.camera) for view, pose in zip(self.views, self.poses, strict=True)]
 
 
 @dataclass(frozen=True)
 class Fit:
-    """One least-squares fit, to the views as they are."""
+    """One least-squares fit to all corners of the views."""
 
     camera: Intrinsics
-    poses: list[tuple[np.ndarray, np.ndarray]]
+    poses: list[Pose]
     rms: float
 
 
@@ -308,34 +133,33 @@ def calibrate(
     config: IntrinsicsConfig | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Calibration:
-    """Calibrates.
+    """Calibrate a camera.
 
     Args:
-        board: What the views show.
-        views: Any number, of one image size.
-        config: How.
-        progress: Called with what is being done.
+        board: Board in the views.
+        views: Any number of views, of one image size.
+        config: Settings.
+        progress: Called with a description of each step.
 
     Raises:
-        InputError: Images of different sizes, too few views, or too many wrong ones.
+        InputError: Images of different sizes, too few views, or too many outliers.
     """
     config = config or IntrinsicsConfig()
-    size = one_size(views)
-    used = chosen(board, views, config.most_views)
+    size = image_size(views)
+    used = select_views(board, views, config.most_views)
     unmoved = len(views) - len(used) if len(used) < config.most_views else 0
-    _enough(len(used), len(views), config)
+    _check_count(len(used), len(views), config)
     progress(f"fitting {len(used)} of {len(views)} views")
-    used, rejected = _without_wrong(board, used, size, config)
-    before = sum(len(view.detection) for view in used)
-    used, spoiled = _without_wrong_corners(board, used, fit(board, used, size, config.model), config)
-    rejected.update(spoiled)
-    _enough(len(used), len(views), config)
+    used, rejected = _reject_views(board, used, size, config)
+    all_corners = sum(len(view.detection) for view in used)
+    used, rejected_by_corners = _reject_corners(board, used, fit(board, used, size, config.model), config)
+    rejected.update(rejected_by_corners)
+    _check_count(len(used), len(views), config)
     final = fit(board, used, size, config.model)
-    corners = sum(len(view.detection) for view in used)
-    known = covariance(board, used, final.camera, final.poses, corner_deviation(final, used))
-    seen = displacement(final.camera, final.camera, known)
-    _sensible(final, config)
-    progress("checking with views held out")
+    _check_plausible(final, config)
+    known = covariance(board, used, final, corner_sigma(final, used))
+    uncertainty = displacement(final.camera, final.camera, known)
+    progress("checking with held-out views")
     return Calibration(
         camera=final.camera,
         deviations=np.sqrt(np.diag(known)),
@@ -343,41 +167,43 @@ def calibrate(
         views=used,
         poses=final.poses,
         rms=final.rms,
-        held_out_rms=_held_out(board, used, size, config.model),
+        held_out_rms=_cross_validate(board, used, size, config.model),
         rejected=rejected,
-        corners_rejected=before - corners,
+        corners_rejected=all_corners - sum(len(view.detection) for view in used),
         unmoved=unmoved,
-        uncertainty=np.column_stack([seen.at, seen.deviation]),
+        uncertainty=np.column_stack([uncertainty.pixels, uncertainty.sigma]),
     )
 
 
-def one_size(views: Sequence[View]) -> tuple[int, int]:
-    """Width and height of every image.
+def image_size(views: Sequence[View]) -> tuple[int, int]:
+    """Return width and height of all images.
 
     Raises:
-        InputError: There are none, or they differ.
+        InputError: There are no views, or their sizes differ.
     """
     if not views:
-        raise InputError("the board is in none of the pictures: check its kind, --columns, --rows and --dictionary")
+        raise InputError("the board is in none of the images: check its --kind, --columns, --rows and --dictionary")
     sizes = {view.size: view.name for view in views}
     if len(sizes) > 1:
-        said = ", ".join(f"{name} is {width}×{height}" for (width, height), name in sizes.items())
-        raise InputError(f"the pictures differ in size ({said}): calibrate one size at a time")
+        listed = ", ".join(f"{name} is {width}×{height}" for (width, height), name in sizes.items())
+        raise InputError(f"the images differ in size ({listed}): calibrate one size at a time")
     return views[0].size
 
 
-def fit(board: Board, views: Sequence[View], size: tuple[int, int], model: str, start: Intrinsics | None = None) -> Fit:
-    """Least squares over the lens and every view's pose.
+def fit(
+    board: Board, views: Sequence[View], size: tuple[int, int], model: str, initial: Intrinsics | None = None
+) -> Fit:
+    """Fit the lens and the pose of each view by least squares.
 
-    With a lens to start from, only what knocks and warmth change is fitted: fx, fy, cx, cy and k1 (`CHANGING`). The
-    other coefficients are left as they are; a few views know little of them.
+    With an initial lens only its `REFITTED` coefficients are fitted, which shocks and warmth change; a few views do not
+    determine the others.
 
     Args:
-        board: What the views show.
-        views: Of images of that size.
-        size: Width and height in pixels.
-        model: Of the distortion.
-        start: A lens to start from.
+        board: Board in the views.
+        views: Views of images of that size.
+        size: Width and height, px.
+        model: Distortion model.
+        initial: Initial lens.
 
     Raises:
         InputError: The views do not determine a lens.
@@ -386,12 +212,12 @@ def fit(board: Board, views: Sequence[View], size: tuple[int, int], model: str, 
     pixels = [view.detection.pixels.astype(np.float32) for view in views]
     flags = cv2.CALIB_RATIONAL_MODEL if model == RATIONAL else 0
     matrix, distortion = None, None
-    if start is not None:
-        flags |= cv2.CALIB_USE_INTRINSIC_GUESS | _GIVEN
-        matrix, distortion = start.matrix, np.array([*start.distortion] or [0.0] * 5)
+    if initial is not None:
+        flags |= cv2.CALIB_USE_INTRINSIC_GUESS | _FIXED
+        matrix, distortion = initial.matrix, distortion_coefficients(initial)
     try:
-        rms, matrix, distortion, turns, shifts = cv2.calibrateCamera(
-            points, pixels, size, matrix, distortion, flags=flags, criteria=_STOP
+        error_px, matrix, distortion, rotations, translations = cv2.calibrateCamera(
+            points, pixels, size, matrix, distortion, flags=flags, criteria=_CRITERIA
         )
     except cv2.error as error:
         raise InputError(f"these views determine no lens: tilt the board more ({error.err})") from error
@@ -399,108 +225,156 @@ def fit(board: Board, views: Sequence[View], size: tuple[int, int], model: str, 
     coefficients = tuple(float(value) for value in distortion.ravel()[:count])
     k = matrix.astype(float)
     camera = Intrinsics(*size, float(k[0, 0]), float(k[1, 1]), float(k[0, 2]), float(k[1, 2]), coefficients)
-    poses = [(turn.ravel(), shift.ravel()) for turn, shift in zip(turns, shifts, strict=True)]
-    return Fit(camera, poses, float(rms))
+    return Fit(camera, [(r.ravel(), t.ravel()) for r, t in zip(rotations, translations, strict=True)], float(error_px))
 
 
-def posed(board: Board, view: View, camera: Intrinsics) -> tuple[np.ndarray, np.ndarray, float]:
-    """Rotation vector, translation and RMS residual in pixels of the board in a view of a known lens."""
+def reprojection_rms(board: Board, view: View, camera: Intrinsics) -> float:
+    """Return the reprojection error in px of a view's best pose for a known lens."""
     points, pixels = board.points[view.detection.ids], view.detection.pixels
-    _, turn, shift = cv2.solvePnP(points, pixels, camera.matrix, lens(camera), flags=cv2.SOLVEPNP_IPPE)
-    turn, shift = cv2.solvePnPRefineLM(points, pixels, camera.matrix, lens(camera), turn, shift)
-    residual = _residual(board, view, (turn.ravel(), shift.ravel()), camera)
-    return turn.ravel(), shift.ravel(), float(np.sqrt((residual**2).sum(axis=1).mean()))
+    k, d = camera.matrix, distortion_coefficients(camera)
+    _, rotation, translation = cv2.solvePnP(points, pixels, k, d, flags=cv2.SOLVEPNP_IPPE)
+    rotation, translation = cv2.solvePnPRefineLM(points, pixels, k, d, rotation, translation)
+    return rms(_residual(board, view, (rotation.ravel(), translation.ravel()), camera))
 
 
-def corner_deviation(found: Fit, views: Sequence[View]) -> float:
-    """Standard deviation in pixels of a corner's coordinate, as the residuals of a fit to `views` show it."""
+def coefficients(camera: Intrinsics) -> np.ndarray:
+    """Return [4 + d] fx, fy, cx, cy and the distortion."""
+    return np.array([camera.fx, camera.fy, camera.cx, camera.cy, *camera.distortion])
+
+
+def corner_sigma(result: Fit, views: Sequence[View]) -> float:
+    """Return the standard deviation in px of a corner's coordinate, from the residuals of a fit."""
     corners = sum(len(view.detection) for view in views)
-    # Each view has a pose of its own, and the lens its coefficients: that many residuals are explained away.
-    free = 2 * corners - 6 * len(views) - len(parameters(found.camera))
-    return float(np.sqrt(found.rms**2 * corners / max(free, 1)))
+    degrees_of_freedom = 2 * corners - 6 * len(views) - len(coefficients(result.camera))
+    return float(np.sqrt(result.rms**2 * corners / max(degrees_of_freedom, 1)))
 
 
-def _sensible(found: Fit, config: IntrinsicsConfig) -> None:
-    camera = found.camera
-    if found.rms > config.worst_rms * camera.width:
-        raise InputError(f"the views contradict one another, by {found.rms:.1f} px: {_REMEDY}")
+def covariance(board: Board, views: Sequence[View], result: Fit, sigma: float, count: int | None = None) -> np.ndarray:
+    """Return the [n, n] covariance of the coefficients, with the uncertainty of the poses.
+
+    Args:
+        board: Board in the views.
+        views: Views of the fit.
+        result: Fit.
+        sigma: Standard deviation of a corner's coordinate, px.
+        count: n, the number of leading coefficients that were fitted; by default all 4 + d.
+    """
+    count = count or len(coefficients(result.camera))
+    information = np.zeros((count, count))
+    for view, (rotation, translation) in zip(views, result.poses, strict=True):
+        jacobian = _project(board.points[view.detection.ids], rotation, translation, result.camera)[1]
+        of_pose, of_lens = jacobian[:, :6], jacobian[:, 6 : 6 + count]
+        # Schur complement: the part that the pose cannot explain.
+        explained = of_pose @ np.linalg.lstsq(of_pose, of_lens, rcond=None)[0]
+        information += of_lens.T @ (of_lens - explained)
+    scale = 1 / np.sqrt(np.maximum(np.diag(information), 1e-300))
+    inverse = np.linalg.pinv(information * np.outer(scale, scale), rcond=1e-14, hermitian=True)
+    return sigma**2 * inverse * np.outer(scale, scale)
+
+
+def displacement(first: Intrinsics, second: Intrinsics, covariance: np.ndarray) -> Displacement:
+    """Compare two lenses of one camera.
+
+    Args:
+        first: Defines the ray of each pixel.
+        second: Projects the rays.
+        covariance: [n, n] of the second lens's n leading coefficients.
+    """
+    u, v = np.meshgrid(np.linspace(0, first.width - 1, GRID[0]), np.linspace(0, first.height - 1, GRID[1]))
+    pixels = np.stack([u.ravel(), v.ravel()], axis=1)
+    projected, jacobian = _project(pixel_rays(pixels, first), np.zeros(3), np.zeros(3), second)
+    jacobian = jacobian[:, 6 : 6 + len(covariance)].reshape(len(pixels), 2, -1)
+    variance = np.einsum("nia,ab,nib->n", jacobian, covariance, jacobian)
+    return Displacement(pixels, projected - pixels, np.sqrt(np.maximum(variance, 0)))
+
+
+def _project(
+    points: np.ndarray, rotation: np.ndarray, translation: np.ndarray, camera: Intrinsics
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return [n, 2] pixels, and their derivatives [2 n, 6 + 4 + d] by pose, fx, fy, cx, cy, distortion."""
+    d = distortion_coefficients(camera)
+    pixels, jacobian = cv2.projectPoints(points, rotation, translation, camera.matrix, d)
+    return pixels.reshape(-1, 2), jacobian
+
+
+def _residual(board: Board, view: View, pose: Pose, camera: Intrinsics) -> np.ndarray:
+    return view.detection.pixels - _project(board.points[view.detection.ids], *pose, camera)[0]
+
+
+def _check_plausible(result: Fit, config: IntrinsicsConfig) -> None:
+    camera = result.camera
+    if result.rms > config.worst_rms * camera.width:
+        raise InputError(f"the views contradict one another, by {result.rms:.1f} px: {_REMEDY}")
     focal = np.array([camera.fx / camera.width, camera.fy / camera.width])
     inside = -0.5 < camera.cx < camera.width - 0.5 and -0.5 < camera.cy < camera.height - 0.5
     if not inside or focal.min() < 0.1 or focal.max() > 20 or abs(camera.fx / camera.fy - 1) > 0.3:
         raise InputError(
-            f"these views make the lens f {camera.fx:.0f}, {camera.fy:.0f} px with its center at {camera.cx:.0f}, "
-            f"{camera.cy:.0f}, which is no camera: tilt the board more, and show it all over the image"
+            f"these views give an impossible lens (f {camera.fx:.0f}, {camera.fy:.0f} px, center {camera.cx:.0f}, "
+            f"{camera.cy:.0f}): tilt the board more, and show it all over the image"
         )
 
 
-def _enough(used: int, found: int, config: IntrinsicsConfig) -> None:
+def _check_count(used: int, detected: int, config: IntrinsicsConfig) -> None:
     if used >= config.fewest_views:
         return
-    still = f" ({found} with the board, of which it had moved in {used})" if used < found else ""
+    unmoved = f" ({detected} with the board, which had moved in {used} of them)" if used < detected else ""
     raise InputError(
-        f"{used} views of the board are too few{still}: {config.fewest_views} at least, 20 to 40 are good; move and "
-        "tilt it between them"
+        f"{used} views of the board are too few{unmoved}: {config.fewest_views} are the minimum, 20 to 40 are good; "
+        "move and tilt it between them"
     )
 
 
-def _without_wrong(
+def _reject_views(
     board: Board, views: list[View], size: tuple[int, int], config: IntrinsicsConfig
 ) -> tuple[list[View], dict[str, str]]:
-    """Leaves out the worst view, fits again, and so on: one wrong view spoils the fit of all the others."""
+    """Reject the worst view, fit again, and repeat: one wrong view degrades the fit of all others."""
     rejected: dict[str, str] = {}
+    total = len(views)
     while True:
-        found = fit(board, views, size, config.model)
-        # Half of its corners say how good a view is: a single wrong one is no fault of the others.
-        errors = np.array([np.median(part) for part in _distances(board, views, found)])
-        middle = float(np.median(errors))
-        spread = _DEVIATION * float(np.median(np.abs(errors - middle)))
-        limit = max(middle + config.outlying * max(spread, _NATURAL * middle), config.negligible)
+        result = fit(board, views, size, config.model)
+        # The median over a view's corners: a single wrong corner does not reject the view.
+        errors = np.array([np.median(part) for part in _errors(board, views, result)])
+        median = float(np.median(errors))
+        spread = _SIGMA_OF_MAD * float(np.median(np.abs(errors - median)))
+        limit = max(median + config.outlying * max(spread, MIN_SPREAD * median), config.negligible)
         worst = int(np.argmax(errors))
         if errors[worst] <= limit:
             return views, rejected
-        rejected[views[worst].name] = f"its corners are {errors[worst]:.2f} px off, others {middle:.2f} px"
+        rejected[views[worst].name] = f"its corners are {errors[worst]:.2f} px off, others {median:.2f} px"
         views = views[:worst] + views[worst + 1 :]
-        every = len(views) + len(rejected)
-        most = config.most_rejected * every
-        if len(rejected) > most or len(views) < config.fewest_views:
-            raise InputError(f"{len(rejected)} of {every} views contradict one another: {_REMEDY}")
+        if len(rejected) > config.most_rejected * total or len(views) < config.fewest_views:
+            raise InputError(f"{len(rejected)} of {total} views contradict one another: {_REMEDY}")
 
 
-def _without_wrong_corners(
-    board: Board, views: list[View], found: Fit, config: IntrinsicsConfig
+def _reject_corners(
+    board: Board, views: list[View], result: Fit, config: IntrinsicsConfig
 ) -> tuple[list[View], dict[str, str]]:
-    away = _distances(board, views, found)
-    # The median of distances (Rayleigh) is 1.18 deviations of a coordinate.
-    limit = max(config.outlying * 1.5 * float(np.median(np.concatenate(away))) / 1.18, config.negligible)
+    errors = _errors(board, views, result)
+    # The median of distances (Rayleigh) is 1.18 standard deviations of a coordinate.
+    limit = max(config.outlying * 1.5 * float(np.median(np.concatenate(errors))) / 1.18, config.negligible)
     kept: list[View] = []
-    spoiled: dict[str, str] = {}
-    for view, distances in zip(views, away, strict=True):
+    rejected: dict[str, str] = {}
+    for view, distances in zip(views, errors, strict=True):
         good = distances <= limit
-        if good.sum() >= max(_FEWEST_CORNERS, _MOST_OF_THEM * len(good)):
-            corners = Detection(view.detection.ids[good], view.detection.pixels[good])
-            kept.append(View(view.name, view.size, corners))
+        if good.sum() >= max(MIN_CORNERS, MIN_CORNER_SHARE * len(good)):
+            kept.append(View(view.name, view.size, Detection(view.detection.ids[good], view.detection.pixels[good])))
         else:
-            spoiled[view.name] = f"{len(good) - good.sum()} of its {len(good)} corners are more than {limit:.2f} px off"
-    return kept, spoiled
+            rejected[view.name] = f"{(~good).sum()} of its {len(good)} corners are more than {limit:.2f} px off"
+    return kept, rejected
 
 
-def _distances(board: Board, views: Sequence[View], found: Fit) -> list[np.ndarray]:
-    """[n] of each view: pixels between the corners seen and where the fit expects them."""
-    pairs = zip(views, found.poses, strict=True)
-    return [np.hypot(*_residual(board, view, pose, found.camera).T) for view, pose in pairs]
+def _errors(board: Board, views: Sequence[View], result: Fit) -> list[np.ndarray]:
+    """Return the [n] reprojection errors of each view, px."""
+    pairs = zip(views, result.poses, strict=True)
+    return [np.hypot(*_residual(board, view, pose, result.camera).T) for view, pose in pairs]
 
 
-def _held_out(board: Board, views: list[View], size: tuple[int, int], model: str) -> float:
-    """RMS over all views, each judged by a lens fitted to the other four fifths."""
+def _cross_validate(board: Board, views: list[View], size: tuple[int, int], model: str) -> float:
+    """Return the reprojection error of all views, each with a lens fitted to the other four fifths."""
     squares, corners = 0.0, 0
-    for part in range(5):
-        others = [view for number, view in enumerate(views) if number % 5 != part]
-        camera = fit(board, others, size, model).camera
-        for view in views[part::5]:
-            squares += posed(board, view, camera)[2] ** 2 * len(view.detection)
+    for fold in range(5):
+        camera = fit(board, [view for number, view in enumerate(views) if number % 5 != fold], size, model).camera
+        for view in views[fold::5]:
+            squares += reprojection_rms(board, view, camera) ** 2 * len(view.detection)
             corners += len(view.detection)
     return float(np.sqrt(squares / corners))
-
-
-def _residual(board: Board, view: View, pose: tuple[np.ndarray, np.ndarray], camera: Intrinsics) -> np.ndarray:
-    return view.detection.pixels - projected(board.points[view.detection.ids], *pose, camera)

@@ -1,16 +1,8 @@
-"""Takes views by itself from live images: when the board is held still, and held as in no view before.
+"""Collection of views from live images, whenever the board, or the robot's hand, rests in a new pose."""
 
-Views by a color and a depth camera at the same time: from a folder, or from a camera that runs.
-
-The folder: `color/` (or `color/`, `rgb/`) with pictures, `depth/` with 16-bit PNG in millimetres (or another unit) and
-0 where nothing was measured, and, where there is one, `ir/` (or `infrared/`) with the depth camera's infrared or
-amplitude images of 8 or 16 bit. Files that belong together have the same number in their names, the last one there.
-"""
-
+import csv
 import itertools
 import os
-import re
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,353 +14,405 @@ import numpy as np
 
 from actrec import cameras
 from actrec.cameras.base import Camera
-from actrec.recordings.video import image_files
 from actrec.types import NANOSECONDS, Intrinsics
-from actrec.utils import files
-from actrec.utils.calibration_files import CameraFiles
+from actrec.utils.calibration_files import CameraFiles, quaternion
 from actrec.utils.config import setting
 from actrec.utils.errors import DeviceError, EndOfStream, InputError
-from actrec_calibration.board import Board, Detection
-from actrec_calibration.coverage import Coverage, CoverageConfig, coverage
-from actrec_calibration.depth import Pair
-from actrec_calibration.intrinsics import View, holding
-from actrec_calibration.sources import Picture, Read, read_file, visible
+from actrec_calibration.board import Board
+from actrec_calibration.coverage import Coverage, CoverageConfig, coverage, placement
+from actrec_calibration.depth import RgbdView
+from actrec_calibration.detection import Detection, View, detect
+from actrec_calibration.hand_eye import MIN_VIEWS, HandEyeView, check_motion
+from actrec_calibration.poses import pose_difference
+from actrec_calibration.sources import ColorImage, ReadImage, check_size
 
 READ_TIMEOUT_S = 5.0
+POSES_FILE = "poses.csv"
+MAX_POSE_SILENCE_S = 10.0
+MAX_REST_M, MAX_REST_DEG = 1e-3, 0.1  # motion of the hand that still counts as resting
+
+PoseAt = Callable[[int], np.ndarray]
+"""Returns [4, 4] gripper → base at a stamp in ns; raises DeviceError if it is unknown."""
+
+Log = Callable[[str], None]
+"""Shows a line to the user."""
 
 
 @dataclass(frozen=True)
 class LiveConfig:
-    """When a view is taken of live images."""
+    """Conditions for a view of live images."""
 
     still: float = setting(
-        0.002, "The board is still when its corners move less than this from one image to the next, in image widths.",
+        0.002, "Maximum motion of the corners between two images of a board at rest, in image widths.",
         range=(1e-5, 0.1),
     )  # fmt: skip
-    still_s: float = setting(0.2, "How long it must be still.", unit="s", range=(0.0, 10.0))
+    still_s: float = setting(0.2, "Minimum time at rest.", unit="s", range=(0.0, 10.0))
     new: float = setting(
-        0.12,
-        "How far it must be from every view before: share of the image moved, or of 60° tilted.",
-        range=(0.01, 1.0),
+        0.12, "Minimum distance from every earlier view: share of the image, or of a tilt of 60°.", range=(0.01, 1.0)
     )
-    most_views: int = setting(60, "Views after which no more are taken.", range=(3, 1000))
+    most_views: int = setting(60, "Maximum number of views.", range=(3, 1000))
 
 
-class Stillness:
-    """Whether the board is in live pictures, and rests.
+@dataclass(frozen=True)
+class HandConfig:
+    """Conditions for a view of a moving robot."""
 
-    Args:
-        board: Looked for.
-        config: When it rests.
+    views: int = setting(20, "Number of views.", range=(MIN_VIEWS, 500))
+    turned: float = setting(6.0, "A pose is new if the hand has rotated by this,", unit="deg", range=(0.1, 90.0))
+    shifted: float = setting(0.04, "or moved by this, from every earlier view.", unit="m", range=(0.001, 1.0))
+
+
+class RestDetector:
+    """Detects whether the board is in live images and at rest.
 
     Attributes:
-        detection: Of the last picture; None where the board is not in it.
+        detection: In the last image; None if the board is not in it.
     """
 
     def __init__(self, board: Board, config: LiveConfig):
         self.detection: Detection | None = None
         self._board, self._config = board, config
-        self._before: Detection | None = None
         self._since: int | None = None
 
-    def look(self, picture: Picture) -> bool:
-        """Whether the board has rested for long enough.
+    def update(self, image: ColorImage) -> bool:
+        """Process an image; return whether the board has been at rest for long enough.
 
         Raises:
-            InputError: The picture is mirrored.
+            InputError: The image is mirrored.
         """
-        self._before, self.detection = self.detection, self._board.detect(picture.color)
-        if self.detection is None or self._moved() > self._config.still * picture.color.shape[1]:
+        previous, self.detection = self.detection, detect(self._board, image.color)
+        if self.detection is None or _motion(previous, self.detection) > self._config.still * image.color.shape[1]:
             self._since = None
             return False
-        if self._since is None or picture.stamp_ns < self._since:  # a recording that loops jumps back
-            self._since = picture.stamp_ns
-        return picture.stamp_ns - self._since >= self._config.still_s * NANOSECONDS
-
-    def _moved(self) -> float:
-        """Median distance in pixels of the corners seen in both of the last two pictures; infinite where none are."""
-        if self._before is None or self.detection is None:
-            return float("inf")
-        _, now, then = np.intersect1d(self.detection.ids, self._before.ids, return_indices=True)
-        if not len(now):
-            return float("inf")
-        return float(np.median(np.hypot(*(self.detection.pixels[now] - self._before.pixels[then]).T)))
+        if self._since is None or image.stamp_ns < self._since:  # the stamps of a looped recording jump back
+            self._since = image.stamp_ns
+        return image.stamp_ns - self._since >= self._config.still_s * NANOSECONDS
 
 
-class Collector:
-    """Judges one picture after another.
+def _motion(previous: Detection | None, current: Detection) -> float:
+    """Return the median motion in px of the corners in both images; infinite if there are none."""
+    if previous is None:
+        return float("inf")
+    _, now, before = np.intersect1d(current.ids, previous.ids, return_indices=True)
+    if not len(now):
+        return float("inf")
+    return float(np.median(np.hypot(*(current.pixels[now] - previous.pixels[before]).T)))
+
+
+class ViewCollector:
+    """Collects views that differ from one another.
 
     Args:
-        board: Looked for.
-        config: When a view is taken.
-        wanted: When the views suffice.
+        board: Board.
+        config: Conditions for a view.
+        required: Coverage that suffices.
 
     Attributes:
-        taken: The views so far.
-        coverage: What they show.
+        views: Collected views.
+        coverage: Coverage of the views.
     """
 
-    def __init__(self, board: Board, config: LiveConfig | None = None, wanted: CoverageConfig | None = None):
+    def __init__(self, board: Board, config: LiveConfig | None = None, required: CoverageConfig | None = None):
         self.board = board
         self.config = config or LiveConfig()
-        self.taken: list[View] = []
-        self._wanted = wanted or CoverageConfig()
-        self.coverage: Coverage = coverage(board, [], self._wanted)
-        self._stillness = Stillness(board, self.config)
+        self.views: list[View] = []
+        self._required = required or CoverageConfig()
+        self.coverage: Coverage = coverage(board, [], self._required)
+        self._rest = RestDetector(board, self.config)
 
     @property
     def detection(self) -> Detection | None:
-        """Of the last picture; None where the board is not in it."""
-        return self._stillness.detection
+        """Detection in the last image; None if the board is not in it."""
+        return self._rest.detection
 
     @property
     def done(self) -> bool:
-        """Whether the views suffice, or are as many as are taken."""
-        return not self.coverage.missing or len(self.taken) >= self.config.most_views
+        """Whether the views suffice, or their maximum number is reached."""
+        return not self.coverage.missing or len(self.views) >= self.config.most_views
 
-    def look(self, picture: Picture) -> bool:
-        """Whether a view was taken of this picture.
+    def update(self, image: ColorImage) -> bool:
+        """Process an image; return whether it became a view.
 
         Raises:
-            InputError: The picture is mirrored.
+            InputError: The image is mirrored.
         """
-        if not self._stillness.look(picture) or self.detection is None:
+        if not self._rest.update(image) or self.detection is None:
             return False
-        height, width = picture.color.shape[:2]
-        view = View(picture.name, (width, height), self.detection)
-        if not self._is_new(view):
+        height, width = image.color.shape[:2]
+        view = View(image.name, (width, height), self.detection)
+        vector = placement(self.board, view).vector
+        others = [placement(self.board, other).vector for other in self.views]
+        if any(np.linalg.norm(vector - other) <= self.config.new for other in others):
             return False
-        self.taken.append(view)
-        self.coverage = coverage(self.board, self.taken, self._wanted)
+        self.views.append(view)
+        self.coverage = coverage(self.board, self.views, self._required)
         return True
 
-    def _is_new(self, view: View) -> bool:
-        here = holding(self.board, view).vector
-        there = [holding(self.board, one).vector for one in self.taken]
-        return all(np.linalg.norm(here - other) > self.config.new for other in there)
 
-
-def collect(
-    read: Read,
-    collector: Collector,
+def collect_views(
+    read: ReadImage,
+    collector: ViewCollector,
     stopped: threading.Event,
-    seen: Callable[[Picture, bool], None],
+    on_image: Callable[[ColorImage, bool], None],
 ) -> list[View]:
-    """Takes views until they suffice, the stream ends or somebody stops it.
+    """Collect views until they suffice, the stream ends, or `stopped` is set.
 
     Args:
-        read: Gives pictures.
-        collector: Judges them.
-        stopped: Set it to end, from a signal handler if need be.
-        seen: Called with each picture and whether it became a view.
+        read: Returns images.
+        collector: Collector.
+        stopped: Ends the collection, for example from a signal handler.
+        on_image: Called with each image and whether it became a view.
 
     Raises:
-        DeviceError: No picture comes.
-        InputError: The pictures are mirrored.
+        DeviceError: No image arrives.
+        InputError: The images are mirrored.
     """
     while not stopped.is_set() and not collector.done:
         try:
-            picture = read(READ_TIMEOUT_S)
+            image = read(READ_TIMEOUT_S)
         except EndOfStream:
             break
-        seen(picture, collector.look(picture))
-    return collector.taken
+        on_image(image, collector.update(image))
+    return collector.views
 
 
-def preview(picture: Picture, collector: Collector) -> np.ndarray:
-    """[H, W, 3] RGB: the live image with the corners found (green), those of the views (blue), and what to do next."""
-    drawn = picture.color.copy()
-    for view in collector.taken:
+def draw_preview(image: ColorImage, collector: ViewCollector) -> np.ndarray:
+    """Draw the corners (green), the corners of all views (blue) and the next instructions, [H, W, 3] RGB."""
+    drawn = image.color.copy()
+    for view in collector.views:
         for corner in view.detection.pixels:
-            cv2.circle(drawn, _at(corner), 2, (80, 120, 255), -1)
+            cv2.circle(drawn, round_pixel(corner), 2, (80, 120, 255), -1)
     for corner in collector.detection.pixels if collector.detection else ():
-        cv2.circle(drawn, _at(corner), 3, (60, 220, 60), 1, cv2.LINE_AA)
-    lines = [f"{len(collector.taken)} views, {100 * collector.coverage.complete:.0f} %", *collector.coverage.missing]
+        cv2.circle(drawn, round_pixel(corner), 3, (60, 220, 60), 1, cv2.LINE_AA)
+    lines = [f"{len(collector.views)} views, {100 * collector.coverage.complete:.0f} %", *collector.coverage.missing]
     for number, line in enumerate(lines):
         # OpenCV's font has no degree sign.
-        place, text = (8, 20 + 20 * number), line.replace("°", " deg")
-        cv2.putText(drawn, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 3, cv2.LINE_AA)
-        cv2.putText(drawn, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
+        origin, text = (8, 20 + 20 * number), line.replace("°", " deg")
+        cv2.putText(drawn, text, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 3, cv2.LINE_AA)
+        cv2.putText(drawn, text, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
     return drawn
 
 
-def save(path: Path, picture: np.ndarray) -> None:
-    """Writes [H, W, 3] RGB whole or not at all: a viewer may be reading the file.
+def round_pixel(pixel: np.ndarray) -> tuple[int, int]:
+    """Round a pixel [2] to integers for OpenCV's drawing functions."""
+    return round(float(pixel[0])), round(float(pixel[1]))
+
+
+def save_image(path: Path, image: np.ndarray) -> None:
+    """Write [H, W, 3] RGB atomically: a viewer may be reading the file.
 
     Raises:
         DeviceError: It cannot be written.
     """
-    staging = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        staging.write_bytes(cv2.imencode(path.suffix, picture[..., ::-1])[1].tobytes())
-        os.replace(staging, path)
+        temporary.write_bytes(cv2.imencode(path.suffix, image[..., ::-1])[1].tobytes())
+        os.replace(temporary, path)
     except OSError as error:
         raise DeviceError(f"cannot write '{path}': {error.strerror}; choose another place") from error
 
 
-def _at(pixel: np.ndarray) -> tuple[int, int]:
-    return round(float(pixel[0])), round(float(pixel[1]))
-
-
-COLOR, DEPTH, INFRARED = ("color", "colour", "rgb"), ("depth",), ("ir", "infrared")
-
-_NUMBER = re.compile(r"(\d+(?:\.\d+)?)\D*$")
-
-
-def read(folder: str | Path, board: Board, sizes: tuple[Intrinsics, Intrinsics], unit: float = 0.001) -> list[Pair]:
-    """The views of a folder that show the board in color.
+def collect_rgbd(
+    driver: str, options: dict[str, Any], board: Board, count: int, stopped: threading.Event, log: Log
+) -> tuple[CameraFiles, list[RgbdView]]:
+    """Collect views by color and depth from a running camera, whenever the board rests in a new pose.
 
     Args:
-        folder: See above.
-        board: Looked for.
-        sizes: Intrinsics of color and depth: images must be of their sizes.
-        unit: Metres of one step of the depth images.
-
-    Raises:
-        DeviceError: There is no such folder.
-        InputError: A part is missing, two of its files have one number, an image is damaged, of another size, or
-            mirrored; no view shows the board.
-    """
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise DeviceError(f"'{folder}' is no folder: give one with color/ and depth/")
-    color, depth, infrared = _numbered(folder, COLOR), _numbered(folder, DEPTH), _numbered(folder, INFRARED)
-    for names, found in ((COLOR, color), (DEPTH, depth)):
-        if not found:
-            raise InputError(f"'{folder}' has no pictures in {names[0]}/: expected color/, depth/ and, if any, ir/")
-    both = sorted(set(color) & set(depth))
-    if not both:
-        raise InputError(f"'{folder}': no picture in color/ has the number of one in depth/: name them alike")
-    pairs: list[Pair] = []
-    for number in both:
-        seen = board.detect(_sized(color[number], read_file(color[number]).color, sizes[0]))
-        if seen is None:
-            continue
-        values = _sized(depth[number], read_depth(depth[number], unit), sizes[1])
-        in_infrared = None
-        if number in infrared:
-            in_infrared = board.detect(_sized(infrared[number], read_infrared(infrared[number]), sizes[1]))
-        pairs.append(Pair(color[number].name, seen, values, in_infrared))
-    if not pairs:
-        raise InputError(
-            f"no picture of the {len(both)} in '{folder}' shows the board: check --kind, --columns and --rows"
-        )
-    return pairs
-
-
-def live(
-    driver: str, options: dict[str, Any], board: Board, count: int, stopped: threading.Event
-) -> tuple[CameraFiles, list[Pair]]:
-    """What a running camera goes by, and views from it, taken whenever the board is held still as in no view before.
-
-    Args:
-        driver: A name in `actrec.cameras.DRIVERS`; its depth is registered to color.
+        driver: A name in `actrec.cameras.DRIVERS`.
         options: Its settings.
-        board: Looked for.
-        count: Of views.
-        stopped: Set it, from a signal handler if need be, to do with those so far.
+        board: Board.
+        count: Number of views.
+        stopped: Ends the collection with the views so far.
+        log: Shows progress.
+
+    Returns:
+        The camera's own calibration, and the views.
 
     Raises:
         DeviceError: There is no such camera, or it stopped.
-        InputError: It gives no depth.
+        InputError: It has no depth.
     """
-    collector = Collector(board, LiveConfig(most_views=max(count, 3)))
-    pairs: list[Pair] = []
-    _say("hold the board still for a moment, then in another way: near and far, tilted to all sides; Ctrl-C ends it")
+    collector = ViewCollector(board, LiveConfig(most_views=max(count, 3)))
+    views: list[RgbdView] = []
+    log("hold the board still for a moment, then in another way: near and far, tilted to all sides; Ctrl-C ends it")
     with cameras.create(driver, **options) as camera:
-        for frame in _frames(camera, driver):
-            name = f"view {len(pairs) + 1}"
-            if collector.look(Picture(name, frame.stamp_ns, frame.color)) and collector.detection is not None:
-                pairs.append(Pair(name, collector.detection, frame.depth))
-                _say(f"{len(pairs)} of {count} views")
-            if len(pairs) == count or stopped.is_set():
+        for frame in _rgbd_frames(camera, driver):
+            name = f"view {len(views) + 1}"
+            if collector.update(ColorImage(name, frame.stamp_ns, frame.color)) and collector.detection is not None:
+                views.append(RgbdView(name, collector.detection, frame.depth))
+                log(f"{len(views)} of {count} views")
+            if len(views) == count or stopped.is_set():
                 break
-        return camera.calibration(), pairs
+        return camera.calibration(), views
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def standing(driver: str, options: dict[str, Any], board: Board, count: int) -> tuple[CameraFiles, list[Pair]]:
-    """What a running camera goes by, and its next frames, of a camera and a board that stand still.
+def capture_static_scene(
+    driver: str, options: dict[str, Any], board: Board, count: int
+) -> tuple[CameraFiles, list[RgbdView]]:
+    """Capture the next frames of a running camera; camera and board stand still.
 
     Args:
-        driver: A name in `actrec.cameras.DRIVERS`; its depth is registered to color.
+        driver: A name in `actrec.cameras.DRIVERS`.
         options: Its settings.
-        board: Looked for.
-        count: Of frames.
+        board: Board.
+        count: Number of frames.
+
+    Returns:
+        The camera's own calibration, and the frames that show the board.
 
     Raises:
         DeviceError: There is no such camera, or it stopped.
-        InputError: It gives no depth; none of the frames shows the board.
+        InputError: It has no depth, or no frame shows the board.
     """
-    pairs: list[Pair] = []
+    views: list[RgbdView] = []
     with cameras.create(driver, **options) as camera:
-        for number, frame in enumerate(itertools.islice(_frames(camera, driver), count), 1):
-            if (seen := board.detect(frame.color)) is not None:
-                pairs.append(Pair(f"frame {number}", seen, frame.depth))
-        told = camera.calibration()
-    if not pairs:
-        raise InputError(f"no frame of {count} shows the board: check --kind, --columns and --rows, and what it sees")
-    return told, pairs
+        for number, frame in enumerate(itertools.islice(_rgbd_frames(camera, driver), count), 1):
+            corners = detect(board, frame.color)
+            if corners is not None:
+                views.append(RgbdView(f"frame {number}", corners, frame.depth))
+        calibration = camera.calibration()
+    if not views:
+        raise InputError(
+            f"no frame of {count} shows the board: check --kind, --columns and --rows, and the camera's view"
+        )
+    return calibration, views
 
 
-def _frames(camera: Camera, driver: str) -> Iterator[Any]:
-    """A camera's frames to the end, each with color and depth."""
+def _rgbd_frames(camera: Camera, driver: str) -> Iterator[Any]:
     while True:
         try:
             frame = camera.read(READ_TIMEOUT_S)
         except EndOfStream:
             return
         if frame.color is None or frame.depth is None:
-            raise InputError(f"driver {driver} gives no color and depth here: choose a camera that has both")
+            raise InputError(f"driver {driver} has no color and depth here: choose a camera that has both")
         yield frame
 
 
-def read_depth(path: Path, unit: float) -> np.ndarray:
-    """[H, W] float32 metres of a 16-bit image, NaN where it is 0.
+class HandEyeCollector:
+    """Collects views of a robot in new poses, and saves their images and poses.
 
-    Raises:
-        InputError: It is damaged, or of 8 bit.
+    Args:
+        board: Board.
+        pose_at: Pose of the robot's hand.
+        config: Conditions for a view.
+        folder: Folder for the images and `POSES_FILE`.
+
+    Attributes:
+        views: Collected views.
+        todo: Next instruction for the user; empty if the views suffice.
     """
-    image = files.read_image(path, cv2.IMREAD_UNCHANGED)
-    if image is None or image.dtype != np.uint16 or image.ndim != 2:
-        raise InputError(f"'{path}' is no 16-bit depth image: save depth as 16-bit PNG (millimetres)")
-    return np.where(image > 0, image * np.float32(unit), np.float32(np.nan)).astype(np.float32)
 
+    def __init__(self, board: Board, pose_at: PoseAt, config: HandConfig, folder: Path):
+        self.views: list[HandEyeView] = []
+        self._board, self._pose_at, self._config, self._folder = board, pose_at, config, folder
+        live = LiveConfig()
+        self._rest, self._rest_ns = RestDetector(board, live), round(live.still_s * NANOSECONDS)
+        self._unknown_since: int | None = None
+        self.todo = self._next_instruction()
 
-def read_infrared(path: Path) -> np.ndarray:
-    """[H, W] uint8, stretched to what can be seen where it has 16 bit.
+    def update(self, image: ColorImage) -> bool:
+        """Process an image; return whether it became a view.
 
-    Raises:
-        InputError: It is damaged.
-    """
-    image = files.read_image(path, cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise InputError(f"'{path}' is no picture that can be read: take it out of the folder or copy it again")
-    gray = image.mean(axis=2) if image.ndim == 3 else image.astype(np.float64)
-    return np.round(gray).astype(np.uint8) if image.dtype == np.uint8 else visible(gray)
+        Raises:
+            DeviceError: The robot's pose has been unknown for a while, or the image cannot be saved.
+            InputError: The image is mirrored.
+        """
+        if not self._rest.update(image) or (pose := self._resting_pose(image.stamp_ns)) is None:
+            return False
+        differences = [pose_difference(pose, view.gripper) for view in self.views]
+        is_new = all(m > self._config.shifted or degrees > self._config.turned for m, degrees in differences)
+        if is_new:
+            corners = self._rest.detection
+            assert corners is not None
+            name = f"view_{len(self.views) + 1:03d}.png"
+            self.views.append(HandEyeView(name, self._board.points[corners.ids], corners.pixels, pose))
+            save_image(self._folder / name, image.color)
+            self._write_poses()
+        self.todo = self._next_instruction()
+        return is_new
 
+    def _resting_pose(self, stamp_ns: int) -> np.ndarray | None:
+        """Return the pose; None if it is unknown, or the hand moves: the image's stamp is then too late."""
+        try:
+            pose, before = self._pose_at(stamp_ns), self._pose_at(stamp_ns - self._rest_ns)
+        except DeviceError as error:
+            self._handle_unknown_pose(stamp_ns, str(error).rstrip("."))
+            return None
+        self._unknown_since = None
+        meters, degrees = pose_difference(pose, before)
+        return pose if meters < MAX_REST_M and degrees < MAX_REST_DEG else None
 
-def _numbered(folder: Path, names: tuple[str, ...]) -> dict[float, Path]:
-    place = next((folder / name for name in names if (folder / name).is_dir()), None)
-    found: dict[float, Path] = {}
-    for path in image_files(place) if place else []:
-        match = _NUMBER.search(path.stem)
-        if match and (other := found.setdefault(float(match.group(1)), path)) is not path:
-            raise InputError(
-                f"'{other}' and '{path.name}' have the same number, {match.group(1)}, the last one in a name: name the "
-                "files by the views' numbers"
+    def _handle_unknown_pose(self, stamp_ns: int, reason: str) -> None:
+        self._unknown_since = min(stamp_ns, self._unknown_since or stamp_ns)
+        if stamp_ns - self._unknown_since > MAX_POSE_SILENCE_S * NANOSECONDS:
+            raise DeviceError(
+                f"TF has had no pose of the robot for {MAX_POSE_SILENCE_S:g} s: {reason}; is its driver running, and "
+                "are the frames' names correct?"
             )
-    return found
+        self.todo = f"TF has no pose of the robot: {reason}"
+
+    def _next_instruction(self) -> str:
+        remaining = self._config.views - len(self.views)
+        if len(self.views) >= MIN_VIEWS:
+            try:
+                check_motion([view.gripper for view in self.views])
+            except InputError as error:
+                return str(error)
+        return f"{remaining} more: turn the hand, let it rest with the board in view" if remaining > 0 else ""
+
+    def _write_poses(self) -> None:
+        path = self._folder / POSES_FILE
+        try:
+            with path.open("w", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(["image", "x", "y", "z", "qx", "qy", "qz", "qw"])
+                for view in self.views:
+                    position = map(float, view.gripper[:3, 3])
+                    writer.writerow([view.name, *position, *quaternion(view.gripper[:3, :3])])
+        except OSError as error:
+            raise DeviceError(f"cannot write '{path}': {error.strerror}; choose another place") from error
 
 
-def _sized(path: Path, image: np.ndarray, camera: Intrinsics) -> np.ndarray:
-    if image.shape[:2] != (camera.height, camera.width):
-        raise InputError(
-            f"'{path}' is {image.shape[1]}×{image.shape[0]} and its intrinsics are of {camera.width}×{camera.height}: "
-            "give intrinsics of this size"
-        )
-    return image
+def collect_hand_eye(
+    read: ReadImage, collector: HandEyeCollector, stopped: threading.Event, known: Intrinsics | None, log: Log
+) -> tuple[list[HandEyeView], Intrinsics | None]:
+    """Collect views until they suffice, the stream ends, or `stopped` is set.
+
+    Args:
+        read: Returns images.
+        collector: Collector.
+        stopped: Ends the collection.
+        known: Intrinsics of the images; by default those of the camera.
+        log: Shows the next instruction.
+
+    Returns:
+        The views, and the intrinsics.
+
+    Raises:
+        DeviceError: No image or no pose arrives.
+        InputError: The images are mirrored or not of the intrinsics' size, or the intrinsics are unknown.
+    """
+    last_line, camera, first_ns = "", known, None
+    while not stopped.is_set() and collector.todo:
+        try:
+            image = read(READ_TIMEOUT_S)
+        except EndOfStream:
+            break
+        first_ns = image.stamp_ns if first_ns is None else first_ns
+        camera = known or image.intrinsics or camera
+        if camera is None:
+            if image.stamp_ns - first_ns > READ_TIMEOUT_S * NANOSECONDS:
+                raise InputError(
+                    "the camera's intrinsics are unknown, and the images have no camera_info: run actrec calibrate "
+                    "intrinsics first, or name a file with --intrinsics"
+                )
+            continue
+        check_size("the image", image.color, camera)
+        collector.update(image)
+        line = f"{len(collector.views)} views; {collector.todo or 'enough'}"
+        if line != last_line:
+            log(line)
+        last_line = line
+    return collector.views, camera

@@ -12,7 +12,8 @@ from actrec.types import Intrinsics
 from actrec.utils.errors import ConfigError, InputError
 from actrec_calibration import board
 from actrec_calibration.board import Board, aruco_dictionary
-from actrec_calibration.rendering import project, render, views
+from actrec_calibration.detection import detect
+from tests.reference.board_rendering import project_corners, render, sample_poses
 
 CAMERA = Intrinsics(640, 480, 525.0, 523.0, 322.3, 237.1, (0.08, -0.15, 0.001, -0.0015, 0.03))
 CHARUCO = Board.of()
@@ -41,7 +42,7 @@ def test_charuco_is_opencvs(options, density, cv2_legacy):
     theirs.setLegacyPattern(cv2_legacy)
     np.testing.assert_allclose(board.points, theirs.getChessboardCorners(), atol=1e-6)
     # So many pixels a metre that squares and the markers' cells are whole pixels.
-    picture = board.picture(density)
+    picture = board.draw(density)
     drawn = theirs.generateImage(picture.shape[::-1], marginSize=0, borderBits=1)
     assert (np.abs(picture.astype(int) - drawn) > 64).mean() < 2e-3
 
@@ -50,12 +51,12 @@ def test_chessboard_counts_as_opencv_does():
     assert CHESSBOARD.corners == (9, 6) and CHESSBOARD.squares == (10, 7)
     assert len(CHESSBOARD.points) == 54
     np.testing.assert_allclose(CHESSBOARD.points[[0, 1, 9]], [[0.025, 0.025, 0], [0.05, 0.025, 0], [0.025, 0.05, 0]])
-    assert cv2.findChessboardCornersSB(CHESSBOARD.picture(2000, 0.03), (9, 6))[0]
+    assert cv2.findChessboardCornersSB(CHESSBOARD.draw(2000, 0.03), (9, 6))[0]
 
 
 def test_picture_shares_out_what_an_edge_cuts():
     board = Board.of(kind="chessboard", columns=3, rows=3, square=0.01)
-    picture = board.picture(150)  # squares of 1.5 pixels
+    picture = board.draw(150)  # squares of 1.5 pixels
     assert picture.shape == (6, 6)
     assert picture[0].tolist() == [0, 128, 255, 0, 128, 255]
 
@@ -63,11 +64,11 @@ def test_picture_shares_out_what_an_edge_cuts():
 @pytest.mark.parametrize("board", [CHARUCO, CHESSBOARD, ODD], ids=["charuco", "chessboard", "odd"])
 def test_corners_are_found_where_they_are(board):
     errors = []
-    for number, pose in enumerate(views(board, CAMERA, 12, seed=4)):
+    for number, pose in enumerate(sample_poses(board, CAMERA, 12, seed=4)):
         image, _ = render(board, CAMERA, pose, blur=0.7, noise=2, seed=number)
-        found = board.detect(image)
+        found = detect(board, image)
         assert found is not None and (np.diff(found.ids) > 0).all()
-        errors.append(found.pixels - project(board.points[found.ids], CAMERA, pose))
+        errors.append(found.pixels - project_corners(board.points[found.ids], CAMERA, pose))
     every = np.concatenate(errors)
     assert len(every) > 0.6 * 12 * len(board.points)
     assert np.sqrt((every**2).mean()) < 0.03  # measured: 0.015 to 0.02
@@ -76,14 +77,14 @@ def test_corners_are_found_where_they_are(board):
 
 def test_renderer_is_exact():
     """Without blur and noise nothing is left but the detector's own error."""
-    for pose in views(CHESSBOARD, CAMERA, 4, seed=9):
+    for pose in sample_poses(CHESSBOARD, CAMERA, 4, seed=9):
         image, depth = render(CHESSBOARD, CAMERA, pose)
-        found = CHESSBOARD.detect(image)
-        error = found.pixels - project(CHESSBOARD.points[found.ids], CAMERA, pose)
+        found = detect(CHESSBOARD, image)
+        error = found.pixels - project_corners(CHESSBOARD.points[found.ids], CAMERA, pose)
         assert np.sqrt((error**2).mean()) < 0.02
         u, v = np.round(found.pixels).astype(int).T
         expected = (CHESSBOARD.points[found.ids] @ pose[:3, :3].T + pose[:3, 3])[:, 2]
-        # The nearest pixel's center is up to 0.7 px from the corner: on a plane tilted by 45°, some millimetres.
+        # The nearest pixel's center is up to 0.7 px from the corner: on a plane tilted by 45°, some mm.
         np.testing.assert_allclose(depth[v, u], expected, atol=0.005)
         assert np.isnan(depth[0, 0]) or np.isnan(depth[-1, -1])
 
@@ -105,16 +106,16 @@ def test_depth_lies_on_the_plane():
 def test_turned_boards_keep_their_names(board, roll_deg):
     pose = facing(board, 0.7, roll_deg)
     image, _ = render(board, CAMERA, pose, blur=0.5)
-    found = board.detect(image)
-    assert np.abs(found.pixels - project(board.points[found.ids], CAMERA, pose)).max() < 0.2
+    found = detect(board, image)
+    assert np.abs(found.pixels - project_corners(board.points[found.ids], CAMERA, pose)).max() < 0.2
 
 
 def test_a_symmetric_chessboard_is_named_from_the_left():
     upside_down = facing(ODD, 0.6, 180)
     image, _ = render(ODD, CAMERA, upside_down)
     assert ODD.ambiguous and not CHESSBOARD.ambiguous and not CHARUCO.ambiguous
-    found = ODD.detect(image)
-    expected = project(ODD.points, CAMERA, upside_down)[::-1]
+    found = detect(ODD, image)
+    expected = project_corners(ODD.points, CAMERA, upside_down)[::-1]
     assert np.abs(found.pixels - expected[found.ids]).max() < 0.2
 
 
@@ -122,38 +123,38 @@ def test_part_of_a_charuco_board_suffices():
     pose = facing(CHARUCO, 0.3)
     pose[0, 3] += 0.12
     image, _ = render(CHARUCO, CAMERA, pose, blur=0.7, noise=2)
-    found = CHARUCO.detect(image)
+    found = detect(CHARUCO, image)
     assert 6 <= len(found) < 30
-    assert np.abs(found.pixels - project(CHARUCO.points[found.ids], CAMERA, pose)).max() < 0.15
+    assert np.abs(found.pixels - project_corners(CHARUCO.points[found.ids], CAMERA, pose)).max() < 0.15
 
 
 @pytest.mark.parametrize("board", [CHARUCO, CHESSBOARD], ids=["charuco", "chessboard"])
 def test_no_board_is_none(board):
     noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
-    assert board.detect(np.zeros((480, 640, 3), np.uint8)) is None
-    assert board.detect(np.full((480, 640), 255, np.uint8)) is None
-    assert board.detect(noise) is None
+    assert detect(board, np.zeros((480, 640, 3), np.uint8)) is None
+    assert detect(board, np.full((480, 640), 255, np.uint8)) is None
+    assert detect(board, noise) is None
 
 
 @pytest.mark.parametrize("board", [CHARUCO, ODD], ids=["charuco", "odd chessboard"])
 @pytest.mark.parametrize("roll_deg", [0, 170])
 def test_mirrored_pictures_are_refused(board, roll_deg):
     image, _ = render(board, CAMERA, facing(board, 0.5, roll_deg), blur=0.5)
-    assert board.tells_mirrored and board.detect(image) is not None
+    assert board.detects_mirroring and detect(board, image) is not None
     for mirrored in (image[:, ::-1], image[::-1]):
         with pytest.raises(InputError, match="mirrored"):
-            board.detect(np.ascontiguousarray(mirrored))
+            detect(board, np.ascontiguousarray(mirrored))
 
 
 def test_a_chessboard_that_is_its_own_mirror_image_says_so():
-    assert not CHESSBOARD.tells_mirrored
+    assert not CHESSBOARD.detects_mirroring
     image, _ = render(CHESSBOARD, CAMERA, facing(CHESSBOARD))
-    assert CHESSBOARD.detect(np.ascontiguousarray(image[:, ::-1])) is not None
+    assert detect(CHESSBOARD, np.ascontiguousarray(image[:, ::-1])) is not None
 
 
 def test_what_is_no_picture_is_refused():
     with pytest.raises(InputError, match=r"float64\[4, 4\], expected uint8"):
-        CHARUCO.detect(np.zeros((4, 4)))
+        detect(CHARUCO, np.zeros((4, 4)))
 
 
 @pytest.mark.parametrize(
@@ -171,19 +172,27 @@ def test_impossible_boards(options, message):
 
 
 def page(path) -> tuple[tuple[float, float], np.ndarray]:
-    """Size of a PDF's page in metres, and its black rectangles [n, 4] (x, y, width, height) in metres, y up."""
+    """Return the size of a PDF's page in m, and its black rectangles [n, 4] (left, bottom, width, height) in m."""
     data = path.read_bytes()
     box = [float(word) for word in re.search(rb"/MediaBox \[([^\]]*)\]", data).group(1).split()]
-    stream = zlib.decompress(data.split(b"stream\n", 1)[1].split(b"\nendstream")[0]).decode()
-    found = re.findall(r"([\d.]+) ([\d.]+) ([\d.]+) ([\d.]+) re", stream)
+    streams = [zlib.decompress(part) for part in re.findall(rb"stream\n(\x78.*?)\nendstream", data, re.DOTALL)]
+    content = next(stream.decode("latin-1") for stream in streams if b" re f" in stream)
+    found = np.array(re.findall(r"([-\d.]+) ([-\d.]+) ([-\d.]+) ([-\d.]+) re f", content), float)
+    found[:, 1] += np.minimum(found[:, 3], 0)
+    found[:, 3] = np.abs(found[:, 3])
     k = 0.0254 / 72
-    return (box[2] * k, box[3] * k), np.array(found, float) * k
+    return (box[2] * k, box[3] * k), found * k
 
 
 def test_a_printed_page_has_the_board_at_its_size(tmp_path):
     assert board.write(CHARUCO, tmp_path / "board.pdf") == "a4"
     (width, height), black = page(tmp_path / "board.pdf")
-    np.testing.assert_allclose((width, height), (0.297, 0.210), atol=1e-6)
+    np.testing.assert_allclose((width, height), (0.297, 0.210), atol=5e-6)
+    expected = CHARUCO.rectangles + np.tile([(0.297 - 0.27) / 2, (0.21 - 0.18) / 2], 2)
+    edges = np.stack(
+        [black[:, 0], height - black[:, 1] - black[:, 3], black[:, 0] + black[:, 2], height - black[:, 1]], 1
+    )
+    np.testing.assert_allclose(edges, expected, atol=1e-5)  # 0.01 mm
     density = 3000
     sheet = np.full((round(height * density), round(width * density)), 255, np.uint8)
     left, bottom, across, up = (black * density).T
@@ -191,7 +200,7 @@ def test_a_printed_page_has_the_board_at_its_size(tmp_path):
     edges = np.floor(np.stack([bottom - up, bottom, left, left + across]) + 0.501).astype(int)
     for top, below, start, end in edges.T:
         sheet[top:below, start:end] = 0
-    found = CHARUCO.detect(cv2.GaussianBlur(sheet, (0, 0), 1))
+    found = detect(CHARUCO, cv2.GaussianBlur(sheet, (0, 0), 1))
     assert found.ids.tolist() == list(range(40))
     left, top = (width - 0.27) / 2, (height - 0.18) / 2
     expected = (CHARUCO.points[:, :2] + (left, top)) * density - 0.5
@@ -213,13 +222,13 @@ def test_a_png_says_its_resolution(tmp_path):
     per_m = struct.unpack(">I", data.split(b"pHYs")[1][:4])[0]
     picture = cv2.imread(str(tmp_path / "board.png"), cv2.IMREAD_GRAYSCALE)
     assert picture.shape[1] == pytest.approx((0.27 + 0.03) * per_m, abs=1)
-    assert len(CHARUCO.detect(cv2.resize(picture, None, fx=0.2, fy=0.2, interpolation=cv2.INTER_AREA))) == 40
+    assert len(detect(CHARUCO, cv2.resize(picture, None, fx=0.2, fy=0.2, interpolation=cv2.INTER_AREA))) == 40
 
 
 def test_larger_boards_take_larger_paper(tmp_path):
     large = Board.of(square=0.045, marker=0.03)
     assert board.write(large, tmp_path / "large.pdf") == "a3"
-    with pytest.raises(ConfigError, match=r"405×270 mm does not fit A4 lying"):
+    with pytest.raises(ConfigError, match=r"405×270 mm does not fit A4"):
         board.write(large, tmp_path / "large.pdf", "a4")
     with pytest.raises(ConfigError, match=r"4500×3000 mm is too large for a PNG of 600 dpi"):
         board.write(Board.of(square=0.5, marker=0.3), tmp_path / "large.png")

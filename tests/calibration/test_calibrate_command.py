@@ -5,7 +5,6 @@ import json
 import shutil
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -16,11 +15,13 @@ from actrec.types import NANOSECONDS, Intrinsics
 from actrec.utils import calibration_files
 from actrec.utils.calibration_files import COLOR, DEPTH, DepthGeometry
 from actrec.utils.errors import DeviceError, EndOfStream
-from actrec_calibration.board import Board, Detection
+from actrec_calibration import live
+from actrec_calibration.board import Board
 from actrec_calibration.coverage import CoverageConfig
-from actrec_calibration.live import Collector, LiveConfig, Stillness, collect, preview
-from actrec_calibration.rendering import render, views
-from actrec_calibration.sources import Picture, read_file
+from actrec_calibration.detection import Detection, detect
+from actrec_calibration.live import LiveConfig, RestDetector, ViewCollector, collect_views, draw_preview
+from actrec_calibration.sources import ColorImage, read_image
+from tests.reference.board_rendering import render, sample_poses
 
 VGA = Intrinsics(640, 480, 525.0, 523.0, 322.3, 237.1, (0.08, -0.15, 0.001, -0.0015, 0.03))
 BOARD = Board.of()
@@ -36,7 +37,7 @@ def write(path: Path, picture: np.ndarray) -> None:
 def pictures(tmp_path_factory) -> Path:
     """Sixteen pictures of the board and one without it."""
     folder = tmp_path_factory.mktemp("pictures")
-    for number, pose in enumerate(views(BOARD, VGA, 16, seed=7)):
+    for number, pose in enumerate(sample_poses(BOARD, VGA, 16, seed=7)):
         write(folder / f"{number}.png", render(BOARD, VGA, pose, blur=0.8, noise=2, seed=number)[0])
     write(folder / "16.png", np.full((480, 640, 3), 90, np.uint8))
     return folder
@@ -60,7 +61,7 @@ def test_from_pictures_to_the_cameras_file(pictures, place, capsys):
     assert status(["intrinsics", str(pictures), "--serial", "0123", "--json"]) == 0
     streams = capsys.readouterr()
     said = json.loads(streams.out)
-    assert "the board is in 16 of 17 pictures" in streams.err
+    assert "16 of 17 images" in streams.err
     assert said["file"] == str(place / "cameras/0123_color.yaml")
     found = calibration_files.load("0123").color
     assert found.fx == said["intrinsics"]["fx"] == pytest.approx(525, rel=0.003)
@@ -71,7 +72,7 @@ def test_from_pictures_to_the_cameras_file(pictures, place, capsys):
     assert (report / "report.md").is_file() and len(list((report / "views").glob("*.jpg"))) == len(said["views"])
 
     assert status(["intrinsics", str(pictures), "--serial", "0123"]) == 2
-    assert "is there already: add --overwrite" in capsys.readouterr().err
+    assert "exists already: add --overwrite" in capsys.readouterr().err
     assert (
         status(["intrinsics", str(pictures), "--serial", "0123", "--overwrite", "--model", "rational_polynomial"]) == 0
     )
@@ -90,10 +91,10 @@ def test_a_depth_lens_keeps_its_place(pictures, place, capsys):
 
 
 def test_infrared_pictures_of_16_bit_are_made_visible(place):
-    picture = render(BOARD, VGA, views(BOARD, VGA, 1, seed=7)[0], blur=0.8, noise=2)[0][..., 0]
+    picture = render(BOARD, VGA, sample_poses(BOARD, VGA, 1, seed=7)[0], blur=0.8, noise=2)[0][..., 0]
     for image in (picture, picture.astype(np.uint16) * 3):  # most that a Kinect's infrared shows is below 1000
         assert cv2.imwrite(str(place / "1.png"), image)
-        seen = BOARD.detect(read_file(place / "1.png").color)
+        seen = detect(BOARD, read_image(place / "1.png").color)
         assert seen is not None and len(seen) == 20
 
 
@@ -121,11 +122,11 @@ def test_check_of_another_size(pictures, place, capsys):
 
 def test_wrong_use(pictures, place, capsys):
     for arguments, message in (
-        ([], "name what to calibrate"),
+        ([], "name a calibration"),
         (["intrinsics", str(pictures)], "name the camera with --serial"),
-        (["intrinsics", "--serial", "1"], "give one of: a FOLDER of pictures, --topic, --driver"),
+        (["intrinsics", "--serial", "1"], "give one of: a FOLDER of images, --topic, --driver"),
         (["intrinsics", str(pictures), "--driver", "replay", "--serial", "1"], "folder and driver are given"),
-        (["intrinsics", str(pictures), "--driver-option", "a=1", "--serial", "1"], "needs the --driver"),
+        (["intrinsics", str(pictures), "--driver-option", "a=1", "--serial", "1"], "needs --driver"),
         (["intrinsics", str(pictures), "--serial", "1", "--square", "-1"], "square is -1.0, allowed"),
         (["intrinsics", str(pictures), "--serial", "1", "--kind", "circles"], "invalid choice"),
         (["board", "--out", "board.svg"], "neither .pdf nor .png"),
@@ -146,11 +147,11 @@ def test_what_cannot_be_done(pictures, place, capsys):
         shutil.copy(pictures / f"{number}.png", place / "few")
     for folder, message in (
         ("nowhere", "'nowhere' is no folder"),
-        ("empty", "holds no pictures"),
-        ("blank", "the board is in none of the pictures"),
-        ("mirrored", "7.png: the picture of the board is mirrored"),
-        ("damaged", "5.png' is no picture that can be read"),
-        ("few", "3 views of the board are too few: 8 at least"),
+        ("empty", "contains no images"),
+        ("blank", "the board is in none of the images"),
+        ("mirrored", "7.png: the image of the board is mirrored"),
+        ("damaged", "5.png' is no readable image"),
+        ("few", "3 views of the board are too few: 8"),
     ):
         assert status(["intrinsics", folder, "--serial", "1"]) == 1, folder
         assert message in capsys.readouterr().err.splitlines()[-1]
@@ -167,36 +168,37 @@ def test_board(place, capsys):
     assert "looks the same upside down" in capsys.readouterr().err
 
 
-def waved(count: int, rest: int, seed: int = 7) -> list[Picture]:
+def waved(count: int, rest: int, seed: int = 7) -> list[ColorImage]:
     """The board held still for `rest` pictures at each of `count` places, and seen on its way between them."""
-    found: list[Picture] = []
-    for number, pose in enumerate(views(BOARD, VGA, count, seed)):
+    found: list[ColorImage] = []
+    for number, pose in enumerate(sample_poses(BOARD, VGA, count, seed)):
         moving = pose.copy()
         moving[:3, 3] += (0.01, 0.005, 0.02)
         for step in range(rest + 1):
             image, _ = render(BOARD, VGA, moving if step == 0 else pose, noise=2, seed=100 * number + step)
-            found.append(Picture(f"{len(found):03d}", len(found) * PERIOD_NS, image))
+            found.append(ColorImage(f"{len(found):03d}", len(found) * PERIOD_NS, image))
     return found
 
 
 def test_live_views_are_taken_when_the_board_is_still_and_new():
     stream = waved(4, 4)
-    collector = Collector(BOARD, LiveConfig(still_s=0.2))
-    taken = [picture.name for picture in stream if collector.look(picture)]
+    collector = ViewCollector(BOARD, LiveConfig(still_s=0.2))
+    taken = [picture.name for picture in stream if collector.update(picture)]
     # 0 is on its way, 1 is the first at rest, 2 has not moved since, 4 not for 0.2 s.
     assert taken == ["004", "009", "014", "019"]
     assert collector.coverage.views == 4 and not collector.done
     later = [dataclasses.replace(picture, stamp_ns=picture.stamp_ns + NANOSECONDS * 10) for picture in stream]
-    assert not any(collector.look(picture) for picture in later)  # as before: nothing new
-    drawn = preview(stream[-1], collector)
+    assert not any(collector.update(picture) for picture in later)  # as before: nothing new
+    drawn = draw_preview(stream[-1], collector)
     assert drawn.shape == (480, 640, 3) and (drawn != stream[-1].color).any()
 
 
-def test_a_board_that_rests_is_still_though_time_jumps_back():
+def test_a_board_that_rests_is_still_though_time_jumps_back(monkeypatch):
     picture = np.zeros((48, 64, 3), np.uint8)
-    resting = SimpleNamespace(detect=lambda image: Detection(np.arange(8), np.arange(16.0).reshape(8, 2)))
-    still = Stillness(resting, LiveConfig(still_s=0.2))
-    seen = [still.look(Picture("", round(s * NANOSECONDS), picture)) for s in (99.9, 100, 100.2, 5, 5.1, 5.2, 5.3)]
+    resting = Detection(np.arange(8), np.arange(16.0).reshape(8, 2))
+    monkeypatch.setattr(live, "detect", lambda board, image: resting)
+    still = RestDetector(BOARD, LiveConfig(still_s=0.2))
+    seen = [still.update(ColorImage("", round(s * NANOSECONDS), picture)) for s in (99.9, 100, 100.2, 5, 5.1, 5.2, 5.3)]
     assert seen == [False, False, True, False, False, True, True]
 
 
@@ -214,14 +216,14 @@ def test_live_ends_when_the_views_suffice_or_somebody_stops_it():
 
     few = CoverageConfig(views=2 + 1, filled=0.0, tilted=0, near=0.0, zoom=1.0)
     seen = []
-    enough = collect(
-        read_from(iter(stream)), Collector(BOARD, wanted=few), threading.Event(), lambda p, t: seen.append(p)
+    enough = collect_views(
+        read_from(iter(stream)), ViewCollector(BOARD, required=few), threading.Event(), lambda p, t: seen.append(p)
     )
     assert len(enough) == 3 and len(seen) == 15  # the fourth place is not looked at any more
-    assert len(collect(read_from(iter(stream)), Collector(BOARD), threading.Event(), lambda p, t: None)) == 4
+    assert len(collect_views(read_from(iter(stream)), ViewCollector(BOARD), threading.Event(), lambda p, t: None)) == 4
     stopped = threading.Event()
-    after_one = collect(
-        read_from(iter(stream)), Collector(BOARD), stopped, lambda p, taken: stopped.set() if taken else None
+    after_one = collect_views(
+        read_from(iter(stream)), ViewCollector(BOARD), stopped, lambda p, taken: stopped.set() if taken else None
     )
     assert len(after_one) == 1
 
@@ -229,14 +231,14 @@ def test_live_ends_when_the_views_suffice_or_somebody_stops_it():
         raise DeviceError("nothing comes")
 
     with pytest.raises(DeviceError, match="nothing comes"):
-        collect(silent, Collector(BOARD), threading.Event(), lambda p, t: None)
+        collect_views(silent, ViewCollector(BOARD), threading.Event(), lambda p, t: None)
 
 
 @pytest.mark.parametrize("name", ["live", "live.xyz"])
 def test_a_preview_that_is_no_picture_is_wrong_use(name, place, capsys):
     source = ["--driver", "simulated", "--driver-option", "duration=0.1", "--driver-option", "realtime=false"]
     assert status(["intrinsics", *source, "--serial", "0123", "--preview", name]) == 2
-    assert f"--preview is '{name}', expected a picture: .bmp, .jpeg, .jpg, .png" in capsys.readouterr().err
+    assert f"--preview is '{name}', expected an image: .bmp, .jpeg, .jpg, .png" in capsys.readouterr().err
 
 
 def test_a_preview_of_pictures_that_are_there_is_wrong_use(place, capsys):
@@ -256,9 +258,9 @@ def test_live_from_a_driver(place, capsys):
     found = calibration_files.load("0123").color
     assert found.fx == pytest.approx(525, rel=0.003) and found.cy == pytest.approx(237.1, abs=1)
     assert cv2.imread("live.jpg").shape == (480, 640, 3)
-    kept = sorted(path.name for path in (place / "report/pictures").iterdir())
+    kept = sorted(path.name for path in (place / "report/images").iterdir())
     assert len(kept) == 9
     # The kept pictures calibrate the same again.
-    assert status(["intrinsics", "report/pictures", "--serial", "again", "--report", "again"]) == 0
+    assert status(["intrinsics", "report/images", "--serial", "again", "--report", "again"]) == 0
     assert calibration_files.load("again").color == found
     assert status(["check", *source, "--serial", "0123", "--report", "check"]) == 0

@@ -13,15 +13,17 @@ import pytest
 from actrec.cameras.realsense import camera as realsense_camera
 from actrec.cameras.realsense.camera import RealSenseCamera
 from actrec.cli import calibrate, main
+from actrec.cli.calibrate import rig
 from actrec.types import Intrinsics
 from actrec.utils import calibration_files
 from actrec.utils.calibration_files import COLOR, DEPTH
-from actrec_calibration import live, simulated
 from actrec_calibration.board import Board
-from actrec_calibration.rendering import render, views
-from actrec_calibration.solver import apart, board_pose
+from actrec_calibration.detection import detect
+from actrec_calibration.poses import estimate_board_pose, pose_difference
 from tests.core.cameras.software_realsense import SoftwareRealSense
 from tests.core.cameras.two_views import TwoViews
+from tests.reference import calibration_views as simulated
+from tests.reference.board_rendering import render, sample_poses
 
 BIAS = -0.012
 BOARD = Board.of(columns=10, rows=7, square=0.06, marker=0.045)
@@ -75,7 +77,7 @@ def seen_by(camera, board, pose, seed):
 @pytest.fixture
 def device(camera):
     """A camera whose depth reads 12 mm too far, before a board that is held in ten places, each for half a second."""
-    poses = views(BOARD, camera.views.color, 10, seed=5)
+    poses = sample_poses(BOARD, camera.views.color, 10, seed=5)
     seen = [seen_by(camera, BOARD, pose, seed) for seed, pose in enumerate(poses)]
     with showing(camera, [(color, depth - BIAS) for color, depth in seen]):
         yield camera
@@ -94,10 +96,10 @@ def test_depth_of_a_camera_that_knows_where_its_depth_camera_sits(device, capsys
     np.testing.assert_allclose(files.depth.matrix, device.views.depth.matrix, atol=1e-3)
     with RealSenseCamera(fps=15) as camera:
         frame = camera.read(20.0)
-    seen = BOARD.detect(frame.color)
+    seen = detect(BOARD, frame.color)
     assert seen is not None
     corners = BOARD.points[seen.ids]
-    pose = board_pose(corners, seen.pixels, frame.intrinsics).pose
+    pose = estimate_board_pose(corners, seen.pixels, frame.intrinsics).pose
     u, v = np.round(seen.pixels).astype(int).T
     away = np.asarray(frame.depth)[v, u] - (corners @ pose[:3, :3].T + pose[:3, 3])[:, 2]
     assert abs(np.nanmedian(away)) < 0.002, "the driver takes the file and puts the readings right"
@@ -115,7 +117,7 @@ def test_ctrl_c_calibrates_with_the_views_so_far(device, capsys, monkeypatch):
         if text.startswith("6 of"):
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(live, "_say", interrupted)
+    monkeypatch.setattr(rig, "log", interrupted)
     command = ["calibrate", "depth", "--driver", "realsense", "--driver-option", "fps=15", "--registered", "--json"]
     assert main([*command, "--views", "50", "--model", "bias", "--serial", device.serial, *ARGUMENTS]) == 0
     assert json.loads(capsys.readouterr().out)["views"] == 6
@@ -138,7 +140,7 @@ def test_a_lens_is_of_the_camera_that_is_named(camera, tmp_path, capsys, command
     assert main(source) == 1
     assert f"no RealSense has serial number other; connected: {camera.serial}" in capsys.readouterr().err
     assert main([*source, "--part", "depth"]) == 2
-    assert "driver realsense gives pictures of the color camera alone: for --part depth" in capsys.readouterr().err
+    assert "driver realsense has images of the color camera only" in capsys.readouterr().err
 
 
 def test_where_the_depth_camera_sits(device, capsys):
@@ -147,19 +149,19 @@ def test_where_the_depth_camera_sits(device, capsys):
     assert main([*command, "--views", "10", "--json", "--serial", device.serial, *ARGUMENTS]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["views"] == 10 and figures["bias_mm"] == pytest.approx(1e3 * BIAS, abs=1)
-    metres, degrees = apart(calibration_files.load(device.serial).geometry.to_color, device.views.to_color)
-    assert metres < 0.002 and degrees < 0.1
+    meters, degrees = pose_difference(calibration_files.load(device.serial).geometry.to_color, device.views.to_color)
+    assert meters < 0.002 and degrees < 0.1
 
 
 def test_a_driver_that_cannot_leave_depth_as_it_is(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path))
     assert main(["calibrate", "depth", "--driver", "simulated", "--serial", "1"]) == 2
-    assert "driver simulated gives registered depth alone: add --registered" in capsys.readouterr().err
+    assert "driver simulated has registered depth only: add --registered" in capsys.readouterr().err
 
 
 def test_a_camera_on_an_arm_tells_its_own_lens(camera, tmp_path, monkeypatch, capsys):
-    arm, random = simulated.Arm.drawn("hand", 4), np.random.default_rng(5)
-    poses = [simulated.held(BOARD, camera.views.color, random, 0.7, 1.0, 35) for _ in range(8)]
+    arm, random = simulated.Arm.random("hand", 4), np.random.default_rng(5)
+    poses = [simulated.sample_pose(BOARD, camera.views.color, random, 0.7, 1.0, 35) for _ in range(8)]
     shown = [seen_by(camera, BOARD, pose, seed) for seed, pose in enumerate(poses)]
     with showing(camera, shown) as since:
 
@@ -173,24 +175,24 @@ def test_a_camera_on_an_arm_tells_its_own_lens(camera, tmp_path, monkeypatch, ca
         assert json.loads(capsys.readouterr().out)["views"] == 8
         assert main([*command, "--serial", "other", *ARGUMENTS]) == 1
         assert f"no RealSense has serial number other; connected: {camera.serial}" in capsys.readouterr().err
-    metres, degrees = apart(calibration_files.load(camera.serial).mount.pose, arm.camera)
-    assert metres < 0.002 and degrees < 0.1
+    meters, degrees = pose_difference(calibration_files.load(camera.serial).mount.pose, arm.camera)
+    assert meters < 0.002 and degrees < 0.1
 
 
 def test_the_floor_before_a_robot(camera, capsys):
     board = Board.of(columns=7, rows=5, square=0.08, marker=0.06)
-    room = simulated.Room.drawn(board, 3)
+    room = simulated.Room.random(board, 3)
     rig = simulated.Rig(camera.views.color, camera.views.depth, camera.views.to_color)
     image = render(board, rig.color, room.board(), blur=0.6, noise=3)[0]
     command = ["calibrate", "floor", "--driver", "realsense", "--serial", camera.serial, "--parent", "base_footprint"]
-    command += [f"--board-pose={room.lying.x},{room.lying.y},{room.lying.yaw}", "--columns", "7", "--rows", "5"]
+    command += [f"--board-pose={room.placed.x},{room.placed.y},{room.placed.yaw}", "--columns", "7", "--rows", "5"]
     command += ["--square", "0.08", "--marker", "0.06", "--json", "--driver-option", "fps=15"]
     with showing(camera, [(image, room.depth(rig, 3, number)) for number in range(3)]):
         assert main(command) == 0
         assert json.loads(capsys.readouterr().out)["views"] == 10
         assert main([*command, "--overwrite", "--driver-option", "register=false"]) == 2
-        assert "the floor is found in registered depth" in capsys.readouterr().err
+        assert "the floor is detected in registered depth" in capsys.readouterr().err
         assert main([*command, "--overwrite", "--columns", "9"]) == 1
         assert "no frame of 10 shows the board" in capsys.readouterr().err
-    metres, degrees = apart(calibration_files.load(camera.serial).mount.pose, room.camera)
-    assert metres < 0.002 and degrees < 0.1
+    meters, degrees = pose_difference(calibration_files.load(camera.serial).mount.pose, room.camera)
+    assert meters < 0.002 and degrees < 0.1

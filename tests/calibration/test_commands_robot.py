@@ -10,10 +10,10 @@ from actrec import cli
 from actrec.simulation.noise import SENSORS, SensorNoise
 from actrec.utils import calibration_files
 from actrec.utils.calibration_files import DepthGeometry, quaternion
-from actrec_calibration import simulated
 from actrec_calibration.board import Board
-from actrec_calibration.rendering import render
-from actrec_calibration.solver import apart, inverse
+from actrec_calibration.poses import invert, pose_difference
+from tests.reference import calibration_views as simulated
+from tests.reference.board_rendering import render
 
 BOARD = Board.of(columns=10, rows=7, square=0.06, marker=0.045)
 WORDS = ["--columns", "10", "--rows", "7", "--square", "0.06", "--marker", "0.045"]
@@ -39,14 +39,16 @@ def views(tmp_path_factory):
     for name in ("color", "depth", "ir"):
         (folder / name).mkdir()
     for number in range(VIEWS):
-        pose = simulated.held(BOARD, RIG.color, random, 0.7, 1.5, 40)
-        in_depth = inverse(RIG.to_color) @ pose
+        pose = simulated.sample_pose(BOARD, RIG.color, random, 0.7, 1.5, 40)
+        in_depth = invert(RIG.to_color) @ pose
         image = render(BOARD, RIG.color, pose, blur=0.6, noise=3, seed=number)[0]
         gray = render(BOARD, RIG.depth, in_depth, blur=0.6, noise=3, seed=number)[0][..., 0]
         amplitude = (gray.astype(np.uint16) ** 2) // 16  # dark far from white, as infrared is
         _write(folder / f"color/{number}.png", image[..., ::-1])
         _write(folder / f"ir/ir_{number}.png", amplitude)
-        _write_depth(folder / f"depth/{number}.png", simulated.depth_of_board(BOARD, RIG, in_depth, noise, number))
+        _write_depth(
+            folder / f"depth/{number}.png", simulated.simulate_board_depth(BOARD, RIG, in_depth, noise, number)
+        )
     return folder
 
 
@@ -54,8 +56,8 @@ def _write(path, image):
     assert cv2.imwrite(str(path), image)
 
 
-def _write_depth(path, metres):
-    _write(path, np.where(np.isfinite(metres), np.round(1000 * np.nan_to_num(metres)), 0).astype(np.uint16))
+def _write_depth(path, meters):
+    _write(path, np.where(np.isfinite(meters), np.round(1000 * np.nan_to_num(meters)), 0).astype(np.uint16))
 
 
 def _run(capsys, *words):
@@ -68,8 +70,8 @@ def _run(capsys, *words):
 def test_depth(views, cameras, capsys):
     status, said, _ = _run(capsys, "depth", views, "--serial", "0123", "--json", *WORDS)
     found = calibration_files.load("0123")
-    metres, degrees = apart(found.geometry.to_color, RIG.to_color)
-    assert status == 0 and metres < 0.002 and degrees < 0.1
+    meters, degrees = pose_difference(found.geometry.to_color, RIG.to_color)
+    assert status == 0 and meters < 0.002 and degrees < 0.1
     assert abs(found.geometry.bias - RIG.bias) < 0.001 and found.depth == RIG.depth
     assert said["bias_mm"] == pytest.approx(1e3 * found.geometry.bias, abs=1e-3) and said["rms_infrared_px"] < 0.5
     written = (cameras / "0123_depth.yaml").read_text()
@@ -86,9 +88,9 @@ def test_depth_in_error(views, tmp_path, capsys):
         ([], "name a folder of views or a camera"),
         ([views, "--driver", "simulated"], "one of them"),
         (["--driver", "simulated"], "add --registered"),
-        ([views, "--registered"], "sits is not known"),
+        ([views, "--registered"], "are unknown"),
         ([tmp_path / "none"], "is no folder"),
-        ([tmp_path], "no pictures in color/"),
+        ([tmp_path], "no images in color/"),
         ([views, "--columns", "9"], "shows the board"),
     ):
         status, _, err = _run(capsys, "depth", "--serial", "0123", *WORDS, *words)
@@ -119,12 +121,12 @@ def test_registered_depth_keeps_its_place_and_is_not_corrected_twice(views, caps
 
 
 def _arm(folder, mount):
-    board, random, arm = Board.of(), np.random.default_rng(0), simulated.Arm.drawn(mount, 0)
+    board, random, arm = Board.of(), np.random.default_rng(0), simulated.Arm.random(mount, 0)
     lines = ["image,x,y,z,qx,qy,qz,qw"]
     for number in range(12):
-        pose = simulated.held(board, RIG.color, random, 0.4, 0.6, 35)
+        pose = simulated.sample_pose(board, RIG.color, random, 0.4, 0.6, 35)
         _write(folder / f"{number}.png", render(board, RIG.color, pose, blur=0.6, noise=3, seed=number)[0])
-        gripper = simulated.shaken(arm.gripper(pose), random, 1e-4, 0.02)
+        gripper = simulated.add_pose_noise(arm.gripper(pose), random, 1e-4, 0.02)
         lines.append(",".join(map(str, [f"{number}.png", *gripper[:3, 3], *quaternion(gripper[:3, :3])])))
     (folder / "poses.csv").write_text("\n".join(lines))
     return arm
@@ -137,8 +139,8 @@ def test_hand_eye(tmp_path, capsys):
     words = ["hand-eye", pictures, "--poses", pictures / "poses.csv", "--serial", "0123", "--parent", "tool0"]
     status, said, _ = _run(capsys, *words, "--mount", "hand", "--json")
     mount = calibration_files.load("0123").mount
-    metres, degrees = apart(mount.pose, arm.camera)
-    assert status == 0 and metres < 0.002 and degrees < 0.1
+    meters, degrees = pose_difference(mount.pose, arm.camera)
+    assert status == 0 and meters < 0.002 and degrees < 0.1
     assert (mount.parent, mount.child) == ("tool0", "camera_color_optical_frame")
     assert said["views"] == 12 and said["camera_to_gripper"]["matrix"][3] == [0, 0, 0, 1]
     status, _, err = _run(capsys, *words, "--mount", "hand")
@@ -154,14 +156,14 @@ def test_hand_eye(tmp_path, capsys):
 
 def test_floor(tmp_path, capsys):
     board, folder = Board.of(columns=7, rows=5, square=0.08, marker=0.06), tmp_path / "views"
-    rig, room = simulated.kinect(scale=1.004, bias=-0.012), simulated.Room.drawn(board, 3)
+    rig, room = simulated.kinect(scale=1.004, bias=-0.012), simulated.Room.random(board, 3)
     for name in ("color", "depth"):
         (folder / name).mkdir(parents=True)
     for number in range(3):
         image = render(board, rig.color, room.board(), blur=0.6, noise=3, seed=number)[0]
         _write(folder / f"color/{number}.png", image)
         _write_depth(folder / f"depth/{number}.png", room.depth(rig, 3, number))
-    lying = f"--board-pose={room.lying.x},{room.lying.y},{room.lying.yaw}"
+    placed = f"--board-pose={room.placed.x},{room.placed.y},{room.placed.yaw}"
     words = [
         "floor",
         folder,
@@ -176,14 +178,14 @@ def test_floor(tmp_path, capsys):
         "5",
     ]
     words += ["--square", "0.08", "--marker", "0.06"]
-    status, _, err = _run(capsys, *words, lying)
+    status, _, err = _run(capsys, *words, placed)
     assert status == 1 and "run actrec calibrate depth first" in err
     path = calibration_files.path_of("0123", "depth")
     calibration_files.write_intrinsics(path, rig.depth, "0123_depth", DepthGeometry(rig.to_color, rig.scale, rig.bias))
-    status, said, _ = _run(capsys, *words, lying)
+    status, said, _ = _run(capsys, *words, placed)
     mount = calibration_files.load("0123").mount
-    metres, degrees = apart(mount.pose, room.camera)
-    assert status == 0 and metres < 0.002 and degrees < 0.1 and mount.parent == "base_footprint"
+    meters, degrees = pose_difference(mount.pose, room.camera)
+    assert status == 0 and meters < 0.002 and degrees < 0.1 and mount.parent == "base_footprint"
     assert abs(said["height_m"] - (room.camera @ rig.to_color)[2, 3]) < 0.002
     status, _, err = _run(capsys, *words, "--board-pose=1,2", "--overwrite")
     assert status == 2 and "three numbers" in err
@@ -213,6 +215,8 @@ def test_points(data_root, capsys):
         ("floor views --base-height inf", "--base-height: 'inf' is not a finite number"),
         ("hand-eye views --mount hand --parent tool0 --robot-mm nan", "--robot-mm: 'nan' is not a number above 0"),
         ("points points.csv --size 640,-480", "--size is '640,-480', expected W,H"),
+        ("points points.csv --size 0,0", "--size is '0,0', expected W,H"),
+        ("points points.csv --size big", "--size is 'big', expected W,H"),
     ],
 )
 def test_numbers_that_mean_nothing_are_wrong_use(words, said, tmp_path, monkeypatch, capsys):

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from actrec.utils.errors import InputError
-from actrec_calibration import simulated
-from actrec_calibration.board import Board, Detection
-from actrec_calibration.depth import Cameras, Pair, calibrate
-from actrec_calibration.rendering import render
-from actrec_calibration.solver import apart, inverse, pose_of
+from actrec_calibration.board import Board
+from actrec_calibration.depth import CameraPair, RgbdView, calibrate
+from actrec_calibration.detection import Detection, detect
+from actrec_calibration.poses import invert, pose_difference, pose_from_vector
+from tests.reference import calibration_views as simulated
+from tests.reference.board_rendering import render
 
 BOARD = Board.of(columns=10, rows=7, square=0.06, marker=0.045)
 SCALE, BIAS = 1.004, -0.012
@@ -19,18 +20,18 @@ def _rig(sensor="time_of_flight"):
 
 
 def _cameras(rig):
-    return Cameras(rig.color, rig.depth)
+    return CameraPair(rig.color, rig.depth)
 
 
 @pytest.mark.parametrize(("sensor", "infrared"), [("time_of_flight", True), ("stereo", False)])
 def test_within_2_mm_a_tenth_of_a_degree_and_1_mm_of_bias(sensor, infrared):
     rig = _rig(sensor)
-    found = calibrate(BOARD, simulated.pairs(BOARD, rig, 15, seed=3, infrared=infrared), _cameras(rig))
-    metres, degrees = apart(found.geometry.to_color, rig.to_color)
-    assert metres < 0.002 and degrees < 0.1
+    found = calibrate(BOARD, simulated.simulate_rgbd_views(BOARD, rig, 15, seed=3, infrared=infrared), _cameras(rig))
+    meters, degrees = pose_difference(found.geometry.to_color, rig.to_color)
+    assert meters < 0.002 and degrees < 0.1
     assert abs(found.geometry.bias - BIAS) < 0.001 and abs(found.geometry.scale - SCALE) < 0.002
     # The truth lies where the stated deviations say.
-    assert metres < 4 * np.linalg.norm(found.sigma_m) and degrees < 4 * np.linalg.norm(found.sigma_deg)
+    assert meters < 4 * np.linalg.norm(found.sigma_m) and degrees < 4 * np.linalg.norm(found.sigma_deg)
     assert abs(found.geometry.bias - BIAS) < 4 * found.sigma_bias
     assert [row["distance_m"] for row in found.rows] == sorted(row["distance_m"] for row in found.rows)
     assert np.median([abs(row["corrected_mm"]) for row in found.rows]) < 1
@@ -44,18 +45,18 @@ def test_rendered_pictures():
     rig, random = _rig(), np.random.default_rng(1)
     noise, pairs = SensorNoise(SENSORS.create(rig.sensor), rig.depth, 1), []
     for number in range(14):
-        pose = simulated.held(BOARD, rig.color, random, 0.7, 1.5, 40)
-        in_depth = inverse(rig.to_color) @ pose
+        pose = simulated.sample_pose(BOARD, rig.color, random, 0.7, 1.5, 40)
+        in_depth = invert(rig.to_color) @ pose
         color, infrared = (
-            BOARD.detect(render(BOARD, camera, at, blur=0.7, noise=4, seed=number)[0])
+            detect(BOARD, render(BOARD, camera, at, blur=0.7, noise=4, seed=number)[0])
             for camera, at in ((rig.color, pose), (rig.depth, in_depth))
         )
         if color is not None:
-            depth = simulated.depth_of_board(BOARD, rig, in_depth, noise, number)
-            pairs.append(Pair(f"{number}.png", color, depth, infrared))
+            depth = simulated.simulate_board_depth(BOARD, rig, in_depth, noise, number)
+            pairs.append(RgbdView(f"{number}.png", color, depth, infrared))
     found = calibrate(BOARD, pairs, _cameras(rig))
-    metres, degrees = apart(found.geometry.to_color, rig.to_color)
-    assert len(pairs) >= 12 and metres < 0.002 and degrees < 0.1 and abs(found.geometry.bias - BIAS) < 0.001
+    meters, degrees = pose_difference(found.geometry.to_color, rig.to_color)
+    assert len(pairs) >= 12 and meters < 0.002 and degrees < 0.1 and abs(found.geometry.bias - BIAS) < 0.001
 
 
 def test_bias_alone_at_one_distance():
@@ -64,17 +65,17 @@ def test_bias_alone_at_one_distance():
 
     noise, pairs = SensorNoise(SENSORS.create(rig.sensor), rig.depth, 0), []
     for number in range(8):
-        pose = simulated.held(BOARD, rig.color, random, 0.95, 1.05, 30)
-        in_depth = inverse(rig.to_color) @ pose
+        pose = simulated.sample_pose(BOARD, rig.color, random, 0.95, 1.05, 30)
+        in_depth = invert(rig.to_color) @ pose
         pairs.append(
-            Pair(
+            RgbdView(
                 str(number),
-                simulated.corners(BOARD, rig.color, pose, 0.15, random),
-                simulated.depth_of_board(BOARD, rig, in_depth, noise, number),
-                simulated.corners(BOARD, rig.depth, in_depth, 0.15, random),
+                simulated.simulate_corners(BOARD, rig.color, pose, 0.15, random),
+                simulated.simulate_board_depth(BOARD, rig, in_depth, noise, number),
+                simulated.simulate_corners(BOARD, rig.depth, in_depth, 0.15, random),
             )
         )
-    with pytest.raises(InputError, match="too much alike to tell a depth scale from a bias"):
+    with pytest.raises(InputError, match="too similar to separate a depth scale from a bias"):
         calibrate(BOARD, pairs, _cameras(rig))
     found = calibrate(BOARD, pairs, _cameras(rig), "bias")
     assert found.geometry.scale == 1 and found.sigma_scale == 0 and abs(found.geometry.bias - 0.009) < 0.001
@@ -83,19 +84,19 @@ def test_bias_alone_at_one_distance():
 def test_registered_depth_needs_its_scale_and_bias_alone():
     rig = simulated.kinect(scale=0.995, bias=0.006)
     rig = simulated.Rig(rig.color, rig.color, np.eye(4), 0.995, 0.006)
-    pairs = simulated.pairs(BOARD, rig, 10, seed=5, infrared=False)
-    found = calibrate(BOARD, pairs, Cameras(rig.color, rig.color, np.eye(4)))
+    pairs = simulated.simulate_rgbd_views(BOARD, rig, 10, seed=5, infrared=False)
+    found = calibrate(BOARD, pairs, CameraPair(rig.color, rig.color, np.eye(4)))
     assert np.array_equal(found.geometry.to_color, np.eye(4)) and not found.sigma_m.any()
     assert abs(found.geometry.bias - 0.006) < 0.001 and abs(found.geometry.scale - 0.995) < 0.002
 
 
 def test_frontal_boards_leave_the_extrinsics_open_without_infrared():
     rig = _rig()
-    frontal = simulated.pairs(BOARD, rig, 8, seed=1, infrared=False, tilt=3)
-    with pytest.raises(InputError, match="boards are all parallel.*nor its distance along z from a depth bias"):
+    frontal = simulated.simulate_rgbd_views(BOARD, rig, 8, seed=1, infrared=False, tilt=3)
+    with pytest.raises(InputError, match="boards are all parallel.*distance along z.*depth bias"):
         calibrate(BOARD, frontal, _cameras(rig))
     # With infrared images the corners say where the camera is, and frontal boards do.
-    found = calibrate(BOARD, simulated.pairs(BOARD, rig, 8, seed=1, tilt=3), _cameras(rig))
+    found = calibrate(BOARD, simulated.simulate_rgbd_views(BOARD, rig, 8, seed=1, tilt=3), _cameras(rig))
     assert abs(found.geometry.bias - BIAS) < 0.001
 
 
@@ -104,21 +105,21 @@ def test_tilts_about_one_axis_alone(axis, missing, monkeypatch):
     def one_way(board, camera, random, near, far, tilt):
         turn = np.zeros(6)
         turn[axis] = np.radians(random.uniform(-40, 40))
-        pose = pose_of(turn)
+        pose = pose_from_vector(turn)
         pose[:3, 3] = [0, 0, random.uniform(near, far)] - pose[:3, :3] @ np.array([*board.size, 0]) / 2
         return pose
 
-    monkeypatch.setattr(simulated, "held", one_way)
+    monkeypatch.setattr(simulated, "sample_pose", one_way)
     rig = _rig()
     with pytest.raises(InputError, match=f"tilt one way only.*tilt the board {missing} as well"):
-        calibrate(BOARD, simulated.pairs(BOARD, rig, 8, seed=1, infrared=False), _cameras(rig))
+        calibrate(BOARD, simulated.simulate_rgbd_views(BOARD, rig, 8, seed=1, infrared=False), _cameras(rig))
 
 
 def test_a_view_whose_images_do_not_belong_together_is_left_out():
     rig = _rig()
-    pairs = simulated.pairs(BOARD, rig, 12, seed=2)
+    pairs = simulated.simulate_rgbd_views(BOARD, rig, 12, seed=2)
     empty = np.full_like(pairs[4].depth, np.nan)
-    pairs[4] = Pair(pairs[4].name, pairs[4].color, empty, pairs[4].infrared)
+    pairs[4] = RgbdView(pairs[4].name, pairs[4].color, empty, pairs[4].infrared)
     found = calibrate(BOARD, pairs, _cameras(rig))
     assert list(found.rejected) == ["4.png"] and "no plane" in found.rejected["4.png"]
     assert abs(found.geometry.bias - BIAS) < 0.001
@@ -126,17 +127,17 @@ def test_a_view_whose_images_do_not_belong_together_is_left_out():
 
 def test_bad_input():
     rig = _rig()
-    pairs = simulated.pairs(BOARD, rig, 6, seed=2)
-    with pytest.raises(InputError, match="3 of 3 views show the board well enough, 4 are needed"):
+    pairs = simulated.simulate_rgbd_views(BOARD, rig, 6, seed=2)
+    with pytest.raises(InputError, match="3 of 3 views show the board well enough; 4 are needed"):
         calibrate(BOARD, pairs[:3], _cameras(rig))
     with pytest.raises(InputError, match="model is 'both', expected scale, bias, none"):
         calibrate(BOARD, pairs, _cameras(rig), "both")
-    blind = [Pair(pair.name, pair.color, np.full_like(pair.depth, np.nan), pair.infrared) for pair in pairs]
+    blind = [RgbdView(pair.name, pair.color, np.full_like(pair.depth, np.nan), pair.infrared) for pair in pairs]
     with pytest.raises(InputError, match="show the board in 0 of 6 views"):
         calibrate(BOARD, blind, _cameras(rig))
     chess = Board.of(kind="chessboard", columns=8, rows=6, square=0.06)
     views = [
-        Pair(
+        RgbdView(
             p.name,
             Detection(np.arange(48), p.color.pixels[:48]),
             p.depth,

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 from actrec.utils.errors import InputError
-from actrec_calibration import simulated
 from actrec_calibration.board import Board
 from actrec_calibration.depth import plane_depth
-from actrec_calibration.floor import Floor, Lying, calibrate, find_floor
-from actrec_calibration.rendering import render
-from actrec_calibration.solver import apart, image_rays, inverse, pose_of, rays, turn
+from actrec_calibration.detection import detect
+from actrec_calibration.floor import Floor, FloorBoard, calibrate, find_floor
+from actrec_calibration.poses import image_rays, invert, pixel_rays, pose_difference, pose_from_vector, rotation_vector
+from tests.reference import calibration_views as simulated
+from tests.reference.board_rendering import render
 
 BOARD = Board.of(columns=7, rows=5, square=0.08, marker=0.06)
 
@@ -25,7 +26,7 @@ def test_height_pitch_and_roll(sensor, seed):
     """A wall stands on the floor; the depth camera is the color camera here."""
     rig = simulated.kinect(sensor=sensor)
     rig = simulated.Rig(rig.color, rig.depth, np.eye(4), sensor=sensor)
-    room = simulated.Room.drawn(BOARD, seed)
+    room = simulated.Room.random(BOARD, seed)
     found = find_floor(room.depth(rig, seed), rig.depth)
     height, pitch, roll = _truth(room)
     assert abs(found.height - height) < 0.002
@@ -34,31 +35,31 @@ def test_height_pitch_and_roll(sensor, seed):
 
 @pytest.mark.parametrize("sensor", ["time_of_flight", "stereo"])
 def test_rendered_board_within_2_mm_and_a_tenth_of_a_degree(sensor):
-    rig, room = simulated.kinect(sensor=sensor), simulated.Room.drawn(BOARD, 3)
+    rig, room = simulated.kinect(sensor=sensor), simulated.Room.random(BOARD, 3)
     views = []
     for number in range(5):
         image, _ = render(BOARD, rig.color, room.board(), blur=0.7, noise=4, seed=number)
-        views.append((BOARD.detect(image), find_floor(room.depth(rig, 3, number), rig.depth)))
-    found = calibrate(BOARD, views, room.lying, rig.color, rig.to_color)
-    metres, degrees = apart(found.camera, room.camera)
-    assert metres < 0.002 and degrees < 0.1
-    assert metres < 4 * np.linalg.norm(found.sigma_m) and abs(found.apart_m) < 0.01 and found.apart_deg < 1
+        views.append((detect(BOARD, image), find_floor(room.depth(rig, 3, number), rig.depth)))
+    found = calibrate(BOARD, views, room.placed, rig.color, rig.to_color)
+    meters, degrees = pose_difference(found.camera, room.camera)
+    assert meters < 0.002 and degrees < 0.1
+    assert meters < 4 * np.linalg.norm(found.sigma_m) and abs(found.board_offset_m) < 0.01 and found.board_angle_deg < 1
 
 
 def test_deviations_are_those_about_the_bases_axes():
     """What twenty draws of the noise scatter by: the floor holds roll and pitch, the board alone tells yaw."""
-    rig, room, random = simulated.kinect(), simulated.Room.drawn(BOARD, 3), np.random.default_rng(0)
+    rig, room, random = simulated.kinect(), simulated.Room.random(BOARD, 3), np.random.default_rng(0)
     directions = image_rays(rig.color)[::9, ::9].reshape(-1, 3)
-    true = plane_depth(inverse(room.camera), directions)
+    true = plane_depth(invert(room.camera), directions)
     seen = (true > 0.3) & (true < 3)
     directions, true = directions[seen], true[seen]
     sigma = 0.002 + 0.002 * true**2
     away, said = [], []
     for _ in range(20):
         plane = Floor(room.camera[2, :3], room.camera[2, 3], directions, random.normal(true, sigma), sigma, 0.5)
-        corners = simulated.corners(BOARD, rig.color, room.board(), 0.25, random)
-        found = calibrate(BOARD, [(corners, plane)], room.lying, rig.color, np.eye(4))
-        away.append(turn(found.camera[:3, :3] @ room.camera[:3, :3].T))
+        corners = simulated.simulate_corners(BOARD, rig.color, room.board(), 0.25, random)
+        found = calibrate(BOARD, [(corners, plane)], room.placed, rig.color, np.eye(4))
+        away.append(rotation_vector(found.camera[:3, :3] @ room.camera[:3, :3].T))
         said.append(found.sigma_deg)
     scatter = np.degrees(np.std(away, axis=0))
     assert np.mean(said, axis=0) == pytest.approx(scatter, rel=0.5)
@@ -66,24 +67,26 @@ def test_deviations_are_those_about_the_bases_axes():
 
 def test_base_height_and_thickness():
     """A base link 0.2 m over the floor, a board 5 mm thick: the same picture, the camera's place accordingly."""
-    rig, room = simulated.kinect(), simulated.Room.drawn(BOARD, 1)
-    lying = Lying(room.lying.x, room.lying.y, room.lying.yaw, 0.005)
-    seen = simulated.corners(BOARD, rig.color, inverse(room.camera) @ lying.pose(0), 0.1, np.random.default_rng(0))
+    rig, room = simulated.kinect(), simulated.Room.random(BOARD, 1)
+    placed = FloorBoard(room.placed.x, room.placed.y, room.placed.yaw, 0.005)
+    seen = simulated.simulate_corners(
+        BOARD, rig.color, invert(room.camera) @ placed.pose(0), 0.1, np.random.default_rng(0)
+    )
     plane = find_floor(room.depth(rig, 1), rig.depth)
-    found = calibrate(BOARD, [(seen, plane)], lying, rig.color, rig.to_color, base_height=0.2)
+    found = calibrate(BOARD, [(seen, plane)], placed, rig.color, rig.to_color, base_height=0.2)
     assert abs(found.camera[2, 3] - (room.camera[2, 3] - 0.2)) < 0.002
 
 
 def _plane_image(rig, plane):
     v, u = np.indices((rig.depth.height, rig.depth.width))
-    z = plane_depth(plane, rays(np.stack([u.ravel(), v.ravel()], 1), rig.depth))
+    z = plane_depth(plane, pixel_rays(np.stack([u.ravel(), v.ravel()], 1), rig.depth))
     return np.where(z > 0, z, np.inf).reshape(u.shape).astype(np.float32)
 
 
 def test_largest_is_in_square_metres():
     """A table close by fills more pixels than the floor behind it."""
-    rig, room = simulated.kinect(), simulated.Room.drawn(BOARD, 0)
-    to_depth = inverse(room.camera @ rig.to_color)
+    rig, room = simulated.kinect(), simulated.Room.random(BOARD, 0)
+    to_depth = invert(room.camera @ rig.to_color)
     floor, table = np.eye(4), np.eye(4)
     table[2, 3] = 0.5 * room.camera[2, 3]
     floor_z, table_z = (_plane_image(rig, to_depth @ plane) for plane in (floor, table))
@@ -94,8 +97,8 @@ def test_largest_is_in_square_metres():
 
 
 def test_a_table_alone_before_the_floor_is_refused():
-    rig, room = simulated.kinect(), simulated.Room.drawn(BOARD, 0)
-    to_depth = inverse(room.camera @ rig.to_color)
+    rig, room = simulated.kinect(), simulated.Room.random(BOARD, 0)
+    to_depth = invert(room.camera @ rig.to_color)
     table = np.eye(4)
     table[2, 3] = 0.2
     table_z, floor_z = _plane_image(rig, to_depth @ table), _plane_image(rig, to_depth)
@@ -114,22 +117,24 @@ def test_no_floor():
 
 
 def test_camera_on_its_side_needs_the_hint():
-    rig, room = simulated.kinect(), simulated.Room.drawn(BOARD, 2)
-    room = simulated.Room(room.camera @ pose_of(np.array([0, 0, np.pi / 2, 0, 0, 0])), room.lying)
+    rig, room = simulated.kinect(), simulated.Room.random(BOARD, 2)
+    room = simulated.Room(room.camera @ pose_from_vector(np.array([0, 0, np.pi / 2, 0, 0, 0])), room.placed)
     depth = room.depth(rig, 2)
     found = find_floor(depth, rig.depth, up=(-1, 0, 0))
     assert abs(found.height - (room.camera @ rig.to_color)[2, 3]) < 0.002
 
 
 def test_a_board_held_over_the_floor_is_refused():
-    rig, room = simulated.kinect(), simulated.Room.drawn(BOARD, 1)
-    raised = Lying(room.lying.x, room.lying.y, room.lying.yaw, 0.1)
-    seen = simulated.corners(BOARD, rig.color, inverse(room.camera) @ raised.pose(0), 0.1, np.random.default_rng(0))
+    rig, room = simulated.kinect(), simulated.Room.random(BOARD, 1)
+    raised = FloorBoard(room.placed.x, room.placed.y, room.placed.yaw, 0.1)
+    seen = simulated.simulate_corners(
+        BOARD, rig.color, invert(room.camera) @ raised.pose(0), 0.1, np.random.default_rng(0)
+    )
     plane = find_floor(room.depth(rig, 1), rig.depth)
     with pytest.raises(
         InputError, match="does not lie on the floor.*100 mm above|does not lie on the floor.*99 mm above"
     ):
-        calibrate(BOARD, [(seen, plane)], room.lying, rig.color, rig.to_color)
+        calibrate(BOARD, [(seen, plane)], room.placed, rig.color, rig.to_color)
     chess = Board.of(kind="chessboard", columns=6, rows=4, square=0.08)
-    with pytest.raises(InputError, match="forward from backward"):
-        calibrate(chess, [(seen, plane)], room.lying, rig.color, rig.to_color)
+    with pytest.raises(InputError, match="forward and backward"):
+        calibrate(chess, [(seen, plane)], room.placed, rig.color, rig.to_color)

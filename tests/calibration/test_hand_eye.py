@@ -6,19 +6,21 @@ import pytest
 from actrec.types import Intrinsics
 from actrec.utils.calibration_files import quaternion
 from actrec.utils.errors import DeviceError, InputError
-from actrec_calibration import hand_eye, simulated
+from actrec_calibration import sources
 from actrec_calibration.board import Board
+from actrec_calibration.detection import detect
 from actrec_calibration.hand_eye import HandEyeView, calibrate
-from actrec_calibration.rendering import render
-from actrec_calibration.solver import apart, apply, board_pose, inverse, pose_of, projected
+from actrec_calibration.poses import estimate_board_pose, invert, pose_difference, pose_from_vector, project, transform
+from tests.reference import calibration_views as simulated
+from tests.reference.board_rendering import render
 
 BOARD = Board.of()
 CAMERA = Intrinsics(1280, 720, 910, 910, 641, 358, (0.1, -0.2, 0.001, 0.0, 0.0))
 
 
 def _views(mount, seed=0, count=15):
-    arm = simulated.Arm.drawn(mount, seed)
-    return arm, simulated.arm_views(arm, BOARD, CAMERA, count, seed)
+    arm = simulated.Arm.random(mount, seed)
+    return arm, simulated.simulate_hand_eye_views(arm, BOARD, CAMERA, count, seed)
 
 
 def _with(view, gripper):
@@ -30,50 +32,50 @@ def _with(view, gripper):
 def test_within_2_mm_and_a_tenth_of_a_degree(mount, seed):
     arm, views = _views(mount, seed)
     found = calibrate(views, CAMERA, mount)
-    metres, degrees = apart(found.camera, arm.camera)
-    assert metres < 0.002 and degrees < 0.1 and not found.rejected
-    assert metres < 4 * np.linalg.norm(found.sigma_m) and degrees < 4 * np.linalg.norm(found.sigma_deg)
-    assert apart(found.board, arm.board)[0] < 0.002
+    meters, degrees = pose_difference(found.camera, arm.camera)
+    assert meters < 0.002 and degrees < 0.1 and not found.rejected
+    assert meters < 4 * np.linalg.norm(found.sigma_m) and degrees < 4 * np.linalg.norm(found.sigma_deg)
+    assert pose_difference(found.board, arm.board)[0] < 0.002
 
 
 @pytest.mark.parametrize("mount", ["hand", "base"])
 def test_rendered_pictures(mount):
     """Corners found in blurred and noisy pictures; the robot with its repeatability."""
-    arm, random, views = simulated.Arm.drawn(mount, 4), np.random.default_rng(4), []
+    arm, random, views = simulated.Arm.random(mount, 4), np.random.default_rng(4), []
     while len(views) < 15:
-        pose = simulated.held(BOARD, CAMERA, random, 0.4, 0.7, 35)
-        seen = BOARD.detect(render(BOARD, CAMERA, pose, blur=0.7, noise=4, seed=len(views))[0])
+        pose = simulated.sample_pose(BOARD, CAMERA, random, 0.4, 0.7, 35)
+        seen = detect(BOARD, render(BOARD, CAMERA, pose, blur=0.7, noise=4, seed=len(views))[0])
         if seen is not None:
-            gripper = simulated.shaken(arm.gripper(pose), random, 1e-4, 0.02)
+            gripper = simulated.add_pose_noise(arm.gripper(pose), random, 1e-4, 0.02)
             views.append(HandEyeView(str(len(views)), BOARD.points[seen.ids], seen.pixels, gripper))
-    metres, degrees = apart(calibrate(views, CAMERA, mount).camera, arm.camera)
-    assert metres < 0.002 and degrees < 0.1
+    meters, degrees = pose_difference(calibrate(views, CAMERA, mount).camera, arm.camera)
+    assert meters < 0.002 and degrees < 0.1
 
 
 def test_exact_views_give_the_exact_place():
     arm, views = _views("hand")
     random, exact = np.random.default_rng(0), []
     for view in views:
-        pose = simulated.held(BOARD, CAMERA, random, 0.4, 0.7, 35)
-        seen = simulated.corners(BOARD, CAMERA, pose, 0.0, random)
+        pose = simulated.sample_pose(BOARD, CAMERA, random, 0.4, 0.7, 35)
+        seen = simulated.simulate_corners(BOARD, CAMERA, pose, 0.0, random)
         exact.append(HandEyeView(view.name, BOARD.points[seen.ids], seen.pixels, arm.gripper(pose)))
-    metres, degrees = apart(calibrate(exact, CAMERA, "hand").camera, arm.camera)
-    assert metres < 1e-6 and degrees < 1e-4
+    meters, degrees = pose_difference(calibrate(exact, CAMERA, "hand").camera, arm.camera)
+    assert meters < 1e-6 and degrees < 1e-4
 
 
 def test_wrong_poses_are_left_out():
     arm, views = _views("hand", 1)
-    bumped = [_with(view, view.gripper @ pose_of(np.array([0.05, 0, 0, 0.02, 0, 0]))) for view in views[:3]]
+    bumped = [_with(view, view.gripper @ pose_from_vector(np.array([0.05, 0, 0, 0.02, 0, 0]))) for view in views[:3]]
     found = calibrate(bumped + views[3:], CAMERA, "hand")
     assert set(found.rejected) == {"0.png", "1.png", "2.png"}
-    metres, degrees = apart(found.camera, arm.camera)
-    assert metres < 0.002 and degrees < 0.1
+    meters, degrees = pose_difference(found.camera, arm.camera)
+    assert meters < 0.002 and degrees < 0.1
 
 
 @pytest.mark.parametrize(("mount", "other"), [("hand", "base"), ("base", "hand")])
 def test_inverted_poses_are_recognized(mount, other):
     _, views = _views(mount, 2)
-    turned = [_with(view, inverse(view.gripper)) for view in views]
+    turned = [_with(view, invert(view.gripper)) for view in views]
     with pytest.raises(InputError, match=rf"times better inverted.*--inverted.*--mount {other}"):
         calibrate(turned, CAMERA, mount)
     with pytest.raises(InputError, match="--mount"):
@@ -83,25 +85,25 @@ def test_inverted_poses_are_recognized(mount, other):
 def test_shuffled_poses_belong_to_no_picture():
     _, views = _views("hand", 3)
     shuffled = [_with(view, other.gripper) for view, other in zip(views, [*views[4:], *views[:4]], strict=True)]
-    with pytest.raises(InputError, match="of 15 views agree on one place.*each pose belongs to its picture"):
+    with pytest.raises(InputError, match="of 15 views agree on one pose.*each pose belongs to its image"):
         calibrate(shuffled, CAMERA, "hand")
 
 
 def _turning(turns, count=8):
-    arm, random, views = simulated.Arm.drawn("hand", 0), np.random.default_rng(0), []
+    arm, random, views = simulated.Arm.random("hand", 0), np.random.default_rng(0), []
     for number in range(count):
         turn = turns(random, number)
-        pose = pose_of(np.concatenate([np.radians(turn), [0, 0, 0]]))
+        pose = pose_from_vector(np.concatenate([np.radians(turn), [0, 0, 0]]))
         pose[:3, 3] = [0, 0, 0.5] - pose[:3, :3] @ np.array([*BOARD.size, 0]) / 2 + random.uniform(-0.03, 0.03, 3)
-        seen = simulated.corners(BOARD, CAMERA, pose, 0.1, random)
+        seen = simulated.simulate_corners(BOARD, CAMERA, pose, 0.1, random)
         views.append(HandEyeView(str(number), BOARD.points[seen.ids], seen.pixels, arm.gripper(pose)))
     return views
 
 
 def test_motions_that_leave_something_open():
-    with pytest.raises(InputError, match="turns by 0.0° at most"):
+    with pytest.raises(InputError, match="at most 0.0°"):
         calibrate(_turning(lambda random, number: [10, 5, 0]), CAMERA, "hand")
-    with pytest.raises(InputError, match="turns about one axis alone"):
+    with pytest.raises(InputError, match="rotates about one axis only"):
         calibrate(_turning(lambda random, number: [0, 0, 9 * number]), CAMERA, "hand")
     with pytest.raises(InputError, match="4 views of the board are too few"):
         calibrate(_views("hand")[1][:4], CAMERA, "hand")
@@ -113,12 +115,12 @@ def test_millimetres_are_recognized():
     _, views = _views("hand")
     for view in views:
         view.gripper[:3, 3] *= 1000
-    with pytest.raises(InputError, match="are they millimetres"):
+    with pytest.raises(InputError, match="is it in mm"):
         calibrate(views, CAMERA, "hand")
 
 
 def test_pose_files_say_the_same(tmp_path):
-    pose = pose_of(np.array([0.3, -0.2, 1.0, 0.4, 0.1, 0.7]))
+    pose = pose_from_vector(np.array([0.3, -0.2, 1.0, 0.4, 0.1, 0.7]))
     x, y, z, w = quaternion(pose[:3, :3])
     files = {
         "a.csv": f"image,x,y,z,qx,qy,qz,qw\n1.png,0.4,0.1,0.7,{x},{y},{z},{w}\n",
@@ -129,12 +131,12 @@ def test_pose_files_say_the_same(tmp_path):
     }
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-        np.testing.assert_allclose(hand_eye.read(tmp_path / name)["1.png"], pose, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(sources.read_robot_poses(tmp_path / name)["1.png"], pose, atol=1e-6, err_msg=name)
     (tmp_path / "excel.csv").write_text(files["a.csv"], encoding="utf-8-sig")
-    np.testing.assert_allclose(hand_eye.read(tmp_path / "excel.csv")["1.png"], pose, atol=1e-6)
-    back = hand_eye.read(tmp_path / "a.csv", inverted=True)["1.png"]
+    np.testing.assert_allclose(sources.read_robot_poses(tmp_path / "excel.csv")["1.png"], pose, atol=1e-6)
+    back = sources.read_robot_poses(tmp_path / "a.csv", inverted=True)["1.png"]
     np.testing.assert_allclose(back @ pose, np.eye(4), atol=1e-6)
-    assert hand_eye.read(tmp_path / "a.csv", unit="mm")["1.png"][0, 3] == pytest.approx(0.0004)
+    assert sources.read_robot_poses(tmp_path / "a.csv", unit="mm")["1.png"][0, 3] == pytest.approx(0.0004)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +147,7 @@ def test_pose_files_say_the_same(tmp_path):
         ("image,x,y,z,rx,ry,rz\n1,0,0,0,90,0,0\n", "give radians"),
         ("image,x,y,z,rx,ry,rz\n1,0,0,a,0,0,0\n", "could not convert"),
         ("image,x,y,z,rx,ry,rz\n1,0,0,0,0,0,0\n1,0,0,0,0,0,0\n", "has a pose already"),
-        ("image,x,y,z,rx,ry,rz\n", "holds no poses"),
+        ("image,x,y,z,rx,ry,rz\n", "contains no poses"),
         ("image,x,y,z,rx,ry,rz\n1,0,4,0,1,0,7,0,0,0,0,0,0\n", "write decimals with a point"),
         ('image,x,y,z,rx,ry,rz\n"1,0,0,0,0,0,0\n', "no CSV: unexpected end of data; is a quotation mark left open"),
     ],
@@ -153,9 +155,9 @@ def test_pose_files_say_the_same(tmp_path):
 def test_pose_files_in_error(tmp_path, text, message):
     (tmp_path / "poses.csv").write_text(text)
     with pytest.raises(InputError, match=message):
-        hand_eye.read(tmp_path / "poses.csv")
+        sources.read_robot_poses(tmp_path / "poses.csv")
     with pytest.raises(DeviceError, match="check the path"):
-        hand_eye.read(tmp_path / "none.csv")
+        sources.read_robot_poses(tmp_path / "none.csv")
 
 
 @pytest.mark.parametrize(("place", "message"), [((3, 0), "give it row by row"), ((0, 3), "not all numbers are finite")])
@@ -166,13 +168,13 @@ def test_a_matrix_column_by_column_or_with_gaps_is_refused(tmp_path, place, mess
     values = ", ".join(map(str, pose.ravel())).replace("nan", ".nan")
     (tmp_path / "poses.yaml").write_text(f"- {{image: 1.png, pose: [{values}]}}\n")
     with pytest.raises(InputError, match=message):
-        hand_eye.read(tmp_path / "poses.yaml")
+        sources.read_robot_poses(tmp_path / "poses.yaml")
 
 
 @pytest.mark.parametrize("tilt", [(0.4, 0.0), (-0.3, 0.2)])
 def test_a_board_upside_down_is_posed_exactly(tilt):
     """An exact half turn, as simulated corners have it: OpenCV's solver alone was off by 95°."""
-    pose = pose_of(np.array([0, 0, np.pi, 0.1, 0.05, 0.6])) @ pose_of(np.array([*tilt, 0, 0, 0, 0]))
-    found = board_pose(BOARD.points, projected(apply(pose, BOARD.points), CAMERA), CAMERA)
-    metres, degrees = apart(found.pose, pose)
-    assert metres < 1e-6 and degrees < 1e-4 and found.rms < 1e-4
+    pose = pose_from_vector(np.array([0, 0, np.pi, 0.1, 0.05, 0.6])) @ pose_from_vector(np.array([*tilt, 0, 0, 0, 0]))
+    found = estimate_board_pose(BOARD.points, project(transform(pose, BOARD.points), CAMERA), CAMERA)
+    meters, degrees = pose_difference(found.pose, pose)
+    assert meters < 1e-6 and degrees < 1e-4 and found.rms < 1e-4

@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 
 from actrec.cli import calibrate, main
+from actrec.cli.calibrate import options
 from actrec.types import Intrinsics
 from actrec.utils import calibration_files
 from actrec.utils.errors import DeviceError, EndOfStream, InputError
-from actrec_calibration import hand_eye, hand_views, simulated
+from actrec_calibration import hand_eye, live, sources
 from actrec_calibration.board import Board
-from actrec_calibration.hand_views import HandCollector, HandConfig
-from actrec_calibration.rendering import render
-from actrec_calibration.solver import apart
-from actrec_calibration.sources import Picture
+from actrec_calibration.live import HandConfig, HandEyeCollector
+from actrec_calibration.poses import pose_difference
+from actrec_calibration.sources import ColorImage
+from tests.reference import calibration_views as simulated
+from tests.reference.board_rendering import render
 
 LENS = Intrinsics(640, 480, 525.0, 523.0, 322.3, 237.1)
 BOARD = Board.of()
@@ -32,17 +34,17 @@ class Robot:
 
     def __init__(self, poses: int, tells: Intrinsics | None = None):
         random = np.random.default_rng(2)
-        self.arm, self.known, self._tells, self._read = simulated.Arm.drawn("hand", 1), True, tells, 0
-        self.seen = [simulated.held(BOARD, LENS, random, 0.4, 0.6, 35) for _ in range(poses)]
+        self.arm, self.known, self._tells, self._read = simulated.Arm.random("hand", 1), True, tells, 0
+        self.seen = [simulated.sample_pose(BOARD, LENS, random, 0.4, 0.6, 35) for _ in range(poses)]
         self.pictures = [render(BOARD, LENS, pose, noise=2, seed=i)[0] for i, pose in enumerate(self.seen)]
 
-    def read(self, timeout_s: float) -> Picture:
+    def read(self, timeout_s: float) -> ColorImage:
         """Ten images a second."""
         number = self._read // (FPS // 2)
         if number == len(self.pictures):
             raise EndOfStream("the robot has gone home")
         self._read += 1
-        return Picture("", round(self._read / FPS * 1e9), self.pictures[number], self._tells)
+        return ColorImage("", round(self._read / FPS * 1e9), self.pictures[number], self._tells)
 
     def pose_at(self, stamp_ns: int) -> np.ndarray:
         """Of the hand."""
@@ -52,8 +54,8 @@ class Robot:
 
 
 def collect(robot, folder, known=LENS, **config):
-    collector = HandCollector(BOARD, robot.pose_at, HandConfig(**config), folder)
-    return collector, *hand_views.live(robot.read, collector, threading.Event(), known)
+    collector = HandEyeCollector(BOARD, robot.pose_at, HandConfig(**config), folder)
+    return collector, *live.collect_hand_eye(robot.read, collector, threading.Event(), known, options.log)
 
 
 def test_a_view_of_each_pose_it_rests_in(tmp_path, capsys):
@@ -65,20 +67,22 @@ def test_a_view_of_each_pose_it_rests_in(tmp_path, capsys):
     for view, pose in zip(views, robot.seen, strict=False):
         np.testing.assert_allclose(view.gripper, robot.arm.gripper(pose))
     found = hand_eye.calibrate(views, camera, "hand")
-    metres, degrees = apart(found.camera, robot.arm.camera)
-    assert metres < 0.002 and degrees < 0.1
-    kept = hand_views.of_folder(str(tmp_path), str(tmp_path / hand_views.POSES_FILE), BOARD, LENS, "m", False)
-    assert apart(hand_eye.calibrate(kept, LENS, "hand").camera, found.camera) == pytest.approx((0, 0), abs=1e-6)
+    meters, degrees = pose_difference(found.camera, robot.arm.camera)
+    assert meters < 0.002 and degrees < 0.1
+    kept, _ = sources.read_hand_eye_folder(tmp_path, tmp_path / live.POSES_FILE, BOARD, LENS)
+    assert pose_difference(hand_eye.calibrate(kept, LENS, "hand").camera, found.camera) == pytest.approx(
+        (0, 0), abs=1e-6
+    )
 
 
 def test_pictures_without_a_pose_are_told(tmp_path, capsys):
     collect(Robot(3), tmp_path, views=3)
-    poses = (tmp_path / hand_views.POSES_FILE).read_text().splitlines()
+    poses = (tmp_path / live.POSES_FILE).read_text().splitlines()
     (tmp_path / "some.csv").write_text("\n".join(poses[:3]))  # the header and two poses
     capsys.readouterr()
-    kept = hand_views.of_folder(str(tmp_path), str(tmp_path / "some.csv"), BOARD, LENS, "m", False)
+    kept, without_pose = sources.read_hand_eye_folder(tmp_path, tmp_path / "some.csv", BOARD, LENS)
     assert [view.name for view in kept] == ["view_001.png", "view_002.png"]
-    assert "pictures without a pose in" in (told := capsys.readouterr().err) and told.endswith(": view_003.png\n")
+    assert without_pose == ["view_003.png"]
 
 
 def test_the_stream_may_end_early_and_the_camera_may_tell_its_lens(tmp_path):
@@ -88,7 +92,7 @@ def test_the_stream_may_end_early_and_the_camera_may_tell_its_lens(tmp_path):
 
 
 def test_a_lens_that_nothing_tells(tmp_path):
-    with pytest.raises(InputError, match="nothing tells the camera's intrinsics.*name a file with --intrinsics"):
+    with pytest.raises(InputError, match="intrinsics are unknown.*name a file with --intrinsics"):
         collect(Robot(12), tmp_path, known=None)
 
 
@@ -106,8 +110,8 @@ def test_rectified_images_have_a_lens_of_their_own(tmp_path, monkeypatch):
     command = ["calibrate", "hand-eye", "--topic", "camera/image_rect_color", "--mount", "hand", "--parent", "tool0"]
     command += ["--base", "base_link", "--serial", "77", "--cameras", str(tmp_path), "--keep", str(tmp_path / "kept")]
     assert main(command) == 0
-    metres, degrees = apart(calibration_files.load("77", tmp_path).mount.pose, robot.arm.camera)
-    assert metres < 0.002 and degrees < 0.1
+    meters, degrees = pose_difference(calibration_files.load("77", tmp_path).mount.pose, robot.arm.camera)
+    assert meters < 0.002 and degrees < 0.1
 
 
 def test_a_pose_it_has_had_is_not_taken_again(tmp_path):
@@ -136,24 +140,24 @@ def test_what_a_single_axis_leaves_open_is_said(tmp_path, monkeypatch):
         pose[:2, :2] = [[np.cos(turned), -np.sin(turned)], [np.sin(turned), np.cos(turned)]]
     monkeypatch.setattr(robot, "pose_at", lambda stamp_ns: about_z[(round(stamp_ns * FPS / 1e9) - 1) // (FPS // 2)])
     collector, views, _ = collect(robot, tmp_path, views=5)
-    assert len(views) == 6 and "turns about one axis alone" in collector.todo
+    assert len(views) == 6 and "rotates about one axis only" in collector.todo
 
 
 def test_a_robot_that_tf_does_not_know(tmp_path, capsys):
     robot = Robot(2)
     robot.known = False
     assert not collect(robot, tmp_path)[1]
-    assert "TF does not tell the robot's pose: 'tool0' does not exist\n" in capsys.readouterr().err
+    assert "TF has no pose of the robot: 'tool0' does not exist\n" in capsys.readouterr().err
     robot = Robot(25)
     robot.known = False
     robot.pictures = [robot.pictures[0]] * 25
-    with pytest.raises(DeviceError, match="TF has not told the robot's pose for 10 s: 'tool0' does not exist"):
+    with pytest.raises(DeviceError, match="TF has had no pose of the robot for 10 s: 'tool0' does not exist"):
         collect(robot, tmp_path)
 
 
 def test_pictures_of_another_size_and_a_place_that_cannot_be_written(tmp_path):
     wide = Intrinsics(1280, 720, 900.0, 900.0, 640.0, 360.0)
-    with pytest.raises(InputError, match="the picture is 640×480 and the intrinsics are of 1280×720"):
+    with pytest.raises(InputError, match="the image is 640×480 and its intrinsics are of 1280×720"):
         collect(Robot(1), tmp_path, known=wide)
     (tmp_path / "file").touch()
     with pytest.raises(DeviceError, match="cannot write"):

@@ -10,22 +10,14 @@ import pytest
 from actrec.types import Intrinsics
 from actrec.utils.errors import DeviceError, InputError
 from actrec_calibration import report
-from actrec_calibration.board import Board, Detection
-from actrec_calibration.coverage import coverage
-from actrec_calibration.holding import CheckConfig, check
-from actrec_calibration.intrinsics import (
-    RATIONAL,
-    IntrinsicsConfig,
-    View,
-    calibrate,
-    chosen,
-    displacement,
-    holding,
-    parameters,
-)
-from actrec_calibration.rendering import project, render, views
+from actrec_calibration.board import Board
+from actrec_calibration.check import CheckConfig, check
+from actrec_calibration.coverage import coverage, placement, select_views
+from actrec_calibration.detection import Detection, View, detect
+from actrec_calibration.intrinsics import RATIONAL, IntrinsicsConfig, calibrate, coefficients, displacement
 from benchmarks import calibration
 from benchmarks.calibration import rendered_views
+from tests.reference.board_rendering import project_corners, render, sample_poses
 
 VGA = Intrinsics(640, 480, 525.0, 523.0, 322.3, 237.1, (0.08, -0.15, 0.001, -0.0015, 0.03))
 HD = Intrinsics(1280, 720, 905.0, 907.0, 645.2, 352.4, (0.12, -0.25, -0.0007, 0.0009, 0.1))
@@ -36,11 +28,11 @@ CHESSBOARD = Board.of(kind="chessboard", square=0.025)
 def exact_views(
     camera: Intrinsics, count: int, seed: int = 0, noise: float = 0.05, board: Board = CHARUCO
 ) -> list[View]:
-    """Views whose corners are projected instead of seen: quick, with noise of so many pixels."""
+    """Views whose corners are project instead of seen: quick, with noise of so many pixels."""
     draw = np.random.default_rng(seed)
     found = []
-    for number, pose in enumerate(views(CHARUCO, camera, count, seed)):
-        pixels = project(CHARUCO.points, camera, pose)
+    for number, pose in enumerate(sample_poses(CHARUCO, camera, count, seed)):
+        pixels = project_corners(CHARUCO.points, camera, pose)
         inside = np.all((pixels > 8) & (pixels < np.array([camera.width, camera.height]) - 9), axis=1)
         pixels = pixels[inside] + draw.normal(0, noise, (inside.sum(), 2))
         found.append(View(f"view_{number}", (camera.width, camera.height), Detection(np.flatnonzero(inside), pixels)))
@@ -64,15 +56,15 @@ def test_lens_of_rendered_boards(board, camera):
     assert found.rms < 0.05 and found.held_out_rms < 1.2 * found.rms
     if board is CHARUCO:
         assert min(len(view.detection) for view in seen) < 40
-    apart = displacement(camera, found.camera, found.covariance)
-    assert np.hypot(*apart.moved.T).max() < 1.0  # all over the image, its corners included
+    moved = displacement(camera, found.camera, found.covariance)
+    assert np.hypot(*moved.shift.T).max() < 1.0  # all over the image, its corners included
 
 
 def test_strong_blur_and_noise():
     seen = []
-    for number, pose in enumerate(views(CHARUCO, VGA, 20, seed=6)):
+    for number, pose in enumerate(sample_poses(CHARUCO, VGA, 20, seed=6)):
         image, _ = render(CHARUCO, VGA, pose, blur=1.6, noise=8, seed=number)
-        found = CHARUCO.detect(image)
+        found = detect(CHARUCO, image)
         if found is not None:
             seen.append(View(str(number), (640, 480), found))
     assert len(seen) >= 10
@@ -93,7 +85,7 @@ def test_deviations_are_those_of_repeated_calibrations():
             for v in exact_views(camera, 12, seed=3, noise=0.0)
         ]
         found = calibrate(CHARUCO, noisy, IntrinsicsConfig(outlying=50.0))
-        errors.append(parameters(found.camera) - parameters(camera))
+        errors.append(coefficients(found.camera) - coefficients(camera))
         deviations.append(found.deviations)
     spread, said = np.std(errors, axis=0), np.mean(deviations, axis=0)
     # Twelve samples tell a deviation to about 21 %.
@@ -115,8 +107,8 @@ def test_rational_model():
     found = calibrate(CHARUCO, exact_views(wide, 16), IntrinsicsConfig(model=RATIONAL))
     assert len(found.camera.distortion) == 8
     assert_right(found.camera, wide)
-    apart = displacement(wide, found.camera, found.covariance)
-    assert np.median(np.hypot(*apart.moved.T)) < 0.2
+    moved = displacement(wide, found.camera, found.covariance)
+    assert np.median(np.hypot(*moved.shift.T)) < 0.2
 
 
 def bent(view: View) -> View:
@@ -169,24 +161,22 @@ def test_views_that_did_not_move_count_once():
     again = [dataclasses.replace(view, name=f"{view.name}_again") for view in seen for _ in range(10)]
     found = calibrate(CHARUCO, seen + again)
     assert len(found.views) <= 12 and found.unmoved >= 120
-    with pytest.raises(
-        InputError, match=r"1 views of the board are too few \(50 with the board, of which it had moved"
-    ):
+    with pytest.raises(InputError, match=r"1 views of the board are too few \(50 with the board, which had moved"):
         calibrate(CHARUCO, [seen[0]] * 50)
 
 
 def test_of_hundreds_those_that_differ_most_are_used():
     seen = exact_views(VGA, 300, seed=1)
-    kept = chosen(CHARUCO, seen, 30)
+    kept = select_views(CHARUCO, seen, 30)
     assert len(kept) == 30
     every, few = coverage(CHARUCO, seen), coverage(CHARUCO, kept)
     assert every.missing == few.missing == []
 
 
 def test_too_few_and_too_different():
-    with pytest.raises(InputError, match="in none of the pictures"):
+    with pytest.raises(InputError, match="in none of the images"):
         calibrate(CHARUCO, [])
-    with pytest.raises(InputError, match="5 views of the board are too few: 8 at least"):
+    with pytest.raises(InputError, match="5 views of the board are too few: 8"):
         calibrate(CHARUCO, exact_views(VGA, 5))
     with pytest.raises(InputError, match=r"differ in size \(view_4 is 640×480, view_5 is 1280×720\)"):
         calibrate(CHARUCO, exact_views(VGA, 5) + exact_views(HD, 6)[5:])
@@ -199,11 +189,11 @@ def test_how_a_board_is_held():
         turn = cv2.Rodrigues(np.array([lower, -right, 0.0]))[0]
         pose = np.eye(4)
         pose[:3, :3], pose[:3, 3] = turn, np.array([0.0, 0.0, 0.5]) - turn @ np.array([*CHARUCO.size, 0]) / 2
-        view = View("", (640, 480), Detection(np.arange(40), project(CHARUCO.points, VGA, pose)))
-        held = holding(CHARUCO, view, VGA)
+        view = View("", (640, 480), Detection(np.arange(40), project_corners(CHARUCO.points, VGA, pose)))
+        held = placement(CHARUCO, view, VGA)
         np.testing.assert_allclose(held.tilt_deg, tilt, atol=0.1)
         assert held.scale == pytest.approx(525 * 0.27 / 0.5 / 640, rel=1e-3)
-        rough = holding(CHARUCO, view)  # with no lens known
+        rough = placement(CHARUCO, view)  # with no lens known
         np.testing.assert_allclose(rough.tilt_deg, tilt, atol=5)
 
 
@@ -217,7 +207,7 @@ def test_guidance_names_what_is_missing():
     assert "top right" in todo and "bottom right" in todo and "top left" not in todo
     one = coverage(CHARUCO, [everywhere[0]] * 30).missing
     assert any("tilt it by 15 to 45°" in line for line in one)
-    flat = [view for view in everywhere if holding(CHARUCO, view, VGA).tilt_deg[0] < 10]
+    flat = [view for view in everywhere if placement(CHARUCO, view, VGA).tilt_deg[0] < 10]
     said = next(line for line in coverage(CHARUCO, flat, camera=VGA).missing if "tilt" in line)
     assert "right edge away from the camera" in said and "lower edge" not in said
 
@@ -255,11 +245,11 @@ def test_check_says_when_it_cannot_tell():
     flat = [
         view
         for view in exact_views(VGA, 60, seed=12, noise=0.5)
-        if np.hypot(*holding(CHARUCO, view, VGA).tilt_deg) < 12
+        if np.hypot(*placement(CHARUCO, view, VGA).tilt_deg) < 12
     ]
-    with pytest.raises(InputError, match="cannot tell.*tilted by up to 45°"):
+    with pytest.raises(InputError, match="cannot decide.*tilted by up to 45°"):
         check(CHARUCO, flat[:5], VGA)
-    with pytest.raises(InputError, match="3 views of the board are too few: 4 at least"):
+    with pytest.raises(InputError, match="3 views of the board are too few: 4"):
         check(CHARUCO, exact_views(VGA, 3), VGA, CheckConfig())
 
 
@@ -292,11 +282,11 @@ def test_benchmark_of_photographs(tmp_path, monkeypatch):
     """Rendered here, as the real ones are in no package of ours: both rows are of the same files."""
     monkeypatch.setattr(calibration, "BOARDS", ())
     board = Board.of(kind="chessboard", square=0.025)
-    for number, pose in enumerate(views(board, VGA, 9, seed=3), 1):
+    for number, pose in enumerate(sample_poses(board, VGA, 9, seed=3), 1):
         image, _ = render(board, VGA, pose, blur=0.7, noise=2, seed=number)
         assert cv2.imwrite(str(tmp_path / f"left{number:02d}.jpg"), image)
     ours, theirs = calibration.measure(["--photographs", str(tmp_path)])["photographs"]
     assert ours["camera"] == theirs["camera"] == "left" and ours["views"] == 9
     assert ours["fx"] == pytest.approx(525, rel=0.003) and ours["RMS px"] < theirs["RMS px"]
-    with pytest.raises(DeviceError, match="holds no pictures|is no folder"):
+    with pytest.raises(DeviceError, match="contains no images|is no folder"):
         calibration.measure(["--photographs", str(tmp_path / "none")])

@@ -17,11 +17,12 @@ from geometry_msgs.msg import Quaternion, Vector3
 from actrec.cli import main
 from actrec.types import Intrinsics
 from actrec.utils import calibration_files
-from actrec_calibration import hand_views, simulated
+from actrec_calibration import live
 from actrec_calibration.board import Board
-from actrec_calibration.rendering import render
-from actrec_calibration.solver import apart
+from actrec_calibration.poses import pose_difference
 from tests.nodes.topic_camera import TOPIC, TopicCamera
+from tests.reference import calibration_views as simulated
+from tests.reference.board_rendering import render
 
 pytestmark = pytest.mark.ros
 LENS = Intrinsics(640, 480, 525.0, 523.0, 322.3, 237.1)
@@ -39,8 +40,8 @@ class Robot:
 
     def __init__(self):
         random = np.random.default_rng(3)
-        self.arm = simulated.Arm.drawn("hand", 1)
-        self.poses = [simulated.held(BOARD, LENS, random, 0.4, 0.6, 35) for _ in range(VIEWS)]
+        self.arm = simulated.Arm.random("hand", 1)
+        self.poses = [simulated.sample_pose(BOARD, LENS, random, 0.4, 0.6, 35) for _ in range(VIEWS)]
         self._since = [0]
         self.connected = True
 
@@ -96,13 +97,13 @@ def test_an_arm_is_moved_and_the_camera_on_it_is_found(robot, tmp_path, capsys):
         camera.stop()
     assert json.loads(capsys.readouterr().out)["views"] == VIEWS
     mount = calibration_files.load("77").mount
-    metres, degrees = apart(mount.pose, robot.arm.camera)
-    assert metres < 0.002 and degrees < 0.1
+    meters, degrees = pose_difference(mount.pose, robot.arm.camera)
+    assert meters < 0.002 and degrees < 0.1
     assert (mount.parent, mount.child) == ("tool0", "camera_color_optical_frame")
 
 
 def test_hand_eye_without_robot_driver_is_reported(robot, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(hand_views, "_SILENCE_S", 0.5)
+    monkeypatch.setattr(live, "MAX_POSE_SILENCE_S", 0.5)
     robot.connected = False
     camera = TopicCamera(image=render(BOARD, LENS, robot.poses[0])[0])
     camera.lens = LENS
@@ -116,13 +117,13 @@ def test_hand_eye_without_robot_driver_is_reported(robot, tmp_path, capsys, monk
 
 
 def test_hand_eye_views_before_camera_loss_are_kept(robot, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(hand_views, "READ_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(live, "READ_TIMEOUT_S", 2.0)
     camera, kept = TopicCamera(image=render(BOARD, LENS, robot.poses[0])[0]), tmp_path / "kept"
     camera.lens = LENS
 
     def unplug() -> None:
         ends = time.monotonic() + 60
-        while not (kept / hand_views.POSES_FILE).exists() and time.monotonic() < ends:
+        while not (kept / live.POSES_FILE).exists() and time.monotonic() < ends:
             time.sleep(0.02)
         camera.stop()
 
@@ -130,8 +131,8 @@ def test_hand_eye_views_before_camera_loss_are_kept(robot, tmp_path, capsys, mon
     hand.start()
     assert main([*COMMAND, "--base", "base_link", "--keep", str(kept)]) == 1
     hand.join()
-    assert f"the views so far are in '{kept}': it can be calibrated from" in capsys.readouterr().err
-    assert len((kept / hand_views.POSES_FILE).read_text().splitlines()) == 2
+    assert f"the views so far are in '{kept}': calibrate from that folder" in capsys.readouterr().err
+    assert len((kept / live.POSES_FILE).read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from actrec.types import Intrinsics
 from actrec.utils import calibration_files
 from actrec.utils.errors import DeviceError, InputError
 from actrec_calibration.board import Board
-from actrec_calibration.rendering import render, views
 from actrec_nodes.common.image_topic import images
 from tests.nodes.topic_camera import TOPIC, TopicCamera
+from tests.reference.board_rendering import render, sample_poses
 
 pytestmark = pytest.mark.ros
 
@@ -94,8 +94,11 @@ def test_a_camera_is_calibrated_from_its_topic_until_ctrl_c(tmp_path, monkeypatc
     """The board is shown in one pose until a view of it is taken, then in the next; then comes Ctrl-C."""
     monkeypatch.setenv("ACTREC_CAMERAS", str(tmp_path / "cameras"))
     lens, board = Intrinsics(640, 480, 525.0, 523.0, 322.3, 237.1), Board.of()
-    shown = [render(board, lens, pose, noise=2, seed=number)[0] for number, pose in enumerate(views(board, lens, 9, 7))]
-    kept = tmp_path / "report/pictures"
+    shown = [
+        render(board, lens, pose, noise=2, seed=number)[0]
+        for number, pose in enumerate(sample_poses(board, lens, 9, 7))
+    ]
+    kept = tmp_path / "report/images"
     camera = TopicCamera(image=shown[0])
 
     def show() -> None:

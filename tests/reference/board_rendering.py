@@ -1,4 +1,4 @@
-"""Boards as a camera with known lenses sees them: exact to a hundredth of a pixel, then blurred and noisy as asked."""
+"""Renderer of calibration boards with known lenses, exact to a hundredth of a pixel, with optional blur and noise."""
 
 from functools import lru_cache
 
@@ -8,6 +8,7 @@ import numpy as np
 from actrec.types import Intrinsics
 from actrec.utils import jit
 from actrec_calibration.board import CHARUCO, Board
+from actrec_calibration.poses import project, transform
 
 FINE = 3
 """Samples of a pixel, each way."""
@@ -20,18 +21,18 @@ _BORDER = 2
 def render(
     board: Board, intrinsics: Intrinsics, pose: np.ndarray, *, blur: float = 0, noise: float = 0, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The board, printed on paper with a white margin, before a gray wall.
+    """Render the board, printed on paper with a white margin, in front of a gray wall.
 
     Args:
-        board: What is seen.
-        intrinsics: With its distortion.
-        pose: [4, 4] a point of the board in the camera's optical frame, metres.
-        blur: Standard deviation of the lens's blur in pixels.
-        noise: Standard deviation of the sensor's noise in gray levels, of each channel.
-        seed: Of the noise.
+        board: Board.
+        intrinsics: Intrinsics with distortion.
+        pose: [4, 4] board → camera (optical frame, m).
+        blur: Standard deviation of the lens's blur, px.
+        noise: Standard deviation of the sensor's noise in each channel, gray levels.
+        seed: Seed of the noise.
 
     Returns:
-        [H, W, 3] uint8 RGB, and [H, W] float32 metres: depth of the paper at each pixel's center, NaN beside it.
+        [H, W, 3] uint8 RGB, and [H, W] float32 depth of the paper at each pixel's center in m, NaN outside it.
     """
     width, height = intrinsics.width, intrinsics.height
     image = np.full((height, width), WALL, np.float32)
@@ -49,24 +50,21 @@ def render(
     return np.clip(np.rint(color, out=color), 0, 255, out=color).astype(np.uint8), depth
 
 
-def project(points: np.ndarray, intrinsics: Intrinsics, pose: np.ndarray) -> np.ndarray:
-    """[n, 2] exact pixels of board points [n, 3]."""
-    rotation, _ = cv2.Rodrigues(pose[:3, :3])
-    distortion = np.array(intrinsics.distortion) if intrinsics.distortion else np.zeros(5)
-    pixels, _ = cv2.projectPoints(points.astype(np.float64), rotation, pose[:3, 3], intrinsics.matrix, distortion)
-    return pixels.reshape(-1, 2)
+def project_corners(points: np.ndarray, intrinsics: Intrinsics, pose: np.ndarray) -> np.ndarray:
+    """Return [n, 2] exact pixels of board points [n, 3]."""
+    return project(transform(pose, points), intrinsics)
 
 
-def views(board: Board, intrinsics: Intrinsics, count: int, seed: int = 0) -> list[np.ndarray]:
-    """Poses [4, 4] as a person waves a board: all over the image, near and far, tilted by up to 45°.
+def sample_poses(board: Board, intrinsics: Intrinsics, count: int, seed: int = 0) -> list[np.ndarray]:
+    """Sample poses of a hand-held board: all over the image, near and far, tilted by up to 45°.
 
-    ChArUco boards leave the image in part in some of them; chessboards are whole.
+    Some ChArUco boards are partly outside the image; chessboards are complete.
     """
-    draw = np.random.default_rng(seed)
+    random = np.random.default_rng(seed)
     poses: list[np.ndarray] = []
     while len(poses) < count:
-        pose = _pose(board, intrinsics, draw)
-        pixels = project(board.points, intrinsics, pose)
+        pose = _pose(board, intrinsics, random)
+        pixels = project_corners(board.points, intrinsics, pose)
         size = np.array([intrinsics.width, intrinsics.height])
         inside = np.all((pixels > 15) & (pixels < size - 16), axis=1)
         if inside.all() or (board.kind == CHARUCO and inside.mean() > 0.5):
@@ -74,14 +72,14 @@ def views(board: Board, intrinsics: Intrinsics, count: int, seed: int = 0) -> li
     return poses
 
 
-def _pose(board: Board, intrinsics: Intrinsics, draw: np.random.Generator) -> np.ndarray:
-    share = draw.uniform(0.35, 0.9)  # of the image's width that the board would fill, seen from the front
+def _pose(board: Board, intrinsics: Intrinsics, random: np.random.Generator) -> np.ndarray:
+    share = random.uniform(0.35, 0.9)  # of the image's width that the board would fill if it faced the camera
     distance = intrinsics.fx * board.size[0] / (share * intrinsics.width)
-    place = draw.uniform([0.1, 0.1], [0.9, 0.9]) * [intrinsics.width, intrinsics.height]
+    place = random.uniform([0.1, 0.1], [0.9, 0.9]) * [intrinsics.width, intrinsics.height]
     x, y = (place - [intrinsics.cx, intrinsics.cy]) / [intrinsics.fx, intrinsics.fy]
-    towards = draw.uniform(0, 2 * np.pi)
-    tilt = np.radians(draw.uniform(0, 45)) * np.array([np.cos(towards), np.sin(towards), 0])
-    roll = np.array([0, 0, np.radians(draw.normal(0, 12))])
+    towards = random.uniform(0, 2 * np.pi)
+    tilt = np.radians(random.uniform(0, 45)) * np.array([np.cos(towards), np.sin(towards), 0])
+    roll = np.array([0, 0, np.radians(random.normal(0, 12))])
     rotation = cv2.Rodrigues(tilt)[0] @ cv2.Rodrigues(roll)[0]
     pose = np.eye(4)
     pose[:3, :3] = rotation
@@ -89,18 +87,15 @@ def _pose(board: Board, intrinsics: Intrinsics, draw: np.random.Generator) -> np
     return pose
 
 
-# -- the picture -------------------------------------------------------------------------------------------------------
-
-
 def _region(board: Board, intrinsics: Intrinsics, pose: np.ndarray) -> tuple[int, int, int, int]:
-    """The rows and columns that the paper can reach."""
+    """Return left, top, right, bottom of the paper in the image, px."""
     margin, (width, height) = _margin(board), board.size
     t = np.linspace(0, 1, 20)
     across, down = -margin + t * (width + 2 * margin), -margin + t * (height + 2 * margin)
     edges = [(across, 0 * t - margin), (across, 0 * t + height + margin), (0 * t - margin, down)]
     edges.append((0 * t + width + margin, down))
     outline = np.concatenate([np.stack([x, y, 0 * t], axis=1) for x, y in edges])
-    pixels = project(outline, intrinsics, pose)
+    pixels = project_corners(outline, intrinsics, pose)
     low = np.maximum(np.floor(pixels.min(axis=0)) - 2, 0).astype(int)
     high = np.minimum(np.ceil(pixels.max(axis=0)) + 3, [intrinsics.width, intrinsics.height]).astype(int)
     return int(low[0]), int(low[1]), int(high[0]), int(high[1])
@@ -112,23 +107,23 @@ def _margin(board: Board) -> float:
 
 @lru_cache(maxsize=6)
 def _rays(intrinsics: Intrinsics, fine: int = FINE) -> np.ndarray:
-    """[H·fine, W·fine, 2] float32: x / z and y / z of what each sample sees."""
+    """Return [H·fine, W·fine, 2] float32: x / z and y / z of each sample's ray."""
     width, height = intrinsics.width + 2 * _BORDER, intrinsics.height + 2 * _BORDER
     u, v = np.meshgrid(np.arange(width) - _BORDER, np.arange(height) - _BORDER)
     pixels = np.stack([u, v], axis=-1).reshape(-1, 1, 2).astype(np.float64)
     distortion = np.array(intrinsics.distortion) if intrinsics.distortion else np.zeros(5)
     stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 100, 1e-10)
     rays = cv2.undistortPointsIter(pixels, intrinsics.matrix, distortion, None, None, stop).reshape(height, width, 2)
-    # Smooth, so that samples between the pixels need no solving of their own.
+    # Rays are smooth: interpolate them between the pixels.
     rays = cv2.resize(rays, None, fx=fine, fy=fine, interpolation=cv2.INTER_CUBIC) if fine > 1 else rays
     inside = slice(_BORDER * fine, -_BORDER * fine)
     return rays[inside, inside].astype(np.float32)
 
 
 def _shaded(board: Board, intrinsics: Intrinsics, pose: np.ndarray, rays: np.ndarray) -> np.ndarray:
-    """[h, w] float32 gray levels of the region that `rays` [h·FINE, w·FINE, 2] see."""
+    """Return [h, w] float32 gray levels of a region with rays [h·FINE, w·FINE, 2]."""
     to_board = np.linalg.inv(_plane(pose))
-    # As fine as the samples lie, so that each takes its own share of an edge; a power of two keeps the pictures few.
+    # As fine as the samples, so that each gets its share of an edge; powers of two keep the cache small.
     density = 2.0 ** np.round(np.log2(FINE * intrinsics.fx / max(pose[2, 3], 0.05)))
     texture = _texture(board, density)
     margin = _margin(board)
@@ -142,7 +137,7 @@ def _shaded(board: Board, intrinsics: Intrinsics, pose: np.ndarray, rays: np.nda
 
 @jit.kernel
 def _on_plane(a: np.ndarray, rays: np.ndarray, u: np.ndarray, v: np.ndarray) -> None:
-    """Writes to u and v [h, w] where the homography a [3, 3] carries rays [h, w, 2]."""
+    """Write rays [h, w, 2] transformed by the homography a [3, 3] to u and v [h, w]."""
     for row in range(u.shape[0]):
         for column in range(u.shape[1]):
             x, y = rays[row, column, 0], rays[row, column, 1]
@@ -152,23 +147,23 @@ def _on_plane(a: np.ndarray, rays: np.ndarray, u: np.ndarray, v: np.ndarray) -> 
 
 
 def _depth(board: Board, pose: np.ndarray, rays: np.ndarray) -> np.ndarray:
-    """[h, w] float32 metres along the optical axis, NaN beside the paper."""
+    """Return [h, w] float32 depth in m, NaN outside the paper."""
     x, y = rays[..., 0].astype(np.float64), rays[..., 1].astype(np.float64)
     normal = pose[:3, 2]
     z = (normal @ pose[:3, 3]) / (normal[0] * x + normal[1] * y + normal[2])
     on_board = (np.stack([x * z, y * z, z], axis=-1) - pose[:3, 3]) @ pose[:3, :3]
     margin, (width, height) = _margin(board), board.size
-    beside = (on_board[..., 0] < -margin) | (on_board[..., 0] > width + margin)
-    beside |= (on_board[..., 1] < -margin) | (on_board[..., 1] > height + margin) | (z <= 0)
-    return np.where(beside, np.nan, z).astype(np.float32)
+    outside = (on_board[..., 0] < -margin) | (on_board[..., 0] > width + margin)
+    outside |= (on_board[..., 1] < -margin) | (on_board[..., 1] > height + margin) | (z <= 0)
+    return np.where(outside, np.nan, z).astype(np.float32)
 
 
 def _plane(pose: np.ndarray) -> np.ndarray:
-    """[3, 3]: (x, y, 1) on the board to (x, y, z) of the camera."""
+    """Return [3, 3]: (x, y, 1) on the board to (x, y, z) in the camera."""
     return np.stack([pose[:3, 0], pose[:3, 1], pose[:3, 3]], axis=1)
 
 
 @lru_cache(maxsize=12)
 def _texture(board: Board, density: float) -> np.ndarray:
-    gray = board.picture(density, _margin(board)).astype(np.float32) / 255
+    gray = board.draw(density, _margin(board)).astype(np.float32) / 255
     return INK + gray * (PAPER - INK)

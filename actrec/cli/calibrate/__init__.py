@@ -1,25 +1,19 @@
-"""`actrec calibrate`: a camera's lens, its depth, and its place on the robot."""
+"""`actrec calibrate`: calibrate a camera's lens, its depth, and its pose on the robot."""
 
 import argparse
 import importlib
 from contextlib import AbstractContextManager
 from typing import Any
 
+from actrec.cli.calibrate import lens, rig
 from actrec.utils.errors import ConfigError
-
-MODULES = (
-    "actrec_calibration.commands.camera",
-    "actrec_calibration.commands.robot",
-    "actrec_calibration.commands.hand_eye",
-)
-"""Each has `add(subparsers)`, which adds its commands' parsers with `set_defaults(run=function)`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares each command's arguments."""
-    commands = parser.add_subparsers(title="what to calibrate", metavar="WHAT")
-    for module in MODULES:
-        importlib.import_module(module).add(commands)
+    """Add the parsers of all calibrations."""
+    commands = parser.add_subparsers(title="calibrations", metavar="NAME")
+    lens.add_commands(commands)
+    rig.add_commands(commands)
     parser.set_defaults(run=None, open_topic=open_topic, open_poses=open_poses)
     parser.epilog = (
         "Example:\n"
@@ -30,20 +24,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def open_topic(topic: str) -> AbstractContextManager[Any]:
-    """Subscribes to images; ROS is loaded only then."""
+    """Subscribe to images; this imports ROS."""
     opened: AbstractContextManager[Any] = importlib.import_module("actrec_nodes.common.image_topic").images(topic)
     return opened
 
 
 def open_poses(base: str, gripper: str) -> AbstractContextManager[Any]:
-    """Listens to TF for a robot's poses; ROS is loaded only then."""
+    """Listen to TF for a robot's poses; this imports ROS."""
     opened: AbstractContextManager[Any] = importlib.import_module("actrec_nodes.common.tf").robot_poses(base, gripper)
     return opened
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command that was named."""
+    """Run the selected calibration."""
     if args.run is None:
-        raise ConfigError("name what to calibrate: board, intrinsics, check, … (see: actrec calibrate --help)")
+        raise ConfigError("name a calibration: board, intrinsics, check, … (see: actrec calibrate --help)")
     status: int = args.run(args)
     return status
