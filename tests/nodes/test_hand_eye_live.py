@@ -142,7 +142,7 @@ def test_hand_eye_views_before_camera_loss_are_kept(robot, tmp_path, capsys, mon
         (["--gripper", "tool0"], "with --mount hand the gripper is --parent: give --base instead of --gripper"),
         (["--base", "base_link", "pictures"], "folder and topic are given"),
         (["--base", "base_link", "--views", "2"], "views is 2"),
-        (["--base", "base_link", "--driver-option", "fps=15"], "needs the --driver that it is a setting of"),
+        (["--base", "base_link", "--driver-option", "fps=15"], "needs --driver"),
     ],
 )
 def test_hand_eye_wrong_arguments_are_refused(robot, words, message, capsys):
