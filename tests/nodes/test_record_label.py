@@ -79,7 +79,7 @@ def people():
     people.stop()
 
 
-def test_takes_of_a_running_graph(people, tmp_path, capsys):
+def test_record_label_running_graph_keeps_clips(people, tmp_path, capsys):
     out = tmp_path / "mine"
     command = ["record", "--label", "wave", "--out", str(out), "--repeat", "2", "--person", "anna", "--images", *QUICK]
     assert main([*command, "--json"]) == 0
@@ -107,7 +107,7 @@ def test_record_label_without_a_person_is_refused(people, tmp_path, capsys):
     assert not (tmp_path / "mine/labels.csv").exists()
 
 
-def test_ctrl_c_keeps_finished_takes(people, tmp_path):
+def test_record_label_ctrl_c_keeps_finished_clips(people, tmp_path):
     out = tmp_path / "mine"
     arguments = ["record", "--label", "wave", "--out", str(out), "--repeat", "50", "--json", *QUICK]
     process = subprocess.Popen(
@@ -160,7 +160,7 @@ def simulated(action, *more):
 
 
 @pytest.mark.timeout(300)  # for a machine that does much else
-def test_from_takes_to_the_label(tmp_path, capsys):
+def test_record_teach_and_run_predicts_label(tmp_path, capsys):
     """One command records, one fine-tunes, one runs: the graph labels the simulated actor's new action."""
     pytest.importorskip("torch", reason="teaching needs PyTorch: make venv")
     mine, model = tmp_path / "mine", tmp_path / "taught"
