@@ -1,4 +1,4 @@
-"""A recognizer node over real DDS, beside a peer that feeds it and keeps what it says."""
+"""A recognizer node over real DDS, with a peer that feeds it and keeps its labels."""
 
 import threading
 import time
@@ -116,7 +116,7 @@ class Graph:
         self._mouths[topic].publish(message)
 
     def wait_for_subscribers(self, topic: str, number: int) -> None:
-        """The graph is told of a subscription's birth and death a moment after they happen."""
+        """The graph learns of new and ended subscriptions a moment later."""
         deadline = time.monotonic() + TIMEOUT_S
         while self.peer.count_subscribers(topic) != number:
             found = self.peer.count_subscribers(topic)

@@ -9,7 +9,7 @@ import pytest
 from rclpy.parameter import Parameter
 
 from actrec.inference.tensorrt import backend, cuda
-from tests.core.tensorrt import plain_tensorrt
+from tests.core.inference.tensorrt import plain_tensorrt
 from tests.nodes.recognizer_graph import Make, body, stamp
 from tests.tiny_model import write_tiny
 
@@ -45,7 +45,7 @@ def gate(monkeypatch, tmp_path):
 
 
 def complaints(node, monkeypatch) -> list[tuple[str, str]]:
-    """What the node complains of from now on, and what it was busy with then."""
+    """The node's later complaints, each with its state at that time."""
     seen: list[tuple[str, str]] = []
     complain = node.complain
 
@@ -87,7 +87,7 @@ def test_an_engine_that_is_there_is_taken_at_once(make: Make, tiny: str, gate) -
     assert device(second).startswith("TensorRT")
 
 
-def test_building_is_told(make: Make, tiny: str, gate, monkeypatch) -> None:
+def test_recognizer_building_an_engine_is_reported(make: Make, tiny: str, gate, monkeypatch) -> None:
     graph = make(model=tiny, backend="tensorrt")
     seen, reported = complaints(graph.node, monkeypatch), []
     report = graph.node.report
@@ -151,5 +151,5 @@ def test_an_engine_of_a_model_configured_before_is_not_swapped_in(make: Make, ti
     node.trigger_configure()
     node.trigger_activate()
     gate.set()
-    node._loader.submit(lambda: None).result(60)  # after what was submitted before
+    node._loader.submit(lambda: None).result(60)  # after the earlier tasks
     assert (node.figures()["model"], node._recognizer.session.package.name) == ("other", "other")

@@ -39,7 +39,7 @@ def test_labels_carry_the_frames_stamp_and_the_models_name(make: Make, tiny: str
 
 
 def test_every_message_enters_the_window_however_fast(make: Make, tiny: str) -> None:
-    """500 frames in one burst: none is lost, the last one is labeled, what lies between may be skipped."""
+    """500 frames in one burst: none is lost, the last one is labeled, others may be skipped."""
     graph = make(model=tiny)
     assert graph.start()
     received = graph.node.statistics.snapshot().received
@@ -53,7 +53,7 @@ def test_every_message_enters_the_window_however_fast(make: Make, tiny: str) -> 
     assert conversions.stamp_to_ns(graph.labels[-1].window_start) == stamp(479)
 
 
-def test_bodies_come_and_go_and_nothing_stale_is_said(make: Make, tiny: str) -> None:
+def test_recognizer_bodies_come_and_go_without_stale_labels(make: Make, tiny: str) -> None:
     graph = make(model=tiny, lost_after_s=0.3)
     assert graph.start()
     for frame in range(10):
@@ -70,7 +70,7 @@ def test_bodies_come_and_go_and_nothing_stale_is_said(make: Make, tiny: str) -> 
     assert set(after) == {"unknown"}
 
 
-def test_stamps_that_jump_back_start_anew(make: Make, tiny: str) -> None:
+def test_recognizer_restarts_when_stamps_jump_back(make: Make, tiny: str) -> None:
     graph = make(model=tiny)
     assert graph.start()
     for frame in range(100, 120):
@@ -204,7 +204,7 @@ def test_model_is_swapped_while_frames_flow(make: Make, tiny: str, tmp_path: Pat
     assert graph.node.get_parameter("model").value == str(other.path)
 
 
-def test_a_model_of_cut_out_recordings_is_told_of(make: Make, tiny: str, tmp_path: Path, capfd: Any) -> None:
+def test_recognizer_model_of_cut_out_recordings_warns(make: Make, tiny: str, tmp_path: Path, capfd: Any) -> None:
     described = tiny_description()
     figures = {"clips": "stretched", "live_accuracy": 0.6}
     provenance = replace(described.provenance, accuracy=0.9, figures=figures)
@@ -219,7 +219,7 @@ def test_a_model_of_cut_out_recordings_is_told_of(make: Make, tiny: str, tmp_pat
     )
 
 
-def test_a_model_that_never_says_unknown_is_told_of(make: Make, tiny: str, tmp_path: Path, capfd: Any) -> None:
+def test_recognizer_model_without_rejection_warns(make: Make, tiny: str, tmp_path: Path, capfd: Any) -> None:
     graph = make(model=tiny)
     assert graph.start()
     assert "never says" not in capfd.readouterr().err
@@ -309,7 +309,7 @@ def test_windows_that_never_grow_are_reported(make: Make, tiny: str, stamps: Seq
     graph.wait_until(told)
 
 
-def test_who_has_left_is_told_though_the_network_fails(make: Make, tiny: str, monkeypatch) -> None:
+def test_recognizer_reports_lost_bodies_though_the_network_fails(make: Make, tiny: str, monkeypatch) -> None:
     graph = make(model=tiny, min_seconds=0.0, lost_after_s=0.3)
     assert graph.start()
     for frame in range(3):
@@ -333,7 +333,7 @@ def test_figures_name_the_model_and_its_device(make: Make, tiny: str) -> None:
     assert graph.node.figures() == {"model": "tiny", "device": "CPU, 1 thread"}
 
 
-def test_deactivated_node_is_silent_and_starts_anew(make: Make, tiny: str) -> None:
+def test_recognizer_deactivated_is_silent_and_restarts(make: Make, tiny: str) -> None:
     graph = make(model=tiny)
     assert graph.start()
     for frame in range(10):

@@ -1,4 +1,4 @@
-"""The recognizer node with models that need more than skeletons: what it subscribes to, and what it says of silence."""
+"""The recognizer node with models that need more than skeletons: its subscriptions, and its reports of silence."""
 
 import itertools
 import threading
@@ -108,7 +108,7 @@ def test_models_of_all_families_are_swapped_in(make: Make, scene: Scene, package
         assert (answer.success, answer.message) == (True, "")
         wanted = set().union(*(topics_of for spec, topics_of in NEEDS.values() if spec in specs))
         if len(specs) == len(ALL):
-            wanted = set(EVERY) - {topics.COLOR_INFO}  # the pictures say their size
+            wanted = set(EVERY) - {topics.COLOR_INFO}  # the images have their size
         for topic in EVERY:
             graph.wait_for_subscribers(topic, int(topic in wanted))
         feed.until(lambda: len(judged(graph, answer.model_name)) >= 2)  # noqa: B023
@@ -123,7 +123,7 @@ def test_models_of_all_families_are_swapped_in(make: Make, scene: Scene, package
         ("crop", topics.COLOR, "waiting for color images on /camera/color/image_raw: is camera_node active?"),
     ],
 )
-def test_it_says_what_it_is_waiting_for(
+def test_recognizer_reports_missing_streams(
     make: Make, scene: Scene, package: Callable[..., str], need: str, topic: str, words: str
 ) -> None:
     graph = make(model=package(NEEDS[need][0]), watchdog_s=0.5, startup_s=0.0)
@@ -138,7 +138,7 @@ def test_it_says_what_it_is_waiting_for(
     feed.until(lambda: bool(judged(graph)))
 
 
-def test_it_says_what_it_works_without(make: Make, scene: Scene, package: Callable[..., str]) -> None:
+def test_recognizer_reports_absent_optional_streams(make: Make, scene: Scene, package: Callable[..., str]) -> None:
     graph = make(model=package(BODY, HANDS), watchdog_s=0.3, startup_s=0.0)
     assert graph.start()
     said: list[str] = []
@@ -147,7 +147,7 @@ def test_it_says_what_it_works_without(make: Make, scene: Scene, package: Callab
     feed.until(lambda: "working without hands on /hands: is hand_node active?" in said and bool(judged(graph)))
 
 
-def test_streams_that_never_meet_are_told(make: Make, scene: Scene, package: Callable[..., str]) -> None:
+def test_recognizer_streams_of_other_stamps_are_reported(make: Make, scene: Scene, package: Callable[..., str]) -> None:
     """Color images come, but none with a skeleton's stamp."""
     graph = make(model=package(CROP), watchdog_s=0.5, startup_s=0.0)
     assert graph.start()
@@ -191,7 +191,7 @@ def test_bad_messages_of_any_stream_are_one_line(make: Make, scene: Scene, packa
     feed.until(lambda: len(judged(graph)) > before + 3)
 
 
-def test_flow_without_its_camera_info_is_told(make: Make, scene: Scene, package: Callable[..., str]) -> None:
+def test_recognizer_flow_without_camera_info_is_reported(make: Make, scene: Scene, package: Callable[..., str]) -> None:
     graph = make(model=package(FLOW))
     assert graph.start()
     feed = Feed(graph, scene, leave_out=(topics.SCENE_FLOW_INFO,))
@@ -201,9 +201,7 @@ def test_flow_without_its_camera_info_is_told(make: Make, scene: Scene, package:
     feed.until(lambda: bool(judged(graph)))
 
 
-def test_slow_network_holds_nothing_up_and_judges_the_newest(
-    make: Make, scene: Scene, package: Callable[..., str]
-) -> None:
+def test_recognizer_slow_network_takes_the_newest_frame(make: Make, scene: Scene, package: Callable[..., str]) -> None:
     graph = make(model=package(CROP))
     assert graph.start()
     feed = Feed(graph, scene)
@@ -223,7 +221,7 @@ def test_slow_network_holds_nothing_up_and_judges_the_newest(
         feed.until(running.is_set)
         seen, said = recognizer.counts.frames, len(judged(graph))
         feed.until(lambda: recognizer.counts.frames >= seen + 10)
-        assert len(judged(graph)) <= said + 1, "what was on its way when the network stopped"
+        assert len(judged(graph)) <= said + 1, "messages in flight when the network stopped"
         last = feed.publish()
         graph.wait_until(lambda: recognizer._last_ns == last)
     finally:

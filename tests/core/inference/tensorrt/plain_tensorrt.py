@@ -1,4 +1,4 @@
-"""TensorRT and CUDA played by numpy and ONNX Runtime: calls are recorded, engines give what the network gives."""
+"""TensorRT and CUDA played by numpy and ONNX Runtime: calls are recorded, engines compute the network."""
 
 import contextlib
 import ctypes
@@ -97,7 +97,7 @@ def module(version="10.3.0", fault=""):
             return bytearray(MARK + bytes([network.shared]) + network.onnx)
 
         def _told(self, monitor, steps):
-            """Whether all steps were done. As the bindings do, swallows what is raised while it builds."""
+            """Whether all steps were done. As the bindings do, swallows exceptions while it builds."""
             _swallowed(monitor.phase_start, "Building", None, steps + 1)
             for step in range(steps):
                 _swallowed(time.sleep, 0.03 if fault == "slow" else 0.0)

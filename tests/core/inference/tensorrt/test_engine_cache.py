@@ -20,7 +20,7 @@ KEY = EngineKey(
 )  # fmt: skip
 
 
-def test_what_is_stored_is_found_and_told_of(tmp_path):
+def test_stored_engine_is_found_and_logged(tmp_path):
     cache = EngineCache(tmp_path / "engines")
     assert cache.find(KEY) is None
     path = cache.store(KEY, b"engine", {"seconds": 3.5})
@@ -47,7 +47,7 @@ def test_with_another_value_it_is_another_engine(tmp_path, change):
 
 
 @pytest.mark.parametrize("damage", ["engine", "note", "foreign", "list", "cut"])
-def test_what_is_damaged_is_told_and_built_anew(tmp_path, damage, caplog):
+def test_damaged_engine_is_logged_and_built_again(tmp_path, damage, caplog):
     cache = EngineCache(tmp_path)
     path = cache.store(KEY, b"engine", {})
     note = path.with_suffix(".json")
@@ -91,7 +91,7 @@ def child(*arguments):
     return process, started
 
 
-def test_the_second_builder_waits_and_takes_what_the_first_one_built(tmp_path, caplog):
+def test_second_builder_waits_for_the_first_one_s_engine(tmp_path, caplog):
     caplog.set_level("INFO")
     first, started = child(tmp_path, 1.5, b"first")
     assert started.wait(60)
@@ -101,7 +101,7 @@ def test_the_second_builder_waits_and_takes_what_the_first_one_built(tmp_path, c
     assert "another process builds this engine" in caplog.text
 
 
-def test_a_builder_that_is_killed_leaves_nothing_and_holds_up_nobody(tmp_path):
+def test_killed_builder_leaves_no_file_and_no_lock(tmp_path):
     first, started = child(tmp_path, 60, b"first")
     assert started.wait(60)
     os.kill(first.pid, signal.SIGKILL)
@@ -128,7 +128,7 @@ def test_a_kill_while_writing_leaves_the_old_engine(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
+def test_unwritable_cache_folder_raises_with_its_name(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     cache = EngineCache(tmp_path / "file/engines")
     assert cache.find(KEY) is None or pytest.fail("found in a file")
@@ -145,7 +145,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
     assert not list((tmp_path / "full").iterdir())
 
 
-def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+def test_file_system_without_locks_raises_with_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(
         tensorrt_cache.fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "No locks available"))
     )

@@ -158,7 +158,7 @@ def opened(monkeypatch, library, integrated, **faults):
 
 @pytest.mark.parametrize("integrated", [False, True])
 @pytest.mark.parametrize("library", tensorrt_cuda.LIBRARIES)
-def test_what_is_written_comes_back_and_is_copied_only_where_it_must(monkeypatch, library, integrated):
+def test_cuda_buffers_round_trip_with_the_least_copies(monkeypatch, library, integrated):
     cuda, played = opened(monkeypatch, library, integrated)
     assert (cuda.library, cuda.stream) == (library, 77)
     assert cuda.gpu == tensorrt_cuda.Gpu("Orin", "8.7", 8 << 30, integrated, "12.6")
@@ -242,7 +242,7 @@ def test_the_first_library_that_is_installed_is_taken(monkeypatch):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cuda") is None, reason="pip install cuda-python: its names are looked up")
-def test_cuda_python_has_what_is_called():
+def test_cuda_python_has_the_called_functions():
     runtime = importlib.import_module("cuda.bindings.runtime")
 
     names = [name.removeprefix("do_") for name in vars(Runtime) if name.startswith("do_")]

@@ -93,7 +93,7 @@ def test_recordings_without_hands(tmp_path, data_root):
         read_hands(tmp_path / "skeletons_world.txt", "hand_22")
 
 
-def test_a_network_of_more_than_joints_is_told_so():
+def test_network_with_other_inputs_than_joints_is_refused():
     package = zoo.find("sem_net_utd_mhad")
     color = InputSpec("image", "image", "rgb", (3, 16, 112, 112))
     with pytest.raises(ConfigError, match="takes more than joints"):

@@ -1,4 +1,4 @@
-"""A TensorRT that is installed and cannot be used: `auto` goes on without, who asks for it is told."""
+"""An installed TensorRT that cannot be used: `auto` does without, an explicit request fails."""
 
 import pytest
 

@@ -20,7 +20,7 @@ from actrec.inference.tensorrt import backend, comparison, diagnosis
 from actrec.inference.tensorrt import cuda as tensorrt_cuda
 from actrec.utils.errors import ActrecError, DeviceError, InputError, MissingLibraryError, PackageError
 from tests import ntu_text
-from tests.core.tensorrt import plain_tensorrt
+from tests.core.inference.tensorrt import plain_tensorrt
 from tests.tiny_model import write_tiny
 
 ENGINE = "TensorRT does not take the engine"
@@ -161,7 +161,7 @@ def test_types_and_flags_by_version(tiny, gpu):
         inference.load(tiny, "tensorrt")
 
 
-def test_groups_are_kept_in_float32_where_the_builder_is_told(tiny, gpu):
+def test_kept_groups_stay_in_float32(tiny, gpu):
     for version in ("8.6.2", "10.3.0"):
         found = gpu(version=version)
         inference.load(tiny, "tensorrt", precision="fp16", keep="place")
@@ -223,12 +223,10 @@ def test_an_engine_is_compared_on_recordings(tiny, gpu, tmp_path):
         inference.load(tiny, "tensorrt", recordings=str(tmp_path / "nowhere.skeleton"), most=2)
 
 
-def test_without_the_library_onnx_no_layer_is_named(tiny, gpu, monkeypatch):
+def test_disagreement_without_onnx_names_no_layer(tiny, gpu, monkeypatch):
     gpu(fault="differs")
     monkeypatch.setattr(diagnosis, "first_wrong_group", lambda *arguments: None)
-    with pytest.raises(
-        PackageError, match=r"build it with --precision fp32 \(pip install onnx to find the layers"
-    ):
+    with pytest.raises(PackageError, match=r"build it with --precision fp32 \(pip install onnx to find the layers"):
         inference.load(tiny, "tensorrt")
     with pytest.raises(PackageError, match=r"at most 5% may: take backend onnxruntime, and report it"):
         inference.load(tiny, "tensorrt", precision="fp32")
@@ -259,7 +257,7 @@ def test_without_the_library_onnx_no_layer_is_named(tiny, gpu, monkeypatch):
         ("start", DeviceError, "TensorRT could not start the network"),
     ],
 )
-def test_what_goes_wrong_is_one_line_and_nothing_is_kept(tiny, gpu, tmp_path, fault, error, message):
+def test_failed_build_is_one_line_and_leaves_no_file(tiny, gpu, tmp_path, fault, error, message):
     gpu(fault=fault)
     with pytest.raises(error, match=message) as caught:
         inference.load(tiny, "tensorrt")
@@ -379,7 +377,7 @@ def test_the_log_is_python_s(tiny, gpu, caplog):
     assert "TensorRT: no implementation for node_3" in caplog.text
 
 
-def test_onnx_runtime_is_the_judge(tiny, gpu, monkeypatch):
+def test_engine_is_compared_with_onnx_runtime(tiny, gpu, monkeypatch):
     seen: list[int] = []
     run = OnnxRuntimeBackend.run
 

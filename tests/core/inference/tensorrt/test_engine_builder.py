@@ -1,4 +1,4 @@
-"""Builds that are interrupted, of each TensorRT, of what is no TensorRT, with times that cannot be read; threads."""
+"""Builds: interrupted, by each TensorRT, by a foreign library, with unreadable times; threads."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,7 @@ from actrec.inference import package
 from actrec.inference.package import LowerPrecision
 from actrec.inference.tensorrt import comparison, cuda
 from actrec.utils.errors import DeviceError, MissingLibraryError, PackageError
-from tests.core.tensorrt import plain_tensorrt
+from tests.core.inference.tensorrt import plain_tensorrt
 from tests.tiny_model import write_tiny
 
 
@@ -69,7 +69,7 @@ def test_ctrl_c_ends_a_build(tiny, put, tmp_path, capsys):
     assert main(["build-engine", str(tiny.path)]) == 0, "the lock is free again"
 
 
-def test_whoever_is_told_of_the_steps_can_end_a_build(tiny, put, tmp_path):
+def test_progress_callback_can_end_a_build(tiny, put, tmp_path):
     put(fault="slow")
     told = []
 

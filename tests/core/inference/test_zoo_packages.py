@@ -21,7 +21,7 @@ from actrec.skeleton.layouts import LAYOUTS
 from actrec.types import NANOSECONDS, Body
 from tests.example_scene import update
 
-ZOO = Path(__file__).resolve().parents[2] / "models/zoo"
+ZOO = Path(__file__).resolve().parents[3] / "models/zoo"
 PACKAGES = sorted(path.parent for path in ZOO.glob("*/model.yaml"))
 
 
@@ -33,7 +33,7 @@ def test_it_opens_predicts_and_has_a_card(folder: Path) -> None:
     clip = {"bodies": np.random.default_rng(0).normal(size=shape).astype(np.float32)}
     prediction = session.predict(clip)
     assert prediction.probabilities.shape == (len(described.labels),)
-    total = prediction.probabilities.sum()  # the background's share is left out
+    total = prediction.probabilities.sum()  # without the background's share
     assert 0 < total < 1 if described.rejection.background is not None else total == pytest.approx(1.0, abs=1e-4)
     card = (folder / "README.md").read_text()
     assert "research use" in card.lower() and "research use" in described.provenance.licence
@@ -130,5 +130,5 @@ def test_live_is_offline(session: Session, recordings: list[Recording]) -> None:
         assert live.confidence == pytest.approx(expected.confidence, abs=1e-5)
 
 
-def test_names_of_packages_are_those_of_their_folders() -> None:
+def test_package_names_equal_their_folders() -> None:
     assert [package.load(folder).name for folder in PACKAGES] == [folder.name for folder in PACKAGES]

@@ -54,7 +54,7 @@ def test_one_package(capsys: pytest.CaptureFixture[str], zoo_of_two: Path) -> No
     }  # fmt: skip
 
 
-def test_cut_out_recordings_are_told_of(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_models_cut_out_recordings_warn(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     described = tiny_description()
     figures = {"clips": "stretched", "live_accuracy": 0.6}
     described = replace(described, provenance=replace(described.provenance, accuracy=0.9, figures=figures))

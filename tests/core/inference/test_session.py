@@ -1,4 +1,4 @@
-"""Sessions: predictions of a network whose answer can be worked out by hand, and what they refuse."""
+"""Sessions: predictions of a network with known answers, and refused inputs."""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +41,7 @@ def clip_at(x: float, z: float = 2.0, frames: int = FRAMES) -> dict[str, np.ndar
     return {"bodies": np.tile(person_at(x, z), (1, frames, 1, 1))}
 
 
-def test_prediction_is_the_softmax_of_what_the_network_says(session: Session) -> None:
+def test_prediction_is_the_softmax_of_the_logits(session: Session) -> None:
     prediction = session.predict(clip_at(0.1, 4.05))
     logits = np.array([-0.8, 0.8, 0.4])
     expected = np.exp(logits) / np.exp(logits).sum()
@@ -77,7 +77,7 @@ def test_many_clips_in_one_run_are_as_one_by_one(session: Session) -> None:
     assert session.predict_many([]) == []
 
 
-def test_bound_arrays_are_nobody_elses(session: Session) -> None:
+def test_bound_arrays_are_not_shared(session: Session) -> None:
     """Logits are written into an array of their own run, whatever the batch, the strides or the thread."""
     runtime = session.backend
     assert isinstance(runtime, OnnxRuntimeBackend)
@@ -198,7 +198,7 @@ def test_scores_of_a_windows_clips_are_combined(tmp_path: Path, combine: str) ->
 
 
 def test_rejection_comes_after_the_clips_are_combined(tmp_path: Path) -> None:
-    """Temperature and background act on the window, and mean for equal clips what they mean for one."""
+    """Temperature and background act on the window, for equal clips as for one."""
     rejection = Rejection(threshold=0.5, temperature=2.0, background=1.0)
     one = replace(tiny_description(), inputs=(JOINTS,), window=WindowSpec(0.8, 4), rejection=rejection)
     network = averaging_onnx([JOINTS], WEIGHTS)
@@ -248,7 +248,7 @@ def test_large_inputs_go_through_the_network_one_after_another(tmp_path: Path, m
     assert [len(inputs["body"]) for inputs in runs] == [2, 2, 2, 2, 1]
 
 
-def test_observed_frames_stand_for_pictures(tmp_path: Path) -> None:
+def test_observed_frames_replace_images(tmp_path: Path) -> None:
     crop = InputSpec("crop", "body_crop", "kinect_v2_25", (3, 4, 16, 16))
     session = inference.load(write_any(tmp_path / "p", [crop], in_three("mean")))
     clip = example_clip([crop], 10)
@@ -262,7 +262,7 @@ def test_observed_frames_stand_for_pictures(tmp_path: Path) -> None:
         session.predict({"bodies": clip["bodies"]})
 
 
-def test_what_the_inputs_are_made_from_is_found_out(tmp_path: Path) -> None:
+def test_session_finds_the_keys_of_its_inputs(tmp_path: Path) -> None:
     specs = [
         JOINTS,
         InputSpec("hands", "hands", "hand_21", (1, 3, 4, 42), "px"),
@@ -336,7 +336,7 @@ def test_network_that_is_none(tmp_path: Path, content: bytes) -> None:
     assert "model.onnx cannot be opened" in foreign(tmp_path / "p", tiny_description(), content)
 
 
-def test_an_operator_that_the_runtime_lacks_is_named(tmp_path: Path) -> None:
+def test_unsupported_operator_raises_with_its_name(tmp_path: Path) -> None:
     told = foreign(tmp_path / "p", tiny_description(), tiny_onnx(operator="Telepathy"))
     assert "model.onnx cannot be opened" in told and "Telepathy" in told and "export it again" in told
 

@@ -28,7 +28,7 @@ def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder.chmod(0o755)
 
 
-def test_a_folder_that_may_not_be_read_is_passed_over(private: Path) -> None:
+def test_unreadable_folder_is_skipped(private: Path) -> None:
     assert "tiny" not in [entry.name for entry in zoo.list_packages()]
     with pytest.raises(PackageError, match="no model package 'tiny'; known: "):
         zoo.find("tiny")
@@ -59,7 +59,7 @@ def test_what_pip_puts_beside_another_library_than_pythons_own_is_found(
     assert tmp_path / "share/actrec/models/zoo" in zoo.folders()
 
 
-def test_the_home_of_nobody_holds_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_home_of_an_unknown_user_holds_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACTREC_MODELS", "~no_such_user/models")
     assert zoo.find("deepacts_graph_nucla").name == "deepacts_graph_nucla"
     with pytest.raises(PackageError, match="no_such_user/mine: no such model package folder"):

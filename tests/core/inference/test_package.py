@@ -1,4 +1,4 @@
-"""Model packages: what is written is read back; what is missing, corrupt or foreign is refused in one line."""
+"""Model packages: a written one is read back; a missing, corrupt or foreign one is refused in one line."""
 
 import errno
 import os
@@ -47,7 +47,7 @@ def refused(folder: Path, *words: str) -> None:
         assert word in message, message
 
 
-def test_what_is_written_is_read_back(folder: Path) -> None:
+def test_written_package_is_read_back(folder: Path) -> None:
     read = package.load(folder)
     assert read.name == "tiny"
     assert read.labels == LABELS
@@ -82,7 +82,7 @@ def test_nothing_but_a_package_is_replaced(tmp_path: Path) -> None:
 
 
 def test_a_package_is_not_replaced_together_with_what_else_is_in_its_folder(folder: Path) -> None:
-    """A training run's checkpoints, a repository, somebody's notes."""
+    """A training run's checkpoints, a repository, a folder of notes."""
     (folder / "last.ckpt").write_text("days")
     (folder / ".git").mkdir()
     with pytest.raises(PackageError, match=r"tiny also holds .git, last.ckpt, which would be lost: choose another"):
@@ -90,7 +90,7 @@ def test_a_package_is_not_replaced_together_with_what_else_is_in_its_folder(fold
     assert (folder / "last.ckpt").read_text() == "days" and (folder / ".git").is_dir()
 
 
-def test_what_cannot_be_written_is_said_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_place_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DeviceError, match="file is no folder"):
         files.check_place(tmp_path / "file/p", package.FILES)
