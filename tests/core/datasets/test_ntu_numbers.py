@@ -6,7 +6,7 @@ import pytest
 from actrec.datasets.ntu.numbers import read_numbers
 
 
-def test_as_python_reads_them():
+def test_parse_numbers_match_python():
     random = np.random.default_rng(0)
     words = [
         "0",
@@ -35,13 +35,13 @@ def test_as_python_reads_them():
     assert [numbers.word(i) for i in range(len(words))] == words
 
 
-def test_lines_and_white_space():
+def test_parse_numbers_lines_and_white_space_counted():
     numbers = read_numbers(b"\xef\xbb\xbf1 2\r\n\r\n\t3\x0b4\n5")
     assert numbers.values.tolist() == [1, 2, 3, 4, 5] and numbers.lines.tolist() == [1, 1, 3, 3, 4]
     assert len(read_numbers(b" \n ").values) == 0
 
 
 @pytest.mark.parametrize("word", ["x", "1_0", "1e", "1e+", "--1", "1.2.3", ".", "-", "\x00", "0x1f", "\u0663", "1,5"])
-def test_no_number(word):
+def test_parse_numbers_invalid_text_raises(word):
     with pytest.raises(ValueError, match="line 2: .* is no number"):
         read_numbers(f"1 2\n3 {word}".encode())

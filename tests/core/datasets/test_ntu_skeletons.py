@@ -18,7 +18,7 @@ def lines(data_root):
     return (data_root / f"ntu/skeleton/{NAME}.skeleton").read_text().split("\n")
 
 
-def test_every_number_of_every_file(data_root):
+def test_read_ntu_every_number_of_every_file_read(data_root):
     """Written out again, the recordings are the files: each number as written, in each line as many, no line more."""
     files = sorted((data_root / "ntu/skeleton").glob("*.skeleton"))
     assert len(files) == 11
@@ -32,7 +32,7 @@ def test_every_number_of_every_file(data_root):
         np.testing.assert_array_equal(flat, numbers)
 
 
-def test_cameras_explain_every_files_pixels(data_root):
+def test_estimate_cameras_projection_matches_pixels(data_root):
     """Joints projected by the cameras found from them lie within a pixel of the file's own, inferred ones too."""
     for file in sorted((data_root / "ntu/skeleton").glob("*.skeleton")):
         recording = read_ntu_file(file)
@@ -48,8 +48,8 @@ def test_cameras_explain_every_files_pixels(data_root):
         assert 0.03 < -cameras.offset[0] < 0.08 and abs(cameras.offset[1]) < 0.02
 
 
-def test_depth_as_the_color_camera_sees_it(data_root):
-    """A wall with a box before it: the picture shows both where they are, with no gaps, the box over the wall."""
+def test_register_ntu_depth_to_color(data_root):
+    """Registered depth of a box before a wall shows both in place, without gaps."""
     cameras = fit_cameras(read_ntu_file(data_root / f"ntu/skeleton/{NAME}.skeleton"))
     wall, box = 3.0, 1.5
     depth = np.full(DEPTH_SIZE[::-1], wall, np.float32)
@@ -63,22 +63,22 @@ def test_depth_as_the_color_camera_sees_it(data_root):
     rows, columns = np.nonzero(seen == np.float32(box))
     assert np.abs([rows.min() - top, rows.max() - bottom, columns.min() - left, columns.max() - right]).max() <= 1
     assert (seen[top + 1 : bottom, left + 1 : right] == np.float32(box)).all()
-    assert np.isfinite(seen[:, 150:800]).mean() > 0.95  # but for what the box hides from the other camera
+    assert np.isfinite(seen[:, 150:800]).mean() > 0.95  # except behind the box as the other camera sees it
     with pytest.raises(InputError, match=r"\[10, 10\], expected \[424, 512\]"):
         cameras.register(np.ones((10, 10), np.float32), 960, 540)
 
 
-def test_cameras_need_joints(tmp_path):
+def test_estimate_cameras_without_joints_raises(tmp_path):
     file = ntu_text.write(tmp_path / "a.skeleton", {7: ntu_text.person(1)}, 1)
     with pytest.raises(InputError, match="25 joints with pixels"):
         fit_cameras(read_ntu_file(file))
 
 
-def test_joints_out_of_the_picture_do_not_spoil_the_cameras(tmp_path):
+def test_estimate_cameras_joints_outside_image_ignored(tmp_path):
     path = ntu_text.write(tmp_path / "a.skeleton", {7: ntu_text.person(40, move=0.3)}, 40)
     truth = fit_cameras(read_ntu_file(path))
     rows = path.read_text().split("\n")
-    for number in (5, 60, 200, 700):  # what the SDK writes of a point that it cannot map, and a wrong one
+    for number in (5, 60, 200, 700):  # the SDK's value for an unmapped point, and a wrong one
         words = rows[number].split()
         words[5:7] = ["-Infinity", "-Infinity"] if number < 100 else ["-9000", "4000"]
         rows[number] = " ".join(words)
@@ -87,7 +87,7 @@ def test_joints_out_of_the_picture_do_not_spoil_the_cameras(tmp_path):
     assert abs(found.color.fx - truth.color.fx) < 0.5 and abs(found.color.cx - truth.color.cx) < 0.5
 
 
-def test_identities_beyond_a_float64_are_told_apart(tmp_path):
+def test_read_ntu_ids_beyond_float64_distinct(tmp_path):
     first, second = 72057594037931101, 72057594037931102
     assert float(first) == float(second)
     people = {first: ntu_text.person(3), second: ntu_text.person(3, seed=1, x=1)}
@@ -97,20 +97,20 @@ def test_identities_beyond_a_float64_are_told_apart(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["3\n0\n0\n0\n", "0\n"])
-def test_nobody(tmp_path, content):
+def test_read_ntu_empty_file_returns_no_body(tmp_path, content):
     (tmp_path / "a.skeleton").write_text(content)
     recording = read_ntu_file(tmp_path / "a.skeleton")
     assert recording.positions.shape == (0, int(content[0]), 25, 3) and recording.body_ids == ()
 
 
-def test_windows_line_ends_and_byte_order_mark(tmp_path, lines):
+def test_read_ntu_windows_line_ends_and_bom_accepted(tmp_path, lines):
     plain, other = tmp_path / "a.skeleton", tmp_path / "b.skeleton"
     plain.write_text("\n".join(lines))
     other.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
     np.testing.assert_array_equal(read_ntu_file(plain).positions, read_ntu_file(other).positions)
 
 
-def test_wrong_columns(tmp_path, lines):
+def test_read_ntu_invalid_columns_raise(tmp_path, lines):
     """A value moved from one joint to the next: as many numbers, but neither joint is one."""
     moved = lines[10].split()
     lines[10], lines[11] = " ".join(moved[:-1]), moved[-1] + " " + lines[11]
@@ -133,19 +133,19 @@ def test_wrong_columns(tmp_path, lines):
         (lambda lines: [*lines[:4], lines[4][:-1] + "3", *lines[5:]], "a joint's state is neither 0, 1 nor 2"),
     ],
 )
-def test_bad_files(tmp_path, lines, change, message):
+def test_read_ntu_invalid_file_raises(tmp_path, lines, change, message):
     (tmp_path / "a.skeleton").write_text("\n".join(change(lines)))
     with pytest.raises(InputError, match=message) as raised:
         read_ntu_file(tmp_path / "a.skeleton")
     assert "a.skeleton" in str(raised.value)
 
 
-def test_no_file(tmp_path):
+def test_read_ntu_missing_file_raises(tmp_path):
     with pytest.raises(DeviceError, match=r"none\.skeleton"):
         read_ntu_file(tmp_path / "none.skeleton")
 
 
-def test_any_cut_is_noticed(tmp_path):
+def test_read_ntu_truncated_anywhere_raises(tmp_path):
     """A file cut anywhere is refused, but where white space alone, or digits of its last number, went."""
     whole = ntu_text.write(tmp_path / "a.skeleton", {1: ntu_text.person(2), 2: ntu_text.person(2, seed=1)}, 2)
     content = whole.read_bytes()
@@ -155,7 +155,7 @@ def test_any_cut_is_noticed(tmp_path):
             read_ntu_file(whole)
 
 
-def test_damage_is_refused_or_read_never_a_crash(tmp_path):
+def test_read_ntu_damaged_bytes_raise_or_read(tmp_path):
     whole = ntu_text.write(tmp_path / "a.skeleton", {1: ntu_text.person(2), 2: ntu_text.person(2, seed=1)}, 2)
     content, random = whole.read_bytes(), np.random.default_rng(1)
     refused = 0
@@ -172,7 +172,7 @@ def test_damage_is_refused_or_read_never_a_crash(tmp_path):
     assert refused > 100
 
 
-def test_benchmark(data_root):
+def test_bench_ntu_returns_rows(data_root):
     figures = cameras.measure_ntu(["--data", str(data_root / "ntu"), "--files", "2", "--repeat", "1"])
     assert figures["files"] == 2 and figures["clips a second, bodies cleaned"] > 0
     assert max(row["color max px"] for row in figures["cameras"]) < 1
