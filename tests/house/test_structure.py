@@ -29,6 +29,9 @@ MOST_ENTRIES = 14
 FLAT = {"actrec", "actrec/cli", "actrec/datasets", "models/actrec_models/networks"}
 """Folders with an entry for each command, dataset, network or part of the core."""
 GENERIC = {
+    "actions.py": "the classes of NTU RGB+D, and the motions of the simulated actor",
+    "camera.py": "the driver in the folder of its vendor",
+    "writer.py": "of the prepared store, and of simulated recordings",
     "base.py": "the base classes of the package around it",
     "registry.py": "how names are found, and the networks by name",
     "settings.py": "the settings of the package around it",
