@@ -1,4 +1,4 @@
-"""`actrec bench camera`: what a camera driver gives over minutes: its pace, its delay, frames left out, memory.
+"""`actrec bench camera`: frame rate, delay, dropped frames and memory of a camera driver over minutes.
 
 What replaying and recording cost: CPU time a frame, by format.
 
@@ -112,7 +112,7 @@ def measure_recordings(arguments: list[str]) -> dict[str, Any]:
         arguments: `--frames N`.
 
     Returns:
-        A row for each: format, what was done, CPU milliseconds a frame, megabytes a frame.
+        A row for each: format, operation, CPU milliseconds a frame, megabytes a frame.
     """
     parser = Parser(prog="actrec bench recordings", description=measure_recordings.__doc__)
     parser.add_argument("--frames", type=count, default=60, help="frames to write and read")
@@ -171,7 +171,7 @@ def measure_ntu(arguments: list[str]) -> dict[str, Any]:
         arguments: `--data FOLDER`, `--files N`, `--repeat N`.
 
     Returns:
-        Samples a second of CPU time, and a row for each file: distance in px in both pictures, median, 95th percentile
+        Samples a second of CPU time, and a row for each file: distance in px in both images, median, 95th percentile
         and largest.
 
     Raises:
@@ -217,12 +217,12 @@ def _cameras(file: Path) -> dict[str, Any]:
     recording = read_ntu_file(file)
     cameras, joints = fit_cameras(recording), kinect_to_optical(recording.positions)
     row: dict[str, Any] = {"file": file.stem, "frames": joints.shape[1]}
-    for picture, found, own in (
+    for image, found, own in (
         ("color", cameras.pixels(joints), unmirror(recording.color_pixels, COLOR_SIZE[0])),
         ("depth", project(joints, cameras.depth), unmirror(recording.depth_pixels, DEPTH_SIZE[0])),
     ):
         away = np.linalg.norm(found - own, axis=-1)
         away = away[np.isfinite(away)]
         for name, value in (("median", np.median(away)), ("95 %", np.percentile(away, 95)), ("max", away.max())):
-            row[f"{picture} {name} px"] = round(float(value), 3)
+            row[f"{image} {name} px"] = round(float(value), 3)
     return row

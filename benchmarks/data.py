@@ -52,7 +52,7 @@ class Repeated(Source):
     @cached_property
     def clips(self) -> list[Clip]:
         """Those of the other dataset."""
-        kept = PrepareConfig().kept  # nothing of which pictures are decoded
+        kept = PrepareConfig().kept  # no image is decoded
         keys = {key for stream in kept for key in STREAM_KEYS[stream]}
         clips = (self.source.read(entry) for entry in self.source.entries())
         return [dataclasses.replace(c, streams={k: c.streams[k] for k in c.streams if k in keys}) for c in clips]
@@ -73,7 +73,7 @@ class Repeated(Source):
 def measure(arguments: list[str]) -> dict[str, Any]:
     """Clips a second: readers on one core, the prepared store in order and shuffled, and samples with features.
 
-    The store's clips are those of NTU RGB+D (one or two bodies with their pixels) and of N-UCLA (a body), repeated, in
+    The store contains clips of NTU RGB+D (one or two bodies with their pixels) and of N-UCLA (a body), repeated, in
     a temporary folder. "first" reads check every checksum; "later" ones do not; a copy touches every byte.
     """
     args = _parser().parse_args(arguments)
@@ -137,7 +137,7 @@ def _reader(root: str, reader: tuple[str, dict[str, Any], str], seconds: float) 
     name, options, within = reader
     source = datasets.source(name, Path(datasets.folder(root, name)) / within, **options)
     entries = source.entries()
-    frames = sum(len(source.read(entry).stamps_ns) for entry in entries)  # also compiles what is compiled
+    frames = sum(len(source.read(entry).stamps_ns) for entry in entries)  # also compiles numba kernels
     count, clock = 0, _Clock()
     while clock.seconds < seconds:
         count += len([source.read(entry) for entry in entries])
@@ -181,7 +181,7 @@ def _reads(name: str, store: PreparedDataset) -> Iterable[dict[str, Any]]:
 
 
 def _touch_none(clip: Clip) -> None:
-    # What is lazy is looked up, so that it is not left out of what is measured.
+    # Access lazy values, so that their cost is measured.
     for key in clip.streams:
         clip.streams[key]
 

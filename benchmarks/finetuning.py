@@ -1,10 +1,10 @@
-"""`actrec bench teach`: `actrec teach` on a handful of UTD-MHAD actions, judged on people whom it has not seen.
+"""`actrec bench teach`: `actrec teach` on a few UTD-MHAD actions, evaluated on new people.
 
 Twelve clips each of five actions by the odd subjects are written as a user's folder (bags of skeletons and labels.csv);
-the package is scored on all clips of the even subjects: those of the five actions, and as `unknown` those of the other
-22, of which it has seen none. The actions were chosen beforehand: "easy" are five that differ at first sight, "hard"
+the package is scored on all clips of the even subjects: clips of the five actions, and as `unknown` clips of the other
+22, which it was not trained on. The actions were chosen beforehand: "easy" are five that clearly differ, "hard"
 five strokes of one hand that differ by its path alone. With `--unknown N`, N clips each of every second of the other
-actions are labeled `unknown`; those of the rest are still new to the package.
+actions are labeled `unknown`; clips of the rest are new to the package.
 """
 
 import argparse

@@ -51,7 +51,7 @@ EXIT_S = 15.0
 
 @contextlib.contextmanager
 def node_process(name: str, namespace: str, parameters: Mapping[str, Any]) -> "Iterator[subprocess.Popen[bytes]]":
-    """Runs one node in a process of its own; interrupts it at the end, and kills it where that does not help."""
+    """Run one node in its own process; interrupt it at the end, and kill it if it does not stop."""
     command = [sys.executable, "-m", "actrec_nodes.bringup.process", name, "--ros-args", "-r", f"__ns:=/{namespace}"]
     for key, value in {"autostart": "true", **parameters}.items():
         command += ["-p", f"{key}:={value}"]
@@ -84,13 +84,13 @@ class Peer(Node):
         self._figures: dict[str, Any] = {}
         self._figures_count = 0
         self._received_before = 0
-        # As deep as the recognizer's queue: what is published at once must not overwrite itself.
+        # As deep as the recognizer's queue: messages published at once must not overwrite each other.
         self._publisher = self.create_publisher(SkeletonArray, topics.SKELETONS, topics.WINDOW_SUBSCRIBER)
         self.create_subscription(ActionLabel, topics.ACTION_LABEL, self._on_label, topics.SMALL)
         self.create_subscription(String, "recognizer_node/statistics", self._on_statistics, topics.LATCHED)
 
     def meet(self, check_alive: Callable[[], None]) -> None:
-        """Publishes empty scenes until labels and figures come back; what was sent by then is not counted.
+        """Publishes empty scenes until labels and figures come back; messages sent until then are not counted.
 
         Args:
             check_alive: Called now and then; raises where the node has ended.
@@ -129,7 +129,7 @@ class Peer(Node):
             timeout_s: How long to wait.
 
         Returns:
-            The label that bears the last frame's stamp; None where none came in time.
+            The label that bears the last frame's stamp; None if no label came in time.
         """
         for index, stamp_ns in enumerate(stamps_ns):
             bodies = sequence.bodies_at(index)[:1]
@@ -183,7 +183,7 @@ class Outcome:
     Attributes:
         name, truth: The sequence and its class.
         live_top, live_label, live_confidence: The best class before rejection, the published label, its confidence;
-            empty and NaN where no label came.
+            empty and NaN without a label.
         offline_top, offline_label, offline_confidence: The same without ROS.
     """
 

@@ -129,7 +129,7 @@ def networks(arguments: list[str]) -> dict[str, Any]:
     args = _parser().parse_args(arguments)
     wanted = args.models.split(",") if args.models else [*registry.list_models(), *_FURTHER]
     for entry in wanted:
-        _read(entry)  # a wrong name or page is said before hours of work, not after
+        _read(entry)  # report a wrong name or page before hours of work
     if args.write is not None:
         pages.around(args.write, "networks")
     rows = []
@@ -202,7 +202,7 @@ def _child(module: str, *arguments: str) -> dict[str, Any]:
 
 
 def prepare(entry: str, folder: Path) -> dict[str, Any]:
-    """Writes `model.onnx` and `inputs.npz` of one clip, and gives what is known before the network runs.
+    """Writes `model.onnx` and `inputs.npz` of one clip, and return the figures known before the network runs.
 
     Raises:
         PackageError: TensorRT would not parse the graph.
@@ -230,7 +230,7 @@ def prepare(entry: str, folder: Path) -> dict[str, Any]:
 
 
 def table(figures: dict[str, Any]) -> str:
-    """The figures as one markdown table; what was not measured is left empty."""
+    """Format the figures as a markdown table; missing figures are empty."""
     head = ("network", "parameters", "multiply-adds a clip", "its paper says", "T", "clips", "ms a clip",
             "ms a window", "peak memory", "ONNX against PyTorch")  # fmt: skip
     rows = [

@@ -56,7 +56,7 @@ def mediapipe_ntu(arguments: list[str]) -> dict[str, Any]:
     """MediaPipe's joints against the Kinect's on the NTU RGB+D video in the recorded data.
 
     The dataset's images are mirrored. Compared are the images turned back, as the replay driver gives them, and, to
-    show what forgetting it costs, the images as they are. Joints that the Kinect itself only inferred are left out.
+    show what forgetting it costs, the images as they are. Joints that the Kinect only inferred are ignored.
     """
     args = _arguments("mediapipe-ntu", "MediaPipe against the Kinect v2 on one NTU RGB+D video.", arguments)
     kinect = read_ntu_file(args.data / "ntu/skeleton" / f"{NTU_NAME}.skeleton")
@@ -92,7 +92,7 @@ def mediapipe_ntu(arguments: list[str]) -> dict[str, Any]:
 def _against(
     video: str, mirror: str, pixels: np.ndarray, positions: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray, list[bool]]:
-    """Distances in pixels [T, 25], in metres from the spine base [T, 25], and whether somebody was found."""
+    """Distances in pixels [T, 25], in metres from the spine base [T, 25], and whether a person was detected."""
     body = perception.create("body", num_poses=1)
     apart, shape = np.full((2, len(pixels), len(KINECT_V2_25)), np.nan)
     found = []
@@ -111,7 +111,7 @@ def _against(
 
 
 def measure(arguments: list[str]) -> dict[str, Any]:
-    """Milliseconds of processor time a frame, and what is found, of bodies, hands and faces on several sources."""
+    """Measure CPU time per frame and detections of bodies, hands and faces on several sources."""
     args = _arguments("estimators", "Time and yield of the body, hand and face estimators.", arguments)
     data = args.data
     sources: dict[str, dict[str, Any]] = {

@@ -5,7 +5,7 @@ accuracies say nothing about people.
 
 `actrec bench rendered-skeletons`: packages on test recordings as the perception finds them in rendered images.
 
-Every n-th recording of N-UCLA's or UTD-MHAD's test part moves the simulated actor, filmed with sensor noise; the
+Every n-th recording of N-UCLA's or UTD-MHAD's test part moves the simulated actor, rendered with sensor noise; the
 estimators find it again, and packages are asked once, at its end. Offline, and no frame is lost: `simulated-nucla` runs
 the live graph.
 """
@@ -47,7 +47,7 @@ def rendered(arguments: list[str]) -> dict[str, Any]:
     recipes = args.recipes or recipe.folder("rendered")
     names = _names(recipes, args.networks)
     if args.write is not None:
-        pages.around(args.write, "rendered")  # a wrong page is said before an hour of work, not after
+        pages.around(args.write, "rendered")  # report a wrong page before an hour of work
     data = args.out / "data"
     options = [word for entry in args.option for word in ("--option", entry)]
     prepared = data / "rendered"
@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--networks", default="", help="names with commas between (default: every recipe there is)")
     parser.add_argument("--out", type=Path, default=Path("runs/rendered"), help="clips and runs (default: %(default)s)")
-    parser.add_argument("--recipes", type=Path, help="folder of the recipes (default: those that come with actrec)")
+    parser.add_argument("--recipes", type=Path, help="folder of the recipes (default: the recipes of actrec)")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="of the dataset; repeatable")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of a training (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="processes that render; 0: one (default: %(default)s)")
@@ -109,7 +109,7 @@ def _row(path: Path, data: Path, out: Path, threads: int) -> dict[str, Any]:
 
 
 def _actrec(command: str, *arguments: object) -> str:
-    """Runs a command in a process of its own and gives what it printed.
+    """Run a command in its own process and return its output.
 
     Raises:
         ActrecError: It failed; it has said why.
@@ -126,7 +126,7 @@ def _actrec(command: str, *arguments: object) -> str:
 
 
 def table(figures: dict[str, Any]) -> str:
-    """The figures as one markdown table below what they do not say."""
+    """Format the figures as a markdown table below a note on their limits."""
     rows = [
         (f"`{r['network']}`", r["inputs"], f"{r['parameters']:,}", r["epochs"], f"{r['chance']:.1%}",
          f"**{r['held_out_actors']:.1%}** of {r['test_clips']}", f"{r['minutes']:.1f}")
@@ -152,7 +152,7 @@ def measure(arguments: Sequence[str]) -> dict[str, Any]:
     sessions = [_session(name, classes) for name in names]
     clips, left_out = _clips(args)
     if not clips:
-        raise InputError("nobody is seen in any of the clips")
+        raise InputError("no person is detected in any of the clips")
     found = ClipDataset(clips, classes)
     return {
         "dataset": args.dataset,
@@ -172,7 +172,9 @@ def _skeletons_parser() -> argparse.ArgumentParser:
     parser.add_argument("--every", type=count, default=6, help="take every n-th clip (default: %(default)s)")
     parser.add_argument("--fps", type=amount, default=15.0, help="of the rendering (default: 15)")
     parser.add_argument("--workers", type=count, default=2, help="processes that render (default: %(default)s)")
-    parser.add_argument("--clips", type=Path, metavar="NPZ", help="keep what was rendered, or take what is kept there")
+    parser.add_argument(
+        "--clips", type=Path, metavar="NPZ", help="save the rendered clips here, or use the ones saved here"
+    )
     return parser
 
 
@@ -185,7 +187,7 @@ def _session(name: str, classes: Sequence[str]) -> inference.Session:
 
 
 def _clips(args: argparse.Namespace) -> tuple[list[datasets.Clip], list[str]]:
-    """What the estimators find, and what is left out."""
+    """Detections of the estimators, and missing ones."""
     if args.clips is not None and args.clips.is_file():
         return rendered_skeletons.read(args.clips), []
     chosen = rendered_skeletons.recordings(args.dataset, Path(args.data), "test")[:: args.every]

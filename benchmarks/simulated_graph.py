@@ -1,8 +1,8 @@
 """`actrec bench simulated-nucla`: from pixels to label, with the truth known.
 
-The simulated actor follows N-UCLA test sequences, four of each class, drawn with a fixed seed from those that last a
-second or more. Each is rendered in real time and goes through camera_node, skeleton_node, hand_node, face_node and
-recognizer_node, all in this process; a sequence's label is the one published for its last frame. Every node starts anew
+The simulated actor follows N-UCLA test sequences, four of each class, sampled with a fixed seed; each lasts at least a
+second. Each is rendered in real time and goes through camera_node, skeleton_node, hand_node, face_node and
+recognizer_node, all in this process; a sequence's label is the one published for its last frame. Every node restarts
 for each sequence.
 
 For `simulated-nucla`: listens to everything that the graph publishes and compares it with the truth.
@@ -49,9 +49,9 @@ class Seen:
         frames: Frames that the camera published, with their truth.
         skeleton_frames, hand_frames, face_frames: Those that each node worked on.
         with_skeleton: Frames in which a skeleton was found.
-        swapped: Of these, those in which it fits better with left and right exchanged.
+        swapped: Frames of these in which it fits better with left and right exchanged.
         parts: Frames with a "left hand", "right hand", "any hand", "face".
-        errors: [F, 25] metres between found and true joint in the frames with a skeleton, NaN where not found.
+        errors: [F, 25] metres between found and true joint in the frames with a skeleton, NaN if missing.
         top, label, confidence: Of the person, at the last frame that has labels.
     """
 
@@ -93,7 +93,7 @@ class Witness(Node):
             self._labels = {}
 
     def wait_labeled(self, timeout_s: float) -> bool:
-        """Blocks until the newest frame has skeletons and these have labels; False where that takes too long."""
+        """Blocks until the newest frame has skeletons and these have labels; False on a timeout."""
 
         def labeled() -> bool:
             shown, found = self._kept[topics.TRUE_SKELETONS], self._kept[topics.SKELETONS]
@@ -240,7 +240,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def choose(sequences: Iterable[SkeletonSequence], per_class: int) -> list[SkeletonSequence]:
-    """`per_class` sequences of each class, drawn with a fixed seed from those of at least a second."""
+    """`per_class` sequences of each class, sampled with a fixed seed from sequences of at least a second."""
     rng = np.random.default_rng(SEED)
     by_class: dict[str, list[SkeletonSequence]] = defaultdict(list)
     for sequence in sequences:
@@ -308,7 +308,7 @@ def _film(context: Context, sequence: SkeletonSequence, args: argparse.Namespace
 
 
 def _await_end(host: Host, witness: Witness) -> Seen:
-    """What was seen, once the newest skeletons have their labels and nobody works any more."""
+    """Return the results once the newest skeletons have labels and all nodes are idle."""
     for node in host.nodes:
         node.wait_idle(SETTLE_S)
     witness.wait_labeled(SETTLE_S)
@@ -344,14 +344,14 @@ def figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "right after rejection of the recorded joints": share(outcomes, lambda o: o.offline_label == o.truth),
         "frames rendered": shown,
         "share of them that skeleton_node took": worked / max(shown, 1),
-        "frames with a skeleton, of those it took": with_skeleton / max(worked, 1),
+        "frames with a skeleton, of processed frames": with_skeleton / max(worked, 1),
         "of these with left and right exchanged": sum(s.swapped for s in seen) / max(with_skeleton, 1),
         "joint error, median mm": _percentile(errors, 50),
         "joint error, p90 mm": _percentile(errors, 90),
     }
     for part in ("left hand", "right hand", "any hand", "face"):
         taken = sum(s.face_frames if part == "face" else s.hand_frames for s in seen)
-        result[f"frames with {part}, of those its node took"] = sum(s.parts[part] for s in seen) / max(taken, 1)
+        result[f"frames with {part}, of processed frames"] = sum(s.parts[part] for s in seen) / max(taken, 1)
     result["by class"] = [_of_class(outcomes, name) for name in CLASSES]
     result["by joint"] = [_of_joint(errors[:, v], joint) for v, joint in enumerate(KINECT_V2_25.joints)]
     return result

@@ -27,7 +27,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
     args = _parser().parse_args(arguments)
     wanted = args.networks.split(",") if args.networks else registry.list_models()
     for entry in wanted:
-        recipe_of(entry)  # a wrong name is said before minutes of work, not after
+        recipe_of(entry)  # report a wrong name before minutes of work
     if args.write is not None:
         pages.around(args.write, "training")
     device = torch.device("cuda" if Machine(args.device).trainer_options()["accelerator"] == "gpu" else "cpu")
@@ -45,9 +45,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="actrec bench training", description=measure.__doc__)
     parser.add_argument("--networks", help="names separated by commas, with options as name:key=value;key=value")
-    parser.add_argument(
-        "--device", choices=("auto", "gpu", "cpu"), default="auto", help="(default: a GPU where one is)"
-    )
+    parser.add_argument("--device", choices=("auto", "gpu", "cpu"), default="auto", help="(default: a GPU if present)")
     parser.add_argument("--threads", type=int, default=2, help="on a CPU (default: 2)")
     parser.add_argument("--workers", type=int, help="processes that read clips (default: as `actrec train`)")
     parser.add_argument(
@@ -78,7 +76,7 @@ def _child(entry: str, device: torch.device, args: argparse.Namespace) -> dict[s
 
 
 def table(figures: dict[str, Any]) -> str:
-    """The figures as one markdown table; what was not measured is left empty."""
+    """Format the figures as a markdown table; missing figures are empty."""
     head = ["network", "precision", "batch (recipe's)", "clips/s", "clips/s with reading", "workers",
             "clips/s read by a core"]  # fmt: skip
     gpu = any("gpu_memory_gb" in r for r in figures["networks"])

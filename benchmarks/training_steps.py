@@ -33,7 +33,7 @@ LIKE = {"deepacts_cnn": "deepacts", "deepacts_graph": "deepacts", "deepacts_mult
 """Networks that another one's recipe trains as well, with the same options: bodies, poses."""
 
 _DIFFERENT = 8
-"""Clips that are really different: what is learnt does not matter here."""
+"""Clips that differ; the learned weights do not matter here."""
 
 
 def recipe_of(entry: str) -> Recipe:
@@ -54,7 +54,7 @@ def recipe_of(entry: str) -> Recipe:
 
 @cache
 def _recipes() -> dict[str, Recipe]:
-    """The papers' recipes by network, those of NTU RGB+D 60 first."""
+    """The papers' recipes by network, NTU RGB+D 60 first."""
     paths = sorted(
         recipe.folder("papers").glob("*.yaml"), key=lambda path: (not path.stem.endswith("_ntu60"), path.name)
     )
@@ -150,7 +150,7 @@ class _Learner:
         self.scaler.update()
 
     def affordable(self, most: int, seconds: float) -> int:
-        """The batch whose step takes so long, by that of two clips: batch norms want two."""
+        """Estimate the batch whose step takes this long from a batch of two clips, the minimum of batch norm."""
         pair = self.batch(2)
         self.step(pair)
         begun = time.perf_counter()
@@ -193,7 +193,7 @@ class _Utilization:
             self.found.append(used)
 
     def mean(self) -> float | None:
-        """Stops looking; None where nothing can be known."""
+        """Stop monitoring; None if nothing could be measured."""
         self.done.set()
         self.thread.join()
         return sum(self.found) / len(self.found) if self.found else None

@@ -1,7 +1,7 @@
-"""`actrec bench NAME`: measures one part of the graph, or all of it.
+"""`actrec bench NAME`: run a benchmark.
 
-A benchmark is a function that takes its own arguments as a list and returns its figures. It prints nothing but progress
-(to stderr). The figures are a dictionary of plain values; a list of dictionaries in it is printed as a table.
+A benchmark is a function that takes its arguments as a list and returns a dictionary of figures; a list of dictionaries
+in it is printed as a table. It prints progress to stderr only.
 """
 
 import argparse
@@ -67,19 +67,19 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     ),
     "renderer": ("benchmarks.perception:measure_renderer", "frames a second of the simulated camera on one core"),
 }
-"""Name to (`module:function`, one line of what it measures)."""
+"""`module:function` and a one-line description by name."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the arguments."""
-    parser.add_argument("name", nargs="?", help="what to measure; without it the benchmarks are listed")
+    """Add the arguments."""
+    parser.add_argument("name", nargs="?", help="name of the benchmark; without it all are listed")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the benchmark's own arguments (try --help)")
     parser.epilog = "Example:\n  actrec bench\n  actrec bench transport --json"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs one benchmark and prints its figures."""
+    """Run one benchmark and print its figures."""
     if args.name is None:
         print(_listing())
         return 0
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _find_benchmarks() -> None:
-    """Put the checkout's root on the path, for this process and those that a benchmark starts.
+    """Put the checkout's root on the path, for this process and its child processes.
 
     Raises:
         ActrecError: This installation has no benchmarks: they are not installed with the packages.
@@ -109,7 +109,7 @@ def _find_benchmarks() -> None:
 
 
 def markdown(name: str, figures: dict[str, Any]) -> str:
-    """The figures as small markdown tables: single values in one, each list of dictionaries in its own."""
+    """Format the figures as markdown tables: single values in one, each list of dictionaries in its own."""
     tables = {key: value for key, value in figures.items() if _is_table(value)}
     single = [{"figure": key, "value": value} for key, value in figures.items() if key not in tables]
     parts = [f"### {name}"]

@@ -384,7 +384,7 @@ def collect_hand_eye(
         read: Returns images.
         collector: Collector.
         stopped: Ends the collection.
-        known: Intrinsics of the images; by default those of the camera.
+        known: Intrinsics of the images; by default the camera's own.
         log: Shows the next instruction.
 
     Returns:

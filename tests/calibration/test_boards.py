@@ -54,7 +54,7 @@ def test_chessboard_counts_as_opencv_does():
     assert cv2.findChessboardCornersSB(CHESSBOARD.draw(2000, 0.03), (9, 6))[0]
 
 
-def test_picture_shares_out_what_an_edge_cuts():
+def test_draw_edge_within_pixel_is_antialiased():
     board = Board.of(kind="chessboard", columns=3, rows=3, square=0.01)
     picture = board.draw(150)  # squares of 1.5 pixels
     assert picture.shape == (6, 6)
@@ -62,7 +62,7 @@ def test_picture_shares_out_what_an_edge_cuts():
 
 
 @pytest.mark.parametrize("board", [CHARUCO, CHESSBOARD, ODD], ids=["charuco", "chessboard", "odd"])
-def test_corners_are_found_where_they_are(board):
+def test_detect_rendered_board_within_hundredths_of_a_pixel(board):
     errors = []
     for number, pose in enumerate(sample_poses(board, CAMERA, 12, seed=4)):
         image, _ = render(board, CAMERA, pose, blur=0.7, noise=2, seed=number)
@@ -110,7 +110,7 @@ def test_turned_boards_keep_their_names(board, roll_deg):
     assert np.abs(found.pixels - project_corners(board.points[found.ids], CAMERA, pose)).max() < 0.2
 
 
-def test_a_symmetric_chessboard_is_named_from_the_left():
+def test_detect_symmetric_chessboard_starts_at_the_left():
     upside_down = facing(ODD, 0.6, 180)
     image, _ = render(ODD, CAMERA, upside_down)
     assert ODD.ambiguous and not CHESSBOARD.ambiguous and not CHARUCO.ambiguous
@@ -138,7 +138,7 @@ def test_no_board_is_none(board):
 
 @pytest.mark.parametrize("board", [CHARUCO, ODD], ids=["charuco", "odd chessboard"])
 @pytest.mark.parametrize("roll_deg", [0, 170])
-def test_mirrored_pictures_are_refused(board, roll_deg):
+def test_detect_mirrored_image_is_refused(board, roll_deg):
     image, _ = render(board, CAMERA, facing(board, 0.5, roll_deg), blur=0.5)
     assert board.detects_mirroring and detect(board, image) is not None
     for mirrored in (image[:, ::-1], image[::-1]):
@@ -152,7 +152,7 @@ def test_a_chessboard_that_is_its_own_mirror_image_says_so():
     assert detect(CHESSBOARD, np.ascontiguousarray(image[:, ::-1])) is not None
 
 
-def test_what_is_no_picture_is_refused():
+def test_detect_wrong_image_type_is_refused():
     with pytest.raises(InputError, match=r"float64\[4, 4\], expected uint8"):
         detect(CHARUCO, np.zeros((4, 4)))
 

@@ -35,7 +35,7 @@ def write(path: Path, picture: np.ndarray) -> None:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
-    """Sixteen pictures of the board and one without it."""
+    """Sixteen images of the board and one without it."""
     folder = tmp_path_factory.mktemp("pictures")
     for number, pose in enumerate(sample_poses(BOARD, VGA, 16, seed=7)):
         write(folder / f"{number}.png", render(BOARD, VGA, pose, blur=0.8, noise=2, seed=number)[0])
@@ -57,7 +57,7 @@ def status(arguments: list[str]) -> int:
         return int(leave.code or 0)
 
 
-def test_from_pictures_to_the_cameras_file(pictures, place, capsys):
+def test_intrinsics_from_folder_writes_camera_file(pictures, place, capsys):
     assert status(["intrinsics", str(pictures), "--serial", "0123", "--json"]) == 0
     streams = capsys.readouterr()
     said = json.loads(streams.out)
@@ -90,7 +90,7 @@ def test_a_depth_lens_keeps_its_place(pictures, place, capsys):
     assert files.geometry.scale == 1.01 and files.depth.fx == pytest.approx(525, rel=0.003) and files.color is None
 
 
-def test_infrared_pictures_of_16_bit_are_made_visible(place):
+def test_read_image_16_bit_stretches_contrast(place):
     picture = render(BOARD, VGA, sample_poses(BOARD, VGA, 1, seed=7)[0], blur=0.8, noise=2)[0][..., 0]
     for image in (picture, picture.astype(np.uint16) * 3):  # most that a Kinect's infrared shows is below 1000
         assert cv2.imwrite(str(place / "1.png"), image)
@@ -141,7 +141,7 @@ def test_what_cannot_be_done(pictures, place, capsys):
     write(place / "blank/1.png", np.zeros((480, 640, 3), np.uint8))
     write(place / "mirrored/7.png", cv2.imread(str(pictures / "3.png"))[:, ::-1, ::-1])
     (place / "damaged").mkdir()
-    (place / "damaged/5.png").write_bytes(b"no picture")
+    (place / "damaged/5.png").write_bytes(b"no image")
     (place / "few").mkdir()
     for number in range(3):
         shutil.copy(pictures / f"{number}.png", place / "few")
@@ -169,7 +169,7 @@ def test_board(place, capsys):
 
 
 def waved(count: int, rest: int, seed: int = 7) -> list[ColorImage]:
-    """The board held still for `rest` pictures at each of `count` places, and seen on its way between them."""
+    """The board held still for `rest` images at each of `count` poses, and in motion between them."""
     found: list[ColorImage] = []
     for number, pose in enumerate(sample_poses(BOARD, VGA, count, seed)):
         moving = pose.copy()
@@ -202,7 +202,7 @@ def test_a_board_that_rests_is_still_though_time_jumps_back(monkeypatch):
     assert seen == [False, False, True, False, False, True, True]
 
 
-def test_live_ends_when_the_views_suffice_or_somebody_stops_it():
+def test_collect_views_ends_when_sufficient_or_stopped():
     stream = waved(4, 4)
 
     def read_from(source):
@@ -235,13 +235,13 @@ def test_live_ends_when_the_views_suffice_or_somebody_stops_it():
 
 
 @pytest.mark.parametrize("name", ["live", "live.xyz"])
-def test_a_preview_that_is_no_picture_is_wrong_use(name, place, capsys):
+def test_preview_with_unknown_suffix_is_refused(name, place, capsys):
     source = ["--driver", "simulated", "--driver-option", "duration=0.1", "--driver-option", "realtime=false"]
     assert status(["intrinsics", *source, "--serial", "0123", "--preview", name]) == 2
     assert f"--preview is '{name}', expected an image: .bmp, .jpeg, .jpg, .png" in capsys.readouterr().err
 
 
-def test_a_preview_of_pictures_that_are_there_is_wrong_use(place, capsys):
+def test_preview_with_folder_is_refused(place, capsys):
     assert status(["intrinsics", "pictures", "--serial", "0123", "--preview", "live.jpg"]) == 2
     assert "--preview shows live images" in capsys.readouterr().err
 
@@ -260,7 +260,7 @@ def test_live_from_a_driver(place, capsys):
     assert cv2.imread("live.jpg").shape == (480, 640, 3)
     kept = sorted(path.name for path in (place / "report/images").iterdir())
     assert len(kept) == 9
-    # The kept pictures calibrate the same again.
+    # The saved images calibrate the same again.
     assert status(["intrinsics", "report/images", "--serial", "again", "--report", "again"]) == 0
     assert calibration_files.load("again").color == found
     assert status(["check", *source, "--serial", "0123", "--report", "check"]) == 0

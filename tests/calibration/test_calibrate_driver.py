@@ -132,7 +132,7 @@ def test_another_camera_than_named(device, capsys):
 
 
 @pytest.mark.parametrize("command", ["intrinsics", "check"])
-def test_a_lens_is_of_the_camera_that_is_named(camera, tmp_path, capsys, command):
+def test_intrinsics_opens_camera_of_serial(camera, tmp_path, capsys, command):
     for part in (COLOR, DEPTH):
         calibration_files.write_intrinsics(calibration_files.path_of("other", part, tmp_path), camera.views.color, part)
     source = ["calibrate", command, "--driver", "realsense", "--serial", "other", "--cameras", str(tmp_path)]

@@ -1,4 +1,4 @@
-"""`actrec calibrate depth | hand-eye | floor | points` on small folders of rendered pictures."""
+"""`actrec calibrate depth | hand-eye | floor | points` on small folders of rendered images."""
 
 import json
 

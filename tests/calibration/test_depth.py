@@ -1,4 +1,4 @@
-"""Which depth pixels see the board, and what they say."""
+"""Depth readings on the board."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def test_span():
         check_distances(np.array([0.8, 0.9]))
 
 
-def test_rows_say_what_was_off_and_what_is_left(exact):
+def test_residuals_by_distance_before_and_after_correction(exact):
     seen = board_readings((exact - 0.01) / 1.01, CAMERA, POSE, OUTLINE)
     assert seen is not None
     (row,) = residuals_by_distance([POSE], [seen], 1.01, 0.01, OUTLINE)

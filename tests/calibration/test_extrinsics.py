@@ -38,8 +38,8 @@ def test_within_2_mm_a_tenth_of_a_degree_and_1_mm_of_bias(sensor, infrared):
     assert np.median([abs(row["as_read_mm"]) for row in found.rows]) > 6
 
 
-def test_rendered_pictures():
-    """Corners found in rendered, blurred, noisy pictures of both cameras; the depth with the sensor's noise."""
+def test_calibrate_rendered_images_is_accurate():
+    """Corners found in rendered, blurred, noisy images of both cameras; the depth with the sensor's noise."""
     from actrec.simulation.noise import SENSORS, SensorNoise
 
     rig, random = _rig(), np.random.default_rng(1)
@@ -115,7 +115,7 @@ def test_tilts_about_one_axis_alone(axis, missing, monkeypatch):
         calibrate(BOARD, simulated.simulate_rgbd_views(BOARD, rig, 8, seed=1, infrared=False), _cameras(rig))
 
 
-def test_a_view_whose_images_do_not_belong_together_is_left_out():
+def test_calibrate_view_without_board_in_depth_is_rejected():
     rig = _rig()
     pairs = simulated.simulate_rgbd_views(BOARD, rig, 12, seed=2)
     empty = np.full_like(pairs[4].depth, np.nan)

@@ -46,7 +46,7 @@ def test_rendered_board_within_2_mm_and_a_tenth_of_a_degree(sensor):
     assert meters < 4 * np.linalg.norm(found.sigma_m) and abs(found.board_offset_m) < 0.01 and found.board_angle_deg < 1
 
 
-def test_deviations_are_those_about_the_bases_axes():
+def test_deviations_are_about_the_base_axes():
     """What twenty draws of the noise scatter by: the floor holds roll and pitch, the board alone tells yaw."""
     rig, room, random = simulated.kinect(), simulated.Room.random(BOARD, 3), np.random.default_rng(0)
     directions = image_rays(rig.color)[::9, ::9].reshape(-1, 3)
@@ -66,7 +66,7 @@ def test_deviations_are_those_about_the_bases_axes():
 
 
 def test_base_height_and_thickness():
-    """A base link 0.2 m over the floor, a board 5 mm thick: the same picture, the camera's place accordingly."""
+    """A base link 0.2 m over the floor, a board 5 mm thick: the same image, and the corresponding camera pose."""
     rig, room = simulated.kinect(), simulated.Room.random(BOARD, 1)
     placed = FloorBoard(room.placed.x, room.placed.y, room.placed.yaw, 0.005)
     seen = simulated.simulate_corners(

@@ -39,8 +39,8 @@ def test_within_2_mm_and_a_tenth_of_a_degree(mount, seed):
 
 
 @pytest.mark.parametrize("mount", ["hand", "base"])
-def test_rendered_pictures(mount):
-    """Corners found in blurred and noisy pictures; the robot with its repeatability."""
+def test_calibrate_rendered_images_is_accurate(mount):
+    """Corners found in blurred and noisy images; the robot with its repeatability."""
     arm, random, views = simulated.Arm.random(mount, 4), np.random.default_rng(4), []
     while len(views) < 15:
         pose = simulated.sample_pose(BOARD, CAMERA, random, 0.4, 0.7, 35)
@@ -63,7 +63,7 @@ def test_exact_views_give_the_exact_place():
     assert meters < 1e-6 and degrees < 1e-4
 
 
-def test_wrong_poses_are_left_out():
+def test_calibrate_wrong_poses_are_rejected():
     arm, views = _views("hand", 1)
     bumped = [_with(view, view.gripper @ pose_from_vector(np.array([0.05, 0, 0, 0.02, 0, 0]))) for view in views[:3]]
     found = calibrate(bumped + views[3:], CAMERA, "hand")
@@ -82,7 +82,7 @@ def test_inverted_poses_are_recognized(mount, other):
         calibrate(views, CAMERA, other)
 
 
-def test_shuffled_poses_belong_to_no_picture():
+def test_calibrate_shuffled_poses_are_refused():
     _, views = _views("hand", 3)
     shuffled = [_with(view, other.gripper) for view, other in zip(views, [*views[4:], *views[:4]], strict=True)]
     with pytest.raises(InputError, match="of 15 views agree on one pose.*each pose belongs to its image"):
@@ -162,7 +162,7 @@ def test_pose_files_in_error(tmp_path, text, message):
 
 @pytest.mark.parametrize(("place", "message"), [((3, 0), "give it row by row"), ((0, 3), "not all numbers are finite")])
 def test_a_matrix_column_by_column_or_with_gaps_is_refused(tmp_path, place, message):
-    """The hand stood at 0, 0, 0 in all pictures."""
+    """The hand stood at 0, 0, 0 in all images."""
     pose = np.eye(4)
     pose[place] = 0.4 if place == (3, 0) else np.nan
     values = ", ".join(map(str, pose.ravel())).replace("nan", ".nan")

@@ -75,7 +75,7 @@ def test_a_view_of_each_pose_it_rests_in(tmp_path, capsys):
     )
 
 
-def test_pictures_without_a_pose_are_told(tmp_path, capsys):
+def test_read_hand_eye_folder_lists_images_without_pose(tmp_path, capsys):
     collect(Robot(3), tmp_path, views=3)
     poses = (tmp_path / live.POSES_FILE).read_text().splitlines()
     (tmp_path / "some.csv").write_text("\n".join(poses[:3]))  # the header and two poses
@@ -120,8 +120,8 @@ def test_a_pose_it_has_had_is_not_taken_again(tmp_path):
     assert len(collect(robot, tmp_path)[1]) == 2
 
 
-def test_a_hand_that_moves_though_its_picture_rests_is_waited_for(tmp_path, monkeypatch):
-    """Stamps of arrival: the picture is of a moment ago."""
+def test_collector_moving_hand_takes_no_view(tmp_path, monkeypatch):
+    """Stamps of arrival: the image was taken before its stamp."""
     robot = Robot(1)
     pose, moved = robot.pose_at(1), np.eye(4)
 
@@ -133,7 +133,7 @@ def test_a_hand_that_moves_though_its_picture_rests_is_waited_for(tmp_path, monk
     assert not collect(robot, tmp_path)[1]
 
 
-def test_what_a_single_axis_leaves_open_is_said(tmp_path, monkeypatch):
+def test_collector_rotation_about_one_axis_asks_for_second(tmp_path, monkeypatch):
     robot = Robot(6)
     about_z = [np.eye(4) for _ in range(6)]
     for turned, pose in zip(np.radians(range(0, 72, 12)), about_z, strict=True):
@@ -155,7 +155,7 @@ def test_a_robot_that_tf_does_not_know(tmp_path, capsys):
         collect(robot, tmp_path)
 
 
-def test_pictures_of_another_size_and_a_place_that_cannot_be_written(tmp_path):
+def test_collector_wrong_size_or_unwritable_folder_is_refused(tmp_path):
     wide = Intrinsics(1280, 720, 900.0, 900.0, 640.0, 360.0)
     with pytest.raises(InputError, match="the image is 640×480 and its intrinsics are of 1280×720"):
         collect(Robot(1), tmp_path, known=wide)

@@ -1,4 +1,4 @@
-"""Intrinsics from rendered boards, whose lens is known exactly; what is wrong is left out, what is lacking is said."""
+"""Intrinsics from rendered boards with a known lens: accuracy, outliers and guidance."""
 
 import dataclasses
 import json
@@ -71,7 +71,7 @@ def test_strong_blur_and_noise():
     assert_right(calibrate(CHARUCO, seen).camera, VGA)
 
 
-def test_deviations_are_those_of_repeated_calibrations():
+def test_deviations_match_repeated_calibrations():
     camera, errors, deviations = VGA, [], []
     for seed in range(12):
         # The same poses each time, other noise.
@@ -128,7 +128,7 @@ def misnamed(view: View) -> View:
 
 
 @pytest.mark.parametrize("spoil", [bent, misnamed])
-def test_a_wrong_view_is_left_out(spoil):
+def test_calibrate_wrong_view_is_rejected(spoil):
     seen = exact_views(VGA, 20, seed=8)
     full = max(range(20), key=lambda number: len(seen[number].detection))
     seen[full] = spoil(seen[full])
@@ -138,7 +138,7 @@ def test_a_wrong_view_is_left_out(spoil):
     assert_right(found.camera, VGA)
 
 
-def test_a_wrong_corner_is_left_out_alone():
+def test_calibrate_wrong_corner_is_rejected_alone():
     seen = exact_views(VGA, 20, seed=8)
     for number in (3, 7, 11):
         seen[number].detection.pixels[2] += (0.8, -0.6)
@@ -147,7 +147,7 @@ def test_a_wrong_corner_is_left_out_alone():
     assert_right(found.camera, VGA)
 
 
-def test_when_most_views_are_wrong_nothing_is_said_to_be_right():
+def test_calibrate_mostly_wrong_views_are_refused():
     draw = np.random.default_rng(0)
     seen = exact_views(VGA, 14, seed=8)
     for view in seen[::2]:
@@ -165,7 +165,7 @@ def test_views_that_did_not_move_count_once():
         calibrate(CHARUCO, [seen[0]] * 50)
 
 
-def test_of_hundreds_those_that_differ_most_are_used():
+def test_select_views_keeps_the_most_different():
     seen = exact_views(VGA, 300, seed=1)
     kept = select_views(CHARUCO, seen, 30)
     assert len(kept) == 30
@@ -197,7 +197,7 @@ def test_how_a_board_is_held():
         np.testing.assert_allclose(rough.tilt_deg, tilt, atol=5)
 
 
-def test_guidance_names_what_is_missing():
+def test_coverage_missing_lists_instructions():
     assert coverage(CHARUCO, []).complete == 0.0
     everywhere = exact_views(VGA, 60, seed=2)
     assert coverage(CHARUCO, everywhere).missing == []

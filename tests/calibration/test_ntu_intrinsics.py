@@ -59,7 +59,7 @@ def test_ntu_color_camera_turned(setup_one):
     meters, degrees = pose_difference(found.pose, np.eye(4))
     assert found.rms < 0.03 and 0.050 < meters < 0.056 and 0.1 < degrees < 0.4
     assert np.abs(_numbers(found.camera)[:2] - 1056.4).max() < 1
-    # A turn is a shift of the center: these are of the picture turned back.
+    # A turn is a shift of the center: these are of the unmirrored image.
     assert np.abs(_numbers(found.camera)[2:] - [956.0, 569.0]).max() < 1
 
 

@@ -75,3 +75,9 @@ def test_importing_the_core_loads_nothing_heavy() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     heavy = {"rclpy", "torch", "mediapipe", "onnxruntime", "numba", "cupy", "tensorrt", "av"} & set(loaded.split())
     assert not heavy
+
+
+@pytest.mark.parametrize("package", FOLDERS)
+def test_packages_do_not_import_benchmarks_or_tests(package: str) -> None:
+    modules = {name for path in FOLDERS[package].rglob("*.py") for name, _, _ in imported(path)}
+    assert not modules & {"benchmarks", "tests"}

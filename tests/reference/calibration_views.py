@@ -1,6 +1,6 @@
 """Simulated calibration views with known truth and realistic noise.
 
-Corners are projected and perturbed instead of being detected in an image; depth is that of exact planes with the
+Corners are projected and perturbed instead of being detected in an image; depth images show exact planes with the
 noise of the simulated camera's sensor model.
 """
 

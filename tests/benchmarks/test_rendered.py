@@ -21,7 +21,7 @@ ROW = {
 }  # fmt: skip
 
 
-def test_there_is_a_recipe_for_every_network_on_pictures_or_flow():
+def test_recipes_cover_every_image_and_flow_network():
     paths = sorted(recipe.folder("rendered").glob("*.yaml"))
     assert {path.stem for path in paths} == FAMILIES
     for path in paths:

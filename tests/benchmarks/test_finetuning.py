@@ -21,7 +21,7 @@ def clips(data_root):
     return datasets.ClipDataset([held[i] for i in chosen], [new.get(name, name) for name in held.classes], held.layout)
 
 
-def test_what_was_shown_as_unknown_is_told_where_something_was(clips):
+def test_scores_unknown_shown_actions_are_reported_separately(clips):
     session = inference.load(zoo.find("deepacts_graph_nucla").path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # of the mean of nothing

@@ -86,7 +86,7 @@ def test_figures_of_the_simulated_benchmark() -> None:
     figures = simulated_graph.figures(outcomes)
     assert figures["top-1 from pixels"] == 0.5 and figures["unknown from pixels"] == 0.5
     assert figures["top-1 of the recorded joints"] == 1.0
-    assert figures["frames with a skeleton, of those it took"] == 0.5
-    assert figures["frames with any hand, of those its node took"] == 0.6
+    assert figures["frames with a skeleton, of processed frames"] == 0.5
+    assert figures["frames with any hand, of processed frames"] == 0.6
     assert figures["joint error, median mm"] == 50.0
     assert figures["by joint"][0]["found"] == 0.0 and figures["by joint"][1]["median mm"] == 50.0

@@ -42,7 +42,7 @@ def test_wrong_names_and_pages_are_refused_before_anything_is_measured(tmp_path,
             networks.networks(["--models", "deepacts_graph", "--write", str(tmp_path / page)])
 
 
-def test_only_the_runtime_is_loaded_where_memory_is_measured():
+def test_run_time_loads_only_the_runtime():
     source = run_time.__file__
     with open(source, encoding="utf-8") as file:
         imported = [line for line in file.read().splitlines() if line.startswith(("import", "from"))]

@@ -33,7 +33,7 @@ def test_a_small_network_is_measured_and_written(tmp_path, capsys):
         (["--networks", "sem_net:frames"], "expected KEY=VALUE"),
     ],
 )
-def test_wrong_use_is_said_before_anything_is_measured(arguments, message, monkeypatch):
+def test_training_wrong_use_is_refused_at_once(arguments, message, monkeypatch):
     monkeypatch.setattr(training, "_child", lambda *_: pytest.fail("measured"))
     with pytest.raises(ConfigError, match=message):
         training.measure(arguments)
